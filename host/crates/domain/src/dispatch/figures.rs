@@ -1,0 +1,110 @@
+//! What a lane's recent requests tell about its load.
+
+use std::time::Duration;
+
+use crate::fleet_view::Permille;
+
+/// How many of the last requests the figures are made of.
+const WINDOW: usize = 64;
+
+/// How one lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Report {
+    /// How long the slot was held.
+    pub held: Duration,
+    /// Time from the grant to the first byte of the answer; `None` where none came.
+    pub first_byte: Option<Duration>,
+    /// The engine failed the request. A client that left, or sent nonsense, is no failure.
+    pub failed: bool,
+}
+
+/// Figures over a sliding window; percentiles are kept ready, because they are read far more often than changed.
+#[derive(Debug, Default)]
+pub(super) struct LoadFigures {
+    reports: Vec<Report>,
+    next: usize,
+    mean_held: Option<Duration>,
+    ttft: (u32, u32),
+}
+
+impl LoadFigures {
+    pub(super) fn add(&mut self, report: Report) {
+        if self.reports.len() < WINDOW {
+            self.reports.push(report);
+        } else {
+            self.reports[self.next] = report;
+        }
+        self.next = (self.next + 1) % WINDOW;
+        if !report.failed {
+            // A moving average over about eight requests: fast enough to follow a change of load.
+            self.mean_held = Some(self.mean_held.map_or(report.held, |mean| (mean * 7 + report.held) / 8));
+        }
+        self.ttft = self.percentiles();
+    }
+
+    /// Estimated wait of a request with `queued` requests before it.
+    pub(super) fn wait_for(&self, queued: usize, slots: u32) -> Duration {
+        let rounds = u32::try_from(queued + 1).unwrap_or(u32::MAX).div_ceil(slots.max(1));
+        self.mean_held.unwrap_or_default().saturating_mul(rounds)
+    }
+
+    pub(super) fn errors(&self) -> Permille {
+        let failed = self.reports.iter().filter(|report| report.failed).count();
+        Permille::try_from(failed * 1000 / self.reports.len().max(1)).unwrap_or(1000)
+    }
+
+    pub(super) fn ttft_p50_ms(&self) -> u32 {
+        self.ttft.0
+    }
+
+    pub(super) fn ttft_p99_ms(&self) -> u32 {
+        self.ttft.1
+    }
+
+    fn percentiles(&self) -> (u32, u32) {
+        let mut times: Vec<Duration> = self.reports.iter().filter_map(|report| report.first_byte).collect();
+        times.sort_unstable();
+        // Nearest rank: the smallest value that at least this part of the values does not exceed.
+        let at = |percent: usize| {
+            let rank = (times.len() * percent).div_ceil(100).max(1);
+            times.get(rank - 1).map_or(0, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX))
+        };
+        (at(50), at(99))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(ms: u64, failed: bool) -> Report {
+        let first_byte = (!failed).then_some(Duration::from_millis(ms));
+        Report { held: Duration::from_millis(ms * 10), first_byte, failed }
+    }
+
+    #[test]
+    fn figures_follow_the_last_requests_only() {
+        let mut figures = LoadFigures::default();
+        assert_eq!((figures.errors(), figures.ttft_p50_ms(), figures.ttft_p99_ms()), (0, 0, 0));
+        (0..100).for_each(|_| figures.add(report(1000, true)));
+        assert_eq!((figures.errors(), figures.ttft_p50_ms()), (1000, 0));
+        (1..=WINDOW as u64).for_each(|ms| figures.add(report(ms, false)));
+        assert_eq!((figures.errors(), figures.ttft_p50_ms(), figures.ttft_p99_ms()), (0, 32, 64));
+        figures.add(report(1, true));
+        assert_eq!(figures.errors(), 15);
+    }
+
+    #[test]
+    fn waits_count_rounds_of_all_slots() {
+        let mut figures = LoadFigures::default();
+        assert_eq!(figures.wait_for(9, 2), Duration::ZERO, "nothing is known yet");
+        figures.add(report(10, false));
+        for (queued, slots, ms) in [(0, 2, 100), (1, 2, 100), (2, 2, 200), (9, 0, 1000)] {
+            assert_eq!(
+                figures.wait_for(queued, slots),
+                Duration::from_millis(ms),
+                "{queued} before, {slots} slots"
+            );
+        }
+    }
+}

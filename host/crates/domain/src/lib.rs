@@ -1,0 +1,37 @@
+//! The words and the decisions of Pointsman.
+//!
+//! Everything here is pure: no task, no clock, no socket, no file. Time comes in as an argument (a
+//! [`Duration`](std::time::Duration) since the host started), decisions go out as data. That is what lets the
+//! queue be tested with random operations, and lets a simulation run the very code that serves traffic.
+//!
+//! ```text
+//!   Facts + FleetView ──> Advisor ──> Merged ──> Plan::from_advice ──> Decision
+//!                          (policies)   (merge)      (the host's last word)
+//!
+//!   dispatch::Event ──> Dispatcher::on(event, now) ──> dispatch::Effect
+//! ```
+
+mod advice;
+mod advisor;
+pub mod dispatch;
+mod facts;
+mod fleet_view;
+mod lifecycle;
+mod merge;
+mod permit;
+mod plan;
+pub mod units;
+
+pub use advice::{
+    Advice, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneScore, Metric, MetricWeight, Note, OnTimeout,
+    QueueAdvice, Rejection, Scalar, Switching, Trigger, Triggers,
+};
+pub use advisor::{Advisor, BuiltIn};
+pub use facts::{
+    Endpoint, Facts, FieldValue, Figures, MessageInfo, RequestView, Role, char_slice, fnv1a_chain,
+};
+pub use fleet_view::{EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Permille, Topology};
+pub use lifecycle::{EngineEvent, EngineState};
+pub use merge::{Merge, Merged, OnConflict, PolicyRef};
+pub use permit::{Allow, Dropped, permit};
+pub use plan::{Decision, NoLane, Plan, PlanLimits, Step};

@@ -1,0 +1,238 @@
+//! One result from the advice of several policies, by the rules in the WIT (`types.advice`).
+//!
+//! Filters and scores do not depend on the order of the chain; `queue`, `fallback` and `edits` do, and say so in the
+//! contract.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::advice::{
+    Advice, Edit, FallbackAdvice, LaneAdvice, Metric, MetricWeight, Note, QueueAdvice, Rejection, Switching,
+};
+use crate::fleet_view::{FleetView, LaneId, LaneStat};
+
+/// Name and version of a policy, as answers and records show it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PolicyRef {
+    /// Name from its manifest.
+    pub name: Arc<str>,
+    /// Version from its manifest.
+    pub version: Arc<str>,
+}
+
+impl PolicyRef {
+    /// A reference to a policy.
+    pub fn new(name: &str, version: &str) -> Self {
+        Self { name: name.into(), version: version.into() }
+    }
+}
+
+impl fmt::Display for PolicyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.version)
+    }
+}
+
+/// What to do when the filters of several policies leave no lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnConflict {
+    /// Refuse the request with 503.
+    #[default]
+    Refuse,
+    /// Ignore filters, last policy first, until a lane is left.
+    IgnoreFilters,
+}
+
+/// The merged advice of all policies that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Merged {
+    /// The policies that answered, in chain order. Empty when the built-in rule decides alone.
+    pub by: Vec<PolicyRef>,
+    /// A refusal, and whose.
+    pub reject: Option<(PolicyRef, Rejection)>,
+    /// Lanes that answer to the request's model, before any filter.
+    pub candidates: Vec<LaneId>,
+    /// Candidates that the filters left, with their scores, in the order of their ids.
+    pub lanes: Vec<(LaneId, i64)>,
+    /// The strictest advice on switching.
+    pub switching: Switching,
+    /// Place in the queue.
+    pub queue: Option<QueueAdvice>,
+    /// Fallbacks.
+    pub fallback: Option<FallbackAdvice>,
+    /// Edits of all policies, in order.
+    pub edits: Vec<Edit>,
+    /// Notes of all policies.
+    pub notes: Vec<(PolicyRef, Note)>,
+}
+
+impl Merged {
+    /// The reason shown to people: the last note named `why`.
+    pub fn why(&self) -> Option<String> {
+        self.notes.iter().rev().find(|(_, note)| note.key == "why").map(|(_, note)| note.value.to_string())
+    }
+}
+
+/// Collects advice in chain order.
+#[derive(Debug)]
+pub struct Merge<'a> {
+    fleet: &'a FleetView,
+    merged: Merged,
+    scores: Vec<i64>,
+    filters: Vec<Vec<bool>>,
+}
+
+impl<'a> Merge<'a> {
+    /// An empty merge for a request that asks for `model`.
+    pub fn new(fleet: &'a FleetView, model: &str) -> Self {
+        let candidates = fleet.topology.candidates(model).to_vec();
+        let merged = Merged {
+            by: Vec::new(),
+            reject: None,
+            lanes: Vec::new(),
+            switching: Switching::Allow,
+            queue: None,
+            fallback: None,
+            edits: Vec::new(),
+            notes: Vec::new(),
+            candidates,
+        };
+        Self { fleet, scores: vec![0; merged.candidates.len()], merged, filters: Vec::new() }
+    }
+
+    /// Has a policy refused the request, so that the chain ends?
+    pub fn ended(&self) -> bool {
+        self.merged.reject.is_some()
+    }
+
+    /// Add one policy's advice; `weight` is in thousandths.
+    pub fn add(&mut self, policy: &PolicyRef, weight: u32, advice: Advice) {
+        if self.ended() {
+            return;
+        }
+        self.merged.by.push(policy.clone());
+        self.merged.notes.extend(advice.notes.into_iter().map(|note| (policy.clone(), note)));
+        if let Some(rejection) = advice.reject {
+            self.merged.reject = Some((policy.clone(), rejection));
+            return;
+        }
+        self.add_lanes(i64::from(weight), &advice.lanes);
+        self.merged.edits.extend(advice.edits);
+        if let Some(switching) = advice.switching {
+            self.merged.switching = self.merged.switching.min(switching);
+        }
+        if advice.queue.is_some() {
+            self.merged.queue = advice.queue;
+        }
+        if advice.fallback.is_some() {
+            self.merged.fallback = advice.fallback;
+        }
+    }
+
+    /// The result.
+    pub fn finish(mut self, conflict: OnConflict) -> Merged {
+        let left = loop {
+            let left: Vec<(LaneId, i64)> = (0..self.merged.candidates.len())
+                .filter(|index| self.filters.iter().all(|filter| filter[*index]))
+                .map(|index| (self.merged.candidates[index], self.scores[index]))
+                .collect();
+            let give_up = match conflict {
+                OnConflict::Refuse => true,
+                OnConflict::IgnoreFilters => self.filters.pop().is_none(),
+            };
+            if !left.is_empty() || give_up {
+                break left;
+            }
+        };
+        self.merged.lanes = left;
+        self.merged
+    }
+
+    fn add_lanes(&mut self, weight: i64, lanes: &LaneAdvice) {
+        match lanes {
+            LaneAdvice::Any => {}
+            LaneAdvice::Only(only) => self.filter(|lane| only.contains(&lane)),
+            LaneAdvice::Avoid(avoid) => self.filter(|lane| !avoid.contains(&lane)),
+            LaneAdvice::Scores(scores) => {
+                let score =
+                    |lane| scores.iter().find(|score| score.lane == lane).map_or(0, |score| score.score);
+                self.score(weight, |lane| i64::from(score(lane).min(1000)));
+            }
+            LaneAdvice::Ordered(ordered) => {
+                self.filter(|lane| ordered.contains(&lane));
+                let steps = i64::try_from(ordered.len().max(1)).unwrap_or(i64::MAX);
+                self.score(weight, |lane| {
+                    let place = ordered.iter().position(|other| *other == lane);
+                    place.map_or(0, |place| 1000 * (steps - i64::try_from(place).unwrap_or(steps)) / steps)
+                });
+            }
+            LaneAdvice::Blend(weights) => {
+                let blended = blend(self.fleet, &self.merged.candidates, weights);
+                for (score, add) in self.scores.iter_mut().zip(blended) {
+                    *score += weight * add;
+                }
+            }
+        }
+    }
+
+    fn filter(&mut self, keep: impl Fn(LaneId) -> bool) {
+        self.filters.push(self.merged.candidates.iter().map(|lane| keep(*lane)).collect());
+    }
+
+    fn score(&mut self, weight: i64, score: impl Fn(LaneId) -> i64) {
+        for (total, lane) in self.scores.iter_mut().zip(&self.merged.candidates) {
+            *total += weight * score(*lane);
+        }
+    }
+}
+
+/// Weighted mean of scaled figures per candidate, -1000 to 1000.
+fn blend(fleet: &FleetView, candidates: &[LaneId], weights: &[MetricWeight]) -> Vec<i64> {
+    let mut totals = vec![0i64; candidates.len()];
+    let mut sum = 0i64;
+    for MetricWeight { metric, weight } in weights {
+        let weight = i64::from((*weight).clamp(-1000, 1000));
+        sum += weight.abs();
+        for (total, scaled) in totals.iter_mut().zip(scale(fleet, candidates, *metric)) {
+            *total += weight * scaled;
+        }
+    }
+    totals.iter().map(|total| total / sum.max(1)).collect()
+}
+
+/// A figure over the candidates, scaled so that the best gets 1000 and the worst 0; all 1000 where all are equal.
+fn scale(fleet: &FleetView, candidates: &[LaneId], metric: Metric) -> Vec<i64> {
+    let goods: Vec<i64> = candidates
+        .iter()
+        .map(|lane| {
+            let cost = fleet.topology.lane(*lane).map_or(0, |info| info.cost_milli);
+            fleet.stat(*lane).map_or(i64::MIN / 4, |stat| goodness(stat, cost, metric))
+        })
+        .collect();
+    let best = goods.iter().copied().max().unwrap_or(0);
+    let worst = goods.iter().copied().min().unwrap_or(0);
+    let span = best - worst;
+    goods
+        .iter()
+        .map(|good| if span == 0 { 1000 } else { (good - worst).saturating_mul(1000) / span })
+        .collect()
+}
+
+/// A figure with its sign turned so that more is better.
+fn goodness(stat: &LaneStat, cost_milli: u32, metric: Metric) -> i64 {
+    match metric {
+        Metric::SlotsFree => i64::from(stat.slots_free),
+        Metric::Queue => -(i64::from(stat.queued) + i64::from(stat.waiting)),
+        Metric::KvFree => -i64::from(stat.kv_used),
+        Metric::EstWait => -i64::from(stat.est_wait_ms),
+        Metric::ReadyIn => -i64::from(stat.ready_in_ms),
+        Metric::Ttft => -i64::from(stat.ttft_p50_ms),
+        Metric::DecodeSpeed => i64::from(stat.decode_tps),
+        Metric::CachedTokens => i64::from(stat.cached_tokens),
+        Metric::ErrorRate => -i64::from(stat.errors),
+        Metric::Cost => -i64::from(cost_milli),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::advice::{Advice, FallbackAdvice, FallbackStep, LaneAdvice, LaneScore, QueueAdvice};
+use crate::fleet_view::{EngineKind, LaneInfo, LaneState, Topology};
+use crate::merge::{Merge, OnConflict};
+
+const LIMITS: PlanLimits = PlanLimits { max_wait: Duration::from_secs(60), max_steps: 3 };
+
+fn fleet(states: &[LaneState]) -> FleetView {
+    let info = |index: usize| LaneInfo {
+        id: LaneId(0),
+        name: format!("lane-{index}"),
+        engine: EngineKind::Other,
+        models: if index == 3 { vec!["reserve".into()] } else { vec!["m".into()] },
+        labels: Vec::new(),
+        max_context: 0,
+        slots: 4,
+        group: 0,
+        cost_milli: 0,
+    };
+    let topology = Arc::new(Topology::new(1, (0..states.len()).map(info).collect()));
+    let mut fleet = FleetView::idle(topology, LaneState::Ready);
+    for (stat, state) in fleet.stats.iter_mut().zip(states) {
+        stat.state = *state;
+    }
+    fleet
+}
+
+fn decide(fleet: &FleetView, advice: Advice) -> Decision {
+    let mut merge = Merge::new(fleet, "m");
+    merge.add(&PolicyRef::new("p", "1"), 1000, advice);
+    Plan::from_advice(&merge.finish(OnConflict::Refuse), fleet, &LIMITS)
+}
+
+fn steps(decision: Decision) -> Vec<u32> {
+    match decision {
+        Decision::Route(plan) => plan.steps.iter().map(|step| step.lane.0).collect(),
+        other => panic!("no route: {other:?}"),
+    }
+}
+
+fn fall_back_to(lanes: &[u32], on: Triggers) -> Option<FallbackAdvice> {
+    let steps = lanes.iter().map(|lane| FallbackStep { lane: LaneId(*lane), edits: Vec::new() }).collect();
+    Some(FallbackAdvice { on, steps, first_token: None })
+}
+
+use LaneState::{Down, Draining, Ready, Starting, Unloaded};
+
+#[test]
+fn without_advice_the_shortest_start_wins_and_the_rest_follow() {
+    let mut fleet = fleet(&[Ready, Ready, Ready, Ready]);
+    assert_eq!(steps(decide(&fleet, Advice::default())), [0, 1, 2]);
+    fleet.stats[0].est_wait_ms = 10;
+    fleet.stats[2].slots_free = 9;
+    assert_eq!(steps(decide(&fleet, Advice::default())), [2, 1, 0]);
+}
+
+#[test]
+fn a_score_beats_a_shorter_start_but_not_a_dead_engine() {
+    let scores = |lane| LaneAdvice::Scores(vec![LaneScore { lane: LaneId(lane), score: 1000 }]);
+    let advice = |lane| Advice { lanes: scores(lane), ..Advice::default() };
+    assert_eq!(steps(decide(&fleet(&[Ready, Starting, Ready]), advice(1)))[0], 1);
+    assert_eq!(steps(decide(&fleet(&[Ready, Unloaded, Ready]), advice(1)))[0], 1);
+    assert_eq!(steps(decide(&fleet(&[Ready, Down, Ready]), advice(1))), [0, 2]);
+    assert_eq!(steps(decide(&fleet(&[Ready, Draining, Ready]), advice(1))), [0, 2]);
+}
+
+#[test]
+fn a_planned_fallback_replaces_the_built_in_one_and_may_leave_the_candidates() {
+    let fleet = fleet(&[Ready, Ready, Ready, Ready]);
+    let only = LaneAdvice::Only(vec![LaneId(1)]);
+    let advice =
+        Advice { lanes: only, fallback: fall_back_to(&[3, 1, 42], Triggers::ALL), ..Advice::default() };
+    assert_eq!(steps(decide(&fleet, advice)), [1, 3]);
+}
+
+#[test]
+fn with_the_first_choice_down_the_fallback_serves_if_a_restart_triggers_it() {
+    let fleet = fleet(&[Down, Down, Down, Ready]);
+    let advice = |on| Advice { fallback: fall_back_to(&[3], on), ..Advice::default() };
+    assert_eq!(steps(decide(&fleet, advice(Triggers::NONE.with(Trigger::EngineRestart)))), [3]);
+    let overloaded = Triggers::NONE.with(Trigger::Overloaded);
+    assert_eq!(decide(&fleet, advice(overloaded)), Decision::NoLane(NoLane::AllDown));
+}
+
+#[test]
+fn reasons_for_no_lane_differ() {
+    let up = fleet(&[Ready]);
+    let down = fleet(&[Down]);
+    let nothing = Advice { lanes: LaneAdvice::Only(Vec::new()), ..Advice::default() };
+    assert_eq!(decide(&up, nothing), Decision::NoLane(NoLane::FilteredOut));
+    assert_eq!(decide(&down, Advice::default()), Decision::NoLane(NoLane::AllDown));
+    let unknown = Merge::new(&up, "nope").finish(OnConflict::Refuse);
+    assert_eq!(Plan::from_advice(&unknown, &up, &LIMITS), Decision::NoLane(NoLane::UnknownModel));
+}
+
+#[test]
+fn waits_are_capped_and_a_timeout_falls_back_only_where_allowed() {
+    let fleet = fleet(&[Ready]);
+    let queue = |seconds, on_timeout| {
+        Some(QueueAdvice {
+            max_wait: Some(Duration::from_secs(seconds)),
+            on_timeout,
+            ..QueueAdvice::default()
+        })
+    };
+    for (seconds, on_timeout, wait, moves) in
+        [(5, OnTimeout::Reject, 5, false), (500, OnTimeout::FallBack, 60, true)]
+    {
+        let advice = Advice { queue: queue(seconds, on_timeout), ..Advice::default() };
+        let Decision::Route(plan) = decide(&fleet, advice) else { panic!("no route") };
+        assert_eq!(plan.max_wait, Duration::from_secs(wait));
+        assert_eq!(plan.moves_on(Trigger::QueueTimeout), moves);
+        assert!(plan.moves_on(Trigger::ConnectError));
+    }
+}

@@ -1,0 +1,78 @@
+//! A lease: the right to use one slot of one lane, from dispatch to the last byte of the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use pointsman_domain::LaneId;
+use pointsman_domain::dispatch::{Generation, Report};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
+
+use crate::actor::Message;
+use crate::driver::Target;
+use crate::upstream::{EngineBody, EngineError, Upstream};
+
+/// One slot of one lane. Given back when dropped, however that comes about.
+#[derive(Debug)]
+pub struct Lease {
+    pub(crate) lane: LaneId,
+    pub(crate) generation: Generation,
+    pub(crate) lane_name: Arc<str>,
+    pub(crate) engine_model: Option<Arc<str>>,
+    pub(crate) target: Arc<Target>,
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) mailbox: UnboundedSender<Message>,
+    pub(crate) granted: Instant,
+    pub(crate) report: Report,
+}
+
+impl Lease {
+    /// Name of the lane.
+    pub fn lane_name(&self) -> &str {
+        &self.lane_name
+    }
+
+    /// Model name that the engine knows; the client's where `None`.
+    pub fn engine_model(&self) -> Option<&str> {
+        self.engine_model.as_deref()
+    }
+
+    /// Longest time to the first byte of an answer.
+    pub fn first_byte_timeout(&self) -> Duration {
+        self.upstream.timeouts.first_byte
+    }
+
+    /// Send a request to the engine. Dropping the future, or the body of the answer, closes the connection.
+    ///
+    /// # Errors
+    /// When there is no connection, or it breaks before the answer's head.
+    pub async fn send(
+        &self,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<EngineBody>, EngineError> {
+        self.upstream.post(&self.target, path, headers, body).await
+    }
+
+    /// The first byte of the answer is there.
+    pub fn first_byte(&mut self) {
+        self.report.first_byte = Some(self.granted.elapsed());
+    }
+
+    /// The request is over; did the engine fail it?
+    pub fn finish(mut self, failed: bool) {
+        self.report.failed = failed;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.report.held = self.granted.elapsed();
+        let Self { lane, generation, report, .. } = *self;
+        // Without an actor there is nobody left to count slots.
+        let _gone = self.mailbox.send(Message::Released { lane, generation, report });
+    }
+}

@@ -1,0 +1,92 @@
+//! HTTP in, one pipeline function per request, stream out.
+//!
+//! ```text
+//!   listen ──> routes ──> serve ──────────────────────────────> stream ──> client
+//!                           │ identity, facts, advice, plan       ▲
+//!                           └──> attempt ──> fleet ──> engine ────┘
+//!              every failure ──> error          every end ──> account
+//! ```
+//!
+//! This crate knows the fleet and the wire, and that there is an [`Advisor`]; that advice comes from WebAssembly is no
+//! business of its.
+
+mod account;
+mod attempt;
+mod error;
+mod identity;
+mod listen;
+mod metrics;
+mod request_id;
+mod routes;
+mod serve;
+mod status;
+mod stream;
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use pointsman_domain::{Advisor, PlanLimits};
+use pointsman_fleet::Fleet;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use self::identity::{Keys, Unauthorized};
+pub use self::metrics::GatewayMetrics;
+
+/// The advisor in force. Replaced as a whole; a request keeps the one that it was decided by.
+pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;
+
+/// Says what policies there are, for `/status`.
+pub type PolicyStatus = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// Settings of the HTTP side.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Longest request body in bytes.
+    pub max_body: usize,
+    /// Limits of every plan.
+    pub plan: PlanLimits,
+    /// When the host started, in seconds since the Unix epoch: `created` of the models.
+    pub started_at: u64,
+}
+
+/// The parts that serving a request needs.
+pub struct Gateway {
+    /// Settings.
+    pub settings: Settings,
+    /// Who may ask.
+    pub keys: Keys,
+    /// The lanes.
+    pub fleet: Fleet,
+    /// Whoever gives advice.
+    pub advisor: AdvisorSlot,
+    /// What policies there are.
+    pub policies: PolicyStatus,
+    /// Figures of the gateway.
+    pub metrics: Arc<GatewayMetrics>,
+    /// Figures of all parts, for `/metrics`.
+    pub registry: Registry,
+    /// No new connections and requests; those that are there may finish.
+    pub stop: CancellationToken,
+    /// The time to finish is over: end what is left with an explicit error.
+    pub cut: CancellationToken,
+}
+
+impl Gateway {
+    /// Serve on `listener` until [`Gateway::stop`], and until the connections have ended after it.
+    pub async fn serve(self, listener: TcpListener) {
+        let stop = self.stop.clone();
+        listen::listen(listener, routes::router(Arc::new(self)), stop).await;
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway")
+            .field("settings", &self.settings)
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,105 @@
+//! All figures of the gateway, with their names and labels.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum End {
+    Answered,
+    FellBack,
+    Error,
+    ClientGone,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    endpoint: &'static str,
+    lane: String,
+    outcome: End,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AttemptLabels {
+    lane: String,
+    result: &'static str,
+}
+
+/// The gateway's figures. Made once, before the registry is shared.
+#[derive(Debug)]
+pub struct GatewayMetrics {
+    pub(crate) accepted: Counter,
+    pub(crate) in_flight: Gauge,
+    pub(crate) first_byte_seconds: Histogram,
+    answered: Counter,
+    fell_back: Counter,
+    errors: Counter,
+    client_gone: Counter,
+    requests: Family<RequestLabels, Counter>,
+    attempts: Family<AttemptLabels, Counter>,
+    seconds: Histogram,
+}
+
+impl GatewayMetrics {
+    /// Register the gateway's figures.
+    pub fn register(registry: &mut Registry) -> Arc<Self> {
+        // 1 ms to about 17 minutes: an answer from a cold engine takes minutes.
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 21));
+        let metrics = Self {
+            accepted: Counter::default(),
+            in_flight: Gauge::default(),
+            first_byte_seconds: seconds(),
+            answered: Counter::default(),
+            fell_back: Counter::default(),
+            errors: Counter::default(),
+            client_gone: Counter::default(),
+            requests: Family::default(),
+            attempts: Family::default(),
+            seconds: seconds(),
+        };
+        let m = &metrics;
+        registry.register("pointsman_accepted", "Requests taken in", m.accepted.clone());
+        registry.register(
+            "pointsman_in_flight",
+            "Requests taken in that have not ended",
+            m.in_flight.clone(),
+        );
+        registry.register(
+            "pointsman_answered",
+            "Requests answered by the first lane tried",
+            m.answered.clone(),
+        );
+        registry.register("pointsman_fell_back", "Requests answered by a later lane", m.fell_back.clone());
+        registry.register("pointsman_errors", "Requests that ended in an explicit error", m.errors.clone());
+        registry.register("pointsman_client_gone", "Requests whose client left", m.client_gone.clone());
+        registry.register("pointsman_requests", "Requests by endpoint, lane and outcome", m.requests.clone());
+        registry.register("pointsman_attempts", "Tries of a lane, by result", m.attempts.clone());
+        registry.register("pointsman_request_seconds", "Time from request to last byte", m.seconds.clone());
+        let first_byte = m.first_byte_seconds.clone();
+        registry.register("pointsman_first_byte_seconds", "Time from request to first byte", first_byte);
+        Arc::new(metrics)
+    }
+
+    pub(crate) fn ended(&self, endpoint: &'static str, lane: &str, end: End, took: Duration) {
+        self.in_flight.dec();
+        match end {
+            End::Answered => self.answered.inc(),
+            End::FellBack => self.fell_back.inc(),
+            End::Error => self.errors.inc(),
+            End::ClientGone => self.client_gone.inc(),
+        };
+        self.requests.get_or_create(&RequestLabels { endpoint, lane: lane.to_owned(), outcome: end }).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn attempted(&self, lane: &str, result: &'static str) {
+        self.attempts.get_or_create(&AttemptLabels { lane: lane.to_owned(), result }).inc();
+    }
+}

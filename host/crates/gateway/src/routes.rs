@@ -1,0 +1,80 @@
+//! Which path is what.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use axum::routing::{MethodRouter, get, post};
+use http::Method;
+use pointsman_domain::Endpoint;
+
+use crate::error::RouteError;
+use crate::{Gateway, request_id, serve, status};
+
+pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", only("POST", post(chat_completions)))
+        .route("/v1/completions", only("POST", post(completions)))
+        .route("/v1/models", only("GET, HEAD", get(models)))
+        .route("/v1/models/{*id}", only("GET, HEAD", get(model)))
+        .route("/health", only("GET, HEAD", get(status::health)))
+        .route("/livez", only("GET, HEAD", get(status::live)))
+        .route("/readyz", only("GET, HEAD", get(status::ready)))
+        .route("/status", only("GET, HEAD", get(status::status)))
+        .route("/metrics", only("GET, HEAD", get(status::metrics)))
+        .fallback(unknown_path)
+        .with_state(gateway)
+}
+
+/// Other methods are answered in OpenAI's form too.
+fn only(allowed: &'static str, methods: MethodRouter<Arc<Gateway>>) -> MethodRouter<Arc<Gateway>> {
+    methods.fallback(move |method: Method, request: Request| async move {
+        error(request, RouteError::Method { method: method.to_string(), allowed })
+    })
+}
+
+async fn chat_completions(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    serve::answer(gateway, Endpoint::ChatCompletions, request).await
+}
+
+async fn completions(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    serve::answer(gateway, Endpoint::Completions, request).await
+}
+
+async fn models(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    match gateway.keys.tenant(request.headers()) {
+        Err(unauthorized) => error(request, unauthorized.into()),
+        Ok(_) => {
+            let topology = &gateway.fleet.view().topology;
+            status::json(pointsman_openai::models::list(topology, gateway.settings.started_at))
+        }
+    }
+}
+
+async fn model(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>, request: Request) -> Response {
+    if let Err(unauthorized) = gateway.keys.tenant(request.headers()) {
+        return error(request, unauthorized.into());
+    }
+    let topology = &gateway.fleet.view().topology;
+    match pointsman_openai::models::one(topology, &id, gateway.settings.started_at) {
+        Some(body) => status::json(body),
+        None => {
+            let available = topology.models().into_iter().map(str::to_owned).collect();
+            error(request, RouteError::UnknownModel { model: id, available })
+        }
+    }
+}
+
+async fn unknown_path(request: Request) -> Response {
+    let path = format!("{} {}", request.method(), request.uri().path());
+    error(request, RouteError::NotFound(path))
+}
+
+fn error(request: Request, error: RouteError) -> Response {
+    let (mut parts, _) = request.into_parts();
+    let id = request_id::ensure(&mut parts);
+    let mut response = error.into_response(&id);
+    request_id::set(response.headers_mut(), &id);
+    response
+}

@@ -1,0 +1,152 @@
+//! The way of a request. **Every step is one line of [`serve`]**; what a step does is in the module of its name.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::request::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use pointsman_domain::{Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _};
+use pointsman_openai::{Head, Request};
+
+use crate::account::Accepted;
+use crate::attempt::{self, Answer};
+use crate::error::RouteError;
+use crate::{Gateway, request_id, stream};
+
+/// Serve one request: facts, advice, plan, edits, tries, answer.
+pub(crate) async fn serve(
+    gateway: &Gateway,
+    endpoint: Endpoint,
+    parts: Parts,
+    body: axum::body::Body,
+    accepted: &mut Accepted,
+) -> Result<(Answer, Decided), RouteError> {
+    let tenant = gateway.keys.tenant(&parts.headers)?;
+    let body = read(&parts.headers, body, gateway.settings.max_body).await?;
+    let id = request_id::of(&parts);
+    let request = Request::parse(endpoint, body, Head { id, tenant, headers: parts.headers })?;
+
+    let fleet = gateway.fleet.view();
+    known_model(&request, &fleet)?;
+    let facts = facts(&request, accepted);
+    let merged = gateway.advisor.load_full().advise(&facts, &fleet);
+    let plan = plan(&merged, &fleet, gateway)?;
+    let decided = Decided::new(&merged, &request);
+
+    let request = apply(&request, &merged.edits);
+    let mut steps = plan.steps.iter().peekable();
+    while let Some(step) = steps.next() {
+        accepted.tries(fleet.topology.name(step.lane));
+        let failed = match attempt::attempt(gateway, &plan, step, &request).await {
+            Ok(answer) => return Ok((answer, decided)),
+            Err(failed) => failed,
+        };
+        let lane = fleet.topology.name(step.lane);
+        let moves_on =
+            steps.peek().is_some() && failed.trigger().is_some_and(|trigger| plan.moves_on(trigger));
+        tracing::info!(request = decided.id, lane, moves_on, "try failed: {failed}");
+        if !moves_on {
+            return Err(RouteError::Failed { lane: lane.to_owned(), failed });
+        }
+    }
+    Err(RouteError::NoLane(NoLane::AllDown))
+}
+
+/// What an answer says about the decision, whatever becomes of the request afterwards.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    /// Id of the request.
+    pub(crate) id: String,
+    /// The policies that decided, or `built-in`.
+    pub(crate) by: String,
+    /// Their reason.
+    pub(crate) why: Option<String>,
+}
+
+impl Decided {
+    fn new(merged: &Merged, request: &Request) -> Self {
+        let by: Vec<String> = merged.by.iter().map(ToString::to_string).collect();
+        Self {
+            id: request.id().to_owned(),
+            by: if by.is_empty() { "built-in".to_owned() } else { by.join(", ") },
+            why: merged.why(),
+        }
+    }
+}
+
+/// Answer one request, whatever happens to it.
+pub(crate) async fn answer(
+    gateway: Arc<Gateway>,
+    endpoint: Endpoint,
+    request: axum::extract::Request,
+) -> Response {
+    let mut accepted = Accepted::new(Arc::clone(&gateway.metrics), endpoint.label());
+    let (mut parts, body) = request.into_parts();
+    let id = request_id::ensure(&mut parts);
+    let mut response = match serve(&gateway, endpoint, parts, body, &mut accepted).await {
+        Ok((answer, decided)) => stream::back(&gateway, answer, &decided, accepted),
+        Err(error) => {
+            accepted.failed();
+            error.into_response(&id)
+        }
+    };
+    request_id::set(response.headers_mut(), &id);
+    response
+}
+
+/// The whole body, if it is JSON and not too large.
+async fn read(headers: &HeaderMap, body: axum::body::Body, most: usize) -> Result<Bytes, RouteError> {
+    let given = headers.get(http::header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+    let essence = given.unwrap_or("").split(';').next().unwrap_or("").trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(RouteError::ContentType(given.map(str::to_owned)));
+    }
+    match Limited::new(body, most).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(RouteError::BodyTooLarge { most }),
+        Err(error) => Err(RouteError::BodyBroken(error.to_string())),
+    }
+}
+
+fn known_model(request: &Request, fleet: &FleetView) -> Result<(), RouteError> {
+    let model = request.model();
+    if fleet.topology.candidates(model).is_empty() {
+        let available = fleet.topology.models().into_iter().map(str::to_owned).collect();
+        return Err(RouteError::UnknownModel { model: model.to_owned(), available });
+    }
+    Ok(())
+}
+
+fn facts(request: &Request, accepted: &Accepted) -> Facts {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Facts {
+        request: Arc::new(request.clone()),
+        now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        seed: request_id::seed(request.id()),
+        age: accepted.age(),
+        attempt: 0,
+    }
+}
+
+fn plan(merged: &Merged, fleet: &FleetView, gateway: &Gateway) -> Result<Plan, RouteError> {
+    match Plan::from_advice(merged, fleet, &gateway.settings.plan) {
+        Decision::Route(plan) => Ok(plan),
+        Decision::Reject(policy, rejection) => Err(RouteError::Rejected { policy, rejection }),
+        Decision::NoLane(reason) => Err(RouteError::NoLane(reason)),
+    }
+}
+
+/// The request with these edits. Refused ones were counted when the policy gave them; here they are only told.
+pub(crate) fn apply(request: &Request, edits: &[pointsman_domain::Edit]) -> Request {
+    if edits.is_empty() {
+        return request.clone();
+    }
+    let (edited, refused) = request.apply(edits);
+    for (edit, reason) in refused {
+        tracing::warn!(request = request.id(), edit = edit.kind(), reason, "an edit was dropped");
+    }
+    edited
+}

@@ -1,0 +1,194 @@
+//! The answer on its way back: bytes go on as they come, the lease is held to the last of them, and the outcome is
+//! recorded at the end.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use http_body::Frame;
+use pointsman_fleet::{EngineBody, EngineError, Lease};
+use pointsman_openai::{ErrorBody, StreamEnd, StreamWatch, error_event};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::Gateway;
+use crate::account::Accepted;
+use crate::attempt::{Answer, HOP_BY_HOP};
+use crate::serve::Decided;
+
+/// Names the lane that answers.
+pub(crate) const LANE: HeaderName = HeaderName::from_static("x-pointsman-lane");
+/// Names the policies that decided, with their versions.
+pub(crate) const POLICY: HeaderName = HeaderName::from_static("x-pointsman-policy");
+/// The policies' reason.
+pub(crate) const REASON: HeaderName = HeaderName::from_static("x-pointsman-reason");
+/// How many lanes were tried, where it was more than one.
+pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-pointsman-attempts");
+
+/// The response for the client.
+pub(crate) fn back(gateway: &Gateway, answer: Answer, decided: &Decided, accepted: Accepted) -> Response {
+    let Answer { lane, lease, status, mut headers, first, rest } = answer;
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers.remove(header::SERVER);
+    let is_stream = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
+    for (name, value) in [(LANE, Some(&lane)), (POLICY, Some(&decided.by)), (REASON, decided.why.as_ref())] {
+        if let Some(value) = value.and_then(|value| visible(value)) {
+            headers.insert(name, value);
+        }
+    }
+    if accepted.tried() > 1 {
+        headers.insert(ATTEMPTS, accepted.tried().into());
+    }
+    accepted.first_byte();
+    let body = AnswerBody {
+        first,
+        rest: Some(rest),
+        watch: is_stream.then(StreamWatch::default),
+        status,
+        lane,
+        lease: Some(lease),
+        accepted,
+        cut: Box::pin(gateway.cut.clone().cancelled_owned()),
+    };
+    let mut response = Response::new(Body::new(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// `text` as the value of a header: what is not visible ASCII becomes a question mark, and very long text is cut.
+pub(crate) fn visible(text: &str) -> Option<HeaderValue> {
+    const LONGEST: usize = 512;
+    let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+    HeaderValue::from_str(&text.chars().take(LONGEST).map(shown).collect::<String>()).ok()
+}
+
+/// The body of an answer.
+///
+/// ```text
+///   first ──> rest ──frame──> rest                     StreamWatch looks at what passes, without holding it up
+///               │ ├──end────> ended: answered          a stream that stops without an end gets an error event
+///               │ └──error──> ended: failed            a stream gets an error event, other bodies are broken off
+///               └──cut──────> ended: failed            the drain time of the host is over
+///   dropped before the end: the client left            the lease and with it the engine's work end at once
+/// ```
+struct AnswerBody {
+    first: Option<Bytes>,
+    rest: Option<EngineBody>,
+    watch: Option<StreamWatch>,
+    status: StatusCode,
+    lane: String,
+    lease: Option<Lease>,
+    accepted: Accepted,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = EngineError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
+        let this = &mut *self;
+        loop {
+            if let Some(first) = this.first.take() {
+                if let Some(data) = this.observe(first) {
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                continue;
+            }
+            let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
+            match Pin::new(rest).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => this.first = Some(data),
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                Poll::Ready(Some(Err(error))) => return this.broken(error),
+                Poll::Ready(None) => return this.ended(),
+                Poll::Pending => {
+                    std::task::ready!(this.cut.as_mut().poll(cx));
+                    return this.broken(EngineError::Cut);
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_none()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        match (&self.watch, &self.rest) {
+            (None, Some(rest)) => {
+                let first = self.first.as_ref().map_or(0, Bytes::len) as u64;
+                rest.size_hint()
+                    .exact()
+                    .map(|rest| http_body::SizeHint::with_exact(rest + first))
+                    .unwrap_or_default()
+            }
+            _ => http_body::SizeHint::default(),
+        }
+    }
+}
+
+impl AnswerBody {
+    /// What of `data` goes on to the client.
+    fn observe(&mut self, data: Bytes) -> Option<Bytes> {
+        let data = match &mut self.watch {
+            Some(watch) => watch.chunk(data),
+            None => data,
+        };
+        (!data.is_empty()).then_some(data)
+    }
+
+    /// The engine's answer is over.
+    fn ended(&mut self) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
+        let end = self.watch.as_ref().map_or(StreamEnd::Complete, StreamWatch::end);
+        match end {
+            StreamEnd::Complete => {
+                self.close(self.status.is_success());
+                Poll::Ready(None)
+            }
+            // The engine has told the client itself.
+            StreamEnd::Failed => {
+                tracing::warn!(lane = self.lane, "the engine reported an error in the middle of a stream");
+                self.close(false);
+                Poll::Ready(None)
+            }
+            StreamEnd::Unfinished { .. } => self.broken(EngineError::Unfinished),
+        }
+    }
+
+    /// The answer breaks off here.
+    fn broken(&mut self, error: EngineError) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
+        tracing::warn!(lane = self.lane, "an answer broke off: {error}");
+        let event = self.watch.as_ref().map(|watch| {
+            let mid_frame = matches!(watch.end(), StreamEnd::Unfinished { mid_frame: true });
+            error_event(&ErrorBody::engine_failed(&self.lane, &error.to_string()), mid_frame)
+        });
+        self.close(false);
+        Poll::Ready(Some(event.map(Frame::data).ok_or(error)))
+    }
+
+    fn close(&mut self, ok: bool) {
+        self.rest = None;
+        // A client's own mistake (4xx) is an answer, and no failure of the engine.
+        let engine_failed = !ok && !self.status.is_client_error();
+        if let Some(lease) = self.lease.take() {
+            lease.finish(engine_failed);
+        }
+        if engine_failed || self.status.is_client_error() {
+            self.accepted.failed()
+        } else {
+            self.accepted.answered()
+        }
+    }
+}

@@ -1,0 +1,88 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// Feed `stream` in pieces of `size`; what is forwarded, and the watcher.
+fn watch(stream: &[u8], size: usize) -> (Vec<u8>, StreamWatch) {
+    let mut watch = StreamWatch::default();
+    let mut forwarded = Vec::new();
+    for piece in stream.chunks(size.max(1)) {
+        forwarded.extend_from_slice(&watch.chunk(Bytes::copy_from_slice(piece)));
+    }
+    (forwarded, watch)
+}
+
+const CHUNK: &str =
+    "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":null}],\"usage\":null}\n\n";
+const LAST: &str = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+const USAGE: &str =
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"total_tokens\":8,\"completion_tokens\":5}}\n\n";
+const ERROR: &str =
+    "data: {\"error\":{\"message\":\"EngineCore died\",\"type\":\"InternalServerError\",\"code\":500}}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+
+#[test]
+fn ends_are_told_apart() {
+    let unfinished = |mid_frame| StreamEnd::Unfinished { mid_frame };
+    for (stream, end) in [
+        (format!("{CHUNK}{LAST}{USAGE}{DONE}"), StreamEnd::Complete),
+        (format!("{CHUNK}{DONE}").replace('\n', "\r\n"), StreamEnd::Complete),
+        (format!("{CHUNK}{LAST}"), StreamEnd::Complete),
+        (CHUNK.to_owned(), unfinished(false)),
+        (format!("{CHUNK}data: {{\"cho"), unfinished(true)),
+        (format!("{CHUNK}data: {{}}\n"), unfinished(true)),
+        (format!("{CHUNK}{ERROR}"), StreamEnd::Failed),
+        (format!("{CHUNK}{ERROR}{DONE}"), StreamEnd::Failed),
+        (": keep-alive\n\n".to_owned(), unfinished(false)),
+        (String::new(), unfinished(false)),
+    ] {
+        for size in [1, 7, 4096] {
+            assert_eq!(watch(stream.as_bytes(), size).1.end(), end, "{stream:?} in pieces of {size}");
+        }
+    }
+}
+
+#[test]
+fn words_inside_an_answer_are_no_events() {
+    let stream = "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"error\\\":[DONE] \\\"usage\\\": \"}}],\"x\":{\"error\":1}}\n\n";
+    let (_, watch) = watch(stream.as_bytes(), 4096);
+    assert_eq!(watch.end(), StreamEnd::Unfinished { mid_frame: false });
+    assert_eq!((watch.events(), watch.usage()), (1, None));
+}
+
+#[test]
+fn usage_and_events_are_counted() {
+    let (_, watch) = watch(format!("{CHUNK}{CHUNK}{LAST}{USAGE}{DONE}").as_bytes(), 5);
+    assert_eq!(watch.usage(), Some(Usage { prompt_tokens: 3, completion_tokens: 5 }));
+    assert_eq!(watch.events(), 4);
+}
+
+#[test]
+fn what_follows_an_error_is_held_back() {
+    let stream = format!("{CHUNK}{ERROR}{DONE}");
+    for size in 1..stream.len() {
+        let (forwarded, _) = watch(stream.as_bytes(), size);
+        assert_eq!(String::from_utf8(forwarded).unwrap(), format!("{CHUNK}{ERROR}"), "in pieces of {size}");
+    }
+}
+
+proptest! {
+    /// Without an error event every byte goes on, whatever the pieces, and the pieces do not change what is seen.
+    #[test]
+    fn bytes_pass_through_whatever_the_chunks(
+        parts in prop::collection::vec(prop::sample::select(vec![CHUNK, LAST, USAGE, DONE, ": ping\n\n", "data: x\r\n", "\n", "junk"]), 0..12),
+        size in 1usize..200,
+    ) {
+        let stream = parts.concat();
+        let (forwarded, pieces) = watch(stream.as_bytes(), size);
+        let (_, whole) = watch(stream.as_bytes(), stream.len().max(1));
+        prop_assert_eq!(forwarded, stream.as_bytes());
+        prop_assert_eq!((pieces.end(), pieces.events(), pieces.usage()), (whole.end(), whole.events(), whole.usage()));
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic_and_pass_through(bytes: Vec<u8>, size in 1usize..20) {
+        let (forwarded, watch) = watch(&bytes, size);
+        prop_assert!(watch.end() == StreamEnd::Failed || forwarded == bytes);
+    }
+}

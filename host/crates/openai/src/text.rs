@@ -1,0 +1,105 @@
+//! Text inside a request body: a JSON string literal, whose escapes are resolved only when somebody reads it.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+/// A JSON string literal in a body.
+#[derive(Debug)]
+pub(crate) struct Text {
+    /// Its place, without the quotes.
+    place: Range<usize>,
+    escaped: bool,
+    decoded: OnceLock<String>,
+}
+
+impl Text {
+    /// The literal `json` (with quotes), which stands in `body` at `place`.
+    pub(crate) fn new(json: &str, place: Range<usize>) -> Self {
+        let escaped = memchr::memchr(b'\\', json.as_bytes()).is_some();
+        Self { place: place.start + 1..place.end - 1, escaped, decoded: OnceLock::new() }
+    }
+
+    /// The text, escapes resolved. `body` is the text that the literal stands in.
+    pub(crate) fn read<'a>(&'a self, body: &'a str) -> &'a str {
+        let literal = &body[self.place.clone()];
+        if !self.escaped {
+            return literal;
+        }
+        self.decoded.get_or_init(|| {
+            let quoted = &body[self.place.start - 1..self.place.end + 1];
+            // JSON allows half a surrogate pair, text does not: then the escapes are shown as they stand.
+            serde_json::from_str(quoted).unwrap_or_else(|_| literal.to_owned())
+        })
+    }
+
+    /// Estimated tokens, from the literal as it stands.
+    pub(crate) fn tokens(&self, body: &str) -> usize {
+        tokens_of(&body[self.place.clone()])
+    }
+}
+
+/// Estimated number of tokens of a text. Common tokenizers make about one token of four ASCII characters, of two letters
+/// of other alphabets, and of one CJK character.
+pub(crate) fn tokens_of(text: &str) -> usize {
+    if text.is_ascii() {
+        return text.len().div_ceil(4);
+    }
+    let count = |test: fn(&u8) -> bool| text.as_bytes().iter().filter(|byte| test(byte)).count();
+    let ascii = count(|byte| *byte < 0x80);
+    let two_bytes = count(|byte| (0xc0..0xe0).contains(byte));
+    let three_bytes = count(|byte| (0xe0..0xf0).contains(byte));
+    let four_bytes = count(|byte| *byte >= 0xf0);
+    ascii.div_ceil(4) + two_bytes.div_ceil(2) + three_bytes + 2 * four_bytes
+}
+
+/// Does `text` contain `needle`?
+pub(crate) fn contains(text: &str, needle: &str, ignore_case: bool) -> bool {
+    if !ignore_case {
+        return memchr::memmem::find(text.as_bytes(), needle.as_bytes()).is_some();
+    }
+    let (text, needle) = (text.as_bytes(), needle.as_bytes());
+    let Some(first) = needle.first() else { return true };
+    let (lower, upper) = (first.to_ascii_lowercase(), first.to_ascii_uppercase());
+    memchr::memchr2_iter(lower, upper, text)
+        .any(|at| text.get(at..at + needle.len()).is_some_and(|part| part.eq_ignore_ascii_case(needle)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn estimates_are_within_a_factor_of_two() {
+        // Token counts by the cl100k_base tokenizer.
+        for (text, tokens) in [
+            ("The quick brown fox jumps over the lazy dog.", 10),
+            ("fn main() {\n    println!(\"Hello, world!\");\n}\n", 13),
+            ("Der schnelle braune Fuchs springt über den faulen Hund.", 17),
+            ("我喜欢学习新的语言和文化。", 15),
+        ] {
+            let estimate = tokens_of(text);
+            assert!(estimate * 2 >= tokens && estimate <= tokens * 2, "{text}: {estimate} for {tokens}");
+        }
+        assert_eq!(tokens_of("a"), 1);
+        assert_eq!(tokens_of(""), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn searching_agrees_with_the_plain_way(text in "[abAB é]{0,20}", needle in "[abAB é]{0,3}") {
+            prop_assert_eq!(contains(&text, &needle, false), text.contains(&needle));
+            let folded = text.to_ascii_lowercase().contains(&needle.to_ascii_lowercase());
+            prop_assert_eq!(contains(&text, &needle, true), folded);
+        }
+
+        #[test]
+        fn literals_read_as_serde_json_reads_them(text: String) {
+            let body = format!("[{}]", serde_json::to_string(&text).unwrap());
+            let literal = &body[1..body.len() - 1];
+            let read = Text::new(literal, 1..body.len() - 1);
+            prop_assert_eq!(read.read(&body), &text);
+        }
+    }
+}

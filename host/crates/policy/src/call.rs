@@ -1,0 +1,167 @@
+//! One guarded call into a guest: its limits, and what became of it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::{ResourceLimiter, Store, Trap};
+
+use crate::host_calls::HostState;
+use crate::runtime::{MOST_MEMORIES, MOST_TABLE_ELEMENTS, MOST_TABLES, Runtime, TICK};
+
+/// Bytes that the host takes out of the guest in one call, results and arguments of imports alike.
+const MOST_RESULT: usize = 256 << 10;
+/// Handles of one instance. The contract has no resources, so honest policies have none.
+const MOST_HANDLES: usize = 64;
+
+/// What went wrong in a policy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error("it did not finish within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    #[error("it needs more memory than its limit of {0} bytes")]
+    Memory(u64),
+    #[error("it hands over more than {MOST_RESULT} bytes")]
+    Output,
+    #[error("it trapped: {0}")]
+    Trap(String),
+    #[error("no instance of it can be made: {0}")]
+    Instantiate(String),
+    #[error("the host has a fault in calling it: {0}")]
+    Panic(String),
+}
+
+impl Fault {
+    /// Value of a metric's label.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Timeout(_) => "timeout",
+            Self::Memory(_) => "memory",
+            Self::Output => "output-too-large",
+            Self::Trap(_) => "trap",
+            Self::Instantiate(_) => "instantiate",
+            Self::Panic(_) => "panic",
+        }
+    }
+}
+
+/// Limits of one policy's calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CallLimits {
+    pub(crate) deadline: Duration,
+    pub(crate) memory: u64,
+}
+
+impl CallLimits {
+    /// The real limit lies between this many ticks and one less.
+    fn ticks(self) -> u64 {
+        u64::try_from(self.deadline.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+}
+
+/// A store for an instance with these limits.
+pub(crate) fn store(runtime: &Runtime, state: HostState) -> Store<HostState> {
+    let mut store = Store::new(&runtime.engine, state);
+    store.limiter(|state| &mut state.memory);
+    store.set_max_component_handles(MOST_HANDLES);
+    store
+}
+
+/// Run `call` within its limits. After a fault the store must not be used again.
+pub(crate) fn guarded<T>(
+    store: &mut Store<HostState>,
+    limits: CallLimits,
+    call: impl FnOnce(&mut Store<HostState>) -> wasmtime::Result<T>,
+) -> Result<T, Fault> {
+    // Before every call: a deadline that is set once is over after the first.
+    store.set_epoch_deadline(limits.ticks());
+    store.set_hostcall_fuel(MOST_RESULT);
+    match catch_unwind(AssertUnwindSafe(|| call(store))) {
+        Ok(Ok(result)) => Ok(result),
+        Ok(Err(error)) => Err(classify(&error, store.data().memory.exceeded, limits)),
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            Err(Fault::Panic(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()))
+        }
+    }
+}
+
+fn classify(error: &wasmtime::Error, memory_exceeded: bool, limits: CallLimits) -> Fault {
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => Fault::Timeout(limits.deadline),
+        // A guest whose memory may not grow mostly traps a moment later.
+        _ if memory_exceeded => Fault::Memory(limits.memory),
+        Some(trap) => Fault::Trap(trap.to_string()),
+        // wasmtime's type for it is private.
+        None if format!("{error:#}").contains("fuel allocated for hostcalls has been exhausted") => {
+            Fault::Output
+        }
+        None => Fault::Trap(format!("{error:#}")),
+    }
+}
+
+/// Bounds the memory of one instance, over all its linear memories and tables.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemoryLimit {
+    most: u64,
+    used: u64,
+    pub(crate) exceeded: bool,
+}
+
+impl MemoryLimit {
+    pub(crate) fn new(most: u64) -> Self {
+        Self { most, used: 0, exceeded: false }
+    }
+
+    /// Bytes in use; memory never shrinks, so this is also the most that was.
+    pub(crate) fn used(&self) -> u64 {
+        self.used
+    }
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let wanted = self.used.saturating_add((desired - current) as u64);
+        let allowed = wanted <= self.most;
+        if allowed {
+            self.used = wanted;
+        } else {
+            self.exceeded = true;
+        }
+        // The guest is told that there is no more, which some language run-times can handle.
+        Ok(allowed)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= MOST_TABLE_ELEMENTS)
+    }
+
+    fn instances(&self) -> usize {
+        64
+    }
+
+    fn tables(&self) -> usize {
+        MOST_TABLES as usize
+    }
+
+    fn memories(&self) -> usize {
+        MOST_MEMORIES as usize
+    }
+}
+
+/// A call that is running: what the guest's questions are answered from.
+#[derive(Debug, Clone)]
+pub(crate) struct Current {
+    pub(crate) request: Arc<dyn pointsman_domain::RequestView>,
+    pub(crate) fleet: Arc<pointsman_domain::FleetView>,
+}

@@ -1,0 +1,176 @@
+//! The policies of a host in order, as one advisor.
+
+use std::sync::Arc;
+
+use pointsman_domain::{
+    Advice, Advisor, BuiltIn, Facts, FleetView, Merge, Merged, OnConflict, PolicyRef, Rejection, permit,
+};
+use serde::Serialize;
+
+use crate::cases::FactsOf;
+use crate::metrics::PolicyMetrics;
+use crate::policy::{LoadError, NoAdvice, OnError, Policy, PolicySpec};
+use crate::runtime::Runtime;
+
+/// Policies in the order in which they are asked.
+#[derive(Debug, Default)]
+pub struct Chain {
+    links: Vec<Link>,
+    on_conflict: OnConflict,
+}
+
+/// One place in the chain.
+#[derive(Debug)]
+enum Link {
+    Loaded(Box<Policy>),
+    /// A policy that could not be loaded keeps its place, because its failure mode still counts.
+    Failed {
+        name: String,
+        on_error: OnError,
+        error: String,
+    },
+}
+
+/// What there is to know of one policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PolicyStatus {
+    /// Its name.
+    pub name: String,
+    /// Its version with the beginning of its digest; empty if it is not loaded.
+    pub version: String,
+    /// SHA-256 of its component; empty if it is not loaded.
+    pub digest: String,
+    /// `active`, `out-of-service` or `failed`.
+    pub state: &'static str,
+    /// Why it is not loaded.
+    pub error: Option<String>,
+    /// Instances that wait for a call.
+    pub idle_instances: usize,
+}
+
+impl Chain {
+    /// Load all policies. Those that fail are returned with the reason; they keep their place in the chain, where their
+    /// failure mode applies to every request.
+    pub fn load(
+        runtime: &Arc<Runtime>,
+        specs: &[PolicySpec],
+        on_conflict: OnConflict,
+        metrics: &Arc<PolicyMetrics>,
+        facts_of: &FactsOf<'_>,
+    ) -> (Self, Vec<(String, LoadError)>) {
+        let mut failures = Vec::new();
+        let mut links = Vec::new();
+        for spec in specs {
+            links.push(match Policy::load(runtime, spec, metrics, facts_of) {
+                Ok(policy) => Link::Loaded(Box::new(policy)),
+                Err(error) => {
+                    metrics.load_failed(&spec.name);
+                    let failed = Link::Failed {
+                        name: spec.name.clone(),
+                        on_error: spec.on_error,
+                        error: error.to_string(),
+                    };
+                    failures.push((spec.name.clone(), error));
+                    failed
+                }
+            });
+        }
+        (Self { links, on_conflict }, failures)
+    }
+
+    /// What there is to know of the policies, in order.
+    pub fn status(&self) -> Vec<PolicyStatus> {
+        self.links.iter().map(Link::status).collect()
+    }
+}
+
+impl Advisor for Chain {
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>) -> Merged {
+        let mut merge = Merge::new(fleet, facts.request.model());
+        let mut facts = facts.clone();
+        for link in &self.links {
+            let (on_error, name, problem) = match link {
+                Link::Loaded(policy) => match consult(policy, &mut facts, fleet, &mut merge) {
+                    Ok(()) if merge.ended() => break,
+                    Ok(()) => continue,
+                    Err(problem) => (policy.on_error, policy.reference.clone(), problem.to_string()),
+                },
+                Link::Failed { name, on_error, error } => {
+                    (*on_error, PolicyRef::new(name, "none"), error.clone())
+                }
+            };
+            tracing::warn!(policy = %name, request = facts.request.id(), ?on_error, "no advice: {problem}");
+            match on_error {
+                OnError::Skip => {}
+                OnError::Default => return BuiltIn.advise(&facts, fleet),
+                OnError::Refuse => {
+                    let reject = Some(refusal(&name));
+                    merge.add(&name, 0, Advice { reject, ..Advice::default() });
+                    break;
+                }
+            }
+        }
+        merge.finish(self.on_conflict)
+    }
+}
+
+/// Ask one policy, leave out what it may not advise, and merge the rest. Its edits show in `facts` afterwards, for the
+/// policies that come after it.
+pub(crate) fn consult(
+    policy: &Policy,
+    facts: &mut Facts,
+    fleet: &Arc<FleetView>,
+    merge: &mut Merge<'_>,
+) -> Result<(), NoAdvice> {
+    let mut advice = policy.advise(facts, fleet)?;
+    for dropped in permit(&mut advice, &policy.allow) {
+        policy.figures().dropped(dropped.what);
+        tracing::debug!(policy = %policy.reference, request = facts.request.id(), "{} dropped: {}", dropped.what, dropped.reason);
+    }
+    if !advice.edits.is_empty() {
+        let (edited, refused) = facts.request.edited(&advice.edits);
+        for (edit, reason) in refused {
+            policy.figures().dropped(edit.kind());
+            tracing::warn!(policy = %policy.reference, request = facts.request.id(), "{} dropped: {reason}", edit.kind());
+            advice.edits.retain(|kept| *kept != edit);
+        }
+        facts.request = edited;
+    }
+    merge.add(&policy.reference, policy.weight, advice);
+    Ok(())
+}
+
+fn refusal(policy: &PolicyRef) -> Rejection {
+    Rejection {
+        status: 503,
+        code: "policy_failed".into(),
+        message: format!(
+            "The policy `{}` failed, and the operator wants no request served without it.",
+            policy.name
+        ),
+        retry_after_s: Some(1),
+    }
+}
+
+impl Link {
+    fn status(&self) -> PolicyStatus {
+        match self {
+            Self::Loaded(policy) => PolicyStatus {
+                name: policy.reference.name.to_string(),
+                version: policy.reference.version.to_string(),
+                digest: policy.digest().to_owned(),
+                state: if policy.in_service() { "active" } else { "out-of-service" },
+                error: None,
+                idle_instances: policy.idle_instances(),
+            },
+            Self::Failed { name, error, .. } => PolicyStatus {
+                name: name.clone(),
+                version: String::new(),
+                digest: String::new(),
+                state: "failed",
+                error: Some(error.clone()),
+                idle_instances: 0,
+            },
+        }
+    }
+}

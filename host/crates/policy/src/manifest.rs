@@ -1,0 +1,170 @@
+//! The manifest of a policy: `policy.toml` in its folder.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pointsman_domain::{Allow, units};
+use serde::{Deserialize, Deserializer};
+
+/// Name of the manifest in a policy's folder.
+pub(crate) const FILE: &str = "policy.toml";
+
+/// What a manifest says.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Manifest {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    #[serde(default)]
+    #[expect(dead_code, reason = "for people who read the manifest")]
+    description: String,
+    /// Track of the contract.
+    pub(crate) api: String,
+    #[serde(default = "default_file")]
+    pub(crate) file: PathBuf,
+    #[serde(default = "default_cases")]
+    pub(crate) cases: PathBuf,
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    #[serde(default)]
+    allow: AllowTable,
+    pub(crate) build: Option<Build>,
+}
+
+/// Limits that the policy asks for; the host's own cap them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Limits {
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) deadline: Option<Duration>,
+    #[serde(default, deserialize_with = "bytes")]
+    pub(crate) memory: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct AllowTable {
+    #[serde(default)]
+    fields: Vec<String>,
+    #[serde(default)]
+    headers: Vec<String>,
+    #[serde(default)]
+    system: bool,
+    #[serde(default)]
+    model: bool,
+    #[serde(default)]
+    priority: (i32, i32),
+    #[serde(default)]
+    metrics: Vec<String>,
+}
+
+/// What `cargo xtask guests` wrote down.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Build {
+    #[expect(dead_code, reason = "read by the tests of the tree")]
+    source: String,
+    #[expect(dead_code, reason = "read by the tests of the tree")]
+    inputs_sha256: String,
+    pub(crate) component_sha256: String,
+}
+
+/// Why a manifest cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub struct ManifestError {
+    file: PathBuf,
+    what: String,
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.file.display(), self.what)
+    }
+}
+
+impl Manifest {
+    /// Read the manifest in `dir`.
+    ///
+    /// # Errors
+    /// With the file and, where it can be told, the line.
+    pub(crate) fn load(dir: &Path) -> Result<Self, ManifestError> {
+        let file = dir.join(FILE);
+        let fail = |what| ManifestError { file: file.clone(), what };
+        let text =
+            std::fs::read_to_string(&file).map_err(|error| fail(format!("cannot be read: {error}")))?;
+        let manifest: Self =
+            toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;
+        for (key, path) in [("file", &manifest.file), ("cases", &manifest.cases)] {
+            // A policy's folder is all there is of it; a path that leads out of it is a mistake, or worse.
+            if path.components().count() != 1 || path.file_name().is_none() {
+                return Err(fail(format!(
+                    "{key}: \"{}\" must be the name of a file in this folder",
+                    path.display()
+                )));
+            }
+        }
+        Ok(manifest)
+    }
+
+    pub(crate) fn allow(&self) -> Allow {
+        let AllowTable { fields, headers, system, model, priority, .. } = self.allow.clone();
+        let headers = headers.into_iter().map(|name| name.to_ascii_lowercase()).collect();
+        Allow { fields, headers, system, model, priority }
+    }
+
+    /// Names of the policy's own figures.
+    pub(crate) fn metrics(&self) -> &[String] {
+        &self.allow.metrics
+    }
+}
+
+fn default_file() -> PathBuf {
+    "policy.wasm".into()
+}
+
+fn default_cases() -> PathBuf {
+    "cases.jsonl".into()
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    units::duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    units::bytes(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Manifest, String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), text).unwrap();
+        Manifest::load(dir.path()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_short_manifest_has_strict_defaults() {
+        let manifest = load("name = \"a\"\nversion = \"1\"\napi = \"0.1\"").unwrap();
+        assert_eq!(manifest.file, Path::new("policy.wasm"));
+        assert_eq!(manifest.allow(), Allow::default());
+        assert_eq!(manifest.limits.deadline, None);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        for (text, part) in [
+            ("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\ncolour = 5", "line 4"),
+            ("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\n[limits]\ndeadline = \"5\"", "\"250ms\""),
+            ("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\nfile = \"../x.wasm\"", "in this folder"),
+            ("name = \"a\"", "missing field `version`"),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.contains(part) && error.contains(FILE), "{text}: {error}");
+        }
+    }
+}

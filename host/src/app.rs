@@ -1,0 +1,123 @@
+//! `pointsman serve`: build the parts, join them, run them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use arc_swap::ArcSwap;
+use pointsman_domain::{Advisor, PlanLimits};
+use pointsman_fleet::{Fleet, FleetMetrics, FleetTasks};
+use pointsman_gateway::{Gateway, GatewayMetrics, Keys, Settings};
+use pointsman_policy::{Allocator, Chain, PolicyMetrics, Runtime, RuntimeSettings};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Serve;
+use crate::config::{Config, Policies};
+use crate::shutdown::{Running, Signals};
+use crate::{facts, shutdown, telemetry};
+
+/// Most lanes that one request tries.
+const MOST_STEPS: usize = 5;
+/// Stack of a worker. A policy may take 512 KiB of it, on top of what leads to the call.
+const WORKER_STACK: usize = 4 << 20;
+
+/// Serve until a signal ends it.
+pub(crate) fn serve(options: &Serve) -> Result<()> {
+    let begun = Instant::now();
+    let config = Config::load(&options.config)?;
+    telemetry::start(&config.log, options.log.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(WORKER_STACK)
+        .build()
+        .context("the runtime cannot be started")?;
+    // On a worker, because engines end with the thread that started them, and the calling thread is none.
+    let options = options.clone();
+    let main = runtime.block_on(async move {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { run(config, &options, begun).await });
+        tasks.join_next().await
+    });
+    main.transpose().context("the host failed")?.unwrap_or(Ok(()))
+}
+
+async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
+    let signals = Signals::listen()?;
+    let mut registry = Registry::default();
+    let (chain, runtime) = load_policies(&config.policies, &mut registry)?;
+    let address = options.listen.unwrap_or(config.server.listen);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener.local_addr().context("the listener has no address")?;
+
+    let gateway_metrics = GatewayMetrics::register(&mut registry);
+    let (fleet, fleet_tasks) = start_fleet(&config, &mut registry);
+    let advisor: Box<dyn Advisor> = Box::new(Arc::clone(&chain));
+    let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+    let gateway = Gateway {
+        settings: Settings {
+            max_body: config.server.max_body,
+            plan: PlanLimits { max_wait: config.queue.max_wait, max_steps: MOST_STEPS },
+            started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        },
+        keys: Keys::new(config.keys),
+        fleet,
+        advisor: Arc::new(ArcSwap::from_pointee(advisor)),
+        policies: Box::new(move || serde_json::to_value(chain.status()).unwrap_or_default()),
+        metrics: gateway_metrics,
+        registry,
+        stop: stop.clone(),
+        cut: cut.clone(),
+    };
+    let mut server = JoinSet::new();
+    server.spawn(gateway.serve(listener));
+    tracing::info!("listening on http://{address} after {} ms", begun.elapsed().as_millis());
+    if let Some(file) = &options.port_file {
+        write_port(file, address.port())
+            .with_context(|| format!("cannot write the port to {}", file.display()))?;
+    }
+    let running = Running { server, fleet: fleet_tasks, stop, cut, drain: config.server.drain };
+    let ended = shutdown::run(running, signals).await;
+    drop(runtime);
+    ended
+}
+
+/// The chain of policies. One that cannot be loaded is no reason not to serve: its failure mode applies.
+fn load_policies(policies: &Policies, registry: &mut Registry) -> Result<(Arc<Chain>, Arc<Runtime>)> {
+    let metrics = PolicyMetrics::register(registry);
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    let settings = RuntimeSettings {
+        cache_dir: policies.cache.clone(),
+        allocator: Allocator::Auto,
+        warm_instances: workers.min(16),
+    };
+    let runtime = Runtime::new(settings)?;
+    let (chain, failures) =
+        Chain::load(&runtime, &policies.chain, policies.on_conflict, &metrics, &facts::of_case);
+    for (name, error) in failures {
+        tracing::error!(policy = name, "the policy is not in service: {error}");
+    }
+    for policy in chain.status() {
+        tracing::info!(policy = policy.name, version = policy.version, state = policy.state, "policy");
+    }
+    if policies.chain.is_empty() {
+        tracing::info!("no policies: the built-in rule decides");
+    }
+    Ok((Arc::new(chain), runtime))
+}
+
+fn start_fleet(config: &Config, registry: &mut Registry) -> (Fleet, FleetTasks) {
+    let names: Vec<(String, u32)> = config.lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
+    let metrics = FleetMetrics::register(registry, &names);
+    Fleet::start(&config.lanes, config.queue.limits, &metrics)
+}
+
+/// In one step, so that whoever waits for the file never reads half of it.
+fn write_port(file: &Path, port: u16) -> std::io::Result<()> {
+    let new = file.with_extension("new");
+    std::fs::write(&new, format!("{port}\n"))?;
+    std::fs::rename(&new, file)
+}

@@ -1,0 +1,58 @@
+//! `pointsman check`: everything that `serve` would find wrong before it listens.
+
+use std::fmt;
+
+use anyhow::Result;
+use pointsman_policy::{Allocator, Chain, PolicyMetrics, Runtime, RuntimeSettings};
+use prometheus_client::registry::Registry;
+
+use crate::cli::Check;
+use crate::config::Config;
+use crate::facts;
+
+/// Policies that cannot be loaded.
+#[derive(Debug)]
+pub(crate) struct BadPolicies(Vec<String>);
+
+impl fmt::Display for BadPolicies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for BadPolicies {}
+
+/// Check a configuration and say what is in it.
+pub(crate) fn check(check: &Check) -> Result<()> {
+    let config = Config::load(&check.config)?;
+    let settings = RuntimeSettings {
+        cache_dir: config.policies.cache.clone(),
+        allocator: Allocator::OnDemand,
+        warm_instances: 1,
+    };
+    let metrics = PolicyMetrics::register(&mut Registry::default());
+    let runtime = Runtime::new(settings)?;
+    let (chain, failures) =
+        Chain::load(&runtime, &config.policies.chain, config.policies.on_conflict, &metrics, &facts::of_case);
+    if !failures.is_empty() {
+        let sentence = |(name, error)| format!("policy `{name}`: {error}");
+        return Err(BadPolicies(failures.into_iter().map(sentence).collect()).into());
+    }
+    let lanes: Vec<&str> = config.lanes.iter().map(|lane| lane.name.as_str()).collect();
+    let policies: Vec<String> =
+        chain.status().into_iter().map(|policy| format!("{}@{}", policy.name, policy.version)).collect();
+    #[expect(clippy::print_stdout, reason = "this is what the command was asked for")]
+    {
+        println!("{}: good", check.config.display());
+        println!("  lanes: {}", lanes.join(", "));
+        println!(
+            "  policies: {}",
+            if policies.is_empty() {
+                "none, the built-in rule decides".to_owned()
+            } else {
+                policies.join(", ")
+            }
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Routes requests for language models to engines, as WebAssembly policies advise.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the engines of a configuration and serve the OpenAI API.
+    Serve(Serve),
+    /// Check a configuration, and load its policies, without starting anything.
+    Check(Check),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Serve {
+    /// The configuration (TOML).
+    pub(crate) config: PathBuf,
+    /// Listen here instead of at `server.listen`; port 0 picks a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Write the port here, once it is listened on.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) port_file: Option<PathBuf>,
+    /// What to log, instead of `log.level`: a level, or directives such as `info,engine=off`.
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Check {
+    /// The configuration (TOML).
+    pub(crate) config: PathBuf,
+}

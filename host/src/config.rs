@@ -1,0 +1,281 @@
+//! The configuration: a TOML file, read into validated values, or into a list of everything that is wrong with it.
+//!
+//! `examples/pointsman.toml` documents every key. Paths are relative to the file's folder; secrets come from environment
+//! variables or files and never stand in the configuration itself.
+
+mod lanes;
+mod reader;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pointsman_domain::dispatch::QueueLimits;
+use pointsman_domain::{OnConflict, units};
+use pointsman_fleet::LaneSpec;
+use pointsman_policy::{OnError, PolicySpec};
+use toml::de::DeTable;
+
+use self::reader::{Mistake, Mistakes, Section};
+
+/// A valid configuration.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) server: Server,
+    pub(crate) log: Log,
+    /// API keys and their tenants.
+    pub(crate) keys: Vec<(String, String)>,
+    pub(crate) queue: Queue,
+    pub(crate) policies: Policies,
+    pub(crate) lanes: Vec<LaneSpec>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) listen: SocketAddr,
+    pub(crate) max_body: usize,
+    pub(crate) drain: Duration,
+}
+
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) filter: String,
+    pub(crate) format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) limits: QueueLimits,
+    pub(crate) max_wait: Duration,
+}
+
+#[derive(Debug)]
+pub(crate) struct Policies {
+    pub(crate) cache: Option<PathBuf>,
+    pub(crate) on_conflict: OnConflict,
+    pub(crate) chain: Vec<PolicySpec>,
+}
+
+/// Everything that is wrong with a configuration file.
+#[derive(Debug)]
+pub(crate) struct ConfigError {
+    file: PathBuf,
+    mistakes: Vec<Mistake>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.mistakes.iter().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            match mistake.line {
+                0 => write!(f, "{newline}{}: {mistake}", self.file.display())?,
+                line => write!(f, "{newline}{}:{line}: {mistake}", self.file.display())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Read and validate a file.
+    ///
+    /// # Errors
+    /// With every mistake in it, in the order of the file.
+    pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
+        let fail = |mistakes| ConfigError { file: file.to_owned(), mistakes };
+        let source = std::fs::read_to_string(file).map_err(|error| {
+            let what = format!("cannot be read: {error}");
+            fail(vec![Mistake { line: 0, key: String::new(), what }])
+        })?;
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Self::parse(&source, folder).map_err(fail)
+    }
+
+    fn parse(source: &str, folder: &Path) -> Result<Self, Vec<Mistake>> {
+        let mistakes = Mistakes::new(source);
+        let (document, errors) = DeTable::parse_recoverable(source);
+        for error in &errors {
+            mistakes.add(error.span().unwrap_or(0..0), "", format!("is not TOML: {}", error.message()));
+        }
+        if !errors.is_empty() {
+            return Err(mistakes.into_sorted());
+        }
+        let config = read(&Section::root(&mistakes, document.get_ref()), folder);
+        let mistakes = mistakes.into_sorted();
+        match config {
+            Some(config) if mistakes.is_empty() => Ok(config),
+            _ => Err(mistakes),
+        }
+    }
+}
+
+/// The whole file. `None` only together with a mistake.
+fn read(root: &Section<'_>, folder: &Path) -> Option<Config> {
+    let server = read_server(root.section("server"));
+    let log = read_log(root.section("log"));
+    let keys = root.sections("keys").into_iter().filter_map(|section| read_key(section, folder)).collect();
+    let queue = read_queue(root.section("queue"));
+    let policies = read_policies(root.section("policies"), folder);
+    let lanes = lanes::read(root, folder);
+    root.report_unknown();
+    Some(Config { server: server?, log, keys, queue, policies, lanes: lanes? })
+}
+
+fn read_server(section: Section<'_>) -> Option<Server> {
+    const MOST: u64 = 1 << 30;
+    let listen = section.parsed("listen", |text| {
+        text.parse().map_err(|_| {
+            format!("\"{text}\" is no address; write an IP address and a port, such as \"127.0.0.1:8000\"")
+        })
+    });
+    let listen = if section.has("listen") { listen } else { Some(SocketAddr::from(([127, 0, 0, 1], 8000))) };
+    let max_body = section.bytes("max-body").unwrap_or(32 << 20);
+    if !(1..=MOST).contains(&max_body) {
+        section.mistake("max-body", "must be from \"1B\" to \"1GiB\"");
+    }
+    let drain = section.duration("drain", Duration::from_secs(30));
+    section.report_unknown();
+    Some(Server { listen: listen?, max_body: usize::try_from(max_body).unwrap_or(usize::MAX), drain })
+}
+
+fn read_log(section: Section<'_>) -> Log {
+    let filter = section.parsed("level", |text| match text.parse::<tracing_subscriber::EnvFilter>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("\"{text}\" is no level or filter ({error}); write for example \"info\"")),
+    });
+    let format =
+        section.word("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)], LogFormat::Text);
+    section.report_unknown();
+    Log { filter: filter.unwrap_or_else(|| "info".to_owned()), format }
+}
+
+fn read_key(section: Section<'_>, folder: &Path) -> Option<(String, String)> {
+    let tenant = section.required_text("tenant", "\"team-a\"").map(str::to_owned);
+    let key = secret(&section, "env", "file", folder);
+    if !section.has("env") && !section.has("file") {
+        section.mistake(
+            "env",
+            "is missing; name the environment variable (`env`) or the file (`file`) that holds the key",
+        );
+    }
+    section.report_unknown();
+    Some((key?, tenant?))
+}
+
+/// A secret from the environment variable or the file that these keys name; `None` if there is none, or on a mistake.
+pub(crate) fn secret(
+    section: &Section<'_>,
+    env: &'static str,
+    file: &'static str,
+    folder: &Path,
+) -> Option<String> {
+    let (key, found) = match (section.text(env), section.text(file)) {
+        (Some(_), Some(_)) => {
+            section.mistake(file, format!("stands beside `{env}`; write one of the two"));
+            return None;
+        }
+        (Some(name), None) => (
+            env,
+            std::env::var(name)
+                .map_err(|_| format!("the environment variable `{name}` is not set to a text")),
+        ),
+        (None, Some(name)) => {
+            let path = folder.join(name);
+            (
+                file,
+                std::fs::read_to_string(&path)
+                    .map_err(|error| format!("{} cannot be read: {error}", path.display())),
+            )
+        }
+        (None, None) => return None,
+    };
+    let checked = found.and_then(|secret| match secret.trim() {
+        "" => Err("the secret that this names is empty".to_owned()),
+        secret if secret.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(secret.to_owned()),
+        _ => Err(
+            "the secret that this names has spaces, line ends or other characters that no header may carry"
+                .to_owned(),
+        ),
+    });
+    match checked {
+        Ok(secret) => Some(secret),
+        Err(what) => {
+            section.mistake(key, what);
+            None
+        }
+    }
+}
+
+fn read_queue(section: Section<'_>) -> Queue {
+    let per_lane = section.number("per-lane", 0..=1_000_000, 64);
+    let total = section.number("total", 0..=1_000_000, 256);
+    let max_wait = section.duration("max-wait", Duration::from_secs(60));
+    section.report_unknown();
+    Queue { limits: QueueLimits { per_lane, total }, max_wait }
+}
+
+fn read_policies(section: Section<'_>, folder: &Path) -> Policies {
+    let dir = folder.join(section.text("dir").unwrap_or("policies"));
+    let cache = match section.text("cache") {
+        Some(cache) => Some(folder.join(cache)),
+        None => default_cache(),
+    };
+    let on_conflict = [("refuse", OnConflict::Refuse), ("ignore-filters", OnConflict::IgnoreFilters)];
+    let on_conflict = section.word("on-conflict", &on_conflict, OnConflict::Refuse);
+    let mut chain: Vec<PolicySpec> = Vec::new();
+    for policy in section.sections("chain") {
+        let Some(spec) = read_policy(&policy, &dir) else { continue };
+        if chain.iter().any(|other| other.name == spec.name) {
+            policy.mistake("name", format!("the policy \"{}\" stands in the chain already", spec.name));
+        } else {
+            chain.push(spec);
+        }
+    }
+    section.report_unknown();
+    Policies { cache, on_conflict, chain }
+}
+
+fn read_policy(section: &Section<'_>, dir: &Path) -> Option<PolicySpec> {
+    let name = section.required_text("name", "\"cortex\"");
+    let is_plain = |name: &str| {
+        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            && !name.starts_with('.')
+    };
+    if let Some(name) = name.filter(|name| !is_plain(name)) {
+        section.mistake(
+            "name",
+            format!("\"{name}\" is no name of a folder; letters, digits, `-`, `_` and `.` will do"),
+        );
+    }
+    let modes = [("skip", OnError::Skip), ("default", OnError::Default), ("refuse", OnError::Refuse)];
+    let spec = PolicySpec {
+        dir: dir.join(name.unwrap_or_default()),
+        name: name.unwrap_or_default().to_owned(),
+        weight: section.number("weight", 0..=1_000_000, 1000),
+        on_error: section.word("on-error", &modes, OnError::Skip),
+        config: section.json("config").unwrap_or_else(|| serde_json::json!({})),
+        deadline: section.parsed("deadline", units::duration),
+        memory: section.bytes("memory"),
+    };
+    section.report_unknown();
+    name.map(|_| spec)
+}
+
+/// Where compiled policies are kept when the configuration does not say: the user's cache folder.
+fn default_cache() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("pointsman").join("policies"))
+}
+
+#[cfg(test)]
+mod tests;

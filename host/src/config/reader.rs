@@ -1,0 +1,304 @@
+//! Reading TOML so that *all* mistakes are found at once, each with its place.
+//!
+//! serde stops at the first mistake; so tables are read key by key from the parsed document, mistakes are collected, and
+//! what nobody asked for is a mistake too.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use pointsman_domain::units;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// One mistake in a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    /// Line, from 1; 0 where the mistake has no place.
+    pub(crate) line: usize,
+    /// Dotted path of the key.
+    pub(crate) key: String,
+    /// What is wrong, and what to write instead.
+    pub(crate) what: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.key.as_str() {
+            "" => f.write_str(&self.what),
+            key => write!(f, "{key}: {}", self.what),
+        }
+    }
+}
+
+/// Collects the mistakes of one file.
+#[derive(Debug)]
+pub(crate) struct Mistakes<'a> {
+    source: &'a str,
+    found: RefCell<Vec<(Range<usize>, Mistake)>>,
+}
+
+impl<'a> Mistakes<'a> {
+    pub(crate) fn new(source: &'a str) -> Self {
+        Self { source, found: RefCell::default() }
+    }
+
+    /// Note a mistake at `place` (a byte range of the source).
+    pub(crate) fn add(&self, place: Range<usize>, key: &str, what: impl Into<String>) {
+        let start = place.start.min(self.source.len());
+        let line = self.source.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
+        self.found.borrow_mut().push((place, Mistake { line, key: key.to_owned(), what: what.into() }));
+    }
+
+    /// All mistakes in the order of the file.
+    pub(crate) fn into_sorted(self) -> Vec<Mistake> {
+        let mut found = self.found.into_inner();
+        found.sort_by_key(|(place, _)| place.start);
+        found.into_iter().map(|(_, mistake)| mistake).collect()
+    }
+}
+
+/// One table of the file.
+#[derive(Debug)]
+pub(crate) struct Section<'a> {
+    mistakes: &'a Mistakes<'a>,
+    table: Option<&'a DeTable<'a>>,
+    path: String,
+    place: Range<usize>,
+    asked: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Section<'a> {
+    pub(crate) fn root(mistakes: &'a Mistakes<'a>, table: &'a DeTable<'a>) -> Self {
+        Self { mistakes, table: Some(table), path: String::new(), place: 0..0, asked: RefCell::default() }
+    }
+
+    /// Dotted path of a key of this table.
+    pub(crate) fn path(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Note a mistake at `key` of this table, or at the table itself where the key is missing.
+    pub(crate) fn mistake(&self, key: &str, what: impl Into<String>) {
+        let place = self.table.and_then(|table| table.get(key)).map_or(self.place.clone(), Spanned::span);
+        self.mistakes.add(place, &self.path(key), what);
+    }
+
+    /// Is the key there?
+    pub(crate) fn has(&self, key: &'static str) -> bool {
+        self.value(key).is_some()
+    }
+
+    pub(crate) fn text(&self, key: &'static str) -> Option<&'a str> {
+        let value = self.value(key)?;
+        let text = value.get_ref().as_str();
+        if text.is_none() {
+            self.wrong_type(key, value, "a text in quotes");
+        }
+        text
+    }
+
+    /// A text that has to be there and not empty.
+    pub(crate) fn required_text(&self, key: &'static str, example: &str) -> Option<&'a str> {
+        match self.text(key) {
+            Some("") => {
+                self.mistake(key, format!("must not be empty; write for example `{key} = {example}`"))
+            }
+            Some(text) => return Some(text),
+            None if !self.has(key) => {
+                self.mistake(key, format!("is missing; write for example `{key} = {example}`"))
+            }
+            None => {}
+        }
+        None
+    }
+
+    pub(crate) fn number<T: TryFrom<i64>>(
+        &self,
+        key: &'static str,
+        range: RangeInclusive<i64>,
+        default: T,
+    ) -> T {
+        let Some(value) = self.value(key) else { return default };
+        let Some(integer) = value.get_ref().as_integer() else {
+            self.wrong_type(key, value, "a whole number");
+            return default;
+        };
+        let number = i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()).ok();
+        match number.filter(|number| range.contains(number)).and_then(|number| T::try_from(number).ok()) {
+            Some(number) => number,
+            None => {
+                let (low, high) = range.into_inner();
+                self.mistake(key, format!("`{}` is not from {low} to {high}", integer.as_str()));
+                default
+            }
+        }
+    }
+
+    pub(crate) fn duration(&self, key: &'static str, default: Duration) -> Duration {
+        self.parsed(key, units::duration).unwrap_or(default)
+    }
+
+    pub(crate) fn bytes(&self, key: &'static str) -> Option<u64> {
+        self.parsed(key, units::bytes)
+    }
+
+    /// A text with a form of its own.
+    pub(crate) fn parsed<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        match parse(self.text(key)?) {
+            Ok(parsed) => Some(parsed),
+            Err(what) => {
+                self.mistake(key, what);
+                None
+            }
+        }
+    }
+
+    /// One of a few words.
+    pub(crate) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)], default: T) -> T {
+        let Some(text) = self.text(key) else { return default };
+        match words.iter().find(|(word, _)| *word == text) {
+            Some((_, value)) => *value,
+            None => {
+                let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+                self.mistake(key, format!("there is no \"{text}\"; write {}", known.join(" or ")));
+                default
+            }
+        }
+    }
+
+    pub(crate) fn texts(&self, key: &'static str) -> Option<Vec<String>> {
+        let value = self.value(key)?;
+        let array = value.get_ref().as_array();
+        let texts = array
+            .and_then(|array| array.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect());
+        if texts.is_none() {
+            self.wrong_type(key, value, "a list of texts, such as [\"one\", \"two\"]");
+        }
+        texts
+    }
+
+    /// A table whose values are texts.
+    pub(crate) fn text_pairs(&self, key: &'static str) -> Vec<(String, String)> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let pair = |(name, value): (&Spanned<_>, &'a Spanned<DeValue<'a>>)| {
+            let name: &std::borrow::Cow<'_, str> = name.get_ref();
+            value.get_ref().as_str().map(|value| (name.to_string(), value.to_owned()))
+        };
+        let pairs = value.get_ref().as_table().and_then(|table| table.iter().map(pair).collect());
+        pairs.unwrap_or_else(|| {
+            self.wrong_type(key, value, "a table of texts, such as { name = \"value\" }");
+            Vec::new()
+        })
+    }
+
+    /// A table; an empty one where it is missing, so that its defaults apply.
+    pub(crate) fn section(&self, key: &'static str) -> Section<'a> {
+        let value = self.value(key);
+        let table = value.and_then(|value| value.get_ref().as_table());
+        if let (Some(value), None) = (value, table) {
+            self.wrong_type(key, value, "a table");
+        }
+        let place = value.map_or(self.place.clone(), Spanned::span);
+        Section { mistakes: self.mistakes, table, path: self.path(key), place, asked: RefCell::default() }
+    }
+
+    /// A list of tables, written `[[key]]`.
+    pub(crate) fn sections(&self, key: &'static str) -> Vec<Section<'a>> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(key, value, &format!("a list of tables, each written `[[{}]]`", self.path(key)));
+            return Vec::new();
+        };
+        let section = |(index, item): (usize, &'a Spanned<DeValue<'a>>)| {
+            let path = format!("{}[{index}]", self.path(key));
+            let table = item.get_ref().as_table();
+            if table.is_none() {
+                self.mistakes.add(item.span(), &path, "must be a table");
+            }
+            Section { mistakes: self.mistakes, table, path, place: item.span(), asked: RefCell::default() }
+        };
+        array.iter().enumerate().map(section).collect()
+    }
+
+    /// Any value, as JSON.
+    pub(crate) fn json(&self, key: &'static str) -> Option<serde_json::Value> {
+        let value = self.value(key)?;
+        match to_json(value.get_ref()) {
+            Ok(json) => Some(json),
+            Err(what) => {
+                self.mistake(key, what);
+                None
+            }
+        }
+    }
+
+    /// Every key that nobody asked for is a mistake.
+    pub(crate) fn report_unknown(&self) {
+        let asked = self.asked.borrow();
+        for key in self.table.iter().flat_map(|table| table.keys()) {
+            let name = key.get_ref();
+            if asked.iter().any(|asked| asked == name) {
+                continue;
+            }
+            let near = asked
+                .iter()
+                .map(|asked| (strsim::jaro_winkler(asked, name), asked))
+                .filter(|(similarity, _)| *similarity > 0.8)
+                .max_by(|a, b| a.0.total_cmp(&b.0));
+            let known = || asked.join("`, `");
+            let hint = near.map_or_else(
+                || format!("known here: `{}`", known()),
+                |(_, near)| format!("did you mean `{near}`?"),
+            );
+            self.mistakes.add(key.span(), &self.path(name), format!("is not a key here; {hint}"));
+        }
+    }
+
+    fn value(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&key) {
+            asked.push(key);
+        }
+        self.table?.get(key)
+    }
+
+    fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
+        let found = value.get_ref().type_str();
+        self.mistakes.add(value.span(), &self.path(key), format!("must be {wanted}, and is of type {found}"));
+    }
+}
+
+fn to_json(value: &DeValue<'_>) -> Result<serde_json::Value, String> {
+    use serde_json::Value;
+    Ok(match value {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Boolean(flag) => Value::Bool(*flag),
+        DeValue::Integer(integer) => i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix())
+            .map(Value::from)
+            .map_err(|_| format!("`{}` is out of range", integer.as_str()))?,
+        DeValue::Float(float) => float
+            .as_str()
+            .replace('_', "")
+            .parse()
+            .ok()
+            .and_then(serde_json::Number::from_f64)
+            .map(Value::Number)
+            .ok_or_else(|| format!("`{}` has no form in JSON", float.as_str()))?,
+        DeValue::Datetime(datetime) => Value::String(datetime.to_string()),
+        DeValue::Array(array) => {
+            Value::Array(array.iter().map(|item| to_json(item.get_ref())).collect::<Result<_, _>>()?)
+        }
+        DeValue::Table(table) => {
+            let pair = |(key, value): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+                to_json(value.get_ref()).map(|json| (key.get_ref().to_string(), json))
+            };
+            Value::Object(table.iter().map(pair).collect::<Result<_, _>>()?)
+        }
+    })
+}

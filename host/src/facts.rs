@@ -1,0 +1,29 @@
+//! Facts of a golden case, made by the same parser that requests go through.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use pointsman_domain::Facts;
+use pointsman_openai::{Head, Request};
+use pointsman_policy::CaseRequest;
+
+/// What a policy gets to know of a case's request.
+pub(crate) fn of_case(case: &CaseRequest) -> Result<Facts, String> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &case.headers {
+        let parsed = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(value).ok());
+        let (name, value) = parsed.ok_or_else(|| format!("`{name}: {value}` is no header"))?;
+        headers.insert(name, value);
+    }
+    let head = Head { id: "case".into(), tenant: case.tenant.clone(), headers };
+    let body = case.body.get().to_owned().into();
+    let request = Request::parse(case.endpoint, body, head).map_err(|error| error.to_string())?;
+    Ok(Facts {
+        request: Arc::new(request),
+        now_ms: case.now_ms,
+        seed: case.seed,
+        age: Duration::ZERO,
+        attempt: 0,
+    })
+}

@@ -1,0 +1,42 @@
+//! `pointsman`: a WebAssembly-plugin policy router for language models.
+//!
+//! Wiring only: what the program is made of is in `crates/`.
+
+mod app;
+mod check;
+mod cli;
+mod config;
+mod facts;
+mod shutdown;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+
+/// Exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
+const BAD_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve(serve) => app::serve(&serve),
+        Command::Check(check) => check::check(&check),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the one place where the program says why it ends")]
+            {
+                eprintln!("{error:#}");
+            }
+            if error.is::<config::ConfigError>() || error.is::<check::BadPolicies>() {
+                ExitCode::from(BAD_CONFIG)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

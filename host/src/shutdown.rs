@@ -1,0 +1,81 @@
+//! Stopping in good order.
+//!
+//! ```text
+//!   first signal   not ready, no new connections; answers that are on their way may finish
+//!   drain over     what is left of them ends with an explicit error event
+//!   then           whoever still waits is refused, the engines are ended, group by group
+//!   second signal  straight to the end
+//! ```
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use pointsman_fleet::FleetTasks;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long clients may take to read the error event that their streams were cut with.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The signals that ask us to stop.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(crate) fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("signals cannot be listened for");
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// The next signal, by name.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+/// The parts that have to be stopped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) server: JoinSet<()>,
+    pub(crate) fleet: FleetTasks,
+    pub(crate) stop: CancellationToken,
+    pub(crate) cut: CancellationToken,
+    pub(crate) drain: Duration,
+}
+
+/// Serve until a signal comes, then stop.
+pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()> {
+    tokio::select! {
+        ended = running.server.join_next() => {
+            running.fleet.shutdown().await;
+            return ended.transpose().context("the server failed").and(Err(anyhow::anyhow!("the server ended by itself")));
+        }
+        name = signals.next() => {
+            tracing::info!("{name}: draining for at most {} s; a second signal ends at once", running.drain.as_secs_f32());
+        }
+    }
+    running.stop.cancel();
+    let drained = tokio::select! {
+        drained = tokio::time::timeout(running.drain, running.server.join_next()) => drained.is_ok(),
+        name = signals.next() => {
+            tracing::warn!("{name} again: ending at once");
+            false
+        }
+    };
+    if !drained {
+        running.cut.cancel();
+        if tokio::time::timeout(LAST_WORDS, running.server.join_next()).await.is_err() {
+            running.server.shutdown().await;
+        }
+    }
+    running.fleet.shutdown().await;
+    tracing::info!("stopped");
+    Ok(())
+}
