@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 /// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Answered,
     FellBack,
@@ -19,11 +19,22 @@ pub(crate) enum End {
     ClientGone,
 }
 
+impl End {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::FellBack => "fell-back",
+            Self::Error => "error",
+            Self::ClientGone => "client-gone",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     endpoint: &'static str,
     lane: String,
-    outcome: End,
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -95,7 +106,7 @@ impl GatewayMetrics {
             End::Error => self.errors.inc(),
             End::ClientGone => self.client_gone.inc(),
         };
-        self.requests.get_or_create(&RequestLabels { endpoint, lane: lane.to_owned(), outcome: end }).inc();
+        self.requests.get_or_create(&RequestLabels { endpoint, lane: lane.to_owned(), outcome: end.label() }).inc();
         self.seconds.observe(took.as_secs_f64());
     }
 

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use pointsman_fleet::{EngineBody, EngineError, Lease};
 use pointsman_openai::{ErrorBody, StreamEnd, StreamWatch, error_event};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -37,6 +37,10 @@ pub(crate) fn back(gateway: &Gateway, answer: Answer, decided: &Decided, accepte
     let is_stream = headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
+    if is_stream {
+        // An error event may have to be added.
+        headers.remove(header::CONTENT_LENGTH);
+    }
     for (name, value) in [(LANE, Some(&lane)), (POLICY, Some(&decided.by)), (REASON, decided.why.as_ref())] {
         if let Some(value) = value.and_then(|value| visible(value)) {
             headers.insert(name, value);
@@ -100,6 +104,10 @@ impl http_body::Body for AnswerBody {
         let this = &mut *self;
         loop {
             if let Some(first) = this.first.take() {
+                // Of a body of known length hyper does not ask for the end, because it can count.
+                if this.watch.is_none() && this.rest.as_ref().is_some_and(EngineBody::is_end_stream) {
+                    this.close(this.status.is_success());
+                }
                 if let Some(data) = this.observe(first) {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }

@@ -169,7 +169,7 @@ pub(crate) fn run(
             Some((config, policy)) if config == case.config => policy,
             _ => with_config(&case.config),
         };
-        check(&case, &policy, facts_of)
+        check(&case, number as u64, &policy, facts_of)
             .map_err(|what| fail(format!("golden case {number} (`{}`): {what}", case.name)))?;
         last = Some((case.config, policy));
         count += 1;
@@ -177,9 +177,9 @@ pub(crate) fn run(
     Ok(count)
 }
 
-fn check(case: &Case, policy: &Policy, facts_of: &FactsOf<'_>) -> Result<(), String> {
+fn check(case: &Case, number: u64, policy: &Policy, facts_of: &FactsOf<'_>) -> Result<(), String> {
     let limits = PlanLimits { max_wait: std::time::Duration::MAX, max_steps: usize::MAX };
-    let fleet = Arc::new(fleet(&case.fleet));
+    let fleet = Arc::new(fleet(&case.fleet, number));
     let mut facts = facts_of(&case.request)?;
     let mut merge = Merge::new(&fleet, facts.request.model());
     consult(policy, &mut facts, &fleet, &mut merge).map_err(|error| error.to_string())?;
@@ -223,7 +223,8 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, expected: Option<&T>, got: &
     }
 }
 
-fn fleet(case: &CaseFleet) -> FleetView {
+/// The fleet of a case. Each case is a topology of its own, as instances may keep what they know of one.
+fn fleet(case: &CaseFleet, generation: u64) -> FleetView {
     let info = |lane: &CaseLane| LaneInfo {
         id: LaneId(0),
         name: lane.name.clone(),
@@ -235,7 +236,7 @@ fn fleet(case: &CaseFleet) -> FleetView {
         group: lane.group,
         cost_milli: lane.cost_milli,
     };
-    let topology = Topology::new(1, case.lanes.iter().map(info).collect());
+    let topology = Topology::new(generation, case.lanes.iter().map(info).collect());
     let stat = |(info, lane): (&LaneInfo, &CaseLane)| LaneStat {
         id: info.id,
         state: lane.state,
