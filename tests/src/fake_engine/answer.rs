@@ -104,7 +104,9 @@ impl Body for AnswerBody {
                 }
                 Some(Act::Send(_)) => {
                     let Some(Act::Send(data)) = self.acts.pop_front() else { continue };
-                    if let (None, Some(busy), Some(_)) = (self.acts.front(), &mut self.busy, self.length) {
+                    // Of a body of known length nobody asks for the end.
+                    let last = self.acts.is_empty() && self.length.is_some();
+                    if let Some(busy) = self.busy.as_mut().filter(|_| last) {
                         busy.finished = true;
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -184,7 +186,7 @@ fn stream(
         }
     };
     let mut acts = VecDeque::new();
-    let mut send = |acts: &mut VecDeque<Act>, text: String| {
+    let send = |acts: &mut VecDeque<Act>, text: String| {
         let bytes = Bytes::from(text);
         let size = script.cut.unwrap_or(bytes.len()).max(1);
         let pieces = (0..bytes.len()).step_by(size).map(|start| bytes.slice(start..(start + size).min(bytes.len())));

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use http_body::{Body as _, Frame};
+use http_body::Frame;
 use pointsman_fleet::{EngineBody, EngineError, Lease};
 use pointsman_openai::{ErrorBody, StreamEnd, StreamWatch, error_event};
 use tokio_util::sync::WaitForCancellationFutureOwned;

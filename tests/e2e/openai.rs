@@ -1,0 +1,198 @@
+//! The OpenAI front.
+
+use pointsman_tests::client::{chat, get, post, send, stream};
+use pointsman_tests::host::{Host, program};
+use pointsman_tests::wait_until;
+use serde_json::{Value, json};
+
+use crate::{FAKE_ENGINE, host, lane, one_lane};
+
+const CHAT: &str = "/v1/chat/completions";
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[test]
+fn chat_and_completions_are_answered_and_signed() {
+    let host = host(&[lane("a", &["a", "gpt"], &[]), lane("b", &["b"], &[])].concat());
+    for (path, body, text) in [
+        (CHAT, chat("gpt", json!({})), "/choices/0/message/content"),
+        ("/v1/completions", json!({ "model": "gpt", "prompt": "hi" }), "/choices/0/text"),
+    ] {
+        let reply = post(host.port, path, &body);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert!(reply.json().pointer(text).unwrap().as_str().unwrap().starts_with("word0"));
+        assert_eq!(reply.json()["x_unknown"], json!({ "kept": [1.50, null] }));
+        assert_eq!(reply.header("x-pointsman-lane"), Some("a"));
+        assert_eq!(reply.header("x-pointsman-policy"), Some("built-in"));
+        assert!(reply.header("x-request-id").is_some_and(|id| id.len() == 32));
+    }
+    host.assert_nothing_lost();
+    host.stop();
+}
+
+#[test]
+fn bytes_of_the_request_reach_the_engine_unchanged() {
+    let host = one_lane(&["--script", r#"{"echo": true}"#]);
+    let body = r#" {"model":"a" , "messages":[{"role":"user","content":"caf\u00e9","x":1}],"temperature":1.50,"vendor":{"b":1,"a":[]}} "#;
+    let headers = [JSON, ("x-request-id", "abc-123"), ("authorization", "Bearer secret"), ("x-task", "t"), ("te", "gzip"), ("cookie", "c=1")];
+    let reply = send(host.port, "POST", CHAT, &headers, body.as_bytes());
+    let seen = reply.json();
+    assert_eq!(seen["body"], body);
+    assert_eq!((&seen["headers"]["x-request-id"], &seen["headers"]["x-task"]), (&json!("abc-123"), &json!("t")));
+    for dropped in ["authorization", "te", "cookie", "connection"] {
+        assert_eq!(seen["headers"].get(dropped), None, "{dropped}");
+    }
+    assert_eq!(reply.header("x-request-id"), Some("abc-123"));
+    host.assert_nothing_lost();
+}
+
+#[test]
+fn the_engine_gets_the_model_name_that_it_knows() {
+    let lane = pointsman_tests::host::fake_lane(FAKE_ENGINE, "a", &["a"], "engine-model = \"served \\\"x\\\"\"", &["--script", r#"{"echo": true}"#]);
+    let host = host(&lane);
+    let reply = send(host.port, "POST", CHAT, &[JSON], br#"{"x":1e5,"model":"a","messages":[]}"#);
+    assert_eq!(reply.json()["body"], r#"{"x":1e5,"model":"served \"x\"","messages":[]}"#);
+}
+
+/// Every error has OpenAI's body and the right status.
+#[test]
+fn errors_have_openai_s_form() {
+    let config = format!("server = {{ max-body = \"1KiB\" }}\n{}", lane("a", &["a", "b"], &[]));
+    let host = host(&config);
+    let large = chat("a", json!({ "x": "y".repeat(2000) })).to_string();
+    let table: [(&str, &str, &[(&str, &str)], &str, u16, &str, &str); 11] = [
+        ("POST", CHAT, &[JSON], "{", 400, "", "line 1 column 1"),
+        ("POST", CHAT, &[JSON], "[]", 400, "", "JSON object"),
+        ("POST", CHAT, &[JSON], r#"{"messages":[]}"#, 400, "", "model"),
+        ("POST", CHAT, &[JSON], r#"{"model":"a"}"#, 400, "", "`messages` is required"),
+        ("POST", CHAT, &[("content-type", "text/plain")], "{}", 415, "unsupported_media_type", "`text/plain`"),
+        ("POST", CHAT, &[], "{}", 415, "unsupported_media_type", "none"),
+        ("POST", CHAT, &[JSON], &large, 413, "request_too_large", "1024 bytes"),
+        ("POST", CHAT, &[JSON], r#"{"model":"nope","messages":[]}"#, 404, "model_not_found", "Available models: a, b."),
+        ("GET", CHAT, &[], "", 405, "method_not_allowed", "use POST"),
+        ("GET", "/v1/nothing", &[], "", 404, "not_found", "/v1/nothing"),
+        ("GET", "/v1/models/nope", &[], "", 404, "model_not_found", "a, b"),
+    ];
+    for (method, path, headers, body, status, code, part) in table {
+        let reply = send(host.port, method, path, headers, body.as_bytes());
+        assert_eq!(reply.status, status, "{method} {path} {body}: {}", reply.text());
+        let error = &reply.json()["error"];
+        assert_eq!(error["code"].as_str().unwrap_or(""), code, "{error}");
+        assert!(error["message"].as_str().unwrap().contains(part), "{error}");
+        assert!(error["type"].is_string() && error.get("param").is_some());
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+        assert!(reply.header("x-request-id").is_some());
+    }
+    host.assert_nothing_lost();
+}
+
+#[test]
+fn failures_of_engines_are_told_apart() {
+    let host = one_lane(&[]);
+    for (script, status, code) in [
+        (json!({ "status": 500 }), 502, "engine_error"),
+        (json!({ "status": 503 }), 503, "engine_overloaded"),
+        (json!({ "status": 429 }), 503, "engine_overloaded"),
+    ] {
+        host.script("a", script);
+        let reply = post(host.port, CHAT, &chat("a", json!({})));
+        assert_eq!(reply.status, status, "{}", reply.text());
+        assert_eq!(reply.json()["error"]["code"], code);
+        assert!(reply.json()["error"]["message"].as_str().unwrap().contains("as the script says"));
+        assert_eq!(reply.header("retry-after").is_some(), status == 503);
+        assert_eq!(reply.header("x-pointsman-lane"), Some("a"));
+    }
+    // A 4xx is the client's own, and passes through as the engine said it.
+    host.script("a", json!({ "status": 422 }));
+    let reply = post(host.port, CHAT, &chat("a", json!({})));
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (422, &json!(422)));
+    host.assert_nothing_lost();
+}
+
+#[test]
+fn an_engine_that_does_not_answer_is_a_gateway_timeout() {
+    let config = lane("a", &["a"], &["--script", r#"{"hang": true}"#]) + "[lanes.timeouts]\nfirst-byte = \"200ms\"\n";
+    let host = host(&config);
+    let reply = post(host.port, CHAT, &chat("a", json!({})));
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (504, &json!("engine_timeout")));
+    host.assert_nothing_lost();
+}
+
+#[test]
+fn without_a_lane_there_is_503_and_a_time_to_retry() {
+    let config = lane("a", &["a"], &["--exit-code", "3"]);
+    let host = Host::start(&program(FAKE_ENGINE), &config);
+    wait_until("the lane is down", || host.lane("a")["state"] == "down");
+    let reply = post(host.port, CHAT, &chat("a", json!({})));
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert!(reply.header("retry-after").is_some());
+    assert_eq!(get(host.port, "/livez").status, 200);
+    assert_eq!((get(host.port, "/readyz").status, get(host.port, "/health").status), (503, 503));
+    assert!(host.lane("a")["problem"].as_str().unwrap().contains("exit code 3"), "{}", host.lane("a"));
+    host.assert_nothing_lost();
+}
+
+#[test]
+fn a_full_queue_refuses_and_a_waiter_gets_the_next_slot() {
+    let engine = pointsman_tests::host::fake_lane(FAKE_ENGINE, "a", &["a"], "slots = 1", &["--script", r#"{"token-ms": 50, "tokens": 20}"#]);
+    let host = host(&format!("queue = {{ per-lane = 1 }}\n{engine}"));
+    let mut first = stream(host.port, CHAT, &chat("a", json!({ "stream": true })));
+    assert!(first.until("word0"));
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| post(host.port, CHAT, &chat("a", json!({ "max_tokens": 1 }))));
+        wait_until("one waits", || host.metric("pointsman_lane_queued", "lane=\"a\"") == 1.0);
+        let third = post(host.port, CHAT, &chat("a", json!({})));
+        assert_eq!((third.status, &third.json()["error"]["code"]), (429, &json!("queue_full")));
+        assert!(third.header("retry-after").is_some());
+        let (reply, complete) = first.finish();
+        assert!(complete && reply.text().ends_with("data: [DONE]\n\n"));
+        assert_eq!(second.join().unwrap().status, 200);
+    });
+    host.assert_nothing_lost();
+}
+
+#[test]
+fn models_are_listed_and_looked_up() {
+    let host = host(&[lane("a", &["a", "auto"], &[]), lane("b", &["org/b", "auto"], &[])].concat());
+    let list = get(host.port, "/v1/models").json();
+    let ids: Vec<&str> = list["data"].as_array().unwrap().iter().map(|card| card["id"].as_str().unwrap()).collect();
+    assert_eq!((list["object"].as_str(), ids), (Some("list"), vec!["a", "auto", "org/b"]));
+    assert_eq!(get(host.port, "/v1/models/auto").json()["lanes"], json!(["a", "b"]));
+    assert_eq!(get(host.port, "/v1/models/org/b").json()["id"], "org/b");
+    assert_eq!(get(host.port, "/health").json(), json!({ "status": "ok", "lanes": { "a": "ready", "b": "ready" } }));
+}
+
+#[test]
+fn keys_are_wanted_where_they_are_configured() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("b.key"), "key-b\n").unwrap();
+    let keys = "[[keys]]\ntenant = \"a\"\nenv = \"TEST_KEY_A\"\n[[keys]]\ntenant = \"b\"\nfile = \"b.key\"\n";
+    let config = format!("{keys}{}", lane("a", &["a"], &[]));
+    let host = Host::start_in(&program(FAKE_ENGINE), dir, &config, &[("TEST_KEY_A", "key-a")]).ready();
+    let ask = |key: Option<&str>| {
+        let header = key.map(|key| format!("Bearer {key}"));
+        let mut headers = vec![JSON];
+        headers.extend(header.as_deref().map(|header| ("authorization", header)));
+        send(host.port, "POST", CHAT, &headers, chat("a", Value::Null).to_string().as_bytes())
+    };
+    assert_eq!((ask(Some("key-a")).status, ask(Some("key-b")).status), (200, 200));
+    for wrong in [None, Some("key-c"), Some("")] {
+        let reply = ask(wrong);
+        assert_eq!((reply.status, &reply.json()["error"]["code"]), (401, &json!("invalid_api_key")), "{wrong:?}");
+    }
+    assert_eq!(get(host.port, "/v1/models").status, 401);
+    assert_eq!(get(host.port, "/health").status, 200);
+    assert!(!host.log().contains("key-a") && !host.log().contains("key-c"));
+    host.assert_nothing_lost();
+}
+
+#[test]
+fn a_request_goes_to_another_lane_when_the_first_fails() {
+    let host = host(&[lane("a", &["m"], &[]), lane("b", &["m"], &[])].concat());
+    host.script("a", json!({ "status": 500 }));
+    let reply = post(host.port, CHAT, &chat("m", json!({})));
+    assert_eq!((reply.status, reply.header("x-pointsman-lane")), (200, Some("b")));
+    assert_eq!(reply.header("x-pointsman-attempts"), Some("2"));
+    assert_eq!(host.metric("pointsman_fell_back_total", ""), 1.0);
+    assert_eq!(host.metric("pointsman_attempts_total", "result=\"server-error\""), 1.0);
+    host.assert_nothing_lost();
+}
