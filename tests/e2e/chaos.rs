@@ -26,11 +26,13 @@ impl Random {
 #[test]
 fn nothing_is_lost_whatever_happens() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
-    let seed = std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(u64::from(now) + 1);
+    let seed =
+        std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(u64::from(now) + 1);
     println!("CHAOS_SEED={seed}");
     let script = ["--script", r#"{"token-ms": 2, "tokens": 20}"#];
     let limits = "queue = { per-lane = 8, total = 12, max-wait = \"2s\" }\n";
-    let host = host(&[limits.to_owned(), lane("a", &["a", "m"], &script), lane("b", &["b", "m"], &script)].concat());
+    let host =
+        host(&[limits.to_owned(), lane("a", &["a", "m"], &script), lane("b", &["b", "m"], &script)].concat());
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..12u64)
@@ -42,9 +44,15 @@ fn nothing_is_lost_whatever_happens() {
                         let model = ["a", "b", "m", "nope"][usize::try_from(random.below(4)).unwrap()];
                         match random.below(3) {
                             0 => drop(post(port, "/v1/chat/completions", &chat(model, json!({})))),
-                            1 => drop(stream(port, "/v1/chat/completions", &chat(model, json!({ "stream": true }))).finish()),
+                            1 => drop(
+                                stream(port, "/v1/chat/completions", &chat(model, json!({ "stream": true })))
+                                    .finish(),
+                            ),
                             // Leaves in the middle.
-                            _ => drop(stream(port, "/v1/chat/completions", &chat(model, json!({ "stream": true }))).until("word3")),
+                            _ => drop(
+                                stream(port, "/v1/chat/completions", &chat(model, json!({ "stream": true })))
+                                    .until("word3"),
+                            ),
                         }
                     }
                 })
@@ -67,7 +75,9 @@ fn nothing_is_lost_whatever_happens() {
     });
     host.assert_nothing_lost();
     assert_eq!(host.metric("pointsman_accepted_total", ""), 480.0);
-    wait_until("both lanes are back", || host.lane("a")["state"] == "ready" && host.lane("b")["state"] == "ready");
+    wait_until("both lanes are back", || {
+        host.lane("a")["state"] == "ready" && host.lane("b")["state"] == "ready"
+    });
     kill(host.engine_pid("a"), Signal::KILL);
     host.stop();
 }

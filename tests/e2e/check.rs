@@ -35,7 +35,11 @@ fn all_mistakes_are_told_with_file_line_and_key() {
     let (code, _, err) = check(&file);
     assert_eq!(code, Some(78));
     let name = file.display();
-    for line in [format!("{name}:2: server.listen: "), format!("{name}:4: queue.max-wait: "), format!("{name}:1: lanes: there is no lane")] {
+    for line in [
+        format!("{name}:2: server.listen: "),
+        format!("{name}:4: queue.max-wait: "),
+        format!("{name}:1: lanes: there is no lane"),
+    ] {
         assert!(err.contains(&line), "{line}\n{err}");
     }
     let (code, _, err) = check(&dir.path().join("none.toml"));
@@ -46,7 +50,8 @@ fn all_mistakes_are_told_with_file_line_and_key() {
 fn policies_are_loaded_too() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.toml");
-    std::fs::write(&file, format!("[[policies.chain]]\nname = \"none\"\n{}", lane("a", &["a"], &[]))).unwrap();
+    std::fs::write(&file, format!("[[policies.chain]]\nname = \"none\"\n{}", lane("a", &["a"], &[])))
+        .unwrap();
     let (code, _, err) = check(&file);
     assert_eq!(code, Some(78));
     assert!(err.contains("policy `none`") && err.contains("policy.toml: cannot be read"), "{err}");

@@ -1,8 +1,8 @@
 //! End to end: the real program, real processes, real sockets.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod check;
 mod chaos;
+mod check;
 mod clients;
 mod openai;
 mod policy;

@@ -33,11 +33,21 @@ fn chat_and_completions_are_answered_and_signed() {
 fn bytes_of_the_request_reach_the_engine_unchanged() {
     let host = one_lane(&["--script", r#"{"echo": true}"#]);
     let body = r#" {"model":"a" , "messages":[{"role":"user","content":"caf\u00e9","x":1}],"temperature":1.50,"vendor":{"b":1,"a":[]}} "#;
-    let headers = [JSON, ("x-request-id", "abc-123"), ("authorization", "Bearer secret"), ("x-task", "t"), ("te", "gzip"), ("cookie", "c=1")];
+    let headers = [
+        JSON,
+        ("x-request-id", "abc-123"),
+        ("authorization", "Bearer secret"),
+        ("x-task", "t"),
+        ("te", "gzip"),
+        ("cookie", "c=1"),
+    ];
     let reply = send(host.port, "POST", CHAT, &headers, body.as_bytes());
     let seen = reply.json();
     assert_eq!(seen["body"], body);
-    assert_eq!((&seen["headers"]["x-request-id"], &seen["headers"]["x-task"]), (&json!("abc-123"), &json!("t")));
+    assert_eq!(
+        (&seen["headers"]["x-request-id"], &seen["headers"]["x-task"]),
+        (&json!("abc-123"), &json!("t"))
+    );
     for dropped in ["authorization", "te", "cookie", "connection"] {
         assert_eq!(seen["headers"].get(dropped), None, "{dropped}");
     }
@@ -47,7 +57,13 @@ fn bytes_of_the_request_reach_the_engine_unchanged() {
 
 #[test]
 fn the_engine_gets_the_model_name_that_it_knows() {
-    let lane = pointsman_tests::host::fake_lane(FAKE_ENGINE, "a", &["a"], "engine-model = \"served \\\"x\\\"\"", &["--script", r#"{"echo": true}"#]);
+    let lane = pointsman_tests::host::fake_lane(
+        FAKE_ENGINE,
+        "a",
+        &["a"],
+        "engine-model = \"served \\\"x\\\"\"",
+        &["--script", r#"{"echo": true}"#],
+    );
     let host = host(&lane);
     let reply = send(host.port, "POST", CHAT, &[JSON], br#"{"x":1e5,"model":"a","messages":[]}"#);
     assert_eq!(reply.json()["body"], r#"{"x":1e5,"model":"served \"x\"","messages":[]}"#);
@@ -64,10 +80,26 @@ fn errors_have_openai_s_form() {
         ("POST", CHAT, &[JSON], "[]", 400, "", "JSON object"),
         ("POST", CHAT, &[JSON], r#"{"messages":[]}"#, 400, "", "model"),
         ("POST", CHAT, &[JSON], r#"{"model":"a"}"#, 400, "", "`messages` is required"),
-        ("POST", CHAT, &[("content-type", "text/plain")], "{}", 415, "unsupported_media_type", "`text/plain`"),
+        (
+            "POST",
+            CHAT,
+            &[("content-type", "text/plain")],
+            "{}",
+            415,
+            "unsupported_media_type",
+            "`text/plain`",
+        ),
         ("POST", CHAT, &[], "{}", 415, "unsupported_media_type", "none"),
         ("POST", CHAT, &[JSON], &large, 413, "request_too_large", "1024 bytes"),
-        ("POST", CHAT, &[JSON], r#"{"model":"nope","messages":[]}"#, 404, "model_not_found", "Available models: a, b."),
+        (
+            "POST",
+            CHAT,
+            &[JSON],
+            r#"{"model":"nope","messages":[]}"#,
+            404,
+            "model_not_found",
+            "Available models: a, b.",
+        ),
         ("GET", CHAT, &[], "", 405, "method_not_allowed", "use POST"),
         ("GET", "/v1/nothing", &[], "", 404, "not_found", "/v1/nothing"),
         ("GET", "/v1/models/nope", &[], "", 404, "model_not_found", "a, b"),
@@ -110,7 +142,8 @@ fn failures_of_engines_are_told_apart() {
 
 #[test]
 fn an_engine_that_does_not_answer_is_a_gateway_timeout() {
-    let config = lane("a", &["a"], &["--script", r#"{"hang": true}"#]) + "[lanes.timeouts]\nfirst-byte = \"200ms\"\n";
+    let config =
+        lane("a", &["a"], &["--script", r#"{"hang": true}"#]) + "[lanes.timeouts]\nfirst-byte = \"200ms\"\n";
     let host = host(&config);
     let reply = post(host.port, CHAT, &chat("a", json!({})));
     assert_eq!((reply.status, &reply.json()["error"]["code"]), (504, &json!("engine_timeout")));
@@ -133,7 +166,13 @@ fn without_a_lane_there_is_503_and_a_time_to_retry() {
 
 #[test]
 fn a_full_queue_refuses_and_a_waiter_gets_the_next_slot() {
-    let engine = pointsman_tests::host::fake_lane(FAKE_ENGINE, "a", &["a"], "slots = 1", &["--script", r#"{"token-ms": 50, "tokens": 20}"#]);
+    let engine = pointsman_tests::host::fake_lane(
+        FAKE_ENGINE,
+        "a",
+        &["a"],
+        "slots = 1",
+        &["--script", r#"{"token-ms": 50, "tokens": 20}"#],
+    );
     let host = host(&format!("queue = {{ per-lane = 1 }}\n{engine}"));
     let mut first = stream(host.port, CHAT, &chat("a", json!({ "stream": true })));
     assert!(first.until("word0"));
@@ -154,11 +193,15 @@ fn a_full_queue_refuses_and_a_waiter_gets_the_next_slot() {
 fn models_are_listed_and_looked_up() {
     let host = host(&[lane("a", &["a", "auto"], &[]), lane("b", &["org/b", "auto"], &[])].concat());
     let list = get(host.port, "/v1/models").json();
-    let ids: Vec<&str> = list["data"].as_array().unwrap().iter().map(|card| card["id"].as_str().unwrap()).collect();
+    let ids: Vec<&str> =
+        list["data"].as_array().unwrap().iter().map(|card| card["id"].as_str().unwrap()).collect();
     assert_eq!((list["object"].as_str(), ids), (Some("list"), vec!["a", "auto", "org/b"]));
     assert_eq!(get(host.port, "/v1/models/auto").json()["lanes"], json!(["a", "b"]));
     assert_eq!(get(host.port, "/v1/models/org/b").json()["id"], "org/b");
-    assert_eq!(get(host.port, "/health").json(), json!({ "status": "ok", "lanes": { "a": "ready", "b": "ready" } }));
+    assert_eq!(
+        get(host.port, "/health").json(),
+        json!({ "status": "ok", "lanes": { "a": "ready", "b": "ready" } })
+    );
 }
 
 #[test]
@@ -177,7 +220,11 @@ fn keys_are_wanted_where_they_are_configured() {
     assert_eq!((ask(Some("key-a")).status, ask(Some("key-b")).status), (200, 200));
     for wrong in [None, Some("key-c"), Some("")] {
         let reply = ask(wrong);
-        assert_eq!((reply.status, &reply.json()["error"]["code"]), (401, &json!("invalid_api_key")), "{wrong:?}");
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (401, &json!("invalid_api_key")),
+            "{wrong:?}"
+        );
     }
     assert_eq!(get(host.port, "/v1/models").status, 401);
     assert_eq!(get(host.port, "/health").status, 200);

@@ -27,13 +27,20 @@ fn a_stream_finishes_within_the_drain_time_and_nothing_is_left() {
 
 #[test]
 fn a_stream_that_takes_longer_is_cut_with_an_error_event() {
-    let config = format!("server = {{ drain = \"200ms\" }}\n{}", lane("a", &["a"], &["--script", r#"{"stall-after": 2}"#]));
+    let config = format!(
+        "server = {{ drain = \"200ms\" }}\n{}",
+        lane("a", &["a"], &["--script", r#"{"stall-after": 2}"#])
+    );
     let mut host = host(&config);
     let mut answer = stream(host.port, CHAT, &chat("a", json!({ "stream": true })));
     assert!(answer.until("word1"));
     host.signal(Signal::TERM);
     let (reply, _) = answer.finish();
-    assert!(reply.text().contains("the router is stopping") && !reply.text().contains("[DONE]"), "{}", reply.text());
+    assert!(
+        reply.text().contains("the router is stopping") && !reply.text().contains("[DONE]"),
+        "{}",
+        reply.text()
+    );
     assert!(host.ended().success());
 }
 

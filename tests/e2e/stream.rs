@@ -23,7 +23,8 @@ fn bytes_pass_through_whatever_the_chunks() {
         host.script("a", json!({ "cut": cut, "tokens": 9 }));
         let body = streaming(json!({ "stream_options": { "include_usage": true } }));
         let headers = [("content-type", "application/json"), ("x-request-id", "same")];
-        let ask = |port| pointsman_tests::client::send(port, "POST", CHAT, &headers, body.to_string().as_bytes());
+        let ask =
+            |port| pointsman_tests::client::send(port, "POST", CHAT, &headers, body.to_string().as_bytes());
         let (routed, direct) = (ask(host.port), ask(host.engine_port("a")));
         assert_eq!(routed.text(), direct.text(), "in pieces of {cut}");
         assert!(routed.text().ends_with("data: [DONE]\n\n"));
@@ -89,14 +90,25 @@ fn streams_that_break_are_closed_with_an_error_event() {
 fn a_client_that_leaves_frees_the_slot_and_stops_the_engine() {
     let host = one_lane(&["--script", r#"{"token-ms": 20, "tokens": 5000}"#]);
     let engine = host.engine_port("a");
-    let busy = || get(engine, "/slots").json().as_array().unwrap().iter().filter(|slot| slot["is_processing"] == true).count();
+    let busy = || {
+        get(engine, "/slots")
+            .json()
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|slot| slot["is_processing"] == true)
+            .count()
+    };
     // In a stream, and while waiting for an answer in one piece.
     for body in [streaming(json!({})), chat("a", json!({}))] {
         let leaves = std::thread::spawn({
             let port = host.port;
             move || {
                 let text = body.to_string();
-                let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+                let head = format!(
+                    "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{text}",
+                    text.len()
+                );
                 let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
                 std::io::Write::write_all(&mut socket, head.as_bytes()).unwrap();
                 wait_until("the engine works", || get(engine, "/fake/seen").json()["busy"] == 1);
@@ -112,13 +124,22 @@ fn a_client_that_leaves_frees_the_slot_and_stops_the_engine() {
 
 #[test]
 fn a_waiter_that_leaves_gives_up_its_place() {
-    let engine = pointsman_tests::host::fake_lane(crate::FAKE_ENGINE, "a", &["a"], "slots = 1", &["--script", r#"{"stall-after": 1}"#]);
+    let engine = pointsman_tests::host::fake_lane(
+        crate::FAKE_ENGINE,
+        "a",
+        &["a"],
+        "slots = 1",
+        &["--script", r#"{"stall-after": 1}"#],
+    );
     let host = host(&engine);
     let mut first = stream(host.port, CHAT, &streaming(json!({})));
     assert!(first.until("word0"));
     let text = streaming(json!({})).to_string();
     let mut socket = std::net::TcpStream::connect(("127.0.0.1", host.port)).unwrap();
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{text}",
+        text.len()
+    );
     std::io::Write::write_all(&mut socket, head.as_bytes()).unwrap();
     wait_until("it waits", || host.metric("pointsman_lane_queued", "") == 1.0);
     drop(socket);

@@ -25,7 +25,9 @@ fn an_engine_that_dies_is_started_again_with_growing_pauses() {
     let host = one_lane(&[]);
     for start in 2..4 {
         kill(host.engine_pid("a"), Signal::KILL);
-        wait_until("it was started again", || host.lane("a")["starts"] == start && host.lane("a")["state"] == "ready");
+        wait_until("it was started again", || {
+            host.lane("a")["starts"] == start && host.lane("a")["state"] == "ready"
+        });
     }
     assert_eq!(host.metric("pointsman_engine_exits_total", "reason=\"SIGKILL\""), 2.0);
     assert!(host.log().contains("killed by SIGKILL"));
@@ -79,9 +81,17 @@ fn an_external_engine_is_used_while_it_answers() {
     let engine = one_lane(&[]);
     let port = engine.engine_port("a");
     let url = format!("http://127.0.0.1:{port}/v1");
-    let config = format!("[[lanes]]\nname = \"x\"\n[lanes.engine]\ndriver = \"external\"\nurl = {url:?}\nkey-env = \"TEST_KEY\"\nprobe-every = \"100ms\"\n");
+    let config = format!(
+        "[[lanes]]\nname = \"x\"\n[lanes.engine]\ndriver = \"external\"\nurl = {url:?}\nkey-env = \"TEST_KEY\"\nprobe-every = \"100ms\"\n"
+    );
     engine.script("a", json!({ "echo": true }));
-    let host = Host::start_in(&program(FAKE_ENGINE), tempfile::tempdir().unwrap(), &config, &[("TEST_KEY", "sesame")]).ready();
+    let host = Host::start_in(
+        &program(FAKE_ENGINE),
+        tempfile::tempdir().unwrap(),
+        &config,
+        &[("TEST_KEY", "sesame")],
+    )
+    .ready();
     let seen = post(host.port, CHAT, &chat("x", json!({}))).json();
     assert_eq!(seen["headers"]["authorization"], "Bearer sesame");
     assert!(!host.log().contains("sesame"));

@@ -51,7 +51,10 @@ pub struct Stream {
 pub fn open(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Stream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the port is listened on");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\nconnection: close\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -135,7 +138,8 @@ pub fn stream(port: u16, path: &str, body: &Value) -> Stream {
 
 /// A chat request with one message.
 pub fn chat(model: &str, more: Value) -> Value {
-    let mut body = serde_json::json!({ "model": model, "messages": [{ "role": "user", "content": "hello" }] });
+    let mut body =
+        serde_json::json!({ "model": model, "messages": [{ "role": "user", "content": "hello" }] });
     if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
         body.extend(more);
     }

@@ -193,7 +193,9 @@ async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
         return error(StatusCode::SERVICE_UNAVAILABLE, "Loading model", "unavailable_error");
     }
     match (request.method(), path.as_str()) {
-        (&Method::GET, "/health") if engine.options.flavour == Flavour::Vllm => Ok(Response::new(AnswerBody::whole(""))),
+        (&Method::GET, "/health") if engine.options.flavour == Flavour::Vllm => {
+            Ok(Response::new(AnswerBody::whole("")))
+        }
         (&Method::GET, "/health") => ok(&json!({ "status": "ok" })),
         (&Method::GET, "/v1/models") => {
             ok(&json!({ "object": "list", "data": [{ "id": engine.options.alias, "object": "model" }] }))
@@ -204,7 +206,9 @@ async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
             ok(&(0..engine.options.slots).map(slot).collect())
         }
         (&Method::POST, "/v1/chat/completions" | "/v1/completions") => complete(engine, request).await,
-        _ if engine.options.flavour == Flavour::Vllm => with_status(StatusCode::NOT_FOUND, &json!({ "detail": "Not Found" })),
+        _ if engine.options.flavour == Flavour::Vllm => {
+            with_status(StatusCode::NOT_FOUND, &json!({ "detail": "Not Found" }))
+        }
         _ => error(StatusCode::NOT_FOUND, "File Not Found", "not_found_error"),
     }
 }
@@ -254,7 +258,9 @@ async fn complete(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
             .iter()
             .map(|(name, value)| (name.to_string(), Value::from(value.to_str().unwrap_or("?"))))
             .collect();
-        return ok(&json!({ "path": parts.uri.path(), "headers": headers, "body": String::from_utf8_lossy(&body) }));
+        return ok(
+            &json!({ "path": parts.uri.path(), "headers": headers, "body": String::from_utf8_lossy(&body) }),
+        );
     }
     Ok(answer::respond(engine, script, &parts, &asked))
 }
@@ -270,6 +276,8 @@ fn error(status: StatusCode, message: &str, kind: &str) -> Answer {
 fn with_status(status: StatusCode, body: &Value) -> Answer {
     let mut response = Response::new(AnswerBody::whole(body.to_string()));
     *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     Ok(response)
 }

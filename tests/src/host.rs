@@ -122,7 +122,8 @@ impl Host {
         let text = get(self.port, "/metrics").text();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let of_name = lines.filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' ')) && line.contains(labels)
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
+                && line.contains(labels)
         });
         of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
@@ -189,7 +190,9 @@ pub fn kill(pid: u32, signal: Signal) {
 /// Is there such a process, other than as a zombie?
 pub fn alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z') && !rest.starts_with('X'))
+    stat.rsplit(") ")
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z') && !rest.starts_with('X'))
 }
 
 /// All descendants of a process.

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod fake_engine;
+pub mod guests;
 pub mod host;
 
 use std::time::{Duration, Instant};

@@ -1,1 +1,3 @@
-pub(crate) fn bench(_root: &std::path::Path) -> anyhow::Result<()> { Ok(()) }
+pub(crate) fn bench(_root: &std::path::Path) -> anyhow::Result<()> {
+    Ok(())
+}

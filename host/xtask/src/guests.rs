@@ -15,7 +15,8 @@ use crate::command::{cargo, output, run, target_dir};
 use crate::setup;
 
 const TARGET: &str = "wasm32-unknown-unknown";
-const DEBIAN_PACKAGES: [&str; 5] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-llvm", "libstd-rust-web-dev"];
+const DEBIAN_PACKAGES: [&str; 5] =
+    ["rustc-web", "cargo-web", "rust-web-src", "rust-web-llvm", "libstd-rust-web-dev"];
 
 /// A policy that is built from a folder of ours.
 pub(crate) struct Guest {
@@ -64,8 +65,6 @@ pub(crate) fn build_all(root: &Path, out: &Path) -> Result<Vec<(Guest, PathBuf)>
     Ok(built)
 }
 
-
-
 /// All policies whose manifests name a source of ours.
 fn guests(root: &Path) -> Result<Vec<Guest>> {
     let mut guests = Vec::new();
@@ -73,8 +72,10 @@ fn guests(root: &Path) -> Result<Vec<Guest>> {
         let manifest = entry?.path().join("policy.toml");
         let Ok(text) = fs::read_to_string(&manifest) else { continue };
         let Some(source) = value(&text, "source") else { continue };
-        let name = value(&text, "name").with_context(|| format!("{}: there is no `name`", manifest.display()))?;
-        let api = value(&text, "api").with_context(|| format!("{}: there is no `api`", manifest.display()))?;
+        let name =
+            value(&text, "name").with_context(|| format!("{}: there is no `name`", manifest.display()))?;
+        let api =
+            value(&text, "api").with_context(|| format!("{}: there is no `api`", manifest.display()))?;
         guests.push(Guest { manifest, name, source, api });
     }
     guests.sort_by(|a, b| a.name.cmp(&b.name));
@@ -118,7 +119,9 @@ fn route() -> Result<Route> {
     // Debian's compiler first where it is there already: asking rustup may mean waiting for a network that is not.
     if !setup::debian_has(&DEBIAN_PACKAGES) {
         println!("the Rust target {TARGET} is missing; trying `rustup target add {TARGET}`");
-        if output(Command::new("timeout").args(["120", "rustup", "target", "add", TARGET])).is_some() && has_target() {
+        if output(Command::new("timeout").args(["120", "rustup", "target", "add", TARGET])).is_some()
+            && has_target()
+        {
             return Ok(Route::Toolchain);
         }
         println!("that did not work; taking Debian's compiler for WebAssembly");
@@ -135,7 +138,9 @@ fn build(root: &Path, route: &Route, guest: &Guest) -> Result<Vec<u8>> {
         Route::Toolchain => cargo(root)?,
         Route::Debian => debian_cargo(root)?,
     };
-    command.args(["build", "--quiet", "--lib", "--profile", "guest", "--target", TARGET, "--manifest-path"]).arg(&manifest);
+    command
+        .args(["build", "--quiet", "--lib", "--profile", "guest", "--target", TARGET, "--manifest-path"])
+        .arg(&manifest);
     // Nothing of the builder's machine gets into the component.
     let home = std::env::var("HOME").unwrap_or_default();
     let mut flags = format!("--remap-path-prefix={}=/src --remap-path-prefix={home}=/home", root.display());
@@ -168,8 +173,10 @@ fn debian_cargo(root: &Path) -> Result<Command> {
 
 /// A linker for WebAssembly: the one that every Rust toolchain brings along.
 fn linker() -> Result<PathBuf> {
-    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"])).context("`rustc --print sysroot` failed")?;
-    let host = output(Command::new("rustc").args(["--print", "host-tuple"])).context("`rustc --print host-tuple` failed")?;
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))
+        .context("`rustc --print sysroot` failed")?;
+    let host = output(Command::new("rustc").args(["--print", "host-tuple"]))
+        .context("`rustc --print host-tuple` failed")?;
     let linker = PathBuf::from(sysroot).join("lib/rustlib").join(host).join("bin/rust-lld");
     if linker.exists() {
         return Ok(linker);

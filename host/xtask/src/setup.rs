@@ -31,12 +31,17 @@ pub(crate) fn debian_install(packages: &[&str]) -> Result<()> {
     }
     let list = packages.join(" ");
     if output(Command::new("id").arg("-u")).as_deref() != Some("0") {
-        bail!("these packages are missing; install them as root: apt-get install --no-install-recommends {list}");
+        bail!(
+            "these packages are missing; install them as root: apt-get install --no-install-recommends {list}"
+        );
     }
     println!("installing Debian packages: {list}");
     run(Command::new("apt-get").args(["update", "-qq"]))?;
     let mut install = Command::new("apt-get");
-    install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages).env("DEBIAN_FRONTEND", "noninteractive");
+    install
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive");
     run(&mut install)
 }
 
@@ -70,9 +75,12 @@ pub(crate) fn node_modules(root: &Path) -> Result<PathBuf> {
     let folder = cache_dir()?.join("node");
     fs::create_dir_all(&folder)?;
     let source = root.join("tests/node/package.json");
-    let wanted = fs::read_to_string(&source).with_context(|| format!("{} cannot be read", source.display()))?;
+    let wanted =
+        fs::read_to_string(&source).with_context(|| format!("{} cannot be read", source.display()))?;
     let manifest = folder.join("package.json");
-    if fs::read_to_string(&manifest).is_ok_and(|there| there == wanted) && folder.join("node_modules/openai").exists() {
+    if fs::read_to_string(&manifest).is_ok_and(|there| there == wanted)
+        && folder.join("node_modules/openai").exists()
+    {
         return Ok(folder);
     }
     if output(Command::new("npm").arg("--version")).is_none() {
@@ -80,7 +88,9 @@ pub(crate) fn node_modules(root: &Path) -> Result<PathBuf> {
     }
     println!("installing Node packages into {}", folder.display());
     fs::write(&manifest, wanted)?;
-    run(Command::new("npm").args(["install", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir(&folder))?;
+    run(Command::new("npm")
+        .args(["install", "--no-audit", "--no-fund", "--loglevel=error"])
+        .current_dir(&folder))?;
     Ok(folder)
 }
 

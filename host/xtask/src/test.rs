@@ -1,1 +1,67 @@
-pub(crate) fn test(_root: &std::path::Path) -> anyhow::Result<()> { Ok(()) }
+//! `cargo xtask test`: everything that CI runs.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::command::{cargo, run, target_dir};
+use crate::{guests, setup};
+
+/// Prepare what the tests need, and run all checks. The test runner's own totals come last.
+pub(crate) fn test(root: &Path) -> Result<()> {
+    let begun = Instant::now();
+    println!("== what the tests need");
+    let venv = setup::venv(true)?;
+    let node = setup::node_modules(root)?;
+
+    println!("== format, lints, documentation");
+    run(cargo(root)?.args(["fmt", "--all", "--check"]))?;
+    run(cargo(root)?.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    run(cargo(root)?
+        .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
+        .env("RUSTDOCFLAGS", "-D warnings"))?;
+
+    println!("== policies from source");
+    let fresh = target_dir()?.join("guests").join("fresh");
+    guests::build_all(root, &fresh)?;
+
+    println!("== tests");
+    run(cargo(root)?.args([
+        "build",
+        "--package",
+        "pointsman",
+        "--package",
+        "pointsman-tests",
+        "--bins",
+        "--quiet",
+    ]))?;
+    let with_settings = |command: &mut Command| {
+        command
+            .env("POINTSMAN_VENV", &venv)
+            .env("POINTSMAN_NODE", &node)
+            .env("POINTSMAN_FRESH_GUESTS", &fresh);
+    };
+    let mut doctests = cargo(root)?;
+    doctests.args(["test", "--doc", "--workspace", "--quiet"]);
+    run(&mut doctests)?;
+    let mut tests = if nextest(root)? {
+        let mut tests = cargo(root)?;
+        tests.args(["nextest", "run", "--workspace"]);
+        tests
+    } else {
+        let mut tests = cargo(root)?;
+        tests.args(["test", "--workspace", "--all-targets", "--no-fail-fast"]);
+        tests
+    };
+    with_settings(&mut tests);
+    run(&mut tests)?;
+    println!("== all passed in {} s", begun.elapsed().as_secs());
+    Ok(())
+}
+
+/// Is cargo-nextest there? It shows which test is slow, and one line of totals; without it cargo's own runner does.
+fn nextest(root: &Path) -> Result<bool> {
+    Ok(crate::command::output(cargo(root)?.args(["nextest", "--version"])).is_some())
+}

@@ -15,7 +15,8 @@ pub(crate) enum Lane {
 }
 
 impl Lane {
-    const ALL: [Self; 5] = [Self::Orchestrator, Self::Coder, Self::FastRag, Self::SuperReader, Self::Governance];
+    const ALL: [Self; 5] =
+        [Self::Orchestrator, Self::Coder, Self::FastRag, Self::SuperReader, Self::Governance];
 
     pub(crate) fn name(self) -> &'static str {
         match self {

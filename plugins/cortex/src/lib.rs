@@ -16,8 +16,8 @@ mod lanes;
 mod tests;
 
 use pointsman_sdk::{
-    Advice, Call, Edit, FallbackAdvice, FallbackStep, LaneId, LaneStat, LaneState, Policy, PolicyError, RequestView,
-    Triggers, default_triggers,
+    Advice, Call, Edit, FallbackAdvice, FallbackStep, LaneId, LaneStat, LaneState, Policy, PolicyError,
+    RequestView, Triggers, default_triggers,
 };
 
 use self::config::Config;
@@ -38,7 +38,9 @@ impl Policy for Cortex {
         let config = Config::parse(config)?;
         for (alias, lane) in &config.aliases {
             if Lane::named(lane).is_none() {
-                return Err(PolicyError::InvalidConfig(format!("aliases.{alias}: there is no lane `{lane}`")));
+                return Err(PolicyError::InvalidConfig(format!(
+                    "aliases.{alias}: there is no lane `{lane}`"
+                )));
             }
         }
         Ok(Self { config, lanes: Lanes::default() })
@@ -94,7 +96,9 @@ impl Cortex {
         let order: Vec<LaneId> = usable.iter().map(|(_, id)| *id).collect();
         let why = match passed_over {
             false => format!("{}: {}", lane.name(), task.why),
-            true => format!("{}: {}, and {} could not start soon", lane.name(), task.why, usable[chosen].0.name()),
+            true => {
+                format!("{}: {}, and {} could not start soon", lane.name(), task.why, usable[chosen].0.name())
+            }
         };
         self.complete(call, lane, Advice::ordered(order).because(why))
     }
@@ -126,7 +130,8 @@ impl Cortex {
 
     /// The first lane that could start soon; where none could, the one that could start first.
     fn by_load(&self, call: &Call<'_>, usable: &[(Lane, LaneId)]) -> Option<usize> {
-        let starts: Vec<u64> = usable.iter().map(|(_, id)| call.fleet.stat(*id).map_or(u64::MAX, |stat| start(&stat))).collect();
+        let starts: Vec<u64> =
+            usable.iter().map(|(_, id)| call.fleet.stat(*id).map_or(u64::MAX, |stat| start(&stat))).collect();
         let soon = starts.iter().position(|start| *start <= u64::from(self.config.patience_ms));
         soon.or_else(|| (0..starts.len()).min_by_key(|index| starts[*index]))
     }
@@ -137,7 +142,8 @@ impl Cortex {
             Lane::Orchestrator | Lane::Coder | Lane::FastRag => self.lanes.reserve(call.context),
             Lane::SuperReader | Lane::Governance => None,
         };
-        let steps: Vec<FallbackStep> = reserve.into_iter().map(|lane| FallbackStep { lane, edits: Vec::new() }).collect();
+        let steps: Vec<FallbackStep> =
+            reserve.into_iter().map(|lane| FallbackStep { lane, edits: Vec::new() }).collect();
         let on = if steps.is_empty() { Triggers::empty() } else { default_triggers() };
         advice.fallback = Some(FallbackAdvice { on, steps, first_token_ms: self.config.first_token_ms });
         if let Some(prompt) = &self.config.system_prompt

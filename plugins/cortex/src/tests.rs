@@ -41,7 +41,11 @@ fn model_names_and_aliases_stand_for_lanes() {
         ("governance", "governance", vec![]),
     ] {
         let (got, steps, why) = decide(&policy, &asking(model, "```code```"), &fleet);
-        assert_eq!((got.as_str(), steps), (lane, fallback.iter().map(|step| (*step).to_owned()).collect()), "{model}");
+        assert_eq!(
+            (got.as_str(), steps),
+            (lane, fallback.iter().map(|step| (*step).to_owned()).collect()),
+            "{model}"
+        );
         assert_eq!(why, format!("the model name stands for {lane}"));
     }
 }
@@ -105,7 +109,8 @@ fn a_fleet_without_cortex_lanes_gets_no_opinion() {
 #[test]
 fn system_prompts_go_where_they_are_configured() {
     let fleet = FakeFleet::new(&LANES);
-    let edits = |config: &str, model| advise(&cortex(config), &asking(model, "hi"), &fleet).unwrap().edits.len();
+    let edits =
+        |config: &str, model| advise(&cortex(config), &asking(model, "hi"), &fleet).unwrap().edits.len();
     assert_eq!(edits("{}", "coder"), 0);
     assert_eq!(edits(r#"{"system-prompt": {"text": "be brief"}}"#, "coder"), 1);
     assert_eq!(edits(r#"{"system-prompt": {"text": "be brief", "lanes": ["coder"]}}"#, "coder"), 1);

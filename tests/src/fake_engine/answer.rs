@@ -66,7 +66,8 @@ impl AnswerBody {
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             return response;
         }
-        let mut acts: VecDeque<Act> = (0..9).map(|_| Act::Send(Bytes::from_static(CHUNK.as_bytes()))).collect();
+        let mut acts: VecDeque<Act> =
+            (0..9).map(|_| Act::Send(Bytes::from_static(CHUNK.as_bytes()))).collect();
         acts.push_back(Act::Send(Bytes::from_static(LAST.as_bytes())));
         let mut response = Response::new(Self { acts, length: None, sleep: None, busy: None });
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -78,7 +79,10 @@ impl Body for AnswerBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         loop {
             if let Some(sleep) = &mut self.sleep {
                 std::task::ready!(sleep.as_mut().poll(cx));
@@ -94,7 +98,10 @@ impl Body for AnswerBody {
                 Some(Act::Stall) => return Poll::Pending,
                 // As a crash does it: no destructor, no last words.
                 Some(Act::Die) => {
-                    let _never = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                    let _never = rustix::process::kill_process(
+                        rustix::process::getpid(),
+                        rustix::process::Signal::KILL,
+                    );
                     return Poll::Pending;
                 }
                 Some(Act::Wait(time)) => {
@@ -121,7 +128,12 @@ impl Body for AnswerBody {
 }
 
 /// Answer as the script says.
-pub(super) fn respond(engine: Arc<Engine>, script: Script, parts: &request::Parts, asked: &Value) -> Response<AnswerBody> {
+pub(super) fn respond(
+    engine: Arc<Engine>,
+    script: Script,
+    parts: &request::Parts,
+    asked: &Value,
+) -> Response<AnswerBody> {
     let chat = parts.uri.path().contains("chat");
     let given = parts.headers.get("x-request-id").and_then(|id| id.to_str().ok());
     let prefix = if chat { "chatcmpl" } else { "cmpl" };
@@ -157,7 +169,9 @@ pub(super) fn respond(engine: Arc<Engine>, script: Script, parts: &request::Part
     }
     let acts = stream(&engine, &script, chat, &id, tokens, &usage, asked, &wait);
     let mut response = Response::new(AnswerBody { acts, length: None, sleep: None, busy });
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     response
 }
 
@@ -189,11 +203,13 @@ fn stream(
     let send = |acts: &mut VecDeque<Act>, text: String| {
         let bytes = Bytes::from(text);
         let size = script.cut.unwrap_or(bytes.len()).max(1);
-        let pieces = (0..bytes.len()).step_by(size).map(|start| bytes.slice(start..(start + size).min(bytes.len())));
+        let pieces =
+            (0..bytes.len()).step_by(size).map(|start| bytes.slice(start..(start + size).min(bytes.len())));
         acts.extend(pieces.map(Act::Send));
     };
     if chat {
-        let role = json!([{ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null }]);
+        let role =
+            json!([{ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null }]);
         send(&mut acts, event(role, &Value::Null));
     }
     for token in 0..tokens {

@@ -106,7 +106,9 @@ impl GatewayMetrics {
             End::Error => self.errors.inc(),
             End::ClientGone => self.client_gone.inc(),
         };
-        self.requests.get_or_create(&RequestLabels { endpoint, lane: lane.to_owned(), outcome: end.label() }).inc();
+        self.requests
+            .get_or_create(&RequestLabels { endpoint, lane: lane.to_owned(), outcome: end.label() })
+            .inc();
         self.seconds.observe(took.as_secs_f64());
     }
 

@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 use self::bindings::exports::pointsman::policy::{lifecycle, on_request};
 use self::bindings::pointsman::policy::{fleet, request};
 use crate::{
-    Advice, Call, Context, FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, Policy, PolicyError,
-    RequestView,
+    Advice, Call, Context, FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, Policy,
+    PolicyError, RequestView,
 };
 
 #[allow(

@@ -59,9 +59,9 @@ pub use guest::bindings as __bindings;
 pub use guest::{Guest as __Guest, Host as __Host};
 
 pub use guest::bindings::pointsman::policy::types::{
-    Advice, Context, Edit, Endpoint, Engine, FallbackAdvice, FallbackStep, FieldValue, LaneAdvice, LaneId, LaneInfo,
-    LaneScore, LaneStat, LaneState, Level, MessageInfo, Metric, MetricWeight, Note, OnTimeout, Permille, PolicyError,
-    QueueAdvice, Rejection, Role, Scalar, Switching, Triggers,
+    Advice, Context, Edit, Endpoint, Engine, FallbackAdvice, FallbackStep, FieldValue, LaneAdvice, LaneId,
+    LaneInfo, LaneScore, LaneStat, LaneState, Level, MessageInfo, Metric, MetricWeight, Note, OnTimeout,
+    Permille, PolicyError, QueueAdvice, Rejection, Role, Scalar, Switching, Triggers,
 };
 
 /// A policy: made from its configuration, asked about requests.
@@ -147,7 +147,7 @@ macro_rules! export_policy {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             type Exported = $crate::__Guest<$policy>;
-            $crate::__bindings::export!(Exported with_types_in $crate::__bindings);
+    $crate::__bindings::export!(Exported with_types_in $crate::__bindings);
         };
     };
 }

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::{
-    Advice, Call, Context, Endpoint, Engine, FieldValue, FleetView, LaneId, LaneInfo, LaneStat, LaneState, MessageInfo,
-    Policy, PolicyError, RequestView, Role,
+    Advice, Call, Context, Endpoint, Engine, FieldValue, FleetView, LaneId, LaneInfo, LaneStat, LaneState,
+    MessageInfo, Policy, PolicyError, RequestView, Role,
 };
 
 /// Ask a policy about a request.
@@ -103,7 +103,10 @@ impl RequestView for FakeRequest {
     }
 
     fn header(&self, name: &str) -> Option<String> {
-        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.clone())
     }
 
     fn field(&self, pointer: &str, max_bytes: u32) -> FieldValue {
@@ -139,7 +142,8 @@ impl RequestView for FakeRequest {
         let texts = self.texts();
         let text = texts.get(index as usize).map_or("", String::as_str);
         let start = text.ceil_char_boundary((offset as usize).min(text.len()));
-        let end = text.floor_char_boundary((offset as usize).saturating_add(max_bytes as usize).min(text.len()));
+        let end =
+            text.floor_char_boundary((offset as usize).saturating_add(max_bytes as usize).min(text.len()));
         text.get(start..end).unwrap_or("").to_owned()
     }
 

@@ -1,0 +1,7 @@
+;; policy-error.other with a string of one mebibyte.
+(ADVISE
+  (i32.store8 (i32.const 2048) (i32.const 1))
+  (i32.store8 (i32.const 2052) (i32.const 3))
+  (i32.store (i32.const 2056) (i32.const 4096))
+  (i32.store (i32.const 2060) (i32.const 1048576))
+  (i32.const 2048))

@@ -1,0 +1,1 @@
+(ADVISE (loop $again (br $again)) (i32.const 1024))

@@ -1,0 +1,1 @@
+(ADVISE (i32.const 0x7ffffff0))

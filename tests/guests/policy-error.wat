@@ -1,0 +1,5 @@
+;; No fault: the policy says that it has no advice (out-of-budget).
+(ADVISE
+  (i32.store8 (i32.const 2048) (i32.const 1))
+  (i32.store8 (i32.const 2052) (i32.const 2))
+  (i32.const 2048))
