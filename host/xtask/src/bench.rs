@@ -1,3 +1,221 @@
-pub(crate) fn bench(_root: &std::path::Path) -> anyhow::Result<()> {
+//! `cargo xtask bench`: figures of the parts (criterion) and of the whole (routed against direct, and against HAProxy in
+//! front of the same engine), in tables. Nothing here asserts a time: machines differ, and are noisy.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command::{cargo, output, run, target_dir};
+use crate::setup;
+
+/// Rounds of each measurement; the medians are shown.
+const ROUNDS: usize = 3;
+
+/// Measure, and print.
+pub(crate) fn bench(root: &Path) -> Result<()> {
+    println!("== building with all optimisations");
+    let packages = ["--package", "pointsman", "--package", "pointsman-tests", "--bins"];
+    run(cargo(root)?.args(["build", "--release", "--quiet"]).args(packages))?;
+    println!("== the parts");
+    for package in ["pointsman-openai", "pointsman"] {
+        run(cargo(root)?.args(["bench", "--package", package, "--benches", "--", "--noplot", "--quiet"]))?;
+    }
+    println!("== the whole: one engine that answers at once, on this machine");
+    whole(root)
+}
+
+/// A server that is measured.
+struct Server {
+    name: &'static str,
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// What one run of the load generator says.
+#[derive(Debug, Clone, Copy, Default)]
+struct Figures {
+    rate: f64,
+    first: f64,
+    last_p50: f64,
+    last_p99: f64,
+    /// Microseconds of CPU that the server took for a request.
+    cpu: f64,
+}
+
+fn whole(root: &Path) -> Result<()> {
+    let release = target_dir()?.join("release");
+    let folder = target_dir()?.join("bench");
+    fs::create_dir_all(&folder)?;
+    let engine = start(
+        "direct",
+        Command::new(release.join("fake-engine")).args(["--bench", "--port"]),
+        free_port()?,
+        true,
+    )?;
+    let mut servers = vec![haproxy(&folder, engine.port)?];
+    for (name, policy) in
+        [("pointsman", ""), ("pointsman + cortex", "[[policies.chain]]\nname = \"cortex\"\n")]
+    {
+        servers.push(pointsman(root, &release, &folder, name, policy, engine.port)?);
+    }
+    servers.insert(0, engine);
+    for (title, arguments) in [
+        ("one connection, whole answers", &["--connections", "1"][..]),
+        ("32 connections, whole answers", &["--connections", "32"]),
+        ("one connection, streams", &["--connections", "1", "--stream"]),
+        ("32 connections, streams of 10 chunks", &["--connections", "32", "--stream"]),
+        ("one connection, prompts of 100 KB", &["--connections", "1", "--prompt", "100000"]),
+    ] {
+        table(&release, title, arguments, &servers)?;
+    }
+    for server in &servers[2..] {
+        println!("{}: {} KiB resident", server.name, resident(server.child.id()).unwrap_or(0));
+    }
     Ok(())
+}
+
+fn table(release: &Path, title: &str, arguments: &[&str], servers: &[Server]) -> Result<()> {
+    println!("\n{title}");
+    println!(
+        "{:<20}{:>10}{:>12}{:>12}{:>12}{:>14}{:>12}",
+        "", "req/s", "first p50", "last p50", "last p99", "added p50", "CPU/req"
+    );
+    let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
+    // In turn, so that a change of the machine's mood hits all of them.
+    for _ in 0..ROUNDS {
+        for (server, figures) in servers.iter().zip(&mut rounds) {
+            figures.push(measure(release, arguments, server)?);
+        }
+    }
+    let median = |figures: &[Figures], of: fn(&Figures) -> f64| {
+        let mut values: Vec<f64> = figures.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let direct = median(&rounds[0], |figures| figures.last_p50);
+    for (server, figures) in servers.iter().zip(&rounds) {
+        println!(
+            "{:<20}{:>10.0}{:>9.0} us{:>9.0} us{:>9.0} us{:>11.0} us{:>9.1} us",
+            server.name,
+            median(figures, |figures| figures.rate),
+            median(figures, |figures| figures.first),
+            median(figures, |figures| figures.last_p50),
+            median(figures, |figures| figures.last_p99),
+            median(figures, |figures| figures.last_p50) - direct,
+            median(figures, |figures| figures.cpu),
+        );
+    }
+    Ok(())
+}
+
+fn measure(release: &Path, arguments: &[&str], server: &Server) -> Result<Figures> {
+    let before = cpu(server.child.id())?;
+    let begun = Instant::now();
+    let mut load = Command::new(release.join("load"));
+    load.args(arguments).args(["--port", &server.port.to_string()]);
+    let line = output(&mut load).with_context(|| format!("{}: the load generator failed", server.name))?;
+    let (spent, took) = (cpu(server.child.id())? - before, begun.elapsed().as_secs_f64());
+    let value = |key: &str| -> Result<f64> {
+        let rest =
+            line.split(&format!("\"{key}\":")).nth(1).with_context(|| format!("no {key} in {line}"))?;
+        let text: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+        text.parse().with_context(|| format!("{key} in {line}"))
+    };
+    let rate = value("requests_per_second")?;
+    // Over the whole run, warming up included, at the rate that was measured.
+    let cpu = spent * 1e6 / (rate * took).max(1.0);
+    Ok(Figures {
+        rate,
+        first: value("first_p50_us")?,
+        last_p50: value("last_p50_us")?,
+        last_p99: value("last_p99_us")?,
+        cpu,
+    })
+}
+
+fn haproxy(folder: &Path, engine: u16) -> Result<Server> {
+    setup::debian_install(&["haproxy"])?;
+    let port = free_port()?;
+    let file = folder.join("haproxy.cfg");
+    let config = format!(
+        "global\n  nbthread 2\ndefaults\n  mode http\n  option http-no-delay\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
+         frontend f\n  bind 127.0.0.1:{port}\n  default_backend b\nbackend b\n  http-reuse always\n  server s 127.0.0.1:{engine}\n"
+    );
+    fs::write(&file, config)?;
+    start("haproxy", Command::new("haproxy").arg("-db").arg("-f").arg(file), port, false)
+}
+
+fn pointsman(
+    root: &Path,
+    release: &Path,
+    folder: &Path,
+    name: &'static str,
+    policy: &str,
+    engine: u16,
+) -> Result<Server> {
+    let port = free_port()?;
+    let file: PathBuf = folder.join(format!("{}.toml", name.replace(' ', "-")));
+    let policies = root.join("policies");
+    let config = format!(
+        "[log]\nlevel = \"warn\"\n[policies]\ndir = {policies:?}\n{policy}[[lanes]]\nname = \"coder\"\nmodels = [\"a\"]\nslots = 64\n\
+         [lanes.engine]\ndriver = \"external\"\nurl = \"http://127.0.0.1:{engine}\"\n"
+    );
+    fs::write(&file, config)?;
+    let mut command = Command::new(release.join("pointsman"));
+    command.arg("serve").arg(file).args(["--listen", &format!("127.0.0.1:{port}")]);
+    start(name, &mut command, port, false)
+}
+
+fn start(name: &'static str, command: &mut Command, port: u16, with_port: bool) -> Result<Server> {
+    if with_port {
+        command.arg(port.to_string());
+    }
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .with_context(|| format!("{name} cannot be started"))?;
+    let mut server = Server { name, child, port };
+    let begun = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        if let Some(status) = server.child.try_wait()? {
+            bail!("{name} ended: {status}");
+        }
+        if begun.elapsed() > Duration::from_secs(30) {
+            bail!("{name} does not listen on port {port}");
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    // Its lanes have to be found ready, too.
+    std::thread::park_timeout(Duration::from_millis(500));
+    Ok(server)
+}
+
+/// Seconds of CPU that a process has taken: fields 14 and 15 of its stat, in hundredths (proc_pid_stat(5)).
+fn cpu(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
+    let ticks = |field: usize| fields.get(field).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
+    Ok((ticks(11) + ticks(12)) / 100.0)
+}
+
+fn resident(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

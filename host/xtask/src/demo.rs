@@ -42,6 +42,8 @@ pub(crate) fn demo(root: &Path, port: Option<u16>) -> Result<()> {
         .env("PATH", format!("{}:{path}", venv.join("bin").display()))
         .stdin(Stdio::null())
         .stderr(fs::File::create(&log)?);
+    // The terminal sends Ctrl-C to the host as well. We stay until it has drained and stopped its engines.
+    ctrlc::set_handler(|| {}).context("Ctrl-C cannot be waited for")?;
     let mut host = Host(command.spawn().context("the host cannot be started")?);
     println!("its log: {}", log.display());
     let port = wait_ready(&mut host, &port_file)
@@ -55,7 +57,6 @@ pub(crate) fn demo(root: &Path, port: Option<u16>) -> Result<()> {
     );
     println!("curl http://127.0.0.1:{port}/status");
     println!("== Ctrl-C ends it, and all its engines");
-    // Ctrl-C goes to the host as well as to us; it drains, stops its engines and ends, and so do we.
     let status = host.0.wait()?;
     if !status.success() {
         bail!("the host ended: {status}; its log: {}", log.display());

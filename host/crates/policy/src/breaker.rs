@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn one_call_is_let_through_and_decides() {
         let mut breaker = Breaker::default();
-        (0..3).for_each(|_| drop(breaker.fault(at(0))));
+        assert!((0..3).any(|_| breaker.fault(at(0))));
         assert!(breaker.admits(at(1)) && !breaker.admits(at(1)));
         assert!(breaker.fault(at(1)), "the second pause is twice the first");
         assert!(!breaker.admits(at(2)) && breaker.admits(at(3)));
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_lost_trial_does_not_keep_it_half_open_for_ever() {
         let mut breaker = Breaker::default();
-        (0..3).for_each(|_| drop(breaker.fault(at(0))));
+        assert!((0..3).any(|_| breaker.fault(at(0))));
         assert!(breaker.admits(at(1)) && !breaker.admits(at(1)) && breaker.admits(at(2)));
     }
 }

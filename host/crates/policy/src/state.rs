@@ -145,7 +145,7 @@ mod tests {
         let state = State::default();
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..1000).for_each(|_| drop(state.increment("n".into(), 1, 0))));
+                scope.spawn(|| (0..1000).for_each(|_| assert!(state.increment("n".into(), 1, 0).is_ok())));
             }
         });
         assert_eq!(state.increment("n".into(), 0, 0), Ok(4000));

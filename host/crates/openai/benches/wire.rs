@@ -1,0 +1,44 @@
+//! What the wire costs: facts of a request, and a chunk of a stream on its way through.
+#![allow(missing_docs, reason = "criterion's macros make public functions")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has to fail")]
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+use criterion::{Criterion, criterion_group, criterion_main};
+use pointsman_domain::{Endpoint, RequestView as _};
+use pointsman_openai::{Head, Request, StreamWatch};
+
+fn body(bytes: usize, text: &str) -> Bytes {
+    let text = text.repeat(bytes / text.len() + 1);
+    let message = serde_json::json!({ "role": "user", "content": text[..text.floor_char_boundary(bytes)] });
+    let body = serde_json::json!({ "model": "a", "stream": true, "temperature": 0.7, "messages": [message] });
+    body.to_string().into()
+}
+
+fn facts(criterion: &mut Criterion) {
+    for (name, body) in [
+        ("facts of 1 KB", body(1_000, "some words ")),
+        ("facts of 100 KB", body(100_000, "some words ")),
+        ("facts of 100 KB with many escapes", body(100_000, "a \"line\"\n")),
+    ] {
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let request =
+                    Request::parse(Endpoint::ChatCompletions, black_box(body.clone()), Head::default());
+                request.unwrap().figures()
+            });
+        });
+    }
+}
+
+fn stream(criterion: &mut Criterion) {
+    let chunk = Bytes::from_static(b"data: {\"id\":\"chatcmpl-0123456789\",\"object\":\"chat.completion.chunk\",\"created\":1795240912,\"model\":\"some-model-name\",\"system_fingerprint\":\"fp_0123456789\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n");
+    criterion.bench_function("watch a chunk of a stream", |bencher| {
+        let mut watch = StreamWatch::default();
+        bencher.iter(|| watch.chunk(black_box(chunk.clone())));
+    });
+}
+
+criterion_group!(benches, facts, stream);
+criterion_main!(benches);
