@@ -75,7 +75,10 @@ fn errors_have_openai_s_form() {
     let config = format!("server = {{ max-body = \"1KiB\" }}\n{}", lane("a", &["a", "b"], &[]));
     let host = host(&config);
     let large = chat("a", json!({ "x": "y".repeat(2000) })).to_string();
-    let table: [(&str, &str, &[(&str, &str)], &str, u16, &str, &str); 11] = [
+    type Headers = &'static [(&'static str, &'static str)];
+    type Row = (&'static str, &'static str, Headers, &'static str, u16, &'static str, &'static str);
+    let large: &'static str = Box::leak(large.into_boxed_str());
+    let table: [Row; 11] = [
         ("POST", CHAT, &[JSON], "{", 400, "", "line 1 column 1"),
         ("POST", CHAT, &[JSON], "[]", 400, "", "JSON object"),
         ("POST", CHAT, &[JSON], r#"{"messages":[]}"#, 400, "", "model"),
@@ -90,7 +93,7 @@ fn errors_have_openai_s_form() {
             "`text/plain`",
         ),
         ("POST", CHAT, &[], "{}", 415, "unsupported_media_type", "none"),
-        ("POST", CHAT, &[JSON], &large, 413, "request_too_large", "1024 bytes"),
+        ("POST", CHAT, &[JSON], large, 413, "request_too_large", "1024 bytes"),
         (
             "POST",
             CHAT,

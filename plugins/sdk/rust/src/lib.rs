@@ -2,7 +2,7 @@
 //!
 //! A policy is a type with one function, [`Policy::advise`]. It looks at a request and at the fleet and says what it
 //! thinks; the host merges the advice of all policies and picks the lane. The function is pure, so it is tested natively,
-//! with [`testing`] requests and fleets, and built for WebAssembly without a change.
+//! with requests and fleets of the module `testing`, and built for WebAssembly without a change.
 //!
 //! ```
 //! use pointsman_sdk::{Advice, Call, Policy, PolicyError};
