@@ -1,5 +1,7 @@
 //! One request: the client's bytes, an index into them, and what policies may ask about them.
 
+mod shape;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,17 +9,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use pointsman_domain::{
-    Edit, Endpoint, FieldValue, Figures, MessageInfo, RequestView, Role, char_slice, fnv1a_chain,
+    Edit, Endpoint, FieldValue, Figures, MessageInfo, RequestView, char_slice, fnv1a_chain,
 };
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use self::shape::{
+    Message, Shape, count_tokens, has_grammar, output_limit, read_message, read_prompt, small,
+};
 use crate::error::ErrorBody;
 use crate::json;
-use crate::text::{Text, contains};
-
-/// Tokens that a chat template adds to a message, about.
-const TOKENS_PER_MESSAGE: usize = 4;
+use crate::text::contains;
 
 /// Headers that carry credentials. They end here: policies do not see them and engines do not get them.
 const CREDENTIALS: [HeaderName; 5] = [
@@ -53,15 +54,6 @@ struct Parsed {
     model_place: Range<usize>,
     messages: Vec<Message>,
     figures: Figures,
-}
-
-/// One chat message, or the prompt of a completion.
-#[derive(Debug)]
-struct Message {
-    role: Role,
-    texts: Vec<Text>,
-    parts: u32,
-    media_parts: u32,
 }
 
 /// Why a body is no request.
@@ -101,54 +93,6 @@ impl BadRequest {
     fn field(name: &'static str, what: impl Into<String>) -> Self {
         Self::Field { name, what: what.into() }
     }
-}
-
-/// The fields that we read. Everything else is skipped over and kept.
-#[derive(Deserialize)]
-struct Shape<'a> {
-    #[serde(borrow, default)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    messages: Option<Vec<MessageShape<'a>>>,
-    #[serde(borrow, default)]
-    prompt: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    stream: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    max_tokens: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    max_completion_tokens: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tools: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    functions: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    response_format: Option<&'a RawValue>,
-    // How vLLM and llama.cpp constrain the output beyond `response_format`.
-    #[serde(borrow, default)]
-    structured_outputs: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    grammar: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    json_schema: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct MessageShape<'a> {
-    #[serde(borrow, default)]
-    role: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    content: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct PartShape<'a> {
-    #[serde(borrow, default, rename = "type")]
-    kind: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    text: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    refusal: Option<&'a RawValue>,
 }
 
 impl Request {
@@ -341,93 +285,6 @@ impl RequestView for Request {
         let (request, refused) = self.apply(edits);
         (Arc::new(request), refused)
     }
-}
-
-fn read_message(body: &str, shape: &MessageShape<'_>) -> Result<Message, BadRequest> {
-    let role = match shape.role.map(RawValue::get) {
-        Some("\"user\"") => Role::User,
-        Some("\"system\"" | "\"developer\"") => Role::System,
-        Some("\"assistant\"") => Role::Assistant,
-        Some("\"tool\"" | "\"function\"") => Role::Tool,
-        Some(_) => Role::Other,
-        None => return Err(BadRequest::field("messages", "every message needs a `role`")),
-    };
-    let mut message = Message { role, texts: Vec::new(), parts: 0, media_parts: 0 };
-    let Some(content) = shape.content.map(RawValue::get) else { return Ok(message) };
-    match content.as_bytes().first() {
-        Some(b'"') => {
-            message.parts = 1;
-            message.texts.push(Text::new(content, json::range_in(body, content)));
-        }
-        Some(b'[') => {
-            let parts: Vec<PartShape<'_>> = serde_json::from_str(content).map_err(|_| {
-                BadRequest::field("messages", "the parts of a message's `content` must be objects")
-            })?;
-            for part in parts {
-                message.parts += 1;
-                let text = part.text.or(part.refusal).map(RawValue::get).filter(|text| text.starts_with('"'));
-                let is_text = matches!(
-                    part.kind.map(RawValue::get),
-                    None | Some("\"text\"" | "\"input_text\"" | "\"refusal\"")
-                );
-                match text {
-                    Some(text) if is_text => message.texts.push(Text::new(text, json::range_in(body, text))),
-                    _ => message.media_parts += 1,
-                }
-            }
-        }
-        _ => {
-            return Err(BadRequest::field(
-                "messages",
-                "a message's `content` must be a string, a list of parts, or null",
-            ));
-        }
-    }
-    Ok(message)
-}
-
-/// A prompt is a string, a list of strings, a list of token ids, or a list of such lists.
-fn read_prompt(body: &str, prompt: &str, token_ids: &mut usize) -> Result<Message, BadRequest> {
-    let wrong =
-        || BadRequest::field("prompt", "`prompt` must be a string, or a list of strings or of token ids");
-    let mut message = Message { role: Role::User, texts: Vec::new(), parts: 0, media_parts: 0 };
-    let pieces = match prompt.as_bytes().first() {
-        Some(b'"') => vec![prompt],
-        Some(b'[') => json::elements(prompt).ok_or_else(wrong)?,
-        _ => return Err(wrong()),
-    };
-    for piece in pieces {
-        message.parts += 1;
-        match piece.as_bytes().first() {
-            Some(b'"') => message.texts.push(Text::new(piece, json::range_in(body, piece))),
-            Some(b'[') => *token_ids += json::elements(piece).ok_or_else(wrong)?.len(),
-            Some(b'0'..=b'9') => *token_ids += 1,
-            _ => return Err(wrong()),
-        }
-    }
-    Ok(message)
-}
-
-fn count_tokens(body: &str, messages: &[Message], token_ids: usize) -> u32 {
-    let of = |message: &Message| {
-        TOKENS_PER_MESSAGE + message.texts.iter().map(|text| text.tokens(body)).sum::<usize>()
-    };
-    small(messages.iter().map(of).sum::<usize>() + token_ids)
-}
-
-fn output_limit(shape: &Shape<'_>) -> u32 {
-    let limit = [shape.max_completion_tokens, shape.max_tokens].into_iter().flatten().next();
-    limit.and_then(|limit| limit.get().parse().ok()).unwrap_or(0)
-}
-
-fn has_grammar(shape: &Shape<'_>) -> bool {
-    let format = shape.response_format.and_then(|format| json::find(format.get(), &["type".to_owned()]));
-    let constrained = matches!(format, Some("\"json_object\"" | "\"json_schema\""));
-    constrained || [shape.structured_outputs, shape.grammar, shape.json_schema].iter().any(Option::is_some)
-}
-
-fn small(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use pointsman_domain::Role;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
