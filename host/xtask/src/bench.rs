@@ -21,9 +21,9 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
     let packages = ["--package", "pointsman", "--package", "pointsman-tests", "--bins"];
     run(cargo(root)?.args(["build", "--release", "--quiet"]).args(packages))?;
     println!("== the parts");
-    for package in ["pointsman-openai", "pointsman"] {
-        run(cargo(root)?.args(["bench", "--package", package, "--benches", "--", "--noplot", "--quiet"]))?;
-    }
+    let parts =
+        ["--package", "pointsman-openai", "--package", "pointsman", "--bench", "wire", "--bench", "advise"];
+    run(cargo(root)?.arg("bench").args(parts).args(["--", "--noplot", "--quiet"]))?;
     println!("== the whole: one engine that answers at once, on this machine");
     whole(root)
 }

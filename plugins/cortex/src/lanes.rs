@@ -38,15 +38,16 @@ impl Lane {
 pub(crate) struct Lanes {
     topology: Cell<Option<u64>>,
     ids: Cell<[Option<LaneId>; 5]>,
-    reserve_context: Cell<u32>,
+    contexts: Cell<[u32; 5]>,
 }
 
 impl Lanes {
     pub(crate) fn refresh(&self, call: &Call<'_>) {
         if self.topology.replace(Some(call.context.topology)) != Some(call.context.topology) {
             self.ids.set(Lane::ALL.map(|lane| call.fleet.find(lane.name())));
-            let reserve = self.id(Lane::SuperReader).and_then(|id| call.fleet.info(id));
-            self.reserve_context.set(reserve.map_or(0, |info| info.max_context));
+            let context =
+                |id: Option<LaneId>| id.and_then(|id| call.fleet.info(id)).map_or(0, |info| info.max_context);
+            self.contexts.set(self.ids.get().map(context));
         }
     }
 
@@ -54,10 +55,14 @@ impl Lanes {
         self.ids.get()[lane as usize]
     }
 
+    /// Does the request fit into the lane's context, as far as that is known?
+    pub(crate) fn fits(&self, lane: Lane, context: &Context) -> bool {
+        let most = u64::from(self.contexts.get()[lane as usize]);
+        most == 0 || u64::from(context.prompt_tokens) + u64::from(context.max_output_tokens) <= most
+    }
+
     /// The lane to fall back to, if the request fits into it.
     pub(crate) fn reserve(&self, context: &Context) -> Option<LaneId> {
-        let most = u64::from(self.reserve_context.get());
-        let needs = u64::from(context.prompt_tokens) + u64::from(context.max_output_tokens);
-        self.id(Lane::SuperReader).filter(|_| most == 0 || needs <= most)
+        self.id(Lane::SuperReader).filter(|_| self.fits(Lane::SuperReader, context))
     }
 }

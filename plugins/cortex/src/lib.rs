@@ -16,8 +16,8 @@ mod lanes;
 mod tests;
 
 use pointsman_sdk::{
-    Advice, Call, Edit, FallbackAdvice, FallbackStep, LaneId, LaneStat, LaneState, Policy, PolicyError,
-    RequestView, Triggers, default_triggers,
+    Advice, Call, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneId, LaneStat, LaneState, Policy,
+    PolicyError, RequestView, Triggers, default_triggers,
 };
 
 use self::config::Config;
@@ -42,6 +42,12 @@ impl Policy for Cortex {
                     "aliases.{alias}: there is no lane `{lane}`"
                 )));
             }
+        }
+        let prompted = config.system_prompt.iter().flat_map(|prompt| &prompt.lanes);
+        if let Some(lane) = prompted.into_iter().find(|lane| Lane::named(lane).is_none()) {
+            return Err(PolicyError::InvalidConfig(format!(
+                "system-prompt.lanes: there is no lane `{lane}`"
+            )));
         }
         Ok(Self { config, lanes: Lanes::default() })
     }
@@ -83,12 +89,16 @@ impl Cortex {
         let task = self.task(call);
         let mut usable: Vec<(Lane, LaneId)> = Vec::with_capacity(task.lanes.len());
         for lane in task.lanes {
-            if let Some(id) = self.lanes.id(*lane).filter(|id| candidates.contains(id)) {
+            let id = self.lanes.id(*lane).filter(|id| candidates.contains(id));
+            if let Some(id) = id.filter(|_| self.lanes.fits(*lane, call.context)) {
                 usable.push((*lane, id));
             }
         }
         let Some(chosen) = self.by_load(call, &usable) else {
-            return Advice::any().because("none of Cortex's lanes answers to this model name");
+            // Whatever else there is will do, but for governance.
+            let advice = Advice::any().because("none of Cortex's lanes answers to this model name");
+            let governance = self.lanes.id(Lane::Governance);
+            return Advice { lanes: LaneAdvice::Avoid(governance.into_iter().collect()), ..advice };
         };
         let passed_over = chosen > 0;
         let (lane, _) = usable[chosen];
@@ -103,13 +113,14 @@ impl Cortex {
         self.complete(call, lane, Advice::ordered(order).because(why))
     }
 
-    /// What the request is about. The lanes are in order of preference.
+    /// What the request is about. The lanes are in order of preference, all of them but governance: a request is better
+    /// answered by the wrong model than not at all.
     fn task(&self, call: &Call<'_>) -> Task {
         use Lane::{Coder, FastRag, Orchestrator, SuperReader};
-        let reading = |why| Task { lanes: &[SuperReader, Orchestrator], why };
-        let code = |why| Task { lanes: &[Coder, Orchestrator, SuperReader], why };
-        let retrieval = |why| Task { lanes: &[FastRag, SuperReader, Orchestrator], why };
-        let planning = |why| Task { lanes: &[Orchestrator, SuperReader], why };
+        let reading = |why| Task { lanes: &[SuperReader, Orchestrator, Coder, FastRag], why };
+        let code = |why| Task { lanes: &[Coder, Orchestrator, SuperReader, FastRag], why };
+        let retrieval = |why| Task { lanes: &[FastRag, SuperReader, Orchestrator, Coder], why };
+        let planning = |why| Task { lanes: &[Orchestrator, SuperReader, Coder, FastRag], why };
         match call.request.header(&self.config.task_header).as_deref() {
             Some("code") => return code("the task header says code"),
             Some("retrieval") => return retrieval("the task header says retrieval"),

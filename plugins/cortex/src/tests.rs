@@ -82,7 +82,9 @@ fn lanes_that_could_not_start_soon_are_passed_over() {
     assert_eq!(with(|fleet| fleet.stat_mut("coder").est_wait_ms = 1001), "orchestrator");
     assert_eq!(with(|fleet| fleet.stat_mut("coder").state = LaneState::Down), "orchestrator");
     let all_busy = |fleet: &mut FakeFleet| {
-        for (name, wait) in [("coder", 9000), ("orchestrator", 8000), ("super_reader", 7000)] {
+        for (name, wait) in
+            [("coder", 9000), ("orchestrator", 8000), ("super_reader", 7000), ("fast_rag", 9500)]
+        {
             fleet.stat_mut(name).est_wait_ms = wait;
         }
     };
@@ -103,7 +105,31 @@ fn nothing_falls_back_to_a_context_that_is_too_small() {
 #[test]
 fn a_fleet_without_cortex_lanes_gets_no_opinion() {
     let advice = advise(&cortex("{}"), &asking("auto", "hi"), &FakeFleet::new(&["other"])).unwrap();
-    assert!(matches!(advice.lanes, LaneAdvice::Any));
+    assert!(matches!(advice.lanes, LaneAdvice::Avoid(lanes) if lanes.is_empty()));
+}
+
+#[test]
+fn a_general_name_reaches_whatever_lane_answers_to_it_but_never_governance() {
+    let policy = cortex("{}");
+    let mut fleet = FakeFleet::new(&LANES);
+    for lane in &mut fleet.lanes {
+        lane.models = vec![lane.name.clone()];
+    }
+    fleet.lanes[2].models.push("few".into());
+    fleet.lanes[4].models.push("few".into());
+    assert_eq!(decide(&policy, &asking("few", "fn main()"), &fleet).0, "fast_rag");
+    fleet.lanes[2].models.clear();
+    let advice = advise(&policy, &asking("few", "fn main()"), &fleet).unwrap();
+    assert!(matches!(advice.lanes, LaneAdvice::Avoid(lanes) if lanes == [4]));
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_into_a_lane_goes_to_one_where_it_does() {
+    let mut fleet = FakeFleet::new(&LANES);
+    fleet.lanes[0].max_context = 50;
+    let long = asking("auto", &"word ".repeat(100));
+    assert_eq!(decide(&cortex("{}"), &long, &fleet).0, "super_reader");
+    assert_eq!(decide(&cortex("{}"), &asking("auto", "short"), &fleet).0, "orchestrator");
 }
 
 #[test]
@@ -122,6 +148,7 @@ fn wrong_configurations_name_the_key() {
     for (config, part) in [
         (r#"{"patience": 5}"#, "patience"),
         (r#"{"patience-ms": "long"}"#, "expected Integer"),
+        (r#"{"system-prompt": {"text": "a", "lanes": ["codr"]}}"#, "no lane `codr`"),
         (r#"{"system-prompt": {"lanes": []}}"#, "system-prompt.text"),
         (r#"{"system-prompt": {"text": "a", "lane": "b"}}"#, "system-prompt.lane"),
         (r#"{"aliases": {"a": "b"}}"#, "aliases.a"),

@@ -60,7 +60,7 @@ impl FakeRequest {
         let messages = request.messages();
         let bytes: u64 = messages.iter().map(|message| message.text_bytes).sum();
         request.context.messages = u32::try_from(messages.len()).unwrap_or(u32::MAX);
-        request.context.prompt_tokens = u32::try_from(bytes / 4).unwrap_or(u32::MAX);
+        request.context.prompt_tokens = u32::try_from(bytes.div_ceil(4)).unwrap_or(u32::MAX);
         request
     }
 
