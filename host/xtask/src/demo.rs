@@ -141,8 +141,9 @@ fn request(port: u16, method: &str, path: &str, body: &str) -> Result<Answer> {
     loop {
         line.clear();
         reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-        headers.push((name.to_owned(), value.to_owned()));
+        // A header may be empty; the line that ends them has no colon.
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.push((name.to_owned(), value.trim().to_owned()));
     }
     let mut body = String::new();
     reader.read_to_string(&mut body)?;
