@@ -58,10 +58,12 @@ pub(crate) fn contains(text: &str, needle: &str, ignore_case: bool) -> bool {
         return memchr::memmem::find(text.as_bytes(), needle.as_bytes()).is_some();
     }
     let (text, needle) = (text.as_bytes(), needle.as_bytes());
-    let Some(first) = needle.first() else { return true };
-    let (lower, upper) = (first.to_ascii_lowercase(), first.to_ascii_uppercase());
-    memchr::memchr2_iter(lower, upper, text)
-        .any(|at| text.get(at..at + needle.len()).is_some_and(|part| part.eq_ignore_ascii_case(needle)))
+    // Looked for first is a byte that prose has few of: the colon of `context:`, not its c.
+    let anchor = needle.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b' ').unwrap_or(0);
+    let Some(byte) = needle.get(anchor) else { return true };
+    memchr::memchr2_iter(byte.to_ascii_lowercase(), byte.to_ascii_uppercase(), text)
+        .filter_map(|at| text.get(at.checked_sub(anchor)?..)?.get(..needle.len()))
+        .any(|part| part.eq_ignore_ascii_case(needle))
 }
 
 #[cfg(test)]
