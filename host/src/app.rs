@@ -20,8 +20,6 @@ use crate::config::{Config, Policies};
 use crate::shutdown::{Running, Signals};
 use crate::{facts, shutdown, telemetry};
 
-/// Most lanes that one request tries.
-const MOST_STEPS: usize = 5;
 /// Stack of a worker. A policy may take 512 KiB of it, on top of what leads to the call.
 const WORKER_STACK: usize = 4 << 20;
 
@@ -54,13 +52,15 @@ async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
     let address = listener.local_addr().context("the listener has no address")?;
 
     let gateway_metrics = GatewayMetrics::register(&mut registry);
-    let (fleet, fleet_tasks) = start_fleet(&config, &mut registry);
+    let (fleet, fleet_tasks) = start_fleet(&config, options, &mut registry)?;
     let advisor: Box<dyn Advisor> = Box::new(Arc::clone(&chain));
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let gateway = Gateway {
         settings: Settings {
             max_body: config.server.max_body,
-            plan: PlanLimits { max_wait: config.queue.max_wait, max_steps: MOST_STEPS },
+            plan: PlanLimits { max_wait: config.queue.max_wait, max_steps: config.server.attempts },
+            deadline: config.server.deadline,
+            keep_alive: config.server.keep_alive.unwrap_or_default(),
             started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         },
         keys: Keys::new(config.keys),
@@ -109,10 +109,16 @@ fn load_policies(policies: &Policies, registry: &mut Registry) -> Result<(Arc<Ch
     Ok((Arc::new(chain), runtime))
 }
 
-fn start_fleet(config: &Config, registry: &mut Registry) -> (Fleet, FleetTasks) {
-    let names: Vec<(String, u32)> = config.lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
+fn start_fleet(config: &Config, options: &Serve, registry: &mut Registry) -> Result<(Fleet, FleetTasks)> {
+    let mut spec = config.fleet.clone();
+    spec.machine = options.machine.clone();
+    match std::env::current_exe() {
+        Ok(program) => spec.keeper = Some(program),
+        Err(error) => tracing::warn!("no keeper: our own program cannot be found: {error}"),
+    }
+    let names: Vec<(String, u32)> = spec.lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
     let metrics = FleetMetrics::register(registry, &names);
-    Fleet::start(&config.lanes, config.queue.limits, &metrics)
+    Ok(Fleet::start(&spec, &metrics)?)
 }
 
 /// In one step, so that whoever waits for the file never reads half of it.

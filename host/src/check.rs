@@ -1,8 +1,11 @@
 //! `pointsman check`: everything that `serve` would find wrong before it listens.
 
+mod report;
+
 use std::fmt;
 
 use anyhow::Result;
+use pointsman_fleet::Machine;
 use pointsman_policy::{Allocator, Chain, PolicyMetrics, Runtime, RuntimeSettings};
 use prometheus_client::registry::Registry;
 
@@ -38,13 +41,12 @@ pub(crate) fn check(check: &Check) -> Result<()> {
         let sentence = |(name, error)| format!("policy `{name}`: {error}");
         return Err(BadPolicies(failures.into_iter().map(sentence).collect()).into());
     }
-    let lanes: Vec<&str> = config.lanes.iter().map(|lane| lane.name.as_str()).collect();
     let policies: Vec<String> =
         chain.status().into_iter().map(|policy| format!("{}@{}", policy.name, policy.version)).collect();
+    let lines = report::of(&config, &Machine::new(config.fleet.machine.clone()), &environment());
     #[expect(clippy::print_stdout, reason = "this is what the command was asked for")]
     {
         println!("{}: good", check.config.display());
-        println!("  lanes: {}", lanes.join(", "));
         println!(
             "  policies: {}",
             if policies.is_empty() {
@@ -53,6 +55,15 @@ pub(crate) fn check(check: &Check) -> Result<()> {
                 policies.join(", ")
             }
         );
+        lines.iter().for_each(|line| println!("  {line}"));
     }
     Ok(())
+}
+
+/// What engines inherit, as far as it is text.
+fn environment() -> Vec<(String, String)> {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        name.into_string().ok().zip(value.into_string().ok())
+    };
+    std::env::vars_os().filter_map(text).collect()
 }

@@ -19,6 +19,11 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Check a configuration, and load its policies, without starting anything.
     Check(Check),
+    /// Make a lane for vLLM of an env file, a Dockerfile or a compose file, and print it.
+    ImportEnv(ImportEnv),
+    /// What `serve` runs beside itself, to end the engines when it is killed.
+    #[command(hide = true)]
+    Keeper,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -34,10 +39,22 @@ pub(crate) struct Serve {
     /// What to log, instead of `log.level`: a level, or directives such as `info,engine=off`.
     #[arg(long, value_name = "FILTER")]
     pub(crate) log: Option<String>,
+    /// Where `/sys` and `/proc` are looked for when memory is measured: for tests with a made-up machine.
+    #[arg(long, value_name = "DIR", hide = true, default_value = "/")]
+    pub(crate) machine: PathBuf,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Check {
     /// The configuration (TOML).
     pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImportEnv {
+    /// The file; `-` reads standard input.
+    pub(crate) file: PathBuf,
+    /// Name of the lane.
+    #[arg(long, value_name = "NAME", default_value = "vllm")]
+    pub(crate) lane: String,
 }

@@ -3,20 +3,26 @@
 //! `examples/pointsman.toml` documents every key. Paths are relative to the file's folder; secrets come from environment
 //! variables or files and never stand in the configuration itself.
 
+mod engines;
+mod groups;
 mod lanes;
+mod need;
 mod reader;
+mod rules;
+mod vllm;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pointsman_domain::dispatch::QueueLimits;
-use pointsman_domain::{OnConflict, units};
-use pointsman_fleet::LaneSpec;
+use pointsman_domain::{OnConflict, fnv1a_chain, units};
+use pointsman_fleet::FleetSpec;
 use pointsman_policy::{OnError, PolicySpec};
 use toml::de::DeTable;
 
+pub(crate) use self::groups::shown_pool;
+pub(crate) use self::reader::shown;
 use self::reader::{Mistake, Mistakes, Section};
 
 /// A valid configuration.
@@ -28,7 +34,10 @@ pub(crate) struct Config {
     pub(crate) keys: Vec<(String, String)>,
     pub(crate) queue: Queue,
     pub(crate) policies: Policies,
-    pub(crate) lanes: Vec<LaneSpec>,
+    /// Lanes, groups and the rules of the queue. `keeper` is not the configuration's matter.
+    pub(crate) fleet: FleetSpec,
+    /// Of each lane, how its need of memory comes about.
+    pub(crate) needs: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -36,6 +45,12 @@ pub(crate) struct Server {
     pub(crate) listen: SocketAddr,
     pub(crate) max_body: usize,
     pub(crate) drain: Duration,
+    /// Clients that wait for a stream get a comment this often; `None`: they do not.
+    pub(crate) keep_alive: Option<Duration>,
+    /// Most lanes that one request tries.
+    pub(crate) attempts: usize,
+    /// Longest time from a request to the first byte of its answer, on all lanes together.
+    pub(crate) deadline: Duration,
 }
 
 #[derive(Debug)]
@@ -52,7 +67,7 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug)]
 pub(crate) struct Queue {
-    pub(crate) limits: QueueLimits,
+    /// Longest wait, whatever policies say. All else about the queue is in the fleet's rules.
     pub(crate) max_wait: Duration,
 }
 
@@ -96,11 +111,10 @@ impl Config {
             let what = format!("cannot be read: {error}");
             fail(vec![Mistake { line: 0, key: String::new(), what }])
         })?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Self::parse(&source, folder).map_err(fail)
+        Self::parse(&source, file).map_err(fail)
     }
 
-    fn parse(source: &str, folder: &Path) -> Result<Self, Vec<Mistake>> {
+    fn parse(source: &str, file: &Path) -> Result<Self, Vec<Mistake>> {
         let mistakes = Mistakes::new(source);
         let (document, errors) = DeTable::parse_recoverable(source);
         for error in &errors {
@@ -109,7 +123,7 @@ impl Config {
         if !errors.is_empty() {
             return Err(mistakes.into_sorted());
         }
-        let config = read(&Section::root(&mistakes, document.get_ref()), folder);
+        let config = read(&Section::root(&mistakes, document.get_ref()), file);
         let mistakes = mistakes.into_sorted();
         match config {
             Some(config) if mistakes.is_empty() => Ok(config),
@@ -119,15 +133,22 @@ impl Config {
 }
 
 /// The whole file. `None` only together with a mistake.
-fn read(root: &Section<'_>, folder: &Path) -> Option<Config> {
+fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let server = read_server(root.section("server"));
     let log = read_log(root.section("log"));
     let keys = root.sections("keys").into_iter().filter_map(|section| read_key(section, folder)).collect();
-    let queue = read_queue(root.section("queue"));
+    let state_dir = read_state(root.section("state"), file, folder);
+    let (rules, max_wait) = rules::read(root.section("queue"), root.section("switching"));
     let policies = read_policies(root.section("policies"), folder);
-    let lanes = lanes::read(root, folder);
+    let groups = groups::read(root);
+    let taken = server.as_ref().map(|server| server.listen.port());
+    let lanes = lanes::read(root, &groups, folder, taken);
     root.report_unknown();
-    Some(Config { server: server?, log, keys, queue, policies, lanes: lanes? })
+    let lanes::Lanes { specs, needs } = lanes?;
+    let machine = PathBuf::from("/");
+    let fleet = FleetSpec { lanes: specs, groups, rules, state_dir, keeper: None, machine };
+    Some(Config { server: server?, log, keys, queue: Queue { max_wait }, policies, fleet, needs })
 }
 
 fn read_server(section: Section<'_>) -> Option<Server> {
@@ -143,8 +164,18 @@ fn read_server(section: Section<'_>) -> Option<Server> {
         section.mistake("max-body", "must be from \"1B\" to \"1GiB\"");
     }
     let drain = section.duration("drain", Duration::from_secs(30));
+    let keep_alive = section.duration("keep-alive", Duration::from_secs(10));
+    let attempts = section.number("attempts", 1..=20, 5);
+    let deadline = section.pause("deadline", Duration::from_secs(600));
     section.report_unknown();
-    Some(Server { listen: listen?, max_body: usize::try_from(max_body).unwrap_or(usize::MAX), drain })
+    Some(Server {
+        listen: listen?,
+        max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
+        drain,
+        keep_alive: Some(keep_alive).filter(|pause| !pause.is_zero()),
+        attempts,
+        deadline,
+    })
 }
 
 fn read_log(section: Section<'_>) -> Log {
@@ -215,14 +246,6 @@ pub(crate) fn secret(
     }
 }
 
-fn read_queue(section: Section<'_>) -> Queue {
-    let per_lane = section.number("per-lane", 0..=1_000_000, 64);
-    let total = section.number("total", 0..=1_000_000, 256);
-    let max_wait = section.duration("max-wait", Duration::from_secs(60));
-    section.report_unknown();
-    Queue { limits: QueueLimits { per_lane, total }, max_wait }
-}
-
 fn read_policies(section: Section<'_>, folder: &Path) -> Policies {
     let dir = folder.join(section.text("dir").unwrap_or("policies"));
     let cache = match section.text("cache") {
@@ -272,9 +295,37 @@ fn read_policy(section: &Section<'_>, dir: &Path) -> Option<PolicySpec> {
 
 /// Where compiled policies are kept when the configuration does not say: the user's cache folder.
 fn default_cache() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    let cache =
+        env_folder("XDG_CACHE_HOME").or_else(|| env_folder("HOME").map(|home| home.join(".cache")))?;
     Some(cache.join("pointsman").join("policies"))
+}
+
+/// Where running engines are recorded; `None`: nowhere.
+fn read_state(section: Section<'_>, file: &Path, folder: &Path) -> Option<PathBuf> {
+    let dir = match section.text("dir") {
+        Some("") => None,
+        Some(dir) => Some(folder.join(dir)),
+        None => default_state(file, env_folder),
+    };
+    section.report_unknown();
+    dir
+}
+
+/// The same when the configuration does not say: a folder of its own in the user's folder for states.
+fn default_state(file: &Path, env_folder: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let states =
+        env_folder("XDG_STATE_HOME").or_else(|| env_folder("HOME").map(|home| home.join(".local/state")))?;
+    let whole = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let path = whole.as_os_str().as_encoded_bytes();
+    // Files of one name in several folders are several configurations.
+    let hash = fnv1a_chain([path], path.len(), 1).first().copied().unwrap_or_default();
+    let name = whole.file_stem().unwrap_or_default().to_string_lossy();
+    Some(states.join("pointsman").join(format!("{name}-{hash:016x}")))
+}
+
+/// The folder that an environment variable names, if it is an absolute path.
+fn env_folder(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 #[cfg(test)]

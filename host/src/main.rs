@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod config;
 mod facts;
+mod import;
 mod shutdown;
 mod telemetry;
 
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(serve) => app::serve(&serve),
         Command::Check(check) => check::check(&check),
+        Command::ImportEnv(options) => import::import_env(&options),
+        Command::Keeper => return pointsman_fleet::keeper_main(std::io::stdin()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

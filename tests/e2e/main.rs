@@ -1,11 +1,13 @@
 //! End to end: the real program, real processes, real sockets.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod captures;
 mod chaos;
 mod check;
 mod clients;
 mod openai;
 mod policy;
+mod pool;
 mod real;
 mod shutdown;
 mod stream;

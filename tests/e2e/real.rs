@@ -86,3 +86,41 @@ fn a_real_model_answers_streams_dies_and_comes_back() {
     host.assert_nothing_lost();
     host.stop();
 }
+
+/// Three lanes of the small model that cannot be loaded together, and 200 requests at once, half of them streams: everybody is
+/// answered by the lane asked for, and lanes are exchanged a few times and not for every request.
+#[test]
+fn real_lanes_take_turns() {
+    let python = prepared("POINTSMAN_VENV", "venv").join("bin/python3");
+    let engine = root().join("examples/llama_engine.py");
+    let lane = |name: &str| {
+        format!(
+            "[[lanes]]\nname = {name:?}\ngroup = \"box\"\nmemory = \"250MiB\"\nslots = 2\nexpected-load = \"3s\"\n\
+             [lanes.engine]\ndriver = \"llama-cpp\"\ncommand = {}\n",
+            json!([python, engine, "--port", "{port}", "--alias", "{lane}"])
+        )
+    };
+    let lanes = ["orchestrator", "coder", "fast_rag"];
+    let head = "queue = { per-lane = 300, total = 300, max-wait = \"4m\" }\n\
+                [[groups]]\nname = \"box\"\nmemory = \"300MiB\"\n";
+    let host = Host::start(&program(FAKE_ENGINE), &[head.to_owned(), lanes.map(lane).concat()].concat());
+    std::thread::scope(|scope| {
+        for number in 0..200 {
+            let (port, lane) = (host.port, lanes[number % 3]);
+            scope.spawn(move || {
+                let streaming = number % 2 == 0;
+                let more = json!({ "stream": streaming, "max_tokens": 4 });
+                let (reply, complete) = stream(port, CHAT, &asking(lane, "Say hello.", &more)).finish();
+                let text = reply.text();
+                assert!(complete && reply.status == 200, "request {number}: {} {text}", reply.status);
+                assert!(text.contains(&format!("\"model\":\"{lane}\"")), "request {number}: {text}");
+                assert!(!streaming || text.ends_with("data: [DONE]\n\n"), "request {number}: {text}");
+            });
+        }
+    });
+    host.assert_nothing_lost();
+    assert_eq!(host.metric("pointsman_answered_total", ""), 200.0);
+    let loads = host.metric("pointsman_switches_total", "");
+    assert!((3.0..30.0).contains(&loads), "{loads} loads for 200 requests");
+    host.stop();
+}

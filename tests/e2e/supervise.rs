@@ -38,8 +38,7 @@ fn an_engine_that_dies_is_started_again_with_growing_pauses() {
 #[test]
 fn the_whole_group_ends_with_its_engine() {
     let host = one_lane(&["--fork-child", "--ignore-sigterm"]);
-    let (host_pid, engine) = (host.pid(), host.engine_pid("a"));
-    let family = pointsman_tests::host::below(host_pid);
+    let (engine, family) = (host.engine_pid("a"), host.engine_family("a"));
     assert!(family.len() == 2 && family.contains(&engine), "{family:?}");
     // A crash of the leader takes the child that it left with it.
     kill(engine, Signal::KILL);

@@ -14,7 +14,9 @@ use crate::wait_until;
 
 /// The project's folder.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    // At run time: two clones may share a target directory, and so one binary of this.
+    let manifest = std::env::var("CARGO_MANIFEST_DIR").expect("run by cargo");
+    Path::new(&manifest).parent().unwrap().to_owned()
 }
 
 /// A running host. Ended, with all its engines, when dropped.
@@ -43,7 +45,7 @@ pub fn fake_lane(fake_engine: &str, name: &str, models: &[&str], more: &str, arg
     command.extend(arguments);
     format!(
         "[[lanes]]\nname = {name:?}\nmodels = {models:?}\n{more}\n[lanes.engine]\ndriver = \"llama-cpp\"\n\
-         command = {}\nstop-grace = \"2s\"\nback-off = {{ first = \"200ms\", most = \"1s\" }}\n",
+         command = {}\nstop-grace = \"2s\"\nback-off = {{ first = \"200ms\", most = \"1s\", give-up = 0 }}\n",
         json!(command)
     )
 }
@@ -62,7 +64,8 @@ impl Host {
         let port_file = dir.path().join("port");
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--log", "debug,hyper_util=info"]).arg(&file);
-        command.arg("--port-file").arg(&port_file).envs(env.iter().copied());
+        command.arg("--port-file").arg(&port_file);
+        command.env("XDG_STATE_HOME", dir.path().join("state")).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
         let mut host = Self { child: command.spawn().unwrap(), port: 0, dir, log, stopped: false };
         wait_until("the host listens", || {
@@ -75,11 +78,20 @@ impl Host {
         host
     }
 
-    /// Wait until all lanes serve.
+    /// Wait until all lanes serve, but for those that are loaded only when they are wanted.
     #[must_use]
     pub fn ready(self) -> Self {
-        wait_until("all lanes serve", || get(self.port, "/health").status == 200);
+        wait_until("all lanes serve", || {
+            let status = self.status();
+            let mut lanes = status["lanes"].as_array().unwrap().iter();
+            lanes.all(|lane| lane["state"] == "ready" || lane["state"] == "unloaded")
+        });
         self
+    }
+
+    /// Wait until a lane is in a state.
+    pub fn wait_for(&self, lane: &str, state: &str) {
+        wait_until(&format!("lane {lane} is {state}"), || self.lane(lane)["state"] == state);
     }
 
     pub fn pid(&self) -> u32 {
@@ -145,9 +157,17 @@ impl Host {
         kill(self.pid(), signal);
     }
 
-    /// All processes below the host.
+    /// All processes below the host, and with them the keeper.
     pub fn children(&self) -> HashSet<u32> {
         below(self.pid())
+    }
+
+    /// The processes of a lane's engine.
+    pub fn engine_family(&self, lane: &str) -> HashSet<u32> {
+        let engine = self.engine_pid(lane);
+        let mut family = below(engine);
+        family.insert(engine);
+        family
     }
 
     /// Wait for the end.
@@ -167,9 +187,8 @@ impl Host {
         self.signal(Signal::TERM);
         let status = self.ended();
         assert!(status.success(), "{status}\n{}", self.log());
-        for child in children {
-            assert!(!alive(child), "process {child} is left\n{}", self.log());
-        }
+        // The keeper ends a moment after us, everything else before.
+        wait_until("nothing is left", || children.iter().all(|child| !alive(*child)));
     }
 }
 

@@ -1,18 +1,30 @@
 //! The `[[lanes]]` of the configuration.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use pointsman_fleet::{BackOff, EngineSpec, ExternalSpec, LaneSpec, ProcessSpec, Secret, Timeouts};
+use pointsman_fleet::{GroupSpec, LaneSpec, Liveness, Residency, Timeouts};
 
+use super::engines::{self, Basics, Kind};
+use super::need::{self, Need};
 use super::reader::Section;
-use super::secret;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// All lanes. `None` only together with a mistake.
-pub(super) fn read(root: &Section<'_>, folder: &Path) -> Option<Vec<LaneSpec>> {
+/// All lanes, and how the need of each comes about.
+pub(super) struct Lanes {
+    pub(super) specs: Vec<LaneSpec>,
+    pub(super) needs: Vec<String>,
+}
+
+/// All lanes. `listen` is the port that is ours. `None` only together with a mistake.
+pub(super) fn read(
+    root: &Section<'_>,
+    groups: &[GroupSpec],
+    folder: &Path,
+    listen: Option<u16>,
+) -> Option<Lanes> {
     let sections = root.sections("lanes");
     if sections.is_empty() {
         root.mistake(
@@ -20,25 +32,39 @@ pub(super) fn read(root: &Section<'_>, folder: &Path) -> Option<Vec<LaneSpec>> {
             "there is no lane; write at least one `[[lanes]]` with a `name` and a `[lanes.engine]`",
         );
     }
-    let mut names = HashSet::new();
-    let mut groups: Vec<String> = Vec::new();
-    let mut lanes = Some(Vec::new());
-    for section in sections {
-        let lane = read_lane(&section, folder, &mut groups);
-        if let Some(lane) = &lane
-            && !names.insert(lane.name.clone())
-        {
+    let mut names = HashMap::new();
+    let mut ports = HashMap::new();
+    let mut missing = Vec::new();
+    let mut lanes = Vec::new();
+    for section in &sections {
+        let Some((lane, need)) = read_lane(section, groups, &mut missing, folder) else { continue };
+        if names.insert(lane.name.clone(), ()).is_some() {
             section.mistake("name", format!("there is a lane \"{}\" already", lane.name));
         }
-        lanes = lanes.zip(lane).map(|(mut lanes, lane)| {
-            lanes.push(lane);
-            lanes
-        });
+        if let Some(port) = lane.engine.run().and_then(|run| run.port) {
+            let other = ports.insert(port, lane.name.clone()).map(|name| format!("lane \"{name}\""));
+            let ours = (listen == Some(port)).then(|| "`server.listen`".to_owned());
+            if let Some(other) = other.or(ours) {
+                let what =
+                    format!("{port} is that of {other} too; leave it out, and each engine gets a free one");
+                section.section("engine").mistake("port", what);
+            }
+        }
+        lanes.push((section, lane, need));
     }
-    lanes
+    let checked: Vec<_> = lanes.iter().map(|(section, lane, need)| (*section, lane, need)).collect();
+    need::check(&checked, groups);
+    let complete = lanes.len() == sections.len();
+    let (specs, needs) = lanes.into_iter().map(|(_, lane, need)| (lane, need.text)).unzip();
+    complete.then_some(Lanes { specs, needs })
 }
 
-fn read_lane(section: &Section<'_>, folder: &Path, groups: &mut Vec<String>) -> Option<LaneSpec> {
+fn read_lane<'a>(
+    section: &Section<'a>,
+    groups: &[GroupSpec],
+    missing: &mut Vec<&'a str>,
+    folder: &Path,
+) -> Option<(LaneSpec, Need)> {
     let name = section.required_text("name", "\"orchestrator\"");
     let models = section.texts("models");
     if models.as_ref().is_some_and(Vec::is_empty) {
@@ -47,134 +73,157 @@ fn read_lane(section: &Section<'_>, folder: &Path, groups: &mut Vec<String>) -> 
             "is empty; name the models that this lane answers to, or leave it out for the lane's own name",
         );
     }
+    let basics = Basics {
+        name: name.unwrap_or("lane").to_owned(),
+        models: models.unwrap_or_else(|| name.into_iter().map(str::to_owned).collect()),
+        max_context: section.number("max-context", 0..=100_000_000, 0),
+        slots: section.number("slots", 1..=10_000, 4),
+    };
     let labels = section.text_pairs("labels");
-    let max_context = section.number("max-context", 0..=100_000_000, 0);
-    let slots = section.number("slots", 1..=10_000, 4);
-    let group = section.text("group").map_or(0, |group| number_of(groups, group));
     let cost_milli = section.number("cost", 0..=1_000_000_000, 0);
     let engine_model = section.text("engine-model").map(str::to_owned);
-    let engine = read_engine(&section.section("engine"), folder, section);
+    let group = read_group(section, groups, missing);
+    let engine_section = section.section("engine");
+    let kind = engines::read_kind(&engine_section, section);
+    let engine = kind.and_then(|kind| engines::read(&engine_section, kind, folder, &basics));
+    let residency = read_residency(section, kind);
+    let expected_load =
+        section.pause("expected-load", if kind == Some(Kind::Vllm) { 60 * SECOND } else { 10 * SECOND });
+    let liveness = read_liveness(section, kind);
     let timeouts = read_timeouts(&section.section("timeouts"));
+    // Read in any case, so that they are known keys.
+    let _known = ["memory", "asleep-memory"].map(|key| section.has(key));
     section.report_unknown();
-    let name = name?.to_owned();
-    let models = models.unwrap_or_else(|| vec![name.clone()]);
-    let engine = engine?;
-    Some(LaneSpec {
-        name,
-        models,
+    let mut engine = engine?;
+    let need = need::read(section, &engine_section, group.and_then(|index| groups.get(index)), &mut engine);
+    let engine_model = read_engine_model(section, engine_model, &engine.names);
+    let max_context = if basics.max_context == 0 { engine.max_context } else { basics.max_context };
+    name?;
+    let need = need?;
+    let lane = LaneSpec {
+        name: basics.name,
+        models: basics.models,
         labels,
         max_context,
-        slots,
+        slots: basics.slots,
         group,
+        need: need.bytes,
+        asleep: need.asleep,
+        residency,
+        expected_load,
         cost_milli,
         engine_model,
-        engine,
+        engine: engine.spec,
         timeouts,
-    })
-}
-
-/// Groups are named in the file and numbered, from 1, everywhere else.
-fn number_of(groups: &mut Vec<String>, group: &str) -> u32 {
-    let place = groups.iter().position(|known| known == group).unwrap_or_else(|| {
-        groups.push(group.to_owned());
-        groups.len() - 1
-    });
-    u32::try_from(place + 1).unwrap_or(u32::MAX)
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    LlamaCpp,
-    External,
-}
-
-fn read_engine(section: &Section<'_>, folder: &Path, lane: &Section<'_>) -> Option<EngineSpec> {
-    if !lane.has("engine") {
-        lane.mistake("engine", "is missing; write `[lanes.engine]` with a `driver`");
-        return None;
-    }
-    if !section.has("driver") {
-        section.mistake("driver", "is missing; write `driver = \"llama-cpp\"` or `driver = \"external\"`");
-        return None;
-    }
-    let kinds = [("llama-cpp", Some(Kind::LlamaCpp)), ("external", Some(Kind::External))];
-    let engine = match section.word("driver", &kinds, None)? {
-        Kind::LlamaCpp => read_process(section, folder).map(EngineSpec::LlamaCpp),
-        Kind::External => read_external(section, folder).map(EngineSpec::External),
+        liveness,
     };
-    section.report_unknown();
-    engine
+    Some((lane, need))
 }
 
-fn read_process(section: &Section<'_>, folder: &Path) -> Option<ProcessSpec> {
-    let command = section.texts("command");
-    let example = "command = [\"llama-server\", \"-m\", \"model.gguf\", \"--port\", \"{port}\"]";
-    match &command {
-        None if !section.has("command") => {
-            section.mistake("command", format!("is missing; write for example `{example}`"))
-        }
-        Some(command) if command.iter().all(|word| word.trim().is_empty()) => {
-            section.mistake("command", format!("is empty; write for example `{example}`"));
-        }
-        _ => {}
+/// Index of the group that a lane names. `missing` are those that others have named and nobody has declared.
+fn read_group<'a>(section: &Section<'a>, groups: &[GroupSpec], missing: &mut Vec<&'a str>) -> Option<usize> {
+    let name = section.text("group")?;
+    let group = groups.iter().position(|group| group.name == name);
+    if group.is_none() {
+        let known: Vec<String> = groups.iter().map(|group| format!("\"{}\"", group.name)).collect();
+        let known =
+            if known.is_empty() { String::new() } else { format!(" (there is {})", known.join(", ")) };
+        let what = if missing.contains(&name) {
+            format!("there is no group \"{name}\" either for this lane")
+        } else {
+            format!(
+                "there is no group \"{name}\"{known}; declare it, with the memory that its lanes may hold together:\n    \
+                 [[groups]]\n    name = \"{name}\"\n    memory = \"48GiB\"\n    pool = \"gpu\""
+            )
+        };
+        section.mistake("group", what);
+        missing.push(name);
     }
-    let port = section.number("port", 1..=65_535, 0u16);
-    let uses_port = |command: &Vec<String>| command.iter().any(|word| word.contains("{port}"));
-    if port == 0 && command.as_ref().is_some_and(|command| !uses_port(command)) {
-        section.mistake(
-            "command",
-            "does not say where the engine is to listen; put `{port}` where its port belongs, or set `port`",
+    group
+}
+
+fn read_residency(section: &Section<'_>, kind: Option<Kind>) -> Residency {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Load {
+        OnDemand,
+        AtStart,
+        Always,
+    }
+    if kind == Some(Kind::External) {
+        for key in ["load", "unload-after", "expected-load", "liveness"] {
+            if section.has(key) {
+                section.mistake(
+                    key,
+                    "is for engines that we start, and this one is there already; leave it out",
+                );
+            }
+        }
+        return Residency::External;
+    }
+    let words = [("on-demand", Load::OnDemand), ("at-start", Load::AtStart), ("always", Load::Always)];
+    let default = if section.has("group") { Load::OnDemand } else { Load::Always };
+    let load = section.word("load", &words, default);
+    let unload_after = section.has("unload-after").then(|| section.pause("unload-after", SECOND));
+    match load {
+        Load::Always => {
+            if unload_after.is_some() {
+                let what = "is of no use to a lane that is always loaded; write `load = \"on-demand\"` or \"at-start\" \
+                            too, or leave it out";
+                section.mistake("unload-after", what);
+            }
+            Residency::Always
+        }
+        Load::OnDemand | Load::AtStart => {
+            Residency::OnDemand { preload: load == Load::AtStart, unload_after }
+        }
+    }
+}
+
+/// The name that the engine is asked for.
+fn read_engine_model(section: &Section<'_>, wanted: Option<String>, names: &[String]) -> Option<String> {
+    let Some(wanted) = wanted else { return names.first().cloned() };
+    let served = names.is_empty() || names.iter().any(|name| *name == wanted || name == engines::ANY);
+    if !served {
+        let what = format!(
+            "the engine would not know \"{wanted}\": it serves \"{}\"; name one of them, write `served-names` in its \
+             engine, or leave it out",
+            names.join("\", \"")
         );
+        section.mistake("engine-model", what);
     }
-    let back_off = section.section("back-off");
-    let first = back_off.duration("first", SECOND);
-    let most = back_off.duration("most", 60 * SECOND);
-    let reset_after = back_off.duration("reset-after", 60 * SECOND);
-    if first.is_zero() || most < first {
-        back_off.mistake("most", "`first` must be more than nothing, and `most` not less than `first`");
-    }
-    back_off.report_unknown();
-    Some(ProcessSpec {
-        command: command?,
-        env: section.text_pairs("env"),
-        directory: Some(folder.join(section.text("directory").unwrap_or("."))),
-        port: (port != 0).then_some(port),
-        start_timeout: section.duration("start-timeout", 120 * SECOND),
-        stop_grace: section.duration("stop-grace", 10 * SECOND),
-        back_off: BackOff { first, most, reset_after },
-    })
+    Some(wanted)
 }
 
-fn read_external(section: &Section<'_>, folder: &Path) -> Option<ExternalSpec> {
-    let url = section.required_text("url", "\"http://127.0.0.1:8080\"");
-    let key = secret(section, "key-env", "key-file", folder).map(Secret::new);
-    let probe_every = section.duration("probe-every", 5 * SECOND);
-    match ExternalSpec::try_new(url?, key, probe_every) {
-        Ok(spec) => Some(spec),
-        Err(error) => {
-            section.mistake("url", error.to_string());
-            None
-        }
+fn read_liveness(section: &Section<'_>, kind: Option<Kind>) -> Liveness {
+    let table = section.section("liveness");
+    let (stall, probe_every) = match kind {
+        Some(Kind::Vllm) => (120, 60),
+        Some(Kind::LlamaCpp | Kind::Command) | None => (120, 0),
+        Some(Kind::External) => (0, 0),
+    };
+    let liveness = Liveness {
+        stall: table.duration("stall", stall * SECOND),
+        probe_every: table.duration("probe-every", probe_every * SECOND),
+        probe_limit: table.duration("probe-limit", 30 * SECOND),
+    };
+    if !liveness.probe_every.is_zero() && liveness.probe_limit.is_zero() {
+        let what = "must be more than nothing; `probe-every = \"0s\"` turns probes off";
+        table.mistake("probe-limit", what);
+    }
+    table.report_unknown();
+    match kind {
+        Some(Kind::External) => Liveness { probe_limit: Duration::ZERO, ..liveness },
+        _ => liveness,
     }
 }
 
 fn read_timeouts(section: &Section<'_>) -> Timeouts {
     let timeouts = Timeouts {
-        connect: section.duration("connect", 2 * SECOND),
+        connect: section.pause("connect", 2 * SECOND),
         // An answer that is not streamed has its first byte when it is complete.
-        first_byte: section.duration("first-byte", 300 * SECOND),
-        idle: section.duration("idle", 60 * SECOND),
+        first_byte: section.pause("first-byte", 300 * SECOND),
+        idle: section.pause("idle", 60 * SECOND),
     };
-    for key in ["connect", "first-byte", "idle"] {
-        let zero = match key {
-            "connect" => timeouts.connect.is_zero(),
-            "first-byte" => timeouts.first_byte.is_zero(),
-            _ => timeouts.idle.is_zero(),
-        };
-        if zero {
-            section.mistake(key, "must be more than nothing");
-        }
-    }
     section.report_unknown();
     timeouts
 }

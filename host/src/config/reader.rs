@@ -85,6 +85,11 @@ impl<'a> Section<'a> {
         self.mistakes.add(place, &self.path(key), what);
     }
 
+    /// Note a mistake about this table.
+    pub(crate) fn wrong(&self, what: impl Into<String>) {
+        self.mistakes.add(self.place.clone(), &self.path, what);
+    }
+
     /// Is the key there?
     pub(crate) fn has(&self, key: &'static str) -> bool {
         self.value(key).is_some()
@@ -136,8 +141,56 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A whole number that may be left out.
+    pub(crate) fn count(&self, key: &'static str, range: RangeInclusive<i64>) -> Option<u32> {
+        self.has(key).then(|| self.number(key, range, 1))
+    }
+
+    /// A number with or without decimals, as a text that can be parsed.
+    pub(crate) fn decimal(&self, key: &'static str) -> Option<String> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::Float(float) => Some(float.as_str().replace('_', "")),
+            DeValue::Integer(integer) => {
+                let number = i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix());
+                // One that is out of range here is out of every range.
+                Some(number.unwrap_or(i64::MAX).to_string())
+            }
+            _ => {
+                self.wrong_type(key, value, "a number, such as 0.5");
+                None
+            }
+        }
+    }
+
+    /// A word, or a whole number.
+    pub(crate) fn word_or_number(&self, key: &'static str) -> Option<String> {
+        match self.value(key)?.get_ref() {
+            DeValue::Integer(_) => Some(self.number(key, 0..=1_000_000, 0u32).to_string()),
+            _ => self.text(key).map(str::to_owned),
+        }
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn flag(&self, key: &'static str, default: bool) -> bool {
+        let Some(value) = self.value(key) else { return default };
+        value.get_ref().as_bool().unwrap_or_else(|| {
+            self.wrong_type(key, value, "true or false");
+            default
+        })
+    }
+
     pub(crate) fn duration(&self, key: &'static str, default: Duration) -> Duration {
         self.parsed(key, units::duration).unwrap_or(default)
+    }
+
+    /// A duration that has to be more than nothing.
+    pub(crate) fn pause(&self, key: &'static str, default: Duration) -> Duration {
+        let duration = self.duration(key, default);
+        if duration.is_zero() {
+            self.mistake(key, "must be more than nothing");
+        }
+        duration
     }
 
     pub(crate) fn bytes(&self, key: &'static str) -> Option<u64> {
@@ -272,6 +325,17 @@ impl<'a> Section<'a> {
         let found = value.get_ref().type_str();
         self.mistakes.add(value.span(), &self.path(key), format!("must be {wanted}, and is of type {found}"));
     }
+}
+
+/// A duration as the file would have it: `90s`, `30m`.
+pub(crate) fn shown(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    for (factor, unit) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
+        if ms >= factor && ms.is_multiple_of(factor) {
+            return format!("{}{unit}", ms / factor);
+        }
+    }
+    format!("{ms}ms")
 }
 
 fn to_json(value: &DeValue<'_>) -> Result<serde_json::Value, String> {

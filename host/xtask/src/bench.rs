@@ -21,9 +21,15 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
     let packages = ["--package", "pointsman", "--package", "pointsman-tests", "--bins"];
     run(cargo(root)?.args(["build", "--release", "--quiet"]).args(packages))?;
     println!("== the parts");
-    let parts =
-        ["--package", "pointsman-openai", "--package", "pointsman", "--bench", "wire", "--bench", "advise"];
-    run(cargo(root)?.arg("bench").args(parts).args(["--", "--noplot", "--quiet"]))?;
+    let parts = ["pointsman-openai", "pointsman-domain", "pointsman"].map(|package| ["--package", package]);
+    let benches = ["wire", "dispatch", "advise"].map(|bench| ["--bench", bench]);
+    run(cargo(root)?
+        .arg("bench")
+        .args(parts.concat())
+        .args(benches.concat())
+        .args(["--", "--noplot", "--quiet"]))?;
+    println!("== the same work in turns: first come first served, the dispatcher's rules, the cortex policy");
+    run(cargo(root)?.args(["bench", "--package", "pointsman", "--bench", "turns", "--quiet"]))?;
     println!("== the whole: one engine that answers at once, on this machine");
     whole(root)
 }

@@ -4,6 +4,7 @@ mod bench;
 mod command;
 mod demo;
 mod guests;
+mod real_vllm;
 mod setup;
 mod test;
 
@@ -20,6 +21,7 @@ Chores of Pointsman:
   cargo xtask guests               build all policies from source and write them to policies/
   cargo xtask guests --out DIR     build all policies from source into DIR, and leave the tree alone
   cargo xtask bench                measure, and print tables
+  cargo xtask real-vllm [WORD..]   install vLLM for CPUs (6 GB) and test with it: all situations, or those with a word
 
 Each says what it installs and does, and can be run again at any time.";
 
@@ -44,6 +46,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["guests"] => guests::rebuild(&root),
         ["guests", "--out", dir] => guests::build_all(&root, &PathBuf::from(dir)).map(|_| ()),
         ["bench"] => bench::bench(&root),
+        ["real-vllm", only @ ..] => real_vllm::real_vllm(&root, only),
         [] | ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())
@@ -54,6 +57,8 @@ fn run(words: &[&str]) -> Result<()> {
 
 /// The project's folder: the one with the workspace in it.
 fn root() -> Result<PathBuf> {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    // At run time: two clones may share a target directory, and so one binary of this.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").context("not run by cargo; write: cargo xtask")?;
+    let manifest = PathBuf::from(manifest);
     manifest.ancestors().nth(2).map(PathBuf::from).context("the project's folder cannot be found")
 }

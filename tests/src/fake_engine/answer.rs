@@ -1,6 +1,7 @@
 //! The answers of the fake engine: whole, or token by token, with whatever goes wrong on the way.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,31 +9,51 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, header, request};
+use http::{HeaderValue, Response, header};
 use http_body::{Body, Frame, SizeHint};
-use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
-use super::{Engine, Flavour, Script};
+use super::engine::{Engine, Mood};
+use super::queue::Permit;
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// One thing to do while answering.
-#[derive(Debug)]
-enum Act {
+pub(super) enum Act {
+    /// Wait for a place among those who are served.
+    Admit(Boxed<Permit>),
     Send(Bytes),
     Wait(Duration),
+    /// So many tokens were made.
+    Count(u64),
+    /// The answer is complete, for this reason.
+    Finish(&'static str),
     Stall,
     Die,
+    /// Run out of memory.
+    Oom,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Whole,
+    Aborted,
+    CoreDead,
 }
 
 /// Counts an answer as under way, until it ends or is dropped.
-#[derive(Debug)]
 struct Busy {
     engine: Arc<Engine>,
+    permit: Option<Permit>,
     finished: bool,
+    id: String,
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        self.permit = None;
         self.engine.busy.fetch_sub(1, Ordering::SeqCst);
         if !self.finished {
             self.engine.cancelled.fetch_add(1, Ordering::SeqCst);
@@ -40,19 +61,92 @@ impl Drop for Busy {
     }
 }
 
+/// What to send instead of the rest, when that is not to come.
+#[derive(Debug, Default)]
+pub(super) struct Tails {
+    pub(super) aborted: Bytes,
+    pub(super) core_dead: Bytes,
+}
+
+/// Follows what befalls all answers at once.
+struct Watch {
+    mood: Mood,
+    aborted: u64,
+    changed: Boxed<watch::Receiver<Mood>>,
+}
+
+fn changed(mut receiver: watch::Receiver<Mood>) -> Boxed<watch::Receiver<Mood>> {
+    Box::pin(async move {
+        if receiver.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        receiver
+    })
+}
+
 /// The body of an answer.
-#[derive(Debug)]
 pub(super) struct AnswerBody {
     acts: VecDeque<Act>,
     length: Option<u64>,
     sleep: Option<Pin<Box<Sleep>>>,
     busy: Option<Busy>,
+    watch: Option<Watch>,
+    tails: Tails,
+    pub(super) ending: Ending,
 }
 
 impl AnswerBody {
+    fn of(acts: VecDeque<Act>, length: Option<u64>) -> Self {
+        Self {
+            acts,
+            length,
+            sleep: None,
+            busy: None,
+            watch: None,
+            tails: Tails::default(),
+            ending: Ending::Whole,
+        }
+    }
+
     pub(super) fn whole(body: impl Into<Bytes>) -> Self {
         let body = body.into();
-        Self { length: Some(body.len() as u64), acts: [Act::Send(body)].into(), sleep: None, busy: None }
+        let length = Some(body.len() as u64);
+        let acts = if body.is_empty() { VecDeque::new() } else { [Act::Send(body)].into() };
+        Self::of(acts, length)
+    }
+
+    /// An answer that counts as under way.
+    pub(super) fn working(engine: &Arc<Engine>, id: &str, acts: VecDeque<Act>, tails: Tails) -> Self {
+        engine.busy.fetch_add(1, Ordering::SeqCst);
+        let busy = Busy { engine: Arc::clone(engine), permit: None, finished: false, id: id.to_owned() };
+        let mut receiver = engine.mood.subscribe();
+        let mood = *receiver.borrow_and_update();
+        let watch = Some(Watch { mood, aborted: mood.aborted, changed: changed(receiver) });
+        Self { busy: Some(busy), watch, tails, ..Self::of(acts, None) }
+    }
+
+    /// Wait for its turn, as llama.cpp does before it sends the head.
+    pub(super) async fn admitted(mut self) -> Self {
+        std::future::poll_fn(|cx| {
+            while matches!(self.acts.front(), Some(Act::Admit(_))) {
+                if !self.heed(cx) {
+                    return Poll::Pending;
+                }
+                std::task::ready!(self.act(cx));
+            }
+            Poll::Ready(())
+        })
+        .await;
+        self
+    }
+
+    /// Wait until all is there, as the answers in one piece do.
+    pub(super) async fn collect(mut self) -> (Bytes, Ending) {
+        let mut all = Vec::new();
+        while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {
+            all.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+        }
+        (all.into(), self.ending)
     }
 
     /// For benchmarks: the same answer to everybody, in one piece or as a stream of ten chunks.
@@ -69,9 +163,88 @@ impl AnswerBody {
         let mut acts: VecDeque<Act> =
             (0..9).map(|_| Act::Send(Bytes::from_static(CHUNK.as_bytes()))).collect();
         acts.push_back(Act::Send(Bytes::from_static(LAST.as_bytes())));
-        let mut response = Response::new(Self { acts, length: None, sleep: None, busy: None });
+        let mut response = Response::new(Self::of(acts, None));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         response
+    }
+
+    /// See what befell all answers; whether to go on.
+    fn heed(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(watch) = &mut self.watch else { return true };
+        while let Poll::Ready(mut receiver) = watch.changed.as_mut().poll(cx) {
+            watch.mood = *receiver.borrow_and_update();
+            watch.changed = changed(receiver);
+        }
+        let mood = watch.mood;
+        if self.ending != Ending::Whole {
+            return true;
+        }
+        if mood.silent {
+            return false;
+        }
+        let tail = if mood.core_dead {
+            self.ending = Ending::CoreDead;
+            std::mem::take(&mut self.tails.core_dead)
+        } else if mood.aborted > watch.aborted {
+            self.ending = Ending::Aborted;
+            std::mem::take(&mut self.tails.aborted)
+        } else {
+            return !mood.stalled && !mood.paused;
+        };
+        self.sleep = None;
+        self.acts = [Act::Send(tail)].into();
+        if let Some(busy) = &self.busy {
+            let mut counts = busy.engine.counts();
+            let count = if mood.core_dead { &mut counts.error } else { &mut counts.abort };
+            *count += 1;
+        }
+        true
+    }
+
+    /// Do the next thing, if it is not to send something.
+    fn act(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.acts.front_mut() {
+            Some(Act::Admit(admitted)) => {
+                let permit = std::task::ready!(admitted.as_mut().poll(cx));
+                if let Some(busy) = &mut self.busy {
+                    busy.engine.counts().served.push(busy.id.clone());
+                    busy.permit = Some(permit);
+                }
+            }
+            Some(Act::Wait(time)) => {
+                self.sleep = Some(Box::pin(tokio::time::sleep_until(Instant::now() + *time)));
+            }
+            Some(Act::Count(tokens)) => {
+                if let Some(busy) = &self.busy {
+                    busy.engine.counts().generation_tokens += *tokens;
+                }
+            }
+            Some(Act::Finish(reason)) => {
+                if let Some(busy) = &self.busy {
+                    let mut counts = busy.engine.counts();
+                    let count = if *reason == "stop" { &mut counts.stop } else { &mut counts.length };
+                    *count += 1;
+                }
+            }
+            Some(Act::Oom) => {
+                if let Some(busy) = &self.busy {
+                    warn_text!(super::loading::out_of_memory_while_serving(&busy.engine.options));
+                    busy.engine.kill_core();
+                }
+                self.acts.push_front(Act::Stall);
+                return Poll::Ready(());
+            }
+            // As a crash does it: no destructor, no last words.
+            Some(Act::Die) => {
+                let myself = rustix::process::getpid();
+                let _never = rustix::process::kill_process(myself, rustix::process::Signal::KILL);
+                return Poll::Pending;
+            }
+            Some(Act::Stall) => return Poll::Pending,
+            Some(Act::Send(_)) | None => return Poll::Ready(()),
+        }
+        self.acts.pop_front();
+        Poll::Ready(())
     }
 }
 
@@ -84,6 +257,9 @@ impl Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         loop {
+            if !self.heed(cx) {
+                return Poll::Pending;
+            }
             if let Some(sleep) = &mut self.sleep {
                 std::task::ready!(sleep.as_mut().poll(cx));
                 self.sleep = None;
@@ -95,29 +271,11 @@ impl Body for AnswerBody {
                     }
                     return Poll::Ready(None);
                 }
-                Some(Act::Stall) => return Poll::Pending,
-                // As a crash does it: no destructor, no last words.
-                Some(Act::Die) => {
-                    let _never = rustix::process::kill_process(
-                        rustix::process::getpid(),
-                        rustix::process::Signal::KILL,
-                    );
-                    return Poll::Pending;
-                }
-                Some(Act::Wait(time)) => {
-                    let until = Instant::now() + *time;
-                    self.acts.pop_front();
-                    self.sleep = Some(Box::pin(tokio::time::sleep_until(until)));
-                }
                 Some(Act::Send(_)) => {
                     let Some(Act::Send(data)) = self.acts.pop_front() else { continue };
-                    // Of a body of known length nobody asks for the end.
-                    let last = self.acts.is_empty() && self.length.is_some();
-                    if let Some(busy) = self.busy.as_mut().filter(|_| last) {
-                        busy.finished = true;
-                    }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
+                Some(_) => std::task::ready!(self.act(cx)),
             }
         }
     }
@@ -125,115 +283,4 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         self.length.map(SizeHint::with_exact).unwrap_or_default()
     }
-}
-
-/// Answer as the script says.
-pub(super) fn respond(
-    engine: Arc<Engine>,
-    script: Script,
-    parts: &request::Parts,
-    asked: &Value,
-) -> Response<AnswerBody> {
-    let chat = parts.uri.path().contains("chat");
-    let given = parts.headers.get("x-request-id").and_then(|id| id.to_str().ok());
-    let prefix = if chat { "chatcmpl" } else { "cmpl" };
-    let id = match (engine.options.flavour, given) {
-        (Flavour::Vllm, Some(id)) => format!("{prefix}-{id}"),
-        _ => format!("{prefix}-{}", engine.seen.load(Ordering::SeqCst)),
-    };
-    let tokens = asked["max_tokens"].as_u64().unwrap_or(script.tokens).min(10_000);
-    engine.busy.fetch_add(1, Ordering::SeqCst);
-    let busy = Some(Busy { engine: Arc::clone(&engine), finished: false });
-    let wait = |count: u64| Act::Wait(Duration::from_millis(script.token_ms.saturating_mul(count)));
-    let usage = json!({ "prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": tokens + 7 });
-    if asked["stream"] != true {
-        let text: String = (0..tokens).map(|token| format!("word{token} ")).collect();
-        let choice = if chat {
-            json!({ "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": "stop" })
-        } else {
-            json!({ "index": 0, "text": text, "logprobs": null, "finish_reason": "stop" })
-        };
-        let object = if chat { "chat.completion" } else { "text_completion" };
-        let body = json!({ "id": id, "object": object, "created": 1, "model": engine.options.alias,
-            "choices": [choice], "usage": usage, "x_unknown": { "kept": [1.50, null] } });
-        let body = Bytes::from(body.to_string());
-        let length = Some(body.len() as u64);
-        let mut acts = VecDeque::from([wait(tokens)]);
-        if script.die_after.is_some() {
-            acts.push_back(Act::Die);
-        }
-        acts.push_back(Act::Send(body));
-        let mut response = Response::new(AnswerBody { acts, length, sleep: None, busy });
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        return response;
-    }
-    let acts = stream(&engine, &script, chat, &id, tokens, &usage, asked, &wait);
-    let mut response = Response::new(AnswerBody { acts, length: None, sleep: None, busy });
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-    response
-}
-
-#[expect(clippy::too_many_arguments, reason = "the parts of one answer, all of them made by its only caller")]
-fn stream(
-    engine: &Engine,
-    script: &Script,
-    chat: bool,
-    id: &str,
-    tokens: u64,
-    usage: &Value,
-    asked: &Value,
-    wait: &dyn Fn(u64) -> Act,
-) -> VecDeque<Act> {
-    let object = if chat { "chat.completion.chunk" } else { "text_completion" };
-    let event = |choices: Value, usage: &Value| {
-        let chunk = json!({ "id": id, "object": object, "created": 1, "model": engine.options.alias,
-            "choices": choices, "usage": usage });
-        format!("data: {chunk}\n\n")
-    };
-    let delta = |text: String, finish: Value| {
-        if chat {
-            json!([{ "index": 0, "delta": { "content": text }, "finish_reason": finish }])
-        } else {
-            json!([{ "index": 0, "text": text, "finish_reason": finish }])
-        }
-    };
-    let mut acts = VecDeque::new();
-    let send = |acts: &mut VecDeque<Act>, text: String| {
-        let bytes = Bytes::from(text);
-        let size = script.cut.unwrap_or(bytes.len()).max(1);
-        let pieces =
-            (0..bytes.len()).step_by(size).map(|start| bytes.slice(start..(start + size).min(bytes.len())));
-        acts.extend(pieces.map(Act::Send));
-    };
-    if chat {
-        let role =
-            json!([{ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null }]);
-        send(&mut acts, event(role, &Value::Null));
-    }
-    for token in 0..tokens {
-        acts.push_back(wait(1));
-        if script.stall_after == Some(token) {
-            acts.push_back(Act::Stall);
-        }
-        if script.die_after == Some(token) {
-            acts.push_back(Act::Die);
-        }
-        if script.end_after == Some(token) {
-            return acts;
-        }
-        if script.error_after == Some(token) {
-            let error = json!({ "error": { "message": "EngineCore encountered an issue.", "type": "InternalServerError", "param": null, "code": 500 } });
-            send(&mut acts, format!("data: {error}\n\ndata: [DONE]\n\n"));
-            return acts;
-        }
-        send(&mut acts, event(delta(format!("word{token} "), Value::Null), &Value::Null));
-    }
-    send(&mut acts, event(delta(String::new(), Value::from("stop")), &Value::Null));
-    if asked["stream_options"]["include_usage"] == true {
-        send(&mut acts, event(json!([]), usage));
-    }
-    send(&mut acts, "data: [DONE]\n\n".to_owned());
-    acts
 }

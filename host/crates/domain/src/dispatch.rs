@@ -1,4 +1,5 @@
-//! The queue in front of the lanes, as a pure state machine: events in, effects out, time as an argument.
+//! The queue in front of the lanes and the turns that lanes take, as a pure state machine: events in, effects out, time as
+//! an argument.
 //!
 //! One waiting request is a [`Ticket`]; one slot in use is a lease, told apart by lane and generation. The fleet's
 //! actor owns the only [`Dispatcher`] of a host and carries out its [`Effect`]s; a simulation drives the same code with
@@ -8,192 +9,106 @@
 //!   Arrived ──> waiting ──Grant──> leased ──Released──> gone
 //!      │           │
 //!      │           ├── Cancelled ──> gone            every ticket ends in exactly one of
-//!      │           └── deadline, lane down, Closed   Grant, Refuse or Cancelled
-//!      └── Refuse (unknown lane, down, full, closed)
+//!      │           └── deadline, failed load, Closed Grant, Refuse or Cancelled
+//!      └── Refuse (unknown lane, down, full, too late, closed)
 //! ```
+//!
+//! Which lane is loaded and which one has to go is decided in `dispatch/switch.rs`.
 
+mod breaker;
+mod costs;
+mod estimate;
+mod events;
 mod figures;
+mod lane;
 mod queue;
+mod setup;
+mod switch;
+mod victims;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use self::figures::LoadFigures;
+pub use self::events::{
+    Arrival, Effect, EngineNews, Event, FlowId, Generation, Refusal, SwitchReport, Ticket, Wish,
+};
 pub use self::figures::Report;
+use self::lane::Lane;
 use self::queue::{Queue, Waiter};
-use crate::fleet_view::{LaneId, LaneStat, LaneState};
+pub use self::setup::{BackOff, GroupSetup, LaneSetup, QueueLimits, Residency, Rules};
+use self::switch::Group;
+use crate::advice::Switching;
+use crate::fleet_view::LaneId;
+use crate::lifecycle::{EngineEvent, EngineState};
 
-/// One request that waits for a lane; numbered by whoever sends the events, never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
-
-/// Number of an engine's life. A lease of an earlier life does not count against the slots of a later one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Generation(pub u64);
-
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A request wants a lane.
-    Arrived(Arrival),
-    /// Whoever waited with this ticket is gone. Ignored if the ticket has ended.
-    Cancelled(Ticket),
-    /// A lease was given back.
-    Released {
-        /// Its lane.
-        lane: LaneId,
-        /// Its generation.
-        generation: Generation,
-        /// How the request went.
-        report: Report,
-    },
-    /// A lane's engine changed its state.
-    LaneChanged {
-        /// The lane.
-        lane: LaneId,
-        /// Its new state.
-        state: LaneState,
-        /// Estimated time until it is ready.
-        ready_in: Duration,
-    },
-    /// Time has passed (see [`Dispatcher::next_deadline`]).
-    Tick,
-    /// The host stops: refuse everybody who waits and whoever comes.
-    Closed,
-}
-
-/// A request that wants a lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrival {
-    /// Its ticket.
-    pub ticket: Ticket,
-    /// The lane it wants.
-    pub lane: LaneId,
-    /// Higher goes first.
-    pub priority: i32,
-    /// When its wait ends.
-    pub deadline: Duration,
-}
-
-/// Something to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// The request has a slot now.
-    Grant {
-        /// Whose.
-        ticket: Ticket,
-        /// Of which lane.
-        lane: LaneId,
-        /// Of which life of its engine.
-        generation: Generation,
-        /// How long it waited.
-        waited: Duration,
-    },
-    /// The request will get no slot of this lane.
-    Refuse {
-        /// Whose.
-        ticket: Ticket,
-        /// Why.
-        refusal: Refusal,
-    },
-}
-
-/// Why a request got no slot.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The topology has no such lane.
-    #[error("there is no such lane")]
-    UnknownLane,
-    /// The lane is down or draining.
-    #[error("the lane is {}", .0.label())]
-    NotServing(LaneState),
-    /// The lane's queue, or the queues together, have no room.
-    #[error("{queued} requests wait already, which is the limit")]
-    QueueFull {
-        /// How many wait.
-        queued: usize,
-        /// Estimated time until there is room.
-        retry_in: Duration,
-    },
-    /// It waited for its longest time.
-    #[error("waited {} ms without getting a slot", .waited.as_millis())]
-    TimedOut {
-        /// How long that was.
-        waited: Duration,
-    },
-    /// The host is stopping.
-    #[error("the host is stopping")]
-    Closing,
-}
-
-/// Limits on waiting requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueLimits {
-    /// Most that wait for one lane.
-    pub per_lane: usize,
-    /// Most that wait in all.
-    pub total: usize,
-}
-
-/// All lanes' queues, slots and figures.
+/// All lanes' queues, slots, engines and figures.
 #[derive(Debug)]
 pub struct Dispatcher {
     lanes: Vec<Lane>,
+    groups: Vec<Group>,
     queue: Queue,
-    limits: QueueLimits,
+    rules: Rules,
     closed: bool,
 }
 
-#[derive(Debug)]
-struct Lane {
-    state: LaneState,
-    ready_in: Duration,
-    slots: u32,
-    running: u32,
-    generation: Generation,
-    figures: LoadFigures,
-}
-
-impl Lane {
-    fn free(&self) -> u32 {
-        if self.state.serving() { self.slots.saturating_sub(self.running) } else { 0 }
-    }
-}
-
 impl Dispatcher {
-    /// Lanes with these numbers of slots, in the order of their ids, all in state [`LaneState::Starting`].
-    pub fn new(slots: impl IntoIterator<Item = u32>, limits: QueueLimits) -> Self {
-        let lane = |slots| Lane {
-            state: LaneState::Starting,
-            ready_in: Duration::ZERO,
-            slots,
-            running: 0,
-            generation: Generation::default(),
-            figures: LoadFigures::default(),
-        };
-        let lanes: Vec<Lane> = slots.into_iter().map(lane).collect();
-        Self { queue: Queue::new(lanes.len()), lanes, limits, closed: false }
+    /// Lanes in the order of their ids, nothing loaded. The first [`Event::Tick`] loads what is to be loaded at the start. A
+    /// lane whose group there is none of gets one of its own.
+    pub fn new(lanes: Vec<LaneSetup>, groups: &[GroupSetup], rules: Rules) -> Self {
+        let mut groups: Vec<Group> = groups.iter().map(|setup| Group::new(*setup)).collect();
+        let known = groups.len();
+        let mut all = Vec::with_capacity(lanes.len());
+        for (id, mut setup) in lane_ids().zip(lanes) {
+            if setup.group >= known {
+                setup.group = groups.len();
+                groups.push(Group::new(GroupSetup::ALONE));
+            }
+            groups[setup.group].lanes.push(id);
+            all.push(Lane::new(setup));
+        }
+        Self { queue: Queue::new(all.len(), rules.ageing), lanes: all, groups, rules, closed: false }
     }
 
     /// Take in one event and append what has to be done. `now` never goes back.
     pub fn on(&mut self, event: Event, now: Duration, effects: &mut Vec<Effect>) {
+        self.expire(now, effects);
         match event {
             Event::Arrived(arrival) => self.arrive(arrival, now, effects),
-            Event::Cancelled(ticket) => self.queue.cancel(ticket),
+            Event::Cancelled(ticket) => {
+                if let Some((lane, _)) = self.queue.remove(ticket) {
+                    self.balance_of(lane, now, effects);
+                }
+            }
             Event::Released { lane, generation, report } => {
                 self.release(lane, generation, report, now, effects)
             }
-            Event::LaneChanged { lane, state, ready_in } => self.change(lane, state, ready_in, now, effects),
-            Event::Tick => self.expire(now, effects),
+            Event::Engine { lane, news } => self.engine(lane, news, now, effects),
+            Event::Wished { lane, wish, until } => {
+                if let Some(of) = self.lanes.get_mut(lane.index()) {
+                    of.wish = wish.map(|wish| (wish, until));
+                    self.balance_of(lane, now, effects);
+                }
+            }
+            Event::Tick => {
+                for group in 0..self.groups.len() {
+                    if self.groups[group].wake.is_none_or(|wake| wake <= now) {
+                        self.balance(group, now, effects);
+                    }
+                }
+            }
             Event::Closed => {
                 self.closed = true;
-                refuse_all(self.queue.drain_all(), &Refusal::Closing, effects);
+                for id in lane_ids().take(self.lanes.len()) {
+                    refuse_all(self.queue.drain(id, |_| true), &Refusal::Closing, effects);
+                }
             }
         }
     }
 
-    /// When the next wait ends by itself: the time for the next [`Event::Tick`].
-    pub fn next_deadline(&self) -> Option<Duration> {
-        self.queue.next_deadline()
+    /// When something happens by itself: the time for the next [`Event::Tick`].
+    pub fn next_wake(&self) -> Option<Duration> {
+        let groups = self.groups.iter().filter_map(|group| group.wake);
+        groups.chain(self.queue.next_deadline()).min()
     }
 
     /// Requests that hold a slot of `lane`, in this life of its engine.
@@ -206,41 +121,104 @@ impl Dispatcher {
         self.queue.len()
     }
 
-    /// Figures of all lanes, in the order of their ids.
-    pub fn stats(&self) -> Vec<LaneStat> {
-        self.lanes.iter().enumerate().map(|(index, lane)| self.stat(index, lane)).collect()
+    /// How many wait for a lane, by priority.
+    pub fn queued_by_priority(&self, lane: LaneId) -> Vec<(i32, usize)> {
+        self.queue.by_priority(lane)
+    }
+
+    /// Where a lane's engine is in its life.
+    pub fn engine_state(&self, lane: LaneId) -> Option<EngineState> {
+        self.lanes.get(lane.index()).map(|lane| lane.engine)
+    }
+
+    /// What went wrong with a lane's engine last, until it serves again.
+    pub fn problem(&self, lane: LaneId) -> Option<Arc<str>> {
+        self.lanes.get(lane.index())?.problem.clone()
+    }
+
+    /// Bytes that the lanes of a lane's group hold, and may hold, together.
+    pub fn group_memory(&self, lane: LaneId) -> Option<(u64, u64)> {
+        let group = self.groups.get(self.lanes.get(lane.index())?.setup.group)?;
+        Some((self.held(group), group.setup.budget))
     }
 
     /// A request wants a lane:
     ///
     /// 1. The host is stopping: refuse.
-    /// 2. There is no such lane, or it is down: refuse.
-    /// 3. A slot is free and nobody waits for it: grant.
-    /// 4. Its time is up already: refuse.
-    /// 5. The queue is full: refuse.
-    /// 6. It waits.
+    /// 2. There is no such lane: refuse.
+    /// 3. Its breaker is open, and the request has somewhere else to go: refuse.
+    /// 4. A slot is free and nobody waits for it: grant.
+    /// 5. It is down: refuse. One that comes back by itself in a moment is not, for a request that has nowhere else to go.
+    /// 6. It is not loaded, and the request may not change that: refuse.
+    /// 7. Its time is up already: refuse.
+    /// 8. It would wait in vain, and has somewhere else to go: refuse.
+    /// 9. The queue is full: refuse.
+    /// 10. It waits.
     fn arrive(&mut self, arrival: Arrival, now: Duration, effects: &mut Vec<Effect>) {
-        let Arrival { ticket, lane: id, priority, deadline } = arrival;
-        let refused = match self.lanes.get_mut(id.index()) {
-            _ if self.closed => Some(Refusal::Closing),
-            None => Some(Refusal::UnknownLane),
-            Some(lane) if !lane.state.able_to_serve() => Some(Refusal::NotServing(lane.state)),
-            Some(lane) if lane.free() > 0 && self.queue.is_empty(id) => {
-                lane.running += 1;
-                let generation = lane.generation;
-                effects.push(Effect::Grant { ticket, lane: id, generation, waited: Duration::ZERO });
+        let Arrival { ticket, lane: id, priority, flow, deadline, switching, has_fallback } = arrival;
+        let granted = match self.may_wait(&arrival, now) {
+            Err(refusal) => {
+                effects.push(Effect::Refuse { ticket, refusal });
                 return;
             }
-            Some(_) if deadline <= now => Some(Refusal::TimedOut { waited: Duration::ZERO }),
-            Some(lane) if self.queue.is_full(id, self.limits) => {
-                let queued = self.queue.waiting(id);
-                Some(Refusal::QueueFull { queued, retry_in: lane.figures.wait_for(queued, lane.slots) })
-            }
-            Some(_) => None,
+            Ok(granted) => granted,
         };
-        match refused {
-            Some(refusal) => effects.push(Effect::Refuse { ticket, refusal }),
-            None => self.queue.push(id, priority, Waiter { ticket, deadline, since: now }),
+        if has_fallback {
+            self.lanes[id.index()].breaker.tries(now);
+        }
+        if granted {
+            self.grant(ticket, id, now, now, effects);
+        } else {
+            let waiter = Waiter { ticket, priority, flow, since: now, deadline, switching, has_fallback };
+            self.queue.push(id, waiter);
+            self.balance_of(id, now, effects);
+        }
+    }
+
+    /// Can it have a slot now? If it may not even wait for one: why.
+    fn may_wait(&self, arrival: &Arrival, now: Duration) -> Result<bool, Refusal> {
+        let Arrival { lane: id, deadline, switching, has_fallback, .. } = *arrival;
+        if self.closed {
+            return Err(Refusal::Closing);
+        }
+        let Some(lane) = self.lanes.get(id.index()) else { return Err(Refusal::UnknownLane) };
+        if has_fallback && let Err(retry_in) = lane.breaker.admits(now) {
+            return Err(Refusal::Faulty { retry_in });
+        }
+        if lane.free() > 0 && self.queue.is_empty(id) {
+            return Ok(true);
+        }
+        if !lane.state().able_to_serve() || lane.recovering() && has_fallback {
+            return Err(self.not_serving(id, now));
+        }
+        let loaded = matches!(lane.engine, EngineState::Ready | EngineState::Starting);
+        if switching == Switching::Never && !loaded {
+            return Err(Refusal::NotLoaded);
+        }
+        if deadline <= now {
+            return Err(Refusal::TimedOut { waited: Duration::ZERO, retry_in: self.start_in(id, now) });
+        }
+        if has_fallback {
+            let estimate = self.start_in(id, now);
+            if now.saturating_add(estimate) > deadline {
+                return Err(Refusal::TooLate { estimate });
+            }
+        }
+        if self.queue.is_full(id, self.rules.queue) {
+            let queued = self.queue.waiting(id);
+            return Err(Refusal::QueueFull { queued, retry_in: self.start_in(id, now) });
+        }
+        Ok(false)
+    }
+
+    fn not_serving(&self, id: LaneId, now: Duration) -> Refusal {
+        let lane = &self.lanes[id.index()];
+        let retry_in = self.ready_in(id, now);
+        match lane.problem.clone() {
+            Some(reason) if !lane.had_served && lane.dying.is_none() => {
+                Refusal::LoadFailed { reason, retry_in }
+            }
+            reason => Refusal::NotServing { state: lane.state(), reason, retry_in },
         }
     }
 
@@ -254,71 +232,121 @@ impl Dispatcher {
     ) {
         let Some(lane) = self.lanes.get_mut(id.index()) else { return };
         lane.figures.add(report);
-        if lane.generation == generation {
-            lane.running = lane.running.saturating_sub(1);
-            self.grant_waiting(id, now, effects);
+        if lane.generation != generation {
+            return;
+        }
+        lane.running = lane.running.saturating_sub(1);
+        lane.last_used = now;
+        let opened = match report.first_byte.is_some() || report.failed {
+            true => lane.breaker.ended(report.failed, now),
+            false => {
+                lane.breaker.untold(now);
+                false
+            }
+        };
+        if opened {
+            let retry_in = Duration::from_secs(1);
+            let leave = self.queue.drain(id, |waiter| waiter.has_fallback);
+            refuse_all(leave, &Refusal::Faulty { retry_in }, effects);
+        }
+        self.balance_of(id, now, effects);
+    }
+
+    /// News of an engine. What makes no sense in its state is late news of an earlier life.
+    fn engine(&mut self, id: LaneId, news: EngineNews, now: Duration, effects: &mut Vec<Effect>) {
+        let Some(lane) = self.lanes.get_mut(id.index()) else { return };
+        let external = lane.setup.residency == Residency::External;
+        match news {
+            EngineNews::Ready => {
+                if external && lane.engine == EngineState::BackingOff {
+                    lane.step(EngineEvent::Retry, now);
+                    lane.step(EngineEvent::Load, now);
+                }
+                if lane.engine == EngineState::Starting {
+                    let loading_since = lane.since;
+                    lane.came_up(now);
+                    lane.step(EngineEvent::Answers, now);
+                    self.switched(id, loading_since, now, effects);
+                }
+            }
+            EngineNews::Dying(reason) => {
+                let served = lane.served(now);
+                if lane.engine != EngineState::Stopping && lane.step(EngineEvent::Stop, now) {
+                    lane.dying = Some(served);
+                    lane.problem = Some(reason);
+                    self.leave_lost(id, now, effects);
+                }
+            }
+            EngineNews::LoadFailed(reason) | EngineNews::Lost(reason) => {
+                let served = lane.dying.unwrap_or(lane.served(now));
+                let was_to_end = lane.engine == EngineState::Stopping && lane.dying.is_none();
+                if was_to_end {
+                    // And has, if not quite as asked.
+                    lane.step(EngineEvent::Exited, now);
+                    lane.asleep = false;
+                } else if lane.step(EngineEvent::Lost, now) {
+                    lane.went_down(reason, served, now);
+                    self.leave_lost(id, now, effects);
+                }
+            }
+            EngineNews::Stopped { asleep } => {
+                if lane.engine == EngineState::Stopping && lane.dying.is_none() {
+                    lane.stop.add(now.saturating_sub(lane.since));
+                    lane.step(EngineEvent::Exited, now);
+                    lane.asleep = asleep;
+                } else if lane.sleeps() && !asleep {
+                    lane.asleep = false;
+                }
+            }
+        }
+        self.balance_of(id, now, effects);
+    }
+
+    /// Those who waited for an engine that ended: whoever has somewhere else to go does so; the others wait for it to come
+    /// back, but for the second time in a row, or when it never served, they are told.
+    fn leave_lost(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
+        let refusal = self.not_serving(id, now);
+        let stay = self.lanes[id.index()].recovering();
+        let leave = self.queue.drain(id, |waiter| !stay || waiter.has_fallback);
+        refuse_all(leave, &refusal, effects);
+    }
+
+    /// Serve those who wait for a lane, as far as it has slots.
+    fn serve(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
+        while self.lanes[id.index()].free() > 0
+            && let Some(Waiter { ticket, since, .. }) = self.queue.pop(id, now)
+        {
+            self.grant(ticket, id, since, now, effects);
         }
     }
 
-    fn change(
+    fn grant(
         &mut self,
+        ticket: Ticket,
         id: LaneId,
-        state: LaneState,
-        ready_in: Duration,
+        since: Duration,
         now: Duration,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(lane) = self.lanes.get_mut(id.index()) else { return };
-        if state.serving() && !lane.state.serving() {
-            lane.generation = Generation(lane.generation.0 + 1);
-            lane.running = 0;
-        }
-        lane.state = state;
-        lane.ready_in = ready_in;
-        if state.able_to_serve() {
-            self.grant_waiting(id, now, effects);
-        } else {
-            refuse_all(self.queue.drain(id), &Refusal::NotServing(state), effects);
-        }
-    }
-
-    fn grant_waiting(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
-        self.expire(now, effects);
-        let Some(lane) = self.lanes.get_mut(id.index()) else { return };
-        while lane.free() > 0
-            && let Some(Waiter { ticket, since, .. }) = self.queue.pop(id)
-        {
-            lane.running += 1;
-            let waited = now.saturating_sub(since);
-            effects.push(Effect::Grant { ticket, lane: id, generation: lane.generation, waited });
-        }
+        let lane = &mut self.lanes[id.index()];
+        lane.running += 1;
+        lane.last_used = now;
+        let waited = now.saturating_sub(since);
+        effects.push(Effect::Grant { ticket, lane: id, generation: lane.generation, waited });
     }
 
     fn expire(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        while let Some(Waiter { ticket, since, .. }) = self.queue.pop_expired(now) {
-            let refusal = Refusal::TimedOut { waited: now.saturating_sub(since) };
+        while let Some((lane, Waiter { ticket, since, .. })) = self.queue.pop_expired(now) {
+            let retry_in = self.start_in(lane, now);
+            let refusal = Refusal::TimedOut { waited: now.saturating_sub(since), retry_in };
             effects.push(Effect::Refuse { ticket, refusal });
+            self.balance_of(lane, now, effects);
         }
     }
 
-    fn stat(&self, index: usize, lane: &Lane) -> LaneStat {
-        let id = LaneId(u32::try_from(index).unwrap_or(u32::MAX));
-        let queued = self.queue.waiting(id);
-        let wait = if lane.free() > 0 && queued == 0 {
-            Duration::ZERO
-        } else {
-            lane.figures.wait_for(queued, lane.slots)
-        };
-        LaneStat {
-            running: lane.running,
-            queued: u32::try_from(queued).unwrap_or(u32::MAX),
-            slots_free: lane.free(),
-            errors: lane.figures.errors(),
-            ttft_p50_ms: lane.figures.ttft_p50_ms(),
-            ttft_p99_ms: lane.figures.ttft_p99_ms(),
-            est_wait_ms: whole_ms(wait),
-            ready_in_ms: if lane.state.serving() { 0 } else { whole_ms(lane.ready_in) },
-            ..LaneStat::idle(id, lane.state, lane.slots)
+    fn balance_of(&mut self, lane: LaneId, now: Duration, effects: &mut Vec<Effect>) {
+        if let Some(group) = self.lanes.get(lane.index()).map(|lane| lane.setup.group) {
+            self.balance(group, now, effects);
         }
     }
 }
@@ -328,8 +356,8 @@ fn refuse_all(waiters: Vec<Waiter>, refusal: &Refusal, effects: &mut Vec<Effect>
     effects.extend(waiters.into_iter().map(refuse));
 }
 
-fn whole_ms(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+fn lane_ids() -> impl Iterator<Item = LaneId> {
+    (0..).map(LaneId)
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub enum LaneState {
     Ready,
     /// Serving, with faults.
     Degraded,
-    /// Finishing its work; takes no new requests.
+    /// Being unloaded for another lane. Requests may wait for it to come back.
     Draining,
     /// Failed, or backing off before the next start.
     Down,
@@ -62,7 +62,7 @@ pub enum LaneState {
 impl LaneState {
     /// May a request wait for this lane?
     pub fn able_to_serve(self) -> bool {
-        matches!(self, Self::Unloaded | Self::Starting | Self::Ready | Self::Degraded)
+        self != Self::Down
     }
 
     /// Can a request start on it now?

@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderName, Response};
 use pointsman_domain::LaneId;
 use pointsman_domain::dispatch::{Generation, Report};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::actor::Message;
 use crate::driver::Target;
 use crate::upstream::{EngineBody, EngineError, Upstream};
+
+const VLLM_PRIORITY: HeaderName = HeaderName::from_static("x-vllm-priority");
 
 /// One slot of one lane. Given back when dropped, however that comes about.
 #[derive(Debug)]
@@ -24,6 +27,9 @@ pub struct Lease {
     pub(crate) target: Arc<Target>,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) mailbox: UnboundedSender<Message>,
+    /// Ends what is left of this life's answers, where the rules allow that.
+    pub(crate) cut: Option<CancellationToken>,
+    pub(crate) priority: i32,
     pub(crate) granted: Instant,
     pub(crate) report: Report,
 }
@@ -54,7 +60,19 @@ impl Lease {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<EngineBody>, EngineError> {
-        self.upstream.post(&self.target, path, headers, body).await
+        let mut headers = headers;
+        if self.target.priorities && self.priority != 0 {
+            // vLLM serves lower numbers first.
+            headers.insert(VLLM_PRIORITY, (-i64::from(self.priority)).into());
+        }
+        let answer = self.upstream.post(&self.target, path, headers, body);
+        match &self.cut {
+            None => answer.await,
+            Some(cut) => match cut.run_until_cancelled(answer).await {
+                Some(answer) => Ok(answer?.map(|body| body.cut_by(cut))),
+                None => Err(EngineError::Exchanged),
+            },
+        }
     }
 
     /// The first byte of the answer is there.

@@ -2,25 +2,36 @@
 //!
 //! ```text
 //!   Fleet::acquire ──> actor ──────────> Lease ──send──> engine
-//!                        ▲  one task owns all lane state
-//!   supervisor (one per engine): start, probe, restart, stop
+//!                        ▲ │  one task owns all lane state
+//!                   news │ │ orders
+//!                        │ ▼
+//!                      supervisor (one per engine): room, start, probe, watch, sleep, stop
 //! ```
 
 mod actor;
 mod driver;
+mod footprint;
 mod lease;
+mod loading;
+mod memory;
 mod metrics;
 mod process;
+mod room;
+mod scrape;
+mod sleeping;
 mod spec;
 mod supervisor;
 mod upstream;
+mod vitals;
+pub mod vllm;
 
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{Arrival, QueueLimits, Refusal, Ticket};
-use pointsman_domain::{FleetView, LaneId, LaneInfo, LaneState, Topology};
+use pointsman_domain::dispatch::{Arrival, Dispatcher, FlowId, GroupSetup, LaneSetup, Refusal, Ticket, Wish};
+use pointsman_domain::{EngineState, FleetView, LaneId, LaneInfo, LaneState, Switching, Topology};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -28,40 +39,63 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::actor::{Actor, LaneParts, Message};
+use self::room::Room;
 use self::supervisor::Supervisor;
 use self::upstream::Upstream;
 
+pub use self::footprint::{Footprint, FootprintError, Serving, gib, of_model};
 pub use self::lease::Lease;
+pub use self::memory::{Gpu, Holder, Machine, Pool};
 pub use self::metrics::FleetMetrics;
-pub use self::spec::{BackOff, EngineSpec, ExternalSpec, LaneSpec, ProcessSpec, Secret, Timeouts, UrlError};
+pub use self::process::{Home, HomeError, keeper_main};
+pub use self::spec::{
+    BackOff, EngineSpec, ExternalSpec, FleetSpec, GroupSpec, LaneSpec, Liveness, ProcessSpec, Residency,
+    Rules, Secret, SwitchStrategy, Timeouts, UrlError, Words,
+};
 pub use self::upstream::{EngineBody, EngineError};
 
 /// A request's wish for a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
+pub struct Wanted<'a> {
     /// Of this lane.
     pub lane: LaneId,
     /// Higher goes first.
     pub priority: i32,
+    /// Whose turn it is among equals.
+    pub flow: &'a str,
     /// Longest wait.
     pub max_wait: Duration,
+    /// May lanes be loaded or exchanged for it.
+    pub switching: Switching,
+    /// It has somewhere else to go.
+    pub has_fallback: bool,
 }
 
 /// What people want to know of a lane.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LaneStatus {
     /// Its name.
     pub name: String,
     /// Its state.
     pub state: LaneState,
+    /// Where its engine is in its life.
+    pub engine: EngineState,
     /// Process id of its engine, if we started one.
     pub pid: Option<u32>,
     /// Port of its engine, if we started one.
     pub port: Option<u16>,
     /// How often its engine was started.
     pub starts: u64,
+    /// How far its loading is.
+    pub progress: Option<String>,
     /// What went wrong last, until it goes well again.
     pub problem: Option<String>,
+    /// Memory of its model's weights, in bytes, as its engine said when it was loaded.
+    pub weights_bytes: Option<u64>,
+    /// Memory of its key-value cache, in bytes.
+    pub kv_bytes: Option<u64>,
+    /// Tokens that its key-value cache can hold.
+    pub kv_tokens: Option<u64>,
 }
 
 /// All lanes. Cloning gives another handle to the same ones.
@@ -85,57 +119,81 @@ pub struct FleetTasks {
 }
 
 impl Fleet {
-    /// Start all lanes. Must be called within a runtime; returns at once, with the engines starting.
-    pub fn start(lanes: &[LaneSpec], limits: QueueLimits, metrics: &Arc<FleetMetrics>) -> (Self, FleetTasks) {
-        let topology = Arc::new(Topology::new(1, lanes.iter().map(lane_info).collect()));
+    /// Start all lanes: end what an earlier run left behind, and load what is to be loaded. Must be called within a runtime,
+    /// on a thread that lives as long as the host; returns with the engines starting.
+    ///
+    /// # Errors
+    /// When the state directory cannot be used, or another host uses it.
+    pub fn start(spec: &FleetSpec, metrics: &Arc<FleetMetrics>) -> Result<(Self, FleetTasks), HomeError> {
+        let home = Home::open(spec.state_dir.as_deref(), spec.keeper.as_deref())?;
+        for swept in home.sweep() {
+            tracing::warn!(lane = swept.lane, "{}", swept.sentence);
+        }
+        let topology = Arc::new(Topology::new(1, spec.lanes.iter().map(lane_info).collect()));
         let first = FleetView::idle(Arc::clone(&topology), LaneState::Starting);
         let (view_sender, view) = watch::channel(Arc::new(first));
         let (mailbox, messages) = unbounded_channel();
         let started = Instant::now();
         let stop = CancellationToken::new();
+        let machine = Arc::new(Machine::new(&spec.machine));
         let mut supervisors = JoinSet::new();
         let mut parts = Vec::new();
         let mut statuses = Vec::new();
-        for (info, spec) in topology.lanes().iter().zip(lanes) {
-            let upstream = Arc::new(Upstream::new(spec.timeouts, spec.slots));
-            let status = LaneStatus {
-                name: spec.name.clone(),
-                state: LaneState::Starting,
-                pid: None,
-                port: None,
-                starts: 0,
-                problem: None,
-            };
-            let (status, seen) = watch::channel(status);
+        for (info, lane) in topology.lanes().iter().zip(&spec.lanes) {
+            let driver = driver::driver(&lane.engine);
+            let upstream = Arc::new(Upstream::new(lane.timeouts, lane.slots, driver.reuses_connections()));
+            let (status, seen) =
+                watch::channel(LaneStatus { name: lane.name.clone(), ..LaneStatus::default() });
             statuses.push(seen);
+            let (orders, ordered) = unbounded_channel();
             parts.push(LaneParts {
-                name: spec.name.as_str().into(),
-                engine_model: spec.engine_model.as_deref().map(Arc::from),
+                name: lane.name.as_str().into(),
+                engine_model: lane.engine_model.as_deref().map(Arc::from),
                 upstream: Arc::clone(&upstream),
+                orders,
+                status: status.clone(),
                 target: None,
+                cut: spec.rules.cut_after.map(|_| CancellationToken::new()),
+                told: None,
+                first_after_switch: false,
             });
+            let group = lane.group.and_then(|group| spec.groups.get(group));
             let supervisor = Supervisor {
                 lane: info.id,
-                name: spec.name.clone(),
-                driver: driver::driver(&spec.engine),
+                name: lane.name.clone(),
+                slots: lane.slots,
+                driver,
                 upstream,
                 mailbox: mailbox.clone(),
+                orders: ordered,
                 status,
                 metrics: Arc::clone(metrics),
                 stop: stop.clone(),
-                probe_every: match &spec.engine {
+                home: home.clone(),
+                room: group.and_then(|group| room(group, lane, &machine)),
+                liveness: lane.liveness,
+                probe_every: match &lane.engine {
                     EngineSpec::External(external) => external.probe_every,
-                    EngineSpec::LlamaCpp(_) => Duration::ZERO,
+                    _ => Duration::ZERO,
                 },
+                demoted: false,
+                canary: None,
             };
             supervisors.spawn(supervisor.run());
         }
-        let actor =
-            Actor::new(topology, parts, limits, started, mailbox.clone(), view_sender, Arc::clone(metrics));
+        let actor = Actor {
+            dispatcher: dispatcher(spec),
+            topology,
+            lanes: parts,
+            started,
+            mailbox: mailbox.clone(),
+            view: view_sender,
+            metrics: Arc::clone(metrics),
+        };
         let mut actors = JoinSet::new();
         actors.spawn(actor.run(messages));
         let tasks = FleetTasks { mailbox: mailbox.clone(), supervisors, _actor: actors, stop };
-        (Self { mailbox, view, statuses: statuses.into(), tickets: Arc::default(), started }, tasks)
+        Ok((Self { mailbox, view, statuses: statuses.into(), tickets: Arc::default(), started }, tasks))
     }
 
     /// The lanes as they are now.
@@ -158,14 +216,22 @@ impl Fleet {
         self.statuses.iter().map(|status| status.borrow().clone()).collect()
     }
 
+    /// Wish that a lane be loaded, kept or released, for a time; `None` takes the wish before back.
+    pub fn wish(&self, lane: LaneId, wish: Option<Wish>, lasts: Duration) {
+        // Without an actor there is nothing to be wished for.
+        let _gone = self.mailbox.send(Message::Wished { lane, wish, lasts });
+    }
+
     /// Wait for a slot. Dropping the future gives up the place in the queue.
     ///
     /// # Errors
     /// With the reason why there is none.
-    pub async fn acquire(&self, wanted: Wanted) -> Result<Lease, Refusal> {
+    pub async fn acquire(&self, wanted: Wanted<'_>) -> Result<Lease, Refusal> {
+        let Wanted { lane, priority, flow, max_wait, switching, has_fallback } = wanted;
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
-        let deadline = self.started.elapsed() + wanted.max_wait;
-        let arrival = Arrival { ticket, lane: wanted.lane, priority: wanted.priority, deadline };
+        let deadline = self.started.elapsed().saturating_add(max_wait);
+        let flow = FlowId(BuildHasherDefault::<DefaultHasher>::default().hash_one(flow));
+        let arrival = Arrival { ticket, lane, priority, flow, deadline, switching, has_fallback };
         let (answer, answered) = oneshot::channel();
         if self.mailbox.send(Message::Wanted { arrival, answer }).is_err() {
             return Err(Refusal::Closing);
@@ -210,9 +276,31 @@ fn lane_info(spec: &LaneSpec) -> LaneInfo {
         labels: spec.labels.clone(),
         max_context: spec.max_context,
         slots: spec.slots,
-        group: spec.group,
+        // Policies number groups from 1; 0 is none.
+        group: spec.group.and_then(|group| u32::try_from(group + 1).ok()).unwrap_or(0),
         cost_milli: spec.cost_milli,
     }
+}
+
+/// The memory that a lane is loaded into, if anybody is to look at it.
+fn room(group: &GroupSpec, lane: &LaneSpec, machine: &Arc<Machine>) -> Option<Room> {
+    let (machine, limit) = (Arc::clone(machine), group.free_timeout);
+    group.pool.map(|pool| Room { machine, pool, need: lane.need, asleep: lane.asleep, limit })
+}
+
+fn dispatcher(spec: &FleetSpec) -> Dispatcher {
+    let setup = |lane: &LaneSpec| LaneSetup {
+        slots: lane.slots,
+        group: lane.group.unwrap_or(usize::MAX),
+        need: lane.need,
+        asleep: lane.asleep,
+        residency: lane.residency,
+        expected_load: lane.expected_load,
+        back_off: lane.engine.run().map_or(spec::NO_BACK_OFF, |run| run.back_off),
+    };
+    let groups: Vec<GroupSetup> =
+        spec.groups.iter().map(|group| GroupSetup { budget: group.budget }).collect();
+    Dispatcher::new(spec.lanes.iter().map(setup).collect(), &groups, spec.rules)
 }
 
 #[cfg(test)]

@@ -1,102 +1,162 @@
-//! One engine process and everything that it starts: a process group of its own, ended as a whole.
+//! One engine process and everything that it starts: a session of its own, ended as a whole.
+//!
+//! Nothing of it survives us. While we live, [`Process::stop`] and [`Process::kill`] see it gone. When we are killed, the
+//! keeper ends it, the kernel its first process. Should the keeper be killed too, the next host's [`Home::sweep`] does.
 
-use std::collections::VecDeque;
+mod cgroup;
+mod explain;
+mod home;
+mod hunt;
+mod keeper;
+mod lines;
+mod marker;
+mod proc;
+mod record;
+mod sweep;
+
+use std::fs::File;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::io::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use rustix::process::Signal;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
 use crate::driver::HOST;
-use crate::spec::ProcessSpec;
 
-/// How many of an engine's last lines are kept for messages about its failure.
-const LAST_LINES: usize = 20;
-/// Longest line kept whole; longer ones are cut into pieces.
-const LONGEST_LINE: usize = 4096;
-/// How long the kernel may take to end a group after SIGKILL. A process that is deep in a driver ends when that lets it.
+use self::cgroup::Cgroup;
+use self::hunt::{Hunt, Knows, names};
+use self::lines::read_lines;
+use self::marker::VARIABLE;
+use self::proc::Seen;
+use self::record::{Record, port_in};
+
+pub(crate) use self::explain::explain;
+pub use self::home::{Home, HomeError};
+pub use self::keeper::keeper_main;
+pub(crate) use self::lines::LastLines;
+
+/// How long the kernel may take to end processes after SIGKILL. One that is deep in a driver ends when that lets it.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// How often to look whether a group is gone; the kernel has no way to wait for one.
-const GONE_POLL: Duration = Duration::from_millis(10);
+/// How long the last lines of an engine that has ended may take to be read.
+const LINES_LIMIT: Duration = Duration::from_secs(1);
 
-/// A running engine.
+/// What to start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Launch {
+    /// Program and arguments, all placeholders filled in.
+    pub(crate) words: Vec<String>,
+    /// Added to our own environment.
+    pub(crate) env: Vec<(String, String)>,
+    /// Taken out of our own environment.
+    pub(crate) remove_env: Vec<String>,
+    /// Where it runs; without it, where we do.
+    pub(crate) directory: Option<PathBuf>,
+}
+
+/// A running engine. Dropping it kills it without waiting.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
-    group: Pid,
+    id: u32,
     lines: LastLines,
     readers: JoinSet<()>,
+    quarry: Quarry,
 }
 
-/// The last lines that an engine wrote.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct LastLines(Arc<Mutex<VecDeque<String>>>);
+/// Processes that did not end, so that their memory is not free: no other engine may be started. Dropping it tries for a last
+/// time, in the background.
+#[derive(Debug)]
+pub(crate) struct StillThere {
+    left: Vec<Seen>,
+    quarry: Quarry,
+}
 
-impl LastLines {
-    fn push(&self, line: &str) {
-        let mut lines = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if lines.len() == LAST_LINES {
-            lines.pop_front();
-        }
-        lines.push_back(line.to_owned());
+impl std::fmt::Display for StillThere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let limit = KILL_LIMIT.as_secs();
+        write!(f, "processes of the engine are still there {limit} s after SIGKILL: {}", names(&self.left))
+    }
+}
+
+impl std::error::Error for StillThere {}
+
+impl StillThere {
+    /// Numbers of the processes.
+    #[cfg(test)]
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.left.iter().map(|process| process.id.pid).collect()
     }
 
-    /// The last line that says something.
-    pub(crate) fn last(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).back().cloned()
+    /// Try once more to end them.
+    ///
+    /// # Errors
+    /// When they are still there.
+    pub(crate) async fn again(self) -> Result<(), Self> {
+        self.quarry.end(Duration::ZERO).await
     }
 }
 
 impl Process {
-    /// Start a lane's engine on `port`. Has to be called on a thread that lives as long as the host, such as a worker of the
-    /// runtime: the kernel ends the engine when the thread that started it ends.
+    /// Start a lane's engine. `on_line` gets each line that it writes, whichever way the line ends. Has to be called on a
+    /// thread that lives as long as the host, such as a worker of the runtime: the kernel ends the engine when the thread
+    /// that started it ends.
     ///
     /// # Errors
     /// When the program cannot be started.
-    pub(crate) fn start(lane: &str, spec: &ProcessSpec, port: u16) -> io::Result<Self> {
-        let fill = |word: &String| {
-            word.replace("{port}", &port.to_string()).replace("{host}", HOST).replace("{lane}", lane)
-        };
-        let mut words = spec.command.iter().map(fill);
-        let program = words
-            .next()
+    pub(crate) fn start(
+        lane: &str,
+        launch: &Launch,
+        home: &Home,
+        on_line: impl Fn(&str) + Send + Sync + Clone + 'static,
+    ) -> io::Result<Self> {
+        let program = launch
+            .words
+            .first()
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
-        let mut command = Command::new(program);
-        command
-            .args(words)
-            .envs(spec.env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
-        if let Some(directory) = &spec.directory {
-            command.current_dir(directory);
-        }
-        die_with_parent(&mut command);
-        let mut child = command.spawn()?;
-        let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        let group =
-            id.ok_or_else(|| io::Error::other("the process ended before it could be looked after"))?;
+        let cgroup = home.cgroup(lane);
+        let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut record = Record {
+            marker: home.marker(lane),
+            leader: None,
+            boot: home.boot().to_owned(),
+            port: port_in(&launch.words),
+            program: name,
+            pipes: Vec::new(),
+            cgroup: cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
+        };
+        home.add(&record);
+        let mut child = command(launch, &record, cgroup.as_ref()).spawn().inspect_err(|_| {
+            home.remove(&record.marker);
+            cgroup.iter().for_each(Cgroup::remove);
+        })?;
+        record.pipes =
+            child.stdout.iter().filter_map(inode).chain(child.stderr.iter().filter_map(inode)).collect();
+        // Not reaped yet, so that it is there even if it has ended.
+        record.leader = child.id().and_then(proc::seen).map(|seen| seen.id);
+        home.add(&record);
+        let id = child.id().unwrap_or_default();
+        let hunt = Hunt::new(record, Knows::Child);
+        let quarry = Quarry { prey: Some(Box::new(Prey { hunt, home: home.clone() })) };
+
         let lines = LastLines::default();
         let mut readers = JoinSet::new();
         if let Some(out) = child.stdout.take() {
-            readers.spawn(read_lines(lane.to_owned(), out, lines.clone()));
+            readers.spawn(read_lines(lane.to_owned(), out, lines.clone(), on_line.clone()));
         }
         if let Some(err) = child.stderr.take() {
-            readers.spawn(read_lines(lane.to_owned(), err, lines.clone()));
+            readers.spawn(read_lines(lane.to_owned(), err, lines.clone(), on_line));
         }
-        Ok(Self { child, group, lines, readers })
+        Ok(Self { child, id, lines, readers, quarry })
     }
 
-    /// Id of the process, and of its group.
+    /// Id of the process, of its group and of its session.
     pub(crate) fn id(&self) -> u32 {
-        self.group.as_raw_nonzero().get().unsigned_abs()
+        self.id
     }
 
     /// What it wrote last.
@@ -104,128 +164,151 @@ impl Process {
         &self.lines
     }
 
-    /// Wait until the process ends. Can be dropped and called again.
+    /// Wait until the process ends. Can be dropped and called again. What it started may live on.
     pub(crate) async fn ended(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
     }
 
-    /// End the whole group: SIGTERM, after `grace` SIGKILL, and wait until nothing of it is left.
-    pub(crate) async fn stop(mut self, grace: Duration) {
-        self.signal(Signal::TERM);
-        let ended = tokio::time::timeout(grace, async {
-            // A failing wait means that there is nothing to wait for.
-            drop(self.child.wait().await);
-            self.gone().await;
-        });
-        if ended.await.is_err() {
-            tracing::warn!(
-                pid = self.id(),
-                "the engine did not end within {} s of SIGTERM",
-                grace.as_secs_f32()
-            );
-        }
-        self.kill().await;
+    /// End the whole engine: SIGTERM, after `grace` SIGKILL, and wait until nothing of it is left.
+    ///
+    /// # Errors
+    /// When something of it is still there.
+    pub(crate) async fn stop(self, grace: Duration) -> Result<(), StillThere> {
+        self.end(grace).await
     }
 
-    /// End what is left of the group at once, and wait until nothing of it is left.
-    pub(crate) async fn kill(mut self) {
-        self.signal(Signal::KILL);
-        let ended = tokio::time::timeout(KILL_LIMIT, async {
+    /// End what is left of the engine at once, and wait until nothing of it is left.
+    ///
+    /// # Errors
+    /// When something of it is still there.
+    pub(crate) async fn kill(self) -> Result<(), StillThere> {
+        self.end(Duration::ZERO).await
+    }
+
+    async fn end(mut self, grace: Duration) -> Result<(), StillThere> {
+        let gone = self.quarry.end(grace).await;
+        if gone.is_ok() {
+            // Ended, so this is at once. A failing wait means that there is nothing to wait for.
             drop(self.child.wait().await);
-            self.gone().await;
-        });
-        if ended.await.is_err() {
-            tracing::error!(
-                pid = self.id(),
-                "processes of the engine are still there {} s after SIGKILL",
-                KILL_LIMIT.as_secs()
-            );
+            let read = async { while self.readers.join_next().await.is_some() {} };
+            // Somebody else may have been given our pipes; then there is no end to read to.
+            drop(tokio::time::timeout(LINES_LIMIT, read).await);
         }
         self.readers.shutdown().await;
+        gone
     }
+}
 
-    fn signal(&self, signal: Signal) {
-        // The group may be gone, which is what we want.
-        let _gone = rustix::process::kill_process_group(self.group, signal);
+/// An engine's processes as something that is ended, whatever becomes of who holds it.
+#[derive(Debug)]
+struct Quarry {
+    /// None when nothing is left of it, or somebody else sees to it.
+    prey: Option<Box<Prey>>,
+}
+
+#[derive(Debug)]
+struct Prey {
+    hunt: Hunt,
+    home: Home,
+}
+
+impl Prey {
+    fn end(&mut self, grace: Duration) -> Result<(), Vec<Seen>> {
+        let ended = self.hunt.end(grace, KILL_LIMIT);
+        let marker = &self.hunt.record().marker;
+        match &ended {
+            Ok(()) => self.home.remove(marker),
+            Err(left) => {
+                let limit = KILL_LIMIT.as_secs();
+                tracing::error!(lane = marker.lane, "still there {limit} s after SIGKILL: {}", names(left));
+            }
+        }
+        ended
     }
+}
 
-    async fn gone(&self) {
-        while rustix::process::test_kill_process_group(self.group).is_ok() {
-            tokio::time::sleep(GONE_POLL).await;
+impl Quarry {
+    async fn end(mut self, grace: Duration) -> Result<(), StillThere> {
+        // It goes along, so that it is still looked after when nobody waits for the answer, and when the runtime ends
+        // before the task starts.
+        let ended = tokio::task::spawn_blocking(move || {
+            let ended = self.prey.as_mut().map_or(Ok(()), |prey| prey.end(grace));
+            if ended.is_ok() {
+                self.prey = None;
+            }
+            ended.map_err(|left| StillThere { left, quarry: self })
+        });
+        // Without an answer the task is dropped, or has failed: its quarry is looked after in the background.
+        ended.await.unwrap_or_else(|_| Err(StillThere { left: Vec::new(), quarry: Self { prey: None } }))
+    }
+}
+
+impl Drop for Quarry {
+    fn drop(&mut self) {
+        let Some(mut prey) = self.prey.take() else { return };
+        // At once, in case that we are about to end.
+        let found = prey.hunt.look();
+        prey.hunt.strike(&found, Signal::KILL);
+        let lane = prey.hunt.record().marker.lane.clone();
+        let thread = std::thread::Builder::new().name("engine-end".into());
+        if let Err(error) = thread.spawn(move || drop(prey.end(Duration::ZERO))) {
+            tracing::error!(lane, "nobody waits for the end of the engine: {error}");
         }
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-    }
+/// Inode of a pipe, which is the same at both its ends.
+fn inode(pipe: &impl AsFd) -> Option<u64> {
+    let pipe = pipe.as_fd().try_clone_to_owned().ok()?;
+    File::from(pipe).metadata().ok().map(|meta| meta.ino())
 }
 
-/// Let the kernel end the child when we are gone, however that came about.
+fn command(launch: &Launch, record: &Record, cgroup: Option<&Cgroup>) -> Command {
+    let (program, arguments) =
+        launch.words.split_first().map_or(("", &[][..]), |(first, rest)| (first, rest));
+    let mut command = Command::new(program);
+    command.args(arguments);
+    launch.remove_env.iter().for_each(|name| {
+        command.env_remove(name);
+    });
+    command
+        .envs(launch.env.iter().map(|(name, value)| (name, value)))
+        .env(VARIABLE, record.marker.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    if let Some(directory) = &launch.directory {
+        command.current_dir(directory);
+    }
+    tie(&mut command, cgroup.and_then(|cgroup| cgroup.entrance().ok()));
+    command
+}
+
+/// Let the kernel know what belongs together: a session of its own, which no `setproctitle` can write over; an end with us,
+/// however that comes about; and the control group that `entrance` leads to.
 #[expect(
     unsafe_code,
     reason = "code between fork and exec is unsafe by nature; there is no other way to say this"
 )]
-fn die_with_parent(command: &mut Command) {
-    // SAFETY: between fork and exec only functions that are async-signal-safe may run. This makes one prctl system call,
-    // takes no lock and allocates nothing.
+fn tie(command: &mut Command, entrance: Option<File>) {
+    let host = rustix::process::getpid();
+    // SAFETY: between fork and exec only functions that are async-signal-safe may run. This makes the system calls setsid,
+    // prctl, getppid and write, takes no lock and allocates nothing: errors are made of their numbers.
     unsafe {
-        command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from)
+        command.pre_exec(move || {
+            rustix::process::setsid()?;
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            if rustix::process::getppid() != Some(host) {
+                // We ended before the kernel was asked to tell.
+                return Err(io::Error::from(rustix::io::Errno::SRCH));
+            }
+            if let Some(entrance) = &entrance {
+                // Without it, the other ways to find the engine's processes are left.
+                let _outside = rustix::io::write(entrance, b"0");
+            }
+            Ok(())
         });
-    }
-}
-
-/// Carry an engine's lines into our log. Progress bars end their lines with a carriage return.
-async fn read_lines(lane: String, mut pipe: impl AsyncRead + Unpin, lines: LastLines) {
-    let mut chunk = vec![0; 8192];
-    let mut line: Vec<u8> = Vec::new();
-    let emit = |line: &mut Vec<u8>| {
-        let text = String::from_utf8_lossy(line);
-        let text = text.trim_end();
-        if !text.is_empty() {
-            let shown: String =
-                text.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect();
-            tracing::info!(target: "engine", lane, "{shown}");
-            lines.push(&shown);
-        }
-        line.clear();
-    };
-    while let Ok(count) = pipe.read(&mut chunk).await {
-        if count == 0 {
-            break;
-        }
-        for byte in &chunk[..count] {
-            if matches!(byte, b'\n' | b'\r') || line.len() == LONGEST_LINE {
-                emit(&mut line);
-            }
-            if !matches!(byte, b'\n' | b'\r') {
-                line.push(*byte);
-            }
-        }
-    }
-    emit(&mut line);
-}
-
-/// How a process ended, as a sentence and as a word for a metric.
-pub(crate) fn explain(status: ExitStatus) -> (String, String) {
-    let signal = status.signal().or_else(|| status.code().filter(|code| *code > 128).map(|code| code - 128));
-    match (status.code(), signal) {
-        (_, Some(4)) => ("illegal instruction: the binary was built for another CPU".into(), "SIGILL".into()),
-        (_, Some(6)) => {
-            ("aborted: the engine found a fault of its own, see its last lines".into(), "SIGABRT".into())
-        }
-        (_, Some(9)) => {
-            ("killed by SIGKILL: by hand, or by the kernel because memory ran out".into(), "SIGKILL".into())
-        }
-        (_, Some(11)) => ("segmentation fault: a fault in the engine or its driver".into(), "SIGSEGV".into()),
-        (_, Some(15)) => ("ended by SIGTERM, which did not come from us".into(), "SIGTERM".into()),
-        (None, Some(signal)) => (format!("ended by signal {signal}"), format!("signal-{signal}")),
-        (Some(0), _) => ("ended by itself without an error".into(), "exit-0".into()),
-        (Some(2), _) => ("exit code 2, often a wrong argument: see its last lines".into(), "exit-2".into()),
-        (Some(code), _) => (format!("exit code {code}"), format!("exit-{code}")),
-        (None, None) => ("ended in an unknown way".into(), "unknown".into()),
     }
 }
 

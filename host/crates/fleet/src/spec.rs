@@ -5,6 +5,40 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
+pub use pointsman_domain::dispatch::{BackOff, Residency, Rules};
+
+use crate::memory::Pool;
+use crate::vllm::VllmSettings;
+
+/// Everything that a fleet is made of.
+#[derive(Debug, Clone)]
+pub struct FleetSpec {
+    /// The lanes, in the order of their ids.
+    pub lanes: Vec<LaneSpec>,
+    /// Lanes that share memory.
+    pub groups: Vec<GroupSpec>,
+    /// The rules of the queue and of switching.
+    pub rules: Rules,
+    /// Where running engines are recorded, so that a later run finds what an earlier one left behind.
+    pub state_dir: Option<PathBuf>,
+    /// The program that kills the engines when we are gone: ourselves, run as `pointsman keeper`.
+    pub keeper: Option<PathBuf>,
+    /// Where `/sys` and `/proc` are: `/`, but for tests.
+    pub machine: PathBuf,
+}
+
+/// Lanes that share memory.
+#[derive(Debug, Clone)]
+pub struct GroupSpec {
+    /// Its name.
+    pub name: String,
+    /// Bytes that its lanes may hold together.
+    pub budget: u64,
+    /// Where that memory is, to see that it is free before a load; `None`: not looked at.
+    pub pool: Option<Pool>,
+    /// How long to wait for it to become free.
+    pub free_timeout: Duration,
+}
 
 /// One lane and the engine behind it.
 #[derive(Debug, Clone)]
@@ -19,8 +53,16 @@ pub struct LaneSpec {
     pub max_context: u32,
     /// Requests it works on at once.
     pub slots: u32,
-    /// Lanes with the same number share memory; 0 shares with none.
-    pub group: u32,
+    /// Index of its group; `None`: it shares with none.
+    pub group: Option<usize>,
+    /// Bytes of its group's memory that it holds while it is loaded.
+    pub need: u64,
+    /// Bytes of it that it holds while it sleeps.
+    pub asleep: u64,
+    /// When it is loaded.
+    pub residency: Residency,
+    /// How long a load is expected to take, until one has been seen.
+    pub expected_load: Duration,
     /// Relative price of a thousand tokens.
     pub cost_milli: u32,
     /// Model name sent to the engine; what the client asked for where `None`.
@@ -29,24 +71,76 @@ pub struct LaneSpec {
     pub engine: EngineSpec,
     /// Limits on waiting for the engine.
     pub timeouts: Timeouts,
+    /// How it is found out that the engine hangs.
+    pub liveness: Liveness,
 }
 
 /// What serves a lane.
 #[derive(Debug, Clone)]
 pub enum EngineSpec {
+    /// A vLLM server that we start.
+    Vllm {
+        /// What it is to serve, and how.
+        settings: Box<VllmSettings>,
+        /// How it is run.
+        run: ProcessSpec,
+        /// How it makes room for other lanes.
+        strategy: SwitchStrategy,
+    },
     /// A llama.cpp server that we start.
-    LlamaCpp(ProcessSpec),
+    LlamaCpp {
+        /// Program, arguments and environment.
+        words: Words,
+        /// How it is run.
+        run: ProcessSpec,
+    },
+    /// Any other program with the OpenAI API that we start.
+    Command {
+        /// Program, arguments and environment.
+        words: Words,
+        /// Path that answers 2xx when it can serve.
+        ready: String,
+        /// How it is run.
+        run: ProcessSpec,
+    },
     /// A server that is there already.
     External(ExternalSpec),
 }
 
-/// An engine that we start.
-#[derive(Debug, Clone)]
-pub struct ProcessSpec {
+impl EngineSpec {
+    /// How it is run, if we start it.
+    pub fn run(&self) -> Option<&ProcessSpec> {
+        match self {
+            Self::Vllm { run, .. } | Self::LlamaCpp { run, .. } | Self::Command { run, .. } => Some(run),
+            Self::External(_) => None,
+        }
+    }
+}
+
+/// A command line.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Words {
     /// Program and arguments; `{port}`, `{host}` and `{lane}` are replaced.
     pub command: Vec<String>,
-    /// Environment variables beyond our own.
+    /// Environment variables beyond our own; the same is replaced in their values.
     pub env: Vec<(String, String)>,
+}
+
+/// How an engine makes room for other lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SwitchStrategy {
+    /// It is stopped, and started again when it is wanted.
+    #[default]
+    Restart,
+    /// It sleeps, with its weights in the host's memory.
+    SleepOne,
+    /// It sleeps, and reads its weights again.
+    SleepTwo,
+}
+
+/// How an engine that we start is run.
+#[derive(Debug, Clone)]
+pub struct ProcessSpec {
     /// Working directory.
     pub directory: Option<PathBuf>,
     /// Port; a free one at each start where `None`.
@@ -59,23 +153,24 @@ pub struct ProcessSpec {
     pub back_off: BackOff,
 }
 
-/// Pauses between failed lives of an engine: doubled from `first` to `most`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BackOff {
-    /// The first pause.
-    pub first: Duration,
-    /// The longest pause.
-    pub most: Duration,
-    /// A life that served this long makes the next pause the first one again.
-    pub reset_after: Duration,
-}
+/// Of an engine that is not ours to start.
+pub(crate) const NO_BACK_OFF: BackOff = BackOff {
+    first: Duration::ZERO,
+    most: Duration::ZERO,
+    reset_after: Duration::ZERO,
+    give_up: 0,
+    failed_retry: Duration::ZERO,
+};
 
-impl BackOff {
-    /// The pause after this many failed lives in a row (at least 1).
-    pub(crate) fn pause(&self, failures: u32) -> Duration {
-        let doublings = failures.saturating_sub(1).min(20);
-        self.first.saturating_mul(1 << doublings).min(self.most)
-    }
+/// How it is found out that an engine hangs though it answers `/health`. Zero turns a part off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Liveness {
+    /// With requests under way and not one byte or token for this long, the engine is restarted.
+    pub stall: Duration,
+    /// An idle engine is asked for one token this often.
+    pub probe_every: Duration,
+    /// Longest time that this may take; twice in a row, and the engine is restarted.
+    pub probe_limit: Duration,
 }
 
 /// An engine that we do not start.
@@ -167,14 +262,6 @@ mod tests {
             assert_eq!(spec(url), Err(UrlError::Malformed(url.to_owned())), "{url}");
         }
         assert_eq!(spec("https://h"), Err(UrlError::Scheme("https://h".to_owned())));
-    }
-
-    #[test]
-    fn pauses_double_up_to_the_longest() {
-        let second = Duration::from_secs(1);
-        let back_off = BackOff { first: second, most: 5 * second, reset_after: second };
-        let pauses: Vec<u64> = [1, 2, 3, 4, 99].map(|failures| back_off.pause(failures).as_secs()).to_vec();
-        assert_eq!(pauses, [1, 2, 4, 5, 5]);
     }
 
     #[test]

@@ -1,143 +1,382 @@
-//! One task per engine: it alone starts, watches and ends it, and tells the actor what that means for the lane. The states
-//! are those of [`EngineState`], whose table is the judge of every step.
+//! One task per engine: it alone starts, watches, puts to sleep and ends it. It does what the dispatcher orders and says
+//! what came of it; every decision, also when to try again after a failure, is the dispatcher's.
 //!
 //! ```text
-//!   start ──> wait until it answers ──> serve until it ends ──┐
-//!     ▲              │ ended, or too slow                     │ ended
-//!     │              ▼                                        │
-//!     └────── pause (back-off) <──────────────────────────────┘          stop, from anywhere ──> end the group
+//!             Load                     answers                     Unload
+//!   nothing ────────> room ──> start ────────> serve until it ends ──────> stop ──> nothing
+//!      ▲                │        │               │ ended, or hangs           │
+//!      └── LoadFailed ──┴────────┘               └── Lost ──> nothing        └──> asleep ──Load──> wake ──> serve
 //! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::{EngineEvent, EngineState, LaneId, LaneState};
-use tokio::sync::mpsc::UnboundedSender;
+use pointsman_domain::LaneId;
+use pointsman_domain::dispatch::EngineNews;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::LaneStatus;
-use crate::actor::Message;
+use crate::actor::{Message, Order};
 use crate::driver::{Driver, Target};
+use crate::loading::LoadLog;
 use crate::metrics::FleetMetrics;
-use crate::process::{Process, explain, free_port};
-use crate::spec::ProcessSpec;
+use crate::process::{Home, Process, StillThere, explain, free_port};
+use crate::room::Room;
+use crate::sleeping::{self, Calling};
+use crate::spec::{Liveness, ProcessSpec, SwitchStrategy};
 use crate::upstream::Upstream;
+use crate::vitals::{Seen, Vitals};
+use crate::vllm::sleep::Canary;
 
 /// Between two looks at an engine that is loading.
-const LOADING_PROBE: Duration = Duration::from_millis(100);
+const LOADING_PROBE: Duration = Duration::from_millis(50);
 /// Longest answer of a probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// Between two tries to end processes that do not end.
+const STILL_THERE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Supervisor {
     pub(crate) lane: LaneId,
     pub(crate) name: String,
-    pub(crate) driver: Box<dyn Driver>,
+    pub(crate) slots: u32,
+    pub(crate) driver: Arc<dyn Driver>,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) mailbox: UnboundedSender<Message>,
+    pub(crate) orders: UnboundedReceiver<Order>,
     pub(crate) status: watch::Sender<LaneStatus>,
     pub(crate) metrics: Arc<FleetMetrics>,
     pub(crate) stop: CancellationToken,
+    pub(crate) home: Home,
+    pub(crate) room: Option<Room>,
+    pub(crate) liveness: Liveness,
     pub(crate) probe_every: Duration,
+    /// Sleeping has gone wrong: stop and start from now on.
+    pub(crate) demoted: bool,
+    /// What the engine answered when it was first loaded.
+    pub(crate) canary: Option<Canary>,
 }
 
-/// How a life of an engine ended.
+/// A running engine.
+pub(crate) struct Engine {
+    process: Process,
+    target: Arc<Target>,
+    log: LoadLog,
+}
+
+/// How a service of an engine ended.
 enum Ended {
-    /// We were told to stop.
+    /// It sleeps.
+    Asleep(Box<Engine>),
+    /// Nothing is left of it.
+    Gone,
+    /// The host stops, and nothing is left of it.
     Stopped,
-    /// It failed; the time that it had served.
-    Failed(Duration),
 }
 
 impl Supervisor {
     /// Look after the engine until told to stop; ends when nothing of it is left.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let stop = self.stop.clone();
-        match self.driver.process().cloned() {
-            Some(spec) => self.keep_running(&spec).await,
+        match self.driver.run().cloned() {
+            Some(spec) => self.obey(&spec).await,
             None => drop(stop.run_until_cancelled(self.watch_external()).await),
         }
-        self.tell(LaneState::Unloaded, Duration::ZERO, None);
     }
 
-    async fn keep_running(&self, spec: &ProcessSpec) {
-        let mut state = EngineState::Cold;
-        let mut failures = 0;
-        let mut took = Duration::ZERO;
+    /// Do what is ordered, one order after the other.
+    async fn obey(&mut self, spec: &ProcessSpec) {
+        let mut asleep: Option<Engine> = None;
         loop {
-            let event = if state == EngineState::Cold { EngineEvent::Started } else { EngineEvent::Retry };
-            self.enter(&mut state, event, took, None);
-            match self.live(spec, &mut state, &mut took).await {
-                Ended::Stopped => return,
-                Ended::Failed(served) if served >= spec.back_off.reset_after => failures = 1,
-                Ended::Failed(_) => failures += 1,
-            }
-            let pause = spec.back_off.pause(failures);
-            self.enter(&mut state, EngineEvent::Exited, pause + took, None);
-            tracing::warn!(
-                lane = self.name,
-                failures,
-                "starting the engine again in {} s",
-                pause.as_secs_f32()
-            );
-            if self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                return;
+            let order = match &mut asleep {
+                None => tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    order = self.orders.recv() => order,
+                },
+                Some(engine) => tokio::select! {
+                    () = self.stop.cancelled() => None,
+                    order = self.orders.recv() => order,
+                    // It ended in its sleep, and so nothing is left to wake.
+                    _ = engine.process.ended() => Some(Order::Unload { fully: true }),
+                },
+            };
+            match order {
+                Some(Order::Load) => {
+                    let ended = match asleep.take() {
+                        Some(engine) => self.wake(engine, spec).await,
+                        None => self.load(spec).await,
+                    };
+                    match ended {
+                        Ended::Asleep(engine) => asleep = Some(*engine),
+                        Ended::Gone => {}
+                        Ended::Stopped => return,
+                    }
+                }
+                Some(Order::Unload { .. }) => {
+                    if let Some(engine) = asleep.take() {
+                        self.end(engine, spec).await;
+                    }
+                    self.news(EngineNews::Stopped { asleep: false }, None);
+                }
+                None => {
+                    if let Some(engine) = asleep.take() {
+                        self.end(engine, spec).await;
+                    }
+                    return;
+                }
             }
         }
     }
 
-    /// One life: start, wait until it answers, serve until it ends.
-    async fn live(&self, spec: &ProcessSpec, state: &mut EngineState, took: &mut Duration) -> Ended {
-        let port = match spec.port.map_or_else(free_port, Ok) {
-            Ok(port) => port,
-            Err(error) => return self.failed(format!("there is no free port: {error}"), "no-port"),
-        };
-        let mut process = match Process::start(&self.name, spec, port) {
-            Ok(process) => process,
-            Err(error) => {
-                let program = spec.command.first().map_or("", String::as_str);
-                return self.failed(format!("`{program}` cannot be started: {error}"), "no-start");
+    /// Load the engine, and serve until that ends.
+    async fn load(&mut self, spec: &ProcessSpec) -> Ended {
+        let stop = self.stop.clone();
+        if let Some(room) = &self.room {
+            match stop.run_until_cancelled(room.wait(&self.status)).await {
+                None => return Ended::Stopped,
+                Some(Ok(took)) => self.metrics.freed(self.lane, took),
+                Some(Err(why)) => return self.failed_to_load(why, "no-memory"),
             }
+        }
+        let engine = match self.start(spec) {
+            Ok(engine) => engine,
+            Err((why, reason)) => return self.failed_to_load(why, reason),
         };
-        self.metrics.started(self.lane);
+        self.come_up(engine, spec).await
+    }
+
+    /// Start the process.
+    fn start(&self, spec: &ProcessSpec) -> Result<Engine, (String, &'static str)> {
+        let port = spec
+            .port
+            .map_or_else(free_port, Ok)
+            .map_err(|error| (format!("there is no free port: {error}"), "no-port"))?;
+        let prepared = self.driver.prepare(&self.name, port);
+        for warning in prepared.warnings {
+            tracing::warn!(lane = self.name, "{warning}");
+        }
+        let log = LoadLog::new(self.status.clone());
+        let on_line = log.clone();
+        let started =
+            Process::start(&self.name, &prepared.launch, &self.home, move |line: &str| on_line.line(line));
+        let process = started.map_err(|error| {
+            let program = prepared.launch.words.first().map_or("", String::as_str);
+            (format!("`{program}` cannot be started: {error}"), "no-start")
+        })?;
         let pid = process.id();
+        self.metrics.started(self.lane);
         self.status.send_modify(|status| {
-            (status.pid, status.port, status.starts) = (Some(pid), Some(port), status.starts + 1)
+            (status.pid, status.port) = (Some(pid), Some(port));
+            status.starts += 1;
         });
         tracing::info!(lane = self.name, pid, port, "the engine is starting");
-        let started = Instant::now();
-        let target = Arc::new(self.driver.target(port));
+        Ok(Engine { process, target: Arc::new(self.driver.target(port)), log })
+    }
 
+    /// Wait until the engine answers.
+    async fn come_up(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Ended {
+        let begun = Instant::now();
         let ready = tokio::select! {
             () = self.stop.cancelled() => None,
-            ended = process.ended() => Some(Err(ended)),
-            ready = tokio::time::timeout(spec.start_timeout, self.answers(&target)) => Some(Ok(ready)),
+            ended = engine.process.ended() => Some(Err(ended)),
+            ready = tokio::time::timeout(spec.start_timeout, self.answers(&engine.target)) => Some(Ok(ready)),
         };
         match ready {
-            None => return self.stopped(process, spec, state).await,
-            Some(Err(ended)) => return self.lost(process, ended, Duration::ZERO).await,
-            Some(Ok(Err(_))) => {
-                process.kill().await;
-                let limit = spec.start_timeout.as_secs_f32();
-                return self.failed(
-                    format!("the engine did not answer within {limit} s of its start"),
-                    "start-timeout",
-                );
+            None => {
+                self.end(engine, spec).await;
+                Ended::Stopped
             }
-            Some(Ok(Ok(()))) => {}
+            Some(Err(ended)) => {
+                let (why, reason) = self.lost(engine, ended).await;
+                self.failed_to_load(why, &reason)
+            }
+            Some(Ok(Err(_))) => {
+                let limit = spec.start_timeout.as_secs_f32();
+                let progress =
+                    engine.log.progress().map(|at| format!("; it was at: {at}")).unwrap_or_default();
+                self.kill(engine).await;
+                let why = format!("the engine did not answer within {limit} s of its start{progress}");
+                self.failed_to_load(why, "start-timeout")
+            }
+            Some(Ok(Ok(()))) => {
+                tracing::info!(
+                    lane = self.name,
+                    "the engine is ready after {} s",
+                    begun.elapsed().as_secs_f32()
+                );
+                self.first_words(&engine).await;
+                self.serve(engine, spec).await
+            }
         }
-        *took = started.elapsed();
-        tracing::info!(lane = self.name, pid, port, "the engine is ready after {} s", took.as_secs_f32());
-        self.enter(state, EngineEvent::Answers, Duration::ZERO, Some(target));
-        self.status.send_modify(|status| status.problem = None);
+    }
 
-        let serving = Instant::now();
-        let ended = self.stop.run_until_cancelled(process.ended()).await;
-        match ended {
-            None => self.stopped(process, spec, state).await,
-            Some(ended) => self.lost(process, ended, serving.elapsed()).await,
+    /// What an engine that may be put to sleep answers now, to be compared after it was woken.
+    async fn first_words(&mut self, engine: &Engine) {
+        if self.driver.strategy() == SwitchStrategy::Restart || self.demoted || self.canary.is_some() {
+            return;
         }
+        let calls = Calling { upstream: &self.upstream, target: &engine.target };
+        match crate::vllm::sleep::canary(&calls, self.driver.model(&self.name), PROBE_LIMIT * 4).await {
+            Ok(canary) => self.canary = Some(canary),
+            Err(error) => self.demote(&error.to_string()),
+        }
+    }
+
+    fn demote(&mut self, why: &str) {
+        self.demoted = true;
+        tracing::warn!(
+            lane = self.name,
+            "the engine is stopped and started instead of put to sleep from now on: {why}"
+        );
+    }
+
+    /// Wake a sleeping engine; should anything be off, end it and start it anew.
+    async fn wake(&mut self, engine: Engine, spec: &ProcessSpec) -> Ended {
+        let stop = self.stop.clone();
+        let woken = stop.run_until_cancelled(sleeping::wake(&engine.target, self)).await;
+        match woken {
+            None => {
+                self.end(engine, spec).await;
+                Ended::Stopped
+            }
+            Some(Ok(())) => self.serve(engine, spec).await,
+            Some(Err(error)) => {
+                self.demote(&error);
+                self.kill(engine).await;
+                self.load(spec).await
+            }
+        }
+    }
+
+    /// Serve until the engine ends, hangs or has to go.
+    async fn serve(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Ended {
+        engine.log.ready();
+        let mut vitals = Vitals::new(
+            self.lane,
+            self.name.clone(),
+            self.slots,
+            Arc::clone(&self.driver),
+            Arc::clone(&engine.target),
+            Arc::clone(&self.upstream),
+            self.liveness,
+        );
+        self.news(EngineNews::Ready, Some(Arc::clone(&engine.target)));
+        loop {
+            let seen = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {
+                    self.end(engine, spec).await;
+                    return Ended::Stopped;
+                }
+                ended = engine.process.ended() => {
+                    let (why, reason) = self.lost(engine, ended).await;
+                    return self.lost_while_serving(why, &reason);
+                }
+                order = self.orders.recv() => match order {
+                    Some(Order::Unload { fully }) => return self.unload(engine, spec, fully).await,
+                    _ => continue,
+                },
+                seen = vitals.next() => seen,
+            };
+            match seen {
+                Seen::Figures(figures, rates) => {
+                    let message = Message::Figures { lane: self.lane, figures, rates };
+                    let _gone = self.mailbox.send(message);
+                }
+                Seen::Hangs(why) => {
+                    self.news(EngineNews::Dying(why.as_str().into()), None);
+                    self.kill(engine).await;
+                    return self.lost_while_serving(why, "hang");
+                }
+            }
+        }
+    }
+
+    async fn unload(&mut self, engine: Engine, spec: &ProcessSpec, fully: bool) -> Ended {
+        if !fully
+            && !self.demoted
+            && self.driver.strategy() != SwitchStrategy::Restart
+            && self.canary.is_some()
+        {
+            match sleeping::sleep(&engine.target, self).await {
+                Ok(()) => {
+                    self.news(EngineNews::Stopped { asleep: true }, None);
+                    return Ended::Asleep(Box::new(engine));
+                }
+                Err(error) => self.demote(&error),
+            }
+        }
+        self.end(engine, spec).await;
+        self.news(EngineNews::Stopped { asleep: false }, None);
+        Ended::Gone
+    }
+
+    /// End an engine in good order, and return when nothing of it is left.
+    async fn end(&self, engine: Engine, spec: &ProcessSpec) {
+        tracing::info!(lane = self.name, "the engine is stopping");
+        let begun = Instant::now();
+        self.see_gone(engine.process.stop(spec.stop_grace).await).await;
+        tracing::info!(lane = self.name, "the engine has stopped after {} ms", begun.elapsed().as_millis());
+        self.status.send_modify(|status| (status.pid, status.port, status.progress) = (None, None, None));
+    }
+
+    /// End an engine at once, and return when nothing of it is left.
+    async fn kill(&self, engine: Engine) {
+        self.see_gone(engine.process.kill().await).await;
+        self.status.send_modify(|status| (status.pid, status.port, status.progress) = (None, None, None));
+    }
+
+    /// Processes that SIGKILL does not end are deep in a driver. What they hold is not free before they are gone.
+    async fn see_gone(&self, mut gone: Result<(), StillThere>) {
+        while let Err(still_there) = gone {
+            let what = still_there.to_string();
+            tracing::error!(lane = self.name, "{what}");
+            self.status.send_modify(|status| status.progress = Some(what));
+            tokio::time::sleep(STILL_THERE).await;
+            gone = still_there.again().await;
+        }
+    }
+
+    /// The engine ended unasked: clear away what is left, and say why as well as can be told.
+    async fn lost(
+        &self,
+        engine: Engine,
+        ended: std::io::Result<std::process::ExitStatus>,
+    ) -> (String, String) {
+        let (sentence, reason) = match ended {
+            Ok(status) => explain(status),
+            Err(error) => (format!("cannot be waited for: {error}"), "unknown".to_owned()),
+        };
+        let mut why = format!("the engine ended: {sentence}");
+        // At once, so that nobody is sent there while the rest of it is cleared away.
+        self.news(EngineNews::Dying(why.as_str().into()), None);
+        let lines = engine.process.lines().clone();
+        let log = engine.log.clone();
+        self.kill(engine).await;
+        if let Some(cause) = log.fatal() {
+            why = format!("{why}; {cause}");
+        }
+        let tail = lines.tail(3).join(" | ");
+        if !tail.is_empty() {
+            why = format!("{why}; its last lines: {tail}");
+        }
+        (why, reason)
+    }
+
+    fn failed_to_load(&self, why: String, reason: &str) -> Ended {
+        tracing::error!(lane = self.name, "not loaded: {why}");
+        self.metrics.exited(self.lane, reason);
+        self.news(EngineNews::LoadFailed(why.into()), None);
+        Ended::Gone
+    }
+
+    fn lost_while_serving(&self, why: String, reason: &str) -> Ended {
+        tracing::error!(lane = self.name, "{why}");
+        self.metrics.exited(self.lane, reason);
+        self.news(EngineNews::Lost(why.into()), None);
+        Ended::Gone
     }
 
     /// Wait until the engine answers that it can serve.
@@ -151,50 +390,14 @@ impl Supervisor {
     async fn probe(&self, target: &Target) -> Result<(), String> {
         let mut problem = String::new();
         for path in self.driver.ready_paths() {
-            match self.upstream.probe(target, path, PROBE_LIMIT).await {
-                Ok(status) if status.is_success() => return Ok(()),
-                Ok(http::StatusCode::NOT_FOUND) => problem = format!("it has no {path}"),
-                Ok(status) => return Err(format!("it answers {status} to {path}")),
+            match self.upstream.call(target, http::Method::GET, path, None, PROBE_LIMIT).await {
+                Ok((status, _)) if status.is_success() => return Ok(()),
+                Ok((http::StatusCode::NOT_FOUND, _)) => problem = format!("it has no {path}"),
+                Ok((status, _)) => return Err(format!("it answers {status} to {path}")),
                 Err(error) => return Err(error.to_string()),
             }
         }
         Err(problem)
-    }
-
-    async fn stopped(&self, process: Process, spec: &ProcessSpec, state: &mut EngineState) -> Ended {
-        self.enter(state, EngineEvent::Stop, Duration::ZERO, None);
-        tracing::info!(lane = self.name, "the engine is stopping");
-        process.stop(spec.stop_grace).await;
-        tracing::info!(lane = self.name, "the engine has stopped");
-        self.status.send_modify(|status| (status.pid, status.port) = (None, None));
-        Ended::Stopped
-    }
-
-    async fn lost(
-        &self,
-        process: Process,
-        ended: std::io::Result<std::process::ExitStatus>,
-        served: Duration,
-    ) -> Ended {
-        // At once, so that nobody is sent there while the rest of the group is cleared away.
-        self.tell(LaneState::Down, Duration::ZERO, None);
-        let last = process.lines().clone();
-        process.kill().await;
-        let (sentence, reason) = match ended {
-            Ok(status) => explain(status),
-            Err(error) => (format!("cannot be waited for: {error}"), "unknown".to_owned()),
-        };
-        let last = last.last().map(|line| format!("; its last line: {line}")).unwrap_or_default();
-        self.failed(format!("the engine ended: {sentence}{last}"), &reason);
-        Ended::Failed(served)
-    }
-
-    fn failed(&self, problem: String, reason: &str) -> Ended {
-        tracing::error!(lane = self.name, "{problem}");
-        self.metrics.exited(self.lane, reason);
-        self.status
-            .send_modify(|status| (status.pid, status.port, status.problem) = (None, None, Some(problem)));
-        Ended::Failed(Duration::ZERO)
     }
 
     /// An engine that is not ours: ask it at intervals, and believe what it says.
@@ -206,41 +409,23 @@ impl Supervisor {
             if serving != Some(problem.is_none()) {
                 serving = Some(problem.is_none());
                 match &problem {
-                    None => tracing::info!(lane = self.name, "the engine at {} answers", target.authority),
+                    None => {
+                        tracing::info!(lane = self.name, "the engine at {} answers", target.authority);
+                        self.news(EngineNews::Ready, Some(Arc::clone(&target)));
+                    }
                     Some(problem) => {
-                        tracing::warn!(lane = self.name, "the engine at {}: {problem}", target.authority)
+                        let problem = format!("the engine at {}: {problem}", target.authority);
+                        tracing::warn!(lane = self.name, "{problem}");
+                        self.news(EngineNews::Lost(problem.into()), None);
                     }
                 }
-                let state = if problem.is_none() { LaneState::Ready } else { LaneState::Down };
-                self.tell(state, self.probe_every, Some(Arc::clone(&target)));
             }
-            self.status.send_modify(|status| status.problem = problem);
             tokio::time::sleep(self.probe_every).await;
         }
     }
 
-    /// Take a step of the engine's life, and say what it means for the lane.
-    fn enter(
-        &self,
-        state: &mut EngineState,
-        event: EngineEvent,
-        ready_in: Duration,
-        target: Option<Arc<Target>>,
-    ) {
-        match state.on(event) {
-            Some(next) => {
-                *state = next;
-                self.tell(next.lane_state(), ready_in, target);
-            }
-            None => {
-                tracing::error!(lane = self.name, "{event:?} while {state:?} is no step of an engine's life")
-            }
-        }
-    }
-
-    fn tell(&self, state: LaneState, ready_in: Duration, target: Option<Arc<Target>>) {
-        self.status.send_modify(|status| status.state = state);
+    fn news(&self, news: EngineNews, target: Option<Arc<Target>>) {
         // Without an actor there is nobody left to tell.
-        let _gone = self.mailbox.send(Message::Changed { lane: self.lane, state, ready_in, target });
+        let _gone = self.mailbox.send(Message::News { lane: self.lane, news, target });
     }
 }

@@ -1,7 +1,7 @@
 use std::sync::atomic::AtomicU32;
 
 use http_body_util::BodyExt as _;
-use pointsman_domain::dispatch::Generation;
+use pointsman_domain::dispatch::{Generation, QueueLimits};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,21 +23,45 @@ fn fleet(port: u16, slots: u32, limits: QueueLimits) -> (Fleet, FleetTasks) {
         labels: Vec::new(),
         max_context: 0,
         slots,
-        group: 0,
+        group: None,
+        need: 0,
+        asleep: 0,
+        residency: Residency::External,
+        expected_load: Duration::from_secs(1),
         cost_milli: 0,
         engine_model: None,
         engine: EngineSpec::External(ExternalSpec::try_new(&url, None, Duration::from_millis(100)).unwrap()),
         timeouts: TIMEOUTS,
+        liveness: Liveness {
+            stall: Duration::ZERO,
+            probe_every: Duration::ZERO,
+            probe_limit: Duration::ZERO,
+        },
     };
     let metrics = FleetMetrics::register(&mut Registry::default(), &[("a".into(), slots)]);
-    Fleet::start(&[lane], limits, &metrics)
+    let spec = FleetSpec {
+        lanes: vec![lane],
+        groups: Vec::new(),
+        rules: Rules { queue: limits, ..Rules::default() },
+        state_dir: None,
+        keeper: None,
+        machine: "/".into(),
+    };
+    Fleet::start(&spec, &metrics).unwrap()
 }
 
 fn serving(view: &Arc<FleetView>) -> bool {
     view.stats.iter().all(|stat| stat.state.serving())
 }
 
-const WANTED: Wanted = Wanted { lane: LaneId(0), priority: 0, max_wait: Duration::from_secs(60) };
+const WANTED: Wanted<'_> = Wanted {
+    lane: LaneId(0),
+    priority: 0,
+    flow: "",
+    max_wait: Duration::from_secs(60),
+    switching: Switching::Allow,
+    has_fallback: false,
+};
 const LIMITS: QueueLimits = QueueLimits { per_lane: 1000, total: 1000 };
 
 /// An engine that answers probes, and every other request with `answer`; then it waits for the client to leave, and counts it.
@@ -119,7 +143,11 @@ async fn an_engine_that_is_not_there_is_no_connection_and_its_lane_is_down() {
     let (fleet, tasks) = fleet(port, 1, LIMITS);
     let view = fleet.wait_for(|view| view.stats[0].state == LaneState::Down).await;
     assert_eq!(view.stats[0].slots_free, 0);
-    assert_eq!(fleet.acquire(WANTED).await.unwrap_err(), Refusal::NotServing(LaneState::Down));
+    let refusal = fleet.acquire(WANTED).await.unwrap_err();
+    assert!(
+        matches!(&refusal, Refusal::LoadFailed { reason, .. } if reason.contains("refused")),
+        "{refusal}"
+    );
     assert!(fleet.status()[0].problem.as_ref().unwrap().contains("refused"), "{:?}", fleet.status());
     tasks.shutdown().await;
 }

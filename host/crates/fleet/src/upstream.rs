@@ -5,25 +5,30 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use pointsman_domain::Trigger;
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::driver::Target;
 use crate::spec::Timeouts;
 
 /// vLLM and llama.cpp close a connection that was idle for 5 s; ours must not be used after that.
 const IDLE_CONNECTION: Duration = Duration::from_secs(4);
+/// Longest reply to a question of our own; vLLM's metrics are 60 KB (captures).
+const LONGEST_REPLY: usize = 4 << 20;
 
 /// Why an engine gave no answer, or not all of it.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +48,11 @@ pub enum EngineError {
     /// We ended it, because the host stops.
     #[error("the router is stopping")]
     Cut,
+    /// We ended it, because its lane has been draining for too long.
+    #[error(
+        "the lane is exchanged for another one, and the answer took longer than the router waits for that"
+    )]
+    Exchanged,
 }
 
 impl EngineError {
@@ -50,29 +60,88 @@ impl EngineError {
     pub fn trigger(&self) -> Trigger {
         match self {
             Self::Connect(_) => Trigger::ConnectError,
+            Self::Exchanged => Trigger::EngineRestart,
             Self::Broken(_) | Self::IdleTimeout(_) | Self::Unfinished | Self::Cut => Trigger::ServerError,
         }
+    }
+}
+
+/// What passes between us and an engine, for the judgement whether it is alive.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    since: Instant,
+    /// Requests that have not been answered to the end.
+    requests: AtomicU32,
+    /// When the last request was sent, or the last byte came, in milliseconds since `since`.
+    moved: AtomicU64,
+}
+
+impl Activity {
+    /// Something moved.
+    pub(crate) fn moves(&self, now: Instant) {
+        let elapsed = u64::try_from(now.duration_since(self.since).as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// Requests under way, and for how long nothing has moved.
+    pub(crate) fn now(&self) -> (u32, Duration) {
+        let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
+        (self.requests.load(Ordering::Relaxed), self.since.elapsed().saturating_sub(moved))
+    }
+}
+
+/// One request that has not been answered to the end.
+#[derive(Debug)]
+struct UnderWay(Arc<Activity>);
+
+impl UnderWay {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.requests.fetch_add(1, Ordering::Relaxed);
+        activity.moves(Instant::now());
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// The client for one lane's engine, over all its lives.
 #[derive(Debug)]
 pub(crate) struct Upstream {
+    /// Uses connections again.
     client: Client<HttpConnector, Full<Bytes>>,
+    /// Does not.
+    fresh: Client<HttpConnector, Full<Bytes>>,
+    reuses: bool,
     pub(crate) timeouts: Timeouts,
+    pub(crate) activity: Arc<Activity>,
 }
 
 impl Upstream {
-    pub(crate) fn new(timeouts: Timeouts, slots: u32) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(timeouts.connect));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .pool_max_idle_per_host(slots as usize)
-            .build(connector);
-        Self { client, timeouts }
+    /// `reuses`: connections are used for several requests, one after the other.
+    pub(crate) fn new(timeouts: Timeouts, slots: u32, reuses: bool) -> Self {
+        let client = |idle: usize| {
+            let mut connector = HttpConnector::new();
+            connector.set_nodelay(true);
+            connector.set_connect_timeout(Some(timeouts.connect));
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE_CONNECTION)
+                .pool_max_idle_per_host(idle)
+                .build(connector)
+        };
+        let activity =
+            Activity { since: Instant::now(), requests: AtomicU32::new(0), moved: AtomicU64::new(0) };
+        Self {
+            client: client(slots as usize),
+            fresh: client(0),
+            reuses,
+            timeouts,
+            activity: Arc::new(activity),
+        }
     }
 
     /// Send a request; the answer's head, as soon as it is there.
@@ -87,22 +156,49 @@ impl Upstream {
         let key = request.headers_mut().remove(header::AUTHORIZATION);
         *request.headers_mut() = headers;
         request.headers_mut().extend(key.map(|key| (header::AUTHORIZATION, key)));
-        let answer = self.client.request(request).await.map_err(failed)?;
-        Ok(answer.map(|body| EngineBody::new(body, self.timeouts.idle)))
+        let under_way = UnderWay::new(&self.activity);
+        let answer = self.send(request).await?;
+        Ok(answer.map(|body| EngineBody::new(body, self.timeouts.idle, under_way)))
     }
 
-    /// Status of a `GET`, within `limit`.
-    pub(crate) async fn probe(
+    /// A connection that was kept for another request may be closed by the engine at the moment in which it is used. Then
+    /// nothing was answered, and probably nothing read: it is tried once more on a new one.
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, EngineError> {
+        if !self.reuses {
+            return self.fresh.request(request).await.map_err(|error| failed(&error));
+        }
+        let again = request.clone();
+        match self.client.request(request).await {
+            Ok(answer) => Ok(answer),
+            Err(error) if closed_unanswered(&error) => {
+                self.fresh.request(again).await.map_err(|error| failed(&error))
+            }
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// Ask the engine something for ourselves: status and body, within `limit`.
+    pub(crate) async fn call(
         &self,
         target: &Target,
+        method: Method,
         path: &str,
+        body: Option<&str>,
         limit: Duration,
-    ) -> Result<StatusCode, EngineError> {
-        let request = request(target, Method::GET, path, Bytes::new())?;
-        match tokio::time::timeout(limit, self.client.request(request)).await {
-            Ok(answer) => answer.map(|answer| answer.status()).map_err(failed),
-            Err(_) => Err(EngineError::IdleTimeout(limit)),
+    ) -> Result<(StatusCode, Bytes), EngineError> {
+        let mut request =
+            request(target, method, path, Bytes::copy_from_slice(body.unwrap_or("").as_bytes()))?;
+        if body.is_some() {
+            let json = HeaderValue::from_static("application/json");
+            request.headers_mut().insert(header::CONTENT_TYPE, json);
         }
+        let answer = async {
+            let (head, body) = self.send(request).await?.into_parts();
+            let body = Limited::new(body, LONGEST_REPLY).collect().await;
+            let body = body.map_err(|error| EngineError::Broken(error.to_string()))?;
+            Ok((head.status, body.to_bytes()))
+        };
+        tokio::time::timeout(limit, answer).await.unwrap_or(Err(EngineError::IdleTimeout(limit)))
     }
 }
 
@@ -124,9 +220,14 @@ fn request(
     request.body(Full::new(body)).map_err(|error| EngineError::Connect(error.to_string()))
 }
 
-fn failed(error: hyper_util::client::legacy::Error) -> EngineError {
+fn closed_unanswered(error: &hyper_util::client::legacy::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<hyper::Error>());
+    source.is_some_and(|error| error.is_incomplete_message() || error.is_canceled() || error.is_closed())
+}
+
+fn failed(error: &hyper_util::client::legacy::Error) -> EngineError {
     // The innermost cause says what happened ("connection refused"); the layers above it only say where.
-    let mut cause: &dyn std::error::Error = &error;
+    let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
@@ -145,11 +246,21 @@ pub struct EngineBody {
     last: Instant,
     // Moved on only when it fires, and not for each of thousands of frames.
     alarm: Pin<Box<Sleep>>,
+    under_way: UnderWay,
+    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl EngineBody {
-    fn new(incoming: Incoming, idle: Duration) -> Self {
-        Self { incoming, idle, last: Instant::now(), alarm: Box::pin(tokio::time::sleep(idle)) }
+    fn new(incoming: Incoming, idle: Duration, under_way: UnderWay) -> Self {
+        let last = Instant::now();
+        under_way.0.moves(last);
+        Self { incoming, idle, last, alarm: Box::pin(tokio::time::sleep(idle)), under_way, cut: None }
+    }
+
+    /// End it with [`EngineError::Exchanged`] when `cut` is cancelled.
+    pub(crate) fn cut_by(mut self, cut: &CancellationToken) -> Self {
+        self.cut = Some(Box::pin(cut.clone().cancelled_owned()));
+        self
     }
 }
 
@@ -164,9 +275,13 @@ impl Body for EngineBody {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
             this.last = Instant::now();
+            this.under_way.0.moves(this.last);
             return Poll::Ready(
                 frame.map(|frame| frame.map_err(|error| EngineError::Broken(error.to_string()))),
             );
+        }
+        if this.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Some(Err(EngineError::Exchanged)));
         }
         loop {
             ready!(this.alarm.as_mut().poll(cx));

@@ -10,8 +10,9 @@ use pointsman_domain::dispatch::Refusal;
 use pointsman_domain::{Plan, RequestView as _, Step, Trigger};
 use pointsman_fleet::{EngineBody, EngineError, Lease, Wanted};
 use pointsman_openai::Request;
+use tokio::time::Instant;
 
-use crate::serve::apply;
+use crate::serve::{Decided, apply};
 use crate::{Gateway, request_id};
 
 /// An answer whose first byte is at hand.
@@ -25,6 +26,14 @@ pub(crate) struct Answer {
     pub(crate) first: Option<Bytes>,
     /// The rest of it.
     pub(crate) rest: EngineBody,
+}
+
+impl Answer {
+    /// Is it one of server-sent events?
+    pub(crate) fn is_stream(&self) -> bool {
+        let content_type = self.headers.get(header::CONTENT_TYPE);
+        content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+    }
 }
 
 /// Why a try failed. Nothing has been sent to the client.
@@ -48,14 +57,29 @@ impl Failed {
     /// The event that this is for the plan; `None` where no other lane may help.
     pub(crate) fn trigger(&self) -> Option<Trigger> {
         match self {
-            Self::Refused(Refusal::TimedOut { .. }) => Some(Trigger::QueueTimeout),
+            Self::Refused(Refusal::TimedOut { .. } | Refusal::TooLate { .. }) => Some(Trigger::QueueTimeout),
             Self::Refused(Refusal::QueueFull { .. }) => Some(Trigger::Overloaded),
-            Self::Refused(Refusal::NotServing(_) | Refusal::UnknownLane) => Some(Trigger::EngineRestart),
+            Self::Refused(
+                Refusal::NotServing { .. }
+                | Refusal::NotLoaded
+                | Refusal::LoadFailed { .. }
+                | Refusal::Faulty { .. }
+                | Refusal::UnknownLane,
+            ) => Some(Trigger::EngineRestart),
             Self::Refused(Refusal::Closing) => None,
             Self::Engine(error) => Some(error.trigger()),
             Self::Status { status, .. } if overloaded(*status) => Some(Trigger::Overloaded),
             Self::Status { .. } => Some(Trigger::ServerError),
             Self::FirstByte(_) => Some(Trigger::FirstTokenTimeout),
+        }
+    }
+
+    /// Does it count against the lane? An engine that is full does its best, and one that we cut off did, too.
+    fn blames_the_engine(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Engine(EngineError::Cut | EngineError::Exchanged) => false,
+            Self::Status { status, .. } => *status != StatusCode::TOO_MANY_REQUESTS,
+            Self::Engine(_) | Self::FirstByte(_) => true,
         }
     }
 
@@ -72,27 +96,46 @@ impl Failed {
     }
 }
 
-/// Try one lane.
+/// Try one lane, for at most `left`.
 pub(crate) async fn attempt(
     gateway: &Gateway,
-    plan: &Plan,
+    decided: &Decided,
     step: &Step,
-    request: &Request,
+    has_next: bool,
+    left: Duration,
 ) -> Result<Answer, Failed> {
-    let wanted = Wanted { lane: step.lane, priority: plan.priority, max_wait: plan.max_wait };
+    let Decided { plan, request, .. } = decided;
+    // Somewhere else to go is something only for a request that goes there when it has to wait, or its lane is down.
+    let leaves = plan.moves_on(Trigger::QueueTimeout) && plan.moves_on(Trigger::EngineRestart);
+    let wanted = Wanted {
+        lane: step.lane,
+        priority: plan.priority,
+        flow: plan.flow.as_deref().or(request.tenant()).unwrap_or(""),
+        max_wait: plan.max_wait.min(left),
+        switching: plan.switching,
+        has_fallback: has_next && leaves,
+    };
+    let begun = Instant::now();
     let result = match gateway.fleet.acquire(wanted).await {
-        Ok(lease) => send(lease, plan, step, request).await,
+        Ok(lease) => send(lease, plan, step, request, left.saturating_sub(begun.elapsed())).await,
         Err(refusal) => Err(Failed::Refused(refusal)),
     };
     let label = result.as_ref().map_or_else(Failed::label, |_| "ok");
-    gateway.metrics.attempted(gateway.fleet.view().topology.name(step.lane), label);
+    gateway.metrics.attempted(decided.fleet.topology.name(step.lane), label);
     result
 }
 
-async fn send(mut lease: Lease, plan: &Plan, step: &Step, request: &Request) -> Result<Answer, Failed> {
+async fn send(
+    mut lease: Lease,
+    plan: &Plan,
+    step: &Step,
+    request: &Request,
+    left: Duration,
+) -> Result<Answer, Failed> {
     let request = apply(request, &step.edits);
     // A plan's limit is one on the first token, which only a stream shows.
     let limit = plan.first_token.filter(|_| request.streaming()).unwrap_or(lease.first_byte_timeout());
+    let limit = limit.min(left);
     let answer = match tokio::time::timeout(limit, first_byte(&lease, &request)).await {
         Ok(answer) => answer,
         Err(_) => Err(Failed::FirstByte(limit)),
@@ -104,7 +147,7 @@ async fn send(mut lease: Lease, plan: &Plan, step: &Step, request: &Request) -> 
             Ok(Answer { lane, lease, status: head.status, headers: head.headers, first, rest })
         }
         Err(failed) => {
-            lease.finish(true);
+            lease.finish(failed.blames_the_engine());
             Err(failed)
         }
     }

@@ -25,7 +25,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use pointsman_domain::dispatch::Refusal;
 use pointsman_domain::{NoLane, PolicyRef, Rejection};
 use pointsman_fleet::EngineError;
-use pointsman_openai::{BadRequest, EngineFailure, ErrorBody};
+use pointsman_openai::{BadRequest, EngineFailure, ErrorBody, error_event};
 
 use crate::attempt::Failed;
 use crate::identity::Unauthorized;
@@ -55,6 +55,8 @@ pub(crate) enum RouteError {
     NoLane(NoLane),
     #[error("lane {lane}: {failed}")]
     Failed { lane: String, failed: Failed },
+    #[error("the router is stopping")]
+    Stopping,
     #[error("there is no {0}")]
     NotFound(String),
     #[error("{method} is not allowed here")]
@@ -68,6 +70,12 @@ impl From<Unauthorized> for RouteError {
 }
 
 impl RouteError {
+    /// The answer to a client that has been told 200 already.
+    pub(crate) fn into_event(self, id: &str) -> Bytes {
+        tracing::warn!(request = id, "{self}");
+        error_event(&self.answer().body, false)
+    }
+
     /// The answer to the client; logged with the id of the request.
     pub(crate) fn into_response(self, id: &str) -> Response {
         let answer = self.answer();
@@ -105,7 +113,8 @@ impl RouteError {
                     None => answer,
                 }
             }
-            Self::NoLane(reason) => no_lane(&reason.to_string()),
+            Self::NoLane(reason) => no_lane(&reason.to_string(), RETRY_LOST_ENGINE),
+            Self::Stopping => no_lane(&self.to_string(), RETRY_LOST_ENGINE),
             Self::Failed { lane, failed } => failure(lane, failed),
             Self::NotFound(what) => ErrorAnswer::new(404, ErrorBody::not_found(what)),
             Self::Method { method, allowed } => {
@@ -123,12 +132,21 @@ fn failure(lane: &str, failed: &Failed) -> ErrorAnswer {
             ErrorAnswer::new(429, ErrorBody::queue_full(lane, &failed.to_string()))
                 .retry_after(Some(*retry_in))
         }
-        Failed::Refused(Refusal::TimedOut { waited }) => {
+        Failed::Refused(Refusal::TimedOut { retry_in, .. } | Refusal::TooLate { estimate: retry_in }) => {
             ErrorAnswer::new(503, ErrorBody::queue_timeout(lane, &failed.to_string()))
-                .retry_after(Some(*waited))
+                .retry_after(Some(*retry_in))
         }
-        Failed::Refused(Refusal::NotServing(_) | Refusal::UnknownLane | Refusal::Closing) => {
-            no_lane(&format!("lane `{lane}`: {failed}"))
+        Failed::Refused(refusal) => {
+            let retry_in = match refusal {
+                Refusal::NotServing { retry_in, .. }
+                | Refusal::LoadFailed { retry_in, .. }
+                | Refusal::Faulty { retry_in } => *retry_in,
+                _ => RETRY_LOST_ENGINE,
+            };
+            no_lane(&format!("lane `{lane}`: {failed}"), retry_in)
+        }
+        Failed::Engine(EngineError::Exchanged) => {
+            no_lane(&format!("lane `{lane}`: {failed}"), RETRY_LOST_ENGINE)
         }
         Failed::FirstByte(_) | Failed::Engine(EngineError::IdleTimeout(_)) => {
             ErrorAnswer::new(504, ErrorBody::engine_timeout(lane, &failed.to_string()))
@@ -142,8 +160,8 @@ fn failure(lane: &str, failed: &Failed) -> ErrorAnswer {
     }
 }
 
-fn no_lane(reason: &str) -> ErrorAnswer {
-    ErrorAnswer::new(503, ErrorBody::no_lane(reason)).retry_after(Some(RETRY_LOST_ENGINE))
+fn no_lane(reason: &str, retry_in: Duration) -> ErrorAnswer {
+    ErrorAnswer::new(503, ErrorBody::no_lane(reason)).retry_after(Some(retry_in))
 }
 
 /// An engine's 5xx or 429. Its words are kept; the status says that it was not the router that failed.

@@ -21,9 +21,11 @@ mod routes;
 mod serve;
 mod status;
 mod stream;
+mod wait;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pointsman_domain::{Advisor, PlanLimits};
@@ -48,6 +50,10 @@ pub struct Settings {
     pub max_body: usize,
     /// Limits of every plan.
     pub plan: PlanLimits,
+    /// Longest time from a request to the first byte of its answer, over all lanes that are tried.
+    pub deadline: Duration,
+    /// A client that streams gets a comment after this time without an answer, and then this often; zero: never.
+    pub keep_alive: Duration,
     /// When the host started, in seconds since the Unix epoch: `created` of the models.
     pub started_at: u64,
 }

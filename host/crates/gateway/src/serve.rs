@@ -1,7 +1,8 @@
-//! The way of a request. **Every step is one line of [`serve`]**; what a step does is in the module of its name.
+//! The way of a request. **Every step is one line of [`decide`] or [`carry_out`]**; what a step does is in the module of
+//! its name.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::response::Response;
 use bytes::Bytes;
@@ -14,16 +15,34 @@ use pointsman_openai::{Head, Request};
 use crate::account::Accepted;
 use crate::attempt::{self, Answer};
 use crate::error::RouteError;
+use crate::wait::WaitingBody;
 use crate::{Gateway, request_id, stream};
 
-/// Serve one request: facts, advice, plan, edits, tries, answer.
-pub(crate) async fn serve(
+/// What is to be done with a request, and what its answer says about that.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    /// Id of the request.
+    pub(crate) id: String,
+    /// The policies that decided, or `built-in`.
+    pub(crate) by: String,
+    /// Their reason.
+    pub(crate) why: Option<String>,
+    /// The request, edited.
+    pub(crate) request: Request,
+    /// The lanes to try.
+    pub(crate) plan: Plan,
+    /// The lanes as they were at that moment.
+    pub(crate) fleet: Arc<FleetView>,
+}
+
+/// Decide about one request: facts, advice, plan, edits.
+async fn decide(
     gateway: &Gateway,
     endpoint: Endpoint,
     parts: Parts,
     body: axum::body::Body,
-    accepted: &mut Accepted,
-) -> Result<(Answer, Decided), RouteError> {
+    accepted: &Accepted,
+) -> Result<Decided, RouteError> {
     let tenant = gateway.keys.tenant(&parts.headers)?;
     let body = read(&parts.headers, body, gateway.settings.max_body).await?;
     let id = request_id::of(&parts);
@@ -34,19 +53,35 @@ pub(crate) async fn serve(
     let facts = facts(&request, accepted);
     let merged = gateway.advisor.load_full().advise(&facts, &fleet);
     let plan = plan(&merged, &fleet, gateway)?;
-    let decided = Decided::new(&merged, &request);
+    Ok(Decided {
+        id: request.id().to_owned(),
+        by: by(&merged),
+        why: merged.why(),
+        request: apply(&request, &merged.edits),
+        plan,
+        fleet,
+    })
+}
 
-    let request = apply(&request, &merged.edits);
+/// Carry out what was decided: try the lanes of the plan until one answers, within one deadline.
+async fn carry_out(
+    gateway: &Gateway,
+    decided: &Decided,
+    accepted: &mut Accepted,
+) -> Result<Answer, RouteError> {
+    let plan = &decided.plan;
     let mut steps = plan.steps.iter().peekable();
     while let Some(step) = steps.next() {
-        accepted.tries(fleet.topology.name(step.lane));
-        let failed = match attempt::attempt(gateway, &plan, step, &request).await {
-            Ok(answer) => return Ok((answer, decided)),
+        let lane = decided.fleet.topology.name(step.lane);
+        accepted.tries(lane);
+        let left = gateway.settings.deadline.saturating_sub(accepted.age());
+        let has_next = steps.peek().is_some();
+        let failed = match attempt::attempt(gateway, decided, step, has_next, left).await {
+            Ok(answer) => return Ok(answer),
             Err(failed) => failed,
         };
-        let lane = fleet.topology.name(step.lane);
-        let moves_on =
-            steps.peek().is_some() && failed.trigger().is_some_and(|trigger| plan.moves_on(trigger));
+        let in_time = accepted.age() < gateway.settings.deadline;
+        let moves_on = has_next && in_time && failed.trigger().is_some_and(|trigger| plan.moves_on(trigger));
         tracing::info!(request = decided.id, lane, moves_on, "try failed: {failed}");
         if !moves_on {
             return Err(RouteError::Failed { lane: lane.to_owned(), failed });
@@ -55,26 +90,12 @@ pub(crate) async fn serve(
     Err(RouteError::NoLane(NoLane::AllDown))
 }
 
-/// What an answer says about the decision, whatever becomes of the request afterwards.
+/// What became of a request that was carried out.
 #[derive(Debug)]
-pub(crate) struct Decided {
-    /// Id of the request.
-    pub(crate) id: String,
-    /// The policies that decided, or `built-in`.
-    pub(crate) by: String,
-    /// Their reason.
-    pub(crate) why: Option<String>,
-}
-
-impl Decided {
-    fn new(merged: &Merged, request: &Request) -> Self {
-        let by: Vec<String> = merged.by.iter().map(ToString::to_string).collect();
-        Self {
-            id: request.id().to_owned(),
-            by: if by.is_empty() { "built-in".to_owned() } else { by.join(", ") },
-            why: merged.why(),
-        }
-    }
+pub(crate) struct CarriedOut {
+    pub(crate) result: Result<Answer, RouteError>,
+    pub(crate) decided: Decided,
+    pub(crate) accepted: Accepted,
 }
 
 /// Answer one request, whatever happens to it.
@@ -83,18 +104,54 @@ pub(crate) async fn answer(
     endpoint: Endpoint,
     request: axum::extract::Request,
 ) -> Response {
-    let mut accepted = Accepted::new(Arc::clone(&gateway.metrics), endpoint.label());
+    let accepted = Accepted::new(Arc::clone(&gateway.metrics), endpoint.label());
     let (mut parts, body) = request.into_parts();
     let id = request_id::ensure(&mut parts);
-    let mut response = match serve(&gateway, endpoint, parts, body, &mut accepted).await {
-        Ok((answer, decided)) => stream::back(&gateway, answer, &decided, accepted),
+    let mut response = match decide(&gateway, endpoint, parts, body, &accepted).await {
+        Ok(decided) => answer_decided(gateway, decided, accepted).await,
         Err(error) => {
+            let mut accepted = accepted;
             accepted.failed();
             error.into_response(&id)
         }
     };
     request_id::set(response.headers_mut(), &id);
     response
+}
+
+/// A client that streams gets signs of life while it waits for long; any other one gets the answer when it is there.
+async fn answer_decided(gateway: Arc<Gateway>, decided: Decided, mut accepted: Accepted) -> Response {
+    let interval: Duration = gateway.settings.keep_alive;
+    if interval.is_zero() || !decided.request.streaming() {
+        let result = carry_out(&gateway, &decided, &mut accepted).await;
+        return answered(&gateway, CarriedOut { result, decided, accepted });
+    }
+    let of = Arc::clone(&gateway);
+    let (by, why) = (decided.by.clone(), decided.why.clone());
+    let mut work = Box::pin(async move {
+        let result = carry_out(&of, &decided, &mut accepted).await;
+        CarriedOut { result, decided, accepted }
+    });
+    match tokio::time::timeout(interval, work.as_mut()).await {
+        Ok(done) => answered(&gateway, done),
+        Err(_) => WaitingBody::new(gateway, work, interval).into_response(&by, why.as_deref()),
+    }
+}
+
+fn answered(gateway: &Gateway, done: CarriedOut) -> Response {
+    let CarriedOut { result, decided, mut accepted } = done;
+    match result {
+        Ok(answer) => stream::back(gateway, answer, &decided, accepted),
+        Err(error) => {
+            accepted.failed();
+            error.into_response(&decided.id)
+        }
+    }
+}
+
+fn by(merged: &Merged) -> String {
+    let by: Vec<String> = merged.by.iter().map(ToString::to_string).collect();
+    if by.is_empty() { "built-in".to_owned() } else { by.join(", ") }
 }
 
 /// The whole body, if it is JSON and not too large.

@@ -1,9 +1,10 @@
 //! What the router says of itself: health, readiness, status and metrics.
 //!
-//! * `/livez`: the process answers. Stays 200 while engines load or fail, so that nothing restarts us for their sake.
-//! * `/readyz`: send requests here: some lane serves, and the host is not stopping.
-//! * `/health`: as the engines' own endpoint of that name: 200 `{"status":"ok"}` when every lane serves, 503 with the
-//!   lanes that do not otherwise.
+//! * `/livez`: the process answers. Stays 200 while engines load, take turns or fail, so that nothing restarts us for their
+//!   sake.
+//! * `/readyz`: for load balancers: send requests here. Also while lanes take turns, because requests are held for that.
+//! * `/health`: what clients of one engine know: 200 `{"status":"ok"}` when a request could be served now, or would have a
+//!   lane loaded; 503 with the reason while nothing can be served, as during a switch.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
+use pointsman_domain::{LaneStat, LaneState};
 use serde_json::{Value, json};
 
 use crate::Gateway;
@@ -21,8 +23,10 @@ pub(crate) async fn live() -> Response {
 }
 
 pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
-    let serving = gateway.fleet.view().stats.iter().any(|stat| stat.state.serving());
-    let status = match (gateway.stop.is_cancelled(), serving) {
+    use LaneState::{Degraded, Draining, Ready, Unloaded};
+    let takes = |state: LaneState| matches!(state, Ready | Degraded | Unloaded | Draining);
+    let takes = gateway.fleet.view().stats.iter().any(|stat| takes(stat.state));
+    let status = match (gateway.stop.is_cancelled(), takes) {
         (true, _) => "stopping",
         (false, false) => "no lane is serving",
         (false, true) => "ok",
@@ -31,15 +35,34 @@ pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
 }
 
 pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
+    match unavailable(&gateway) {
+        None => with_status(true, json!({ "status": "ok" })),
+        Some(reason) => with_status(false, json!({ "status": "unavailable", "reason": reason })),
+    }
+}
+
+/// Why nothing can be served now; `None` if something can.
+fn unavailable(gateway: &Gateway) -> Option<String> {
+    if gateway.stop.is_cancelled() {
+        return Some("the router is stopping".to_owned());
+    }
     let view = gateway.fleet.view();
-    let lanes: Value = view
-        .stats
-        .iter()
-        .map(|stat| (view.topology.name(stat.id).to_owned(), Value::from(stat.state.label())))
-        .collect::<serde_json::Map<_, _>>()
-        .into();
-    let well = view.stats.iter().all(|stat| stat.state.serving()) && !gateway.stop.is_cancelled();
-    with_status(well, json!({ "status": if well { "ok" } else { "unavailable" }, "lanes": lanes }))
+    let busy = |stat: &LaneStat| matches!(stat.state, LaneState::Starting | LaneState::Draining);
+    let serving = view.stats.iter().any(|stat| stat.state.serving());
+    let loadable = view.stats.iter().any(|stat| stat.state == LaneState::Unloaded);
+    if serving || (loadable && !view.stats.iter().any(busy)) {
+        return None;
+    }
+    let about = |stat: &LaneStat| {
+        let name = view.topology.name(stat.id);
+        match stat.state {
+            LaneState::Starting => {
+                format!("{name} is loading, about {} s left", stat.ready_in_ms.div_ceil(1000))
+            }
+            state => format!("{name} is {}", state.label()),
+        }
+    };
+    Some(view.stats.iter().map(about).collect::<Vec<_>>().join("; "))
 }
 
 pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> Response {
@@ -53,6 +76,16 @@ pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> Response {
             json!({
                 "name": lane.name,
                 "state": lane.state.label(),
+                "engine": lane.engine.label(),
+                "progress": lane.progress,
+                "ready_in_ms": stat.map(|stat| stat.ready_in_ms),
+                "est_wait_ms": stat.map(|stat| stat.est_wait_ms),
+                "waiting_in_engine": stat.map(|stat| stat.waiting),
+                "kv_used_permille": stat.map(|stat| stat.kv_used),
+                "decode_tokens_per_second": stat.map(|stat| stat.decode_tps),
+                "weights_bytes": lane.weights_bytes,
+                "kv_bytes": lane.kv_bytes,
+                "kv_tokens": lane.kv_tokens,
                 "pid": lane.pid,
                 "port": lane.port,
                 "starts": lane.starts,

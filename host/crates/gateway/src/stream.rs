@@ -29,19 +29,18 @@ pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-pointsman-att
 
 /// The response for the client.
 pub(crate) fn back(gateway: &Gateway, answer: Answer, decided: &Decided, accepted: Accepted) -> Response {
-    let Answer { lane, lease, status, mut headers, first, rest } = answer;
+    let mut headers = answer.headers.clone();
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
     headers.remove(header::SERVER);
-    let is_stream = headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
-    if is_stream {
+    if answer.is_stream() {
         // An error event may have to be added.
         headers.remove(header::CONTENT_LENGTH);
     }
-    for (name, value) in [(LANE, Some(&lane)), (POLICY, Some(&decided.by)), (REASON, decided.why.as_ref())] {
+    for (name, value) in
+        [(LANE, Some(&answer.lane)), (POLICY, Some(&decided.by)), (REASON, decided.why.as_ref())]
+    {
         if let Some(value) = value.and_then(|value| visible(value)) {
             headers.insert(name, value);
         }
@@ -49,18 +48,8 @@ pub(crate) fn back(gateway: &Gateway, answer: Answer, decided: &Decided, accepte
     if accepted.tried() > 1 {
         headers.insert(ATTEMPTS, accepted.tried().into());
     }
-    accepted.first_byte();
-    let body = AnswerBody {
-        first,
-        rest: Some(rest),
-        watch: is_stream.then(StreamWatch::default),
-        status,
-        lane,
-        lease: Some(lease),
-        accepted,
-        cut: Box::pin(gateway.cut.clone().cancelled_owned()),
-    };
-    let mut response = Response::new(Body::new(body));
+    let status = answer.status;
+    let mut response = Response::new(Body::new(AnswerBody::new(gateway, answer, accepted)));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
@@ -82,7 +71,7 @@ pub(crate) fn visible(text: &str) -> Option<HeaderValue> {
 ///               └──cut──────> ended: failed            the drain time of the host is over
 ///   dropped before the end: the client left            the lease and with it the engine's work end at once
 /// ```
-struct AnswerBody {
+pub(crate) struct AnswerBody {
     first: Option<Bytes>,
     rest: Option<EngineBody>,
     watch: Option<StreamWatch>,
@@ -148,6 +137,15 @@ impl http_body::Body for AnswerBody {
 }
 
 impl AnswerBody {
+    /// The body of an answer that begins now.
+    pub(crate) fn new(gateway: &Gateway, answer: Answer, accepted: Accepted) -> Self {
+        accepted.first_byte();
+        let watch = answer.is_stream().then(StreamWatch::default);
+        let Answer { lane, lease, status, first, rest, .. } = answer;
+        let cut = Box::pin(gateway.cut.clone().cancelled_owned());
+        Self { first, rest: Some(rest), watch, status, lane, lease: Some(lease), accepted, cut }
+    }
+
     /// What of `data` goes on to the client.
     fn observe(&mut self, data: Bytes) -> Option<Bytes> {
         let data = match &mut self.watch {
@@ -182,16 +180,20 @@ impl AnswerBody {
             let mid_frame = matches!(watch.end(), StreamEnd::Unfinished { mid_frame: true });
             error_event(&ErrorBody::engine_failed(&self.lane, &error.to_string()), mid_frame)
         });
-        self.close(false);
+        self.close_as(false, !matches!(error, EngineError::Cut | EngineError::Exchanged));
         Poll::Ready(Some(event.map(Frame::data).ok_or(error)))
     }
 
     fn close(&mut self, ok: bool) {
+        self.close_as(ok, !ok);
+    }
+
+    fn close_as(&mut self, ok: bool, blame: bool) {
         self.rest = None;
         // A client's own mistake (4xx) is an answer, and no failure of the engine.
         let engine_failed = !ok && !self.status.is_client_error();
         if let Some(lease) = self.lease.take() {
-            lease.finish(engine_failed);
+            lease.finish(engine_failed && blame);
         }
         if engine_failed || self.status.is_client_error() {
             self.accepted.failed()

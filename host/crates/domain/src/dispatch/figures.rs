@@ -48,6 +48,11 @@ impl LoadFigures {
         self.mean_held.unwrap_or_default().saturating_mul(rounds)
     }
 
+    /// How long a slot is held, on average.
+    pub(super) fn mean_held(&self) -> Duration {
+        self.mean_held.unwrap_or_default()
+    }
+
     pub(super) fn errors(&self) -> Permille {
         let failed = self.reports.iter().filter(|report| report.failed).count();
         Permille::try_from(failed * 1000 / self.reports.len().max(1)).unwrap_or(1000)

@@ -1,79 +1,167 @@
-//! Who waits for which lane: per lane by priority and then in order of arrival, and over all lanes by deadline.
+//! Who waits for which lane. Per lane: levels of priority that rise with age, and within a level flows that take turns.
+//! Over all lanes: by deadline.
+//!
+//! ```text
+//!   lane ── level 10 ── flow a: 3, 7        the level whose priority plus age is highest is served;
+//!        │           └─ flow b: 5           its flows take turns, each giving its earliest request
+//!        └─ level 0 ─── flow a: 1, 2, 9
+//! ```
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::{QueueLimits, Ticket};
+use super::events::{FlowId, Ticket};
+use super::setup::QueueLimits;
+use crate::advice::Switching;
 use crate::fleet_view::LaneId;
 
 /// One waiting request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Waiter {
     pub(super) ticket: Ticket,
-    pub(super) deadline: Duration,
+    pub(super) priority: i32,
+    pub(super) flow: FlowId,
     pub(super) since: Duration,
+    pub(super) deadline: Duration,
+    pub(super) switching: Switching,
+    pub(super) has_fallback: bool,
 }
 
-/// Place in a lane's queue: higher priority first, then the earlier arrival.
-type Place = (Reverse<i32>, u64);
+/// Number of an arrival: earlier ones are smaller.
+type Arrival = u64;
+
+#[derive(Debug, Default)]
+struct Level {
+    waiting: BTreeMap<Arrival, Waiter>,
+    flows: HashMap<FlowId, BTreeSet<Arrival>>,
+    /// Flows with waiting requests; the first one is served next.
+    turns: VecDeque<FlowId>,
+}
+
+#[derive(Debug, Default)]
+struct LaneQueue {
+    levels: BTreeMap<i32, Level>,
+    /// When those came for whom lanes with work may be exchanged.
+    exchanging: BTreeMap<Arrival, Duration>,
+    length: usize,
+}
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    lanes: Vec<BTreeMap<Place, Waiter>>,
-    places: HashMap<Ticket, (LaneId, Place)>,
+    lanes: Vec<LaneQueue>,
+    places: HashMap<Ticket, (LaneId, i32, Arrival)>,
     deadlines: BTreeSet<(Duration, Ticket)>,
-    arrivals: u64,
+    arrivals: Arrival,
+    ageing: Duration,
 }
 
-impl Queue {
-    pub(super) fn new(lanes: usize) -> Self {
-        Self {
-            lanes: vec![BTreeMap::new(); lanes],
-            places: HashMap::new(),
-            deadlines: BTreeSet::new(),
-            arrivals: 0,
+impl Level {
+    fn push(&mut self, arrival: Arrival, waiter: Waiter) {
+        self.waiting.insert(arrival, waiter);
+        let flow = self.flows.entry(waiter.flow).or_default();
+        if flow.is_empty() {
+            self.turns.push_back(waiter.flow);
         }
+        flow.insert(arrival);
     }
 
-    pub(super) fn push(&mut self, lane: LaneId, priority: i32, waiter: Waiter) {
-        let Some(waiting) = self.lanes.get_mut(lane.index()) else { return };
-        self.arrivals += 1;
-        let place = (Reverse(priority), self.arrivals);
-        waiting.insert(place, waiter);
-        self.places.insert(waiter.ticket, (lane, place));
-        self.deadlines.insert((waiter.deadline, waiter.ticket));
-    }
-
-    pub(super) fn pop(&mut self, lane: LaneId) -> Option<Waiter> {
-        let (_, waiter) = self.lanes.get_mut(lane.index())?.pop_first()?;
-        self.forget(&waiter);
+    fn remove(&mut self, arrival: Arrival) -> Option<Waiter> {
+        let waiter = self.waiting.remove(&arrival)?;
+        if let Some(flow) = self.flows.get_mut(&waiter.flow) {
+            flow.remove(&arrival);
+            if flow.is_empty() {
+                self.flows.remove(&waiter.flow);
+                self.turns.retain(|turn| *turn != waiter.flow);
+            }
+        }
         Some(waiter)
     }
 
-    pub(super) fn pop_expired(&mut self, now: Duration) -> Option<Waiter> {
-        let (deadline, ticket) = *self.deadlines.first()?;
-        if deadline > now {
-            return None;
+    /// The arrival whose turn it is. Its flow goes to the end of the line.
+    fn turn(&mut self) -> Option<Arrival> {
+        let flow = self.turns.pop_front()?;
+        self.turns.push_back(flow);
+        self.flows.get(&flow)?.first().copied()
+    }
+
+    fn oldest(&self) -> Option<&Waiter> {
+        self.waiting.values().next()
+    }
+}
+
+impl LaneQueue {
+    /// The level to serve: highest priority with age; on a tie the one that waits longer.
+    fn best(&self, now: Duration, ageing: Duration) -> Option<(i64, i32)> {
+        let aged = |(priority, level): (&i32, &Level)| {
+            let since = level.oldest()?.since;
+            Some((with_age(*priority, since, now, ageing), now.saturating_sub(since), *priority))
+        };
+        self.levels.iter().filter_map(aged).max().map(|(aged, _, priority)| (aged, priority))
+    }
+}
+
+fn with_age(priority: i32, since: Duration, now: Duration, ageing: Duration) -> i64 {
+    let age = now.saturating_sub(since).as_millis();
+    let points = age.checked_div(ageing.as_millis()).unwrap_or(0);
+    i64::from(priority).saturating_add(i64::try_from(points).unwrap_or(i64::MAX))
+}
+
+impl Queue {
+    pub(super) fn new(lanes: usize, ageing: Duration) -> Self {
+        Self {
+            lanes: (0..lanes).map(|_| LaneQueue::default()).collect(),
+            places: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            arrivals: 0,
+            ageing,
         }
-        self.remove(ticket)
     }
 
-    pub(super) fn cancel(&mut self, ticket: Ticket) {
-        self.remove(ticket);
+    pub(super) fn push(&mut self, lane: LaneId, waiter: Waiter) {
+        let Some(queue) = self.lanes.get_mut(lane.index()) else { return };
+        self.arrivals += 1;
+        queue.levels.entry(waiter.priority).or_default().push(self.arrivals, waiter);
+        queue.length += 1;
+        if waiter.switching == Switching::Allow {
+            queue.exchanging.insert(self.arrivals, waiter.since);
+        }
+        self.places.insert(waiter.ticket, (lane, waiter.priority, self.arrivals));
+        self.deadlines.insert((waiter.deadline, waiter.ticket));
     }
 
-    pub(super) fn drain(&mut self, lane: LaneId) -> Vec<Waiter> {
-        let waiting = self.lanes.get_mut(lane.index()).map(std::mem::take).unwrap_or_default();
-        let waiters: Vec<Waiter> = waiting.into_values().collect();
-        waiters.iter().for_each(|waiter| self.forget(waiter));
-        waiters
+    /// The next one to serve.
+    pub(super) fn pop(&mut self, lane: LaneId, now: Duration) -> Option<Waiter> {
+        let ageing = self.ageing;
+        let queue = self.lanes.get_mut(lane.index())?;
+        let (_, priority) = queue.best(now, ageing)?;
+        let arrival = queue.levels.get_mut(&priority)?.turn()?;
+        self.take(lane, priority, arrival)
     }
 
-    pub(super) fn drain_all(&mut self) -> Vec<Waiter> {
-        self.places.clear();
-        self.deadlines.clear();
-        self.lanes.iter_mut().flat_map(|waiting| std::mem::take(waiting).into_values()).collect()
+    pub(super) fn pop_expired(&mut self, now: Duration) -> Option<(LaneId, Waiter)> {
+        let (deadline, ticket) = *self.deadlines.first()?;
+        if deadline > now { None } else { self.remove(ticket) }
+    }
+
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<(LaneId, Waiter)> {
+        let (lane, priority, arrival) = *self.places.get(&ticket)?;
+        self.take(lane, priority, arrival).map(|waiter| (lane, waiter))
+    }
+
+    /// Take out those of a lane that `which` says.
+    pub(super) fn drain(&mut self, lane: LaneId, which: impl Fn(&Waiter) -> bool) -> Vec<Waiter> {
+        let Some(queue) = self.lanes.get(lane.index()) else { return Vec::new() };
+        let mut found: Vec<(Arrival, i32)> = queue
+            .levels
+            .iter()
+            .flat_map(|(priority, level)| {
+                level.waiting.iter().map(move |(arrival, waiter)| (arrival, priority, waiter))
+            })
+            .filter(|(_, _, waiter)| which(waiter))
+            .map(|(arrival, priority, _)| (*arrival, *priority))
+            .collect();
+        found.sort_unstable();
+        found.into_iter().filter_map(|(arrival, priority)| self.take(lane, priority, arrival)).collect()
     }
 
     pub(super) fn is_empty(&self, lane: LaneId) -> bool {
@@ -85,26 +173,116 @@ impl Queue {
     }
 
     pub(super) fn waiting(&self, lane: LaneId) -> usize {
-        self.lanes.get(lane.index()).map_or(0, BTreeMap::len)
+        self.lanes.get(lane.index()).map_or(0, |queue| queue.length)
     }
 
     pub(super) fn len(&self) -> usize {
         self.places.len()
     }
 
+    /// Highest priority of those who wait for a lane, with their age.
+    pub(super) fn urgency(&self, lane: LaneId, now: Duration) -> Option<i64> {
+        self.lanes.get(lane.index())?.best(now, self.ageing).map(|(aged, _)| aged)
+    }
+
+    /// When the one came that has waited longest of those for whom lanes with work may be exchanged.
+    pub(super) fn oldest_exchanging(&self, lane: LaneId) -> Option<Duration> {
+        self.lanes.get(lane.index())?.exchanging.values().next().copied()
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
-        let (lane, place) = self.places.get(&ticket)?;
-        let waiter = self.lanes.get_mut(lane.index())?.remove(place)?;
-        self.forget(&waiter);
-        Some(waiter)
+    /// How many wait for a lane, by priority.
+    pub(super) fn by_priority(&self, lane: LaneId) -> Vec<(i32, usize)> {
+        let levels = self.lanes.get(lane.index()).map(|queue| &queue.levels);
+        levels.into_iter().flatten().map(|(priority, level)| (*priority, level.waiting.len())).collect()
     }
 
-    fn forget(&mut self, waiter: &Waiter) {
+    fn take(&mut self, lane: LaneId, priority: i32, arrival: Arrival) -> Option<Waiter> {
+        let queue = self.lanes.get_mut(lane.index())?;
+        let level = queue.levels.get_mut(&priority)?;
+        let waiter = level.remove(arrival)?;
+        if level.waiting.is_empty() {
+            queue.levels.remove(&priority);
+        }
+        queue.exchanging.remove(&arrival);
+        queue.length -= 1;
         self.places.remove(&waiter.ticket);
         self.deadlines.remove(&(waiter.deadline, waiter.ticket));
+        Some(waiter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LANE: LaneId = LaneId(0);
+
+    fn second(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn waiter(ticket: u64, priority: i32, flow: u64, since: u64) -> Waiter {
+        Waiter {
+            ticket: Ticket(ticket),
+            priority,
+            flow: FlowId(flow),
+            since: second(since),
+            deadline: second(1000 + ticket),
+            switching: Switching::Allow,
+            has_fallback: false,
+        }
+    }
+
+    fn order(queue: &mut Queue, now: u64) -> Vec<u64> {
+        std::iter::from_fn(|| queue.pop(LANE, second(now))).map(|waiter| waiter.ticket.0).collect()
+    }
+
+    #[test]
+    fn higher_priority_goes_first_and_equal_ones_in_order() {
+        let mut queue = Queue::new(1, Duration::ZERO);
+        for (ticket, priority) in [(1, 0), (2, 5), (3, 0), (4, 5), (5, -1)] {
+            queue.push(LANE, waiter(ticket, priority, 0, ticket));
+        }
+        assert_eq!(order(&mut queue, 10), [2, 4, 1, 3, 5]);
+        assert_eq!((queue.len(), queue.next_deadline(), queue.oldest_exchanging(LANE)), (0, None, None));
+    }
+
+    #[test]
+    fn flows_of_one_priority_take_turns() {
+        let mut queue = Queue::new(1, Duration::ZERO);
+        for (ticket, flow) in [(1, 7), (2, 7), (3, 7), (4, 8), (5, 9), (6, 8)] {
+            queue.push(LANE, waiter(ticket, 0, flow, 0));
+        }
+        assert_eq!(order(&mut queue, 1), [1, 4, 5, 2, 6, 3]);
+    }
+
+    #[test]
+    fn age_raises_priority() {
+        let mut queue = Queue::new(1, second(5));
+        queue.push(LANE, waiter(1, 0, 0, 0));
+        queue.push(LANE, waiter(2, 10, 0, 40));
+        assert_eq!(queue.urgency(LANE, second(41)), Some(10), "8 points of age are not enough");
+        queue.push(LANE, waiter(3, 10, 0, 50));
+        // 50 s make 10 points: equal, and the older one goes first.
+        assert_eq!(order(&mut queue, 55), [2, 1, 3]);
+    }
+
+    #[test]
+    fn whoever_leaves_leaves_nothing_behind() {
+        let mut queue = Queue::new(1, second(5));
+        for ticket in 1..=4 {
+            queue.push(LANE, waiter(ticket, 0, ticket % 2, 0));
+        }
+        assert!(queue.remove(Ticket(2)).is_some() && queue.remove(Ticket(2)).is_none());
+        assert_eq!(queue.drain(LANE, |waiter| waiter.flow == FlowId(1)).len(), 2);
+        assert_eq!(queue.pop_expired(second(1003)), None);
+        assert_eq!(queue.pop_expired(second(1004)).map(|(_, waiter)| waiter.ticket), Some(Ticket(4)));
+        let LaneQueue { levels, exchanging, length } = &queue.lanes[0];
+        assert!(levels.is_empty() && exchanging.is_empty() && *length == 0);
+        assert!(queue.places.is_empty() && queue.deadlines.is_empty());
     }
 }

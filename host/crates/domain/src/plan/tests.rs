@@ -63,7 +63,7 @@ fn a_score_beats_a_shorter_start_but_not_a_dead_engine() {
     assert_eq!(steps(decide(&fleet(&[Ready, Starting, Ready]), advice(1)))[0], 1);
     assert_eq!(steps(decide(&fleet(&[Ready, Unloaded, Ready]), advice(1)))[0], 1);
     assert_eq!(steps(decide(&fleet(&[Ready, Down, Ready]), advice(1))), [0, 2]);
-    assert_eq!(steps(decide(&fleet(&[Ready, Draining, Ready]), advice(1))), [0, 2]);
+    assert_eq!(steps(decide(&fleet(&[Ready, Draining, Ready]), advice(1)))[0], 1, "it will be back");
 }
 
 #[test]

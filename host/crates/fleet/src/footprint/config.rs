@@ -1,0 +1,118 @@
+//! What config.json says about a model's cache.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::{Cache, FootprintError, key_error};
+
+/// Kinds of layers whose state does not grow with the sequence.
+const STATELESS: [&str; 3] = ["linear_attention", "mamba", "conv"];
+
+/// What config.json says.
+pub(super) struct Config<'a> {
+    pub(super) file: &'a Path,
+    /// About the language model.
+    pub(super) text: &'a Map<String, Value>,
+    /// About everything.
+    pub(super) top: &'a Map<String, Value>,
+}
+
+impl Config<'_> {
+    /// A value of the language model. Many writers say `null` where they mean nothing.
+    fn get<'v, T>(
+        &'v self,
+        key: &str,
+        read: impl Fn(&'v Value) -> Option<T>,
+        problem: &'static str,
+    ) -> Result<Option<T>, FootprintError> {
+        let value = self.text.get(key).filter(|value| !value.is_null());
+        value.map(|value| read(value).ok_or_else(|| key_error(self.file, key, problem))).transpose()
+    }
+
+    fn number(&self, key: &str) -> Result<Option<u64>, FootprintError> {
+        self.get(key, Value::as_u64, "is not a whole number")
+    }
+
+    fn positive(&self, key: &str) -> Result<u64, FootprintError> {
+        match self.number(key)? {
+            Some(0) => Err(key_error(self.file, key, "is 0")),
+            Some(number) => Ok(number),
+            None => Err(key_error(self.file, key, "is missing")),
+        }
+    }
+
+    fn list(&self, key: &str) -> Result<Option<&Vec<Value>>, FootprintError> {
+        self.get(key, Value::as_array, "is not a list")
+    }
+
+    pub(super) fn dtype(&self) -> Result<Option<&str>, FootprintError> {
+        for map in [self.text, self.top] {
+            for key in ["torch_dtype", "dtype"] {
+                if let Some(value) = map.get(key).filter(|value| !value.is_null()) {
+                    return value
+                        .as_str()
+                        .map(Some)
+                        .ok_or_else(|| key_error(self.file, key, "is not a text"));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Elements that one layer keeps for a token.
+    fn elements(&self) -> Result<u64, FootprintError> {
+        // Multi-head latent attention (DeepSeek) keeps one compressed vector instead of keys and values.
+        if let Some(rank) = self.number("kv_lora_rank")?.filter(|rank| *rank > 0) {
+            return Ok(rank.saturating_add(self.number("qk_rope_head_dim")?.unwrap_or(0)));
+        }
+        let kv_heads = match self.number("num_key_value_heads")? {
+            Some(heads) => heads,
+            None => self.positive("num_attention_heads")?,
+        };
+        let head_dim = match self.number("head_dim")? {
+            Some(head_dim) => head_dim,
+            None => self.positive("hidden_size")? / self.positive("num_attention_heads")?,
+        };
+        Ok(kv_heads.saturating_mul(head_dim).saturating_mul(2))
+    }
+
+    pub(super) fn cache(&self, element_bytes: u64) -> Result<Cache, FootprintError> {
+        let bytes = self.elements()?.saturating_mul(element_bytes);
+        let across = self.list("cross_attention_layers")?.map_or(0, |list| list.len() as u64);
+        let layers = self.positive("num_hidden_layers")?.saturating_sub(across);
+        // Qwen2 names a window and does not use it.
+        let used = self.get("use_sliding_window", Value::as_bool, "is not true or false")?.unwrap_or(true);
+        let window = self.number("sliding_window")?.filter(|window| used && *window > 0);
+        let count = |list: &[Value], kinds: &[&str]| {
+            list.iter().filter(|kind| kind.as_str().is_some_and(|kind| kinds.contains(&kind))).count() as u64
+        };
+        let (sliding, stateless) = match self.list("layer_types")? {
+            Some(list) => (count(list, &["sliding_attention"]), count(list, &STATELESS)),
+            None => (layers - self.full_layers(layers)?, 0),
+        };
+        let layers = layers.saturating_sub(stateless);
+        let sliding = if window.is_some() { sliding.min(layers) } else { 0 };
+        Ok(Cache {
+            full: (layers - sliding).saturating_mul(bytes),
+            sliding: sliding.saturating_mul(bytes),
+            window: window.unwrap_or(0),
+        })
+    }
+
+    /// Of `layers` of a model with a window that does not list their types, those that see the whole
+    /// sequence.
+    fn full_layers(&self, layers: u64) -> Result<u64, FootprintError> {
+        // One in so many; Gemma's older files count on the reader to know it.
+        let known = match self.top.get("model_type").and_then(Value::as_str) {
+            Some(family) if family.starts_with("gemma2") => Some(2),
+            Some(family) if family.starts_with("gemma3") => Some(6),
+            Some(_) | None => None,
+        };
+        if let Some(every) = self.number("sliding_window_pattern")?.or(known).filter(|every| *every > 0) {
+            return Ok(layers / every);
+        }
+        // Qwen2: the first so many.
+        Ok(self.number("max_window_layers")?.map_or(0, |first| first.min(layers)))
+    }
+}

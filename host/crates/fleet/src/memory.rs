@@ -1,0 +1,320 @@
+//! Whether memory is free, and who holds it, from files of the Linux kernel. No tool of ROCm is needed.
+//!
+//! All of it comes from outside: what is malformed counts as not there.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Component, Path, PathBuf};
+
+use crate::footprint::gib;
+
+#[cfg(test)]
+mod tests;
+
+const GIB: u64 = 1 << 30;
+/// How much of a file is read; those of the kernel are a few KiB.
+const LONGEST_FILE: u64 = 64 * 1024;
+/// How many entries of a folder are looked at.
+const MOST_ENTRIES: usize = 4096;
+/// PCI vendor of AMD.
+const AMD: u64 = 0x1002;
+/// How many holders a sentence names.
+const MOST_NAMED: usize = 5;
+const NODES: &str = "sys/class/kfd/kfd/topology/nodes";
+const HOLDERS: &str = "sys/class/kfd/kfd/proc";
+const DRM: &str = "sys/class/drm";
+const CGROUPS: &str = "sys/fs/cgroup";
+
+/// A machine, seen through the files of its kernel.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    root: PathBuf,
+}
+
+/// An AMD GPU. Sizes in bytes; a total of 0 means that the kernel does not tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// Number of its render node, 128 of `/dev/dri/renderD128`.
+    pub minor: u32,
+    /// Its own memory; what the BIOS carves out for an APU.
+    pub vram_total: u64,
+    /// In use.
+    pub vram_used: u64,
+    /// The system's memory that it may use.
+    pub gtt_total: u64,
+    /// In use.
+    pub gtt_used: u64,
+    /// Shares the system's memory.
+    pub apu: bool,
+    /// Its instruction set, `gfx1151`.
+    pub gfx: Option<String>,
+    /// 16 hexadecimal digits; behind `GPU-` for `ROCR_VISIBLE_DEVICES`. APUs often have none.
+    pub unique_id: Option<String>,
+}
+
+/// A process that computes on a GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its id.
+    pub pid: u32,
+    /// Its name, if it is not hidden from us; else empty.
+    pub name: String,
+    /// Its memory on all GPUs together, if the kernel tells.
+    pub bytes: Option<u64>,
+}
+
+/// Which memory a group of lanes lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pool {
+    /// The system's, for llama.cpp on the CPU.
+    System,
+    /// That of a GPU.
+    Gpu {
+        /// Number of its render node; the first GPU where `None`.
+        minor: Option<u32>,
+    },
+}
+
+impl Machine {
+    /// The machine whose files begin at `root`: `/`, or another folder in tests.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The AMD GPUs, by render node.
+    pub fn gpus(&self) -> Vec<Gpu> {
+        let mut gpus: Vec<Gpu> = Vec::new();
+        for node in self.names(NODES) {
+            // Nodes without a render node are CPUs.
+            let properties = self.text(&format!("{NODES}/{node}/properties")).unwrap_or_default();
+            let minor = property(&properties, "drm_render_minor").and_then(|minor| u32::try_from(minor).ok());
+            let Some(minor) = minor.filter(|minor| *minor > 0) else { continue };
+            let mut gpu = self.gpu(minor);
+            gpu.gfx = property(&properties, "gfx_target_version").and_then(gfx_name);
+            let id = property(&properties, "unique_id").filter(|id| *id > 0);
+            gpu.unique_id = id.map(|id| format!("{id:016x}")).or(gpu.unique_id);
+            gpus.push(gpu);
+        }
+        // Cards that the compute driver does not serve have memory all the same.
+        for name in self.names(DRM) {
+            let minor = name.strip_prefix("renderD").and_then(|minor| minor.parse().ok());
+            let vendor =
+                self.text(&format!("{DRM}/{name}/device/vendor")).and_then(|text| hexadecimal(&text));
+            if let (Some(minor), Some(AMD)) = (minor, vendor) {
+                gpus.push(self.gpu(minor));
+            }
+        }
+        // Stable: what the compute driver says comes first and stays.
+        gpus.sort_by_key(|gpu| gpu.minor);
+        gpus.dedup_by_key(|gpu| gpu.minor);
+        gpus
+    }
+
+    /// What the graphics driver says.
+    fn gpu(&self, minor: u32) -> Gpu {
+        let file = |name: &str| format!("{DRM}/renderD{minor}/device/{name}");
+        let sizes = |kind: &str| {
+            let total = self.number(&file(&format!("mem_info_{kind}_total")));
+            // Without its use, a total says nothing about what is free.
+            total.zip(self.number(&file(&format!("mem_info_{kind}_used")))).unwrap_or((0, 0))
+        };
+        let ((vram_total, vram_used), (gtt_total, gtt_used)) = (sizes("vram"), sizes("gtt"));
+        let id = self.text(&file("unique_id")).and_then(|text| hexadecimal(&text)).filter(|id| *id > 0);
+        Gpu {
+            minor,
+            vram_total,
+            vram_used,
+            gtt_total,
+            gtt_used,
+            apu: is_apu(vram_total, gtt_total),
+            gfx: None,
+            unique_id: id.map(|id| format!("{id:016x}")),
+        }
+    }
+
+    /// The processes that hold a GPU, by id. An entry stays until the driver has freed all that the process
+    /// had.
+    pub fn holders(&self) -> Vec<Holder> {
+        let pids = self.names(HOLDERS).into_iter().filter_map(|name| name.parse().ok());
+        let mut holders: Vec<Holder> = pids.map(|pid| self.holder(pid)).collect();
+        holders.sort_by_key(|holder| holder.pid);
+        holders
+    }
+
+    fn holder(&self, pid: u32) -> Holder {
+        let folder = format!("{HOLDERS}/{pid}");
+        let files = self.names(&folder).into_iter().filter(|name| name.starts_with("vram_"));
+        let sizes = files.filter_map(|name| self.number(&format!("{folder}/{name}")));
+        let bytes = sizes.reduce(u64::saturating_add);
+        let name = self.text(&format!("proc/{pid}/comm")).unwrap_or_default();
+        let name = name.trim().replace(char::is_control, "?").chars().take(64).collect();
+        Holder { pid, name, bytes }
+    }
+
+    /// Bytes of the system's memory that can be had without swapping.
+    pub fn available(&self) -> Option<u64> {
+        self.meminfo("MemAvailable:")
+    }
+
+    /// Bytes of the system's memory.
+    pub fn total(&self) -> Option<u64> {
+        self.meminfo("MemTotal:")
+    }
+
+    fn meminfo(&self, key: &str) -> Option<u64> {
+        let text = self.text("proc/meminfo")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        // In KiB, though the kernel writes "kB".
+        line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    }
+
+    /// Bytes that our control group (v2) and those around it leave us; `None` without a limit. Files that the
+    /// kernel keeps in memory and has not used lately count as free, because it drops them first: without
+    /// that, a model that was read once would seem to be held for ever.
+    pub fn cgroup_available(&self) -> Option<u64> {
+        let text = self.text("proc/self/cgroup")?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+        // Nothing of the path may lead out of the folder.
+        let is_name = |part: &Component<'_>| matches!(part, Component::Normal(_));
+        let path: PathBuf = Path::new(path).components().filter(is_name).collect();
+        let groups = path.ancestors().map(|group| Path::new(CGROUPS).join(group));
+        let left = groups.filter_map(|group| {
+            let file = |name: &str| group.join(name).to_string_lossy().into_owned();
+            let limit = self.number(&file("memory.max"))?;
+            let used = self.number(&file("memory.current"))?;
+            let cached = self.text(&file("memory.stat")).and_then(|text| property(&text, "inactive_file"));
+            Some(limit.saturating_sub(used.saturating_sub(cached.unwrap_or(0))))
+        });
+        left.min()
+    }
+
+    /// Free bytes of a pool; `None` if they cannot be read. An APU's are those of its own memory and those
+    /// that it may take from the system; the system's are those that are left to us.
+    pub fn free(&self, pool: &Pool) -> Option<u64> {
+        match pool {
+            Pool::System => self.system_free(),
+            Pool::Gpu { minor } => self.gpu_free(&self.find(*minor)?),
+        }
+    }
+
+    fn system_free(&self) -> Option<u64> {
+        let available = self.available()?;
+        Some(self.cgroup_available().map_or(available, |left| left.min(available)))
+    }
+
+    fn gpu_free(&self, gpu: &Gpu) -> Option<u64> {
+        if gpu.vram_total == 0 {
+            return None;
+        }
+        let vram = gpu.vram_total.saturating_sub(gpu.vram_used);
+        if !gpu.apu {
+            return Some(vram);
+        }
+        // Without a look at the system's memory we might promise what is not there, and such a machine hangs.
+        let shared = gpu.gtt_total.saturating_sub(gpu.gtt_used).min(self.available()?);
+        Some(vram.saturating_add(shared))
+    }
+
+    fn find(&self, minor: Option<u32>) -> Option<Gpu> {
+        self.gpus().into_iter().find(|gpu| minor.is_none_or(|minor| minor == gpu.minor))
+    }
+
+    /// One line for people: `12.0 GiB free of 48.0 GiB on renderD128; held by 4711 (VLLM::EngineCor, 36.0
+    /// GiB)`.
+    pub fn explain(&self, pool: &Pool) -> String {
+        let minor = match pool {
+            Pool::System => return self.explain_system(),
+            Pool::Gpu { minor } => *minor,
+        };
+        let Some(gpu) = self.find(minor) else {
+            let which = minor.map_or_else(|| "AMD GPU".to_owned(), |minor| format!("AMD GPU renderD{minor}"));
+            return format!("no {which} in {NODES} and {DRM} of {}", self.root.display());
+        };
+        let name = format!("renderD{}", gpu.minor);
+        let mut line = match self.gpu_free(&gpu) {
+            Some(free) => {
+                let shared = if gpu.apu { gpu.gtt_total } else { 0 };
+                format!("{} free of {} on {name}", gib(free), gib(gpu.vram_total.saturating_add(shared)))
+            }
+            None => format!("the free memory of {name} cannot be read from {DRM}/{name}/device/mem_info_*"),
+        };
+        let gtt_free = gpu.gtt_total.saturating_sub(gpu.gtt_used);
+        if let Some(available) = self.available().filter(|available| gpu.apu && *available < gtt_free) {
+            // Writing to a string cannot fail.
+            let _ok = write!(line, ", limited by the {} that the system has available", gib(available));
+        }
+        line + &held_by(&self.holders())
+    }
+
+    fn explain_system(&self) -> String {
+        let Some((free, available)) = self.system_free().zip(self.available()) else {
+            return "the system's free memory cannot be read from proc/meminfo".to_owned();
+        };
+        let total = self.total().map_or_else(String::new, |total| format!(" of {}", gib(total)));
+        let limit = if free < available { ", limited by our control group (memory.max)" } else { "" };
+        format!("{} free{total} of system memory{limit}", gib(free))
+    }
+
+    /// The begin of a file, without what is not UTF-8.
+    fn text(&self, path: &str) -> Option<String> {
+        let mut bytes = Vec::new();
+        let file = File::open(self.root.join(path)).ok()?;
+        file.take(LONGEST_FILE).read_to_end(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The only number in a file.
+    fn number(&self, path: &str) -> Option<u64> {
+        self.text(path)?.trim().parse().ok()
+    }
+
+    /// The names in a folder.
+    fn names(&self, path: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.root.join(path)).into_iter().flatten().take(MOST_ENTRIES);
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+    }
+}
+
+/// What Ollama tells APUs by: little memory of their own and much of the system's.
+fn is_apu(vram_total: u64, gtt_total: u64) -> bool {
+    let little = (1..=4 * GIB).contains(&vram_total);
+    little && gtt_total >= 8 * GIB && gtt_total >= vram_total.saturating_mul(4)
+}
+
+/// The value in lines of `key value`.
+fn property(text: &str, key: &str) -> Option<u64> {
+    let value = |line: &str| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok();
+    text.lines().find_map(value)
+}
+
+/// A number with or without `0x`.
+fn hexadecimal(text: &str) -> Option<u64> {
+    let text = text.trim();
+    u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok()
+}
+
+/// 110501 is `gfx1151`, and 90010 `gfx90a`.
+fn gfx_name(version: u64) -> Option<String> {
+    let (major, minor, step) = (version / 10_000, version / 100 % 100, version % 100);
+    (1..100).contains(&major).then(|| format!("gfx{major}{minor}{step:x}"))
+}
+
+fn held_by(holders: &[Holder]) -> String {
+    let name = |holder: &Holder| {
+        let size = holder.bytes.map(gib);
+        let facts = [Some(holder.name.clone()).filter(|name| !name.is_empty()), size];
+        let facts: Vec<String> = facts.into_iter().flatten().collect();
+        if facts.is_empty() {
+            holder.pid.to_string()
+        } else {
+            format!("{} ({})", holder.pid, facts.join(", "))
+        }
+    };
+    let named: Vec<String> = holders.iter().take(MOST_NAMED).map(name).collect();
+    match holders.len().saturating_sub(MOST_NAMED) {
+        _ if named.is_empty() => String::new(),
+        0 => format!("; held by {}", named.join(", ")),
+        more => format!("; held by {} and {more} more", named.join(", ")),
+    }
+}

@@ -1,0 +1,184 @@
+//! `driver = "vllm"`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use pointsman_fleet::vllm::{GpuSelector, Permille, VllmSettings};
+use pointsman_fleet::{EngineSpec, SwitchStrategy};
+
+use super::engines::{ANY, Basics, Engine, read_run};
+use super::need::Model;
+use super::reader::{Section, shown};
+
+/// First loads on a new kind of GPU compile for many minutes.
+const START_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// What its processes take to end, beyond the time that running requests get.
+const TEARDOWN: Duration = Duration::from_secs(25);
+/// Keys that the sentences of [`VllmSettings::check`] begin with.
+const KEYS: [&str; 20] = [
+    "program",
+    "model",
+    "served-names",
+    "dtype",
+    "quantization",
+    "max-model-len",
+    "max-num-seqs",
+    "gpu-memory-utilization",
+    "tensor-parallel",
+    "pipeline-parallel",
+    "block-size",
+    "tool-call-parser",
+    "reasoning-parser",
+    "download-dir",
+    "load-format",
+    "device",
+    "hsa-override",
+    "cache-root",
+    "arguments",
+    "env",
+];
+
+pub(super) fn read(section: &Section<'_>, folder: &Path, basics: &Basics) -> Option<Engine> {
+    let shutdown = section.duration("shutdown-timeout", Duration::from_secs(10));
+    let run = read_run(section, folder, START_TIMEOUT, shutdown + TEARDOWN);
+    if run.stop_grace < shutdown {
+        section.mistake(
+            "stop-grace",
+            format!(
+                "is less than `shutdown-timeout`, {}, so that running requests would be killed before that; write {} \
+                 or leave it out",
+                shown(shutdown),
+                shown(shutdown + TEARDOWN)
+            ),
+        );
+    }
+    let strategies = [
+        ("restart", SwitchStrategy::Restart),
+        ("sleep-1", SwitchStrategy::SleepOne),
+        ("sleep-2", SwitchStrategy::SleepTwo),
+    ];
+    let strategy = section.word("switch", &strategies, SwitchStrategy::Restart);
+    let model = section.required_text("model", "\"/models/coder-awq\"");
+    let mut settings = read_settings(section, basics);
+    settings.shutdown_timeout_s = u32::try_from(shutdown.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+    settings.sleep_mode = strategy != SwitchStrategy::Restart;
+    // A model that is missing has been noted; what else is wrong is to be found all the same.
+    settings.model = model.unwrap_or("model").to_owned();
+    check(section, &settings, basics);
+    // Adapters have names of their own.
+    let adapters = settings.arguments.iter().any(|word| word.starts_with("--lora-modules"));
+    let mut names = settings.served_names.clone();
+    if names.is_empty() {
+        names.push(settings.model.clone());
+    }
+    let path = run.directory.as_deref()?.join(model?);
+    Some(Engine {
+        max_context: settings.max_model_len.unwrap_or(0),
+        names: if adapters { names.into_iter().take(1).chain([ANY.to_owned()]).collect() } else { names },
+        model: Some(Model::vllm(path, &settings, basics.slots)),
+        spec: EngineSpec::Vllm { settings: Box::new(settings), run, strategy },
+    })
+}
+
+/// All but the model, the sleep mode and the time for running requests.
+fn read_settings(section: &Section<'_>, basics: &Basics) -> VllmSettings {
+    let text = |key| section.text(key).map(str::to_owned);
+    let at_most = |most| 1..=most;
+    let utilization = section.decimal("gpu-memory-utilization").and_then(|text| {
+        let part = Permille::parse(&text);
+        if part.is_none() {
+            let what =
+                format!("`{text}` is no part of a whole; write a number above 0 and up to 1, such as 0.45");
+            section.mistake("gpu-memory-utilization", what);
+        }
+        part
+    });
+    let device = |text: &str| {
+        GpuSelector::parse(text).ok_or_else(|| {
+            format!(
+                "\"{}\" is no GPU; write its number, such as \"0\", or \"GPU-\" and its UUID (`rocminfo` shows it)",
+                text.escape_debug()
+            )
+        })
+    };
+    VllmSettings {
+        program: section.texts("program").unwrap_or_else(|| VllmSettings::default().program),
+        served_names: section.texts("served-names").unwrap_or_else(|| default_names(basics)),
+        dtype: text("dtype"),
+        quantization: text("quantization"),
+        max_model_len: section
+            .count("max-model-len", at_most(100_000_000))
+            .or(Some(basics.max_context).filter(|tokens| *tokens > 0)),
+        max_num_seqs: section.count("max-num-seqs", at_most(1_000_000)).or(Some(basics.slots)),
+        gpu_memory_utilization: utilization,
+        kv_cache_bytes: section.bytes("kv-cache-memory"),
+        tensor_parallel: section.count("tensor-parallel", at_most(1024)),
+        pipeline_parallel: section.count("pipeline-parallel", at_most(1024)),
+        enforce_eager: section.flag("enforce-eager", false),
+        block_size: section.count("block-size", at_most(65_536)),
+        trust_remote_code: section.flag("trust-remote-code", false),
+        tool_call_parser: text("tool-call-parser"),
+        reasoning_parser: text("reasoning-parser"),
+        download_dir: text("download-dir"),
+        load_format: text("load-format"),
+        priority_scheduling: section.flag("priority-scheduling", true),
+        offline: section.flag("offline", false),
+        device: section.parsed("device", device),
+        hsa_override: text("hsa-override"),
+        cache_root: text("cache-root"),
+        arguments: section.texts("arguments").unwrap_or_default(),
+        env: section.text_pairs("env"),
+        ..VllmSettings::default()
+    }
+}
+
+/// The lane's name, which the engine answers with, and all that the lane answers to.
+fn default_names(basics: &Basics) -> Vec<String> {
+    let mut names = vec![basics.name.clone()];
+    for model in &basics.models {
+        if !names.contains(model) {
+            names.push(model.clone());
+        }
+    }
+    names
+}
+
+fn check(section: &Section<'_>, settings: &VllmSettings, basics: &Basics) {
+    if settings.kv_cache_bytes == Some(0) {
+        section.mistake("kv-cache-memory", "must be more than nothing");
+    }
+    // Noted already.
+    let settings = VllmSettings { kv_cache_bytes: None, ..settings.clone() };
+    for sentence in settings.check() {
+        let first = sentence.split(' ').next().unwrap_or_default();
+        let key = KEYS.iter().find(|key| **key == first);
+        match key {
+            // The key stands before the sentence anyway.
+            Some(key) => section.mistake(key, sentence[first.len()..].trim_start()),
+            None if first.starts_with("--") => section.mistake("arguments", sentence),
+            None => section.wrong(sentence),
+        }
+    }
+    let gpus = settings.tensor_parallel.unwrap_or(1).saturating_mul(settings.pipeline_parallel.unwrap_or(1));
+    if settings.device.is_some() && gpus > 1 {
+        section.mistake(
+            "device",
+            format!(
+                "names one GPU, and `tensor-parallel` times `pipeline-parallel` want {gpus}; leave it out, or write \
+                 `env = {{ ROCR_VISIBLE_DEVICES = \"0,1\" }}` in its place"
+            ),
+        );
+    }
+    if let Some(most) = settings.max_model_len
+        && basics.max_context > most
+    {
+        section.mistake(
+            "max-model-len",
+            format!(
+                "{most} is less than `max-context` of the lane, {}, so that requests would come that vLLM refuses; \
+                 leave one of the two out",
+                basics.max_context
+            ),
+        );
+    }
+}

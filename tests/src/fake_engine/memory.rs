@@ -1,0 +1,136 @@
+//! The memory that all engines of a test share: a folder that looks like the kernel's files on it.
+//!
+//! Each engine holds a number of bytes (`held/<pid>`). A helper in a session of its own gives them back some time after
+//! the engine has gone, as a driver does.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::options::Options;
+
+const CARD: &str = "sys/class/drm/renderD128/device";
+const PROCESSES: &str = "sys/class/kfd/kfd/proc";
+
+/// There is too little memory: what is free, what there is, and what was wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Full {
+    pub(super) free: u64,
+    pub(super) total: u64,
+    pub(super) wanted: u64,
+}
+
+/// The memory that this engine holds.
+#[derive(Debug)]
+pub(super) struct Memory {
+    root: PathBuf,
+    bytes: u64,
+    pid: u32,
+}
+
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Nobody ever sees half of it.
+fn write(path: &Path, number: u64) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, format!("{number}\n"))?;
+    fs::rename(new, path)
+}
+
+/// Change what a process holds, and the files that say so. Without bytes it holds nothing any more.
+fn set(root: &Path, pid: u32, bytes: Option<u64>) -> io::Result<Result<(), Full>> {
+    let lock = File::options().create(true).truncate(false).write(true).open(root.join("lock"))?;
+    lock.lock()?;
+    let (held, card, process) =
+        (root.join("held"), root.join(CARD), root.join(PROCESSES).join(pid.to_string()));
+    fs::create_dir_all(&held)?;
+    fs::create_dir_all(&card)?;
+    let mine = held.join(pid.to_string());
+    let mut others = 0;
+    for entry in fs::read_dir(&held)? {
+        let path = entry?.path();
+        if path != mine && path.extension().is_none() {
+            others += number(&path).unwrap_or(0);
+        }
+    }
+    let total = number(&card.join("mem_info_vram_total")).unwrap_or(u64::MAX);
+    match bytes {
+        Some(wanted) if others.saturating_add(wanted) > total => {
+            return Ok(Err(Full { free: total.saturating_sub(others), total, wanted }));
+        }
+        Some(bytes) => {
+            fs::create_dir_all(&process)?;
+            write(&mine, bytes)?;
+            write(&process.join("vram_1"), bytes)?;
+        }
+        None => {
+            let _none = (fs::remove_file(&mine), fs::remove_dir_all(&process));
+        }
+    }
+    write(&card.join("mem_info_vram_used"), others + bytes.unwrap_or(0))?;
+    Ok(Ok(()))
+}
+
+impl Memory {
+    /// Take the memory for this process, if the options say so: wait for it, or find that there is too little.
+    pub(super) async fn hold(options: &Options, pid: u32) -> Result<Result<Option<Self>, Full>> {
+        let Some(root) = options.memory_root.clone().filter(|_| options.memory_bytes > 0) else {
+            return Ok(Ok(None));
+        };
+        fs::create_dir_all(&root)?;
+        let memory = Self { root, bytes: options.memory_bytes, pid };
+        memory.start_helper(options.memory_linger_ms)?;
+        loop {
+            match set(&memory.root, pid, Some(memory.bytes))? {
+                Ok(()) => return Ok(Ok(Some(memory))),
+                Err(_) if options.memory_wait => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(full) => return Ok(Err(full)),
+            }
+        }
+    }
+
+    /// Hold so much of it.
+    pub(super) fn resize(&self, percent: u64) -> Result<(), Full> {
+        set(&self.root, self.pid, Some(self.bytes.saturating_mul(percent) / 100)).unwrap_or(Ok(()))
+    }
+
+    fn start_helper(&self, linger: u64) -> Result<()> {
+        let mut helper = Command::new(std::env::current_exe()?);
+        helper.arg("memory-helper").arg(&self.root).args([self.pid.to_string(), linger.to_string()]);
+        helper.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut helper = helper.spawn().context("no helper")?;
+        let mut ready = String::new();
+        BufReader::new(helper.stdout.take().context("no pipe")?).read_line(&mut ready)?;
+        ensure!(ready.trim() == "ready", "the helper did not start");
+        Ok(())
+    }
+}
+
+/// When a process started, if it is alive.
+fn started(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit(") ").next()?.split(' ');
+    let state = fields.next()?;
+    (!matches!(state, "Z" | "X")).then(|| fields.nth(18).map(str::to_owned))?
+}
+
+/// Be the helper: wait for the end of the process, and some time more, and give its memory back.
+pub(super) async fn help(root: &Path, pid: u32, linger: Duration) -> Result<()> {
+    let _own_session = rustix::process::setsid();
+    let process = started(pid);
+    say!("ready");
+    while process.is_some() && started(pid) == process {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(linger).await;
+    if root.exists() {
+        let _removed = set(root, pid, None)?;
+    }
+    Ok(())
+}
