@@ -57,7 +57,9 @@ fn an_engine_killed_in_mid_stream_gives_an_error_event_and_no_done() {
     let event = text.trim_end().rsplit("\n\n").next().unwrap().strip_prefix("data: ").unwrap();
     let event: Value = serde_json::from_str(event).unwrap();
     assert_eq!(event["error"]["code"], "engine_error", "{event}");
-    wait_until("the lane serves again", || host.lane("a")["state"] == "ready");
+    wait_until("the lane serves again", || {
+        host.lane("a")["starts"] == 2 && host.lane("a")["state"] == "ready"
+    });
     assert_ne!(host.engine_pid("a"), pid);
     host.script("a", json!({}));
     assert!(stream(host.port, CHAT, &streaming(json!({}))).until("[DONE]"));

@@ -7,6 +7,7 @@ use pointsman_tests::host::{Host, alive, kill};
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::litter::Litter;
 use crate::processes::{named, of_session};
 use crate::talk::{CHAT, asking, asking_for_stream, hear};
 use crate::world::{VLLM, World};
@@ -28,6 +29,7 @@ fn kill_one(world: &mut World, what: &str, victim: fn(u32, &[u32]) -> u32) {
     let engine = host.engine_pid(VLLM);
     let family = of_session(engine);
     assert!(family.len() >= 3, "{family:?}");
+    let litter = Litter::now();
     let starts = host.lane(VLLM)["starts"].as_u64().unwrap();
     let begun = Instant::now();
     let mut answer = stream(host.port, CHAT, &asking_for_stream(VLLM, 800));
@@ -39,11 +41,13 @@ fn kill_one(world: &mut World, what: &str, victim: fn(u32, &[u32]) -> u32) {
     let gone = || of_session(engine).is_empty() && !family.iter().any(|pid| alive(*pid));
     wait_long("nothing of it is left", gone);
     let cleared = killed.elapsed();
+    let litter = Litter::now().since(&litter);
     let (refused, back) = (come_back(host), killed.elapsed());
 
     let seen = format!("explicit error and no [DONE]: {}; last event {}", told.broken(), told.last());
     world.report.row(what, &seen, Some(heard));
     world.report.row("all its processes are gone", &format!("{} of them", family.len()), Some(cleared));
+    world.report.row("what they leave behind", &litter, None);
     let refused = if refused.is_empty() { "none".to_owned() } else { refused.join(", ") };
     let seen = format!("starts {starts} > {}; refused before: {refused}", host.lane(VLLM)["starts"]);
     world.report.row("the lane answers again", &seen, Some(back));

@@ -8,6 +8,7 @@ use pointsman_tests::host::{Host, alive};
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::litter::Litter;
 use crate::processes::{name, named, of_session};
 use crate::talk::{CHAT, asking, asking_for_stream, exchange, hear};
 use crate::wait_long;
@@ -28,7 +29,7 @@ pub(crate) fn nothing_was_lost(world: &mut World) {
 pub(crate) fn the_host_ends_in_the_middle_of_a_stream(world: &mut World) {
     let mut host = world.take();
     let session = host.engine_pid(VLLM);
-    let family = everything(&host);
+    let (family, litter) = (everything(&host), Litter::now());
     let begun = Instant::now();
     let mut answer = stream(host.port, CHAT, &asking_for_stream(VLLM, 200));
     assert!(answer.until("\"content\":"));
@@ -43,6 +44,7 @@ pub(crate) fn the_host_ends_in_the_middle_of_a_stream(world: &mut World) {
     world.report.row("the stream meanwhile", "", Some(finished));
     let left = wait_long("nothing is left", || remains(&family, session).is_empty());
     world.report.row("processes left after that", "none", Some(left));
+    world.report.row("what they leave behind", &Litter::now().since(&litter), None);
     assert!(told.done(), "{told:?}");
     assert!(status.success(), "{}", host.log());
     // The keeper, which has nothing to do any more, ends a moment after the host.
@@ -70,7 +72,7 @@ fn killed_while(world: &mut World, what: &str, condition: fn(&[u32]) -> bool) {
     let session = host.engine_pid(VLLM);
     wait_long("it is as far as that", || condition(&of_session(session)));
     assert_eq!(host.lane(VLLM)["engine"], "starting");
-    let family = everything(&host);
+    let (family, litter) = (everything(&host), Litter::now());
     host.signal(Signal::KILL);
     let killed = Instant::now();
     host.ended();
@@ -83,6 +85,7 @@ fn killed_while(world: &mut World, what: &str, condition: fn(&[u32]) -> bool) {
     let names: Vec<String> = left.iter().map(|pid| format!("{} {pid}", name(*pid))).collect();
     let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     world.report.row(what, &format!("{} processes before, left: {names}", family.len()), Some(took));
+    world.report.row("what they leave behind", &Litter::now().since(&litter), None);
     assert!(left.is_empty(), "{names}");
 }
 

@@ -1,12 +1,13 @@
-//! The real vLLM below the real host, on the CPU. `cargo xtask real-vllm` prepares what this needs and runs it.
+//! The real vLLM below the real host, on the CPU. `cargo xtask real-vllm` prepares this and runs it.
 //!
-//! A start of vLLM takes most of a minute, so one host serves all situations that leave it well, in the order of
-//! [`SITUATIONS`]. A situation that fails does not keep the others from being seen.
+//! A start of vLLM takes most of a minute, so one host serves all situations that leave it well, in the
+//! order of [`SITUATIONS`]. A situation that fails does not keep the others from being seen.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod answering;
 mod dying;
 mod ending;
+mod litter;
 mod loading;
 mod processes;
 mod report;
@@ -66,8 +67,8 @@ fn main() -> ExitCode {
             passed += 1;
         }
     }
-    drop(world);
     println!("{passed} passed, {failed} failed");
+    world.end();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -1,7 +1,7 @@
 """Make the folder of a model that vLLM can serve. It has nothing to say: its weights are dummies.
 
-Large enough to need some 20 ms for a token on a CPU. Of a smaller one vLLM's server, which is written in Python, sends hundreds
-of tokens at once when it has only two cores, and then nothing happens in the middle of a stream.
+Large enough to need some 20 ms for a token on a CPU. Of a smaller one vLLM's server, which is written in
+Python, sends hundreds of tokens at once when it has only two cores, and then no stream has a middle.
 
     python make_model.py FOLDER
 """

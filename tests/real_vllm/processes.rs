@@ -4,7 +4,7 @@ use std::fs;
 
 use pointsman_tests::host::alive;
 
-/// The living members of a session. vLLM's processes stay in that of the first one, whoever their parent is by then.
+/// The living members of a session. vLLM's processes stay in that of the first one, whoever their parent is.
 pub(crate) fn of_session(session: u32) -> Vec<u32> {
     let of_one = |pid: u32| -> Option<u32> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -12,7 +12,7 @@ use crate::LOAD_LIMIT;
 
 pub(crate) const CHAT: &str = "/v1/chat/completions";
 
-/// A chat whose answer has exactly this many tokens. The weights are dummies, so that only length means something.
+/// A chat whose answer has exactly this many tokens. The weights are dummies: only its length means something.
 pub(crate) fn asking(model: &str, tokens: u32, more: &Value) -> Value {
     let mut body = chat(model, json!({ "max_tokens": tokens, "ignore_eos": true }));
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

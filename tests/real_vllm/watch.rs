@@ -1,4 +1,4 @@
-//! Looks at `/status` all the time, so that it can be told afterwards what the engines went through, and when.
+//! Looks at `/status` all the time, so that it is known afterwards what the engines went through, and when.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,7 +2,7 @@
 
     python wheel_requirements.py WHEEL TORCH
 
-The wheel asks for a torch that is built for CPUs, and PyPI has only the one for CUDA, which runs without a GPU, too.
+The wheel asks for a torch that is built for CPUs. PyPI has only the one for CUDA, which runs without a GPU, too.
 """
 
 import sys

@@ -85,6 +85,14 @@ impl World {
         running.host
     }
 
+    /// End what is still running.
+    pub(crate) fn end(mut self) {
+        if let Some(Running { watch, host }) = self.running.take().and_then(Rc::into_inner) {
+            drop(watch);
+            host.stop();
+        }
+    }
+
     /// The end of the host's log.
     pub(crate) fn show_log(&self) {
         let Some(Running { host, .. }) = self.running.as_deref() else { return };

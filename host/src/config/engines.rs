@@ -283,8 +283,19 @@ fn read_external(section: &Section<'_>, folder: &Path) -> Option<ExternalSpec> {
     let url = section.required_text("url", "\"http://127.0.0.1:8080\"");
     let key = secret(section, "key-env", "key-file", folder).map(Secret::new);
     let probe_every = section.duration("probe-every", 5 * SECOND);
+    let authorities = section.text("ca-file").and_then(|file| {
+        let path = folder.join(file);
+        let read = std::fs::read(&path);
+        read.inspect_err(|error| {
+            section.mistake("ca-file", format!("{} cannot be read: {error}", path.display()))
+        })
+        .ok()
+    });
     match ExternalSpec::try_new(url?, key, probe_every) {
-        Ok(spec) => Some(spec),
+        Ok(spec) => Some(match authorities {
+            Some(pem) => spec.trusting(pem),
+            None => spec,
+        }),
         Err(error) => {
             section.mistake("url", error.to_string());
             None

@@ -184,7 +184,7 @@ fn single_mistakes_are_told_with_what_to_write() {
         (engine("driver = \"llama-cpp\""), "command = [\"llama-server\""),
         (engine("driver = \"llama-cpp\"\ncommand = [\"x\"]"), "put `{port}` where its port belongs"),
         (engine("driver = \"llama-cpp\"\ncommand = [\"x\"]\nport = 70000"), "is not from 1 to 65535"),
-        (engine("driver = \"external\"\nurl = \"https://x\""), "does not begin with http://"),
+        (engine("driver = \"external\"\nurl = \"ftp://x\""), "begins with neither http:// nor https://"),
         (engine("driver = \"external\"\nurl = \"http://x\"\nkey-env = \"POINTSMAN_NO_SUCH\""), "is not set"),
         (engine("driver = \"external\"\nurl = \"http://x\"\ncommand = [\"x\"]"), "is not a key here"),
         (format!("{LANE}[lanes.timeouts]\nidle = \"0s\""), "must be more than nothing"),
@@ -228,10 +228,10 @@ fn times_of_the_switching_follow_the_queue() {
 
 #[test]
 fn each_file_has_a_folder_for_its_state() {
-    let home = |name: &str| (name == "HOME").then(|| PathBuf::from("/home/a"));
+    let home = |name: &str| (name == "HOME").then(|| PathBuf::from("/of/a"));
     let state = |file: &str| default_state(Path::new(file), home).unwrap();
     let first = state("/no/such/b.toml");
-    assert!(first.starts_with("/home/a/.local/state/pointsman"), "{}", first.display());
+    assert!(first.starts_with("/of/a/.local/state/pointsman"), "{}", first.display());
     assert!(first.file_name().unwrap().to_str().unwrap().starts_with("b-"));
     assert_eq!(first, state("/no/such/b.toml"));
     assert_ne!(first, state("/no/such/other/b.toml"));

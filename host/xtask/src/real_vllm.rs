@@ -1,5 +1,5 @@
-//! `cargo xtask real-vllm`: the host with the real vLLM, on the CPU. Not part of `cargo xtask test`, because it downloads
-//! gigabytes and takes minutes.
+//! `cargo xtask real-vllm`: the host with the real vLLM, on the CPU. Not part of `cargo xtask test`, because
+//! it downloads gigabytes and takes minutes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ const TORCH: &str = "2.13.0";
 /// Written last: with this file all is there.
 const STAMP: &str = "installed";
 
-/// Install vLLM where it is missing, run the tests with it, and print what they saw. `only`: situations with one of these
-/// words in their names, or all.
+/// Install vLLM where it is missing, run the tests with it, and print what they saw. `only`: situations with
+/// one of these words in their names, or all.
 pub(crate) fn real_vllm(root: &Path, only: &[&str]) -> Result<()> {
     let begun = Instant::now();
     println!("== vLLM {VLLM} for CPUs");
@@ -54,8 +54,8 @@ fn install(root: &Path) -> Result<PathBuf> {
         return Ok(dir);
     }
     println!(
-        "installing into {}: torch with its CUDA libraries and about 200 other packages; downloads some 3 GB, takes \
-         about 6 GB of the disk and 4 to 10 minutes",
+        "installing into {}: torch with its CUDA libraries and some 170 other packages; downloads 3.6 GB, \
+         takes 6.4 GB of the disk and about three minutes, or more where the network is slow",
         dir.display()
     );
     fs::create_dir_all(&dir)?;

@@ -37,7 +37,7 @@ fn agents_that_alternate_cause_no_thrash_and_nobody_starves() {
     });
     let switches = loads(&host) - before;
     println!("{switches} switches for {} requests", agents * each);
-    assert!((1.0..=26.0).contains(&switches), "{switches} switches");
+    assert!((1.0..=20.0).contains(&switches), "{switches} switches");
     assert_eq!(host.metric("pointsman_switches_total", "overdue=\"yes\""), 0.0);
     host.assert_nothing_lost();
 }
@@ -48,7 +48,10 @@ fn a_lane_that_never_runs_out_of_work_does_not_starve_the_other() {
     let head = "switching = { residence = 100.0, longest-wait = \"1s\" }\nqueue = { ageing = \"0s\" }\n";
     let work = r#"--load-ms 200 --script '{"token-ms": 20}'"#;
     let host = start(&one_at_a_time(head, &[vllm("a", "", "", work), vllm("b", "", "", work)]));
-    assert_eq!(ask(&host, "a").status, 200);
+    // What a switch costs is learned, not known.
+    for lane in ["a", "b", "a"] {
+        assert_eq!(ask(&host, lane).status, 200);
+    }
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..6 {
@@ -112,7 +115,7 @@ fn nothing_is_lost_while_lanes_take_turns_and_die() {
     });
     let host = start(&one_at_a_time(&head, &lanes));
     let done = AtomicBool::new(false);
-    let (clients, each) = (8u64, 20);
+    let (clients, each) = (8u64, 10);
     std::thread::scope(|scope| {
         let all: Vec<_> = (0..clients)
             .map(|client| {

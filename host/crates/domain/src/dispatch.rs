@@ -41,6 +41,9 @@ use crate::advice::Switching;
 use crate::fleet_view::LaneId;
 use crate::lifecycle::{EngineEvent, EngineState};
 
+/// How long a lane whose connection broke is given to say whether its engine lives.
+const SUSPICION: Duration = Duration::from_millis(300);
+
 /// All lanes' queues, slots, engines and figures.
 #[derive(Debug)]
 pub struct Dispatcher {
@@ -185,7 +188,7 @@ impl Dispatcher {
         if has_fallback && let Err(retry_in) = lane.breaker.admits(now) {
             return Err(Refusal::Faulty { retry_in });
         }
-        if lane.free() > 0 && self.queue.is_empty(id) {
+        if lane.free(now) > 0 && self.queue.is_empty(id) {
             return Ok(true);
         }
         if !lane.state().able_to_serve() || lane.recovering() && has_fallback {
@@ -214,8 +217,9 @@ impl Dispatcher {
     fn not_serving(&self, id: LaneId, now: Duration) -> Refusal {
         let lane = &self.lanes[id.index()];
         let retry_in = self.ready_in(id, now);
+        let never_served = !lane.had_served && lane.dying.is_none();
         match lane.problem.clone() {
-            Some(reason) if !lane.had_served && lane.dying.is_none() => {
+            Some(reason) if never_served && lane.setup.residency != Residency::External => {
                 Refusal::LoadFailed { reason, retry_in }
             }
             reason => Refusal::NotServing { state: lane.state(), reason, retry_in },
@@ -237,6 +241,9 @@ impl Dispatcher {
         }
         lane.running = lane.running.saturating_sub(1);
         lane.last_used = now;
+        if report.severed {
+            lane.suspect_until = now.saturating_add(SUSPICION);
+        }
         let opened = match report.first_byte.is_some() || report.failed {
             true => lane.breaker.ended(report.failed, now),
             false => {
@@ -274,7 +281,10 @@ impl Dispatcher {
                 if lane.engine != EngineState::Stopping && lane.step(EngineEvent::Stop, now) {
                     lane.dying = Some(served);
                     lane.problem = Some(reason);
-                    self.leave_lost(id, now, effects);
+                    // Whoever waits for a load hears of its end when all is known about it.
+                    if served.is_some() {
+                        self.leave_lost(id, now, effects);
+                    }
                 }
             }
             EngineNews::LoadFailed(reason) | EngineNews::Lost(reason) => {
@@ -313,7 +323,7 @@ impl Dispatcher {
 
     /// Serve those who wait for a lane, as far as it has slots.
     fn serve(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
-        while self.lanes[id.index()].free() > 0
+        while self.lanes[id.index()].free(now) > 0
             && let Some(Waiter { ticket, since, .. }) = self.queue.pop(id, now)
         {
             self.grant(ticket, id, since, now, effects);

@@ -7,6 +7,7 @@ use pointsman_domain::EngineKind;
 use crate::process::Launch;
 use crate::scrape::{self, EngineFigures};
 use crate::spec::{EngineSpec, ExternalSpec, ProcessSpec, Secret, SwitchStrategy, Words};
+use crate::tls::Trust;
 use crate::vllm::{self, VllmSettings};
 
 /// The address we give to engines that we start: they are for us alone.
@@ -15,6 +16,8 @@ pub(crate) const HOST: &str = "127.0.0.1";
 /// Where an engine listens.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
+    /// It wants TLS.
+    pub(crate) https: bool,
     /// Host and port.
     pub(crate) authority: String,
     /// Comes before every path.
@@ -55,6 +58,10 @@ pub(crate) trait Driver: Send + Sync {
     fn reuses_connections(&self) -> bool {
         true
     }
+    /// Whom to trust when it wants TLS; `None` if it does not.
+    fn trust(&self) -> Option<Trust<'_>> {
+        None
+    }
     /// How it makes room for other lanes.
     fn strategy(&self) -> SwitchStrategy {
         SwitchStrategy::Restart
@@ -76,7 +83,13 @@ pub(crate) fn driver(spec: &EngineSpec) -> Arc<dyn Driver> {
 }
 
 fn local(port: u16) -> Target {
-    Target { authority: format!("{HOST}:{port}"), base_path: String::new(), key: None, priorities: false }
+    Target {
+        https: false,
+        authority: format!("{HOST}:{port}"),
+        base_path: String::new(),
+        key: None,
+        priorities: false,
+    }
 }
 
 /// Put lane, host and port where a command line wants them.
@@ -235,8 +248,12 @@ impl Driver for External {
     }
 
     fn target(&self, _port: u16) -> Target {
-        let ExternalSpec { authority, base_path, key, .. } = self.0.clone();
-        Target { authority, base_path, key, priorities: false }
+        let ExternalSpec { https, authority, base_path, key, .. } = self.0.clone();
+        Target { https, authority, base_path, key, priorities: false }
+    }
+
+    fn trust(&self) -> Option<Trust<'_>> {
+        self.0.https.then_some(Trust { also: self.0.authorities.as_deref() })
     }
 
     fn ready_paths(&self) -> Vec<&str> {

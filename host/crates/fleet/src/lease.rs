@@ -80,9 +80,10 @@ impl Lease {
         self.report.first_byte = Some(self.granted.elapsed());
     }
 
-    /// The request is over; did the engine fail it?
-    pub fn finish(mut self, failed: bool) {
+    /// The request is over; did the engine fail it, and is its connection to blame?
+    pub fn finish(mut self, failed: bool, severed: bool) {
         self.report.failed = failed;
+        self.report.severed = severed;
     }
 }
 

@@ -15,12 +15,14 @@ mod lease;
 mod loading;
 mod memory;
 mod metrics;
+mod probing;
 mod process;
 mod room;
 mod scrape;
 mod sleeping;
 mod spec;
 mod supervisor;
+mod tls;
 mod upstream;
 mod vitals;
 pub mod vllm;
@@ -141,7 +143,7 @@ impl Fleet {
         let mut statuses = Vec::new();
         for (info, lane) in topology.lanes().iter().zip(&spec.lanes) {
             let driver = driver::driver(&lane.engine);
-            let upstream = Arc::new(Upstream::new(lane.timeouts, lane.slots, driver.reuses_connections()));
+            let upstream = Arc::new(Upstream::new(lane.timeouts, lane.slots, &*driver));
             let (status, seen) =
                 watch::channel(LaneStatus { name: lane.name.clone(), ..LaneStatus::default() });
             statuses.push(seen);

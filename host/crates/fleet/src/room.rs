@@ -26,15 +26,19 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Wait until there is enough; how long that took.
+    /// Wait until there are `need` bytes; how long that took.
     ///
     /// # Errors
     /// After the limit, with a sentence that names who holds the memory.
-    pub(crate) async fn wait(&self, status: &watch::Sender<LaneStatus>) -> Result<Duration, String> {
+    pub(crate) async fn wait(
+        &self,
+        need: u64,
+        status: &watch::Sender<LaneStatus>,
+    ) -> Result<Duration, String> {
         let begun = Instant::now();
         loop {
             match self.machine.free(&self.pool) {
-                Some(free) if free >= self.need => return Ok(begun.elapsed()),
+                Some(free) if free >= need => return Ok(begun.elapsed()),
                 // What cannot be seen cannot be waited for. Said once a load, because it is worth knowing.
                 None => {
                     tracing::warn!("the free memory cannot be read: {}", self.machine.explain(&self.pool));
@@ -44,12 +48,12 @@ impl Room {
                     return Err(format!(
                         "memory did not become free within {} s: {} are needed, {}",
                         self.limit.as_secs_f32(),
-                        gib(self.need),
+                        gib(need),
                         self.machine.explain(&self.pool)
                     ));
                 }
                 Some(free) => {
-                    let waits = format!("waiting for memory: {} of {} free", gib(free), gib(self.need));
+                    let waits = format!("waiting for memory: {} of {} free", gib(free), gib(need));
                     status.send_modify(|status| status.progress = Some(waits));
                 }
             }

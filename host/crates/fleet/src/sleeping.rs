@@ -13,8 +13,8 @@ use crate::supervisor::Supervisor;
 use crate::upstream::Upstream;
 use crate::vllm::sleep::{self, Calls, Gauge, Level};
 
-/// Longest time to fall asleep or to wake up: published figures are seconds (engines.md section 2.2).
-const LIMIT: Duration = Duration::from_secs(120);
+/// Longest time to wake up: published figures are 0.3 to 6 s, and those of big models that read their weights again more.
+const WAKE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Calls to an engine.
 pub(crate) struct Calling<'a> {
@@ -49,11 +49,14 @@ fn level(strategy: SwitchStrategy) -> Level {
 }
 
 /// Put the engine to sleep.
-pub(crate) async fn sleep(target: &Arc<Target>, of: &Supervisor) -> Result<(), String> {
+///
+/// # Errors
+/// When it does not sleep after `limit`, or its memory is still held.
+pub(crate) async fn sleep(target: &Arc<Target>, of: &Supervisor, limit: Duration) -> Result<(), String> {
     let calls = Calling { upstream: &of.upstream, target };
     let expected = of.room.as_ref().map_or(0, |room| room.need.saturating_sub(room.asleep));
     let level = level(of.driver.strategy());
-    let slept = sleep::sleep(&calls, &Measuring(of.room.as_ref()), level, expected, LIMIT).await;
+    let slept = sleep::sleep(&calls, &Measuring(of.room.as_ref()), level, expected, limit).await;
     let freed = slept.map_err(|error| error.to_string())?;
     tracing::info!(lane = of.name, ?freed, "the engine sleeps");
     Ok(())
@@ -65,11 +68,12 @@ pub(crate) async fn wake(target: &Arc<Target>, of: &Supervisor) -> Result<(), St
         return Err("there is nothing to compare its answer with".to_owned());
     };
     if let Some(room) = &of.room {
-        room.wait(&of.status).await?;
+        // What it held in its sleep it has already.
+        room.wait(room.need.saturating_sub(room.asleep), &of.status).await?;
     }
     let calls = Calling { upstream: &of.upstream, target };
     let level = level(of.driver.strategy());
-    let woken = sleep::wake(&calls, level, of.driver.model(&of.name), canary, LIMIT).await;
+    let woken = sleep::wake(&calls, level, of.driver.model(&of.name), canary, WAKE_LIMIT).await;
     woken.map_err(|error| error.to_string())?;
     tracing::info!(lane = of.name, "the engine is awake");
     Ok(())

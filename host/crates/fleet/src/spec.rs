@@ -176,6 +176,9 @@ pub struct Liveness {
 /// An engine that we do not start.
 #[derive(Debug, Clone)]
 pub struct ExternalSpec {
+    pub(crate) https: bool,
+    /// PEM of the certificates to trust beside the system's own.
+    pub(crate) authorities: Option<Vec<u8>>,
     pub(crate) authority: String,
     pub(crate) base_path: String,
     pub(crate) key: Option<Secret>,
@@ -188,8 +191,8 @@ pub enum UrlError {
     /// Not a URL with a host.
     #[error("\"{0}\" is no URL; write for example \"http://127.0.0.1:8080\"")]
     Malformed(String),
-    /// Another scheme than http.
-    #[error("\"{0}\" does not begin with http://; reach TLS endpoints through a local proxy that ends TLS")]
+    /// Another scheme than http and https.
+    #[error("\"{0}\" begins with neither http:// nor https://")]
     Scheme(String),
 }
 
@@ -201,15 +204,32 @@ impl ExternalSpec {
     pub fn try_new(url: &str, key: Option<Secret>, probe_every: Duration) -> Result<Self, UrlError> {
         let uri: Uri = url.parse().map_err(|_| UrlError::Malformed(url.to_owned()))?;
         match (uri.scheme_str(), uri.authority()) {
-            (Some("http"), Some(authority)) => {
+            (Some(scheme @ ("http" | "https")), Some(authority)) => {
                 let path = uri.path().trim_end_matches('/');
                 let base_path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
                 let probe_every = probe_every.max(Duration::from_millis(100));
-                Ok(Self { authority: authority.to_string(), base_path, key, probe_every })
+                let authority = authority.to_string();
+                Ok(Self {
+                    https: scheme == "https",
+                    authorities: None,
+                    authority,
+                    base_path,
+                    key,
+                    probe_every,
+                })
             }
             (Some(_), Some(_)) => Err(UrlError::Scheme(url.to_owned())),
             _ => Err(UrlError::Malformed(url.to_owned())),
         }
+    }
+}
+
+impl ExternalSpec {
+    /// Trust the certificates of this PEM text, too.
+    #[must_use]
+    pub fn trusting(mut self, pem: Vec<u8>) -> Self {
+        self.authorities = Some(pem);
+        self
     }
 }
 
@@ -261,7 +281,8 @@ mod tests {
         for url in ["", "127.0.0.1:8080", "/v1", "not a url"] {
             assert_eq!(spec(url), Err(UrlError::Malformed(url.to_owned())), "{url}");
         }
-        assert_eq!(spec("https://h"), Err(UrlError::Scheme("https://h".to_owned())));
+        assert_eq!(spec("https://api.openai.com/v1"), ok("api.openai.com", ""));
+        assert_eq!(spec("ftp://h"), Err(UrlError::Scheme("ftp://h".to_owned())));
     }
 
     #[test]

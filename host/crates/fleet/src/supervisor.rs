@@ -23,6 +23,7 @@ use crate::actor::{Message, Order};
 use crate::driver::{Driver, Target};
 use crate::loading::LoadLog;
 use crate::metrics::FleetMetrics;
+use crate::probing::PROBE_LIMIT;
 use crate::process::{Home, Process, StillThere, explain, free_port};
 use crate::room::Room;
 use crate::sleeping::{self, Calling};
@@ -33,8 +34,6 @@ use crate::vllm::sleep::Canary;
 
 /// Between two looks at an engine that is loading.
 const LOADING_PROBE: Duration = Duration::from_millis(50);
-/// Longest answer of a probe.
-const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Between two tries to end processes that do not end.
 const STILL_THERE: Duration = Duration::from_secs(5);
 
@@ -134,7 +133,7 @@ impl Supervisor {
     async fn load(&mut self, spec: &ProcessSpec) -> Ended {
         let stop = self.stop.clone();
         if let Some(room) = &self.room {
-            match stop.run_until_cancelled(room.wait(&self.status)).await {
+            match stop.run_until_cancelled(room.wait(room.need, &self.status)).await {
                 None => return Ended::Stopped,
                 Some(Ok(took)) => self.metrics.freed(self.lane, took),
                 Some(Err(why)) => return self.failed_to_load(why, "no-memory"),
@@ -189,7 +188,7 @@ impl Supervisor {
                 Ended::Stopped
             }
             Some(Err(ended)) => {
-                let (why, reason) = self.lost(engine, ended).await;
+                let (why, reason) = self.lost(engine, ended, false).await;
                 self.failed_to_load(why, &reason)
             }
             Some(Ok(Err(_))) => {
@@ -271,7 +270,7 @@ impl Supervisor {
                     return Ended::Stopped;
                 }
                 ended = engine.process.ended() => {
-                    let (why, reason) = self.lost(engine, ended).await;
+                    let (why, reason) = self.lost(engine, ended, true).await;
                     return self.lost_while_serving(why, &reason);
                 }
                 order = self.orders.recv() => match order {
@@ -300,12 +299,17 @@ impl Supervisor {
             && self.driver.strategy() != SwitchStrategy::Restart
             && self.canary.is_some()
         {
-            match sleeping::sleep(&engine.target, self).await {
-                Ok(()) => {
+            let stop = self.stop.clone();
+            match stop.run_until_cancelled(sleeping::sleep(&engine.target, self, spec.stop_grace)).await {
+                None => {
+                    self.end(engine, spec).await;
+                    return Ended::Stopped;
+                }
+                Some(Ok(())) => {
                     self.news(EngineNews::Stopped { asleep: true }, None);
                     return Ended::Asleep(Box::new(engine));
                 }
-                Err(error) => self.demote(&error),
+                Some(Err(error)) => self.demote(&error),
             }
         }
         self.end(engine, spec).await;
@@ -344,14 +348,17 @@ impl Supervisor {
         &self,
         engine: Engine,
         ended: std::io::Result<std::process::ExitStatus>,
+        serving: bool,
     ) -> (String, String) {
         let (sentence, reason) = match ended {
             Ok(status) => explain(status),
             Err(error) => (format!("cannot be waited for: {error}"), "unknown".to_owned()),
         };
         let mut why = format!("the engine ended: {sentence}");
-        // At once, so that nobody is sent there while the rest of it is cleared away.
-        self.news(EngineNews::Dying(why.as_str().into()), None);
+        if serving {
+            // At once, so that nobody is sent there while the rest of it is cleared away.
+            self.news(EngineNews::Dying(why.as_str().into()), None);
+        }
         let lines = engine.process.lines().clone();
         let log = engine.log.clone();
         self.kill(engine).await;
@@ -386,45 +393,7 @@ impl Supervisor {
         }
     }
 
-    /// One look: `Ok` if the engine can serve, or a sentence.
-    async fn probe(&self, target: &Target) -> Result<(), String> {
-        let mut problem = String::new();
-        for path in self.driver.ready_paths() {
-            match self.upstream.call(target, http::Method::GET, path, None, PROBE_LIMIT).await {
-                Ok((status, _)) if status.is_success() => return Ok(()),
-                Ok((http::StatusCode::NOT_FOUND, _)) => problem = format!("it has no {path}"),
-                Ok((status, _)) => return Err(format!("it answers {status} to {path}")),
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-        Err(problem)
-    }
-
-    /// An engine that is not ours: ask it at intervals, and believe what it says.
-    async fn watch_external(&self) {
-        let target = Arc::new(self.driver.target(0));
-        let mut serving = None;
-        loop {
-            let problem = self.probe(&target).await.err();
-            if serving != Some(problem.is_none()) {
-                serving = Some(problem.is_none());
-                match &problem {
-                    None => {
-                        tracing::info!(lane = self.name, "the engine at {} answers", target.authority);
-                        self.news(EngineNews::Ready, Some(Arc::clone(&target)));
-                    }
-                    Some(problem) => {
-                        let problem = format!("the engine at {}: {problem}", target.authority);
-                        tracing::warn!(lane = self.name, "{problem}");
-                        self.news(EngineNews::Lost(problem.into()), None);
-                    }
-                }
-            }
-            tokio::time::sleep(self.probe_every).await;
-        }
-    }
-
-    fn news(&self, news: EngineNews, target: Option<Arc<Target>>) {
+    pub(crate) fn news(&self, news: EngineNews, target: Option<Arc<Target>>) {
         // Without an actor there is nobody left to tell.
         let _gone = self.mailbox.send(Message::News { lane: self.lane, news, target });
     }

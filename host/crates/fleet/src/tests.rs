@@ -17,6 +17,10 @@ const TIMEOUTS: Timeouts = Timeouts {
 /// A fleet of one external lane, whose engine is whatever listens at `port`.
 fn fleet(port: u16, slots: u32, limits: QueueLimits) -> (Fleet, FleetTasks) {
     let url = format!("http://127.0.0.1:{port}");
+    fleet_of(ExternalSpec::try_new(&url, None, Duration::from_millis(100)).unwrap(), slots, limits)
+}
+
+fn fleet_of(external: ExternalSpec, slots: u32, limits: QueueLimits) -> (Fleet, FleetTasks) {
     let lane = LaneSpec {
         name: "a".into(),
         models: vec!["a".into()],
@@ -30,7 +34,7 @@ fn fleet(port: u16, slots: u32, limits: QueueLimits) -> (Fleet, FleetTasks) {
         expected_load: Duration::from_secs(1),
         cost_milli: 0,
         engine_model: None,
-        engine: EngineSpec::External(ExternalSpec::try_new(&url, None, Duration::from_millis(100)).unwrap()),
+        engine: EngineSpec::External(external),
         timeouts: TIMEOUTS,
         liveness: Liveness {
             stall: Duration::ZERO,
@@ -145,7 +149,7 @@ async fn an_engine_that_is_not_there_is_no_connection_and_its_lane_is_down() {
     assert_eq!(view.stats[0].slots_free, 0);
     let refusal = fleet.acquire(WANTED).await.unwrap_err();
     assert!(
-        matches!(&refusal, Refusal::LoadFailed { reason, .. } if reason.contains("refused")),
+        matches!(&refusal, Refusal::NotServing { reason: Some(reason), .. } if reason.contains("refused")),
         "{refusal}"
     );
     assert!(fleet.status()[0].problem.as_ref().unwrap().contains("refused"), "{:?}", fleet.status());
@@ -195,7 +199,7 @@ async fn no_lease_is_lost_however_waits_end() {
                 assert!(held.fetch_add(1, Ordering::SeqCst) < SLOTS, "more leases than slots");
                 tokio::time::sleep(Duration::from_micros(u64::from(random % 50))).await;
                 held.fetch_sub(1, Ordering::SeqCst);
-                if random.is_multiple_of(2) { lease.finish(false) } else { drop(lease) }
+                if random.is_multiple_of(2) { lease.finish(false, false) } else { drop(lease) }
             }
         });
     }
@@ -205,4 +209,49 @@ async fn no_lease_is_lost_however_waits_end() {
     let view = fleet.wait_for(|view| view.stats[0].running == 0 && view.stats[0].queued == 0).await;
     assert_eq!(view.stats[0].slots_free, SLOTS);
     drop(TcpStream::connect(("127.0.0.1", port)).await);
+}
+
+#[tokio::test]
+async fn a_remote_engine_is_reached_with_tls_if_its_certificate_is_trusted() {
+    let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![issued.cert.der().clone()],
+                rustls::pki_types::PrivatePkcs8KeyDer::from(issued.signing_key.serialize_der()).into(),
+            )
+            .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/v1", listener.local_addr().unwrap().port());
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            connections.spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut seen = vec![0; 4096];
+                while stream.read(&mut seen).await.is_ok_and(|count| count > 0) {
+                    let reply = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+                    stream.write_all(reply.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    let external = ExternalSpec::try_new(&url, None, Duration::from_millis(100)).unwrap();
+    let pem = issued.cert.pem().into_bytes();
+    let (fleet, _tasks) = fleet_of(external.clone().trusting(pem), 1, LIMITS);
+    fleet.wait_for(serving).await;
+    let lease = fleet.acquire(WANTED).await.unwrap();
+    assert_eq!(send(&lease).await.unwrap().into_body().collect().await.unwrap().to_bytes(), "hello");
+
+    let (fleet, _tasks) = fleet_of(external, 1, LIMITS);
+    fleet.wait_for(|view| view.stats[0].state == LaneState::Down).await;
+    let refusal = fleet.acquire(WANTED).await.unwrap_err();
+    assert!(refusal.to_string().contains("certificate"), "{refusal}");
 }

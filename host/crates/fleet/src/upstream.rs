@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -22,8 +23,9 @@ use pointsman_domain::Trigger;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::driver::Target;
+use crate::driver::{Driver, Target};
 use crate::spec::Timeouts;
+use crate::tls;
 
 /// vLLM and llama.cpp close a connection that was idle for 5 s; ours must not be used after that.
 const IDLE_CONNECTION: Duration = Duration::from_secs(4);
@@ -56,6 +58,11 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Has the connection gone, and the engine perhaps with it?
+    pub fn is_severed(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Broken(_))
+    }
+
     /// The event that this is for a request that has not been answered yet.
     pub fn trigger(&self) -> Trigger {
         match self {
@@ -112,17 +119,16 @@ impl Drop for UnderWay {
 #[derive(Debug)]
 pub(crate) struct Upstream {
     /// Uses connections again.
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     /// Does not.
-    fresh: Client<HttpConnector, Full<Bytes>>,
+    fresh: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     reuses: bool,
     pub(crate) timeouts: Timeouts,
     pub(crate) activity: Arc<Activity>,
 }
 
 impl Upstream {
-    /// `reuses`: connections are used for several requests, one after the other.
-    pub(crate) fn new(timeouts: Timeouts, slots: u32, reuses: bool) -> Self {
+    pub(crate) fn new(timeouts: Timeouts, slots: u32, driver: &dyn Driver) -> Self {
         let client = |idle: usize| {
             let mut connector = HttpConnector::new();
             connector.set_nodelay(true);
@@ -131,14 +137,14 @@ impl Upstream {
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE_CONNECTION)
                 .pool_max_idle_per_host(idle)
-                .build(connector)
+                .build(tls::connector(connector, driver.trust()))
         };
         let activity =
             Activity { since: Instant::now(), requests: AtomicU32::new(0), moved: AtomicU64::new(0) };
         Self {
             client: client(slots as usize),
             fresh: client(0),
-            reuses,
+            reuses: driver.reuses_connections(),
             timeouts,
             activity: Arc::new(activity),
         }
@@ -208,7 +214,8 @@ fn request(
     path: &str,
     body: Bytes,
 ) -> Result<Request<Full<Bytes>>, EngineError> {
-    let uri = format!("http://{}{}{path}", target.authority, target.base_path);
+    let scheme = if target.https { "https" } else { "http" };
+    let uri = format!("{scheme}://{}{}{path}", target.authority, target.base_path);
     let mut request = Request::builder().method(method).uri(uri);
     if let Some(key) = &target.key {
         let bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));

@@ -83,6 +83,19 @@ impl Failed {
         }
     }
 
+    fn is_severed(&self) -> bool {
+        matches!(self, Self::Engine(error) if error.is_severed())
+    }
+
+    /// The request never reached an engine, because that was gone already: the lane can be asked once more, and waits for its
+    /// engine to come back.
+    pub(crate) fn never_arrived(&self) -> bool {
+        matches!(
+            self,
+            Self::Engine(EngineError::Connect(_)) | Self::Refused(Refusal::NotServing { reason: None, .. })
+        )
+    }
+
     fn label(&self) -> &'static str {
         match self.trigger() {
             Some(Trigger::QueueTimeout) => "queue-timeout",
@@ -147,7 +160,7 @@ async fn send(
             Ok(Answer { lane, lease, status: head.status, headers: head.headers, first, rest })
         }
         Err(failed) => {
-            lease.finish(failed.blames_the_engine());
+            lease.finish(failed.blames_the_engine(), failed.is_severed());
             Err(failed)
         }
     }

@@ -71,11 +71,12 @@ async fn carry_out(
 ) -> Result<Answer, RouteError> {
     let plan = &decided.plan;
     let mut steps = plan.steps.iter().peekable();
-    while let Some(step) = steps.next() {
+    let mut asked_again = false;
+    while let Some(step) = steps.peek().copied() {
         let lane = decided.fleet.topology.name(step.lane);
         accepted.tries(lane);
         let left = gateway.settings.deadline.saturating_sub(accepted.age());
-        let has_next = steps.peek().is_some();
+        let has_next = steps.len() > 1;
         let failed = match attempt::attempt(gateway, decided, step, has_next, left).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => failed,
@@ -83,11 +84,25 @@ async fn carry_out(
         let in_time = accepted.age() < gateway.settings.deadline;
         let moves_on = has_next && in_time && failed.trigger().is_some_and(|trigger| plan.moves_on(trigger));
         tracing::info!(request = decided.id, lane, moves_on, "try failed: {failed}");
-        if !moves_on {
+        if moves_on {
+            steps.next();
+        } else if failed.never_arrived() && in_time && !asked_again {
+            asked_again = true;
+        } else {
             return Err(RouteError::Failed { lane: lane.to_owned(), failed });
         }
     }
     Err(RouteError::NoLane(NoLane::AllDown))
+}
+
+/// The same, until the host has no more time for it.
+async fn carry_out_or_stop(
+    gateway: &Gateway,
+    decided: &Decided,
+    accepted: &mut Accepted,
+) -> Result<Answer, RouteError> {
+    let carried_out = gateway.cut.run_until_cancelled(carry_out(gateway, decided, accepted)).await;
+    carried_out.unwrap_or(Err(RouteError::Stopping))
 }
 
 /// What became of a request that was carried out.
@@ -123,18 +138,18 @@ pub(crate) async fn answer(
 async fn answer_decided(gateway: Arc<Gateway>, decided: Decided, mut accepted: Accepted) -> Response {
     let interval: Duration = gateway.settings.keep_alive;
     if interval.is_zero() || !decided.request.streaming() {
-        let result = carry_out(&gateway, &decided, &mut accepted).await;
+        let result = carry_out_or_stop(&gateway, &decided, &mut accepted).await;
         return answered(&gateway, CarriedOut { result, decided, accepted });
     }
     let of = Arc::clone(&gateway);
-    let (by, why) = (decided.by.clone(), decided.why.clone());
+    let (id, by, why) = (decided.id.clone(), decided.by.clone(), decided.why.clone());
     let mut work = Box::pin(async move {
-        let result = carry_out(&of, &decided, &mut accepted).await;
+        let result = carry_out_or_stop(&of, &decided, &mut accepted).await;
         CarriedOut { result, decided, accepted }
     });
     match tokio::time::timeout(interval, work.as_mut()).await {
         Ok(done) => answered(&gateway, done),
-        Err(_) => WaitingBody::new(gateway, work, interval).into_response(&by, why.as_deref()),
+        Err(_) => WaitingBody::new(gateway, id, work, interval).into_response(&by, why.as_deref()),
     }
 }
 

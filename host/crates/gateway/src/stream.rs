@@ -180,20 +180,21 @@ impl AnswerBody {
             let mid_frame = matches!(watch.end(), StreamEnd::Unfinished { mid_frame: true });
             error_event(&ErrorBody::engine_failed(&self.lane, &error.to_string()), mid_frame)
         });
-        self.close_as(false, !matches!(error, EngineError::Cut | EngineError::Exchanged));
+        let blame = !matches!(error, EngineError::Cut | EngineError::Exchanged);
+        self.close_as(false, blame, error.is_severed());
         Poll::Ready(Some(event.map(Frame::data).ok_or(error)))
     }
 
     fn close(&mut self, ok: bool) {
-        self.close_as(ok, !ok);
+        self.close_as(ok, !ok, false);
     }
 
-    fn close_as(&mut self, ok: bool, blame: bool) {
+    fn close_as(&mut self, ok: bool, blame: bool, severed: bool) {
         self.rest = None;
         // A client's own mistake (4xx) is an answer, and no failure of the engine.
         let engine_failed = !ok && !self.status.is_client_error();
         if let Some(lease) = self.lease.take() {
-            lease.finish(engine_failed && blame);
+            lease.finish(engine_failed && blame, severed);
         }
         if engine_failed || self.status.is_client_error() {
             self.accepted.failed()

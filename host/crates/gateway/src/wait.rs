@@ -41,6 +41,8 @@ type Work = Pin<Box<dyn Future<Output = CarriedOut> + Send>>;
 /// The body of an answer that is still waited for.
 pub(crate) struct WaitingBody {
     gateway: Arc<Gateway>,
+    /// Of the request.
+    id: String,
     state: State,
     every: Interval,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -54,11 +56,11 @@ enum State {
 
 impl WaitingBody {
     /// Wait for `work`, with a comment now and after each interval.
-    pub(crate) fn new(gateway: Arc<Gateway>, work: Work, interval: Duration) -> Self {
+    pub(crate) fn new(gateway: Arc<Gateway>, id: String, work: Work, interval: Duration) -> Self {
         let mut every = tokio::time::interval(interval);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let cut = Box::pin(gateway.cut.clone().cancelled_owned());
-        Self { gateway, state: State::Waiting(work), every, cut }
+        Self { gateway, id, state: State::Waiting(work), every, cut }
     }
 
     /// The response that begins with it.
@@ -109,7 +111,7 @@ fn no_stream(answer: Answer) -> Bytes {
             ErrorBody::engine_failed(&answer.lane, &format!("the engine answered {status} and no stream"))
         }
     };
-    answer.lease.finish(answer.status.is_server_error());
+    answer.lease.finish(answer.status.is_server_error(), false);
     error_event(&error, false)
 }
 
@@ -137,7 +139,7 @@ impl http_body::Body for WaitingBody {
             } else if this.cut.as_mut().poll(cx).is_ready() {
                 // Dropping the work counts its request as one whose client is gone, which it now is.
                 this.state = State::Ended;
-                RouteError::Stopping.into_event("")
+                RouteError::Stopping.into_event(&this.id)
             } else if this.every.poll_tick(cx).is_ready() {
                 COMMENT
             } else {

@@ -20,7 +20,7 @@ impl Dispatcher {
         LaneStat {
             running: lane.running,
             queued: u32::try_from(queued).unwrap_or(u32::MAX),
-            slots_free: lane.free(),
+            slots_free: lane.free(now),
             errors: lane.figures.errors(),
             ttft_p50_ms: lane.figures.ttft_p50_ms(),
             ttft_p99_ms: lane.figures.ttft_p99_ms(),

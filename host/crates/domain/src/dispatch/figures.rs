@@ -16,6 +16,8 @@ pub struct Report {
     pub first_byte: Option<Duration>,
     /// The engine failed the request. A client that left, or sent nonsense, is no failure.
     pub failed: bool,
+    /// The connection to the engine broke, or there was none: the engine may be gone.
+    pub severed: bool,
 }
 
 /// Figures over a sliding window; percentiles are kept ready, because they are read far more often than changed.
@@ -84,7 +86,7 @@ mod tests {
 
     fn report(ms: u64, failed: bool) -> Report {
         let first_byte = (!failed).then_some(Duration::from_millis(ms));
-        Report { held: Duration::from_millis(ms * 10), first_byte, failed }
+        Report { held: Duration::from_millis(ms * 10), first_byte, failed, severed: false }
     }
 
     #[test]

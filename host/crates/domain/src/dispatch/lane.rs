@@ -29,6 +29,9 @@ pub(super) struct Lane {
     pub(super) asleep: bool,
     pub(super) generation: Generation,
     pub(super) running: u32,
+    /// A connection to its engine broke: until then nobody is sent there, so that an engine that is gone, which its supervisor
+    /// will tell in a moment, does not eat the whole queue.
+    pub(super) suspect_until: Duration,
     /// Failed lives in a row.
     pub(super) failures: u32,
     /// Ended unasked, but for what is left of it; how long it had served.
@@ -58,6 +61,7 @@ impl Lane {
             asleep: false,
             generation: Generation::default(),
             running: 0,
+            suspect_until: Duration::ZERO,
             failures: 0,
             dying: None,
             had_served: false,
@@ -82,8 +86,9 @@ impl Lane {
     }
 
     /// Slots that can be granted now.
-    pub(super) fn free(&self) -> u32 {
-        if self.engine == EngineState::Ready { self.setup.slots.saturating_sub(self.running) } else { 0 }
+    pub(super) fn free(&self, now: Duration) -> u32 {
+        let serves = self.engine == EngineState::Ready && self.suspect_until <= now;
+        if serves { self.setup.slots.saturating_sub(self.running) } else { 0 }
     }
 
     /// Bytes it holds of its group's budget.
@@ -144,6 +149,7 @@ impl Lane {
         self.generation = Generation(self.generation.0 + 1);
         self.running = 0;
         self.asleep = false;
+        self.suspect_until = Duration::ZERO;
         self.problem = None;
         (self.up_since, self.last_used) = (now, now);
         self.breaker.reset();

@@ -108,11 +108,15 @@ impl Demand {
 impl Dispatcher {
     /// Steps 1 to 4, for one group.
     pub(super) fn balance(&mut self, group: usize, now: Duration, effects: &mut Vec<Effect>) {
+        let mut wake = Wake::default();
         for index in 0..self.groups[group].lanes.len() {
             let id = self.groups[group].lanes[index];
             self.serve(id, now, effects);
+            let suspect_until = self.lanes[id.index()].suspect_until;
+            if suspect_until > now {
+                wake.at_latest(suspect_until);
+            }
         }
-        let mut wake = Wake::default();
         if !self.closed {
             self.carry_on(group, now, &mut wake, effects);
             self.unload_unused(group, now, &mut wake, effects);

@@ -111,7 +111,7 @@ impl Desk {
     }
 
     fn release(&mut self, ticket: u64) {
-        self.release_as(ticket, Report { held: s(1), first_byte: Some(s(1)), failed: false });
+        self.release_as(ticket, Report { held: s(1), first_byte: Some(s(1)), ..Report::default() });
     }
 
     fn release_as(&mut self, ticket: u64, report: Report) {
@@ -346,6 +346,27 @@ fn a_lost_engine_comes_back_for_those_who_wait() {
     assert_eq!(desk.wants(), ["load A"]);
     desk.up(A);
     assert_eq!(desk.wants()[1], format!("grant {patient} A"));
+}
+
+#[test]
+fn an_engine_that_is_gone_does_not_eat_the_queue() {
+    let mut desk = Desk::new(vec![setup(1, 0, 20)], 30, rules());
+    let running = desk.arrive(A);
+    desk.up(A);
+    let patient = desk.arrive(A);
+    desk.wants();
+    desk.release_as(running, Report { failed: true, severed: true, ..Report::default() });
+    assert_eq!(desk.wants(), Vec::<String>::new(), "it may be gone");
+    desk.engine(A, EngineNews::Dying("killed".into()));
+    desk.engine(A, EngineNews::Lost("killed".into()));
+    desk.at(desk.now + s(1));
+    desk.up(A);
+    assert_eq!(desk.wants()[2..], [format!("grant {patient} A")]);
+    // A connection that broke for another reason costs a moment.
+    let waits = desk.arrive(A);
+    desk.release_as(patient, Report { failed: true, severed: true, ..Report::default() });
+    desk.at(desk.now + s(1));
+    assert_eq!(desk.wants(), [format!("grant {waits} A")]);
 }
 
 #[test]

@@ -25,6 +25,7 @@ enum Step {
     Release {
         which: usize,
         failed: bool,
+        severed: bool,
     },
     /// The engine does what it was told to, or fails to.
     Obey {
@@ -67,8 +68,8 @@ fn step() -> impl Strategy<Value = Step> {
             }
         ),
         2 => any::<usize>().prop_map(Step::Cancel),
-        7 => (any::<usize>(), prop::bool::weighted(0.2))
-            .prop_map(|(which, failed)| Step::Release { which, failed }),
+        7 => (any::<usize>(), prop::bool::weighted(0.2), prop::bool::weighted(0.1))
+            .prop_map(|(which, failed, severed)| Step::Release { which, failed, severed }),
         6 => (any::<usize>(), prop::bool::weighted(0.2)).prop_map(|(which, fails)| Step::Obey { which, fails }),
         1 => (0..LANES, any::<bool>()).prop_map(|(lane, lingers)| Step::Crash { lane, lingers }),
         1 => (0..LANES, wish, 0..300u64).prop_map(|(lane, wish, until)| Step::Wish { lane, wish, until }),
@@ -203,7 +204,8 @@ impl World {
             if self.engines[stat.id.index()] == Engine::On {
                 prop_assert_eq!(stat.running as usize, self.held_leases(stat.id));
                 let state = self.dispatcher.engine_state(stat.id);
-                let idle_slot = state == Some(EngineState::Ready) && stat.running < slots;
+                let suspect = self.dispatcher.lanes[stat.id.index()].suspect_until > self.now;
+                let idle_slot = state == Some(EngineState::Ready) && stat.running < slots && !suspect;
                 prop_assert!(!idle_slot || stat.queued == 0, "a slot is free while somebody waits for it");
             }
         }
@@ -273,13 +275,13 @@ impl World {
                 self.waiting.remove(&ticket);
                 self.tell(Event::Cancelled(Ticket(ticket)))
             }
-            Step::Release { which, failed } => {
+            Step::Release { which, failed, severed } => {
                 if self.leases.is_empty() {
                     return Ok(());
                 }
                 let (lane, generation) = self.leases.swap_remove(which % self.leases.len());
                 let first_byte = (!failed).then_some(s(1));
-                let report = Report { held: s(5), first_byte, failed };
+                let report = Report { held: s(5), first_byte, failed, severed };
                 self.tell(Event::Released { lane, generation, report })
             }
             Step::Obey { which, fails } => self.obey(which, fails),
@@ -331,7 +333,7 @@ impl World {
                 self.obey(0, false)?;
             }
             for _ in 0..self.leases.len() {
-                self.take(Step::Release { which: 0, failed: false })?;
+                self.take(Step::Release { which: 0, failed: false, severed: false })?;
             }
         }
         Ok(())
