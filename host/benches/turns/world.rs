@@ -176,7 +176,7 @@ impl World<'_> {
             }
             Happening::Answered { request, lane, generation } => {
                 self.outcome.answered_at = self.now;
-                let report = Report { held: SERVE, first_byte: Some(s(1)), failed: false };
+                let report = Report { held: SERVE, first_byte: Some(s(1)), ..Report::default() };
                 self.tell(Event::Released { lane, generation, report });
                 self.ended(request);
             }

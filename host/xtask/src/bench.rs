@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: figures of the parts (criterion) and of the whole (routed against direct, and against HAProxy in
 //! front of the same engine), in tables. Nothing here asserts a time: machines differ, and are noisy.
 
+mod waiting;
+
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -88,6 +90,9 @@ fn whole(root: &Path) -> Result<()> {
     for server in &servers[2..] {
         println!("{}: {} KiB resident", server.name, resident(server.child.id()).unwrap_or(0));
     }
+    drop(servers);
+    println!("\nwaiting");
+    waiting::waiting(&release, &folder)?;
     Ok(())
 }
 

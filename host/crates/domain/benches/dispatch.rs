@@ -184,8 +184,11 @@ fn arrived(event: &Event) -> Option<&Arrival> {
 }
 
 fn released(lane: LaneId) -> Event {
-    let report =
-        Report { held: Duration::from_secs(4), first_byte: Some(Duration::from_millis(300)), failed: false };
+    let report = Report {
+        held: Duration::from_secs(4),
+        first_byte: Some(Duration::from_millis(300)),
+        ..Report::default()
+    };
     Event::Released { lane, generation: Generation(1), report }
 }
 

@@ -24,7 +24,7 @@ use crate::driver::{Driver, Target};
 use crate::loading::LoadLog;
 use crate::metrics::FleetMetrics;
 use crate::probing::PROBE_LIMIT;
-use crate::process::{Home, Process, StillThere, explain, free_port};
+use crate::process::{Home, LastLines, Process, StillThere, explain, free_port};
 use crate::room::Room;
 use crate::sleeping::{self, Calling};
 use crate::spec::{Liveness, ProcessSpec, SwitchStrategy};
@@ -169,6 +169,7 @@ impl Supervisor {
         self.status.send_modify(|status| {
             (status.pid, status.port) = (Some(pid), Some(port));
             status.starts += 1;
+            status.progress = Some("started".to_owned());
         });
         tracing::info!(lane = self.name, pid, port, "the engine is starting");
         Ok(Engine { process, target: Arc::new(self.driver.target(port)), log })
@@ -286,6 +287,7 @@ impl Supervisor {
                 }
                 Seen::Hangs(why) => {
                     self.news(EngineNews::Dying(why.as_str().into()), None);
+                    let why = with_last_words(why, engine.process.lines(), &engine.log);
                     self.kill(engine).await;
                     return self.lost_while_serving(why, "hang");
                 }
@@ -354,7 +356,7 @@ impl Supervisor {
             Ok(status) => explain(status),
             Err(error) => (format!("cannot be waited for: {error}"), "unknown".to_owned()),
         };
-        let mut why = format!("the engine ended: {sentence}");
+        let why = format!("the engine ended: {sentence}");
         if serving {
             // At once, so that nobody is sent there while the rest of it is cleared away.
             self.news(EngineNews::Dying(why.as_str().into()), None);
@@ -362,14 +364,7 @@ impl Supervisor {
         let lines = engine.process.lines().clone();
         let log = engine.log.clone();
         self.kill(engine).await;
-        if let Some(cause) = log.fatal() {
-            why = format!("{why}; {cause}");
-        }
-        let tail = lines.tail(3).join(" | ");
-        if !tail.is_empty() {
-            why = format!("{why}; its last lines: {tail}");
-        }
-        (why, reason)
+        (with_last_words(why, &lines, &log), reason)
     }
 
     fn failed_to_load(&self, why: String, reason: &str) -> Ended {
@@ -396,5 +391,14 @@ impl Supervisor {
     pub(crate) fn news(&self, news: EngineNews, target: Option<Arc<Target>>) {
         // Without an actor there is nobody left to tell.
         let _gone = self.mailbox.send(Message::News { lane: self.lane, news, target });
+    }
+}
+
+/// What the log tells about the cause, and the last lines of it.
+fn with_last_words(why: String, lines: &LastLines, log: &LoadLog) -> String {
+    let cause = log.fatal().map(|cause| format!("; {cause}")).unwrap_or_default();
+    match lines.tail(3).join(" | ") {
+        tail if tail.is_empty() => format!("{why}{cause}"),
+        tail => format!("{why}{cause}; its last lines: {tail}"),
     }
 }

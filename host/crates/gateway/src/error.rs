@@ -32,7 +32,7 @@ use crate::identity::Unauthorized;
 use crate::stream;
 
 /// When to try again after an engine was lost: about the time that a small engine takes to come back.
-const RETRY_LOST_ENGINE: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_LOST_ENGINE: Duration = Duration::from_secs(5);
 
 /// Why a request gets an error instead of an answer.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +51,8 @@ pub(crate) enum RouteError {
     UnknownModel { model: String, available: Vec<String> },
     #[error("policy {policy} refuses: {}", .rejection.message)]
     Rejected { policy: PolicyRef, rejection: Rejection },
-    #[error(transparent)]
-    NoLane(NoLane),
+    #[error("{reason}")]
+    NoLane { reason: NoLane, retry_in: Duration },
     #[error("lane {lane}: {failed}")]
     Failed { lane: String, failed: Failed },
     #[error("the router is stopping")]
@@ -113,7 +113,7 @@ impl RouteError {
                     None => answer,
                 }
             }
-            Self::NoLane(reason) => no_lane(&reason.to_string(), RETRY_LOST_ENGINE),
+            Self::NoLane { reason, retry_in } => no_lane(&reason.to_string(), *retry_in),
             Self::Stopping => no_lane(&self.to_string(), RETRY_LOST_ENGINE),
             Self::Failed { lane, failed } => failure(lane, failed),
             Self::NotFound(what) => ErrorAnswer::new(404, ErrorBody::not_found(what)),

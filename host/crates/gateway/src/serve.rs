@@ -14,7 +14,7 @@ use pointsman_openai::{Head, Request};
 
 use crate::account::Accepted;
 use crate::attempt::{self, Answer};
-use crate::error::RouteError;
+use crate::error::{RETRY_LOST_ENGINE, RouteError};
 use crate::wait::WaitingBody;
 use crate::{Gateway, request_id, stream};
 
@@ -92,7 +92,7 @@ async fn carry_out(
             return Err(RouteError::Failed { lane: lane.to_owned(), failed });
         }
     }
-    Err(RouteError::NoLane(NoLane::AllDown))
+    Err(RouteError::NoLane { reason: NoLane::AllDown, retry_in: RETRY_LOST_ENGINE })
 }
 
 /// The same, until the host has no more time for it.
@@ -207,8 +207,15 @@ fn plan(merged: &Merged, fleet: &FleetView, gateway: &Gateway) -> Result<Plan, R
     match Plan::from_advice(merged, fleet, &gateway.settings.plan) {
         Decision::Route(plan) => Ok(plan),
         Decision::Reject(policy, rejection) => Err(RouteError::Rejected { policy, rejection }),
-        Decision::NoLane(reason) => Err(RouteError::NoLane(reason)),
+        Decision::NoLane(reason) => Err(RouteError::NoLane { reason, retry_in: retry_in(merged, fleet) }),
     }
+}
+
+/// When the first lane that would do is expected to serve again.
+fn retry_in(merged: &Merged, fleet: &FleetView) -> Duration {
+    let ready = merged.candidates.iter().filter_map(|lane| fleet.stat(*lane)).map(|stat| stat.ready_in_ms);
+    let soonest = ready.filter(|ready_in| *ready_in > 0).min();
+    soonest.map_or(RETRY_LOST_ENGINE, |ready_in| Duration::from_millis(ready_in.into()))
 }
 
 /// The request with these edits. Refused ones were counted when the policy gave them; here they are only told.

@@ -15,6 +15,9 @@ use crate::lifecycle::{EngineEvent, EngineState};
 /// How long stopping an engine is expected to take, until one has been seen.
 const EXPECTED_STOP: Duration = Duration::from_secs(5);
 
+/// So many times in a row may an engine die in service until nobody waits for it to come back any more.
+const FAILURES_IN_PATIENCE: u32 = 3;
+
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) setup: LaneSetup,
@@ -116,15 +119,15 @@ impl Lane {
         self.wish.filter(|(_, until)| *until > now).map(|(wish, _)| wish)
     }
 
-    /// It died, or is dying, for the first time, and comes back by itself in a moment.
+    /// It died while it served, or is dying, not often in a row, and comes back by itself in a moment.
     pub(super) fn recovering(&self) -> bool {
-        self.dying.is_some_and(|served| served.is_some()) || self.has_died_once()
+        self.dying.is_some_and(|served| served.is_some()) || self.has_died_a_few_times()
     }
 
-    fn has_died_once(&self) -> bool {
+    fn has_died_a_few_times(&self) -> bool {
         self.engine == EngineState::BackingOff
             && self.had_served
-            && self.failures == 1
+            && self.failures <= FAILURES_IN_PATIENCE
             && self.setup.residency != Residency::External
     }
 
