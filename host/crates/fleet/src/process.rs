@@ -12,6 +12,8 @@ mod lines;
 mod marker;
 mod proc;
 mod record;
+mod scratch;
+mod shared;
 mod sweep;
 
 use std::fs::File;
@@ -20,7 +22,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::io::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 use tokio::process::{Child, Command};
@@ -120,19 +122,20 @@ impl Process {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
         let cgroup = home.cgroup(lane);
         let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let marker = home.marker(lane);
         let mut record = Record {
-            marker: home.marker(lane),
-            leader: None,
-            boot: home.boot().to_owned(),
             port: port_in(&launch.words),
             program: name,
-            pipes: Vec::new(),
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
+            started: Some(SystemTime::now()),
+            folder: if folder_variables(launch).is_empty() { None } else { home.folder(&marker) },
+            ..Record::new(marker, home.boot())
         };
         home.add(&record);
         let mut child = command(launch, &record, cgroup.as_ref()).spawn().inspect_err(|_| {
             home.remove(&record.marker);
             cgroup.iter().for_each(Cgroup::remove);
+            record.folder.iter().for_each(|folder| scratch::remove(folder, &record.marker));
         })?;
         record.pipes =
             child.stdout.iter().filter_map(inode).chain(child.stderr.iter().filter_map(inode)).collect();
@@ -213,7 +216,16 @@ struct Prey {
 }
 
 impl Prey {
+    /// Note what these processes would leave, so that whoever comes after us can clean up too.
+    fn note(&mut self, found: &[Seen]) {
+        if self.hunt.note(found) {
+            self.home.update(self.hunt.record());
+        }
+    }
+
     fn end(&mut self, grace: Duration) -> Result<(), Vec<Seen>> {
+        let found = self.hunt.look();
+        self.note(&found);
         let ended = self.hunt.end(grace, KILL_LIMIT);
         let marker = &self.hunt.record().marker;
         match &ended {
@@ -221,6 +233,7 @@ impl Prey {
             Err(left) => {
                 let limit = KILL_LIMIT.as_secs();
                 tracing::error!(lane = marker.lane, "still there {limit} s after SIGKILL: {}", names(left));
+                self.home.update(self.hunt.record());
             }
         }
         ended
@@ -248,6 +261,7 @@ impl Drop for Quarry {
         let Some(mut prey) = self.prey.take() else { return };
         // At once, in case that we are about to end.
         let found = prey.hunt.look();
+        prey.note(&found);
         prey.hunt.strike(&found, Signal::KILL);
         let lane = prey.hunt.record().marker.lane.clone();
         let thread = std::thread::Builder::new().name("engine-end".into());
@@ -261,6 +275,12 @@ impl Drop for Quarry {
 fn inode(pipe: &impl AsFd) -> Option<u64> {
     let pipe = pipe.as_fd().try_clone_to_owned().ok()?;
     File::from(pipe).metadata().ok().map(|meta| meta.ino())
+}
+
+/// Variables that lead the engine to its folder for temporary files: those that its owner has not set.
+fn folder_variables(launch: &Launch) -> Vec<&'static str> {
+    let is_set = |name: &str| launch.env.iter().any(|(set, _)| set == name);
+    scratch::VARIABLES.into_iter().filter(|name| !is_set(name)).collect()
 }
 
 fn command(launch: &Launch, record: &Record, cgroup: Option<&Cgroup>) -> Command {
@@ -278,6 +298,9 @@ fn command(launch: &Launch, record: &Record, cgroup: Option<&Cgroup>) -> Command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
+    if let Some(folder) = &record.folder {
+        command.envs(folder_variables(launch).into_iter().map(|name| (name, folder)));
+    }
     if let Some(directory) = &launch.directory {
         command.current_dir(directory);
     }
@@ -318,5 +341,7 @@ pub(crate) fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind((HOST, 0))?.local_addr()?.port())
 }
 
+#[cfg(test)]
+mod litter_tests;
 #[cfg(test)]
 mod tests;

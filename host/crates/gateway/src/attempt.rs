@@ -130,7 +130,8 @@ pub(crate) async fn attempt(
     };
     let begun = Instant::now();
     let result = match gateway.fleet.acquire(wanted).await {
-        Ok(lease) => send(lease, plan, step, request, left.saturating_sub(begun.elapsed())).await,
+        // Boxed, because it is some kilobytes that a request which waits need not have.
+        Ok(lease) => Box::pin(send(lease, plan, step, request, left.saturating_sub(begun.elapsed()))).await,
         Err(refusal) => Err(Failed::Refused(refusal)),
     };
     let label = result.as_ref().map_or_else(Failed::label, |_| "ok");

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::response::Response;
 use bytes::Bytes;
-use http::HeaderMap;
 use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pointsman_domain::{Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _};
 use pointsman_openai::{Head, Request};
@@ -46,7 +46,8 @@ async fn decide(
     let tenant = gateway.keys.tenant(&parts.headers)?;
     let body = read(&parts.headers, body, gateway.settings.max_body).await?;
     let id = request_id::of(&parts);
-    let request = Request::parse(endpoint, body, Head { id, tenant, headers: parts.headers })?;
+    let headers = detached(&parts.headers);
+    let request = Request::parse(endpoint, body, Head { id, tenant, headers })?;
 
     let fleet = gateway.fleet.view();
     known_model(&request, &fleet)?;
@@ -122,8 +123,9 @@ pub(crate) async fn answer(
     let accepted = Accepted::new(Arc::clone(&gateway.metrics), endpoint.label());
     let (mut parts, body) = request.into_parts();
     let id = request_id::ensure(&mut parts);
-    let mut response = match decide(&gateway, endpoint, parts, body, &accepted).await {
-        Ok(decided) => answer_decided(gateway, decided, accepted).await,
+    // Boxed, here and in `attempt`: what a state of the way does not need, a request that waits does not have.
+    let mut response = match Box::pin(decide(&gateway, endpoint, parts, body, &accepted)).await {
+        Ok(decided) => Box::pin(answer_decided(gateway, decided, accepted)).await,
         Err(error) => {
             let mut accepted = accepted;
             accepted.failed();
@@ -177,10 +179,31 @@ async fn read(headers: &HeaderMap, body: axum::body::Body, most: usize) -> Resul
         return Err(RouteError::ContentType(given.map(str::to_owned)));
     }
     match Limited::new(body, most).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
+        Ok(collected) => Ok(detached_body(collected.to_bytes())),
         Err(error) if error.is::<LengthLimitError>() => Err(RouteError::BodyTooLarge { most }),
         Err(error) => Err(RouteError::BodyBroken(error.to_string())),
     }
+}
+
+/// Bodies up to this size are copied out of the connection's buffer.
+const SMALL_BODY: usize = 16 << 10;
+
+/// Body and headers are slices of the connection's read buffer, and would keep all of it while a request waits.
+fn detached_body(body: Bytes) -> Bytes {
+    if body.len() <= SMALL_BODY { Bytes::copy_from_slice(&body) } else { body }
+}
+
+fn detached(headers: &HeaderMap) -> HeaderMap {
+    let copy = |(name, value): (&HeaderName, &HeaderValue)| {
+        let mut copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+        copy.set_sensitive(value.is_sensitive());
+        Some((HeaderName::from_bytes(name.as_str().as_bytes()).ok()?, copy))
+    };
+    let mut detached = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers.iter().filter_map(copy) {
+        detached.append(name, value);
+    }
+    detached
 }
 
 fn known_model(request: &Request, fleet: &FleetView) -> Result<(), RouteError> {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{free_port, resident, start};
 
@@ -34,19 +34,22 @@ pub(super) fn waiting(release: &Path, folder: &Path) -> Result<()> {
     let mut command = Command::new(release.join("pointsman"));
     command.arg("serve").arg(file).args(["--listen", &format!("127.0.0.1:{port}")]);
     let server = start("pointsman", &mut command, port, false)?;
-    let before = resident(server.child.id()).context("no VmRSS")?;
-    let mut clients = Vec::with_capacity(WAITING);
-    for number in 0..WAITING {
-        clients.push(ask(port, number % 2 == 0)?);
+    let memory = || resident(server.child.id()).context("no VmRSS");
+    let bare = memory()?;
+    let mut clients: Vec<TcpStream> = (0..WAITING).map(|_| connected(port)).collect::<Result<_>>()?;
+    let before = memory()?;
+    for (number, client) in clients.iter_mut().enumerate() {
+        ask(client, number % 2 == 0)?;
     }
     until(port, "pointsman_lane_queued{lane=\"a\"}", WAITING as f64)?;
     // Streams have been told that they are alive by then, which is part of what they cost.
     std::thread::park_timeout(Duration::from_millis(1_500));
-    let after = resident(server.child.id()).context("no VmRSS")?;
-    let each = (after.saturating_sub(before) * 1024) as f64 / WAITING as f64 - BODY as f64;
+    let each = |more: u64, less: u64| more.saturating_sub(less) as f64 / WAITING as f64;
     println!(
-        "{WAITING} requests wait, half of them streams: {:.1} KiB each beyond its body of {BODY} bytes",
-        each / 1024.0
+        "{WAITING} requests wait, half of them streams: {:.1} KiB each beyond its body of {BODY} bytes and its connection, \
+         which takes {:.1} KiB",
+        each(memory()?, before) - BODY as f64 / 1024.0,
+        each(before, bare)
     );
     until(port, "pointsman_lane_queued{lane=\"a\"}", 0.0)?;
     let sum = metric(port, "pointsman_switch_seconds_sum{lane=\"a\",part=\"first-answer\"}")?;
@@ -57,19 +60,26 @@ pub(super) fn waiting(release: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A connection that has been used, and is kept.
+fn connected(port: u16) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("no connection")?;
+    write!(stream, "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
+    let count = stream.read(&mut [0; 1024])?;
+    if count == 0 { Err(anyhow!("the connection was closed")) } else { Ok(stream) }
+}
+
 /// Send a request, and do not wait for the answer.
-fn ask(port: u16, streaming: bool) -> Result<TcpStream> {
+fn ask(stream: &mut TcpStream, streaming: bool) -> Result<()> {
     let padding = "x".repeat(BODY - 90);
     let body = format!(
         "{{\"model\":\"a\",\"stream\":{streaming},\"max_tokens\":1,\"messages\":[{{\"role\":\"user\",\"content\":\"{padding}\"}}]}}"
     );
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("no connection")?;
     write!(
         stream,
         "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )?;
-    Ok(stream)
+    Ok(())
 }
 
 /// Wait until a metric has a value.

@@ -4,6 +4,7 @@
 //!   <dir>/lock                 held by the one host that uses the directory; its process id
 //!   <dir>/id                   tells its engines from those of other hosts
 //!   <dir>/engines/<lane>.json  one running engine
+//!   <dir>/tmp/<lane>-<nonce>/  its temporary files
 //! ```
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use super::keeper::Keeper;
 use super::marker::{Marker, escape};
 use super::proc;
 use super::record::Record;
+use super::scratch;
 
 /// How long to wait for the lock: children of an earlier host hold it until they have become another program.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -69,6 +71,8 @@ struct Inner {
 #[derive(Debug)]
 struct Place {
     engines: PathBuf,
+    /// Of engines, with one folder for each.
+    temporary: PathBuf,
     lock: File,
 }
 
@@ -144,6 +148,16 @@ impl Home {
         made.inspect_err(|error| tracing::debug!(lane, "no control group for the engine: {error}")).ok()
     }
 
+    /// A folder for an engine's temporary files, where one can be made.
+    pub(super) fn folder(&self, marker: &Marker) -> Option<PathBuf> {
+        scratch::make(self.temporary(), marker)
+    }
+
+    /// What holds the engines' folders for temporary files.
+    pub(super) fn temporary(&self) -> Option<&Path> {
+        self.0.place.as_ref().map(|place| place.temporary.as_path())
+    }
+
     /// How the names of our engines' control groups begin. Two hosts may share a control group, so it has our mark in it.
     pub(super) fn cgroup_prefix(&self) -> String {
         format!("pointsman-{}-", self.0.id)
@@ -168,6 +182,24 @@ impl Home {
         if let Some(keeper) = keeper {
             keeper.add(record, engines.values());
         }
+        self.write(record);
+    }
+
+    /// More is known of an engine that was not forgotten.
+    pub(super) fn update(&self, record: &Record) {
+        let mut running = self.running();
+        let Some(known) = running.engines.get_mut(&record.marker) else { return };
+        known.clone_from(record);
+        let Running { keeper, engines } = &mut *running;
+        if let Some(keeper) = keeper {
+            keeper.add(record, engines.values());
+        }
+        if !has_later(engines, &record.marker) {
+            self.write(record);
+        }
+    }
+
+    fn write(&self, record: &Record) {
         if let Some(dir) = self.engines()
             && record.leader.is_some()
             && let Err(error) = record.write(&file(dir, &record.marker.lane))
@@ -185,10 +217,8 @@ impl Home {
         if let Some(keeper) = &mut running.keeper {
             keeper.remove(marker);
         }
-        // A later engine of the lane has the file now.
-        let later = running.engines.keys().any(|other| other.lane == marker.lane);
         if let Some(dir) = self.engines()
-            && !later
+            && !has_later(&running.engines, marker)
         {
             remove(&file(dir, &marker.lane));
         }
@@ -229,6 +259,11 @@ impl Drop for Inner {
             let _closed_anyway = rustix::fs::flock(&place.lock, FlockOperation::Unlock);
         }
     }
+}
+
+/// Whether a later engine of the lane has the file now.
+fn has_later(engines: &BTreeMap<Marker, Record>, marker: &Marker) -> bool {
+    engines.keys().any(|other| other.lane == marker.lane && other != marker)
 }
 
 /// The file of a lane's engine.
@@ -289,7 +324,9 @@ fn take(dir: &Path) -> Result<(String, Place), Refused> {
     if let Err(error) = written {
         tracing::warn!("our process id cannot be written to {}: {error}", dir.join("lock").display());
     }
-    Ok((id(dir)?, Place { engines, lock }))
+    // Whole, because engines may run elsewhere.
+    let temporary = fs::canonicalize(dir)?.join("tmp");
+    Ok((id(dir)?, Place { engines, temporary, lock }))
 }
 
 /// What tells this directory from all others: a random word that is kept in it, and its number, so that a copy of the

@@ -19,6 +19,7 @@ use rustix::process::Signal;
 use super::cgroup::Cgroup;
 use super::proc::{self, Environ, Id, Seen};
 use super::record::Record;
+use super::{scratch, shared};
 
 /// First pause between two looks whether the processes are gone; the kernel has no way to wait for that. Doubled each time.
 const FIRST_POLL: Duration = Duration::from_millis(2);
@@ -49,6 +50,8 @@ pub(super) struct Hunt {
     leader: Option<Id>,
     /// What processes show of themselves, so that nobody's environment is read at each look.
     evidence: HashMap<Id, Evidence>,
+    /// Those whose shared memory was noted.
+    noted: HashSet<Id>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -60,7 +63,8 @@ struct Evidence {
 impl Hunt {
     pub(super) fn new(record: Record, knows: Knows) -> Self {
         let cgroup = record.cgroup.clone().map(Cgroup::at);
-        Self { record, knows, cgroup, ours: HashSet::new(), leader: None, evidence: HashMap::new() }
+        let (ours, noted) = (HashSet::new(), HashSet::new());
+        Self { record, knows, cgroup, ours, leader: None, evidence: HashMap::new(), noted }
     }
 
     pub(super) fn record(&self) -> &Record {
@@ -135,8 +139,34 @@ impl Hunt {
         evidence
     }
 
+    /// Note the shared memory of these that was not noted yet, while they can be asked. Returns whether there was any.
+    pub(super) fn note(&mut self, found: &[Seen]) -> bool {
+        // Without it, what the engine made cannot be told from what it found.
+        let Some(started) = self.record.started else { return false };
+        let new = found.iter().filter(|process| self.noted.insert(process.id));
+        let new: Vec<u32> = new.map(|process| process.id.pid).collect();
+        let before = self.record.shared.len();
+        if !new.is_empty() {
+            self.record.shared.extend(shared::made_by(new, started));
+        }
+        self.record.shared.len() > before
+    }
+
+    /// Remove what killed processes leave in the file system. Nothing of the engine may be alive.
+    fn clean(&mut self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove();
+        }
+        let Record { marker, shared, folder, .. } = &mut self.record;
+        shared::remove(&std::mem::take(shared), &marker.lane);
+        if let Some(folder) = folder.take() {
+            scratch::remove(&folder, marker);
+        }
+    }
+
     /// Send a signal to each of these, which [`Hunt::look`] has just found.
-    pub(super) fn strike(&self, found: &[Seen], signal: Signal) {
+    pub(super) fn strike(&mut self, found: &[Seen], signal: Signal) {
+        self.note(found);
         if signal == Signal::KILL {
             if let Some(cgroup) = &self.cgroup {
                 cgroup.kill();
@@ -165,7 +195,8 @@ impl Hunt {
         None
     }
 
-    /// End everything: SIGTERM, after `grace` SIGKILL again and again, for at most `limit`. No `grace`, no SIGTERM. Blocks.
+    /// End everything: SIGTERM, after `grace` SIGKILL again and again, for at most `limit`. No `grace`, no SIGTERM. Then clean
+    /// up after it. Blocks.
     ///
     /// # Errors
     /// What is still there.
@@ -179,6 +210,8 @@ impl Hunt {
             let pid = self.record.leader.map(|leader| leader.pid);
             let lane = &self.record.marker.lane;
             tracing::warn!(lane, pid, "the engine did not end within {} s of SIGTERM", grace.as_secs_f32());
+            // They may have made more of it.
+            self.noted.clear();
         }
         self.wait(limit, Some(Signal::KILL))
     }
@@ -197,9 +230,7 @@ impl Hunt {
             proc::pause(pause.min(left));
             pause = (pause * 2).min(LONGEST_POLL);
         }
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.remove();
-        }
+        self.clean();
         Ok(())
     }
 }

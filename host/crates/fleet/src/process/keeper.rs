@@ -77,7 +77,7 @@ fn end_all(wards: Vec<Record>) -> Vec<String> {
         let mut left = Vec::new();
         hunts.retain_mut(|hunt| {
             let Some(alive) = hunt.alive() else {
-                // Nothing is in it: this only gives the control group back.
+                // Nothing is alive: this only cleans up after it.
                 return hunt.end(Duration::ZERO, Duration::ZERO).is_err();
             };
             hunt.strike(&alive, Signal::KILL);

@@ -1,12 +1,18 @@
 //! What is known of an engine, for those who have to end it without having started it: the keeper, and the next host.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use std::{fs, io};
 
 use serde_json::{Value, json};
 
 use super::marker::Marker;
 use super::proc::Id;
+use super::shared::Shared;
+
+/// How many files of shared memory are written down at most.
+const MOST_SHARED: usize = 64;
 
 /// One engine, as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,10 +31,34 @@ pub(super) struct Record {
     pub(super) pipes: Vec<u64>,
     /// Its control group, where it has one.
     pub(super) cgroup: Option<PathBuf>,
+    /// When it was started, if known; in whole milliseconds.
+    pub(super) started: Option<SystemTime>,
+    /// Its folder for temporary files, which nobody else uses.
+    pub(super) folder: Option<PathBuf>,
+    /// Shared memory that it was seen to have made.
+    pub(super) shared: BTreeSet<Shared>,
 }
 
 impl Record {
+    /// An engine of which only this is known yet, in the run of the machine that has this id.
+    pub(super) fn new(marker: Marker, boot: &str) -> Self {
+        Self {
+            marker,
+            leader: None,
+            boot: boot.to_owned(),
+            port: None,
+            program: String::new(),
+            pipes: Vec::new(),
+            cgroup: None,
+            started: None,
+            folder: None,
+            shared: BTreeSet::new(),
+        }
+    }
+
     pub(super) fn to_json(&self) -> Value {
+        let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
+        let started = self.started.and_then(since).and_then(|since| u64::try_from(since.as_millis()).ok());
         json!({
             "lane": self.marker.lane,
             "home": self.marker.home,
@@ -40,6 +70,9 @@ impl Record {
             "program": self.program,
             "pipes": self.pipes,
             "cgroup": self.cgroup.as_ref().and_then(|path| path.to_str()),
+            "started_ms": started,
+            "folder": self.folder.as_ref().and_then(|path| path.to_str()),
+            "shared_memory": self.shared.iter().take(MOST_SHARED).map(Shared::to_json).collect::<Vec<_>>(),
         })
     }
 
@@ -48,6 +81,8 @@ impl Record {
         let text = |name: &str| Some(value.get(name)?.as_str()?.to_owned());
         let number = |name: &str| value.get(name)?.as_u64();
         let pid = number("pid").and_then(|pid| u32::try_from(pid).ok());
+        let shared = value.get("shared_memory").and_then(Value::as_array).into_iter().flatten();
+        let since = |number| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(number));
         Some(Self {
             marker: Marker { home: text("home")?, lane: text("lane")?, nonce: text("nonce")? },
             leader: pid.zip(number("start_ticks")).map(|(pid, start)| Id { pid, start }),
@@ -56,6 +91,9 @@ impl Record {
             program: text("program")?,
             pipes: value.get("pipes")?.as_array()?.iter().filter_map(Value::as_u64).collect(),
             cgroup: text("cgroup").map(PathBuf::from),
+            started: number("started_ms").and_then(since),
+            folder: text("folder").map(PathBuf::from),
+            shared: shared.take(MOST_SHARED).filter_map(Shared::parse).collect(),
         })
     }
 
@@ -91,8 +129,15 @@ mod tests {
             program: "vllm".into(),
             pipes: vec![1, 2],
             cgroup: Some("/sys/fs/cgroup/x".into()),
+            started: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123)),
+            folder: Some("/tmp/pointsman-x".into()),
+            shared: Shared::parse(&json!(["psm_1", 1, 2])).into_iter().collect(),
         };
-        let bare = Record { leader: None, port: None, pipes: Vec::new(), cgroup: None, ..full.clone() };
+        let mut many = full.clone();
+        many.shared.extend((0..99).filter_map(|inode| Shared::parse(&json!(["x", 0, inode]))));
+        let many = Record::parse(many.to_json().to_string().as_bytes()).unwrap();
+        assert_eq!(many.shared.len(), MOST_SHARED);
+        let bare = Record { program: "vllm".into(), ..Record::new(full.marker.clone(), "b") };
         for record in [full, bare] {
             assert_eq!(Record::parse(record.to_json().to_string().as_bytes()), Some(record));
         }

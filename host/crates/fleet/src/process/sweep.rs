@@ -12,6 +12,7 @@ use super::hunt::{Hunt, Knows, names};
 use super::marker::{Marker, unescape};
 use super::proc::{self, Environ, Seen};
 use super::record::Record;
+use super::scratch;
 
 /// How long engines of an earlier host may take to end by themselves: nobody waits for their answers any more.
 const GRACE: Duration = Duration::from_secs(3);
@@ -62,6 +63,7 @@ impl Home {
             if record.boot != self.boot() || record.boot.is_empty() {
                 // Another process has its numbers now.
                 (record.leader, record.pipes, record.cgroup) = (None, Vec::new(), None);
+                record.shared.clear();
             }
             left.insert(record.marker.clone(), (record, Some(file)));
         }
@@ -132,20 +134,12 @@ impl Home {
     }
 
     fn unrecorded(&self, marker: &Marker, process: &Seen) -> Record {
-        Record { program: process.name.clone(), ..self.nameless(marker.clone()) }
+        let folder = scratch::find(self.temporary(), marker);
+        Record { program: process.name.clone(), folder, ..self.nameless(marker.clone()) }
     }
 
     fn nameless(&self, marker: Marker) -> Record {
-        let boot = self.boot().to_owned();
-        Record {
-            marker,
-            leader: None,
-            boot,
-            port: None,
-            program: String::new(),
-            pipes: Vec::new(),
-            cgroup: None,
-        }
+        Record::new(marker, self.boot())
     }
 
     fn sweep_one(&self, (record, file): (Record, Option<PathBuf>)) -> Swept {
@@ -153,7 +147,8 @@ impl Home {
         let mut hunt = Hunt::new(record, Knows::Written);
         let found = hunt.look();
         let oldest = found.iter().map(|process| process.id).min_by_key(|id| id.start);
-        let ended = if found.is_empty() { Ok(()) } else { hunt.end(GRACE, KILL_LIMIT) };
+        // Also when it is gone, to clean up after it.
+        let ended = hunt.end(GRACE, KILL_LIMIT);
         let program = if program.is_empty() { "an engine".to_owned() } else { format!("`{program}`") };
         let who = match leader {
             Some(leader) => format!("lane {lane}: {program} of an earlier host (process {})", leader.pid),

@@ -19,15 +19,15 @@ const ROLE: &str = "POINTSMAN_TEST_ROLE";
 const FAMILY: &str = "env -i sh -c 'echo $$; exec sleep 1000' & setsid env -i sh -c 'echo $$; exec sleep 1000' & \
                       setsid sh -c 'echo $$; exec sleep 1000 >/dev/null 2>&1' & ";
 
-fn shell(script: &str) -> Launch {
+pub(super) fn shell(script: &str) -> Launch {
     Launch { words: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(), ..Launch::default() }
 }
 
-fn bare() -> Home {
+pub(super) fn bare() -> Home {
     Home::open(None, None).unwrap()
 }
 
-fn start(lane: &str, script: &str, home: &Home) -> Process {
+pub(super) fn start(lane: &str, script: &str, home: &Home) -> Process {
     Process::start(lane, &shell(script), home, |_| ()).unwrap()
 }
 
@@ -55,7 +55,7 @@ impl Drop for Innocent {
 }
 
 /// Wait for something that has to come.
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(super) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let limit = Instant::now() + Duration::from_secs(30);
     loop {
         if let Some(found) = look() {
@@ -67,7 +67,7 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The processes that an engine names, one a line.
-async fn named(process: &Process, count: usize) -> Vec<u32> {
+pub(super) async fn named(process: &Process, count: usize) -> Vec<u32> {
     while process.lines().tail(LAST_LINES).len() < count {
         tokio::task::yield_now().await;
     }
@@ -75,7 +75,7 @@ async fn named(process: &Process, count: usize) -> Vec<u32> {
 }
 
 /// As after a SIGKILL of the host: nobody holds it any more, and nothing was done about it.
-fn forget(process: Process) {
+pub(super) fn forget(process: Process) {
     std::mem::forget(process);
 }
 
@@ -287,13 +287,10 @@ fn a_number_that_another_process_has_now_is_left_alone() {
     let later = Id { start: id.start + 1, ..id };
     for (leader, boot) in [(later, home.boot()), (id, "another run of the machine"), (id, "")] {
         let record = Record {
-            marker: home.marker("a"),
             leader: Some(leader),
-            boot: boot.into(),
-            port: None,
             program: "vllm".into(),
             pipes: vec![1, 2],
-            cgroup: None,
+            ..Record::new(home.marker("a"), boot)
         };
         let file = dir.path().join("engines/a.json");
         record.write(&file).unwrap();
@@ -313,7 +310,7 @@ fn this_binary(test: &str) -> [String; 3] {
 }
 
 /// A program that is the keeper when it is called as that.
-fn keeper_program(dir: &Path) -> PathBuf {
+pub(super) fn keeper_program(dir: &Path) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let path = dir.join("keeper");
     let binary = std::env::current_exe().unwrap();
