@@ -76,8 +76,13 @@ pub(crate) trait Driver: Send + Sync {
 pub(crate) fn driver(spec: &EngineSpec) -> Arc<dyn Driver> {
     match spec.clone() {
         EngineSpec::Vllm { settings, run, strategy } => Arc::new(Vllm { settings, run, strategy }),
-        EngineSpec::LlamaCpp { words, run } => Arc::new(LlamaCpp { words, run }),
-        EngineSpec::Command { words, ready, run } => Arc::new(Command { words, ready, run }),
+        // 503 on every path while it loads, then 200 on `/health`.
+        EngineSpec::LlamaCpp { words, run } => {
+            Arc::new(Program { kind: EngineKind::LlamaCpp, words, ready: "/health".to_owned(), run })
+        }
+        EngineSpec::Command { words, ready, run } => {
+            Arc::new(Program { kind: EngineKind::Other, words, ready, run })
+        }
         EngineSpec::External(external) => Arc::new(External(external)),
     }
 }
@@ -158,60 +163,17 @@ impl Driver for Vllm {
     }
 }
 
-/// A llama.cpp server: 503 on every path while it loads, then 200 on `/health`.
-struct LlamaCpp {
-    words: Words,
-    run: ProcessSpec,
-}
-
-impl Driver for LlamaCpp {
-    fn kind(&self) -> EngineKind {
-        EngineKind::LlamaCpp
-    }
-
-    fn run(&self) -> Option<&ProcessSpec> {
-        Some(&self.run)
-    }
-
-    fn prepare(&self, lane: &str, port: u16) -> Prepared {
-        fill(&self.words, &self.run, lane, port)
-    }
-
-    fn target(&self, port: u16) -> Target {
-        local(port)
-    }
-
-    fn ready_paths(&self) -> Vec<&str> {
-        vec!["/health"]
-    }
-
-    fn reuses_connections(&self) -> bool {
-        // After a stream the server closes the connection without saying so (seen with b115xx).
-        false
-    }
-
-    fn figures(&self) -> &'static [Source] {
-        // Metrics only where it was started with `--metrics`; slots always, unless it was told not to.
-        &[
-            ("/metrics", |body| scrape::llama_cpp(&String::from_utf8_lossy(body))),
-            ("/slots", |body| {
-                let (slots, slots_busy) = scrape::slots(body).unzip();
-                EngineFigures { slots, slots_busy, running: slots_busy, ..EngineFigures::default() }
-            }),
-        ]
-    }
-}
-
-/// Any other program with the OpenAI API.
-struct Command {
+/// A program with a command line: a llama.cpp server, or any other with the OpenAI API.
+struct Program {
+    kind: EngineKind,
     words: Words,
     ready: String,
     run: ProcessSpec,
 }
 
-impl Driver for Command {
+impl Driver for Program {
     fn kind(&self) -> EngineKind {
-        EngineKind::Other
+        self.kind
     }
 
     fn run(&self) -> Option<&ProcessSpec> {
@@ -229,7 +191,28 @@ impl Driver for Command {
     fn ready_paths(&self) -> Vec<&str> {
         vec![&self.ready]
     }
+
+    fn reuses_connections(&self) -> bool {
+        // After a stream llama.cpp's server closes the connection without saying so (seen with b115xx).
+        self.kind != EngineKind::LlamaCpp
+    }
+
+    fn figures(&self) -> &'static [Source] {
+        match self.kind {
+            EngineKind::LlamaCpp => &LLAMA_CPP_FIGURES,
+            _ => &[],
+        }
+    }
 }
+
+/// Metrics only where it was started with `--metrics`; slots always, unless it was told not to.
+const LLAMA_CPP_FIGURES: [Source; 2] = [
+    ("/metrics", |body| scrape::llama_cpp(&String::from_utf8_lossy(body))),
+    ("/slots", |body| {
+        let (slots, slots_busy) = scrape::slots(body).unzip();
+        EngineFigures { slots, slots_busy, running: slots_busy, ..EngineFigures::default() }
+    }),
+];
 
 /// Any server with the OpenAI API that is there already. Not all of them have `/health`.
 struct External(ExternalSpec);

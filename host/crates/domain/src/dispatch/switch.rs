@@ -7,7 +7,8 @@
 //!   2. Carry on     the switch under way: 2.1 nobody wants its target any more: lanes that only drain are kept
 //!                                         2.2 a victim without leases is unloaded
 //!                                         2.3 it has been draining for too long: its leases are cut, if the rules say so
-//!                                         2.4 all victims are gone: load the target
+//!                                         2.4 all victims are gone: load the target, or whoever has become more
+//!                                             urgent meanwhile and fits
 //!   3. Unload       lanes that nobody has used for their time
 //!   4. Load         lanes that somebody wants, the most urgent one first:
 //!                                         4.1 it is backing off: not yet
@@ -190,9 +191,18 @@ impl Dispatcher {
         // 2.4
         if draining || switch.victims.iter().any(|id| is(self, id, EngineState::Stopping)) {
             self.groups[group].switch = Some(switch);
-        } else if self.lacks(switch.target) <= self.room(&self.groups[group]) {
-            self.load(switch.target, Some(switch), now, effects);
+        } else if let Some(lane) = self.first_that_fits(group, now) {
+            self.load(lane, Some(switch), now, effects);
         }
+    }
+
+    /// The most urgent lane of a group that there is room for.
+    fn first_that_fits(&self, group: usize, now: Duration) -> Option<LaneId> {
+        let group = &self.groups[group];
+        let room = self.room(group);
+        let wanted = group.lanes.iter().filter_map(|id| self.demand(*id, now));
+        let fitting = wanted.filter(|demand| self.lacks(demand.lane) <= room);
+        fitting.min_by_key(Demand::rank).map(|demand| demand.lane)
     }
 
     /// Unload a draining lane that has no lease left.

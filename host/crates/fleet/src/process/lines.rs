@@ -45,10 +45,14 @@ pub(super) async fn read_lines(
 ) {
     let mut chunk = vec![0; 8192];
     let mut line: Vec<u8> = Vec::new();
-    let emit = |line: &mut Vec<u8>| {
+    let emit = |line: &mut Vec<u8>, is_bar: bool| {
         let shown = clean(&String::from_utf8_lossy(line));
         if !shown.is_empty() {
-            tracing::info!(target: "engine", lane, "{shown}");
+            // A progress bar writes itself anew dozens of times.
+            match is_bar {
+                true => tracing::debug!(target: "engine", lane, "{shown}"),
+                false => tracing::info!(target: "engine", lane, "{shown}"),
+            }
             lines.push(&shown);
             on_line(&shown);
         }
@@ -60,14 +64,14 @@ pub(super) async fn read_lines(
         }
         for byte in &chunk[..count] {
             if matches!(byte, b'\n' | b'\r') || line.len() == LONGEST_LINE {
-                emit(&mut line);
+                emit(&mut line, *byte == b'\r');
             }
             if !matches!(byte, b'\n' | b'\r') {
                 line.push(*byte);
             }
         }
     }
-    emit(&mut line);
+    emit(&mut line, false);
 }
 
 /// A line without what would steer a terminal: colours and cursor movements (`ESC [ … letter`) go, other control characters
