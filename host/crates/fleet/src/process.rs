@@ -162,6 +162,15 @@ impl Process {
         self.id
     }
 
+    /// Note what it would leave behind, should all of it die before anybody looks. To be called when it has loaded. Blocks for
+    /// some milliseconds: it reads what the kernel tells about processes.
+    pub(crate) fn note(&mut self) {
+        if let Some(prey) = &mut self.quarry.prey {
+            let found = prey.hunt.look();
+            prey.note(&found);
+        }
+    }
+
     /// What it wrote last.
     pub(crate) fn lines(&self) -> &LastLines {
         &self.lines

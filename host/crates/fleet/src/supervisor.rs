@@ -263,6 +263,7 @@ impl Supervisor {
             self.liveness,
         );
         self.news(EngineNews::Ready, Some(Arc::clone(&engine.target)));
+        engine.process.note();
         loop {
             let seen = tokio::select! {
                 biased;
