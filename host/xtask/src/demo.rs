@@ -85,7 +85,7 @@ fn wait_ready(host: &mut Host, port_file: &Path) -> Result<u16> {
         }
         let port = fs::read_to_string(port_file).ok().and_then(|text| text.trim().parse().ok());
         if let Some(port) = port
-            && request(port, "GET", "/health", "").is_ok_and(|answer| answer.status == 200)
+            && request(port, "GET", "/status", "").is_ok_and(|answer| all_serve(&answer.body))
         {
             println!("all lanes serve after {:.1} s", begun.elapsed().as_secs_f32());
             return Ok(port);
@@ -95,6 +95,12 @@ fn wait_ready(host: &mut Host, port_file: &Path) -> Result<u16> {
         }
         std::thread::park_timeout(Duration::from_millis(100));
     }
+}
+
+/// Does `/status` say that every lane is ready?
+fn all_serve(status: &str) -> bool {
+    let engines = status.matches("\"engine\":\"").count();
+    engines > 0 && status.matches("\"engine\":\"ready\"").count() == engines
 }
 
 fn ask(port: u16) -> Result<()> {
