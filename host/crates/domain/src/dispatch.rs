@@ -251,8 +251,7 @@ impl Dispatcher {
                 false
             }
         };
-        if opened {
-            let retry_in = Duration::from_secs(1);
+        if opened && let Err(retry_in) = lane.breaker.admits(now) {
             let leave = self.queue.drain(id, |waiter| waiter.has_fallback);
             refuse_all(leave, &Refusal::Faulty { retry_in }, effects);
         }
@@ -313,7 +312,7 @@ impl Dispatcher {
     }
 
     /// Those who waited for an engine that ended: whoever has somewhere else to go does so; the others wait for it to come
-    /// back, but for the second time in a row, or when it never served, they are told.
+    /// back, unless it never served, or dies again and again.
     fn leave_lost(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
         let refusal = self.not_serving(id, now);
         let stay = self.lanes[id.index()].recovering();

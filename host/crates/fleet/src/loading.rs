@@ -62,6 +62,8 @@ impl LoadLog {
     pub(crate) fn ready(&self) {
         let mut read_so_far = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         read_so_far.ready = true;
+        // What went wrong on the way here is not what it will die of.
+        read_so_far.fatal = None;
         let measured = read_so_far.measured;
         drop(read_so_far);
         self.status.send_modify(|status| {

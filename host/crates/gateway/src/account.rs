@@ -22,6 +22,8 @@ pub(crate) struct Accepted {
     since: Instant,
     lane: Option<Arc<str>>,
     tries: u32,
+    /// Another lane than the first one is being tried.
+    moved: bool,
     ended: bool,
 }
 
@@ -29,7 +31,7 @@ impl Accepted {
     pub(crate) fn new(metrics: Arc<GatewayMetrics>, endpoint: &'static str) -> Self {
         metrics.accepted.inc();
         metrics.in_flight.inc();
-        Self { metrics, endpoint, since: Instant::now(), lane: None, tries: 0, ended: false }
+        Self { metrics, endpoint, since: Instant::now(), lane: None, tries: 0, moved: false, ended: false }
     }
 
     /// Time since the request was accepted.
@@ -39,11 +41,13 @@ impl Accepted {
 
     /// A lane is being tried.
     pub(crate) fn tries(&mut self, lane: &str) {
+        // The same lane may be asked once more, which is no falling back.
+        self.moved |= self.lane.as_deref().is_some_and(|before| before != lane);
         self.lane = Some(lane.into());
         self.tries += 1;
     }
 
-    /// How many lanes were tried.
+    /// How often a lane was tried.
     pub(crate) fn tried(&self) -> u32 {
         self.tries
     }
@@ -55,7 +59,7 @@ impl Accepted {
 
     /// The whole answer went out.
     pub(crate) fn answered(&mut self) {
-        self.end(if self.tries > 1 { End::FellBack } else { End::Answered });
+        self.end(if self.moved { End::FellBack } else { End::Answered });
     }
 
     /// The client got an explicit error.
@@ -74,5 +78,28 @@ impl Accepted {
 impl Drop for Accepted {
     fn drop(&mut self) {
         self.end(End::ClientGone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    #[test]
+    fn asking_a_lane_once_more_is_no_falling_back() {
+        for (lanes, outcome) in
+            [(["a", "a"], "pointsman_answered_total 1"), (["a", "b"], "pointsman_fell_back_total 1")]
+        {
+            let mut registry = Registry::default();
+            let mut accepted = Accepted::new(GatewayMetrics::register(&mut registry), "chat");
+            lanes.into_iter().for_each(|lane| accepted.tries(lane));
+            assert_eq!(accepted.tried(), 2);
+            accepted.answered();
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            assert!(text.contains(outcome), "{lanes:?}: {text}");
+        }
     }
 }

@@ -15,6 +15,8 @@
 //! | engine failed | 502 | `engine_error` |
 //! | engine too slow | 504 | `engine_timeout` |
 //! | unknown path, wrong method | 404, 405 | `not_found`, `method_not_allowed` |
+//!
+//! A client that has been told 200, because it streams and had to wait for long, gets the same body as an event.
 
 use std::time::Duration;
 

@@ -144,14 +144,14 @@ async fn answer_decided(gateway: Arc<Gateway>, decided: Decided, mut accepted: A
         return answered(&gateway, CarriedOut { result, decided, accepted });
     }
     let of = Arc::clone(&gateway);
-    let (id, by, why) = (decided.id.clone(), decided.by.clone(), decided.why.clone());
+    let (by, why) = (decided.by.clone(), decided.why.clone());
     let mut work = Box::pin(async move {
         let result = carry_out_or_stop(&of, &decided, &mut accepted).await;
         CarriedOut { result, decided, accepted }
     });
     match tokio::time::timeout(interval, work.as_mut()).await {
         Ok(done) => answered(&gateway, done),
-        Err(_) => WaitingBody::new(gateway, id, work, interval).into_response(&by, why.as_deref()),
+        Err(_) => WaitingBody::new(gateway, work, interval).into_response(&by, why.as_deref()),
     }
 }
 

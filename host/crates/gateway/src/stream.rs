@@ -24,7 +24,7 @@ pub(crate) const LANE: HeaderName = HeaderName::from_static("x-pointsman-lane");
 pub(crate) const POLICY: HeaderName = HeaderName::from_static("x-pointsman-policy");
 /// The policies' reason.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("x-pointsman-reason");
-/// How many lanes were tried, where it was more than one.
+/// How often a lane was tried, where it was more than once.
 pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-pointsman-attempts");
 
 /// The response for the client.

@@ -24,11 +24,9 @@ use http_body::Frame;
 use pointsman_fleet::EngineError;
 use pointsman_openai::{EngineFailure, ErrorBody, error_event};
 use tokio::time::{Interval, MissedTickBehavior};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::Gateway;
 use crate::attempt::Answer;
-use crate::error::RouteError;
 use crate::serve::CarriedOut;
 use crate::stream::{AnswerBody, POLICY, REASON, visible};
 
@@ -41,11 +39,8 @@ type Work = Pin<Box<dyn Future<Output = CarriedOut> + Send>>;
 /// The body of an answer that is still waited for.
 pub(crate) struct WaitingBody {
     gateway: Arc<Gateway>,
-    /// Of the request.
-    id: String,
     state: State,
     every: Interval,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 enum State {
@@ -55,12 +50,11 @@ enum State {
 }
 
 impl WaitingBody {
-    /// Wait for `work`, with a comment now and after each interval.
-    pub(crate) fn new(gateway: Arc<Gateway>, id: String, work: Work, interval: Duration) -> Self {
+    /// Wait for `work`, which ends at the latest when the host does, with a comment now and after each interval.
+    pub(crate) fn new(gateway: Arc<Gateway>, work: Work, interval: Duration) -> Self {
         let mut every = tokio::time::interval(interval);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let cut = Box::pin(gateway.cut.clone().cancelled_owned());
-        Self { gateway, id, state: State::Waiting(work), every, cut }
+        Self { gateway, state: State::Waiting(work), every }
     }
 
     /// The response that begins with it.
@@ -136,10 +130,6 @@ impl http_body::Body for WaitingBody {
                     None => continue,
                     Some(last_words) => last_words,
                 }
-            } else if this.cut.as_mut().poll(cx).is_ready() {
-                // Dropping the work counts its request as one whose client is gone, which it now is.
-                this.state = State::Ended;
-                RouteError::Stopping.into_event(&this.id)
             } else if this.every.poll_tick(cx).is_ready() {
                 COMMENT
             } else {

@@ -77,16 +77,20 @@ impl Dispatcher {
     /// How long the target of the switch under way keeps its room.
     fn turn_of_target(&self, lane: &Lane, id: LaneId) -> Duration {
         let Some(switch) = &self.groups[lane.setup.group].switch else { return Duration::ZERO };
-        let cost = self.switch_cost(switch.target, id).saturating_mul(self.rules.residence) / 1000;
-        self.lanes[switch.target.index()].load.estimate().saturating_add(cost)
+        self.turn(switch.target, id)
+    }
+
+    /// How long a lane takes that is loaded first, and then keeps its room for its residence, until another one may follow.
+    fn turn(&self, id: LaneId, next: LaneId) -> Duration {
+        let residence = part(self.switch_cost(id, next), self.rules.residence);
+        self.lanes[id.index()].load.estimate().saturating_add(residence)
     }
 
     /// Estimated time until there is room for a cold lane, and whom that displaces.
     fn room_in(&self, id: LaneId, now: Duration) -> (Duration, u32) {
         let lane = &self.lanes[id.index()];
         let group = &self.groups[lane.setup.group];
-        let extra = lane.setup.need.saturating_sub(lane.held());
-        let room = self.room(group);
+        let (extra, room) = (self.lacks(id), self.room(group));
         if extra <= room {
             return (Duration::ZERO, 0);
         }
@@ -117,11 +121,7 @@ impl Dispatcher {
         let others = group.lanes.iter().filter(|id| **id != demand.lane);
         let before =
             others.filter_map(|id| self.demand(*id, now)).filter(|other| other.rank() < demand.rank());
-        before.fold(Duration::ZERO, |sum, other| {
-            let cost = self.switch_cost(other.lane, demand.lane);
-            let load = self.lanes[other.lane.index()].load.estimate();
-            sum.saturating_add(load).saturating_add(part(cost, self.rules.residence))
-        })
+        before.fold(Duration::ZERO, |sum, other| sum.saturating_add(self.turn(other.lane, demand.lane)))
     }
 
     /// Estimated time until a lane would be unloaded for another one.
