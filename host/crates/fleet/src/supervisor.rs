@@ -253,15 +253,7 @@ impl Supervisor {
     /// Serve until the engine ends, hangs or has to go.
     async fn serve(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Ended {
         engine.log.ready();
-        let mut vitals = Vitals::new(
-            self.lane,
-            self.name.clone(),
-            self.slots,
-            Arc::clone(&self.driver),
-            Arc::clone(&engine.target),
-            Arc::clone(&self.upstream),
-            self.liveness,
-        );
+        let mut vitals = Vitals::of(self, &engine.target);
         self.news(EngineNews::Ready, Some(Arc::clone(&engine.target)));
         engine.process.note();
         loop {

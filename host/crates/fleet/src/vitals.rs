@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use pointsman_domain::LaneId;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::driver::{Driver, Target};
 use crate::scrape::{EngineFigures, Rates, rates};
 use crate::spec::Liveness;
+use crate::supervisor::Supervisor;
 use crate::upstream::Upstream;
 
 /// Between two looks.
@@ -31,7 +31,6 @@ pub(crate) enum Seen {
 }
 
 pub(crate) struct Vitals {
-    lane: LaneId,
     name: String,
     slots: u32,
     driver: Arc<dyn Driver>,
@@ -47,26 +46,18 @@ pub(crate) struct Vitals {
 }
 
 impl Vitals {
-    pub(crate) fn new(
-        lane: LaneId,
-        name: String,
-        slots: u32,
-        driver: Arc<dyn Driver>,
-        target: Arc<Target>,
-        upstream: Arc<Upstream>,
-        liveness: Liveness,
-    ) -> Self {
+    /// Of the engine at `target`, whose supervisor this is.
+    pub(crate) fn of(supervisor: &Supervisor, target: &Arc<Target>) -> Self {
         let now = Instant::now();
         let mut every = tokio::time::interval(LOOK);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            lane,
-            name,
-            slots,
-            driver,
-            target,
-            upstream,
-            liveness,
+            name: supervisor.name.clone(),
+            slots: supervisor.slots,
+            driver: Arc::clone(&supervisor.driver),
+            target: Arc::clone(target),
+            upstream: Arc::clone(&supervisor.upstream),
+            liveness: supervisor.liveness,
             every,
             earlier: None,
             moved: now,
@@ -177,19 +168,11 @@ impl Vitals {
             _ if self.upstream.activity.now().0 > 0 => {}
             Ok((status, _)) => {
                 self.silent += 1;
-                tracing::warn!(
-                    lane = self.name,
-                    id = self.lane.0,
-                    "asked for a token, the idle engine answers {status}"
-                );
+                tracing::warn!(lane = self.name, "asked for a token, the idle engine answers {status}");
             }
             Err(error) => {
                 self.silent += 1;
-                tracing::warn!(
-                    lane = self.name,
-                    id = self.lane.0,
-                    "asked for a token, the idle engine fails: {error}"
-                );
+                tracing::warn!(lane = self.name, "asked for a token, the idle engine fails: {error}");
             }
         }
         (self.silent >= IN_A_ROW)
