@@ -10,6 +10,7 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use pointsman_domain::{
     Advisor as _, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneState, OnConflict, Topology,
+    Trace,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
@@ -73,8 +74,10 @@ fn advise(criterion: &mut Criterion) {
         ("advise, 2 KB prompt searched, 64 lanes", "auto", 64),
     ] {
         let (facts, fleet) = (facts(model), fleet(lanes));
-        assert_eq!(chain.advise(&facts, &fleet).by.len(), 1);
-        criterion.bench_function(name, |bencher| bencher.iter(|| chain.advise(black_box(&facts), &fleet)));
+        assert_eq!(chain.advise(&facts, &fleet, &mut Trace::off()).by.len(), 1);
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| chain.advise(black_box(&facts), &fleet, &mut Trace::off()))
+        });
     }
 }
 

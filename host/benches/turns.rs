@@ -21,7 +21,7 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{QueueLimits, Rules};
 use pointsman_domain::{
     Advisor as _, Decision, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, OnConflict, OnTimeout,
-    Plan, PlanLimits, Step, Switching, Topology, Triggers,
+    Plan, PlanLimits, Step, Switching, Topology, Trace, Triggers,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
@@ -141,7 +141,7 @@ fn advised(chain: &Chain, lane: LaneId, view: &Arc<FleetView>, now: Duration) ->
     let now_ms = u64::try_from(now.as_millis()).unwrap_or_default();
     let facts = Facts { request, now_ms, seed: 1, age: Duration::ZERO, attempt: 0 };
     // The policy's deadline is the only thing here in real time: on a busy machine a call may miss it.
-    let mut tries = (0..1000).map(|_| chain.advise(&facts, view));
+    let mut tries = (0..1000).map(|_| chain.advise(&facts, view, &mut Trace::off()));
     let merged = tries.find(|merged| merged.by.len() == 1).expect("the policy has an opinion");
     match Plan::from_advice(&merged, view, &PlanLimits { max_wait: CORTEX_WAITS, max_steps: 8 }) {
         Decision::Route(plan) => plan,

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::fleet_view::{LaneId, Permille};
 
 /// What one policy advises for one request. [`Advice::default`] has no opinion on anything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Advice {
     /// Refuse the request.
     pub reject: Option<Rejection>,
@@ -55,7 +56,8 @@ impl Rejection {
 }
 
 /// What a policy thinks of the candidates.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum LaneAdvice {
     /// No opinion.
     #[default]
@@ -73,7 +75,8 @@ pub enum LaneAdvice {
 }
 
 /// Score of one lane; higher is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct LaneScore {
     /// The lane.
     pub lane: LaneId,
@@ -82,7 +85,8 @@ pub struct LaneScore {
 }
 
 /// A figure the host can score lanes by; scaled over the candidates so that 1000 is best.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "each is the lane figure of that name")]
 pub enum Metric {
     SlotsFree,
@@ -98,7 +102,8 @@ pub enum Metric {
 }
 
 /// How much a figure counts, -1000 to 1000.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct MetricWeight {
     /// Which figure.
     pub metric: Metric,
@@ -118,7 +123,8 @@ pub enum OnTimeout {
 }
 
 /// Place in the host's queue.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct QueueAdvice {
     /// Higher goes first; 0 is normal.
     pub priority: i32,
@@ -144,7 +150,8 @@ pub enum Switching {
 }
 
 /// An event that moves a request on to its next fallback step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum Trigger {
     /// Waited for its longest time.
@@ -162,7 +169,8 @@ pub enum Trigger {
 }
 
 /// A set of [`Trigger`]s.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<Trigger>", into = "Vec<Trigger>")]
 pub struct Triggers(u8);
 
 impl Triggers {
@@ -199,6 +207,18 @@ impl FromIterator<Trigger> for Triggers {
     }
 }
 
+impl From<Vec<Trigger>> for Triggers {
+    fn from(triggers: Vec<Trigger>) -> Self {
+        triggers.into_iter().collect()
+    }
+}
+
+impl From<Triggers> for Vec<Trigger> {
+    fn from(triggers: Triggers) -> Self {
+        Triggers::EVERY.into_iter().filter(|trigger| triggers.contains(*trigger)).collect()
+    }
+}
+
 impl fmt::Debug for Triggers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(Self::EVERY.into_iter().filter(|trigger| self.contains(*trigger))).finish()
@@ -206,7 +226,8 @@ impl fmt::Debug for Triggers {
 }
 
 /// One fallback: a lane, and what to change for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct FallbackStep {
     /// The lane; need not be a candidate.
     pub lane: LaneId,
@@ -215,7 +236,8 @@ pub struct FallbackStep {
 }
 
 /// Fallbacks to try in order.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct FallbackAdvice {
     /// What moves the request on.
     pub on: Triggers,

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::facts::Facts;
 use crate::fleet_view::FleetView;
 use crate::merge::{Merge, Merged, OnConflict};
+use crate::outcome::{Failure, Outcome, Recovery};
+use crate::trace::Trace;
 
 /// Gives advice about requests. Implemented by the chain of policies, and by [`BuiltIn`] for when there is none.
 ///
@@ -13,12 +15,43 @@ use crate::merge::{Merge, Merged, OnConflict};
 /// returns no error, because what a failing policy means for a request is the chain's own business.
 pub trait Advisor: Send + Sync + fmt::Debug {
     /// The merged advice about one request, from one snapshot of the fleet.
-    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>) -> Merged;
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Merged;
+
+    /// Could [`Advisor::recover`] say anything but [`Recovery::Planned`]?
+    fn recovers(&self) -> bool {
+        false
+    }
+
+    /// What to do after a failed try. Asked of the advisor that decided about the request, and of no later one.
+    fn recover(&self, _: &Facts, _: &Arc<FleetView>, _: &Failure, _: &mut Trace) -> Recovery {
+        Recovery::Planned
+    }
+
+    /// A request has ended. Must not take long: learning from it happens elsewhere.
+    fn ended(&self, _: &Outcome) {}
 }
 
 impl<A: Advisor> Advisor for Arc<A> {
-    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>) -> Merged {
-        self.as_ref().advise(facts, fleet)
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Merged {
+        self.as_ref().advise(facts, fleet, trace)
+    }
+
+    fn recovers(&self) -> bool {
+        self.as_ref().recovers()
+    }
+
+    fn recover(
+        &self,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        failed: &Failure,
+        trace: &mut Trace,
+    ) -> Recovery {
+        self.as_ref().recover(facts, fleet, failed, trace)
+    }
+
+    fn ended(&self, outcome: &Outcome) {
+        self.as_ref().ended(outcome);
     }
 }
 
@@ -29,7 +62,7 @@ impl<A: Advisor> Advisor for Arc<A> {
 pub struct BuiltIn;
 
 impl Advisor for BuiltIn {
-    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>) -> Merged {
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Merged {
         Merge::new(fleet, facts.request.model()).finish(OnConflict::Refuse)
     }
 }

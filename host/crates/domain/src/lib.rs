@@ -18,8 +18,10 @@ mod facts;
 mod fleet_view;
 mod lifecycle;
 mod merge;
+mod outcome;
 mod permit;
 mod plan;
+mod trace;
 pub mod units;
 
 pub use advice::{
@@ -33,5 +35,7 @@ pub use facts::{
 pub use fleet_view::{EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Permille, Topology};
 pub use lifecycle::{EngineEvent, EngineState};
 pub use merge::{Merge, Merged, OnConflict, PolicyRef};
+pub use outcome::{Failure, Outcome, Recovery, TryResult};
 pub use permit::{Allow, Dropped, permit};
 pub use plan::{Decision, NoLane, Plan, PlanLimits, Step};
+pub use trace::{Consulted, Read, Trace};

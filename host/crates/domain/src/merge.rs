@@ -6,13 +6,15 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::advice::{
     Advice, Edit, FallbackAdvice, LaneAdvice, Metric, MetricWeight, Note, QueueAdvice, Rejection, Switching,
 };
 use crate::fleet_view::{FleetView, LaneId, LaneStat};
 
 /// Name and version of a policy, as answers and records show it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PolicyRef {
     /// Name from its manifest.
     pub name: Arc<str>,

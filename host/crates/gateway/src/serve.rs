@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use pointsman_domain::{Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _};
+use pointsman_domain::{Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _, Trace};
 use pointsman_openai::{Head, Request};
 
 use crate::account::Accepted;
@@ -52,7 +52,7 @@ async fn decide(
     let fleet = gateway.fleet.view();
     known_model(&request, &fleet)?;
     let facts = facts(&request, accepted);
-    let merged = gateway.advisor.load_full().advise(&facts, &fleet);
+    let merged = gateway.advisor.load_full().advise(&facts, &fleet, &mut Trace::off());
     let plan = plan(&merged, &fleet, gateway)?;
     Ok(Decided {
         id: request.id().to_owned(),

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, Advisor, BuiltIn, Facts, FleetView, Merge, Merged, OnConflict, PolicyRef, Rejection, permit,
+    Advice, Advisor, BuiltIn, Facts, FleetView, Merge, Merged, OnConflict, PolicyRef, Rejection, Trace,
+    permit,
 };
 use serde::Serialize;
 
@@ -85,7 +86,7 @@ impl Chain {
 }
 
 impl Advisor for Chain {
-    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>) -> Merged {
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Merged {
         let mut merge = Merge::new(fleet, facts.request.model());
         let mut facts = facts.clone();
         for link in &self.links {
@@ -102,7 +103,7 @@ impl Advisor for Chain {
             tracing::warn!(policy = %name, request = facts.request.id(), ?on_error, "no advice: {problem}");
             match on_error {
                 OnError::Skip => {}
-                OnError::Default => return BuiltIn.advise(&facts, fleet),
+                OnError::Default => return BuiltIn.advise(&facts, fleet, trace),
                 OnError::Refuse => {
                     let reject = Some(refusal(&name));
                     merge.add(&name, 0, Advice { reject, ..Advice::default() });
