@@ -7,6 +7,7 @@ mod engines;
 mod groups;
 mod lanes;
 mod need;
+mod policies;
 mod reader;
 mod rules;
 mod vllm;
@@ -16,9 +17,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pointsman_domain::{OnConflict, fnv1a_chain, units};
+use pointsman_domain::fnv1a_chain;
 use pointsman_fleet::FleetSpec;
-use pointsman_policy::{OnError, PolicySpec};
+use pointsman_policy::ChainSpec;
 use toml::de::DeTable;
 
 pub(crate) use self::groups::shown_pool;
@@ -73,9 +74,13 @@ pub(crate) struct Queue {
 
 #[derive(Debug)]
 pub(crate) struct Policies {
+    /// Where compiled policies are kept.
     pub(crate) cache: Option<PathBuf>,
-    pub(crate) on_conflict: OnConflict,
-    pub(crate) chain: Vec<PolicySpec>,
+    /// The folder that the policies' folders are in.
+    pub(crate) dir: PathBuf,
+    /// How often their folders are looked at, though nothing said that they have changed.
+    pub(crate) poll: Duration,
+    pub(crate) chain: ChainSpec,
 }
 
 /// Everything that is wrong with a configuration file.
@@ -140,7 +145,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let keys = root.sections("keys").into_iter().filter_map(|section| read_key(section, folder)).collect();
     let state_dir = read_state(root.section("state"), file, folder);
     let (rules, max_wait) = rules::read(root.section("queue"), root.section("switching"));
-    let policies = read_policies(root.section("policies"), folder);
+    let policies = policies::read(root.section("policies"), folder, state_dir.as_deref());
     let groups = groups::read(root);
     let taken = server.as_ref().map(|server| server.listen.port());
     let lanes = lanes::read(root, &groups, folder, taken);
@@ -244,53 +249,6 @@ pub(crate) fn secret(
             None
         }
     }
-}
-
-fn read_policies(section: Section<'_>, folder: &Path) -> Policies {
-    let dir = folder.join(section.text("dir").unwrap_or("policies"));
-    let cache = match section.text("cache") {
-        Some(cache) => Some(folder.join(cache)),
-        None => default_cache(),
-    };
-    let on_conflict = [("refuse", OnConflict::Refuse), ("ignore-filters", OnConflict::IgnoreFilters)];
-    let on_conflict = section.word("on-conflict", &on_conflict, OnConflict::Refuse);
-    let mut chain: Vec<PolicySpec> = Vec::new();
-    for policy in section.sections("chain") {
-        let Some(spec) = read_policy(&policy, &dir) else { continue };
-        if chain.iter().any(|other| other.name == spec.name) {
-            policy.mistake("name", format!("the policy \"{}\" stands in the chain already", spec.name));
-        } else {
-            chain.push(spec);
-        }
-    }
-    section.report_unknown();
-    Policies { cache, on_conflict, chain }
-}
-
-fn read_policy(section: &Section<'_>, dir: &Path) -> Option<PolicySpec> {
-    let name = section.required_text("name", "\"cortex\"");
-    let is_plain = |name: &str| {
-        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-            && !name.starts_with('.')
-    };
-    if let Some(name) = name.filter(|name| !is_plain(name)) {
-        section.mistake(
-            "name",
-            format!("\"{name}\" is no name of a folder; letters, digits, `-`, `_` and `.` will do"),
-        );
-    }
-    let modes = [("skip", OnError::Skip), ("default", OnError::Default), ("refuse", OnError::Refuse)];
-    let spec = PolicySpec {
-        dir: dir.join(name.unwrap_or_default()),
-        name: name.unwrap_or_default().to_owned(),
-        weight: section.number("weight", 0..=1_000_000, 1000),
-        on_error: section.word("on-error", &modes, OnError::Skip),
-        config: section.json("config").unwrap_or_else(|| serde_json::json!({})),
-        deadline: section.parsed("deadline", units::duration),
-        memory: section.bytes("memory"),
-    };
-    section.report_unknown();
-    name.map(|_| spec)
 }
 
 /// Where compiled policies are kept when the configuration does not say: the user's cache folder.

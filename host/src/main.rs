@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod facts;
 mod import;
+mod reload;
 mod shutdown;
 mod telemetry;
 

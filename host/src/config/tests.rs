@@ -2,6 +2,8 @@ mod engines;
 mod memory;
 
 use pointsman_domain::dispatch::{QueueLimits, Rules};
+use pointsman_domain::units;
+use pointsman_policy::OnError;
 use proptest::prelude::*;
 
 use super::*;
@@ -33,7 +35,7 @@ fn a_lane_is_all_it_takes() {
     assert_eq!(fleet.rules, Rules { longest_wait: Duration::from_secs(30), ..Rules::default() });
     assert!(fleet.groups.is_empty() && fleet.keeper.is_none() && fleet.machine == Path::new("/"));
     assert_eq!(fleet.lanes[0].models, ["a"]);
-    assert!(config.policies.chain.is_empty() && config.keys.is_empty());
+    assert!(config.policies.chain.policies.is_empty() && config.keys.is_empty());
 }
 
 /// Something for every table.
@@ -89,11 +91,14 @@ const EVERYTHING: &str = r#"
 #[test]
 fn everything_that_is_said_is_taken_over() {
     let config = parse(EVERYTHING).unwrap();
-    let policy = &config.policies.chain[0];
+    let policy = &config.policies.chain.policies[0];
     assert_eq!(policy.dir, Path::new("/conf/p/cortex"));
-    assert_eq!((policy.weight, policy.on_error, policy.memory), (500, OnError::Refuse, Some(1 << 20)));
+    assert_eq!(
+        (policy.weight, policy.on_error, policy.settings.memory),
+        (500, OnError::Refuse, Some(1 << 20))
+    );
     let expected = serde_json::json!({ "aliases": { "gpt": "coder" }, "n": 16, "list": [1, 2.5, true] });
-    assert_eq!(policy.config, expected);
+    assert_eq!(policy.settings.config, expected);
     let seconds = Duration::from_secs;
     let (server, fleet) = (&config.server, &config.fleet);
     assert_eq!((server.keep_alive, server.attempts, server.deadline), (None, 2, seconds(60)));
@@ -258,7 +263,7 @@ fn example(name: &str) -> PathBuf {
 fn examples_are_good() {
     for name in ["quickstart.toml", "pointsman.toml", "cortex.toml"] {
         let config = Config::load(&example(name)).unwrap_or_else(|error| panic!("{error}"));
-        assert!(!config.policies.chain.is_empty() && !config.fleet.lanes.is_empty(), "{name}");
+        assert!(!config.policies.chain.policies.is_empty() && !config.fleet.lanes.is_empty(), "{name}");
     }
     let cortex = Config::load(&example("cortex.toml")).unwrap();
     let names: Vec<&str> = cortex.fleet.lanes.iter().map(|lane| lane.name.as_str()).collect();

@@ -75,6 +75,13 @@ pub fn permit(advice: &mut Advice, allow: &Allow) -> Vec<Dropped> {
     dropped
 }
 
+/// Reduce edits to what `allow` permits, and say what was left out.
+pub fn permit_edits(edits: &mut Vec<Edit>, allow: &Allow) -> Vec<Dropped> {
+    let mut dropped = Vec::new();
+    keep_allowed(edits, allow, &mut dropped);
+    dropped
+}
+
 fn keep_allowed(edits: &mut Vec<Edit>, allow: &Allow, dropped: &mut Vec<Dropped>) {
     truncate(edits, MOST_EDITS, "edit", dropped);
     edits.retain(|edit| match refusal(edit, allow) {

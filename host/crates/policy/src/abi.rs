@@ -5,7 +5,8 @@
 
 mod v0_1;
 
-use pointsman_domain::{Advice, Facts};
+use pointsman_domain::dispatch::Wish;
+use pointsman_domain::{Advice, Facts, Failure, LaneId, Outcome, Recovery};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Store};
 
@@ -37,6 +38,30 @@ pub(crate) enum Linked {
 /// One instance.
 pub(crate) enum Instance {
     V0_1(v0_1::Instance),
+}
+
+/// What a call about a request gets beside the request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) facts: &'a Facts,
+    pub(crate) topology: u64,
+    pub(crate) budget_us: u32,
+}
+
+/// A wish of a policy about a lane, and how long it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LaneWish {
+    pub(crate) lane: LaneId,
+    pub(crate) wish: Wish,
+    pub(crate) lasts: std::time::Duration,
+}
+
+/// The optional hooks that a component exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Hooks {
+    pub(crate) on_failure: bool,
+    pub(crate) on_complete: bool,
+    pub(crate) on_tick: bool,
 }
 
 /// What a policy says of itself.
@@ -77,12 +102,19 @@ impl Linked {
             Self::V0_1(linked) => linked.instantiate(store).map(Instance::V0_1),
         }
     }
+
+    /// Which optional hooks there are.
+    pub(crate) fn hooks(&self) -> Hooks {
+        match self {
+            Self::V0_1(linked) => linked.hooks(),
+        }
+    }
 }
 
 impl Instance {
     pub(crate) fn describe(&self, store: &mut Store<HostState>) -> wasmtime::Result<Description> {
         match self {
-            Self::V0_1(instance) => v0_1::describe(instance, store),
+            Self::V0_1(instance) => instance.describe(store),
         }
     }
 
@@ -92,19 +124,53 @@ impl Instance {
         config: &str,
     ) -> wasmtime::Result<Result<(), PolicyError>> {
         match self {
-            Self::V0_1(instance) => v0_1::configure(instance, store, config),
+            Self::V0_1(instance) => instance.configure(store, config),
         }
     }
 
     pub(crate) fn advise(
         &self,
         store: &mut Store<HostState>,
-        facts: &Facts,
-        topology: u64,
-        budget_us: u32,
+        asked: Asked<'_>,
     ) -> wasmtime::Result<Result<Advice, PolicyError>> {
         match self {
-            Self::V0_1(instance) => v0_1::advise(instance, store, facts, topology, budget_us),
+            Self::V0_1(instance) => instance.advise(store, asked),
+        }
+    }
+
+    /// Ask what to do after a failed try. `Planned` without that hook.
+    pub(crate) fn recover(
+        &self,
+        store: &mut Store<HostState>,
+        asked: Asked<'_>,
+        failure: &Failure,
+    ) -> wasmtime::Result<Result<Recovery, PolicyError>> {
+        match self {
+            Self::V0_1(instance) => instance.recover(store, asked, failure),
+        }
+    }
+
+    /// Show how requests ended. Nothing without that hook.
+    pub(crate) fn observe(
+        &self,
+        store: &mut Store<HostState>,
+        now_ms: u64,
+        done: &[Outcome],
+    ) -> wasmtime::Result<()> {
+        match self {
+            Self::V0_1(instance) => instance.observe(store, now_ms, done),
+        }
+    }
+
+    /// Ask for wishes about lanes. None without that hook.
+    pub(crate) fn tick(
+        &self,
+        store: &mut Store<HostState>,
+        now_ms: u64,
+        seed: u64,
+    ) -> wasmtime::Result<Vec<LaneWish>> {
+        match self {
+            Self::V0_1(instance) => instance.tick(store, now_ms, seed),
         }
     }
 }

@@ -32,6 +32,10 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// All kinds.
+    pub(crate) const KINDS: [&str; 6] =
+        ["timeout", "memory", "output-too-large", "trap", "instantiate", "panic"];
+
     /// Value of a metric's label.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -67,18 +71,30 @@ pub(crate) fn store(runtime: &Runtime, state: HostState) -> Store<HostState> {
     store
 }
 
+/// Whatever has a store that calls run in.
+pub(crate) trait Guest {
+    fn store(&mut self) -> &mut Store<HostState>;
+}
+
+impl Guest for Store<HostState> {
+    fn store(&mut self) -> &mut Store<HostState> {
+        self
+    }
+}
+
 /// Run `call` within its limits. After a fault the store must not be used again.
-pub(crate) fn guarded<T>(
-    store: &mut Store<HostState>,
+pub(crate) fn guarded<G: Guest, T>(
+    guest: &mut G,
     limits: CallLimits,
-    call: impl FnOnce(&mut Store<HostState>) -> wasmtime::Result<T>,
+    call: impl FnOnce(&mut G) -> wasmtime::Result<T>,
 ) -> Result<T, Fault> {
+    let store = guest.store();
     // Before every call: a deadline that is set once is over after the first.
     store.set_epoch_deadline(limits.ticks());
     store.set_hostcall_fuel(MOST_RESULT);
-    match catch_unwind(AssertUnwindSafe(|| call(store))) {
+    match catch_unwind(AssertUnwindSafe(|| call(guest))) {
         Ok(Ok(result)) => Ok(result),
-        Ok(Err(error)) => Err(classify(&error, store.data().memory.exceeded, limits)),
+        Ok(Err(error)) => Err(classify(&error, guest.store().data().memory.exceeded, limits)),
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             Err(Fault::Panic(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()))
@@ -162,6 +178,7 @@ impl ResourceLimiter for MemoryLimit {
 /// A call that is running: what the guest's questions are answered from.
 #[derive(Debug, Clone)]
 pub(crate) struct Current {
-    pub(crate) request: Arc<dyn pointsman_domain::RequestView>,
+    /// `None` in hooks that are not about a request.
+    pub(crate) request: Option<Arc<dyn pointsman_domain::RequestView>>,
     pub(crate) fleet: Arc<pointsman_domain::FleetView>,
 }

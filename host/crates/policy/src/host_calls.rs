@@ -78,7 +78,7 @@ impl HostState {
     }
 
     pub(crate) fn request(&self) -> Option<&dyn RequestView> {
-        self.current.as_ref().map(|current| &*current.request)
+        self.current.as_ref()?.request.as_deref()
     }
 
     pub(crate) fn fleet(&self) -> Option<&FleetView> {
@@ -123,8 +123,8 @@ impl HostState {
     }
 
     pub(crate) fn candidates(&self) -> Vec<u32> {
-        let Some(current) = &self.current else { return Vec::new() };
-        current.fleet.topology.candidates(current.request.model()).iter().map(|lane| lane.0).collect()
+        let (Some(fleet), Some(request)) = (self.fleet(), self.request()) else { return Vec::new() };
+        fleet.topology.candidates(request.model()).iter().map(|lane| lane.0).collect()
     }
 
     pub(crate) fn stats(&self) -> &[LaneStat] {

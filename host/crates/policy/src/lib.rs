@@ -11,7 +11,9 @@
 //! policy becomes a `Fault`, is counted, and costs the request nothing but this policy's advice.
 
 mod abi;
+mod background;
 mod breaker;
+mod bundle;
 mod cache;
 mod call;
 mod cases;
@@ -20,14 +22,23 @@ mod component;
 mod host_calls;
 mod manifest;
 mod metrics;
-mod policy;
+mod place;
+mod policies;
 mod pool;
 mod runtime;
+mod spec;
 mod state;
+mod store;
+mod version;
 
-pub use cases::{CaseError, CaseRequest, FactsOf};
-pub use chain::{Chain, PolicyStatus};
+pub use background::FleetLink;
+pub use cases::{CaseError, CaseRequest, CaseResult, Difference, FactsOf};
 pub use manifest::ManifestError;
 pub use metrics::PolicyMetrics;
-pub use policy::{LoadError, OnError, Policy, PolicySpec};
+pub use policies::{
+    AdvisorSlot, Aside, Change, Command, CommandError, Earlier, Policies, PolicyStatus, Problem, Trial,
+    WatchStatus,
+};
 pub use runtime::{Allocator, Runtime, RuntimeError, RuntimeSettings};
+pub use spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
+pub use version::LoadError;

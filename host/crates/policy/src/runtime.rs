@@ -15,8 +15,11 @@ use crate::state::State;
 
 /// Between two ticks of the epoch clock: the grain of deadlines.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
-/// Instances of all policies together. A call is synchronous, so there are never more in use than threads that call.
-const MOST_INSTANCES: u32 = 256;
+/// Instances of all policies together. A call is synchronous, so each policy has at most one for each thread that calls;
+/// this is room for sixty policies on sixteen threads. It is address space, not memory: about 6 TiB of the 128 there are.
+const MOST_INSTANCES: u32 = 1024;
+/// Core instances of all policies together. Most policies have two or three; CPython has 38, and few will use that.
+const MOST_CORE_INSTANCES_IN_ALL: u32 = 16 * MOST_INSTANCES;
 /// Core instances in one component; CPython has 38.
 const MOST_CORE_INSTANCES: u32 = 64;
 /// Linear memories in one component.
@@ -147,7 +150,7 @@ fn engine(strategy: InstanceAllocationStrategy) -> Result<Engine, RuntimeError> 
 fn pooling() -> InstanceAllocationStrategy {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(MOST_INSTANCES)
-        .total_core_instances(MOST_INSTANCES * 8)
+        .total_core_instances(MOST_CORE_INSTANCES_IN_ALL)
         .total_memories(MOST_INSTANCES)
         .total_tables(MOST_INSTANCES * 4)
         .max_core_instances_per_component(MOST_CORE_INSTANCES)
