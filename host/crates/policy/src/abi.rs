@@ -1,9 +1,12 @@
 //! The versions of the contract that this host serves. Which one a component was built for is found out once, when it is
 //! loaded; from then on an [`Instance`] speaks the domain's own types.
 //!
-//! A new track is a file beside `v0_1.rs` and a variant here.
+//! A new track is a file beside `v0_1.rs` and a variant here. `vllm_middleware.rs` is the contract of another router, of
+//! which we serve what it has.
 
 mod v0_1;
+pub(crate) mod vllm_middleware;
+mod wasi;
 
 use pointsman_domain::{Advice, Facts};
 use wasmtime::component::{Component, Linker};
@@ -11,12 +14,38 @@ use wasmtime::{Engine, Store};
 
 use crate::host_calls::HostState;
 
+pub(crate) use self::wasi::Wasi;
+
 /// Package whose interfaces a policy may import and must export.
 pub(crate) const PACKAGE: &str = "pointsman:policy/";
 /// The version of the contract that this host implements; policies for an older 0.1.x are served too.
 pub(crate) const VERSION: &str = "0.1.0";
 /// What a component has to export.
 pub(crate) const REQUIRED_EXPORTS: [&str; 2] = ["lifecycle", "on-request"];
+
+/// Bytes that the host takes out of a policy in one call, results and arguments of imports alike.
+pub(crate) const MOST_RESULT: usize = 256 << 10;
+
+/// A contract that manifests may name as their `api`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Track {
+    V0_1,
+    VllmMiddleware,
+}
+
+impl Track {
+    /// Their names, for sentences.
+    pub(crate) const NAMES: &str = "`0.1` and `vllm-router-middleware-0.1`";
+
+    /// The track of that name.
+    pub(crate) fn named(api: &str) -> Option<Self> {
+        match api {
+            "0.1" => Some(Self::V0_1),
+            "vllm-router-middleware-0.1" => Some(Self::VllmMiddleware),
+            _ => None,
+        }
+    }
+}
 
 /// The linkers of all versions.
 pub(crate) struct Abi {
@@ -32,11 +61,13 @@ impl std::fmt::Debug for Abi {
 /// A component that is linked and checked against the contract, ready to be instantiated.
 pub(crate) enum Linked {
     V0_1(v0_1::Linked),
+    VllmMiddleware(vllm_middleware::Linked),
 }
 
 /// One instance.
 pub(crate) enum Instance {
     V0_1(v0_1::Instance),
+    VllmMiddleware(vllm_middleware::Instance),
 }
 
 /// What a policy says of itself.
@@ -66,8 +97,11 @@ impl Abi {
     }
 
     /// Link a component; all names and types are checked here.
-    pub(crate) fn link(&self, component: &Component) -> wasmtime::Result<Linked> {
-        v0_1::link(&self.v0_1, component).map(Linked::V0_1)
+    pub(crate) fn link(&self, track: Track, component: &Component) -> wasmtime::Result<Linked> {
+        match track {
+            Track::V0_1 => v0_1::link(&self.v0_1, component).map(Linked::V0_1),
+            Track::VllmMiddleware => vllm_middleware::link(component).map(Linked::VllmMiddleware),
+        }
     }
 }
 
@@ -75,14 +109,17 @@ impl Linked {
     pub(crate) fn instantiate(&self, store: &mut Store<HostState>) -> wasmtime::Result<Instance> {
         match self {
             Self::V0_1(linked) => linked.instantiate(store).map(Instance::V0_1),
+            Self::VllmMiddleware(linked) => linked.instantiate(store).map(Instance::VllmMiddleware),
         }
     }
 }
 
 impl Instance {
-    pub(crate) fn describe(&self, store: &mut Store<HostState>) -> wasmtime::Result<Description> {
+    /// What the component says of itself; `None` where its contract has no words for that.
+    pub(crate) fn describe(&self, store: &mut Store<HostState>) -> wasmtime::Result<Option<Description>> {
         match self {
-            Self::V0_1(instance) => v0_1::describe(instance, store),
+            Self::V0_1(instance) => v0_1::describe(instance, store).map(Some),
+            Self::VllmMiddleware(_) => Ok(None),
         }
     }
 
@@ -93,6 +130,7 @@ impl Instance {
     ) -> wasmtime::Result<Result<(), PolicyError>> {
         match self {
             Self::V0_1(instance) => v0_1::configure(instance, store, config),
+            Self::VllmMiddleware(_) => Ok(vllm_middleware::configure(config)),
         }
     }
 
@@ -105,6 +143,23 @@ impl Instance {
     ) -> wasmtime::Result<Result<Advice, PolicyError>> {
         match self {
             Self::V0_1(instance) => v0_1::advise(instance, store, facts, topology, budget_us),
+            Self::VllmMiddleware(instance) => vllm_middleware::advise(instance, store, facts),
+        }
+    }
+
+    /// Bytes that the host takes out of the guest in a call about this request.
+    pub(crate) fn most_result(&self, facts: &Facts) -> usize {
+        match self {
+            Self::V0_1(_) => MOST_RESULT,
+            Self::VllmMiddleware(_) => vllm_middleware::most_result(facts),
+        }
+    }
+
+    /// Is it better to make a new instance than to ask this one again?
+    pub(crate) fn is_worn(&self, store: &Store<HostState>) -> bool {
+        match self {
+            Self::V0_1(_) => false,
+            Self::VllmMiddleware(_) => vllm_middleware::is_worn(store.data()),
         }
     }
 }

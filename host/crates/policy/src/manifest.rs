@@ -54,6 +54,8 @@ struct AllowTable {
     #[serde(default)]
     model: bool,
     #[serde(default)]
+    body: bool,
+    #[serde(default)]
     priority: (i32, i32),
     #[serde(default)]
     metrics: Vec<String>,
@@ -108,9 +110,9 @@ impl Manifest {
     }
 
     pub(crate) fn allow(&self) -> Allow {
-        let AllowTable { fields, headers, system, model, priority, .. } = self.allow.clone();
+        let AllowTable { fields, headers, system, model, body, priority, .. } = self.allow.clone();
         let headers = headers.into_iter().map(|name| name.to_ascii_lowercase()).collect();
-        Allow { fields, headers, system, model, priority }
+        Allow { fields, headers, system, model, body, priority }
     }
 
     /// Names of the policy's own figures.

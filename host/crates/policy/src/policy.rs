@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pointsman_domain::{Advice, Allow, Facts, FleetView, PolicyRef};
 
-use crate::abi::PolicyError;
+use crate::abi::{Description, MOST_RESULT, PolicyError, Track};
 use crate::breaker::Breaker;
 use crate::call::{CallLimits, Current, Fault, guarded, store};
 use crate::cases::{self, CaseError, FactsOf};
@@ -26,8 +26,6 @@ const LONGEST_DEADLINE: Duration = Duration::from_millis(100);
 const INSTANTIATE_DEADLINE: Duration = Duration::from_millis(50);
 /// Memory of an instance where neither operator nor manifest says.
 const MEMORY: u64 = 64 << 20;
-/// The track of the contract that manifests may name.
-const TRACK: &str = "0.1";
 
 /// What happens to a request when the policy gives no advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -181,6 +179,7 @@ impl Policy {
         let limits = CallLimits {
             deadline: spec.deadline.or(manifest.limits.deadline).unwrap_or(DEADLINE).min(LONGEST_DEADLINE),
             memory: spec.memory.or(manifest.limits.memory).unwrap_or(MEMORY).min(MOST_MEMORY),
+            result: MOST_RESULT,
         };
         Self {
             runtime: Arc::clone(runtime),
@@ -256,11 +255,13 @@ impl Policy {
         store.data_mut().begin(Current { request: Arc::clone(&facts.request), fleet: Arc::clone(fleet) });
         let topology = fleet.topology.generation();
         let budget_us = u32::try_from(self.limits.deadline.as_micros()).unwrap_or(u32::MAX);
+        let limits = CallLimits { result: instance.most_result(facts), ..self.limits };
         // On a fault the instance goes: its memory may be in any state, and wasmtime would not enter it again.
-        let advised =
-            guarded(store, self.limits, |store| instance.advise(store, facts, topology, budget_us))?;
+        let advised = guarded(store, limits, |store| instance.advise(store, facts, topology, budget_us))?;
         store.data_mut().end();
-        self.pool.put(warm);
+        if !instance.is_worn(store) {
+            self.pool.put(warm);
+        }
         Ok(advised?)
     }
 
@@ -302,6 +303,12 @@ impl Policy {
         let instance =
             guarded(&mut store, limits, |store| self.loaded.linked.instantiate(store)).map_err(failed)?;
         let described = guarded(&mut store, limits, |store| instance.describe(store)).map_err(failed)?;
+        // Where the contract has no description, the manifest's word is all there is.
+        let described = described.unwrap_or_else(|| Description {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            hints: Vec::new(),
+        });
         let says = |name: &str, version: &str| format!("`{name}` version `{version}`");
         let (manifest, component) =
             (says(&manifest.name, &manifest.version), says(&described.name, &described.version));
@@ -328,9 +335,13 @@ fn load_component(runtime: &Runtime, spec: &PolicySpec, manifest: &Manifest) -> 
     let path = spec.dir.join(&manifest.file);
     let file = path.display().to_string();
     let fail = |what: String| LoadError::File { file: file.clone(), what };
-    if manifest.api != TRACK {
-        return Err(fail(format!("it is for policy API {}, and this host serves {TRACK}", manifest.api)));
-    }
+    let Some(track) = Track::named(&manifest.api) else {
+        return Err(fail(format!(
+            "it is for policy API {}, and this host serves {}",
+            manifest.api,
+            Track::NAMES
+        )));
+    };
     let size = std::fs::metadata(&path).map_err(|error| fail(format!("cannot be read: {error}")))?.len();
     if size > MOST_BYTES {
         return Err(fail(format!("it is {size} bytes long, and {MOST_BYTES} are the limit")));
@@ -345,5 +356,5 @@ fn load_component(runtime: &Runtime, spec: &PolicySpec, manifest: &Manifest) -> 
             )));
         }
     }
-    component::load(runtime, &bytes).map_err(|error| LoadError::Component { file, error })
+    component::load(runtime, track, &bytes).map_err(|error| LoadError::Component { file, error })
 }
