@@ -9,9 +9,7 @@ use wasmtime::{ResourceLimiter, Store, Trap};
 use crate::host_calls::HostState;
 use crate::runtime::{MOST_MEMORIES, MOST_TABLE_ELEMENTS, MOST_TABLES, Runtime, TICK};
 
-/// Bytes that the host takes out of the guest in one call, results and arguments of imports alike.
-const MOST_RESULT: usize = 256 << 10;
-/// Handles of one instance. The contract has no resources, so honest policies have none.
+/// Handles of one instance. Our contract has no resources; what WASI hands out to a middleware is a few streams.
 const MOST_HANDLES: usize = 64;
 
 /// What went wrong in a policy.
@@ -21,8 +19,8 @@ pub(crate) enum Fault {
     Timeout(Duration),
     #[error("it needs more memory than its limit of {0} bytes")]
     Memory(u64),
-    #[error("it hands over more than {MOST_RESULT} bytes")]
-    Output,
+    #[error("it hands over more than {0} bytes")]
+    Output(usize),
     #[error("it trapped: {0}")]
     Trap(String),
     #[error("no instance of it can be made: {0}")]
@@ -41,7 +39,7 @@ impl Fault {
         match self {
             Self::Timeout(_) => "timeout",
             Self::Memory(_) => "memory",
-            Self::Output => "output-too-large",
+            Self::Output(_) => "output-too-large",
             Self::Trap(_) => "trap",
             Self::Instantiate(_) => "instantiate",
             Self::Panic(_) => "panic",
@@ -54,6 +52,8 @@ impl Fault {
 pub(crate) struct CallLimits {
     pub(crate) deadline: Duration,
     pub(crate) memory: u64,
+    /// Bytes that the host takes out of the guest in one call, results and arguments of imports alike.
+    pub(crate) result: usize,
 }
 
 impl CallLimits {
@@ -91,7 +91,7 @@ pub(crate) fn guarded<G: Guest, T>(
     let store = guest.store();
     // Before every call: a deadline that is set once is over after the first.
     store.set_epoch_deadline(limits.ticks());
-    store.set_hostcall_fuel(MOST_RESULT);
+    store.set_hostcall_fuel(limits.result);
     match catch_unwind(AssertUnwindSafe(|| call(guest))) {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(classify(&error, guest.store().data().memory.exceeded, limits)),
@@ -110,7 +110,7 @@ fn classify(error: &wasmtime::Error, memory_exceeded: bool, limits: CallLimits) 
         Some(trap) => Fault::Trap(trap.to_string()),
         // wasmtime's type for it is private.
         None if format!("{error:#}").contains("fuel allocated for hostcalls has been exhausted") => {
-            Fault::Output
+            Fault::Output(limits.result)
         }
         None => Fault::Trap(format!("{error:#}")),
     }
@@ -127,6 +127,11 @@ pub(crate) struct MemoryLimit {
 impl MemoryLimit {
     pub(crate) fn new(most: u64) -> Self {
         Self { most, used: 0, exceeded: false }
+    }
+
+    /// Bytes that may be in use.
+    pub(crate) fn most(&self) -> u64 {
+        self.most
     }
 
     /// Bytes in use; memory never shrinks, so this is also the most that was.

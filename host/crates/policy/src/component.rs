@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::abi::{Linked, PACKAGE, REQUIRED_EXPORTS, VERSION};
+use crate::abi::{Linked, PACKAGE, REQUIRED_EXPORTS, Track, VERSION, vllm_middleware};
 use crate::runtime::{MOST_MEMORIES, MOST_MEMORY, MOST_TABLE_ELEMENTS, MOST_TABLES, Runtime};
 
 /// Longest component. CPython's is 18.4 MB.
@@ -42,6 +42,12 @@ pub enum ComponentError {
     /// An export is missing.
     #[error("it does not export `pointsman:policy/{0}`, which every policy has to")]
     MissingExport(&'static str),
+    /// An import that neither its contract nor WASI has.
+    #[error("it imports `{0}`, and a vLLM Router middleware may import interfaces of `wasi:` and no others")]
+    MiddlewareImport(String),
+    /// It is no middleware.
+    #[error("its manifest says that it is a vLLM Router middleware, and it does not export `{0}`")]
+    NoMiddleware(&'static str),
     /// Its shape is beyond the limits.
     #[error("it has {0}")]
     TooLarge(String),
@@ -57,16 +63,20 @@ pub(crate) struct Loaded {
 }
 
 /// Compile (or take from the cache), check and link a component.
-pub(crate) fn load(runtime: &Runtime, bytes: &[u8]) -> Result<Loaded, ComponentError> {
+pub(crate) fn load(runtime: &Runtime, track: Track, bytes: &[u8]) -> Result<Loaded, ComponentError> {
     let digest = hex(&Sha256::digest(bytes));
     let cached = runtime.cache.as_ref().and_then(|cache| cache.load(&runtime.engine, &digest));
     let component = match cached {
         Some(component) => component,
         None => compile(runtime, bytes, &digest)?,
     };
-    check_names(&runtime.engine, &component)?;
+    match track {
+        Track::V0_1 => check_names(&runtime.engine, &component)?,
+        Track::VllmMiddleware => vllm_middleware::check_names(&runtime.engine, &component)?,
+    }
     check_size(&component)?;
-    let linked = runtime.abi.link(&component).map_err(|error| ComponentError::Types(format!("{error:#}")))?;
+    let linked =
+        runtime.abi.link(track, &component).map_err(|error| ComponentError::Types(format!("{error:#}")))?;
     Ok(Loaded { linked, digest })
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use pointsman_domain::{FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, RequestView};
 
+use crate::abi::Wasi;
 use crate::call::{Current, MemoryLimit};
 use crate::metrics::PolicyFigures;
 use crate::state::State;
@@ -57,13 +58,16 @@ impl Shared {
 pub(crate) struct HostState {
     pub(crate) shared: Arc<Shared>,
     pub(crate) memory: MemoryLimit,
+    /// The world outside, for those guests that were built to see one.
+    pub(crate) wasi: Wasi,
     current: Option<Current>,
     left: usize,
 }
 
 impl HostState {
     pub(crate) fn new(shared: Arc<Shared>, most_memory: u64) -> Self {
-        Self { shared, memory: MemoryLimit::new(most_memory), current: None, left: 0 }
+        let memory = MemoryLimit::new(most_memory);
+        Self { shared, memory, wasi: Wasi::default(), current: None, left: 0 }
     }
 
     /// Begin a call about a request.

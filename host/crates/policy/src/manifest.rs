@@ -60,6 +60,8 @@ struct AllowTable {
     #[serde(default)]
     model: bool,
     #[serde(default)]
+    body: bool,
+    #[serde(default)]
     priority: (i32, i32),
     #[serde(default)]
     metrics: Vec<String>,
@@ -74,6 +76,7 @@ impl Default for AllowTable {
             headers: Vec::new(),
             system: false,
             model: false,
+            body: false,
             priority: (0, 0),
             metrics: Vec::new(),
             interfaces: every_interface(),
@@ -163,9 +166,9 @@ impl Manifest {
     }
 
     pub(crate) fn allow(&self) -> Allow {
-        let AllowTable { fields, headers, system, model, priority, .. } = self.allow.clone();
+        let AllowTable { fields, headers, system, model, body, priority, .. } = self.allow.clone();
         let headers = headers.into_iter().map(|name| name.to_ascii_lowercase()).collect();
-        Allow { fields, headers, system, model, priority }
+        Allow { fields, headers, system, model, body, priority }
     }
 
     /// Interfaces of the host, beyond `request` and `fleet`, that the component may import.

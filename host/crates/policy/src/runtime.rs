@@ -137,11 +137,13 @@ fn engine(strategy: InstanceAllocationStrategy) -> Result<Engine, RuntimeError> 
         .wasm_threads(false)
         .shared_memory(false)
         .wasm_memory64(false)
-        .wasm_multi_memory(false)
         .wasm_tail_call(false)
         .wasm_gc(false)
         .wasm_exceptions(false)
         .wasm_function_references(false)
+        // Needed where parts of one component pass strings to each other, as QuickJS's do: the code that wasmtime makes for
+        // that sees the memories of both. Without it, wasmtime panics over such a component.
+        .wasm_multi_memory(true)
         // Its results differ between CPUs.
         .wasm_relaxed_simd(false);
     Engine::new(&config).map_err(RuntimeError::Engine)
@@ -200,5 +202,43 @@ impl Drop for Ticker {
             // It cannot have panicked, and there would be nothing to do about it.
             drop(thread.join());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::component::Component;
+
+    use super::*;
+
+    /// Two parts of one component, each with a memory, and a string that goes from one to the other.
+    const TWO_MEMORIES: &str = r#"(component
+        (component $callee
+            (core module $m
+                (memory (export "memory") 1)
+                (func (export "take") (param i32 i32))
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0)))
+            (core instance $i (instantiate $m))
+            (func (export "take") (param "text" string)
+                (canon lift (core func $i "take") (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))
+        (component $caller
+            (import "take" (func $take (param "text" string)))
+            (core module $memory (memory (export "memory") 1))
+            (core instance $memory (instantiate $memory))
+            (core func $lowered (canon lower (func $take) (memory (core memory $memory "memory"))))
+            (core module $m
+                (import "" "take" (func $take (param i32 i32)))
+                (func (export "run") (call $take (i32.const 0) (i32.const 0))))
+            (core instance $i (instantiate $m (with "" (instance (export "take" (func $lowered))))))
+            (func (export "run") (canon lift (core func $i "run"))))
+        (instance $callee (instantiate $callee))
+        (instance $caller (instantiate $caller (with "take" (func $callee "take"))))
+        (export "run" (func $caller "run")))"#;
+
+    #[test]
+    fn components_of_several_parts_can_be_compiled() {
+        let engine = engine(InstanceAllocationStrategy::OnDemand).unwrap();
+        let compiled = Component::new(&engine, wat::parse_str(TWO_MEMORIES).unwrap());
+        assert!(compiled.is_ok(), "{:#}", compiled.err().unwrap());
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pointsman_domain::{Advice, Allow, Facts, Failure, FleetView, Outcome, PolicyRef, Read, Recovery};
 
-use crate::abi::{Asked, Hooks, LaneWish, PolicyError};
+use crate::abi::{Asked, Description, Hooks, LaneWish, MOST_RESULT, PolicyError};
 use crate::background::Comparison;
 use crate::breaker::Breaker;
 use crate::bundle::Bundle;
@@ -165,7 +165,7 @@ impl Version {
             fingerprint,
             allow: manifest.allow(),
             config: settings.config.to_string(),
-            limits: CallLimits { deadline, memory },
+            limits: CallLimits { deadline, memory, result: MOST_RESULT },
             budget: settings.budget.or(asked.budget).unwrap_or(BUDGET),
             most_calls: asked.calls.unwrap_or(CALLS).max(1),
             manifest: Arc::clone(manifest),
@@ -328,13 +328,16 @@ impl Version {
         let hurried = matches!(hook, Hook::Request | Hook::Failure);
         let deadline =
             if hurried { self.limits.deadline } else { self.limits.deadline.max(UNHURRIED_DEADLINE) };
-        let limits = CallLimits { deadline, ..self.limits };
+        let result = warm.instance.most_result(current.request.as_deref());
+        let limits = CallLimits { deadline, result, ..self.limits };
         warm.store.data_mut().begin(current);
         // On a fault the instance goes: its memory may be in any state, and wasmtime would not enter it again.
         let said = guarded(&mut *warm, limits, call)?;
         warm.store.data_mut().end();
         let _ = reads;
-        self.pool.put(warm, self.most_calls);
+        if !warm.instance.is_worn(&warm.store) {
+            self.pool.put(warm, self.most_calls);
+        }
         Ok(said?)
     }
 
@@ -411,6 +414,12 @@ impl Version {
         let mut warm = self.unconfigured().map_err(failed)?;
         let described = guarded(&mut *warm, self.unhurried(), |warm| warm.instance.describe(&mut warm.store))
             .map_err(failed)?;
+        // Where the contract has no description, the manifest's word is all there is.
+        let described = described.unwrap_or_else(|| Description {
+            name: self.manifest.name.clone(),
+            version: self.manifest.version.clone(),
+            hints: Vec::new(),
+        });
         let says = |name: &str, version: &str| format!("`{name}` version `{version}`");
         let manifest = says(&self.manifest.name, &self.manifest.version);
         let component = says(&described.name, &described.version);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Change, Kept, Policies, remember};
+use crate::abi::Track;
 use crate::bundle::{Bundle, Stamp};
 use crate::cases;
 use crate::component;
@@ -13,9 +14,6 @@ use crate::spec::{ChainSpec, PolicySpec, Rollout, Settings};
 use crate::state::State;
 use crate::store::{Remembered, Store};
 use crate::version::{LoadError, Version};
-
-/// The track of the contract that manifests may name.
-const TRACK: &str = "0.1";
 
 impl Policies {
     /// Look at one policy's folder. The caller holds `changing`.
@@ -110,11 +108,11 @@ impl Policies {
     ) -> Result<Version, LoadError> {
         let file = bundle.dir.join(&bundle.manifest.file).display().to_string();
         let fail = |what: String| LoadError::File { file: file.clone(), what };
-        if bundle.manifest.api != TRACK {
+        let Some(track) = Track::named(&bundle.manifest.api) else {
             let api = &bundle.manifest.api;
-            return Err(fail(format!("it is for policy API {api}, and this host serves {TRACK}")));
-        }
-        let loaded = component::load(&self.runtime, &bundle.component);
+            return Err(fail(format!("it is for policy API {api}, and this host serves {}", Track::NAMES)));
+        };
+        let loaded = component::load(&self.runtime, track, &bundle.component);
         let loaded = Arc::new(loaded.map_err(|error| LoadError::Component { file: file.clone(), error })?);
         let digest = &loaded.digest;
         let wanted = bundle.manifest.build.as_ref().map(|build| build.component_sha256.as_str());
