@@ -12,9 +12,7 @@ use pointsman_domain::{
     Advisor as _, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneState, OnConflict, Topology,
 };
 use pointsman_openai::{Head, Request};
-use pointsman_policy::{
-    Allocator, CaseRequest, Chain, OnError, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
-};
+use pointsman_policy::{CaseRequest, Chain, OnError, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings};
 use prometheus_client::registry::Registry;
 
 fn facts(model: &str) -> Facts {
@@ -52,7 +50,7 @@ fn fleet(lanes: usize) -> Arc<FleetView> {
 }
 
 fn advise(criterion: &mut Criterion) {
-    let settings = RuntimeSettings { cache_dir: None, allocator: Allocator::Auto, warm_instances: 1 };
+    let settings = RuntimeSettings { warm_instances: 1, ..RuntimeSettings::default() };
     let runtime = Runtime::new(settings).unwrap();
     let spec = PolicySpec {
         dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/cortex"),

@@ -24,9 +24,7 @@ use pointsman_domain::{
     Plan, PlanLimits, Step, Switching, Topology, Triggers,
 };
 use pointsman_openai::{Head, Request};
-use pointsman_policy::{
-    Allocator, CaseRequest, Chain, OnError, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
-};
+use pointsman_policy::{CaseRequest, Chain, OnError, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings};
 use prometheus_client::registry::Registry;
 
 use self::world::{Asker, Discipline, Outcome, run, s};
@@ -107,7 +105,7 @@ fn as_asked(lane: LaneId, asker: &Asker, _: &Arc<FleetView>, _: Duration) -> Pla
 }
 
 fn chain() -> Chain {
-    let settings = RuntimeSettings { cache_dir: None, allocator: Allocator::Auto, warm_instances: 1 };
+    let settings = RuntimeSettings { warm_instances: 1, ..RuntimeSettings::default() };
     let runtime = Runtime::new(settings).expect("wasmtime runs here");
     let spec = PolicySpec {
         dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/cortex"),

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use pointsman_domain::{Advisor, PlanLimits};
 use pointsman_fleet::{Fleet, FleetMetrics, FleetTasks};
 use pointsman_gateway::{Gateway, GatewayMetrics, Keys, Settings};
-use pointsman_policy::{Allocator, Chain, PolicyMetrics, Runtime, RuntimeSettings};
+use pointsman_policy::{Allocator, Chain, Compiler, PolicyMetrics, Runtime, RuntimeSettings};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -91,6 +91,7 @@ fn load_policies(policies: &Policies, registry: &mut Registry) -> Result<(Arc<Ch
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let settings = RuntimeSettings {
         cache_dir: policies.cache.clone(),
+        compiler: Compiler::this_program(),
         allocator: Allocator::Auto,
         warm_instances: workers.min(16),
     };

@@ -6,7 +6,7 @@ use std::fmt;
 
 use anyhow::Result;
 use pointsman_fleet::Machine;
-use pointsman_policy::{Allocator, Chain, PolicyMetrics, Runtime, RuntimeSettings};
+use pointsman_policy::{Allocator, Chain, Compiler, PolicyMetrics, Runtime, RuntimeSettings};
 use prometheus_client::registry::Registry;
 
 use crate::cli::Check;
@@ -30,6 +30,7 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     let config = Config::load(&check.config)?;
     let settings = RuntimeSettings {
         cache_dir: config.policies.cache.clone(),
+        compiler: Compiler::this_program(),
         allocator: Allocator::OnDemand,
         warm_instances: 1,
     };
