@@ -7,8 +7,9 @@
 //! ```
 //!
 //! What a policy can do to the host is bounded in `call` (time, memory, handles, size of results), in `host_calls` (what
-//! it may ask, and how much text that may yield) and in `component` (what may be loaded at all). Whatever goes wrong in a
-//! policy becomes a `Fault`, is counted, and costs the request nothing but this policy's advice.
+//! it may ask, and how much text that may yield) and in `scan`, `compile` and `component` (what may be loaded at all, and
+//! where it is compiled). Whatever goes wrong in a policy becomes a `Fault`, is counted, and costs the request nothing but
+//! this policy's advice.
 
 mod abi;
 mod breaker;

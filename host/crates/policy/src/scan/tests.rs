@@ -150,11 +150,11 @@ fn every_number_has_a_limit() {
     for (what, bytes, sentence) in [
         ("modules", with(&"(core module)".repeat(64)), "65 core modules, and 64 are"),
         ("core instances", with(&instances), "65 core instances, and 64 are"),
-        ("instances", with(&multiplying(6)), "3072"),
+        ("instances", with(&multiplying(8)), "49152"),
         (
             "too many instances",
-            with(&multiplying(7)),
-            "12288 instances of components within each other, and 4096 are",
+            with(&multiplying(9)),
+            "196608 instances of components within each other, and 65536 are",
         ),
         ("memories", with(&"(core module (memory 1))".repeat(4)), "5 memories, and 4 are"),
         ("tables", module(&"(table 1 funcref)".repeat(16)), "17 tables, and 16 are"),
@@ -189,7 +189,7 @@ fn every_number_has_a_limit() {
     ] {
         assert_refused(what, &bytes, sentence);
     }
-    assert_eq!(MOST_INSTANTIATIONS, 4096);
+    assert_eq!(MOST_INSTANTIATIONS, 65_536);
 }
 
 /// Sections that claim to hold more than they do.
