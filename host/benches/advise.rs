@@ -13,7 +13,7 @@ use pointsman_domain::{
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
-    Allocator, CaseRequest, ChainSpec, Policies, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
+    CaseRequest, ChainSpec, Policies, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
 };
 use prometheus_client::registry::Registry;
 
@@ -52,7 +52,7 @@ fn fleet(lanes: usize) -> Arc<FleetView> {
 }
 
 fn advise(criterion: &mut Criterion) {
-    let settings = RuntimeSettings { cache_dir: None, allocator: Allocator::Auto, warm_instances: 1 };
+    let settings = RuntimeSettings { warm_instances: 1, ..RuntimeSettings::default() };
     let runtime = Runtime::new(settings).unwrap();
     let spec = PolicySpec::new("cortex", Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/cortex"));
     let metrics = PolicyMetrics::register(&mut Registry::default());

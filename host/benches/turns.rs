@@ -25,7 +25,7 @@ use pointsman_domain::{
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
-    Allocator, CaseRequest, ChainSpec, Policies, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
+    CaseRequest, ChainSpec, Policies, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
 };
 use prometheus_client::registry::Registry;
 
@@ -107,7 +107,7 @@ fn as_asked(lane: LaneId, asker: &Asker, _: &Arc<FleetView>, _: Duration) -> Pla
 }
 
 fn policies() -> Arc<Policies> {
-    let settings = RuntimeSettings { cache_dir: None, allocator: Allocator::Auto, warm_instances: 1 };
+    let settings = RuntimeSettings { warm_instances: 1, ..RuntimeSettings::default() };
     let runtime = Runtime::new(settings).expect("wasmtime runs here");
     let mut spec =
         PolicySpec::new("cortex", Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/cortex"));

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetTasks};
 use pointsman_gateway::{Gateway, GatewayMetrics, Keys, Settings};
-use pointsman_policy::{Allocator, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings};
+use pointsman_policy::{Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -92,6 +92,7 @@ fn load_policies(config: &config::Policies, registry: &mut Registry) -> Result<A
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let settings = RuntimeSettings {
         cache_dir: config.cache.clone(),
+        compiler: Compiler::this_program(),
         allocator: Allocator::Auto,
         warm_instances: workers.min(16),
     };

@@ -6,7 +6,9 @@ use std::fmt;
 
 use anyhow::Result;
 use pointsman_fleet::Machine;
-use pointsman_policy::{Allocator, ChainSpec, Change, Policies, PolicyMetrics, Runtime, RuntimeSettings};
+use pointsman_policy::{
+    Allocator, ChainSpec, Change, Compiler, Policies, PolicyMetrics, Runtime, RuntimeSettings,
+};
 use prometheus_client::registry::Registry;
 
 use crate::cli::Check;
@@ -30,6 +32,7 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     let config = Config::load(&check.config)?;
     let settings = RuntimeSettings {
         cache_dir: config.policies.cache.clone(),
+        compiler: Compiler::this_program(),
         allocator: Allocator::OnDemand,
         warm_instances: 1,
     };

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pointsman_domain::{OnConflict, units};
+use pointsman_policy::signature::PublicKey;
 use pointsman_policy::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
 
 use super::reader::Section;
@@ -29,9 +30,15 @@ pub(super) fn read(section: Section<'_>, folder: &Path, state: Option<&Path>) ->
             chain.push(spec);
         }
     }
+    let signers: Vec<(String, PublicKey)> =
+        section.sections("signers").iter().filter_map(|signer| read_signer(signer, folder)).collect();
+    let require_signature = section.flag("require-signature", !signers.is_empty());
+    if require_signature && signers.is_empty() {
+        section.mistake("require-signature", "needs somebody to sign: name one with [[policies.signers]]");
+    }
     section.report_unknown();
     let store = state.map(|state| state.join("policies"));
-    let chain = ChainSpec { policies: chain, on_conflict, keep, signers: Vec::new(), store };
+    let chain = ChainSpec { policies: chain, on_conflict, keep, signers, require_signature, store };
     Policies { cache, dir, poll, chain }
 }
 
@@ -62,6 +69,24 @@ fn read_policy(section: &Section<'_>, dir: &Path) -> Option<PolicySpec> {
     let name = name?;
     let spec = PolicySpec::new(name, dir.join(name));
     Some(PolicySpec { weight, on_error, rollout, probation, settings, ..spec })
+}
+
+/// The name and the public key of somebody whose signature counts.
+fn read_signer(section: &Section<'_>, folder: &Path) -> Option<(String, PublicKey)> {
+    let name = section.required_text("name", "\"release\"").map(str::to_owned);
+    let file = section.required_text("file", "\"release.pub\"").map(|file| folder.join(file));
+    section.report_unknown();
+    let file = file?;
+    let key = std::fs::read_to_string(&file)
+        .map_err(|error| format!("{} cannot be read: {error}", file.display()))
+        .and_then(|text| PublicKey::parse(&text).map_err(|error| format!("{}: {error}", file.display())));
+    match key {
+        Ok(key) => Some((name?, key)),
+        Err(what) => {
+            section.mistake("file", what);
+            None
+        }
+    }
 }
 
 /// How a new version begins.

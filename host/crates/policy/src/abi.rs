@@ -13,6 +13,7 @@ use pointsman_domain::{Advice, Facts, Failure, LaneId, Outcome, Recovery, Reques
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Store};
 
+use crate::contract::{self, Contract};
 use crate::host_calls::HostState;
 
 pub(crate) use self::wasi::Wasi;
@@ -37,6 +38,14 @@ pub(crate) enum Track {
 impl Track {
     /// Their names, for sentences.
     pub(crate) const NAMES: &str = "`0.1` and `vllm-router-middleware-0.1`";
+
+    /// What components for it may import and have to export.
+    pub(crate) fn contract(self) -> &'static Contract {
+        match self {
+            Self::V0_1 => &contract::POLICY,
+            Self::VllmMiddleware => &contract::MIDDLEWARE,
+        }
+    }
 
     /// The track of that name.
     pub(crate) fn named(api: &str) -> Option<Self> {

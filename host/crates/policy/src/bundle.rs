@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::component::{MOST_BYTES, hex};
 use crate::manifest::{self, Manifest};
+use crate::signature;
 use crate::spec::Settings;
 use crate::version::LoadError;
 
@@ -17,9 +18,6 @@ use crate::version::LoadError;
 const MOST_TEXT: u64 = 8 << 20;
 /// Whoever writes a policy file by file gets this long, in steps of this, before what is there is taken as it is.
 const SETTLE: (Duration, u32) = (Duration::from_millis(50), 40);
-/// Name of the signature in a policy's folder.
-pub(crate) const SIGNATURE: &str = "policy.sig";
-
 /// The contents of a policy's folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Bundle {
@@ -45,7 +43,9 @@ impl Stamp {
     pub(crate) fn of(dir: &Path) -> Self {
         // A manifest may give files other names; it has changed then, and so has the folder.
         let mut files = vec![dir.to_owned()];
-        files.extend([manifest::FILE, "policy.wasm", "cases.jsonl", SIGNATURE].map(|name| dir.join(name)));
+        files.extend(
+            [manifest::FILE, "policy.wasm", "cases.jsonl", signature::FILE].map(|name| dir.join(name)),
+        );
         if let Ok(manifest) = Manifest::load(dir) {
             files.extend([dir.join(manifest.file), dir.join(manifest.cases)]);
         }
@@ -83,7 +83,7 @@ impl Bundle {
         let component = read(&dir.join(&manifest.file), MOST_BYTES)?;
         Ok(Self {
             cases: optional(read_text(&dir.join(&manifest.cases)))?,
-            signature: optional(read_text(&dir.join(SIGNATURE)))?,
+            signature: optional(read_text(&dir.join(signature::FILE)))?,
             dir: dir.to_owned(),
             manifest_text,
             manifest,

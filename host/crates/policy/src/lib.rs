@@ -7,8 +7,9 @@
 //! ```
 //!
 //! What a policy can do to the host is bounded in `call` (time, memory, handles, size of results), in `host_calls` (what
-//! it may ask, and how much text that may yield) and in `component` (what may be loaded at all). Whatever goes wrong in a
-//! policy becomes a `Fault`, is counted, and costs the request nothing but this policy's advice.
+//! it may ask, and how much text that may yield) and in `scan`, `compile` and `component` (what may be loaded at all, and
+//! where it is compiled). Whatever goes wrong in a policy becomes a `Fault`, is counted, and costs the request nothing but
+//! this policy's advice.
 
 mod abi;
 mod background;
@@ -18,7 +19,9 @@ mod cache;
 mod call;
 mod cases;
 mod chain;
+mod compile;
 mod component;
+mod contract;
 mod host_calls;
 mod manifest;
 mod metrics;
@@ -26,6 +29,8 @@ mod place;
 mod policies;
 mod pool;
 mod runtime;
+mod scan;
+pub mod signature;
 mod spec;
 mod state;
 mod store;
@@ -33,6 +38,8 @@ mod version;
 
 pub use background::FleetLink;
 pub use cases::{CaseError, CaseRequest, CaseResult, Difference, FactsOf};
+pub use compile::{CompileError, CompileLimits, CompileOrders, Compiler, compile_main};
+pub use component::ComponentError;
 pub use manifest::ManifestError;
 pub use metrics::PolicyMetrics;
 pub use policies::{

@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use wasmparser::WasmFeatures;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use crate::abi::Abi;
 use crate::cache::Cache;
+use crate::compile::Compiler;
+use crate::scan::FEATURES;
 use crate::state::State;
 
 /// Between two ticks of the epoch clock: the grain of deadlines.
@@ -21,7 +24,7 @@ const MOST_INSTANCES: u32 = 1024;
 /// Core instances of all policies together. Most policies have two or three; CPython has 38, and few will use that.
 const MOST_CORE_INSTANCES_IN_ALL: u32 = 16 * MOST_INSTANCES;
 /// Core instances in one component; CPython has 38.
-const MOST_CORE_INSTANCES: u32 = 64;
+pub(crate) const MOST_CORE_INSTANCES: u32 = 64;
 /// Linear memories in one component.
 pub(crate) const MOST_MEMORIES: u32 = 4;
 /// Tables in one component.
@@ -48,6 +51,8 @@ pub enum Allocator {
 pub struct RuntimeSettings {
     /// Where compiled policies are kept; none are where `None`.
     pub cache_dir: Option<PathBuf>,
+    /// Where policies are compiled.
+    pub compiler: Compiler,
     /// Where instances live.
     pub allocator: Allocator,
     /// Instances of each policy that are made when it is loaded.
@@ -73,6 +78,9 @@ pub struct Runtime {
     pub(crate) engine: Engine,
     pub(crate) abi: Abi,
     pub(crate) cache: Option<Cache>,
+    pub(crate) compiler: Compiler,
+    /// Held while compiling: one at a time, so that many policies need no more memory than one.
+    pub(crate) compiling: Mutex<()>,
     pub(crate) warm_instances: usize,
     allocator: Allocator,
     // By name of the policy, so that a new version finds what an old one put there.
@@ -101,6 +109,8 @@ impl Runtime {
         Ok(Arc::new(Self {
             _ticker: Ticker::start(&engine).map_err(RuntimeError::Ticker)?,
             cache: settings.cache_dir.and_then(|dir| Cache::open(dir, &engine)),
+            compiler: settings.compiler,
+            compiling: Mutex::default(),
             abi,
             engine,
             warm_instances: settings.warm_instances,
@@ -121,6 +131,11 @@ impl Runtime {
     }
 }
 
+/// The engine that compiles in a process of its own: the same but for the pool, which would reserve terabytes of addresses.
+pub(crate) fn compiling_engine() -> Result<Engine, RuntimeError> {
+    engine(InstanceAllocationStrategy::OnDemand)
+}
+
 fn engine(strategy: InstanceAllocationStrategy) -> Result<Engine, RuntimeError> {
     let mut config = Config::new();
     config
@@ -133,19 +148,13 @@ fn engine(strategy: InstanceAllocationStrategy) -> Result<Engine, RuntimeError> 
         .max_wasm_stack(512 << 10)
         .cranelift_opt_level(OptLevel::Speed)
         .parallel_compilation(true)
-        // What no policy needs, and what past escapes and aborts were made of, is off.
-        .wasm_threads(false)
-        .shared_memory(false)
-        .wasm_memory64(false)
-        .wasm_tail_call(false)
-        .wasm_gc(false)
-        .wasm_exceptions(false)
-        .wasm_function_references(false)
-        // Needed where parts of one component pass strings to each other, as QuickJS's do: the code that wasmtime makes for
-        // that sees the memories of both. Without it, wasmtime panics over such a component.
+        // What may be used at all is decided in one place, for this engine and for the scan of components.
+        .wasm_features(WasmFeatures::all(), false)
+        .wasm_features(FEATURES, true)
+        // Not for guests, whose modules the scan keeps to one: where parts of one component pass strings to each other, as
+        // QuickJS's do, the code that wasmtime makes for that sees the memories of both. Without it, wasmtime panics over it.
         .wasm_multi_memory(true)
-        // Its results differ between CPUs.
-        .wasm_relaxed_simd(false);
+        .shared_memory(false);
     Engine::new(&config).map_err(RuntimeError::Engine)
 }
 

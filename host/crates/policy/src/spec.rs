@@ -6,6 +6,8 @@ use std::time::Duration;
 use pointsman_domain::OnConflict;
 use serde::{Deserialize, Serialize};
 
+use crate::signature::PublicKey;
+
 /// What happens to a request when the policy gives no advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -127,8 +129,10 @@ pub struct ChainSpec {
     pub on_conflict: OnConflict,
     /// Earlier versions that are kept of each policy.
     pub keep: usize,
-    /// Names and keys of those whose signatures count. With at least one, every policy has to be signed.
-    pub signers: Vec<(String, String)>,
+    /// Names and keys of those whose signatures count. A signature that is none of theirs is a mistake.
+    pub signers: Vec<(String, PublicKey)>,
+    /// A policy without a signature is one, too.
+    pub require_signature: bool,
     /// Where versions are kept, so that a restart finds what was in service; `None`: nowhere.
     pub store: Option<PathBuf>,
 }

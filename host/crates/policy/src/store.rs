@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{Bundle, SIGNATURE};
+use crate::bundle::Bundle;
 use crate::manifest;
+use crate::signature;
 use crate::spec::Settings;
 
 const PLACE: &str = "place.json";
@@ -93,7 +94,7 @@ impl Store {
                 write_whole(&dir.join(&bundle.manifest.cases), cases.as_bytes())?;
             }
             if let Some(signature) = &bundle.signature {
-                write_whole(&dir.join(SIGNATURE), signature.as_bytes())?;
+                write_whole(&dir.join(signature::FILE), signature.as_bytes())?;
             }
             write_whole(&dir.join(SETTINGS), &settings)?;
             // Last: a folder with a manifest is complete.

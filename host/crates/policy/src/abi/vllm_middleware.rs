@@ -7,12 +7,11 @@
 use std::fmt::Display;
 
 use pointsman_domain as domain;
+use wasmtime::Store;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Engine, Store};
 
 use self::bindings::vllm::router_middleware::types::{Action, HeaderParam, ModifyAction, Request};
 use super::{PolicyError, wasi};
-use crate::component::ComponentError;
 use crate::host_calls::{HostState, Shared};
 
 mod bindings {
@@ -31,9 +30,6 @@ mod bindings {
     });
 }
 
-/// What a middleware exports, and what it imports for the types in it.
-const EXPORT: &str = "vllm:router-middleware/on-request@0.1.0";
-const TYPES: &str = "vllm:router-middleware/types@0.1.0";
 /// A new body may be longer than the old one by this much, ...
 const MOST_GROWTH: usize = 1 << 20;
 /// ... and is never longer than this, which is also the limit of the router that these are made for.
@@ -43,19 +39,6 @@ const MOST_CHANGES: usize = 64;
 
 pub(crate) type Linked = bindings::MiddlewarePre<HostState>;
 pub(crate) type Instance = bindings::Middleware;
-
-/// Does the component export what a middleware has to, and import nothing that is not there?
-pub(crate) fn check_names(engine: &Engine, component: &Component) -> Result<(), ComponentError> {
-    let kind = component.component_type();
-    if !kind.exports(engine).any(|(export, _)| export == EXPORT) {
-        return Err(ComponentError::NoMiddleware(EXPORT));
-    }
-    let foreign = |import: &str| import != TYPES && !import.starts_with(wasi::NAMESPACE);
-    match kind.imports(engine).find(|(import, _)| foreign(import)) {
-        Some((import, _)) => Err(ComponentError::MiddlewareImport(import.to_owned())),
-        None => Ok(()),
-    }
-}
 
 /// Link a component whose names are checked. The linker is its own: which versions of WASI it wants differs with its tools.
 pub(crate) fn link(component: &Component) -> wasmtime::Result<Linked> {

@@ -10,6 +10,7 @@ use crate::cases;
 use crate::component;
 use crate::metrics::PolicyMetrics;
 use crate::place::{Offered, short};
+use crate::signature;
 use crate::spec::{ChainSpec, PolicySpec, Rollout, Settings};
 use crate::state::State;
 use crate::store::{Remembered, Store};
@@ -112,8 +113,17 @@ impl Policies {
             let api = &bundle.manifest.api;
             return Err(fail(format!("it is for policy API {api}, and this host serves {}", Track::NAMES)));
         };
+        verify(bundle, spec)?;
         let loaded = component::load(&self.runtime, track, &bundle.component);
         let loaded = Arc::new(loaded.map_err(|error| LoadError::Component { file: file.clone(), error })?);
+        let allowed = bundle.manifest.interfaces();
+        let free = ["types", "request", "fleet"];
+        let barred = loaded.imports.iter().find(|it| !free.contains(&it.as_str()) && !allowed.contains(it));
+        if let (Some(barred), Track::V0_1) = (barred, track) {
+            return Err(fail(format!(
+                "it imports the interface `{barred}`, which `allow.interfaces` in its manifest does not list"
+            )));
+        }
         let digest = &loaded.digest;
         let wanted = bundle.manifest.build.as_ref().map(|build| build.component_sha256.as_str());
         if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty() && wanted != digest) {
@@ -121,7 +131,6 @@ impl Policies {
                 "its SHA-256 is {digest}, and the manifest says {wanted}; build it again with `cargo xtask guests`, or correct `build.component-sha256`"
             )));
         }
-        let _ = spec;
         let state = if is_shadow { Arc::default() } else { self.runtime.state_of(&policy.name) };
         let version = Version::new(&self.runtime, bundle, settings, &loaded, &self.metrics, state);
         version.check_description(&policy.name)?;
@@ -163,5 +172,22 @@ impl Policies {
         kept.place.set_aside = set_aside;
         kept.place.disabled = disabled;
         kept
+    }
+}
+
+/// Did one of those sign the version whose word the operator takes? Asked before
+/// anything is made of its bytes.
+fn verify(bundle: &Bundle, spec: &ChainSpec) -> Result<(), LoadError> {
+    let file = bundle.dir.join(signature::FILE).display().to_string();
+    let Some(text) = bundle.signature.as_ref().filter(|_| !spec.signers.is_empty()) else {
+        return if spec.require_signature { Err(LoadError::Missing { file }) } else { Ok(()) };
+    };
+    let message = signature::message(&bundle.component, bundle.manifest_text.as_bytes());
+    match signature::verify(&spec.signers, &message, text) {
+        Ok(signer) => {
+            tracing::info!(policy = bundle.manifest.name, signer, "the signature is good");
+            Ok(())
+        }
+        Err(error) => Err(LoadError::File { file, what: error.to_string() }),
     }
 }
