@@ -7,7 +7,7 @@
 //! | wrong content type | 415 | `unsupported_media_type` |
 //! | body too large | 413 | `request_too_large` |
 //! | unknown model | 404 | `model_not_found` |
-//! | a policy refuses | 4xx or 503 | the policy's |
+//! | a policy refuses, at once or after a failed try | 4xx or 503 | the policy's |
 //! | no lane able to serve, host stopping | 503 + `Retry-After` | `no_lane_available` |
 //! | queue full | 429 + `Retry-After` | `queue_full` |
 //! | waited too long in the queue | 503 + `Retry-After` | `queue_timeout` |
@@ -25,7 +25,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pointsman_domain::dispatch::Refusal;
-use pointsman_domain::{NoLane, PolicyRef, Rejection};
+use pointsman_domain::{NoLane, Rejection, TryResult};
 use pointsman_fleet::EngineError;
 use pointsman_openai::{BadRequest, EngineFailure, ErrorBody, error_event};
 
@@ -51,8 +51,8 @@ pub(crate) enum RouteError {
     BadRequest(#[from] BadRequest),
     #[error("no lane answers to the model `{model}`")]
     UnknownModel { model: String, available: Vec<String> },
-    #[error("policy {policy} refuses: {}", .rejection.message)]
-    Rejected { policy: PolicyRef, rejection: Rejection },
+    #[error("policy {by} refuses: {}", .rejection.message)]
+    Rejected { by: String, rejection: Rejection },
     #[error("{reason}")]
     NoLane { reason: NoLane, retry_in: Duration },
     #[error("lane {lane}: {failed}")]
@@ -89,6 +89,14 @@ impl RouteError {
         answer.into_response()
     }
 
+    /// How the last try ended, for those who learn from it.
+    pub(crate) fn result(&self) -> TryResult {
+        match self {
+            Self::Failed { failed, .. } => failed.result(),
+            _ => TryResult::Other,
+        }
+    }
+
     fn answer(&self) -> ErrorAnswer {
         match self {
             Self::Unauthorized => ErrorAnswer::new(401, ErrorBody::unauthorized())
@@ -106,12 +114,12 @@ impl RouteError {
                 let available: Vec<&str> = available.iter().map(String::as_str).collect();
                 ErrorAnswer::new(404, ErrorBody::model_not_found(model, &available))
             }
-            Self::Rejected { policy, rejection } => {
+            Self::Rejected { by, rejection } => {
                 let answer = ErrorAnswer::new(rejection.allowed_status(), ErrorBody::rejected(rejection));
                 let answer = answer
                     .retry_after(rejection.retry_after_s.map(|seconds| Duration::from_secs(seconds.into())));
-                match stream::visible(&policy.to_string()) {
-                    Some(policy) => answer.with(stream::POLICY, policy),
+                match stream::visible(by) {
+                    Some(by) => answer.with(stream::POLICY, by),
                     None => answer,
                 }
             }

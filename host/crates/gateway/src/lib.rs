@@ -4,6 +4,7 @@
 //!   listen ──> routes ──> serve ──────────────────────────────> stream ──> client
 //!                           │ identity, facts, advice, plan       ▲
 //!                           └──> attempt ──> fleet ──> engine ────┘
+//!                                 └─failed─> recover
 //!              every failure ──> error          every end ──> account
 //! ```
 //!
@@ -16,6 +17,7 @@ mod error;
 mod identity;
 mod listen;
 mod metrics;
+mod recover;
 mod request_id;
 mod routes;
 mod serve;
@@ -39,6 +41,9 @@ pub use self::metrics::GatewayMetrics;
 
 /// The advisor in force. Replaced as a whole; a request keeps the one that it was decided by.
 pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;
+
+/// The advisor that decided about a request, whatever is in force by now.
+pub(crate) type Decider = Arc<Box<dyn Advisor>>;
 
 /// Says what policies there are, for `/status`.
 pub type PolicyStatus = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
@@ -96,3 +101,6 @@ impl fmt::Debug for Gateway {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
