@@ -15,6 +15,7 @@
 //! | engine failed | 502 | `engine_error` |
 //! | engine too slow | 504 | `engine_timeout` |
 //! | unknown path, wrong method | 404, 405 | `not_found`, `method_not_allowed` |
+//! | an operator's order: no such policy, cannot be done, broke | 404, 409, 500 | `policy_not_found`, `refused`, `internal_error` |
 //!
 //! A client that has been told 200, because it streams and had to wait for long, gets the same body as an event.
 
@@ -29,6 +30,7 @@ use pointsman_domain::{NoLane, Rejection, TryResult};
 use pointsman_fleet::EngineError;
 use pointsman_openai::{BadRequest, EngineFailure, ErrorBody, error_event};
 
+use crate::admin::AdminError;
 use crate::attempt::Failed;
 use crate::identity::Unauthorized;
 use crate::stream;
@@ -61,6 +63,12 @@ pub(crate) enum RouteError {
     Stopping,
     #[error("there is no {0}")]
     NotFound(String),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("{0}")]
+    BadCommand(String),
+    #[error("the order failed in the middle; the log says why")]
+    Broken,
     #[error("{method} is not allowed here")]
     Method { method: String, allowed: &'static str },
 }
@@ -127,6 +135,14 @@ impl RouteError {
             Self::Stopping => no_lane(&self.to_string(), RETRY_LOST_ENGINE),
             Self::Failed { lane, failed } => failure(lane, failed),
             Self::NotFound(what) => ErrorAnswer::new(404, ErrorBody::not_found(what)),
+            Self::Admin(why @ AdminError::NoSuchPolicy(..)) => {
+                ErrorAnswer::new(404, ErrorBody::of_operator("policy_not_found", &why.to_string()))
+            }
+            Self::Admin(AdminError::Refused(why)) => {
+                ErrorAnswer::new(409, ErrorBody::of_operator("refused", why))
+            }
+            Self::BadCommand(why) => ErrorAnswer::new(400, ErrorBody::invalid_request(why)),
+            Self::Broken => ErrorAnswer::new(500, ErrorBody::internal(&self.to_string())),
             Self::Method { method, allowed } => {
                 ErrorAnswer::new(405, ErrorBody::method_not_allowed(method, allowed))
                     .with(header::ALLOW, HeaderValue::from_static(allowed))

@@ -9,9 +9,10 @@
 //! ```
 //!
 //! This crate knows the fleet and the wire, and that there is an [`Advisor`]; that advice comes from WebAssembly is no
-//! business of its.
+//! business of its. Operators have an entrance of their own ([`Admin`]), which clients cannot come in by.
 
 mod account;
+mod admin;
 mod attempt;
 mod error;
 mod identity;
@@ -21,6 +22,7 @@ mod recover;
 mod request_id;
 mod routes;
 mod serve;
+mod socket;
 mod status;
 mod stream;
 mod wait;
@@ -36,8 +38,10 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::admin::{Admin, AdminError, PolicyAdmin, PolicyCommand};
 pub use self::identity::{Keys, Unauthorized};
 pub use self::metrics::GatewayMetrics;
+pub use self::socket::{AdminSocket, SocketError};
 
 /// The advisor in force. Replaced as a whole; a request keeps the one that it was decided by.
 pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;
@@ -87,9 +91,9 @@ pub struct Gateway {
 
 impl Gateway {
     /// Serve on `listener` until [`Gateway::stop`], and until the connections have ended after it.
-    pub async fn serve(self, listener: TcpListener) {
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         let stop = self.stop.clone();
-        listen::listen(listener, routes::router(Arc::new(self)), stop).await;
+        listen::listen(listener, routes::router(self), stop).await;
     }
 }
 

@@ -74,15 +74,15 @@ impl Engines {
 }
 
 /// A gateway with the lanes `a` and `b` for the model `m`, in this order of rank, and `c` for another one.
-struct World {
-    gateway: Arc<Gateway>,
+pub(crate) struct World {
+    pub(crate) gateway: Arc<Gateway>,
     engines: Arc<Engines>,
     _fleet: FleetTasks,
     _engines: JoinSet<()>,
 }
 
 impl World {
-    async fn new(advisor: impl Advisor + 'static) -> Self {
+    pub(crate) async fn new(advisor: impl Advisor + 'static) -> Self {
         let engines = Arc::<Engines>::default();
         let mut tasks = JoinSet::new();
         let mut lanes = Vec::new();
