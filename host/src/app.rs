@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::Serve;
 use crate::config::{Config, Policies};
 use crate::shutdown::{Running, Signals};
-use crate::{facts, shutdown, telemetry};
+use crate::{admin, facts, shutdown, telemetry};
 
 /// Stack of a worker. A policy may take 512 KiB of it, on top of what leads to the call.
 const WORKER_STACK: usize = 4 << 20;
@@ -51,11 +51,13 @@ async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr().context("the listener has no address")?;
 
+    let operators = admin::open(&config.admin).await?;
+    let policies = Arc::new(admin::Loaded(Arc::clone(&chain)));
     let gateway_metrics = GatewayMetrics::register(&mut registry);
     let (fleet, fleet_tasks) = start_fleet(&config, options, &mut registry)?;
     let advisor: Box<dyn Advisor> = Box::new(Arc::clone(&chain));
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
-    let gateway = Gateway {
+    let gateway = Arc::new(Gateway {
         settings: Settings {
             max_body: config.server.max_body,
             plan: PlanLimits { max_wait: config.queue.max_wait, max_steps: config.server.attempts },
@@ -71,9 +73,11 @@ async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
         registry,
         stop: stop.clone(),
         cut: cut.clone(),
-    };
+    });
     let mut server = JoinSet::new();
-    server.spawn(gateway.serve(listener));
+    server.spawn(async move {
+        tokio::join!(Arc::clone(&gateway).serve(listener), operators.serve(gateway, policies));
+    });
     tracing::info!("listening on http://{address} after {} ms", begun.elapsed().as_millis());
     if let Some(file) = &options.port_file {
         write_port(file, address.port())
