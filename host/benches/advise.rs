@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use pointsman_domain::{
-    Advisor as _, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneState, Topology, Trace,
+    Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneState, Topology, Trace,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{

@@ -14,11 +14,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::Operated;
 use crate::cli::Serve;
 use crate::config::{self, Config};
 use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
-use crate::{facts, shutdown, telemetry};
+use crate::{admin, facts, shutdown, telemetry};
 
 /// Stack of a worker. A policy may take 512 KiB of it, on top of what leads to the call.
 const WORKER_STACK: usize = 4 << 20;
@@ -51,14 +52,16 @@ async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr().context("the listener has no address")?;
 
+    let operators = admin::open(&config.admin).await?;
     let gateway_metrics = GatewayMetrics::register(&mut registry);
     let (fleet, fleet_tasks) = start_fleet(&config, options, &mut registry)?;
     policies.attach(fleet_link(&fleet));
     let reloader = Reloader::start(&options.config, &config.policies, Arc::clone(&policies))
         .context("there is no thread for reloads")?;
     let reloader = Arc::new(reloader);
+    let operated = Arc::new(Operated { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
-    let gateway = Gateway {
+    let gateway = Arc::new(Gateway {
         settings: Settings {
             max_body: config.server.max_body,
             plan: PlanLimits { max_wait: config.queue.max_wait, max_steps: config.server.attempts },
@@ -69,14 +72,20 @@ async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
         keys: Keys::new(config.keys),
         fleet,
         advisor: policies.slot(),
+        config: {
+            let reloader = Arc::clone(&reloader);
+            Box::new(move || serde_json::to_value(reloader.status()).unwrap_or_default())
+        },
         policies: Box::new(move || serde_json::to_value(policies.status()).unwrap_or_default()),
         metrics: gateway_metrics,
         registry,
         stop: stop.clone(),
         cut: cut.clone(),
-    };
+    });
     let mut server = JoinSet::new();
-    server.spawn(gateway.serve(listener));
+    server.spawn(async move {
+        tokio::join!(Arc::clone(&gateway).serve(listener), operators.serve(gateway, operated));
+    });
     tracing::info!("listening on http://{address} after {} ms", begun.elapsed().as_millis());
     if let Some(file) = &options.port_file {
         write_port(file, address.port())

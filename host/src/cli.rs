@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod policy;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -19,6 +21,9 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Check a configuration, and load its policies, without starting anything.
     Check(Check),
+    /// Look after the policies of a running host.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Make a lane for vLLM of an env file, a Dockerfile or a compose file, and print it.
     ImportEnv(ImportEnv),
     /// What `serve` runs beside itself, to end the engines when it is killed.

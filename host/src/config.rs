@@ -3,6 +3,7 @@
 //! `examples/pointsman.toml` documents every key. Paths are relative to the file's folder; secrets come from environment
 //! variables or files and never stand in the configuration itself.
 
+mod admin;
 mod engines;
 mod groups;
 mod lanes;
@@ -22,6 +23,7 @@ use pointsman_fleet::FleetSpec;
 use pointsman_policy::ChainSpec;
 use toml::de::DeTable;
 
+pub(crate) use self::admin::Admin;
 pub(crate) use self::groups::shown_pool;
 pub(crate) use self::reader::shown;
 use self::reader::{Mistake, Mistakes, Section};
@@ -35,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) keys: Vec<(String, String)>,
     pub(crate) queue: Queue,
     pub(crate) policies: Policies,
+    /// Where operators come in.
+    pub(crate) admin: Admin,
     /// Lanes, groups and the rules of the queue. `keeper` is not the configuration's matter.
     pub(crate) fleet: FleetSpec,
     /// Of each lane, how its need of memory comes about.
@@ -105,18 +109,24 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+impl ConfigError {
+    /// The text of a configuration.
+    fn source(file: &Path) -> Result<String, Self> {
+        std::fs::read_to_string(file).map_err(|error| {
+            let what = format!("cannot be read: {error}");
+            Self { file: file.to_owned(), mistakes: vec![Mistake { line: 0, key: String::new(), what }] }
+        })
+    }
+}
+
 impl Config {
     /// Read and validate a file.
     ///
     /// # Errors
     /// With every mistake in it, in the order of the file.
     pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
-        let fail = |mistakes| ConfigError { file: file.to_owned(), mistakes };
-        let source = std::fs::read_to_string(file).map_err(|error| {
-            let what = format!("cannot be read: {error}");
-            fail(vec![Mistake { line: 0, key: String::new(), what }])
-        })?;
-        Self::parse(&source, file).map_err(fail)
+        let source = ConfigError::source(file)?;
+        Self::parse(&source, file).map_err(|mistakes| ConfigError { file: file.to_owned(), mistakes })
     }
 
     fn parse(source: &str, file: &Path) -> Result<Self, Vec<Mistake>> {
@@ -139,11 +149,14 @@ impl Config {
 
 /// The whole file. `None` only together with a mistake.
 fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(file);
     let server = read_server(root.section("server"));
     let log = read_log(root.section("log"));
     let keys = root.sections("keys").into_iter().filter_map(|section| read_key(section, folder)).collect();
-    let state_dir = read_state(root.section("state"), file, folder);
+    let state = root.section("state");
+    let state_dir = state_dir(&state, file, folder);
+    state.report_unknown();
+    let admin = admin::read(&root.section("admin"), folder, state_dir.as_deref());
     let (rules, max_wait) = rules::read(root.section("queue"), root.section("switching"));
     let policies = policies::read(root.section("policies"), folder, state_dir.as_deref());
     let groups = groups::read(root);
@@ -153,7 +166,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let lanes::Lanes { specs, needs } = lanes?;
     let machine = PathBuf::from("/");
     let fleet = FleetSpec { lanes: specs, groups, rules, state_dir, keeper: None, machine };
-    Some(Config { server: server?, log, keys, queue: Queue { max_wait }, policies, fleet, needs })
+    Some(Config { server: server?, log, keys, queue: Queue { max_wait }, policies, admin, fleet, needs })
 }
 
 fn read_server(section: Section<'_>) -> Option<Server> {
@@ -258,15 +271,18 @@ fn default_cache() -> Option<PathBuf> {
     Some(cache.join("pointsman").join("policies"))
 }
 
+/// The folder that paths in a configuration are relative to.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Where running engines are recorded; `None`: nowhere.
-fn read_state(section: Section<'_>, file: &Path, folder: &Path) -> Option<PathBuf> {
-    let dir = match section.text("dir") {
+fn state_dir(section: &Section<'_>, file: &Path, folder: &Path) -> Option<PathBuf> {
+    match section.text("dir") {
         Some("") => None,
         Some(dir) => Some(folder.join(dir)),
         None => default_state(file, env_folder),
-    };
-    section.report_unknown();
-    dir
+    }
 }
 
 /// The same when the configuration does not say: a folder of its own in the user's folder for states.

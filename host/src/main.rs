@@ -2,12 +2,14 @@
 //!
 //! Wiring only: what the program is made of is in `crates/`.
 
+mod admin;
 mod app;
 mod check;
 mod cli;
 mod config;
 mod facts;
 mod import;
+mod policy;
 mod reload;
 mod shutdown;
 mod telemetry;
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(serve) => app::serve(&serve),
         Command::Check(check) => check::check(&check),
+        Command::Policy(command) => policy::policy(command),
         Command::ImportEnv(options) => import::import_env(&options),
         Command::Keeper => return pointsman_fleet::keeper_main(std::io::stdin()),
         Command::CompilePolicy(CompilePolicy { memory, cpu, parent }) => {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pointsman_policy::{
-    Allocator, CompileLimits, Compiler, OnError, Policy, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
+    Allocator, ChainSpec, Change, CompileLimits, Compiler, Policies, PolicyMetrics, PolicySpec, Runtime,
+    RuntimeSettings,
 };
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
@@ -47,17 +48,12 @@ fn load(dir: &Path, limits: CompileLimits) -> Result<String, String> {
     };
     let runtime = Runtime::new(settings).unwrap();
     let metrics: Arc<PolicyMetrics> = PolicyMetrics::register(&mut Registry::default());
-    let spec = PolicySpec {
-        dir: dir.to_owned(),
-        name: "small".into(),
-        weight: 1000,
-        on_error: OnError::Skip,
-        config: serde_json::json!({}),
-        deadline: None,
-        memory: None,
-    };
-    let policy = Policy::load(&runtime, &spec, &metrics, &|_| Err("no cases".into()));
-    policy.map(|policy| policy.digest().to_owned()).map_err(|error| error.to_string())
+    let policies = Policies::new(&runtime, &metrics, Box::new(|_| Err("no cases".into()))).unwrap();
+    let spec = PolicySpec::new("small", dir.to_owned());
+    match policies.apply(ChainSpec { policies: vec![spec], ..ChainSpec::default() }).remove(0).1 {
+        Change::Failed(error) => Err(error.to_string()),
+        _ => Ok(policies.status().remove(0).component_sha256),
+    }
 }
 
 fn assert_fails(dir: &TempDir, limits: CompileLimits, sentence: &str) {

@@ -1,6 +1,7 @@
 //! End to end: the real program, real processes, real sockets.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod admin;
 mod captures;
 mod chaos;
 mod check;

@@ -1,3 +1,4 @@
+mod admin;
 mod engines;
 mod memory;
 
@@ -280,7 +281,7 @@ fn the_example_of_every_key_has_every_key() {
     let text = std::fs::read_to_string(example("pointsman.toml")).unwrap();
     let engine = |keys: &str| format!("[[lanes]]\nname = \"n\"\nzzz = 1\n[lanes.engine]\nzzz = 1\n{keys}\n");
     let tables = [
-        "zzz = 1\n[server]\nzzz = 1\n[log]\nzzz = 1\n[queue]\nzzz = 1\n[switching]\nzzz = 1\n[state]\nzzz = 1\n",
+        "zzz = 1\n[server]\nzzz = 1\n[log]\nzzz = 1\n[queue]\nzzz = 1\n[switching]\nzzz = 1\n[state]\nzzz = 1\n[admin]\nzzz = 1\n",
         "[policies]\nzzz = 1\nsigners = [{ zzz = 1 }]\n[[policies.chain]]\nzzz = 1\ncanary = { zzz = 1 }\n\
          probation = { zzz = 1 }\n[[keys]]\nzzz = 1\n[[groups]]\nzzz = 1\n",
         &engine("driver = \"vllm\"\n[lanes.engine.back-off]\nzzz = 1\n[lanes.liveness]\nzzz = 1"),
@@ -292,7 +293,7 @@ fn the_example_of_every_key_has_every_key() {
     let mistakes = parse(&tables.concat()).unwrap_err();
     let known: Vec<&str> =
         mistakes.iter().filter_map(|mistake| Some(mistake.split_once("known here: ")?.1)).collect();
-    assert_eq!(known.len(), 26, "{mistakes:#?}");
+    assert_eq!(known.len(), 27, "{mistakes:#?}");
     let keys = known.iter().flat_map(|keys| keys.split(", ")).map(|key| key.trim_matches('`'));
     for key in keys {
         let is_there = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];

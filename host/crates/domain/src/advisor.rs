@@ -27,7 +27,13 @@ pub trait Advisor: Send + Sync + fmt::Debug {
         Recovery::Planned
     }
 
-    /// A request has ended. Must not take long: learning from it happens elsewhere.
+    /// Does [`Advisor::ended`] do anything? If not, nobody puts outcomes together.
+    fn learns(&self) -> bool {
+        false
+    }
+
+    /// A request has ended about which this advisor decided, after a lane was tried for it. Must not take long: learning
+    /// from it happens elsewhere.
     fn ended(&self, _: &Outcome) {}
 }
 
@@ -48,6 +54,10 @@ impl<A: Advisor> Advisor for Arc<A> {
         trace: &mut Trace,
     ) -> Recovery {
         self.as_ref().recover(facts, fleet, failed, trace)
+    }
+
+    fn learns(&self) -> bool {
+        self.as_ref().learns()
     }
 
     fn ended(&self, outcome: &Outcome) {

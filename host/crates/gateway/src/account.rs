@@ -10,8 +10,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pointsman_domain::{FleetView, LaneId, Outcome, RequestView as _, TryResult};
+use pointsman_openai::{Request, Usage};
 use tokio::time::Instant;
 
+use crate::Decider;
 use crate::metrics::{End, GatewayMetrics};
 
 /// One accepted request, until it has ended.
@@ -25,13 +28,53 @@ pub(crate) struct Accepted {
     /// Another lane than the first one is being tried.
     moved: bool,
     ended: bool,
+    /// What is told at the end, where somebody learns from it. Boxed, because requests that wait are many.
+    lesson: Option<Box<Lesson>>,
+}
+
+/// The outcome as far as it is known, and whoever learns from it.
+#[derive(Debug)]
+struct Lesson {
+    outcome: Outcome,
+    learner: Decider,
+    /// Since when it has been waiting for a slot.
+    waits: Option<Instant>,
 }
 
 impl Accepted {
     pub(crate) fn new(metrics: Arc<GatewayMetrics>, endpoint: &'static str) -> Self {
         metrics.accepted.inc();
         metrics.in_flight.inc();
-        Self { metrics, endpoint, since: Instant::now(), lane: None, tries: 0, moved: false, ended: false }
+        let since = Instant::now();
+        Self { metrics, endpoint, since, lane: None, tries: 0, moved: false, ended: false, lesson: None }
+    }
+
+    /// It was decided. Whoever decided hears of the end, if it learns.
+    pub(crate) fn decided(&mut self, decider: &Decider, request: &Request, fleet: &FleetView) {
+        if !decider.learns() {
+            return;
+        }
+        let outcome = Outcome {
+            request_id: request.id().into(),
+            tenant: request.tenant().map(Arc::from),
+            model: request.model().into(),
+            lane: LaneId(0),
+            topology: fleet.topology.generation(),
+            ended: TryResult::Other,
+            tries: 0,
+            queue: Duration::ZERO,
+            ttft: Duration::ZERO,
+            total: Duration::ZERO,
+            prompt_tokens: request.figures().prompt_tokens,
+            cached_tokens: 0,
+            output_tokens: 0,
+        };
+        self.lesson = Some(Box::new(Lesson { outcome, learner: Arc::clone(decider), waits: None }));
+    }
+
+    /// Does anybody want to know more than that it has ended?
+    pub(crate) fn is_learned_from(&self) -> bool {
+        self.lesson.is_some()
     }
 
     /// Time since the request was accepted.
@@ -39,12 +82,25 @@ impl Accepted {
         self.since.elapsed()
     }
 
-    /// A lane is being tried.
-    pub(crate) fn tries(&mut self, lane: &str) {
+    /// A lane is being tried: first of all, it waits for a slot there.
+    pub(crate) fn tries(&mut self, id: LaneId, lane: &str) {
         // The same lane may be asked once more, which is no falling back.
         self.moved |= self.lane.as_deref().is_some_and(|before| before != lane);
         self.lane = Some(lane.into());
         self.tries += 1;
+        if let Some(lesson) = &mut self.lesson {
+            lesson.outcome.lane = id;
+            lesson.waits = Some(Instant::now());
+        }
+    }
+
+    /// It has a slot, or was refused one.
+    pub(crate) fn waited(&mut self) {
+        if let Some(lesson) = &mut self.lesson
+            && let Some(since) = lesson.waits.take()
+        {
+            lesson.outcome.queue += since.elapsed();
+        }
     }
 
     /// How often a lane was tried.
@@ -53,31 +109,53 @@ impl Accepted {
     }
 
     /// The first byte of the answer goes out.
-    pub(crate) fn first_byte(&self) {
-        self.metrics.first_byte_seconds.observe(self.age().as_secs_f64());
+    pub(crate) fn first_byte(&mut self) {
+        let age = self.age();
+        self.metrics.first_byte_seconds.observe(age.as_secs_f64());
+        if let Some(lesson) = &mut self.lesson {
+            lesson.outcome.ttft = age;
+        }
+    }
+
+    /// The engine said how many tokens it was; zeros where it did not.
+    pub(crate) fn used(&mut self, usage: Usage) {
+        if let Some(Lesson { outcome, .. }) = self.lesson.as_deref_mut() {
+            if usage.prompt_tokens > 0 {
+                outcome.prompt_tokens = usage.prompt_tokens;
+            }
+            outcome.cached_tokens = usage.cached_tokens;
+            outcome.output_tokens = usage.completion_tokens;
+        }
     }
 
     /// The whole answer went out.
     pub(crate) fn answered(&mut self) {
-        self.end(if self.moved { End::FellBack } else { End::Answered });
+        self.end(if self.moved { End::FellBack } else { End::Answered }, TryResult::Ok);
     }
 
-    /// The client got an explicit error.
-    pub(crate) fn failed(&mut self) {
-        self.end(End::Error);
+    /// The client got an explicit error, because the last try ended so.
+    pub(crate) fn failed(&mut self, last: TryResult) {
+        self.end(End::Error, last);
     }
 
-    fn end(&mut self, end: End) {
-        if !std::mem::replace(&mut self.ended, true) {
-            let lane = self.lane.as_deref().unwrap_or("");
-            self.metrics.ended(self.endpoint, lane, end, self.age());
+    fn end(&mut self, end: End, last: TryResult) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.waited();
+        let total = self.age();
+        self.metrics.ended(self.endpoint, self.lane.as_deref().unwrap_or(""), end, total);
+        // Of a request that no lane was tried for there is nothing to be learned: it was refused.
+        if let Some(mut lesson) = self.lesson.take().filter(|_| self.tries > 0) {
+            lesson.outcome = Outcome { ended: last, tries: self.tries, total, ..lesson.outcome };
+            lesson.learner.ended(&lesson.outcome);
         }
     }
 }
 
 impl Drop for Accepted {
     fn drop(&mut self) {
-        self.end(End::ClientGone);
+        self.end(End::ClientGone, TryResult::ClientGone);
     }
 }
 
@@ -94,7 +172,7 @@ mod tests {
         {
             let mut registry = Registry::default();
             let mut accepted = Accepted::new(GatewayMetrics::register(&mut registry), "chat");
-            lanes.into_iter().for_each(|lane| accepted.tries(lane));
+            lanes.into_iter().for_each(|lane| accepted.tries(LaneId(0), lane));
             assert_eq!(accepted.tried(), 2);
             accepted.answered();
             let mut text = String::new();

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use http_body_util::BodyExt;
 use pointsman_domain::dispatch::Refusal;
-use pointsman_domain::{Plan, RequestView as _, Step, Trigger};
+use pointsman_domain::{Plan, RequestView as _, Step, Trigger, TryResult};
 use pointsman_fleet::{EngineBody, EngineError, Lease, Wanted};
 use pointsman_openai::Request;
 use tokio::time::Instant;
 
+use crate::account::Accepted;
+use crate::recover::Way;
 use crate::serve::{Decided, apply};
 use crate::{Gateway, request_id};
 
@@ -96,28 +98,45 @@ impl Failed {
         )
     }
 
-    fn label(&self) -> &'static str {
-        match self.trigger() {
-            Some(Trigger::QueueTimeout) => "queue-timeout",
-            Some(Trigger::ConnectError) => "connect-error",
-            Some(Trigger::Overloaded) => "overloaded",
-            Some(Trigger::ServerError) => "server-error",
-            Some(Trigger::EngineRestart) => "engine-restart",
-            Some(Trigger::FirstTokenTimeout) => "first-token-timeout",
-            None => "closing",
+    /// How the try ended, for policies.
+    pub(crate) fn result(&self) -> TryResult {
+        match self {
+            Self::Engine(error) => result(error),
+            _ => self.trigger().map_or(TryResult::Other, TryResult::from),
         }
+    }
+
+    /// HTTP status of the engine's answer; 0 where there was none.
+    pub(crate) fn status(&self) -> u16 {
+        match self {
+            Self::Status { status, .. } => status.as_u16(),
+            Self::Refused(_) | Self::Engine(_) | Self::FirstByte(_) => 0,
+        }
+    }
+
+    fn label(&self) -> &'static str {
+        self.trigger().map_or("closing", |trigger| TryResult::from(trigger).label())
     }
 }
 
-/// Try one lane, for at most `left`.
+/// How a try ended that ended so. What the host cut off is nobody's failure.
+pub(crate) fn result(error: &EngineError) -> TryResult {
+    match error {
+        EngineError::Cut => TryResult::Other,
+        _ => error.trigger().into(),
+    }
+}
+
+/// Try the lane at which the request is on its way, for at most `left`.
 pub(crate) async fn attempt(
     gateway: &Gateway,
     decided: &Decided,
-    step: &Step,
-    has_next: bool,
+    accepted: &mut Accepted,
+    way: &Way<'_>,
     left: Duration,
 ) -> Result<Answer, Failed> {
     let Decided { plan, request, .. } = decided;
+    let step = way.step();
     // Somewhere else to go is something only for a request that goes there when it has to wait, or its lane is down.
     let leaves = plan.moves_on(Trigger::QueueTimeout) && plan.moves_on(Trigger::EngineRestart);
     let wanted = Wanted {
@@ -126,10 +145,12 @@ pub(crate) async fn attempt(
         flow: plan.flow.as_deref().or(request.tenant()).unwrap_or(""),
         max_wait: plan.max_wait.min(left),
         switching: plan.switching,
-        has_fallback: has_next && leaves,
+        has_fallback: way.has_next() && leaves,
     };
     let begun = Instant::now();
-    let result = match gateway.fleet.acquire(wanted).await {
+    let leased = gateway.fleet.acquire(wanted).await;
+    accepted.waited();
+    let result = match leased {
         // Boxed, because it is some kilobytes that a request which waits need not have.
         Ok(lease) => Box::pin(send(lease, plan, step, request, left.saturating_sub(begun.elapsed()))).await,
         Err(refusal) => Err(Failed::Refused(refusal)),

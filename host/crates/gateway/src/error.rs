@@ -7,7 +7,7 @@
 //! | wrong content type | 415 | `unsupported_media_type` |
 //! | body too large | 413 | `request_too_large` |
 //! | unknown model | 404 | `model_not_found` |
-//! | a policy refuses | 4xx or 503 | the policy's |
+//! | a policy refuses, at once or after a failed try | 4xx or 503 | the policy's |
 //! | no lane able to serve, host stopping | 503 + `Retry-After` | `no_lane_available` |
 //! | queue full | 429 + `Retry-After` | `queue_full` |
 //! | waited too long in the queue | 503 + `Retry-After` | `queue_timeout` |
@@ -15,6 +15,7 @@
 //! | engine failed | 502 | `engine_error` |
 //! | engine too slow | 504 | `engine_timeout` |
 //! | unknown path, wrong method | 404, 405 | `not_found`, `method_not_allowed` |
+//! | an operator's order: no such policy, cannot be done, broke | 404, 409, 500 | `policy_not_found`, `refused`, `internal_error` |
 //!
 //! A client that has been told 200, because it streams and had to wait for long, gets the same body as an event.
 
@@ -25,10 +26,11 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pointsman_domain::dispatch::Refusal;
-use pointsman_domain::{NoLane, PolicyRef, Rejection};
+use pointsman_domain::{NoLane, Rejection, TryResult};
 use pointsman_fleet::EngineError;
 use pointsman_openai::{BadRequest, EngineFailure, ErrorBody, error_event};
 
+use crate::admin::AdminError;
 use crate::attempt::Failed;
 use crate::identity::Unauthorized;
 use crate::stream;
@@ -51,8 +53,8 @@ pub(crate) enum RouteError {
     BadRequest(#[from] BadRequest),
     #[error("no lane answers to the model `{model}`")]
     UnknownModel { model: String, available: Vec<String> },
-    #[error("policy {policy} refuses: {}", .rejection.message)]
-    Rejected { policy: PolicyRef, rejection: Rejection },
+    #[error("policy {by} refuses: {}", .rejection.message)]
+    Rejected { by: String, rejection: Rejection },
     #[error("{reason}")]
     NoLane { reason: NoLane, retry_in: Duration },
     #[error("lane {lane}: {failed}")]
@@ -61,6 +63,12 @@ pub(crate) enum RouteError {
     Stopping,
     #[error("there is no {0}")]
     NotFound(String),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("{0}")]
+    BadCommand(String),
+    #[error("the order failed in the middle; the log says why")]
+    Broken,
     #[error("{method} is not allowed here")]
     Method { method: String, allowed: &'static str },
 }
@@ -89,6 +97,14 @@ impl RouteError {
         answer.into_response()
     }
 
+    /// How the last try ended, for those who learn from it.
+    pub(crate) fn result(&self) -> TryResult {
+        match self {
+            Self::Failed { failed, .. } => failed.result(),
+            _ => TryResult::Other,
+        }
+    }
+
     fn answer(&self) -> ErrorAnswer {
         match self {
             Self::Unauthorized => ErrorAnswer::new(401, ErrorBody::unauthorized())
@@ -106,12 +122,12 @@ impl RouteError {
                 let available: Vec<&str> = available.iter().map(String::as_str).collect();
                 ErrorAnswer::new(404, ErrorBody::model_not_found(model, &available))
             }
-            Self::Rejected { policy, rejection } => {
+            Self::Rejected { by, rejection } => {
                 let answer = ErrorAnswer::new(rejection.allowed_status(), ErrorBody::rejected(rejection));
                 let answer = answer
                     .retry_after(rejection.retry_after_s.map(|seconds| Duration::from_secs(seconds.into())));
-                match stream::visible(&policy.to_string()) {
-                    Some(policy) => answer.with(stream::POLICY, policy),
+                match stream::visible(by) {
+                    Some(by) => answer.with(stream::POLICY, by),
                     None => answer,
                 }
             }
@@ -119,6 +135,14 @@ impl RouteError {
             Self::Stopping => no_lane(&self.to_string(), RETRY_LOST_ENGINE),
             Self::Failed { lane, failed } => failure(lane, failed),
             Self::NotFound(what) => ErrorAnswer::new(404, ErrorBody::not_found(what)),
+            Self::Admin(why @ AdminError::NoSuchPolicy(..)) => {
+                ErrorAnswer::new(404, ErrorBody::of_operator("policy_not_found", &why.to_string()))
+            }
+            Self::Admin(AdminError::Refused(why)) => {
+                ErrorAnswer::new(409, ErrorBody::of_operator("refused", why))
+            }
+            Self::BadCommand(why) => ErrorAnswer::new(400, ErrorBody::invalid_request(why)),
+            Self::Broken => ErrorAnswer::new(500, ErrorBody::internal(&self.to_string())),
             Self::Method { method, allowed } => {
                 ErrorAnswer::new(405, ErrorBody::method_not_allowed(method, allowed))
                     .with(header::ALLOW, HeaderValue::from_static(allowed))

@@ -4,21 +4,25 @@
 //!   listen ──> routes ──> serve ──────────────────────────────> stream ──> client
 //!                           │ identity, facts, advice, plan       ▲
 //!                           └──> attempt ──> fleet ──> engine ────┘
+//!                                 └─failed─> recover
 //!              every failure ──> error          every end ──> account
 //! ```
 //!
 //! This crate knows the fleet and the wire, and that there is an [`Advisor`]; that advice comes from WebAssembly is no
-//! business of its.
+//! business of its. Operators have an entrance of their own ([`Admin`]), which clients cannot come in by.
 
 mod account;
+mod admin;
 mod attempt;
 mod error;
 mod identity;
 mod listen;
 mod metrics;
+mod recover;
 mod request_id;
 mod routes;
 mod serve;
+mod socket;
 mod status;
 mod stream;
 mod wait;
@@ -34,14 +38,19 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::admin::{Admin, AdminError, PolicyAdmin, PolicyCommand};
 pub use self::identity::{Keys, Unauthorized};
 pub use self::metrics::GatewayMetrics;
+pub use self::socket::{AdminSocket, SocketError};
 
 /// The advisor in force. Replaced as a whole; a request keeps the one that it was decided by.
 pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;
 
-/// Says what policies there are, for `/status`.
-pub type PolicyStatus = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
+/// The advisor that decided about a request, whatever is in force by now.
+pub(crate) type Decider = Arc<Box<dyn Advisor>>;
+
+/// A part of `/status` that others know.
+pub type StatusPart = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// Settings of the HTTP side.
 #[derive(Debug, Clone)]
@@ -69,7 +78,9 @@ pub struct Gateway {
     /// Whoever gives advice.
     pub advisor: AdvisorSlot,
     /// What policies there are.
-    pub policies: PolicyStatus,
+    pub policies: StatusPart,
+    /// What runs of the configuration, and what is wrong with it.
+    pub config: StatusPart,
     /// Figures of the gateway.
     pub metrics: Arc<GatewayMetrics>,
     /// Figures of all parts, for `/metrics`.
@@ -82,9 +93,9 @@ pub struct Gateway {
 
 impl Gateway {
     /// Serve on `listener` until [`Gateway::stop`], and until the connections have ended after it.
-    pub async fn serve(self, listener: TcpListener) {
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         let stop = self.stop.clone();
-        listen::listen(listener, routes::router(Arc::new(self)), stop).await;
+        listen::listen(listener, routes::router(self), stop).await;
     }
 }
 
@@ -96,3 +107,6 @@ impl fmt::Debug for Gateway {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -28,18 +30,40 @@ const MOST_CONNECTIONS: usize = 16_384;
 /// Pause after `accept` failed, which it does again at once when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Where connections come in.
+pub(crate) trait Entrance: Send + Sync {
+    /// One of them.
+    type Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next one.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+}
+
+impl Entrance for TcpListener {
+    type Connection = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        let (stream, _) = self.accept().await?;
+        // Every chunk of a stream goes out at once; with Nagle's algorithm a client's delayed ACK would hold it for 40 ms.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        Ok(stream)
+    }
+}
+
 /// Serve `router` until `stop`, then let requests that are being answered finish: ends when all connections have.
 /// Dropping the future cuts those that are left.
-pub(crate) async fn listen(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub(crate) async fn listen(entrance: impl Entrance, router: Router, stop: CancellationToken) {
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     let _cut_on_drop = cut.clone().drop_guard();
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let Some(Ok(permit)) = or_stop(&stop, Arc::clone(&room).acquire_owned()).await else { break };
-        match or_stop(&stop, listener.accept()).await {
+        match or_stop(&stop, entrance.next()).await {
             None => break,
-            Some(Ok((stream, _))) => {
+            Some(Ok(stream)) => {
                 let connection = serve_connection(stream, router.clone(), stop.clone());
                 let cut = cut.clone();
                 connections.spawn(async move {
@@ -55,7 +79,7 @@ pub(crate) async fn listen(listener: TcpListener, router: Router, stop: Cancella
             }
         }
     }
-    drop(listener);
+    drop(entrance);
     connections.close();
     connections.wait().await;
 }
@@ -64,11 +88,11 @@ async fn or_stop<F: Future>(stop: &CancellationToken, future: F) -> Option<F::Ou
     stop.run_until_cancelled(future).await
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, stop: CancellationToken) {
-    // Every chunk of a stream goes out at once; with Nagle's algorithm a client's delayed ACK would hold it for 40 ms.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
-    }
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    stop: CancellationToken,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         let mut router = router.clone();
         async move {

@@ -28,7 +28,10 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
 }
 
 /// Other methods are answered in OpenAI's form too.
-fn only(allowed: &'static str, methods: MethodRouter<Arc<Gateway>>) -> MethodRouter<Arc<Gateway>> {
+pub(crate) fn only<S: Clone + Send + Sync + 'static>(
+    allowed: &'static str,
+    methods: MethodRouter<S>,
+) -> MethodRouter<S> {
     methods.fallback(move |method: Method, request: Request| async move {
         error(request, RouteError::Method { method: method.to_string(), allowed })
     })
@@ -66,12 +69,12 @@ async fn model(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>, requ
     }
 }
 
-async fn unknown_path(request: Request) -> Response {
+pub(crate) async fn unknown_path(request: Request) -> Response {
     let path = format!("{} {}", request.method(), request.uri().path());
     error(request, RouteError::NotFound(path))
 }
 
-fn error(request: Request, error: RouteError) -> Response {
+pub(crate) fn error(request: Request, error: RouteError) -> Response {
     let (mut parts, _) = request.into_parts();
     let id = request_id::ensure(&mut parts);
     let mut response = error.into_response(&id);

@@ -15,8 +15,9 @@ use pointsman_openai::{Head, Request};
 use crate::account::Accepted;
 use crate::attempt::{self, Answer};
 use crate::error::{RETRY_LOST_ENGINE, RouteError};
+use crate::recover::{self, Way};
 use crate::wait::WaitingBody;
-use crate::{Gateway, request_id, stream};
+use crate::{Decider, Gateway, request_id, stream};
 
 /// What is to be done with a request, and what its answer says about that.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct Decided {
     pub(crate) id: String,
     /// The policies that decided, or `built-in`.
     pub(crate) by: String,
+    /// Whoever is asked again when a try has failed, and hears how the request ended.
+    pub(crate) advisor: Decider,
     /// Their reason.
     pub(crate) why: Option<String>,
     /// The request, edited.
@@ -41,7 +44,7 @@ async fn decide(
     endpoint: Endpoint,
     parts: Parts,
     body: axum::body::Body,
-    accepted: &Accepted,
+    accepted: &mut Accepted,
 ) -> Result<Decided, RouteError> {
     let tenant = gateway.keys.tenant(&parts.headers)?;
     let body = read(&parts.headers, body, gateway.settings.max_body).await?;
@@ -51,12 +54,14 @@ async fn decide(
 
     let fleet = gateway.fleet.view();
     known_model(&request, &fleet)?;
-    let facts = facts(&request, accepted);
-    let merged = gateway.advisor.load_full().advise(&facts, &fleet, &mut Trace::off());
+    let advisor = gateway.advisor.load_full();
+    let merged = advisor.advise(&facts(&request, accepted), &fleet, &mut Trace::off());
     let plan = plan(&merged, &fleet, gateway)?;
+    accepted.decided(&advisor, &request, &fleet);
     Ok(Decided {
         id: request.id().to_owned(),
         by: by(&merged),
+        advisor,
         why: merged.why(),
         request: apply(&request, &merged.edits),
         plan,
@@ -70,30 +75,19 @@ async fn carry_out(
     decided: &Decided,
     accepted: &mut Accepted,
 ) -> Result<Answer, RouteError> {
-    let plan = &decided.plan;
-    let mut steps = plan.steps.iter().peekable();
-    let mut asked_again = false;
-    while let Some(step) = steps.peek().copied() {
-        let lane = decided.fleet.topology.name(step.lane);
-        accepted.tries(lane);
-        let left = gateway.settings.deadline.saturating_sub(accepted.age());
-        let has_next = steps.len() > 1;
-        let failed = match attempt::attempt(gateway, decided, step, has_next, left).await {
+    let Some(mut way) = Way::new(&decided.plan, gateway.settings.plan.max_steps) else {
+        return Err(RouteError::NoLane { reason: NoLane::AllDown, retry_in: RETRY_LOST_ENGINE });
+    };
+    loop {
+        let begun = accepted.age();
+        let left = gateway.settings.deadline.saturating_sub(begun);
+        accepted.tries(way.step().lane, decided.fleet.topology.name(way.step().lane));
+        let failed = match attempt::attempt(gateway, decided, accepted, &way, left).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => failed,
         };
-        let in_time = accepted.age() < gateway.settings.deadline;
-        let moves_on = has_next && in_time && failed.trigger().is_some_and(|trigger| plan.moves_on(trigger));
-        tracing::info!(request = decided.id, lane, moves_on, "try failed: {failed}");
-        if moves_on {
-            steps.next();
-        } else if failed.never_arrived() && in_time && !asked_again {
-            asked_again = true;
-        } else {
-            return Err(RouteError::Failed { lane: lane.to_owned(), failed });
-        }
+        recover::after(gateway, decided, accepted, &mut way, failed, begun)?;
     }
-    Err(RouteError::NoLane { reason: NoLane::AllDown, retry_in: RETRY_LOST_ENGINE })
 }
 
 /// The same, until the host has no more time for it.
@@ -120,15 +114,14 @@ pub(crate) async fn answer(
     endpoint: Endpoint,
     request: axum::extract::Request,
 ) -> Response {
-    let accepted = Accepted::new(Arc::clone(&gateway.metrics), endpoint.label());
+    let mut accepted = Accepted::new(Arc::clone(&gateway.metrics), endpoint.label());
     let (mut parts, body) = request.into_parts();
     let id = request_id::ensure(&mut parts);
     // Boxed, here and in `attempt`: what a state of the way does not need, a request that waits does not have.
-    let mut response = match Box::pin(decide(&gateway, endpoint, parts, body, &accepted)).await {
+    let mut response = match Box::pin(decide(&gateway, endpoint, parts, body, &mut accepted)).await {
         Ok(decided) => Box::pin(answer_decided(gateway, decided, accepted)).await,
         Err(error) => {
-            let mut accepted = accepted;
-            accepted.failed();
+            accepted.failed(error.result());
             error.into_response(&id)
         }
     };
@@ -160,7 +153,7 @@ fn answered(gateway: &Gateway, done: CarriedOut) -> Response {
     match result {
         Ok(answer) => stream::back(gateway, answer, &decided, accepted),
         Err(error) => {
-            accepted.failed();
+            accepted.failed(error.result());
             error.into_response(&decided.id)
         }
     }
@@ -215,21 +208,24 @@ fn known_model(request: &Request, fleet: &FleetView) -> Result<(), RouteError> {
     Ok(())
 }
 
-fn facts(request: &Request, accepted: &Accepted) -> Facts {
+/// What the policies get to know now: the tries so far are the ones that failed.
+pub(crate) fn facts(request: &Request, accepted: &Accepted) -> Facts {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Facts {
         request: Arc::new(request.clone()),
         now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
         seed: request_id::seed(request.id()),
         age: accepted.age(),
-        attempt: 0,
+        attempt: accepted.tried(),
     }
 }
 
 fn plan(merged: &Merged, fleet: &FleetView, gateway: &Gateway) -> Result<Plan, RouteError> {
     match Plan::from_advice(merged, fleet, &gateway.settings.plan) {
         Decision::Route(plan) => Ok(plan),
-        Decision::Reject(policy, rejection) => Err(RouteError::Rejected { policy, rejection }),
+        Decision::Reject(policy, rejection) => {
+            Err(RouteError::Rejected { by: policy.to_string(), rejection })
+        }
         Decision::NoLane(reason) => Err(RouteError::NoLane { reason, retry_in: retry_in(merged, fleet) }),
     }
 }

@@ -9,13 +9,14 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body::Frame;
+use pointsman_domain::TryResult;
 use pointsman_fleet::{EngineBody, EngineError, Lease};
-use pointsman_openai::{ErrorBody, StreamEnd, StreamWatch, error_event};
+use pointsman_openai::{BodyTail, ErrorBody, StreamEnd, StreamWatch, error_event};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::Gateway;
 use crate::account::Accepted;
-use crate::attempt::{Answer, HOP_BY_HOP};
+use crate::attempt::{self, Answer, HOP_BY_HOP};
 use crate::serve::Decided;
 
 /// Names the lane that answers.
@@ -75,6 +76,8 @@ pub(crate) struct AnswerBody {
     first: Option<Bytes>,
     rest: Option<EngineBody>,
     watch: Option<StreamWatch>,
+    /// The end of an answer that is no stream, if anybody wants to know how many tokens it has.
+    tail: Option<BodyTail>,
     status: StatusCode,
     lane: String,
     lease: Option<Lease>,
@@ -93,11 +96,12 @@ impl http_body::Body for AnswerBody {
         let this = &mut *self;
         loop {
             if let Some(first) = this.first.take() {
+                let data = this.observe(first);
                 // Of a body of known length hyper does not ask for the end, because it can count.
                 if this.watch.is_none() && this.rest.as_ref().is_some_and(EngineBody::is_end_stream) {
-                    this.close(this.status.is_success());
+                    this.complete();
                 }
-                if let Some(data) = this.observe(first) {
+                if let Some(data) = data {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 continue;
@@ -138,12 +142,13 @@ impl http_body::Body for AnswerBody {
 
 impl AnswerBody {
     /// The body of an answer that begins now.
-    pub(crate) fn new(gateway: &Gateway, answer: Answer, accepted: Accepted) -> Self {
+    pub(crate) fn new(gateway: &Gateway, answer: Answer, mut accepted: Accepted) -> Self {
         accepted.first_byte();
         let watch = answer.is_stream().then(StreamWatch::default);
+        let tail = (watch.is_none() && accepted.is_learned_from()).then(BodyTail::default);
         let Answer { lane, lease, status, first, rest, .. } = answer;
         let cut = Box::pin(gateway.cut.clone().cancelled_owned());
-        Self { first, rest: Some(rest), watch, status, lane, lease: Some(lease), accepted, cut }
+        Self { first, rest: Some(rest), watch, tail, status, lane, lease: Some(lease), accepted, cut }
     }
 
     /// What of `data` goes on to the client.
@@ -152,6 +157,9 @@ impl AnswerBody {
             Some(watch) => watch.chunk(data),
             None => data,
         };
+        if let Some(tail) = &mut self.tail {
+            tail.chunk(&data);
+        }
         (!data.is_empty()).then_some(data)
     }
 
@@ -160,13 +168,13 @@ impl AnswerBody {
         let end = self.watch.as_ref().map_or(StreamEnd::Complete, StreamWatch::end);
         match end {
             StreamEnd::Complete => {
-                self.close(self.status.is_success());
+                self.complete();
                 Poll::Ready(None)
             }
             // The engine has told the client itself.
             StreamEnd::Failed => {
                 tracing::warn!(lane = self.lane, "the engine reported an error in the middle of a stream");
-                self.close(false);
+                self.close(TryResult::ServerError, true, false);
                 Poll::Ready(None)
             }
             StreamEnd::Unfinished { .. } => self.broken(EngineError::Unfinished),
@@ -181,25 +189,49 @@ impl AnswerBody {
             error_event(&ErrorBody::engine_failed(&self.lane, &error.to_string()), mid_frame)
         });
         let blame = !matches!(error, EngineError::Cut | EngineError::Exchanged);
-        self.close_as(false, blame, error.is_severed());
+        self.close(attempt::result(&error), blame, error.is_severed());
         Poll::Ready(Some(event.map(Frame::data).ok_or(error)))
     }
 
-    fn close(&mut self, ok: bool) {
-        self.close_as(ok, !ok, false);
+    /// All of the engine's answer was sent on.
+    fn complete(&mut self) {
+        let end = if self.status.is_success() {
+            TryResult::Ok
+        } else if self.status.is_client_error() {
+            TryResult::Other
+        } else {
+            TryResult::ServerError
+        };
+        self.close(end, end == TryResult::ServerError, false);
     }
 
-    fn close_as(&mut self, ok: bool, blame: bool, severed: bool) {
+    fn close(&mut self, end: TryResult, blame: bool, severed: bool) {
         self.rest = None;
-        // A client's own mistake (4xx) is an answer, and no failure of the engine.
-        let engine_failed = !ok && !self.status.is_client_error();
+        self.tell_usage();
         if let Some(lease) = self.lease.take() {
-            lease.finish(engine_failed && blame, severed);
+            // What comes with a client's own mistake is no failure of the engine.
+            lease.finish(blame && !self.status.is_client_error(), severed);
         }
-        if engine_failed || self.status.is_client_error() {
-            self.accepted.failed()
-        } else {
-            self.accepted.answered()
+        match end {
+            TryResult::Ok => self.accepted.answered(),
+            end => self.accepted.failed(end),
         }
+    }
+
+    fn tell_usage(&mut self) {
+        if self.accepted.is_learned_from() {
+            let usage = match (&self.watch, &self.tail) {
+                (Some(watch), _) => watch.usage(),
+                (None, tail) => tail.as_ref().and_then(BodyTail::usage),
+            };
+            self.accepted.used(usage.unwrap_or_default());
+        }
+    }
+}
+
+impl Drop for AnswerBody {
+    /// Many clients leave as soon as they have what they want, which may be all of it.
+    fn drop(&mut self) {
+        self.tell_usage();
     }
 }

@@ -21,6 +21,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use http_body::Frame;
+use pointsman_domain::TryResult;
 use pointsman_fleet::EngineError;
 use pointsman_openai::{EngineFailure, ErrorBody, error_event};
 use tokio::time::{Interval, MissedTickBehavior};
@@ -81,11 +82,12 @@ impl WaitingBody {
                 None
             }
             Ok(answer) => {
-                accepted.failed();
+                let client_error = answer.status.is_client_error();
+                accepted.failed(if client_error { TryResult::Other } else { TryResult::ServerError });
                 Some(no_stream(answer))
             }
             Err(error) => {
-                accepted.failed();
+                accepted.failed(error.result());
                 Some(error.into_event(&decided.id))
             }
         }

@@ -77,6 +77,16 @@ impl ErrorBody {
         )
     }
 
+    /// An operator's order cannot be carried out.
+    pub fn of_operator(code: &str, message: &str) -> Self {
+        Self::new(INVALID, code, message)
+    }
+
+    /// The router itself failed.
+    pub fn internal(message: &str) -> Self {
+        Self::new(SERVER, "internal_error", message)
+    }
+
     /// A policy refuses the request.
     pub fn rejected(rejection: &Rejection) -> Self {
         let kind = if rejection.allowed_status() == 503 { SERVER } else { INVALID };

@@ -11,7 +11,9 @@ pub mod models;
 mod request;
 mod sse;
 mod text;
+mod usage;
 
 pub use error::{EngineFailure, ErrorBody, error_event};
 pub use request::{BadRequest, Head, Request};
-pub use sse::{StreamEnd, StreamWatch, Usage};
+pub use sse::{StreamEnd, StreamWatch};
+pub use usage::{BodyTail, Usage};

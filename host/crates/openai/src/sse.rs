@@ -18,6 +18,8 @@ use memchr::memchr;
 use memchr::memmem::Finder;
 use serde::Deserialize;
 
+use crate::usage::{self, Usage};
+
 /// Longest line that is looked at; longer ones pass unseen.
 const LONGEST_LINE: usize = 1 << 20;
 
@@ -33,17 +35,6 @@ pub enum StreamEnd {
         /// Inside an event, so that whatever comes next would become part of it.
         mid_frame: bool,
     },
-}
-
-/// Token counts from a `usage` object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-pub struct Usage {
-    /// Tokens of the prompt.
-    #[serde(default)]
-    pub prompt_tokens: u32,
-    /// Tokens of the answer.
-    #[serde(default)]
-    pub completion_tokens: u32,
 }
 
 /// Watches one stream.
@@ -134,12 +125,12 @@ impl StreamWatch {
         }
         self.events += 1;
         static FINISH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"finish_reason\":"));
-        static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\":"));
         static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\":"));
         if let Some(at) = FINISH.find(data) {
             self.finished |= data[at + FINISH.needle().len()..].trim_ascii_start().starts_with(b"\"");
         }
-        if USAGE.find(data).is_some() || ERROR.find(data).is_some() {
+        // vLLM, asked for the usage, has a `null` of it in every chunk but the last.
+        if usage::is_in(data) || ERROR.find(data).is_some() {
             self.look_closer(data);
         }
     }

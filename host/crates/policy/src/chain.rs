@@ -173,8 +173,12 @@ impl Advisor for Chain {
         Recovery::Planned
     }
 
+    fn learns(&self) -> bool {
+        self.learns
+    }
+
     fn ended(&self, outcome: &Outcome) {
-        if let (true, Some(background)) = (self.learns, &self.background) {
+        if let Some(background) = &self.background {
             background.ended(outcome);
         }
     }

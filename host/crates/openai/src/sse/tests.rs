@@ -15,8 +15,7 @@ fn watch(stream: &[u8], size: usize) -> (Vec<u8>, StreamWatch) {
 const CHUNK: &str =
     "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":null}],\"usage\":null}\n\n";
 const LAST: &str = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
-const USAGE: &str =
-    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"total_tokens\":8,\"completion_tokens\":5}}\n\n";
+const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"total_tokens\":8,\"completion_tokens\":5,\"prompt_tokens_details\":{\"cached_tokens\":2}}}\n\n";
 const ERROR: &str =
     "data: {\"error\":{\"message\":\"EngineCore died\",\"type\":\"InternalServerError\",\"code\":500}}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
@@ -53,7 +52,7 @@ fn words_inside_an_answer_are_no_events() {
 #[test]
 fn usage_and_events_are_counted() {
     let (_, watch) = watch(format!("{CHUNK}{CHUNK}{LAST}{USAGE}{DONE}").as_bytes(), 5);
-    assert_eq!(watch.usage(), Some(Usage { prompt_tokens: 3, completion_tokens: 5 }));
+    assert_eq!(watch.usage(), Some(Usage { prompt_tokens: 3, cached_tokens: 2, completion_tokens: 5 }));
     assert_eq!(watch.events(), 4);
 }
 

@@ -1,0 +1,191 @@
+//! The gateway over a real fleet, with scripted engines and made-up advisors.
+
+mod recovery;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http_body_util::BodyExt as _;
+use pointsman_domain::dispatch::{Residency, Rules};
+use pointsman_domain::{Advisor, Endpoint, PlanLimits};
+use pointsman_fleet::{
+    EngineSpec, ExternalSpec, Fleet, FleetMetrics, FleetSpec, FleetTasks, LaneSpec, Liveness, Timeouts,
+};
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Gateway, GatewayMetrics, Keys, Settings, serve};
+
+/// Most tries of a request.
+const MOST_TRIES: usize = 3;
+
+/// What an engine answers to one request.
+#[derive(Debug, Clone, Copy)]
+struct Reply {
+    status: u16,
+    content_type: &'static str,
+    body: &'static str,
+    /// The connection stays open after the body.
+    hangs: bool,
+}
+
+fn json(status: u16, body: &'static str) -> Reply {
+    Reply { status, content_type: "application/json", body, hangs: false }
+}
+
+fn stream(body: &'static str, hangs: bool) -> Reply {
+    Reply { status: 200, content_type: "text/event-stream", body, hangs }
+}
+
+/// All engines: what they are to answer, and what they were asked, in order.
+#[derive(Debug, Default)]
+struct Engines {
+    scripts: Mutex<HashMap<&'static str, VecDeque<Reply>>>,
+    asked: Mutex<Vec<(&'static str, Value)>>,
+}
+
+impl Engines {
+    async fn answer(&self, name: &'static str, request: Request) -> Response {
+        if request.method() == http::Method::GET {
+            return Response::new(Body::from("{}"));
+        }
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        self.asked.lock().unwrap().push((name, serde_json::from_slice(&body).unwrap()));
+        let reply = self.scripts.lock().unwrap().get_mut(name).and_then(VecDeque::pop_front);
+        let Reply { status, content_type, body, hangs } = reply.unwrap_or(json(200, "{}"));
+        let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(body.as_bytes()))]);
+        let rest = futures_util::stream::pending().take(usize::from(hangs));
+        let mut response = Response::new(Body::from_stream(body.chain(rest)));
+        *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+        response.headers_mut().insert("content-type", content_type.parse().unwrap());
+        response
+    }
+}
+
+/// A gateway with the lanes `a` and `b` for the model `m`, in this order of rank, and `c` for another one.
+pub(crate) struct World {
+    pub(crate) gateway: Arc<Gateway>,
+    engines: Arc<Engines>,
+    _fleet: FleetTasks,
+    _engines: JoinSet<()>,
+}
+
+impl World {
+    pub(crate) async fn new(advisor: impl Advisor + 'static) -> Self {
+        let engines = Arc::<Engines>::default();
+        let mut tasks = JoinSet::new();
+        let mut lanes = Vec::new();
+        for (name, model, slots) in [("a", "m", 3), ("b", "m", 2), ("c", "other", 1)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            lanes.push(lane(name, model, slots, listener.local_addr().unwrap().port()));
+            let engines = Arc::clone(&engines);
+            let router = Router::new()
+                .fallback(move |request: Request| async move { engines.answer(name, request).await });
+            tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        }
+        let mut registry = Registry::default();
+        let names: Vec<(String, u32)> = lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
+        let metrics = FleetMetrics::register(&mut registry, &names);
+        let spec = FleetSpec {
+            lanes,
+            groups: Vec::new(),
+            rules: Rules::default(),
+            state_dir: None,
+            keeper: None,
+            machine: "/".into(),
+        };
+        let (fleet, fleet_tasks) = Fleet::start(&spec, &metrics).unwrap();
+        fleet.wait_for(|view| view.stats.iter().all(|stat| stat.state.serving())).await;
+        let advisor: Box<dyn Advisor> = Box::new(advisor);
+        let gateway = Gateway {
+            settings: Settings {
+                max_body: 1 << 20,
+                plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MOST_TRIES },
+                deadline: Duration::from_secs(30),
+                keep_alive: Duration::ZERO,
+                started_at: 0,
+            },
+            keys: Keys::default(),
+            fleet,
+            advisor: Arc::new(ArcSwap::from_pointee(advisor)),
+            policies: Box::new(|| Value::Null),
+            config: Box::new(|| serde_json::Value::Null),
+            metrics: GatewayMetrics::register(&mut registry),
+            registry,
+            stop: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        };
+        Self { gateway: Arc::new(gateway), engines, _fleet: fleet_tasks, _engines: tasks }
+    }
+
+    /// What an engine answers to the next requests.
+    fn script(&self, lane: &'static str, replies: &[Reply]) {
+        self.engines.scripts.lock().unwrap().insert(lane, replies.iter().copied().collect());
+    }
+
+    /// Lanes whose engines were asked, in order.
+    fn asked(&self) -> String {
+        self.engines.asked.lock().unwrap().iter().map(|(name, _)| *name).collect()
+    }
+
+    /// The answer to a request for the model `m`, with its body still to come.
+    async fn begin(&self, body: &'static str) -> Response {
+        let request = Request::post("/v1/chat/completions")
+            .header("content-type", "application/json")
+            .header("x-request-id", "the-id")
+            .body(Body::from(body))
+            .unwrap();
+        serve::answer(Arc::clone(&self.gateway), Endpoint::ChatCompletions, request).await
+    }
+
+    /// Status, headers and body of the answer.
+    async fn ask(&self, body: &'static str) -> (u16, http::HeaderMap, String) {
+        let (head, body) = self.begin(body).await.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        (head.status.as_u16(), head.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// The lines of a metric.
+    fn metric(&self, name: &str) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.gateway.registry).unwrap();
+        text.lines().filter(|line| line.starts_with(name)).collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn lane(name: &str, model: &str, slots: u32, port: u16) -> LaneSpec {
+    let url = format!("http://127.0.0.1:{port}");
+    let second = Duration::from_secs(1);
+    LaneSpec {
+        name: name.into(),
+        models: vec![model.into()],
+        labels: Vec::new(),
+        max_context: 0,
+        slots,
+        group: None,
+        need: 0,
+        asleep: 0,
+        residency: Residency::External,
+        expected_load: second,
+        cost_milli: 0,
+        engine_model: None,
+        engine: EngineSpec::External(ExternalSpec::try_new(&url, None, second).unwrap()),
+        timeouts: Timeouts { connect: 30 * second, first_byte: 30 * second, idle: 30 * second },
+        liveness: Liveness {
+            stall: Duration::ZERO,
+            probe_every: Duration::ZERO,
+            probe_limit: Duration::ZERO,
+        },
+    }
+}
