@@ -28,6 +28,9 @@ pub(crate) struct Manifest {
     #[serde(default)]
     pub(crate) limits: Limits,
     #[serde(default)]
+    #[expect(dead_code, reason = "no optional hook is called yet")]
+    hooks: Hooks,
+    #[serde(default)]
     allow: AllowTable,
     pub(crate) build: Option<Build>,
 }
@@ -40,6 +43,15 @@ pub(crate) struct Limits {
     pub(crate) deadline: Option<Duration>,
     #[serde(default, deserialize_with = "bytes")]
     pub(crate) memory: Option<u64>,
+}
+
+/// When the optional hooks are called.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Hooks {
+    #[serde(default, deserialize_with = "duration")]
+    #[expect(dead_code, reason = "no optional hook is called yet")]
+    pub(crate) tick: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

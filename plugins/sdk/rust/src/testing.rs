@@ -160,6 +160,7 @@ impl FakeHost {
     }
 
     fn call<R>(&self, request: &FakeRequest, ask: impl FnOnce(&Call<'_>) -> R) -> R {
+        request.begin();
         let context = Context { now_ms: self.services.now_ms.get(), ..request.context };
         let fleet = ForModel { fleet: &self.fleet, model: Some(request.model()) };
         let services: &dyn Services = &self.services;

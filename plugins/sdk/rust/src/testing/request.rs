@@ -1,5 +1,7 @@
 //! Requests.
 
+use std::cell::Cell;
+
 use serde_json::Value;
 
 use crate::{Context, Endpoint, FieldValue, MessageInfo, RequestView, Role};
@@ -14,6 +16,9 @@ pub struct FakeRequest {
     body: Value,
     headers: Vec<(String, String)>,
     tenant: Option<String>,
+    /// Bytes that a call may be handed in all, and how many of them are left.
+    most: usize,
+    left: Cell<usize>,
 }
 
 impl FakeRequest {
@@ -57,6 +62,8 @@ impl FakeRequest {
             body: value,
             headers: Vec::new(),
             tenant: None,
+            most: usize::MAX,
+            left: Cell::new(usize::MAX),
         };
         let messages = request.messages();
         let bytes: usize = request.texts().iter().map(String::len).sum();
@@ -84,6 +91,27 @@ impl FakeRequest {
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.context.seed = seed;
         self
+    }
+
+    /// Of which a call is handed at most so many bytes in all, as hosts limit that.
+    #[must_use]
+    pub fn handing_out(mut self, most: usize) -> Self {
+        self.most = most;
+        self
+    }
+
+    /// Another call begins.
+    pub(super) fn begin(&self) {
+        self.left.set(self.most);
+    }
+
+    /// What a question may yield, of what it asks for.
+    fn allowed(&self, max_bytes: u32) -> usize {
+        self.left.get().min(max_bytes as usize)
+    }
+
+    fn hand_out(&self, bytes: usize) {
+        self.left.set(self.left.get() - bytes);
     }
 
     /// Of a tenant.
@@ -127,10 +155,14 @@ impl RequestView for FakeRequest {
     }
 
     fn field(&self, pointer: &str, max_bytes: u32) -> FieldValue {
+        let most = self.allowed(max_bytes);
         match self.body.pointer(pointer).filter(|_| !pointer.is_empty()).map(Value::to_string) {
             None => FieldValue::Absent,
-            Some(json) if json.len() > max_bytes as usize => FieldValue::TooLarge(json.len() as u64),
-            Some(json) => FieldValue::Json(json),
+            Some(json) if json.len() > most => FieldValue::TooLarge(json.len() as u64),
+            Some(json) => {
+                self.hand_out(json.len());
+                FieldValue::Json(json)
+            }
         }
     }
 
@@ -159,13 +191,16 @@ impl RequestView for FakeRequest {
         let texts = self.texts();
         let text = texts.get(index as usize).map_or("", String::as_str);
         let start = text.ceil_char_boundary((offset as usize).min(text.len()));
-        let end =
-            text.floor_char_boundary((offset as usize).saturating_add(max_bytes as usize).min(text.len()));
-        text.get(start..end).unwrap_or("").to_owned()
+        let end = (offset as usize).saturating_add(self.allowed(max_bytes)).min(text.len());
+        let part = text.get(start..text.floor_char_boundary(end)).unwrap_or("").to_owned();
+        self.hand_out(part.len());
+        part
     }
 
     fn body(&self, offset: u64, max_bytes: u32) -> Vec<u8> {
-        self.text.bytes().skip(offset as usize).take(max_bytes as usize).collect()
+        let bytes: Vec<u8> = self.text.bytes().skip(offset as usize).take(self.allowed(max_bytes)).collect();
+        self.hand_out(bytes.len());
+        bytes
     }
 
     fn contains(&self, needle: &str, ignore_case: bool) -> bool {

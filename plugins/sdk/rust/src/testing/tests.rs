@@ -115,3 +115,31 @@ fn requests_hash_their_text_in_blocks_over_all_messages() {
     assert!(two.prefix_hashes(0, 3).is_empty());
     assert_eq!(two.body(1, 10), b"\"messages\"");
 }
+
+#[test]
+fn a_call_is_handed_so_much_and_no_more() {
+    struct Reader;
+
+    impl Policy for Reader {
+        const NAME: &'static str = "reader";
+        const VERSION: &'static str = "1.0.0";
+
+        fn configure(_: &str) -> Result<Self, PolicyError> {
+            Ok(Self)
+        }
+
+        fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
+            let first = call.request.text(0, 0, 4);
+            let second = call.request.text(0, 4, 4);
+            let field = call.request.field("/messages", 1000);
+            Ok(Advice::any().because(format!("{first}|{second}|{field:?}")))
+        }
+    }
+
+    let host = FakeHost::new(FakeFleet::new(&["a"]));
+    let request = FakeRequest::chat(r#"{"messages": [{"content": "foobar"}]}"#).handing_out(5);
+    for _ in 0..2 {
+        let advice = host.advise(&Reader, &request).unwrap();
+        assert_eq!(why(&advice), &crate::Scalar::Text("foob|a|FieldValue::TooLarge(22)".into()));
+    }
+}
