@@ -1,6 +1,9 @@
 //! Finding what should not leave the house. Small matchers instead of regular expressions, because a table of those would
 //! be larger than all the rest of the component.
 //!
+//! Prompts are written by strangers, so no matcher looks further than some bytes ahead before it is sure: the time grows with
+//! the text and no faster, whatever is in it.
+//!
 //! They look at bytes. Whatever they match begins and ends at characters: bytes above ASCII count as letters, and are
 //! taken in whole runs.
 
@@ -44,24 +47,27 @@ pub(crate) struct Rules {
 pub(crate) fn find(text: &str, rules: &Rules) -> Vec<(Range<usize>, Kind)> {
     let bytes = text.as_bytes();
     let mut found = Vec::new();
-    for kind in &rules.kinds {
-        let matcher: fn(&[u8], usize) -> Option<Range<usize>> = match kind {
-            Kind::Email => email,
-            Kind::Phone => phone,
-            Kind::ApiKey => api_key,
-            Kind::Iban => iban,
-            Kind::Word => continue,
-        };
-        let mut at = 0;
-        while at < bytes.len() {
-            match matcher(bytes, at) {
-                Some(range) => {
-                    at = range.end.max(at + 1);
-                    found.push((range, *kind));
-                }
-                None => at += 1,
+    // Up to where each kind has been found already.
+    let mut done = [0; Kind::ALL.len()];
+    let mut in_word = false;
+    for (at, byte) in bytes.iter().enumerate() {
+        for kind in possible(*byte, in_word) {
+            if at < done[*kind as usize] || !rules.kinds.contains(kind) {
+                continue;
+            }
+            let matched = match kind {
+                Kind::Email => email(bytes, at),
+                Kind::Phone => phone(bytes, at),
+                Kind::ApiKey => api_key(bytes, at),
+                Kind::Iban => iban(bytes, at),
+                Kind::Word => None,
+            };
+            if let Some(range) = matched {
+                done[*kind as usize] = range.end;
+                found.push((range, *kind));
             }
         }
+        in_word = wordy(*byte);
     }
     for word in &rules.words {
         found.extend(occurrences(bytes, word.as_bytes()).map(|range| (range, Kind::Word)));
@@ -76,6 +82,19 @@ pub(crate) fn find(text: &str, rules: &Rules) -> Vec<(Range<usize>, Kind)> {
         }
     }
     apart
+}
+
+/// What can begin at a byte, or in the case of an address have its `@` there. Nearly all bytes of a prompt are within
+/// words, and done with here.
+fn possible(byte: u8, in_word: bool) -> &'static [Kind] {
+    match byte {
+        b'@' => &[Kind::Email],
+        b'-' => &[Kind::ApiKey],
+        _ if in_word => &[],
+        b'+' | b'(' | b'0'..=b'9' => &[Kind::Phone],
+        b'a'..=b'z' | b'A'..=b'Z' => &[Kind::ApiKey, Kind::Iban],
+        _ => &[],
+    }
 }
 
 /// Is it part of a word?
@@ -126,6 +145,8 @@ fn email(bytes: &[u8], at: usize) -> Option<Range<usize>> {
 /// A telephone number: international (`+49 30 1234567`), national (`030 1234567`), with the area in brackets
 /// (`(555) 123-4567`), or in the North American form `555-123-4567`.
 fn phone(bytes: &[u8], at: usize) -> Option<Range<usize>> {
+    /// The international numbering plan has no longer ones.
+    const MOST_DIGITS: usize = 15;
     if !starts(bytes, at) {
         return None;
     }
@@ -146,6 +167,9 @@ fn phone(bytes: &[u8], at: usize) -> Option<Range<usize>> {
         }
         groups.push(group);
         digits += group;
+        if digits > MOST_DIGITS {
+            return None;
+        }
         end = next + group;
         let gap = run(bytes, end, |byte| separators.contains(&byte));
         // Brackets stand beside a blank; more than two separators are none.
@@ -156,7 +180,7 @@ fn phone(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     }
     // Days of the calendar have eight digits, and an hour may follow.
     let date = matches!(groups[..], [2, 2, 4, ..]);
-    ((fewest..=15).contains(&digits) && !date && ends(bytes, end)).then_some(at..end)
+    (digits >= fewest && !date && ends(bytes, end)).then_some(at..end)
 }
 
 fn north_american(bytes: &[u8], at: usize) -> Option<Range<usize>> {
@@ -197,6 +221,7 @@ const KEY_PREFIXES: [&[u8]; 22] = [
 /// A key of a well-known service, a token of the form `eyJ….….…`, or a private key in PEM.
 fn api_key(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     const FEWEST: usize = 16;
+    const WINDOW: usize = 128;
     let rest = &bytes[at..];
     if rest.starts_with(b"-----BEGIN ") {
         return private_key(bytes, at);
@@ -207,22 +232,23 @@ fn api_key(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     let prefix = KEY_PREFIXES.iter().find(|prefix| rest.starts_with(prefix))?.len();
     let dots = &rest[..prefix] == b"eyJ";
     let key = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte) || dots && byte == b'.';
-    let length = run(bytes, at + prefix, key);
-    let tail = &rest[prefix..prefix + length];
+    let head = run(&bytes[..bytes.len().min(at + prefix + WINDOW)], at + prefix, key);
     // Words with hyphens begin like keys too, but have no digits.
-    (length >= FEWEST && tail.iter().any(u8::is_ascii_digit)).then_some(at..at + prefix + length)
+    let sure = head >= FEWEST && rest[prefix..prefix + head].iter().any(u8::is_ascii_digit);
+    sure.then(|| at..at + prefix + run(bytes, at + prefix, key))
 }
 
 /// From the first line of a private key to the end of its last line, or of the text.
 fn private_key(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     const LONGEST_LINE: usize = 64;
     let rest = &bytes[at..];
-    let position = |needle: &[u8], from: usize| {
-        rest.get(from..)?.windows(needle.len()).position(|window| window == needle).map(|place| from + place)
-    };
-    let first = position(b"PRIVATE KEY-----", 0).filter(|place| *place < LONGEST_LINE)?;
-    let last =
-        position(b"-----END ", first).and_then(|end| Some(position(b"KEY-----", end)? + b"KEY-----".len()));
+    let position =
+        |needle: &[u8], text: &[u8]| text.windows(needle.len()).position(|window| window == needle);
+    let first = position(b"PRIVATE KEY-----", &rest[..rest.len().min(LONGEST_LINE)])?;
+    let last = position(b"-----END ", &rest[first..]).and_then(|end| {
+        let end = first + end;
+        Some(end + position(b"KEY-----", &rest[end..])? + b"KEY-----".len())
+    });
     Some(at..at + last.unwrap_or(rest.len()))
 }
 
@@ -374,6 +400,15 @@ mod tests {
     fn what_overlaps_is_one() {
         let text = "mail falcon@x.org";
         assert_eq!(find(text, &rules(&["falcon", "mail falcon"])), [(0..17, Kind::Word)]);
+    }
+
+    #[test]
+    fn hostile_texts_take_no_longer_than_others() {
+        // With matchers that look ahead for ever each of these would take hours.
+        for part in ["-----BEGIN ", "0 ", "sk-", "eyJ.", "(1) ", "a@1.", "@", "DE89 ", "+1-", "555-"] {
+            let text = part.repeat(1_000_000 / part.len());
+            assert!(find(&text, &rules(&["a@1", "0 0"])).len() <= text.len());
+        }
     }
 
     proptest! {
