@@ -64,7 +64,7 @@ fn notes(policy: &Value, now: u64) -> Vec<String> {
 }
 
 /// Columns with two blanks between them. The last one is as long as it likes.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for row in rows {
@@ -123,7 +123,7 @@ fn scalar(value: &Value) -> String {
 }
 
 /// What a policy says may hold anything; a terminal gets none of its commands.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
