@@ -336,10 +336,9 @@ fn load_component(runtime: &Runtime, spec: &PolicySpec, manifest: &Manifest) -> 
         return Err(fail(format!("it is {size} bytes long, and {MOST_BYTES} are the limit")));
     }
     let bytes = std::fs::read(&path).map_err(|error| fail(format!("cannot be read: {error}")))?;
-    if let Some(build) = &manifest.build {
+    if let Some(wanted) = manifest.build.as_ref().and_then(|build| build.component_sha256.as_ref()) {
         let digest = hex(&<sha2::Sha256 as sha2::Digest>::digest(&bytes));
-        if digest != build.component_sha256 {
-            let wanted = &build.component_sha256;
+        if digest != *wanted {
             return Err(fail(format!(
                 "its SHA-256 is {digest}, and the manifest says {wanted}; build it again with `cargo xtask guests`, or correct `build.component-sha256`"
             )));

@@ -130,11 +130,13 @@ fn engine(strategy: InstanceAllocationStrategy) -> Result<Engine, RuntimeError> 
         .max_wasm_stack(512 << 10)
         .cranelift_opt_level(OptLevel::Speed)
         .parallel_compilation(true)
+        // The tools for JavaScript and Python make components of several, and what wasmtime puts between two of them uses the
+        // memories of both. Without it, wasmtime 48 panics over such a component instead of refusing it.
+        .wasm_multi_memory(true)
         // What no policy needs, and what past escapes and aborts were made of, is off.
         .wasm_threads(false)
         .shared_memory(false)
         .wasm_memory64(false)
-        .wasm_multi_memory(false)
         .wasm_tail_call(false)
         .wasm_gc(false)
         .wasm_exceptions(false)
