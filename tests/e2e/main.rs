@@ -5,6 +5,7 @@ mod captures;
 mod chaos;
 mod check;
 mod clients;
+mod languages;
 mod openai;
 mod policy;
 mod pool;

@@ -27,7 +27,8 @@ pub fn componentize(module: &[u8]) -> Result<Vec<u8>, BuildError> {
 
 /// Put the types of a world into a core module that does not carry them.
 pub(crate) fn with_world(module: &[u8], world: &str) -> Result<Vec<u8>, BuildError> {
-    let fail = |error| BuildError::Component(format!("the contract cannot be put into the module: {error:#}"));
+    let fail =
+        |error| BuildError::Component(format!("the contract cannot be put into the module: {error:#}"));
     let mut resolve = Resolve::default();
     let package = resolve.push_source("pointsman.wit", &contract()).map_err(fail)?;
     let world = resolve.select_world(&[package], Some(world)).map_err(fail)?;
@@ -52,10 +53,12 @@ pub(crate) fn contract() -> String {
 
 /// Does a component import nothing but what the contract offers? The host would refuse it; here it is known why.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), BuildError> {
-    let decoded =
-        decode(bytes).map_err(|error| BuildError::Component(format!("what was built is no component: {error:#}")))?;
+    let decoded = decode(bytes)
+        .map_err(|error| BuildError::Component(format!("what was built is no component: {error:#}")))?;
     let DecodedWasm::Component(resolve, world) = decoded else {
-        return Err(BuildError::Component("what was built is a package of types, not a component".to_owned()));
+        return Err(BuildError::Component(
+            "what was built is a package of types, not a component".to_owned(),
+        ));
     };
     for (key, item) in &resolve.worlds[world].imports {
         let name = resolve.name_world_key(key);
@@ -82,7 +85,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     let file = file.persist(path).map_err(|error| BuildError::file(path)(error.error))?;
     // Temporary files are their owner's alone, and a host may run as somebody else.
     #[cfg(unix)]
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(BuildError::file(path))?;
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .map_err(BuildError::file(path))?;
     drop(file);
     debug_assert!(fs::metadata(path).is_ok_and(|found| found.len() == bytes.len() as u64));
     Ok(())

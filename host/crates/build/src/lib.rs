@@ -80,7 +80,9 @@ impl std::str::FromStr for Language {
             other => other.to_owned(),
         };
         Self::ALL.into_iter().find(|language| language.name() == name).ok_or_else(|| {
-            BuildError::Usage(format!("there is no language `{text}`; there are rust, javascript, python and c"))
+            BuildError::Usage(format!(
+                "there is no language `{text}`; there are rust, javascript, python and c"
+            ))
         })
     }
 }

@@ -22,9 +22,15 @@ pub(crate) fn build(plan: &Plan, tools: &Tools, log: &mut dyn FnMut(&str)) -> Re
     let contract = plan.needs("wit")?;
     let scratch = plan.scratch()?;
     let source = plan.source_path();
-    let module = source.file_stem().and_then(|stem| stem.to_str()).filter(|stem| is_identifier(stem)).ok_or_else(
-        || BuildError::Usage(format!("{}: the name of a Python module is letters, digits and `_`", source.display())),
-    )?;
+    let module =
+        source.file_stem().and_then(|stem| stem.to_str()).filter(|stem| is_identifier(stem)).ok_or_else(
+            || {
+                BuildError::Usage(format!(
+                    "{}: the name of a Python module is letters, digits and `_`",
+                    source.display()
+                ))
+            },
+        )?;
     let entry = scratch.join("entry.py");
     fs::write(&entry, entry_module(module, plan.world)).map_err(BuildError::file(&entry))?;
     let component = scratch.join("policy.wasm");

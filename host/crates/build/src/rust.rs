@@ -151,8 +151,10 @@ fn linker() -> Result<PathBuf, BuildError> {
         output(Command::new("rustc").args(["--print", what]))
             .ok_or_else(|| BuildError::Usage(format!("`rustc --print {what}` failed")))
     };
-    let linker =
-        PathBuf::from(printed("sysroot")?).join("lib/rustlib").join(printed("host-tuple")?).join("bin/rust-lld");
+    let linker = PathBuf::from(printed("sysroot")?)
+        .join("lib/rustlib")
+        .join(printed("host-tuple")?)
+        .join("bin/rust-lld");
     if linker.exists() {
         return Ok(linker);
     }

@@ -28,7 +28,8 @@ pub fn new_policy(parent: &Path, name: &str, language: Language) -> Result<PathB
     }
     fs::create_dir_all(parent).map_err(BuildError::file(parent))?;
     // Made under another name first: a folder that is there is complete.
-    let building = tempfile::Builder::new().prefix(".policy-").tempdir_in(parent).map_err(BuildError::file(parent))?;
+    let building =
+        tempfile::Builder::new().prefix(".policy-").tempdir_in(parent).map_err(BuildError::file(parent))?;
     for common in ["common", language.name()] {
         for (file, text) in TEMPLATES {
             if let Some(file) = file.strip_prefix(common).and_then(|file| file.strip_prefix('/')) {
@@ -49,7 +50,8 @@ pub fn new_policy(parent: &Path, name: &str, language: Language) -> Result<PathB
 /// Temporary folders are their owner's alone, and a host may run as somebody else.
 fn set_readable(folder: &Path) -> Result<(), BuildError> {
     #[cfg(unix)]
-    fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(BuildError::file(folder))?;
+    fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .map_err(BuildError::file(folder))?;
     Ok(())
 }
 
@@ -88,7 +90,11 @@ mod tests {
             let error = new_policy(dir.path(), &name, language).unwrap_err().to_string();
             assert!(error.contains("is there already"), "{error}");
         }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), Language::ALL.len(), "something was left behind");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            Language::ALL.len(),
+            "something was left behind"
+        );
     }
 
     #[test]

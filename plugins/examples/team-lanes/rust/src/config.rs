@@ -20,7 +20,8 @@ impl Config {
     pub(crate) fn parse(json: &str) -> Result<Self, String> {
         let json = RawJson::parse(json).map_err(|_| "the configuration is no JSON")?;
         let members = json.value().to_object().map_err(|_| "the configuration must be an object")?;
-        let mut config = Self { teams: BTreeMap::new(), code_lane: None, long_tokens: 8_000, long_lane: None };
+        let mut config =
+            Self { teams: BTreeMap::new(), code_lane: None, long_tokens: 8_000, long_lane: None };
         for (key, value) in members {
             let key = text(key, "a key")?;
             match key.as_str() {

@@ -40,9 +40,7 @@ impl Policy for TeamLanes {
         let candidates = call.fleet.candidates();
         let (chosen, passed_over) = self.choose(call, &candidates);
         let (mut advice, why, rule) = match &chosen {
-            Some((lane, rule)) => {
-                (Advice::only([*lane]), format!("{}: {}", rule.lane, rule.why), rule.name)
-            }
+            Some((lane, rule)) => (Advice::only([*lane]), format!("{}: {}", rule.lane, rule.why), rule.name),
             None => (blend(), "the shortest wait and the warmest cache".to_owned(), "blend"),
         };
         let cannot: String = passed_over.iter().map(|lane| format!(", and {lane} cannot serve")).collect();
@@ -73,7 +71,8 @@ impl TeamLanes {
     /// The first rule whose lane can serve, and the lanes of rules that cannot.
     fn choose(&self, call: &Call<'_>, candidates: &[LaneId]) -> (Option<(LaneId, Rule<'_>)>, Vec<&str>) {
         let mut passed_over = Vec::new();
-        let rules: [fn(&Self, &Call<'_>) -> Option<Rule<'_>>; 3] = [Self::home, Self::code, Self::long];
+        let rules: [for<'a> fn(&'a Self, &Call<'_>) -> Option<Rule<'a>>; 3] =
+            [Self::home, Self::code, Self::long];
         // One after the other: a question about the text is asked only when it matters.
         for rule in rules {
             let Some(rule) = rule(self, call) else { continue };

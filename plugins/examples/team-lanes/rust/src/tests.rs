@@ -11,7 +11,9 @@ fn ask(config: &str, request: &FakeRequest) -> Advice {
 }
 
 fn chat(text: &str) -> FakeRequest {
-    FakeRequest::chat(&format!(r#"{{"model": "auto", "messages": [{{"role": "user", "content": "{text}"}}]}}"#))
+    FakeRequest::chat(&format!(
+        r#"{{"model": "auto", "messages": [{{"role": "user", "content": "{text}"}}]}}"#
+    ))
 }
 
 fn why(advice: &Advice) -> &str {
@@ -38,10 +40,18 @@ fn others_are_sent_by_what_they_ask() {
 
 #[test]
 fn priority_is_clamped_and_nonsense_is_none() {
-    let priority = |text: &str| ask("{}", &chat("hi").with_header("X-Priority", text)).queue.map(|q| q.priority);
-    for (text, wanted) in
-        [("7", Some(7)), ("+250", Some(10)), ("-99", Some(-10)), ("-0", Some(0)), ("5.5", None), ("", None), ("+", None), ("1234567890", None)]
-    {
+    let priority =
+        |text: &str| ask("{}", &chat("hi").with_header("X-Priority", text)).queue.map(|q| q.priority);
+    for (text, wanted) in [
+        ("7", Some(7)),
+        ("+250", Some(10)),
+        ("-99", Some(-10)),
+        ("-0", Some(0)),
+        ("5.5", None),
+        ("", None),
+        ("+", None),
+        ("1234567890", None),
+    ] {
         assert_eq!(priority(text), wanted, "{text}");
     }
 }
@@ -57,6 +67,9 @@ fn mistakes_in_the_configuration_are_named() {
         (r#"{"long-tokens": 0}"#, "`long-tokens` must be a whole number from 1 to 4294967295"),
     ] {
         let error = TeamLanes::configure(config).unwrap_err();
-        assert!(matches!(&error, PolicyError::InvalidConfig(text) if text == sentence), "{config}: {error:?}");
+        assert!(
+            matches!(&error, PolicyError::InvalidConfig(text) if text == sentence),
+            "{config}: {error:?}"
+        );
     }
 }
