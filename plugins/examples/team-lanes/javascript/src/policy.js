@@ -25,9 +25,11 @@ class TeamLanes {
       .note("prompt-tokens", context.promptTokens)
       .fallingBackTo(candidates.filter((lane) => lane !== choice?.lane));
     const priority = integer(request.header("x-priority"));
-    if (priority !== null) advice.withPriority(Math.max(-10, Math.min(priority, 10)));
-    // What can wait holds up nobody else's work.
-    if (priority < 0) advice.withSwitching("when-idle");
+    if (priority !== null) {
+      advice.withPriority(Math.max(-10, Math.min(priority, 10)));
+      // What can wait holds up nobody else's work.
+      if (priority < 0) advice.withSwitching("when-idle");
+    }
     return advice;
   }
 
