@@ -10,8 +10,11 @@ fn folder(build: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("src")).unwrap();
     fs::write(dir.path().join("src/policy.js"), "export default {};").unwrap();
-    fs::write(dir.path().join("policy.toml"), format!("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\n{build}"))
-        .unwrap();
+    fs::write(
+        dir.path().join("policy.toml"),
+        format!("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\n{build}"),
+    )
+    .unwrap();
     dir
 }
 
@@ -25,11 +28,17 @@ fn mistakes_in_the_manifest_are_named() {
         ("", "there is no [build]"),
         ("[build]\nlanguage = \"javascript\"", "missing field `source`"),
         ("[build]\nlanguage = \"cobol\"\nsource = \"src/policy.js\"", "line 5"),
-        ("[build]\nlanguage = \"javascript\"\nsource = \"../policy.js\"", "must be a path within this folder"),
+        (
+            "[build]\nlanguage = \"javascript\"\nsource = \"../policy.js\"",
+            "must be a path within this folder",
+        ),
         ("[build]\nlanguage = \"javascript\"\nsource = \"/etc/passwd\"", "must be a path within this folder"),
         ("[build]\nlanguage = \"javascript\"\nsource = \"\"", "must be a path within this folder"),
         ("[build]\nlanguage = \"javascript\"\nsource = \"src/other.js\"", "there is no "),
-        ("[build]\nlanguage = \"javascript\"\nsource = \"src/policy.js\"\ncolour = 5", "unknown field `colour`"),
+        (
+            "[build]\nlanguage = \"javascript\"\nsource = \"src/policy.js\"\ncolour = 5",
+            "unknown field `colour`",
+        ),
     ] {
         let dir = folder(text);
         let error = refused(dir.path(), &Tools::from_environment());

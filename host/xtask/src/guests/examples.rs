@@ -13,6 +13,8 @@ use crate::setup;
 
 /// Where the example is.
 const EXAMPLE: &str = "plugins/examples/team-lanes";
+/// Where the templates are.
+const TEMPLATES: &str = "host/crates/build/templates";
 /// The types of the contract for Python's editors and native tests.
 const PYTHON_BINDINGS: &str = "plugins/sdk/python/bindings";
 /// What of them is kept: the rest of what the tool writes is for asynchronous worlds.
@@ -30,10 +32,14 @@ pub(super) fn build(root: &Path, route: RustRoute, out: &Path) -> Result<()> {
         .with_target_dir(target_dir()?.join("guests/new"));
     for language in Language::ALL {
         let folder = out.join(format!("team-lanes-{language}"));
-        unless_fresh(root, language, &folder, || example(root, route, language, &folder, &tools))?;
+        let own = [format!("{EXAMPLE}/{language}")];
+        unless_fresh(root, language, &own, &folder, || example(root, route, language, &folder, &tools))?;
+        // They are no part of the component.
+        fs::copy(root.join(EXAMPLE).join("cases.jsonl"), folder.join("cases.jsonl"))?;
         let name = format!("new-{language}");
         let folder = out.join(&name);
-        unless_fresh(root, language, &folder, || {
+        let own = ["common", language.name()].map(|part| format!("{TEMPLATES}/{part}"));
+        unless_fresh(root, language, &own, &folder, || {
             new_policy(out, &name, language)?;
             build_folder(&folder, &tools)
         })?;
@@ -45,11 +51,13 @@ pub(super) fn build(root: &Path, route: RustRoute, out: &Path) -> Result<()> {
 fn unless_fresh(
     root: &Path,
     language: Language,
+    own: &[String],
     folder: &Path,
     make: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let sdk = format!("plugins/sdk/{language}");
-    let folders = [EXAMPLE, &sdk, "wit/0.1", "host/crates/build/src", "host/crates/build/templates"];
+    let mut folders = vec![sdk.as_str(), "wit/0.1", "host/crates/build/src"];
+    folders.extend(own.iter().map(String::as_str));
     let node = fs::read_to_string(root.join("tests/node/package.json"))?;
     let inputs = folders_sha256(root, &folders, &format!("{:?} {node}", setup::GUEST_WHEELS))?;
     let noted = folder.join(INPUTS);
@@ -67,7 +75,6 @@ fn unless_fresh(
 fn example(root: &Path, route: RustRoute, language: Language, folder: &Path, tools: &Tools) -> Result<()> {
     let source = root.join(EXAMPLE).join(language.name());
     copy(&source, folder)?;
-    fs::copy(root.join(EXAMPLE).join("cases.jsonl"), folder.join("cases.jsonl"))?;
     if language != Language::Rust {
         vendor(folder, language)?;
         return build_folder(folder, tools);
