@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use pointsman_domain::{
     Decision, Edit, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Merge,
-    OnConflict, Plan, PlanLimits, Switching, Topology,
+    OnConflict, Plan, PlanLimits, Switching, Topology, Trace,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -182,7 +182,7 @@ fn check(case: &Case, number: u64, policy: &Policy, facts_of: &FactsOf<'_>) -> R
     let fleet = Arc::new(fleet(&case.fleet, number));
     let mut facts = facts_of(&case.request)?;
     let mut merge = Merge::new(&fleet, facts.request.model());
-    consult(policy, &mut facts, &fleet, &mut merge).map_err(|error| error.to_string())?;
+    consult(policy, &mut facts, &fleet, &mut merge, &mut Trace::off()).map_err(|error| error.to_string())?;
     let merged = merge.finish(OnConflict::Refuse);
     let decision = Plan::from_advice(&merged, &fleet, &limits);
 

@@ -1,10 +1,11 @@
 //! The policies of a host in order, as one advisor.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use pointsman_domain::{
-    Advice, Advisor, BuiltIn, Facts, FleetView, Merge, Merged, OnConflict, PolicyRef, Rejection, Trace,
-    permit,
+    Advice, Advisor, BuiltIn, Consulted, Facts, FleetView, Merge, Merged, OnConflict, PolicyRef, Rejection,
+    Trace, permit,
 };
 use serde::Serialize;
 
@@ -91,7 +92,7 @@ impl Advisor for Chain {
         let mut facts = facts.clone();
         for link in &self.links {
             let (on_error, name, problem) = match link {
-                Link::Loaded(policy) => match consult(policy, &mut facts, fleet, &mut merge) {
+                Link::Loaded(policy) => match consult(policy, &mut facts, fleet, &mut merge, trace) {
                     Ok(()) if merge.ended() => break,
                     Ok(()) => continue,
                     Err(problem) => (policy.on_error, policy.reference.clone(), problem.to_string()),
@@ -122,23 +123,48 @@ pub(crate) fn consult(
     facts: &mut Facts,
     fleet: &Arc<FleetView>,
     merge: &mut Merge<'_>,
+    trace: &mut Trace,
 ) -> Result<(), NoAdvice> {
-    let mut advice = policy.advise(facts, fleet)?;
-    for dropped in permit(&mut advice, &policy.allow) {
+    let begun = Instant::now();
+    let mut reads = trace.is_on().then(Vec::new);
+    let mut left_out = Vec::new();
+    let advised = policy.advise(facts, fleet, reads.as_mut()).map(|mut advice| {
+        left_out = leave_out(policy, facts, &mut advice);
+        advice
+    });
+    trace.consulted(|| Consulted {
+        policy: policy.reference.clone(),
+        hook: "on-request".to_owned(),
+        took: begun.elapsed(),
+        reads: reads.unwrap_or_default(),
+        advice: advised.as_ref().ok().cloned(),
+        note: advised.as_ref().err().map(ToString::to_string),
+        dropped: left_out,
+    });
+    merge.add(&policy.reference, policy.weight, advised?);
+    Ok(())
+}
+
+/// Leave out what the policy may not advise, and what cannot be done, and say what that was. The edits that are left show in
+/// `facts` afterwards.
+fn leave_out(policy: &Policy, facts: &mut Facts, advice: &mut Advice) -> Vec<String> {
+    let mut left_out = Vec::new();
+    for dropped in permit(advice, &policy.allow) {
         policy.figures().dropped(dropped.what);
+        left_out.push(format!("{} dropped: {}", dropped.what, dropped.reason));
         tracing::debug!(policy = %policy.reference, request = facts.request.id(), "{} dropped: {}", dropped.what, dropped.reason);
     }
     if !advice.edits.is_empty() {
         let (edited, refused) = facts.request.edited(&advice.edits);
         for (edit, reason) in refused {
             policy.figures().dropped(edit.kind());
+            left_out.push(format!("{} dropped: {reason}", edit.kind()));
             tracing::warn!(policy = %policy.reference, request = facts.request.id(), "{} dropped: {reason}", edit.kind());
             advice.edits.retain(|kept| *kept != edit);
         }
         facts.request = edited;
     }
-    merge.add(&policy.reference, policy.weight, advice);
-    Ok(())
+    left_out
 }
 
 fn refusal(policy: &PolicyRef) -> Rejection {

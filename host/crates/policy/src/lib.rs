@@ -22,6 +22,7 @@ mod manifest;
 mod metrics;
 mod policy;
 mod pool;
+mod reads;
 mod runtime;
 mod state;
 

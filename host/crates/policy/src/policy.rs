@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pointsman_domain::{Advice, Allow, Facts, FleetView, PolicyRef};
+use pointsman_domain::{Advice, Allow, Facts, FleetView, PolicyRef, Read};
 
 use crate::abi::PolicyError;
 use crate::breaker::Breaker;
@@ -215,14 +215,19 @@ impl Policy {
         self.pool.len()
     }
 
-    /// Ask for advice, and count what came of it.
-    pub(crate) fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>) -> Result<Advice, NoAdvice> {
+    /// Ask for advice, and count what came of it. What the policy asked goes into `reads`, if somebody wants it.
+    pub(crate) fn advise(
+        &self,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        reads: Option<&mut Vec<Read>>,
+    ) -> Result<Advice, NoAdvice> {
         let begun = Instant::now();
         if !self.breaker.lock().unwrap_or_else(PoisonError::into_inner).admits(begun - self.started) {
             self.figures().failed("out-of-service", false);
             return Err(NoAdvice::OutOfService);
         }
-        let result = self.call(facts, fleet);
+        let result = self.call(facts, fleet, reads);
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
         match &result {
             Err(NoAdvice::Fault(fault)) => {
@@ -247,18 +252,27 @@ impl Policy {
         result
     }
 
-    fn call(&self, facts: &Facts, fleet: &Arc<FleetView>) -> Result<Advice, NoAdvice> {
+    fn call(
+        &self,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        reads: Option<&mut Vec<Read>>,
+    ) -> Result<Advice, NoAdvice> {
         let mut warm = match self.pool.take() {
             Some(warm) => warm,
             None => self.instantiate()?,
         };
         let Warm { store, instance, .. } = &mut *warm;
-        store.data_mut().begin(Current { request: Arc::clone(&facts.request), fleet: Arc::clone(fleet) });
+        let current = Current { request: Arc::clone(&facts.request), fleet: Arc::clone(fleet) };
+        store.data_mut().begin(current, reads.is_some());
         let topology = fleet.topology.generation();
         let budget_us = u32::try_from(self.limits.deadline.as_micros()).unwrap_or(u32::MAX);
+        let called = guarded(store, self.limits, |store| instance.advise(store, facts, topology, budget_us));
+        if let Some(reads) = reads {
+            *reads = store.data_mut().take_reads();
+        }
         // On a fault the instance goes: its memory may be in any state, and wasmtime would not enter it again.
-        let advised =
-            guarded(store, self.limits, |store| instance.advise(store, facts, topology, budget_us))?;
+        let advised = called?;
         store.data_mut().end();
         self.pool.put(warm);
         Ok(advised?)

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use pointsman_domain as domain;
+use serde_json::{Value, json};
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Engine, Store};
 
 use self::bindings::exports::pointsman::policy::on_request::{Advice, Context, PolicyError as WitError};
-use self::bindings::pointsman::policy::{fleet, log, metrics, request, state, types};
+use self::bindings::pointsman::policy::types;
 use super::{Description, PolicyError};
-use crate::host_calls::{HostState, Level};
-use crate::state::StateError;
+use crate::host_calls::HostState;
+
+mod answers;
 
 mod bindings {
     #![allow(
@@ -58,6 +60,7 @@ pub(crate) fn advise(
     budget_us: u32,
 ) -> wasmtime::Result<Result<domain::Advice, PolicyError>> {
     let context = context(facts, topology, budget_us);
+    store.data_mut().note("context", || (Vec::new(), noted_context(facts, topology, budget_us)));
     let result = instance.pointsman_policy_on_request().call_advise(store, context)?;
     Ok(result.map(advice).map_err(policy_error))
 }
@@ -87,6 +90,24 @@ fn context(facts: &domain::Facts, topology: u64, budget_us: u32) -> Context {
         has_media: figures.has_media,
         has_grammar: figures.has_grammar,
     }
+}
+
+/// What a policy is told without asking, under the names of the contract.
+fn noted_context(facts: &domain::Facts, topology: u64, budget_us: u32) -> Value {
+    let mut noted = json!({
+        "now-ms": facts.now_ms,
+        "seed": facts.seed,
+        "topology": topology,
+        "age-us": u64::try_from(facts.age.as_micros()).unwrap_or(u64::MAX),
+        "budget-us": budget_us,
+        "attempt": facts.attempt,
+    });
+    if let (Value::Object(noted), Ok(Value::Object(figures))) =
+        (&mut noted, serde_json::to_value(facts.request.figures()))
+    {
+        noted.extend(figures);
+    }
+    noted
 }
 
 fn policy_error(error: WitError) -> PolicyError {
@@ -213,192 +234,4 @@ fn notes(notes: Vec<types::Note>) -> Vec<domain::Note> {
         types::Scalar::Text(text) => domain::Scalar::Text(text),
     };
     notes.into_iter().map(|note| domain::Note { key: note.key, value: scalar(note.value) }).collect()
-}
-
-fn lane_info(info: &domain::LaneInfo) -> types::LaneInfo {
-    types::LaneInfo {
-        id: info.id.0,
-        name: info.name.clone(),
-        engine: match info.engine {
-            domain::EngineKind::Vllm => types::Engine::Vllm,
-            domain::EngineKind::LlamaCpp => types::Engine::LlamaCpp,
-            domain::EngineKind::External => types::Engine::External,
-            domain::EngineKind::Other => types::Engine::Other,
-        },
-        models: info.models.clone(),
-        labels: info.labels.clone(),
-        max_context: info.max_context,
-        slots: info.slots,
-        group: info.group,
-        cost_milli: info.cost_milli,
-    }
-}
-
-fn lane_stat(stat: &domain::LaneStat) -> types::LaneStat {
-    types::LaneStat {
-        id: stat.id.0,
-        state: match stat.state {
-            domain::LaneState::Unloaded => types::LaneState::Unloaded,
-            domain::LaneState::Starting => types::LaneState::Starting,
-            domain::LaneState::Ready => types::LaneState::Ready,
-            domain::LaneState::Degraded => types::LaneState::Degraded,
-            domain::LaneState::Draining => types::LaneState::Draining,
-            domain::LaneState::Down => types::LaneState::Down,
-        },
-        running: stat.running,
-        waiting: stat.waiting,
-        queued: stat.queued,
-        slots_free: stat.slots_free,
-        kv_used: stat.kv_used,
-        errors: stat.errors,
-        ttft_p50_ms: stat.ttft_p50_ms,
-        ttft_p99_ms: stat.ttft_p99_ms,
-        decode_tps: stat.decode_tps,
-        est_wait_ms: stat.est_wait_ms,
-        ready_in_ms: stat.ready_in_ms,
-        displaces: stat.displaces,
-        cached_tokens: stat.cached_tokens,
-        stale_ms: stat.stale_ms,
-    }
-}
-
-fn level(level: types::Level) -> Level {
-    match level {
-        types::Level::Trace => Level::Trace,
-        types::Level::Debug => Level::Debug,
-        types::Level::Info => Level::Info,
-        types::Level::Warn => Level::Warn,
-        types::Level::Error => Level::Error,
-    }
-}
-
-impl types::Host for HostState {}
-
-impl request::Host for HostState {
-    fn id(&mut self) -> String {
-        HostState::request(self).map_or_else(String::new, |request| request.id().to_owned())
-    }
-
-    fn model(&mut self) -> String {
-        HostState::request(self).map_or_else(String::new, |request| request.model().to_owned())
-    }
-
-    fn tenant(&mut self) -> Option<String> {
-        HostState::request(self)?.tenant().map(str::to_owned)
-    }
-
-    fn header(&mut self, name: String) -> Option<String> {
-        HostState::request(self)?.header(&name).map(str::to_owned)
-    }
-
-    fn field(&mut self, pointer: String, max_bytes: u32) -> types::FieldValue {
-        match HostState::field(self, &pointer, max_bytes) {
-            domain::FieldValue::Absent => types::FieldValue::Absent,
-            domain::FieldValue::Json(json) => types::FieldValue::Json(json),
-            domain::FieldValue::TooLarge(size) => types::FieldValue::TooLarge(size),
-        }
-    }
-
-    fn messages(&mut self) -> Vec<types::MessageInfo> {
-        let info = |info: domain::MessageInfo| types::MessageInfo {
-            role: match info.role {
-                domain::Role::System => types::Role::System,
-                domain::Role::User => types::Role::User,
-                domain::Role::Assistant => types::Role::Assistant,
-                domain::Role::Tool => types::Role::Tool,
-                domain::Role::Other => types::Role::Other,
-            },
-            text_bytes: info.text_bytes,
-            parts: info.parts,
-            media_parts: info.media_parts,
-        };
-        HostState::messages(self).into_iter().map(info).collect()
-    }
-
-    fn text(&mut self, index: u32, offset: u64, max_bytes: u32) -> String {
-        HostState::text(self, index, offset, max_bytes)
-    }
-
-    fn body(&mut self, offset: u64, max_bytes: u32) -> Vec<u8> {
-        HostState::body(self, offset, max_bytes)
-    }
-
-    fn contains(&mut self, needle: String, ignore_case: bool) -> bool {
-        HostState::request(self).is_some_and(|request| request.contains(&needle, ignore_case))
-    }
-
-    fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {
-        HostState::prefix_hashes(self, block_bytes, max_blocks)
-    }
-}
-
-impl fleet::Host for HostState {
-    fn stats(&mut self) -> Vec<types::LaneStat> {
-        HostState::stats(self).iter().map(lane_stat).collect()
-    }
-
-    fn stat(&mut self, lane: u32) -> Option<types::LaneStat> {
-        HostState::stat(self, lane).map(lane_stat)
-    }
-
-    fn candidates(&mut self) -> Vec<u32> {
-        HostState::candidates(self)
-    }
-
-    fn info(&mut self, lane: u32) -> Option<types::LaneInfo> {
-        HostState::info(self, lane).map(lane_info)
-    }
-
-    fn find(&mut self, name: String) -> Option<u32> {
-        HostState::fleet(self)?.topology.find(&name).map(|lane| lane.0)
-    }
-
-    fn with_label(&mut self, key: String, value: String) -> Vec<u32> {
-        HostState::with_label(self, &key, &value)
-    }
-}
-
-impl log::Host for HostState {
-    fn write(&mut self, severity: types::Level, message: String) {
-        HostState::log(self, level(severity), &message);
-    }
-
-    fn enabled(&mut self, severity: types::Level) -> bool {
-        HostState::log_enabled(level(severity))
-    }
-}
-
-impl metrics::Host for HostState {
-    fn add(&mut self, name: String, value: u64) {
-        self.shared.figures.add(&name, value);
-    }
-
-    fn record_value(&mut self, name: String, value: u64) {
-        self.shared.figures.record_value(&name, value);
-    }
-}
-
-fn state_error(error: StateError) -> state::StateError {
-    match error {
-        StateError::TooLong => state::StateError::TooLong,
-        StateError::NotACounter => state::StateError::NotACounter,
-    }
-}
-
-impl state::Host for HostState {
-    fn get(&mut self, key: String) -> Option<Vec<u8>> {
-        self.shared.state.get(&key)
-    }
-
-    fn put(&mut self, key: String, value: Vec<u8>, ttl_ms: u32) -> Result<(), state::StateError> {
-        self.shared.state.put(key, &value, ttl_ms).map_err(state_error)
-    }
-
-    fn delete(&mut self, key: String) {
-        self.shared.state.delete(&key);
-    }
-
-    fn increment(&mut self, key: String, by: i64, ttl_ms: u32) -> Result<i64, state::StateError> {
-        self.shared.state.increment(key, by, ttl_ms).map_err(state_error)
-    }
 }
