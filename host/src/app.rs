@@ -10,6 +10,7 @@ use pointsman_domain::{Advisor, PlanLimits};
 use pointsman_fleet::{Fleet, FleetMetrics, FleetTasks};
 use pointsman_gateway::{Gateway, GatewayMetrics, Keys, Settings};
 use pointsman_policy::{Allocator, Chain, PolicyMetrics, Runtime, RuntimeSettings};
+use pointsman_record::{RecordMetrics, Recorder};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -43,7 +44,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     main.transpose().context("the host failed")?.unwrap_or(Ok(()))
 }
 
-async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
+async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> {
     let signals = Signals::listen()?;
     let mut registry = Registry::default();
     let (chain, runtime) = load_policies(&config.policies, &mut registry)?;
@@ -54,6 +55,9 @@ async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
     let operators = admin::open(&config.admin).await?;
     let policies = Arc::new(admin::Loaded(Arc::clone(&chain)));
     let gateway_metrics = GatewayMetrics::register(&mut registry);
+    let records = config.records.take();
+    let records = records.map(|records| Recorder::start(records, RecordMetrics::register(&mut registry)));
+    let (recorder, records) = records.transpose()?.unzip();
     let (fleet, fleet_tasks) = start_fleet(&config, options, &mut registry)?;
     let advisor: Box<dyn Advisor> = Box::new(Arc::clone(&chain));
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
@@ -69,6 +73,7 @@ async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
         fleet,
         advisor: Arc::new(ArcSwap::from_pointee(advisor)),
         policies: Box::new(move || serde_json::to_value(chain.status()).unwrap_or_default()),
+        recorder,
         metrics: gateway_metrics,
         registry,
         stop: stop.clone(),
@@ -83,7 +88,7 @@ async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
         write_port(file, address.port())
             .with_context(|| format!("cannot write the port to {}", file.display()))?;
     }
-    let running = Running { server, fleet: fleet_tasks, stop, cut, drain: config.server.drain };
+    let running = Running { server, fleet: fleet_tasks, stop, cut, drain: config.server.drain, records };
     let ended = shutdown::run(running, signals).await;
     drop(runtime);
     ended

@@ -120,6 +120,7 @@ impl World {
             fleet,
             advisor: Arc::new(ArcSwap::from_pointee(advisor)),
             policies: Box::new(|| Value::Null),
+            recorder: None,
             metrics: GatewayMetrics::register(&mut registry),
             registry,
             stop: CancellationToken::new(),
