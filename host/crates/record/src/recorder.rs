@@ -18,6 +18,9 @@ use crate::sample::{Interest, Sample};
 
 /// Bytes of lines that go out with one write.
 const MOST_BATCH: usize = 256 << 10;
+/// After a write, records gather for so long: whoever hands one over meanwhile need not wake the thread, which would cost more
+/// than the rest of it.
+const GATHER: Duration = Duration::from_millis(5);
 /// How often the thread looks whether it is over, when nothing comes.
 const LOOK: Duration = Duration::from_millis(500);
 /// Between two lines of the log about a disk that is full.
@@ -250,6 +253,7 @@ impl Work {
                     // All that is there goes out with one write.
                     queue.try_iter().for_each(|message| self.take(message));
                     self.flush();
+                    std::thread::park_timeout(GATHER);
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
