@@ -12,6 +12,7 @@ mod openai;
 mod policy;
 mod pool;
 mod real;
+mod records;
 mod shutdown;
 mod stream;
 mod supervise;

@@ -28,6 +28,7 @@ mod metrics;
 mod place;
 mod policies;
 mod pool;
+mod reads;
 mod runtime;
 mod scan;
 pub mod signature;

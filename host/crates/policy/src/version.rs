@@ -330,11 +330,14 @@ impl Version {
             if hurried { self.limits.deadline } else { self.limits.deadline.max(UNHURRIED_DEADLINE) };
         let result = warm.instance.most_result(current.request.as_deref());
         let limits = CallLimits { deadline, result, ..self.limits };
-        warm.store.data_mut().begin(current);
+        warm.store.data_mut().begin(current, reads.is_some());
         // On a fault the instance goes: its memory may be in any state, and wasmtime would not enter it again.
-        let said = guarded(&mut *warm, limits, call)?;
+        let called = guarded(&mut *warm, limits, call);
+        if let Some(reads) = reads {
+            *reads = warm.store.data_mut().take_reads();
+        }
+        let said = called?;
         warm.store.data_mut().end();
-        let _ = reads;
         if !warm.instance.is_worn(&warm.store) {
             self.pool.put(warm, self.most_calls);
         }

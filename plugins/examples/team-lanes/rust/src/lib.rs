@@ -6,8 +6,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use pointsman_sdk::{
-    Advice, Call, LaneAdvice, LaneId, LaneState, Metric, MetricWeight, Note, OnTimeout, Policy, PolicyError,
-    QueueAdvice, Scalar, Switching,
+    Advice, Call, LaneAdvice, LaneId, LaneState, Level, Metric, MetricWeight, Note, OnTimeout, Policy,
+    PolicyError, QueueAdvice, Scalar, Switching,
 };
 
 use crate::config::Config;
@@ -80,7 +80,13 @@ impl TeamLanes {
                 continue;
             };
             match call.fleet.stat(lane).map(|stat| stat.state) {
-                Some(LaneState::Down | LaneState::Draining) => passed_over.push(rule.lane),
+                Some(state @ (LaneState::Down | LaneState::Draining)) => {
+                    passed_over.push(rule.lane);
+                    call.metrics.add("passed-over", 1);
+                    let state = if state == LaneState::Down { "down" } else { "draining" };
+                    call.log
+                        .write_with(Level::Debug, || format!("passed over {}, which is {state}", rule.lane));
+                }
                 Some(_) => return (Some((lane, rule)), passed_over),
                 None => {}
             }
