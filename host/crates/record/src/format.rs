@@ -213,10 +213,10 @@ fn edit_weight(edit: &Edit) -> usize {
         Edit::SetField(pointer, value) => pointer.len() + value.len(),
         Edit::SetHeader(name, value) => name.len() + value.len(),
         Edit::SetModel(text)
+        | Edit::ReplaceBody(text)
         | Edit::RemoveField(text)
         | Edit::PrependSystem(text)
-        | Edit::RemoveHeader(text)
-        | Edit::ReplaceBody(text) => text.len(),
+        | Edit::RemoveHeader(text) => text.len(),
         Edit::CapOutputTokens(_) | Edit::KeepLastMessages(_) => 0,
     };
     size_of::<Edit>() + text

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pointsman_domain as domain;
 use pointsman_domain::dispatch::Wish;
+use serde_json::json;
 use wasmtime::component::{Component, ComponentExportIndex, HasSelf, InstancePre, Linker, TypedFunc};
 use wasmtime::{Engine, Store};
 
@@ -133,6 +134,7 @@ impl Instance {
     ) -> wasmtime::Result<Result<domain::Recovery, PolicyError>> {
         let Some(hook) = &self.on_failure else { return Ok(Ok(domain::Recovery::Planned)) };
         store.data_mut().note("context", || (Vec::new(), noted_context(asked)));
+        store.data_mut().note("failure", || (Vec::new(), json!(failed)));
         let (result,) = hook.call(store, (context(asked), failure(failed)))?;
         Ok(result.map(recovery).map_err(policy_error))
     }

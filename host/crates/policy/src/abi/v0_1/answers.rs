@@ -216,12 +216,12 @@ mod tests {
             Some("team")
         }
 
-        fn headers(&self) -> Vec<(&str, &[u8])> {
-            Vec::new()
-        }
-
         fn header(&self, name: &str) -> Option<&str> {
             (name == "x-class").then_some("batch")
+        }
+
+        fn headers(&self) -> Vec<(&str, &[u8])> {
+            vec![("x-class", b"batch")]
         }
 
         fn field(&self, pointer: &str, _: usize) -> FieldValue {
