@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use pointsman_domain::{
-    Advisor as _, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneState, OnConflict, Topology,
-    Trace,
+    Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneState, Topology, Trace,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
-    Allocator, CaseRequest, Chain, OnError, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
+    CaseRequest, ChainSpec, Policies, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
 };
 use prometheus_client::registry::Registry;
 
@@ -53,20 +52,14 @@ fn fleet(lanes: usize) -> Arc<FleetView> {
 }
 
 fn advise(criterion: &mut Criterion) {
-    let settings = RuntimeSettings { cache_dir: None, allocator: Allocator::Auto, warm_instances: 1 };
+    let settings = RuntimeSettings { warm_instances: 1, ..RuntimeSettings::default() };
     let runtime = Runtime::new(settings).unwrap();
-    let spec = PolicySpec {
-        dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/cortex"),
-        name: "cortex".into(),
-        weight: 1000,
-        on_error: OnError::Skip,
-        config: serde_json::json!({}),
-        deadline: None,
-        memory: None,
-    };
+    let spec = PolicySpec::new("cortex", Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/cortex"));
     let metrics = PolicyMetrics::register(&mut Registry::default());
-    let (chain, failures) = Chain::load(&runtime, &[spec], OnConflict::Refuse, &metrics, &facts_of);
-    assert!(failures.is_empty(), "{failures:?}");
+    let policies = Policies::new(&runtime, &metrics, Box::new(facts_of)).unwrap();
+    policies.apply(ChainSpec { policies: vec![spec], ..ChainSpec::default() });
+    assert_eq!(policies.status()[0].state, "active", "{:?}", policies.status());
+    let chain = policies.slot().load_full();
     for (name, model, lanes) in [
         ("advise, model names a lane, 8 lanes", "coder", 8),
         ("advise, 2 KB prompt searched, 1 lane", "auto", 1),

@@ -20,12 +20,12 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::{QueueLimits, Rules};
 use pointsman_domain::{
-    Advisor as _, Decision, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, OnConflict, OnTimeout,
-    Plan, PlanLimits, Step, Switching, Topology, Trace, Triggers,
+    Advisor, Decision, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, OnTimeout, Plan, PlanLimits,
+    Step, Switching, Topology, Trace, Triggers,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
-    Allocator, CaseRequest, Chain, OnError, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
+    CaseRequest, ChainSpec, Policies, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
 };
 use prometheus_client::registry::Registry;
 
@@ -106,22 +106,17 @@ fn as_asked(lane: LaneId, asker: &Asker, _: &Arc<FleetView>, _: Duration) -> Pla
     }
 }
 
-fn chain() -> Chain {
-    let settings = RuntimeSettings { cache_dir: None, allocator: Allocator::Auto, warm_instances: 1 };
+fn policies() -> Arc<Policies> {
+    let settings = RuntimeSettings { warm_instances: 1, ..RuntimeSettings::default() };
     let runtime = Runtime::new(settings).expect("wasmtime runs here");
-    let spec = PolicySpec {
-        dir: Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/cortex"),
-        name: "cortex".into(),
-        weight: 1000,
-        on_error: OnError::Skip,
-        config: serde_json::json!({}),
-        deadline: Some(s(1)),
-        memory: None,
-    };
+    let mut spec =
+        PolicySpec::new("cortex", Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/cortex"));
+    spec.settings.deadline = Some(s(1));
     let metrics = PolicyMetrics::register(&mut Registry::default());
-    let (chain, failures) = Chain::load(&runtime, &[spec], OnConflict::Refuse, &metrics, &facts_of);
-    assert!(failures.is_empty(), "{failures:?}");
-    chain
+    let policies = Policies::new(&runtime, &metrics, Box::new(facts_of)).expect("there are threads");
+    policies.apply(ChainSpec { policies: vec![spec], ..ChainSpec::default() });
+    assert_eq!(policies.status()[0].state, "active", "{:?}", policies.status());
+    policies
 }
 
 fn facts_of(case: &CaseRequest) -> Result<Facts, String> {
@@ -133,7 +128,7 @@ fn facts_of(case: &CaseRequest) -> Result<Facts, String> {
     Ok(Facts { request: Arc::new(request), now_ms: 1, seed: 1, age: Duration::ZERO, attempt: 0 })
 }
 
-fn advised(chain: &Chain, lane: LaneId, view: &Arc<FleetView>, now: Duration) -> Plan {
+fn advised(chain: &dyn Advisor, lane: LaneId, view: &Arc<FleetView>, now: Duration) -> Plan {
     let model = view.topology.name(lane);
     let body = serde_json::json!({ "model": model, "messages": [{ "role": "user", "content": "hello" }] });
     let request = Request::parse(Endpoint::ChatCompletions, body.to_string().into(), Head::default());
@@ -215,11 +210,12 @@ fn print_table(title: &str, rows: &[Vec<String>]) {
 
 fn main() {
     let timeline = std::env::args().any(|argument| argument == "--timeline");
-    let (topology, chain) = (topology(), chain());
+    let (topology, policies) = (topology(), policies());
+    let chain = policies.slot().load_full();
     let patient = Rules { queue: QueueLimits { per_lane: 1000, total: 1000 }, ..Rules::default() };
     let at_once = Rules { residence: 0, linger: 0, ..patient };
     let by_cortex =
-        |lane: LaneId, _: &Asker, view: &Arc<FleetView>, now: Duration| advised(&chain, lane, view, now);
+        |lane: LaneId, _: &Asker, view: &Arc<FleetView>, now: Duration| advised(&**chain, lane, view, now);
     let disciplines = [
         Discipline { name: "fifo", rules: at_once, one_by_one: true, plan: &as_asked },
         Discipline { name: "default", rules: patient, one_by_one: false, plan: &as_asked },

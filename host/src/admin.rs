@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use pointsman_gateway::{AdminError, AdminSocket, PolicyAdmin, PolicyCommand};
-use pointsman_policy::Chain;
+use pointsman_policy::{Command, CommandError, Policies};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::config;
+use crate::reload::Reloader;
 
 /// Open the entrances, before anything is started that would be in the way of another host.
 pub(crate) async fn open(admin: &config::Admin) -> Result<pointsman_gateway::Admin> {
@@ -30,30 +31,42 @@ pub(crate) async fn open(admin: &config::Admin) -> Result<pointsman_gateway::Adm
     Ok(pointsman_gateway::Admin { socket, port })
 }
 
-/// Policies that are loaded once, at the start: they can be looked at, and that is all.
+/// The policies of a running host, as its operators see them.
 #[derive(Debug)]
-pub(crate) struct Loaded(pub(crate) Arc<Chain>);
+pub(crate) struct Operated {
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) reloader: Arc<Reloader>,
+}
 
-impl PolicyAdmin for Loaded {
+impl PolicyAdmin for Operated {
     fn list(&self) -> Value {
-        serde_json::to_value(self.0.status()).unwrap_or_default()
+        serde_json::to_value(self.policies.status()).unwrap_or_default()
     }
 
     fn show(&self, name: &str) -> Option<Value> {
-        let policy = self.0.status().into_iter().find(|policy| policy.name == name)?;
+        let policy = self.policies.status().into_iter().find(|policy| policy.name == name)?;
         serde_json::to_value(policy).ok()
     }
 
-    fn command(&self, name: &str, _: PolicyCommand) -> Result<Value, AdminError> {
-        let names: Vec<String> = self.0.status().into_iter().map(|policy| policy.name).collect();
-        if !names.iter().any(|known| known == name) {
-            return Err(AdminError::NoSuchPolicy(name.to_owned(), names));
+    fn command(&self, name: &str, command: PolicyCommand) -> Result<Value, AdminError> {
+        let command = match command {
+            PolicyCommand::RollBack { to } => Command::RollBack(to),
+            PolicyCommand::Promote { version } => Command::Promote(version),
+            PolicyCommand::Disable => Command::Disable,
+            PolicyCommand::Enable => Command::Enable,
+        };
+        match self.policies.command(name, &command) {
+            Ok(_) => Ok(self.show(name).unwrap_or_default()),
+            Err(CommandError::Refused(why)) => Err(AdminError::Refused(why)),
+            Err(CommandError::NoSuchPolicy(name)) => {
+                let names = self.policies.status().into_iter().map(|policy| policy.name).collect();
+                Err(AdminError::NoSuchPolicy(name, names))
+            }
         }
-        let why = "this host loads its policies when it starts; change the configuration and start it anew";
-        Err(AdminError::Refused(why.to_owned()))
     }
 
     fn reload(&self) -> Value {
+        self.reloader.reload();
         self.list()
     }
 }

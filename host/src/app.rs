@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use arc_swap::ArcSwap;
-use pointsman_domain::{Advisor, PlanLimits};
+use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetTasks};
 use pointsman_gateway::{Gateway, GatewayMetrics, Keys, Settings};
-use pointsman_policy::{Allocator, Chain, PolicyMetrics, Runtime, RuntimeSettings};
+use pointsman_policy::{Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings};
 use pointsman_record::{RecordMetrics, Recorder};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::Operated;
 use crate::cli::Serve;
-use crate::config::{Config, Policies};
+use crate::config::{self, Config};
+use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
 use crate::{admin, facts, shutdown, telemetry};
 
@@ -47,19 +48,22 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
 async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> {
     let signals = Signals::listen()?;
     let mut registry = Registry::default();
-    let (chain, runtime) = load_policies(&config.policies, &mut registry)?;
+    let policies = load_policies(&config.policies, &mut registry)?;
     let address = options.listen.unwrap_or(config.server.listen);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr().context("the listener has no address")?;
 
     let operators = admin::open(&config.admin).await?;
-    let policies = Arc::new(admin::Loaded(Arc::clone(&chain)));
     let gateway_metrics = GatewayMetrics::register(&mut registry);
     let records = config.records.take();
     let records = records.map(|records| Recorder::start(records, RecordMetrics::register(&mut registry)));
     let (recorder, records) = records.transpose()?.unzip();
     let (fleet, fleet_tasks) = start_fleet(&config, options, &mut registry)?;
-    let advisor: Box<dyn Advisor> = Box::new(Arc::clone(&chain));
+    policies.attach(fleet_link(&fleet));
+    let reloader = Reloader::start(&options.config, &config.policies, Arc::clone(&policies))
+        .context("there is no thread for reloads")?;
+    let reloader = Arc::new(reloader);
+    let operated = Arc::new(Operated { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let gateway = Arc::new(Gateway {
         settings: Settings {
@@ -71,8 +75,12 @@ async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> 
         },
         keys: Keys::new(config.keys),
         fleet,
-        advisor: Arc::new(ArcSwap::from_pointee(advisor)),
-        policies: Box::new(move || serde_json::to_value(chain.status()).unwrap_or_default()),
+        advisor: policies.slot(),
+        config: {
+            let reloader = Arc::clone(&reloader);
+            Box::new(move || serde_json::to_value(reloader.status()).unwrap_or_default())
+        },
+        policies: Box::new(move || serde_json::to_value(policies.status()).unwrap_or_default()),
         recorder,
         metrics: gateway_metrics,
         registry,
@@ -81,41 +89,45 @@ async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> 
     });
     let mut server = JoinSet::new();
     server.spawn(async move {
-        tokio::join!(Arc::clone(&gateway).serve(listener), operators.serve(gateway, policies));
+        tokio::join!(Arc::clone(&gateway).serve(listener), operators.serve(gateway, operated));
     });
     tracing::info!("listening on http://{address} after {} ms", begun.elapsed().as_millis());
     if let Some(file) = &options.port_file {
         write_port(file, address.port())
             .with_context(|| format!("cannot write the port to {}", file.display()))?;
     }
-    let running = Running { server, fleet: fleet_tasks, stop, cut, drain: config.server.drain, records };
-    let ended = shutdown::run(running, signals).await;
-    drop(runtime);
-    ended
+    let running =
+        Running { reloader, server, fleet: fleet_tasks, stop, cut, drain: config.server.drain, records };
+    shutdown::run(running, signals).await
 }
 
-/// The chain of policies. One that cannot be loaded is no reason not to serve: its failure mode applies.
-fn load_policies(policies: &Policies, registry: &mut Registry) -> Result<(Arc<Chain>, Arc<Runtime>)> {
+/// The policies. One that cannot be loaded is no reason not to serve: its failure mode applies.
+fn load_policies(config: &config::Policies, registry: &mut Registry) -> Result<Arc<Policies>> {
     let metrics = PolicyMetrics::register(registry);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let settings = RuntimeSettings {
-        cache_dir: policies.cache.clone(),
+        cache_dir: config.cache.clone(),
+        compiler: Compiler::this_program(),
         allocator: Allocator::Auto,
         warm_instances: workers.min(16),
     };
     let runtime = Runtime::new(settings)?;
-    let (chain, failures) =
-        Chain::load(&runtime, &policies.chain, policies.on_conflict, &metrics, &facts::of_case);
-    for (name, error) in failures {
-        tracing::error!(policy = name, "the policy is not in service: {error}");
-    }
-    for policy in chain.status() {
-        tracing::info!(policy = policy.name, version = policy.version, state = policy.state, "policy");
-    }
-    if policies.chain.is_empty() {
+    let policies = Policies::new(&runtime, &metrics, Box::new(facts::of_case))
+        .context("there are no threads for the policies")?;
+    policies.apply(config.chain.clone());
+    if config.chain.policies.is_empty() {
         tracing::info!("no policies: the built-in rule decides");
     }
-    Ok((Arc::new(chain), runtime))
+    Ok(policies)
+}
+
+/// What the policies may know of the lanes, and wish of them, outside any request.
+fn fleet_link(fleet: &Fleet) -> FleetLink {
+    let (view, wish) = (fleet.clone(), fleet.clone());
+    FleetLink {
+        view: Box::new(move || view.view()),
+        wish: Box::new(move |lane, wanted, lasts| wish.wish(lane, wanted, lasts)),
+    }
 }
 
 fn start_fleet(config: &Config, options: &Serve, registry: &mut Registry) -> Result<(Fleet, FleetTasks)> {

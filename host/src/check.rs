@@ -6,7 +6,9 @@ use std::fmt;
 
 use anyhow::Result;
 use pointsman_fleet::Machine;
-use pointsman_policy::{Allocator, Chain, PolicyMetrics, Runtime, RuntimeSettings};
+use pointsman_policy::{
+    Allocator, ChainSpec, Change, Compiler, Policies, PolicyMetrics, Runtime, RuntimeSettings,
+};
 use prometheus_client::registry::Registry;
 
 use crate::cli::Check;
@@ -30,16 +32,21 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     let config = Config::load(&check.config)?;
     let settings = RuntimeSettings {
         cache_dir: config.policies.cache.clone(),
+        compiler: Compiler::this_program(),
         allocator: Allocator::OnDemand,
         warm_instances: 1,
     };
     let metrics = PolicyMetrics::register(&mut Registry::default());
-    let runtime = Runtime::new(settings)?;
-    let (chain, failures) =
-        Chain::load(&runtime, &config.policies.chain, config.policies.on_conflict, &metrics, &facts::of_case);
+    let chain = Policies::new(&Runtime::new(settings)?, &metrics, Box::new(facts::of_case))?;
+    // Nothing is remembered: what a running host has in service is no business of a check.
+    let spec = ChainSpec { store: None, ..config.policies.chain.clone() };
+    let failed = |(name, change)| match change {
+        Change::Failed(error) => Some(format!("policy `{name}`: {error}")),
+        _ => None,
+    };
+    let failures: Vec<String> = chain.apply(spec).into_iter().filter_map(failed).collect();
     if !failures.is_empty() {
-        let sentence = |(name, error)| format!("policy `{name}`: {error}");
-        return Err(BadPolicies(failures.into_iter().map(sentence).collect()).into());
+        return Err(BadPolicies(failures).into());
     }
     let policies: Vec<String> =
         chain.status().into_iter().map(|policy| format!("{}@{}", policy.name, policy.version)).collect();

@@ -29,6 +29,9 @@ pub(crate) enum Command {
     /// What `serve` runs beside itself, to end the engines when it is killed.
     #[command(hide = true)]
     Keeper,
+    /// What loading a policy runs beside itself, to compile a component from standard input to standard output.
+    #[command(hide = true)]
+    CompilePolicy(CompilePolicy),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -62,4 +65,17 @@ pub(crate) struct ImportEnv {
     /// Name of the lane.
     #[arg(long, value_name = "NAME", default_value = "vllm")]
     pub(crate) lane: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CompilePolicy {
+    /// Bytes of address space.
+    #[arg(long)]
+    pub(crate) memory: u64,
+    /// Seconds of CPU time.
+    #[arg(long)]
+    pub(crate) cpu: u64,
+    /// Process id of who asks.
+    #[arg(long)]
+    pub(crate) parent: i32,
 }

@@ -8,6 +8,7 @@ mod engines;
 mod groups;
 mod lanes;
 mod need;
+mod policies;
 mod reader;
 mod records;
 mod rules;
@@ -18,9 +19,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pointsman_domain::{OnConflict, PlanLimits, fnv1a_chain, units};
+use pointsman_domain::{PlanLimits, fnv1a_chain};
 use pointsman_fleet::FleetSpec;
-use pointsman_policy::{OnError, PolicySpec};
+use pointsman_policy::ChainSpec;
 use toml::de::DeTable;
 
 pub(crate) use self::admin::Admin;
@@ -80,9 +81,13 @@ pub(crate) struct Queue {
 
 #[derive(Debug)]
 pub(crate) struct Policies {
+    /// Where compiled policies are kept.
     pub(crate) cache: Option<PathBuf>,
-    pub(crate) on_conflict: OnConflict,
-    pub(crate) chain: Vec<PolicySpec>,
+    /// The folder that the policies' folders are in.
+    pub(crate) dir: PathBuf,
+    /// How often their folders are looked at, though nothing said that they have changed.
+    pub(crate) poll: Duration,
+    pub(crate) chain: ChainSpec,
 }
 
 /// Everything that is wrong with a configuration file.
@@ -156,7 +161,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     state.report_unknown();
     let admin = admin::read(&root.section("admin"), folder, state_dir.as_deref());
     let (rules, max_wait) = rules::read(root.section("queue"), root.section("switching"));
-    let policies = read_policies(root.section("policies"), folder);
+    let policies = policies::read(root.section("policies"), folder, state_dir.as_deref());
     let max_steps = server.as_ref().map_or(1, |server| server.attempts);
     let records = records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
     let groups = groups::read(root);
@@ -272,53 +277,6 @@ pub(crate) fn secret(
             None
         }
     }
-}
-
-fn read_policies(section: Section<'_>, folder: &Path) -> Policies {
-    let dir = folder.join(section.text("dir").unwrap_or("policies"));
-    let cache = match section.text("cache") {
-        Some(cache) => Some(folder.join(cache)),
-        None => default_cache(),
-    };
-    let on_conflict = [("refuse", OnConflict::Refuse), ("ignore-filters", OnConflict::IgnoreFilters)];
-    let on_conflict = section.word("on-conflict", &on_conflict, OnConflict::Refuse);
-    let mut chain: Vec<PolicySpec> = Vec::new();
-    for policy in section.sections("chain") {
-        let Some(spec) = read_policy(&policy, &dir) else { continue };
-        if chain.iter().any(|other| other.name == spec.name) {
-            policy.mistake("name", format!("the policy \"{}\" stands in the chain already", spec.name));
-        } else {
-            chain.push(spec);
-        }
-    }
-    section.report_unknown();
-    Policies { cache, on_conflict, chain }
-}
-
-fn read_policy(section: &Section<'_>, dir: &Path) -> Option<PolicySpec> {
-    let name = section.required_text("name", "\"cortex\"");
-    let is_plain = |name: &str| {
-        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-            && !name.starts_with('.')
-    };
-    if let Some(name) = name.filter(|name| !is_plain(name)) {
-        section.mistake(
-            "name",
-            format!("\"{name}\" is no name of a folder; letters, digits, `-`, `_` and `.` will do"),
-        );
-    }
-    let modes = [("skip", OnError::Skip), ("default", OnError::Default), ("refuse", OnError::Refuse)];
-    let spec = PolicySpec {
-        dir: dir.join(name.unwrap_or_default()),
-        name: name.unwrap_or_default().to_owned(),
-        weight: section.number("weight", 0..=1_000_000, 1000),
-        on_error: section.word("on-error", &modes, OnError::Skip),
-        config: section.json("config").unwrap_or_else(|| serde_json::json!({})),
-        deadline: section.parsed("deadline", units::duration),
-        memory: section.bytes("memory"),
-    };
-    section.report_unknown();
-    name.map(|_| spec)
 }
 
 /// Where compiled policies are kept when the configuration does not say: the user's cache folder.

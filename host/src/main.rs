@@ -10,14 +10,16 @@ mod config;
 mod facts;
 mod import;
 mod policy;
+mod reload;
 mod shutdown;
 mod telemetry;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use pointsman_policy::CompileOrders;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, CompilePolicy};
 
 /// Exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const BAD_CONFIG: u8 = 78;
@@ -30,6 +32,10 @@ fn main() -> ExitCode {
         Command::Policy(command) => policy::policy(command),
         Command::ImportEnv(options) => import::import_env(&options),
         Command::Keeper => return pointsman_fleet::keeper_main(std::io::stdin()),
+        Command::CompilePolicy(CompilePolicy { memory, cpu, parent }) => {
+            let orders = CompileOrders { memory, cpu, parent };
+            return pointsman_policy::compile_main(orders, std::io::stdin(), std::io::stdout());
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@
 //!   second signal  straight to the end
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -15,6 +16,8 @@ use pointsman_record::Writer;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::reload::Reloader;
 
 /// How long clients may take to read the error event that their streams were cut with.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -25,6 +28,7 @@ const LAST_RECORDS: Duration = Duration::from_secs(2);
 /// The signals that ask us to stop.
 #[derive(Debug)]
 pub(crate) struct Signals {
+    hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -32,14 +36,21 @@ pub(crate) struct Signals {
 impl Signals {
     pub(crate) fn listen() -> Result<Self> {
         let listen = |kind| signal(kind).context("signals cannot be listened for");
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Self {
+            hangup: listen(SignalKind::hangup())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
     }
 
-    /// The next signal, by name.
-    pub(crate) async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+    /// The next signal that asks us to stop, by name. SIGHUP asks to look at the configuration, as of old.
+    pub(crate) async fn next(&mut self, reloader: &Reloader) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.hangup.recv() => reloader.wake(),
+            }
         }
     }
 }
@@ -47,6 +58,7 @@ impl Signals {
 /// The parts that have to be stopped.
 #[derive(Debug)]
 pub(crate) struct Running {
+    pub(crate) reloader: Arc<Reloader>,
     pub(crate) server: JoinSet<()>,
     pub(crate) fleet: FleetTasks,
     pub(crate) stop: CancellationToken,
@@ -63,14 +75,14 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
             running.fleet.shutdown().await;
             return ended.transpose().context("the server failed").and(Err(anyhow::anyhow!("the server ended by itself")));
         }
-        name = signals.next() => {
+        name = signals.next(&running.reloader) => {
             tracing::info!("{name}: draining for at most {} s; a second signal ends at once", running.drain.as_secs_f32());
         }
     }
     running.stop.cancel();
     let drained = tokio::select! {
         drained = tokio::time::timeout(running.drain, running.server.join_next()) => drained.is_ok(),
-        name = signals.next() => {
+        name = signals.next(&running.reloader) => {
             tracing::warn!("{name} again: ending at once");
             false
         }

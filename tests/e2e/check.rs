@@ -54,5 +54,5 @@ fn policies_are_loaded_too() {
         .unwrap();
     let (code, _, err) = check(&file);
     assert_eq!(code, Some(78));
-    assert!(err.contains("policy `none`") && err.contains("policy.toml: cannot be read"), "{err}");
+    assert!(err.contains("policy `none`") && err.contains("policy.toml is missing"), "{err}");
 }

@@ -191,7 +191,8 @@ fn what_is_no_policy_is_not_loaded_and_named() {
     let reply = ask(&host, "a", "hi");
     assert_eq!((reply.status, reply.header("x-pointsman-policy")), (200, Some("built-in")));
     for status in host.status()["policies"].as_array().unwrap() {
-        let (name, error) = (status["name"].as_str().unwrap(), status["error"].as_str().unwrap_or("none"));
+        let (name, error) =
+            (status["name"].as_str().unwrap(), status["error"]["what"].as_str().unwrap_or("none"));
         let (_, _, part) = table.iter().find(|(known, ..)| *known == name).unwrap();
         assert!(status["state"] == "failed" && error.contains(part), "{name}: {error}");
         assert_eq!(host.metric("pointsman_policy_load_failures_total", &format!("\"{name}\"")), 1.0);

@@ -3,6 +3,8 @@ mod engines;
 mod memory;
 
 use pointsman_domain::dispatch::{QueueLimits, Rules};
+use pointsman_domain::units;
+use pointsman_policy::OnError;
 use proptest::prelude::*;
 
 use super::*;
@@ -34,7 +36,7 @@ fn a_lane_is_all_it_takes() {
     assert_eq!(fleet.rules, Rules { longest_wait: Duration::from_secs(30), ..Rules::default() });
     assert!(fleet.groups.is_empty() && fleet.keeper.is_none() && fleet.machine == Path::new("/"));
     assert_eq!(fleet.lanes[0].models, ["a"]);
-    assert!(config.policies.chain.is_empty() && config.keys.is_empty());
+    assert!(config.policies.chain.policies.is_empty() && config.keys.is_empty());
 }
 
 /// Something for every table.
@@ -90,11 +92,14 @@ const EVERYTHING: &str = r#"
 #[test]
 fn everything_that_is_said_is_taken_over() {
     let config = parse(EVERYTHING).unwrap();
-    let policy = &config.policies.chain[0];
+    let policy = &config.policies.chain.policies[0];
     assert_eq!(policy.dir, Path::new("/conf/p/cortex"));
-    assert_eq!((policy.weight, policy.on_error, policy.memory), (500, OnError::Refuse, Some(1 << 20)));
+    assert_eq!(
+        (policy.weight, policy.on_error, policy.settings.memory),
+        (500, OnError::Refuse, Some(1 << 20))
+    );
     let expected = serde_json::json!({ "aliases": { "gpt": "coder" }, "n": 16, "list": [1, 2.5, true] });
-    assert_eq!(policy.config, expected);
+    assert_eq!(policy.settings.config, expected);
     let seconds = Duration::from_secs;
     let (server, fleet) = (&config.server, &config.fleet);
     assert_eq!((server.keep_alive, server.attempts, server.deadline), (None, 2, seconds(60)));
@@ -259,7 +264,7 @@ fn example(name: &str) -> PathBuf {
 fn examples_are_good() {
     for name in ["quickstart.toml", "pointsman.toml", "cortex.toml"] {
         let config = Config::load(&example(name)).unwrap_or_else(|error| panic!("{error}"));
-        assert!(!config.policies.chain.is_empty() && !config.fleet.lanes.is_empty(), "{name}");
+        assert!(!config.policies.chain.policies.is_empty() && !config.fleet.lanes.is_empty(), "{name}");
     }
     let cortex = Config::load(&example("cortex.toml")).unwrap();
     let names: Vec<&str> = cortex.fleet.lanes.iter().map(|lane| lane.name.as_str()).collect();
@@ -277,7 +282,8 @@ fn the_example_of_every_key_has_every_key() {
     let engine = |keys: &str| format!("[[lanes]]\nname = \"n\"\nzzz = 1\n[lanes.engine]\nzzz = 1\n{keys}\n");
     let tables = [
         "zzz = 1\n[server]\nzzz = 1\n[log]\nzzz = 1\n[queue]\nzzz = 1\n[switching]\nzzz = 1\n[state]\nzzz = 1\n[admin]\nzzz = 1\n",
-        "[policies]\nzzz = 1\n[[policies.chain]]\nzzz = 1\n[[keys]]\nzzz = 1\n[[groups]]\nzzz = 1\n",
+        "[policies]\nzzz = 1\nsigners = [{ zzz = 1 }]\n[[policies.chain]]\nzzz = 1\ncanary = { zzz = 1 }\n\
+         probation = { zzz = 1 }\n[[keys]]\nzzz = 1\n[[groups]]\nzzz = 1\n",
         &engine("driver = \"vllm\"\n[lanes.engine.back-off]\nzzz = 1\n[lanes.liveness]\nzzz = 1"),
         &engine("driver = \"llama-cpp\"\n[lanes.timeouts]\nzzz = 1"),
         &engine("driver = \"llama-cpp\"\ncommand = []"),
@@ -287,7 +293,7 @@ fn the_example_of_every_key_has_every_key() {
     let mistakes = parse(&tables.concat()).unwrap_err();
     let known: Vec<&str> =
         mistakes.iter().filter_map(|mistake| Some(mistake.split_once("known here: ")?.1)).collect();
-    assert_eq!(known.len(), 24, "{mistakes:#?}");
+    assert_eq!(known.len(), 27, "{mistakes:#?}");
     let keys = known.iter().flat_map(|keys| keys.split(", ")).map(|key| key.trim_matches('`'));
     for key in keys {
         let is_there = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];

@@ -23,7 +23,8 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
     let packages = ["--package", "pointsman", "--package", "pointsman-tests", "--bins"];
     run(cargo(root)?.args(["build", "--release", "--quiet"]).args(packages))?;
     println!("== the parts");
-    let parts = ["pointsman-openai", "pointsman-domain", "pointsman-record", "pointsman"].map(|package| ["--package", package]);
+    let parts = ["pointsman-openai", "pointsman-domain", "pointsman-record", "pointsman"]
+        .map(|package| ["--package", package]);
     let benches = ["wire", "dispatch", "record", "advise"].map(|bench| ["--bench", bench]);
     run(cargo(root)?
         .arg("bench")

@@ -269,10 +269,13 @@ pub enum Edit {
     SetHeader(String, String),
     /// Remove a header of the request to the engine.
     RemoveHeader(String),
+    /// Put another body in place of the whole one. Not in our own contract: only a middleware made for another router says
+    /// this.
+    ReplaceBody(String),
 }
 
 impl Edit {
-    /// Name of the kind of edit, as in the WIT.
+    /// Name of the kind of edit, as in the WIT where it has one.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::SetModel(_) => "set-model",
@@ -283,6 +286,7 @@ impl Edit {
             Self::KeepLastMessages(_) => "keep-last-messages",
             Self::SetHeader(..) => "set-header",
             Self::RemoveHeader(_) => "remove-header",
+            Self::ReplaceBody(_) => "replace-body",
         }
     }
 }

@@ -37,6 +37,8 @@ pub trait RequestView: Send + Sync + fmt::Debug {
     fn tenant(&self) -> Option<&str>;
     /// First value of a header, name in any case; never a credential header.
     fn header(&self, name: &str) -> Option<&str>;
+    /// All headers, names in lower case and values as they came; never a credential header.
+    fn headers(&self) -> Vec<(&str, &[u8])>;
     /// A field of the JSON body by JSON Pointer.
     fn field(&self, pointer: &str, max_bytes: usize) -> FieldValue;
     /// One record per chat message.

@@ -36,6 +36,6 @@ pub use fleet_view::{EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneStat
 pub use lifecycle::{EngineEvent, EngineState};
 pub use merge::{Merge, Merged, OnConflict, PolicyRef};
 pub use outcome::{Failure, Outcome, Recovery, TryResult};
-pub use permit::{Allow, Dropped, permit};
+pub use permit::{Allow, Dropped, permit, permit_edits};
 pub use plan::{Decision, NoLane, Plan, PlanLimits, Step};
 pub use trace::{Consulted, Read, Trace};

@@ -13,6 +13,8 @@ pub struct Allow {
     pub system: bool,
     /// May it set the model name sent to the engine?
     pub model: bool,
+    /// May it put another body in place of the whole one?
+    pub body: bool,
     /// Lowest and highest priority.
     pub priority: (i32, i32),
 }
@@ -75,6 +77,13 @@ pub fn permit(advice: &mut Advice, allow: &Allow) -> Vec<Dropped> {
     dropped
 }
 
+/// Reduce edits to what `allow` permits, and say what was left out.
+pub fn permit_edits(edits: &mut Vec<Edit>, allow: &Allow) -> Vec<Dropped> {
+    let mut dropped = Vec::new();
+    keep_allowed(edits, allow, &mut dropped);
+    dropped
+}
+
 fn keep_allowed(edits: &mut Vec<Edit>, allow: &Allow, dropped: &mut Vec<Dropped>) {
     truncate(edits, MOST_EDITS, "edit", dropped);
     edits.retain(|edit| match refusal(edit, allow) {
@@ -90,6 +99,7 @@ fn refusal(edit: &Edit, allow: &Allow) -> Option<String> {
     match edit {
         Edit::CapOutputTokens(_) => None,
         Edit::SetModel(_) => (!allow.model).then(|| "`allow.model` is not set".into()),
+        Edit::ReplaceBody(_) => (!allow.body).then(|| "`allow.body` is not set".into()),
         Edit::PrependSystem(_) | Edit::KeepLastMessages(_) => {
             (!allow.system).then(|| "`allow.system` is not set".into())
         }
@@ -134,6 +144,7 @@ mod tests {
         for (edit, through) in [
             (Edit::CapOutputTokens(5), true),
             (Edit::SetModel("m".into()), false),
+            (Edit::ReplaceBody("{}".into()), false),
             (Edit::PrependSystem("s".into()), true),
             (Edit::SetField("/temperature".into(), "0".into()), true),
             (Edit::SetField("/temperatures".into(), "0".into()), false),
@@ -148,6 +159,19 @@ mod tests {
             let dropped = permit(&mut advice, &allow);
             assert_eq!(advice.edits.len() == 1, through, "{edit:?}");
             assert_eq!(dropped.is_empty(), through, "{edit:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_body_needs_a_word_of_its_own() {
+        let advice = Advice { edits: vec![Edit::ReplaceBody("{}".into())], ..Advice::default() };
+        for body in [false, true] {
+            // Leave for every field is no leave for the body.
+            let allow =
+                Allow { fields: vec![String::new()], system: true, model: true, body, ..Allow::default() };
+            let mut advice = advice.clone();
+            let dropped = permit(&mut advice, &allow);
+            assert_eq!((advice.edits.len(), dropped.len()), (usize::from(body), usize::from(!body)));
         }
     }
 

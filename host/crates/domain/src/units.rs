@@ -7,8 +7,9 @@ use std::time::Duration;
 /// # Errors
 /// With what to write instead.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
-    scaled(text, &UNITS).map(Duration::from_millis).ok_or_else(|| {
+    const UNITS: [(&str, u64); 5] =
+        [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000)];
+    scaled(text, &UNITS).map(Duration::from_micros).ok_or_else(|| {
         format!("\"{text}\" is no duration; write a whole number with a unit, such as \"250ms\", \"30s\", \"5m\" or \"2h\"")
     })
 }

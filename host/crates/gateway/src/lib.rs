@@ -51,8 +51,8 @@ pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;
 /// The advisor that decided about a request, whatever is in force by now.
 pub(crate) type Decider = Arc<Box<dyn Advisor>>;
 
-/// Says what policies there are, for `/status`.
-pub type PolicyStatus = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
+/// A part of `/status` that others know.
+pub type StatusPart = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// Settings of the HTTP side.
 #[derive(Debug, Clone)]
@@ -80,7 +80,9 @@ pub struct Gateway {
     /// Whoever gives advice.
     pub advisor: AdvisorSlot,
     /// What policies there are.
-    pub policies: PolicyStatus,
+    pub policies: StatusPart,
+    /// What runs of the configuration, and what is wrong with it.
+    pub config: StatusPart,
     /// Keeps records of decisions, if anybody wants them.
     pub recorder: Option<Recorder>,
     /// Figures of the gateway.

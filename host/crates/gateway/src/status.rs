@@ -100,6 +100,7 @@ pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "stopping": gateway.stop.is_cancelled(),
         "lanes": lanes,
+        "config": (gateway.config)(),
         "policies": (gateway.policies)(),
     });
     json(body.to_string())

@@ -121,6 +121,7 @@ impl World {
             advisor: Arc::new(ArcSwap::from_pointee(advisor)),
             policies: Box::new(|| Value::Null),
             recorder: None,
+            config: Box::new(|| serde_json::Value::Null),
             metrics: GatewayMetrics::register(&mut registry),
             registry,
             stop: CancellationToken::new(),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use pointsman_domain::{Edit, Endpoint};
+use pointsman_domain::{Edit, Endpoint, RequestView as _};
 use serde_json::Value;
 
 use crate::json;
@@ -29,9 +29,29 @@ pub(crate) fn apply(request: &Request, edit: &Edit) -> Result<Request, String> {
         Edit::KeepLastMessages(most) => keep_last(request.endpoint(), body, *most as usize)?,
         Edit::SetHeader(name, value) => return set_header(request, name, Some(value)),
         Edit::RemoveHeader(name) => return set_header(request, name, None),
+        Edit::ReplaceBody(body) => return replace_body(request, body),
     };
+    with_body(request, body)
+}
+
+fn with_body(request: &Request, body: String) -> Result<Request, String> {
     Request::parse(request.endpoint(), Bytes::from(body), request.head().clone())
         .map_err(|error| format!("it would make the request invalid: {error}"))
+}
+
+/// The lanes were found by the model's name, and the client waits for a stream or for one answer: neither may change with
+/// the rest of the body.
+fn replace_body(request: &Request, body: &str) -> Result<Request, String> {
+    let replaced = with_body(request, body.to_owned())?;
+    if replaced.model() != request.model() {
+        let (from, to) = (request.model(), replaced.model());
+        return Err(format!("it would change the model from `{from}` to `{to}`"));
+    }
+    if replaced.streaming() != request.streaming() {
+        let asked = if request.streaming() { "a stream" } else { "one answer" };
+        return Err(format!("it would change `stream`, and the client asked for {asked}"));
+    }
+    Ok(replaced)
 }
 
 /// Lower the limits that are there; where there is none, set `max_tokens`, which every engine knows.
@@ -168,6 +188,26 @@ mod tests {
         let prompt =
             edited(Endpoint::Completions, r#"{"model":"a","prompt":"p"}"#, Edit::PrependSystem("s".into()));
         assert_eq!(prompt, Err("only chat requests have messages".into()));
+    }
+
+    #[test]
+    fn a_new_body_is_the_same_kind_of_request() {
+        let new = |body: &str| chat(BODY, Edit::ReplaceBody(body.to_owned()));
+        for good in [r#" {"messages":[],"model":"a"}"#, r#"{"model":"a","messages":[],"stream":false}"#] {
+            assert_eq!(new(good).as_deref(), Ok(good));
+        }
+        for (bad, reason) in [
+            ("", "would make the request invalid"),
+            ("[]", "must be a JSON object"),
+            (r#"{"model":"a","messages":[]"#, "would make the request invalid"),
+            (r#"{"model":"a","prompt":"p"}"#, "`messages` is required"),
+            (r#"{"messages":[]}"#, "must provide a model"),
+            (r#"{"model":"b","messages":[]}"#, "change the model from `a` to `b`"),
+            (r#"{"model":"a","messages":[],"stream":true}"#, "the client asked for one answer"),
+        ] {
+            let result = new(bad);
+            assert!(result.as_ref().is_err_and(|text| text.contains(reason)), "{bad}: {result:?}");
+        }
     }
 
     #[test]

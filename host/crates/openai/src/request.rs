@@ -231,6 +231,10 @@ impl RequestView for Request {
         self.0.head.headers.get(name)?.to_str().ok()
     }
 
+    fn headers(&self) -> Vec<(&str, &[u8])> {
+        self.0.head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
+    }
+
     fn field(&self, pointer: &str, max_bytes: usize) -> FieldValue {
         let found =
             json::tokens(pointer).ok().and_then(|tokens| json::find(self.json().trim_ascii(), &tokens));

@@ -9,9 +9,7 @@ use wasmtime::{ResourceLimiter, Store, Trap};
 use crate::host_calls::HostState;
 use crate::runtime::{MOST_MEMORIES, MOST_TABLE_ELEMENTS, MOST_TABLES, Runtime, TICK};
 
-/// Bytes that the host takes out of the guest in one call, results and arguments of imports alike.
-const MOST_RESULT: usize = 256 << 10;
-/// Handles of one instance. The contract has no resources, so honest policies have none.
+/// Handles of one instance. Our contract has no resources; what WASI hands out to a middleware is a few streams.
 const MOST_HANDLES: usize = 64;
 
 /// What went wrong in a policy.
@@ -21,8 +19,8 @@ pub(crate) enum Fault {
     Timeout(Duration),
     #[error("it needs more memory than its limit of {0} bytes")]
     Memory(u64),
-    #[error("it hands over more than {MOST_RESULT} bytes")]
-    Output,
+    #[error("it hands over more than {0} bytes")]
+    Output(usize),
     #[error("it trapped: {0}")]
     Trap(String),
     #[error("no instance of it can be made: {0}")]
@@ -32,12 +30,16 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// All kinds.
+    pub(crate) const KINDS: [&str; 6] =
+        ["timeout", "memory", "output-too-large", "trap", "instantiate", "panic"];
+
     /// Value of a metric's label.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Timeout(_) => "timeout",
             Self::Memory(_) => "memory",
-            Self::Output => "output-too-large",
+            Self::Output(_) => "output-too-large",
             Self::Trap(_) => "trap",
             Self::Instantiate(_) => "instantiate",
             Self::Panic(_) => "panic",
@@ -50,6 +52,8 @@ impl Fault {
 pub(crate) struct CallLimits {
     pub(crate) deadline: Duration,
     pub(crate) memory: u64,
+    /// Bytes that the host takes out of the guest in one call, results and arguments of imports alike.
+    pub(crate) result: usize,
 }
 
 impl CallLimits {
@@ -67,18 +71,30 @@ pub(crate) fn store(runtime: &Runtime, state: HostState) -> Store<HostState> {
     store
 }
 
+/// Whatever has a store that calls run in.
+pub(crate) trait Guest {
+    fn store(&mut self) -> &mut Store<HostState>;
+}
+
+impl Guest for Store<HostState> {
+    fn store(&mut self) -> &mut Store<HostState> {
+        self
+    }
+}
+
 /// Run `call` within its limits. After a fault the store must not be used again.
-pub(crate) fn guarded<T>(
-    store: &mut Store<HostState>,
+pub(crate) fn guarded<G: Guest, T>(
+    guest: &mut G,
     limits: CallLimits,
-    call: impl FnOnce(&mut Store<HostState>) -> wasmtime::Result<T>,
+    call: impl FnOnce(&mut G) -> wasmtime::Result<T>,
 ) -> Result<T, Fault> {
+    let store = guest.store();
     // Before every call: a deadline that is set once is over after the first.
     store.set_epoch_deadline(limits.ticks());
-    store.set_hostcall_fuel(MOST_RESULT);
-    match catch_unwind(AssertUnwindSafe(|| call(store))) {
+    store.set_hostcall_fuel(limits.result);
+    match catch_unwind(AssertUnwindSafe(|| call(guest))) {
         Ok(Ok(result)) => Ok(result),
-        Ok(Err(error)) => Err(classify(&error, store.data().memory.exceeded, limits)),
+        Ok(Err(error)) => Err(classify(&error, guest.store().data().memory.exceeded, limits)),
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             Err(Fault::Panic(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()))
@@ -94,7 +110,7 @@ fn classify(error: &wasmtime::Error, memory_exceeded: bool, limits: CallLimits) 
         Some(trap) => Fault::Trap(trap.to_string()),
         // wasmtime's type for it is private.
         None if format!("{error:#}").contains("fuel allocated for hostcalls has been exhausted") => {
-            Fault::Output
+            Fault::Output(limits.result)
         }
         None => Fault::Trap(format!("{error:#}")),
     }
@@ -111,6 +127,11 @@ pub(crate) struct MemoryLimit {
 impl MemoryLimit {
     pub(crate) fn new(most: u64) -> Self {
         Self { most, used: 0, exceeded: false }
+    }
+
+    /// Bytes that may be in use.
+    pub(crate) fn most(&self) -> u64 {
+        self.most
     }
 
     /// Bytes in use; memory never shrinks, so this is also the most that was.
@@ -162,6 +183,7 @@ impl ResourceLimiter for MemoryLimit {
 /// A call that is running: what the guest's questions are answered from.
 #[derive(Debug, Clone)]
 pub(crate) struct Current {
-    pub(crate) request: Arc<dyn pointsman_domain::RequestView>,
+    /// `None` in hooks that are not about a request.
+    pub(crate) request: Option<Arc<dyn pointsman_domain::RequestView>>,
     pub(crate) fleet: Arc<pointsman_domain::FleetView>,
 }

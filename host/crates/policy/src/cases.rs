@@ -6,12 +6,13 @@
 //! ```json
 //! {"name": "code goes to coder",
 //!  "config": {},
+//!  "state": {"spent:team-a": 5000},
 //!  "request": {"endpoint": "chat-completions", "body": {"model": "auto", "messages": []}, "headers": {}, "tenant": null},
 //!  "fleet": {"lanes": [{"name": "coder", "models": ["auto"], "state": "ready", "slots": 4}]},
 //!  "expect": {"lane": "coder", "fallback": [], "why": "…"}}
 //! ```
 //!
-//! `expect` is partial: only what it names is compared. Lanes are described by the fields of the contract's `lane-info` and
+//! `state` is what the policy finds in its state: numbers are counters. `expect` is partial: only what it names is compared. Lanes are described by the fields of the contract's `lane-info` and
 //! `lane-stat`; all but the name may be left out.
 
 use std::collections::BTreeMap;
@@ -20,16 +21,17 @@ use std::sync::Arc;
 
 use pointsman_domain::{
     Decision, Edit, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Merge,
-    OnConflict, Plan, PlanLimits, Switching, Topology, Trace,
+    Merged, OnConflict, Plan, PlanLimits, Switching, Topology, Trace,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::chain::consult;
-use crate::policy::Policy;
+use crate::chain::ask;
+use crate::state::State;
+use crate::version::Version;
 
 /// Makes facts of a case's request; the wire belongs to another crate.
-pub type FactsOf<'a> = dyn Fn(&CaseRequest) -> Result<Facts, String> + 'a;
+pub type FactsOf = dyn Fn(&CaseRequest) -> Result<Facts, String> + Send + Sync;
 
 /// The request of a case.
 #[derive(Debug, Deserialize)]
@@ -68,6 +70,8 @@ struct Case {
     name: String,
     #[serde(default = "empty_config")]
     config: serde_json::Value,
+    #[serde(default)]
+    state: BTreeMap<String, serde_json::Value>,
     request: CaseRequest,
     fleet: CaseFleet,
     expect: Expect,
@@ -139,55 +143,129 @@ struct Expect {
     why: Option<String>,
 }
 
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ExpectReject {
     status: u16,
     code: String,
 }
 
-/// Run all cases of a file; `with_config` makes the policy with a case's configuration.
-pub(crate) fn run(
-    file: &Path,
-    with_config: impl Fn(&serde_json::Value) -> Policy,
-    facts_of: &FactsOf<'_>,
-) -> Result<usize, CaseError> {
-    let fail = |what: String| CaseError { file: file.to_owned(), what };
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        // A policy need not have cases to be loaded; the tests of the tree want them of ours.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(fail(format!("cannot be read: {error}"))),
-    };
-    let mut last: Option<(serde_json::Value, Policy)> = None;
-    let mut count = 0;
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let number = index + 1;
-        let case: Case =
-            serde_json::from_str(line).map_err(|error| fail(format!("line {number}: {error}")))?;
-        let policy = match last.take() {
-            Some((config, policy)) if config == case.config => policy,
-            _ => with_config(&case.config),
-        };
-        check(&case, number as u64, &policy, facts_of)
-            .map_err(|what| fail(format!("golden case {number} (`{}`): {what}", case.name)))?;
-        last = Some((case.config, policy));
-        count += 1;
-    }
-    Ok(count)
+/// Something that a policy decides otherwise than its case says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// What: `lane`, `fallback`, `edits`, …
+    pub what: &'static str,
+    /// What the case says.
+    pub expected: String,
+    /// What the policy decided.
+    pub got: String,
 }
 
-fn check(case: &Case, number: u64, policy: &Policy, facts_of: &FactsOf<'_>) -> Result<(), String> {
+/// What came of one case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaseResult {
+    /// Its line in the file.
+    pub line: usize,
+    /// Its name.
+    pub name: String,
+    /// Empty for a case that is as it should be.
+    pub differences: Vec<Difference>,
+}
+
+impl CaseResult {
+    /// The first difference as a sentence.
+    fn sentence(&self) -> Option<String> {
+        let Difference { what, expected, got } = self.differences.first()?;
+        Some(format!("golden case {} (`{}`): expected {what} {expected}, got {got}", self.line, self.name))
+    }
+}
+
+/// Run all cases of `text`, which is what is in `file`; `version` makes the policy with a case's configuration and state.
+///
+/// # Errors
+/// When a case cannot be read.
+pub(crate) fn run(
+    file: &Path,
+    text: &str,
+    version: impl Fn(&serde_json::Value, Arc<State>) -> Version,
+    facts_of: &FactsOf,
+) -> Result<Vec<CaseResult>, CaseError> {
+    let fail = |what: String| CaseError { file: file.to_owned(), what };
+    let mut results = Vec::new();
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let line_number = index + 1;
+        let case: Case =
+            serde_json::from_str(line).map_err(|error| fail(format!("line {line_number}: {error}")))?;
+        let state = case.state().map_err(|what| fail(format!("line {line_number}: {what}")))?;
+        // A version of its own for each case: what one leaves behind must not help the next.
+        let version = version(&case.config, state);
+        let differences = differences(&case, line_number as u64, &version, facts_of)
+            .map_err(|what| fail(format!("line {line_number} (`{}`): {what}", case.name)))?;
+        results.push(CaseResult { line: line_number, name: case.name, differences });
+    }
+    Ok(results)
+}
+
+/// The same, where one difference is one too many.
+///
+/// # Errors
+/// With the first case that differs, or cannot be read.
+pub(crate) fn prove(
+    file: &Path,
+    text: &str,
+    version: impl Fn(&serde_json::Value, Arc<State>) -> Version,
+    facts_of: &FactsOf,
+) -> Result<usize, CaseError> {
+    let results = run(file, text, version, facts_of)?;
+    match results.iter().find_map(CaseResult::sentence) {
+        Some(what) => Err(CaseError { file: file.to_owned(), what }),
+        None => Ok(results.len()),
+    }
+}
+
+impl Case {
+    /// The state that the case begins with: numbers become counters, texts become values.
+    fn state(&self) -> Result<Arc<State>, String> {
+        let state = State::default();
+        for (key, value) in &self.state {
+            let stored = match value {
+                serde_json::Value::String(text) => state.put(key.clone(), text.as_bytes(), 0),
+                value => match value.as_i64() {
+                    Some(number) => state.increment(key.clone(), number, 0).map(|_| ()),
+                    None => return Err(format!("state `{key}` must be a whole number or a text")),
+                },
+            };
+            stored.map_err(|error| format!("state `{key}`: {error:?}"))?;
+        }
+        Ok(Arc::new(state))
+    }
+}
+
+fn differences(
+    case: &Case,
+    number: u64,
+    version: &Version,
+    facts_of: &FactsOf,
+) -> Result<Vec<Difference>, String> {
     let limits = PlanLimits { max_wait: std::time::Duration::MAX, max_steps: usize::MAX };
     let fleet = Arc::new(fleet(&case.fleet, number));
     let mut facts = facts_of(&case.request)?;
     let mut merge = Merge::new(&fleet, facts.request.model());
-    consult(policy, &mut facts, &fleet, &mut merge, &mut Trace::off()).map_err(|error| error.to_string())?;
+    let advice = match ask(version, &mut facts, &fleet, &mut Trace::off()) {
+        Ok(advice) => advice,
+        Err(error) => {
+            let (expected, got) = ("advice".to_owned(), format!("none: {error}"));
+            return Ok(vec![Difference { what: "some", expected, got }]);
+        }
+    };
+    merge.add(&version.reference, 1000, advice);
     let merged = merge.finish(OnConflict::Refuse);
     let decision = Plan::from_advice(&merged, &fleet, &limits);
+    Ok(compare(&case.expect, &merged, &decision, &fleet))
+}
 
-    let expect = &case.expect;
-    let (steps, reject, priority) = match &decision {
+fn compare(expect: &Expect, merged: &Merged, decision: &Decision, fleet: &FleetView) -> Vec<Difference> {
+    let (steps, reject, priority) = match decision {
         Decision::Route(plan) => (
             plan.steps.iter().map(|step| fleet.topology.name(step.lane).to_owned()).collect(),
             None,
@@ -196,31 +274,44 @@ fn check(case: &Case, number: u64, policy: &Policy, facts_of: &FactsOf<'_>) -> R
         Decision::Reject(_, rejection) => {
             (Vec::new(), Some(ExpectReject { status: rejection.status, code: rejection.code.clone() }), 0)
         }
-        Decision::NoLane(reason) if expect.lane.is_some() => {
-            return Err(format!("expected a lane, got none: {reason}"));
-        }
         Decision::NoLane(_) => (Vec::new(), None, 0),
     };
-    if expect.reject.is_some() && reject != expect.reject {
-        return Err(format!("expected {:?}, got {reject:?}", expect.reject));
-    }
-    if let (Some(lane), Some(reject)) = (&expect.lane, &reject) {
-        return Err(format!("expected lane {lane}, got {reject:?}"));
-    }
-    same("lane", expect.lane.as_ref(), steps.first().unwrap_or(&String::new()))?;
+    let lane = match (decision, steps.first()) {
+        (_, Some(lane)) => lane.clone(),
+        (Decision::NoLane(reason), None) => format!("none: {reason}"),
+        (_, None) => {
+            let shown = reject.as_ref().map(|reject| format!("{} {}", reject.status, reject.code));
+            format!("none: rejected with {}", shown.unwrap_or_default())
+        }
+    };
+    let mut found = Vec::new();
+    let mut plain = |what, expected: Option<&String>, got: &str| {
+        if let Some(expected) = expected.filter(|expected| *expected != got) {
+            found.push(Difference { what, expected: expected.clone(), got: got.to_owned() });
+        }
+    };
+    plain("lane", expect.lane.as_ref(), &lane);
+    plain("why", expect.why.as_ref(), &merged.why().unwrap_or_default());
     let fallback: Vec<String> = steps.iter().skip(1).cloned().collect();
-    same("fallback", expect.fallback.as_ref(), &fallback)?;
-    same("edits", expect.edits.as_ref(), &merged.edits)?;
-    same("priority", expect.priority.as_ref(), &priority)?;
-    same("switching", expect.switching.as_ref(), &merged.switching)?;
-    same("why", expect.why.as_ref(), &merged.why().unwrap_or_default())
+    found.extend(differs("fallback", expect.fallback.as_ref(), &fallback));
+    found.extend(differs("edits", expect.edits.as_ref(), &merged.edits));
+    found.extend(differs("priority", expect.priority.as_ref(), &priority));
+    found.extend(differs("switching", expect.switching.as_ref(), &merged.switching));
+    if expect.reject.is_some() && expect.reject != reject {
+        found.extend(differs("reject", Some(&expect.reject), &reject));
+    }
+    found
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, expected: Option<&T>, got: &T) -> Result<(), String> {
-    match expected {
-        Some(expected) if expected != got => Err(format!("expected {what} {expected:?}, got {got:?}")),
-        _ => Ok(()),
-    }
+/// As JSON, because that is how cases are written.
+fn differs<T: PartialEq + Serialize>(
+    what: &'static str,
+    expected: Option<&T>,
+    got: &T,
+) -> Option<Difference> {
+    let shown = |value: &T| serde_json::to_string(value).unwrap_or_default();
+    let expected = expected.filter(|expected| *expected != got)?;
+    Some(Difference { what, expected: shown(expected), got: shown(got) })
 }
 
 /// The fleet of a case. Each case is a topology of its own, as instances may keep what they know of one.

@@ -1,89 +1,102 @@
-//! The policies of a host in order, as one advisor.
+//! The policies of a host in order, as one advisor. A chain never changes: a change makes a new one, and a request keeps the
+//! one that it was decided by.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use pointsman_domain::{
-    Advice, Advisor, BuiltIn, Consulted, Facts, FleetView, Merge, Merged, OnConflict, PolicyRef, Rejection,
-    Trace, permit,
+    Advice, Advisor, BuiltIn, Consulted, Facts, Failure, FleetView, Merge, Merged, OnConflict, Outcome,
+    PolicyRef, Recovery, Rejection, Trace, fnv1a_chain, permit, permit_edits,
 };
-use serde::Serialize;
 
-use crate::cases::FactsOf;
-use crate::metrics::PolicyMetrics;
-use crate::policy::{LoadError, NoAdvice, OnError, Policy, PolicySpec};
-use crate::runtime::Runtime;
+use crate::background::{Background, ShadowJob};
+use crate::spec::{CanaryBy, OnError, Rollout};
+use crate::version::{Hook, NoAdvice, Version};
 
 /// Policies in the order in which they are asked.
 #[derive(Debug, Default)]
-pub struct Chain {
+pub(crate) struct Chain {
     links: Vec<Link>,
     on_conflict: OnConflict,
+    // None where nothing is done beside the requests, as in tests.
+    background: Option<Arc<Background>>,
+    recovers: bool,
+    learns: bool,
 }
 
 /// One place in the chain.
 #[derive(Debug)]
-enum Link {
-    Loaded(Box<Policy>),
-    /// A policy that could not be loaded keeps its place, because its failure mode still counts.
-    Failed {
-        name: String,
-        on_error: OnError,
-        error: String,
-    },
-}
-
-/// What there is to know of one policy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PolicyStatus {
-    /// Its name.
-    pub name: String,
-    /// Its version with the beginning of its digest; empty if it is not loaded.
-    pub version: String,
-    /// SHA-256 of its component; empty if it is not loaded.
-    pub digest: String,
-    /// `active`, `out-of-service` or `failed`.
-    pub state: &'static str,
-    /// Why it is not loaded.
-    pub error: Option<String>,
-    /// Instances that wait for a call.
-    pub idle_instances: usize,
+pub(crate) struct Link {
+    pub(crate) name: String,
+    pub(crate) weight: u32,
+    pub(crate) on_error: OnError,
+    /// The version in service, or why there is none.
+    pub(crate) active: Result<Arc<Version>, String>,
+    /// A version that is tried out.
+    pub(crate) trial: Option<(Arc<Version>, Rollout)>,
 }
 
 impl Chain {
-    /// Load all policies. Those that fail are returned with the reason; they keep their place in the chain, where their
-    /// failure mode applies to every request.
-    pub fn load(
-        runtime: &Arc<Runtime>,
-        specs: &[PolicySpec],
+    pub(crate) fn new(
+        links: Vec<Link>,
         on_conflict: OnConflict,
-        metrics: &Arc<PolicyMetrics>,
-        facts_of: &FactsOf<'_>,
-    ) -> (Self, Vec<(String, LoadError)>) {
-        let mut failures = Vec::new();
-        let mut links = Vec::new();
-        for spec in specs {
-            links.push(match Policy::load(runtime, spec, metrics, facts_of) {
-                Ok(policy) => Link::Loaded(Box::new(policy)),
-                Err(error) => {
-                    metrics.load_failed(&spec.name);
-                    let failed = Link::Failed {
-                        name: spec.name.clone(),
-                        on_error: spec.on_error,
-                        error: error.to_string(),
-                    };
-                    failures.push((spec.name.clone(), error));
-                    failed
-                }
-            });
+        background: Option<Arc<Background>>,
+    ) -> Self {
+        let has = |hook: fn(&Version) -> bool| links.iter().flat_map(Link::versions).any(|it| hook(it));
+        Self {
+            recovers: has(|version| version.hooks().on_failure),
+            learns: has(|version| version.hooks().on_complete),
+            links,
+            on_conflict,
+            background,
         }
-        (Self { links, on_conflict }, failures)
     }
 
-    /// What there is to know of the policies, in order.
-    pub fn status(&self) -> Vec<PolicyStatus> {
-        self.links.iter().map(Link::status).collect()
+    /// The versions that decide, without those that are tried out.
+    pub(crate) fn in_service(&self) -> impl Iterator<Item = &Arc<Version>> {
+        self.links.iter().filter_map(|link| link.active.as_ref().ok())
     }
+
+    /// All versions that take part, those that are tried out too.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
+        self.links.iter().flat_map(Link::versions)
+    }
+}
+
+impl Link {
+    fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
+        self.active.iter().chain(self.trial.iter().map(|(version, _)| version))
+    }
+
+    /// The version that decides about this request, if there is one.
+    fn deciding(&self, facts: &Facts) -> Result<&Arc<Version>, &String> {
+        match &self.trial {
+            Some((version, Rollout::Canary { share, by })) if is_canary(facts, *share, *by) => Ok(version),
+            _ => self.active.as_ref(),
+        }
+    }
+
+    /// The version that is asked beside the one that decides.
+    fn shadow(&self) -> Option<&Arc<Version>> {
+        self.trial.as_ref().filter(|(_, rollout)| *rollout == Rollout::Shadow).map(|(version, _)| version)
+    }
+
+    fn missing(&self) -> PolicyRef {
+        PolicyRef::new(&self.name, "none")
+    }
+}
+
+/// Is the request one of the canary's `share` thousandths? The same every time it is asked.
+fn is_canary(facts: &Facts, share: u16, by: CanaryBy) -> bool {
+    let request = &facts.request;
+    let hashed = match by {
+        CanaryBy::Tenant => request.tenant().unwrap_or(request.id()),
+        CanaryBy::Request => request.id(),
+    };
+    let hash = fnv1a_chain([hashed.as_bytes()], hashed.len().max(1), 1).first().copied().unwrap_or_default();
+    // FNV's low bits are weak for short keys; the middle of a multiplied hash is not.
+    let spread = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    spread % 1000 < u64::from(share)
 }
 
 impl Advisor for Chain {
@@ -91,16 +104,33 @@ impl Advisor for Chain {
         let mut merge = Merge::new(fleet, facts.request.model());
         let mut facts = facts.clone();
         for link in &self.links {
-            let (on_error, name, problem) = match link {
-                Link::Loaded(policy) => match consult(policy, &mut facts, fleet, &mut merge, trace) {
-                    Ok(()) if merge.ended() => break,
-                    Ok(()) => continue,
-                    Err(problem) => (policy.on_error, policy.reference.clone(), problem.to_string()),
-                },
-                Link::Failed { name, on_error, error } => {
-                    (*on_error, PolicyRef::new(name, "none"), error.clone())
-                }
+            let before = link.shadow().map(|shadow| (shadow, facts.clone()));
+            let asked = match link.deciding(&facts) {
+                Ok(version) => ask(version, &mut facts, fleet, trace)
+                    .map(|advice| (version, advice))
+                    .map_err(|error| (version.reference.clone(), error.to_string())),
+                Err(error) => Err((link.missing(), error.clone())),
             };
+            if let (Some((shadow, facts)), Some(background)) = (before, &self.background) {
+                let advice = asked.as_ref().ok().map(|(_, advice)| advice.clone());
+                background.shadow(ShadowJob {
+                    shadow: Arc::clone(shadow),
+                    facts,
+                    fleet: Arc::clone(fleet),
+                    advice,
+                });
+            }
+            let (name, problem) = match asked {
+                Ok((version, advice)) => {
+                    merge.add(&version.reference, link.weight, advice);
+                    if merge.ended() {
+                        break;
+                    }
+                    continue;
+                }
+                Err(failed) => failed,
+            };
+            let on_error = link.on_error;
             tracing::warn!(policy = %name, request = facts.request.id(), ?on_error, "no advice: {problem}");
             match on_error {
                 OnError::Skip => {}
@@ -114,57 +144,118 @@ impl Advisor for Chain {
         }
         merge.finish(self.on_conflict)
     }
+
+    fn recovers(&self) -> bool {
+        self.recovers
+    }
+
+    /// The first policy that wants anything but the plan decides.
+    fn recover(
+        &self,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        failed: &Failure,
+        trace: &mut Trace,
+    ) -> Recovery {
+        for link in &self.links {
+            let Ok(version) = link.deciding(facts) else { continue };
+            if !version.hooks().on_failure {
+                continue;
+            }
+            match ask_recovery(version, facts, fleet, failed, trace) {
+                Ok(Recovery::Planned) => {}
+                Ok(recovery) => return recovery,
+                Err(problem) => {
+                    tracing::warn!(policy = %version.reference, request = facts.request.id(), "no advice after a failure: {problem}");
+                }
+            }
+        }
+        Recovery::Planned
+    }
+
+    fn learns(&self) -> bool {
+        self.learns
+    }
+
+    fn ended(&self, outcome: &Outcome) {
+        if let Some(background) = &self.background {
+            background.ended(outcome);
+        }
+    }
 }
 
-/// Ask one policy, leave out what it may not advise, and merge the rest. Its edits show in `facts` afterwards, for the
-/// policies that come after it.
-pub(crate) fn consult(
-    policy: &Policy,
+/// Ask one policy, and leave out what it may not advise. Its edits show in `facts` afterwards, for the policies that come
+/// after it.
+pub(crate) fn ask(
+    version: &Version,
     facts: &mut Facts,
     fleet: &Arc<FleetView>,
-    merge: &mut Merge<'_>,
     trace: &mut Trace,
-) -> Result<(), NoAdvice> {
+) -> Result<Advice, NoAdvice> {
     let begun = Instant::now();
     let mut reads = trace.is_on().then(Vec::new);
     let mut left_out = Vec::new();
-    let advised = policy.advise(facts, fleet, reads.as_mut()).map(|mut advice| {
-        left_out = leave_out(policy, facts, &mut advice);
-        advice
-    });
+    let mut advised = version.advise(facts, fleet, reads.as_mut());
+    if let Ok(advice) = &mut advised {
+        let id = facts.request.id();
+        for dropped in permit(advice, &version.allow) {
+            version.figures().dropped(dropped.what);
+            tracing::debug!(policy = %version.reference, request = id, "{} dropped: {}", dropped.what, dropped.reason);
+            left_out.push(format!("{}: {}", dropped.what, dropped.reason));
+        }
+        if !advice.edits.is_empty() {
+            let (edited, refused) = facts.request.edited(&advice.edits);
+            for (edit, reason) in refused {
+                version.figures().dropped(edit.kind());
+                tracing::warn!(policy = %version.reference, request = id, "{} dropped: {reason}", edit.kind());
+                left_out.push(format!("{}: {reason}", edit.kind()));
+                advice.edits.retain(|kept| *kept != edit);
+            }
+            facts.request = edited;
+        }
+    }
     trace.consulted(|| Consulted {
-        policy: policy.reference.clone(),
-        hook: "on-request".to_owned(),
+        policy: version.reference.clone(),
+        hook: Hook::Request.name().to_owned(),
         took: begun.elapsed(),
         reads: reads.unwrap_or_default(),
         advice: advised.as_ref().ok().cloned(),
         note: advised.as_ref().err().map(ToString::to_string),
         dropped: left_out,
     });
-    merge.add(&policy.reference, policy.weight, advised?);
-    Ok(())
+    advised
 }
 
-/// Leave out what the policy may not advise, and what cannot be done, and say what that was. The edits that are left show in
-/// `facts` afterwards.
-fn leave_out(policy: &Policy, facts: &mut Facts, advice: &mut Advice) -> Vec<String> {
+fn ask_recovery(
+    version: &Version,
+    facts: &Facts,
+    fleet: &Arc<FleetView>,
+    failed: &Failure,
+    trace: &mut Trace,
+) -> Result<Recovery, NoAdvice> {
+    let begun = Instant::now();
+    let mut reads = trace.is_on().then(Vec::new);
+    let mut recovery = version.recover(facts, fleet, failed, reads.as_mut());
     let mut left_out = Vec::new();
-    for dropped in permit(advice, &policy.allow) {
-        policy.figures().dropped(dropped.what);
-        left_out.push(format!("{} dropped: {}", dropped.what, dropped.reason));
-        tracing::debug!(policy = %policy.reference, request = facts.request.id(), "{} dropped: {}", dropped.what, dropped.reason);
-    }
-    if !advice.edits.is_empty() {
-        let (edited, refused) = facts.request.edited(&advice.edits);
-        for (edit, reason) in refused {
-            policy.figures().dropped(edit.kind());
-            left_out.push(format!("{} dropped: {reason}", edit.kind()));
-            tracing::warn!(policy = %policy.reference, request = facts.request.id(), "{} dropped: {reason}", edit.kind());
-            advice.edits.retain(|kept| *kept != edit);
+    if let Ok(Recovery::Retry(step)) = &mut recovery {
+        for dropped in permit_edits(&mut step.edits, &version.allow) {
+            version.figures().dropped(dropped.what);
+            left_out.push(format!("{}: {}", dropped.what, dropped.reason));
         }
-        facts.request = edited;
     }
-    left_out
+    trace.consulted(|| Consulted {
+        policy: version.reference.clone(),
+        hook: Hook::Failure.name().to_owned(),
+        took: begun.elapsed(),
+        reads: reads.unwrap_or_default(),
+        advice: None,
+        note: Some(match &recovery {
+            Ok(recovery) => serde_json::to_string(recovery).unwrap_or_default(),
+            Err(error) => error.to_string(),
+        }),
+        dropped: left_out,
+    });
+    recovery
 }
 
 fn refusal(policy: &PolicyRef) -> Rejection {
@@ -176,28 +267,5 @@ fn refusal(policy: &PolicyRef) -> Rejection {
             policy.name
         ),
         retry_after_s: Some(1),
-    }
-}
-
-impl Link {
-    fn status(&self) -> PolicyStatus {
-        match self {
-            Self::Loaded(policy) => PolicyStatus {
-                name: policy.reference.name.to_string(),
-                version: policy.reference.version.to_string(),
-                digest: policy.digest().to_owned(),
-                state: if policy.in_service() { "active" } else { "out-of-service" },
-                error: None,
-                idle_instances: policy.idle_instances(),
-            },
-            Self::Failed { name, error, .. } => PolicyStatus {
-                name: name.clone(),
-                version: String::new(),
-                digest: String::new(),
-                state: "failed",
-                error: Some(error.clone()),
-                idle_instances: 0,
-            },
-        }
     }
 }

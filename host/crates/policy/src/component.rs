@@ -1,11 +1,16 @@
 //! From the bytes of a file to a linked component, or a sentence that says why not.
 
+use std::sync::PoisonError;
+use std::time::Duration;
+
 use sha2::{Digest, Sha256};
-use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::abi::{Linked, PACKAGE, REQUIRED_EXPORTS, VERSION};
+use crate::abi::{Linked, Track, VERSION};
+use crate::cache::Kept;
+use crate::compile::CompileError;
 use crate::runtime::{MOST_MEMORIES, MOST_MEMORY, MOST_TABLE_ELEMENTS, MOST_TABLES, Runtime};
+use crate::scan;
 
 /// Longest component. CPython's is 18.4 MB.
 pub(crate) const MOST_BYTES: u64 = 32 << 20;
@@ -24,27 +29,57 @@ pub enum ComponentError {
     #[error("it is a core module and no component; make one of it with `wasm-tools component new`")]
     CoreModule,
     /// Something else.
-    #[error("it is no WebAssembly component: {0}")]
+    #[error("it is no WebAssembly component that this host can run: {0}")]
     Invalid(String),
     /// An import from outside the contract.
     #[error(
         "it imports `{0}`, which policies may not use: everything a policy may ask for is in `pointsman:policy`"
     )]
     ForbiddenImport(String),
-    /// An import that only a later contract has.
+    /// An interface that only a later contract has.
     #[error(
-        "it needs `{import}`, and this host has policy API {VERSION}; use a newer host, or build it for {VERSION}"
+        "it needs `{name}`, and this host has {contract} {served}; use a newer host, or build it for {served}"
     )]
-    NewerImport {
-        /// The import.
-        import: String,
+    NewerVersion {
+        /// The interface.
+        name: String,
+        /// What it belongs to.
+        contract: &'static str,
+        /// What we serve.
+        served: String,
+    },
+    /// An interface of a contract that is no more, or was never released.
+    #[error(
+        "it needs `{name}`, which this host does not serve: it has {contract} {served}; build it for {served}"
+    )]
+    UnservedVersion {
+        /// The interface.
+        name: String,
+        /// What it belongs to.
+        contract: &'static str,
+        /// What we serve.
+        served: String,
     },
     /// An export is missing.
-    #[error("it does not export `pointsman:policy/{0}`, which every policy has to")]
-    MissingExport(&'static str),
+    #[error("it does not export `{name}`, which every {guest} has to")]
+    MissingExport {
+        /// The export.
+        name: String,
+        /// What has to have it.
+        guest: &'static str,
+    },
+    /// An import that neither its contract nor WASI has.
+    #[error("it imports `{0}`, and a vLLM Router middleware may import interfaces of `wasi:` and no others")]
+    MiddlewareImport(String),
     /// Its shape is beyond the limits.
     #[error("it has {0}")]
     TooLarge(String),
+    /// It is made to hold up whoever validates it.
+    #[error("validating it took longer than {} s", .0.as_secs())]
+    Slow(Duration),
+    /// It could not be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
     /// Names fit, types do not.
     #[error("it was built for another contract than {VERSION}: {0}")]
     Types(String),
@@ -54,78 +89,60 @@ pub enum ComponentError {
 pub(crate) struct Loaded {
     pub(crate) linked: Linked,
     pub(crate) digest: String,
+    /// Names of the interfaces that it imports, without package and version.
+    pub(crate) imports: Vec<String>,
+    /// Keeps the compiled code in the cache, for the next start.
+    _kept: Option<Kept>,
 }
 
-/// Compile (or take from the cache), check and link a component.
-pub(crate) fn load(runtime: &Runtime, bytes: &[u8]) -> Result<Loaded, ComponentError> {
+/// Scan, compile (or take from the cache), and link a component.
+pub(crate) fn load(runtime: &Runtime, track: Track, bytes: &[u8]) -> Result<Loaded, ComponentError> {
     let digest = hex(&Sha256::digest(bytes));
-    let cached = runtime.cache.as_ref().and_then(|cache| cache.load(&runtime.engine, &digest));
-    let component = match cached {
-        Some(component) => component,
-        None => compile(runtime, bytes, &digest)?,
-    };
-    check_names(&runtime.engine, &component)?;
-    check_size(&component)?;
-    let linked = runtime.abi.link(&component).map_err(|error| ComponentError::Types(format!("{error:#}")))?;
-    Ok(Loaded { linked, digest })
+    // Always, as the rules may have changed since the code in the cache was made.
+    let shape = scan::look(bytes, track.contract())?;
+    tracing::debug!(?shape, "the component {digest} is within the limits");
+    let (component, kept) = compiled(runtime, bytes, &digest)?;
+    Ok(Loaded { linked: link(runtime, track, &component)?, imports: shape.imports, digest, _kept: kept })
 }
 
-fn compile(runtime: &Runtime, bytes: &[u8], digest: &str) -> Result<Component, ComponentError> {
-    if Engine::detect_precompiled(bytes).is_some() {
-        return Err(ComponentError::Precompiled);
+/// The compiled component: from the cache, or validated and compiled now. Its bytes have been [looked at](scan::look).
+pub(crate) fn compiled(
+    runtime: &Runtime,
+    bytes: &[u8],
+    digest: &str,
+) -> Result<(Component, Option<Kept>), ComponentError> {
+    let cached = || {
+        let cache = runtime.cache.as_ref()?;
+        Some((cache.load(&runtime.engine, digest)?, Some(cache.keep(digest))))
+    };
+    if let Some(cached) = cached() {
+        return Ok(cached);
     }
-    // The header of a core module and of a component differ in the layer field (component-model, Binary.md).
-    match bytes.get(..8) {
-        Some(b"\0asm\x01\0\0\0") => return Err(ComponentError::CoreModule),
-        Some(header) if header.starts_with(b"\0asm") => {}
-        _ => return Err(ComponentError::Invalid("it does not begin as WebAssembly does".into())),
+    scan::validate(bytes)?;
+    let _turn = runtime.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+    // Whoever had the turn before may have compiled the same.
+    if let Some(cached) = cached() {
+        return Ok(cached);
     }
-    let component = Component::from_binary(&runtime.engine, bytes);
-    let component = component.map_err(|error| ComponentError::Invalid(format!("{error:#}")))?;
-    if let Some(cache) = &runtime.cache
-        && let Ok(code) = component.serialize()
-    {
+    let code = runtime.compiler.compile(&runtime.engine, bytes)?;
+    let kept = runtime.cache.as_ref().map(|cache| {
+        let kept = cache.keep(digest);
         cache.store(digest, &code);
-    }
-    Ok(component)
+        kept
+    });
+    let component = code.component(&runtime.engine);
+    let component = component.map_err(|error| ComponentError::Invalid(format!("{error:#}")))?;
+    Ok((component, kept))
 }
 
-fn check_names(engine: &Engine, component: &Component) -> Result<(), ComponentError> {
-    let kind = component.component_type();
-    for (import, _) in kind.imports(engine) {
-        let Some(rest) = import.strip_prefix(PACKAGE) else {
-            return Err(ComponentError::ForbiddenImport(import.to_owned()));
-        };
-        let version = rest.split_once('@').map_or("", |(_, version)| version);
-        if newer(version) {
-            return Err(ComponentError::NewerImport { import: import.to_owned() });
-        }
-    }
-    for required in REQUIRED_EXPORTS {
-        let is_it = |export: &str| {
-            export
-                .strip_prefix(PACKAGE)
-                .and_then(|rest| rest.strip_prefix(required))
-                .is_some_and(|rest| rest.starts_with('@'))
-        };
-        if !kind.exports(engine).any(|(export, _)| is_it(export)) {
-            return Err(ComponentError::MissingExport(required));
-        }
-    }
-    Ok(())
+/// Link a compiled component; all names and types are checked here.
+pub(crate) fn link(runtime: &Runtime, track: Track, component: &Component) -> Result<Linked, ComponentError> {
+    check_size(component)?;
+    runtime.abi.link(track, component).map_err(|error| ComponentError::Types(format!("{error:#}")))
 }
 
-/// Is `version` one that this host is too old for? Within a track, a later version may have what we do not.
-fn newer(version: &str) -> bool {
-    let numbers = |version: &str| -> Option<Vec<u64>> {
-        version.split('.').map(|number| number.parse().ok()).collect()
-    };
-    match (numbers(version), numbers(VERSION)) {
-        (Some(theirs), Some(ours)) => theirs > ours,
-        _ => true,
-    }
-}
-
+/// What only the compiler knows: needs of instances, and a module may have many. The limits are those of the scan, which
+/// sees modules.
 fn check_size(component: &Component) -> Result<(), ComponentError> {
     let Some(needs) = component.resources_required() else {
         return Err(ComponentError::TooLarge(
@@ -150,23 +167,4 @@ fn check_size(component: &Component) -> Result<(), ComponentError> {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::newer;
-
-    #[test]
-    fn versions_are_compared_as_numbers() {
-        for (version, is_newer) in [
-            ("0.1.0", false),
-            ("0.0.9", false),
-            ("0.1.1", true),
-            ("0.1.10", true),
-            ("1.0.0", true),
-            ("x", true),
-        ] {
-            assert_eq!(newer(version), is_newer, "{version}");
-        }
-    }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use pointsman_domain::{FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, Read, RequestView};
 use serde_json::Value;
 
+use crate::abi::Wasi;
 use crate::call::{Current, MemoryLimit};
 use crate::metrics::PolicyFigures;
 use crate::reads::Reads;
@@ -59,6 +60,8 @@ impl Shared {
 pub(crate) struct HostState {
     pub(crate) shared: Arc<Shared>,
     pub(crate) memory: MemoryLimit,
+    /// The world outside, for those guests that were built to see one.
+    pub(crate) wasi: Wasi,
     current: Option<Current>,
     left: usize,
     reads: Option<Reads>,
@@ -66,7 +69,8 @@ pub(crate) struct HostState {
 
 impl HostState {
     pub(crate) fn new(shared: Arc<Shared>, most_memory: u64) -> Self {
-        Self { shared, memory: MemoryLimit::new(most_memory), current: None, left: 0, reads: None }
+        let memory = MemoryLimit::new(most_memory);
+        Self { shared, memory, wasi: Wasi::default(), current: None, left: 0, reads: None }
     }
 
     /// Begin a call about a request. What it asks is kept for [`HostState::take_reads`] if it is `recorded`.
@@ -112,7 +116,7 @@ impl HostState {
     }
 
     pub(crate) fn request(&self) -> Option<&dyn RequestView> {
-        self.current.as_ref().map(|current| &*current.request)
+        self.current.as_ref()?.request.as_deref()
     }
 
     pub(crate) fn fleet(&self) -> Option<&FleetView> {
@@ -157,8 +161,8 @@ impl HostState {
     }
 
     pub(crate) fn candidates(&self) -> Vec<u32> {
-        let Some(current) = &self.current else { return Vec::new() };
-        current.fleet.topology.candidates(current.request.model()).iter().map(|lane| lane.0).collect()
+        let (Some(fleet), Some(request)) = (self.fleet(), self.request()) else { return Vec::new() };
+        fleet.topology.candidates(request.model()).iter().map(|lane| lane.0).collect()
     }
 
     pub(crate) fn stats(&self) -> &[LaneStat] {

@@ -7,28 +7,46 @@
 //! ```
 //!
 //! What a policy can do to the host is bounded in `call` (time, memory, handles, size of results), in `host_calls` (what
-//! it may ask, and how much text that may yield) and in `component` (what may be loaded at all). Whatever goes wrong in a
-//! policy becomes a `Fault`, is counted, and costs the request nothing but this policy's advice.
+//! it may ask, and how much text that may yield) and in `scan`, `compile` and `component` (what may be loaded at all, and
+//! where it is compiled). Whatever goes wrong in a policy becomes a `Fault`, is counted, and costs the request nothing but
+//! this policy's advice.
 
 mod abi;
+mod background;
 mod breaker;
+mod bundle;
 mod cache;
 mod call;
 mod cases;
 mod chain;
+mod compile;
 mod component;
+mod contract;
 mod host_calls;
 mod manifest;
 mod metrics;
-mod policy;
+mod place;
+mod policies;
 mod pool;
 mod reads;
 mod runtime;
+mod scan;
+pub mod signature;
+mod spec;
 mod state;
+mod store;
+mod version;
 
-pub use cases::{CaseError, CaseRequest, FactsOf};
-pub use chain::{Chain, PolicyStatus};
+pub use background::FleetLink;
+pub use cases::{CaseError, CaseRequest, CaseResult, Difference, FactsOf};
+pub use compile::{CompileError, CompileLimits, CompileOrders, Compiler, compile_main};
+pub use component::ComponentError;
 pub use manifest::ManifestError;
 pub use metrics::PolicyMetrics;
-pub use policy::{LoadError, OnError, Policy, PolicySpec};
+pub use policies::{
+    AdvisorSlot, Aside, Change, Command, CommandError, Earlier, Policies, PolicyStatus, Problem, Trial,
+    WatchStatus,
+};
 pub use runtime::{Allocator, Runtime, RuntimeError, RuntimeSettings};
+pub use spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
+pub use version::LoadError;

@@ -29,6 +29,8 @@ pub(crate) struct Manifest {
     pub(crate) limits: Limits,
     #[serde(default)]
     allow: AllowTable,
+    #[serde(default)]
+    pub(crate) hooks: Hooks,
     pub(crate) build: Option<Build>,
 }
 
@@ -38,11 +40,15 @@ pub(crate) struct Manifest {
 pub(crate) struct Limits {
     #[serde(default, deserialize_with = "duration")]
     pub(crate) deadline: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) budget: Option<Duration>,
     #[serde(default, deserialize_with = "bytes")]
     pub(crate) memory: Option<u64>,
+    /// Calls after which an instance is replaced by a new one; 1 for one that nothing may be left over in.
+    pub(crate) calls: Option<u32>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct AllowTable {
     #[serde(default)]
@@ -54,9 +60,45 @@ struct AllowTable {
     #[serde(default)]
     model: bool,
     #[serde(default)]
+    body: bool,
+    #[serde(default)]
     priority: (i32, i32),
     #[serde(default)]
     metrics: Vec<String>,
+    #[serde(default = "every_interface")]
+    interfaces: Vec<String>,
+}
+
+impl Default for AllowTable {
+    fn default() -> Self {
+        Self {
+            fields: Vec::new(),
+            headers: Vec::new(),
+            system: false,
+            model: false,
+            body: false,
+            priority: (0, 0),
+            metrics: Vec::new(),
+            interfaces: every_interface(),
+        }
+    }
+}
+
+/// Interfaces of the host that a manifest can leave out of `allow.interfaces`. `request` and `fleet` are what a policy is
+/// for.
+const INTERFACES: [&str; 3] = ["log", "metrics", "state"];
+
+fn every_interface() -> Vec<String> {
+    INTERFACES.map(str::to_owned).into()
+}
+
+/// When hooks are called that are not about a request.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Hooks {
+    /// Time between two calls of `on-tick`.
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) tick: Option<Duration>,
 }
 
 /// What `cargo xtask guests` wrote down.
@@ -90,11 +132,19 @@ impl Manifest {
     /// With the file and, where it can be told, the line.
     pub(crate) fn load(dir: &Path) -> Result<Self, ManifestError> {
         let file = dir.join(FILE);
-        let fail = |what| ManifestError { file: file.clone(), what };
-        let text =
-            std::fs::read_to_string(&file).map_err(|error| fail(format!("cannot be read: {error}")))?;
+        let cannot = |error| ManifestError { file: file.clone(), what: format!("cannot be read: {error}") };
+        let text = std::fs::read_to_string(&file).map_err(cannot)?;
+        Self::parse(&file, &text)
+    }
+
+    /// Read the text of the manifest `file`.
+    ///
+    /// # Errors
+    /// With the file and, where it can be told, the line.
+    pub(crate) fn parse(file: &Path, text: &str) -> Result<Self, ManifestError> {
+        let fail = |what| ManifestError { file: file.to_owned(), what };
         let manifest: Self =
-            toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;
+            toml::from_str(text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;
         for (key, path) in [("file", &manifest.file), ("cases", &manifest.cases)] {
             // A policy's folder is all there is of it; a path that leads out of it is a mistake, or worse.
             if path.components().count() != 1 || path.file_name().is_none() {
@@ -104,13 +154,26 @@ impl Manifest {
                 )));
             }
         }
+        if let Some(other) =
+            manifest.allow.interfaces.iter().find(|name| !INTERFACES.contains(&name.as_str()))
+        {
+            return Err(fail(format!(
+                "allow.interfaces: there is no interface `{other}`; there are {}",
+                INTERFACES.join(", ")
+            )));
+        }
         Ok(manifest)
     }
 
     pub(crate) fn allow(&self) -> Allow {
-        let AllowTable { fields, headers, system, model, priority, .. } = self.allow.clone();
+        let AllowTable { fields, headers, system, model, body, priority, .. } = self.allow.clone();
         let headers = headers.into_iter().map(|name| name.to_ascii_lowercase()).collect();
-        Allow { fields, headers, system, model, priority }
+        Allow { fields, headers, system, model, body, priority }
+    }
+
+    /// Interfaces of the host, beyond `request` and `fleet`, that the component may import.
+    pub(crate) fn interfaces(&self) -> &[String] {
+        &self.allow.interfaces
     }
 
     /// Names of the policy's own figures.

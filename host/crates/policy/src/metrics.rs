@@ -1,6 +1,7 @@
 //! All figures of policies, with their names and labels.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pointsman_domain::PolicyRef;
@@ -10,6 +11,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+use crate::call::Fault;
+use crate::version::Hook;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Version {
@@ -22,6 +26,31 @@ struct CallLabels {
     policy: String,
     version: String,
     hook: &'static str,
+    result: &'static str,
+}
+
+impl CallLabels {
+    fn new(of: &Version, hook: Hook, result: &'static str) -> Self {
+        Self { policy: of.policy.clone(), version: of.version.clone(), hook: hook.name(), result }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HookLabels {
+    policy: String,
+    hook: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChangeLabels {
+    policy: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShadowLabels {
+    policy: String,
+    version: String,
     result: &'static str,
 }
 
@@ -60,10 +89,15 @@ pub struct PolicyMetrics {
     dropped: Family<DroppedLabels, Counter>,
     load_failures: Family<PolicyLabel, Counter>,
     active: Family<Version, Gauge>,
-    out_of_service: Family<PolicyLabel, Gauge>,
+    slow: Family<Version, Counter>,
+    out_of_service: Family<HookLabels, Gauge>,
+    changes: Family<ChangeLabels, Counter>,
+    shadow: Family<ShadowLabels, Counter>,
     memory: Family<PolicyLabel, Gauge>,
     own_counters: Family<OwnLabels, Counter>,
     own_values: Histograms<OwnLabels>,
+    // How many versions there are with these labels.
+    held: Mutex<HashMap<Version, usize>>,
 }
 
 impl PolicyMetrics {
@@ -81,11 +115,16 @@ impl PolicyMetrics {
             dropped: Family::default(),
             load_failures: Family::default(),
             active: Family::default(),
+            slow: Family::default(),
             out_of_service: Family::default(),
+            changes: Family::default(),
+            shadow: Family::default(),
+            held: Mutex::default(),
             memory: Family::default(),
             own_counters: Family::default(),
             own_values,
         };
+        metrics.register_own(registry);
         let m = &metrics;
         registry.register("pointsman_policy_calls", "Calls of policies, by result", m.calls.clone());
         registry.register("pointsman_policy_call_seconds", "Time of one call", m.seconds.clone());
@@ -104,6 +143,21 @@ impl PolicyMetrics {
             "Policies that could not be loaded",
             m.load_failures.clone(),
         );
+        registry.register(
+            "pointsman_policy_over_budget",
+            "Calls about requests that took longer than the policy's budget",
+            m.slow.clone(),
+        );
+        registry.register(
+            "pointsman_policy_changes",
+            "Changes of policies, by what came of them",
+            m.changes.clone(),
+        );
+        registry.register(
+            "pointsman_policy_shadow",
+            "Decisions that a shadow was asked about, by what came of it",
+            m.shadow.clone(),
+        );
         registry.register("pointsman_policy_active", "1 for each version in service", m.active.clone());
         registry.register(
             "pointsman_policy_out_of_service",
@@ -115,23 +169,71 @@ impl PolicyMetrics {
             "Most memory that one instance took",
             m.memory.clone(),
         );
-        registry.register(
-            "pointsman_policy_counter",
-            "Counters of the policies' own",
-            m.own_counters.clone(),
-        );
-        registry.register("pointsman_policy_value", "Values of the policies' own", m.own_values.clone());
         Arc::new(metrics)
+    }
+
+    fn register_own(&self, registry: &mut Registry) {
+        let (counters, values) = (self.own_counters.clone(), self.own_values.clone());
+        registry.register("pointsman_policy_counter", "Counters of the policies' own", counters);
+        registry.register("pointsman_policy_value", "Values of the policies' own", values);
+    }
+
+    /// A change of a policy was tried.
+    pub(crate) fn changed(&self, policy: &str, result: &'static str) {
+        self.changes.get_or_create(&ChangeLabels { policy: policy.to_owned(), result }).inc();
     }
 
     pub(crate) fn load_failed(&self, policy: &str) {
         self.load_failures.get_or_create(&PolicyLabel { policy: policy.to_owned() }).inc();
-        self.fault_of(policy, "none", "load");
+        self.fault_of(&Version { policy: policy.to_owned(), version: "none".to_owned() }, "load");
     }
 
-    fn fault_of(&self, policy: &str, version: &str, kind: &'static str) {
-        let labels = FaultLabels { policy: policy.to_owned(), version: version.to_owned(), kind };
-        self.faults.get_or_create(&labels).inc();
+    fn fault_of(&self, labels: &Version, kind: &'static str) {
+        let Version { policy, version } = labels.clone();
+        self.faults.get_or_create(&FaultLabels { policy, version, kind }).inc();
+    }
+
+    fn holds(&self, version: &Version) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held.entry(version.clone()).or_default() += 1;
+    }
+
+    /// The last one that had this version is gone, and with it the figures of it: a host that reloads for months must not
+    /// keep those of every version that there was.
+    fn lets_go(&self, version: &Version) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = held.get_mut(version) else { return };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        held.remove(version);
+        self.seconds.remove(version);
+        self.slow.remove(version);
+        self.active.remove(version);
+        for hook in [Hook::Request, Hook::Failure, Hook::Complete, Hook::Tick] {
+            for result in ["ok", "error", "out-of-service"].into_iter().chain(Fault::KINDS) {
+                self.calls.remove(&CallLabels::new(version, hook, result));
+            }
+        }
+        let Version { policy, version } = version;
+        for kind in Fault::KINDS {
+            let (policy, version) = (policy.clone(), version.clone());
+            self.faults.remove(&FaultLabels { policy, version, kind });
+        }
+        for result in SHADOW_RESULTS {
+            let (policy, version) = (policy.clone(), version.clone());
+            self.shadow.remove(&ShadowLabels { policy, version, result });
+        }
+    }
+}
+
+/// What can come of asking a shadow.
+const SHADOW_RESULTS: [&str; 4] = ["agreed", "differed", "failed", "dropped"];
+
+impl Drop for PolicyFigures {
+    fn drop(&mut self) {
+        self.metrics.lets_go(&self.labels);
     }
 }
 
@@ -139,8 +241,9 @@ impl PolicyMetrics {
 #[derive(Debug)]
 pub(crate) struct PolicyFigures {
     metrics: Arc<PolicyMetrics>,
-    policy: PolicyRef,
+    labels: Version,
     ok: Counter,
+    slow: Counter,
     seconds: Histogram,
     memory: Gauge,
     own: Vec<String>,
@@ -148,44 +251,51 @@ pub(crate) struct PolicyFigures {
 
 impl PolicyFigures {
     pub(crate) fn new(metrics: &Arc<PolicyMetrics>, policy: &PolicyRef, own: &[String]) -> Self {
-        let version = Version { policy: policy.name.to_string(), version: policy.version.to_string() };
-        let ok = CallLabels {
-            policy: version.policy.clone(),
-            version: version.version.clone(),
-            hook: "on-request",
-            result: "ok",
-        };
-        let label = PolicyLabel { policy: version.policy.clone() };
+        let labels = Version { policy: policy.name.to_string(), version: policy.version.to_string() };
+        metrics.holds(&labels);
+        let label = PolicyLabel { policy: labels.policy.clone() };
         Self {
-            ok: metrics.calls.get_or_create_owned(&ok),
-            seconds: metrics.seconds.get_or_create_owned(&version),
+            ok: metrics.calls.get_or_create_owned(&CallLabels::new(&labels, Hook::Request, "ok")),
+            slow: metrics.slow.get_or_create_owned(&labels),
+            seconds: metrics.seconds.get_or_create_owned(&labels),
             memory: metrics.memory.get_or_create_owned(&label),
             own: own.to_vec(),
-            policy: policy.clone(),
+            labels,
             metrics: Arc::clone(metrics),
         }
     }
 
-    pub(crate) fn advised(&self, took: Duration) {
-        self.ok.inc();
-        self.seconds.observe(took.as_secs_f64());
+    /// A call that ended as it should.
+    pub(crate) fn went_well(&self, hook: Hook, took: Duration) {
+        if hook == Hook::Request {
+            self.ok.inc();
+            self.seconds.observe(took.as_secs_f64());
+        } else {
+            self.metrics.calls.get_or_create(&CallLabels::new(&self.labels, hook, "ok")).inc();
+        }
     }
 
-    /// A call without advice: a policy's own error, or a fault of that kind.
-    pub(crate) fn failed(&self, result: &'static str, fault: bool) {
-        let policy = self.policy.name.to_string();
-        let version = self.policy.version.to_string();
+    /// A call without a result: a policy's own error, or a fault of that kind.
+    pub(crate) fn failed(&self, hook: Hook, result: &'static str, fault: bool) {
         if fault {
-            self.metrics.fault_of(&policy, &version, result);
+            self.metrics.fault_of(&self.labels, result);
         }
-        self.metrics.calls.get_or_create(&CallLabels { policy, version, hook: "on-request", result }).inc();
+        self.metrics.calls.get_or_create(&CallLabels::new(&self.labels, hook, result)).inc();
+    }
+
+    /// A call took longer than the budget.
+    pub(crate) fn slow(&self) {
+        self.slow.inc();
+    }
+
+    /// A version was asked beside the one in service, or could not be.
+    pub(crate) fn shadow(&self, result: &'static str) {
+        let Version { policy, version } = self.labels.clone();
+        self.metrics.shadow.get_or_create(&ShadowLabels { policy, version, result }).inc();
     }
 
     pub(crate) fn dropped(&self, what: &'static str) {
-        self.metrics
-            .dropped
-            .get_or_create(&DroppedLabels { policy: self.policy.name.to_string(), what })
-            .inc();
+        self.metrics.dropped.get_or_create(&DroppedLabels { policy: self.policy(), what }).inc();
     }
 
     pub(crate) fn used_memory(&self, bytes: u64) {
@@ -195,15 +305,17 @@ impl PolicyFigures {
         }
     }
 
-    pub(crate) fn in_service(&self, in_service: bool) {
-        let labels = PolicyLabel { policy: self.policy.name.to_string() };
+    pub(crate) fn in_service(&self, hook: Hook, in_service: bool) {
+        let labels = HookLabels { policy: self.policy(), hook: hook.name() };
         self.metrics.out_of_service.get_or_create(&labels).set(i64::from(!in_service));
     }
 
     pub(crate) fn active(&self, active: bool) {
-        let labels =
-            Version { policy: self.policy.name.to_string(), version: self.policy.version.to_string() };
-        self.metrics.active.get_or_create(&labels).set(i64::from(active));
+        self.metrics.active.get_or_create(&self.labels).set(i64::from(active));
+    }
+
+    fn policy(&self) -> String {
+        self.labels.policy.clone()
     }
 
     pub(crate) fn add(&self, name: &str, value: u64) {
@@ -222,7 +334,7 @@ impl PolicyFigures {
 
     fn own(&self, name: &str) -> Option<OwnLabels> {
         if self.own.iter().any(|own| own == name) {
-            return Some(OwnLabels { policy: self.policy.name.to_string(), name: name.to_owned() });
+            return Some(OwnLabels { policy: self.policy(), name: name.to_owned() });
         }
         self.dropped("metric");
         None

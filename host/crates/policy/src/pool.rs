@@ -5,16 +5,23 @@ use std::sync::{Mutex, PoisonError};
 use wasmtime::Store;
 
 use crate::abi::Instance;
+use crate::call::Guest;
 use crate::host_calls::HostState;
 
-/// Calls after which an instance is replaced, so that what leaks in a guest does so for a while only.
-const MOST_CALLS: u32 = 100_000;
+/// Instances that wait for a call, of one version. More calls at once than this are possible, and pay for an instance.
+const MOST_IDLE: usize = 64;
 
 /// An instance with its store.
 pub(crate) struct Warm {
     pub(crate) store: Store<HostState>,
     pub(crate) instance: Instance,
     pub(crate) calls: u32,
+}
+
+impl Guest for Warm {
+    fn store(&mut self) -> &mut Store<HostState> {
+        &mut self.store
+    }
 }
 
 #[derive(Default)]
@@ -29,12 +36,21 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
-    /// Keep an instance for the next call. There are never more than were in use at once.
-    pub(crate) fn put(&self, mut warm: Box<Warm>) {
+    /// Keep an instance for the next call, unless it has had `most_calls`.
+    pub(crate) fn put(&self, mut warm: Box<Warm>, most_calls: u32) {
         warm.calls += 1;
-        if warm.calls < MOST_CALLS {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(warm);
+        if warm.calls < most_calls {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < MOST_IDLE {
+                idle.push(warm);
+            }
         }
+    }
+
+    pub(crate) fn clear(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        // Outside the lock: giving back their memory takes a while.
+        drop(idle);
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -7,18 +7,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use wasmparser::WasmFeatures;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use crate::abi::Abi;
 use crate::cache::Cache;
+use crate::compile::Compiler;
+use crate::scan::FEATURES;
 use crate::state::State;
 
 /// Between two ticks of the epoch clock: the grain of deadlines.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
-/// Instances of all policies together. A call is synchronous, so there are never more in use than threads that call.
-const MOST_INSTANCES: u32 = 256;
+/// Instances of all policies together. A call is synchronous, so each policy has at most one for each thread that calls;
+/// this is room for sixty policies on sixteen threads. It is address space, not memory: about 6 TiB of the 128 there are.
+const MOST_INSTANCES: u32 = 1024;
+/// Core instances of all policies together. Most policies have two or three; CPython has 38, and few will use that.
+const MOST_CORE_INSTANCES_IN_ALL: u32 = 16 * MOST_INSTANCES;
 /// Core instances in one component; CPython has 38.
-const MOST_CORE_INSTANCES: u32 = 64;
+pub(crate) const MOST_CORE_INSTANCES: u32 = 64;
 /// Linear memories in one component.
 pub(crate) const MOST_MEMORIES: u32 = 4;
 /// Tables in one component.
@@ -45,6 +51,8 @@ pub enum Allocator {
 pub struct RuntimeSettings {
     /// Where compiled policies are kept; none are where `None`.
     pub cache_dir: Option<PathBuf>,
+    /// Where policies are compiled.
+    pub compiler: Compiler,
     /// Where instances live.
     pub allocator: Allocator,
     /// Instances of each policy that are made when it is loaded.
@@ -70,6 +78,9 @@ pub struct Runtime {
     pub(crate) engine: Engine,
     pub(crate) abi: Abi,
     pub(crate) cache: Option<Cache>,
+    pub(crate) compiler: Compiler,
+    /// Held while compiling: one at a time, so that many policies need no more memory than one.
+    pub(crate) compiling: Mutex<()>,
     pub(crate) warm_instances: usize,
     allocator: Allocator,
     // By name of the policy, so that a new version finds what an old one put there.
@@ -98,6 +109,8 @@ impl Runtime {
         Ok(Arc::new(Self {
             _ticker: Ticker::start(&engine).map_err(RuntimeError::Ticker)?,
             cache: settings.cache_dir.and_then(|dir| Cache::open(dir, &engine)),
+            compiler: settings.compiler,
+            compiling: Mutex::default(),
             abi,
             engine,
             warm_instances: settings.warm_instances,
@@ -118,6 +131,11 @@ impl Runtime {
     }
 }
 
+/// The engine that compiles in a process of its own: the same but for the pool, which would reserve terabytes of addresses.
+pub(crate) fn compiling_engine() -> Result<Engine, RuntimeError> {
+    engine(InstanceAllocationStrategy::OnDemand)
+}
+
 fn engine(strategy: InstanceAllocationStrategy) -> Result<Engine, RuntimeError> {
     let mut config = Config::new();
     config
@@ -130,24 +148,20 @@ fn engine(strategy: InstanceAllocationStrategy) -> Result<Engine, RuntimeError> 
         .max_wasm_stack(512 << 10)
         .cranelift_opt_level(OptLevel::Speed)
         .parallel_compilation(true)
-        // What no policy needs, and what past escapes and aborts were made of, is off.
-        .wasm_threads(false)
-        .shared_memory(false)
-        .wasm_memory64(false)
-        .wasm_multi_memory(false)
-        .wasm_tail_call(false)
-        .wasm_gc(false)
-        .wasm_exceptions(false)
-        .wasm_function_references(false)
-        // Its results differ between CPUs.
-        .wasm_relaxed_simd(false);
+        // What may be used at all is decided in one place, for this engine and for the scan of components.
+        .wasm_features(WasmFeatures::all(), false)
+        .wasm_features(FEATURES, true)
+        // Not for guests, whose modules the scan keeps to one: where parts of one component pass strings to each other, as
+        // QuickJS's do, the code that wasmtime makes for that sees the memories of both. Without it, wasmtime panics over it.
+        .wasm_multi_memory(true)
+        .shared_memory(false);
     Engine::new(&config).map_err(RuntimeError::Engine)
 }
 
 fn pooling() -> InstanceAllocationStrategy {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(MOST_INSTANCES)
-        .total_core_instances(MOST_INSTANCES * 8)
+        .total_core_instances(MOST_CORE_INSTANCES_IN_ALL)
         .total_memories(MOST_INSTANCES)
         .total_tables(MOST_INSTANCES * 4)
         .max_core_instances_per_component(MOST_CORE_INSTANCES)
@@ -197,5 +211,43 @@ impl Drop for Ticker {
             // It cannot have panicked, and there would be nothing to do about it.
             drop(thread.join());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::component::Component;
+
+    use super::*;
+
+    /// Two parts of one component, each with a memory, and a string that goes from one to the other.
+    const TWO_MEMORIES: &str = r#"(component
+        (component $callee
+            (core module $m
+                (memory (export "memory") 1)
+                (func (export "take") (param i32 i32))
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0)))
+            (core instance $i (instantiate $m))
+            (func (export "take") (param "text" string)
+                (canon lift (core func $i "take") (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))
+        (component $caller
+            (import "take" (func $take (param "text" string)))
+            (core module $memory (memory (export "memory") 1))
+            (core instance $memory (instantiate $memory))
+            (core func $lowered (canon lower (func $take) (memory (core memory $memory "memory"))))
+            (core module $m
+                (import "" "take" (func $take (param i32 i32)))
+                (func (export "run") (call $take (i32.const 0) (i32.const 0))))
+            (core instance $i (instantiate $m (with "" (instance (export "take" (func $lowered))))))
+            (func (export "run") (canon lift (core func $i "run"))))
+        (instance $callee (instantiate $callee))
+        (instance $caller (instantiate $caller (with "take" (func $callee "take"))))
+        (export "run" (func $caller "run")))"#;
+
+    #[test]
+    fn components_of_several_parts_can_be_compiled() {
+        let engine = engine(InstanceAllocationStrategy::OnDemand).unwrap();
+        let compiled = Component::new(&engine, wat::parse_str(TWO_MEMORIES).unwrap());
+        assert!(compiled.is_ok(), "{:#}", compiled.err().unwrap());
     }
 }

@@ -213,6 +213,7 @@ fn edit_weight(edit: &Edit) -> usize {
         Edit::SetField(pointer, value) => pointer.len() + value.len(),
         Edit::SetHeader(name, value) => name.len() + value.len(),
         Edit::SetModel(text)
+        | Edit::ReplaceBody(text)
         | Edit::RemoveField(text)
         | Edit::PrependSystem(text)
         | Edit::RemoveHeader(text) => text.len(),

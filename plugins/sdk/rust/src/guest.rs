@@ -4,10 +4,15 @@ use std::cell::OnceCell;
 use std::marker::PhantomData;
 
 use self::bindings::exports::pointsman::policy::{lifecycle, on_request};
-use self::bindings::pointsman::policy::{fleet, request};
+use self::bindings::pointsman::policy::{fleet, log, metrics, request, state};
+use self::hooks::learning::exports::pointsman::policy::on_complete;
+use self::hooks::recovering::exports::pointsman::policy::on_failure;
+use self::hooks::ticking::exports::pointsman::policy::on_tick;
+use crate::services::{Services, Source};
 use crate::{
-    Advice, Call, Context, FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, Policy,
-    PolicyError, RequestView,
+    Advice, Background, Call, Context, Failure, FieldValue, FleetView, LaneId, LaneInfo, LaneStat, LaneWish,
+    Learn, Level, Log, MessageInfo, Metrics, Outcome, Policy, PolicyError, Recover, Recovery, RequestView,
+    State, StateError, Tick,
 };
 
 #[allow(
@@ -30,27 +35,88 @@ pub mod bindings {
     });
 }
 
+/// One world for each optional hook, with the types of [`bindings`]. A component's exports are the union of the worlds
+/// that it was made of, so every combination of hooks is had without a world for each.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unsafe_code,
+    missing_debug_implementations,
+    unsafe_op_in_unsafe_fn,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated from the WIT, which documents it, and different for each target"
+)]
+pub mod hooks {
+    macro_rules! hook {
+        ($module:ident, $world:literal, $inline:literal) => {
+            pub mod $module {
+                wit_bindgen::generate!({
+                    inline: $inline,
+                    path: "../../../wit/0.1",
+                    world: $world,
+                    pub_export_macro: true,
+                    with: { "pointsman:policy/types@0.1.0": crate::guest::bindings::pointsman::policy::types },
+                });
+            }
+        };
+    }
+
+    hook!(
+        recovering,
+        "pointsman:sdk/recovering",
+        "package pointsman:sdk; world recovering { export pointsman:policy/on-failure@0.1.0; }"
+    );
+    hook!(
+        learning,
+        "pointsman:sdk/learning",
+        "package pointsman:sdk; world learning { export pointsman:policy/on-complete@0.1.0; }"
+    );
+    hook!(
+        ticking,
+        "pointsman:sdk/ticking",
+        "package pointsman:sdk; world ticking { export pointsman:policy/on-tick@0.1.0; }"
+    );
+}
+
 /// The exports of the component of a policy.
 #[derive(Debug)]
 pub struct Guest<P>(PhantomData<P>);
 
-// The configured policy. An instance is used by one call at a time, and configured once.
-thread_local! {
-    static POLICY: OnceCell<Box<dyn Advise>> = const { OnceCell::new() };
+/// A policy with a place for its one instance. A static cannot be generic, so `export_policy!` makes it.
+pub trait Installed: Policy {
+    /// Use the place. An instance is used by one call at a time, and configured once.
+    fn slot<R>(visit: impl FnOnce(&OnceCell<Self>) -> R) -> R;
 }
 
-/// A [`Policy`] whose type is forgotten: a static cannot be generic.
-trait Advise {
-    fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError>;
+fn ask<P: Installed, R>(question: impl FnOnce(&P) -> R, unconfigured: impl FnOnce(PolicyError) -> R) -> R {
+    P::slot(|slot| match slot.get() {
+        Some(policy) => question(policy),
+        None => unconfigured(PolicyError::Other("asked before it was configured".into())),
+    })
 }
 
-impl<P: Policy> Advise for P {
-    fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
-        Policy::advise(self, call)
+fn call(context: &Context) -> Call<'_> {
+    Call {
+        context,
+        request: &Host,
+        fleet: &Host,
+        state: State(SOURCE),
+        metrics: Metrics(SOURCE),
+        log: Log(SOURCE),
     }
 }
 
-impl<P: Policy> lifecycle::Guest for Guest<P> {
+fn background(now_ms: u64) -> Background<'static> {
+    Background { now_ms, fleet: &Host, state: State(SOURCE), metrics: Metrics(SOURCE), log: Log(SOURCE) }
+}
+
+#[cfg(target_arch = "wasm32")]
+const SOURCE: Source<'static> = Source::HOST;
+#[cfg(not(target_arch = "wasm32"))]
+const SOURCE: Source<'static> = &Host;
+
+impl<P: Installed> lifecycle::Guest for Guest<P> {
     fn describe() -> lifecycle::Description {
         lifecycle::Description {
             name: P::NAME.into(),
@@ -61,25 +127,37 @@ impl<P: Policy> lifecycle::Guest for Guest<P> {
 
     fn configure(config: String) -> Result<(), PolicyError> {
         let policy = P::configure(&config)?;
-        POLICY.with(|slot| match slot.set(Box::new(policy)) {
-            Ok(()) => Ok(()),
-            Err(_) => Err(PolicyError::Other("configured twice".into())),
-        })
+        P::slot(|slot| slot.set(policy)).map_err(|_| PolicyError::Other("configured twice".into()))
     }
 }
 
-impl<P: Policy> on_request::Guest for Guest<P> {
+impl<P: Installed> on_request::Guest for Guest<P> {
     fn advise(context: Context) -> Result<Advice, PolicyError> {
-        POLICY.with(|slot| match slot.get() {
-            Some(policy) => policy.advise(&Call { context: &context, request: &Host, fleet: &Host }),
-            None => Err(PolicyError::Other("asked before it was configured".into())),
-        })
+        ask::<P, _>(|policy| policy.advise(&call(&context)), Err)
+    }
+}
+
+impl<P: Installed + Recover> on_failure::Guest for Guest<P> {
+    fn recover(context: Context, failed: Failure) -> Result<Recovery, PolicyError> {
+        ask::<P, _>(|policy| policy.recover(&call(&context), &failed), Err)
+    }
+}
+
+impl<P: Installed + Learn> on_complete::Guest for Guest<P> {
+    fn observe(now_ms: u64, done: Vec<Outcome>) {
+        ask::<P, _>(|policy| policy.learn(&background(now_ms), &done), |_| ());
+    }
+}
+
+impl<P: Installed + Tick> on_tick::Guest for Guest<P> {
+    fn tick(now_ms: u64, seed: u64) -> Vec<LaneWish> {
+        ask::<P, _>(|policy| policy.tick(&background(now_ms), seed), |_| Vec::new())
     }
 }
 
 /// The host that the component runs in.
 #[derive(Debug, Clone, Copy)]
-pub struct Host;
+pub(crate) struct Host;
 
 impl RequestView for Host {
     fn id(&self) -> String {
@@ -110,8 +188,16 @@ impl RequestView for Host {
         request::text(index, offset, max_bytes)
     }
 
+    fn body(&self, offset: u64, max_bytes: u32) -> Vec<u8> {
+        request::body(offset, max_bytes)
+    }
+
     fn contains(&self, needle: &str, ignore_case: bool) -> bool {
         request::contains(needle, ignore_case)
+    }
+
+    fn prefix_hashes(&self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {
+        request::prefix_hashes(block_bytes, max_blocks)
     }
 }
 
@@ -138,5 +224,39 @@ impl FleetView for Host {
 
     fn with_label(&self, key: &str, value: &str) -> Vec<LaneId> {
         fleet::with_label(key, value)
+    }
+}
+
+impl Services for Host {
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        state::get(key)
+    }
+
+    fn put(&self, key: &str, value: &[u8], ttl_ms: u32) -> Result<(), StateError> {
+        state::put(key, value, ttl_ms)
+    }
+
+    fn delete(&self, key: &str) {
+        state::delete(key);
+    }
+
+    fn increment(&self, key: &str, by: i64, ttl_ms: u32) -> Result<i64, StateError> {
+        state::increment(key, by, ttl_ms)
+    }
+
+    fn add(&self, name: &str, value: u64) {
+        metrics::add(name, value);
+    }
+
+    fn record(&self, name: &str, value: u64) {
+        metrics::record_value(name, value);
+    }
+
+    fn write(&self, level: Level, message: &str) {
+        log::write(level, message);
+    }
+
+    fn enabled(&self, level: Level) -> bool {
+        log::enabled(level)
     }
 }

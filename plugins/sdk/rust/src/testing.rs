@@ -1,254 +1,289 @@
-//! Requests and fleets for tests that run natively. They answer as the contract says that a host does.
+//! Requests, fleets and a host for tests that run natively. They answer as the contract says that a host does.
+//!
+//! ```
+//! # use pointsman_sdk::{Advice, Call, Policy, PolicyError};
+//! use pointsman_sdk::testing::{FakeFleet, FakeHost, FakeRequest};
+//!
+//! /// Refuses every second request.
+//! struct EveryOther;
+//!
+//! impl Policy for EveryOther {
+//! #     const NAME: &'static str = "every-other";
+//! #     const VERSION: &'static str = "1.0.0";
+//! #     fn configure(_: &str) -> Result<Self, PolicyError> { Ok(Self) }
+//!     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
+//!         match call.state.increment("requests", 1, 60_000) {
+//!             Ok(count) if count % 2 == 0 => Ok(Advice::refuse(429, "even", "Odd requests only.")),
+//!             _ => Ok(Advice::any()),
+//!         }
+//!     }
+//! }
+//!
+//! let host = FakeHost::new(FakeFleet::new(&["a"]));
+//! let request = FakeRequest::chat(r#"{"model": "a", "messages": []}"#);
+//! assert!(host.advise(&EveryOther, &request)?.reject.is_none());
+//! assert!(host.advise(&EveryOther, &request)?.reject.is_some());
+//! host.advance(60_000); // the counter has expired
+//! assert!(host.advise(&EveryOther, &request)?.reject.is_none());
+//! # Ok::<(), PolicyError>(())
+//! ```
 
-use serde_json::Value;
+mod fleet;
+mod request;
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+pub use self::fleet::FakeFleet;
+use self::fleet::ForModel;
+pub use self::request::FakeRequest;
+use crate::services::Services;
 use crate::{
-    Advice, Call, Context, Endpoint, Engine, FieldValue, FleetView, LaneId, LaneInfo, LaneStat, LaneState,
-    MessageInfo, Policy, PolicyError, RequestView, Role,
+    Advice, Background, Call, Context, Failure, LaneId, LaneWish, Learn, Level, Log, Metrics, Outcome,
+    Policy, PolicyError, Recover, Recovery, RequestView, State, StateError, Tick, TryResult,
 };
 
-/// Ask a policy about a request.
+/// Ask a policy about a request, at the time that the request's context says, on a host that remembers nothing.
 ///
 /// # Errors
 /// When the policy has no advice.
 pub fn advise(policy: &impl Policy, request: &FakeRequest, fleet: &FakeFleet) -> Result<Advice, PolicyError> {
-    let fleet = ForModel { fleet, model: request.model() };
-    policy.advise(&Call { context: &request.context, request, fleet: &fleet })
+    FakeHost::new(fleet.clone()).at(request.context.now_ms).advise(policy, request)
 }
 
-/// A request.
-#[derive(Debug, Clone)]
-pub struct FakeRequest {
-    /// Its figures. Change them as the test needs.
-    pub context: Context,
-    body: Value,
-    headers: Vec<(String, String)>,
-    tenant: Option<String>,
-}
-
-impl FakeRequest {
-    /// A chat request with this body.
-    ///
-    /// # Panics
-    /// If the body is not JSON.
-    #[must_use]
-    pub fn chat(body: &str) -> Self {
-        #[expect(clippy::expect_used, reason = "a test with a wrong body has to fail")]
-        let value: Value = serde_json::from_str(body).expect("the body is JSON");
-        let mut request = Self {
-            context: Context {
-                now_ms: 0,
-                seed: 0,
-                topology: 1,
-                age_us: 0,
-                budget_us: 5_000,
-                attempt: 0,
-                endpoint: Endpoint::ChatCompletions,
-                streaming: value["stream"].as_bool().unwrap_or(false),
-                body_bytes: body.len() as u64,
-                prompt_tokens: 0,
-                max_output_tokens: 0,
-                messages: 0,
-                has_tools: value["tools"].as_array().is_some_and(|tools| !tools.is_empty()),
-                has_media: false,
-                has_grammar: false,
-            },
-            body: value,
-            headers: Vec::new(),
-            tenant: None,
-        };
-        let messages = request.messages();
-        let bytes: u64 = messages.iter().map(|message| message.text_bytes).sum();
-        request.context.messages = u32::try_from(messages.len()).unwrap_or(u32::MAX);
-        request.context.prompt_tokens = u32::try_from(bytes.div_ceil(4)).unwrap_or(u32::MAX);
-        request
-    }
-
-    /// With a header.
-    #[must_use]
-    pub fn with_header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Of a tenant.
-    #[must_use]
-    pub fn of_tenant(mut self, tenant: &str) -> Self {
-        self.tenant = Some(tenant.to_owned());
-        self
-    }
-
-    fn texts(&self) -> Vec<String> {
-        let Some(messages) = self.body["messages"].as_array() else { return Vec::new() };
-        let text = |message: &Value| match &message["content"] {
-            Value::String(text) => text.clone(),
-            Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
-            _ => String::new(),
-        };
-        messages.iter().map(text).collect()
-    }
-}
-
-impl RequestView for FakeRequest {
-    fn id(&self) -> String {
-        "test".into()
-    }
-
-    fn model(&self) -> String {
-        self.body["model"].as_str().unwrap_or_default().to_owned()
-    }
-
-    fn tenant(&self) -> Option<String> {
-        self.tenant.clone()
-    }
-
-    fn header(&self, name: &str) -> Option<String> {
-        self.headers
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.clone())
-    }
-
-    fn field(&self, pointer: &str, max_bytes: u32) -> FieldValue {
-        match self.body.pointer(pointer).filter(|_| !pointer.is_empty()).map(Value::to_string) {
-            None => FieldValue::Absent,
-            Some(json) if json.len() > max_bytes as usize => FieldValue::TooLarge(json.len() as u64),
-            Some(json) => FieldValue::Json(json),
-        }
-    }
-
-    fn messages(&self) -> Vec<MessageInfo> {
-        let Some(messages) = self.body["messages"].as_array() else { return Vec::new() };
-        let info = |(message, text): (&Value, String)| {
-            let parts = message["content"].as_array();
-            let media = parts.map_or(0, |parts| parts.iter().filter(|part| part["text"].is_null()).count());
-            MessageInfo {
-                role: match message["role"].as_str() {
-                    Some("system" | "developer") => Role::System,
-                    Some("user") => Role::User,
-                    Some("assistant") => Role::Assistant,
-                    Some("tool") => Role::Tool,
-                    _ => Role::Other,
-                },
-                text_bytes: text.len() as u64,
-                parts: parts.map_or(u32::from(!message["content"].is_null()), |parts| parts.len() as u32),
-                media_parts: media as u32,
-            }
-        };
-        messages.iter().zip(self.texts()).map(info).collect()
-    }
-
-    fn text(&self, index: u32, offset: u64, max_bytes: u32) -> String {
-        let texts = self.texts();
-        let text = texts.get(index as usize).map_or("", String::as_str);
-        let start = text.ceil_char_boundary((offset as usize).min(text.len()));
-        let end =
-            text.floor_char_boundary((offset as usize).saturating_add(max_bytes as usize).min(text.len()));
-        text.get(start..end).unwrap_or("").to_owned()
-    }
-
-    fn contains(&self, needle: &str, ignore_case: bool) -> bool {
-        let fold = |text: &str| if ignore_case { text.to_ascii_lowercase() } else { text.to_owned() };
-        self.texts().iter().any(|text| fold(text).contains(&fold(needle)))
-    }
-}
-
-/// A fleet. Its lanes are ready and idle, answer to their own names and to `auto`, and have four slots, until changed.
-#[derive(Debug, Clone)]
-pub struct FakeFleet {
-    /// What rarely changes.
-    pub lanes: Vec<LaneInfo>,
-    /// Their figures.
-    pub stats: Vec<LaneStat>,
-}
-
-impl FakeFleet {
-    /// Lanes with these names.
-    #[must_use]
-    pub fn new(names: &[&str]) -> Self {
-        let ids = || (0u32..).zip(names);
-        Self {
-            lanes: ids().map(|(id, name)| fake_lane(id, name)).collect(),
-            stats: ids().map(|(id, _)| fake_stat(id)).collect(),
-        }
-    }
-
-    /// Figures of the lane of that name, to be changed.
-    ///
-    /// # Panics
-    /// If there is no such lane.
-    pub fn stat_mut(&mut self, name: &str) -> &mut LaneStat {
-        #[expect(clippy::expect_used, reason = "a test with a wrong name has to fail")]
-        let index = self.lanes.iter().position(|lane| lane.name == name).expect("the lane is there");
-        &mut self.stats[index]
-    }
-}
-
-fn fake_lane(id: LaneId, name: &str) -> LaneInfo {
-    LaneInfo {
-        id,
-        name: name.to_owned(),
-        engine: Engine::Other,
-        models: vec![name.to_owned(), "auto".to_owned()],
-        labels: Vec::new(),
-        max_context: 0,
-        slots: 4,
-        group: 0,
-        cost_milli: 0,
-    }
-}
-
-fn fake_stat(id: LaneId) -> LaneStat {
-    LaneStat {
-        id,
-        state: LaneState::Ready,
-        running: 0,
-        waiting: 0,
-        queued: 0,
-        slots_free: 4,
-        kv_used: 0,
-        errors: 0,
-        ttft_p50_ms: 0,
-        ttft_p99_ms: 0,
-        decode_tps: 0,
-        est_wait_ms: 0,
-        ready_in_ms: 0,
-        displaces: 0,
+/// A finished request: served by `lane` at the first try, without delay and without a token.
+#[must_use]
+pub fn outcome(lane: LaneId) -> Outcome {
+    Outcome {
+        request_id: "test".to_owned(),
+        tenant: None,
+        model: "auto".to_owned(),
+        lane,
+        topology: 1,
+        ended: TryResult::Ok,
+        tries: 1,
+        queue_ms: 0,
+        ttft_ms: 0,
+        total_ms: 0,
+        prompt_tokens: 0,
         cached_tokens: 0,
-        stale_ms: 0,
+        output_tokens: 0,
     }
 }
 
-/// A fleet as a request for one model sees it.
-struct ForModel<'a> {
-    fleet: &'a FakeFleet,
-    model: String,
+/// A host: a fleet, a clock that stands still until it is moved, and what the policy has left behind.
+#[derive(Debug)]
+pub struct FakeHost {
+    /// The fleet. Change it as the test needs.
+    pub fleet: FakeFleet,
+    services: FakeServices,
 }
 
-impl FleetView for ForModel<'_> {
-    fn stats(&self) -> Vec<LaneStat> {
-        self.fleet.stats.clone()
+impl FakeHost {
+    /// A host with this fleet; its clock begins at 0.
+    #[must_use]
+    pub fn new(fleet: FakeFleet) -> Self {
+        Self { fleet, services: FakeServices::default() }
     }
 
-    fn stat(&self, lane: LaneId) -> Option<LaneStat> {
-        self.fleet.stats.get(lane as usize).copied()
+    /// With the clock at this time, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn at(self, now_ms: u64) -> Self {
+        self.services.now_ms.set(now_ms);
+        self
     }
 
-    fn candidates(&self) -> Vec<LaneId> {
-        let answers = |lane: &&LaneInfo| lane.models.contains(&self.model);
-        self.fleet.lanes.iter().filter(answers).map(|lane| lane.id).collect()
+    /// Let time pass.
+    pub fn advance(&self, ms: u64) {
+        self.services.now_ms.set(self.services.now_ms.get() + ms);
     }
 
-    fn info(&self, lane: LaneId) -> Option<LaneInfo> {
-        self.fleet.lanes.get(lane as usize).cloned()
+    /// From now on the policy's state has no room for anything new.
+    pub fn fill_state(&self) {
+        self.services.full.set(true);
     }
 
-    fn find(&self, name: &str) -> Option<LaneId> {
-        self.fleet.lanes.iter().find(|lane| lane.name == name).map(|lane| lane.id)
+    /// The value of an entry, as bytes.
+    #[must_use]
+    pub fn state(&self, key: &str) -> Option<Vec<u8>> {
+        self.services.get(key)
     }
 
-    fn with_label(&self, key: &str, value: &str) -> Vec<LaneId> {
-        let has = |lane: &&LaneInfo| lane.labels.iter().any(|(k, v)| k == key && v == value);
-        self.fleet.lanes.iter().filter(has).map(|lane| lane.id).collect()
+    /// How often, or how much, the policy counted under this name.
+    #[must_use]
+    pub fn counted(&self, name: &str) -> u64 {
+        self.services.counters.borrow().get(name).copied().unwrap_or(0)
+    }
+
+    /// The values that the policy recorded under this name.
+    #[must_use]
+    pub fn recorded(&self, name: &str) -> Vec<u64> {
+        self.services.values.borrow().get(name).cloned().unwrap_or_default()
+    }
+
+    /// The lines that the policy wrote.
+    #[must_use]
+    pub fn lines(&self) -> Vec<(Level, String)> {
+        self.services.lines.borrow().clone()
+    }
+
+    /// Ask about a request.
+    ///
+    /// # Errors
+    /// When the policy has no advice.
+    pub fn advise(&self, policy: &impl Policy, request: &FakeRequest) -> Result<Advice, PolicyError> {
+        self.call(request, |call| policy.advise(call))
+    }
+
+    /// Ask what to do after a failed try.
+    ///
+    /// # Errors
+    /// When the policy has nothing to say.
+    pub fn recover(
+        &self,
+        policy: &impl Recover,
+        request: &FakeRequest,
+        failed: &Failure,
+    ) -> Result<Recovery, PolicyError> {
+        self.call(request, |call| policy.recover(call, failed))
+    }
+
+    /// Tell of finished requests.
+    pub fn learn(&self, policy: &impl Learn, done: &[Outcome]) {
+        self.background(|background| policy.learn(background, done));
+    }
+
+    /// Let it work at its interval.
+    #[must_use]
+    pub fn tick(&self, policy: &impl Tick, seed: u64) -> Vec<LaneWish> {
+        self.background(|background| policy.tick(background, seed))
+    }
+
+    fn call<R>(&self, request: &FakeRequest, ask: impl FnOnce(&Call<'_>) -> R) -> R {
+        request.begin();
+        let context = Context { now_ms: self.services.now_ms.get(), ..request.context };
+        let fleet = ForModel { fleet: &self.fleet, model: Some(request.model()) };
+        let services: &dyn Services = &self.services;
+        ask(&Call {
+            context: &context,
+            request,
+            fleet: &fleet,
+            state: State(services),
+            metrics: Metrics(services),
+            log: Log(services),
+        })
+    }
+
+    fn background<R>(&self, ask: impl FnOnce(&Background<'_>) -> R) -> R {
+        let services: &dyn Services = &self.services;
+        ask(&Background {
+            now_ms: self.services.now_ms.get(),
+            fleet: &ForModel { fleet: &self.fleet, model: None },
+            state: State(services),
+            metrics: Metrics(services),
+            log: Log(services),
+        })
     }
 }
+
+/// What the policy has left behind.
+#[derive(Debug, Default)]
+struct FakeServices {
+    now_ms: Cell<u64>,
+    full: Cell<bool>,
+    entries: RefCell<BTreeMap<String, Entry>>,
+    counters: RefCell<BTreeMap<String, u64>>,
+    values: RefCell<BTreeMap<String, Vec<u64>>>,
+    lines: RefCell<Vec<(Level, String)>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    value: Stored,
+    /// Time at which it expires; 0 for never.
+    until_ms: u64,
+}
+
+#[derive(Debug)]
+enum Stored {
+    Bytes(Vec<u8>),
+    Counter(i64),
+}
+
+impl FakeServices {
+    const LONGEST_KEY: usize = 128;
+    const LONGEST_VALUE: usize = 4096;
+
+    fn expire(&self) {
+        let now = self.now_ms.get();
+        self.entries.borrow_mut().retain(|_, entry| entry.until_ms == 0 || entry.until_ms > now);
+    }
+
+    fn until(&self, ttl_ms: u32) -> u64 {
+        if ttl_ms == 0 { 0 } else { self.now_ms.get() + u64::from(ttl_ms) }
+    }
+
+    fn room_for(&self, key: &str, value: usize) -> Result<(), StateError> {
+        if key.len() > Self::LONGEST_KEY || value > Self::LONGEST_VALUE {
+            return Err(StateError::TooLong);
+        }
+        match self.full.get() && !self.entries.borrow().contains_key(key) {
+            true => Err(StateError::Full),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Services for FakeServices {
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.expire();
+        self.entries.borrow().get(key).map(|entry| match &entry.value {
+            Stored::Bytes(bytes) => bytes.clone(),
+            Stored::Counter(count) => count.to_le_bytes().to_vec(),
+        })
+    }
+
+    fn put(&self, key: &str, value: &[u8], ttl_ms: u32) -> Result<(), StateError> {
+        self.expire();
+        self.room_for(key, value.len())?;
+        let entry = Entry { value: Stored::Bytes(value.to_vec()), until_ms: self.until(ttl_ms) };
+        self.entries.borrow_mut().insert(key.to_owned(), entry);
+        Ok(())
+    }
+
+    fn delete(&self, key: &str) {
+        self.entries.borrow_mut().remove(key);
+    }
+
+    fn increment(&self, key: &str, by: i64, ttl_ms: u32) -> Result<i64, StateError> {
+        self.expire();
+        self.room_for(key, 0)?;
+        let new = Entry { value: Stored::Counter(0), until_ms: self.until(ttl_ms) };
+        match &mut self.entries.borrow_mut().entry(key.to_owned()).or_insert(new).value {
+            Stored::Counter(count) => {
+                *count = count.wrapping_add(by);
+                Ok(*count)
+            }
+            Stored::Bytes(_) => Err(StateError::NotACounter),
+        }
+    }
+
+    fn add(&self, name: &str, value: u64) {
+        *self.counters.borrow_mut().entry(name.to_owned()).or_default() += value;
+    }
+
+    fn record(&self, name: &str, value: u64) {
+        self.values.borrow_mut().entry(name.to_owned()).or_default().push(value);
+    }
+
+    fn write(&self, level: Level, message: &str) {
+        self.lines.borrow_mut().push((level, message.to_owned()));
+    }
+
+    fn enabled(&self, level: Level) -> bool {
+        level != Level::Trace
+    }
+}
+
+#[cfg(test)]
+mod tests;

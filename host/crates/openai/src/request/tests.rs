@@ -143,6 +143,7 @@ fn credentials_end_here() {
     assert_eq!(request.header("X-Task"), Some("v"));
     assert_eq!(request.header("authorization"), None);
     assert_eq!(request.headers().len(), 1);
+    assert_eq!(RequestView::headers(&request), [("x-task", b"v".as_slice())]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pointsman_domain::{
     Advice, Consulted, Decision, Edit, FallbackAdvice, LaneAdvice, Merged, Note, Plan, QueueAdvice, Read,
-    Rejection, Scalar,
+    Recovery, Rejection, Scalar,
 };
 use serde_json::Value;
 
@@ -12,8 +12,8 @@ use super::{Redact, Rule, replace_word};
 use crate::format::{DecisionRecord, RequestRecord};
 
 /// Questions whose answers say nothing of what a request says.
-const HARMLESS: [&str; 6] =
-    ["context", "cut", "request.contains", "request.id", "request.messages", "request.model"];
+const HARMLESS: [&str; 7] =
+    ["context", "cut", "failure", "request.contains", "request.id", "request.messages", "request.model"];
 /// Hashes of shorter blocks could be tried out until the text is found.
 const SHORT_BLOCK: u64 = 64;
 
@@ -79,6 +79,15 @@ impl Pass<'_> {
         reads.iter_mut().for_each(|read| self.read(read));
         if let Some(advice) = advice {
             self.advice(advice);
+        }
+        if let Some(text) = note
+            && let Ok(mut recovery) = serde_json::from_str::<Recovery>(text)
+        {
+            match &mut recovery {
+                Recovery::Retry(step) => self.edits(&mut step.edits),
+                Recovery::GiveUp(_) | Recovery::Planned => {}
+            }
+            *text = serde_json::to_string(&recovery).unwrap_or_default();
         }
         note.iter_mut().chain(dropped).for_each(|text| self.words(text));
     }
@@ -162,6 +171,7 @@ impl Pass<'_> {
                 Edit::SetField(pointer, json) => {
                     self.rules.json_text(json, pointer, |value| self.all_words(value));
                 }
+                Edit::ReplaceBody(body) => self.rules.json_text(body, "", |value| self.all_words(value)),
                 Edit::PrependSystem(text) => {
                     *text = self.rules.mark(self.rules.text, text);
                     self.words(text);

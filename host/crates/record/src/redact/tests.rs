@@ -160,6 +160,7 @@ fn planted(secret: &str, tenant: &str) -> DecisionRecord {
         Edit::SetField("/messages/0/content".to_owned(), json!(secret).to_string()),
         Edit::SetField("/user".to_owned(), format!("{{ {secret}")),
         Edit::PrependSystem(secret.to_owned()),
+        Edit::ReplaceBody(text.clone()),
         Edit::SetHeader("x-api-token".to_owned(), secret.to_owned()),
         Edit::SetHeader("x-tenant".to_owned(), format!("for {tenant}.")),
     ];
@@ -203,6 +204,10 @@ fn planted(secret: &str, tenant: &str) -> DecisionRecord {
         notes: vec![note.clone()],
         ..Advice::default()
     });
+    let mut again = call.clone();
+    let retry = FallbackStep { lane: LaneId(0), edits: edits.clone() };
+    again.note = Some(serde_json::to_string(&pointsman_domain::Recovery::Retry(retry)).unwrap());
+    record.consulted.push(again);
     record.merged.queue = flow();
     record.merged.fallback = fallback();
     record.merged.edits = edits;

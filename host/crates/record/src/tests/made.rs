@@ -229,6 +229,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         any::<u32>().prop_map(Edit::KeepLastMessages),
         any::<(String, String)>().prop_map(|(name, value)| Edit::SetHeader(name, value)),
         any::<String>().prop_map(Edit::RemoveHeader),
+        any::<String>().prop_map(Edit::ReplaceBody),
     ]
 }
 

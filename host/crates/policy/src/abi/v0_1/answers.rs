@@ -4,66 +4,10 @@ use pointsman_domain as domain;
 use serde_json::{Value, json};
 
 use super::bindings::pointsman::policy::{fleet, log, metrics, request, state, types};
-use crate::host_calls::{HostState, Level};
+use super::convert::{lane_info, lane_stat, level};
+use crate::host_calls::HostState;
 use crate::reads::bytes;
 use crate::state::StateError;
-
-fn lane_info(info: &domain::LaneInfo) -> types::LaneInfo {
-    types::LaneInfo {
-        id: info.id.0,
-        name: info.name.clone(),
-        engine: match info.engine {
-            domain::EngineKind::Vllm => types::Engine::Vllm,
-            domain::EngineKind::LlamaCpp => types::Engine::LlamaCpp,
-            domain::EngineKind::External => types::Engine::External,
-            domain::EngineKind::Other => types::Engine::Other,
-        },
-        models: info.models.clone(),
-        labels: info.labels.clone(),
-        max_context: info.max_context,
-        slots: info.slots,
-        group: info.group,
-        cost_milli: info.cost_milli,
-    }
-}
-
-fn lane_stat(stat: &domain::LaneStat) -> types::LaneStat {
-    types::LaneStat {
-        id: stat.id.0,
-        state: match stat.state {
-            domain::LaneState::Unloaded => types::LaneState::Unloaded,
-            domain::LaneState::Starting => types::LaneState::Starting,
-            domain::LaneState::Ready => types::LaneState::Ready,
-            domain::LaneState::Degraded => types::LaneState::Degraded,
-            domain::LaneState::Draining => types::LaneState::Draining,
-            domain::LaneState::Down => types::LaneState::Down,
-        },
-        running: stat.running,
-        waiting: stat.waiting,
-        queued: stat.queued,
-        slots_free: stat.slots_free,
-        kv_used: stat.kv_used,
-        errors: stat.errors,
-        ttft_p50_ms: stat.ttft_p50_ms,
-        ttft_p99_ms: stat.ttft_p99_ms,
-        decode_tps: stat.decode_tps,
-        est_wait_ms: stat.est_wait_ms,
-        ready_in_ms: stat.ready_in_ms,
-        displaces: stat.displaces,
-        cached_tokens: stat.cached_tokens,
-        stale_ms: stat.stale_ms,
-    }
-}
-
-fn level(level: types::Level) -> Level {
-    match level {
-        types::Level::Trace => Level::Trace,
-        types::Level::Debug => Level::Debug,
-        types::Level::Info => Level::Info,
-        types::Level::Warn => Level::Warn,
-        types::Level::Error => Level::Error,
-    }
-}
 
 impl types::Host for HostState {}
 
@@ -276,6 +220,10 @@ mod tests {
             (name == "x-class").then_some("batch")
         }
 
+        fn headers(&self) -> Vec<(&str, &[u8])> {
+            vec![("x-class", b"batch")]
+        }
+
         fn field(&self, pointer: &str, _: usize) -> FieldValue {
             if pointer == "/n" { FieldValue::Json("1".to_owned()) } else { FieldValue::Absent }
         }
@@ -311,7 +259,7 @@ mod tests {
         let shared = Shared::new("p".to_owned(), Arc::default(), figures);
         let mut state = HostState::new(Arc::new(shared), 1 << 20);
         let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
-        state.begin(Current { request: Arc::new(Asked), fleet: Arc::new(fleet) }, recorded);
+        state.begin(Current { request: Some(Arc::new(Asked)), fleet: Arc::new(fleet) }, recorded);
         state
     }
 

@@ -1,0 +1,90 @@
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use super::{ABANDONED, Cache, Code};
+use crate::runtime::compiling_engine;
+
+fn cache() -> (tempfile::TempDir, Cache) {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path().join("cache"), &compiling_engine().unwrap()).unwrap();
+    (dir, cache)
+}
+
+/// A file that was used so long ago.
+fn file(cache: &Cache, name: &str, length: usize, age: Duration) -> PathBuf {
+    let path = cache.dir.join(name);
+    fs::write(&path, vec![0; length]).unwrap();
+    File::options().write(true).open(&path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+    path
+}
+
+fn left(cache: &Cache) -> Vec<String> {
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let mut names: Vec<_> = fs::read_dir(&cache.dir).unwrap().map(name).collect();
+    names.sort();
+    names
+}
+
+fn minutes(number: u64) -> Duration {
+    Duration::from_secs(60 * number)
+}
+
+#[test]
+fn the_least_recently_used_go_first() {
+    let (_dir, cache) = cache();
+    for (name, age) in [("b.cwasm", 2), ("a.cwasm", 1), ("d.cwasm", 4), ("c.cwasm", 3)] {
+        file(&cache, name, 100, minutes(age));
+    }
+    cache.prune(4, 400).unwrap();
+    assert_eq!(left(&cache).len(), 4);
+    cache.prune(3, 400).unwrap();
+    assert_eq!(left(&cache), ["a.cwasm", "b.cwasm", "c.cwasm"]);
+    cache.prune(3, 299).unwrap();
+    assert_eq!(left(&cache), ["a.cwasm", "b.cwasm"]);
+    cache.prune(0, 0).unwrap();
+    assert!(left(&cache).is_empty());
+}
+
+#[test]
+fn what_is_in_use_stays_and_counts() {
+    let (_dir, cache) = cache();
+    let name = cache.name("used");
+    file(&cache, &name, 100, minutes(60));
+    file(&cache, "a.cwasm", 100, minutes(1));
+    file(&cache, "b.cwasm", 100, minutes(2));
+    let (one, two) = (cache.keep("used"), cache.keep("used"));
+    drop(one);
+    cache.prune(2, 1000).unwrap();
+    assert_eq!(left(&cache), ["a.cwasm", &name]);
+    drop(two);
+    cache.prune(1, 1000).unwrap();
+    assert_eq!(left(&cache), ["a.cwasm"]);
+}
+
+#[test]
+fn nothing_but_its_own_files_is_removed() {
+    let (_dir, cache) = cache();
+    file(&cache, "half.7-1.new", 1, ABANDONED + minutes(1));
+    file(&cache, "being-written.7-2.new", 1, minutes(1));
+    file(&cache, "notes.txt", 1 << 20, minutes(1_000_000));
+    fs::create_dir(cache.dir.join("folder.cwasm")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", cache.dir.join("link.cwasm")).unwrap();
+    cache.prune(0, 0).unwrap();
+    assert_eq!(left(&cache), ["being-written.7-2.new", "folder.cwasm", "link.cwasm", "notes.txt"]);
+}
+
+#[test]
+fn loading_counts_as_using() {
+    let engine = compiling_engine().unwrap();
+    let (_dir, cache) = cache();
+    let bytes = wat::parse_str(include_str!("../../fixtures/small.wat")).unwrap();
+    let code = Code::of_our_compiler(engine.precompile_component(&bytes).unwrap());
+    cache.store("one", &code);
+    let old = SystemTime::now() - minutes(60);
+    File::open(cache.path("one")).unwrap().set_modified(old).unwrap();
+    assert!(cache.load(&engine, "one").is_some());
+    let used = fs::metadata(cache.path("one")).unwrap().modified().unwrap();
+    assert!(used > old + minutes(30));
+    assert!(cache.load(&engine, "two").is_none());
+}

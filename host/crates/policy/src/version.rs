@@ -1,0 +1,443 @@
+//! One version of one policy: proven before it takes part, then called under limits.
+
+mod load_error;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pointsman_domain::{Advice, Allow, Facts, Failure, FleetView, Outcome, PolicyRef, Read, Recovery};
+
+use crate::abi::{Asked, Description, Hooks, LaneWish, MOST_RESULT, PolicyError};
+use crate::background::Comparison;
+use crate::breaker::Breaker;
+use crate::bundle::Bundle;
+use crate::call::{CallLimits, Current, Fault, guarded, store};
+use crate::component::Loaded;
+use crate::host_calls::{HostState, Shared};
+use crate::manifest::Manifest;
+use crate::metrics::{PolicyFigures, PolicyMetrics};
+use crate::pool::{Pool, Warm};
+use crate::runtime::{MOST_MEMORY, Runtime};
+use crate::spec::Settings;
+use crate::state::State;
+
+pub use self::load_error::LoadError;
+
+/// Deadline of a call where neither operator nor manifest says.
+const DEADLINE: Duration = Duration::from_millis(5);
+/// No deadline is longer: a call holds up a worker of the runtime.
+const LONGEST_DEADLINE: Duration = Duration::from_millis(100);
+/// What a call should take at most where neither operator nor manifest says.
+const BUDGET: Duration = Duration::from_micros(250);
+/// Deadline for making an instance, start code and `configure` included, and for hooks that no request waits for.
+const UNHURRIED_DEADLINE: Duration = Duration::from_millis(50);
+/// Memory of an instance where neither operator nor manifest says.
+const MEMORY: u64 = 64 << 20;
+/// Calls after which an instance is replaced, so that what leaks in a guest does so for a while only.
+const CALLS: u32 = 100_000;
+
+/// Why there is no advice.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoAdvice {
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    #[error(transparent)]
+    Error(#[from] PolicyError),
+    #[error("it is out of service after too many faults")]
+    OutOfService,
+}
+
+/// The hooks of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Request,
+    Failure,
+    Complete,
+    Tick,
+}
+
+impl Hook {
+    /// Its name in the contract, and the value of a metric's label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Request => "on-request",
+            Self::Failure => "on-failure",
+            Self::Complete => "on-complete",
+            Self::Tick => "on-tick",
+        }
+    }
+}
+
+/// How the calls of a version went since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    pub(crate) calls: u64,
+    pub(crate) faults: u64,
+    /// Calls that took longer than the budget.
+    pub(crate) slow: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    calls: AtomicU64,
+    faults: AtomicU64,
+    slow: AtomicU64,
+}
+
+/// One version of one policy with its instances.
+pub(crate) struct Version {
+    runtime: Arc<Runtime>,
+    loaded: Arc<Loaded>,
+    shared: Arc<Shared>,
+    /// Name, and version with the beginning of the fingerprint.
+    pub(crate) reference: PolicyRef,
+    /// Digest of all that makes it this version.
+    pub(crate) fingerprint: String,
+    pub(crate) allow: Allow,
+    pub(crate) manifest: Arc<Manifest>,
+    pub(crate) settings: Settings,
+    metrics: Arc<PolicyMetrics>,
+    config: String,
+    limits: CallLimits,
+    budget: Duration,
+    most_calls: u32,
+    pool: Pool,
+    // One for each hook: a policy whose `on-tick` fails still decides about requests.
+    breakers: [Mutex<Breaker>; 4],
+    counters: Counters,
+    // How its opinions compare while it is a shadow.
+    comparison: Mutex<Comparison>,
+    started: Instant,
+}
+
+impl std::fmt::Debug for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Version")
+            .field("reference", &self.reference)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Version {
+    /// A version of what is in `bundle`, not yet proven.
+    pub(crate) fn new(
+        runtime: &Arc<Runtime>,
+        bundle: &Bundle,
+        settings: &Settings,
+        loaded: &Arc<Loaded>,
+        metrics: &Arc<PolicyMetrics>,
+        state: Arc<State>,
+    ) -> Self {
+        let manifest = Arc::new(bundle.manifest.clone());
+        let fingerprint = bundle.fingerprint(settings);
+        Self::assemble(runtime, &manifest, fingerprint, settings, loaded, metrics, state)
+    }
+
+    /// The same version with another state: what a shadow becomes when it is promoted.
+    pub(crate) fn with_state(&self, state: Arc<State>) -> Self {
+        let (manifest, settings) = (&self.manifest, &self.settings);
+        let fingerprint = self.fingerprint.clone();
+        Self::assemble(&self.runtime, manifest, fingerprint, settings, &self.loaded, &self.metrics, state)
+    }
+
+    fn assemble(
+        runtime: &Arc<Runtime>,
+        manifest: &Arc<Manifest>,
+        fingerprint: String,
+        settings: &Settings,
+        loaded: &Arc<Loaded>,
+        metrics: &Arc<PolicyMetrics>,
+        state: Arc<State>,
+    ) -> Self {
+        let version = format!("{}+{}", manifest.version, fingerprint.get(..8).unwrap_or_default());
+        let reference = PolicyRef::new(&manifest.name, &version);
+        let figures = PolicyFigures::new(metrics, &reference, manifest.metrics());
+        let asked = &manifest.limits;
+        let deadline = settings.deadline.or(asked.deadline).unwrap_or(DEADLINE).min(LONGEST_DEADLINE);
+        let memory = settings.memory.or(asked.memory).unwrap_or(MEMORY).min(MOST_MEMORY);
+        Self {
+            runtime: Arc::clone(runtime),
+            loaded: Arc::clone(loaded),
+            shared: Arc::new(Shared::new(manifest.name.clone(), state, figures)),
+            reference,
+            fingerprint,
+            allow: manifest.allow(),
+            config: settings.config.to_string(),
+            limits: CallLimits { deadline, memory, result: MOST_RESULT },
+            budget: settings.budget.or(asked.budget).unwrap_or(BUDGET),
+            most_calls: asked.calls.unwrap_or(CALLS).max(1),
+            manifest: Arc::clone(manifest),
+            settings: settings.clone(),
+            metrics: Arc::clone(metrics),
+            pool: Pool::default(),
+            breakers: Default::default(),
+            counters: Counters::default(),
+            comparison: Mutex::default(),
+            started: Instant::now(),
+        }
+    }
+
+    /// SHA-256 of the component, in hexadecimal.
+    pub(crate) fn component_sha256(&self) -> &str {
+        &self.loaded.digest
+    }
+
+    /// The version as answers and people name it, without the policy's name.
+    pub(crate) fn id(&self) -> &str {
+        &self.reference.version
+    }
+
+    /// Which optional hooks it has.
+    pub(crate) fn hooks(&self) -> Hooks {
+        self.loaded.linked.hooks()
+    }
+
+    /// Time between two calls of `on-tick`; `None` if it has none, or does not say.
+    pub(crate) fn tick_interval(&self) -> Option<Duration> {
+        self.manifest.hooks.tick.filter(|interval| self.hooks().on_tick && !interval.is_zero())
+    }
+
+    /// Is it asked about requests?
+    pub(crate) fn in_service(&self) -> bool {
+        self.breaker(Hook::Request).is_closed()
+    }
+
+    pub(crate) fn figures(&self) -> &PolicyFigures {
+        &self.shared.figures
+    }
+
+    pub(crate) fn idle_instances(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// Let go of all instances that wait: nobody asks this version any more.
+    pub(crate) fn rest(&self) {
+        self.pool.clear();
+    }
+
+    /// Its opinion as a shadow was compared.
+    pub(crate) fn compared(&self, change: impl FnOnce(&mut Comparison)) {
+        change(&mut self.comparison.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// How its opinions as a shadow compare.
+    pub(crate) fn comparison(&self) -> Comparison {
+        self.comparison.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters { calls, faults, slow } = &self.counters;
+        Counts { calls: of(calls), faults: of(faults), slow: of(slow) }
+    }
+
+    /// Ask for advice, and count what came of it. What it asks the host goes to `reads`, if they are wanted.
+    pub(crate) fn advise(
+        &self,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        reads: Option<&mut Vec<Read>>,
+    ) -> Result<Advice, NoAdvice> {
+        self.about_request(Hook::Request, facts, fleet, reads, |warm, asked| {
+            warm.instance.advise(&mut warm.store, asked)
+        })
+    }
+
+    /// Ask what to do after a failed try.
+    pub(crate) fn recover(
+        &self,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        failed: &Failure,
+        reads: Option<&mut Vec<Read>>,
+    ) -> Result<Recovery, NoAdvice> {
+        self.about_request(Hook::Failure, facts, fleet, reads, |warm, asked| {
+            warm.instance.recover(&mut warm.store, asked, failed)
+        })
+    }
+
+    /// Show how requests ended.
+    pub(crate) fn observe(
+        &self,
+        fleet: &Arc<FleetView>,
+        now_ms: u64,
+        done: &[Outcome],
+    ) -> Result<(), NoAdvice> {
+        let current = Current { request: None, fleet: Arc::clone(fleet) };
+        self.call(Hook::Complete, current, None, |warm| {
+            warm.instance.observe(&mut warm.store, now_ms, done).map(Ok)
+        })
+    }
+
+    /// Ask for wishes about lanes.
+    pub(crate) fn tick(
+        &self,
+        fleet: &Arc<FleetView>,
+        now_ms: u64,
+        seed: u64,
+    ) -> Result<Vec<LaneWish>, NoAdvice> {
+        let current = Current { request: None, fleet: Arc::clone(fleet) };
+        self.call(Hook::Tick, current, None, |warm| warm.instance.tick(&mut warm.store, now_ms, seed).map(Ok))
+    }
+
+    fn about_request<T>(
+        &self,
+        hook: Hook,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        reads: Option<&mut Vec<Read>>,
+        call: impl FnOnce(&mut Warm, Asked<'_>) -> wasmtime::Result<Result<T, PolicyError>>,
+    ) -> Result<T, NoAdvice> {
+        let current = Current { request: Some(Arc::clone(&facts.request)), fleet: Arc::clone(fleet) };
+        let topology = fleet.topology.generation();
+        let budget_us = u32::try_from(self.limits.deadline.as_micros()).unwrap_or(u32::MAX);
+        self.call(hook, current, reads, |warm| call(warm, Asked { facts, topology, budget_us }))
+    }
+
+    /// One call of a hook, behind its breaker, and counted.
+    fn call<T>(
+        &self,
+        hook: Hook,
+        current: Current,
+        reads: Option<&mut Vec<Read>>,
+        call: impl FnOnce(&mut Warm) -> wasmtime::Result<Result<T, PolicyError>>,
+    ) -> Result<T, NoAdvice> {
+        let begun = Instant::now();
+        if !self.breaker(hook).admits(begun - self.started) {
+            self.figures().failed(hook, "out-of-service", false);
+            return Err(NoAdvice::OutOfService);
+        }
+        let result = self.unguarded(hook, current, reads, call);
+        self.count(hook, begun, result.as_ref().err());
+        result
+    }
+
+    fn unguarded<T>(
+        &self,
+        hook: Hook,
+        current: Current,
+        reads: Option<&mut Vec<Read>>,
+        call: impl FnOnce(&mut Warm) -> wasmtime::Result<Result<T, PolicyError>>,
+    ) -> Result<T, NoAdvice> {
+        let mut warm = match self.pool.take() {
+            Some(warm) => warm,
+            None => self.instantiate()?,
+        };
+        let hurried = matches!(hook, Hook::Request | Hook::Failure);
+        let deadline =
+            if hurried { self.limits.deadline } else { self.limits.deadline.max(UNHURRIED_DEADLINE) };
+        let result = warm.instance.most_result(current.request.as_deref());
+        let limits = CallLimits { deadline, result, ..self.limits };
+        warm.store.data_mut().begin(current, reads.is_some());
+        // On a fault the instance goes: its memory may be in any state, and wasmtime would not enter it again.
+        let called = guarded(&mut *warm, limits, call);
+        if let Some(reads) = reads {
+            *reads = warm.store.data_mut().take_reads();
+        }
+        let said = called?;
+        warm.store.data_mut().end();
+        if !warm.instance.is_worn(&warm.store) {
+            self.pool.put(warm, self.most_calls);
+        }
+        Ok(said?)
+    }
+
+    fn count(&self, hook: Hook, begun: Instant, failed: Option<&NoAdvice>) {
+        let took = begun.elapsed();
+        self.counters.calls.fetch_add(1, Ordering::Relaxed);
+        if took > self.budget && matches!(hook, Hook::Request | Hook::Failure) {
+            self.counters.slow.fetch_add(1, Ordering::Relaxed);
+            self.figures().slow();
+        }
+        let mut breaker = self.breaker(hook);
+        if let Some(NoAdvice::Fault(fault)) = failed {
+            self.counters.faults.fetch_add(1, Ordering::Relaxed);
+            if breaker.fault(self.started.elapsed()) {
+                tracing::error!(policy = %self.reference, hook = hook.name(), "taken out of service after too many faults: {fault}");
+                self.figures().in_service(hook, false);
+            }
+            self.figures().failed(hook, fault.kind(), true);
+            return;
+        }
+        if !breaker.is_closed() {
+            breaker.good();
+            tracing::info!(policy = %self.reference, hook = hook.name(), "back in service");
+            self.figures().in_service(hook, true);
+        }
+        match failed {
+            None => self.figures().went_well(hook, took),
+            Some(_) => self.figures().failed(hook, "error", false),
+        }
+    }
+
+    /// A new instance, configured.
+    fn instantiate(&self) -> Result<Box<Warm>, NoAdvice> {
+        let mut warm = self.unconfigured()?;
+        let limits = self.unhurried();
+        guarded(&mut *warm, limits, |warm| warm.instance.configure(&mut warm.store, &self.config))??;
+        self.shared.figures.used_memory(warm.store.data().memory.used());
+        Ok(warm)
+    }
+
+    fn unconfigured(&self) -> Result<Box<Warm>, Fault> {
+        let state = HostState::new(Arc::clone(&self.shared), self.limits.memory);
+        let mut store = store(&self.runtime, state);
+        let made = guarded(&mut store, self.unhurried(), |store| self.loaded.linked.instantiate(store));
+        let instance = made.map_err(|fault| match fault {
+            Fault::Trap(why) => Fault::Instantiate(why),
+            other => other,
+        })?;
+        Ok(Box::new(Warm { store, instance, calls: 0 }))
+    }
+
+    fn unhurried(&self) -> CallLimits {
+        CallLimits { deadline: UNHURRIED_DEADLINE, ..self.limits }
+    }
+
+    /// Make the first instances, so that no request pays for them, and see that they can be made.
+    pub(crate) fn warm_up(&self) -> Result<(), LoadError> {
+        for _ in 0..self.runtime.warm_instances.max(1) {
+            let doing = "configured";
+            let warm = self
+                .instantiate()
+                .map_err(|error| LoadError::FirstCall { doing, what: error.to_string() })?;
+            self.pool.put(warm, self.most_calls);
+        }
+        Ok(())
+    }
+
+    /// Is it who its manifest, and the operator, say that it is?
+    pub(crate) fn check_description(&self, wanted: &str) -> Result<(), LoadError> {
+        let failed = |fault: Fault| LoadError::FirstCall {
+            doing: "asked to describe itself",
+            what: fault.to_string(),
+        };
+        let mut warm = self.unconfigured().map_err(failed)?;
+        let described = guarded(&mut *warm, self.unhurried(), |warm| warm.instance.describe(&mut warm.store))
+            .map_err(failed)?;
+        // Where the contract has no description, the manifest's word is all there is.
+        let described = described.unwrap_or_else(|| Description {
+            name: self.manifest.name.clone(),
+            version: self.manifest.version.clone(),
+            hints: Vec::new(),
+        });
+        let says = |name: &str, version: &str| format!("`{name}` version `{version}`");
+        let manifest = says(&self.manifest.name, &self.manifest.version);
+        let component = says(&described.name, &described.version);
+        if manifest != component {
+            return Err(LoadError::Description { manifest, component });
+        }
+        if described.name != wanted {
+            let manifest = format!("{manifest}, the configuration `{wanted}`");
+            return Err(LoadError::Description { manifest, component });
+        }
+        tracing::debug!(policy = %self.reference, hints = ?described.hints, "described");
+        Ok(())
+    }
+
+    fn breaker(&self, hook: Hook) -> std::sync::MutexGuard<'_, Breaker> {
+        self.breakers[hook as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,121 @@
+//! Fleets.
+
+use crate::{Engine, FleetView, LaneId, LaneInfo, LaneStat, LaneState};
+
+/// A fleet. Its lanes are ready and idle, answer to their own names and to `auto`, and have four slots, until changed.
+#[derive(Debug, Clone)]
+pub struct FakeFleet {
+    /// What rarely changes.
+    pub lanes: Vec<LaneInfo>,
+    /// Their figures.
+    pub stats: Vec<LaneStat>,
+}
+
+impl FakeFleet {
+    /// Lanes with these names.
+    #[must_use]
+    pub fn new(names: &[&str]) -> Self {
+        let ids = || (0u32..).zip(names);
+        Self {
+            lanes: ids().map(|(id, name)| fake_lane(id, name)).collect(),
+            stats: ids().map(|(id, _)| fake_stat(id)).collect(),
+        }
+    }
+
+    /// Figures of the lane of that name, to be changed.
+    ///
+    /// # Panics
+    /// If there is no such lane.
+    pub fn stat_mut(&mut self, name: &str) -> &mut LaneStat {
+        #[expect(clippy::expect_used, reason = "a test with a wrong name has to fail")]
+        let index = self.lanes.iter().position(|lane| lane.name == name).expect("the lane is there");
+        &mut self.stats[index]
+    }
+
+    /// What rarely changes about the lane of that name, to be changed.
+    ///
+    /// # Panics
+    /// If there is no such lane.
+    pub fn lane_mut(&mut self, name: &str) -> &mut LaneInfo {
+        #[expect(clippy::expect_used, reason = "a test with a wrong name has to fail")]
+        self.lanes.iter_mut().find(|lane| lane.name == name).expect("the lane is there")
+    }
+
+    /// The names of lanes, for comparing.
+    ///
+    /// # Panics
+    /// If there is no such lane.
+    #[must_use]
+    pub fn names(&self, lanes: &[LaneId]) -> Vec<&str> {
+        lanes.iter().map(|lane| self.lanes[*lane as usize].name.as_str()).collect()
+    }
+}
+
+fn fake_lane(id: LaneId, name: &str) -> LaneInfo {
+    LaneInfo {
+        id,
+        name: name.to_owned(),
+        engine: Engine::Other,
+        models: vec![name.to_owned(), "auto".to_owned()],
+        labels: Vec::new(),
+        max_context: 0,
+        slots: 4,
+        group: 0,
+        cost_milli: 0,
+    }
+}
+
+fn fake_stat(id: LaneId) -> LaneStat {
+    LaneStat {
+        id,
+        state: LaneState::Ready,
+        running: 0,
+        waiting: 0,
+        queued: 0,
+        slots_free: 4,
+        kv_used: 0,
+        errors: 0,
+        ttft_p50_ms: 0,
+        ttft_p99_ms: 0,
+        decode_tps: 0,
+        est_wait_ms: 0,
+        ready_in_ms: 0,
+        displaces: 0,
+        cached_tokens: 0,
+        stale_ms: 0,
+    }
+}
+
+/// A fleet as a request for one model sees it; outside a request there is no model.
+pub(super) struct ForModel<'a> {
+    pub(super) fleet: &'a FakeFleet,
+    pub(super) model: Option<String>,
+}
+
+impl FleetView for ForModel<'_> {
+    fn stats(&self) -> Vec<LaneStat> {
+        self.fleet.stats.clone()
+    }
+
+    fn stat(&self, lane: LaneId) -> Option<LaneStat> {
+        self.fleet.stats.get(lane as usize).copied()
+    }
+
+    fn candidates(&self) -> Vec<LaneId> {
+        let answers = |lane: &&LaneInfo| self.model.as_ref().is_some_and(|model| lane.models.contains(model));
+        self.fleet.lanes.iter().filter(answers).map(|lane| lane.id).collect()
+    }
+
+    fn info(&self, lane: LaneId) -> Option<LaneInfo> {
+        self.fleet.lanes.get(lane as usize).cloned()
+    }
+
+    fn find(&self, name: &str) -> Option<LaneId> {
+        self.fleet.lanes.iter().find(|lane| lane.name == name).map(|lane| lane.id)
+    }
+
+    fn with_label(&self, key: &str, value: &str) -> Vec<LaneId> {
+        let has = |lane: &&LaneInfo| lane.labels.iter().any(|(k, v)| k == key && v == value);
+        self.fleet.lanes.iter().filter(has).map(|lane| lane.id).collect()
+    }
+}

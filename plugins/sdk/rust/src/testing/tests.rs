@@ -1,0 +1,145 @@
+use super::*;
+use crate::{LaneState, Wish};
+
+/// Uses everything there is.
+struct Everything;
+
+impl Policy for Everything {
+    const NAME: &'static str = "everything";
+    const VERSION: &'static str = "1.0.0";
+
+    fn configure(_: &str) -> Result<Self, PolicyError> {
+        Ok(Self)
+    }
+
+    fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
+        call.metrics.add("asked", 2);
+        call.log.write_with(Level::Trace, || panic!("traces are not kept"));
+        call.log.write_with(Level::Info, || format!("at {}", call.context.now_ms));
+        let seen =
+            call.state.increment("seen", 1, 100).map_err(|error| PolicyError::Other(error.to_string()))?;
+        Ok(Advice::only(call.fleet.candidates()).because(format!("seen {seen}")))
+    }
+}
+
+impl Recover for Everything {
+    fn recover(&self, call: &Call<'_>, failed: &Failure) -> Result<Recovery, PolicyError> {
+        let other = call.fleet.candidates().into_iter().find(|lane| *lane != failed.lane);
+        Ok(other.map_or(Recovery::Planned, |lane| Recovery::Retry(crate::FallbackStep::plain(lane))))
+    }
+}
+
+impl Learn for Everything {
+    fn learn(&self, background: &Background<'_>, done: &[Outcome]) {
+        assert!(background.fleet.candidates().is_empty(), "no model is asked for");
+        done.iter().for_each(|outcome| background.metrics.record("ttft", outcome.ttft_ms.into()));
+    }
+}
+
+impl Tick for Everything {
+    fn tick(&self, background: &Background<'_>, seed: u64) -> Vec<LaneWish> {
+        let cold = |stat: &&crate::LaneStat| stat.state == LaneState::Unloaded;
+        let wish = |stat: &crate::LaneStat| LaneWish { lane: stat.id, wish: Wish::Load, for_ms: seed as u32 };
+        background.fleet.stats().iter().filter(cold).map(wish).collect()
+    }
+}
+
+crate::export_policy!(Everything, on_failure, on_complete, on_tick);
+
+fn why(advice: &Advice) -> &crate::Scalar {
+    &advice.notes[0].value
+}
+
+#[test]
+fn every_hook_reaches_the_policy_and_what_it_leaves_can_be_read() {
+    let mut fleet = FakeFleet::new(&["a", "b"]);
+    fleet.stat_mut("b").state = LaneState::Unloaded;
+    let host = FakeHost::new(fleet).at(7);
+    let request = FakeRequest::chat(r#"{"model": "auto", "messages": []}"#);
+    for count in ["seen 1", "seen 2"] {
+        let advice = host.advise(&Everything, &request).unwrap();
+        assert_eq!(why(&advice), &crate::Scalar::Text(count.into()));
+    }
+    host.advance(100);
+    assert_eq!(
+        why(&host.advise(&Everything, &request).unwrap()),
+        &crate::Scalar::Text("seen 1".into()),
+        "expired"
+    );
+    assert_eq!((host.counted("asked"), host.counted("other")), (6, 0));
+    assert_eq!(host.lines()[2], (Level::Info, "at 107".to_owned()));
+    let failed = Failure {
+        lane: 0,
+        what: TryResult::ServerError,
+        status: 500,
+        sent_bytes: 0,
+        elapsed_ms: 5,
+        tries_left: 1,
+    };
+    let recovery = host.recover(&Everything, &request, &failed).unwrap();
+    assert!(matches!(recovery, Recovery::Retry(step) if step.lane == 1));
+    host.learn(&Everything, &[Outcome { ttft_ms: 30, ..outcome(0) }, outcome(1)]);
+    assert_eq!(host.recorded("ttft"), [30, 0]);
+    assert_eq!(host.tick(&Everything, 9), [LaneWish { lane: 1, wish: Wish::Load, for_ms: 9 }]);
+}
+
+#[test]
+fn state_keeps_to_its_limits_and_kinds() {
+    let services = FakeServices::default();
+    let state = State(&services);
+    assert_eq!(state.put(&"k".repeat(129), b"", 0), Err(StateError::TooLong));
+    assert_eq!(state.put("k", &[0; 4097], 0), Err(StateError::TooLong));
+    assert_eq!(state.put("k", b"v", 0), Ok(()));
+    assert_eq!(state.increment("k", 1, 0), Err(StateError::NotACounter));
+    assert_eq!((state.increment("n", 5, 10), state.increment("n", -2, 10)), (Ok(5), Ok(3)));
+    assert_eq!(state.get("n"), Some(3i64.to_le_bytes().to_vec()));
+    services.now_ms.set(9);
+    assert_eq!(state.increment("n", 0, 10), Ok(3), "a later use does not prolong it");
+    services.now_ms.set(10);
+    assert_eq!(state.get("n"), None);
+    services.full.set(true);
+    assert_eq!(state.put("k", b"w", 0), Ok(()), "what is there may change");
+    assert_eq!(state.put("new", b"", 0), Err(StateError::Full));
+    assert_eq!(state.increment("new", 1, 0), Err(StateError::Full));
+    state.delete("k");
+    assert_eq!(state.get("k"), None);
+}
+
+#[test]
+fn requests_hash_their_text_in_blocks_over_all_messages() {
+    let two = FakeRequest::chat(r#"{"messages": [{"content": "foo"}, {"content": [{"text": "bar"}]}]}"#);
+    // FNV-1a 64 of "foobar", from the reference test suite.
+    assert_eq!(two.prefix_hashes(6, 9), [0x8594_4171_f739_67e8]);
+    assert_eq!(two.prefix_hashes(4, 9).len(), 1, "an unfinished block has no hash");
+    assert_eq!(two.prefix_hashes(1, 3).len(), 3);
+    assert!(two.prefix_hashes(0, 3).is_empty());
+    assert_eq!(two.body(1, 10), b"\"messages\"");
+}
+
+#[test]
+fn a_call_is_handed_so_much_and_no_more() {
+    struct Reader;
+
+    impl Policy for Reader {
+        const NAME: &'static str = "reader";
+        const VERSION: &'static str = "1.0.0";
+
+        fn configure(_: &str) -> Result<Self, PolicyError> {
+            Ok(Self)
+        }
+
+        fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
+            let first = call.request.text(0, 0, 4);
+            let second = call.request.text(0, 4, 4);
+            let field = call.request.field("/messages", 1000);
+            Ok(Advice::any().because(format!("{first}|{second}|{field:?}")))
+        }
+    }
+
+    let host = FakeHost::new(FakeFleet::new(&["a"]));
+    let request = FakeRequest::chat(r#"{"messages": [{"content": "foobar"}]}"#).handing_out(5);
+    for _ in 0..2 {
+        let advice = host.advise(&Reader, &request).unwrap();
+        assert_eq!(why(&advice), &crate::Scalar::Text("foob|a|FieldValue::TooLarge(22)".into()));
+    }
+}

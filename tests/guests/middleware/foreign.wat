@@ -1,0 +1,3 @@
+;; Imports what nobody has.
+(import "test:other/thing@1.0.0" "do-it" (func $do_it))
+(HANDLE (call $do_it) (i32.const 1024))

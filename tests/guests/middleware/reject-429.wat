@@ -1,0 +1,2 @@
+(data (i32.const 1024) "\01\00\00\00\ad\01")
+(HANDLE (i32.const 1024))

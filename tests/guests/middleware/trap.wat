@@ -1,0 +1,1 @@
+(HANDLE (unreachable))
