@@ -72,6 +72,13 @@ fn advise(criterion: &mut Criterion) {
             bencher.iter(|| chain.advise(black_box(&facts), &fleet, &mut Trace::off()))
         });
     }
+    let (facts, fleet) = (facts("auto"), fleet(8));
+    criterion.bench_function("advise, 2 KB prompt searched, 8 lanes, recorded", |bencher| {
+        bencher.iter(|| {
+            let mut trace = Trace::on();
+            (chain.advise(black_box(&facts), &fleet, &mut trace), trace.into_consulted())
+        });
+    });
 }
 
 criterion_group!(benches, advise);

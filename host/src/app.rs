@@ -9,6 +9,7 @@ use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetTasks};
 use pointsman_gateway::{Gateway, GatewayMetrics, Keys, Settings};
 use pointsman_policy::{Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings};
+use pointsman_record::{RecordMetrics, Recorder};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -44,7 +45,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     main.transpose().context("the host failed")?.unwrap_or(Ok(()))
 }
 
-async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
+async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> {
     let signals = Signals::listen()?;
     let mut registry = Registry::default();
     let policies = load_policies(&config.policies, &mut registry)?;
@@ -54,6 +55,9 @@ async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
 
     let operators = admin::open(&config.admin).await?;
     let gateway_metrics = GatewayMetrics::register(&mut registry);
+    let records = config.records.take();
+    let records = records.map(|records| Recorder::start(records, RecordMetrics::register(&mut registry)));
+    let (recorder, records) = records.transpose()?.unzip();
     let (fleet, fleet_tasks) = start_fleet(&config, options, &mut registry)?;
     policies.attach(fleet_link(&fleet));
     let reloader = Reloader::start(&options.config, &config.policies, Arc::clone(&policies))
@@ -77,6 +81,7 @@ async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
             Box::new(move || serde_json::to_value(reloader.status()).unwrap_or_default())
         },
         policies: Box::new(move || serde_json::to_value(policies.status()).unwrap_or_default()),
+        recorder,
         metrics: gateway_metrics,
         registry,
         stop: stop.clone(),
@@ -91,7 +96,8 @@ async fn run(config: Config, options: &Serve, begun: Instant) -> Result<()> {
         write_port(file, address.port())
             .with_context(|| format!("cannot write the port to {}", file.display()))?;
     }
-    let running = Running { reloader, server, fleet: fleet_tasks, stop, cut, drain: config.server.drain };
+    let running =
+        Running { reloader, server, fleet: fleet_tasks, stop, cut, drain: config.server.drain, records };
     shutdown::run(running, signals).await
 }
 

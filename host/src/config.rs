@@ -10,6 +10,7 @@ mod lanes;
 mod need;
 mod policies;
 mod reader;
+mod records;
 mod rules;
 mod vllm;
 
@@ -18,7 +19,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pointsman_domain::fnv1a_chain;
+use pointsman_domain::{PlanLimits, fnv1a_chain};
 use pointsman_fleet::FleetSpec;
 use pointsman_policy::ChainSpec;
 use toml::de::DeTable;
@@ -37,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) keys: Vec<(String, String)>,
     pub(crate) queue: Queue,
     pub(crate) policies: Policies,
+    /// Decision records; `None`: none.
+    pub(crate) records: Option<pointsman_record::Settings>,
     /// Where operators come in.
     pub(crate) admin: Admin,
     /// Lanes, groups and the rules of the queue. `keeper` is not the configuration's matter.
@@ -159,6 +162,8 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let admin = admin::read(&root.section("admin"), folder, state_dir.as_deref());
     let (rules, max_wait) = rules::read(root.section("queue"), root.section("switching"));
     let policies = policies::read(root.section("policies"), folder, state_dir.as_deref());
+    let max_steps = server.as_ref().map_or(1, |server| server.attempts);
+    let records = records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
     let groups = groups::read(root);
     let taken = server.as_ref().map(|server| server.listen.port());
     let lanes = lanes::read(root, &groups, folder, taken);
@@ -166,7 +171,17 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let lanes::Lanes { specs, needs } = lanes?;
     let machine = PathBuf::from("/");
     let fleet = FleetSpec { lanes: specs, groups, rules, state_dir, keeper: None, machine };
-    Some(Config { server: server?, log, keys, queue: Queue { max_wait }, policies, admin, fleet, needs })
+    Some(Config {
+        server: server?,
+        log,
+        keys,
+        queue: Queue { max_wait },
+        policies,
+        records,
+        admin,
+        fleet,
+        needs,
+    })
 }
 
 fn read_server(section: Section<'_>) -> Option<Server> {

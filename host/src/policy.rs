@@ -19,6 +19,8 @@ use crate::cli::policy::{Asked, OfOne, Policy};
 /// Carry out one of the commands.
 pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
     match command {
+        Policy::New { name, lang, dir } => author::new(&dir, &name, lang),
+        Policy::Build { dir, verbose } => author::build(&dir, verbose),
         Policy::Test(options) => return author::test(&options),
         Policy::Bench(options) => author::bench(&options),
         Policy::Sign { dir, key } => author::sign(&dir, &key),

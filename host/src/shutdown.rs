@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use pointsman_fleet::FleetTasks;
+use pointsman_record::Writer;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,9 @@ use crate::reload::Reloader;
 
 /// How long clients may take to read the error event that their streams were cut with.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long the last decision records may take.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
 
 /// The signals that ask us to stop.
 #[derive(Debug)]
@@ -60,6 +64,8 @@ pub(crate) struct Running {
     pub(crate) stop: CancellationToken,
     pub(crate) cut: CancellationToken,
     pub(crate) drain: Duration,
+    /// Writes decision records.
+    pub(crate) records: Option<Writer>,
 }
 
 /// Serve until a signal comes, then stop.
@@ -88,6 +94,16 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
         }
     }
     running.fleet.shutdown().await;
+    finish_records(running.records).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The requests have ended, and with them the last records were handed over.
+async fn finish_records(records: Option<Writer>) {
+    let Some(records) = records else { return };
+    match tokio::task::spawn_blocking(move || records.finish(LAST_RECORDS)).await {
+        Ok(true) => {}
+        Ok(false) | Err(_) => tracing::warn!("the last decision records may be missing"),
+    }
 }

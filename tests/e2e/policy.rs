@@ -15,7 +15,7 @@ use crate::{FAKE_ENGINE, lane};
 const CHAT: &str = "/v1/chat/completions";
 
 /// A folder with these policies.
-fn folder(policies: &[(&str, Vec<u8>)]) -> TempDir {
+pub(crate) fn folder(policies: &[(&str, Vec<u8>)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, component) in policies {
         let folder = dir.path().join("policies").join(name);
@@ -27,17 +27,17 @@ fn folder(policies: &[(&str, Vec<u8>)]) -> TempDir {
     dir
 }
 
-fn chain(names: &[&str], more: &str) -> String {
+pub(crate) fn chain(names: &[&str], more: &str) -> String {
     let link = |name: &&str| format!("[[policies.chain]]\nname = {name:?}\n{more}\n");
     format!("[policies]\ncache = \"cache\"\n{}", names.iter().map(link).collect::<String>())
 }
 
-fn start(dir: TempDir, config: &str) -> Host {
+pub(crate) fn start(dir: TempDir, config: &str) -> Host {
     Host::start_in(&program(FAKE_ENGINE), dir, config, &[]).ready()
 }
 
 /// Cortex's five lanes with the committed policy in front of them.
-fn cortex(config: &str) -> Host {
+pub(crate) fn cortex(config: &str) -> Host {
     let dir = tempfile::tempdir().unwrap();
     let policies = root().join("policies");
     let general =

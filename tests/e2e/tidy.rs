@@ -131,15 +131,17 @@ fn the_contract_is_frozen() {
 #[test]
 fn arrows_between_crates_go_one_way() {
     let arrows = [
+        ("build", vec![]),
         ("domain", vec![]),
         ("openai", vec!["domain"]),
         ("policy", vec!["domain"]),
         ("fleet", vec!["domain"]),
-        ("gateway", vec!["domain", "fleet", "openai"]),
+        ("record", vec!["domain"]),
+        ("gateway", vec!["domain", "fleet", "openai", "record"]),
     ];
     for (name, allowed) in arrows {
         let manifest = fs::read_to_string(root().join("host/crates").join(name).join("Cargo.toml")).unwrap();
-        for other in ["domain", "openai", "policy", "fleet", "gateway"] {
+        for other in ["build", "domain", "openai", "policy", "fleet", "record", "gateway"] {
             let depends = manifest.contains(&format!("pointsman-{other} ="));
             assert_eq!(depends, allowed.contains(&other), "{name} -> {other}");
         }

@@ -3,9 +3,30 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use pointsman_build::Language;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
+    /// Make the folder of a new policy: source, manifest, golden cases and what its language needs.
+    New {
+        /// Its name; the folder gets it too.
+        name: String,
+        /// What it is written in: rust, javascript, python or c.
+        #[arg(long, value_name = "LANGUAGE")]
+        lang: Language,
+        /// Where the folder is made.
+        #[arg(long, value_name = "FOLDER", default_value = "policies")]
+        dir: PathBuf,
+    },
+    /// Build a policy's component from its source, as `[build]` in its manifest says.
+    Build {
+        /// The policy's folder.
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+        /// Say what is run, and what it prints.
+        #[arg(long, short)]
+        verbose: bool,
+    },
     /// Run a policy's golden cases as a host would before it takes the policy, and show what differs.
     Test(Test),
     /// Measure how long a policy takes to decide, and what it needs.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use pointsman_build::{Language, Tools};
 use pointsman_policy::{
     Allocator, BenchPlan, CaseFleet, Compiler, LoadError, Runtime, RuntimeSettings, Workbench, signature,
 };
@@ -20,6 +21,35 @@ use crate::{config, facts};
 pub(crate) struct CannotLoad {
     dir: String,
     error: LoadError,
+}
+
+/// Make the folder of a new policy.
+pub(super) fn new(parent: &Path, name: &str, language: Language) -> Result<()> {
+    let folder = pointsman_build::new_policy(parent, name, language)?;
+    let folder = folder.display();
+    print(&format!(
+        "{folder}: a policy in {language}; its README.md says what is in it. Next:\n\n  \
+         pointsman policy build {folder}\n  pointsman policy test {folder}\n"
+    ));
+    Ok(())
+}
+
+/// Build a policy's component.
+pub(super) fn build(dir: &Path, verbose: bool) -> Result<()> {
+    let mut log = |line: &str| {
+        #[expect(clippy::print_stderr, reason = "for whoever watches; the result goes to standard output")]
+        if verbose {
+            eprintln!("{line}");
+        }
+    };
+    let built = pointsman_build::build(dir, &Tools::from_environment(), &mut log)?;
+    print(&format!(
+        "{}: {}, built in {}\n",
+        built.component.display(),
+        report::bytes(built.bytes),
+        report::time(built.took)
+    ));
+    Ok(())
 }
 
 /// Run golden cases. One that differs is a failure.

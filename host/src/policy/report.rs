@@ -156,7 +156,7 @@ pub(super) fn bench_json(bench: &Workbench, measured: &[Measured]) -> Value {
 }
 
 /// A time with three digits that mean something.
-fn time(time: Duration) -> String {
+pub(super) fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     let (number, unit) = match seconds {
         s if s < 1e-3 => (s * 1e6, "µs"),
@@ -168,7 +168,7 @@ fn time(time: Duration) -> String {
 }
 
 /// A size with its unit.
-fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     // Exact far beyond any component or memory.
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit after the point")]
     let number = bytes as f64;

@@ -23,8 +23,9 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
     let packages = ["--package", "pointsman", "--package", "pointsman-tests", "--bins"];
     run(cargo(root)?.args(["build", "--release", "--quiet"]).args(packages))?;
     println!("== the parts");
-    let parts = ["pointsman-openai", "pointsman-domain", "pointsman"].map(|package| ["--package", package]);
-    let benches = ["wire", "dispatch", "advise"].map(|bench| ["--bench", bench]);
+    let parts = ["pointsman-openai", "pointsman-domain", "pointsman-record", "pointsman"]
+        .map(|package| ["--package", package]);
+    let benches = ["wire", "dispatch", "record", "advise"].map(|bench| ["--bench", bench]);
     run(cargo(root)?
         .arg("bench")
         .args(parts.concat())

@@ -20,6 +20,24 @@ pub fn guest_inputs_sha256(root: &Path, source: &str, api: &str) -> Result<Strin
     }
     collect(root, &Path::new("wit").join(api), &mut files)?;
     files.retain(|file| file.extension().is_some_and(|kind| kind != "sha256"));
+    files_sha256(root, files)
+}
+
+/// SHA-256 over all files in these folders, and over `more`.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn folders_sha256(root: &Path, folders: &[&str], more: &str) -> Result<String> {
+    let mut files = Vec::new();
+    for folder in folders {
+        collect(root, Path::new(folder), &mut files)?;
+    }
+    // What tools leave there.
+    files.retain(|file| !file.components().any(|part| part.as_os_str() == "__pycache__"));
+    Ok(sha256(format!("{} {more}", files_sha256(root, files)?).as_bytes()))
+}
+
+fn files_sha256(root: &Path, mut files: Vec<PathBuf>) -> Result<String> {
     files.sort();
     let mut hasher = Sha256::new();
     for file in files {

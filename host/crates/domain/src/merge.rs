@@ -46,7 +46,8 @@ pub enum OnConflict {
 }
 
 /// The merged advice of all policies that answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Merged {
     /// The policies that answered, in chain order. Empty when the built-in rule decides alone.
     pub by: Vec<PolicyRef>,

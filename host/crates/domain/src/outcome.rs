@@ -75,6 +75,7 @@ pub struct Failure {
     /// Bytes of output that the client has seen. Nothing is retried above 0, so policies are only asked at 0.
     pub sent_bytes: u64,
     /// How long the try took.
+    #[serde(rename = "elapsed-us", with = "crate::units::micros")]
     pub elapsed: Duration,
     /// Tries that are left for the request.
     pub tries_left: u32,
@@ -112,10 +113,13 @@ pub struct Outcome {
     /// How often a lane was tried.
     pub tries: u32,
     /// Time in queues.
+    #[serde(rename = "queue-us", with = "crate::units::micros")]
     pub queue: Duration,
     /// Time from the request to the first byte of its answer; zero where there was none.
+    #[serde(rename = "ttft-us", with = "crate::units::micros")]
     pub ttft: Duration,
     /// Time from the request to its end.
+    #[serde(rename = "total-us", with = "crate::units::micros")]
     pub total: Duration,
     /// Tokens of the prompt, as the engine counted them; an estimate where it did not say.
     pub prompt_tokens: u32,

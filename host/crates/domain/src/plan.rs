@@ -6,12 +6,15 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::advice::{Edit, OnTimeout, Rejection, Switching, Trigger, Triggers};
 use crate::fleet_view::{FleetView, LaneId};
 use crate::merge::{Merged, PolicyRef};
 
 /// How one request will be served.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Plan {
     /// Lanes to try in order; at least one.
     pub steps: Vec<Step>,
@@ -22,17 +25,20 @@ pub struct Plan {
     /// Flow for fair sharing; the tenant where `None`.
     pub flow: Option<String>,
     /// Longest wait in the queue of one step.
+    #[serde(rename = "max-wait-us", with = "crate::units::micros")]
     pub max_wait: Duration,
     /// What happens after it.
     pub on_timeout: OnTimeout,
     /// Time to the first byte that counts as too long; the lane's own limit where `None`.
+    #[serde(rename = "first-token-us", with = "crate::units::maybe_micros")]
     pub first_token: Option<Duration>,
     /// May lanes be loaded for this request.
     pub switching: Switching,
 }
 
 /// One lane to try.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Step {
     /// The lane.
     pub lane: LaneId,
@@ -41,16 +47,19 @@ pub struct Step {
 }
 
 /// Limits that the host puts on every plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct PlanLimits {
     /// Longest wait in a queue, whatever the policies say.
+    #[serde(rename = "max-wait-us", with = "crate::units::micros")]
     pub max_wait: Duration,
     /// Most steps of a plan.
     pub max_steps: usize,
 }
 
 /// The outcome of a decision.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Decision {
     /// Serve it so.
     Route(Plan),
@@ -61,7 +70,8 @@ pub enum Decision {
 }
 
 /// Why no lane can serve a request.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum NoLane {
     /// No lane answers to the model name.
     #[error("no lane answers to this model")]

@@ -28,6 +28,7 @@ pub struct Consulted {
     /// The hook that was called: `on-request` or `on-failure`.
     pub hook: String,
     /// How long it took.
+    #[serde(rename = "took-us", with = "crate::units::micros")]
     pub took: Duration,
     /// What it asked, in order.
     pub reads: Vec<Read>,

@@ -33,6 +33,40 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*factor)
 }
 
+/// A duration as whole microseconds, for `#[serde(with)]`; keys of such values end with `-us`.
+pub mod micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    #[expect(missing_docs, clippy::missing_errors_doc, reason = "the form that serde wants")]
+    pub fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        u64::try_from(time.as_micros()).unwrap_or(u64::MAX).serialize(to)
+    }
+
+    #[expect(missing_docs, clippy::missing_errors_doc, reason = "the form that serde wants")]
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_micros)
+    }
+}
+
+/// The same for one that may be missing.
+pub mod maybe_micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    #[expect(missing_docs, clippy::missing_errors_doc, reason = "the form that serde wants")]
+    pub fn serialize<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)).serialize(to)
+    }
+
+    #[expect(missing_docs, clippy::missing_errors_doc, reason = "the form that serde wants")]
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_micros))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

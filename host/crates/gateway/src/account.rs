@@ -10,12 +10,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::{FleetView, LaneId, Outcome, RequestView as _, TryResult};
+use http::StatusCode;
+use pointsman_domain::{FleetView, LaneId, Outcome, RequestView as _, Trace, TryResult};
 use pointsman_openai::{Request, Usage};
 use tokio::time::Instant;
 
 use crate::Decider;
 use crate::metrics::{End, GatewayMetrics};
+use crate::recording::Recording;
 
 /// One accepted request, until it has ended.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ pub(crate) struct Accepted {
     /// Another lane than the first one is being tried.
     moved: bool,
     ended: bool,
-    /// What is told at the end, where somebody learns from it. Boxed, because requests that wait are many.
+    /// What is told at the end, where somebody learns from it or it is recorded. Boxed, because requests that wait are many.
     lesson: Option<Box<Lesson>>,
 }
 
@@ -36,7 +38,8 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 struct Lesson {
     outcome: Outcome,
-    learner: Decider,
+    learner: Option<Decider>,
+    recording: Option<Recording>,
     /// Since when it has been waiting for a slot.
     waits: Option<Instant>,
 }
@@ -49,9 +52,16 @@ impl Accepted {
         Self { metrics, endpoint, since, lane: None, tries: 0, moved: false, ended: false, lesson: None }
     }
 
-    /// It was decided. Whoever decided hears of the end, if it learns.
-    pub(crate) fn decided(&mut self, decider: &Decider, request: &Request, fleet: &FleetView) {
-        if !decider.learns() {
+    /// It was decided. Whoever decided hears of the end, if it learns; a recording is handed over then.
+    pub(crate) fn decided(
+        &mut self,
+        decider: &Decider,
+        request: &Request,
+        fleet: &FleetView,
+        recording: Option<Recording>,
+    ) {
+        let learner = decider.learns().then(|| Arc::clone(decider));
+        if learner.is_none() && recording.is_none() {
             return;
         }
         let outcome = Outcome {
@@ -69,12 +79,31 @@ impl Accepted {
             cached_tokens: 0,
             output_tokens: 0,
         };
-        self.lesson = Some(Box::new(Lesson { outcome, learner: Arc::clone(decider), waits: None }));
+        self.lesson = Some(Box::new(Lesson { outcome, learner, recording, waits: None }));
     }
 
     /// Does anybody want to know more than that it has ended?
     pub(crate) fn is_learned_from(&self) -> bool {
-        self.lesson.is_some()
+        self.lesson.as_ref().is_some_and(|lesson| {
+            lesson.learner.is_some() || lesson.recording.as_ref().is_some_and(Recording::is_certain)
+        })
+    }
+
+    /// For what policies are asked after the decision.
+    pub(crate) fn trace(&self) -> Trace {
+        let recorded = self.lesson.as_ref().is_some_and(|lesson| lesson.recording.is_some());
+        if recorded { Trace::on() } else { Trace::off() }
+    }
+
+    /// What came of [`Accepted::trace`].
+    pub(crate) fn consulted(&mut self, trace: Trace) {
+        if let Some(recording) = self.recording() {
+            recording.consulted(trace.into_consulted());
+        }
+    }
+
+    fn recording(&mut self) -> Option<&mut Recording> {
+        self.lesson.as_mut()?.recording.as_mut()
     }
 
     /// Time since the request was accepted.
@@ -91,6 +120,9 @@ impl Accepted {
         if let Some(lesson) = &mut self.lesson {
             lesson.outcome.lane = id;
             lesson.waits = Some(Instant::now());
+            if let Some(recording) = &mut lesson.recording {
+                recording.tries(id, self.since.elapsed());
+            }
         }
     }
 
@@ -99,7 +131,20 @@ impl Accepted {
         if let Some(lesson) = &mut self.lesson
             && let Some(since) = lesson.waits.take()
         {
-            lesson.outcome.queue += since.elapsed();
+            let waited = since.elapsed();
+            lesson.outcome.queue += waited;
+            if let Some(recording) = &mut lesson.recording {
+                recording.waited(waited);
+            }
+        }
+    }
+
+    /// The try under way has failed; 0 stands for no status.
+    pub(crate) fn try_failed(&mut self, result: TryResult, status: u16) {
+        let age = self.age();
+        if let Some(recording) = self.recording() {
+            recording.answers(status);
+            recording.tried(result, age);
         }
     }
 
@@ -109,11 +154,14 @@ impl Accepted {
     }
 
     /// The first byte of the answer goes out.
-    pub(crate) fn first_byte(&mut self) {
+    pub(crate) fn first_byte(&mut self, status: StatusCode) {
         let age = self.age();
         self.metrics.first_byte_seconds.observe(age.as_secs_f64());
         if let Some(lesson) = &mut self.lesson {
             lesson.outcome.ttft = age;
+            if let Some(recording) = &mut lesson.recording {
+                recording.answers(status.as_u16());
+            }
         }
     }
 
@@ -145,10 +193,15 @@ impl Accepted {
         self.waited();
         let total = self.age();
         self.metrics.ended(self.endpoint, self.lane.as_deref().unwrap_or(""), end, total);
+        let Some(lesson) = self.lesson.take() else { return };
+        let Lesson { outcome, learner, recording, .. } = *lesson;
+        let outcome = Outcome { ended: last, tries: self.tries, total, ..outcome };
         // Of a request that no lane was tried for there is nothing to be learned: it was refused.
-        if let Some(mut lesson) = self.lesson.take().filter(|_| self.tries > 0) {
-            lesson.outcome = Outcome { ended: last, tries: self.tries, total, ..lesson.outcome };
-            lesson.learner.ended(&lesson.outcome);
+        if let Some(learner) = learner.filter(|_| self.tries > 0) {
+            learner.ended(&outcome);
+        }
+        if let Some(recording) = recording {
+            recording.ended(end.into(), last, outcome);
         }
     }
 }

@@ -5,7 +5,7 @@
 //!                           │ identity, facts, advice, plan       ▲
 //!                           └──> attempt ──> fleet ──> engine ────┘
 //!                                 └─failed─> recover
-//!              every failure ──> error          every end ──> account
+//!              every failure ──> error          every end ──> account ──> recording
 //! ```
 //!
 //! This crate knows the fleet and the wire, and that there is an [`Advisor`]; that advice comes from WebAssembly is no
@@ -18,6 +18,7 @@ mod error;
 mod identity;
 mod listen;
 mod metrics;
+mod recording;
 mod recover;
 mod request_id;
 mod routes;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use pointsman_domain::{Advisor, PlanLimits};
 use pointsman_fleet::Fleet;
+use pointsman_record::Recorder;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +83,8 @@ pub struct Gateway {
     pub policies: StatusPart,
     /// What runs of the configuration, and what is wrong with it.
     pub config: StatusPart,
+    /// Keeps records of decisions, if anybody wants them.
+    pub recorder: Option<Recorder>,
     /// Figures of the gateway.
     pub metrics: Arc<GatewayMetrics>,
     /// Figures of all parts, for `/metrics`.

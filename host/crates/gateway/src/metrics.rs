@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pointsman_record::Ended;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -26,6 +27,17 @@ impl End {
             Self::FellBack => "fell-back",
             Self::Error => "error",
             Self::ClientGone => "client-gone",
+        }
+    }
+}
+
+impl From<End> for Ended {
+    fn from(end: End) -> Self {
+        match end {
+            End::Answered => Self::Answered,
+            End::FellBack => Self::FellBack,
+            End::Error => Self::Error,
+            End::ClientGone => Self::ClientGone,
         }
     }
 }

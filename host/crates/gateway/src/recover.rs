@@ -11,7 +11,7 @@
 use std::slice;
 use std::time::Duration;
 
-use pointsman_domain::{Failure, FallbackStep, Plan, Recovery, Step, Trace};
+use pointsman_domain::{Failure, FallbackStep, Plan, Recovery, Step};
 
 use crate::Gateway;
 use crate::account::Accepted;
@@ -83,7 +83,7 @@ impl<'a> Way<'a> {
 pub(crate) fn after(
     gateway: &Gateway,
     decided: &Decided,
-    accepted: &Accepted,
+    accepted: &mut Accepted,
     way: &mut Way<'_>,
     failed: Failed,
     begun: Duration,
@@ -122,7 +122,7 @@ pub(crate) fn after(
 fn ask(
     gateway: &Gateway,
     decided: &Decided,
-    accepted: &Accepted,
+    accepted: &mut Accepted,
     way: &Way<'_>,
     failed: &Failed,
     begun: Duration,
@@ -142,7 +142,9 @@ fn ask(
     };
     let fleet = gateway.fleet.view();
     let facts = facts(&decided.request, accepted);
-    let recovery = decided.advisor.recover(&facts, &fleet, &failure, &mut Trace::off());
+    let mut trace = accepted.trace();
+    let recovery = decided.advisor.recover(&facts, &fleet, &failure, &mut trace);
+    accepted.consulted(trace);
     let Recovery::Retry(wanted) = &recovery else { return recovery };
     let able = fleet.stat(wanted.lane).is_some_and(|stat| stat.state.able_to_serve());
     if able && tries_left > 0 {

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use pointsman_domain::{Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _, Trace};
+use pointsman_domain::{Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _};
 use pointsman_openai::{Head, Request};
 
 use crate::account::Accepted;
 use crate::attempt::{self, Answer};
 use crate::error::{RETRY_LOST_ENGINE, RouteError};
+use crate::recording::{self, Recording};
 use crate::recover::{self, Way};
 use crate::wait::WaitingBody;
 use crate::{Decider, Gateway, request_id, stream};
@@ -55,9 +56,14 @@ async fn decide(
     let fleet = gateway.fleet.view();
     known_model(&request, &fleet)?;
     let advisor = gateway.advisor.load_full();
-    let merged = advisor.advise(&facts(&request, accepted), &fleet, &mut Trace::off());
-    let plan = plan(&merged, &fleet, gateway)?;
-    accepted.decided(&advisor, &request, &fleet);
+    let facts = facts(&request, accepted);
+    let recorder = gateway.recorder.as_ref();
+    let mut trace = recording::trace(recorder, request.id());
+    let merged = advisor.advise(&facts, &fleet, &mut trace);
+    let decision = Plan::from_advice(&merged, &fleet, &gateway.settings.plan);
+    let recording = Recording::of(recorder, trace, &request, &facts, &fleet, (&merged, &decision));
+    accepted.decided(&advisor, &request, &fleet, recording);
+    let plan = plan(decision, &merged, &fleet)?;
     Ok(Decided {
         id: request.id().to_owned(),
         by: by(&merged),
@@ -86,6 +92,7 @@ async fn carry_out(
             Ok(answer) => return Ok(answer),
             Err(failed) => failed,
         };
+        accepted.try_failed(failed.result(), failed.status());
         recover::after(gateway, decided, accepted, &mut way, failed, begun)?;
     }
 }
@@ -220,8 +227,8 @@ pub(crate) fn facts(request: &Request, accepted: &Accepted) -> Facts {
     }
 }
 
-fn plan(merged: &Merged, fleet: &FleetView, gateway: &Gateway) -> Result<Plan, RouteError> {
-    match Plan::from_advice(merged, fleet, &gateway.settings.plan) {
+fn plan(decision: Decision, merged: &Merged, fleet: &FleetView) -> Result<Plan, RouteError> {
+    match decision {
         Decision::Route(plan) => Ok(plan),
         Decision::Reject(policy, rejection) => {
             Err(RouteError::Rejected { by: policy.to_string(), rejection })

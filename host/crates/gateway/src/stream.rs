@@ -143,7 +143,7 @@ impl http_body::Body for AnswerBody {
 impl AnswerBody {
     /// The body of an answer that begins now.
     pub(crate) fn new(gateway: &Gateway, answer: Answer, mut accepted: Accepted) -> Self {
-        accepted.first_byte();
+        accepted.first_byte(answer.status);
         let watch = answer.is_stream().then(StreamWatch::default);
         let tail = (watch.is_none() && accepted.is_learned_from()).then(BodyTail::default);
         let Answer { lane, lease, status, first, rest, .. } = answer;

@@ -121,6 +121,7 @@ impl World {
             advisor: Arc::new(ArcSwap::from_pointee(advisor)),
             policies: Box::new(|| Value::Null),
             config: Box::new(|| serde_json::Value::Null),
+            recorder: None,
             metrics: GatewayMetrics::register(&mut registry),
             registry,
             stop: CancellationToken::new(),

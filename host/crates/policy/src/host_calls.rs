@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pointsman_domain::{FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, RequestView};
+use pointsman_domain::{FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, Read, RequestView};
+use serde_json::Value;
 
 use crate::abi::Wasi;
 use crate::call::{Current, MemoryLimit};
 use crate::metrics::PolicyFigures;
+use crate::reads::Reads;
 use crate::state::State;
 
 /// Bytes that one question can yield.
@@ -62,23 +64,55 @@ pub(crate) struct HostState {
     pub(crate) wasi: Wasi,
     current: Option<Current>,
     left: usize,
+    reads: Option<Reads>,
 }
 
 impl HostState {
     pub(crate) fn new(shared: Arc<Shared>, most_memory: u64) -> Self {
         let memory = MemoryLimit::new(most_memory);
-        Self { shared, memory, wasi: Wasi::default(), current: None, left: 0 }
+        Self { shared, memory, wasi: Wasi::default(), current: None, left: 0, reads: None }
     }
 
-    /// Begin a call about a request.
-    pub(crate) fn begin(&mut self, current: Current) {
+    /// Begin a call about a request. What it asks is kept for [`HostState::take_reads`] if it is `recorded`.
+    pub(crate) fn begin(&mut self, current: Current, recorded: bool) {
         self.current = Some(current);
         self.left = MOST_PER_CALL;
+        self.reads = recorded.then(Reads::default);
+    }
+
+    /// What the call asked so far; none, if it is not recorded.
+    pub(crate) fn take_reads(&mut self) -> Vec<Read> {
+        self.reads.take().map(Reads::into_list).unwrap_or_default()
+    }
+
+    /// Keep a question with its answer, if the call is recorded; otherwise this is a branch and nothing more.
+    pub(crate) fn note(&mut self, call: &str, asked: impl FnOnce() -> (Vec<Value>, Value)) {
+        if let Some(reads) = &mut self.reads {
+            let (with, gave) = asked();
+            reads.push(call, with, gave);
+        }
+    }
+
+    /// Arguments that are gone by the time there is an answer to note.
+    pub(crate) fn noting(&self, with: impl FnOnce() -> Vec<Value>) -> Option<Vec<Value>> {
+        self.reads.is_some().then(with)
+    }
+
+    /// As [`HostState::note`] with the answer at hand, which is handed on.
+    pub(crate) fn noted<T>(
+        &mut self,
+        call: &str,
+        answer: T,
+        asked: impl FnOnce(&T) -> (Vec<Value>, Value),
+    ) -> T {
+        self.note(call, || asked(&answer));
+        answer
     }
 
     /// The call is over.
     pub(crate) fn end(&mut self) {
         self.current = None;
+        self.reads = None;
     }
 
     pub(crate) fn request(&self) -> Option<&dyn RequestView> {

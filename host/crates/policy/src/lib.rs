@@ -29,6 +29,7 @@ mod place;
 mod policies;
 mod pool;
 mod proof;
+mod reads;
 mod runtime;
 mod scan;
 pub mod signature;

@@ -101,15 +101,19 @@ pub(crate) struct Hooks {
     pub(crate) tick: Option<Duration>,
 }
 
-/// What `cargo xtask guests` wrote down.
+/// How the policy is built, which is no concern of the host's, and what `cargo xtask guests` wrote down.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Build {
-    #[expect(dead_code, reason = "read by the tests of the tree")]
+    #[expect(dead_code, reason = "read by whatever builds policies")]
+    language: Option<String>,
+    #[expect(dead_code, reason = "read by whatever builds policies")]
     source: String,
+    #[expect(dead_code, reason = "read by whatever builds policies")]
+    world: Option<String>,
     #[expect(dead_code, reason = "read by the tests of the tree")]
-    inputs_sha256: String,
-    pub(crate) component_sha256: String,
+    inputs_sha256: Option<String>,
+    pub(crate) component_sha256: Option<String>,
 }
 
 /// Why a manifest cannot be used.

@@ -36,7 +36,7 @@ pub(crate) fn component(runtime: &Runtime, bundle: &Bundle) -> Result<Arc<Loaded
         )));
     }
     let digest = &loaded.digest;
-    let wanted = bundle.manifest.build.as_ref().map(|build| build.component_sha256.as_str());
+    let wanted = bundle.manifest.build.as_ref().and_then(|build| build.component_sha256.as_deref());
     if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty() && wanted != digest) {
         return Err(fail(format!(
             "its SHA-256 is {digest}, and the manifest says {wanted}; build it again with `cargo xtask guests`, or correct `build.component-sha256`"

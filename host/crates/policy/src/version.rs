@@ -1,6 +1,7 @@
 //! One version of one policy: proven before it takes part, then called under limits.
 
 mod load_error;
+mod making;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use pointsman_domain::{Advice, Allow, Facts, Failure, FleetView, Outcome, PolicyRef, Read, Recovery};
 
-use crate::abi::{Asked, Description, Hooks, LaneWish, MOST_RESULT, PolicyError};
+use crate::abi::{Asked, Hooks, LaneWish, MOST_RESULT, PolicyError};
 use crate::background::Comparison;
 use crate::breaker::Breaker;
 use crate::bundle::Bundle;
-use crate::call::{CallLimits, Current, Fault, guarded, store};
+use crate::call::{CallLimits, Current, Fault, guarded};
 use crate::component::Loaded;
-use crate::host_calls::{HostState, Shared};
+use crate::host_calls::Shared;
 use crate::manifest::Manifest;
 use crate::metrics::{PolicyFigures, PolicyMetrics};
 use crate::pool::{Pool, Warm};
@@ -335,11 +336,14 @@ impl Version {
             if hurried { self.limits.deadline } else { self.limits.deadline.max(UNHURRIED_DEADLINE) };
         let result = warm.instance.most_result(current.request.as_deref());
         let limits = CallLimits { deadline, result, ..self.limits };
-        warm.store.data_mut().begin(current);
+        warm.store.data_mut().begin(current, reads.is_some());
         // On a fault the instance goes: its memory may be in any state, and wasmtime would not enter it again.
-        let said = guarded(&mut *warm, limits, call)?;
+        let called = guarded(&mut *warm, limits, call);
+        if let Some(reads) = reads {
+            *reads = warm.store.data_mut().take_reads();
+        }
+        let said = called?;
         warm.store.data_mut().end();
-        let _ = reads;
         if !warm.instance.is_worn(&warm.store) {
             self.pool.put(warm, self.most_calls);
         }
@@ -372,71 +376,6 @@ impl Version {
             None => self.figures().went_well(hook, took),
             Some(_) => self.figures().failed(hook, "error", false),
         }
-    }
-
-    /// A new instance, configured.
-    fn instantiate(&self) -> Result<Box<Warm>, NoAdvice> {
-        let mut warm = self.unconfigured()?;
-        let limits = self.unhurried();
-        guarded(&mut *warm, limits, |warm| warm.instance.configure(&mut warm.store, &self.config))??;
-        self.shared.figures.used_memory(warm.store.data().memory.used());
-        Ok(warm)
-    }
-
-    fn unconfigured(&self) -> Result<Box<Warm>, Fault> {
-        let state = HostState::new(Arc::clone(&self.shared), self.limits.memory);
-        let mut store = store(&self.runtime, state);
-        let made = guarded(&mut store, self.unhurried(), |store| self.loaded.linked.instantiate(store));
-        let instance = made.map_err(|fault| match fault {
-            Fault::Trap(why) => Fault::Instantiate(why),
-            other => other,
-        })?;
-        Ok(Box::new(Warm { store, instance, calls: 0 }))
-    }
-
-    fn unhurried(&self) -> CallLimits {
-        CallLimits { deadline: UNHURRIED_DEADLINE, ..self.limits }
-    }
-
-    /// Make the first instances, so that no request pays for them, and see that they can be made.
-    pub(crate) fn warm_up(&self) -> Result<(), LoadError> {
-        for _ in 0..self.runtime.warm_instances.max(1) {
-            let doing = "configured";
-            let warm = self
-                .instantiate()
-                .map_err(|error| LoadError::FirstCall { doing, what: error.to_string() })?;
-            self.pool.put(warm, self.most_calls);
-        }
-        Ok(())
-    }
-
-    /// Is it who its manifest, and the operator, say that it is?
-    pub(crate) fn check_description(&self, wanted: &str) -> Result<(), LoadError> {
-        let failed = |fault: Fault| LoadError::FirstCall {
-            doing: "asked to describe itself",
-            what: fault.to_string(),
-        };
-        let mut warm = self.unconfigured().map_err(failed)?;
-        let described = guarded(&mut *warm, self.unhurried(), |warm| warm.instance.describe(&mut warm.store))
-            .map_err(failed)?;
-        // Where the contract has no description, the manifest's word is all there is.
-        let described = described.unwrap_or_else(|| Description {
-            name: self.manifest.name.clone(),
-            version: self.manifest.version.clone(),
-            hints: Vec::new(),
-        });
-        let says = |name: &str, version: &str| format!("`{name}` version `{version}`");
-        let manifest = says(&self.manifest.name, &self.manifest.version);
-        let component = says(&described.name, &described.version);
-        if manifest != component {
-            return Err(LoadError::Description { manifest, component });
-        }
-        if described.name != wanted {
-            let manifest = format!("{manifest}, the configuration `{wanted}`");
-            return Err(LoadError::Description { manifest, component });
-        }
-        tracing::debug!(policy = %self.reference, hints = ?described.hints, "described");
-        Ok(())
     }
 
     fn breaker(&self, hook: Hook) -> std::sync::MutexGuard<'_, Breaker> {

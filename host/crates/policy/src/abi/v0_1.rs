@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use pointsman_domain as domain;
 use pointsman_domain::dispatch::Wish;
+use serde_json::json;
 use wasmtime::component::{Component, ComponentExportIndex, HasSelf, InstancePre, Linker, TypedFunc};
 use wasmtime::{Engine, Store};
 
 use self::bindings::exports::pointsman::policy::on_request::{Context, PolicyError as WitError};
-use self::bindings::pointsman::policy::{fleet, log, metrics, request, state, types};
-use self::convert::{advice, context, failure, lane_info, lane_stat, level, outcome, policy_error, recovery};
+use self::bindings::pointsman::policy::types;
+use self::convert::{advice, context, failure, noted_context, outcome, policy_error, recovery};
 use super::{Asked, Description, Hooks, LaneWish, PACKAGE, PolicyError, VERSION};
 use crate::host_calls::HostState;
-use crate::state::StateError;
 
+mod answers;
 mod convert;
 
 mod bindings {
@@ -120,6 +121,7 @@ impl Instance {
         store: &mut Store<HostState>,
         asked: Asked<'_>,
     ) -> wasmtime::Result<Result<domain::Advice, PolicyError>> {
+        store.data_mut().note("context", || (Vec::new(), noted_context(asked)));
         let result = self.required.pointsman_policy_on_request().call_advise(store, context(asked))?;
         Ok(result.map(advice).map_err(policy_error))
     }
@@ -131,6 +133,8 @@ impl Instance {
         failed: &domain::Failure,
     ) -> wasmtime::Result<Result<domain::Recovery, PolicyError>> {
         let Some(hook) = &self.on_failure else { return Ok(Ok(domain::Recovery::Planned)) };
+        store.data_mut().note("context", || (Vec::new(), noted_context(asked)));
+        store.data_mut().note("failure", || (Vec::new(), json!(failed)));
         let (result,) = hook.call(store, (context(asked), failure(failed)))?;
         Ok(result.map(recovery).map_err(policy_error))
     }
@@ -165,136 +169,5 @@ impl Instance {
             lasts: Duration::from_millis(wish.for_ms.into()),
         };
         Ok(wishes.into_iter().map(wish).collect())
-    }
-}
-
-impl types::Host for HostState {}
-
-impl request::Host for HostState {
-    fn id(&mut self) -> String {
-        HostState::request(self).map_or_else(String::new, |request| request.id().to_owned())
-    }
-
-    fn model(&mut self) -> String {
-        HostState::request(self).map_or_else(String::new, |request| request.model().to_owned())
-    }
-
-    fn tenant(&mut self) -> Option<String> {
-        HostState::request(self)?.tenant().map(str::to_owned)
-    }
-
-    fn header(&mut self, name: String) -> Option<String> {
-        HostState::request(self)?.header(&name).map(str::to_owned)
-    }
-
-    fn field(&mut self, pointer: String, max_bytes: u32) -> types::FieldValue {
-        match HostState::field(self, &pointer, max_bytes) {
-            domain::FieldValue::Absent => types::FieldValue::Absent,
-            domain::FieldValue::Json(json) => types::FieldValue::Json(json),
-            domain::FieldValue::TooLarge(size) => types::FieldValue::TooLarge(size),
-        }
-    }
-
-    fn messages(&mut self) -> Vec<types::MessageInfo> {
-        let info = |info: domain::MessageInfo| types::MessageInfo {
-            role: match info.role {
-                domain::Role::System => types::Role::System,
-                domain::Role::User => types::Role::User,
-                domain::Role::Assistant => types::Role::Assistant,
-                domain::Role::Tool => types::Role::Tool,
-                domain::Role::Other => types::Role::Other,
-            },
-            text_bytes: info.text_bytes,
-            parts: info.parts,
-            media_parts: info.media_parts,
-        };
-        HostState::messages(self).into_iter().map(info).collect()
-    }
-
-    fn text(&mut self, index: u32, offset: u64, max_bytes: u32) -> String {
-        HostState::text(self, index, offset, max_bytes)
-    }
-
-    fn body(&mut self, offset: u64, max_bytes: u32) -> Vec<u8> {
-        HostState::body(self, offset, max_bytes)
-    }
-
-    fn contains(&mut self, needle: String, ignore_case: bool) -> bool {
-        HostState::request(self).is_some_and(|request| request.contains(&needle, ignore_case))
-    }
-
-    fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {
-        HostState::prefix_hashes(self, block_bytes, max_blocks)
-    }
-}
-
-impl fleet::Host for HostState {
-    fn stats(&mut self) -> Vec<types::LaneStat> {
-        HostState::stats(self).iter().map(lane_stat).collect()
-    }
-
-    fn stat(&mut self, lane: u32) -> Option<types::LaneStat> {
-        HostState::stat(self, lane).map(lane_stat)
-    }
-
-    fn candidates(&mut self) -> Vec<u32> {
-        HostState::candidates(self)
-    }
-
-    fn info(&mut self, lane: u32) -> Option<types::LaneInfo> {
-        HostState::info(self, lane).map(lane_info)
-    }
-
-    fn find(&mut self, name: String) -> Option<u32> {
-        HostState::fleet(self)?.topology.find(&name).map(|lane| lane.0)
-    }
-
-    fn with_label(&mut self, key: String, value: String) -> Vec<u32> {
-        HostState::with_label(self, &key, &value)
-    }
-}
-
-impl log::Host for HostState {
-    fn write(&mut self, severity: types::Level, message: String) {
-        HostState::log(self, level(severity), &message);
-    }
-
-    fn enabled(&mut self, severity: types::Level) -> bool {
-        HostState::log_enabled(level(severity))
-    }
-}
-
-impl metrics::Host for HostState {
-    fn add(&mut self, name: String, value: u64) {
-        self.shared.figures.add(&name, value);
-    }
-
-    fn record_value(&mut self, name: String, value: u64) {
-        self.shared.figures.record_value(&name, value);
-    }
-}
-
-fn state_error(error: StateError) -> state::StateError {
-    match error {
-        StateError::TooLong => state::StateError::TooLong,
-        StateError::NotACounter => state::StateError::NotACounter,
-    }
-}
-
-impl state::Host for HostState {
-    fn get(&mut self, key: String) -> Option<Vec<u8>> {
-        self.shared.state.get(&key)
-    }
-
-    fn put(&mut self, key: String, value: Vec<u8>, ttl_ms: u32) -> Result<(), state::StateError> {
-        self.shared.state.put(key, &value, ttl_ms).map_err(state_error)
-    }
-
-    fn delete(&mut self, key: String) {
-        self.shared.state.delete(&key);
-    }
-
-    fn increment(&mut self, key: String, by: i64, ttl_ms: u32) -> Result<i64, state::StateError> {
-        self.shared.state.increment(key, by, ttl_ms).map_err(state_error)
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pointsman_domain as domain;
+use serde_json::{Value, json};
 
 use super::bindings::exports::pointsman::policy::on_request::{Advice, Context, PolicyError as WitError};
 use super::bindings::pointsman::policy::types;
@@ -35,6 +36,25 @@ pub(super) fn context(asked: Asked<'_>) -> Context {
         has_media: figures.has_media,
         has_grammar: figures.has_grammar,
     }
+}
+
+/// What a policy is told without asking, under the names of the contract.
+pub(super) fn noted_context(asked: Asked<'_>) -> Value {
+    let Asked { facts, topology, budget_us } = asked;
+    let mut noted = json!({
+        "now-ms": facts.now_ms,
+        "seed": facts.seed,
+        "topology": topology,
+        "age-us": u64::try_from(facts.age.as_micros()).unwrap_or(u64::MAX),
+        "budget-us": budget_us,
+        "attempt": facts.attempt,
+    });
+    if let (Value::Object(noted), Ok(Value::Object(figures))) =
+        (&mut noted, serde_json::to_value(facts.request.figures()))
+    {
+        noted.extend(figures);
+    }
+    noted
 }
 
 pub(super) fn policy_error(error: WitError) -> PolicyError {

@@ -1,0 +1,93 @@
+//! C: a freestanding module, compiled by Zig, with the SDK's own small library in place of libc.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use wit_bindgen_core::Files;
+use wit_bindgen_core::wit_parser::Resolve;
+
+use crate::command::run;
+use crate::component::{componentize, contract, with_world};
+use crate::manifest::{Plan, World};
+use crate::tools::{Tool, Tools};
+use crate::{BuildError, Language};
+
+const ZIG: Tool = Tool {
+    name: "zig",
+    language: "C",
+    remedy: "install it with `pip install ziglang`, best in a virtual environment (`.venv` in the policy's folder is found), or from \
+             your distribution",
+};
+/// What the Python package calls it.
+const PYTHON_ZIG: &str = "python-zig";
+
+/// The component.
+pub(crate) fn build(plan: &Plan, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<Vec<u8>, BuildError> {
+    debug_assert_eq!(plan.language, Language::C);
+    let zig = match tools.search(PYTHON_ZIG, &plan.folder) {
+        Some(zig) => zig,
+        None => tools.find(&ZIG, &plan.folder)?,
+    };
+    let sdk = plan.needs("sdk")?;
+    let scratch = plan.scratch()?;
+    write_bindings(&scratch, plan.world)?;
+    let module = scratch.join("module.wasm");
+    let mut command = Command::new(zig);
+    command
+        .current_dir(&plan.folder)
+        .args(["cc", "-target", "wasm32-freestanding", "-std=c17", "-Os", "-Wall", "-Wextra"])
+        .args(["-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-sanitize=all"])
+        .args(["-Wl,--no-entry", "-Wl,--strip-all", "-Wl,-z,stack-size=65536"])
+        .arg("-I")
+        .arg(&scratch)
+        .arg("-I")
+        .arg(&sdk)
+        .arg("-isystem")
+        .arg(sdk.join("freestanding"));
+    if plan.world == World::FullPolicy {
+        command.arg("-DPM_FULL_POLICY");
+    }
+    command.args(sources(plan, &sdk)?).arg("-o").arg(&module);
+    run(&mut command, log)?;
+    let module = fs::read(&module).map_err(BuildError::file(&module))?;
+    componentize(&with_world(&module, plan.world.name())?)
+}
+
+/// The policy's sources (all in the folder of the one that the manifest names), the SDK's, and the bindings.
+fn sources(plan: &Plan, sdk: &Path) -> Result<Vec<PathBuf>, BuildError> {
+    let source = plan.source_path();
+    let mut files = vec![plan.folder.join(".build/policy.c")];
+    for folder in [source.parent().unwrap_or(&plan.folder), sdk, &sdk.join("freestanding")] {
+        for entry in fs::read_dir(folder).map_err(BuildError::file(folder))? {
+            let path = entry.map_err(BuildError::file(folder))?.path();
+            if path.extension().is_some_and(|kind| kind == "c") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Write the bindings of a world, `policy.h` and `policy.c`, into a folder.
+pub(crate) fn write_bindings(folder: &Path, world: World) -> Result<(), BuildError> {
+    let fail = |error| BuildError::Component(format!("the bindings for C cannot be made: {error:#}"));
+    let mut resolve = Resolve::default();
+    let package = resolve.push_source("pointsman.wit", &contract()).map_err(fail)?;
+    let world = resolve.select_world(&[package], Some(world.name())).map_err(fail)?;
+    let options = wit_bindgen_c::Opts {
+        // The types go into the linked module; see `with_world`.
+        no_object_file: true,
+        // One name for all worlds, so that the SDK needs to know one header only.
+        rename_world: Some("policy".to_owned()),
+        ..Default::default()
+    };
+    let mut files = Files::default();
+    options.build().generate(&mut resolve, world, &mut files).map_err(fail)?;
+    for (name, text) in files.iter() {
+        let path = folder.join(name);
+        fs::write(&path, text).map_err(BuildError::file(&path))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! JavaScript and TypeScript: QuickJS, with the program's state after its start in the component.
+//!
+//! componentize-qjs finds imported modules by itself. TypeScript it cannot read; esbuild takes the types out and makes one
+//! module of all. Nothing checks the types: that is what editors and `tsc` are for.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::command::run;
+use crate::manifest::{Plan, World};
+use crate::tools::{Tool, Tools};
+use crate::{BuildError, Language};
+
+const COMPONENTIZE: Tool = Tool {
+    name: "componentize-qjs",
+    language: "JavaScript",
+    remedy: "install it with `npm install componentize-qjs` in the policy's folder, or `npm install -g componentize-qjs`",
+};
+const ESBUILD: Tool = Tool {
+    name: "esbuild",
+    language: "TypeScript",
+    remedy: "install it with `npm install esbuild` in the policy's folder, or `npm install -g esbuild`",
+};
+
+/// The component.
+pub(crate) fn build(plan: &Plan, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<Vec<u8>, BuildError> {
+    debug_assert_eq!(plan.language, Language::JavaScript);
+    let componentize = tools.find(&COMPONENTIZE, &plan.folder)?;
+    plan.needs("sdk/guest.js")?;
+    let contract = plan.needs("wit")?;
+    let scratch = plan.scratch()?;
+    let mut entry = scratch.join("entry.js");
+    fs::write(&entry, entry_module(plan)).map_err(BuildError::file(&entry))?;
+    if plan.source.extension().is_some_and(|kind| kind == "ts" || kind == "mts") {
+        entry = bundle(plan, tools, entry, log)?;
+    }
+    let component = scratch.join("policy.wasm");
+    let mut command = Command::new(componentize);
+    command
+        .current_dir(&plan.folder)
+        .arg("--wit")
+        .arg(contract)
+        .args(["--world", plan.world.name()])
+        .arg("--js")
+        .arg(&entry)
+        .arg("--module-root")
+        .arg(&plan.folder)
+        // No WASI: its functions trap. And no futures, which the host does not know.
+        .args(["--stub-wasi", "--sync", "--minify", "--output"])
+        .arg(&component);
+    run(&mut command, log)?;
+    fs::read(&component).map_err(BuildError::file(&component))
+}
+
+/// The module that the component is made of: the policy, bound to the host.
+fn entry_module(plan: &Plan) -> String {
+    let source = plan.source.to_string_lossy().replace('\\', "/");
+    let exports = match plan.world {
+        World::Policy => "lifecycle, onRequest",
+        World::FullPolicy => "lifecycle, onRequest, onFailure, onComplete, onTick",
+    };
+    format!(
+        "import policy from \"../{source}\";\nimport {{ guest }} from \"../sdk/guest.js\";\nexport const {{ {exports} }} = guest(policy);\n"
+    )
+}
+
+/// One JavaScript module of the TypeScript ones.
+fn bundle(
+    plan: &Plan,
+    tools: &Tools,
+    entry: PathBuf,
+    log: &mut dyn FnMut(&str),
+) -> Result<PathBuf, BuildError> {
+    let bundle = entry.with_file_name("bundle.js");
+    let mut command = Command::new(tools.find(&ESBUILD, &plan.folder)?);
+    command
+        .current_dir(&plan.folder)
+        .arg(&entry)
+        .args(["--bundle", "--format=esm", "--platform=neutral", "--target=es2022", "--log-level=warning"])
+        .args(["--external:pointsman:*", &format!("--outfile={}", bundle.display())]);
+    run(&mut command, log)?;
+    Ok(bundle)
+}

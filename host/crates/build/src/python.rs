@@ -1,0 +1,71 @@
+//! Python: CPython, with all that was imported at the start in the component.
+
+use std::fs;
+use std::process::Command;
+
+use crate::command::run;
+use crate::manifest::{Plan, World};
+use crate::tools::{Tool, Tools};
+use crate::{BuildError, Language};
+
+const COMPONENTIZE: Tool = Tool {
+    name: "componentize-py",
+    language: "Python",
+    remedy: "install it with `pip install componentize-py`, best in a virtual environment (`.venv` in the policy's folder is found)",
+};
+
+/// The component.
+pub(crate) fn build(plan: &Plan, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<Vec<u8>, BuildError> {
+    debug_assert_eq!(plan.language, Language::Python);
+    let componentize = tools.find(&COMPONENTIZE, &plan.folder)?;
+    let sdk = plan.needs("sdk/pointsman")?;
+    let contract = plan.needs("wit")?;
+    let scratch = plan.scratch()?;
+    let source = plan.source_path();
+    let module =
+        source.file_stem().and_then(|stem| stem.to_str()).filter(|stem| is_identifier(stem)).ok_or_else(
+            || {
+                BuildError::Usage(format!(
+                    "{}: the name of a Python module is letters, digits and `_`",
+                    source.display()
+                ))
+            },
+        )?;
+    let entry = scratch.join("entry.py");
+    fs::write(&entry, entry_module(module, plan.world)).map_err(BuildError::file(&entry))?;
+    let component = scratch.join("policy.wasm");
+    let mut command = Command::new(componentize);
+    command
+        .current_dir(&scratch)
+        // Else the packages of whatever environment is active would get into the component.
+        .env_remove("VIRTUAL_ENV")
+        .arg("--wit-path")
+        .arg(contract)
+        .args(["--world", plan.world.name(), "componentize", "--stub-wasi", "--python-path", "."])
+        .arg("--python-path")
+        .arg(source.parent().unwrap_or(&plan.folder))
+        .arg("--python-path")
+        .arg(sdk.parent().unwrap_or(&plan.folder))
+        .arg("--output")
+        .arg(&component)
+        .arg("entry");
+    run(&mut command, log)?;
+    fs::read(&component).map_err(BuildError::file(&component))
+}
+
+/// The module that the component is made of: the policy, bound to the host.
+fn entry_module(module: &str, world: World) -> String {
+    let exports = match world {
+        World::Policy => "Lifecycle, OnRequest",
+        World::FullPolicy => "Lifecycle, OnRequest, OnFailure, OnComplete, OnTick",
+    };
+    format!(
+        "from pointsman.guest import bind, {exports}\nfrom {module} import policy\n\nbind(policy)\n__all__ = {:?}\n",
+        exports.split(", ").collect::<Vec<_>>()
+    )
+}
+
+fn is_identifier(name: &str) -> bool {
+    let letters = |part: char| part.is_ascii_alphanumeric() || part == '_';
+    name.chars().all(letters) && !name.starts_with(|first: char| first.is_ascii_digit()) && name != "entry"
+}

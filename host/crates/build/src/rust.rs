@@ -1,0 +1,165 @@
+//! Rust: a core module for `wasm32-unknown-unknown`, made a component.
+//!
+//! With rustup the target is added to the toolchain. Debian has no such target, but a compiler that may build the standard
+//! library from source.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize;
+
+use crate::command::{output, run};
+use crate::component::componentize;
+use crate::manifest::Plan;
+use crate::tools::{Tool, Tools};
+use crate::{BuildError, Language};
+
+/// The target of policies.
+pub const TARGET: &str = "wasm32-unknown-unknown";
+/// Debian's compiler for it.
+pub const DEBIAN_PACKAGES: [&str; 5] =
+    ["rustc-web", "cargo-web", "rust-web-src", "rust-web-llvm", "libstd-rust-web-dev"];
+
+const TARGET_TOOL: Tool = Tool {
+    name: "rustc",
+    language: "Rust",
+    remedy: "a compiler for wasm32-unknown-unknown is meant: install it with `rustup target add wasm32-unknown-unknown`, or on Debian \
+             with `apt-get install rustc-web cargo-web rust-web-src rust-web-llvm libstd-rust-web-dev`",
+};
+
+/// Small first, because a component is kept and compiled at every load; the speed is within a few percent of the fastest.
+const PROFILE: [&str; 7] = [
+    "profile.guest.inherits=\"release\"",
+    "profile.guest.opt-level=\"s\"",
+    "profile.guest.lto=true",
+    "profile.guest.codegen-units=1",
+    "profile.guest.panic=\"abort\"",
+    "profile.guest.strip=true",
+    "profile.guest.debug=false",
+];
+
+/// How the compiler for the target is had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RustRoute {
+    /// The toolchain knows the target.
+    Toolchain,
+    /// Debian's compiler, with the standard library from source.
+    Debian,
+}
+
+impl RustRoute {
+    /// The one that this machine has, if any.
+    pub fn find() -> Option<Self> {
+        let libdir = output(Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]));
+        if libdir.is_some_and(|dir| fs::read_dir(dir).is_ok_and(|mut files| files.next().is_some())) {
+            return Some(Self::Toolchain);
+        }
+        let installed = |package: &&str| {
+            output(Command::new("dpkg-query").args(["-W", "-f", "${Status}", package]))
+                .is_some_and(|status| status == "install ok installed")
+        };
+        DEBIAN_PACKAGES.iter().all(installed).then_some(Self::Debian)
+    }
+}
+
+/// The component.
+pub(crate) fn build(plan: &Plan, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<Vec<u8>, BuildError> {
+    debug_assert_eq!(plan.language, Language::Rust);
+    let route = RustRoute::find().ok_or(BuildError::NoTool {
+        tool: TARGET_TOOL.name,
+        language: TARGET_TOOL.language,
+        remedy: TARGET_TOOL.remedy,
+    })?;
+    let target = tools.target_dir(&plan.folder);
+    componentize(&rust_module(route, &plan.source_path(), &plan.folder, &target, log)?)
+}
+
+/// The core module of the crate in `folder`. What the compiler would write down of paths below `root` begins with `/src`.
+///
+/// # Errors
+/// When the crate has no name, or does not compile.
+pub fn rust_module(
+    route: RustRoute,
+    folder: &Path,
+    root: &Path,
+    target: &Path,
+    log: &mut dyn FnMut(&str),
+) -> Result<Vec<u8>, BuildError> {
+    let manifest = folder.join("Cargo.toml");
+    let library = library_name(&manifest)?;
+    let mut command = match route {
+        RustRoute::Toolchain => Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
+        RustRoute::Debian => debian_cargo()?,
+    };
+    command
+        .current_dir(root)
+        .args(["build", "--quiet", "--lib", "--profile", "guest", "--target", TARGET, "--manifest-path"])
+        .arg(&manifest);
+    for setting in PROFILE {
+        command.args(["--config", setting]);
+    }
+    // Nothing of the builder's machine gets into the component.
+    let home = std::env::var("HOME").unwrap_or_default();
+    let mut flags = format!("--remap-path-prefix={}=/src --remap-path-prefix={home}=/home", root.display());
+    if route == RustRoute::Debian {
+        command.args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
+        // A panic of a guest is a trap; nobody reads its message, so it need not be in there.
+        flags.push_str(" -Zlocation-detail=none -Zfmt-debug=none -Zunstable-options -Cpanic=immediate-abort");
+    }
+    run(command.env("CARGO_TARGET_DIR", target).env("RUSTFLAGS", flags), log)?;
+    let module = target.join(TARGET).join("guest").join(format!("{library}.wasm"));
+    fs::read(&module).map_err(BuildError::file(&module))
+}
+
+/// Name of the library that a crate makes.
+fn library_name(manifest: &Path) -> Result<String, BuildError> {
+    #[derive(Deserialize)]
+    struct Named {
+        name: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Manifest {
+        package: Named,
+        lib: Option<Named>,
+    }
+    let text = fs::read_to_string(manifest).map_err(BuildError::file(manifest))?;
+    let fail = |what: String| BuildError::Manifest { file: manifest.to_owned(), what };
+    let Manifest { package, lib } =
+        toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;
+    let name = lib.and_then(|lib| lib.name).or(package.name);
+    name.map(|name| name.replace('-', "_")).ok_or_else(|| fail("package.name is missing".to_owned()))
+}
+
+/// Debian's cargo and compiler, which is told to build what only nightly ones are usually asked for.
+fn debian_cargo() -> Result<Command, BuildError> {
+    let mut command = Command::new("/usr/bin/cargo");
+    let path = std::env::var("PATH").unwrap_or_default();
+    command
+        .env("PATH", format!("/usr/bin:{path}"))
+        .env("RUSTC", "/usr/bin/rustc")
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker()?)
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env_remove("RUSTC_WRAPPER");
+    Ok(command)
+}
+
+/// A linker for WebAssembly: the one that every Rust toolchain brings along.
+fn linker() -> Result<PathBuf, BuildError> {
+    let printed = |what: &str| {
+        output(Command::new("rustc").args(["--print", what]))
+            .ok_or_else(|| BuildError::Usage(format!("`rustc --print {what}` failed")))
+    };
+    let linker = PathBuf::from(printed("sysroot")?)
+        .join("lib/rustlib")
+        .join(printed("host-tuple")?)
+        .join("bin/rust-lld");
+    if linker.exists() {
+        return Ok(linker);
+    }
+    Err(BuildError::Usage(format!(
+        "there is no linker at {}; install the Rust toolchain with rustup",
+        linker.display()
+    )))
+}

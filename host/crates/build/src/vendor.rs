@@ -1,0 +1,109 @@
+//! The contract and an SDK, put into a policy's folder: it can then be built on any machine, and goes on building the same way
+//! after this program has been replaced.
+
+use std::fs;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use crate::embedded::{WIT, WORKSPACE, sdk};
+use crate::{BuildError, Language, c, manifest::World};
+
+/// Where the Rust SDK finds the contract in the project, and where in a policy's folder.
+const CONTRACT_PATHS: (&str, &str) = ("../../../wit/0.1", "../wit");
+
+/// Write `wit/` and `sdk/` into `folder`, in place of what is there.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn vendor(folder: &Path, language: Language) -> Result<(), BuildError> {
+    for name in ["wit", "sdk"] {
+        let old = folder.join(name);
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(BuildError::file(&old))?;
+        }
+    }
+    for (name, text) in WIT.iter().filter(|(name, _)| name.ends_with(".wit")) {
+        write(&folder.join("wit").join(name), text)?;
+    }
+    for (name, text) in sdk(language).iter().filter(|(name, _)| is_used(name)) {
+        let text = match (language, *name) {
+            (Language::Rust, "Cargo.toml") => standalone(text)?,
+            (Language::Rust, _) => text.replace(CONTRACT_PATHS.0, CONTRACT_PATHS.1),
+            _ => (*text).to_owned(),
+        };
+        write(&folder.join("sdk").join(name), &text)?;
+    }
+    if language == Language::C {
+        // For editors; the build makes its own.
+        fs::create_dir_all(folder.join(".build")).map_err(BuildError::file(folder))?;
+        c::write_bindings(&folder.join(".build"), World::Policy)?;
+    }
+    Ok(())
+}
+
+/// An SDK's own tests are for those who change the SDK.
+fn is_used(name: &str) -> bool {
+    !name.starts_with("test/") && !name.starts_with("tests/")
+}
+
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), BuildError> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(BuildError::file(folder))?;
+    }
+    fs::write(path, text).map_err(BuildError::file(path))
+}
+
+/// A crate's manifest with everything written out that it has from our workspace.
+fn standalone(manifest: &str) -> Result<String, BuildError> {
+    let parse = |text: &str| -> Result<Table, BuildError> {
+        toml::from_str(text).map_err(|error| BuildError::Usage(format!("the Rust SDK's manifest: {error}")))
+    };
+    let (mut crate_, workspace) = (parse(manifest)?, parse(WORKSPACE)?);
+    let inherited = workspace.get("workspace").and_then(Value::as_table).cloned().unwrap_or_default();
+    let of = |name: &str| inherited.get(name).and_then(Value::as_table).cloned().unwrap_or_default();
+    if let Some(package) = crate_.get_mut("package").and_then(Value::as_table_mut) {
+        write_out(package, &of("package"));
+    }
+    if let Some(dependencies) = crate_.get_mut("dependencies").and_then(Value::as_table_mut) {
+        write_out(dependencies, &of("dependencies"));
+    }
+    // Its own tests stay behind, and what they need.
+    crate_.remove("dev-dependencies");
+    crate_.remove("lints");
+    Ok(format!("# The Rust SDK of Pointsman, as `pointsman policy new` wrote it.\n{crate_}"))
+}
+
+/// Replace `key = { workspace = true, … }` by what the workspace says of it.
+fn write_out(table: &mut Table, inherited: &Table) {
+    for (key, value) in table.iter_mut() {
+        let Some(own) = value.as_table().filter(|own| own.contains_key("workspace")) else { continue };
+        let Some(source) = inherited.get(key) else { continue };
+        let more: Table = own.iter().filter(|(key, _)| *key != "workspace").map(clone).collect();
+        *value = match source {
+            Value::Table(source) => Value::Table(source.iter().map(clone).chain(more).collect()),
+            plain if more.is_empty() => plain.clone(),
+            plain => Value::Table([("version".to_owned(), plain.clone())].into_iter().chain(more).collect()),
+        };
+    }
+}
+
+fn clone((key, value): (&String, &Value)) -> (String, Value) {
+    (key.clone(), value.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rust_sdk_stands_on_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        vendor(dir.path(), Language::Rust).unwrap();
+        let manifest = fs::read_to_string(dir.path().join("sdk/Cargo.toml")).unwrap();
+        assert!(!manifest.contains("workspace"), "{manifest}");
+        let guest = fs::read_to_string(dir.path().join("sdk/src/guest.rs")).unwrap();
+        assert!(guest.contains("\"../wit\"") && !guest.contains("../../../wit"), "{guest}");
+        assert!(dir.path().join("wit/policy.wit").exists());
+    }
+}

@@ -1,0 +1,17 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+
+import { configure, fakeFleet, fakeRequest } from "../sdk/testing.js";
+import policy from "../src/policy.js";
+
+const fleet = fakeFleet(["quick", "reader"]);
+
+test("a long prompt goes to the long lane", () => {
+  const advisor = configure(policy, { "long-lane": "reader", "long-tokens": 3 });
+  const advice = advisor.advise(fakeRequest("a prompt of more than three tokens"), fleet);
+  assert.deepEqual(advice.lanes, { tag: "only", val: [1] });
+});
+
+test("a mistake in the configuration is named", () => {
+  assert.throws(() => configure(policy, { "long-lane": 5 }), { tag: "invalid-config", val: "`long-lane` must be a text" });
+});

@@ -1,0 +1,334 @@
+//! The host's functions as track 0.1 has them: what a guest asks, answered by [`HostState`] and noted for records.
+
+use pointsman_domain as domain;
+use serde_json::{Value, json};
+
+use super::bindings::pointsman::policy::{fleet, log, metrics, request, state, types};
+use super::convert::{lane_info, lane_stat, level};
+use crate::host_calls::HostState;
+use crate::reads::bytes;
+use crate::state::StateError;
+
+impl types::Host for HostState {}
+
+impl request::Host for HostState {
+    fn id(&mut self) -> String {
+        let id = HostState::request(self).map_or_else(String::new, |request| request.id().to_owned());
+        self.noted("request.id", id, |id| (vec![], json!(id)))
+    }
+
+    fn model(&mut self) -> String {
+        let model = HostState::request(self).map_or_else(String::new, |request| request.model().to_owned());
+        self.noted("request.model", model, |model| (vec![], json!(model)))
+    }
+
+    fn tenant(&mut self) -> Option<String> {
+        let tenant = HostState::request(self).and_then(|request| request.tenant().map(str::to_owned));
+        self.noted("request.tenant", tenant, |tenant| (vec![], json!(tenant)))
+    }
+
+    fn header(&mut self, name: String) -> Option<String> {
+        let value = HostState::request(self).and_then(|request| request.header(&name).map(str::to_owned));
+        self.noted("request.header", value, |value| (vec![json!(name)], json!(value)))
+    }
+
+    fn field(&mut self, pointer: String, max_bytes: u32) -> types::FieldValue {
+        let value = HostState::field(self, &pointer, max_bytes);
+        self.note("request.field", || (vec![json!(pointer), json!(max_bytes)], json!(value)));
+        match value {
+            domain::FieldValue::Absent => types::FieldValue::Absent,
+            domain::FieldValue::Json(json) => types::FieldValue::Json(json),
+            domain::FieldValue::TooLarge(size) => types::FieldValue::TooLarge(size),
+        }
+    }
+
+    fn messages(&mut self) -> Vec<types::MessageInfo> {
+        let info = |info: domain::MessageInfo| types::MessageInfo {
+            role: match info.role {
+                domain::Role::System => types::Role::System,
+                domain::Role::User => types::Role::User,
+                domain::Role::Assistant => types::Role::Assistant,
+                domain::Role::Tool => types::Role::Tool,
+                domain::Role::Other => types::Role::Other,
+            },
+            text_bytes: info.text_bytes,
+            parts: info.parts,
+            media_parts: info.media_parts,
+        };
+        let messages = HostState::messages(self);
+        self.note("request.messages", || (vec![], json!(messages)));
+        messages.into_iter().map(info).collect()
+    }
+
+    fn text(&mut self, index: u32, offset: u64, max_bytes: u32) -> String {
+        let text = HostState::text(self, index, offset, max_bytes);
+        self.noted("request.text", text, |text| {
+            (vec![json!(index), json!(offset), json!(max_bytes)], json!(text))
+        })
+    }
+
+    fn body(&mut self, offset: u64, max_bytes: u32) -> Vec<u8> {
+        let part = HostState::body(self, offset, max_bytes);
+        self.noted("request.body", part, |part| (vec![json!(offset), json!(max_bytes)], bytes(part)))
+    }
+
+    fn contains(&mut self, needle: String, ignore_case: bool) -> bool {
+        let found = HostState::request(self).is_some_and(|request| request.contains(&needle, ignore_case));
+        self.noted("request.contains", found, |found| (vec![json!(needle), json!(ignore_case)], json!(found)))
+    }
+
+    fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {
+        let hashes = HostState::prefix_hashes(self, block_bytes, max_blocks);
+        self.noted("request.prefix-hashes", hashes, |hashes| {
+            (vec![json!(block_bytes), json!(max_blocks)], json!(hashes))
+        })
+    }
+}
+
+/// Figures and descriptions of lanes stand in every record, so only the questions for them are noted.
+impl fleet::Host for HostState {
+    fn stats(&mut self) -> Vec<types::LaneStat> {
+        self.note("fleet.stats", || (vec![], Value::Null));
+        HostState::stats(self).iter().map(lane_stat).collect()
+    }
+
+    fn stat(&mut self, lane: u32) -> Option<types::LaneStat> {
+        self.note("fleet.stat", || (vec![json!(lane)], Value::Null));
+        HostState::stat(self, lane).map(lane_stat)
+    }
+
+    fn candidates(&mut self) -> Vec<u32> {
+        let candidates = HostState::candidates(self);
+        self.noted("fleet.candidates", candidates, |lanes| (vec![], json!(lanes)))
+    }
+
+    fn info(&mut self, lane: u32) -> Option<types::LaneInfo> {
+        self.note("fleet.info", || (vec![json!(lane)], Value::Null));
+        HostState::info(self, lane).map(lane_info)
+    }
+
+    fn find(&mut self, name: String) -> Option<u32> {
+        let lane = HostState::fleet(self).and_then(|fleet| fleet.topology.find(&name)).map(|lane| lane.0);
+        self.noted("fleet.find", lane, |lane| (vec![json!(name)], json!(lane)))
+    }
+
+    fn with_label(&mut self, key: String, value: String) -> Vec<u32> {
+        let lanes = HostState::with_label(self, &key, &value);
+        self.noted("fleet.with-label", lanes, |lanes| (vec![json!(key), json!(value)], json!(lanes)))
+    }
+}
+
+impl log::Host for HostState {
+    fn write(&mut self, severity: types::Level, message: String) {
+        HostState::log(self, level(severity), &message);
+    }
+
+    fn enabled(&mut self, severity: types::Level) -> bool {
+        HostState::log_enabled(level(severity))
+    }
+}
+
+impl metrics::Host for HostState {
+    fn add(&mut self, name: String, value: u64) {
+        self.shared.figures.add(&name, value);
+    }
+
+    fn record_value(&mut self, name: String, value: u64) {
+        self.shared.figures.record_value(&name, value);
+    }
+}
+
+fn state_error(error: StateError) -> state::StateError {
+    match error {
+        StateError::TooLong => state::StateError::TooLong,
+        StateError::NotACounter => state::StateError::NotACounter,
+    }
+}
+
+impl state::Host for HostState {
+    fn get(&mut self, key: String) -> Option<Vec<u8>> {
+        let value = self.shared.state.get(&key);
+        self.noted("state.get", value, |value| (vec![json!(key)], json!(value.as_deref().map(bytes))))
+    }
+
+    fn put(&mut self, key: String, value: Vec<u8>, ttl_ms: u32) -> Result<(), state::StateError> {
+        let with = self.noting(|| vec![json!(key), bytes(&value), json!(ttl_ms)]);
+        let put = self.shared.state.put(key, &value, ttl_ms);
+        self.note("state.put", || (with.unwrap_or_default(), noted_result(&put)));
+        put.map_err(state_error)
+    }
+
+    fn delete(&mut self, key: String) {
+        self.shared.state.delete(&key);
+        self.note("state.delete", || (vec![json!(key)], Value::Null));
+    }
+
+    fn increment(&mut self, key: String, by: i64, ttl_ms: u32) -> Result<i64, state::StateError> {
+        let with = self.noting(|| vec![json!(key), json!(by), json!(ttl_ms)]);
+        let counted = self.shared.state.increment(key, by, ttl_ms);
+        self.note("state.increment", || (with.unwrap_or_default(), noted_result(&counted)));
+        counted.map_err(state_error)
+    }
+}
+
+/// `{"ok": …}` or `{"error": "too-long"}`.
+fn noted_result<T: serde::Serialize>(result: &Result<T, StateError>) -> Value {
+    match result {
+        Ok(value) => json!({ "ok": value }),
+        Err(StateError::TooLong) => json!({ "error": "too-long" }),
+        Err(StateError::NotACounter) => json!({ "error": "not-a-counter" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+    use std::sync::Arc;
+
+    use domain::{
+        Edit, FieldValue, Figures, FleetView, LaneState, MessageInfo, RequestView, Role, Topology, char_slice,
+    };
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::call::Current;
+    use crate::host_calls::Shared;
+    use crate::metrics::{PolicyFigures, PolicyMetrics};
+
+    /// A request that says "ä secret" and knows one field and one header.
+    #[derive(Debug)]
+    struct Asked;
+
+    impl RequestView for Asked {
+        fn figures(&self) -> Figures {
+            Figures { prompt_tokens: 3, ..Figures::default() }
+        }
+
+        fn id(&self) -> &str {
+            "id-1"
+        }
+
+        fn model(&self) -> &str {
+            "auto"
+        }
+
+        fn tenant(&self) -> Option<&str> {
+            Some("team")
+        }
+
+        fn header(&self, name: &str) -> Option<&str> {
+            (name == "x-class").then_some("batch")
+        }
+
+        fn headers(&self) -> Vec<(&str, &[u8])> {
+            vec![("x-class", b"batch")]
+        }
+
+        fn field(&self, pointer: &str, _: usize) -> FieldValue {
+            if pointer == "/n" { FieldValue::Json("1".to_owned()) } else { FieldValue::Absent }
+        }
+
+        fn messages(&self) -> Vec<MessageInfo> {
+            vec![MessageInfo { role: Role::User, text_bytes: 9, parts: 1, media_parts: 0 }]
+        }
+
+        fn text(&self, _: u32, offset: u64, max_bytes: usize) -> Cow<'_, str> {
+            char_slice("ä secret", offset, max_bytes).into()
+        }
+
+        fn bytes(&self, _: u64, _: usize) -> &[u8] {
+            &[0xff]
+        }
+
+        fn contains(&self, needle: &str, _: bool) -> bool {
+            needle == "secret"
+        }
+
+        fn prefix_hashes(&self, _: usize, _: usize) -> Vec<u64> {
+            vec![u64::MAX]
+        }
+
+        fn edited(&self, _: &[Edit]) -> (Arc<dyn RequestView>, Vec<(Edit, String)>) {
+            (Arc::new(Self), Vec::new())
+        }
+    }
+
+    fn hosted(recorded: bool) -> HostState {
+        let metrics = PolicyMetrics::register(&mut Registry::default());
+        let figures = PolicyFigures::new(&metrics, &domain::PolicyRef::new("p", "1"), &[]);
+        let shared = Shared::new("p".to_owned(), Arc::default(), figures);
+        let mut state = HostState::new(Arc::new(shared), 1 << 20);
+        let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
+        state.begin(Current { request: Some(Arc::new(Asked)), fleet: Arc::new(fleet) }, recorded);
+        state
+    }
+
+    fn ask_everything(state: &mut HostState) {
+        request::Host::id(state);
+        request::Host::model(state);
+        request::Host::tenant(state);
+        request::Host::header(state, "x-class".to_owned());
+        request::Host::field(state, "/n".to_owned(), 9);
+        request::Host::field(state, "/m".to_owned(), 9);
+        request::Host::messages(state);
+        request::Host::text(state, 0, 0, 4);
+        request::Host::body(state, 0, 4);
+        request::Host::contains(state, "secret".to_owned(), true);
+        request::Host::prefix_hashes(state, 64, 1);
+        fleet::Host::stats(state);
+        fleet::Host::stat(state, 3);
+        fleet::Host::candidates(state);
+        fleet::Host::info(state, 3);
+        fleet::Host::find(state, "a".to_owned());
+        fleet::Host::with_label(state, "tier".to_owned(), "gpu".to_owned());
+        state::Host::put(state, "k".to_owned(), b"v".to_vec(), 5).unwrap();
+        state::Host::get(state, "k".to_owned());
+        assert!(state::Host::increment(state, "k".to_owned(), 1, 0).is_err());
+        state::Host::delete(state, "k".to_owned());
+        state::Host::increment(state, "n".to_owned(), 2, 0).unwrap();
+    }
+
+    #[test]
+    fn a_recorded_call_keeps_every_question_with_its_answer() {
+        let mut state = hosted(true);
+        ask_everything(&mut state);
+        let shown = |read: domain::Read| format!("{}{} = {}", read.call, json!(read.with), read.gave);
+        let reads: Vec<String> = state.take_reads().into_iter().map(shown).collect();
+        let expected = [
+            r#"request.id[] = "id-1""#,
+            r#"request.model[] = "auto""#,
+            r#"request.tenant[] = "team""#,
+            r#"request.header["x-class"] = "batch""#,
+            r#"request.field["/n",9] = {"json":"1"}"#,
+            r#"request.field["/m",9] = "absent""#,
+            r#"request.messages[] = [{"role":"user","text-bytes":9,"parts":1,"media-parts":0}]"#,
+            r#"request.text[0,0,4] = "ä s""#,
+            r#"request.body[0,4] = {"hex":"ff"}"#,
+            r#"request.contains["secret",true] = true"#,
+            "request.prefix-hashes[64,1] = [18446744073709551615]",
+            "fleet.stats[] = null",
+            "fleet.stat[3] = null",
+            "fleet.candidates[] = []",
+            "fleet.info[3] = null",
+            r#"fleet.find["a"] = null"#,
+            r#"fleet.with-label["tier","gpu"] = []"#,
+            r#"state.put["k",{"text":"v"},5] = {"ok":null}"#,
+            r#"state.get["k"] = {"text":"v"}"#,
+            r#"state.increment["k",1,0] = {"error":"not-a-counter"}"#,
+            r#"state.delete["k"] = null"#,
+            r#"state.increment["n",2,0] = {"ok":2}"#,
+        ];
+        assert_eq!(reads, expected);
+    }
+
+    #[test]
+    fn other_calls_keep_nothing() {
+        let mut state = hosted(false);
+        ask_everything(&mut state);
+        assert!(state.take_reads().is_empty());
+        let mut state = hosted(true);
+        ask_everything(&mut state);
+        state.end();
+        assert!(state.take_reads().is_empty(), "questions of one call are not shown as another's");
+    }
+}

@@ -1,0 +1,128 @@
+//! What a recorded decision costs: the caller, who only hands it over, and the thread that writes it.
+#![allow(missing_docs, reason = "criterion's macros make public functions")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use pointsman_domain::{
+    Consulted, Decision, Figures, FleetView, LaneInfo, LaneState, Merge, NoLane, OnConflict, PlanLimits,
+    PolicyRef, Read, Topology,
+};
+use pointsman_record::{
+    DecisionRecord, End, Ended, Entry, Key, Mode, QueueLimits, Record, RecordMetrics, Recorder, Redact, Rule,
+    Sample, Settings,
+};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+
+fn fleet(lanes: usize) -> Arc<FleetView> {
+    let lane = |number: usize| LaneInfo {
+        id: pointsman_domain::LaneId(0),
+        name: format!("lane-{number}"),
+        engine: pointsman_domain::EngineKind::Vllm,
+        models: vec!["auto".to_owned()],
+        labels: Vec::new(),
+        max_context: 32768,
+        slots: 4,
+        group: 0,
+        cost_milli: 0,
+    };
+    let topology = Topology::new(1, (0..lanes).map(lane).collect());
+    Arc::new(FleetView::idle(Arc::new(topology), LaneState::Ready))
+}
+
+/// As cortex makes one: a dozen questions, and a prompt of 2 KB read once.
+fn decision(fleet: &FleetView) -> DecisionRecord {
+    let read = |call: &str, gave| Read { call: call.to_owned(), with: vec![json!(0)], gave };
+    let mut reads = vec![read("request.model", json!("auto")), read("request.text", json!("x".repeat(2048)))];
+    reads.extend((0..10).map(|_| read("request.contains", json!(false))));
+    let consulted = Consulted {
+        policy: PolicyRef::new("cortex", "0.1.0"),
+        hook: "on-request".to_owned(),
+        took: Duration::from_micros(9),
+        reads,
+        advice: Some(pointsman_domain::Advice::default()),
+        note: None,
+        dropped: Vec::new(),
+    };
+    DecisionRecord {
+        request_id: "0192f0c1e5a87c3d9b0e6a4f2d1c8b7a".into(),
+        tenant: Some("team-a".into()),
+        model: "auto".into(),
+        now_ms: 1,
+        seed: 2,
+        age: Duration::ZERO,
+        attempt: 0,
+        figures: Figures::default(),
+        topology: fleet.topology.generation(),
+        fleet: Vec::new(),
+        consulted: vec![consulted],
+        merged: Merge::new(fleet, "auto").finish(OnConflict::Refuse),
+        decision: Decision::NoLane(NoLane::AllDown),
+        tries: Vec::new(),
+        end: End { how: Ended::Error, total: Duration::ZERO },
+        outcome: None,
+        request: None,
+    }
+}
+
+fn record(criterion: &mut Criterion) {
+    let redact = Redact {
+        text: Rule::Hash,
+        tenant: Rule::Hash,
+        state: Rule::Keep,
+        headers: Vec::new(),
+        fields: Vec::new(),
+        key: Key::from_secret("bench"),
+    };
+    let settings = |dir: &tempfile::TempDir| Settings {
+        dir: dir.path().to_owned(),
+        mode: Mode::Decisions,
+        sample: Sample::ALL,
+        errors: false,
+        max_size: 64 << 20,
+        keep: 1,
+        queue: QueueLimits { records: 1024, bytes: 16 << 20 },
+        redact: redact.clone(),
+        host: "bench".to_owned(),
+        limits: PlanLimits { max_wait: Duration::from_secs(1), max_steps: 5 },
+    };
+    let fleet = fleet(8);
+    let one = decision(&fleet);
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let metrics = RecordMetrics::register(&mut Registry::default());
+    let (recorder, writer) = Recorder::start(settings(&dir), metrics).expect("it starts");
+    let entry = || Entry { decision: one.clone(), fleet: Arc::clone(&fleet), request: None };
+    criterion.bench_function("is it to be recorded", |bencher| {
+        bencher.iter(|| recorder.interest(black_box("0192f0c1e5a87c3d9b0e6a4f2d1c8b7a")));
+    });
+    criterion.bench_function("hand over, with a queue that is mostly full", |bencher| {
+        bencher.iter_batched(entry, |entry| recorder.record(entry), BatchSize::SmallInput);
+    });
+    criterion.bench_function("hand over, with room in the queue", |bencher| {
+        bencher.iter_custom(|times| {
+            let mut took = Duration::ZERO;
+            for _ in 0..times {
+                let entry = entry();
+                let begun = Instant::now();
+                recorder.record(entry);
+                took += begun.elapsed();
+                // The writer's turn.
+                std::thread::park_timeout(Duration::from_micros(50));
+            }
+            took
+        });
+    });
+    writer.finish(Duration::from_secs(10));
+
+    criterion.bench_function("write one as JSON", |bencher| {
+        let record = Record::Decision(Box::new(DecisionRecord { fleet: fleet.stats.clone(), ..one.clone() }));
+        bencher.iter(|| black_box(&record).to_line());
+    });
+}
+
+criterion_group!(benches, record);
+criterion_main!(benches);

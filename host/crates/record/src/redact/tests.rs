@@ -1,0 +1,255 @@
+use pointsman_domain::{
+    Advice, Edit, FallbackAdvice, FallbackStep, LaneId, Note, PolicyRef, QueueAdvice, Read, Scalar, Triggers,
+};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::tests::made;
+use crate::{DecisionRecord, Record, RequestRecord};
+
+fn rules(text: Rule, tenant: Rule) -> Redact {
+    Redact {
+        text,
+        tenant,
+        state: text,
+        headers: vec!["x-forwarded-for".to_owned()],
+        fields: vec!["/metadata".to_owned(), "/tools/*/function/name".to_owned()],
+        key: Key::from_secret("test"),
+    }
+}
+
+fn redacted(rules: &Redact, body: &Value) -> Value {
+    let mut value = body.clone();
+    rules.json(&mut value, &mut Vec::new());
+    value
+}
+
+#[test]
+fn texts_go_and_structure_stays() {
+    let body = json!({
+        "model": "auto",
+        "stream": true,
+        "temperature": 0.5,
+        "user": "u-17",
+        "metadata": { "ticket": 17 },
+        "messages": [
+            { "role": "user", "content": "hello" },
+            { "role": "a role that is a text", "content": [{ "type": "text", "text": "hello" }] },
+        ],
+        "prompt": [[1, 2, 3], [4]],
+        "tools": [{ "type": "function", "function": { "name": 5, "description": "d" } }],
+        "type": "not at a known place",
+    });
+    let hash = rules(Rule::Hash, Rule::Keep);
+    let hello = hash.mark(Rule::Hash, "hello");
+    assert!(
+        hello.starts_with("redacted:5:") && hello.len() == "redacted:5:".len() + 16 && is_redacted(&hello)
+    );
+    let after = redacted(&hash, &body);
+    assert_eq!(after["messages"][0], json!({ "role": "user", "content": hello }));
+    assert_eq!(
+        after["messages"][1]["content"][0],
+        json!({ "type": "text", "text": hello }),
+        "equal texts are equal"
+    );
+    for (kept, value) in [
+        ("/model", json!("auto")),
+        ("/stream", json!(true)),
+        ("/temperature", json!(0.5)),
+        ("/tools/0/type", json!("function")),
+    ] {
+        assert_eq!(after.pointer(kept), Some(&value));
+    }
+    for gone in [
+        "/user",
+        "/metadata",
+        "/messages/1/role",
+        "/prompt/0",
+        "/prompt/1",
+        "/tools/0/function/name",
+        "/tools/0/function/description",
+        "/type",
+    ] {
+        let value = after.pointer(gone).and_then(Value::as_str).unwrap_or_default();
+        assert!(is_redacted(value), "{gone}: {value}");
+    }
+    let dropped = redacted(&rules(Rule::Drop, Rule::Keep), &body);
+    assert_eq!(dropped["messages"][0]["content"], "redacted:5");
+    assert_eq!(dropped["metadata"], "redacted:13");
+    let kept = redacted(&rules(Rule::Keep, Rule::Keep), &body);
+    assert_eq!(
+        (&kept["user"], &kept["messages"], &kept["prompt"]),
+        (&body["user"], &body["messages"], &body["prompt"])
+    );
+    assert!(is_redacted(kept["metadata"].as_str().unwrap()), "named fields go in any case");
+}
+
+#[test]
+fn hashes_depend_on_the_key() {
+    let of = |secret| {
+        Redact { key: Key::from_secret(secret), ..rules(Rule::Hash, Rule::Keep) }.mark(Rule::Hash, "x")
+    };
+    assert_eq!(of("a"), of("a"));
+    assert_ne!(of("a"), of("b"));
+    assert_ne!(Key::random().unwrap(), Key::random().unwrap());
+    assert_eq!(format!("{:?}", Key::from_secret("a")), "Key");
+}
+
+#[test]
+fn headers_that_sound_like_a_secret_are_never_written() {
+    let nothing = Redact::nothing(Key::from_secret("test"));
+    for (name, rule) in [
+        ("X-Auth-Token", Rule::Hash),
+        ("ocp-apim-subscription-key", Rule::Hash),
+        ("set-cookie", Rule::Hash),
+        ("user-agent", Rule::Keep),
+        ("x-forwarded-for", Rule::Keep),
+    ] {
+        assert_eq!(nothing.header(name), rule, "{name}");
+    }
+    assert_eq!(rules(Rule::Drop, Rule::Keep).header("X-Forwarded-For"), Rule::Drop);
+    let all = Redact { headers: vec!["*".to_owned()], ..nothing };
+    assert_eq!(all.header("user-agent"), Rule::Hash);
+}
+
+#[test]
+fn bodies_that_no_rule_concerns_stay_byte_for_byte() {
+    let body = "{ \"model\":\"auto\",\n\"messages\":[ {\"role\":\"user\",\"content\":\"hi\"} ] }";
+    let with = |rules: &Redact, body: &str| {
+        let request = RequestRecord { headers: Vec::new(), body: Some(body.to_owned()) };
+        let mut record = DecisionRecord { request: Some(request), ..made::plain("a") };
+        rules.apply(&mut record);
+        record.request.unwrap().body.unwrap()
+    };
+    assert_eq!(with(&rules(Rule::Keep, Rule::Keep), body), body);
+    assert!(!with(&rules(Rule::Hash, Rule::Keep), body).contains("hi"));
+    assert!(!with(&rules(Rule::Hash, Rule::Keep), "{ secret, and no JSON").contains("secret"));
+}
+
+#[test]
+fn a_tenant_is_replaced_where_it_is_a_word() {
+    for (text, after) in [
+        ("quota:acme:day", Some("quota:T:day")),
+        ("acme", Some("T")),
+        ("acme acme, acme!", Some("T T, T!")),
+        ("acmeology", None),
+        ("other", None),
+    ] {
+        assert_eq!(replace_word(text, "acme", "T").as_deref(), after, "{text}");
+    }
+}
+
+/// Whatever a request says, at every place where a record may have it.
+#[expect(clippy::too_many_lines, reason = "one record, written out")]
+fn planted(secret: &str, tenant: &str) -> DecisionRecord {
+    let body = json!({
+        "model": "auto",
+        "messages": [{ "role": "user", "content": secret }, { "role": secret, "content": [{ "type": "text", "text": secret }] }],
+        "metadata": { "deep": [[{ "x": secret }]] },
+        "prompt": secret,
+        "tool_choice": { "type": "function", "function": { "name": secret } },
+    });
+    let text = body.to_string();
+    let read = |call: &str, with: Value, gave: Value| Read {
+        call: call.to_owned(),
+        with: with.as_array().cloned().unwrap_or_default(),
+        gave,
+    };
+    let edits = vec![
+        Edit::SetField("/messages/0/content".to_owned(), json!(secret).to_string()),
+        Edit::SetField("/user".to_owned(), format!("{{ {secret}")),
+        Edit::PrependSystem(secret.to_owned()),
+        Edit::ReplaceBody(text.clone()),
+        Edit::SetHeader("x-api-token".to_owned(), secret.to_owned()),
+        Edit::SetHeader("x-tenant".to_owned(), format!("for {tenant}.")),
+    ];
+    let flow = || Some(QueueAdvice { flow: Some(format!("{tenant}/batch")), ..QueueAdvice::default() });
+    let step = FallbackStep { lane: LaneId(0), edits: edits.clone() };
+    let fallback =
+        || Some(FallbackAdvice { on: Triggers::ALL, steps: vec![step.clone()], first_token: None });
+    let note = Note { key: "why".to_owned(), value: Scalar::Text(format!("{tenant}: has a quota")) };
+    let mut record = made::full();
+    record.tenant = Some(tenant.into());
+    if let Some(outcome) = &mut record.outcome {
+        outcome.tenant = Some(tenant.into());
+    }
+    let call = &mut record.consulted[0];
+    call.note = Some(format!("no advice for {tenant}"));
+    call.reads = vec![
+        read("request.text", json!([0, 0, 100]), json!(secret)),
+        read("request.body", json!([0, 100]), json!({ "text": text })),
+        read(
+            "request.field",
+            json!(["/messages/0/content", 100]),
+            json!({ "json": json!(secret).to_string() }),
+        ),
+        read("request.field", json!(["", 100]), json!({ "json": text })),
+        read(
+            "request.field",
+            json!(["/metadata/deep", 100]),
+            json!({ "json": body["metadata"]["deep"].to_string() }),
+        ),
+        read("request.header", json!(["x-forwarded-for"]), json!(secret)),
+        read("request.tenant", json!([]), json!(tenant)),
+        read("request.prefix-hashes", json!([1, 4]), json!([4711])),
+        read("state.get", json!([format!("quota:{tenant}")]), json!({ "text": secret })),
+        read("state.put", json!(["k", { "text": secret }, 0]), json!({ "ok": null })),
+        read("request.of-a-later-contract", json!([]), json!([{ "x": secret }])),
+    ];
+    call.advice = Some(Advice {
+        queue: flow(),
+        fallback: fallback(),
+        edits: edits.clone(),
+        notes: vec![note.clone()],
+        ..Advice::default()
+    });
+    let mut again = call.clone();
+    let retry = FallbackStep { lane: LaneId(0), edits: edits.clone() };
+    again.note = Some(serde_json::to_string(&pointsman_domain::Recovery::Retry(retry)).unwrap());
+    record.consulted.push(again);
+    record.merged.queue = flow();
+    record.merged.fallback = fallback();
+    record.merged.edits = edits;
+    record.merged.notes = vec![(PolicyRef::new("p", "1"), note)];
+    if let pointsman_domain::Decision::Route(plan) = &mut record.decision {
+        plan.flow = Some(tenant.to_owned());
+        plan.steps[0].edits = vec![Edit::PrependSystem(secret.to_owned())];
+    }
+    record.request = Some(RequestRecord {
+        headers: vec![
+            ("x-session-id".to_owned(), secret.to_owned()),
+            ("x-team".to_owned(), tenant.to_owned()),
+        ],
+        body: Some(text),
+    });
+    record
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_is_kept_back_reaches_the_line(
+        secret in "SECRET[a-z0-9 \"\\\\\n\u{e9}]{4,40}",
+        tenant in "TENANT[a-z0-9-]{1,20}[a-z0-9]",
+        drop in any::<bool>(),
+    ) {
+        let rule = if drop { Rule::Drop } else { Rule::Hash };
+        let mut record = planted(&secret, &tenant);
+        let before = Record::Decision(Box::new(record.clone())).to_line().unwrap();
+        prop_assert!(String::from_utf8_lossy(&before).matches("SECRET").count() >= 20, "the test plants them");
+        rules(rule, rule).apply(&mut record);
+        let line = String::from_utf8(Record::Decision(Box::new(record)).to_line().unwrap()).unwrap();
+        prop_assert!(!line.contains("SECRET"), "{line}");
+        prop_assert!(!line.contains("TENANT"), "{line}");
+        prop_assert!(!line.contains("4711"), "hashes of single bytes are the text: {line}");
+    }
+
+    #[test]
+    fn no_record_is_too_odd(mut record in made::decision(), secret in any::<String>()) {
+        let rules = Redact { key: Key::from_secret(&secret), ..rules(Rule::Hash, Rule::Hash) };
+        rules.apply(&mut record);
+        let once = record.clone();
+        prop_assert!(Record::Decision(Box::new(record)).to_line().is_ok());
+        prop_assert_eq!(once.fleet.len(), 1);
+    }
+}

@@ -1,0 +1,90 @@
+pub(crate) mod made;
+mod writing;
+
+use std::io::BufReader;
+
+use proptest::prelude::*;
+
+use self::made::{decision, topology};
+use super::*;
+
+fn read(text: &[u8]) -> Vec<Result<Record, String>> {
+    records(BufReader::new(text)).map(|record| record.map_err(|error| error.to_string())).collect()
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_can_be_read(decision in decision(), topology in topology()) {
+        let topology = Record::Topology(TopologyRecord {
+            host: "0.1.0".to_owned(),
+            generation: topology.generation(),
+            lanes: topology.lanes().to_vec(),
+            limits: made::limits(),
+        });
+        let decision = Record::Decision(Box::new(decision));
+        let lines = [topology.to_line().unwrap(), decision.to_line().unwrap()].concat();
+        prop_assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 2, "one line each");
+        prop_assert_eq!(read(&lines), [Ok(topology), Ok(decision)]);
+    }
+
+    #[test]
+    fn a_torn_end_is_no_error(decision in decision(), part in 0.0f64..1.0) {
+        let line = Record::Decision(Box::new(decision)).to_line().unwrap();
+        let cut = (line.len() as f64 * part) as usize;
+        let text = [line.as_slice(), &line[..cut]].concat();
+        let whole = 1 + usize::from(cut + 1 == line.len());
+        let found = read(&text);
+        prop_assert_eq!(found.len(), whole);
+        prop_assert!(found.iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn no_input_makes_the_reader_fail(text: Vec<u8>, line in "\\{\"v\":1,\"kind\":\"(decision|topology)\".*") {
+        read(&text);
+        read(line.as_bytes());
+    }
+
+    #[test]
+    fn weights_are_near_what_is_written(decision in decision()) {
+        let written = Record::Decision(Box::new(decision.clone())).to_line().unwrap().len();
+        let weight = decision.weight();
+        prop_assert!(weight > written / 10, "{weight} for {written} bytes");
+    }
+}
+
+#[test]
+fn bad_lines_are_named_and_do_not_end_the_file() {
+    let good = Record::Decision(Box::new(made::plain("a"))).to_line().unwrap();
+    let text = [
+        b"not json\n".as_slice(),
+        br#"{"v":1,"kind":"from-the-future","x":1}"#,
+        b"\n\n",
+        br#"{"v":2,"kind":"decision"}"#,
+        b"\n",
+        br#"{"v":1,"kind":"decision"}"#,
+        b"\n",
+        &good,
+    ]
+    .concat();
+    let found = read(&text);
+    let errors: Vec<&String> = found.iter().filter_map(|record| record.as_ref().err()).collect();
+    assert!(errors[0].starts_with("line 1: is no decision record"), "{errors:?}");
+    assert_eq!(errors[1], "line 4: has version 2, and this program reads 1; use a newer one");
+    assert!(errors[2].starts_with("line 5: is no decision record: missing field"), "{errors:?}");
+    assert_eq!((found.len(), found[3].is_ok()), (4, true));
+}
+
+/// Files that older hosts wrote are read for ever.
+#[test]
+fn the_format_is_kept() {
+    let kept = include_bytes!("tests/v1.jsonl");
+    let found: Vec<Record> = records(kept.as_slice()).map(Result::unwrap).collect();
+    let lines: Vec<u8> = found.iter().flat_map(|record| record.to_line().unwrap()).collect();
+    assert_eq!(String::from_utf8(lines).unwrap(), String::from_utf8_lossy(kept));
+    let [Record::Topology(topology), Record::Decision(decision)] = found.as_slice() else {
+        panic!("{found:?}")
+    };
+    assert_eq!((topology.generation, topology.lanes[0].name.as_str()), (3, "coder"));
+    assert_eq!((decision.topology, decision.end.how), (3, Ended::FellBack));
+    assert_eq!(**decision, made::full());
+}

@@ -1,0 +1,164 @@
+//! `[records]`: decision records, off unless a folder is named.
+
+use std::path::Path;
+
+use pointsman_domain::PlanLimits;
+use pointsman_record::{Key, Mode, QueueLimits, Redact, Rule, Sample, Settings};
+
+use super::reader::Section;
+use super::secret;
+
+/// Headers that name people, by default.
+const PERSONAL: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
+
+/// What is recorded; `None` for nothing, or on a mistake.
+pub(super) fn read(section: Section<'_>, folder: &Path, limits: PlanLimits) -> Option<Settings> {
+    let max_body = bytes(&section, "max-body", 64 << 10, 32 << 20);
+    let modes = [("decisions", Mode::Decisions), ("full", Mode::Full { max_body: to_usize(max_body) })];
+    let mode = section.word("mode", &modes, Mode::Decisions);
+    let sample = section.parsed("sample", Sample::parse).unwrap_or(Sample::ALL);
+    let errors = section.flag("errors", true);
+    let max_size = bytes(&section, "max-size", 64 << 20, 1 << 40);
+    let keep = section.number("keep", 0..=10_000, 9);
+    let queue = read_queue(section.section("queue"));
+    let redact = read_redact(section.section("redact"), folder);
+    let dir = section.text("dir");
+    if dir.is_none() && (section.has("mode") || section.has("sample") || section.has("redact")) {
+        section.mistake(
+            "dir",
+            "is missing; write the folder for the records, for example `dir = \"records\"`, or leave [records] out",
+        );
+    }
+    section.report_unknown();
+    let dir = folder.join(dir.filter(|dir| !dir.is_empty())?);
+    let host = env!("CARGO_PKG_VERSION").to_owned();
+    Some(Settings { dir, mode, sample, errors, max_size, keep, queue, redact: redact?, host, limits })
+}
+
+fn read_queue(section: Section<'_>) -> QueueLimits {
+    let records = section.number("records", 1..=100_000, 1024);
+    let bytes = to_usize(bytes(&section, "memory", 16 << 20, 16 << 30));
+    section.report_unknown();
+    QueueLimits { records, bytes }
+}
+
+fn read_redact(section: Section<'_>, folder: &Path) -> Option<Redact> {
+    let rules = [("keep", Rule::Keep), ("hash", Rule::Hash), ("drop", Rule::Drop)];
+    let names = |key, default: &[&str]| {
+        section.texts(key).unwrap_or_else(|| default.iter().map(|&name| name.to_owned()).collect())
+    };
+    let fields = names("fields", &[]);
+    if let Some(field) = fields.iter().find(|field| !field.starts_with('/')) {
+        section.mistake(
+            "fields",
+            format!(
+                "\"{field}\" is no JSON Pointer; write for example \"/metadata\" or \"/messages/*/name\""
+            ),
+        );
+    }
+    let headers = names("headers", &PERSONAL).iter().map(|name| name.to_ascii_lowercase()).collect();
+    let key = match secret(&section, "key-env", "key-file", folder) {
+        Some(secret) => Some(Key::from_secret(&secret)),
+        None => Key::random()
+            .map_err(|error| {
+                section.wrong(format!("needs a key, and the system gives no random one: {error}"))
+            })
+            .ok(),
+    };
+    let redact = Redact {
+        text: section.word("text", &rules, Rule::Hash),
+        tenant: section.word("tenant", &rules, Rule::Keep),
+        state: section.word("state", &rules, Rule::Keep),
+        headers,
+        fields,
+        key: key?,
+    };
+    section.report_unknown();
+    Some(redact)
+}
+
+/// A size that is more than nothing.
+fn bytes(section: &Section<'_>, key: &'static str, default: u64, most: u64) -> u64 {
+    let size = section.bytes(key).unwrap_or(default);
+    if !(1..=most).contains(&size) {
+        section.mistake(key, format!("must be from \"1B\" to \"{}MiB\"", most >> 20));
+    }
+    size
+}
+
+fn to_usize(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::super::reader::Mistakes;
+    use super::*;
+
+    fn parse(source: &str) -> (Option<Settings>, Vec<String>) {
+        let mistakes = Mistakes::new(source);
+        let (document, _) = toml::de::DeTable::parse_recoverable(source);
+        let limits = PlanLimits { max_wait: Duration::from_secs(1), max_steps: 5 };
+        let root = Section::root(&mistakes, document.get_ref());
+        let settings = read(root.section("records"), Path::new("/conf"), limits);
+        (settings, mistakes.into_sorted().iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn nothing_is_recorded_unless_a_folder_is_named() {
+        assert!(matches!(parse(""), (None, mistakes) if mistakes.is_empty()));
+        assert!(matches!(parse("[records]\ndir = \"\""), (None, mistakes) if mistakes.is_empty()));
+        let (settings, mistakes) = parse("[records]\ndir = \"r\"");
+        let settings = settings.unwrap();
+        assert!(mistakes.is_empty() && settings.dir == Path::new("/conf/r"), "{mistakes:?}");
+        assert_eq!((settings.mode, settings.sample, settings.errors), (Mode::Decisions, Sample::ALL, true));
+        assert_eq!((settings.max_size, settings.keep), (64 << 20, 9));
+        assert_eq!(settings.queue, QueueLimits { records: 1024, bytes: 16 << 20 });
+        let redact = settings.redact;
+        assert_eq!((redact.text, redact.tenant, redact.state), (Rule::Hash, Rule::Keep, Rule::Keep));
+        assert_eq!(
+            (redact.headers, redact.fields),
+            (PERSONAL.map(str::to_owned).to_vec(), Vec::<String>::new())
+        );
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let (settings, mistakes) = parse(
+            "[records]\ndir = \"/r\"\nmode = \"full\"\nsample = \"0.5%\"\nerrors = false\nmax-size = \"1MiB\"\nkeep = 0\n\
+             max-body = \"1KiB\"\nqueue = { records = 7, memory = \"2MiB\" }\n\
+             redact = { text = \"drop\", tenant = \"hash\", state = \"hash\", headers = [\"X-User\"], fields = [\"/user\"] }",
+        );
+        let settings = settings.unwrap();
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert_eq!((settings.mode, settings.errors), (Mode::Full { max_body: 1024 }, false));
+        assert_eq!(settings.sample, Sample::parse("0.5%").unwrap());
+        assert_eq!((settings.max_size, settings.keep), (1 << 20, 0));
+        assert_eq!(settings.queue, QueueLimits { records: 7, bytes: 2 << 20 });
+        let redact = settings.redact;
+        assert_eq!((redact.text, redact.tenant, redact.state), (Rule::Drop, Rule::Hash, Rule::Hash));
+        assert_eq!((redact.headers, redact.fields), (vec!["x-user".to_owned()], vec!["/user".to_owned()]));
+    }
+
+    #[test]
+    fn mistakes_say_what_to_write() {
+        for (source, part) in [
+            ("sample = \"half\"", "records.sample: \"half\" is no share; write per cent"),
+            ("mode = \"all\"", "records.mode: there is no \"all\"; write \"decisions\" or \"full\""),
+            ("max-size = \"0B\"", "records.max-size: must be from \"1B\""),
+            ("queue = { records = 0 }", "records.queue.records: `0` is not from 1"),
+            ("redact = { text = \"no\" }", "records.redact.text: there is no \"no\""),
+            ("redact = { fields = [\"user\"] }", "\"user\" is no JSON Pointer; write for example"),
+            ("redact = { key-env = \"NOT_SET_ANYWHERE\" }", "`NOT_SET_ANYWHERE` is not set"),
+            ("retain = 1", "records.retain: is not a key here"),
+        ] {
+            let (_, mistakes) = parse(&format!("[records]\ndir = \"r\"\n{source}"));
+            assert!(mistakes.iter().any(|mistake| mistake.contains(part)), "{source}: {mistakes:?}");
+        }
+        let (_, mistakes) = parse("[records]\nmode = \"full\"");
+        assert!(mistakes[0].starts_with("records.dir: is missing"), "{mistakes:?}");
+    }
+}

@@ -1,0 +1,123 @@
+// Teams have home lanes; code and long prompts have lanes of their own; all else goes where it starts soonest.
+
+#include "pointsman.h"
+
+static pm_text_map teams;
+static pm_text code_lane, long_lane;
+static uint32_t long_tokens;
+static pm_lanes lanes;
+
+static bool configure(pm_text json, pm_error *error) {
+  pm_config config = pm_config_parse(json, error);
+  teams = pm_config_text_map(&config, "teams");
+  code_lane = pm_config_text(&config, "code-lane");
+  long_tokens = (uint32_t)pm_config_integer(&config, "long-tokens", 8000, 1, UINT32_MAX);
+  long_lane = pm_config_text(&config, "long-lane");
+  return pm_config_end(&config);
+}
+
+/// A lane that a request should go to, which rule says so, and why.
+typedef struct {
+  const char *name;
+  pm_text lane;
+  pm_text why;
+} rule;
+
+enum { HOME, CODE, LONG, RULES };
+
+/// Does the rule of that number apply?
+static bool applies(int number, const pm_context *context, rule *found) {
+  switch (number) {
+    case HOME: {
+      pm_text tenant = pm_tenant();
+      pm_text home = pm_is_some(tenant) ? pm_text_map_get(&teams, tenant) : PM_NO_TEXT;
+      *found = (rule){"home", home, pm_format("the home of %t", tenant)};
+      return pm_is_some(home);
+    }
+    case CODE:
+      *found = (rule){"code", code_lane, pm_literal("the prompt has code in it")};
+      return pm_is_some(code_lane) && pm_contains("```", false);
+    default:
+      *found = (rule){"long", long_lane,
+                      pm_format("the prompt is longer than %u tokens", (uint64_t)long_tokens)};
+      return pm_is_some(long_lane) && context->prompt_tokens > long_tokens;
+  }
+}
+
+/// The first rule whose lane can serve. Lanes of rules that cannot are named in `passed_over`.
+static bool choose(const pm_context *context, pm_lane_list candidates, rule *chosen, pm_lane *lane,
+                   pm_text *passed_over) {
+  for (int number = 0; number < RULES; number++) {
+    if (!applies(number, context, chosen) || !pm_find(&lanes, context, chosen->lane, lane)) continue;
+    if (!pm_lanes_have(candidates.ptr, candidates.len, *lane)) continue;
+    pm_stat stat;
+    if (!pm_stat_of(*lane, &stat)) continue;
+    bool is_down = stat.state == POINTSMAN_POLICY_TYPES_LANE_STATE_DOWN;
+    if (!is_down && stat.state != POINTSMAN_POLICY_TYPES_LANE_STATE_DRAINING) return true;
+    *passed_over = pm_format("%t, and %t cannot serve", *passed_over, chosen->lane);
+    pm_count("passed-over", 1);
+    if (pm_log_enabled(POINTSMAN_POLICY_TYPES_LEVEL_DEBUG)) {
+      const char *state = is_down ? "down" : "draining";
+      pm_log(POINTSMAN_POLICY_TYPES_LEVEL_DEBUG, pm_format("passed over %t, which is %s", chosen->lane, state));
+    }
+  }
+  return false;
+}
+
+/// A whole number of at most nine digits.
+static bool integer(pm_text text, int32_t *number) {
+  bool has_sign = text.len > 0 && (text.ptr[0] == '-' || text.ptr[0] == '+');
+  size_t begin = has_sign ? 1 : 0;
+  if (!pm_is_some(text) || text.len - begin < 1 || text.len - begin > 9) return false;
+  *number = 0;
+  for (size_t at = begin; at < text.len; at++) {
+    if (text.ptr[at] < '0' || text.ptr[at] > '9') return false;
+    *number = *number * 10 + (text.ptr[at] - '0');
+  }
+  if (text.ptr[0] == '-') *number = -*number;
+  return true;
+}
+
+static void prioritize(pm_advice *advice) {
+  int32_t priority;
+  if (!integer(pm_header("x-priority"), &priority)) return;
+  pm_priority(advice, priority < -10 ? -10 : priority > 10 ? 10 : priority);
+  // What can wait holds up nobody else's work.
+  if (priority < 0) pm_switching(advice, POINTSMAN_POLICY_TYPES_SWITCHING_WHEN_IDLE);
+}
+
+static bool advise(const pm_context *context, pm_advice *advice, pm_error *error) {
+  (void)error;
+  pm_lane_list candidates = pm_candidates();
+  pm_text passed_over = pm_literal(""), why = pm_literal("the shortest wait and the warmest cache");
+  rule chosen;
+  pm_lane lane;
+  bool found = choose(context, candidates, &chosen, &lane, &passed_over);
+  if (found) {
+    pm_only(advice, &lane, 1);
+    why = pm_format("%t: %t", chosen.lane, chosen.why);
+  } else {
+    const pm_weight weights[] = {{POINTSMAN_POLICY_TYPES_METRIC_EST_WAIT, 700},
+                                 {POINTSMAN_POLICY_TYPES_METRIC_CACHED_TOKENS, 300}};
+    pm_blend(advice, weights, sizeof weights / sizeof *weights);
+  }
+  pm_because(advice, pm_format("%t%t", why, passed_over));
+  pm_note_text(advice, "rule", pm_literal(found ? chosen.name : "blend"));
+  pm_note_int(advice, "prompt-tokens", context->prompt_tokens);
+
+  pm_lane *others = pm_alloc(candidates.len * sizeof *others);
+  size_t count = 0;
+  for (size_t at = 0; at < candidates.len; at++) {
+    if (!found || candidates.ptr[at] != lane) others[count++] = candidates.ptr[at];
+  }
+  pm_fall_back_to(advice, others, count);
+  prioritize(advice);
+  return true;
+}
+
+const pm_policy pm_self = {
+    .name = "team-lanes",
+    .version = "0.1.0",
+    .configure = configure,
+    .advise = advise,
+};

@@ -1,0 +1,12 @@
+// As much of the C library as the bindings use.
+#ifndef POINTSMAN_STDLIB_H
+#define POINTSMAN_STDLIB_H
+
+#include <stddef.h>
+
+void *malloc(size_t size);
+void *realloc(void *old, size_t size);
+void free(void *place);
+_Noreturn void abort(void);
+
+#endif

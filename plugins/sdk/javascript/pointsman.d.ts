@@ -1,0 +1,266 @@
+// Types of the SDK, for TypeScript and for editors. The data is described in wit/types.wit; names are in camelCase here.
+
+export type LaneId = number;
+export type Endpoint = "chat-completions" | "completions" | "responses" | "embeddings" | "other";
+export type LaneState = "unloaded" | "starting" | "ready" | "degraded" | "draining" | "down";
+export type EngineKind = "vllm" | "llama-cpp" | "external" | "other";
+export type Role = "system" | "user" | "assistant" | "tool" | "other";
+export type Level = "trace" | "debug" | "info" | "warn" | "error";
+export type SwitchingAdvice = "never" | "when-idle" | "allow";
+export type OnTimeout = "reject" | "fall-back";
+export type TryResult =
+  | "ok" | "queue-timeout" | "connect-error" | "overloaded" | "server-error" | "engine-restart" | "first-token-timeout"
+  | "client-gone" | "other";
+export type Metric =
+  | "slots-free" | "queue" | "kv-free" | "est-wait" | "ready-in" | "ttft" | "decode-speed" | "cached-tokens" | "error-rate"
+  | "cost";
+
+export interface Context {
+  readonly nowMs: number;
+  /** Exact: the host gives seeds below 2^53. */
+  readonly seed: number;
+  readonly topology: number;
+  readonly ageUs: number;
+  readonly budgetUs: number;
+  readonly attempt: number;
+  readonly endpoint: Endpoint;
+  readonly streaming: boolean;
+  readonly bodyBytes: number;
+  readonly promptTokens: number;
+  readonly maxOutputTokens: number;
+  readonly messages: number;
+  readonly hasTools: boolean;
+  readonly hasMedia: boolean;
+  readonly hasGrammar: boolean;
+}
+
+export interface MessageInfo {
+  readonly role: Role;
+  readonly textBytes: number;
+  readonly parts: number;
+  readonly mediaParts: number;
+}
+
+export type FieldValue =
+  | { readonly tag: "absent" }
+  | { readonly tag: "json"; readonly val: string }
+  | { readonly tag: "too-large"; readonly val: number };
+
+export interface LaneInfo {
+  readonly id: LaneId;
+  readonly name: string;
+  readonly engine: EngineKind;
+  readonly models: string[];
+  readonly labels: [string, string][];
+  readonly maxContext: number;
+  readonly slots: number;
+  readonly group: number;
+  readonly costMilli: number;
+}
+
+export interface LaneStat {
+  readonly id: LaneId;
+  readonly state: LaneState;
+  readonly running: number;
+  readonly waiting: number;
+  readonly queued: number;
+  readonly slotsFree: number;
+  readonly kvUsed: number;
+  readonly errors: number;
+  readonly ttftP50Ms: number;
+  readonly ttftP99Ms: number;
+  readonly decodeTps: number;
+  readonly estWaitMs: number;
+  readonly readyInMs: number;
+  readonly displaces: number;
+  readonly cachedTokens: number;
+  readonly staleMs: number;
+}
+
+/** The request that is being decided. Every function asks the host. */
+export interface RequestView {
+  id(): string;
+  model(): string;
+  tenant(): string | null;
+  header(name: string): string | null;
+  field(pointer: string, maxBytes: number): FieldValue;
+  messages(): MessageInfo[];
+  text(index: number, offset: number, maxBytes: number): string;
+  body(offset: number, maxBytes: number): Uint8Array;
+  contains(needle: string, ignoreCase: boolean): boolean;
+  /** Rounded to what a number can hold: good for comparing with one another, not with hashes made elsewhere. */
+  prefixHashes(blockBytes: number, maxBlocks: number): number[];
+}
+
+/** All lanes, as one snapshot for the length of a call. */
+export interface FleetView {
+  /** About 11 microseconds per lane; prefer `blend`, or `stat` of a single lane. */
+  stats(): LaneStat[];
+  stat(lane: LaneId): LaneStat | null;
+  candidates(): LaneId[];
+  info(lane: LaneId): LaneInfo | null;
+  find(name: string): LaneId | null;
+  withLabel(key: string, value: string): LaneId[];
+}
+
+export interface Host {
+  readonly request: RequestView;
+  readonly fleet: FleetView;
+  readonly log: { write(level: Level, message: string): void; enabled(level: Level): boolean };
+  readonly metrics: { add(name: string, value: number): void; recordValue(name: string, value: number): void };
+  /** `put` and `increment` throw `"full"`, `"too-long"` or `"not-a-counter"`. */
+  readonly state: {
+    get(key: string): Uint8Array | null;
+    put(key: string, value: Uint8Array, ttlMs: number): void;
+    delete(key: string): void;
+    increment(key: string, by: number, ttlMs: number): number;
+  };
+}
+
+/** One question of the host. */
+export interface Call extends Host {
+  readonly context: Context;
+}
+
+export interface Failure {
+  readonly lane: LaneId;
+  readonly what: TryResult;
+  readonly status: number;
+  readonly sentBytes: number;
+  readonly elapsedMs: number;
+  readonly triesLeft: number;
+}
+
+export interface Outcome {
+  readonly requestId: string;
+  readonly tenant: string | null;
+  readonly model: string;
+  readonly lane: LaneId;
+  readonly topology: number;
+  readonly ended: TryResult;
+  readonly tries: number;
+  readonly queueMs: number;
+  readonly ttftMs: number;
+  readonly totalMs: number;
+  readonly promptTokens: number;
+  readonly cachedTokens: number;
+  readonly outputTokens: number;
+}
+
+export type Recovery =
+  | { tag: "planned" }
+  | { tag: "retry"; val: FallbackStep }
+  | { tag: "give-up"; val: Rejection };
+
+export interface LaneWish {
+  lane: LaneId;
+  wish: "load" | "release" | "keep";
+  forMs: number;
+}
+
+/** What a policy's `configure` makes: asked about requests and, in the world `full-policy`, told of what came of them. */
+export interface Advisor {
+  advise(call: Call): Advice;
+  recover?(call: Call, failed: Failure): Recovery;
+  observe?(nowMs: number, done: Outcome[], host: Host): void;
+  tick?(nowMs: number, seed: number, host: Host): LaneWish[];
+}
+
+/** A policy: the default export of its module. */
+export interface Policy {
+  name: string;
+  version: string;
+  hints?: string[];
+  /** `json` is the operator's configuration, `{}` where there is none. Throws `invalidConfig(…)` where it does not fit. */
+  configure(json: string, host: Host): Advisor;
+}
+
+export type Edit = { tag: string; val: unknown };
+
+export interface FallbackStep {
+  lane: LaneId;
+  edits: Edit[];
+}
+
+export interface Rejection {
+  status: number;
+  code: string;
+  message: string;
+  retryAfterS: number | null;
+}
+
+export interface Triggers {
+  queueTimeout: boolean;
+  connectError: boolean;
+  overloaded: boolean;
+  serverError: boolean;
+  engineRestart: boolean;
+  firstTokenTimeout: boolean;
+}
+
+export class Advice {
+  private constructor();
+  because(why: string): this;
+  note(key: string, value: boolean | number | string): this;
+  hint(key: string, value: boolean | number | string): this;
+  withPriority(priority: number): this;
+  inFlow(flow: string): this;
+  waitingAtMost(ms: number, onTimeout?: OnTimeout): this;
+  fallingBackTo(
+    lanes: (LaneId | FallbackStep)[],
+    options?: { on?: Partial<Triggers>; firstTokenMs?: number | null },
+  ): this;
+  withSwitching(switching: SwitchingAdvice): this;
+  editing(...changes: Edit[]): this;
+}
+
+export function any(): Advice;
+export function only(lanes: Iterable<LaneId>): Advice;
+export function avoid(lanes: Iterable<LaneId>): Advice;
+export function ordered(lanes: Iterable<LaneId>): Advice;
+export function scores(pairs: Iterable<[LaneId, number]>): Advice;
+export function blend(weights: Partial<Record<Metric, number>>): Advice;
+export function reject(status: number, code: string, message: string, options?: { retryAfterS?: number | null }): Advice;
+
+export const edits: {
+  setModel(model: string): Edit;
+  capOutputTokens(tokens: number): Edit;
+  setField(pointer: string, value: unknown): Edit;
+  removeField(pointer: string): Edit;
+  prependSystem(text: string): Edit;
+  keepLastMessages(count: number): Edit;
+  setHeader(name: string, value: string): Edit;
+  removeHeader(name: string): Edit;
+};
+
+export class PolicyError extends Error {
+  readonly tag: "invalid-config" | "unsupported" | "other";
+}
+export function invalidConfig(message: string): PolicyError;
+export function unsupported(message: string): PolicyError;
+
+export class Config {
+  static parse(json: string): Config;
+  text(key: string): string | null;
+  text(key: string, otherwise: string): string;
+  flag(key: string): boolean | null;
+  flag(key: string, otherwise: boolean): boolean;
+  integer(key: string, otherwise?: null, bounds?: { from?: number; to?: number }): number | null;
+  integer(key: string, otherwise: number, bounds?: { from?: number; to?: number }): number;
+  texts(key: string): string[] | null;
+  texts(key: string, otherwise: string[]): string[];
+  textMap(key: string): Map<string, string>;
+  section(key: string): Config;
+  /** Refuses keys that nobody has read. */
+  end(): void;
+}
+
+export class Lanes {
+  find(call: Call, name: string): LaneId | null;
+}
+
+export class Random {
+  constructor(seed: number | bigint);
+  next(): bigint;
+  below(n: number): number;
+}

@@ -1,0 +1,28 @@
+// Randomness from the request's seed. `Math.random()` is frozen when a component is built: every instance would draw the
+// same numbers. This is splitmix64, the same in all of Pointsman's SDKs.
+
+const STEP = 0x9e3779b97f4a7c15n;
+const MASK = 0xffffffffffffffffn;
+
+/** Numbers that follow from a seed: the same seed, the same numbers, in every language. */
+export class Random {
+  #state;
+
+  constructor(seed) {
+    this.#state = BigInt(seed) & MASK;
+  }
+
+  /** 64 random bits, as a BigInt. */
+  next() {
+    this.#state = (this.#state + STEP) & MASK;
+    let bits = this.#state;
+    bits = ((bits ^ (bits >> 30n)) * 0xbf58476d1ce4e5b9n) & MASK;
+    bits = ((bits ^ (bits >> 27n)) * 0x94d049bb133111ebn) & MASK;
+    return bits ^ (bits >> 31n);
+  }
+
+  /** A whole number from 0 to `n` - 1; 0 where `n` is 0. `n` is at most 2^32. */
+  below(n) {
+    return Number(((this.next() >> 32n) * BigInt(n)) >> 32n);
+  }
+}

@@ -1,0 +1,132 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+
+import { Config, Lanes, Random, any, blend, edits, only, reject, scores, unsupported } from "../pointsman.js";
+import { configure, fakeFleet, fakeRequest } from "../testing.js";
+
+const fleet = fakeFleet(["alpha", { name: "beta", labels: { tier: "cheap" } }]);
+
+/** A policy that answers with what `advise` says. */
+const policy = (advise, more = {}) => ({ name: "p", version: "1", configure: () => ({ advise, ...more }) });
+
+test("the same numbers follow from a seed as in all SDKs", () => {
+  const random = new Random(1234567);
+  assert.deepEqual(
+    [random.next(), random.next(), random.next()],
+    [6457827717110365317n, 3203168211198807973n, 9817491932198370423n],
+  );
+  assert.deepEqual([1, 2, 3].map(() => new Random(42).below(6)), [4, 4, 4]);
+  assert.equal(new Random(1).below(0), 0);
+});
+
+test("advice has the fields of the contract's record, and nothing else", () => {
+  const advice = only([1])
+    .because("so").note("count", 3).note("sure", true).hint("h", "x").withPriority(5).inFlow("f").waitingAtMost(100, "reject")
+    .fallingBackTo([0, { lane: 1, edits: [edits.capOutputTokens(5)] }], { on: { overloaded: true }, firstTokenMs: 9 })
+    .withSwitching("never").editing(edits.setField("/a", { b: 1 }), edits.setHeader("x", "y"));
+  assert.deepEqual({ ...advice }, {
+    reject: null,
+    lanes: { tag: "only", val: [1] },
+    switching: "never",
+    queue: { priority: 5, flow: "f", maxWaitMs: 100, onTimeout: "reject" },
+    fallback: {
+      on: { queueTimeout: false, connectError: false, overloaded: true, serverError: false, engineRestart: false,
+        firstTokenTimeout: false },
+      steps: [{ lane: 0, edits: [] }, { lane: 1, edits: [{ tag: "cap-output-tokens", val: 5 }] }],
+      firstTokenMs: 9,
+    },
+    edits: [{ tag: "set-field", val: ["/a", '{"b":1}'] }, { tag: "set-header", val: ["x", "y"] }],
+    notes: [
+      { key: "why", value: { tag: "text", val: "so" } },
+      { key: "count", value: { tag: "int", val: 3 } },
+      { key: "sure", value: { tag: "flag", val: true } },
+    ],
+    hints: [{ key: "h", value: { tag: "text", val: "x" } }],
+  });
+  assert.throws(() => any().note("half", 0.5), /`half`/);
+  assert.deepEqual(blend({ "est-wait": 7 }).lanes, { tag: "blend", val: [{ metric: "est-wait", weight: 7 }] });
+  assert.deepEqual(scores(new Map([[1, 900]])).lanes.val, [{ lane: 1, score: 900 }]);
+  assert.deepEqual(reject(429, "slow_down", "later", { retryAfterS: 3 }).reject,
+    { status: 429, code: "slow_down", message: "later", retryAfterS: 3 });
+});
+
+test("mistakes in the configuration are named", () => {
+  const read = (config) => {
+    config.text("name");
+    config.integer("count", 1, { from: 1, to: 9 });
+    config.flag("on");
+    config.texts("list");
+    config.textMap("map");
+    const inner = config.section("inner");
+    inner.flag("deep");
+    inner.end();
+    config.end();
+  };
+  for (const [json, message] of [
+    ["{", "the configuration is no JSON"],
+    ["[]", "the configuration must be an object"],
+    ['{"other": 1}', "there is no key `other`"],
+    ['{"name": 5}', "`name` must be a text"],
+    ['{"name": null}', "`name` must be a text"],
+    ['{"count": 10}', "`count` must be a whole number from 1 to 9"],
+    ['{"count": 1.5}', "`count` must be a whole number from 1 to 9"],
+    ['{"on": "yes"}', "`on` must be true or false"],
+    ['{"list": ["a", 5]}', "`list` must be a list of texts"],
+    ['{"map": {"a": 5}}', "`map.a` must be a text"],
+    ['{"inner": {"shallow": true}}', "there is no key `inner.shallow`"],
+    ['{"inner": []}', "`inner` must be an object"],
+  ]) {
+    assert.throws(() => read(Config.parse(json)), { tag: "invalid-config", message });
+  }
+  read(Config.parse('{"name": "", "count": 9, "on": false, "list": [], "map": {}, "inner": {"deep": true}}'));
+});
+
+test("what is thrown becomes the contract's error", () => {
+  const thrown = (advise) => {
+    try {
+      configure(policy(advise)).advise(fakeRequest("hi"), fleet);
+    } catch (error) {
+      return error;
+    }
+    return null;
+  };
+  assert.deepEqual(thrown(() => { throw unsupported("no media"); }), { tag: "unsupported", val: "no media" });
+  assert.deepEqual(thrown(() => { throw { tag: "out-of-budget" }; }), { tag: "out-of-budget" });
+  assert.deepEqual(thrown(() => undefined.x).tag, "other");
+});
+
+test("lanes are asked for once per topology", () => {
+  let asked = 0;
+  const lanes = new Lanes();
+  const call = (topology) => ({ context: { topology }, fleet: { find: (name) => { asked += 1; return name === "a" ? 0 : null; } } });
+  for (const topology of [1, 1, 2]) {
+    assert.equal(lanes.find(call(topology), "a"), 0);
+    assert.equal(lanes.find(call(topology), "b"), null);
+  }
+  assert.equal(asked, 4);
+});
+
+test("the fakes answer as the contract says", () => {
+  let seen;
+  const advisor = configure(policy((call) => { seen = call; return any(); }));
+  advisor.advise(fakeRequest("héllo FN main", { headers: { "X-A": "1" }, tenant: "t" }), fleet);
+  const { request, fleet: lanes, context } = seen;
+  assert.equal(context.promptTokens, 4);
+  assert.equal(request.header("x-a"), "1");
+  assert.equal(request.text(0, 2, 4), "llo");
+  assert.equal(request.text(9, 0, 4), "");
+  assert.ok(request.contains("fn main", true) && !request.contains("fn main", false));
+  assert.deepEqual(request.field("/messages/0/role", 10), { tag: "json", val: '"user"' });
+  assert.deepEqual(request.field("/messages/0/content", 2).tag, "too-large");
+  assert.deepEqual(request.field("/nothing", 2), { tag: "absent" });
+  assert.deepEqual(lanes.withLabel("tier", "cheap"), [1]);
+  assert.deepEqual(lanes.candidates(), [0, 1]);
+  assert.equal(lanes.stat(7), null);
+});
+
+test("hooks that a policy does not have do nothing", () => {
+  const advisor = configure(policy(any));
+  assert.deepEqual(advisor.recover(fakeRequest("hi"), fleet, {}), { tag: "planned" });
+  assert.deepEqual(advisor.tick(0, 0), []);
+  assert.equal(advisor.observe(0, []), undefined);
+});

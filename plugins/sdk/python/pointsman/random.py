@@ -1,0 +1,26 @@
+"""Randomness from the request's seed.
+
+Python's own `random` is frozen when a component is built: every instance would draw the same numbers. This is splitmix64, the
+same in all of Pointsman's SDKs.
+"""
+
+_MASK = (1 << 64) - 1
+
+
+class Random:
+    """Numbers that follow from a seed: the same seed, the same numbers, in every language."""
+
+    def __init__(self, seed: int) -> None:
+        self._state = seed & _MASK
+
+    def next(self) -> int:
+        """64 random bits."""
+        self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
+        bits = self._state
+        bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _MASK
+        return bits ^ (bits >> 31)
+
+    def below(self, n: int) -> int:
+        """A whole number from 0 to `n` - 1; 0 where `n` is 0. `n` is at most 2^32."""
+        return ((self.next() >> 32) * n) >> 32

@@ -1,0 +1,220 @@
+"""Requests and fleets for tests that run natively. They answer as the contract says that a host does.
+
+The contract's types come from `sdk/bindings`, which has to be on the path: `PYTHONPATH=sdk:sdk/bindings:src python -m unittest`.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+from wit_world.imports import types
+
+from .policy import Call, Policy
+
+
+@dataclass
+class FakeLane:
+    """A lane; `info` and `stat` are fields of the contract's records that the test needs."""
+
+    name: str
+    state: types.LaneState = types.LaneState.READY
+    models: Optional[List[str]] = None
+    info: Dict[str, Any] = field(default_factory=dict)
+    stat: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class FakeFleet:
+    """All lanes. One that is only a name answers to it and to `auto`."""
+
+    lanes: List[Union[str, FakeLane]]
+    topology: int = 1
+
+    def all(self) -> List[FakeLane]:
+        return [FakeLane(lane) if isinstance(lane, str) else lane for lane in self.lanes]
+
+
+@dataclass
+class FakeRequest:
+    """A chat request of these messages (role and text), or of one text."""
+
+    content: Union[str, List[Tuple[str, str]]]
+    model: str = "auto"
+    headers: Dict[str, str] = field(default_factory=dict)
+    tenant: Optional[str] = None
+    context: Dict[str, Any] = field(default_factory=dict)
+
+    def messages(self) -> List[Tuple[str, str]]:
+        return [("user", self.content)] if isinstance(self.content, str) else self.content
+
+    def body(self) -> Dict[str, Any]:
+        return {"model": self.model, "messages": [{"role": r, "content": text} for r, text in self.messages()]}
+
+
+class Tested:
+    """A policy that is configured and can be asked."""
+
+    def __init__(self, policy: Policy, config: Any = None) -> None:
+        self.advisor = policy.configure(json.dumps({} if config is None else config))
+        self.lines: List[Tuple[types.Level, str]] = []
+        self.counted: Dict[str, int] = {}
+        self._state = _State()
+
+    def call(self, request: FakeRequest, fleet: FakeFleet) -> Call:
+        """The question that the host would ask."""
+        log = _Log(self.lines)
+        return Call(_context(request, fleet), _Request(request), _Fleet(fleet, request.model), log,
+                    _Metrics(self.counted), self._state)
+
+    def advise(self, request: FakeRequest, fleet: FakeFleet) -> types.Advice:
+        """The policy's advice, or its error."""
+        return self.advisor.advise(self.call(request, fleet))
+
+
+def _context(request: FakeRequest, fleet: FakeFleet) -> types.Context:
+    prompt = sum(len(text.encode()) for _, text in request.messages())
+    given: Dict[str, Any] = dict(
+        now_ms=0, seed=0, topology=fleet.topology, age_us=0, budget_us=5_000, attempt=0,
+        endpoint=types.Endpoint.CHAT_COMPLETIONS, streaming=False, body_bytes=len(json.dumps(request.body())),
+        prompt_tokens=-(-prompt // 4), max_output_tokens=0, messages=len(request.messages()), has_tools=False,
+        has_media=False, has_grammar=False,
+    )
+    return types.Context(**{**given, **request.context})
+
+
+class _Request:
+    def __init__(self, request: FakeRequest) -> None:
+        self._request = request
+
+    def id(self) -> str:
+        return "test"
+
+    def model(self) -> str:
+        return self._request.model
+
+    def tenant(self) -> Optional[str]:
+        return self._request.tenant
+
+    def header(self, name: str) -> Optional[str]:
+        known = self._request.headers.items()
+        return next((value for key, value in known if key.lower() == name.lower()), None)
+
+    def field(self, pointer: str, max_bytes: int) -> types.FieldValue:
+        value: Any = self._request.body()
+        for step in pointer.split("/")[1:]:
+            step = step.replace("~1", "/").replace("~0", "~")
+            try:
+                value = value[int(step)] if isinstance(value, list) else value[step]
+            except (KeyError, IndexError, TypeError, ValueError):
+                return types.FieldValue_Absent()
+        text = json.dumps(value)
+        size = len(text.encode())
+        return types.FieldValue_TooLarge(size) if size > max_bytes else types.FieldValue_Json(text)
+
+    def messages(self) -> List[types.MessageInfo]:
+        return [types.MessageInfo(types.Role[role.upper()], len(text.encode()), 1, 0)
+                for role, text in self._request.messages()]
+
+    def text(self, index: int, offset: int, max_bytes: int) -> str:
+        messages = self._request.messages()
+        text = messages[index][1].encode() if index < len(messages) else b""
+        # Shortened inwards to character boundaries, as the contract says.
+        return text[offset:offset + max_bytes].decode(errors="ignore")
+
+    def body(self, offset: int, max_bytes: int) -> bytes:
+        return json.dumps(self._request.body()).encode()[offset:offset + max_bytes]
+
+    def contains(self, needle: str, ignore_case: bool) -> bool:
+        def fold(text: str) -> bytes:
+            return text.encode().lower() if ignore_case else text.encode()
+
+        return any(fold(needle) in fold(text) for _, text in self._request.messages())
+
+    def prefix_hashes(self, block_bytes: int, max_blocks: int) -> List[int]:
+        text = "".join(text for _, text in self._request.messages()).encode()
+        hashes: List[int] = []
+        value = 0xCBF29CE484222325
+        for at, byte in enumerate(text, 1):
+            value = ((value ^ byte) * 0x100000001B3) & ((1 << 64) - 1)
+            if block_bytes and at % block_bytes == 0 and len(hashes) < max_blocks:
+                hashes.append(value)
+        return hashes
+
+
+class _Fleet:
+    def __init__(self, fleet: FakeFleet, model: str) -> None:
+        self._lanes = fleet.all()
+        self._model = model
+
+    def stats(self) -> List[types.LaneStat]:
+        return [self._stat(lane) for lane in range(len(self._lanes))]
+
+    def stat(self, lane: int) -> Optional[types.LaneStat]:
+        return self._stat(lane) if lane < len(self._lanes) else None
+
+    def candidates(self) -> List[int]:
+        return [id for id in range(len(self._lanes)) if self._model in self._info(id).models]
+
+    def info(self, lane: int) -> Optional[types.LaneInfo]:
+        return self._info(lane) if lane < len(self._lanes) else None
+
+    def find(self, name: str) -> Optional[int]:
+        return next((id for id, lane in enumerate(self._lanes) if lane.name == name), None)
+
+    def with_label(self, key: str, value: str) -> List[int]:
+        return [id for id in range(len(self._lanes)) if (key, value) in self._info(id).labels]
+
+    def _info(self, id: int) -> types.LaneInfo:
+        lane = self._lanes[id]
+        models = lane.models if lane.models is not None else [lane.name, "auto"]
+        given = dict(id=id, name=lane.name, engine=types.Engine.VLLM, models=models, labels=[], max_context=0,
+                     slots=4, group=0, cost_milli=0)
+        return types.LaneInfo(**{**given, **lane.info})
+
+    def _stat(self, id: int) -> types.LaneStat:
+        lane = self._lanes[id]
+        given = dict(id=id, state=lane.state, running=0, waiting=0, queued=0, slots_free=4, kv_used=0, errors=0,
+                     ttft_p50_ms=0, ttft_p99_ms=0, decode_tps=0, est_wait_ms=0, ready_in_ms=0, displaces=0,
+                     cached_tokens=0, stale_ms=0)
+        return types.LaneStat(**{**given, **lane.stat})
+
+
+class _Log:
+    def __init__(self, lines: List[Tuple[types.Level, str]]) -> None:
+        self._lines = lines
+
+    def write(self, level: types.Level, message: str) -> None:
+        self._lines.append((level, message))
+
+    def enabled(self, _level: types.Level) -> bool:
+        return True
+
+
+class _Metrics:
+    def __init__(self, counted: Dict[str, int]) -> None:
+        self._counted = counted
+
+    def add(self, name: str, value: int) -> None:
+        self._counted[name] = self._counted.get(name, 0) + value
+
+    record_value = add
+
+
+class _State:
+    """Nothing expires here: a test that needs that takes a state of its own."""
+
+    def __init__(self) -> None:
+        self._stored: Dict[str, Any] = {}
+
+    def get(self, key: str) -> Optional[bytes]:
+        return self._stored.get(key)
+
+    def put(self, key: str, value: bytes, _ttl_ms: int) -> None:
+        self._stored[key] = value
+
+    def delete(self, key: str) -> None:
+        self._stored.pop(key, None)
+
+    def increment(self, key: str, by: int, _ttl_ms: int) -> int:
+        self._stored[key] = self._stored.get(key, 0) + by
+        return self._stored[key]
