@@ -11,10 +11,10 @@
 //!
 //! With `--timeline` after `--`, what the engines do is printed, too.
 
+mod shared;
 #[path = "turns/world.rs"]
 mod world;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,11 +24,9 @@ use pointsman_domain::{
     Step, Switching, Topology, Trace, Triggers,
 };
 use pointsman_openai::{Head, Request};
-use pointsman_policy::{
-    CaseRequest, ChainSpec, Policies, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
-};
-use prometheus_client::registry::Registry;
+use pointsman_policy::{Policies, PolicySpec, RuntimeSettings};
 
+use self::shared::{load, policies, policy_dir};
 use self::world::{Asker, Discipline, Outcome, run, s};
 
 const ORCHESTRATOR: LaneId = LaneId(0);
@@ -106,26 +104,12 @@ fn as_asked(lane: LaneId, asker: &Asker, _: &Arc<FleetView>, _: Duration) -> Pla
     }
 }
 
-fn policies() -> Arc<Policies> {
-    let settings = RuntimeSettings { warm_instances: 1, ..RuntimeSettings::default() };
-    let runtime = Runtime::new(settings).expect("wasmtime runs here");
-    let mut spec =
-        PolicySpec::new("cortex", Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/cortex"));
+fn cortex() -> Arc<Policies> {
+    let policies = policies(RuntimeSettings { warm_instances: 1, ..RuntimeSettings::default() });
+    let mut spec = PolicySpec::new("cortex", policy_dir("cortex"));
     spec.settings.deadline = Some(s(1));
-    let metrics = PolicyMetrics::register(&mut Registry::default());
-    let policies = Policies::new(&runtime, &metrics, Box::new(facts_of)).expect("there are threads");
-    policies.apply(ChainSpec { policies: vec![spec], ..ChainSpec::default() });
-    assert_eq!(policies.status()[0].state, "active", "{:?}", policies.status());
+    load(&policies, vec![spec]);
     policies
-}
-
-fn facts_of(case: &CaseRequest) -> Result<Facts, String> {
-    let headers = case.headers.iter();
-    let headers = headers.filter_map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?)));
-    let head = Head { id: "case".into(), tenant: None, headers: headers.collect() };
-    let request = Request::parse(case.endpoint, case.body.get().to_owned().into(), head)
-        .map_err(|error| error.to_string())?;
-    Ok(Facts { request: Arc::new(request), now_ms: 1, seed: 1, age: Duration::ZERO, attempt: 0 })
 }
 
 fn advised(chain: &dyn Advisor, lane: LaneId, view: &Arc<FleetView>, now: Duration) -> Plan {
@@ -210,7 +194,7 @@ fn print_table(title: &str, rows: &[Vec<String>]) {
 
 fn main() {
     let timeline = std::env::args().any(|argument| argument == "--timeline");
-    let (topology, policies) = (topology(), policies());
+    let (topology, policies) = (topology(), cortex());
     let chain = policies.slot().load_full();
     let patient = Rules { queue: QueueLimits { per_lane: 1000, total: 1000 }, ..Rules::default() };
     let at_once = Rules { residence: 0, linger: 0, ..patient };

@@ -33,6 +33,12 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
         .args(["--", "--noplot", "--quiet"]))?;
     println!("== the same work in turns: first come first served, the dispatcher's rules, the cortex policy");
     run(cargo(root)?.args(["bench", "--package", "pointsman", "--bench", "turns", "--quiet"]))?;
+    println!("== policies: in four languages, in chains, at once, tried out, swapped");
+    let fresh = target_dir()?.join("guests").join("fresh");
+    crate::guests::build_all(root, &fresh)?;
+    run(cargo(root)?
+        .args(["bench", "--package", "pointsman", "--bench", "policies", "--quiet"])
+        .env("POINTSMAN_FRESH_GUESTS", &fresh))?;
     println!("== the whole: one engine that answers at once, on this machine");
     whole(root)
 }

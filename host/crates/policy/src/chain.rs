@@ -203,6 +203,8 @@ pub(crate) fn ask(
             tracing::debug!(policy = %version.reference, request = id, "{} dropped: {}", dropped.what, dropped.reason);
             left_out.push(format!("{}: {}", dropped.what, dropped.reason));
         }
+        // This host has no experimental settings; whoever sets some may want to know that.
+        advice.hints.iter().for_each(|_| version.figures().dropped("hint"));
         if !advice.edits.is_empty() {
             let (edited, refused) = facts.request.edited(&advice.edits);
             for (edit, reason) in refused {

@@ -199,13 +199,14 @@ impl Policies {
 
     /// Look for changes in the policies' folders, and take them up.
     pub fn look(&self) -> Vec<(String, Change)> {
-        let changed: Vec<PolicySpec> = {
+        let known: Vec<(PolicySpec, Option<Stamp>)> = {
             let shelf = self.shelf();
-            let differs = |policy: &&PolicySpec| {
-                shelf.places.get(&policy.name).is_none_or(|kept| kept.stamp != Stamp::of(&policy.dir))
-            };
-            shelf.spec.policies.iter().filter(differs).cloned().collect()
+            let stamp = |policy: &PolicySpec| Some(shelf.places.get(&policy.name)?.stamp.clone());
+            shelf.spec.policies.iter().map(|policy| (policy.clone(), stamp(policy))).collect()
         };
+        // Without the lock: a mount that hangs must not hold up whoever wants to go back.
+        let differs = |(policy, stamp): &(PolicySpec, Option<Stamp>)| *stamp != Some(Stamp::of(&policy.dir));
+        let changed: Vec<PolicySpec> = known.into_iter().filter(differs).map(|(policy, _)| policy).collect();
         if changed.is_empty() {
             return Vec::new();
         }

@@ -29,8 +29,10 @@ pub use self::load_error::LoadError;
 const DEADLINE: Duration = Duration::from_millis(5);
 /// No deadline is longer: a call holds up a worker of the runtime.
 const LONGEST_DEADLINE: Duration = Duration::from_millis(100);
-/// What a call should take at most where neither operator nor manifest says.
-const BUDGET: Duration = Duration::from_micros(250);
+/// What a call should take at most where neither operator nor manifest says: this part of its deadline, ...
+const BUDGET_SHARE: u32 = 10;
+/// ... and not less than this, which leaves a compiled policy ample room.
+const LEAST_BUDGET: Duration = Duration::from_micros(250);
 /// Deadline for making an instance, start code and `configure` included, and for hooks that no request waits for.
 const UNHURRIED_DEADLINE: Duration = Duration::from_millis(50);
 /// Memory of an instance where neither operator nor manifest says.
@@ -167,7 +169,10 @@ impl Version {
             allow: manifest.allow(),
             config: settings.config.to_string(),
             limits: CallLimits { deadline, memory, result: MOST_RESULT },
-            budget: settings.budget.or(asked.budget).unwrap_or(BUDGET),
+            budget: settings
+                .budget
+                .or(asked.budget)
+                .unwrap_or_else(|| (deadline / BUDGET_SHARE).max(LEAST_BUDGET)),
             most_calls: asked.calls.unwrap_or(CALLS).max(1),
             manifest: Arc::clone(manifest),
             settings: settings.clone(),
