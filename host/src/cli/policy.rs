@@ -95,7 +95,7 @@ pub(crate) struct Bench {
     /// Calls of each measurement.
     #[arg(long, value_name = "N", default_value = "5000", value_parser = calls)]
     pub(crate) calls: usize,
-    /// Ask about this body (JSON) instead of those of the golden cases.
+    /// Ask about this chat request (JSON, the body) instead of those of the golden cases.
     #[arg(long, value_name = "FILE")]
     pub(crate) body: Option<PathBuf>,
     /// With these lanes instead of those of the golden cases: JSON as a case's `fleet`.

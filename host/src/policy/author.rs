@@ -17,11 +17,8 @@ use crate::{config, facts};
 
 /// A policy that no host would load.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {error}", .dir)]
-pub(crate) struct CannotLoad {
-    dir: String,
-    error: LoadError,
-}
+#[error("{0}")]
+pub(crate) struct CannotLoad(String);
 
 /// Make the folder of a new policy.
 pub(super) fn new(parent: &Path, name: &str, language: Language) -> Result<()> {
@@ -118,7 +115,11 @@ fn load(dir: &Path, cache_dir: Option<std::path::PathBuf>) -> Result<Workbench> 
 
 fn cannot_load(dir: &Path) -> impl FnOnce(LoadError) -> CannotLoad {
     let dir = dir.display().to_string();
-    move |error| CannotLoad { dir, error }
+    move |error| {
+        let what = error.to_string();
+        // Most name a file in it.
+        CannotLoad(if what.starts_with(&dir) { what } else { format!("{dir}: {what}") })
+    }
 }
 
 fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pointsman_domain::{Facts, FleetView, Trace};
+use pointsman_domain::{Endpoint, Facts, FleetView, Trace};
 use serde_json::value::RawValue;
 
 use crate::bundle::Bundle;
@@ -44,7 +44,7 @@ pub struct BenchPlan {
     pub calls: usize,
     /// Numbers of lanes; each is a measurement. Without any, there is one with the lanes as they are.
     pub lanes: Vec<usize>,
-    /// The body of all requests, instead of those of the golden cases.
+    /// The body of a chat request to ask about, instead of the requests of the golden cases.
     pub body: Option<Box<RawValue>>,
     /// The lanes, instead of those of the golden cases.
     pub fleet: Option<CaseFleet>,
@@ -197,6 +197,7 @@ impl Workbench {
         for sample in &mut samples {
             if let Some(body) = &plan.body {
                 sample.request.body.clone_from(body);
+                sample.request.endpoint = Endpoint::ChatCompletions;
             }
             if let Some(fleet) = &plan.fleet {
                 sample.fleet.clone_from(fleet);
