@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::FAKE_ENGINE;
+use crate::clients::prepared;
 
 /// Run `pointsman policy …` where compiled policies are kept in a folder of its own: exit code, standard output and error.
 fn policy(arguments: &[&str]) -> (i32, String, String) {
@@ -240,4 +241,28 @@ fn a_new_policy_has_a_folder_that_says_what_comes_next() {
     assert!(code == 2 && err.contains("there are rust, javascript, python and c"), "{err}");
     let (code, _, err) = policy(&["test", text(&parent.join("mine"))]);
     assert!(code == 78 && err.contains("policy.wasm is missing"), "{err}");
+}
+
+/// With the one tool that JavaScript needs, which is found beside the policy.
+#[test]
+fn a_new_policy_is_built_tested_and_timed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, _, err) = policy(&["new", "mine", "--lang", "javascript", "--dir", text(dir.path())]);
+    assert_eq!(code, 0, "{err}");
+    let folder = dir.path().join("mine");
+    let modules = prepared("POINTSMAN_NODE", "node").join("node_modules");
+    std::os::unix::fs::symlink(modules, folder.join("node_modules")).unwrap();
+    let (code, out, err) = policy(&["build", text(&folder), "--verbose"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.starts_with(text(&folder.join("policy.wasm"))) && out.contains(" MiB, built in "), "{out}");
+    assert!(err.contains("componentize-qjs"), "{err}");
+    let (code, out, err) = policy(&["test", text(&folder)]);
+    assert!(code == 0 && out.ends_with("4 golden cases, all as they should be\n"), "{out}{err}");
+
+    // A mistake in the source is said with its place, and what was built before stays.
+    let before = fs::read(folder.join("policy.wasm")).unwrap();
+    fs::write(folder.join("src/policy.js"), "export default {{{").unwrap();
+    let (code, _, err) = policy(&["build", text(&folder)]);
+    assert!(code == 1 && err.contains("policy.js"), "{err}");
+    assert_eq!(fs::read(folder.join("policy.wasm")).unwrap(), before);
 }

@@ -247,3 +247,39 @@ impl Workbench {
         LoadError::File { file: self.cases_file().display().to_string(), what }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_times_that_were_measured() {
+        let of = |times: &[u64], percent| {
+            let times = times.iter().map(|time| Duration::from_micros(*time)).collect();
+            Measured { times, ..Measured::default() }.percentile(percent)
+        };
+        let us = |time| Some(Duration::from_micros(time));
+        assert_eq!(of(&[], 50), None);
+        assert_eq!([50, 99, 100].map(|percent| of(&[7], percent)), [us(7); 3]);
+        let hundred: Vec<u64> = (1..=100).collect();
+        assert_eq!([0, 50, 99, 100].map(|percent| of(&hundred, percent)), [us(1), us(50), us(99), us(100)]);
+        assert_eq!([50, 99].map(|percent| of(&[1, 2, 3], percent)), [us(2), us(3)]);
+    }
+
+    #[test]
+    fn a_fleet_of_any_size_is_made_of_the_lanes_of_a_case() {
+        let case = || {
+            let request: CaseRequest = serde_json::from_str(REQUEST).unwrap();
+            Case::of(request, serde_json::from_str(FLEET).unwrap())
+        };
+        let names = |lanes: Option<usize>| {
+            let view = case().view(lanes);
+            let lanes = view.topology.lanes();
+            assert!(lanes.iter().all(|lane| lane.models == ["auto"]) && view.stats.len() == lanes.len());
+            lanes.iter().map(|lane| lane.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(None), ["a", "b"]);
+        assert_eq!(names(Some(1)), ["a"]);
+        assert_eq!(names(Some(5)), ["a", "b", "a-2", "b-2", "a-3"]);
+    }
+}
