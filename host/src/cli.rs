@@ -21,7 +21,7 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Check a configuration, and load its policies, without starting anything.
     Check(Check),
-    /// Look after the policies of a running host.
+    /// Write policies, and look after those of a running host.
     #[command(subcommand)]
     Policy(policy::Policy),
     /// Make a lane for vLLM of an env file, a Dockerfile or a compose file, and print it.

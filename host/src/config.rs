@@ -280,7 +280,7 @@ pub(crate) fn secret(
 }
 
 /// Where compiled policies are kept when the configuration does not say: the user's cache folder.
-fn default_cache() -> Option<PathBuf> {
+pub(crate) fn default_cache() -> Option<PathBuf> {
     let cache =
         env_folder("XDG_CACHE_HOME").or_else(|| env_folder("HOME").map(|home| home.join(".cache")))?;
     Some(cache.join("pointsman").join("policies"))

@@ -21,16 +21,17 @@ use pointsman_policy::CompileOrders;
 
 use crate::cli::{Cli, Command, CompilePolicy};
 
-/// Exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
+/// Exit code for a configuration, or a policy, that cannot be used (`EX_CONFIG` of sysexits.h).
 const BAD_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let done = |()| ExitCode::SUCCESS;
     let result = match cli.command {
-        Command::Serve(serve) => app::serve(&serve),
-        Command::Check(check) => check::check(&check),
+        Command::Serve(serve) => app::serve(&serve).map(done),
+        Command::Check(check) => check::check(&check).map(done),
         Command::Policy(command) => policy::policy(command),
-        Command::ImportEnv(options) => import::import_env(&options),
+        Command::ImportEnv(options) => import::import_env(&options).map(done),
         Command::Keeper => return pointsman_fleet::keeper_main(std::io::stdin()),
         Command::CompilePolicy(CompilePolicy { memory, cpu, parent }) => {
             let orders = CompileOrders { memory, cpu, parent };
@@ -38,17 +39,16 @@ fn main() -> ExitCode {
         }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "the one place where the program says why it ends")]
             {
                 eprintln!("{error:#}");
             }
-            if error.is::<config::ConfigError>() || error.is::<check::BadPolicies>() {
-                ExitCode::from(BAD_CONFIG)
-            } else {
-                ExitCode::FAILURE
-            }
+            let bad_config = error.is::<config::ConfigError>()
+                || error.is::<check::BadPolicies>()
+                || error.is::<policy::CannotLoad>();
+            if bad_config { ExitCode::from(BAD_CONFIG) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -1,18 +1,29 @@
-//! `pointsman policy …`: what operators ask of a running host.
+//! `pointsman policy …`: what authors do with a policy's folder, and what operators ask of a running host.
 
+mod author;
 mod client;
+mod report;
 mod table;
+
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use http::Method;
 use serde_json::{Value, json};
 
+pub(crate) use self::author::CannotLoad;
+use self::author::print as print_text;
 use self::client::Host;
 use crate::cli::policy::{Asked, OfOne, Policy};
 
 /// Carry out one of the commands.
-pub(crate) fn policy(command: Policy) -> Result<()> {
+pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
     match command {
+        Policy::New { name, lang, dir } => author::new(&dir, &name, lang),
+        Policy::Build { dir, verbose } => author::build(&dir, verbose),
+        Policy::Test(options) => return author::test(&options),
+        Policy::Bench(options) => author::bench(&options),
+        Policy::Sign { dir, key } => author::sign(&dir, &key),
         Policy::List(asked) => listed(&asked, Method::GET, "/policies"),
         Policy::Reload(asked) => listed(&asked, Method::POST, "/reload"),
         Policy::Show(OfOne { name, asked }) => {
@@ -23,7 +34,8 @@ pub(crate) fn policy(command: Policy) -> Result<()> {
         Policy::Promote { of, version } => ordered(&of, "promote", version),
         Policy::Disable(of) => ordered(&of, "disable", None),
         Policy::Enable(of) => ordered(&of, "enable", None),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn listed(asked: &Asked, method: Method, path: &str) -> Result<()> {
@@ -47,11 +59,7 @@ fn ask(asked: &Asked, method: Method, path: &str, body: Option<Value>) -> Result
 }
 
 fn print(asked: &Asked, value: &Value, shown: impl Fn(&Value) -> String) -> Result<()> {
-    let text = if asked.json { format!("{value:#}\n") } else { shown(value) };
-    #[expect(clippy::print_stdout, reason = "this is what the command was asked for")]
-    {
-        print!("{text}");
-    }
+    print_text(&if asked.json { format!("{value:#}\n") } else { shown(value) });
     Ok(())
 }
 

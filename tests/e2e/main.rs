@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod admin;
+mod author;
 mod captures;
 mod chaos;
 mod check;
 mod clients;
+mod compat;
 mod languages;
 mod middleware;
 mod openai;

@@ -9,7 +9,6 @@ pub(super) fn of(policies: &[Value]) -> String {
     if policies.is_empty() {
         return "no policies: the built-in rule decides\n".to_owned();
     }
-    let now = now_ms();
     let mut rows = vec![["NAME", "STATE", "VERSION", "WEIGHT", "ON-ERROR", "NOTES"].map(str::to_owned)];
     rows.extend(policies.iter().map(|policy| {
         let cell = |key: &str| match &policy[key] {
@@ -19,7 +18,7 @@ pub(super) fn of(policies: &[Value]) -> String {
         };
         let [name, state, version, weight, on_error] =
             ["name", "state", "version", "weight", "on_error"].map(cell);
-        [name, state, version, weight, on_error, notes(policy, now).join("; ")]
+        [name, state, version, weight, on_error, notes(policy).join("; ")]
     }));
     aligned(&rows)
 }
@@ -35,7 +34,7 @@ pub(super) fn details(policy: &Value) -> String {
 }
 
 /// What an operator should see at a glance.
-fn notes(policy: &Value, now: u64) -> Vec<String> {
+fn notes(policy: &Value) -> Vec<String> {
     let mut notes = Vec::new();
     let error = &policy["error"];
     if let Some(what) = error.as_str().or(error["what"].as_str()) {
@@ -48,8 +47,8 @@ fn notes(policy: &Value, now: u64) -> Vec<String> {
         let mode = trial["mode"].as_str().unwrap_or("on trial");
         notes.push(format!("{} as {}{share}", clean(version), clean(mode)));
     }
-    if let Some(until) = policy["probation"]["until_ms"].as_u64() {
-        notes.push(format!("on probation, which ends {}", moment(until, now)));
+    if let Some(left) = policy["probation"]["left_ms"].as_u64() {
+        notes.push(format!("on probation for another {}", span(left)));
     }
     let aside: Vec<String> = policy["set_aside"]
         .as_array()
@@ -64,7 +63,7 @@ fn notes(policy: &Value, now: u64) -> Vec<String> {
 }
 
 /// Columns with two blanks between them. The last one is as long as it likes.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for row in rows {
@@ -106,10 +105,11 @@ fn on_one_line(fields: &Map<String, Value>, now: u64) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-/// A value by itself. Moments are numbers whose keys say so.
+/// A value by itself. Moments and spans are numbers whose keys say so.
 fn field(key: &str, value: &Value, now: u64) -> String {
     match value.as_u64() {
-        Some(at) if ["since_ms", "until_ms", "at_ms"].contains(&key) => moment(at, now),
+        Some(at) if ["since_ms", "at_ms"].contains(&key) => moment(at, now),
+        Some(left) if key == "left_ms" => span(left),
         _ => scalar(value),
     }
 }
@@ -123,19 +123,24 @@ fn scalar(value: &Value) -> String {
 }
 
 /// What a policy says may hold anything; a terminal gets none of its commands.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// How far away a moment is.
-fn moment(at: u64, now: u64) -> String {
-    let seconds = at.abs_diff(now) / 1000;
-    let far = match seconds {
+/// A time in the unit that suits it.
+fn span(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),
         7200..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} days", seconds / 86_400),
-    };
+    }
+}
+
+/// How far away a moment is.
+fn moment(at: u64, now: u64) -> String {
+    let far = span(at.abs_diff(now));
     if at > now { format!("in {far}") } else { format!("{far} ago") }
 }
 
@@ -155,13 +160,13 @@ mod tests {
         assert_eq!(of(&[]), "no policies: the built-in rule decides\n");
         let policies = [
             json!({ "name": "cortex", "state": "active", "version": "0.1.0+9f6cf3c7", "weight": 1000, "on_error": "skip",
-                    "trial": { "version": "0.2.0+aa", "mode": "canary", "share_permille": 25 },
+                    "probation": { "left_ms": 57_000 }, "trial": { "version": "0.2.0+aa", "mode": "canary", "share_permille": 25 },
                     "set_aside": [{ "version": "0.1.9+bb", "reason": "slow" }] }),
             json!({ "name": "x", "state": "failed", "version": "", "error": { "what": "no\u{1b}[31m file" } }),
         ];
         let expected = "\
 NAME    STATE   VERSION         WEIGHT  ON-ERROR  NOTES
-cortex  active  0.1.0+9f6cf3c7  1000    skip      0.2.0+aa as canary for 2.5 %; set aside: 0.1.9+bb
+cortex  active  0.1.0+9f6cf3c7  1000    skip      0.2.0+aa as canary for 2.5 %; on probation for another 57 s; set aside: 0.1.9+bb
 x       failed  -               -       -         no [31m file
 ";
         assert_eq!(of(&policies), expected);
@@ -172,7 +177,7 @@ x       failed  -               -       -         no [31m file
         let now = now_ms();
         let policy = json!({
             "name": "cortex", "config": { "a": { "b": 1 } }, "error": null, "set_aside": [], "idle_instances": 4,
-            "probation": { "until_ms": now + 90_500, "calls": 7 },
+            "probation": { "left_ms": 90_500, "calls": 7 },
             "history": [{ "version": "1", "since_ms": now - 3 * 3_600_000 }, { "version": "0", "since_ms": null }],
             "something_new": [1, 2],
         });
@@ -181,7 +186,7 @@ name: cortex
 config: {\"a\":{\"b\":1}}
 idle instances: 4
 probation:
-  until: in 90 s
+  left: 90 s
   calls: 7
 history:
   - version 1, since 3 h ago

@@ -18,6 +18,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pointsman_domain::{
     Decision, Edit, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Merge,
@@ -66,24 +67,27 @@ pub struct CaseError {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Case {
+pub(crate) struct Case {
+    #[serde(skip)]
+    line: usize,
     name: String,
     #[serde(default = "empty_config")]
-    config: serde_json::Value,
+    pub(crate) config: serde_json::Value,
     #[serde(default)]
     state: BTreeMap<String, serde_json::Value>,
-    request: CaseRequest,
-    fleet: CaseFleet,
+    pub(crate) request: CaseRequest,
+    pub(crate) fleet: CaseFleet,
     expect: Expect,
 }
 
-#[derive(Debug, Deserialize)]
+/// The lanes of a case.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CaseFleet {
+pub struct CaseFleet {
     lanes: Vec<CaseLane>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct CaseLane {
     name: String,
@@ -131,7 +135,7 @@ struct CaseLane {
     stale_ms: u32,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Expect {
     lane: Option<String>,
@@ -170,6 +174,8 @@ pub struct CaseResult {
     pub name: String,
     /// Empty for a case that is as it should be.
     pub differences: Vec<Difference>,
+    /// How long the policy took.
+    pub took: Duration,
 }
 
 impl CaseResult {
@@ -180,30 +186,45 @@ impl CaseResult {
     }
 }
 
-/// Run all cases of `text`, which is what is in `file`; `version` makes the policy with a case's configuration and state.
+/// Read all cases of `text`, which is what is in `file`.
+///
+/// # Errors
+/// With the line that is none.
+pub(crate) fn read(file: &Path, text: &str) -> Result<Vec<Case>, CaseError> {
+    let read = |(index, line): (usize, &str)| {
+        let line_number = index + 1;
+        let case = serde_json::from_str(line).map_err(|error| CaseError {
+            file: file.to_owned(),
+            what: format!("line {line_number}: {error}"),
+        })?;
+        Ok(Case { line: line_number, ..case })
+    };
+    text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(read).collect()
+}
+
+/// Run those cases of `text`, which is what is in `file`, whose names are `wanted`; `version` makes the policy with a case's
+/// configuration and state.
 ///
 /// # Errors
 /// When a case cannot be read.
 pub(crate) fn run(
     file: &Path,
     text: &str,
+    wanted: impl Fn(&str) -> bool,
     version: impl Fn(&serde_json::Value, Arc<State>) -> Version,
     facts_of: &FactsOf,
 ) -> Result<Vec<CaseResult>, CaseError> {
-    let fail = |what: String| CaseError { file: file.to_owned(), what };
-    let mut results = Vec::new();
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let line_number = index + 1;
-        let case: Case =
-            serde_json::from_str(line).map_err(|error| fail(format!("line {line_number}: {error}")))?;
-        let state = case.state().map_err(|what| fail(format!("line {line_number}: {what}")))?;
+    let result = |case: Case| {
+        let fail = |what| CaseError {
+            file: file.to_owned(),
+            what: format!("line {} (`{}`): {what}", case.line, case.name),
+        };
         // A version of its own for each case: what one leaves behind must not help the next.
-        let version = version(&case.config, state);
-        let differences = differences(&case, line_number as u64, &version, facts_of)
-            .map_err(|what| fail(format!("line {line_number} (`{}`): {what}", case.name)))?;
-        results.push(CaseResult { line: line_number, name: case.name, differences });
-    }
-    Ok(results)
+        let version = version(&case.config, case.state().map_err(fail)?);
+        let (differences, took) = differences(&case, &version, facts_of).map_err(fail)?;
+        Ok(CaseResult { line: case.line, name: case.name, differences, took })
+    };
+    read(file, text)?.into_iter().filter(|case| wanted(&case.name)).map(result).collect()
 }
 
 /// The same, where one difference is one too many.
@@ -216,7 +237,7 @@ pub(crate) fn prove(
     version: impl Fn(&serde_json::Value, Arc<State>) -> Version,
     facts_of: &FactsOf,
 ) -> Result<usize, CaseError> {
-    let results = run(file, text, version, facts_of)?;
+    let results = run(file, text, |_| true, version, facts_of)?;
     match results.iter().find_map(CaseResult::sentence) {
         Some(what) => Err(CaseError { file: file.to_owned(), what }),
         None => Ok(results.len()),
@@ -224,8 +245,20 @@ pub(crate) fn prove(
 }
 
 impl Case {
+    /// A request with a fleet of which nothing is expected.
+    pub(crate) fn of(request: CaseRequest, fleet: CaseFleet) -> Self {
+        let (config, expect) = (empty_config(), Expect::default());
+        Self { line: 0, name: String::new(), config, state: BTreeMap::new(), request, fleet, expect }
+    }
+
+    /// The lanes as the policy sees them, or so many lanes like them.
+    pub(crate) fn view(&self, lanes: Option<usize>) -> Arc<FleetView> {
+        let resized = lanes.map(|lanes| self.fleet.resized(lanes));
+        Arc::new(fleet(resized.as_ref().unwrap_or(&self.fleet), self.line as u64))
+    }
+
     /// The state that the case begins with: numbers become counters, texts become values.
-    fn state(&self) -> Result<Arc<State>, String> {
+    pub(crate) fn state(&self) -> Result<Arc<State>, String> {
         let state = State::default();
         for (key, value) in &self.state {
             let stored = match value {
@@ -243,25 +276,39 @@ impl Case {
 
 fn differences(
     case: &Case,
-    number: u64,
     version: &Version,
     facts_of: &FactsOf,
-) -> Result<Vec<Difference>, String> {
-    let limits = PlanLimits { max_wait: std::time::Duration::MAX, max_steps: usize::MAX };
-    let fleet = Arc::new(fleet(&case.fleet, number));
+) -> Result<(Vec<Difference>, Duration), String> {
+    let limits = PlanLimits { max_wait: Duration::MAX, max_steps: usize::MAX };
+    let fleet = case.view(None);
     let mut facts = facts_of(&case.request)?;
     let mut merge = Merge::new(&fleet, facts.request.model());
-    let advice = match ask(version, &mut facts, &fleet, &mut Trace::off()) {
+    let begun = Instant::now();
+    let asked = ask(version, &mut facts, &fleet, &mut Trace::off());
+    let took = begun.elapsed();
+    let advice = match asked {
         Ok(advice) => advice,
         Err(error) => {
             let (expected, got) = ("advice".to_owned(), format!("none: {error}"));
-            return Ok(vec![Difference { what: "some", expected, got }]);
+            return Ok((vec![Difference { what: "some", expected, got }], took));
         }
     };
     merge.add(&version.reference, 1000, advice);
     let merged = merge.finish(OnConflict::Refuse);
     let decision = Plan::from_advice(&merged, &fleet, &limits);
-    Ok(compare(&case.expect, &merged, &decision, &fleet))
+    Ok((compare(&case.expect, &merged, &decision, &fleet), took))
+}
+
+impl CaseFleet {
+    /// So many lanes: the first of these, or these again under other names.
+    fn resized(&self, lanes: usize) -> Self {
+        let round = |index: usize| index / self.lanes.len().max(1) + 1;
+        let numbered = |(index, lane): (usize, &CaseLane)| match round(index) {
+            1 => lane.clone(),
+            round => CaseLane { name: format!("{}-{round}", lane.name), ..lane.clone() },
+        };
+        Self { lanes: self.lanes.iter().cycle().take(lanes).enumerate().map(numbered).collect() }
+    }
 }
 
 fn compare(expect: &Expect, merged: &Merged, decision: &Decision, fleet: &FleetView) -> Vec<Difference> {

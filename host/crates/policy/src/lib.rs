@@ -28,6 +28,7 @@ mod metrics;
 mod place;
 mod policies;
 mod pool;
+mod proof;
 mod reads;
 mod runtime;
 mod scan;
@@ -36,9 +37,10 @@ mod spec;
 mod state;
 mod store;
 mod version;
+mod workbench;
 
 pub use background::FleetLink;
-pub use cases::{CaseError, CaseRequest, CaseResult, Difference, FactsOf};
+pub use cases::{CaseError, CaseFleet, CaseRequest, CaseResult, Difference, FactsOf};
 pub use compile::{CompileError, CompileLimits, CompileOrders, Compiler, compile_main};
 pub use component::ComponentError;
 pub use manifest::ManifestError;
@@ -50,3 +52,4 @@ pub use policies::{
 pub use runtime::{Allocator, Runtime, RuntimeError, RuntimeSettings};
 pub use spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
 pub use version::LoadError;
+pub use workbench::{BenchPlan, Measured, Workbench};

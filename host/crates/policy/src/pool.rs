@@ -53,6 +53,11 @@ impl Pool {
         drop(idle);
     }
 
+    pub(crate) fn most_memory(&self) -> u64 {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.iter().map(|warm| warm.store.data().memory.used()).max().unwrap_or(0)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

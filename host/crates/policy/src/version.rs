@@ -218,6 +218,11 @@ impl Version {
         self.pool.len()
     }
 
+    /// Most memory, in bytes, that one of the instances took that wait for a call.
+    pub(crate) fn memory(&self) -> u64 {
+        self.pool.most_memory()
+    }
+
     /// Let go of all instances that wait: nobody asks this version any more.
     pub(crate) fn rest(&self) {
         self.pool.clear();

@@ -4,15 +4,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Change, Kept, Policies, remember};
-use crate::abi::Track;
 use crate::bundle::{Bundle, Stamp};
 use crate::cases;
-use crate::component;
-use crate::metrics::PolicyMetrics;
 use crate::place::{Offered, short};
+use crate::proof::{self, Specimens};
 use crate::signature;
 use crate::spec::{ChainSpec, PolicySpec, Rollout, Settings};
-use crate::state::State;
 use crate::store::{Remembered, Store};
 use crate::version::{LoadError, Version};
 
@@ -107,41 +104,15 @@ impl Policies {
         settings: &Settings,
         is_shadow: bool,
     ) -> Result<Version, LoadError> {
-        let file = bundle.dir.join(&bundle.manifest.file).display().to_string();
-        let fail = |what: String| LoadError::File { file: file.clone(), what };
-        let Some(track) = Track::named(&bundle.manifest.api) else {
-            let api = &bundle.manifest.api;
-            return Err(fail(format!("it is for policy API {api}, and this host serves {}", Track::NAMES)));
-        };
         verify(bundle, spec)?;
-        let loaded = component::load(&self.runtime, track, &bundle.component);
-        let loaded = Arc::new(loaded.map_err(|error| LoadError::Component { file: file.clone(), error })?);
-        let allowed = bundle.manifest.interfaces();
-        let free = ["types", "request", "fleet"];
-        let barred = loaded.imports.iter().find(|it| !free.contains(&it.as_str()) && !allowed.contains(it));
-        if let (Some(barred), Track::V0_1) = (barred, track) {
-            return Err(fail(format!(
-                "it imports the interface `{barred}`, which `allow.interfaces` in its manifest does not list"
-            )));
-        }
-        let digest = &loaded.digest;
-        let wanted = bundle.manifest.build.as_ref().and_then(|build| build.component_sha256.as_deref());
-        if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty() && wanted != digest) {
-            return Err(fail(format!(
-                "its SHA-256 is {digest}, and the manifest says {wanted}; build it again with `cargo xtask guests`, or correct `build.component-sha256`"
-            )));
-        }
+        let loaded = proof::component(&self.runtime, bundle)?;
         let state = if is_shadow { Arc::default() } else { self.runtime.state_of(&policy.name) };
         let version = Version::new(&self.runtime, bundle, settings, &loaded, &self.metrics, state);
         version.check_description(&policy.name)?;
         version.warm_up()?;
         if let Some(cases) = &bundle.cases {
-            // Figures of cases are nobody's.
-            let metrics = PolicyMetrics::register(&mut prometheus_client::registry::Registry::default());
-            let with = |config: &serde_json::Value, state: Arc<State>| {
-                let settings = Settings { config: config.clone(), ..settings.clone() };
-                Version::new(&self.runtime, bundle, &settings, &loaded, &metrics, state)
-            };
+            let specimens = Specimens::new(&self.runtime, bundle, &loaded, settings);
+            let with = |config: &serde_json::Value, state| specimens.make(config, state);
             cases::prove(&bundle.dir.join(&bundle.manifest.cases), cases, with, &*self.facts_of)?;
         }
         Ok(version)
