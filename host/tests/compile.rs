@@ -82,8 +82,8 @@ fn a_child_keeps_its_limits() {
     );
     assert_fails(
         &large,
-        CompileLimits { memory: 160 << 20, ..limits },
-        "compiling needed more memory than 160 MiB",
+        CompileLimits { memory: 120 << 20, ..limits },
+        "compiling needed more memory than 120 MiB",
     );
     assert_fails(
         &policy(SMALL),

@@ -202,7 +202,7 @@ fn the_world_outside_is_the_decision() {
 
 #[test]
 fn what_is_no_middleware_is_not_loaded_and_told_so() {
-    let no_middleware = "does not export `vllm:router-middleware/on-request@0.1.0`";
+    let no_middleware = "does not export `vllm:router-middleware/on-request`";
     let table: [(&str, Vec<u8>, &str, &str); 3] = [
         (
             "foreign",
@@ -217,7 +217,7 @@ fn what_is_no_middleware_is_not_loaded_and_told_so() {
         let host = host(&[(name, component)], "", link);
         let status = host.status();
         let policy = &status["policies"][0];
-        let error = policy["error"].as_str().unwrap_or("none");
+        let error = policy["error"]["what"].as_str().unwrap_or("none");
         assert!(policy["state"] == "failed" && error.contains(part), "{name}: {error}");
         assert_eq!(ask(&host).status, 200);
     }

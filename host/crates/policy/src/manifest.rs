@@ -234,4 +234,56 @@ mod tests {
             assert!(error.contains(part) && error.contains(FILE), "{text}: {error}");
         }
     }
+
+    const WHOLE: &str = r#"
+        name = "a"
+        version = "1"
+        api = "0.1"
+        description = "d"
+        [limits]
+        deadline = "5ms"
+        budget = "300us"
+        memory = "16MiB"
+        calls = 1
+        [allow]
+        fields = ["/a"]
+        headers = ["x-a"]
+        system = true
+        model = true
+        body = true
+        priority = [-1, 1]
+        metrics = ["m"]
+        interfaces = ["state"]
+        [hooks]
+        tick = "30s"
+    "#;
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// A manifest with a part cut out, doubled or replaced is read or refused, with its name in the sentence.
+        #[test]
+        fn damaged_manifests_are_refused_with_a_sentence(from in 0usize..420, length in 0usize..40, instead in ".{0,20}") {
+            let cut = |at: usize| WHOLE.floor_char_boundary(at.min(WHOLE.len()));
+            let (from, to) = (cut(from), cut(from + length));
+            let text = format!("{}{instead}{}", &WHOLE[..from], &WHOLE[to..]);
+            if let Err(error) = Manifest::parse(Path::new(FILE), &text) {
+                proptest::prop_assert!(error.to_string().starts_with(FILE));
+            }
+        }
+    }
+
+    #[test]
+    fn a_whole_manifest_is_taken_over() {
+        let manifest = load(WHOLE).unwrap();
+        assert_eq!(manifest.limits.budget, Some(Duration::from_micros(300)));
+        assert_eq!((manifest.limits.calls, manifest.hooks.tick), (Some(1), Some(Duration::from_secs(30))));
+        assert_eq!(manifest.interfaces(), ["state"]);
+        assert!(manifest.allow().body && manifest.allow().priority == (-1, 1));
+        let unknown = load(&WHOLE.replace("[\"state\"]", "[\"clock\"]")).unwrap_err();
+        assert!(
+            unknown.contains("there is no interface `clock`; there are log, metrics, state"),
+            "{unknown}"
+        );
+    }
 }

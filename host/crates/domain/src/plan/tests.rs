@@ -1,3 +1,5 @@
+mod any;
+
 use std::sync::Arc;
 
 use super::*;
