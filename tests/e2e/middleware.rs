@@ -202,7 +202,7 @@ fn the_world_outside_is_the_decision() {
 
 #[test]
 fn what_is_no_middleware_is_not_loaded_and_told_so() {
-    let no_middleware = "does not export `vllm:router-middleware/on-request`";
+    let no_middleware = "it imports `pointsman:policy/types@0.1.0`, and a vLLM Router middleware may";
     let table: [(&str, Vec<u8>, &str, &str); 3] = [
         (
             "foreign",
