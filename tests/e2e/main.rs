@@ -11,6 +11,7 @@ mod openai;
 mod policy;
 mod pool;
 mod real;
+mod reload;
 mod shutdown;
 mod stream;
 mod supervise;
