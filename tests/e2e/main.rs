@@ -12,6 +12,7 @@ mod policy;
 mod pool;
 mod real;
 mod reload;
+mod rollout;
 mod shutdown;
 mod stream;
 mod supervise;
