@@ -6,6 +6,7 @@ mod captures;
 mod chaos;
 mod check;
 mod clients;
+mod hooks;
 mod middleware;
 mod openai;
 mod policy;
