@@ -7,6 +7,7 @@ mod chaos;
 mod check;
 mod clients;
 mod hooks;
+mod hostile;
 mod middleware;
 mod openai;
 mod policy;
