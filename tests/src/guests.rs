@@ -1,8 +1,11 @@
 //! Hostile policies: a few lines of WebAssembly text each, in `tests/guests`, made into components of the contract's world.
 
+mod guest;
+
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, WorldId};
 
+pub use self::guest::{ADVICE, Guest, swap};
 use crate::host::root;
 
 /// What every guest has, unless its text says otherwise with a line `;; without NAME`.

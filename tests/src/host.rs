@@ -29,6 +29,14 @@ pub struct Host {
     stopped: bool,
 }
 
+/// How large a host is.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    pub resident: u64,
+    pub maps: usize,
+    pub threads: usize,
+}
+
 /// The program. `cargo xtask test` builds it; so does `cargo build`.
 ///
 /// # Panics
@@ -153,6 +161,20 @@ impl Host {
         });
     }
 
+    /// `/proc/PID/…` of the host: bytes in memory, lines of its maps, threads.
+    pub fn size(&self) -> Size {
+        let proc = PathBuf::from(format!("/proc/{}", self.pid()));
+        let read = |file: &str| fs::read_to_string(proc.join(file)).unwrap();
+        let status = read("status");
+        let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim();
+        let kilobytes: u64 = line("VmRSS:").trim_end_matches(" kB").parse().unwrap();
+        Size {
+            resident: kilobytes << 10,
+            maps: read("maps").lines().count(),
+            threads: line("Threads:").parse().unwrap(),
+        }
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal);
     }
@@ -179,6 +201,18 @@ impl Host {
         });
         self.stopped = true;
         status.unwrap()
+    }
+
+    /// Leave the folder of a host that has ended, or ends now, to the next one.
+    pub fn left(mut self) -> TempDir {
+        if !self.stopped {
+            let family = self.children();
+            self.signal(Signal::KILL);
+            self.ended();
+            wait_until("the keeper has ended the engines", || family.iter().all(|pid| !alive(*pid)));
+        }
+        fs::remove_file(self.dir.path().join("port")).unwrap();
+        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
     }
 
     /// Stop it as an operator would, and see that nothing is left.

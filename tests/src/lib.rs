@@ -6,6 +6,8 @@ pub mod client;
 pub mod fake_engine;
 pub mod guests;
 pub mod host;
+pub mod load;
+pub mod site;
 
 use std::time::{Duration, Instant};
 

@@ -38,6 +38,7 @@ impl CallLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HookLabels {
     policy: String,
+    version: String,
     hook: &'static str,
 }
 
@@ -193,6 +194,14 @@ impl PolicyMetrics {
         self.faults.get_or_create(&FaultLabels { policy, version, kind }).inc();
     }
 
+    /// Whoever is not asked any more is held back by nothing: nobody has to be woken for it.
+    fn is_not_asked(&self, of: &Version) {
+        for hook in HOOKS {
+            let (policy, version) = (of.policy.clone(), of.version.clone());
+            self.out_of_service.remove(&HookLabels { policy, version, hook: hook.name() });
+        }
+    }
+
     fn holds(&self, version: &Version) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         *held.entry(version.clone()).or_default() += 1;
@@ -208,10 +217,11 @@ impl PolicyMetrics {
             return;
         }
         held.remove(version);
+        self.is_not_asked(version);
         self.seconds.remove(version);
         self.slow.remove(version);
         self.active.remove(version);
-        for hook in [Hook::Request, Hook::Failure, Hook::Complete, Hook::Tick] {
+        for hook in HOOKS {
             for result in ["ok", "error", "out-of-service"].into_iter().chain(Fault::KINDS) {
                 self.calls.remove(&CallLabels::new(version, hook, result));
             }
@@ -228,6 +238,8 @@ impl PolicyMetrics {
     }
 }
 
+/// All hooks.
+const HOOKS: [Hook; 4] = [Hook::Request, Hook::Failure, Hook::Complete, Hook::Tick];
 /// What can come of asking a shadow.
 const SHADOW_RESULTS: [&str; 4] = ["agreed", "differed", "failed", "dropped"];
 
@@ -306,8 +318,14 @@ impl PolicyFigures {
     }
 
     pub(crate) fn in_service(&self, hook: Hook, in_service: bool) {
-        let labels = HookLabels { policy: self.policy(), hook: hook.name() };
+        let Version { policy, version } = self.labels.clone();
+        let labels = HookLabels { policy, version, hook: hook.name() };
         self.metrics.out_of_service.get_or_create(&labels).set(i64::from(!in_service));
+    }
+
+    /// Nobody asks this version any more.
+    pub(crate) fn rests(&self) {
+        self.metrics.is_not_asked(&self.labels);
     }
 
     pub(crate) fn active(&self, active: bool) {

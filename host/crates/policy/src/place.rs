@@ -147,7 +147,7 @@ impl<V: Versioned> Place<V> {
                 }
                 _ => self.find(to)?,
             },
-            None => self.history.first().cloned().ok_or(Refused::NoEarlier)?,
+            None => self.earlier().cloned().ok_or(Refused::NoEarlier)?,
         };
         let left = self.active.take();
         self.history.retain(|version| version.fingerprint() != chosen.fingerprint());
@@ -160,10 +160,16 @@ impl<V: Versioned> Place<V> {
         Ok(left)
     }
 
+    /// The latest of the earlier versions that was not left for a reason.
+    fn earlier(&self) -> Option<&V> {
+        self.history.iter().find(|version| self.why_set_aside(version.fingerprint()).is_none())
+    }
+
     /// Look at whoever is on probation or tried out. Returns a version that did not stand it, and why.
     pub(crate) fn judge(&mut self, limits: Probation, now: Duration) -> Option<(V, String)> {
-        if let Some((trial, rollout)) = &self.trial {
-            let why = fault_in(trial, Counts::default(), limits).filter(|_| *rollout != Rollout::Shadow)?;
+        // A shadow decides nothing, and so does no harm.
+        let canary = self.trial.as_ref().filter(|(_, rollout)| *rollout != Rollout::Shadow);
+        if let Some(why) = canary.and_then(|(trial, _)| fault_in(trial, Counts::default(), limits)) {
             let left = self.roll_back(None, &why).ok()?;
             return Some((left, why));
         }
@@ -174,8 +180,9 @@ impl<V: Versioned> Place<V> {
         }
         let why = why?;
         self.watch = None;
-        // Without an earlier version there is nothing better; its failure mode applies.
-        let left = self.roll_back(None, &why).ok()?;
+        // Without an earlier version there is nothing better; its failure mode applies. What is tried out meanwhile stays.
+        let earlier = self.earlier()?.fingerprint().to_owned();
+        let left = self.roll_back(Some(&earlier), &why).ok()?;
         Some((left, why))
     }
 

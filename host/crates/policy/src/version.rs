@@ -226,6 +226,7 @@ impl Version {
     /// Let go of all instances that wait: nobody asks this version any more.
     pub(crate) fn rest(&self) {
         self.pool.clear();
+        self.figures().rests();
     }
 
     /// Its opinion as a shadow was compared.

@@ -83,11 +83,14 @@ impl Linked {
     pub(crate) fn instantiate(&self, store: &mut Store<HostState>) -> wasmtime::Result<Instance> {
         let instance = self.pre.instantiate(&mut *store)?;
         let of = |index: &ComponentExportIndex, store: &mut Store<HostState>| instance.get_func(store, index);
-        // The types were not checked when the component was linked: these exports are found by name.
+        // When the component was linked, only the names of its exports were looked at, and the types of its imports.
+        let other = |error: wasmtime::Error| {
+            error.context(format!("it was built for another contract than {VERSION}"))
+        };
         macro_rules! hook {
             ($index:expr) => {
                 match $index.as_ref().and_then(|index| of(index, store)) {
-                    Some(function) => Some(function.typed(&mut *store)?),
+                    Some(function) => Some(function.typed(&mut *store).map_err(other)?),
                     None => None,
                 }
             };
@@ -96,7 +99,7 @@ impl Linked {
             on_failure: hook!(self.on_failure),
             on_complete: hook!(self.on_complete),
             on_tick: hook!(self.on_tick),
-            required: self.indices.load(&mut *store, &instance)?,
+            required: self.indices.load(&mut *store, &instance).map_err(other)?,
         })
     }
 }

@@ -130,6 +130,29 @@ fn a_canary_that_fails_is_given_up_and_a_shadow_is_not() {
     }
 }
 
+#[test]
+fn whoever_is_on_probation_is_judged_though_another_one_is_tried_out() {
+    for rollout in [CANARY, Rollout::Shadow] {
+        let mut place = with(&["a", "b"]);
+        place.offer(letter("c"), rollout, LIMITS, NOW, 2);
+        assert_eq!(place.judge(LIMITS, NOW), None);
+        place.active.as_mut().unwrap().open = true;
+        assert_eq!(place.judge(LIMITS, NOW).map(|(left, _)| left.name).as_deref(), Some("b"));
+        assert_eq!(shown(&place), "a/c/b", "what is tried out stays");
+    }
+}
+
+#[test]
+fn going_back_never_leads_to_what_was_left() {
+    let mut place = with(&["a", "b"]);
+    assert_eq!(place.roll_back(None, "why").map(|left| left.name).as_deref(), Ok("b"));
+    assert_eq!(place.roll_back(None, "why"), Err(Refused::NoEarlier));
+    assert_eq!(shown(&place), "a//b");
+    // By its name it can be had.
+    assert!(place.promote(Some("b"), LIMITS, NOW, 2).is_ok());
+    assert_eq!(shown(&place), "b//a");
+}
+
 proptest! {
     /// Whatever happens, there is one version in service once there was one, nobody is there twice, and what is kept is
     /// bounded.

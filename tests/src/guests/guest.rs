@@ -1,0 +1,275 @@
+//! Policies of a few lines whose name, version and opinion vary from test to test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{ADVISE, component};
+use crate::host::root;
+
+/// A policy made of text. As it is made, it prefers no lane, and says in its note `why` who it is.
+///
+/// Its code is WebAssembly text with a few words more:
+///
+/// * `(ADVISE`, `(RECOVER`, `(OBSERVE`, `(TICK` are the heads of the hooks; without `(ADVISE` it gives [`ADVICE`].
+/// * `(USE state.increment $name)` imports a function of the host.
+/// * `(TEXT "…")` is the place and the length of a text.
+/// * `$why_text` and `$why_number` set the note `why`; `$pair` puts two words somewhere, such as a place and a length.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    pub name: String,
+    version: String,
+    why: String,
+    lane: Option<u32>,
+    code: String,
+    manifest: String,
+    world: String,
+}
+
+/// Where the advice is that a guest gives when its code says nothing else. `ok` and all parts empty but one note, and the
+/// score of one lane where it prefers one.
+pub const ADVICE: u32 = 2048;
+/// Where its only note is, the score of its lane, and all texts.
+const NOTE: u32 = 2184;
+const SCORE: u32 = 2208;
+const TEXTS: u32 = 4096;
+
+/// The functions of the host that guests here use, as their core modules see them.
+const IMPORTS: [(&str, &str); 13] = [
+    ("state.increment", "(param i32 i32 i64 i32 i32)"),
+    ("state.get", "(param i32 i32 i32)"),
+    ("state.put", "(param i32 i32 i32 i32 i32 i32)"),
+    ("log.write", "(param i32 i32 i32)"),
+    ("metrics.add", "(param i32 i32 i64)"),
+    ("metrics.record-value", "(param i32 i32 i64)"),
+    ("fleet.find", "(param i32 i32 i32)"),
+    ("fleet.candidates", "(param i32)"),
+    ("fleet.stats", "(param i32)"),
+    ("request.text", "(param i32 i64 i32 i32)"),
+    ("request.field", "(param i32 i32 i32 i32)"),
+    ("request.contains", "(param i32 i32 i32) (result i32)"),
+    ("request.prefix-hashes", "(param i32 i32 i32)"),
+];
+
+/// Heads of the optional hooks: word, interface, function and its type.
+const HOOKS: [(&str, &str, &str, &str); 3] = [
+    ("(RECOVER", "on-failure", "recover", "(param $asked i32) (result i32)"),
+    ("(OBSERVE", "on-complete", "observe", "(param $now i64) (param $done i32) (param $count i32)"),
+    ("(TICK", "on-tick", "tick", "(param $now i64) (param $seed i64) (result i32)"),
+];
+
+/// What all of them have.
+const PRELUDE: &str = r#"
+    (memory (export "memory") 32)
+    (func (export "pointsman:policy/lifecycle@0.1.0#describe") (result i32) (i32.const 16))
+    (func $why_text (param i32 i32)
+      (i32.store8 (i32.const 2192) (i32.const 2))
+      (i32.store (i32.const 2200) (local.get 0))
+      (i32.store (i32.const 2204) (local.get 1)))
+    (func $pair (param i32 i32 i32)
+      (i32.store (local.get 0) (local.get 1))
+      (i32.store offset=4 (local.get 0) (local.get 2)))
+    (func $why_number (param i64)
+      (i32.store8 (i32.const 2192) (i32.const 1))
+      (i64.store (i32.const 2200) (local.get 0)))"#;
+
+/// What they have unless they have their own. Memory that the host asks for is a ring: what it wrote a mebibyte ago is not
+/// read any more.
+const REALLOC: &str = r#"
+    (global $next (mut i32) (i32.const 131072))
+    (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+      (local $at i32)
+      (local.set $at (i32.and (i32.add (global.get $next) (i32.const 7)) (i32.const -8)))
+      (if (i32.gt_u (i32.add (local.get $at) (local.get 3)) (i32.const 2097152))
+        (then (local.set $at (i32.const 131072))))
+      (global.set $next (i32.add (local.get $at) (local.get 3)))
+      (local.get $at))"#;
+const CONFIGURE: &str = r#"(func (export "pointsman:policy/lifecycle@0.1.0#configure") (param i32 i32) (result i32) (i32.const 1024))"#;
+
+/// Texts and where they are.
+#[derive(Debug, Default)]
+struct Texts(Vec<u8>);
+
+impl Texts {
+    fn put(&mut self, text: &str) -> (u32, u32) {
+        let at = TEXTS + u32::try_from(self.0.len()).unwrap();
+        self.0.extend_from_slice(text.as_bytes());
+        (at, u32::try_from(text.len()).unwrap())
+    }
+}
+
+impl Guest {
+    /// The policy whose code is `tests/guests/NAME.wat`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn named(name: &str) -> Self {
+        let file = root().join("tests/guests").join(format!("{name}.wat"));
+        let code = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        Self::new(name).code(&code)
+    }
+
+    /// Version 1 of a policy without opinion.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            why: format!("I am {name}"),
+            lane: None,
+            code: String::new(),
+            manifest: String::new(),
+            world: String::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn version(self, version: &str) -> Self {
+        Self { version: version.to_owned(), ..self }
+    }
+
+    #[must_use]
+    pub fn why(self, why: &str) -> Self {
+        Self { why: why.to_owned(), ..self }
+    }
+
+    /// It prefers the lane with this number.
+    #[must_use]
+    pub fn lane(self, lane: u32) -> Self {
+        Self { lane: Some(lane), ..self }
+    }
+
+    #[must_use]
+    pub fn code(self, code: &str) -> Self {
+        Self { code: code.to_owned(), ..self }
+    }
+
+    /// More for its world than a policy has.
+    #[must_use]
+    pub fn world(self, world: &str) -> Self {
+        Self { world: world.to_owned(), ..self }
+    }
+
+    /// More for its manifest.
+    #[must_use]
+    pub fn manifest(self, manifest: &str) -> Self {
+        Self { manifest: manifest.to_owned(), ..self }
+    }
+
+    /// The text of its manifest.
+    pub fn manifest_text(&self) -> String {
+        let Self { name, version, manifest, .. } = self;
+        format!("name = {name:?}\nversion = {version:?}\napi = \"0.1\"\n{manifest}")
+    }
+
+    /// Its component.
+    ///
+    /// # Panics
+    /// If its code is not well-formed.
+    pub fn build(&self) -> Vec<u8> {
+        let mut texts = Texts::default();
+        let data = self.data(&mut texts);
+        let mut code = with_texts(&self.code, &mut texts);
+        if !code.contains("(ADVISE") {
+            code += &format!("(ADVISE (i32.const {ADVICE}))");
+        }
+        let (imports, mut code) = with_imports(&code);
+        code = code.replace("(ADVISE", ADVISE);
+        let mut world = format!("world guest {{\n  include policy;\n  {}\n", self.world);
+        for (word, interface, function, kind) in HOOKS {
+            if code.contains(word) {
+                let head = format!("(func (export \"pointsman:policy/{interface}@0.1.0#{function}\") {kind}");
+                code = code.replace(word, &head);
+                world += &format!("  export {interface};\n");
+            }
+        }
+        let unless = |own: &str, otherwise| if code.contains(own) { "" } else { otherwise };
+        let realloc = unless("\"cabi_realloc\"", REALLOC);
+        let configure = unless("lifecycle@0.1.0#configure", CONFIGURE);
+        let texts = bytes(&texts.0);
+        let text = format!(
+            "(module {imports} {PRELUDE} {realloc} {configure} {data} (data (i32.const {TEXTS}) \"{texts}\") {code})"
+        );
+        let module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        component(&module, "guest", |wit| format!("{wit}\n{world}}}\n"))
+    }
+
+    /// What it says of itself, and its advice.
+    fn data(&self, texts: &mut Texts) -> String {
+        let mut describe = [0_u32; 6];
+        (describe[0], describe[1]) = texts.put(&self.name);
+        (describe[2], describe[3]) = texts.put(&self.version);
+        // Counted in words: the parts of advice begin one word in, behind `ok`.
+        let mut advice = [0_u32; 33];
+        if self.lane.is_some() {
+            (advice[9], advice[10], advice[11]) = (3, SCORE, 1);
+        }
+        (advice[29], advice[30]) = (NOTE, 1);
+        let mut note = [0_u32; 6];
+        (note[0], note[1]) = texts.put("why");
+        note[2] = 2;
+        (note[4], note[5]) = texts.put(&self.why);
+        let score = [self.lane.unwrap_or_default(), 1000];
+        let segment = |at: u32, words: &[u32]| {
+            let words: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            format!("(data (i32.const {at}) \"{}\") ", bytes(&words))
+        };
+        [segment(16, &describe), segment(ADVICE, &advice), segment(NOTE, &note), segment(SCORE, &score)]
+            .concat()
+    }
+
+    /// Put it into its folder below `policies`, each file in one step.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn put(&self, policies: &Path) -> PathBuf {
+        let folder = policies.join(&self.name);
+        fs::create_dir_all(&folder).unwrap();
+        swap(&folder.join("policy.wasm"), &self.build());
+        if fs::read_to_string(folder.join("policy.toml")).ok().as_ref() != Some(&self.manifest_text()) {
+            swap(&folder.join("policy.toml"), self.manifest_text().as_bytes());
+        }
+        folder
+    }
+}
+
+/// Replace a file in one step.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn swap(file: &Path, content: &[u8]) {
+    let new = file.with_extension("new");
+    fs::write(&new, content).unwrap();
+    fs::rename(&new, file).unwrap();
+}
+
+fn with_texts(code: &str, texts: &mut Texts) -> String {
+    let mut parts = code.split("(TEXT \"");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (text, rest) = part.split_once("\")").expect("(TEXT \"…\")");
+        let (at, length) = texts.put(text);
+        out += &format!("(i32.const {at}) (i32.const {length}){rest}");
+    }
+    out
+}
+
+/// Imports have to come first.
+fn with_imports(code: &str) -> (String, String) {
+    let mut parts = code.split("(USE ");
+    let mut rest = parts.next().unwrap_or_default().to_owned();
+    let mut imports = String::new();
+    for part in parts {
+        let (used, after) = part.split_once(')').expect("(USE interface.function $name)");
+        let (function, name) = used.split_once(' ').expect("a name for it");
+        let (_, kind) = IMPORTS.iter().find(|(known, _)| *known == function).expect("a function of the host");
+        let (interface, function) = function.split_once('.').expect("an interface");
+        imports +=
+            &format!("(import \"pointsman:policy/{interface}@0.1.0\" \"{function}\" (func {name} {kind})) ");
+        rest += after;
+    }
+    let (own, rest): (Vec<&str>, Vec<&str>) = rest.lines().partition(|line| line.starts_with("(import"));
+    (imports + &own.concat(), rest.join("\n"))
+}
+
+fn bytes(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\{byte:02x}")).collect()
+}
