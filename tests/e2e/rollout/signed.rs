@@ -102,3 +102,18 @@ fn a_key_of_somebody_else_is_no_key() {
     assert!(error.contains("it is a private key, and a public one is wanted"), "{error}");
     assert_eq!(site.why("auto"), "old");
 }
+
+#[test]
+fn whoever_asks_for_signatures_later_hears_of_what_has_none() {
+    let site = Site::start(FAKE_ENGINE, folder(&[old()]), &config(&chain(&["p"], "")));
+    assert_eq!((site.why("auto").as_str(), &site.policy("p")["error"]), ("old", &Value::Null));
+    site.configure(&signers("public.pem"));
+    site.reload();
+    let shown = site.policy("p");
+    assert!(shown["error"]["what"].as_str().unwrap().contains("p/policy.sig is missing"), "{shown}");
+    // It was proven when nobody asked for that, and no request is refused because of it.
+    assert_eq!(site.why("auto"), "old");
+    signed(&site.policies());
+    site.reload();
+    assert_eq!(site.policy("p")["error"], Value::Null);
+}

@@ -53,6 +53,10 @@ impl Policies {
             Ok(bundle) => bundle,
             Err(error) => return Change::Failed(error),
         };
+        // Also of what is in service already: whoever asks for signatures wants to hear of those that there are not.
+        if let Err(error) = verify(&bundle, spec) {
+            return Change::Failed(error);
+        }
         let fingerprint = bundle.fingerprint(&policy.settings);
         let (known, is_first) = {
             let mut shelf = self.shelf();
