@@ -89,7 +89,7 @@ impl Plan {
     ///
     /// 1. A rejection ends it.
     /// 2. The candidates that the filters left are ranked: best score first; on a tie the shortest time to start, then
-    ///    the most free slots, then the lowest id. Lanes that are down or draining are no choice.
+    ///    the most free slots, then the lowest id. Lanes that are down are no choice; a draining one may be waited for.
     /// 3. The first step is the best of them.
     /// 4. The further steps are the policies' fallback. Where they planned none, they are the other candidates in
     ///    order of rank, so that a request is answered whenever some lane it may use can do it.
