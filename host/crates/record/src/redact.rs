@@ -5,7 +5,7 @@
 //! may have been.
 //!
 //! Texts of a request are *all* strings of its body but for a few that are no texts (`role`, `type` and the like, see
-//! `STRUCTURE`), and the token ids of a prompt that comes as numbers. Numbers, flags and the names of fields are kept.
+//! `STRUCTURE` and `WORDS`), and the token ids of a prompt that comes as numbers. Numbers, flags and the names of fields are kept.
 
 mod decision;
 
@@ -78,9 +78,8 @@ pub fn is_redacted(text: &str) -> bool {
 
 const MARK: &str = "redacted:";
 
-/// Strings in a body that say how it is made, and not what it says.
-const STRUCTURE: [&str; 18] = [
-    "/model",
+/// Places in a body whose strings say how it is made, and not what it says, as long as they are one of [`WORDS`].
+const STRUCTURE: [&str; 17] = [
     "/tool_choice",
     "/reasoning_effort",
     "/service_tier",
@@ -100,7 +99,56 @@ const STRUCTURE: [&str; 18] = [
     "/tool_choice/type",
 ];
 
-/// Longest value there; what is longer, or has other characters than names have, is a text.
+/// What the API has at those places. The list is closed: anything else that a client writes there may be a text.
+const WORDS: [&str; 44] = [
+    "allowed_tools",
+    "assistant",
+    "auto",
+    "base64",
+    "custom",
+    "default",
+    "developer",
+    "disabled",
+    "file",
+    "flex",
+    "float",
+    "function",
+    "function_call",
+    "function_call_output",
+    "high",
+    "image_url",
+    "input_audio",
+    "input_file",
+    "input_image",
+    "input_text",
+    "item_reference",
+    "json_object",
+    "json_schema",
+    "low",
+    "max",
+    "medium",
+    "message",
+    "minimal",
+    "none",
+    "output_text",
+    "priority",
+    "reasoning",
+    "refusal",
+    "required",
+    "scale",
+    "system",
+    "text",
+    "tool",
+    "user",
+    "video_url",
+    "web_search",
+    "xhigh",
+    "file_search",
+    "code_interpreter",
+];
+
+/// Longest model name that is written; what is longer, or has other characters than names have, is a text. The record names
+/// the model elsewhere, too.
 const LONGEST_NAME: usize = 64;
 
 /// Parts of names of headers whose values are never written.
@@ -208,9 +256,11 @@ fn begins(path: &[String], pattern: &str) -> bool {
 
 fn is_structure(path: &[String], text: &str) -> bool {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
-    text.len() <= LONGEST_NAME
-        && text.bytes().all(is_name)
-        && STRUCTURE.iter().any(|place| segments(place).count() == path.len() && begins(path, place))
+    if matches!(path, [field] if field == "model") {
+        return text.len() <= LONGEST_NAME && text.bytes().all(is_name);
+    }
+    let at = |place: &str| segments(place).count() == path.len() && begins(path, place);
+    WORDS.contains(&text) && STRUCTURE.iter().any(|place| at(place))
 }
 
 /// Prompts may come as numbers, which anybody with the tokenizer can read.
