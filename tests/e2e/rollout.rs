@@ -274,3 +274,24 @@ fn operators_go_back_and_forth_by_name() {
     assert_eq!(why(&site.ask("auto")), "new");
     site.host.assert_nothing_lost();
 }
+
+/// The policy has not changed, and how it is tried out has.
+#[test]
+fn what_is_tried_out_is_tried_out_in_another_way_when_the_configuration_says_so() {
+    let site = site(old(), "rollout = \"shadow\"");
+    assert_eq!(site.take_up(&new())["trial"]["mode"], "shadow");
+    let canary = "rollout = \"canary\"\ncanary = { share = \"100%\" }";
+    for (link, mode, decides) in [
+        (canary, json!("canary"), "new"),
+        ("rollout = \"shadow\"", json!("shadow"), "old"),
+        ("", Value::Null, "new"),
+    ] {
+        site.configure(&config(&chain(&["p"], link)));
+        site.reload();
+        let shown = site.policy("p");
+        assert_eq!((&shown["trial"]["mode"], &shown["error"]), (&mode, &Value::Null), "{shown}");
+        assert_eq!(site.why("auto"), decides, "{link}");
+    }
+    let shown = site.policy("p");
+    assert_eq!(shown["history"].as_array().map(Vec::len), Some(1), "{shown}");
+}

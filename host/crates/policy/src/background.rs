@@ -6,7 +6,7 @@
 //!           ──outcome─────> bounded queue ──> thread `policy-hooks`    on-complete in batches; on-tick; probation
 //! ```
 //!
-//! Nothing here holds up a request: what does not fit into a queue is dropped and counted.
+//! Nothing here holds up a request: what does not fit into a queue is dropped, and for shadows counted.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -122,8 +122,7 @@ impl Background {
 }
 
 fn ask_shadows(jobs: &Receiver<ShadowJob>) {
-    // Whoever serves goes before whoever only compares.
-    // On Linux this is about the calling thread, and no other one.
+    // Whoever serves goes before whoever only compares. On Linux this is about the calling thread, and no other one.
     if let Err(error) = rustix::process::nice(SHADOW_NICENESS) {
         tracing::debug!("shadows are as urgent as requests: {error}");
     }

@@ -176,24 +176,19 @@ impl Policies {
 
     /// Make the chain what the operator wants. Policies whose settings and folders are as they were keep their versions.
     pub fn apply(&self, spec: ChainSpec) -> Vec<(String, Change)> {
-        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut changes = Vec::new();
-        {
-            let mut shelf = self.shelf();
-            let gone = |name: &str| !spec.policies.iter().any(|policy| policy.name == name);
-            let left: Vec<String> = shelf.places.keys().filter(|name| gone(name)).cloned().collect();
-            for name in left {
-                shelf.places.remove(&name);
-                changes.push((name, Change::Removed));
-            }
-            shelf.spec = spec.clone();
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let refreshed = spec.policies.iter().map(|policy| (policy.name.clone(), self.refresh(policy, &spec)));
+        let mut changes: Vec<(String, Change)> = refreshed.collect();
+        // Versions, order, weights and failure modes: in one step, when all that is new is proven.
+        let mut shelf = self.shelf();
+        let stays = |name: &str| spec.policies.iter().any(|policy| policy.name == name);
+        let gone: Vec<String> = shelf.places.keys().filter(|name| !stays(name)).cloned().collect();
+        for name in gone {
+            shelf.places.remove(&name);
+            changes.push((name, Change::Removed));
         }
-        for policy in &spec.policies {
-            changes.push((policy.name.clone(), self.refresh(policy, &spec)));
-        }
-        // Order, weights and failure modes may be others though no version is.
-        self.publish(&mut self.shelf());
-        drop(changing);
+        shelf.spec = spec;
+        self.publish(&mut shelf);
         changes
     }
 
@@ -213,11 +208,13 @@ impl Policies {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let spec = self.shelf().spec.clone();
         let still = |policy: &PolicySpec| spec.policies.iter().find(|it| it.name == policy.name);
-        changed
-            .iter()
-            .filter_map(still)
-            .map(|policy| (policy.name.clone(), self.refresh(policy, &spec)))
-            .collect()
+        let refresh = |policy: &PolicySpec| {
+            let change = self.refresh(policy, &spec);
+            // Each by itself: one that compiles for long does not hold up the others.
+            self.publish(&mut self.shelf());
+            (policy.name.clone(), change)
+        };
+        changed.iter().filter_map(still).map(refresh).collect()
     }
 
     /// Do what an operator wants.
@@ -241,7 +238,7 @@ impl Policies {
                 ("rolled-back", format!("{} was left; {active} is in service", left.id()))
             }
             Command::Promote(version) => {
-                let now = self.started.elapsed();
+                let now = self.now();
                 let chosen =
                     place.promote(version.as_deref(), policy.probation, now, spec.keep).map_err(refused)?;
                 ("promoted", format!("{} is in service", chosen.id()))
@@ -269,7 +266,7 @@ impl Policies {
     /// Take back what does not stand its probation.
     pub(crate) fn judge(&self) {
         let mut shelf = self.shelf();
-        let now = self.started.elapsed();
+        let now = self.now();
         let Shelf { spec, places } = &mut *shelf;
         let mut changed = false;
         for policy in &spec.policies {

@@ -14,7 +14,7 @@ use crate::store::{Remembered, Store};
 use crate::version::{LoadError, Version};
 
 impl Policies {
-    /// Look at one policy's folder. The caller holds `changing`.
+    /// Look at one policy's folder. The caller holds `changing`, and publishes what came of it.
     pub(super) fn refresh(&self, policy: &PolicySpec, spec: &ChainSpec) -> Change {
         let first = !self.shelf().places.contains_key(&policy.name);
         if first {
@@ -43,7 +43,6 @@ impl Policies {
             }
             Change::Same | Change::Removed => kept.problem = None,
         }
-        self.publish(&mut shelf);
         taken
     }
 
@@ -67,7 +66,9 @@ impl Policies {
                 place.trial = None;
                 return Change::Same;
             }
-            if place.trial.as_ref().is_some_and(|(trial, _)| trial.fingerprint == fingerprint) {
+            // In another way it is tried out, or in service, anew.
+            let tried = place.trial.as_ref().filter(|(_, rollout)| *rollout == policy.rollout);
+            if tried.is_some_and(|(trial, _)| trial.fingerprint == fingerprint) {
                 return Change::Same;
             }
             if let Some(reason) = place.why_set_aside(&fingerprint) {
@@ -80,7 +81,7 @@ impl Policies {
         let is_shadow = policy.rollout == Rollout::Shadow && !is_first;
         let proven = match known {
             Some(version) if !is_shadow => version.warm_up().map(|()| version),
-            _ => self.prove(policy, spec, &bundle, &policy.settings, is_shadow).map(Arc::new),
+            _ => self.prove(policy, &bundle, &policy.settings, is_shadow).map(Arc::new),
         };
         let version = match proven {
             Ok(version) => version,
@@ -90,7 +91,7 @@ impl Policies {
             Store::of(store, &policy.name).keep(&fingerprint, &bundle, &policy.settings);
         }
         let id = version.id().to_owned();
-        let now = self.started.elapsed();
+        let now = self.now();
         let mut shelf = self.shelf();
         let Some(kept) = shelf.places.get_mut(&policy.name) else { return Change::Removed };
         match kept.place.offer(version, policy.rollout, policy.probation, now, spec.keep) {
@@ -99,16 +100,14 @@ impl Policies {
         }
     }
 
-    /// Everything that has to be true of a version before it takes part.
+    /// Everything that has to be true of a version, whose signature is good, before it takes part.
     fn prove(
         &self,
         policy: &PolicySpec,
-        spec: &ChainSpec,
         bundle: &Bundle,
         settings: &Settings,
         is_shadow: bool,
     ) -> Result<Version, LoadError> {
-        verify(bundle, spec)?;
         let loaded = proof::component(&self.runtime, bundle)?;
         let state = if is_shadow { Arc::default() } else { self.runtime.state_of(&policy.name) };
         let version = Version::new(&self.runtime, bundle, settings, &loaded, &self.metrics, state);
@@ -131,7 +130,7 @@ impl Policies {
         let Remembered { active, trial: _, history, set_aside, disabled } = store.remembered();
         let again = |fingerprint: String| {
             let (bundle, settings) = store.load(&fingerprint)?;
-            let version = self.prove(policy, spec, &bundle, &settings, false);
+            let version = verify(&bundle, spec).and_then(|()| self.prove(policy, &bundle, &settings, false));
             version.map(Arc::new).map_err(|error| error.to_string())
         };
         let mut again = |fingerprint| match again(fingerprint) {
@@ -150,8 +149,8 @@ impl Policies {
     }
 }
 
-/// Did one of those sign the version whose word the operator takes? Asked before
-/// anything is made of its bytes.
+/// Did one of those sign the version whose word the operator takes? Asked before anything is made
+/// of its bytes.
 fn verify(bundle: &Bundle, spec: &ChainSpec) -> Result<(), LoadError> {
     let file = bundle.dir.join(signature::FILE).display().to_string();
     let Some(text) = bundle.signature.as_ref().filter(|_| !spec.signers.is_empty()) else {

@@ -2,7 +2,6 @@
 
 use std::time::UNIX_EPOCH;
 
-use pointsman_domain::OnConflict;
 use serde::Serialize;
 
 use super::{Kept, Policies};
@@ -118,11 +117,6 @@ impl Policies {
         let shelf = self.shelf();
         let entry = |policy: &PolicySpec| Some(self.entry(policy, shelf.places.get(&policy.name)?));
         shelf.spec.policies.iter().filter_map(entry).collect()
-    }
-
-    /// When the filters of several policies leave no lane.
-    pub fn on_conflict(&self) -> OnConflict {
-        self.shelf().spec.on_conflict
     }
 
     fn entry(&self, policy: &PolicySpec, kept: &Kept) -> Entry {
