@@ -29,7 +29,7 @@ use serde_json::value::RawValue;
 
 use crate::chain::ask;
 use crate::state::State;
-use crate::version::Version;
+use crate::version::{Version, patiently};
 
 /// Makes facts of a case's request; the wire belongs to another crate.
 pub type FactsOf = dyn Fn(&CaseRequest) -> Result<Facts, String> + Send + Sync;
@@ -219,9 +219,10 @@ pub(crate) fn run(
             file: file.to_owned(),
             what: format!("line {} (`{}`): {what}", case.line, case.name),
         };
-        // A version of its own for each case: what one leaves behind must not help the next.
-        let version = version(&case.config, case.state().map_err(fail)?);
-        let (differences, took) = differences(&case, &version, facts_of).map_err(fail)?;
+        // A version of its own for each case, and each time: what one leaves behind must not help the next.
+        case.state().map_err(fail)?;
+        let version = || version(&case.config, case.state().unwrap_or_default());
+        let (differences, took) = differences(&case, version, facts_of).map_err(fail)?;
         Ok(CaseResult { line: case.line, name: case.name, differences, took })
     };
     read(file, text)?.into_iter().filter(|case| wanted(&case.name)).map(result).collect()
@@ -276,24 +277,29 @@ impl Case {
 
 fn differences(
     case: &Case,
-    version: &Version,
+    version: impl Fn() -> Version,
     facts_of: &FactsOf,
 ) -> Result<(Vec<Difference>, Duration), String> {
     let limits = PlanLimits { max_wait: Duration::MAX, max_steps: usize::MAX };
     let fleet = case.view(None);
-    let mut facts = facts_of(&case.request)?;
+    let facts = facts_of(&case.request)?;
     let mut merge = Merge::new(&fleet, facts.request.model());
-    let begun = Instant::now();
-    let asked = ask(version, &mut facts, &fleet, &mut Trace::off());
-    let took = begun.elapsed();
-    let advice = match asked {
+    let mut took = Duration::ZERO;
+    let asked = patiently(|| {
+        let version = version();
+        let begun = Instant::now();
+        let advice = ask(&version, &mut facts.clone(), &fleet, &mut Trace::off());
+        took = begun.elapsed();
+        Ok((version.reference, advice?))
+    });
+    let (reference, advice) = match asked {
         Ok(advice) => advice,
         Err(error) => {
             let (expected, got) = ("advice".to_owned(), format!("none: {error}"));
             return Ok((vec![Difference { what: "some", expected, got }], took));
         }
     };
-    merge.add(&version.reference, 1000, advice);
+    merge.add(&reference, 1000, advice);
     let merged = merge.finish(OnConflict::Refuse);
     let decision = Plan::from_advice(&merged, &fleet, &limits);
     Ok((compare(&case.expect, &merged, &decision, &fleet), took))

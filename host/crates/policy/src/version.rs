@@ -60,6 +60,28 @@ pub(crate) enum Hook {
     Tick,
 }
 
+impl NoAdvice {
+    fn is_timeout(&self) -> bool {
+        matches!(self, Self::Fault(Fault::Timeout(_)))
+    }
+}
+
+/// How often whoever proves something of a policy asks before it is too slow.
+const PATIENCE: u32 = 5;
+
+/// Ask again while the time runs out. Deadlines are wall clock, and whoever proves shares the machine with others: what is
+/// too slow is so each time.
+pub(crate) fn patiently<T>(mut ask: impl FnMut() -> Result<T, NoAdvice>) -> Result<T, NoAdvice> {
+    let mut answer = ask();
+    for _ in 1..PATIENCE {
+        match &answer {
+            Err(error) if error.is_timeout() => answer = ask(),
+            _ => break,
+        }
+    }
+    answer
+}
+
 impl Hook {
     /// Its name in the contract, and the value of a metric's label.
     pub(crate) fn name(self) -> &'static str {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{LoadError, NoAdvice, UNHURRIED_DEADLINE, Version};
+use super::{LoadError, NoAdvice, UNHURRIED_DEADLINE, Version, patiently};
 use crate::abi::Description;
 use crate::call::{CallLimits, Fault, guarded, store};
 use crate::host_calls::HostState;
@@ -37,8 +37,7 @@ impl Version {
     pub(crate) fn warm_up(&self) -> Result<(), LoadError> {
         for _ in 0..self.runtime.warm_instances.max(1) {
             let doing = "configured";
-            let warm = self
-                .instantiate()
+            let warm = patiently(|| self.instantiate())
                 .map_err(|error| LoadError::FirstCall { doing, what: error.to_string() })?;
             self.pool.put(warm, self.most_calls);
         }
@@ -47,13 +46,15 @@ impl Version {
 
     /// Is it who its manifest, and the operator, say that it is?
     pub(crate) fn check_description(&self, wanted: &str) -> Result<(), LoadError> {
-        let failed = |fault: Fault| LoadError::FirstCall {
-            doing: "asked to describe itself",
-            what: fault.to_string(),
+        let describe = || {
+            let mut warm = self.unconfigured()?;
+            let limits = self.unhurried();
+            Ok(guarded(&mut *warm, limits, |warm| warm.instance.describe(&mut warm.store))?)
         };
-        let mut warm = self.unconfigured().map_err(failed)?;
-        let described = guarded(&mut *warm, self.unhurried(), |warm| warm.instance.describe(&mut warm.store))
-            .map_err(failed)?;
+        let described = patiently(describe).map_err(|error| LoadError::FirstCall {
+            doing: "asked to describe itself",
+            what: error.to_string(),
+        })?;
         // Where the contract has no description, the manifest's word is all there is.
         let described = described.unwrap_or_else(|| Description {
             name: self.manifest.name.clone(),
