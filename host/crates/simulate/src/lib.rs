@@ -1,0 +1,27 @@
+//! Policies on made-up and recorded traffic, in virtual time: the code that serves, without sockets, engines or GPUs.
+//!
+//! ```text
+//!   Traffic ──Ask──> World ──Facts──> Deciders (the chain of policies, or any Advisor) ──> domain::Plan
+//!                      │ ▲                                                                     │
+//!                      │ └─ Happenings: tokens, loads, crashes, clients that leave             ▼
+//!                      │                                       domain::way, domain::dispatch::Dispatcher
+//!                      └──> Observer: what is counted, shown and compared
+//! ```
+//!
+//! Not a second implementation: advice, plans, queues, turns and fallbacks are decided by the very code of the host. What is
+//! made up is what the host does not decide: when requests come, and how long engines take.
+//!
+//! **Promise.** The same inputs give the same output, bit for bit, on every machine: there is no clock, no thread and no
+//! order that depends on addresses in here, and policies run on fuel instead of time.
+
+mod deciders;
+mod fleet;
+mod observe;
+mod random;
+mod traffic;
+
+pub use self::deciders::{Deciders, NOBODY, Wished};
+pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};
+pub use self::observe::{Ended, How, Observer, Try};
+pub use self::random::{Random, Spread, seconds};
+pub use self::traffic::{Ask, ClassId, Traffic};
