@@ -15,12 +15,14 @@
 //! order that depends on addresses in here, and policies run on fuel instead of time.
 
 mod deciders;
+mod failure;
 mod fleet;
 mod observe;
 mod random;
 mod traffic;
 
 pub use self::deciders::{Deciders, NOBODY, Wished};
+pub use self::failure::{Failure, Trouble, When};
 pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};
 pub use self::observe::{Ended, How, Observer, Try};
 pub use self::random::{Random, Spread, seconds};
