@@ -23,6 +23,7 @@ mod permit;
 mod plan;
 mod trace;
 pub mod units;
+mod way;
 
 pub use advice::{
     Advice, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneScore, Metric, MetricWeight, Note, OnTimeout,
@@ -39,3 +40,4 @@ pub use outcome::{Failure, Outcome, Recovery, TryResult};
 pub use permit::{Allow, Dropped, permit, permit_edits};
 pub use plan::{Decision, NoLane, Plan, PlanLimits, Step};
 pub use trace::{Consulted, Read, Trace};
+pub use way::{Failing, Next, Wanted, Way};

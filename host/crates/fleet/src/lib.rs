@@ -27,13 +27,12 @@ mod upstream;
 mod vitals;
 pub mod vllm;
 
-use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{Arrival, Dispatcher, FlowId, GroupSetup, LaneSetup, Refusal, Ticket, Wish};
-use pointsman_domain::{EngineState, FleetView, LaneId, LaneInfo, LaneState, Switching, Topology};
+use pointsman_domain::dispatch::{Dispatcher, GroupSetup, LaneSetup, Refusal, Ticket, Wish};
+use pointsman_domain::{EngineState, FleetView, LaneId, LaneInfo, LaneState, Topology, Wanted};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -55,23 +54,6 @@ pub use self::spec::{
     Rules, Secret, SwitchStrategy, Timeouts, UrlError, Words,
 };
 pub use self::upstream::{EngineBody, EngineError};
-
-/// A request's wish for a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted<'a> {
-    /// Of this lane.
-    pub lane: LaneId,
-    /// Higher goes first.
-    pub priority: i32,
-    /// Whose turn it is among equals.
-    pub flow: &'a str,
-    /// Longest wait.
-    pub max_wait: Duration,
-    /// May lanes be loaded or exchanged for it.
-    pub switching: Switching,
-    /// It has somewhere else to go.
-    pub has_fallback: bool,
-}
 
 /// What people want to know of a lane.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -229,11 +211,8 @@ impl Fleet {
     /// # Errors
     /// With the reason why there is none.
     pub async fn acquire(&self, wanted: Wanted<'_>) -> Result<Lease, Refusal> {
-        let Wanted { lane, priority, flow, max_wait, switching, has_fallback } = wanted;
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
-        let deadline = self.started.elapsed().saturating_add(max_wait);
-        let flow = FlowId(BuildHasherDefault::<DefaultHasher>::default().hash_one(flow));
-        let arrival = Arrival { ticket, lane, priority, flow, deadline, switching, has_fallback };
+        let arrival = wanted.arrival(ticket, self.started.elapsed());
         let (answer, answered) = oneshot::channel();
         if self.mailbox.send(Message::Wanted { arrival, answer }).is_err() {
             return Err(Refusal::Closing);

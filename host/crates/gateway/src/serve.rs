@@ -9,14 +9,14 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use pointsman_domain::{Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _};
+use pointsman_domain::{Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _, Way};
 use pointsman_openai::{Head, Request};
 
 use crate::account::Accepted;
 use crate::attempt::{self, Answer};
 use crate::error::{RETRY_LOST_ENGINE, RouteError};
 use crate::recording::{self, Recording};
-use crate::recover::{self, Way};
+use crate::recover;
 use crate::wait::WaitingBody;
 use crate::{Decider, Gateway, request_id, stream};
 
