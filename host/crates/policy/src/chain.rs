@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pointsman_domain::{
-    Advice, Advisor, BuiltIn, Consulted, Facts, Failure, FleetView, Merge, Merged, OnConflict, Outcome,
-    PolicyRef, Recovery, Rejection, Trace, fnv1a_chain, permit, permit_edits,
+    Advice, Advisor, BuiltIn, ChainInfo, Consulted, Facts, Failure, FleetView, LinkInfo, Merge, Merged,
+    OnConflict, Outcome, PolicyRef, Recovery, Rejection, Trace, fnv1a_chain, permit, permit_edits,
 };
 
 use crate::background::{Background, ShadowJob};
@@ -14,7 +14,7 @@ use crate::spec::{CanaryBy, OnError, Rollout};
 use crate::version::{Hook, NoAdvice, Version};
 
 /// Policies in the order in which they are asked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Chain {
     links: Vec<Link>,
     on_conflict: OnConflict,
@@ -22,6 +22,7 @@ pub(crate) struct Chain {
     background: Option<Arc<Background>>,
     recovers: bool,
     learns: bool,
+    info: Arc<ChainInfo>,
 }
 
 /// One place in the chain.
@@ -36,6 +37,12 @@ pub(crate) struct Link {
     pub(crate) trial: Option<(Arc<Version>, Rollout)>,
 }
 
+impl Default for Chain {
+    fn default() -> Self {
+        Self::new(Vec::new(), OnConflict::default(), None)
+    }
+}
+
 impl Chain {
     pub(crate) fn new(
         links: Vec<Link>,
@@ -46,6 +53,7 @@ impl Chain {
         Self {
             recovers: has(|version| version.hooks().on_failure),
             learns: has(|version| version.hooks().on_complete),
+            info: Arc::new(ChainInfo::new(on_conflict, links.iter().flat_map(Link::infos).collect())),
             links,
             on_conflict,
             background,
@@ -66,6 +74,21 @@ impl Chain {
 impl Link {
     fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
         self.active.iter().chain(self.trial.iter().map(|(version, _)| version))
+    }
+
+    /// Its versions, for those who record.
+    fn infos(&self) -> impl Iterator<Item = LinkInfo> {
+        let of = |version: &Version, trial: Option<&Rollout>| LinkInfo {
+            policy: version.reference.clone(),
+            fingerprint: version.fingerprint.clone(),
+            component: version.component_sha256().to_owned(),
+            weight: self.weight,
+            on_error: self.on_error.name().to_owned(),
+            trial: trial.map(|rollout| rollout.name().to_owned()),
+            config: version.settings.config.clone(),
+        };
+        let active = self.active.as_ref().ok().map(|version| of(version, None));
+        active.into_iter().chain(self.trial.iter().map(move |(version, rollout)| of(version, Some(rollout))))
     }
 
     /// The version that decides about this request, if there is one.
@@ -143,6 +166,10 @@ impl Advisor for Chain {
             }
         }
         merge.finish(self.on_conflict)
+    }
+
+    fn chain(&self) -> Option<&Arc<ChainInfo>> {
+        Some(&self.info)
     }
 
     fn recovers(&self) -> bool {
