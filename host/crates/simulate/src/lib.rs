@@ -17,13 +17,21 @@
 mod deciders;
 mod failure;
 mod fleet;
+mod histogram;
+mod metric;
+mod objective;
 mod observe;
 mod random;
+pub mod report;
 mod traffic;
 
 pub use self::deciders::{Deciders, NOBODY, Wished};
 pub use self::failure::{Failure, Trouble, When};
 pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};
+pub use self::histogram::Histogram;
+pub use self::metric::{Direction, Metric, Scope, Statistic, Unit};
+pub use self::objective::{Judged, Objective, Verdict};
 pub use self::observe::{Ended, How, Observer, Try};
 pub use self::random::{Random, Spread, seconds};
+pub use self::report::{Collector, Run, Summary};
 pub use self::traffic::{Ask, ClassId, Traffic};
