@@ -14,6 +14,7 @@
 //! **Promise.** The same inputs give the same output, bit for bit, on every machine: there is no clock, no thread and no
 //! order that depends on addresses in here, and policies run on fuel instead of time.
 
+mod compare;
 mod deciders;
 mod failure;
 mod fleet;
@@ -25,6 +26,7 @@ mod random;
 pub mod report;
 mod traffic;
 
+pub use self::compare::{Cell, Change, Comparison, Difference, Estimate, Line};
 pub use self::deciders::{Deciders, NOBODY, Wished};
 pub use self::failure::{Failure, Trouble, When};
 pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};

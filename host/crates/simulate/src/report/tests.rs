@@ -284,3 +284,37 @@ fn json_has_stable_names_with_units() {
     assert_eq!(json["switches-per-hour"], 36.0);
     assert!(json["classes"][0].get("queue-max").is_none());
 }
+
+/// Two variants of the same history, of which the second one has no waits to speak of.
+fn report() -> Report {
+    let objectives = ["batch.wait.p99 < 20s", "lost <= 1", "tenant.fairness > 90%"];
+    let objectives = objectives.map(|text| crate::Objective::parse(text).unwrap());
+    let better = |seed: u64| {
+        let mut to = small();
+        live(&mut to, &ask(5.0, 0, "alice"), 0, How::Answered, [0.0, 1.0, 5.0]);
+        live(&mut to, &ask(5.0, 1, "bob\u{1b}"), 0, How::Answered, [2.0, 3.0, 7.0 + seed as f64]);
+        to.finish(seed, 2, at(100.0))
+    };
+    let seeded = |seed: u64| {
+        let mut run = history();
+        run.summary.seed = seed;
+        run
+    };
+    Report {
+        title: "A small day".to_owned(),
+        scenario: "two lanes\nand two classes".to_owned(),
+        variants: vec![
+            VariantReport::new("as it stands", vec![seeded(1), seeded(2)], &objectives),
+            VariantReport::new("better\u{7}", vec![better(1), better(2)], &objectives),
+        ],
+        sweep: None,
+    }
+}
+
+#[test]
+fn a_terminal_gets_tables() {
+    let text = report().text();
+    let expected = include_str!("tests/report.txt");
+    assert_eq!(text, expected, "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 100));
+}
