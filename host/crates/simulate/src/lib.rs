@@ -21,7 +21,7 @@ mod observe;
 mod random;
 mod traffic;
 
-pub use self::deciders::{Deciders, NOBODY, Wished};
+pub use self::deciders::{Chain, Deciders, NOBODY, Wished};
 pub use self::failure::{Failure, Trouble, When};
 pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};
 pub use self::observe::{Ended, How, Observer, Try};
