@@ -78,4 +78,7 @@ pub(crate) struct CompilePolicy {
     /// Process id of who asks.
     #[arg(long)]
     pub(crate) parent: i32,
+    /// For calls that run on fuel, and not by the clock.
+    #[arg(long)]
+    pub(crate) fuel: bool,
 }

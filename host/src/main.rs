@@ -17,7 +17,7 @@ mod telemetry;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use pointsman_policy::CompileOrders;
+use pointsman_policy::{CompileOrders, Metering};
 
 use crate::cli::{Cli, Command, CompilePolicy};
 
@@ -33,8 +33,9 @@ fn main() -> ExitCode {
         Command::Policy(command) => policy::policy(command),
         Command::ImportEnv(options) => import::import_env(&options).map(done),
         Command::Keeper => return pointsman_fleet::keeper_main(std::io::stdin()),
-        Command::CompilePolicy(CompilePolicy { memory, cpu, parent }) => {
-            let orders = CompileOrders { memory, cpu, parent };
+        Command::CompilePolicy(CompilePolicy { memory, cpu, parent, fuel }) => {
+            let metering = if fuel { Metering::Fuel } else { Metering::Wall };
+            let orders = CompileOrders { memory, cpu, parent, metering };
             return pointsman_policy::compile_main(orders, std::io::stdin(), std::io::stdout());
         }
     };

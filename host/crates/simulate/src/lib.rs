@@ -27,7 +27,7 @@ pub mod report;
 mod traffic;
 
 pub use self::compare::{Cell, Change, Comparison, Difference, Estimate, Line};
-pub use self::deciders::{Deciders, NOBODY, Wished};
+pub use self::deciders::{Chain, Deciders, NOBODY, Wished};
 pub use self::failure::{Failure, Trouble, When};
 pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};
 pub use self::histogram::Histogram;

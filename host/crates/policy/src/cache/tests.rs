@@ -3,11 +3,11 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::{ABANDONED, Cache, Code};
-use crate::runtime::compiling_engine;
+use crate::runtime::{Metering, compiling_engine};
 
 fn cache() -> (tempfile::TempDir, Cache) {
     let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path().join("cache"), &compiling_engine().unwrap()).unwrap();
+    let cache = Cache::open(dir.path().join("cache"), &compiling_engine(Metering::Wall).unwrap()).unwrap();
     (dir, cache)
 }
 
@@ -76,7 +76,7 @@ fn nothing_but_its_own_files_is_removed() {
 
 #[test]
 fn loading_counts_as_using() {
-    let engine = compiling_engine().unwrap();
+    let engine = compiling_engine(Metering::Wall).unwrap();
     let (_dir, cache) = cache();
     let bytes = wat::parse_str(include_str!("../../fixtures/small.wat")).unwrap();
     let code = Code::of_our_compiler(engine.precompile_component(&bytes).unwrap());
