@@ -15,11 +15,14 @@
 //! order that depends on addresses in here, and policies run on fuel instead of time.
 
 mod deciders;
+mod engine;
 mod failure;
 mod fleet;
 mod observe;
 mod random;
+mod request;
 mod traffic;
+mod world;
 
 pub use self::deciders::{Deciders, NOBODY, Wished};
 pub use self::failure::{Failure, Trouble, When};
@@ -27,3 +30,4 @@ pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};
 pub use self::observe::{Ended, How, Observer, Try};
 pub use self::random::{Random, Spread, seconds};
 pub use self::traffic::{Ask, ClassId, Traffic};
+pub use self::world::{Books, Setting, run};
