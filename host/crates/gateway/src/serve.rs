@@ -222,7 +222,7 @@ pub(crate) fn facts(request: &Request, accepted: &Accepted) -> Facts {
     Facts {
         request: Arc::new(request.clone()),
         now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
-        seed: request_id::seed(request.id()),
+        seed: Facts::seed(request.id()),
         age: accepted.age(),
         attempt: accepted.tried(),
     }

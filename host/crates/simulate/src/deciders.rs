@@ -48,6 +48,10 @@ impl<A: Advisor> Deciders for A {
     fn advisor(&self) -> &dyn Advisor {
         self
     }
+
+    fn learn(&mut self, _: &Arc<FleetView>, _: u64, ended: &[Outcome]) {
+        ended.iter().for_each(|outcome| self.ended(outcome));
+    }
 }
 
 /// No policies: the host's own rule.

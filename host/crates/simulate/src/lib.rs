@@ -16,6 +16,7 @@
 
 mod compare;
 mod deciders;
+mod engine;
 mod failure;
 mod fleet;
 mod histogram;
@@ -24,7 +25,9 @@ mod objective;
 mod observe;
 mod random;
 pub mod report;
+mod request;
 mod traffic;
+mod world;
 
 pub use self::compare::{Cell, Change, Comparison, Difference, Estimate, Line};
 pub use self::deciders::{Chain, Deciders, NOBODY, Wished};
@@ -37,3 +40,4 @@ pub use self::observe::{Ended, How, Observer, Try};
 pub use self::random::{Random, Spread, seconds};
 pub use self::report::{Collector, Run, Summary};
 pub use self::traffic::{Ask, ClassId, Traffic};
+pub use self::world::{Books, Setting, run};
