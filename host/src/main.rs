@@ -12,6 +12,7 @@ mod import;
 mod policy;
 mod reload;
 mod shutdown;
+mod simulate;
 mod telemetry;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => app::serve(&serve).map(done),
         Command::Check(check) => check::check(&check).map(done),
         Command::Policy(command) => policy::policy(command),
+        Command::Simulate(options) => simulate::simulate(&options),
         Command::ImportEnv(options) => import::import_env(&options).map(done),
         Command::Keeper => return pointsman_fleet::keeper_main(std::io::stdin()),
         Command::CompilePolicy(CompilePolicy { memory, cpu, parent, fuel }) => {
@@ -48,7 +50,8 @@ fn main() -> ExitCode {
             }
             let bad_config = error.is::<config::ConfigError>()
                 || error.is::<check::BadPolicies>()
-                || error.is::<policy::CannotLoad>();
+                || error.is::<policy::CannotLoad>()
+                || error.is::<pointsman_simulate::StudyError>();
             if bad_config { ExitCode::from(BAD_CONFIG) } else { ExitCode::FAILURE }
         }
     }
