@@ -14,16 +14,23 @@
 //! **Promise.** The same inputs give the same output, bit for bit, on every machine: there is no clock, no thread and no
 //! order that depends on addresses in here, and policies run on fuel instead of time.
 
+mod arrivals;
 mod deciders;
 mod failure;
 mod fleet;
 mod observe;
 mod random;
+mod scenario;
 mod traffic;
 
+pub use self::arrivals::Arrivals;
 pub use self::deciders::{Deciders, NOBODY, Wished};
 pub use self::failure::{Failure, Trouble, When};
 pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};
 pub use self::observe::{Ended, How, Observer, Try};
 pub use self::random::{Random, Spread, seconds};
+pub use self::scenario::{
+    Document, Engines, FleetSource, Format, Host, HostConfig, HostLane, Models, Pace, Scenario, ScenarioError, Sessions,
+    Source, Stream, Tenants, Trace, Variant,
+};
 pub use self::traffic::{Ask, ClassId, Traffic};
