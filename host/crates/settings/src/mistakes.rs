@@ -62,9 +62,14 @@ impl<'a> Mistakes<'a> {
     pub fn into_sorted(self) -> Vec<Mistake> {
         let mut found = self.found.into_inner();
         found.sort_by_key(|(place, _)| place.start);
-        // What several forms of a document have in common is read several times.
-        found.dedup();
-        found.into_iter().map(|(_, mistake)| mistake).collect()
+        let mut sorted: Vec<Mistake> = Vec::with_capacity(found.len());
+        for (_, mistake) in found {
+            // What several forms of a document have in common is read, and found wrong, in each of them.
+            if !sorted.contains(&mistake) {
+                sorted.push(mistake);
+            }
+        }
+        sorted
     }
 
     pub(crate) fn place(&self, place: Range<usize>, key: &str) -> Place {
