@@ -237,3 +237,26 @@ impl HostState {
         (wanted as usize).min(MOST_PER_QUESTION).min(self.left)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::metrics::PolicyMetrics;
+
+    #[test]
+    fn what_a_rehearsed_policy_logs_follows_its_clock_and_no_subscriber() {
+        let metrics = PolicyMetrics::register(&mut Registry::default());
+        let figures = PolicyFigures::new(&metrics, &pointsman_domain::PolicyRef::new("p", "1"), &[]);
+        let around = Surroundings { state: Arc::default(), clock: Clock::standing() };
+        let host = HostState::new(Arc::new(Shared::new("p".into(), around, figures)), 0);
+        let kept = || (0..2 * LINES_PER_SECOND).filter(|_| host.shared.may_log()).count() as u32;
+        assert_eq!((kept(), kept()), (LINES_PER_SECOND, 0));
+        host.shared.clock.set(Duration::from_secs(1));
+        assert_eq!(kept(), LINES_PER_SECOND);
+        let enabled = [Level::Trace, Level::Debug, Level::Info, Level::Warn, Level::Error]
+            .map(|level| host.log_enabled(level));
+        assert_eq!(enabled, [false, false, true, true, true], "and nobody reads any log here");
+    }
+}

@@ -208,6 +208,8 @@ mod tests {
     use crate::interview::Asking;
     use crate::metrics::{PolicyFigures, PolicyMetrics};
     use crate::reads::Reads;
+    use crate::replay::Script;
+    use crate::state::State;
 
     /// What is noted of the call, which is over then.
     fn noted(state: &mut HostState) -> Vec<domain::Read> {
@@ -275,45 +277,41 @@ mod tests {
         }
     }
 
-    fn hosted(recorded: bool) -> HostState {
+    fn hosted(asking: Asking, request: Option<Arc<dyn RequestView>>) -> HostState {
         let metrics = PolicyMetrics::register(&mut Registry::default());
         let figures = PolicyFigures::new(&metrics, &domain::PolicyRef::new("p", "1"), &[]);
-        let shared = Shared::new("p".to_owned(), Arc::default(), figures);
+        let shared = Shared::new("p".to_owned(), Arc::<State>::default(), figures);
         let mut state = HostState::new(Arc::new(shared), 1 << 20);
         let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
-        let asking = if recorded { Asking::Noted(Reads::default()) } else { Asking::Plain };
-        state.begin(Current { request: Some(Arc::new(Asked)), fleet: Arc::new(fleet) }, asking);
+        state.begin(Current { request, fleet: Arc::new(fleet) }, asking);
         state
     }
 
-    fn ask_everything(state: &mut HostState) {
-        request::Host::id(state);
-        request::Host::model(state);
-        request::Host::tenant(state);
-        request::Host::header(state, "x-class".to_owned());
-        request::Host::field(state, "/n".to_owned(), 9);
-        request::Host::field(state, "/m".to_owned(), 9);
-        request::Host::messages(state);
-        request::Host::text(state, 0, 0, 4);
-        request::Host::body(state, 0, 4);
-        request::Host::contains(state, "secret".to_owned(), true);
-        request::Host::prefix_hashes(state, 64, 1);
-        fleet::Host::stats(state);
-        fleet::Host::stat(state, 3);
-        fleet::Host::candidates(state);
-        fleet::Host::info(state, 3);
-        fleet::Host::find(state, "a".to_owned());
-        fleet::Host::with_label(state, "tier".to_owned(), "gpu".to_owned());
-        state::Host::put(state, "k".to_owned(), b"v".to_vec(), 5).unwrap();
-        state::Host::get(state, "k".to_owned());
-        assert!(state::Host::increment(state, "k".to_owned(), 1, 0).is_err());
-        state::Host::delete(state, "k".to_owned());
-        state::Host::increment(state, "n".to_owned(), 2, 0).unwrap();
+    fn noting() -> HostState {
+        hosted(Asking::Noted(Reads::default()), Some(Arc::new(Asked)))
+    }
+
+    /// Everything that a guest can ask, and what it is told.
+    fn ask_everything(state: &mut HostState) -> Vec<String> {
+        macro_rules! told {
+            ($($interface:ident: $($function:ident($($with:expr),*))*;)*) => {
+                vec![$($(format!("{:?}", $interface::Host::$function(state, $($with),*)),)*)*]
+            };
+        }
+        told! {
+            request: id() model() tenant() header("x-class".to_owned())
+                field("/n".to_owned(), 9) field("/m".to_owned(), 9)
+                messages() text(0, 0, 4) body(0, 4) contains("secret".to_owned(), true) prefix_hashes(64, 1);
+            fleet: stats() stat(3) candidates() info(3) find("a".to_owned())
+                with_label("tier".to_owned(), "gpu".to_owned());
+            state: put("k".to_owned(), b"v".to_vec(), 5) get("k".to_owned())
+                increment("k".to_owned(), 1, 0) delete("k".to_owned()) increment("n".to_owned(), 2, 0);
+        }
     }
 
     #[test]
     fn a_recorded_call_keeps_every_question_with_its_answer() {
-        let mut state = hosted(true);
+        let mut state = noting();
         ask_everything(&mut state);
         let shown = |read: domain::Read| format!("{}{} = {}", read.call, json!(read.with), read.gave);
         let reads: Vec<String> = noted(&mut state).into_iter().map(shown).collect();
@@ -345,11 +343,31 @@ mod tests {
     }
 
     #[test]
+    fn a_replayed_call_is_told_what_was_noted() {
+        let mut then = noting();
+        state::Host::increment(&mut then, "n".to_owned(), 40, 0).unwrap();
+        let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
+        let current = Current { request: Some(Arc::new(Asked)), fleet: Arc::new(fleet) };
+        then.begin(current, Asking::Noted(Reads::default()));
+        let told = ask_everything(&mut then);
+        let record = noted(&mut then);
+
+        // There is no request any more, and nothing in the state.
+        let mut again = hosted(Asking::Replayed(Box::new(Script::new(&record))), None);
+        assert_eq!(ask_everything(&mut again), told);
+        let (Asking::Replayed(script), _) = again.end() else { panic!("it is a replay") };
+        let (reads, missing, differing) = script.into_parts();
+        assert_eq!((reads, missing), (record, Vec::new()));
+        assert!(differing.iter().all(|question| question.call.starts_with("request.")));
+        assert_eq!(differing.len(), 10, "all but the field that is absent then and now");
+    }
+
+    #[test]
     fn other_calls_keep_nothing() {
-        let mut state = hosted(false);
+        let mut state = hosted(Asking::Plain, Some(Arc::new(Asked)));
         ask_everything(&mut state);
         assert!(noted(&mut state).is_empty());
-        let mut state = hosted(true);
+        let mut state = noting();
         ask_everything(&mut state);
         drop(state.end());
         assert!(noted(&mut state).is_empty(), "questions of one call are not shown as another's");
