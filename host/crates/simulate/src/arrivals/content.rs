@@ -65,7 +65,11 @@ impl Content {
         let mut random = self.of_turn(ask.session, 0);
         let prompt = tokens(&self.stream.prompt, &mut random).max(self.stream.shared);
         let output = self.capped(tokens(&self.stream.output, &mut random));
-        Ask { prompt_tokens: self.sessions().map_or(prompt, |s| cut(prompt, s)), output_tokens: output, ..ask }
+        Ask {
+            prompt_tokens: self.sessions().map_or(prompt, |s| cut(prompt, s)),
+            output_tokens: output,
+            ..ask
+        }
     }
 
     /// What a client asks after it was answered; `None` when it has asked as often as it wanted to.
@@ -80,7 +84,8 @@ impl Content {
         let history = ask.prompt_tokens.saturating_add(ask.output_tokens);
         let prompt = history.saturating_add((whole - self.stream.shared).max(1));
         let fits = sessions.longest.is_none_or(|longest| prompt <= longest);
-        let (prompt, shared) = if fits { (prompt, history) } else { (cut(whole, sessions), self.stream.shared) };
+        let (prompt, shared) =
+            if fits { (prompt, history) } else { (cut(whole, sessions), self.stream.shared) };
         Some(self.following(ask, at, (prompt, shared.min(prompt), output)))
     }
 
