@@ -93,8 +93,16 @@ impl Config {
     /// # Errors
     /// With every mistake in it, in the order of the file.
     pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
+        Self::load_over(file, &[])
+    }
+
+    /// The same, with some keys that are other than the file says.
+    ///
+    /// # Errors
+    /// With every mistake, those in these keys too.
+    pub(crate) fn load_over(file: &Path, over: &[Over]) -> Result<Self, ConfigError> {
         let source = ConfigError::source(file)?;
-        Self::parse(&source, &[], file).map_err(|mistakes| ConfigError::new(file, mistakes))
+        Self::parse(&source, over, file).map_err(|mistakes| ConfigError::new(file, mistakes))
     }
 
     fn parse(source: &str, over: &[Over], file: &Path) -> Result<Self, Vec<Mistake>> {

@@ -108,6 +108,7 @@ fn load(dir: &Path, cache_dir: Option<std::path::PathBuf>) -> Result<Workbench> 
         // As in a host: making an instance is quicker than on demand.
         allocator: Allocator::Auto,
         warm_instances: 1,
+        ..RuntimeSettings::default()
     };
     let runtime: Arc<Runtime> = Runtime::new(settings)?;
     Ok(Workbench::load(&runtime, dir).map_err(cannot_load(dir))?)

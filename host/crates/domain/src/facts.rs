@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,17 @@ pub struct Facts {
     pub age: Duration,
     /// 0 for the first decision about the request, 1 for the first retry, and so on.
     pub attempt: u32,
+}
+
+impl Facts {
+    /// The seed that policies get: a function of the id, so that a request sent again with its id is decided alike. It is
+    /// below 2^53, because the numbers of JavaScript hold no more: in all languages the same numbers follow from it.
+    pub fn seed(id: &str) -> u64 {
+        // DefaultHasher::new() has fixed keys; only RandomState draws new ones.
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        hasher.finish() >> 11
+    }
 }
 
 /// Lazy, read-only access to a request. Implemented by the parsed request of the wire crate, so that a policy host
@@ -204,7 +216,13 @@ pub fn fnv1a_chain<'a>(
 mod tests {
     use proptest::prelude::*;
 
-    use super::{char_slice, fnv1a_chain};
+    use super::{Facts, char_slice, fnv1a_chain};
+
+    #[test]
+    fn the_same_id_gives_the_same_seed() {
+        assert_eq!(Facts::seed("a"), Facts::seed("a"));
+        assert_ne!(Facts::seed("a"), Facts::seed("b"));
+    }
 
     #[test]
     fn slices_are_cut_inwards_to_characters() {

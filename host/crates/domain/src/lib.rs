@@ -13,6 +13,7 @@
 
 mod advice;
 mod advisor;
+mod chain;
 pub mod dispatch;
 mod facts;
 mod fleet_view;
@@ -23,12 +24,14 @@ mod permit;
 mod plan;
 mod trace;
 pub mod units;
+mod way;
 
 pub use advice::{
     Advice, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneScore, Metric, MetricWeight, Note, OnTimeout,
     QueueAdvice, Rejection, Scalar, Switching, Trigger, Triggers,
 };
 pub use advisor::{Advisor, BuiltIn};
+pub use chain::{ChainInfo, LinkInfo};
 pub use facts::{
     Endpoint, Facts, FieldValue, Figures, MessageInfo, RequestView, Role, char_slice, fnv1a_chain,
 };
@@ -39,3 +42,4 @@ pub use outcome::{Failure, Outcome, Recovery, TryResult};
 pub use permit::{Allow, Dropped, permit, permit_edits};
 pub use plan::{Decision, NoLane, Plan, PlanLimits, Step};
 pub use trace::{Consulted, Read, Trace};
+pub use way::{Failing, Next, Wanted, Way};

@@ -63,7 +63,7 @@ const WANTED: Wanted<'_> = Wanted {
     priority: 0,
     flow: "",
     max_wait: Duration::from_secs(60),
-    switching: Switching::Allow,
+    switching: pointsman_domain::Switching::Allow,
     has_fallback: false,
 };
 const LIMITS: QueueLimits = QueueLimits { per_lane: 1000, total: 1000 };

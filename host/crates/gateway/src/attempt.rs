@@ -7,13 +7,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use http_body_util::BodyExt;
 use pointsman_domain::dispatch::Refusal;
-use pointsman_domain::{Plan, RequestView as _, Step, Trigger, TryResult};
-use pointsman_fleet::{EngineBody, EngineError, Lease, Wanted};
+use pointsman_domain::{Failing, Plan, RequestView as _, Step, Trigger, TryResult, Way};
+use pointsman_fleet::{EngineBody, EngineError, Lease};
 use pointsman_openai::Request;
 use tokio::time::Instant;
 
 use crate::account::Accepted;
-use crate::recover::Way;
 use crate::serve::{Decided, apply};
 use crate::{Gateway, request_id};
 
@@ -59,16 +58,7 @@ impl Failed {
     /// The event that this is for the plan; `None` where no other lane may help.
     pub(crate) fn trigger(&self) -> Option<Trigger> {
         match self {
-            Self::Refused(Refusal::TimedOut { .. } | Refusal::TooLate { .. }) => Some(Trigger::QueueTimeout),
-            Self::Refused(Refusal::QueueFull { .. }) => Some(Trigger::Overloaded),
-            Self::Refused(
-                Refusal::NotServing { .. }
-                | Refusal::NotLoaded
-                | Refusal::LoadFailed { .. }
-                | Refusal::Faulty { .. }
-                | Refusal::UnknownLane,
-            ) => Some(Trigger::EngineRestart),
-            Self::Refused(Refusal::Closing) => None,
+            Self::Refused(refusal) => Failing::from(refusal).trigger,
             Self::Engine(error) => Some(error.trigger()),
             Self::Status { status, .. } if overloaded(*status) => Some(Trigger::Overloaded),
             Self::Status { .. } => Some(Trigger::ServerError),
@@ -89,13 +79,14 @@ impl Failed {
         matches!(self, Self::Engine(error) if error.is_severed())
     }
 
-    /// The request never reached an engine, because that was gone already: the lane can be asked once more, and waits for its
-    /// engine to come back.
-    pub(crate) fn never_arrived(&self) -> bool {
-        matches!(
-            self,
-            Self::Engine(EngineError::Connect(_)) | Self::Refused(Refusal::NotServing { reason: None, .. })
-        )
+    /// What matters of it for the way of the request.
+    pub(crate) fn failing(&self) -> Failing {
+        let never_arrived = match self {
+            Self::Refused(refusal) => Failing::from(refusal).never_arrived,
+            Self::Engine(error) => matches!(error, EngineError::Connect(_)),
+            Self::Status { .. } | Self::FirstByte(_) => false,
+        };
+        Failing { trigger: self.trigger(), never_arrived }
     }
 
     /// How the try ended, for policies.
@@ -132,21 +123,12 @@ pub(crate) async fn attempt(
     gateway: &Gateway,
     decided: &Decided,
     accepted: &mut Accepted,
-    way: &Way<'_>,
+    way: &Way<&Plan>,
     left: Duration,
 ) -> Result<Answer, Failed> {
     let Decided { plan, request, .. } = decided;
     let step = way.step();
-    // Somewhere else to go is something only for a request that goes there when it has to wait, or its lane is down.
-    let leaves = plan.moves_on(Trigger::QueueTimeout) && plan.moves_on(Trigger::EngineRestart);
-    let wanted = Wanted {
-        lane: step.lane,
-        priority: plan.priority,
-        flow: plan.flow.as_deref().or(request.tenant()).unwrap_or(""),
-        max_wait: plan.max_wait.min(left),
-        switching: plan.switching,
-        has_fallback: way.has_next() && leaves,
-    };
+    let wanted = way.wanted(request.tenant(), left);
     let begun = Instant::now();
     let leased = gateway.fleet.acquire(wanted).await;
     accepted.waited();

@@ -1,7 +1,5 @@
 //! The id of a request: the client's, where it is fit to be sent on, or a new one.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
@@ -33,15 +31,6 @@ pub(crate) fn set(headers: &mut HeaderMap, id: &str) {
     if let Ok(value) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID, value);
     }
-}
-
-/// The seed that policies get: a function of the id, so that a request sent again with its id is decided alike. It is below
-/// 2^53, because the numbers of JavaScript hold no more: in all languages the same numbers follow from it.
-pub(crate) fn seed(id: &str) -> u64 {
-    // DefaultHasher::new() has fixed keys; only RandomState draws new ones.
-    let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
-    hasher.finish() >> 11
 }
 
 fn is_fit(id: &str) -> bool {
@@ -78,11 +67,5 @@ mod tests {
             assert!(is_fit(&id));
         }
         assert!(is_fit(&ensure(&mut parts(Some(b"caf\xe9")))));
-    }
-
-    #[test]
-    fn the_same_id_gives_the_same_seed() {
-        assert_eq!(seed("a"), seed("a"));
-        assert_ne!(seed("a"), seed("b"));
     }
 }

@@ -9,14 +9,14 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use pointsman_domain::{Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _};
+use pointsman_domain::{Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _, Way};
 use pointsman_openai::{Head, Request};
 
 use crate::account::Accepted;
 use crate::attempt::{self, Answer};
 use crate::error::{RETRY_LOST_ENGINE, RouteError};
 use crate::recording::{self, Recording};
-use crate::recover::{self, Way};
+use crate::recover;
 use crate::wait::WaitingBody;
 use crate::{Decider, Gateway, request_id, stream};
 
@@ -61,7 +61,8 @@ async fn decide(
     let mut trace = recording::trace(recorder, request.id());
     let merged = advisor.advise(&facts, &fleet, &mut trace);
     let decision = Plan::from_advice(&merged, &fleet, &gateway.settings.plan);
-    let recording = Recording::of(recorder, trace, &request, &facts, &fleet, (&merged, &decision));
+    let recording =
+        Recording::of(recorder, trace, &request, &facts, (&fleet, advisor.chain()), (&merged, &decision));
     accepted.decided(&advisor, &request, &fleet, recording);
     let plan = plan(decision, &merged, &fleet)?;
     Ok(Decided {
@@ -221,7 +222,7 @@ pub(crate) fn facts(request: &Request, accepted: &Accepted) -> Facts {
     Facts {
         request: Arc::new(request.clone()),
         now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
-        seed: request_id::seed(request.id()),
+        seed: Facts::seed(request.id()),
         age: accepted.age(),
         attempt: accepted.tried(),
     }

@@ -16,4 +16,5 @@ mod usage;
 pub use error::{EngineFailure, ErrorBody, error_event};
 pub use request::{BadRequest, Head, Request};
 pub use sse::{StreamEnd, StreamWatch};
+pub use text::tokens_of;
 pub use usage::{BodyTail, Usage};

@@ -40,7 +40,7 @@ impl Text {
 
 /// Estimated number of tokens of a text. Common tokenizers make about one token of four ASCII characters, of two letters
 /// of other alphabets, and of one CJK character.
-pub(crate) fn tokens_of(text: &str) -> usize {
+pub fn tokens_of(text: &str) -> usize {
     if text.is_ascii() {
         return text.len().div_ceil(4);
     }

@@ -1,10 +1,14 @@
 //! Who decides in a simulation: the chain of policies, or any advisor.
 
+mod chain;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::Wish;
 use pointsman_domain::{Advisor, BuiltIn, FleetView, LaneId, Outcome};
+
+pub use self::chain::Chain;
 
 /// A wish about a lane for a time from now; `None` takes the one before back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +47,10 @@ pub trait Deciders {
 impl<A: Advisor> Deciders for A {
     fn advisor(&self) -> &dyn Advisor {
         self
+    }
+
+    fn learn(&mut self, _: &Arc<FleetView>, _: u64, ended: &[Outcome]) {
+        ended.iter().for_each(|outcome| self.ended(outcome));
     }
 }
 

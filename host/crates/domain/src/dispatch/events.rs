@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::figures::Report;
 use crate::advice::Switching;
+use crate::facts::fnv1a_chain;
 use crate::fleet_view::{LaneId, LaneState};
 
 /// One request that waits for a lane; numbered by whoever sends the events, never used twice.
@@ -19,6 +20,14 @@ pub struct Generation(pub u64);
 /// its name; should two names have the same, they share one turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct FlowId(pub u64);
+
+impl FlowId {
+    /// The flow of this name.
+    pub fn of(name: &str) -> Self {
+        let hash = fnv1a_chain([name.as_bytes()], name.len(), 1);
+        Self(hash.first().copied().unwrap_or_default())
+    }
+}
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
