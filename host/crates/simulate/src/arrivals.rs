@@ -53,8 +53,18 @@ struct Feed {
 enum Kind {
     Open(Times),
     Sessions(Times),
-    Rows { rows: Sorted, from: Duration, speed: f64, first: Option<i64>, last: Duration },
-    Conversations { times: Times, conversations: Conversations, left: BTreeMap<u64, std::vec::IntoIter<Turn>> },
+    Rows {
+        rows: Sorted,
+        from: Duration,
+        speed: f64,
+        first: Option<i64>,
+        last: Duration,
+    },
+    Conversations {
+        times: Times,
+        conversations: Conversations,
+        left: BTreeMap<u64, std::vec::IntoIter<Turn>>,
+    },
 }
 
 impl Arrivals {
@@ -92,7 +102,8 @@ impl Traffic for Arrivals {
         }
         let waiting = |feed: &&mut Feed| feed.next.is_some();
         // There are few streams; of those at the same time, the first.
-        let feed = self.feeds.iter_mut().filter(waiting).min_by_key(|feed| feed.next.as_ref().map(|ask| ask.at))?;
+        let feed =
+            self.feeds.iter_mut().filter(waiting).min_by_key(|feed| feed.next.as_ref().map(|ask| ask.at))?;
         let ask = feed.next.take();
         self.problem = feed.advance().err();
         ask

@@ -47,7 +47,9 @@ impl Conversations {
         let input = match &mut self.input {
             Ok(input) => input,
             Err(error) => {
-                return error.take().map(|error| Err(format!("{} cannot be read: {error}", self.file.display())));
+                return error
+                    .take()
+                    .map(|error| Err(format!("{} cannot be read: {error}", self.file.display())));
             }
         };
         let line = &mut self.line;
@@ -81,8 +83,10 @@ fn turns(messages: &[Message]) -> Vec<Turn> {
     let mut turns = Vec::new();
     let mut question = 0u32;
     for message in messages {
-        let tokens = u32::try_from(message.value.chars().count().div_ceil(CHARACTERS)).unwrap_or(u32::MAX).max(1);
-        let is_answer = matches!(message.from.as_str(), "gpt" | "assistant" | "chatgpt" | "bing" | "bard" | "model");
+        let tokens =
+            u32::try_from(message.value.chars().count().div_ceil(CHARACTERS)).unwrap_or(u32::MAX).max(1);
+        let is_answer =
+            matches!(message.from.as_str(), "gpt" | "assistant" | "chatgpt" | "bing" | "bard" | "model");
         if is_answer && question > 0 {
             turns.push(Turn { question, answer: tokens });
             question = 0;

@@ -12,9 +12,19 @@ pub(super) fn azure(file: &Path) -> impl Iterator<Item = Result<Row, String>> + 
         let time = moment(at).ok_or_else(|| {
             format!("\"{at}\" is no time; there should be one such as 2023-11-16 18:15:46.6805900")
         })?;
-        Ok(Some(Row { at: time, prompt: Some(tokens(prompt)?), output: Some(tokens(output)?), ..Row::default() }))
+        Ok(Some(Row {
+            at: time,
+            prompt: Some(tokens(prompt)?),
+            output: Some(tokens(output)?),
+            ..Row::default()
+        }))
     };
-    Table { lines: Lines::open(file), columns: None, names: ["TIMESTAMP", "ContextTokens", "GeneratedTokens"], read }
+    Table {
+        lines: Lines::open(file),
+        columns: None,
+        names: ["TIMESTAMP", "ContextTokens", "GeneratedTokens"],
+        read,
+    }
 }
 
 /// `Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type`. Rows without an answer are requests that failed, and

@@ -25,11 +25,13 @@ pub(super) fn rows(path: &Path) -> Box<dyn Iterator<Item = Result<Row, String>>>
 fn of_file(path: PathBuf) -> Box<dyn Iterator<Item = Result<Row, String>>> {
     let file = match File::open(&path) {
         Ok(file) => BufReader::new(file),
-        Err(error) => return Box::new(std::iter::once(Err(format!("{} cannot be read: {error}", path.display())))),
+        Err(error) => {
+            return Box::new(std::iter::once(Err(format!("{} cannot be read: {error}", path.display()))));
+        }
     };
     Box::new(records(file).filter_map(move |record| match record {
         Ok(Record::Decision(decision)) => Some(Ok(row(*decision))),
-        Ok(Record::Topology(_)) => None,
+        Ok(Record::Topology(_) | Record::Policies(_)) => None,
         Err(error) => Some(Err(format!("{}:{}: {}", path.display(), error.line, error.problem))),
     }))
 }
@@ -40,7 +42,8 @@ fn row(record: DecisionRecord) -> Row {
     let age = i64::try_from(record.age.as_micros()).unwrap_or(i64::MAX);
     let known = |tokens: u32| Some(tokens).filter(|tokens| *tokens > 0);
     let outcome = record.outcome.as_ref();
-    let (headers, body) = record.request.map_or((None, None), |request| (Some(request.headers), request.body));
+    let (headers, body) =
+        record.request.map_or((None, None), |request| (Some(request.headers), request.body));
     Row {
         at: decided.saturating_sub(age),
         tenant: record.tenant,

@@ -109,7 +109,9 @@ impl Lines {
         let input = match &mut self.input {
             Ok(input) => input,
             Err(error) => {
-                return error.take().map(|error| Err(format!("{} cannot be read: {error}", self.file.display())));
+                return error
+                    .take()
+                    .map(|error| Err(format!("{} cannot be read: {error}", self.file.display())));
             }
         };
         let mut line = Vec::new();

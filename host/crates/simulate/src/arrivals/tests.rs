@@ -17,7 +17,9 @@ fn scenario(lasts: &str, traffic: &str) -> Scenario {
 
 /// A stream of single requests.
 fn stream(class: &str, keys: &str) -> String {
-    format!("[[traffic]]\nclass = \"{class}\"\nmodel = \"a\"\nprompt = {{ median = 900, p99 = 8000 }}\noutput = 9\n{keys}\n")
+    format!(
+        "[[traffic]]\nclass = \"{class}\"\nmodel = \"a\"\nprompt = {{ median = 900, p99 = 8000 }}\noutput = 9\n{keys}\n"
+    )
 }
 
 fn all(scenario: &Scenario, seed: u64) -> Vec<Ask> {
@@ -72,11 +74,16 @@ fn days_have_their_most_when_they_should() {
 fn bursts_come_together() {
     let bursts = stream("a", "bursts = { every = \"1h\", size = 5, gap = \"100ms\" }");
     let times = seconds(&all(&scenario("3h", &bursts), 1));
-    let expected: Vec<f64> = (0..10).map(|i| f64::from(3600 * (1 + i / 5)) + 0.1 * f64::from(i % 5)).collect();
+    let expected: Vec<f64> =
+        (0..10).map(|i| f64::from(3600 * (1 + i / 5)) + 0.1 * f64::from(i % 5)).collect();
     assert_eq!(times.len(), 10);
     assert!(times.iter().zip(&expected).all(|(time, expected)| (time - expected).abs() < 1e-6), "{times:?}");
     let longer_than_pauses = stream("a", "bursts = { every = \"1s\", size = 5, gap = \"1s\" }");
-    assert_eq!(all(&scenario("1m", &longer_than_pauses), 1).len(), 73, "one begins as soon as the other ends");
+    assert_eq!(
+        all(&scenario("1m", &longer_than_pauses), 1).len(),
+        73,
+        "one begins as soon as the other ends"
+    );
 }
 
 #[test]
@@ -102,7 +109,8 @@ fn requests_are_what_the_stream_says() {
     let keys = "rate = \"10/s\"\ntenants = 10\nskew = 1.0\nmax-tokens = 5\npatience = \"2m\"\nstream = false\n\
                 text = \"Here\"\nheaders = { x-a = \"b\" }\nmodels = { m = 3, n = 1 }\nshared = 600\nprompt = [100, 700]\noutput = 9";
     let asks = all(&scenario("1h", &format!("[[traffic]]\n{keys}\n")), 1);
-    let part = |of: &dyn Fn(&Ask) -> bool| asks.iter().filter(|ask| of(ask)).count() as f64 / asks.len() as f64;
+    let part =
+        |of: &dyn Fn(&Ask) -> bool| asks.iter().filter(|ask| of(ask)).count() as f64 / asks.len() as f64;
     assert!((part(&|ask| &*ask.model == "m") - 0.75).abs() < 0.02);
     // The harmonic number of 10 is 2.929.
     for (tenant, expected) in [("tenant-1", 0.3414), ("tenant-2", 0.1707), ("tenant-10", 0.0341)] {
@@ -110,13 +118,14 @@ fn requests_are_what_the_stream_says() {
     }
     let ask = &asks[1];
     assert_eq!((ask.output_tokens, ask.max_tokens, ask.stream, &*ask.text), (5, Some(5), false, "Here"));
-    assert_eq!((ask.patience, &*ask.headers), (Some(Duration::from_secs(120)), &[("x-a".into(), "b".into())][..]));
-    let in_common = |ask: &Ask| ask.session == asks[0].session && ask.shared_tokens == ask.prompt_tokens.min(600);
-    assert!(asks[0].shared_tokens == 0 && asks[1..].iter().all(in_common));
-    let alone = all(&scenario("1m", &stream("a", "rate = \"1/s\"")), 1);
-    let mut sessions: Vec<u64> = alone.iter().map(|ask| ask.session).collect();
+    assert_eq!(
+        (ask.patience, &*ask.headers),
+        (Some(Duration::from_secs(120)), &[("x-a".into(), "b".into())][..])
+    );
+    assert!(asks.iter().all(|ask| ask.turn == 0 && ask.shared_tokens == ask.prompt_tokens.min(600)));
+    let mut sessions: Vec<u64> = asks.iter().map(|ask| ask.session).collect();
     sessions.dedup();
-    assert!(sessions.len() == alone.len() && alone.iter().all(|ask| ask.shared_tokens == 0));
+    assert_eq!(sessions.len(), asks.len(), "each is alone");
 }
 
 const AGENTS: &str = "[[traffic]]\nclass = \"agents\"\nturns = [\"o\", \"c\"]\nprompt = [200, 300]\nshared = 100\noutput = [40, 50]\n\
@@ -143,6 +152,7 @@ fn sessions_take_turns_and_grow() {
     assert!((500..700).contains(&all.len()), "{}", all.len());
     for turns in all.iter().filter(|turns| turns[0].at < Duration::from_secs(9 * 3600)) {
         assert!((2..=9).contains(&turns.len()), "{}", turns.len());
+        assert_eq!(turns[0].shared_tokens, 100, "what all have in common");
         for (index, turn) in turns.iter().enumerate() {
             assert_eq!((&*turn.model, turn.turn as usize), (["o", "c"][index % 2], index));
         }
@@ -163,7 +173,8 @@ fn what_sessions_ask_does_not_depend_on_when_they_are_answered() {
     let scenario = scenario("10h", AGENTS);
     let shape = |answered_in| {
         let early = |turns: &Vec<Ask>| turns[0].at < Duration::from_secs(8 * 3600);
-        let turn = |ask: &Ask| (ask.session, ask.turn, ask.prompt_tokens, ask.output_tokens, ask.model.clone());
+        let turn =
+            |ask: &Ask| (ask.session, ask.turn, ask.prompt_tokens, ask.output_tokens, ask.model.clone());
         let all = sessions(&scenario, Duration::from_secs(answered_in));
         all.iter().filter(|turns| early(turns)).flatten().map(turn).collect::<Vec<_>>()
     };
@@ -172,10 +183,13 @@ fn what_sessions_ask_does_not_depend_on_when_they_are_answered() {
 
 #[test]
 fn histories_end_before_they_are_too_long() {
-    let agents = AGENTS.replace("think =", "longest = 700, think =").replace("least = 2, most = 9", "least = 40, most = 40");
+    let agents = AGENTS
+        .replace("think =", "longest = 700, think =")
+        .replace("least = 2, most = 9", "least = 40, most = 40");
     let all = sessions(&scenario("10h", &agents), Duration::from_secs(1));
     assert!(all.iter().flatten().all(|turn| turn.prompt_tokens <= 700));
-    let begun_anew = |pair: &[Ask]| pair[1].prompt_tokens < pair[0].prompt_tokens && pair[1].shared_tokens == 100;
+    let begun_anew =
+        |pair: &[Ask]| pair[1].prompt_tokens < pair[0].prompt_tokens && pair[1].shared_tokens == 100;
     let (turns, anew) = (&all[0], all[0].windows(2).filter(|pair| begun_anew(pair)).count());
     assert!(turns.len() == 40 && anew > 5, "{anew}");
 }
@@ -187,7 +201,8 @@ fn file(keys: &str) -> Scenario {
 
 #[test]
 fn azure_traces_are_read_in_the_order_of_their_times() {
-    let asks = all(&file("file = \"azure.csv\"\nformat = \"azure\"\nmodel = \"a\"\nfrom = \"1h\"\nspeed = 2.0"), 1);
+    let asks =
+        all(&file("file = \"azure.csv\"\nformat = \"azure\"\nmodel = \"a\"\nfrom = \"1h\"\nspeed = 2.0"), 1);
     let lengths: Vec<(u32, u32)> = asks.iter().map(|ask| (ask.prompt_tokens, ask.output_tokens)).collect();
     assert_eq!(lengths, [(374, 44), (879, 55), (396, 109), (91, 16)]);
     let micros: Vec<u128> = asks.iter().map(|ask| ask.at.as_micros() - 3_600_000_000).collect();
@@ -200,8 +215,10 @@ fn azure_traces_are_read_in_the_order_of_their_times() {
 #[test]
 fn burst_gpt_names_models() {
     let asks = all(&file("file = \"burstgpt.csv\"\nformat = \"burstgpt\"\ntenants = [\"t\"]"), 1);
-    let seen: Vec<(f64, &str, u32, u32)> =
-        asks.iter().map(|ask| (ask.at.as_secs_f64(), &*ask.model, ask.prompt_tokens, ask.output_tokens)).collect();
+    let seen: Vec<(f64, &str, u32, u32)> = asks
+        .iter()
+        .map(|ask| (ask.at.as_secs_f64(), &*ask.model, ask.prompt_tokens, ask.output_tokens))
+        .collect();
     // The one without an answer failed.
     assert_eq!(seen, [(0.0, "ChatGPT", 472, 18), (40.0, "ChatGPT", 1087, 230), (113.5, "GPT-4", 417, 276)]);
     assert_eq!(asks[0].tenant.as_deref(), Some("t"));
@@ -211,7 +228,9 @@ fn burst_gpt_names_models() {
 
 #[test]
 fn conversations_are_sessions() {
-    let scenario = file("file = \"sharegpt.json\"\nformat = \"sharegpt\"\nturns = [\"o\", \"c\"]\nevery = \"1m\"\nthink = \"5s\"");
+    let scenario = file(
+        "file = \"sharegpt.json\"\nformat = \"sharegpt\"\nturns = [\"o\", \"c\"]\nevery = \"1m\"\nthink = \"5s\"",
+    );
     let mut arrivals = scenario.traffic(1).unwrap();
     let first = arrivals.next().unwrap();
     assert_eq!((first.at.as_secs(), first.prompt_tokens, first.output_tokens), (60, 7, 3));
@@ -229,7 +248,11 @@ fn conversations_are_sessions() {
 fn records_come_as_they_came() {
     let asks = all(&file("file = \"records.jsonl\"\nformat = \"records\"\noutput = 77"), 1);
     let ids: Vec<&str> = asks.iter().filter_map(|ask| ask.id.as_deref()).collect();
-    assert_eq!(ids, ["request-1", "request-2", "request-3"], "written when they ended, and asked in their order");
+    assert_eq!(
+        ids,
+        ["request-1", "request-2", "request-3"],
+        "written when they ended, and asked in their order"
+    );
     assert_eq!(seconds(&asks), [0.0, 3.0, 4.0]);
     let ask = &asks[0];
     assert_eq!((ask.tenant.as_deref(), &*ask.model, ask.stream), (Some("team-a"), "auto", true));
@@ -238,7 +261,10 @@ fn records_come_as_they_came() {
     assert_eq!(ask.body.as_deref(), Some(br#"{"model": "auto", "messages": []}"#.as_slice()));
     // Nobody knows how long its answer would have been.
     let cut = &asks[2];
-    assert_eq!((cut.tenant.as_deref(), cut.prompt_tokens, cut.output_tokens, &cut.body), (None, 11, 77, &None));
+    assert_eq!(
+        (cut.tenant.as_deref(), cut.prompt_tokens, cut.output_tokens, &cut.body),
+        (None, 11, 77, &None)
+    );
 }
 
 /// The first mistake of a file with this content.
@@ -265,11 +291,31 @@ fn problem(format: &str, content: &[u8]) -> Option<String> {
 #[test]
 fn what_is_wrong_with_a_file_is_told_with_its_line() {
     for (format, content, expected) in [
-        ("azure", "a,b\n", "F:1: has no column `TIMESTAMP`; the first line should name `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`"),
-        ("azure", "TIMESTAMP,ContextTokens,GeneratedTokens\n\n5,1,1\n", "F:3: \"5\" is no time; there should be one such as"),
-        ("azure", "GeneratedTokens,TIMESTAMP,ContextTokens\nx,2023-11-16 18:15:46,1\n", "F:2: \"x\" is no number of tokens"),
-        ("azure", "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,1\n", "F:2: \"\" is no number of tokens"),
-        ("burstgpt", "Timestamp,Model,Request tokens,Response tokens\n-1,m,1,1\n", "F:2: \"-1\" is no time in seconds"),
+        (
+            "azure",
+            "a,b\n",
+            "F:1: has no column `TIMESTAMP`; the first line should name `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`",
+        ),
+        (
+            "azure",
+            "TIMESTAMP,ContextTokens,GeneratedTokens\n\n5,1,1\n",
+            "F:3: \"5\" is no time; there should be one such as",
+        ),
+        (
+            "azure",
+            "GeneratedTokens,TIMESTAMP,ContextTokens\nx,2023-11-16 18:15:46,1\n",
+            "F:2: \"x\" is no number of tokens",
+        ),
+        (
+            "azure",
+            "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,1\n",
+            "F:2: \"\" is no number of tokens",
+        ),
+        (
+            "burstgpt",
+            "Timestamp,Model,Request tokens,Response tokens\n-1,m,1,1\n",
+            "F:2: \"-1\" is no time in seconds",
+        ),
         ("sharegpt", "hello", "F:1: is no list of conversations"),
         ("sharegpt", "[\n{\"conversations\": 5}]", "F:2: before here is no conversation: invalid type"),
         ("sharegpt", "[{\"conversations\": [", "F:1: the file ends within a conversation"),
@@ -279,8 +325,12 @@ fn what_is_wrong_with_a_file_is_told_with_its_line() {
         let found = problem(format, content.as_bytes()).unwrap_or_default();
         assert!(found.contains(expected), "{expected}\n{found}");
     }
-    let missing = file("file = \"none.csv\"\nformat = \"azure\"\nmodel = \"a\"").traffic(1).unwrap_err().to_string();
-    assert!(missing.contains(":5: traffic[0].file: ") && missing.contains("none.csv cannot be read"), "{missing}");
+    let missing =
+        file("file = \"none.csv\"\nformat = \"azure\"\nmodel = \"a\"").traffic(1).unwrap_err().to_string();
+    assert!(
+        missing.contains(":5: traffic[0].file: ") && missing.contains("none.csv cannot be read"),
+        "{missing}"
+    );
     assert_eq!(problem("azure", "\u{feff}\"TIMESTAMP\",ContextTokens,GeneratedTokens\r\n".as_bytes()), None);
 }
 

@@ -64,7 +64,10 @@ fn read_keys(section: &Section<'_>) -> Keys {
     if let Some(other) = ["overhead", "prefill", "decode"].into_iter().find(|key| section.has(key))
         && section.has("service")
     {
-        section.mistake(other, "stands beside `service`, which says how long requests take; write one of the two");
+        section.mistake(
+            other,
+            "stands beside `service`, which says how long requests take; write one of the two",
+        );
     }
     keys
 }
@@ -82,7 +85,8 @@ fn read_fixed(section: &Section<'_>) -> Option<(Spread, Spread)> {
 
 /// Pairs of answers at once and tokens a second, or one number for any number of answers.
 fn read_decode(section: &Section<'_>) -> Option<Decode> {
-    const EXAMPLE: &str = "a list of answers at once and the tokens a second that all of them get, such as [[1, 28], [8, 140]]";
+    const EXAMPLE: &str =
+        "a list of answers at once and the tokens a second that all of them get, such as [[1, 28], [8, 140]]";
     let value = section.json("decode")?;
     if let Some(rate) = value.as_f64() {
         number(section, "decode", 1e-3, 1e9)?;
@@ -93,7 +97,8 @@ fn read_decode(section: &Section<'_>) -> Option<Decode> {
         let answers = u32::try_from(answers.as_u64()?).ok().filter(|answers| *answers > 0)?;
         Some((answers, rate.as_f64().filter(|rate| (1e-3..=1e9).contains(rate))?))
     };
-    let points: Option<Vec<(u32, f64)>> = value.as_array().and_then(|points| points.iter().map(point).collect());
+    let points: Option<Vec<(u32, f64)>> =
+        value.as_array().and_then(|points| points.iter().map(point).collect());
     match points.filter(|points| !points.is_empty()) {
         None => section.mistake("decode", format!("must be {EXAMPLE}")),
         Some(points) if points.windows(2).any(|pair| pair[1].0 <= pair[0].0) => {
@@ -108,7 +113,11 @@ impl Engines {
     /// How the engine of a lane behaves, and the longest wait for the first byte.
     pub(super) fn of(&self, lane: &HostLane) -> (EngineModel, Duration) {
         let nothing = Keys::default();
-        let own = self.lanes.iter().find(|(name, ..)| *name == lane.info.name).map_or(&nothing, |(_, _, keys)| keys);
+        let own = self
+            .lanes
+            .iter()
+            .find(|(name, ..)| *name == lane.info.name)
+            .map_or(&nothing, |(_, _, keys)| keys);
         let all = &self.default;
         let expected = Spread::Fixed(lane.setup.expected_load.as_secs_f64());
         let either = |own: &Option<Spread>, all: &Option<Spread>, default| {

@@ -93,7 +93,8 @@ fn read_when(section: &Section<'_>) -> Option<When> {
         (true, false) => {}
         (false, true) => return between(section, "every").map(When::Every),
         (false, false) => {
-            section.mistake("at", "is missing; write when it happens, such as \"3h\", or how often (`every`)");
+            section
+                .mistake("at", "is missing; write when it happens, such as \"3h\", or how often (`every`)");
             return None;
         }
         (true, true) => {

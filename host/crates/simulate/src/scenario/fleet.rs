@@ -65,7 +65,8 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
         if file.is_none() {
             section.wrong_type("config", config, "a text in quotes");
         }
-        let set = section.value("set").map(|set| toml::Table::deserialize(ValueDeserializer::from(set.clone())));
+        let set =
+            section.value("set").map(|set| toml::Table::deserialize(ValueDeserializer::from(set.clone())));
         let set = match set.transpose() {
             Ok(set) => set.unwrap_or_default(),
             Err(error) => {
@@ -111,7 +112,8 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
 fn read_group(section: &Section<'_>) -> (String, u64) {
     let name = section.required_text("name", "\"gpu0\"").unwrap_or_default().to_owned();
     if !section.has("memory") {
-        section.mistake("memory", "is missing; write how much its lanes may hold together, such as \"48GiB\"");
+        section
+            .mistake("memory", "is missing; write how much its lanes may hold together, such as \"48GiB\"");
     }
     let budget = section.bytes("memory").filter(|bytes| *bytes > 0);
     section.report_unknown();
@@ -130,7 +132,8 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
     let engine = section.word("engine", &kinds, EngineKind::Vllm);
     let group = read_place_in_group(section, groups);
     let residency = read_residency(section, engine);
-    let expected = section.pause("expected-load", if engine == EngineKind::Vllm { 60 * SECOND } else { 10 * SECOND });
+    let expected =
+        section.pause("expected-load", if engine == EngineKind::Vllm { 60 * SECOND } else { 10 * SECOND });
     let slots = section.number("slots", 1..=10_000, 4);
     let info = LaneInfo {
         id: LaneId(0),
@@ -154,7 +157,11 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
         asleep: 0,
         residency,
         expected_load: expected,
-        back_off: if ours { BACK_OFF } else { BackOff { first: Duration::ZERO, most: Duration::ZERO, ..BACK_OFF } },
+        back_off: if ours {
+            BACK_OFF
+        } else {
+            BackOff { first: Duration::ZERO, most: Duration::ZERO, ..BACK_OFF }
+        },
     };
     let notices_hang = if ours { 120 * SECOND } else { Duration::MAX };
     Some(HostLane { info, setup, first_byte: 300 * SECOND, notices_hang })
@@ -174,7 +181,10 @@ fn read_place_in_group(section: &Section<'_>, groups: &[(String, u64)]) -> Optio
     let memory = section.bytes("memory");
     let Some(name) = section.text("group") else {
         if section.has("memory") {
-            section.mistake("memory", "counts among the lanes of a group; name one with `group`, or leave it out");
+            section.mistake(
+                "memory",
+                "counts among the lanes of a group; name one with `group`, or leave it out",
+            );
         }
         return None;
     };
@@ -189,7 +199,8 @@ fn read_place_in_group(section: &Section<'_>, groups: &[(String, u64)]) -> Optio
     };
     match memory {
         None if !section.has("memory") => {
-            section.mistake("memory", "is missing; write what the lane needs of its group, such as \"22GiB\"");
+            section
+                .mistake("memory", "is missing; write what the lane needs of its group, such as \"22GiB\"");
         }
         Some(bytes) if bytes > groups[index].1 => {
             section.mistake("memory", format!("is more than group \"{name}\" has: it could never be loaded"));
@@ -203,7 +214,10 @@ fn read_residency(section: &Section<'_>, engine: EngineKind) -> Residency {
     if engine == EngineKind::External {
         for key in ["load", "unload-after", "expected-load"] {
             if section.has(key) {
-                section.mistake(key, "is for engines that the host starts, and this one is there already; leave it out");
+                section.mistake(
+                    key,
+                    "is for engines that the host starts, and this one is there already; leave it out",
+                );
             }
         }
         return Residency::External;
@@ -212,7 +226,8 @@ fn read_residency(section: &Section<'_>, engine: EngineKind) -> Residency {
         preload,
         unload_after: section.has("unload-after").then(|| section.pause("unload-after", SECOND)),
     };
-    let words = [("on-demand", on_demand(false)), ("at-start", on_demand(true)), ("always", Residency::Always)];
+    let words =
+        [("on-demand", on_demand(false)), ("at-start", on_demand(true)), ("always", Residency::Always)];
     let residency = section.word("load", &words, words[if section.has("group") { 0 } else { 2 }].1);
     if residency == Residency::Always && section.has("unload-after") {
         section.mistake("unload-after", "is of no use to a lane that is always loaded; leave it out");
@@ -224,9 +239,13 @@ fn read_residency(section: &Section<'_>, engine: EngineKind) -> Residency {
 fn check_standing(sections: &[Section<'_>], lanes: &[HostLane], groups: &[(String, u64)]) {
     for (index, (name, budget)) in groups.iter().enumerate() {
         let stands = |lane: &HostLane| {
-            lane.setup.group == index && matches!(lane.setup.residency, Residency::Always | Residency::External)
+            lane.setup.group == index
+                && matches!(lane.setup.residency, Residency::Always | Residency::External)
         };
-        let held = lanes.iter().filter(|lane| stands(lane)).fold(0u64, |sum, lane| sum.saturating_add(lane.setup.need));
+        let held = lanes
+            .iter()
+            .filter(|lane| stands(lane))
+            .fold(0u64, |sum, lane| sum.saturating_add(lane.setup.need));
         for (section, lane) in sections.iter().zip(lanes).filter(|(_, lane)| lane.setup.group == index) {
             let beside = if stands(lane) { 0 } else { lane.setup.need };
             if held.saturating_add(beside) > *budget {

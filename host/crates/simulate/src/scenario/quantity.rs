@@ -185,7 +185,8 @@ pub(super) fn moment_of(datetime: &Datetime) -> Option<i64> {
         None | Some(Offset::Z) => 0,
         Some(Offset::Custom { minutes }) => i64::from(minutes),
     };
-    let seconds = i64::from(time.hour) * 3600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0));
+    let seconds =
+        i64::from(time.hour) * 3600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0));
     let day = days(i64::from(date.year), i64::from(date.month), i64::from(date.day));
     let seconds = day * 86_400 + seconds - minutes * 60;
     Some(seconds * 1_000_000 + i64::from(time.nanosecond.unwrap_or(0) / 1000))
@@ -226,7 +227,9 @@ mod tests {
 
     #[test]
     fn rates_and_times_of_day_need_their_forms() {
-        for (text, by_second) in [("2/s", Some(2.0)), ("30/min", Some(0.5)), ("36 / h", Some(0.01)), ("0/d", Some(0.0))] {
+        for (text, by_second) in
+            [("2/s", Some(2.0)), ("30/min", Some(0.5)), ("36 / h", Some(0.01)), ("0/d", Some(0.0))]
+        {
             assert_eq!(rate(text).ok(), by_second, "{text}");
         }
         for text in ["", "2", "2/", "/s", "-1/s", "nan/s", "1e9/s", "2/m", "2/s/s"] {

@@ -8,8 +8,9 @@ use crate::fleet::{Decode, Service};
 use crate::random::Spread;
 
 fn parse(source: &str) -> Result<Scenario, Vec<String>> {
-    Scenario::parse(source, Path::new("/conf/day.toml"))
-        .map_err(|error| error.mistakes().iter().map(|mistake| format!("{}: {mistake}", mistake.line)).collect())
+    Scenario::parse(source, Path::new("/conf/day.toml")).map_err(|error| {
+        error.mistakes().iter().map(|mistake| format!("{}: {mistake}", mistake.line)).collect()
+    })
 }
 
 /// Nobody's configuration is read.
@@ -162,7 +163,9 @@ fn everything_that_is_said_is_taken_over() {
     assert_eq!(sessions.think, Spread::Uniform(20.0, 300.0));
     assert_eq!((&sessions.pace, sessions.longest), (&Pace::Poisson(6.0 / 3600.0), Some(30_000)));
     assert_eq!(agents.prompt, Spread::Pareto { least: 10.0, shape: 1.2, most: 1e5 });
-    assert!(matches!(&bursts.source, Source::Open(Pace::Bursts { gap: Spread::Fixed(gap), .. }) if *gap == 0.1));
+    assert!(
+        matches!(&bursts.source, Source::Open(Pace::Bursts { gap: Spread::Fixed(gap), .. }) if *gap == 0.1)
+    );
     let Source::Trace(trace) = &trace.source else { panic!("a file") };
     assert_eq!((trace.file.as_path(), trace.limit), (Path::new("/conf/trace.csv"), Some(10_000)));
 }
@@ -172,10 +175,15 @@ fn lanes_have_their_engines() {
     let host = parse(EVERYTHING).unwrap().host(&inline).unwrap();
     let [orchestrator, coder, cloud] = host.fleet.lanes.as_slice() else { panic!("three lanes") };
     assert_eq!((host.fleet.rules.residence, host.fleet.rules.queue.per_lane), (2000, 7));
-    assert_eq!(host.fleet.limits, pointsman_domain::PlanLimits { max_wait: Duration::from_secs(300), max_steps: 5 });
+    assert_eq!(
+        host.fleet.limits,
+        pointsman_domain::PlanLimits { max_wait: Duration::from_secs(300), max_steps: 5 }
+    );
     assert_eq!((host.fleet.groups.len(), coder.setup.group, cloud.setup.group), (1, 0, usize::MAX));
-    let on_demand =
-        |preload, minutes: Option<u64>| Residency::OnDemand { preload, unload_after: minutes.map(|m| Duration::from_secs(m * 60)) };
+    let on_demand = |preload, minutes: Option<u64>| Residency::OnDemand {
+        preload,
+        unload_after: minutes.map(|m| Duration::from_secs(m * 60)),
+    };
     assert_eq!(orchestrator.setup.residency, on_demand(false, None));
     assert_eq!(coder.setup.residency, on_demand(true, Some(30)));
     assert_eq!(cloud.setup.residency, Residency::External);
@@ -225,13 +233,19 @@ fn failures_have_lanes() {
     let error = scenario.failures(&fleet).unwrap_err().to_string();
     let line = |part: &str| EVERYTHING.lines().position(|line| line == part).unwrap() + 1;
     let place = format!("/conf/day.toml:{}: failures[0].lane:", line("lane = \"coder\""));
-    assert!(error.starts_with(&format!("{place} there is no lane \"coder\"; did you mean \"codex\"?")), "{error}");
+    assert!(
+        error.starts_with(&format!("{place} there is no lane \"coder\"; did you mean \"codex\"?")),
+        "{error}"
+    );
     assert_eq!(error.lines().count(), 3, "{error}");
 }
 
 /// The least there can be, with more of it.
 fn with(more: &str) -> String {
-    let tables = ["[[fleet.lanes]]\nname = \"a\"", "[[traffic]]\nmodel = \"a\"\nrate = \"1/s\"\nprompt = 1\noutput = 1"];
+    let tables = [
+        "[[fleet.lanes]]\nname = \"a\"",
+        "[[traffic]]\nmodel = \"a\"\nrate = \"1/s\"\nprompt = 1\noutput = 1",
+    ];
     format!("lasts = \"1h\"\n{}\n{more}\n{}\n", tables[0], tables[1])
 }
 
@@ -268,14 +282,24 @@ fn keys_are_set_from_outside() {
     let scenario = document.scenario().unwrap();
     let fleet = scenario.host(&inline).unwrap().fleet;
     assert_eq!((fleet.rules.residence, fleet.lanes[1].setup.slots), (1500, 3));
-    assert!(matches!(&scenario.streams[0].source, Source::Open(Pace::Daily { most, .. }) if *most == 1.0 / 6.0));
+    assert!(
+        matches!(&scenario.streams[0].source, Source::Open(Pace::Daily { most, .. }) if *most == 1.0 / 6.0)
+    );
     assert_eq!(scenario.streams[2].prompt, Spread::Exponential { mean: 5.0 });
     assert_eq!(scenario.lasts, Duration::from_secs(7200));
     // What a variant sets goes before.
     assert_eq!(scenario.variants[0].scenario.host(&inline).unwrap().fleet.rules.residence, 0);
     for (path, value, expected) in [
-        ("traffic.interactiv.rate", "1/s", "traffic.interactiv: is in no list here; did you mean `interactive`?"),
-        ("fleet.switching.residense", "1", "fleet.switching.residense: is not a key here; did you mean `residence`?"),
+        (
+            "traffic.interactiv.rate",
+            "1/s",
+            "traffic.interactiv: is in no list here; did you mean `interactive`?",
+        ),
+        (
+            "fleet.switching.residense",
+            "1",
+            "fleet.switching.residense: is not a key here; did you mean `residence`?",
+        ),
         ("seeds", "none", "seeds: must be a whole number, and is of type string"),
     ] {
         let mut document = document.clone();
@@ -333,9 +357,15 @@ fn single_mistakes_are_told_with_what_to_write() {
         (plain("daily = { most = \"1/h\", at = \"25:00\" }"), "\"25:00\" is no time of day"),
         (plain("bursts = { every = 1 }"), "bursts.size: is missing"),
         (plain("sessions = { rate = \"1/h\", turns = 3 }"), "sessions.think: is missing"),
-        (plain("sessions = { rate = \"1/h\", every = 1, turns = 3, think = 1 }"), "sessions.every: stands beside `rate`"),
+        (
+            plain("sessions = { rate = \"1/h\", every = 1, turns = 3, think = 1 }"),
+            "sessions.every: stands beside `rate`",
+        ),
         (plain("file = \"x\"\nformat = \"azur\""), "there is no \"azur\"; write \"azure\""),
-        (plain("file = \"x\"\nformat = \"azure\"\nrate = \"1/s\""), "rate: stands beside `file`, which says when"),
+        (
+            plain("file = \"x\"\nformat = \"azure\"\nrate = \"1/s\""),
+            "rate: stands beside `file`, which says when",
+        ),
         (plain("file = \"x\"\nformat = \"sharegpt\""), "rate: is missing: conversations have no times"),
         (plain("file = \"x\"\nformat = \"azure\"\nthink = 1"), "think: is for conversations"),
         (plain("rate = \"1/s\"\nfrom = \"2h\"\nuntil = \"1h\""), "until: must be later than `from`"),
@@ -349,7 +379,10 @@ fn single_mistakes_are_told_with_what_to_write() {
         (failure("what = \"crash\""), "at: is missing; write when it happens"),
         (failure("what = \"crash\"\nat = 5"), "at: must be a text in quotes"),
         (failure("what = \"hang\"\nat = \"1s\""), "lasts: is missing"),
-        (failure("what = \"slow-loads\"\nat = \"1s\"\nlasts = 1"), "times: is missing; write for example `times = 4.0`"),
+        (
+            failure("what = \"slow-loads\"\nat = \"1s\"\nlasts = 1"),
+            "times: is missing; write for example `times = 4.0`",
+        ),
         (failure("what = \"slow-down\"\nat = \"1s\"\nlasts = 1\npart = 2"), "`2` is not from 0.001 to 1"),
         (failure("what = \"fire\"\nat = \"1s\""), "there is no \"fire\"; write \"crash\" or"),
         (failure("lanes = [\"a\"]\nwhat = \"crash\"\nat = \"1s\""), "lanes: stands beside `lane`"),
@@ -360,8 +393,10 @@ fn single_mistakes_are_told_with_what_to_write() {
         (lane("[[fleet.lanes]]\nname = \"a\""), "there is a lane \"a\" already"),
         (lane("engine = \"external\"\nload = \"always\""), "load: is for engines that the host starts"),
         (
-            lane("[[fleet.lanes]]\nname = \"b\"\ngroup = \"g\"\nmemory = \"3GiB\"\nload = \"always\"\n\
-                  [[fleet.lanes]]\nname = \"c\"\ngroup = \"g\"\nmemory = \"2GiB\""),
+            lane(
+                "[[fleet.lanes]]\nname = \"b\"\ngroup = \"g\"\nmemory = \"3GiB\"\nload = \"always\"\n\
+                  [[fleet.lanes]]\nname = \"c\"\ngroup = \"g\"\nmemory = \"2GiB\"",
+            ),
             "fleet.lanes[2].memory: does not fit into group \"g\" beside the lanes that are always loaded",
         ),
         (with("[engines.a]\ndecode = [[8, 1], [1, 2]]"), "decode: must go from few answers to many"),
@@ -369,7 +404,10 @@ fn single_mistakes_are_told_with_what_to_write() {
         (with("[engines.a]\nservice = { first = 1 }\nprefill = 5"), "prefill: stands beside `service`"),
         (with("[[policies]]\nname = \"x\""), "policies[0].dir: is missing"),
         (with("[[variants]]\nname = \"v\"\nset = { lasts = \"1\" }"), "lasts: \"1\" is no duration"),
-        (with("[[variants]]\nname = \"v\"\n[[variants]]\nname = \"v\""), "variants[1].name: is that of another variant"),
+        (
+            with("[[variants]]\nname = \"v\"\n[[variants]]\nname = \"v\""),
+            "variants[1].name: is that of another variant",
+        ),
         (with("[fleet.switching]\nresidence = -1"), "fleet.switching.residence: `-1` is not from 0 to 100"),
     ] {
         let mistakes = parse(&source).unwrap_err();
@@ -382,7 +420,8 @@ fn single_mistakes_are_told_with_what_to_write() {
 #[test]
 fn every_form_of_a_key_is_understood() {
     let traffic = |keys: &str| with(&format!("[[traffic]]\nmodel = \"a\"\nprompt = 1\noutput = 1\n{keys}"));
-    let files = ["azure", "burstgpt", "records"].map(|format| traffic(&format!("file = \"x\"\nformat = \"{format}\"")));
+    let files = ["azure", "burstgpt", "records"]
+        .map(|format| traffic(&format!("file = \"x\"\nformat = \"{format}\"")));
     let spreads = [
         "5",
         "0.5",

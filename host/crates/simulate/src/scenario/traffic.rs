@@ -142,7 +142,10 @@ pub struct Tenants(pub Vec<(Arc<str>, f64)>);
 pub(super) fn read(root: &Section<'_>, folder: &Path, lasts: Duration) -> Vec<Arc<Stream>> {
     let sections = root.sections("traffic");
     if sections.is_empty() {
-        root.mistake("traffic", "there is none; write at least one `[[traffic]]` with a `model` and a `rate`");
+        root.mistake(
+            "traffic",
+            "there is none; write at least one `[[traffic]]` with a `model` and a `rate`",
+        );
     }
     sections.iter().filter_map(|section| read_stream(section, folder, lasts)).map(Arc::new).collect()
 }
@@ -191,7 +194,8 @@ fn read_stream(section: &Section<'_>, folder: &Path, lasts: Duration) -> Option<
 const PACES: [&str; 4] = ["rate", "daily", "every", "bursts"];
 
 fn read_source(section: &Section<'_>, folder: &Path) -> Option<Source> {
-    let ways: Vec<&str> = PACES.into_iter().chain(["sessions", "file"]).filter(|key| section.has(key)).collect();
+    let ways: Vec<&str> =
+        PACES.into_iter().chain(["sessions", "file"]).filter(|key| section.has(key)).collect();
     match ways.as_slice() {
         [] => {
             section.wrong(
@@ -320,10 +324,14 @@ fn read_models(section: &Section<'_>, format: Option<Format>, sessions: bool) ->
         }
         ["models"] => {
             let table = section.section("models");
-            let weights = table.keys().into_iter().map(|model| Some((model, number(&table, model, 0.0, 1e9)?)));
+            let weights =
+                table.keys().into_iter().map(|model| Some((model, number(&table, model, 0.0, 1e9)?)));
             let sums = sums(weights.collect::<Option<Vec<_>>>()?);
             if sums.is_none() {
-                section.mistake("models", "needs weights that are more than nothing, such as { orchestrator = 3, coder = 1 }");
+                section.mistake(
+                    "models",
+                    "needs weights that are more than nothing, such as { orchestrator = 3, coder = 1 }",
+                );
             }
             sums.map(Models::Weighted)
         }
@@ -333,7 +341,10 @@ fn read_models(section: &Section<'_>, format: Option<Format>, sessions: bool) ->
             }
             let turns = section.texts("turns")?;
             if turns.is_empty() {
-                section.mistake("turns", "is empty; write the models of a session's turns, such as [\"orchestrator\", \"coder\"]");
+                section.mistake(
+                    "turns",
+                    "is empty; write the models of a session's turns, such as [\"orchestrator\", \"coder\"]",
+                );
                 return None;
             }
             Some(Models::InTurn(turns.into_iter().map(Arc::from).collect()))
@@ -372,7 +383,8 @@ fn read_tenants(section: &Section<'_>) -> Option<Tenants> {
         }
     };
     // After Zipf: the first asks most, the second 1/2^skew of that, and so on.
-    let weights = names.iter().zip(1u32..).map(|(name, rank)| (name.as_str(), libm::pow(f64::from(rank), -skew)));
+    let weights =
+        names.iter().zip(1u32..).map(|(name, rank)| (name.as_str(), libm::pow(f64::from(rank), -skew)));
     let tenants = sums(weights).map(Tenants);
     if tenants.is_none() {
         section.mistake("tenants", "is empty; name at least one, or leave it out");
