@@ -81,7 +81,8 @@ fn folder_for(component: &Path, scenario: &ChainSpec) -> Result<(TempDir, String
     let folder = TempDir::new().context("there is no room for a temporary folder")?;
     fs::copy(component, folder.path().join("policy.wasm"))
         .with_context(|| format!("{} cannot be read", component.display()))?;
-    fs::write(folder.path().join("policy.toml"), table.to_string()).context("the temporary folder cannot be written")?;
+    fs::write(folder.path().join("policy.toml"), table.to_string())
+        .context("the temporary folder cannot be written")?;
     let name = name_in(&folder.path().join("policy.toml"))?;
     Ok((folder, name))
 }

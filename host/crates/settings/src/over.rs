@@ -64,7 +64,8 @@ fn value_elsewhere(value: Spanned<DeValue<'_>>) -> Spanned<DeValue<'_>> {
 /// that are other.
 pub(crate) fn merge<'d>(target: &mut DeTable<'d>, over: DeTable<'d>, path: &str, mistakes: &Mistakes<'_>) {
     for (key, value) in over {
-        let path = if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
+        let path =
+            if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
         match target.get_mut(key.get_ref().as_ref()) {
             Some(target) => merge_value(target, value, &path, mistakes),
             None => {
@@ -121,7 +122,8 @@ fn nobody(items: &[Spanned<DeValue<'_>>], name: &str) -> String {
 mod tests {
     use crate::{Over, Section, read};
 
-    const FILE: &str = "a = 1\n[b]\nc = 2\nd = [3, 4]\n[[lanes]]\nname = \"coder\"\nslots = 8\n[[lanes]]\nname = \"7\"\n";
+    const FILE: &str =
+        "a = 1\n[b]\nc = 2\nd = [3, 4]\n[[lanes]]\nname = \"coder\"\nslots = 8\n[[lanes]]\nname = \"7\"\n";
 
     fn shown(over: &[Over]) -> Result<String, Vec<String>> {
         let all = |root: &Section<'_>| {
@@ -131,8 +133,9 @@ mod tests {
             let (c, d) = (b.number("c", 0..=9, 0u32), b.json("d"));
             Some(format!("{} {c} {} {lanes:?}", root.text("a").unwrap_or("-"), d?))
         };
-        read(FILE, over, all)
-            .map_err(|mistakes| mistakes.iter().map(|mistake| format!("{}: {mistake}", mistake.line)).collect())
+        read(FILE, over, all).map_err(|mistakes| {
+            mistakes.iter().map(|mistake| format!("{}: {mistake}", mistake.line)).collect()
+        })
     }
 
     #[test]

@@ -91,12 +91,7 @@ impl<'a> Section<'a> {
     }
 
     /// A whole number in this range.
-    pub fn number<T: TryFrom<i64>>(
-        &self,
-        key: &str,
-        range: RangeInclusive<i64>,
-        default: T,
-    ) -> T {
+    pub fn number<T: TryFrom<i64>>(&self, key: &str, range: RangeInclusive<i64>, default: T) -> T {
         let Some(value) = self.value(key) else { return default };
         let Some(integer) = value.get_ref().as_integer() else {
             self.wrong_type(key, value, "a whole number");
@@ -172,11 +167,7 @@ impl<'a> Section<'a> {
     }
 
     /// A text with a form of its own.
-    pub fn parsed<T>(
-        &self,
-        key: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<T> {
+    pub fn parsed<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         match parse(self.text(key)?) {
             Ok(parsed) => Some(parsed),
             Err(what) => {

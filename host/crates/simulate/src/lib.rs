@@ -28,6 +28,7 @@ mod random;
 pub mod report;
 mod request;
 mod scenario;
+mod study;
 mod traffic;
 mod world;
 
@@ -41,10 +42,11 @@ pub use self::metric::{Direction, Metric, Scope, Statistic, Unit};
 pub use self::objective::{Judged, Objective, Verdict};
 pub use self::observe::{Ended, How, Observer, Try};
 pub use self::random::{Random, Spread, seconds};
-pub use self::report::{Collector, Run, Summary};
+pub use self::report::{Collector, Report, Run, Summary};
 pub use self::scenario::{
     Document, Engines, FleetSource, Format, Host, HostConfig, HostLane, Models, Pace, Scenario,
     ScenarioError, Sessions, Source, Stream, Tenants, Trace, Variant,
 };
+pub use self::study::{Progress, Resolve, Stage, Study, StudyError};
 pub use self::traffic::{Ask, ClassId, Traffic};
 pub use self::world::{Books, Setting, run};

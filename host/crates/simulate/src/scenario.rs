@@ -74,7 +74,10 @@ impl Document {
     /// # Errors
     /// With every mistake in it, in the order of the file.
     pub fn scenario(&self) -> Result<Scenario, ScenarioError> {
-        let read = |root: &Section<'_>| read(root, &self.file);
+        let read = |root: &Section<'_>| {
+            let scenario = read(root, &self.file)?;
+            Some(Scenario { description: description(&self.source), ..scenario })
+        };
         pointsman_settings::read(&self.source, &self.over, read)
             .map_err(|mistakes| FileError::new(&self.file, mistakes))
     }
@@ -85,6 +88,8 @@ impl Document {
 pub struct Scenario {
     /// What it is called.
     pub title: String,
+    /// The comment that its file begins with.
+    pub description: String,
     /// The wall clock at its begin, in milliseconds since the Unix epoch.
     pub begins_ms: u64,
     /// Requests come for so long.
@@ -112,6 +117,7 @@ pub struct Scenario {
 struct Places {
     objectives: Place,
     fleet: Place,
+    traffic: Place,
 }
 
 /// A scenario with some keys that are other.
@@ -206,9 +212,21 @@ impl Scenario {
         self.wrong(vec![self.places.objectives.mistake(what)])
     }
 
+    /// A mistake in a file of requests that shows when it is read on.
+    pub fn wrong_traffic(&self, what: impl Into<String>) -> ScenarioError {
+        self.wrong(vec![self.places.traffic.mistake(what)])
+    }
+
     fn wrong(&self, mistakes: Vec<Mistake>) -> ScenarioError {
         FileError::new(&self.file, mistakes)
     }
+}
+
+/// The comment at the head of a file, without what stands indented in it.
+fn description(source: &str) -> String {
+    let comment = source.lines().map_while(|line| line.strip_prefix('#'));
+    let prose = comment.filter(|line| !line.starts_with("  ")).map(str::trim).filter(|line| !line.is_empty());
+    prose.collect::<Vec<_>>().join(" ")
 }
 
 fn no_lane(name: &str, names: &[&str]) -> String {
@@ -259,7 +277,11 @@ fn read_form(root: &Section<'_>, file: &Path) -> Option<Scenario> {
     let lasts = root.pause("lasts", Duration::from_secs(86_400));
     let seeds = read_seeds(root);
     let objectives = root.texts("objectives").unwrap_or_default();
-    let places = Places { objectives: root.place("objectives"), fleet: root.place("fleet") };
+    let places = Places {
+        objectives: root.place("objectives"),
+        fleet: root.place("fleet"),
+        traffic: root.place("traffic"),
+    };
     let fleet = fleet::read(&root.section("fleet"), folder);
     let engines = engines::read(&root.section("engines"));
     let policies = read_policies(root, folder);
@@ -270,6 +292,7 @@ fn read_form(root: &Section<'_>, file: &Path) -> Option<Scenario> {
     root.report_unknown();
     Some(Scenario {
         title: title.unwrap_or_else(|| file.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
+        description: String::new(),
         begins_ms: begins,
         lasts,
         seeds,

@@ -20,7 +20,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pointsman_policy::{
-    Allocator, ChainSpec, Compiler, Metering, Rehearsal, RehearsalError, Runtime, RuntimeError, RuntimeSettings,
+    Allocator, ChainSpec, Compiler, Metering, Rehearsal, RehearsalError, Runtime, RuntimeError,
+    RuntimeSettings,
 };
 
 use crate::deciders::Chain;
@@ -59,7 +60,9 @@ impl Stage {
     pub fn new() -> Result<Self, RuntimeError> {
         let refuse = |file: &Path, _: &toml::Table| {
             let file = file.display();
-            Err(format!("{file}: configurations of hosts are read by the program `pointsman` only; write the lanes here"))
+            Err(format!(
+                "{file}: configurations of hosts are read by the program `pointsman` only; write the lanes here"
+            ))
         };
         Self::with(Compiler::default(), None, Box::new(refuse))
     }
@@ -88,10 +91,10 @@ impl Stage {
 #[derive(Debug, thiserror::Error)]
 pub enum StudyError {
     /// The scenario is wrong, or a file that it names.
-    #[error("{0}")]
+    #[error(transparent)]
     Scenario(#[from] ScenarioError),
     /// A policy cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Policy(#[from] RehearsalError),
     /// There is no thread to run on.
     #[error("a thread cannot be started: {0}")]
@@ -136,7 +139,7 @@ impl Study {
     /// When it, or one of its policies, cannot be used.
     pub fn of(scenario: &Scenario, stage: &Stage) -> Result<Self, StudyError> {
         let mut study = Self::new(scenario);
-        study.add(&scenario.name(), scenario, None, stage)?;
+        study.add(&decided_by(&scenario.host(&*stage.resolve)?.chain), scenario, None, stage)?;
         for variant in &scenario.variants {
             study.add(&variant.name, &variant.scenario, None, stage)?;
         }
@@ -147,7 +150,7 @@ impl Study {
     pub fn new(scenario: &Scenario) -> Self {
         Self {
             title: scenario.title.clone(),
-            scenario: scenario.description(),
+            scenario: scenario.description.clone(),
             objectives: Vec::new(),
             cases: Vec::new(),
             parameter: None,
@@ -212,9 +215,16 @@ impl Study {
     ///
     /// # Errors
     /// When a file of requests turns out to be unreadable.
-    pub fn run_with(&self, jobs: NonZeroUsize, progress: &(dyn Fn(Progress) + Sync)) -> Result<Report, StudyError> {
-        let jobs_to_do: Vec<(&Case, u64)> =
-            self.cases.iter().flat_map(|case| case.scenario.seeds.iter().map(move |seed| (case, *seed))).collect();
+    pub fn run_with(
+        &self,
+        jobs: NonZeroUsize,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Report, StudyError> {
+        let jobs_to_do: Vec<(&Case, u64)> = self
+            .cases
+            .iter()
+            .flat_map(|case| case.scenario.seeds.iter().map(move |seed| (case, *seed)))
+            .collect();
         let watch = Watch::new(jobs_to_do.len(), progress);
         let next = AtomicUsize::new(0);
         let done: Vec<Mutex<Option<Result<Run, ScenarioError>>>> =
@@ -222,7 +232,9 @@ impl Study {
         let work = || {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let (Some((case, seed)), Some(place)) = (jobs_to_do.get(index), done.get(index)) else { return };
+                let (Some((case, seed)), Some(place)) = (jobs_to_do.get(index), done.get(index)) else {
+                    return;
+                };
                 let run = case.run(*seed, &|part| watch.says(index, part));
                 // The others need not begin any more.
                 if run.is_err() {
@@ -237,7 +249,8 @@ impl Study {
             }
             Ok(())
         })?;
-        let runs = done.into_iter().filter_map(|run| run.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let runs =
+            done.into_iter().filter_map(|run| run.into_inner().unwrap_or_else(PoisonError::into_inner));
         Ok(self.report(runs.collect::<Result<Vec<Run>, _>>()?))
     }
 
@@ -261,6 +274,12 @@ impl Study {
     }
 }
 
+/// What a scenario that has no name beside others is called: its policies.
+fn decided_by(chain: &ChainSpec) -> String {
+    let names: Vec<&str> = chain.policies.iter().map(|policy| policy.name.as_str()).collect();
+    if names.is_empty() { "no policy".to_owned() } else { names.join(" + ") }
+}
+
 fn point(line: &str, variant: &VariantReport) -> Point {
     let number = pointsman_domain::units::duration(&variant.name).ok().map(|time| time.as_secs_f64());
     Point {
@@ -275,8 +294,7 @@ impl Case {
     fn run(&self, seed: u64, says: &dyn Fn(f64)) -> Result<Run, ScenarioError> {
         let Self { scenario, host, failures, chain, .. } = self;
         let mut arrivals = scenario.traffic(seed)?;
-        let mut observer =
-            Collector::new(host.fleet.lanes.iter().map(|lane| &lane.info), arrivals.classes());
+        let mut observer = Collector::new(host.fleet.lanes.iter().map(|lane| &lane.info), arrivals.classes());
         let setting = Setting { fleet: &host.fleet, failures, begins_ms: scenario.begins_ms, seed };
         let mut deciders = Chain::from(chain.begin());
         let mut traffic = Counted { inner: &mut arrivals, count: 0, lasts: scenario.lasts, says };
