@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::plots::{Part, Plot};
 use super::summary::Counted;
 use super::svg::{COLOURS, RULES, escaped};
-use super::text::{CAUTION, OF_LANES, length, plus_minus};
+use super::text::{CAUTION, OF_CLASSES, OF_LANES, length, plus_minus};
 use super::{Report, VariantReport, numbers};
 use crate::compare::{Change, Comparison, Difference, Line};
 use crate::metric::{Metric, Scope, Unit};
@@ -142,11 +142,55 @@ fn judged(it: &Judged) -> String {
     format!("<span class=\"{class}\">{verdict}</span> <span class=\"soft\">{}</span>", escaped(&said))
 }
 
-/// The figures side by side, each variant against the first one.
+/// The figures: of one variant its classes, of several side by side.
 fn figures(report: &Report) -> String {
-    if report.variants.is_empty() {
-        return String::new();
-    }
+    let tables = match &report.variants[..] {
+        [] => return String::new(),
+        [variant] => of_one(variant),
+        _ => side_by_side(report),
+    };
+    format!("<section>\n<h2>Figures</h2>\n{tables}</section>\n")
+}
+
+fn of_one(variant: &VariantReport) -> String {
+    let classes = variant.names(|run| run.classes.iter().map(|it| it.name.clone()).collect());
+    let classes = classes.into_iter().map(|name| (name.clone(), Scope::Class(name)));
+    let scopes: Vec<(String, Scope)> = classes.chain([("everybody".to_owned(), Scope::All)]).collect();
+    let facts = [
+        Metric::Lost,
+        Metric::Fairness,
+        Metric::Loads,
+        Metric::SwitchesPerHour,
+        Metric::QueueMean,
+        Metric::QueueMax,
+    ];
+    let facts = facts.map(|metric| (metric.to_string(), metric));
+    let all = [("everybody".to_owned(), Scope::All)];
+    let columns = OF_CLASSES.map(|(_, metric)| (metric.to_string(), metric));
+    grid(variant, "class", &scopes, &columns) + &grid(variant, "", &all, &facts)
+}
+
+/// A row for each of somebody, and a column for each figure.
+fn grid(
+    variant: &VariantReport,
+    head: &str,
+    scopes: &[(String, Scope)],
+    columns: &[(String, Metric)],
+) -> String {
+    let names = columns.iter().map(|(name, _)| name.clone());
+    let head: Vec<String> = std::iter::once(head.to_owned()).chain(names).collect();
+    let rows = scopes.iter().map(|(name, scope)| {
+        let cells = columns.iter().map(|(_, metric)| {
+            let mean = variant.estimate(scope, *metric).map(|it| it.mean);
+            cell(escaped(&numbers::maybe(metric.unit(), mean)))
+        });
+        std::iter::once(row_head(name)).chain(cells).collect()
+    });
+    table(&head, &rows.collect::<Vec<_>>())
+}
+
+/// Each variant against the first one.
+fn side_by_side(report: &Report) -> String {
     let comparison = Comparison::of(&report.summaries());
     let first = comparison.variants.iter().take(1).cloned();
     // Each of the others has a column for how it differs.
@@ -173,12 +217,7 @@ fn figures(report: &Report) -> String {
         }
         rows.push(figure(line));
     }
-    let caution = if report.variants.len() > 1 {
-        format!("<p class=\"note\">{}</p>\n", escaped(CAUTION))
-    } else {
-        String::new()
-    };
-    format!("<section>\n<h2>Figures</h2>\n{}{caution}</section>\n", table(&head, &rows))
+    format!("{}<p class=\"note\">{}</p>\n", table(&head, &rows), escaped(CAUTION))
 }
 
 fn figure(line: &Line) -> Vec<String> {

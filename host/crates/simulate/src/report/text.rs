@@ -53,7 +53,7 @@ pub(super) fn length(variant: &VariantReport) -> String {
     }
 }
 
-const OF_CLASSES: [(&str, Metric); 10] = [
+pub(super) const OF_CLASSES: [(&str, Metric); 10] = [
     ("REQUESTS", Metric::Requests),
     ("SERVED", Metric::ServedShare),
     ("FELL BACK", Metric::Ended(How::FellBack)),

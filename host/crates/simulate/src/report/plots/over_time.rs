@@ -86,16 +86,10 @@ fn waits(report: &Report, pieces: &Pieces) -> Vec<Plot> {
         let of = |part: f64| pieces.values(variant, |piece| quantile(piece.classes.get(class)?, part));
         Some([of(0.99), of(0.5)]).filter(|[p99, _]| p99.iter().any(Option::is_some))
     };
-    let alone = report.variants.len() == 1;
     let drawn = panels(report, &class_names(report), waits).into_iter().map(|(of, lines)| {
-        let lines = with_aside(lines, alone.then_some("median"));
-        let title = if alone {
-            "Wait of those who came then, p99 (dotted: median)"
-        } else {
-            "Wait of those who came then, p99"
-        };
+        let (lines, note) = with_aside(lines, "median");
         let chart = Chart {
-            title: titled(title, of.as_ref()),
+            title: titled("Wait of those who came then, p99", of.as_ref()) + &note,
             x: Axis::run(pieces.lasted, 8.0),
             y: Axis::linear("", Unit::Time, most(&lines)),
             unit: Unit::Time,
@@ -116,12 +110,10 @@ fn queues(report: &Report, pieces: &Pieces) -> Vec<Plot> {
         let both = [of(LanePiece::mean_waiting), of(|lane| lane.most_waiting as f64)];
         Some(both).filter(|[mean, _]| mean.iter().flatten().any(|mean| *mean > 0.05))
     };
-    let alone = report.variants.len() == 1;
     let drawn = panels(report, &lane_names(report), lanes).into_iter().map(|(of, lines)| {
-        let lines = with_aside(lines, alone.then_some("longest"));
-        let title = if alone { "Queue, mean (dotted: longest)" } else { "Queue, mean" };
+        let (lines, note) = with_aside(lines, "longest");
         let chart = Chart {
-            title: titled(title, of.as_ref()),
+            title: titled("Queue, mean", of.as_ref()) + &note,
             x: Axis::run(pieces.lasted, 8.0),
             y: Axis::linear("", Unit::Number, most(&lines)),
             unit: Unit::Number,
@@ -142,10 +134,10 @@ fn most(lines: &[Line]) -> f64 {
     lines.iter().flat_map(|line| line.values.iter().flatten().copied()).fold(0.0, f64::max)
 }
 
-/// Lines, each with a second one of the same colour if that has a name. Those are drawn first, below the others.
-fn with_aside(lines: Vec<(Line, [Vec<Option<f64>>; 2])>, name: Option<&str>) -> Vec<Line> {
-    let lines_aside = lines.iter().filter_map(|(line, [_, values])| Some((line, values, name?)));
-    let aside = lines_aside.map(|(line, values, name)| Line {
+/// Lines, and what is said of them: one that is alone has room for a second one of its colour, below it.
+fn with_aside(lines: Vec<(Line, [Vec<Option<f64>>; 2])>, name: &str) -> (Vec<Line>, String) {
+    let alone = lines.len() == 1;
+    let aside = lines.iter().filter(|_| alone).map(|(line, [_, values])| Line {
         name: format!("{}, {name}", line.name),
         values: values.clone(),
         aside: true,
@@ -153,7 +145,7 @@ fn with_aside(lines: Vec<(Line, [Vec<Option<f64>>; 2])>, name: Option<&str>) -> 
     });
     let mut all: Vec<Line> = aside.collect();
     all.extend(lines.into_iter().map(|(line, [values, _])| Line { values, ..line }));
-    all
+    (all, if alone { format!(" (dotted: {name})") } else { String::new() })
 }
 
 /// One of the counts of a class.
