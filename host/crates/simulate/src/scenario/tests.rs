@@ -333,12 +333,16 @@ fn all_mistakes_are_told_at_once_with_their_lines() {
     assert_eq!(mistakes.unwrap_err(), expected);
 }
 
+/// Parse what is wrong, and see that one of the mistakes has `part`.
+fn is_wrong(source: &str, part: &str) {
+    let mistakes = parse(source).unwrap_err();
+    assert!(mistakes.iter().any(|mistake| mistake.contains(part)), "{part}\n{source}\n{mistakes:#?}");
+}
+
 #[test]
-fn single_mistakes_are_told_with_what_to_write() {
+fn mistakes_in_traffic_are_told_with_what_to_write() {
     let traffic = |keys: &str| with(&format!("[[traffic]]\nclass = \"c\"\n{keys}"));
     let plain = |keys: &str| traffic(&format!("model = \"a\"\nprompt = 1\noutput = 1\n{keys}"));
-    let failure = |keys: &str| with(&format!("[[failures]]\nlane = \"a\"\n{keys}"));
-    let lane = |keys: &str| with(&format!("{keys}\n[[fleet.groups]]\nname = \"g\"\nmemory = \"4GiB\""));
     for (source, part) in [
         ("lasts = ".to_owned(), "is not TOML"),
         (format!("begins = \"today\"\n{}", with("")), "begins: is no date and time"),
@@ -376,6 +380,16 @@ fn single_mistakes_are_told_with_what_to_write() {
         (traffic("rate = \"1/s\"\nmodels = { a = 0 }"), "models: needs weights that are more than nothing"),
         (traffic("rate = \"1/s\"\nmodel = \"a\"\nmodels = { a = 1 }"), "models: stands beside `model`"),
         (traffic("rate = \"1/s\"\nturns = [\"a\"]"), "turns: is for sessions"),
+    ] {
+        is_wrong(&source, part);
+    }
+}
+
+#[test]
+fn mistakes_in_lanes_and_failures_are_told_with_what_to_write() {
+    let failure = |keys: &str| with(&format!("[[failures]]\nlane = \"a\"\n{keys}"));
+    let lane = |keys: &str| with(&format!("{keys}\n[[fleet.groups]]\nname = \"g\"\nmemory = \"4GiB\""));
+    for (source, part) in [
         (failure("what = \"crash\""), "at: is missing; write when it happens"),
         (failure("what = \"crash\"\nat = 5"), "at: must be a text in quotes"),
         (failure("what = \"hang\"\nat = \"1s\""), "lasts: is missing"),
@@ -410,8 +424,7 @@ fn single_mistakes_are_told_with_what_to_write() {
         ),
         (with("[fleet.switching]\nresidence = -1"), "fleet.switching.residence: `-1` is not from 0 to 100"),
     ] {
-        let mistakes = parse(&source).unwrap_err();
-        assert!(mistakes.iter().any(|mistake| mistake.contains(part)), "{part}\n{source}\n{mistakes:#?}");
+        is_wrong(&source, part);
     }
     let good = with("[fleet.switching]\nresidence = 1");
     assert!(parse(&good).is_ok(), "{:?}", parse(&good));
