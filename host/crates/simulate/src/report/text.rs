@@ -17,7 +17,8 @@ pub(super) fn of(report: &Report) -> String {
         ));
     }
     parts.extend(report.variants.iter().map(variant));
-    if let Some(comparison) = report.comparison() {
+    // The values of a sweep stand side by side in its own tables.
+    if let Some(comparison) = report.comparison().filter(|_| report.sweep.is_none()) {
         parts.push(compared(&comparison));
     }
     parts.extend(report.sweep.as_ref().map(swept));
