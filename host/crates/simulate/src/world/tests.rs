@@ -69,11 +69,14 @@ impl Traffic for Asks {
     }
 }
 
+/// When, how, the wait, the first byte, the tries, and what went wrong.
+type End = (Duration, How, Duration, Option<Duration>, Vec<TryResult>, Option<String>);
+
 /// Writes down everything that is to be seen.
 #[derive(Default)]
 struct Log {
     lines: Vec<String>,
-    ended: Vec<(Duration, How, Duration, Option<Duration>, Vec<TryResult>, Option<String>)>,
+    ended: Vec<End>,
     switches: usize,
     loads: usize,
     last: Duration,
