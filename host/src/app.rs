@@ -110,6 +110,7 @@ fn load_policies(config: &config::Policies, registry: &mut Registry) -> Result<A
         compiler: Compiler::this_program(),
         allocator: Allocator::Auto,
         warm_instances: workers.min(16),
+        ..RuntimeSettings::default()
     };
     let runtime = Runtime::new(settings)?;
     let policies = Policies::new(&runtime, &metrics, Box::new(facts::of_case))

@@ -35,6 +35,7 @@ pub(crate) fn check(check: &Check) -> Result<()> {
         compiler: Compiler::this_program(),
         allocator: Allocator::OnDemand,
         warm_instances: 1,
+        ..RuntimeSettings::default()
     };
     let metrics = PolicyMetrics::register(&mut Registry::default());
     let chain = Policies::new(&Runtime::new(settings)?, &metrics, Box::new(facts::of_case))?;

@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod policy;
+pub(crate) mod simulate;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ pub(crate) enum Command {
     /// Write policies, and look after those of a running host.
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Run traffic through policies in virtual time: no engines, no GPUs, no waiting.
+    Simulate(simulate::Simulate),
     /// Make a lane for vLLM of an env file, a Dockerfile or a compose file, and print it.
     ImportEnv(ImportEnv),
     /// What `serve` runs beside itself, to end the engines when it is killed.
@@ -78,4 +81,7 @@ pub(crate) struct CompilePolicy {
     /// Process id of who asks.
     #[arg(long)]
     pub(crate) parent: i32,
+    /// For calls that run on fuel, and not by the clock.
+    #[arg(long)]
+    pub(crate) fuel: bool,
 }

@@ -9,12 +9,9 @@ mod groups;
 mod lanes;
 mod need;
 mod policies;
-mod reader;
 mod records;
-mod rules;
 mod vllm;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,12 +19,12 @@ use std::time::Duration;
 use pointsman_domain::{PlanLimits, fnv1a_chain};
 use pointsman_fleet::FleetSpec;
 use pointsman_policy::ChainSpec;
-use toml::de::DeTable;
+use pointsman_settings::{Mistake, Over, Section, folder_of, rules};
+
+pub(crate) use pointsman_settings::{FileError as ConfigError, shown};
 
 pub(crate) use self::admin::Admin;
 pub(crate) use self::groups::shown_pool;
-pub(crate) use self::reader::shown;
-use self::reader::{Mistake, Mistakes, Section};
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -90,63 +87,26 @@ pub(crate) struct Policies {
     pub(crate) chain: ChainSpec,
 }
 
-/// Everything that is wrong with a configuration file.
-#[derive(Debug)]
-pub(crate) struct ConfigError {
-    file: PathBuf,
-    mistakes: Vec<Mistake>,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, mistake) in self.mistakes.iter().enumerate() {
-            let newline = if index == 0 { "" } else { "\n" };
-            match mistake.line {
-                0 => write!(f, "{newline}{}: {mistake}", self.file.display())?,
-                line => write!(f, "{newline}{}:{line}: {mistake}", self.file.display())?,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-impl ConfigError {
-    /// The text of a configuration.
-    fn source(file: &Path) -> Result<String, Self> {
-        std::fs::read_to_string(file).map_err(|error| {
-            let what = format!("cannot be read: {error}");
-            Self { file: file.to_owned(), mistakes: vec![Mistake { line: 0, key: String::new(), what }] }
-        })
-    }
-}
-
 impl Config {
     /// Read and validate a file.
     ///
     /// # Errors
     /// With every mistake in it, in the order of the file.
     pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
-        let source = ConfigError::source(file)?;
-        Self::parse(&source, file).map_err(|mistakes| ConfigError { file: file.to_owned(), mistakes })
+        Self::load_over(file, &[])
     }
 
-    fn parse(source: &str, file: &Path) -> Result<Self, Vec<Mistake>> {
-        let mistakes = Mistakes::new(source);
-        let (document, errors) = DeTable::parse_recoverable(source);
-        for error in &errors {
-            mistakes.add(error.span().unwrap_or(0..0), "", format!("is not TOML: {}", error.message()));
-        }
-        if !errors.is_empty() {
-            return Err(mistakes.into_sorted());
-        }
-        let config = read(&Section::root(&mistakes, document.get_ref()), file);
-        let mistakes = mistakes.into_sorted();
-        match config {
-            Some(config) if mistakes.is_empty() => Ok(config),
-            _ => Err(mistakes),
-        }
+    /// The same, with some keys that are other than the file says.
+    ///
+    /// # Errors
+    /// With every mistake, those in these keys too.
+    pub(crate) fn load_over(file: &Path, over: &[Over]) -> Result<Self, ConfigError> {
+        let source = ConfigError::source(file)?;
+        Self::parse(&source, over, file).map_err(|mistakes| ConfigError::new(file, mistakes))
+    }
+
+    fn parse(source: &str, over: &[Over], file: &Path) -> Result<Self, Vec<Mistake>> {
+        pointsman_settings::read(source, over, |root| read(root, file))
     }
 }
 
@@ -160,7 +120,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let state_dir = state_dir(&state, file, folder);
     state.report_unknown();
     let admin = admin::read(&root.section("admin"), folder, state_dir.as_deref());
-    let (rules, max_wait) = rules::read(root.section("queue"), root.section("switching"));
+    let (rules, max_wait) = rules(&root.section("queue"), &root.section("switching"));
     let policies = policies::read(root.section("policies"), folder, state_dir.as_deref());
     let max_steps = server.as_ref().map_or(1, |server| server.attempts);
     let records = records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
@@ -284,11 +244,6 @@ pub(crate) fn default_cache() -> Option<PathBuf> {
     let cache =
         env_folder("XDG_CACHE_HOME").or_else(|| env_folder("HOME").map(|home| home.join(".cache")))?;
     Some(cache.join("pointsman").join("policies"))
-}
-
-/// The folder that paths in a configuration are relative to.
-fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Where running engines are recorded; `None`: nowhere.

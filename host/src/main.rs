@@ -12,12 +12,13 @@ mod import;
 mod policy;
 mod reload;
 mod shutdown;
+mod simulate;
 mod telemetry;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use pointsman_policy::CompileOrders;
+use pointsman_policy::{CompileOrders, Metering};
 
 use crate::cli::{Cli, Command, CompilePolicy};
 
@@ -31,10 +32,12 @@ fn main() -> ExitCode {
         Command::Serve(serve) => app::serve(&serve).map(done),
         Command::Check(check) => check::check(&check).map(done),
         Command::Policy(command) => policy::policy(command),
+        Command::Simulate(options) => simulate::simulate(&options),
         Command::ImportEnv(options) => import::import_env(&options).map(done),
         Command::Keeper => return pointsman_fleet::keeper_main(std::io::stdin()),
-        Command::CompilePolicy(CompilePolicy { memory, cpu, parent }) => {
-            let orders = CompileOrders { memory, cpu, parent };
+        Command::CompilePolicy(CompilePolicy { memory, cpu, parent, fuel }) => {
+            let metering = if fuel { Metering::Fuel } else { Metering::Wall };
+            let orders = CompileOrders { memory, cpu, parent, metering };
             return pointsman_policy::compile_main(orders, std::io::stdin(), std::io::stdout());
         }
     };
@@ -47,7 +50,8 @@ fn main() -> ExitCode {
             }
             let bad_config = error.is::<config::ConfigError>()
                 || error.is::<check::BadPolicies>()
-                || error.is::<policy::CannotLoad>();
+                || error.is::<policy::CannotLoad>()
+                || error.is::<pointsman_simulate::StudyError>();
             if bad_config { ExitCode::from(BAD_CONFIG) } else { ExitCode::FAILURE }
         }
     }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pointsman_policy::{
-    Allocator, ChainSpec, Change, CompileLimits, Compiler, Policies, PolicyMetrics, PolicySpec, Runtime,
-    RuntimeSettings,
+    Allocator, ChainSpec, Change, CompileLimits, Compiler, Metering, Policies, PolicyMetrics, PolicySpec,
+    Runtime, RuntimeSettings,
 };
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
@@ -40,7 +40,12 @@ fn large() -> TempDir {
 
 /// Load it with the real program as its compiler; what is wrong, if it cannot be loaded.
 fn load(dir: &Path, limits: CompileLimits) -> Result<String, String> {
+    load_for(Metering::Wall, dir, limits)
+}
+
+fn load_for(metering: Metering, dir: &Path, limits: CompileLimits) -> Result<String, String> {
     let settings = RuntimeSettings {
+        metering,
         compiler: Compiler::Child { program: PROGRAM.into(), limits },
         allocator: Allocator::Auto,
         warm_instances: 1,
@@ -63,7 +68,10 @@ fn assert_fails(dir: &TempDir, limits: CompileLimits, sentence: &str) {
 
 #[test]
 fn a_child_compiles_what_runs_here() {
-    assert_eq!(load(policy(SMALL).path(), CompileLimits::default()).unwrap().len(), 64);
+    for metering in [Metering::Wall, Metering::Fuel] {
+        let loaded = load_for(metering, policy(SMALL).path(), CompileLimits::default());
+        assert_eq!(loaded.unwrap().len(), 64, "{metering:?}");
+    }
 }
 
 #[test]

@@ -31,12 +31,15 @@ fn recorded(host: &Host) -> (Vec<DecisionRecord>, String) {
     let mut text = String::new();
     for file in files(&folder_of(host)).unwrap() {
         text += &fs::read_to_string(&file).unwrap();
-        let mut known = Vec::new();
+        let (mut known, mut chains) = (Vec::new(), Vec::new());
         for record in records(BufReader::new(File::open(&file).unwrap())) {
             match record.unwrap() {
                 Record::Topology(topology) => known.push(topology.generation),
+                Record::Policies(chain) => chains.push(chain.chain),
                 Record::Decision(decision) => {
                     assert!(known.contains(&decision.topology), "the lanes come first");
+                    let chain = decision.chain.as_deref().expect("this host has policies");
+                    assert!(chains.iter().any(|known| known == chain), "and the policies do");
                     found.push(*decision);
                 }
             }

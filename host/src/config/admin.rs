@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use pointsman_gateway::AdminSocket;
 use toml::de::DeTable;
 
-use super::reader::{Mistakes, Section};
-use super::{ConfigError, folder_of, secret, state_dir};
+use super::{ConfigError, secret, state_dir};
+use pointsman_settings::{Mistakes, Section, folder_of};
 
 /// The entrances for operators. There may be none.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl Admin {
         let port = if socket.is_none() { port(&section, folder) } else { None };
         match mistakes.into_sorted() {
             mistakes if mistakes.is_empty() => Ok(Self { socket, port }),
-            mistakes => Err(ConfigError { file: file.to_owned(), mistakes }),
+            mistakes => Err(ConfigError::new(file, mistakes)),
         }
     }
 }

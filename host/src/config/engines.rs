@@ -6,8 +6,8 @@ use std::time::Duration;
 use pointsman_fleet::{BackOff, EngineSpec, ExternalSpec, ProcessSpec, Secret, Words};
 
 use super::need::Model;
-use super::reader::Section;
 use super::{secret, vllm};
+use pointsman_settings::Section;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Flags of llama-server that come from elsewhere when the command is ours to make, and from where.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pointsman_fleet::{GroupSpec, Pool};
 
-use super::reader::Section;
+use pointsman_settings::Section;
 
 /// All groups. What is wrong with one has been noted, and it has room for every lane then.
 pub(super) fn read(root: &Section<'_>) -> Vec<GroupSpec> {

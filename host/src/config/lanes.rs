@@ -8,7 +8,7 @@ use pointsman_fleet::{GroupSpec, LaneSpec, Liveness, Residency, Timeouts};
 
 use super::engines::{self, Basics, Kind};
 use super::need::{self, Need};
-use super::reader::Section;
+use pointsman_settings::Section;
 
 const SECOND: Duration = Duration::from_secs(1);
 

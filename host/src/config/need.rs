@@ -8,7 +8,7 @@ use pointsman_fleet::{
 };
 
 use super::engines::{Engine, Kind};
-use super::reader::Section;
+use pointsman_settings::Section;
 
 /// A model in files, and what is asked of it.
 pub(super) struct Model {

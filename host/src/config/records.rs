@@ -5,8 +5,8 @@ use std::path::Path;
 use pointsman_domain::PlanLimits;
 use pointsman_record::{Key, Mode, QueueLimits, Redact, Rule, Sample, Settings};
 
-use super::reader::Section;
 use super::secret;
+use pointsman_settings::Section;
 
 /// Headers that name people, by default.
 const PERSONAL: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
@@ -95,8 +95,8 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    use super::super::reader::Mistakes;
     use super::*;
+    use pointsman_settings::Mistakes;
 
     fn parse(source: &str) -> (Option<Settings>, Vec<String>) {
         let mistakes = Mistakes::new(source);

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn parse(source: &str) -> Result<Config, Vec<String>> {
-    Config::parse(source, Path::new("/conf/pointsman.toml")).map_err(|mistakes| {
+    Config::parse(source, &[], Path::new("/conf/pointsman.toml")).map_err(|mistakes| {
         mistakes.into_iter().map(|mistake| format!("{}: {mistake}", mistake.line)).collect()
     })
 }

@@ -8,7 +8,7 @@ use pointsman_fleet::{EngineSpec, SwitchStrategy};
 
 use super::engines::{ANY, Basics, Engine, read_run};
 use super::need::Model;
-use super::reader::{Section, shown};
+use pointsman_settings::{Section, shown};
 
 /// First loads on a new kind of GPU compile for many minutes.
 const START_TIMEOUT: Duration = Duration::from_secs(30 * 60);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::chain::ChainInfo;
 use crate::facts::Facts;
 use crate::fleet_view::FleetView;
 use crate::merge::{Merge, Merged, OnConflict};
@@ -16,6 +17,11 @@ use crate::trace::Trace;
 pub trait Advisor: Send + Sync + fmt::Debug {
     /// The merged advice about one request, from one snapshot of the fleet.
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Merged;
+
+    /// The policies behind it, for those who record what they advised; `None` where there are none.
+    fn chain(&self) -> Option<&Arc<ChainInfo>> {
+        None
+    }
 
     /// Could [`Advisor::recover`] say anything but [`Recovery::Planned`]?
     fn recovers(&self) -> bool {
@@ -40,6 +46,10 @@ pub trait Advisor: Send + Sync + fmt::Debug {
 impl<A: Advisor> Advisor for Arc<A> {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Merged {
         self.as_ref().advise(facts, fleet, trace)
+    }
+
+    fn chain(&self) -> Option<&Arc<ChainInfo>> {
+        self.as_ref().chain()
     }
 
     fn recovers(&self) -> bool {

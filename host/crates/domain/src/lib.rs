@@ -13,6 +13,7 @@
 
 mod advice;
 mod advisor;
+mod chain;
 pub mod dispatch;
 mod facts;
 mod fleet_view;
@@ -30,6 +31,7 @@ pub use advice::{
     QueueAdvice, Rejection, Scalar, Switching, Trigger, Triggers,
 };
 pub use advisor::{Advisor, BuiltIn};
+pub use chain::{ChainInfo, LinkInfo};
 pub use facts::{
     Endpoint, Facts, FieldValue, Figures, MessageInfo, RequestView, Role, char_slice, fnv1a_chain,
 };

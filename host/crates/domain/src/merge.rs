@@ -36,7 +36,8 @@ impl fmt::Display for PolicyRef {
 }
 
 /// What to do when the filters of several policies leave no lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnConflict {
     /// Refuse the request with 503.
     #[default]

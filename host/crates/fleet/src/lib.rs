@@ -113,7 +113,7 @@ impl Fleet {
         for swept in home.sweep() {
             tracing::warn!(lane = swept.lane, "{}", swept.sentence);
         }
-        let topology = Arc::new(Topology::new(1, spec.lanes.iter().map(lane_info).collect()));
+        let topology = Arc::new(Topology::new(1, spec.lanes.iter().map(LaneSpec::info).collect()));
         let first = FleetView::idle(Arc::clone(&topology), LaneState::Starting);
         let (view_sender, view) = watch::channel(Arc::new(first));
         let (mailbox, messages) = unbounded_channel();
@@ -248,18 +248,34 @@ impl Drop for CancelOnDrop<'_> {
     }
 }
 
-fn lane_info(spec: &LaneSpec) -> LaneInfo {
-    LaneInfo {
-        id: LaneId(0),
-        name: spec.name.clone(),
-        engine: driver::driver(&spec.engine).kind(),
-        models: spec.models.clone(),
-        labels: spec.labels.clone(),
-        max_context: spec.max_context,
-        slots: spec.slots,
-        // Policies number groups from 1; 0 is none.
-        group: spec.group.and_then(|group| u32::try_from(group + 1).ok()).unwrap_or(0),
-        cost_milli: spec.cost_milli,
+impl LaneSpec {
+    /// What policies see of it.
+    pub fn info(&self) -> LaneInfo {
+        LaneInfo {
+            id: LaneId(0),
+            name: self.name.clone(),
+            engine: driver::driver(&self.engine).kind(),
+            models: self.models.clone(),
+            labels: self.labels.clone(),
+            max_context: self.max_context,
+            slots: self.slots,
+            // Policies number groups from 1; 0 is none.
+            group: self.group.and_then(|group| u32::try_from(group + 1).ok()).unwrap_or(0),
+            cost_milli: self.cost_milli,
+        }
+    }
+
+    /// What the dispatcher is told of it.
+    pub fn setup(&self) -> LaneSetup {
+        LaneSetup {
+            slots: self.slots,
+            group: self.group.unwrap_or(usize::MAX),
+            need: self.need,
+            asleep: self.asleep,
+            residency: self.residency,
+            expected_load: self.expected_load,
+            back_off: self.engine.run().map_or(spec::NO_BACK_OFF, |run| run.back_off),
+        }
     }
 }
 
@@ -270,18 +286,9 @@ fn room(group: &GroupSpec, lane: &LaneSpec, machine: &Arc<Machine>) -> Option<Ro
 }
 
 fn dispatcher(spec: &FleetSpec) -> Dispatcher {
-    let setup = |lane: &LaneSpec| LaneSetup {
-        slots: lane.slots,
-        group: lane.group.unwrap_or(usize::MAX),
-        need: lane.need,
-        asleep: lane.asleep,
-        residency: lane.residency,
-        expected_load: lane.expected_load,
-        back_off: lane.engine.run().map_or(spec::NO_BACK_OFF, |run| run.back_off),
-    };
     let groups: Vec<GroupSetup> =
         spec.groups.iter().map(|group| GroupSetup { budget: group.budget }).collect();
-    Dispatcher::new(spec.lanes.iter().map(setup).collect(), &groups, spec.rules)
+    Dispatcher::new(spec.lanes.iter().map(LaneSpec::setup).collect(), &groups, spec.rules)
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{
-    Consulted, Decision, Facts, FleetView, LaneId, Merged, Outcome, RequestView as _, Trace, TryResult,
+    ChainInfo, Consulted, Decision, Facts, FleetView, LaneId, Merged, Outcome, RequestView as _, Trace,
+    TryResult,
 };
 use pointsman_openai::Request;
 use pointsman_record::{
@@ -40,7 +41,7 @@ impl Recording {
         trace: Trace,
         request: &Request,
         facts: &Facts,
-        fleet: &Arc<FleetView>,
+        (fleet, chain): (&Arc<FleetView>, Option<&Arc<ChainInfo>>),
         (merged, decision): (&Merged, &Decision),
     ) -> Option<Self> {
         let recorder = recorder.filter(|_| trace.is_on())?;
@@ -54,6 +55,7 @@ impl Recording {
             attempt: facts.attempt,
             figures: request.figures(),
             topology: fleet.topology.generation(),
+            chain: chain.map(|chain| chain.chain.as_str().into()),
             fleet: Vec::new(),
             consulted: trace.into_consulted(),
             merged: merged.clone(),
@@ -70,7 +72,7 @@ impl Recording {
         Some(Self {
             recorder: recorder.clone(),
             only_errors: recorder.interest(&decision.request_id) == Interest::IfError,
-            entry: Entry { decision, fleet: Arc::clone(fleet), request },
+            entry: Entry { decision, fleet: Arc::clone(fleet), chain: chain.cloned(), request },
             trying: None,
         })
     }

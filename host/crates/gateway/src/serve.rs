@@ -61,7 +61,8 @@ async fn decide(
     let mut trace = recording::trace(recorder, request.id());
     let merged = advisor.advise(&facts, &fleet, &mut trace);
     let decision = Plan::from_advice(&merged, &fleet, &gateway.settings.plan);
-    let recording = Recording::of(recorder, trace, &request, &facts, &fleet, (&merged, &decision));
+    let recording =
+        Recording::of(recorder, trace, &request, &facts, (&fleet, advisor.chain()), (&merged, &decision));
     accepted.decided(&advisor, &request, &fleet, recording);
     let plan = plan(decision, &merged, &fleet)?;
     Ok(Decided {

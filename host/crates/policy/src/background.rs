@@ -8,7 +8,6 @@
 //!
 //! Nothing here holds up a request: what does not fit into a queue is dropped, and for shadows counted.
 
-use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,8 +15,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use pointsman_domain::dispatch::Wish;
 use pointsman_domain::{Advice, Facts, FleetView, LaneId, Outcome, Trace};
 
-use crate::chain::{Chain, ask};
+use crate::chain::ask;
 use crate::policies::Policies;
+use crate::schedule::{Moment, Schedule};
 use crate::version::Version;
 
 /// Shadow jobs that wait; each holds a request.
@@ -25,13 +25,11 @@ const SHADOW_QUEUE: usize = 256;
 /// Outcomes that wait.
 const OUTCOME_QUEUE: usize = 4096;
 /// Outcomes that are shown at once.
-const BATCH: usize = 256;
+pub(crate) const BATCH: usize = 256;
 /// How often outcomes are shown, ticks looked for and probations judged.
 const BEAT: Duration = Duration::from_millis(100);
 /// Differences between a shadow and the version in service that are kept to be looked at.
 const KEPT_DIFFERENCES: usize = 16;
-/// Wishes of one tick.
-const MOST_WISHES: usize = 256;
 /// Niceness of the thread that asks shadows.
 const SHADOW_NICENESS: i32 = 10;
 
@@ -168,15 +166,9 @@ fn differences(a: &Advice, b: &Advice) -> Vec<&'static str> {
     parts.into_iter().filter(|(_, same)| !same).map(|(what, _)| what).collect()
 }
 
-/// When a version is asked for wishes again, and about which lanes it has some.
-#[derive(Debug)]
-struct Schedule {
-    due: Instant,
-    wished: Vec<LaneId>,
-}
-
 fn run_hooks(policies: &Weak<Policies>, done: &Receiver<Outcome>) {
-    let mut schedules: HashMap<String, Schedule> = HashMap::new();
+    let mut schedule = Schedule::default();
+    let begun = Instant::now();
     loop {
         let batch = next_batch(done);
         let (Some(policies), Some(batch)) = (policies.upgrade(), batch) else { return };
@@ -184,14 +176,12 @@ fn run_hooks(policies: &Weak<Policies>, done: &Receiver<Outcome>) {
         let Some(fleet) = policies.fleet() else { continue };
         let chain = policies.chain();
         if !batch.is_empty() {
-            let view = (fleet.view)();
-            for version in chain.versions().filter(|version| version.hooks().on_complete) {
-                if let Err(error) = version.observe(&view, now_ms(), &batch) {
-                    tracing::warn!(policy = %version.reference, "did not learn from {} outcomes: {error}", batch.len());
-                }
-            }
+            chain.observe(&(fleet.view)(), now_ms(), &batch);
         }
-        tick(&chain, fleet, &mut schedules);
+        let now_ms = now_ms();
+        let at = Moment { now: begun.elapsed(), now_ms, seed: now_ms };
+        let mut wish = |lane, wish, lasts| (fleet.wish)(lane, wish, lasts);
+        schedule.tick(&chain, at, &fleet.view, &mut wish);
     }
 }
 
@@ -207,48 +197,6 @@ fn next_batch(done: &Receiver<Outcome>) -> Option<Vec<Outcome>> {
         }
     }
     Some(batch)
-}
-
-/// Ask whoever's time has come for wishes, and take back those of versions that are gone.
-fn tick(chain: &Chain, fleet: &FleetLink, schedules: &mut HashMap<String, Schedule>) {
-    let now = Instant::now();
-    let take_back =
-        |lanes: &[LaneId]| lanes.iter().for_each(|lane| (fleet.wish)(*lane, None, Duration::ZERO));
-    let ticking: HashMap<&str, (&Arc<Version>, Duration)> = chain
-        .in_service()
-        .filter_map(|version| Some((version.fingerprint.as_str(), (version, version.tick_interval()?))))
-        .collect();
-    schedules.retain(|fingerprint, schedule| {
-        let stays = ticking.contains_key(fingerprint.as_str());
-        if !stays {
-            take_back(&schedule.wished);
-        }
-        stays
-    });
-    for (fingerprint, (version, interval)) in ticking {
-        let new = || Schedule { due: now, wished: Vec::new() };
-        let schedule = schedules.entry(fingerprint.to_owned()).or_insert_with(new);
-        if now < schedule.due {
-            continue;
-        }
-        schedule.due = now + interval;
-        let view = (fleet.view)();
-        let wishes = match version.tick(&view, now_ms(), now_ms()) {
-            Ok(wishes) => wishes,
-            Err(error) => {
-                tracing::warn!(policy = %version.reference, "has no wishes: {error}");
-                continue;
-            }
-        };
-        let before = std::mem::take(&mut schedule.wished);
-        for wish in wishes.iter().filter(|wish| view.stat(wish.lane).is_some()).take(MOST_WISHES) {
-            tracing::debug!(policy = %version.reference, ?wish, "a wish");
-            (fleet.wish)(wish.lane, Some(wish.wish), wish.lasts);
-            schedule.wished.push(wish.lane);
-        }
-        let gone: Vec<LaneId> = before.into_iter().filter(|lane| !schedule.wished.contains(lane)).collect();
-        take_back(&gone);
-    }
 }
 
 fn now_ms() -> u64 {

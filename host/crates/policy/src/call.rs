@@ -7,7 +7,7 @@ use std::time::Duration;
 use wasmtime::{ResourceLimiter, Store, Trap};
 
 use crate::host_calls::HostState;
-use crate::runtime::{MOST_MEMORIES, MOST_TABLE_ELEMENTS, MOST_TABLES, Runtime, TICK};
+use crate::runtime::{MOST_MEMORIES, MOST_TABLE_ELEMENTS, MOST_TABLES, Metering, Runtime, TICK};
 
 /// Handles of one instance. Our contract has no resources; what WASI hands out to a middleware is a few streams.
 const MOST_HANDLES: usize = 64;
@@ -50,6 +50,7 @@ impl Fault {
 /// Limits of one policy's calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CallLimits {
+    pub(crate) metering: Metering,
     pub(crate) deadline: Duration,
     pub(crate) memory: u64,
     /// Bytes that the host takes out of the guest in one call, results and arguments of imports alike.
@@ -89,10 +90,20 @@ pub(crate) fn guarded<G: Guest, T>(
     call: impl FnOnce(&mut G) -> wasmtime::Result<T>,
 ) -> Result<T, Fault> {
     let store = guest.store();
+    let fuel = Metering::fuel(limits.deadline);
     // Before every call: a deadline that is set once is over after the first.
-    store.set_epoch_deadline(limits.ticks());
+    match limits.metering {
+        Metering::Wall => store.set_epoch_deadline(limits.ticks()),
+        Metering::Fuel => store.set_fuel(fuel).map_err(|error| Fault::Panic(format!("{error:#}")))?,
+    }
     store.set_hostcall_fuel(limits.result);
-    match catch_unwind(AssertUnwindSafe(|| call(guest))) {
+    let called = catch_unwind(AssertUnwindSafe(|| call(guest)));
+    if limits.metering == Metering::Fuel {
+        let store = guest.store();
+        let left = store.get_fuel().unwrap_or_default();
+        store.data_mut().burnt += fuel.saturating_sub(left);
+    }
+    match called {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(classify(&error, guest.store().data().memory.exceeded, limits)),
         Err(panic) => {
@@ -104,7 +115,7 @@ pub(crate) fn guarded<G: Guest, T>(
 
 fn classify(error: &wasmtime::Error, memory_exceeded: bool, limits: CallLimits) -> Fault {
     match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => Fault::Timeout(limits.deadline),
+        Some(Trap::Interrupt | Trap::OutOfFuel) => Fault::Timeout(limits.deadline),
         // A guest whose memory may not grow mostly traps a moment later.
         _ if memory_exceeded => Fault::Memory(limits.memory),
         Some(trap) => Fault::Trap(trap.to_string()),

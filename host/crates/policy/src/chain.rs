@@ -2,19 +2,19 @@
 //! one that it was decided by.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use pointsman_domain::{
-    Advice, Advisor, BuiltIn, Consulted, Facts, Failure, FleetView, Merge, Merged, OnConflict, Outcome,
-    PolicyRef, Recovery, Rejection, Trace, fnv1a_chain, permit, permit_edits,
+    Advice, Advisor, BuiltIn, ChainInfo, Consulted, Facts, Failure, FleetView, LinkInfo, Merge, Merged,
+    OnConflict, Outcome, PolicyRef, Recovery, Rejection, Trace, fnv1a_chain, permit, permit_edits,
 };
 
 use crate::background::{Background, ShadowJob};
+use crate::interview::Interview;
 use crate::spec::{CanaryBy, OnError, Rollout};
 use crate::version::{Hook, NoAdvice, Version};
 
 /// Policies in the order in which they are asked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Chain {
     links: Vec<Link>,
     on_conflict: OnConflict,
@@ -22,6 +22,7 @@ pub(crate) struct Chain {
     background: Option<Arc<Background>>,
     recovers: bool,
     learns: bool,
+    info: Arc<ChainInfo>,
 }
 
 /// One place in the chain.
@@ -36,6 +37,12 @@ pub(crate) struct Link {
     pub(crate) trial: Option<(Arc<Version>, Rollout)>,
 }
 
+impl Default for Chain {
+    fn default() -> Self {
+        Self::new(Vec::new(), OnConflict::default(), None)
+    }
+}
+
 impl Chain {
     pub(crate) fn new(
         links: Vec<Link>,
@@ -46,6 +53,7 @@ impl Chain {
         Self {
             recovers: has(|version| version.hooks().on_failure),
             learns: has(|version| version.hooks().on_complete),
+            info: Arc::new(ChainInfo::new(on_conflict, links.iter().flat_map(Link::infos).collect())),
             links,
             on_conflict,
             background,
@@ -61,11 +69,35 @@ impl Chain {
     pub(crate) fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
         self.links.iter().flat_map(Link::versions)
     }
+
+    /// Show how requests ended to whoever learns from that.
+    pub(crate) fn observe(&self, fleet: &Arc<FleetView>, now_ms: u64, ended: &[Outcome]) {
+        for version in self.versions().filter(|version| version.hooks().on_complete) {
+            if let Err(error) = version.observe(fleet, now_ms, ended) {
+                tracing::warn!(policy = %version.reference, "did not learn from {} outcomes: {error}", ended.len());
+            }
+        }
+    }
 }
 
 impl Link {
     fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
         self.active.iter().chain(self.trial.iter().map(|(version, _)| version))
+    }
+
+    /// Its versions, for those who record.
+    fn infos(&self) -> impl Iterator<Item = LinkInfo> {
+        let of = |version: &Version, trial: Option<&Rollout>| LinkInfo {
+            policy: version.reference.clone(),
+            fingerprint: version.fingerprint.clone(),
+            component: version.component_sha256().to_owned(),
+            weight: self.weight,
+            on_error: self.on_error.name().to_owned(),
+            trial: trial.map(|rollout| rollout.name().to_owned()),
+            config: version.settings.config.clone(),
+        };
+        let active = self.active.as_ref().ok().map(|version| of(version, None));
+        active.into_iter().chain(self.trial.iter().map(move |(version, rollout)| of(version, Some(rollout))))
     }
 
     /// The version that decides about this request, if there is one.
@@ -145,6 +177,10 @@ impl Advisor for Chain {
         merge.finish(self.on_conflict)
     }
 
+    fn chain(&self) -> Option<&Arc<ChainInfo>> {
+        Some(&self.info)
+    }
+
     fn recovers(&self) -> bool {
         self.recovers
     }
@@ -192,10 +228,29 @@ pub(crate) fn ask(
     fleet: &Arc<FleetView>,
     trace: &mut Trace,
 ) -> Result<Advice, NoAdvice> {
-    let begun = Instant::now();
-    let mut reads = trace.is_on().then(Vec::new);
+    let mut interview = Interview::of(trace);
+    let (advised, dropped) = advised(version, facts, fleet, &mut interview);
+    trace.consulted(|| Consulted {
+        policy: version.reference.clone(),
+        hook: Hook::Request.name().to_owned(),
+        took: interview.took,
+        reads: interview.into_reads(),
+        advice: advised.as_ref().ok().cloned(),
+        note: advised.as_ref().err().map(ToString::to_string),
+        dropped,
+    });
+    advised
+}
+
+/// The same, and what was left out; what it asks goes the way of `interview`.
+pub(crate) fn advised(
+    version: &Version,
+    facts: &mut Facts,
+    fleet: &Arc<FleetView>,
+    interview: &mut Interview,
+) -> (Result<Advice, NoAdvice>, Vec<String>) {
     let mut left_out = Vec::new();
-    let mut advised = version.advise(facts, fleet, reads.as_mut());
+    let mut advised = version.advise(facts, fleet, interview);
     if let Ok(advice) = &mut advised {
         let id = facts.request.id();
         for dropped in permit(advice, &version.allow) {
@@ -216,16 +271,7 @@ pub(crate) fn ask(
             facts.request = edited;
         }
     }
-    trace.consulted(|| Consulted {
-        policy: version.reference.clone(),
-        hook: Hook::Request.name().to_owned(),
-        took: begun.elapsed(),
-        reads: reads.unwrap_or_default(),
-        advice: advised.as_ref().ok().cloned(),
-        note: advised.as_ref().err().map(ToString::to_string),
-        dropped: left_out,
-    });
-    advised
+    (advised, left_out)
 }
 
 fn ask_recovery(
@@ -235,29 +281,40 @@ fn ask_recovery(
     failed: &Failure,
     trace: &mut Trace,
 ) -> Result<Recovery, NoAdvice> {
-    let begun = Instant::now();
-    let mut reads = trace.is_on().then(Vec::new);
-    let mut recovery = version.recover(facts, fleet, failed, reads.as_mut());
+    let mut interview = Interview::of(trace);
+    let (recovery, dropped) = recovered(version, facts, fleet, failed, &mut interview);
+    trace.consulted(|| Consulted {
+        policy: version.reference.clone(),
+        hook: Hook::Failure.name().to_owned(),
+        took: interview.took,
+        reads: interview.into_reads(),
+        advice: None,
+        note: Some(match &recovery {
+            Ok(recovery) => serde_json::to_string(recovery).unwrap_or_default(),
+            Err(error) => error.to_string(),
+        }),
+        dropped,
+    });
+    recovery
+}
+
+/// Ask one policy what to do after a failed try, and leave out what it may not want.
+pub(crate) fn recovered(
+    version: &Version,
+    facts: &Facts,
+    fleet: &Arc<FleetView>,
+    failed: &Failure,
+    interview: &mut Interview,
+) -> (Result<Recovery, NoAdvice>, Vec<String>) {
     let mut left_out = Vec::new();
+    let mut recovery = version.recover(facts, fleet, failed, interview);
     if let Ok(Recovery::Retry(step)) = &mut recovery {
         for dropped in permit_edits(&mut step.edits, &version.allow) {
             version.figures().dropped(dropped.what);
             left_out.push(format!("{}: {}", dropped.what, dropped.reason));
         }
     }
-    trace.consulted(|| Consulted {
-        policy: version.reference.clone(),
-        hook: Hook::Failure.name().to_owned(),
-        took: begun.elapsed(),
-        reads: reads.unwrap_or_default(),
-        advice: None,
-        note: Some(match &recovery {
-            Ok(recovery) => serde_json::to_string(recovery).unwrap_or_default(),
-            Err(error) => error.to_string(),
-        }),
-        dropped: left_out,
-    });
-    recovery
+    (recovery, left_out)
 }
 
 fn refusal(policy: &PolicyRef) -> Rejection {

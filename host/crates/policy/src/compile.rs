@@ -26,7 +26,7 @@ use wasmtime::Engine;
 
 use crate::cache::{Code, compatibility};
 use crate::component::MOST_BYTES;
-use crate::runtime::compiling_engine;
+use crate::runtime::{Metering, compiling_engine};
 
 /// How the answer begins.
 const MAGIC: [u8; 16] = *b"pointsman code\n\0";
@@ -120,15 +120,21 @@ impl Compiler {
         Self::Child { program: "/proc/self/exe".into(), limits: CompileLimits::default() }
     }
 
-    /// Compile a component that is known to be valid. This takes a while: seconds for an interpreter.
-    pub(crate) fn compile(&self, engine: &Engine, bytes: &[u8]) -> Result<Code, CompileError> {
+    /// Compile a component that is known to be valid, for an engine of that metering. This takes a while: seconds for an
+    /// interpreter.
+    pub(crate) fn compile(
+        &self,
+        engine: &Engine,
+        metering: Metering,
+        bytes: &[u8],
+    ) -> Result<Code, CompileError> {
         match self {
             Self::InProcess => match engine.precompile_component(bytes) {
                 Ok(code) => Ok(Code::of_our_compiler(code)),
                 Err(error) => Err(CompileError::Refused(format!("{error:#}"))),
             },
             Self::Child { program, limits } => {
-                let mut child = start(program, *limits).map_err(|error| failed_start(&error))?;
+                let mut child = start(program, metering, *limits).map_err(|error| failed_start(&error))?;
                 let spoken = attend(&mut child, *limits, bytes).map_err(|error| failed_start(&error))?;
                 let answer = spoken.answer(*limits)?;
                 let code = open(answer, &Sha256::digest(bytes), compatibility(engine))?;
@@ -142,7 +148,7 @@ fn failed_start(error: &io::Error) -> CompileError {
     CompileError::Start(error.to_string())
 }
 
-fn start(program: &std::path::Path, limits: CompileLimits) -> io::Result<Child> {
+fn start(program: &std::path::Path, metering: Metering, limits: CompileLimits) -> io::Result<Child> {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     Command::new(program)
         .arg0("pointsman")
@@ -150,6 +156,7 @@ fn start(program: &std::path::Path, limits: CompileLimits) -> io::Result<Child> 
         .args(["--memory", &limits.memory.to_string()])
         .args(["--cpu", &limits.cpu.as_secs().to_string()])
         .args(["--parent", &std::process::id().to_string()])
+        .args((metering == Metering::Fuel).then_some("--fuel"))
         .current_dir("/")
         .env_clear()
         // Every thread and every heap takes addresses, used or not.
@@ -298,13 +305,15 @@ pub struct CompileOrders {
     pub cpu: u64,
     /// Process id of the parent, to end when it has gone.
     pub parent: i32,
+    /// What the time of calls of the code will be measured in: `--fuel`, or the wall clock.
+    pub metering: Metering,
 }
 
 /// The body of the compiling process: limit ourselves, read a component, write code.
 pub fn compile_main(orders: CompileOrders, input: impl Read, output: impl Write) -> ExitCode {
     let result = confine(orders)
         .map_err(|error| (format!("the limits cannot be set: {error}"), ExitCode::FAILURE))
-        .and_then(|()| compile_piped(input, output));
+        .and_then(|()| compile_piped(orders.metering, input, output));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err((words, code)) => {
@@ -335,12 +344,16 @@ fn confine(orders: CompileOrders) -> io::Result<()> {
     Ok(())
 }
 
-fn compile_piped(input: impl Read, mut output: impl Write) -> Result<(), (String, ExitCode)> {
+fn compile_piped(
+    metering: Metering,
+    input: impl Read,
+    mut output: impl Write,
+) -> Result<(), (String, ExitCode)> {
     let failed = |what: &str, error: &dyn std::fmt::Display| (format!("{what}: {error}"), ExitCode::FAILURE);
     let mut bytes = Vec::new();
     let read = input.take(MOST_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|error| failed("the component cannot be read", &error))?;
-    let engine = compiling_engine().map_err(|error| failed("no engine", &error))?;
+    let engine = compiling_engine(metering).map_err(|error| failed("no engine", &error))?;
     let code = engine.precompile_component(&bytes);
     let code = code.map_err(|error| (format!("{error:#}"), ExitCode::from(REFUSED)))?;
     let mut answer = Vec::with_capacity(HEADER);

@@ -124,7 +124,7 @@ pub(crate) fn compiled(
     if let Some(cached) = cached() {
         return Ok(cached);
     }
-    let code = runtime.compiler.compile(&runtime.engine, bytes)?;
+    let code = runtime.compiler.compile(&runtime.engine, runtime.metering, bytes)?;
     let kept = runtime.cache.as_ref().map(|cache| {
         let kept = cache.keep(digest);
         cache.store(digest, &code);

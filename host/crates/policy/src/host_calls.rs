@@ -1,15 +1,18 @@
 //! What a guest may ask of the host. Answers come from the call that is running; between calls everything is empty.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use pointsman_domain::{FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, Read, RequestView};
+use pointsman_domain::{FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, RequestView};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::abi::Wasi;
 use crate::call::{Current, MemoryLimit};
+use crate::clock::Clock;
+use crate::interview::{Asking, Question};
 use crate::metrics::PolicyFigures;
-use crate::reads::Reads;
 use crate::state::State;
 
 /// Bytes that one question can yield.
@@ -31,24 +34,42 @@ pub(crate) enum Level {
     Error,
 }
 
+/// What a version finds that outlives its instances: the policy's state, and the time.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) state: Arc<State>,
+    pub(crate) clock: Clock,
+}
+
+/// Those of a host.
+impl From<Arc<State>> for Surroundings {
+    fn from(state: Arc<State>) -> Self {
+        Self { state, clock: Clock::wall() }
+    }
+}
+
 /// What all instances of a policy share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) state: Arc<State>,
+    pub(crate) clock: Clock,
     pub(crate) figures: PolicyFigures,
-    lines: Mutex<(Instant, u32)>,
+    /// When the second began that lines are counted in, and how many there were.
+    lines: Mutex<(Duration, u32)>,
 }
 
 impl Shared {
-    pub(crate) fn new(name: String, state: Arc<State>, figures: PolicyFigures) -> Self {
-        Self { name, state, figures, lines: Mutex::new((Instant::now(), 0)) }
+    pub(crate) fn new(name: String, around: impl Into<Surroundings>, figures: PolicyFigures) -> Self {
+        let Surroundings { state, clock } = around.into();
+        Self { name, state, clock, figures, lines: Mutex::default() }
     }
 
     fn may_log(&self) -> bool {
+        let now = self.clock.now();
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.0.elapsed() >= Duration::from_secs(1) {
-            *lines = (Instant::now(), 0);
+        if now >= lines.0 + Duration::from_secs(1) {
+            *lines = (now, 0);
         }
         lines.1 += 1;
         lines.1 <= LINES_PER_SECOND
@@ -62,57 +83,55 @@ pub(crate) struct HostState {
     pub(crate) memory: MemoryLimit,
     /// The world outside, for those guests that were built to see one.
     pub(crate) wasi: Wasi,
+    /// Fuel that calls have burnt since it was last taken.
+    pub(crate) burnt: u64,
     current: Option<Current>,
     left: usize,
-    reads: Option<Reads>,
+    asking: Asking,
 }
 
 impl HostState {
     pub(crate) fn new(shared: Arc<Shared>, most_memory: u64) -> Self {
-        let memory = MemoryLimit::new(most_memory);
-        Self { shared, memory, wasi: Wasi::default(), current: None, left: 0, reads: None }
-    }
-
-    /// Begin a call about a request. What it asks is kept for [`HostState::take_reads`] if it is `recorded`.
-    pub(crate) fn begin(&mut self, current: Current, recorded: bool) {
-        self.current = Some(current);
-        self.left = MOST_PER_CALL;
-        self.reads = recorded.then(Reads::default);
-    }
-
-    /// What the call asked so far; none, if it is not recorded.
-    pub(crate) fn take_reads(&mut self) -> Vec<Read> {
-        self.reads.take().map(Reads::into_list).unwrap_or_default()
-    }
-
-    /// Keep a question with its answer, if the call is recorded; otherwise this is a branch and nothing more.
-    pub(crate) fn note(&mut self, call: &str, asked: impl FnOnce() -> (Vec<Value>, Value)) {
-        if let Some(reads) = &mut self.reads {
-            let (with, gave) = asked();
-            reads.push(call, with, gave);
+        Self {
+            shared,
+            memory: MemoryLimit::new(most_memory),
+            wasi: Wasi::default(),
+            burnt: 0,
+            current: None,
+            left: 0,
+            asking: Asking::Plain,
         }
     }
 
-    /// Arguments that are gone by the time there is an answer to note.
-    pub(crate) fn noting(&self, with: impl FnOnce() -> Vec<Value>) -> Option<Vec<Value>> {
-        self.reads.is_some().then(with)
+    /// Begin a call. Until its [end](HostState::end), questions are answered from what is `current`, and go the way of `asking`.
+    pub(crate) fn begin(&mut self, current: Current, asking: Asking) {
+        self.current = Some(current);
+        self.left = MOST_PER_CALL;
+        self.asking = asking;
     }
 
-    /// As [`HostState::note`] with the answer at hand, which is handed on.
-    pub(crate) fn noted<T>(
-        &mut self,
-        call: &str,
-        answer: T,
-        asked: impl FnOnce(&T) -> (Vec<Value>, Value),
-    ) -> T {
-        self.note(call, || asked(&answer));
-        answer
-    }
-
-    /// The call is over.
-    pub(crate) fn end(&mut self) {
+    /// The call is over. What came of its questions, and the fuel that it burnt.
+    pub(crate) fn end(&mut self) -> (Asking, u64) {
         self.current = None;
-        self.reads = None;
+        (std::mem::take(&mut self.asking), std::mem::take(&mut self.burnt))
+    }
+
+    /// A question whose answer is to be noted, or taken from a record. In all other calls this is a branch and nothing more.
+    pub(crate) fn question(&self, call: &'static str, with: impl FnOnce() -> Vec<Value>) -> Option<Question> {
+        (!self.asking.is_plain()).then(|| Question { call, with: with() })
+    }
+
+    /// The answer to a question. The live one is made in any case, so that a call which is replayed uses up what it may be told
+    /// as it did before.
+    pub(crate) fn answer<T>(&mut self, question: Option<Question>, live: impl FnOnce(&mut Self) -> T) -> T
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let live = live(self);
+        match question {
+            None => live,
+            Some(question) => self.asking.settle(question, live),
+        }
     }
 
     pub(crate) fn request(&self) -> Option<&dyn RequestView> {
@@ -200,7 +219,11 @@ impl HostState {
         }
     }
 
-    pub(crate) fn log_enabled(level: Level) -> bool {
+    /// In a rehearsal the answer must not depend on who reads the log.
+    pub(crate) fn log_enabled(&self, level: Level) -> bool {
+        if self.shared.clock.is_virtual() {
+            return !matches!(level, Level::Trace | Level::Debug);
+        }
         match level {
             Level::Trace => tracing::enabled!(target: "policy", tracing::Level::TRACE),
             Level::Debug => tracing::enabled!(target: "policy", tracing::Level::DEBUG),
@@ -212,5 +235,28 @@ impl HostState {
 
     fn most(&self, wanted: u32) -> usize {
         (wanted as usize).min(MOST_PER_QUESTION).min(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::metrics::PolicyMetrics;
+
+    #[test]
+    fn what_a_rehearsed_policy_logs_follows_its_clock_and_no_subscriber() {
+        let metrics = PolicyMetrics::register(&mut Registry::default());
+        let figures = PolicyFigures::new(&metrics, &pointsman_domain::PolicyRef::new("p", "1"), &[]);
+        let around = Surroundings { state: Arc::default(), clock: Clock::standing() };
+        let host = HostState::new(Arc::new(Shared::new("p".into(), around, figures)), 0);
+        let kept = || (0..2 * LINES_PER_SECOND).filter(|_| host.shared.may_log()).count() as u32;
+        assert_eq!((kept(), kept()), (LINES_PER_SECOND, 0));
+        host.shared.clock.set(Duration::from_secs(1));
+        assert_eq!(kept(), LINES_PER_SECOND);
+        let enabled = [Level::Trace, Level::Debug, Level::Info, Level::Warn, Level::Error]
+            .map(|level| host.log_enabled(level));
+        assert_eq!(enabled, [false, false, true, true, true], "and nobody reads any log here");
     }
 }

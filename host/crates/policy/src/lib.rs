@@ -19,10 +19,12 @@ mod cache;
 mod call;
 mod cases;
 mod chain;
+mod clock;
 mod compile;
 mod component;
 mod contract;
 mod host_calls;
+mod interview;
 mod manifest;
 mod metrics;
 mod place;
@@ -30,8 +32,11 @@ mod policies;
 mod pool;
 mod proof;
 mod reads;
+mod rehearsal;
+mod replay;
 mod runtime;
 mod scan;
+mod schedule;
 pub mod signature;
 mod spec;
 mod state;
@@ -49,7 +54,9 @@ pub use policies::{
     AdvisorSlot, Aside, Change, Command, CommandError, Earlier, Policies, PolicyStatus, Problem, Trial,
     WatchStatus,
 };
-pub use runtime::{Allocator, Runtime, RuntimeError, RuntimeSettings};
+pub use rehearsal::{Conduct, Performance, Rehearsal, RehearsalError, Wished};
+pub use replay::{Differing, Gap, Missing, Replayed};
+pub use runtime::{Allocator, FUEL_PER_MS, Metering, Runtime, RuntimeError, RuntimeSettings};
 pub use spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
 pub use version::LoadError;
 pub use workbench::{BenchPlan, Measured, Workbench};

@@ -303,7 +303,7 @@ impl Policies {
             *rollout == Rollout::Shadow && trial.fingerprint == active.fingerprint
         });
         if was_shadow {
-            *active = Arc::new(active.with_state(self.runtime.state_of(&active.reference.name)));
+            *active = Arc::new(active.anew(self.runtime.state_of(&active.reference.name)));
         }
         active.warm_up()
     }

@@ -2,12 +2,10 @@
 //! all others.
 
 use pointsman_domain::Read;
-use serde_json::{Value, json};
-
-use crate::component::hex;
+use serde_json::Value;
 
 /// Most questions of one call that are kept.
-const MOST_READS: usize = 256;
+pub(crate) const MOST_READS: usize = 256;
 /// Bytes that they hold, arguments and answers together.
 const MOST_BYTES: usize = 64 << 10;
 /// The last entry of a list that is not complete.
@@ -60,18 +58,10 @@ fn size(value: &Value) -> usize {
     }
 }
 
-/// Bytes as a record shows them: as text where that is what they are.
-pub(crate) fn bytes(bytes: &[u8]) -> Value {
-    match str::from_utf8(bytes) {
-        Ok(text) if !text.contains(|c: char| c.is_control() && !c.is_ascii_whitespace()) => {
-            json!({ "text": text })
-        }
-        _ => json!({ "hex": hex(bytes) }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -87,13 +77,5 @@ mod tests {
         large.push("request.model", Vec::new(), json!("small"));
         let calls: Vec<String> = large.into_list().into_iter().map(|read| read.call).collect();
         assert_eq!(calls, ["request.text", CUT], "what comes after a gap is left out, too");
-    }
-
-    #[test]
-    fn bytes_are_shown_without_loss() {
-        assert_eq!(bytes("two\nlines ä".as_bytes()), json!({ "text": "two\nlines ä" }));
-        assert_eq!(bytes(&5i64.to_le_bytes()), json!({ "hex": "0500000000000000" }));
-        assert_eq!(bytes(&[0xff, 0x00]), json!({ "hex": "ff00" }));
-        assert_eq!(bytes(b""), json!({ "text": "" }));
     }
 }

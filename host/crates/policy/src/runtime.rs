@@ -46,9 +46,41 @@ pub enum Allocator {
     OnDemand,
 }
 
+/// Fuel that a call gets for each millisecond of its deadline. Every instruction of WebAssembly burns about one, and so does every
+/// byte that is copied at once. A core of today burns four to seven million in a millisecond of nothing but computing: what is
+/// in time by the clock is in time by fuel.
+pub const FUEL_PER_MS: u64 = 5_000_000;
+
+/// What the time of a call is measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Metering {
+    /// The wall clock. Quickest, and what serves; where a call is cut off depends on the machine and its load.
+    #[default]
+    Wall,
+    /// What the guest does: each instruction burns fuel, [`FUEL_PER_MS`] of it in a millisecond. The same call takes the same time
+    /// and is cut off at the same place on every machine, and numbers that are none have the same bits.
+    Fuel,
+}
+
+impl Metering {
+    /// Fuel for so much time.
+    pub(crate) fn fuel(time: Duration) -> u64 {
+        let fuel = time.as_micros().saturating_mul(FUEL_PER_MS.into()) / 1000;
+        u64::try_from(fuel).unwrap_or(u64::MAX)
+    }
+
+    /// The time that so much fuel stands for.
+    pub(crate) fn time(fuel: u64) -> Duration {
+        let nanos = u128::from(fuel) * 1_000_000 / u128::from(FUEL_PER_MS);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
 /// Settings of the runtime.
 #[derive(Debug, Clone, Default)]
 pub struct RuntimeSettings {
+    /// What the time of calls is measured in.
+    pub metering: Metering,
     /// Where compiled policies are kept; none are where `None`.
     pub cache_dir: Option<PathBuf>,
     /// Where policies are compiled.
@@ -73,8 +105,9 @@ pub enum RuntimeError {
 /// The engine, the clock, the cache of compiled components, and the state of policies.
 #[derive(Debug)]
 pub struct Runtime {
-    // Stops before the engine goes.
-    _ticker: Ticker,
+    // Stops before the engine goes. There is none where nobody looks at the clock.
+    _ticker: Option<Ticker>,
+    pub(crate) metering: Metering,
     pub(crate) engine: Engine,
     pub(crate) abi: Abi,
     pub(crate) cache: Option<Cache>,
@@ -93,21 +126,28 @@ impl Runtime {
     /// # Errors
     /// When the engine cannot be set up as asked for.
     pub fn new(settings: RuntimeSettings) -> Result<Arc<Self>, RuntimeError> {
+        let metering = settings.metering;
+        let on_demand = || engine(metering, InstanceAllocationStrategy::OnDemand);
         let (engine, allocator) = match settings.allocator {
-            Allocator::Pooling => (engine(pooling())?, Allocator::Pooling),
-            Allocator::OnDemand => (engine(InstanceAllocationStrategy::OnDemand)?, Allocator::OnDemand),
-            Allocator::Auto => match engine(pooling()) {
+            Allocator::Pooling => (engine(metering, pooling())?, Allocator::Pooling),
+            Allocator::OnDemand => (on_demand()?, Allocator::OnDemand),
+            Allocator::Auto => match engine(metering, pooling()) {
                 Ok(engine) => (engine, Allocator::Pooling),
                 // The pool reserves address space, which `ulimit -v` and some containers keep short.
                 Err(error) => {
                     tracing::warn!("policies run without an instance pool: {error}");
-                    (engine(InstanceAllocationStrategy::OnDemand)?, Allocator::OnDemand)
+                    (on_demand()?, Allocator::OnDemand)
                 }
             },
         };
         let abi = Abi::new(&engine).map_err(RuntimeError::Engine)?;
+        let ticker = match metering {
+            Metering::Wall => Some(Ticker::start(&engine).map_err(RuntimeError::Ticker)?),
+            Metering::Fuel => None,
+        };
         Ok(Arc::new(Self {
-            _ticker: Ticker::start(&engine).map_err(RuntimeError::Ticker)?,
+            _ticker: ticker,
+            metering,
             cache: settings.cache_dir.and_then(|dir| Cache::open(dir, &engine)),
             compiler: settings.compiler,
             compiling: Mutex::default(),
@@ -117,6 +157,11 @@ impl Runtime {
             allocator,
             states: Mutex::default(),
         }))
+    }
+
+    /// What the time of calls is measured in.
+    pub fn metering(&self) -> Metering {
+        self.metering
     }
 
     /// Where instances live, as it turned out.
@@ -132,18 +177,22 @@ impl Runtime {
 }
 
 /// The engine that compiles in a process of its own: the same but for the pool, which would reserve terabytes of addresses.
-pub(crate) fn compiling_engine() -> Result<Engine, RuntimeError> {
-    engine(InstanceAllocationStrategy::OnDemand)
+pub(crate) fn compiling_engine(metering: Metering) -> Result<Engine, RuntimeError> {
+    engine(metering, InstanceAllocationStrategy::OnDemand)
 }
 
-fn engine(strategy: InstanceAllocationStrategy) -> Result<Engine, RuntimeError> {
+fn engine(metering: Metering, strategy: InstanceAllocationStrategy) -> Result<Engine, RuntimeError> {
     let mut config = Config::new();
     config
         .allocation_strategy(strategy)
         // Calls are synchronous: no task bookkeeping around each of them.
         .concurrency_support(false)
         // Calls end at their deadline, whatever the guest does.
-        .epoch_interruption(true)
+        .epoch_interruption(metering == Metering::Wall)
+        .consume_fuel(metering == Metering::Fuel)
+        // Which bits a number has that is none is the CPU's choice, and a guest could see them.
+        .cranelift_nan_canonicalization(metering == Metering::Fuel)
+        .relaxed_simd_deterministic(metering == Metering::Fuel)
         // Must fit into the stack of whoever calls; tokio's workers have 2 MiB.
         .max_wasm_stack(512 << 10)
         .cranelift_opt_level(OptLevel::Speed)
@@ -245,8 +294,17 @@ mod tests {
         (export "run" (func $caller "run")))"#;
 
     #[test]
+    fn fuel_is_time() {
+        assert_eq!(Metering::fuel(Duration::from_millis(5)), 5 * FUEL_PER_MS);
+        for time in [Duration::ZERO, Duration::from_millis(50), Duration::from_micros(7)] {
+            assert_eq!(Metering::time(Metering::fuel(time)), time);
+        }
+        assert_eq!(Metering::fuel(Duration::MAX), u64::MAX);
+    }
+
+    #[test]
     fn components_of_several_parts_can_be_compiled() {
-        let engine = engine(InstanceAllocationStrategy::OnDemand).unwrap();
+        let engine = engine(Metering::Wall, InstanceAllocationStrategy::OnDemand).unwrap();
         let compiled = Component::new(&engine, wat::parse_str(TWO_MEMORIES).unwrap());
         assert!(compiled.is_ok(), "{:#}", compiled.err().unwrap());
     }

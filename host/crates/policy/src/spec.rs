@@ -21,6 +21,17 @@ pub enum OnError {
     Refuse,
 }
 
+impl OnError {
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Skip => "skip",
+            Self::Default => "default",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
 /// How a new version of a policy that is in service begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -37,6 +48,17 @@ pub enum Rollout {
         /// What is hashed: all requests of a tenant get the same version, or each request by itself.
         by: CanaryBy,
     },
+}
+
+impl Rollout {
+    /// Its name in configurations.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Replace => "replace",
+            Self::Shadow => "shadow",
+            Self::Canary { .. } => "canary",
+        }
+    }
 }
 
 /// What decides whether a request is one of the canary's.

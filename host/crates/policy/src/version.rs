@@ -2,12 +2,12 @@
 
 mod load_error;
 mod making;
+mod tally;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use pointsman_domain::{Advice, Allow, Facts, Failure, FleetView, Outcome, PolicyRef, Read, Recovery};
+use pointsman_domain::{Advice, Allow, Facts, Failure, FleetView, Outcome, PolicyRef, Recovery};
 
 use crate::abi::{Asked, Hooks, LaneWish, MOST_RESULT, PolicyError};
 use crate::background::Comparison;
@@ -15,15 +15,17 @@ use crate::breaker::Breaker;
 use crate::bundle::Bundle;
 use crate::call::{CallLimits, Current, Fault, guarded};
 use crate::component::Loaded;
-use crate::host_calls::Shared;
+use crate::host_calls::{Shared, Surroundings};
+use crate::interview::Interview;
 use crate::manifest::Manifest;
 use crate::metrics::{PolicyFigures, PolicyMetrics};
 use crate::pool::{Pool, Warm};
-use crate::runtime::{MOST_MEMORY, Runtime};
+use crate::runtime::{MOST_MEMORY, Metering, Runtime};
 use crate::spec::Settings;
-use crate::state::State;
 
 pub use self::load_error::LoadError;
+pub(crate) use self::tally::Counts;
+use self::tally::Tally;
 
 /// Deadline of a call where neither operator nor manifest says.
 const DEADLINE: Duration = Duration::from_millis(5);
@@ -94,22 +96,6 @@ impl Hook {
     }
 }
 
-/// How the calls of a version went since it was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Counts {
-    pub(crate) calls: u64,
-    pub(crate) faults: u64,
-    /// Calls that took longer than the budget.
-    pub(crate) slow: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    calls: AtomicU64,
-    faults: AtomicU64,
-    slow: AtomicU64,
-}
-
 /// One version of one policy with its instances.
 pub(crate) struct Version {
     runtime: Arc<Runtime>,
@@ -130,10 +116,9 @@ pub(crate) struct Version {
     pool: Pool,
     // One for each hook: a policy whose `on-tick` fails still decides about requests.
     breakers: [Mutex<Breaker>; 4],
-    counters: Counters,
+    tally: Tally,
     // How its opinions compare while it is a shadow.
     comparison: Mutex<Comparison>,
-    started: Instant,
 }
 
 impl std::fmt::Debug for Version {
@@ -153,18 +138,18 @@ impl Version {
         settings: &Settings,
         loaded: &Arc<Loaded>,
         metrics: &Arc<PolicyMetrics>,
-        state: Arc<State>,
+        around: impl Into<Surroundings>,
     ) -> Self {
         let manifest = Arc::new(bundle.manifest.clone());
         let fingerprint = bundle.fingerprint(settings);
-        Self::assemble(runtime, &manifest, fingerprint, settings, loaded, metrics, state)
+        Self::assemble(runtime, &manifest, fingerprint, settings, loaded, metrics, around.into())
     }
 
-    /// The same version with another state: what a shadow becomes when it is promoted.
-    pub(crate) fn with_state(&self, state: Arc<State>) -> Self {
-        let (manifest, settings) = (&self.manifest, &self.settings);
+    /// The same version elsewhere: what a shadow becomes when it is promoted, and what is rehearsed. It begins anew.
+    pub(crate) fn anew(&self, around: impl Into<Surroundings>) -> Self {
+        let (manifest, settings, around) = (&self.manifest, &self.settings, around.into());
         let fingerprint = self.fingerprint.clone();
-        Self::assemble(&self.runtime, manifest, fingerprint, settings, &self.loaded, &self.metrics, state)
+        Self::assemble(&self.runtime, manifest, fingerprint, settings, &self.loaded, &self.metrics, around)
     }
 
     fn assemble(
@@ -174,7 +159,7 @@ impl Version {
         settings: &Settings,
         loaded: &Arc<Loaded>,
         metrics: &Arc<PolicyMetrics>,
-        state: Arc<State>,
+        around: Surroundings,
     ) -> Self {
         let version = format!("{}+{}", manifest.version, fingerprint.get(..8).unwrap_or_default());
         let reference = PolicyRef::new(&manifest.name, &version);
@@ -185,12 +170,12 @@ impl Version {
         Self {
             runtime: Arc::clone(runtime),
             loaded: Arc::clone(loaded),
-            shared: Arc::new(Shared::new(manifest.name.clone(), state, figures)),
+            shared: Arc::new(Shared::new(manifest.name.clone(), around, figures)),
             reference,
             fingerprint,
             allow: manifest.allow(),
             config: settings.config.to_string(),
-            limits: CallLimits { deadline, memory, result: MOST_RESULT },
+            limits: CallLimits { metering: runtime.metering, deadline, memory, result: MOST_RESULT },
             budget: settings
                 .budget
                 .or(asked.budget)
@@ -201,9 +186,8 @@ impl Version {
             metrics: Arc::clone(metrics),
             pool: Pool::default(),
             breakers: Default::default(),
-            counters: Counters::default(),
+            tally: Tally::default(),
             comparison: Mutex::default(),
-            started: Instant::now(),
         }
     }
 
@@ -262,19 +246,27 @@ impl Version {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let Counters { calls, faults, slow } = &self.counters;
-        Counts { calls: of(calls), faults: of(faults), slow: of(slow) }
+        self.tally.counts()
     }
 
-    /// Ask for advice, and count what came of it. What it asks the host goes to `reads`, if they are wanted.
+    /// Fuel that its calls burnt; 0 where it is not metered.
+    pub(crate) fn fuel(&self) -> u64 {
+        self.tally.fuel()
+    }
+
+    /// What went wrong in it first.
+    pub(crate) fn first_fault(&self) -> Option<&str> {
+        self.tally.first_fault()
+    }
+
+    /// Ask for advice, and count what came of it. What it asks the host goes the way of `interview`.
     pub(crate) fn advise(
         &self,
         facts: &Facts,
         fleet: &Arc<FleetView>,
-        reads: Option<&mut Vec<Read>>,
+        interview: &mut Interview,
     ) -> Result<Advice, NoAdvice> {
-        self.about_request(Hook::Request, facts, fleet, reads, |warm, asked| {
+        self.about_request(Hook::Request, facts, fleet, interview, |warm, asked| {
             warm.instance.advise(&mut warm.store, asked)
         })
     }
@@ -285,9 +277,9 @@ impl Version {
         facts: &Facts,
         fleet: &Arc<FleetView>,
         failed: &Failure,
-        reads: Option<&mut Vec<Read>>,
+        interview: &mut Interview,
     ) -> Result<Recovery, NoAdvice> {
-        self.about_request(Hook::Failure, facts, fleet, reads, |warm, asked| {
+        self.about_request(Hook::Failure, facts, fleet, interview, |warm, asked| {
             warm.instance.recover(&mut warm.store, asked, failed)
         })
     }
@@ -300,7 +292,7 @@ impl Version {
         done: &[Outcome],
     ) -> Result<(), NoAdvice> {
         let current = Current { request: None, fleet: Arc::clone(fleet) };
-        self.call(Hook::Complete, current, None, |warm| {
+        self.call(Hook::Complete, current, &mut Interview::default(), |warm| {
             warm.instance.observe(&mut warm.store, now_ms, done).map(Ok)
         })
     }
@@ -313,7 +305,9 @@ impl Version {
         seed: u64,
     ) -> Result<Vec<LaneWish>, NoAdvice> {
         let current = Current { request: None, fleet: Arc::clone(fleet) };
-        self.call(Hook::Tick, current, None, |warm| warm.instance.tick(&mut warm.store, now_ms, seed).map(Ok))
+        self.call(Hook::Tick, current, &mut Interview::default(), |warm| {
+            warm.instance.tick(&mut warm.store, now_ms, seed).map(Ok)
+        })
     }
 
     fn about_request<T>(
@@ -321,13 +315,13 @@ impl Version {
         hook: Hook,
         facts: &Facts,
         fleet: &Arc<FleetView>,
-        reads: Option<&mut Vec<Read>>,
+        interview: &mut Interview,
         call: impl FnOnce(&mut Warm, Asked<'_>) -> wasmtime::Result<Result<T, PolicyError>>,
     ) -> Result<T, NoAdvice> {
         let current = Current { request: Some(Arc::clone(&facts.request)), fleet: Arc::clone(fleet) };
         let topology = fleet.topology.generation();
         let budget_us = u32::try_from(self.limits.deadline.as_micros()).unwrap_or(u32::MAX);
-        self.call(hook, current, reads, |warm| call(warm, Asked { facts, topology, budget_us }))
+        self.call(hook, current, interview, |warm| call(warm, Asked { facts, topology, budget_us }))
     }
 
     /// One call of a hook, behind its breaker, and counted.
@@ -335,16 +329,24 @@ impl Version {
         &self,
         hook: Hook,
         current: Current,
-        reads: Option<&mut Vec<Read>>,
+        interview: &mut Interview,
         call: impl FnOnce(&mut Warm) -> wasmtime::Result<Result<T, PolicyError>>,
     ) -> Result<T, NoAdvice> {
-        let begun = Instant::now();
-        if !self.breaker(hook).admits(begun - self.started) {
+        let begun = self.shared.clock.now();
+        if !self.breaker(hook).admits(begun) {
             self.figures().failed(hook, "out-of-service", false);
             return Err(NoAdvice::OutOfService);
         }
-        let result = self.unguarded(hook, current, reads, call);
-        self.count(hook, begun, result.as_ref().err());
+        let mut fuel = 0;
+        let result = self.unguarded(hook, current, interview, &mut fuel, call);
+        interview.took = match self.limits.metering {
+            Metering::Wall => self.shared.clock.now().saturating_sub(begun),
+            Metering::Fuel => {
+                self.tally.burnt(fuel);
+                Metering::time(fuel)
+            }
+        };
+        self.count(hook, interview.took, result.as_ref().err());
         result
     }
 
@@ -352,7 +354,8 @@ impl Version {
         &self,
         hook: Hook,
         current: Current,
-        reads: Option<&mut Vec<Read>>,
+        interview: &mut Interview,
+        fuel: &mut u64,
         call: impl FnOnce(&mut Warm) -> wasmtime::Result<Result<T, PolicyError>>,
     ) -> Result<T, NoAdvice> {
         let mut warm = match self.pool.take() {
@@ -364,31 +367,27 @@ impl Version {
             if hurried { self.limits.deadline } else { self.limits.deadline.max(UNHURRIED_DEADLINE) };
         let result = warm.instance.most_result(current.request.as_deref());
         let limits = CallLimits { deadline, result, ..self.limits };
-        warm.store.data_mut().begin(current, reads.is_some());
+        warm.store.data_mut().begin(current, std::mem::take(&mut interview.asking));
         // On a fault the instance goes: its memory may be in any state, and wasmtime would not enter it again.
         let called = guarded(&mut *warm, limits, call);
-        if let Some(reads) = reads {
-            *reads = warm.store.data_mut().take_reads();
-        }
+        (interview.asking, *fuel) = warm.store.data_mut().end();
         let said = called?;
-        warm.store.data_mut().end();
         if !warm.instance.is_worn(&warm.store) {
             self.pool.put(warm, self.most_calls);
         }
         Ok(said?)
     }
 
-    fn count(&self, hook: Hook, begun: Instant, failed: Option<&NoAdvice>) {
-        let took = begun.elapsed();
-        self.counters.calls.fetch_add(1, Ordering::Relaxed);
+    fn count(&self, hook: Hook, took: Duration, failed: Option<&NoAdvice>) {
+        self.tally.call();
         if took > self.budget && matches!(hook, Hook::Request | Hook::Failure) {
-            self.counters.slow.fetch_add(1, Ordering::Relaxed);
+            self.tally.slow();
             self.figures().slow();
         }
         let mut breaker = self.breaker(hook);
         if let Some(NoAdvice::Fault(fault)) = failed {
-            self.counters.faults.fetch_add(1, Ordering::Relaxed);
-            if breaker.fault(self.started.elapsed()) {
+            self.tally.fault(fault);
+            if breaker.fault(self.shared.clock.now()) {
                 tracing::error!(policy = %self.reference, hook = hook.name(), "taken out of service after too many faults: {fault}");
                 self.figures().in_service(hook, false);
             }

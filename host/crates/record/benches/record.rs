@@ -57,6 +57,7 @@ fn decision(fleet: &FleetView) -> DecisionRecord {
         attempt: 0,
         figures: Figures::default(),
         topology: fleet.topology.generation(),
+        chain: None,
         fleet: Vec::new(),
         consulted: vec![consulted],
         merged: Merge::new(fleet, "auto").finish(OnConflict::Refuse),
@@ -95,7 +96,7 @@ fn record(criterion: &mut Criterion) {
     let dir = tempfile::tempdir().expect("a folder");
     let metrics = RecordMetrics::register(&mut Registry::default());
     let (recorder, writer) = Recorder::start(settings(&dir), metrics).expect("it starts");
-    let entry = || Entry { decision: one.clone(), fleet: Arc::clone(&fleet), request: None };
+    let entry = || Entry { decision: one.clone(), fleet: Arc::clone(&fleet), chain: None, request: None };
     criterion.bench_function("is it to be recorded", |bencher| {
         bencher.iter(|| recorder.interest(black_box("0192f0c1e5a87c3d9b0e6a4f2d1c8b7a")));
     });

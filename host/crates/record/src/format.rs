@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pointsman_domain::units::micros;
 use pointsman_domain::{
-    Consulted, Decision, Edit, Figures, LaneAdvice, LaneId, LaneInfo, LaneStat, Merged, Outcome, PlanLimits,
-    TryResult,
+    ChainInfo, Consulted, Decision, Edit, Figures, LaneAdvice, LaneId, LaneInfo, LaneStat, Merged, Outcome,
+    PlanLimits, TryResult,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,6 +19,8 @@ pub const VERSION: u32 = 1;
 pub enum Record {
     /// The lanes that the decisions after it are about.
     Topology(TopologyRecord),
+    /// The policies that the decisions after it were made by.
+    Policies(ChainInfo),
     /// One decision and its end.
     Decision(Box<DecisionRecord>),
 }
@@ -60,6 +62,9 @@ pub struct DecisionRecord {
     pub figures: Figures,
     /// Generation of the lane table.
     pub topology: u64,
+    /// The chain of policies; `None` where there was none, or the record is of an earlier host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Arc<str>>,
     /// The lanes at that moment. Zeros are left out.
     pub fleet: Vec<LaneStat>,
     /// The policies' calls in order, those after failed tries as well.
@@ -167,6 +172,7 @@ impl Record {
         let mut line = Vec::new();
         match self {
             Self::Topology(record) => write_line("topology", record, &mut line)?,
+            Self::Policies(record) => write_line("policies", record, &mut line)?,
             Self::Decision(record) => write_line("decision", record, &mut line)?,
         }
         Ok(line)

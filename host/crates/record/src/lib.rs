@@ -18,6 +18,7 @@
 //! | kind | is written | has |
 //! |---|---|---|
 //! | `topology` | at the start of each file, and before the first decision on another table of lanes | [`TopologyRecord`] |
+//! | `policies` | before the first decision in a file by this chain of policies | [`ChainInfo`](pointsman_domain::ChainInfo) |
 //! | `decision` | when a request has ended | [`DecisionRecord`] |
 //!
 //! `host/docs/records.md` is the page for those who operate a host, with a sample.

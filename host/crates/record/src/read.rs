@@ -94,6 +94,7 @@ fn parse(line: &[u8]) -> Result<Option<Record>, ReadProblem> {
     }
     Ok(match kind.as_str() {
         "topology" => Some(Record::Topology(serde_json::from_slice(line)?)),
+        "policies" => Some(Record::Policies(serde_json::from_slice(line)?)),
         "decision" => Some(Record::Decision(serde_json::from_slice(line)?)),
         _ => None,
     })

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use pointsman_domain::{FleetView, PlanLimits, Topology};
+use pointsman_domain::{ChainInfo, FleetView, PlanLimits, Topology};
 
 use crate::file::Files;
 use crate::format::{DecisionRecord, RequestRecord, TopologyRecord, write_line};
@@ -81,6 +81,8 @@ pub struct Entry {
     pub decision: DecisionRecord,
     /// The lanes at the time of the decision.
     pub fleet: Arc<FleetView>,
+    /// The policies that decided.
+    pub chain: Option<Arc<ChainInfo>>,
     /// The request, where whole ones are recorded, and how many bytes that keeps alive.
     pub request: Option<(usize, Body)>,
 }
@@ -156,7 +158,7 @@ impl Recorder {
             limits,
             files,
             most_batch,
-            known: Vec::new(),
+            known: Known::default(),
             batch: Batch::default(),
             complained: None,
         };
@@ -222,11 +224,26 @@ impl Writer {
     }
 }
 
-/// Lines that go out together, each with the lanes that it is about.
+/// A line, with the lanes that it is about and the policies that decided.
+#[derive(Debug)]
+struct Line {
+    topology: Arc<Topology>,
+    chain: Option<Arc<ChainInfo>>,
+    text: Vec<u8>,
+}
+
+/// Lines that go out together.
 #[derive(Debug, Default)]
 struct Batch {
-    lines: Vec<(Arc<Topology>, Vec<u8>)>,
+    lines: Vec<Line>,
     bytes: usize,
+}
+
+/// Generations of topologies, and chains of policies.
+#[derive(Debug, Default)]
+struct Known {
+    topologies: Vec<u64>,
+    chains: Vec<String>,
 }
 
 /// What the thread works with.
@@ -238,8 +255,8 @@ struct Work {
     limits: PlanLimits,
     files: Files,
     most_batch: usize,
-    /// Generations of the topologies in the present file.
-    known: Vec<u64>,
+    /// What the present file has of what decisions name.
+    known: Known,
     batch: Batch,
     complained: Option<Instant>,
 }
@@ -266,7 +283,7 @@ impl Work {
 
     fn take(&mut self, message: Message) {
         let Message::Entry(entry, weight) = message else { return };
-        let Entry { mut decision, fleet, request } = *entry;
+        let Entry { mut decision, fleet, chain, request } = *entry;
         decision.fleet.clone_from(&fleet.stats);
         decision.request = request.map(|(_, request)| request());
         self.shared.bytes.fetch_sub(weight, Ordering::Relaxed);
@@ -282,7 +299,7 @@ impl Work {
             self.flush();
         }
         self.batch.bytes += line.len();
-        self.batch.lines.push((Arc::clone(&fleet.topology), line));
+        self.batch.lines.push(Line { topology: Arc::clone(&fleet.topology), chain, text: line });
     }
 
     fn flush(&mut self) {
@@ -301,7 +318,7 @@ impl Work {
             }
             Err(error) => {
                 // What the file has is not sure; a topology too many does no harm.
-                self.known.clear();
+                self.known = Known::default();
                 self.shared.metrics.errors.inc();
                 self.shared.metrics.dropped(Why::Disk, records);
                 if self.complained.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
@@ -315,12 +332,12 @@ impl Work {
 
     fn write(&mut self, batch: &Batch) -> io::Result<u64> {
         if self.files.prepare(batch.bytes)? {
-            self.known.clear();
+            self.known = Known::default();
         }
         let mut text = Vec::with_capacity(batch.bytes);
-        for (topology, line) in &batch.lines {
+        for Line { topology, chain, text: line } in &batch.lines {
             let generation = topology.generation();
-            if !self.known.contains(&generation) {
+            if !self.known.topologies.contains(&generation) {
                 let record = TopologyRecord {
                     host: self.host.clone(),
                     generation,
@@ -328,7 +345,13 @@ impl Work {
                     limits: self.limits.clone(),
                 };
                 write_line("topology", &record, &mut text).map_err(io::Error::other)?;
-                self.known.push(generation);
+                self.known.topologies.push(generation);
+            }
+            if let Some(chain) = chain.as_ref().filter(|chain| !self.known.chains.contains(&chain.chain)) {
+                let mut record = ChainInfo::clone(chain);
+                self.redact.apply_to_chain(&mut record);
+                write_line("policies", &record, &mut text).map_err(io::Error::other)?;
+                self.known.chains.push(record.chain);
             }
             text.extend_from_slice(line);
         }

@@ -1,10 +1,14 @@
 //! Who decides in a simulation: the chain of policies, or any advisor.
 
+mod chain;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::Wish;
 use pointsman_domain::{Advisor, BuiltIn, FleetView, LaneId, Outcome};
+
+pub use self::chain::Chain;
 
 /// A wish about a lane for a time from now; `None` takes the one before back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

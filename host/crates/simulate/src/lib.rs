@@ -14,20 +14,39 @@
 //! **Promise.** The same inputs give the same output, bit for bit, on every machine: there is no clock, no thread and no
 //! order that depends on addresses in here, and policies run on fuel instead of time.
 
+mod arrivals;
+mod compare;
 mod deciders;
 mod engine;
 mod failure;
 mod fleet;
+mod histogram;
+mod metric;
+mod objective;
 mod observe;
 mod random;
+pub mod report;
 mod request;
+mod scenario;
+mod study;
 mod traffic;
 mod world;
 
-pub use self::deciders::{Deciders, NOBODY, Wished};
+pub use self::arrivals::Arrivals;
+pub use self::compare::{Cell, Change, Comparison, Difference, Estimate, Line};
+pub use self::deciders::{Chain, Deciders, NOBODY, Wished};
 pub use self::failure::{Failure, Trouble, When};
 pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};
+pub use self::histogram::Histogram;
+pub use self::metric::{Direction, Metric, Scope, Statistic, Unit};
+pub use self::objective::{Judged, Objective, Verdict};
 pub use self::observe::{Ended, How, Observer, Try};
 pub use self::random::{Random, Spread, seconds};
+pub use self::report::{Collector, Report, Run, Summary};
+pub use self::scenario::{
+    Document, Engines, FleetSource, Format, Host, HostConfig, HostLane, Models, Pace, Scenario,
+    ScenarioError, Sessions, Source, Stream, Tenants, Trace, Variant,
+};
+pub use self::study::{Progress, Resolve, Stage, Study, StudyError};
 pub use self::traffic::{Ask, ClassId, Traffic};
 pub use self::world::{Books, Setting, run};

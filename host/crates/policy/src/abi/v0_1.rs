@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use pointsman_domain as domain;
 use pointsman_domain::dispatch::Wish;
-use serde_json::json;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use wasmtime::component::{Component, ComponentExportIndex, HasSelf, InstancePre, Linker, TypedFunc};
 use wasmtime::{Engine, Store};
 
 use self::bindings::exports::pointsman::policy::on_request::{Context, PolicyError as WitError};
 use self::bindings::pointsman::policy::types;
-use self::convert::{advice, context, failure, noted_context, outcome, policy_error, recovery};
+use self::convert::{Told, advice, failure, outcome, policy_error, recovery};
 use super::{Asked, Description, Hooks, LaneWish, PACKAGE, PolicyError, VERSION};
 use crate::host_calls::HostState;
 
@@ -71,6 +72,12 @@ pub(crate) fn link(linker: &Linker<HostState>, component: &Component) -> wasmtim
     })
 }
 
+/// What a guest is told without asking; noted, and taken from a record, like all else that it is told.
+fn told<T: Serialize + DeserializeOwned>(host: &mut HostState, what: &'static str, it: T) -> T {
+    let question = host.question(what, Vec::new);
+    host.answer(question, |_| it)
+}
+
 impl Linked {
     pub(crate) fn hooks(&self) -> Hooks {
         Hooks {
@@ -124,8 +131,8 @@ impl Instance {
         store: &mut Store<HostState>,
         asked: Asked<'_>,
     ) -> wasmtime::Result<Result<domain::Advice, PolicyError>> {
-        store.data_mut().note("context", || (Vec::new(), noted_context(asked)));
-        let result = self.required.pointsman_policy_on_request().call_advise(store, context(asked))?;
+        let context = told(store.data_mut(), "context", asked.into());
+        let result = self.required.pointsman_policy_on_request().call_advise(store, Told::into(context))?;
         Ok(result.map(advice).map_err(policy_error))
     }
 
@@ -136,9 +143,9 @@ impl Instance {
         failed: &domain::Failure,
     ) -> wasmtime::Result<Result<domain::Recovery, PolicyError>> {
         let Some(hook) = &self.on_failure else { return Ok(Ok(domain::Recovery::Planned)) };
-        store.data_mut().note("context", || (Vec::new(), noted_context(asked)));
-        store.data_mut().note("failure", || (Vec::new(), json!(failed)));
-        let (result,) = hook.call(store, (context(asked), failure(failed)))?;
+        let context: Told = told(store.data_mut(), "context", asked.into());
+        let failed = told(store.data_mut(), "failure", *failed);
+        let (result,) = hook.call(store, (context.into(), failure(&failed)))?;
         Ok(result.map(recovery).map_err(policy_error))
     }
 

@@ -88,7 +88,8 @@ pub(crate) fn advise(
     };
     store.data_mut().wasi.begin(facts.now_ms, facts.seed);
     // It asks nothing: the whole request is handed to it.
-    store.data_mut().note("request", || (Vec::new(), serde_json::Value::Null));
+    let question = store.data().question("request", Vec::new);
+    store.data_mut().answer(question, |_| ());
     let action = instance.vllm_router_middleware_on_request().call_handle(&mut *store, request);
     // Before the error: what a guest says last is often why it failed.
     store.data_mut().end_output();

@@ -2,12 +2,12 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::{ABANDONED, Cache, Code};
-use crate::runtime::compiling_engine;
+use super::{ABANDONED, Cache, Code, compatibility};
+use crate::runtime::{Metering, compiling_engine};
 
 fn cache() -> (tempfile::TempDir, Cache) {
     let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path().join("cache"), &compiling_engine().unwrap()).unwrap();
+    let cache = Cache::open(dir.path().join("cache"), &compiling_engine(Metering::Wall).unwrap()).unwrap();
     (dir, cache)
 }
 
@@ -76,7 +76,7 @@ fn nothing_but_its_own_files_is_removed() {
 
 #[test]
 fn loading_counts_as_using() {
-    let engine = compiling_engine().unwrap();
+    let engine = compiling_engine(Metering::Wall).unwrap();
     let (_dir, cache) = cache();
     let bytes = wat::parse_str(include_str!("../../fixtures/small.wat")).unwrap();
     let code = Code::of_our_compiler(engine.precompile_component(&bytes).unwrap());
@@ -87,4 +87,20 @@ fn loading_counts_as_using() {
     let used = fs::metadata(cache.path("one")).unwrap().modified().unwrap();
     assert!(used > old + minutes(30));
     assert!(cache.load(&engine, "two").is_none());
+}
+
+#[test]
+fn code_of_one_metering_is_never_taken_for_the_others() {
+    let [wall, fuel] = [Metering::Wall, Metering::Fuel].map(|metering| compiling_engine(metering).unwrap());
+    assert_ne!(compatibility(&wall), compatibility(&fuel), "they would have one file");
+    let component = wat::parse_str("(component)").unwrap();
+    for (made_for, other) in [(&wall, &fuel), (&fuel, &wall)] {
+        let code = Code::of_our_compiler(made_for.precompile_component(&component).unwrap());
+        assert!(code.component(made_for).is_ok());
+        let refused = code.component(other).err().unwrap();
+        assert!(
+            format!("{refused:#}").contains("fuel") || format!("{refused:#}").contains("epoch"),
+            "{refused:#}"
+        );
+    }
 }

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{CompileError, CompileLimits, Compiler, HEADER, MAGIC, open, size};
 use crate::cache::compatibility;
-use crate::runtime::{Allocator, Runtime, RuntimeSettings, compiling_engine};
+use crate::runtime::{Allocator, Metering, Runtime, RuntimeSettings, compiling_engine};
 
 /// What comes of a child that behaves like this.
 fn compile_with(behaviour: &str, limits: CompileLimits, bytes: &[u8]) -> CompileError {
@@ -14,8 +14,8 @@ fn compile_with(behaviour: &str, limits: CompileLimits, bytes: &[u8]) -> Compile
     let program = dir.path().join(behaviour);
     let script = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("fixtures/compiler.sh");
     symlink(script, &program).unwrap();
-    let engine = compiling_engine().unwrap();
-    Compiler::Child { program, limits }.compile(&engine, bytes).unwrap_err()
+    let engine = compiling_engine(Metering::Wall).unwrap();
+    Compiler::Child { program, limits }.compile(&engine, Metering::Wall, bytes).unwrap_err()
 }
 
 #[test]
@@ -69,9 +69,9 @@ fn a_child_cannot_fill_our_memory() {
 
 #[test]
 fn there_has_to_be_a_program() {
-    let engine = compiling_engine().unwrap();
+    let engine = compiling_engine(Metering::Wall).unwrap();
     let compiler = Compiler::Child { program: "/nowhere/pointsman".into(), limits: CompileLimits::default() };
-    let error = compiler.compile(&engine, b"").unwrap_err().to_string();
+    let error = compiler.compile(&engine, Metering::Wall, b"").unwrap_err().to_string();
     assert!(error.starts_with("the compiler cannot be started: "), "{error}");
 }
 
@@ -104,7 +104,7 @@ fn code_is_the_same_with_and_without_a_pool() {
         let runtime = Runtime::new(RuntimeSettings { allocator, ..RuntimeSettings::default() }).unwrap();
         compatibility(&runtime.engine)
     };
-    let child = compatibility(&compiling_engine().unwrap());
+    let child = compatibility(&compiling_engine(Metering::Wall).unwrap());
     assert_eq!(of(Allocator::Pooling), child);
     assert_eq!(of(Allocator::OnDemand), child);
 }

@@ -13,7 +13,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use super::{MOST_INSTANTIATIONS, Shape, look, validate, validate_within};
 use crate::component::{ComponentError, MOST_BYTES, link};
 use crate::contract::POLICY;
-use crate::runtime::{Allocator, Runtime, RuntimeSettings};
+use crate::runtime::{Allocator, Metering, Runtime, RuntimeSettings};
 
 const SMALL: &str = include_str!("../../fixtures/small.wat");
 
@@ -210,7 +210,7 @@ fn claims_are_not_believed() {
 
 #[test]
 fn scan_and_engine_allow_the_same() {
-    let engine = super::super::runtime::compiling_engine().unwrap();
+    let engine = crate::runtime::compiling_engine(Metering::Wall).unwrap();
     for (proposal, allowed, text) in [
         ("bulk memory", true, "(memory 1) (func (memory.fill (i32.const 0) (i32.const 0) (i32.const 0)))"),
         ("several results", true, "(func (result i32 i32) (i32.const 1) (i32.const 2))"),
@@ -378,7 +378,7 @@ fn no_component_makes_the_compiler_panic() {
         if scan(&bytes).is_err() {
             return Ok(());
         }
-        let code = runtime.compiler.compile(&runtime.engine, &bytes);
+        let code = runtime.compiler.compile(&runtime.engine, runtime.metering, &bytes);
         let code = code.map_err(|error| TestCaseError::fail(format!("valid, and not compiled: {error}")))?;
         let component = code.component(&runtime.engine).unwrap();
         linked.set(linked.get() + u32::from(link(&runtime, crate::abi::Track::V0_1, &component).is_ok()));

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, Consulted, Decision, Edit, FallbackAdvice, LaneAdvice, Merged, Note, Plan, QueueAdvice, Read,
-    Recovery, Rejection, Scalar,
+    Advice, ChainInfo, Consulted, Decision, Edit, FallbackAdvice, LaneAdvice, Merged, Note, Plan,
+    QueueAdvice, Read, Recovery, Rejection, Scalar,
 };
 use serde_json::Value;
 
@@ -23,6 +23,12 @@ impl Redact {
         let tenant = record.tenant.clone().filter(|tenant| self.tenant != Rule::Keep && !tenant.is_empty());
         let mark = tenant.as_deref().map(|tenant| self.mark(self.tenant, tenant)).unwrap_or_default();
         Pass { rules: self, tenant, mark }.record(record);
+    }
+
+    /// The same for the policies: what an operator wrote for them may be a text, too.
+    pub(crate) fn apply_to_chain(&self, chain: &mut ChainInfo) {
+        let pass = Pass { rules: self, tenant: None, mark: String::new() };
+        chain.policies.iter_mut().for_each(|link| pass.strings(&mut link.config, self.text));
     }
 }
 
@@ -46,6 +52,7 @@ impl Pass<'_> {
             attempt: _,
             figures: _,
             topology: _,
+            chain: _,
             fleet: _,
             consulted,
             merged,

@@ -51,6 +51,7 @@ pub(crate) fn plain(id: &str) -> DecisionRecord {
         attempt: 0,
         figures: Figures::default(),
         topology: 1,
+        chain: None,
         fleet: Vec::new(),
         consulted: Vec::new(),
         merged: merged(),

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pointsman_domain::{ChainInfo, LinkInfo, OnConflict, PolicyRef};
 use prometheus_client::registry::Registry;
 use rustix::fs::{CWD, FileType, Mode as Bits, OFlags, mknodat};
 use tempfile::TempDir;
@@ -79,13 +80,14 @@ impl Desk {
 
 fn entry(id: &str, generation: u64) -> Entry {
     let decision = DecisionRecord { topology: generation, ..plain(id) };
-    Entry { decision, fleet: fleet(generation), request: None }
+    Entry { decision, fleet: fleet(generation), chain: None, request: None }
 }
 
 /// Kinds of the records of a file: `t3` for a topology, the id for a decision.
 fn contents(file: &Path) -> Vec<String> {
     let shown = |record: Result<Record, ReadError>| match record.unwrap() {
         Record::Topology(topology) => format!("t{}", topology.generation),
+        Record::Policies(chain) => format!("p{}", chain.policies.len()),
         Record::Decision(decision) => {
             assert_eq!(decision.fleet.len(), 2);
             decision.request_id.to_string()
@@ -115,6 +117,33 @@ fn each_run_and_each_table_of_lanes_begins_with_its_topology() {
     let (_dir, _) = desk.finish();
     assert_eq!(contents(&file), ["t1", "a", "b", "t2", "c", "d", "t1", "e"]);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn each_chain_of_policies_is_written_before_its_first_decision() {
+    let desk = Desk::new(|settings| settings.redact.text = Rule::Drop);
+    let link = LinkInfo {
+        policy: PolicyRef::new("a", "1"),
+        fingerprint: "f".to_owned(),
+        component: "c".to_owned(),
+        weight: 1000,
+        on_error: "skip".to_owned(),
+        trial: None,
+        config: serde_json::json!({ "prompt": "a secret", "most": 3 }),
+    };
+    let one = Arc::new(ChainInfo::new(OnConflict::Refuse, vec![link.clone()]));
+    let two = Arc::new(ChainInfo::new(OnConflict::Refuse, vec![link.clone(), link]));
+    for (id, chain) in [("a", None), ("b", Some(&one)), ("c", Some(&two)), ("d", Some(&one))] {
+        desk.recorder.record(Entry { chain: chain.cloned(), ..entry(id, 1) });
+    }
+    let file = desk.file();
+    let (_dir, _) = desk.finish();
+    assert_eq!(contents(&file), ["t1", "a", "p1", "b", "p2", "c", "d"]);
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(
+        text.contains(r#""config":{"prompt":"redacted:8","most":3}"#) && !text.contains("secret"),
+        "{text}"
+    );
 }
 
 #[test]

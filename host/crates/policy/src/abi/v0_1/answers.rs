@@ -1,41 +1,45 @@
 //! The host's functions as track 0.1 has them: what a guest asks, answered by [`HostState`] and noted for records.
 
 use pointsman_domain as domain;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::bindings::pointsman::policy::{fleet, log, metrics, request, state, types};
 use super::convert::{lane_info, lane_stat, level};
 use crate::host_calls::HostState;
-use crate::reads::bytes;
+use crate::interview::Bytes;
 use crate::state::StateError;
 
 impl types::Host for HostState {}
 
 impl request::Host for HostState {
     fn id(&mut self) -> String {
-        let id = HostState::request(self).map_or_else(String::new, |request| request.id().to_owned());
-        self.noted("request.id", id, |id| (vec![], json!(id)))
+        let question = self.question("request.id", Vec::new);
+        self.answer(question, |host| {
+            HostState::request(host).map_or_else(String::new, |request| request.id().to_owned())
+        })
     }
 
     fn model(&mut self) -> String {
-        let model = HostState::request(self).map_or_else(String::new, |request| request.model().to_owned());
-        self.noted("request.model", model, |model| (vec![], json!(model)))
+        let question = self.question("request.model", Vec::new);
+        self.answer(question, |host| {
+            HostState::request(host).map_or_else(String::new, |request| request.model().to_owned())
+        })
     }
 
     fn tenant(&mut self) -> Option<String> {
-        let tenant = HostState::request(self).and_then(|request| request.tenant().map(str::to_owned));
-        self.noted("request.tenant", tenant, |tenant| (vec![], json!(tenant)))
+        let question = self.question("request.tenant", Vec::new);
+        self.answer(question, |host| HostState::request(host)?.tenant().map(str::to_owned))
     }
 
     fn header(&mut self, name: String) -> Option<String> {
-        let value = HostState::request(self).and_then(|request| request.header(&name).map(str::to_owned));
-        self.noted("request.header", value, |value| (vec![json!(name)], json!(value)))
+        let question = self.question("request.header", || vec![json!(name)]);
+        self.answer(question, |host| HostState::request(host)?.header(&name).map(str::to_owned))
     }
 
     fn field(&mut self, pointer: String, max_bytes: u32) -> types::FieldValue {
-        let value = HostState::field(self, &pointer, max_bytes);
-        self.note("request.field", || (vec![json!(pointer), json!(max_bytes)], json!(value)));
-        match value {
+        let question = self.question("request.field", || vec![json!(pointer), json!(max_bytes)]);
+        match self.answer(question, |host| HostState::field(host, &pointer, max_bytes)) {
             domain::FieldValue::Absent => types::FieldValue::Absent,
             domain::FieldValue::Json(json) => types::FieldValue::Json(json),
             domain::FieldValue::TooLarge(size) => types::FieldValue::TooLarge(size),
@@ -55,66 +59,69 @@ impl request::Host for HostState {
             parts: info.parts,
             media_parts: info.media_parts,
         };
-        let messages = HostState::messages(self);
-        self.note("request.messages", || (vec![], json!(messages)));
+        let question = self.question("request.messages", Vec::new);
+        let messages = self.answer(question, |host| HostState::messages(host));
         messages.into_iter().map(info).collect()
     }
 
     fn text(&mut self, index: u32, offset: u64, max_bytes: u32) -> String {
-        let text = HostState::text(self, index, offset, max_bytes);
-        self.noted("request.text", text, |text| {
-            (vec![json!(index), json!(offset), json!(max_bytes)], json!(text))
-        })
+        let with = || vec![json!(index), json!(offset), json!(max_bytes)];
+        let question = self.question("request.text", with);
+        self.answer(question, |host| HostState::text(host, index, offset, max_bytes))
     }
 
     fn body(&mut self, offset: u64, max_bytes: u32) -> Vec<u8> {
-        let part = HostState::body(self, offset, max_bytes);
-        self.noted("request.body", part, |part| (vec![json!(offset), json!(max_bytes)], bytes(part)))
+        let question = self.question("request.body", || vec![json!(offset), json!(max_bytes)]);
+        self.answer(question, |host| Bytes(HostState::body(host, offset, max_bytes))).0
     }
 
     fn contains(&mut self, needle: String, ignore_case: bool) -> bool {
-        let found = HostState::request(self).is_some_and(|request| request.contains(&needle, ignore_case));
-        self.noted("request.contains", found, |found| (vec![json!(needle), json!(ignore_case)], json!(found)))
+        let question = self.question("request.contains", || vec![json!(needle), json!(ignore_case)]);
+        self.answer(question, |host| {
+            HostState::request(host).is_some_and(|request| request.contains(&needle, ignore_case))
+        })
     }
 
     fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {
-        let hashes = HostState::prefix_hashes(self, block_bytes, max_blocks);
-        self.noted("request.prefix-hashes", hashes, |hashes| {
-            (vec![json!(block_bytes), json!(max_blocks)], json!(hashes))
-        })
+        let with = || vec![json!(block_bytes), json!(max_blocks)];
+        let question = self.question("request.prefix-hashes", with);
+        self.answer(question, |host| HostState::prefix_hashes(host, block_bytes, max_blocks))
     }
 }
 
 /// Figures and descriptions of lanes stand in every record, so only the questions for them are noted.
 impl fleet::Host for HostState {
     fn stats(&mut self) -> Vec<types::LaneStat> {
-        self.note("fleet.stats", || (vec![], Value::Null));
+        let question = self.question("fleet.stats", Vec::new);
+        self.answer(question, |_| ());
         HostState::stats(self).iter().map(lane_stat).collect()
     }
 
     fn stat(&mut self, lane: u32) -> Option<types::LaneStat> {
-        self.note("fleet.stat", || (vec![json!(lane)], Value::Null));
+        let question = self.question("fleet.stat", || vec![json!(lane)]);
+        self.answer(question, |_| ());
         HostState::stat(self, lane).map(lane_stat)
     }
 
     fn candidates(&mut self) -> Vec<u32> {
-        let candidates = HostState::candidates(self);
-        self.noted("fleet.candidates", candidates, |lanes| (vec![], json!(lanes)))
+        let question = self.question("fleet.candidates", Vec::new);
+        self.answer(question, |host| HostState::candidates(host))
     }
 
     fn info(&mut self, lane: u32) -> Option<types::LaneInfo> {
-        self.note("fleet.info", || (vec![json!(lane)], Value::Null));
+        let question = self.question("fleet.info", || vec![json!(lane)]);
+        self.answer(question, |_| ());
         HostState::info(self, lane).map(lane_info)
     }
 
     fn find(&mut self, name: String) -> Option<u32> {
-        let lane = HostState::fleet(self).and_then(|fleet| fleet.topology.find(&name)).map(|lane| lane.0);
-        self.noted("fleet.find", lane, |lane| (vec![json!(name)], json!(lane)))
+        let question = self.question("fleet.find", || vec![json!(name)]);
+        self.answer(question, |host| Some(HostState::fleet(host)?.topology.find(&name)?.0))
     }
 
     fn with_label(&mut self, key: String, value: String) -> Vec<u32> {
-        let lanes = HostState::with_label(self, &key, &value);
-        self.noted("fleet.with-label", lanes, |lanes| (vec![json!(key), json!(value)], json!(lanes)))
+        let question = self.question("fleet.with-label", || vec![json!(key), json!(value)]);
+        self.answer(question, |host| HostState::with_label(host, &key, &value))
     }
 }
 
@@ -124,7 +131,7 @@ impl log::Host for HostState {
     }
 
     fn enabled(&mut self, severity: types::Level) -> bool {
-        HostState::log_enabled(level(severity))
+        HostState::log_enabled(self, level(severity))
     }
 }
 
@@ -138,45 +145,50 @@ impl metrics::Host for HostState {
     }
 }
 
-fn state_error(error: StateError) -> state::StateError {
-    match error {
-        StateError::TooLong => state::StateError::TooLong,
-        StateError::NotACounter => state::StateError::NotACounter,
+/// What came of writing to the state, as records show it: `{"ok": …}` or `{"error": "too-long"}`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Stored<T> {
+    Ok(T),
+    Error(StateError),
+}
+
+impl<T> From<Result<T, StateError>> for Stored<T> {
+    fn from(result: Result<T, StateError>) -> Self {
+        result.map_or_else(Self::Error, Self::Ok)
+    }
+}
+
+impl<T> Stored<T> {
+    fn told(self) -> Result<T, state::StateError> {
+        match self {
+            Self::Ok(value) => Ok(value),
+            Self::Error(StateError::TooLong) => Err(state::StateError::TooLong),
+            Self::Error(StateError::NotACounter) => Err(state::StateError::NotACounter),
+        }
     }
 }
 
 impl state::Host for HostState {
     fn get(&mut self, key: String) -> Option<Vec<u8>> {
-        let value = self.shared.state.get(&key);
-        self.noted("state.get", value, |value| (vec![json!(key)], json!(value.as_deref().map(bytes))))
+        let question = self.question("state.get", || vec![json!(key)]);
+        self.answer(question, |host| host.shared.state.get(&key).map(Bytes)).map(|Bytes(bytes)| bytes)
     }
 
     fn put(&mut self, key: String, value: Vec<u8>, ttl_ms: u32) -> Result<(), state::StateError> {
-        let with = self.noting(|| vec![json!(key), bytes(&value), json!(ttl_ms)]);
-        let put = self.shared.state.put(key, &value, ttl_ms);
-        self.note("state.put", || (with.unwrap_or_default(), noted_result(&put)));
-        put.map_err(state_error)
+        let with = || vec![json!(key), json!(Bytes(value.clone())), json!(ttl_ms)];
+        let question = self.question("state.put", with);
+        self.answer(question, |host| Stored::from(host.shared.state.put(key, &value, ttl_ms))).told()
     }
 
     fn delete(&mut self, key: String) {
-        self.shared.state.delete(&key);
-        self.note("state.delete", || (vec![json!(key)], Value::Null));
+        let question = self.question("state.delete", || vec![json!(key)]);
+        self.answer(question, |host| host.shared.state.delete(&key));
     }
 
     fn increment(&mut self, key: String, by: i64, ttl_ms: u32) -> Result<i64, state::StateError> {
-        let with = self.noting(|| vec![json!(key), json!(by), json!(ttl_ms)]);
-        let counted = self.shared.state.increment(key, by, ttl_ms);
-        self.note("state.increment", || (with.unwrap_or_default(), noted_result(&counted)));
-        counted.map_err(state_error)
-    }
-}
-
-/// `{"ok": …}` or `{"error": "too-long"}`.
-fn noted_result<T: serde::Serialize>(result: &Result<T, StateError>) -> Value {
-    match result {
-        Ok(value) => json!({ "ok": value }),
-        Err(StateError::TooLong) => json!({ "error": "too-long" }),
-        Err(StateError::NotACounter) => json!({ "error": "not-a-counter" }),
+        let question = self.question("state.increment", || vec![json!(key), json!(by), json!(ttl_ms)]);
+        self.answer(question, |host| Stored::from(host.shared.state.increment(key, by, ttl_ms))).told()
     }
 }
 
@@ -193,7 +205,19 @@ mod tests {
     use super::*;
     use crate::call::Current;
     use crate::host_calls::Shared;
+    use crate::interview::Asking;
     use crate::metrics::{PolicyFigures, PolicyMetrics};
+    use crate::reads::Reads;
+    use crate::replay::Script;
+    use crate::state::State;
+
+    /// What is noted of the call, which is over then.
+    fn noted(state: &mut HostState) -> Vec<domain::Read> {
+        match state.end() {
+            (Asking::Noted(reads), _) => reads.into_list(),
+            _ => Vec::new(),
+        }
+    }
 
     /// A request that says "ä secret" and knows one field and one header.
     #[derive(Debug)]
@@ -253,47 +277,44 @@ mod tests {
         }
     }
 
-    fn hosted(recorded: bool) -> HostState {
+    fn hosted(asking: Asking, request: Option<Arc<dyn RequestView>>) -> HostState {
         let metrics = PolicyMetrics::register(&mut Registry::default());
         let figures = PolicyFigures::new(&metrics, &domain::PolicyRef::new("p", "1"), &[]);
-        let shared = Shared::new("p".to_owned(), Arc::default(), figures);
+        let shared = Shared::new("p".to_owned(), Arc::<State>::default(), figures);
         let mut state = HostState::new(Arc::new(shared), 1 << 20);
         let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
-        state.begin(Current { request: Some(Arc::new(Asked)), fleet: Arc::new(fleet) }, recorded);
+        state.begin(Current { request, fleet: Arc::new(fleet) }, asking);
         state
     }
 
-    fn ask_everything(state: &mut HostState) {
-        request::Host::id(state);
-        request::Host::model(state);
-        request::Host::tenant(state);
-        request::Host::header(state, "x-class".to_owned());
-        request::Host::field(state, "/n".to_owned(), 9);
-        request::Host::field(state, "/m".to_owned(), 9);
-        request::Host::messages(state);
-        request::Host::text(state, 0, 0, 4);
-        request::Host::body(state, 0, 4);
-        request::Host::contains(state, "secret".to_owned(), true);
-        request::Host::prefix_hashes(state, 64, 1);
-        fleet::Host::stats(state);
-        fleet::Host::stat(state, 3);
-        fleet::Host::candidates(state);
-        fleet::Host::info(state, 3);
-        fleet::Host::find(state, "a".to_owned());
-        fleet::Host::with_label(state, "tier".to_owned(), "gpu".to_owned());
-        state::Host::put(state, "k".to_owned(), b"v".to_vec(), 5).unwrap();
-        state::Host::get(state, "k".to_owned());
-        assert!(state::Host::increment(state, "k".to_owned(), 1, 0).is_err());
-        state::Host::delete(state, "k".to_owned());
-        state::Host::increment(state, "n".to_owned(), 2, 0).unwrap();
+    fn noting() -> HostState {
+        hosted(Asking::Noted(Reads::default()), Some(Arc::new(Asked)))
+    }
+
+    /// Everything that a guest can ask, and what it is told.
+    fn ask_everything(state: &mut HostState) -> Vec<String> {
+        macro_rules! told {
+            ($($interface:ident: $($function:ident($($with:expr),*))*;)*) => {
+                vec![$($(format!("{:?}", $interface::Host::$function(state, $($with),*)),)*)*]
+            };
+        }
+        told! {
+            request: id() model() tenant() header("x-class".to_owned())
+                field("/n".to_owned(), 9) field("/m".to_owned(), 9)
+                messages() text(0, 0, 4) body(0, 4) contains("secret".to_owned(), true) prefix_hashes(64, 1);
+            fleet: stats() stat(3) candidates() info(3) find("a".to_owned())
+                with_label("tier".to_owned(), "gpu".to_owned());
+            state: put("k".to_owned(), b"v".to_vec(), 5) get("k".to_owned())
+                increment("k".to_owned(), 1, 0) delete("k".to_owned()) increment("n".to_owned(), 2, 0);
+        }
     }
 
     #[test]
     fn a_recorded_call_keeps_every_question_with_its_answer() {
-        let mut state = hosted(true);
+        let mut state = noting();
         ask_everything(&mut state);
         let shown = |read: domain::Read| format!("{}{} = {}", read.call, json!(read.with), read.gave);
-        let reads: Vec<String> = state.take_reads().into_iter().map(shown).collect();
+        let reads: Vec<String> = noted(&mut state).into_iter().map(shown).collect();
         let expected = [
             r#"request.id[] = "id-1""#,
             r#"request.model[] = "auto""#,
@@ -322,13 +343,33 @@ mod tests {
     }
 
     #[test]
+    fn a_replayed_call_is_told_what_was_noted() {
+        let mut then = noting();
+        state::Host::increment(&mut then, "n".to_owned(), 40, 0).unwrap();
+        let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
+        let current = Current { request: Some(Arc::new(Asked)), fleet: Arc::new(fleet) };
+        then.begin(current, Asking::Noted(Reads::default()));
+        let told = ask_everything(&mut then);
+        let record = noted(&mut then);
+
+        // There is no request any more, and nothing in the state.
+        let mut again = hosted(Asking::Replayed(Box::new(Script::new(&record))), None);
+        assert_eq!(ask_everything(&mut again), told);
+        let (Asking::Replayed(script), _) = again.end() else { panic!("it is a replay") };
+        let (reads, missing, differing) = script.into_parts();
+        assert_eq!((reads, missing), (record, Vec::new()));
+        assert!(differing.iter().all(|question| question.call.starts_with("request.")));
+        assert_eq!(differing.len(), 10, "all but the field that is absent then and now");
+    }
+
+    #[test]
     fn other_calls_keep_nothing() {
-        let mut state = hosted(false);
+        let mut state = hosted(Asking::Plain, Some(Arc::new(Asked)));
         ask_everything(&mut state);
-        assert!(state.take_reads().is_empty());
-        let mut state = hosted(true);
+        assert!(noted(&mut state).is_empty());
+        let mut state = noting();
         ask_everything(&mut state);
-        state.end();
-        assert!(state.take_reads().is_empty(), "questions of one call are not shown as another's");
+        drop(state.end());
+        assert!(noted(&mut state).is_empty(), "questions of one call are not shown as another's");
     }
 }

@@ -3,58 +3,68 @@
 use std::time::Duration;
 
 use pointsman_domain as domain;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use super::bindings::exports::pointsman::policy::on_request::{Advice, Context, PolicyError as WitError};
 use super::bindings::pointsman::policy::types;
 use crate::abi::{Asked, PolicyError};
 use crate::host_calls::Level;
 
-pub(super) fn context(asked: Asked<'_>) -> Context {
-    let Asked { facts, topology, budget_us } = asked;
-    let figures = facts.request.figures();
-    Context {
-        now_ms: facts.now_ms,
-        seed: facts.seed,
-        topology,
-        age_us: u64::try_from(facts.age.as_micros()).unwrap_or(u64::MAX),
-        budget_us,
-        attempt: facts.attempt,
-        endpoint: match figures.endpoint {
-            domain::Endpoint::ChatCompletions => types::Endpoint::ChatCompletions,
-            domain::Endpoint::Completions => types::Endpoint::Completions,
-            domain::Endpoint::Responses => types::Endpoint::Responses,
-            domain::Endpoint::Embeddings => types::Endpoint::Embeddings,
-            domain::Endpoint::Other => types::Endpoint::Other,
-        },
-        streaming: figures.streaming,
-        body_bytes: figures.body_bytes,
-        prompt_tokens: figures.prompt_tokens,
-        max_output_tokens: figures.max_output_tokens,
-        messages: figures.messages,
-        has_tools: figures.has_tools,
-        has_media: figures.has_media,
-        has_grammar: figures.has_grammar,
+/// What a policy is told without asking, under the names of the contract.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Told {
+    now_ms: u64,
+    seed: u64,
+    topology: u64,
+    age_us: u64,
+    budget_us: u32,
+    attempt: u32,
+    #[serde(flatten)]
+    figures: domain::Figures,
+}
+
+impl From<Asked<'_>> for Told {
+    fn from(Asked { facts, topology, budget_us }: Asked<'_>) -> Self {
+        Self {
+            now_ms: facts.now_ms,
+            seed: facts.seed,
+            topology,
+            age_us: u64::try_from(facts.age.as_micros()).unwrap_or(u64::MAX),
+            budget_us,
+            attempt: facts.attempt,
+            figures: facts.request.figures(),
+        }
     }
 }
 
-/// What a policy is told without asking, under the names of the contract.
-pub(super) fn noted_context(asked: Asked<'_>) -> Value {
-    let Asked { facts, topology, budget_us } = asked;
-    let mut noted = json!({
-        "now-ms": facts.now_ms,
-        "seed": facts.seed,
-        "topology": topology,
-        "age-us": u64::try_from(facts.age.as_micros()).unwrap_or(u64::MAX),
-        "budget-us": budget_us,
-        "attempt": facts.attempt,
-    });
-    if let (Value::Object(noted), Ok(Value::Object(figures))) =
-        (&mut noted, serde_json::to_value(facts.request.figures()))
-    {
-        noted.extend(figures);
+impl From<Told> for Context {
+    fn from(told: Told) -> Self {
+        let Told { now_ms, seed, topology, age_us, budget_us, attempt, figures } = told;
+        Self {
+            now_ms,
+            seed,
+            topology,
+            age_us,
+            budget_us,
+            attempt,
+            endpoint: match figures.endpoint {
+                domain::Endpoint::ChatCompletions => types::Endpoint::ChatCompletions,
+                domain::Endpoint::Completions => types::Endpoint::Completions,
+                domain::Endpoint::Responses => types::Endpoint::Responses,
+                domain::Endpoint::Embeddings => types::Endpoint::Embeddings,
+                domain::Endpoint::Other => types::Endpoint::Other,
+            },
+            streaming: figures.streaming,
+            body_bytes: figures.body_bytes,
+            prompt_tokens: figures.prompt_tokens,
+            max_output_tokens: figures.max_output_tokens,
+            messages: figures.messages,
+            has_tools: figures.has_tools,
+            has_media: figures.has_media,
+            has_grammar: figures.has_grammar,
+        }
     }
-    noted
 }
 
 pub(super) fn policy_error(error: WitError) -> PolicyError {

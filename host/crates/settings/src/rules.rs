@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::{QueueLimits, Rules};
 
-use super::reader::{Section, shown};
+use crate::section::{Section, shown};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The rules, and the longest wait in a queue.
-pub(super) fn read(queue: Section<'_>, switching: Section<'_>) -> (Rules, Duration) {
+pub fn rules(queue: &Section<'_>, switching: &Section<'_>) -> (Rules, Duration) {
     let per_lane = queue.number("per-lane", 0..=1_000_000, 64);
     let total = queue.number("total", 0..=1_000_000, 256);
     let max_wait = queue.duration("max-wait", 60 * SECOND);
@@ -33,7 +33,7 @@ pub(super) fn read(queue: Section<'_>, switching: Section<'_>) -> (Rules, Durati
     let rules = Rules {
         queue: QueueLimits { per_lane, total },
         ageing,
-        residence: read_residence(&switching).unwrap_or(defaults.residence),
+        residence: read_residence(switching).unwrap_or(defaults.residence),
         linger: defaults.linger,
         linger_most: switching.duration("linger", defaults.linger_most),
         longest_wait,

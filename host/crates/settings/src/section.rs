@@ -4,7 +4,6 @@
 //! what nobody asked for is a mistake too.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
@@ -12,90 +11,62 @@ use pointsman_domain::units;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// One mistake in a configuration file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mistake {
-    /// Line, from 1; 0 where the mistake has no place.
-    pub(crate) line: usize,
-    /// Dotted path of the key.
-    pub(crate) key: String,
-    /// What is wrong, and what to write instead.
-    pub(crate) what: String,
-}
-
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.key.as_str() {
-            "" => f.write_str(&self.what),
-            key => write!(f, "{key}: {}", self.what),
-        }
-    }
-}
-
-/// Collects the mistakes of one file.
-#[derive(Debug)]
-pub(crate) struct Mistakes<'a> {
-    source: &'a str,
-    found: RefCell<Vec<(Range<usize>, Mistake)>>,
-}
-
-impl<'a> Mistakes<'a> {
-    pub(crate) fn new(source: &'a str) -> Self {
-        Self { source, found: RefCell::default() }
-    }
-
-    /// Note a mistake at `place` (a byte range of the source).
-    pub(crate) fn add(&self, place: Range<usize>, key: &str, what: impl Into<String>) {
-        let start = place.start.min(self.source.len());
-        let line = self.source.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
-        self.found.borrow_mut().push((place, Mistake { line, key: key.to_owned(), what: what.into() }));
-    }
-
-    /// All mistakes in the order of the file.
-    pub(crate) fn into_sorted(self) -> Vec<Mistake> {
-        let mut found = self.found.into_inner();
-        found.sort_by_key(|(place, _)| place.start);
-        found.into_iter().map(|(_, mistake)| mistake).collect()
-    }
-}
+use crate::mistakes::{Mistakes, Place};
+use crate::over::merge;
 
 /// One table of the file.
 #[derive(Debug)]
-pub(crate) struct Section<'a> {
+pub struct Section<'a> {
     mistakes: &'a Mistakes<'a>,
     table: Option<&'a DeTable<'a>>,
     path: String,
     place: Range<usize>,
-    asked: RefCell<Vec<&'static str>>,
+    asked: RefCell<Vec<String>>,
 }
 
 impl<'a> Section<'a> {
-    pub(crate) fn root(mistakes: &'a Mistakes<'a>, table: &'a DeTable<'a>) -> Self {
+    /// The file itself.
+    pub fn root(mistakes: &'a Mistakes<'a>, table: &'a DeTable<'a>) -> Self {
         Self { mistakes, table: Some(table), path: String::new(), place: 0..0, asked: RefCell::default() }
     }
 
+    /// The document that this table of a file would be with the keys of another one of its tables.
+    pub fn merged(&self, over: &DeTable<'a>) -> DeTable<'a> {
+        let mut table = self.table.cloned().unwrap_or_default();
+        merge(&mut table, over.clone(), &self.path, self.mistakes);
+        table
+    }
+
+    /// The root of another form of this document.
+    pub fn form<'b>(&self, table: &'b DeTable<'b>) -> Section<'b>
+    where
+        'a: 'b,
+    {
+        Section::root(self.mistakes, table)
+    }
+
     /// Dotted path of a key of this table.
-    pub(crate) fn path(&self, key: &str) -> String {
+    pub fn path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     /// Note a mistake at `key` of this table, or at the table itself where the key is missing.
-    pub(crate) fn mistake(&self, key: &str, what: impl Into<String>) {
-        let place = self.table.and_then(|table| table.get(key)).map_or(self.place.clone(), Spanned::span);
-        self.mistakes.add(place, &self.path(key), what);
+    pub fn mistake(&self, key: &str, what: impl Into<String>) {
+        self.mistakes.add(self.range(key), &self.path(key), what);
     }
 
     /// Note a mistake about this table.
-    pub(crate) fn wrong(&self, what: impl Into<String>) {
+    pub fn wrong(&self, what: impl Into<String>) {
         self.mistakes.add(self.place.clone(), &self.path, what);
     }
 
     /// Is the key there?
-    pub(crate) fn has(&self, key: &'static str) -> bool {
+    pub fn has(&self, key: &str) -> bool {
         self.value(key).is_some()
     }
 
-    pub(crate) fn text(&self, key: &'static str) -> Option<&'a str> {
+    /// A text.
+    pub fn text(&self, key: &str) -> Option<&'a str> {
         let value = self.value(key)?;
         let text = value.get_ref().as_str();
         if text.is_none() {
@@ -105,7 +76,7 @@ impl<'a> Section<'a> {
     }
 
     /// A text that has to be there and not empty.
-    pub(crate) fn required_text(&self, key: &'static str, example: &str) -> Option<&'a str> {
+    pub fn required_text(&self, key: &str, example: &str) -> Option<&'a str> {
         match self.text(key) {
             Some("") => {
                 self.mistake(key, format!("must not be empty; write for example `{key} = {example}`"))
@@ -119,12 +90,8 @@ impl<'a> Section<'a> {
         None
     }
 
-    pub(crate) fn number<T: TryFrom<i64>>(
-        &self,
-        key: &'static str,
-        range: RangeInclusive<i64>,
-        default: T,
-    ) -> T {
+    /// A whole number in this range.
+    pub fn number<T: TryFrom<i64>>(&self, key: &str, range: RangeInclusive<i64>, default: T) -> T {
         let Some(value) = self.value(key) else { return default };
         let Some(integer) = value.get_ref().as_integer() else {
             self.wrong_type(key, value, "a whole number");
@@ -142,12 +109,12 @@ impl<'a> Section<'a> {
     }
 
     /// A whole number that may be left out.
-    pub(crate) fn count(&self, key: &'static str, range: RangeInclusive<i64>) -> Option<u32> {
+    pub fn count(&self, key: &str, range: RangeInclusive<i64>) -> Option<u32> {
         self.has(key).then(|| self.number(key, range, 1))
     }
 
     /// A number with or without decimals, as a text that can be parsed.
-    pub(crate) fn decimal(&self, key: &'static str) -> Option<String> {
+    pub fn decimal(&self, key: &str) -> Option<String> {
         let value = self.value(key)?;
         match value.get_ref() {
             DeValue::Float(float) => Some(float.as_str().replace('_', "")),
@@ -164,7 +131,7 @@ impl<'a> Section<'a> {
     }
 
     /// A word, or a whole number.
-    pub(crate) fn word_or_number(&self, key: &'static str) -> Option<String> {
+    pub fn word_or_number(&self, key: &str) -> Option<String> {
         match self.value(key)?.get_ref() {
             DeValue::Integer(_) => Some(self.number(key, 0..=1_000_000, 0u32).to_string()),
             _ => self.text(key).map(str::to_owned),
@@ -172,7 +139,7 @@ impl<'a> Section<'a> {
     }
 
     /// `true` or `false`.
-    pub(crate) fn flag(&self, key: &'static str, default: bool) -> bool {
+    pub fn flag(&self, key: &str, default: bool) -> bool {
         let Some(value) = self.value(key) else { return default };
         value.get_ref().as_bool().unwrap_or_else(|| {
             self.wrong_type(key, value, "true or false");
@@ -180,12 +147,13 @@ impl<'a> Section<'a> {
         })
     }
 
-    pub(crate) fn duration(&self, key: &'static str, default: Duration) -> Duration {
+    /// A duration with its unit.
+    pub fn duration(&self, key: &str, default: Duration) -> Duration {
         self.parsed(key, units::duration).unwrap_or(default)
     }
 
     /// A duration that has to be more than nothing.
-    pub(crate) fn pause(&self, key: &'static str, default: Duration) -> Duration {
+    pub fn pause(&self, key: &str, default: Duration) -> Duration {
         let duration = self.duration(key, default);
         if duration.is_zero() {
             self.mistake(key, "must be more than nothing");
@@ -193,16 +161,13 @@ impl<'a> Section<'a> {
         duration
     }
 
-    pub(crate) fn bytes(&self, key: &'static str) -> Option<u64> {
+    /// A size with its unit.
+    pub fn bytes(&self, key: &str) -> Option<u64> {
         self.parsed(key, units::bytes)
     }
 
     /// A text with a form of its own.
-    pub(crate) fn parsed<T>(
-        &self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<T> {
+    pub fn parsed<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         match parse(self.text(key)?) {
             Ok(parsed) => Some(parsed),
             Err(what) => {
@@ -213,7 +178,7 @@ impl<'a> Section<'a> {
     }
 
     /// One of a few words.
-    pub(crate) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)], default: T) -> T {
+    pub fn word<T: Copy>(&self, key: &str, words: &[(&str, T)], default: T) -> T {
         let Some(text) = self.text(key) else { return default };
         match words.iter().find(|(word, _)| *word == text) {
             Some((_, value)) => *value,
@@ -225,7 +190,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(crate) fn texts(&self, key: &'static str) -> Option<Vec<String>> {
+    /// A list of texts.
+    pub fn texts(&self, key: &str) -> Option<Vec<String>> {
         let value = self.value(key)?;
         let array = value.get_ref().as_array();
         let texts = array
@@ -237,7 +203,7 @@ impl<'a> Section<'a> {
     }
 
     /// A table whose values are texts.
-    pub(crate) fn text_pairs(&self, key: &'static str) -> Vec<(String, String)> {
+    pub fn text_pairs(&self, key: &str) -> Vec<(String, String)> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let pair = |(name, value): (&Spanned<_>, &'a Spanned<DeValue<'a>>)| {
             let name: &std::borrow::Cow<'_, str> = name.get_ref();
@@ -251,7 +217,7 @@ impl<'a> Section<'a> {
     }
 
     /// A table; an empty one where it is missing, so that its defaults apply.
-    pub(crate) fn section(&self, key: &'static str) -> Section<'a> {
+    pub fn section(&self, key: &str) -> Section<'a> {
         let value = self.value(key);
         let table = value.and_then(|value| value.get_ref().as_table());
         if let (Some(value), None) = (value, table) {
@@ -262,7 +228,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of tables, written `[[key]]`.
-    pub(crate) fn sections(&self, key: &'static str) -> Vec<Section<'a>> {
+    pub fn sections(&self, key: &str) -> Vec<Section<'a>> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let Some(array) = value.get_ref().as_array() else {
             self.wrong_type(key, value, &format!("a list of tables, each written `[[{}]]`", self.path(key)));
@@ -280,7 +246,7 @@ impl<'a> Section<'a> {
     }
 
     /// Any value, as JSON.
-    pub(crate) fn json(&self, key: &'static str) -> Option<serde_json::Value> {
+    pub fn json(&self, key: &str) -> Option<serde_json::Value> {
         let value = self.value(key)?;
         match to_json(value.get_ref()) {
             Ok(json) => Some(json),
@@ -292,43 +258,63 @@ impl<'a> Section<'a> {
     }
 
     /// Every key that nobody asked for is a mistake.
-    pub(crate) fn report_unknown(&self) {
+    pub fn report_unknown(&self) {
         let asked = self.asked.borrow();
         for key in self.table.iter().flat_map(|table| table.keys()) {
             let name = key.get_ref();
             if asked.iter().any(|asked| asked == name) {
                 continue;
             }
-            let near = asked
-                .iter()
-                .map(|asked| (strsim::jaro_winkler(asked, name), asked))
-                .filter(|(similarity, _)| *similarity > 0.8)
-                .max_by(|a, b| a.0.total_cmp(&b.0));
-            let known = || asked.join("`, `");
-            let hint = near.map_or_else(
-                || format!("known here: `{}`", known()),
-                |(_, near)| format!("did you mean `{near}`?"),
-            );
+            let hint = match nearest(name, asked.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known here: `{}`", asked.join("`, `")),
+            };
             self.mistakes.add(key.span(), &self.path(name), format!("is not a key here; {hint}"));
         }
     }
 
-    fn value(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
+    /// Any value. Asked for, it is known.
+    pub fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
         let mut asked = self.asked.borrow_mut();
-        if !asked.contains(&key) {
-            asked.push(key);
+        if !asked.iter().any(|asked| asked == key) {
+            asked.push(key.to_owned());
         }
         self.table?.get(key)
     }
 
-    fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
+    /// The keys that are there, for tables in which any may be.
+    pub fn keys(&self) -> Vec<&'a str> {
+        self.table.iter().flat_map(|table| table.keys()).map(|key| key.get_ref().as_ref()).collect()
+    }
+
+    /// Where a key of this table is, or the table itself where it is missing: for what can only be judged later.
+    pub fn place(&self, key: &str) -> Place {
+        self.mistakes.place(self.range(key), &self.path(key))
+    }
+
+    fn range(&self, key: &str) -> Range<usize> {
+        self.table.and_then(|table| table.get(key)).map_or(self.place.clone(), Spanned::span)
+    }
+
+    /// Note that a value is of another type than it should be.
+    pub fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
         let found = value.get_ref().type_str();
         self.mistakes.add(value.span(), &self.path(key), format!("must be {wanted}, and is of type {found}"));
     }
 }
 
+/// The one of these names that was probably meant.
+pub fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    known
+        .into_iter()
+        .map(|known| (strsim::jaro_winkler(known, name), known))
+        .filter(|(similarity, _)| *similarity > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, near)| near)
+}
+
 /// A duration as the file would have it: `90s`, `30m`.
-pub(crate) fn shown(duration: Duration) -> String {
+pub fn shown(duration: Duration) -> String {
     let ms = duration.as_millis();
     for (factor, unit) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
         if ms >= factor && ms.is_multiple_of(factor) {

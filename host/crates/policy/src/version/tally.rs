@@ -1,0 +1,57 @@
+//! How the calls of a version went.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::call::Fault;
+
+/// How the calls of a version went since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Counts {
+    pub(crate) calls: u64,
+    pub(crate) faults: u64,
+    /// Calls that took longer than the budget.
+    pub(crate) slow: u64,
+}
+
+/// The counters themselves.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    calls: AtomicU64,
+    faults: AtomicU64,
+    slow: AtomicU64,
+    fuel: AtomicU64,
+    first_fault: OnceLock<String>,
+}
+
+impl Tally {
+    pub(super) fn call(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn slow(&self) {
+        self.slow.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn burnt(&self, fuel: u64) {
+        self.fuel.fetch_add(fuel, Ordering::Relaxed);
+    }
+
+    pub(super) fn fault(&self, fault: &Fault) {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+        self.first_fault.get_or_init(|| fault.to_string());
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts { calls: of(&self.calls), faults: of(&self.faults), slow: of(&self.slow) }
+    }
+
+    pub(super) fn fuel(&self) -> u64 {
+        self.fuel.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn first_fault(&self) -> Option<&str> {
+        self.first_fault.get().map(String::as_str)
+    }
+}

@@ -1,0 +1,144 @@
+//! Conversations as people share them: a list, or lines, of objects with `conversations: [{ from, value }]`.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// No conversation is longer.
+const LONGEST: usize = 64 << 20;
+/// Characters of a token, in the middle.
+const CHARACTERS: usize = 4;
+
+/// A question, with all that was said since the last answer, and its answer: lengths in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) question: u32,
+    pub(super) answer: u32,
+}
+
+#[derive(Deserialize)]
+struct Conversation {
+    #[serde(default)]
+    conversations: Vec<Message>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    from: String,
+    #[serde(default)]
+    value: String,
+}
+
+/// The conversations of a file in order, those without an answer left out.
+pub(super) struct Conversations {
+    file: PathBuf,
+    input: Result<BufReader<File>, Option<std::io::Error>>,
+    line: u64,
+}
+
+impl Conversations {
+    pub(super) fn open(file: &Path) -> Self {
+        Self { file: file.to_owned(), input: File::open(file).map(BufReader::new).map_err(Some), line: 1 }
+    }
+
+    fn read(&mut self) -> Option<Result<Vec<Turn>, String>> {
+        let input = match &mut self.input {
+            Ok(input) => input,
+            Err(error) => {
+                return error
+                    .take()
+                    .map(|error| Err(format!("{} cannot be read: {error}", self.file.display())));
+            }
+        };
+        let line = &mut self.line;
+        let found = next_object(input, line).and_then(|object| {
+            let Some(object) = object else { return Ok(None) };
+            let conversation: Conversation = serde_json::from_slice(&object)
+                .map_err(|error| format!("before here is no conversation: {error}"))?;
+            Ok(Some(turns(&conversation.conversations)))
+        });
+        if found.is_err() {
+            self.input = Err(None);
+        }
+        found.map_err(|what| format!("{}:{}: {what}", self.file.display(), self.line)).transpose()
+    }
+}
+
+impl Iterator for Conversations {
+    type Item = Result<Vec<Turn>, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.read()? {
+                Ok(turns) if turns.is_empty() => {}
+                found => return Some(found),
+            }
+        }
+    }
+}
+
+fn turns(messages: &[Message]) -> Vec<Turn> {
+    let mut turns = Vec::new();
+    let mut question = 0u32;
+    for message in messages {
+        let tokens =
+            u32::try_from(message.value.chars().count().div_ceil(CHARACTERS)).unwrap_or(u32::MAX).max(1);
+        let is_answer =
+            matches!(message.from.as_str(), "gpt" | "assistant" | "chatgpt" | "bing" | "bard" | "model");
+        if is_answer && question > 0 {
+            turns.push(Turn { question, answer: tokens });
+            question = 0;
+        } else {
+            question = question.saturating_add(tokens);
+        }
+    }
+    turns
+}
+
+/// The next JSON object of a list of them, without reading the list whole.
+fn next_object(input: &mut impl BufRead, line: &mut u64) -> Result<Option<Vec<u8>>, String> {
+    let mut object = Vec::new();
+    let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
+    loop {
+        let piece = input.fill_buf().map_err(|error| format!("cannot be read: {error}"))?;
+        if piece.is_empty() {
+            return if depth == 0 { Ok(None) } else { Err("the file ends within a conversation".to_owned()) };
+        }
+        let mut end = None;
+        for (index, &byte) in piece.iter().enumerate() {
+            *line += u64::from(byte == b'\n');
+            if depth == 0 {
+                match byte {
+                    b'{' => depth = 1,
+                    b'[' | b']' | b',' | b' ' | b'\t' | b'\r' | b'\n' | 0xef | 0xbb | 0xbf => continue,
+                    _ => return Err("is no list of conversations; it should begin with `[{`".to_owned()),
+                }
+            } else if in_text {
+                in_text = escaped || byte != b'"';
+                escaped = !escaped && byte == b'\\';
+            } else {
+                match byte {
+                    b'"' => in_text = true,
+                    b'{' | b'[' => depth += 1,
+                    b'}' | b']' => depth -= 1,
+                    _ => {}
+                }
+            }
+            object.push(byte);
+            if depth == 0 {
+                end = Some(index + 1);
+                break;
+            }
+        }
+        let used = end.unwrap_or(piece.len());
+        input.consume(used);
+        if end.is_some() {
+            return Ok(Some(object));
+        }
+        if object.len() > LONGEST {
+            return Err(format!("has a conversation of more than {} MiB", LONGEST >> 20));
+        }
+    }
+}

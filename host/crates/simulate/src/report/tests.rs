@@ -1,0 +1,323 @@
+mod day;
+mod pages;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pointsman_domain::dispatch::SwitchReport;
+use pointsman_domain::{Endpoint, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef, TryResult};
+
+use super::*;
+use crate::observe::{Ended, How, Observer, Try};
+use crate::traffic::{Ask, ClassId};
+
+pub(crate) fn at(seconds: f64) -> Duration {
+    crate::random::seconds(seconds)
+}
+
+pub(crate) fn lane(id: u32, name: &str, engine: EngineKind) -> LaneInfo {
+    LaneInfo {
+        id: LaneId(id),
+        name: name.to_owned(),
+        engine,
+        models: vec!["auto".to_owned()],
+        labels: Vec::new(),
+        max_context: 0,
+        slots: 4,
+        group: 0,
+        cost_milli: 0,
+    }
+}
+
+pub(crate) fn ask(seconds: f64, class: u16, tenant: &str) -> Ask {
+    Ask {
+        at: at(seconds),
+        class: ClassId(class),
+        tenant: (!tenant.is_empty()).then(|| tenant.into()),
+        session: 0,
+        turn: 0,
+        endpoint: Endpoint::ChatCompletions,
+        model: "auto".into(),
+        headers: Arc::new([]),
+        text: "".into(),
+        prompt_tokens: 100,
+        shared_tokens: 0,
+        output_tokens: 10,
+        max_tokens: None,
+        stream: true,
+        patience: None,
+        body: None,
+        id: None,
+    }
+}
+
+/// A request's whole life: its lane, how it ended, and how long it waited, until the first byte, and until the end.
+pub(crate) fn live(to: &mut Collector, ask: &Ask, lane: u32, how: How, [wait, first, end]: [f64; 3]) {
+    to.decided(ask, Some(LaneId(lane)), &[PolicyRef::new("cortex", "1.0.0")]);
+    let failed = Try { lane: LaneId(1 - lane), result: TryResult::Overloaded, begun: ask.at, queue: at(0.0) };
+    let result = if how.is_answer() { TryResult::Ok } else { TryResult::ServerError };
+    let last = Try { lane: LaneId(lane), result, begun: ask.at, queue: at(wait) };
+    let tries = if how == How::FellBack { vec![failed, last] } else { vec![last] };
+    to.ended(&Ended {
+        ask,
+        how,
+        at: ask.at + at(end),
+        wait: at(wait),
+        first_byte: how.is_answer().then(|| at(first)),
+        tries: if how == How::Rejected { &[] } else { &tries },
+        cached_tokens: 25,
+        output_tokens: 10,
+        problem: (how == How::Error).then_some("the engine broke off"),
+    });
+}
+
+fn small() -> Collector {
+    let lanes = [lane(0, "coder", EngineKind::Vllm), lane(1, "remote", EngineKind::External)];
+    Collector::new(&lanes, &["interactive".to_owned(), "batch".to_owned()])
+}
+
+/// Two lanes, two classes, some of everything, in 100 seconds.
+fn history() -> Run {
+    let mut to = small();
+    let coder = LaneId(0);
+    to.engine(at(0.0), coder, EngineState::Starting);
+    to.load(at(5.0), coder, 2, 0);
+    to.engine(at(40.0), coder, EngineState::Ready);
+    to.load(at(40.0), coder, 0, 2);
+    to.load(at(60.0), coder, 0, 0);
+    to.load(at(70.0), coder, 1, 1);
+    to.engine(at(70.0), coder, EngineState::Draining);
+    to.load(at(80.0), coder, 1, 0);
+    to.engine(at(80.0), coder, EngineState::Stopping);
+    to.engine(at(85.0), coder, EngineState::Cold);
+    to.load(at(90.0), coder, 0, 0);
+    let report = |victims: Vec<LaneId>| SwitchReport {
+        target: coder,
+        victims,
+        drain: at(1.0),
+        stop: at(2.0),
+        load: at(3.0),
+        overdue: false,
+    };
+    to.switched(at(40.0), &report(vec![LaneId(1)]));
+    to.switched(at(41.0), &report(Vec::new()));
+    live(&mut to, &ask(5.0, 0, "alice"), 0, How::Answered, [35.0, 36.0, 40.0]);
+    live(&mut to, &ask(5.0, 1, "bob"), 0, How::Answered, [35.0, 36.0, 40.0]);
+    live(&mut to, &ask(50.0, 1, "bob"), 1, How::FellBack, [0.0, 0.5, 1.5]);
+    live(&mut to, &ask(60.0, 1, "bob"), 1, How::Rejected, [0.0, 0.0, 0.0]);
+    live(&mut to, &ask(70.0, 0, ""), 0, How::Error, [10.0, 0.0, 10.0]);
+    live(&mut to, &ask(70.0, 0, "alice"), 0, How::ClientGone, [20.0, 0.0, 20.0]);
+    to.finish(7, 7, at(100.0))
+}
+
+pub(crate) fn test_run() -> Run {
+    history()
+}
+
+fn close(a: f64, b: f64) -> bool {
+    (a - b).abs() < 1e-9
+}
+
+#[test]
+fn requests_are_counted_by_class_lane_and_tenant() {
+    let run = history().summary;
+    assert_eq!((run.accepted, run.all.requests(), run.lost), (7, 6, 1));
+    assert_eq!(run.all.ends, [2, 1, 1, 1, 1]);
+    assert_eq!(
+        run.classes.iter().map(|it| it.of.ends).collect::<Vec<_>>(),
+        [[1, 0, 0, 1, 1], [1, 1, 1, 0, 0]]
+    );
+    let tenants: Vec<_> = run.tenants.iter().map(|it| (it.name.as_str(), it.of.requests.ends)).collect();
+    assert_eq!(tenants, [("alice", [1, 0, 0, 0, 1]), ("bob", [1, 1, 1, 0, 0])]);
+    assert_eq!(run.other_tenants, None);
+    // The refused one waited for nobody; those who gave up have waited, too.
+    let wait = run.all.wait.unwrap();
+    assert_eq!((wait.count, wait.max, wait.mean), (5, at(35.0), at(20.0)));
+    assert_eq!(run.classes[1].of.first_byte.unwrap().count, 2);
+    assert_eq!(run.classes[1].of.total.unwrap().max, at(40.0));
+    assert_eq!((run.all.output_tokens, run.all.cached), (60, Some(0.25)));
+    let [coder, remote] = &run.lanes[..] else { panic!("{:?}", run.lanes) };
+    assert_eq!((coder.of.tries, coder.of.failed_tries, coder.of.requests.ends), (5, 3, [2, 0, 0, 1, 1]));
+    assert_eq!((remote.of.tries, remote.of.failed_tries, remote.of.requests.ends), (1, 0, [0, 1, 0, 0, 0]));
+    assert_eq!(coder.of.requests.wait.unwrap().count, 5);
+    assert_eq!(run.policies, [Counted { what: "cortex@1.0.0".to_owned(), count: 6 }]);
+    assert_eq!(run.problems, [Counted { what: "the engine broke off".to_owned(), count: 1 }]);
+}
+
+#[test]
+fn engines_are_accounted_for_every_moment() {
+    let run = history();
+    let coder = &run.summary.lanes[0].of;
+    // Cold, starting, busy, idle, draining, stopping, down.
+    for (got, expected) in coder.phases.iter().zip([0.15, 0.4, 0.2, 0.1, 0.1, 0.05, 0.0]) {
+        assert!(close(*got, expected), "{:?}", coder.phases);
+    }
+    assert!(close(coder.busy, 0.3) && close(coder.occupied, 0.85));
+    assert!(close(coder.slots_used, (2.0 * 20.0 + 10.0) / 400.0));
+    assert!(close(coder.queue_mean, (2.0 * 35.0 + 20.0) / 100.0));
+    assert_eq!((coder.queue_max, run.summary.queue_max), (2, 2));
+    assert!(close(run.summary.queue_mean, coder.queue_mean));
+    assert_eq!((coder.loads, coder.load_mean, run.summary.loads), (1, at(40.0), 1));
+    assert_eq!((coder.switches, coder.drain_mean, coder.stop_mean), (1, at(1.0), at(2.0)));
+    assert_eq!((run.summary.switches, run.summary.switches_per_hour), (1, 36.0));
+    assert!(close(run.summary.lanes[1].of.phases[Phase::Idle as usize], 1.0), "an engine elsewhere is there");
+    let spans: Vec<_> = run.timelines[0].spans().map(|(_, end, phase)| (end, phase)).collect();
+    let expected = [
+        (40.0, Phase::Starting),
+        (60.0, Phase::Busy),
+        (70.0, Phase::Idle),
+        (80.0, Phase::Draining),
+        (85.0, Phase::Stopping),
+        (100.0, Phase::Cold),
+    ];
+    assert_eq!(spans, expected.map(|(end, phase)| (at(end), phase)));
+}
+
+#[test]
+fn pieces_of_time_add_up_to_the_whole() {
+    let run = history();
+    let pieces = run.series.pieces();
+    assert_eq!((run.series.length(), pieces.len()), (at(1.0), 100));
+    let came: Vec<_> =
+        pieces.iter().enumerate().filter(|it| it.1.classes[1].came > 0).map(|it| it.0).collect();
+    assert_eq!(came, [5, 50, 60]);
+    assert_eq!(pieces[5].classes[0].waits.max(), Some(at(35.0)));
+    assert_eq!((pieces[51].classes[1].fell_back, pieces[60].classes[1].rejected), (1, 1));
+    assert_eq!((pieces[80].classes[0].errors, pieces[90].classes[0].client_gone), (1, 1));
+    assert!(close(pieces[10].lanes[0].mean_waiting(), 2.0) && close(pieces[45].lanes[0].mean_running(), 2.0));
+    assert!(close(pieces[75].lanes[0].share(Phase::Draining), 1.0));
+    assert!(
+        pieces
+            .iter()
+            .all(|piece| piece.lanes.iter().all(|lane| { lane.phases_us.iter().sum::<u64>() == 1_000_000 }))
+    );
+}
+
+#[test]
+fn a_long_run_has_longer_pieces_of_the_same_sum() {
+    let mut to = small();
+    let week = 7 * 24 * 3600;
+    for hour in 0..(week / 3600) {
+        let now = f64::from(hour) * 3600.0;
+        to.load(at(now + 1000.0), LaneId(1), 3, 1);
+        live(&mut to, &ask(now, 0, "alice"), 1, How::Answered, [1000.0, 1001.0, 1800.0]);
+        to.load(at(now + 1800.0), LaneId(1), 0, 0);
+    }
+    let run = to.finish(1, 168, at(f64::from(week)));
+    assert_eq!((run.series.length(), run.series.pieces().len()), (at(1800.0), 336));
+    let sum = |of: fn(&Piece) -> u128| run.series.pieces().iter().map(of).sum::<u128>();
+    assert_eq!(sum(|it| u128::from(it.classes[0].came)), 168);
+    assert_eq!(sum(|it| u128::from(it.classes[0].waits.count())), 168);
+    assert_eq!(sum(|it| it.lanes[1].waiting_us), 168 * 800 * 3 * 1_000_000);
+    assert_eq!(sum(|it| u128::from(it.lanes[1].phases_us[Phase::Busy as usize])), 168 * 800 * 1_000_000);
+    assert!(close(run.summary.lanes[1].of.queue_mean, 3.0 * 800.0 / 3600.0));
+}
+
+#[test]
+fn fairness_falls_when_somebody_starves_others() {
+    let fairness = |waits: &[f64], how: How| {
+        let mut to = small();
+        for (tenant, wait) in waits.iter().enumerate() {
+            let how = if *wait > 0.0 { how } else { How::Answered };
+            let name = format!("tenant{tenant}");
+            live(&mut to, &ask(0.0, 0, &name), 0, how, [*wait, *wait, wait + 10.0]);
+        }
+        to.finish(1, waits.len() as u64, at(1000.0)).summary.fairness
+    };
+    let close_to = |got: Option<f64>, index: f64| got.is_some_and(|got| (got - index).abs() < 1e-9);
+    assert_eq!(fairness(&[], How::Answered), None);
+    assert!(close_to(fairness(&[30.0, 30.0, 30.0], How::Answered), 1.0));
+    // One is served at once, three wait nine times as long as their work takes.
+    let starved = fairness(&[0.0, 90.0, 90.0, 90.0], How::Answered);
+    assert!(close_to(starved, 1.3 * 1.3 / (4.0 * 1.03)), "{starved:?}");
+    assert!(close_to(fairness(&[0.0, 90.0, 90.0, 90.0], How::Error), 0.25));
+    assert!(close_to(fairness(&[0.0, 90.0, 90.0, 90.0], How::Rejected), 1.0), "a quota is no injustice");
+}
+
+#[test]
+fn many_tenants_and_many_sentences_take_no_more_memory() {
+    let mut to = small();
+    for tenant in 0..500 {
+        live(&mut to, &ask(1.0, 0, &format!("t{tenant:03}")), 0, How::Answered, [1.0, 2.0, 3.0]);
+    }
+    let asked = ask(1.0, 0, "t000");
+    for number in 0..1000 {
+        let sentence = format!("sentence {}", number / 2);
+        let ended = Ended {
+            ask: &asked,
+            how: How::Error,
+            at: at(2.0),
+            wait: at(1.0),
+            first_byte: None,
+            tries: &[],
+            cached_tokens: 0,
+            output_tokens: 0,
+            problem: Some(&sentence),
+        };
+        to.ended(&ended);
+    }
+    let run = to.finish(1, 1500, at(3.0)).summary;
+    assert_eq!((run.lost, run.tenants.len()), (0, 200));
+    assert_eq!(run.other_tenants.map(|others| others.requests()), Some(300));
+    assert_eq!(run.problems.len(), 11);
+    assert_eq!(run.problems.iter().map(|it| it.count).sum::<u64>(), 1000);
+    assert_eq!(run.problems.last().map(|it| it.what.as_str()), Some("something else"));
+}
+
+#[test]
+fn what_nobody_knows_is_ignored() {
+    let mut to = small();
+    to.engine(at(1.0), LaneId(9), EngineState::Ready);
+    to.load(at(1.0), LaneId(9), 5, 1);
+    live(&mut to, &ask(1.0, 9, "x"), 0, How::Answered, [0.0, 1.0, 2.0]);
+    let run = to.finish(1, 1, at(3.0)).summary;
+    assert_eq!((run.lost, run.queue_max, run.all.requests()), (0, 0, 1));
+}
+
+#[test]
+fn json_has_stable_names_with_units() {
+    let json = serde_json::to_value(history().summary).unwrap();
+    assert_eq!(json["lasted-s"], 100.0);
+    assert_eq!(json["classes"][0]["name"], "interactive");
+    assert_eq!(json["classes"][0]["wait-max-ms"], 35_000.0);
+    assert_eq!(json["all"]["fell-back"], 1);
+    assert_eq!(json["lanes"][0]["phases"]["starting"], 0.4);
+    assert_eq!(json["lanes"][0]["switch-stop-mean-s"], 2.0);
+    assert_eq!(json["tenants"][1]["promptness"], 0.5625);
+    assert_eq!(json["switches-per-hour"], 36.0);
+    assert!(json["classes"][0].get("queue-max").is_none());
+}
+
+/// Two variants of the same history, of which the second one has no waits to speak of.
+fn report() -> Report {
+    let objectives = ["batch.wait.p99 < 20s", "lost <= 1", "tenant.fairness > 90%"];
+    let objectives = objectives.map(|text| crate::Objective::parse(text).unwrap());
+    let better = |seed: u64| {
+        let mut to = small();
+        live(&mut to, &ask(5.0, 0, "alice"), 0, How::Answered, [0.0, 1.0, 5.0]);
+        live(&mut to, &ask(5.0, 1, "bob\u{1b}"), 0, How::Answered, [2.0, 3.0, 7.0 + seed as f64]);
+        to.finish(seed, 2, at(100.0))
+    };
+    let seeded = |seed: u64| {
+        let mut run = history();
+        run.summary.seed = seed;
+        run
+    };
+    Report {
+        title: "A small day".to_owned(),
+        scenario: "two lanes\nand two classes".to_owned(),
+        variants: vec![
+            VariantReport::new("as it stands", vec![seeded(1), seeded(2)], &objectives),
+            VariantReport::new("better\u{7}", vec![better(1), better(2)], &objectives),
+        ],
+        sweep: None,
+    }
+}
+
+#[test]
+fn a_terminal_gets_tables() {
+    let text = report().text();
+    let expected = include_str!("tests/report.txt");
+    assert_eq!(text, expected, "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 100));
+}

@@ -1,0 +1,170 @@
+//! `pointsman simulate`: scenarios, and what policies make of them.
+
+mod chains;
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pointsman_domain::PlanLimits;
+use pointsman_domain::dispatch::GroupSetup;
+use pointsman_policy::Compiler;
+use pointsman_settings::Over;
+use pointsman_simulate::report::Report;
+use pointsman_simulate::{Document, HostConfig, HostLane, Progress, Scenario, Stage, Study, StudyError};
+
+use crate::cli::simulate::Simulate;
+use crate::config::{self, Config};
+
+/// Steps of the progress bar.
+const STEPS: u64 = 1000;
+
+/// Carry out a scenario.
+pub(crate) fn simulate(options: &Simulate) -> Result<ExitCode> {
+    let document = document(options)?;
+    let stage = stage()?;
+    let study = study(options, &document, &stage)?;
+    let jobs = options.jobs.and_then(|jobs| NonZeroUsize::new(jobs.into()));
+    let jobs = jobs.or(std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let bar = bar(options.quiet);
+    let report = study.run_with(jobs, &|progress| show(&bar, progress))?;
+    bar.finish_and_clear();
+    write(options, &report)?;
+    // Variants are there to be compared with, and may be worse.
+    let met = match report.variants.first() {
+        Some(first) if report.sweep.is_none() && options.compare.is_empty() => first.met(),
+        _ => report.met(),
+    };
+    Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What scenarios are carried out on: policies are compiled as they are for a host, and hosts' configurations can be read.
+pub(crate) fn stage() -> Result<Stage> {
+    let resolve = |file: &Path, set: &toml::Table| host(file, set);
+    Ok(Stage::with(Compiler::this_program(), config::default_cache(), Box::new(resolve))?)
+}
+
+fn document(options: &Simulate) -> Result<Document> {
+    let mut document = Document::load(&options.scenario).map_err(StudyError::from)?;
+    for set in &options.set {
+        let (key, value) = key_and_value(set).with_context(|| format!("--set {set}"))?;
+        set_key(&mut document, key, value).with_context(|| format!("--set {set}"))?;
+    }
+    if let Some(seeds) = options.seeds {
+        set_key(&mut document, "seeds", &seeds.to_string())?;
+    }
+    Ok(document)
+}
+
+fn study(options: &Simulate, document: &Document, stage: &Stage) -> Result<Study> {
+    let scenario = scenario(document)?;
+    if let Some(sweep) = &options.sweep {
+        let (key, values) = key_and_value(sweep).with_context(|| format!("--sweep {sweep}"))?;
+        let mut study = Study::new(&scenario);
+        study.sweeps(key);
+        for value in values.split(',').map(str::trim) {
+            let mut document = document.clone();
+            set_key(&mut document, key, value).with_context(|| format!("--sweep {sweep}"))?;
+            study.add(value, &self::scenario(&document)?, None, stage)?;
+        }
+        return Ok(study);
+    }
+    if !options.compare.is_empty() {
+        let chain = Study::chain_of(&scenario, stage).map_err(StudyError::from)?;
+        let mut study = Study::new(&scenario);
+        for (name, chain) in chains::named(&options.compare, &chain)?.list() {
+            study.add(name, &scenario, Some(chain.clone()), stage)?;
+        }
+        return Ok(study);
+    }
+    if options.alone {
+        let mut study = Study::new(&scenario);
+        study.add(&scenario.title, &scenario, None, stage)?;
+        return Ok(study);
+    }
+    Ok(Study::of(&scenario, stage)?)
+}
+
+fn scenario(document: &Document) -> Result<Scenario> {
+    Ok(document.scenario().map_err(StudyError::from)?)
+}
+
+fn key_and_value(text: &str) -> Result<(&str, &str)> {
+    let Some((key, value)) = text.split_once('=') else {
+        bail!("there is no `=`; write a key of the scenario and what it is to be, such as `lasts=2h`");
+    };
+    Ok((key.trim(), value.trim()))
+}
+
+fn set_key(document: &mut Document, key: &str, value: &str) -> Result<()> {
+    document.set(key, value).map_err(anyhow::Error::msg)
+}
+
+/// What of a host's configuration matters to a simulation.
+fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, String> {
+    let config = Config::load_over(file, &[Over::table(set)]).map_err(|error| error.to_string())?;
+    let lane = |lane: &pointsman_fleet::LaneSpec| HostLane {
+        info: lane.info(),
+        setup: lane.setup(),
+        first_byte: lane.timeouts.first_byte,
+        notices_hang: Some(lane.liveness.stall).filter(|stall| !stall.is_zero()).unwrap_or(Duration::MAX),
+    };
+    Ok(HostConfig {
+        lanes: config.fleet.lanes.iter().map(lane).collect(),
+        groups: config.fleet.groups.iter().map(|group| GroupSetup { budget: group.budget }).collect(),
+        rules: config.fleet.rules,
+        limits: PlanLimits { max_wait: config.queue.max_wait, max_steps: config.server.attempts },
+        deadline: config.server.deadline,
+        chain: config.policies.chain,
+    })
+}
+
+fn bar(quiet: bool) -> ProgressBar {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
+    let bar = ProgressBar::with_draw_target(Some(STEPS), target);
+    let style = ProgressStyle::with_template("{bar:40} {percent:>3} %, {msg}, {eta} left");
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show(bar: &ProgressBar, progress: Progress) {
+    bar.set_position((progress.part * STEPS as f64) as u64);
+    bar.set_message(format!("{} of {} runs", progress.over, progress.runs));
+}
+
+fn write(options: &Simulate, report: &Report) -> Result<()> {
+    if let Some(file) = &options.html {
+        write_file(file, &report.html())?;
+    }
+    if let Some(dir) = &options.svg {
+        fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+        for plot in report.plots() {
+            write_file(&dir.join(format!("{}.svg", plot.name)), &plot.svg())?;
+        }
+    }
+    let json = || format!("{:#}\n", report.json());
+    match &options.json {
+        Some(file) if file.as_os_str() == "-" => return print(&json()),
+        Some(file) => write_file(file, &json())?,
+        None => {}
+    }
+    print(&report.text())
+}
+
+fn write_file(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("{} cannot be written", file.display()))
+}
+
+fn print(text: &str) -> Result<()> {
+    #[expect(clippy::print_stdout, reason = "this is what the command was asked for")]
+    {
+        print!("{text}");
+    }
+    Ok(())
+}
