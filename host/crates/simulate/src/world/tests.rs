@@ -69,7 +69,7 @@ impl Traffic for Asks {
     }
 }
 
-/// When, how, the wait, the first byte, the tries, and what went wrong.
+/// How a request ended: when, how, its wait, its first byte, its tries, and why.
 type End = (Duration, How, Duration, Option<Duration>, Vec<TryResult>, Option<String>);
 
 /// Writes down everything that is to be seen.
