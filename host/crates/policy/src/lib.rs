@@ -26,6 +26,7 @@ mod contract;
 mod host_calls;
 mod interview;
 mod manifest;
+pub mod marks;
 mod metrics;
 mod place;
 mod policies;
