@@ -56,7 +56,7 @@ pub use policies::{
     WatchStatus,
 };
 pub use rehearsal::{Conduct, Performance, Rehearsal, RehearsalError, Wished};
-pub use replay::{Differing, Gap, Missing, Replayed};
+pub use replay::{Differing, Gap, Missing, Replayed, is_passing};
 pub use runtime::{Allocator, FUEL_PER_MS, Metering, Runtime, RuntimeError, RuntimeSettings};
 pub use spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
 pub use version::LoadError;

@@ -100,6 +100,13 @@ impl fmt::Display for Differing {
     }
 }
 
+/// Does the note of a recorded call say that there was no advice for a reason of that moment: a deadline, or the faults before?
+pub fn is_passing(note: &str) -> bool {
+    ["it did not finish within ", "it is out of service ", "no instance of it can be made: "]
+        .iter()
+        .any(|begin| note.starts_with(begin))
+}
+
 /// The questions and answers of a record, while a guest is asked again.
 #[derive(Debug)]
 pub(crate) struct Script {

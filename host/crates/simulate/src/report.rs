@@ -2,13 +2,13 @@
 
 mod collector;
 mod fairness;
-mod numbers;
+pub(crate) mod numbers;
 mod phase;
 mod series;
 mod summary;
 mod sweep;
 mod tally;
-mod text;
+pub(crate) mod text;
 
 use serde_json::{Value, json};
 

@@ -342,7 +342,10 @@ fn a_record_with_other_answers_is_decided_otherwise() {
     assert_eq!(rejection.status, 429);
     // Whoever refuses a request gives back what was counted, and nobody did that then: it follows from what was.
     let last = replayed.reads.last().unwrap();
-    assert_eq!((last.call.as_str(), &last.with[1], &last.gave), ("state.increment", &json!(-1), &json!({ "ok": 999_999 })));
+    assert_eq!(
+        (last.call.as_str(), &last.with[1], &last.gave),
+        ("state.increment", &json!(-1), &json!({ "ok": 999_999 }))
+    );
     assert!(replayed.missing.is_empty(), "{:?}", replayed.missing);
 }
 
