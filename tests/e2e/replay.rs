@@ -33,7 +33,7 @@ fn config(requests: u32, redact: &str) -> String {
     format!(
         "[policies]\ndir = {policies:?}\ncache = \"cache/policies\"\n\
          [[policies.chain]]\nname = \"quota\"\nweight = 500\nconfig = {{ window-s = 3600, default = {{ requests = {requests} }} }}\n\
-         [[policies.chain]]\nname = \"cortex\"\n[[policies.chain]]\nname = \"deadline\"\nconfig = {{ late = \"reject\" }}\n\
+         [[policies.chain]]\nname = \"cortex\"\n[[policies.chain]]\nname = \"deadline\"\nconfig = {{ late = \"reject\", fallback = [\"super_reader\"] }}\n\
          [records]\ndir = \"records\"\n{redact}\n{}",
         lanes.concat()
     )

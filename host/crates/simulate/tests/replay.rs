@@ -7,9 +7,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pointsman_domain::{
-    Advice, Advisor as _, ChainInfo, Consulted, Decision, Endpoint, EngineKind, Facts, Failure, FleetView,
-    LaneAdvice, LaneId, LaneInfo, LaneState, LinkInfo, Merge, Plan, PlanLimits, PolicyRef, Topology, Trace,
-    TryResult,
+    Advice, ChainInfo, Consulted, Decision, Endpoint, EngineKind, Facts, Failure, FleetView, LaneAdvice,
+    LaneId, LaneInfo, LaneState, LinkInfo, Merge, Plan, PlanLimits, PolicyRef, Topology, Trace, TryResult,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{ChainSpec, Metering, PolicySpec, Rehearsal, Runtime, RuntimeSettings};
@@ -255,8 +254,9 @@ fn a_changed_threshold_shows_in_advice_decisions_and_effect() {
     assert!(text.ends_with("4 of 12 decisions are made otherwise, 4 calls answered otherwise\n"), "{text}");
     assert_eq!(report.json()["effect"]["refused_now"], 4);
     // The other way round.
-    let back = replay(&written(&four(4)), Who::Instead(vec![policy("budget", json!({}))]));
-    assert_eq!(back.effect.refused_then, 0);
+    let alone = |requests| chain(vec![quota(requests)]);
+    let back = replay(&written(&alone(4)), Who::Chain(alone(100)));
+    assert_eq!((back.effect.refused_then, back.decisions.unknown), (4, 0), "{}", back.text());
 }
 
 #[test]
