@@ -233,10 +233,15 @@ fn a_changed_threshold_shows_in_advice_decisions_and_effect() {
     let report = replay(&RECORDS, Who::Chain(four(4)));
     assert!(!report.agrees());
     // Each of the two tenants asked six times, and four are free.
-    let quota = &report.policies["quota"];
-    assert_eq!((quota.calls.same, quota.calls.differ, quota.calls.unknown), (8, 4, 0), "{}", report.text());
+    let of_quota = &report.policies["quota"];
+    assert_eq!(
+        (of_quota.calls.same, of_quota.calls.differ, of_quota.calls.unknown),
+        (8, 4, 0),
+        "{}",
+        report.text()
+    );
     assert_eq!((report.decisions.differ, report.effect.refused_now, report.effect.moved()), (4, 4, 4));
-    assert_eq!(quota.differ_in_same_version, 0, "it is configured otherwise");
+    assert_eq!(of_quota.differ_in_same_version, 0, "it is configured otherwise");
     assert_eq!(report.policies["cortex"].calls.same, 8, "it is not asked about what was refused before");
     let kind = &report.kinds[&("quota".to_owned(), "reject")];
     let (text, _) = kind.commonest().unwrap();
