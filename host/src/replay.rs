@@ -184,6 +184,7 @@ fn until_interrupted() -> Result<Arc<AtomicBool>> {
                 told.store(true, Ordering::Relaxed);
             }
             if tokio::signal::ctrl_c().await.is_ok() {
+                #[expect(clippy::disallowed_methods, reason = "this command starts no engines")]
                 std::process::exit(INTERRUPTED.into());
             }
         });
