@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod policy;
+pub(crate) mod replay;
 pub(crate) mod simulate;
 
 use std::net::SocketAddr;
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Policy(policy::Policy),
     /// Run traffic through policies in virtual time: no engines, no GPUs, no waiting.
     Simulate(simulate::Simulate),
+    /// Ask policies again about decisions that were recorded: what they would decide now, and what would come of it.
+    Replay(replay::Replay),
     /// Make a lane for vLLM of an env file, a Dockerfile or a compose file, and print it.
     ImportEnv(ImportEnv),
     /// What `serve` runs beside itself, to end the engines when it is killed.

@@ -4,6 +4,7 @@
 
 mod admin;
 mod app;
+mod chains;
 mod check;
 mod cli;
 mod config;
@@ -11,6 +12,7 @@ mod facts;
 mod import;
 mod policy;
 mod reload;
+mod replay;
 mod shutdown;
 mod simulate;
 mod telemetry;
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Command::Check(check) => check::check(&check).map(done),
         Command::Policy(command) => policy::policy(command),
         Command::Simulate(options) => simulate::simulate(&options),
+        Command::Replay(options) => replay::replay(&options),
         Command::ImportEnv(options) => import::import_env(&options).map(done),
         Command::Keeper => return pointsman_fleet::keeper_main(std::io::stdin()),
         Command::CompilePolicy(CompilePolicy { memory, cpu, parent, fuel }) => {
@@ -51,7 +54,8 @@ fn main() -> ExitCode {
             let bad_config = error.is::<config::ConfigError>()
                 || error.is::<check::BadPolicies>()
                 || error.is::<policy::CannotLoad>()
-                || error.is::<pointsman_simulate::StudyError>();
+                || error.is::<pointsman_simulate::StudyError>()
+                || error.is::<replay::CannotReplay>();
             if bad_config { ExitCode::from(BAD_CONFIG) } else { ExitCode::FAILURE }
         }
     }

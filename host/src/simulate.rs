@@ -1,7 +1,5 @@
 //! `pointsman simulate`: scenarios, and what policies make of them.
 
-mod chains;
-
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -17,6 +15,7 @@ use pointsman_settings::Over;
 use pointsman_simulate::report::Report;
 use pointsman_simulate::{Document, HostConfig, HostLane, Progress, Scenario, Stage, Study, StudyError};
 
+use crate::chains;
 use crate::cli::simulate::Simulate;
 use crate::config::{self, Config};
 
@@ -157,11 +156,11 @@ fn write(options: &Simulate, report: &Report) -> Result<()> {
     print(&report.text())
 }
 
-fn write_file(file: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_file(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| format!("{} cannot be written", file.display()))
 }
 
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     #[expect(clippy::print_stdout, reason = "this is what the command was asked for")]
     {
         print!("{text}");

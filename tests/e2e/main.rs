@@ -18,6 +18,7 @@ mod pool;
 mod real;
 mod records;
 mod reload;
+mod replay;
 mod rollout;
 mod shutdown;
 mod simulate;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::advice::Advice;
+use crate::fleet_view::LaneStat;
 use crate::merge::PolicyRef;
 
 /// One question of a policy to the host, and the answer that it got.
@@ -38,6 +39,9 @@ pub struct Consulted {
     pub note: Option<String>,
     /// What was left out, and why.
     pub dropped: Vec<String>,
+    /// The lanes at the moment of a call that came later than the decision. Zeros are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fleet: Vec<LaneStat>,
 }
 
 /// Collects what goes on in one decision, if it is to be recorded.

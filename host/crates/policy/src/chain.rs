@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pointsman_domain::{
     Advice, Advisor, BuiltIn, ChainInfo, Consulted, Facts, Failure, FleetView, LinkInfo, Merge, Merged,
-    OnConflict, Outcome, PolicyRef, Recovery, Rejection, Trace, fnv1a_chain, permit, permit_edits,
+    OnConflict, Outcome, PolicyRef, Recovery, Trace, fnv1a_chain, permit, permit_edits,
 };
 
 use crate::background::{Background, ShadowJob};
@@ -168,7 +168,7 @@ impl Advisor for Chain {
                 OnError::Skip => {}
                 OnError::Default => return BuiltIn.advise(&facts, fleet, trace),
                 OnError::Refuse => {
-                    let reject = Some(refusal(&name));
+                    let reject = Some(OnError::refusal(&name));
                     merge.add(&name, 0, Advice { reject, ..Advice::default() });
                     break;
                 }
@@ -238,6 +238,7 @@ pub(crate) fn ask(
         advice: advised.as_ref().ok().cloned(),
         note: advised.as_ref().err().map(ToString::to_string),
         dropped,
+        fleet: Vec::new(),
     });
     advised
 }
@@ -294,6 +295,7 @@ fn ask_recovery(
             Err(error) => error.to_string(),
         }),
         dropped,
+        fleet: fleet.stats.clone(),
     });
     recovery
 }
@@ -315,16 +317,4 @@ pub(crate) fn recovered(
         }
     }
     (recovery, left_out)
-}
-
-fn refusal(policy: &PolicyRef) -> Rejection {
-    Rejection {
-        status: 503,
-        code: "policy_failed".into(),
-        message: format!(
-            "The policy `{}` failed, and the operator wants no request served without it.",
-            policy.name
-        ),
-        retry_after_s: Some(1),
-    }
 }

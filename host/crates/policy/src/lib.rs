@@ -26,6 +26,7 @@ mod contract;
 mod host_calls;
 mod interview;
 mod manifest;
+pub mod marks;
 mod metrics;
 mod place;
 mod policies;
@@ -55,7 +56,7 @@ pub use policies::{
     WatchStatus,
 };
 pub use rehearsal::{Conduct, Performance, Rehearsal, RehearsalError, Wished};
-pub use replay::{Differing, Gap, Missing, Replayed};
+pub use replay::{Differing, Gap, Missing, Replayed, is_passing};
 pub use runtime::{Allocator, FUEL_PER_MS, Metering, Runtime, RuntimeError, RuntimeSettings};
 pub use spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
 pub use version::LoadError;

@@ -3,7 +3,16 @@
 //! What a policy decides depends on what it is told, and nothing else. A record has all that it was told, so the same version
 //! decides the same again; and another version shows what it would have decided, together with what it asked that the record
 //! does not know.
+//!
+//! * A question about the request or the fleet is answered by what the record says of the same question, wherever that stands.
+//! * State changes from one question to the next: its answers are those of the record in their order. Only reading may be left
+//!   out on the way; who writes something else, or not at all, gets no further answers. Who counts on from a number that the
+//!   record has is told what follows from it.
+//! * Figures of lanes stand beside the questions in every record, so those are answered by the fleet that is handed over.
+//! * Whatever has no answer in the record is [missing](Missing), and answered by the request and the fleet that are handed over
+//!   and by a state that is empty. So are answers that were [redacted](crate::marks): they are inputs that are not there.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,10 +22,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::interview::Question;
+use crate::marks::{fits, redacted};
 use crate::reads::{CUT, MOST_READS, Reads};
-
-/// What stands in a record for a value that is kept back begins with this; its length follows, and maybe a hash.
-const MARK: &str = "redacted:";
 
 /// What came of a call that was made once more.
 ///
@@ -100,12 +107,21 @@ impl fmt::Display for Differing {
     }
 }
 
+/// Does the note of a recorded call say that there was no advice for a reason of that moment: a deadline, or the faults before?
+pub fn is_passing(note: &str) -> bool {
+    ["it did not finish within ", "it is out of service ", "no instance of it can be made: "]
+        .iter()
+        .any(|begin| note.starts_with(begin))
+}
+
 /// The questions and answers of a record, while a guest is asked again.
 #[derive(Debug)]
 pub(crate) struct Script {
     recorded: Vec<Entry>,
     /// Where the next change of state, or question about it, is looked for.
     state: usize,
+    /// Counters as the guest knows them.
+    counters: BTreeMap<String, i64>,
     is_cut: bool,
     reads: Reads,
     missing: Vec<Missing>,
@@ -125,6 +141,7 @@ impl Script {
         Self {
             recorded: record.iter().filter(known).map(entry).collect(),
             state: 0,
+            counters: BTreeMap::new(),
             is_cut: record.iter().any(|read| read.call == CUT),
             reads: Reads::default(),
             missing: Vec::new(),
@@ -141,6 +158,7 @@ impl Script {
     pub(crate) fn settle<T: Serialize + DeserializeOwned>(&mut self, question: Question, live: T) -> T {
         let (of_state, of_fleet) = (question.call.starts_with("state."), question.call.starts_with("fleet."));
         let found = if of_state { self.next_of_state(&question) } else { self.any(&question) };
+        let found = found.or_else(|| self.counted_on(&question));
         let recorded = match found {
             Some(recorded) if redacted(&recorded) => Err(Gap::Redacted),
             Some(recorded) => match serde_json::from_value::<T>(recorded.clone()) {
@@ -157,6 +175,9 @@ impl Script {
                 if recorded != shown && !of_state && self.differing.len() < MOST_READS {
                     let (call, with, recorded) = (call.to_owned(), with.clone(), recorded.clone());
                     self.differing.push(Differing { call, with, recorded, live: shown });
+                }
+                if let (INCREMENT, Some(key), Some(now)) = (call, key(&with), recorded["ok"].as_i64()) {
+                    self.counters.insert(key.to_owned(), now);
                 }
                 self.reads.push(call, with, recorded);
                 answer
@@ -188,6 +209,13 @@ impl Script {
         Some(entry.read.gave.clone())
     }
 
+    /// What follows from the last number of a counter, as if nobody else had counted since.
+    fn counted_on(&self, question: &Question) -> Option<Value> {
+        let by = question.with.get(1)?.as_i64()?;
+        let last = self.counters.get(key(&question.with)?).filter(|_| question.call == INCREMENT)?;
+        Some(json!({ "ok": last.saturating_add(by) }))
+    }
+
     /// The next answer about the state, if it is one to that question.
     fn next_of_state(&mut self, question: &Question) -> Option<Value> {
         let ahead = self.recorded.iter().enumerate().skip(self.state);
@@ -204,68 +232,20 @@ impl Script {
     }
 }
 
+/// The question that counts.
+const INCREMENT: &str = "state.increment";
+
+/// The key of a question about the state.
+fn key(with: &[Value]) -> Option<&str> {
+    with.first()?.as_str()
+}
+
 /// Is it that question which was recorded?
 fn is_asked(question: &Question, recorded: &Read) -> bool {
     let Read { call, with, gave: _ } = recorded;
     call == question.call
         && with.len() == question.with.len()
         && with.iter().zip(&question.with).all(|(recorded, asked)| fits(recorded, asked))
-}
-
-/// Could `asked` be what was recorded as `recorded`? Marks stand for any text.
-fn fits(recorded: &Value, asked: &Value) -> bool {
-    match (recorded, asked) {
-        (Value::String(recorded), Value::String(asked)) => text_fits(recorded, asked),
-        (Value::Array(recorded), Value::Array(asked)) => {
-            recorded.len() == asked.len() && recorded.iter().zip(asked).all(|(a, b)| fits(a, b))
-        }
-        (Value::Object(recorded), Value::Object(asked)) => {
-            recorded.len() == asked.len()
-                && recorded.iter().all(|(key, value)| asked.get(key).is_some_and(|other| fits(value, other)))
-        }
-        _ => recorded == asked,
-    }
-}
-
-fn text_fits(recorded: &str, asked: &str) -> bool {
-    // Who asks with a record's own marks asks the same.
-    if recorded == asked {
-        return true;
-    }
-    let Some((begin, mut rest)) = split_at_mark(recorded) else { return false };
-    let Some(mut asked) = asked.strip_prefix(begin) else { return false };
-    while let Some((middle, after)) = split_at_mark(rest) {
-        let Some(found) = asked.find(middle) else { return false };
-        asked = asked.get(found + middle.len()..).unwrap_or_default();
-        rest = after;
-    }
-    asked.ends_with(rest)
-}
-
-/// What stands before the first mark of a text, and after it.
-fn split_at_mark(text: &str) -> Option<(&str, &str)> {
-    let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (begin, length) = text.match_indices(MARK).find_map(|(at, _)| {
-        let length = text.get(at + MARK.len()..)?;
-        (digits(length) > 0).then(|| text.get(..at).map(|begin| (begin, length)))?
-    })?;
-    let rest = length.get(digits(length)..)?;
-    let hash = rest.strip_prefix(':').and_then(|hash| hash.split_at_checked(HASH));
-    let is_hash = |hash: &str| hash.bytes().all(|digit| digit.is_ascii_hexdigit());
-    Some((begin, hash.filter(|(hash, _)| is_hash(hash)).map_or(rest, |(_, rest)| rest)))
-}
-
-/// Digits of the hash in a mark.
-const HASH: usize = 16;
-
-/// Does a mark stand anywhere in it?
-fn redacted(value: &Value) -> bool {
-    match value {
-        Value::String(text) => split_at_mark(text).is_some(),
-        Value::Array(items) => items.iter().any(redacted),
-        Value::Object(fields) => fields.values().any(redacted),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pointsman_domain::OnConflict;
+use pointsman_domain::{OnConflict, PolicyRef, Rejection};
 use serde::{Deserialize, Serialize};
 
 use crate::signature::PublicKey;
@@ -28,6 +28,19 @@ impl OnError {
             Self::Skip => "skip",
             Self::Default => "default",
             Self::Refuse => "refuse",
+        }
+    }
+
+    /// What clients are told under [`OnError::Refuse`] when this policy gives no advice.
+    pub fn refusal(policy: &PolicyRef) -> Rejection {
+        Rejection {
+            status: 503,
+            code: "policy_failed".into(),
+            message: format!(
+                "The policy `{}` failed, and the operator wants no request served without it.",
+                policy.name
+            ),
+            retry_after_s: Some(1),
         }
     }
 }

@@ -46,6 +46,7 @@ fn decision(fleet: &FleetView) -> DecisionRecord {
         advice: Some(pointsman_domain::Advice::default()),
         note: None,
         dropped: Vec::new(),
+        fleet: Vec::new(),
     };
     DecisionRecord {
         request_id: "0192f0c1e5a87c3d9b0e6a4f2d1c8b7a".into(),

@@ -203,7 +203,7 @@ impl DecisionRecord {
                     + steps.map(|step| edits(&step.edits)).sum::<usize>()
                     + (advice.notes.len() + advice.hints.len()) * 128
             });
-            size_of::<Consulted>() + reads + advice
+            size_of::<Consulted>() + reads + advice + call.fleet.len() * size_of::<LaneStat>()
         };
         size_of::<Self>()
             + self.fleet.len() * size_of::<LaneStat>()

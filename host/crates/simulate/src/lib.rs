@@ -25,6 +25,7 @@ mod metric;
 mod objective;
 mod observe;
 mod random;
+pub mod replay;
 pub mod report;
 mod request;
 mod scenario;

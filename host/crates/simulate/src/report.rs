@@ -3,7 +3,7 @@
 mod collector;
 mod fairness;
 mod html;
-mod numbers;
+pub(crate) mod numbers;
 mod phase;
 mod plots;
 mod series;
@@ -11,7 +11,7 @@ mod summary;
 mod svg;
 mod sweep;
 mod tally;
-mod text;
+pub(crate) mod text;
 
 use serde_json::{Value, json};
 

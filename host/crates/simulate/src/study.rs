@@ -42,7 +42,7 @@ pub type Resolve = dyn Fn(&Path, &toml::Table) -> Result<HostConfig, String> + S
 
 /// What scenarios are carried out on: an engine for policies, and whoever reads the configurations of hosts.
 pub struct Stage {
-    runtime: Arc<Runtime>,
+    pub(crate) runtime: Arc<Runtime>,
     resolve: Box<Resolve>,
 }
 

@@ -1,8 +1,12 @@
+use std::time::Duration;
+
 use pointsman_domain::Read;
 use serde_json::{Value, json};
 
-use super::{CUT, Script, fits, redacted};
+use super::{CUT, Script, fits, is_passing, redacted};
+use crate::call::Fault;
 use crate::interview::{Bytes, Question};
+use crate::version::NoAdvice;
 
 fn read(call: &str, with: Value, gave: Value) -> Read {
     let Value::Array(with) = with else { panic!("arguments are a list") };
@@ -128,4 +132,32 @@ fn marks_stand_for_any_text() {
     }
     assert!(!fits(&json!({ "text": "redacted:4" }), &json!({ "hex": "00" })));
     assert!(redacted(&json!([{ "a": "and redacted:12." }])) && !redacted(&json!(["it is redacted: all"])));
+}
+
+#[test]
+fn reasons_of_the_moment_are_told_from_those_that_come_again() {
+    let passing = [
+        NoAdvice::OutOfService,
+        Fault::Timeout(Duration::from_millis(5)).into(),
+        Fault::Instantiate("no room".to_owned()).into(),
+    ];
+    assert!(passing.iter().all(|reason| is_passing(&reason.to_string())), "{passing:?}");
+    let lasting = [
+        NoAdvice::from(Fault::Trap("unreachable".to_owned())),
+        Fault::Memory(1).into(),
+        Fault::Output(1).into(),
+    ];
+    assert!(!lasting.iter().any(|reason| is_passing(&reason.to_string())), "{lasting:?}");
+}
+
+#[test]
+fn who_goes_on_counting_is_told_what_follows() {
+    let record = [read("state.increment", json!(["n", 5, 0]), json!({ "ok": 40 }))];
+    let mut script = Script::new(&record);
+    let mut count = |key: &str, by: i64| {
+        script.settle(question("state.increment", json!([key, by, 0])), json!({ "ok": by }))["ok"].clone()
+    };
+    assert_eq!([count("n", 5), count("n", -5), count("n", 2), count("m", 1)], [40, 35, 37, 1]);
+    let [missing, _] = remarks(script);
+    assert_eq!(missing, [r#"asks state.increment ["m",1,0], which the record does not have"#]);
 }

@@ -82,7 +82,7 @@ impl Pass<'_> {
     }
 
     fn consulted(&self, call: &mut Consulted) {
-        let Consulted { policy: _, hook: _, took: _, reads, advice, note, dropped } = call;
+        let Consulted { policy: _, hook: _, took: _, reads, advice, note, dropped, fleet: _ } = call;
         reads.iter_mut().for_each(|read| self.read(read));
         if let Some(advice) = advice {
             self.advice(advice);

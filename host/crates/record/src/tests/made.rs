@@ -123,6 +123,7 @@ pub(crate) fn full() -> DecisionRecord {
         advice: Some(advice),
         note: None,
         dropped: vec!["priority dropped: priority 9 is outside 0 to 3".to_owned()],
+        fleet: Vec::new(),
     };
     let plan = Plan {
         steps: vec![Step { lane: LaneId(0), edits: vec![] }, Step { lane: LaneId(1), edits: vec![] }],
@@ -337,8 +338,9 @@ fn consulted() -> impl Strategy<Value = Consulted> {
         option::of(advice()),
         any::<Option<String>>(),
         any::<std::vec::Vec<String>>(),
+        any::<bool>(),
     );
-    parts.prop_map(|((name, version, hook), took, reads, advice, note, dropped)| Consulted {
+    parts.prop_map(|((name, version, hook), took, reads, advice, note, dropped, fleet)| Consulted {
         policy: PolicyRef::new(&name, &version),
         hook,
         took,
@@ -346,6 +348,7 @@ fn consulted() -> impl Strategy<Value = Consulted> {
         advice,
         note,
         dropped,
+        fleet: fleet.then(|| LaneStat::idle(LaneId(0), LaneState::Ready, 4)).into_iter().collect(),
     })
 }
 

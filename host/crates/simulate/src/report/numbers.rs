@@ -53,7 +53,7 @@ pub(super) fn signed(unit: Unit, value: f64) -> String {
 }
 
 /// Seconds, with three digits that mean something.
-pub(super) fn time(seconds: f64) -> String {
+pub(crate) fn time(seconds: f64) -> String {
     if seconds <= 0.0 {
         return "0 s".to_owned();
     }
@@ -86,7 +86,7 @@ pub(super) fn span(time: Duration) -> String {
 }
 
 /// How many; means have a digit after the point, as long as they are small.
-pub(super) fn count(value: f64) -> String {
+pub(crate) fn count(value: f64) -> String {
     if value.abs() < 1000.0 {
         return trimmed(value, 1);
     }
@@ -102,7 +102,7 @@ pub(super) fn count(value: f64) -> String {
 }
 
 /// A part of a whole, in percent. What is not all is not shown as 100 %, and what is not nothing not as 0 %.
-pub(super) fn share(value: f64) -> String {
+pub(crate) fn share(value: f64) -> String {
     let percent = value * 100.0;
     match percent {
         p if p > 0.0 && p < 0.05 => "<0.1 %".to_owned(),

@@ -213,7 +213,7 @@ fn estimate(unit: Unit, estimate: Estimate) -> String {
 }
 
 /// Columns with two blanks between them: the first one begins and all others end at the same place, but for words.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
     let width = |column: usize| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
@@ -234,6 +234,6 @@ fn aligned(rows: &[Vec<String>]) -> String {
 }
 
 /// What a file says may hold anything; a terminal gets none of its commands.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! The chains that `--compare` names.
+//! Chains and policies that a command line names.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,20 +11,20 @@ use crate::config::Config;
 
 /// Chains by name, and the folders that hold what is only there for them.
 #[derive(Debug)]
-pub(super) struct Chains {
+pub(crate) struct Chains {
     chains: Vec<(String, ChainSpec)>,
     // Gone when the chains have been read.
     _folders: Vec<TempDir>,
 }
 
 impl Chains {
-    pub(super) fn list(&self) -> impl Iterator<Item = (&str, &ChainSpec)> {
+    pub(crate) fn list(&self) -> impl Iterator<Item = (&str, &ChainSpec)> {
         self.chains.iter().map(|(name, chain)| (name.as_str(), chain))
     }
 }
 
 /// The chain of each argument: `scenario` with one policy that is another, that of a host's configuration, or nobody's.
-pub(super) fn named(arguments: &[String], scenario: &ChainSpec) -> Result<Chains> {
+pub(crate) fn named(arguments: &[String], scenario: &ChainSpec) -> Result<Chains> {
     let (mut chains, mut folders) = (Vec::new(), Vec::new());
     for argument in arguments {
         let path = Path::new(argument);
@@ -32,17 +32,41 @@ pub(super) fn named(arguments: &[String], scenario: &ChainSpec) -> Result<Chains
         let chain = match extension {
             _ if argument == "none" => ChainSpec { policies: Vec::new(), ..scenario.clone() },
             Some("toml") => Config::load_over(path, &[])?.policies.chain,
-            Some("wasm") => {
-                let (folder, name) = folder_for(path, scenario)?;
-                let chain = with(scenario, &name, folder.path());
-                folders.push(folder);
-                chain
+            _ => {
+                let policy = policy(path, scenario, &mut folders)?;
+                with(scenario, &policy.name, &policy.dir)
             }
-            _ => with(scenario, &name_in(&path.join("policy.toml"))?, path),
         };
         chains.push((argument.clone(), chain));
     }
     Ok(Chains { chains, _folders: folders })
+}
+
+/// Policies, and the folders that hold what is only there for them.
+#[derive(Debug)]
+pub(crate) struct Policies {
+    pub(crate) list: Vec<PolicySpec>,
+    // Gone when the policies have been read.
+    _folders: Vec<TempDir>,
+}
+
+/// The policy of each argument, which is a folder or a component, with all defaults. Components may have the manifests of those
+/// whose place in `chain` they take.
+pub(crate) fn policies(arguments: &[String], chain: &ChainSpec) -> Result<Policies> {
+    let mut folders = Vec::new();
+    let policy = |argument: &String| policy(Path::new(argument), chain, &mut folders);
+    let list = arguments.iter().map(policy).collect::<Result<_>>()?;
+    Ok(Policies { list, _folders: folders })
+}
+
+fn policy(path: &Path, chain: &ChainSpec, folders: &mut Vec<TempDir>) -> Result<PolicySpec> {
+    if path.extension().is_none_or(|extension| extension != "wasm") {
+        return Ok(PolicySpec::new(&name_in(&path.join("policy.toml"))?, path.to_owned()));
+    }
+    let (folder, name) = folder_for(path, chain)?;
+    let policy = PolicySpec::new(&name, folder.path().to_owned());
+    folders.push(folder);
+    Ok(policy)
 }
 
 /// The chain with this policy in the place of the one of its name; alone, where there is none.
@@ -69,7 +93,7 @@ fn read_manifest(manifest: &Path) -> Result<toml::Table> {
     text.parse().with_context(|| manifest.display().to_string())
 }
 
-/// A folder for a component that has none: with the manifest beside it, or else that of the scenario's policy whose place it
+/// A folder for a component that has none: with the manifest beside it, or else that of the chain's policy whose place it
 /// takes.
 fn folder_for(component: &Path, scenario: &ChainSpec) -> Result<(TempDir, String)> {
     let beside = component.parent().unwrap_or(Path::new("")).join("policy.toml");
@@ -94,7 +118,7 @@ fn manifest_in(component: &Path, scenario: &ChainSpec) -> Result<PathBuf> {
     match named.or(only) {
         Some(policy) => Ok(policy.dir.join("policy.toml")),
         None => bail!(
-            "{}: there is no policy.toml beside it, and its name begins with that of no policy of the scenario, so nobody \
+            "{}: there is no policy.toml beside it, and its name begins with that of no policy of the chain, so nobody \
              knows in whose place it is to be",
             component.display()
         ),
