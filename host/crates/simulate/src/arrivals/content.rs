@@ -125,6 +125,7 @@ impl Content {
             stream: row.stream.unwrap_or(ask.stream),
             body: row.body,
             id: row.id,
+            took: row.took,
             ..ask
         }
     }
@@ -151,6 +152,7 @@ impl Content {
             patience: stream.patience,
             body: None,
             id: None,
+            took: None,
         }
     }
 
@@ -167,6 +169,7 @@ impl Content {
             prompt_tokens: prompt,
             shared_tokens: shared,
             output_tokens: output,
+            id: None,
             ..ask.clone()
         }
     }

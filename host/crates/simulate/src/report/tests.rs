@@ -45,6 +45,7 @@ pub(crate) fn ask(seconds: f64, class: u16, tenant: &str) -> Ask {
         patience: None,
         body: None,
         id: None,
+        took: None,
     }
 }
 
