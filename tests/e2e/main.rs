@@ -23,6 +23,7 @@ mod shutdown;
 mod stream;
 mod supervise;
 mod tidy;
+mod truth;
 
 use pointsman_tests::host::{Host, fake_lane, program};
 
