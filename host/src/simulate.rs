@@ -144,6 +144,15 @@ fn show(bar: &ProgressBar, progress: Progress) {
 }
 
 fn write(options: &Simulate, report: &Report) -> Result<()> {
+    if let Some(file) = &options.html {
+        write_file(file, &report.html())?;
+    }
+    if let Some(dir) = &options.svg {
+        fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+        for plot in report.plots() {
+            write_file(&dir.join(format!("{}.svg", plot.name)), &plot.svg())?;
+        }
+    }
     let json = || format!("{:#}\n", report.json());
     match &options.json {
         Some(file) if file.as_os_str() == "-" => return print(&json()),

@@ -20,6 +20,7 @@ mod records;
 mod reload;
 mod rollout;
 mod shutdown;
+mod simulate;
 mod stream;
 mod supervise;
 mod tidy;

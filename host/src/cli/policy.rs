@@ -27,7 +27,8 @@ pub(crate) enum Policy {
         #[arg(long, short)]
         verbose: bool,
     },
-    /// Run a policy's golden cases as a host would before it takes the policy, and show what differs.
+    /// Run a policy's golden cases as a host would before it takes the policy, and show what differs; then the scenarios in its
+    /// folder `scenarios`, if there are any.
     Test(Test),
     /// Measure how long a policy takes to decide, and what it needs.
     Bench(Bench),
@@ -72,7 +73,7 @@ pub(crate) struct Test {
     /// The policy's folder.
     #[arg(default_value = ".")]
     pub(crate) dir: PathBuf,
-    /// Only cases that have this in their name.
+    /// Only cases that have this in their name, and no scenarios.
     #[arg(long, value_name = "NAME-PART")]
     pub(crate) case: Option<String>,
     /// Say how long the policy took for each.

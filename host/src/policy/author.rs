@@ -1,6 +1,6 @@
 //! Commands for those who write policies. No host is needed for any of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,11 +9,12 @@ use pointsman_build::{Language, Tools};
 use pointsman_policy::{
     Allocator, BenchPlan, CaseFleet, Compiler, LoadError, Runtime, RuntimeSettings, Workbench, signature,
 };
+use pointsman_simulate::{Document, Study, StudyError};
 use serde::de::DeserializeOwned;
 
 use super::report::{self, Paint};
 use crate::cli::policy::{Bench, Test};
-use crate::{config, facts};
+use crate::{config, facts, simulate};
 
 /// A policy that no host would load.
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +58,37 @@ pub(super) fn test(options: &Test) -> Result<ExitCode> {
     if let (Some(part), true) = (&options.case, results.is_empty()) {
         anyhow::bail!("no golden case of `{}` has \"{part}\" in its name", bench.name());
     }
-    print(&report::of_test(&bench, &options.dir, &results, options.times, Paint::for_stdout()));
+    let paint = Paint::for_stdout();
+    print(&report::of_test(&bench, &options.dir, &results, options.times, paint));
     let differs = results.iter().any(|case| !case.differences.is_empty());
-    Ok(if differs { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    // Whoever looks for one case wants an answer at once.
+    let fails = options.case.is_none() && scenarios(&options.dir, paint)?;
+    Ok(if differs || fails { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Carry out the scenarios in a policy's folder. True if an objective of one is not met.
+fn scenarios(dir: &Path, paint: Paint) -> Result<bool> {
+    let folder = dir.join("scenarios");
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(false) };
+    let is_scenario = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "toml");
+    let mut files: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_scenario).collect();
+    files.sort_unstable();
+    if files.is_empty() {
+        return Ok(false);
+    }
+    let stage = simulate::stage()?;
+    let mut fails = false;
+    for file in files {
+        let mut scenario =
+            Document::load(&file).and_then(|document| document.scenario()).map_err(StudyError::from)?;
+        // Its variants are there to be compared with, by `pointsman simulate`.
+        scenario.variants.clear();
+        let report = Study::of(&scenario, &stage)?.run()?;
+        print(&report::of_scenario(&file, &report, paint));
+        fails |= !report.met();
+    }
+    Ok(fails)
 }
 
 /// Time calls.

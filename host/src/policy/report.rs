@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pointsman_policy::{CaseResult, Measured, Workbench};
+use pointsman_simulate::{Judged, Report};
 use serde_json::{Value, json};
 
 use super::table::{aligned, clean};
@@ -49,6 +50,21 @@ pub(super) fn of_test(
     }
     text.push_str(&of_cases(results, times, paint));
     text
+}
+
+/// One line for a scenario whose objectives are met; all figures of one whose are not.
+pub(super) fn of_scenario(file: &Path, report: &Report, paint: Paint) -> String {
+    let objectives: Vec<&Judged> = report.variants.iter().flat_map(|variant| &variant.objectives).collect();
+    let (met, all) = (objectives.iter().filter(|judged| judged.met).count(), objectives.len());
+    let seeds = report.variants.first().map_or(0, |variant| variant.runs.len());
+    let verdict = if met == all { paint.green("ok     ") } else { paint.red("NOT MET") };
+    let title = clean(&report.title);
+    let line = format!(
+        "{verdict}  {title}: {met} of {all} objectives met, {seeds} seed{}  ({})\n",
+        if seeds == 1 { "" } else { "s" },
+        file.display()
+    );
+    if met == all { line } else { format!("{line}\n{}", report.text()) }
 }
 
 fn of_cases(results: &[CaseResult], times: bool, paint: Paint) -> String {

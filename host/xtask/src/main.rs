@@ -4,6 +4,7 @@ mod bench;
 mod command;
 mod demo;
 mod guests;
+mod plots;
 mod real_vllm;
 mod setup;
 mod test;
@@ -21,6 +22,7 @@ Chores of Pointsman:
   cargo xtask guests               build all policies from source and write them to policies/
   cargo xtask guests --out DIR     build all policies from source into DIR, the examples in four languages and the
                                    templates too, and leave the tree alone
+  cargo xtask plots                draw the plots of the documentation anew, from examples/scenarios
   cargo xtask bench                measure, and print tables
   cargo xtask real-vllm [WORD..]   install vLLM for CPUs (6 GB) and test with it: all situations, or those with a word
 
@@ -46,6 +48,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["test"] => test::test(&root),
         ["guests"] => guests::rebuild(&root),
         ["guests", "--out", dir] => guests::build_all(&root, &PathBuf::from(dir)),
+        ["plots"] => plots::plots(&root),
         ["bench"] => bench::bench(&root),
         ["real-vllm", only @ ..] => real_vllm::real_vllm(&root, only),
         [] | ["help" | "--help" | "-h"] => {

@@ -77,7 +77,15 @@ mod tests {
         for language in Language::ALL {
             let name = format!("my_{language}-1");
             let folder = new_policy(dir.path(), &name, language).unwrap();
-            for file in ["policy.toml", "cases.jsonl", "README.md", ".gitignore", "wit/types.wit", "sdk"] {
+            for file in [
+                "policy.toml",
+                "cases.jsonl",
+                "scenarios/long-prompts.toml",
+                "README.md",
+                ".gitignore",
+                "wit/types.wit",
+                "sdk",
+            ] {
                 assert!(folder.join(file).exists(), "{language}: {file}");
             }
             let manifest = fs::read_to_string(folder.join("policy.toml")).unwrap();

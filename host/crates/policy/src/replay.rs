@@ -3,13 +3,6 @@
 //! What a policy decides depends on what it is told, and nothing else. A record has all that it was told, so the same version
 //! decides the same again; and another version shows what it would have decided, together with what it asked that the record
 //! does not know.
-//!
-//! * A question about the request or the fleet is answered by what the record says of the same question, wherever that stands.
-//! * State changes from one question to the next: its answers are those of the record in their order. Only reading may be left
-//!   out on the way; who writes something else, or not at all, gets no further answers.
-//! * Figures of lanes stand beside the questions in every record, so those are answered by the fleet that is handed over.
-//! * Whatever has no answer in the record is [missing](Missing), and answered by the request and the fleet that are handed over
-//!   and by a state that is empty. So are answers that were [redacted](MARK): they are inputs that are not there.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,6 +19,13 @@ use crate::reads::{CUT, MOST_READS, Reads};
 const MARK: &str = "redacted:";
 
 /// What came of a call that was made once more.
+///
+/// * A question about the request or the fleet is answered by what the record says of the same question, wherever that stands.
+/// * State changes from one question to the next: its answers are those of the record in their order. Only reading may be left
+///   out on the way; who writes something else, or not at all, gets no further answers.
+/// * Figures of lanes stand beside the questions in every record, so those are answered by the fleet that is handed over.
+/// * Whatever has no answer in the record is [missing](Missing), and answered by the request and the fleet that are handed over
+///   and by a state that is empty. So are answers that were redacted: they are inputs that are not there.
 #[derive(Debug, Clone)]
 pub struct Replayed<A> {
     /// The version that was asked.

@@ -159,6 +159,11 @@ impl Runtime {
         }))
     }
 
+    /// What the time of calls is measured in.
+    pub fn metering(&self) -> Metering {
+        self.metering
+    }
+
     /// Where instances live, as it turned out.
     pub fn allocator(&self) -> Allocator {
         self.allocator

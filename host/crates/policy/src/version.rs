@@ -340,10 +340,12 @@ impl Version {
         let mut fuel = 0;
         let result = self.unguarded(hook, current, interview, &mut fuel, call);
         interview.took = match self.limits.metering {
-            Metering::Wall => self.shared.clock.now() - begun,
-            Metering::Fuel => Metering::time(fuel),
+            Metering::Wall => self.shared.clock.now().saturating_sub(begun),
+            Metering::Fuel => {
+                self.tally.burnt(fuel);
+                Metering::time(fuel)
+            }
         };
-        self.tally.burnt(fuel);
         self.count(hook, interview.took, result.as_ref().err());
         result
     }

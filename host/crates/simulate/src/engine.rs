@@ -217,6 +217,12 @@ impl Engine {
         }
     }
 
+    /// Requests that it works on, or that wait in it.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.work.len()
+    }
+
     /// What it said of itself when it was last looked at.
     pub(crate) fn told(&mut self, now: Duration) -> Option<Told> {
         self.look(now);

@@ -2,10 +2,13 @@
 
 mod collector;
 mod fairness;
+mod html;
 mod numbers;
 mod phase;
+mod plots;
 mod series;
 mod summary;
+mod svg;
 mod sweep;
 mod tally;
 mod text;
@@ -15,6 +18,7 @@ use serde_json::{Value, json};
 pub use self::collector::{Collector, Distribution, Run};
 pub use self::fairness::jain;
 pub use self::phase::{PHASES, Phase, Timeline};
+pub use self::plots::{Part, Plot};
 pub use self::series::{ClassPiece, LanePiece, Piece, Series};
 pub use self::summary::{Counted, Figures, HOWS, LaneFigures, Named, Summary, TenantFigures, Times};
 pub use self::sweep::{Point, Sweep};
@@ -76,6 +80,16 @@ impl Report {
         text::of(self)
     }
 
+    /// For people, as one page that needs nothing else: no scripts, no files beside it, light and dark, and for paper.
+    pub fn html(&self) -> String {
+        html::of(self)
+    }
+
+    /// The plots of that page, each of which can be had alone.
+    pub fn plots(&self) -> Vec<Plot> {
+        plots::of(self)
+    }
+
     /// For programs.
     pub fn json(&self) -> Value {
         let variants = self.variants.iter().map(|variant| {
@@ -93,12 +107,14 @@ impl Report {
 
     /// The variants side by side, if there are several.
     pub fn comparison(&self) -> Option<Comparison> {
-        let variants: Vec<(&str, Vec<&Summary>)> = self
-            .variants
+        (self.variants.len() > 1).then(|| Comparison::of(&self.summaries()))
+    }
+
+    fn summaries(&self) -> Vec<(&str, Vec<&Summary>)> {
+        self.variants
             .iter()
             .map(|variant| (variant.name.as_str(), variant.runs.iter().map(|run| &run.summary).collect()))
-            .collect();
-        (variants.len() > 1).then(|| Comparison::of(&variants))
+            .collect()
     }
 
     /// Do all variants meet all objectives?

@@ -33,7 +33,8 @@ pub struct Ask {
     pub text: Arc<str>,
     /// Length of the prompt.
     pub prompt_tokens: u32,
-    /// Of the prompt, how many tokens the requests of its session before it had, too.
+    /// Of the prompt, how many tokens the requests of its session before it had, too; of the first one, how many those of other
+    /// sessions of its class begin with.
     pub shared_tokens: u32,
     /// Length of the answer.
     pub output_tokens: u32,

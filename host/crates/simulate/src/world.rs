@@ -274,10 +274,9 @@ impl<'a> World<'a> {
             self.wish();
             self.settle();
         }
-        if self.dispatcher.next_wake().is_some_and(|wake| wake <= self.now) {
-            self.tell(Event::Tick);
-            self.settle();
-        }
+        // As the host does it after all that has come at once.
+        self.tell(Event::Tick);
+        self.settle();
     }
 
     /// Somebody who comes now.
@@ -321,17 +320,10 @@ impl<'a> World<'a> {
         self.effects.extend(self.fresh.drain(..));
     }
 
-    /// Do all that the dispatcher wants done, and whatever follows from that. The host lets it look at everything after
-    /// each batch of events.
+    /// Do all that the dispatcher wants done, and whatever follows from that.
     fn settle(&mut self) {
-        loop {
-            while let Some(effect) = self.effects.pop_front() {
-                self.carry_out(effect);
-            }
-            self.tell(Event::Tick);
-            if self.effects.is_empty() {
-                break;
-            }
+        while let Some(effect) = self.effects.pop_front() {
+            self.carry_out(effect);
         }
         self.note();
     }
@@ -364,8 +356,7 @@ impl<'a> World<'a> {
         for (stat, supervisor) in stats.iter_mut().zip(&mut self.supervisors) {
             if let Some(told) = supervisor.told(self.now) {
                 (stat.waiting, stat.kv_used, stat.decode_tps) = (told.waiting, told.kv_used, told.decode_tps);
-                let stale = at.saturating_sub(told.at).as_millis();
-                stat.stale_ms = u32::try_from(stale).unwrap_or(u32::MAX);
+                stat.stale_ms = told.stale(at);
             }
         }
         let view = Arc::new(FleetView { topology: Arc::clone(&self.topology), stats });

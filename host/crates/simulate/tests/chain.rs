@@ -12,7 +12,8 @@ use pointsman_domain::{
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
-    ChainSpec, Conduct, FUEL_PER_MS, Gap, Metering, PolicySpec, Rehearsal, Replayed, Runtime, RuntimeSettings,
+    ChainSpec, Conduct, FUEL_PER_MS, Gap, Metering, Performance, PolicySpec, Rehearsal, Replayed, Runtime,
+    RuntimeSettings,
 };
 use pointsman_simulate::{Chain, Deciders, Wished};
 use serde_json::{Value, json};
@@ -111,8 +112,8 @@ fn outcome(facts: &Facts) -> Outcome {
 }
 
 /// A minute and a half with a hundred requests; everything that can be seen of it.
-fn perform(rehearsal: &Rehearsal) -> (Vec<String>, Vec<Wished>, Vec<Conduct>) {
-    let mut chain = Chain::from(rehearsal.begin());
+fn perform(performance: Performance) -> (Vec<String>, Vec<Wished>, Vec<Conduct>) {
+    let mut chain = Chain::from(performance);
     let (mut seen, mut wishes, mut ended) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..100 {
         let now = Duration::from_millis(900) * number;
@@ -139,12 +140,13 @@ fn the_same_requests_get_the_same_advice_down_to_the_fuel() {
     let rehearsal = load(&six());
     // At once, on threads of their own, and in another runtime whose code is compiled anew.
     let (first, second) = std::thread::scope(|scope| {
-        let other = scope.spawn(|| perform(&rehearsal));
-        (perform(&rehearsal), other.join().unwrap())
+        let performance = rehearsal.begin();
+        let other = scope.spawn(move || perform(performance));
+        (perform(rehearsal.begin()), other.join().unwrap())
     });
     assert_eq!(first, second);
     let elsewhere = Rehearsal::load(&runtime(Metering::Fuel), &six()).unwrap();
-    assert_eq!(perform(&elsewhere), first);
+    assert_eq!(perform(elsewhere.begin()), first);
 
     let (seen, wishes, conduct) = first;
     assert!(seen.iter().any(|it| it.contains("_quota_exceeded")), "`quota` counts, and refuses");

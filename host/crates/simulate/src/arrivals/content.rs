@@ -47,15 +47,13 @@ impl Content {
     pub(super) fn single(&mut self, at: Duration, number: u64) -> Ask {
         let (prompt, output) = (tokens(&self.stream.prompt, &mut self.prompts), self.output());
         let model = pick(&self.stream.models, &mut self.models);
-        let ask = self.blank(at, number, model);
-        let shared = self.stream.shared;
-        let (session, turn) = match shared {
-            0 => (ask.session, 0),
-            // What all have in common is as if it were one session.
-            _ => (self.sessions, u32::try_from(number).unwrap_or(u32::MAX)),
-        };
-        let shared_tokens = if turn == 0 { 0 } else { shared.min(prompt) };
-        Ask { session, turn, prompt_tokens: prompt, shared_tokens, output_tokens: output, ..ask }
+        let shared = self.stream.shared.min(prompt);
+        Ask {
+            prompt_tokens: prompt,
+            shared_tokens: shared,
+            output_tokens: output,
+            ..self.blank(at, number, model)
+        }
     }
 
     /// The first turn of the session with this number.
@@ -65,11 +63,9 @@ impl Content {
         let mut random = self.of_turn(ask.session, 0);
         let prompt = tokens(&self.stream.prompt, &mut random).max(self.stream.shared);
         let output = self.capped(tokens(&self.stream.output, &mut random));
-        Ask {
-            prompt_tokens: self.sessions().map_or(prompt, |s| cut(prompt, s)),
-            output_tokens: output,
-            ..ask
-        }
+        let prompt = self.sessions().map_or(prompt, |sessions| cut(prompt, sessions));
+        let shared = self.stream.shared.min(prompt);
+        Ask { prompt_tokens: prompt, shared_tokens: shared, output_tokens: output, ..ask }
     }
 
     /// What a client asks after it was answered; `None` when it has asked as often as it wanted to.
@@ -93,7 +89,13 @@ impl Content {
     pub(super) fn turn_of(&mut self, at: Duration, number: u64, turn: Turn) -> Ask {
         let model = pick(&self.stream.models, &mut self.models);
         let output = self.capped(turn.answer);
-        Ask { prompt_tokens: turn.question, output_tokens: output, ..self.blank(at, number, model) }
+        let (prompt, shared) = (turn.question, self.stream.shared.min(turn.question));
+        Ask {
+            prompt_tokens: prompt,
+            shared_tokens: shared,
+            output_tokens: output,
+            ..self.blank(at, number, model)
+        }
     }
 
     /// A later one.
@@ -115,11 +117,13 @@ impl Content {
         let model = pick(&self.stream.models, &mut self.models).or(row.model);
         let ask = self.blank(at, number, model);
         let max_tokens = row.max_tokens.or(ask.max_tokens);
+        let prompt = row.prompt.unwrap_or(prompt).max(1);
         Ask {
             tenant: ask.tenant.or(row.tenant),
             endpoint: row.endpoint.unwrap_or(ask.endpoint),
             headers: row.headers.unwrap_or(ask.headers),
-            prompt_tokens: row.prompt.unwrap_or(prompt).max(1),
+            prompt_tokens: prompt,
+            shared_tokens: self.stream.shared.min(prompt),
             output_tokens: row.output.unwrap_or(output).max(1),
             max_tokens,
             stream: row.stream.unwrap_or(ask.stream),

@@ -18,6 +18,13 @@ pub(crate) struct Told {
     pub(crate) decode_tps: u32,
 }
 
+impl Told {
+    /// How old that is, in milliseconds.
+    pub(crate) fn stale(&self, now: Duration) -> u32 {
+        u32::try_from(now.saturating_sub(self.at).as_millis()).unwrap_or(u32::MAX)
+    }
+}
+
 /// How an engine is at a look.
 #[derive(Debug)]
 pub(super) struct Now {

@@ -19,6 +19,24 @@ pub(super) fn maybe(unit: Unit, value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| number(unit, value))
 }
 
+/// A difference, and how far the true one may be from it, in one unit: `-90.0 ± 4.2 s`. What is rounded to nothing is left out,
+/// and `None` if that is all of it.
+pub(super) fn plus_minus(unit: Unit, mean: f64, half: Option<f64>) -> Option<String> {
+    let something = |text: &str| text.contains(|c: char| matches!(c, '1'..='9'));
+    let signed = signed(unit, mean);
+    let (factor, name) = match unit {
+        Unit::Time => unit_of(mean.abs().max(half.unwrap_or(0.0))),
+        Unit::Share => (0.01, "pp"),
+        Unit::Count | Unit::Number => (1.0, ""),
+    };
+    let half = half.map(|half| if name.is_empty() { number(unit, half) } else { rounded(half / factor) });
+    match half.filter(|half| something(half)) {
+        None => something(&signed).then_some(signed),
+        Some(half) if name.is_empty() => Some(format!("{signed} ± {half}")),
+        Some(half) => Some(format!("{:+.*} ± {half} {name}", decimals(mean / factor), mean / factor)),
+    }
+}
+
 /// A difference, with its sign.
 pub(super) fn signed(unit: Unit, value: f64) -> String {
     let size = match unit {
@@ -36,24 +54,31 @@ pub(super) fn signed(unit: Unit, value: f64) -> String {
 
 /// Seconds, with three digits that mean something.
 pub(super) fn time(seconds: f64) -> String {
-    let (number, unit) = match seconds {
-        s if s <= 0.0 => return "0 s".to_owned(),
-        s if s < 1e-3 => (s * 1e6, "µs"),
-        s if s < 0.9995 => (s * 1e3, "ms"),
-        s if s < 99.95 => (s, "s"),
-        s if s < 5_997.0 => (s / 60.0, "min"),
-        s if s < 172_800.0 => (s / 3600.0, "h"),
-        s => (s / 86_400.0, "days"),
-    };
-    format!("{} {unit}", rounded(number))
+    if seconds <= 0.0 {
+        return "0 s".to_owned();
+    }
+    let (divided, unit) = unit_of(seconds);
+    format!("{} {unit}", rounded(seconds / divided))
+}
+
+/// The unit that suits so many seconds, and how many of them it is.
+fn unit_of(seconds: f64) -> (f64, &'static str) {
+    match seconds {
+        s if s < 1e-3 => (1e-6, "µs"),
+        s if s < 0.9995 => (1e-3, "ms"),
+        s if s < 99.95 => (1.0, "s"),
+        s if s < 5_997.0 => (60.0, "min"),
+        s if s < 172_800.0 => (3600.0, "h"),
+        _ => (86_400.0, "days"),
+    }
 }
 
 /// The length of a run or a piece of it, which tends to be round.
 pub(super) fn span(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     let (number, unit) = match seconds {
-        s if s < 60.0 => (s, "s"),
-        s if s < 3600.0 => (s / 60.0, "min"),
+        s if s < 120.0 && s != 60.0 => (s, "s"),
+        s if s < 7200.0 && s != 3600.0 => (s / 60.0, "min"),
         s if s <= 172_800.0 => (s / 3600.0, "h"),
         s => (s / 86_400.0, "days"),
     };
@@ -161,5 +186,17 @@ mod tests {
             assert_eq!(signed(unit, value), text);
         }
         assert_eq!(maybe(Unit::Count, None), "-");
+        for (unit, mean, half, text) in [
+            (Unit::Time, -90.0, Some(4.21), Some("-90.0 ± 4.21 s")),
+            (Unit::Time, 0.5, Some(120.0), Some("+0.01 ± 2.00 min")),
+            (Unit::Time, -90.0, Some(0.0), Some("-90.0 s")),
+            (Unit::Time, 0.0, Some(0.0), None),
+            (Unit::Share, 0.125, Some(0.01), Some("+12.5 ± 1.00 pp")),
+            (Unit::Share, 0.000_001, Some(0.000_001), None),
+            (Unit::Count, -3.0, Some(1.5), Some("-3 ± 1.5")),
+            (Unit::Number, 0.25, None, Some("+0.25")),
+        ] {
+            assert_eq!(plus_minus(unit, mean, half).as_deref(), text);
+        }
     }
 }

@@ -11,7 +11,7 @@ const MOST: usize = 480;
 
 /// Lengths of the pieces, in seconds. Each is a multiple of the one before it.
 const LENGTHS: [u64; 16] =
-    [1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400, 604_800, 6_048_000, 60_480_000];
+    [1, 5, 10, 30, 60, 300, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400, 604_800, 6_048_000, 60_480_000];
 
 /// What can be put together with another one of its kind.
 pub(super) trait Merge {
@@ -141,6 +141,17 @@ impl Series {
     /// The pieces.
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces
+    }
+
+    /// The same in no more pieces than this, and none shorter than this.
+    #[must_use]
+    pub fn coarser(&self, most: usize, shortest: Duration) -> Self {
+        let mut series = self.clone();
+        while (series.pieces.len() > most || series.length() < shortest) && series.length + 1 < LENGTHS.len()
+        {
+            series.lengthen();
+        }
+        series
     }
 
     /// The piece of this time.

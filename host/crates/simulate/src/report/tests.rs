@@ -1,3 +1,6 @@
+mod day;
+mod pages;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -17,7 +17,8 @@ pub(super) fn of(report: &Report) -> String {
         ));
     }
     parts.extend(report.variants.iter().map(variant));
-    if let Some(comparison) = report.comparison() {
+    // The values of a sweep stand side by side in its own tables.
+    if let Some(comparison) = report.comparison().filter(|_| report.sweep.is_none()) {
         parts.push(compared(&comparison));
     }
     parts.extend(report.sweep.as_ref().map(swept));
@@ -53,7 +54,7 @@ pub(super) fn length(variant: &VariantReport) -> String {
     }
 }
 
-const OF_CLASSES: [(&str, Metric); 10] = [
+pub(super) const OF_CLASSES: [(&str, Metric); 10] = [
     ("REQUESTS", Metric::Requests),
     ("SERVED", Metric::ServedShare),
     ("FELL BACK", Metric::Ended(How::FellBack)),
@@ -66,7 +67,7 @@ const OF_CLASSES: [(&str, Metric); 10] = [
     ("P99", Metric::FirstByte(Statistic::P99)),
 ];
 
-const OF_LANES: [(&str, Metric); 8] = [
+pub(super) const OF_LANES: [(&str, Metric); 8] = [
     ("REQUESTS", Metric::Requests),
     ("ERRORS", Metric::Ended(How::Error)),
     ("LOADS", Metric::Loads),
@@ -157,7 +158,10 @@ fn compared(comparison: &Comparison) -> String {
                 clean(&line.name()),
                 numbers::maybe(unit, before),
                 numbers::maybe(unit, after),
-                difference.map_or_else(|| "-".to_owned(), |it| plus_minus(unit, &it)),
+                difference.map_or_else(
+                    || "-".to_owned(),
+                    |it| plus_minus(unit, &it).unwrap_or_else(|| "0".to_owned()),
+                ),
                 difference.map_or("", |it| it.verdict.label()).to_owned(),
             ]);
         }
@@ -172,16 +176,10 @@ pub(super) const CAUTION: &str = "\
 Means over the seeds; differences are taken within each seed, with the 95 % interval of Student's t.
 Of twenty figures that nothing has changed, one is expected to be called better or worse by chance.";
 
-/// `-12.3 s ± 1.1 s`.
-pub(super) fn plus_minus(unit: Unit, difference: &Difference) -> String {
-    let mean = numbers::signed(unit, difference.mean);
-    match difference.interval {
-        Some((low, high)) => {
-            let half = numbers::signed(unit, (high - low) / 2.0);
-            format!("{mean} ± {}", half.trim_start_matches('+'))
-        }
-        None => mean,
-    }
+/// `-12.3 ± 1.1 s`, or `None` for nothing to speak of.
+pub(super) fn plus_minus(unit: Unit, difference: &Difference) -> Option<String> {
+    let half = difference.interval.map(|(low, high)| (high - low) / 2.0);
+    numbers::plus_minus(unit, difference.mean, half)
 }
 
 fn swept(sweep: &Sweep) -> String {

@@ -274,6 +274,23 @@ impl Supervisor {
         said.push(Said::News(EngineNews::Ready));
     }
 
+    /// Requests that it works on.
+    #[cfg(test)]
+    pub(super) fn busy(&self) -> usize {
+        self.engine.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn serves(&self) -> bool {
+        self.life == Life::Serving
+    }
+
+    /// It holds memory of ours.
+    #[cfg(test)]
+    pub(super) fn exists(&self) -> bool {
+        self.life != Life::Off && !self.external
+    }
+
     /// It has ended, and with it whatever it hung on.
     fn down(&mut self, now: Duration) -> Vec<(Key, Used)> {
         self.hangs = None;

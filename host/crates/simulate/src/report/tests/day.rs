@@ -1,0 +1,168 @@
+//! A made-up day, for pages that have something to show: two lanes that take turns, and one elsewhere. Not the simulation:
+//! whoever has to wait waits for the next turn of its lane.
+
+use pointsman_domain::dispatch::SwitchReport;
+use pointsman_domain::{EngineKind, EngineState, LaneId, LaneInfo, PolicyRef, TryResult};
+
+use super::{Collector, Ended, How, Observer as _, Run, Try, ask, at, lane};
+use crate::random::{Random, Spread};
+use crate::traffic::Ask;
+
+/// What happens, and when.
+enum Event {
+    Engine(u32, EngineState),
+    /// By how much the queue of a lane and its work change.
+    Load(u32, i64, i64),
+    Switched(u32),
+    Ended(Box<Ask>, u32, How, [f64; 3]),
+}
+
+pub(crate) const LANES: [&str; 3] = ["coder-32b", "writer-70b", "cloud"];
+pub(crate) const CLASSES: [&str; 3] = ["interactive", "agents", "batch"];
+
+/// With turns of this length, in seconds.
+pub(crate) fn run(seed: u64, turn: f64, hours: f64, rate: f64) -> Run {
+    let mut random = Random::new(seed, "day");
+    let end = hours * 3600.0;
+    let mut events = engines(turn, end);
+    let mut free = [[0.0; 4]; 3];
+    let (mut now, mut accepted) = (0.0, 0);
+    while now < end {
+        now += Spread::Exponential { mean: 3600.0 / rate }.sample(&mut random);
+        // Less at night.
+        let busy = 1.0 - (2.0 * now / 86_400.0 - 1.0).abs() * 0.9;
+        if random.part() < busy {
+            accepted += 1;
+            request(&mut random, now, turn, &mut free, &mut events);
+        }
+    }
+    events.sort_by(|a, b| a.0.total_cmp(&b.0));
+    play(seed, accepted, events, end)
+}
+
+fn engines(turn: f64, end: f64) -> Vec<(f64, Event)> {
+    let mut events = vec![(0.0, Event::Engine(2, EngineState::Ready))];
+    let (mut now, mut lane) = (0.0, 0);
+    while now < end {
+        let states = [
+            (0.0, EngineState::Starting),
+            (45.0, EngineState::Ready),
+            (turn - 30.0, EngineState::Draining),
+            (turn - 6.0, EngineState::Stopping),
+            (turn, EngineState::Cold),
+        ];
+        events.extend(states.map(|(after, state)| (now + after, Event::Engine(lane, state))));
+        if now > 0.0 {
+            events.push((now + 45.0, Event::Switched(lane)));
+        }
+        (now, lane) = (now + turn, 1 - lane);
+    }
+    events
+}
+
+/// When a request that comes now gets a slot of its lane, if it takes so long.
+fn slot(now: f64, lane: u32, turn: f64, takes: f64, free: &mut [f64; 4]) -> f64 {
+    let first = (0..4).min_by(|a, b| free[*a].total_cmp(&free[*b])).unwrap_or(0);
+    let mut begin = free[first].max(now);
+    if lane < 2 {
+        let (mine, both) = (f64::from(lane) * turn, turn * 2.0);
+        let in_turn = (begin - mine).rem_euclid(both);
+        if in_turn < 45.0 {
+            begin += 45.0 - in_turn;
+        } else if in_turn > turn - 30.0 - takes.min(60.0) {
+            begin += both - in_turn + 45.0;
+        }
+    }
+    free[first] = begin + takes;
+    begin
+}
+
+fn request(
+    random: &mut Random,
+    now: f64,
+    turn: f64,
+    free: &mut [[f64; 4]; 3],
+    events: &mut Vec<(f64, Event)>,
+) {
+    let class = [0, 0, 0, 1, 1, 2][random.below(6) as usize];
+    let lane = match class {
+        0 => u32::from(random.part() < 0.3),
+        1 => 0,
+        _ => 1 + u32::from(random.part() < 0.2),
+    };
+    let tenant = format!("team-{}", (random.part() * random.part() * 12.0) as u32);
+    let takes = Spread::of_percentiles(4.0, 30.0).sample(random);
+    let begin = slot(now, lane, turn, takes, &mut free[lane as usize]);
+    let asked = Box::new(ask(now, class, &tenant));
+    let wait = begin - now;
+    let chance = random.part();
+    let how = match chance {
+        _ if wait > 900.0 && class == 0 => How::ClientGone,
+        c if c < 0.004 => How::Error,
+        c if c < 0.02 => How::FellBack,
+        c if c < 0.025 => How::Rejected,
+        _ => How::Answered,
+    };
+    events.push((now, Event::Load(lane, 1, 0)));
+    events.push((begin, Event::Load(lane, -1, 1)));
+    events.push((begin + takes, Event::Load(lane, 0, -1)));
+    events.push((begin + takes, Event::Ended(asked, lane, how, [wait, wait + takes * 0.1, wait + takes])));
+}
+
+fn play(seed: u64, accepted: u64, events: Vec<(f64, Event)>, end: f64) -> Run {
+    let lanes: [LaneInfo; 3] = [
+        lane(0, LANES[0], EngineKind::Vllm),
+        lane(1, LANES[1], EngineKind::LlamaCpp),
+        lane(2, LANES[2], EngineKind::External),
+    ];
+    let mut to = Collector::new(&lanes, &CLASSES.map(str::to_owned));
+    let mut loads = [[0i64; 2]; 3];
+    let mut last = end;
+    for (now, event) in events {
+        let now = at(now);
+        match event {
+            Event::Engine(lane, state) => to.engine(now, LaneId(lane), state),
+            Event::Load(lane, waiting, running) => {
+                let [w, r] = &mut loads[lane as usize];
+                (*w, *r) = (*w + waiting, *r + running);
+                to.load(now, LaneId(lane), *w as usize, *r as u32);
+            }
+            Event::Switched(target) => {
+                let target = LaneId(target);
+                let victims = vec![LaneId(1 - target.0)];
+                let report = SwitchReport {
+                    target,
+                    victims,
+                    drain: at(24.0),
+                    stop: at(6.0),
+                    load: at(45.0),
+                    overdue: false,
+                };
+                to.switched(now, &report);
+            }
+            Event::Ended(asked, lane, how, [wait, first, total]) => {
+                last = f64::max(last, now.as_secs_f64());
+                to.decided(&asked, Some(LaneId(lane)), &[PolicyRef::new("cortex", "0.3.0+9f6cf3c7")]);
+                let result = if how.is_answer() { TryResult::Ok } else { TryResult::EngineRestart };
+                to.ended(&Ended {
+                    ask: &asked,
+                    how,
+                    at: asked.at + at(total),
+                    wait: at(wait),
+                    first_byte: how.is_answer().then(|| at(first)),
+                    tries: &[Try { lane: LaneId(lane), result, begun: asked.at, queue: at(wait) }],
+                    cached_tokens: 20,
+                    output_tokens: 200,
+                    problem: match how {
+                        How::Error => {
+                            Some("the engine ended while it answered, and no other lane may answer")
+                        }
+                        How::Rejected => Some("the tenant has used up its quota of tokens for today"),
+                        _ => None,
+                    },
+                });
+            }
+        }
+    }
+    to.finish(seed, accepted, at(last))
+}

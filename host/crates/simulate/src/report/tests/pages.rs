@@ -1,0 +1,291 @@
+use std::collections::BTreeSet;
+
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, XmlVersion};
+
+use super::day;
+use super::*;
+use crate::Objective;
+
+/// A day with turns of different lengths, side by side.
+fn day(names: &[(&str, f64)], seeds: u64, hours: f64) -> Report {
+    let objectives =
+        ["interactive.wait.p99 < 15m", "batch.wait.p50 < 30m", "switches_per_hour < 3", "lost == 0"];
+    let objectives = objectives.map(|text| Objective::parse(text).unwrap());
+    let variant = |(name, turn): &(&str, f64)| {
+        let runs = (1..=seeds).map(|seed| day::run(seed, *turn, hours, 600.0)).collect();
+        VariantReport::new(*name, runs, &objectives)
+    };
+    Report {
+        title: "A day of Cortex".to_owned(),
+        scenario: "Three lanes, two of which take turns on one card.\nPeople in the daytime, agents, and what may wait.".to_owned(),
+        variants: names.iter().map(variant).collect(),
+        sweep: None,
+    }
+}
+
+/// The names of all elements and the text of all of them and of their attributes; panics where it is not well-formed.
+fn read(page: &str) -> (BTreeSet<String>, String) {
+    let mut reader = Reader::from_str(page);
+    reader.config_mut().check_end_names = true;
+    let (mut names, mut text, mut depth) = (BTreeSet::new(), String::new(), 0);
+    loop {
+        match reader
+            .read_event()
+            .unwrap_or_else(|problem| panic!("{problem} at {}", reader.buffer_position()))
+        {
+            Event::Start(element) => {
+                depth += 1;
+                element_of(&element, &mut names, &mut text);
+            }
+            Event::Empty(element) => element_of(&element, &mut names, &mut text),
+            Event::End(_) => depth -= 1,
+            Event::Text(some) => text.push_str(&some),
+            Event::GeneralRef(some) => {
+                let some: &str = &some;
+                let known = [("lt", "<"), ("gt", ">"), ("amp", "&"), ("quot", "\""), ("#39", "'")];
+                text.push_str(known.iter().find(|it| it.0 == some).unwrap_or_else(|| panic!("&{some};")).1);
+            }
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    assert_eq!(depth, 0, "an element has no end");
+    (names, text)
+}
+
+fn element_of(element: &BytesStart<'_>, names: &mut BTreeSet<String>, text: &mut String) {
+    names.insert(element.name().as_ref().to_owned());
+    for attribute in element.attributes() {
+        let attribute = attribute.unwrap();
+        let value = attribute.normalized_value(XmlVersion::Implicit1_0).unwrap();
+        text.push_str(&value);
+        assert!(!value.contains("NaN") && !value.contains("inf "), "{value}");
+        names.insert(format!("@{}", attribute.key.as_ref()));
+    }
+    text.push('\n');
+}
+
+/// What a page may be made of: nothing that runs, and nothing that is fetched.
+const ELEMENTS: [&str; 39] = [
+    "html",
+    "head",
+    "meta",
+    "title",
+    "style",
+    "body",
+    "main",
+    "header",
+    "section",
+    "h1",
+    "h2",
+    "p",
+    "ul",
+    "li",
+    "span",
+    "strong",
+    "div",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "details",
+    "summary",
+    "figure",
+    "svg",
+    "text",
+    "line",
+    "rect",
+    "circle",
+    "path",
+    "@lang",
+    "@charset",
+    "@name",
+    "@content",
+    "@class",
+    "@role",
+    "@aria-label",
+];
+const SHAPES: [&str; 24] = [
+    "@viewBox",
+    "@x",
+    "@y",
+    "@x1",
+    "@y1",
+    "@x2",
+    "@y2",
+    "@cx",
+    "@cy",
+    "@r",
+    "@d",
+    "@width",
+    "@height",
+    "@text-anchor",
+    "@scope",
+    "@colspan",
+    "@open",
+    "@xmlns",
+    "svg",
+    "style",
+    "rect",
+    "title",
+    "text",
+    "path",
+];
+
+fn check(page: &str) -> String {
+    let (names, text) = read(page);
+    for name in names {
+        assert!(ELEMENTS.contains(&name.as_str()) || SHAPES.contains(&name.as_str()), "{name}");
+    }
+    assert!(!page.contains("url(") && !page.contains("@import"));
+    text
+}
+
+#[test]
+fn a_page_is_well_formed_and_shows_everything() {
+    let mut report = day(&[("as it stands", 1800.0), ("short turns", 600.0)], 2, 6.0);
+    report.sweep = Some(sweep());
+    let page = report.html();
+    let text = check(&page);
+    for class in day::CLASSES {
+        assert!(
+            text.contains(&format!("Wait: {class}")) && text.contains(&format!("class {class}")),
+            "{class}"
+        );
+        assert!(text.contains(&format!("Time to the first byte: {class}")), "{class}");
+    }
+    for lane in day::LANES {
+        assert!(text.contains(&format!("lane {lane}")), "{lane}");
+        assert!(text.contains(&format!("Queue, mean: {lane}")) || lane == "cloud", "{lane}");
+    }
+    for said in [
+        "What the engines were at: short turns, seed 1",
+        "interactive.wait.p99 < 15m",
+        "✗ not met",
+        "▲ better",
+        "cortex@0.3.0+9f6cf3c7",
+        "the tenant has used up its quota",
+        "fleet.switching.residence = 600s",
+        "starting for 45.0 s, 00:00:00 to 00:00:45",
+        "Promptness of each tenant",
+        "Not answered by the first lane",
+    ] {
+        assert!(text.contains(said), "{said}");
+    }
+    assert_eq!(page, report.html(), "the same runs make the same page");
+    assert!(
+        report.text().contains("by fleet.switching.residence")
+            && report.text().contains("short turns against")
+    );
+    let json = report.json();
+    assert_eq!(json["sweep"]["points"][0]["runs"][0]["classes"][2]["name"], "batch");
+    assert_eq!(json["variants"][1]["objectives"][0]["met"], true);
+}
+
+fn sweep() -> Sweep {
+    let point = |(turn, value): (f64, &str)| Point {
+        line: "cortex".to_owned(),
+        value: value.to_owned(),
+        number: Some(turn),
+        runs: (1..3).map(|seed| day::run(seed, turn, 2.0, 300.0).summary).collect(),
+    };
+    let points = [(600.0, "600s"), (300.0, "300s")].map(point).to_vec();
+    Sweep { parameter: "fleet.switching.residence".to_owned(), shown: Vec::new(), points }
+}
+
+#[test]
+fn plots_can_be_had_alone_with_colours_of_their_own() {
+    let report = day(&[("as it stands", 1800.0)], 1, 6.0);
+    let plots = report.plots();
+    let names: Vec<&str> = plots.iter().map(|plot| plot.name.as_str()).collect();
+    let expected = [
+        "wait",
+        "first-byte",
+        "arrivals",
+        "wait-over-time",
+        "queue",
+        "troubles-as-it-stands",
+        "engines-as-it-stands",
+        "tenants",
+    ];
+    assert_eq!(names, expected);
+    for plot in &plots {
+        let svg = plot.svg();
+        let text = check(&svg);
+        assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\""), "{}", plot.name);
+        assert!(!svg.contains("var(") && svg.contains("#0072b2"), "{}", plot.name);
+        assert!(svg.contains("role=\"img\" aria-label=\""), "{}", plot.name);
+        let lines = if plot.name.starts_with("engines") { &day::LANES[..] } else { &day::CLASSES[..] };
+        if ["wait", "first-byte", "arrivals", "engines-as-it-stands"].contains(&plot.name.as_str()) {
+            assert!(lines.iter().all(|name| text.contains(name)), "{}", plot.name);
+        }
+    }
+}
+
+#[test]
+fn names_are_text_and_nothing_else() {
+    const HOSTILE: &str = "<script>alert(\"x\")</script>&amp;'\u{1b}]0;\u{0}\u{ffff}--><style>";
+    let lanes = [lane(0, HOSTILE, EngineKind::Vllm), lane(1, "b", EngineKind::Vllm)];
+    let run = || {
+        let mut to = Collector::new(&lanes, &[HOSTILE.to_owned()]);
+        to.engine(at(1.0), LaneId(0), EngineState::Ready);
+        to.load(at(2.0), LaneId(0), 3, 1);
+        for tenant in [HOSTILE, "b"] {
+            let asked = ask(1.0, 0, tenant);
+            live(&mut to, &asked, 0, How::Answered, [1.0, 2.0, 3.0]);
+            live(&mut to, &asked, 0, How::FellBack, [1.0, 2.0, 3.0]);
+            to.ended(&Ended {
+                ask: &asked,
+                how: How::Error,
+                at: at(9.0),
+                wait: at(1.0),
+                first_byte: None,
+                tries: &[],
+                cached_tokens: 0,
+                output_tokens: 0,
+                problem: Some(HOSTILE),
+            });
+        }
+        to.finish(1, 6, at(10.0))
+    };
+    let objective = Objective::parse("lane.<x.wait.p99 < 1s").or(Objective::parse("lost == 0")).unwrap();
+    let point = Point {
+        line: HOSTILE.to_owned(),
+        value: HOSTILE.to_owned(),
+        number: None,
+        runs: vec![run().summary],
+    };
+    let report = Report {
+        title: HOSTILE.to_owned(),
+        scenario: HOSTILE.to_owned(),
+        variants: [HOSTILE, "b"]
+            .map(|name| VariantReport::new(name, vec![run()], std::slice::from_ref(&objective)))
+            .to_vec(),
+        sweep: Some(Sweep { parameter: HOSTILE.to_owned(), shown: Vec::new(), points: vec![point] }),
+    };
+    let seen = "<script>alert(\"x\")</script>&amp;' ]0;  --><style>";
+    assert!(check(&report.html()).contains(seen));
+    for plot in report.plots() {
+        check(&plot.svg());
+        assert!(plot.name.chars().all(|c| c.is_alphanumeric() || c == '-'), "{}", plot.name);
+    }
+    assert!(!report.text().contains(|c: char| c.is_control() && c != '\n'));
+}
+
+#[test]
+fn nothing_makes_a_page_too() {
+    let nothing =
+        Report { title: "Nothing".to_owned(), scenario: String::new(), variants: Vec::new(), sweep: None };
+    check(&nothing.html());
+    assert_eq!(nothing.text(), "Nothing\n");
+    let idle = VariantReport::new("idle", vec![small().finish(1, 0, Duration::ZERO)], &[]);
+    let report =
+        Report { variants: vec![idle.clone(), VariantReport::new("no runs", Vec::new(), &[])], ..nothing };
+    check(&report.html());
+    assert!(report.text().contains("idle: one run of 0 s, seed 1"));
+    let alone = Report { variants: vec![idle], ..report };
+    check(&alone.html());
+}
