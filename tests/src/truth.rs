@@ -1,0 +1,322 @@
+//! One workload twice: served by a host in real time, and simulated from the records of that.
+//!
+//! What is compared are decisions, not the moods of the machine. So the simulated engines can take as long as the real ones
+//! did: each request as long as its record says, each load and each stop as long as the host noted. Everything else, such as
+//! who gets which slot when, which lane is exchanged for which one and when, and how long everybody waits, is the simulator's.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use pointsman_record::{Record, files, records};
+use serde_json::{Value, json};
+
+use crate::client::send;
+use crate::host::{Host, fake_lane, root};
+use crate::wait_until;
+
+/// Two slots that were given away so soon after one another may come in any order: a thread that slept for a moment, on a
+/// machine that does something else as well, is no decision.
+const AT_ONCE: f64 = 0.010;
+/// What a request may wait longer than simulated, by threads that have to be woken up and sockets that have to be read.
+const OVERHEAD: f64 = 0.005;
+/// A request that is to come.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub at: Duration,
+    pub model: &'static str,
+    pub text: String,
+    pub max_tokens: u32,
+}
+
+/// A slot that was given to a request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grant {
+    pub lane: String,
+    /// Seconds since the first request came.
+    pub at: f64,
+    pub wait: f64,
+}
+
+/// A lane that was loaded, and the one that had to go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Switch {
+    pub lane: String,
+    pub instead_of: String,
+    pub stop: f64,
+    pub load: f64,
+}
+
+/// What became of a workload.
+#[derive(Debug, Default)]
+pub struct Course {
+    pub grants: BTreeMap<String, Grant>,
+    pub switches: Vec<Switch>,
+}
+
+impl Course {
+    pub fn mean_wait(&self) -> f64 {
+        self.grants.values().map(|grant| grant.wait).sum::<f64>() / self.grants.len() as f64
+    }
+
+    /// The wait that so many of a hundred do not exceed.
+    pub fn wait(&self, percent: usize) -> f64 {
+        let mut waits: Vec<f64> = self.grants.values().map(|grant| grant.wait).collect();
+        waits.sort_by(f64::total_cmp);
+        waits[(waits.len() * percent / 100).min(waits.len() - 1)]
+    }
+
+    /// How it differs from what was simulated, in sentences.
+    pub fn differs_from(&self, simulated: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        let switches = |course: &Self| -> Vec<(String, String)> {
+            course.switches.iter().map(|switch| (switch.lane.clone(), switch.instead_of.clone())).collect()
+        };
+        if switches(self) != switches(simulated) {
+            let (real, simulated) = (switches(self), switches(simulated));
+            differences.push(format!("the switches were {real:?}, simulated {simulated:?}"));
+        }
+        let mut pairs = Vec::new();
+        for (id, real) in &self.grants {
+            match simulated.grants.get(id) {
+                Some(simulated) if simulated.lane == real.lane => pairs.push((id, real.at, simulated.at)),
+                other => differences.push(format!("{id} got a slot of {}, simulated {other:?}", real.lane)),
+            }
+        }
+        for (earlier, real, simulated) in &pairs {
+            let after = |(_, at, _): &&(&String, f64, f64)| *at > *real + AT_ONCE;
+            for (later, _, other) in pairs.iter().filter(after).filter(|(_, _, other)| other < simulated) {
+                differences.push(format!(
+                    "{earlier} had its slot at {real:.3} s before {later}, simulated at {simulated:.3} s after it at {other:.3} s"
+                ));
+            }
+        }
+        let (real, simulated) = (self.mean_wait(), simulated.mean_wait());
+        if (real - simulated).abs() > 0.05 * real + OVERHEAD {
+            differences.push(format!("the mean wait was {real:.4} s, simulated {simulated:.4} s"));
+        }
+        differences
+    }
+}
+
+/// Names of the lanes that take turns, milliseconds that their engines load, and milliseconds of one of their five tokens.
+pub const TURNS: [(&str, u32, u32); 3] =
+    [("orchestrator", 1000, 40), ("coder", 1200, 60), ("fast_rag", 700, 30)];
+/// The one that is always there.
+pub const ALWAYS: (&str, u32, u32) = ("super_reader", 100, 50);
+const TOKENS: u32 = 5;
+
+/// The host writes down all that the simulator is to be given.
+pub const RECORDS: &str = "[records]\ndir = \"records\"\nmode = \"full\"\nredact = { text = \"keep\" }\n";
+
+/// Numbers that look random and are the same each time (Marsaglia's xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end as u64) as usize
+    }
+}
+
+/// So many requests: agents that work for a while with one lane, one after the other, and others among them.
+pub fn workload(requests: usize) -> Vec<Asked> {
+    let texts = ["plan my day", "why does fn main() not compile?", "Context: the sky is blue."];
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let (mut at, mut agent) = (0, 0);
+    let mut next = |number: usize| {
+        if number.is_multiple_of(9) {
+            agent = random.below(3);
+        }
+        at += 60 + random.below(280);
+        let text = texts[random.below(3)].to_owned();
+        let model = match random.below(10) {
+            0 => "auto",
+            1 | 2 => [TURNS[0].0, TURNS[1].0, TURNS[2].0, ALWAYS.0][random.below(4)],
+            _ => TURNS[agent].0,
+        };
+        Asked { at: Duration::from_millis(at as u64), model, text, max_tokens: TOKENS }
+    };
+    (0..requests).map(&mut next).collect()
+}
+
+/// A host with three lanes that take turns, and one that is always there, all with fake engines; and what its policies are.
+pub fn config(fake_engine: &str, policies: &str) -> String {
+    let lane = |(name, load, token): (&str, u32, u32), more: &str| {
+        let script = json!({ "tokens": TOKENS, "token-ms": token }).to_string();
+        let load = load.to_string();
+        let arguments = ["--load-ms", load.as_str(), "--slots", "2", "--script", script.as_str()];
+        let more = format!("slots = 2\nexpected-load = \"1s\"\n{more}");
+        fake_lane(fake_engine, name, &[name, "auto"], &more, &arguments)
+    };
+    let group = "group = \"gpu\"\nmemory = \"8GiB\"";
+    let folder = root().join("policies");
+    [
+        format!("{RECORDS}[policies]\ndir = {folder:?}\ncache = \"cache\"\n{policies}\n"),
+        "[[groups]]\nname = \"gpu\"\nmemory = \"10GiB\"\n".to_owned(),
+        TURNS.map(|engine| lane(engine, group)).concat(),
+        lane(ALWAYS, ""),
+    ]
+    .concat()
+}
+
+/// A workload, served in real time by a host that writes whole records.
+///
+/// # Panics
+/// If a request is not answered.
+pub fn served(host: &Host, workload: &[Asked]) -> Course {
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for (number, asked) in workload.iter().enumerate() {
+            let port = host.port;
+            scope.spawn(move || {
+                std::thread::sleep(asked.at.saturating_sub(begun.elapsed()));
+                let body = json!({
+                    "model": asked.model, "messages": [{ "role": "user", "content": asked.text }],
+                    "max_tokens": asked.max_tokens,
+                });
+                let id = number.to_string();
+                let headers = [("content-type", "application/json"), ("x-request-id", id.as_str())];
+                let body = body.to_string();
+                let reply = send(port, "POST", "/v1/chat/completions", &headers, body.as_bytes());
+                assert_eq!(reply.status, 200, "{}", reply.text());
+            });
+        }
+    });
+    host.assert_nothing_lost();
+    let written = || host.metric("pointsman_records_written_total", "");
+    wait_until("all are written", || written() >= workload.len() as f64);
+    Course { grants: recorded(&host.dir.path().join("records")), switches: logged(&host.log()) }
+}
+
+/// The slots that decision records tell of.
+fn recorded(dir: &Path) -> BTreeMap<String, Grant> {
+    let mut lanes = Vec::new();
+    let mut grants = Vec::new();
+    for file in files(dir).unwrap() {
+        for record in records(BufReader::new(File::open(&file).unwrap())) {
+            match record.unwrap() {
+                Record::Topology(topology) => {
+                    lanes = topology.lanes.into_iter().map(|lane| lane.name).collect()
+                }
+                Record::Policies(_) => {}
+                Record::Decision(decision) => {
+                    let answered = decision.tries.last().unwrap();
+                    let wait = (answered.begun + answered.queue).as_secs_f64();
+                    let came = decision.now_ms as f64 / 1e3 - decision.age.as_secs_f64();
+                    let lane = lanes[answered.lane.index()].clone();
+                    grants.push((decision.request_id.to_string(), came, wait, lane));
+                }
+            }
+        }
+    }
+    let first = grants.iter().map(|grant| grant.1).fold(f64::INFINITY, f64::min);
+    let grants = grants.into_iter();
+    grants.map(|(id, came, wait, lane)| (id, Grant { lane, at: came - first + wait, wait })).collect()
+}
+
+/// The switches that a host's log tells of. It leaves parts of milliseconds out.
+fn logged(log: &str) -> Vec<Switch> {
+    let millis = |line: &str, what: &str| -> f64 {
+        let before = line.split(what).next().unwrap();
+        (before.rsplit(' ').next().unwrap().parse::<f64>().unwrap() + 0.5) / 1e3
+    };
+    let field = |line: &str, name: &str| -> String {
+        let (_, rest) = line.split_once(name).unwrap();
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let lines = log.lines().filter(|line| line.contains(" ms of draining, "));
+    let always = format!(" lane=\"{}\"", ALWAYS.0);
+    lines
+        .filter(|line| !line.contains(&always))
+        .map(|line| Switch {
+            lane: field(line, " lane=\""),
+            instead_of: field(line, " instead_of=\""),
+            stop: millis(line, " ms of stopping"),
+            load: millis(line, " ms of loading"),
+        })
+        .collect()
+}
+
+/// The scenario: a host's configuration and its records. `engines` is how these behave, and `set` which rules are other.
+pub fn scenario(engines: &str, set: &str) -> String {
+    format!(
+        "lasts = \"1h\"\n[fleet]\nconfig = \"pointsman.toml\"\nset = {{ {set} }}\n{engines}\
+         [[traffic]]\nclass = \"all\"\nfile = \"records\"\nformat = \"records\"\n"
+    )
+}
+
+/// Engines that take as long as the real ones did, each time.
+pub fn as_they_were(course: &Course) -> String {
+    let mut text =
+        "[engines.default]\nload = \"0s\"\nservice = { first = \"250ms\", recorded = true }\n".to_owned();
+    for (lane, ..) in TURNS {
+        let _written = writeln!(text, "[engines.{lane}]\n{}", loads_and_stops(course, lane));
+    }
+    text
+}
+
+/// The loads and stops of a lane, in turn.
+pub fn loads_and_stops(course: &Course, lane: &str) -> String {
+    let list = |of: fn(&Switch, &str) -> Option<f64>| {
+        let times = course.switches.iter().filter_map(|switch| of(switch, lane));
+        let times: Vec<String> = times.map(|time| format!("{time:.4}")).collect();
+        if times.is_empty() { "0".to_owned() } else { times.join(", ") }
+    };
+    let load = list(|switch, lane| (switch.lane == lane).then_some(switch.load));
+    let stop = list(|switch, lane| (switch.instead_of == lane).then_some(switch.stop));
+    format!("load.in-turn = [{load}]\nstop.in-turn = [{stop}]")
+}
+
+/// Engines that take as long as they are told to, which is what somebody knows who writes a scenario.
+pub fn as_they_are_told() -> String {
+    let engine = |(lane, load, token): (&str, u32, u32)| {
+        let takes = token * TOKENS;
+        format!(
+            "[engines.{lane}]\nload = \"{load}ms\"\nstop = \"0s\"\nservice = {{ first = \"{takes}ms\" }}\n"
+        )
+    };
+    TURNS.map(engine).concat()
+        + &format!("[engines.{}]\nload = \"0s\"\nservice = {{ first = \"250ms\" }}\n", ALWAYS.0)
+}
+
+/// What the simulator makes of a scenario in the folder of a host that has ended.
+///
+/// # Panics
+/// If it makes nothing of it.
+pub fn simulated(program: &Path, dir: &Path, scenario: &str) -> Course {
+    fs::write(dir.join("scenario.toml"), scenario).unwrap();
+    let output = Command::new(program)
+        .args(["simulate", "--quiet", "--trace", "trace.jsonl", "scenario.toml"])
+        .current_dir(dir)
+        .env("XDG_CACHE_HOME", dir.join("cache"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mut course = Course::default();
+    for line in fs::read_to_string(dir.join("trace.jsonl")).unwrap().lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let text = |key: &str| line[key].as_str().unwrap().to_owned();
+        let number = |key: &str| line[key].as_f64().unwrap();
+        match line["what"].as_str().unwrap() {
+            "granted" => {
+                let grant = Grant { lane: text("lane"), at: number("at"), wait: f64::NAN };
+                course.grants.insert(text("request"), grant);
+            }
+            "ended" => course.grants.get_mut(&text("request")).unwrap().wait = number("wait"),
+            "switched" if line["lane"] != ALWAYS.0 => {
+                let instead_of = line["instead-of"][0].as_str().unwrap_or_default().to_owned();
+                let (stop, load) = (number("stop"), number("load"));
+                course.switches.push(Switch { lane: text("lane"), instead_of, stop, load });
+            }
+            _ => {}
+        }
+    }
+    course
+}
