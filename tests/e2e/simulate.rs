@@ -116,12 +116,14 @@ fn example_is_good(name: &str) {
     assert!(!plots.is_empty(), "host/docs/simulation has no plot of {name}");
     for (plot, drawn) in plots {
         let now = fs::read_to_string(Path::new(svg).join(&plot)).unwrap_or_default();
-        assert!(now == drawn, "host/docs/simulation/{name}.{plot} is not what comes out; run `cargo xtask plots`");
+        assert!(
+            now == drawn,
+            "host/docs/simulation/{name}.{plot} is not what comes out; run `cargo xtask plots`"
+        );
     }
     // One run at a time, and policies from the cache.
     let again = desk.path("again.html");
-    let (_, figures_again) =
-        desk.json(&example(name), &["--jobs", "1", "--html", again.to_str().unwrap()]);
+    let (_, figures_again) = desk.json(&example(name), &["--jobs", "1", "--html", again.to_str().unwrap()]);
     assert_eq!(figures, figures_again);
     assert!(fs::read(html).unwrap() == fs::read(again).unwrap(), "two runs, two pages");
 }

@@ -34,7 +34,9 @@ pub(crate) fn plots(root: &Path) -> Result<()> {
         for (_, plot) in names.iter().filter(|(of, _)| of == scenario) {
             let from = drawn.path().join(plot).with_extension("svg");
             if !from.exists() {
-                bail!("the scenario {scenario} has no plot {plot}; remove {scenario}.{plot}.svg from {FOLDER}");
+                bail!(
+                    "the scenario {scenario} has no plot {plot}; remove {scenario}.{plot}.svg from {FOLDER}"
+                );
             }
             fs::copy(&from, folder.join(format!("{scenario}.{plot}.svg")))?;
             println!("drew {FOLDER}/{scenario}.{plot}.svg");

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use self::cache::{Cache, Owner};
 pub(crate) use self::figures::Told;
-use self::together::{Place, Together};
+use self::together::{Place, Together, micros, time_for};
 use crate::fleet::{EngineModel, Service};
 use crate::random::Random;
 use crate::traffic::ClassId;
@@ -411,17 +411,6 @@ impl Engine {
         };
         self.figures.look(&now);
     }
-}
-
-fn micros(time: Duration) -> f64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX) as f64
-}
-
-/// How long something takes of which so much is left, at a speed by the microsecond; `None` if it never ends.
-fn time_for(left: f64, speed: f64) -> Option<Duration> {
-    let micros = (left.max(0.0) / speed).round();
-    // A number that is too large becomes the largest one there is, which is more than anything lasts.
-    (speed > 0.0 && micros.is_finite()).then(|| Duration::from_micros((micros as u64).min(u64::MAX >> 4)))
 }
 
 #[cfg(test)]

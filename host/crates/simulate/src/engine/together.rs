@@ -4,6 +4,7 @@
 //! the smallest end is first. So a change of speed costs nothing, however many there are.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Key;
 
@@ -67,4 +68,16 @@ impl Together {
         let left = self.first()?;
         self.ends.pop_first().map(|(_, key)| (key, left))
     }
+}
+
+/// A time as a number.
+pub(super) fn micros(time: Duration) -> f64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX) as f64
+}
+
+/// How long something takes of which so much is left, at a speed by the microsecond; `None` if it never ends.
+pub(super) fn time_for(left: f64, speed: f64) -> Option<Duration> {
+    let micros = (left.max(0.0) / speed).round();
+    // A number that is too large becomes the largest one there is, which is more than anything lasts.
+    (speed > 0.0 && micros.is_finite()).then(|| Duration::from_micros((micros as u64).min(u64::MAX >> 4)))
 }

@@ -17,8 +17,10 @@ pub(super) fn of(report: &Report) -> String {
         ));
     }
     parts.extend(report.variants.iter().map(variant));
-    // The values of a sweep stand side by side in its own tables.
-    if let Some(comparison) = report.comparison().filter(|_| report.sweep.is_none()) {
+    // Where the variants are the values of a sweep, they stand side by side in its own tables.
+    let values = report.sweep.iter().flat_map(|sweep| &sweep.points).map(|point| &point.value);
+    let are_values = values.eq(report.variants.iter().map(|variant| &variant.name));
+    if let Some(comparison) = report.comparison().filter(|_| !are_values) {
         parts.push(compared(&comparison));
     }
     parts.extend(report.sweep.as_ref().map(swept));

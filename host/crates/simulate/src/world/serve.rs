@@ -1,5 +1,8 @@
 //! A request comes: what the gateway's `serve` does with it, step by step.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use pointsman_domain::{Decision, Facts, Merged, Outcome, Plan, RequestView as _, Trace, TryResult, Way};
 use pointsman_openai::Request;
 
@@ -33,8 +36,7 @@ impl World<'_> {
         });
         match way {
             Ok((request, way, came_with)) => {
-                let leaves =
-                    ask.patience.map_or(std::time::Duration::MAX, |patience| ask.at.saturating_add(patience));
+                let leaves = ask.patience.map_or(Duration::MAX, |patience| ask.at.saturating_add(patience));
                 let key = self.crowd.add(Live {
                     ask,
                     request,
@@ -55,11 +57,11 @@ impl World<'_> {
                 self.try_lane(key);
             }
             Err((how, problem)) => {
-                self.observe(&Ended {
+                self.observer.ended(&Ended {
                     ask: &ask,
                     how,
                     at: self.now,
-                    wait: std::time::Duration::ZERO,
+                    wait: Duration::ZERO,
                     first_byte: None,
                     tries: &[],
                     cached_tokens: 0,
@@ -95,9 +97,9 @@ impl World<'_> {
     }
 
     /// What the policies get to know now: the tries so far are the ones that failed.
-    pub(super) fn facts(&self, request: &Request, came: std::time::Duration, tried: usize) -> Facts {
+    pub(super) fn facts(&self, request: &Request, came: Duration, tried: usize) -> Facts {
         Facts {
-            request: std::sync::Arc::new(request.clone()),
+            request: Arc::new(request.clone()),
             now_ms: self.now_ms(),
             seed: Facts::seed(request.id()),
             age: self.now.saturating_sub(came),
@@ -113,7 +115,7 @@ impl World<'_> {
         let queues = live.tries.iter().map(|tried| tried.queue).sum();
         let last_try = live.tries.last().filter(|_| how.is_answer());
         let wait = last_try.map_or(queues, |tried| (tried.begun + tried.queue).saturating_sub(live.ask.at));
-        self.observe(&Ended {
+        self.observer.ended(&Ended {
             ask: &live.ask,
             how,
             at: self.now,
@@ -147,10 +149,6 @@ impl World<'_> {
             self.lessons.add(outcome, self.now);
         }
         self.asks_again(&live.ask);
-    }
-
-    fn observe(&mut self, ended: &Ended<'_>) {
-        self.observer.ended(ended);
     }
 
     fn count(&mut self, how: How) {

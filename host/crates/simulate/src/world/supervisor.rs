@@ -112,6 +112,11 @@ impl Supervisor {
         }
     }
 
+    /// Is there somebody to send requests to?
+    pub(super) fn serves(&self) -> bool {
+        self.life == Life::Serving
+    }
+
     /// A request is sent to it.
     pub(super) fn send(&mut self, key: Key, job: Job, now: Duration) {
         self.engine.begin(key, job, now);
@@ -278,11 +283,6 @@ impl Supervisor {
     #[cfg(test)]
     pub(super) fn busy(&self) -> usize {
         self.engine.len()
-    }
-
-    #[cfg(test)]
-    pub(super) fn serves(&self) -> bool {
-        self.life == Life::Serving
     }
 
     /// It holds memory of ours.

@@ -70,11 +70,14 @@ impl Traffic for Asks {
     }
 }
 
+/// How a request ended: when, how, its wait, its first byte, its tries, and why.
+type End = (Duration, How, Duration, Option<Duration>, Vec<TryResult>, Option<String>);
+
 /// Writes down everything that is to be seen.
 #[derive(Default)]
 struct Log {
     lines: Vec<String>,
-    ended: Vec<(Duration, How, Duration, Option<Duration>, Vec<TryResult>, Option<String>)>,
+    ended: Vec<End>,
     switches: usize,
     loads: usize,
     last: Duration,

@@ -58,6 +58,9 @@ impl World<'_> {
             first_byte: (self.now.saturating_add(limit), limit),
         });
         self.observer.granted(self.now, &live.ask, lane);
+        if !self.supervisors[lane.index()].serves() {
+            return self.cannot_be_reached(key);
+        }
         match job {
             Some(job) => {
                 self.limit(key);
@@ -135,6 +138,13 @@ impl World<'_> {
         } else if let Some(mut live) = self.leave(key, used, ends) {
             self.end(&mut live, How::Error, trigger.into(), Some(why));
         }
+    }
+
+    /// The engine went down in the moment in which it was to get the request.
+    fn cannot_be_reached(&mut self, key: Key) {
+        self.give_back(key, Ends { failed: true, severed: true });
+        let failing = Failing { trigger: Some(Trigger::ConnectError), never_arrived: true };
+        self.failed(key, &Failed { failing, problem: "the engine cannot be reached".to_owned() });
     }
 
     /// The engine refuses a prompt that is longer than what it can read, which is no failure of it.
