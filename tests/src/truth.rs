@@ -40,6 +40,8 @@ pub struct Grant {
     /// Seconds since the first request came.
     pub at: f64,
     pub wait: f64,
+    /// How long the engine worked on it, as far as that was recorded.
+    pub worked: f64,
 }
 
 /// A lane that was loaded, and the one that had to go.
@@ -60,7 +62,7 @@ pub struct Course {
 
 impl Course {
     pub fn mean_wait(&self) -> f64 {
-        self.grants.values().map(|grant| grant.wait).sum::<f64>() / self.grants.len() as f64
+        mean(self.grants.values().map(|grant| grant.wait))
     }
 
     /// The wait that so many of a hundred do not exceed.
@@ -211,14 +213,16 @@ fn recorded(dir: &Path) -> BTreeMap<String, Grant> {
                     let wait = (answered.begun + answered.queue).as_secs_f64();
                     let came = decision.now_ms as f64 / 1e3 - decision.age.as_secs_f64();
                     let lane = lanes[answered.lane.index()].clone();
-                    grants.push((decision.request_id.to_string(), came, wait, lane));
+                    let worked = (answered.took - answered.queue).as_secs_f64();
+                    let grant = Grant { lane, at: came + wait, wait, worked };
+                    grants.push((decision.request_id.to_string(), came, grant));
                 }
             }
         }
     }
     let first = grants.iter().map(|grant| grant.1).fold(f64::INFINITY, f64::min);
-    let grants = grants.into_iter();
-    grants.map(|(id, came, wait, lane)| (id, Grant { lane, at: came - first + wait, wait })).collect()
+    let since = |grant: Grant| Grant { at: grant.at - first, ..grant };
+    grants.into_iter().map(|(id, _, grant)| (id, since(grant))).collect()
 }
 
 /// The switches that a host's log tells of. It leaves parts of milliseconds out.
@@ -274,16 +278,22 @@ pub fn loads_and_stops(course: &Course, lane: &str) -> String {
     format!("load.in-turn = [{load}]\nstop.in-turn = [{stop}]")
 }
 
-/// Engines that take as long as they are told to, which is what somebody knows who writes a scenario.
-pub fn as_they_are_told() -> String {
-    let engine = |(lane, load, token): (&str, u32, u32)| {
-        let takes = token * TOKENS;
-        format!(
-            "[engines.{lane}]\nload = \"{load}ms\"\nstop = \"0s\"\nservice = {{ first = \"{takes}ms\" }}\n"
-        )
+/// Engines that always take as long as they did on average, which is what somebody knows who writes a scenario.
+pub fn as_on_average(course: &Course) -> String {
+    let engine = |(lane, ..): (&str, u32, u32)| {
+        let load =
+            mean(course.switches.iter().filter(|switch| switch.lane == lane).map(|switch| switch.load));
+        let stop =
+            mean(course.switches.iter().filter(|switch| switch.instead_of == lane).map(|switch| switch.stop));
+        let works = mean(course.grants.values().filter(|grant| grant.lane == lane).map(|grant| grant.worked));
+        format!("[engines.{lane}]\nload = {load:.4}\nstop = {stop:.4}\nservice = {{ first = {works:.4} }}\n")
     };
-    TURNS.map(engine).concat()
-        + &format!("[engines.{}]\nload = \"0s\"\nservice = {{ first = \"250ms\" }}\n", ALWAYS.0)
+    TURNS.map(engine).concat() + &engine(ALWAYS)
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+    if count > 0.0 { sum / count } else { 0.0 }
 }
 
 /// What the simulator makes of a scenario in the folder of a host that has ended.
@@ -306,7 +316,7 @@ pub fn simulated(program: &Path, dir: &Path, scenario: &str) -> Course {
         let number = |key: &str| line[key].as_f64().unwrap();
         match line["what"].as_str().unwrap() {
             "granted" => {
-                let grant = Grant { lane: text("lane"), at: number("at"), wait: f64::NAN };
+                let grant = Grant { lane: text("lane"), at: number("at"), wait: 0.0, worked: 0.0 };
                 course.grants.insert(text("request"), grant);
             }
             "ended" => course.grants.get_mut(&text("request")).unwrap().wait = number("wait"),
