@@ -21,12 +21,13 @@ use crate::wait_until;
 
 /// Two slots that were given away so soon after one another may come in any order: a thread that slept for a moment, on a
 /// machine that does something else as well, is no decision.
-const AT_ONCE: f64 = 0.010;
+const AT_ONCE: f64 = 0.020;
 /// What a request may wait longer than simulated, by threads that have to be woken up and sockets that have to be read.
-const OVERHEAD: f64 = 0.005;
+const OVERHEAD: f64 = 0.010;
 /// A request that is to come.
 #[derive(Debug, Clone)]
 pub struct Asked {
+    pub round: usize,
     pub at: Duration,
     pub model: &'static str,
     pub text: String,
@@ -61,6 +62,11 @@ pub struct Course {
 }
 
 impl Course {
+    /// Lanes that were loaded, and those that had to go, in order.
+    pub fn switches(&self) -> Vec<(&str, &str)> {
+        self.switches.iter().map(|switch| (switch.lane.as_str(), switch.instead_of.as_str())).collect()
+    }
+
     pub fn mean_wait(&self) -> f64 {
         mean(self.grants.values().map(|grant| grant.wait))
     }
@@ -72,37 +78,44 @@ impl Course {
         waits[(waits.len() * percent / 100).min(waits.len() - 1)]
     }
 
-    /// How it differs from what was simulated, in sentences.
-    pub fn differs_from(&self, simulated: &Self) -> Vec<String> {
-        let mut differences = Vec::new();
-        let switches = |course: &Self| -> Vec<(String, String)> {
-            course.switches.iter().map(|switch| (switch.lane.clone(), switch.instead_of.clone())).collect()
-        };
-        if switches(self) != switches(simulated) {
-            let (real, simulated) = (switches(self), switches(simulated));
-            differences.push(format!("the switches were {real:?}, simulated {simulated:?}"));
+    /// The rounds, and how each of them differs from what was simulated, in sentences.
+    pub fn differs_from(&self, simulated: &Self) -> BTreeMap<usize, Vec<String>> {
+        let mut rounds: BTreeMap<usize, Vec<(&String, &Grant)>> = BTreeMap::new();
+        for grant in &self.grants {
+            rounds.entry(round(grant.0)).or_default().push(grant);
         }
-        let mut pairs = Vec::new();
-        for (id, real) in &self.grants {
-            match simulated.grants.get(id) {
-                Some(simulated) if simulated.lane == real.lane => pairs.push((id, real.at, simulated.at)),
-                other => differences.push(format!("{id} got a slot of {}, simulated {other:?}", real.lane)),
-            }
-        }
-        for (earlier, real, simulated) in &pairs {
-            let after = |(_, at, _): &&(&String, f64, f64)| *at > *real + AT_ONCE;
-            for (later, _, other) in pairs.iter().filter(after).filter(|(_, _, other)| other < simulated) {
-                differences.push(format!(
-                    "{earlier} had its slot at {real:.3} s before {later}, simulated at {simulated:.3} s after it at {other:.3} s"
-                ));
-            }
-        }
-        let (real, simulated) = (self.mean_wait(), simulated.mean_wait());
-        if (real - simulated).abs() > 0.05 * real + OVERHEAD {
-            differences.push(format!("the mean wait was {real:.4} s, simulated {simulated:.4} s"));
-        }
-        differences
+        rounds.into_iter().map(|(round, grants)| (round, differences(&grants, simulated))).collect()
     }
+}
+
+fn round(id: &str) -> usize {
+    id.split('-').next().unwrap().parse().unwrap()
+}
+
+fn differences(grants: &[(&String, &Grant)], simulated: &Course) -> Vec<String> {
+    let mut differences = Vec::new();
+    let mut pairs = Vec::new();
+    for (id, real) in grants {
+        match simulated.grants.get(*id) {
+            Some(simulated) if simulated.lane == real.lane => pairs.push((*id, *real, simulated)),
+            other => differences.push(format!("{id} got a slot of {}, simulated {other:?}", real.lane)),
+        }
+    }
+    for (earlier, real, simulated) in &pairs {
+        let after = pairs.iter().filter(|(_, later, _)| later.at > real.at + AT_ONCE);
+        for (later, _, other) in after.filter(|(_, _, other)| other.at < simulated.at) {
+            differences.push(format!(
+                "{earlier} had its slot at {:.3} s before {later}, simulated at {:.3} s after it at {:.3} s",
+                real.at, simulated.at, other.at
+            ));
+        }
+    }
+    let wait = mean(pairs.iter().map(|(_, real, _)| real.wait));
+    let simulated = mean(pairs.iter().map(|(_, _, simulated)| simulated.wait));
+    if (wait - simulated).abs() > 0.05 * wait + OVERHEAD {
+        differences.push(format!("the mean wait was {wait:.4} s, simulated {simulated:.4} s"));
+    }
+    differences
 }
 
 /// Names of the lanes that take turns, milliseconds that their engines load, and milliseconds of one of their five tokens.
@@ -127,25 +140,31 @@ impl Random {
     }
 }
 
-/// So many requests: agents that work for a while with one lane, one after the other, and others among them.
-pub fn workload(requests: usize) -> Vec<Asked> {
+/// Requests of a round.
+pub const ROUND: usize = 18;
+/// From the begin of a round to that of the next one: all is done by then, unless the machine is very busy.
+const ROUND_LASTS: u64 = 5_000;
+
+/// So many rounds. In each of them one agent or two ask their lanes, and others among them. What goes another way in one round,
+/// because a millisecond decided it, is over when the next one begins.
+pub fn workload(rounds: usize) -> Vec<Asked> {
     let texts = ["plan my day", "why does fn main() not compile?", "Context: the sky is blue."];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let (mut at, mut agent) = (0, 0);
-    let mut next = |number: usize| {
-        if number.is_multiple_of(9) {
-            agent = random.below(3);
+    let mut all = Vec::with_capacity(rounds * ROUND);
+    for round in 0..rounds {
+        let (mut at, agents) = (round as u64 * ROUND_LASTS, [random.below(3), random.below(3)]);
+        for number in 0..ROUND {
+            at += 60 + random.below(80) as u64;
+            let model = match random.below(10) {
+                0 => "auto",
+                1 | 2 => [TURNS[0].0, TURNS[1].0, TURNS[2].0, ALWAYS.0][random.below(4)],
+                _ => TURNS[agents[number * 2 / ROUND]].0,
+            };
+            let text = texts[random.below(3)].to_owned();
+            all.push(Asked { round, at: Duration::from_millis(at), model, text, max_tokens: TOKENS });
         }
-        at += 60 + random.below(280);
-        let text = texts[random.below(3)].to_owned();
-        let model = match random.below(10) {
-            0 => "auto",
-            1 | 2 => [TURNS[0].0, TURNS[1].0, TURNS[2].0, ALWAYS.0][random.below(4)],
-            _ => TURNS[agent].0,
-        };
-        Asked { at: Duration::from_millis(at as u64), model, text, max_tokens: TOKENS }
-    };
-    (0..requests).map(&mut next).collect()
+    }
+    all
 }
 
 /// A host with three lanes that take turns, and one that is always there, all with fake engines; and what its policies are.
@@ -178,12 +197,14 @@ pub fn served(host: &Host, workload: &[Asked]) -> Course {
         for (number, asked) in workload.iter().enumerate() {
             let port = host.port;
             scope.spawn(move || {
-                std::thread::sleep(asked.at.saturating_sub(begun.elapsed()));
+                while let Some(early) = asked.at.checked_sub(begun.elapsed()) {
+                    std::thread::park_timeout(early);
+                }
                 let body = json!({
                     "model": asked.model, "messages": [{ "role": "user", "content": asked.text }],
                     "max_tokens": asked.max_tokens,
                 });
-                let id = number.to_string();
+                let id = format!("{}-{number}", asked.round);
                 let headers = [("content-type", "application/json"), ("x-request-id", id.as_str())];
                 let body = body.to_string();
                 let reply = send(port, "POST", "/v1/chat/completions", &headers, body.as_bytes());

