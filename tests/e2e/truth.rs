@@ -41,6 +41,7 @@ fn agree(policies: &str) {
             assert_eq!(real.switches(), same.switches());
         }
         for (round, said) in differences {
+            said.iter().for_each(|said| println!("  {said}"));
             match (said.is_empty(), open.get_mut(&round)) {
                 (true, _) => drop(open.remove(&round)),
                 (false, Some(before)) => before.extend(said),
