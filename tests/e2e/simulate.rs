@@ -241,6 +241,6 @@ fn a_scenario_beside_golden_cases_can_fail_a_policy() {
         fs::write(folder.join("scenarios/small.toml"), text).unwrap();
         let (exit, out, err) = desk.run(&["policy", "test", folder.to_str().unwrap()]);
         assert_eq!(exit, code, "{out}{err}");
-        assert!(out.contains("2 golden cases, all as they should be") && out.contains(verdict), "{out}");
+        assert!(out.contains("10 golden cases, all as they should be") && out.contains(verdict), "{out}");
     }
 }
