@@ -1,6 +1,7 @@
 //! `pointsman simulate`: scenarios, and what policies make of them.
 
 use std::fs;
+use std::io::BufWriter;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,7 +27,11 @@ const STEPS: u64 = 1000;
 pub(crate) fn simulate(options: &Simulate) -> Result<ExitCode> {
     let document = document(options)?;
     let stage = stage()?;
-    let study = study(options, &document, &stage)?;
+    let mut study = study(options, &document, &stage)?;
+    if let Some(file) = &options.trace {
+        let out = fs::File::create(file).with_context(|| format!("{} cannot be written", file.display()))?;
+        study.trace(BufWriter::new(out));
+    }
     let jobs = options.jobs.and_then(|jobs| NonZeroUsize::new(jobs.into()));
     let jobs = jobs.or(std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
     let bar = bar(options.quiet);

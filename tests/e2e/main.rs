@@ -25,6 +25,7 @@ mod simulate;
 mod stream;
 mod supervise;
 mod tidy;
+mod truth;
 
 use pointsman_tests::host::{Host, fake_lane, program};
 

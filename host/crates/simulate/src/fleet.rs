@@ -62,6 +62,8 @@ pub enum Service {
         first: Spread,
         /// From there to its end, in seconds.
         rest: Spread,
+        /// Requests of which a record says how long they took take as long again, whichever lane they go to.
+        recorded: bool,
     },
     /// Prompts are read one after the other, and answers are written together.
     Rates {

@@ -30,6 +30,7 @@ pub mod report;
 mod request;
 mod scenario;
 mod study;
+mod trace;
 mod traffic;
 mod world;
 
@@ -49,5 +50,6 @@ pub use self::scenario::{
     ScenarioError, Sessions, Source, Stream, Tenants, Trace, Variant,
 };
 pub use self::study::{Progress, Resolve, Stage, Study, StudyError};
+pub use self::trace::TraceWriter;
 pub use self::traffic::{Ask, ClassId, Traffic};
 pub use self::world::{Books, Setting, run};

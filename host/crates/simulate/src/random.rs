@@ -76,6 +76,8 @@ pub enum Spread {
     },
     /// One of these, each as likely as the others.
     OneOf(Vec<f64>),
+    /// These, one after the other, and the last one from then on: what was measured.
+    InTurn(Vec<f64>),
 }
 
 /// The 99th percentile of the standard normal distribution.
@@ -90,6 +92,11 @@ impl Spread {
 
     /// One value; never negative, never infinite.
     pub fn sample(&self, random: &mut Random) -> f64 {
+        self.nth(0, random)
+    }
+
+    /// The value that so many came before, which matters only to those that come in turn.
+    pub fn nth(&self, number: usize, random: &mut Random) -> f64 {
         let value = match self {
             Self::Fixed(value) => *value,
             Self::Uniform(least, most) => least + (most - least) * random.part(),
@@ -102,6 +109,7 @@ impl Spread {
                 let index = usize::try_from(random.below(values.len() as u64)).unwrap_or_default();
                 values.get(index).copied().unwrap_or_default()
             }
+            Self::InTurn(values) => values.get(number).or(values.last()).copied().unwrap_or_default(),
         };
         if value.is_finite() { value.max(0.0) } else { 0.0 }
     }
@@ -109,6 +117,11 @@ impl Spread {
     /// One value as a time, to the microsecond, which decision records have as well.
     pub fn time(&self, random: &mut Random) -> Duration {
         seconds(self.sample(random))
+    }
+
+    /// The value that so many came before as a time.
+    pub fn nth_time(&self, number: usize, random: &mut Random) -> Duration {
+        seconds(self.nth(number, random))
     }
 }
 
@@ -137,6 +150,13 @@ mod tests {
         ];
         let bits: Vec<u64> = spreads.iter().map(|spread| spread.sample(&mut random).to_bits()).collect();
         assert_eq!((drawn, bits), (DRAWN.to_vec(), BITS.to_vec()));
+    }
+
+    #[test]
+    fn what_comes_in_turn_ends_with_the_last_one_again_and_again() {
+        let (spread, mut random) = (Spread::InTurn(vec![3.0, 1.0]), Random::new(1, "test"));
+        let values: Vec<f64> = (0..4).map(|number| spread.nth(number, &mut random)).collect();
+        assert_eq!(values, [3.0, 1.0, 1.0, 1.0]);
     }
 
     const DRAWN: [u64; 3] = [875_390, 878_136, 619_840];
@@ -168,6 +188,7 @@ mod tests {
             Spread::Pareto { least: 0.0, shape: -1.0, most: 1.0 },
             Spread::OneOf(Vec::new()),
             Spread::Fixed(-1.0),
+            Spread::InTurn(Vec::new()),
         ] {
             let value = odd.sample(&mut random);
             assert!(value.is_finite() && value >= 0.0, "{odd:?}: {value}");

@@ -13,10 +13,11 @@
 //! ```
 
 use std::fmt;
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pointsman_policy::{
@@ -29,6 +30,7 @@ use crate::failure::Failure;
 use crate::objective::Objective;
 use crate::report::{Collector, Point, Report, Run, Sweep, VariantReport};
 use crate::scenario::{Host, HostConfig, Scenario, ScenarioError};
+use crate::trace::{Both, TraceWriter};
 use crate::traffic::{Ask, Traffic};
 use crate::world::{Setting, run};
 
@@ -99,6 +101,9 @@ pub enum StudyError {
     /// There is no thread to run on.
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
+    /// What happened in the first run cannot be written down.
+    #[error("the trace cannot be written: {0}")]
+    Trace(std::io::Error),
 }
 
 /// How far the runs are.
@@ -123,13 +128,25 @@ struct Case {
 }
 
 /// Scenarios that are to be carried out, and compared with the first.
-#[derive(Debug)]
 pub struct Study {
     title: String,
     scenario: String,
     objectives: Vec<Objective>,
     cases: Vec<Case>,
     parameter: Option<String>,
+    trace: Mutex<Option<Sink>>,
+}
+
+/// Whatever is written to.
+type Sink = Box<dyn Write + Send>;
+
+impl fmt::Debug for Study {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Study")
+            .field("title", &self.title)
+            .field("cases", &self.cases)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Study {
@@ -154,7 +171,13 @@ impl Study {
             objectives: Vec::new(),
             cases: Vec::new(),
             parameter: None,
+            trace: Mutex::new(None),
         }
+    }
+
+    /// Write down what happens in the first run, the one of the first column with its first seed (see [`TraceWriter`]).
+    pub fn trace(&mut self, out: impl Write + Send + 'static) {
+        self.trace = Mutex::new(Some(Box::new(out)));
     }
 
     /// The scenarios that are added differ in the values of this key, which are their names.
@@ -227,7 +250,7 @@ impl Study {
             .collect();
         let watch = Watch::new(jobs_to_do.len(), progress);
         let next = AtomicUsize::new(0);
-        let done: Vec<Mutex<Option<Result<Run, ScenarioError>>>> =
+        let done: Vec<Mutex<Option<Result<Run, StudyError>>>> =
             jobs_to_do.iter().map(|_| Mutex::new(None)).collect();
         let work = || {
             loop {
@@ -235,12 +258,13 @@ impl Study {
                 let (Some((case, seed)), Some(place)) = (jobs_to_do.get(index), done.get(index)) else {
                     return;
                 };
-                let run = case.run(*seed, &|part| watch.says(index, part));
+                let trace = (index == 0).then(|| locked(&self.trace).take()).flatten();
+                let run = case.run(*seed, trace, &|part| watch.says(index, part));
                 // The others need not begin any more.
                 if run.is_err() {
                     next.store(jobs_to_do.len(), Ordering::Relaxed);
                 }
-                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(run);
+                *locked(place) = Some(run);
             }
         };
         std::thread::scope(|scope| -> std::io::Result<()> {
@@ -274,6 +298,10 @@ impl Study {
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What a scenario that has no name beside others is called: its policies.
 fn decided_by(chain: &ChainSpec) -> String {
     let names: Vec<&str> = chain.policies.iter().map(|policy| policy.name.as_str()).collect();
@@ -291,16 +319,28 @@ fn point(line: &str, variant: &VariantReport) -> Point {
 }
 
 impl Case {
-    fn run(&self, seed: u64, says: &dyn Fn(f64)) -> Result<Run, ScenarioError> {
+    fn run(&self, seed: u64, trace: Option<Sink>, says: &dyn Fn(f64)) -> Result<Run, StudyError> {
         let Self { scenario, host, failures, chain, .. } = self;
         let mut arrivals = scenario.traffic(seed)?;
-        let mut observer = Collector::new(host.fleet.lanes.iter().map(|lane| &lane.info), arrivals.classes());
+        let lanes = || host.fleet.lanes.iter().map(|lane| &lane.info);
+        let mut observer = Collector::new(lanes(), arrivals.classes());
         let setting = Setting { fleet: &host.fleet, failures, begins_ms: scenario.begins_ms, seed };
         let mut deciders = Chain::from(chain.begin());
         let mut traffic = Counted { inner: &mut arrivals, count: 0, lasts: scenario.lasts, says };
-        let books = run(&setting, &mut deciders, &mut traffic, &mut observer);
+        let books = match trace {
+            None => run(&setting, &mut deciders, &mut traffic, &mut observer),
+            Some(out) => {
+                let names = lanes().map(|lane| lane.name.clone());
+                let trace = TraceWriter::new(out, names, traffic.classes());
+                let mut both = Both(observer, trace);
+                let books = run(&setting, &mut deciders, &mut traffic, &mut both);
+                observer = both.0;
+                both.1.finish().map_err(StudyError::Trace)?;
+                books
+            }
+        };
         if let Some(problem) = arrivals.problem() {
-            return Err(scenario.wrong_traffic(problem));
+            return Err(scenario.wrong_traffic(problem).into());
         }
         says(1.0);
         Ok(observer.finish(seed, books.accepted, books.ended_at))
@@ -346,7 +386,7 @@ impl<'a> Watch<'a> {
     }
 
     fn says(&self, run: usize, part: f64) {
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = locked(&self.parts);
         if let Some(of) = parts.get_mut(run) {
             *of = part.clamp(0.0, 1.0);
         }

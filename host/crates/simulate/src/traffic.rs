@@ -48,6 +48,8 @@ pub struct Ask {
     pub body: Option<Bytes>,
     /// The id that it had; otherwise it gets one of its number.
     pub id: Option<Arc<str>>,
+    /// How long an engine worked on it, if that was recorded: to the first byte of its answer, and from there to its end.
+    pub took: Option<(Duration, Duration)>,
 }
 
 /// Where requests come from.

@@ -129,6 +129,7 @@ impl Content {
             stream: row.stream.unwrap_or(ask.stream),
             body: row.body,
             id: row.id,
+            took: row.took,
             ..ask
         }
     }
@@ -155,6 +156,7 @@ impl Content {
             patience: stream.patience,
             body: None,
             id: None,
+            took: None,
         }
     }
 
@@ -171,6 +173,7 @@ impl Content {
             prompt_tokens: prompt,
             shared_tokens: shared,
             output_tokens: output,
+            id: None,
             ..ask.clone()
         }
     }

@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use pointsman_record::{DecisionRecord, Record, files, records};
+use pointsman_domain::{Outcome, TryResult};
+use pointsman_record::{DecisionRecord, Record, TryRecord, files, records};
 
 use super::rows::Row;
 
@@ -57,5 +59,14 @@ fn row(record: DecisionRecord) -> Row {
         stream: Some(figures.streaming),
         body: body.map(Bytes::from),
         id: Some(record.request_id),
+        took: took(&record.tries, outcome),
     }
+}
+
+/// How long the engine worked on it that answered it: to the first byte, and from there to the end.
+fn took(tries: &[TryRecord], outcome: Option<&Outcome>) -> Option<(Duration, Duration)> {
+    let answered = tries.last().filter(|tried| tried.result == TryResult::Ok)?;
+    let worked = answered.took.saturating_sub(answered.queue);
+    let first = outcome?.ttft.saturating_sub(answered.begun + answered.queue).min(worked);
+    Some((first, worked - first))
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pointsman_domain::Endpoint;
@@ -28,6 +29,7 @@ pub(super) struct Row {
     pub(super) stream: Option<bool>,
     pub(super) body: Option<Bytes>,
     pub(super) id: Option<Arc<str>>,
+    pub(super) took: Option<(Duration, Duration)>,
 }
 
 type Rows = Box<dyn Iterator<Item = Result<Row, String>>>;

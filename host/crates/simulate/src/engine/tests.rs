@@ -23,7 +23,7 @@ fn model() -> EngineModel {
 }
 
 fn job(prompt: u32, output: u32) -> Job {
-    Job { prompt, output, common: (ClassId(0), 0), history: (0, 0) }
+    Job { prompt, output, common: (ClassId(0), 0), history: (0, 0), took: None }
 }
 
 /// An engine that is asked at times, and what it did when.
@@ -135,7 +135,7 @@ fn beginnings_that_were_read_are_not_read_again() {
 
 #[test]
 fn each_takes_its_time_where_that_is_how_it_is() {
-    let service = Service::Fixed { first: Spread::Fixed(1.0), rest: Spread::Fixed(3.0) };
+    let service = Service::Fixed { first: Spread::Fixed(1.0), rest: Spread::Fixed(3.0), recorded: false };
     let mut desk = Desk::new(&EngineModel { service, ..model() });
     desk.engine.begin(1, job(100, 30), ms(0));
     desk.at(ms(500)).begin(2, job(100, 30), ms(500));

@@ -48,6 +48,7 @@ pub(crate) fn ask(seconds: f64, class: u16, tenant: &str) -> Ask {
         patience: None,
         body: None,
         id: None,
+        took: None,
     }
 }
 

@@ -25,6 +25,7 @@ fn ask(session: u64, turn: u32, prompt_tokens: u32, shared_tokens: u32) -> Ask {
         patience: None,
         body: None,
         id: None,
+        took: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pointsman_settings::{Place, Section};
 
 use super::fleet::HostLane;
-use super::quantity::{Unit, number, spread};
+use super::quantity::{Unit, number, spread, spread_or_turns};
 use crate::fleet::{Decode, EngineModel, Service};
 use crate::random::Spread;
 
@@ -22,7 +22,7 @@ pub struct Engines {
 pub(super) struct Keys {
     load: Option<Spread>,
     stop: Option<Spread>,
-    fixed: Option<(Spread, Spread)>,
+    fixed: Option<Fixed>,
     overhead: Option<Spread>,
     prefill: Option<f64>,
     decode: Option<Decode>,
@@ -30,6 +30,14 @@ pub(super) struct Keys {
     prefix_cache: Option<bool>,
     notices_hang: Option<Duration>,
     first_byte: Option<Duration>,
+}
+
+/// `service`.
+#[derive(Debug, Clone)]
+struct Fixed {
+    first: Spread,
+    rest: Spread,
+    recorded: bool,
 }
 
 /// `[engines]`.
@@ -50,8 +58,8 @@ pub(super) fn read(section: &Section<'_>) -> Engines {
 fn read_keys(section: &Section<'_>) -> Keys {
     let pause = |key| section.has(key).then(|| section.pause(key, Duration::from_secs(1)));
     let keys = Keys {
-        load: spread(section, "load", Unit::Time),
-        stop: spread(section, "stop", Unit::Time),
+        load: spread_or_turns(section, "load"),
+        stop: spread_or_turns(section, "stop"),
         fixed: read_fixed(section),
         overhead: spread(section, "overhead", Unit::Time),
         prefill: number(section, "prefill", 1e-3, 1e9),
@@ -72,15 +80,16 @@ fn read_keys(section: &Section<'_>) -> Keys {
     keys
 }
 
-fn read_fixed(section: &Section<'_>) -> Option<(Spread, Spread)> {
+fn read_fixed(section: &Section<'_>) -> Option<Fixed> {
     if !section.has("service") {
         return None;
     }
     let service = section.section("service");
     let first = super::quantity::required_spread(&service, "first", Unit::Time);
     let rest = spread(&service, "rest", Unit::Time);
+    let recorded = service.flag("recorded", false);
     service.report_unknown();
-    Some((first?, rest.unwrap_or(Spread::Fixed(0.0))))
+    Some(Fixed { first: first?, rest: rest.unwrap_or(Spread::Fixed(0.0)), recorded })
 }
 
 /// Pairs of answers at once and tokens a second, or one number for any number of answers.
@@ -126,7 +135,7 @@ impl Engines {
         let rates = own.overhead.is_some() || own.prefill.is_some() || own.decode.is_some();
         let fixed = own.fixed.as_ref().or(all.fixed.as_ref().filter(|_| !rates));
         let service = match fixed.cloned() {
-            Some((first, rest)) => Service::Fixed { first, rest },
+            Some(Fixed { first, rest, recorded }) => Service::Fixed { first, rest, recorded },
             None => Service::Rates {
                 overhead: either(&own.overhead, &all.overhead, Spread::Fixed(0.02)),
                 prefill: own.prefill.or(all.prefill).unwrap_or(2500.0),

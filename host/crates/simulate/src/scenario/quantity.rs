@@ -51,6 +51,24 @@ pub(super) fn spread(section: &Section<'_>, key: &str, unit: Unit) -> Option<Spr
     }
 }
 
+/// A spread, or `{ in-turn = [...] }`: what was measured, one after the other.
+pub(super) fn spread_or_turns(section: &Section<'_>, key: &str) -> Option<Spread> {
+    let table = section.value(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Table(_)));
+    if !table || !section.section(key).has("in-turn") {
+        return spread(section, key, Unit::Time);
+    }
+    let table = section.section(key);
+    let values = spread(&table, "in-turn", Unit::Time);
+    table.report_unknown();
+    match values? {
+        Spread::OneOf(values) => Some(Spread::InTurn(values)),
+        _ => {
+            table.mistake("in-turn", "must be a list of times, such as [\"41s\", \"44.5s\"]");
+            None
+        }
+    }
+}
+
 /// One that has to be there.
 pub(super) fn required_spread(section: &Section<'_>, key: &str, unit: Unit) -> Option<Spread> {
     if !section.has(key) {
@@ -66,7 +84,7 @@ pub(super) fn between(section: &Section<'_>, key: &str) -> Option<Spread> {
         Spread::Fixed(value) | Spread::Uniform(_, value) | Spread::Exponential { mean: value } => *value,
         Spread::LogNormal { median, .. } => *median,
         Spread::Pareto { most, .. } => *most,
-        Spread::OneOf(values) => values.iter().copied().fold(0.0, f64::max),
+        Spread::OneOf(values) | Spread::InTurn(values) => values.iter().copied().fold(0.0, f64::max),
     };
     if most < 1e-6 {
         section.mistake(key, "must be more than nothing");

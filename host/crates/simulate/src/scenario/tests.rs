@@ -196,7 +196,7 @@ fn lanes_have_their_engines() {
     let decode = Decode(vec![(1, 28.0), (8, 140.0)]);
     assert_eq!(rates(&coder.engine), (3000.0, decode.clone()));
     assert_eq!(rates(&orchestrator.engine), (2500.0, decode));
-    let fixed = Service::Fixed { first: Spread::Fixed(0.2), rest: Spread::Fixed(4.0) };
+    let fixed = Service::Fixed { first: Spread::Fixed(0.2), rest: Spread::Fixed(4.0), recorded: false };
     assert_eq!((&cloud.engine.service, cloud.engine.kv_tokens), (&fixed, Some(49_152)));
     assert_eq!((cloud.first_byte.as_secs(), cloud.engine.notices_hang.as_secs()), (300, 30));
     assert_eq!(host.chain.policies.len(), 1);

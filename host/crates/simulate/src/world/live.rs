@@ -90,6 +90,7 @@ impl Live {
             output: ask.output_tokens.min(most).min(room),
             common: (ask.class, self.common),
             history: (ask.session, ask.shared_tokens),
+            took: ask.took,
         };
         (longest == 0 || prompt < longest).then_some(job)
     }

@@ -17,9 +17,10 @@ type Refused = (How, String);
 
 impl World<'_> {
     /// A request comes: decide about it, and try the first lane of its plan.
-    pub(super) fn comes(&mut self, ask: Ask) {
+    pub(super) fn comes(&mut self, mut ask: Ask) {
         self.books.accepted += 1;
-        let id = ask.id.as_deref().map_or_else(|| format!("sim-{}", self.books.accepted), str::to_owned);
+        let number = self.books.accepted;
+        let id = ask.id.get_or_insert_with(|| format!("sim-{number}").into()).as_ref().to_owned();
         let common = self.writer.common(&ask);
         let decided = match self.writer.write(&ask, id) {
             Ok(request) => self.decide(&ask, &request).map(|(merged, plan)| {

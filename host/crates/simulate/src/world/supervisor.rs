@@ -55,6 +55,9 @@ pub(super) struct Supervisor {
     life: Life,
     engine: Engine,
     loads: Random,
+    /// Loads that have begun, and stops.
+    loaded: usize,
+    stopped: usize,
     troubles: Random,
     loads_fail_until: Duration,
     slow_loads: Option<Lasting<f64>>,
@@ -72,6 +75,8 @@ impl Supervisor {
             life: Life::Off,
             engine: Engine::new(&lane.engine, stream("requests")),
             loads: stream("loads"),
+            loaded: 0,
+            stopped: 0,
             troubles: stream("troubles"),
             loads_fail_until: Duration::ZERO,
             slow_loads: None,
@@ -90,7 +95,8 @@ impl Supervisor {
     /// It is to be loaded.
     pub(super) fn load(&mut self, now: Duration) {
         let slow = self.slow_loads.filter(|slow| slow.until > now).map_or(1.0, |slow| slow.what);
-        let takes = crate::random::seconds(self.model.load.sample(&mut self.loads) * slow);
+        let takes = crate::random::seconds(self.model.load.nth(self.loaded, &mut self.loads) * slow);
+        self.loaded += 1;
         self.life = Life::Loading {
             until: now.saturating_add(takes),
             fails: !self.external && now < self.loads_fail_until,
@@ -100,7 +106,7 @@ impl Supervisor {
     /// It is to be stopped. While what is left of it is ended anyway, that is nothing new.
     pub(super) fn unload(&mut self, now: Duration) {
         if !matches!(self.life, Life::Dying { .. } | Life::Stopping { .. }) {
-            let takes = self.model.stop.time(&mut self.loads);
+            let takes = self.stops();
             self.down(now);
             self.life = Life::Stopping { until: now.saturating_add(takes) };
         }
@@ -256,8 +262,14 @@ impl Supervisor {
         }
         said.push(Said::News(EngineNews::Dying(hangs())));
         said.push(Said::Broken(self.down(now)));
-        let takes = self.model.stop.time(&mut self.loads);
+        let takes = self.stops();
         self.life = Life::Dying { until: now.saturating_add(takes) };
+    }
+
+    /// How long it takes this time until it is gone.
+    fn stops(&mut self) -> Duration {
+        self.stopped += 1;
+        self.model.stop.nth_time(self.stopped - 1, &mut self.loads)
     }
 
     fn serve(&mut self, now: Duration, said: &mut Vec<Said>) {

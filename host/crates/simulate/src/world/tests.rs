@@ -39,6 +39,7 @@ fn ask(at: Duration, model: &str) -> Ask {
         patience: None,
         body: None,
         id: None,
+        took: None,
     }
 }
 
@@ -154,7 +155,7 @@ fn lane(name: &str, models: &[&str]) -> Lane {
         engine: EngineModel {
             load: Spread::Fixed(40.0),
             stop: Spread::Fixed(5.0),
-            service: Service::Fixed { first: Spread::Fixed(1.0), rest: Spread::Fixed(3.0) },
+            service: Service::Fixed { first: Spread::Fixed(1.0), rest: Spread::Fixed(3.0), recorded: false },
             kv_tokens: None,
             prefix_cache: false,
             notices_hang: s(30),

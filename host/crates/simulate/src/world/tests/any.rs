@@ -136,7 +136,8 @@ fn any_lane() -> impl Strategy<Value = Lane> {
     let service = prop_oneof![
         (0.0..3.0, 0.0..9.0).prop_map(|(first, rest)| Service::Fixed {
             first: Spread::Exponential { mean: first },
-            rest: Spread::Fixed(rest)
+            rest: Spread::Fixed(rest),
+            recorded: false,
         }),
         (0.0..0.2, 50.0..5000.0, 1.0..50.0, 50.0..300.0).prop_map(|(overhead, prefill, one, many)| {
             Service::Rates {
