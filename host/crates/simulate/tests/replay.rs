@@ -259,7 +259,9 @@ fn a_changed_threshold_shows_in_advice_decisions_and_effect() {
     assert!(text.ends_with("4 of 12 decisions are made otherwise, 4 calls answered otherwise\n"), "{text}");
     assert_eq!(report.json()["effect"]["refused_now"], 4);
     // The other way round.
-    let alone = |requests| chain(vec![quota(requests)]);
+    let alone = |requests: u32| {
+        chain(vec![policy("quota", json!({ "window-s": 60, "default": { "requests": requests } }))])
+    };
     let back = replay(&written(&alone(4)), Who::Chain(alone(100)));
     assert_eq!((back.effect.refused_then, back.decisions.unknown), (4, 0), "{}", back.text());
 }
