@@ -249,7 +249,7 @@ fn engines_can_take_as_long_as_was_measured() {
     assert_eq!(engine.load, Spread::InTurn(vec![41.0, 44.5]));
     assert_eq!(engine.stop, Spread::InTurn(vec![3.0]));
     assert!(matches!(engine.service, Service::Fixed { recorded: true, .. }));
-    let error = parse(&with("[engines.a]\nload.in-turn = \"41s\"")).unwrap_err().to_string();
+    let error = parse(&with("[engines.a]\nload.in-turn = \"41s\"")).unwrap_err().join("\n");
     assert!(error.contains("engines.a.load.in-turn: must be a list of times, such as"), "{error}");
 }
 
