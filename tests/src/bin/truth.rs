@@ -86,11 +86,11 @@ fn real_model(program: &Path, python: &Path, rounds: usize) {
         format!(
             "[[lanes]]\nname = {name:?}\ngroup = \"box\"\nmemory = \"250MiB\"\nslots = 2\nexpected-load = \"3s\"\n\
              [lanes.engine]\ndriver = \"llama-cpp\"\ncommand = {}\n",
-            json!([python, engine, "--port", "{port}", "--alias", "{lane}"])
+            json!([python, engine, "--threads", "1", "--port", "{port}", "--alias", "{lane}"])
         )
     };
     let config = format!(
-        "{RECORDS}queue = {{ max-wait = \"9m\" }}\n[[groups]]\nname = \"box\"\nmemory = \"300MiB\"\n{}",
+        "{RECORDS}[queue]\nmax-wait = \"4m\"\n[[groups]]\nname = \"box\"\nmemory = \"300MiB\"\n{}",
         TURNS.map(lane).concat()
     );
     let rates = rates(program, &config);
@@ -101,8 +101,8 @@ fn real_model(program: &Path, python: &Path, rounds: usize) {
             round: asked.round,
             at: asked.at * 4,
             model: TURNS.iter().find(|lane| lane.0 == asked.model).map_or("coder", |lane| lane.0),
-            text: format!("{number}: {}", asked.text.repeat(1 + number % 7 * 4)),
-            max_tokens: 16 + u32::try_from(number).unwrap() % 5 * 12,
+            text: format!("{number}: {}", asked.text.repeat(1 + number % 7)),
+            max_tokens: 8 + u32::try_from(number).unwrap() % 5 * 4,
         })
         .collect();
     let (host, real) = serve(program, &config, &workload);
@@ -129,12 +129,12 @@ fn rates(program: &Path, config: &str) -> String {
     };
     ask("Hello.", 2);
     let (short, few, _) = ask("Who are you?", 1);
-    let (long, many, _) = ask(&"The sky is blue, and the sea is wide. ".repeat(60), 1);
+    let (long, many, _) = ask(&"The sky is blue, and the sea is wide. ".repeat(20), 1);
     let prefill = (many - few) / (long - short).max(1e-3);
-    let (alone, _, written) = ask("Tell me a long story about a ship.", 100);
+    let (alone, _, written) = ask("Tell me a long story about a ship.", 32);
     let one = (written - 1.0) / (alone - short);
     let both = std::thread::scope(|scope| {
-        let story = |what: &'static str| scope.spawn(move || ask(what, 100));
+        let story = |what: &'static str| scope.spawn(move || ask(what, 32));
         let two = [story("Tell me a long story about a fox."), story("Tell me a long story about a bee.")];
         two.map(|answer| answer.join().unwrap())
     });

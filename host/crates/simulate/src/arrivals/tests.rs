@@ -259,6 +259,12 @@ fn records_come_as_they_came() {
     assert_eq!((ask.prompt_tokens, ask.output_tokens, ask.endpoint), (14, 96, Endpoint::ChatCompletions));
     assert_eq!(&*ask.headers, [("x-class".to_owned(), "interactive".to_owned())]);
     assert_eq!(ask.body.as_deref(), Some(br#"{"model": "auto", "messages": []}"#.as_slice()));
+    let micros = Duration::from_micros;
+    assert_eq!(
+        ask.took,
+        Some((micros(28_860), micros(51_100))),
+        "the try that failed, and queues, are no work"
+    );
     // Nobody knows how long its answer would have been.
     let cut = &asks[2];
     assert_eq!(

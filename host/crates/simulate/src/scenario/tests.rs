@@ -240,6 +240,19 @@ fn failures_have_lanes() {
     assert_eq!(error.lines().count(), 3, "{error}");
 }
 
+#[test]
+fn engines_can_take_as_long_as_was_measured() {
+    let text = with(
+        "[engines.a]\nload.in-turn = [\"41s\", 44.5]\nstop = { in-turn = [3] }\nservice = { first = 1, recorded = true }",
+    );
+    let engine = parse(&text).unwrap().host(&inline).unwrap().fleet.lanes[0].engine.clone();
+    assert_eq!(engine.load, Spread::InTurn(vec![41.0, 44.5]));
+    assert_eq!(engine.stop, Spread::InTurn(vec![3.0]));
+    assert!(matches!(engine.service, Service::Fixed { recorded: true, .. }));
+    let error = parse(&with("[engines.a]\nload.in-turn = \"41s\"")).unwrap_err().join("\n");
+    assert!(error.contains("engines.a.load.in-turn: must be a list of times, such as"), "{error}");
+}
+
 /// The least there can be, with more of it.
 fn with(more: &str) -> String {
     let tables = [
