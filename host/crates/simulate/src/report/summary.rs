@@ -32,7 +32,7 @@ pub struct Summary {
     pub tenants: Vec<Named<TenantFigures>>,
     /// The tenants who are not.
     pub other_tenants: Option<Figures>,
-    /// Jain's index of the promptness of the tenants: see [`super::fairness`].
+    /// Jain's index of the promptness of the tenants: see [`jain`](super::jain) and `fairness.rs`.
     pub fairness: Option<f64>,
     /// Loads that began.
     pub loads: u64,
@@ -154,7 +154,7 @@ pub struct TenantFigures {
     /// Its requests.
     #[serde(flatten)]
     pub requests: Figures,
-    /// How promptly they were served, from 0 to 1: see [`super::fairness`].
+    /// How promptly they were served, from 0 to 1: see [`jain`](super::jain) and `fairness.rs`.
     pub promptness: Option<f64>,
 }
 
