@@ -7,7 +7,7 @@
 //!                                                   └ replayed  what the record says, where it says something
 //! ```
 //!
-//! Every function of the contract that is an input goes through [`HostState::question`] and [`HostState::answer`]
+//! Every function of the contract that is an input goes through `HostState::question` and `HostState::answer`
 //! (`crate::host_calls`), and what a guest is told without asking does too. So whatever is recorded can be replayed.
 
 use std::time::Duration;

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What several kinds of files have in common is read here, so that it has the same words and the same defaults in all of
-//! them: [`rules`] and [`chain`].
+//! them: [`rules()`] and [`chain()`].
 
 mod mistakes;
 mod over;
