@@ -6,8 +6,8 @@ use clap::Args;
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Exit codes: 0, the objectives are met (in every seed, by the scenario as it stands); 1, they are not; 78, the scenario or a policy
-cannot be used.
+Exit codes: 0, the objectives are met in every seed, by the scenario as it stands (with --compare by all chains, with --sweep by all
+values); 1, they are not; 78, the scenario or a policy cannot be used.
 
 Examples:
   pointsman simulate day.toml --html day.html

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::Wish;
-use pointsman_domain::{Advisor, BuiltIn, FleetView, LaneId, Outcome};
+use pointsman_domain::{Advisor, FleetView, LaneId, Outcome};
 
 pub use self::chain::Chain;
 
@@ -53,6 +53,3 @@ impl<A: Advisor> Deciders for A {
         ended.iter().for_each(|outcome| self.ended(outcome));
     }
 }
-
-/// No policies: the host's own rule.
-pub const NOBODY: BuiltIn = BuiltIn;

@@ -36,7 +36,7 @@ mod world;
 
 pub use self::arrivals::Arrivals;
 pub use self::compare::{Cell, Change, Comparison, Difference, Estimate, Line};
-pub use self::deciders::{Chain, Deciders, NOBODY, Wished};
+pub use self::deciders::{Chain, Deciders, Wished};
 pub use self::failure::{Failure, Trouble, When};
 pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};
 pub use self::histogram::Histogram;

@@ -156,7 +156,8 @@ impl Study {
     /// When it, or one of its policies, cannot be used.
     pub fn of(scenario: &Scenario, stage: &Stage) -> Result<Self, StudyError> {
         let mut study = Self::new(scenario);
-        study.add(&decided_by(&scenario.host(&*stage.resolve)?.chain), scenario, None, stage)?;
+        let host = scenario.host(&*stage.resolve)?;
+        study.push(&decided_by(&host.chain), scenario, host, stage)?;
         for variant in &scenario.variants {
             study.add(&variant.name, &variant.scenario, None, stage)?;
         }
@@ -208,6 +209,10 @@ impl Study {
         if let Some(chain) = chain {
             host.chain = chain;
         }
+        self.push(name, scenario, host, stage)
+    }
+
+    fn push(&mut self, name: &str, scenario: &Scenario, host: Host, stage: &Stage) -> Result<(), StudyError> {
         let failures = scenario.failures(&host.fleet)?;
         if self.cases.is_empty() {
             let traffic = scenario.traffic(1)?;

@@ -244,6 +244,18 @@ fn a_hang_is_noticed_and_ends_the_engine() {
 }
 
 #[test]
+fn an_order_to_stop_what_has_just_crashed_is_nothing_new() {
+    let mut supervisor = Supervisor::new(&lane("a", &["m"]), 1);
+    let mut said = Vec::new();
+    supervisor.load(s(0));
+    supervisor.go_on(s(40), &mut said);
+    supervisor.suffer(&Trouble::Crash, s(50), &mut said);
+    // The lane was draining, and its last answer has broken off: so the dispatcher, which has not heard of the end yet.
+    supervisor.unload(s(50));
+    assert_eq!((supervisor.exists(), supervisor.next()), (false, None), "{said:?}");
+}
+
+#[test]
 fn loads_that_fail_and_loads_that_are_slow() {
     let fleet = fleet(vec![lane("a", &["m"])]);
     let asks = || Asks::of([ask(s(0), "m"), ask(s(39), "m"), ask(s(42), "m")]);
