@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use pointsman_domain::units::micros;
 use pointsman_domain::{
-    ChainInfo, Consulted, Decision, Edit, Figures, LaneAdvice, LaneId, LaneInfo, LaneStat, Merged, Outcome,
-    PlanLimits, TryResult,
+    ChainInfo, Consulted, Decision, Figures, LaneId, LaneInfo, LaneStat, Merged, Outcome, PlanLimits,
+    TryResult,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// Version of the format.
 pub const VERSION: u32 = 1;
@@ -177,65 +176,4 @@ impl Record {
         }
         Ok(line)
     }
-}
-
-impl DecisionRecord {
-    /// About how many bytes it holds, so that a queue of them can be bounded. Cheap: it looks at lengths only.
-    pub fn weight(&self) -> usize {
-        let edits = |edits: &[Edit]| edits.iter().map(edit_weight).sum::<usize>();
-        let consulted = |call: &Consulted| {
-            let reads: usize = call
-                .reads
-                .iter()
-                .map(|read| 64 + read.with.iter().map(value_weight).sum::<usize>() + value_weight(&read.gave))
-                .sum();
-            let advice = call.advice.as_ref().map_or(0, |advice| {
-                let lanes = match &advice.lanes {
-                    LaneAdvice::Any | LaneAdvice::Blend(_) => 0,
-                    LaneAdvice::Only(lanes) | LaneAdvice::Avoid(lanes) | LaneAdvice::Ordered(lanes) => {
-                        lanes.len() * size_of::<LaneId>()
-                    }
-                    LaneAdvice::Scores(scores) => scores.len() * 8,
-                };
-                let steps = advice.fallback.iter().flat_map(|fallback| &fallback.steps);
-                lanes
-                    + edits(&advice.edits)
-                    + steps.map(|step| edits(&step.edits)).sum::<usize>()
-                    + (advice.notes.len() + advice.hints.len()) * 128
-            });
-            size_of::<Consulted>() + reads + advice + call.fleet.len() * size_of::<LaneStat>()
-        };
-        size_of::<Self>()
-            + self.fleet.len() * size_of::<LaneStat>()
-            + self.consulted.iter().map(consulted).sum::<usize>()
-            + edits(&self.merged.edits)
-            + self.merged.lanes.len() * 16
-            + self.tries.len() * size_of::<TryRecord>()
-    }
-}
-
-fn edit_weight(edit: &Edit) -> usize {
-    let text = match edit {
-        Edit::SetField(pointer, value) => pointer.len() + value.len(),
-        Edit::SetHeader(name, value) => name.len() + value.len(),
-        Edit::SetModel(text)
-        | Edit::ReplaceBody(text)
-        | Edit::RemoveField(text)
-        | Edit::PrependSystem(text)
-        | Edit::RemoveHeader(text) => text.len(),
-        Edit::CapOutputTokens(_) | Edit::KeepLastMessages(_) => 0,
-    };
-    size_of::<Edit>() + text
-}
-
-fn value_weight(value: &Value) -> usize {
-    size_of::<Value>()
-        + match value {
-            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-            Value::String(text) => text.len(),
-            Value::Array(items) => items.iter().map(value_weight).sum(),
-            Value::Object(fields) => {
-                fields.iter().map(|(key, value)| 32 + key.len() + value_weight(value)).sum()
-            }
-        }
 }

@@ -30,6 +30,7 @@ mod read;
 mod recorder;
 mod redact;
 mod sample;
+mod weight;
 
 pub use self::file::files;
 pub use self::format::{

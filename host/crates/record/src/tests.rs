@@ -3,7 +3,12 @@ mod writing;
 
 use std::io::BufReader;
 
+use pointsman_domain::{
+    Advice, Decision, Edit, FallbackAdvice, FallbackStep, LaneId, Note, PolicyRef, Read, Rejection, Scalar,
+    Triggers,
+};
 use proptest::prelude::*;
+use serde_json::Value;
 
 use self::made::{decision, topology};
 use super::*;
@@ -49,6 +54,64 @@ proptest! {
         let written = Record::Decision(Box::new(decision.clone())).to_line().unwrap().len();
         let weight = decision.weight();
         prop_assert!(weight > written / 10, "{weight} for {written} bytes");
+    }
+}
+
+#[test]
+fn a_long_text_has_its_weight_wherever_it_is() {
+    const LONG: usize = 100_000;
+    fn text() -> String {
+        "x".repeat(LONG)
+    }
+    fn edits() -> Vec<Edit> {
+        vec![Edit::PrependSystem(text())]
+    }
+    fn fallback() -> FallbackAdvice {
+        let step = FallbackStep { lane: LaneId(0), edits: edits() };
+        FallbackAdvice { on: Triggers::NONE, steps: vec![step], first_token: None }
+    }
+    fn rejection() -> Rejection {
+        Rejection { status: 403, code: String::new(), message: text(), retry_after_s: None }
+    }
+    fn note() -> Note {
+        Note { key: "why".to_owned(), value: Scalar::Text(text()) }
+    }
+    fn read(with: Value, gave: Value) -> Read {
+        Read { call: "state.get".to_owned(), with: vec![with], gave }
+    }
+    fn policy() -> PolicyRef {
+        PolicyRef::new("p", "1")
+    }
+    let advised = |advice: Advice| {
+        move |decision: &mut DecisionRecord| decision.consulted[0].advice = Some(advice.clone())
+    };
+    type Change = Box<dyn Fn(&mut DecisionRecord)>;
+    let changes: Vec<(&str, Change)> = vec![
+        ("read with", Box::new(|to| to.consulted[0].reads.push(read(text().into(), Value::Null)))),
+        ("read gave", Box::new(|to| to.consulted[0].reads.push(read(Value::Null, text().into())))),
+        ("dropped", Box::new(|to| to.consulted[0].dropped.push(text()))),
+        ("advised rejection", Box::new(advised(Advice { reject: Some(rejection()), ..Advice::default() }))),
+        ("advised edits", Box::new(advised(Advice { edits: edits(), ..Advice::default() }))),
+        ("advised fallback", Box::new(advised(Advice { fallback: Some(fallback()), ..Advice::default() }))),
+        ("advised notes", Box::new(advised(Advice { notes: vec![note()], ..Advice::default() }))),
+        ("advised hints", Box::new(advised(Advice { hints: vec![note()], ..Advice::default() }))),
+        ("merged rejection", Box::new(|to| to.merged.reject = Some((policy(), rejection())))),
+        ("merged edits", Box::new(|to| to.merged.edits = edits())),
+        ("merged fallback", Box::new(|to| to.merged.fallback = Some(fallback()))),
+        ("merged notes", Box::new(|to| to.merged.notes.push((policy(), note())))),
+        ("decision", Box::new(|to| to.decision = Decision::Reject(policy(), rejection()))),
+        (
+            "request",
+            Box::new(|to| {
+                to.request = Some(RequestRecord { headers: Vec::new(), body: Some(text()) });
+            }),
+        ),
+    ];
+    let base = made::full().weight();
+    for (place, change) in changes {
+        let mut decision = made::full();
+        change(&mut decision);
+        assert!(decision.weight() > base - 1000 + LONG, "{place}");
     }
 }
 
