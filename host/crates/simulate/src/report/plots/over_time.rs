@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Part, Plot, class_names, clock, lane_names, panels, titled};
+use super::{PanelOf, Part, Plot, class_names, clock, lane_names, panels, titled};
 use crate::metric::Unit;
 use crate::report::collector::Run;
 use crate::report::series::{ClassPiece, LanePiece, Piece};
@@ -86,20 +86,9 @@ fn waits(report: &Report, pieces: &Pieces) -> Vec<Plot> {
         let of = |part: f64| pieces.values(variant, |piece| quantile(piece.classes.get(class)?, part));
         Some([of(0.99), of(0.5)]).filter(|[p99, _]| p99.iter().any(Option::is_some))
     };
-    let drawn = panels(report, &class_names(report), waits).into_iter().map(|(of, lines)| {
-        let (lines, note) = with_aside(lines, "median");
-        let chart = Chart {
-            title: titled("Wait of those who came then, p99", of.as_ref()) + &note,
-            x: Axis::run(pieces.lasted, 8.0),
-            y: Axis::linear("", Unit::Time, most(&lines)),
-            unit: Unit::Time,
-            places: pieces.places(),
-            lines,
-            form: Form::Lines,
-        };
-        (of, chart)
-    });
-    drawn.filter(|(_, chart)| !chart.lines.is_empty()).map(|it| named("wait-over-time", it)).collect()
+    let figure =
+        Figure { name: "wait-over-time", title: "Wait of those who came then, p99", unit: Unit::Time };
+    figure.draw(pieces, "median", panels(report, &class_names(report), waits))
 }
 
 fn queues(report: &Report, pieces: &Pieces) -> Vec<Plot> {
@@ -110,32 +99,47 @@ fn queues(report: &Report, pieces: &Pieces) -> Vec<Plot> {
         let both = [of(LanePiece::mean_waiting), of(|lane| lane.most_waiting as f64)];
         Some(both).filter(|[mean, _]| mean.iter().flatten().any(|mean| *mean > 0.05))
     };
-    let drawn = panels(report, &lane_names(report), lanes).into_iter().map(|(of, lines)| {
-        let (lines, note) = with_aside(lines, "longest");
-        let chart = Chart {
-            title: titled("Queue, mean", of.as_ref()) + &note,
-            x: Axis::run(pieces.lasted, 8.0),
-            y: Axis::linear("", Unit::Number, most(&lines)),
-            unit: Unit::Number,
-            places: pieces.places(),
-            lines,
-            form: Form::Lines,
-        };
-        (of, chart)
-    });
-    drawn.filter(|(_, chart)| !chart.lines.is_empty()).map(|it| named("queue", it)).collect()
+    let figure = Figure { name: "queue", title: "Queue, mean", unit: Unit::Number };
+    figure.draw(pieces, "longest", panels(report, &lane_names(report), lanes))
 }
 
-fn named(name: &str, (of, chart): (Option<String>, Chart)) -> Plot {
-    Plot::new(Part::OverTime, &of.map_or_else(|| name.to_owned(), |of| format!("{name}-{of}")), chart.draw())
+/// One figure, drawn once for each of those whom it is about.
+struct Figure {
+    name: &'static str,
+    title: &'static str,
+    unit: Unit,
 }
+
+impl Figure {
+    /// `aside` is what the second values of each line are.
+    fn draw(&self, pieces: &Pieces, aside: &str, panels: Vec<PanelOf<TwoFold>>) -> Vec<Plot> {
+        let drawn = panels.into_iter().filter(|(_, lines)| !lines.is_empty()).map(|(of, lines)| {
+            let (lines, note) = with_aside(lines, aside);
+            let chart = Chart {
+                title: titled(self.title, of.as_ref()) + &note,
+                x: Axis::run(pieces.lasted, 8.0),
+                y: Axis::linear("", self.unit, most(&lines)),
+                unit: self.unit,
+                places: pieces.places(),
+                lines,
+                form: Form::Lines,
+            };
+            let name = of.map_or_else(|| self.name.to_owned(), |of| format!("{}-{of}", self.name));
+            Plot::new(Part::OverTime, &name, chart.draw())
+        });
+        drawn.collect()
+    }
+}
+
+/// The values of a line, and those beside them.
+type TwoFold = [Vec<Option<f64>>; 2];
 
 fn most(lines: &[Line]) -> f64 {
     lines.iter().flat_map(|line| line.values.iter().flatten().copied()).fold(0.0, f64::max)
 }
 
 /// Lines, and what is said of them: one that is alone has room for a second one of its colour, below it.
-fn with_aside(lines: Vec<(Line, [Vec<Option<f64>>; 2])>, name: &str) -> (Vec<Line>, String) {
+fn with_aside(lines: Vec<(Line, TwoFold)>, name: &str) -> (Vec<Line>, String) {
     let alone = lines.len() == 1;
     let aside = lines.iter().filter(|_| alone).map(|(line, [_, values])| Line {
         name: format!("{}, {name}", line.name),
