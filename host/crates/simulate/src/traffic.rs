@@ -52,6 +52,33 @@ pub struct Ask {
     pub took: Option<(Duration, Duration)>,
 }
 
+#[cfg(test)]
+impl Ask {
+    /// A request for a stream of ten tokens, of nobody and without a session.
+    pub(crate) fn plain(at: Duration, model: &str) -> Self {
+        Self {
+            at,
+            class: ClassId(0),
+            tenant: None,
+            session: 0,
+            turn: 0,
+            endpoint: Endpoint::ChatCompletions,
+            model: model.into(),
+            headers: [].into(),
+            text: "".into(),
+            prompt_tokens: 100,
+            shared_tokens: 0,
+            output_tokens: 10,
+            max_tokens: None,
+            stream: true,
+            patience: None,
+            body: None,
+            id: None,
+            took: None,
+        }
+    }
+}
+
 /// Where requests come from.
 pub trait Traffic {
     /// Names of the classes, by their ids.

@@ -1,8 +1,10 @@
 //! The tree's own policies in virtual time: the same each time, and asked again with the answers of their records.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod tree;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -18,8 +20,7 @@ use pointsman_policy::{
 use pointsman_simulate::{Chain, Deciders, Wished};
 use serde_json::{Value, json};
 
-/// A Monday in November, at noon.
-const NOON: u64 = 1_794_830_400_000;
+use self::tree::{NOON, chain, policy};
 
 fn runtime(metering: Metering) -> Arc<Runtime> {
     Runtime::new(RuntimeSettings { metering, ..RuntimeSettings::default() }).unwrap()
@@ -27,17 +28,6 @@ fn runtime(metering: Metering) -> Arc<Runtime> {
 
 /// What all tests but those that compare runtimes run in.
 static FUEL: LazyLock<Arc<Runtime>> = LazyLock::new(|| runtime(Metering::Fuel));
-
-fn policy(name: &str, config: Value) -> PolicySpec {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../policies").join(name);
-    let mut spec = PolicySpec::new(name, dir);
-    spec.settings.config = config;
-    spec
-}
-
-fn chain(policies: Vec<PolicySpec>) -> ChainSpec {
-    ChainSpec { policies, ..ChainSpec::default() }
-}
 
 /// Six policies that ask, count, remember and wish.
 fn six() -> ChainSpec {

@@ -1,8 +1,9 @@
 //! Records of the tree's own policies, asked again.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod tree;
+
 use std::io::BufReader;
-use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -15,24 +16,13 @@ use pointsman_policy::{ChainSpec, Metering, PolicySpec, Rehearsal, Runtime, Runt
 use pointsman_record::{DecisionRecord, End, Ended, Record, RequestRecord, TopologyRecord, records};
 use pointsman_simulate::Stage;
 use pointsman_simulate::replay::{Replay, ReplayError, Report, Who};
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// A Monday in November, at noon.
-const NOON: u64 = 1_794_830_400_000;
+use self::tree::{NOON, chain, policy};
+
 const REQUESTS: u32 = 12;
 
 static STAGE: LazyLock<Stage> = LazyLock::new(|| Stage::new().unwrap());
-
-fn policy(name: &str, config: Value) -> PolicySpec {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../policies").join(name);
-    let mut spec = PolicySpec::new(name, dir);
-    spec.settings.config = config;
-    spec
-}
-
-fn chain(policies: Vec<PolicySpec>) -> ChainSpec {
-    ChainSpec { policies, ..ChainSpec::default() }
-}
 
 fn quota(requests: u32) -> PolicySpec {
     policy("quota", json!({ "window-s": 60, "default": { "requests": requests, "tokens": 20_000 } }))

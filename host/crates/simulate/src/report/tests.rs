@@ -1,11 +1,10 @@
 mod day;
 mod pages;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::SwitchReport;
-use pointsman_domain::{Endpoint, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef, TryResult};
+use pointsman_domain::{EngineKind, EngineState, LaneId, LaneInfo, PolicyRef, TryResult};
 
 use super::*;
 use crate::observe::{Ended, How, Observer, Try};
@@ -30,26 +29,8 @@ pub(crate) fn lane(id: u32, name: &str, engine: EngineKind) -> LaneInfo {
 }
 
 pub(crate) fn ask(seconds: f64, class: u16, tenant: &str) -> Ask {
-    Ask {
-        at: at(seconds),
-        class: ClassId(class),
-        tenant: (!tenant.is_empty()).then(|| tenant.into()),
-        session: 0,
-        turn: 0,
-        endpoint: Endpoint::ChatCompletions,
-        model: "auto".into(),
-        headers: Arc::new([]),
-        text: "".into(),
-        prompt_tokens: 100,
-        shared_tokens: 0,
-        output_tokens: 10,
-        max_tokens: None,
-        stream: true,
-        patience: None,
-        body: None,
-        id: None,
-        took: None,
-    }
+    let tenant = (!tenant.is_empty()).then(|| tenant.into());
+    Ask { class: ClassId(class), tenant, ..Ask::plain(at(seconds), "auto") }
 }
 
 /// A request's whole life: its lane, how it ended, and how long it waited, until the first byte, and until the end.

@@ -8,24 +8,13 @@ use super::*;
 
 fn ask(session: u64, turn: u32, prompt_tokens: u32, shared_tokens: u32) -> Ask {
     Ask {
-        at: Duration::ZERO,
-        class: ClassId(0),
         tenant: Some("acme".into()),
         session,
         turn,
-        endpoint: Endpoint::ChatCompletions,
-        model: "auto".into(),
         headers: [("x-task".to_owned(), "code".to_owned())].into(),
-        text: "".into(),
         prompt_tokens,
         shared_tokens,
-        output_tokens: 10,
-        max_tokens: None,
-        stream: true,
-        patience: None,
-        body: None,
-        id: None,
-        took: None,
+        ..Ask::plain(Duration::ZERO, "auto")
     }
 }
 

@@ -7,40 +7,20 @@ use std::collections::BTreeMap;
 use pointsman_domain::dispatch::{
     BackOff, GroupSetup, LaneSetup, QueueLimits, Residency, Rules, SwitchReport,
 };
-use pointsman_domain::{BuiltIn, Endpoint, EngineKind, LaneInfo, PlanLimits, PolicyRef, TryResult};
+use pointsman_domain::{BuiltIn, EngineKind, LaneInfo, PlanLimits, PolicyRef, TryResult};
 
 use super::*;
 use crate::failure::{Trouble, When};
 use crate::fleet::{EngineModel, Lane, Service};
 use crate::observe::{Ended, How};
 use crate::random::Spread;
-use crate::traffic::ClassId;
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 fn ask(at: Duration, model: &str) -> Ask {
-    Ask {
-        at,
-        class: ClassId(0),
-        tenant: None,
-        session: 0,
-        turn: 0,
-        endpoint: Endpoint::ChatCompletions,
-        model: model.into(),
-        headers: [].into(),
-        text: "".into(),
-        prompt_tokens: 50,
-        shared_tokens: 0,
-        output_tokens: 30,
-        max_tokens: None,
-        stream: true,
-        patience: None,
-        body: None,
-        id: None,
-        took: None,
-    }
+    Ask { prompt_tokens: 50, output_tokens: 30, ..Ask::plain(at, model) }
 }
 
 /// Requests that are known beforehand; whoever is answered asks again so often.
