@@ -9,6 +9,7 @@ mod csv;
 mod pace;
 mod recorded;
 mod rows;
+mod source;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -205,14 +205,8 @@ fn figures(variants: &[(&str, Vec<&Summary>)]) -> Vec<(Scope, Metric)> {
         Metric::Ended(How::Rejected),
         Metric::Ended(How::Error),
         Metric::Ended(How::ClientGone),
-        Metric::Lost,
-        Metric::Fairness,
-        Metric::Loads,
-        Metric::SwitchesPerHour,
-        Metric::QueueMean,
-        Metric::QueueMax,
     ];
-    figures.extend(of_all.map(|metric| (Scope::All, metric)));
+    figures.extend(of_all.into_iter().chain(Metric::OF_THE_WHOLE).map(|metric| (Scope::All, metric)));
     for lane in names(variants, |run| run.lanes.iter().map(|it| it.name.as_str()).collect()) {
         figures.extend([Metric::Busy, Metric::Occupied].map(|metric| (Scope::Lane(lane.clone()), metric)));
     }

@@ -122,6 +122,10 @@ impl Statistic {
 }
 
 impl Metric {
+    /// The figures that are about a run as a whole, in the order in which they are shown.
+    pub const OF_THE_WHOLE: [Self; 6] =
+        [Self::Lost, Self::Fairness, Self::Loads, Self::SwitchesPerHour, Self::QueueMean, Self::QueueMax];
+
     /// What its number means.
     pub fn unit(self) -> Unit {
         match self {

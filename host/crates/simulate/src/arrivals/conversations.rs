@@ -1,10 +1,11 @@
 //! Conversations as people share them: a list, or lines, of objects with `conversations: [{ from, value }]`.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::io::BufRead;
+use std::path::Path;
 
 use serde::Deserialize;
+
+use super::source::Source;
 
 /// No conversation is longer.
 const LONGEST: usize = 64 << 20;
@@ -32,37 +33,20 @@ struct Message {
 }
 
 /// The conversations of a file in order, those without an answer left out.
-pub(super) struct Conversations {
-    file: PathBuf,
-    input: Result<BufReader<File>, Option<std::io::Error>>,
-    line: u64,
-}
+pub(super) struct Conversations(Source);
 
 impl Conversations {
     pub(super) fn open(file: &Path) -> Self {
-        Self { file: file.to_owned(), input: File::open(file).map(BufReader::new).map_err(Some), line: 1 }
+        Self(Source::open(file, 1))
     }
 
     fn read(&mut self) -> Option<Result<Vec<Turn>, String>> {
-        let input = match &mut self.input {
-            Ok(input) => input,
-            Err(error) => {
-                return error
-                    .take()
-                    .map(|error| Err(format!("{} cannot be read: {error}", self.file.display())));
-            }
-        };
-        let line = &mut self.line;
-        let found = next_object(input, line).and_then(|object| {
-            let Some(object) = object else { return Ok(None) };
+        self.0.next(|input, line| {
+            let Some(object) = next_object(input, line)? else { return Ok(None) };
             let conversation: Conversation = serde_json::from_slice(&object)
                 .map_err(|error| format!("before here is no conversation: {error}"))?;
             Ok(Some(turns(&conversation.conversations)))
-        });
-        if found.is_err() {
-            self.input = Err(None);
-        }
-        found.map_err(|what| format!("{}:{}: {what}", self.file.display(), self.line)).transpose()
+        })
     }
 }
 

@@ -2,14 +2,15 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead as _, Read as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use pointsman_domain::Endpoint;
+
+use super::source::Source;
 
 /// So many rows are held to be sorted: records are written when requests end, and traces of several machines are merged.
 const WINDOW: usize = 1024;
@@ -87,48 +88,34 @@ impl Iterator for Sorted {
 }
 
 /// The lines of a text file, each no longer than any line of such a file is.
-pub(super) struct Lines {
-    file: PathBuf,
-    input: Result<BufReader<File>, Option<std::io::Error>>,
-    /// Number of the last line that was read.
-    line: u64,
-}
+pub(super) struct Lines(Source);
 
 const LONGEST_LINE: u64 = 64 << 10;
 
 impl Lines {
     pub(super) fn open(file: &Path) -> Self {
-        Self { file: file.to_owned(), input: File::open(file).map(BufReader::new).map_err(Some), line: 0 }
+        Self(Source::open(file, 0))
     }
 
     /// What is wrong with the last line.
     pub(super) fn wrong(&self, what: impl std::fmt::Display) -> String {
-        format!("{}:{}: {what}", self.file.display(), self.line)
+        self.0.wrong(what)
     }
 
     /// The next line; nothing comes after one that cannot be read.
     pub(super) fn next(&mut self) -> Option<Result<String, String>> {
-        let input = match &mut self.input {
-            Ok(input) => input,
-            Err(error) => {
-                return error
-                    .take()
-                    .map(|error| Err(format!("{} cannot be read: {error}", self.file.display())));
+        self.0.next(|input, number| {
+            let mut line = Vec::new();
+            let read = input.take(LONGEST_LINE).read_until(b'\n', &mut line);
+            *number += 1;
+            match read {
+                Ok(0) => Ok(None),
+                Ok(size) if size as u64 == LONGEST_LINE => {
+                    Err("is longer than any line of such a file".to_owned())
+                }
+                Err(error) => Err(format!("cannot be read: {error}")),
+                Ok(_) => String::from_utf8(line).map(Some).map_err(|_| "is not UTF-8".to_owned()),
             }
-        };
-        let mut line = Vec::new();
-        let read = input.take(LONGEST_LINE).read_until(b'\n', &mut line);
-        self.line += 1;
-        let problem = match read {
-            Ok(0) => return None,
-            Ok(size) if size as u64 == LONGEST_LINE => "is longer than any line of such a file".to_owned(),
-            Err(error) => format!("cannot be read: {error}"),
-            Ok(_) => match String::from_utf8(line) {
-                Ok(line) => return Some(Ok(line)),
-                Err(_) => "is not UTF-8".to_owned(),
-            },
-        };
-        self.input = Err(None);
-        Some(Err(self.wrong(problem)))
+        })
     }
 }

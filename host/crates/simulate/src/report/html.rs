@@ -156,15 +156,7 @@ fn of_one(variant: &VariantReport) -> String {
     let classes = variant.names(|run| run.classes.iter().map(|it| it.name.clone()).collect());
     let classes = classes.into_iter().map(|name| (name.clone(), Scope::Class(name)));
     let scopes: Vec<(String, Scope)> = classes.chain([("everybody".to_owned(), Scope::All)]).collect();
-    let facts = [
-        Metric::Lost,
-        Metric::Fairness,
-        Metric::Loads,
-        Metric::SwitchesPerHour,
-        Metric::QueueMean,
-        Metric::QueueMax,
-    ];
-    let facts = facts.map(|metric| (metric.to_string(), metric));
+    let facts = Metric::OF_THE_WHOLE.map(|metric| (metric.to_string(), metric));
     let all = [("everybody".to_owned(), Scope::All)];
     let columns = OF_CLASSES.map(|(_, metric)| (metric.to_string(), metric));
     grid(variant, "class", &scopes, &columns) + &grid(variant, "", &all, &facts)

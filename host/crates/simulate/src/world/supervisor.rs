@@ -103,10 +103,9 @@ impl Supervisor {
         };
     }
 
-    /// It is to be stopped. Where it is gone, because it crashed when the order was on its way, or is ended anyway, that is
-    /// nothing new.
+    /// It is to be stopped, if there is anything to stop: it may have crashed when the order was on its way.
     pub(super) fn unload(&mut self, now: Duration) {
-        if !matches!(self.life, Life::Off | Life::Dying { .. } | Life::Stopping { .. }) {
+        if matches!(self.life, Life::Loading { .. } | Life::Serving) {
             let takes = self.stops();
             self.down(now);
             self.life = Life::Stopping { until: now.saturating_add(takes) };

@@ -65,18 +65,7 @@ fn arrivals(report: &Report, pieces: &Pieces) -> Plot {
         let came = |piece: &Piece| piece.classes.get(class).map(|it| it.came as f64 * per_hour);
         Line { name, colour: class, values: pieces.values(0, came), ..Line::default() }
     });
-    let lines: Vec<Line> = lines.collect();
-    let sums =
-        (0..pieces.places().len()).map(|index| lines.iter().filter_map(|it| *it.values.get(index)?).sum());
-    let chart = Chart {
-        title: "Requests that came, per hour".to_owned(),
-        x: Axis::run(pieces.lasted, 8.0),
-        y: Axis::linear("", Unit::Count, sums.fold(0.0, f64::max)),
-        unit: Unit::Count,
-        places: pieces.places(),
-        lines,
-        form: Form::Stacks,
-    };
+    let chart = stacks(pieces, "Requests that came, per hour".to_owned(), lines.collect());
     Plot::new(Part::OverTime, "arrivals", chart.draw())
 }
 
@@ -171,16 +160,22 @@ fn troubles(variant: &str, index: usize, pieces: &Pieces) -> Option<Plot> {
     });
     let happened = |line: &Line| line.values.iter().flatten().any(|value| *value > 0.0);
     let lines: Vec<Line> = lines.into_iter().filter(happened).collect();
-    let sums =
-        (0..pieces.places().len()).map(|index| lines.iter().filter_map(|it| *it.values.get(index)?).sum());
-    let chart = Chart {
-        title: format!("Not answered by the first lane, every {}: {variant}", numbers::span(pieces.length)),
+    let title = format!("Not answered by the first lane, every {}: {variant}", numbers::span(pieces.length));
+    let chart = stacks(pieces, title, lines);
+    (!chart.lines.is_empty()).then(|| Plot::new(Part::OverTime, &format!("troubles-{variant}"), chart.draw()))
+}
+
+/// Counts of things, one upon the other.
+fn stacks(pieces: &Pieces, title: String, lines: Vec<Line>) -> Chart {
+    let places = pieces.places();
+    let sums = (0..places.len()).map(|index| lines.iter().filter_map(|it| *it.values.get(index)?).sum());
+    Chart {
+        title,
         x: Axis::run(pieces.lasted, 8.0),
         y: Axis::linear("", Unit::Count, sums.fold(0.0, f64::max)),
         unit: Unit::Count,
-        places: pieces.places(),
+        places,
         lines,
         form: Form::Stacks,
-    };
-    (!chart.lines.is_empty()).then(|| Plot::new(Part::OverTime, &format!("troubles-{variant}"), chart.draw()))
+    }
 }
