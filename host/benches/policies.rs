@@ -42,12 +42,17 @@ fn no_op() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let text = include_str!("../crates/policy/fixtures/small.wat");
     fs::write(dir.path().join("policy.wasm"), wat::parse_str(text).unwrap()).unwrap();
-    fs::write(dir.path().join("policy.toml"), "name = \"small\"\nversion = \"1\"\napi = \"0.1\"\n").unwrap();
+    fs::write(dir.path().join("policy.toml"), "name = \"small\"\nversion = \"1\"\napi = \"0.1\"\n")
+        .unwrap();
     dir
 }
 
 fn runtime() -> RuntimeSettings {
-    RuntimeSettings { warm_instances: 2, allocator: Allocator::Pooling, ..RuntimeSettings::default() }
+    RuntimeSettings {
+        warm_instances: 2,
+        allocator: Allocator::Pooling,
+        ..RuntimeSettings::default()
+    }
 }
 
 fn nothing() {
@@ -62,7 +67,13 @@ fn nothing() {
         let facts = facts("auto", bytes);
         let (none, with) = (measured(&none, &facts, &fleet, 0), measured(&with, &facts, &fleet, 1));
         let added = with.p50.saturating_sub(none.p50);
-        println!("| {size} | {} | {} | {} | {} |", us(none.p50), us(with.p50), us(with.p99), us(added));
+        println!(
+            "| {size} | {} | {} | {} | {} |",
+            us(none.p50),
+            us(with.p50),
+            us(with.p99),
+            us(added)
+        );
     }
 }
 
@@ -157,7 +168,9 @@ fn at_once() {
 }
 
 fn shadows() {
-    println!("\nWhat trying out another version costs the requests: cortex, 2 KB prompt, 8 lanes (us)\n");
+    println!(
+        "\nWhat trying out another version costs the requests: cortex, 2 KB prompt, 8 lanes (us)\n"
+    );
     println!("| | p50 | p99 | of them compared | dropped |\n|---|---|---|---|---|");
     let canary = Rollout::Canary { share: 50, by: CanaryBy::Request };
     for (name, rollout) in [
@@ -214,11 +227,21 @@ fn swaps() {
             (0..20).map(|round| swap(&policies, dir.path(), &manifest, round, component)).collect();
         let longest = times.iter().max().copied().unwrap_or_default();
         let figures = Figures::of(&mut times);
-        println!("| {what} | {:.1} | {:.1} |", figures.p50.as_secs_f64() * 1e3, longest.as_secs_f64() * 1e3);
+        println!(
+            "| {what} | {:.1} | {:.1} |",
+            figures.p50.as_secs_f64() * 1e3,
+            longest.as_secs_f64() * 1e3
+        );
     }
 }
 
-fn swap(policies: &Arc<Policies>, dir: &Path, manifest: &str, round: u32, component: bool) -> Duration {
+fn swap(
+    policies: &Arc<Policies>,
+    dir: &Path,
+    manifest: &str,
+    round: u32,
+    component: bool,
+) -> Duration {
     let (facts, fleet) = (facts("coder", 1_000), fleet(8));
     let version = |policies: &Policies| {
         let merged = policies.slot().load_full().advise(&facts, &fleet, &mut Trace::off());
@@ -257,7 +280,12 @@ impl Figures {
 }
 
 /// One call, and whether so many policies had advice.
-fn timed(advisor: &dyn Advisor, facts: &Facts, fleet: &Arc<FleetView>, policies: usize) -> (Duration, bool) {
+fn timed(
+    advisor: &dyn Advisor,
+    facts: &Facts,
+    fleet: &Arc<FleetView>,
+    policies: usize,
+) -> (Duration, bool) {
     let begun = Instant::now();
     let merged = std::hint::black_box(advisor.advise(facts, fleet, &mut Trace::off()));
     (begun.elapsed(), merged.by.len() == policies)

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::{QueueLimits, Rules};
 use pointsman_domain::{
-    Advisor, Decision, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, OnTimeout, Plan, PlanLimits,
-    Step, Switching, Topology, Trace, Triggers,
+    Advisor, Decision, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, OnTimeout, Plan,
+    PlanLimits, Step, Switching, Topology, Trace, Triggers,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{Policies, PolicySpec, RuntimeSettings};
@@ -72,7 +72,13 @@ fn sessions() -> Vec<Asker> {
         every: None,
         requests: Some(20),
     };
-    let rag = Asker { lanes: vec![FAST_RAG], priority: 0, begins: s(90), every: Some(s(90)), requests: None };
+    let rag = Asker {
+        lanes: vec![FAST_RAG],
+        priority: 0,
+        begins: s(90),
+        every: Some(s(90)),
+        requests: None,
+    };
     (0..12).map(session).chain([rag]).collect()
 }
 
@@ -85,8 +91,13 @@ fn interactive() -> Vec<Asker> {
         every: None,
         requests: Some(60),
     };
-    let person =
-        Asker { lanes: vec![FAST_RAG], priority: 10, begins: s(60), every: Some(s(60)), requests: None };
+    let person = Asker {
+        lanes: vec![FAST_RAG],
+        priority: 10,
+        begins: s(60),
+        every: Some(s(60)),
+        requests: None,
+    };
     (0..16).map(batch).chain([person]).collect()
 }
 
@@ -114,8 +125,10 @@ fn cortex() -> Arc<Policies> {
 
 fn advised(chain: &dyn Advisor, lane: LaneId, view: &Arc<FleetView>, now: Duration) -> Plan {
     let model = view.topology.name(lane);
-    let body = serde_json::json!({ "model": model, "messages": [{ "role": "user", "content": "hello" }] });
-    let request = Request::parse(Endpoint::ChatCompletions, body.to_string().into(), Head::default());
+    let body =
+        serde_json::json!({ "model": model, "messages": [{ "role": "user", "content": "hello" }] });
+    let request =
+        Request::parse(Endpoint::ChatCompletions, body.to_string().into(), Head::default());
     let request = Arc::new(request.expect("a request"));
     let now_ms = u64::try_from(now.as_millis()).unwrap_or_default();
     let facts = Facts { request, now_ms, seed: 1, age: Duration::ZERO, attempt: 0 };
@@ -149,7 +162,8 @@ fn row(name: &str, outcome: &Outcome) -> Vec<String> {
     let [elsewhere, errors] = counts;
     let (loads, answered) = (outcome.loads.to_string(), outcome.waits.len().to_string());
     let (all, idle) = (seconds(outcome.answered_at), seconds(outcome.idle));
-    let expected = seconds(outcome.expected / u32::try_from(outcome.waits.len()).unwrap_or(u32::MAX).max(1));
+    let expected =
+        seconds(outcome.expected / u32::try_from(outcome.waits.len()).unwrap_or(u32::MAX).max(1));
     let name = name.to_owned();
     vec![
         name,
@@ -187,7 +201,8 @@ fn print_table(title: &str, rows: &[Vec<String>]) {
     println!("\n{title} (times in seconds; idle: loaded and without work while somebody waited)");
     let head: Vec<String> = head.map(str::to_owned).to_vec();
     for cells in std::iter::once(&head).chain(rows) {
-        let aligned = cells.iter().zip(&head).map(|(cell, head)| format!("{cell:>0$}", head.len().max(8)));
+        let aligned =
+            cells.iter().zip(&head).map(|(cell, head)| format!("{cell:>0$}", head.len().max(8)));
         println!("{}", aligned.collect::<Vec<_>>().join("  "));
     }
 }
@@ -198,8 +213,9 @@ fn main() {
     let chain = policies.slot().load_full();
     let patient = Rules { queue: QueueLimits { per_lane: 1000, total: 1000 }, ..Rules::default() };
     let at_once = Rules { residence: 0, linger: 0, ..patient };
-    let by_cortex =
-        |lane: LaneId, _: &Asker, view: &Arc<FleetView>, now: Duration| advised(&**chain, lane, view, now);
+    let by_cortex = |lane: LaneId, _: &Asker, view: &Arc<FleetView>, now: Duration| {
+        advised(&**chain, lane, view, now)
+    };
     let disciplines = [
         Discipline { name: "fifo", rules: at_once, one_by_one: true, plan: &as_asked },
         Discipline { name: "default", rules: patient, one_by_one: false, plan: &as_asked },
@@ -207,15 +223,25 @@ fn main() {
     ];
     let workloads = [
         ("300 requests, one a second, for three lanes in turn", alternating()),
-        ("12 sessions of 20 requests for orchestrator and coder in turn, fast_rag every 90 s", sessions()),
-        ("16 clients with 60 requests each for coder, fast_rag with priority 10 every 60 s", interactive()),
+        (
+            "12 sessions of 20 requests for orchestrator and coder in turn, fast_rag every 90 s",
+            sessions(),
+        ),
+        (
+            "16 clients with 60 requests each for coder, fast_rag with priority 10 every 60 s",
+            interactive(),
+        ),
     ];
     for (title, askers) in &workloads {
         let mut rows = Vec::new();
         let mut fifo: Option<Outcome> = None;
         for discipline in &disciplines {
             let outcome = run(discipline, askers, &topology);
-            assert_eq!(outcome, run(discipline, askers, &topology), "the world is not deterministic");
+            assert_eq!(
+                outcome,
+                run(discipline, askers, &topology),
+                "the world is not deterministic"
+            );
             if timeline {
                 println!("\n{title}: {}\n{}", discipline.name, outcome.timeline.join("\n"));
             }
@@ -223,8 +249,15 @@ fn main() {
             match (discipline.name, &fifo) {
                 ("fifo", _) => fifo = Some(outcome),
                 ("default", Some(fifo)) => {
-                    assert_eq!((fifo.errors, outcome.errors, outcome.elsewhere), (0, 0, 0), "{title}");
-                    assert!(outcome.loads < fifo.loads && outcome.answered_at < fifo.answered_at, "{title}");
+                    assert_eq!(
+                        (fifo.errors, outcome.errors, outcome.elsewhere),
+                        (0, 0, 0),
+                        "{title}"
+                    );
+                    assert!(
+                        outcome.loads < fifo.loads && outcome.answered_at < fifo.answered_at,
+                        "{title}"
+                    );
                 }
                 _ => {}
             }

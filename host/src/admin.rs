@@ -17,9 +17,9 @@ pub(crate) async fn open(admin: &config::Admin) -> Result<pointsman_gateway::Adm
     let port = match &admin.port {
         None => None,
         Some((address, token)) => {
-            let listener = TcpListener::bind(address)
-                .await
-                .with_context(|| format!("operators cannot be listened for on {address} (`admin.listen`)"))?;
+            let listener = TcpListener::bind(address).await.with_context(|| {
+                format!("operators cannot be listened for on {address} (`admin.listen`)")
+            })?;
             let address = listener.local_addr().context("the listener has no address")?;
             tracing::info!("operators are listened for on http://{address}");
             Some((listener, token.0.clone()))

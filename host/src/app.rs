@@ -8,7 +8,9 @@ use anyhow::{Context as _, Result};
 use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetTasks};
 use pointsman_gateway::{Gateway, GatewayMetrics, Keys, Settings};
-use pointsman_policy::{Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings};
+use pointsman_policy::{
+    Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
+};
 use pointsman_record::{RecordMetrics, Recorder};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -50,20 +52,23 @@ async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> 
     let mut registry = Registry::default();
     let policies = load_policies(&config.policies, &mut registry)?;
     let address = options.listen.unwrap_or(config.server.listen);
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr().context("the listener has no address")?;
 
     let operators = admin::open(&config.admin).await?;
     let gateway_metrics = GatewayMetrics::register(&mut registry);
     let records = config.records.take();
-    let records = records.map(|records| Recorder::start(records, RecordMetrics::register(&mut registry)));
+    let records =
+        records.map(|records| Recorder::start(records, RecordMetrics::register(&mut registry)));
     let (recorder, records) = records.transpose()?.unzip();
     let (fleet, fleet_tasks) = start_fleet(&config, options, &mut registry)?;
     policies.attach(fleet_link(&fleet));
     let reloader = Reloader::start(&options.config, &config.policies, Arc::clone(&policies))
         .context("there is no thread for reloads")?;
     let reloader = Arc::new(reloader);
-    let operated = Arc::new(Operated { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
+    let operated =
+        Arc::new(Operated { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let gateway = Arc::new(Gateway {
         settings: Settings {
@@ -96,8 +101,15 @@ async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> 
         write_port(file, address.port())
             .with_context(|| format!("cannot write the port to {}", file.display()))?;
     }
-    let running =
-        Running { reloader, server, fleet: fleet_tasks, stop, cut, drain: config.server.drain, records };
+    let running = Running {
+        reloader,
+        server,
+        fleet: fleet_tasks,
+        stop,
+        cut,
+        drain: config.server.drain,
+        records,
+    };
     shutdown::run(running, signals).await
 }
 
@@ -131,14 +143,19 @@ fn fleet_link(fleet: &Fleet) -> FleetLink {
     }
 }
 
-fn start_fleet(config: &Config, options: &Serve, registry: &mut Registry) -> Result<(Fleet, FleetTasks)> {
+fn start_fleet(
+    config: &Config,
+    options: &Serve,
+    registry: &mut Registry,
+) -> Result<(Fleet, FleetTasks)> {
     let mut spec = config.fleet.clone();
     spec.machine = options.machine.clone();
     match std::env::current_exe() {
         Ok(program) => spec.keeper = Some(program),
         Err(error) => tracing::warn!("no keeper: our own program cannot be found: {error}"),
     }
-    let names: Vec<(String, u32)> = spec.lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
+    let names: Vec<(String, u32)> =
+        spec.lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
     let metrics = FleetMetrics::register(registry, &names);
     Ok(Fleet::start(&spec, &metrics)?)
 }

@@ -49,8 +49,11 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     if !failures.is_empty() {
         return Err(BadPolicies(failures).into());
     }
-    let policies: Vec<String> =
-        chain.status().into_iter().map(|policy| format!("{}@{}", policy.name, policy.version)).collect();
+    let policies: Vec<String> = chain
+        .status()
+        .into_iter()
+        .map(|policy| format!("{}@{}", policy.name, policy.version))
+        .collect();
     let lines = report::of(&config, &Machine::new(config.fleet.machine.clone()), &environment());
     #[expect(clippy::print_stdout, reason = "this is what the command was asked for")]
     {

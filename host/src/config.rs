@@ -115,7 +115,8 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let folder = folder_of(file);
     let server = read_server(root.section("server"));
     let log = read_log(root.section("log"));
-    let keys = root.sections("keys").into_iter().filter_map(|section| read_key(section, folder)).collect();
+    let keys =
+        root.sections("keys").into_iter().filter_map(|section| read_key(section, folder)).collect();
     let state = root.section("state");
     let state_dir = state_dir(&state, file, folder);
     state.report_unknown();
@@ -123,7 +124,8 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let (rules, max_wait) = rules(&root.section("queue"), &root.section("switching"));
     let policies = policies::read(root.section("policies"), folder, state_dir.as_deref());
     let max_steps = server.as_ref().map_or(1, |server| server.attempts);
-    let records = records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
+    let records =
+        records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
     let groups = groups::read(root);
     let taken = server.as_ref().map(|server| server.listen.port());
     let lanes = lanes::read(root, &groups, folder, taken);
@@ -151,7 +153,8 @@ fn read_server(section: Section<'_>) -> Option<Server> {
             format!("\"{text}\" is no address; write an IP address and a port, such as \"127.0.0.1:8000\"")
         })
     });
-    let listen = if section.has("listen") { listen } else { Some(SocketAddr::from(([127, 0, 0, 1], 8000))) };
+    let listen =
+        if section.has("listen") { listen } else { Some(SocketAddr::from(([127, 0, 0, 1], 8000))) };
     let max_body = section.bytes("max-body").unwrap_or(32 << 20);
     if !(1..=MOST).contains(&max_body) {
         section.mistake("max-body", "must be from \"1B\" to \"1GiB\"");
@@ -172,12 +175,18 @@ fn read_server(section: Section<'_>) -> Option<Server> {
 }
 
 fn read_log(section: Section<'_>) -> Log {
-    let filter = section.parsed("level", |text| match text.parse::<tracing_subscriber::EnvFilter>() {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("\"{text}\" is no level or filter ({error}); write for example \"info\"")),
-    });
-    let format =
-        section.word("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)], LogFormat::Text);
+    let filter =
+        section.parsed("level", |text| match text.parse::<tracing_subscriber::EnvFilter>() {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err(format!(
+                "\"{text}\" is no level or filter ({error}); write for example \"info\""
+            )),
+        });
+    let format = section.word(
+        "format",
+        &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+        LogFormat::Text,
+    );
     section.report_unknown();
     Log { filter: filter.unwrap_or_else(|| "info".to_owned()), format }
 }
@@ -241,8 +250,8 @@ pub(crate) fn secret(
 
 /// Where compiled policies are kept when the configuration does not say: the user's cache folder.
 pub(crate) fn default_cache() -> Option<PathBuf> {
-    let cache =
-        env_folder("XDG_CACHE_HOME").or_else(|| env_folder("HOME").map(|home| home.join(".cache")))?;
+    let cache = env_folder("XDG_CACHE_HOME")
+        .or_else(|| env_folder("HOME").map(|home| home.join(".cache")))?;
     Some(cache.join("pointsman").join("policies"))
 }
 
@@ -257,8 +266,8 @@ fn state_dir(section: &Section<'_>, file: &Path, folder: &Path) -> Option<PathBu
 
 /// The same when the configuration does not say: a folder of its own in the user's folder for states.
 fn default_state(file: &Path, env_folder: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
-    let states =
-        env_folder("XDG_STATE_HOME").or_else(|| env_folder("HOME").map(|home| home.join(".local/state")))?;
+    let states = env_folder("XDG_STATE_HOME")
+        .or_else(|| env_folder("HOME").map(|home| home.join(".local/state")))?;
     let whole = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let path = whole.as_os_str().as_encoded_bytes();
     // Files of one name in several folders are several configurations.

@@ -17,7 +17,8 @@ pub(crate) fn import_env(options: &ImportEnv) -> Result<()> {
         std::fs::read_to_string(&options.file)
     };
     let text = text.with_context(|| format!("{file} cannot be read"))?;
-    let lane = lane(&text, &options.lane).map_err(|(line, what)| anyhow!("{file}:{line}: {what}"))?;
+    let lane =
+        lane(&text, &options.lane).map_err(|(line, what)| anyhow!("{file}:{line}: {what}"))?;
     #[expect(clippy::print_stdout, reason = "this is what the command was asked for")]
     {
         print!("{lane}");

@@ -47,7 +47,10 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "the one place where the program says why it ends")]
+            #[expect(
+                clippy::print_stderr,
+                reason = "the one place where the program says why it ends"
+            )]
             {
                 eprintln!("{error:#}");
             }

@@ -47,7 +47,8 @@ fn listed(asked: &Asked, method: Method, path: &str) -> Result<()> {
 
 fn ordered(OfOne { name, asked }: &OfOne, order: &str, version: Option<String>) -> Result<()> {
     let path = format!("/policies/{}/{order}", quoted(name));
-    let policy = ask(asked, Method::POST, &path, version.map(|version| json!({ "version": version })))?;
+    let policy =
+        ask(asked, Method::POST, &path, version.map(|version| json!({ "version": version })))?;
     print(asked, &policy, |policy| table::of(std::slice::from_ref(policy)))
 }
 
@@ -67,7 +68,11 @@ fn print(asked: &Asked, value: &Value, shown: impl Fn(&Value) -> String) -> Resu
 fn quoted(name: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     name.bytes()
-        .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .map(
+            |byte| {
+                if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+            },
+        )
         .collect()
 }
 

@@ -155,14 +155,19 @@ impl Looker {
             Ok(config) => config,
             Err(error) => {
                 tracing::error!("the configuration stays as it was: {error}");
-                self.set_status(ConfigStatus { error: Some(error.to_string()), ..ConfigStatus::default() });
+                self.set_status(ConfigStatus {
+                    error: Some(error.to_string()),
+                    ..ConfigStatus::default()
+                });
                 return Vec::new();
             }
         };
         let now = sections(&self.file).unwrap_or_default();
         let names: BTreeSet<&String> = now.keys().chain(self.started_with.keys()).collect();
-        let differs = |name: &str| name != "policies" && now.get(name) != self.started_with.get(name);
-        let restart_for: Vec<String> = names.into_iter().filter(|name| differs(name)).cloned().collect();
+        let differs =
+            |name: &str| name != "policies" && now.get(name) != self.started_with.get(name);
+        let restart_for: Vec<String> =
+            names.into_iter().filter(|name| differs(name)).cloned().collect();
         if !restart_for.is_empty() {
             tracing::warn!(
                 "changed in the configuration, and in force from the next start on: {}",
@@ -244,7 +249,8 @@ impl Watched {
     fn watch(&mut self, file: &Path, config: &crate::config::Policies) {
         let Some(watcher) = &mut self.watcher else { return };
         let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let mut wanted = BTreeSet::from([parent.unwrap_or(Path::new(".")).to_owned(), config.dir.clone()]);
+        let mut wanted =
+            BTreeSet::from([parent.unwrap_or(Path::new(".")).to_owned(), config.dir.clone()]);
         wanted.extend(config.chain.policies.iter().map(|policy| policy.dir.clone()));
         for folder in self.folders.difference(&wanted) {
             // It may be gone by itself.

@@ -59,7 +59,8 @@ fn replayed(options: &Options) -> Result<Report> {
     let config = options.config.as_ref().map(|file| Config::load(file)).transpose()?;
     let chain = config.map(|config| config.policies.chain);
     // Its folders are read when the policies are asked for the first time.
-    let policies = chains::policies(&options.policy, chain.as_ref().unwrap_or(&ChainSpec::default()))?;
+    let policies =
+        chains::policies(&options.policy, chain.as_ref().unwrap_or(&ChainSpec::default()))?;
     let who = match chain {
         Some(chain) => Who::Chain(instead(chain, &policies, options)?),
         None if policies.list.is_empty() => bail!(nobody(&found)),
@@ -108,7 +109,10 @@ fn found(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
         let of_folder = files(path).with_context(cannot)?;
         if of_folder.is_empty() {
-            bail!("{} has no decision records: no decisions.jsonl, and no older ones", path.display());
+            bail!(
+                "{} has no decision records: no decisions.jsonl, and no older ones",
+                path.display()
+            );
         }
         found.extend(of_folder);
     }
@@ -116,7 +120,11 @@ fn found(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// The chain of a configuration, with these policies in the places of those of their names.
-fn instead(mut chain: ChainSpec, policies: &chains::Policies, options: &Options) -> Result<ChainSpec> {
+fn instead(
+    mut chain: ChainSpec,
+    policies: &chains::Policies,
+    options: &Options,
+) -> Result<ChainSpec> {
     for policy in &policies.list {
         match chain.policies.iter_mut().find(|link| link.name == policy.name) {
             Some(link) => link.dir.clone_from(&policy.dir),
@@ -140,7 +148,8 @@ fn nobody(found: &[PathBuf]) -> String {
         records(BufReader::new(File::open(path).ok()?)).take(1000).find_map(of_chain)
     };
     let names = |chain: ChainInfo| {
-        let names: Vec<String> = chain.policies.iter().map(|link| link.policy.to_string()).collect();
+        let names: Vec<String> =
+            chain.policies.iter().map(|link| link.policy.to_string()).collect();
         format!("these records were written by {}; ", names.join(", "))
     };
     let by = found.iter().find_map(chain).map(names).unwrap_or_default();
@@ -149,7 +158,8 @@ fn nobody(found: &[PathBuf]) -> String {
 
 fn bar(quiet: bool, found: &[PathBuf]) -> ProgressBar {
     let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |meta| meta.len());
-    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
+    let target =
+        if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
     let bar = ProgressBar::with_draw_target(Some(found.iter().map(size).sum()), target);
     let style = ProgressStyle::with_template("{bar:40} {percent:>3} %, {msg}, {eta} left");
     if let Ok(style) = style {

@@ -14,7 +14,9 @@ use pointsman_domain::dispatch::GroupSetup;
 use pointsman_policy::Compiler;
 use pointsman_settings::Over;
 use pointsman_simulate::report::Report;
-use pointsman_simulate::{Document, HostConfig, HostLane, Progress, Scenario, Stage, Study, StudyError};
+use pointsman_simulate::{
+    Document, HostConfig, HostLane, Progress, Scenario, Stage, Study, StudyError,
+};
 
 use crate::chains;
 use crate::cli::simulate::Simulate;
@@ -29,7 +31,8 @@ pub(crate) fn simulate(options: &Simulate) -> Result<ExitCode> {
     let stage = stage()?;
     let mut study = study(options, &document, &stage)?;
     if let Some(file) = &options.trace {
-        let out = fs::File::create(file).with_context(|| format!("{} cannot be written", file.display()))?;
+        let out = fs::File::create(file)
+            .with_context(|| format!("{} cannot be written", file.display()))?;
         study.trace(BufWriter::new(out));
     }
     let jobs = options.jobs.and_then(|jobs| NonZeroUsize::new(jobs.into()));
@@ -99,7 +102,9 @@ fn scenario(document: &Document) -> Result<Scenario> {
 
 fn key_and_value(text: &str) -> Result<(&str, &str)> {
     let Some((key, value)) = text.split_once('=') else {
-        bail!("there is no `=`; write a key of the scenario and what it is to be, such as `lasts=2h`");
+        bail!(
+            "there is no `=`; write a key of the scenario and what it is to be, such as `lasts=2h`"
+        );
     };
     Ok((key.trim(), value.trim()))
 }
@@ -115,11 +120,18 @@ fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, String> {
         info: lane.info(),
         setup: lane.setup(),
         first_byte: lane.timeouts.first_byte,
-        notices_hang: Some(lane.liveness.stall).filter(|stall| !stall.is_zero()).unwrap_or(Duration::MAX),
+        notices_hang: Some(lane.liveness.stall)
+            .filter(|stall| !stall.is_zero())
+            .unwrap_or(Duration::MAX),
     };
     Ok(HostConfig {
         lanes: config.fleet.lanes.iter().map(lane).collect(),
-        groups: config.fleet.groups.iter().map(|group| GroupSetup { budget: group.budget }).collect(),
+        groups: config
+            .fleet
+            .groups
+            .iter()
+            .map(|group| GroupSetup { budget: group.budget })
+            .collect(),
         rules: config.fleet.rules,
         limits: PlanLimits { max_wait: config.queue.max_wait, max_steps: config.server.attempts },
         deadline: config.server.deadline,
@@ -128,7 +140,8 @@ fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, String> {
 }
 
 fn bar(quiet: bool) -> ProgressBar {
-    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
+    let target =
+        if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
     let bar = ProgressBar::with_draw_target(Some(STEPS), target);
     let style = ProgressStyle::with_template("{bar:40} {percent:>3} %, {msg}, {eta} left");
     if let Ok(style) = style {

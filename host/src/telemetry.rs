@@ -10,7 +10,8 @@ use crate::config::{Log, LogFormat};
 /// Begin to log. `filter` comes before what the configuration says.
 pub(crate) fn start(log: &Log, filter: Option<&str>) -> Result<()> {
     let text = filter.unwrap_or(&log.filter);
-    let filter: EnvFilter = text.parse().with_context(|| format!("--log: `{text}` is no level or filter"))?;
+    let filter: EnvFilter =
+        text.parse().with_context(|| format!("--log: `{text}` is no level or filter"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match log.format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pointsman_policy::{
-    Allocator, ChainSpec, Change, CompileLimits, Compiler, Metering, Policies, PolicyMetrics, PolicySpec,
-    Runtime, RuntimeSettings,
+    Allocator, ChainSpec, Change, CompileLimits, Compiler, Metering, Policies, PolicyMetrics,
+    PolicySpec, Runtime, RuntimeSettings,
 };
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
@@ -22,7 +22,8 @@ const SMALL: &str = include_str!("../crates/policy/fixtures/small.wat");
 /// A folder with a policy of this text.
 fn policy(text: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("policy.toml"), "name = \"small\"\nversion = \"1\"\napi = \"0.1\"\n").unwrap();
+    fs::write(dir.path().join("policy.toml"), "name = \"small\"\nversion = \"1\"\napi = \"0.1\"\n")
+        .unwrap();
     fs::write(dir.path().join("policy.wasm"), wat::parse_str(text).unwrap()).unwrap();
     dir
 }
@@ -33,7 +34,12 @@ fn large() -> TempDir {
     for number in 0..1500 {
         let step = "(local.set 0 (i64.add (i64.mul (local.get 0) (local.get 1)) (i64.rotl (local.get 1) (local.get 0))))
                     (if (i64.eqz (local.get 0)) (then (local.set 1 (i64.sub (local.get 0) (local.get 1)))))";
-        write!(more, "(func (param i64 i64) (result i64) {} (i64.const {number}))", step.repeat(60)).unwrap();
+        write!(
+            more,
+            "(func (param i64 i64) (result i64) {} (i64.const {number}))",
+            step.repeat(60)
+        )
+        .unwrap();
     }
     policy(&format!("{} {more}))", SMALL.trim_end().strip_suffix(')').unwrap()))
 }
@@ -110,7 +116,15 @@ fn what_is_not_compiled_says_why() {
 /// What the child does with these bytes, when it is told that this is its parent.
 fn child(parent: u32, bytes: &[u8]) -> std::process::Output {
     let mut child = Command::new(PROGRAM)
-        .args(["compile-policy", "--memory", "2147483648", "--cpu", "60", "--parent", &parent.to_string()])
+        .args([
+            "compile-policy",
+            "--memory",
+            "2147483648",
+            "--cpu",
+            "60",
+            "--parent",
+            &parent.to_string(),
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -147,7 +161,8 @@ fn a_child_does_not_outlive_its_parent() {
     wait_until("the child has its limits", limited);
     parent.kill().unwrap();
     parent.wait().unwrap();
-    let gone = || fs::read_to_string(format!("{process}/stat")).map_or(true, |stat| stat.contains(") Z "));
+    let gone =
+        || fs::read_to_string(format!("{process}/stat")).map_or(true, |stat| stat.contains(") Z "));
     wait_until("the child is gone", gone);
     drop(parent.stdin.take());
 }
@@ -165,7 +180,9 @@ fn a_child_that_is_killed_is_named() {
         killed.is_some()
     });
     let pid = killed.unwrap().to_string();
-    assert!(Command::new("/bin/sh").args(["-c", &format!("kill -9 {pid}")]).status().unwrap().success());
+    assert!(
+        Command::new("/bin/sh").args(["-c", &format!("kill -9 {pid}")]).status().unwrap().success()
+    );
     let said = loading.join().unwrap().unwrap_err();
     assert!(said.contains("the compiler was killed by SIGKILL"), "{said}");
 }
@@ -174,7 +191,9 @@ fn a_child_that_is_killed_is_named() {
 fn compiling() -> Option<u32> {
     let us = std::process::id().to_string();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         let arguments = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
         let words = ["compile-policy", "119", &us];
         let threads = fs::read_dir(entry.path().join("task")).map_or(0, Iterator::count);

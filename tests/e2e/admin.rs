@@ -40,7 +40,12 @@ fn config(host: &Host) -> String {
 /// Run `pointsman policy …`: exit code, standard output and standard error.
 fn policy(arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(program(FAKE_ENGINE));
-    command.arg("policy").args(arguments).env("GOOD", "t0ken").env("BAD", "guess").env_remove("NOBODY");
+    command
+        .arg("policy")
+        .args(arguments)
+        .env("GOOD", "t0ken")
+        .env("BAD", "guess")
+        .env_remove("NOBODY");
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
@@ -62,15 +67,24 @@ fn policies_are_listed_and_shown_over_the_socket() {
     let lines: Vec<&str> = out.lines().collect();
     assert!(lines[0].starts_with("NAME ") && lines[0].contains(" STATE "), "{out}");
     assert!(lines[1].starts_with("cortex  active "), "{out}");
-    assert!(lines[2].starts_with("gone    failed ") && lines[2].contains("gone/policy.toml"), "{out}");
+    assert!(
+        lines[2].starts_with("gone    failed ") && lines[2].contains("gone/policy.toml"),
+        "{out}"
+    );
     assert_eq!(lines.len(), 3, "{out}");
 
     let socket = socket(&host);
     let (code, out, _) = policy(&["list", "--socket", socket.to_str().unwrap(), "--json"]);
     let listed: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, &listed[0]["name"], &listed[1]["state"]), (0, &json!("cortex"), &json!("failed")));
+    assert_eq!(
+        (code, &listed[0]["name"], &listed[1]["state"]),
+        (0, &json!("cortex"), &json!("failed"))
+    );
     let (code, out, _) = policy(&["show", "cortex", "--config", &file]);
-    assert!(code == 0 && out.starts_with("name: cortex\n") && out.contains("\nstate: active\n"), "{out}");
+    assert!(
+        code == 0 && out.starts_with("name: cortex\n") && out.contains("\nstate: active\n"),
+        "{out}"
+    );
     let (code, out, _) = policy(&["reload", "--config", &file]);
     assert!(code == 0 && out.contains("cortex  active"), "{out}");
     host.stop();
@@ -84,7 +98,8 @@ fn what_the_host_refuses_is_said_in_its_words() {
     let (code, out, err) = policy(&["show", "cortexx", "--config", &file]);
     assert_eq!((code, out.as_str()), (1, ""));
     assert_eq!(err, "there is no policy `cortexx`; there are `cortex`, `gone`\n");
-    let (code, _, err) = policy(&["rollback", "no/such one", "--to", "ab12cd34", "--config", &file]);
+    let (code, _, err) =
+        policy(&["rollback", "no/such one", "--to", "ab12cd34", "--config", &file]);
     assert!(code == 1 && err.starts_with("there is no policy `no/such one`; "), "{err}");
     assert_eq!(policy(&["disable", "cortex"]).0, 2, "which host?");
     assert_eq!(policy(&["list", "--url", "http://127.0.0.1:1"]).0, 2, "a URL needs a token");
@@ -107,8 +122,10 @@ fn a_port_wants_its_token() {
     let host = start("socket = \"\"\nlisten = \"127.0.0.1:0\"\ntoken-env = \"ADMIN_TOKEN\"");
     assert!(!socket(&host).exists());
     let port = admin_port(&host);
-    for (header, status) in [(None, 401), (Some("Bearer guess"), 401), (Some("Bearer t0ken"), 200)] {
-        let headers: Vec<(&str, &str)> = header.map(|header| ("authorization", header)).into_iter().collect();
+    for (header, status) in [(None, 401), (Some("Bearer guess"), 401), (Some("Bearer t0ken"), 200)]
+    {
+        let headers: Vec<(&str, &str)> =
+            header.map(|header| ("authorization", header)).into_iter().collect();
         for path in ["/policies", "/status", "/metrics"] {
             let reply = send(port, "GET", path, &headers, b"");
             assert_eq!(reply.status, status, "{path} with {header:?}: {}", reply.text());
@@ -133,8 +150,10 @@ fn a_second_host_leaves_the_first_one_its_socket() {
     second.args(["serve", "--listen", "127.0.0.1:0", &config(&host)]).env("ADMIN_TOKEN", "t0ken");
     let output = second.stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    let sentence =
-        format!("another host with this configuration runs: it listens at {}", socket(&host).display());
+    let sentence = format!(
+        "another host with this configuration runs: it listens at {}",
+        socket(&host).display()
+    );
     assert!(!output.status.success() && said.contains(&sentence), "{said}");
     assert_eq!(policy(&["list", "--config", &config(&host)]).0, 0);
 }
@@ -154,7 +173,8 @@ fn the_socket_of_a_host_that_was_killed_is_replaced() {
     assert!(socket.exists() && UnixStream::connect(&socket).is_err());
     let file = config(&host);
     let (code, _, err) = policy(&["list", "--config", &file]);
-    let sentence = format!("no host is running for this configuration (looked for {})\n", socket.display());
+    let sentence =
+        format!("no host is running for this configuration (looked for {})\n", socket.display());
     assert_eq!((code, err), (1, sentence));
     // The next host in the same folder.
     fs::remove_file(kept.join("port")).unwrap();

@@ -36,8 +36,11 @@ fn cortex() -> (TempDir, PathBuf) {
 /// A folder with a policy of a few lines, without golden cases.
 fn guest(name: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("policy.toml"), format!("name = {name:?}\nversion = \"1\"\napi = \"0.1\"\n"))
-        .unwrap();
+    fs::write(
+        dir.path().join("policy.toml"),
+        format!("name = {name:?}\nversion = \"1\"\napi = \"0.1\"\n"),
+    )
+    .unwrap();
     fs::write(dir.path().join("policy.wasm"), build(name)).unwrap();
     dir
 }
@@ -72,7 +75,8 @@ fn golden_cases_are_run_and_a_broken_one_shows_how_it_differs() {
 
     edit_cases(&folder, |index, case| {
         if index == 1 {
-            case["expect"] = json!({ "lane": "governance", "fallback": ["x"], "why": case["expect"]["why"] });
+            case["expect"] =
+                json!({ "lane": "governance", "fallback": ["x"], "why": case["expect"]["why"] });
         }
     });
     let (code, out, err) = policy(&["test", text(&folder)]);
@@ -80,16 +84,28 @@ fn golden_cases_are_run_and_a_broken_one_shows_how_it_differs() {
     let lines: Vec<&str> = out.lines().collect();
     let differs = lines.iter().position(|line| line.starts_with("DIFFERS")).unwrap();
     assert_eq!(lines[differs], "DIFFERS     2  coder by name");
-    assert_eq!(lines[differs + 1].split_whitespace().collect::<Vec<_>>(), ["lane", "expected", "governance"]);
+    assert_eq!(
+        lines[differs + 1].split_whitespace().collect::<Vec<_>>(),
+        ["lane", "expected", "governance"]
+    );
     assert_eq!(lines[differs + 2].split_whitespace().collect::<Vec<_>>(), ["got", "coder"]);
-    assert!(lines[differs + 3].contains("fallback") && lines[differs + 3].ends_with(r#"["x"]"#), "{out}");
-    assert_eq!(*lines.last().unwrap(), format!("{all} golden cases, 1 of them otherwise than expected"));
+    assert!(
+        lines[differs + 3].contains("fallback") && lines[differs + 3].ends_with(r#"["x"]"#),
+        "{out}"
+    );
+    assert_eq!(
+        *lines.last().unwrap(),
+        format!("{all} golden cases, 1 of them otherwise than expected")
+    );
     // The same that a host says of it.
     let config = folder.parent().unwrap().join("pointsman.toml");
     fs::write(&config, "[policies]\ndir = \".\"\n[[policies.chain]]\nname = \"cortex\"\n[[lanes]]\nname = \"a\"\n[lanes.engine]\ndriver = \"external\"\nurl = \"http://127.0.0.1:1/v1\"\n").unwrap();
     let check = Command::new(program(FAKE_ENGINE)).arg("check").arg(&config).output().unwrap();
     let said = String::from_utf8_lossy(&check.stderr).into_owned();
-    assert!(said.contains("golden case 2 (`coder by name`): expected lane governance, got coder"), "{said}");
+    assert!(
+        said.contains("golden case 2 (`coder by name`): expected lane governance, got coder"),
+        "{said}"
+    );
 
     let (code, out, _) = policy(&["test", text(&folder), "--case", "orchestrator by", "--times"]);
     assert_eq!(code, 0, "{out}");
@@ -97,7 +113,10 @@ fn golden_cases_are_run_and_a_broken_one_shows_how_it_differs() {
     assert!(line.ends_with("µs") || line.ends_with("ms"), "{out}");
     assert!(out.ends_with("1 golden case, all as they should be\n"), "{out}");
     let (code, _, err) = policy(&["test", text(&folder), "--case", "no such case"]);
-    assert_eq!((code, err.trim()), (1, "no golden case of `cortex` has \"no such case\" in its name"));
+    assert_eq!(
+        (code, err.trim()),
+        (1, "no golden case of `cortex` has \"no such case\" in its name")
+    );
 }
 
 #[test]
@@ -130,14 +149,18 @@ fn a_policy_that_no_host_would_load_is_told_apart_from_one_that_decides_otherwis
     assert!(code == 78 && err.contains("failed when it was configured"), "{err}");
     let fine = guest("no-opinion");
     let (code, out, _) = policy(&["test", text(fine.path())]);
-    assert!(code == 0 && out.contains("no golden cases") && out.contains("note: a host looks for"), "{out}");
+    assert!(
+        code == 0 && out.contains("no golden cases") && out.contains("note: a host looks for"),
+        "{out}"
+    );
 }
 
 #[test]
 fn calls_are_timed() {
     let (dir, folder) = cortex();
     let fleet = dir.path().join("fleet.json");
-    fs::write(&fleet, r#"{"lanes": [{"name": "coder"}, {"name": "writer", "state": "unloaded"}]}"#).unwrap();
+    fs::write(&fleet, r#"{"lanes": [{"name": "coder"}, {"name": "writer", "state": "unloaded"}]}"#)
+        .unwrap();
     let body = dir.path().join("body.json");
     fs::write(&body, r#"{"model": "coder", "messages": []}"#).unwrap();
     let (code, out, err) = policy(&[
@@ -157,7 +180,10 @@ fn calls_are_timed() {
     assert_eq!(code, 0, "{err}");
     let figures: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&figures["policy"], &figures["version"]), (&json!("cortex"), &json!("0.1.0")));
-    assert_eq!(figures["component_bytes"], json!(fs::metadata(folder.join("policy.wasm")).unwrap().len()));
+    assert_eq!(
+        figures["component_bytes"],
+        json!(fs::metadata(folder.join("policy.wasm")).unwrap().len())
+    );
     assert!(figures["compiled_in_us"].as_f64().unwrap() > 0.0);
     let rows = figures["measured"].as_array().unwrap();
     let kinds: Vec<(Value, Value, Value)> = rows
@@ -183,7 +209,10 @@ fn calls_are_timed() {
     let failing = guest("policy-error");
     let (code, out, err) = policy(&["bench", text(failing.path()), "--calls", "10"]);
     assert_eq!(code, 0, "{err}");
-    assert!(out.contains("a short chat") && out.contains("\nthe first call without advice: "), "{out}");
+    assert!(
+        out.contains("a short chat") && out.contains("\nthe first call without advice: "),
+        "{out}"
+    );
     let row = out.lines().find(|line| line.starts_with("as given")).unwrap();
     assert_eq!(
         row.split_whitespace().skip(2).collect::<Vec<_>>()[..5],
@@ -221,7 +250,10 @@ fn a_signed_policy_is_taken_where_signatures_are_wanted() {
     let (code, said) = check();
     assert!(code == 78 && said.contains("for another component or manifest"), "{said}");
     let (code, _, err) = policy(&["sign", text(&folder), "--key", text(&public)]);
-    assert!(code == 1 && err.contains(text(&public)) && err.contains("no private ed25519 key"), "{err}");
+    assert!(
+        code == 1 && err.contains(text(&public)) && err.contains("no private ed25519 key"),
+        "{err}"
+    );
 }
 
 #[test]
@@ -247,14 +279,18 @@ fn a_new_policy_has_a_folder_that_says_what_comes_next() {
 #[test]
 fn a_new_policy_is_built_tested_and_timed() {
     let dir = tempfile::tempdir().unwrap();
-    let (code, _, err) = policy(&["new", "mine", "--lang", "javascript", "--dir", text(dir.path())]);
+    let (code, _, err) =
+        policy(&["new", "mine", "--lang", "javascript", "--dir", text(dir.path())]);
     assert_eq!(code, 0, "{err}");
     let folder = dir.path().join("mine");
     let modules = prepared("POINTSMAN_NODE", "node").join("node_modules");
     std::os::unix::fs::symlink(modules, folder.join("node_modules")).unwrap();
     let (code, out, err) = policy(&["build", text(&folder), "--verbose"]);
     assert_eq!(code, 0, "{err}");
-    assert!(out.starts_with(text(&folder.join("policy.wasm"))) && out.contains(" MiB, built in "), "{out}");
+    assert!(
+        out.starts_with(text(&folder.join("policy.wasm"))) && out.contains(" MiB, built in "),
+        "{out}"
+    );
     assert!(err.contains("componentize-qjs"), "{err}");
     let (code, out, err) = policy(&["test", text(&folder)]);
     assert!(

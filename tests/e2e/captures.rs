@@ -28,12 +28,16 @@ struct Engine {
 impl Engine {
     fn start(arguments: &[&str], own: &str) -> Self {
         let mut command = Command::new(FAKE_ENGINE);
-        command.args(arguments).args(["--host", "127.0.0.1", "--port", "0"]).env("FAKE_ENGINE", own);
+        command
+            .args(arguments)
+            .args(["--host", "127.0.0.1", "--port", "0"])
+            .env("FAKE_ENGINE", own);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let port = line.trim().rsplit(':').next().unwrap().parse().unwrap_or_else(|_| panic!("{line:?}"));
+        let port =
+            line.trim().rsplit(':').next().unwrap().parse().unwrap_or_else(|_| panic!("{line:?}"));
         Self { child, port }
     }
 
@@ -51,8 +55,16 @@ impl Engine {
     }
 
     fn llama(own: &str) -> Self {
-        let arguments =
-            ["--model", "m.gguf", "--alias", "super_reader", "--parallel", "2", "--ctx-size", "2048"];
+        let arguments = [
+            "--model",
+            "m.gguf",
+            "--alias",
+            "super_reader",
+            "--parallel",
+            "2",
+            "--ctx-size",
+            "2048",
+        ];
         Self::start(&[&arguments[..], &["--metrics"]].concat(), own)
     }
 
@@ -108,8 +120,10 @@ impl Message {
     fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Self {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut request =
-            format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n", body.len());
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n",
+            body.len()
+        );
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -143,13 +157,15 @@ impl Message {
 
     /// Headers without those that are never the same twice.
     fn fixed_headers(&self, same_body: bool) -> BTreeMap<&str, &str> {
-        let fixed =
-            |(name, value): (&String, &String)| (name != "content-length" || same_body) && !value.is_empty();
+        let fixed = |(name, value): (&String, &String)| {
+            (name != "content-length" || same_body) && !value.is_empty()
+        };
         let value = |name: &str, value| match name {
             "process-start-time-unix" | "x-request-id" if value != "r-1" => "(any)",
             _ => value,
         };
-        let headers = self.headers.iter().filter(|(name, value)| *name != "date" && fixed((name, value)));
+        let headers =
+            self.headers.iter().filter(|(name, value)| *name != "date" && fixed((name, value)));
         headers.map(|(name, text)| (name.as_str(), value(name, text))).collect()
     }
 }
@@ -180,14 +196,16 @@ fn shape(value: &Value) -> String {
 
 /// The shapes of a body: of its JSON, of its events (repeated ones once), or of its lines of metrics.
 fn shapes(body: &str) -> Vec<String> {
-    let shape_of =
-        |text: &str| serde_json::from_str(text).map_or_else(|_| text.to_owned(), |value| shape(&value));
+    let shape_of = |text: &str| {
+        serde_json::from_str(text).map_or_else(|_| text.to_owned(), |value| shape(&value))
+    };
     let mut shapes: Vec<String> = if body.starts_with("data: ") {
         body.lines().filter_map(|line| line.strip_prefix("data: ")).map(shape_of).collect()
     } else if body.starts_with("# HELP") {
         body.lines()
             .map(|line| {
-                if line.starts_with('#') { line } else { line.rsplit_once(' ').unwrap().0 }.to_owned()
+                if line.starts_with('#') { line } else { line.rsplit_once(' ').unwrap().0 }
+                    .to_owned()
             })
             .collect()
     } else {

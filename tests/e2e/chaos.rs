@@ -31,8 +31,10 @@ impl Random {
 /// From the environment, or a new one; printed either way.
 fn seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
-    let seed =
-        std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(u64::from(now) + 1);
+    let seed = std::env::var("CHAOS_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(u64::from(now) + 1);
     println!("CHAOS_SEED={seed}");
     seed
 }
@@ -42,8 +44,10 @@ fn nothing_is_lost_whatever_happens() {
     let seed = seed();
     let script = ["--script", r#"{"token-ms": 2, "tokens": 20}"#];
     let limits = "queue = { per-lane = 8, total = 12, max-wait = \"2s\" }\n";
-    let host =
-        host(&[limits.to_owned(), lane("a", &["a", "m"], &script), lane("b", &["b", "m"], &script)].concat());
+    let host = host(
+        &[limits.to_owned(), lane("a", &["a", "m"], &script), lane("b", &["b", "m"], &script)]
+            .concat(),
+    );
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..12u64)
@@ -52,17 +56,26 @@ fn nothing_is_lost_whatever_happens() {
                 scope.spawn(move || {
                     let mut random = Random(seed.wrapping_mul(client + 1) | 1);
                     for _ in 0..40 {
-                        let model = ["a", "b", "m", "nope"][usize::try_from(random.below(4)).unwrap()];
+                        let model =
+                            ["a", "b", "m", "nope"][usize::try_from(random.below(4)).unwrap()];
                         match random.below(3) {
                             0 => drop(post(port, "/v1/chat/completions", &chat(model, json!({})))),
                             1 => drop(
-                                stream(port, "/v1/chat/completions", &chat(model, json!({ "stream": true })))
-                                    .finish(),
+                                stream(
+                                    port,
+                                    "/v1/chat/completions",
+                                    &chat(model, json!({ "stream": true })),
+                                )
+                                .finish(),
                             ),
                             // Leaves in the middle.
                             _ => drop(
-                                stream(port, "/v1/chat/completions", &chat(model, json!({ "stream": true })))
-                                    .until("word3"),
+                                stream(
+                                    port,
+                                    "/v1/chat/completions",
+                                    &chat(model, json!({ "stream": true })),
+                                )
+                                .until("word3"),
                             ),
                         }
                     }
@@ -78,7 +91,9 @@ fn nothing_is_lost_whatever_happens() {
                     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
                     let _gone = rustix::process::kill_process(pid, Signal::KILL);
                 }
-                std::thread::park_timeout(std::time::Duration::from_millis(100 + random.below(400)));
+                std::thread::park_timeout(std::time::Duration::from_millis(
+                    100 + random.below(400),
+                ));
             }
         });
         clients.into_iter().for_each(|client| client.join().unwrap());
@@ -136,7 +151,15 @@ fn resident(pid: u32) -> u64 {
 /// One client: requests of all kinds until the time is over.
 fn bother(port: u16, mut random: Random, until: Instant) {
     while Instant::now() < until {
-        let model = random.one(&["orchestrator", "coder", "fast_rag", "any", "reader", "governance", "nope"]);
+        let model = random.one(&[
+            "orchestrator",
+            "coder",
+            "fast_rag",
+            "any",
+            "reader",
+            "governance",
+            "nope",
+        ]);
         let body = chat(model, json!({ "stream": random.below(2) == 0 }));
         match random.below(3) {
             0 | 1 => drop(stream(port, "/v1/chat/completions", &body).finish()),
@@ -173,8 +196,10 @@ fn break_something(host: &Host, random: &mut Random) {
 
 fn signal(pid: u32, signal: Signal) {
     // It may be gone already.
-    let _gone =
-        rustix::process::kill_process(rustix::process::Pid::from_raw(pid.cast_signed()).unwrap(), signal);
+    let _gone = rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid.cast_signed()).unwrap(),
+        signal,
+    );
 }
 
 /// Three lanes that take turns and two that are always on; engines die, stall, fail and lie, clients come and leave. Twenty
@@ -182,7 +207,8 @@ fn signal(pid: u32, signal: Signal) {
 #[test]
 fn lanes_that_take_turns_lose_nothing_whatever_happens() {
     let seed = seed();
-    let seconds = std::env::var("CHAOS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let seconds =
+        std::env::var("CHAOS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     let script = ["--load-ms", "200", "--script", r#"{"token-ms": 2, "tokens": 20}"#];
     let config = [
         "queue = { per-lane = 16, total = 40, max-wait = \"3s\" }\nswitching = { longest-wait = \"2s\" }\n".to_owned(),
@@ -205,7 +231,8 @@ fn lanes_that_take_turns_lose_nothing_whatever_happens() {
             std::thread::park_timeout(Duration::from_millis(100 + random.below(400)));
             break_something(&host, &mut random);
             if early == 0
-                && end.saturating_duration_since(Instant::now()) < Duration::from_secs(seconds) * 2 / 3
+                && end.saturating_duration_since(Instant::now())
+                    < Duration::from_secs(seconds) * 2 / 3
             {
                 early = resident(host.pid());
             }

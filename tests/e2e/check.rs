@@ -50,8 +50,11 @@ fn all_mistakes_are_told_with_file_line_and_key() {
 fn policies_are_loaded_too() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.toml");
-    std::fs::write(&file, format!("[[policies.chain]]\nname = \"none\"\n{}", lane("a", &["a"], &[])))
-        .unwrap();
+    std::fs::write(
+        &file,
+        format!("[[policies.chain]]\nname = \"none\"\n{}", lane("a", &["a"], &[])),
+    )
+    .unwrap();
     let (code, _, err) = check(&file);
     assert_eq!(code, Some(78));
     assert!(err.contains("policy `none`") && err.contains("policy.toml is missing"), "{err}");

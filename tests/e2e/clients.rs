@@ -11,7 +11,9 @@ use crate::{FAKE_ENGINE, lane};
 pub(crate) fn prepared(variable: &str, name: &str) -> PathBuf {
     let folder = match std::env::var_os(variable) {
         Some(folder) => PathBuf::from(folder),
-        None => PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/pointsman").join(name),
+        None => {
+            PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/pointsman").join(name)
+        }
     };
     assert!(folder.exists(), "{} is missing; `cargo xtask test` prepares it", folder.display());
     folder
@@ -28,8 +30,13 @@ fn lanes() -> Host {
         with("slow", r#"{"hang": true}"#) + "[lanes.timeouts]\nfirst-byte = \"300ms\"\n",
     ];
     let config = format!("[[keys]]\ntenant = \"t\"\nenv = \"TEST_KEY\"\n{}", lanes.concat());
-    Host::start_in(&program(FAKE_ENGINE), tempfile::tempdir().unwrap(), &config, &[("TEST_KEY", "sesame")])
-        .ready()
+    Host::start_in(
+        &program(FAKE_ENGINE),
+        tempfile::tempdir().unwrap(),
+        &config,
+        &[("TEST_KEY", "sesame")],
+    )
+    .ready()
 }
 
 fn passes(mut command: Command) {
@@ -43,7 +50,10 @@ fn passes(mut command: Command) {
 fn the_official_python_package_works() {
     let host = lanes();
     let mut command = Command::new(prepared("POINTSMAN_VENV", "venv").join("bin/python"));
-    command.arg(root().join("tests/python/openai_client.py")).arg(host.port.to_string()).arg("sesame");
+    command
+        .arg(root().join("tests/python/openai_client.py"))
+        .arg(host.port.to_string())
+        .arg("sesame");
     passes(command);
     host.assert_nothing_lost();
 }
@@ -52,7 +62,10 @@ fn the_official_python_package_works() {
 fn the_official_node_package_works() {
     let host = lanes();
     let mut command = Command::new("node");
-    command.arg(root().join("tests/node/openai_client.mjs")).arg(host.port.to_string()).arg("sesame");
+    command
+        .arg(root().join("tests/node/openai_client.mjs"))
+        .arg(host.port.to_string())
+        .arg("sesame");
     command.arg(prepared("POINTSMAN_NODE", "node"));
     passes(command);
     host.assert_nothing_lost();

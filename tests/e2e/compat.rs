@@ -35,7 +35,10 @@ fn what_is_kept_is_never_changed() {
     for entry in fs::read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        assert!(!path.is_dir() || versions.contains(name.as_str()), "{name} is not in compat.sha256");
+        assert!(
+            !path.is_dir() || versions.contains(name.as_str()),
+            "{name} is not in compat.sha256"
+        );
     }
 }
 
@@ -44,13 +47,18 @@ fn what_is_kept_is_never_changed() {
 fn policies_of_every_version_of_the_contract_are_served() {
     let cache = tempfile::tempdir().unwrap();
     let kept = kept();
-    let policies: Vec<&str> = kept.iter().filter_map(|(file, _)| file.strip_suffix("/policy.wasm")).collect();
+    let policies: Vec<&str> =
+        kept.iter().filter_map(|(file, _)| file.strip_suffix("/policy.wasm")).collect();
     for policy in &policies {
         let mut command = Command::new(program(FAKE_ENGINE));
         command.args(["policy", "test"]).arg(folder().join(policy));
         let output = command.env("XDG_CACHE_HOME", cache.path()).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.ends_with("all as they should be\n"), "{policy}: {said}");
+        let said =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && said.ends_with("all as they should be\n"),
+            "{policy}: {said}"
+        );
     }
     assert!(policies.iter().any(|policy| policy.starts_with("0.1.0/")), "{policies:?}");
 }
@@ -62,10 +70,13 @@ fn the_policies_of_a_version_use_all_that_it_has() {
     let components: Vec<String> = kept()
         .iter()
         .filter(|(file, _)| file.starts_with("0.1.0/") && file.ends_with(".wasm"))
-        .map(|(file, _)| String::from_utf8_lossy(&fs::read(folder().join(file)).unwrap()).into_owned())
+        .map(|(file, _)| {
+            String::from_utf8_lossy(&fs::read(folder().join(file)).unwrap()).into_owned()
+        })
         .collect();
     let interfaces = ["types", "request", "fleet", "log", "metrics", "state", "lifecycle"];
-    for part in interfaces.into_iter().chain(["on-request", "on-failure", "on-complete", "on-tick"]) {
+    for part in interfaces.into_iter().chain(["on-request", "on-failure", "on-complete", "on-tick"])
+    {
         assert!(components.iter().any(|component| has(component, part)), "none has {part}");
     }
 }

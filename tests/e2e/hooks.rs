@@ -14,8 +14,10 @@ const CHAT: &str = "/v1/chat/completions";
 
 /// One policy before `a` and `b`, which serve `auto`, and `c`, which does not.
 fn site(guest: Guest) -> Site {
-    let lanes = [lane("a", &["auto"], &[]), lane("b", &["auto"], &[]), lane("c", &["c"], &[])].concat();
-    let config = format!("[policies]\ncache = \"cache\"\npoll = \"1s\"\n{}{lanes}", chain(&["p"], ""));
+    let lanes =
+        [lane("a", &["auto"], &[]), lane("b", &["auto"], &[]), lane("c", &["c"], &[])].concat();
+    let config =
+        format!("[policies]\ncache = \"cache\"\npoll = \"1s\"\n{}{lanes}", chain(&["p"], ""));
     Site::start(FAKE_ENGINE, folder(&[guest]), &config)
 }
 
@@ -26,8 +28,9 @@ fn tries(host: &Host, lane: &str) -> f64 {
 
 /// After a failed try, the lane with this number, or the one that failed.
 fn retries(lane: Option<u32>) -> Guest {
-    let lane = lane
-        .map_or("(i32.load offset=72 (local.get $asked))".to_owned(), |lane| format!("(i32.const {lane})"));
+    let lane = lane.map_or("(i32.load offset=72 (local.get $asked))".to_owned(), |lane| {
+        format!("(i32.const {lane})")
+    });
     Guest::new("p").why("retries").lane(0).code(&format!(
         "(RECOVER
            (i32.store8 (i32.const 3076) (i32.const 1))
@@ -56,15 +59,30 @@ fn a_policy_chooses_the_next_try() {
     assert_eq!(site.policy("p")["hooks"], json!(["on-failure"]));
     site.host.script("a", json!({ "status": 500 }));
     let reply = site.ask("auto");
-    assert_eq!((reply.status, reply.header("x-pointsman-lane")), (200, Some("c")), "{}", reply.text());
+    assert_eq!(
+        (reply.status, reply.header("x-pointsman-lane")),
+        (200, Some("c")),
+        "{}",
+        reply.text()
+    );
     assert_eq!(reply.header("x-pointsman-attempts"), Some("2"));
     // The same before a stream has begun.
     let streamed = stream(site.host.port, CHAT, &chat("auto", json!({ "stream": true })));
-    assert!(streamed.headers.contains(&("x-pointsman-lane".into(), "c".into())), "{:?}", streamed.headers);
+    assert!(
+        streamed.headers.contains(&("x-pointsman-lane".into(), "c".into())),
+        "{:?}",
+        streamed.headers
+    );
     let (reply, complete) = streamed.finish();
     assert!(complete && reply.text().contains("data: [DONE]"));
-    assert_eq!((tries(&site.host, "a"), tries(&site.host, "c"), tries(&site.host, "b")), (2.0, 2.0, 0.0));
-    assert_eq!(site.host.metric("pointsman_policy_calls_total", "hook=\"on-failure\",result=\"ok\""), 2.0);
+    assert_eq!(
+        (tries(&site.host, "a"), tries(&site.host, "c"), tries(&site.host, "b")),
+        (2.0, 2.0, 0.0)
+    );
+    assert_eq!(
+        site.host.metric("pointsman_policy_calls_total", "hook=\"on-failure\",result=\"ok\""),
+        2.0
+    );
     site.host.assert_nothing_lost();
 }
 
@@ -97,7 +115,9 @@ fn a_hook_that_fails_is_taken_out_of_service_by_itself() {
         let reply = site.ask("auto");
         assert_eq!((reply.status, reply.header("x-pointsman-reason")), (200, Some("decides")));
     }
-    let out = |hook: &str| site.host.metric("pointsman_policy_out_of_service", &format!("hook=\"{hook}\""));
+    let out = |hook: &str| {
+        site.host.metric("pointsman_policy_out_of_service", &format!("hook=\"{hook}\""))
+    };
     assert_eq!((out("on-failure"), out("on-request")), (1.0, 0.0));
     let version = site.policy("p")["version"].as_str().unwrap().to_owned();
     assert_eq!(site.host.metric("pointsman_policy_out_of_service", &version), 1.0, "of {version}");
@@ -111,12 +131,19 @@ fn whoever_decided_is_asked_after_a_failure_though_it_was_replaced() {
     site.host.script("a", json!({ "hang": true }));
     let port = site.host.port;
     let asking = std::thread::spawn(move || post(port, CHAT, &chat("auto", json!({}))));
-    wait_until("it waits for its lane", || site.host.metric("pointsman_lane_running", "lane=\"a\"") == 1.0);
+    wait_until("it waits for its lane", || {
+        site.host.metric("pointsman_lane_running", "lane=\"a\"") == 1.0
+    });
     let new = site.take_up(&gives_up());
     assert_eq!(new["error"], Value::Null);
     kill(site.host.engine_pid("a"), Signal::KILL);
     let reply = asking.join().unwrap();
-    assert_eq!((reply.status, reply.header("x-pointsman-lane")), (200, Some("c")), "{}", reply.text());
+    assert_eq!(
+        (reply.status, reply.header("x-pointsman-lane")),
+        (200, Some("c")),
+        "{}",
+        reply.text()
+    );
     assert_eq!(reply.header("x-pointsman-reason"), Some("retries"));
     site.host.assert_nothing_lost();
 }
@@ -188,7 +215,8 @@ const WISHES: &str = r#"
 #[test]
 fn a_wish_loads_a_lane_and_is_taken_back_with_its_policy() {
     let sleeper = "group = \"gpu\"\nmemory = \"8GiB\"\nunload-after = \"400ms\"";
-    let lanes = [lane("a", &["auto"], &[]), fake_lane(FAKE_ENGINE, "b", &["b"], sleeper, &[])].concat();
+    let lanes =
+        [lane("a", &["auto"], &[]), fake_lane(FAKE_ENGINE, "b", &["b"], sleeper, &[])].concat();
     let config = |links: &str| {
         format!(
             "[policies]\ncache = \"cache\"\npoll = \"1s\"\n{links}[[groups]]\nname = \"gpu\"\nmemory = \"10GiB\"\n{lanes}"
@@ -205,7 +233,10 @@ fn a_wish_loads_a_lane_and_is_taken_back_with_its_policy() {
     let ticks = || site.host.metric("pointsman_policy_calls_total", "hook=\"on-tick\"");
     let now = ticks();
     wait_until("a second has passed", || ticks() >= now + 10.0);
-    assert_eq!((site.host.lane("b")["state"].as_str(), site.host.engine_pid("b")), (Some("ready"), pid));
+    assert_eq!(
+        (site.host.lane("b")["state"].as_str(), site.host.engine_pid("b")),
+        (Some("ready"), pid)
+    );
     site.configure(&config(""));
     site.reload();
     site.host.wait_for("b", "unloaded");
@@ -227,7 +258,9 @@ lines of mine"))
     let line = log.lines().find(|line| line.contains("two lines of mine"));
     let line = line.unwrap_or_else(|| panic!("no such line\n{log}"));
     assert!(
-        line.contains("WARN policy: ") && line.contains("policy=\"p\"") && line.contains("request="),
+        line.contains("WARN policy: ")
+            && line.contains("policy=\"p\"")
+            && line.contains("request="),
         "{line}"
     );
 }
@@ -240,7 +273,11 @@ const QUESTIONS: [(&str, &str, &str); 9] = [
     ("text", "(call $ask (i32.const 1) (i64.const 0) (i32.const 99) (i32.const 3000))", "second"),
     ("text", "(call $ask (i32.const 2) (i64.const 0) (i32.const 99) (i32.const 3000))", ""),
     ("field", "(call $ask (TEXT \"/metadata/team\") (i32.const 99) (i32.const 2992))", "\"x y\""),
-    ("field-too-large", "(call $ask (TEXT \"/metadata/team\") (i32.const 2) (i32.const 3000))", "5"),
+    (
+        "field-too-large",
+        "(call $ask (TEXT \"/metadata/team\") (i32.const 2) (i32.const 3000))",
+        "5",
+    ),
     ("contains", "(call $ask (TEXT \"BOXER\") (i32.const 1))", "1"),
     ("contains", "(call $ask (TEXT \"BOXER\") (i32.const 0))", "0"),
     ("prefix-hashes", "(call $ask (i32.const 4) (i32.const 2) (i32.const 3000))", ""),
@@ -262,7 +299,9 @@ fn a_policy_reads_the_request_without_having_it() {
         // A text is a pair of words; a field has its kind eight bytes before it.
         let shown = match function {
             "text" | "field" => {
-                format!("{call} (call $why_text (i32.load (i32.const 3000)) (i32.load (i32.const 3004)))")
+                format!(
+                    "{call} (call $why_text (i32.load (i32.const 3000)) (i32.load (i32.const 3004)))"
+                )
             }
             "field-too-large" => format!("{call} (call $why_number (i64.load (i32.const 3008)))"),
             "contains" => format!("(call $why_number (i64.extend_i32_u {call}))"),
@@ -273,8 +312,11 @@ fn a_policy_reads_the_request_without_having_it() {
         assert_eq!(taken["error"], Value::Null, "{code}");
         let reply = post(site.host.port, CHAT, &body);
         let why = reply.header("x-pointsman-reason").unwrap_or_default();
-        let expected =
-            if function == "prefix-hashes" { hash.cast_signed().to_string() } else { expected.into() };
+        let expected = if function == "prefix-hashes" {
+            hash.cast_signed().to_string()
+        } else {
+            expected.into()
+        };
         assert_eq!((reply.status, why), (200, expected.as_str()), "{function}: {call}");
     }
     site.host.assert_nothing_lost();

@@ -10,7 +10,8 @@ use crate::{FAKE_ENGINE, lane};
 const CHAT: &str = "/v1/chat/completions";
 
 fn site(guests: &[Guest], links: &str) -> Site {
-    let lanes = ["a", "b"].map(|name| lane(name, &[name, "auto"], &["--script", r#"{"echo": true}"#]));
+    let lanes =
+        ["a", "b"].map(|name| lane(name, &[name, "auto"], &["--script", r#"{"echo": true}"#]));
     Site::start(
         FAKE_ENGINE,
         folder(guests),
@@ -38,8 +39,11 @@ fn whoever_fails_in_a_call_is_counted_and_left_out() {
         (Guest::named("list-length-overflow"), "trap"),
         (Guest::named("loop-in-post-return"), "timeout"),
     ];
-    let guests: Vec<Guest> =
-        hostile.iter().map(|(guest, _)| guest.clone()).chain([Guest::new("good").why("good")]).collect();
+    let guests: Vec<Guest> = hostile
+        .iter()
+        .map(|(guest, _)| guest.clone())
+        .chain([Guest::new("good").why("good")])
+        .collect();
     let names: Vec<&str> = guests.iter().map(|guest| guest.name.as_str()).collect();
     let site = site(&guests, &chain(&names, ""));
     for policy in site.host.status()["policies"].as_array().unwrap() {
@@ -53,7 +57,9 @@ fn whoever_fails_in_a_call_is_counted_and_left_out() {
             assert_eq!(of(&site, "faults", name), f64::from(round.min(3)), "{name}");
             let figures = get(site.host.port, "/metrics").text();
             let is_of_kind = |line: &str| {
-                line.starts_with("pointsman_policy_faults") && line.contains(name) && line.contains(kind)
+                line.starts_with("pointsman_policy_faults")
+                    && line.contains(name)
+                    && line.contains(kind)
             };
             assert!(figures.lines().any(is_of_kind), "{name}: {kind}\n{figures}");
         }
@@ -100,8 +106,16 @@ fn whoever_is_too_large_or_something_else_is_not_compiled() {
     let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
     elf.resize(4096, 0);
     let table = [
-        ("modules", with_modules("modules", "(module)", 65), "it has 66 core modules, and 64 are the limit"),
-        ("functions", with_modules("functions", &functions, 1), "functions, and 100000 are the limit"),
+        (
+            "modules",
+            with_modules("modules", "(module)", 65),
+            "it has 66 core modules, and 64 are the limit",
+        ),
+        (
+            "functions",
+            with_modules("functions", &functions, 1),
+            "functions, and 100000 are the limit",
+        ),
         (
             "function",
             with_modules("function", &function, 1),
@@ -145,7 +159,8 @@ fn a_flood_of_lines_is_dammed_and_counted() {
     for _ in 0..3 {
         assert_eq!(site.ask("auto").status, 200);
     }
-    let written = site.host.log().lines().filter(|line| line.contains("a drop of the flood")).count();
+    let written =
+        site.host.log().lines().filter(|line| line.contains("a drop of the flood")).count();
     let dropped = site.host.metric("pointsman_policy_advice_dropped_total", "what=\"log\"");
     assert_eq!(written as f64 + dropped, 3000.0);
     assert!((1..=200).contains(&written), "{written} lines");
@@ -155,7 +170,8 @@ fn a_flood_of_lines_is_dammed_and_counted() {
 
 #[test]
 fn a_flood_of_state_is_evicted() {
-    let site = site(&[Guest::named("state-flood")], &chain(&["state-flood"], "deadline = \"100ms\""));
+    let site =
+        site(&[Guest::named("state-flood")], &chain(&["state-flood"], "deadline = \"100ms\""));
     assert_eq!(site.ask("auto").status, 200);
     let before = site.host.size();
     for _ in 0..300 {
@@ -177,18 +193,24 @@ fn what_nobody_allowed_is_left_out_of_the_advice() {
         Guest::new("honest").lane(0),
     ];
     // 65535 points, of which 1000 count, against 1000 with a little more weight.
-    let links =
-        chain(&["edit-forbidden-field", "score-out-of-range"], "") + &chain(&["honest"], "weight = 1100");
+    let links = chain(&["edit-forbidden-field", "score-out-of-range"], "")
+        + &chain(&["honest"], "weight = 1100");
     let site = site(&guests, &links);
     let body = chat("auto", json!({ "user": "me" }));
     let reply = post(site.host.port, CHAT, &body);
-    assert_eq!((reply.status, reply.header("x-pointsman-lane")), (200, Some("a")), "{}", reply.text());
+    assert_eq!(
+        (reply.status, reply.header("x-pointsman-lane")),
+        (200, Some("a")),
+        "{}",
+        reply.text()
+    );
     let arrived: Value = serde_json::from_str(reply.json()["body"].as_str().unwrap()).unwrap();
     assert_eq!((&arrived["user"], &arrived["messages"]), (&body["user"], &body["messages"]));
     assert_ne!(arrived["model"], "other");
     assert!(!reply.text().contains("stolen"));
     for what in ["set-field", "set-model", "set-header"] {
-        let dropped = site.host.metric("pointsman_policy_advice_dropped_total", &format!("what=\"{what}\""));
+        let dropped =
+            site.host.metric("pointsman_policy_advice_dropped_total", &format!("what=\"{what}\""));
         assert_eq!(dropped, 1.0, "{what}");
     }
     assert_eq!(site.host.metric("pointsman_policy_faults_total", ""), 0.0);

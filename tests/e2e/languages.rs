@@ -26,7 +26,8 @@ fn with_policy(folder: &str, name: &str) -> TempDir {
     fs::create_dir_all(&policy).unwrap();
     for file in ["policy.toml", "policy.wasm", "cases.jsonl"] {
         let from = fresh().join(folder).join(file);
-        fs::copy(&from, policy.join(file)).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+        fs::copy(&from, policy.join(file))
+            .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     }
     dir
 }
@@ -60,7 +61,11 @@ fn check(dir: &Path, config: &str) -> Output {
     let file = dir.join("pointsman.toml");
     fs::write(&file, config).unwrap();
     let mut command = Command::new(program(FAKE_ENGINE));
-    command.arg("check").arg(file).env("TEST_KEY_ACME", "acme-key").env("TEST_KEY_OTHER", "other-key");
+    command
+        .arg("check")
+        .arg(file)
+        .env("TEST_KEY_ACME", "acme-key")
+        .env("TEST_KEY_OTHER", "other-key");
     command.output().unwrap()
 }
 
@@ -76,35 +81,56 @@ fn passes(mut command: Command) {
 
 #[test]
 fn the_example_decides_alike_in_all_languages() {
-    let settings =
-        json!({"teams": {"acme": "alpha"}, "code-lane": "coder", "long-tokens": 50, "long-lane": "reader"});
+    let settings = json!({"teams": {"acme": "alpha"}, "code-lane": "coder", "long-tokens": 50, "long-lane": "reader"});
     let long = "word ".repeat(100);
     let requests: [(&str, &str, &str, [Option<&str>; 3]); 5] = [
         ("acme-key", "hello", "", [Some("alpha"), None, Some("alpha: the home of acme")]),
-        ("other-key", "```rust```", "-3", [Some("coder"), None, Some("coder: the prompt has code in it")]),
+        (
+            "other-key",
+            "```rust```",
+            "-3",
+            [Some("coder"), None, Some("coder: the prompt has code in it")],
+        ),
         (
             "other-key",
             &long,
             "99",
             [Some("reader"), None, Some("reader: the prompt is longer than 50 tokens")],
         ),
-        ("other-key", "hello", "no", [Some("alpha"), None, Some("the shortest wait and the warmest cache")]),
+        (
+            "other-key",
+            "hello",
+            "no",
+            [Some("alpha"), None, Some("the shortest wait and the warmest cache")],
+        ),
         // The code lane fails, and the first of the remaining candidates answers.
-        ("other-key", "```fail```", "", [Some("alpha"), Some("2"), Some("coder: the prompt has code in it")]),
+        (
+            "other-key",
+            "```fail```",
+            "",
+            [Some("alpha"), Some("2"), Some("coder: the prompt has code in it")],
+        ),
     ];
     for language in LANGUAGES {
         let dir = with_policy(&format!("team-lanes-{language}"), "team-lanes");
         let config = config("team-lanes", &settings);
         // Compiles the component, and takes the time that it takes.
         let checked = check(dir.path(), &config);
-        assert!(checked.status.success(), "{language}: {}", String::from_utf8_lossy(&checked.stderr));
+        assert!(
+            checked.status.success(),
+            "{language}: {}",
+            String::from_utf8_lossy(&checked.stderr)
+        );
         let keys = [("TEST_KEY_ACME", "acme-key"), ("TEST_KEY_OTHER", "other-key")];
         let host = Host::start_in(&program(FAKE_ENGINE), dir, &config, &keys).ready();
         for (key, text, priority, expected) in requests {
-            host.script("coder", if text.contains("fail") { json!({ "status": 503 }) } else { json!({}) });
+            host.script(
+                "coder",
+                if text.contains("fail") { json!({ "status": 503 }) } else { json!({}) },
+            );
             let reply = ask(&host, key, text, priority);
-            let seen =
-                ["lane", "attempts", "reason"].map(|name| reply.header(&format!("x-pointsman-{name}")));
+            let seen = ["lane", "attempts", "reason"]
+                .map(|name| reply.header(&format!("x-pointsman-{name}")));
             assert_eq!(reply.status, 200, "{language}: {}", reply.text());
             assert_eq!(seen, expected, "{language}: {text}");
             assert!(
@@ -119,7 +145,8 @@ fn the_example_decides_alike_in_all_languages() {
 }
 
 fn ask(host: &Host, key: &str, text: &str, priority: &str) -> Reply {
-    let body = json!({ "model": "auto", "messages": [{ "role": "user", "content": text }] }).to_string();
+    let body =
+        json!({ "model": "auto", "messages": [{ "role": "user", "content": text }] }).to_string();
     let key = format!("Bearer {key}");
     let mut headers = vec![("authorization", key.as_str()), ("content-type", "application/json")];
     if !priority.is_empty() {
@@ -139,8 +166,14 @@ fn the_example_refuses_a_wrong_configuration_with_the_same_sentence() {
             (json!({"teams": "acme"}), "`teams` must be an object"),
             (json!({"teams": {"acme": 5}}), "`teams.acme` must be a text"),
             (json!({"code-lane": true}), "`code-lane` must be a text"),
-            (json!({"long-tokens": 0}), "`long-tokens` must be a whole number from 1 to 4294967295"),
-            (json!({"long-tokens": -1}), "`long-tokens` must be a whole number from 1 to 4294967295"),
+            (
+                json!({"long-tokens": 0}),
+                "`long-tokens` must be a whole number from 1 to 4294967295",
+            ),
+            (
+                json!({"long-tokens": -1}),
+                "`long-tokens` must be a whole number from 1 to 4294967295",
+            ),
             (
                 json!({"long-tokens": 4_294_967_296_u64}),
                 "`long-tokens` must be a whole number from 1 to 4294967295",
@@ -148,7 +181,10 @@ fn the_example_refuses_a_wrong_configuration_with_the_same_sentence() {
         ] {
             let checked = check(dir.path(), &config("team-lanes", &wrong));
             let said = String::from_utf8_lossy(&checked.stderr).into_owned();
-            assert!(!checked.status.success() && said.contains(sentence), "{language}: {wrong}: {said}");
+            assert!(
+                !checked.status.success() && said.contains(sentence),
+                "{language}: {wrong}: {said}"
+            );
         }
     }
 }
@@ -160,7 +196,11 @@ fn templates_pass_their_golden_cases() {
         let name = format!("new-{language}");
         let dir = with_policy(&name, &name);
         let checked = check(dir.path(), &config(&name, &json!({})));
-        assert!(checked.status.success(), "{language}: {}", String::from_utf8_lossy(&checked.stderr));
+        assert!(
+            checked.status.success(),
+            "{language}: {}",
+            String::from_utf8_lossy(&checked.stderr)
+        );
         let said = String::from_utf8_lossy(&checked.stdout).into_owned();
         assert!(said.contains(&format!("policies: {name}@0.1.0+")), "{language}: {said}");
     }

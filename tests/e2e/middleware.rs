@@ -19,7 +19,8 @@ fn host(guests: &[(&str, Vec<u8>)], manifest: &str, link: &str) -> Host {
     for (name, component) in guests {
         let folder = dir.path().join("policies").join(name);
         fs::create_dir_all(&folder).unwrap();
-        let head = format!("name = {name:?}\nversion = \"1\"\napi = \"vllm-router-middleware-0.1\"\n");
+        let head =
+            format!("name = {name:?}\nversion = \"1\"\napi = \"vllm-router-middleware-0.1\"\n");
         fs::write(folder.join("policy.toml"), head + manifest).unwrap();
         fs::write(folder.join("policy.wasm"), component).unwrap();
         config += &format!("[[policies.chain]]\nname = {name:?}\n{link}\n");
@@ -67,7 +68,10 @@ fn it_refuses_requests_with_the_statuses_that_policies_have() {
     {
         let host = one(name, "");
         let reply = ask(&host);
-        assert_eq!((reply.status, &reply.json()["error"]["code"]), (status, &json!("rejected_by_policy")));
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (status, &json!("rejected_by_policy"))
+        );
         assert_eq!(dropped(&host, "reject-status"), invalid, "{name}");
         host.assert_nothing_lost();
     }
@@ -108,7 +112,10 @@ fn it_puts_another_body_in_place_where_its_manifest_allows_it() {
     let asked = chat("a", json!({ "temperature": 1 }));
     let host = one("temperature", ALL);
     let seen = arrived(&ask_with(&host, &[], &asked));
-    assert_eq!((&seen["temperature"], &seen["messages"][0]["content"]), (&json!(0), &json!("other")));
+    assert_eq!(
+        (&seen["temperature"], &seen["messages"][0]["content"]),
+        (&json!(0), &json!("other"))
+    );
     // What the client asked for as such stays: a stream stays a stream.
     let reply = ask_with(&host, &[], &chat("a", json!({ "stream": true })));
     assert_eq!((reply.status, dropped(&host, "replace-body")), (200, 1.0), "{}", reply.text());
@@ -142,8 +149,16 @@ fn long_bodies_go_through() {
             assert_eq!(reply.status, 200, "{name}, {round}: {}", reply.text());
             assert!(arrived(&reply) == long, "{name}, {round}");
         }
-        assert_eq!(host.metric("pointsman_policy_calls_total", "result=\"ok\""), 25.0, "{}", host.log());
-        assert_eq!((host.metric("pointsman_policy_faults_total", ""), dropped(&host, "")), (0.0, 0.0));
+        assert_eq!(
+            host.metric("pointsman_policy_calls_total", "result=\"ok\""),
+            25.0,
+            "{}",
+            host.log()
+        );
+        assert_eq!(
+            (host.metric("pointsman_policy_faults_total", ""), dropped(&host, "")),
+            (0.0, 0.0)
+        );
     }
 }
 
@@ -153,7 +168,12 @@ fn a_body_beyond_its_memory_is_a_fault_of_the_middleware() {
     let long = chat("a", json!({ "user": "x".repeat(5 << 20) }));
     let reply = ask_with(&host, &[], &long);
     assert!(reply.status == 200 && arrived(&reply) == long);
-    assert_eq!(host.metric("pointsman_policy_faults_total", "kind=\"memory\""), 1.0, "{}", host.log());
+    assert_eq!(
+        host.metric("pointsman_policy_faults_total", "kind=\"memory\""),
+        1.0,
+        "{}",
+        host.log()
+    );
 }
 
 #[test]
@@ -183,7 +203,10 @@ fn the_world_outside_is_the_decision() {
     let ids: Vec<String> = (0..12).map(|number| format!("request-{number}")).collect();
     let luck: Vec<u16> = ids.iter().map(|id| with_id(id)).collect();
     assert!(luck.iter().all(|status| (400..490).contains(status)), "{luck:?}");
-    assert!(luck.iter().any(|status| *status != luck[0]), "the numbers differ from request to request");
+    assert!(
+        luck.iter().any(|status| *status != luck[0]),
+        "the numbers differ from request to request"
+    );
     assert_eq!(
         luck,
         ids.iter().map(|id| with_id(id)).collect::<Vec<_>>(),
@@ -195,14 +218,16 @@ fn the_world_outside_is_the_decision() {
     assert_eq!(ask(&host).status, 200);
     assert_eq!(host.metric("pointsman_policy_faults_total", "kind=\"trap\""), 2.0);
     let log = host.log();
-    for part in ["it is", "the last word", "wasi:sockets/tcp-create-socket@0.2.3#create-tcp-socket"] {
+    for part in ["it is", "the last word", "wasi:sockets/tcp-create-socket@0.2.3#create-tcp-socket"]
+    {
         assert!(log.lines().any(|line| line.contains(part)), "{part}: {log}");
     }
 }
 
 #[test]
 fn what_is_no_middleware_is_not_loaded_and_told_so() {
-    let no_middleware = "it imports `pointsman:policy/types@0.1.0`, and a vLLM Router middleware may";
+    let no_middleware =
+        "it imports `pointsman:policy/types@0.1.0`, and a vLLM Router middleware may";
     let table: [(&str, Vec<u8>, &str, &str); 3] = [
         (
             "foreign",

@@ -145,8 +145,8 @@ fn failures_of_engines_are_told_apart() {
 
 #[test]
 fn an_engine_that_does_not_answer_is_a_gateway_timeout() {
-    let config =
-        lane("a", &["a"], &["--script", r#"{"hang": true}"#]) + "[lanes.timeouts]\nfirst-byte = \"200ms\"\n";
+    let config = lane("a", &["a"], &["--script", r#"{"hang": true}"#])
+        + "[lanes.timeouts]\nfirst-byte = \"200ms\"\n";
     let host = host(&config);
     let reply = post(host.port, CHAT, &chat("a", json!({})));
     assert_eq!((reply.status, &reply.json()["error"]["code"]), (504, &json!("engine_timeout")));
@@ -163,7 +163,11 @@ fn without_a_lane_there_is_503_and_a_time_to_retry() {
     assert!(reply.header("retry-after").is_some());
     assert_eq!(get(host.port, "/livez").status, 200);
     assert_eq!((get(host.port, "/readyz").status, get(host.port, "/health").status), (503, 503));
-    assert!(host.lane("a")["problem"].as_str().unwrap().contains("exit code 3"), "{}", host.lane("a"));
+    assert!(
+        host.lane("a")["problem"].as_str().unwrap().contains("exit code 3"),
+        "{}",
+        host.lane("a")
+    );
     host.assert_nothing_lost();
 }
 
@@ -210,7 +214,8 @@ fn keys_are_wanted_where_they_are_configured() {
     std::fs::write(dir.path().join("b.key"), "key-b\n").unwrap();
     let keys = "[[keys]]\ntenant = \"a\"\nenv = \"TEST_KEY_A\"\n[[keys]]\ntenant = \"b\"\nfile = \"b.key\"\n";
     let config = format!("{keys}{}", lane("a", &["a"], &[]));
-    let host = Host::start_in(&program(FAKE_ENGINE), dir, &config, &[("TEST_KEY_A", "key-a")]).ready();
+    let host =
+        Host::start_in(&program(FAKE_ENGINE), dir, &config, &[("TEST_KEY_A", "key-a")]).ready();
     let ask = |key: Option<&str>| {
         let header = key.map(|key| format!("Bearer {key}"));
         let mut headers = vec![JSON];

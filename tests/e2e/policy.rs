@@ -20,8 +20,11 @@ pub(crate) fn folder(policies: &[(&str, Vec<u8>)]) -> TempDir {
     for (name, component) in policies {
         let folder = dir.path().join("policies").join(name);
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("policy.toml"), format!("name = {name:?}\nversion = \"1\"\napi = \"0.1\"\n"))
-            .unwrap();
+        fs::write(
+            folder.join("policy.toml"),
+            format!("name = {name:?}\nversion = \"1\"\napi = \"0.1\"\n"),
+        )
+        .unwrap();
         fs::write(folder.join("policy.wasm"), component).unwrap();
     }
     dir
@@ -40,8 +43,8 @@ pub(crate) fn start(dir: TempDir, config: &str) -> Host {
 pub(crate) fn cortex(config: &str) -> Host {
     let dir = tempfile::tempdir().unwrap();
     let policies = root().join("policies");
-    let general =
-        ["orchestrator", "coder", "fast_rag", "super_reader"].map(|name| lane(name, &[name, "auto"], &[]));
+    let general = ["orchestrator", "coder", "fast_rag", "super_reader"]
+        .map(|name| lane(name, &[name, "auto"], &[]));
     let lanes = general.concat() + &lane("governance", &["governance"], &[]);
     let config = format!(
         "[policies]\ndir = {policies:?}\ncache = \"cache\"\n[[policies.chain]]\nname = \"cortex\"\n{config}\n{lanes}"
@@ -50,7 +53,11 @@ pub(crate) fn cortex(config: &str) -> Host {
 }
 
 fn ask(host: &Host, model: &str, text: &str) -> pointsman_tests::client::Reply {
-    post(host.port, CHAT, &json!({ "model": model, "messages": [{ "role": "user", "content": text }] }))
+    post(
+        host.port,
+        CHAT,
+        &json!({ "model": model, "messages": [{ "role": "user", "content": text }] }),
+    )
 }
 
 #[test]
@@ -60,10 +67,20 @@ fn cortex_decides_by_name_content_and_state() {
         ("governance", "fn main()", "governance", "the model name stands for governance"),
         ("auto", "plan my day", "orchestrator", "orchestrator: nothing points elsewhere"),
         ("auto", "why does fn main() not compile?", "coder", "coder: the prompt is about code"),
-        ("auto", "Context: the sky is blue.", "fast_rag", "fast_rag: the prompt brings its sources"),
+        (
+            "auto",
+            "Context: the sky is blue.",
+            "fast_rag",
+            "fast_rag: the prompt brings its sources",
+        ),
     ] {
         let reply = ask(&host, model, text);
-        assert_eq!((reply.status, reply.header("x-pointsman-lane")), (200, Some(lane)), "{}", reply.text());
+        assert_eq!(
+            (reply.status, reply.header("x-pointsman-lane")),
+            (200, Some(lane)),
+            "{}",
+            reply.text()
+        );
         assert!(reply.header("x-pointsman-policy").unwrap().starts_with("cortex@0.1.0+"));
         assert_eq!(reply.header("x-pointsman-reason"), Some(why));
     }
@@ -86,12 +103,17 @@ fn cortex_falls_back_to_super_reader_and_keeps_governance_apart() {
 
 #[test]
 fn the_system_prompt_is_switched_on_by_the_configuration() {
-    let host = cortex("config = { system-prompt = { text = \"Be \\\"brief\\\".\", lanes = [\"coder\"] } }");
+    let host = cortex(
+        "config = { system-prompt = { text = \"Be \\\"brief\\\".\", lanes = [\"coder\"] } }",
+    );
     let seen = |model: &str| -> Value {
         host.script(model, json!({ "echo": true }));
         serde_json::from_str(ask(&host, model, "hi").json()["body"].as_str().unwrap()).unwrap()
     };
-    assert_eq!(seen("coder")["messages"][0], json!({ "role": "system", "content": "Be \"brief\"." }));
+    assert_eq!(
+        seen("coder")["messages"][0],
+        json!({ "role": "system", "content": "Be \"brief\"." })
+    );
     assert_eq!(seen("governance")["messages"][0]["role"], "user");
     host.assert_nothing_lost();
 }
@@ -124,13 +146,21 @@ fn hostile_policies_cost_nothing_but_their_advice() {
         for (name, kind) in hostile {
             let labels = format!("policy=\"{name}\",version=");
             let of_kind = |line: &str| host.metric(line, &labels);
-            assert_eq!(of_kind("pointsman_policy_faults_total"), f64::from(round), "{name}\n{}", host.log());
-            assert!(host.log().contains(&format!("policy={name}@1+")), "{name} is not named in the log");
+            assert_eq!(
+                of_kind("pointsman_policy_faults_total"),
+                f64::from(round),
+                "{name}\n{}",
+                host.log()
+            );
+            assert!(
+                host.log().contains(&format!("policy={name}@1+")),
+                "{name} is not named in the log"
+            );
             let kinds = pointsman_tests::client::get(host.port, "/metrics").text();
             assert!(
-                kinds
-                    .lines()
-                    .any(|line| line.contains(&labels) && line.contains(&format!("kind=\"{kind}\""))),
+                kinds.lines().any(
+                    |line| line.contains(&labels) && line.contains(&format!("kind=\"{kind}\""))
+                ),
                 "{name}: {kind}"
             );
         }
@@ -174,8 +204,16 @@ fn what_is_no_policy_is_not_loaded_and_named() {
         ("truncated", good[..good.len() / 2].to_vec(), "no WebAssembly component"),
         ("not-wasm", b"#!/bin/sh".to_vec(), "does not begin as WebAssembly does"),
         ("empty", Vec::new(), "does not begin as WebAssembly does"),
-        ("precompiled", fs::read(std::env::current_exe().unwrap()).unwrap()[..4096].to_vec(), "component"),
-        ("newer", newer, "needs `pointsman:policy/request@0.1.9`, and this host has policy API 0.1.0"),
+        (
+            "precompiled",
+            fs::read(std::env::current_exe().unwrap()).unwrap()[..4096].to_vec(),
+            "component",
+        ),
+        (
+            "newer",
+            newer,
+            "needs `pointsman:policy/request@0.1.9`, and this host has policy API 0.1.0",
+        ),
         ("wasi", wasi, "imports `wasi:http/outgoing@0.2.0`, which policies may not use"),
         ("missing", missing, "does not export `pointsman:policy/on-request`"),
         ("loop-in-start", build("loop-in-start"), "did not finish within 50 ms"),
@@ -197,7 +235,10 @@ fn what_is_no_policy_is_not_loaded_and_named() {
             (status["name"].as_str().unwrap(), status["error"]["what"].as_str().unwrap_or("none"));
         let (_, _, part) = table.iter().find(|(known, ..)| *known == name).unwrap();
         assert!(status["state"] == "failed" && error.contains(part), "{name}: {error}");
-        assert_eq!(host.metric("pointsman_policy_load_failures_total", &format!("\"{name}\"")), 1.0);
+        assert_eq!(
+            host.metric("pointsman_policy_load_failures_total", &format!("\"{name}\"")),
+            1.0
+        );
         assert!(host.log().contains(&format!("policy={name:?}")) || host.log().contains(name));
     }
     host.assert_nothing_lost();
@@ -226,7 +267,11 @@ fn without_its_policy_the_host_decides_by_itself() {
         harm(&folder);
         let host = start(dir, &(chain(&["cortex"], "") + &lane("coder", &["coder"], &[])));
         let reply = ask(&host, "coder", "hi");
-        assert_eq!((reply.status, reply.header("x-pointsman-policy")), (200, Some("built-in")), "{how}");
+        assert_eq!(
+            (reply.status, reply.header("x-pointsman-policy")),
+            (200, Some("built-in")),
+            "{how}"
+        );
         assert_eq!(host.metric("pointsman_policy_faults_total", "policy=\"cortex\""), 1.0, "{how}");
         assert!(host.log().contains("the policy is not in service"), "{how}");
         host.assert_nothing_lost();
@@ -240,9 +285,10 @@ fn failure_modes_are_the_operator_s_choice() {
         ("default", 200, Some("built-in")),
         ("refuse", 503, Some("unreachable")),
     ] {
-        let dir = folder(&[("unreachable", build("unreachable")), ("no-opinion", build("no-opinion"))]);
-        let config =
-            chain(&["unreachable", "no-opinion"], &format!("on-error = {mode:?}")) + &lane("a", &["a"], &[]);
+        let dir =
+            folder(&[("unreachable", build("unreachable")), ("no-opinion", build("no-opinion"))]);
+        let config = chain(&["unreachable", "no-opinion"], &format!("on-error = {mode:?}"))
+            + &lane("a", &["a"], &[]);
         let host = start(dir, &config);
         let reply = ask(&host, "a", "hi");
         assert_eq!(reply.status, status, "{mode}: {}", reply.text());
@@ -309,11 +355,15 @@ fn fresh_builds_pass_their_golden_cases() {
         let name = entry.unwrap().file_name().to_string_lossy().into_owned();
         let folder = dir.path().join("policies").join(&name);
         fs::create_dir_all(&folder).unwrap();
-        let manifest = fs::read_to_string(root().join("policies").join(&name).join("policy.toml")).unwrap();
+        let manifest =
+            fs::read_to_string(root().join("policies").join(&name).join("policy.toml")).unwrap();
         // Toolchains differ, and so do the bytes that they make.
         fs::write(folder.join("policy.toml"), manifest.split("[build]").next().unwrap()).unwrap();
-        fs::copy(root().join("policies").join(&name).join("cases.jsonl"), folder.join("cases.jsonl"))
-            .unwrap();
+        fs::copy(
+            root().join("policies").join(&name).join("cases.jsonl"),
+            folder.join("cases.jsonl"),
+        )
+        .unwrap();
         fs::copy(fresh.join(format!("{name}.wasm")), folder.join("policy.wasm")).unwrap();
         names.push(name);
     }

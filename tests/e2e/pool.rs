@@ -114,7 +114,8 @@ fn loads(host: &Host) -> f64 {
 
 /// Tries that did not end well.
 fn failed_tries(host: &Host) -> f64 {
-    host.metric("pointsman_attempts_total", "") - host.metric("pointsman_attempts_total", "result=\"ok\"")
+    host.metric("pointsman_attempts_total", "")
+        - host.metric("pointsman_attempts_total", "result=\"ok\"")
 }
 
 /// What the lane's engine says of itself.
@@ -126,7 +127,8 @@ fn engine(host: &Host, lane: &str) -> Value {
 fn last_words(text: &str) -> Value {
     assert!(!text.contains("[DONE]"), "{text}");
     let event = text.trim_end().rsplit("\n\n").next().unwrap();
-    let event = event.strip_prefix("data: ").unwrap_or_else(|| panic!("no event at the end of {text}"));
+    let event =
+        event.strip_prefix("data: ").unwrap_or_else(|| panic!("no event at the end of {text}"));
     let event: Value = serde_json::from_str(event).unwrap();
     assert!(event["error"]["message"].is_string(), "{text}");
     event["error"].clone()
@@ -135,8 +137,10 @@ fn last_words(text: &str) -> Value {
 /// The seed of this run: that of `POOL_SEED`, or a new one.
 fn seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
-    let seed =
-        std::env::var("POOL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(u64::from(now) + 1);
+    let seed = std::env::var("POOL_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(u64::from(now) + 1);
     println!("POOL_SEED={seed}");
     seed
 }
@@ -245,10 +249,13 @@ impl Machine {
     /// Somebody else takes some of it.
     fn taken_by(&self, pid: u32, bytes: u64) {
         let process = self.path().join("sys/class/kfd/kfd/proc").join(pid.to_string());
-        let (held, card) = (self.path().join("held"), self.path().join("sys/class/drm/renderD128/device"));
+        let (held, card) =
+            (self.path().join("held"), self.path().join("sys/class/drm/renderD128/device"));
         fs::create_dir_all(&process).unwrap();
         fs::create_dir_all(&held).unwrap();
-        for file in [held.join(pid.to_string()), process.join("vram_1"), card.join("mem_info_vram_used")] {
+        for file in
+            [held.join(pid.to_string()), process.join("vram_1"), card.join("mem_info_vram_used")]
+        {
             fs::write(file, format!("{bytes}\n")).unwrap();
         }
     }
@@ -257,8 +264,11 @@ impl Machine {
     fn program(&self) -> std::path::PathBuf {
         let script = self.path().join("host");
         let host = program(FAKE_ENGINE);
-        let text =
-            format!("#!/bin/sh\nexec {:?} \"$@\" --machine {:?}\n", host.display(), self.path().display());
+        let text = format!(
+            "#!/bin/sh\nexec {:?} \"$@\" --machine {:?}\n",
+            host.display(),
+            self.path().display()
+        );
         fs::write(&script, text).unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         script

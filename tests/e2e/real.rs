@@ -22,12 +22,12 @@ fn quickstart() -> Host {
         prepared("POINTSMAN_VENV", "venv").join("bin").display(),
         std::env::var("PATH").unwrap()
     );
-    Host::start_in(&program(FAKE_ENGINE), tempfile::tempdir().unwrap(), &text, &[("PATH", &path)]).ready()
+    Host::start_in(&program(FAKE_ENGINE), tempfile::tempdir().unwrap(), &text, &[("PATH", &path)])
+        .ready()
 }
 
 fn asking(model: &str, text: &str, more: &Value) -> Value {
-    let mut body =
-        json!({ "model": model, "messages": [{ "role": "user", "content": text }], "max_tokens": 8 });
+    let mut body = json!({ "model": model, "messages": [{ "role": "user", "content": text }], "max_tokens": 8 });
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     body
 }
@@ -56,13 +56,20 @@ fn a_real_model_answers_streams_dies_and_comes_back() {
     );
     assert!(text.json()["choices"][0]["text"].is_string(), "{}", text.text());
     let (reply, complete) =
-        stream(host.port, CHAT, &asking("super_reader", "Say hello.", &json!({ "stream": true }))).finish();
+        stream(host.port, CHAT, &asking("super_reader", "Say hello.", &json!({ "stream": true })))
+            .finish();
     assert!(complete && reply.text().ends_with("data: [DONE]\n\n"), "{}", reply.text());
 
     // A client that leaves frees its slot at once, as the engine itself says.
     let engine = host.engine_port("coder");
-    let busy =
-        || get(engine, "/slots").json().as_array().unwrap().iter().any(|slot| slot["is_processing"] == true);
+    let busy = || {
+        get(engine, "/slots")
+            .json()
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|slot| slot["is_processing"] == true)
+    };
     let long = json!({ "stream": true, "max_tokens": 900, "ignore_eos": true });
     let mut answer = stream(host.port, CHAT, &asking("coder", "Count.", &long));
     assert!(answer.until("content") && busy());
@@ -103,18 +110,30 @@ fn real_lanes_take_turns() {
     let lanes = ["orchestrator", "coder", "fast_rag"];
     let head = "queue = { per-lane = 300, total = 300, max-wait = \"4m\" }\n\
                 [[groups]]\nname = \"box\"\nmemory = \"300MiB\"\n";
-    let host = Host::start(&program(FAKE_ENGINE), &[head.to_owned(), lanes.map(lane).concat()].concat());
+    let host =
+        Host::start(&program(FAKE_ENGINE), &[head.to_owned(), lanes.map(lane).concat()].concat());
     std::thread::scope(|scope| {
         for number in 0..200 {
             let (port, lane) = (host.port, lanes[number % 3]);
             scope.spawn(move || {
                 let streaming = number % 2 == 0;
                 let more = json!({ "stream": streaming, "max_tokens": 4 });
-                let (reply, complete) = stream(port, CHAT, &asking(lane, "Say hello.", &more)).finish();
+                let (reply, complete) =
+                    stream(port, CHAT, &asking(lane, "Say hello.", &more)).finish();
                 let text = reply.text();
-                assert!(complete && reply.status == 200, "request {number}: {} {text}", reply.status);
-                assert!(text.contains(&format!("\"model\":\"{lane}\"")), "request {number}: {text}");
-                assert!(!streaming || text.ends_with("data: [DONE]\n\n"), "request {number}: {text}");
+                assert!(
+                    complete && reply.status == 200,
+                    "request {number}: {} {text}",
+                    reply.status
+                );
+                assert!(
+                    text.contains(&format!("\"model\":\"{lane}\"")),
+                    "request {number}: {text}"
+                );
+                assert!(
+                    !streaming || text.ends_with("data: [DONE]\n\n"),
+                    "request {number}: {text}"
+                );
             });
         }
     });

@@ -105,7 +105,9 @@ fn every_decision_is_recorded_with_its_end() {
     for decision in &found {
         let [consulted] = decision.consulted.as_slice() else { panic!("{decision:#?}") };
         assert_eq!((&*consulted.policy.name, consulted.hook.as_str()), ("cortex", "on-request"));
-        assert!(consulted.advice.is_some() && consulted.note.is_none() && !consulted.took.is_zero());
+        assert!(
+            consulted.advice.is_some() && consulted.note.is_none() && !consulted.took.is_zero()
+        );
         assert_eq!(consulted.reads[0].call, "context");
         assert_eq!(consulted.reads[0].gave["seed"], json!(decision.seed));
         assert!(consulted.reads.iter().any(|read| read.call == "request.model"));
@@ -122,13 +124,16 @@ fn every_decision_is_recorded_with_its_end() {
     let plain = of(&found, "plain");
     assert_eq!((plain.end.how, plain.tries.len()), (Ended::Answered, 1));
     assert_eq!((plain.tries[0].result, plain.tries[0].status), (TryResult::Ok, 200));
-    assert!(plain.outcome.as_ref().unwrap().output_tokens > 0 && plain.end.total >= plain.tries[0].took);
+    assert!(
+        plain.outcome.as_ref().unwrap().output_tokens > 0 && plain.end.total >= plain.tries[0].took
+    );
     let headers = &plain.request.as_ref().unwrap().headers;
     assert!(headers.contains(&("x-class".to_owned(), "batch".to_owned())), "{headers:?}");
     let streamed = of(&found, "stream");
     assert!(streamed.figures.streaming && streamed.outcome.as_ref().unwrap().output_tokens > 0);
     let fell_back = of(&found, "fallback");
-    let results: Vec<_> = fell_back.tries.iter().map(|attempt| (attempt.result, attempt.status)).collect();
+    let results: Vec<_> =
+        fell_back.tries.iter().map(|attempt| (attempt.result, attempt.status)).collect();
     assert_eq!(fell_back.end.how, Ended::FellBack);
     assert_eq!(results, [(TryResult::Overloaded, 503), (TryResult::Ok, 200)]);
     let error = of(&found, "error");
@@ -143,7 +148,8 @@ fn every_decision_is_recorded_with_its_end() {
 #[test]
 fn a_refusal_is_a_decision() {
     let dir = folder(&[("status-200", build("status-200"))]);
-    let config = chain(&["status-200"], "") + "[records]\ndir = \"records\"\n" + &lane("a", &["a"], &[]);
+    let config =
+        chain(&["status-200"], "") + "[records]\ndir = \"records\"\n" + &lane("a", &["a"], &[]);
     let host = start(dir, &config);
     assert_eq!(ask(&host, "refused", &with_text("a")), 403);
     wait_until("it is written", || host.metric(WRITTEN, "") == 1.0);
@@ -157,8 +163,9 @@ fn a_refusal_is_a_decision() {
 
 #[test]
 fn errors_are_recorded_though_nothing_else_is() {
-    let host =
-        host(&("[records]\ndir = \"records\"\nsample = \"0%\"\n".to_owned() + &lane("a", &["a"], &[])));
+    let host = host(
+        &("[records]\ndir = \"records\"\nsample = \"0%\"\n".to_owned() + &lane("a", &["a"], &[])),
+    );
     (0..5).for_each(|_| assert_eq!(post(host.port, CHAT, &chat("a", json!({}))).status, 200));
     host.script("a", json!({ "status": 500 }));
     assert_eq!(ask(&host, "bad", &with_text("a")), 502);
@@ -169,8 +176,8 @@ fn errors_are_recorded_though_nothing_else_is() {
 
 #[test]
 fn a_killed_host_leaves_files_that_can_be_read_and_added_to() {
-    let config =
-        "[records]\ndir = \"records\"\nmax-size = \"8KiB\"\nkeep = 2\n".to_owned() + &lane("a", &["a"], &[]);
+    let config = "[records]\ndir = \"records\"\nmax-size = \"8KiB\"\nkeep = 2\n".to_owned()
+        + &lane("a", &["a"], &[]);
     let mut host = host(&config);
     let ask_all = |host: &Host, ids: std::ops::Range<u32>| {
         for id in ids {
@@ -194,7 +201,9 @@ fn a_killed_host_leaves_files_that_can_be_read_and_added_to() {
     wait_until("it is written", || host.metric(WRITTEN, "") == 1.0);
     let (found, _) = recorded(&host);
     assert_eq!(last(&found), "after");
-    assert!(found.len() > 5 && found.windows(2).all(|pair| pair[0].request_id != pair[1].request_id));
+    assert!(
+        found.len() > 5 && found.windows(2).all(|pair| pair[0].request_id != pair[1].request_id)
+    );
 }
 
 /// Records that nobody takes: every request is answered, every record is counted, and the log says so once.
@@ -203,14 +212,17 @@ fn a_flood_without_an_outlet_is_dropped_and_counted() {
     let dir = tempfile::tempdir().unwrap();
     let records = dir.path().join("records");
     fs::create_dir(&records).unwrap();
-    mknodat(CWD, records.join("decisions.jsonl"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    mknodat(CWD, records.join("decisions.jsonl"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+        .unwrap();
     let config = "[records]\ndir = \"records\"\nqueue = { records = 1 }\n".to_owned()
         + &lane("a", &["a"], &["--slots", "64"]).replacen("models", "slots = 64\nmodels", 1);
     let host = start(dir, &config);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                (0..25).for_each(|_| assert_eq!(post(host.port, CHAT, &chat("a", json!({}))).status, 200));
+                (0..25).for_each(|_| {
+                    assert_eq!(post(host.port, CHAT, &chat("a", json!({}))).status, 200)
+                });
             });
         }
     });

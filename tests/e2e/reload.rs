@@ -75,7 +75,12 @@ fn a_new_version_is_taken_up_however_it_is_written() {
     // Touched, and written again with what is in it: no new version.
     let known = site.policy("p");
     fs::write(&wasm, new("edited")).unwrap();
-    fs::File::options().write(true).open(&wasm).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&wasm)
+        .unwrap()
+        .set_modified(std::time::SystemTime::now())
+        .unwrap();
     site.reload();
     let now = site.policy("p");
     assert_eq!((&now["fingerprint"], &now["history"]), (&known["fingerprint"], &known["history"]));
@@ -122,7 +127,10 @@ fn links_are_followed_and_their_swap_is_seen() {
     // The link to the folder leads nowhere for a while: what is in service stays there.
     fs::remove_file(site.policies().join("q")).unwrap();
     let gone = site.wait_for("the folder is missed", "q", |policy| !policy["error"].is_null());
-    assert!(gone["error"]["what"].as_str().unwrap().ends_with("q/policy.toml is missing"), "{gone}");
+    assert!(
+        gone["error"]["what"].as_str().unwrap().ends_with("q/policy.toml is missing"),
+        "{gone}"
+    );
     assert_eq!((gone["state"].as_str(), site.why("auto")), (Some("active"), "second".into()));
     point(&site.policies().join("q"), &site.host.dir.path().join("versions/1"));
     site.wait_for_why("auto", "first");
@@ -138,7 +146,8 @@ fn links_are_followed_and_their_swap_is_seen() {
     data("..2026_2", "two");
     point(&site.policies().join("p/..data"), Path::new("..2026_2"));
     fs::remove_dir_all(site.policies().join("p/..2026_1")).unwrap();
-    let second = site.wait_for("the data are swapped", "p", |policy| policy["version"] != first["version"]);
+    let second =
+        site.wait_for("the data are swapped", "p", |policy| policy["version"] != first["version"]);
     assert_eq!(second["history"][0]["version"], first["version"]);
     assert!(load.end().keys().all(|seen| seen.status == 200));
     site.host.assert_nothing_lost();
@@ -153,7 +162,10 @@ fn a_folder_that_is_deleted_and_put_back_keeps_its_policy() {
     assert_eq!(site.why("auto"), "one");
     site.put(&Guest::new("p").why("one").lane(0));
     let back = site.wait_for("it is back", "p", |policy| policy["error"].is_null());
-    assert_eq!((back["state"].as_str(), back["history"].as_array().map(Vec::len)), (Some("active"), Some(0)));
+    assert_eq!(
+        (back["state"].as_str(), back["history"].as_array().map(Vec::len)),
+        (Some("active"), Some(0))
+    );
     site.put(&Guest::new("p").why("two").lane(1));
     site.wait_for_why("auto", "two");
     assert_no_mix(&load.end());
@@ -172,12 +184,14 @@ type Harm = Box<dyn Fn(&Path)>;
 /// What a folder can have that is no policy, and the sentence about it.
 fn mistakes() -> Vec<(&'static str, Harm, &'static str)> {
     let good = || Guest::new("p").why("never seen");
-    let wasm =
-        |bytes: Vec<u8>| -> Harm { Box::new(move |folder: &Path| swap(&folder.join("policy.wasm"), &bytes)) };
+    let wasm = |bytes: Vec<u8>| -> Harm {
+        Box::new(move |folder: &Path| swap(&folder.join("policy.wasm"), &bytes))
+    };
     let manifest = |text: &'static str| -> Harm {
         Box::new(move |folder: &Path| swap(&folder.join("policy.toml"), text.as_bytes()))
     };
-    let importing = wat::parse_str(r#"(module (import "wasi:http/outgoing@0.2.0" "send" (func)))"#).unwrap();
+    let importing =
+        wat::parse_str(r#"(module (import "wasi:http/outgoing@0.2.0" "send" (func)))"#).unwrap();
     let importing = component(&importing, "w", |_| {
         "package wasi:http@0.2.0;\ninterface outgoing { send: func(); }\nworld w { import outgoing; }".into()
     });
@@ -190,22 +204,37 @@ fn mistakes() -> Vec<(&'static str, Harm, &'static str)> {
             wasm(vec![7; 5000]),
             "p/policy.wasm: it is no WebAssembly component that this host can run",
         ),
-        ("truncated", wasm(half[..half.len() / 2].to_vec()), "p/policy.wasm: it is no WebAssembly component"),
+        (
+            "truncated",
+            wasm(half[..half.len() / 2].to_vec()),
+            "p/policy.wasm: it is no WebAssembly component",
+        ),
         (
             "wrong name",
             wasm(Guest::new("q").build()),
             "the manifest says `p` version `1`, and the component says `q`",
         ),
-        ("wrong version", wasm(good().version("2").build()), "and the component says `p` version `2`"),
+        (
+            "wrong version",
+            wasm(good().version("2").build()),
+            "and the component says `p` version `2`",
+        ),
         (
             "golden case",
             Box::new(move |folder| {
-                swap(&folder.join("cases.jsonl"), (case("one", "y") + &case("two", "x")).as_bytes());
+                swap(
+                    &folder.join("cases.jsonl"),
+                    (case("one", "y") + &case("two", "x")).as_bytes(),
+                );
                 swap(&folder.join("policy.wasm"), &good().lane(1).build());
             }),
             "p/cases.jsonl: golden case 2 (`two`): expected lane x, got y",
         ),
-        ("wasi", wasm(importing), "it imports `wasi:http/outgoing@0.2.0`, which policies may not use"),
+        (
+            "wasi",
+            wasm(importing),
+            "it imports `wasi:http/outgoing@0.2.0`, which policies may not use",
+        ),
         (
             "loop in configure",
             wasm(good().code(looping).build()),
@@ -255,7 +284,11 @@ fn what_fails_keeps_the_old_version_in_service_and_is_shown() {
         let shown = site.policy("p");
         let error = shown["error"]["what"].as_str().unwrap_or("none");
         assert!(error.contains(sentence), "{what}: {error}");
-        assert_eq!((&shown["version"], shown["state"].as_str()), (&version, Some("active")), "{what}");
+        assert_eq!(
+            (&shown["version"], shown["state"].as_str()),
+            (&version, Some("active")),
+            "{what}"
+        );
         let status = site.host.status();
         assert_eq!(status["policies"][0]["error"]["what"], error, "{what}");
         let (code, out, err) = site.cli(&["list"]);

@@ -28,8 +28,8 @@ fn replay(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
 /// A host whose policies count, read and say what comes after a failed try. So many requests a minute are free.
 fn config(requests: u32, redact: &str) -> String {
     let policies = root().join("policies");
-    let lanes =
-        ["orchestrator", "coder", "fast_rag", "super_reader"].map(|name| lane(name, &[name, "auto"], &[]));
+    let lanes = ["orchestrator", "coder", "fast_rag", "super_reader"]
+        .map(|name| lane(name, &[name, "auto"], &[]));
     format!(
         "[policies]\ndir = {policies:?}\ncache = \"cache/policies\"\n\
          [[policies.chain]]\nname = \"quota\"\nweight = 500\nconfig = {{ window-s = 3600, default = {{ requests = {requests} }} }}\n\
@@ -40,8 +40,10 @@ fn config(requests: u32, redact: &str) -> String {
 }
 
 fn ask(host: &Host, id: &str, model: &str, text: &str) -> u16 {
-    let body = chat(model, json!({ "messages": [{ "role": "user", "content": text }] })).to_string();
-    let headers = [("content-type", "application/json"), ("x-request-id", id), ("x-deadline-ms", "60000")];
+    let body =
+        chat(model, json!({ "messages": [{ "role": "user", "content": text }] })).to_string();
+    let headers =
+        [("content-type", "application/json"), ("x-request-id", id), ("x-deadline-ms", "60000")];
     send(host.port, "POST", CHAT, &headers, body.as_bytes()).status
 }
 
@@ -79,8 +81,15 @@ fn what_a_host_recorded_is_decided_the_same_again_and_a_change_shows() {
         replay(dir, &["records/decisions.jsonl", "--config", "pointsman.toml", "--json", "-"]);
     assert_eq!((code, err.as_str()), (0, ""));
     let report = json_of(&out);
-    assert_eq!((&report["agrees"], &report["agreement"]), (&json!(true), &json!(1.0)), "{report:#}");
-    assert_eq!(report["policies"]["quota"]["calls"], json!({ "same": 10, "differ": 0, "unknown": 0 }));
+    assert_eq!(
+        (&report["agrees"], &report["agreement"]),
+        (&json!(true), &json!(1.0)),
+        "{report:#}"
+    );
+    assert_eq!(
+        report["policies"]["quota"]["calls"],
+        json!({ "same": 10, "differ": 0, "unknown": 0 })
+    );
     // Nine requests came as far as this one, and it was asked after the failed try, too.
     assert_eq!(report["policies"]["deadline"]["calls"]["same"], 10, "{report:#}");
     assert_eq!(report["effect"]["moves"]["refused"], json!({ "refused": 1 }));
@@ -91,13 +100,16 @@ fn what_a_host_recorded_is_decided_the_same_again_and_a_change_shows() {
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     assert!(!out.contains("cortex"), "only quota is asked\n{out}");
     let component = root().join("policies/cortex/policy.wasm");
-    let (code, out, _) =
-        replay(dir, &["records", "--config", "pointsman.toml", "--policy", component.to_str().unwrap()]);
+    let (code, out, _) = replay(
+        dir,
+        &["records", "--config", "pointsman.toml", "--policy", component.to_str().unwrap()],
+    );
     assert_eq!(code, 0, "{out}");
 
     // Another threshold.
     fs::write(dir.join("other.toml"), config(7, "")).unwrap();
-    let (code, out, err) = replay(dir, &["records", "--config", "other.toml", "--differences", "1"]);
+    let (code, out, err) =
+        replay(dir, &["records", "--config", "other.toml", "--differences", "1"]);
     assert_eq!((code, err.as_str()), (1, ""), "{out}");
     for part in [
         "quota on-request  reject: none -> 429 ",
@@ -135,7 +147,8 @@ fn what_was_kept_back_is_named_and_bad_lines_are_skipped() {
         "{err}"
     );
 
-    let mut file = OpenOptions::new().append(true).open(dir.join("records/decisions.jsonl")).unwrap();
+    let mut file =
+        OpenOptions::new().append(true).open(dir.join("records/decisions.jsonl")).unwrap();
     file.write_all(b"{\"v\":1,\"kind\":\"decision\"}\nnot json\n").unwrap();
     let (code, out, _) = replay(dir, &["records", "--config", "pointsman.toml"]);
     assert_eq!(code, 0, "{out}");

@@ -73,8 +73,8 @@ fn a_shadow_is_compared_and_decides_nothing_until_it_is_promoted() {
         let reply = site.ask("auto");
         assert_eq!((why(&reply), reply.header("x-pointsman-lane")), ("old", Some("a")));
     }
-    let compared =
-        site.wait_for("the shadow was asked", "p", |policy| policy["trial"]["differed"] == json!(5));
+    let compared = site
+        .wait_for("the shadow was asked", "p", |policy| policy["trial"]["differed"] == json!(5));
     let difference = &compared["trial"]["differences"][4];
     assert_eq!((&difference["what"], &compared["trial"]["agreed"]), (&json!(["lanes"]), &json!(0)));
     assert_ne!(difference["active"]["lanes"], difference["shadow"]["lanes"]);
@@ -91,7 +91,10 @@ fn a_shadow_is_compared_and_decides_nothing_until_it_is_promoted() {
     let reply = site.ask("auto");
     assert_eq!((why(&reply), reply.header("x-pointsman-lane")), ("new", Some("b")));
     let shown = site.policy("p");
-    assert_eq!((&shown["trial"], shown["history"].as_array().map(Vec::len)), (&Value::Null, Some(1)));
+    assert_eq!(
+        (&shown["trial"], shown["history"].as_array().map(Vec::len)),
+        (&Value::Null, Some(1))
+    );
     site.host.assert_nothing_lost();
 }
 
@@ -103,7 +106,8 @@ fn a_shadow_has_a_state_of_its_own() {
     for calls in 3..=6 {
         assert_eq!(why(&site.ask("auto")), calls.to_string(), "only its own calls count");
     }
-    let compared = site.wait_for("the shadow was asked", "p", |policy| policy["trial"]["calls"] == json!(4));
+    let compared =
+        site.wait_for("the shadow was asked", "p", |policy| policy["trial"]["calls"] == json!(4));
     // Its notes tell what it found in its state.
     let notes = compared["trial"]["differences"][3]["shadow"]["notes"].to_string();
     assert!(notes.contains('4') && !notes.contains('6'), "{notes}");
@@ -115,9 +119,10 @@ fn a_shadow_has_a_state_of_its_own() {
 #[test]
 fn a_shadow_that_fails_costs_the_requests_nothing() {
     let site = site(old(), "rollout = \"shadow\"\ndeadline = \"100ms\"");
-    for (code, kind) in
-        [("(ADVISE unreachable)", "trap"), ("(ADVISE (loop $again (br $again)) unreachable)", "timeout")]
-    {
+    for (code, kind) in [
+        ("(ADVISE unreachable)", "trap"),
+        ("(ADVISE (loop $again (br $again)) unreachable)", "timeout"),
+    ] {
         site.take_up(&new().why(kind).code(code));
         let mut times = Vec::new();
         for _ in 0..10 {
@@ -128,11 +133,15 @@ fn a_shadow_that_fails_costs_the_requests_nothing() {
         // Whoever waited for the shadow waited for its deadline, in each of the calls before its breaker opened.
         let fastest = times[..3].iter().min().unwrap();
         assert!(fastest.as_millis() < 90, "{kind}: {times:?}");
-        let failed = site.wait_for("it has failed", "p", |policy| policy["trial"]["failed"] == json!(10));
+        let failed =
+            site.wait_for("it has failed", "p", |policy| policy["trial"]["failed"] == json!(10));
         assert_eq!((&failed["state"], &failed["faults"]), (&json!("active"), &json!(0)));
         // Three faults, and its breaker keeps it from being asked: the others cost nothing at all.
         assert_eq!(failed["trial"]["faults"], 3, "{kind}");
-        assert_eq!(site.host.metric("pointsman_policy_faults_total", &format!("kind=\"{kind}\"")), 3.0);
+        assert_eq!(
+            site.host.metric("pointsman_policy_faults_total", &format!("kind=\"{kind}\"")),
+            3.0
+        );
     }
     site.host.assert_nothing_lost();
 }
@@ -142,7 +151,10 @@ fn a_canary_gets_about_its_share_of_the_requests() {
     let link = "rollout = \"canary\"\ncanary = { share = \"20%\", by = \"request\" }";
     let site = site(old(), link);
     let trial = site.take_up(&new());
-    assert_eq!((&trial["trial"]["mode"], &trial["trial"]["share_permille"]), (&json!("canary"), &json!(200)));
+    assert_eq!(
+        (&trial["trial"]["mode"], &trial["trial"]["share_permille"]),
+        (&json!("canary"), &json!(200))
+    );
     let canaries: Vec<bool> = std::thread::scope(|scope| {
         let asking = |part: usize| {
             let site = &site;
@@ -174,7 +186,8 @@ fn a_tenant_stays_with_its_version() {
     let dir = folder(&[old()]);
     let mut head = String::new();
     for tenant in 0..40 {
-        std::fs::write(dir.path().join(format!("{tenant}.key")), format!("key-{tenant}\n")).unwrap();
+        std::fs::write(dir.path().join(format!("{tenant}.key")), format!("key-{tenant}\n"))
+            .unwrap();
         head += &format!("[[keys]]\ntenant = \"team-{tenant}\"\nfile = \"{tenant}.key\"\n");
     }
     let link = "rollout = \"canary\"\ncanary = { share = \"50%\" }";
@@ -211,7 +224,8 @@ fn a_canary_that_faults_is_given_up() {
     let bad = site.take_up(&new().code("(ADVISE unreachable)"))["trial"]["version"].clone();
     let shown = site.wait_for("it is given up", "p", |policy| policy["trial"].is_null());
     let error = shown["error"]["what"].as_str().unwrap_or("none");
-    let sentence = format!("version {} was taken back: it was taken out of service: ", bad.as_str().unwrap());
+    let sentence =
+        format!("version {} was taken back: it was taken out of service: ", bad.as_str().unwrap());
     assert!(error.starts_with(&sentence), "{error}");
     assert_eq!(shown["set_aside"][0]["version"], bad.as_str().unwrap()[2..]);
     load.more(20);
@@ -249,7 +263,8 @@ fn a_trial_goes_on_after_a_restart() {
 fn operators_go_back_and_forth_by_name() {
     let site = site(old(), "");
     let id = |version: &Value| version["fingerprint"].as_str().unwrap()[..8].to_owned();
-    let versions: Vec<String> = ["one", "two", "three"].map(|why| id(&site.take_up(&old().why(why)))).into();
+    let versions: Vec<String> =
+        ["one", "two", "three"].map(|why| id(&site.take_up(&old().why(why)))).into();
     order(&site, &["rollback", "p", "--to", &versions[0]]);
     assert_eq!(why(&site.ask("auto")), "one");
     // What was left is not taken from the folder again, but can be had by name.
@@ -258,8 +273,14 @@ fn operators_go_back_and_forth_by_name() {
     order(&site, &["promote", "p", &versions[2]]);
     assert_eq!(why(&site.ask("auto")), "three");
     for (arguments, sentence) in [
-        (vec!["promote", "p", &versions[2]], format!("version {} is in service already", versions[2])),
-        (vec!["rollback", "p", "--to", "0badc0de"], "there is no version `0badc0de`; there are: ".to_owned()),
+        (
+            vec!["promote", "p", &versions[2]],
+            format!("version {} is in service already", versions[2]),
+        ),
+        (
+            vec!["rollback", "p", "--to", "0badc0de"],
+            "there is no version `0badc0de`; there are: ".to_owned(),
+        ),
         (vec!["promote", "p"], "no version of it is tried out; name the version".to_owned()),
     ] {
         let (code, _, err) = site.cli(&arguments);

@@ -18,7 +18,9 @@ fn a_stream_finishes_within_the_drain_time_and_nothing_is_left() {
     assert!(answer.until("word1"));
     host.signal(Signal::INT);
     wait_until("it drains", || host.log().contains("SIGINT: draining"));
-    wait_until("nobody new gets in", || std::net::TcpStream::connect(("127.0.0.1", host.port)).is_err());
+    wait_until("nobody new gets in", || {
+        std::net::TcpStream::connect(("127.0.0.1", host.port)).is_err()
+    });
     let (reply, complete) = answer.finish();
     assert!(complete && reply.text().ends_with("data: [DONE]\n\n"), "{}", reply.text());
     assert!(host.ended().success());

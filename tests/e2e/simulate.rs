@@ -123,7 +123,8 @@ fn example_is_good(name: &str) {
     }
     // One run at a time, and policies from the cache.
     let again = desk.path("again.html");
-    let (_, figures_again) = desk.json(&example(name), &["--jobs", "1", "--html", again.to_str().unwrap()]);
+    let (_, figures_again) =
+        desk.json(&example(name), &["--jobs", "1", "--html", again.to_str().unwrap()]);
     assert_eq!(figures, figures_again);
     assert!(fs::read(html).unwrap() == fs::read(again).unwrap(), "two runs, two pages");
 }
@@ -171,7 +172,8 @@ fn chains_are_compared_on_the_same_traffic() {
     let (code, figures) = desk.json(&file, &compared);
     assert_eq!(code, 0);
     let variants = figures["variants"].as_array().unwrap();
-    let names: Vec<&str> = variants.iter().map(|variant| variant["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        variants.iter().map(|variant| variant["name"].as_str().unwrap()).collect();
     assert_eq!(names, compared[1..]);
     let accepted = |variant: &Value| -> Vec<u64> {
         let runs = variant["runs"].as_array().unwrap();
@@ -181,7 +183,9 @@ fn chains_are_compared_on_the_same_traffic() {
     assert!(first.len() == 4 && first.iter().all(|count| *count > 200), "{first:?}");
     assert!(variants.iter().all(|variant| accepted(variant) == first));
     let decided = |variant: &Value| variant["runs"][0]["policies"][0]["what"].to_string();
-    assert!(decided(&variants[0]).contains("first-come@") && decided(&variants[1]).contains("spread@"));
+    assert!(
+        decided(&variants[0]).contains("first-come@") && decided(&variants[1]).contains("spread@")
+    );
     let (_, out, _) = desk.run(&[&["simulate", file.to_str().unwrap()], &compared[..]].concat());
     assert!(out.contains("±") && out.contains("better"), "two lanes are better than one: {out}");
 }
@@ -190,7 +194,14 @@ fn chains_are_compared_on_the_same_traffic() {
 fn a_setting_is_swept_and_another_one_changed() {
     let desk = Desk::new();
     let file = small(&desk, "objectives = [\"lost == 0\"]");
-    let more = ["--sweep", "fleet.lanes.a.slots=1,2,8", "--set", "traffic.all.rate=20/min", "--seeds", "2"];
+    let more = [
+        "--sweep",
+        "fleet.lanes.a.slots=1,2,8",
+        "--set",
+        "traffic.all.rate=20/min",
+        "--seeds",
+        "2",
+    ];
     let (code, figures) = desk.json(&file, &more);
     assert_eq!(code, 0);
     let points = figures["sweep"]["points"].as_array().unwrap();
@@ -200,7 +211,10 @@ fn a_setting_is_swept_and_another_one_changed() {
         .iter()
         .map(|variant| variant["runs"][0]["all"]["wait-mean-ms"].as_f64().unwrap_or(f64::MAX))
         .collect();
-    assert_eq!((points.len(), figures["sweep"]["parameter"].as_str()), (3, Some("fleet.lanes.a.slots")));
+    assert_eq!(
+        (points.len(), figures["sweep"]["parameter"].as_str()),
+        (3, Some("fleet.lanes.a.slots"))
+    );
     assert!(waits[0] > waits[1] && waits[1] > waits[2], "more slots, shorter waits: {waits:?}");
 }
 
@@ -237,10 +251,14 @@ fn a_scenario_beside_golden_cases_can_fail_a_policy() {
     for (objective, code, verdict) in
         [("lost == 0", 0, "1 of 1 objectives met"), ("wait.max < 1ms", 1, "0 of 1 objectives met")]
     {
-        let text = fs::read_to_string(small(&desk, &format!("objectives = [\"{objective}\"]"))).unwrap();
+        let text =
+            fs::read_to_string(small(&desk, &format!("objectives = [\"{objective}\"]"))).unwrap();
         fs::write(folder.join("scenarios/small.toml"), text).unwrap();
         let (exit, out, err) = desk.run(&["policy", "test", folder.to_str().unwrap()]);
         assert_eq!(exit, code, "{out}{err}");
-        assert!(out.contains("10 golden cases, all as they should be") && out.contains(verdict), "{out}");
+        assert!(
+            out.contains("10 golden cases, all as they should be") && out.contains(verdict),
+            "{out}"
+        );
     }
 }

@@ -23,8 +23,9 @@ fn bytes_pass_through_whatever_the_chunks() {
         host.script("a", json!({ "cut": cut, "tokens": 9 }));
         let body = streaming(json!({ "stream_options": { "include_usage": true } }));
         let headers = [("content-type", "application/json"), ("x-request-id", "same")];
-        let ask =
-            |port| pointsman_tests::client::send(port, "POST", CHAT, &headers, body.to_string().as_bytes());
+        let ask = |port| {
+            pointsman_tests::client::send(port, "POST", CHAT, &headers, body.to_string().as_bytes())
+        };
         let (routed, direct) = (ask(host.port), ask(host.engine_port("a")));
         assert_eq!(routed.text(), direct.text(), "in pieces of {cut}");
         assert!(routed.text().ends_with("data: [DONE]\n\n"));
@@ -81,7 +82,8 @@ fn streams_that_break_are_closed_with_an_error_event() {
         let (reply, complete) = stream(host.port, CHAT, &streaming(json!({}))).finish();
         let text = reply.text();
         assert!(complete && text.contains("word1") && !text.contains("[DONE]"), "{script}: {text}");
-        let event: Value = serde_json::from_str(text.trim_end().rsplit("data: ").next().unwrap()).unwrap();
+        let event: Value =
+            serde_json::from_str(text.trim_end().rsplit("data: ").next().unwrap()).unwrap();
         assert_eq!(event["error"]["code"], code, "{script}: {event}");
     }
     assert_eq!(host.metric("pointsman_errors_total", ""), 4.0);

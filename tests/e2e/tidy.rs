@@ -15,7 +15,8 @@ fn files(ending: &str) -> Vec<PathBuf> {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            let hidden = name.starts_with('.') && name != ".ci" && name != ".cargo" && name != ".config";
+            let hidden =
+                name.starts_with('.') && name != ".ci" && name != ".cargo" && name != ".config";
             if path.is_dir() && !hidden && name != "target" && name != "node_modules" {
                 walk(&path, ending, found);
             } else if name.ends_with(ending) {
@@ -32,7 +33,9 @@ fn files(ending: &str) -> Vec<PathBuf> {
 fn is_test(path: &Path) -> bool {
     let path = path.strip_prefix(root()).unwrap();
     path.ends_with("tests.rs")
-        || path.components().any(|part| ["tests", "benches"].iter().any(|of| part.as_os_str() == *of))
+        || path
+            .components()
+            .any(|part| ["tests", "benches"].iter().any(|of| part.as_os_str() == *of))
 }
 
 #[test]
@@ -52,7 +55,8 @@ fn files_are_short() {
 
 #[test]
 fn nothing_is_left_undone() {
-    let left = ["todo!(", "unimplemented!(", "#[ignore", "FIXME", "TODO"].map(|word| word.to_owned());
+    let left =
+        ["todo!(", "unimplemented!(", "#[ignore", "FIXME", "TODO"].map(|word| word.to_owned());
     for path in files(".rs").into_iter().filter(|path| !path.ends_with("tidy.rs")) {
         let text = fs::read_to_string(&path).unwrap();
         for word in &left {
@@ -141,7 +145,8 @@ fn arrows_between_crates_go_one_way() {
         ("simulate", vec!["domain", "openai", "policy", "record", "settings"]),
     ];
     for (name, allowed) in &arrows {
-        let manifest = fs::read_to_string(root().join("host/crates").join(name).join("Cargo.toml")).unwrap();
+        let manifest =
+            fs::read_to_string(root().join("host/crates").join(name).join("Cargo.toml")).unwrap();
         for (other, _) in &arrows {
             let depends = manifest.contains(&format!("pointsman-{other} ="));
             assert_eq!(depends, allowed.contains(other), "{name} -> {other}");

@@ -21,7 +21,8 @@ fn agree(policies: &str) {
     assert!(host.ended().success());
     let simulate = |set| simulated(&program, host.dir.path(), &scenario(&as_they_were(&real), set));
     let (same, other) = (simulate(""), simulate(AT_ONCE));
-    let rounds = |course: &Course| real.differs_from(course).values().filter(|said| said.is_empty()).count();
+    let rounds =
+        |course: &Course| real.differs_from(course).values().filter(|said| said.is_empty()).count();
     let (agreed, agreed_by_other_rules) = (rounds(&same), rounds(&other));
     let differences: Vec<String> = real.differs_from(&same).into_values().flatten().collect();
     let shown = format!(

@@ -15,7 +15,12 @@ pub(crate) fn plain(world: &mut World) {
     let begun = Instant::now();
     let reply = post(running.host.port, CHAT, &asking(VLLM, 8, &json!({})));
     let took = begun.elapsed();
-    assert_eq!((reply.status, reply.header("x-pointsman-lane")), (200, Some(VLLM)), "{}", reply.text());
+    assert_eq!(
+        (reply.status, reply.header("x-pointsman-lane")),
+        (200, Some(VLLM)),
+        "{}",
+        reply.text()
+    );
     let answer = reply.json();
     let seen = format!("200, usage {}", answer["usage"]);
     world.report.row("plain chat, 8 tokens", &seen, Some(took));
@@ -68,7 +73,11 @@ pub(crate) fn parameters_pass(world: &mut World) {
     let running = world.ready();
     let more = json!({ "top_k": 5, "min_tokens": 2, "no_such_parameter": { "a": [1] } });
     let reply = post(running.host.port, CHAT, &asking(VLLM, 4, &more));
-    world.report.row("parameters of vLLM's own, and one of nobody's", &reply.status.to_string(), None);
+    world.report.row(
+        "parameters of vLLM's own, and one of nobody's",
+        &reply.status.to_string(),
+        None,
+    );
     assert_eq!(reply.status, 200, "{}", reply.text());
     // vLLM refuses this one unless it schedules by priority.
     let reply = post(running.host.port, CHAT, &asking(VLLM, 4, &json!({ "priority": 3 })));

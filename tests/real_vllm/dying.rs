@@ -44,12 +44,18 @@ fn kill_one(world: &mut World, what: &str, victim: fn(u32, &[u32]) -> u32) {
     let litter = Litter::now().since(&litter);
     let (refused, back) = (come_back(host), killed.elapsed());
 
-    let seen = format!("explicit error and no [DONE]: {}; last event {}", told.broken(), told.last());
+    let seen =
+        format!("explicit error and no [DONE]: {}; last event {}", told.broken(), told.last());
     world.report.row(what, &seen, Some(heard));
-    world.report.row("all its processes are gone", &format!("{} of them", family.len()), Some(cleared));
+    world.report.row(
+        "all its processes are gone",
+        &format!("{} of them", family.len()),
+        Some(cleared),
+    );
     world.report.row("what they leave behind", &litter, None);
     let refused = if refused.is_empty() { "none".to_owned() } else { refused.join(", ") };
-    let seen = format!("starts {starts} > {}; refused before: {refused}", host.lane(VLLM)["starts"]);
+    let seen =
+        format!("starts {starts} > {}; refused before: {refused}", host.lane(VLLM)["starts"]);
     world.report.row("the lane answers again", &seen, Some(back));
     let changes = running.watch.since(killed, VLLM);
     let problem = changes.iter().find_map(|change| change.problem.as_deref()).unwrap_or("none");

@@ -21,7 +21,8 @@ pub(crate) fn nothing_was_lost(world: &mut World) {
     let running = world.ready();
     running.host.assert_nothing_lost();
     let host = &running.host;
-    let count = |end: &str| format!("{} {}", end, host.metric(&format!("pointsman_{end}_total"), ""));
+    let count =
+        |end: &str| format!("{} {}", end, host.metric(&format!("pointsman_{end}_total"), ""));
     let ends = ["accepted", "answered", "fell_back", "errors", "client_gone"].map(count);
     world.report.row("the host's books", &format!("{}: they balance", ends.join(", ")), None);
 }
@@ -39,7 +40,8 @@ pub(crate) fn the_host_ends_in_the_middle_of_a_stream(world: &mut World) {
     let finished = asked.elapsed();
     let status = host.ended();
     let ended = asked.elapsed();
-    let seen = format!("the stream goes on to its [DONE]: {}; the host ends with {status}", told.done());
+    let seen =
+        format!("the stream goes on to its [DONE]: {}; the host ends with {status}", told.done());
     world.report.row("SIGTERM of the host in mid-stream", &seen, Some(ended));
     world.report.row("the stream meanwhile", "", Some(finished));
     let left = wait_long("nothing is left", || remains(&family, session).is_empty());
@@ -84,7 +86,11 @@ fn killed_while(world: &mut World, what: &str, condition: fn(&[u32]) -> bool) {
     let (took, left) = (killed.elapsed(), left());
     let names: Vec<String> = left.iter().map(|pid| format!("{} {pid}", name(*pid))).collect();
     let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    world.report.row(what, &format!("{} processes before, left: {names}", family.len()), Some(took));
+    world.report.row(
+        what,
+        &format!("{} processes before, left: {names}", family.len()),
+        Some(took),
+    );
     world.report.row("what they leave behind", &Litter::now().since(&litter), None);
     assert!(left.is_empty(), "{names}");
 }

@@ -22,14 +22,18 @@ impl Litter {
         };
         let memory = entries(Path::new("/dev/shm")).into_iter().filter(|path| is_dead(path, &maps));
         let sockets = entries(&std::env::temp_dir()).into_iter().filter(is_socket);
-        Self { memory: memory.collect(), sockets: sockets.filter(|path| is_dead(path, &bound)).collect() }
+        Self {
+            memory: memory.collect(),
+            sockets: sockets.filter(|path| is_dead(path, &bound)).collect(),
+        }
     }
 
     /// What there is more than there was before, in words.
     pub(crate) fn since(&self, before: &Self) -> String {
         let memory: Vec<_> = self.memory.difference(&before.memory).collect();
         let size = |of: fn(&fs::Metadata) -> u64| {
-            let bytes = memory.iter().filter_map(|path| Some(of(&fs::metadata(path).ok()?))).sum::<u64>();
+            let bytes =
+                memory.iter().filter_map(|path| Some(of(&fs::metadata(path).ok()?))).sum::<u64>();
             bytes >> 20
         };
         format!(

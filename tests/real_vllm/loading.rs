@@ -37,7 +37,8 @@ pub(crate) fn the_first_request_loads_it(world: &mut World) {
     let (comments, done) = (told.comments(), told.done());
     let seen = format!("held with {comments} comments, then 200, tokens and [DONE]: {done}");
     world.report.row("first request, nothing loaded", &seen, told.first);
-    let seen = format!("its port refused {refused} connections, accepted {accepted} before it was ready");
+    let seen =
+        format!("its port refused {refused} connections, accepted {accepted} before it was ready");
     world.report.row("vLLM, start to ready", &seen, loading);
     assert!(done && refused > 0, "{told:?}");
 
@@ -46,17 +47,23 @@ pub(crate) fn the_first_request_loads_it(world: &mut World) {
     let texts: Vec<&str> = changes.iter().filter_map(|change| change.progress.as_deref()).collect();
     world.report.row("progress while loading", &phases.join(" > "), None);
     println!("{}", texts.join("\n"));
-    let places: Vec<usize> =
-        phases.iter().map(|phase| PHASES.iter().position(|known| known == phase).unwrap()).collect();
+    let places: Vec<usize> = phases
+        .iter()
+        .map(|phase| PHASES.iter().position(|known| known == phase).unwrap())
+        .collect();
     assert!(places.len() >= 4 && places.is_sorted(), "{texts:?}");
 
     let lane = host.lane(VLLM);
-    let figure = |key: &str| lane[key].as_u64().map_or("unknown".to_owned(), |figure| figure.to_string());
+    let figure =
+        |key: &str| lane[key].as_u64().map_or("unknown".to_owned(), |figure| figure.to_string());
     let [tokens, kv, weights] = ["kv_tokens", "kv_bytes", "weights_bytes"].map(figure);
     let seen = format!("kv_tokens {tokens}, kv_bytes {kv}, weights_bytes {weights}");
     world.report.row("read from its log", &seen, None);
     // 1 GiB at 32 KiB a token: eight layers, keys and values, 512 numbers of four bytes.
-    assert_eq!((&lane["kv_tokens"], &lane["kv_bytes"]), (&Value::from(1 << 15), &Value::from(1 << 30)));
+    assert_eq!(
+        (&lane["kv_tokens"], &lane["kv_bytes"]),
+        (&Value::from(1 << 15), &Value::from(1 << 30))
+    );
     assert_eq!((&lane["progress"], &lane["problem"]), (&Value::Null, &Value::Null));
 }
 
@@ -114,5 +121,9 @@ pub(crate) fn its_processes_and_arguments(world: &mut World) {
     let told = ask(running.host.port, asking_for_stream(VLLM, 1)).join().unwrap();
     assert!(told.done(), "{told:?}");
     let first = told.first.map(report::seconds).unwrap_or_default();
-    world.report.row("one token from a warm engine", &format!("first event after {first}"), Some(told.took));
+    world.report.row(
+        "one token from a warm engine",
+        &format!("first event after {first}"),
+        Some(told.took),
+    );
 }

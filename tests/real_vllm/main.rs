@@ -50,8 +50,10 @@ const SITUATIONS: [(&str, Situation); 15] = [
 ];
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let words: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wanted =
+        |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let mut world = World::find();
     let (mut passed, mut failed) = (0, 0);
     for (name, situation) in SITUATIONS.into_iter().filter(|(name, _)| wanted(name)) {

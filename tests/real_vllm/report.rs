@@ -12,7 +12,9 @@ impl Report {
     /// In the file that `POINTSMAN_REAL_VLLM_TABLE` names, and on the terminal.
     pub(crate) fn open() -> Self {
         let file = std::env::var_os("POINTSMAN_REAL_VLLM_TABLE");
-        Self { file: file.map(|file| File::options().create(true).append(true).open(file).unwrap()) }
+        Self {
+            file: file.map(|file| File::options().create(true).append(true).open(file).unwrap()),
+        }
     }
 
     pub(crate) fn row(&mut self, situation: &str, seen: &str, took: Option<Duration>) {

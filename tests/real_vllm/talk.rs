@@ -74,7 +74,9 @@ impl Told {
 
     /// Was the client told that it is not?
     pub(crate) fn broken(&self) -> bool {
-        self.status == 200 && self.text.contains("data: {\"error\"") && !self.text.contains("[DONE]")
+        self.status == 200
+            && self.text.contains("data: {\"error\"")
+            && !self.text.contains("[DONE]")
     }
 
     /// The last event but `[DONE]`.

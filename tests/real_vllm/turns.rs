@@ -27,11 +27,19 @@ pub(crate) fn another_lane_is_wanted_in_the_middle_of_a_stream(world: &mut World
     let left = of_session(session);
 
     let states = shown(watch, wanted, VLLM);
-    world.report.row("another lane is wanted in mid-stream", &format!("vLLM: {states}"), Some(took));
+    world.report.row(
+        "another lane is wanted in mid-stream",
+        &format!("vLLM: {states}"),
+        Some(took),
+    );
     let whole = told.done() && told.last().contains("\"completion_tokens\":200");
     let seen = format!("goes on to its end, all 200 tokens and [DONE]: {whole}");
     world.report.row("the stream meanwhile", &seen, Some(finished));
-    world.report.row("the other lane", &shown(watch, wanted, LLAMA), watch.spent(wanted, LLAMA, "starting"));
+    world.report.row(
+        "the other lane",
+        &shown(watch, wanted, LLAMA),
+        watch.spent(wanted, LLAMA, "starting"),
+    );
     let overlaps = watch.overlaps();
     world.report.row("two engines at once", &format!("seen {} times", overlaps.len()), None);
     assert!(whole, "{told:?}");

@@ -61,7 +61,11 @@ impl Watch {
     /// What a lane went through since then.
     pub(crate) fn since(&self, then: Instant, lane: &str) -> Vec<Change> {
         let seen = self.seen.lock().unwrap();
-        seen.changes.iter().filter(|change| change.at >= then && change.lane == lane).cloned().collect()
+        seen.changes
+            .iter()
+            .filter(|change| change.at >= then && change.lane == lane)
+            .cloned()
+            .collect()
     }
 
     /// The states of an engine since then, each with its length; the last one lasts until now.
@@ -72,13 +76,17 @@ impl Watch {
                 states.push((change.engine, change.at));
             }
         }
-        let ends: Vec<Instant> = states.iter().skip(1).map(|(_, at)| *at).chain([Instant::now()]).collect();
+        let ends: Vec<Instant> =
+            states.iter().skip(1).map(|(_, at)| *at).chain([Instant::now()]).collect();
         states.into_iter().zip(ends).map(|((state, at), end)| (state, end - at)).collect()
     }
 
     /// How long an engine was in a state, the first time since then.
     pub(crate) fn spent(&self, then: Instant, lane: &str, state: &str) -> Option<Duration> {
-        self.states(then, lane).into_iter().find(|(name, _)| name == state).map(|(_, length)| length)
+        self.states(then, lane)
+            .into_iter()
+            .find(|(name, _)| name == state)
+            .map(|(_, length)| length)
     }
 
     /// Engines of two lanes that were there at once.
@@ -130,7 +138,8 @@ fn look(seen: &mut Seen, status: &Value) {
         for (other, session) in seen.sessions.iter().filter(|(other, _)| other != lane) {
             let left = of_session(*session);
             if !left.is_empty() {
-                seen.overlaps.push(format!("{lane} was there as {pid}, and of {other} still {left:?}"));
+                seen.overlaps
+                    .push(format!("{lane} was there as {pid}, and of {other} still {left:?}"));
             }
         }
     }

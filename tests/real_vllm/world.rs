@@ -36,7 +36,9 @@ impl World {
     pub(crate) fn find() -> Self {
         let folder = |variable: &str| {
             let folder = std::env::var_os(variable).map(PathBuf::from);
-            folder.unwrap_or_else(|| panic!("{variable} is not set; `cargo xtask real-vllm` runs this"))
+            folder.unwrap_or_else(|| {
+                panic!("{variable} is not set; `cargo xtask real-vllm` runs this")
+            })
         };
         Self {
             vllm: folder("POINTSMAN_REAL_VLLM"),

@@ -27,7 +27,8 @@ impl Reply {
     /// # Panics
     /// If the body is not JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
     }
 }
 
@@ -65,7 +66,8 @@ pub fn open(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body:
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).expect("an answer");
-    let status = line.split(' ').nth(1).unwrap_or_else(|| panic!("no status in {line:?}")).parse().unwrap();
+    let status =
+        line.split(' ').nth(1).unwrap_or_else(|| panic!("no status in {line:?}")).parse().unwrap();
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
@@ -75,7 +77,8 @@ pub fn open(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body:
             None => break,
         }
     }
-    let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+    let chunked =
+        headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
     Stream { status, headers, reader, chunked, body: Vec::new(), complete: false }
 }
 

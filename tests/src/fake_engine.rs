@@ -81,9 +81,8 @@ pub fn main(arguments: &[String]) -> ExitCode {
                 return ExitCode::from(code);
             }
             Ok(Options { exit_code: Some(code), .. }) => return ExitCode::from(code),
-            Ok(options) => {
-                runtime(if options.bench { 1 } else { 2 }).and_then(|runtime| runtime.block_on(run(options)))
-            }
+            Ok(options) => runtime(if options.bench { 1 } else { 2 })
+                .and_then(|runtime| runtime.block_on(run(options))),
         },
     };
     ended.map_or_else(
@@ -107,13 +106,14 @@ pub async fn run(options: Options) -> Result<u8> {
     let socket = serve::bind(&options)?;
     let mut core = if options.fork_core { Some(core::start().await?) } else { None };
     let worker = core.as_ref().and_then(Child::id);
-    let memory = match memory::Memory::hold(&options, worker.unwrap_or_else(std::process::id)).await? {
-        Ok(memory) => memory,
-        Err(full) => {
-            warn_text!(loading::out_of_memory(&options, Some(full)));
-            return end(core.as_mut(), 1).await;
-        }
-    };
+    let memory =
+        match memory::Memory::hold(&options, worker.unwrap_or_else(std::process::id)).await? {
+            Ok(memory) => memory,
+            Err(full) => {
+                warn_text!(loading::out_of_memory(&options, Some(full)));
+                return end(core.as_mut(), 1).await;
+            }
+        };
     let child = options.fork_child.then(|| std::process::Command::new("sleep").arg("1000").spawn());
     if options.vllm()
         && let Some(code) = loading::load(&options).await

@@ -12,7 +12,10 @@ use crate::host::root;
 const PIECES: [(&str, &str); 4] = [
     ("memory", r#"(memory (export "memory") 32)"#),
     // Gives out the same place every time: a guest that keeps nothing needs no more.
-    ("realloc", r#"(func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536))"#),
+    (
+        "realloc",
+        r#"(func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536))"#,
+    ),
     (
         "describe",
         r#"(data (i32.const 16) "\40\00\00\00\NAME_LENGTH\00\00\00\80\00\00\00\01\00\00\00\00\00\00\00\00\00\00\00")
@@ -99,9 +102,11 @@ const MIDDLEWARE_WORLD: [&str; 7] = [
 /// If there is none, or it is not well-formed.
 pub fn middleware(name: &str) -> Vec<u8> {
     let file = root().join("tests/guests/middleware").join(format!("{name}.wat"));
-    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let text = std::fs::read_to_string(&file)
+        .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     // Imports have to come first.
-    let (imports, rest): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with("(import"));
+    let (imports, rest): (Vec<&str>, Vec<&str>) =
+        text.lines().partition(|line| line.starts_with("(import"));
     let text = format!(
         "(module {} {} {})",
         imports.join("\n"),
@@ -122,7 +127,8 @@ pub fn middleware(name: &str) -> Vec<u8> {
 /// If there is none, or it is not well-formed.
 pub fn build(name: &str) -> Vec<u8> {
     let file = root().join("tests/guests").join(format!("{name}.wat"));
-    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let text = std::fs::read_to_string(&file)
+        .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     component(&module(name, &text), "policy", |wit| wit)
 }
 

@@ -43,12 +43,22 @@ pub struct Size {
 /// If it has not been built.
 pub fn program(fake_engine: &str) -> PathBuf {
     let program = Path::new(fake_engine).with_file_name("pointsman");
-    assert!(program.exists(), "{} is missing; build it with: cargo build -p pointsman", program.display());
+    assert!(
+        program.exists(),
+        "{} is missing; build it with: cargo build -p pointsman",
+        program.display()
+    );
     program
 }
 
 /// A lane with a fake engine: TOML for the configuration. `arguments` are those of the fake engine.
-pub fn fake_lane(fake_engine: &str, name: &str, models: &[&str], more: &str, arguments: &[&str]) -> String {
+pub fn fake_lane(
+    fake_engine: &str,
+    name: &str,
+    models: &[&str],
+    more: &str,
+    arguments: &[&str],
+) -> String {
     let mut command = vec![fake_engine, "--port", "{port}", "--alias", "{lane}"];
     command.extend(arguments);
     format!(
@@ -71,7 +81,9 @@ impl Host {
         let log = dir.path().join("log");
         let port_file = dir.path().join("port");
         let mut command = Command::new(program);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--log", "debug,hyper_util=info"]).arg(&file);
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--log", "debug,hyper_util=info"])
+            .arg(&file);
         command.arg("--port-file").arg(&port_file);
         command.env("XDG_STATE_HOME", dir.path().join("state")).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
@@ -142,7 +154,8 @@ impl Host {
         let text = get(self.port, "/metrics").text();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let of_name = lines.filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
                 && line.contains(labels)
         });
         of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
@@ -152,7 +165,8 @@ impl Host {
     pub fn assert_nothing_lost(&self) {
         wait_until("nothing is in flight", || self.metric("pointsman_in_flight", "") == 0.0);
         let ends = ["answered", "fell_back", "errors", "client_gone"];
-        let ended: f64 = ends.iter().map(|end| self.metric(&format!("pointsman_{end}_total"), "")).sum();
+        let ended: f64 =
+            ends.iter().map(|end| self.metric(&format!("pointsman_{end}_total"), "")).sum();
         assert_eq!(self.metric("pointsman_accepted_total", ""), ended);
         // The actor hears of a lease a moment after the request has ended.
         let idle = |name: &str| self.metric(name, "") == 0.0;
@@ -166,7 +180,8 @@ impl Host {
         let proc = PathBuf::from(format!("/proc/{}", self.pid()));
         let read = |file: &str| fs::read_to_string(proc.join(file)).unwrap();
         let status = read("status");
-        let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim();
+        let line =
+            |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim();
         let kilobytes: u64 = line("VmRSS:").trim_end_matches(" kB").parse().unwrap();
         Size {
             resident: kilobytes << 10,
@@ -209,7 +224,9 @@ impl Host {
             let family = self.children();
             self.signal(Signal::KILL);
             self.ended();
-            wait_until("the keeper has ended the engines", || family.iter().all(|pid| !alive(*pid)));
+            wait_until("the keeper has ended the engines", || {
+                family.iter().all(|pid| !alive(*pid))
+            });
         }
         fs::remove_file(self.dir.path().join("port")).unwrap();
         std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())

@@ -1,5 +1,9 @@
 //! What the end to end tests are made of: the real program, engines that do as they are told, and a plain client.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot be set up has to fail")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot be set up has to fail"
+)]
 #![allow(missing_docs, reason = "the tests themselves are the documentation")]
 
 pub mod client;

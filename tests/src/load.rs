@@ -72,7 +72,8 @@ impl Load {
 }
 
 fn ask(port: u16, model: &str) -> Seen {
-    let reply = post(port, "/v1/chat/completions", &chat(model, serde_json::json!({ "max_tokens": 1 })));
+    let reply =
+        post(port, "/v1/chat/completions", &chat(model, serde_json::json!({ "max_tokens": 1 })));
     let header = |name: &str| reply.header(name).unwrap_or_default().to_owned();
     Seen {
         status: reply.status,

@@ -46,7 +46,11 @@ impl Site {
         let log = host.log();
         let said = log.split_once("operators are listened for on http://127.0.0.1:");
         let admin = said.and_then(|(_, rest)| rest.lines().next()?.trim().parse().ok());
-        Self { host, admin: admin.expect("the port of the operators' entrance in the log"), program }
+        Self {
+            host,
+            admin: admin.expect("the port of the operators' entrance in the log"),
+            program,
+        }
     }
 
     pub fn policies(&self) -> PathBuf {

@@ -64,7 +64,10 @@ pub struct Course {
 impl Course {
     /// Lanes that were loaded, and those that had to go, in order.
     pub fn switches(&self) -> Vec<(&str, &str)> {
-        self.switches.iter().map(|switch| (switch.lane.as_str(), switch.instead_of.as_str())).collect()
+        self.switches
+            .iter()
+            .map(|switch| (switch.lane.as_str(), switch.instead_of.as_str()))
+            .collect()
     }
 
     pub fn mean_wait(&self) -> f64 {
@@ -98,7 +101,9 @@ fn differences(grants: &[(&String, &Grant)], simulated: &Course) -> Vec<String> 
     for (id, real) in grants {
         match simulated.grants.get(*id) {
             Some(simulated) if simulated.lane == real.lane => pairs.push((*id, *real, simulated)),
-            other => differences.push(format!("{id} got a slot of {}, simulated {other:?}", real.lane)),
+            other => {
+                differences.push(format!("{id} got a slot of {}, simulated {other:?}", real.lane))
+            }
         }
     }
     for (earlier, real, simulated) in &pairs {
@@ -126,7 +131,8 @@ pub const ALWAYS: (&str, u32, u32) = ("super_reader", 100, 50);
 const TOKENS: u32 = 5;
 
 /// The host writes down all that the simulator is to be given.
-pub const RECORDS: &str = "[records]\ndir = \"records\"\nmode = \"full\"\nredact = { text = \"keep\" }\n";
+pub const RECORDS: &str =
+    "[records]\ndir = \"records\"\nmode = \"full\"\nredact = { text = \"keep\" }\n";
 
 /// Numbers that look random and are the same each time (Marsaglia's xorshift).
 struct Random(u64);
@@ -161,7 +167,13 @@ pub fn workload(rounds: usize) -> Vec<Asked> {
                 _ => TURNS[agents[number * 2 / ROUND]].0,
             };
             let text = texts[random.below(3)].to_owned();
-            all.push(Asked { round, at: Duration::from_millis(at), model, text, max_tokens: TOKENS });
+            all.push(Asked {
+                round,
+                at: Duration::from_millis(at),
+                model,
+                text,
+                max_tokens: TOKENS,
+            });
         }
     }
     all
@@ -280,7 +292,8 @@ pub fn scenario(engines: &str, set: &str) -> String {
 /// Engines that take as long as the real ones did, each time.
 pub fn as_they_were(course: &Course) -> String {
     let mut text =
-        "[engines.default]\nload = \"0s\"\nservice = { first = \"250ms\", recorded = true }\n".to_owned();
+        "[engines.default]\nload = \"0s\"\nservice = { first = \"250ms\", recorded = true }\n"
+            .to_owned();
     for (lane, ..) in TURNS {
         let _written = writeln!(text, "[engines.{lane}]\n{}", loads_and_stops(course, lane));
     }
@@ -302,12 +315,22 @@ pub fn loads_and_stops(course: &Course, lane: &str) -> String {
 /// Engines that always take as long as they did on average, which is what somebody knows who writes a scenario.
 pub fn as_on_average(course: &Course) -> String {
     let engine = |(lane, ..): (&str, u32, u32)| {
-        let load =
-            mean(course.switches.iter().filter(|switch| switch.lane == lane).map(|switch| switch.load));
-        let stop =
-            mean(course.switches.iter().filter(|switch| switch.instead_of == lane).map(|switch| switch.stop));
-        let works = mean(course.grants.values().filter(|grant| grant.lane == lane).map(|grant| grant.worked));
-        format!("[engines.{lane}]\nload = {load:.4}\nstop = {stop:.4}\nservice = {{ first = {works:.4} }}\n")
+        let load = mean(
+            course.switches.iter().filter(|switch| switch.lane == lane).map(|switch| switch.load),
+        );
+        let stop = mean(
+            course
+                .switches
+                .iter()
+                .filter(|switch| switch.instead_of == lane)
+                .map(|switch| switch.stop),
+        );
+        let works = mean(
+            course.grants.values().filter(|grant| grant.lane == lane).map(|grant| grant.worked),
+        );
+        format!(
+            "[engines.{lane}]\nload = {load:.4}\nstop = {stop:.4}\nservice = {{ first = {works:.4} }}\n"
+        )
     };
     TURNS.map(engine).concat() + &engine(ALWAYS)
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::{Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneState, Topology};
+use pointsman_domain::{
+    Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneState, Topology,
+};
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
     CaseRequest, ChainSpec, Policies, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
@@ -15,8 +17,11 @@ use prometheus_client::registry::Registry;
 
 /// What a policy gets to know of a case's request.
 pub(crate) fn facts_of(case: &CaseRequest) -> Result<Facts, String> {
-    let headers =
-        case.headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+    let headers = case
+        .headers
+        .iter()
+        .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+        .collect();
     let head = Head { id: "case".into(), tenant: case.tenant.clone(), headers };
     let request = Request::parse(case.endpoint, case.body.get().to_owned().into(), head)
         .map_err(|error| error.to_string())?;
@@ -28,9 +33,11 @@ pub(crate) fn facts_of(case: &CaseRequest) -> Result<Facts, String> {
 pub(crate) fn facts(model: &str, prompt_bytes: usize) -> Facts {
     let words = "some words of a prompt ";
     let prompt = words.repeat(prompt_bytes / words.len());
-    let body = serde_json::json!({ "model": model, "messages": [{ "role": "user", "content": prompt }] });
+    let body =
+        serde_json::json!({ "model": model, "messages": [{ "role": "user", "content": prompt }] });
     let request =
-        Request::parse(Endpoint::ChatCompletions, body.to_string().into(), Head::default()).unwrap();
+        Request::parse(Endpoint::ChatCompletions, body.to_string().into(), Head::default())
+            .unwrap();
     Facts { request: Arc::new(request), now_ms: 1, seed: 1, age: Duration::ZERO, attempt: 0 }
 }
 

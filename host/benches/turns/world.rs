@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{
-    Arrival, BackOff, Dispatcher, Effect, EngineNews, Event, FlowId, Generation, GroupSetup, LaneSetup,
-    Refusal, Report, Residency, Rules, Ticket,
+    Arrival, BackOff, Dispatcher, Effect, EngineNews, Event, FlowId, Generation, GroupSetup,
+    LaneSetup, Refusal, Report, Residency, Rules, Ticket,
 };
 use pointsman_domain::{EngineState, FleetView, LaneId, Plan, Topology, Trigger};
 
@@ -100,7 +100,11 @@ struct World<'a> {
 }
 
 /// Run a workload to its end.
-pub(crate) fn run(discipline: &Discipline<'_>, askers: &[Asker], topology: &Arc<Topology>) -> Outcome {
+pub(crate) fn run(
+    discipline: &Discipline<'_>,
+    askers: &[Asker],
+    topology: &Arc<Topology>,
+) -> Outcome {
     let sharing = |index: u32| index < SHARING;
     let setup = |index: u32, slots: u32| LaneSetup {
         slots,
@@ -112,7 +116,13 @@ pub(crate) fn run(discipline: &Discipline<'_>, askers: &[Asker], topology: &Arc<
             false => Residency::Always,
         },
         expected_load: if sharing(index) { LOAD } else { Duration::ZERO },
-        back_off: BackOff { first: s(1), most: s(60), reset_after: s(60), give_up: 3, failed_retry: s(600) },
+        back_off: BackOff {
+            first: s(1),
+            most: s(60),
+            reset_after: s(60),
+            give_up: 3,
+            failed_retry: s(600),
+        },
     };
     let lanes = topology.lanes().iter().map(|lane| setup(lane.id.0, lane.slots)).collect();
     let mut world = World {
@@ -257,7 +267,9 @@ impl World<'_> {
                     self.at(self.now + if sharing { LOAD } else { s(0) }, Happening::Loaded(lane));
                 }
                 Effect::Unload { lane, .. } => self.at(self.now + STOP, Happening::Stopped(lane)),
-                Effect::Grant { ticket, lane, generation, .. } => self.granted(ticket, lane, generation),
+                Effect::Grant { ticket, lane, generation, .. } => {
+                    self.granted(ticket, lane, generation)
+                }
                 Effect::Refuse { ticket, refusal } => self.refused(ticket, &refusal),
                 Effect::Cut { .. } | Effect::Switched(_) => {}
             }
@@ -318,16 +330,19 @@ impl World<'_> {
 
     /// A line of the timeline whenever an engine has changed.
     fn note(&mut self) {
-        let states: Vec<_> = Self::sharing().map(|lane| self.dispatcher.engine_state(lane)).collect();
+        let states: Vec<_> =
+            Self::sharing().map(|lane| self.dispatcher.engine_state(lane)).collect();
         if states == self.states {
             return;
         }
         let mut line = format!("{:>8.1} s", self.now.as_secs_f64());
         for (lane, state) in Self::sharing().zip(&states) {
-            let waiting: usize = self.dispatcher.queued_by_priority(lane).iter().map(|(_, many)| many).sum();
+            let waiting: usize =
+                self.dispatcher.queued_by_priority(lane).iter().map(|(_, many)| many).sum();
             let state = state.map_or_else(String::new, |state| format!("{state:?}"));
             let (name, running) = (self.topology.name(lane), self.dispatcher.running(lane));
-            write!(line, "  {name} {state:<9} {running} run {waiting:>3} wait").expect("to a string");
+            write!(line, "  {name} {state:<9} {running} run {waiting:>3} wait")
+                .expect("to a string");
         }
         self.states = states;
         self.outcome.timeline.push(line);

@@ -9,7 +9,11 @@ use crate::config::{Config, shown, shown_pool};
 const MOST_SETS: usize = 16;
 
 /// Lines about the groups and lanes of a configuration on this machine. `environment` is what engines inherit.
-pub(super) fn of(config: &Config, machine: &Machine, environment: &[(String, String)]) -> Vec<String> {
+pub(super) fn of(
+    config: &Config,
+    machine: &Machine,
+    environment: &[(String, String)],
+) -> Vec<String> {
     let fleet = &config.fleet;
     let mut lines = Vec::new();
     if let Some(dir) = &fleet.state_dir {
@@ -17,8 +21,12 @@ pub(super) fn of(config: &Config, machine: &Machine, environment: &[(String, Str
     }
     let gpus = machine.gpus();
     for (index, group) in fleet.groups.iter().enumerate() {
-        let members: Vec<(&LaneSpec, &String)> =
-            fleet.lanes.iter().zip(&config.needs).filter(|(lane, _)| lane.group == Some(index)).collect();
+        let members: Vec<(&LaneSpec, &String)> = fleet
+            .lanes
+            .iter()
+            .zip(&config.needs)
+            .filter(|(lane, _)| lane.group == Some(index))
+            .collect();
         of_group(group, &members, &mut lines);
         lines.extend(group.pool.map(|pool| format!("  now: {}", machine.explain(&pool))));
         let total = group.pool.and_then(|pool| total(pool, machine, &gpus));
@@ -36,7 +44,11 @@ pub(super) fn of(config: &Config, machine: &Machine, environment: &[(String, Str
 
 fn of_group(group: &GroupSpec, members: &[(&LaneSpec, &String)], lines: &mut Vec<String>) {
     let pool = shown_pool(group.pool);
-    lines.push(format!("group {}: {} for its lanes together, pool {pool}", group.name, gib(group.budget)));
+    lines.push(format!(
+        "group {}: {} for its lanes together, pool {pool}",
+        group.name,
+        gib(group.budget)
+    ));
     for (lane, need) in members {
         lines.push(format!("  {}: {need}", lane.name));
     }
@@ -60,7 +72,9 @@ fn of_group(group: &GroupSpec, members: &[(&LaneSpec, &String)], lines: &mut Vec
     let all = turning.iter().fold(0u64, |sum, lane| sum.saturating_add(lane.need));
     match turning.len() {
         0 | 1 => {}
-        _ if all <= room => lines.push(format!("  fit together: {} ({})", names(&turning, ", "), gib(all))),
+        _ if all <= room => {
+            lines.push(format!("  fit together: {} ({})", names(&turning, ", "), gib(all)))
+        }
         2..=MOST_SETS => {
             let needs: Vec<u64> = turning.iter().map(|lane| lane.need).collect();
             let sets = together(&needs, room);
@@ -84,7 +98,9 @@ fn of_group(group: &GroupSpec, members: &[(&LaneSpec, &String)], lines: &mut Vec
 fn together(needs: &[u64], room: u64) -> Vec<Vec<usize>> {
     let members = |set: u32| (0..needs.len()).filter(move |lane| set & (1 << lane) != 0);
     let sum = |set: u32| members(set).fold(0u64, |sum, lane| sum.saturating_add(needs[lane]));
-    let full = |set: u32| (0..needs.len()).all(|lane| set & (1 << lane) != 0 || sum(set | 1 << lane) > room);
+    let full = |set: u32| {
+        (0..needs.len()).all(|lane| set & (1 << lane) != 0 || sum(set | 1 << lane) > room)
+    };
     (1..1u32 << needs.len())
         .filter(|set| sum(*set) <= room && full(*set))
         .map(|set| members(set).collect())
@@ -109,7 +125,8 @@ fn memory_of(gpu: &Gpu) -> u64 {
 
 /// A GPU that shares the system's memory cannot give away what other groups hold of it.
 fn shared(groups: &[GroupSpec], machine: &Machine, gpus: &[Gpu]) -> Option<String> {
-    let own = gpus.iter().filter(|gpu| gpu.apu).map(|gpu| gpu.vram_total).reduce(u64::saturating_add)?;
+    let own =
+        gpus.iter().filter(|gpu| gpu.apu).map(|gpu| gpu.vram_total).reduce(u64::saturating_add)?;
     let all = machine.total()?.saturating_add(own);
     let counted = groups.iter().filter(|group| group.pool.is_some());
     let sum = counted.fold(0u64, |sum, group| sum.saturating_add(group.budget));
@@ -155,14 +172,17 @@ fn of_lane(
         EngineSpec::Vllm { settings, run, .. } => {
             let found = command(settings, Listen::Port(run.port.unwrap_or(0)), environment);
             let mut words = found.words;
-            if let Some(place) = words.iter().position(|word| word == "--port").filter(|_| run.port.is_none())
+            if let Some(place) =
+                words.iter().position(|word| word == "--port").filter(|_| run.port.is_none())
                 && let Some(port) = words.get_mut(place + 1)
             {
                 "{port}".clone_into(port);
             }
             of_words(&words, &found.env, lines);
             lines.extend(found.warnings.iter().map(|warning| format!("  note: {warning}")));
-            lines.extend(utilization(settings, lane, group, gpus).map(|note| format!("  note: {note}")));
+            lines.extend(
+                utilization(settings, lane, group, gpus).map(|note| format!("  note: {note}")),
+            );
         }
         EngineSpec::LlamaCpp { words, .. } => {
             of_words(&words.command, &words.env, lines);
@@ -178,7 +198,8 @@ fn of_words(words: &[String], env: &[(String, String)], lines: &mut Vec<String>)
     let mut hidden = false;
     let mut shown = Vec::new();
     for word in words {
-        let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=,+@%{}".contains(letter);
+        let plain =
+            |letter: char| letter.is_ascii_alphanumeric() || "-_./:=,+@%{}".contains(letter);
         let (flag, value) = word.split_once('=').unwrap_or((word, ""));
         let secret = flag.starts_with('-') && {
             let flag = flag.to_ascii_lowercase();
@@ -218,7 +239,8 @@ fn utilization(
     let total = gpu.map(memory_of).filter(|total| *total > 0);
     match settings.gpu_memory_utilization {
         None => {
-            let takes = if settings.kv_cache_bytes.is_some() { "" } else { ", and takes that much" };
+            let takes =
+                if settings.kv_cache_bytes.is_some() { "" } else { ", and takes that much" };
             let part = |total: u64| {
                 let part = lane.need.saturating_mul(1000).div_ceil(total).clamp(1, 1000);
                 let part = u16::try_from(part).unwrap_or(1000);
@@ -274,8 +296,16 @@ mod tests {
 
     #[test]
     fn no_secret_is_shown() {
-        let words =
-            ["x", "--api-key", "s3cret", "--hf-token=s3cret", "--max-tokens", "5", "two words", "--key"];
+        let words = [
+            "x",
+            "--api-key",
+            "s3cret",
+            "--hf-token=s3cret",
+            "--max-tokens",
+            "5",
+            "two words",
+            "--key",
+        ];
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let mut lines = Vec::new();
         of_words(&words, &[("HF_TOKEN".to_owned(), "s3cret".to_owned())], &mut lines);

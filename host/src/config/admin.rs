@@ -92,7 +92,11 @@ impl Admin {
         let mistakes = Mistakes::new(&source);
         let (document, errors) = DeTable::parse_recoverable(&source);
         for error in &errors {
-            mistakes.add(error.span().unwrap_or(0..0), "", format!("is not TOML: {}", error.message()));
+            mistakes.add(
+                error.span().unwrap_or(0..0),
+                "",
+                format!("is not TOML: {}", error.message()),
+            );
         }
         let root = Section::root(&mistakes, document.get_ref());
         let folder = folder_of(file);

@@ -84,14 +84,18 @@ pub(super) fn read_kind(section: &Section<'_>, lane: &Section<'_>) -> Option<Kin
     section.word("driver", &kinds, None)
 }
 
-pub(super) fn read(section: &Section<'_>, kind: Kind, folder: &Path, basics: &Basics) -> Option<Engine> {
+pub(super) fn read(
+    section: &Section<'_>,
+    kind: Kind,
+    folder: &Path,
+    basics: &Basics,
+) -> Option<Engine> {
     let engine = match kind {
         Kind::Vllm => vllm::read(section, folder, basics),
         Kind::LlamaCpp => read_llama_cpp(section, folder, basics),
         Kind::Command => read_command(section, folder),
-        Kind::External => {
-            read_external(section, folder).map(|external| Engine::new(EngineSpec::External(external)))
-        }
+        Kind::External => read_external(section, folder)
+            .map(|external| Engine::new(EngineSpec::External(external))),
     };
     section.report_unknown();
     engine
@@ -109,7 +113,8 @@ pub(super) fn read_run(
     let first = back_off.duration("first", SECOND);
     let most = back_off.duration("most", 60 * SECOND);
     if first.is_zero() || most < first {
-        back_off.mistake("most", "`first` must be more than nothing, and `most` not less than `first`");
+        back_off
+            .mistake("most", "`first` must be more than nothing, and `most` not less than `first`");
     }
     let spec = ProcessSpec {
         directory: Some(folder.join(section.text("directory").unwrap_or("."))),
@@ -141,7 +146,9 @@ fn read_words(section: &Section<'_>, example: &str) -> Option<Words> {
         Some(command) if command.first().is_none_or(|word| word.trim().is_empty()) => {
             section.mistake("command", format!("names no program; write for example `{example}`"));
         }
-        Some(command) if !section.has("port") && !command.iter().any(says_port) && !values.any(says_port) => {
+        Some(command)
+            if !section.has("port") && !command.iter().any(says_port) && !values.any(says_port) =>
+        {
             section.mistake(
                 "command",
                 "does not say where the engine is to listen; put `{port}` where its port belongs, or set `port`",
@@ -157,7 +164,8 @@ fn read_env(section: &Section<'_>) -> Vec<(String, String)> {
     for (name, value) in &env {
         // The value stays out of the sentence: it may be a secret.
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            section.mistake("env", format!("\"{}\" is no variable with a value", name.escape_debug()));
+            section
+                .mistake("env", format!("\"{}\" is no variable with a value", name.escape_debug()));
         }
     }
     env
@@ -269,11 +277,15 @@ fn read_context(section: &Section<'_>, basics: &Basics, unified: bool) -> Option
 
 fn read_gpu_layers(section: &Section<'_>) -> Option<String> {
     let layers = section.word_or_number("gpu-layers")?;
-    let known = matches!(layers.as_str(), "auto" | "all") || layers.bytes().all(|byte| byte.is_ascii_digit());
+    let known = matches!(layers.as_str(), "auto" | "all")
+        || layers.bytes().all(|byte| byte.is_ascii_digit());
     if !known || layers.is_empty() {
         section.mistake(
             "gpu-layers",
-            format!("there is no \"{}\"; write \"auto\", \"all\" or a number", layers.escape_debug()),
+            format!(
+                "there is no \"{}\"; write \"auto\", \"all\" or a number",
+                layers.escape_debug()
+            ),
         );
     }
     Some(layers)

@@ -44,7 +44,9 @@ fn parse_pool(text: &str) -> Result<Option<Pool>, String> {
         ("none", _) => Ok(None),
         ("system", _) => Ok(Some(Pool::System)),
         ("gpu", _) => Ok(Some(Pool::Gpu { minor: None })),
-        (_, Some(number)) if minor(number).is_some() => Ok(Some(Pool::Gpu { minor: minor(number) })),
+        (_, Some(number)) if minor(number).is_some() => {
+            Ok(Some(Pool::Gpu { minor: minor(number) }))
+        }
         (_, Some(number)) => Err(format!(
             "\"{number}\" is no render node; write the number in /dev/dri/renderD128, as in \"gpu:128\""
         )),

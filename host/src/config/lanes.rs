@@ -42,17 +42,20 @@ pub(super) fn read(
             section.mistake("name", format!("there is a lane \"{}\" already", lane.name));
         }
         if let Some(port) = lane.engine.run().and_then(|run| run.port) {
-            let other = ports.insert(port, lane.name.clone()).map(|name| format!("lane \"{name}\""));
+            let other =
+                ports.insert(port, lane.name.clone()).map(|name| format!("lane \"{name}\""));
             let ours = (listen == Some(port)).then(|| "`server.listen`".to_owned());
             if let Some(other) = other.or(ours) {
-                let what =
-                    format!("{port} is that of {other} too; leave it out, and each engine gets a free one");
+                let what = format!(
+                    "{port} is that of {other} too; leave it out, and each engine gets a free one"
+                );
                 section.section("engine").mistake("port", what);
             }
         }
         lanes.push((section, lane, need));
     }
-    let checked: Vec<_> = lanes.iter().map(|(section, lane, need)| (*section, lane, need)).collect();
+    let checked: Vec<_> =
+        lanes.iter().map(|(section, lane, need)| (*section, lane, need)).collect();
     need::check(&checked, groups);
     let complete = lanes.len() == sections.len();
     let (specs, needs) = lanes.into_iter().map(|(_, lane, need)| (lane, need.text)).unzip();
@@ -87,15 +90,20 @@ fn read_lane<'a>(
     let kind = engines::read_kind(&engine_section, section);
     let engine = kind.and_then(|kind| engines::read(&engine_section, kind, folder, &basics));
     let residency = read_residency(section, kind);
-    let expected_load =
-        section.pause("expected-load", if kind == Some(Kind::Vllm) { 60 * SECOND } else { 10 * SECOND });
+    let expected_load = section
+        .pause("expected-load", if kind == Some(Kind::Vllm) { 60 * SECOND } else { 10 * SECOND });
     let liveness = read_liveness(section, kind);
     let timeouts = read_timeouts(&section.section("timeouts"));
     // Read in any case, so that they are known keys.
     let _known = ["memory", "asleep-memory"].map(|key| section.has(key));
     section.report_unknown();
     let mut engine = engine?;
-    let need = need::read(section, &engine_section, group.and_then(|index| groups.get(index)), &mut engine);
+    let need = need::read(
+        section,
+        &engine_section,
+        group.and_then(|index| groups.get(index)),
+        &mut engine,
+    );
     let engine_model = read_engine_model(section, engine_model, &engine.names);
     let max_context = if basics.max_context == 0 { engine.max_context } else { basics.max_context };
     name?;
@@ -121,13 +129,20 @@ fn read_lane<'a>(
 }
 
 /// Index of the group that a lane names. `missing` are those that others have named and nobody has declared.
-fn read_group<'a>(section: &Section<'a>, groups: &[GroupSpec], missing: &mut Vec<&'a str>) -> Option<usize> {
+fn read_group<'a>(
+    section: &Section<'a>,
+    groups: &[GroupSpec],
+    missing: &mut Vec<&'a str>,
+) -> Option<usize> {
     let name = section.text("group")?;
     let group = groups.iter().position(|group| group.name == name);
     if group.is_none() {
         let known: Vec<String> = groups.iter().map(|group| format!("\"{}\"", group.name)).collect();
-        let known =
-            if known.is_empty() { String::new() } else { format!(" (there is {})", known.join(", ")) };
+        let known = if known.is_empty() {
+            String::new()
+        } else {
+            format!(" (there is {})", known.join(", "))
+        };
         let what = if missing.contains(&name) {
             format!("there is no group \"{name}\" either for this lane")
         } else {
@@ -160,7 +175,8 @@ fn read_residency(section: &Section<'_>, kind: Option<Kind>) -> Residency {
         }
         return Residency::External;
     }
-    let words = [("on-demand", Load::OnDemand), ("at-start", Load::AtStart), ("always", Load::Always)];
+    let words =
+        [("on-demand", Load::OnDemand), ("at-start", Load::AtStart), ("always", Load::Always)];
     let default = if section.has("group") { Load::OnDemand } else { Load::Always };
     let load = section.word("load", &words, default);
     let unload_after = section.has("unload-after").then(|| section.pause("unload-after", SECOND));
@@ -180,9 +196,14 @@ fn read_residency(section: &Section<'_>, kind: Option<Kind>) -> Residency {
 }
 
 /// The name that the engine is asked for.
-fn read_engine_model(section: &Section<'_>, wanted: Option<String>, names: &[String]) -> Option<String> {
+fn read_engine_model(
+    section: &Section<'_>,
+    wanted: Option<String>,
+    names: &[String],
+) -> Option<String> {
     let Some(wanted) = wanted else { return names.first().cloned() };
-    let served = names.is_empty() || names.iter().any(|name| *name == wanted || name == engines::ANY);
+    let served =
+        names.is_empty() || names.iter().any(|name| *name == wanted || name == engines::ANY);
     if !served {
         let what = format!(
             "the engine would not know \"{wanted}\": it serves \"{}\"; name one of them, write `served-names` in its \

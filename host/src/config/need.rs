@@ -77,11 +77,15 @@ pub(super) fn read(
         for key in ["memory", "asleep-memory"] {
             // A group that does not exist has been noted.
             if lane.has(key) && !lane.has("group") {
-                let what = "counts among the lanes of a group; name one with `group`, or leave it out";
+                let what =
+                    "counts among the lanes of a group; name one with `group`, or leave it out";
                 lane.mistake(key, what);
             }
         }
-        return Some(Need { text: "not counted, as it is in no group".to_owned(), ..Need::default() });
+        return Some(Need {
+            text: "not counted, as it is in no group".to_owned(),
+            ..Need::default()
+        });
     }
     let there = engine.model.as_ref().filter(|model| model.path.exists());
     let worked_out = match there.map(work_out).transpose() {
@@ -164,7 +168,9 @@ fn missing(engine: &Engine) -> String {
              `group` out"
         ),
         (None, _) => {
-            format!("is missing; {example}, what the engine holds of the group's memory while it runs")
+            format!(
+                "is missing; {example}, what the engine holds of the group's memory while it runs"
+            )
         }
     }
 }
@@ -180,7 +186,8 @@ fn work_out(model: &Model) -> Result<Need, Problem> {
         });
     };
     let sequences = if model.cache.is_some() { 1 } else { model.sequences };
-    let serving = Serving { context: context.into(), sequences: sequences.into(), eager: model.eager };
+    let serving =
+        Serving { context: context.into(), sequences: sequences.into(), eager: model.eager };
     let mut footprint = of_model(&model.path, &serving).map_err(|error| Problem {
         of_engine: true,
         key: "model",
@@ -217,13 +224,17 @@ fn work_out(model: &Model) -> Result<Need, Problem> {
 /// vLLM takes nearly the whole GPU unless it is told otherwise: it gets what the weights leave of the need. Where that is not
 /// enough for one sequence, it would not start, and the operator may know better.
 fn limit_cache(engine: &mut Engine, need: &Need) {
-    let (EngineSpec::Vllm { settings, .. }, Some(footprint)) = (&mut engine.spec, &need.remedy.footprint)
+    let (EngineSpec::Vllm { settings, .. }, Some(footprint)) =
+        (&mut engine.spec, &need.remedy.footprint)
     else {
         return;
     };
     let left = need.bytes.saturating_sub(footprint.weights).saturating_sub(footprint.overhead);
     let one = footprint.kv / need.remedy.sequences.max(1);
-    if settings.gpu_memory_utilization.is_none() && settings.kv_cache_bytes.is_none() && left >= one.max(1) {
+    if settings.gpu_memory_utilization.is_none()
+        && settings.kv_cache_bytes.is_none()
+        && left >= one.max(1)
+    {
         settings.kv_cache_bytes = Some(left);
     }
 }
@@ -240,7 +251,10 @@ impl Remedy {
             let each = footprint.kv_per_token.saturating_mul(self.sequences).max(1);
             let tokens = (budget - fixed) / each / 1024 * 1024;
             if tokens > 0 {
-                ways.push(format!("at most `max-context = {tokens}` with {} at once", self.sequences));
+                ways.push(format!(
+                    "at most `max-context = {tokens}` with {} at once",
+                    self.sequences
+                ));
             }
             ways.push("fewer `slots`".to_owned());
             if self.vllm {
@@ -263,7 +277,9 @@ impl Remedy {
             ways.push("a smaller model".to_owned());
         }
         if self.vllm {
-            ways.push("more GPUs with `tensor-parallel`, whose memory the group has together".to_owned());
+            ways.push(
+                "more GPUs with `tensor-parallel`, whose memory the group has together".to_owned(),
+            );
         }
         format!("what helps: {}", ways.join("; "))
     }
@@ -271,7 +287,10 @@ impl Remedy {
 
 /// Weights of 16 bits or more.
 fn is_plain(footprint: &Footprint) -> bool {
-    matches!(footprint.dtype.as_deref(), Some("bfloat16" | "float16" | "float32" | "half" | "float") | None)
+    matches!(
+        footprint.dtype.as_deref(),
+        Some("bfloat16" | "float16" | "float32" | "half" | "float") | None
+    )
 }
 
 /// Whether each lane's group has what it needs, alone and beside those that are always there.
@@ -284,17 +303,22 @@ pub(super) fn check(lanes: &[(&Section<'_>, &LaneSpec, &Need)], groups: &[GroupS
             let (section, _, need) = lane;
             if need.bytes > budget {
                 let remedy = need.remedy.sentence(budget);
-                let what = format!("{} > {of_group}: it could never be loaded; {remedy}", need.text);
+                let what =
+                    format!("{} > {of_group}: it could never be loaded; {remedy}", need.text);
                 section.mistake(at(section), what);
             } else {
                 fitting.push(lane);
             }
         }
-        let stands = |spec: &LaneSpec| matches!(spec.residency, Residency::Always | Residency::External);
-        let (standing, others): (Vec<_>, Vec<_>) = fitting.into_iter().partition(|(_, spec, _)| stands(spec));
+        let stands =
+            |spec: &LaneSpec| matches!(spec.residency, Residency::Always | Residency::External);
+        let (standing, others): (Vec<_>, Vec<_>) =
+            fitting.into_iter().partition(|(_, spec, _)| stands(spec));
         let held = standing.iter().fold(0u64, |sum, (_, _, need)| sum.saturating_add(need.bytes));
-        let each: Vec<String> =
-            standing.iter().map(|(_, spec, need)| format!("{} {}", spec.name, gib(need.bytes))).collect();
+        let each: Vec<String> = standing
+            .iter()
+            .map(|(_, spec, need)| format!("{} {}", spec.name, gib(need.bytes)))
+            .collect();
         let each = each.join(" + ");
         if let Some((section, _, _)) = standing.last().filter(|_| held > budget) {
             let what = format!(

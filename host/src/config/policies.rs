@@ -16,16 +16,23 @@ pub(super) fn read(section: Section<'_>, folder: &Path, state: Option<&Path>) ->
         Some(cache) => Some(folder.join(cache)),
         None => default_cache(),
     };
-    let on_conflict = [("refuse", OnConflict::Refuse), ("ignore-filters", OnConflict::IgnoreFilters)];
+    let on_conflict =
+        [("refuse", OnConflict::Refuse), ("ignore-filters", OnConflict::IgnoreFilters)];
     let on_conflict = section.word("on-conflict", &on_conflict, OnConflict::Refuse);
     let keep = section.number("keep", 0..=50, 3);
     let poll = section.pause("poll", Duration::from_secs(5));
     let chain = chain(&section.sections("chain"), |_, name| Some(dir.join(name)));
-    let signers: Vec<(String, PublicKey)> =
-        section.sections("signers").iter().filter_map(|signer| read_signer(signer, folder)).collect();
+    let signers: Vec<(String, PublicKey)> = section
+        .sections("signers")
+        .iter()
+        .filter_map(|signer| read_signer(signer, folder))
+        .collect();
     let require_signature = section.flag("require-signature", !signers.is_empty());
     if require_signature && signers.is_empty() {
-        section.mistake("require-signature", "needs somebody to sign: name one with [[policies.signers]]");
+        section.mistake(
+            "require-signature",
+            "needs somebody to sign: name one with [[policies.signers]]",
+        );
     }
     section.report_unknown();
     let store = state.map(|state| state.join("policies"));
@@ -41,7 +48,9 @@ fn read_signer(section: &Section<'_>, folder: &Path) -> Option<(String, PublicKe
     let file = file?;
     let key = std::fs::read_to_string(&file)
         .map_err(|error| format!("{} cannot be read: {error}", file.display()))
-        .and_then(|text| PublicKey::parse(&text).map_err(|error| format!("{}: {error}", file.display())));
+        .and_then(|text| {
+            PublicKey::parse(&text).map_err(|error| format!("{}: {error}", file.display()))
+        });
     match key {
         Ok(key) => Some((name?, key)),
         Err(what) => {

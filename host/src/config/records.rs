@@ -14,7 +14,8 @@ const PERSONAL: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 /// What is recorded; `None` for nothing, or on a mistake.
 pub(super) fn read(section: Section<'_>, folder: &Path, limits: PlanLimits) -> Option<Settings> {
     let max_body = bytes(&section, "max-body", 64 << 10, 32 << 20);
-    let modes = [("decisions", Mode::Decisions), ("full", Mode::Full { max_body: to_usize(max_body) })];
+    let modes =
+        [("decisions", Mode::Decisions), ("full", Mode::Full { max_body: to_usize(max_body) })];
     let mode = section.word("mode", &modes, Mode::Decisions);
     let sample = section.parsed("sample", Sample::parse).unwrap_or(Sample::ALL);
     let errors = section.flag("errors", true);
@@ -32,7 +33,18 @@ pub(super) fn read(section: Section<'_>, folder: &Path, limits: PlanLimits) -> O
     section.report_unknown();
     let dir = folder.join(dir.filter(|dir| !dir.is_empty())?);
     let host = env!("CARGO_PKG_VERSION").to_owned();
-    Some(Settings { dir, mode, sample, errors, max_size, keep, queue, redact: redact?, host, limits })
+    Some(Settings {
+        dir,
+        mode,
+        sample,
+        errors,
+        max_size,
+        keep,
+        queue,
+        redact: redact?,
+        host,
+        limits,
+    })
 }
 
 fn read_queue(section: Section<'_>) -> QueueLimits {
@@ -56,7 +68,8 @@ fn read_redact(section: Section<'_>, folder: &Path) -> Option<Redact> {
             ),
         );
     }
-    let headers = names("headers", &PERSONAL).iter().map(|name| name.to_ascii_lowercase()).collect();
+    let headers =
+        names("headers", &PERSONAL).iter().map(|name| name.to_ascii_lowercase()).collect();
     let key = match secret(&section, "key-env", "key-file", folder) {
         Some(secret) => Some(Key::from_secret(&secret)),
         None => Key::random()
@@ -114,11 +127,17 @@ mod tests {
         let (settings, mistakes) = parse("[records]\ndir = \"r\"");
         let settings = settings.unwrap();
         assert!(mistakes.is_empty() && settings.dir == Path::new("/conf/r"), "{mistakes:?}");
-        assert_eq!((settings.mode, settings.sample, settings.errors), (Mode::Decisions, Sample::ALL, true));
+        assert_eq!(
+            (settings.mode, settings.sample, settings.errors),
+            (Mode::Decisions, Sample::ALL, true)
+        );
         assert_eq!((settings.max_size, settings.keep), (64 << 20, 9));
         assert_eq!(settings.queue, QueueLimits { records: 1024, bytes: 16 << 20 });
         let redact = settings.redact;
-        assert_eq!((redact.text, redact.tenant, redact.state), (Rule::Hash, Rule::Keep, Rule::Keep));
+        assert_eq!(
+            (redact.text, redact.tenant, redact.state),
+            (Rule::Hash, Rule::Keep, Rule::Keep)
+        );
         assert_eq!(
             (redact.headers, redact.fields),
             (PERSONAL.map(str::to_owned).to_vec(), Vec::<String>::new())
@@ -139,15 +158,24 @@ mod tests {
         assert_eq!((settings.max_size, settings.keep), (1 << 20, 0));
         assert_eq!(settings.queue, QueueLimits { records: 7, bytes: 2 << 20 });
         let redact = settings.redact;
-        assert_eq!((redact.text, redact.tenant, redact.state), (Rule::Drop, Rule::Hash, Rule::Hash));
-        assert_eq!((redact.headers, redact.fields), (vec!["x-user".to_owned()], vec!["/user".to_owned()]));
+        assert_eq!(
+            (redact.text, redact.tenant, redact.state),
+            (Rule::Drop, Rule::Hash, Rule::Hash)
+        );
+        assert_eq!(
+            (redact.headers, redact.fields),
+            (vec!["x-user".to_owned()], vec!["/user".to_owned()])
+        );
     }
 
     #[test]
     fn mistakes_say_what_to_write() {
         for (source, part) in [
             ("sample = \"half\"", "records.sample: \"half\" is no share; write per cent"),
-            ("mode = \"all\"", "records.mode: there is no \"all\"; write \"decisions\" or \"full\""),
+            (
+                "mode = \"all\"",
+                "records.mode: there is no \"all\"; write \"decisions\" or \"full\"",
+            ),
             ("max-size = \"0B\"", "records.max-size: must be from \"1B\""),
             ("queue = { records = 0 }", "records.queue.records: `0` is not from 1"),
             ("redact = { text = \"no\" }", "records.redact.text: there is no \"no\""),
@@ -156,7 +184,10 @@ mod tests {
             ("retain = 1", "records.retain: is not a key here"),
         ] {
             let (_, mistakes) = parse(&format!("[records]\ndir = \"r\"\n{source}"));
-            assert!(mistakes.iter().any(|mistake| mistake.contains(part)), "{source}: {mistakes:?}");
+            assert!(
+                mistakes.iter().any(|mistake| mistake.contains(part)),
+                "{source}: {mistakes:?}"
+            );
         }
         let (_, mistakes) = parse("[records]\nmode = \"full\"");
         assert!(mistakes[0].starts_with("records.dir: is missing"), "{mistakes:?}");

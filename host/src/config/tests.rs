@@ -18,18 +18,23 @@ fn parse(source: &str) -> Result<Config, Vec<String>> {
 /// Parse what is wrong, and see that one of the mistakes has `part`.
 fn is_wrong(source: &str, part: &str) {
     let mistakes = parse(source).unwrap_err();
-    assert!(mistakes.iter().any(|mistake| mistake.contains(part)), "{part}\n{source}\n{mistakes:#?}");
+    assert!(
+        mistakes.iter().any(|mistake| mistake.contains(part)),
+        "{part}\n{source}\n{mistakes:#?}"
+    );
 }
 
-const LANE: &str =
-    "[[lanes]]\nname = \"a\"\n[lanes.engine]\ndriver = \"external\"\nurl = \"http://127.0.0.1:1\"\n";
+const LANE: &str = "[[lanes]]\nname = \"a\"\n[lanes.engine]\ndriver = \"external\"\nurl = \"http://127.0.0.1:1\"\n";
 
 #[test]
 fn a_lane_is_all_it_takes() {
     let config = parse(LANE).unwrap();
     assert_eq!(config.server.listen, "127.0.0.1:8000".parse().unwrap());
     assert_eq!(config.server.max_body, 32 << 20);
-    assert_eq!((config.server.keep_alive, config.server.attempts), (Some(Duration::from_secs(10)), 5));
+    assert_eq!(
+        (config.server.keep_alive, config.server.attempts),
+        (Some(Duration::from_secs(10)), 5)
+    );
     assert_eq!(config.server.deadline, Duration::from_secs(600));
     assert_eq!(config.queue.max_wait, Duration::from_secs(60));
     let fleet = &config.fleet;
@@ -98,7 +103,8 @@ fn everything_that_is_said_is_taken_over() {
         (policy.weight, policy.on_error, policy.settings.memory),
         (500, OnError::Refuse, Some(1 << 20))
     );
-    let expected = serde_json::json!({ "aliases": { "gpt": "coder" }, "n": 16, "list": [1, 2.5, true] });
+    let expected =
+        serde_json::json!({ "aliases": { "gpt": "coder" }, "n": 16, "list": [1, 2.5, true] });
     assert_eq!(policy.settings.config, expected);
     let seconds = Duration::from_secs;
     let (server, fleet) = (&config.server, &config.fleet);
@@ -115,7 +121,10 @@ fn everything_that_is_said_is_taken_over() {
     };
     assert_eq!(fleet.rules, rules);
     let group = &fleet.groups[1];
-    assert_eq!((group.name.as_str(), group.budget, group.free_timeout), ("gpu0", 2 << 30, seconds(7)));
+    assert_eq!(
+        (group.name.as_str(), group.budget, group.free_timeout),
+        ("gpu0", 2 << 30, seconds(7))
+    );
     assert_eq!(group.pool, Some(pointsman_fleet::Pool::Gpu { minor: Some(129) }));
 }
 
@@ -126,7 +135,8 @@ fn everything_about_a_lane_is_taken_over() {
     let lane = &fleet.lanes[0];
     assert_eq!((lane.slots, lane.group, lane.timeouts.idle), (2, Some(1), seconds(9)));
     assert_eq!((lane.need, lane.expected_load), (1 << 30, seconds(6)));
-    let residency = pointsman_fleet::Residency::OnDemand { preload: true, unload_after: Some(seconds(8)) };
+    let residency =
+        pointsman_fleet::Residency::OnDemand { preload: true, unload_after: Some(seconds(8)) };
     assert_eq!(lane.residency, residency);
     assert_eq!(lane.engine_model.as_deref(), Some("served"));
     let run = lane.engine.run().unwrap();
@@ -188,11 +198,26 @@ fn single_mistakes_are_told_with_what_to_write() {
         ("a = [1".into(), "is not TOML"),
         (format!("{LANE}{LANE}"), "there is a lane \"a\" already"),
         (engine("driver = \"llama-cpp\""), "command = [\"llama-server\""),
-        (engine("driver = \"llama-cpp\"\ncommand = [\"x\"]"), "put `{port}` where its port belongs"),
-        (engine("driver = \"llama-cpp\"\ncommand = [\"x\"]\nport = 70000"), "is not from 1 to 65535"),
-        (engine("driver = \"external\"\nurl = \"ftp://x\""), "begins with neither http:// nor https://"),
-        (engine("driver = \"external\"\nurl = \"http://x\"\nkey-env = \"POINTSMAN_NO_SUCH\""), "is not set"),
-        (engine("driver = \"external\"\nurl = \"http://x\"\ncommand = [\"x\"]"), "is not a key here"),
+        (
+            engine("driver = \"llama-cpp\"\ncommand = [\"x\"]"),
+            "put `{port}` where its port belongs",
+        ),
+        (
+            engine("driver = \"llama-cpp\"\ncommand = [\"x\"]\nport = 70000"),
+            "is not from 1 to 65535",
+        ),
+        (
+            engine("driver = \"external\"\nurl = \"ftp://x\""),
+            "begins with neither http:// nor https://",
+        ),
+        (
+            engine("driver = \"external\"\nurl = \"http://x\"\nkey-env = \"POINTSMAN_NO_SUCH\""),
+            "is not set",
+        ),
+        (
+            engine("driver = \"external\"\nurl = \"http://x\"\ncommand = [\"x\"]"),
+            "is not a key here",
+        ),
         (format!("{LANE}[lanes.timeouts]\nidle = \"0s\""), "must be more than nothing"),
         (format!("{LANE}[[keys]]\ntenant = \"t\""), "name the environment variable"),
         (format!("{LANE}[[keys]]\ntenant = \"t\"\nfile = \"none\""), "/conf/none cannot be read"),
@@ -264,7 +289,10 @@ fn example(name: &str) -> PathBuf {
 fn examples_are_good() {
     for name in ["quickstart.toml", "pointsman.toml", "cortex.toml"] {
         let config = Config::load(&example(name)).unwrap_or_else(|error| panic!("{error}"));
-        assert!(!config.policies.chain.policies.is_empty() && !config.fleet.lanes.is_empty(), "{name}");
+        assert!(
+            !config.policies.chain.policies.is_empty() && !config.fleet.lanes.is_empty(),
+            "{name}"
+        );
     }
     let cortex = Config::load(&example("cortex.toml")).unwrap();
     let names: Vec<&str> = cortex.fleet.lanes.iter().map(|lane| lane.name.as_str()).collect();
@@ -272,14 +300,16 @@ fn examples_are_good() {
     let needs: Vec<u64> = cortex.fleet.lanes.iter().map(|lane| lane.need >> 30).collect();
     assert_eq!(needs, [33, 33, 15, 42, 6]);
     // Three lanes of a group that has room for two.
-    let always = |place: usize| cortex.fleet.lanes[place].residency == pointsman_fleet::Residency::Always;
+    let always =
+        |place: usize| cortex.fleet.lanes[place].residency == pointsman_fleet::Residency::Always;
     assert_eq!([0, 1, 2, 3, 4].map(always), [false, false, false, true, true]);
 }
 
 #[test]
 fn the_example_of_every_key_has_every_key() {
     let text = std::fs::read_to_string(example("pointsman.toml")).unwrap();
-    let engine = |keys: &str| format!("[[lanes]]\nname = \"n\"\nzzz = 1\n[lanes.engine]\nzzz = 1\n{keys}\n");
+    let engine =
+        |keys: &str| format!("[[lanes]]\nname = \"n\"\nzzz = 1\n[lanes.engine]\nzzz = 1\n{keys}\n");
     let tables = [
         "zzz = 1\n[server]\nzzz = 1\n[log]\nzzz = 1\n[queue]\nzzz = 1\n[switching]\nzzz = 1\n[state]\nzzz = 1\n[admin]\nzzz = 1\n",
         "[policies]\nzzz = 1\nsigners = [{ zzz = 1 }]\n[[policies.chain]]\nzzz = 1\ncanary = { zzz = 1 }\n\

@@ -60,7 +60,8 @@ pub(super) fn read(section: &Section<'_>, folder: &Path, basics: &Basics) -> Opt
     let strategy = section.word("switch", &strategies, SwitchStrategy::Restart);
     let model = section.required_text("model", "\"/models/coder-awq\"");
     let mut settings = read_settings(section, basics);
-    settings.shutdown_timeout_s = u32::try_from(shutdown.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+    settings.shutdown_timeout_s =
+        u32::try_from(shutdown.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
     settings.sleep_mode = strategy != SwitchStrategy::Restart;
     // A model that is missing has been noted; what else is wrong is to be found all the same.
     settings.model = model.unwrap_or("model").to_owned();
@@ -74,7 +75,11 @@ pub(super) fn read(section: &Section<'_>, folder: &Path, basics: &Basics) -> Opt
     let path = run.directory.as_deref()?.join(model?);
     Some(Engine {
         max_context: settings.max_model_len.unwrap_or(0),
-        names: if adapters { names.into_iter().take(1).chain([ANY.to_owned()]).collect() } else { names },
+        names: if adapters {
+            names.into_iter().take(1).chain([ANY.to_owned()]).collect()
+        } else {
+            names
+        },
         model: Some(Model::vllm(path, &settings, basics.slots)),
         spec: EngineSpec::Vllm { settings: Box::new(settings), run, strategy },
     })
@@ -87,8 +92,9 @@ fn read_settings(section: &Section<'_>, basics: &Basics) -> VllmSettings {
     let utilization = section.decimal("gpu-memory-utilization").and_then(|text| {
         let part = Permille::parse(&text);
         if part.is_none() {
-            let what =
-                format!("`{text}` is no part of a whole; write a number above 0 and up to 1, such as 0.45");
+            let what = format!(
+                "`{text}` is no part of a whole; write a number above 0 and up to 1, such as 0.45"
+            );
             section.mistake("gpu-memory-utilization", what);
         }
         part
@@ -159,7 +165,10 @@ fn check(section: &Section<'_>, settings: &VllmSettings, basics: &Basics) {
             None => section.wrong(sentence),
         }
     }
-    let gpus = settings.tensor_parallel.unwrap_or(1).saturating_mul(settings.pipeline_parallel.unwrap_or(1));
+    let gpus = settings
+        .tensor_parallel
+        .unwrap_or(1)
+        .saturating_mul(settings.pipeline_parallel.unwrap_or(1));
     if settings.device.is_some() && gpus > 1 {
         section.mistake(
             "device",

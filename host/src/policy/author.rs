@@ -7,7 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use pointsman_build::{Language, Tools};
 use pointsman_policy::{
-    Allocator, BenchPlan, CaseFleet, Compiler, LoadError, Runtime, RuntimeSettings, Workbench, signature,
+    Allocator, BenchPlan, CaseFleet, Compiler, LoadError, Runtime, RuntimeSettings, Workbench,
+    signature,
 };
 use pointsman_simulate::{Document, Study, StudyError};
 use serde::de::DeserializeOwned;
@@ -35,7 +36,10 @@ pub(super) fn new(parent: &Path, name: &str, language: Language) -> Result<()> {
 /// Build a policy's component.
 pub(super) fn build(dir: &Path, verbose: bool) -> Result<()> {
     let mut log = |line: &str| {
-        #[expect(clippy::print_stderr, reason = "for whoever watches; the result goes to standard output")]
+        #[expect(
+            clippy::print_stderr,
+            reason = "for whoever watches; the result goes to standard output"
+        )]
         if verbose {
             eprintln!("{line}");
         }
@@ -70,7 +74,8 @@ pub(super) fn test(options: &Test) -> Result<ExitCode> {
 fn scenarios(dir: &Path, paint: Paint) -> Result<bool> {
     let folder = dir.join("scenarios");
     let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(false) };
-    let is_scenario = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "toml");
+    let is_scenario =
+        |file: &PathBuf| file.extension().is_some_and(|extension| extension == "toml");
     let mut files: Vec<PathBuf> =
         entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_scenario).collect();
     files.sort_unstable();
@@ -80,8 +85,9 @@ fn scenarios(dir: &Path, paint: Paint) -> Result<bool> {
     let stage = simulate::stage()?;
     let mut fails = false;
     for file in files {
-        let mut scenario =
-            Document::load(&file).and_then(|document| document.scenario()).map_err(StudyError::from)?;
+        let mut scenario = Document::load(&file)
+            .and_then(|document| document.scenario())
+            .map_err(StudyError::from)?;
         // Its variants are there to be compared with, by `pointsman simulate`.
         scenario.variants.clear();
         let report = Study::of(&scenario, &stage)?.run()?;
@@ -115,7 +121,8 @@ pub(super) fn bench(options: &Bench) -> Result<()> {
 /// Sign a policy.
 pub(super) fn sign(dir: &Path, key: &Path) -> Result<()> {
     let text = std::fs::read_to_string(key);
-    let text = text.with_context(|| format!("{}: the private key cannot be read", key.display()))?;
+    let text =
+        text.with_context(|| format!("{}: the private key cannot be read", key.display()))?;
     let file = match signature::sign(dir, &text) {
         Ok(file) => file,
         Err(error @ signature::SignError::Key(_)) => {

@@ -49,7 +49,9 @@ impl Host {
         let Admin { socket, port } = Admin::find(file)?;
         match (socket, port) {
             (Some(path), _) => Ok(Self::Socket { path, of: "for this configuration" }),
-            (None, Some((address, token))) => Ok(Self::Port { address: address.to_string(), token: token.0 }),
+            (None, Some((address, token))) => {
+                Ok(Self::Port { address: address.to_string(), token: token.0 })
+            }
             (None, None) => bail!(
                 "{}: a host with this configuration lets no operators in; set `admin.socket` or `admin.listen`",
                 file.display()
@@ -63,8 +65,8 @@ impl Host {
     /// When it is not there, and with its own sentence when it refuses.
     pub(super) async fn ask(&self, method: Method, path: &str, body: String) -> Result<Value> {
         let answer = tokio::time::timeout(LONGEST, self.exchange(method, path, body)).await;
-        let (status, body) =
-            answer.map_err(|_| anyhow!("the host has not answered for {} s", LONGEST.as_secs()))??;
+        let (status, body) = answer
+            .map_err(|_| anyhow!("the host has not answered for {} s", LONGEST.as_secs()))??;
         let answer: Option<Value> = serde_json::from_slice(&body).ok();
         match answer {
             Some(answer) if status.is_success() => Ok(answer),
@@ -97,12 +99,16 @@ impl Host {
                 exchange(stream, request.body(body)?).await
             }
             Self::Port { address, token } => {
-                let stream = TcpStream::connect(address)
-                    .await
-                    .with_context(|| format!("no host is listening at {address} (`admin.listen`)"))?;
+                let stream = TcpStream::connect(address).await.with_context(|| {
+                    format!("no host is listening at {address} (`admin.listen`)")
+                })?;
                 let bearer = format!("Bearer {token}");
                 let request = request.header(header::AUTHORIZATION, bearer).body(body);
-                exchange(stream, request.context("the token has characters that no header may carry")?).await
+                exchange(
+                    stream,
+                    request.context("the token has characters that no header may carry")?,
+                )
+                .await
             }
         }
     }
@@ -111,7 +117,9 @@ impl Host {
 /// Host and port of a URL.
 fn address(url: &Uri) -> Result<String> {
     match (url.scheme_str(), url.host(), url.port_u16()) {
-        (Some("http"), Some(host), port) if url.path() == "/" => Ok(format!("{host}:{}", port.unwrap_or(80))),
+        (Some("http"), Some(host), port) if url.path() == "/" => {
+            Ok(format!("{host}:{}", port.unwrap_or(80)))
+        }
         _ => bail!("--url: \"{url}\" is none of a host; write for example http://127.0.0.1:9101"),
     }
 }

@@ -45,7 +45,9 @@ pub(super) fn of_test(
     let mut text = format!("{} {} in {}\n", bench.name(), bench.version(), dir.display());
     text.extend(note_about_folder(bench.name(), dir));
     if bench.cases().is_none() {
-        text.push_str("it has no golden cases: a file cases.jsonl would say how it has to decide\n");
+        text.push_str(
+            "it has no golden cases: a file cases.jsonl would say how it has to decide\n",
+        );
         return text;
     }
     text.push_str(&of_cases(results, times, paint));
@@ -54,7 +56,8 @@ pub(super) fn of_test(
 
 /// One line for a scenario whose objectives are met; all figures of one whose are not.
 pub(super) fn of_scenario(file: &Path, report: &Report, paint: Paint) -> String {
-    let objectives: Vec<&Judged> = report.variants.iter().flat_map(|variant| &variant.objectives).collect();
+    let objectives: Vec<&Judged> =
+        report.variants.iter().flat_map(|variant| &variant.objectives).collect();
     let (met, all) = (objectives.iter().filter(|judged| judged.met).count(), objectives.len());
     let seeds = report.variants.first().map_or(0, |variant| variant.runs.len());
     let verdict = if met == all { paint.green("ok     ") } else { paint.red("NOT MET") };
@@ -71,7 +74,8 @@ fn of_cases(results: &[CaseResult], times: bool, paint: Paint) -> String {
     let mut text = String::new();
     let longest = results.iter().map(|case| case.name.chars().count()).max().unwrap_or(0);
     for case in results {
-        let verdict = if case.differences.is_empty() { paint.green("ok     ") } else { paint.red("DIFFERS") };
+        let verdict =
+            if case.differences.is_empty() { paint.green("ok     ") } else { paint.red("DIFFERS") };
         let name = clean(&case.name);
         let line = if times {
             format!("{verdict}  {:>4}  {name:<longest$}  {:>9}", case.line, time(case.took))
@@ -117,15 +121,25 @@ pub(super) fn of_bench(bench: &Workbench, dir: &Path, measured: &[Measured]) -> 
         ["policy".to_owned(), format!("{} {} in {}", bench.name(), bench.version(), dir.display())],
         [
             "component".to_owned(),
-            format!("{}, compiled in {}", bytes(bench.component_bytes() as u64), time(bench.compiling())),
+            format!(
+                "{}, compiled in {}",
+                bytes(bench.component_bytes() as u64),
+                time(bench.compiling())
+            ),
         ],
         [
             "asked about".to_owned(),
-            if bench.cases().is_some() { "its golden cases".to_owned() } else { "a short chat".to_owned() },
+            if bench.cases().is_some() {
+                "its golden cases".to_owned()
+            } else {
+                "a short chat".to_owned()
+            },
         ],
     ];
-    let mut rows =
-        vec![["LANES", "INSTANCE", "CALLS", "P50", "P99", "MAX", "MEMORY", "NO ADVICE"].map(str::to_owned)];
+    let mut rows = vec![
+        ["LANES", "INSTANCE", "CALLS", "P50", "P99", "MAX", "MEMORY", "NO ADVICE"]
+            .map(str::to_owned),
+    ];
     for row in measured {
         let shown = |time_of: Option<Duration>| time_of.map_or_else(|| "-".to_owned(), time);
         rows.push([
@@ -219,7 +233,11 @@ mod tests {
     fn cases_that_differ_show_how() {
         let results = [
             case(1, "code", &[]),
-            case(12, "other\u{1b}[2J", &[("lane", "coder", "writer"), ("fallback", "[]", "[\"a\"]")]),
+            case(
+                12,
+                "other\u{1b}[2J",
+                &[("lane", "coder", "writer"), ("fallback", "[]", "[\"a\"]")],
+            ),
         ];
         let expected = "\
 ok          1  code
@@ -233,7 +251,8 @@ DIFFERS    12  other [2J
         assert_eq!(of_cases(&results, false, Paint(false)), expected);
         let painted = of_cases(&results, false, Paint(true));
         assert!(
-            painted.contains("\u{1b}[31mDIFFERS\u{1b}[0m") && painted.contains("\u{1b}[32mcoder\u{1b}[0m")
+            painted.contains("\u{1b}[31mDIFFERS\u{1b}[0m")
+                && painted.contains("\u{1b}[32mcoder\u{1b}[0m")
         );
         assert!(!painted.contains("[2J\u{1b}") && !painted.contains("\u{1b}[2J"), "{painted}");
         let timed = of_cases(&results[..1], true, Paint(false));

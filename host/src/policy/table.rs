@@ -9,7 +9,8 @@ pub(super) fn of(policies: &[Value]) -> String {
     if policies.is_empty() {
         return "no policies: the built-in rule decides\n".to_owned();
     }
-    let mut rows = vec![["NAME", "STATE", "VERSION", "WEIGHT", "ON-ERROR", "NOTES"].map(str::to_owned)];
+    let mut rows =
+        vec![["NAME", "STATE", "VERSION", "WEIGHT", "ON-ERROR", "NOTES"].map(str::to_owned)];
     rows.extend(policies.iter().map(|policy| {
         let cell = |key: &str| match &policy[key] {
             Value::Null => "-".to_owned(),
@@ -43,7 +44,8 @@ fn notes(policy: &Value) -> Vec<String> {
     let trial = &policy["trial"];
     if let Some(version) = trial["version"].as_str() {
         let share = trial["share_permille"].as_u64().filter(|_| trial["mode"] == "canary");
-        let share = share.map_or_else(String::new, |share| format!(" for {}.{} %", share / 10, share % 10));
+        let share =
+            share.map_or_else(String::new, |share| format!(" for {}.{} %", share / 10, share % 10));
         let mode = trial["mode"].as_str().unwrap_or("on trial");
         notes.push(format!("{} as {}{share}", clean(version), clean(mode)));
     }
@@ -64,10 +66,12 @@ fn notes(policy: &Value) -> Vec<String> {
 
 /// Columns with two blanks between them. The last one is as long as it likes.
 pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for row in rows {
-        let cells = row.iter().enumerate().map(|(column, cell)| format!("{cell:<0$}", width(column)));
+        let cells =
+            row.iter().enumerate().map(|(column, cell)| format!("{cell:<0$}", width(column)));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
@@ -88,7 +92,10 @@ fn outline(fields: &Map<String, Value>, indent: &str, now: u64, text: &mut Strin
                 text.push_str(&format!("{indent}{name}:\n"));
                 for item in items {
                     let one = item.as_object().map(|fields| on_one_line(fields, now));
-                    text.push_str(&format!("{indent}  - {}\n", one.unwrap_or_else(|| scalar(item))));
+                    text.push_str(&format!(
+                        "{indent}  - {}\n",
+                        one.unwrap_or_else(|| scalar(item))
+                    ));
                 }
             }
             Value::Array(items) if items.is_empty() => {}

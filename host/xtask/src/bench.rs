@@ -42,7 +42,8 @@ pub(crate) fn bench(root: &Path, only: &[&str]) -> Result<()> {
     println!("== building with all optimisations");
     let packages = ["--package", "pointsman", "--package", "pointsman-tests", "--bins"];
     run(cargo(root)?.args(["build", "--release", "--quiet"]).args(packages))?;
-    for (_, title, measure) in PARTS.iter().filter(|part| only.is_empty() || only.contains(&part.0)) {
+    for (_, title, measure) in PARTS.iter().filter(|part| only.is_empty() || only.contains(&part.0))
+    {
         println!("== {title}");
         measure(root)?;
     }
@@ -171,11 +172,14 @@ fn measure(release: &Path, arguments: &[&str], server: &Server) -> Result<Figure
     let begun = Instant::now();
     let mut load = Command::new(release.join("load"));
     load.args(arguments).args(["--port", &server.port.to_string()]);
-    let line = output(&mut load).with_context(|| format!("{}: the load generator failed", server.name))?;
+    let line =
+        output(&mut load).with_context(|| format!("{}: the load generator failed", server.name))?;
     let (spent, took) = (cpu(server.child.id())? - before, begun.elapsed().as_secs_f64());
     let value = |key: &str| -> Result<f64> {
-        let rest =
-            line.split(&format!("\"{key}\":")).nth(1).with_context(|| format!("no {key} in {line}"))?;
+        let rest = line
+            .split(&format!("\"{key}\":"))
+            .nth(1)
+            .with_context(|| format!("no {key} in {line}"))?;
         let text: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
         text.parse().with_context(|| format!("{key} in {line}"))
     };
@@ -253,7 +257,8 @@ fn start(name: &'static str, command: &mut Command, port: u16, with_port: bool) 
 fn cpu(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
-    let ticks = |field: usize| fields.get(field).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
+    let ticks =
+        |field: usize| fields.get(field).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
     Ok((ticks(11) + ticks(12)) / 100.0)
 }
 

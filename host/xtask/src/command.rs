@@ -31,8 +31,10 @@ pub(crate) fn cargo(root: &Path) -> Result<Command> {
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = line(command);
     println!("$ {line}");
-    let status =
-        command.stdin(Stdio::null()).status().with_context(|| format!("`{line}` cannot be started"))?;
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("`{line}` cannot be started"))?;
     if !status.success() {
         bail!("`{line}` failed: {status}");
     }

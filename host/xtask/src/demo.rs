@@ -18,9 +18,13 @@ const QUESTION: &str = "What is the capital of France?";
 
 /// Build, serve, ask, and stay until the host is stopped.
 pub(crate) fn demo(root: &Path, port: Option<u16>) -> Result<()> {
-    println!("== the engine and a small model (SmolLM2, 135 million parameters), in a virtual environment");
+    println!(
+        "== the engine and a small model (SmolLM2, 135 million parameters), in a virtual environment"
+    );
     let venv = setup::venv(false)?;
-    println!("== building the host; the first time this takes some minutes, most of them for wasmtime");
+    println!(
+        "== building the host; the first time this takes some minutes, most of them for wasmtime"
+    );
     run(cargo(root)?.args(["build", "--package", "pointsman"]))?;
 
     println!("== serving examples/quickstart.toml");
@@ -51,7 +55,9 @@ pub(crate) fn demo(root: &Path, port: Option<u16>) -> Result<()> {
     ask(port)?;
     println!("== up at http://127.0.0.1:{port}; try");
     println!("curl http://127.0.0.1:{port}/v1/models");
-    println!("curl http://127.0.0.1:{port}/v1/chat/completions -H 'content-type: application/json' -i \\");
+    println!(
+        "curl http://127.0.0.1:{port}/v1/chat/completions -H 'content-type: application/json' -i \\"
+    );
     println!(
         "  -d '{{\"model\": \"auto\", \"messages\": [{{\"role\": \"user\", \"content\": \"Why does fn main() not compile?\"}}]}}'"
     );
@@ -112,14 +118,19 @@ fn ask(port: u16) -> Result<()> {
     if answer.status != 200 {
         bail!("the answer has status {}: {}", answer.status, answer.body);
     }
-    let content = answer.body.split("\"content\":\"").nth(1).and_then(|rest| rest.split("\"}").next());
-    println!("answer:  {}", content.context("the answer has no content")?.replace("\\n", "\n         "));
+    let content =
+        answer.body.split("\"content\":\"").nth(1).and_then(|rest| rest.split("\"}").next());
+    println!(
+        "answer:  {}",
+        content.context("the answer has no content")?.replace("\\n", "\n         ")
+    );
     for (title, header) in [
         ("lane:   ", "x-pointsman-lane"),
         ("policy: ", "x-pointsman-policy"),
         ("reason: ", "x-pointsman-reason"),
     ] {
-        let value = answer.headers.iter().find(|(name, _)| name == header).map(|(_, value)| value.as_str());
+        let value =
+            answer.headers.iter().find(|(name, _)| name == header).map(|(_, value)| value.as_str());
         println!("{title} {}", value.with_context(|| format!("the answer has no {header}"))?);
     }
     Ok(())
@@ -142,7 +153,8 @@ fn request(port: u16, method: &str, path: &str, body: &str) -> Result<Answer> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP answer")?;
+    let status =
+        line.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP answer")?;
     let mut headers = Vec::new();
     loop {
         line.clear();

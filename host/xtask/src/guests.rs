@@ -67,10 +67,10 @@ fn guests(root: &Path) -> Result<Vec<Guest>> {
         let manifest = entry?.path().join("policy.toml");
         let Ok(text) = fs::read_to_string(&manifest) else { continue };
         let Some(source) = value(&text, "source") else { continue };
-        let name =
-            value(&text, "name").with_context(|| format!("{}: there is no `name`", manifest.display()))?;
-        let api =
-            value(&text, "api").with_context(|| format!("{}: there is no `api`", manifest.display()))?;
+        let name = value(&text, "name")
+            .with_context(|| format!("{}: there is no `name`", manifest.display()))?;
+        let api = value(&text, "api")
+            .with_context(|| format!("{}: there is no `api`", manifest.display()))?;
         guests.push(Guest { manifest, name, source, api });
     }
     guests.sort_by(|a, b| a.name.cmp(&b.name));
@@ -79,7 +79,8 @@ fn guests(root: &Path) -> Result<Vec<Guest>> {
 
 /// The value of a line `key = "value"`.
 fn value(text: &str, key: &str) -> Option<String> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix('='))?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix('='))?;
     line.split('"').nth(1).map(str::to_owned)
 }
 
@@ -98,7 +99,9 @@ fn with_hashes(text: &str, inputs: &str, component: &str) -> Result<String> {
         }
     }
     if found != 2 {
-        bail!("the manifest has no lines `inputs-sha256 = \"\"` and `component-sha256 = \"\"` under [build]");
+        bail!(
+            "the manifest has no lines `inputs-sha256 = \"\"` and `component-sha256 = \"\"` under [build]"
+        );
     }
     Ok(lines.join("\n") + "\n")
 }
@@ -110,7 +113,8 @@ fn route() -> Result<RustRoute> {
         return Ok(route);
     }
     println!("the Rust target {TARGET} is missing; trying `rustup target add {TARGET}`");
-    let added = output(Command::new("timeout").args(["120", "rustup", "target", "add", TARGET])).is_some();
+    let added =
+        output(Command::new("timeout").args(["120", "rustup", "target", "add", TARGET])).is_some();
     if !added || RustRoute::find().is_none() {
         println!("that did not work; taking Debian's compiler for WebAssembly");
         setup::debian_install(&DEBIAN_PACKAGES)?;
@@ -121,6 +125,7 @@ fn route() -> Result<RustRoute> {
 /// The component of a crate in our tree.
 fn rust_component(root: &Path, route: RustRoute, source: &str) -> Result<Vec<u8>> {
     let target = target_dir()?.join("guests");
-    let module = rust_module(route, &root.join(source), root, &target, &mut |line| println!("{line}"))?;
+    let module =
+        rust_module(route, &root.join(source), root, &target, &mut |line| println!("{line}"))?;
     Ok(componentize(&module)?)
 }

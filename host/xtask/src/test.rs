@@ -18,7 +18,15 @@ pub(crate) fn test(root: &Path) -> Result<()> {
 
     println!("== format, lints, documentation");
     run(cargo(root)?.args(["fmt", "--all", "--check"]))?;
-    run(cargo(root)?.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    run(cargo(root)?.args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
     run(cargo(root)?
         .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
         .env("RUSTDOCFLAGS", "-D warnings"))?;

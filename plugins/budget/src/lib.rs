@@ -12,8 +12,8 @@ mod config;
 mod tests;
 
 use pointsman_sdk::{
-    Advice, Background, Call, FleetView, LaneId, Learn, Level, Outcome, PerTopology, Policy, PolicyError,
-    Scalar, State, StateError, stable_hash,
+    Advice, Background, Call, FleetView, LaneId, Learn, Level, Outcome, PerTopology, Policy,
+    PolicyError, Scalar, State, StateError, stable_hash,
 };
 
 use self::config::Config;
@@ -40,7 +40,9 @@ impl Policy for Budget {
 
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
         let tenant = call.request.tenant();
-        let Some(limit_milli) = self.limit_milli(tenant.as_deref()) else { return Ok(Advice::any()) };
+        let Some(limit_milli) = self.limit_milli(tenant.as_deref()) else {
+            return Ok(Advice::any());
+        };
         let period = Period::of(call.context.now_ms, self.config.period_ms);
         // Without an answer from the state nothing is known to be spent: the service goes on.
         let spent = add(call.state, tenant.as_deref(), period, 0).unwrap_or(0);
@@ -51,10 +53,16 @@ impl Policy for Budget {
         };
         if self.config.hard_stop && used == 1000 {
             call.metrics.add("stopped", 1);
-            let message = format!("The budget of {limit_milli} thousandths for this period is spent.");
+            let message =
+                format!("The budget of {limit_milli} thousandths for this period is spent.");
             return Ok(Advice::refuse(429, "budget_spent", message).retry_after_s(period.left_s));
         }
-        let closed = self.config.thresholds.iter().filter(|threshold| used >= u64::from(**threshold)).count();
+        let closed = self
+            .config
+            .thresholds
+            .iter()
+            .filter(|threshold| used >= u64::from(**threshold))
+            .count();
         let advice = match closed {
             0 => Advice::any().because(format!("{} % of the budget is spent", used / 10)),
             closed => self.without(call, closed, used),
@@ -69,24 +77,29 @@ impl Learn for Budget {
         let period = Period::of(background.now_ms, self.config.period_ms);
         for outcome in done {
             let tokens = i64::from(outcome.prompt_tokens) + i64::from(outcome.output_tokens);
-            let cost = background.fleet.info(outcome.lane).map_or(0, |info| i64::from(info.cost_milli));
+            let cost =
+                background.fleet.info(outcome.lane).map_or(0, |info| i64::from(info.cost_milli));
             let micros = tokens.saturating_mul(cost);
             if micros == 0 || self.limit_milli(outcome.tenant.as_deref()).is_none() {
                 continue;
             }
             if let Err(error) = add(background.state, outcome.tenant.as_deref(), period, micros) {
-                let lost = || format!("{micros} millionths of {:?} are lost: {error}", outcome.tenant);
+                let lost =
+                    || format!("{micros} millionths of {:?} are lost: {error}", outcome.tenant);
                 background.log.write_with(Level::Warn, lost);
                 continue;
             }
-            background.metrics.record("spent-milli", u64::try_from(micros / MICROS_PER_MILLI).unwrap_or(0));
+            background
+                .metrics
+                .record("spent-milli", u64::try_from(micros / MICROS_PER_MILLI).unwrap_or(0));
         }
     }
 }
 
 impl Budget {
     fn limit_milli(&self, tenant: Option<&str>) -> Option<u32> {
-        let own = tenant.and_then(|tenant| self.config.tenants.iter().find(|(known, _)| known == tenant));
+        let own =
+            tenant.and_then(|tenant| self.config.tenants.iter().find(|(known, _)| known == tenant));
         own.map(|(_, limit)| *limit).or(self.config.default_milli)
     }
 
@@ -99,8 +112,9 @@ impl Budget {
         // Lanes without a tier have nothing to do with all this: they stay.
         let open = |first: usize| move |lane: &LaneId| tier(lane).is_none_or(|tier| tier >= first);
         // Where the tiers that are left have no lane for this model that works, the next dearer one does it.
-        let first =
-            (0..=closed).rev().find(|first| candidates.iter().any(|lane| open(*first)(lane) && able(lane)));
+        let first = (0..=closed)
+            .rev()
+            .find(|first| candidates.iter().any(|lane| open(*first)(lane) && able(lane)));
         let first = first.unwrap_or(0);
         let keep = open(first);
         let avoided: Vec<LaneId> = candidates.iter().filter(|lane| !keep(lane)).copied().collect();
@@ -136,12 +150,21 @@ impl Period {
     fn of(now_ms: u64, length_ms: u32) -> Self {
         let length = u64::from(length_ms.max(1));
         let left_s = (length - now_ms % length).div_ceil(1000);
-        Self { number: now_ms / length, length_ms, left_s: u32::try_from(left_s).unwrap_or(u32::MAX) }
+        Self {
+            number: now_ms / length,
+            length_ms,
+            left_s: u32::try_from(left_s).unwrap_or(u32::MAX),
+        }
     }
 }
 
 /// Add to what a tenant has spent, in millionths, and say how much that is now.
-fn add(state: State<'_>, tenant: Option<&str>, period: Period, micros: i64) -> Result<i64, StateError> {
+fn add(
+    state: State<'_>,
+    tenant: Option<&str>,
+    period: Period,
+    micros: i64,
+) -> Result<i64, StateError> {
     let who = tenant.map_or(0, |tenant| stable_hash(&[tenant.as_bytes()]));
     let key = format!("spent/{}/{who:016x}", period.number);
     state.increment(&key, micros, period.length_ms)

@@ -30,7 +30,12 @@ fn spend(host: &FakeHost, policy: &Budget, tenant: &str, lane: LaneId, tokens: u
     let tenant = Some(tenant.to_owned());
     host.learn(
         policy,
-        &[Outcome { tenant, prompt_tokens: tokens / 4, output_tokens: tokens - tokens / 4, ..outcome(lane) }],
+        &[Outcome {
+            tenant,
+            prompt_tokens: tokens / 4,
+            output_tokens: tokens - tokens / 4,
+            ..outcome(lane)
+        }],
     );
 }
 
@@ -101,7 +106,8 @@ fn everybody_else_has_the_default_each_and_so_have_requests_without_a_tenant() {
 
 #[test]
 fn no_limit_means_nothing_is_kept_and_a_limit_of_nothing_is_always_spent() {
-    let (host, policy) = (host(), budget(r#"{"tiers": ["best", "cheap"], "tenants": {"none": 0}}"#));
+    let (host, policy) =
+        (host(), budget(r#"{"tiers": ["best", "cheap"], "tenants": {"none": 0}}"#));
     spend(&host, &policy, "acme", 0, 1000);
     assert!(host.recorded("spent-milli").is_empty());
     assert_eq!(host.advise(&budget("{}"), &of("acme")).unwrap(), Advice::any());
@@ -146,7 +152,10 @@ fn wrong_configurations_name_the_key() {
             r#"{"tiers": ["a", "b"], "thresholds": [1001]}"#,
             "thresholds[0]: must be a whole number from 1 to 1000",
         ),
-        (r#"{"tiers": ["a"], "tenants": {"acme": -5}}"#, "tenants.acme: must be a whole number from 0"),
+        (
+            r#"{"tiers": ["a"], "tenants": {"acme": -5}}"#,
+            "tenants.acme: must be a whole number from 0",
+        ),
         (r#"{"tiers": ["a"], "period-h": 673}"#, "period-h: must be a whole number from 1 to 672"),
         (r#"{"tiers": ["a"], "hard-stop": "yes"}"#, "hard-stop: must be true or false"),
         (r#"{"tiers": ["a"], "limit": 5}"#, "there is no key `limit`"),

@@ -67,7 +67,9 @@ impl Config {
                 "always" => config.always = value.texts()?,
                 "never" => config.never = value.texts()?,
                 "max-errors-permille" => config.max_errors = value.number(0..=1000)?,
-                "max-first-token-ms" => config.max_first_token_ms = Some(value.number(1..=u32::MAX)?),
+                "max-first-token-ms" => {
+                    config.max_first_token_ms = Some(value.number(1..=u32::MAX)?)
+                }
                 "hold-s" => config.hold_ms = value.number(1..=24 * 60 * 60u32)? * 1000,
                 "cold" => config.cold = value.flag()?,
                 _ => return Err(value.unknown()),
@@ -76,7 +78,9 @@ impl Config {
         })?;
         // With no configuration at all it does nothing; with some of it, the lane was forgotten.
         if config.canary.is_empty() && keys > 0 {
-            return Err(PolicyError::InvalidConfig("canary: is missing; it names the lane on trial".into()));
+            return Err(PolicyError::InvalidConfig(
+                "canary: is missing; it names the lane on trial".into(),
+            ));
         }
         if let Some(both) = config.always.iter().find(|tenant| config.never.contains(tenant)) {
             return Err(PolicyError::InvalidConfig(format!("never: `{both}` is in `always` too")));

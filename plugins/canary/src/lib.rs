@@ -14,7 +14,8 @@ mod config;
 mod tests;
 
 use pointsman_sdk::{
-    Advice, Call, LaneId, LaneStat, Level, PerTopology, Policy, PolicyError, Scalar, mixed, stable_hash,
+    Advice, Call, LaneId, LaneStat, Level, PerTopology, Policy, PolicyError, Scalar, mixed,
+    stable_hash,
 };
 
 use self::config::{By, Config};
@@ -42,7 +43,9 @@ impl Policy for Canary {
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
         let lane = *self.lane.get(call.context.topology, || call.fleet.find(&self.config.canary));
         let candidates = call.fleet.candidates();
-        let Some(canary) = lane.filter(|lane| candidates.contains(lane)) else { return Ok(Advice::any()) };
+        let Some(canary) = lane.filter(|lane| candidates.contains(lane)) else {
+            return Ok(Advice::any());
+        };
         let stable = soonest_first(call, candidates.into_iter().filter(|lane| *lane != canary));
         let name = &self.config.canary;
         let not_drawn = |why: String| match stable.is_empty() {
@@ -66,7 +69,8 @@ impl Policy for Canary {
 impl Canary {
     fn drawn(&self, call: &Call<'_>) -> bool {
         let tenant = call.request.tenant();
-        let named = |tenants: &[String]| tenant.as_ref().is_some_and(|tenant| tenants.contains(tenant));
+        let named =
+            |tenants: &[String]| tenant.as_ref().is_some_and(|tenant| tenants.contains(tenant));
         if named(&self.config.never) {
             return false;
         }
@@ -104,7 +108,10 @@ impl Canary {
             return None;
         };
         call.metrics.add("tripped", 1);
-        call.log.write(Level::Warn, &format!("{} gets no traffic for a while: {why}", self.config.canary));
+        call.log.write(
+            Level::Warn,
+            &format!("{} gets no traffic for a while: {why}", self.config.canary),
+        );
         // Without room the figures alone decide, request by request.
         let _no_room = call.state.put(TRIPPED, why.as_bytes(), self.config.hold_ms);
         Some(why)
@@ -113,8 +120,9 @@ impl Canary {
 
 /// Those of the lanes that are able to serve.
 fn soonest_first(call: &Call<'_>, lanes: impl Iterator<Item = LaneId>) -> Vec<LaneId> {
-    let start =
-        |lane: LaneId| call.fleet.stat(lane).and_then(|stat| stat.start_in_ms()).map(|start| (start, lane));
+    let start = |lane: LaneId| {
+        call.fleet.stat(lane).and_then(|stat| stat.start_in_ms()).map(|start| (start, lane))
+    };
     let mut able: Vec<(u64, LaneId)> = lanes.filter_map(start).collect();
     able.sort_unstable();
     able.into_iter().map(|(_, lane)| lane).collect()

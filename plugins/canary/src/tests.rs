@@ -109,12 +109,16 @@ fn the_canary_falls_back_to_the_stable_lanes_soonest_first() {
 #[test]
 fn too_many_errors_hold_it_back_for_a_while() {
     let mut host = host();
-    let policy =
-        canary(r#"{"canary": "new", "share-permille": 1000, "max-errors-permille": 200, "hold-s": 60}"#);
+    let policy = canary(
+        r#"{"canary": "new", "share-permille": 1000, "max-errors-permille": 200, "hold-s": 60}"#,
+    );
     host.fleet.stat_mut("new").errors = 200;
     assert!(drawn(&host, &policy, &of("a")));
     host.fleet.stat_mut("new").errors = 201;
-    assert_eq!(why(&host, &policy, &of("a")), "drawn for new, but 201 of 1000 requests failed there");
+    assert_eq!(
+        why(&host, &policy, &of("a")),
+        "drawn for new, but 201 of 1000 requests failed there"
+    );
     host.fleet.stat_mut("new").errors = 0;
     assert_eq!(why(&host, &policy, &of("a")), "drawn for new, but it is held back for its faults");
     host.advance(60_000);
@@ -135,7 +139,11 @@ fn a_slow_or_cold_or_dead_canary_gets_nothing() {
     host.advance(300_000);
     host.fleet.stat_mut("new").state = LaneState::Unloaded;
     assert_eq!(why(&host, &policy, &of("a")), "drawn for new, but it is not loaded");
-    assert!(drawn(&host, &canary(r#"{"canary": "new", "share-permille": 1000, "cold": true}"#), &of("a")));
+    assert!(drawn(
+        &host,
+        &canary(r#"{"canary": "new", "share-permille": 1000, "cold": true}"#),
+        &of("a")
+    ));
     host.fleet.stat_mut("new").state = LaneState::Down;
     assert_eq!(why(&host, &policy, &of("a")), "drawn for new, but it is not able to serve");
 }

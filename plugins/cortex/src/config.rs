@@ -82,7 +82,9 @@ impl SystemPrompt {
             match &*key.to_unquoted_string_str()? {
                 "text" => prompt.text = value.try_into()?,
                 "lanes" => prompt.lanes = value.try_into()?,
-                unknown => return Err(key.invalid(format!("there is no key `system-prompt.{unknown}`"))),
+                unknown => {
+                    return Err(key.invalid(format!("there is no key `system-prompt.{unknown}`")));
+                }
             }
         }
         if prompt.text.is_empty() {

@@ -45,8 +45,9 @@ impl Lanes {
     pub(crate) fn refresh(&self, call: &Call<'_>) {
         if self.topology.replace(Some(call.context.topology)) != Some(call.context.topology) {
             self.ids.set(Lane::ALL.map(|lane| call.fleet.find(lane.name())));
-            let context =
-                |id: Option<LaneId>| id.and_then(|id| call.fleet.info(id)).map_or(0, |info| info.max_context);
+            let context = |id: Option<LaneId>| {
+                id.and_then(|id| call.fleet.info(id)).map_or(0, |info| info.max_context)
+            };
             self.contexts.set(self.ids.get().map(context));
         }
     }

@@ -16,8 +16,8 @@ mod lanes;
 mod tests;
 
 use pointsman_sdk::{
-    Advice, Call, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneId, LaneStat, LaneState, Policy,
-    PolicyError, RequestView, Triggers, default_triggers,
+    Advice, Call, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneId, LaneStat, LaneState,
+    Policy, PolicyError, RequestView, Triggers, default_triggers,
 };
 
 use self::config::Config;
@@ -81,7 +81,8 @@ impl Cortex {
     }
 
     fn to_named_lane(&self, call: &Call<'_>, lane: Lane, id: LaneId) -> Advice {
-        let advice = Advice::only([id]).because(format!("the model name stands for {}", lane.name()));
+        let advice =
+            Advice::only([id]).because(format!("the model name stands for {}", lane.name()));
         self.complete(call, lane, advice)
     }
 
@@ -107,7 +108,12 @@ impl Cortex {
         let why = match passed_over {
             false => format!("{}: {}", lane.name(), task.why),
             true => {
-                format!("{}: {}, and {} could not start soon", lane.name(), task.why, usable[chosen].0.name())
+                format!(
+                    "{}: {}, and {} could not start soon",
+                    lane.name(),
+                    task.why,
+                    usable[chosen].0.name()
+                )
             }
         };
         self.complete(call, lane, Advice::ordered(order).because(why))
@@ -141,8 +147,10 @@ impl Cortex {
 
     /// The first lane that could start soon; where none could, the one that could start first.
     fn by_load(&self, call: &Call<'_>, usable: &[(Lane, LaneId)]) -> Option<usize> {
-        let starts: Vec<u64> =
-            usable.iter().map(|(_, id)| call.fleet.stat(*id).map_or(u64::MAX, |stat| start(&stat))).collect();
+        let starts: Vec<u64> = usable
+            .iter()
+            .map(|(_, id)| call.fleet.stat(*id).map_or(u64::MAX, |stat| start(&stat)))
+            .collect();
         let soon = starts.iter().position(|start| *start <= u64::from(self.config.patience_ms));
         soon.or_else(|| (0..starts.len()).min_by_key(|index| starts[*index]))
     }
@@ -156,7 +164,8 @@ impl Cortex {
         let steps: Vec<FallbackStep> =
             reserve.into_iter().map(|lane| FallbackStep { lane, edits: Vec::new() }).collect();
         let on = if steps.is_empty() { Triggers::empty() } else { default_triggers() };
-        advice.fallback = Some(FallbackAdvice { on, steps, first_token_ms: self.config.first_token_ms });
+        advice.fallback =
+            Some(FallbackAdvice { on, steps, first_token_ms: self.config.first_token_ms });
         if let Some(prompt) = &self.config.system_prompt
             && call.context.messages > 0
             && (prompt.lanes.is_empty() || prompt.lanes.iter().any(|name| name == lane.name()))

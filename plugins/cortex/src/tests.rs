@@ -10,12 +10,17 @@ fn cortex(config: &str) -> Cortex {
 }
 
 fn asking(model: &str, text: &str) -> FakeRequest {
-    let body = format!(r#"{{"model": "{model}", "messages": [{{"role": "user", "content": "{text}"}}]}}"#);
+    let body =
+        format!(r#"{{"model": "{model}", "messages": [{{"role": "user", "content": "{text}"}}]}}"#);
     FakeRequest::chat(&body)
 }
 
 /// First lane, fallbacks and reason, by name.
-fn decide(policy: &Cortex, request: &FakeRequest, fleet: &FakeFleet) -> (String, Vec<String>, String) {
+fn decide(
+    policy: &Cortex,
+    request: &FakeRequest,
+    fleet: &FakeFleet,
+) -> (String, Vec<String>, String) {
     let advice = advise(policy, request, fleet).unwrap();
     let name = |id: &LaneId| LANES[*id as usize].to_owned();
     let lane = match &advice.lanes {
@@ -135,12 +140,16 @@ fn a_prompt_that_does_not_fit_into_a_lane_goes_to_one_where_it_does() {
 #[test]
 fn system_prompts_go_where_they_are_configured() {
     let fleet = FakeFleet::new(&LANES);
-    let edits =
-        |config: &str, model| advise(&cortex(config), &asking(model, "hi"), &fleet).unwrap().edits.len();
+    let edits = |config: &str, model| {
+        advise(&cortex(config), &asking(model, "hi"), &fleet).unwrap().edits.len()
+    };
     assert_eq!(edits("{}", "coder"), 0);
     assert_eq!(edits(r#"{"system-prompt": {"text": "be brief"}}"#, "coder"), 1);
     assert_eq!(edits(r#"{"system-prompt": {"text": "be brief", "lanes": ["coder"]}}"#, "coder"), 1);
-    assert_eq!(edits(r#"{"system-prompt": {"text": "be brief", "lanes": ["coder"]}}"#, "governance"), 0);
+    assert_eq!(
+        edits(r#"{"system-prompt": {"text": "be brief", "lanes": ["coder"]}}"#, "governance"),
+        0
+    );
 }
 
 #[test]

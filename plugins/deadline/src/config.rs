@@ -51,8 +51,8 @@ impl Config {
                 "first-token" => config.first_token = value.flag()?,
                 "fallback" => config.fallback = value.texts()?,
                 "late" => {
-                    config.late =
-                        value.word(&[("reject", Late::Reject), ("best-effort", Late::BestEffort)])?;
+                    config.late = value
+                        .word(&[("reject", Late::Reject), ("best-effort", Late::BestEffort)])?;
                 }
                 _ => return Err(value.unknown()),
             }

@@ -91,8 +91,11 @@ impl Recover for Deadline {
             return Ok(Recovery::Planned);
         }
         let offers = self.offers(call);
-        let others =
-            offers.candidates.iter().chain(&offers.helpers).filter(|offer| offer.lane != failed.lane);
+        let others = offers
+            .candidates
+            .iter()
+            .chain(&offers.helpers)
+            .filter(|offer| offer.lane != failed.lane);
         let soonest = others.min_by_key(|offer| offer.total_ms());
         Ok(match soonest {
             Some(offer) if offer.total_ms() <= budget.left_ms => {
@@ -112,7 +115,8 @@ impl Deadline {
         let of = |budgets: &[(String, u32)], name: &str| {
             budgets.iter().find(|(known, _)| known == name).map(|(_, ms)| u64::from(*ms))
         };
-        let said = call.request.header(&self.config.header).and_then(|text| text.trim().parse().ok());
+        let said =
+            call.request.header(&self.config.header).and_then(|text| text.trim().parse().ok());
         let whole_ms: u64 = said
             .or_else(|| of(&self.config.tenants, &call.request.tenant()?))
             .or_else(|| of(&self.config.models, &call.request.model()))
@@ -122,13 +126,15 @@ impl Deadline {
 
     fn offers(&self, call: &Call<'_>) -> Offers {
         let candidates = call.fleet.candidates();
-        let needed = u64::from(call.context.prompt_tokens) + u64::from(call.context.max_output_tokens);
+        let needed =
+            u64::from(call.context.prompt_tokens) + u64::from(call.context.max_output_tokens);
         let fits = |lane: &LaneId| {
             let most = call.fleet.info(*lane).map_or(0, |info| info.max_context);
             most == 0 || needed <= u64::from(most)
         };
         let helpers = self.config.fallback.iter().filter_map(|name| call.fleet.find(name));
-        let helpers = helpers.filter(|lane| !candidates.contains(lane) && fits(lane)).collect::<Vec<_>>();
+        let helpers =
+            helpers.filter(|lane| !candidates.contains(lane) && fits(lane)).collect::<Vec<_>>();
         Offers {
             candidates: self.soonest_first(call, &candidates),
             helpers: self.soonest_first(call, &helpers),
@@ -138,7 +144,8 @@ impl Deadline {
     fn soonest_first(&self, call: &Call<'_>, lanes: &[LaneId]) -> Vec<Offer> {
         let offer = |lane: &LaneId| {
             let stat = call.fleet.stat(*lane)?;
-            let first_token_ms = if self.config.first_token { u64::from(stat.ttft_p50_ms) } else { 0 };
+            let first_token_ms =
+                if self.config.first_token { u64::from(stat.ttft_p50_ms) } else { 0 };
             Some(Offer { lane: *lane, start_ms: stat.start_in_ms()?, first_token_ms })
         };
         let mut offers: Vec<Offer> = lanes.iter().filter_map(offer).collect();
@@ -157,7 +164,8 @@ impl Deadline {
     ) -> Advice {
         let late = &offers.candidates[timely.len()..];
         let advice = match late.first() {
-            None => Advice::any().because(format!("every lane starts within the {} ms left", budget.left_ms)),
+            None => Advice::any()
+                .because(format!("every lane starts within the {} ms left", budget.left_ms)),
             Some(late) => Advice::only(lanes(timely)).because(format!(
                 "{} starts within the {} ms left, {} would take {} ms",
                 name(call, timely[0].lane),
@@ -168,12 +176,20 @@ impl Deadline {
         };
         let too_late = if self.config.late == Late::BestEffort { late } else { &[] };
         let steps = timely.iter().chain(helping).chain(too_late);
-        advice.waiting_at_most(longest_wait_ms(budget, timely, helping)).falling_back_to(steps_of(steps))
+        advice
+            .waiting_at_most(longest_wait_ms(budget, timely, helping))
+            .falling_back_to(steps_of(steps))
     }
 
     /// No candidate is timely, but a lane that may help out is: the request goes there unless a candidate has a free slot
     /// at this moment, because only a fallback may leave the candidates.
-    fn helped(&self, call: &Call<'_>, budget: Budget, offers: &Offers, helping: &[Offer]) -> Advice {
+    fn helped(
+        &self,
+        call: &Call<'_>,
+        budget: Budget,
+        offers: &Offers,
+        helping: &[Offer],
+    ) -> Advice {
         let too_late = if self.config.late == Late::BestEffort { &*offers.candidates } else { &[] };
         let why = format!(
             "{} helps out: no lane of the model starts within the {} ms left",
@@ -190,7 +206,9 @@ impl Deadline {
     /// Nothing is timely.
     fn late(&self, budget: Budget, offers: &Offers) -> Advice {
         let soonest = offers.candidates.iter().chain(&offers.helpers).map(Offer::total_ms).min();
-        let Some(soonest_ms) = soonest else { return Advice::any().because("no lane is able to serve") };
+        let Some(soonest_ms) = soonest else {
+            return Advice::any().because("no lane is able to serve");
+        };
         if self.config.late == Late::Reject {
             return Advice { reject: Some(refusal(budget, soonest)), ..Advice::any() };
         }
@@ -236,7 +254,9 @@ fn refusal(budget: Budget, soonest_ms: Option<u64>) -> Rejection {
     Rejection {
         status: 503,
         code: "deadline_unreachable".to_owned(),
-        message: format!("No lane can answer within the {left_ms} ms left of {whole_ms} ms: {soonest}."),
+        message: format!(
+            "No lane can answer within the {left_ms} ms left of {whole_ms} ms: {soonest}."
+        ),
         retry_after_s: u32::try_from(over_ms.div_ceil(1000).clamp(1, LONGEST_RETRY_S)).ok(),
     }
 }

@@ -19,11 +19,15 @@ fn fleet() -> FakeFleet {
 }
 
 fn within(ms: u64) -> FakeRequest {
-    FakeRequest::chat(r#"{"model": "auto", "messages": []}"#).with_header("x-deadline-ms", &ms.to_string())
+    FakeRequest::chat(r#"{"model": "auto", "messages": []}"#)
+        .with_header("x-deadline-ms", &ms.to_string())
 }
 
 fn steps(advice: &Advice) -> Vec<LaneId> {
-    advice.fallback.as_ref().map_or_else(Vec::new, |it| it.steps.iter().map(|step| step.lane).collect())
+    advice
+        .fallback
+        .as_ref()
+        .map_or_else(Vec::new, |it| it.steps.iter().map(|step| step.lane).collect())
 }
 
 fn wait(advice: &Advice) -> Option<u32> {
@@ -43,7 +47,8 @@ fn budgets_come_from_header_tenant_model_and_default_in_this_order() {
     let policy = deadline(
         r#"{"header": "x-ms", "tenants": {"acme": 4000}, "models": {"auto": 1000}, "default-ms": 100}"#,
     );
-    let asking = |model: &str| FakeRequest::chat(&format!(r#"{{"model": "{model}", "messages": []}}"#));
+    let asking =
+        |model: &str| FakeRequest::chat(&format!(r#"{{"model": "{model}", "messages": []}}"#));
     for (request, slow_will_do) in [
         (asking("auto"), false),
         (asking("auto").of_tenant("acme"), true),
@@ -76,7 +81,10 @@ fn lanes_that_would_be_late_are_left_out_and_the_wait_leaves_time_to_fall_back()
 fn age_loading_and_first_token_count() {
     let mut request = within(1000);
     request.context.age_us = 850_000;
-    assert_eq!(advise(&deadline("{}"), &request, &fleet()).unwrap().lanes, LaneAdvice::Ordered(vec![0, 1]));
+    assert_eq!(
+        advise(&deadline("{}"), &request, &fleet()).unwrap().lanes,
+        LaneAdvice::Ordered(vec![0, 1])
+    );
     let only_fast = |change: fn(&mut FakeFleet), config: &str| {
         let mut fleet = fleet();
         change(&mut fleet);
@@ -84,10 +92,16 @@ fn age_loading_and_first_token_count() {
         (advice.lanes == LaneAdvice::Only(vec![0]), wait(&advice))
     };
     assert_eq!(only_fast(|fleet| fleet.stat_mut("fast").ready_in_ms = 801, "{}"), (false, None));
-    assert_eq!(only_fast(|fleet| fleet.stat_mut("fast").ttft_p50_ms = 800, "{}"), (true, Some(200)));
+    assert_eq!(
+        only_fast(|fleet| fleet.stat_mut("fast").ttft_p50_ms = 800, "{}"),
+        (true, Some(200))
+    );
     assert_eq!(only_fast(|fleet| fleet.stat_mut("fast").ttft_p50_ms = 801, "{}"), (false, None));
     let ignored = r#"{"first-token": false}"#;
-    assert_eq!(only_fast(|fleet| fleet.stat_mut("fast").ttft_p50_ms = 801, ignored), (true, Some(1000)));
+    assert_eq!(
+        only_fast(|fleet| fleet.stat_mut("fast").ttft_p50_ms = 801, ignored),
+        (true, Some(1000))
+    );
 }
 
 #[test]
@@ -104,7 +118,11 @@ fn a_helper_takes_over_where_no_candidate_makes_it() {
     down.lane_mut("spare").max_context = 10;
     let mut long = within(100);
     long.context.prompt_tokens = 11;
-    assert_eq!(advise(&policy, &long, &down).unwrap().fallback, None, "it does not fit into the spare lane");
+    assert_eq!(
+        advise(&policy, &long, &down).unwrap().fallback,
+        None,
+        "it does not fit into the spare lane"
+    );
 }
 
 #[test]
@@ -118,7 +136,10 @@ fn what_nothing_can_serve_in_time_is_refused_or_served_late() {
     let mut down = fleet();
     LANES.iter().for_each(|lane| down.stat_mut(lane).state = LaneState::Down);
     let nothing = advise(&deadline(r#"{"late": "reject"}"#), &within(100), &down).unwrap();
-    assert!(nothing.reject.is_none() && nothing.lanes == LaneAdvice::Any, "that is the host's to say");
+    assert!(
+        nothing.reject.is_none() && nothing.lanes == LaneAdvice::Any,
+        "that is the host's to say"
+    );
 }
 
 #[test]
@@ -142,11 +163,19 @@ fn after_a_failure_the_figures_of_now_decide() {
     };
     let host = FakeHost::new(fleet());
     let strict = deadline(r#"{"late": "reject"}"#);
-    let after = |policy: &Deadline, ms, failed: &Failure| host.recover(policy, &within(ms), failed).unwrap();
+    let after = |policy: &Deadline, ms, failed: &Failure| {
+        host.recover(policy, &within(ms), failed).unwrap()
+    };
     assert_eq!(after(&strict, 5000, &failed(0, 1)), Recovery::Retry(FallbackStep::plain(1)));
-    assert!(matches!(after(&strict, 1000, &failed(0, 1)), Recovery::GiveUp(why) if why.status == 503));
+    assert!(
+        matches!(after(&strict, 1000, &failed(0, 1)), Recovery::GiveUp(why) if why.status == 503)
+    );
     assert_eq!(after(&deadline("{}"), 1000, &failed(0, 1)), Recovery::Planned);
-    assert_eq!(after(&strict, 5000, &failed(1, 1)), Recovery::Planned, "output has reached the client");
+    assert_eq!(
+        after(&strict, 5000, &failed(1, 1)),
+        Recovery::Planned,
+        "output has reached the client"
+    );
     assert_eq!(after(&strict, 5000, &failed(0, 0)), Recovery::Planned, "there is no try left");
     let spare = deadline(r#"{"fallback": ["spare"]}"#);
     assert_eq!(after(&spare, 1000, &failed(0, 1)), Recovery::Retry(FallbackStep::plain(2)));

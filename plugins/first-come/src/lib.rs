@@ -4,7 +4,9 @@
 //! the host's longest wait is over. There is no falling back, no priority and no turn of a tenant. A policy that does not do
 //! better than this one in a simulation is not worth having.
 
-use pointsman_sdk::{Advice, Call, FallbackAdvice, OnTimeout, Policy, PolicyError, QueueAdvice, Triggers};
+use pointsman_sdk::{
+    Advice, Call, FallbackAdvice, OnTimeout, Policy, PolicyError, QueueAdvice, Triggers,
+};
 
 /// The policy, which has no configuration.
 #[derive(Debug)]
@@ -30,7 +32,8 @@ impl Policy for FirstCome {
             max_wait_ms: None,
             on_timeout: OnTimeout::Reject,
         };
-        let nowhere = FallbackAdvice { on: Triggers::empty(), steps: Vec::new(), first_token_ms: None };
+        let nowhere =
+            FallbackAdvice { on: Triggers::empty(), steps: Vec::new(), first_token_ms: None };
         let first = call.fleet.candidates().first().copied();
         let advice = first.map_or_else(Advice::any, |lane| Advice::only([lane]));
         Ok(Advice { queue: Some(queue), fallback: Some(nowhere), ..advice })

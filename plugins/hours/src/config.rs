@@ -83,12 +83,15 @@ fn schedule(value: &Value<'_, '_>) -> Result<Schedule, PolicyError> {
         Ok(())
     })?;
     if schedule.hours.from == schedule.hours.to {
-        return Err(value.wrong("`from` and `to` must differ; a whole day is from \"00:00\" to \"24:00\""));
+        return Err(
+            value.wrong("`from` and `to` must differ; a whole day is from \"00:00\" to \"24:00\"")
+        );
     }
     if schedule.only && schedule.prefer.is_empty() {
         return Err(value.wrong("`only` needs lanes in `prefer`"));
     }
-    let wishes = [("load", &schedule.load), ("keep", &schedule.keep), ("release", &schedule.release)];
+    let wishes =
+        [("load", &schedule.load), ("keep", &schedule.keep), ("release", &schedule.release)];
     for (index, (list, lanes)) in wishes.iter().enumerate() {
         for (other, others) in &wishes[..index] {
             if let Some(lane) = lanes.iter().find(|lane| others.contains(lane)) {
@@ -100,7 +103,8 @@ fn schedule(value: &Value<'_, '_>) -> Result<Schedule, PolicyError> {
 }
 
 fn days(value: &Value<'_, '_>) -> Result<u8, PolicyError> {
-    let words: Vec<(&str, u8)> = DAYS.iter().zip(0u8..).map(|(name, day)| (*name, 1 << day)).collect();
+    let words: Vec<(&str, u8)> =
+        DAYS.iter().zip(0u8..).map(|(name, day)| (*name, 1 << day)).collect();
     let days = value.list(|day| day.word(&words))?.into_iter().fold(0, |days, day| days | day);
     if days == 0 { Err(value.wrong("must name at least one day")) } else { Ok(days) }
 }

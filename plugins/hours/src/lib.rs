@@ -14,8 +14,8 @@ mod schedule;
 mod tests;
 
 use pointsman_sdk::{
-    Advice, Background, Call, LaneId, LaneStat, LaneWish, Level, PerTopology, Permille, Policy, PolicyError,
-    Tick, Wish,
+    Advice, Background, Call, LaneId, LaneStat, LaneWish, Level, PerTopology, Permille, Policy,
+    PolicyError, Tick, Wish,
 };
 
 use self::config::{Config, Schedule};
@@ -43,7 +43,8 @@ impl Policy for Hours {
 
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
         let now = self.local(call.context.now_ms);
-        let counts = |schedule: &Schedule| !schedule.prefer.is_empty() && schedule.hours.left(now).is_some();
+        let counts =
+            |schedule: &Schedule| !schedule.prefer.is_empty() && schedule.hours.left(now).is_some();
         let mut schedules = self.config.schedules.iter().enumerate();
         let Some((index, schedule)) = schedules.find(|(_, schedule)| counts(schedule)) else {
             return Ok(Advice::any());
@@ -56,8 +57,11 @@ impl Policy for Hours {
         });
         let candidates = call.fleet.candidates();
         let able = |lane: &LaneId| call.fleet.stat(*lane).is_some_and(|stat| stat.able());
-        let lanes: Vec<LaneId> =
-            preferred[index].iter().filter(|lane| candidates.contains(lane) && able(lane)).copied().collect();
+        let lanes: Vec<LaneId> = preferred[index]
+            .iter()
+            .filter(|lane| candidates.contains(lane) && able(lane))
+            .copied()
+            .collect();
         let name = &schedule.name;
         if lanes.is_empty() {
             // Whatever the hour, a request is better served by another lane than not at all.
@@ -66,7 +70,9 @@ impl Policy for Hours {
         }
         let advice = match schedule.only {
             true => Advice::ordered(lanes).because(format!("{name}: only its lanes")),
-            false => Advice::scores(falling(&lanes)).because(format!("{name}: its lanes are preferred")),
+            false => {
+                Advice::scores(falling(&lanes)).because(format!("{name}: its lanes are preferred"))
+            }
         };
         Ok(advice)
     }
@@ -77,7 +83,9 @@ impl Tick for Hours {
         let mut wishes: Vec<LaneWish> = Vec::new();
         let mut wish = |name: &String, wish: Wish, for_ms: u32| {
             let Some(lane) = background.fleet.find(name) else {
-                background.log.write_with(Level::Warn, || format!("there is no lane `{name}` to wish for"));
+                background
+                    .log
+                    .write_with(Level::Warn, || format!("there is no lane `{name}` to wish for"));
                 return;
             };
             if wishes.iter().all(|known| known.lane != lane) {
@@ -97,7 +105,10 @@ impl Tick for Hours {
             }
             if let Some(minutes) = left {
                 schedule.keep.iter().for_each(|lane| wish(lane, Wish::Keep, self.lasting(minutes)));
-                schedule.release.iter().for_each(|lane| wish(lane, Wish::Release, self.lasting(minutes)));
+                schedule
+                    .release
+                    .iter()
+                    .for_each(|lane| wish(lane, Wish::Release, self.lasting(minutes)));
             }
         }
         wishes

@@ -26,7 +26,8 @@ pub(crate) struct LocalTime {
 
 impl LocalTime {
     pub(crate) fn of(now_ms: u64, utc_offset_min: i16) -> Self {
-        let minutes = i64::try_from(now_ms / 60_000).unwrap_or(i64::MAX / 2) + i64::from(utc_offset_min);
+        let minutes =
+            i64::try_from(now_ms / 60_000).unwrap_or(i64::MAX / 2) + i64::from(utc_offset_min);
         // The epoch began on a Thursday.
         let day = (minutes.div_euclid(i64::from(DAY)) + 3).rem_euclid(7);
         let minute = minutes.rem_euclid(i64::from(DAY));
@@ -40,7 +41,8 @@ impl Hours {
         let on = |day: u8| self.days & (1 << (day % 7)) != 0;
         let minute = now.minute;
         if self.from < self.to {
-            return (on(now.day) && (self.from..self.to).contains(&minute)).then(|| self.to - minute);
+            return (on(now.day) && (self.from..self.to).contains(&minute))
+                .then(|| self.to - minute);
         }
         if on(now.day) && minute >= self.from {
             return Some(DAY - minute + self.to);
@@ -52,7 +54,9 @@ impl Hours {
 /// Minutes from midnight of a time such as `08:30`.
 pub(crate) fn time_of_day(text: &str) -> Option<u16> {
     let (hours, minutes) = text.split_once(':')?;
-    let number = |digits: &str| match digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    let number = |digits: &str| match digits.len() == 2
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+    {
         true => digits.parse::<u16>().ok(),
         false => None,
     };
@@ -88,11 +92,18 @@ mod tests {
     fn hours_begin_and_end_to_the_minute() {
         let office = Hours { days: 0b1_1111, from: 8 * 60, to: 18 * 60 };
         assert_eq!([office.left(at(0, "07:59")), office.left(at(0, "18:00"))], [None, None]);
-        assert_eq!([office.left(at(0, "08:00")), office.left(at(4, "17:59"))], [Some(600), Some(1)]);
+        assert_eq!(
+            [office.left(at(0, "08:00")), office.left(at(4, "17:59"))],
+            [Some(600), Some(1)]
+        );
         assert_eq!(office.left(at(5, "12:00")), None, "Saturday");
         let night = Hours { days: 0b1_0000, from: 22 * 60, to: 6 * 60 };
         assert_eq!([night.left(at(4, "22:00")), night.left(at(5, "05:59"))], [Some(480), Some(1)]);
-        assert_eq!([night.left(at(4, "05:00")), night.left(at(5, "22:00"))], [None, None], "only Friday's");
+        assert_eq!(
+            [night.left(at(4, "05:00")), night.left(at(5, "22:00"))],
+            [None, None],
+            "only Friday's"
+        );
         let all_day = Hours { days: 0b111_1111, from: 0, to: DAY };
         assert_eq!(all_day.left(at(6, "00:00")), Some(DAY));
     }

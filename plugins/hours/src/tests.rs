@@ -64,9 +64,18 @@ fn ticks_load_ahead_keep_during_and_release() {
     let mut cold = monday(7, 45);
     cold.fleet.stat_mut("small").state = LaneState::Unloaded;
     assert_eq!(wishes(&cold), [wish(1, Wish::Load, 120_000)]);
-    assert_eq!(wishes(&monday(8, 0)), [wish(1, Wish::Keep, 120_000), wish(0, Wish::Release, 120_000)]);
-    assert_eq!(wishes(&monday(17, 59)), [wish(1, Wish::Keep, 60_000), wish(0, Wish::Release, 60_000)]);
-    assert_eq!(wishes(&monday(22, 0)), [wish(0, Wish::Load, 120_000), wish(1, Wish::Keep, 120_000)]);
+    assert_eq!(
+        wishes(&monday(8, 0)),
+        [wish(1, Wish::Keep, 120_000), wish(0, Wish::Release, 120_000)]
+    );
+    assert_eq!(
+        wishes(&monday(17, 59)),
+        [wish(1, Wish::Keep, 60_000), wish(0, Wish::Release, 60_000)]
+    );
+    assert_eq!(
+        wishes(&monday(22, 0)),
+        [wish(0, Wish::Load, 120_000), wish(1, Wish::Keep, 120_000)]
+    );
 }
 
 #[test]
@@ -76,7 +85,11 @@ fn of_two_schedules_the_first_one_has_its_way_with_a_lane() {
                           {"from": "00:00", "to": "24:00", "release": ["big", "other"], "prefer": ["small"]}]}"#,
     );
     let advice = monday(12, 0).advise(&policy, &asking("auto")).unwrap();
-    assert_eq!(advice.lanes, Advice::scores([(1, 1000)]).lanes, "the first has nothing to say to requests");
+    assert_eq!(
+        advice.lanes,
+        Advice::scores([(1, 1000)]).lanes,
+        "the first has nothing to say to requests"
+    );
     assert_eq!(
         monday(12, 0).tick(&policy, 0),
         [wish(0, Wish::Keep, 120_000), wish(2, Wish::Release, 120_000)]
@@ -119,8 +132,14 @@ fn wrong_configurations_name_the_key() {
             r#"{"from": "08:00", "to": "09:00", "days": ["monday"]}"#,
             "schedules[0].days[0]: must be \"mon\", \"tue\"",
         ),
-        (r#"{"from": "08:00", "to": "09:00", "days": []}"#, "schedules[0].days: must name at least one day"),
-        (r#"{"from": "08:00", "to": "09:00", "only": true}"#, "schedules[0]: `only` needs lanes in `prefer`"),
+        (
+            r#"{"from": "08:00", "to": "09:00", "days": []}"#,
+            "schedules[0].days: must name at least one day",
+        ),
+        (
+            r#"{"from": "08:00", "to": "09:00", "only": true}"#,
+            "schedules[0]: `only` needs lanes in `prefer`",
+        ),
         (
             r#"{"from": "08:00", "to": "09:00", "load": ["a"], "release": ["a"]}"#,
             "schedules[0]: `a` is in `load` and in `release`",

@@ -66,8 +66,10 @@ impl Policy for Quota {
         let tenant = call.request.tenant();
         let Some(account) = self.account(tenant.as_deref()) else {
             call.metrics.add("refused", 1);
-            let who =
-                tenant.map_or_else(|| "A request without a tenant".to_owned(), |it| format!("Tenant `{it}`"));
+            let who = tenant.map_or_else(
+                || "A request without a tenant".to_owned(),
+                |it| format!("Tenant `{it}`"),
+            );
             return Ok(Advice::refuse(403, "unknown_tenant", format!("{who} has no quota here.")));
         };
         // A second decision about the same request is no second request.
@@ -82,13 +84,18 @@ impl Policy for Quota {
 
 impl Quota {
     fn account<'a>(&self, tenant: Option<&'a str>) -> Option<Account<'a>> {
-        let own = tenant.and_then(|tenant| self.config.tenants.iter().find(|(known, _)| known == tenant));
+        let own =
+            tenant.and_then(|tenant| self.config.tenants.iter().find(|(known, _)| known == tenant));
         let (name, limits) = (tenant.unwrap_or("(none)"), self.config.default);
         // The first letter keeps the kinds of accounts apart, whatever tenants are called.
         Some(match (own, tenant, self.config.unknown) {
-            (Some((_, limits)), ..) => Account { name, key: format!("t{}", short(name)), limits: *limits },
+            (Some((_, limits)), ..) => {
+                Account { name, key: format!("t{}", short(name)), limits: *limits }
+            }
             (None, _, Unknown::Refuse) => return None,
-            (None, _, Unknown::Shared) => Account { name: "(all others)", key: "o".to_owned(), limits },
+            (None, _, Unknown::Shared) => {
+                Account { name: "(all others)", key: "o".to_owned(), limits }
+            }
             (None, Some(tenant), Unknown::Each) => {
                 Account { name, key: format!("t{}", short(tenant)), limits }
             }
@@ -106,8 +113,10 @@ impl Quota {
         let wanted = i64::from(call.context.prompt_tokens) + i64::from(answer);
         if let Some(most) = tokens.filter(|most| wanted > i64::from(*most)) {
             // No window has room for it, so there is no use in coming again.
-            let message =
-                format!("The request may need {wanted} tokens, and `{}` may have {most}.", account.name);
+            let message = format!(
+                "The request may need {wanted} tokens, and `{}` may have {most}.",
+                account.name
+            );
             return Advice::refuse(413, TOKENS.code, message);
         }
         let mut counted = Vec::with_capacity(2);
@@ -165,7 +174,8 @@ fn window(now_ms: u64, length_ms: u32) -> Window {
 
 fn over(account: &Account<'_>, window: Window, kind: Kind, most: u32) -> Advice {
     let per = window.length_ms / 1000;
-    let message = format!("`{}` may have {most} {} in {per} s, and has had them.", account.name, kind.name);
+    let message =
+        format!("`{}` may have {most} {} in {per} s, and has had them.", account.name, kind.name);
     Advice::refuse(429, kind.code, message)
         .retry_after_s(window.left_s)
         .note("quota", Scalar::Text(account.name.to_owned()))

@@ -36,7 +36,10 @@ fn ask(host: &FakeHost, policy: &Quota, request: &FakeRequest) -> (u16, Option<u
 fn requests_are_limited_by_window_and_by_tenant() {
     let (host, policy) =
         (host(), quota(r#"{"tenants": {"acme": {"requests": 2}}, "default": {"requests": 1}}"#));
-    assert_eq!([ask(&host, &policy, &of("acme")), ask(&host, &policy, &of("acme"))], [(0, None); 2]);
+    assert_eq!(
+        [ask(&host, &policy, &of("acme")), ask(&host, &policy, &of("acme"))],
+        [(0, None); 2]
+    );
     // A billion seconds and five are 16666666 minutes and 45 s.
     assert_eq!(ask(&host, &policy, &of("acme")), (429, Some(15)));
     assert_eq!(ask(&host, &policy, &of("other")), (0, None));
@@ -53,7 +56,8 @@ fn requests_are_limited_by_window_and_by_tenant() {
 
 #[test]
 fn tokens_are_limited_and_what_is_refused_takes_nothing() {
-    let (host, policy) = (host(), quota(r#"{"tenants": {"acme": {"requests": 3, "tokens": 1000}}}"#));
+    let (host, policy) =
+        (host(), quota(r#"{"tenants": {"acme": {"requests": 3, "tokens": 1000}}}"#));
     assert_eq!(ask(&host, &policy, &large("acme", 600)).0, 0);
     assert_eq!(ask(&host, &policy, &large("acme", 600)).0, 429);
     assert_eq!(ask(&host, &policy, &large("acme", 400)).0, 0, "exactly what is left");
@@ -72,7 +76,8 @@ fn output_without_a_limit_is_assumed() {
 #[test]
 fn unknown_tenants_share_or_are_refused_if_the_operator_says_so() {
     let host = host();
-    let shared = quota(r#"{"tenants": {"acme": {}}, "default": {"requests": 1}, "unknown": "shared"}"#);
+    let shared =
+        quota(r#"{"tenants": {"acme": {}}, "default": {"requests": 1}, "unknown": "shared"}"#);
     assert_eq!([ask(&host, &shared, &of("a")).0, ask(&host, &shared, &of("b")).0], [0, 429]);
     assert_eq!(ask(&host, &shared, &anonymous()).0, 429);
     assert_eq!(ask(&host, &shared, &of("acme")).0, 0);
@@ -85,7 +90,8 @@ fn unknown_tenants_share_or_are_refused_if_the_operator_says_so() {
 fn priorities_are_given_and_the_queue_is_left_alone_without_one() {
     let (host, policy) =
         (host(), quota(r#"{"tenants": {"acme": {"priority": 7}, "slow": {"priority": -3}}}"#));
-    let priority = |tenant| host.advise(&policy, &of(tenant)).unwrap().queue.map(|queue| queue.priority);
+    let priority =
+        |tenant| host.advise(&policy, &of(tenant)).unwrap().queue.map(|queue| queue.priority);
     assert_eq!([priority("acme"), priority("slow"), priority("other")], [Some(7), Some(-3), None]);
 }
 
@@ -113,7 +119,11 @@ fn names_of_any_length_and_form_have_accounts_of_their_own() {
     let (host, policy) = (host(), quota(r#"{"default": {"requests": 1}}"#));
     let long = "x".repeat(500);
     for name in [long.as_str(), &long[1..], "(none)", "#", "="] {
-        assert_eq!([ask(&host, &policy, &of(name)).0, ask(&host, &policy, &of(name)).0], [0, 429], "{name}");
+        assert_eq!(
+            [ask(&host, &policy, &of(name)).0, ask(&host, &policy, &of(name)).0],
+            [0, 429],
+            "{name}"
+        );
     }
     assert_eq!(ask(&host, &policy, &anonymous()).0, 0, "a tenant called (none) is not no tenant");
     assert_eq!(host.counted("unmetered"), 0);
@@ -129,7 +139,10 @@ fn wrong_configurations_name_the_key() {
             "tenants.acme.requests: must be a whole number from 0",
         ),
         (r#"{"tenants": {"acme": 5}}"#, "tenants.acme: must be an object"),
-        (r#"{"default": {"priority": 11}}"#, "default.priority: must be a whole number from -10 to 10"),
+        (
+            r#"{"default": {"priority": 11}}"#,
+            "default.priority: must be a whole number from -10 to 10",
+        ),
         (r#"{"unknown": "deny"}"#, "unknown: must be \"each\", \"shared\" or \"refuse\""),
         (r#"{"window-s": 0}"#, "window-s: must be a whole number from 1 to 86400"),
         (r#"{"tenants": {"a": {}, "a": {}}}"#, "tenants.a: is given twice"),

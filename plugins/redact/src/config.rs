@@ -80,7 +80,9 @@ impl Config {
             Ok(())
         })?;
         if config.rules.kinds.is_empty() && config.rules.words.is_empty() {
-            return Err(PolicyError::InvalidConfig("find: is empty, and there are no `words` either".into()));
+            return Err(PolicyError::InvalidConfig(
+                "find: is empty, and there are no `words` either".into(),
+            ));
         }
         Ok(config)
     }

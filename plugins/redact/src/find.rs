@@ -22,7 +22,8 @@ pub(crate) enum Kind {
 impl Kind {
     /// Those that are found by their form.
     pub(crate) const PATTERNS: [Self; 4] = [Self::Email, Self::Phone, Self::ApiKey, Self::Iban];
-    pub(crate) const ALL: [Self; 5] = [Self::Email, Self::Phone, Self::ApiKey, Self::Iban, Self::Word];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Email, Self::Phone, Self::ApiKey, Self::Iban, Self::Word];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -231,7 +232,8 @@ fn api_key(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     }
     let prefix = KEY_PREFIXES.iter().find(|prefix| rest.starts_with(prefix))?.len();
     let dots = &rest[..prefix] == b"eyJ";
-    let key = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte) || dots && byte == b'.';
+    let key =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte) || dots && byte == b'.';
     let head = run(&bytes[..bytes.len().min(at + prefix + WINDOW)], at + prefix, key);
     // Words with hyphens begin like keys too, but have no digits.
     let sure = head >= FEWEST && rest[prefix..prefix + head].iter().any(u8::is_ascii_digit);
@@ -256,7 +258,8 @@ fn private_key(bytes: &[u8], at: usize) -> Option<Range<usize>> {
 fn iban(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     const LENGTHS: (usize, usize) = (15, 34);
     let head = bytes.get(at..at + 4)?;
-    let begins = head[..2].iter().all(u8::is_ascii_alphabetic) && head[2..].iter().all(u8::is_ascii_digit);
+    let begins =
+        head[..2].iter().all(u8::is_ascii_alphabetic) && head[2..].iter().all(u8::is_ascii_digit);
     if !begins || !starts(bytes, at) {
         return None;
     }
@@ -269,7 +272,11 @@ fn iban(bytes: &[u8], at: usize) -> Option<Range<usize>> {
             _ => break,
         }
         next += 1;
-        if account.len() >= LENGTHS.0 && bytes[next - 1] != b' ' && ends(bytes, next) && checks(&account) {
+        if account.len() >= LENGTHS.0
+            && bytes[next - 1] != b' '
+            && ends(bytes, next)
+            && checks(&account)
+        {
             best = Some(at..next);
         }
     }
@@ -405,7 +412,9 @@ mod tests {
     #[test]
     fn hostile_texts_take_no_longer_than_others() {
         // With matchers that look ahead for ever each of these would take hours.
-        for part in ["-----BEGIN ", "0 ", "sk-", "eyJ.", "(1) ", "a@1.", "@", "DE89 ", "+1-", "555-"] {
+        for part in
+            ["-----BEGIN ", "0 ", "sk-", "eyJ.", "(1) ", "a@1.", "@", "DE89 ", "+1-", "555-"]
+        {
             let text = part.repeat(1_000_000 / part.len());
             assert!(find(&text, &rules(&["a@1", "0 0"])).len() <= text.len());
         }

@@ -62,8 +62,13 @@ impl Policy for Redact {
 
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
         let marker = Marker { rules: &self.config.rules, mask: &self.config.mask };
-        let mut review =
-            Review { call, marker, edits: Vec::new(), counts: Counts::default(), unreadable: false };
+        let mut review = Review {
+            call,
+            marker,
+            edits: Vec::new(),
+            counts: Counts::default(),
+            unreadable: false,
+        };
         for root in ROOTS {
             review.visit(root, DEEPEST);
         }
@@ -96,7 +101,8 @@ impl Policy for Redact {
                 Advice { edits, ..Advice::any() }.because(format!("masked: {found}"))
             }
             Action::Refuse => {
-                let message = format!("The prompt holds what must not be sent to this service: {found}.");
+                let message =
+                    format!("The prompt holds what must not be sent to this service: {found}.");
                 Advice::refuse(400, "sensitive_content", message)
             }
             Action::Private => self.privately(call, &format!("found: {found}")),
@@ -117,16 +123,18 @@ impl Redact {
             .filter(|lane| candidates.contains(lane) && able(lane))
             .collect();
         if lanes.is_empty() {
-            let message =
-                "The prompt may only be answered by a private lane, and none for this model is able to.";
+            let message = "The prompt may only be answered by a private lane, and none for this model is able to.";
             return Advice::refuse(503, "no_private_lane", message).because(why);
         }
-        Advice::only(lanes.clone()).because(format!("private lanes only: {why}")).falling_back_to(lanes)
+        Advice::only(lanes.clone())
+            .because(format!("private lanes only: {why}"))
+            .falling_back_to(lanes)
     }
 }
 
 fn too_large() -> Advice {
-    let message = "The prompt is too large to be looked through for what must not be sent to this service.";
+    let message =
+        "The prompt is too large to be looked through for what must not be sent to this service.";
     Advice::refuse(413, "prompt_too_large_to_review", message)
 }
 

@@ -37,7 +37,8 @@ impl Counts {
     /// Such as `2 email, 1 phone`.
     pub(crate) fn sentence(&self) -> String {
         let named = Kind::ALL.iter().zip(self.0).filter(|(_, count)| *count > 0);
-        let parts: Vec<String> = named.map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+        let parts: Vec<String> =
+            named.map(|(kind, count)| format!("{count} {}", kind.name())).collect();
         parts.join(", ")
     }
 }
@@ -72,7 +73,11 @@ impl Marker<'_> {
     ///
     /// # Errors
     /// If it is not JSON.
-    pub(crate) fn json(self, json: &str, counts: &mut Counts) -> Result<Option<String>, JsonParseError> {
+    pub(crate) fn json(
+        self,
+        json: &str,
+        counts: &mut Counts,
+    ) -> Result<Option<String>, JsonParseError> {
         let parsed = RawJson::parse(json)?;
         let mut changes: Vec<(Range<usize>, String)> = Vec::new();
         self.walk(parsed.value(), counts, &mut changes)?;
@@ -115,7 +120,10 @@ impl Marker<'_> {
                     }
                 }
             }
-            JsonValueKind::Null | JsonValueKind::Boolean | JsonValueKind::Integer | JsonValueKind::Float => {}
+            JsonValueKind::Null
+            | JsonValueKind::Boolean
+            | JsonValueKind::Integer
+            | JsonValueKind::Float => {}
         }
         Ok(())
     }
@@ -150,8 +158,7 @@ mod tests {
             Some(r#"{"content": "[email]"}"#.into()),
             "escapes"
         );
-        let parts =
-            r#"[{"type":"text","text":"Falcon"},{"type":"image_url","image_url":{"url":"https://a@b.de"}}]"#;
+        let parts = r#"[{"type":"text","text":"Falcon"},{"type":"image_url","image_url":{"url":"https://a@b.de"}}]"#;
         assert_eq!(masked(parts), Some(parts.replace("Falcon", "[word]")));
     }
 
@@ -165,8 +172,11 @@ mod tests {
     }
 
     fn any_json() -> impl Strategy<Value = Value> {
-        let text =
-            prop_oneof!["[ -~ä\n]{0,20}", Just("x a@b.de \"y\"".to_owned()), Just("falcon\\".to_owned())];
+        let text = prop_oneof![
+            "[ -~ä\n]{0,20}",
+            Just("x a@b.de \"y\"".to_owned()),
+            Just("falcon\\".to_owned())
+        ];
         let leaf = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
@@ -176,7 +186,8 @@ mod tests {
         leaf.prop_recursive(4, 40, 5, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
-                proptest::collection::btree_map("[a-z]{1,8}", inner, 0..5).prop_map(Value::from_iter),
+                proptest::collection::btree_map("[a-z]{1,8}", inner, 0..5)
+                    .prop_map(Value::from_iter),
             ]
         })
     }

@@ -66,7 +66,11 @@ fn nothing_found_is_nothing_said() {
 fn every_endpoints_prompt_is_looked_through() {
     for (endpoint, body, pointer) in [
         (Endpoint::Completions, json!({"model": "auto", "prompt": "mail a@b.de"}), "/prompt"),
-        (Endpoint::Completions, json!({"model": "auto", "prompt": ["none", "mail a@b.de"]}), "/prompt"),
+        (
+            Endpoint::Completions,
+            json!({"model": "auto", "prompt": ["none", "mail a@b.de"]}),
+            "/prompt",
+        ),
         (Endpoint::Embeddings, json!({"model": "auto", "input": ["a@b.de"]}), "/input"),
         (
             Endpoint::Responses,
@@ -87,15 +91,19 @@ fn every_endpoints_prompt_is_looked_through() {
 
 #[test]
 fn rules_words_and_mask_are_the_operators() {
-    let policy = redact(r#"{"find": ["iban"], "words": ["Project Falcon"], "mask": "<{kind} gone>"}"#);
-    let (edits, why) = edits(&policy, &saying("project falcon: a@b.de pays DE89370400440532013000"));
+    let policy =
+        redact(r#"{"find": ["iban"], "words": ["Project Falcon"], "mask": "<{kind} gone>"}"#);
+    let (edits, why) =
+        edits(&policy, &saying("project falcon: a@b.de pays DE89370400440532013000"));
     assert_eq!(edits[0].1[0]["content"], "<word gone>: a@b.de pays <iban gone>");
     assert_eq!(why, "masked: 1 iban, 1 word");
 }
 
 #[test]
 fn requests_are_refused_without_telling_what_was_found() {
-    let advice = host().advise(&redact(r#"{"action": "refuse"}"#), &saying("I am jane@example.org")).unwrap();
+    let advice = host()
+        .advise(&redact(r#"{"action": "refuse"}"#), &saying("I am jane@example.org"))
+        .unwrap();
     let rejection = advice.reject.unwrap();
     assert_eq!((rejection.status, rejection.code.as_str()), (400, "sensitive_content"));
     assert!(rejection.message.contains("1 email") && !rejection.message.contains("jane"));
@@ -122,7 +130,8 @@ fn private_lanes_only_or_nothing() {
 fn long_conversations_are_edited_piece_by_piece() {
     let filler = "word ".repeat(4_000);
     let message = |text: &str| json!({"role": "user", "content": format!("{filler}{text}")});
-    let request = chat(&json!([message("a@b.de"), message("none"), message("c@d.de"), message("none")]));
+    let request =
+        chat(&json!([message("a@b.de"), message("none"), message("c@d.de"), message("none")]));
     let (edits, _) = edits(&redact("{}"), &request);
     let pointers: Vec<&str> = edits.iter().map(|(pointer, _)| pointer.as_str()).collect();
     assert_eq!(pointers, ["/messages/0", "/messages/2"]);
@@ -142,7 +151,10 @@ fn a_long_text_is_read_whole_whatever_is_cut_where() {
         for (request, pointer) in [
             (saying(&text), "/messages/0/content"),
             (
-                FakeRequest::to(Endpoint::Completions, &json!({"model": "auto", "prompt": text}).to_string()),
+                FakeRequest::to(
+                    Endpoint::Completions,
+                    &json!({"model": "auto", "prompt": text}).to_string(),
+                ),
                 "/prompt",
             ),
         ] {
@@ -155,9 +167,13 @@ fn a_long_text_is_read_whole_whatever_is_cut_where() {
 #[test]
 fn large_media_are_no_text_and_small_texts_beside_them_are_read() {
     let image = json!({"type": "image_url", "image_url": {"url": format!("data:image/png;base64,{}", "A".repeat(90_000))}});
-    let request = chat(&json!([{"role": "user", "content": [image, {"type": "text", "text": "a@b.de"}]}]));
+    let request =
+        chat(&json!([{"role": "user", "content": [image, {"type": "text", "text": "a@b.de"}]}]));
     let (edits, _) = edits(&redact("{}"), &request);
-    assert_eq!(edits, [("/messages/0/content/1".to_owned(), json!({"type": "text", "text": "[email]"}))]);
+    assert_eq!(
+        edits,
+        [("/messages/0/content/1".to_owned(), json!({"type": "text", "text": "[email]"}))]
+    );
 }
 
 #[test]
@@ -168,14 +184,19 @@ fn what_cannot_be_read_whole_is_refused_unless_the_operator_says_otherwise() {
     let too_much = saying(&"word ".repeat(100_000)).handing_out(450_000);
     let nearly = saying(&"word ".repeat(100_000)).handing_out(500_001);
     let enough = saying(&"word ".repeat(100_000)).handing_out(600_000);
-    let ask = |config: &str, request: &FakeRequest| host().advise(&redact(config), request).unwrap();
+    let ask =
+        |config: &str, request: &FakeRequest| host().advise(&redact(config), request).unwrap();
     for request in [&part_too_long, &too_much, &nearly] {
         let refused = ask("{}", request).reject.unwrap();
         assert_eq!((refused.status, refused.code.as_str()), (413, "prompt_too_large_to_review"));
         assert_eq!(ask(r#"{"unreadable": "private"}"#, request).lanes, LaneAdvice::Only(vec![1]));
         assert!(ask(r#"{"unreadable": "pass"}"#, request).reject.is_none());
     }
-    assert_eq!(ask(r#"{"unreadable": "pass"}"#, &part_too_long).edits.len(), 1, "what was found is masked");
+    assert_eq!(
+        ask(r#"{"unreadable": "pass"}"#, &part_too_long).edits.len(),
+        1,
+        "what was found is masked"
+    );
     assert_eq!(ask("{}", &enough), Advice::any());
 }
 
@@ -187,7 +208,11 @@ fn more_edits_than_a_host_takes_are_none_at_all() {
     let passing = host().advise(&redact(r#"{"unreadable": "pass"}"#), &request).unwrap();
     assert!(passing.edits.is_empty() && passing.reject.is_none());
     let refusing = host().advise(&redact(r#"{"action": "refuse"}"#), &request).unwrap();
-    assert_eq!(refusing.reject.unwrap().code, "sensitive_content", "nothing has to be edited for that");
+    assert_eq!(
+        refusing.reject.unwrap().code,
+        "sensitive_content",
+        "nothing has to be edited for that"
+    );
 }
 
 #[test]

@@ -17,8 +17,8 @@ mod config;
 mod tests;
 
 use pointsman_sdk::{
-    Advice, Background, Call, LaneId, LaneStat, Learn, Outcome, PerTopology, Permille, Policy, PolicyError,
-    TryResult, mixed, stable_hash,
+    Advice, Background, Call, LaneId, LaneStat, Learn, Outcome, PerTopology, Permille, Policy,
+    PolicyError, TryResult, mixed, stable_hash,
 };
 
 use self::config::Config;
@@ -65,7 +65,9 @@ impl Policy for Spread {
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
         let lanes = self.lanes.get(call.context.topology, || lanes(call));
         let choices = choices(call, &lanes);
-        let Some(least) = choices.iter().map(|choice| choice.load).min() else { return Ok(Advice::any()) };
+        let Some(least) = choices.iter().map(|choice| choice.load).min() else {
+            return Ok(Advice::any());
+        };
         let most = choices.iter().map(|choice| choice.load).max().unwrap_or(least);
         let near: Vec<Choice> = choices
             .iter()
@@ -86,8 +88,9 @@ impl Policy for Spread {
                 span => MOST_OF_OTHERS * (most - choice.load) / span,
             },
         };
-        let scores =
-            choices.iter().map(|choice| (choice.lane, Permille::try_from(score(choice)).unwrap_or(0)));
+        let scores = choices
+            .iter()
+            .map(|choice| (choice.lane, Permille::try_from(score(choice)).unwrap_or(0)));
         Ok(Advice::scores(scores).because(why))
     }
 }
@@ -98,14 +101,18 @@ impl Learn for Spread {
             let key = asked(&outcome.request_id);
             let Some(bytes) = background.state.get(&key) else { continue };
             background.state.delete(&key);
-            let served =
-                (outcome.ended == TryResult::Ok).then(|| background.fleet.info(outcome.lane)).flatten();
+            let served = (outcome.ended == TryResult::Ok)
+                .then(|| background.fleet.info(outcome.lane))
+                .flatten();
             let Some(lane) = served else { continue };
             for landmark in bytes.chunks_exact(8) {
                 let landmark = u64::from_le_bytes(landmark.try_into().unwrap_or_default());
                 // What is not remembered is hashed.
-                let _full =
-                    background.state.put(&went(landmark), lane.name.as_bytes(), self.config.remember_ms);
+                let _full = background.state.put(
+                    &went(landmark),
+                    lane.name.as_bytes(),
+                    self.config.remember_ms,
+                );
             }
         }
     }
@@ -116,8 +123,9 @@ impl Spread {
     /// questions to the state.
     fn landmarks(&self, call: &Call<'_>) -> Vec<u64> {
         let hashes = call.request.prefix_hashes(self.config.block_bytes, self.config.blocks);
-        let places =
-            (0..usize::BITS).map(|power| 1usize << power).take_while(|blocks| *blocks <= hashes.len());
+        let places = (0..usize::BITS)
+            .map(|power| 1usize << power)
+            .take_while(|blocks| *blocks <= hashes.len());
         places.map(|blocks| hashes[blocks - 1]).collect()
     }
 
@@ -132,7 +140,10 @@ impl Spread {
         let name = |lane: LaneId| lanes.get(lane as usize).map_or("", |lane| lane.name.as_str());
         let took = landmarks.iter().rev().find_map(|landmark| {
             let lane = call.state.get(&went(*landmark))?;
-            choices.iter().find(|choice| name(choice.lane).as_bytes() == lane).map(|choice| choice.lane)
+            choices
+                .iter()
+                .find(|choice| name(choice.lane).as_bytes() == lane)
+                .map(|choice| choice.lane)
         });
         if let Some(lane) = took {
             if near.iter().any(|choice| choice.lane == lane) {
@@ -153,16 +164,21 @@ impl Spread {
         }
         let home_landmarks = self.config.home_blocks.ilog2() as usize + 1;
         if let Some(home) = landmarks.iter().take(home_landmarks).next_back() {
-            let weight =
-                |choice: &&Choice| lanes.get(choice.lane as usize).map(|lane| mixed(lane.hash ^ home));
+            let weight = |choice: &&Choice| {
+                lanes.get(choice.lane as usize).map(|lane| mixed(lane.hash ^ home))
+            };
             if let Some(choice) = near.iter().max_by_key(weight) {
                 call.metrics.add("hashed", 1);
-                return (choice.lane, format!("{} is the home of this beginning", name(choice.lane)));
+                return (
+                    choice.lane,
+                    format!("{} is the home of this beginning", name(choice.lane)),
+                );
             }
         }
         // Among equals the seed decides, so that not all of them go to the first lane.
-        let idlest =
-            near.iter().min_by_key(|choice| (choice.load, mixed(call.context.seed ^ u64::from(choice.lane))));
+        let idlest = near
+            .iter()
+            .min_by_key(|choice| (choice.load, mixed(call.context.seed ^ u64::from(choice.lane))));
         let lane = idlest.map_or(0, |choice| choice.lane);
         (lane, format!("{} is the idlest", name(lane)))
     }

@@ -13,7 +13,8 @@ fn host() -> FakeHost {
 }
 
 fn asking(id: &str, text: &str) -> FakeRequest {
-    let body = format!(r#"{{"model": "auto", "messages": [{{"role": "user", "content": "{text}"}}]}}"#);
+    let body =
+        format!(r#"{{"model": "auto", "messages": [{{"role": "user", "content": "{text}"}}]}}"#);
     FakeRequest::chat(&body).with_id(id)
 }
 
@@ -36,7 +37,8 @@ fn unseen_beginnings_have_a_home_that_depends_on_nothing_else() {
     let text = "x".repeat(2000);
     let (home, why) = prefer(&host, &policy, &asking("1", &text));
     assert!(why.ends_with("is the home of this beginning"), "{why}");
-    let (again, _) = prefer(&host, &policy, &asking("2", &format!("{text} and more")).with_seed(99));
+    let (again, _) =
+        prefer(&host, &policy, &asking("2", &format!("{text} and more")).with_seed(99));
     assert_eq!(again, home);
     let homes = |lanes: &[&str]| -> Vec<String> {
         let host = FakeHost::new(FakeFleet::new(lanes));
@@ -48,7 +50,8 @@ fn unseen_beginnings_have_a_home_that_depends_on_nothing_else() {
         let count = four.iter().filter(|home| *home == lane).count();
         assert!((10..45).contains(&count), "{lane} is the home of {count}");
     }
-    let moved = four.iter().zip(&three).filter(|(four, three)| four != three && *four != "c").count();
+    let moved =
+        four.iter().zip(&three).filter(|(four, three)| four != three && *four != "c").count();
     assert_eq!(moved, 0, "when a lane goes, only what was at home there moves");
 }
 
@@ -75,7 +78,11 @@ fn failed_and_unknown_requests_teach_nothing() {
     let (host, policy) = (host(), spread("{}"));
     let text = "x".repeat(1024);
     let (home, _) = prefer(&host, &policy, &asking("1", &text));
-    let failed = Outcome { request_id: "1".into(), ended: TryResult::ServerError, ..outcome((home + 1) % 4) };
+    let failed = Outcome {
+        request_id: "1".into(),
+        ended: TryResult::ServerError,
+        ..outcome((home + 1) % 4)
+    };
     host.learn(&policy, &[failed, Outcome { request_id: "never asked".into(), ..outcome(0) }]);
     served(&host, &policy, "1", (home + 1) % 4);
     assert_eq!(prefer(&host, &policy, &asking("2", &text)).0, home);
@@ -88,7 +95,11 @@ fn the_cache_is_not_followed_onto_a_busy_lane() {
     prefer(&host, &policy, &asking("1", &text));
     served(&host, &policy, "1", 2);
     host.fleet.stat_mut("c").running = 2;
-    assert_eq!(prefer(&host, &policy, &asking("2", &text)).0, 2, "two of four slots are within the slack");
+    assert_eq!(
+        prefer(&host, &policy, &asking("2", &text)).0,
+        2,
+        "two of four slots are within the slack"
+    );
     host.fleet.stat_mut("c").queued = 1;
     assert_ne!(prefer(&host, &policy, &asking("3", &text)).0, 2);
     assert_eq!(host.counted("overloaded"), 1);
@@ -105,7 +116,10 @@ fn the_hosts_own_estimate_of_the_cache_counts_where_nothing_is_remembered() {
     let text = "x".repeat(100);
     assert!(prefer(&host, &policy, &asking("1", &text)).1.ends_with("is the idlest"));
     host.fleet.stat_mut("b").cached_tokens = 64;
-    assert_eq!(prefer(&host, &policy, &asking("1", &text)), (1, "b has 64 tokens cached".to_owned()));
+    assert_eq!(
+        prefer(&host, &policy, &asking("1", &text)),
+        (1, "b has 64 tokens cached".to_owned())
+    );
 }
 
 #[test]
@@ -128,7 +142,9 @@ fn without_affinity_or_text_the_idlest_lane_is_preferred_and_equals_share() {
 #[test]
 fn lanes_that_are_not_loaded_are_taken_only_where_no_other_is() {
     let (mut host, policy) = (host(), spread("{}"));
-    for (lane, state) in [("a", LaneState::Unloaded), ("b", LaneState::Down), ("c", LaneState::Draining)] {
+    for (lane, state) in
+        [("a", LaneState::Unloaded), ("b", LaneState::Down), ("c", LaneState::Draining)]
+    {
         host.fleet.stat_mut(lane).state = state;
     }
     assert_eq!(prefer(&host, &policy, &asking("1", "hi")).0, 3);

@@ -6,7 +6,9 @@ use pointsman_tests::wait_until;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{ask, asking, comes_back, engine, last_words, llama, one_at_a_time, start, streaming, vllm};
+use super::{
+    ask, asking, comes_back, engine, last_words, llama, one_at_a_time, start, streaming, vllm,
+};
 
 #[test]
 fn cut_streams_never_look_complete() {
@@ -47,7 +49,11 @@ fn cut_streams_never_look_complete() {
         assert_eq!(host.lane("a")["starts"].as_u64(), Some(starts + u64::from(dies)), "{script}");
         host.script("a", json!({}));
         let (reply, complete) = streaming(&host, "a").finish();
-        assert!(complete && reply.text().ends_with("data: [DONE]\n\n"), "after {script}: {}", reply.text());
+        assert!(
+            complete && reply.text().ends_with("data: [DONE]\n\n"),
+            "after {script}: {}",
+            reply.text()
+        );
     }
     assert_eq!(host.metric("pointsman_errors_total", ""), count as f64);
     host.assert_nothing_lost();
@@ -59,7 +65,8 @@ fn cut_streams_never_look_complete() {
 fn an_engine_whose_health_lies_is_found_out() {
     let liveness = "liveness = { stall = \"1s\", probe-every = \"0s\" }";
     let flags = r#"--fork-core --script '{"token-ms": 20, "tokens": 5000}'"#;
-    let host = start(&one_at_a_time("", &[vllm("a", &format!("slots = 2\n{liveness}"), "", flags)]));
+    let host =
+        start(&one_at_a_time("", &[vllm("a", &format!("slots = 2\n{liveness}"), "", flags)]));
     let mut answer = streaming(&host, "a");
     assert!(answer.until("data: "));
     let family = host.engine_family("a");
@@ -83,7 +90,9 @@ fn an_engine_whose_health_lies_is_found_out() {
     let waits = waits.join().unwrap();
     assert_eq!(waits.status, 200, "{}", waits.text());
     assert!(family.iter().all(|pid| !alive(*pid)));
-    assert!(host.log().contains("the engine hangs: 2 requests under way, and nothing has moved for"));
+    assert!(
+        host.log().contains("the engine hangs: 2 requests under way, and nothing has moved for")
+    );
     assert_eq!(host.metric("pointsman_engine_exits_total", "reason=\"hang\""), 1.0);
     assert_eq!(host.lane("a")["starts"], 2);
     host.assert_nothing_lost();
@@ -91,7 +100,8 @@ fn an_engine_whose_health_lies_is_found_out() {
 
 #[test]
 fn a_slow_engine_is_not_taken_for_a_dead_one() {
-    let liveness = "liveness = { stall = \"1s\", probe-every = \"200ms\", probe-limit = \"500ms\" }";
+    let liveness =
+        "liveness = { stall = \"1s\", probe-every = \"200ms\", probe-limit = \"500ms\" }";
     let flags = r#"--script '{"token-ms": 400, "tokens": 8}'"#;
     let host = start(&one_at_a_time("", &[vllm("a", liveness, "", flags)]));
     let (reply, complete) = streaming(&host, "a").finish();

@@ -13,8 +13,11 @@ fn is_open(host: &pointsman_tests::host::Host) -> bool {
 /// Two lanes for the model `m`; `b` takes far longer to start, and so `a` comes first.
 fn two(a: &str, flags: &str) -> String {
     let a = llama("a", &format!("models = [\"a\", \"m\"]\n{a}"), flags);
-    let b =
-        llama("b", "models = [\"b\", \"m\"]\nload = \"on-demand\"\nexpected-load = \"20s\"", "--load-ms 100");
+    let b = llama(
+        "b",
+        "models = [\"b\", \"m\"]\nload = \"on-demand\"\nexpected-load = \"20s\"",
+        "--load-ms 100",
+    );
     one_at_a_time("", &[a, b])
 }
 
@@ -58,14 +61,20 @@ fn failures_open_it_and_requests_with_a_fallback_leave_at_once() {
         assert!(!is_open(&host));
         assert_eq!(ask(&host, "a").status, 502);
         wait_until("it is counted", || {
-            host.metric("pointsman_attempts_total", "result=\"server-error\"") == f64::from(failures)
+            host.metric("pointsman_attempts_total", "result=\"server-error\"")
+                == f64::from(failures)
         });
     }
     wait_until("the breaker opens", || is_open(&host));
     assert_eq!(host.lane("a")["state"], "degraded");
     let seen = engine(&host, "a")["seen"].clone();
     let reply = ask(&host, "m");
-    assert_eq!((reply.status, reply.header("x-pointsman-lane")), (200, Some("b")), "{}", reply.text());
+    assert_eq!(
+        (reply.status, reply.header("x-pointsman-lane")),
+        (200, Some("b")),
+        "{}",
+        reply.text()
+    );
     assert_eq!(engine(&host, "a")["seen"], seen);
     // Whoever has nowhere else to go tries all the same, and so finds out that the lane is well again.
     assert_eq!(ask(&host, "a").status, 502);
@@ -88,7 +97,12 @@ fn those_who_wait_and_have_a_fallback_leave_when_it_opens() {
     wait_until("four wait", || queued(&host, "a") == 4);
     let leaves = asking(&host, "m", json!({}));
     let reply = leaves.join().unwrap();
-    assert_eq!((reply.status, reply.header("x-pointsman-lane")), (200, Some("b")), "{}", reply.text());
+    assert_eq!(
+        (reply.status, reply.header("x-pointsman-lane")),
+        (200, Some("b")),
+        "{}",
+        reply.text()
+    );
     for failed in fail {
         let reply = failed.join().unwrap();
         assert_eq!(

@@ -30,7 +30,9 @@ fn a_host_that_is_killed_in_the_middle_of_a_load_leaves_nothing() {
     let machine = Machine::new(16 * GIB, 200);
     let mut host = machine.start(&config(&machine, "--load-ms 3600000"));
     let _client = leaver(&host, &pointsman_tests::client::chat("a", json!({})));
-    wait_until("it is loading", || host.lane("a")["progress"].is_string() && machine.holders().len() == 1);
+    wait_until("it is loading", || {
+        host.lane("a")["progress"].is_string() && machine.holders().len() == 1
+    });
     let children = host.children();
     assert!(children.len() >= 3, "{children:?}");
     host.signal(Signal::KILL);
@@ -93,8 +95,10 @@ fn a_host_that_is_stopped_in_the_middle_of_a_load_leaves_nothing() {
         "server = {{ drain = \"100ms\" }}\n{}",
         config(&machine, "--load-ms 3600000 --ignore-sigterm")
     );
-    let config = config
-        .replace("driver = \"vllm\"", "driver = \"vllm\"\nshutdown-timeout = \"0s\"\nstop-grace = \"500ms\"");
+    let config = config.replace(
+        "driver = \"vllm\"",
+        "driver = \"vllm\"\nshutdown-timeout = \"0s\"\nstop-grace = \"500ms\"",
+    );
     let host = machine.start(&config);
     let _client = leaver(&host, &pointsman_tests::client::chat("a", json!({})));
     wait_until("it is loading", || machine.holders().len() == 1);

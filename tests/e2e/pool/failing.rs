@@ -7,8 +7,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::{
-    AT_ONCE, CHAT, ask, asking, comes_back, engine, last_words, llama, one_at_a_time, queued, start,
-    streaming, vllm,
+    AT_ONCE, CHAT, ask, asking, comes_back, engine, last_words, llama, one_at_a_time, queued,
+    start, streaming, vllm,
 };
 
 #[test]
@@ -35,12 +35,17 @@ fn a_failed_load_tells_all_its_waiters_why() {
         let waiters: Vec<_> = (0..4).map(|_| asking(&host, "a", json!({}))).collect();
         for waiter in waiters {
             let reply = waiter.join().unwrap();
-            assert_eq!((reply.status, &reply.json()["error"]["code"]), (503, &json!("no_lane_available")));
+            assert_eq!(
+                (reply.status, &reply.json()["error"]["code"]),
+                (503, &json!("no_lane_available"))
+            );
             let message = reply.json()["error"]["message"].as_str().unwrap().to_owned();
             assert!(message.contains(cause) && message.contains(last), "{message}");
             assert!(reply.header("retry-after").is_some());
         }
-        wait_until("it is shown", || host.lane("a")["problem"].as_str().is_some_and(|it| it.contains(cause)));
+        wait_until("it is shown", || {
+            host.lane("a")["problem"].as_str().is_some_and(|it| it.contains(cause))
+        });
         wait_until("it is logged", || host.log().contains("not loaded: the engine ended: "));
         host.assert_nothing_lost();
         host.stop();
@@ -49,11 +54,16 @@ fn a_failed_load_tells_all_its_waiters_why() {
 
 #[test]
 fn a_binary_for_another_cpu_is_told_as_such() {
-    for lane in [vllm("a", "", "", "--exit-code 132"), llama("a", "load = \"on-demand\"", "--exit-code 132")]
-    {
+    for lane in [
+        vllm("a", "", "", "--exit-code 132"),
+        llama("a", "load = \"on-demand\"", "--exit-code 132"),
+    ] {
         let host = start(&one_at_a_time("", &[lane]));
         let reply = ask(&host, "a");
-        assert_eq!((reply.status, &reply.json()["error"]["code"]), (503, &json!("no_lane_available")));
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (503, &json!("no_lane_available"))
+        );
         let sentence = "illegal instruction: the binary was built for another CPU";
         assert!(reply.text().contains(sentence), "{}", reply.text());
         wait_until("it is shown", || {
@@ -70,7 +80,11 @@ fn a_binary_for_another_cpu_is_told_as_such() {
 fn a_failed_load_sends_its_waiters_to_another_lane() {
     let lanes = [
         vllm("a", "models = [\"a\", \"m\"]", "", "--load-ms 500 --oom"),
-        llama("b", "models = [\"b\", \"m\"]\nload = \"on-demand\"\nexpected-load = \"20s\"", "--load-ms 100"),
+        llama(
+            "b",
+            "models = [\"b\", \"m\"]\nload = \"on-demand\"\nexpected-load = \"20s\"",
+            "--load-ms 100",
+        ),
     ];
     let host = start(&one_at_a_time("", &lanes));
     let waiters: Vec<_> = (0..3).map(|_| asking(&host, "m", json!({}))).collect();
@@ -78,7 +92,12 @@ fn a_failed_load_sends_its_waiters_to_another_lane() {
     let stuck = asking(&host, "a", json!({}));
     for waiter in waiters {
         let reply = waiter.join().unwrap();
-        assert_eq!((reply.status, reply.header("x-pointsman-lane")), (200, Some("b")), "{}", reply.text());
+        assert_eq!(
+            (reply.status, reply.header("x-pointsman-lane")),
+            (200, Some("b")),
+            "{}",
+            reply.text()
+        );
         assert_eq!(reply.header("x-pointsman-attempts"), Some("2"));
     }
     assert_eq!(stuck.join().unwrap().status, 503);
@@ -89,7 +108,8 @@ fn a_failed_load_sends_its_waiters_to_another_lane() {
 /// The lane that had to go for it comes back: there is no need to repair anything by hand.
 #[test]
 fn after_a_failed_load_the_other_lanes_still_serve() {
-    let lanes = [vllm("a", "", "", "--load-ms 100"), vllm("b", "", "", "--load-ms 200 --fail-load 3")];
+    let lanes =
+        [vllm("a", "", "", "--load-ms 100"), vllm("b", "", "", "--load-ms 200 --fail-load 3")];
     let host = start(&one_at_a_time(AT_ONCE, &lanes));
     for _ in 0..2 {
         assert_eq!(ask(&host, "a").status, 200);
@@ -104,7 +124,12 @@ fn after_a_failed_load_the_other_lanes_still_serve() {
 #[test]
 fn a_load_that_never_ends_is_killed_and_told() {
     let lanes = [
-        vllm("a", "", "start-timeout = \"500ms\"", "--load-ms 3600000 --fork-core --ignore-sigterm"),
+        vllm(
+            "a",
+            "",
+            "start-timeout = \"500ms\"",
+            "--load-ms 3600000 --fork-core --ignore-sigterm",
+        ),
         vllm("b", "", "", "--load-ms 100"),
     ];
     let host = start(&one_at_a_time(AT_ONCE, &lanes));
@@ -113,7 +138,10 @@ fn a_load_that_never_ends_is_killed_and_told() {
     let family = host.engine_family("a");
     for waiter in waiters {
         let reply = waiter.join().unwrap();
-        assert_eq!((reply.status, &reply.json()["error"]["code"]), (503, &json!("no_lane_available")));
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (503, &json!("no_lane_available"))
+        );
         assert!(
             reply.text().contains("did not answer within 0.5 s of its start; it was at: "),
             "{}",
@@ -150,7 +178,12 @@ fn a_lane_is_ready_whatever_its_model_is_called() {
         ("five", "d", "d"),
     ] {
         let reply = post(host.port, CHAT, &chat(asked, json!({})));
-        assert_eq!((reply.status, reply.header("x-pointsman-lane")), (200, Some(lane)), "{}", reply.text());
+        assert_eq!(
+            (reply.status, reply.header("x-pointsman-lane")),
+            (200, Some(lane)),
+            "{}",
+            reply.text()
+        );
         assert_eq!(reply.json()["model"], name, "{asked}");
         let model = engine(&host, lane)["model"].as_str().unwrap().to_owned();
         assert!(model.starts_with(&format!("/m/{lane}")), "{model}");

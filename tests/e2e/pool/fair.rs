@@ -7,7 +7,9 @@ use pointsman_tests::wait_until;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::{AT_ONCE, CHAT, Random, ask, asking, failed_tries, loads, one_at_a_time, seed, start, vllm};
+use super::{
+    AT_ONCE, CHAT, Random, ask, asking, failed_tries, loads, one_at_a_time, seed, start, vllm,
+};
 
 #[test]
 fn agents_that_alternate_cause_no_thrash_and_nobody_starves() {
@@ -45,7 +47,8 @@ fn agents_that_alternate_cause_no_thrash_and_nobody_starves() {
 /// One lane never runs out of work; whoever wants the other one gets it all the same.
 #[test]
 fn a_lane_that_never_runs_out_of_work_does_not_starve_the_other() {
-    let head = "switching = { residence = 100.0, longest-wait = \"1s\" }\nqueue = { ageing = \"0s\" }\n";
+    let head =
+        "switching = { residence = 100.0, longest-wait = \"1s\" }\nqueue = { ageing = \"0s\" }\n";
     let work = r#"--load-ms 200 --script '{"token-ms": 20}'"#;
     let host = start(&one_at_a_time(head, &[vllm("a", "", "", work), vllm("b", "", "", work)]));
     // What a switch costs is learned, not known.
@@ -108,9 +111,11 @@ fn nothing_is_lost_while_lanes_take_turns_and_die() {
     let head = format!(
         "{AT_ONCE}queue = {{ per-lane = 8, total = 20, max-wait = \"3s\" }}\nserver = {{ keep-alive = \"100ms\" }}\n"
     );
-    let flags = r#"--load-ms 100 --fork-core --core-death-ms 50 --script '{"token-ms": 2, "tokens": 20}'"#;
+    let flags =
+        r#"--load-ms 100 --fork-core --core-death-ms 50 --script '{"token-ms": 2, "tokens": 20}'"#;
     let lanes = ["a", "b", "c"].map(|name| {
-        let models = if name == "c" { "models = [\"c\"]" } else { &format!("models = [{name:?}, \"m\"]") };
+        let models =
+            if name == "c" { "models = [\"c\"]" } else { &format!("models = [{name:?}, \"m\"]") };
         vllm(name, models, "", flags)
     });
     let host = start(&one_at_a_time(&head, &lanes));
@@ -144,7 +149,9 @@ fn nothing_is_lost_while_lanes_take_turns_and_die() {
                     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
                     let _gone = rustix::process::kill_process(pid, Signal::KILL);
                 }
-                std::thread::park_timeout(std::time::Duration::from_millis(200 + random.below(600)));
+                std::thread::park_timeout(std::time::Duration::from_millis(
+                    200 + random.below(600),
+                ));
             }
         });
         all.into_iter().for_each(|client| client.join().unwrap());

@@ -5,7 +5,9 @@ use pointsman_tests::wait_until;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::{AT_ONCE, GIB, Machine, ask, asking, engine, is_engine, on_gpu, start, streaming, vllm};
+use super::{
+    AT_ONCE, GIB, Machine, ask, asking, engine, is_engine, on_gpu, start, streaming, vllm,
+};
 
 const ALL: &str = "memory = \"16GiB\"\n";
 
@@ -29,9 +31,9 @@ fn memory_is_seen_to_be_free_before_the_next_load() {
     let mut waited = false;
     wait_until("lane b is started", || {
         let progress = host.lane("b")["progress"].clone();
-        waited |= progress
-            .as_str()
-            .is_some_and(|progress| progress.starts_with("waiting for memory: 4.0 GiB of 12.0 GiB"));
+        waited |= progress.as_str().is_some_and(|progress| {
+            progress.starts_with("waiting for memory: 4.0 GiB of 12.0 GiB")
+        });
         host.lane("b")["pid"].is_u64()
     });
     assert!(waited && !alive(core));
@@ -92,7 +94,8 @@ fn memory_that_somebody_else_holds_is_named() {
     );
     let message = reply.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(
-        message.contains("memory did not become free within 0.4 s: 12.0 GiB are needed, 6.0 GiB free"),
+        message
+            .contains("memory did not become free within 0.4 s: 12.0 GiB are needed, 6.0 GiB free"),
         "{message}"
     );
     assert!(message.contains("held by 1 (10.0 GiB)"), "{message}");
@@ -107,8 +110,11 @@ fn memory_that_somebody_else_holds_is_named() {
 fn lanes_that_fit_together_stay_together() {
     let config = "[[groups]]\nname = \"gpu\"\nmemory = \"17GiB\"\n";
     let stalls = r#"--load-ms 100 --script '{"stall-after": 2}'"#;
-    let lanes =
-        [vllm("a", "", "", stalls), vllm("b", "", "", "--load-ms 100"), vllm("c", "", "", "--load-ms 100")];
+    let lanes = [
+        vllm("a", "", "", stalls),
+        vllm("b", "", "", "--load-ms 100"),
+        vllm("c", "", "", "--load-ms 100"),
+    ];
     let host = start(&format!("{AT_ONCE}{config}{}", lanes.concat()));
     let mut held = streaming(&host, "a");
     assert!(held.until("data: "));
@@ -116,7 +122,9 @@ fn lanes_that_fit_together_stay_together() {
     assert!(is_engine(&host, "a", "ready") && is_engine(&host, "b", "ready"));
     assert_eq!(ask(&host, "c").status, 200);
     assert!(
-        is_engine(&host, "a", "ready") && is_engine(&host, "c", "ready") && !is_engine(&host, "b", "ready")
+        is_engine(&host, "a", "ready")
+            && is_engine(&host, "c", "ready")
+            && !is_engine(&host, "b", "ready")
     );
     assert_eq!(host.lane("a")["starts"], 1);
     drop(held);

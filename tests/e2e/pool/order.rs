@@ -29,8 +29,11 @@ api = \"0.1\"
 priority = [-10, 10]
 ";
     fs::write(folder.join("policy.toml"), manifest).unwrap();
-    fs::write(folder.join("policy.wasm"), component(&module("priority", PRIORITY), "policy", |wit| wit))
-        .unwrap();
+    fs::write(
+        folder.join("policy.wasm"),
+        component(&module("priority", PRIORITY), "policy", |wit| wit),
+    )
+    .unwrap();
     let head = "policies = { cache = \"cache\", chain = [{ name = \"priority\" }] }\n";
     Host::start_in(&program(FAKE_ENGINE), dir, &one_at_a_time(head, lanes), &[])
 }

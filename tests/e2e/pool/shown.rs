@@ -8,7 +8,8 @@ use super::{AT_ONCE, ask, asking, is_engine, llama, loads, one_at_a_time, start,
 
 #[test]
 fn progress_is_shown_while_a_lane_is_loaded() {
-    let lanes = [vllm("a", "", "", "--load-ms 1500"), llama("b", "load = \"on-demand\"", "--load-ms 1500")];
+    let lanes =
+        [vllm("a", "", "", "--load-ms 1500"), llama("b", "load = \"on-demand\"", "--load-ms 1500")];
     let host = start(&one_at_a_time("", &lanes));
     for (lane, phase) in [("a", "loading weights"), ("b", "loading weights")] {
         assert_eq!(
@@ -29,10 +30,14 @@ fn progress_is_shown_while_a_lane_is_loaded() {
             status["engine"] == "ready"
         });
         assert!(seen.iter().any(|(progress, _)| progress.starts_with(phase)), "{seen:?}");
-        let bar = |(progress, _): &&(String, u64)| progress.contains(" % (") && progress.contains("/26)");
+        let bar =
+            |(progress, _): &&(String, u64)| progress.contains(" % (") && progress.contains("/26)");
         assert!(lane == "b" || seen.iter().filter(bar).count() >= 2, "{seen:?}");
         let times: Vec<u64> = seen.iter().map(|(_, left)| *left).collect();
-        assert!(times.iter().all(|left| *left > 0) && times.is_sorted_by(|a, b| a >= b), "{times:?}");
+        assert!(
+            times.iter().all(|left| *left > 0) && times.is_sorted_by(|a, b| a >= b),
+            "{times:?}"
+        );
         assert_eq!(
             (&host.lane(lane)["ready_in_ms"], &host.lane(lane)["progress"]),
             (&json!(0), &json!(null))
@@ -87,7 +92,10 @@ fn a_lane_that_nobody_uses_is_unloaded() {
     let family = host.engine_family("a");
     wait_until("it is unloaded", || is_engine(&host, "a", "cold"));
     assert!(family.iter().all(|pid| !alive(*pid)));
-    assert_eq!((&host.lane("a")["state"], &host.lane("a")["pid"]), (&json!("unloaded"), &json!(null)));
+    assert_eq!(
+        (&host.lane("a")["state"], &host.lane("a")["pid"]),
+        (&json!("unloaded"), &json!(null))
+    );
     assert_eq!(ask(&host, "a").status, 200);
     assert_eq!(host.lane("a")["starts"], 2);
     host.assert_nothing_lost();
@@ -97,7 +105,8 @@ fn a_lane_that_nobody_uses_is_unloaded() {
 #[test]
 fn switches_are_counted_and_timed() {
     let flags = "--load-ms 200 --slow-exit-ms 200";
-    let host = start(&one_at_a_time(AT_ONCE, &[vllm("a", "", "", flags), vllm("b", "", "", flags)]));
+    let host =
+        start(&one_at_a_time(AT_ONCE, &[vllm("a", "", "", flags), vllm("b", "", "", flags)]));
     assert_eq!((ask(&host, "a").status, ask(&host, "b").status), (200, 200));
     let seconds = |lane: &str, part: &str| {
         let metric = "pointsman_switch_seconds_sum";

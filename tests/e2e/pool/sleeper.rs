@@ -11,7 +11,8 @@ use super::{AT_ONCE, CHAT, GIB, Machine, ask, engine, leaver, on_gpu, vllm};
 const LANE: &str = "memory = \"12GiB\"\nasleep-memory = \"1GiB\"";
 
 fn lane(machine: &Machine, name: &str, level: &str, script: &str) -> String {
-    let flags = format!("--load-ms 200 --fork-core --script '{script}' {}", machine.flags(12 * GIB));
+    let flags =
+        format!("--load-ms 200 --fork-core --script '{script}' {}", machine.flags(12 * GIB));
     let engine = format!("switch = {level:?}\nstop-grace = \"2s\"\nshutdown-timeout = \"1s\"");
     vllm(name, "", &engine, &flags).replace("memory = \"8GiB\"", LANE)
 }
@@ -57,7 +58,10 @@ fn a_sleeper_that_wakes_up_wrong_is_restarted_and_demoted() {
         assert_eq!(ask(&host, "b").status, 200);
         assert_eq!(words(&host), said, "{script}");
         assert!(family.iter().all(|pid| !alive(*pid)), "{script}");
-        assert!(host.log().contains("stopped and started instead of put to sleep from now on"), "{script}");
+        assert!(
+            host.log().contains("stopped and started instead of put to sleep from now on"),
+            "{script}"
+        );
         assert_eq!(host.lane("a")["starts"], 2, "{script}");
         // From now on it is ended and started.
         let pid = host.engine_pid("a");

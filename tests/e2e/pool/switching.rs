@@ -5,8 +5,8 @@ use pointsman_tests::wait_until;
 use serde_json::json;
 
 use super::{
-    AT_ONCE, ask, asking, engine, failed_tries, is_engine, last_words, leaver, llama, loads, one_at_a_time,
-    queued, start, streaming, vllm,
+    AT_ONCE, ask, asking, engine, failed_tries, is_engine, last_words, leaver, llama, loads,
+    one_at_a_time, queued, start, streaming, vllm,
 };
 
 const STALLS: &str = r#"--load-ms 200 --script '{"stall-after": 2}'"#;
@@ -68,7 +68,8 @@ fn a_loading_lane_is_never_evicted() {
 fn a_client_that_leaves_while_it_waits_triggers_no_switch() {
     let kept_alive = format!("{AT_ONCE}server = {{ keep-alive = \"50ms\" }}\n");
     for (head, streams) in [(AT_ONCE, false), ("", true), (kept_alive.as_str(), true)] {
-        let host = start(&one_at_a_time(head, &[vllm("a", "", "", STALLS), vllm("b", "", "", QUICK)]));
+        let host =
+            start(&one_at_a_time(head, &[vllm("a", "", "", STALLS), vllm("b", "", "", QUICK)]));
         let mut held = streaming(&host, "a");
         assert!(held.until("data: "));
         let client = leaver(&host, &chat("b", json!({ "stream": streams })));
@@ -79,7 +80,9 @@ fn a_client_that_leaves_while_it_waits_triggers_no_switch() {
         }
         assert_eq!(is_engine(&host, "a", "draining"), head.contains("residence"));
         drop(client);
-        wait_until("it waits no more", || queued(&host, "b") == 0 && is_engine(&host, "a", "ready"));
+        wait_until("it waits no more", || {
+            queued(&host, "b") == 0 && is_engine(&host, "a", "ready")
+        });
         let reply = ask(&host, "a");
         assert_eq!(reply.status, 200, "{}", reply.text());
         assert_eq!((&host.lane("b")["starts"], &host.lane("a")["starts"]), (&json!(0), &json!(1)));
@@ -93,7 +96,8 @@ fn a_client_that_leaves_while_it_waits_triggers_no_switch() {
 #[test]
 fn a_client_that_leaves_frees_the_engine_for_the_next_lane() {
     let endless = r#"--load-ms 200 --script '{"token-ms": 20, "tokens": 9000}'"#;
-    let host = start(&one_at_a_time(AT_ONCE, &[vllm("a", "", "", endless), vllm("b", "", "", QUICK)]));
+    let host =
+        start(&one_at_a_time(AT_ONCE, &[vllm("a", "", "", endless), vllm("b", "", "", QUICK)]));
     for body in [chat("a", json!({ "stream": true })), chat("a", json!({}))] {
         let client = leaver(&host, &body);
         wait_until("lane a works", || host.lane("a")["running"] == 1);
@@ -145,7 +149,10 @@ fn answers_that_outlast_the_limit_are_cut_with_words() {
     let other = asking(&host, "b", json!({}));
     let (reply, complete) = cut.finish();
     let error = last_words(&reply.text());
-    assert!(complete && error["message"].as_str().unwrap().contains("exchanged for another"), "{error}");
+    assert!(
+        complete && error["message"].as_str().unwrap().contains("exchanged for another"),
+        "{error}"
+    );
     let whole = whole.join().unwrap();
     assert_eq!((whole.status, &whole.json()["error"]["code"]), (503, &json!("no_lane_available")));
     assert!(whole.header("retry-after").is_some());
@@ -170,7 +177,12 @@ fn a_request_that_is_cut_before_its_first_byte_goes_elsewhere() {
     wait_until("it is under way", || host.lane("a")["running"] == 1);
     let other = asking(&host, "b", json!({}));
     let moved = moved.join().unwrap();
-    assert_eq!((moved.status, moved.header("x-pointsman-lane")), (200, Some("r")), "{}", moved.text());
+    assert_eq!(
+        (moved.status, moved.header("x-pointsman-lane")),
+        (200, Some("r")),
+        "{}",
+        moved.text()
+    );
     assert_eq!(other.join().unwrap().status, 200);
     host.assert_nothing_lost();
 }

@@ -7,8 +7,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::{
-    AT_ONCE, CHAT, ask, asking, is_engine, last_words, llama, one_at_a_time, queued, start, streaming,
-    streaming_later, vllm,
+    AT_ONCE, CHAT, ask, asking, is_engine, last_words, llama, one_at_a_time, queued, start,
+    streaming, streaming_later, vllm,
 };
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -18,17 +18,25 @@ fn long_waits_keep_streaming_clients_alive() {
     let head = "server = { keep-alive = \"150ms\" }\n";
     let host = start(&one_at_a_time(head, &[vllm("a", "", "", "--load-ms 1000")]));
     let body = chat("a", json!({ "stream": true })).to_string();
-    let mut answer = open(host.port, "POST", CHAT, &[JSON, ("x-request-id", "mine")], body.as_bytes());
-    let header =
-        |name: &str| answer.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    let mut answer =
+        open(host.port, "POST", CHAT, &[JSON, ("x-request-id", "mine")], body.as_bytes());
+    let header = |name: &str| {
+        answer.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    };
     assert_eq!((answer.status, header("x-request-id")), (200, Some("mine")));
     assert!(header("content-type").unwrap().starts_with("text/event-stream"));
-    assert_eq!((header("cache-control"), header("x-accel-buffering")), (Some("no-cache"), Some("no")));
+    assert_eq!(
+        (header("cache-control"), header("x-accel-buffering")),
+        (Some("no-cache"), Some("no"))
+    );
     assert!(answer.until(": keep-alive\n\n: keep-alive\n\n"));
     assert!(is_engine(&host, "a", "starting") || is_engine(&host, "a", "ready"));
     let (reply, complete) = answer.finish();
     let text = reply.text();
-    assert!(complete && text.starts_with(": keep-alive\n\n") && text.ends_with("data: [DONE]\n\n"), "{text}");
+    assert!(
+        complete && text.starts_with(": keep-alive\n\n") && text.ends_with("data: [DONE]\n\n"),
+        "{text}"
+    );
     assert!(text.contains("chatcmpl-mine"), "{text}");
     let answer = &text[text.find("data: ").unwrap()..];
     assert!(!answer.contains("keep-alive"), "{text}");
@@ -51,7 +59,10 @@ fn what_fails_after_a_long_wait_ends_with_an_error_event() {
     {
         let (reply, complete) = streaming(&host, lane).finish();
         let text = reply.text();
-        assert!(reply.status == 200 && complete && text.starts_with(": keep-alive\n\n"), "{lane}: {text}");
+        assert!(
+            reply.status == 200 && complete && text.starts_with(": keep-alive\n\n"),
+            "{lane}: {text}"
+        );
         assert_eq!(last_words(&text)["code"], code, "{lane}: {text}");
         if lane == "fails" {
             wait_until("it is over", || !is_engine(&host, "fails", "starting"));
@@ -65,8 +76,10 @@ fn what_fails_after_a_long_wait_ends_with_an_error_event() {
 #[test]
 fn a_refusal_after_a_long_wait_is_told_in_an_event() {
     let head = "server = { keep-alive = \"100ms\" }\n";
-    let host =
-        start(&one_at_a_time(head, &[vllm("a", "", "", r#"--load-ms 500 --script '{"status": 400}'"#)]));
+    let host = start(&one_at_a_time(
+        head,
+        &[vllm("a", "", "", r#"--load-ms 500 --script '{"status": 400}'"#)],
+    ));
     let (reply, complete) = streaming(&host, "a").finish();
     let error = last_words(&reply.text());
     assert!(reply.status == 200 && complete, "{}", reply.text());
@@ -111,7 +124,11 @@ fn every_request_ends_and_limits_are_visible() {
             "{}",
             reply.text()
         );
-        assert!(reply.text().contains("requests wait already, which is the limit"), "{}", reply.text());
+        assert!(
+            reply.text().contains("requests wait already, which is the limit"),
+            "{}",
+            reply.text()
+        );
         assert!(reply.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
     };
     let mut waiting: Vec<_> = (0..3).map(|_| asking(&host, "b", json!({}))).collect();
@@ -141,7 +158,8 @@ fn every_request_ends_and_limits_are_visible() {
 #[test]
 fn those_who_wait_are_answered_when_the_host_stops() {
     let head = "server = { keep-alive = \"100ms\", drain = \"300ms\" }\n";
-    let mut host = start(&one_at_a_time(head, &[vllm("a", "", "", "--load-ms 3600000 --fork-core")]));
+    let mut host =
+        start(&one_at_a_time(head, &[vllm("a", "", "", "--load-ms 3600000 --fork-core")]));
     let whole: Vec<_> = (0..2).map(|_| asking(&host, "a", json!({}))).collect();
     let streamed = streaming_later(&host, "a");
     wait_until("they wait", || queued(&host, "a") == 3);
@@ -151,10 +169,15 @@ fn those_who_wait_are_answered_when_the_host_stops() {
     assert!(complete, "{}", reply.text());
     assert_eq!(last_words(&reply.text())["code"], "no_lane_available", "{}", reply.text());
     assert!(host.ended().success());
-    wait_until("nothing is left", || children.iter().all(|child| !pointsman_tests::host::alive(*child)));
+    wait_until("nothing is left", || {
+        children.iter().all(|child| !pointsman_tests::host::alive(*child))
+    });
     for waiter in whole {
         let reply = waiter.join().expect("an answer, and not only the end of the connection");
-        assert_eq!((reply.status, &reply.json()["error"]["code"]), (503, &json!("no_lane_available")));
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["code"]),
+            (503, &json!("no_lane_available"))
+        );
     }
 }
 
@@ -162,7 +185,9 @@ fn those_who_wait_are_answered_when_the_host_stops() {
 #[test]
 fn a_request_with_a_fallback_does_not_wait_in_vain() {
     let policies = root().join("policies");
-    for (max_wait, lane, tries) in [("2s", "super_reader", Some("2")), ("50s", "orchestrator", None)] {
+    for (max_wait, lane, tries) in
+        [("2s", "super_reader", Some("2")), ("50s", "orchestrator", None)]
+    {
         let head = format!(
             "queue = {{ max-wait = {max_wait:?} }}\npolicies = {{ dir = {policies:?}, cache = \"cache\", chain = [{{ name = \
              \"cortex\" }}] }}\n"
@@ -175,7 +200,12 @@ fn a_request_with_a_fallback_does_not_wait_in_vain() {
         let host = start(&one_at_a_time(&head, &lanes));
         host.wait_for("super_reader", "ready");
         let reply = ask(&host, "orchestrator");
-        assert_eq!((reply.status, reply.header("x-pointsman-lane")), (200, Some(lane)), "{}", reply.text());
+        assert_eq!(
+            (reply.status, reply.header("x-pointsman-lane")),
+            (200, Some(lane)),
+            "{}",
+            reply.text()
+        );
         assert_eq!(reply.header("x-pointsman-attempts"), tries);
         assert_eq!(host.lane("orchestrator")["starts"], i32::from(tries.is_none()));
         assert_eq!(
@@ -192,12 +222,19 @@ fn a_fallback_works_after_the_first_sign_of_life() {
     let head = "server = { keep-alive = \"100ms\" }\n";
     let lanes = [
         vllm("a", "models = [\"a\", \"m\"]", "", "--load-ms 800 --oom"),
-        llama("b", "models = [\"b\", \"m\"]\nload = \"on-demand\"\nexpected-load = \"20s\"", "--load-ms 400"),
+        llama(
+            "b",
+            "models = [\"b\", \"m\"]\nload = \"on-demand\"\nexpected-load = \"20s\"",
+            "--load-ms 400",
+        ),
     ];
     let host = start(&one_at_a_time(head, &lanes));
     let (reply, complete) = streaming(&host, "m").finish();
     let text = reply.text();
-    assert!(complete && text.starts_with(": keep-alive\n\n") && text.ends_with("data: [DONE]\n\n"), "{text}");
+    assert!(
+        complete && text.starts_with(": keep-alive\n\n") && text.ends_with("data: [DONE]\n\n"),
+        "{text}"
+    );
     assert_eq!(host.metric("pointsman_fell_back_total", ""), 1.0);
     host.assert_nothing_lost();
 }

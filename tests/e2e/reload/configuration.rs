@@ -15,7 +15,12 @@ use crate::FAKE_ENGINE;
 /// Names of the policies in their order.
 fn names(site: &Site) -> Vec<String> {
     let policies = site.host.status()["policies"].clone();
-    policies.as_array().unwrap().iter().map(|policy| policy["name"].as_str().unwrap().to_owned()).collect()
+    policies
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|policy| policy["name"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// What stands for the configuration of a policy comes out as its reason.
@@ -25,12 +30,16 @@ const SAYS_ITS_CONFIGURATION: &str = r#"
 
 #[test]
 fn order_weights_settings_and_members_change_without_a_restart() {
-    let opinions = [Guest::new("first").why("first").lane(0), Guest::new("second").why("second").lane(1)];
+    let opinions =
+        [Guest::new("first").why("first").lane(0), Guest::new("second").why("second").lane(1)];
     let site = site(&opinions);
     let before = engines(&site);
     let load = Load::start(site.host.port, 2, "auto");
     // The last note is the one that is shown.
-    assert_eq!((names(&site), site.why("auto").as_str()), (vec!["first".into(), "second".into()], "second"));
+    assert_eq!(
+        (names(&site), site.why("auto").as_str()),
+        (vec!["first".into(), "second".into()], "second")
+    );
     site.configure(&config(&chain(&["second", "first"], "")));
     site.wait_for_why("auto", "first");
     assert_eq!(names(&site), ["second", "first"]);
@@ -122,7 +131,9 @@ fn what_needs_a_restart_is_named_and_the_policies_change_all_the_same() {
     site.configure(&with_lane);
     // What an operator types who does not wait for anything.
     site.host.signal(Signal::HUP);
-    wait_until("the section is named", || site.host.status()["config"]["restart_for"] == json!(["lanes"]));
+    wait_until("the section is named", || {
+        site.host.status()["config"]["restart_for"] == json!(["lanes"])
+    });
     assert_eq!(site.why("auto"), "one");
     assert_eq!((engines(&site), site.ask("c").status), (before, 404));
     site.configure(&config(&chain(&["p", "q"], "")));

@@ -23,16 +23,21 @@ fn streams_under_way_do_not_notice_that_policies_change() {
         site.host.script(lane, json!({ "tokens": 40, "token-ms": 25 }));
     }
     let mut streams: Vec<_> = (0..2)
-        .map(|_| stream(site.host.port, "/v1/chat/completions", &chat("auto", json!({ "stream": true }))))
+        .map(|_| {
+            stream(site.host.port, "/v1/chat/completions", &chat("auto", json!({ "stream": true })))
+        })
         .collect();
     let first = site.policy("p")["version"].as_str().unwrap().to_owned();
     assert!(streams.iter_mut().all(|stream| stream.status == 200 && stream.until("data:")));
     for number in 1..=5 {
         site.take_up(&version(number));
     }
-    let now = stream(site.host.port, "/v1/chat/completions", &chat("auto", json!({ "stream": true })));
+    let now =
+        stream(site.host.port, "/v1/chat/completions", &chat("auto", json!({ "stream": true })));
     let by = |headers: &[(String, String)], version: &str| {
-        headers.iter().any(|(name, by)| name == "x-pointsman-policy" && *by == format!("p@{version}"))
+        headers
+            .iter()
+            .any(|(name, by)| name == "x-pointsman-policy" && *by == format!("p@{version}"))
     };
     assert!(by(&now.headers, site.policy("p")["version"].as_str().unwrap()), "{:?}", now.headers);
     for stream in streams {
@@ -48,7 +53,8 @@ fn streams_under_way_do_not_notice_that_policies_change() {
 /// As often as the environment variable `RELOADS` says. Nothing grows with the versions that there were.
 #[test]
 fn many_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
-    let reloads: u64 = std::env::var("RELOADS").ok().and_then(|number| number.parse().ok()).unwrap_or(60);
+    let reloads: u64 =
+        std::env::var("RELOADS").ok().and_then(|number| number.parse().ok()).unwrap_or(60);
     let site = site(&[version(0)]);
     let pids = engines(&site);
     let load = Load::start(site.host.port, 4, "auto");
@@ -71,9 +77,13 @@ fn many_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
     let seen = load.end();
     assert_no_mix(&seen);
     for seen in seen.keys() {
-        let number = versions.get(&seen.policy).unwrap_or_else(|| panic!("{} was never there", seen.policy));
+        let number =
+            versions.get(&seen.policy).unwrap_or_else(|| panic!("{} was never there", seen.policy));
         let lane = ["a", "b"][usize::from(number % 2 == 1)];
-        assert_eq!((seen.lane.as_str(), &seen.why), (lane, &format!("version {number} wants {lane}")));
+        assert_eq!(
+            (seen.lane.as_str(), &seen.why),
+            (lane, &format!("version {number} wants {lane}"))
+        );
     }
     let [(early, few), (late, many)] = sizes[..] else { panic!("{sizes:?}") };
     println!(

@@ -28,7 +28,9 @@ fn a_host_that_is_killed_while_it_reloads_comes_back() {
             // It gets no answer.
             let stream = std::net::TcpStream::connect(("127.0.0.1", admin));
             let request = "POST /reload HTTP/1.1\r\nhost: x\r\nauthorization: Bearer t0ken\r\ncontent-length: 0\r\n\r\n";
-            stream.and_then(|mut stream| std::io::Write::write_all(&mut stream, request.as_bytes())).is_ok()
+            stream
+                .and_then(|mut stream| std::io::Write::write_all(&mut stream, request.as_bytes()))
+                .is_ok()
         });
         assert!(asking.join().unwrap());
         // A little later every time.
@@ -62,7 +64,10 @@ fn what_was_rolled_back_or_disabled_stays_so() {
     let site = again(site);
     let shown = site.policy("p");
     assert_eq!(site.why("auto"), "two", "{shown}");
-    assert!(error(&shown).contains("was set aside: rolled back by hand; change the policy"), "{shown}");
+    assert!(
+        error(&shown).contains("was set aside: rolled back by hand; change the policy"),
+        "{shown}"
+    );
     assert_eq!(shown["set_aside"][0]["version"], bad[..8]);
     let (code, out, err) = site.cli(&["disable", "p"]);
     assert!(code == 0 && out.contains("disabled"), "{out}{err}");

@@ -28,13 +28,15 @@ const SLOW: &str = r#"
 /// Wait until the version is taken back while clients ask; the reason.
 fn taken_back(site: &Site, load: &Load, bad: &Value) -> String {
     assert_ne!(bad["probation"], Value::Null, "{bad}");
-    let shown = site.wait_for("it is taken back", "p", |policy| policy["version"] != bad["version"]);
+    let shown =
+        site.wait_for("it is taken back", "p", |policy| policy["version"] != bad["version"]);
     load.more(10);
     assert_eq!(site.why("auto"), "old");
     assert_eq!(shown["set_aside"][0]["version"], bad["fingerprint"].as_str().unwrap()[..8]);
     assert_eq!(site.host.metric("pointsman_policy_changes_total", "result=\"taken-back\""), 1.0);
     let reason = shown["set_aside"][0]["reason"].as_str().unwrap().to_owned();
-    let (version, error) = (bad["version"].as_str().unwrap(), shown["error"]["what"].as_str().unwrap());
+    let (version, error) =
+        (bad["version"].as_str().unwrap(), shown["error"]["what"].as_str().unwrap());
     assert_eq!(error, format!("version {version} was taken back: {reason}"));
     assert!(site.host.log().contains(&format!("taken back: {reason}")));
     // It stays away, though it is what is in the folder.
@@ -43,7 +45,10 @@ fn taken_back(site: &Site, load: &Load, bad: &Value) -> String {
     site.reload();
     assert_eq!(site.why("auto"), "old");
     let again = site.policy("p")["error"]["what"].as_str().unwrap().to_owned();
-    assert!(again.contains("was set aside: ") && again.contains("or promote that version"), "{again}");
+    assert!(
+        again.contains("was set aside: ") && again.contains("or promote that version"),
+        "{again}"
+    );
     reason
 }
 

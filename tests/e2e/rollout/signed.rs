@@ -24,8 +24,10 @@ fn signed(policies: &Path) {
     let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
     let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&decoded(&base64)).unwrap();
     let digest = |file: &str| Sha256::digest(fs::read(folder.join(file)).unwrap());
-    let message = [b"pointsman policy v1\n", &digest("policy.wasm")[..], &digest("policy.toml")[..]].concat();
-    let signature: String = key.sign(&message).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let message =
+        [b"pointsman policy v1\n", &digest("policy.wasm")[..], &digest("policy.toml")[..]].concat();
+    let signature: String =
+        key.sign(&message).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     swap(&folder.join("policy.sig"), signature.as_bytes());
 }
 
@@ -44,7 +46,10 @@ fn decoded(text: &str) -> Vec<u8> {
 
 fn signers(name: &str) -> String {
     let file = key(name);
-    config(&format!("[[policies.signers]]\nname = \"release\"\nfile = {file:?}\n{}", chain(&["p"], "")))
+    config(&format!(
+        "[[policies.signers]]\nname = \"release\"\nfile = {file:?}\n{}",
+        chain(&["p"], "")
+    ))
 }
 
 #[test]
@@ -70,7 +75,11 @@ fn only_what_was_signed_as_it_is_comes_into_service() {
     fs::remove_file(site.policies().join("p/policy.sig")).unwrap();
     refused(&new(), "no signature", "p/policy.sig is missing");
     swap(&site.policies().join("p/policy.sig"), b"signed, honestly");
-    refused(&new(), "no signature at all", "policy.sig: it is no signature: 64 bytes as hexadecimal");
+    refused(
+        &new(),
+        "no signature at all",
+        "policy.sig: it is no signature: 64 bytes as hexadecimal",
+    );
 
     site.put(&new());
     signed(&site.policies());
@@ -110,7 +119,10 @@ fn whoever_asks_for_signatures_later_hears_of_what_has_none() {
     site.configure(&signers("public.pem"));
     site.reload();
     let shown = site.policy("p");
-    assert!(shown["error"]["what"].as_str().unwrap().contains("p/policy.sig is missing"), "{shown}");
+    assert!(
+        shown["error"]["what"].as_str().unwrap().contains("p/policy.sig is missing"),
+        "{shown}"
+    );
     // It was proven when nobody asked for that, and no request is refused because of it.
     assert_eq!(site.why("auto"), "old");
     signed(&site.policies());

@@ -11,8 +11,8 @@ use clap::Parser;
 use pointsman_tests::client::{chat, post};
 use pointsman_tests::host::{Host, program, root};
 use pointsman_tests::truth::{
-    Asked, Course, RECORDS, TURNS, as_on_average, as_they_were, config, loads_and_stops, scenario, served,
-    simulated, workload,
+    Asked, Course, RECORDS, TURNS, as_on_average, as_they_were, config, loads_and_stops, scenario,
+    served, simulated, workload,
 };
 use rustix::process::Signal;
 use serde_json::json;
@@ -122,7 +122,8 @@ fn rates(program: &Path, config: &str) -> String {
     let host = Host::start(program, config).ready();
     let ask = |text: &str, tokens: u32| {
         let begun = Instant::now();
-        let body = json!({ "messages": [{ "role": "user", "content": text }], "max_tokens": tokens });
+        let body =
+            json!({ "messages": [{ "role": "user", "content": text }], "max_tokens": tokens });
         let reply = post(host.port, "/v1/chat/completions", &chat("coder", body)).json();
         let usage = |key: &str| reply["usage"][key].as_f64().unwrap();
         (begun.elapsed().as_secs_f64(), usage("prompt_tokens"), usage("completion_tokens"))
@@ -135,7 +136,10 @@ fn rates(program: &Path, config: &str) -> String {
     let one = (written - 1.0) / (alone - short);
     let both = std::thread::scope(|scope| {
         let story = |what: &'static str| scope.spawn(move || ask(what, 32));
-        let two = [story("Tell me a long story about a fox."), story("Tell me a long story about a bee.")];
+        let two = [
+            story("Tell me a long story about a fox."),
+            story("Tell me a long story about a bee."),
+        ];
         two.map(|answer| answer.join().unwrap())
     });
     let longest = both.iter().map(|answer| answer.0).fold(0.0, f64::max);

@@ -116,9 +116,15 @@ impl AnswerBody {
     }
 
     /// An answer that counts as under way.
-    pub(super) fn working(engine: &Arc<Engine>, id: &str, acts: VecDeque<Act>, tails: Tails) -> Self {
+    pub(super) fn working(
+        engine: &Arc<Engine>,
+        id: &str,
+        acts: VecDeque<Act>,
+        tails: Tails,
+    ) -> Self {
         engine.busy.fetch_add(1, Ordering::SeqCst);
-        let busy = Busy { engine: Arc::clone(engine), permit: None, finished: false, id: id.to_owned() };
+        let busy =
+            Busy { engine: Arc::clone(engine), permit: None, finished: false, id: id.to_owned() };
         let mut receiver = engine.mood.subscribe();
         let mood = *receiver.borrow_and_update();
         let watch = Some(Watch { mood, aborted: mood.aborted, changed: changed(receiver) });
@@ -143,7 +149,9 @@ impl AnswerBody {
     /// Wait until all is there, as the answers in one piece do.
     pub(super) async fn collect(mut self) -> (Bytes, Ending) {
         let mut all = Vec::new();
-        while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await {
+        while let Some(Ok(frame)) =
+            std::future::poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await
+        {
             all.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
         }
         (all.into(), self.ending)
@@ -157,14 +165,18 @@ impl AnswerBody {
         let streaming = request.windows(13).any(|part| part == b"\"stream\":true");
         if !streaming {
             let mut response = Response::new(Self::whole(TEXT));
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             return response;
         }
         let mut acts: VecDeque<Act> =
             (0..9).map(|_| Act::Send(Bytes::from_static(CHUNK.as_bytes()))).collect();
         acts.push_back(Act::Send(Bytes::from_static(LAST.as_bytes())));
         let mut response = Response::new(Self::of(acts, None));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         response
     }
 
@@ -222,7 +234,8 @@ impl AnswerBody {
             Some(Act::Finish(reason)) => {
                 if let Some(busy) = &self.busy {
                     let mut counts = busy.engine.counts();
-                    let count = if *reason == "stop" { &mut counts.stop } else { &mut counts.length };
+                    let count =
+                        if *reason == "stop" { &mut counts.stop } else { &mut counts.length };
                     *count += 1;
                 }
             }

@@ -82,8 +82,9 @@ fn words(text: &str) -> Vec<String> {
 pub(super) fn parse(arguments: &[String], variable: &str) -> Result<Options, Wrong> {
     let mut flags = vec!["fake-engine".to_owned()];
     flags.extend(words(variable));
-    let llama =
-        |word: &String| matches!(word.split('=').next(), Some("--model" | "-m" | "--hf-repo" | "-hf"));
+    let llama = |word: &String| {
+        matches!(word.split('=').next(), Some("--model" | "-m" | "--hf-repo" | "-hf"))
+    };
     if arguments.first().is_some_and(|first| first == "serve") {
         flags.extend(["--flavour", "vllm"].map(str::to_owned));
         vllm(&arguments[1..], &mut flags)?;
@@ -102,7 +103,8 @@ fn flag(word: &str) -> Option<(String, Option<String>)> {
     if name.is_empty() || name.parse::<f64>().is_ok() {
         return None;
     }
-    let (name, value) = name.split_once('=').map_or((name, None), |(name, value)| (name, Some(value)));
+    let (name, value) =
+        name.split_once('=').map_or((name, None), |(name, value)| (name, Some(value)));
     Some((name.to_owned(), value.map(str::to_owned)))
 }
 
@@ -121,7 +123,8 @@ fn vllm(arguments: &[String], flags: &mut Vec<String>) -> Result<(), Wrong> {
         };
         let name = name.replace('_', "-");
         let plain = name.strip_prefix("no-").unwrap_or(&name);
-        let most = if has(VLLM_SWITCH, plain) || own(&name) == Some(false) || name.starts_with('O') {
+        let most = if has(VLLM_SWITCH, plain) || own(&name) == Some(false) || name.starts_with('O')
+        {
             0
         } else if has(VLLM_LIST, &name) {
             usize::MAX

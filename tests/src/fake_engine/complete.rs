@@ -65,13 +65,19 @@ pub(super) async fn complete(engine: Arc<Engine>, request: Request<Incoming>) ->
 }
 
 /// The JSON of a request, or what is said to one that has none.
-pub(super) fn read(engine: &Engine, parts: &request::Parts, body: &Bytes) -> Result<Value, Box<Reply>> {
+pub(super) fn read(
+    engine: &Engine,
+    parts: &request::Parts,
+    body: &Bytes,
+) -> Result<Value, Box<Reply>> {
     let bad = |message: &str, kind: &str, param: Option<&str>| {
         Err(Box::new(vllm_error(engine, StatusCode::BAD_REQUEST, message, kind, param)))
     };
-    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+    let kind =
+        parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     if engine.options.vllm() && kind.split(';').next() != Some("application/json") {
-        let message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed";
+        let message =
+            "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed";
         return bad(message, "Bad Request", None);
     }
     let wrong = match serde_json::from_slice(body) {
@@ -113,11 +119,18 @@ pub(super) fn prompt(engine: &Engine, asked: &Value) -> (String, u64) {
                 frame += if engine.options.vllm() { 10 } else { 29 };
             }
         }
-        None => prompt = text(if asked["prompt"].is_null() { &asked["input"] } else { &asked["prompt"] }),
+        None => {
+            prompt =
+                text(if asked["prompt"].is_null() { &asked["input"] } else { &asked["prompt"] })
+        }
     }
     // The recorded vLLM had a token for each byte.
     let length = prompt.len() as u64;
-    let tokens = if engine.options.vllm() && engine.options.faithful() { length } else { length.div_ceil(4) };
+    let tokens = if engine.options.vllm() && engine.options.faithful() {
+        length
+    } else {
+        length.div_ceil(4)
+    };
     (prompt, (tokens + frame).max(1))
 }
 
@@ -143,12 +156,14 @@ fn check(engine: &Engine, chat: bool, asked: &Value, tokens: u64) -> Result<(), 
     }
     if engine.options.vllm() {
         if !asked["stream_options"].is_null() && asked["stream"] != true {
-            let message = "Stream options can only be defined when `stream=True`. (parameter=stream_options)";
+            let message =
+                "Stream options can only be defined when `stream=True`. (parameter=stream_options)";
             return refuse(bad, message, "BadRequestError", "stream_options");
         }
         let (names, model) = (engine.options.names(), asked["model"].as_str());
         if let Some(model) = model.filter(|model| !names.iter().any(|name| name == model)) {
-            let message = format!("The model `{model}` does not exist. Valid aliases: {}.", names.join(", "));
+            let message =
+                format!("The model `{model}` does not exist. Valid aliases: {}.", names.join(", "));
             return refuse(StatusCode::NOT_FOUND, &message, "NotFoundError", "model");
         }
     }
@@ -199,7 +214,9 @@ fn too_long(engine: &Engine, asked: &Value, tokens: u64) -> Result<(), Box<Reply
 
 /// How many tokens the client wants.
 pub(super) fn wanted(asked: &Value) -> Option<u64> {
-    ["max_completion_tokens", "max_tokens", "max_output_tokens"].iter().find_map(|key| asked[*key].as_u64())
+    ["max_completion_tokens", "max_tokens", "max_output_tokens"]
+        .iter()
+        .find_map(|key| asked[*key].as_u64())
 }
 
 /// The answer to a request, or what is said to one that gets none.
@@ -249,7 +266,8 @@ async fn respond(
     parts: &request::Parts,
     asked: &Value,
 ) -> Reply {
-    let header = parts.headers.get("x-vllm-priority").and_then(|value| value.to_str().ok()?.parse().ok());
+    let header =
+        parts.headers.get("x-vllm-priority").and_then(|value| value.to_str().ok()?.parse().ok());
     let priority = header.or_else(|| asked["priority"].as_i64()).unwrap_or(0);
     engine.counts().priorities.push(priority);
     let policy = engine.options.scheduling_policy == "priority";
@@ -279,7 +297,8 @@ async fn respond(
     acts.extend(script.oom_after.map(|_| Act::Oom));
     acts.push_back(Act::Count(answer.tokens));
     acts.push_back(Act::Finish(answer.finish));
-    let (_, ending) = AnswerBody::working(engine, &answer.id, acts, Tails::default()).collect().await;
+    let (_, ending) =
+        AnswerBody::working(engine, &answer.id, acts, Tails::default()).collect().await;
     let mut body = match ending {
         Ending::CoreDead => return failure(engine, StatusCode::INTERNAL_SERVER_ERROR, CORE_DEAD),
         Ending::Aborted => Answer { tokens: 0, ..answer }.whole("abort"),
@@ -302,8 +321,9 @@ fn stream(script: &Script, answer: &Answer, acts: &mut VecDeque<Act>) {
     let send = |acts: &mut VecDeque<Act>, text: String| {
         let bytes = Bytes::from(text);
         let size = script.cut.unwrap_or(bytes.len()).max(1);
-        let pieces =
-            (0..bytes.len()).step_by(size).map(|start| bytes.slice(start..(start + size).min(bytes.len())));
+        let pieces = (0..bytes.len())
+            .step_by(size)
+            .map(|start| bytes.slice(start..(start + size).min(bytes.len())));
         acts.extend(pieces.map(Act::Send));
     };
     let vllm = answer.flavour == Flavour::Vllm;
@@ -317,7 +337,10 @@ fn stream(script: &Script, answer: &Answer, acts: &mut VecDeque<Act>) {
         acts.extend(here(script.die_after).then_some(Act::Die));
         acts.extend(here(script.oom_after).then_some(Act::Oom));
         if here(script.malformed) {
-            send(acts, format!("data: {{\"id\":\"{}\",\"choices\":[{{\"index\":0,\"del\n\n", answer.id));
+            send(
+                acts,
+                format!("data: {{\"id\":\"{}\",\"choices\":[{{\"index\":0,\"del\n\n", answer.id),
+            );
         }
         if here(script.end_after) {
             return;

@@ -98,7 +98,12 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(options: Options, script: Script, ready_at: Instant, memory: Option<Memory>) -> Self {
+    pub(super) fn new(
+        options: Options,
+        script: Script,
+        ready_at: Instant,
+        memory: Option<Memory>,
+    ) -> Self {
         let mood = Mood { stalled: script.stall_all || script.health_lies, ..Mood::default() };
         Self {
             script: Mutex::new(script),

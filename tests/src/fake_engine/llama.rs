@@ -19,7 +19,12 @@ const OPEN: [&str; 6] = ["/health", "/v1/health", "/models", "/v1/models", "/", 
 /// Answer a request.
 pub(super) async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Reply {
     if Instant::now() < engine.ready_at {
-        return llama_refusal(&engine, StatusCode::SERVICE_UNAVAILABLE, "Loading model", "unavailable_error");
+        return llama_refusal(
+            &engine,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Loading model",
+            "unavailable_error",
+        );
     }
     let path = request.uri().path().to_owned();
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
@@ -27,18 +32,28 @@ pub(super) async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> R
         .and_then(|value| value.strip_prefix("Bearer "))
         .or_else(|| header("x-api-key"));
     let keys = &engine.options.api_key;
-    if !keys.is_empty() && !OPEN.contains(&path.as_str()) && !keys.iter().any(|key| given == Some(key)) {
-        return llama_refusal(&engine, StatusCode::UNAUTHORIZED, "Invalid API Key", "authentication_error");
+    if !keys.is_empty()
+        && !OPEN.contains(&path.as_str())
+        && !keys.iter().any(|key| given == Some(key))
+    {
+        return llama_refusal(
+            &engine,
+            StatusCode::UNAUTHORIZED,
+            "Invalid API Key",
+            "authentication_error",
+        );
     }
-    let unsupported =
-        |message: &str| llama_error(&engine, StatusCode::NOT_IMPLEMENTED, message, "not_supported_error");
+    let unsupported = |message: &str| {
+        llama_error(&engine, StatusCode::NOT_IMPLEMENTED, message, "not_supported_error")
+    };
     match (request.method(), path.as_str()) {
         (&Method::GET, "/health" | "/v1/health") => ok(&engine, &json!({ "status": "ok" })),
         (&Method::GET, "/v1/models" | "/models") => ok(&engine, &models(&engine)),
         (&Method::GET, "/slots") => ok(&engine, &slots(&engine)),
         (&Method::GET, "/props") => ok(&engine, &props(&engine)),
         (&Method::GET, "/metrics") if engine.options.metrics || !engine.options.faithful() => {
-            let mut reply = text(StatusCode::OK, "text/plain; version=0.0.4", metrics::llama(&engine));
+            let mut reply =
+                text(StatusCode::OK, "text/plain; version=0.0.4", metrics::llama(&engine));
             if let Ok(response) = &mut reply {
                 let name = HeaderName::from_static("process-start-time-unix");
                 response.headers_mut().insert(name, HeaderValue::from(engine.created));
@@ -52,14 +67,17 @@ pub(super) async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> R
             unsupported("This server does not support embeddings. Start it with `--embeddings`")
         }
         (&Method::POST, "/tokenize") => {
-            let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            let body =
+                request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
             let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
             let bytes = asked["content"].as_str().unwrap_or("").as_bytes();
             let tokens: Vec<usize> =
                 bytes.chunks(4).map(|chunk| chunk.iter().map(|b| usize::from(*b)).sum()).collect();
             ok(&engine, &json!({ "tokens": tokens }))
         }
-        (&Method::POST, "/v1/chat/completions" | "/v1/completions") => complete(engine, request).await,
+        (&Method::POST, "/v1/chat/completions" | "/v1/completions") => {
+            complete(engine, request).await
+        }
         _ => llama_refusal(&engine, StatusCode::NOT_FOUND, "File Not Found", "not_found_error"),
     }
 }

@@ -25,11 +25,15 @@ fn vllm(options: &Options) -> Lines {
     let most = options.max_model_len.unwrap_or(32_768);
     let logo = ["", "       █     █     █▄   ▄█", " ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0"]
         .map(|line| api("INFO", "api_utils.py:347", line));
-    let last =
-        [format!("  █▄█▀ █     █     █     █  model   {model}"), "   ▀▀  ▀▀▀▀▀ ▀▀▀▀▀ ▀     ▀".to_owned()]
-            .map(|line| api("INFO", "api_utils.py:347", &line));
-    let arguments =
-        format!("non-default args: {{'model_tag': '{model}', 'port': {}, 'model': '{model}'}}", options.port);
+    let last = [
+        format!("  █▄█▀ █     █     █     █  model   {model}"),
+        "   ▀▀  ▀▀▀▀▀ ▀▀▀▀▀ ▀     ▀".to_owned(),
+    ]
+    .map(|line| api("INFO", "api_utils.py:347", &line));
+    let arguments = format!(
+        "non-default args: {{'model_tag': '{model}', 'port': {}, 'model': '{model}'}}",
+        options.port
+    );
     let mut lines: Lines = logo.into_iter().chain(last).map(|line| (0.0, line)).collect();
     lines.extend([
         (0.0, api("INFO", "api_utils.py:286", &arguments)),
@@ -43,7 +47,10 @@ fn vllm(options: &Options) -> Lines {
                 &format!("Initializing a V1 LLM engine (v0.32.0) with config: model='{model}'"),
             ),
         ),
-        (0.25, core("INFO", "cpu_model_runner.py:68", &format!("Starting to load model {model}..."))),
+        (
+            0.25,
+            core("INFO", "cpu_model_runner.py:68", &format!("Starting to load model {model}...")),
+        ),
     ]);
     for shard in 0..=26_u32 {
         let percent = shard * 100 / 26;
@@ -70,10 +77,21 @@ fn vllm(options: &Options) -> Lines {
         ),
         (0.8, core("INFO", "gpu_worker.py:352", "Available KV cache memory: 10.25 GiB")),
         (0.8, core("INFO", "kv_cache_utils.py:2327", &cache)),
-        (0.9, core("INFO", "gpu_model_runner.py:4100", "Graph capturing finished in 2 secs, took 0.25 GiB")),
         (
             0.9,
-            core("INFO", "core.py:402", "init engine (profile, create kv cache, warmup model) took 1.99 s"),
+            core(
+                "INFO",
+                "gpu_model_runner.py:4100",
+                "Graph capturing finished in 2 secs, took 0.25 GiB",
+            ),
+        ),
+        (
+            0.9,
+            core(
+                "INFO",
+                "core.py:402",
+                "init engine (profile, create kv cache, warmup model) took 1.99 s",
+            ),
         ),
         (0.97, api("INFO", "entry.py:136", "Supported tasks: ['generate']")),
         (0.97, api("INFO", "entry.py:140", &address)),
@@ -92,7 +110,11 @@ fn llama(options: &Options) -> Lines {
     let mut lines = vec![
         (0.0, "main: loading model\n".to_owned()),
         (0.0, format!("srv    load_model: loading model '{model}'\n")),
-        (0.1, "load_tensors: loading model tensors, this can take a while... (mmap = true)\n".to_owned()),
+        (
+            0.1,
+            "load_tensors: loading model tensors, this can take a while... (mmap = true)\n"
+                .to_owned(),
+        ),
         (0.2, "load_tensors: offloaded 31/31 layers to GPU\n".to_owned()),
         (0.2, "load_tensors:        ROCm0 model buffer size =    92.10 MiB\n".to_owned()),
     ];
@@ -187,8 +209,7 @@ pub(super) async fn load(options: &Options) -> Option<u8> {
         }
         if let Some(code) = options.fail_load.filter(|_| part >= 0.5) {
             tokio::time::sleep_until(begun + whole.mul_f64(0.5)).await;
-            let llama =
-                "\nllama_model_load: error loading model: tensor data is not within the file bounds\n";
+            let llama = "\nllama_model_load: error loading model: tensor data is not within the file bounds\n";
             warn_text!(if options.vllm() { failure(code) } else { llama.to_owned() });
             return Some(code);
         }

@@ -89,7 +89,9 @@ impl Memory {
         loop {
             match set(&memory.root, pid, Some(memory.bytes))? {
                 Ok(()) => return Ok(Ok(Some(memory))),
-                Err(_) if options.memory_wait => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(_) if options.memory_wait => {
+                    tokio::time::sleep(Duration::from_millis(20)).await
+                }
                 Err(full) => return Ok(Err(full)),
             }
         }
@@ -102,7 +104,10 @@ impl Memory {
 
     fn start_helper(&self, linger: u64) -> Result<()> {
         let mut helper = Command::new(std::env::current_exe()?);
-        helper.arg("memory-helper").arg(&self.root).args([self.pid.to_string(), linger.to_string()]);
+        helper
+            .arg("memory-helper")
+            .arg(&self.root)
+            .args([self.pid.to_string(), linger.to_string()]);
         helper.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut helper = helper.spawn().context("no helper")?;
         let mut ready = String::new();

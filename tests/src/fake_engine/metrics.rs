@@ -19,8 +19,10 @@ pub(super) fn vllm(engine: &Engine) -> String {
         let _written = write!(all, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         for (labels, value) in values {
             let (before, after) = labels.split_once('|').unwrap_or(("", labels));
-            let _written =
-                writeln!(all, "{name}{{engine=\"0\"{before},model_name=\"{model}\"{after}}} {value:?}");
+            let _written = writeln!(
+                all,
+                "{name}{{engine=\"0\"{before},model_name=\"{model}\"{after}}} {value:?}"
+            );
         }
     };
     family(
@@ -56,9 +58,19 @@ pub(super) fn vllm(engine: &Engine) -> String {
     family("vllm:prefix_cache_queries_total", help, "counter", &[("", queries)]);
     let help = "Prefix cache hits, in terms of number of cached tokens.";
     family("vllm:prefix_cache_hits_total", help, "counter", &[("", hits)]);
-    family("vllm:prompt_tokens_total", "Number of prefill tokens processed.", "counter", &[("", queries)]);
+    family(
+        "vllm:prompt_tokens_total",
+        "Number of prefill tokens processed.",
+        "counter",
+        &[("", queries)],
+    );
     let help = "Number of generation tokens processed.";
-    family("vllm:generation_tokens_total", help, "counter", &[("", counts.generation_tokens as f64)]);
+    family(
+        "vllm:generation_tokens_total",
+        help,
+        "counter",
+        &[("", counts.generation_tokens as f64)],
+    );
     family(
         "vllm:request_success_total",
         "Count of successfully processed requests.",
@@ -82,8 +94,16 @@ pub(super) fn llama(engine: &Engine) -> String {
     let fresh = counts.prompt_tokens - counts.cached_tokens;
     let made = counts.generation_tokens;
     let counters: [(&str, &str, u64); 10] = [
-        ("prompt_tokens_total", "Number of prompt tokens processed, excluding cached tokens", fresh),
-        ("prompt_tokens_cached_total", "Number of prompt tokens reused from the cache", counts.cached_tokens),
+        (
+            "prompt_tokens_total",
+            "Number of prompt tokens processed, excluding cached tokens",
+            fresh,
+        ),
+        (
+            "prompt_tokens_cached_total",
+            "Number of prompt tokens reused from the cache",
+            counts.cached_tokens,
+        ),
         ("prompt_seconds_total", "Total time spent processing prompts", 0),
         ("tokens_predicted_total", "Number of generation tokens processed", made),
         ("tokens_predicted_seconds_total", "Total time spent generating tokens", 0),
@@ -99,20 +119,29 @@ pub(super) fn llama(engine: &Engine) -> String {
             "Speculative: Total draft tokens accepted by the target model",
             0,
         ),
-        ("spec_decode_num_drafts_total", "Speculative: Total speculative decoding verification steps", 0),
+        (
+            "spec_decode_num_drafts_total",
+            "Speculative: Total speculative decoding verification steps",
+            0,
+        ),
     ];
     let gauges: [(&str, &str, u64); 5] = [
         ("prompt_tokens_seconds", "Average prompt throughput in tokens/s", 0),
         ("predicted_tokens_seconds", "Average generation throughput in tokens/s", 0),
         ("requests_processing", "Number of requests processing", running as u64),
         ("requests_deferred", "Number of requests deferred", waiting as u64),
-        ("n_busy_slots_per_decode", "Average number of busy slots per llama_decode() call", busy.min(1)),
+        (
+            "n_busy_slots_per_decode",
+            "Average number of busy slots per llama_decode() call",
+            busy.min(1),
+        ),
     ];
     let mut all = String::new();
     for (kind, families) in [("counter", &counters[..]), ("gauge", &gauges[..])] {
         for (name, help, value) in families {
             let name = format!("llamacpp:{name}");
-            let _written = write!(all, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+            let _written =
+                write!(all, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
         }
     }
     all

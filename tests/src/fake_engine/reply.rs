@@ -47,7 +47,8 @@ pub(super) fn vllm_error(
     kind: &str,
     param: Option<&str>,
 ) -> Reply {
-    let error = json!({ "message": message, "type": kind, "param": param, "code": status.as_u16() });
+    let error =
+        json!({ "message": message, "type": kind, "param": param, "code": status.as_u16() });
     json(engine, status, &json!({ "error": error }))
 }
 
@@ -63,7 +64,12 @@ pub(super) fn llama_error(engine: &Engine, status: StatusCode, message: &str, ki
 }
 
 /// An error as llama.cpp's web server says it: the same, in another order.
-pub(super) fn llama_refusal(engine: &Engine, status: StatusCode, message: &str, kind: &str) -> Reply {
+pub(super) fn llama_refusal(
+    engine: &Engine,
+    status: StatusCode,
+    message: &str,
+    kind: &str,
+) -> Reply {
     let error = json!({ "message": message, "type": kind, "code": status.as_u16() });
     json(engine, status, &json!({ "error": error }))
 }
@@ -106,7 +112,9 @@ impl Asked {
                 if engine.options.enable_request_id_headers {
                     let made = || HeaderValue::try_from(engine.id(32, true)).ok();
                     headers.extend(
-                        self.id.or_else(made).map(|id| (HeaderName::from_static("x-request-id"), id)),
+                        self.id
+                            .or_else(made)
+                            .map(|id| (HeaderName::from_static("x-request-id"), id)),
                     );
                 }
             }

@@ -96,7 +96,8 @@ async fn core_dead(mood: &mut watch::Receiver<Mood>) {
 
 /// Wait until there is nothing to do any more, or for this long.
 async fn idle(engine: &Engine, until: Option<Instant>) {
-    while engine.busy.load(Ordering::SeqCst) > 0 && until.is_none_or(|until| Instant::now() < until) {
+    while engine.busy.load(Ordering::SeqCst) > 0 && until.is_none_or(|until| Instant::now() < until)
+    {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -205,7 +206,13 @@ async fn control(engine: &Engine, what: &str, request: Request<Incoming>) -> Rep
             Ok(script) => engine.set_script(script),
             Err(wrong) => {
                 let status = StatusCode::BAD_REQUEST;
-                return vllm_error(engine, status, &wrong.to_string(), "invalid_request_error", None);
+                return vllm_error(
+                    engine,
+                    status,
+                    &wrong.to_string(),
+                    "invalid_request_error",
+                    None,
+                );
             }
         },
         "kill-core" if tells => engine.kill_core(),

@@ -59,7 +59,8 @@ pub(super) async fn answer(
             ok(engine, &json!({ "is_sleeping": sleeps }))
         }
         (&Method::POST, "/collective_rpc") => {
-            let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            let body =
+                request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
             let body: Value = serde_json::from_slice(&body).unwrap_or_default();
             if body["method"] == "reload_weights" {
                 engine.nap().lost = false;

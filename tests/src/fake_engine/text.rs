@@ -12,8 +12,8 @@ pub(super) const DONE: &str = "data: [DONE]\n\n";
 const FINGERPRINT: &str = "vllm-0.32.0-431c467d";
 /// What prompts are answered with: which words depends on nothing but the prompt.
 const WORDS: [&str; 16] = [
-    "amber ", "brook ", "cedar ", "delta ", "ember ", "fjord ", "grove ", "heron ", "inlet ", "juniper ",
-    "kelp ", "lark ", "moss ", "north ", "otter ", "pine ",
+    "amber ", "brook ", "cedar ", "delta ", "ember ", "fjord ", "grove ", "heron ", "inlet ",
+    "juniper ", "kelp ", "lark ", "moss ", "north ", "otter ", "pine ",
 ];
 
 /// One answer.
@@ -145,8 +145,10 @@ impl Answer {
                 "model": self.model, "choices": choices }),
             Flavour::LlamaCpp if self.chat => json!({ "choices": choices, "created": self.created,
                 "id": self.id, "model": self.model, "system_fingerprint": "b0-unknown", "object": object }),
-            Flavour::LlamaCpp => json!({ "choices": choices, "created": self.created, "model": self.model,
-                "system_fingerprint": "b0-unknown", "object": object, "id": self.id }),
+            Flavour::LlamaCpp => {
+                json!({ "choices": choices, "created": self.created, "model": self.model,
+                "system_fingerprint": "b0-unknown", "object": object, "id": self.id })
+            }
         }
     }
 
@@ -156,8 +158,7 @@ impl Answer {
             _ if !self.chat => return None,
             Flavour::Vllm => {
                 let delta = json!({ "role": "assistant", "content": "" });
-                let choices =
-                    json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": null }]);
+                let choices = json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": null }]);
                 let mut chunk = self.chunk(&choices);
                 chunk["prompt_token_ids"] = Value::Null;
                 chunk["prompt_text"] = Value::Null;

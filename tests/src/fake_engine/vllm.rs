@@ -33,7 +33,8 @@ const PATHS: [(&str, &str); 12] = [
 fn authorized(engine: &Engine, request: &Request<Incoming>) -> bool {
     let path = request.uri().path();
     let keys = &engine.options.api_key;
-    let guarded = ["/v1", "/v2", "/inference", "/cohere"].iter().any(|prefix| path.starts_with(prefix));
+    let guarded =
+        ["/v1", "/v2", "/inference", "/cohere"].iter().any(|prefix| path.starts_with(prefix));
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = given.and_then(|value| value.strip_prefix("Bearer "));
     keys.is_empty() || !guarded || keys.iter().any(|key| given == Some(key))
@@ -63,9 +64,15 @@ pub(super) async fn answer(engine: Arc<Engine>, mut request: Request<Incoming>) 
             text(StatusCode::OK, "text/plain; version=1.0.0; charset=utf-8", metrics::vllm(&engine))
         }
         (&Method::GET, "/v1/models") => ok(&engine, &models(&engine)),
-        (&Method::GET, "/slots") if !engine.options.faithful() => ok(&engine, &super::llama::slots(&engine)),
-        (&Method::POST, "/v1/chat/completions" | "/v1/completions") => complete(engine, request).await,
-        (&Method::POST, "/tokenize" | "/v1/responses" | "/v1/messages") => other(&engine, request).await,
+        (&Method::GET, "/slots") if !engine.options.faithful() => {
+            ok(&engine, &super::llama::slots(&engine))
+        }
+        (&Method::POST, "/v1/chat/completions" | "/v1/completions") => {
+            complete(engine, request).await
+        }
+        (&Method::POST, "/tokenize" | "/v1/responses" | "/v1/messages") => {
+            other(&engine, request).await
+        }
         _ => match PATHS.iter().find(|(known, _)| *known == path) {
             Some((_, methods)) => {
                 let mut reply = detail(&engine, StatusCode::METHOD_NOT_ALLOWED);
@@ -129,7 +136,8 @@ async fn other(engine: &Engine, request: Request<Incoming>) -> Reply {
 }
 
 fn response(engine: &Engine, text: &str, tokens: u64, output: u64) -> Value {
-    let content = json!([{ "annotations": [], "text": text, "type": "output_text", "logprobs": null }]);
+    let content =
+        json!([{ "annotations": [], "text": text, "type": "output_text", "logprobs": null }]);
     let message = json!({ "id": format!("msg_{}", engine.id(16, true)), "content": content, "role": "assistant",
         "status": "completed", "type": "message", "phase": null });
     let input_details = json!({ "cached_tokens": 0, "cache_write_tokens": 0, "input_tokens_per_turn": [],

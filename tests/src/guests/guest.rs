@@ -104,7 +104,8 @@ impl Guest {
     /// If there is none.
     pub fn named(name: &str) -> Self {
         let file = root().join("tests/guests").join(format!("{name}.wat"));
-        let code = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let code =
+            fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         Self::new(name).code(&code)
     }
 
@@ -176,7 +177,9 @@ impl Guest {
         let mut world = format!("world guest {{\n  include policy;\n  {}\n", self.world);
         for (word, interface, function, kind) in HOOKS {
             if code.contains(word) {
-                let head = format!("(func (export \"pointsman:policy/{interface}@0.1.0#{function}\") {kind}");
+                let head = format!(
+                    "(func (export \"pointsman:policy/{interface}@0.1.0#{function}\") {kind}"
+                );
                 code = code.replace(word, &head);
                 world += &format!("  export {interface};\n");
             }
@@ -212,8 +215,13 @@ impl Guest {
             let words: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             format!("(data (i32.const {at}) \"{}\") ", bytes(&words))
         };
-        [segment(16, &describe), segment(ADVICE, &advice), segment(NOTE, &note), segment(SCORE, &score)]
-            .concat()
+        [
+            segment(16, &describe),
+            segment(ADVICE, &advice),
+            segment(NOTE, &note),
+            segment(SCORE, &score),
+        ]
+        .concat()
     }
 
     /// Put it into its folder below `policies`, each file in one step.
@@ -224,7 +232,9 @@ impl Guest {
         let folder = policies.join(&self.name);
         fs::create_dir_all(&folder).unwrap();
         swap(&folder.join("policy.wasm"), &self.build());
-        if fs::read_to_string(folder.join("policy.toml")).ok().as_ref() != Some(&self.manifest_text()) {
+        if fs::read_to_string(folder.join("policy.toml")).ok().as_ref()
+            != Some(&self.manifest_text())
+        {
             swap(&folder.join("policy.toml"), self.manifest_text().as_bytes());
         }
         folder
@@ -260,13 +270,16 @@ fn with_imports(code: &str) -> (String, String) {
     for part in parts {
         let (used, after) = part.split_once(')').expect("(USE interface.function $name)");
         let (function, name) = used.split_once(' ').expect("a name for it");
-        let (_, kind) = IMPORTS.iter().find(|(known, _)| *known == function).expect("a function of the host");
+        let (_, kind) =
+            IMPORTS.iter().find(|(known, _)| *known == function).expect("a function of the host");
         let (interface, function) = function.split_once('.').expect("an interface");
-        imports +=
-            &format!("(import \"pointsman:policy/{interface}@0.1.0\" \"{function}\" (func {name} {kind})) ");
+        imports += &format!(
+            "(import \"pointsman:policy/{interface}@0.1.0\" \"{function}\" (func {name} {kind})) "
+        );
         rest += after;
     }
-    let (own, rest): (Vec<&str>, Vec<&str>) = rest.lines().partition(|line| line.starts_with("(import"));
+    let (own, rest): (Vec<&str>, Vec<&str>) =
+        rest.lines().partition(|line| line.starts_with("(import"));
     (imports + &own.concat(), rest.join("\n"))
 }
 

@@ -23,7 +23,11 @@ const ZIG: Tool = Tool {
 const PYTHON_ZIG: &str = "python-zig";
 
 /// The component.
-pub(crate) fn build(plan: &Plan, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<Vec<u8>, BuildError> {
+pub(crate) fn build(
+    plan: &Plan,
+    tools: &Tools,
+    log: &mut dyn FnMut(&str),
+) -> Result<Vec<u8>, BuildError> {
     debug_assert_eq!(plan.language, Language::C);
     let zig = match tools.search(PYTHON_ZIG, &plan.folder) {
         Some(zig) => zig,
@@ -72,7 +76,8 @@ fn sources(plan: &Plan, sdk: &Path) -> Result<Vec<PathBuf>, BuildError> {
 
 /// Write the bindings of a world, `policy.h` and `policy.c`, into a folder.
 pub(crate) fn write_bindings(folder: &Path, world: World) -> Result<(), BuildError> {
-    let fail = |error| BuildError::Component(format!("the bindings for C cannot be made: {error:#}"));
+    let fail =
+        |error| BuildError::Component(format!("the bindings for C cannot be made: {error:#}"));
     let mut resolve = Resolve::default();
     let package = resolve.push_source("pointsman.wit", &contract()).map_err(fail)?;
     let world = resolve.select_world(&[package], Some(world.name())).map_err(fail)?;

@@ -11,10 +11,12 @@ const SHOWN_LINES: usize = 40;
 /// Run a tool to its end.
 pub(crate) fn run(command: &mut Command, log: &mut dyn FnMut(&str)) -> Result<(), BuildError> {
     let program = command.get_program();
-    let tool = std::path::Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
+    let tool =
+        std::path::Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
     let words = std::iter::once(program).chain(command.get_args());
     log(&format!("$ {}", words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")));
-    let failed = |status: String, output: String| BuildError::Failed { tool: tool.clone(), status, output };
+    let failed =
+        |status: String, output: String| BuildError::Failed { tool: tool.clone(), status, output };
     let output = command
         .stdin(Stdio::null())
         .output()

@@ -4,7 +4,9 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-use wit_component::{ComponentEncoder, DecodedWasm, StringEncoding, decode, embed_component_metadata};
+use wit_component::{
+    ComponentEncoder, DecodedWasm, StringEncoding, decode, embed_component_metadata,
+};
 use wit_parser::{Resolve, WorldItem};
 
 use crate::BuildError;
@@ -21,19 +23,23 @@ pub fn componentize(module: &[u8]) -> Result<Vec<u8>, BuildError> {
     let mut encoder = ComponentEncoder::default();
     let component = encoder.validate(true).module(module).and_then(|encoder| encoder.encode());
     component.map_err(|error| {
-        BuildError::Component(format!("the module that was built cannot be made a component: {error:#}"))
+        BuildError::Component(format!(
+            "the module that was built cannot be made a component: {error:#}"
+        ))
     })
 }
 
 /// Put the types of a world into a core module that does not carry them.
 pub(crate) fn with_world(module: &[u8], world: &str) -> Result<Vec<u8>, BuildError> {
-    let fail =
-        |error| BuildError::Component(format!("the contract cannot be put into the module: {error:#}"));
+    let fail = |error| {
+        BuildError::Component(format!("the contract cannot be put into the module: {error:#}"))
+    };
     let mut resolve = Resolve::default();
     let package = resolve.push_source("pointsman.wit", &contract()).map_err(fail)?;
     let world = resolve.select_world(&[package], Some(world)).map_err(fail)?;
     let mut module = module.to_vec();
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).map_err(fail)?;
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false)
+        .map_err(fail)?;
     Ok(module)
 }
 
@@ -53,8 +59,9 @@ pub(crate) fn contract() -> String {
 
 /// Does a component import nothing but what the contract offers? The host would refuse it; here it is known why.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), BuildError> {
-    let decoded = decode(bytes)
-        .map_err(|error| BuildError::Component(format!("what was built is no component: {error:#}")))?;
+    let decoded = decode(bytes).map_err(|error| {
+        BuildError::Component(format!("what was built is no component: {error:#}"))
+    })?;
     let DecodedWasm::Component(resolve, world) = decoded else {
         return Err(BuildError::Component(
             "what was built is a package of types, not a component".to_owned(),

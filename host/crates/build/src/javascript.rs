@@ -24,7 +24,11 @@ const ESBUILD: Tool = Tool {
 };
 
 /// The component.
-pub(crate) fn build(plan: &Plan, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<Vec<u8>, BuildError> {
+pub(crate) fn build(
+    plan: &Plan,
+    tools: &Tools,
+    log: &mut dyn FnMut(&str),
+) -> Result<Vec<u8>, BuildError> {
     debug_assert_eq!(plan.language, Language::JavaScript);
     let componentize = tools.find(&COMPONENTIZE, &plan.folder)?;
     plan.needs("sdk/guest.js")?;
@@ -77,7 +81,13 @@ fn bundle(
     command
         .current_dir(&plan.folder)
         .arg(&entry)
-        .args(["--bundle", "--format=esm", "--platform=neutral", "--target=es2022", "--log-level=warning"])
+        .args([
+            "--bundle",
+            "--format=esm",
+            "--platform=neutral",
+            "--target=es2022",
+            "--log-level=warning",
+        ])
         .args(["--external:pointsman:*", &format!("--outfile={}", bundle.display())]);
     run(&mut command, log)?;
     Ok(bundle)

@@ -74,10 +74,14 @@ impl Plan {
                     .to_owned(),
             ));
         };
-        let stays = source.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        let stays = source
+            .components()
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         if source.as_os_str().is_empty() || !stays {
             let source = source.display();
-            return Err(fail(format!("build.source: \"{source}\" must be a path within this folder")));
+            return Err(fail(format!(
+                "build.source: \"{source}\" must be a path within this folder"
+            )));
         }
         let path = folder.join(&source);
         if !path.exists() {

@@ -15,22 +15,27 @@ const COMPONENTIZE: Tool = Tool {
 };
 
 /// The component.
-pub(crate) fn build(plan: &Plan, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<Vec<u8>, BuildError> {
+pub(crate) fn build(
+    plan: &Plan,
+    tools: &Tools,
+    log: &mut dyn FnMut(&str),
+) -> Result<Vec<u8>, BuildError> {
     debug_assert_eq!(plan.language, Language::Python);
     let componentize = tools.find(&COMPONENTIZE, &plan.folder)?;
     let sdk = plan.needs("sdk/pointsman")?;
     let contract = plan.needs("wit")?;
     let scratch = plan.scratch()?;
     let source = plan.source_path();
-    let module =
-        source.file_stem().and_then(|stem| stem.to_str()).filter(|stem| is_identifier(stem)).ok_or_else(
-            || {
-                BuildError::Usage(format!(
-                    "{}: the name of a Python module is letters, digits and `_`",
-                    source.display()
-                ))
-            },
-        )?;
+    let module = source
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .filter(|stem| is_identifier(stem))
+        .ok_or_else(|| {
+            BuildError::Usage(format!(
+                "{}: the name of a Python module is letters, digits and `_`",
+                source.display()
+            ))
+        })?;
     let entry = scratch.join("entry.py");
     fs::write(&entry, entry_module(module, plan.world)).map_err(BuildError::file(&entry))?;
     let component = scratch.join("policy.wasm");
@@ -67,5 +72,7 @@ fn entry_module(module: &str, world: World) -> String {
 
 fn is_identifier(name: &str) -> bool {
     let letters = |part: char| part.is_ascii_alphanumeric() || part == '_';
-    name.chars().all(letters) && !name.starts_with(|first: char| first.is_ascii_digit()) && name != "entry"
+    name.chars().all(letters)
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && name != "entry"
 }

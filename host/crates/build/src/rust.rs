@@ -51,8 +51,10 @@ pub enum RustRoute {
 impl RustRoute {
     /// The one that this machine has, if any.
     pub fn find() -> Option<Self> {
-        let libdir = output(Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]));
-        if libdir.is_some_and(|dir| fs::read_dir(dir).is_ok_and(|mut files| files.next().is_some())) {
+        let libdir =
+            output(Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]));
+        if libdir.is_some_and(|dir| fs::read_dir(dir).is_ok_and(|mut files| files.next().is_some()))
+        {
             return Some(Self::Toolchain);
         }
         let installed = |package: &&str| {
@@ -64,7 +66,11 @@ impl RustRoute {
 }
 
 /// The component.
-pub(crate) fn build(plan: &Plan, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<Vec<u8>, BuildError> {
+pub(crate) fn build(
+    plan: &Plan,
+    tools: &Tools,
+    log: &mut dyn FnMut(&str),
+) -> Result<Vec<u8>, BuildError> {
     debug_assert_eq!(plan.language, Language::Rust);
     let route = RustRoute::find().ok_or(BuildError::NoTool {
         tool: TARGET_TOOL.name,
@@ -89,23 +95,37 @@ pub fn rust_module(
     let manifest = folder.join("Cargo.toml");
     let library = library_name(&manifest)?;
     let mut command = match route {
-        RustRoute::Toolchain => Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
+        RustRoute::Toolchain => {
+            Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        }
         RustRoute::Debian => debian_cargo()?,
     };
     command
         .current_dir(root)
-        .args(["build", "--quiet", "--lib", "--profile", "guest", "--target", TARGET, "--manifest-path"])
+        .args([
+            "build",
+            "--quiet",
+            "--lib",
+            "--profile",
+            "guest",
+            "--target",
+            TARGET,
+            "--manifest-path",
+        ])
         .arg(&manifest);
     for setting in PROFILE {
         command.args(["--config", setting]);
     }
     // Nothing of the builder's machine gets into the component.
     let home = std::env::var("HOME").unwrap_or_default();
-    let mut flags = format!("--remap-path-prefix={}=/src --remap-path-prefix={home}=/home", root.display());
+    let mut flags =
+        format!("--remap-path-prefix={}=/src --remap-path-prefix={home}=/home", root.display());
     if route == RustRoute::Debian {
         command.args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
         // A panic of a guest is a trap; nobody reads its message, so it need not be in there.
-        flags.push_str(" -Zlocation-detail=none -Zfmt-debug=none -Zunstable-options -Cpanic=immediate-abort");
+        flags.push_str(
+            " -Zlocation-detail=none -Zfmt-debug=none -Zunstable-options -Cpanic=immediate-abort",
+        );
     }
     run(command.env("CARGO_TARGET_DIR", target).env("RUSTFLAGS", flags), log)?;
     let module = target.join(TARGET).join("guest").join(format!("{library}.wasm"));
@@ -128,7 +148,8 @@ fn library_name(manifest: &Path) -> Result<String, BuildError> {
     let Manifest { package, lib } =
         toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;
     let name = lib.and_then(|lib| lib.name).or(package.name);
-    name.map(|name| name.replace('-', "_")).ok_or_else(|| fail("package.name is missing".to_owned()))
+    name.map(|name| name.replace('-', "_"))
+        .ok_or_else(|| fail("package.name is missing".to_owned()))
 }
 
 /// Debian's cargo and compiler, which is told to build what only nightly ones are usually asked for.

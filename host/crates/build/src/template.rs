@@ -28,8 +28,10 @@ pub fn new_policy(parent: &Path, name: &str, language: Language) -> Result<PathB
     }
     fs::create_dir_all(parent).map_err(BuildError::file(parent))?;
     // Made under another name first: a folder that is there is complete.
-    let building =
-        tempfile::Builder::new().prefix(".policy-").tempdir_in(parent).map_err(BuildError::file(parent))?;
+    let building = tempfile::Builder::new()
+        .prefix(".policy-")
+        .tempdir_in(parent)
+        .map_err(BuildError::file(parent))?;
     for common in ["common", language.name()] {
         for (file, text) in TEMPLATES {
             if let Some(file) = file.strip_prefix(common).and_then(|file| file.strip_prefix('/')) {
@@ -108,7 +110,8 @@ mod tests {
     #[test]
     fn names_that_would_hurt_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["", ".", "..", "a/b", "../x", "ä", "1st", "-x", "a b", "a\"b", &"x".repeat(65)] {
+        for name in ["", ".", "..", "a/b", "../x", "ä", "1st", "-x", "a b", "a\"b", &"x".repeat(65)]
+        {
             let error = new_policy(dir.path(), name, Language::C).unwrap_err().to_string();
             assert!(error.contains("cannot be the name of a policy"), "{name}: {error}");
         }

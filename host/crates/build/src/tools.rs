@@ -47,7 +47,8 @@ impl Tools {
 
     /// The program of a tool, for a policy in `folder`.
     pub(crate) fn find(&self, tool: &Tool, folder: &Path) -> Result<PathBuf, BuildError> {
-        let missing = BuildError::NoTool { tool: tool.name, language: tool.language, remedy: tool.remedy };
+        let missing =
+            BuildError::NoTool { tool: tool.name, language: tool.language, remedy: tool.remedy };
         self.search(tool.name, folder).ok_or(missing)
     }
 
@@ -56,7 +57,8 @@ impl Tools {
         let beside = [folder.join("node_modules/.bin"), folder.join(".venv/bin")];
         let active = env::var_os("VIRTUAL_ENV").map(|venv| PathBuf::from(venv).join("bin"));
         let path = env::var_os("PATH").unwrap_or_default();
-        let folders = self.folders.iter().cloned().chain(beside).chain(active).chain(env::split_paths(&path));
+        let folders =
+            self.folders.iter().cloned().chain(beside).chain(active).chain(env::split_paths(&path));
         folders.map(|folder| folder.join(name)).find(|program| program.is_file())
     }
 }

@@ -57,11 +57,14 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), BuildError> {
 /// A crate's manifest with everything written out that it has from our workspace.
 fn standalone(manifest: &str) -> Result<String, BuildError> {
     let parse = |text: &str| -> Result<Table, BuildError> {
-        toml::from_str(text).map_err(|error| BuildError::Usage(format!("the Rust SDK's manifest: {error}")))
+        toml::from_str(text)
+            .map_err(|error| BuildError::Usage(format!("the Rust SDK's manifest: {error}")))
     };
     let (mut crate_, workspace) = (parse(manifest)?, parse(WORKSPACE)?);
-    let inherited = workspace.get("workspace").and_then(Value::as_table).cloned().unwrap_or_default();
-    let of = |name: &str| inherited.get(name).and_then(Value::as_table).cloned().unwrap_or_default();
+    let inherited =
+        workspace.get("workspace").and_then(Value::as_table).cloned().unwrap_or_default();
+    let of =
+        |name: &str| inherited.get(name).and_then(Value::as_table).cloned().unwrap_or_default();
     if let Some(package) = crate_.get_mut("package").and_then(Value::as_table_mut) {
         write_out(package, &of("package"));
     }
@@ -77,13 +80,17 @@ fn standalone(manifest: &str) -> Result<String, BuildError> {
 /// Replace `key = { workspace = true, … }` by what the workspace says of it.
 fn write_out(table: &mut Table, inherited: &Table) {
     for (key, value) in table.iter_mut() {
-        let Some(own) = value.as_table().filter(|own| own.contains_key("workspace")) else { continue };
+        let Some(own) = value.as_table().filter(|own| own.contains_key("workspace")) else {
+            continue;
+        };
         let Some(source) = inherited.get(key) else { continue };
         let more: Table = own.iter().filter(|(key, _)| *key != "workspace").map(clone).collect();
         *value = match source {
             Value::Table(source) => Value::Table(source.iter().map(clone).chain(more).collect()),
             plain if more.is_empty() => plain.clone(),
-            plain => Value::Table([("version".to_owned(), plain.clone())].into_iter().chain(more).collect()),
+            plain => Value::Table(
+                [("version".to_owned(), plain.clone())].into_iter().chain(more).collect(),
+            ),
         };
     }
 }

@@ -32,7 +32,10 @@ fn mistakes_in_the_manifest_are_named() {
             "[build]\nlanguage = \"javascript\"\nsource = \"../policy.js\"",
             "must be a path within this folder",
         ),
-        ("[build]\nlanguage = \"javascript\"\nsource = \"/etc/passwd\"", "must be a path within this folder"),
+        (
+            "[build]\nlanguage = \"javascript\"\nsource = \"/etc/passwd\"",
+            "must be a path within this folder",
+        ),
         ("[build]\nlanguage = \"javascript\"\nsource = \"\"", "must be a path within this folder"),
         ("[build]\nlanguage = \"javascript\"\nsource = \"src/other.js\"", "there is no "),
         (
@@ -59,8 +62,14 @@ fn a_tool_that_fails_is_quoted_and_the_old_component_stays() {
     let mut lines = Vec::new();
     let tools = Tools::from_environment().with_folder(&bin);
     let error = build(&policy, &tools, &mut |line| lines.push(line.to_owned())).unwrap_err();
-    assert!(matches!(&error, BuildError::Failed { tool, .. } if tool == "componentize-qjs"), "{error}");
-    assert!(error.to_string().contains("exit status: 7") && error.to_string().contains("unexpected token"));
+    assert!(
+        matches!(&error, BuildError::Failed { tool, .. } if tool == "componentize-qjs"),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("exit status: 7")
+            && error.to_string().contains("unexpected token")
+    );
     assert!(lines[0].starts_with("$ ") && lines[0].contains("--stub-wasi"), "{lines:?}");
     assert_eq!(fs::read_to_string(policy.join("policy.wasm")).unwrap(), "the old one");
 }
@@ -75,7 +84,10 @@ fn a_component_that_wants_more_than_the_contract_is_refused() {
     let wat = "(component (import \"wasi:cli/exit@0.2.0\" (instance)))";
     fs::write(dir.path().join("wasi.wasm"), wat::parse_str(wat).unwrap()).unwrap();
     // The component goes to where the last argument says.
-    let copy = format!("#!/bin/sh\nfor last; do :; done\ncp {:?} \"$last\"\n", dir.path().join("wasi.wasm"));
+    let copy = format!(
+        "#!/bin/sh\nfor last; do :; done\ncp {:?} \"$last\"\n",
+        dir.path().join("wasi.wasm")
+    );
     fs::write(&tool, copy).unwrap();
     fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let error = refused(&policy, &Tools::from_environment().with_folder(&bin));
@@ -91,9 +103,14 @@ fn what_a_build_needs_is_asked_for() {
     fs::write(bin.join("zig"), "").unwrap();
     let tools = Tools::from_environment().with_folder(&bin);
     let error = refused(dir.path(), &tools);
-    assert!(error.contains("sdk is missing; `pointsman policy new` makes folders that have it"), "{error}");
+    assert!(
+        error.contains("sdk is missing; `pointsman policy new` makes folders that have it"),
+        "{error}"
+    );
     vendor(dir.path(), Language::C).unwrap();
-    assert!(dir.path().join("sdk/pointsman.h").exists() && dir.path().join(".build/policy.h").exists());
+    assert!(
+        dir.path().join("sdk/pointsman.h").exists() && dir.path().join(".build/policy.h").exists()
+    );
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use pointsman_domain::dispatch::{
-    Arrival, BackOff, Dispatcher, Effect, EngineNews, Event, FlowId, Generation, GroupSetup, LaneSetup,
-    QueueLimits, Report, Residency, Rules, Ticket,
+    Arrival, BackOff, Dispatcher, Effect, EngineNews, Event, FlowId, Generation, GroupSetup,
+    LaneSetup, QueueLimits, Report, Residency, Rules, Ticket,
 };
 use pointsman_domain::{LaneId, Switching};
 
@@ -215,7 +215,10 @@ fn arrivals(criterion: &mut Criterion) {
             };
             let release = |desk: &mut Desk, events: &[Event]| {
                 assert!(matches!(desk.effects[..], [Effect::Grant { .. }]), "{:?}", desk.effects);
-                events.iter().filter_map(arrived).for_each(|arrival| desk.on(released(arrival.lane)));
+                events
+                    .iter()
+                    .filter_map(arrived)
+                    .for_each(|arrival| desk.on(released(arrival.lane)));
             };
             timed(iterations, &mut desk, events, release)
         });

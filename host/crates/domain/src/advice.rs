@@ -138,7 +138,9 @@ pub struct QueueAdvice {
 }
 
 /// May the host load or exchange lanes for this request? Ordered from strict to free.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Switching {
     /// Use lanes that are loaded now.
@@ -222,7 +224,9 @@ impl From<Triggers> for Vec<Trigger> {
 
 impl fmt::Debug for Triggers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(Self::EVERY.into_iter().filter(|trigger| self.contains(*trigger))).finish()
+        f.debug_set()
+            .entries(Self::EVERY.into_iter().filter(|trigger| self.contains(*trigger)))
+            .finish()
     }
 }
 

@@ -67,7 +67,8 @@ mod tests {
             trial: None,
             config,
         };
-        let of = |weight, config| ChainInfo::new(OnConflict::Refuse, vec![link(weight, config)]).chain;
+        let of =
+            |weight, config| ChainInfo::new(OnConflict::Refuse, vec![link(weight, config)]).chain;
         let one = of(1000, json!({}));
         assert_eq!((one.len(), &one), (16, &of(1000, json!({}))));
         assert_ne!(one, of(1001, json!({})));

@@ -69,7 +69,13 @@ impl Dispatcher {
             groups[setup.group].lanes.push(id);
             all.push(Lane::new(setup));
         }
-        Self { queue: Queue::new(all.len(), rules.ageing), lanes: all, groups, rules, closed: false }
+        Self {
+            queue: Queue::new(all.len(), rules.ageing),
+            lanes: all,
+            groups,
+            rules,
+            closed: false,
+        }
     }
 
     /// Take in one event and append what has to be done. `now` never goes back.
@@ -158,7 +164,8 @@ impl Dispatcher {
     /// 9. The queue is full: refuse.
     /// 10. It waits.
     fn arrive(&mut self, arrival: Arrival, now: Duration, effects: &mut Vec<Effect>) {
-        let Arrival { ticket, lane: id, priority, flow, deadline, switching, has_fallback } = arrival;
+        let Arrival { ticket, lane: id, priority, flow, deadline, switching, has_fallback } =
+            arrival;
         let granted = match self.may_wait(&arrival, now) {
             Err(refusal) => {
                 effects.push(Effect::Refuse { ticket, refusal });
@@ -172,7 +179,8 @@ impl Dispatcher {
         if granted {
             self.grant(ticket, id, now, now, effects);
         } else {
-            let waiter = Waiter { ticket, priority, flow, since: now, deadline, switching, has_fallback };
+            let waiter =
+                Waiter { ticket, priority, flow, since: now, deadline, switching, has_fallback };
             self.queue.push(id, waiter);
             self.balance_of(id, now, effects);
         }
@@ -199,7 +207,10 @@ impl Dispatcher {
             return Err(Refusal::NotLoaded);
         }
         if deadline <= now {
-            return Err(Refusal::TimedOut { waited: Duration::ZERO, retry_in: self.start_in(id, now) });
+            return Err(Refusal::TimedOut {
+                waited: Duration::ZERO,
+                retry_in: self.start_in(id, now),
+            });
         }
         if has_fallback {
             let estimate = self.start_in(id, now);
@@ -361,7 +372,8 @@ impl Dispatcher {
 }
 
 fn refuse_all(waiters: Vec<Waiter>, refusal: &Refusal, effects: &mut Vec<Effect>) {
-    let refuse = |waiter: Waiter| Effect::Refuse { ticket: waiter.ticket, refusal: refusal.clone() };
+    let refuse =
+        |waiter: Waiter| Effect::Refuse { ticket: waiter.ticket, refusal: refusal.clone() };
     effects.extend(waiters.into_iter().map(refuse));
 }
 

@@ -236,7 +236,11 @@ mod tests {
             ("ä", 1, 1, ""),
             ("äö", 1, 1, ""),
         ] {
-            assert_eq!(char_slice(text, offset, max), expected, "{text:?} from {offset}, {max} bytes");
+            assert_eq!(
+                char_slice(text, offset, max),
+                expected,
+                "{text:?} from {offset}, {max} bytes"
+            );
         }
     }
 

@@ -260,7 +260,11 @@ pub struct FleetView {
 impl FleetView {
     /// A view in which every lane is in `state` and idle.
     pub fn idle(topology: Arc<Topology>, state: LaneState) -> Self {
-        let stats = topology.lanes().iter().map(|lane| LaneStat::idle(lane.id, state, lane.slots)).collect();
+        let stats = topology
+            .lanes()
+            .iter()
+            .map(|lane| LaneStat::idle(lane.id, state, lane.slots))
+            .collect();
         Self { topology, stats }
     }
 

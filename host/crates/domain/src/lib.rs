@@ -27,15 +27,17 @@ pub mod units;
 mod way;
 
 pub use advice::{
-    Advice, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneScore, Metric, MetricWeight, Note, OnTimeout,
-    QueueAdvice, Rejection, Scalar, Switching, Trigger, Triggers,
+    Advice, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneScore, Metric, MetricWeight, Note,
+    OnTimeout, QueueAdvice, Rejection, Scalar, Switching, Trigger, Triggers,
 };
 pub use advisor::{Advisor, BuiltIn};
 pub use chain::{ChainInfo, LinkInfo};
 pub use facts::{
     Endpoint, Facts, FieldValue, Figures, MessageInfo, RequestView, Role, char_slice, fnv1a_chain,
 };
-pub use fleet_view::{EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Permille, Topology};
+pub use fleet_view::{
+    EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Permille, Topology,
+};
 pub use lifecycle::{EngineEvent, EngineState};
 pub use merge::{Merge, Merged, OnConflict, PolicyRef};
 pub use outcome::{Failure, Outcome, Recovery, TryResult};

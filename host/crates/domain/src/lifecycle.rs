@@ -80,8 +80,12 @@ impl EngineState {
             (Self::Starting, Answers) | (Self::Draining, Keep) => Some(Self::Ready),
             (Self::Ready, Drain) => Some(Self::Draining),
             // Cold is an engine, too, that sleeps.
-            (Self::Cold | Self::Starting | Self::Ready | Self::Draining, Stop) => Some(Self::Stopping),
-            (Self::Starting | Self::Ready | Self::Draining | Self::Stopping, Lost) => Some(Self::BackingOff),
+            (Self::Cold | Self::Starting | Self::Ready | Self::Draining, Stop) => {
+                Some(Self::Stopping)
+            }
+            (Self::Starting | Self::Ready | Self::Draining | Self::Stopping, Lost) => {
+                Some(Self::BackingOff)
+            }
             (Self::Stopping, Exited) | (Self::BackingOff | Self::Failed, Retry) => Some(Self::Cold),
             (Self::BackingOff, GiveUp) => Some(Self::Failed),
             _ => None,
@@ -165,8 +169,11 @@ mod tests {
 
     #[test]
     fn memory_is_held_from_the_start_to_the_end() {
-        let holding: Vec<&str> =
-            EngineState::ALL.iter().filter(|state| state.holds_memory()).map(|state| state.label()).collect();
+        let holding: Vec<&str> = EngineState::ALL
+            .iter()
+            .filter(|state| state.holds_memory())
+            .map(|state| state.label())
+            .collect();
         assert_eq!(holding, ["starting", "ready", "draining", "stopping"]);
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::advice::{
-    Advice, Edit, FallbackAdvice, LaneAdvice, Metric, MetricWeight, Note, QueueAdvice, Rejection, Switching,
+    Advice, Edit, FallbackAdvice, LaneAdvice, Metric, MetricWeight, Note, QueueAdvice, Rejection,
+    Switching,
 };
 use crate::fleet_view::{FleetView, LaneId, LaneStat};
 
@@ -73,7 +74,11 @@ pub struct Merged {
 impl Merged {
     /// The reason shown to people: the last note named `why`.
     pub fn why(&self) -> Option<String> {
-        self.notes.iter().rev().find(|(_, note)| note.key == "why").map(|(_, note)| note.value.to_string())
+        self.notes
+            .iter()
+            .rev()
+            .find(|(_, note)| note.key == "why")
+            .map(|(_, note)| note.value.to_string())
     }
 }
 
@@ -158,8 +163,9 @@ impl<'a> Merge<'a> {
             LaneAdvice::Only(only) => self.filter(|lane| only.contains(&lane)),
             LaneAdvice::Avoid(avoid) => self.filter(|lane| !avoid.contains(&lane)),
             LaneAdvice::Scores(scores) => {
-                let score =
-                    |lane| scores.iter().find(|score| score.lane == lane).map_or(0, |score| score.score);
+                let score = |lane| {
+                    scores.iter().find(|score| score.lane == lane).map_or(0, |score| score.score)
+                };
                 self.score(weight, |lane| i64::from(score(lane).min(1000)));
             }
             LaneAdvice::Ordered(ordered) => {
@@ -167,7 +173,9 @@ impl<'a> Merge<'a> {
                 let steps = i64::try_from(ordered.len().max(1)).unwrap_or(i64::MAX);
                 self.score(weight, |lane| {
                     let place = ordered.iter().position(|other| *other == lane);
-                    place.map_or(0, |place| 1000 * (steps - i64::try_from(place).unwrap_or(steps)) / steps)
+                    place.map_or(0, |place| {
+                        1000 * (steps - i64::try_from(place).unwrap_or(steps)) / steps
+                    })
                 });
             }
             LaneAdvice::Blend(weights) => {

@@ -109,14 +109,16 @@ fn refusal(edit: &Edit, allow: &Allow) -> Option<String> {
                     .strip_prefix(allowed.as_str())
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             };
-            (!allow.fields.iter().any(covers)).then(|| format!("`allow.fields` does not list `{pointer}`"))
+            (!allow.fields.iter().any(covers))
+                .then(|| format!("`allow.fields` does not list `{pointer}`"))
         }
         Edit::SetHeader(name, _) | Edit::RemoveHeader(name) => {
             let name = name.to_ascii_lowercase();
             if PROTECTED_HEADERS.contains(&name.as_str()) {
                 return Some(format!("no policy may touch the header `{name}`"));
             }
-            (!allow.headers.contains(&name)).then(|| format!("`allow.headers` does not list `{name}`"))
+            (!allow.headers.contains(&name))
+                .then(|| format!("`allow.headers` does not list `{name}`"))
         }
     }
 }
@@ -167,11 +169,19 @@ mod tests {
         let advice = Advice { edits: vec![Edit::ReplaceBody("{}".into())], ..Advice::default() };
         for body in [false, true] {
             // Leave for every field is no leave for the body.
-            let allow =
-                Allow { fields: vec![String::new()], system: true, model: true, body, ..Allow::default() };
+            let allow = Allow {
+                fields: vec![String::new()],
+                system: true,
+                model: true,
+                body,
+                ..Allow::default()
+            };
             let mut advice = advice.clone();
             let dropped = permit(&mut advice, &allow);
-            assert_eq!((advice.edits.len(), dropped.len()), (usize::from(body), usize::from(!body)));
+            assert_eq!(
+                (advice.edits.len(), dropped.len()),
+                (usize::from(body), usize::from(!body))
+            );
         }
     }
 
@@ -186,6 +196,9 @@ mod tests {
         let dropped = permit(&mut advice, &allow);
         assert_eq!(advice.queue.as_ref().map(|queue| queue.priority), Some(3));
         assert_eq!(advice.edits.len(), MOST_EDITS);
-        assert_eq!(dropped.iter().map(|dropped| dropped.what).collect::<Vec<_>>(), ["edit", "priority"]);
+        assert_eq!(
+            dropped.iter().map(|dropped| dropped.what).collect::<Vec<_>>(),
+            ["edit", "priority"]
+        );
     }
 }

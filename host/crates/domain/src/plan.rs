@@ -107,7 +107,8 @@ impl Plan {
         let mut steps: Vec<Step> = Vec::new();
         let mut add = |lane: LaneId, edits: &[Edit]| {
             let known = fleet.stat(lane).is_some_and(|stat| stat.state.able_to_serve());
-            if known && steps.len() < limits.max_steps && steps.iter().all(|step| step.lane != lane) {
+            if known && steps.len() < limits.max_steps && steps.iter().all(|step| step.lane != lane)
+            {
                 steps.push(Step { lane, edits: edits.to_vec() });
             }
         };
@@ -120,7 +121,9 @@ impl Plan {
                 Triggers::ALL
             }
             // With the first choice down, the request is where an engine restart would have put it.
-            Some(fallback) if !ranked.is_empty() || fallback.on.contains(Trigger::EngineRestart) => {
+            Some(fallback)
+                if !ranked.is_empty() || fallback.on.contains(Trigger::EngineRestart) =>
+            {
                 fallback.steps.iter().for_each(|step| add(step.lane, &step.edits));
                 fallback.on
             }

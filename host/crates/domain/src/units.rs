@@ -73,19 +73,33 @@ mod tests {
 
     #[test]
     fn values_need_a_known_unit() {
-        for (text, ms) in
-            [("250ms", Some(250)), ("30s", Some(30_000)), ("5 m", Some(300_000)), ("2h", Some(7_200_000))]
-        {
+        for (text, ms) in [
+            ("250ms", Some(250)),
+            ("30s", Some(30_000)),
+            ("5 m", Some(300_000)),
+            ("2h", Some(7_200_000)),
+        ] {
             assert_eq!(duration(text).ok(), ms.map(Duration::from_millis), "{text}");
         }
-        for (text, size) in
-            [("0B", Some(0)), ("3KiB", Some(3072)), ("48GiB", Some(48 << 30)), ("1 MiB", Some(1 << 20))]
-        {
+        for (text, size) in [
+            ("0B", Some(0)),
+            ("3KiB", Some(3072)),
+            ("48GiB", Some(48 << 30)),
+            ("1 MiB", Some(1 << 20)),
+        ] {
             assert_eq!(bytes(text).ok(), size, "{text}");
         }
-        for text in
-            ["", "30", "s", "-1s", "1.5s", "1sec", "1GB", "99999999999999999999s", "18446744073709551615h"]
-        {
+        for text in [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "1.5s",
+            "1sec",
+            "1GB",
+            "99999999999999999999s",
+            "18446744073709551615h",
+        ] {
             assert!(duration(text).is_err() && bytes(text).is_err(), "{text}");
         }
     }

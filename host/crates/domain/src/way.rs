@@ -144,7 +144,12 @@ impl<P: Borrow<Plan>> Way<P> {
     }
 
     /// Why a step that a policy wants after a failed try is not tried; `None` if it is.
-    pub fn objection(&self, wanted: &FallbackStep, fleet: &FleetView, in_time: bool) -> Option<&'static str> {
+    pub fn objection(
+        &self,
+        wanted: &FallbackStep,
+        fleet: &FleetView,
+        in_time: bool,
+    ) -> Option<&'static str> {
         let able = fleet.stat(wanted.lane).is_some_and(|stat| stat.state.able_to_serve());
         match able {
             false => Some("it cannot serve"),
@@ -197,7 +202,10 @@ mod tests {
 
     fn plan(lanes: &[u32]) -> Plan {
         Plan {
-            steps: lanes.iter().map(|lane| Step { lane: LaneId(*lane), edits: Vec::new() }).collect(),
+            steps: lanes
+                .iter()
+                .map(|lane| Step { lane: LaneId(*lane), edits: Vec::new() })
+                .collect(),
             on: Triggers::ALL,
             priority: 3,
             flow: None,
@@ -218,7 +226,10 @@ mod tests {
         let mut way = Way::new(&plan, 8).unwrap();
         assert_eq!((way.step().lane, way.has_next()), (LaneId(0), true));
         assert_eq!((way.after(BUSY, retry(7), true), way.step().lane), (Next::Try, LaneId(7)));
-        assert_eq!((way.after(BUSY, Recovery::Planned, true), way.step().lane), (Next::Try, LaneId(1)));
+        assert_eq!(
+            (way.after(BUSY, Recovery::Planned, true), way.step().lane),
+            (Next::Try, LaneId(1))
+        );
         assert!(!way.has_next());
         assert_eq!(way.after(BUSY, Recovery::Planned, true), Next::Fail);
     }
@@ -228,17 +239,26 @@ mod tests {
         let plan = plan(&[0, 1, 2]);
         let mut way = Way::new(&plan, 2).unwrap();
         assert_eq!((way.after(BUSY, Recovery::Planned, true), way.tries_left()), (Next::Try, 0));
-        assert_eq!((way.after(GONE, Recovery::Planned, true), way.step().lane), (Next::Try, LaneId(1)));
+        assert_eq!(
+            (way.after(GONE, Recovery::Planned, true), way.step().lane),
+            (Next::Try, LaneId(1))
+        );
         assert_eq!(way.after(GONE, Recovery::Planned, true), Next::Fail);
-        assert_eq!(Way::new(&plan, 8).unwrap().after(GONE, Recovery::Planned, false), Next::Fail, "too late");
+        assert_eq!(
+            Way::new(&plan, 8).unwrap().after(GONE, Recovery::Planned, false),
+            Next::Fail,
+            "too late"
+        );
     }
 
     #[test]
     fn wishes_of_policies_may_not_be_possible() {
         let plan = plan(&[0]);
         let way = Way::new(&plan, 1).unwrap();
-        let view =
-            crate::FleetView { topology: crate::Topology::new(1, Vec::new()).into(), stats: Vec::new() };
+        let view = crate::FleetView {
+            topology: crate::Topology::new(1, Vec::new()).into(),
+            stats: Vec::new(),
+        };
         let step = FallbackStep { lane: LaneId(0), edits: Vec::new() };
         assert_eq!(way.objection(&step, &view, true), Some("it cannot serve"));
         assert!(Way::new(&self::plan(&[]), 8).is_none());
@@ -249,7 +269,10 @@ mod tests {
         let plan = plan(&[0, 1]);
         let way = Way::new(&plan, 8).unwrap();
         let wanted = way.wanted(Some("acme"), Duration::from_secs(9));
-        assert_eq!((wanted.flow, wanted.max_wait.as_secs(), wanted.has_fallback), ("acme", 9, true));
+        assert_eq!(
+            (wanted.flow, wanted.max_wait.as_secs(), wanted.has_fallback),
+            ("acme", 9, true)
+        );
         let arrival = wanted.arrival(Ticket(1), Duration::from_secs(1));
         assert_eq!((arrival.flow, arrival.deadline.as_secs()), (FlowId::of("acme"), 10));
         assert_ne!(FlowId::of("acme"), FlowId::of(""));

@@ -133,7 +133,8 @@ impl Actor {
                 Event::Cancelled(ticket)
             }
             Message::Released { lane, generation, report } => {
-                if let Some(parts) = self.lanes.get_mut(lane.index()).filter(|parts| parts.first_after_switch)
+                if let Some(parts) =
+                    self.lanes.get_mut(lane.index()).filter(|parts| parts.first_after_switch)
                     && let Some(first_byte) = report.first_byte
                 {
                     parts.first_after_switch = false;

@@ -77,9 +77,12 @@ pub(crate) fn driver(spec: &EngineSpec) -> Arc<dyn Driver> {
     match spec.clone() {
         EngineSpec::Vllm { settings, run, strategy } => Arc::new(Vllm { settings, run, strategy }),
         // 503 on every path while it loads, then 200 on `/health`.
-        EngineSpec::LlamaCpp { words, run } => {
-            Arc::new(Program { kind: EngineKind::LlamaCpp, words, ready: "/health".to_owned(), run })
-        }
+        EngineSpec::LlamaCpp { words, run } => Arc::new(Program {
+            kind: EngineKind::LlamaCpp,
+            words,
+            ready: "/health".to_owned(),
+            run,
+        }),
         EngineSpec::Command { words, ready, run } => {
             Arc::new(Program { kind: EngineKind::Other, words, ready, run })
         }

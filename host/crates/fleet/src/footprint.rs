@@ -89,7 +89,9 @@ pub enum FootprintError {
     #[error("{0} is one file of a model; vLLM wants the folder: write {1}")]
     WantsFolder(PathBuf, PathBuf),
     /// No model, and what is there instead.
-    #[error("{0} is no model: {1}; name a folder with *.safetensors and config.json, or a .gguf file")]
+    #[error(
+        "{0} is no model: {1}; name a folder with *.safetensors and config.json, or a .gguf file"
+    )]
     NoModel(PathBuf, String),
     /// A file that is missing, and what counts on it.
     #[error("{0} is not there, but {1} counts on it; download the model again")]
@@ -122,7 +124,9 @@ impl Footprint {
         };
         let dtype = self.dtype.as_ref().map_or_else(String::new, |dtype| format!(", {dtype}"));
         let graphs = match self.kind {
-            Kind::Safetensors if !self.serving.eager => format!(" ({} of it for graphs)", gib(VLLM_GRAPHS)),
+            Kind::Safetensors if !self.serving.eager => {
+                format!(" ({} of it for graphs)", gib(VLLM_GRAPHS))
+            }
             Kind::Safetensors | Kind::Gguf => String::new(),
         };
         format!(
@@ -149,7 +153,8 @@ impl Cache {
 
     fn bytes(&self, serving: &Serving) -> u64 {
         let (full, sliding) = self.tokens(serving.context);
-        let sequence = self.full.saturating_mul(full).saturating_add(self.sliding.saturating_mul(sliding));
+        let sequence =
+            self.full.saturating_mul(full).saturating_add(self.sliding.saturating_mul(sliding));
         sequence.saturating_mul(serving.sequences)
     }
 
@@ -210,7 +215,8 @@ pub fn of_model(path: &Path, serving: &Serving) -> Result<Footprint, FootprintEr
     if !about.is_file() {
         return Err(no_model("neither a file nor a folder"));
     }
-    let ends_with = |wanted: &str| path.extension().is_some_and(|end| end.eq_ignore_ascii_case(wanted));
+    let ends_with =
+        |wanted: &str| path.extension().is_some_and(|end| end.eq_ignore_ascii_case(wanted));
     if ends_with("safetensors") {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new(".")).to_owned();
@@ -234,7 +240,9 @@ fn cannot_read(path: &Path, source: io::Error) -> FootprintError {
 fn size_of(path: &Path, named_by: &Path) -> Result<u64, FootprintError> {
     let about = match fs::metadata(path) {
         Ok(about) if about.is_file() => about,
-        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(cannot_read(path, source)),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(cannot_read(path, source));
+        }
         Ok(_) | Err(_) => {
             return Err(FootprintError::Missing(path.to_owned(), named_by.to_owned()));
         }
@@ -253,7 +261,8 @@ fn size_of(path: &Path, named_by: &Path) -> Result<u64, FootprintError> {
 fn short_name(path: &Path) -> String {
     let whole = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let given = path.file_name().or(whole.file_name()).unwrap_or(path.as_os_str());
-    let cached = whole.iter().find_map(|part| part.to_str()?.strip_prefix("models--")?.rsplit("--").next());
+    let cached =
+        whole.iter().find_map(|part| part.to_str()?.strip_prefix("models--")?.rsplit("--").next());
     cached.map_or_else(|| given.to_string_lossy().into_owned(), str::to_owned)
 }
 
@@ -268,7 +277,8 @@ fn of_folder(folder: &Path, serving: &Serving) -> Result<Footprint, FootprintErr
     let dtype = config.dtype()?;
     let cache = config.cache(if matches!(dtype, Some("float32" | "float")) { 4 } else { 2 })?;
     let graphs = if serving.eager { 0 } else { VLLM_GRAPHS };
-    let quantized = top.get("quantization_config").and_then(|how| how.get("quant_method")?.as_str());
+    let quantized =
+        top.get("quantization_config").and_then(|how| how.get("quant_method")?.as_str());
     let words: Vec<&str> = dtype.into_iter().chain(quantized).collect();
     Ok(Footprint {
         weights,
@@ -296,7 +306,13 @@ fn safetensors(folder: &Path) -> Result<(u64, usize), FootprintError> {
         let here = |file: &&str| Path::new(file).file_name() == Some(file.as_ref());
         match files.filter(|files| !files.is_empty() && files.iter().all(here)) {
             Some(files) => wanted.extend(files.into_iter().map(str::to_owned)),
-            None => return Err(key_error(&index, "weight_map", "does not name the files of the weights")),
+            None => {
+                return Err(key_error(
+                    &index,
+                    "weight_map",
+                    "does not name the files of the weights",
+                ));
+            }
         }
         named_by = &index;
     } else {

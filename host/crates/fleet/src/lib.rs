@@ -50,8 +50,8 @@ pub use self::memory::{Gpu, Holder, Machine, Pool};
 pub use self::metrics::FleetMetrics;
 pub use self::process::{Home, HomeError, keeper_main};
 pub use self::spec::{
-    BackOff, EngineSpec, ExternalSpec, FleetSpec, GroupSpec, LaneSpec, Liveness, ProcessSpec, Residency,
-    Rules, Secret, SwitchStrategy, Timeouts, UrlError, Words,
+    BackOff, EngineSpec, ExternalSpec, FleetSpec, GroupSpec, LaneSpec, Liveness, ProcessSpec,
+    Residency, Rules, Secret, SwitchStrategy, Timeouts, UrlError, Words,
 };
 pub use self::upstream::{EngineBody, EngineError};
 
@@ -108,7 +108,10 @@ impl Fleet {
     ///
     /// # Errors
     /// When the state directory cannot be used, or another host uses it.
-    pub fn start(spec: &FleetSpec, metrics: &Arc<FleetMetrics>) -> Result<(Self, FleetTasks), HomeError> {
+    pub fn start(
+        spec: &FleetSpec,
+        metrics: &Arc<FleetMetrics>,
+    ) -> Result<(Self, FleetTasks), HomeError> {
         let home = Home::open(spec.state_dir.as_deref(), spec.keeper.as_deref())?;
         for swept in home.sweep() {
             tracing::warn!(lane = swept.lane, "{}", swept.sentence);
@@ -177,7 +180,10 @@ impl Fleet {
         let mut actors = JoinSet::new();
         actors.spawn(actor.run(messages));
         let tasks = FleetTasks { mailbox: mailbox.clone(), supervisors, _actor: actors, stop };
-        Ok((Self { mailbox, view, statuses: statuses.into(), tickets: Arc::default(), started }, tasks))
+        Ok((
+            Self { mailbox, view, statuses: statuses.into(), tickets: Arc::default(), started },
+            tasks,
+        ))
     }
 
     /// The lanes as they are now.

@@ -88,7 +88,8 @@ impl Machine {
         for node in self.names(NODES) {
             // Nodes without a render node are CPUs.
             let properties = self.text(&format!("{NODES}/{node}/properties")).unwrap_or_default();
-            let minor = property(&properties, "drm_render_minor").and_then(|minor| u32::try_from(minor).ok());
+            let minor = property(&properties, "drm_render_minor")
+                .and_then(|minor| u32::try_from(minor).ok());
             let Some(minor) = minor.filter(|minor| *minor > 0) else { continue };
             let mut gpu = self.gpu(minor);
             gpu.gfx = property(&properties, "gfx_target_version").and_then(gfx_name);
@@ -99,8 +100,9 @@ impl Machine {
         // Cards that the compute driver does not serve have memory all the same.
         for name in self.names(DRM) {
             let minor = name.strip_prefix("renderD").and_then(|minor| minor.parse().ok());
-            let vendor =
-                self.text(&format!("{DRM}/{name}/device/vendor")).and_then(|text| hexadecimal(&text));
+            let vendor = self
+                .text(&format!("{DRM}/{name}/device/vendor"))
+                .and_then(|text| hexadecimal(&text));
             if let (Some(minor), Some(AMD)) = (minor, vendor) {
                 gpus.push(self.gpu(minor));
             }
@@ -120,7 +122,8 @@ impl Machine {
             total.zip(self.number(&file(&format!("mem_info_{kind}_used")))).unwrap_or((0, 0))
         };
         let ((vram_total, vram_used), (gtt_total, gtt_used)) = (sizes("vram"), sizes("gtt"));
-        let id = self.text(&file("unique_id")).and_then(|text| hexadecimal(&text)).filter(|id| *id > 0);
+        let id =
+            self.text(&file("unique_id")).and_then(|text| hexadecimal(&text)).filter(|id| *id > 0);
         Gpu {
             minor,
             vram_total,
@@ -183,7 +186,8 @@ impl Machine {
             let file = |name: &str| group.join(name).to_string_lossy().into_owned();
             let limit = self.number(&file("memory.max"))?;
             let used = self.number(&file("memory.current"))?;
-            let cached = self.text(&file("memory.stat")).and_then(|text| property(&text, "inactive_file"));
+            let cached =
+                self.text(&file("memory.stat")).and_then(|text| property(&text, "inactive_file"));
             Some(limit.saturating_sub(used.saturating_sub(cached.unwrap_or(0))))
         });
         left.min()
@@ -228,21 +232,31 @@ impl Machine {
             Pool::Gpu { minor } => *minor,
         };
         let Some(gpu) = self.find(minor) else {
-            let which = minor.map_or_else(|| "AMD GPU".to_owned(), |minor| format!("AMD GPU renderD{minor}"));
+            let which = minor
+                .map_or_else(|| "AMD GPU".to_owned(), |minor| format!("AMD GPU renderD{minor}"));
             return format!("no {which} in {NODES} and {DRM} of {}", self.root.display());
         };
         let name = format!("renderD{}", gpu.minor);
         let mut line = match self.gpu_free(&gpu) {
             Some(free) => {
                 let shared = if gpu.apu { gpu.gtt_total } else { 0 };
-                format!("{} free of {} on {name}", gib(free), gib(gpu.vram_total.saturating_add(shared)))
+                format!(
+                    "{} free of {} on {name}",
+                    gib(free),
+                    gib(gpu.vram_total.saturating_add(shared))
+                )
             }
-            None => format!("the free memory of {name} cannot be read from {DRM}/{name}/device/mem_info_*"),
+            None => format!(
+                "the free memory of {name} cannot be read from {DRM}/{name}/device/mem_info_*"
+            ),
         };
         let gtt_free = gpu.gtt_total.saturating_sub(gpu.gtt_used);
-        if let Some(available) = self.available().filter(|available| gpu.apu && *available < gtt_free) {
+        if let Some(available) =
+            self.available().filter(|available| gpu.apu && *available < gtt_free)
+        {
             // Writing to a string cannot fail.
-            let _ok = write!(line, ", limited by the {} that the system has available", gib(available));
+            let _ok =
+                write!(line, ", limited by the {} that the system has available", gib(available));
         }
         line + &held_by(&self.holders())
     }
@@ -252,7 +266,8 @@ impl Machine {
             return "the system's free memory cannot be read from proc/meminfo".to_owned();
         };
         let total = self.total().map_or_else(String::new, |total| format!(" of {}", gib(total)));
-        let limit = if free < available { ", limited by our control group (memory.max)" } else { "" };
+        let limit =
+            if free < available { ", limited by our control group (memory.max)" } else { "" };
         format!("{} free{total} of system memory{limit}", gib(free))
     }
 

@@ -119,18 +119,46 @@ impl FleetMetrics {
         let ready_in: Family<Lane, Gauge> = Family::default();
         let breaker: Family<Lane, Gauge> = Family::default();
         let states: Family<LaneInState, Gauge> = Family::default();
-        registry.register("pointsman_lane_slots", "Requests the lane works on at once", slots.clone());
-        registry.register("pointsman_lane_running", "Requests that hold a slot of the lane", running.clone());
-        registry.register("pointsman_lane_queued", "Requests that wait for the lane", queued.clone());
-        registry.register("pointsman_engine_waiting", "Requests that wait inside the engine", inside.clone());
-        registry.register("pointsman_engine_kv_used_permille", "Key-value cache in use", kv_used.clone());
+        registry.register(
+            "pointsman_lane_slots",
+            "Requests the lane works on at once",
+            slots.clone(),
+        );
+        registry.register(
+            "pointsman_lane_running",
+            "Requests that hold a slot of the lane",
+            running.clone(),
+        );
+        registry.register(
+            "pointsman_lane_queued",
+            "Requests that wait for the lane",
+            queued.clone(),
+        );
+        registry.register(
+            "pointsman_engine_waiting",
+            "Requests that wait inside the engine",
+            inside.clone(),
+        );
+        registry.register(
+            "pointsman_engine_kv_used_permille",
+            "Key-value cache in use",
+            kv_used.clone(),
+        );
         registry.register(
             "pointsman_lane_ready_in_milliseconds",
             "Estimated time until the lane serves",
             ready_in.clone(),
         );
-        registry.register("pointsman_lane_breaker_open", "1 while the lane fails too often", breaker.clone());
-        registry.register("pointsman_lane_state", "1 for the state that the lane is in", states.clone());
+        registry.register(
+            "pointsman_lane_breaker_open",
+            "1 while the lane fails too often",
+            breaker.clone(),
+        );
+        registry.register(
+            "pointsman_lane_state",
+            "1 for the state that the lane is in",
+            states.clone(),
+        );
         let metrics = Self::new(registry);
         let figures = |(name, count): &(String, u32)| {
             let lane = Lane { lane: name.clone() };
@@ -240,8 +268,8 @@ impl FleetMetrics {
         memory: &dyn Fn(&LaneStat) -> Option<(u64, u64)>,
     ) {
         for (lane, stat) in self.lanes.iter().zip(stats) {
-            let queue_changed =
-                lane.queued.set(i64::from(stat.queued)) != i64::from(stat.queued) || stat.queued > 0;
+            let queue_changed = lane.queued.set(i64::from(stat.queued)) != i64::from(stat.queued)
+                || stat.queued > 0;
             lane.running.set(i64::from(stat.running));
             lane.ready_in.set(i64::from(stat.ready_in_ms));
             lane.breaker.set(i64::from(stat.state == LaneState::Degraded));
@@ -250,7 +278,9 @@ impl FleetMetrics {
             }
             if let Some((held, budget)) = memory(stat).filter(|(_, budget)| *budget < u64::MAX) {
                 let labels = Lane { lane: lane.name.clone() };
-                self.memory.get_or_create(&labels).set(i64::try_from(held.min(budget)).unwrap_or(i64::MAX));
+                self.memory
+                    .get_or_create(&labels)
+                    .set(i64::try_from(held.min(budget)).unwrap_or(i64::MAX));
             }
             if queue_changed {
                 self.queue_of(lane, &by_priority(stat.id));
@@ -261,7 +291,8 @@ impl FleetMetrics {
     fn queue_of(&self, lane: &LaneFigures, lengths: &[(i32, usize)]) {
         let mut by_label: Vec<(i32, i64)> = Vec::new();
         for (priority, length) in lengths {
-            let (priority, length) = (label_of(*priority), i64::try_from(*length).unwrap_or(i64::MAX));
+            let (priority, length) =
+                (label_of(*priority), i64::try_from(*length).unwrap_or(i64::MAX));
             match by_label.iter_mut().find(|(label, _)| *label == priority) {
                 Some((_, sum)) => *sum += length,
                 None => by_label.push((priority, length)),
@@ -270,11 +301,13 @@ impl FleetMetrics {
         let mut gauges = lane.by_priority.lock().unwrap_or_else(PoisonError::into_inner);
         for (priority, length) in &by_label {
             let labels = LanePriority { lane: lane.name.clone(), priority: *priority };
-            let gauge = gauges.entry(*priority).or_insert_with(|| self.queued.get_or_create_owned(&labels));
+            let gauge =
+                gauges.entry(*priority).or_insert_with(|| self.queued.get_or_create_owned(&labels));
             gauge.set(*length);
         }
-        let empty =
-            gauges.iter().filter(|(priority, _)| by_label.iter().all(|(label, _)| label != *priority));
+        let empty = gauges
+            .iter()
+            .filter(|(priority, _)| by_label.iter().all(|(label, _)| label != *priority));
         for (_, gauge) in empty {
             gauge.set(0);
         }

@@ -36,7 +36,11 @@ impl Supervisor {
                 serving = Some(problem.is_none());
                 match &problem {
                     None => {
-                        tracing::info!(lane = self.name, "the engine at {} answers", target.authority);
+                        tracing::info!(
+                            lane = self.name,
+                            "the engine at {} answers",
+                            target.authority
+                        );
                         self.news(EngineNews::Ready, Some(Arc::clone(&target)));
                     }
                     Some(problem) => {

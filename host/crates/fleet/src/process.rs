@@ -81,7 +81,11 @@ pub(crate) struct StillThere {
 impl std::fmt::Display for StillThere {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let limit = KILL_LIMIT.as_secs();
-        write!(f, "processes of the engine are still there {limit} s after SIGKILL: {}", names(&self.left))
+        write!(
+            f,
+            "processes of the engine are still there {limit} s after SIGKILL: {}",
+            names(&self.left)
+        )
     }
 }
 
@@ -121,7 +125,8 @@ impl Process {
             .first()
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
         let cgroup = home.cgroup(lane);
-        let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name =
+            Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned();
         let marker = home.marker(lane);
         let mut record = Record {
             port: port_in(&launch.words),
@@ -137,8 +142,12 @@ impl Process {
             cgroup.iter().for_each(Cgroup::remove);
             record.folder.iter().for_each(|folder| scratch::remove(folder, &record.marker));
         })?;
-        record.pipes =
-            child.stdout.iter().filter_map(inode).chain(child.stderr.iter().filter_map(inode)).collect();
+        record.pipes = child
+            .stdout
+            .iter()
+            .filter_map(inode)
+            .chain(child.stderr.iter().filter_map(inode))
+            .collect();
         // Not reaped yet, so that it is there even if it has ended.
         record.leader = child.id().and_then(proc::seen).map(|seen| seen.id);
         home.add(&record);
@@ -241,7 +250,11 @@ impl Prey {
             Ok(()) => self.home.remove(marker),
             Err(left) => {
                 let limit = KILL_LIMIT.as_secs();
-                tracing::error!(lane = marker.lane, "still there {limit} s after SIGKILL: {}", names(left));
+                tracing::error!(
+                    lane = marker.lane,
+                    "still there {limit} s after SIGKILL: {}",
+                    names(left)
+                );
                 self.home.update(self.hunt.record());
             }
         }
@@ -261,7 +274,9 @@ impl Quarry {
             ended.map_err(|left| StillThere { left, quarry: self })
         });
         // Without an answer the task is dropped, or has failed: its quarry is looked after in the background.
-        ended.await.unwrap_or_else(|_| Err(StillThere { left: Vec::new(), quarry: Self { prey: None } }))
+        ended
+            .await
+            .unwrap_or_else(|_| Err(StillThere { left: Vec::new(), quarry: Self { prey: None } }))
     }
 }
 

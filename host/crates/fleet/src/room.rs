@@ -41,7 +41,10 @@ impl Room {
                 Some(free) if free >= need => return Ok(begun.elapsed()),
                 // What cannot be seen cannot be waited for. Said once a load, because it is worth knowing.
                 None => {
-                    tracing::warn!("the free memory cannot be read: {}", self.machine.explain(&self.pool));
+                    tracing::warn!(
+                        "the free memory cannot be read: {}",
+                        self.machine.explain(&self.pool)
+                    );
                     return Ok(begun.elapsed());
                 }
                 Some(_) if begun.elapsed() >= self.limit => {

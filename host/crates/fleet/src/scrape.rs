@@ -141,11 +141,14 @@ pub(crate) fn rates(earlier: &EngineFigures, later: &EngineFigures, between: Dur
         |figures| figures.generated_tokens,
         |figures| figures.preemptions,
     ];
-    if counters.iter().any(|counter| counter(later).zip(counter(earlier)).is_some_and(|(l, e)| l < e)) {
+    if counters
+        .iter()
+        .any(|counter| counter(later).zip(counter(earlier)).is_some_and(|(l, e)| l < e))
+    {
         return Rates::default();
     }
-    let [queries, hits, read, made, _] =
-        counters.map(|counter| counter(later).zip(counter(earlier)).and_then(|(l, e)| l.checked_sub(e)));
+    let [queries, hits, read, made, _] = counters
+        .map(|counter| counter(later).zip(counter(earlier)).and_then(|(l, e)| l.checked_sub(e)));
     let moved = match (read, made) {
         (Some(1..), _) | (_, Some(1..)) => Some(true),
         (Some(0), Some(0)) => Some(false),

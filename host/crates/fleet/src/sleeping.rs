@@ -52,7 +52,11 @@ fn level(strategy: SwitchStrategy) -> Level {
 ///
 /// # Errors
 /// When it does not sleep after `limit`, or its memory is still held.
-pub(crate) async fn sleep(target: &Arc<Target>, of: &Supervisor, limit: Duration) -> Result<(), String> {
+pub(crate) async fn sleep(
+    target: &Arc<Target>,
+    of: &Supervisor,
+    limit: Duration,
+) -> Result<(), String> {
     let calls = Calling { upstream: &of.upstream, target };
     let expected = of.room.as_ref().map_or(0, |room| room.need.saturating_sub(room.asleep));
     let level = level(of.driver.strategy());

@@ -111,7 +111,9 @@ impl EngineSpec {
     /// How it is run, if we start it.
     pub fn run(&self) -> Option<&ProcessSpec> {
         match self {
-            Self::Vllm { run, .. } | Self::LlamaCpp { run, .. } | Self::Command { run, .. } => Some(run),
+            Self::Vllm { run, .. } | Self::LlamaCpp { run, .. } | Self::Command { run, .. } => {
+                Some(run)
+            }
             Self::External(_) => None,
         }
     }
@@ -201,7 +203,11 @@ impl ExternalSpec {
     ///
     /// # Errors
     /// When the URL cannot be used.
-    pub fn try_new(url: &str, key: Option<Secret>, probe_every: Duration) -> Result<Self, UrlError> {
+    pub fn try_new(
+        url: &str,
+        key: Option<Secret>,
+        probe_every: Duration,
+    ) -> Result<Self, UrlError> {
         let uri: Uri = url.parse().map_err(|_| UrlError::Malformed(url.to_owned()))?;
         match (uri.scheme_str(), uri.authority()) {
             (Some(scheme @ ("http" | "https")), Some(authority)) => {
@@ -272,7 +278,8 @@ mod tests {
     #[test]
     fn urls_are_taken_apart() {
         let spec = |url| {
-            ExternalSpec::try_new(url, None, Duration::ZERO).map(|spec| (spec.authority, spec.base_path))
+            ExternalSpec::try_new(url, None, Duration::ZERO)
+                .map(|spec| (spec.authority, spec.base_path))
         };
         let ok = |authority: &str, path: &str| Ok((authority.to_owned(), path.to_owned()));
         assert_eq!(spec("http://127.0.0.1:8080"), ok("127.0.0.1:8080", ""));

@@ -159,7 +159,9 @@ impl Supervisor {
         let log = LoadLog::new(self.status.clone());
         let on_line = log.clone();
         let started =
-            Process::start(&self.name, &prepared.launch, &self.home, move |line: &str| on_line.line(line));
+            Process::start(&self.name, &prepared.launch, &self.home, move |line: &str| {
+                on_line.line(line)
+            });
         let process = started.map_err(|error| {
             let program = prepared.launch.words.first().map_or("", String::as_str);
             (format!("`{program}` cannot be started: {error}"), "no-start")
@@ -194,10 +196,14 @@ impl Supervisor {
             }
             Some(Ok(Err(_))) => {
                 let limit = spec.start_timeout.as_secs_f32();
-                let progress =
-                    engine.log.progress().map(|at| format!("; it was at: {at}")).unwrap_or_default();
+                let progress = engine
+                    .log
+                    .progress()
+                    .map(|at| format!("; it was at: {at}"))
+                    .unwrap_or_default();
                 self.kill(engine).await;
-                let why = format!("the engine did not answer within {limit} s of its start{progress}");
+                let why =
+                    format!("the engine did not answer within {limit} s of its start{progress}");
                 self.failed_to_load(why, "start-timeout")
             }
             Some(Ok(Ok(()))) => {
@@ -214,11 +220,16 @@ impl Supervisor {
 
     /// What an engine that may be put to sleep answers now, to be compared after it was woken.
     async fn first_words(&mut self, engine: &Engine) {
-        if self.driver.strategy() == SwitchStrategy::Restart || self.demoted || self.canary.is_some() {
+        if self.driver.strategy() == SwitchStrategy::Restart
+            || self.demoted
+            || self.canary.is_some()
+        {
             return;
         }
         let calls = Calling { upstream: &self.upstream, target: &engine.target };
-        match crate::vllm::sleep::canary(&calls, self.driver.model(&self.name), PROBE_LIMIT * 4).await {
+        match crate::vllm::sleep::canary(&calls, self.driver.model(&self.name), PROBE_LIMIT * 4)
+            .await
+        {
             Ok(canary) => self.canary = Some(canary),
             Err(error) => self.demote(&error.to_string()),
         }
@@ -295,7 +306,10 @@ impl Supervisor {
             && self.canary.is_some()
         {
             let stop = self.stop.clone();
-            match stop.run_until_cancelled(sleeping::sleep(&engine.target, self, spec.stop_grace)).await {
+            match stop
+                .run_until_cancelled(sleeping::sleep(&engine.target, self, spec.stop_grace))
+                .await
+            {
                 None => {
                     self.end(engine, spec).await;
                     return Ended::Stopped;
@@ -317,14 +331,20 @@ impl Supervisor {
         tracing::info!(lane = self.name, "the engine is stopping");
         let begun = Instant::now();
         self.see_gone(engine.process.stop(spec.stop_grace).await).await;
-        tracing::info!(lane = self.name, "the engine has stopped after {} ms", begun.elapsed().as_millis());
-        self.status.send_modify(|status| (status.pid, status.port, status.progress) = (None, None, None));
+        tracing::info!(
+            lane = self.name,
+            "the engine has stopped after {} ms",
+            begun.elapsed().as_millis()
+        );
+        self.status
+            .send_modify(|status| (status.pid, status.port, status.progress) = (None, None, None));
     }
 
     /// End an engine at once, and return when nothing of it is left.
     async fn kill(&self, engine: Engine) {
         self.see_gone(engine.process.kill().await).await;
-        self.status.send_modify(|status| (status.pid, status.port, status.progress) = (None, None, None));
+        self.status
+            .send_modify(|status| (status.pid, status.port, status.progress) = (None, None, None));
     }
 
     /// Processes that SIGKILL does not end are deep in a driver. What they hold is not free before they are gone.

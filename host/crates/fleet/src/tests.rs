@@ -82,7 +82,8 @@ async fn engine(listener: TcpListener, answer: &'static str, left: Arc<AtomicU32
                     return;
                 }
                 let health = seen.starts_with(b"GET /health");
-                let reply = if health { "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n" } else { answer };
+                let reply =
+                    if health { "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n" } else { answer };
                 if stream.write_all(reply.as_bytes()).await.is_err() {
                     return;
                 }
@@ -152,7 +153,11 @@ async fn an_engine_that_is_not_there_is_no_connection_and_its_lane_is_down() {
         matches!(&refusal, Refusal::NotServing { reason: Some(reason), .. } if reason.contains("refused")),
         "{refusal}"
     );
-    assert!(fleet.status()[0].problem.as_ref().unwrap().contains("refused"), "{:?}", fleet.status());
+    assert!(
+        fleet.status()[0].problem.as_ref().unwrap().contains("refused"),
+        "{:?}",
+        fleet.status()
+    );
     tasks.shutdown().await;
 }
 
@@ -176,7 +181,8 @@ async fn stopping_refuses_whoever_waits() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_lease_is_lost_however_waits_end() {
     const SLOTS: u32 = 3;
-    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+    let seed =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
     println!("seed {seed}");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -191,9 +197,11 @@ async fn no_lease_is_lost_however_waits_end() {
         clients.spawn(async move {
             for round in 0..40u32 {
                 let random =
-                    seed.wrapping_mul(2_654_435_761).wrapping_add(client * 977 + round * 7919) % 1000;
+                    seed.wrapping_mul(2_654_435_761).wrapping_add(client * 977 + round * 7919)
+                        % 1000;
                 let patience = Duration::from_micros(u64::from(random) * 3);
-                let Ok(Ok(lease)) = tokio::time::timeout(patience, fleet.acquire(WANTED)).await else {
+                let Ok(Ok(lease)) = tokio::time::timeout(patience, fleet.acquire(WANTED)).await
+                else {
                     continue;
                 };
                 assert!(held.fetch_add(1, Ordering::SeqCst) < SLOTS, "more leases than slots");
@@ -214,16 +222,17 @@ async fn no_lease_is_lost_however_waits_end() {
 #[tokio::test]
 async fn a_remote_engine_is_reached_with_tls_if_its_certificate_is_trusted() {
     let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let config =
-        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![issued.cert.der().clone()],
-                rustls::pki_types::PrivatePkcs8KeyDer::from(issued.signing_key.serialize_der()).into(),
-            )
-            .unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .unwrap()
+    .with_no_client_auth()
+    .with_single_cert(
+        vec![issued.cert.der().clone()],
+        rustls::pki_types::PrivatePkcs8KeyDer::from(issued.signing_key.serialize_der()).into(),
+    )
+    .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://localhost:{}/v1", listener.local_addr().unwrap().port());
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
@@ -248,7 +257,10 @@ async fn a_remote_engine_is_reached_with_tls_if_its_certificate_is_trusted() {
     let (fleet, _tasks) = fleet_of(external.clone().trusting(pem), 1, LIMITS);
     fleet.wait_for(serving).await;
     let lease = fleet.acquire(WANTED).await.unwrap();
-    assert_eq!(send(&lease).await.unwrap().into_body().collect().await.unwrap().to_bytes(), "hello");
+    assert_eq!(
+        send(&lease).await.unwrap().into_body().collect().await.unwrap().to_bytes(),
+        "hello"
+    );
 
     let (fleet, _tasks) = fleet_of(external, 1, LIMITS);
     fleet.wait_for(|view| view.stats[0].state == LaneState::Down).await;

@@ -15,7 +15,10 @@ pub(crate) struct Trust<'a> {
 }
 
 /// Connections with TLS where the URL says https, and plain ones where it says http. Without `trust`, https fails.
-pub(crate) fn connector(mut http: HttpConnector, trust: Option<Trust<'_>>) -> HttpsConnector<HttpConnector> {
+pub(crate) fn connector(
+    mut http: HttpConnector,
+    trust: Option<Trust<'_>>,
+) -> HttpsConnector<HttpConnector> {
     http.enforce_http(false);
     let mut roots = RootCertStore::empty();
     if let Some(trust) = trust {
@@ -37,12 +40,16 @@ pub(crate) fn connector(mut http: HttpConnector, trust: Option<Trust<'_>>) -> Ht
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config =
-        ClientConfig::builder_with_provider(provider).with_protocol_versions(rustls::DEFAULT_VERSIONS);
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS);
     let config = match config {
         Ok(config) => config.with_root_certificates(roots).with_no_client_auth(),
         // The provider and the versions are both constants of the library, and match.
         Err(never) => unreachable!("{never}"),
     };
-    HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().wrap_connector(http)
+    HttpsConnectorBuilder::new()
+        .with_tls_config(config)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(http)
 }

@@ -68,7 +68,9 @@ impl EngineError {
         match self {
             Self::Connect(_) => Trigger::ConnectError,
             Self::Exchanged => Trigger::EngineRestart,
-            Self::Broken(_) | Self::IdleTimeout(_) | Self::Unfinished | Self::Cut => Trigger::ServerError,
+            Self::Broken(_) | Self::IdleTimeout(_) | Self::Unfinished | Self::Cut => {
+                Trigger::ServerError
+            }
         }
     }
 }
@@ -139,8 +141,11 @@ impl Upstream {
                 .pool_max_idle_per_host(idle)
                 .build(tls::connector(connector, driver.trust()))
         };
-        let activity =
-            Activity { since: Instant::now(), requests: AtomicU32::new(0), moved: AtomicU64::new(0) };
+        let activity = Activity {
+            since: Instant::now(),
+            requests: AtomicU32::new(0),
+            moved: AtomicU64::new(0),
+        };
         Self {
             client: client(slots as usize),
             fresh: client(0),
@@ -228,8 +233,11 @@ fn request(
 }
 
 fn closed_unanswered(error: &hyper_util::client::legacy::Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<hyper::Error>());
-    source.is_some_and(|error| error.is_incomplete_message() || error.is_canceled() || error.is_closed())
+    let source =
+        std::error::Error::source(error).and_then(|source| source.downcast_ref::<hyper::Error>());
+    source.is_some_and(|error| {
+        error.is_incomplete_message() || error.is_canceled() || error.is_closed()
+    })
 }
 
 fn failed(error: &hyper_util::client::legacy::Error) -> EngineError {
@@ -261,7 +269,14 @@ impl EngineBody {
     fn new(incoming: Incoming, idle: Duration, under_way: UnderWay) -> Self {
         let last = Instant::now();
         under_way.0.moves(last);
-        Self { incoming, idle, last, alarm: Box::pin(tokio::time::sleep(idle)), under_way, cut: None }
+        Self {
+            incoming,
+            idle,
+            last,
+            alarm: Box::pin(tokio::time::sleep(idle)),
+            under_way,
+            cut: None,
+        }
     }
 
     /// End it with [`EngineError::Exchanged`] when `cut` is cancelled.

@@ -158,21 +158,30 @@ impl Vitals {
         let model = serde_json::Value::from(self.driver.model(&self.name));
         let body = format!(r#"{{"model":{model},"prompt":"1","max_tokens":1}}"#);
         let path = "/v1/completions";
-        let answer = self.upstream.call(&self.target, Method::POST, path, Some(&body), probe_limit).await;
+        let answer =
+            self.upstream.call(&self.target, Method::POST, path, Some(&body), probe_limit).await;
         match answer {
             // A refusal is an answer, too: an engine for embeddings has no completions.
-            Ok((status, _)) if !status.is_server_error() || status == http::StatusCode::NOT_IMPLEMENTED => {
+            Ok((status, _))
+                if !status.is_server_error() || status == http::StatusCode::NOT_IMPLEMENTED =>
+            {
                 self.silent = 0;
             }
             // Somebody else came meanwhile, whose bytes will tell.
             _ if self.upstream.activity.now().0 > 0 => {}
             Ok((status, _)) => {
                 self.silent += 1;
-                tracing::warn!(lane = self.name, "asked for a token, the idle engine answers {status}");
+                tracing::warn!(
+                    lane = self.name,
+                    "asked for a token, the idle engine answers {status}"
+                );
             }
             Err(error) => {
                 self.silent += 1;
-                tracing::warn!(lane = self.name, "asked for a token, the idle engine fails: {error}");
+                tracing::warn!(
+                    lane = self.name,
+                    "asked for a token, the idle engine fails: {error}"
+                );
             }
         }
         (self.silent >= IN_A_ROW)

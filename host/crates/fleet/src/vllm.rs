@@ -64,7 +64,9 @@ pub fn parse_env_file(text: &str) -> Result<Vec<(String, String)>, (usize, Strin
         let mut whole = line.to_owned();
         while whole.ends_with('\\') {
             whole.pop();
-            let Some((_, more)) = lines.by_ref().find(|(_, more)| !more.starts_with('#')) else { break };
+            let Some((_, more)) = lines.by_ref().find(|(_, more)| !more.starts_with('#')) else {
+                break;
+            };
             whole.extend([" ", more]);
         }
         statement(whole.trim(), &mut found).map_err(|why| (place + 1, why))?;
@@ -139,7 +141,11 @@ fn value(rest: &str) -> Result<String, String> {
         let value = quoted(&mut letters, mark)?;
         let after = letters.as_str().trim_start();
         let clean = after.is_empty() || after.starts_with('#');
-        return if clean { Ok(value) } else { Err("there is text behind the closing quote".to_owned()) };
+        return if clean {
+            Ok(value)
+        } else {
+            Err("there is text behind the closing quote".to_owned())
+        };
     }
     let comment = rest
         .match_indices('#')

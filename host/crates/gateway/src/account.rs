@@ -49,7 +49,16 @@ impl Accepted {
         metrics.accepted.inc();
         metrics.in_flight.inc();
         let since = Instant::now();
-        Self { metrics, endpoint, since, lane: None, tries: 0, moved: false, ended: false, lesson: None }
+        Self {
+            metrics,
+            endpoint,
+            since,
+            lane: None,
+            tries: 0,
+            moved: false,
+            ended: false,
+            lesson: None,
+        }
     }
 
     /// It was decided. Whoever decided hears of the end, if it learns; a recording is handed over then.
@@ -220,9 +229,10 @@ mod tests {
 
     #[test]
     fn asking_a_lane_once_more_is_no_falling_back() {
-        for (lanes, outcome) in
-            [(["a", "a"], "pointsman_answered_total 1"), (["a", "b"], "pointsman_fell_back_total 1")]
-        {
+        for (lanes, outcome) in [
+            (["a", "a"], "pointsman_answered_total 1"),
+            (["a", "b"], "pointsman_fell_back_total 1"),
+        ] {
             let mut registry = Registry::default();
             let mut accepted = Accepted::new(GatewayMetrics::register(&mut registry), "chat");
             lanes.into_iter().for_each(|lane| accepted.tries(LaneId(0), lane));

@@ -147,7 +147,11 @@ async fn list(State(policies): State<Policies>, request: Request) -> Response {
     answer(request, move || Ok(json!({ "policies": policies.list() }))).await
 }
 
-async fn show(State(policies): State<Policies>, Path(name): Path<String>, request: Request) -> Response {
+async fn show(
+    State(policies): State<Policies>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response {
     answer(request, move || policies.show(&name).ok_or_else(|| no_such(&*policies, name))).await
 }
 
@@ -189,8 +193,9 @@ async fn version(body: Body) -> Result<Option<String>, RouteError> {
     if body.trim_ascii().is_empty() {
         return Ok(None);
     }
-    let wanted =
-        || RouteError::BadCommand("the body has to be empty or {\"version\": \"ab12cd34\"}".to_owned());
+    let wanted = || {
+        RouteError::BadCommand("the body has to be empty or {\"version\": \"ab12cd34\"}".to_owned())
+    };
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(&body) else { return Err(wanted()) };
     let version = match fields.remove("version") {
         None | Some(Value::Null) => None,

@@ -134,7 +134,9 @@ pub(crate) async fn attempt(
     accepted.waited();
     let result = match leased {
         // Boxed, because it is some kilobytes that a request which waits need not have.
-        Ok(lease) => Box::pin(send(lease, plan, step, request, left.saturating_sub(begun.elapsed()))).await,
+        Ok(lease) => {
+            Box::pin(send(lease, plan, step, request, left.saturating_sub(begun.elapsed()))).await
+        }
         Err(refusal) => Err(Failed::Refused(refusal)),
     };
     let label = result.as_ref().map_or_else(Failed::label, |_| "ok");
@@ -151,7 +153,8 @@ async fn send(
 ) -> Result<Answer, Failed> {
     let request = apply(request, &step.edits);
     // A plan's limit is one on the first token, which only a stream shows.
-    let limit = plan.first_token.filter(|_| request.streaming()).unwrap_or(lease.first_byte_timeout());
+    let limit =
+        plan.first_token.filter(|_| request.streaming()).unwrap_or(lease.first_byte_timeout());
     let limit = limit.min(left);
     let answer = match tokio::time::timeout(limit, first_byte(&lease, &request)).await {
         Ok(answer) => answer,
@@ -182,8 +185,10 @@ async fn first_byte(
     let answer = lease.send(path, headers_for_engine(request), body).await?;
     let (head, mut body) = answer.into_parts();
     if overloaded(head.status) || head.status.is_server_error() {
-        let retry_after =
-            head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let retry_after = head
+            .headers
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         let body = error_body(body).await;
         return Err(Failed::Status { status: head.status, body, retry_after });
     }

@@ -123,9 +123,11 @@ impl RouteError {
                 ErrorAnswer::new(404, ErrorBody::model_not_found(model, &available))
             }
             Self::Rejected { by, rejection } => {
-                let answer = ErrorAnswer::new(rejection.allowed_status(), ErrorBody::rejected(rejection));
-                let answer = answer
-                    .retry_after(rejection.retry_after_s.map(|seconds| Duration::from_secs(seconds.into())));
+                let answer =
+                    ErrorAnswer::new(rejection.allowed_status(), ErrorBody::rejected(rejection));
+                let answer = answer.retry_after(
+                    rejection.retry_after_s.map(|seconds| Duration::from_secs(seconds.into())),
+                );
                 match stream::visible(by) {
                     Some(by) => answer.with(stream::POLICY, by),
                     None => answer,
@@ -158,10 +160,10 @@ fn failure(lane: &str, failed: &Failed) -> ErrorAnswer {
             ErrorAnswer::new(429, ErrorBody::queue_full(lane, &failed.to_string()))
                 .retry_after(Some(*retry_in))
         }
-        Failed::Refused(Refusal::TimedOut { retry_in, .. } | Refusal::TooLate { estimate: retry_in }) => {
-            ErrorAnswer::new(503, ErrorBody::queue_timeout(lane, &failed.to_string()))
-                .retry_after(Some(*retry_in))
-        }
+        Failed::Refused(
+            Refusal::TimedOut { retry_in, .. } | Refusal::TooLate { estimate: retry_in },
+        ) => ErrorAnswer::new(503, ErrorBody::queue_timeout(lane, &failed.to_string()))
+            .retry_after(Some(*retry_in)),
         Failed::Refused(refusal) => {
             let retry_in = match refusal {
                 Refusal::NotServing { retry_in, .. }
@@ -177,8 +179,12 @@ fn failure(lane: &str, failed: &Failed) -> ErrorAnswer {
         Failed::FirstByte(_) | Failed::Engine(EngineError::IdleTimeout(_)) => {
             ErrorAnswer::new(504, ErrorBody::engine_timeout(lane, &failed.to_string()))
         }
-        Failed::Engine(_) => ErrorAnswer::new(502, ErrorBody::engine_failed(lane, &failed.to_string())),
-        Failed::Status { status, body, retry_after } => engine_status(lane, *status, body, *retry_after),
+        Failed::Engine(_) => {
+            ErrorAnswer::new(502, ErrorBody::engine_failed(lane, &failed.to_string()))
+        }
+        Failed::Status { status, body, retry_after } => {
+            engine_status(lane, *status, body, *retry_after)
+        }
     };
     match stream::visible(lane) {
         Some(lane) => answer.with(stream::LANE, lane),
@@ -191,7 +197,12 @@ fn no_lane(reason: &str, retry_in: Duration) -> ErrorAnswer {
 }
 
 /// An engine's 5xx or 429. Its words are kept; the status says that it was not the router that failed.
-fn engine_status(lane: &str, status: StatusCode, body: &Bytes, retry_after: Option<u64>) -> ErrorAnswer {
+fn engine_status(
+    lane: &str,
+    status: StatusCode,
+    body: &Bytes,
+    retry_after: Option<u64>,
+) -> ErrorAnswer {
     let said = EngineFailure::read(body).message;
     let message = match said {
         Some(said) => format!("the engine answered {}: {said}", status.as_u16()),
@@ -200,7 +211,8 @@ fn engine_status(lane: &str, status: StatusCode, body: &Bytes, retry_after: Opti
     match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             let retry_after = retry_after.map_or(RETRY_LOST_ENGINE, Duration::from_secs);
-            ErrorAnswer::new(503, ErrorBody::engine_overloaded(lane, &message)).retry_after(Some(retry_after))
+            ErrorAnswer::new(503, ErrorBody::engine_overloaded(lane, &message))
+                .retry_after(Some(retry_after))
         }
         _ => ErrorAnswer::new(502, ErrorBody::engine_failed(lane, &message)),
     }
@@ -238,7 +250,9 @@ impl ErrorAnswer {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.body.to_json()));
         *response.status_mut() = self.status;
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().extend(self.headers);
         response
     }

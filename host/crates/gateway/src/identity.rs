@@ -21,7 +21,8 @@ pub struct Unauthorized;
 impl Keys {
     /// These keys and their tenants.
     pub fn new(keys: impl IntoIterator<Item = (String, String)>) -> Self {
-        let digest = |(key, tenant): (String, String)| (Sha256::digest(key.as_bytes()).into(), tenant);
+        let digest =
+            |(key, tenant): (String, String)| (Sha256::digest(key.as_bytes()).into(), tenant);
         Self { keys: keys.into_iter().map(digest).collect() }
     }
 
@@ -33,7 +34,8 @@ impl Keys {
         if self.keys.is_empty() {
             return Ok(None);
         }
-        let offered = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let offered =
+            headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or("");
         let (scheme, key) = offered.split_once(' ').unwrap_or(("", ""));
         let digest: [u8; 32] = Sha256::digest(key.trim().as_bytes()).into();
         let mut found = Choice::from(0);
@@ -80,7 +82,11 @@ mod tests {
             if let Some(header) = header {
                 headers.insert(AUTHORIZATION, header.parse().unwrap());
             }
-            assert_eq!(keys.tenant(&headers), tenant.map(|tenant| tenant.map(str::to_owned)), "{header:?}");
+            assert_eq!(
+                keys.tenant(&headers),
+                tenant.map(|tenant| tenant.map(str::to_owned)),
+                "{header:?}"
+            );
         }
         assert_eq!(Keys::default().tenant(&HeaderMap::new()), Ok(None));
     }

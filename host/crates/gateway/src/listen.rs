@@ -60,7 +60,9 @@ pub(crate) async fn listen(entrance: impl Entrance, router: Router, stop: Cancel
     let _cut_on_drop = cut.clone().drop_guard();
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
-        let Some(Ok(permit)) = or_stop(&stop, Arc::clone(&room).acquire_owned()).await else { break };
+        let Some(Ok(permit)) = or_stop(&stop, Arc::clone(&room).acquire_owned()).await else {
+            break;
+        };
         match or_stop(&stop, entrance.next()).await {
             None => break,
             Some(Ok(stream)) => {

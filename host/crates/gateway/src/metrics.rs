@@ -99,14 +99,38 @@ impl GatewayMetrics {
             "Requests answered by the first lane tried",
             m.answered.clone(),
         );
-        registry.register("pointsman_fell_back", "Requests answered by a later lane", m.fell_back.clone());
-        registry.register("pointsman_errors", "Requests that ended in an explicit error", m.errors.clone());
-        registry.register("pointsman_client_gone", "Requests whose client left", m.client_gone.clone());
-        registry.register("pointsman_requests", "Requests by endpoint, lane and outcome", m.requests.clone());
+        registry.register(
+            "pointsman_fell_back",
+            "Requests answered by a later lane",
+            m.fell_back.clone(),
+        );
+        registry.register(
+            "pointsman_errors",
+            "Requests that ended in an explicit error",
+            m.errors.clone(),
+        );
+        registry.register(
+            "pointsman_client_gone",
+            "Requests whose client left",
+            m.client_gone.clone(),
+        );
+        registry.register(
+            "pointsman_requests",
+            "Requests by endpoint, lane and outcome",
+            m.requests.clone(),
+        );
         registry.register("pointsman_attempts", "Tries of a lane, by result", m.attempts.clone());
-        registry.register("pointsman_request_seconds", "Time from request to last byte", m.seconds.clone());
+        registry.register(
+            "pointsman_request_seconds",
+            "Time from request to last byte",
+            m.seconds.clone(),
+        );
         let first_byte = m.first_byte_seconds.clone();
-        registry.register("pointsman_first_byte_seconds", "Time from request to first byte", first_byte);
+        registry.register(
+            "pointsman_first_byte_seconds",
+            "Time from request to first byte",
+            first_byte,
+        );
         Arc::new(metrics)
     }
 

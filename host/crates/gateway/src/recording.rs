@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{
-    ChainInfo, Consulted, Decision, Facts, FleetView, LaneId, Merged, Outcome, RequestView as _, Trace,
-    TryResult,
+    ChainInfo, Consulted, Decision, Facts, FleetView, LaneId, Merged, Outcome, RequestView as _,
+    Trace, TryResult,
 };
 use pointsman_openai::Request;
 use pointsman_record::{
@@ -90,7 +90,8 @@ impl Recording {
     /// A lane is being tried at this age of the request.
     pub(crate) fn tries(&mut self, lane: LaneId, age: Duration) {
         let (result, zero) = (TryResult::Other, Duration::ZERO);
-        self.trying = Some(TryRecord { lane, result, status: 0, begun: age, queue: zero, took: zero });
+        self.trying =
+            Some(TryRecord { lane, result, status: 0, begun: age, queue: zero, took: zero });
     }
 
     /// The try under way has a slot, or was refused one.
@@ -136,7 +137,9 @@ fn whole(request: &Request, max_body: usize) -> (usize, Body) {
     let make = move || RequestRecord {
         headers: headers
             .iter()
-            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .map(|(name, value)| {
+                (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            })
             .collect(),
         body: body.map(|body| String::from_utf8_lossy(&body).into_owned()),
     };

@@ -55,7 +55,11 @@ async fn models(State(gateway): State<Arc<Gateway>>, request: Request) -> Respon
     }
 }
 
-async fn model(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>, request: Request) -> Response {
+async fn model(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Response {
     if let Err(unauthorized) = gateway.keys.tenant(request.headers()) {
         return error(request, unauthorized.into());
     }

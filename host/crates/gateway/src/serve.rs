@@ -9,7 +9,9 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use pointsman_domain::{Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _, Way};
+use pointsman_domain::{
+    Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _, Way,
+};
 use pointsman_openai::{Head, Request};
 
 use crate::account::Accepted;
@@ -61,8 +63,14 @@ async fn decide(
     let mut trace = recording::trace(recorder, request.id());
     let merged = advisor.advise(&facts, &fleet, &mut trace);
     let decision = Plan::from_advice(&merged, &fleet, &gateway.settings.plan);
-    let recording =
-        Recording::of(recorder, trace, &request, &facts, (&fleet, advisor.chain()), (&merged, &decision));
+    let recording = Recording::of(
+        recorder,
+        trace,
+        &request,
+        &facts,
+        (&fleet, advisor.chain()),
+        (&merged, &decision),
+    );
     accepted.decided(&advisor, &request, &fleet, recording);
     let plan = plan(decision, &merged, &fleet)?;
     Ok(Decided {
@@ -126,7 +134,8 @@ pub(crate) async fn answer(
     let (mut parts, body) = request.into_parts();
     let id = request_id::ensure(&mut parts);
     // Boxed, here and in `attempt`: what a state of the way does not need, a request that waits does not have.
-    let mut response = match Box::pin(decide(&gateway, endpoint, parts, body, &mut accepted)).await {
+    let mut response = match Box::pin(decide(&gateway, endpoint, parts, body, &mut accepted)).await
+    {
         Ok(decided) => Box::pin(answer_decided(gateway, decided, accepted)).await,
         Err(error) => {
             accepted.failed(error.result());
@@ -138,7 +147,11 @@ pub(crate) async fn answer(
 }
 
 /// A client that streams gets signs of life while it waits for long; any other one gets the answer when it is there.
-async fn answer_decided(gateway: Arc<Gateway>, decided: Decided, mut accepted: Accepted) -> Response {
+async fn answer_decided(
+    gateway: Arc<Gateway>,
+    decided: Decided,
+    mut accepted: Accepted,
+) -> Response {
     let interval: Duration = gateway.settings.keep_alive;
     if interval.is_zero() || !decided.request.streaming() {
         let result = carry_out_or_stop(&gateway, &decided, &mut accepted).await;
@@ -173,7 +186,11 @@ fn by(merged: &Merged) -> String {
 }
 
 /// The whole body, if it is JSON and not too large.
-async fn read(headers: &HeaderMap, body: axum::body::Body, most: usize) -> Result<Bytes, RouteError> {
+async fn read(
+    headers: &HeaderMap,
+    body: axum::body::Body,
+    most: usize,
+) -> Result<Bytes, RouteError> {
     let given = headers.get(http::header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let essence = given.unwrap_or("").split(';').next().unwrap_or("").trim();
     if !essence.eq_ignore_ascii_case("application/json") {
@@ -234,13 +251,16 @@ fn plan(decision: Decision, merged: &Merged, fleet: &FleetView) -> Result<Plan, 
         Decision::Reject(policy, rejection) => {
             Err(RouteError::Rejected { by: policy.to_string(), rejection })
         }
-        Decision::NoLane(reason) => Err(RouteError::NoLane { reason, retry_in: retry_in(merged, fleet) }),
+        Decision::NoLane(reason) => {
+            Err(RouteError::NoLane { reason, retry_in: retry_in(merged, fleet) })
+        }
     }
 }
 
 /// When the first lane that would do is expected to serve again.
 fn retry_in(merged: &Merged, fleet: &FleetView) -> Duration {
-    let ready = merged.candidates.iter().filter_map(|lane| fleet.stat(*lane)).map(|stat| stat.ready_in_ms);
+    let ready =
+        merged.candidates.iter().filter_map(|lane| fleet.stat(*lane)).map(|stat| stat.ready_in_ms);
     let soonest = ready.filter(|ready_in| *ready_in > 0).min();
     soonest.map_or(RETRY_LOST_ENGINE, |ready_in| Duration::from_millis(ready_in.into()))
 }

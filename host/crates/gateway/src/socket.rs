@@ -50,7 +50,8 @@ impl AdminSocket {
     /// When a host listens there that lives, or the socket cannot be made. Must be called within a runtime.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let fail = |error| SocketError::Io { path: path.to_owned(), error };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder =
+            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail)?;
         // One host after the other looks and takes; let go of at the end of this function.
         let turn = File::open(folder).map_err(fail)?;
@@ -72,8 +73,8 @@ impl AdminSocket {
             fs::remove_file(&new).map_err(fail)?;
         }
         let listener = UnixListener::bind(&new).map_err(fail)?;
-        let named =
-            fs::set_permissions(&new, Permissions::from_mode(0o600)).and_then(|()| fs::rename(&new, path));
+        let named = fs::set_permissions(&new, Permissions::from_mode(0o600))
+            .and_then(|()| fs::rename(&new, path));
         named.map_err(fail)?;
         Ok(Self { listener, path: path.to_owned() })
     }
@@ -123,7 +124,11 @@ mod tests {
         let path = dir.path().join("state/of/host/admin.sock");
         let socket = AdminSocket::bind(&path).unwrap();
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left lying about");
+        assert_eq!(
+            fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing is left lying about"
+        );
         let (accepted, connected) = tokio::join!(socket.next(), UnixStream::connect(&path));
         assert!(accepted.is_ok() && connected.is_ok());
         drop(socket);
@@ -159,6 +164,9 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         let below = path.join("admin.sock");
         let sentence = AdminSocket::bind(&below).unwrap_err().to_string();
-        assert!(sentence.contains("cannot be made") && sentence.contains("`admin.socket`"), "{sentence}");
+        assert!(
+            sentence.contains("cannot be made") && sentence.contains("`admin.socket`"),
+            "{sentence}"
+        );
     }
 }

@@ -29,7 +29,12 @@ pub(crate) const REASON: HeaderName = HeaderName::from_static("x-pointsman-reaso
 pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-pointsman-attempts");
 
 /// The response for the client.
-pub(crate) fn back(gateway: &Gateway, answer: Answer, decided: &Decided, accepted: Accepted) -> Response {
+pub(crate) fn back(
+    gateway: &Gateway,
+    answer: Answer,
+    decided: &Decided,
+    accepted: Accepted,
+) -> Response {
     let mut headers = answer.headers.clone();
     for name in &HOP_BY_HOP {
         headers.remove(name);
@@ -98,7 +103,8 @@ impl http_body::Body for AnswerBody {
             if let Some(first) = this.first.take() {
                 let data = this.observe(first);
                 // Of a body of known length hyper does not ask for the end, because it can count.
-                if this.watch.is_none() && this.rest.as_ref().is_some_and(EngineBody::is_end_stream) {
+                if this.watch.is_none() && this.rest.as_ref().is_some_and(EngineBody::is_end_stream)
+                {
                     this.complete();
                 }
                 if let Some(data) = data {
@@ -148,7 +154,17 @@ impl AnswerBody {
         let tail = (watch.is_none() && accepted.is_learned_from()).then(BodyTail::default);
         let Answer { lane, lease, status, first, rest, .. } = answer;
         let cut = Box::pin(gateway.cut.clone().cancelled_owned());
-        Self { first, rest: Some(rest), watch, tail, status, lane, lease: Some(lease), accepted, cut }
+        Self {
+            first,
+            rest: Some(rest),
+            watch,
+            tail,
+            status,
+            lane,
+            lease: Some(lease),
+            accepted,
+            cut,
+        }
     }
 
     /// What of `data` goes on to the client.
@@ -173,7 +189,10 @@ impl AnswerBody {
             }
             // The engine has told the client itself.
             StreamEnd::Failed => {
-                tracing::warn!(lane = self.lane, "the engine reported an error in the middle of a stream");
+                tracing::warn!(
+                    lane = self.lane,
+                    "the engine reported an error in the middle of a stream"
+                );
                 self.close(TryResult::ServerError, true, false);
                 Poll::Ready(None)
             }

@@ -17,7 +17,8 @@ use http_body_util::BodyExt as _;
 use pointsman_domain::dispatch::{Residency, Rules};
 use pointsman_domain::{Advisor, Endpoint, PlanLimits};
 use pointsman_fleet::{
-    EngineSpec, ExternalSpec, Fleet, FleetMetrics, FleetSpec, FleetTasks, LaneSpec, Liveness, Timeouts,
+    EngineSpec, ExternalSpec, Fleet, FleetMetrics, FleetSpec, FleetTasks, LaneSpec, Liveness,
+    Timeouts,
 };
 use prometheus_client::registry::Registry;
 use serde_json::Value;
@@ -64,7 +65,9 @@ impl Engines {
         self.asked.lock().unwrap().push((name, serde_json::from_slice(&body).unwrap()));
         let reply = self.scripts.lock().unwrap().get_mut(name).and_then(VecDeque::pop_front);
         let Reply { status, content_type, body, hangs } = reply.unwrap_or(json(200, "{}"));
-        let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(body.as_bytes()))]);
+        let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(
+            body.as_bytes(),
+        ))]);
         let rest = futures_util::stream::pending().take(usize::from(hangs));
         let mut response = Response::new(Body::from_stream(body.chain(rest)));
         *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
@@ -90,12 +93,14 @@ impl World {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             lanes.push(lane(name, model, slots, listener.local_addr().unwrap().port()));
             let engines = Arc::clone(&engines);
-            let router = Router::new()
-                .fallback(move |request: Request| async move { engines.answer(name, request).await });
+            let router = Router::new().fallback(move |request: Request| async move {
+                engines.answer(name, request).await
+            });
             tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
         }
         let mut registry = Registry::default();
-        let names: Vec<(String, u32)> = lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
+        let names: Vec<(String, u32)> =
+            lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
         let metrics = FleetMetrics::register(&mut registry, &names);
         let spec = FleetSpec {
             lanes,

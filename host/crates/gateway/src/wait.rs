@@ -62,7 +62,10 @@ impl WaitingBody {
     pub(crate) fn into_response(self, by: &str, why: Option<&str>) -> Response {
         let mut response = Response::new(Body::new(self));
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream; charset=utf-8"),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
         for (name, value) in [(POLICY, Some(by)), (REASON, why)] {
@@ -78,12 +81,17 @@ impl WaitingBody {
         let CarriedOut { result, decided, mut accepted } = done;
         match result {
             Ok(answer) if answer.is_stream() => {
-                self.state = State::Answering(Box::new(AnswerBody::new(&self.gateway, answer, accepted)));
+                self.state =
+                    State::Answering(Box::new(AnswerBody::new(&self.gateway, answer, accepted)));
                 None
             }
             Ok(answer) => {
                 let client_error = answer.status.is_client_error();
-                accepted.failed(if client_error { TryResult::Other } else { TryResult::ServerError });
+                accepted.failed(if client_error {
+                    TryResult::Other
+                } else {
+                    TryResult::ServerError
+                });
                 Some(no_stream(answer))
             }
             Err(error) => {
@@ -103,9 +111,10 @@ fn no_stream(answer: Answer) -> Bytes {
         Some(said) => {
             ErrorBody::engine_failed(&answer.lane, &format!("the engine answered {status}: {said}"))
         }
-        None => {
-            ErrorBody::engine_failed(&answer.lane, &format!("the engine answered {status} and no stream"))
-        }
+        None => ErrorBody::engine_failed(
+            &answer.lane,
+            &format!("the engine answered {status} and no stream"),
+        ),
     };
     answer.lease.finish(answer.status.is_server_error(), false);
     error_event(&error, false)

@@ -11,7 +11,8 @@ use pointsman_openai::{Head, Request, StreamWatch};
 
 fn body(bytes: usize, text: &str) -> Bytes {
     let text = text.repeat(bytes / text.len() + 1);
-    let message = serde_json::json!({ "role": "user", "content": text[..text.floor_char_boundary(bytes)] });
+    let message =
+        serde_json::json!({ "role": "user", "content": text[..text.floor_char_boundary(bytes)] });
     let body = serde_json::json!({ "model": "a", "stream": true, "temperature": 0.7, "messages": [message] });
     body.to_string().into()
 }
@@ -24,8 +25,11 @@ fn facts(criterion: &mut Criterion) {
     ] {
         criterion.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let request =
-                    Request::parse(Endpoint::ChatCompletions, black_box(body.clone()), Head::default());
+                let request = Request::parse(
+                    Endpoint::ChatCompletions,
+                    black_box(body.clone()),
+                    Head::default(),
+                );
                 request.unwrap().figures()
             });
         });

@@ -60,8 +60,9 @@ fn cap_output(body: &str, most: u32) -> Result<String, String> {
     let mut limited = false;
     for name in ["max_completion_tokens", "max_tokens"] {
         let path = [name.to_owned()];
-        let limit =
-            json::find(&body, &path).filter(|limit| *limit != "null").map(|limit| limit.parse::<u64>().ok());
+        let limit = json::find(&body, &path)
+            .filter(|limit| *limit != "null")
+            .map(|limit| limit.parse::<u64>().ok());
         let Some(limit) = limit else { continue };
         limited = true;
         if limit.is_none_or(|limit| limit > u64::from(most)) {
@@ -85,7 +86,8 @@ fn keep_last(endpoint: Endpoint, body: &str, most: usize) -> Result<String, Stri
     let array = messages(endpoint, body)?;
     let messages = json::elements(array).ok_or("`messages` is no list")?;
     let role = |message: &str| json::find(message, &["role".to_owned()]).unwrap_or("").to_owned();
-    let is_system = |message: &str| matches!(role(message).as_str(), "\"system\"" | "\"developer\"");
+    let is_system =
+        |message: &str| matches!(role(message).as_str(), "\"system\"" | "\"developer\"");
     let others = messages.iter().filter(|message| !is_system(message)).count();
     let mut to_drop = others.saturating_sub(most);
     let mut kept: Vec<&str> = Vec::new();
@@ -125,7 +127,8 @@ fn set_header(request: &Request, name: &str, value: Option<&str>) -> Result<Requ
             head.headers.remove(name);
         }
     }
-    Request::parse(request.endpoint(), request.body().clone(), head).map_err(|error| error.to_string())
+    Request::parse(request.endpoint(), request.body().clone(), head)
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -133,7 +136,8 @@ mod tests {
     use super::*;
 
     fn edited(endpoint: Endpoint, body: &str, edit: Edit) -> Result<String, String> {
-        let request = Request::parse(endpoint, Bytes::from(body.to_owned()), Head::default()).unwrap();
+        let request =
+            Request::parse(endpoint, Bytes::from(body.to_owned()), Head::default()).unwrap();
         apply(&request, &edit).map(|request| request.json().to_owned())
     }
 
@@ -162,7 +166,10 @@ mod tests {
                 Edit::SetField("/messages/0/content".into(), "\"yo\"".into()),
                 r#"{"model":"a","messages":[{"role":"user","content":"yo"}],"x":1.50}"#,
             ),
-            (Edit::RemoveField("/x".into()), r#"{"model":"a","messages":[{"role":"user","content":"hi"}]}"#),
+            (
+                Edit::RemoveField("/x".into()),
+                r#"{"model":"a","messages":[{"role":"user","content":"hi"}]}"#,
+            ),
             (
                 Edit::PrependSystem("be \"kind\"".into()),
                 r#"{"model":"a","messages":[{"role":"system","content":"be \"kind\""},{"role":"user","content":"hi"}],"x":1.50}"#,
@@ -183,17 +190,25 @@ mod tests {
             (Edit::SetHeader("x-a".into(), "a\nb".into()), "may not stand in a header"),
         ] {
             let result = chat(BODY, edit.clone());
-            assert!(result.as_ref().is_err_and(|text| text.contains(reason)), "{edit:?}: {result:?}");
+            assert!(
+                result.as_ref().is_err_and(|text| text.contains(reason)),
+                "{edit:?}: {result:?}"
+            );
         }
-        let prompt =
-            edited(Endpoint::Completions, r#"{"model":"a","prompt":"p"}"#, Edit::PrependSystem("s".into()));
+        let prompt = edited(
+            Endpoint::Completions,
+            r#"{"model":"a","prompt":"p"}"#,
+            Edit::PrependSystem("s".into()),
+        );
         assert_eq!(prompt, Err("only chat requests have messages".into()));
     }
 
     #[test]
     fn a_new_body_is_the_same_kind_of_request() {
         let new = |body: &str| chat(BODY, Edit::ReplaceBody(body.to_owned()));
-        for good in [r#" {"messages":[],"model":"a"}"#, r#"{"model":"a","messages":[],"stream":false}"#] {
+        for good in
+            [r#" {"messages":[],"model":"a"}"#, r#"{"model":"a","messages":[],"stream":false}"#]
+        {
             assert_eq!(new(good).as_deref(), Ok(good));
         }
         for (bad, reason) in [
@@ -217,10 +232,17 @@ mod tests {
             (r#""max_tokens":100"#, r#""max_tokens":10"#),
             (r#""max_tokens":5"#, r#""max_tokens":5"#),
             (r#""max_completion_tokens":100"#, r#""max_completion_tokens":10"#),
-            (r#""max_tokens":100,"max_completion_tokens":7"#, r#""max_tokens":10,"max_completion_tokens":7"#),
+            (
+                r#""max_tokens":100,"max_completion_tokens":7"#,
+                r#""max_tokens":10,"max_completion_tokens":7"#,
+            ),
             (r#""max_tokens":-1"#, r#""max_tokens":10"#),
         ] {
-            assert_eq!(chat(&body(limits), Edit::CapOutputTokens(10)), Ok(body(expected)), "{limits}");
+            assert_eq!(
+                chat(&body(limits), Edit::CapOutputTokens(10)),
+                Ok(body(expected)),
+                "{limits}"
+            );
         }
     }
 
@@ -228,8 +250,9 @@ mod tests {
     fn old_messages_go_and_no_tool_answer_is_left_without_its_call() {
         let body = |messages: &str| format!(r#"{{"model":"a","messages":[{messages}]}}"#);
         let message = |role: &str| format!(r#"{{"role":"{role}","content":"x"}}"#);
-        let list =
-            |roles: &[&str]| body(&roles.iter().map(|role| message(role)).collect::<Vec<_>>().join(","));
+        let list = |roles: &[&str]| {
+            body(&roles.iter().map(|role| message(role)).collect::<Vec<_>>().join(","))
+        };
         for (roles, most, expected) in [
             (vec!["system", "user", "assistant", "user"], 1, vec!["system", "user"]),
             (vec!["user", "system", "user"], 1, vec!["system", "user"]),

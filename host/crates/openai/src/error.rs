@@ -37,8 +37,10 @@ impl ErrorBody {
 
     /// No lane answers to the model.
     pub fn model_not_found(model: &str, available: &[&str]) -> Self {
-        let message =
-            format!("The model `{model}` does not exist. Available models: {}.", available.join(", "));
+        let message = format!(
+            "The model `{model}` does not exist. Available models: {}.",
+            available.join(", ")
+        );
         Self { param: Some("model".into()), ..Self::new(INVALID, "model_not_found", message) }
     }
 
@@ -60,7 +62,11 @@ impl ErrorBody {
 
     /// The body is longer than the limit in bytes.
     pub fn body_too_large(most: usize) -> Self {
-        Self::new(INVALID, "request_too_large", format!("The request body is larger than {most} bytes."))
+        Self::new(
+            INVALID,
+            "request_too_large",
+            format!("The request body is larger than {most} bytes."),
+        )
     }
 
     /// There is no such path.
@@ -95,17 +101,29 @@ impl ErrorBody {
 
     /// Nothing can serve the request now.
     pub fn no_lane(reason: &str) -> Self {
-        Self::new(SERVER, "no_lane_available", format!("No lane can serve this request now: {reason}."))
+        Self::new(
+            SERVER,
+            "no_lane_available",
+            format!("No lane can serve this request now: {reason}."),
+        )
     }
 
     /// The lane's queue is full.
     pub fn queue_full(lane: &str, reason: &str) -> Self {
-        Self::new("rate_limit_error", "queue_full", format!("The queue of lane `{lane}` is full: {reason}."))
+        Self::new(
+            "rate_limit_error",
+            "queue_full",
+            format!("The queue of lane `{lane}` is full: {reason}."),
+        )
     }
 
     /// The request waited for its longest time.
     pub fn queue_timeout(lane: &str, reason: &str) -> Self {
-        Self::new(SERVER, "queue_timeout", format!("Lane `{lane}` had no free slot in time: {reason}."))
+        Self::new(
+            SERVER,
+            "queue_timeout",
+            format!("Lane `{lane}` had no free slot in time: {reason}."),
+        )
     }
 
     /// The engine is full.

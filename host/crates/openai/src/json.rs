@@ -96,14 +96,16 @@ pub(crate) fn remove(json: &str, tokens: &[String]) -> Result<String, String> {
         return Ok(splice(json, place, &remove(old, deeper)?));
     }
     // From the end of the child before to the end of this one, or, for the first, to the start of the next.
-    let range = match (at.checked_sub(1).and_then(|before| children.get(before)), children.get(at + 1)) {
-        (Some(before), _) => range_in(json, before).end..place.end,
-        (None, Some(_)) => {
-            let comma = json[place.end..].find(',').map_or(place.end, |comma| place.end + comma + 1);
-            1..comma
-        }
-        (None, None) => 1..json.len() - 1,
-    };
+    let range =
+        match (at.checked_sub(1).and_then(|before| children.get(before)), children.get(at + 1)) {
+            (Some(before), _) => range_in(json, before).end..place.end,
+            (None, Some(_)) => {
+                let comma =
+                    json[place.end..].find(',').map_or(place.end, |comma| place.end + comma + 1);
+                1..comma
+            }
+            (None, None) => 1..json.len() - 1,
+        };
     Ok(splice(json, range, ""))
 }
 
@@ -214,7 +216,11 @@ mod tests {
             ("/éA", "0", r#"{ "a" : 1.0e2 ,"b":{"c":[1 , 2],"d":null}, "é\u0041":0 }"#),
             ("/n", "[]", r#"{"n":[], "a" : 1.0e2 ,"b":{"c":[1 , 2],"d":null}, "é\u0041":"x" }"#),
         ] {
-            assert_eq!(set(body, &tokens(pointer).unwrap(), value).unwrap(), expected, "set {pointer}");
+            assert_eq!(
+                set(body, &tokens(pointer).unwrap(), value).unwrap(),
+                expected,
+                "set {pointer}"
+            );
         }
         for (pointer, expected) in [
             ("/a", r#"{"b":{"c":[1 , 2],"d":null}, "é\u0041":"x" }"#),
@@ -224,14 +230,21 @@ mod tests {
             ("/none", body),
             ("/a/deep", body),
         ] {
-            assert_eq!(remove(body, &tokens(pointer).unwrap()).unwrap(), expected, "remove {pointer}");
+            assert_eq!(
+                remove(body, &tokens(pointer).unwrap()).unwrap(),
+                expected,
+                "remove {pointer}"
+            );
         }
         assert_eq!(remove(r#"{ "a":1 }"#, &tokens("/a").unwrap()).unwrap(), "{}");
         for (pointer, error) in
             [("", "empty"), ("a", "begin with"), ("/x/y", "no member"), ("/b/c/9", "no element")]
         {
             let result = tokens(pointer).and_then(|tokens| set(body, &tokens, "1"));
-            assert!(result.as_ref().is_err_and(|text| text.contains(error)), "{pointer:?}: {result:?}");
+            assert!(
+                result.as_ref().is_err_and(|text| text.contains(error)),
+                "{pointer:?}: {result:?}"
+            );
         }
     }
 
@@ -270,9 +283,14 @@ mod tests {
 
     #[test]
     fn emptiness() {
-        for (json, empty) in
-            [("[]", true), ("[ ]", true), ("[1]", false), ("{}", true), (r#"{"a":1}"#, false), ("5", false)]
-        {
+        for (json, empty) in [
+            ("[]", true),
+            ("[ ]", true),
+            ("[1]", false),
+            ("{}", true),
+            (r#"{"a":1}"#, false),
+            ("5", false),
+        ] {
             assert_eq!(is_empty(json), empty, "{json}");
         }
         assert_eq!(json!([]).to_string(), "[]");

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 /// Body of the list, sorted by id. `created` is in seconds since the Unix epoch.
 pub fn list(topology: &Topology, created: u64) -> String {
-    let data: Vec<Value> = topology.models().into_iter().map(|id| card(topology, id, created)).collect();
+    let data: Vec<Value> =
+        topology.models().into_iter().map(|id| card(topology, id, created)).collect();
     json!({ "object": "list", "data": data }).to_string()
 }
 
@@ -15,6 +16,7 @@ pub fn one(topology: &Topology, id: &str, created: u64) -> Option<String> {
 }
 
 fn card(topology: &Topology, id: &str, created: u64) -> Value {
-    let lanes: Vec<&str> = topology.candidates(id).iter().map(|lane| topology.name(*lane)).collect();
+    let lanes: Vec<&str> =
+        topology.candidates(id).iter().map(|lane| topology.name(*lane)).collect();
     json!({ "id": id, "object": "model", "created": created, "owned_by": "pointsman", "lanes": lanes })
 }

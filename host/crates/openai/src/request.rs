@@ -104,7 +104,8 @@ impl Request {
         for name in &CREDENTIALS {
             head.headers.remove(name);
         }
-        let text = std::str::from_utf8(&body).map_err(|error| BadRequest::Encoding(error.valid_up_to()))?;
+        let text = std::str::from_utf8(&body)
+            .map_err(|error| BadRequest::Encoding(error.valid_up_to()))?;
         if !matches!(text.trim_ascii_start().as_bytes().first(), None | Some(b'{')) {
             return Err(BadRequest::Json("it must be a JSON object".into()));
         }
@@ -124,13 +125,17 @@ impl Request {
         let messages = match endpoint {
             Endpoint::ChatCompletions => {
                 let messages = shape.messages.as_ref();
-                let messages =
-                    messages.ok_or_else(|| BadRequest::field("messages", "`messages` is required"))?;
-                messages.iter().map(|message| read_message(text, message)).collect::<Result<_, _>>()?
+                let messages = messages
+                    .ok_or_else(|| BadRequest::field("messages", "`messages` is required"))?;
+                messages
+                    .iter()
+                    .map(|message| read_message(text, message))
+                    .collect::<Result<_, _>>()?
             }
             Endpoint::Completions => {
-                let prompt =
-                    shape.prompt.ok_or_else(|| BadRequest::field("prompt", "`prompt` is required"))?;
+                let prompt = shape
+                    .prompt
+                    .ok_or_else(|| BadRequest::field("prompt", "`prompt` is required"))?;
                 vec![read_prompt(text, prompt.get(), &mut token_ids)?]
             }
             _ => Vec::new(),
@@ -236,8 +241,9 @@ impl RequestView for Request {
     }
 
     fn field(&self, pointer: &str, max_bytes: usize) -> FieldValue {
-        let found =
-            json::tokens(pointer).ok().and_then(|tokens| json::find(self.json().trim_ascii(), &tokens));
+        let found = json::tokens(pointer)
+            .ok()
+            .and_then(|tokens| json::find(self.json().trim_ascii(), &tokens));
         match found {
             None => FieldValue::Absent,
             Some(json) if json.len() > max_bytes => FieldValue::TooLarge(json.len() as u64),

@@ -124,10 +124,12 @@ impl StreamWatch {
             return;
         }
         self.events += 1;
-        static FINISH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"finish_reason\":"));
+        static FINISH: LazyLock<Finder<'static>> =
+            LazyLock::new(|| Finder::new(b"\"finish_reason\":"));
         static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\":"));
         if let Some(at) = FINISH.find(data) {
-            self.finished |= data[at + FINISH.needle().len()..].trim_ascii_start().starts_with(b"\"");
+            self.finished |=
+                data[at + FINISH.needle().len()..].trim_ascii_start().starts_with(b"\"");
         }
         // vLLM, asked for the usage, has a `null` of it in every chunk but the last.
         if usage::is_in(data) || ERROR.find(data).is_some() {

@@ -59,7 +59,8 @@ pub(crate) fn contains(text: &str, needle: &str, ignore_case: bool) -> bool {
     }
     let (text, needle) = (text.as_bytes(), needle.as_bytes());
     // Looked for first is a byte that prose has few of: the colon of `context:`, not its c.
-    let anchor = needle.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b' ').unwrap_or(0);
+    let anchor =
+        needle.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b' ').unwrap_or(0);
     let Some(byte) = needle.get(anchor) else { return true };
     memchr::memchr2_iter(byte.to_ascii_lowercase(), byte.to_ascii_uppercase(), text)
         .filter_map(|at| text.get(at.checked_sub(anchor)?..)?.get(..needle.len()))
@@ -82,7 +83,10 @@ mod tests {
             ("我喜欢学习新的语言和文化。", 15),
         ] {
             let estimate = tokens_of(text);
-            assert!(estimate * 2 >= tokens && estimate <= tokens * 2, "{text}: {estimate} for {tokens}");
+            assert!(
+                estimate * 2 >= tokens && estimate <= tokens * 2,
+                "{text}: {estimate} for {tokens}"
+            );
         }
         assert_eq!(tokens_of("a"), 1);
         assert_eq!(tokens_of(""), 0);

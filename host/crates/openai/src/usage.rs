@@ -103,7 +103,8 @@ mod tests {
             assert_eq!(usage(BODY, size), Some(USAGE), "in pieces of {size}");
             assert_eq!(usage(&long, size), Some(USAGE), "in pieces of {size}");
         }
-        let text_only = BODY.replace("\"usage\":{\"prompt_tokens\":7", "\"used\":{\"prompt_tokens\":7");
+        let text_only =
+            BODY.replace("\"usage\":{\"prompt_tokens\":7", "\"used\":{\"prompt_tokens\":7");
         for (body, found) in [
             (text_only.as_str(), None),
             (r#"{"usage":null}"#, None),

@@ -158,7 +158,10 @@ impl Linked {
 
 impl Instance {
     /// What the component says of itself; `None` where its contract has no words for that.
-    pub(crate) fn describe(&self, store: &mut Store<HostState>) -> wasmtime::Result<Option<Description>> {
+    pub(crate) fn describe(
+        &self,
+        store: &mut Store<HostState>,
+    ) -> wasmtime::Result<Option<Description>> {
         match self {
             Self::V0_1(instance) => instance.describe(store).map(Some),
             Self::VllmMiddleware(_) => Ok(None),

@@ -107,7 +107,9 @@ impl Background {
 
     /// Have a shadow asked, if there is room for that.
     pub(crate) fn shadow(&self, job: ShadowJob) {
-        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.shadows.try_send(job) {
+        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) =
+            self.shadows.try_send(job)
+        {
             job.shadow.figures().shadow("dropped");
             job.shadow.compared(|comparison| comparison.dropped += 1);
         }
@@ -148,7 +150,12 @@ fn ask_shadow(job: ShadowJob) {
                 (Some(active), Some(shadow)) => differences(active, shadow),
                 _ => vec!["advice"],
             };
-            comparison.differs(ShadowDifference { request, what, active: advice, shadow: answered });
+            comparison.differs(ShadowDifference {
+                request,
+                what,
+                active: advice,
+                shadow: answered,
+            });
         }
     });
 }

@@ -44,7 +44,8 @@ impl Stamp {
         // A manifest may give files other names; it has changed then, and so has the folder.
         let mut files = vec![dir.to_owned()];
         files.extend(
-            [manifest::FILE, "policy.wasm", "cases.jsonl", signature::FILE].map(|name| dir.join(name)),
+            [manifest::FILE, "policy.wasm", "cases.jsonl", signature::FILE]
+                .map(|name| dir.join(name)),
         );
         if let Ok(manifest) = Manifest::load(dir) {
             files.extend([dir.join(manifest.file), dir.join(manifest.cases)]);

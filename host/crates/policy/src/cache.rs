@@ -150,15 +150,20 @@ impl Cache {
             let used = metadata.modified()?;
             match path.extension().and_then(|end| end.to_str()) {
                 Some(WHOLE) => files.push((used, metadata.len(), path)),
-                Some(PARTIAL) if now.duration_since(used).is_ok_and(|age| age > ABANDONED) => remove(&path)?,
+                Some(PARTIAL) if now.duration_since(used).is_ok_and(|age| age > ABANDONED) => {
+                    remove(&path)?
+                }
                 _ => {}
             }
         }
         files.sort_by_key(|(used, ..)| Reverse(*used));
-        let is_in_use =
-            |path: &Path| in_use.iter().any(|name| path.file_name().is_some_and(|it| it == &**name));
-        let (used, unused): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, _, path)| is_in_use(path));
-        let (mut count, mut bytes) = (used.len(), used.iter().map(|(_, length, _)| length).sum::<u64>());
+        let is_in_use = |path: &Path| {
+            in_use.iter().any(|name| path.file_name().is_some_and(|it| it == &**name))
+        };
+        let (used, unused): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|(_, _, path)| is_in_use(path));
+        let (mut count, mut bytes) =
+            (used.len(), used.iter().map(|(_, length, _)| length).sum::<u64>());
         for (_, length, path) in unused {
             count += 1;
             bytes = bytes.saturating_add(length);

@@ -60,7 +60,9 @@ pub(crate) struct CallLimits {
 impl CallLimits {
     /// The real limit lies between this many ticks and one less.
     fn ticks(self) -> u64 {
-        u64::try_from(self.deadline.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+        u64::try_from(self.deadline.as_millis() / TICK.as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1)
     }
 }
 
@@ -94,7 +96,9 @@ pub(crate) fn guarded<G: Guest, T>(
     // Before every call: a deadline that is set once is over after the first.
     match limits.metering {
         Metering::Wall => store.set_epoch_deadline(limits.ticks()),
-        Metering::Fuel => store.set_fuel(fuel).map_err(|error| Fault::Panic(format!("{error:#}")))?,
+        Metering::Fuel => {
+            store.set_fuel(fuel).map_err(|error| Fault::Panic(format!("{error:#}")))?
+        }
     }
     store.set_hostcall_fuel(limits.result);
     let called = catch_unwind(AssertUnwindSafe(|| call(guest)));
@@ -108,7 +112,9 @@ pub(crate) fn guarded<G: Guest, T>(
         Ok(Err(error)) => Err(classify(&error, guest.store().data().memory.exceeded, limits)),
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            Err(Fault::Panic(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()))
+            Err(Fault::Panic(
+                text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default(),
+            ))
         }
     }
 }
@@ -120,7 +126,9 @@ fn classify(error: &wasmtime::Error, memory_exceeded: bool, limits: CallLimits) 
         _ if memory_exceeded => Fault::Memory(limits.memory),
         Some(trap) => Fault::Trap(trap.to_string()),
         // wasmtime's type for it is private.
-        None if format!("{error:#}").contains("fuel allocated for hostcalls has been exhausted") => {
+        None if format!("{error:#}")
+            .contains("fuel allocated for hostcalls has been exhausted") =>
+        {
             Fault::Output(limits.result)
         }
         None => Fault::Trap(format!("{error:#}")),

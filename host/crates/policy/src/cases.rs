@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pointsman_domain::{
-    Decision, Edit, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Merge,
-    Merged, OnConflict, Plan, PlanLimits, Switching, Topology, Trace,
+    Decision, Edit, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneStat, LaneState,
+    Merge, Merged, OnConflict, Plan, PlanLimits, Switching, Topology, Trace,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -182,7 +182,10 @@ impl CaseResult {
     /// The first difference as a sentence.
     fn sentence(&self) -> Option<String> {
         let Difference { what, expected, got } = self.differences.first()?;
-        Some(format!("golden case {} (`{}`): expected {what} {expected}, got {got}", self.line, self.name))
+        Some(format!(
+            "golden case {} (`{}`): expected {what} {expected}, got {got}",
+            self.line, self.name
+        ))
     }
 }
 
@@ -249,7 +252,15 @@ impl Case {
     /// A request with a fleet of which nothing is expected.
     pub(crate) fn of(request: CaseRequest, fleet: CaseFleet) -> Self {
         let (config, expect) = (empty_config(), Expect::default());
-        Self { line: 0, name: String::new(), config, state: BTreeMap::new(), request, fleet, expect }
+        Self {
+            line: 0,
+            name: String::new(),
+            config,
+            state: BTreeMap::new(),
+            request,
+            fleet,
+            expect,
+        }
     }
 
     /// The lanes as the policy sees them, or so many lanes like them.
@@ -317,16 +328,23 @@ impl CaseFleet {
     }
 }
 
-fn compare(expect: &Expect, merged: &Merged, decision: &Decision, fleet: &FleetView) -> Vec<Difference> {
+fn compare(
+    expect: &Expect,
+    merged: &Merged,
+    decision: &Decision,
+    fleet: &FleetView,
+) -> Vec<Difference> {
     let (steps, reject, priority) = match decision {
         Decision::Route(plan) => (
             plan.steps.iter().map(|step| fleet.topology.name(step.lane).to_owned()).collect(),
             None,
             plan.priority,
         ),
-        Decision::Reject(_, rejection) => {
-            (Vec::new(), Some(ExpectReject { status: rejection.status, code: rejection.code.clone() }), 0)
-        }
+        Decision::Reject(_, rejection) => (
+            Vec::new(),
+            Some(ExpectReject { status: rejection.status, code: rejection.code.clone() }),
+            0,
+        ),
         Decision::NoLane(_) => (Vec::new(), None, 0),
     };
     let lane = match (decision, steps.first()) {

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, Advisor, BuiltIn, ChainInfo, Consulted, Facts, Failure, FleetView, LinkInfo, Merge, Merged,
-    OnConflict, Outcome, PolicyRef, Recovery, Trace, fnv1a_chain, permit, permit_edits,
+    Advice, Advisor, BuiltIn, ChainInfo, Consulted, Facts, Failure, FleetView, LinkInfo, Merge,
+    Merged, OnConflict, Outcome, PolicyRef, Recovery, Trace, fnv1a_chain, permit, permit_edits,
 };
 
 use crate::background::{Background, ShadowJob};
@@ -49,11 +49,15 @@ impl Chain {
         on_conflict: OnConflict,
         background: Option<Arc<Background>>,
     ) -> Self {
-        let has = |hook: fn(&Version) -> bool| links.iter().flat_map(Link::versions).any(|it| hook(it));
+        let has =
+            |hook: fn(&Version) -> bool| links.iter().flat_map(Link::versions).any(|it| hook(it));
         Self {
             recovers: has(|version| version.hooks().on_failure),
             learns: has(|version| version.hooks().on_complete),
-            info: Arc::new(ChainInfo::new(on_conflict, links.iter().flat_map(Link::infos).collect())),
+            info: Arc::new(ChainInfo::new(
+                on_conflict,
+                links.iter().flat_map(Link::infos).collect(),
+            )),
             links,
             on_conflict,
             background,
@@ -97,20 +101,27 @@ impl Link {
             config: version.settings.config.clone(),
         };
         let active = self.active.as_ref().ok().map(|version| of(version, None));
-        active.into_iter().chain(self.trial.iter().map(move |(version, rollout)| of(version, Some(rollout))))
+        active
+            .into_iter()
+            .chain(self.trial.iter().map(move |(version, rollout)| of(version, Some(rollout))))
     }
 
     /// The version that decides about this request, if there is one.
     fn deciding(&self, facts: &Facts) -> Result<&Arc<Version>, &String> {
         match &self.trial {
-            Some((version, Rollout::Canary { share, by })) if is_canary(facts, *share, *by) => Ok(version),
+            Some((version, Rollout::Canary { share, by })) if is_canary(facts, *share, *by) => {
+                Ok(version)
+            }
             _ => self.active.as_ref(),
         }
     }
 
     /// The version that is asked beside the one that decides.
     fn shadow(&self) -> Option<&Arc<Version>> {
-        self.trial.as_ref().filter(|(_, rollout)| *rollout == Rollout::Shadow).map(|(version, _)| version)
+        self.trial
+            .as_ref()
+            .filter(|(_, rollout)| *rollout == Rollout::Shadow)
+            .map(|(version, _)| version)
     }
 
     fn missing(&self) -> PolicyRef {
@@ -125,7 +136,10 @@ fn is_canary(facts: &Facts, share: u16, by: CanaryBy) -> bool {
         CanaryBy::Tenant => request.tenant().unwrap_or(request.id()),
         CanaryBy::Request => request.id(),
     };
-    let hash = fnv1a_chain([hashed.as_bytes()], hashed.len().max(1), 1).first().copied().unwrap_or_default();
+    let hash = fnv1a_chain([hashed.as_bytes()], hashed.len().max(1), 1)
+        .first()
+        .copied()
+        .unwrap_or_default();
     // FNV's low bits are weak for short keys; the middle of a multiplied hash is not.
     let spread = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     spread % 1000 < u64::from(share)

@@ -134,8 +134,10 @@ impl Compiler {
                 Err(error) => Err(CompileError::Refused(format!("{error:#}"))),
             },
             Self::Child { program, limits } => {
-                let mut child = start(program, metering, *limits).map_err(|error| failed_start(&error))?;
-                let spoken = attend(&mut child, *limits, bytes).map_err(|error| failed_start(&error))?;
+                let mut child =
+                    start(program, metering, *limits).map_err(|error| failed_start(&error))?;
+                let spoken =
+                    attend(&mut child, *limits, bytes).map_err(|error| failed_start(&error))?;
                 let answer = spoken.answer(*limits)?;
                 let code = open(answer, &Sha256::digest(bytes), compatibility(engine))?;
                 Ok(Code::of_our_compiler(code))
@@ -148,7 +150,11 @@ fn failed_start(error: &io::Error) -> CompileError {
     CompileError::Start(error.to_string())
 }
 
-fn start(program: &std::path::Path, metering: Metering, limits: CompileLimits) -> io::Result<Child> {
+fn start(
+    program: &std::path::Path,
+    metering: Metering,
+    limits: CompileLimits,
+) -> io::Result<Child> {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     Command::new(program)
         .arg0("pointsman")
@@ -206,16 +212,21 @@ fn attend(child: &mut Child, limits: CompileLimits, bytes: &[u8]) -> io::Result<
         feed.inspect_err(|_| kill(pid))?;
         let words = named("compile-err").spawn_scoped(scope, move || read_words(stderr));
         let words = words.inspect_err(|_| kill(pid))?;
-        let output = named("compile-out").spawn_scoped(scope, move || read_output(stdout, most, pid));
+        let output =
+            named("compile-out").spawn_scoped(scope, move || read_output(stdout, most, pid));
         let output = output.inspect_err(|_| kill(pid))?;
         // Its number stays taken until it is waited for below, so that nobody else is killed for it. Whoever else may hold its
         // pipes has to end as well, or reading them would not.
-        let waited = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        let waited = rustix::process::waitid(
+            WaitId::Pid(pid),
+            WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+        );
         kill(pid);
         drop(ended);
         let late = watch.join().unwrap_or(true);
         let words = words.join().unwrap_or_default();
-        let output = output.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")));
+        let output =
+            output.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")));
         waited?;
         Ok::<_, io::Error>((late, output?, words))
     });
@@ -266,7 +277,9 @@ impl Spoken {
             (Some(0), _) => Ok(self.output),
             (Some(code), _) if code == i32::from(REFUSED) => Err(CompileError::Refused(self.words)),
             _ if starved => Err(CompileError::TooMuchMemory(limits.memory)),
-            (_, Some(signal)) if signal == Signal::XCPU.as_raw() => Err(CompileError::TooMuchCpu(limits.cpu)),
+            (_, Some(signal)) if signal == Signal::XCPU.as_raw() => {
+                Err(CompileError::TooMuchCpu(limits.cpu))
+            }
             (_, Some(signal)) => Err(CompileError::Killed(name_of(signal))),
             _ => Err(CompileError::Failed(format!("{}: {}", self.status, self.words))),
         }
@@ -349,7 +362,8 @@ fn compile_piped(
     input: impl Read,
     mut output: impl Write,
 ) -> Result<(), (String, ExitCode)> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| (format!("{what}: {error}"), ExitCode::FAILURE);
+    let failed =
+        |what: &str, error: &dyn std::fmt::Display| (format!("{what}: {error}"), ExitCode::FAILURE);
     let mut bytes = Vec::new();
     let read = input.take(MOST_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|error| failed("the component cannot be read", &error))?;
@@ -361,8 +375,10 @@ fn compile_piped(
     answer.extend(&Sha256::digest(&bytes)[..]);
     answer.extend(compatibility(&engine).to_le_bytes());
     answer.extend((code.len() as u64).to_le_bytes());
-    let written =
-        output.write_all(&answer).and_then(|()| output.write_all(&code)).and_then(|()| output.flush());
+    let written = output
+        .write_all(&answer)
+        .and_then(|()| output.write_all(&code))
+        .and_then(|()| output.flush());
     written.map_err(|error| failed("the code cannot be written", &error))
 }
 

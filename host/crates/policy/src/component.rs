@@ -69,7 +69,9 @@ pub enum ComponentError {
         guest: &'static str,
     },
     /// An import that neither its contract nor WASI has.
-    #[error("it imports `{0}`, and a vLLM Router middleware may import interfaces of `wasi:` and no others")]
+    #[error(
+        "it imports `{0}`, and a vLLM Router middleware may import interfaces of `wasi:` and no others"
+    )]
     MiddlewareImport(String),
     /// Its shape is beyond the limits.
     #[error("it has {0}")]
@@ -96,13 +98,22 @@ pub(crate) struct Loaded {
 }
 
 /// Scan, compile (or take from the cache), and link a component.
-pub(crate) fn load(runtime: &Runtime, track: Track, bytes: &[u8]) -> Result<Loaded, ComponentError> {
+pub(crate) fn load(
+    runtime: &Runtime,
+    track: Track,
+    bytes: &[u8],
+) -> Result<Loaded, ComponentError> {
     let digest = hex(&Sha256::digest(bytes));
     // Always, as the rules may have changed since the code in the cache was made.
     let shape = scan::look(bytes, track.contract())?;
     tracing::debug!(?shape, "the component {digest} is within the limits");
     let (component, kept) = compiled(runtime, bytes, &digest)?;
-    Ok(Loaded { linked: link(runtime, track, &component)?, imports: shape.imports, digest, _kept: kept })
+    Ok(Loaded {
+        linked: link(runtime, track, &component)?,
+        imports: shape.imports,
+        digest,
+        _kept: kept,
+    })
 }
 
 /// The compiled component: from the cache, or validated and compiled now. Its bytes have been [looked at](scan::look).
@@ -136,7 +147,11 @@ pub(crate) fn compiled(
 }
 
 /// Link a compiled component; all names and types are checked here.
-pub(crate) fn link(runtime: &Runtime, track: Track, component: &Component) -> Result<Linked, ComponentError> {
+pub(crate) fn link(
+    runtime: &Runtime,
+    track: Track,
+    component: &Component,
+) -> Result<Linked, ComponentError> {
     check_size(component)?;
     runtime.abi.link(track, component).map_err(|error| ComponentError::Types(format!("{error:#}")))
 }

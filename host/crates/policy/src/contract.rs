@@ -64,7 +64,9 @@ impl Contract {
         let ours = || self.versions.iter().filter_map(|version| Version::parse(version));
         if ours().any(|ours| ours.track() == theirs.track() && ours >= theirs) {
             None
-        } else if ours().all(|ours| ours < theirs) || ours().any(|ours| ours.track() == theirs.track()) {
+        } else if ours().all(|ours| ours < theirs)
+            || ours().any(|ours| ours.track() == theirs.track())
+        {
             Some(ComponentError::NewerVersion { name, contract: self.title, served })
         } else {
             Some(ComponentError::UnservedVersion { name, contract: self.title, served })

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pointsman_domain::{FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, RequestView};
+use pointsman_domain::{
+    FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, RequestView,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -60,7 +62,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(name: String, around: impl Into<Surroundings>, figures: PolicyFigures) -> Self {
+    pub(crate) fn new(
+        name: String,
+        around: impl Into<Surroundings>,
+        figures: PolicyFigures,
+    ) -> Self {
         let Surroundings { state, clock } = around.into();
         Self { name, state, clock, figures, lines: Mutex::default() }
     }
@@ -117,13 +123,21 @@ impl HostState {
     }
 
     /// A question whose answer is to be noted, or taken from a record. In all other calls this is a branch and nothing more.
-    pub(crate) fn question(&self, call: &'static str, with: impl FnOnce() -> Vec<Value>) -> Option<Question> {
+    pub(crate) fn question(
+        &self,
+        call: &'static str,
+        with: impl FnOnce() -> Vec<Value>,
+    ) -> Option<Question> {
         (!self.asking.is_plain()).then(|| Question { call, with: with() })
     }
 
     /// The answer to a question. The live one is made in any case, so that a call which is replayed uses up what it may be told
     /// as it did before.
-    pub(crate) fn answer<T>(&mut self, question: Option<Question>, live: impl FnOnce(&mut Self) -> T) -> T
+    pub(crate) fn answer<T>(
+        &mut self,
+        question: Option<Question>,
+        live: impl FnOnce(&mut Self) -> T,
+    ) -> T
     where
         T: Serialize + DeserializeOwned,
     {
@@ -144,7 +158,8 @@ impl HostState {
 
     pub(crate) fn field(&mut self, pointer: &str, max_bytes: u32) -> FieldValue {
         let most = self.most(max_bytes);
-        let value = self.request().map_or(FieldValue::Absent, |request| request.field(pointer, most));
+        let value =
+            self.request().map_or(FieldValue::Absent, |request| request.field(pointer, most));
         if let FieldValue::Json(json) = &value {
             self.left -= json.len();
         }
@@ -153,15 +168,17 @@ impl HostState {
 
     pub(crate) fn text(&mut self, index: u32, offset: u64, max_bytes: u32) -> String {
         let most = self.most(max_bytes);
-        let text =
-            self.request().map_or_else(String::new, |request| request.text(index, offset, most).into_owned());
+        let text = self
+            .request()
+            .map_or_else(String::new, |request| request.text(index, offset, most).into_owned());
         self.left -= text.len();
         text
     }
 
     pub(crate) fn body(&mut self, offset: u64, max_bytes: u32) -> Vec<u8> {
         let most = self.most(max_bytes);
-        let bytes = self.request().map_or_else(Vec::new, |request| request.bytes(offset, most).to_vec());
+        let bytes =
+            self.request().map_or_else(Vec::new, |request| request.bytes(offset, most).to_vec());
         self.left -= bytes.len();
         bytes
     }
@@ -176,11 +193,14 @@ impl HostState {
     pub(crate) fn prefix_hashes(&self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {
         const MOST: u32 = 1024;
         let blocks = max_blocks.min(MOST) as usize;
-        self.request().map_or_else(Vec::new, |request| request.prefix_hashes(block_bytes as usize, blocks))
+        self.request()
+            .map_or_else(Vec::new, |request| request.prefix_hashes(block_bytes as usize, blocks))
     }
 
     pub(crate) fn candidates(&self) -> Vec<u32> {
-        let (Some(fleet), Some(request)) = (self.fleet(), self.request()) else { return Vec::new() };
+        let (Some(fleet), Some(request)) = (self.fleet(), self.request()) else {
+            return Vec::new();
+        };
         fleet.topology.candidates(request.model()).iter().map(|lane| lane.0).collect()
     }
 
@@ -197,7 +217,8 @@ impl HostState {
     }
 
     pub(crate) fn with_label(&self, key: &str, value: &str) -> Vec<u32> {
-        let lanes = self.fleet().map_or_else(Vec::new, |fleet| fleet.topology.with_label(key, value));
+        let lanes =
+            self.fleet().map_or_else(Vec::new, |fleet| fleet.topology.with_label(key, value));
         lanes.into_iter().map(|lane| lane.0).collect()
     }
 
@@ -248,7 +269,8 @@ mod tests {
     #[test]
     fn what_a_rehearsed_policy_logs_follows_its_clock_and_no_subscriber() {
         let metrics = PolicyMetrics::register(&mut Registry::default());
-        let figures = PolicyFigures::new(&metrics, &pointsman_domain::PolicyRef::new("p", "1"), &[]);
+        let figures =
+            PolicyFigures::new(&metrics, &pointsman_domain::PolicyRef::new("p", "1"), &[]);
         let around = Surroundings { state: Arc::default(), clock: Clock::standing() };
         let host = HostState::new(Arc::new(Shared::new("p".into(), around, figures)), 0);
         let kept = || (0..2 * LINES_PER_SECOND).filter(|_| host.shared.may_log()).count() as u32;

@@ -105,7 +105,8 @@ pub(crate) struct Bytes(pub(crate) Vec<u8>);
 
 impl From<Bytes> for Shown {
     fn from(Bytes(bytes): Bytes) -> Self {
-        let is_text = |text: &str| !text.contains(|c: char| c.is_control() && !c.is_ascii_whitespace());
+        let is_text =
+            |text: &str| !text.contains(|c: char| c.is_control() && !c.is_ascii_whitespace());
         match String::from_utf8(bytes) {
             Ok(text) if is_text(&text) => Self::Text(text),
             Ok(text) => Self::Hex(crate::component::hex(text.as_bytes())),
@@ -124,7 +125,8 @@ impl TryFrom<Shown> for Bytes {
         };
         let wrong = "bytes are pairs of hexadecimal digits";
         let byte = |pair: &[u8]| {
-            let digits = str::from_utf8(pair).ok().filter(|_| pair.iter().all(u8::is_ascii_hexdigit))?;
+            let digits =
+                str::from_utf8(pair).ok().filter(|_| pair.iter().all(u8::is_ascii_hexdigit))?;
             if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
         };
         hex.as_bytes().chunks(2).map(byte).collect::<Option<_>>().map(Self).ok_or(wrong)
@@ -151,9 +153,12 @@ mod tests {
 
     #[test]
     fn what_is_no_bytes_is_not_taken_for_some() {
-        for wrong in
-            [json!({ "hex": "f" }), json!({ "hex": "+f" }), json!({ "hex": "redacted:4" }), json!("x")]
-        {
+        for wrong in [
+            json!({ "hex": "f" }),
+            json!({ "hex": "+f" }),
+            json!({ "hex": "redacted:4" }),
+            json!("x"),
+        ] {
             assert!(serde_json::from_value::<Bytes>(wrong.clone()).is_err(), "{wrong}");
         }
     }

@@ -52,8 +52,8 @@ pub use component::ComponentError;
 pub use manifest::ManifestError;
 pub use metrics::PolicyMetrics;
 pub use policies::{
-    AdvisorSlot, Aside, Change, Command, CommandError, Earlier, Policies, PolicyStatus, Problem, Trial,
-    WatchStatus,
+    AdvisorSlot, Aside, Change, Command, CommandError, Earlier, Policies, PolicyStatus, Problem,
+    Trial, WatchStatus,
 };
 pub use rehearsal::{Conduct, Performance, Rehearsal, RehearsalError, Wished};
 pub use replay::{Differing, Gap, Missing, Replayed, is_passing};

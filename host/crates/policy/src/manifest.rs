@@ -136,7 +136,8 @@ impl Manifest {
     /// With the file and, where it can be told, the line.
     pub(crate) fn load(dir: &Path) -> Result<Self, ManifestError> {
         let file = dir.join(FILE);
-        let cannot = |error| ManifestError { file: file.clone(), what: format!("cannot be read: {error}") };
+        let cannot =
+            |error| ManifestError { file: file.clone(), what: format!("cannot be read: {error}") };
         let text = std::fs::read_to_string(&file).map_err(cannot)?;
         Self::parse(&file, &text)
     }
@@ -226,8 +227,14 @@ mod tests {
     fn mistakes_are_named_with_their_line() {
         for (text, part) in [
             ("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\ncolour = 5", "line 4"),
-            ("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\n[limits]\ndeadline = \"5\"", "\"250ms\""),
-            ("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\nfile = \"../x.wasm\"", "in this folder"),
+            (
+                "name = \"a\"\nversion = \"1\"\napi = \"0.1\"\n[limits]\ndeadline = \"5\"",
+                "\"250ms\"",
+            ),
+            (
+                "name = \"a\"\nversion = \"1\"\napi = \"0.1\"\nfile = \"../x.wasm\"",
+                "in this folder",
+            ),
             ("name = \"a\"", "missing field `version`"),
         ] {
             let error = load(text).unwrap_err();
@@ -277,7 +284,10 @@ mod tests {
     fn a_whole_manifest_is_taken_over() {
         let manifest = load(WHOLE).unwrap();
         assert_eq!(manifest.limits.budget, Some(Duration::from_micros(300)));
-        assert_eq!((manifest.limits.calls, manifest.hooks.tick), (Some(1), Some(Duration::from_secs(30))));
+        assert_eq!(
+            (manifest.limits.calls, manifest.hooks.tick),
+            (Some(1), Some(Duration::from_secs(30)))
+        );
         assert_eq!(manifest.interfaces(), ["state"]);
         assert!(manifest.allow().body && manifest.allow().priority == (-1, 1));
         let unknown = load(&WHOLE.replace("[\"state\"]", "[\"clock\"]")).unwrap_err();

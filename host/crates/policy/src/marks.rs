@@ -13,7 +13,9 @@ pub fn fits(recorded: &Value, value: &Value) -> bool {
         }
         (Value::Object(recorded), Value::Object(asked)) => {
             recorded.len() == asked.len()
-                && recorded.iter().all(|(key, value)| asked.get(key).is_some_and(|other| fits(value, other)))
+                && recorded
+                    .iter()
+                    .all(|(key, value)| asked.get(key).is_some_and(|other| fits(value, other)))
         }
         _ => recorded == value,
     }

@@ -105,8 +105,9 @@ impl PolicyMetrics {
     /// Register the figures of policies.
     pub fn register(registry: &mut Registry) -> Arc<Self> {
         // 1 µs to 16 ms.
-        let seconds: Histograms<Version> =
-            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_001, 2.0, 15)));
+        let seconds: Histograms<Version> = Family::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(0.000_001, 2.0, 15))
+        });
         let own_values: Histograms<OwnLabels> =
             Family::new_with_constructor(|| Histogram::new(exponential_buckets(1.0, 4.0, 16)));
         let metrics = Self {
@@ -127,7 +128,11 @@ impl PolicyMetrics {
         };
         metrics.register_own(registry);
         let m = &metrics;
-        registry.register("pointsman_policy_calls", "Calls of policies, by result", m.calls.clone());
+        registry.register(
+            "pointsman_policy_calls",
+            "Calls of policies, by result",
+            m.calls.clone(),
+        );
         registry.register("pointsman_policy_call_seconds", "Time of one call", m.seconds.clone());
         registry.register(
             "pointsman_policy_faults",
@@ -159,7 +164,11 @@ impl PolicyMetrics {
             "Decisions that a shadow was asked about, by what came of it",
             m.shadow.clone(),
         );
-        registry.register("pointsman_policy_active", "1 for each version in service", m.active.clone());
+        registry.register(
+            "pointsman_policy_active",
+            "1 for each version in service",
+            m.active.clone(),
+        );
         registry.register(
             "pointsman_policy_out_of_service",
             "1 while the breaker holds it back",
@@ -263,7 +272,8 @@ pub(crate) struct PolicyFigures {
 
 impl PolicyFigures {
     pub(crate) fn new(metrics: &Arc<PolicyMetrics>, policy: &PolicyRef, own: &[String]) -> Self {
-        let labels = Version { policy: policy.name.to_string(), version: policy.version.to_string() };
+        let labels =
+            Version { policy: policy.name.to_string(), version: policy.version.to_string() };
         metrics.holds(&labels);
         let label = PolicyLabel { policy: labels.policy.clone() };
         Self {

@@ -118,14 +118,17 @@ impl<V: Versioned> Place<V> {
         let chosen = match version {
             None => self.trial.take().map(|(version, _)| version).ok_or(Refused::NoTrial)?,
             Some(wanted) => {
-                if let Some(active) = self.active.as_ref().filter(|it| it.fingerprint().starts_with(wanted)) {
+                if let Some(active) =
+                    self.active.as_ref().filter(|it| it.fingerprint().starts_with(wanted))
+                {
                     return Err(Refused::InService(short(active.fingerprint())));
                 }
                 self.find(wanted)?
             }
         };
         self.set_aside.retain(|(fingerprint, _)| fingerprint != chosen.fingerprint());
-        if self.trial.as_ref().is_some_and(|(trial, _)| trial.fingerprint() == chosen.fingerprint()) {
+        if self.trial.as_ref().is_some_and(|(trial, _)| trial.fingerprint() == chosen.fingerprint())
+        {
             self.trial = None;
         }
         self.activate(chosen.clone(), Some(probation), now, keep);
@@ -169,7 +172,8 @@ impl<V: Versioned> Place<V> {
     pub(crate) fn judge(&mut self, limits: Probation, now: Duration) -> Option<(V, String)> {
         // A shadow decides nothing, and so does no harm.
         let canary = self.trial.as_ref().filter(|(_, rollout)| *rollout != Rollout::Shadow);
-        if let Some(why) = canary.and_then(|(trial, _)| fault_in(trial, Counts::default(), limits)) {
+        if let Some(why) = canary.and_then(|(trial, _)| fault_in(trial, Counts::default(), limits))
+        {
             let left = self.roll_back(None, &why).ok()?;
             return Some((left, why));
         }
@@ -199,22 +203,27 @@ impl<V: Versioned> Place<V> {
     fn activate(&mut self, version: V, probation: Option<Probation>, now: Duration, keep: usize) {
         self.history.retain(|other| other.fingerprint() != version.fingerprint());
         self.watch = None;
-        if let Some(before) = self.active.take().filter(|it| it.fingerprint() != version.fingerprint()) {
+        if let Some(before) =
+            self.active.take().filter(|it| it.fingerprint() != version.fingerprint())
+        {
             self.history.insert(0, before);
             self.history.truncate(keep);
             let lasts = probation.map_or(Duration::ZERO, |probation| probation.lasts);
             if !lasts.is_zero() && !self.history.is_empty() {
-                self.watch = Some(Watch { until: now.saturating_add(lasts), from: version.counts() });
+                self.watch =
+                    Some(Watch { until: now.saturating_add(lasts), from: version.counts() });
             }
         }
         self.active = Some(version);
     }
 
     fn find(&self, wanted: &str) -> Result<V, Refused> {
-        let found =
-            self.versions().find(|version| version.fingerprint().starts_with(wanted) && !wanted.is_empty());
+        let found = self
+            .versions()
+            .find(|version| version.fingerprint().starts_with(wanted) && !wanted.is_empty());
         found.cloned().ok_or_else(|| {
-            let known: Vec<String> = self.versions().map(|version| short(version.fingerprint())).collect();
+            let known: Vec<String> =
+                self.versions().map(|version| short(version.fingerprint())).collect();
             Refused::NoSuch(wanted.to_owned(), known.join(", "))
         })
     }
@@ -242,7 +251,9 @@ fn fault_in(version: &impl Versioned, from: Counts, limits: Probation) -> Option
     let (calls, faults, slow) =
         (counts.calls - from.calls, counts.faults - from.faults, counts.slow - from.slow);
     if version.out_of_service() {
-        return Some(format!("it was taken out of service: {faults} of {calls} calls ended in a fault"));
+        return Some(format!(
+            "it was taken out of service: {faults} of {calls} calls ended in a fault"
+        ));
     }
     if faults >= FEW_FAULTS && faults * 1000 > calls * u64::from(limits.faults) {
         return Some(format!("{faults} of {calls} calls ended in a fault"));

@@ -177,7 +177,8 @@ impl Policies {
     /// Make the chain what the operator wants. Policies whose settings and folders are as they were keep their versions.
     pub fn apply(&self, spec: ChainSpec) -> Vec<(String, Change)> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let refreshed = spec.policies.iter().map(|policy| (policy.name.clone(), self.refresh(policy, &spec)));
+        let refreshed =
+            spec.policies.iter().map(|policy| (policy.name.clone(), self.refresh(policy, &spec)));
         let mut changes: Vec<(String, Change)> = refreshed.collect();
         // Versions, order, weights and failure modes: in one step, when all that is new is proven.
         let mut shelf = self.shelf();
@@ -200,8 +201,10 @@ impl Policies {
             shelf.spec.policies.iter().map(|policy| (policy.clone(), stamp(policy))).collect()
         };
         // Without the lock: a mount that hangs must not hold up whoever wants to go back.
-        let differs = |(policy, stamp): &(PolicySpec, Option<Stamp>)| *stamp != Some(Stamp::of(&policy.dir));
-        let changed: Vec<PolicySpec> = known.into_iter().filter(differs).map(|(policy, _)| policy).collect();
+        let differs =
+            |(policy, stamp): &(PolicySpec, Option<Stamp>)| *stamp != Some(Stamp::of(&policy.dir));
+        let changed: Vec<PolicySpec> =
+            known.into_iter().filter(differs).map(|(policy, _)| policy).collect();
         if changed.is_empty() {
             return Vec::new();
         }
@@ -233,14 +236,16 @@ impl Policies {
         let before = place.clone();
         let (result, said) = match command {
             Command::RollBack(to) => {
-                let left = place.roll_back(to.as_deref(), "rolled back by hand").map_err(refused)?;
+                let left =
+                    place.roll_back(to.as_deref(), "rolled back by hand").map_err(refused)?;
                 let active = place.active.as_ref().map_or("none", |version| version.id());
                 ("rolled-back", format!("{} was left; {active} is in service", left.id()))
             }
             Command::Promote(version) => {
                 let now = self.now();
-                let chosen =
-                    place.promote(version.as_deref(), policy.probation, now, spec.keep).map_err(refused)?;
+                let chosen = place
+                    .promote(version.as_deref(), policy.probation, now, spec.keep)
+                    .map_err(refused)?;
                 ("promoted", format!("{} is in service", chosen.id()))
             }
             Command::Disable => {
@@ -283,7 +288,8 @@ impl Policies {
                 continue;
             }
             tracing::error!(policy = policy.name, version = left.id(), "taken back: {why}");
-            kept.problem = Some((format!("version {} was taken back: {why}", left.id()), SystemTime::now()));
+            kept.problem =
+                Some((format!("version {} was taken back: {why}", left.id()), SystemTime::now()));
             self.metrics.changed(&policy.name, "taken-back");
             remember(spec, &policy.name, &kept.place);
             changed = true;
@@ -294,7 +300,11 @@ impl Policies {
     }
 
     /// See that whoever is in service now can be asked at once, and that a shadow which got there has the policy's own state.
-    fn awake(&self, place: &mut Place<Arc<Version>>, before: &Place<Arc<Version>>) -> Result<(), LoadError> {
+    fn awake(
+        &self,
+        place: &mut Place<Arc<Version>>,
+        before: &Place<Arc<Version>>,
+    ) -> Result<(), LoadError> {
         let Some(active) = &mut place.active else { return Ok(()) };
         if before.active.as_ref().is_some_and(|before| Arc::ptr_eq(before, active)) {
             return Ok(());
@@ -316,7 +326,8 @@ impl Policies {
             if kept.place.disabled {
                 return None;
             }
-            let problem = || kept.problem.as_ref().map_or_else(String::new, |(what, _)| what.clone());
+            let problem =
+                || kept.problem.as_ref().map_or_else(String::new, |(what, _)| what.clone());
             Some(Link {
                 name: policy.name.clone(),
                 weight: policy.weight,
@@ -329,7 +340,8 @@ impl Policies {
         let new = Arc::new(Chain::new(links, spec.on_conflict, self.background.get().cloned()));
         let old = self.chain.swap(Arc::clone(&new));
         self.slot.store(Arc::new(Box::new(Arc::clone(&new))));
-        let in_service = |version: &Version| new.in_service().any(|it| it.fingerprint == version.fingerprint);
+        let in_service =
+            |version: &Version| new.in_service().any(|it| it.fingerprint == version.fingerprint);
         new.in_service().for_each(|version| version.figures().active(true));
         for version in old.versions() {
             if !in_service(version) {

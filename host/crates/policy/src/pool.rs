@@ -27,7 +27,10 @@ impl Guest for Warm {
 #[derive(Default)]
 pub(crate) struct Pool {
     // Last in, first out: the instance whose memory is still in the CPU's cache. Held for a push or a pop, never over a call.
-    #[expect(clippy::vec_box, reason = "moved in and out on every call: a pointer instead of a store")]
+    #[expect(
+        clippy::vec_box,
+        reason = "moved in and out on every call: a pointer instead of a store"
+    )]
     idle: Mutex<Vec<Box<Warm>>>,
 }
 

@@ -23,13 +23,17 @@ pub(crate) fn component(runtime: &Runtime, bundle: &Bundle) -> Result<Arc<Loaded
     let fail = |what: String| LoadError::File { file: file.clone(), what };
     let Some(track) = Track::named(&bundle.manifest.api) else {
         let api = &bundle.manifest.api;
-        return Err(fail(format!("it is for policy API {api}, and this host serves {}", Track::NAMES)));
+        return Err(fail(format!(
+            "it is for policy API {api}, and this host serves {}",
+            Track::NAMES
+        )));
     };
     let loaded = component::load(runtime, track, &bundle.component);
     let loaded = loaded.map_err(|error| LoadError::Component { file: file.clone(), error })?;
     let allowed = bundle.manifest.interfaces();
     let free = ["types", "request", "fleet"];
-    let barred = loaded.imports.iter().find(|it| !free.contains(&it.as_str()) && !allowed.contains(it));
+    let barred =
+        loaded.imports.iter().find(|it| !free.contains(&it.as_str()) && !allowed.contains(it));
     if let (Some(barred), Track::V0_1) = (barred, track) {
         return Err(fail(format!(
             "it imports the interface `{barred}`, which `allow.interfaces` in its manifest does not list"

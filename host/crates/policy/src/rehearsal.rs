@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::Wish;
 use pointsman_domain::{
-    Advice, Advisor, Facts, Failure, FleetView, LaneId, OnConflict, Outcome, PolicyRef, Read, Recovery,
-    RequestView,
+    Advice, Advisor, Facts, Failure, FleetView, LaneId, OnConflict, Outcome, PolicyRef, Read,
+    Recovery, RequestView,
 };
 use prometheus_client::registry::Registry;
 
@@ -248,11 +248,19 @@ impl Performance {
     }
 
     /// Ask whoever's time has come for wishes about lanes.
-    pub fn tick(&mut self, fleet: &Arc<FleetView>, now: Duration, now_ms: u64, seed: u64) -> Vec<Wished> {
+    pub fn tick(
+        &mut self,
+        fleet: &Arc<FleetView>,
+        now: Duration,
+        now_ms: u64,
+        seed: u64,
+    ) -> Vec<Wished> {
         let mut wishes = Vec::new();
         let view = || Arc::clone(fleet);
         let at = Moment { now, now_ms, seed };
-        self.schedule.tick(&self.chain, at, &view, &mut |lane, wish, lasts| wishes.push((lane, wish, lasts)));
+        self.schedule.tick(&self.chain, at, &view, &mut |lane, wish, lasts| {
+            wishes.push((lane, wish, lasts))
+        });
         wishes
     }
 

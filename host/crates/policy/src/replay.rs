@@ -155,8 +155,13 @@ impl Script {
     }
 
     /// The record's answer to a question, or else what is `live`.
-    pub(crate) fn settle<T: Serialize + DeserializeOwned>(&mut self, question: Question, live: T) -> T {
-        let (of_state, of_fleet) = (question.call.starts_with("state."), question.call.starts_with("fleet."));
+    pub(crate) fn settle<T: Serialize + DeserializeOwned>(
+        &mut self,
+        question: Question,
+        live: T,
+    ) -> T {
+        let (of_state, of_fleet) =
+            (question.call.starts_with("state."), question.call.starts_with("fleet."));
         let found = if of_state { self.next_of_state(&question) } else { self.any(&question) };
         let found = found.or_else(|| self.counted_on(&question));
         let recorded = match found {
@@ -176,7 +181,9 @@ impl Script {
                     let (call, with, recorded) = (call.to_owned(), with.clone(), recorded.clone());
                     self.differing.push(Differing { call, with, recorded, live: shown });
                 }
-                if let (INCREMENT, Some(key), Some(now)) = (call, key(&with), recorded["ok"].as_i64()) {
+                if let (INCREMENT, Some(key), Some(now)) =
+                    (call, key(&with), recorded["ok"].as_i64())
+                {
                     self.counters.insert(key.to_owned(), now);
                 }
                 self.reads.push(call, with, recorded);
@@ -212,14 +219,17 @@ impl Script {
     /// What follows from the last number of a counter, as if nobody else had counted since.
     fn counted_on(&self, question: &Question) -> Option<Value> {
         let by = question.with.get(1)?.as_i64()?;
-        let last = self.counters.get(key(&question.with)?).filter(|_| question.call == INCREMENT)?;
+        let last =
+            self.counters.get(key(&question.with)?).filter(|_| question.call == INCREMENT)?;
         Some(json!({ "ok": last.saturating_add(by) }))
     }
 
     /// The next answer about the state, if it is one to that question.
     fn next_of_state(&mut self, question: &Question) -> Option<Value> {
         let ahead = self.recorded.iter().enumerate().skip(self.state);
-        for (index, Entry { read, .. }) in ahead.filter(|(_, entry)| entry.read.call.starts_with("state.")) {
+        for (index, Entry { read, .. }) in
+            ahead.filter(|(_, entry)| entry.read.call.starts_with("state."))
+        {
             if is_asked(question, read) {
                 self.state = index + 1;
                 return Some(read.gave.clone());

@@ -181,7 +181,10 @@ pub(crate) fn compiling_engine(metering: Metering) -> Result<Engine, RuntimeErro
     engine(metering, InstanceAllocationStrategy::OnDemand)
 }
 
-fn engine(metering: Metering, strategy: InstanceAllocationStrategy) -> Result<Engine, RuntimeError> {
+fn engine(
+    metering: Metering,
+    strategy: InstanceAllocationStrategy,
+) -> Result<Engine, RuntimeError> {
     let mut config = Config::new();
     config
         .allocation_strategy(strategy)

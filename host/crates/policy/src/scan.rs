@@ -8,13 +8,16 @@
 use std::time::{Duration, Instant};
 
 use wasmparser::{
-    ComponentExternName, ComponentInstance, ComponentTypeRef, Encoding, FuncValidatorAllocations, Instance,
-    MemoryType, Parser, Payload, SectionLimited, TableType, ValidPayload, Validator, WasmFeatures,
+    ComponentExternName, ComponentInstance, ComponentTypeRef, Encoding, FuncValidatorAllocations,
+    Instance, MemoryType, Parser, Payload, SectionLimited, TableType, ValidPayload, Validator,
+    WasmFeatures,
 };
 
 use crate::component::{ComponentError, MOST_BYTES};
 use crate::contract::Contract;
-use crate::runtime::{MOST_CORE_INSTANCES, MOST_MEMORIES, MOST_MEMORY, MOST_TABLE_ELEMENTS, MOST_TABLES};
+use crate::runtime::{
+    MOST_CORE_INSTANCES, MOST_MEMORIES, MOST_MEMORY, MOST_TABLE_ELEMENTS, MOST_TABLES,
+};
 
 /// Core modules. CPython's component has 38, QuickJS' 11: an adapter for each thing that is imported or stubbed.
 const MOST_MODULES: u64 = 64;
@@ -149,12 +152,20 @@ impl Shape {
             (self.memories, MOST_MEMORIES.into(), "memories"),
             (self.tables, MOST_TABLES.into(), "tables"),
             (self.functions, MOST_FUNCTIONS, "functions"),
-            (self.declarations, MOST_DECLARATIONS, "types, imports, exports and other declarations"),
+            (
+                self.declarations,
+                MOST_DECLARATIONS,
+                "types, imports, exports and other declarations",
+            ),
             (self.outline_bytes, MOST_OUTLINE_BYTES, "bytes of types and wiring"),
             (self.data_bytes, MOST_DATA_BYTES, "bytes of data"),
             (self.longest_function, MOST_FUNCTION_BYTES, "bytes in one function"),
             (self.largest_memory, MOST_MEMORY, "bytes in one memory from the start"),
-            (self.largest_table, MOST_TABLE_ELEMENTS as u64, "elements in one table from the start"),
+            (
+                self.largest_table,
+                MOST_TABLE_ELEMENTS as u64,
+                "elements in one table from the start",
+            ),
         ] {
             if number > most {
                 return Err(too_large(what, number, most));
@@ -198,7 +209,14 @@ impl Outline {
             largest_table: 0,
             depth: 0,
         };
-        Self { shape, within: Vec::new(), instances: Vec::new(), contract, exported: 0, bad_name: None }
+        Self {
+            shape,
+            within: Vec::new(),
+            instances: Vec::new(),
+            contract,
+            exported: 0,
+            bad_name: None,
+        }
     }
 }
 
@@ -250,7 +268,8 @@ impl Outline {
             Payload::InstanceSection(section) => {
                 shape.outline(section);
                 for_each(section, |instance| {
-                    shape.core_instances += u64::from(matches!(instance, Instance::Instantiate { .. }));
+                    shape.core_instances +=
+                        u64::from(matches!(instance, Instance::Instantiate { .. }));
                 })?;
             }
             Payload::ComponentInstanceSection(section) => {
@@ -295,7 +314,11 @@ impl Outline {
             self.shape.depth = self.shape.depth.max(self.instances.len() as u64 - 1);
             // At once: this is what the parser's own memory grows with.
             if self.shape.depth > MOST_DEPTH {
-                return Err(too_large("components within each other", self.shape.depth, MOST_DEPTH));
+                return Err(too_large(
+                    "components within each other",
+                    self.shape.depth,
+                    MOST_DEPTH,
+                ));
             }
         }
         Ok(())
@@ -323,7 +346,9 @@ impl Outline {
 
     fn export(&mut self, name: &ComponentExternName<'_>) {
         let Some(interface) = self.interface(name.name) else { return };
-        if let Some(place) = self.contract.exports.iter().position(|required| *required == interface) {
+        if let Some(place) =
+            self.contract.exports.iter().position(|required| *required == interface)
+        {
             self.exported |= 1 << place;
             self.bad_name = self.bad_name.take().or_else(|| self.contract.unserved(name.name));
         }
@@ -340,7 +365,8 @@ impl Outline {
             return Err(bad);
         }
         let Contract { package, guest, exports, .. } = self.contract;
-        let missing = exports.iter().enumerate().find(|(place, _)| self.exported & (1 << place) == 0);
+        let missing =
+            exports.iter().enumerate().find(|(place, _)| self.exported & (1 << place) == 0);
         match missing {
             Some((_, missing)) => {
                 Err(ComponentError::MissingExport { name: format!("{package}{missing}"), guest })
@@ -374,7 +400,8 @@ fn for_each<'a, T: wasmparser::FromReader<'a>>(
 
 /// Bytes of a memory at its start.
 fn initial(memory: &MemoryType) -> u64 {
-    let page = memory.page_size_log2.map_or(PAGE, |log2| 1_u64.checked_shl(log2).unwrap_or(u64::MAX));
+    let page =
+        memory.page_size_log2.map_or(PAGE, |log2| 1_u64.checked_shl(log2).unwrap_or(u64::MAX));
     memory.initial.saturating_mul(page)
 }
 

@@ -38,8 +38,9 @@ pub(crate) struct Schedule(HashMap<String, Turn>);
 impl Schedule {
     /// When somebody is to be asked next: at once, where somebody never was.
     pub(crate) fn next(&self, chain: &Chain) -> Option<Duration> {
-        let due =
-            |version: &Arc<Version>| self.0.get(&version.fingerprint).map_or(Duration::ZERO, |turn| turn.due);
+        let due = |version: &Arc<Version>| {
+            self.0.get(&version.fingerprint).map_or(Duration::ZERO, |turn| turn.due)
+        };
         ticking(chain).map(|(version, _)| due(version)).min()
     }
 
@@ -60,7 +61,9 @@ impl Schedule {
             }
             stays
         });
-        gone.iter().flat_map(|turn| &turn.wished).for_each(|lane| wish(*lane, None, Duration::ZERO));
+        gone.iter()
+            .flat_map(|turn| &turn.wished)
+            .for_each(|lane| wish(*lane, None, Duration::ZERO));
         for (version, interval) in ticking(chain) {
             let new = || Turn { due: at.now, wished: Vec::new() };
             let turn = self.0.entry(version.fingerprint.clone()).or_insert_with(new);

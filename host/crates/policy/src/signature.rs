@@ -53,7 +53,9 @@ pub enum SignatureError {
     )]
     PrivateKey,
     /// Not a key that we know.
-    #[error("it is no public ed25519 key: {0}; make one with `openssl pkey -in private.pem -pubout`")]
+    #[error(
+        "it is no public ed25519 key: {0}; make one with `openssl pkey -in private.pem -pubout`"
+    )]
     Key(&'static str),
     /// Not a signature.
     #[error("it is no signature: 64 bytes as hexadecimal or base64 are wanted")]
@@ -81,7 +83,9 @@ pub enum SignError {
         error: io::Error,
     },
     /// The key is none that we can use.
-    #[error("it is no private ed25519 key: {0}; make one with `openssl genpkey -algorithm ed25519`")]
+    #[error(
+        "it is no private ed25519 key: {0}; make one with `openssl genpkey -algorithm ed25519`"
+    )]
     Key(String),
 }
 
@@ -100,8 +104,12 @@ impl PublicKey {
         }
         if text.contains("-----BEGIN") {
             let der = pem(text, "PUBLIC KEY").ok_or(SignatureError::Key("the PEM is damaged"))?;
-            let key = der.strip_prefix(&SPKI).ok_or(SignatureError::Key("it is of another algorithm"))?;
-            return key.try_into().map(Self).map_err(|_| SignatureError::Key("it has the wrong length"));
+            let key =
+                der.strip_prefix(&SPKI).ok_or(SignatureError::Key("it is of another algorithm"))?;
+            return key
+                .try_into()
+                .map(Self)
+                .map_err(|_| SignatureError::Key("it has the wrong length"));
         }
         bytes(text)
             .map(Self)
@@ -127,8 +135,9 @@ pub fn verify<'a>(
     if keys.is_empty() {
         return Err(SignatureError::NoKeys);
     }
-    let made_it =
-        |key: &PublicKey| UnparsedPublicKey::new(&ED25519, key.0).verify(message, &signature).is_ok();
+    let made_it = |key: &PublicKey| {
+        UnparsedPublicKey::new(&ED25519, key.0).verify(message, &signature).is_ok()
+    };
     keys.iter().find(|(_, key)| made_it(key)).map(|(name, _)| name.as_str()).ok_or_else(|| {
         let names: Vec<String> = keys.iter().map(|(name, _)| format!("`{name}`")).collect();
         SignatureError::Unknown(names.join(", "))
@@ -161,7 +170,8 @@ fn parse_private(text: &str) -> Result<Ed25519KeyPair, SignError> {
     if text.contains("BEGIN ENCRYPTED PRIVATE KEY") {
         return Err(refuse("it is encrypted; decrypt it with `openssl pkey -in FILE -out FILE`"));
     }
-    let der = pem(text, "PRIVATE KEY").ok_or_else(|| refuse("no PEM with a `PRIVATE KEY` (PKCS#8)"))?;
+    let der =
+        pem(text, "PRIVATE KEY").ok_or_else(|| refuse("no PEM with a `PRIVATE KEY` (PKCS#8)"))?;
     // OpenSSL leaves out the public half, which therefore cannot be compared.
     Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|error| refuse(&error.to_string()))
 }
@@ -171,7 +181,9 @@ fn read(file: &Path, most: u64) -> Result<Vec<u8>, SignError> {
         let mut content = Vec::new();
         File::open(file)?.take(most + 1).read_to_end(&mut content)?;
         if content.len() as u64 > most {
-            return Err(io::Error::other(format!("it is longer than {most} bytes, which are the limit")));
+            return Err(io::Error::other(format!(
+                "it is longer than {most} bytes, which are the limit"
+            )));
         }
         Ok(content)
     })();
@@ -202,7 +214,10 @@ fn bytes<const LENGTH: usize>(text: &str) -> Option<[u8; LENGTH]> {
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    text.as_bytes().chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?))
+        .collect()
 }
 
 /// Base64 with its padding (RFC 4648, section 4), which lines may break.

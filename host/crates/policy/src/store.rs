@@ -68,12 +68,21 @@ impl Store {
     /// Remember, and let go of the versions that are named nowhere any more.
     pub(crate) fn remember(&self, what: &Remembered) {
         let text = serde_json::to_vec_pretty(what).unwrap_or_default();
-        if let Err(error) = make_private(&self.dir).and_then(|()| write_whole(&self.dir.join(PLACE), &text)) {
-            tracing::warn!("{}: the versions in service cannot be remembered: {error}", self.dir.display());
+        if let Err(error) =
+            make_private(&self.dir).and_then(|()| write_whole(&self.dir.join(PLACE), &text))
+        {
+            tracing::warn!(
+                "{}: the versions in service cannot be remembered: {error}",
+                self.dir.display()
+            );
             return;
         }
         let kept = |name: &str| {
-            what.active.iter().chain(&what.trial).chain(&what.history).any(|version| version == name)
+            what.active
+                .iter()
+                .chain(&what.trial)
+                .chain(&what.history)
+                .any(|version| version == name)
         };
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -111,7 +120,8 @@ impl Store {
         let dir = self.dir.join(fingerprint);
         let bundle = Bundle::read(&dir).map_err(|error| error.to_string())?;
         let settings = fs::read(dir.join(SETTINGS)).map_err(|error| error.to_string())?;
-        let settings: Settings = serde_json::from_slice(&settings).map_err(|error| error.to_string())?;
+        let settings: Settings =
+            serde_json::from_slice(&settings).map_err(|error| error.to_string())?;
         // A kept version is what it was, or it is none.
         if bundle.fingerprint(&settings) != fingerprint {
             return Err(format!("{}: it is damaged", dir.display()));

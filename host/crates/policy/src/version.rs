@@ -149,7 +149,15 @@ impl Version {
     pub(crate) fn anew(&self, around: impl Into<Surroundings>) -> Self {
         let (manifest, settings, around) = (&self.manifest, &self.settings, around.into());
         let fingerprint = self.fingerprint.clone();
-        Self::assemble(&self.runtime, manifest, fingerprint, settings, &self.loaded, &self.metrics, around)
+        Self::assemble(
+            &self.runtime,
+            manifest,
+            fingerprint,
+            settings,
+            &self.loaded,
+            &self.metrics,
+            around,
+        )
     }
 
     fn assemble(
@@ -165,7 +173,8 @@ impl Version {
         let reference = PolicyRef::new(&manifest.name, &version);
         let figures = PolicyFigures::new(metrics, &reference, manifest.metrics());
         let asked = &manifest.limits;
-        let deadline = settings.deadline.or(asked.deadline).unwrap_or(DEADLINE).min(LONGEST_DEADLINE);
+        let deadline =
+            settings.deadline.or(asked.deadline).unwrap_or(DEADLINE).min(LONGEST_DEADLINE);
         let memory = settings.memory.or(asked.memory).unwrap_or(MEMORY).min(MOST_MEMORY);
         Self {
             runtime: Arc::clone(runtime),
@@ -175,7 +184,12 @@ impl Version {
             fingerprint,
             allow: manifest.allow(),
             config: settings.config.to_string(),
-            limits: CallLimits { metering: runtime.metering, deadline, memory, result: MOST_RESULT },
+            limits: CallLimits {
+                metering: runtime.metering,
+                deadline,
+                memory,
+                result: MOST_RESULT,
+            },
             budget: settings
                 .budget
                 .or(asked.budget)
@@ -318,7 +332,8 @@ impl Version {
         interview: &mut Interview,
         call: impl FnOnce(&mut Warm, Asked<'_>) -> wasmtime::Result<Result<T, PolicyError>>,
     ) -> Result<T, NoAdvice> {
-        let current = Current { request: Some(Arc::clone(&facts.request)), fleet: Arc::clone(fleet) };
+        let current =
+            Current { request: Some(Arc::clone(&facts.request)), fleet: Arc::clone(fleet) };
         let topology = fleet.topology.generation();
         let budget_us = u32::try_from(self.limits.deadline.as_micros()).unwrap_or(u32::MAX);
         self.call(hook, current, interview, |warm| call(warm, Asked { facts, topology, budget_us }))
@@ -363,8 +378,11 @@ impl Version {
             None => self.instantiate()?,
         };
         let hurried = matches!(hook, Hook::Request | Hook::Failure);
-        let deadline =
-            if hurried { self.limits.deadline } else { self.limits.deadline.max(UNHURRIED_DEADLINE) };
+        let deadline = if hurried {
+            self.limits.deadline
+        } else {
+            self.limits.deadline.max(UNHURRIED_DEADLINE)
+        };
         let result = warm.instance.most_result(current.request.as_deref());
         let limits = CallLimits { deadline, result, ..self.limits };
         warm.store.data_mut().begin(current, std::mem::take(&mut interview.asking));

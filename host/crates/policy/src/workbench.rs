@@ -17,9 +17,11 @@ use crate::spec::Settings;
 use crate::version::{LoadError, Version};
 
 /// What a policy without golden cases is asked about when it is timed.
-const REQUEST: &str = r#"{"body": {"model": "auto", "messages": [{"role": "user", "content": "Hello."}]}}"#;
+const REQUEST: &str =
+    r#"{"body": {"model": "auto", "messages": [{"role": "user", "content": "Hello."}]}}"#;
 /// And the lanes that it chooses from.
-const FLEET: &str = r#"{"lanes": [{"name": "a", "models": ["auto"]}, {"name": "b", "models": ["auto"]}]}"#;
+const FLEET: &str =
+    r#"{"lanes": [{"name": "a", "models": ["auto"]}, {"name": "b", "models": ["auto"]}]}"#;
 /// Of so many calls with warm instances, there is one with a new instance: those take a thousand times longer.
 const WARM_FOR_A_FRESH: usize = 10;
 
@@ -171,7 +173,8 @@ impl Workbench {
     /// When a case cannot be read, or its policy cannot be configured.
     pub fn bench(&self, facts_of: &FactsOf, plan: &BenchPlan) -> Result<Vec<Measured>, LoadError> {
         let cases = self.samples(plan)?;
-        let sizes = if plan.lanes.is_empty() { vec![None] } else { plan.lanes.iter().map(Some).collect() };
+        let sizes =
+            if plan.lanes.is_empty() { vec![None] } else { plan.lanes.iter().map(Some).collect() };
         let mut measured = Vec::new();
         for lanes in sizes {
             measured.push(self.measure(&cases, facts_of, plan.calls, lanes.copied(), false)?);
@@ -190,7 +193,8 @@ impl Workbench {
             None => Vec::new(),
         };
         if samples.is_empty() {
-            let broken = |error: serde_json::Error| self.fail(format!("its sample request: {error}"));
+            let broken =
+                |error: serde_json::Error| self.fail(format!("its sample request: {error}"));
             let request: CaseRequest = serde_json::from_str(REQUEST).map_err(broken)?;
             samples.push(Case::of(request, serde_json::from_str(FLEET).map_err(broken)?));
         }
@@ -262,7 +266,10 @@ mod tests {
         assert_eq!(of(&[], 50), None);
         assert_eq!([50, 99, 100].map(|percent| of(&[7], percent)), [us(7); 3]);
         let hundred: Vec<u64> = (1..=100).collect();
-        assert_eq!([0, 50, 99, 100].map(|percent| of(&hundred, percent)), [us(1), us(50), us(99), us(100)]);
+        assert_eq!(
+            [0, 50, 99, 100].map(|percent| of(&hundred, percent)),
+            [us(1), us(50), us(99), us(100)]
+        );
         assert_eq!([50, 99].map(|percent| of(&[1, 2, 3], percent)), [us(2), us(3)]);
     }
 
@@ -275,7 +282,9 @@ mod tests {
         let names = |lanes: Option<usize>| {
             let view = case().view(lanes);
             let lanes = view.topology.lanes();
-            assert!(lanes.iter().all(|lane| lane.models == ["auto"]) && view.stats.len() == lanes.len());
+            assert!(
+                lanes.iter().all(|lane| lane.models == ["auto"]) && view.stats.len() == lanes.len()
+            );
             lanes.iter().map(|lane| lane.name.clone()).collect::<Vec<_>>()
         };
         assert_eq!(names(None), ["a", "b"]);

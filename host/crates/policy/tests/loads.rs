@@ -5,7 +5,8 @@ use std::fs;
 use std::sync::Arc;
 
 use pointsman_policy::{
-    Allocator, CaseRequest, ChainSpec, Policies, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
+    Allocator, CaseRequest, ChainSpec, Policies, PolicyMetrics, PolicySpec, Runtime,
+    RuntimeSettings,
 };
 use prometheus_client::registry::Registry;
 
@@ -21,7 +22,8 @@ fn mapped() -> (usize, u64) {
 fn two_hundred_loads_leave_mappings_and_memory_flat() {
     let dir = tempfile::tempdir().unwrap();
     let small = wat::parse_str(include_str!("../fixtures/small.wat")).unwrap();
-    fs::write(dir.path().join("policy.toml"), "name = \"small\"\nversion = \"1\"\napi = \"0.1\"\n").unwrap();
+    fs::write(dir.path().join("policy.toml"), "name = \"small\"\nversion = \"1\"\napi = \"0.1\"\n")
+        .unwrap();
     fs::write(dir.path().join("policy.wasm"), small).unwrap();
     let policy = PolicySpec::new("small", dir.path().to_owned());
     let chain = ChainSpec { policies: vec![policy], ..ChainSpec::default() };

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use pointsman_domain::{
-    Consulted, Decision, Figures, FleetView, LaneInfo, LaneState, Merge, NoLane, OnConflict, PlanLimits,
-    PolicyRef, Read, Topology,
+    Consulted, Decision, Figures, FleetView, LaneInfo, LaneState, Merge, NoLane, OnConflict,
+    PlanLimits, PolicyRef, Read, Topology,
 };
 use pointsman_record::{
-    DecisionRecord, End, Ended, Entry, Key, Mode, QueueLimits, Record, RecordMetrics, Recorder, Redact, Rule,
-    Sample, Settings,
+    DecisionRecord, End, Ended, Entry, Key, Mode, QueueLimits, Record, RecordMetrics, Recorder,
+    Redact, Rule, Sample, Settings,
 };
 use prometheus_client::registry::Registry;
 use serde_json::json;
@@ -36,7 +36,8 @@ fn fleet(lanes: usize) -> Arc<FleetView> {
 /// As cortex makes one: a dozen questions, and a prompt of 2 KB read once.
 fn decision(fleet: &FleetView) -> DecisionRecord {
     let read = |call: &str, gave| Read { call: call.to_owned(), with: vec![json!(0)], gave };
-    let mut reads = vec![read("request.model", json!("auto")), read("request.text", json!("x".repeat(2048)))];
+    let mut reads =
+        vec![read("request.model", json!("auto")), read("request.text", json!("x".repeat(2048)))];
     reads.extend((0..10).map(|_| read("request.contains", json!(false))));
     let consulted = Consulted {
         policy: PolicyRef::new("cortex", "0.1.0"),
@@ -97,7 +98,8 @@ fn record(criterion: &mut Criterion) {
     let dir = tempfile::tempdir().expect("a folder");
     let metrics = RecordMetrics::register(&mut Registry::default());
     let (recorder, writer) = Recorder::start(settings(&dir), metrics).expect("it starts");
-    let entry = || Entry { decision: one.clone(), fleet: Arc::clone(&fleet), chain: None, request: None };
+    let entry =
+        || Entry { decision: one.clone(), fleet: Arc::clone(&fleet), chain: None, request: None };
     criterion.bench_function("is it to be recorded", |bencher| {
         bencher.iter(|| recorder.interest(black_box("0192f0c1e5a87c3d9b0e6a4f2d1c8b7a")));
     });
@@ -121,7 +123,10 @@ fn record(criterion: &mut Criterion) {
     writer.finish(Duration::from_secs(10));
 
     criterion.bench_function("write one as JSON", |bencher| {
-        let record = Record::Decision(Box::new(DecisionRecord { fleet: fleet.stats.clone(), ..one.clone() }));
+        let record = Record::Decision(Box::new(DecisionRecord {
+            fleet: fleet.stats.clone(),
+            ..one.clone()
+        }));
         bencher.iter(|| black_box(&record).to_line());
     });
 }

@@ -3,7 +3,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -88,7 +90,8 @@ impl Files {
             }
         }
         self.open = Some(Open::at(&self.path())?);
-        let full = |open: &Open| open.regular && open.size > 0 && open.size + bytes as u64 > self.max_size;
+        let full =
+            |open: &Open| open.regular && open.size > 0 && open.size + bytes as u64 > self.max_size;
         if self.open.as_ref().is_some_and(full) {
             self.open = None;
             self.rotate()?;
@@ -147,7 +150,9 @@ impl Open {
         let mut size = meta.len();
         if regular {
             file.try_lock().map_err(|error| match error {
-                fs::TryLockError::WouldBlock => io::Error::other("another host writes its records there"),
+                fs::TryLockError::WouldBlock => {
+                    io::Error::other("another host writes its records there")
+                }
                 fs::TryLockError::Error(error) => error,
             })?;
             if meta.mode() & 0o077 != 0 {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pointsman_domain::units::micros;
 use pointsman_domain::{
-    ChainInfo, Consulted, Decision, Figures, LaneId, LaneInfo, LaneStat, Merged, Outcome, PlanLimits,
-    TryResult,
+    ChainInfo, Consulted, Decision, Figures, LaneId, LaneInfo, LaneStat, Merged, Outcome,
+    PlanLimits, TryResult,
 };
 use serde::{Deserialize, Serialize};
 

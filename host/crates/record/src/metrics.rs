@@ -45,8 +45,16 @@ impl RecordMetrics {
             metrics.dropped(why, 0);
         }
         let m = &metrics;
-        registry.register("pointsman_records_written", "Decision records written", m.written.clone());
-        registry.register("pointsman_records_bytes", "Bytes of decision records written", m.bytes.clone());
+        registry.register(
+            "pointsman_records_written",
+            "Decision records written",
+            m.written.clone(),
+        );
+        registry.register(
+            "pointsman_records_bytes",
+            "Bytes of decision records written",
+            m.bytes.clone(),
+        );
         registry.register(
             "pointsman_records_errors",
             "Failed writes, openings and rotations of decision records",

@@ -132,13 +132,18 @@ impl Recorder {
     /// # Errors
     /// When the folder cannot be made, or the thread cannot be started. A file that cannot be written is no such reason: it
     /// is tried again with every record.
-    pub fn start(settings: Settings, metrics: Arc<RecordMetrics>) -> Result<(Self, Writer), StartError> {
-        let Settings { dir, mode, sample, errors, max_size, keep, queue, redact, host, limits } = settings;
+    pub fn start(
+        settings: Settings,
+        metrics: Arc<RecordMetrics>,
+    ) -> Result<(Self, Writer), StartError> {
+        let Settings { dir, mode, sample, errors, max_size, keep, queue, redact, host, limits } =
+            settings;
         let fail = |what| {
             let path = dir.clone();
             move |error| StartError { path, what, error }
         };
-        let files = Files::new(dir.clone(), max_size, keep).map_err(fail("the folder cannot be made"))?;
+        let files =
+            Files::new(dir.clone(), max_size, keep).map_err(fail("the folder cannot be made"))?;
         let (sender, receiver) = sync_channel(queue.records.max(1));
         let shared = Arc::new(Shared {
             queue: sender,
@@ -188,16 +193,19 @@ impl Recorder {
     /// Take a record. Never waits: what does not fit into the queue is dropped and counted.
     pub fn record(&self, entry: Entry) {
         let shared = &*self.0;
-        let weight = entry.decision.weight() + entry.request.as_ref().map_or(0, |(bytes, _)| *bytes);
+        let weight =
+            entry.decision.weight() + entry.request.as_ref().map_or(0, |(bytes, _)| *bytes);
         let before = shared.bytes.fetch_add(weight, Ordering::Relaxed);
         let sent = if before.saturating_add(weight) > shared.most_bytes {
             Err(Why::Queue)
         } else if shared.closing.load(Ordering::Relaxed) {
             Err(Why::Stopped)
         } else {
-            shared.queue.try_send(Message::Entry(Box::new(entry), weight)).map_err(|error| match error {
-                TrySendError::Full(_) => Why::Queue,
-                TrySendError::Disconnected(_) => Why::Stopped,
+            shared.queue.try_send(Message::Entry(Box::new(entry), weight)).map_err(|error| {
+                match error {
+                    TrySendError::Full(_) => Why::Queue,
+                    TrySendError::Disconnected(_) => Why::Stopped,
+                }
             })
         };
         if let Err(why) = sent {
@@ -347,7 +355,9 @@ impl Work {
                 write_line("topology", &record, &mut text).map_err(io::Error::other)?;
                 self.known.topologies.push(generation);
             }
-            if let Some(chain) = chain.as_ref().filter(|chain| !self.known.chains.contains(&chain.chain)) {
+            if let Some(chain) =
+                chain.as_ref().filter(|chain| !self.known.chains.contains(&chain.chain))
+            {
                 let mut record = ChainInfo::clone(chain);
                 self.redact.apply_to_chain(&mut record);
                 write_line("policies", &record, &mut text).map_err(io::Error::other)?;

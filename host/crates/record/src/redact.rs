@@ -170,7 +170,8 @@ impl Redact {
         }
         let mut mark = format!("{MARK}{}", value.len());
         if rule == Rule::Hash {
-            let digest = Sha256::new().chain_update(self.key.0).chain_update(value.as_bytes()).finalize();
+            let digest =
+                Sha256::new().chain_update(self.key.0).chain_update(value.as_bytes()).finalize();
             mark.push(':');
             mark.extend(digest.iter().take(8).map(|byte| format!("{byte:02x}")));
         }
@@ -250,8 +251,9 @@ fn unescaped(segment: &str) -> String {
 /// Is `path` the place that `pattern` names, or below it?
 fn begins(path: &[String], pattern: &str) -> bool {
     let mut names = path.iter();
-    segments(pattern)
-        .all(|segment| names.next().is_some_and(|name| segment == "*" || *name == unescaped(segment)))
+    segments(pattern).all(|segment| {
+        names.next().is_some_and(|name| segment == "*" || *name == unescaped(segment))
+    })
 }
 
 fn is_structure(path: &[String], text: &str) -> bool {

@@ -49,7 +49,8 @@ impl Sample {
     pub fn contains(self, request_id: &str) -> bool {
         // Not by the seed that policies get: a share of their random choices would not be a fair one.
         let id = request_id.as_bytes();
-        let hash = fnv1a_chain([b"record:".as_slice(), id], 7 + id.len(), 1).first().copied().unwrap_or(0);
+        let hash =
+            fnv1a_chain([b"record:".as_slice(), id], 7 + id.len(), 1).first().copied().unwrap_or(0);
         ((u128::from(mixed(hash)) * u128::from(MILLION)) >> 64) < u128::from(self.0)
     }
 

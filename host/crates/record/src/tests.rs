@@ -4,8 +4,8 @@ mod writing;
 use std::io::BufReader;
 
 use pointsman_domain::{
-    Advice, Decision, Edit, FallbackAdvice, FallbackStep, LaneId, Note, PolicyRef, Read, Rejection, Scalar,
-    Triggers,
+    Advice, Decision, Edit, FallbackAdvice, FallbackStep, LaneId, Note, PolicyRef, Read, Rejection,
+    Scalar, Triggers,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -90,9 +90,15 @@ fn a_long_text_has_its_weight_wherever_it_is() {
         ("read with", Box::new(|to| to.consulted[0].reads.push(read(text().into(), Value::Null)))),
         ("read gave", Box::new(|to| to.consulted[0].reads.push(read(Value::Null, text().into())))),
         ("dropped", Box::new(|to| to.consulted[0].dropped.push(text()))),
-        ("advised rejection", Box::new(advised(Advice { reject: Some(rejection()), ..Advice::default() }))),
+        (
+            "advised rejection",
+            Box::new(advised(Advice { reject: Some(rejection()), ..Advice::default() })),
+        ),
         ("advised edits", Box::new(advised(Advice { edits: edits(), ..Advice::default() }))),
-        ("advised fallback", Box::new(advised(Advice { fallback: Some(fallback()), ..Advice::default() }))),
+        (
+            "advised fallback",
+            Box::new(advised(Advice { fallback: Some(fallback()), ..Advice::default() })),
+        ),
         ("advised notes", Box::new(advised(Advice { notes: vec![note()], ..Advice::default() }))),
         ("advised hints", Box::new(advised(Advice { hints: vec![note()], ..Advice::default() }))),
         ("merged rejection", Box::new(|to| to.merged.reject = Some((policy(), rejection())))),

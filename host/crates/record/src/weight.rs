@@ -4,8 +4,8 @@
 //! Types are taken apart to their last field, so that a new field does not build before it has been thought of.
 
 use pointsman_domain::{
-    Advice, Consulted, Decision, Edit, FallbackAdvice, FallbackStep, LaneAdvice, Merged, Note, Plan,
-    PolicyRef, QueueAdvice, Read, Rejection, Scalar, Step,
+    Advice, Consulted, Decision, Edit, FallbackAdvice, FallbackStep, LaneAdvice, Merged, Note,
+    Plan, PolicyRef, QueueAdvice, Read, Rejection, Scalar, Step,
 };
 use serde_json::Value;
 
@@ -15,8 +15,9 @@ impl DecisionRecord {
     /// About how many bytes it holds. What many records share, as the names of policies and chains, counts nothing.
     pub fn weight(&self) -> usize {
         let Self { fleet, consulted, merged, decision, tries, request, .. } = self;
-        let names =
-            self.request_id.len() + self.model.len() + self.tenant.as_ref().map_or(0, |tenant| tenant.len());
+        let names = self.request_id.len()
+            + self.model.len()
+            + self.tenant.as_ref().map_or(0, |tenant| tenant.len());
         size_of::<Self>()
             + names
             + size_of_val(fleet.as_slice())
@@ -71,7 +72,9 @@ impl Held for Value {
             Self::Array(items) => items.held(),
             Self::Object(fields) => fields
                 .iter()
-                .map(|(key, value)| size_of_val(key) + key.len() + size_of_val(value) + value.held())
+                .map(|(key, value)| {
+                    size_of_val(key) + key.len() + size_of_val(value) + value.held()
+                })
                 .sum(),
         }
     }
@@ -120,7 +123,9 @@ impl Held for LaneAdvice {
     fn held(&self) -> usize {
         match self {
             Self::Any => 0,
-            Self::Only(lanes) | Self::Avoid(lanes) | Self::Ordered(lanes) => size_of_val(lanes.as_slice()),
+            Self::Only(lanes) | Self::Avoid(lanes) | Self::Ordered(lanes) => {
+                size_of_val(lanes.as_slice())
+            }
             Self::Scores(scores) => size_of_val(scores.as_slice()),
             Self::Blend(weights) => size_of_val(weights.as_slice()),
         }
@@ -158,7 +163,9 @@ impl Held for FallbackStep {
 impl Held for Edit {
     fn held(&self) -> usize {
         match self {
-            Self::SetField(name, value) | Self::SetHeader(name, value) => name.held() + value.held(),
+            Self::SetField(name, value) | Self::SetHeader(name, value) => {
+                name.held() + value.held()
+            }
             Self::SetModel(text)
             | Self::ReplaceBody(text)
             | Self::RemoveField(text)
@@ -182,9 +189,16 @@ impl Held for Note {
 
 impl Held for Merged {
     fn held(&self) -> usize {
-        let Self { by, reject, candidates, lanes, switching: _, queue, fallback, edits, notes } = self;
+        let Self { by, reject, candidates, lanes, switching: _, queue, fallback, edits, notes } =
+            self;
         let lanes = size_of_val(candidates.as_slice()) + size_of_val(lanes.as_slice());
-        by.held() + reject.held() + lanes + queue.held() + fallback.held() + edits.held() + notes.held()
+        by.held()
+            + reject.held()
+            + lanes
+            + queue.held()
+            + fallback.held()
+            + edits.held()
+            + notes.held()
     }
 }
 

@@ -74,7 +74,8 @@ impl<'a> Mistakes<'a> {
 
     pub(crate) fn place(&self, place: Range<usize>, key: &str) -> Place {
         let before = self.source.as_bytes().get(..place.start);
-        let line = before.map_or(0, |before| before.iter().filter(|byte| **byte == b'\n').count() + 1);
+        let line =
+            before.map_or(0, |before| before.iter().filter(|byte| **byte == b'\n').count() + 1);
         Place { line, key: key.to_owned() }
     }
 }

@@ -48,7 +48,10 @@ impl Over {
 /// The same keys, and they have no place in the file.
 fn elsewhere(table: DeTable<'_>) -> DeTable<'_> {
     let place = |value| Spanned::new(NOWHERE..NOWHERE, value);
-    table.into_iter().map(|(key, value)| (place(key.into_inner()), value_elsewhere(value))).collect()
+    table
+        .into_iter()
+        .map(|(key, value)| (place(key.into_inner()), value_elsewhere(value)))
+        .collect()
 }
 
 fn value_elsewhere(value: Spanned<DeValue<'_>>) -> Spanned<DeValue<'_>> {
@@ -62,10 +65,18 @@ fn value_elsewhere(value: Spanned<DeValue<'_>>) -> Spanned<DeValue<'_>> {
 
 /// Tables are merged, key by key, and everything else is replaced. In place of a list a table names those of its elements
 /// that are other.
-pub(crate) fn merge<'d>(target: &mut DeTable<'d>, over: DeTable<'d>, path: &str, mistakes: &Mistakes<'_>) {
+pub(crate) fn merge<'d>(
+    target: &mut DeTable<'d>,
+    over: DeTable<'d>,
+    path: &str,
+    mistakes: &Mistakes<'_>,
+) {
     for (key, value) in over {
-        let path =
-            if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
+        let path = if path.is_empty() {
+            key.get_ref().to_string()
+        } else {
+            format!("{path}.{}", key.get_ref())
+        };
         match target.get_mut(key.get_ref().as_ref()) {
             Some(target) => merge_value(target, value, &path, mistakes),
             None => {
@@ -122,8 +133,7 @@ fn nobody(items: &[Spanned<DeValue<'_>>], name: &str) -> String {
 mod tests {
     use crate::{Over, Section, read};
 
-    const FILE: &str =
-        "a = 1\n[b]\nc = 2\nd = [3, 4]\n[[lanes]]\nname = \"coder\"\nslots = 8\n[[lanes]]\nname = \"7\"\n";
+    const FILE: &str = "a = 1\n[b]\nc = 2\nd = [3, 4]\n[[lanes]]\nname = \"coder\"\nslots = 8\n[[lanes]]\nname = \"7\"\n";
 
     fn shown(over: &[Over]) -> Result<String, Vec<String>> {
         let all = |root: &Section<'_>| {

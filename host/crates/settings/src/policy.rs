@@ -16,7 +16,10 @@ pub fn chain(
     for section in sections {
         let Some(spec) = read_policy(section, &dir) else { continue };
         if chain.iter().any(|other| other.name == spec.name) {
-            section.mistake("name", format!("the policy \"{}\" stands in the chain already", spec.name));
+            section.mistake(
+                "name",
+                format!("the policy \"{}\" stands in the chain already", spec.name),
+            );
         } else {
             chain.push(spec);
         }
@@ -39,7 +42,8 @@ fn read_policy(
             format!("\"{name}\" is no name of a folder; letters, digits, `-`, `_` and `.` will do"),
         );
     }
-    let modes = [("skip", OnError::Skip), ("default", OnError::Default), ("refuse", OnError::Refuse)];
+    let modes =
+        [("skip", OnError::Skip), ("default", OnError::Default), ("refuse", OnError::Refuse)];
     let weight = section.number("weight", 0..=1_000_000, 1000);
     let on_error = section.word("on-error", &modes, OnError::Skip);
     let settings = Settings {

@@ -37,7 +37,9 @@ pub fn rules(queue: &Section<'_>, switching: &Section<'_>) -> (Rules, Duration) 
         linger: defaults.linger,
         linger_most: switching.duration("linger", defaults.linger_most),
         longest_wait,
-        cut_after: switching.has("cut-after").then(|| switching.duration("cut-after", Duration::ZERO)),
+        cut_after: switching
+            .has("cut-after")
+            .then(|| switching.duration("cut-after", Duration::ZERO)),
     };
     switching.report_unknown();
     (rules, max_wait)

@@ -27,7 +27,13 @@ pub struct Section<'a> {
 impl<'a> Section<'a> {
     /// The file itself.
     pub fn root(mistakes: &'a Mistakes<'a>, table: &'a DeTable<'a>) -> Self {
-        Self { mistakes, table: Some(table), path: String::new(), place: 0..0, asked: RefCell::default() }
+        Self {
+            mistakes,
+            table: Some(table),
+            path: String::new(),
+            place: 0..0,
+            asked: RefCell::default(),
+        }
     }
 
     /// The document that this table of a file would be with the keys of another one of its tables.
@@ -78,9 +84,8 @@ impl<'a> Section<'a> {
     /// A text that has to be there and not empty.
     pub fn required_text(&self, key: &str, example: &str) -> Option<&'a str> {
         match self.text(key) {
-            Some("") => {
-                self.mistake(key, format!("must not be empty; write for example `{key} = {example}`"))
-            }
+            Some("") => self
+                .mistake(key, format!("must not be empty; write for example `{key} = {example}`")),
             Some(text) => return Some(text),
             None if !self.has(key) => {
                 self.mistake(key, format!("is missing; write for example `{key} = {example}`"))
@@ -98,7 +103,10 @@ impl<'a> Section<'a> {
             return default;
         };
         let number = i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()).ok();
-        match number.filter(|number| range.contains(number)).and_then(|number| T::try_from(number).ok()) {
+        match number
+            .filter(|number| range.contains(number))
+            .and_then(|number| T::try_from(number).ok())
+        {
             Some(number) => number,
             None => {
                 let (low, high) = range.into_inner();
@@ -119,7 +127,8 @@ impl<'a> Section<'a> {
         match value.get_ref() {
             DeValue::Float(float) => Some(float.as_str().replace('_', "")),
             DeValue::Integer(integer) => {
-                let number = i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix());
+                let number =
+                    i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix());
                 // One that is out of range here is out of every range.
                 Some(number.unwrap_or(i64::MAX).to_string())
             }
@@ -183,7 +192,8 @@ impl<'a> Section<'a> {
         match words.iter().find(|(word, _)| *word == text) {
             Some((_, value)) => *value,
             None => {
-                let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+                let known: Vec<String> =
+                    words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
                 self.mistake(key, format!("there is no \"{text}\"; write {}", known.join(" or ")));
                 default
             }
@@ -194,8 +204,9 @@ impl<'a> Section<'a> {
     pub fn texts(&self, key: &str) -> Option<Vec<String>> {
         let value = self.value(key)?;
         let array = value.get_ref().as_array();
-        let texts = array
-            .and_then(|array| array.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect());
+        let texts = array.and_then(|array| {
+            array.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
+        });
         if texts.is_none() {
             self.wrong_type(key, value, "a list of texts, such as [\"one\", \"two\"]");
         }
@@ -224,14 +235,24 @@ impl<'a> Section<'a> {
             self.wrong_type(key, value, "a table");
         }
         let place = value.map_or(self.place.clone(), Spanned::span);
-        Section { mistakes: self.mistakes, table, path: self.path(key), place, asked: RefCell::default() }
+        Section {
+            mistakes: self.mistakes,
+            table,
+            path: self.path(key),
+            place,
+            asked: RefCell::default(),
+        }
     }
 
     /// A list of tables, written `[[key]]`.
     pub fn sections(&self, key: &str) -> Vec<Section<'a>> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let Some(array) = value.get_ref().as_array() else {
-            self.wrong_type(key, value, &format!("a list of tables, each written `[[{}]]`", self.path(key)));
+            self.wrong_type(
+                key,
+                value,
+                &format!("a list of tables, each written `[[{}]]`", self.path(key)),
+            );
             return Vec::new();
         };
         let section = |(index, item): (usize, &'a Spanned<DeValue<'a>>)| {
@@ -240,7 +261,13 @@ impl<'a> Section<'a> {
             if table.is_none() {
                 self.mistakes.add(item.span(), &path, "must be a table");
             }
-            Section { mistakes: self.mistakes, table, path, place: item.span(), asked: RefCell::default() }
+            Section {
+                mistakes: self.mistakes,
+                table,
+                path,
+                place: item.span(),
+                asked: RefCell::default(),
+            }
         };
         array.iter().enumerate().map(section).collect()
     }
@@ -299,7 +326,11 @@ impl<'a> Section<'a> {
     /// Note that a value is of another type than it should be.
     pub fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
         let found = value.get_ref().type_str();
-        self.mistakes.add(value.span(), &self.path(key), format!("must be {wanted}, and is of type {found}"));
+        self.mistakes.add(
+            value.span(),
+            &self.path(key),
+            format!("must be {wanted}, and is of type {found}"),
+        );
     }
 }
 
@@ -329,9 +360,11 @@ fn to_json(value: &DeValue<'_>) -> Result<serde_json::Value, String> {
     Ok(match value {
         DeValue::String(text) => Value::String(text.to_string()),
         DeValue::Boolean(flag) => Value::Bool(*flag),
-        DeValue::Integer(integer) => i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix())
-            .map(Value::from)
-            .map_err(|_| format!("`{}` is out of range", integer.as_str()))?,
+        DeValue::Integer(integer) => {
+            i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix())
+                .map(Value::from)
+                .map_err(|_| format!("`{}` is out of range", integer.as_str()))?
+        }
         DeValue::Float(float) => float
             .as_str()
             .replace('_', "")
@@ -341,13 +374,14 @@ fn to_json(value: &DeValue<'_>) -> Result<serde_json::Value, String> {
             .map(Value::Number)
             .ok_or_else(|| format!("`{}` has no form in JSON", float.as_str()))?,
         DeValue::Datetime(datetime) => Value::String(datetime.to_string()),
-        DeValue::Array(array) => {
-            Value::Array(array.iter().map(|item| to_json(item.get_ref())).collect::<Result<_, _>>()?)
-        }
+        DeValue::Array(array) => Value::Array(
+            array.iter().map(|item| to_json(item.get_ref())).collect::<Result<_, _>>()?,
+        ),
         DeValue::Table(table) => {
-            let pair = |(key, value): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
-                to_json(value.get_ref()).map(|json| (key.get_ref().to_string(), json))
-            };
+            let pair =
+                |(key, value): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+                    to_json(value.get_ref()).map(|json| (key.get_ref().to_string(), json))
+                };
             Value::Object(table.iter().map(pair).collect::<Result<_, _>>()?)
         }
     })

@@ -70,14 +70,19 @@ enum Kind {
 
 impl Arrivals {
     /// The streams with this seed, at a wall clock that begins here. Each is asked for its first request at once.
-    pub(crate) fn new(streams: &[Arc<Stream>], seed: u64, begins_ms: u64) -> Result<Self, (Place, String)> {
+    pub(crate) fn new(
+        streams: &[Arc<Stream>],
+        seed: u64,
+        begins_ms: u64,
+    ) -> Result<Self, (Place, String)> {
         let mut classes: Vec<String> = Vec::new();
         let mut feeds = Vec::new();
         for (index, stream) in streams.iter().enumerate() {
-            let class = classes.iter().position(|class| *class == stream.class).unwrap_or_else(|| {
-                classes.push(stream.class.clone());
-                classes.len() - 1
-            });
+            let class =
+                classes.iter().position(|class| *class == stream.class).unwrap_or_else(|| {
+                    classes.push(stream.class.clone());
+                    classes.len() - 1
+                });
             let class = ClassId(u16::try_from(class).unwrap_or(u16::MAX));
             let mut feed = Feed::new(stream, index as u64, class, seed, begins_ms);
             feed.advance().map_err(|what| (stream.place.clone(), what))?;
@@ -103,8 +108,11 @@ impl Traffic for Arrivals {
         }
         let waiting = |feed: &&mut Feed| feed.next.is_some();
         // There are few streams; of those at the same time, the first.
-        let feed =
-            self.feeds.iter_mut().filter(waiting).min_by_key(|feed| feed.next.as_ref().map(|ask| ask.at))?;
+        let feed = self
+            .feeds
+            .iter_mut()
+            .filter(waiting)
+            .min_by_key(|feed| feed.next.as_ref().map(|ask| ask.at))?;
         let ask = feed.next.take();
         self.problem = feed.advance().err();
         ask

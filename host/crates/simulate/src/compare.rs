@@ -116,8 +116,9 @@ impl Estimate {
 
 /// 97.5th percentiles of Student's distribution for 1 to 30 degrees of freedom.
 const STUDENT: [f64; 30] = [
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
+    2.052, 2.048, 2.045, 2.042,
 ];
 
 /// Between the lines of the table, the larger one.
@@ -157,7 +158,9 @@ impl Line {
                 .collect();
             Cell {
                 mean: Estimate::of(&values).map(|it| it.mean),
-                difference: Estimate::of(&paired).filter(|_| index > 0).map(|it| Difference::of(it, metric)),
+                difference: Estimate::of(&paired)
+                    .filter(|_| index > 0)
+                    .map(|it| Difference::of(it, metric)),
             }
         };
         Self { cells: variants.iter().enumerate().map(cell).collect(), scope, metric }
@@ -206,9 +209,12 @@ fn figures(variants: &[(&str, Vec<&Summary>)]) -> Vec<(Scope, Metric)> {
         Metric::Ended(How::Error),
         Metric::Ended(How::ClientGone),
     ];
-    figures.extend(of_all.into_iter().chain(Metric::OF_THE_WHOLE).map(|metric| (Scope::All, metric)));
+    figures
+        .extend(of_all.into_iter().chain(Metric::OF_THE_WHOLE).map(|metric| (Scope::All, metric)));
     for lane in names(variants, |run| run.lanes.iter().map(|it| it.name.as_str()).collect()) {
-        figures.extend([Metric::Busy, Metric::Occupied].map(|metric| (Scope::Lane(lane.clone()), metric)));
+        figures.extend(
+            [Metric::Busy, Metric::Occupied].map(|metric| (Scope::Lane(lane.clone()), metric)),
+        );
     }
     figures
 }
@@ -257,8 +263,10 @@ mod tests {
 
     fn loads(first: &[u64], second: &[u64]) -> (f64, f64, Difference) {
         let (first, second) = (runs(first), runs(second));
-        let comparison =
-            Comparison::of(&[("first", first.iter().collect()), ("second", second.iter().rev().collect())]);
+        let comparison = Comparison::of(&[
+            ("first", first.iter().collect()),
+            ("second", second.iter().rev().collect()),
+        ]);
         let line = comparison.lines.iter().find(|line| line.metric == Metric::Loads).unwrap();
         assert_eq!((line.name().as_str(), line.cells[0].difference), ("loads", None));
         let means = [0, 1].map(|index| line.cells[index].mean.unwrap());
@@ -273,7 +281,10 @@ mod tests {
         // Differences -2, -1, -3: deviation 1, so 4.303 / sqrt(3).
         let (low, high) = difference.interval.unwrap();
         let half = 4.303 / 3f64.sqrt();
-        assert!((low + 2.0 + half).abs() < 1e-9 && (high + 2.0 - half).abs() < 1e-9, "{low} {high}");
+        assert!(
+            (low + 2.0 + half).abs() < 1e-9 && (high + 2.0 - half).abs() < 1e-9,
+            "{low} {high}"
+        );
         assert_eq!(difference.verdict, Change::NoneSeen);
         assert_eq!(loads(&[10, 50, 90, 20], &[8, 49, 87, 18]).2.verdict, Change::Better);
         assert_eq!(loads(&[8, 49, 87, 18], &[10, 50, 90, 20]).2.verdict, Change::Worse);

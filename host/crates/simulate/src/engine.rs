@@ -176,7 +176,9 @@ impl Engine {
                     self.read_next();
                 }
             }
-            (Stage::Begins(place) | Stage::Writes(place), Service::Rates { .. }) => self.writes.remove(place),
+            (Stage::Begins(place) | Stage::Writes(place), Service::Rates { .. }) => {
+                self.writes.remove(place)
+            }
             (Stage::Before(place) | Stage::Begins(place) | Stage::Writes(place), _) => {
                 self.timed.remove(place)
             }
@@ -275,7 +277,8 @@ impl Engine {
         if matches!(work.stage, Stage::Begins(_)) {
             progress.push(Progress::First(key));
             if work.job.output > 1 {
-                work.stage = Stage::Writes(self.writes.add(f64::from(work.job.output - 1) + left, key));
+                work.stage =
+                    Stage::Writes(self.writes.add(f64::from(work.job.output - 1) + left, key));
                 return;
             }
         }
@@ -348,7 +351,8 @@ impl Engine {
 
     /// Tokens of the key-value cache that it takes. One that is longer than all of it has all of it.
     fn needs(&self, job: &Job) -> u64 {
-        (u64::from(job.prompt) + u64::from(job.output)).min(self.model.kv_tokens.unwrap_or(u64::MAX))
+        (u64::from(job.prompt) + u64::from(job.output))
+            .min(self.model.kv_tokens.unwrap_or(u64::MAX))
     }
 
     fn used(&self, work: &Work) -> Used {
@@ -399,8 +403,11 @@ impl Engine {
 
     /// It is looked at now and then; what it says is what was so at that moment.
     fn look(&mut self, now: Duration) {
-        let Some(at) = self.figures.last_look(now).filter(|at| self.figures.is_news(*at)) else { return };
-        let permille = |most: u64| u16::try_from(self.reserved * 1000 / most.max(1)).unwrap_or(1000);
+        let Some(at) = self.figures.last_look(now).filter(|at| self.figures.is_news(*at)) else {
+            return;
+        };
+        let permille =
+            |most: u64| u16::try_from(self.reserved * 1000 / most.max(1)).unwrap_or(1000);
         let now = figures::Now {
             at,
             running: self.work.len() - self.line.len(),

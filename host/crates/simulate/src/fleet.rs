@@ -112,8 +112,14 @@ mod tests {
     #[test]
     fn rates_lie_on_straight_lines() {
         let decode = Decode(vec![(1, 30.0), (4, 90.0), (8, 120.0)]);
-        for (answers, each) in [(0, 30.0), (1, 30.0), (2, 25.0), (4, 22.5), (6, 17.5), (8, 15.0), (16, 7.5)] {
-            assert!((decode.each(answers) - each).abs() < 1e-9, "{answers}: {}", decode.each(answers));
+        for (answers, each) in
+            [(0, 30.0), (1, 30.0), (2, 25.0), (4, 22.5), (6, 17.5), (8, 15.0), (16, 7.5)]
+        {
+            assert!(
+                (decode.each(answers) - each).abs() < 1e-9,
+                "{answers}: {}",
+                decode.each(answers)
+            );
         }
         assert!((Decode(vec![(4, 80.0)]).each(1) - 20.0).abs() < 1e-9);
         assert!(Decode(Vec::new()).each(1) < 1e-9);

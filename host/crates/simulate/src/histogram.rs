@@ -87,10 +87,12 @@ impl<const BITS: u32> Histogram<BITS> {
     /// The upper ends of the buckets that have any, with how many are no longer than that: the points of a curve.
     pub fn curve(&self) -> impl Iterator<Item = (Duration, u64)> {
         let mut below = 0;
-        self.counts.iter().enumerate().filter(|(_, count)| **count > 0).map(move |(bucket, count)| {
-            below += count;
-            (micros(Self::begin(bucket + 1).saturating_sub(1).min(self.most_us)), below)
-        })
+        self.counts.iter().enumerate().filter(|(_, count)| **count > 0).map(
+            move |(bucket, count)| {
+                below += count;
+                (micros(Self::begin(bucket + 1).saturating_sub(1).min(self.most_us)), below)
+            },
+        )
     }
 
     /// Below `2^(BITS + 1)` each has its own bucket; above it, the highest bits of a value are the bucket.
@@ -133,7 +135,10 @@ mod tests {
     #[test]
     fn nothing_has_no_figures() {
         let none = of(&[]);
-        assert_eq!((none.count(), none.mean(), none.max(), none.quantile(0.5)), (0, None, None, None));
+        assert_eq!(
+            (none.count(), none.mean(), none.max(), none.quantile(0.5)),
+            (0, None, None, None)
+        );
         assert_eq!(none.curve().count(), 0);
     }
 
@@ -141,7 +146,9 @@ mod tests {
     fn small_ones_are_exact() {
         let hundred: Vec<u64> = (1..=100).collect();
         let histogram = of(&hundred);
-        for (part, us) in [(0.0, 1), (0.01, 1), (0.5, 50), (0.9, 90), (0.99, 99), (1.0, 100), (7.0, 100)] {
+        for (part, us) in
+            [(0.0, 1), (0.01, 1), (0.5, 50), (0.9, 90), (0.99, 99), (1.0, 100), (7.0, 100)]
+        {
             assert_eq!(histogram.quantile(part), Some(micros(us)), "{part}");
         }
         assert_eq!((histogram.mean(), histogram.max()), (Some(micros(50)), Some(micros(100))));

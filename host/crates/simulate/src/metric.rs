@@ -123,8 +123,14 @@ impl Statistic {
 
 impl Metric {
     /// The figures that are about a run as a whole, in the order in which they are shown.
-    pub const OF_THE_WHOLE: [Self; 6] =
-        [Self::Lost, Self::Fairness, Self::Loads, Self::SwitchesPerHour, Self::QueueMean, Self::QueueMax];
+    pub const OF_THE_WHOLE: [Self; 6] = [
+        Self::Lost,
+        Self::Fairness,
+        Self::Loads,
+        Self::SwitchesPerHour,
+        Self::QueueMean,
+        Self::QueueMax,
+    ];
 
     /// What its number means.
     pub fn unit(self) -> Unit {
@@ -145,9 +151,11 @@ impl Metric {
             Self::Requests | Self::Busy | Self::Occupied => Direction::Neither,
             // A policy that refuses means it.
             Self::Ended(How::Rejected) | Self::Share(How::Rejected) => Direction::Neither,
-            Self::Wait(_) | Self::FirstByte(_) | Self::Total(_) | Self::Ended(_) | Self::Share(_) => {
-                Direction::Lower
-            }
+            Self::Wait(_)
+            | Self::FirstByte(_)
+            | Self::Total(_)
+            | Self::Ended(_)
+            | Self::Share(_) => Direction::Lower,
             Self::Lost | Self::Loads | Self::Switches | Self::SwitchesPerHour => Direction::Lower,
             Self::QueueMax | Self::QueueMean => Direction::Lower,
         }
@@ -161,7 +169,9 @@ impl Metric {
                 Err("is a figure of the whole run only")
             }
             (Self::Busy | Self::Occupied, Scope::Lane(_)) => Ok(()),
-            (Self::Busy | Self::Occupied, _) => Err("is a figure of a lane: write `lane.<name>.` before it"),
+            (Self::Busy | Self::Occupied, _) => {
+                Err("is a figure of a lane: write `lane.<name>.` before it")
+            }
             (
                 Self::Loads | Self::Switches | Self::QueueMax | Self::QueueMean,
                 Scope::Class(_) | Scope::Tenant(_),
@@ -215,7 +225,9 @@ impl Metric {
             Self::Share(how) => part(figures.ended(how)),
             Self::Served => Some(figures.served() as f64),
             Self::ServedShare => part(figures.served()),
-            Self::Lost | Self::Loads | Self::Switches | Self::SwitchesPerHour | Self::Fairness => None,
+            Self::Lost | Self::Loads | Self::Switches | Self::SwitchesPerHour | Self::Fairness => {
+                None
+            }
             Self::Busy | Self::Occupied | Self::QueueMax | Self::QueueMean => None,
         }
     }

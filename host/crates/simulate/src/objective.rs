@@ -81,7 +81,8 @@ impl Objective {
     /// # Errors
     /// With what is wrong and what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
-        parse::objective(text).map_err(|problem| format!("`{}`: {problem}", text.trim().escape_debug()))
+        parse::objective(text)
+            .map_err(|problem| format!("`{}`: {problem}", text.trim().escape_debug()))
     }
 
     /// Whether there is what it is about: a class or a lane of this scenario. Tenants are known when they come only.

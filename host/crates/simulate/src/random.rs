@@ -15,7 +15,9 @@ impl Random {
     /// The stream of this name.
     pub fn new(seed: u64, name: &str) -> Self {
         let hash = pointsman_domain::fnv1a_chain([name.as_bytes()], name.len().max(1), 1);
-        Self(Pcg64Mcg::seed_from_u64(seed.rotate_left(32) ^ hash.first().copied().unwrap_or_default()))
+        Self(Pcg64Mcg::seed_from_u64(
+            seed.rotate_left(32) ^ hash.first().copied().unwrap_or_default(),
+        ))
     }
 
     /// Any number.
@@ -86,7 +88,8 @@ const NORMAL_P99: f64 = 2.326_347_874_040_841;
 impl Spread {
     /// Log-normal, by its median and the value that one in a hundred exceeds.
     pub fn of_percentiles(median: f64, p99: f64) -> Self {
-        let sigma = if p99 > median && median > 0.0 { libm::log(p99 / median) / NORMAL_P99 } else { 0.0 };
+        let sigma =
+            if p99 > median && median > 0.0 { libm::log(p99 / median) / NORMAL_P99 } else { 0.0 };
         Self::LogNormal { median, sigma }
     }
 
@@ -109,7 +112,9 @@ impl Spread {
                 let index = usize::try_from(random.below(values.len() as u64)).unwrap_or_default();
                 values.get(index).copied().unwrap_or_default()
             }
-            Self::InTurn(values) => values.get(number).or(values.last()).copied().unwrap_or_default(),
+            Self::InTurn(values) => {
+                values.get(number).or(values.last()).copied().unwrap_or_default()
+            }
         };
         if value.is_finite() { value.max(0.0) } else { 0.0 }
     }
@@ -148,7 +153,8 @@ mod tests {
             Spread::Pareto { least: 10.0, shape: 1.2, most: 1e5 },
             Spread::OneOf(vec![1.0, 2.0, 3.0]),
         ];
-        let bits: Vec<u64> = spreads.iter().map(|spread| spread.sample(&mut random).to_bits()).collect();
+        let bits: Vec<u64> =
+            spreads.iter().map(|spread| spread.sample(&mut random).to_bits()).collect();
         assert_eq!((drawn, bits), (DRAWN.to_vec(), BITS.to_vec()));
     }
 

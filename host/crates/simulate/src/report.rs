@@ -20,7 +20,9 @@ pub use self::fairness::jain;
 pub use self::phase::{PHASES, Phase, Timeline};
 pub use self::plots::{Part, Plot};
 pub use self::series::{ClassPiece, LanePiece, Piece, Series};
-pub use self::summary::{Counted, Figures, HOWS, LaneFigures, Named, Summary, TenantFigures, Times};
+pub use self::summary::{
+    Counted, Figures, HOWS, LaneFigures, Named, Summary, TenantFigures, Times,
+};
 pub use self::sweep::{Point, Sweep};
 use crate::compare::{Comparison, Estimate};
 use crate::metric::{Metric, Scope};
@@ -60,7 +62,8 @@ impl VariantReport {
 
     /// A figure over all seeds.
     pub fn estimate(&self, scope: &Scope, metric: Metric) -> Option<Estimate> {
-        let values: Vec<f64> = self.runs.iter().filter_map(|run| metric.of(scope, &run.summary)).collect();
+        let values: Vec<f64> =
+            self.runs.iter().filter_map(|run| metric.of(scope, &run.summary)).collect();
         Estimate::of(&values)
     }
 
@@ -113,7 +116,9 @@ impl Report {
     fn summaries(&self) -> Vec<(&str, Vec<&Summary>)> {
         self.variants
             .iter()
-            .map(|variant| (variant.name.as_str(), variant.runs.iter().map(|run| &run.summary).collect()))
+            .map(|variant| {
+                (variant.name.as_str(), variant.runs.iter().map(|run| &run.summary).collect())
+            })
             .collect()
     }
 

@@ -25,8 +25,9 @@ const OF_A_TOKEN: usize = 4;
 /// Length of the filler, which begins again at its end.
 const FILLER: usize = 1 << 16;
 const SYLLABLES: [&str; 32] = [
-    "ba", "ce", "di", "fo", "gu", "ha", "je", "ki", "lo", "mu", "na", "pe", "qui", "ro", "su", "ta", "ve",
-    "wi", "xo", "yu", "za", "bre", "cli", "dro", "fru", "gla", "ple", "sti", "tro", "an", "en", "or",
+    "ba", "ce", "di", "fo", "gu", "ha", "je", "ki", "lo", "mu", "na", "pe", "qui", "ro", "su",
+    "ta", "ve", "wi", "xo", "yu", "za", "bre", "cli", "dro", "fru", "gla", "ple", "sti", "tro",
+    "an", "en", "or",
 ];
 
 /// Writes requests.
@@ -86,11 +87,14 @@ impl Writer {
     fn body(&mut self, ask: &Ask) -> Bytes {
         let common = self.common(ask) as usize * OF_A_TOKEN;
         let model = literal(&ask.model);
-        let mut body = Vec::with_capacity(ask.prompt_tokens as usize * OF_A_TOKEN + model.len() + 128);
+        let mut body =
+            Vec::with_capacity(ask.prompt_tokens as usize * OF_A_TOKEN + model.len() + 128);
         body.extend_from_slice(br#"{"model":"#);
         body.extend_from_slice(model.as_bytes());
         body.extend_from_slice(match ask.endpoint {
-            Endpoint::ChatCompletions | Endpoint::Other => br#","messages":[{"role":"user","content":"#,
+            Endpoint::ChatCompletions | Endpoint::Other => {
+                br#","messages":[{"role":"user","content":"#
+            }
             Endpoint::Completions => br#","prompt":"#,
             Endpoint::Responses | Endpoint::Embeddings => br#","input":"#.as_slice(),
         });
@@ -102,7 +106,11 @@ impl Writer {
             body.extend_from_slice(br#","stream":true"#);
         }
         if let Some(most) = ask.max_tokens {
-            let name = if ask.endpoint == Endpoint::Responses { "max_output_tokens" } else { "max_tokens" };
+            let name = if ask.endpoint == Endpoint::Responses {
+                "max_output_tokens"
+            } else {
+                "max_tokens"
+            };
             // Writing to memory does not fail.
             let _written = write!(body, r#","{name}":{most}"#);
         }

@@ -162,7 +162,8 @@ impl Scenario {
             }
         };
         let names: Vec<&str> = config.lanes.iter().map(|lane| lane.info.name.as_str()).collect();
-        let strangers = self.engines.lanes.iter().filter(|(name, ..)| !names.contains(&name.as_str()));
+        let strangers =
+            self.engines.lanes.iter().filter(|(name, ..)| !names.contains(&name.as_str()));
         let mistakes: Vec<Mistake> =
             strangers.map(|(name, place, _)| place.mistake(no_lane(name, &names))).collect();
         if !mistakes.is_empty() {
@@ -225,7 +226,10 @@ impl Scenario {
 /// The comment at the head of a file, without what stands indented in it.
 fn description(source: &str) -> String {
     let comment = source.lines().map_while(|line| line.strip_prefix('#'));
-    let prose = comment.filter(|line| !line.starts_with("  ")).map(str::trim).filter(|line| !line.is_empty());
+    let prose = comment
+        .filter(|line| !line.starts_with("  "))
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
     prose.collect::<Vec<_>>().join(" ")
 }
 
@@ -251,7 +255,11 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Scenario> {
         let set = variant.value("set");
         let table = set.and_then(|set| set.get_ref().as_table());
         if let (Some(set), None) = (set, table) {
-            variant.wrong_type("set", set, "a table of keys, such as { fleet.switching.residence = 0.0 }");
+            variant.wrong_type(
+                "set",
+                set,
+                "a table of keys, such as { fleet.switching.residence = 0.0 }",
+            );
         }
         let nothing = toml::de::DeTable::new();
         let merged = root.merged(table.unwrap_or(&nothing));
@@ -272,7 +280,10 @@ fn read_form(root: &Section<'_>, file: &Path) -> Option<Scenario> {
     let title = root.text("title").map(str::to_owned);
     let begins = read_begins(root);
     if !root.has("lasts") {
-        root.mistake("lasts", "is missing; write how long requests come, such as `lasts = \"24h\"`");
+        root.mistake(
+            "lasts",
+            "is missing; write how long requests come, such as `lasts = \"24h\"`",
+        );
     }
     let lasts = root.pause("lasts", Duration::from_secs(86_400));
     let seeds = read_seeds(root);
@@ -291,7 +302,8 @@ fn read_form(root: &Section<'_>, file: &Path) -> Option<Scenario> {
     let _known = root.has("variants");
     root.report_unknown();
     Some(Scenario {
-        title: title.unwrap_or_else(|| file.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
+        title: title
+            .unwrap_or_else(|| file.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
         description: String::new(),
         begins_ms: begins,
         lasts,
@@ -326,11 +338,15 @@ fn read_seeds(root: &Section<'_>) -> Vec<u64> {
     let Some(DeValue::Array(_)) = root.value("seeds").map(|seeds| seeds.get_ref()) else {
         return (1..=root.number("seeds", 1..=10_000, 1)).collect();
     };
-    let seeds: Option<Vec<u64>> = root.json("seeds").and_then(|seeds| serde_json::from_value(seeds).ok());
+    let seeds: Option<Vec<u64>> =
+        root.json("seeds").and_then(|seeds| serde_json::from_value(seeds).ok());
     match seeds {
         Some(seeds) if !seeds.is_empty() => seeds,
         _ => {
-            root.mistake("seeds", "must be a number of runs, such as 3, or a list of whole numbers");
+            root.mistake(
+                "seeds",
+                "must be a number of runs, such as 3, or a list of whole numbers",
+            );
             vec![1]
         }
     }

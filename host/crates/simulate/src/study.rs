@@ -212,21 +212,36 @@ impl Study {
         self.push(name, scenario, host, stage)
     }
 
-    fn push(&mut self, name: &str, scenario: &Scenario, host: Host, stage: &Stage) -> Result<(), StudyError> {
+    fn push(
+        &mut self,
+        name: &str,
+        scenario: &Scenario,
+        host: Host,
+        stage: &Stage,
+    ) -> Result<(), StudyError> {
         let failures = scenario.failures(&host.fleet)?;
         if self.cases.is_empty() {
             let traffic = scenario.traffic(1)?;
             let classes: Vec<&str> = traffic.classes().iter().map(String::as_str).collect();
-            let lanes: Vec<&str> = host.fleet.lanes.iter().map(|lane| lane.info.name.as_str()).collect();
+            let lanes: Vec<&str> =
+                host.fleet.lanes.iter().map(|lane| lane.info.name.as_str()).collect();
             for text in &scenario.objectives {
                 let objective = Objective::parse(text).and_then(|objective| {
-                    objective.check(classes.iter().copied(), lanes.iter().copied()).map(|()| objective)
+                    objective
+                        .check(classes.iter().copied(), lanes.iter().copied())
+                        .map(|()| objective)
                 });
                 self.objectives.push(objective.map_err(|what| scenario.wrong_objective(what))?);
             }
         }
         let chain = Rehearsal::load(&stage.runtime, &host.chain)?;
-        self.cases.push(Case { name: name.to_owned(), scenario: scenario.clone(), host, failures, chain });
+        self.cases.push(Case {
+            name: name.to_owned(),
+            scenario: scenario.clone(),
+            host,
+            failures,
+            chain,
+        });
         Ok(())
     }
 
@@ -260,7 +275,8 @@ impl Study {
         let work = || {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let (Some((case, seed)), Some(place)) = (jobs_to_do.get(index), done.get(index)) else {
+                let (Some((case, seed)), Some(place)) = (jobs_to_do.get(index), done.get(index))
+                else {
                     return;
                 };
                 let trace = (index == 0).then(|| locked(&self.trace).take()).flatten();
@@ -278,8 +294,9 @@ impl Study {
             }
             Ok(())
         })?;
-        let runs =
-            done.into_iter().filter_map(|run| run.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let runs = done
+            .into_iter()
+            .filter_map(|run| run.into_inner().unwrap_or_else(PoisonError::into_inner));
         Ok(self.report(runs.collect::<Result<Vec<Run>, _>>()?))
     }
 
@@ -314,7 +331,8 @@ fn decided_by(chain: &ChainSpec) -> String {
 }
 
 fn point(line: &str, variant: &VariantReport) -> Point {
-    let number = pointsman_domain::units::duration(&variant.name).ok().map(|time| time.as_secs_f64());
+    let number =
+        pointsman_domain::units::duration(&variant.name).ok().map(|time| time.as_secs_f64());
     Point {
         line: line.to_owned(),
         value: variant.name.clone(),

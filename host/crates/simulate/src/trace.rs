@@ -99,7 +99,8 @@ impl<W: Write> Observer for TraceWriter<W> {
     }
 
     fn switched(&mut self, at: Duration, report: &SwitchReport) {
-        let instead_of: Vec<&str> = report.victims.iter().filter_map(|lane| self.lane(*lane)).collect();
+        let instead_of: Vec<&str> =
+            report.victims.iter().filter_map(|lane| self.lane(*lane)).collect();
         let more = json!({
             "lane": self.lane(report.target), "instead-of": instead_of, "drain": seconds(report.drain),
             "stop": seconds(report.stop), "load": seconds(report.load), "overdue": report.overdue,

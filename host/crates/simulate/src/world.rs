@@ -225,7 +225,8 @@ impl<'a> World<'a> {
         let limit = self.limits.first().map(|(at, _)| *at);
         let learns = self.lessons.next(self.deciders.next_tick());
         // The dispatcher may want to be woken at any nanosecond; everything here is in microseconds.
-        let wake = self.dispatcher.next_wake().map(|wake| whole_micros(wake).max(self.now + MICROSECOND));
+        let wake =
+            self.dispatcher.next_wake().map(|wake| whole_micros(wake).max(self.now + MICROSECOND));
         [comes, engines, limit, learns, wake, self.troubles.next()].into_iter().flatten().min()
     }
 
@@ -330,7 +331,9 @@ impl<'a> World<'a> {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Grant { ticket, lane, generation, .. } => self.granted(ticket, lane, generation),
+            Effect::Grant { ticket, lane, generation, .. } => {
+                self.granted(ticket, lane, generation)
+            }
             Effect::Refuse { ticket, refusal } => self.refused(ticket, &refusal),
             Effect::Load(lane) => self.supervisors[lane.index()].load(self.now),
             Effect::Unload { lane, .. } => self.supervisors[lane.index()].unload(self.now),
@@ -355,7 +358,8 @@ impl<'a> World<'a> {
         let mut stats = self.dispatcher.stats(at);
         for (stat, supervisor) in stats.iter_mut().zip(&mut self.supervisors) {
             if let Some(told) = supervisor.told(self.now) {
-                (stat.waiting, stat.kv_used, stat.decode_tps) = (told.waiting, told.kv_used, told.decode_tps);
+                (stat.waiting, stat.kv_used, stat.decode_tps) =
+                    (told.waiting, told.kv_used, told.decode_tps);
                 stat.stale_ms = told.stale(at);
             }
         }

@@ -9,13 +9,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pointsman_domain::{
-    Advice, Consulted, Endpoint, EngineKind, Facts, Failure, FleetView, LaneId, LaneInfo, LaneState, Outcome,
-    Read, Recovery, Topology, Trace, TryResult,
+    Advice, Consulted, Endpoint, EngineKind, Facts, Failure, FleetView, LaneId, LaneInfo,
+    LaneState, Outcome, Read, Recovery, Topology, Trace, TryResult,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
-    ChainSpec, Conduct, FUEL_PER_MS, Gap, Metering, Performance, PolicySpec, Rehearsal, Replayed, Runtime,
-    RuntimeSettings,
+    ChainSpec, Conduct, FUEL_PER_MS, Gap, Metering, Performance, PolicySpec, Rehearsal, Replayed,
+    Runtime, RuntimeSettings,
 };
 use pointsman_simulate::{Chain, Deciders, Wished};
 use serde_json::{Value, json};
@@ -31,8 +31,7 @@ static FUEL: LazyLock<Arc<Runtime>> = LazyLock::new(|| runtime(Metering::Fuel));
 
 /// Six policies that ask, count, remember and wish.
 fn six() -> ChainSpec {
-    let day =
-        json!({ "name": "day", "from": "08:00", "to": "18:00", "prefer": ["coder"], "load": ["coder"] });
+    let day = json!({ "name": "day", "from": "08:00", "to": "18:00", "prefer": ["coder"], "load": ["coder"] });
     chain(vec![
         policy("quota", json!({ "window-s": 60, "default": { "requests": 10, "tokens": 20_000 } })),
         policy("budget", json!({ "tiers": ["a", "b"], "tenants": { "team-1": 50 } })),
@@ -72,15 +71,26 @@ fn fleet(load: u32) -> Arc<FleetView> {
 
 /// One of a hundred requests, from four tenants.
 fn facts(number: u32, now_ms: u64) -> Facts {
-    let prompt = ["Fix this Rust function: fn main() {}", "Summarise the attached report.", "Hello."]
-        [number as usize % 3]
-        .repeat(1 + number as usize % 40);
+    let prompt =
+        ["Fix this Rust function: fn main() {}", "Summarise the attached report.", "Hello."]
+            [number as usize % 3]
+            .repeat(1 + number as usize % 40);
     let body = json!({ "model": "auto", "messages": [{ "role": "user", "content": prompt }] });
-    let headers = [("x-deadline-ms".parse().unwrap(), (500 + number * 10).into())].into_iter().collect();
-    let head =
-        Head { id: format!("request-{number}"), tenant: Some(format!("team-{}", number % 4)), headers };
+    let headers =
+        [("x-deadline-ms".parse().unwrap(), (500 + number * 10).into())].into_iter().collect();
+    let head = Head {
+        id: format!("request-{number}"),
+        tenant: Some(format!("team-{}", number % 4)),
+        headers,
+    };
     let request = Request::parse(Endpoint::ChatCompletions, body.to_string().into(), head).unwrap();
-    Facts { request: Arc::new(request), now_ms, seed: number.into(), age: Duration::ZERO, attempt: 0 }
+    Facts {
+        request: Arc::new(request),
+        now_ms,
+        seed: number.into(),
+        age: Duration::ZERO,
+        attempt: 0,
+    }
 }
 
 fn outcome(facts: &Facts) -> Outcome {
@@ -166,7 +176,10 @@ fn ticks_come_at_the_beginning_and_at_their_interval() {
     // By night it wants nothing, and says so once.
     let midnight = NOON + 12 * 3600 * 1000;
     let taken_back = chain.tick(&view, Duration::from_secs(37), midnight);
-    assert!(taken_back.iter().any(|it| it.lane == LaneId(1) && it.wish.is_none()), "{taken_back:?}");
+    assert!(
+        taken_back.iter().any(|it| it.lane == LaneId(1) && it.wish.is_none()),
+        "{taken_back:?}"
+    );
     assert_eq!(
         Chain::from(load(&chain_of_cortex()).begin()).next_tick(),
         None,
@@ -190,7 +203,10 @@ fn the_state_of_a_policy_expires_in_virtual_time() {
     let mut chain = Chain::from(rehearsal.begin());
     let ask = |chain: &Chain| admitted(chain, &facts(1, NOON));
     assert!(ask(&chain) && ask(&chain) && !ask(&chain));
-    assert!(admitted(&Chain::from(rehearsal.begin()), &facts(1, NOON)), "each performance has its own state");
+    assert!(
+        admitted(&Chain::from(rehearsal.begin()), &facts(1, NOON)),
+        "each performance has its own state"
+    );
     // The policy keeps an entry for two windows; what it is told of the time stays as it is.
     chain.now(Duration::from_millis(119_999));
     assert!(!ask(&chain));
@@ -261,7 +277,10 @@ fn a_policy_that_cannot_be_loaded_is_named() {
         "the policy `nobody` in no/such/folder cannot be used: no/such/folder/policy.toml is missing"
     );
     let error = said(chain(vec![policy("quota", json!({ "window-s": 0 }))]));
-    assert!(error.starts_with("the policy `quota` in ") && error.contains("window-s: must be"), "{error}");
+    assert!(
+        error.starts_with("the policy `quota` in ") && error.contains("window-s: must be"),
+        "{error}"
+    );
 }
 
 /// What each policy of a chain was asked about a request, and how the request looked to each.
@@ -295,7 +314,11 @@ fn a_recorded_call_is_decided_the_same_again() {
             let name = &call.policy.name;
             let replayed = rehearsal.replay(name, &facts, &view, &call.reads).unwrap();
             assert_eq!(replayed.answer.ok(), call.advice, "{name}");
-            assert_eq!((&replayed.missing, &replayed.differing), (&Vec::new(), &Vec::new()), "{name}");
+            assert_eq!(
+                (&replayed.missing, &replayed.differing),
+                (&Vec::new(), &Vec::new()),
+                "{name}"
+            );
             assert_eq!((replayed.policy, replayed.dropped), (call.policy, call.dropped));
             let state = |reads: &[Read]| -> Vec<Read> {
                 reads.iter().filter(|it| it.call.starts_with("state.")).cloned().collect()
@@ -343,7 +366,8 @@ fn a_record_with_other_answers_is_decided_otherwise() {
 
 #[test]
 fn what_a_record_does_not_have_is_said() {
-    let whys = |replayed: &Replayed<Advice>| replayed.missing.iter().map(|it| it.why).collect::<Vec<_>>();
+    let whys =
+        |replayed: &Replayed<Advice>| replayed.missing.iter().map(|it| it.why).collect::<Vec<_>>();
     let (_, without) = quota_again(|reads| reads.retain(|read| !read.call.starts_with("state.")));
     assert!(!without.missing.is_empty() && whys(&without).iter().all(|why| *why == Gap::NotAsked));
     let sentence = without.missing[0].to_string();
@@ -357,7 +381,11 @@ fn what_a_record_does_not_have_is_said() {
         reads.truncate(1);
         reads.push(Read { call: "cut".into(), with: Vec::new(), gave: Value::Null });
     });
-    assert!(!cut.missing.is_empty() && whys(&cut).iter().all(|why| *why == Gap::Cut), "{:?}", cut.missing);
+    assert!(
+        !cut.missing.is_empty() && whys(&cut).iter().all(|why| *why == Gap::Cut),
+        "{:?}",
+        cut.missing
+    );
 
     let (_, redacted) = quota_again(|reads| {
         let tenant = reads.iter_mut().find(|read| read.call == "request.tenant").unwrap();
@@ -385,9 +413,13 @@ fn a_failed_try_is_asked_about_again() {
     assert!(matches!(then, Recovery::Retry(_)), "{then:?}");
     let call = trace.into_consulted().remove(0);
     let asked: Vec<&str> = call.reads.iter().map(|read| read.call.as_str()).collect();
-    assert!(asked.starts_with(&["context", "failure"]) && asked.contains(&"request.header"), "{asked:?}");
-    let again =
-        |failed: &Failure| rehearsal.replay_failure("deadline", &facts, &view, failed, &call.reads).unwrap();
+    assert!(
+        asked.starts_with(&["context", "failure"]) && asked.contains(&"request.header"),
+        "{asked:?}"
+    );
+    let again = |failed: &Failure| {
+        rehearsal.replay_failure("deadline", &facts, &view, failed, &call.reads).unwrap()
+    };
     let same = again(&failed);
     assert_eq!(same.answer, Ok(then.clone()));
     assert_eq!((&same.missing, &same.differing), (&Vec::new(), &Vec::new()));

@@ -45,10 +45,16 @@ struct Any {
 }
 
 fn any_scenario() -> impl Strategy<Value = Any> {
-    let chain = proptest::sample::subsequence((0..POLICIES.len()).collect::<Vec<_>>(), 0..=4).prop_shuffle();
+    let chain = proptest::sample::subsequence((0..POLICIES.len()).collect::<Vec<_>>(), 0..=4)
+        .prop_shuffle();
     let streams = proptest::collection::vec((0u8..4, 1u32..120, any::<bool>()), 1..4);
-    let what =
-        prop_oneof![Just("crash"), Just("hang"), Just("loads-fail"), Just("slow-loads"), Just("slow-down")];
+    let what = prop_oneof![
+        Just("crash"),
+        Just("hang"),
+        Just("loads-fail"),
+        Just("slow-loads"),
+        Just("slow-down")
+    ];
     let failures = proptest::collection::vec((0u8..4, what, 0u32..900), 0..4);
     let on_error = prop_oneof![Just("skip"), Just("default"), Just("refuse")];
     (chain, on_error, 1u32..6, 0u32..3, streams, failures, 0u64..1_000_000).prop_map(
@@ -69,8 +75,9 @@ const LANES: [&str; 4] = ["orchestrator", "coder", "fast_rag", "super_reader"];
 impl Any {
     fn text(&self) -> String {
         let Self { slots, residence, seed, on_error, .. } = self;
-        let mut text =
-            format!("title = \"any\"\nlasts = \"15m\"\nseeds = [{seed}]\nobjectives = [\"lost == 0\"]\n");
+        let mut text = format!(
+            "title = \"any\"\nlasts = \"15m\"\nseeds = [{seed}]\nobjectives = [\"lost == 0\"]\n"
+        );
         for index in &self.chain {
             let (name, config) = POLICIES[*index];
             let dir = root().join("policies").join(name);
@@ -123,7 +130,8 @@ impl Any {
                 _ => "lasts = \"40s\"\n",
             };
             let lane = LANES[usize::from(*lane)];
-            write!(text, "[[failures]]\nlane = {lane:?}\nwhat = {what:?}\nat = \"{at}s\"\n{more}").unwrap();
+            write!(text, "[[failures]]\nlane = {lane:?}\nwhat = {what:?}\nat = \"{at}s\"\n{more}")
+                .unwrap();
         }
         // Keys of the whole document go before its first table.
         let (tables, keys): (Vec<&str>, Vec<&str>) =
@@ -153,14 +161,19 @@ fn keeps_its_promises(run: &Summary) -> Result<(), TestCaseError> {
 fn stage() -> (Stage, TempDir) {
     let cache = tempfile::tempdir().unwrap();
     let refuse = |_: &Path, _: &toml::Table| Err("there is none".to_owned());
-    (Stage::with(Compiler::default(), Some(cache.path().to_owned()), Box::new(refuse)).unwrap(), cache)
+    (
+        Stage::with(Compiler::default(), Some(cache.path().to_owned()), Box::new(refuse)).unwrap(),
+        cache,
+    )
 }
 
 #[test]
 fn promises_are_kept_whatever_the_policies() {
     let (stage, _cache) = stage();
-    let mut runner =
-        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 48, ..ProptestConfig::default() });
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 48,
+        ..ProptestConfig::default()
+    });
     let kept = runner.run(&any_scenario(), |any| {
         let report = any.run(&stage);
         for run in &report.variants[0].runs {

@@ -8,12 +8,15 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pointsman_domain::{
-    Advice, ChainInfo, Consulted, Decision, Endpoint, EngineKind, Facts, Failure, FleetView, LaneAdvice,
-    LaneId, LaneInfo, LaneState, LinkInfo, Merge, Plan, PlanLimits, PolicyRef, Topology, Trace, TryResult,
+    Advice, ChainInfo, Consulted, Decision, Endpoint, EngineKind, Facts, Failure, FleetView,
+    LaneAdvice, LaneId, LaneInfo, LaneState, LinkInfo, Merge, Plan, PlanLimits, PolicyRef,
+    Topology, Trace, TryResult,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{ChainSpec, Metering, PolicySpec, Rehearsal, Runtime, RuntimeSettings};
-use pointsman_record::{DecisionRecord, End, Ended, Record, RequestRecord, TopologyRecord, records};
+use pointsman_record::{
+    DecisionRecord, End, Ended, Record, RequestRecord, TopologyRecord, records,
+};
 use pointsman_simulate::Stage;
 use pointsman_simulate::replay::{Replay, ReplayError, Report, Who};
 use serde_json::json;
@@ -25,7 +28,10 @@ const REQUESTS: u32 = 12;
 static STAGE: LazyLock<Stage> = LazyLock::new(|| Stage::new().unwrap());
 
 fn quota(requests: u32) -> PolicySpec {
-    policy("quota", json!({ "window-s": 60, "default": { "requests": requests, "tokens": 20_000 } }))
+    policy(
+        "quota",
+        json!({ "window-s": 60, "default": { "requests": requests, "tokens": 20_000 } }),
+    )
 }
 
 /// Policies that refuse, change the request, read it, and say what comes after a failed try.
@@ -66,12 +72,16 @@ fn fleet(load: u32) -> Arc<FleetView> {
 }
 
 fn request(number: u32) -> Request {
-    let prompt = ["Fix this Rust function: fn main() {}", "Write to jane@example.org, please.", "Hello."];
+    let prompt =
+        ["Fix this Rust function: fn main() {}", "Write to jane@example.org, please.", "Hello."];
     let prompt = prompt[number as usize % 3];
     let body = json!({ "model": "auto", "messages": [{ "role": "user", "content": prompt }] });
     let headers = [("x-deadline-ms".parse().unwrap(), 5000.into())].into_iter().collect();
-    let head =
-        Head { id: format!("request-{number}"), tenant: Some(format!("team-{}", number % 2)), headers };
+    let head = Head {
+        id: format!("request-{number}"),
+        tenant: Some(format!("team-{}", number % 2)),
+        headers,
+    };
     Request::parse(Endpoint::ChatCompletions, body.to_string().into(), head).unwrap()
 }
 
@@ -86,7 +96,8 @@ fn written(spec: &ChainSpec) -> Vec<Record> {
     for number in 0..REQUESTS {
         let view = fleet(number);
         let request: Arc<dyn pointsman_domain::RequestView> = Arc::new(request(number));
-        let facts = Facts { request, now_ms: NOON, seed: number.into(), age: Duration::ZERO, attempt: 0 };
+        let facts =
+            Facts { request, now_ms: NOON, seed: number.into(), age: Duration::ZERO, attempt: 0 };
         let mut trace = Trace::on();
         let merged = advisor.advise(&facts, &view, &mut trace);
         let decision = Plan::from_advice(&merged, &view, &topology().limits);
@@ -199,10 +210,16 @@ fn without_a_configuration_the_records_say_how_policies_were_configured() {
     let here = |name: &str| policy(name, json!({ "no-such-key": "the records go before" }));
     let report = replay(&records, Who::Instead(vec![here("quota")]));
     assert!(report.agrees(), "{}", report.text());
-    assert_eq!(report.policies.keys().collect::<Vec<_>>(), ["quota"], "the others say what they said");
+    assert_eq!(
+        report.policies.keys().collect::<Vec<_>>(),
+        ["quota"],
+        "the others say what they said"
+    );
     assert!(report.effect.moves["refused"]["refused"] > 0, "some were refused then");
 
-    let Some(Record::Policies(chain)) = records.get_mut(1) else { panic!("the chain comes second") };
+    let Some(Record::Policies(chain)) = records.get_mut(1) else {
+        panic!("the chain comes second")
+    };
     chain.policies[0].config = json!({ "tenants": "redacted:9:0123456789abcdef" });
     let error = try_replay(&records, Who::Instead(vec![here("quota")])).unwrap_err().to_string();
     assert!(
@@ -230,9 +247,15 @@ fn a_changed_threshold_shows_in_advice_decisions_and_effect() {
         "{}",
         report.text()
     );
-    assert_eq!((report.decisions.differ, report.effect.refused_now, report.effect.moved()), (4, 4, 4));
+    assert_eq!(
+        (report.decisions.differ, report.effect.refused_now, report.effect.moved()),
+        (4, 4, 4)
+    );
     assert_eq!(of_quota.differ_in_same_version, 0, "it is configured otherwise");
-    assert_eq!(report.policies["cortex"].calls.same, 8, "it is not asked about what was refused before");
+    assert_eq!(
+        report.policies["cortex"].calls.same, 8,
+        "it is not asked about what was refused before"
+    );
     let kind = &report.kinds[&("quota".to_owned(), "reject")];
     let (text, _) = kind.commonest().unwrap();
     assert!(kind.count == 4 && text.starts_with("none -> 429 "), "{kind:?}");
@@ -246,7 +269,10 @@ fn a_changed_threshold_shows_in_advice_decisions_and_effect() {
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
-    assert!(text.ends_with("4 of 12 decisions are made otherwise, 4 calls answered otherwise\n"), "{text}");
+    assert!(
+        text.ends_with("4 of 12 decisions are made otherwise, 4 calls answered otherwise\n"),
+        "{text}"
+    );
     assert_eq!(report.json()["effect"]["refused_now"], 4);
     // The other way round.
     let alone = |requests: u32| {
@@ -292,12 +318,20 @@ fn who_was_stopped_then_does_not_disagree() {
     let report = replay(&records, Who::Chain(four(100)));
     assert!(report.agrees(), "{}", report.text());
     assert_eq!(report.policies["deadline"].silent, 1);
-    assert!(report.text().contains("deadline: 1 call had no advice then: it did not finish within 5 ms\n"));
+    assert!(
+        report
+            .text()
+            .contains("deadline: 1 call had no advice then: it did not finish within 5 ms\n")
+    );
 
     // What was wrong with the policy is.
-    calls(&mut records, "deadline").next().unwrap().note = Some("it trapped: unreachable".to_owned());
+    calls(&mut records, "deadline").next().unwrap().note =
+        Some("it trapped: unreachable".to_owned());
     let report = replay(&records, Who::Chain(four(100)));
-    assert_eq!(report.policies["deadline"].calls.unknown + report.policies["deadline"].calls.differ, 1);
+    assert_eq!(
+        report.policies["deadline"].calls.unknown + report.policies["deadline"].calls.differ,
+        1
+    );
 }
 
 #[test]
@@ -310,19 +344,31 @@ fn what_is_not_in_a_record_is_named_with_what_to_do_about_it() {
     assert_eq!(report.policies["redact"].calls.unknown, 12);
     let text = report.text();
     assert!(text.contains("cannot be replayed: redact asks request."), "{text}");
-    assert!(
-        text.contains(
-            "which the record does not have (12 calls); record whole requests (`mode = \"full\"`)\n"
-        )
-    );
+    assert!(text.contains(
+        "which the record does not have (12 calls); record whole requests (`mode = \"full\"`)\n"
+    ));
     assert!(!report.agrees());
 
     let mut whole = records.clone();
     with_requests(&mut whole);
     let report = replay(&whole, who());
-    assert_eq!((report.policies["redact"].new, report.decisions.unknown), (12, 0), "{}", report.text());
-    assert_eq!(report.decisions.differ, 4, "every third request has an address in it\n{}", report.text());
-    assert!(report.kinds.contains_key(&("decision".to_owned(), "edits")), "{:?}", report.kinds.keys());
+    assert_eq!(
+        (report.policies["redact"].new, report.decisions.unknown),
+        (12, 0),
+        "{}",
+        report.text()
+    );
+    assert_eq!(
+        report.decisions.differ,
+        4,
+        "every third request has an address in it\n{}",
+        report.text()
+    );
+    assert!(
+        report.kinds.contains_key(&("decision".to_owned(), "edits")),
+        "{:?}",
+        report.kinds.keys()
+    );
 
     decisions(&mut whole).for_each(|decision| {
         let body = &mut decision.request.as_mut().unwrap().body;
@@ -344,7 +390,8 @@ fn redacted_answers_are_missing_and_redacted_advice_is_the_same() {
         let tenant = call.reads.iter_mut().find(|read| read.call == "request.tenant").unwrap();
         tenant.gave = json!("redacted:6:0123456789abcdef");
     }
-    decisions(&mut records).for_each(|decision| decision.tenant = Some("redacted:6:0123456789abcdef".into()));
+    decisions(&mut records)
+        .for_each(|decision| decision.tenant = Some("redacted:6:0123456789abcdef".into()));
     let report = replay(&records, Who::Chain(four(100)));
     assert_eq!((report.policies["quota"].calls.unknown, report.decisions.unknown), (12, 12));
     let text = report.text();
@@ -404,7 +451,9 @@ fn decisions_about_unknown_lanes_are_skipped_and_named() {
 #[test]
 fn trials_and_versions_are_told_apart() {
     let mut records = RECORDS.clone();
-    let Some(Record::Policies(chain)) = records.get_mut(1) else { panic!("the chain comes second") };
+    let Some(Record::Policies(chain)) = records.get_mut(1) else {
+        panic!("the chain comes second")
+    };
     let ChainInfo { policies, .. } = chain;
     let trial = LinkInfo {
         policy: PolicyRef::new("cortex", "0.2.0+00000000"),

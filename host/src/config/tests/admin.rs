@@ -37,8 +37,14 @@ fn a_port_is_one_of_this_machine_and_wants_a_token() {
         (&*format!("listen = \"0.0.0.0:9101\"\n{token}"), "can be reached from other machines"),
         (&*format!("listen = \"here\"\n{token}"), "is no address"),
         (&*token, "admin.token-file: is for `listen` alone"),
-        (&*format!("{token}\ntoken-env = \"HOME\"\nlisten = \"127.0.0.1:1\""), "write one of the two"),
-        ("listen = \"127.0.0.1:1\"\ntoken-env = \"NO_SUCH_VARIABLE\"", "`NO_SUCH_VARIABLE` is not set"),
+        (
+            &*format!("{token}\ntoken-env = \"HOME\"\nlisten = \"127.0.0.1:1\""),
+            "write one of the two",
+        ),
+        (
+            "listen = \"127.0.0.1:1\"\ntoken-env = \"NO_SUCH_VARIABLE\"",
+            "`NO_SUCH_VARIABLE` is not set",
+        ),
     ] {
         is_wrong(&format!("[admin]\n{section}\n{LANE}"), part);
     }
@@ -58,5 +64,7 @@ fn it_is_found_without_the_rest_of_the_file() {
     let sentence = find(&format!("{text}socket = \"\"")).unwrap_err();
     assert!(sentence.contains("p.toml:6: admin.token-env: "), "{sentence}");
     assert!(find("[admin").unwrap_err().contains("p.toml:1: is not TOML"));
-    assert!(Admin::find(Path::new("/no/such/file")).unwrap_err().to_string().contains("cannot be read"));
+    assert!(
+        Admin::find(Path::new("/no/such/file")).unwrap_err().to_string().contains("cannot be read")
+    );
 }

@@ -40,8 +40,12 @@ fn a_vllm_is_called_by_its_lane() {
     assert_eq!((run.back_off.give_up, run.back_off.failed_retry), (5, seconds(600)));
     let lane = lane(text);
     assert_eq!(lane.engine_model.as_deref(), Some("a"));
-    assert_eq!((lane.residency, lane.expected_load, lane.need), (Residency::Always, seconds(60), 0));
-    let liveness = Liveness { stall: seconds(120), probe_every: seconds(60), probe_limit: seconds(30) };
+    assert_eq!(
+        (lane.residency, lane.expected_load, lane.need),
+        (Residency::Always, seconds(60), 0)
+    );
+    let liveness =
+        Liveness { stall: seconds(120), probe_every: seconds(60), probe_limit: seconds(30) };
     assert_eq!(lane.liveness, liveness);
 }
 
@@ -150,7 +154,8 @@ fn a_vllm_that_could_not_serve_its_lane_is_refused() {
         is_wrong(&format!("[[lanes]]\nname = \"a\"\n{lane}\n{vllm}{engine}\n"), part);
     }
     is_wrong(&engine("driver = \"vllm\""), "engine.model: is missing; write for example `model = ");
-    let with = |lane: &str, engine: &str| format!("[[lanes]]\nname = \"a\"\n{lane}\n{vllm}{engine}\n");
+    let with =
+        |lane: &str, engine: &str| format!("[[lanes]]\nname = \"a\"\n{lane}\n{vllm}{engine}\n");
     let adapter = lane(&with("engine-model = \"b\"", "arguments = [\"--lora-modules\", \"b=/b\"]"));
     assert_eq!(adapter.engine_model.as_deref(), Some("b"));
     let nameless = lane(&with("", "served-names = []"));
@@ -198,22 +203,37 @@ fn any_program_will_do() {
     let text = "driver = \"command\"\ncommand = [\"ollama\", \"serve\"]\nenv = { OLLAMA_HOST = \"127.0.0.1:{port}\" }\n";
     let EngineSpec::Command { words, ready, run } = lane(&engine(text)).engine else { panic!() };
     assert_eq!((words.command.len(), words.env.len(), ready.as_str()), (2, 1, "/health"));
-    assert_eq!((run.start_timeout, run.stop_grace), (Duration::from_secs(120), Duration::from_secs(10)));
+    assert_eq!(
+        (run.start_timeout, run.stop_grace),
+        (Duration::from_secs(120), Duration::from_secs(10))
+    );
     is_wrong(&engine(&format!("{text}ready = \"health\"")), "\"health\" is no path");
     is_wrong(&engine("driver = \"command\""), "engine.command: is missing");
     is_wrong(&engine("driver = \"command\"\ncommand = [\"\"]\nport = 1"), "names no program");
-    is_wrong(&engine("driver = \"command\"\ncommand = [\"x\"]"), "put `{port}` where its port belongs");
+    is_wrong(
+        &engine("driver = \"command\"\ncommand = [\"x\"]"),
+        "put `{port}` where its port belongs",
+    );
     is_wrong(&engine(&format!("{text}failed-retry = \"1s\"")), "failed-retry: is not a key here");
-    is_wrong(&engine(&format!("{text}start-timeout = \"0s\"")), "start-timeout: must be more than nothing");
+    is_wrong(
+        &engine(&format!("{text}start-timeout = \"0s\"")),
+        "start-timeout: must be more than nothing",
+    );
 }
 
 #[test]
 fn nothing_is_asked_of_an_engine_that_is_not_ours() {
     let lane = lane(LANE);
     assert_eq!((lane.residency, lane.engine_model), (Residency::External, None));
-    let off = Liveness { stall: Duration::ZERO, probe_every: Duration::ZERO, probe_limit: Duration::ZERO };
+    let off = Liveness {
+        stall: Duration::ZERO,
+        probe_every: Duration::ZERO,
+        probe_limit: Duration::ZERO,
+    };
     assert_eq!(lane.liveness, off);
-    for key in ["load = \"always\"", "unload-after = \"1s\"", "expected-load = \"1s\"", "liveness = {}"] {
+    for key in
+        ["load = \"always\"", "unload-after = \"1s\"", "expected-load = \"1s\"", "liveness = {}"]
+    {
         let source = LANE.replace("name = \"a\"", &format!("name = \"a\"\n{key}"));
         is_wrong(&source, "is for engines that we start, and this one is there already");
     }
@@ -236,7 +256,8 @@ fn no_two_listen_at_one_port() {
 
 #[test]
 fn times_of_a_lane_are_sensible() {
-    let with = |more: &str| LANE.replace("driver = \"external\"\nurl = \"http://127.0.0.1:1\"", more);
+    let with =
+        |more: &str| LANE.replace("driver = \"external\"\nurl = \"http://127.0.0.1:1\"", more);
     let command = "driver = \"command\"\ncommand = [\"x\"]\nport = 1\n";
     let lane = |keys: &str| with(command).replace("name = \"a\"", &format!("name = \"a\"\n{keys}"));
     for (keys, part) in [

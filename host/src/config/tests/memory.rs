@@ -40,13 +40,17 @@ fn qwen_32b(gib: u64, quantized: &str) -> TempDir {
 fn groups_are_declared() {
     let config = parse(&format!("{GROUP}{}", lane("a", "memory = \"1GiB\""))).unwrap();
     let group = &config.fleet.groups[0];
-    assert_eq!((group.budget, group.pool, group.free_timeout), (48 << 30, None, Duration::from_secs(60)));
+    assert_eq!(
+        (group.budget, group.pool, group.free_timeout),
+        (48 << 30, None, Duration::from_secs(60))
+    );
     let residency = Residency::OnDemand { preload: false, unload_after: None };
     assert_eq!(config.fleet.lanes[0].residency, residency);
     assert_eq!(config.needs, ["1.0 GiB (`memory`)"]);
 
     let mistakes =
-        parse(&[lane("a", "memory = \"1GiB\""), lane("b", "memory = \"1GiB\"")].concat()).unwrap_err();
+        parse(&[lane("a", "memory = \"1GiB\""), lane("b", "memory = \"1GiB\"")].concat())
+            .unwrap_err();
     let expected = [
         "3: lanes[0].group: there is no group \"gpu0\"; declare it, with the memory that its lanes may hold together:\n    \
          [[groups]]\n    name = \"gpu0\"\n    memory = \"48GiB\"\n    pool = \"gpu\"",
@@ -73,7 +77,8 @@ fn groups_are_declared() {
         ("gpu", Some(Pool::Gpu { minor: None })),
         ("gpu:128", Some(Pool::Gpu { minor: Some(128) })),
     ] {
-        let config = parse(&group(&format!("name = \"g\"\nmemory = \"1B\"\npool = \"{text}\""))).unwrap();
+        let config =
+            parse(&group(&format!("name = \"g\"\nmemory = \"1B\"\npool = \"{text}\""))).unwrap();
         assert_eq!(config.fleet.groups[0].pool, pool);
         assert_eq!(shown_pool(pool), text);
     }
@@ -91,11 +96,18 @@ fn sixty_one_gib_do_not_fit_into_48() {
                     `tensor-parallel`, whose memory the group has together";
     assert_eq!(mistakes, [expected]);
     // As the first users had it: the part of the GPU is of no help.
-    is_wrong(&vllm(&model, "max-context = 32768", "gpu-memory-utilization = 0.45"), "> 48.0 GiB of group");
+    is_wrong(
+        &vllm(&model, "max-context = 32768", "gpu-memory-utilization = 0.45"),
+        "> 48.0 GiB of group",
+    );
     // What the operator says counts for more than what the files say.
-    let config = parse(&vllm(&model, "max-context = 32768\nslots = 1\nmemory = \"48GiB\"", "")).unwrap();
+    let config =
+        parse(&vllm(&model, "max-context = 32768\nslots = 1\nmemory = \"48GiB\"", "")).unwrap();
     assert_eq!(config.fleet.lanes[0].need, 48 << 30);
-    assert!(config.needs[0].starts_with("48.0 GiB (`memory`; worked out from its files: weights 61.0 GiB ("));
+    assert!(
+        config.needs[0]
+            .starts_with("48.0 GiB (`memory`; worked out from its files: weights 61.0 GiB (")
+    );
     is_wrong(
         &vllm(&model, "max-context = 32768\nslots = 1\nmemory = \"49GiB\"", ""),
         "9: lanes[0].memory: 49.0 GiB (`memory`; worked out",
@@ -108,13 +120,18 @@ fn the_need_is_worked_out_and_kept_to() {
     let settings = |source: &str| {
         let config = parse(source).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
         match &config.fleet.lanes[0].engine {
-            EngineSpec::Vllm { settings, .. } => (config.fleet.lanes[0].need >> 30, settings.kv_cache_bytes),
+            EngineSpec::Vllm { settings, .. } => {
+                (config.fleet.lanes[0].need >> 30, settings.kv_cache_bytes)
+            }
             other => panic!("{other:?}"),
         }
     };
     let lane = "max-context = 32768\nslots = 2";
     assert_eq!(settings(&vllm(&model, lane, "")), (18 + 16 + 3, Some(16 << 30)));
-    assert_eq!(settings(&vllm(&model, lane, "enforce-eager = true")), (18 + 16 + 2, Some(16 << 30)));
+    assert_eq!(
+        settings(&vllm(&model, lane, "enforce-eager = true")),
+        (18 + 16 + 2, Some(16 << 30))
+    );
     assert_eq!(settings(&vllm(&model, lane, "gpu-memory-utilization = 0.5")), (18 + 16 + 3, None));
     assert_eq!(settings(&vllm(&model, lane, "max-num-seqs = 1")), (18 + 8 + 3, Some(8 << 30)));
     let fixed = vllm(&model, "max-context = 32768\nslots = 8", "kv-cache-memory = \"12GiB\"");
@@ -122,8 +139,14 @@ fn the_need_is_worked_out_and_kept_to() {
     let text = "weights 18.0 GiB + KV 12.0 GiB (`kv-cache-memory`) + overhead 3.0 GiB = 33.0 GiB";
     assert_eq!(parse(&fixed).unwrap().needs, [text]);
     // With `memory`, the cache gets what that leaves, if it is enough for one request.
-    assert_eq!(settings(&vllm(&model, &format!("{lane}\nmemory = \"40GiB\""), "")), (40, Some(19 << 30)));
-    assert_eq!(settings(&vllm(&model, &format!("{lane}\nmemory = \"29GiB\""), "")), (29, Some(8 << 30)));
+    assert_eq!(
+        settings(&vllm(&model, &format!("{lane}\nmemory = \"40GiB\""), "")),
+        (40, Some(19 << 30))
+    );
+    assert_eq!(
+        settings(&vllm(&model, &format!("{lane}\nmemory = \"29GiB\""), "")),
+        (29, Some(8 << 30))
+    );
     assert_eq!(settings(&vllm(&model, &format!("{lane}\nmemory = \"28GiB\""), "")), (28, None));
     for (keys, more, part) in [
         (
@@ -137,7 +160,11 @@ fn the_need_is_worked_out_and_kept_to() {
             "kv-cache-memory = \"4GiB\"",
             "engine.kv-cache-memory: 4.0 GiB cannot hold one sequence of 32768 tokens, which takes 8.0 GiB",
         ),
-        ("max-context = 32768\nmemory = \"40GiB\"", "kv-cache-memory = \"4GiB\"", "4.0 GiB cannot hold one"),
+        (
+            "max-context = 32768\nmemory = \"40GiB\"",
+            "kv-cache-memory = \"4GiB\"",
+            "4.0 GiB cannot hold one",
+        ),
         ("slots = 1", "", "lanes[0].max-context: is missing, and without it nobody knows"),
     ] {
         is_wrong(&vllm(&model, keys, more), part);
@@ -150,7 +177,9 @@ fn the_need_is_worked_out_and_kept_to() {
 #[test]
 fn a_need_that_nobody_knows_is_asked_for() {
     let of = |keys: &str, engine: &str| {
-        format!("{GROUP}[[lanes]]\nname = \"a\"\ngroup = \"gpu0\"\n{keys}\n[lanes.engine]\n{engine}\n")
+        format!(
+            "{GROUP}[[lanes]]\nname = \"a\"\ngroup = \"gpu0\"\n{keys}\n[lanes.engine]\n{engine}\n"
+        )
     };
     for (keys, engine, part) in [
         (
@@ -173,7 +202,11 @@ fn a_need_that_nobody_knows_is_asked_for() {
             "driver = \"external\"\nurl = \"http://x\"",
             "not ours to load or unload, so that it counts for good",
         ),
-        ("memory = \"0B\"", "driver = \"external\"\nurl = \"http://x\"", "must be more than nothing"),
+        (
+            "memory = \"0B\"",
+            "driver = \"external\"\nurl = \"http://x\"",
+            "must be more than nothing",
+        ),
         ("memory = \"1GB\"", "driver = \"external\"\nurl = \"http://x\"", "is no size"),
     ] {
         is_wrong(&of(keys, engine), part);
@@ -212,9 +245,12 @@ fn lanes_that_are_always_loaded_leave_room_for_the_others() {
         format!("{GROUP}{}", lanes.concat())
     };
     let always = |gib: u64| format!("memory = \"{gib}GiB\"\nload = \"always\"");
-    assert!(parse(&of(&[("a", &always(24)), ("b", &always(14)), ("c", "memory = \"10GiB\"")])).is_ok());
+    assert!(
+        parse(&of(&[("a", &always(24)), ("b", &always(14)), ("c", "memory = \"10GiB\"")])).is_ok()
+    );
     let mistakes =
-        parse(&of(&[("a", &always(24)), ("b", &always(25)), ("c", "memory = \"1GiB\"")])).unwrap_err();
+        parse(&of(&[("a", &always(24)), ("b", &always(25)), ("c", "memory = \"1GiB\"")]))
+            .unwrap_err();
     let expected = "15: lanes[1].memory: the lanes that are always loaded are too many: a 24.0 GiB + b 25.0 GiB = 49.0 GiB > \
                     48.0 GiB of group \"gpu0\"; let one be loaded when it is wanted (`load = \"on-demand\"`), or give the \
                     group more memory";

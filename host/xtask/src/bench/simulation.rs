@@ -25,7 +25,10 @@ pub(super) fn truth(root: &Path) -> Result<()> {
 pub(super) fn speed(root: &Path) -> Result<()> {
     let folder = target_dir()?.join("bench");
     fs::create_dir_all(&folder)?;
-    println!("{:<26}{:>12}{:>10}{:>12}{:>14}", "", "requests", "seconds", "requests/s", "most memory");
+    println!(
+        "{:<26}{:>12}{:>10}{:>12}{:>14}",
+        "", "requests", "seconds", "requests/s", "most memory"
+    );
     let tree = root.join("policies/cortex");
     let none = "policies = []\n".to_owned();
     let rust = policy("cortex", &tree);
@@ -101,8 +104,11 @@ fn pointsman() -> Result<Command> {
 /// How long it took, and the most memory that it had, in KiB.
 fn measured(command: &mut Command) -> Result<(Duration, u64)> {
     let begun = Instant::now();
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("pointsman cannot be started")?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("pointsman cannot be started")?;
     let mut memory = 0;
     loop {
         // It grows only, so that the last look before the end is the one that counts.

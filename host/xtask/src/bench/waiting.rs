@@ -36,7 +36,8 @@ pub(super) fn waiting(release: &Path, folder: &Path) -> Result<()> {
     let server = start("pointsman", &mut command, port, false)?;
     let memory = || resident(server.child.id()).context("no VmRSS");
     let bare = memory()?;
-    let mut clients: Vec<TcpStream> = (0..WAITING).map(|_| connected(port)).collect::<Result<_>>()?;
+    let mut clients: Vec<TcpStream> =
+        (0..WAITING).map(|_| connected(port)).collect::<Result<_>>()?;
     let before = memory()?;
     for (number, client) in clients.iter_mut().enumerate() {
         ask(client, number % 2 == 0)?;
@@ -99,6 +100,9 @@ fn metric(port: u16, name: &str) -> Result<f64> {
     write!(stream, "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .with_context(|| format!("no {name}"))?;
     line.trim().parse().with_context(|| format!("{name}: {line}"))
 }

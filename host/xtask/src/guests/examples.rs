@@ -33,7 +33,9 @@ pub(super) fn build(root: &Path, route: RustRoute, out: &Path) -> Result<()> {
     for language in Language::ALL {
         let folder = out.join(format!("team-lanes-{language}"));
         let own = [format!("{EXAMPLE}/{language}")];
-        unless_fresh(root, language, &own, &folder, || example(root, route, language, &folder, &tools))?;
+        unless_fresh(root, language, &own, &folder, || {
+            example(root, route, language, &folder, &tools)
+        })?;
         // They are no part of the component.
         fs::copy(root.join(EXAMPLE).join("cases.jsonl"), folder.join("cases.jsonl"))?;
         let name = format!("new-{language}");
@@ -61,18 +63,27 @@ fn unless_fresh(
     let node = fs::read_to_string(root.join("tests/node/package.json"))?;
     let inputs = folders_sha256(root, &folders, &format!("{:?} {node}", setup::GUEST_WHEELS))?;
     let noted = folder.join(INPUTS);
-    if fs::read_to_string(&noted).is_ok_and(|noted| noted == inputs) && folder.join("policy.wasm").exists() {
+    if fs::read_to_string(&noted).is_ok_and(|noted| noted == inputs)
+        && folder.join("policy.wasm").exists()
+    {
         return Ok(());
     }
     if folder.exists() {
-        fs::remove_dir_all(folder).with_context(|| format!("{} cannot be replaced", folder.display()))?;
+        fs::remove_dir_all(folder)
+            .with_context(|| format!("{} cannot be replaced", folder.display()))?;
     }
     make().with_context(|| format!("{} cannot be built", folder.display()))?;
     fs::write(noted, inputs)?;
     Ok(())
 }
 
-fn example(root: &Path, route: RustRoute, language: Language, folder: &Path, tools: &Tools) -> Result<()> {
+fn example(
+    root: &Path,
+    route: RustRoute,
+    language: Language,
+    folder: &Path,
+    tools: &Tools,
+) -> Result<()> {
     let source = root.join(EXAMPLE).join(language.name());
     copy(&source, folder)?;
     if language != Language::Rust {
@@ -88,7 +99,12 @@ fn example(root: &Path, route: RustRoute, language: Language, folder: &Path, too
 
 fn build_folder(folder: &Path, tools: &Tools) -> Result<()> {
     let built = pointsman_build::build(folder, tools, &mut |line| println!("{line}"))?;
-    println!("built {}: {} bytes in {} ms", built.component.display(), built.bytes, built.took.as_millis());
+    println!(
+        "built {}: {} bytes in {} ms",
+        built.component.display(),
+        built.bytes,
+        built.took.as_millis()
+    );
     Ok(())
 }
 
@@ -131,7 +147,11 @@ fn python_bindings(root: &Path) -> Result<tempfile::TempDir> {
     let [python, _] = setup::guest_tools(root)?;
     let (all, kept) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let mut command = Command::new(python.join("componentize-py"));
-    command.arg("--wit-path").arg(root.join("wit/0.1")).args(["--world", "full-policy", "bindings"]);
+    command.arg("--wit-path").arg(root.join("wit/0.1")).args([
+        "--world",
+        "full-policy",
+        "bindings",
+    ]);
     run(command.arg(all.path()))?;
     for name in BINDINGS {
         let (from, to): (PathBuf, PathBuf) = (all.path().join(name), kept.path().join(name));

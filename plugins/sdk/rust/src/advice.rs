@@ -80,15 +80,18 @@ impl Advice {
     #[must_use]
     pub fn falling_back_to(mut self, lanes: impl IntoIterator<Item = LaneId>) -> Self {
         let steps = lanes.into_iter().map(FallbackStep::plain).collect();
-        self.fallback = Some(FallbackAdvice { on: default_triggers(), steps, first_token_ms: None });
+        self.fallback =
+            Some(FallbackAdvice { on: default_triggers(), steps, first_token_ms: None });
         self
     }
 
     /// With a longest wait in the queue, after which the request falls back.
     #[must_use]
     pub fn waiting_at_most(mut self, ms: u32) -> Self {
-        self.queue =
-            Some(QueueAdvice { max_wait_ms: Some(ms), ..self.queue.take().unwrap_or_else(in_queue) });
+        self.queue = Some(QueueAdvice {
+            max_wait_ms: Some(ms),
+            ..self.queue.take().unwrap_or_else(in_queue)
+        });
         self
     }
 

@@ -29,8 +29,9 @@ pub fn read(
     json: &str,
     mut read: impl FnMut(&str, &Value<'_, '_>) -> Result<(), PolicyError>,
 ) -> Result<(), PolicyError> {
-    let parsed = RawJson::parse(json)
-        .map_err(|error| PolicyError::InvalidConfig(format!("the configuration is not JSON: {error}")))?;
+    let parsed = RawJson::parse(json).map_err(|error| {
+        PolicyError::InvalidConfig(format!("the configuration is not JSON: {error}"))
+    })?;
     Value { path: String::new(), json: parsed.value() }.object(&mut read)
 }
 
@@ -136,7 +137,8 @@ impl Value<'_, '_> {
         mut read: impl FnMut(&Value<'_, '_>) -> Result<T, PolicyError>,
     ) -> Result<Vec<T>, PolicyError> {
         let elements = self.json.to_array().map_err(|_| self.expected("must be a list"))?;
-        let element = |(index, json)| read(&Value { path: format!("{}[{index}]", self.path), json });
+        let element =
+            |(index, json)| read(&Value { path: format!("{}[{index}]", self.path), json });
         elements.enumerate().map(element).collect()
     }
 
@@ -266,7 +268,10 @@ mod tests {
             (r#"{"texts": ["a", 5]}"#, "texts[1]: must be a text that is not empty, and is 5"),
             (r#"{"texts": ["a", "a"]}"#, "texts[1]: \"a\" is in the list twice"),
             (r#"{"word": "d"}"#, "word: must be \"a\", \"b\" or \"c\", and is \"d\""),
-            (r#"{"map": {"x": -1}}"#, "map.x: must be a whole number from 0 to 4294967295, and is -1"),
+            (
+                r#"{"map": {"x": -1}}"#,
+                "map.x: must be a whole number from 0 to 4294967295, and is -1",
+            ),
             (r#"{"flag": true, "flag": false}"#, "flag: is given twice"),
         ] {
             let got = refusal(json);

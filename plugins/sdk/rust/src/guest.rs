@@ -10,9 +10,9 @@ use self::hooks::recovering::exports::pointsman::policy::on_failure;
 use self::hooks::ticking::exports::pointsman::policy::on_tick;
 use crate::services::{Services, Source};
 use crate::{
-    Advice, Background, Call, Context, Failure, FieldValue, FleetView, LaneId, LaneInfo, LaneStat, LaneWish,
-    Learn, Level, Log, MessageInfo, Metrics, Outcome, Policy, PolicyError, Recover, Recovery, RequestView,
-    State, StateError, Tick,
+    Advice, Background, Call, Context, Failure, FieldValue, FleetView, LaneId, LaneInfo, LaneStat,
+    LaneWish, Learn, Level, Log, MessageInfo, Metrics, Outcome, Policy, PolicyError, Recover,
+    Recovery, RequestView, State, StateError, Tick,
 };
 
 #[allow(
@@ -89,7 +89,10 @@ pub trait Installed: Policy {
     fn slot<R>(visit: impl FnOnce(&OnceCell<Self>) -> R) -> R;
 }
 
-fn ask<P: Installed, R>(question: impl FnOnce(&P) -> R, unconfigured: impl FnOnce(PolicyError) -> R) -> R {
+fn ask<P: Installed, R>(
+    question: impl FnOnce(&P) -> R,
+    unconfigured: impl FnOnce(PolicyError) -> R,
+) -> R {
     P::slot(|slot| match slot.get() {
         Some(policy) => question(policy),
         None => unconfigured(PolicyError::Other("asked before it was configured".into())),
@@ -108,7 +111,13 @@ fn call(context: &Context) -> Call<'_> {
 }
 
 fn background(now_ms: u64) -> Background<'static> {
-    Background { now_ms, fleet: &Host, state: State(SOURCE), metrics: Metrics(SOURCE), log: Log(SOURCE) }
+    Background {
+        now_ms,
+        fleet: &Host,
+        state: State(SOURCE),
+        metrics: Metrics(SOURCE),
+        log: Log(SOURCE),
+    }
 }
 
 #[cfg(target_arch = "wasm32")]

@@ -47,7 +47,8 @@ impl<T> Default for PerTopology<T> {
 impl<T> PerTopology<T> {
     /// What was made for this topology; `make` makes it at the first call and after every change.
     pub fn get(&self, topology: u64, make: impl FnOnce() -> T) -> Rc<T> {
-        let known = self.0.borrow().as_ref().filter(|(of, _)| *of == topology).map(|(_, it)| Rc::clone(it));
+        let known =
+            self.0.borrow().as_ref().filter(|(of, _)| *of == topology).map(|(_, it)| Rc::clone(it));
         known.unwrap_or_else(|| {
             let made = Rc::new(make());
             *self.0.borrow_mut() = Some((topology, Rc::clone(&made)));

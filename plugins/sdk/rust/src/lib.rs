@@ -67,10 +67,10 @@ pub use services::{Log, Metrics, State};
 
 pub use guest::bindings::pointsman::policy::state::StateError;
 pub use guest::bindings::pointsman::policy::types::{
-    Advice, Context, Edit, Endpoint, Engine, Failure, FallbackAdvice, FallbackStep, FieldValue, LaneAdvice,
-    LaneId, LaneInfo, LaneScore, LaneStat, LaneState, LaneWish, Level, MessageInfo, Metric, MetricWeight,
-    Note, OnTimeout, Outcome, Permille, PolicyError, QueueAdvice, Recovery, Rejection, Role, Scalar,
-    Switching, Triggers, TryResult, Wish,
+    Advice, Context, Edit, Endpoint, Engine, Failure, FallbackAdvice, FallbackStep, FieldValue,
+    LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat, LaneState, LaneWish, Level, MessageInfo,
+    Metric, MetricWeight, Note, OnTimeout, Outcome, Permille, PolicyError, QueueAdvice, Recovery,
+    Rejection, Role, Scalar, Switching, Triggers, TryResult, Wish,
 };
 
 /// A policy: made from its configuration, asked about requests.

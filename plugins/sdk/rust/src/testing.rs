@@ -39,15 +39,20 @@ use self::fleet::ForModel;
 pub use self::request::FakeRequest;
 use crate::services::Services;
 use crate::{
-    Advice, Background, Call, Context, Failure, LaneId, LaneWish, Learn, Level, Log, Metrics, Outcome,
-    Policy, PolicyError, Recover, Recovery, RequestView, State, StateError, Tick, TryResult,
+    Advice, Background, Call, Context, Failure, LaneId, LaneWish, Learn, Level, Log, Metrics,
+    Outcome, Policy, PolicyError, Recover, Recovery, RequestView, State, StateError, Tick,
+    TryResult,
 };
 
 /// Ask a policy about a request, at the time that the request's context says, on a host that remembers nothing.
 ///
 /// # Errors
 /// When the policy has no advice.
-pub fn advise(policy: &impl Policy, request: &FakeRequest, fleet: &FakeFleet) -> Result<Advice, PolicyError> {
+pub fn advise(
+    policy: &impl Policy,
+    request: &FakeRequest,
+    fleet: &FakeFleet,
+) -> Result<Advice, PolicyError> {
     FakeHost::new(fleet.clone()).at(request.context.now_ms).advise(policy, request)
 }
 
@@ -131,7 +136,11 @@ impl FakeHost {
     ///
     /// # Errors
     /// When the policy has no advice.
-    pub fn advise(&self, policy: &impl Policy, request: &FakeRequest) -> Result<Advice, PolicyError> {
+    pub fn advise(
+        &self,
+        policy: &impl Policy,
+        request: &FakeRequest,
+    ) -> Result<Advice, PolicyError> {
         self.call(request, |call| policy.advise(call))
     }
 

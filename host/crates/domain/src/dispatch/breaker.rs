@@ -45,7 +45,8 @@ impl Breaker {
             }
             Some(_) => false,
             None if self.failures >= FAILURES => {
-                self.open = Some(Open { until: now + FIRST_PAUSE, pause: FIRST_PAUSE, trying: false });
+                self.open =
+                    Some(Open { until: now + FIRST_PAUSE, pause: FIRST_PAUSE, trying: false });
                 true
             }
             None => false,
@@ -55,7 +56,9 @@ impl Breaker {
     /// May a request that has somewhere else to go use the lane? One for each pause may. If not: how long that lasts.
     pub(super) fn admits(&self, now: Duration) -> Result<(), Duration> {
         match &self.open {
-            Some(open) if now < open.until => Err(open.until.saturating_sub(now).max(Duration::from_secs(1))),
+            Some(open) if now < open.until => {
+                Err(open.until.saturating_sub(now).max(Duration::from_secs(1)))
+            }
             _ => Ok(()),
         }
     }
@@ -110,6 +113,8 @@ mod tests {
         assert_eq!(breaker.admits(at(17)), Err(at(10)));
         breaker.untold(at(17));
         assert!(breaker.admits(at(17)).is_ok());
-        assert!(!breaker.ended(false, at(18)) && !breaker.is_open() && breaker.admits(at(18)).is_ok());
+        assert!(
+            !breaker.ended(false, at(18)) && !breaker.is_open() && breaker.admits(at(18)).is_ok()
+        );
     }
 }

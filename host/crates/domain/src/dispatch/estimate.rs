@@ -119,9 +119,12 @@ impl Dispatcher {
     /// How long the lanes take that are wanted more urgently, each of which has to be loaded and has its residence.
     fn turns_before(&self, group: &Group, demand: &Demand, now: Duration) -> Duration {
         let others = group.lanes.iter().filter(|id| **id != demand.lane);
-        let before =
-            others.filter_map(|id| self.demand(*id, now)).filter(|other| other.rank() < demand.rank());
-        before.fold(Duration::ZERO, |sum, other| sum.saturating_add(self.turn(other.lane, demand.lane)))
+        let before = others
+            .filter_map(|id| self.demand(*id, now))
+            .filter(|other| other.rank() < demand.rank());
+        before.fold(Duration::ZERO, |sum, other| {
+            sum.saturating_add(self.turn(other.lane, demand.lane))
+        })
     }
 
     /// Estimated time until a lane would be unloaded for another one.

@@ -39,7 +39,8 @@ impl LoadFigures {
         self.next = (self.next + 1) % WINDOW;
         if !report.failed {
             // A moving average over about eight requests: fast enough to follow a change of load.
-            self.mean_held = Some(self.mean_held.map_or(report.held, |mean| (mean * 7 + report.held) / 8));
+            self.mean_held =
+                Some(self.mean_held.map_or(report.held, |mean| (mean * 7 + report.held) / 8));
         }
         self.ttft = self.percentiles();
     }
@@ -69,12 +70,15 @@ impl LoadFigures {
     }
 
     fn percentiles(&self) -> (u32, u32) {
-        let mut times: Vec<Duration> = self.reports.iter().filter_map(|report| report.first_byte).collect();
+        let mut times: Vec<Duration> =
+            self.reports.iter().filter_map(|report| report.first_byte).collect();
         times.sort_unstable();
         // Nearest rank: the smallest value that at least this part of the values does not exceed.
         let at = |percent: usize| {
             let rank = (times.len() * percent).div_ceil(100).max(1);
-            times.get(rank - 1).map_or(0, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX))
+            times
+                .get(rank - 1)
+                .map_or(0, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX))
         };
         (at(50), at(99))
     }

@@ -161,7 +161,10 @@ impl Queue {
             .map(|(arrival, priority, _)| (*arrival, *priority))
             .collect();
         found.sort_unstable();
-        found.into_iter().filter_map(|(arrival, priority)| self.take(lane, priority, arrival)).collect()
+        found
+            .into_iter()
+            .filter_map(|(arrival, priority)| self.take(lane, priority, arrival))
+            .collect()
     }
 
     pub(super) fn is_empty(&self, lane: LaneId) -> bool {
@@ -197,7 +200,11 @@ impl Queue {
     /// How many wait for a lane, by priority.
     pub(super) fn by_priority(&self, lane: LaneId) -> Vec<(i32, usize)> {
         let levels = self.lanes.get(lane.index()).map(|queue| &queue.levels);
-        levels.into_iter().flatten().map(|(priority, level)| (*priority, level.waiting.len())).collect()
+        levels
+            .into_iter()
+            .flatten()
+            .map(|(priority, level)| (*priority, level.waiting.len()))
+            .collect()
     }
 
     fn take(&mut self, lane: LaneId, priority: i32, arrival: Arrival) -> Option<Waiter> {
@@ -248,7 +255,10 @@ mod tests {
             queue.push(LANE, waiter(ticket, priority, 0, ticket));
         }
         assert_eq!(order(&mut queue, 10), [2, 4, 1, 3, 5]);
-        assert_eq!((queue.len(), queue.next_deadline(), queue.oldest_exchanging(LANE)), (0, None, None));
+        assert_eq!(
+            (queue.len(), queue.next_deadline(), queue.oldest_exchanging(LANE)),
+            (0, None, None)
+        );
     }
 
     #[test]
@@ -280,7 +290,10 @@ mod tests {
         assert!(queue.remove(Ticket(2)).is_some() && queue.remove(Ticket(2)).is_none());
         assert_eq!(queue.drain(LANE, |waiter| waiter.flow == FlowId(1)).len(), 2);
         assert_eq!(queue.pop_expired(second(1003)), None);
-        assert_eq!(queue.pop_expired(second(1004)).map(|(_, waiter)| waiter.ticket), Some(Ticket(4)));
+        assert_eq!(
+            queue.pop_expired(second(1004)).map(|(_, waiter)| waiter.ticket),
+            Some(Ticket(4))
+        );
         let LaneQueue { levels, exchanging, length } = &queue.lanes[0];
         assert!(levels.is_empty() && exchanging.is_empty() && *length == 0);
         assert!(queue.places.is_empty() && queue.deadlines.is_empty());

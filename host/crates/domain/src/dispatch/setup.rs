@@ -130,7 +130,8 @@ mod tests {
             give_up: 0,
             failed_retry: second,
         };
-        let pauses: Vec<u64> = [1, 2, 3, 4, 99].map(|failures| back_off.pause(failures).as_secs()).to_vec();
+        let pauses: Vec<u64> =
+            [1, 2, 3, 4, 99].map(|failures| back_off.pause(failures).as_secs()).to_vec();
         assert_eq!(pauses, [1, 2, 4, 5, 5]);
     }
 }

@@ -93,7 +93,9 @@ impl Demand {
     }
 
     /// Smaller is more urgent.
-    pub(super) fn rank(&self) -> (bool, Option<Duration>, bool, Reverse<i64>, Option<Duration>, LaneId) {
+    pub(super) fn rank(
+        &self,
+    ) -> (bool, Option<Duration>, bool, Reverse<i64>, Option<Duration>, LaneId) {
         let overdue = self.reach == Reach::Overdue;
         (
             !overdue,
@@ -141,7 +143,8 @@ impl Dispatcher {
             sum.saturating_add(victim.held().saturating_sub(victim.setup.asleep))
         });
         let target = self.lanes[switch.target.index()].setup.need;
-        let later = group.setup.budget.saturating_sub(held.saturating_sub(freed)).saturating_sub(target);
+        let later =
+            group.setup.budget.saturating_sub(held.saturating_sub(freed)).saturating_sub(target);
         now.min(later)
     }
 
@@ -152,7 +155,13 @@ impl Dispatcher {
     }
 
     /// Step 2.
-    fn carry_on(&mut self, group: usize, now: Duration, wake: &mut Wake, effects: &mut Vec<Effect>) {
+    fn carry_on(
+        &mut self,
+        group: usize,
+        now: Duration,
+        wake: &mut Wake,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(mut switch) = self.groups[group].switch.take() else { return };
         // 2.1
         if self.demand(switch.target, now).is_none() {
@@ -180,9 +189,12 @@ impl Dispatcher {
             let due = switch.since.saturating_add(cut_after);
             switch.cut = due <= now;
             if switch.cut {
-                let draining = switch.victims.iter().filter(|id| is(self, id, EngineState::Draining));
-                let cut =
-                    |id: &LaneId| Effect::Cut { lane: *id, generation: self.lanes[id.index()].generation };
+                let draining =
+                    switch.victims.iter().filter(|id| is(self, id, EngineState::Draining));
+                let cut = |id: &LaneId| Effect::Cut {
+                    lane: *id,
+                    generation: self.lanes[id.index()].generation,
+                };
                 effects.extend(draining.map(cut));
             } else {
                 wake.at_latest(due);
@@ -208,7 +220,10 @@ impl Dispatcher {
     /// Unload a draining lane that has no lease left.
     fn unload_drained(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
         let lane = &mut self.lanes[id.index()];
-        if lane.engine == EngineState::Draining && lane.running == 0 && lane.step(EngineEvent::Stop, now) {
+        if lane.engine == EngineState::Draining
+            && lane.running == 0
+            && lane.step(EngineEvent::Stop, now)
+        {
             effects.push(Effect::Unload { lane: id, fully: false });
             let never = self.queue.drain(id, |waiter| waiter.switching == Switching::Never);
             refuse_all(never, &Refusal::NotLoaded, effects);
@@ -216,7 +231,13 @@ impl Dispatcher {
     }
 
     /// Step 3.
-    fn unload_unused(&mut self, group: usize, now: Duration, wake: &mut Wake, effects: &mut Vec<Effect>) {
+    fn unload_unused(
+        &mut self,
+        group: usize,
+        now: Duration,
+        wake: &mut Wake,
+        effects: &mut Vec<Effect>,
+    ) {
         for index in 0..self.groups[group].lanes.len() {
             let id = self.groups[group].lanes[index];
             let lane = &mut self.lanes[id.index()];
@@ -224,7 +245,11 @@ impl Dispatcher {
                 continue;
             };
             let wished = matches!(lane.wish_at(now), Some(Wish::Keep | Wish::Load));
-            if lane.engine != EngineState::Ready || lane.running > 0 || !self.queue.is_empty(id) || wished {
+            if lane.engine != EngineState::Ready
+                || lane.running > 0
+                || !self.queue.is_empty(id)
+                || wished
+            {
                 continue;
             }
             let due = lane.last_used.saturating_add(after);
@@ -237,7 +262,13 @@ impl Dispatcher {
     }
 
     /// Step 4.
-    fn load_wanted(&mut self, group: usize, now: Duration, wake: &mut Wake, effects: &mut Vec<Effect>) {
+    fn load_wanted(
+        &mut self,
+        group: usize,
+        now: Duration,
+        wake: &mut Wake,
+        effects: &mut Vec<Effect>,
+    ) {
         self.end_pauses(group, now, wake);
         let lanes = &self.groups[group].lanes;
         let mut wanted: Vec<Demand> = lanes.iter().filter_map(|id| self.demand(*id, now)).collect();
@@ -288,8 +319,10 @@ impl Dispatcher {
             return None;
         }
         let standing = lane.setup.residency == Residency::Always;
-        let overdue_at =
-            self.queue.oldest_exchanging(id).map(|since| since.saturating_add(self.rules.longest_wait));
+        let overdue_at = self
+            .queue
+            .oldest_exchanging(id)
+            .map(|since| since.saturating_add(self.rules.longest_wait));
         let aged = self.queue.urgency(id, now);
         let reach = match (overdue_at, aged) {
             (Some(at), _) if at <= now => Reach::Overdue,
@@ -320,11 +353,23 @@ impl Dispatcher {
             }
         }
         let overdue = demand.reach == Reach::Overdue;
-        self.groups[group].switch =
-            Some(Switch { target: demand.lane, victims, since: now, drained: None, overdue, cut: false });
+        self.groups[group].switch = Some(Switch {
+            target: demand.lane,
+            victims,
+            since: now,
+            drained: None,
+            overdue,
+            cut: false,
+        });
     }
 
-    fn load(&mut self, id: LaneId, switch: Option<Switch>, now: Duration, effects: &mut Vec<Effect>) {
+    fn load(
+        &mut self,
+        id: LaneId,
+        switch: Option<Switch>,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
         let alone = Switch {
             target: id,
             victims: Vec::new(),

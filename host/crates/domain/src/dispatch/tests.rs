@@ -24,7 +24,13 @@ pub(super) fn setup(slots: u32, group: usize, need_gib: u64) -> LaneSetup {
         asleep: 0,
         residency: Residency::OnDemand { preload: false, unload_after: None },
         expected_load: s(40),
-        back_off: BackOff { first: s(1), most: s(60), reset_after: s(60), give_up: 3, failed_retry: s(600) },
+        back_off: BackOff {
+            first: s(1),
+            most: s(60),
+            reset_after: s(60),
+            give_up: 3,
+            failed_retry: s(600),
+        },
     }
 }
 
@@ -161,7 +167,10 @@ fn wait_or_fall_back() {
         arrival.has_fallback = true;
     };
     desk.arrive_as(A, hurry);
-    assert_eq!(desk.wants(), ["refuse 1: the lane would be ready for it in 40000 ms, which is too late"]);
+    assert_eq!(
+        desk.wants(),
+        ["refuse 1: the lane would be ready for it in 40000 ms, which is too late"]
+    );
     desk.arrive_as(A, |arrival| arrival.deadline = s(20));
     assert_eq!(desk.wants(), ["load A"], "with nowhere else to go it waits as long as it can");
     desk.at(s(30));
@@ -266,7 +275,10 @@ fn a_lane_that_fails_too_often_is_left_by_those_who_can() {
     let granted = desk.arrive(A);
     assert_eq!(
         desk.wants(),
-        ["refuse 7: the lane fails too often at the moment".to_owned(), format!("grant {granted} A")]
+        [
+            "refuse 7: the lane fails too often at the moment".to_owned(),
+            format!("grant {granted} A")
+        ]
     );
     desk.release(granted);
     assert_eq!(desk.state(A), LaneState::Ready);
@@ -274,8 +286,11 @@ fn a_lane_that_fails_too_often_is_left_by_those_who_can() {
 
 #[test]
 fn engines_of_others_come_and_go() {
-    let mut desk =
-        Desk::new(vec![LaneSetup { residency: Residency::External, ..setup(1, 9, 0) }], 30, rules());
+    let mut desk = Desk::new(
+        vec![LaneSetup { residency: Residency::External, ..setup(1, 9, 0) }],
+        30,
+        rules(),
+    );
     let ticket = desk.arrive(A);
     desk.engine(A, EngineNews::Ready);
     assert_eq!(desk.wants(), [format!("grant {ticket} A")]);
@@ -290,7 +305,9 @@ fn engines_of_others_come_and_go() {
 #[test]
 fn figures_tell_when_a_lane_would_be_ready() {
     let mut desk = Desk::turns(2);
-    let at = |desk: &Desk, lane: LaneId| desk.dispatcher.stats(desk.now)[lane.index()].ready_in_ms / 1000;
+    let at = |desk: &Desk, lane: LaneId| {
+        desk.dispatcher.stats(desk.now)[lane.index()].ready_in_ms / 1000
+    };
     assert_eq!((at(&desk, A), at(&desk, B)), (40, 40));
     let ticket = desk.arrive(A);
     desk.at(s(10));

@@ -82,13 +82,17 @@ impl Dispatcher {
                 let residence = lane.up_since.saturating_add(part(cost, self.rules.residence));
                 match self.queue.urgency(id, now) {
                     // Its own work is more urgent. That changes with age, if with nothing else.
-                    Some(own) if own > demand.aged => residence.max(now.saturating_add(self.look_again())),
+                    Some(own) if own > demand.aged => {
+                        residence.max(now.saturating_add(self.look_again()))
+                    }
                     _ => residence,
                 }
             }
         };
-        let kept =
-            lane.wish.filter(|(wish, _)| *wish == Wish::Keep).map_or(Duration::ZERO, |(_, until)| until);
+        let kept = lane
+            .wish
+            .filter(|(wish, _)| *wish == Wish::Keep)
+            .map_or(Duration::ZERO, |(_, until)| until);
         let at = at.max(kept);
         Some(demand.overdue_at.map_or(at, |overdue| at.min(overdue)))
     }
@@ -105,8 +109,12 @@ impl Dispatcher {
         now: Duration,
     ) -> Duration {
         let residence = part(cost, self.rules.residence.min(1000));
-        let turn = if idle { now } else { self.lanes[id.index()].up_since.saturating_add(residence) };
-        let own = self.queue.oldest_exchanging(id).map(|since| since.saturating_add(self.rules.longest_wait));
+        let turn =
+            if idle { now } else { self.lanes[id.index()].up_since.saturating_add(residence) };
+        let own = self
+            .queue
+            .oldest_exchanging(id)
+            .map(|since| since.saturating_add(self.rules.longest_wait));
         let older = own.is_some() && own < demand.overdue_at;
         if older { turn.max(now.saturating_add(self.look_again())) } else { turn }
     }
@@ -118,6 +126,9 @@ impl Dispatcher {
 
     /// What exchanging one lane for another is expected to take.
     pub(super) fn switch_cost(&self, from: LaneId, to: LaneId) -> Duration {
-        self.lanes[from.index()].stop.estimate().saturating_add(self.lanes[to.index()].load.estimate())
+        self.lanes[from.index()]
+            .stop
+            .estimate()
+            .saturating_add(self.lanes[to.index()].load.estimate())
     }
 }

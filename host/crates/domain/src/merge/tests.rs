@@ -29,7 +29,11 @@ fn lanes(advice: &[LaneAdvice], conflict: OnConflict) -> Vec<(u32, i64)> {
     let fleet = fleet(3);
     let mut merge = Merge::new(&fleet, "m");
     for lanes in advice {
-        merge.add(&PolicyRef::new("p", "1"), 1, Advice { lanes: lanes.clone(), ..Advice::default() });
+        merge.add(
+            &PolicyRef::new("p", "1"),
+            1,
+            Advice { lanes: lanes.clone(), ..Advice::default() },
+        );
     }
     merge.finish(conflict).lanes.into_iter().map(|(lane, score)| (lane.0, score)).collect()
 }
@@ -43,7 +47,10 @@ fn filters_intersect_and_scores_add() {
         (vec![Only(ids(&[1, 2])), Avoid(ids(&[2]))], vec![(1, 0)]),
         (vec![Only(ids(&[1, 77]))], vec![(1, 0)]),
         (vec![Scores(vec![score(0, 300), score(2, 2000)])], vec![(0, 300), (1, 0), (2, 1000)]),
-        (vec![Scores(vec![score(0, 300)]), Scores(vec![score(0, 5)])], vec![(0, 305), (1, 0), (2, 0)]),
+        (
+            vec![Scores(vec![score(0, 300)]), Scores(vec![score(0, 5)])],
+            vec![(0, 305), (1, 0), (2, 0)],
+        ),
         (vec![Ordered(ids(&[2, 0]))], vec![(0, 500), (2, 1000)]),
         (vec![Only(ids(&[0])), Only(ids(&[1]))], vec![]),
     ] {
@@ -70,7 +77,10 @@ fn blending_scales_over_the_candidates() {
     assert_eq!(blend(&fleet, &all, &[weight(Metric::EstWait, 10)]), [0, 1000, 500]);
     assert_eq!(blend(&fleet, &all, &[weight(Metric::EstWait, -10)]), [0, -1000, -500]);
     assert_eq!(blend(&fleet, &all, &[weight(Metric::SlotsFree, 1)]), [1000, 1000, 1000]);
-    assert_eq!(blend(&fleet, &all, &[weight(Metric::EstWait, 1), weight(Metric::Cost, 1)]), [500, 750, 250]);
+    assert_eq!(
+        blend(&fleet, &all, &[weight(Metric::EstWait, 1), weight(Metric::Cost, 1)]),
+        [500, 750, 250]
+    );
     assert_eq!(blend(&fleet, &all, &[]), [0, 0, 0]);
 }
 

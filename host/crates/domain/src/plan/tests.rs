@@ -43,7 +43,8 @@ fn steps(decision: Decision) -> Vec<u32> {
 }
 
 fn fall_back_to(lanes: &[u32], on: Triggers) -> Option<FallbackAdvice> {
-    let steps = lanes.iter().map(|lane| FallbackStep { lane: LaneId(*lane), edits: Vec::new() }).collect();
+    let steps =
+        lanes.iter().map(|lane| FallbackStep { lane: LaneId(*lane), edits: Vec::new() }).collect();
     Some(FallbackAdvice { on, steps, first_token: None })
 }
 
@@ -65,15 +66,22 @@ fn a_score_beats_a_shorter_start_but_not_a_dead_engine() {
     assert_eq!(steps(decide(&fleet(&[Ready, Starting, Ready]), advice(1)))[0], 1);
     assert_eq!(steps(decide(&fleet(&[Ready, Unloaded, Ready]), advice(1)))[0], 1);
     assert_eq!(steps(decide(&fleet(&[Ready, Down, Ready]), advice(1))), [0, 2]);
-    assert_eq!(steps(decide(&fleet(&[Ready, Draining, Ready]), advice(1)))[0], 1, "it will be back");
+    assert_eq!(
+        steps(decide(&fleet(&[Ready, Draining, Ready]), advice(1)))[0],
+        1,
+        "it will be back"
+    );
 }
 
 #[test]
 fn a_planned_fallback_replaces_the_built_in_one_and_may_leave_the_candidates() {
     let fleet = fleet(&[Ready, Ready, Ready, Ready]);
     let only = LaneAdvice::Only(vec![LaneId(1)]);
-    let advice =
-        Advice { lanes: only, fallback: fall_back_to(&[3, 1, 42], Triggers::ALL), ..Advice::default() };
+    let advice = Advice {
+        lanes: only,
+        fallback: fall_back_to(&[3, 1, 42], Triggers::ALL),
+        ..Advice::default()
+    };
     assert_eq!(steps(decide(&fleet, advice)), [1, 3]);
 }
 

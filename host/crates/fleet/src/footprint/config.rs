@@ -82,10 +82,13 @@ impl Config<'_> {
         let across = self.list("cross_attention_layers")?.map_or(0, |list| list.len() as u64);
         let layers = self.positive("num_hidden_layers")?.saturating_sub(across);
         // Qwen2 names a window and does not use it.
-        let used = self.get("use_sliding_window", Value::as_bool, "is not true or false")?.unwrap_or(true);
+        let used =
+            self.get("use_sliding_window", Value::as_bool, "is not true or false")?.unwrap_or(true);
         let window = self.number("sliding_window")?.filter(|window| used && *window > 0);
         let count = |list: &[Value], kinds: &[&str]| {
-            list.iter().filter(|kind| kind.as_str().is_some_and(|kind| kinds.contains(&kind))).count() as u64
+            list.iter()
+                .filter(|kind| kind.as_str().is_some_and(|kind| kinds.contains(&kind)))
+                .count() as u64
         };
         let (sliding, stateless) = match self.list("layer_types")? {
             Some(list) => (count(list, &["sliding_attention"]), count(list, &STATELESS)),
@@ -109,7 +112,9 @@ impl Config<'_> {
             Some(family) if family.starts_with("gemma3") => Some(6),
             Some(_) | None => None,
         };
-        if let Some(every) = self.number("sliding_window_pattern")?.or(known).filter(|every| *every > 0) {
+        if let Some(every) =
+            self.number("sliding_window_pattern")?.or(known).filter(|every| *every > 0)
+        {
             return Ok(layers / every);
         }
         // Qwen2: the first so many.

@@ -46,7 +46,9 @@ pub(super) fn of_file(path: &Path, serving: &Serving) -> Result<Footprint, Footp
     let (weights, files) = sizes(path)?;
     let file = File::open(path).map_err(|source| cannot_read(path, source))?;
     let header = Header::read(BufReader::new(file)).map_err(|fault| match fault {
-        Fault::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => malformed("ends in its header"),
+        Fault::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+            malformed("ends in its header")
+        }
         Fault::Io(source) => cannot_read(path, source),
         Fault::Bad(problem) => malformed(&problem),
     })?;
@@ -86,7 +88,9 @@ fn sizes(path: &Path) -> Result<(u64, usize), FootprintError> {
     let Some((model, part, all)) = stem.and_then(part_of) else {
         return Ok((size_of(path, path)?, 1));
     };
-    let file = |part: u32| -> PathBuf { path.with_file_name(format!("{model}-{part:05}-of-{all:05}.gguf")) };
+    let file = |part: u32| -> PathBuf {
+        path.with_file_name(format!("{model}-{part:05}-of-{all:05}.gguf"))
+    };
     if part != 1 {
         return Err(FootprintError::LaterPart(path.to_owned(), file(1)));
     }
@@ -145,7 +149,9 @@ impl Header {
         match reader.u32()? {
             2 | 3 => {}
             version if version.trailing_zeros() >= 16 => return bad("is for big-endian machines"),
-            version => return bad(format!("has version {version} of the format; 2 and 3 are known")),
+            version => {
+                return bad(format!("has version {version} of the format; 2 and 3 are known"));
+            }
         }
         let (tensors, keys) = (reader.u64()?, reader.u64()?);
         if tensors > MOST_TENSORS || keys > MOST_KEYS {
@@ -168,7 +174,13 @@ impl Header {
     fn cache_per_token(&self, file: &Path) -> Result<u64, FootprintError> {
         let architecture = match self.0.get("general.architecture") {
             Some(Value::Text(text)) => text,
-            found => return Err(key_error(file, "general.architecture", problem(found, "is not a text"))),
+            found => {
+                return Err(key_error(
+                    file,
+                    "general.architecture",
+                    problem(found, "is not a text"),
+                ));
+            }
         };
         let key = |name: &str| format!("{architecture}.{name}");
         let number = |name: &str| match self.0.get(&key(name)) {
@@ -180,19 +192,24 @@ impl Header {
         let heads = |name: &str| match self.0.get(&key(name)) {
             Some(Value::Number(number)) => Ok((number.saturating_mul(layers), *number)),
             Some(Value::List(list)) if list.len() as u64 >= layers => {
-                let sum =
-                    list.iter().zip(0..layers).fold(0_u64, |sum, (heads, _)| sum.saturating_add(*heads));
+                let sum = list
+                    .iter()
+                    .zip(0..layers)
+                    .fold(0_u64, |sum, (heads, _)| sum.saturating_add(*heads));
                 Ok((sum, list.iter().copied().max().unwrap_or(0)))
             }
             Some(Value::List(_)) => {
                 Err(key_error(file, &key(name), "has fewer numbers than the model layers"))
             }
-            found => {
-                Err(key_error(file, &key(name), problem(found, "is neither a number nor a list of such")))
-            }
+            found => Err(key_error(
+                file,
+                &key(name),
+                problem(found, "is neither a number nor a list of such"),
+            )),
         };
         let grouped = self.0.contains_key(&key("attention.head_count_kv"));
-        let kv_heads = heads(if grouped { "attention.head_count_kv" } else { "attention.head_count" })?.0;
+        let kv_heads =
+            heads(if grouped { "attention.head_count_kv" } else { "attention.head_count" })?.0;
         let length = |name: &str| -> Result<u64, FootprintError> {
             if self.0.contains_key(&key(name)) {
                 return number(name);
@@ -201,7 +218,8 @@ impl Header {
             let each = number("embedding_length")?.checked_div(most);
             each.ok_or_else(|| key_error(file, &key("attention.head_count"), "is 0"))
         };
-        let elements = length("attention.key_length")?.saturating_add(length("attention.value_length")?);
+        let elements =
+            length("attention.key_length")?.saturating_add(length("attention.value_length")?);
         Ok(kv_heads.saturating_mul(elements).saturating_mul(ELEMENT))
     }
 
@@ -273,7 +291,11 @@ impl<R: BufRead> Reader<R> {
     fn skip(&mut self, bytes: u64) -> Result<(), Fault> {
         self.spend(bytes)?;
         let skipped = io::copy(&mut self.from.by_ref().take(bytes), &mut io::sink())?;
-        if skipped == bytes { Ok(()) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) }
+        if skipped == bytes {
+            Ok(())
+        } else {
+            Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
+        }
     }
 
     /// A string; `None`, and skipped, if it is too long to be kept or not UTF-8.

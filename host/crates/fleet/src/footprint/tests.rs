@@ -66,7 +66,8 @@ fn a_model_of_61_gib_is_added_up() {
     // 26 files, 65.5 GB.
     let files: Vec<(String, u64)> =
         (0..26).map(|n| (format!("model-{n:05}.safetensors"), 65_500_000_000 / 26)).collect();
-    let files: Vec<(&str, u64)> = files.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
+    let files: Vec<(&str, u64)> =
+        files.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
     let folder = folder(&qwen_32b(), &files);
     let need = of_model(folder.path(), &ONE_LONG).unwrap();
     assert_eq!((need.kv_per_token, need.kv), (256 * KIB, 8 * GIB));
@@ -78,7 +79,11 @@ fn a_model_of_61_gib_is_added_up() {
     );
     let graphs = of_model(folder.path(), &Serving { eager: false, ..ONE_LONG }).unwrap();
     assert_eq!(graphs.total(), need.total() + GIB);
-    assert!(graphs.explain().contains("overhead 4.1 GiB (1.0 GiB of it for graphs)"), "{}", graphs.explain());
+    assert!(
+        graphs.explain().contains("overhead 4.1 GiB (1.0 GiB of it for graphs)"),
+        "{}",
+        graphs.explain()
+    );
     assert_eq!(need.model, folder.path().file_name().unwrap().to_str().unwrap());
 }
 
@@ -133,7 +138,8 @@ fn caches_follow_the_configuration() {
 #[test]
 fn windows_and_quantization_are_explained() {
     let config = with(&qwen_32b(), "use_sliding_window", json!(true));
-    let config = with(&with(&config, "sliding_window", json!(1024)), "max_window_layers", json!(16));
+    let config =
+        with(&with(&config, "sliding_window", json!(1024)), "max_window_layers", json!(16));
     let config = with(&config, "quantization_config", json!({ "quant_method": "awq" }));
     let folder = folder(&config, &[("model.safetensors", GIB)]);
     let text = of_model(folder.path(), &Serving { sequences: 2, ..ONE_LONG }).unwrap().explain();
@@ -170,15 +176,20 @@ fn wrong_values_are_named() {
 
 #[test]
 fn an_index_says_which_files_count() {
-    let folder =
-        folder(&qwen_32b(), &[("a.safetensors", GIB), ("b.safetensors", GIB), ("rest.safetensors", GIB)]);
+    let folder = folder(
+        &qwen_32b(),
+        &[("a.safetensors", GIB), ("b.safetensors", GIB), ("rest.safetensors", GIB)],
+    );
     let index = folder.path().join("model.safetensors.index.json");
     let write = |map: Value| fs::write(&index, json!({ "weight_map": map }).to_string()).unwrap();
     write(json!({ "x": "a.safetensors", "y": "b.safetensors", "z": "a.safetensors" }));
     assert_eq!(of_model(folder.path(), &ONE_LONG).unwrap().weights, 2 * GIB);
     write(json!({ "x": "a.safetensors", "y": "c.safetensors" }));
     let text = error(folder.path());
-    assert!(text.contains("c.safetensors is not there, but") && text.contains("index.json counts"), "{text}");
+    assert!(
+        text.contains("c.safetensors is not there, but") && text.contains("index.json counts"),
+        "{text}"
+    );
     for map in [json!(null), json!({}), json!({ "x": 1 }), json!({ "x": "../a.safetensors" })] {
         write(map);
         assert!(error(folder.path()).contains("\"weight_map\" in"));
@@ -210,7 +221,10 @@ fn what_is_no_model_is_described() {
     assert!(text.contains("a folder with 0.bin, 1.bin, 2.bin, 3.bin, 4.bin and 2 more"), "{text}");
     assert!(error(&path("0.bin")).contains("a file of another kind"));
     sparse(&path("small.gguf"), 1);
-    assert!(error(root.path()).contains("a folder with small.gguf, and llama.cpp wants the file itself"));
+    assert!(
+        error(root.path())
+            .contains("a folder with small.gguf, and llama.cpp wants the file itself")
+    );
 }
 
 #[test]
@@ -257,8 +271,14 @@ impl Writer {
     }
 
     fn done(self) -> Vec<u8> {
-        [b"GGUF", &3_u32.to_le_bytes()[..], &7_u64.to_le_bytes(), &self.keys.to_le_bytes(), &self.bytes]
-            .concat()
+        [
+            b"GGUF",
+            &3_u32.to_le_bytes()[..],
+            &7_u64.to_le_bytes(),
+            &self.keys.to_le_bytes(),
+            &self.bytes,
+        ]
+        .concat()
     }
 }
 
@@ -326,7 +346,10 @@ fn all_parts_of_a_split_gguf_count() {
     let need = of_model(&first, &ONE_LONG).unwrap();
     assert_eq!((need.weights, need.files, need.model.as_str()), (5 * GIB, 3, "big"));
     let text = error(&part(2));
-    assert!(text.contains("is not the first part") && text.ends_with("big-00001-of-00003.gguf"), "{text}");
+    assert!(
+        text.contains("is not the first part") && text.ends_with("big-00001-of-00003.gguf"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -344,7 +367,10 @@ fn gguf_files_of_no_use_are_described() {
         (start(3_u32.swap_bytes()), "is for big-endian machines"),
         (counts(0, endless), "and 18446744073709551615 keys"),
         (counts(endless, 0), "claims to have 18446744073709551615 tensors"),
-        (empty().key("x", 8, &endless.to_le_bytes()).done(), "a string of 18446744073709551615 bytes"),
+        (
+            empty().key("x", 8, &endless.to_le_bytes()).done(),
+            "a string of 18446744073709551615 bytes",
+        ),
         (
             empty().array("x", 8, endless, &endless.to_le_bytes()).done(),
             "a string of 18446744073709551615 bytes",
@@ -358,7 +384,10 @@ fn gguf_files_of_no_use_are_described() {
         (named().key("a.block_count", 6, &[0; 4]).done(), "is not a whole number"),
         (named().key("a.block_count", 1, &[0xff]).done(), "is not a whole number"),
         (named().number("a.block_count", 2).done(), "\"a.attention.head_count\" in"),
-        (named().number("a.block_count", 2).number("a.attention.head_count", 0).done(), "a.embedding_length"),
+        (
+            named().number("a.block_count", 2).number("a.attention.head_count", 0).done(),
+            "a.embedding_length",
+        ),
         (small().number("llama.attention.head_count", 0).done(), "is 0;"),
         (small().array("llama.attention.head_count_kv", 4, 1, &[0; 4]).done(), "has fewer numbers"),
         (small().string("llama.attention.head_count_kv", "8").done(), "is neither a number"),

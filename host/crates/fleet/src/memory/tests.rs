@@ -89,14 +89,18 @@ fn an_apu_shares_the_memory_of_the_system() {
     fake.write("proc/meminfo", b"MemAvailable: 10485760 kB\n");
     assert_eq!(machine.free(&ANY_GPU), Some(11 * GIB));
     let text = machine.explain(&ANY_GPU);
-    assert!(text.starts_with("11.0 GiB free of 97.0 GiB on renderD128, limited by the 10.0 GiB"), "{text}");
+    assert!(
+        text.starts_with("11.0 GiB free of 97.0 GiB on renderD128, limited by the 10.0 GiB"),
+        "{text}"
+    );
     fake.write("proc/meminfo", b"");
     assert_eq!(machine.free(&ANY_GPU), None);
 }
 
 #[test]
 fn a_card_has_memory_of_its_own() {
-    let properties = "gfx_target_version 90010\nvendor_id 4098\ndrm_render_minor 129\nunique_id 255\n";
+    let properties =
+        "gfx_target_version 90010\nvendor_id 4098\ndrm_render_minor 129\nunique_id 255\n";
     let fake = Fake::new(&[
         CPU_NODE,
         MEMINFO,
@@ -142,7 +146,8 @@ fn without_a_gpu_there_is_the_memory_of_the_system() {
     let limit = |bytes| ("sys/fs/cgroup/a.slice/memory.max", bytes);
     let used = ("sys/fs/cgroup/a.slice/memory.current", "1000\n");
     let own = [("sys/fs/cgroup/a.slice/b.service/memory.max", "max\n")];
-    let cached = ("sys/fs/cgroup/a.slice/memory.stat", "anon 5\nactive_file 7\ninactive_file 300\n");
+    let cached =
+        ("sys/fs/cgroup/a.slice/memory.stat", "anon 5\nactive_file 7\ninactive_file 300\n");
     for (files, left) in [
         (vec![group, own[0]], None),
         (vec![group, limit("max\n"), used], None),
@@ -159,7 +164,10 @@ fn without_a_gpu_there_is_the_memory_of_the_system() {
     }
     let fake = machine_with(&[group, limit("5000\n"), used]);
     let text = fake.machine().explain(&Pool::System);
-    assert_eq!(text, "3.9 KiB free of 124.0 GiB of system memory, limited by our control group (memory.max)");
+    assert_eq!(
+        text,
+        "3.9 KiB free of 124.0 GiB of system memory, limited by our control group (memory.max)"
+    );
 }
 
 #[test]
@@ -174,11 +182,18 @@ fn what_cannot_be_read_is_not_there() {
     let machine = fake.machine();
     assert_eq!(machine.gpus().first().map(|gpu| (gpu.vram_total, gpu.apu)), Some((0, false)));
     assert_eq!(machine.free(&ANY_GPU), None);
-    assert!(machine.explain(&ANY_GPU).starts_with("the free memory of renderD128 cannot be read from sys/"));
+    assert!(
+        machine
+            .explain(&ANY_GPU)
+            .starts_with("the free memory of renderD128 cannot be read from sys/")
+    );
 
     let fake = strix_halo();
     for (path, text) in [
-        ("sys/class/kfd/kfd/topology/nodes/2/properties", "drm_render_minor 99999999999999999999\n"),
+        (
+            "sys/class/kfd/kfd/topology/nodes/2/properties",
+            "drm_render_minor 99999999999999999999\n",
+        ),
         ("sys/class/kfd/kfd/topology/nodes/3/properties", "drm_render_minor\n\n \u{0}"),
         ("sys/class/kfd/kfd/topology/nodes/4/name", "x"),
         ("sys/class/drm/renderDx/device/vendor", "0x1002"),
@@ -218,7 +233,8 @@ fn instruction_sets_have_names() {
 }
 
 fn content() -> impl Strategy<Value = Vec<u8>> {
-    let lines = "((drm_render_minor|gfx_target_version|MemAvailable:|0::)[ /.]{0,2}[0-9]{0,21}\n){0,5}";
+    let lines =
+        "((drm_render_minor|gfx_target_version|MemAvailable:|0::)[ /.]{0,2}[0-9]{0,21}\n){0,5}";
     prop_oneof![
         any::<Vec<u8>>(),
         any::<u64>().prop_map(|number| number.to_string().into_bytes()),

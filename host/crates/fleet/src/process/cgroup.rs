@@ -21,8 +21,8 @@ pub(super) fn own(root: &Path, self_cgroup: &str) -> Option<PathBuf> {
     let usable = files.iter().all(|file| dir.join(file).is_file())
         && rustix::fs::access(&dir, Access::WRITE_OK).is_ok()
         && rustix::fs::access(dir.join("cgroup.procs"), Access::WRITE_OK).is_ok();
-    let delegated =
-        path.is_empty() || ["user.delegate", "trusted.delegate"].iter().any(|name| is_set(&dir, name));
+    let delegated = path.is_empty()
+        || ["user.delegate", "trusted.delegate"].iter().any(|name| is_set(&dir, name));
     (usable && delegated && !path.contains("..")).then_some(dir)
 }
 
@@ -111,12 +111,22 @@ mod tests {
         );
         let unit = root.path().join("system.slice/x.service");
         fake(&unit, &all);
-        assert_eq!(own(root.path(), "0::/system.slice/x.service\n"), None, "a unit without Delegate=yes");
+        assert_eq!(
+            own(root.path(), "0::/system.slice/x.service\n"),
+            None,
+            "a unit without Delegate=yes"
+        );
         assert_eq!(own(root.path(), "0::/../elsewhere\n"), None, "outside of what is mounted");
         assert_eq!(own(root.path(), "4:memory:/\n"), None, "only the old kind");
         // Not every file system for temporary files has attributes.
-        if rustix::fs::setxattr(&unit, "user.delegate", b"1", rustix::fs::XattrFlags::empty()).is_ok() {
-            assert_eq!(own(root.path(), "0::/system.slice/x.service\n"), Some(unit), "with Delegate=yes");
+        if rustix::fs::setxattr(&unit, "user.delegate", b"1", rustix::fs::XattrFlags::empty())
+            .is_ok()
+        {
+            assert_eq!(
+                own(root.path(), "0::/system.slice/x.service\n"),
+                Some(unit),
+                "with Delegate=yes"
+            );
         }
     }
 

@@ -46,8 +46,9 @@ const SIGNALS: [(i32, &str, &str); 15] = [
 pub(crate) fn explain(status: ExitStatus) -> (String, String) {
     let code = status.code();
     let known = code.and_then(|code| CODES.iter().find(|row| row.0 == code));
-    let signal =
-        status.signal().or_else(|| code.filter(|code| *code > SIGNAL_CODES).map(|code| code - SIGNAL_CODES));
+    let signal = status
+        .signal()
+        .or_else(|| code.filter(|code| *code > SIGNAL_CODES).map(|code| code - SIGNAL_CODES));
     let named = signal.and_then(|signal| SIGNALS.iter().find(|row| row.0 == signal));
     match (known, named, code, signal) {
         // Code 130 is both: its sentence says more, its word is that of the signal.
@@ -55,7 +56,9 @@ pub(crate) fn explain(status: ExitStatus) -> (String, String) {
         (Some((code, sentence)), None, ..) => ((*sentence).into(), format!("exit-{code}")),
         (None, Some((_, word, sentence)), ..) => ((*sentence).into(), (*word).into()),
         (None, None, Some(code), _) => (format!("exit code {code}"), format!("exit-{code}")),
-        (None, None, None, Some(signal)) => (format!("ended by signal {signal}"), format!("signal-{signal}")),
+        (None, None, None, Some(signal)) => {
+            (format!("ended by signal {signal}"), format!("signal-{signal}"))
+        }
         (None, None, None, None) => ("ended in an unknown way".into(), "unknown".into()),
     }
 }

@@ -144,8 +144,10 @@ impl Home {
 
     /// A control group for a lane's engine, where one may be made.
     pub(super) fn cgroup(&self, lane: &str) -> Option<Cgroup> {
-        let made = Cgroup::create(self.cgroups()?, &format!("{}{}", self.cgroup_prefix(), escape(lane)));
-        made.inspect_err(|error| tracing::debug!(lane, "no control group for the engine: {error}")).ok()
+        let made =
+            Cgroup::create(self.cgroups()?, &format!("{}{}", self.cgroup_prefix(), escape(lane)));
+        made.inspect_err(|error| tracing::debug!(lane, "no control group for the engine: {error}"))
+            .ok()
     }
 
     /// A folder for an engine's temporary files, where one can be made.
@@ -305,8 +307,12 @@ impl Refused {
 fn take(dir: &Path) -> Result<(String, Place), Refused> {
     let engines = dir.join("engines");
     fs::create_dir_all(&engines)?;
-    let mut lock =
-        fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(dir.join("lock"))?;
+    let mut lock = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(dir.join("lock"))?;
     let until = Instant::now() + LOCK_WAIT;
     while let Err(error) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         if error != rustix::io::Errno::WOULDBLOCK {
@@ -322,7 +328,10 @@ fn take(dir: &Path) -> Result<(String, Place), Refused> {
     }
     let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
     if let Err(error) = written {
-        tracing::warn!("our process id cannot be written to {}: {error}", dir.join("lock").display());
+        tracing::warn!(
+            "our process id cannot be written to {}: {error}",
+            dir.join("lock").display()
+        );
     }
     // Whole, because engines may run elsewhere.
     let temporary = fs::canonicalize(dir)?.join("tmp");
@@ -334,8 +343,9 @@ fn take(dir: &Path) -> Result<(String, Place), Refused> {
 fn id(dir: &Path) -> io::Result<String> {
     let meta = fs::metadata(dir)?;
     let path = dir.join("id");
-    let is_word =
-        |word: &str| (8..=64).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_alphanumeric());
+    let is_word = |word: &str| {
+        (8..=64).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_alphanumeric())
+    };
     if let Some(word) = fs::read_to_string(&path).ok().map(|word| word.trim().to_owned())
         && is_word(&word)
     {

@@ -209,7 +209,12 @@ impl Hunt {
             }
             let pid = self.record.leader.map(|leader| leader.pid);
             let lane = &self.record.marker.lane;
-            tracing::warn!(lane, pid, "the engine did not end within {} s of SIGTERM", grace.as_secs_f32());
+            tracing::warn!(
+                lane,
+                pid,
+                "the engine did not end within {} s of SIGTERM",
+                grace.as_secs_f32()
+            );
             // They may have made more of it.
             self.noted.clear();
         }
@@ -241,6 +246,7 @@ fn belongs(process: &Seen, leader: Id) -> bool {
 
 /// Processes by number and name, for a message.
 pub(super) fn names(found: &[Seen]) -> String {
-    let names: Vec<String> = found.iter().map(|it| format!("{} ({})", it.id.pid, it.name)).collect();
+    let names: Vec<String> =
+        found.iter().map(|it| format!("{} ({})", it.id.pid, it.name)).collect();
     names.join(", ")
 }

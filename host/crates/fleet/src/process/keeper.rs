@@ -36,8 +36,12 @@ pub fn keeper_main(input: impl Read) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // Nobody may be left to read it.
-    let _unread =
-        writeln!(io::stderr(), "keeper: still there after {} s: {}", LIMIT.as_secs(), left.join(", "));
+    let _unread = writeln!(
+        io::stderr(),
+        "keeper: still there after {} s: {}",
+        LIMIT.as_secs(),
+        left.join(", ")
+    );
     ExitCode::FAILURE
 }
 
@@ -71,7 +75,8 @@ fn listen(input: impl Read) -> Vec<Record> {
 
 /// End these engines, all at once. Returns what is left.
 fn end_all(wards: Vec<Record>) -> Vec<String> {
-    let mut hunts: Vec<Hunt> = wards.into_iter().map(|record| Hunt::new(record, Knows::Told)).collect();
+    let mut hunts: Vec<Hunt> =
+        wards.into_iter().map(|record| Hunt::new(record, Knows::Told)).collect();
     let until = Instant::now() + LIMIT;
     loop {
         let mut left = Vec::new();
@@ -130,7 +135,9 @@ impl Keeper {
         if let Some((child, _)) = &mut self.running {
             match child.try_wait() {
                 Ok(None) => return Ok(false),
-                Ok(Some(status)) => tracing::warn!("the keeper has ended ({status}) and is started again"),
+                Ok(Some(status)) => {
+                    tracing::warn!("the keeper has ended ({status}) and is started again")
+                }
                 Err(error) => tracing::warn!("the keeper is lost ({error}) and is started again"),
             }
         }

@@ -57,7 +57,9 @@ impl Mess {
         }
         let lines = process.lines().tail(2);
         let (child, folder) = (lines[0].parse().unwrap(), PathBuf::from(&lines[1]));
-        assert!(name.exists() && folder.join("a/b/c").exists() && folder.join("a/link").is_symlink());
+        assert!(
+            name.exists() && folder.join("a/b/c").exists() && folder.join("a/link").is_symlink()
+        );
         Self { process, child, folder, outside }
     }
 }
@@ -127,7 +129,8 @@ async fn a_sweep_cleans_up() {
             prey.hunt.strike(&found, Signal::KILL);
             until("the end", || {
                 proc::reap(child);
-                (proc::seen(child).is_none() && proc::seen(first).is_none_or(|it| it.dead)).then_some(())
+                (proc::seen(child).is_none() && proc::seen(first).is_none_or(|it| it.dead))
+                    .then_some(())
             });
             let record = fs::read(dir.path().join("engines/a%20lane.json")).unwrap();
             assert_eq!(Record::parse(&record).unwrap().shared.len(), 1);
@@ -155,8 +158,10 @@ async fn shared_memory_of_python_is_removed() {
          memory = SharedMemory('{file}', create=True, size=1 << 20)\nlock = get_context('spawn').Lock()\n\
          print('/dev/shm/sem.' + lock._semlock.name[1:], flush=True)\ntime.sleep(1000)"
     );
-    let launch =
-        Launch { words: ["python3", "-c", &script].map(str::to_owned).to_vec(), ..Launch::default() };
+    let launch = Launch {
+        words: ["python3", "-c", &script].map(str::to_owned).to_vec(),
+        ..Launch::default()
+    };
     let process = Process::start("a", &launch, &home, |_| ()).unwrap();
     let lines = process.lines().clone();
     while lines.last().is_none() {
@@ -205,7 +210,8 @@ async fn what_others_use_or_the_engine_did_not_make_stays() {
 #[tokio::test]
 async fn a_file_that_has_the_name_now_stays() {
     let (home, name) = (bare(), Name::new("again"));
-    let mut process = start("a", &format!("exec 9>{}; echo $$; exec sleep 1000", name.0.display()), &home);
+    let mut process =
+        start("a", &format!("exec 9>{}; echo $$; exec sleep 1000", name.0.display()), &home);
     named(&process, 1).await;
     let prey = process.quarry.prey.as_mut().unwrap();
     let found = prey.hunt.look();

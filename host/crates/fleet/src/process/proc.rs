@@ -80,7 +80,9 @@ pub(super) enum Environ {
 /// The marker of a process.
 pub(super) fn environ(pid: u32) -> Environ {
     match std::fs::read(format!("/proc/{pid}/environ")) {
-        Ok(environ) if !environ.is_empty() => in_environ(&environ).map_or(Environ::Plain, Environ::Marked),
+        Ok(environ) if !environ.is_empty() => {
+            in_environ(&environ).map_or(Environ::Plain, Environ::Marked)
+        }
         Ok(_) | Err(_) => Environ::Hidden,
     }
 }
@@ -147,13 +149,15 @@ pub(super) fn nonce() -> String {
         return uuid;
     }
     // A sandbox that hides the file.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     format!("{:x}-{:x}", std::process::id(), now.as_nanos())
 }
 
 /// A file of random(4).
 fn random(file: &str) -> String {
-    let text = std::fs::read_to_string(format!("/proc/sys/kernel/random/{file}")).unwrap_or_default();
+    let text =
+        std::fs::read_to_string(format!("/proc/sys/kernel/random/{file}")).unwrap_or_default();
     text.trim().to_owned()
 }
 
@@ -176,7 +180,9 @@ mod tests {
         assert_eq!((seen.parent, seen.group, seen.session, seen.dead), (7, 8, 9, false));
         // Threads of it are still running.
         assert!(!Seen::parse(&format!("42 (a) Z {tail}")).unwrap().dead);
-        assert!(Seen::parse(&format!("42 (a) Z {}", tail.replace(" 3 0 13", " 1 0 13"))).unwrap().dead);
+        assert!(
+            Seen::parse(&format!("42 (a) Z {}", tail.replace(" 3 0 13", " 1 0 13"))).unwrap().dead
+        );
         assert_eq!(Seen::parse("42 (a) R 1 2"), None);
         assert_eq!(Seen::parse(""), None);
     }

@@ -58,7 +58,8 @@ impl Record {
 
     pub(super) fn to_json(&self) -> Value {
         let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
-        let started = self.started.and_then(since).and_then(|since| u64::try_from(since.as_millis()).ok());
+        let started =
+            self.started.and_then(since).and_then(|since| u64::try_from(since.as_millis()).ok());
         json!({
             "lane": self.marker.lane,
             "home": self.marker.home,

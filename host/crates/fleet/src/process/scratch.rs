@@ -28,7 +28,8 @@ const DEEPEST: usize = 64;
 pub(super) fn make(parent: Option<&Path>, marker: &Marker) -> Option<PathBuf> {
     let lane = &marker.lane;
     let (own, other) = names(marker)?;
-    let own = parent.map(|parent| parent.join(own)).filter(|path| path.as_os_str().len() <= LONGEST);
+    let own =
+        parent.map(|parent| parent.join(own)).filter(|path| path.as_os_str().len() <= LONGEST);
     for path in own.into_iter().chain([Path::new(FALLBACK).join(other)]) {
         match try_make(&path) {
             Ok(()) => return Some(path),
@@ -58,7 +59,8 @@ fn try_make(path: &Path) -> io::Result<()> {
 /// The folder that was made for an engine, if it is there.
 pub(super) fn find(parent: Option<&Path>, marker: &Marker) -> Option<PathBuf> {
     let (own, other) = names(marker)?;
-    let paths = parent.map(|parent| parent.join(own)).into_iter().chain([Path::new(FALLBACK).join(other)]);
+    let paths =
+        parent.map(|parent| parent.join(own)).into_iter().chain([Path::new(FALLBACK).join(other)]);
     paths.into_iter().find(|path| path.is_dir())
 }
 
@@ -80,9 +82,11 @@ pub(super) fn remove(path: &Path, marker: &Marker) {
 
 /// Whether a path can be that of this engine's folder: its name has the random part of the marker.
 fn is_ours(path: &Path, marker: &Marker) -> bool {
-    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let plain =
+        path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     let Some((own, other)) = names(marker) else { return false };
-    let in_state = path.parent().is_some_and(|parent| parent.ends_with("tmp")) && path.ends_with(own);
+    let in_state =
+        path.parent().is_some_and(|parent| parent.ends_with("tmp")) && path.ends_with(own);
     plain && path.is_absolute() && (in_state || path == Path::new(FALLBACK).join(other))
 }
 
@@ -90,7 +94,8 @@ fn is_ours(path: &Path, marker: &Marker) -> bool {
 fn names(marker: &Marker) -> Option<(String, String)> {
     let nonce: String = marker.nonce.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
     let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
-    let lane: String = marker.lane.chars().map(|letter| if plain(letter) { letter } else { '_' }).collect();
+    let lane: String =
+        marker.lane.chars().map(|letter| if plain(letter) { letter } else { '_' }).collect();
     (nonce.len() >= 8).then(|| (format!("{lane}-{nonce}"), format!("pointsman-{nonce}")))
 }
 
@@ -179,7 +184,8 @@ mod tests {
     #[test]
     fn nothing_but_an_engines_folder_is_removed() {
         let marker = marker("a", "0123456789abcdef");
-        for path in ["/x/tmp/a-0123456789ab", "/tmp/a-0123456789ab", "/tmp/pointsman-0123456789ab"] {
+        for path in ["/x/tmp/a-0123456789ab", "/tmp/a-0123456789ab", "/tmp/pointsman-0123456789ab"]
+        {
             assert!(is_ours(Path::new(path), &marker), "{path}");
         }
         let others = [

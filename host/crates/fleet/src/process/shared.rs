@@ -92,14 +92,19 @@ pub(super) fn remove(files: &BTreeSet<Shared>, lane: &str) {
         let path = file.path();
         let path = path.display();
         if !whole {
-            tracing::warn!(lane, "{path} of the engine is kept: it cannot be seen whether somebody uses it");
+            tracing::warn!(
+                lane,
+                "{path} of the engine is kept: it cannot be seen whether somebody uses it"
+            );
         } else if used.contains(&file.key) {
             tracing::debug!(lane, "{path} of the engine is kept: somebody else uses it");
         } else if file.is_there() {
             match fs::remove_file(file.path()) {
                 Ok(()) => tracing::debug!(lane, "{path} of the engine was removed"),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => tracing::warn!(lane, "{path} of the engine cannot be removed: {error}"),
+                Err(error) => {
+                    tracing::warn!(lane, "{path} of the engine cannot be removed: {error}")
+                }
             }
         }
     }
@@ -120,7 +125,8 @@ fn made_since(started: SystemTime) -> BTreeMap<Key, Shared> {
 
 /// When a file was made; where nobody knows, when it was changed.
 fn made(meta: &Metadata) -> Option<SystemTime> {
-    let changed = || Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(meta.ctime()).ok()?));
+    let changed =
+        || Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(meta.ctime()).ok()?));
     meta.created().ok().or_else(changed)
 }
 
@@ -128,13 +134,18 @@ fn made(meta: &Metadata) -> Option<SystemTime> {
 fn held(pid: u32, files: &BTreeMap<Key, Shared>, written: bool) -> BTreeSet<Key> {
     let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
     let mut held: BTreeSet<Key> = mapped(&String::from_utf8_lossy(&maps), written).collect();
-    for fd in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().map(|fd| fd.path()) {
+    for fd in
+        fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().map(|fd| fd.path())
+    {
         // Nothing else is asked for its inode: a file on a server that is away would not answer. In a container of its own,
         // a process may know the folder by another name.
-        let named = |link: &str| link.starts_with(DIR) || files.values().any(|it| link.contains(&it.name));
+        let named =
+            |link: &str| link.starts_with(DIR) || files.values().any(|it| link.contains(&it.name));
         let likely = fs::read_link(&fd).is_ok_and(|link| named(&link.to_string_lossy()));
         // The rights of the link are what the file was opened for.
-        if likely && (!written || fs::symlink_metadata(&fd).is_ok_and(|link| link.mode() & 0o200 != 0)) {
+        if likely
+            && (!written || fs::symlink_metadata(&fd).is_ok_and(|link| link.mode() & 0o200 != 0))
+        {
             held.extend(fs::metadata(&fd).ok().as_ref().map(key));
         }
     }
@@ -163,7 +174,9 @@ fn within<T: Send + 'static>(
 ) -> (Vec<T>, bool) {
     let until = Instant::now() + limit;
     let (tell, told) = channel();
-    let Ok(thread) = std::thread::Builder::new().name("engine-shm".into()).spawn(move || work(&tell)) else {
+    let Ok(thread) =
+        std::thread::Builder::new().name("engine-shm".into()).spawn(move || work(&tell))
+    else {
         return (Vec::new(), false);
     };
     let mut found = Vec::new();

@@ -51,7 +51,8 @@ impl Home {
     pub fn sweep(&self) -> Vec<Swept> {
         let left = self.left();
         thread::scope(|scope| {
-            let sweeps: Vec<_> = left.into_iter().map(|left| scope.spawn(|| self.sweep_one(left))).collect();
+            let sweeps: Vec<_> =
+                left.into_iter().map(|left| scope.spawn(|| self.sweep_one(left))).collect();
             sweeps.into_iter().filter_map(|sweep| sweep.join().ok()).collect()
         })
     }
@@ -71,7 +72,8 @@ impl Home {
             if let Environ::Marked(marker) = proc::environ(process.id.pid)
                 && marker.home == self.id()
             {
-                left.entry(marker).or_insert_with_key(|marker| (self.unrecorded(marker, &process), None));
+                left.entry(marker)
+                    .or_insert_with_key(|marker| (self.unrecorded(marker, &process), None));
             }
         }
         // One per lane, whose name it has.
@@ -92,7 +94,8 @@ impl Home {
     }
 
     fn records(&self) -> Vec<(Record, PathBuf)> {
-        let files = self.engines().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+        let files =
+            self.engines().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
         let mut records = Vec::new();
         for file in files.map(|entry| entry.path()) {
             match fs::read(&file).ok().as_deref().and_then(Record::parse) {
@@ -115,7 +118,8 @@ impl Home {
 
     /// Control groups of our engines, whichever host made them.
     fn leftover_cgroups(&self) -> Vec<Cgroup> {
-        let dirs = self.cgroups().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+        let dirs =
+            self.cgroups().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
         let prefix = self.cgroup_prefix();
         dirs.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
             .map(|entry| Cgroup::at(entry.path()))
@@ -143,26 +147,36 @@ impl Home {
     }
 
     fn sweep_one(&self, (record, file): (Record, Option<PathBuf>)) -> Swept {
-        let (lane, leader, program) = (record.marker.lane.clone(), record.leader, record.program.clone());
+        let (lane, leader, program) =
+            (record.marker.lane.clone(), record.leader, record.program.clone());
         let mut hunt = Hunt::new(record, Knows::Written);
         let found = hunt.look();
         let oldest = found.iter().map(|process| process.id).min_by_key(|id| id.start);
         // Also when it is gone, to clean up after it.
         let ended = hunt.end(GRACE, KILL_LIMIT);
-        let program = if program.is_empty() { "an engine".to_owned() } else { format!("`{program}`") };
+        let program =
+            if program.is_empty() { "an engine".to_owned() } else { format!("`{program}`") };
         let who = match leader {
-            Some(leader) => format!("lane {lane}: {program} of an earlier host (process {})", leader.pid),
+            Some(leader) => {
+                format!("lane {lane}: {program} of an earlier host (process {})", leader.pid)
+            }
             None => format!("lane {lane}: {program} of an earlier host"),
         };
         let age = oldest.and_then(proc::age);
-        let age = age.map(|age| format!(" after running for {} s", age.as_secs())).unwrap_or_default();
+        let age =
+            age.map(|age| format!(" after running for {} s", age.as_secs())).unwrap_or_default();
         let (outcome, sentence) = match ended {
-            Ok(()) if found.is_empty() => (SweptOutcome::WasGone, format!("{who} was gone already")),
+            Ok(()) if found.is_empty() => {
+                (SweptOutcome::WasGone, format!("{who} was gone already"))
+            }
             Ok(()) => (SweptOutcome::Ended, format!("{who} was ended{age}: {}", names(&found))),
             Err(left) => {
                 let limit = KILL_LIMIT.as_secs();
                 let left = names(&left);
-                (SweptOutcome::StillThere, format!("{who} is still there {limit} s after SIGKILL: {left}"))
+                (
+                    SweptOutcome::StillThere,
+                    format!("{who} is still there {limit} s after SIGKILL: {left}"),
+                )
             }
         };
         if outcome == SweptOutcome::StillThere {

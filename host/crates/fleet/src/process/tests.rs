@@ -82,8 +82,10 @@ pub(super) fn forget(process: Process) {
 #[tokio::test]
 async fn words_environment_and_directory_reach_the_command_and_its_lines_are_kept() {
     let home = bare();
-    let mut launch = shell("echo $GREETING ${CARGO_MANIFEST_DIR-none} $(pwd) $POINTSMAN_ENGINE >&2; exit 3");
-    launch.env = vec![("GREETING".into(), "hello".into()), ("POINTSMAN_ENGINE".into(), "not this".into())];
+    let mut launch =
+        shell("echo $GREETING ${CARGO_MANIFEST_DIR-none} $(pwd) $POINTSMAN_ENGINE >&2; exit 3");
+    launch.env =
+        vec![("GREETING".into(), "hello".into()), ("POINTSMAN_ENGINE".into(), "not this".into())];
     launch.remove_env = vec!["CARGO_MANIFEST_DIR".into()];
     launch.directory = Some("/".into());
     let mut process = Process::start("a lane", &launch, &home, |_| ()).unwrap();
@@ -110,7 +112,10 @@ async fn long_lines_are_cut_and_progress_bars_are_lines() {
     assert_eq!((tail.len(), tail[0].as_str(), tail[19].as_str()), (LAST_LINES, "11", "30"));
     assert_eq!(lines.tail(2), ["29", "30"]);
     let seen = seen.lock().unwrap();
-    assert_eq!(seen[..3].iter().map(String::len).collect::<Vec<_>>(), [4096, 4096, 10000 - 2 * 4096]);
+    assert_eq!(
+        seen[..3].iter().map(String::len).collect::<Vec<_>>(),
+        [4096, 4096, 10000 - 2 * 4096]
+    );
     assert_eq!(seen[3..7], ["50%", "100%", "done", "1"]);
 }
 
@@ -179,7 +184,8 @@ async fn what_is_still_there_is_named_and_can_be_tried_again() {
     let home = bare();
     let process = start("a", "echo $$; exec sleep 1000", &home);
     let pid = named(&process, 1).await[0];
-    let mut hunt = Hunt::new(process.quarry.prey.as_ref().unwrap().hunt.record().clone(), Knows::Child);
+    let mut hunt =
+        Hunt::new(process.quarry.prey.as_ref().unwrap().hunt.record().clone(), Knows::Child);
     let left = hunt.end(Duration::ZERO, Duration::ZERO).unwrap_err();
     let Process { child, quarry, .. } = process;
     let still = StillThere { left, quarry };
@@ -195,7 +201,10 @@ async fn what_cannot_be_started_says_why_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let home = Home::open(Some(dir.path()), None).unwrap();
     let fails = |words: &[&str]| {
-        let launch = Launch { words: words.iter().map(|word| (*word).into()).collect(), ..Launch::default() };
+        let launch = Launch {
+            words: words.iter().map(|word| (*word).into()).collect(),
+            ..Launch::default()
+        };
         Process::start("a", &launch, &home, |_| ()).unwrap_err().kind()
     };
     assert_eq!(fails(&["no-such-program"]), io::ErrorKind::NotFound);
@@ -226,7 +235,9 @@ fn a_directory_has_one_host() {
     let first = Home::open(Some(dir.path()), None).unwrap();
     let error = Home::open(Some(dir.path()), None).unwrap_err();
     assert!(
-        error.to_string().ends_with(&format!("in use by the host with process id {}", std::process::id()))
+        error
+            .to_string()
+            .ends_with(&format!("in use by the host with process id {}", std::process::id()))
     );
     let id = first.id().to_owned();
     drop(first);
@@ -235,7 +246,11 @@ fn a_directory_has_one_host() {
     assert!(matches!(Home::open(Some(&file), None), Err(HomeError::Io { .. })));
     let copy = tempfile::tempdir().unwrap();
     std::fs::copy(dir.path().join("id"), copy.path().join("id")).unwrap();
-    assert_ne!(Home::open(Some(copy.path()), None).unwrap().id(), id, "a copy is another directory");
+    assert_ne!(
+        Home::open(Some(copy.path()), None).unwrap().id(),
+        id,
+        "a copy is another directory"
+    );
 }
 
 #[tokio::test]
@@ -268,7 +283,10 @@ async fn leftovers_are_swept_and_nothing_else() {
     swept.sort_by(|one, other| one.lane.cmp(&other.lane));
     assert_eq!(swept.iter().map(|it| it.lane.as_str()).collect::<String>(), "abc");
     assert!(swept.iter().all(|it| it.outcome == SweptOutcome::Ended), "{swept:?}");
-    assert!(swept[0].sentence.starts_with("lane a: `sh` of an earlier host (process "), "{swept:?}");
+    assert!(
+        swept[0].sentence.starts_with("lane a: `sh` of an earlier host (process "),
+        "{swept:?}"
+    );
     assert!(swept[0].sentence.contains("was ended after running for "), "{swept:?}");
     assert!(pids.iter().all(|pid| !alive(*pid)));
     assert!(alive(unrelated.id()) && alive(others.id()));
@@ -369,7 +387,10 @@ fn nothing_outlives_a_host_that_was_killed() {
     until("the end of everything", || pids.iter().all(|pid| !alive(*pid)).then_some(()));
     pids.iter().for_each(|pid| proc::reap(*pid));
     let home = Home::open(Some(dir.path()), None).unwrap();
-    assert_eq!(home.sweep().iter().map(|it| it.outcome).collect::<Vec<_>>(), [SweptOutcome::WasGone]);
+    assert_eq!(
+        home.sweep().iter().map(|it| it.outcome).collect::<Vec<_>>(),
+        [SweptOutcome::WasGone]
+    );
 }
 
 #[tokio::test]

@@ -105,7 +105,10 @@ fn the_recording_of_llama_cpp_is_read() {
         .replace("prompt_tokens_cached_total 0", "prompt_tokens_cached_total 50")
         .replace("requests_processing 0", "requests_processing 2");
     let read = llama_cpp(&busy);
-    assert_eq!((read.prefix_queries, read.prefix_hits, read.prompt_tokens), (Some(150), Some(50), Some(150)));
+    assert_eq!(
+        (read.prefix_queries, read.prefix_hits, read.prompt_tokens),
+        (Some(150), Some(50), Some(150))
+    );
     assert_eq!((read.running, read.waiting), (Some(2), Some(0)));
 
     // Builds that do not count cached tokens, and had a gauge for the KV cache.
@@ -133,7 +136,9 @@ fn sleep_is_seen_at_every_level() {
         let names = ["awake", "weights_offloaded", "discard_all"];
         let lines = names.iter().zip(states).filter(|(_, value)| !value.is_empty());
         let lines: String = lines
-            .map(|(name, value)| format!("vllm:engine_sleep_state{{sleep_state=\"{name}\"}} {value}\n"))
+            .map(|(name, value)| {
+                format!("vllm:engine_sleep_state{{sleep_state=\"{name}\"}} {value}\n")
+            })
             .collect();
         vllm(&lines).asleep
     };
@@ -169,9 +174,10 @@ fn odd_but_correct_lines_are_read() {
 
 #[test]
 fn what_is_no_sensible_number_counts_as_not_said() {
-    for value in
-        ["NaN", "nan", "-nan", "+Inf", "-Inf", "inf", "-1", "-0.5", "", "x", "1,5", "0x10", "1e999", "{"]
-    {
+    for value in [
+        "NaN", "nan", "-nan", "+Inf", "-Inf", "inf", "-1", "-0.5", "", "x", "1,5", "0x10", "1e999",
+        "{",
+    ] {
         for labels in ["", "{engine=\"0\"}"] {
             let text = format!(
                 "vllm:num_requests_running{labels} {value}\nvllm:kv_cache_usage_perc{labels} {value}\n\
@@ -191,8 +197,9 @@ fn what_is_no_sensible_number_counts_as_not_said() {
     ] {
         assert_eq!(vllm(line).running, None, "{line}");
     }
-    let huge =
-        vllm("vllm:num_requests_running 1.79e+09\nvllm:num_requests_running 1e300\nvllm:prompt_tokens 1e300");
+    let huge = vllm(
+        "vllm:num_requests_running 1.79e+09\nvllm:num_requests_running 1e300\nvllm:prompt_tokens 1e300",
+    );
     assert_eq!((huge.running, huge.prompt_tokens), (Some(u32::MAX), Some(u64::MAX)));
     assert_eq!(vllm("vllm:kv_cache_usage_perc 7").kv_used, Some(1000));
 }
@@ -211,9 +218,16 @@ fn slots_are_counted() {
     assert_eq!(slots(br#"[{"is_processing":true},{"is_processing":false}]"#), Some((2, 1)));
     assert_eq!(slots(br#"[{"state":1},{"state":0}]"#), Some((2, 1)));
     assert_eq!(slots(b"[]"), Some((0, 0)));
-    for other in
-        ["", "{}", "[1]", "[{}]", "[null]", r#"[{"is_processing":1}]"#, r#"{"error":{"code":501}}"#, "[["]
-    {
+    for other in [
+        "",
+        "{}",
+        "[1]",
+        "[{}]",
+        "[null]",
+        r#"[{"is_processing":1}]"#,
+        r#"{"error":{"code":501}}"#,
+        "[[",
+    ] {
         assert_eq!(slots(other.as_bytes()), None, "{other}");
     }
 }

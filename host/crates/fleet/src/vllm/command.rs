@@ -48,7 +48,11 @@ pub struct Command {
 ///
 /// Settings that [`VllmSettings::check`] objects to give a command too, but not one that works.
 #[must_use]
-pub fn command(settings: &VllmSettings, listen: Listen<'_>, inherited: &[(String, String)]) -> Command {
+pub fn command(
+    settings: &VllmSettings,
+    listen: Listen<'_>,
+    inherited: &[(String, String)],
+) -> Command {
     let mut environment = Environment::new(settings, inherited);
     environment.settle_devices(settings);
     environment.settle_override(settings);
@@ -62,7 +66,11 @@ pub fn command(settings: &VllmSettings, listen: Listen<'_>, inherited: &[(String
                 .to_owned(),
         );
     }
-    if settings.arguments.iter().any(|word| word.starts_with("--api-key") || word.starts_with("--api_key")) {
+    if settings
+        .arguments
+        .iter()
+        .any(|word| word.starts_with("--api-key") || word.starts_with("--api_key"))
+    {
         warnings.push(
             "--api-key shows the key to everybody who can list processes, and the host's own requests need it; it listens \
              on 127.0.0.1 alone and can do without"
@@ -142,7 +150,8 @@ struct Environment<'a> {
 
 impl<'a> Environment<'a> {
     fn new(settings: &VllmSettings, inherited: &'a [(String, String)]) -> Self {
-        let mut environment = Self { inherited, set: Vec::new(), remove: Vec::new(), warnings: Vec::new() };
+        let mut environment =
+            Self { inherited, set: Vec::new(), remove: Vec::new(), warnings: Vec::new() };
         for (name, value) in &settings.env {
             environment.set(name, value);
         }
@@ -157,7 +166,11 @@ impl<'a> Environment<'a> {
         if self.remove.iter().any(|known| known == name) {
             return None;
         }
-        self.inherited.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.inherited
+            .iter()
+            .rev()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     fn set(&mut self, name: &str, value: &str) {
@@ -192,7 +205,9 @@ impl<'a> Environment<'a> {
             return;
         }
         for name in ["HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"] {
-            let Some(value) = self.get(name).filter(|value| value.contains("GPU-")) else { continue };
+            let Some(value) = self.get(name).filter(|value| value.contains("GPU-")) else {
+                continue;
+            };
             let value = value.to_owned();
             self.remove(name);
             if self.get("ROCR_VISIBLE_DEVICES").is_some() {
@@ -206,7 +221,8 @@ impl<'a> Environment<'a> {
                 self.set("ROCR_VISIBLE_DEVICES", &value);
             }
         }
-        if let (Some(hip), Some(cuda)) = (self.get("HIP_VISIBLE_DEVICES"), self.get("CUDA_VISIBLE_DEVICES"))
+        if let (Some(hip), Some(cuda)) =
+            (self.get("HIP_VISIBLE_DEVICES"), self.get("CUDA_VISIBLE_DEVICES"))
             && hip != cuda
         {
             let text = format!(
@@ -254,7 +270,8 @@ impl<'a> Environment<'a> {
                 );
             }
             Some(_) => self.warnings.push(
-                "VLLM_API_KEY is set: vLLM will ask the host for that key with each request".to_owned(),
+                "VLLM_API_KEY is set: vLLM will ask the host for that key with each request"
+                    .to_owned(),
             ),
             None => {}
         }
@@ -266,8 +283,10 @@ impl<'a> Environment<'a> {
             }
         }
         if !foreign.is_empty() {
-            self.warnings
-                .push(format!("vLLM has no such variables, they are left out: {}", foreign.join(", ")));
+            self.warnings.push(format!(
+                "vLLM has no such variables, they are left out: {}",
+                foreign.join(", ")
+            ));
         }
     }
 

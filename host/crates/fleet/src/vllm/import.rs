@@ -4,8 +4,8 @@ use super::settings::{GpuSelector, Permille, VllmSettings};
 
 /// Beginnings of names that vLLM or what it is built on may read; these are passed on.
 const PASSED_ON: [&str; 15] = [
-    "VLLM_", "HF_", "HIP_", "HSA_", "ROCM_", "ROCR_", "AMD_", "MIOPEN_", "TORCH", "PYTORCH_", "TRITON_",
-    "NCCL_", "RCCL_", "OMP_", "FLASH_",
+    "VLLM_", "HF_", "HIP_", "HSA_", "ROCM_", "ROCR_", "AMD_", "MIOPEN_", "TORCH", "PYTORCH_",
+    "TRITON_", "NCCL_", "RCCL_", "OMP_", "FLASH_",
 ];
 
 /// Settings that were environment variables.
@@ -50,13 +50,15 @@ fn nothing(why: &str) -> Became {
 /// Take over these variables. Of a name that is there twice the last one counts.
 #[must_use]
 pub fn import(env: &[(String, String)]) -> Imported {
-    let mut imported = Imported { settings: VllmSettings::default(), notes: Vec::new(), lines: Vec::new() };
+    let mut imported =
+        Imported { settings: VllmSettings::default(), notes: Vec::new(), lines: Vec::new() };
     for (place, (name, value)) in env.iter().enumerate() {
         let again = env.iter().skip(place + 1).any(|(later, _)| later == name);
         let became = if again {
             nothing("it is set again further down, and that counts")
         } else {
-            let has = |other: &str| env.iter().any(|(name, value)| name == other && !is_none(value));
+            let has =
+                |other: &str| env.iter().any(|(name, value)| name == other && !is_none(value));
             let mut became = one(&mut imported.settings, name, value, &has);
             if let Became::Key(key, _) = &became
                 && imported
@@ -91,20 +93,22 @@ fn one(settings: &mut VllmSettings, name: &str, value: &str, has: &dyn Fn(&str) 
     let value = value.trim();
     let secret = ["TOKEN", "_KEY", "SECRET", "PASSWORD"].iter().any(|end| name.ends_with(end));
     match name {
-        "VLLM_API_KEY" if is_none(value) => {
-            nothing("vLLM would take the text \"None\" for the key; without the variable it asks for none")
+        "VLLM_API_KEY" if is_none(value) => nothing(
+            "vLLM would take the text \"None\" for the key; without the variable it asks for none",
+        ),
+        "VLLM_API_KEY" => nothing(
+            "vLLM listens for the host alone and needs no key; clients' keys are the host's matter",
+        ),
+        _ if secret => {
+            nothing("it is a secret; set it in the host's environment, which engines inherit")
         }
-        "VLLM_API_KEY" => {
-            nothing("vLLM listens for the host alone and needs no key; clients' keys are the host's matter")
-        }
-        _ if secret => nothing("it is a secret; set it in the host's environment, which engines inherit"),
         _ if value.contains("${") => nothing("its value comes from a shell, which is not here"),
-        "VLLM_PORT" => {
-            nothing("to vLLM it is where its internal ports begin, not its port; the host chooses that")
-        }
-        "VLLM_HOST" => {
-            nothing("it is not vLLM's; the host has vLLM listen on 127.0.0.1 and listens itself for clients")
-        }
+        "VLLM_PORT" => nothing(
+            "to vLLM it is where its internal ports begin, not its port; the host chooses that",
+        ),
+        "VLLM_HOST" => nothing(
+            "it is not vLLM's; the host has vLLM listen on 127.0.0.1 and listens itself for clients",
+        ),
         "VLLM_SWAP_SPACE" => nothing(
             "it is not vLLM's, and the flag --swap-space was removed (vLLM would exit with code 2); in its place came \
              --kv-offloading-size GiB --kv-offloading-backend native",
@@ -112,7 +116,9 @@ fn one(settings: &mut VllmSettings, name: &str, value: &str, has: &dyn Fn(&str) 
         "VLLM_CPU_ONLY" => {
             nothing("it is not vLLM's; the build decides (VLLM_TARGET_DEVICE=cpu when it is built)")
         }
-        "LOG_DIRECTORY" => nothing("it is not vLLM's; the host reads what the engine writes and logs it"),
+        "LOG_DIRECTORY" => {
+            nothing("it is not vLLM's; the host reads what the engine writes and logs it")
+        }
         "VLLM_ROCM_GEMM_TUNING" | "HF_ALLOW_CODE_EVAL" => nothing("nothing in vLLM reads it"),
         "VLLM_ROCM_USE_AITER" if switch(value) == Some(true) => {
             nothing("it breaks gfx1151; vLLM's default is 0")
@@ -127,7 +133,9 @@ fn one(settings: &mut VllmSettings, name: &str, value: &str, has: &dyn Fn(&str) 
         "VLLM_LOG_LEVEL" if has("VLLM_LOGGING_LEVEL") => {
             nothing("VLLM_LOGGING_LEVEL is there, which is vLLM's name")
         }
-        "VLLM_LOG_LEVEL" if !is_none(value) => Became::Env("VLLM_LOGGING_LEVEL", value.to_uppercase()),
+        "VLLM_LOG_LEVEL" if !is_none(value) => {
+            Became::Env("VLLM_LOGGING_LEVEL", value.to_uppercase())
+        }
         "TRANSFORMERS_OFFLINE" | "HF_DATASETS_OFFLINE" if has("HF_HUB_OFFLINE") => {
             nothing("HF_HUB_OFFLINE is there, and that counts")
         }
@@ -145,9 +153,15 @@ fn one(settings: &mut VllmSettings, name: &str, value: &str, has: &dyn Fn(&str) 
     }
 }
 
-fn device(settings: &mut VllmSettings, name: &str, value: &str, has: &dyn Fn(&str) -> bool) -> Became {
+fn device(
+    settings: &mut VllmSettings,
+    name: &str,
+    value: &str,
+    has: &dyn Fn(&str) -> bool,
+) -> Became {
     let order = ["ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"];
-    if let Some(better) = order.iter().take_while(|known| **known != name).find(|known| has(known)) {
+    if let Some(better) = order.iter().take_while(|known| **known != name).find(|known| has(known))
+    {
         return Became::Nothing(format!("{better} is there, which chooses the GPU already"));
     }
     if is_none(value) {
@@ -168,7 +182,9 @@ fn switched(settings: &mut VllmSettings, name: &str, value: &str) -> Became {
     let (field, key) = match name {
         "VLLM_ENFORCE_EAGER" => (&mut settings.enforce_eager, "enforce-eager"),
         "TRANSFORMERS_TRUST_REMOTE_CODE" => (&mut settings.trust_remote_code, "trust-remote-code"),
-        "VLLM_LOG_REQUESTS" if on => return Became::Arguments(vec!["--enable-log-requests".to_owned()]),
+        "VLLM_LOG_REQUESTS" if on => {
+            return Became::Arguments(vec!["--enable-log-requests".to_owned()]);
+        }
         "VLLM_LOG_REQUESTS" => return nothing("vLLM logs no requests unless it is asked to"),
         // These three say the same; one that says no is no reason to write it down.
         _ if !on => return nothing("asking the hub is the default"),
@@ -180,14 +196,16 @@ fn switched(settings: &mut VllmSettings, name: &str, value: &str) -> Became {
 
 /// Variables that hold a text or a number.
 fn valued(settings: &mut VllmSettings, name: &str, value: &str) -> Became {
-    let count = |field: &mut Option<u32>, key: &'static str, read: fn(&str) -> Option<u32>| match read(value)
-    {
-        Some(count) => {
-            *field = Some(count);
-            Became::Key(key, count.to_string())
-        }
-        None => nothing("its value is no whole number above 0, and so it is left to vLLM"),
-    };
+    let count =
+        |field: &mut Option<u32>, key: &'static str, read: fn(&str) -> Option<u32>| match read(
+            value,
+        ) {
+            Some(count) => {
+                *field = Some(count);
+                Became::Key(key, count.to_string())
+            }
+            None => nothing("its value is no whole number above 0, and so it is left to vLLM"),
+        };
     match name {
         "VLLM_MODEL" => {
             let model = model_folder(value);
@@ -214,7 +232,9 @@ fn valued(settings: &mut VllmSettings, name: &str, value: &str) -> Became {
         }
         "VLLM_MAX_MODEL_LEN" => count(&mut settings.max_model_len, "max-model-len", parse_tokens),
         "VLLM_BLOCK_SIZE" => count(&mut settings.block_size, "block-size", parse_count),
-        "VLLM_TENSOR_PARALLEL_SIZE" => count(&mut settings.tensor_parallel, "tensor-parallel", parse_count),
+        "VLLM_TENSOR_PARALLEL_SIZE" => {
+            count(&mut settings.tensor_parallel, "tensor-parallel", parse_count)
+        }
         "VLLM_PIPELINE_PARALLEL_SIZE" => {
             count(&mut settings.pipeline_parallel, "pipeline-parallel", parse_count)
         }
@@ -234,7 +254,11 @@ fn valued(settings: &mut VllmSettings, name: &str, value: &str) -> Became {
 /// vLLM takes the folder, not a file of weights in it.
 fn model_folder(value: &str) -> &str {
     match value.rsplit_once('/') {
-        Some((folder, file)) if !folder.is_empty() && file.to_lowercase().ends_with(".safetensors") => folder,
+        Some((folder, file))
+            if !folder.is_empty() && file.to_lowercase().ends_with(".safetensors") =>
+        {
+            folder
+        }
         _ => value,
     }
 }
@@ -254,7 +278,8 @@ fn parse_tokens(value: &str) -> Option<u32> {
         _ => return parse_count(value),
     };
     let (whole, decimals) = digits.split_once('.').unwrap_or((digits, ""));
-    let plain = !whole.is_empty() && whole.bytes().chain(decimals.bytes()).all(|byte| byte.is_ascii_digit());
+    let plain = !whole.is_empty()
+        && whole.bytes().chain(decimals.bytes()).all(|byte| byte.is_ascii_digit());
     // Seven decimals would be less than a token.
     if !plain || decimals.len() > 6 || (!decimals.is_empty() && unit % 1000 != 0) {
         return None;
@@ -294,7 +319,9 @@ impl Imported {
                 };
                 (format!("is now {note}"), Some((key, toml)), false)
             }
-            Became::Proposal(key, toml, why) => (format!("is left out: {why}"), Some((key, toml)), true),
+            Became::Proposal(key, toml, why) => {
+                (format!("is left out: {why}"), Some((key, toml)), true)
+            }
             Became::Arguments(words) => {
                 let said = format!("is now the argument {}", words.join(" "));
                 self.settings.arguments.extend(words);
@@ -329,7 +356,8 @@ impl Imported {
             let entry = entry.as_ref().map(|(key, value)| format!("{mark}{key} = {value}\n"));
             toml.extend(["# ", note, "\n", entry.as_deref().unwrap_or_default()]);
         }
-        let arguments: Vec<String> = self.settings.arguments.iter().map(|word| text(word)).collect();
+        let arguments: Vec<String> =
+            self.settings.arguments.iter().map(|word| text(word)).collect();
         if !arguments.is_empty() {
             toml.extend(["arguments = [", &arguments.join(", "), "]\n"]);
         }

@@ -115,7 +115,8 @@ fn progress_bar(said: &str) -> Option<(u8, Option<String>)> {
     let percent: u8 = digits.parse().ok().filter(|percent| *percent <= 100)?;
     let count = after.rsplit('|').next().and_then(|rest| rest.split_whitespace().next());
     let count = count.filter(|word| {
-        word.split_once('/').is_some_and(|(done, all)| is_number(done) && is_number(all)) && word.len() <= 24
+        word.split_once('/').is_some_and(|(done, all)| is_number(done) && is_number(all))
+            && word.len() <= 24
     });
     Some((percent, count.map(str::to_owned)))
 }
@@ -142,7 +143,8 @@ fn message(line: &str) -> &str {
         return after.trim();
     }
     // 0.01.057.525 I load_tensors: …
-    let clock = level.contains('.') && level.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let clock =
+        level.contains('.') && level.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     match after.split_once(' ') {
         Some(("D" | "I" | "W" | "E", after)) if clock => after.trim(),
         _ => rest,
@@ -229,7 +231,10 @@ fn tokens(text: &str) -> Option<u64> {
 /// What is in lines that say why an engine fails, in small letters, and how to say it.
 const FATAL: [(&str, &str); 32] = [
     ("less than desired gpu memory utilization", "not enough free memory on the GPU"),
-    ("no available memory for the cache blocks", "no memory is left for the KV cache; give it a larger part"),
+    (
+        "no available memory for the cache blocks",
+        "no memory is left for the KV cache; give it a larger part",
+    ),
     ("larger than the available kv cache memory", "the KV cache is too small for max-model-len"),
     (
         "larger than the maximum number of tokens that can be stored",
@@ -264,7 +269,10 @@ const FATAL: [(&str, &str); 32] = [
     ("failed to open gguf file", "the model cannot be read"),
     ("error loading model", "the model cannot be loaded"),
     ("failed to load model", "the model cannot be loaded"),
-    ("engine core initialization failed", "vLLM's core did not start; the cause is further up in its log"),
+    (
+        "engine core initialization failed",
+        "vLLM's core did not start; the cause is further up in its log",
+    ),
     ("enginecore failed to start", "vLLM's core did not start; the cause is further up in its log"),
 ];
 
@@ -286,7 +294,8 @@ mod tests {
     fn lines_tell_phases() {
         let bar = "\rLoading safetensors checkpoint shards:   0% Completed | 0/26 [00:00<?, ?it/s]\
                    \rLoading safetensors checkpoint shards:  38% Completed | 10/26 [00:12<00:20,  1.25s/it]\r";
-        let graphs = "Capturing CUDA graphs (decode, FULL): 100%|██████████| 35/35 [00:02<00:00, 21.18it/s]";
+        let graphs =
+            "Capturing CUDA graphs (decode, FULL): 100%|██████████| 35/35 [00:02<00:00, 21.18it/s]";
         let table: &[(&str, Phase, Option<u8>, &str)] = &[
             (bar, Phase::Weights, Some(38), "10/26"),
             (graphs, Phase::Graphs, Some(100), "35/35"),
@@ -302,7 +311,12 @@ mod tests {
                 None,
                 "Dynamo",
             ),
-            ("load_tensors: offloaded 29/29 layers to GPU", Phase::Weights, None, "load_tensors: offloaded"),
+            (
+                "load_tensors: offloaded 29/29 layers to GPU",
+                Phase::Weights,
+                None,
+                "load_tensors: offloaded",
+            ),
             (
                 "0.01.057.525 I load_tensors: loading model tensors",
                 Phase::Weights,
@@ -317,7 +331,12 @@ mod tests {
             ),
             ("llama_context: n_ctx = 8192", Phase::KvCache, None, "llama_context"),
             ("main: model loaded", Phase::Warmup, None, "main: model loaded"),
-            ("main: server is listening on http://127.0.0.1:8080", Phase::Listening, None, "main: server"),
+            (
+                "main: server is listening on http://127.0.0.1:8080",
+                Phase::Listening,
+                None,
+                "main: server",
+            ),
         ];
         for (line, phase, percent, detail) in table {
             let found = read(line).unwrap();
@@ -378,7 +397,10 @@ mod tests {
             ("vllm: error: unrecognized arguments: --swap-space 4", "argument"),
             ("OSError: [Errno 98] Address already in use", "port is taken"),
             ("FileNotFoundError: [Errno 2] No such file or directory: '/m'", "file is missing"),
-            ("torch.OutOfMemoryError: HIP out of memory. Tried to allocate 2.00 GiB", "memory is full"),
+            (
+                "torch.OutOfMemoryError: HIP out of memory. Tried to allocate 2.00 GiB",
+                "memory is full",
+            ),
             (
                 "(APIServer pid=1) ERROR 11-21 03:31:49 [a.py:1] Engine core initialization failed.",
                 "further up",

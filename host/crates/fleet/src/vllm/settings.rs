@@ -198,7 +198,10 @@ impl VllmSettings {
                 self.model
             ));
         } else if lower.ends_with(".gguf") {
-            wrong.push(format!("model \"{}\" is a file of llama.cpp; give the lane that driver", self.model));
+            wrong.push(format!(
+                "model \"{}\" is a file of llama.cpp; give the lane that driver",
+                self.model
+            ));
         }
     }
 
@@ -253,7 +256,8 @@ impl VllmSettings {
         let arguments = self.arguments.iter().map(|word| ("arguments", word.as_str()));
         for (key, word) in self.values().chain(program).chain(arguments) {
             if is_broken(word) {
-                wrong.push(format!("{key} \"{}\" holds a line break or a NUL", word.escape_debug()));
+                wrong
+                    .push(format!("{key} \"{}\" holds a line break or a NUL", word.escape_debug()));
             }
         }
     }
@@ -276,10 +280,14 @@ impl VllmSettings {
             }
             // The value stays out of the sentence: it may be a secret.
             if is_broken(value) {
-                wrong.push(format!("the value of env {} holds a line break or a NUL", name.escape_debug()));
+                wrong.push(format!(
+                    "the value of env {} holds a line break or a NUL",
+                    name.escape_debug()
+                ));
             }
         }
-        for (key, value) in [("hsa-override", &self.hsa_override), ("cache-root", &self.cache_root)] {
+        for (key, value) in [("hsa-override", &self.hsa_override), ("cache-root", &self.cache_root)]
+        {
             if value.as_deref().is_some_and(|value| value.is_empty() || is_broken(value)) {
                 wrong.push(format!("{key} is empty, or holds a line break or a NUL"));
             }

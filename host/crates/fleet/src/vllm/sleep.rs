@@ -164,7 +164,11 @@ pub(crate) enum SleepError {
 ///
 /// # Errors
 /// When the engine gives no answer that could be compared.
-pub(crate) async fn canary(calls: &impl Calls, model: &str, limit: Duration) -> Result<Canary, SleepError> {
+pub(crate) async fn canary(
+    calls: &impl Calls,
+    model: &str,
+    limit: Duration,
+) -> Result<Canary, SleepError> {
     Session::new(calls, limit).canary(model).await
 }
 
@@ -261,7 +265,12 @@ impl<'a, C: Calls> Session<'a, C> {
     }
 
     /// The body of an answer with status 200.
-    async fn ask(&self, method: Method, path: &str, body: Option<&str>) -> Result<Bytes, SleepError> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&str>,
+    ) -> Result<Bytes, SleepError> {
         let left = self.end.saturating_duration_since(Instant::now());
         let call = || format!("{method} {path}");
         // The limit is the call's to keep; that it does is not taken for granted.
@@ -274,7 +283,9 @@ impl<'a, C: Calls> Session<'a, C> {
                 meaning: meaning(status, path),
             }),
             // What it says when it is over depends on who looked at the clock first.
-            Ok(Err(_)) if self.over() => Err(SleepError::TimedOut { call: call(), limit: self.limit }),
+            Ok(Err(_)) if self.over() => {
+                Err(SleepError::TimedOut { call: call(), limit: self.limit })
+            }
             Ok(Err(cause)) => Err(SleepError::NoAnswer { call: call(), cause }),
             Err(_) => Err(SleepError::TimedOut { call: call(), limit: self.limit }),
         }
@@ -309,7 +320,12 @@ impl<'a, C: Calls> Session<'a, C> {
     }
 
     /// Wait until there is more free memory than `before`; the bytes. ROCm's driver gives it back late.
-    async fn until_freed(&self, gauge: &impl Gauge, before: u64, expected: u64) -> Result<u64, SleepError> {
+    async fn until_freed(
+        &self,
+        gauge: &impl Gauge,
+        before: u64,
+        expected: u64,
+    ) -> Result<u64, SleepError> {
         let mut pause = FIRST_PAUSE;
         loop {
             let freed = gauge.free().map(|free| free.saturating_sub(before));
@@ -367,7 +383,9 @@ fn contradicted(method: &Method, path: &str, said: &[u8], meaning: &'static str)
 
 fn meaning(status: StatusCode, path: &str) -> &'static str {
     match status {
-        StatusCode::NOT_FOUND if path.starts_with("/v1/") => "it does not know the model by this name",
+        StatusCode::NOT_FOUND if path.starts_with("/v1/") => {
+            "it does not know the model by this name"
+        }
         StatusCode::NOT_FOUND => {
             "it was started without `--enable-sleep-mode` or `VLLM_SERVER_DEV_MODE=1`, or is no vLLM"
         }
@@ -380,5 +398,9 @@ fn meaning(status: StatusCode, path: &str) -> &'static str {
 fn quote(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(said.get(..LONGEST_QUOTE).unwrap_or(said));
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.trim().is_empty() { "without a word".to_owned() } else { format!("\"{}\"", text.trim()) }
+    if text.trim().is_empty() {
+        "without a word".to_owned()
+    } else {
+        format!("\"{}\"", text.trim())
+    }
 }

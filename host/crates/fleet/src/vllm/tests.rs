@@ -73,7 +73,8 @@ fn all_settings() {
         env: pairs(&[("VLLM_DO_NOT_TRACK", "0")]),
     };
     assert_eq!(all.check(), Vec::<String>::new());
-    let found = command(&all, Listen::Socket("/run/a.sock"), &pairs(&[("HIP_VISIBLE_DEVICES", "0")]));
+    let found =
+        command(&all, Listen::Socket("/run/a.sock"), &pairs(&[("HIP_VISIBLE_DEVICES", "0")]));
     let words = "--uds /run/a.sock --served-model-name a b --enable-request-id-headers --disable-uvicorn-access-log \
                  --dtype bfloat16 --quantization awq --max-model-len 32768 --max-num-seqs 4 \
                  --gpu-memory-utilization 0.45 --kv-cache-memory-bytes 1073741824 --tensor-parallel-size 2 \
@@ -131,9 +132,17 @@ fn environment_is_cleaned() {
 #[test]
 fn operators_environment_is_cleaned_too() {
     let mut lane = settings();
-    lane.env =
-        pairs(&[("VLLM_PORT", "1"), ("VLLM_API_KEY", ""), ("HIP_VISIBLE_DEVICES", "GPU-1"), ("A", "b")]);
-    let found = command(&lane, Listen::Port(1), &pairs(&[("ROCR_VISIBLE_DEVICES", "0"), ("VLLM_PORT", "2")]));
+    lane.env = pairs(&[
+        ("VLLM_PORT", "1"),
+        ("VLLM_API_KEY", ""),
+        ("HIP_VISIBLE_DEVICES", "GPU-1"),
+        ("A", "b"),
+    ]);
+    let found = command(
+        &lane,
+        Listen::Port(1),
+        &pairs(&[("ROCR_VISIBLE_DEVICES", "0"), ("VLLM_PORT", "2")]),
+    );
     assert_eq!(env(&found, "A"), Some("b"));
     for name in ["VLLM_PORT", "VLLM_API_KEY", "HIP_VISIBLE_DEVICES"] {
         assert!(removes(&found, name) && env(&found, name).is_none(), "{name}: {found:?}");
@@ -145,10 +154,13 @@ fn operators_environment_is_cleaned_too() {
     let both = pairs(&[("HIP_VISIBLE_DEVICES", "0"), ("CUDA_VISIBLE_DEVICES", "1")]);
     let found = command(&lane, Listen::Port(1), &both);
     assert_eq!(env(&found, "HSA_OVERRIDE_GFX_VERSION"), Some("11.5.1"));
-    assert!(!removes(&found, "HSA_OVERRIDE_GFX_VERSION") && warns(&found, "natively since ROCm 7.0.2"));
+    assert!(
+        !removes(&found, "HSA_OVERRIDE_GFX_VERSION") && warns(&found, "natively since ROCm 7.0.2")
+    );
     assert!(removes(&found, "CUDA_VISIBLE_DEVICES") && !removes(&found, "HIP_VISIBLE_DEVICES"));
     assert!(!warns(&found, "s3cret"));
-    lane.program = vec!["docker".to_owned(), "run".to_owned(), "image".to_owned(), "vllm".to_owned()];
+    lane.program =
+        vec!["docker".to_owned(), "run".to_owned(), "image".to_owned(), "vllm".to_owned()];
     assert!(warns(&command(&lane, Listen::Port(1), &[]), "container"));
 }
 
@@ -186,7 +198,8 @@ fn mistakes_are_found() {
 
 #[test]
 fn small_readers() {
-    for (text, part, shown) in [("0.45", 450, "0.45"), ("1", 1000, "1.0"), ("0.9234", 923, "0.923")] {
+    for (text, part, shown) in [("0.45", 450, "0.45"), ("1", 1000, "1.0"), ("0.9234", 923, "0.923")]
+    {
         assert_eq!(Permille::parse(text), Some(Permille(part)));
         assert_eq!(Permille(part).to_string(), shown);
     }
@@ -247,11 +260,9 @@ fn seed_is_imported() {
     assert!(toml.contains("\n# hsa-override = \"11.0.0\"\n"));
     assert_eq!(toml.matches("\noffline = true\n").count(), 1);
     assert!(!toml.contains("s3cret"));
-    assert!(
-        toml.ends_with(
-            "arguments = [\"--enable-log-requests\"]\nenv = { \"VLLM_LOGGING_LEVEL\" = \"INFO\" }\n"
-        )
-    );
+    assert!(toml.ends_with(
+        "arguments = [\"--enable-log-requests\"]\nenv = { \"VLLM_LOGGING_LEVEL\" = \"INFO\" }\n"
+    ));
 }
 
 #[test]
@@ -295,7 +306,10 @@ fn files_of_all_kinds() {
             "services:\n  vllm:\n    image: x:1\n    ports:\n      - \"8000:8000\"\n    environment:\n      - A=1\n      - 'B=2'\n      - C\n",
             &[("A", "1"), ("B", "2")],
         ),
-        ("environment:\n  A: 1\n  B: \"x: y\"\n  C: a=b\n", &[("A", "1"), ("B", "x: y"), ("C", "a=b")]),
+        (
+            "environment:\n  A: 1\n  B: \"x: y\"\n  C: a=b\n",
+            &[("A", "1"), ("B", "x: y"), ("C", "a=b")],
+        ),
         ("A=http://x:1", &[("A", "http://x:1")]),
     ];
     for (text, expected) in table {
@@ -335,7 +349,8 @@ fn recorded_start_goes_forward() {
     assert!(RECORDED.iter().all(|line| fatal(line).is_none()));
     let mut measured = Measured::default();
     RECORDED.iter().for_each(|line| measure(line, &mut measured));
-    let expected = Measured { weights_bytes: None, kv_bytes: Some(1 << 30), kv_tokens: Some(1_048_576) };
+    let expected =
+        Measured { weights_bytes: None, kv_bytes: Some(1 << 30), kv_tokens: Some(1_048_576) };
     assert_eq!(measured, expected);
 }
 

@@ -21,7 +21,9 @@ impl PolicyAdmin for Fake {
         match (name, command) {
             ("one", PolicyCommand::Enable) => panic!("a fault of ours"),
             ("one", command) => Ok(json!(format!("{command:?}"))),
-            ("two", _) => Err(AdminError::Refused("there is no earlier version of `two`".to_owned())),
+            ("two", _) => {
+                Err(AdminError::Refused("there is no earlier version of `two`".to_owned()))
+            }
             _ => Err(no_such(self, name.to_owned())),
         }
     }
@@ -48,7 +50,10 @@ async fn ask(
     let (head, body) = answer.into_parts();
     assert!(head.headers.contains_key("x-request-id") || head.status.is_success());
     let body = body.collect().await.unwrap().to_bytes();
-    (head.status, serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into()))
+    (
+        head.status,
+        serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into()),
+    )
 }
 
 #[tokio::test]
@@ -56,7 +61,12 @@ async fn questions_and_orders_reach_the_policies() {
     let one = |command: &str| json!(command);
     let open = Keys::default();
     for (method, path, body, answer) in [
-        (Method::GET, "/policies", "", json!({ "policies": [{ "name": "one" }, { "name": "two" }] })),
+        (
+            Method::GET,
+            "/policies",
+            "",
+            json!({ "policies": [{ "name": "one" }, { "name": "two" }] }),
+        ),
         (Method::GET, "/policies/two", "", json!({ "name": "two" })),
         (Method::POST, "/policies/one/rollback", "", one("RollBack { to: None }")),
         (
@@ -69,7 +79,11 @@ async fn questions_and_orders_reach_the_policies() {
         (Method::POST, "/policies/one/disable", "{\"version\": null}", one("Disable")),
         (Method::POST, "/reload", "", json!({ "policies": ["reloaded"] })),
     ] {
-        assert_eq!(ask(&open, &method, path, None, body).await, (StatusCode::OK, answer), "{method} {path}");
+        assert_eq!(
+            ask(&open, &method, path, None, body).await,
+            (StatusCode::OK, answer),
+            "{method} {path}"
+        );
     }
     let (status, answer) = ask(&open, &Method::GET, "/status", None, "").await;
     assert_eq!((status, &answer["lanes"][0]["name"]), (StatusCode::OK, &json!("a")));
@@ -81,7 +95,14 @@ async fn questions_and_orders_reach_the_policies() {
 async fn what_cannot_be_done_is_answered_with_a_sentence() {
     let open = Keys::default();
     for (method, path, body, status, code, part) in [
-        (Method::GET, "/policies/x", "", 404, "policy_not_found", "no policy `x`; there are `one`, `two`"),
+        (
+            Method::GET,
+            "/policies/x",
+            "",
+            404,
+            "policy_not_found",
+            "no policy `x`; there are `one`, `two`",
+        ),
         (Method::POST, "/policies/x/disable", "", 404, "policy_not_found", "no policy `x`"),
         (Method::POST, "/policies/two/rollback", "", 409, "refused", "no earlier version of `two`"),
         (
@@ -126,7 +147,11 @@ async fn with_a_token_nothing_goes_without_it() {
     ] {
         for header in [None, Some("Bearer wrong"), Some("t0ken"), Some("Basic t0ken")] {
             let (status, answer) = ask(&keys, &method, path, header, "").await;
-            assert_eq!(status, StatusCode::UNAUTHORIZED, "{method} {path} with {header:?}: {answer}");
+            assert_eq!(
+                status,
+                StatusCode::UNAUTHORIZED,
+                "{method} {path} with {header:?}: {answer}"
+            );
         }
         let (status, _) = ask(&keys, &method, path, Some("Bearer t0ken"), "").await;
         assert_eq!(status == StatusCode::NOT_FOUND, path == "/nothing", "{method} {path}");

@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use pointsman_domain::{
-    Advisor, BuiltIn, Edit, Facts, Failure, FallbackStep, FleetView, LaneId, Merged, Outcome, Recovery,
-    Rejection, Trace, TryResult,
+    Advisor, BuiltIn, Edit, Facts, Failure, FallbackStep, FleetView, LaneId, Merged, Outcome,
+    Recovery, Rejection, Trace, TryResult,
 };
 
 use super::{MOST_TRIES, World, json, stream};
 use crate::AdvisorSlot;
 
-const BODY: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}],"max_tokens":50}"#;
-const STREAM: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}],"stream":true}"#;
+const BODY: &str =
+    r#"{"model":"m","messages":[{"role":"user","content":"hello"}],"max_tokens":50}"#;
+const STREAM: &str =
+    r#"{"model":"m","messages":[{"role":"user","content":"hello"}],"stream":true}"#;
 const A: LaneId = LaneId(0);
 const C: LaneId = LaneId(2);
 
@@ -50,7 +52,13 @@ impl Advisor for Fake {
         self.opinion.is_some()
     }
 
-    fn recover(&self, facts: &Facts, _: &Arc<FleetView>, failed: &Failure, _: &mut Trace) -> Recovery {
+    fn recover(
+        &self,
+        facts: &Facts,
+        _: &Arc<FleetView>,
+        failed: &Failure,
+        _: &mut Trace,
+    ) -> Recovery {
         self.asked.lock().unwrap().push((*failed, facts.attempt));
         self.opinion.as_ref().map_or(Recovery::Planned, |opinion| opinion(facts, failed))
     }
@@ -65,7 +73,9 @@ impl Advisor for Fake {
 }
 
 /// A world whose advisor has this opinion about failed tries.
-async fn with(opinion: impl Fn(&Facts, &Failure) -> Recovery + Send + Sync + 'static) -> (World, Arc<Fake>) {
+async fn with(
+    opinion: impl Fn(&Facts, &Failure) -> Recovery + Send + Sync + 'static,
+) -> (World, Arc<Fake>) {
     let fake = Arc::new(Fake { opinion: Some(Box::new(opinion)), learns: true, ..Fake::default() });
     (World::new(Arc::clone(&fake)).await, fake)
 }
@@ -126,7 +136,10 @@ async fn after_a_try_of_its_own_the_plan_goes_on() {
         .collect();
     assert_eq!(limits, [50, 7, 50], "an edit is for its step only");
     assert_eq!(world.metric("pointsman_fell_back_total"), "pointsman_fell_back_total 1");
-    assert_eq!((ended(&fake).tries, ended(&fake).lane, ended(&fake).ended), (3, LaneId(1), TryResult::Ok));
+    assert_eq!(
+        (ended(&fake).tries, ended(&fake).lane, ended(&fake).ended),
+        (3, LaneId(1), TryResult::Ok)
+    );
 }
 
 #[tokio::test]
@@ -160,7 +173,8 @@ async fn no_policy_gets_more_tries_than_there_are() {
     let (status, ..) = world.ask(BODY).await;
     assert_eq!((status, world.asked().as_str()), (502, "aaa"));
     assert_eq!(world.asked().len(), MOST_TRIES);
-    let left: Vec<u32> = fake.asked.lock().unwrap().iter().map(|(failed, _)| failed.tries_left).collect();
+    let left: Vec<u32> =
+        fake.asked.lock().unwrap().iter().map(|(failed, _)| failed.tries_left).collect();
     assert_eq!(left, [2, 1, 0]);
     assert_eq!((ended(&fake).tries, ended(&fake).ended), (3, TryResult::ServerError));
 }
@@ -209,8 +223,7 @@ async fn who_has_no_opinion_is_not_asked_and_who_does_not_learn_is_not_told() {
 
 #[tokio::test]
 async fn outcomes_say_what_a_request_took() {
-    const USAGE: &str =
-        r#""usage":{"prompt_tokens":70,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":64}}"#;
+    const USAGE: &str = r#""usage":{"prompt_tokens":70,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":64}}"#;
     let plain = format!(r#"{{"choices":[],{USAGE},"prompt_logprobs":null}}"#);
     let event = format!("data: {{\"choices\":[{{\"finish_reason\":\"stop\"}}],{USAGE}}}\n\n");
     let whole = format!("{event}data: [DONE]\n\n");
@@ -238,14 +251,23 @@ async fn outcomes_say_what_a_request_took() {
         let outcome = ended(&fake);
         let Outcome { prompt_tokens, cached_tokens, output_tokens, .. } = outcome;
         // "hello" with its frame is a handful of tokens, by the host's estimate.
-        let estimated = (1..20).contains(&prompt_tokens) && (cached_tokens, output_tokens) == (0, 0);
+        let estimated =
+            (1..20).contains(&prompt_tokens) && (cached_tokens, output_tokens) == (0, 0);
         let counted = Some((prompt_tokens, cached_tokens, output_tokens));
-        assert!(if tokens.is_some() { counted == tokens } else { estimated }, "{reply:?}: {outcome:?}");
+        assert!(
+            if tokens.is_some() { counted == tokens } else { estimated },
+            "{reply:?}: {outcome:?}"
+        );
         assert_eq!(outcome.ended, end, "{reply:?}");
-        assert_eq!((&*outcome.request_id, &*outcome.model, &outcome.tenant), ("the-id", "m", &None));
+        assert_eq!(
+            (&*outcome.request_id, &*outcome.model, &outcome.tenant),
+            ("the-id", "m", &None)
+        );
         assert_eq!((outcome.lane, outcome.tries, outcome.topology), (A, 1, 1));
         assert!(
-            outcome.ttft > Duration::ZERO && outcome.ttft <= outcome.total && outcome.queue <= outcome.ttft
+            outcome.ttft > Duration::ZERO
+                && outcome.ttft <= outcome.total
+                && outcome.queue <= outcome.ttft
         );
     }
 }
@@ -262,8 +284,14 @@ async fn a_client_that_leaves_the_queue_is_heard_of_with_its_wait() {
     let waits = tokio::time::timeout(Duration::from_millis(100), world.begin(STREAM));
     assert!(waits.await.is_err(), "all slots are taken");
     let outcome = ended(&fake);
-    assert_eq!((outcome.ended, outcome.tries, outcome.ttft), (TryResult::ClientGone, 1, Duration::ZERO));
-    assert!(outcome.queue >= Duration::from_millis(50) && outcome.queue <= outcome.total, "{outcome:?}");
+    assert_eq!(
+        (outcome.ended, outcome.tries, outcome.ttft),
+        (TryResult::ClientGone, 1, Duration::ZERO)
+    );
+    assert!(
+        outcome.queue >= Duration::from_millis(50) && outcome.queue <= outcome.total,
+        "{outcome:?}"
+    );
 }
 
 #[tokio::test]

@@ -90,13 +90,19 @@ pub(super) fn read_message(body: &str, shape: &MessageShape<'_>) -> Result<Messa
             })?;
             for part in parts {
                 message.parts += 1;
-                let text = part.text.or(part.refusal).map(RawValue::get).filter(|text| text.starts_with('"'));
+                let text = part
+                    .text
+                    .or(part.refusal)
+                    .map(RawValue::get)
+                    .filter(|text| text.starts_with('"'));
                 let is_text = matches!(
                     part.kind.map(RawValue::get),
                     None | Some("\"text\"" | "\"input_text\"" | "\"refusal\"")
                 );
                 match text {
-                    Some(text) if is_text => message.texts.push(Text::new(text, json::range_in(body, text))),
+                    Some(text) if is_text => {
+                        message.texts.push(Text::new(text, json::range_in(body, text)))
+                    }
                     _ => message.media_parts += 1,
                 }
             }
@@ -112,9 +118,17 @@ pub(super) fn read_message(body: &str, shape: &MessageShape<'_>) -> Result<Messa
 }
 
 /// A prompt is a string, a list of strings, a list of token ids, or a list of such lists.
-pub(super) fn read_prompt(body: &str, prompt: &str, token_ids: &mut usize) -> Result<Message, BadRequest> {
-    let wrong =
-        || BadRequest::field("prompt", "`prompt` must be a string, or a list of strings or of token ids");
+pub(super) fn read_prompt(
+    body: &str,
+    prompt: &str,
+    token_ids: &mut usize,
+) -> Result<Message, BadRequest> {
+    let wrong = || {
+        BadRequest::field(
+            "prompt",
+            "`prompt` must be a string, or a list of strings or of token ids",
+        )
+    };
     let mut message = Message { role: Role::User, texts: Vec::new(), parts: 0, media_parts: 0 };
     let pieces = match prompt.as_bytes().first() {
         Some(b'"') => vec![prompt],
@@ -146,9 +160,11 @@ pub(super) fn output_limit(shape: &Shape<'_>) -> u32 {
 }
 
 pub(super) fn has_grammar(shape: &Shape<'_>) -> bool {
-    let format = shape.response_format.and_then(|format| json::find(format.get(), &["type".to_owned()]));
+    let format =
+        shape.response_format.and_then(|format| json::find(format.get(), &["type".to_owned()]));
     let constrained = matches!(format, Some("\"json_object\"" | "\"json_schema\""));
-    constrained || [shape.structured_outputs, shape.grammar, shape.json_schema].iter().any(Option::is_some)
+    constrained
+        || [shape.structured_outputs, shape.grammar, shape.json_schema].iter().any(Option::is_some)
 }
 
 pub(super) fn small(number: usize) -> u32 {

@@ -24,13 +24,19 @@ fn figures_tell_what_the_request_is_like() {
     }));
     let figures = request.figures();
     assert!(figures.streaming && figures.has_tools && figures.has_media && figures.has_grammar);
-    assert_eq!((figures.max_output_tokens, figures.messages, figures.prompt_tokens), (7, 3, 3 * 4 + 2 + 2));
-    let info = |role, text_bytes, parts, media_parts| MessageInfo { role, text_bytes, parts, media_parts };
-    let expected = [info(Role::System, 7, 1, 0), info(Role::User, 8, 2, 1), info(Role::Assistant, 0, 0, 0)];
+    assert_eq!(
+        (figures.max_output_tokens, figures.messages, figures.prompt_tokens),
+        (7, 3, 3 * 4 + 2 + 2)
+    );
+    let info =
+        |role, text_bytes, parts, media_parts| MessageInfo { role, text_bytes, parts, media_parts };
+    let expected =
+        [info(Role::System, 7, 1, 0), info(Role::User, 8, 2, 1), info(Role::Assistant, 0, 0, 0)];
     assert_eq!(request.messages(), expected);
 
-    let plain =
-        chat(&json!({"model": "m", "messages": [], "tools": [], "response_format": {"type": "text"}}));
+    let plain = chat(
+        &json!({"model": "m", "messages": [], "tools": [], "response_format": {"type": "text"}}),
+    );
     let figures = plain.figures();
     assert!(!(figures.streaming || figures.has_tools || figures.has_media || figures.has_grammar));
 }
@@ -62,15 +68,30 @@ fn bad_bodies_say_what_is_wrong() {
         (ChatCompletions, r#"{"model":5,"messages":[]}"#, Some("model"), "must be a string"),
         (ChatCompletions, r#"{"model":"m"}"#, Some("messages"), "required"),
         (ChatCompletions, r#"{"model":"m","messages":"hi"}"#, None, "expected a sequence"),
-        (ChatCompletions, r#"{"model":"m","messages":[{"content":"x"}]}"#, Some("messages"), "`role`"),
+        (
+            ChatCompletions,
+            r#"{"model":"m","messages":[{"content":"x"}]}"#,
+            Some("messages"),
+            "`role`",
+        ),
         (
             ChatCompletions,
             r#"{"model":"m","messages":[{"role":"user","content":5}]}"#,
             Some("messages"),
             "`content`",
         ),
-        (ChatCompletions, r#"{"model":"m","messages":[],"stream":"yes"}"#, Some("stream"), "true or false"),
-        (ChatCompletions, r#"{"model":"a","model":"b","messages":[]}"#, None, "duplicate field `model`"),
+        (
+            ChatCompletions,
+            r#"{"model":"m","messages":[],"stream":"yes"}"#,
+            Some("stream"),
+            "true or false",
+        ),
+        (
+            ChatCompletions,
+            r#"{"model":"a","model":"b","messages":[]}"#,
+            None,
+            "duplicate field `model`",
+        ),
         (ChatCompletions, r#"{"model":"a","messages":[]} x"#, None, "trailing characters"),
         (Completions, r#"{"model":"m"}"#, Some("prompt"), "required"),
         (Completions, r#"{"model":"m","prompt":{}}"#, Some("prompt"), "must be a string"),
@@ -79,14 +100,19 @@ fn bad_bodies_say_what_is_wrong() {
         assert!(error.to_string().contains(part), "{body}: {error}");
         assert_eq!(error.body().param.as_deref(), param, "{body}");
     }
-    let error = Request::parse(ChatCompletions, Bytes::from_static(b"{\"a\":\"\xff\"}"), Head::default())
-        .unwrap_err();
+    let error =
+        Request::parse(ChatCompletions, Bytes::from_static(b"{\"a\":\"\xff\"}"), Head::default())
+            .unwrap_err();
     assert_eq!(error, BadRequest::Encoding(6));
 }
 
 #[test]
 fn a_deep_body_is_refused_and_not_a_crash() {
-    let deep = format!(r#"{{"model":"m","messages":[],"x":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
+    let deep = format!(
+        r#"{{"model":"m","messages":[],"x":{}{}}}"#,
+        "[".repeat(200_000),
+        "]".repeat(200_000)
+    );
     let request = parse(Endpoint::ChatCompletions, &deep);
     if let Ok(request) = request {
         assert!(matches!(request.field("/x", 10), FieldValue::TooLarge(_)));
@@ -104,11 +130,20 @@ fn text_is_read_with_escapes_resolved() {
     assert_eq!(request.text(0, 0, 100), "café\n");
     assert_eq!(request.text(0, 3, 1), "");
     assert_eq!(request.text(1, 0, 100), "");
-    assert!(request.contains("fé", false) && request.contains("FÉ", false) == request.contains("FÉ", true));
-    assert!(request.contains("CAF", true) && !request.contains("CAF", false) && request.contains("", false));
-    let half =
-        parse(Endpoint::ChatCompletions, r#"{"model":"m","messages":[{"role":"user","content":"\ud800"}]}"#)
-            .unwrap();
+    assert!(
+        request.contains("fé", false)
+            && request.contains("FÉ", false) == request.contains("FÉ", true)
+    );
+    assert!(
+        request.contains("CAF", true)
+            && !request.contains("CAF", false)
+            && request.contains("", false)
+    );
+    let half = parse(
+        Endpoint::ChatCompletions,
+        r#"{"model":"m","messages":[{"role":"user","content":"\ud800"}]}"#,
+    )
+    .unwrap();
     assert_eq!(half.text(0, 0, 100), r"\ud800");
 }
 
@@ -139,7 +174,8 @@ fn credentials_end_here() {
     }
     let body = Bytes::from_static(br#"{"model":"m","messages":[]}"#);
     let request =
-        Request::parse(Endpoint::ChatCompletions, body, Head { headers, ..Head::default() }).unwrap();
+        Request::parse(Endpoint::ChatCompletions, body, Head { headers, ..Head::default() })
+            .unwrap();
     assert_eq!(request.header("X-Task"), Some("v"));
     assert_eq!(request.header("authorization"), None);
     assert_eq!(request.headers().len(), 1);
@@ -148,8 +184,12 @@ fn credentials_end_here() {
 
 #[test]
 fn another_model_name_changes_nothing_else() {
-    let request = parse(Endpoint::ChatCompletions, r#" {"x":1e5, "model" : "a", "messages":[]} "#).unwrap();
-    assert_eq!(&request.body_with_model("b\n")[..], br#" {"x":1e5, "model" : "b\n", "messages":[]} "#);
+    let request =
+        parse(Endpoint::ChatCompletions, r#" {"x":1e5, "model" : "a", "messages":[]} "#).unwrap();
+    assert_eq!(
+        &request.body_with_model("b\n")[..],
+        br#" {"x":1e5, "model" : "b\n", "messages":[]} "#
+    );
 }
 
 proptest! {

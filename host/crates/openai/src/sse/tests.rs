@@ -12,12 +12,10 @@ fn watch(stream: &[u8], size: usize) -> (Vec<u8>, StreamWatch) {
     (forwarded, watch)
 }
 
-const CHUNK: &str =
-    "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":null}],\"usage\":null}\n\n";
+const CHUNK: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":null}],\"usage\":null}\n\n";
 const LAST: &str = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
 const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"total_tokens\":8,\"completion_tokens\":5,\"prompt_tokens_details\":{\"cached_tokens\":2}}}\n\n";
-const ERROR: &str =
-    "data: {\"error\":{\"message\":\"EngineCore died\",\"type\":\"InternalServerError\",\"code\":500}}\n\n";
+const ERROR: &str = "data: {\"error\":{\"message\":\"EngineCore died\",\"type\":\"InternalServerError\",\"code\":500}}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
 
 #[test]
@@ -36,7 +34,11 @@ fn ends_are_told_apart() {
         (String::new(), unfinished(false)),
     ] {
         for size in [1, 7, 4096] {
-            assert_eq!(watch(stream.as_bytes(), size).1.end(), end, "{stream:?} in pieces of {size}");
+            assert_eq!(
+                watch(stream.as_bytes(), size).1.end(),
+                end,
+                "{stream:?} in pieces of {size}"
+            );
         }
     }
 }
@@ -52,7 +54,10 @@ fn words_inside_an_answer_are_no_events() {
 #[test]
 fn usage_and_events_are_counted() {
     let (_, watch) = watch(format!("{CHUNK}{CHUNK}{LAST}{USAGE}{DONE}").as_bytes(), 5);
-    assert_eq!(watch.usage(), Some(Usage { prompt_tokens: 3, cached_tokens: 2, completion_tokens: 5 }));
+    assert_eq!(
+        watch.usage(),
+        Some(Usage { prompt_tokens: 3, cached_tokens: 2, completion_tokens: 5 })
+    );
     assert_eq!(watch.events(), 4);
 }
 
@@ -61,7 +66,11 @@ fn what_follows_an_error_is_held_back() {
     let stream = format!("{CHUNK}{ERROR}{DONE}");
     for size in 1..stream.len() {
         let (forwarded, _) = watch(stream.as_bytes(), size);
-        assert_eq!(String::from_utf8(forwarded).unwrap(), format!("{CHUNK}{ERROR}"), "in pieces of {size}");
+        assert_eq!(
+            String::from_utf8(forwarded).unwrap(),
+            format!("{CHUNK}{ERROR}"),
+            "in pieces of {size}"
+        );
     }
 }
 

@@ -6,7 +6,9 @@ use pointsman_domain as domain;
 use pointsman_domain::dispatch::Wish;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wasmtime::component::{Component, ComponentExportIndex, HasSelf, InstancePre, Linker, TypedFunc};
+use wasmtime::component::{
+    Component, ComponentExportIndex, HasSelf, InstancePre, Linker, TypedFunc,
+};
 use wasmtime::{Engine, Store};
 
 use self::bindings::exports::pointsman::policy::on_request::{Context, PolicyError as WitError};
@@ -89,7 +91,9 @@ impl Linked {
 
     pub(crate) fn instantiate(&self, store: &mut Store<HostState>) -> wasmtime::Result<Instance> {
         let instance = self.pre.instantiate(&mut *store)?;
-        let of = |index: &ComponentExportIndex, store: &mut Store<HostState>| instance.get_func(store, index);
+        let of = |index: &ComponentExportIndex, store: &mut Store<HostState>| {
+            instance.get_func(store, index)
+        };
         // When the component was linked, only the names of its exports were looked at, and the types of its imports.
         let other = |error: wasmtime::Error| {
             error.context(format!("it was built for another contract than {VERSION}"))
@@ -132,7 +136,8 @@ impl Instance {
         asked: Asked<'_>,
     ) -> wasmtime::Result<Result<domain::Advice, PolicyError>> {
         let context = told(store.data_mut(), "context", asked.into());
-        let result = self.required.pointsman_policy_on_request().call_advise(store, Told::into(context))?;
+        let result =
+            self.required.pointsman_policy_on_request().call_advise(store, Told::into(context))?;
         Ok(result.map(advice).map_err(policy_error))
     }
 

@@ -107,7 +107,10 @@ fn advice(action: Action, headers: &[(&str, &[u8])], shared: &Shared) -> domain:
                     &format_args!("{status} is no status to refuse a request with"),
                 );
             }
-            domain::Advice { reject: Some(rejection(status, &shared.name)), ..domain::Advice::default() }
+            domain::Advice {
+                reject: Some(rejection(status, &shared.name)),
+                ..domain::Advice::default()
+            }
         }
         Action::Modify(changes) => {
             domain::Advice { edits: edits(changes, headers, shared), ..domain::Advice::default() }
@@ -188,7 +191,11 @@ mod tests {
     fn shared() -> Shared {
         let metrics = PolicyMetrics::register(&mut Registry::default());
         let reference = domain::PolicyRef::new("guard", "1");
-        Shared::new("guard".into(), std::sync::Arc::default(), PolicyFigures::new(&metrics, &reference, &[]))
+        Shared::new(
+            "guard".into(),
+            std::sync::Arc::default(),
+            PolicyFigures::new(&metrics, &reference, &[]),
+        )
     }
 
     fn header(name: &str, value: &[u8]) -> HeaderResult {
@@ -224,7 +231,8 @@ mod tests {
             headers_remove: vec!["X-Gone".into()],
             body_replace: Some(b"{}".to_vec()),
         };
-        let headers: [(&str, &[u8]); 3] = [("x-old", b"one"), ("x-gone", b"two"), ("x-old", b"three")];
+        let headers: [(&str, &[u8]); 3] =
+            [("x-old", b"one"), ("x-gone", b"two"), ("x-old", b"three")];
         let expected = [
             Edit::ReplaceBody("{}".into()),
             Edit::RemoveHeader("X-Gone".into()),
@@ -256,7 +264,8 @@ mod tests {
     fn there_is_nothing_to_configure() {
         assert_eq!(configure("{}"), Ok(()));
         assert!(
-            configure(r#"{"a":1}"#).is_err_and(|error| error.to_string().contains("has no configuration"))
+            configure(r#"{"a":1}"#)
+                .is_err_and(|error| error.to_string().contains("has no configuration"))
         );
     }
 }

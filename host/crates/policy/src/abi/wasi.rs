@@ -91,7 +91,8 @@ impl Wasi {
         let Some(begun) = self.begun.get_mut(output as usize) else { return Vec::new() };
         let mut lines = Vec::new();
         for piece in text.split_inclusive(|byte| *byte == b'\n') {
-            let (piece, ends) = piece.strip_suffix(b"\n").map_or((piece, false), |piece| (piece, true));
+            let (piece, ends) =
+                piece.strip_suffix(b"\n").map_or((piece, false), |piece| (piece, true));
             let room = LONGEST_LINE - begun.len();
             begun.extend_from_slice(&piece[..piece.len().min(room)]);
             if ends {
@@ -124,9 +125,14 @@ impl HostState {
 }
 
 /// Give a component all it wants of WASI, and traps for whatever else that is.
-pub(crate) fn define(linker: &mut Linker<HostState>, component: &Component) -> wasmtime::Result<()> {
+pub(crate) fn define(
+    linker: &mut Linker<HostState>,
+    component: &Component,
+) -> wasmtime::Result<()> {
     let kind = component.component_type();
-    for (import, _) in kind.imports(component.engine()).filter(|(name, _)| name.starts_with(NAMESPACE)) {
+    for (import, _) in
+        kind.imports(component.engine()).filter(|(name, _)| name.starts_with(NAMESPACE))
+    {
         // Each under the name that it is imported by: the traps below would hide what is there under another version.
         let instance = linker.instance(import)?;
         match import.split_once('@').map_or(import, |(interface, _)| interface) {
@@ -165,7 +171,9 @@ fn insecure(mut to: Defining<'_>) -> wasmtime::Result<()> {
     to.func_wrap("get-insecure-random-bytes", |mut cx: Cx<'_>, (count,): (u64,)| {
         Ok((cx.data_mut().wasi.bytes(count)?,))
     })?;
-    to.func_wrap("get-insecure-random-u64", |mut cx: Cx<'_>, (): ()| Ok((cx.data_mut().wasi.draw(),)))
+    to.func_wrap("get-insecure-random-u64", |mut cx: Cx<'_>, (): ()| {
+        Ok((cx.data_mut().wasi.draw(),))
+    })
 }
 
 fn insecure_seed(mut to: Defining<'_>) -> wasmtime::Result<()> {
@@ -184,11 +192,15 @@ fn wall_clock(mut to: Defining<'_>) -> wasmtime::Result<()> {
         let nanoseconds = u32::try_from(now_ms % 1000).unwrap_or(0) * 1_000_000;
         Ok((Datetime { seconds: now_ms / 1000, nanoseconds },))
     })?;
-    to.func_wrap("resolution", |_: Cx<'_>, (): ()| Ok((Datetime { seconds: 0, nanoseconds: 1_000_000 },)))
+    to.func_wrap("resolution", |_: Cx<'_>, (): ()| {
+        Ok((Datetime { seconds: 0, nanoseconds: 1_000_000 },))
+    })
 }
 
 fn monotonic_clock(mut to: Defining<'_>) -> wasmtime::Result<()> {
-    to.func_wrap("now", |cx: Cx<'_>, (): ()| Ok((cx.data().wasi.now_ms.saturating_mul(1_000_000),)))?;
+    to.func_wrap("now", |cx: Cx<'_>, (): ()| {
+        Ok((cx.data().wasi.now_ms.saturating_mul(1_000_000),))
+    })?;
     to.func_wrap("resolution", |_: Cx<'_>, (): ()| Ok((1_000_000_u64,)))?;
     for name in ["subscribe-instant", "subscribe-duration"] {
         to.func_wrap(name, |_: Cx<'_>, (_when,): (u64,)| Ok((Any::new_own(ONLY),)))?;
@@ -204,7 +216,10 @@ fn environment(mut to: Defining<'_>) -> wasmtime::Result<()> {
 
 fn exit(mut to: Defining<'_>) -> wasmtime::Result<()> {
     to.func_wrap("exit", |_: Cx<'_>, (status,): (Result<(), ()>,)| -> wasmtime::Result<()> {
-        wasmtime::bail!("it ends its program, {}", if status.is_ok() { "well" } else { "with an error" })
+        wasmtime::bail!(
+            "it ends its program, {}",
+            if status.is_ok() { "well" } else { "with an error" }
+        )
     })
 }
 
@@ -284,7 +299,10 @@ mod tests {
         assert!(wasi.write(STDERR, b"\n \n").is_empty(), "blank lines say nothing");
         assert_eq!(wasi.write(STDOUT, b"lo\nyou\nthere"), ["hello", "you"]);
         assert_eq!(wasi.write(STDOUT, b"\n"), ["there"]);
-        assert_eq!(wasi.write(STDERR, &[b"x".repeat(5000), b"\n".to_vec()].concat())[0].len(), LONGEST_LINE);
+        assert_eq!(
+            wasi.write(STDERR, &[b"x".repeat(5000), b"\n".to_vec()].concat())[0].len(),
+            LONGEST_LINE
+        );
         assert_eq!(wasi.write(STDOUT, &b"y\n".repeat(1000)).len(), MOST_LINES as usize - 4);
         assert!(wasi.write(ONLY, b"z\n").is_empty());
     }

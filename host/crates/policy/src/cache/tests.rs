@@ -7,7 +7,8 @@ use crate::runtime::{Metering, compiling_engine};
 
 fn cache() -> (tempfile::TempDir, Cache) {
     let dir = tempfile::tempdir().unwrap();
-    let cache = Cache::open(dir.path().join("cache"), &compiling_engine(Metering::Wall).unwrap()).unwrap();
+    let cache =
+        Cache::open(dir.path().join("cache"), &compiling_engine(Metering::Wall).unwrap()).unwrap();
     (dir, cache)
 }
 
@@ -20,7 +21,8 @@ fn file(cache: &Cache, name: &str, length: usize, age: Duration) -> PathBuf {
 }
 
 fn left(cache: &Cache) -> Vec<String> {
-    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let name =
+        |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
     let mut names: Vec<_> = fs::read_dir(&cache.dir).unwrap().map(name).collect();
     names.sort();
     names
@@ -91,7 +93,8 @@ fn loading_counts_as_using() {
 
 #[test]
 fn code_of_one_metering_is_never_taken_for_the_others() {
-    let [wall, fuel] = [Metering::Wall, Metering::Fuel].map(|metering| compiling_engine(metering).unwrap());
+    let [wall, fuel] =
+        [Metering::Wall, Metering::Fuel].map(|metering| compiling_engine(metering).unwrap());
     assert_ne!(compatibility(&wall), compatibility(&fuel), "they would have one file");
     let component = wat::parse_str("(component)").unwrap();
     for (made_for, other) in [(&wall, &fuel), (&fuel, &wall)] {

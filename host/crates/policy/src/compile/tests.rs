@@ -12,7 +12,8 @@ use crate::runtime::{Allocator, Metering, Runtime, RuntimeSettings, compiling_en
 fn compile_with(behaviour: &str, limits: CompileLimits, bytes: &[u8]) -> CompileError {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join(behaviour);
-    let script = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("fixtures/compiler.sh");
+    let script =
+        Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("fixtures/compiler.sh");
     symlink(script, &program).unwrap();
     let engine = compiling_engine(Metering::Wall).unwrap();
     Compiler::Child { program, limits }.compile(&engine, Metering::Wall, bytes).unwrap_err()
@@ -63,14 +64,17 @@ fn a_child_cannot_fill_our_memory() {
     let limits = CompileLimits { code: 1 << 20, ..CompileLimits::default() };
     let error = compile_with("floods", limits, b"");
     assert_eq!(error.to_string(), "its compiled code is longer than 1 MiB");
-    let CompileError::Failed(words) = compile_with("babbles", limits, b"") else { panic!("it fails") };
+    let CompileError::Failed(words) = compile_with("babbles", limits, b"") else {
+        panic!("it fails")
+    };
     assert!(words.len() < 5000, "{} bytes of words were kept", words.len());
 }
 
 #[test]
 fn there_has_to_be_a_program() {
     let engine = compiling_engine(Metering::Wall).unwrap();
-    let compiler = Compiler::Child { program: "/nowhere/pointsman".into(), limits: CompileLimits::default() };
+    let compiler =
+        Compiler::Child { program: "/nowhere/pointsman".into(), limits: CompileLimits::default() };
     let error = compiler.compile(&engine, Metering::Wall, b"").unwrap_err().to_string();
     assert!(error.starts_with("the compiler cannot be started: "), "{error}");
 }
@@ -80,13 +84,17 @@ fn an_answer_is_for_these_bytes_and_for_this_program() {
     let digest = Sha256::digest(b"a component");
     let code = b"machine code";
     let answer =
-        [&MAGIC[..], &digest, &7_u64.to_le_bytes(), &(code.len() as u64).to_le_bytes(), code].concat();
+        [&MAGIC[..], &digest, &7_u64.to_le_bytes(), &(code.len() as u64).to_le_bytes(), code]
+            .concat();
     assert_eq!(open(answer.clone(), &digest, 7).unwrap(), code);
     let sentence = |answer: &[u8], digest: &[u8], compatibility| {
         open(answer.to_vec(), digest, compatibility).unwrap_err().to_string()
     };
     assert!(sentence(&answer, &digest, 8).contains("for another version"));
-    assert!(sentence(&answer, &Sha256::digest(b"another"), 7).contains("something else than it was sent"));
+    assert!(
+        sentence(&answer, &Sha256::digest(b"another"), 7)
+            .contains("something else than it was sent")
+    );
     for length in 0..answer.len() {
         assert!(sentence(&answer[..length], &digest, 7).contains("cut short"), "{length}");
     }
@@ -101,7 +109,8 @@ fn an_answer_is_for_these_bytes_and_for_this_program() {
 #[test]
 fn code_is_the_same_with_and_without_a_pool() {
     let of = |allocator| {
-        let runtime = Runtime::new(RuntimeSettings { allocator, ..RuntimeSettings::default() }).unwrap();
+        let runtime =
+            Runtime::new(RuntimeSettings { allocator, ..RuntimeSettings::default() }).unwrap();
         compatibility(&runtime.engine)
     };
     let child = compatibility(&compiling_engine(Metering::Wall).unwrap());

@@ -75,7 +75,8 @@ impl Policies {
                 let (version, reason) = (short(&fingerprint), reason.to_owned());
                 return Change::Failed(LoadError::SetAside { version, reason });
             }
-            let known = place.history.iter().find(|version| version.fingerprint == fingerprint).cloned();
+            let known =
+                place.history.iter().find(|version| version.fingerprint == fingerprint).cloned();
             (known, place.active.is_none())
         };
         let is_shadow = policy.rollout == Rollout::Shadow && !is_first;
@@ -130,13 +131,17 @@ impl Policies {
         let Remembered { active, trial: _, history, set_aside, disabled } = store.remembered();
         let again = |fingerprint: String| {
             let (bundle, settings) = store.load(&fingerprint)?;
-            let version = verify(&bundle, spec).and_then(|()| self.prove(policy, &bundle, &settings, false));
+            let version =
+                verify(&bundle, spec).and_then(|()| self.prove(policy, &bundle, &settings, false));
             version.map(Arc::new).map_err(|error| error.to_string())
         };
         let mut again = |fingerprint| match again(fingerprint) {
             Ok(version) => Some(version),
             Err(error) => {
-                tracing::warn!(policy = policy.name, "an earlier version cannot be used any more: {error}");
+                tracing::warn!(
+                    policy = policy.name,
+                    "an earlier version cannot be used any more: {error}"
+                );
                 None
             }
         };

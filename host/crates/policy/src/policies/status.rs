@@ -125,7 +125,10 @@ impl Policies {
         let counts = active.map(Version::counts).unwrap_or_default();
         let problem = |(what, since): &(String, std::time::SystemTime)| {
             let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
-            Problem { what: what.clone(), since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) }
+            Problem {
+                what: what.clone(),
+                since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            }
         };
         Entry {
             name: policy.name.clone(),
@@ -137,17 +140,23 @@ impl Policies {
             },
             version: active.map_or_else(String::new, |version| version.id().to_owned()),
             fingerprint: active.map_or_else(String::new, |version| version.fingerprint.clone()),
-            component_sha256: active.map_or_else(String::new, |it| it.component_sha256().to_owned()),
+            component_sha256: active
+                .map_or_else(String::new, |it| it.component_sha256().to_owned()),
             hooks: active.map_or_else(Vec::new, hooks),
             weight: policy.weight,
             on_error: policy.on_error,
-            config: active.map_or(&policy.settings.config, |version| &version.settings.config).clone(),
+            config: active
+                .map_or(&policy.settings.config, |version| &version.settings.config)
+                .clone(),
             error: kept.problem.as_ref().map(problem),
-            probation: place.watch.filter(|watch| watch.until > self.now()).map(|watch| WatchStatus {
-                left_ms: u64::try_from((watch.until - self.now()).as_millis()).unwrap_or(u64::MAX),
-                calls: counts.calls.saturating_sub(watch.from.calls),
-                faults: counts.faults.saturating_sub(watch.from.faults),
-                slow: counts.slow.saturating_sub(watch.from.slow),
+            probation: place.watch.filter(|watch| watch.until > self.now()).map(|watch| {
+                WatchStatus {
+                    left_ms: u64::try_from((watch.until - self.now()).as_millis())
+                        .unwrap_or(u64::MAX),
+                    calls: counts.calls.saturating_sub(watch.from.calls),
+                    faults: counts.faults.saturating_sub(watch.from.faults),
+                    slow: counts.slow.saturating_sub(watch.from.slow),
+                }
             }),
             trial: place.trial.as_ref().map(|(version, rollout)| trial(version, *rollout)),
             history: place.history.iter().map(|version| earlier(version)).collect(),
@@ -166,13 +175,19 @@ impl Policies {
 
 fn hooks(version: &Version) -> Vec<&'static str> {
     let hooks = version.hooks();
-    let all =
-        [("on-failure", hooks.on_failure), ("on-complete", hooks.on_complete), ("on-tick", hooks.on_tick)];
+    let all = [
+        ("on-failure", hooks.on_failure),
+        ("on-complete", hooks.on_complete),
+        ("on-tick", hooks.on_tick),
+    ];
     all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
 }
 
 fn earlier(version: &Version) -> Earlier {
-    Earlier { version: version.id().to_owned(), component_sha256: version.component_sha256().to_owned() }
+    Earlier {
+        version: version.id().to_owned(),
+        component_sha256: version.component_sha256().to_owned(),
+    }
 }
 
 fn trial(version: &Version, rollout: Rollout) -> Trial {

@@ -21,14 +21,18 @@ fn question(call: &'static str, with: Value) -> Question {
 /// The sentences about what was missing, and about what differed.
 fn remarks(script: Script) -> [Vec<String>; 2] {
     let (_, missing, differing) = script.into_parts();
-    [missing.iter().map(ToString::to_string).collect(), differing.iter().map(ToString::to_string).collect()]
+    [
+        missing.iter().map(ToString::to_string).collect(),
+        differing.iter().map(ToString::to_string).collect(),
+    ]
 }
 
 #[test]
 fn questions_about_the_request_are_answered_wherever_they_stand() {
     let text = |from: u32, gave: &str| read("request.text", json!([0, from, 9]), json!(gave));
     let mut script = Script::new(&[text(0, "first"), text(9, "later"), text(0, "shorter")]);
-    let mut ask = |from: u32| script.settle(question("request.text", json!([0, from, 9])), String::new());
+    let mut ask =
+        |from: u32| script.settle(question("request.text", json!([0, from, 9])), String::new());
     assert_eq!([ask(9), ask(0), ask(0), ask(0)], ["later", "first", "shorter", "shorter"]);
     let live = script.settle(question("request.text", json!([1, 0, 9])), "live".to_owned());
     assert_eq!(live, "live");
@@ -83,8 +87,14 @@ fn whatever_has_no_answer_is_missing_with_the_reason() {
         read(CUT, json!([]), Value::Null),
     ];
     let mut script = Script::new(&record);
-    assert_eq!(script.settle(question("request.text", json!([0, 0, 9])), "live".to_owned()), "live");
-    assert_eq!(script.settle(question("request.field", json!(["/a", 9])), json!("absent")), "absent");
+    assert_eq!(
+        script.settle(question("request.text", json!([0, 0, 9])), "live".to_owned()),
+        "live"
+    );
+    assert_eq!(
+        script.settle(question("request.field", json!(["/a", 9])), json!("absent")),
+        "absent"
+    );
     assert!(script.settle(question("request.contains", json!(["x", false])), true));
     assert_eq!(script.settle(question("request.prefix-hashes", json!([16, 4])), vec![5u64]), [5]);
     assert_eq!(script.settle(question("request.model", json!([])), "auto".to_owned()), "auto");
@@ -117,7 +127,10 @@ fn marks_stand_for_any_text() {
         ("a redacted:1 b redacted:2 c".to_owned(), "a x b y b z c"),
         ("redacted:3:ä".to_owned(), "abc:ä"),
     ] {
-        assert!(fits(&json!({ "text": recorded }), &json!({ "text": asked })), "{recorded} {asked}");
+        assert!(
+            fits(&json!({ "text": recorded }), &json!({ "text": asked })),
+            "{recorded} {asked}"
+        );
     }
     for (recorded, asked) in [
         ("spent:acme", "spent:other"),
@@ -131,7 +144,10 @@ fn marks_stand_for_any_text() {
         assert!(!fits(&json!([recorded]), &json!([asked])), "{recorded} {asked}");
     }
     assert!(!fits(&json!({ "text": "redacted:4" }), &json!({ "hex": "00" })));
-    assert!(redacted(&json!([{ "a": "and redacted:12." }])) && !redacted(&json!(["it is redacted: all"])));
+    assert!(
+        redacted(&json!([{ "a": "and redacted:12." }]))
+            && !redacted(&json!(["it is redacted: all"]))
+    );
 }
 
 #[test]
@@ -155,7 +171,8 @@ fn who_goes_on_counting_is_told_what_follows() {
     let record = [read("state.increment", json!(["n", 5, 0]), json!({ "ok": 40 }))];
     let mut script = Script::new(&record);
     let mut count = |key: &str, by: i64| {
-        script.settle(question("state.increment", json!([key, by, 0])), json!({ "ok": by }))["ok"].clone()
+        script.settle(question("state.increment", json!([key, by, 0])), json!({ "ok": by }))["ok"]
+            .clone()
     };
     assert_eq!([count("n", 5), count("n", -5), count("n", 2), count("m", 1)], [40, 35, 37, 1]);
     let [missing, _] = remarks(script);

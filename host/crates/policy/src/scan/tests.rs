@@ -75,7 +75,8 @@ fn what_is_no_component_is_refused() {
 
 #[test]
 fn names_are_those_of_the_contract() {
-    let no_advice = SMALL.replace("(export (;4;) \"pointsman:policy/on-request@0.1.0\" (instance 3))", "");
+    let no_advice =
+        SMALL.replace("(export (;4;) \"pointsman:policy/on-request@0.1.0\" (instance 3))", "");
     let no_advice = wat::parse_str(no_advice).unwrap();
     for (what, bytes, sentence) in [
         (
@@ -83,7 +84,11 @@ fn names_are_those_of_the_contract() {
             with(r#"(import "wasi:http/outgoing-handler@0.2.0" (instance))"#),
             "it imports `wasi:http/outgoing-handler@0.2.0`, which policies may not use",
         ),
-        ("a function", with(r#"(import "run" (func))"#), "it imports `run`, which policies may not use"),
+        (
+            "a function",
+            with(r#"(import "run" (func))"#),
+            "it imports `run`, which policies may not use",
+        ),
         (
             "a function by the name of an interface",
             with(r#"(import "pointsman:policy/more@0.1.0" (func))"#),
@@ -106,8 +111,10 @@ fn names_are_those_of_the_contract() {
         ),
         (
             "a newer hook",
-            wat::parse_str(SMALL.replace("policy/on-request@0.1.0\" (i", "policy/on-request@0.2.0\" (i"))
-                .unwrap(),
+            wat::parse_str(
+                SMALL.replace("policy/on-request@0.1.0\" (i", "policy/on-request@0.2.0\" (i"),
+            )
+            .unwrap(),
             "it needs `pointsman:policy/on-request@0.2.0`, and this host has policy API 0.1.0",
         ),
         (
@@ -128,10 +135,14 @@ fn names_are_those_of_the_contract() {
 /// Components of which each makes three instances of the one before.
 fn multiplying(levels: usize) -> String {
     let level = |text: &mut String, level: usize| {
-        let before =
-            level.checked_sub(1).map(|before| format!("(alias outer 1 $c{before} (component $before))"));
-        let three =
-            if before.is_some() { "(instance (instantiate $before))".repeat(3) } else { String::new() };
+        let before = level
+            .checked_sub(1)
+            .map(|before| format!("(alias outer 1 $c{before} (component $before))"));
+        let three = if before.is_some() {
+            "(instance (instantiate $before))".repeat(3)
+        } else {
+            String::new()
+        };
         write!(text, "(component $c{level} {} {three})", before.unwrap_or_default()).unwrap();
     };
     (0..levels).fold(String::new(), |mut text, number| {
@@ -199,7 +210,9 @@ fn claims_are_not_believed() {
     let claim = |section: u8| {
         let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
         // A core module whose section holds 4,294,967,295 items, and nothing of them.
-        bytes.extend([1, 15, 0, b'a', b's', b'm', 1, 0, 0, 0, section, 5, 0xff, 0xff, 0xff, 0xff, 0x0f]);
+        bytes.extend([
+            1, 15, 0, b'a', b's', b'm', 1, 0, 0, 0, section, 5, 0xff, 0xff, 0xff, 0xff, 0x0f,
+        ]);
         bytes
     };
     for section in 1..=13 {
@@ -212,7 +225,11 @@ fn claims_are_not_believed() {
 fn scan_and_engine_allow_the_same() {
     let engine = crate::runtime::compiling_engine(Metering::Wall).unwrap();
     for (proposal, allowed, text) in [
-        ("bulk memory", true, "(memory 1) (func (memory.fill (i32.const 0) (i32.const 0) (i32.const 0)))"),
+        (
+            "bulk memory",
+            true,
+            "(memory 1) (func (memory.fill (i32.const 0) (i32.const 0) (i32.const 0)))",
+        ),
         ("several results", true, "(func (result i32 i32) (i32.const 1) (i32.const 2))"),
         ("sign extension", true, "(func (result i32) (i32.extend8_s (i32.const 1)))"),
         ("saturating conversions", true, "(func (result i32) (i32.trunc_sat_f32_s (f32.const 1)))"),
@@ -265,7 +282,10 @@ fn scan_and_engine_allow_the_same() {
 fn validation_ends() {
     let error = validate_within(&with(""), Duration::ZERO).unwrap_err();
     assert_eq!(error, ComponentError::Slow(Duration::ZERO));
-    assert_eq!(ComponentError::Slow(super::LONGEST).to_string(), "validating it took longer than 30 s");
+    assert_eq!(
+        ComponentError::Slow(super::LONGEST).to_string(),
+        "validating it took longer than 30 s"
+    );
 }
 
 /// One thing done to bytes.
@@ -330,7 +350,8 @@ fn changed(original: &[u8], part: &Range<usize>, changes: &[Change]) -> Vec<u8> 
 fn code_of(component: &[u8]) -> Range<usize> {
     let module = component.windows(8).position(|window| window == b"\0asm\x01\0\0\0").unwrap();
     let code =
-        component[module..].windows(3).position(|window| window == [0x0a, 0x31, 0x04]).unwrap() + module;
+        component[module..].windows(3).position(|window| window == [0x0a, 0x31, 0x04]).unwrap()
+            + module;
     let data = component[code..].windows(5).position(|window| window == b"small").unwrap() + code;
     code..data + 5
 }
@@ -354,9 +375,14 @@ fn no_bytes_make_the_scan_panic() {
             Ok(())
         });
         checked.unwrap();
-        assert!((least..400).contains(&passed.get()), "{part:?}: {} of 400 are valid", passed.get());
+        assert!(
+            (least..400).contains(&passed.get()),
+            "{part:?}: {} of 400 are valid",
+            passed.get()
+        );
     }
-    let header = prop_oneof![Just(&b"\0asm\x0d\0\x01\0"[..]), Just(&b"\0asm\x01\0\0\0"[..]), Just(&b""[..])];
+    let header =
+        prop_oneof![Just(&b"\0asm\x0d\0\x01\0"[..]), Just(&b"\0asm\x01\0\0\0"[..]), Just(&b""[..])];
     let arbitrary = (header, vec(any::<u8>(), 0..256));
     let checked = runner(2000).run(&arbitrary, |(header, rest)| {
         prop_assert!(scan(&[header, &rest].concat()).is_err());
@@ -379,9 +405,12 @@ fn no_component_makes_the_compiler_panic() {
             return Ok(());
         }
         let code = runtime.compiler.compile(&runtime.engine, runtime.metering, &bytes);
-        let code = code.map_err(|error| TestCaseError::fail(format!("valid, and not compiled: {error}")))?;
+        let code =
+            code.map_err(|error| TestCaseError::fail(format!("valid, and not compiled: {error}")))?;
         let component = code.component(&runtime.engine).unwrap();
-        linked.set(linked.get() + u32::from(link(&runtime, crate::abi::Track::V0_1, &component).is_ok()));
+        linked.set(
+            linked.get() + u32::from(link(&runtime, crate::abi::Track::V0_1, &component).is_ok()),
+        );
         Ok(())
     });
     checked.unwrap();

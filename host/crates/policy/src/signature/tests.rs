@@ -2,7 +2,9 @@ use std::fs;
 
 use proptest::prelude::*;
 
-use super::{FILE, PublicKey, SignError, SignatureError, base64, bytes, message, pem, sign, verify};
+use super::{
+    FILE, PublicKey, SignError, SignatureError, base64, bytes, message, pem, sign, verify,
+};
 
 const PRIVATE: &str = include_str!("../../fixtures/keys/private.pem");
 const PUBLIC: &str = include_str!("../../fixtures/keys/public.pem");
@@ -48,11 +50,21 @@ fn whatever_differs_is_refused() {
         let mut changed = HEX.as_bytes().to_vec();
         changed[place] = if changed[place] == b'0' { b'1' } else { b'0' };
         let changed = String::from_utf8(changed).unwrap();
-        assert!(matches!(verify(good, &signed, &changed), Err(SignatureError::Unknown(_))), "{place}");
+        assert!(
+            matches!(verify(good, &signed, &changed), Err(SignatureError::Unknown(_))),
+            "{place}"
+        );
     }
-    for text in
-        ["", "00", &HEX[1..], &HEX[2..], &format!("{HEX}00"), &HEX.replace('f', "g"), "é", &BASE64[4..]]
-    {
+    for text in [
+        "",
+        "00",
+        &HEX[1..],
+        &HEX[2..],
+        &format!("{HEX}00"),
+        &HEX.replace('f', "g"),
+        "é",
+        &BASE64[4..],
+    ] {
         assert_eq!(verify(good, &signed, text), Err(SignatureError::Format), "{text}");
     }
 }
@@ -82,7 +94,8 @@ fn keys_are_those_of_openssl() {
 
 fn policy() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("policy.toml"), "name = \"small\"\nversion = \"1\"\napi = \"0.1\"\n").unwrap();
+    fs::write(dir.path().join("policy.toml"), "name = \"small\"\nversion = \"1\"\napi = \"0.1\"\n")
+        .unwrap();
     fs::write(dir.path().join("policy.wasm"), "a component").unwrap();
     dir
 }
@@ -118,7 +131,10 @@ fn what_cannot_be_signed_is_said() {
     }
     fs::remove_file(dir.path().join("policy.wasm")).unwrap();
     let said = sign(dir.path(), PRIVATE).unwrap_err();
-    assert!(matches!(&said, SignError::File { file, .. } if file.ends_with("policy.wasm")), "{said}");
+    assert!(
+        matches!(&said, SignError::File { file, .. } if file.ends_with("policy.wasm")),
+        "{said}"
+    );
     fs::write(dir.path().join("policy.toml"), "nonsense").unwrap();
     assert!(matches!(sign(dir.path(), PRIVATE), Err(SignError::Manifest(_))));
     assert!(!dir.path().join(FILE).exists());

@@ -29,7 +29,12 @@ pub(super) struct Shared {
 struct OwnTtl;
 
 impl Expiry<String, Entry> for OwnTtl {
-    fn expire_after_create(&self, _key: &String, entry: &Entry, _created: Instant) -> Option<Duration> {
+    fn expire_after_create(
+        &self,
+        _key: &String,
+        entry: &Entry,
+        _created: Instant,
+    ) -> Option<Duration> {
         entry.ttl
     }
 
@@ -54,7 +59,11 @@ impl Default for Shared {
             u32::try_from(weight(key, value)).unwrap_or(u32::MAX)
         };
         Self {
-            entries: Cache::builder().max_capacity(MOST_BYTES).weigher(weigh).expire_after(OwnTtl).build(),
+            entries: Cache::builder()
+                .max_capacity(MOST_BYTES)
+                .weigher(weigh)
+                .expire_after(OwnTtl)
+                .build(),
         }
     }
 }
@@ -78,7 +87,9 @@ impl Shared {
     pub(super) fn increment(&self, key: String, by: i64, ttl_ms: u32) -> Result<i64, StateError> {
         let new = || Entry { value: Value::Counter(Arc::default()), ttl: ttl(ttl_ms) };
         match self.entries.entry(key).or_insert_with(new).into_value().value {
-            Value::Counter(counter) => Ok(counter.fetch_add(by, Ordering::Relaxed).wrapping_add(by)),
+            Value::Counter(counter) => {
+                Ok(counter.fetch_add(by, Ordering::Relaxed).wrapping_add(by))
+            }
             Value::Bytes(_) => Err(StateError::NotACounter),
         }
     }

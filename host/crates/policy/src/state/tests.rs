@@ -25,7 +25,10 @@ fn values_and_counters_are_kept_apart() {
         state.put("a".into(), b"one", 0).unwrap();
         assert_eq!(state.get("a").as_deref(), Some(b"one".as_slice()));
         assert_eq!(state.increment("a".into(), 1, 0), Err(StateError::NotACounter));
-        assert_eq!((state.increment("n".into(), 5, 0), state.increment("n".into(), -2, 0)), (Ok(5), Ok(3)));
+        assert_eq!(
+            (state.increment("n".into(), 5, 0), state.increment("n".into(), -2, 0)),
+            (Ok(5), Ok(3))
+        );
         assert_eq!(state.get("n"), Some(3i64.to_le_bytes().to_vec()));
         state.delete("a");
         assert_eq!(state.get("a"), None);
@@ -51,7 +54,9 @@ fn counting_is_atomic() {
     for state in both() {
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..1000).for_each(|_| assert!(state.increment("n".into(), 1, 0).is_ok())));
+                scope.spawn(|| {
+                    (0..1000).for_each(|_| assert!(state.increment("n".into(), 1, 0).is_ok()))
+                });
             }
         });
         assert_eq!(state.increment("n".into(), 0, 0), Ok(4000));
@@ -75,7 +80,11 @@ fn entries_of_a_rehearsal_expire_by_its_clock() {
     clock.set(Duration::from_millis(1999));
     assert_eq!((state.get("goes"), state.increment("counts".into(), 0, 0)), (None, Ok(4)));
     clock.set(Duration::from_secs(2));
-    assert_eq!(state.increment("counts".into(), 1, 0), Ok(1), "it begins again, and without an end");
+    assert_eq!(
+        state.increment("counts".into(), 1, 0),
+        Ok(1),
+        "it begins again, and without an end"
+    );
     clock.set(Duration::from_secs(1_000_000));
     assert_eq!((state.get("stays").as_deref(), bytes(&state)), (Some(b"a".as_slice()), 106 + 114));
 }
@@ -88,7 +97,11 @@ fn what_was_not_used_for_longest_goes_first() {
     (0..room).for_each(|number| state.put(format!("k{number:04}"), &[0; 4096], 0).unwrap());
     assert!(state.get("k0000").is_some(), "and so it was used just now");
     state.put("one more".into(), &[0; 4096], 0).unwrap();
-    assert!(state.get("k0001").is_none() && state.get("k0000").is_some() && state.get("k0002").is_some());
+    assert!(
+        state.get("k0001").is_none()
+            && state.get("k0000").is_some()
+            && state.get("k0002").is_some()
+    );
 }
 
 /// Something that a policy does with its state.

@@ -52,7 +52,9 @@ pub enum LoadError {
     #[error(transparent)]
     Case(#[from] CaseError),
     /// It was taken out of service before, and has not changed.
-    #[error("version {version} was set aside: {reason}; change the policy, or promote that version")]
+    #[error(
+        "version {version} was set aside: {reason}; change the policy, or promote that version"
+    )]
     SetAside {
         /// The version.
         version: String,

@@ -13,7 +13,9 @@ impl Version {
     pub(super) fn instantiate(&self) -> Result<Box<Warm>, NoAdvice> {
         let mut warm = self.unconfigured()?;
         let limits = self.unhurried();
-        guarded(&mut *warm, limits, |warm| warm.instance.configure(&mut warm.store, &self.config))??;
+        guarded(&mut *warm, limits, |warm| {
+            warm.instance.configure(&mut warm.store, &self.config)
+        })??;
         self.shared.figures.used_memory(warm.store.data().memory.used());
         Ok(warm)
     }
@@ -21,7 +23,8 @@ impl Version {
     fn unconfigured(&self) -> Result<Box<Warm>, Fault> {
         let state = HostState::new(Arc::clone(&self.shared), self.limits.memory);
         let mut store = store(&self.runtime, state);
-        let made = guarded(&mut store, self.unhurried(), |store| self.loaded.linked.instantiate(store));
+        let made =
+            guarded(&mut store, self.unhurried(), |store| self.loaded.linked.instantiate(store));
         let instance = made.map_err(|fault| match fault {
             Fault::Trap(why) => Fault::Instantiate(why),
             other => other,

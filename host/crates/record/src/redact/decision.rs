@@ -12,16 +12,25 @@ use super::{Redact, Rule, replace_word};
 use crate::format::{DecisionRecord, RequestRecord};
 
 /// Questions whose answers say nothing of what a request says.
-const HARMLESS: [&str; 7] =
-    ["context", "cut", "failure", "request.contains", "request.id", "request.messages", "request.model"];
+const HARMLESS: [&str; 7] = [
+    "context",
+    "cut",
+    "failure",
+    "request.contains",
+    "request.id",
+    "request.messages",
+    "request.model",
+];
 /// Hashes of shorter blocks could be tried out until the text is found.
 const SHORT_BLOCK: u64 = 64;
 
 impl Redact {
     /// Replace what must not be written.
     pub(crate) fn apply(&self, record: &mut DecisionRecord) {
-        let tenant = record.tenant.clone().filter(|tenant| self.tenant != Rule::Keep && !tenant.is_empty());
-        let mark = tenant.as_deref().map(|tenant| self.mark(self.tenant, tenant)).unwrap_or_default();
+        let tenant =
+            record.tenant.clone().filter(|tenant| self.tenant != Rule::Keep && !tenant.is_empty());
+        let mark =
+            tenant.as_deref().map(|tenant| self.mark(self.tenant, tenant)).unwrap_or_default();
         Pass { rules: self, tenant, mark }.record(record);
     }
 
@@ -82,7 +91,8 @@ impl Pass<'_> {
     }
 
     fn consulted(&self, call: &mut Consulted) {
-        let Consulted { policy: _, hook: _, took: _, reads, advice, note, dropped, fleet: _ } = call;
+        let Consulted { policy: _, hook: _, took: _, reads, advice, note, dropped, fleet: _ } =
+            call;
         reads.iter_mut().for_each(|read| self.read(read));
         if let Some(advice) = advice {
             self.advice(advice);
@@ -121,7 +131,9 @@ impl Pass<'_> {
                 }
             }
             "state.get" => self.strings(gave, rules.state),
-            "state.put" => with.iter_mut().skip(1).for_each(|value| self.strings(value, rules.state)),
+            "state.put" => {
+                with.iter_mut().skip(1).for_each(|value| self.strings(value, rules.state))
+            }
             "state.delete" | "state.increment" => {}
             // The text, the body, and whatever a later contract has.
             _ => {
@@ -148,8 +160,17 @@ impl Pass<'_> {
     }
 
     fn merged(&self, merged: &mut Merged) {
-        let Merged { by: _, reject, candidates: _, lanes: _, switching: _, queue, fallback, edits, notes } =
-            merged;
+        let Merged {
+            by: _,
+            reject,
+            candidates: _,
+            lanes: _,
+            switching: _,
+            queue,
+            fallback,
+            edits,
+            notes,
+        } = merged;
         reject.iter_mut().for_each(|(_, rejection)| self.rejection(rejection));
         self.told(queue.as_mut(), fallback.as_mut(), edits);
         notes.iter_mut().for_each(|(_, note)| self.note(note));
@@ -178,7 +199,9 @@ impl Pass<'_> {
                 Edit::SetField(pointer, json) => {
                     self.rules.json_text(json, pointer, |value| self.all_words(value));
                 }
-                Edit::ReplaceBody(body) => self.rules.json_text(body, "", |value| self.all_words(value)),
+                Edit::ReplaceBody(body) => {
+                    self.rules.json_text(body, "", |value| self.all_words(value))
+                }
                 Edit::PrependSystem(text) => {
                     *text = self.rules.mark(self.rules.text, text);
                     self.words(text);
@@ -187,7 +210,9 @@ impl Pass<'_> {
                     *value = self.rules.mark(self.rules.header(name), value);
                     self.words(value);
                 }
-                Edit::SetModel(text) | Edit::RemoveField(text) | Edit::RemoveHeader(text) => self.words(text),
+                Edit::SetModel(text) | Edit::RemoveField(text) | Edit::RemoveHeader(text) => {
+                    self.words(text)
+                }
                 Edit::CapOutputTokens(_) | Edit::KeepLastMessages(_) => {}
             }
         }

@@ -1,5 +1,6 @@
 use pointsman_domain::{
-    Advice, Edit, FallbackAdvice, FallbackStep, LaneId, Note, PolicyRef, QueueAdvice, Read, Scalar, Triggers,
+    Advice, Edit, FallbackAdvice, FallbackStep, LaneId, Note, PolicyRef, QueueAdvice, Read, Scalar,
+    Triggers,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -44,7 +45,9 @@ fn texts_go_and_structure_stays() {
     let hash = rules(Rule::Hash, Rule::Keep);
     let hello = hash.mark(Rule::Hash, "hello");
     assert!(
-        hello.starts_with("redacted:5:") && hello.len() == "redacted:5:".len() + 16 && is_redacted(&hello)
+        hello.starts_with("redacted:5:")
+            && hello.len() == "redacted:5:".len() + 16
+            && is_redacted(&hello)
     );
     let after = redacted(&hash, &body);
     assert_eq!(after["messages"][0], json!({ "role": "user", "content": hello }));
@@ -88,7 +91,8 @@ fn texts_go_and_structure_stays() {
 #[test]
 fn hashes_depend_on_the_key() {
     let of = |secret| {
-        Redact { key: Key::from_secret(secret), ..rules(Rule::Hash, Rule::Keep) }.mark(Rule::Hash, "x")
+        Redact { key: Key::from_secret(secret), ..rules(Rule::Hash, Rule::Keep) }
+            .mark(Rule::Hash, "x")
     };
     assert_eq!(of("a"), of("a"));
     assert_ne!(of("a"), of("b"));
@@ -164,11 +168,13 @@ fn planted(secret: &str, tenant: &str) -> DecisionRecord {
         Edit::SetHeader("x-api-token".to_owned(), secret.to_owned()),
         Edit::SetHeader("x-tenant".to_owned(), format!("for {tenant}.")),
     ];
-    let flow = || Some(QueueAdvice { flow: Some(format!("{tenant}/batch")), ..QueueAdvice::default() });
+    let flow =
+        || Some(QueueAdvice { flow: Some(format!("{tenant}/batch")), ..QueueAdvice::default() });
     let step = FallbackStep { lane: LaneId(0), edits: edits.clone() };
     let fallback =
         || Some(FallbackAdvice { on: Triggers::ALL, steps: vec![step.clone()], first_token: None });
-    let note = Note { key: "why".to_owned(), value: Scalar::Text(format!("{tenant}: has a quota")) };
+    let note =
+        Note { key: "why".to_owned(), value: Scalar::Text(format!("{tenant}: has a quota")) };
     let mut record = made::full();
     record.tenant = Some(tenant.into());
     if let Some(outcome) = &mut record.outcome {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use pointsman_domain::{
     Advice, Consulted, Decision, Edit, Endpoint, EngineKind, FallbackAdvice, FallbackStep, Figures,
-    FleetView, LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat, LaneState, Merged, Metric, MetricWeight,
-    NoLane, Note, OnTimeout, Outcome, Plan, PlanLimits, PolicyRef, QueueAdvice, Read, Rejection, Scalar,
-    Step, Switching, Topology, Triggers, TryResult,
+    FleetView, LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat, LaneState, Merged, Metric,
+    MetricWeight, NoLane, Note, OnTimeout, Outcome, Plan, PlanLimits, PolicyRef, QueueAdvice, Read,
+    Rejection, Scalar, Step, Switching, Topology, Triggers, TryResult,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -94,9 +94,13 @@ pub(crate) fn full() -> DecisionRecord {
         on_timeout: OnTimeout::FallBack,
     };
     let step = FallbackStep { lane: LaneId(1), edits: vec![Edit::SetModel("reader".to_owned())] };
-    let fallback =
-        FallbackAdvice { on: Triggers::ALL, steps: vec![step], first_token: Some(Duration::from_secs(9)) };
-    let why = Note { key: "why".to_owned(), value: Scalar::Text("the prompt is about code".to_owned()) };
+    let fallback = FallbackAdvice {
+        on: Triggers::ALL,
+        steps: vec![step],
+        first_token: Some(Duration::from_secs(9)),
+    };
+    let why =
+        Note { key: "why".to_owned(), value: Scalar::Text("the prompt is about code".to_owned()) };
     let advice = Advice {
         lanes: LaneAdvice::Only(vec![LaneId(0)]),
         switching: Some(Switching::WhenIdle),
@@ -126,7 +130,10 @@ pub(crate) fn full() -> DecisionRecord {
         fleet: Vec::new(),
     };
     let plan = Plan {
-        steps: vec![Step { lane: LaneId(0), edits: vec![] }, Step { lane: LaneId(1), edits: vec![] }],
+        steps: vec![
+            Step { lane: LaneId(0), edits: vec![] },
+            Step { lane: LaneId(1), edits: vec![] },
+        ],
         on: Triggers::ALL,
         priority: 3,
         flow: Some("agents".to_owned()),
@@ -143,7 +150,8 @@ pub(crate) fn full() -> DecisionRecord {
         queue: Duration::from_micros(40),
         took: Duration::from_micros(took),
     };
-    let stat = LaneStat { running: 2, slots_free: 2, ..LaneStat::idle(LaneId(0), LaneState::Ready, 4) };
+    let stat =
+        LaneStat { running: 2, slots_free: 2, ..LaneStat::idle(LaneId(0), LaneState::Ready, 4) };
     DecisionRecord {
         tenant: Some("team-a".into()),
         topology: 3,
@@ -259,12 +267,9 @@ fn note() -> impl Strategy<Value = Note> {
 }
 
 fn rejection() -> impl Strategy<Value = Rejection> {
-    any::<(u16, String, String, Option<u32>)>().prop_map(|(status, code, message, retry_after_s)| Rejection {
-        status,
-        code,
-        message,
-        retry_after_s,
-    })
+    any::<(u16, String, String, Option<u32>)>().prop_map(
+        |(status, code, message, retry_after_s)| Rejection { status, code, message, retry_after_s },
+    )
 }
 
 fn queue() -> impl Strategy<Value = QueueAdvice> {
@@ -278,16 +283,19 @@ fn queue() -> impl Strategy<Value = QueueAdvice> {
 }
 
 fn fallback() -> impl Strategy<Value = FallbackAdvice> {
-    let step = (lane_id(), vec(edit(), 0..3)).prop_map(|(lane, edits)| FallbackStep { lane, edits });
-    (0usize..64, vec(step, 0..3), option::of(time())).prop_map(|(on, steps, first_token)| FallbackAdvice {
-        on: Triggers::EVERY
-            .into_iter()
-            .enumerate()
-            .filter(|(bit, _)| on >> bit & 1 == 1)
-            .map(|(_, on)| on)
-            .collect(),
-        steps,
-        first_token,
+    let step =
+        (lane_id(), vec(edit(), 0..3)).prop_map(|(lane, edits)| FallbackStep { lane, edits });
+    (0usize..64, vec(step, 0..3), option::of(time())).prop_map(|(on, steps, first_token)| {
+        FallbackAdvice {
+            on: Triggers::EVERY
+                .into_iter()
+                .enumerate()
+                .filter(|(bit, _)| on >> bit & 1 == 1)
+                .map(|(_, on)| on)
+                .collect(),
+            steps,
+            first_token,
+        }
     })
 }
 
@@ -353,24 +361,37 @@ fn consulted() -> impl Strategy<Value = Consulted> {
 }
 
 pub(crate) fn topology() -> impl Strategy<Value = Topology> {
-    let lane =
-        any::<(String, std::vec::Vec<String>, String, u32)>().prop_map(|(name, models, label, slots)| {
-            LaneInfo { models, labels: vec![(label, String::new())], slots, ..lane(&name) }
-        });
+    let lane = any::<(String, std::vec::Vec<String>, String, u32)>().prop_map(
+        |(name, models, label, slots)| LaneInfo {
+            models,
+            labels: vec![(label, String::new())],
+            slots,
+            ..lane(&name)
+        },
+    );
     (any::<u64>(), vec(lane, 0..4)).prop_map(|(generation, lanes)| Topology::new(generation, lanes))
 }
 
 pub(crate) fn decision() -> impl Strategy<Value = DecisionRecord> {
-    let attempt =
-        (lane_id(), any::<u16>(), time(), time(), time()).prop_map(|(lane, status, begun, queue, took)| {
-            TryRecord { lane, result: TryResult::EngineRestart, status, begun, queue, took }
-        });
+    let attempt = (lane_id(), any::<u16>(), time(), time(), time()).prop_map(
+        |(lane, status, begun, queue, took)| TryRecord {
+            lane,
+            result: TryResult::EngineRestart,
+            status,
+            begun,
+            queue,
+            took,
+        },
+    );
     let request = any::<(std::vec::Vec<(String, String)>, Option<String>)>()
         .prop_map(|(headers, body)| RequestRecord { headers, body });
     let kept = (any::<(String, Option<String>, u64, u64)>(), time(), option::of(request));
     let made = (vec(consulted(), 0..3), advice(), vec(attempt, 0..3), any::<bool>(), any::<u32>());
     (kept, made).prop_map(
-        |(((id, tenant, now_ms, seed), age, request), (consulted, advice, tries, routed, queued))| {
+        |(
+            ((id, tenant, now_ms, seed), age, request),
+            (consulted, advice, tries, routed, queued),
+        )| {
             let like = full();
             let Advice { reject, queue, fallback, edits, .. } = advice;
             let by = PolicyRef::new("p", "1");

@@ -65,7 +65,10 @@ impl Desk {
     fn wait_for(&self, count: u64) {
         let begun = Instant::now();
         let metrics = &self.metrics;
-        while metrics.written.get() + metrics.dropped_for(Why::Disk) + metrics.dropped_for(Why::Queue) < count
+        while metrics.written.get()
+            + metrics.dropped_for(Why::Disk)
+            + metrics.dropped_for(Why::Queue)
+            < count
         {
             assert!(begun.elapsed() < LONG, "{metrics:?}");
             std::thread::park_timeout(Duration::from_millis(1));
@@ -107,10 +110,18 @@ fn each_run_and_each_table_of_lanes_begins_with_its_topology() {
     assert_eq!(contents(&file), ["t1", "a", "b", "t2", "c", "d"]);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(file.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
-    assert_eq!((metrics.written.get(), metrics.bytes.get()), (4, fs::metadata(&file).unwrap().len()));
+    assert_eq!(
+        (metrics.written.get(), metrics.bytes.get()),
+        (4, fs::metadata(&file).unwrap().len())
+    );
 
     // The host was killed in the middle of a line, and somebody was careless with the file.
-    OpenOptions::new().append(true).open(&file).unwrap().write_all(b"{\"v\":1,\"kind\":\"deci").unwrap();
+    OpenOptions::new()
+        .append(true)
+        .open(&file)
+        .unwrap()
+        .write_all(b"{\"v\":1,\"kind\":\"deci")
+        .unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let desk = Desk::in_folder(dir, |_| {});
     desk.record("e");
@@ -156,7 +167,8 @@ fn files_are_rotated_and_the_oldest_go() {
     }
     let (dir, metrics) = desk.finish();
     let found = files(&dir.path().join("records")).unwrap();
-    let names: Vec<&str> = found.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    let names: Vec<&str> =
+        found.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(names, ["decisions.2.jsonl", "decisions.1.jsonl", "decisions.jsonl"]);
     let mut ids = Vec::new();
     for file in &found {
@@ -195,10 +207,14 @@ fn two_hosts_do_not_write_to_one_file() {
     first.record("a");
     first.wait_for(1);
     let metrics = RecordMetrics::register(&mut Registry::default());
-    let (second, writer) = Recorder::start(settings(first.dir.path()), Arc::clone(&metrics)).unwrap();
+    let (second, writer) =
+        Recorder::start(settings(first.dir.path()), Arc::clone(&metrics)).unwrap();
     second.record(entry("b", 1));
     assert!(writer.finish(LONG));
-    assert_eq!((metrics.written.get(), metrics.dropped_for(Why::Disk), metrics.errors.get()), (0, 1, 1));
+    assert_eq!(
+        (metrics.written.get(), metrics.dropped_for(Why::Disk), metrics.errors.get()),
+        (0, 1, 1)
+    );
     let file = first.file();
     let (_dir, _) = first.finish();
     assert_eq!(contents(&file), ["t1", "a"]);
@@ -261,7 +277,8 @@ fn a_flood_is_dropped_and_counted_and_nobody_waits() {
             for thread in 0..4 {
                 let recorder = desk.recorder.clone();
                 scope.spawn(move || {
-                    (0..5_000).for_each(|number| recorder.record(entry(&format!("{thread}-{number}"), 1)))
+                    (0..5_000)
+                        .for_each(|number| recorder.record(entry(&format!("{thread}-{number}"), 1)))
                 });
             }
         });

@@ -28,7 +28,13 @@ pub(super) struct Content {
 }
 
 impl Content {
-    pub(super) fn new(stream: Arc<Stream>, sessions: u64, class: ClassId, seed: u64, name: String) -> Self {
+    pub(super) fn new(
+        stream: Arc<Stream>,
+        sessions: u64,
+        class: ClassId,
+        seed: u64,
+        name: String,
+    ) -> Self {
         let random = |what| Random::new(seed, &format!("{name} {what}"));
         let (tenants, models) = (random("tenants"), random("models"));
         let (prompts, outputs) = (random("prompts"), random("outputs"));

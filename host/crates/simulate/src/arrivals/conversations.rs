@@ -67,10 +67,13 @@ fn turns(messages: &[Message]) -> Vec<Turn> {
     let mut turns = Vec::new();
     let mut question = 0u32;
     for message in messages {
-        let tokens =
-            u32::try_from(message.value.chars().count().div_ceil(CHARACTERS)).unwrap_or(u32::MAX).max(1);
-        let is_answer =
-            matches!(message.from.as_str(), "gpt" | "assistant" | "chatgpt" | "bing" | "bard" | "model");
+        let tokens = u32::try_from(message.value.chars().count().div_ceil(CHARACTERS))
+            .unwrap_or(u32::MAX)
+            .max(1);
+        let is_answer = matches!(
+            message.from.as_str(),
+            "gpt" | "assistant" | "chatgpt" | "bing" | "bard" | "model"
+        );
         if is_answer && question > 0 {
             turns.push(Turn { question, answer: tokens });
             question = 0;
@@ -88,7 +91,11 @@ fn next_object(input: &mut impl BufRead, line: &mut u64) -> Result<Option<Vec<u8
     loop {
         let piece = input.fill_buf().map_err(|error| format!("cannot be read: {error}"))?;
         if piece.is_empty() {
-            return if depth == 0 { Ok(None) } else { Err("the file ends within a conversation".to_owned()) };
+            return if depth == 0 {
+                Ok(None)
+            } else {
+                Err("the file ends within a conversation".to_owned())
+            };
         }
         let mut end = None;
         for (index, &byte) in piece.iter().enumerate() {
@@ -96,8 +103,14 @@ fn next_object(input: &mut impl BufRead, line: &mut u64) -> Result<Option<Vec<u8
             if depth == 0 {
                 match byte {
                     b'{' => depth = 1,
-                    b'[' | b']' | b',' | b' ' | b'\t' | b'\r' | b'\n' | 0xef | 0xbb | 0xbf => continue,
-                    _ => return Err("is no list of conversations; it should begin with `[{`".to_owned()),
+                    b'[' | b']' | b',' | b' ' | b'\t' | b'\r' | b'\n' | 0xef | 0xbb | 0xbf => {
+                        continue;
+                    }
+                    _ => {
+                        return Err(
+                            "is no list of conversations; it should begin with `[{`".to_owned()
+                        );
+                    }
                 }
             } else if in_text {
                 in_text = escaped || byte != b'"';

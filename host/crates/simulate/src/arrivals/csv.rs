@@ -96,7 +96,10 @@ impl<const N: usize, F> Table<N, F> {
         for (column, name) in columns.iter_mut().zip(self.names) {
             let place = fields.iter().position(|field| field.eq_ignore_ascii_case(name));
             *column = place.ok_or_else(|| {
-                format!("has no column `{name}`; the first line should name `{}`", self.names.join("`, `"))
+                format!(
+                    "has no column `{name}`; the first line should name `{}`",
+                    self.names.join("`, `")
+                )
             })?;
         }
         Ok(columns)

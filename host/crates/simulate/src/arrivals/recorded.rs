@@ -20,7 +20,9 @@ pub(super) fn rows(path: &Path) -> Box<dyn Iterator<Item = Result<Row, String>>>
             Box::new(std::iter::once(Err(format!("{} has no decision records", path.display()))))
         }
         Ok(paths) => Box::new(paths.into_iter().flat_map(of_file)),
-        Err(error) => Box::new(std::iter::once(Err(format!("{} cannot be read: {error}", path.display())))),
+        Err(error) => {
+            Box::new(std::iter::once(Err(format!("{} cannot be read: {error}", path.display()))))
+        }
     }
 }
 
@@ -28,7 +30,10 @@ fn of_file(path: PathBuf) -> Box<dyn Iterator<Item = Result<Row, String>>> {
     let file = match File::open(&path) {
         Ok(file) => BufReader::new(file),
         Err(error) => {
-            return Box::new(std::iter::once(Err(format!("{} cannot be read: {error}", path.display()))));
+            return Box::new(std::iter::once(Err(format!(
+                "{} cannot be read: {error}",
+                path.display()
+            ))));
         }
     };
     Box::new(records(file).filter_map(move |record| match record {
@@ -53,7 +58,9 @@ fn row(record: DecisionRecord) -> Row {
         endpoint: Some(figures.endpoint),
         headers: headers.map(Arc::from),
         // As the engine counted them, if it did.
-        prompt: outcome.and_then(|outcome| known(outcome.prompt_tokens)).or(known(figures.prompt_tokens)),
+        prompt: outcome
+            .and_then(|outcome| known(outcome.prompt_tokens))
+            .or(known(figures.prompt_tokens)),
         output: outcome.and_then(|outcome| known(outcome.output_tokens)),
         max_tokens: known(figures.max_output_tokens),
         stream: Some(figures.streaming),

@@ -15,7 +15,11 @@ pub(super) struct Source {
 impl Source {
     /// A file whose reader has it at line `line` before anything was read. One that cannot be opened says so when it is read.
     pub(super) fn open(file: &Path, line: u64) -> Self {
-        Self { file: file.to_owned(), input: File::open(file).map(BufReader::new).map_err(Some), line }
+        Self {
+            file: file.to_owned(),
+            input: File::open(file).map(BufReader::new).map_err(Some),
+            line,
+        }
     }
 
     /// What is wrong with the line that was read last.

@@ -77,7 +77,10 @@ fn bursts_come_together() {
     let expected: Vec<f64> =
         (0..10).map(|i| f64::from(3600 * (1 + i / 5)) + 0.1 * f64::from(i % 5)).collect();
     assert_eq!(times.len(), 10);
-    assert!(times.iter().zip(&expected).all(|(time, expected)| (time - expected).abs() < 1e-6), "{times:?}");
+    assert!(
+        times.iter().zip(&expected).all(|(time, expected)| (time - expected).abs() < 1e-6),
+        "{times:?}"
+    );
     let longer_than_pauses = stream("a", "bursts = { every = \"1s\", size = 5, gap = \"1s\" }");
     assert_eq!(
         all(&scenario("1m", &longer_than_pauses), 1).len(),
@@ -89,7 +92,9 @@ fn bursts_come_together() {
 #[test]
 fn streams_have_nothing_to_do_with_each_other() {
     let (a, b) = (stream("a", "rate = \"1/s\"\ntenants = 5"), stream("b", "rate = \"1/s\""));
-    let of = |asks: Vec<Ask>, class| asks.into_iter().filter(|ask| ask.class == class).collect::<Vec<Ask>>();
+    let of = |asks: Vec<Ask>, class| {
+        asks.into_iter().filter(|ask| ask.class == class).collect::<Vec<Ask>>()
+    };
     let alone = all(&scenario("1h", &a), 7);
     let both = scenario("1h", &format!("{a}{b}"));
     assert_eq!(both.traffic(7).unwrap().classes(), ["a", "b"]);
@@ -98,7 +103,8 @@ fn streams_have_nothing_to_do_with_each_other() {
     assert_ne!(all(&both, 7), all(&both, 8));
     // Other tenants leave times and lengths as they are.
     let other = all(&scenario("1h", &stream("a", "rate = \"1/s\"\ntenants = [\"x\"]")), 7);
-    let same = |a: &Ask, b: &Ask| (a.at, a.prompt_tokens, a.session) == (b.at, b.prompt_tokens, b.session);
+    let same =
+        |a: &Ask, b: &Ask| (a.at, a.prompt_tokens, a.session) == (b.at, b.prompt_tokens, b.session);
     assert!(other.len() == alone.len() && other.iter().zip(&alone).all(|(a, b)| same(a, b)));
     let times = |class| seconds(&of(all(&both, 7), class));
     assert_ne!(times(ClassId(0)), times(ClassId(1)));
@@ -109,20 +115,29 @@ fn requests_are_what_the_stream_says() {
     let keys = "rate = \"10/s\"\ntenants = 10\nskew = 1.0\nmax-tokens = 5\npatience = \"2m\"\nstream = false\n\
                 text = \"Here\"\nheaders = { x-a = \"b\" }\nmodels = { m = 3, n = 1 }\nshared = 600\nprompt = [100, 700]\noutput = 9";
     let asks = all(&scenario("1h", &format!("[[traffic]]\n{keys}\n")), 1);
-    let part =
-        |of: &dyn Fn(&Ask) -> bool| asks.iter().filter(|ask| of(ask)).count() as f64 / asks.len() as f64;
+    let part = |of: &dyn Fn(&Ask) -> bool| {
+        asks.iter().filter(|ask| of(ask)).count() as f64 / asks.len() as f64
+    };
     assert!((part(&|ask| &*ask.model == "m") - 0.75).abs() < 0.02);
     // The harmonic number of 10 is 2.929.
     for (tenant, expected) in [("tenant-1", 0.3414), ("tenant-2", 0.1707), ("tenant-10", 0.0341)] {
-        assert!((part(&|ask| ask.tenant.as_deref() == Some(tenant)) - expected).abs() < 0.02, "{tenant}");
+        assert!(
+            (part(&|ask| ask.tenant.as_deref() == Some(tenant)) - expected).abs() < 0.02,
+            "{tenant}"
+        );
     }
     let ask = &asks[1];
-    assert_eq!((ask.output_tokens, ask.max_tokens, ask.stream, &*ask.text), (5, Some(5), false, "Here"));
+    assert_eq!(
+        (ask.output_tokens, ask.max_tokens, ask.stream, &*ask.text),
+        (5, Some(5), false, "Here")
+    );
     assert_eq!(
         (ask.patience, &*ask.headers),
         (Some(Duration::from_secs(120)), &[("x-a".into(), "b".into())][..])
     );
-    assert!(asks.iter().all(|ask| ask.turn == 0 && ask.shared_tokens == ask.prompt_tokens.min(600)));
+    assert!(
+        asks.iter().all(|ask| ask.turn == 0 && ask.shared_tokens == ask.prompt_tokens.min(600))
+    );
     let mut sessions: Vec<u64> = asks.iter().map(|ask| ask.session).collect();
     sessions.dedup();
     assert_eq!(sessions.len(), asks.len(), "each is alone");
@@ -137,7 +152,9 @@ fn sessions(scenario: &Scenario, answered_in: Duration) -> Vec<Vec<Ask>> {
     let mut sessions = Vec::new();
     while let Some(first) = arrivals.next() {
         let mut turns = vec![first];
-        while let Some(next) = turns.last().and_then(|last| arrivals.after(last, last.at + answered_in)) {
+        while let Some(next) =
+            turns.last().and_then(|last| arrivals.after(last, last.at + answered_in))
+        {
             turns.push(next);
         }
         sessions.push(turns);
@@ -159,7 +176,10 @@ fn sessions_take_turns_and_grow() {
         for pair in turns.windows(2) {
             let history = pair[0].prompt_tokens + pair[0].output_tokens;
             assert_eq!(pair[1].shared_tokens, history);
-            assert!((100..=200).contains(&(pair[1].prompt_tokens - history)), "without what is shared");
+            assert!(
+                (100..=200).contains(&(pair[1].prompt_tokens - history)),
+                "without what is shared"
+            );
             let thought = (pair[1].at - pair[0].at).as_secs_f64() - 30.0;
             assert!((1.0..=2.0).contains(&thought), "{thought}");
             assert_eq!((pair[0].session, &pair[0].tenant), (pair[1].session, &pair[1].tenant));
@@ -173,8 +193,9 @@ fn what_sessions_ask_does_not_depend_on_when_they_are_answered() {
     let scenario = scenario("10h", AGENTS);
     let shape = |answered_in| {
         let early = |turns: &Vec<Ask>| turns[0].at < Duration::from_secs(8 * 3600);
-        let turn =
-            |ask: &Ask| (ask.session, ask.turn, ask.prompt_tokens, ask.output_tokens, ask.model.clone());
+        let turn = |ask: &Ask| {
+            (ask.session, ask.turn, ask.prompt_tokens, ask.output_tokens, ask.model.clone())
+        };
         let all = sessions(&scenario, Duration::from_secs(answered_in));
         all.iter().filter(|turns| early(turns)).flatten().map(turn).collect::<Vec<_>>()
     };
@@ -188,8 +209,9 @@ fn histories_end_before_they_are_too_long() {
         .replace("least = 2, most = 9", "least = 40, most = 40");
     let all = sessions(&scenario("10h", &agents), Duration::from_secs(1));
     assert!(all.iter().flatten().all(|turn| turn.prompt_tokens <= 700));
-    let begun_anew =
-        |pair: &[Ask]| pair[1].prompt_tokens < pair[0].prompt_tokens && pair[1].shared_tokens == 100;
+    let begun_anew = |pair: &[Ask]| {
+        pair[1].prompt_tokens < pair[0].prompt_tokens && pair[1].shared_tokens == 100
+    };
     let (turns, anew) = (&all[0], all[0].windows(2).filter(|pair| begun_anew(pair)).count());
     assert!(turns.len() == 40 && anew > 5, "{anew}");
 }
@@ -201,9 +223,14 @@ fn file(keys: &str) -> Scenario {
 
 #[test]
 fn azure_traces_are_read_in_the_order_of_their_times() {
-    let asks =
-        all(&file("file = \"azure.csv\"\nformat = \"azure\"\nmodel = \"a\"\nfrom = \"1h\"\nspeed = 2.0"), 1);
-    let lengths: Vec<(u32, u32)> = asks.iter().map(|ask| (ask.prompt_tokens, ask.output_tokens)).collect();
+    let asks = all(
+        &file(
+            "file = \"azure.csv\"\nformat = \"azure\"\nmodel = \"a\"\nfrom = \"1h\"\nspeed = 2.0",
+        ),
+        1,
+    );
+    let lengths: Vec<(u32, u32)> =
+        asks.iter().map(|ask| (ask.prompt_tokens, ask.output_tokens)).collect();
     assert_eq!(lengths, [(374, 44), (879, 55), (396, 109), (91, 16)]);
     let micros: Vec<u128> = asks.iter().map(|ask| ask.at.as_micros() - 3_600_000_000).collect();
     // Half of 1.541967, 4.314579 and 4.32934 seconds.
@@ -220,7 +247,10 @@ fn burst_gpt_names_models() {
         .map(|ask| (ask.at.as_secs_f64(), &*ask.model, ask.prompt_tokens, ask.output_tokens))
         .collect();
     // The one without an answer failed.
-    assert_eq!(seen, [(0.0, "ChatGPT", 472, 18), (40.0, "ChatGPT", 1087, 230), (113.5, "GPT-4", 417, 276)]);
+    assert_eq!(
+        seen,
+        [(0.0, "ChatGPT", 472, 18), (40.0, "ChatGPT", 1087, 230), (113.5, "GPT-4", 417, 276)]
+    );
     assert_eq!(asks[0].tenant.as_deref(), Some("t"));
     let mapped = all(&file("file = \"burstgpt.csv\"\nformat = \"burstgpt\"\nmodel = \"coder\""), 1);
     assert!(mapped.iter().all(|ask| &*ask.model == "coder"));
@@ -256,7 +286,10 @@ fn records_come_as_they_came() {
     assert_eq!(seconds(&asks), [0.0, 3.0, 4.0]);
     let ask = &asks[0];
     assert_eq!((ask.tenant.as_deref(), &*ask.model, ask.stream), (Some("team-a"), "auto", true));
-    assert_eq!((ask.prompt_tokens, ask.output_tokens, ask.endpoint), (14, 96, Endpoint::ChatCompletions));
+    assert_eq!(
+        (ask.prompt_tokens, ask.output_tokens, ask.endpoint),
+        (14, 96, Endpoint::ChatCompletions)
+    );
     assert_eq!(&*ask.headers, [("x-class".to_owned(), "interactive".to_owned())]);
     assert_eq!(ask.body.as_deref(), Some(br#"{"model": "auto", "messages": []}"#.as_slice()));
     let micros = Duration::from_micros;
@@ -279,7 +312,8 @@ fn problem(format: &str, content: &[u8]) -> Option<String> {
     file.write_all(content).unwrap();
     let path = file.path().to_str().unwrap();
     let pace = if format == "sharegpt" { "rate = \"100/s\"" } else { "" };
-    let traffic = format!("[[traffic]]\nmodel = \"a\"\nfile = \"{path}\"\nformat = \"{format}\"\n{pace}\n");
+    let traffic =
+        format!("[[traffic]]\nmodel = \"a\"\nfile = \"{path}\"\nformat = \"{format}\"\n{pace}\n");
     let shown = |text: String| text.replace(path, "F");
     let mut arrivals = match scenario("1h", &traffic).traffic(1) {
         Ok(arrivals) => arrivals,
@@ -323,7 +357,11 @@ fn what_is_wrong_with_a_file_is_told_with_its_line() {
             "F:2: \"-1\" is no time in seconds",
         ),
         ("sharegpt", "hello", "F:1: is no list of conversations"),
-        ("sharegpt", "[\n{\"conversations\": 5}]", "F:2: before here is no conversation: invalid type"),
+        (
+            "sharegpt",
+            "[\n{\"conversations\": 5}]",
+            "F:2: before here is no conversation: invalid type",
+        ),
         ("sharegpt", "[{\"conversations\": [", "F:1: the file ends within a conversation"),
         ("records", "{}\n", "F:1: is no decision record"),
         ("records", "{\"v\":9,\"kind\":\"decision\"}\n", "F:1: has version 9"),
@@ -331,13 +369,18 @@ fn what_is_wrong_with_a_file_is_told_with_its_line() {
         let found = problem(format, content.as_bytes()).unwrap_or_default();
         assert!(found.contains(expected), "{expected}\n{found}");
     }
-    let missing =
-        file("file = \"none.csv\"\nformat = \"azure\"\nmodel = \"a\"").traffic(1).unwrap_err().to_string();
+    let missing = file("file = \"none.csv\"\nformat = \"azure\"\nmodel = \"a\"")
+        .traffic(1)
+        .unwrap_err()
+        .to_string();
     assert!(
         missing.contains(":5: traffic[0].file: ") && missing.contains("none.csv cannot be read"),
         "{missing}"
     );
-    assert_eq!(problem("azure", "\u{feff}\"TIMESTAMP\",ContextTokens,GeneratedTokens\r\n".as_bytes()), None);
+    assert_eq!(
+        problem("azure", "\u{feff}\"TIMESTAMP\",ContextTokens,GeneratedTokens\r\n".as_bytes()),
+        None
+    );
 }
 
 #[test]
@@ -348,7 +391,10 @@ fn a_mistake_in_the_middle_ends_the_run() {
     }
     assert_eq!(problem("azure", lines.as_bytes()), None);
     lines = lines.replace("18:40:01,1,1", "18:40:01,1,one");
-    assert_eq!(problem("azure", lines.as_bytes()).as_deref(), Some("F:2403: \"one\" is no number of tokens"));
+    assert_eq!(
+        problem("azure", lines.as_bytes()).as_deref(),
+        Some("F:2403: \"one\" is no number of tokens")
+    );
 }
 
 proptest! {

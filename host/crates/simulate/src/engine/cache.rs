@@ -75,7 +75,11 @@ mod tests {
         cache.keep(session(1), 40);
         cache.keep(session(2), 40);
         cache.keep(session(1), 30);
-        assert_eq!((cache.held(session(1)), cache.tokens), (40, 80), "what is there does not get shorter");
+        assert_eq!(
+            (cache.held(session(1)), cache.tokens),
+            (40, 80),
+            "what is there does not get shorter"
+        );
         cache.keep(Owner::Class(ClassId(1)), 30);
         assert_eq!((cache.held(session(1)), cache.held(session(2)), cache.tokens), (40, 0, 70));
         cache.keep(session(3), 200);

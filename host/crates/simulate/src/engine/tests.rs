@@ -71,8 +71,12 @@ fn prompts_are_read_one_after_the_other_and_answers_written_together() {
     // 1: overhead until 0.1 s, read until 0.6 s, its first token at 0.7 s. 2: in line for reading until 0.6 s, read until
     // 1.6 s. By then 1 has 10 tokens, and one to go; from then on each gets 8 a second, so that one takes 0.125 s. 2 has its
     // first token then, too. Alone, it needs another 0.4 s for four.
-    let expected =
-        [(1, "first", 700_000), (1, "done", 1_725_000), (2, "first", 1_725_000), (2, "done", 2_125_000)];
+    let expected = [
+        (1, "first", 700_000),
+        (1, "done", 1_725_000),
+        (2, "first", 1_725_000),
+        (2, "done", 2_125_000),
+    ];
     assert_eq!(desk.times(), expected);
     assert_eq!(desk.engine.next(), None);
 }
@@ -90,7 +94,10 @@ fn who_leaves_makes_room_for_the_others() {
     let used = desk.at(ms(1300)).leave(2, ms(1300));
     assert_eq!(used, Used { cached: 0, written: 8 });
     // 1 has 9 then, and 91 to go at 10 a second.
-    assert_eq!(desk.times(), [(1, "first", 300_000), (2, "first", 425_000), (1, "done", 10_400_000)]);
+    assert_eq!(
+        desk.times(),
+        [(1, "first", 300_000), (2, "first", 425_000), (1, "done", 10_400_000)]
+    );
 }
 
 #[test]
@@ -100,7 +107,11 @@ fn what_does_not_fit_into_the_cache_waits_in_line() {
         desk.at(ms(0)).begin(key, job(prompt, 10), ms(0));
     }
     let told = desk.at(ms(1000)).told(ms(1000)).unwrap();
-    assert_eq!((told.waiting, told.kv_used, told.stale(ms(1000))), (2, 666, 0), "3 does not go before 2");
+    assert_eq!(
+        (told.waiting, told.kv_used, told.stale(ms(1000))),
+        (2, 666, 0),
+        "3 does not go before 2"
+    );
     // 1: read at 0.29 s, done at 1.29 s. 2 and 3 begin then: overhead, and 2 is read at 1.58 s, 3 at 1.59 s.
     let times = desk.times();
     assert_eq!(times[..2], [(1, "first", 390_000), (1, "done", 1_290_000)]);
@@ -114,7 +125,8 @@ fn what_does_not_fit_into_the_cache_waits_in_line() {
 #[test]
 fn beginnings_that_were_read_are_not_read_again() {
     let mut desk = Desk::new(&EngineModel { prefix_cache: true, ..model() });
-    let turn = |prompt, shared| Job { history: (7, shared), common: (ClassId(0), 100), ..job(prompt, 1) };
+    let turn =
+        |prompt, shared| Job { history: (7, shared), common: (ClassId(0), 100), ..job(prompt, 1) };
     desk.engine.begin(1, turn(1000, 100), ms(0));
     // The history: 1000 and the answer. Of it the client sends 1001, so 500 are read.
     desk.at(ms(10_000)).begin(2, turn(1501, 1001), ms(10_000));
@@ -129,13 +141,15 @@ fn beginnings_that_were_read_are_not_read_again() {
         Progress::Done(key, used) => Some((*key, used.cached, *at)),
         Progress::First(_) => None,
     });
-    let expected = [(1, 0, 1_200_000), (2, 1001, 10_700_000), (3, 100, 21_100_000), (4, 0, 31_200_000)];
+    let expected =
+        [(1, 0, 1_200_000), (2, 1001, 10_700_000), (3, 100, 21_100_000), (4, 0, 31_200_000)];
     assert_eq!(done.collect::<Vec<_>>(), expected);
 }
 
 #[test]
 fn each_takes_its_time_where_that_is_how_it_is() {
-    let service = Service::Fixed { first: Spread::Fixed(1.0), rest: Spread::Fixed(3.0), recorded: false };
+    let service =
+        Service::Fixed { first: Spread::Fixed(1.0), rest: Spread::Fixed(3.0), recorded: false };
     let mut desk = Desk::new(&EngineModel { service, ..model() });
     desk.engine.begin(1, job(100, 30), ms(0));
     desk.at(ms(500)).begin(2, job(100, 30), ms(500));
@@ -144,8 +158,12 @@ fn each_takes_its_time_where_that_is_how_it_is() {
     desk.at(ms(4000)).works_at(0.0, ms(4000));
     assert_eq!(desk.engine.next(), None);
     desk.at(ms(5000)).works_at(1.0, ms(5000));
-    let expected =
-        [(1, "first", 1_000_000), (2, "first", 1_500_000), (1, "done", 6_000_000), (2, "done", 6_500_000)];
+    let expected = [
+        (1, "first", 1_000_000),
+        (2, "first", 1_500_000),
+        (1, "done", 6_000_000),
+        (2, "done", 6_500_000),
+    ];
     assert_eq!(desk.times(), expected);
 }
 

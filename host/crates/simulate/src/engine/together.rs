@@ -79,5 +79,6 @@ pub(super) fn micros(time: Duration) -> f64 {
 pub(super) fn time_for(left: f64, speed: f64) -> Option<Duration> {
     let micros = (left.max(0.0) / speed).round();
     // A number that is too large becomes the largest one there is, which is more than anything lasts.
-    (speed > 0.0 && micros.is_finite()).then(|| Duration::from_micros((micros as u64).min(u64::MAX >> 4)))
+    (speed > 0.0 && micros.is_finite())
+        .then(|| Duration::from_micros((micros as u64).min(u64::MAX >> 4)))
 }

@@ -69,7 +69,9 @@ fn split(text: &str) -> Result<(&str, Op, &str), String> {
 /// Reads the metric from the end, because names may have dots in them.
 fn figure(text: &str) -> Result<(Scope, Metric), String> {
     if text.is_empty() {
-        return Err("says no figure before the operator; write for example `wait.p99 < 20s`".to_owned());
+        return Err(
+            "says no figure before the operator; write for example `wait.p99 < 20s`".to_owned()
+        );
     }
     let known = metrics();
     let words = word(text);
@@ -101,11 +103,13 @@ fn scope(text: &str) -> Result<Scope, String> {
 /// Every metric by its whole name.
 fn metrics() -> Vec<(String, Metric)> {
     let times = TIMES.iter().flat_map(|(name, metric)| {
-        Statistic::ALL.iter().map(move |(word, statistic)| (format!("{name}.{word}"), metric(*statistic)))
+        Statistic::ALL
+            .iter()
+            .map(move |(word, statistic)| (format!("{name}.{word}"), metric(*statistic)))
     });
-    let counts = COUNTS
-        .iter()
-        .flat_map(|(name, count, share)| [((*name).to_owned(), *count), (format!("{name}.share"), *share)]);
+    let counts = COUNTS.iter().flat_map(|(name, count, share)| {
+        [((*name).to_owned(), *count), (format!("{name}.share"), *share)]
+    });
     let others = OTHERS.iter().map(|(name, metric)| ((*name).to_owned(), *metric));
     times.chain(counts).chain(others).collect()
 }
@@ -148,22 +152,34 @@ pub(super) fn hint(word: &str, known: &[&str]) -> String {
 
 fn near<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let similar = known.iter().map(|known| (strsim::jaro_winkler(known, word), *known));
-    similar.filter(|(similarity, _)| *similarity > 0.8).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, it)| it)
+    similar
+        .filter(|(similarity, _)| *similarity > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, it)| it)
 }
 
 /// The value in the unit of the metric, which a percentage may change.
 fn value_of(metric: Metric, text: &str) -> Result<(Metric, f64), String> {
     if let Some(percent) = text.strip_suffix('%') {
-        let share = COUNTS.iter().find(|(_, count, _)| *count == metric).map_or(metric, |(.., share)| *share);
+        let share = COUNTS
+            .iter()
+            .find(|(_, count, _)| *count == metric)
+            .map_or(metric, |(.., share)| *share);
         if !matches!(share.unit(), Unit::Share) && share != Metric::Fairness {
-            return Err(format!("`{metric}` is no part of anything that `{}` could be", text.escape_debug()));
+            return Err(format!(
+                "`{metric}` is no part of anything that `{}` could be",
+                text.escape_debug()
+            ));
         }
         let percent = number(percent.trim_end()).ok_or_else(|| not_a(text, "percentage", "5%"))?;
         return Ok((share, percent / 100.0));
     }
     let example = match metric.unit() {
         Unit::Time => {
-            return Ok((metric, time(text).ok_or_else(|| not_a(text, "time", "250ms, 20s or 1.5m"))?));
+            return Ok((
+                metric,
+                time(text).ok_or_else(|| not_a(text, "time", "250ms, 20s or 1.5m"))?,
+            ));
         }
         Unit::Share => ("part", "5% or 0.05"),
         Unit::Count | Unit::Number => ("number", "12 or 0.9"),

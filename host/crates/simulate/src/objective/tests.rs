@@ -20,7 +20,12 @@ fn sentences_mean_what_they_say() {
         ("wait.max<=1.5s", "", Metric::Wait(Statistic::Max), 1.5),
         ("all.first_byte.mean < 250 ms", "", Metric::FirstByte(Statistic::Mean), 0.25),
         ("tenant.alice.total.p50 < 2m", "tenant.alice.", Metric::Total(Statistic::P50), 120.0),
-        ("lane.qwen2.5-coder.wait.p95 < 1h", "lane.qwen2.5-coder.", Metric::Wait(Statistic::P95), 3600.0),
+        (
+            "lane.qwen2.5-coder.wait.p95 < 1h",
+            "lane.qwen2.5-coder.",
+            Metric::Wait(Statistic::P95),
+            3600.0,
+        ),
         ("my_class.wait.p99 < 15us", "my_class.", Metric::Wait(p99), 0.000_015),
         ("switches_per_hour < 12", "", Metric::SwitchesPerHour, 12.0),
         ("switches-per-hour < 12.5", "", Metric::SwitchesPerHour, 12.5),
@@ -44,9 +49,15 @@ fn sentences_mean_what_they_say() {
 
 #[test]
 fn every_metric_has_a_name_that_reads_as_it() {
-    for text in
-        ["wait.p90", "first-byte.p95", "total.max", "answered.share", "client-gone", "requests", "loads"]
-    {
+    for text in [
+        "wait.p90",
+        "first-byte.p95",
+        "total.max",
+        "answered.share",
+        "client-gone",
+        "requests",
+        "loads",
+    ] {
         let value = if text.contains('p') || text.contains("max") { "1s" } else { "1" };
         let (scope, metric, _) = parsed(&format!("{text} < {value}"));
         assert_eq!(format!("{scope}{metric}"), text);
@@ -91,8 +102,11 @@ fn mistakes_say_what_to_write() {
 
 #[test]
 fn names_are_those_of_the_scenario() {
-    let check = |text: &str| Objective::parse(text).unwrap().check(["interactive", "batch"], ["coder"]);
-    for text in ["interactive.errors < 1", "lane.coder.busy > 0", "tenant.anybody.errors < 1", "lost == 0"] {
+    let check =
+        |text: &str| Objective::parse(text).unwrap().check(["interactive", "batch"], ["coder"]);
+    for text in
+        ["interactive.errors < 1", "lane.coder.busy > 0", "tenant.anybody.errors < 1", "lost == 0"]
+    {
         assert_eq!(check(text), Ok(()), "{text}");
     }
     let problem = check("interactiv.errors < 1").unwrap_err();
@@ -108,7 +122,8 @@ fn names_are_those_of_the_scenario() {
 fn run(seconds: u64) -> Summary {
     let mut run = test_run().summary;
     let time = Duration::from_secs(seconds);
-    let times = Times { count: 1, mean: time, p50: time, p90: time, p95: time, p99: time, max: time };
+    let times =
+        Times { count: 1, mean: time, p50: time, p90: time, p95: time, p99: time, max: time };
     run.classes = vec![Named {
         name: "interactive".to_owned(),
         of: Figures { wait: Some(times), ends: [3, 1, 0, 0, 0], ..Figures::default() },
@@ -128,7 +143,9 @@ fn an_objective_is_met_if_it_is_met_with_every_seed() {
     let equal = judged("interactive.wait.p99 == 19s");
     assert_eq!((equal.met, equal.runs_met, equal.worst), (false, 1, Some(30.0)));
     assert_eq!(judged("interactive.wait.p99 != 19s").worst, Some(19.0));
-    assert!(judged("interactive.fell-back <= 25%").met && !judged("interactive.fell-back < 25%").met);
+    assert!(
+        judged("interactive.fell-back <= 25%").met && !judged("interactive.fell-back < 25%").met
+    );
     assert!(judged("interactive.served == 4").met && judged("interactive.answered == 3").met);
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, Advisor as _, BuiltIn, ChainInfo, Consulted, Decision, Edit, Failure, Merge, Merged, Plan,
-    PolicyRef, Recovery, RequestView, Trace,
+    Advice, Advisor as _, BuiltIn, ChainInfo, Consulted, Decision, Edit, Failure, Merge, Merged,
+    Plan, PolicyRef, Recovery, RequestView, Trace,
 };
 use pointsman_policy::{OnError, Replayed, is_passing, marks};
 use pointsman_record::DecisionRecord;
@@ -93,7 +93,10 @@ pub(super) fn again(
         let differences = of_decisions(then, (&decision, &merged.edits), &scene.fleet.topology);
         (decision, differences)
     });
-    for call in record.consulted.iter().filter(|call| call.hook == ON_FAILURE && cast.asks(&call.policy.name))
+    for call in record
+        .consulted
+        .iter()
+        .filter(|call| call.hook == ON_FAILURE && cast.asks(&call.policy.name))
     {
         let (now, verdict) = course.after_failure(call, topologies);
         let call = course.call(&call.policy.name, ON_FAILURE, Some(call), now, verdict);
@@ -130,7 +133,8 @@ impl Course<'_> {
 
     /// What a policy says to the request; `None` if it cannot be known.
     fn says(&mut self, link: &Link) -> Option<Said> {
-        let of_link = |call: &&Consulted| call.hook == ON_REQUEST && *call.policy.name == *link.name;
+        let of_link =
+            |call: &&Consulted| call.hook == ON_REQUEST && *call.policy.name == *link.name;
         let call = self.record.consulted.iter().find(of_link);
         if !link.asked {
             // Nobody asked it because the chain had ended: what it would have said nobody knows.
@@ -142,7 +146,13 @@ impl Course<'_> {
             return Some((call.policy.clone(), call.advice.clone()));
         }
         if let Some((call, note)) = call.and_then(|call| Some((call, stopped(call)?))) {
-            let again = self.call(&link.name, ON_REQUEST, Some(call), None, Verdict::Silent(note.to_owned()));
+            let again = self.call(
+                &link.name,
+                ON_REQUEST,
+                Some(call),
+                None,
+                Verdict::Silent(note.to_owned()),
+            );
             self.calls.push(again);
             return Some((call.policy.clone(), None));
         }
@@ -162,15 +172,18 @@ impl Course<'_> {
             lacking.extend(gaps::outdated(&replayed.reads));
         }
         self.request = Arc::clone(&replayed.request);
-        let edits = |advice: Option<&Advice>| json!(advice.map_or(&[] as &[Edit], |advice| &advice.edits));
+        let edits =
+            |advice: Option<&Advice>| json!(advice.map_or(&[] as &[Edit], |advice| &advice.edits));
         let before = call.and_then(|call| call.advice.as_ref());
-        self.edited_otherwise |= !marks::fits(&edits(before), &edits(replayed.answer.as_ref().ok()));
+        self.edited_otherwise |=
+            !marks::fits(&edits(before), &edits(replayed.answer.as_ref().ok()));
         self.unknown |= !lacking.is_empty();
         let verdict = match call {
             _ if !lacking.is_empty() => Verdict::Unknown(lacking),
             None => Verdict::New,
             Some(call) => {
-                let then = call.advice.as_ref().ok_or_else(|| call.note.as_deref().unwrap_or_default());
+                let then =
+                    call.advice.as_ref().ok_or_else(|| call.note.as_deref().unwrap_or_default());
                 let now = replayed.answer.as_ref().map_err(String::as_str);
                 self.judged(of_answers(then, now, &self.scene.fleet.topology), call, &replayed)
             }
@@ -181,7 +194,11 @@ impl Course<'_> {
     }
 
     /// What the policy of a call wants after the same failed try.
-    fn after_failure(&self, call: &Consulted, topologies: &Topologies) -> (Option<PolicyRef>, Verdict) {
+    fn after_failure(
+        &self,
+        call: &Consulted,
+        topologies: &Topologies,
+    ) -> (Option<PolicyRef>, Verdict) {
         if let Some(note) = stopped(call) {
             return (None, Verdict::Silent(note.to_owned()));
         }
@@ -189,9 +206,10 @@ impl Course<'_> {
             let lacking = Lacking { what: what.to_owned(), kind: what.to_owned(), hint: None };
             (None, Verdict::Unknown(vec![lacking]))
         };
-        let read = |name: &str| call.reads.iter().find(|read| read.call == name).map(|read| &read.gave);
-        let failed =
-            read("failure").and_then(|failed| serde_json::from_value::<Failure>(failed.clone()).ok());
+        let read =
+            |name: &str| call.reads.iter().find(|read| read.call == name).map(|read| &read.gave);
+        let failed = read("failure")
+            .and_then(|failed| serde_json::from_value::<Failure>(failed.clone()).ok());
         let Some(failed) = failed else {
             return lacks("is told of a failed try, which the record does not have");
         };
@@ -202,11 +220,14 @@ impl Course<'_> {
             }
             generation => topologies.view(generation, &call.fleet),
         };
-        let Some(fleet) = fleet else { return lacks("is asked about lanes that were others by then") };
+        let Some(fleet) = fleet else {
+            return lacks("is asked about lanes that were others by then");
+        };
         let (edited, _) = self.scene.facts.request.edited(&self.record.merged.edits);
         let facts = self.scene.facts_for(&edited, None);
         let name = &*call.policy.name;
-        let replayed = self.cast.rehearsal.replay_failure(name, &facts, &fleet, &failed, &call.reads);
+        let replayed =
+            self.cast.rehearsal.replay_failure(name, &facts, &fleet, &failed, &call.reads);
         let Some(replayed) = replayed else { return lacks("is not there any more") };
         let mut lacking = gaps::of(&replayed, self.scene.known);
         lacking.extend(gaps::later_fleet(call, &replayed.reads));
@@ -227,7 +248,12 @@ impl Course<'_> {
         )
     }
 
-    fn judged<A>(&self, differences: Vec<Difference>, call: &Consulted, replayed: &Replayed<A>) -> Verdict {
+    fn judged<A>(
+        &self,
+        differences: Vec<Difference>,
+        call: &Consulted,
+        replayed: &Replayed<A>,
+    ) -> Verdict {
         if differences.is_empty() {
             return Verdict::Same;
         }

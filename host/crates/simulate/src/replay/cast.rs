@@ -176,17 +176,23 @@ fn instead(
     for policy in policies {
         if places.iter().all(|(link, _)| link.name != policy.name) {
             let (name, weight, on_error) = (policy.name.clone(), policy.weight, policy.on_error);
-            places.push((Link { name, weight, on_error, asked: false }, policy.settings.config.clone()));
+            places.push((
+                Link { name, weight, on_error, asked: false },
+                policy.settings.config.clone(),
+            ));
         }
     }
     let mut asked = Vec::new();
     for (link, config) in &mut places {
-        let Some(policy) = policies.iter().find(|policy| policy.name == link.name) else { continue };
+        let Some(policy) = policies.iter().find(|policy| policy.name == link.name) else {
+            continue;
+        };
         if marks::redacted(config) {
             return Err(ReplayError::Redacted(link.name.clone()));
         }
         link.asked = true;
-        let mut policy = PolicySpec { weight: link.weight, on_error: link.on_error, ..policy.clone() };
+        let mut policy =
+            PolicySpec { weight: link.weight, on_error: link.on_error, ..policy.clone() };
         policy.settings.config = config.clone();
         asked.push(policy);
     }

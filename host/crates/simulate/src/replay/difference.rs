@@ -1,8 +1,8 @@
 //! What is otherwise now, in words, with lanes by their names.
 
 use pointsman_domain::{
-    Advice, Decision, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneId, Note, Plan, QueueAdvice,
-    Recovery, Rejection, Step, Switching, Topology, Triggers,
+    Advice, Decision, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneId, Note, Plan,
+    QueueAdvice, Recovery, Rejection, Step, Switching, Topology, Triggers,
 };
 use pointsman_policy::marks;
 use serde::Serialize;
@@ -57,7 +57,9 @@ pub(super) fn of_advice(then: &Advice, now: &Advice, topology: &Topology) -> Vec
     let mut differences = Differences::new(topology);
     differences.compare("reject", &then.reject, &now.reject, |_, it| maybe(it.as_ref(), rejection));
     differences.compare("lanes", &then.lanes, &now.lanes, lanes);
-    differences.compare("switching", &then.switching, &now.switching, |_, it| maybe(it.as_ref(), switching));
+    differences.compare("switching", &then.switching, &now.switching, |_, it| {
+        maybe(it.as_ref(), switching)
+    });
     queue(&mut differences, then.queue.as_ref(), now.queue.as_ref());
     differences.compare("fallback", &then.fallback, &now.fallback, |topology, it| {
         maybe(it.as_ref(), |it| fallback(topology, it))
@@ -72,10 +74,12 @@ pub(super) fn of_advice(then: &Advice, now: &Advice, topology: &Topology) -> Vec
 fn queue(differences: &mut Differences<'_>, then: Option<&QueueAdvice>, now: Option<&QueueAdvice>) {
     if let (Some(then), Some(now)) = (then, now) {
         differences.compare("priority", &then.priority, &now.priority, |_, it| it.to_string());
-        differences.compare("flow", &then.flow, &now.flow, |_, it| maybe(it.as_ref(), String::clone));
-        let wait = |queue: &QueueAdvice| queue.max_wait;
         differences
-            .compare("max-wait", &wait(then), &wait(now), |_, it| maybe(it.as_ref(), |it| format!("{it:?}")));
+            .compare("flow", &then.flow, &now.flow, |_, it| maybe(it.as_ref(), String::clone));
+        let wait = |queue: &QueueAdvice| queue.max_wait;
+        differences.compare("max-wait", &wait(then), &wait(now), |_, it| {
+            maybe(it.as_ref(), |it| format!("{it:?}"))
+        });
         differences.compare("on-timeout", &then.on_timeout, &now.on_timeout, |_, it| plain(it));
         return;
     }
@@ -129,7 +133,8 @@ pub(super) fn of_recovery(
         (Err(then), Err(now)) => marks::fits(&json!(then), &json!(now)),
         _ => false,
     };
-    let difference = || Difference { what: "after a failed try", then: words(then), now: words(now) };
+    let difference =
+        || Difference { what: "after a failed try", then: words(then), now: words(now) };
     (!same).then(difference).into_iter().collect()
 }
 
@@ -142,7 +147,9 @@ pub(super) fn of_decisions(
     let mut differences = Differences::new(topology);
     let (Decision::Route(before), Decision::Route(after)) = (then, now) else {
         let same = match (then, now) {
-            (Decision::Reject(_, then), Decision::Reject(_, now)) => marks::fits(&json!(then), &json!(now)),
+            (Decision::Reject(_, then), Decision::Reject(_, now)) => {
+                marks::fits(&json!(then), &json!(now))
+            }
             (then, now) => then == now,
         };
         if !same {
@@ -166,7 +173,8 @@ pub(super) fn of_decisions(
     });
     differences.compare("falls back on", &before.on, &after.on, |_, it| triggers(*it));
     differences.compare("priority", &before.priority, &after.priority, |_, it| it.to_string());
-    differences.compare("flow", &before.flow, &after.flow, |_, it| maybe(it.as_ref(), String::clone));
+    differences
+        .compare("flow", &before.flow, &after.flow, |_, it| maybe(it.as_ref(), String::clone));
     differences.compare("max-wait", &before.max_wait, &after.max_wait, |_, it| format!("{it:?}"));
     differences.compare("on-timeout", &before.on_timeout, &after.on_timeout, |_, it| plain(it));
     differences.compare("first-token", &before.first_token, &after.first_token, |_, it| {
@@ -219,7 +227,10 @@ fn lanes(topology: &Topology, lanes: &LaneAdvice) -> String {
             format!("scores {}", list(scored))
         }
         LaneAdvice::Blend(weights) => {
-            format!("blend {}", list(weights.iter().map(|it| format!("{} {}", plain(&it.metric), it.weight))))
+            format!(
+                "blend {}",
+                list(weights.iter().map(|it| format!("{} {}", plain(&it.metric), it.weight)))
+            )
         }
     }
 }
@@ -251,8 +262,12 @@ fn edits(edits: &[Edit]) -> String {
                 format!("{kind} {text}")
             }
             Edit::PrependSystem(text) | Edit::ReplaceBody(text) => format!("{kind} {text:?}"),
-            Edit::CapOutputTokens(number) | Edit::KeepLastMessages(number) => format!("{kind} {number}"),
-            Edit::SetField(name, value) | Edit::SetHeader(name, value) => format!("{kind} {name} = {value}"),
+            Edit::CapOutputTokens(number) | Edit::KeepLastMessages(number) => {
+                format!("{kind} {number}")
+            }
+            Edit::SetField(name, value) | Edit::SetHeader(name, value) => {
+                format!("{kind} {name} = {value}")
+            }
         }
     };
     list(edits.iter().map(words))

@@ -25,7 +25,9 @@ const STATE: &str = "record with `state = \"keep\"` in `[records.redact]`";
 /// What a call asked now and was not told.
 pub(super) fn of<A>(replayed: &Replayed<A>, known: Known) -> Vec<Lacking> {
     let mut found: Vec<Lacking> = Vec::new();
-    for missing in replayed.missing.iter().filter(|missing| !answered(missing, known, &replayed.reads)) {
+    for missing in
+        replayed.missing.iter().filter(|missing| !answered(missing, known, &replayed.reads))
+    {
         let redacted = missing.why == Gap::Redacted;
         let hint = match missing.call.as_str() {
             "request.tenant" => Some(TENANT),
@@ -34,7 +36,8 @@ pub(super) fn of<A>(replayed: &Replayed<A>, known: Known) -> Vec<Lacking> {
             call if call.starts_with("request.") => Some(WHOLE),
             _ => None,
         };
-        let kind = Missing { with: Vec::new(), ..missing.clone() }.to_string().replacen(" [],", ",", 1);
+        let kind =
+            Missing { with: Vec::new(), ..missing.clone() }.to_string().replacen(" [],", ",", 1);
         found.push(Lacking { what: missing.to_string(), kind, hint });
     }
     // Middleware reads the request without asking.
@@ -83,7 +86,8 @@ pub(super) fn outdated(reads: &[Read]) -> Option<Lacking> {
 pub(super) fn later_fleet(call: &Consulted, reads: &[Read]) -> Option<Lacking> {
     let asks = |read: &Read| matches!(read.call.as_str(), "fleet.stat" | "fleet.stats");
     (call.fleet.is_empty() && reads.iter().any(asks)).then(|| {
-        let what = "asks for figures of lanes after a failed try, which hosts recorded later only".to_owned();
+        let what = "asks for figures of lanes after a failed try, which hosts recorded later only"
+            .to_owned();
         Lacking { kind: what.clone(), what, hint: None }
     })
 }

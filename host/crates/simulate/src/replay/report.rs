@@ -186,7 +186,13 @@ impl Report {
         }
     }
 
-    pub(super) fn add(&mut self, file: &str, record: &DecisionRecord, fleet: &FleetView, again: Again) {
+    pub(super) fn add(
+        &mut self,
+        file: &str,
+        record: &DecisionRecord,
+        fleet: &FleetView,
+        again: Again,
+    ) {
         let mut otherwise = Vec::new();
         for call in again.calls {
             otherwise.extend(self.call(call));
@@ -243,7 +249,8 @@ impl Report {
                     if lacking.iter().take(index).any(|before| before.kind == lack.kind) {
                         continue;
                     }
-                    let entry = self.lacking.entry((policy.clone(), lack.kind.clone())).or_default();
+                    let entry =
+                        self.lacking.entry((policy.clone(), lack.kind.clone())).or_default();
                     entry.calls += 1;
                     if entry.example.is_empty() {
                         (entry.example, entry.hint) = (lack.what.clone(), lack.hint);
@@ -299,9 +306,11 @@ impl Report {
 impl Effect {
     fn add(&mut self, then: &Decision, now: &Decision, fleet: &FleetView) {
         let place = |decision: &Decision| match decision {
-            Decision::Route(plan) => {
-                plan.steps.first().map_or("no lane", |step| fleet.topology.name(step.lane)).to_owned()
-            }
+            Decision::Route(plan) => plan
+                .steps
+                .first()
+                .map_or("no lane", |step| fleet.topology.name(step.lane))
+                .to_owned(),
             Decision::Reject(..) => "refused".to_owned(),
             Decision::NoLane(_) => "no lane".to_owned(),
         };

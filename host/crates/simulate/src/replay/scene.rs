@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pointsman_domain::{
-    Consulted, Edit, Facts, FieldValue, Figures, FleetView, LaneStat, LaneState, MessageInfo, PlanLimits,
-    RequestView, Topology,
+    Consulted, Edit, Facts, FieldValue, Figures, FleetView, LaneStat, LaneState, MessageInfo,
+    PlanLimits, RequestView, Topology,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::marks;
@@ -85,7 +85,11 @@ impl Scene {
     }
 
     /// The facts of one call. A request that was not recorded takes the edits that were taken then.
-    pub(super) fn facts_for(&self, request: &Arc<dyn RequestView>, call: Option<&Consulted>) -> Facts {
+    pub(super) fn facts_for(
+        &self,
+        request: &Arc<dyn RequestView>,
+        call: Option<&Consulted>,
+    ) -> Facts {
         let remembered = |call: &Consulted| -> Arc<dyn RequestView> {
             let Memory { parts, .. } = Memory::of_view(&**request);
             Arc::new(Memory { parts, call: Taken::of(call) })
@@ -111,7 +115,8 @@ fn request(record: &DecisionRecord) -> (Arc<dyn RequestView>, Known) {
     let head = Head { id: record.request_id.to_string(), tenant, headers };
     let body = record.request.as_ref().and_then(|request| request.body.as_ref());
     if let Some(body) = body
-        && let Ok(request) = Request::parse(record.figures.endpoint, body.clone().into(), head.clone())
+        && let Ok(request) =
+            Request::parse(record.figures.endpoint, body.clone().into(), head.clone())
     {
         known.body = true;
         known.unmarked = !marks::redacted(&json!(body));
@@ -165,8 +170,9 @@ impl Taken {
         if self.kept.iter().any(|kept| marks::fits(&json!(kept), &edit_now)) {
             return None;
         }
-        let reason =
-            |dropped: &String| dropped.strip_prefix(edit.kind())?.strip_prefix(": ").map(str::to_owned);
+        let reason = |dropped: &String| {
+            dropped.strip_prefix(edit.kind())?.strip_prefix(": ").map(str::to_owned)
+        };
         self.refused.iter().find_map(reason)
     }
 }
@@ -176,11 +182,14 @@ impl Memory {
     fn of_view(view: &dyn RequestView) -> Self {
         let mut headers = HeaderMap::new();
         for (name, value) in view.headers() {
-            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(value)) {
+            if let (Ok(name), Ok(value)) =
+                (name.parse::<HeaderName>(), HeaderValue::from_bytes(value))
+            {
                 headers.append(name, value);
             }
         }
-        let head = Head { id: view.id().to_owned(), tenant: view.tenant().map(str::to_owned), headers };
+        let head =
+            Head { id: view.id().to_owned(), tenant: view.tenant().map(str::to_owned), headers };
         let parts = Parts { head, model: view.model().to_owned(), figures: view.figures() };
         Self { parts, call: Taken::default() }
     }
@@ -208,7 +217,12 @@ impl RequestView for Memory {
     }
 
     fn headers(&self) -> Vec<(&str, &[u8])> {
-        self.parts.head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
+        self.parts
+            .head
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect()
     }
 
     fn field(&self, _: &str, _: usize) -> FieldValue {
@@ -252,7 +266,8 @@ impl RequestView for Memory {
                     *limit = if *limit == 0 { *most } else { (*limit).min(*most) };
                 }
                 Edit::SetHeader(name, value) => {
-                    if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value))
+                    if let (Ok(name), Ok(value)) =
+                        (name.parse::<HeaderName>(), HeaderValue::from_str(value))
                     {
                         headers.insert(name, value);
                     }

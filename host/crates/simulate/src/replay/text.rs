@@ -34,10 +34,20 @@ fn plural(value: u64, one: &str) -> String {
 }
 
 fn agreement(report: &Report) -> String {
-    let head = ["", "ASKED", "SAME", "OTHERWISE", "NOT KNOWN", "AGREEMENT", "THEN", "NOW"].map(str::to_owned);
+    let head = ["", "ASKED", "SAME", "OTHERWISE", "NOT KNOWN", "AGREEMENT", "THEN", "NOW"]
+        .map(str::to_owned);
     let row = |name: String, of: &Count, then: String, now: String| {
         let rate = of.agreement().map_or_else(|| "-".to_owned(), share);
-        vec![name, number(of.all()), number(of.same), number(of.differ), number(of.unknown), rate, then, now]
+        vec![
+            name,
+            number(of.all()),
+            number(of.same),
+            number(of.differ),
+            number(of.unknown),
+            rate,
+            then,
+            now,
+        ]
     };
     let mut rows = vec![head.to_vec()];
     for (name, policy) in &report.policies {
@@ -51,7 +61,11 @@ fn agreement(report: &Report) -> String {
     }
     rows.push(row("decisions".to_owned(), &report.decisions, String::new(), String::new()));
     let files = plural(report.files, "file");
-    format!("{} of {files}, asked again\n{}", plural(report.decisions.all(), "decision"), aligned(&rows))
+    format!(
+        "{} of {files}, asked again\n{}",
+        plural(report.decisions.all(), "decision"),
+        aligned(&rows)
+    )
 }
 
 /// What else there is to know of the calls.
@@ -69,7 +83,8 @@ fn remarks(report: &Report) -> Option<String> {
         ));
     }
     for ((policy, _), lack) in &report.lacking {
-        let (policy, example, calls) = (clean(policy), clean(&lack.example), plural(lack.calls, "call"));
+        let (policy, example, calls) =
+            (clean(policy), clean(&lack.example), plural(lack.calls, "call"));
         let hint = lack.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
         text.push_str(&format!("cannot be replayed: {policy} {example} ({calls}){hint}\n"));
     }
@@ -89,7 +104,12 @@ fn kinds(report: &Report) -> Option<String> {
             1 => short(text),
             _ => format!("{} ({})", short(text), number(times)),
         });
-        rows.push(vec![(*what).to_owned(), clean(who), number(kind.count), mostly.unwrap_or_default()]);
+        rows.push(vec![
+            (*what).to_owned(),
+            clean(who),
+            number(kind.count),
+            mostly.unwrap_or_default(),
+        ]);
     }
     (rows.len() > 1).then(|| aligned(&rows))
 }
@@ -143,7 +163,8 @@ fn moves(effect: &Effect) -> String {
         };
         return list.iter().take(MOST_MOVES).map(line).collect();
     }
-    let head = std::iter::once("THEN \\ NOW".to_owned()).chain(columns.iter().map(|lane| clean(lane)));
+    let head =
+        std::iter::once("THEN \\ NOW".to_owned()).chain(columns.iter().map(|lane| clean(lane)));
     let mut rows = vec![head.collect::<Vec<_>>()];
     for (then, row) in &effect.moves {
         let cells = columns.iter().map(|now| number(row.get(*now).copied().unwrap_or(0)));
@@ -156,8 +177,11 @@ fn start(effect: &Effect) -> String {
     let mut text = String::new();
     if let Some(mean) = effect.mean_change_ms() {
         let sign = if mean < 0.0 { "-" } else { "+" };
-        let mean =
-            if mean == 0.0 { "0 s".to_owned() } else { format!("{sign}{}", time(mean.abs() / 1000.0)) };
+        let mean = if mean == 0.0 {
+            "0 s".to_owned()
+        } else {
+            format!("{sign}{}", time(mean.abs() / 1000.0))
+        };
         text.push_str(&format!(
             "time to start, estimated from the lanes' figures then: {mean} on average, sooner for {}, later for {} of {}\n",
             number(effect.sooner),
@@ -192,7 +216,8 @@ fn shown(shown: &Shown) -> String {
 }
 
 fn verdict(report: &Report) -> String {
-    let stopped = if report.stopped { "stopped before the end of the records: so far, " } else { "" };
+    let stopped =
+        if report.stopped { "stopped before the end of the records: so far, " } else { "" };
     let all = report.decisions.all();
     let what = match report {
         _ if all == 0 => "there are no decisions in these records".to_owned(),
@@ -200,12 +225,14 @@ fn verdict(report: &Report) -> String {
         report => {
             let Count { differ, unknown, .. } = report.decisions;
             let calls: u64 = report.policies.values().map(|policy| policy.calls.differ).sum();
-            let mut what = format!("{} of {} are made otherwise", number(differ), plural(all, "decision"));
+            let mut what =
+                format!("{} of {} are made otherwise", number(differ), plural(all, "decision"));
             what.push_str(&format!(", {} answered otherwise", plural(calls, "call")));
             if unknown > 0 {
                 what.push_str(&format!(", {} cannot be replayed", plural(unknown, "decision")));
             }
-            let own: u64 = report.policies.values().map(|policy| policy.differ_in_same_version).sum();
+            let own: u64 =
+                report.policies.values().map(|policy| policy.differ_in_same_version).sum();
             if own > 0 {
                 what.push_str(&format!(
                     ", {} of them by the very version that wrote the record",

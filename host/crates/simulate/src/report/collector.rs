@@ -158,8 +158,9 @@ impl LaneTally {
     fn figures(&self, lasted: Duration) -> Named<LaneFigures> {
         let whole = micros(lasted).max(1) as f64;
         let phases = self.phases_us.map(|us| us as f64 / whole);
-        let share =
-            |of: &[Phase]| of.iter().map(|phase| self.phases_us[*phase as usize]).sum::<u64>() as f64 / whole;
+        let share = |of: &[Phase]| {
+            of.iter().map(|phase| self.phases_us[*phase as usize]).sum::<u64>() as f64 / whole
+        };
         let [drain, stop, load] = self.switch.map(Sum::mean);
         let of = LaneFigures {
             requests: self.requests.figures(),
@@ -173,7 +174,13 @@ impl LaneTally {
             switch_load_mean: load,
             phases,
             busy: share(&[Phase::Busy, Phase::Draining]),
-            occupied: share(&[Phase::Starting, Phase::Busy, Phase::Idle, Phase::Draining, Phase::Stopping]),
+            occupied: share(&[
+                Phase::Starting,
+                Phase::Busy,
+                Phase::Idle,
+                Phase::Draining,
+                Phase::Stopping,
+            ]),
             slots_used: self.running.mean(lasted) / f64::from(self.slots.max(1)),
             queue_mean: self.waiting.mean(lasted),
             queue_max: self.waiting.most,
@@ -209,14 +216,17 @@ impl Collector {
         self.waiting.set(ended_at, self.waiting.now);
         let all = self.all.figures();
         let tenants = self.tenants.each();
-        let promptness: Vec<f64> = tenants.iter().filter_map(|tenant| tenant.of.promptness).collect();
+        let promptness: Vec<f64> =
+            tenants.iter().filter_map(|tenant| tenant.of.promptness).collect();
         let switches = self.lanes.iter().map(|lane| lane.switches).sum::<u64>();
         let hours = ended_at.as_secs_f64() / 3600.0;
         let summary = Summary {
             seed,
             lasted: ended_at,
             accepted,
-            lost: i64::try_from(accepted).unwrap_or(i64::MAX).saturating_sub_unsigned(all.requests()),
+            lost: i64::try_from(accepted)
+                .unwrap_or(i64::MAX)
+                .saturating_sub_unsigned(all.requests()),
             all,
             classes: self
                 .classes
@@ -235,7 +245,8 @@ impl Collector {
             policies: busiest(self.policies),
             problems: self.problems.commonest(),
         };
-        let distribution = |tally: Tally| Distribution { wait: tally.wait, first_byte: tally.first_byte };
+        let distribution =
+            |tally: Tally| Distribution { wait: tally.wait, first_byte: tally.first_byte };
         Run {
             summary,
             distributions: self.classes.into_iter().map(|(_, tally)| distribution(tally)).collect(),
@@ -247,7 +258,9 @@ impl Collector {
 
 fn busiest(policies: BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>>) -> Vec<Counted> {
     let versions = policies.into_iter().flat_map(|(name, versions)| {
-        versions.into_iter().map(move |(version, count)| Counted { what: format!("{name}@{version}"), count })
+        versions
+            .into_iter()
+            .map(move |(version, count)| Counted { what: format!("{name}@{version}"), count })
     });
     let mut all: Vec<_> = versions.collect();
     all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.what.cmp(&b.what)));
@@ -316,7 +329,8 @@ impl Observer for Collector {
 
     fn switched(&mut self, _: Duration, report: &SwitchReport) {
         // A load that nobody had to leave for is no switch, as in the host's metrics.
-        let Some(lane) = self.lanes.get_mut(report.target.index()).filter(|_| !report.victims.is_empty())
+        let Some(lane) =
+            self.lanes.get_mut(report.target.index()).filter(|_| !report.victims.is_empty())
         else {
             return;
         };

@@ -38,7 +38,8 @@ impl Promptness {
         }
         self.count += 1;
         if ended.how.is_answer() {
-            let served = ended.at.saturating_sub(ended.ask.at).saturating_sub(ended.wait).max(NOTICED);
+            let served =
+                ended.at.saturating_sub(ended.ask.at).saturating_sub(ended.wait).max(NOTICED);
             self.sum += served.as_secs_f64() / (served + ended.wait).as_secs_f64();
         }
     }

@@ -38,7 +38,11 @@ pub(super) fn of(report: &Report) -> String {
 }
 
 const PARTS: [(Part, &str, &str); 5] = [
-    (Part::Sweep, "What a setting does", "Means over the seeds; the bars are their 95 % intervals."),
+    (
+        Part::Sweep,
+        "What a setting does",
+        "Means over the seeds; the bars are their 95 % intervals.",
+    ),
     (
         Part::Waits,
         "Waits",
@@ -60,25 +64,33 @@ const PARTS: [(Part, &str, &str); 5] = [
 ];
 
 fn colours(of: fn(&(&'static str, &'static str, &'static str)) -> &'static str) -> String {
-    COLOURS.iter().map(|colour| format!("{}: {};", colour.0, of(colour))).collect::<Vec<_>>().join(" ")
+    COLOURS
+        .iter()
+        .map(|colour| format!("{}: {};", colour.0, of(colour)))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn head(report: &Report) -> String {
     let mut text = format!("<header>\n<h1>{}</h1>\n", escaped(&report.title));
     if !report.scenario.is_empty() {
-        text.push_str(&format!("<p class=\"scenario\">{}</p>\n", escaped(report.scenario.trim_end())));
+        text.push_str(&format!(
+            "<p class=\"scenario\">{}</p>\n",
+            escaped(report.scenario.trim_end())
+        ));
     }
     text.push_str("<ul class=\"variants\">\n");
     for (index, variant) in report.variants.iter().enumerate() {
-        let (met, all) = (variant.objectives.iter().filter(|it| it.met).count(), variant.objectives.len());
+        let (met, all) =
+            (variant.objectives.iter().filter(|it| it.met).count(), variant.objectives.len());
         let verdict = match (met, all) {
             (_, 0) => String::new(),
             _ if met == all => format!("<span class=\"good\">✓ all {all} objectives met</span>"),
             _ => format!("<span class=\"bad\">✗ {met} of {all} objectives met</span>"),
         };
         let requests = variant.estimate(&Scope::All, Metric::Requests);
-        let requests =
-            requests.map_or_else(String::new, |it| format!("{} requests, ", numbers::count(it.mean)));
+        let requests = requests
+            .map_or_else(String::new, |it| format!("{} requests, ", numbers::count(it.mean)));
         text.push_str(&format!(
             "<li><span class=\"swatch b{}\"></span><strong>{}</strong> {requests}{} {verdict}</li>\n",
             index % super::svg::SERIES,
@@ -111,7 +123,8 @@ fn row_head(what: &str) -> String {
 }
 
 fn objectives(report: &Report) -> String {
-    let Some(first) = report.variants.first().filter(|variant| !variant.objectives.is_empty()) else {
+    let Some(first) = report.variants.first().filter(|variant| !variant.objectives.is_empty())
+    else {
         return String::new();
     };
     let names = report.variants.iter().map(|variant| variant.name.clone());
@@ -139,7 +152,10 @@ fn judged(it: &Judged) -> String {
     if !it.met && it.runs_met > 0 {
         said.push_str(&format!(", met with {} of {} seeds", it.runs_met, it.runs));
     }
-    format!("<span class=\"{class}\">{verdict}</span> <span class=\"soft\">{}</span>", escaped(&said))
+    format!(
+        "<span class=\"{class}\">{verdict}</span> <span class=\"soft\">{}</span>",
+        escaped(&said)
+    )
 }
 
 /// The figures: of one variant its classes, of several side by side.
@@ -155,7 +171,8 @@ fn figures(report: &Report) -> String {
 fn of_one(variant: &VariantReport) -> String {
     let classes = variant.names(|run| run.classes.iter().map(|it| it.name.clone()).collect());
     let classes = classes.into_iter().map(|name| (name.clone(), Scope::Class(name)));
-    let scopes: Vec<(String, Scope)> = classes.chain([("everybody".to_owned(), Scope::All)]).collect();
+    let scopes: Vec<(String, Scope)> =
+        classes.chain([("everybody".to_owned(), Scope::All)]).collect();
     let facts = Metric::OF_THE_WHOLE.map(|metric| (metric.to_string(), metric));
     let all = [("everybody".to_owned(), Scope::All)];
     let columns = OF_CLASSES.map(|(_, metric)| (metric.to_string(), metric));
@@ -187,7 +204,8 @@ fn side_by_side(report: &Report) -> String {
     let first = comparison.variants.iter().take(1).cloned();
     // Each of the others has a column for how it differs.
     let others = comparison.variants.iter().skip(1).flat_map(|name| [name.clone(), String::new()]);
-    let head: Vec<String> = std::iter::once("figure".to_owned()).chain(first).chain(others).collect();
+    let head: Vec<String> =
+        std::iter::once("figure".to_owned()).chain(first).chain(others).collect();
     let mut rows = Vec::new();
     let mut scope = None;
     for line in &comparison.lines {
@@ -205,7 +223,10 @@ fn side_by_side(report: &Report) -> String {
                 Scope::Lane(name) => format!("lane {name}"),
             };
             let columns = head.len();
-            rows.push(vec![format!("<th class=\"who\" colspan=\"{columns}\">{}</th>", escaped(&who))]);
+            rows.push(vec![format!(
+                "<th class=\"who\" colspan=\"{columns}\">{}</th>",
+                escaped(&who)
+            )]);
         }
         rows.push(figure(line));
     }
@@ -259,7 +280,8 @@ fn details(variant: &VariantReport) -> String {
     let Some(run) = variant.runs.first().map(|run| &run.summary) else { return String::new() };
     let columns = OF_LANES.iter().map(|(name, _)| name.to_lowercase());
     let times = ["load, mean".to_owned(), "drain, mean".to_owned()];
-    let head: Vec<String> = std::iter::once("lane".to_owned()).chain(columns).chain(times).collect();
+    let head: Vec<String> =
+        std::iter::once("lane".to_owned()).chain(columns).chain(times).collect();
     let rows = run.lanes.iter().map(|lane| {
         let scope = Scope::Lane(lane.name.clone());
         let cells = OF_LANES.iter().map(|(_, metric)| {
@@ -267,16 +289,18 @@ fn details(variant: &VariantReport) -> String {
             cell(escaped(&numbers::maybe(metric.unit(), estimate)))
         });
         let times = [lane.of.load_mean, lane.of.drain_mean].map(|time| {
-            let said = if time.is_zero() { "-".to_owned() } else { numbers::time(time.as_secs_f64()) };
+            let said =
+                if time.is_zero() { "-".to_owned() } else { numbers::time(time.as_secs_f64()) };
             cell(escaped(&said))
         });
         std::iter::once(row_head(&lane.name)).chain(cells).chain(times).collect()
     });
     let rows: Vec<Vec<String>> = rows.collect();
     let name = escaped(&variant.name);
+    let said = said("who decided, first seed", &run.policies)
+        + &said("what went wrong, first seed", &run.problems);
     let said =
-        said("who decided, first seed", &run.policies) + &said("what went wrong, first seed", &run.problems);
-    let said = if said.is_empty() { said } else { format!("<div class=\"beside\">\n{said}</div>\n") };
+        if said.is_empty() { said } else { format!("<div class=\"beside\">\n{said}</div>\n") };
     format!(
         "<details open=\"open\">\n<summary>Lanes: {name}</summary>\n{}{said}</details>\n",
         table(&head, &rows)

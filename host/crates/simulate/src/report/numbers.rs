@@ -29,11 +29,14 @@ pub(super) fn plus_minus(unit: Unit, mean: f64, half: Option<f64>) -> Option<Str
         Unit::Share => (0.01, "pp"),
         Unit::Count | Unit::Number => (1.0, ""),
     };
-    let half = half.map(|half| if name.is_empty() { number(unit, half) } else { rounded(half / factor) });
+    let half =
+        half.map(|half| if name.is_empty() { number(unit, half) } else { rounded(half / factor) });
     match half.filter(|half| something(half)) {
         None => something(&signed).then_some(signed),
         Some(half) if name.is_empty() => Some(format!("{signed} ± {half}")),
-        Some(half) => Some(format!("{:+.*} ± {half} {name}", decimals(mean / factor), mean / factor)),
+        Some(half) => {
+            Some(format!("{:+.*} ± {half} {name}", decimals(mean / factor), mean / factor))
+        }
     }
 }
 
@@ -45,7 +48,9 @@ pub(super) fn signed(unit: Unit, value: f64) -> String {
         _ => number(unit, value.abs()),
     };
     // What is rounded to nothing has no sign.
-    match size.starts_with(|c: char| c.is_ascii_digit()) && size.contains(|c: char| matches!(c, '1'..='9')) {
+    match size.starts_with(|c: char| c.is_ascii_digit())
+        && size.contains(|c: char| matches!(c, '1'..='9'))
+    {
         false => size,
         true if value < 0.0 => format!("-{size}"),
         true => format!("+{size}"),
@@ -131,7 +136,8 @@ fn decimals(value: f64) -> usize {
 /// Without zeros at the end.
 pub(super) fn trimmed(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    let text =
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
 }
 
@@ -159,12 +165,18 @@ mod tests {
         {
             assert_eq!(count(value), text);
         }
-        for (value, text) in
-            [(0.0, "0 %"), (0.0004, "<0.1 %"), (0.125, "12.5 %"), (0.9999, ">99.9 %"), (1.0, "100 %")]
-        {
+        for (value, text) in [
+            (0.0, "0 %"),
+            (0.0004, "<0.1 %"),
+            (0.125, "12.5 %"),
+            (0.9999, ">99.9 %"),
+            (1.0, "100 %"),
+        ] {
             assert_eq!(share(value), text);
         }
-        for (value, text) in [(0.0, "0"), (0.987, "0.99"), (1.5, "1.5"), (12.34, "12.3"), (5000.0, "5,000")] {
+        for (value, text) in
+            [(0.0, "0"), (0.987, "0.99"), (1.5, "1.5"), (12.34, "12.3"), (5000.0, "5,000")]
+        {
             assert_eq!(digits(value), text);
         }
         for (seconds, text) in

@@ -30,8 +30,15 @@ pub const PHASES: usize = 7;
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; PHASES] =
-        [Self::Cold, Self::Starting, Self::Busy, Self::Idle, Self::Draining, Self::Stopping, Self::Down];
+    pub const ALL: [Self; PHASES] = [
+        Self::Cold,
+        Self::Starting,
+        Self::Busy,
+        Self::Idle,
+        Self::Draining,
+        Self::Stopping,
+        Self::Down,
+    ];
 
     /// What an engine is at in this state while so many slots are held.
     pub fn of(state: EngineState, running: u32) -> Self {
@@ -210,8 +217,8 @@ mod tests {
         }
         timeline.finish(at(100_000));
         let loads: Vec<_> = timeline.spans().filter(|span| span.2 == Phase::Starting).collect();
-        let expected =
-            (0..10).map(|load| (at(load * 10_000 + 4_000), at(load * 10_000 + 4_045), Phase::Starting));
+        let expected = (0..10)
+            .map(|load| (at(load * 10_000 + 4_000), at(load * 10_000 + 4_045), Phase::Starting));
         assert_eq!(loads, expected.collect::<Vec<_>>());
         let busy: Duration =
             timeline.spans().filter(|span| span.2 == Phase::Busy).map(|it| it.1 - it.0).sum();
@@ -223,7 +230,8 @@ mod tests {
     fn a_lane_that_only_switches_takes_no_more_memory_either() {
         let mut timeline = Timeline::new(Phase::Cold);
         for second in 0..50_000 {
-            let phase = [Phase::Starting, Phase::Busy, Phase::Draining, Phase::Stopping, Phase::Cold];
+            let phase =
+                [Phase::Starting, Phase::Busy, Phase::Draining, Phase::Stopping, Phase::Cold];
             timeline.change(at(second), phase[second as usize % 5]);
             assert!(timeline.spans.len() <= MOST);
         }

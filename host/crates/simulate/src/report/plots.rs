@@ -39,7 +39,8 @@ pub enum Part {
 
 impl Plot {
     fn new(part: Part, name: &str, drawing: Drawing) -> Self {
-        let safe = name.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
+        let safe =
+            name.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
         Self { name: safe.collect(), part, drawing }
     }
 
@@ -66,18 +67,25 @@ struct Panel {
 }
 
 /// Lines for each name and variant, as panels.
-fn panels<T>(report: &Report, names: &[String], of: impl Fn(usize, usize) -> Option<T>) -> Vec<PanelOf<T>> {
+fn panels<T>(
+    report: &Report,
+    names: &[String],
+    of: impl Fn(usize, usize) -> Option<T>,
+) -> Vec<PanelOf<T>> {
     let line = |name: &str, colour: usize, values: T| {
         (Line { name: name.to_owned(), colour, ..Line::default() }, values)
     };
     if report.variants.len() == 1 {
-        let lines =
-            names.iter().enumerate().filter_map(|(index, name)| Some(line(name, index, of(0, index)?)));
+        let lines = names
+            .iter()
+            .enumerate()
+            .filter_map(|(index, name)| Some(line(name, index, of(0, index)?)));
         return vec![(None, lines.collect())];
     }
     let of_name = |(index, name): (usize, &String)| {
         let variants = report.variants.iter().enumerate();
-        let lines = variants.filter_map(|(colour, it)| Some(line(&it.name, colour, of(colour, index)?)));
+        let lines =
+            variants.filter_map(|(colour, it)| Some(line(&it.name, colour, of(colour, index)?)));
         (Some(name.clone()), lines.collect())
     };
     names.iter().enumerate().map(of_name).collect()
@@ -106,13 +114,17 @@ fn names(report: &Report, of: fn(&Run) -> Vec<String>) -> Vec<String> {
 type Times = fn(&Distribution) -> &Histogram;
 
 /// Percentiles that are drawn.
-const PARTS: [f64; 18] =
-    [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999];
+const PARTS: [f64; 18] = [
+    0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995,
+    0.999,
+];
 
 fn distributions(report: &Report) -> Vec<Plot> {
     let names = class_names(report);
-    let kinds: [(&str, &str, Times); 2] =
-        [("wait", "Wait", |it| &it.wait), ("first-byte", "Time to the first byte", |it| &it.first_byte)];
+    let kinds: [(&str, &str, Times); 2] = [
+        ("wait", "Wait", |it| &it.wait),
+        ("first-byte", "Time to the first byte", |it| &it.first_byte),
+    ];
     let mut drawn = Vec::new();
     for (file, title, of) in kinds {
         for (name, lines) in
@@ -122,13 +134,17 @@ fn distributions(report: &Report) -> Vec<Plot> {
                 // What happened once in a hundred is not known of twenty.
                 let known = 1.0 - 1.0 / histogram.count() as f64;
                 let values = PARTS.map(|part| {
-                    histogram.quantile(part).filter(|_| part <= known).map(|time| time.as_secs_f64())
+                    histogram
+                        .quantile(part)
+                        .filter(|_| part <= known)
+                        .map(|time| time.as_secs_f64())
                 });
                 Line { values: values.to_vec(), ..line }
             });
             let panel = Panel { of: name, lines: lines.collect() };
-            let places =
-                PARTS.map(|part| (part, format!("{} of requests, at most", numbers::share(part)))).to_vec();
+            let places = PARTS
+                .map(|part| (part, format!("{} of requests, at most", numbers::share(part))))
+                .to_vec();
             let x = Axis::percentiles("share of the requests that took no longer");
             drawn.extend(times_chart(Part::Waits, (file, title), panel, x, places));
         }
@@ -145,7 +161,11 @@ fn distributions(report: &Report) -> Vec<Plot> {
 /// One class over all seeds.
 fn together(variant: &VariantReport, class: usize, of: Times) -> Option<Histogram> {
     let mut all = Histogram::default();
-    variant.runs.iter().filter_map(|run| run.distributions.get(class)).for_each(|it| all.merge(of(it)));
+    variant
+        .runs
+        .iter()
+        .filter_map(|run| run.distributions.get(class))
+        .for_each(|it| all.merge(of(it)));
     (all.count() > 0).then_some(all)
 }
 
@@ -161,7 +181,8 @@ fn times_chart(
     let y = Axis::times("", values);
     let title = titled(title, panel.of.as_ref());
     let name = panel.of.map_or_else(|| file.to_owned(), |of| format!("{file}-{of}"));
-    let chart = Chart { title, x, y, unit: Unit::Time, places, lines: panel.lines, form: Form::Lines };
+    let chart =
+        Chart { title, x, y, unit: Unit::Time, places, lines: panel.lines, form: Form::Lines };
     (!chart.lines.is_empty()).then(|| Plot::new(part, &name, chart.draw()))
 }
 
@@ -177,7 +198,8 @@ fn timeline(variant: &VariantReport) -> Option<Plot> {
             shown = timeline.coarser(lasted / 1_500, true);
         }
         shown.spans().for_each(|(.., phase)| seen[phase as usize] = true);
-        let mut bars: Vec<Bar> = shown.spans().filter(|span| span.2 != Phase::Cold).map(bar).collect();
+        let mut bars: Vec<Bar> =
+            shown.spans().filter(|span| span.2 != Phase::Cold).map(bar).collect();
         bars.sort_by_key(|bar| bar.always_seen);
         let loads = match lane.of.loads {
             0 => String::new(),
@@ -218,11 +240,17 @@ fn bar((from, to, phase): (Duration, Duration, Phase)) -> Bar {
 fn tenants(report: &Report) -> Option<Plot> {
     let lines = report.variants.iter().enumerate().filter_map(|(colour, variant)| {
         let tenants = &variant.runs.first()?.summary.tenants;
-        let mut values: Vec<f64> = tenants.iter().filter_map(|tenant| tenant.of.promptness).collect();
+        let mut values: Vec<f64> =
+            tenants.iter().filter_map(|tenant| tenant.of.promptness).collect();
         values.sort_unstable_by(f64::total_cmp);
         let index = variant.estimate(&Scope::All, Metric::Fairness)?.mean;
         let name = format!("{}, fairness {}", variant.name, numbers::digits(index));
-        Some(Line { name, colour, values: values.into_iter().map(Some).collect(), ..Line::default() })
+        Some(Line {
+            name,
+            colour,
+            values: values.into_iter().map(Some).collect(),
+            ..Line::default()
+        })
     });
     let lines: Vec<Line> = lines.collect();
     let count = lines.iter().map(|line| line.values.len()).max()?;
@@ -231,7 +259,9 @@ fn tenants(report: &Report) -> Option<Plot> {
         x: Axis::ranks("tenants, from the least to the most promptly served one", count),
         y: Axis::linear("", Unit::Share, 1.0),
         unit: Unit::Share,
-        places: (1..=count).map(|rank| (rank as f64, format!("tenant {rank} of {count}"))).collect(),
+        places: (1..=count)
+            .map(|rank| (rank as f64, format!("tenant {rank} of {count}")))
+            .collect(),
         lines,
         form: if count > 40 { Form::Lines } else { Form::Dots },
     };
@@ -241,12 +271,15 @@ fn tenants(report: &Report) -> Option<Plot> {
 fn sweep(sweep: &Sweep) -> Vec<Plot> {
     let values = sweep.values();
     // Values that are no numbers are equally far from each other.
-    let number =
-        |value: &str| sweep.points.iter().find(|point| point.value == value).and_then(|point| point.number);
+    let number = |value: &str| {
+        sweep.points.iter().find(|point| point.value == value).and_then(|point| point.number)
+    };
     let all_numbers = values.iter().all(|value| number(value).is_some_and(f64::is_finite));
-    let place =
-        |(index, value): (usize, &&str)| number(value).filter(|_| all_numbers).unwrap_or(index as f64);
-    let mut places: Vec<(f64, &str)> = values.iter().enumerate().map(|it| (place(it), *it.1)).collect();
+    let place = |(index, value): (usize, &&str)| {
+        number(value).filter(|_| all_numbers).unwrap_or(index as f64)
+    };
+    let mut places: Vec<(f64, &str)> =
+        values.iter().enumerate().map(|it| (place(it), *it.1)).collect();
     places.sort_by(|a, b| a.0.total_cmp(&b.0));
     let drawn = sweep.figures().into_iter().filter_map(|(scope, metric)| {
         let line = |(colour, name): (usize, &str)| {
@@ -263,9 +296,13 @@ fn sweep(sweep: &Sweep) -> Vec<Plot> {
         let lines: Vec<Line> = sweep.lines().into_iter().enumerate().map(line).collect();
         let tops = lines.iter().flat_map(|line| {
             let halves = line.halves.iter().map(|half| half.unwrap_or(0.0));
-            line.values.iter().zip(halves).filter_map(|(value, half)| value.map(|value| value + half))
+            line.values
+                .iter()
+                .zip(halves)
+                .filter_map(|(value, half)| value.map(|value| value + half))
         });
-        let most = tops.fold(None, |most: Option<f64>, top| Some(most.map_or(top, |most| most.max(top))))?;
+        let most =
+            tops.fold(None, |most: Option<f64>, top| Some(most.map_or(top, |most| most.max(top))))?;
         let chart = Chart {
             title: format!("{scope}{metric}"),
             x: Axis::values(&sweep.parameter, &places),

@@ -10,8 +10,10 @@ use crate::observe::How;
 const MOST: usize = 480;
 
 /// Lengths of the pieces, in seconds. Each is a multiple of the one before it.
-const LENGTHS: [u64; 16] =
-    [1, 5, 10, 30, 60, 300, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400, 604_800, 6_048_000, 60_480_000];
+const LENGTHS: [u64; 16] = [
+    1, 5, 10, 30, 60, 300, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400, 604_800, 6_048_000,
+    60_480_000,
+];
 
 /// What can be put together with another one of its kind.
 pub(super) trait Merge {
@@ -147,7 +149,8 @@ impl Series {
     #[must_use]
     pub fn coarser(&self, most: usize, shortest: Duration) -> Self {
         let mut series = self.clone();
-        while (series.pieces.len() > most || series.length() < shortest) && series.length + 1 < LENGTHS.len()
+        while (series.pieces.len() > most || series.length() < shortest)
+            && series.length + 1 < LENGTHS.len()
         {
             series.lengthen();
         }
@@ -161,7 +164,12 @@ impl Series {
     }
 
     /// Calls for each piece of a time with how much of the time is in it, in microseconds.
-    pub(super) fn between(&mut self, from: Duration, to: Duration, mut add: impl FnMut(&mut Piece, u64)) {
+    pub(super) fn between(
+        &mut self,
+        from: Duration,
+        to: Duration,
+        mut add: impl FnMut(&mut Piece, u64),
+    ) {
         if to <= from {
             return;
         }

@@ -206,7 +206,8 @@ impl Serialize for Figures {
         for (how, name) in HOWS {
             map.serialize_entry(name, &self.ended(how))?;
         }
-        for (name, times) in [("wait", &self.wait), ("first-byte", &self.first_byte), ("total", &self.total)]
+        for (name, times) in
+            [("wait", &self.wait), ("first-byte", &self.first_byte), ("total", &self.total)]
         {
             let Some(times) = times else { continue };
             let all = [
@@ -219,7 +220,10 @@ impl Serialize for Figures {
             ];
             map.serialize_entry(&format!("{name}-count"), &times.count)?;
             for (statistic, time) in all {
-                map.serialize_entry(&format!("{name}-{statistic}-ms"), &(micros(time) as f64 / 1e3))?;
+                map.serialize_entry(
+                    &format!("{name}-{statistic}-ms"),
+                    &(micros(time) as f64 / 1e3),
+                )?;
             }
         }
         map.serialize_entry("output-tokens", &self.output_tokens)?;

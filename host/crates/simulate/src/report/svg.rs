@@ -84,12 +84,21 @@ impl Drawing {
 
     pub(super) fn line(&mut self, class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64)) {
         let [x1, y1, x2, y2] = [x1, y1, x2, y2].map(at);
-        self.add(format_args!(r#"<line class="{class}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>"#));
+        self.add(format_args!(
+            r#"<line class="{class}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>"#
+        ));
     }
 
-    pub(super) fn rect(&mut self, class: &str, (x, y): (f64, f64), (width, height): (f64, f64), title: &str) {
+    pub(super) fn rect(
+        &mut self,
+        class: &str,
+        (x, y): (f64, f64),
+        (width, height): (f64, f64),
+        title: &str,
+    ) {
         let [x, y, width, height] = [x, y, width, height].map(at);
-        let open = format!(r#"<rect class="{class}" x="{x}" y="{y}" width="{width}" height="{height}""#);
+        let open =
+            format!(r#"<rect class="{class}" x="{x}" y="{y}" width="{width}" height="{height}""#);
         if title.is_empty() {
             self.add(format_args!("{open}/>"));
         } else {
@@ -138,7 +147,9 @@ impl Drawing {
         let Self { width, height, .. } = self;
         let label = escaped(&self.label);
         let body = &self.body;
-        format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\">\n{body}</svg>\n")
+        format!(
+            "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\">\n{body}</svg>\n"
+        )
     }
 
     /// For a file of its own, in light colours.
@@ -146,9 +157,9 @@ impl Drawing {
         let Self { width, height, .. } = self;
         let label = escaped(&self.label);
         let body = &self.body;
-        let rules = COLOURS
-            .iter()
-            .fold(RULES.to_owned(), |rules, (name, light, _)| rules.replace(&format!("var({name})"), light));
+        let rules = COLOURS.iter().fold(RULES.to_owned(), |rules, (name, light, _)| {
+            rules.replace(&format!("var({name})"), light)
+        });
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
              height=\"{height}\" role=\"img\" aria-label=\"{label}\">\n<style>\n{rules}</style>\n\
@@ -187,7 +198,12 @@ fn width_of(text: &str) -> f64 {
 }
 
 /// Samples of colours with their names, in rows of this width; says how high they are.
-fn legend(drawing: &mut Drawing, (left, top): (f64, f64), width: f64, names: &[(String, String)]) -> f64 {
+fn legend(
+    drawing: &mut Drawing,
+    (left, top): (f64, f64),
+    width: f64,
+    names: &[(String, String)],
+) -> f64 {
     const LINE: f64 = 18.0;
     let (mut x, mut y) = (left, top);
     for (class, name) in names {

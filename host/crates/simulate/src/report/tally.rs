@@ -49,7 +49,8 @@ impl Tally {
             first_byte: Times::of(&self.first_byte),
             total: Times::of(&self.total),
             output_tokens: self.output_tokens,
-            cached: (self.prompt_tokens > 0).then(|| self.cached_tokens as f64 / self.prompt_tokens as f64),
+            cached: (self.prompt_tokens > 0)
+                .then(|| self.cached_tokens as f64 / self.prompt_tokens as f64),
         }
     }
 }
@@ -91,7 +92,10 @@ impl Tenants {
             requests: tenant.tally.figures(),
             promptness: tenant.promptness.mean(),
         };
-        self.each.iter().map(|(name, it)| Named { name: name.to_string(), of: figures(it) }).collect()
+        self.each
+            .iter()
+            .map(|(name, it)| Named { name: name.to_string(), of: figures(it) })
+            .collect()
     }
 
     pub(super) fn others(&self) -> Option<Figures> {
@@ -119,7 +123,8 @@ impl Sentences {
 
     /// The commonest ones.
     pub(super) fn commonest(self) -> Vec<Counted> {
-        let mut all: Vec<_> = self.0.into_iter().map(|(what, count)| Counted { what, count }).collect();
+        let mut all: Vec<_> =
+            self.0.into_iter().map(|(what, count)| Counted { what, count }).collect();
         all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.what.cmp(&b.what)));
         let rest: u64 = all.iter().skip(Self::SHOWN).map(|it| it.count).sum();
         all.truncate(Self::SHOWN);

@@ -34,9 +34,20 @@ pub(crate) fn ask(seconds: f64, class: u16, tenant: &str) -> Ask {
 }
 
 /// A request's whole life: its lane, how it ended, and how long it waited, until the first byte, and until the end.
-pub(crate) fn live(to: &mut Collector, ask: &Ask, lane: u32, how: How, [wait, first, end]: [f64; 3]) {
+pub(crate) fn live(
+    to: &mut Collector,
+    ask: &Ask,
+    lane: u32,
+    how: How,
+    [wait, first, end]: [f64; 3],
+) {
     to.decided(ask, Some(LaneId(lane)), &[PolicyRef::new("cortex", "1.0.0")]);
-    let failed = Try { lane: LaneId(1 - lane), result: TryResult::Overloaded, begun: ask.at, queue: at(0.0) };
+    let failed = Try {
+        lane: LaneId(1 - lane),
+        result: TryResult::Overloaded,
+        begun: ask.at,
+        queue: at(0.0),
+    };
     let result = if how.is_answer() { TryResult::Ok } else { TryResult::ServerError };
     let last = Try { lane: LaneId(lane), result, begun: ask.at, queue: at(wait) };
     let tries = if how == How::FellBack { vec![failed, last] } else { vec![last] };
@@ -109,7 +120,8 @@ fn requests_are_counted_by_class_lane_and_tenant() {
         run.classes.iter().map(|it| it.of.ends).collect::<Vec<_>>(),
         [[1, 0, 0, 1, 1], [1, 1, 1, 0, 0]]
     );
-    let tenants: Vec<_> = run.tenants.iter().map(|it| (it.name.as_str(), it.of.requests.ends)).collect();
+    let tenants: Vec<_> =
+        run.tenants.iter().map(|it| (it.name.as_str(), it.of.requests.ends)).collect();
     assert_eq!(tenants, [("alice", [1, 0, 0, 0, 1]), ("bob", [1, 1, 1, 0, 0])]);
     assert_eq!(run.other_tenants, None);
     // The refused one waited for nobody; those who gave up have waited, too.
@@ -119,8 +131,14 @@ fn requests_are_counted_by_class_lane_and_tenant() {
     assert_eq!(run.classes[1].of.total.unwrap().max, at(40.0));
     assert_eq!((run.all.output_tokens, run.all.cached), (60, Some(0.25)));
     let [coder, remote] = &run.lanes[..] else { panic!("{:?}", run.lanes) };
-    assert_eq!((coder.of.tries, coder.of.failed_tries, coder.of.requests.ends), (5, 3, [2, 0, 0, 1, 1]));
-    assert_eq!((remote.of.tries, remote.of.failed_tries, remote.of.requests.ends), (1, 0, [0, 1, 0, 0, 0]));
+    assert_eq!(
+        (coder.of.tries, coder.of.failed_tries, coder.of.requests.ends),
+        (5, 3, [2, 0, 0, 1, 1])
+    );
+    assert_eq!(
+        (remote.of.tries, remote.of.failed_tries, remote.of.requests.ends),
+        (1, 0, [0, 1, 0, 0, 0])
+    );
     assert_eq!(coder.of.requests.wait.unwrap().count, 5);
     assert_eq!(run.policies, [Counted { what: "cortex@1.0.0".to_owned(), count: 6 }]);
     assert_eq!(run.problems, [Counted { what: "the engine broke off".to_owned(), count: 1 }]);
@@ -142,7 +160,10 @@ fn engines_are_accounted_for_every_moment() {
     assert_eq!((coder.loads, coder.load_mean, run.summary.loads), (1, at(40.0), 1));
     assert_eq!((coder.switches, coder.drain_mean, coder.stop_mean), (1, at(1.0), at(2.0)));
     assert_eq!((run.summary.switches, run.summary.switches_per_hour), (1, 36.0));
-    assert!(close(run.summary.lanes[1].of.phases[Phase::Idle as usize], 1.0), "an engine elsewhere is there");
+    assert!(
+        close(run.summary.lanes[1].of.phases[Phase::Idle as usize], 1.0),
+        "an engine elsewhere is there"
+    );
     let spans: Vec<_> = run.timelines[0].spans().map(|(_, end, phase)| (end, phase)).collect();
     let expected = [
         (40.0, Phase::Starting),
@@ -166,13 +187,14 @@ fn pieces_of_time_add_up_to_the_whole() {
     assert_eq!(pieces[5].classes[0].waits.max(), Some(at(35.0)));
     assert_eq!((pieces[51].classes[1].fell_back, pieces[60].classes[1].rejected), (1, 1));
     assert_eq!((pieces[80].classes[0].errors, pieces[90].classes[0].client_gone), (1, 1));
-    assert!(close(pieces[10].lanes[0].mean_waiting(), 2.0) && close(pieces[45].lanes[0].mean_running(), 2.0));
-    assert!(close(pieces[75].lanes[0].share(Phase::Draining), 1.0));
     assert!(
-        pieces
-            .iter()
-            .all(|piece| piece.lanes.iter().all(|lane| { lane.phases_us.iter().sum::<u64>() == 1_000_000 }))
+        close(pieces[10].lanes[0].mean_waiting(), 2.0)
+            && close(pieces[45].lanes[0].mean_running(), 2.0)
     );
+    assert!(close(pieces[75].lanes[0].share(Phase::Draining), 1.0));
+    assert!(pieces.iter().all(|piece| {
+        piece.lanes.iter().all(|lane| lane.phases_us.iter().sum::<u64>() == 1_000_000)
+    }));
 }
 
 #[test]
@@ -191,7 +213,10 @@ fn a_long_run_has_longer_pieces_of_the_same_sum() {
     assert_eq!(sum(|it| u128::from(it.classes[0].came)), 168);
     assert_eq!(sum(|it| u128::from(it.classes[0].waits.count())), 168);
     assert_eq!(sum(|it| it.lanes[1].waiting_us), 168 * 800 * 3 * 1_000_000);
-    assert_eq!(sum(|it| u128::from(it.lanes[1].phases_us[Phase::Busy as usize])), 168 * 800 * 1_000_000);
+    assert_eq!(
+        sum(|it| u128::from(it.lanes[1].phases_us[Phase::Busy as usize])),
+        168 * 800 * 1_000_000
+    );
     assert!(close(run.summary.lanes[1].of.queue_mean, 3.0 * 800.0 / 3600.0));
 }
 
@@ -213,7 +238,10 @@ fn fairness_falls_when_somebody_starves_others() {
     let starved = fairness(&[0.0, 90.0, 90.0, 90.0], How::Answered);
     assert!(close_to(starved, 1.3 * 1.3 / (4.0 * 1.03)), "{starved:?}");
     assert!(close_to(fairness(&[0.0, 90.0, 90.0, 90.0], How::Error), 0.25));
-    assert!(close_to(fairness(&[0.0, 90.0, 90.0, 90.0], How::Rejected), 1.0), "a quota is no injustice");
+    assert!(
+        close_to(fairness(&[0.0, 90.0, 90.0, 90.0], How::Rejected), 1.0),
+        "a quota is no injustice"
+    );
 }
 
 #[test]

@@ -86,8 +86,9 @@ fn table(
     scopes: &[(String, Scope)],
     columns: &[(&str, Metric)],
 ) -> String {
-    let mut rows =
-        vec![std::iter::once(head).chain(columns.iter().map(|it| it.0)).map(str::to_owned).collect()];
+    let mut rows = vec![
+        std::iter::once(head).chain(columns.iter().map(|it| it.0)).map(str::to_owned).collect(),
+    ];
     for (name, scope) in scopes {
         let cells = columns.iter().map(|(_, metric)| {
             numbers::maybe(metric.unit(), variant.estimate(scope, *metric).map(|it| it.mean))
@@ -99,19 +100,22 @@ fn table(
 
 /// What there is one of, and what people should see.
 fn remarks(variant: &VariantReport) -> String {
-    let of_all = |metric: Metric| variant.estimate(&Scope::All, metric).map(|it| numbers::digits(it.mean));
+    let of_all =
+        |metric: Metric| variant.estimate(&Scope::All, metric).map(|it| numbers::digits(it.mean));
     let mut text = String::new();
     let facts = [
         of_all(Metric::SwitchesPerHour).map(|rate| format!("{rate} switches an hour")),
         of_all(Metric::Fairness).map(|index| format!("fairness between tenants {index}")),
-        of_all(Metric::Lost)
-            .map(|lost| if lost == "0" { "nothing lost".to_owned() } else { format!("{lost} LOST") }),
+        of_all(Metric::Lost).map(|lost| {
+            if lost == "0" { "nothing lost".to_owned() } else { format!("{lost} LOST") }
+        }),
     ];
     text.push_str(&facts.into_iter().flatten().collect::<Vec<_>>().join(", "));
     text.push('\n');
     let said = |of: &[Counted]| {
-        let parts =
-            of.iter().map(|it| format!("  {:>8}  {}\n", numbers::count(it.count as f64), clean(&it.what)));
+        let parts = of
+            .iter()
+            .map(|it| format!("  {:>8}  {}\n", numbers::count(it.count as f64), clean(&it.what)));
         parts.collect::<String>()
     };
     if let Some(run) = variant.runs.first().map(|run| &run.summary) {
@@ -146,7 +150,13 @@ fn compared(comparison: &Comparison) -> String {
     let mut tables = Vec::new();
     for (index, name) in comparison.variants.iter().enumerate().skip(1) {
         let name = clean(name);
-        let head = ["FIGURE".to_owned(), first.clone(), name.clone(), "DIFFERENCE".to_owned(), String::new()];
+        let head = [
+            "FIGURE".to_owned(),
+            first.clone(),
+            name.clone(),
+            "DIFFERENCE".to_owned(),
+            String::new(),
+        ];
         let mut rows = vec![head.to_vec()];
         for line in &comparison.lines {
             let [before, after] = [&line.cells[0], &line.cells[index]].map(|cell| cell.mean);
@@ -188,11 +198,13 @@ fn swept(sweep: &Sweep) -> String {
     let figures = sweep.figures();
     let mut tables = vec![format!("by {}\n", clean(&sweep.parameter))];
     for (scope, metric) in figures {
-        let mut rows =
-            vec![std::iter::once(String::new()).chain(sweep.values().into_iter().map(clean)).collect()];
+        let mut rows = vec![
+            std::iter::once(String::new()).chain(sweep.values().into_iter().map(clean)).collect(),
+        ];
         for line in sweep.lines() {
             let cells = sweep.values().into_iter().map(|value| {
-                let point = sweep.point(line, value).and_then(|point| point.estimate(&scope, metric));
+                let point =
+                    sweep.point(line, value).and_then(|point| point.estimate(&scope, metric));
                 point.map_or_else(|| "-".to_owned(), |it| estimate(metric.unit(), it))
             });
             rows.push(std::iter::once(clean(line)).chain(cells).collect());
@@ -219,9 +231,12 @@ pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let width = |column: usize| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let numeric = |column: usize| {
         column > 0
-            && cells(column).skip(1).all(|cell| cell.starts_with(|c: char| "-+<>0123456789".contains(c)))
+            && cells(column)
+                .skip(1)
+                .all(|cell| cell.starts_with(|c: char| "-+<>0123456789".contains(c)))
     };
-    let shape: Vec<(usize, bool)> = (0..columns).map(|column| (width(column), numeric(column))).collect();
+    let shape: Vec<(usize, bool)> =
+        (0..columns).map(|column| (width(column), numeric(column))).collect();
     let mut text = String::new();
     for row in rows {
         let padded = row.iter().zip(&shape).map(|(cell, (width, right))| {

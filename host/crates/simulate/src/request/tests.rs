@@ -36,11 +36,17 @@ fn requests_are_what_was_asked_for() {
     assert_eq!((request.id(), request.model(), request.tenant()), ("sim-9", "auto", Some("acme")));
     assert_eq!((request.header("x-task"), figures.streaming), (Some("code"), true));
     assert!(request.text(0, 0, 4000).starts_with("Say \"hé\" \\"));
-    for endpoint in [Endpoint::Completions, Endpoint::Responses, Endpoint::Embeddings, Endpoint::Other] {
+    for endpoint in
+        [Endpoint::Completions, Endpoint::Responses, Endpoint::Embeddings, Endpoint::Other]
+    {
         let asked = Ask { endpoint, stream: false, max_tokens: Some(5), ..ask(1, 0, 40, 0) };
         let request = writer.write(&asked, String::new()).unwrap();
         let tokens = if endpoint == Endpoint::Completions { 40 } else { 0 };
-        assert_eq!((request.figures().prompt_tokens, request.streaming()), (tokens, false), "{endpoint:?}");
+        assert_eq!(
+            (request.figures().prompt_tokens, request.streaming()),
+            (tokens, false),
+            "{endpoint:?}"
+        );
     }
 }
 

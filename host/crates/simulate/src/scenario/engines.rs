@@ -94,8 +94,7 @@ fn read_fixed(section: &Section<'_>) -> Option<Fixed> {
 
 /// Pairs of answers at once and tokens a second, or one number for any number of answers.
 fn read_decode(section: &Section<'_>) -> Option<Decode> {
-    const EXAMPLE: &str =
-        "a list of answers at once and the tokens a second that all of them get, such as [[1, 28], [8, 140]]";
+    const EXAMPLE: &str = "a list of answers at once and the tokens a second that all of them get, such as [[1, 28], [8, 140]]";
     let value = section.json("decode")?;
     if let Some(rate) = value.as_f64() {
         number(section, "decode", 1e-3, 1e9)?;
@@ -139,7 +138,12 @@ impl Engines {
             None => Service::Rates {
                 overhead: either(&own.overhead, &all.overhead, Spread::Fixed(0.02)),
                 prefill: own.prefill.or(all.prefill).unwrap_or(2500.0),
-                decode: own.decode.as_ref().or(all.decode.as_ref()).cloned().unwrap_or_else(default_decode),
+                decode: own
+                    .decode
+                    .as_ref()
+                    .or(all.decode.as_ref())
+                    .cloned()
+                    .unwrap_or_else(default_decode),
             },
         };
         let model = EngineModel {

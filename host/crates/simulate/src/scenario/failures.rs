@@ -93,8 +93,10 @@ fn read_when(section: &Section<'_>) -> Option<When> {
         (true, false) => {}
         (false, true) => return between(section, "every").map(When::Every),
         (false, false) => {
-            section
-                .mistake("at", "is missing; write when it happens, such as \"3h\", or how often (`every`)");
+            section.mistake(
+                "at",
+                "is missing; write when it happens, such as \"3h\", or how often (`every`)",
+            );
             return None;
         }
         (true, true) => {
@@ -106,7 +108,8 @@ fn read_when(section: &Section<'_>) -> Option<When> {
         Some(DeValue::Array(_)) => section.texts("at")?,
         _ => vec![section.text("at")?.to_owned()],
     };
-    let times: Result<Vec<Duration>, String> = times.iter().map(|time| units::duration(time)).collect();
+    let times: Result<Vec<Duration>, String> =
+        times.iter().map(|time| units::duration(time)).collect();
     match times {
         Ok(mut times) => {
             times.sort_unstable();

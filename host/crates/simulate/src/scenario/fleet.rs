@@ -65,8 +65,9 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
         if file.is_none() {
             section.wrong_type("config", config, "a text in quotes");
         }
-        let set =
-            section.value("set").map(|set| toml::Table::deserialize(ValueDeserializer::from(set.clone())));
+        let set = section
+            .value("set")
+            .map(|set| toml::Table::deserialize(ValueDeserializer::from(set.clone())));
         let set = match set.transpose() {
             Ok(set) => set.unwrap_or_default(),
             Err(error) => {
@@ -75,7 +76,11 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
             }
         };
         section.report_unknown();
-        return Some(FleetSource::Config { file: folder.join(file?), set, place: section.place("config") });
+        return Some(FleetSource::Config {
+            file: folder.join(file?),
+            set,
+            place: section.place("config"),
+        });
     }
     let attempts = section.number("attempts", 1..=20, 5);
     let deadline = section.pause("deadline", 600 * SECOND);
@@ -88,10 +93,12 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
             "there is no lane; write `config` with a host's configuration, or at least one `[[fleet.lanes]]`",
         );
     }
-    let lanes: Vec<HostLane> = sections.iter().filter_map(|lane| read_lane(lane, &groups)).collect();
+    let lanes: Vec<HostLane> =
+        sections.iter().filter_map(|lane| read_lane(lane, &groups)).collect();
     for (index, lane) in lanes.iter().enumerate().filter(|_| lanes.len() == sections.len()) {
         if lanes[..index].iter().any(|other| other.info.name == lane.info.name) {
-            sections[index].mistake("name", format!("there is a lane \"{}\" already", lane.info.name));
+            sections[index]
+                .mistake("name", format!("there is a lane \"{}\" already", lane.info.name));
         }
     }
     if lanes.len() == sections.len() {
@@ -112,8 +119,10 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
 fn read_group(section: &Section<'_>) -> (String, u64) {
     let name = section.required_text("name", "\"gpu0\"").unwrap_or_default().to_owned();
     if !section.has("memory") {
-        section
-            .mistake("memory", "is missing; write how much its lanes may hold together, such as \"48GiB\"");
+        section.mistake(
+            "memory",
+            "is missing; write how much its lanes may hold together, such as \"48GiB\"",
+        );
     }
     let budget = section.bytes("memory").filter(|bytes| *bytes > 0);
     section.report_unknown();
@@ -132,8 +141,8 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
     let engine = section.word("engine", &kinds, EngineKind::Vllm);
     let group = read_place_in_group(section, groups);
     let residency = read_residency(section, engine);
-    let expected =
-        section.pause("expected-load", if engine == EngineKind::Vllm { 60 * SECOND } else { 10 * SECOND });
+    let expected = section
+        .pause("expected-load", if engine == EngineKind::Vllm { 60 * SECOND } else { 10 * SECOND });
     let slots = section.number("slots", 1..=10_000, 4);
     let info = LaneInfo {
         id: LaneId(0),
@@ -199,11 +208,16 @@ fn read_place_in_group(section: &Section<'_>, groups: &[(String, u64)]) -> Optio
     };
     match memory {
         None if !section.has("memory") => {
-            section
-                .mistake("memory", "is missing; write what the lane needs of its group, such as \"22GiB\"");
+            section.mistake(
+                "memory",
+                "is missing; write what the lane needs of its group, such as \"22GiB\"",
+            );
         }
         Some(bytes) if bytes > groups[index].1 => {
-            section.mistake("memory", format!("is more than group \"{name}\" has: it could never be loaded"));
+            section.mistake(
+                "memory",
+                format!("is more than group \"{name}\" has: it could never be loaded"),
+            );
         }
         _ => {}
     }
@@ -226,11 +240,15 @@ fn read_residency(section: &Section<'_>, engine: EngineKind) -> Residency {
         preload,
         unload_after: section.has("unload-after").then(|| section.pause("unload-after", SECOND)),
     };
-    let words =
-        [("on-demand", on_demand(false)), ("at-start", on_demand(true)), ("always", Residency::Always)];
+    let words = [
+        ("on-demand", on_demand(false)),
+        ("at-start", on_demand(true)),
+        ("always", Residency::Always),
+    ];
     let residency = section.word("load", &words, words[if section.has("group") { 0 } else { 2 }].1);
     if residency == Residency::Always && section.has("unload-after") {
-        section.mistake("unload-after", "is of no use to a lane that is always loaded; leave it out");
+        section
+            .mistake("unload-after", "is of no use to a lane that is always loaded; leave it out");
     }
     residency
 }
@@ -246,12 +264,16 @@ fn check_standing(sections: &[Section<'_>], lanes: &[HostLane], groups: &[(Strin
             .iter()
             .filter(|lane| stands(lane))
             .fold(0u64, |sum, lane| sum.saturating_add(lane.setup.need));
-        for (section, lane) in sections.iter().zip(lanes).filter(|(_, lane)| lane.setup.group == index) {
+        for (section, lane) in
+            sections.iter().zip(lanes).filter(|(_, lane)| lane.setup.group == index)
+        {
             let beside = if stands(lane) { 0 } else { lane.setup.need };
             if held.saturating_add(beside) > *budget {
                 section.mistake(
                     "memory",
-                    format!("does not fit into group \"{name}\" beside the lanes that are always loaded"),
+                    format!(
+                        "does not fit into group \"{name}\" beside the lanes that are always loaded"
+                    ),
                 );
             }
         }

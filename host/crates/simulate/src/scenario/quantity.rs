@@ -36,14 +36,16 @@ impl Unit {
     }
 }
 
-const FORMS: [&[&str]; 4] = [&["median", "p99"], &["mean"], &["least", "most"], &["least", "shape", "most"]];
+const FORMS: [&[&str]; 4] =
+    [&["median", "p99"], &["mean"], &["least", "most"], &["least", "shape", "most"]];
 
 /// A spread in any of its forms; `None` if it is missing, or with a mistake.
 pub(super) fn spread(section: &Section<'_>, key: &str, unit: Unit) -> Option<Spread> {
     let value = section.value(key)?;
     match value.get_ref() {
         DeValue::Array(items) if !items.is_empty() => {
-            let values: Option<_> = items.iter().map(|item| quantity(section, key, item, unit)).collect();
+            let values: Option<_> =
+                items.iter().map(|item| quantity(section, key, item, unit)).collect();
             values.map(Spread::OneOf)
         }
         DeValue::Table(_) => of_table(&section.section(key), unit),
@@ -53,7 +55,8 @@ pub(super) fn spread(section: &Section<'_>, key: &str, unit: Unit) -> Option<Spr
 
 /// A spread, or `{ in-turn = [...] }`: what was measured, one after the other.
 pub(super) fn spread_or_turns(section: &Section<'_>, key: &str) -> Option<Spread> {
-    let table = section.value(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Table(_)));
+    let table =
+        section.value(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Table(_)));
     if !table || !section.section(key).has("in-turn") {
         return spread(section, key, Unit::Time);
     }
@@ -81,10 +84,14 @@ pub(super) fn required_spread(section: &Section<'_>, key: &str, unit: Unit) -> O
 pub(super) fn between(section: &Section<'_>, key: &str) -> Option<Spread> {
     let spread = required_spread(section, key, Unit::Time)?;
     let most = match &spread {
-        Spread::Fixed(value) | Spread::Uniform(_, value) | Spread::Exponential { mean: value } => *value,
+        Spread::Fixed(value) | Spread::Uniform(_, value) | Spread::Exponential { mean: value } => {
+            *value
+        }
         Spread::LogNormal { median, .. } => *median,
         Spread::Pareto { most, .. } => *most,
-        Spread::OneOf(values) | Spread::InTurn(values) => values.iter().copied().fold(0.0, f64::max),
+        Spread::OneOf(values) | Spread::InTurn(values) => {
+            values.iter().copied().fold(0.0, f64::max)
+        }
     };
     if most < 1e-6 {
         section.mistake(key, "must be more than nothing");
@@ -95,7 +102,8 @@ pub(super) fn between(section: &Section<'_>, key: &str) -> Option<Spread> {
 
 fn of_table(table: &Section<'_>, unit: Unit) -> Option<Spread> {
     let keys = table.keys();
-    let is_form = |form: &&&[&str]| form.len() == keys.len() && form.iter().all(|key| keys.contains(key));
+    let is_form =
+        |form: &&&[&str]| form.len() == keys.len() && form.iter().all(|key| keys.contains(key));
     if FORMS.iter().find(is_form).is_none() {
         table.wrong(format!(
             "`{}` is no spread; write {{ median, p99 }}, {{ mean }}, {{ least, most }}, {{ least, shape, most }}, one value or \
@@ -134,10 +142,17 @@ fn ordered(table: &Section<'_>, low: (&str, f64), high: (&str, f64)) -> Option<(
     Some(())
 }
 
-fn quantity(section: &Section<'_>, key: &str, value: &Spanned<DeValue<'_>>, unit: Unit) -> Option<f64> {
+fn quantity(
+    section: &Section<'_>,
+    key: &str,
+    value: &Spanned<DeValue<'_>>,
+    unit: Unit,
+) -> Option<f64> {
     let plain = match value.get_ref() {
         DeValue::Integer(integer) => {
-            i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()).ok().map(|n| n as f64)
+            i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix())
+                .ok()
+                .map(|n| n as f64)
         }
         DeValue::Float(float) => float.as_str().replace('_', "").parse().ok(),
         DeValue::String(text) if unit == Unit::Time => match units::duration(text) {
@@ -185,7 +200,8 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
 /// A time of day such as `"14:30"`.
 pub(super) fn time_of_day(text: &str) -> Result<Duration, String> {
     let parsed = text.split_once(':').and_then(|(hours, minutes)| {
-        let two = |text: &str| text.parse().ok().filter(|_| text.len() == 2 && !text.starts_with('+'));
+        let two =
+            |text: &str| text.parse().ok().filter(|_| text.len() == 2 && !text.starts_with('+'));
         let (hours, minutes): (u64, u64) = (two(hours)?, two(minutes)?);
         (hours < 24 && minutes < 60).then(|| Duration::from_secs(hours * 3600 + minutes * 60))
     });
@@ -203,8 +219,9 @@ pub(super) fn moment_of(datetime: &Datetime) -> Option<i64> {
         None | Some(Offset::Z) => 0,
         Some(Offset::Custom { minutes }) => i64::from(minutes),
     };
-    let seconds =
-        i64::from(time.hour) * 3600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0));
+    let seconds = i64::from(time.hour) * 3600
+        + i64::from(time.minute) * 60
+        + i64::from(time.second.unwrap_or(0));
     let day = days(i64::from(date.year), i64::from(date.month), i64::from(date.day));
     let seconds = day * 86_400 + seconds - minutes * 60;
     Some(seconds * 1_000_000 + i64::from(time.nanosecond.unwrap_or(0) / 1000))

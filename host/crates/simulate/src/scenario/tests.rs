@@ -145,22 +145,34 @@ lasts = { least = "1m", most = "2m" }
 fn everything_that_is_said_is_taken_over() {
     let scenario = parse(EVERYTHING).unwrap();
     assert_eq!((scenario.title.as_str(), scenario.begins_ms), ("A day of Cortex", BEGINS));
-    assert_eq!((scenario.lasts, scenario.seeds.as_slice()), (Duration::from_secs(86_400), &[1, 2, 3][..]));
+    assert_eq!(
+        (scenario.lasts, scenario.seeds.as_slice()),
+        (Duration::from_secs(86_400), &[1, 2, 3][..])
+    );
     assert_eq!(scenario.objectives, ["interactive.wait.p99 < 20s", "lost == 0"]);
     let policies = scenario.policies.as_ref().unwrap();
     assert_eq!(policies[0].dir, Path::new("/conf/../policies/cortex"));
     assert_eq!((policies[0].weight, policies[0].on_error), (500, OnError::Refuse));
     assert_eq!(policies[0].settings.config, serde_json::json!({ "patience-ms": 20000 }));
 
-    let [interactive, agents, bursts, trace] = scenario.streams.as_slice() else { panic!("four streams") };
-    let daily = Pace::Daily { most: 120.0 / 3600.0, least: 5.0 / 3600.0, at: Duration::from_secs(14 * 3600) };
+    let [interactive, agents, bursts, trace] = scenario.streams.as_slice() else {
+        panic!("four streams")
+    };
+    let daily = Pace::Daily {
+        most: 120.0 / 3600.0,
+        least: 5.0 / 3600.0,
+        at: Duration::from_secs(14 * 3600),
+    };
     assert_eq!(interactive.source, Source::Open(daily));
     assert_eq!((interactive.shared, interactive.max_tokens), (600, Some(2048)));
     assert_eq!(interactive.output, Spread::OneOf(vec![100.0, 200.0]));
     assert_eq!(interactive.tenants.as_ref().unwrap().0.len(), 40);
     assert_eq!(&*interactive.headers, [("x-task".to_owned(), "code".to_owned())]);
     let hours = |hours: u64| Duration::from_secs(hours * 3600);
-    assert_eq!((interactive.from, interactive.until, agents.until), (hours(1), hours(20), hours(24)));
+    assert_eq!(
+        (interactive.from, interactive.until, agents.until),
+        (hours(1), hours(20), hours(24))
+    );
     let Source::Sessions(sessions) = &agents.source else { panic!("sessions") };
     assert_eq!(sessions.think, Spread::Uniform(20.0, 300.0));
     assert_eq!((&sessions.pace, sessions.longest), (&Pace::Poisson(6.0 / 3600.0), Some(30_000)));
@@ -198,7 +210,8 @@ fn lanes_have_their_engines() {
     let decode = Decode(vec![(1, 28.0), (8, 140.0)]);
     assert_eq!(rates(&coder.engine), (3000.0, decode.clone()));
     assert_eq!(rates(&orchestrator.engine), (2500.0, decode));
-    let fixed = Service::Fixed { first: Spread::Fixed(0.2), rest: Spread::Fixed(4.0), recorded: false };
+    let fixed =
+        Service::Fixed { first: Spread::Fixed(0.2), rest: Spread::Fixed(4.0), recorded: false };
     assert_eq!((&cloud.engine.service, cloud.engine.kv_tokens), (&fixed, Some(49_152)));
     assert_eq!((cloud.first_byte.as_secs(), cloud.engine.notices_hang.as_secs()), (300, 30));
     assert_eq!(host.chain.policies.len(), 1);
@@ -212,7 +225,8 @@ fn variants_are_scenarios_with_keys_that_are_other() {
     assert_eq!((first.name.as_str(), host.fleet.rules.residence), ("first-come", 0));
     assert_eq!(host.fleet.lanes[1].engine.kv_tokens, Some(7));
     assert_eq!(host.chain.policies[0].name, "first-come");
-    let tenants = |scenario: &Scenario| scenario.streams[1].tenants.as_ref().map(|tenants| tenants.0.len());
+    let tenants =
+        |scenario: &Scenario| scenario.streams[1].tenants.as_ref().map(|tenants| tenants.0.len());
     assert_eq!((tenants(&first.scenario), tenants(&scenario)), (Some(1), None));
     assert_eq!(nobody.scenario.host(&inline).unwrap().chain.policies.len(), 0);
     assert_eq!(nobody.scenario.streams.len(), 4);
@@ -326,7 +340,8 @@ fn keys_are_set_from_outside() {
 
 #[test]
 fn every_form_of_a_key_is_understood() {
-    let traffic = |keys: &str| with(&format!("[[traffic]]\nmodel = \"a\"\nprompt = 1\noutput = 1\n{keys}"));
+    let traffic =
+        |keys: &str| with(&format!("[[traffic]]\nmodel = \"a\"\nprompt = 1\noutput = 1\n{keys}"));
     let files = ["azure", "burstgpt", "records"]
         .map(|format| traffic(&format!("file = \"x\"\nformat = \"{format}\"")));
     let spreads = [

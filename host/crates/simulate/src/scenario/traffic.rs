@@ -147,7 +147,11 @@ pub(super) fn read(root: &Section<'_>, folder: &Path, lasts: Duration) -> Vec<Ar
             "there is none; write at least one `[[traffic]]` with a `model` and a `rate`",
         );
     }
-    sections.iter().filter_map(|section| read_stream(section, folder, lasts)).map(Arc::new).collect()
+    sections
+        .iter()
+        .filter_map(|section| read_stream(section, folder, lasts))
+        .map(Arc::new)
+        .collect()
 }
 
 fn read_stream(section: &Section<'_>, folder: &Path, lasts: Duration) -> Option<Stream> {
@@ -177,7 +181,9 @@ fn read_stream(section: &Section<'_>, folder: &Path, lasts: Duration) -> Option<
         output: output?,
         max_tokens: section.count("max-tokens", 1..=100_000_000),
         stream: section.flag("stream", true),
-        patience: section.has("patience").then(|| section.pause("patience", Duration::from_secs(60))),
+        patience: section
+            .has("patience")
+            .then(|| section.pause("patience", Duration::from_secs(60))),
         text: section.text("text").unwrap_or_default().into(),
         headers: read_headers(section),
         from: section.duration("from", Duration::ZERO),
@@ -234,7 +240,8 @@ fn read_pace(section: &Section<'_>) -> Option<Pace> {
     }
     if section.has("bursts") {
         let bursts = section.section("bursts");
-        let (every, size) = (between(&bursts, "every"), required_spread(&bursts, "size", Unit::Count));
+        let (every, size) =
+            (between(&bursts, "every"), required_spread(&bursts, "size", Unit::Count));
         let gap = spread(&bursts, "gap", Unit::Time).unwrap_or(Spread::Fixed(0.0));
         bursts.report_unknown();
         return Some(Pace::Bursts { every: every?, size: size?, gap });
@@ -280,7 +287,10 @@ fn read_trace(section: &Section<'_>, folder: &Path) -> Option<Trace> {
     ];
     let file = section.required_text("file", "\"trace.csv\"").map(|file| folder.join(file));
     if !section.has("format") {
-        section.mistake("format", "is missing; write \"azure\", \"burstgpt\", \"sharegpt\" or \"records\"");
+        section.mistake(
+            "format",
+            "is missing; write \"azure\", \"burstgpt\", \"sharegpt\" or \"records\"",
+        );
     }
     let format = section.word("format", &formats, None);
     let speed = if section.has("speed") { number(section, "speed", 1e-6, 1e6) } else { Some(1.0) };
@@ -289,7 +299,8 @@ fn read_trace(section: &Section<'_>, folder: &Path) -> Option<Trace> {
     let of_conversations = format == Some(Format::ShareGpt);
     let pace = match pace {
         Some(key) if !of_conversations || key == "sessions" => {
-            let what = "stands beside `file`, which says when its requests come; write one of the two";
+            let what =
+                "stands beside `file`, which says when its requests come; write one of the two";
             section.mistake(key, what);
             None
         }
@@ -306,12 +317,14 @@ fn read_trace(section: &Section<'_>, folder: &Path) -> Option<Trace> {
     if section.has("think") && !of_conversations {
         section.mistake("think", "is for conversations; leave it out");
     }
-    let think = spread(section, "think", Unit::Time).unwrap_or_else(|| Spread::of_percentiles(10.0, 120.0));
+    let think =
+        spread(section, "think", Unit::Time).unwrap_or_else(|| Spread::of_percentiles(10.0, 120.0));
     Some(Trace { file: file?, format: format?, speed: speed?, limit, pace, think })
 }
 
 fn read_models(section: &Section<'_>, format: Option<Format>, sessions: bool) -> Option<Models> {
-    let ways: Vec<&str> = ["model", "models", "turns"].into_iter().filter(|key| section.has(key)).collect();
+    let ways: Vec<&str> =
+        ["model", "models", "turns"].into_iter().filter(|key| section.has(key)).collect();
     match ways.as_slice() {
         [] if matches!(format, Some(Format::BurstGpt | Format::Records)) => None,
         [] => {
@@ -324,8 +337,10 @@ fn read_models(section: &Section<'_>, format: Option<Format>, sessions: bool) ->
         }
         ["models"] => {
             let table = section.section("models");
-            let weights =
-                table.keys().into_iter().map(|model| Some((model, number(&table, model, 0.0, 1e9)?)));
+            let weights = table
+                .keys()
+                .into_iter()
+                .map(|model| Some((model, number(&table, model, 0.0, 1e9)?)));
             let sums = sums(weights.collect::<Option<Vec<_>>>()?);
             if sums.is_none() {
                 section.mistake(
@@ -337,7 +352,8 @@ fn read_models(section: &Section<'_>, format: Option<Format>, sessions: bool) ->
         }
         [_] => {
             if !sessions && format != Some(Format::ShareGpt) {
-                section.mistake("turns", "is for sessions; write `model`, or `models` with weights");
+                section
+                    .mistake("turns", "is for sessions; write `model`, or `models` with weights");
             }
             let turns = section.texts("turns")?;
             if turns.is_empty() {
@@ -378,13 +394,16 @@ fn read_tenants(section: &Section<'_>) -> Option<Tenants> {
             (1..=tenants).map(|tenant| format!("tenant-{tenant}")).collect()
         }
         _ => {
-            section.mistake("tenants", "must be how many there are, such as 40, or a list of names");
+            section
+                .mistake("tenants", "must be how many there are, such as 40, or a list of names");
             return None;
         }
     };
     // After Zipf: the first asks most, the second 1/2^skew of that, and so on.
-    let weights =
-        names.iter().zip(1u32..).map(|(name, rank)| (name.as_str(), libm::pow(f64::from(rank), -skew)));
+    let weights = names
+        .iter()
+        .zip(1u32..)
+        .map(|(name, rank)| (name.as_str(), libm::pow(f64::from(rank), -skew)));
     let tenants = sums(weights).map(Tenants);
     if tenants.is_none() {
         section.mistake("tenants", "is empty; name at least one, or leave it out");
@@ -395,7 +414,8 @@ fn read_tenants(section: &Section<'_>) -> Option<Tenants> {
 fn read_headers(section: &Section<'_>) -> Arc<[(String, String)]> {
     let pairs = section.text_pairs("headers");
     for (name, value) in &pairs {
-        let good = name.parse::<http::HeaderName>().is_ok() && value.parse::<http::HeaderValue>().is_ok();
+        let good =
+            name.parse::<http::HeaderName>().is_ok() && value.parse::<http::HeaderValue>().is_ok();
         if !good {
             section.mistake("headers", format!("`{name}` with the value \"{value}\" is no header"));
         }

@@ -79,7 +79,8 @@ impl Live {
         let prompt = match u64::from(self.came_with) {
             0 => ask.prompt_tokens,
             before => {
-                let edited = u64::from(ask.prompt_tokens) * u64::from(figures.prompt_tokens) / before;
+                let edited =
+                    u64::from(ask.prompt_tokens) * u64::from(figures.prompt_tokens) / before;
                 u32::try_from(edited).unwrap_or(u32::MAX)
             }
         };
@@ -154,7 +155,8 @@ impl Crowd {
     /// Those with a lease of a life of a lane's engine, in the order of their keys.
     pub(super) fn leased(&self, lane: LaneId, generation: Generation) -> Vec<Key> {
         let of = |live: &Live| matches!(live.place, Place::Leased(lease) if lease.lane == lane && lease.generation == generation);
-        let leased = self.places.iter().enumerate().filter(|(_, live)| live.as_ref().is_some_and(of));
+        let leased =
+            self.places.iter().enumerate().filter(|(_, live)| live.as_ref().is_some_and(of));
         leased.map(|(key, _)| key).collect()
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::{Decision, Facts, Merged, Outcome, Plan, RequestView as _, Trace, TryResult, Way};
+use pointsman_domain::{
+    Decision, Facts, Merged, Outcome, Plan, RequestView as _, Trace, TryResult, Way,
+};
 use pointsman_openai::Request;
 
 use super::World;
@@ -36,7 +38,8 @@ impl World<'_> {
         });
         match way {
             Ok((request, way, came_with)) => {
-                let leaves = ask.patience.map_or(Duration::MAX, |patience| ask.at.saturating_add(patience));
+                let leaves =
+                    ask.patience.map_or(Duration::MAX, |patience| ask.at.saturating_add(patience));
                 let key = self.crowd.add(Live {
                     ask,
                     request,
@@ -77,7 +80,10 @@ impl World<'_> {
     fn decide(&mut self, ask: &Ask, request: &Request) -> Result<(Merged, Plan), Refused> {
         let fleet = self.view();
         if fleet.topology.candidates(request.model()).is_empty() {
-            return Err((How::Error, format!("no lane answers to the model `{}`", request.model())));
+            return Err((
+                How::Error,
+                format!("no lane answers to the model `{}`", request.model()),
+            ));
         }
         let facts = self.facts(request, ask.at, 0);
         let merged = self.deciders.advisor().advise(&facts, &fleet, &mut Trace::off());
@@ -108,13 +114,20 @@ impl World<'_> {
     }
 
     /// A request has ended, and is forgotten.
-    pub(super) fn end(&mut self, live: &mut Live, how: How, last: TryResult, problem: Option<&str>) {
+    pub(super) fn end(
+        &mut self,
+        live: &mut Live,
+        how: How,
+        last: TryResult,
+        problem: Option<&str>,
+    ) {
         if let Some(tried) = live.tries.last_mut() {
             tried.result = last;
         }
         let queues = live.tries.iter().map(|tried| tried.queue).sum();
         let last_try = live.tries.last().filter(|_| how.is_answer());
-        let wait = last_try.map_or(queues, |tried| (tried.begun + tried.queue).saturating_sub(live.ask.at));
+        let wait = last_try
+            .map_or(queues, |tried| (tried.begun + tried.queue).saturating_sub(live.ask.at));
         self.observer.ended(&Ended {
             ask: &live.ask,
             how,
@@ -142,7 +155,11 @@ impl World<'_> {
                 queue: queues,
                 ttft: live.first_byte.unwrap_or_default(),
                 total: live.age(self.now),
-                prompt_tokens: if last == TryResult::Ok { live.ask.prompt_tokens } else { estimate },
+                prompt_tokens: if last == TryResult::Ok {
+                    live.ask.prompt_tokens
+                } else {
+                    estimate
+                },
                 cached_tokens: used.cached,
                 output_tokens: used.written,
             };

@@ -95,7 +95,8 @@ impl Supervisor {
     /// It is to be loaded.
     pub(super) fn load(&mut self, now: Duration) {
         let slow = self.slow_loads.filter(|slow| slow.until > now).map_or(1.0, |slow| slow.what);
-        let takes = crate::random::seconds(self.model.load.nth(self.loaded, &mut self.loads) * slow);
+        let takes =
+            crate::random::seconds(self.model.load.nth(self.loaded, &mut self.loads) * slow);
         self.loaded += 1;
         self.life = Life::Loading {
             until: now.saturating_add(takes),
@@ -141,7 +142,9 @@ impl Supervisor {
     pub(super) fn next(&self) -> Option<Duration> {
         let life = match self.life {
             Life::Off => None,
-            Life::Loading { until, .. } | Life::Stopping { until } | Life::Dying { until } => Some(until),
+            Life::Loading { until, .. } | Life::Stopping { until } | Life::Dying { until } => {
+                Some(until)
+            }
             Life::Serving => self.engine.next(),
         };
         let hang = self.hangs.map(|hang| hang.until.min(hang.what));
@@ -175,7 +178,9 @@ impl Supervisor {
             Life::Loading { until, fails } if until <= now => {
                 if fails {
                     self.life = Life::Off;
-                    said.push(Said::News(EngineNews::LoadFailed("the scenario lets loads fail".into())));
+                    said.push(Said::News(EngineNews::LoadFailed(
+                        "the scenario lets loads fail".into(),
+                    )));
                 } else {
                     self.serve(now, said);
                 }
@@ -201,7 +206,9 @@ impl Supervisor {
                 let until = lasts(spread);
                 self.hang(until, now);
             }
-            Trouble::LoadsFail(spread) => self.loads_fail_until = self.loads_fail_until.max(lasts(spread)),
+            Trouble::LoadsFail(spread) => {
+                self.loads_fail_until = self.loads_fail_until.max(lasts(spread))
+            }
             Trouble::SlowLoads { times, lasts: spread } => {
                 self.slow_loads = Some(Lasting { until: lasts(spread), what: times.max(0.0) });
             }
@@ -240,7 +247,9 @@ impl Supervisor {
     /// It works on nothing until then.
     fn hang(&mut self, until: Duration, now: Duration) {
         match &mut self.life {
-            Life::Loading { until: loaded, .. } => *loaded = loaded.saturating_add(until.saturating_sub(now)),
+            Life::Loading { until: loaded, .. } => {
+                *loaded = loaded.saturating_add(until.saturating_sub(now))
+            }
             Life::Serving => {
                 let noticed = now.saturating_add(self.model.notices_hang);
                 let before = self.hangs.unwrap_or(Lasting { until, what: noticed });

@@ -135,7 +135,11 @@ fn lane(name: &str, models: &[&str]) -> Lane {
         engine: EngineModel {
             load: Spread::Fixed(40.0),
             stop: Spread::Fixed(5.0),
-            service: Service::Fixed { first: Spread::Fixed(1.0), rest: Spread::Fixed(3.0), recorded: false },
+            service: Service::Fixed {
+                first: Spread::Fixed(1.0),
+                rest: Spread::Fixed(3.0),
+                recorded: false,
+            },
             kv_tokens: None,
             prefix_cache: false,
             notices_hang: s(30),
@@ -172,7 +176,10 @@ fn three_lanes_take_turns_as_they_do_in_the_bench_of_turns() {
     let asks = (0..300).map(|index| ask(s(index), names[index as usize % 3]));
     let (books, log) = simulate(&fleet, &[], Asks::of(asks));
     let longest = log.ended.iter().map(|(_, _, wait, ..)| *wait).max();
-    assert_eq!((books.answered, log.loads, books.ended_at, longest), (300, 6, s(475), Some(s(234))));
+    assert_eq!(
+        (books.answered, log.loads, books.ended_at, longest),
+        (300, 6, s(475), Some(s(234)))
+    );
 }
 
 #[test]
@@ -186,8 +193,12 @@ fn a_crash_is_a_failed_try_before_the_first_byte_and_an_error_after_it() {
     assert_eq!((books.answered, books.errors), (2, 2));
     let ended: Vec<_> = log.ended.iter().map(|(at, how, ..)| (at.as_millis(), *how)).collect();
     // After a second's pause and 40 s of loading the last one is served.
-    let expected =
-        [(44_000, How::Answered), (45_500, How::Error), (45_500, How::Error), (90_500, How::Answered)];
+    let expected = [
+        (44_000, How::Answered),
+        (45_500, How::Error),
+        (45_500, How::Error),
+        (90_500, How::Answered),
+    ];
     assert_eq!(ended, expected);
     assert_eq!(log.ended[1].3, Some(s(1)), "it had begun");
     assert_eq!((log.ended[2].3, &log.ended[2].4[..]), (None, &[TryResult::ServerError][..]));
@@ -198,8 +209,10 @@ fn whoever_can_goes_elsewhere_when_an_engine_crashes() {
     let other = LaneSetup { group: 9, ..lane("b", &[]).setup };
     let fleet = fleet(vec![lane("a", &["m"]), Lane { setup: other, ..lane("b", &["m"]) }]);
     let asks = Asks::of([ask(s(0), "m"), Ask { tenant: Some("acme".into()), ..ask(s(1), "m") }]);
-    let failures =
-        fails(0, Trouble::Crash, 40).into_iter().chain(fails(1, Trouble::Crash, 10)).collect::<Vec<_>>();
+    let failures = fails(0, Trouble::Crash, 40)
+        .into_iter()
+        .chain(fails(1, Trouble::Crash, 10))
+        .collect::<Vec<_>>();
     let (books, log) = simulate(&fleet, &failures, asks);
     assert_eq!(books.answered + books.fell_back, 2, "{:#?}", log.lines);
 }
@@ -272,8 +285,11 @@ fn an_engine_that_is_not_ours_comes_back_by_itself() {
 #[test]
 fn clients_lose_their_patience_and_engines_their_time() {
     let fleet = fleet(vec![Lane { first_byte: Duration::from_millis(1500), ..lane("a", &["m"]) }]);
-    let patient =
-        |at: u64, patience: u64, stream| Ask { patience: Some(s(patience)), stream, ..ask(s(at), "m") };
+    let patient = |at: u64, patience: u64, stream| Ask {
+        patience: Some(s(patience)),
+        stream,
+        ..ask(s(at), "m")
+    };
     let asks = [
         patient(0, 10, true),
         patient(1, 60, true),
@@ -307,7 +323,8 @@ fn what_is_nobodys_business_never_gets_to_a_lane() {
     ];
     let (books, log) = simulate(&fleet(vec![short]), &[], Asks::of(asks));
     assert_eq!((books.errors, books.answered), (3, 1));
-    let problems: Vec<_> = log.ended.iter().map(|ended| ended.5.clone().unwrap_or_default()).collect();
+    let problems: Vec<_> =
+        log.ended.iter().map(|ended| ended.5.clone().unwrap_or_default()).collect();
     assert_eq!(problems[0], "no lane answers to the model `who`");
     assert!(
         problems[1].contains("must be a JSON object") && problems[2].contains("longer than"),
@@ -328,7 +345,8 @@ fn sessions_go_on_after_their_answers_and_memory_does_not_grow() {
         assert!(world.limits.len() <= world.crowd.len() && world.later.len() <= 2);
     }
     assert_eq!((world.books.answered, world.books.most_live), (1002, 2));
-    let ends: BTreeMap<u128, usize> = log.ended.iter().map(|(at, ..)| (at.as_secs() as u128, 1)).collect();
+    let ends: BTreeMap<u128, usize> =
+        log.ended.iter().map(|(at, ..)| (at.as_secs() as u128, 1)).collect();
     // The first answers come at 44 s; after that each client gets one every five seconds.
     assert_eq!((ends.len(), log.last), (501, s(44 + 5 * 500)));
 }

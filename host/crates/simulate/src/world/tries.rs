@@ -32,7 +32,12 @@ impl World<'_> {
         let lane = live.way.step().lane;
         // The same lane may be asked once more, which is no falling back.
         live.moved |= live.tries.last().is_some_and(|before| before.lane != lane);
-        live.tries.push(Try { lane, result: TryResult::Other, begun: self.now, queue: Duration::ZERO });
+        live.tries.push(Try {
+            lane,
+            result: TryResult::Other,
+            begun: self.now,
+            queue: Duration::ZERO,
+        });
         live.place = Place::Waits(ticket);
         let arrival = live.way.wanted(live.ask.tenant.as_deref(), left).arrival(ticket, self.now);
         self.waits(lane, true);
@@ -169,8 +174,10 @@ impl World<'_> {
                     left.into_iter().for_each(|mut live| self.client_is_gone(&mut live));
                 } else {
                     self.give_back(key, Ends { failed: true, severed: false });
-                    let failing = Failing { trigger: Some(Trigger::FirstTokenTimeout), never_arrived: false };
-                    let problem = format!("no first byte within {} ms", lease.first_byte.1.as_millis());
+                    let failing =
+                        Failing { trigger: Some(Trigger::FirstTokenTimeout), never_arrived: false };
+                    let problem =
+                        format!("no first byte within {} ms", lease.first_byte.1.as_millis());
                     self.failed(key, &Failed { failing, problem });
                 }
             }

@@ -54,7 +54,9 @@ impl Coming<'_> {
     fn after(&mut self, now: Duration) -> Option<Duration> {
         match &self.failure.when {
             When::At(_) => self.times.pop(),
-            When::Every(spread) => Some(now.saturating_add(spread.time(&mut self.random).max(LEAST))),
+            When::Every(spread) => {
+                Some(now.saturating_add(spread.time(&mut self.random).max(LEAST)))
+            }
         }
     }
 }

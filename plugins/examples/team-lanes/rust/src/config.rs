@@ -19,7 +19,8 @@ pub(crate) struct Config {
 impl Config {
     pub(crate) fn parse(json: &str) -> Result<Self, String> {
         let json = RawJson::parse(json).map_err(|_| "the configuration is no JSON")?;
-        let members = json.value().to_object().map_err(|_| "the configuration must be an object")?;
+        let members =
+            json.value().to_object().map_err(|_| "the configuration must be an object")?;
         let mut config =
             Self { teams: BTreeMap::new(), code_lane: None, long_tokens: 8_000, long_lane: None };
         for (key, value) in members {

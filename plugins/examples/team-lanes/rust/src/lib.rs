@@ -6,8 +6,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use pointsman_sdk::{
-    Advice, Call, LaneAdvice, LaneId, LaneState, Level, Metric, MetricWeight, Note, OnTimeout, Policy,
-    PolicyError, QueueAdvice, Scalar, Switching,
+    Advice, Call, LaneAdvice, LaneId, LaneState, Level, Metric, MetricWeight, Note, OnTimeout,
+    Policy, PolicyError, QueueAdvice, Scalar, Switching,
 };
 
 use crate::config::Config;
@@ -40,10 +40,13 @@ impl Policy for TeamLanes {
         let candidates = call.fleet.candidates();
         let (chosen, passed_over) = self.choose(call, &candidates);
         let (mut advice, why, rule) = match &chosen {
-            Some((lane, rule)) => (Advice::only([*lane]), format!("{}: {}", rule.lane, rule.why), rule.name),
+            Some((lane, rule)) => {
+                (Advice::only([*lane]), format!("{}: {}", rule.lane, rule.why), rule.name)
+            }
             None => (blend(), "the shortest wait and the warmest cache".to_owned(), "blend"),
         };
-        let cannot: String = passed_over.iter().map(|lane| format!(", and {lane} cannot serve")).collect();
+        let cannot: String =
+            passed_over.iter().map(|lane| format!(", and {lane} cannot serve")).collect();
         let chosen = chosen.map(|(lane, _)| lane);
         advice = advice
             .because(why + &cannot)
@@ -69,14 +72,19 @@ impl Policy for TeamLanes {
 
 impl TeamLanes {
     /// The first rule whose lane can serve, and the lanes of rules that cannot.
-    fn choose(&self, call: &Call<'_>, candidates: &[LaneId]) -> (Option<(LaneId, Rule<'_>)>, Vec<&str>) {
+    fn choose(
+        &self,
+        call: &Call<'_>,
+        candidates: &[LaneId],
+    ) -> (Option<(LaneId, Rule<'_>)>, Vec<&str>) {
         let mut passed_over = Vec::new();
         let rules: [for<'a> fn(&'a Self, &Call<'_>) -> Option<Rule<'a>>; 3] =
             [Self::home, Self::code, Self::long];
         // One after the other: a question about the text is asked only when it matters.
         for rule in rules {
             let Some(rule) = rule(self, call) else { continue };
-            let Some(lane) = self.find(call, rule.lane).filter(|lane| candidates.contains(lane)) else {
+            let Some(lane) = self.find(call, rule.lane).filter(|lane| candidates.contains(lane))
+            else {
                 continue;
             };
             match call.fleet.stat(lane).map(|stat| stat.state) {
@@ -84,8 +92,9 @@ impl TeamLanes {
                     passed_over.push(rule.lane);
                     call.metrics.add("passed-over", 1);
                     let state = if state == LaneState::Down { "down" } else { "draining" };
-                    call.log
-                        .write_with(Level::Debug, || format!("passed over {}, which is {state}", rule.lane));
+                    call.log.write_with(Level::Debug, || {
+                        format!("passed over {}, which is {state}", rule.lane)
+                    });
                 }
                 Some(_) => return (Some((lane, rule)), passed_over),
                 None => {}
@@ -132,7 +141,8 @@ fn blend() -> Advice {
 /// A whole number of at most nine digits.
 fn integer(text: &str) -> Option<i32> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let good = (1..=9).contains(&digits.len()) && digits.bytes().all(|letter| letter.is_ascii_digit());
+    let good =
+        (1..=9).contains(&digits.len()) && digits.bytes().all(|letter| letter.is_ascii_digit());
     good.then(|| text.parse().ok()).flatten()
 }
 

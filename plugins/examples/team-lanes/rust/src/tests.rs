@@ -35,13 +35,16 @@ fn a_team_goes_home_and_its_code_too() {
 #[test]
 fn others_are_sent_by_what_they_ask() {
     assert_eq!(why(&ask(CONFIG, &chat("```"))), "gamma: the prompt has code in it");
-    assert!(matches!(ask(CONFIG, &chat("hi")).lanes, LaneAdvice::Blend(weights) if weights.len() == 2));
+    assert!(
+        matches!(ask(CONFIG, &chat("hi")).lanes, LaneAdvice::Blend(weights) if weights.len() == 2)
+    );
 }
 
 #[test]
 fn priority_is_clamped_and_nonsense_is_none() {
-    let priority =
-        |text: &str| ask("{}", &chat("hi").with_header("X-Priority", text)).queue.map(|q| q.priority);
+    let priority = |text: &str| {
+        ask("{}", &chat("hi").with_header("X-Priority", text)).queue.map(|q| q.priority)
+    };
     for (text, wanted) in [
         ("7", Some(7)),
         ("+250", Some(10)),

@@ -28,7 +28,8 @@ impl FakeFleet {
     /// If there is no such lane.
     pub fn stat_mut(&mut self, name: &str) -> &mut LaneStat {
         #[expect(clippy::expect_used, reason = "a test with a wrong name has to fail")]
-        let index = self.lanes.iter().position(|lane| lane.name == name).expect("the lane is there");
+        let index =
+            self.lanes.iter().position(|lane| lane.name == name).expect("the lane is there");
         &mut self.stats[index]
     }
 
@@ -102,7 +103,8 @@ impl FleetView for ForModel<'_> {
     }
 
     fn candidates(&self) -> Vec<LaneId> {
-        let answers = |lane: &&LaneInfo| self.model.as_ref().is_some_and(|model| lane.models.contains(model));
+        let answers =
+            |lane: &&LaneInfo| self.model.as_ref().is_some_and(|model| lane.models.contains(model));
         self.fleet.lanes.iter().filter(answers).map(|lane| lane.id).collect()
     }
 

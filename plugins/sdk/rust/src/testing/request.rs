@@ -170,7 +170,8 @@ impl RequestView for FakeRequest {
         let Some(messages) = self.body["messages"].as_array() else { return Vec::new() };
         let info = |(message, text): (&Value, String)| {
             let parts = message["content"].as_array();
-            let media = parts.map_or(0, |parts| parts.iter().filter(|part| part["text"].is_null()).count());
+            let media =
+                parts.map_or(0, |parts| parts.iter().filter(|part| part["text"].is_null()).count());
             MessageInfo {
                 role: match message["role"].as_str() {
                     Some("system" | "developer") => Role::System,
@@ -180,7 +181,8 @@ impl RequestView for FakeRequest {
                     _ => Role::Other,
                 },
                 text_bytes: text.len() as u64,
-                parts: parts.map_or(u32::from(!message["content"].is_null()), |parts| parts.len() as u32),
+                parts: parts
+                    .map_or(u32::from(!message["content"].is_null()), |parts| parts.len() as u32),
                 media_parts: media as u32,
             }
         };
@@ -198,13 +200,15 @@ impl RequestView for FakeRequest {
     }
 
     fn body(&self, offset: u64, max_bytes: u32) -> Vec<u8> {
-        let bytes: Vec<u8> = self.text.bytes().skip(offset as usize).take(self.allowed(max_bytes)).collect();
+        let bytes: Vec<u8> =
+            self.text.bytes().skip(offset as usize).take(self.allowed(max_bytes)).collect();
         self.hand_out(bytes.len());
         bytes
     }
 
     fn contains(&self, needle: &str, ignore_case: bool) -> bool {
-        let fold = |text: &str| if ignore_case { text.to_ascii_lowercase() } else { text.to_owned() };
+        let fold =
+            |text: &str| if ignore_case { text.to_ascii_lowercase() } else { text.to_owned() };
         self.texts().iter().any(|text| fold(text).contains(&fold(needle)))
     }
 
@@ -213,8 +217,9 @@ impl RequestView for FakeRequest {
         let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
         let blocks = text.as_bytes().chunks_exact((block_bytes as usize).max(1));
         let next = |block: &[u8]| {
-            hash =
-                block.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+            hash = block
+                .iter()
+                .fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
             hash
         };
         blocks.take(if block_bytes == 0 { 0 } else { max_blocks as usize }).map(next).collect()

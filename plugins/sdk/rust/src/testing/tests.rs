@@ -16,8 +16,10 @@ impl Policy for Everything {
         call.metrics.add("asked", 2);
         call.log.write_with(Level::Trace, || panic!("traces are not kept"));
         call.log.write_with(Level::Info, || format!("at {}", call.context.now_ms));
-        let seen =
-            call.state.increment("seen", 1, 100).map_err(|error| PolicyError::Other(error.to_string()))?;
+        let seen = call
+            .state
+            .increment("seen", 1, 100)
+            .map_err(|error| PolicyError::Other(error.to_string()))?;
         Ok(Advice::only(call.fleet.candidates()).because(format!("seen {seen}")))
     }
 }
@@ -25,7 +27,8 @@ impl Policy for Everything {
 impl Recover for Everything {
     fn recover(&self, call: &Call<'_>, failed: &Failure) -> Result<Recovery, PolicyError> {
         let other = call.fleet.candidates().into_iter().find(|lane| *lane != failed.lane);
-        Ok(other.map_or(Recovery::Planned, |lane| Recovery::Retry(crate::FallbackStep::plain(lane))))
+        Ok(other
+            .map_or(Recovery::Planned, |lane| Recovery::Retry(crate::FallbackStep::plain(lane))))
     }
 }
 
@@ -39,7 +42,11 @@ impl Learn for Everything {
 impl Tick for Everything {
     fn tick(&self, background: &Background<'_>, seed: u64) -> Vec<LaneWish> {
         let cold = |stat: &&crate::LaneStat| stat.state == LaneState::Unloaded;
-        let wish = |stat: &crate::LaneStat| LaneWish { lane: stat.id, wish: Wish::Load, for_ms: seed as u32 };
+        let wish = |stat: &crate::LaneStat| LaneWish {
+            lane: stat.id,
+            wish: Wish::Load,
+            for_ms: seed as u32,
+        };
         background.fleet.stats().iter().filter(cold).map(wish).collect()
     }
 }
@@ -107,7 +114,8 @@ fn state_keeps_to_its_limits_and_kinds() {
 
 #[test]
 fn requests_hash_their_text_in_blocks_over_all_messages() {
-    let two = FakeRequest::chat(r#"{"messages": [{"content": "foo"}, {"content": [{"text": "bar"}]}]}"#);
+    let two =
+        FakeRequest::chat(r#"{"messages": [{"content": "foo"}, {"content": [{"text": "bar"}]}]}"#);
     // FNV-1a 64 of "foobar", from the reference test suite.
     assert_eq!(two.prefix_hashes(6, 9), [0x8594_4171_f739_67e8]);
     assert_eq!(two.prefix_hashes(4, 9).len(), 1, "an unfinished block has no hash");

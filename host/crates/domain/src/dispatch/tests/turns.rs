@@ -10,7 +10,10 @@ fn lanes_that_fit_together_stay_loaded_together() {
     assert_eq!(desk.wants(), ["load A", "load B"]);
     desk.up(A);
     desk.up(B);
-    assert_eq!(desk.wants(), ["switched to A 0+0+40", "grant 1 A", "switched to B 0+0+80", "grant 2 B"]);
+    assert_eq!(
+        desk.wants(),
+        ["switched to A 0+0+40", "grant 1 A", "switched to B 0+0+80", "grant 2 B"]
+    );
     assert_eq!(desk.dispatcher.group_memory(C), Some((25 * GIB, 30 * GIB)));
 }
 
@@ -127,7 +130,8 @@ fn a_switch_that_nobody_wants_any_more_is_given_up() {
 
 #[test]
 fn a_lane_that_drains_for_too_long_is_cut_if_the_rules_say_so() {
-    let mut desk = Desk::new(vec![setup(1, 0, 20); 2], 30, Rules { cut_after: Some(s(30)), ..rules() });
+    let mut desk =
+        Desk::new(vec![setup(1, 0, 20); 2], 30, Rules { cut_after: Some(s(30)), ..rules() });
     let endless = desk.arrive(A);
     desk.up(A);
     desk.arrive(B);
@@ -145,7 +149,8 @@ fn sleepers_hold_memory_until_it_is_needed() {
         setup.asleep = 12 * GIB;
         setup
     };
-    let mut desk = Desk::new(vec![asleep(setup(1, 0, 20)), setup(1, 0, 18), setup(1, 0, 30)], 32, rules());
+    let mut desk =
+        Desk::new(vec![asleep(setup(1, 0, 20)), setup(1, 0, 18), setup(1, 0, 30)], 32, rules());
     let first = desk.arrive(A);
     desk.up(A);
     desk.release(first);
@@ -171,7 +176,11 @@ fn a_lane_that_is_always_loaded_is_no_victim_and_has_its_place_kept() {
     desk.at(s(900));
     desk.engine(A, EngineNews::Lost("killed".into()));
     desk.at(s(999));
-    assert_eq!(desk.wants(), ["switched to A 0+0+40", "load A"], "B does not take the room of A meanwhile");
+    assert_eq!(
+        desk.wants(),
+        ["switched to A 0+0+40", "load A"],
+        "B does not take the room of A meanwhile"
+    );
 }
 
 #[test]

@@ -59,8 +59,12 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Switching::WhenIdle),
         1 => Just(Switching::Never)
     ];
-    let wish =
-        prop_oneof![Just(None), Just(Some(Wish::Load)), Just(Some(Wish::Release)), Just(Some(Wish::Keep))];
+    let wish = prop_oneof![
+        Just(None),
+        Just(Some(Wish::Load)),
+        Just(Some(Wish::Release)),
+        Just(Some(Wish::Keep))
+    ];
     prop_oneof![
         8 => (0..LANES + 1, -2..3, 0..4u64, 0..2000u64, switching, any::<bool>()).prop_map(
             |(lane, priority, flow, wait, switching, has_fallback)| Step::Arrive {
@@ -118,7 +122,8 @@ impl World {
             ..setup(2, 0, 5)
         };
         let external = LaneSetup { residency: Residency::External, ..setup(2, 99, 0) };
-        let setups = vec![setup(2, 0, 10), sleeper, brief, always, setup(1, 1, 6), setup(3, 1, 6), external];
+        let setups =
+            vec![setup(2, 0, 10), sleeper, brief, always, setup(1, 1, 6), setup(3, 1, 6), external];
         let rules = Rules { queue: LIMITS, cut_after: cut.then_some(s(20)), ..rules() };
         let budgets = [20 << 30, 6 << 30];
         let groups = budgets.map(|budget| GroupSetup { budget });
@@ -150,7 +155,11 @@ impl World {
         match effect {
             Effect::Grant { ticket, lane, generation, .. } => {
                 prop_assert!(self.waiting.remove(&ticket.0).is_some(), "{ticket:?} ended twice");
-                prop_assert_eq!(self.engines[lane.index()], Engine::On, "granted a lane that does not serve");
+                prop_assert_eq!(
+                    self.engines[lane.index()],
+                    Engine::On,
+                    "granted a lane that does not serve"
+                );
                 self.generations.insert(lane, generation);
                 self.leases.push((lane, generation));
             }
@@ -159,11 +168,18 @@ impl World {
             }
             Effect::Load(lane) => {
                 let engine = self.engines[lane.index()];
-                prop_assert!(matches!(engine, Engine::Off | Engine::Asleep), "load while {engine:?}");
+                prop_assert!(
+                    matches!(engine, Engine::Off | Engine::Asleep),
+                    "load while {engine:?}"
+                );
                 self.engines[lane.index()] = Engine::Loading;
                 let group = self.setups[lane.index()].group;
                 if let Some(budget) = self.budgets.get(group) {
-                    prop_assert!(self.held(group) <= *budget, "loaded without room: {:?}", self.dispatcher);
+                    prop_assert!(
+                        self.held(group) <= *budget,
+                        "loaded without room: {:?}",
+                        self.dispatcher
+                    );
                 }
             }
             Effect::Unload { lane, fully } => {
@@ -172,7 +188,8 @@ impl World {
                 prop_assert_eq!(engine, wanted, "a lane that does not serve is no victim");
                 prop_assert_eq!(self.held_leases(lane), 0, "unloaded under a lease");
                 prop_assert_ne!(self.setups[lane.index()].residency, Residency::Always);
-                self.engines[lane.index()] = if fully { Engine::StoppingFully } else { Engine::Stopping };
+                self.engines[lane.index()] =
+                    if fully { Engine::StoppingFully } else { Engine::Stopping };
             }
             Effect::Cut { .. } | Effect::Switched(_) => {}
         }
@@ -180,7 +197,8 @@ impl World {
     }
 
     fn held(&self, group: usize) -> u64 {
-        let of_group = self.setups.iter().zip(&self.engines).filter(|(setup, _)| setup.group == group);
+        let of_group =
+            self.setups.iter().zip(&self.engines).filter(|(setup, _)| setup.group == group);
         of_group
             .map(|(setup, engine)| match engine {
                 Engine::Off => 0,
@@ -192,7 +210,10 @@ impl World {
 
     fn held_leases(&self, lane: LaneId) -> usize {
         let current = self.generations.get(&lane);
-        self.leases.iter().filter(|(of, generation)| *of == lane && Some(generation) == current).count()
+        self.leases
+            .iter()
+            .filter(|(of, generation)| *of == lane && Some(generation) == current)
+            .count()
     }
 
     fn check(&self) -> Result<(), TestCaseError> {
@@ -205,12 +226,21 @@ impl World {
                 prop_assert_eq!(stat.running as usize, self.held_leases(stat.id));
                 let state = self.dispatcher.engine_state(stat.id);
                 let suspect = self.dispatcher.lanes[stat.id.index()].suspect_until > self.now;
-                let idle_slot = state == Some(EngineState::Ready) && stat.running < slots && !suspect;
-                prop_assert!(!idle_slot || stat.queued == 0, "a slot is free while somebody waits for it");
+                let idle_slot =
+                    state == Some(EngineState::Ready) && stat.running < slots && !suspect;
+                prop_assert!(
+                    !idle_slot || stat.queued == 0,
+                    "a slot is free while somebody waits for it"
+                );
             }
         }
         let overdue = self.waiting.iter().find(|(_, deadline)| **deadline < self.now);
-        prop_assert!(overdue.is_none(), "{:?} waits beyond its deadline at {:?}", overdue, self.now);
+        prop_assert!(
+            overdue.is_none(),
+            "{:?} waits beyond its deadline at {:?}",
+            overdue,
+            self.now
+        );
         Ok(())
     }
 
@@ -221,7 +251,11 @@ impl World {
             self.now = self.now.max(wake);
             self.tell(Event::Tick)?;
             let next = self.dispatcher.next_wake();
-            prop_assert!(next.is_none_or(|next| next > self.now), "awake for nothing at {:?}", self.now);
+            prop_assert!(
+                next.is_none_or(|next| next > self.now),
+                "awake for nothing at {:?}",
+                self.now
+            );
         }
         self.now = end;
         Ok(())
@@ -238,11 +272,14 @@ impl World {
     }
 
     fn obey(&mut self, which: usize, fails: bool) -> Result<(), TestCaseError> {
-        let busy: Vec<usize> = (0..self.engines.len()).filter(|lane| self.engines[*lane].busy()).collect();
+        let busy: Vec<usize> =
+            (0..self.engines.len()).filter(|lane| self.engines[*lane].busy()).collect();
         let Some(lane) = busy.get(which % busy.len().max(1)).copied() else { return Ok(()) };
         let sleeps = self.setups[lane].asleep > 0 && which.is_multiple_of(2);
         match (self.engines[lane], fails) {
-            (Engine::Loading, true) => self.news(lane, Engine::Off, EngineNews::LoadFailed("oom".into())),
+            (Engine::Loading, true) => {
+                self.news(lane, Engine::Off, EngineNews::LoadFailed("oom".into()))
+            }
             (Engine::Loading, false) => self.news(lane, Engine::On, EngineNews::Ready),
             (Engine::Dying, _) => self.news(lane, Engine::Off, EngineNews::Lost("crashed".into())),
             (Engine::Stopping, false) if sleeps => {
@@ -269,7 +306,9 @@ impl World {
                 }))
             }
             Step::Cancel(which) => {
-                let Some(ticket) = self.waiting.keys().nth(which % self.waiting.len().max(1)).copied() else {
+                let Some(ticket) =
+                    self.waiting.keys().nth(which % self.waiting.len().max(1)).copied()
+                else {
                     return self.tell(Event::Cancelled(Ticket(u64::MAX)));
                 };
                 self.waiting.remove(&ticket);
@@ -289,7 +328,9 @@ impl World {
                 Engine::On if lingers && lane != 6 => {
                     self.news(lane as usize, Engine::Dying, EngineNews::Dying("crashed".into()))
                 }
-                Engine::On => self.news(lane as usize, Engine::Off, EngineNews::Lost("crashed".into())),
+                Engine::On => {
+                    self.news(lane as usize, Engine::Off, EngineNews::Lost("crashed".into()))
+                }
                 _ => Ok(()),
             },
             Step::Wish { lane, wish, until } => {
@@ -329,7 +370,11 @@ impl World {
                 if !self.engines.iter().any(|engine| engine.busy()) {
                     break;
                 }
-                prop_assert!(turns < 100, "lanes take turns for ever in no time: {:?}", self.dispatcher);
+                prop_assert!(
+                    turns < 100,
+                    "lanes take turns for ever in no time: {:?}",
+                    self.dispatcher
+                );
                 self.obey(0, false)?;
             }
             for _ in 0..self.leases.len() {

@@ -24,7 +24,8 @@ fn any_lanes() -> impl Strategy<Value = LaneAdvice> {
         Metric::ErrorRate,
         Metric::Cost,
     ]);
-    let weight = (metric, any::<i32>()).prop_map(|(metric, weight)| MetricWeight { metric, weight });
+    let weight =
+        (metric, any::<i32>()).prop_map(|(metric, weight)| MetricWeight { metric, weight });
     prop_oneof![
         Just(LaneAdvice::Any),
         some_ids().prop_map(LaneAdvice::Only),
@@ -59,17 +60,27 @@ fn any_fallback() -> impl Strategy<Value = FallbackAdvice> {
     let triggers = prop::sample::subsequence(Triggers::EVERY.to_vec(), 0..=6);
     let step = (any_id(), prop::collection::vec(any_edit(), 0..3))
         .prop_map(|(lane, edits)| FallbackStep { lane, edits });
-    let first_token = prop::option::of(any::<u32>().prop_map(|ms| Duration::from_millis(ms.into())));
-    (triggers, prop::collection::vec(step, 0..20), first_token).prop_map(|(on, steps, first_token)| {
-        FallbackAdvice { on: on.into_iter().collect(), steps, first_token }
-    })
+    let first_token =
+        prop::option::of(any::<u32>().prop_map(|ms| Duration::from_millis(ms.into())));
+    (triggers, prop::collection::vec(step, 0..20), first_token).prop_map(
+        |(on, steps, first_token)| FallbackAdvice {
+            on: on.into_iter().collect(),
+            steps,
+            first_token,
+        },
+    )
 }
 
 fn any_queue() -> impl Strategy<Value = QueueAdvice> {
     let max_wait = prop::option::of(any::<u32>().prop_map(|ms| Duration::from_millis(ms.into())));
     let on_timeout = prop_oneof![Just(OnTimeout::Reject), Just(OnTimeout::FallBack)];
     (any::<i32>(), prop::option::of("[a-z]{0,9}"), max_wait, on_timeout).prop_map(
-        |(priority, flow, max_wait, on_timeout)| QueueAdvice { priority, flow, max_wait, on_timeout },
+        |(priority, flow, max_wait, on_timeout)| QueueAdvice {
+            priority,
+            flow,
+            max_wait,
+            on_timeout,
+        },
     )
 }
 
@@ -77,8 +88,10 @@ fn any_advice() -> impl Strategy<Value = Advice> {
     let reject = (any::<u16>(), "[a-z_]{0,9}", ".{0,9}", any::<Option<u32>>()).prop_map(
         |(status, code, message, retry_after_s)| Rejection { status, code, message, retry_after_s },
     );
-    let switching = prop_oneof![Just(Switching::Never), Just(Switching::WhenIdle), Just(Switching::Allow)];
-    let note = ("[a-z]{0,5}", ".{0,9}").prop_map(|(key, text)| Note { key, value: Scalar::Text(text) });
+    let switching =
+        prop_oneof![Just(Switching::Never), Just(Switching::WhenIdle), Just(Switching::Allow)];
+    let note =
+        ("[a-z]{0,5}", ".{0,9}").prop_map(|(key, text)| Note { key, value: Scalar::Text(text) });
     (
         prop::option::weighted(0.1, reject),
         any_lanes(),

@@ -6,8 +6,10 @@ const LIMIT: Duration = Duration::from_secs(10);
 const GIB: u64 = 1 << 30;
 const ASLEEP: (&str, Reply) = ("GET /is_sleeping", Ok200(r#"{"is_sleeping":true}"#));
 const AWAKE: (&str, Reply) = ("GET /is_sleeping", Ok200(r#"{"is_sleeping":false}"#));
-const SLEEP_1: (&str, Reply) = ("POST /sleep?level=1&mode=wait", Ok200(r#"{"status":"sleeping","level":1}"#));
-const SLEEP_2: (&str, Reply) = ("POST /sleep?level=2&mode=wait", Ok200(r#"{"status":"sleeping","level":2}"#));
+const SLEEP_1: (&str, Reply) =
+    ("POST /sleep?level=1&mode=wait", Ok200(r#"{"status":"sleeping","level":1}"#));
+const SLEEP_2: (&str, Reply) =
+    ("POST /sleep?level=2&mode=wait", Ok200(r#"{"status":"sleeping","level":2}"#));
 const WAKE: (&str, Reply) = ("POST /wake_up", Ok200(r#"{"status":"awake","tags":null}"#));
 const ANSWER: (&str, Reply) = ("POST /v1/completions", Ok200(TOKYO));
 /// As vLLM 0.32.0 answers.
@@ -68,7 +70,10 @@ impl Calls for Scripted {
         let (expected, reply) = {
             let mut made = self.made.lock().unwrap();
             let step = self.steps.get(made.len()).or(self.steps.last()).copied().unwrap();
-            assert!(made.len() < self.steps.len() || matches!(step.1, Always(_)), "{call} is one too many");
+            assert!(
+                made.len() < self.steps.len() || matches!(step.1, Always(_)),
+                "{call} is one too many"
+            );
             made.push((call.clone(), body.unwrap_or("").to_owned()));
             step
         };
@@ -129,7 +134,10 @@ async fn the_canary_is_asked_so_that_its_answer_is_the_same_each_time() {
     assert_eq!(canary(&calls, "the \"model\"", LIMIT).await.unwrap(), tokyo());
     let body: Value = serde_json::from_str(&calls.made.lock().unwrap()[0].1).unwrap();
     assert_eq!(body["model"], "the \"model\"");
-    assert_eq!((&body["temperature"], &body["seed"], &body["max_tokens"]), (&json!(0), &json!(0), &json!(8)));
+    assert_eq!(
+        (&body["temperature"], &body["seed"], &body["max_tokens"]),
+        (&json!(0), &json!(0), &json!(8))
+    );
     assert!(body["prompt"].as_str().is_some_and(|prompt| prompt.split(' ').count() > 16), "{body}");
 }
 
@@ -155,9 +163,11 @@ async fn an_answer_that_proves_nothing_is_no_canary() {
 
 #[tokio::test(start_paused = true)]
 async fn sleep_waits_until_the_memory_is_free() {
-    let calls = scripted(&[SLEEP_2, ("GET /is_sleeping", Ok200(r#"{"is_sleeping":false}"#)), ASLEEP]);
+    let calls =
+        scripted(&[SLEEP_2, ("GET /is_sleeping", Ok200(r#"{"is_sleeping":false}"#)), ASLEEP]);
     // The driver gives it back late, and in pieces.
-    let gauge = pool(&[(0, Some(3 * GIB)), (1000, Some(9 * GIB)), (3000, Some(11 * GIB)), (9000, None)]);
+    let gauge =
+        pool(&[(0, Some(3 * GIB)), (1000, Some(9 * GIB)), (3000, Some(11 * GIB)), (9000, None)]);
     let from = Instant::now();
     let freed = sleep(&calls, &gauge, Level::Two, 10 * GIB, LIMIT).await.unwrap();
     assert_eq!(freed, Some(8 * GIB));
@@ -174,7 +184,10 @@ async fn seven_tenths_of_the_expected_are_enough_and_one_byte_less_is_not() {
     }
     let gauge = pool(&[(0, Some(1000))]);
     let got = sleep(&scripted(&[SLEEP_1, ASLEEP]), &gauge, Level::One, u64::MAX, LIMIT).await;
-    assert!(matches!(got, Err(SleepError::NotFreed { freed: Some(0), expected: u64::MAX, .. })), "{got:?}");
+    assert!(
+        matches!(got, Err(SleepError::NotFreed { freed: Some(0), expected: u64::MAX, .. })),
+        "{got:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,7 +216,10 @@ async fn memory_that_does_not_become_free_is_found_out() {
         assert!(matches!(error, SleepError::NotFreed { freed: f, .. } if f == freed), "{error:?}");
         assert_eq!(after, LIMIT.as_millis());
         let sentence = error.to_string();
-        assert!(sentence.contains("of the 10737418240 bytes") && sentence.contains("10 s"), "{sentence}");
+        assert!(
+            sentence.contains("of the 10737418240 bytes") && sentence.contains("10 s"),
+            "{sentence}"
+        );
     }
 }
 
@@ -212,12 +228,21 @@ async fn a_sleep_that_hangs_is_given_up() {
     // As it does with `mode=wait` when a request in the engine never ends.
     let hangs = [("POST /sleep?level=2&mode=wait", Hangs)];
     let (error, after) = failing_sleep(unmeasured(), &hangs).await;
-    assert!(matches!(error, SleepError::TimedOut { .. }) && after == LIMIT.as_millis(), "{error:?}");
+    assert!(
+        matches!(error, SleepError::TimedOut { .. }) && after == LIMIT.as_millis(),
+        "{error:?}"
+    );
     let sentence = error.to_string();
-    assert!(sentence.contains("`POST /sleep?level=2&mode=wait`") && sentence.contains("10 s"), "{sentence}");
+    assert!(
+        sentence.contains("`POST /sleep?level=2&mode=wait`") && sentence.contains("10 s"),
+        "{sentence}"
+    );
 
     let (error, after) = failing_sleep(unmeasured(), &[SLEEP_2, ("GET /is_sleeping", Hangs)]).await;
-    assert!(matches!(error, SleepError::TimedOut { .. }) && after == LIMIT.as_millis(), "{error:?}");
+    assert!(
+        matches!(error, SleepError::TimedOut { .. }) && after == LIMIT.as_millis(),
+        "{error:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,19 +255,24 @@ async fn an_engine_that_does_not_fall_asleep_is_looked_at_less_and_less_often() 
     // After 0, 20, 60, 140, 300, 620 ms, and from then on every 500 ms.
     assert_eq!(calls.count(), 1 + 6 + 18);
     let sentence = error.to_string();
-    assert!(sentence.contains("answered false") && sentence.contains("that it sleeps"), "{sentence}");
+    assert!(
+        sentence.contains("answered false") && sentence.contains("that it sleeps"),
+        "{sentence}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_died_while_it_said_200_is_found_out() {
     for reply in [Status(500, DEAD), Status(503, ""), Broken("connection refused")] {
-        let (error, after) = failing_sleep(unmeasured(), &[SLEEP_2, ("GET /is_sleeping", reply)]).await;
+        let (error, after) =
+            failing_sleep(unmeasured(), &[SLEEP_2, ("GET /is_sleeping", reply)]).await;
         let sentence = error.to_string();
         assert!(sentence.starts_with("`GET /is_sleeping` ") && after == 0, "{sentence}");
         assert!(sentence.contains("broken") || sentence.contains("died"), "{sentence}");
     }
     for said in ["", "{}", "true", r#"{"is_sleeping":"yes"}"#, "<html>"] {
-        let (error, _) = failing_sleep(unmeasured(), &[SLEEP_2, ("GET /is_sleeping", Ok200(said))]).await;
+        let (error, _) =
+            failing_sleep(unmeasured(), &[SLEEP_2, ("GET /is_sleeping", Ok200(said))]).await;
         assert!(matches!(error, SleepError::Contradicted { .. }), "{said}: {error:?}");
     }
 }
@@ -309,7 +339,10 @@ async fn an_engine_that_wakes_up_only_in_part_is_found_out() {
     let (error, after) = failing_wake(Level::One, &[WAKE, asleep]).await;
     assert!(matches!(error, SleepError::StateUnchanged { wanted: false, .. }), "{error:?}");
     assert_eq!(after, LIMIT.as_millis());
-    assert!(error.to_string().contains("answered true") && error.to_string().contains("is awake"), "{error}");
+    assert!(
+        error.to_string().contains("answered true") && error.to_string().contains("is awake"),
+        "{error}"
+    );
 
     let mut steps = WAKE_2[..4].to_vec();
     steps[3].1 = Ok200(r#"{"success":false}"#);
@@ -359,13 +392,18 @@ async fn all_steps_together_have_one_limit() {
     }
     let (calls, from) = (Slow(scripted(&WAKE_2)), Instant::now());
     let error = wake(&calls, Level::Two, "m", &tokyo(), LIMIT).await.unwrap_err();
-    assert!(matches!(&error, SleepError::TimedOut { call, .. } if call.ends_with("kv_cache")), "{error:?}");
+    assert!(
+        matches!(&error, SleepError::TimedOut { call, .. } if call.ends_with("kv_cache")),
+        "{error:?}"
+    );
     assert_eq!((from.elapsed(), calls.0.count()), (LIMIT, 2));
 }
 
 #[tokio::test]
 async fn no_limit_is_too_long() {
-    wake(&scripted(&[WAKE, AWAKE, ANSWER]), Level::One, "m", &tokyo(), Duration::MAX).await.unwrap();
+    wake(&scripted(&[WAKE, AWAKE, ANSWER]), Level::One, "m", &tokyo(), Duration::MAX)
+        .await
+        .unwrap();
 }
 
 #[test]

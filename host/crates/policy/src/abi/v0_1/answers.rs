@@ -76,7 +76,8 @@ impl request::Host for HostState {
     }
 
     fn contains(&mut self, needle: String, ignore_case: bool) -> bool {
-        let question = self.question("request.contains", || vec![json!(needle), json!(ignore_case)]);
+        let question =
+            self.question("request.contains", || vec![json!(needle), json!(ignore_case)]);
         self.answer(question, |host| {
             HostState::request(host).is_some_and(|request| request.contains(&needle, ignore_case))
         })
@@ -172,13 +173,15 @@ impl<T> Stored<T> {
 impl state::Host for HostState {
     fn get(&mut self, key: String) -> Option<Vec<u8>> {
         let question = self.question("state.get", || vec![json!(key)]);
-        self.answer(question, |host| host.shared.state.get(&key).map(Bytes)).map(|Bytes(bytes)| bytes)
+        self.answer(question, |host| host.shared.state.get(&key).map(Bytes))
+            .map(|Bytes(bytes)| bytes)
     }
 
     fn put(&mut self, key: String, value: Vec<u8>, ttl_ms: u32) -> Result<(), state::StateError> {
         let with = || vec![json!(key), json!(Bytes(value.clone())), json!(ttl_ms)];
         let question = self.question("state.put", with);
-        self.answer(question, |host| Stored::from(host.shared.state.put(key, &value, ttl_ms))).told()
+        self.answer(question, |host| Stored::from(host.shared.state.put(key, &value, ttl_ms)))
+            .told()
     }
 
     fn delete(&mut self, key: String) {
@@ -187,8 +190,10 @@ impl state::Host for HostState {
     }
 
     fn increment(&mut self, key: String, by: i64, ttl_ms: u32) -> Result<i64, state::StateError> {
-        let question = self.question("state.increment", || vec![json!(key), json!(by), json!(ttl_ms)]);
-        self.answer(question, |host| Stored::from(host.shared.state.increment(key, by, ttl_ms))).told()
+        let question =
+            self.question("state.increment", || vec![json!(key), json!(by), json!(ttl_ms)]);
+        self.answer(question, |host| Stored::from(host.shared.state.increment(key, by, ttl_ms)))
+            .told()
     }
 }
 
@@ -198,7 +203,8 @@ mod tests {
     use std::sync::Arc;
 
     use domain::{
-        Edit, FieldValue, Figures, FleetView, LaneState, MessageInfo, RequestView, Role, Topology, char_slice,
+        Edit, FieldValue, Figures, FleetView, LaneState, MessageInfo, RequestView, Role, Topology,
+        char_slice,
     };
     use prometheus_client::registry::Registry;
 
@@ -313,7 +319,8 @@ mod tests {
     fn a_recorded_call_keeps_every_question_with_its_answer() {
         let mut state = noting();
         ask_everything(&mut state);
-        let shown = |read: domain::Read| format!("{}{} = {}", read.call, json!(read.with), read.gave);
+        let shown =
+            |read: domain::Read| format!("{}{} = {}", read.call, json!(read.with), read.gave);
         let reads: Vec<String> = noted(&mut state).into_iter().map(shown).collect();
         let expected = [
             r#"request.id[] = "id-1""#,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use pointsman_domain as domain;
 use serde::{Deserialize, Serialize};
 
-use super::bindings::exports::pointsman::policy::on_request::{Advice, Context, PolicyError as WitError};
+use super::bindings::exports::pointsman::policy::on_request::{
+    Advice, Context, PolicyError as WitError,
+};
 use super::bindings::pointsman::policy::types;
 use crate::abi::{Asked, PolicyError};
 use crate::host_calls::Level;
@@ -249,7 +251,10 @@ pub(super) fn notes(notes: Vec<types::Note>) -> Vec<domain::Note> {
         types::Scalar::Int(int) => domain::Scalar::Int(int),
         types::Scalar::Text(text) => domain::Scalar::Text(text),
     };
-    notes.into_iter().map(|note| domain::Note { key: note.key, value: scalar(note.value) }).collect()
+    notes
+        .into_iter()
+        .map(|note| domain::Note { key: note.key, value: scalar(note.value) })
+        .collect()
 }
 
 pub(super) fn lane_info(info: &domain::LaneInfo) -> types::LaneInfo {

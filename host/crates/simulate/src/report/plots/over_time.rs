@@ -25,8 +25,9 @@ impl Pieces {
         let coarser = |run: &Run, shortest: Duration| run.series.coarser(Self::MOST, shortest);
         let length = firsts().flatten().map(|run| coarser(run, Duration::ZERO).length()).max()?;
         let lasted = firsts().flatten().map(|run| run.summary.lasted).max()?.as_secs_f64();
-        let pieces =
-            |run: Option<&Run>| run.map(|run| coarser(run, length).pieces().to_vec()).unwrap_or_default();
+        let pieces = |run: Option<&Run>| {
+            run.map(|run| coarser(run, length).pieces().to_vec()).unwrap_or_default()
+        };
         Some(Self { length, lasted, all: firsts().map(pieces).collect() })
     }
 
@@ -53,7 +54,11 @@ pub(super) fn of(report: &Report) -> Vec<Plot> {
     plots.extend(waits(report, &pieces));
     plots.extend(queues(report, &pieces));
     plots.extend(
-        report.variants.iter().enumerate().filter_map(|(index, it)| troubles(&it.name, index, &pieces)),
+        report
+            .variants
+            .iter()
+            .enumerate()
+            .filter_map(|(index, it)| troubles(&it.name, index, &pieces)),
     );
     plots
 }
@@ -70,20 +75,26 @@ fn arrivals(report: &Report, pieces: &Pieces) -> Plot {
 }
 
 fn waits(report: &Report, pieces: &Pieces) -> Vec<Plot> {
-    let quantile = |piece: &ClassPiece, part: f64| piece.waits.quantile(part).map(|time| time.as_secs_f64());
+    let quantile =
+        |piece: &ClassPiece, part: f64| piece.waits.quantile(part).map(|time| time.as_secs_f64());
     let waits = |variant: usize, class: usize| {
-        let of = |part: f64| pieces.values(variant, |piece| quantile(piece.classes.get(class)?, part));
+        let of =
+            |part: f64| pieces.values(variant, |piece| quantile(piece.classes.get(class)?, part));
         Some([of(0.99), of(0.5)]).filter(|[p99, _]| p99.iter().any(Option::is_some))
     };
-    let figure =
-        Figure { name: "wait-over-time", title: "Wait of those who came then, p99", unit: Unit::Time };
+    let figure = Figure {
+        name: "wait-over-time",
+        title: "Wait of those who came then, p99",
+        unit: Unit::Time,
+    };
     figure.draw(pieces, "median", panels(report, &class_names(report), waits))
 }
 
 fn queues(report: &Report, pieces: &Pieces) -> Vec<Plot> {
     let lanes = |variant: usize, lane: usize| {
-        let of =
-            |what: fn(&LanePiece) -> f64| pieces.values(variant, |piece| piece.lanes.get(lane).map(what));
+        let of = |what: fn(&LanePiece) -> f64| {
+            pieces.values(variant, |piece| piece.lanes.get(lane).map(what))
+        };
         // A queue of one that has gone at once is none to look at.
         let both = [of(LanePiece::mean_waiting), of(|lane| lane.most_waiting as f64)];
         Some(both).filter(|[mean, _]| mean.iter().flatten().any(|mean| *mean > 0.05))
@@ -155,20 +166,26 @@ fn troubles(variant: &str, index: usize, pieces: &Pieces) -> Option<Plot> {
     let lines = kinds.map(|(name, colour, of)| Line {
         name: name.to_owned(),
         colour,
-        values: pieces.values(index, |piece| Some(piece.classes.iter().map(of).sum::<u64>() as f64)),
+        values: pieces
+            .values(index, |piece| Some(piece.classes.iter().map(of).sum::<u64>() as f64)),
         ..Line::default()
     });
     let happened = |line: &Line| line.values.iter().flatten().any(|value| *value > 0.0);
     let lines: Vec<Line> = lines.into_iter().filter(happened).collect();
-    let title = format!("Not answered by the first lane, every {}: {variant}", numbers::span(pieces.length));
+    let title = format!(
+        "Not answered by the first lane, every {}: {variant}",
+        numbers::span(pieces.length)
+    );
     let chart = stacks(pieces, title, lines);
-    (!chart.lines.is_empty()).then(|| Plot::new(Part::OverTime, &format!("troubles-{variant}"), chart.draw()))
+    (!chart.lines.is_empty())
+        .then(|| Plot::new(Part::OverTime, &format!("troubles-{variant}"), chart.draw()))
 }
 
 /// Counts of things, one upon the other.
 fn stacks(pieces: &Pieces, title: String, lines: Vec<Line>) -> Chart {
     let places = pieces.places();
-    let sums = (0..places.len()).map(|index| lines.iter().filter_map(|it| *it.values.get(index)?).sum());
+    let sums =
+        (0..places.len()).map(|index| lines.iter().filter_map(|it| *it.values.get(index)?).sum());
     Chart {
         title,
         x: Axis::run(pieces.lasted, 8.0),

@@ -5,13 +5,16 @@ use crate::metric::Unit;
 
 /// Times that are round, in seconds.
 const ROUND_TIMES: [f64; 28] = [
-    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0,
-    300.0, 600.0, 900.0, 1_800.0, 3_600.0, 7_200.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0, 604_800.0,
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0,
+    120.0, 300.0, 600.0, 900.0, 1_800.0, 3_600.0, 7_200.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0,
+    604_800.0,
 ];
 
 /// Times on a logarithmic axis that is short.
-const FINE: [f64; 15] =
-    [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1_800.0, 3_600.0, 10_800.0, 36_000.0];
+const FINE: [f64; 15] = [
+    0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1_800.0, 3_600.0, 10_800.0,
+    36_000.0,
+];
 
 /// Times on a logarithmic axis.
 const DECADES: [f64; 11] =
@@ -54,7 +57,13 @@ impl Axis {
         let step = step(Unit::Time, high, ticks);
         let ticks = (0..=(high / step + 1e-9).floor() as u32).map(|tick| f64::from(tick) * step);
         let ticks = ticks.map(|value| (value, label(Unit::Time, value))).collect();
-        Self { name: "time since the begin".to_owned(), low: 0.0, high, scale: Scale::Linear, ticks }
+        Self {
+            name: "time since the begin".to_owned(),
+            low: 0.0,
+            high,
+            scale: Scale::Linear,
+            ticks,
+        }
     }
 
     /// Times that differ a lot. What is shorter than the first tick is drawn there.
@@ -63,13 +72,21 @@ impl Axis {
         for value in values.filter(|value| *value > 0.0) {
             (least, most) = (least.min(value), most.max(value));
         }
-        let low = DECADES.iter().rev().copied().find(|it| *it <= least.max(0.01)).unwrap_or(0.01).min(10.0);
+        let low = DECADES
+            .iter()
+            .rev()
+            .copied()
+            .find(|it| *it <= least.max(0.01))
+            .unwrap_or(0.01)
+            .min(10.0);
         let low = if most > 0.0 { low } else { 0.01 };
         let high = (most * 1.15).max(low * 100.0);
-        let inside = |values: &'static [f64]| values.iter().filter(move |it| (low..=high).contains(*it));
+        let inside =
+            |values: &'static [f64]| values.iter().filter(move |it| (low..=high).contains(*it));
         let ticks: Vec<_> =
             if inside(&DECADES).count() < 5 { inside(&FINE) } else { inside(&DECADES) }.collect();
-        let mut ticks: Vec<_> = ticks.into_iter().map(|value| (*value, label(Unit::Time, *value))).collect();
+        let mut ticks: Vec<_> =
+            ticks.into_iter().map(|value| (*value, label(Unit::Time, *value))).collect();
         if let Some((_, first)) = ticks.first_mut() {
             first.insert(0, '≤');
         }
@@ -100,7 +117,13 @@ impl Axis {
             (numbers().fold(f64::INFINITY, f64::min), numbers().fold(f64::NEG_INFINITY, f64::max));
         let room = if high > low { (high - low) * 0.05 } else { 1.0 };
         let ticks = values.iter().map(|(value, label)| (*value, (*label).to_owned())).collect();
-        Self { name: name.to_owned(), low: low - room, high: high + room, scale: Scale::Linear, ticks }
+        Self {
+            name: name.to_owned(),
+            low: low - room,
+            high: high + room,
+            scale: Scale::Linear,
+            ticks,
+        }
     }
 
     /// How far along the axis a value is, from 0 to 1.
@@ -131,7 +154,8 @@ fn step(unit: Unit, most: f64, count: f64) -> f64 {
     while decade * 10.0 <= least {
         decade *= 10.0;
     }
-    let step = [1.0, 2.0, 5.0, 10.0].map(|times| times * decade).into_iter().find(|step| *step >= least);
+    let step =
+        [1.0, 2.0, 5.0, 10.0].map(|times| times * decade).into_iter().find(|step| *step >= least);
     let step = step.unwrap_or(decade * 10.0);
     if unit == Unit::Count { step.max(1.0) } else { step }
 }
@@ -156,13 +180,19 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_have_units() {
-        assert_eq!(labels(&Axis::linear("", Unit::Count, 23.0)), ["0", "5", "10", "15", "20", "25"]);
+        assert_eq!(
+            labels(&Axis::linear("", Unit::Count, 23.0)),
+            ["0", "5", "10", "15", "20", "25"]
+        );
         assert_eq!(labels(&Axis::linear("", Unit::Count, 0.0)), ["0", "1"]);
         assert_eq!(
             labels(&Axis::linear("", Unit::Share, 1.0)),
             ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]
         );
-        assert_eq!(labels(&Axis::linear("", Unit::Time, 100.0)), ["0", "30 s", "1 min", "90 s", "2 min"]);
+        assert_eq!(
+            labels(&Axis::linear("", Unit::Time, 100.0)),
+            ["0", "30 s", "1 min", "90 s", "2 min"]
+        );
         assert_eq!(labels(&Axis::run(86_450.0, 8.0)).last(), Some(&"24 h"));
         assert_eq!(
             labels(&Axis::times("", [0.0, 0.3, 50.0].into_iter())),

@@ -46,7 +46,8 @@ impl Bars {
         let x = |value: f64| left + self.x.part(value) * width;
         let height = 48.0 + ROW * self.rows.len() as f64 + 42.0;
         let names: Vec<&str> = self.rows.iter().map(|row| row.name.as_str()).collect();
-        let mut drawing = Drawing::new(WIDTH, height, &format!("{}: {}", self.title, names.join(", ")));
+        let mut drawing =
+            Drawing::new(WIDTH, height, &format!("{}: {}", self.title, names.join(", ")));
         drawing.text("title", Anchor::Start, (8.0, 17.0), &self.title);
         legend(&mut drawing, (8.0, 24.0), WIDTH - 16.0, &self.legend);
         let top = 50.0;
@@ -59,7 +60,12 @@ impl Bars {
         drawing.text("axis-name", Anchor::Middle, (left + width / 2.0, base + 32.0), &self.x.name);
         for (index, row) in self.rows.iter().enumerate() {
             let y = top + ROW * index as f64 + (ROW - BAR) / 2.0;
-            drawing.text("name", Anchor::End, (left - 8.0, y + 15.0), &shortened(&row.name, left - 14.0));
+            drawing.text(
+                "name",
+                Anchor::End,
+                (left - 8.0, y + 15.0),
+                &shortened(&row.name, left - 14.0),
+            );
             drawing.text("tick", Anchor::Start, (left + width + 8.0, y + 15.0), &row.remark);
             drawing.rect("cold", (left, y), (width, BAR), "");
             for bar in &row.bars {

@@ -70,7 +70,8 @@ impl Chart {
     pub(in super::super) fn draw(&self) -> Drawing {
         let named = || self.lines.iter().filter(|line| !line.aside);
         let names: Vec<&str> = named().map(|line| line.name.as_str()).collect();
-        let mut drawing = Drawing::new(WIDTH, HEIGHT, &format!("{}: {}", self.title, names.join(", ")));
+        let mut drawing =
+            Drawing::new(WIDTH, HEIGHT, &format!("{}: {}", self.title, names.join(", ")));
         drawing.text("title", Anchor::Start, (8.0, 17.0), &self.title);
         let names: Vec<_> =
             named().map(|line| (format!("f{}", line.colour % SERIES), line.name.clone())).collect();
@@ -104,7 +105,12 @@ impl Chart {
             }
         }
         drawing.line("base", (LEFT, base), (WIDTH - RIGHT, base));
-        drawing.text("axis-name", Anchor::Middle, ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 8.0), &self.x.name);
+        drawing.text(
+            "axis-name",
+            Anchor::Middle,
+            ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 8.0),
+            &self.x.name,
+        );
     }
 
     fn draw_lines(&self, drawing: &mut Drawing, frame: &Frame<'_>) {
@@ -117,11 +123,17 @@ impl Chart {
             let thin = if line.aside { " thin" } else { "" };
             drawing.path(&format!("s s{colour}{thin}"), &points);
             if self.form == Form::Dots {
-                points.iter().flatten().for_each(|point| drawing.circle(&format!("f{colour}"), *point, 3.2));
+                points
+                    .iter()
+                    .flatten()
+                    .for_each(|point| drawing.circle(&format!("f{colour}"), *point, 3.2));
             }
-            for ((half, value), (place, _)) in line.halves.iter().zip(&line.values).zip(&self.places) {
+            for ((half, value), (place, _)) in
+                line.halves.iter().zip(&line.values).zip(&self.places)
+            {
                 if let (Some(half), Some(value)) = (half, value) {
-                    let (x, low, high) = (frame.x(*place), frame.y(value - half), frame.y(value + half));
+                    let (x, low, high) =
+                        (frame.x(*place), frame.y(value - half), frame.y(value + half));
                     drawing.line(&format!("s{colour} whisker"), (x, low), (x, high));
                 }
             }
@@ -133,13 +145,19 @@ impl Chart {
         for (index, (place, _)) in self.places.iter().enumerate() {
             let mut below = 0.0;
             for line in &self.lines {
-                let Some(value) = line.values.get(index).copied().flatten().filter(|value| *value > 0.0)
+                let Some(value) =
+                    line.values.get(index).copied().flatten().filter(|value| *value > 0.0)
                 else {
                     continue;
                 };
                 let (top, bottom) = (frame.y(below + value), frame.y(below));
                 let place = (frame.x(*place) - width / 2.0, top);
-                drawing.rect(&format!("f{}", line.colour % SERIES), place, (width, bottom - top), "");
+                drawing.rect(
+                    &format!("f{}", line.colour % SERIES),
+                    place,
+                    (width, bottom - top),
+                    "",
+                );
                 below += value;
             }
         }
@@ -159,7 +177,9 @@ impl Chart {
                 .iter()
                 .filter_map(|line| Some((line, line.values.get(index).copied().flatten()?)))
                 .filter(|(_, value)| self.form != Form::Stacks || *value > 0.0)
-                .map(|(line, value)| format!("{}: {}", line.name, numbers::number(self.unit, value)))
+                .map(|(line, value)| {
+                    format!("{}: {}", line.name, numbers::number(self.unit, value))
+                })
                 .collect();
             if said.is_empty() {
                 continue;

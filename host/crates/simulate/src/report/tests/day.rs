@@ -106,7 +106,10 @@ fn request(
     events.push((now, Event::Load(lane, 1, 0)));
     events.push((begin, Event::Load(lane, -1, 1)));
     events.push((begin + takes, Event::Load(lane, 0, -1)));
-    events.push((begin + takes, Event::Ended(asked, lane, how, [wait, wait + takes * 0.1, wait + takes])));
+    events.push((
+        begin + takes,
+        Event::Ended(asked, lane, how, [wait, wait + takes * 0.1, wait + takes]),
+    ));
 }
 
 fn play(seed: u64, accepted: u64, events: Vec<(f64, Event)>, end: f64) -> Run {
@@ -142,7 +145,11 @@ fn play(seed: u64, accepted: u64, events: Vec<(f64, Event)>, end: f64) -> Run {
             }
             Event::Ended(asked, lane, how, [wait, first, total]) => {
                 last = f64::max(last, now.as_secs_f64());
-                to.decided(&asked, Some(LaneId(lane)), &[PolicyRef::new("cortex", "0.3.0+9f6cf3c7")]);
+                to.decided(
+                    &asked,
+                    Some(LaneId(lane)),
+                    &[PolicyRef::new("cortex", "0.3.0+9f6cf3c7")],
+                );
                 let result = if how.is_answer() { TryResult::Ok } else { TryResult::EngineRestart };
                 to.ended(&Ended {
                     ask: &asked,
@@ -157,7 +164,9 @@ fn play(seed: u64, accepted: u64, events: Vec<(f64, Event)>, end: f64) -> Run {
                         How::Error => {
                             Some("the engine ended while it answered, and no other lane may answer")
                         }
-                        How::Rejected => Some("the tenant has used up its quota of tokens for today"),
+                        How::Rejected => {
+                            Some("the tenant has used up its quota of tokens for today")
+                        }
                         _ => None,
                     },
                 });

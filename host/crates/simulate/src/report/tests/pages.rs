@@ -9,8 +9,12 @@ use crate::Objective;
 
 /// A day with turns of different lengths, side by side.
 fn day(names: &[(&str, f64)], seeds: u64, hours: f64) -> Report {
-    let objectives =
-        ["interactive.wait.p99 < 15m", "batch.wait.p50 < 30m", "switches_per_hour < 3", "lost == 0"];
+    let objectives = [
+        "interactive.wait.p99 < 15m",
+        "batch.wait.p50 < 30m",
+        "switches_per_hour < 3",
+        "lost == 0",
+    ];
     let objectives = objectives.map(|text| Objective::parse(text).unwrap());
     let variant = |(name, turn): &(&str, f64)| {
         let runs = (1..=seeds).map(|seed| day::run(seed, *turn, hours, 600.0)).collect();
@@ -44,7 +48,9 @@ fn read(page: &str) -> (BTreeSet<String>, String) {
             Event::GeneralRef(some) => {
                 let some: &str = &some;
                 let known = [("lt", "<"), ("gt", ">"), ("amp", "&"), ("quot", "\""), ("#39", "'")];
-                text.push_str(known.iter().find(|it| it.0 == some).unwrap_or_else(|| panic!("&{some};")).1);
+                text.push_str(
+                    known.iter().find(|it| it.0 == some).unwrap_or_else(|| panic!("&{some};")).1,
+                );
             }
             Event::Eof => break,
             _ => {}
@@ -218,8 +224,10 @@ fn plots_can_be_had_alone_with_colours_of_their_own() {
         assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\""), "{}", plot.name);
         assert!(!svg.contains("var(") && svg.contains("#0072b2"), "{}", plot.name);
         assert!(svg.contains("role=\"img\" aria-label=\""), "{}", plot.name);
-        let lines = if plot.name.starts_with("engines") { &day::LANES[..] } else { &day::CLASSES[..] };
-        if ["wait", "first-byte", "arrivals", "engines-as-it-stands"].contains(&plot.name.as_str()) {
+        let lines =
+            if plot.name.starts_with("engines") { &day::LANES[..] } else { &day::CLASSES[..] };
+        if ["wait", "first-byte", "arrivals", "engines-as-it-stands"].contains(&plot.name.as_str())
+        {
             assert!(lines.iter().all(|name| text.contains(name)), "{}", plot.name);
         }
     }
@@ -251,7 +259,8 @@ fn names_are_text_and_nothing_else() {
         }
         to.finish(1, 6, at(10.0))
     };
-    let objective = Objective::parse("lane.<x.wait.p99 < 1s").or(Objective::parse("lost == 0")).unwrap();
+    let objective =
+        Objective::parse("lane.<x.wait.p99 < 1s").or(Objective::parse("lost == 0")).unwrap();
     let point = Point {
         line: HOSTILE.to_owned(),
         value: HOSTILE.to_owned(),
@@ -264,7 +273,11 @@ fn names_are_text_and_nothing_else() {
         variants: [HOSTILE, "b"]
             .map(|name| VariantReport::new(name, vec![run()], std::slice::from_ref(&objective)))
             .to_vec(),
-        sweep: Some(Sweep { parameter: HOSTILE.to_owned(), shown: Vec::new(), points: vec![point] }),
+        sweep: Some(Sweep {
+            parameter: HOSTILE.to_owned(),
+            shown: Vec::new(),
+            points: vec![point],
+        }),
     };
     let seen = "<script>alert(\"x\")</script>&amp;' ]0;  --><style>";
     assert!(check(&report.html()).contains(seen));
@@ -277,13 +290,19 @@ fn names_are_text_and_nothing_else() {
 
 #[test]
 fn nothing_makes_a_page_too() {
-    let nothing =
-        Report { title: "Nothing".to_owned(), scenario: String::new(), variants: Vec::new(), sweep: None };
+    let nothing = Report {
+        title: "Nothing".to_owned(),
+        scenario: String::new(),
+        variants: Vec::new(),
+        sweep: None,
+    };
     check(&nothing.html());
     assert_eq!(nothing.text(), "Nothing\n");
     let idle = VariantReport::new("idle", vec![small().finish(1, 0, Duration::ZERO)], &[]);
-    let report =
-        Report { variants: vec![idle.clone(), VariantReport::new("no runs", Vec::new(), &[])], ..nothing };
+    let report = Report {
+        variants: vec![idle.clone(), VariantReport::new("no runs", Vec::new(), &[])],
+        ..nothing
+    };
     check(&report.html());
     assert!(report.text().contains("idle: one run of 0 s, seed 1"));
     let alone = Report { variants: vec![idle], ..report };

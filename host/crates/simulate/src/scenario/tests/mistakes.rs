@@ -29,7 +29,10 @@ fn all_mistakes_are_told_at_once_with_their_lines() {
 /// Parse what is wrong, and see that one of the mistakes has `part`.
 fn is_wrong(source: &str, part: &str) {
     let mistakes = parse(source).unwrap_err();
-    assert!(mistakes.iter().any(|mistake| mistake.contains(part)), "{part}\n{source}\n{mistakes:#?}");
+    assert!(
+        mistakes.iter().any(|mistake| mistake.contains(part)),
+        "{part}\n{source}\n{mistakes:#?}"
+    );
 }
 
 #[test]
@@ -47,10 +50,16 @@ fn mistakes_in_traffic_are_told_with_what_to_write() {
         (plain("every = [0, \"0s\"]"), "every: must be more than nothing"),
         (plain("every = []"), "every: must be a spread, such as \"5s\""),
         (plain("every = { median = 5, p99 = 1 }"), "every.p99: must not be less than `median`"),
-        (plain("every = { least = 0, shape = 1, most = 5 }"), "every.least: must be more than nothing"),
+        (
+            plain("every = { least = 0, shape = 1, most = 5 }"),
+            "every.least: must be more than nothing",
+        ),
         (plain("every = \"5\""), "\"5\" is no duration"),
         (plain("every = -5"), "every: must be from 0 to"),
-        (plain("daily = { most = \"1/h\", least = \"2/h\" }"), "daily.least: must not be more than `most`"),
+        (
+            plain("daily = { most = \"1/h\", least = \"2/h\" }"),
+            "daily.least: must not be more than `most`",
+        ),
         (plain("daily = { most = \"1/h\", at = \"25:00\" }"), "\"25:00\" is no time of day"),
         (plain("bursts = { every = 1 }"), "bursts.size: is missing"),
         (plain("sessions = { rate = \"1/h\", turns = 3 }"), "sessions.think: is missing"),
@@ -63,15 +72,30 @@ fn mistakes_in_traffic_are_told_with_what_to_write() {
             plain("file = \"x\"\nformat = \"azure\"\nrate = \"1/s\""),
             "rate: stands beside `file`, which says when",
         ),
-        (plain("file = \"x\"\nformat = \"sharegpt\""), "rate: is missing: conversations have no times"),
+        (
+            plain("file = \"x\"\nformat = \"sharegpt\""),
+            "rate: is missing: conversations have no times",
+        ),
         (plain("file = \"x\"\nformat = \"azure\"\nthink = 1"), "think: is for conversations"),
-        (plain("rate = \"1/s\"\nfrom = \"2h\"\nuntil = \"1h\""), "until: must be later than `from`"),
+        (
+            plain("rate = \"1/s\"\nfrom = \"2h\"\nuntil = \"1h\""),
+            "until: must be later than `from`",
+        ),
         (plain("rate = \"1/s\"\ntenants = []"), "tenants: is empty"),
         (plain("rate = \"1/s\"\ntenants = \"a\""), "tenants: must be how many there are"),
-        (plain("rate = \"1/s\"\nheaders = { \"a b\" = \"c\" }"), "`a b` with the value \"c\" is no header"),
+        (
+            plain("rate = \"1/s\"\nheaders = { \"a b\" = \"c\" }"),
+            "`a b` with the value \"c\" is no header",
+        ),
         (plain("rate = \"1/s\"\ncolour = 1"), "colour: is not a key here"),
-        (traffic("rate = \"1/s\"\nmodels = { a = 0 }"), "models: needs weights that are more than nothing"),
-        (traffic("rate = \"1/s\"\nmodel = \"a\"\nmodels = { a = 1 }"), "models: stands beside `model`"),
+        (
+            traffic("rate = \"1/s\"\nmodels = { a = 0 }"),
+            "models: needs weights that are more than nothing",
+        ),
+        (
+            traffic("rate = \"1/s\"\nmodel = \"a\"\nmodels = { a = 1 }"),
+            "models: stands beside `model`",
+        ),
         (traffic("rate = \"1/s\"\nturns = [\"a\"]"), "turns: is for sessions"),
     ] {
         is_wrong(&source, part);
@@ -81,7 +105,8 @@ fn mistakes_in_traffic_are_told_with_what_to_write() {
 #[test]
 fn mistakes_in_lanes_and_failures_are_told_with_what_to_write() {
     let failure = |keys: &str| with(&format!("[[failures]]\nlane = \"a\"\n{keys}"));
-    let lane = |keys: &str| with(&format!("{keys}\n[[fleet.groups]]\nname = \"g\"\nmemory = \"4GiB\""));
+    let lane =
+        |keys: &str| with(&format!("{keys}\n[[fleet.groups]]\nname = \"g\"\nmemory = \"4GiB\""));
     for (source, part) in [
         (failure("what = \"crash\""), "at: is missing; write when it happens"),
         (failure("what = \"crash\"\nat = 5"), "at: must be a text in quotes"),
@@ -90,7 +115,10 @@ fn mistakes_in_lanes_and_failures_are_told_with_what_to_write() {
             failure("what = \"slow-loads\"\nat = \"1s\"\nlasts = 1"),
             "times: is missing; write for example `times = 4.0`",
         ),
-        (failure("what = \"slow-down\"\nat = \"1s\"\nlasts = 1\npart = 2"), "`2` is not from 0.001 to 1"),
+        (
+            failure("what = \"slow-down\"\nat = \"1s\"\nlasts = 1\npart = 2"),
+            "`2` is not from 0.001 to 1",
+        ),
         (failure("what = \"fire\"\nat = \"1s\""), "there is no \"fire\"; write \"crash\" or"),
         (failure("lanes = [\"a\"]\nwhat = \"crash\"\nat = \"1s\""), "lanes: stands beside `lane`"),
         (lane("group = \"h\"\nmemory = \"1GiB\""), "there is no group \"h\"; declare it"),
@@ -98,7 +126,10 @@ fn mistakes_in_lanes_and_failures_are_told_with_what_to_write() {
         (lane("group = \"g\"\nmemory = \"5GiB\""), "memory: is more than group \"g\" has"),
         (lane("memory = \"5GiB\""), "memory: counts among the lanes of a group"),
         (lane("[[fleet.lanes]]\nname = \"a\""), "there is a lane \"a\" already"),
-        (lane("engine = \"external\"\nload = \"always\""), "load: is for engines that the host starts"),
+        (
+            lane("engine = \"external\"\nload = \"always\""),
+            "load: is for engines that the host starts",
+        ),
         (
             lane(
                 "[[fleet.lanes]]\nname = \"b\"\ngroup = \"g\"\nmemory = \"3GiB\"\nload = \"always\"\n\
@@ -106,16 +137,28 @@ fn mistakes_in_lanes_and_failures_are_told_with_what_to_write() {
             ),
             "fleet.lanes[2].memory: does not fit into group \"g\" beside the lanes that are always loaded",
         ),
-        (with("[engines.a]\ndecode = [[8, 1], [1, 2]]"), "decode: must go from few answers to many"),
+        (
+            with("[engines.a]\ndecode = [[8, 1], [1, 2]]"),
+            "decode: must go from few answers to many",
+        ),
         (with("[engines.a]\ndecode = [1, 2]"), "decode: must be a list of answers at once"),
-        (with("[engines.a]\nservice = { first = 1 }\nprefill = 5"), "prefill: stands beside `service`"),
+        (
+            with("[engines.a]\nservice = { first = 1 }\nprefill = 5"),
+            "prefill: stands beside `service`",
+        ),
         (with("[[policies]]\nname = \"x\""), "policies[0].dir: is missing"),
-        (with("[[variants]]\nname = \"v\"\nset = { lasts = \"1\" }"), "lasts: \"1\" is no duration"),
+        (
+            with("[[variants]]\nname = \"v\"\nset = { lasts = \"1\" }"),
+            "lasts: \"1\" is no duration",
+        ),
         (
             with("[[variants]]\nname = \"v\"\n[[variants]]\nname = \"v\""),
             "variants[1].name: is that of another variant",
         ),
-        (with("[fleet.switching]\nresidence = -1"), "fleet.switching.residence: `-1` is not from 0 to 100"),
+        (
+            with("[fleet.switching]\nresidence = -1"),
+            "fleet.switching.residence: `-1` is not from 0 to 100",
+        ),
     ] {
         is_wrong(&source, part);
     }

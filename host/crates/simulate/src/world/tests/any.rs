@@ -2,9 +2,9 @@
 
 use pointsman_domain::dispatch::Wish;
 use pointsman_domain::{
-    Advice, Advisor, Allow, Edit, Facts, Failure as FailedTry, FallbackAdvice, FallbackStep, LaneAdvice,
-    LaneScore, Merge, Merged, OnConflict, OnTimeout, Outcome, QueueAdvice, Recovery, Rejection, Switching,
-    Trace, Triggers, permit,
+    Advice, Advisor, Allow, Edit, Facts, Failure as FailedTry, FallbackAdvice, FallbackStep,
+    LaneAdvice, LaneScore, Merge, Merged, OnConflict, OnTimeout, Outcome, QueueAdvice, Recovery,
+    Rejection, Switching, Trace, Triggers, permit,
 };
 use proptest::prelude::*;
 
@@ -28,8 +28,12 @@ impl Anything {
 
     fn advice(&self, random: &mut Random) -> Advice {
         let lanes: Vec<LaneId> = (0..random.below(4)).map(|_| self.lane(random)).collect();
-        let rejection =
-            || Rejection { status: 429, code: "no".into(), message: "no".into(), retry_after_s: None };
+        let rejection = || Rejection {
+            status: 429,
+            code: "no".into(),
+            message: "no".into(),
+            retry_after_s: None,
+        };
         let step = |random: &mut Random| FallbackStep {
             lane: self.lane(random),
             edits: vec![Edit::CapOutputTokens(random.below(50) as u32)],
@@ -45,13 +49,21 @@ impl Anything {
                 ),
                 _ => LaneAdvice::Any,
             },
-            switching: [None, Some(Switching::Never), Some(Switching::WhenIdle), Some(Switching::Allow)]
-                [random.below(4) as usize],
+            switching: [
+                None,
+                Some(Switching::Never),
+                Some(Switching::WhenIdle),
+                Some(Switching::Allow),
+            ][random.below(4) as usize],
             queue: (random.below(2) > 0).then(|| QueueAdvice {
                 priority: random.below(5) as i32,
                 flow: None,
                 max_wait: time(random),
-                on_timeout: if random.below(2) > 0 { OnTimeout::FallBack } else { OnTimeout::Reject },
+                on_timeout: if random.below(2) > 0 {
+                    OnTimeout::FallBack
+                } else {
+                    OnTimeout::Reject
+                },
             }),
             fallback: (random.below(2) > 0).then(|| FallbackAdvice {
                 on: Triggers::EVERY.into_iter().filter(|_| random.below(3) > 0).collect(),
@@ -82,7 +94,13 @@ impl Advisor for Anything {
         true
     }
 
-    fn recover(&self, facts: &Facts, _: &Arc<FleetView>, failed: &FailedTry, _: &mut Trace) -> Recovery {
+    fn recover(
+        &self,
+        facts: &Facts,
+        _: &Arc<FleetView>,
+        failed: &FailedTry,
+        _: &mut Trace,
+    ) -> Recovery {
         assert!(facts.attempt > 0 && failed.sent_bytes == 0);
         let mut random = Random::new(facts.seed, &format!("recovery {}", facts.attempt));
         match random.below(6) {
@@ -139,18 +157,24 @@ fn any_lane() -> impl Strategy<Value = Lane> {
             rest: Spread::Fixed(rest),
             recorded: false,
         }),
-        (0.0..0.2, 50.0..5000.0, 1.0..50.0, 50.0..300.0).prop_map(|(overhead, prefill, one, many)| {
-            Service::Rates {
-                overhead: Spread::Fixed(overhead),
-                prefill,
-                decode: Decode(vec![(1, one), (8, many)]),
+        (0.0..0.2, 50.0..5000.0, 1.0..50.0, 50.0..300.0).prop_map(
+            |(overhead, prefill, one, many)| {
+                Service::Rates {
+                    overhead: Spread::Fixed(overhead),
+                    prefill,
+                    decode: Decode(vec![(1, one), (8, many)]),
+                }
             }
-        }),
+        ),
     ];
     let setup = (1u32..5, 0usize..3, 1u64..25, residency, 0u32..4);
-    let engine = (0.0..60.0, 0.0..9.0, service, prop::option::of(100u64..3000), any::<bool>(), 1u64..40);
-    let rest =
-        (prop::sample::subsequence(vec!["m", "n"], 1..=2), 1u64..60, prop_oneof![Just(0u32), 50u32..2000]);
+    let engine =
+        (0.0..60.0, 0.0..9.0, service, prop::option::of(100u64..3000), any::<bool>(), 1u64..40);
+    let rest = (
+        prop::sample::subsequence(vec!["m", "n"], 1..=2),
+        1u64..60,
+        prop_oneof![Just(0u32), 50u32..2000],
+    );
     (setup, engine, rest).prop_map(|(setup, engine, (models, first_byte, max_context))| {
         let (slots, group, need, residency, give_up) = setup;
         let (load, stop, service, kv_tokens, prefix_cache, notices) = engine;
@@ -161,14 +185,22 @@ fn any_lane() -> impl Strategy<Value = Lane> {
         lane.setup = LaneSetup { slots, group, need, residency, back_off, ..lane.setup };
         lane.first_byte = s(first_byte);
         let (load, stop) = (Spread::Exponential { mean: load }, Spread::Uniform(0.0, stop));
-        lane.engine = EngineModel { load, stop, service, kv_tokens, prefix_cache, notices_hang: s(notices) };
+        lane.engine =
+            EngineModel { load, stop, service, kv_tokens, prefix_cache, notices_hang: s(notices) };
         lane
     })
 }
 
 fn any_fleet() -> impl Strategy<Value = Fleet> {
-    let queue = (1usize..20, 1usize..40).prop_map(|(per_lane, total)| QueueLimits { per_lane, total });
-    (prop::collection::vec(any_lane(), 1..5), queue, prop::option::of(1u64..30), 1u64..200, 1u64..300)
+    let queue =
+        (1usize..20, 1usize..40).prop_map(|(per_lane, total)| QueueLimits { per_lane, total });
+    (
+        prop::collection::vec(any_lane(), 1..5),
+        queue,
+        prop::option::of(1u64..30),
+        1u64..200,
+        1u64..300,
+    )
         .prop_map(|(mut lanes, queue, cut_after, max_wait, deadline)| {
             for (index, lane) in lanes.iter_mut().enumerate() {
                 lane.info.name = format!("lane {index}");
@@ -207,7 +239,10 @@ fn any_asks() -> impl Strategy<Value = Vec<Ask>> {
                 session,
                 tenant: (what > 3).then(|| "acme".into()),
                 patience: Option::<u64>::map(patience, s),
-                ..ask(Duration::from_millis(at), ["m", "n", "m", "n", "m", "n", "m", "n", "?"][what])
+                ..ask(
+                    Duration::from_millis(at),
+                    ["m", "n", "m", "n", "m", "n", "m", "n", "?"][what],
+                )
             }
         };
         asks.into_iter().map(ask).collect()
@@ -242,7 +277,10 @@ fn check(world: &World<'_>, fleet: &Fleet) {
     for (lane, supervisor) in fleet.lanes.iter().zip(&world.supervisors) {
         // Of an engine that is not ours and was taken for lost, leases of the life before go on beside those of this one.
         let external = lane.setup.residency == Residency::External;
-        assert!(external || supervisor.busy() <= lane.setup.slots as usize, "more leases than slots");
+        assert!(
+            external || supervisor.busy() <= lane.setup.slots as usize,
+            "more leases than slots"
+        );
         assert!(supervisor.busy() == 0 || supervisor.serves(), "an answer without an engine");
         if supervisor.exists() && lane.setup.group < fleet.groups.len() {
             *held.entry(lane.setup.group).or_default() += lane.setup.need;
@@ -251,7 +289,8 @@ fn check(world: &World<'_>, fleet: &Fleet) {
     let busy: usize = world.supervisors.iter().map(Supervisor::busy).sum();
     assert_eq!(busy + world.dispatcher.queued(), world.crowd.len(), "a request that is nowhere");
     for (group, held) in held {
-        let always = |lane: &&Lane| lane.setup.group == group && lane.setup.residency == Residency::Always;
+        let always =
+            |lane: &&Lane| lane.setup.group == group && lane.setup.residency == Residency::Always;
         let of_always: u64 = fleet.lanes.iter().filter(always).map(|lane| lane.setup.need).sum();
         assert!(held <= fleet.groups[group].budget.max(of_always), "more memory than there is");
     }
