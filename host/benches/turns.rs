@@ -212,7 +212,7 @@ fn main() {
     let (topology, policies) = (topology(), cortex());
     let chain = policies.slot().load_full();
     let patient = Rules { queue: QueueLimits { per_lane: 1000, total: 1000 }, ..Rules::default() };
-    let at_once = Rules { residence: 0, linger: 0, ..patient };
+    let at_once = Rules { min_residency: 0, linger: 0, ..patient };
     let by_cortex = |lane: LaneId, _: &Asker, view: &Arc<FleetView>, now: Duration| {
         advised(&**chain, lane, view, now)
     };

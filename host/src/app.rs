@@ -136,10 +136,10 @@ fn load_policies(config: &config::Policies, registry: &mut Registry) -> Result<A
 
 /// What the policies may know of the lanes, and wish of them, outside any request.
 fn fleet_link(fleet: &Fleet) -> FleetLink {
-    let (view, wish) = (fleet.clone(), fleet.clone());
+    let (view, hint) = (fleet.clone(), fleet.clone());
     FleetLink {
         view: Box::new(move || view.view()),
-        wish: Box::new(move |lane, wanted, lasts| wish.wish(lane, wanted, lasts)),
+        hint: Box::new(move |lane, wanted, lasts| hint.hint(lane, wanted, lasts)),
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) enum Command {
     ImportEnv(ImportEnv),
     /// What `serve` runs beside itself, to end the engines when it is killed.
     #[command(hide = true)]
-    Keeper,
+    Watchdog,
     /// What loading a policy runs beside itself, to compile a component from standard input to standard output.
     #[command(hide = true)]
     CompilePolicy(CompilePolicy),

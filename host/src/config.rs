@@ -19,9 +19,9 @@ use std::time::Duration;
 use pointsman_domain::{PlanLimits, fnv1a_chain};
 use pointsman_fleet::FleetSpec;
 use pointsman_policy::ChainSpec;
-use pointsman_settings::{Mistake, Over, Section, folder_of, rules};
+use pointsman_settings::{Diagnostic, Override, Section, folder_of, rules};
 
-pub(crate) use pointsman_settings::{FileError as ConfigError, shown};
+pub(crate) use pointsman_settings::{FileError as ConfigError, format_duration};
 
 pub(crate) use self::admin::Admin;
 pub(crate) use self::groups::shown_pool;
@@ -100,12 +100,12 @@ impl Config {
     ///
     /// # Errors
     /// With every mistake, those in these keys too.
-    pub(crate) fn load_over(file: &Path, over: &[Over]) -> Result<Self, ConfigError> {
+    pub(crate) fn load_over(file: &Path, over: &[Override]) -> Result<Self, ConfigError> {
         let source = ConfigError::source(file)?;
-        Self::parse(&source, over, file).map_err(|mistakes| ConfigError::new(file, mistakes))
+        Self::parse(&source, over, file).map_err(|errors| ConfigError::new(file, errors))
     }
 
-    fn parse(source: &str, over: &[Over], file: &Path) -> Result<Self, Vec<Mistake>> {
+    fn parse(source: &str, over: &[Override], file: &Path) -> Result<Self, Vec<Diagnostic>> {
         pointsman_settings::read(source, over, |root| read(root, file))
     }
 }
@@ -157,12 +157,12 @@ fn read_server(section: Section<'_>) -> Option<Server> {
         if section.has("listen") { listen } else { Some(SocketAddr::from(([127, 0, 0, 1], 8000))) };
     let max_body = section.bytes("max-body").unwrap_or(32 << 20);
     if !(1..=MOST).contains(&max_body) {
-        section.mistake("max-body", "must be from \"1B\" to \"1GiB\"");
+        section.error_at("max-body", "must be from \"1B\" to \"1GiB\"");
     }
-    let drain = section.duration("drain", Duration::from_secs(30));
+    let drain = section.duration("drain-timeout", Duration::from_secs(30));
     let keep_alive = section.duration("keep-alive", Duration::from_secs(10));
-    let attempts = section.number("attempts", 1..=20, 5);
-    let deadline = section.pause("deadline", Duration::from_secs(600));
+    let attempts = section.integer("max-attempts", 1..=20, 5);
+    let deadline = section.positive_duration("deadline", Duration::from_secs(600));
     section.report_unknown();
     Some(Server {
         listen: listen?,
@@ -182,7 +182,7 @@ fn read_log(section: Section<'_>) -> Log {
                 "\"{text}\" is no level or filter ({error}); write for example \"info\""
             )),
         });
-    let format = section.word(
+    let format = section.choice(
         "format",
         &[("text", LogFormat::Text), ("json", LogFormat::Json)],
         LogFormat::Text,
@@ -192,10 +192,10 @@ fn read_log(section: Section<'_>) -> Log {
 }
 
 fn read_key(section: Section<'_>, folder: &Path) -> Option<(String, String)> {
-    let tenant = section.required_text("tenant", "\"team-a\"").map(str::to_owned);
+    let tenant = section.required_string("tenant", "\"team-a\"").map(str::to_owned);
     let key = secret(&section, "env", "file", folder);
     if !section.has("env") && !section.has("file") {
-        section.mistake(
+        section.error_at(
             "env",
             "is missing; name the environment variable (`env`) or the file (`file`) that holds the key",
         );
@@ -211,9 +211,9 @@ pub(crate) fn secret(
     file: &'static str,
     folder: &Path,
 ) -> Option<String> {
-    let (key, found) = match (section.text(env), section.text(file)) {
+    let (key, found) = match (section.string(env), section.string(file)) {
         (Some(_), Some(_)) => {
-            section.mistake(file, format!("stands beside `{env}`; write one of the two"));
+            section.error_at(file, format!("stands beside `{env}`; write one of the two"));
             return None;
         }
         (Some(name), None) => (
@@ -242,7 +242,7 @@ pub(crate) fn secret(
     match checked {
         Ok(secret) => Some(secret),
         Err(what) => {
-            section.mistake(key, what);
+            section.error_at(key, what);
             None
         }
     }
@@ -257,7 +257,7 @@ pub(crate) fn default_cache() -> Option<PathBuf> {
 
 /// Where running engines are recorded; `None`: nowhere.
 fn state_dir(section: &Section<'_>, file: &Path, folder: &Path) -> Option<PathBuf> {
-    match section.text("dir") {
+    match section.string("dir") {
         Some("") => None,
         Some(dir) => Some(folder.join(dir)),
         None => default_state(file, env_folder),

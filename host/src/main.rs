@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Command::Simulate(options) => simulate::simulate(&options),
         Command::Replay(options) => replay::replay(&options),
         Command::ImportEnv(options) => import::import_env(&options).map(done),
-        Command::Keeper => return pointsman_fleet::keeper_main(std::io::stdin()),
+        Command::Watchdog => return pointsman_fleet::keeper_main(std::io::stdin()),
         Command::CompilePolicy(CompilePolicy { memory, cpu, parent, fuel }) => {
             let metering = if fuel { Metering::Fuel } else { Metering::Wall };
             let orders = CompileOrders { memory, cpu, parent, metering };

@@ -59,8 +59,8 @@ fn ask(asked: &Asked, method: Method, path: &str, body: Option<Value>) -> Result
     runtime.block_on(host.ask(method, path, body.map_or_else(String::new, |body| body.to_string())))
 }
 
-fn print(asked: &Asked, value: &Value, shown: impl Fn(&Value) -> String) -> Result<()> {
-    print_text(&if asked.json { format!("{value:#}\n") } else { shown(value) });
+fn print(asked: &Asked, value: &Value, format_duration: impl Fn(&Value) -> String) -> Result<()> {
+    print_text(&if asked.json { format!("{value:#}\n") } else { format_duration(value) });
     Ok(())
 }
 

@@ -145,9 +145,10 @@ impl Looker {
             changes.extend(self.take_up_config());
         }
         changes.extend(self.policies.look());
-        let shown = changes.into_iter().map(|(name, change)| (name, shown(&change))).collect();
+        let format_duration =
+            changes.into_iter().map(|(name, change)| (name, format_duration(&change))).collect();
         let config = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Reloaded { config, policies: shown }
+        Reloaded { config, policies: format_duration }
     }
 
     fn take_up_config(&mut self) -> Vec<(String, Change)> {
@@ -201,7 +202,7 @@ fn quiet(woken: &Receiver<Wake>) -> Result<Option<Sender<Reloaded>>, Stopped> {
     Ok(None)
 }
 
-fn shown(change: &Change) -> String {
+fn format_duration(change: &Change) -> String {
     match change {
         Change::Active(version) => format!("{version} is in service"),
         Change::Trial(version) => format!("{version} is tried out"),

@@ -12,10 +12,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pointsman_domain::PlanLimits;
 use pointsman_domain::dispatch::GroupSetup;
 use pointsman_policy::Compiler;
-use pointsman_settings::Over;
+use pointsman_settings::Override;
 use pointsman_simulate::report::Report;
 use pointsman_simulate::{
-    Document, HostConfig, HostLane, Progress, Scenario, Stage, Study, StudyError,
+    Document, Experiment, HostConfig, HostLane, Progress, Scenario, SimulationEnv, StudyError,
 };
 
 use crate::chains;
@@ -50,9 +50,9 @@ pub(crate) fn simulate(options: &Simulate) -> Result<ExitCode> {
 }
 
 /// What scenarios are carried out on: policies are compiled as they are for a host, and hosts' configurations can be read.
-pub(crate) fn stage() -> Result<Stage> {
+pub(crate) fn stage() -> Result<SimulationEnv> {
     let resolve = |file: &Path, set: &toml::Table| host(file, set);
-    Ok(Stage::with(Compiler::this_program(), config::default_cache(), Box::new(resolve))?)
+    Ok(SimulationEnv::with(Compiler::this_program(), config::default_cache(), Box::new(resolve))?)
 }
 
 fn document(options: &Simulate) -> Result<Document> {
@@ -67,11 +67,11 @@ fn document(options: &Simulate) -> Result<Document> {
     Ok(document)
 }
 
-fn study(options: &Simulate, document: &Document, stage: &Stage) -> Result<Study> {
+fn study(options: &Simulate, document: &Document, stage: &SimulationEnv) -> Result<Experiment> {
     let scenario = scenario(document)?;
     if let Some(sweep) = &options.sweep {
         let (key, values) = key_and_value(sweep).with_context(|| format!("--sweep {sweep}"))?;
-        let mut study = Study::new(&scenario);
+        let mut study = Experiment::new(&scenario);
         study.sweeps(key);
         for value in values.split(',').map(str::trim) {
             let mut document = document.clone();
@@ -81,19 +81,19 @@ fn study(options: &Simulate, document: &Document, stage: &Stage) -> Result<Study
         return Ok(study);
     }
     if !options.compare.is_empty() {
-        let chain = Study::chain_of(&scenario, stage).map_err(StudyError::from)?;
-        let mut study = Study::new(&scenario);
+        let chain = Experiment::chain_of(&scenario, stage).map_err(StudyError::from)?;
+        let mut study = Experiment::new(&scenario);
         for (name, chain) in chains::named(&options.compare, &chain)?.list() {
             study.add(name, &scenario, Some(chain.clone()), stage)?;
         }
         return Ok(study);
     }
     if options.alone {
-        let mut study = Study::new(&scenario);
+        let mut study = Experiment::new(&scenario);
         study.add(&scenario.title, &scenario, None, stage)?;
         return Ok(study);
     }
-    Ok(Study::of(&scenario, stage)?)
+    Ok(Experiment::of(&scenario, stage)?)
 }
 
 fn scenario(document: &Document) -> Result<Scenario> {
@@ -115,7 +115,8 @@ fn set_key(document: &mut Document, key: &str, value: &str) -> Result<()> {
 
 /// What of a host's configuration matters to a simulation.
 fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, String> {
-    let config = Config::load_over(file, &[Over::table(set)]).map_err(|error| error.to_string())?;
+    let config =
+        Config::load_over(file, &[Override::table(set)]).map_err(|error| error.to_string())?;
     let lane = |lane: &pointsman_fleet::LaneSpec| HostLane {
         info: lane.info(),
         setup: lane.setup(),

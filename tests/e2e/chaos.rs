@@ -112,9 +112,9 @@ fn nothing_is_lost_whatever_happens() {
 fn vllm_lane(name: &str) -> String {
     format!(
         "[[lanes]]\nname = {name:?}\nmodels = [{name:?}, \"any\"]\ngroup = \"gpu\"\nmemory = \"8GiB\"\nslots = 3\n\
-         expected-load = \"500ms\"\nliveness = {{ stall = \"2s\" }}\ntimeouts = {{ idle = \"1500ms\" }}\n\
+         expected-load-time = \"500ms\"\nliveness = {{ stall-timeout = \"2s\" }}\ntimeouts = {{ idle = \"1500ms\" }}\n\
          [lanes.engine]\ndriver = \"vllm\"\nprogram = [{FAKE_ENGINE:?}]\nmodel = \"/models/{name}\"\nshutdown-timeout = \"1s\"\n\
-         stop-grace = \"2s\"\nback-off = {{ first = \"100ms\", most = \"500ms\", give-up = 0 }}\n\
+         stop-grace = \"2s\"\nbackoff = {{ initial = \"100ms\", max = \"500ms\", max-failures = 0 }}\n\
          env = {{ FAKE_ENGINE = \"--load-ms 300 --fork-core --core-death-ms 300\" }}\n"
     )
 }
@@ -211,8 +211,8 @@ fn lanes_that_take_turns_lose_nothing_whatever_happens() {
         std::env::var("CHAOS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     let script = ["--load-ms", "200", "--script", r#"{"token-ms": 2, "tokens": 20}"#];
     let config = [
-        "queue = { per-lane = 16, total = 40, max-wait = \"3s\" }\nswitching = { longest-wait = \"2s\" }\n".to_owned(),
-        "server = { keep-alive = \"300ms\", drain = \"2s\" }\n[[groups]]\nname = \"gpu\"\nmemory = \"10GiB\"\n".to_owned(),
+        "queue = { per-lane = 16, total = 40, max-wait = \"3s\" }\nswitching = { starvation-timeout = \"2s\" }\n".to_owned(),
+        "server = { keep-alive = \"300ms\", drain-timeout = \"2s\" }\n[[groups]]\nname = \"gpu\"\nmemory = \"10GiB\"\n".to_owned(),
         ["orchestrator", "coder", "fast_rag"].map(vllm_lane).concat(),
         lane("reader", &["reader", "any"], &script),
         lane("governance", &["governance"], &script),

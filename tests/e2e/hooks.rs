@@ -17,7 +17,7 @@ fn site(guest: Guest) -> Site {
     let lanes =
         [lane("a", &["auto"], &[]), lane("b", &["auto"], &[]), lane("c", &["c"], &[])].concat();
     let config =
-        format!("[policies]\ncache = \"cache\"\npoll = \"1s\"\n{}{lanes}", chain(&["p"], ""));
+        format!("[policies]\ncache = \"cache\"\npoll-interval = \"1s\"\n{}{lanes}", chain(&["p"], ""));
     Site::start(FAKE_ENGINE, folder(&[guest]), &config)
 }
 
@@ -219,7 +219,7 @@ fn a_wish_loads_a_lane_and_is_taken_back_with_its_policy() {
         [lane("a", &["auto"], &[]), fake_lane(FAKE_ENGINE, "b", &["b"], sleeper, &[])].concat();
     let config = |links: &str| {
         format!(
-            "[policies]\ncache = \"cache\"\npoll = \"1s\"\n{links}[[groups]]\nname = \"gpu\"\nmemory = \"10GiB\"\n{lanes}"
+            "[policies]\ncache = \"cache\"\npoll-interval = \"1s\"\n{links}[[groups]]\nname = \"gpu\"\nmemory = \"10GiB\"\n{lanes}"
         )
     };
     let guest = Guest::new("p").code(WISHES).manifest("[hooks]\ntick = \"50ms\"\n");

@@ -33,14 +33,14 @@ use crate::FAKE_ENGINE;
 
 const CHAT: &str = "/v1/chat/completions";
 /// Switches come about as soon as somebody wants another lane.
-const AT_ONCE: &str = "switching = { residence = 0.0, linger = \"0s\" }\n";
+const AT_ONCE: &str = "switching = { min-residency = 0.0, linger = \"0s\" }\n";
 
 /// A lane of the group, with a vLLM. `more` are keys of the lane, `engine` those of its engine, `flags` those of the fake.
 fn vllm(name: &str, more: &str, engine: &str, flags: &str) -> String {
     format!(
-        "[[lanes]]\nname = {name:?}\ngroup = \"gpu\"\nmemory = \"8GiB\"\nexpected-load = \"1s\"\n{more}\n\
+        "[[lanes]]\nname = {name:?}\ngroup = \"gpu\"\nmemory = \"8GiB\"\nexpected-load-time = \"1s\"\n{more}\n\
          [lanes.engine]\ndriver = \"vllm\"\nprogram = [{FAKE_ENGINE:?}]\nmodel = \"/m/{name}\"\n\
-         back-off = {{ first = \"200ms\", most = \"1s\", give-up = 0 }}\nenv = {{ FAKE_ENGINE = {flags:?} }}\n{engine}\n"
+         backoff = {{ initial = \"200ms\", max = \"1s\", max-failures = 0 }}\nenv = {{ FAKE_ENGINE = {flags:?} }}\n{engine}\n"
     )
 }
 
@@ -49,13 +49,13 @@ fn llama(name: &str, more: &str, flags: &str) -> String {
     format!(
         "[[lanes]]\nname = {name:?}\n{more}\n[lanes.engine]\ndriver = \"llama-cpp\"\nprogram = [{FAKE_ENGINE:?}]\n\
          model = \"/m/{name}.gguf\"\ncontext = 32768\nstop-grace = \"2s\"\n\
-         back-off = {{ first = \"200ms\", most = \"1s\", give-up = 0 }}\nenv = {{ FAKE_ENGINE = {flags:?} }}\n"
+         backoff = {{ initial = \"200ms\", max = \"1s\", max-failures = 0 }}\nenv = {{ FAKE_ENGINE = {flags:?} }}\n"
     )
 }
 
 /// A lane that comes back at once, however often it dies.
 fn comes_back(lane: &str) -> String {
-    lane.replace("give-up = 0", "give-up = 0, reset-after = \"1ms\"")
+    lane.replace("max-failures = 0", "max-failures = 0, reset-after = \"1ms\"")
 }
 
 /// A configuration with room for one of the lanes.

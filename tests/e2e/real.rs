@@ -102,7 +102,7 @@ fn real_lanes_take_turns() {
     let engine = root().join("examples/llama_engine.py");
     let lane = |name: &str| {
         format!(
-            "[[lanes]]\nname = {name:?}\ngroup = \"box\"\nmemory = \"250MiB\"\nslots = 2\nexpected-load = \"3s\"\n\
+            "[[lanes]]\nname = {name:?}\ngroup = \"box\"\nmemory = \"250MiB\"\nslots = 2\nexpected-load-time = \"3s\"\n\
              [lanes.engine]\ndriver = \"llama-cpp\"\ncommand = {}\n",
             json!([python, engine, "--port", "{port}", "--alias", "{lane}"])
         )

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::PathBuf;
 
-use pointsman_domain::{Decision, TryResult};
+use pointsman_domain::{AttemptResult, Decision};
 use pointsman_record::{DecisionRecord, Ended, Record, files, is_redacted, records};
 use pointsman_tests::client::{chat, post, send, stream};
 use pointsman_tests::guests::build;
@@ -123,7 +123,7 @@ fn every_decision_is_recorded_with_its_end() {
     }
     let plain = of(&found, "plain");
     assert_eq!((plain.end.how, plain.tries.len()), (Ended::Answered, 1));
-    assert_eq!((plain.tries[0].result, plain.tries[0].status), (TryResult::Ok, 200));
+    assert_eq!((plain.tries[0].result, plain.tries[0].status), (AttemptResult::Ok, 200));
     assert!(
         plain.outcome.as_ref().unwrap().output_tokens > 0 && plain.end.total >= plain.tries[0].took
     );
@@ -135,14 +135,14 @@ fn every_decision_is_recorded_with_its_end() {
     let results: Vec<_> =
         fell_back.tries.iter().map(|attempt| (attempt.result, attempt.status)).collect();
     assert_eq!(fell_back.end.how, Ended::FellBack);
-    assert_eq!(results, [(TryResult::Overloaded, 503), (TryResult::Ok, 200)]);
+    assert_eq!(results, [(AttemptResult::Overloaded, 503), (AttemptResult::Ok, 200)]);
     let error = of(&found, "error");
     assert_eq!(
         (error.end.how, error.tries[0].result, error.tries[0].status),
-        (Ended::Error, TryResult::ServerError, 500)
+        (Ended::Error, AttemptResult::ServerError, 500)
     );
     let gone = found.iter().find(|decision| decision.end.how == Ended::ClientGone).unwrap();
-    assert_eq!((&*gone.model, gone.tries[0].result), ("fast_rag", TryResult::ClientGone));
+    assert_eq!((&*gone.model, gone.tries[0].result), ("fast_rag", AttemptResult::ClientGone));
 }
 
 #[test]

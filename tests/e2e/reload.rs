@@ -19,7 +19,7 @@ use crate::{FAKE_ENGINE, lane};
 /// Policies in this order, two lanes, and folders that are looked at often.
 fn config(links: &str) -> String {
     let lanes = ["a", "b"].map(|name| lane(name, &[name, "auto"], &[]));
-    format!("[policies]\ncache = \"cache\"\npoll = \"1s\"\n{links}{}", lanes.concat())
+    format!("[policies]\ncache = \"cache\"\npoll-interval = \"1s\"\n{links}{}", lanes.concat())
 }
 
 fn site(guests: &[Guest]) -> Site {

@@ -17,7 +17,7 @@ use crate::{FAKE_ENGINE, lane};
 /// Two lanes, and policies in front of them.
 fn config(links: &str) -> String {
     let lanes = ["a", "b"].map(|name| lane(name, &[name, "auto"], &[]));
-    format!("[policies]\ncache = \"cache\"\npoll = \"1s\"\n{links}{}", lanes.concat())
+    format!("[policies]\ncache = \"cache\"\npoll-interval = \"1s\"\n{links}{}", lanes.concat())
 }
 
 /// A host with one policy, for which `link` says how new versions begin.

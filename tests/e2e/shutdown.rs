@@ -30,7 +30,7 @@ fn a_stream_finishes_within_the_drain_time_and_nothing_is_left() {
 #[test]
 fn a_stream_that_takes_longer_is_cut_with_an_error_event() {
     let config = format!(
-        "server = {{ drain = \"200ms\" }}\n{}",
+        "server = {{ drain-timeout = \"200ms\" }}\n{}",
         lane("a", &["a"], &["--script", r#"{"stall-after": 2}"#])
     );
     let mut host = host(&config);

@@ -81,7 +81,7 @@ fn an_external_engine_is_used_while_it_answers() {
     let port = engine.engine_port("a");
     let url = format!("http://127.0.0.1:{port}/v1");
     let config = format!(
-        "[[lanes]]\nname = \"x\"\n[lanes.engine]\ndriver = \"external\"\nurl = {url:?}\nkey-env = \"TEST_KEY\"\nprobe-every = \"100ms\"\n"
+        "[[lanes]]\nname = \"x\"\n[lanes.engine]\ndriver = \"external\"\nurl = {url:?}\nkey-env = \"TEST_KEY\"\nprobe-interval = \"100ms\"\n"
     );
     engine.script("a", json!({ "echo": true }));
     let host = Host::start_in(

@@ -10,7 +10,7 @@ use crate::FAKE_ENGINE;
 /// now and then, and then that round goes another way. Half of them have to be the same, from the first request to the last.
 const ROUNDS: usize = 8;
 /// Rules by which another lane comes as soon as somebody wants it.
-const AT_ONCE: &str = "switching = { residence = 0.0, linger = \"0s\" }";
+const AT_ONCE: &str = "switching = { min-residency = 0.0, linger = \"0s\" }";
 
 fn agree(policies: &str) {
     let program = program(FAKE_ENGINE);

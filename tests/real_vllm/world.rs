@@ -116,7 +116,7 @@ listen = "127.0.0.1:0"
 [queue]
 max-wait = "5m"
 [switching]
-residence = 0.0
+min_residency = 0.0
 linger = "0s"
 [[groups]]
 name = "box"

@@ -63,7 +63,7 @@ pub fn fake_lane(
     command.extend(arguments);
     format!(
         "[[lanes]]\nname = {name:?}\nmodels = {models:?}\n{more}\n[lanes.engine]\ndriver = \"llama-cpp\"\n\
-         command = {}\nstop-grace = \"2s\"\nback-off = {{ first = \"200ms\", most = \"1s\", give-up = 0 }}\n",
+         command = {}\nstop-grace = \"2s\"\nbackoff = {{ initial = \"200ms\", max = \"1s\", max-failures = 0 }}\n",
         json!(command)
     )
 }

@@ -185,7 +185,7 @@ pub fn config(fake_engine: &str, policies: &str) -> String {
         let script = json!({ "tokens": TOKENS, "token-ms": token }).to_string();
         let load = load.to_string();
         let arguments = ["--load-ms", load.as_str(), "--slots", "2", "--script", script.as_str()];
-        let more = format!("slots = 2\nexpected-load = \"1s\"\n{more}");
+        let more = format!("slots = 2\nexpected-load-time = \"1s\"\n{more}");
         fake_lane(fake_engine, name, &[name, "auto"], &more, &arguments)
     };
     let group = "group = \"gpu\"\nmemory = \"8GiB\"";

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{
-    Arrival, BackOff, Dispatcher, Effect, EngineNews, Event, FlowId, Generation, GroupSetup,
-    LaneSetup, Refusal, Report, Residency, Rules, Ticket,
+    AcquireError, BackOff, Dispatcher, Effect, EngineEvent, Enqueue, Event, FlowId, Generation,
+    GroupSetup, LaneSetup, Report, Residency, Rules, Ticket,
 };
 use pointsman_domain::{EngineState, FleetView, LaneId, Plan, Topology, Trigger};
 
@@ -180,9 +180,9 @@ impl World<'_> {
 
     fn happens(&mut self, happening: Happening) {
         match happening {
-            Happening::Loaded(lane) => self.tell(Event::Engine { lane, news: EngineNews::Ready }),
+            Happening::Loaded(lane) => self.tell(Event::Engine { lane, news: EngineEvent::Ready }),
             Happening::Stopped(lane) => {
-                self.tell(Event::Engine { lane, news: EngineNews::Stopped { asleep: false } })
+                self.tell(Event::Engine { lane, news: EngineEvent::Stopped { asleep: false } })
             }
             Happening::Answered { request, lane, generation } => {
                 self.outcome.answered_at = self.now;
@@ -243,7 +243,7 @@ impl World<'_> {
     /// Give a request to the dispatcher, for the step that it has got to.
     fn tries(&mut self, request: usize) {
         let Request { asker, plan, step, .. } = &self.requests[request];
-        let arrival = Arrival {
+        let arrival = Enqueue {
             ticket: Ticket(self.tickets.len() as u64),
             lane: plan.steps[*step].lane,
             priority: plan.priority,
@@ -270,8 +270,8 @@ impl World<'_> {
                 Effect::Grant { ticket, lane, generation, .. } => {
                     self.granted(ticket, lane, generation)
                 }
-                Effect::Refuse { ticket, refusal } => self.refused(ticket, &refusal),
-                Effect::Cut { .. } | Effect::Switched(_) => {}
+                Effect::Reject { ticket, refusal } => self.refused(ticket, &refusal),
+                Effect::Abort { .. } | Effect::Switched(_) => {}
             }
         }
     }
@@ -289,18 +289,20 @@ impl World<'_> {
         }
     }
 
-    fn refused(&mut self, ticket: Ticket, refusal: &Refusal) {
+    fn refused(&mut self, ticket: Ticket, refusal: &AcquireError) {
         let request = self.tickets[ticket.0 as usize];
         let Request { plan, step, .. } = &mut self.requests[request];
         let trigger = match refusal {
-            Refusal::TimedOut { .. } | Refusal::TooLate { .. } => Some(Trigger::QueueTimeout),
-            Refusal::QueueFull { .. } | Refusal::Faulty { .. } | Refusal::NotLoaded => {
-                Some(Trigger::Overloaded)
+            AcquireError::TimedOut { .. } | AcquireError::TooLate { .. } => {
+                Some(Trigger::QueueTimeout)
             }
-            Refusal::NotServing { .. } | Refusal::LoadFailed { .. } | Refusal::UnknownLane => {
-                Some(Trigger::EngineRestart)
-            }
-            Refusal::Closing => None,
+            AcquireError::QueueFull { .. }
+            | AcquireError::Faulty { .. }
+            | AcquireError::NotLoaded => Some(Trigger::Overloaded),
+            AcquireError::NotServing { .. }
+            | AcquireError::LoadFailed { .. }
+            | AcquireError::UnknownLane => Some(Trigger::EngineRestart),
+            AcquireError::Closing => None,
         };
         *step += 1;
         if *step < plan.steps.len() && trigger.is_some_and(|trigger| plan.moves_on(trigger)) {

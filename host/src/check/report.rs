@@ -1,9 +1,11 @@
 //! What a configuration comes to, in lines for people. No secrets.
 
 use pointsman_fleet::vllm::{Listen, Permille, VllmSettings, command};
-use pointsman_fleet::{EngineSpec, Gpu, GroupSpec, LaneSpec, Machine, Pool, Residency, Words, gib};
+use pointsman_fleet::{
+    CommandLine, EngineSpec, Gpu, GroupSpec, LaneSpec, Machine, Pool, Residency, gib,
+};
 
-use crate::config::{Config, shown, shown_pool};
+use crate::config::{Config, format_duration, shown_pool};
 
 /// Most lanes of a group for which all sets are looked at.
 const MOST_SETS: usize = 16;
@@ -151,7 +153,8 @@ fn of_lane(
         Residency::Always => "always loaded".to_owned(),
         Residency::OnDemand { preload, unload_after } => {
             let begin = if preload { "loaded at the start" } else { "loaded when it is wanted" };
-            let end = unload_after.map(|after| format!(", unloaded after {}", shown(after)));
+            let end =
+                unload_after.map(|after| format!(", unloaded after {}", format_duration(after)));
             format!("{begin}{}", end.unwrap_or_default())
         }
     };
@@ -196,7 +199,7 @@ fn of_lane(
 /// A command line, and the names of the variables: their values may be secret.
 fn of_words(words: &[String], env: &[(String, String)], lines: &mut Vec<String>) {
     let mut hidden = false;
-    let mut shown = Vec::new();
+    let mut format_duration = Vec::new();
     for word in words {
         let plain =
             |letter: char| letter.is_ascii_alphanumeric() || "-_./:=,+@%{}".contains(letter);
@@ -208,19 +211,19 @@ fn of_words(words: &[String], env: &[(String, String)], lines: &mut Vec<String>)
                 .any(|part| flag.split(['-', '_']).any(|word| word == *part))
         };
         if hidden && !word.starts_with('-') {
-            shown.push("…".to_owned());
+            format_duration.push("…".to_owned());
             continue;
         }
         hidden = secret && value.is_empty();
         if secret && !value.is_empty() {
-            shown.push(format!("{flag}=…"));
+            format_duration.push(format!("{flag}=…"));
         } else if !word.is_empty() && word.chars().all(plain) {
-            shown.push(word.clone());
+            format_duration.push(word.clone());
         } else {
-            shown.push(format!("'{}'", word.escape_debug()));
+            format_duration.push(format!("'{}'", word.escape_debug()));
         }
     }
-    lines.push(format!("  {}", shown.join(" ")));
+    lines.push(format!("  {}", format_duration.join(" ")));
     if !env.is_empty() {
         let names: Vec<&str> = env.iter().map(|(name, _)| name.as_str()).collect();
         lines.push(format!("  with {}", names.join(", ")));
@@ -269,7 +272,7 @@ fn utilization(
 }
 
 /// llama-server's second cache, which no budget sees.
-fn prompt_cache(words: &Words, group: Option<&GroupSpec>) -> Option<String> {
+fn prompt_cache(words: &CommandLine, group: Option<&GroupSpec>) -> Option<String> {
     let counted = group?.pool == Some(Pool::System);
     let said = words
         .command

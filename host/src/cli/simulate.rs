@@ -13,7 +13,7 @@ Examples:
   pointsman simulate day.toml --html day.html
   pointsman simulate day.toml --compare policies/mine new/policy.wasm
   pointsman simulate day.toml --sweep policies.cortex.config.patience-ms=10000,30000,60000
-  pointsman simulate day.toml --set fleet.set.switching.residence=2.0 --seeds 20")]
+  pointsman simulate day.toml --set fleet.set.switching.min_residency=2.0 --seeds 20")]
 pub(crate) struct Simulate {
     /// The scenario (TOML): fleet, policies, traffic, failures, objectives.
     pub(crate) scenario: PathBuf,

@@ -7,7 +7,7 @@ use pointsman_gateway::AdminSocket;
 use toml::de::DeTable;
 
 use super::{ConfigError, secret, state_dir};
-use pointsman_settings::{Mistakes, Section, folder_of};
+use pointsman_settings::{Code, Diagnostics, Section, folder_of};
 
 /// The entrances for operators. There may be none.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -35,14 +35,14 @@ pub(super) fn read(section: &Section<'_>, folder: &Path, state: Option<&Path>) -
 }
 
 fn socket(section: &Section<'_>, folder: &Path, state: Option<&Path>) -> Option<PathBuf> {
-    let path = match section.text("socket") {
+    let path = match section.string("socket") {
         Some("") => return None,
         Some(path) => folder.join(path),
         None => state?.join("admin.sock"),
     };
     let (length, most) = (path.as_os_str().len(), AdminSocket::LONGEST_PATH);
     if length > most {
-        section.mistake(
+        section.error_at(
             "socket",
             format!(
                 "the path of the socket, {}, has {length} bytes, and {most} are the limit; set `admin.socket` to a shorter \
@@ -68,13 +68,13 @@ fn port(section: &Section<'_>, folder: &Path) -> Option<(SocketAddr, Token)> {
         )),
     });
     match (section.has("token-env") || section.has("token-file"), section.has("listen")) {
-        (false, true) => section.mistake(
+        (false, true) => section.error_at(
             "listen",
             "needs a token; name the environment variable (`token-env`) or the file (`token-file`) that holds it",
         ),
         (true, false) => {
             let key = if section.has("token-env") { "token-env" } else { "token-file" };
-            section.mistake(key, "is for `listen` alone, which is missing; the socket needs no token");
+            section.error_at(key, "is for `listen` alone, which is missing; the socket needs no token");
         }
         _ => {}
     }
@@ -89,24 +89,21 @@ impl Admin {
     /// With what is wrong in that part of the file.
     pub(crate) fn find(file: &Path) -> Result<Self, ConfigError> {
         let source = ConfigError::source(file)?;
-        let mistakes = Mistakes::new(&source);
+        let diagnostics = Diagnostics::new(&source);
         let (document, errors) = DeTable::parse_recoverable(&source);
         for error in &errors {
-            mistakes.add(
-                error.span().unwrap_or(0..0),
-                "",
-                format!("is not TOML: {}", error.message()),
-            );
+            let problem = Code::Syntax.with(format!("invalid TOML: {}", error.message()));
+            diagnostics.add(error.span().unwrap_or(0..0), "", problem);
         }
-        let root = Section::root(&mistakes, document.get_ref());
+        let root = Section::root(&diagnostics, document.get_ref());
         let folder = folder_of(file);
         let state = state_dir(&root.section("state"), file, folder);
         let section = root.section("admin");
         let socket = socket(&section, folder, state.as_deref());
         let port = if socket.is_none() { port(&section, folder) } else { None };
-        match mistakes.into_sorted() {
-            mistakes if mistakes.is_empty() => Ok(Self { socket, port }),
-            mistakes => Err(ConfigError::new(file, mistakes)),
+        match diagnostics.into_sorted() {
+            errors if errors.is_empty() => Ok(Self { socket, port }),
+            errors => Err(ConfigError::new(file, errors)),
         }
     }
 }

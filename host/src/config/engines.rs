@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pointsman_fleet::{BackOff, EngineSpec, ExternalSpec, ProcessSpec, Secret, Words};
+use pointsman_fleet::{BackOff, CommandLine, EngineSpec, ExternalSpec, ProcessSpec, Secret};
 
 use super::need::Model;
 use super::{secret, vllm};
@@ -64,7 +64,7 @@ pub(super) enum Kind {
 /// The `driver`, which says how all the rest is understood.
 pub(super) fn read_kind(section: &Section<'_>, lane: &Section<'_>) -> Option<Kind> {
     if !lane.has("engine") {
-        lane.mistake("engine", "is missing; write `[lanes.engine]` with a `driver`");
+        lane.error_at("engine", "is missing; write `[lanes.engine]` with a `driver`");
         return None;
     }
     let kinds = [
@@ -74,14 +74,14 @@ pub(super) fn read_kind(section: &Section<'_>, lane: &Section<'_>) -> Option<Kin
         ("external", Some(Kind::External)),
     ];
     if !section.has("driver") {
-        section.mistake(
+        section.error_at(
             "driver",
             "is missing; write \"vllm\", \"llama-cpp\", \"command\" (any other program) or \"external\" (one that \
              is there already)",
         );
         return None;
     }
-    section.word("driver", &kinds, None)
+    section.choice("driver", &kinds, None)
 }
 
 pub(super) fn read(
@@ -108,25 +108,25 @@ pub(super) fn read_run(
     start_timeout: Duration,
     stop_grace: Duration,
 ) -> ProcessSpec {
-    let port = section.number("port", 1..=65_535, 0u16);
-    let back_off = section.section("back-off");
-    let first = back_off.duration("first", SECOND);
-    let most = back_off.duration("most", 60 * SECOND);
+    let port = section.integer("port", 1..=65_535, 0u16);
+    let back_off = section.section("backoff");
+    let first = back_off.duration("initial", SECOND);
+    let most = back_off.duration("max", 60 * SECOND);
     if first.is_zero() || most < first {
         back_off
-            .mistake("most", "`first` must be more than nothing, and `most` not less than `first`");
+            .error_at("max", "`first` must be more than nothing, and `most` not less than `first`");
     }
     let spec = ProcessSpec {
-        directory: Some(folder.join(section.text("directory").unwrap_or("."))),
+        directory: Some(folder.join(section.string("directory").unwrap_or("."))),
         port: (port != 0).then_some(port),
-        start_timeout: section.pause("start-timeout", start_timeout),
+        start_timeout: section.positive_duration("start-timeout", start_timeout),
         stop_grace: section.duration("stop-grace", stop_grace),
         back_off: BackOff {
             first,
             most,
             reset_after: back_off.duration("reset-after", 60 * SECOND),
-            give_up: back_off.number("give-up", 0..=1000, 5),
-            failed_retry: back_off.pause("failed-retry", 600 * SECOND),
+            give_up: back_off.integer("max-failures", 0..=1000, 5),
+            failed_retry: back_off.positive_duration("retry-failed-after", 600 * SECOND),
         },
     };
     back_off.report_unknown();
@@ -134,38 +134,40 @@ pub(super) fn read_run(
 }
 
 /// A command that stands in the file, with `{port}` in it or in its environment unless the port is fixed.
-fn read_words(section: &Section<'_>, example: &str) -> Option<Words> {
-    let command = section.texts("command");
+fn read_words(section: &Section<'_>, example: &str) -> Option<CommandLine> {
+    let command = section.strings("command");
     let env = read_env(section);
     let says_port = |word: &String| word.contains("{port}");
     let mut values = env.iter().map(|(_, value)| value);
     match &command {
         None if !section.has("command") => {
-            section.mistake("command", format!("is missing; write for example `{example}`"));
+            section.error_at("command", format!("is missing; write for example `{example}`"));
         }
         Some(command) if command.first().is_none_or(|word| word.trim().is_empty()) => {
-            section.mistake("command", format!("names no program; write for example `{example}`"));
+            section.error_at("command", format!("names no program; write for example `{example}`"));
         }
         Some(command)
             if !section.has("port") && !command.iter().any(says_port) && !values.any(says_port) =>
         {
-            section.mistake(
+            section.error_at(
                 "command",
                 "does not say where the engine is to listen; put `{port}` where its port belongs, or set `port`",
             );
         }
         _ => {}
     }
-    Some(Words { command: command?, env })
+    Some(CommandLine { command: command?, env })
 }
 
 fn read_env(section: &Section<'_>) -> Vec<(String, String)> {
-    let env = section.text_pairs("env");
+    let env = section.string_pairs("env");
     for (name, value) in &env {
         // The value stays out of the sentence: it may be a secret.
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            section
-                .mistake("env", format!("\"{}\" is no variable with a value", name.escape_debug()));
+            section.error_at(
+                "env",
+                format!("\"{}\" is no variable with a value", name.escape_debug()),
+            );
         }
     }
     env
@@ -175,10 +177,10 @@ fn read_command(section: &Section<'_>, folder: &Path) -> Option<Engine> {
     let example = "command = [\"python3\", \"server.py\", \"--port\", \"{port}\"]";
     let words = read_words(section, example);
     let run = read_run(section, folder, 120 * SECOND, 10 * SECOND);
-    let ready = section.text("ready").unwrap_or("/health");
+    let ready = section.string("ready").unwrap_or("/health");
     let is_path = ready.starts_with('/') && ready.bytes().all(|byte| byte.is_ascii_graphic());
     if !is_path {
-        section.mistake(
+        section.error_at(
             "ready",
             format!(
                 "\"{}\" is no path; write for example \"/health\", or \"/api/version\" for Ollama",
@@ -196,7 +198,7 @@ fn read_llama_cpp(section: &Section<'_>, folder: &Path, basics: &Basics) -> Opti
     }
     for key in ["program", "model", "context", "gpu-layers", "load-mode", "arguments"] {
         if section.has(key) {
-            section.mistake(
+            section.error_at(
                 key,
                 "stands beside `command`, which says all; write it there, or leave `command` out",
             );
@@ -208,23 +210,23 @@ fn read_llama_cpp(section: &Section<'_>, folder: &Path, basics: &Basics) -> Opti
 
 /// llama-server with a command that is made here.
 fn read_llama_server(section: &Section<'_>, basics: &Basics, run: ProcessSpec) -> Option<Engine> {
-    let mut command = section.texts("program").unwrap_or_else(|| vec!["llama-server".to_owned()]);
+    let mut command = section.strings("program").unwrap_or_else(|| vec!["llama-server".to_owned()]);
     if command.first().is_none_or(|word| word.trim().is_empty()) {
-        section.mistake("program", "is empty; write for example [\"llama-server\"]");
+        section.error_at("program", "is empty; write for example [\"llama-server\"]");
     }
     if !section.has("model") {
-        section.mistake(
+        section.error_at(
             "model",
             "is missing; write `model = \"model.gguf\"`, or the whole `command = [\"llama-server\", \"--model\", \
              \"model.gguf\", \"--port\", \"{port}\"]`",
         );
     }
-    let model = section.text("model").filter(|model| !model.is_empty());
-    let arguments = section.texts("arguments").unwrap_or_default();
+    let model = section.string("model").filter(|model| !model.is_empty());
+    let arguments = section.strings("arguments").unwrap_or_default();
     for word in &arguments {
         let flag = word.split('=').next().unwrap_or(word);
         if let Some((name, why)) = OURS.iter().find(|(name, _)| *name == flag) {
-            section.mistake("arguments", format!("{name} may not be among them: {why}"));
+            section.error_at("arguments", format!("{name} may not be among them: {why}"));
         }
     }
     let unified = arguments.iter().any(|word| matches!(word.as_str(), "--kv-unified" | "-kvu"));
@@ -238,7 +240,7 @@ fn read_llama_server(section: &Section<'_>, basics: &Basics, run: ProcessSpec) -
         ("--ctx-size", context.map(|tokens| tokens.to_string())),
         ("--alias", Some("{lane}".to_owned())),
         ("--gpu-layers", read_gpu_layers(section)),
-        ("--load-mode", section.text("load-mode").map(str::to_owned)),
+        ("--load-mode", section.string("load-mode").map(str::to_owned)),
     ];
     for (flag, value) in texts {
         command.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
@@ -248,7 +250,7 @@ fn read_llama_server(section: &Section<'_>, basics: &Basics, run: ProcessSpec) -
     let model = run.directory.as_deref()?.join(model?);
     let each = context.map(|tokens| tokens / basics.slots);
     Some(Engine {
-        spec: EngineSpec::LlamaCpp { words: Words { command, env: read_env(section) }, run },
+        spec: EngineSpec::LlamaCpp { words: CommandLine { command, env: read_env(section) }, run },
         max_context: each.unwrap_or(0),
         names: Vec::new(),
         model: Some(Model::llama_cpp(model, each, basics.slots)),
@@ -258,10 +260,12 @@ fn read_llama_server(section: &Section<'_>, basics: &Basics, run: ProcessSpec) -
 /// Tokens of all slots together.
 fn read_context(section: &Section<'_>, basics: &Basics, unified: bool) -> Option<u32> {
     let wanted = Some(basics.max_context.saturating_mul(basics.slots)).filter(|tokens| *tokens > 0);
-    let Some(context) = section.count("context", 1..=1_000_000_000) else { return wanted };
+    let Some(context) = section.optional_integer("context", 1..=1_000_000_000) else {
+        return wanted;
+    };
     let each = context / basics.slots;
     if !unified && each < basics.max_context {
-        section.mistake(
+        section.error_at(
             "context",
             format!(
                 "{context} tokens over {} slots are {each} for each, and `max-context` of the lane promises {}; write \
@@ -276,11 +280,11 @@ fn read_context(section: &Section<'_>, basics: &Basics, unified: bool) -> Option
 }
 
 fn read_gpu_layers(section: &Section<'_>) -> Option<String> {
-    let layers = section.word_or_number("gpu-layers")?;
+    let layers = section.string_or_integer("gpu-layers")?;
     let known = matches!(layers.as_str(), "auto" | "all")
         || layers.bytes().all(|byte| byte.is_ascii_digit());
     if !known || layers.is_empty() {
-        section.mistake(
+        section.error_at(
             "gpu-layers",
             format!(
                 "there is no \"{}\"; write \"auto\", \"all\" or a number",
@@ -292,14 +296,14 @@ fn read_gpu_layers(section: &Section<'_>) -> Option<String> {
 }
 
 fn read_external(section: &Section<'_>, folder: &Path) -> Option<ExternalSpec> {
-    let url = section.required_text("url", "\"http://127.0.0.1:8080\"");
+    let url = section.required_string("url", "\"http://127.0.0.1:8080\"");
     let key = secret(section, "key-env", "key-file", folder).map(Secret::new);
-    let probe_every = section.duration("probe-every", 5 * SECOND);
-    let authorities = section.text("ca-file").and_then(|file| {
+    let probe_every = section.duration("probe-interval", 5 * SECOND);
+    let authorities = section.string("ca-file").and_then(|file| {
         let path = folder.join(file);
         let read = std::fs::read(&path);
         read.inspect_err(|error| {
-            section.mistake("ca-file", format!("{} cannot be read: {error}", path.display()))
+            section.error_at("ca-file", format!("{} cannot be read: {error}", path.display()))
         })
         .ok()
     });
@@ -309,7 +313,7 @@ fn read_external(section: &Section<'_>, folder: &Path) -> Option<ExternalSpec> {
             None => spec,
         }),
         Err(error) => {
-            section.mistake("url", error.to_string());
+            section.error_at("url", error.to_string());
             None
         }
     }

@@ -10,21 +10,21 @@ use pointsman_settings::Section;
 pub(super) fn read(root: &Section<'_>) -> Vec<GroupSpec> {
     let mut groups: Vec<GroupSpec> = Vec::new();
     for section in root.sections("groups") {
-        let name = section.required_text("name", "\"gpu0\"");
+        let name = section.required_string("name", "\"gpu0\"");
         if let Some(name) = name
             && groups.iter().any(|group| group.name == name)
         {
-            section.mistake("name", format!("there is a group \"{name}\" already"));
+            section.error_at("name", format!("there is a group \"{name}\" already"));
         }
         if !section.has("memory") {
-            section.mistake(
+            section.error_at(
                 "memory",
                 "is missing; write how much its lanes may hold together, for example `memory = \"48GiB\"`",
             );
         }
         let budget = section.bytes("memory");
         if budget == Some(0) {
-            section.mistake("memory", "must be more than nothing");
+            section.error_at("memory", "must be more than nothing");
         }
         let group = GroupSpec {
             name: name.unwrap_or_default().to_owned(),

@@ -27,7 +27,7 @@ pub(super) fn read(
 ) -> Option<Lanes> {
     let sections = root.sections("lanes");
     if sections.is_empty() {
-        root.mistake(
+        root.error_at(
             "lanes",
             "there is no lane; write at least one `[[lanes]]` with a `name` and a `[lanes.engine]`",
         );
@@ -39,7 +39,7 @@ pub(super) fn read(
     for section in &sections {
         let Some((lane, need)) = read_lane(section, groups, &mut missing, folder) else { continue };
         if names.insert(lane.name.clone(), ()).is_some() {
-            section.mistake("name", format!("there is a lane \"{}\" already", lane.name));
+            section.error_at("name", format!("there is a lane \"{}\" already", lane.name));
         }
         if let Some(port) = lane.engine.run().and_then(|run| run.port) {
             let other =
@@ -49,7 +49,7 @@ pub(super) fn read(
                 let what = format!(
                     "{port} is that of {other} too; leave it out, and each engine gets a free one"
                 );
-                section.section("engine").mistake("port", what);
+                section.section("engine").error_at("port", what);
             }
         }
         lanes.push((section, lane, need));
@@ -68,10 +68,10 @@ fn read_lane<'a>(
     missing: &mut Vec<&'a str>,
     folder: &Path,
 ) -> Option<(LaneSpec, Need)> {
-    let name = section.required_text("name", "\"orchestrator\"");
-    let models = section.texts("models");
+    let name = section.required_string("name", "\"orchestrator\"");
+    let models = section.strings("models");
     if models.as_ref().is_some_and(Vec::is_empty) {
-        section.mistake(
+        section.error_at(
             "models",
             "is empty; name the models that this lane answers to, or leave it out for the lane's own name",
         );
@@ -79,23 +79,25 @@ fn read_lane<'a>(
     let basics = Basics {
         name: name.unwrap_or("lane").to_owned(),
         models: models.unwrap_or_else(|| name.into_iter().map(str::to_owned).collect()),
-        max_context: section.number("max-context", 0..=100_000_000, 0),
-        slots: section.number("slots", 1..=10_000, 4),
+        max_context: section.integer("max-context", 0..=100_000_000, 0),
+        slots: section.integer("slots", 1..=10_000, 4),
     };
-    let labels = section.text_pairs("labels");
-    let cost_milli = section.number("cost", 0..=1_000_000_000, 0);
-    let engine_model = section.text("engine-model").map(str::to_owned);
+    let labels = section.string_pairs("labels");
+    let cost_milli = section.integer("cost", 0..=1_000_000_000, 0);
+    let engine_model = section.string("engine-model").map(str::to_owned);
     let group = read_group(section, groups, missing);
     let engine_section = section.section("engine");
     let kind = engines::read_kind(&engine_section, section);
     let engine = kind.and_then(|kind| engines::read(&engine_section, kind, folder, &basics));
     let residency = read_residency(section, kind);
-    let expected_load = section
-        .pause("expected-load", if kind == Some(Kind::Vllm) { 60 * SECOND } else { 10 * SECOND });
+    let expected_load = section.positive_duration(
+        "expected-load-time",
+        if kind == Some(Kind::Vllm) { 60 * SECOND } else { 10 * SECOND },
+    );
     let liveness = read_liveness(section, kind);
     let timeouts = read_timeouts(&section.section("timeouts"));
     // Read in any case, so that they are known keys.
-    let _known = ["memory", "asleep-memory"].map(|key| section.has(key));
+    let _known = ["memory", "sleep-memory"].map(|key| section.has(key));
     section.report_unknown();
     let mut engine = engine?;
     let need = need::read(
@@ -134,7 +136,7 @@ fn read_group<'a>(
     groups: &[GroupSpec],
     missing: &mut Vec<&'a str>,
 ) -> Option<usize> {
-    let name = section.text("group")?;
+    let name = section.string("group")?;
     let group = groups.iter().position(|group| group.name == name);
     if group.is_none() {
         let known: Vec<String> = groups.iter().map(|group| format!("\"{}\"", group.name)).collect();
@@ -151,7 +153,7 @@ fn read_group<'a>(
                  [[groups]]\n    name = \"{name}\"\n    memory = \"48GiB\"\n    pool = \"gpu\""
             )
         };
-        section.mistake("group", what);
+        section.error_at("group", what);
         missing.push(name);
     }
     group
@@ -165,9 +167,9 @@ fn read_residency(section: &Section<'_>, kind: Option<Kind>) -> Residency {
         Always,
     }
     if kind == Some(Kind::External) {
-        for key in ["load", "unload-after", "expected-load", "liveness"] {
+        for key in ["load", "unload-after", "expected-load-time", "liveness"] {
             if section.has(key) {
-                section.mistake(
+                section.error_at(
                     key,
                     "is for engines that we start, and this one is there already; leave it out",
                 );
@@ -178,14 +180,15 @@ fn read_residency(section: &Section<'_>, kind: Option<Kind>) -> Residency {
     let words =
         [("on-demand", Load::OnDemand), ("at-start", Load::AtStart), ("always", Load::Always)];
     let default = if section.has("group") { Load::OnDemand } else { Load::Always };
-    let load = section.word("load", &words, default);
-    let unload_after = section.has("unload-after").then(|| section.pause("unload-after", SECOND));
+    let load = section.choice("load", &words, default);
+    let unload_after =
+        section.has("unload-after").then(|| section.positive_duration("unload-after", SECOND));
     match load {
         Load::Always => {
             if unload_after.is_some() {
                 let what = "is of no use to a lane that is always loaded; write `load = \"on-demand\"` or \"at-start\" \
                             too, or leave it out";
-                section.mistake("unload-after", what);
+                section.error_at("unload-after", what);
             }
             Residency::Always
         }
@@ -210,7 +213,7 @@ fn read_engine_model(
              engine, or leave it out",
             names.join("\", \"")
         );
-        section.mistake("engine-model", what);
+        section.error_at("engine-model", what);
     }
     Some(wanted)
 }
@@ -223,13 +226,13 @@ fn read_liveness(section: &Section<'_>, kind: Option<Kind>) -> Liveness {
         Some(Kind::External) => (0, 0),
     };
     let liveness = Liveness {
-        stall: table.duration("stall", stall * SECOND),
-        probe_every: table.duration("probe-every", probe_every * SECOND),
-        probe_limit: table.duration("probe-limit", 30 * SECOND),
+        stall: table.duration("stall-timeout", stall * SECOND),
+        probe_every: table.duration("probe-interval", probe_every * SECOND),
+        probe_limit: table.duration("probe-timeout", 30 * SECOND),
     };
     if !liveness.probe_every.is_zero() && liveness.probe_limit.is_zero() {
-        let what = "must be more than nothing; `probe-every = \"0s\"` turns probes off";
-        table.mistake("probe-limit", what);
+        let what = "must be more than nothing; `probe-interval = \"0s\"` turns probes off";
+        table.error_at("probe-timeout", what);
     }
     table.report_unknown();
     match kind {
@@ -240,10 +243,10 @@ fn read_liveness(section: &Section<'_>, kind: Option<Kind>) -> Liveness {
 
 fn read_timeouts(section: &Section<'_>) -> Timeouts {
     let timeouts = Timeouts {
-        connect: section.pause("connect", 2 * SECOND),
+        connect: section.positive_duration("connect", 2 * SECOND),
         // An answer that is not streamed has its first byte when it is complete.
-        first_byte: section.pause("first-byte", 300 * SECOND),
-        idle: section.pause("idle", 60 * SECOND),
+        first_byte: section.positive_duration("first-byte", 300 * SECOND),
+        idle: section.positive_duration("idle", 60 * SECOND),
     };
     section.report_unknown();
     timeouts

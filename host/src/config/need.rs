@@ -74,12 +74,12 @@ pub(super) fn read(
     let declared = lane.bytes("memory");
     let asleep = read_asleep(lane, &engine.spec);
     if group.is_none() {
-        for key in ["memory", "asleep-memory"] {
+        for key in ["memory", "sleep-memory"] {
             // A group that does not exist has been noted.
             if lane.has(key) && !lane.has("group") {
                 let what =
                     "counts among the lanes of a group; name one with `group`, or leave it out";
-                lane.mistake(key, what);
+                lane.error_at(key, what);
             }
         }
         return Some(Need {
@@ -92,7 +92,7 @@ pub(super) fn read(
         Ok(worked_out) => worked_out,
         Err(problem) if declared.is_none() || problem.key == "kv-cache-memory" => {
             let at = if problem.of_engine { section } else { lane };
-            at.mistake(problem.key, problem.what);
+            at.error_at(problem.key, problem.what);
             return None;
         }
         Err(_) => None,
@@ -100,13 +100,13 @@ pub(super) fn read(
     let need = match (declared, worked_out) {
         (None, None) => {
             if !lane.has("memory") {
-                lane.mistake("memory", missing(engine));
+                lane.error_at("memory", missing(engine));
             }
             return None;
         }
         (None, Some(need)) => need,
         (Some(0), _) => {
-            lane.mistake("memory", "must be more than nothing");
+            lane.error_at("memory", "must be more than nothing");
             return None;
         }
         (Some(bytes), worked_out) => {
@@ -120,8 +120,8 @@ pub(super) fn read(
     };
     limit_cache(engine, &need);
     if asleep > need.bytes {
-        lane.mistake(
-            "asleep-memory",
+        lane.error_at(
+            "sleep-memory",
             format!("{} is more than it needs when it is awake, {}", gib(asleep), gib(need.bytes)),
         );
     }
@@ -129,7 +129,7 @@ pub(super) fn read(
 }
 
 fn read_asleep(lane: &Section<'_>, engine: &EngineSpec) -> u64 {
-    let asleep = lane.bytes("asleep-memory");
+    let asleep = lane.bytes("sleep-memory");
     let strategy = match engine {
         EngineSpec::Vllm { strategy, .. } => *strategy,
         EngineSpec::LlamaCpp { .. } | EngineSpec::Command { .. } | EngineSpec::External(_) => {
@@ -137,15 +137,15 @@ fn read_asleep(lane: &Section<'_>, engine: &EngineSpec) -> u64 {
         }
     };
     match strategy {
-        SwitchStrategy::Restart if lane.has("asleep-memory") => lane.mistake(
-            "asleep-memory",
-            "is for a vLLM that sleeps; write `switch = \"sleep-1\"` in its engine too, or leave it out",
+        SwitchStrategy::Restart if lane.has("sleep-memory") => lane.error_at(
+            "sleep-memory",
+            "is for a vLLM that sleeps; write `unload-mode = \"sleep-1\"` in its engine too, or leave it out",
         ),
         SwitchStrategy::SleepOne | SwitchStrategy::SleepTwo
-            if lane.has("group") && !lane.has("asleep-memory") =>
+            if lane.has("group") && !lane.has("sleep-memory") =>
         {
-            lane.mistake(
-                "asleep-memory",
+            lane.error_at(
+                "sleep-memory",
                 "is missing; write what the engine holds of the group's memory while it sleeps: about 1GiB on a GPU with \
                  memory of its own, and with \"sleep-1\" on one that shares the system's all of its weights besides",
             );
@@ -305,7 +305,7 @@ pub(super) fn check(lanes: &[(&Section<'_>, &LaneSpec, &Need)], groups: &[GroupS
                 let remedy = need.remedy.sentence(budget);
                 let what =
                     format!("{} > {of_group}: it could never be loaded; {remedy}", need.text);
-                section.mistake(at(section), what);
+                section.error_at(at(section), what);
             } else {
                 fitting.push(lane);
             }
@@ -326,7 +326,7 @@ pub(super) fn check(lanes: &[(&Section<'_>, &LaneSpec, &Need)], groups: &[GroupS
                  wanted (`load = \"on-demand\"`), or give the group more memory",
                 gib(held)
             );
-            section.mistake(at(section), what);
+            section.error_at(at(section), what);
             continue;
         }
         for (section, spec, need) in others {
@@ -339,7 +339,7 @@ pub(super) fn check(lanes: &[(&Section<'_>, &LaneSpec, &Need)], groups: &[GroupS
                     gib(need.bytes),
                     gib(sum)
                 );
-                section.mistake(at(section), what);
+                section.error_at(at(section), what);
             }
         }
     }

@@ -16,16 +16,16 @@ pub(super) fn read(section: Section<'_>, folder: &Path, limits: PlanLimits) -> O
     let max_body = bytes(&section, "max-body", 64 << 10, 32 << 20);
     let modes =
         [("decisions", Mode::Decisions), ("full", Mode::Full { max_body: to_usize(max_body) })];
-    let mode = section.word("mode", &modes, Mode::Decisions);
+    let mode = section.choice("mode", &modes, Mode::Decisions);
     let sample = section.parsed("sample", Sample::parse).unwrap_or(Sample::ALL);
-    let errors = section.flag("errors", true);
+    let errors = section.bool("errors", true);
     let max_size = bytes(&section, "max-size", 64 << 20, 1 << 40);
-    let keep = section.number("keep", 0..=10_000, 9);
+    let keep = section.integer("keep", 0..=10_000, 9);
     let queue = read_queue(section.section("queue"));
     let redact = read_redact(section.section("redact"), folder);
-    let dir = section.text("dir");
+    let dir = section.string("dir");
     if dir.is_none() && (section.has("mode") || section.has("sample") || section.has("redact")) {
-        section.mistake(
+        section.error_at(
             "dir",
             "is missing; write the folder for the records, for example `dir = \"records\"`, or leave [records] out",
         );
@@ -48,7 +48,7 @@ pub(super) fn read(section: Section<'_>, folder: &Path, limits: PlanLimits) -> O
 }
 
 fn read_queue(section: Section<'_>) -> QueueLimits {
-    let records = section.number("records", 1..=100_000, 1024);
+    let records = section.integer("records", 1..=100_000, 1024);
     let bytes = to_usize(bytes(&section, "memory", 16 << 20, 16 << 30));
     section.report_unknown();
     QueueLimits { records, bytes }
@@ -57,11 +57,13 @@ fn read_queue(section: Section<'_>) -> QueueLimits {
 fn read_redact(section: Section<'_>, folder: &Path) -> Option<Redact> {
     let rules = [("keep", Rule::Keep), ("hash", Rule::Hash), ("drop", Rule::Drop)];
     let names = |key, default: &[&str]| {
-        section.texts(key).unwrap_or_else(|| default.iter().map(|&name| name.to_owned()).collect())
+        section
+            .strings(key)
+            .unwrap_or_else(|| default.iter().map(|&name| name.to_owned()).collect())
     };
     let fields = names("fields", &[]);
     if let Some(field) = fields.iter().find(|field| !field.starts_with('/')) {
-        section.mistake(
+        section.error_at(
             "fields",
             format!(
                 "\"{field}\" is no JSON Pointer; write for example \"/metadata\" or \"/messages/*/name\""
@@ -74,14 +76,14 @@ fn read_redact(section: Section<'_>, folder: &Path) -> Option<Redact> {
         Some(secret) => Some(Key::from_secret(&secret)),
         None => Key::random()
             .map_err(|error| {
-                section.wrong(format!("needs a key, and the system gives no random one: {error}"))
+                section.error(format!("needs a key, and the system gives no random one: {error}"))
             })
             .ok(),
     };
     let redact = Redact {
-        text: section.word("text", &rules, Rule::Hash),
-        tenant: section.word("tenant", &rules, Rule::Keep),
-        state: section.word("state", &rules, Rule::Keep),
+        text: section.choice("text", &rules, Rule::Hash),
+        tenant: section.choice("tenant", &rules, Rule::Keep),
+        state: section.choice("state", &rules, Rule::Keep),
         headers,
         fields,
         key: key?,
@@ -94,7 +96,7 @@ fn read_redact(section: Section<'_>, folder: &Path) -> Option<Redact> {
 fn bytes(section: &Section<'_>, key: &'static str, default: u64, most: u64) -> u64 {
     let size = section.bytes(key).unwrap_or(default);
     if !(1..=most).contains(&size) {
-        section.mistake(key, format!("must be from \"1B\" to \"{}MiB\"", most >> 20));
+        section.error_at(key, format!("must be from \"1B\" to \"{}MiB\"", most >> 20));
     }
     size
 }
@@ -109,24 +111,24 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use pointsman_settings::Mistakes;
+    use pointsman_settings::Diagnostics;
 
     fn parse(source: &str) -> (Option<Settings>, Vec<String>) {
-        let mistakes = Mistakes::new(source);
+        let errors = Diagnostics::new(source);
         let (document, _) = toml::de::DeTable::parse_recoverable(source);
         let limits = PlanLimits { max_wait: Duration::from_secs(1), max_steps: 5 };
-        let root = Section::root(&mistakes, document.get_ref());
+        let root = Section::root(&errors, document.get_ref());
         let settings = read(root.section("records"), Path::new("/conf"), limits);
-        (settings, mistakes.into_sorted().iter().map(ToString::to_string).collect())
+        (settings, errors.into_sorted().iter().map(ToString::to_string).collect())
     }
 
     #[test]
     fn nothing_is_recorded_unless_a_folder_is_named() {
-        assert!(matches!(parse(""), (None, mistakes) if mistakes.is_empty()));
-        assert!(matches!(parse("[records]\ndir = \"\""), (None, mistakes) if mistakes.is_empty()));
-        let (settings, mistakes) = parse("[records]\ndir = \"r\"");
+        assert!(matches!(parse(""), (None, errors) if errors.is_empty()));
+        assert!(matches!(parse("[records]\ndir = \"\""), (None, errors) if errors.is_empty()));
+        let (settings, errors) = parse("[records]\ndir = \"r\"");
         let settings = settings.unwrap();
-        assert!(mistakes.is_empty() && settings.dir == Path::new("/conf/r"), "{mistakes:?}");
+        assert!(errors.is_empty() && settings.dir == Path::new("/conf/r"), "{errors:?}");
         assert_eq!(
             (settings.mode, settings.sample, settings.errors),
             (Mode::Decisions, Sample::ALL, true)
@@ -146,13 +148,13 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let (settings, mistakes) = parse(
+        let (settings, errors) = parse(
             "[records]\ndir = \"/r\"\nmode = \"full\"\nsample = \"0.5%\"\nerrors = false\nmax-size = \"1MiB\"\nkeep = 0\n\
              max-body = \"1KiB\"\nqueue = { records = 7, memory = \"2MiB\" }\n\
              redact = { text = \"drop\", tenant = \"hash\", state = \"hash\", headers = [\"X-User\"], fields = [\"/user\"] }",
         );
         let settings = settings.unwrap();
-        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert!(errors.is_empty(), "{errors:?}");
         assert_eq!((settings.mode, settings.errors), (Mode::Full { max_body: 1024 }, false));
         assert_eq!(settings.sample, Sample::parse("0.5%").unwrap());
         assert_eq!((settings.max_size, settings.keep), (1 << 20, 0));
@@ -183,13 +185,10 @@ mod tests {
             ("redact = { key-env = \"NOT_SET_ANYWHERE\" }", "`NOT_SET_ANYWHERE` is not set"),
             ("retain = 1", "records.retain: is not a key here"),
         ] {
-            let (_, mistakes) = parse(&format!("[records]\ndir = \"r\"\n{source}"));
-            assert!(
-                mistakes.iter().any(|mistake| mistake.contains(part)),
-                "{source}: {mistakes:?}"
-            );
+            let (_, errors) = parse(&format!("[records]\ndir = \"r\"\n{source}"));
+            assert!(errors.iter().any(|error| error.contains(part)), "{source}: {errors:?}");
         }
-        let (_, mistakes) = parse("[records]\nmode = \"full\"");
-        assert!(mistakes[0].starts_with("records.dir: is missing"), "{mistakes:?}");
+        let (_, errors) = parse("[records]\nmode = \"full\"");
+        assert!(errors[0].starts_with("records.dir: is missing"), "{errors:?}");
     }
 }

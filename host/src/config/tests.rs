@@ -10,18 +10,15 @@ use proptest::prelude::*;
 use super::*;
 
 fn parse(source: &str) -> Result<Config, Vec<String>> {
-    Config::parse(source, &[], Path::new("/conf/pointsman.toml")).map_err(|mistakes| {
-        mistakes.into_iter().map(|mistake| format!("{}: {mistake}", mistake.line)).collect()
+    Config::parse(source, &[], Path::new("/conf/pointsman.toml")).map_err(|errors| {
+        errors.into_iter().map(|error| format!("{}: {error}", error.line)).collect()
     })
 }
 
 /// Parse what is wrong, and see that one of the mistakes has `part`.
-fn is_wrong(source: &str, part: &str) {
-    let mistakes = parse(source).unwrap_err();
-    assert!(
-        mistakes.iter().any(|mistake| mistake.contains(part)),
-        "{part}\n{source}\n{mistakes:#?}"
-    );
+fn assert_rejects(source: &str, part: &str) {
+    let errors = parse(source).unwrap_err();
+    assert!(errors.iter().any(|error| error.contains(part)), "{part}\n{source}\n{errors:#?}");
 }
 
 const LANE: &str = "[[lanes]]\nname = \"a\"\n[lanes.engine]\ndriver = \"external\"\nurl = \"http://127.0.0.1:1\"\n";
@@ -38,7 +35,10 @@ fn a_lane_is_all_it_takes() {
     assert_eq!(config.server.deadline, Duration::from_secs(600));
     assert_eq!(config.queue.max_wait, Duration::from_secs(60));
     let fleet = &config.fleet;
-    assert_eq!(fleet.rules, Rules { longest_wait: Duration::from_secs(30), ..Rules::default() });
+    assert_eq!(
+        fleet.rules,
+        Rules { starvation_timeout: Duration::from_secs(30), ..Rules::default() }
+    );
     assert!(fleet.groups.is_empty() && fleet.keeper.is_none() && fleet.machine == Path::new("/"));
     assert_eq!(fleet.lanes[0].models, ["a"]);
     assert!(config.policies.chain.policies.is_empty() && config.keys.is_empty());
@@ -46,10 +46,10 @@ fn a_lane_is_all_it_takes() {
 
 /// Something for every table.
 const EVERYTHING: &str = r#"
-        server = { listen = "0.0.0.0:1", max-body = "1KiB", drain = "5s", keep-alive = "0s", attempts = 2, deadline = "1m" }
+        server = { listen = "0.0.0.0:1", max-body = "1KiB", drain-timeout = "5s", keep-alive = "0s", max-attempts = 2, deadline = "1m" }
         state = { dir = "s" }
-        queue = { per-lane = 1, total = 2, max-wait = "3s", ageing = "0s" }
-        switching = { residence = 0.25, linger = "1s", longest-wait = "2s", cut-after = "0s" }
+        queue = { per-lane = 1, total = 2, max-wait = "3s", aging = "0s" }
+        switching = { min-residency = 0.25, linger = "1s", starvation-timeout = "2s", drain-timeout = "0s" }
         [policies]
         dir = "p"
         cache = "c"
@@ -78,18 +78,18 @@ const EVERYTHING: &str = r#"
         memory = "1GiB"
         load = "at-start"
         unload-after = "8s"
-        expected-load = "6s"
+        expected-load-time = "6s"
         engine-model = "served"
         [lanes.engine]
         driver = "llama-cpp"
         command = ["llama-server", "--port", "{port}"]
         env = { A = "b" }
         directory = "d"
-        back-off = { first = "1s", most = "2s", reset-after = "3s", give-up = 0, failed-retry = "4s" }
+        backoff = { initial = "1s", max = "2s", reset-after = "3s", max-failures = 0, retry-failed-after = "4s" }
         [lanes.liveness]
-        stall = "0s"
-        probe-every = "1s"
-        probe-limit = "2s"
+        stall-timeout = "0s"
+        probe-interval = "1s"
+        probe-timeout = "2s"
         [lanes.timeouts]
         idle = "9s"
         "#;
@@ -112,11 +112,11 @@ fn everything_that_is_said_is_taken_over() {
     assert_eq!(fleet.state_dir.as_deref(), Some(Path::new("/conf/s")));
     let rules = Rules {
         queue: QueueLimits { per_lane: 1, total: 2 },
-        ageing: Duration::ZERO,
-        residence: 250,
-        linger_most: seconds(1),
-        longest_wait: seconds(2),
-        cut_after: Some(Duration::ZERO),
+        aging: Duration::ZERO,
+        min_residency: 250,
+        max_linger: seconds(1),
+        starvation_timeout: seconds(2),
+        drain_timeout: Some(Duration::ZERO),
         ..Rules::default()
     };
     assert_eq!(fleet.rules, rules);
@@ -150,10 +150,10 @@ fn everything_about_a_lane_is_taken_over() {
 
 #[test]
 fn all_mistakes_are_told_at_once_with_their_lines() {
-    let mistakes = parse(
+    let errors = parse(
         r#"[server]
 listen = "localhost"
-drain = "30"
+drain-timeout = "30"
 colour = 1
 [queue]
 per-lane = -1
@@ -186,7 +186,7 @@ name = "b"
         "16: lanes[0].engine.driver: there is no \"vlm\"; write \"vllm\" or \"llama-cpp\" or \"command\" or \"external\"",
         "17: lanes[1].engine: is missing; write `[lanes.engine]` with a `driver`",
     ];
-    assert_eq!(mistakes, expected);
+    assert_eq!(errors, expected);
 }
 
 #[test]
@@ -222,39 +222,43 @@ fn single_mistakes_are_told_with_what_to_write() {
         (format!("{LANE}[[keys]]\ntenant = \"t\""), "name the environment variable"),
         (format!("{LANE}[[keys]]\ntenant = \"t\"\nfile = \"none\""), "/conf/none cannot be read"),
         (format!("[log]\nlevel = \"a=b=c\"\n{LANE}"), "is no level or filter"),
-        (format!("[server]\nattempts = 0\n{LANE}"), "is not from 1 to 20"),
+        (format!("[server]\nmax-attempts = 0\n{LANE}"), "is not from 1 to 20"),
         (format!("[server]\ndeadline = \"0s\"\n{LANE}"), "must be more than nothing"),
         (
-            format!("[switching]\nlongest-wait = \"60s\"\n{LANE}"),
-            "switching.longest-wait: 1m is not less than `max-wait` of [queue], 1m",
+            format!("[switching]\nstarvation-timeout = \"60s\"\n{LANE}"),
+            "switching.starvation-timeout: 1m is not less than `max-wait` of [queue], 1m",
         ),
-        (format!("[switching]\nresidence = 100.5\n{LANE}"), "`100.5` is not from 0 to 100"),
-        (format!("[switching]\nresidence = -1\n{LANE}"), "`-1` is not from 0 to 100"),
-        (format!("[switching]\nresidence = \"1\"\n{LANE}"), "must be a number, such as 0.5"),
-        (format!("[switching]\ndrain = \"wait\"\n{LANE}"), "known here: `longest-wait`"),
+        (format!("[switching]\nmin-residency = 100.5\n{LANE}"), "`100.5` is not from 0 to 100"),
+        (format!("[switching]\nmin-residency = -1\n{LANE}"), "`-1` is not from 0 to 100"),
+        (format!("[switching]\nmin-residency = \"1\"\n{LANE}"), "must be a number, such as 0.5"),
+        (format!("[switching]\ndrain-timeout = \"wait\"\n{LANE}"), "known here: `starvation-timeout`"),
     ] {
-        is_wrong(&source, part);
+        assert_rejects(&source, part);
     }
 }
 
 #[test]
 fn a_key_in_the_file_itself_is_no_option() {
-    let mistakes = parse(&format!("{LANE}[[keys]]\ntenant = \"t\"\nkey = \"secret\"")).unwrap_err();
+    let errors = parse(&format!("{LANE}[[keys]]\ntenant = \"t\"\nkey = \"secret\"")).unwrap_err();
     assert!(
-        mistakes.iter().any(|mistake| mistake.contains("keys[0].key: is not a key here")),
-        "{mistakes:#?}"
+        errors.iter().any(|error| error.contains("keys[0].key: is not a key here")),
+        "{errors:#?}"
     );
-    assert!(!mistakes.concat().contains("secret"));
+    assert!(!errors.concat().contains("secret"));
 }
 
 #[test]
 fn times_of_the_switching_follow_the_queue() {
     for (max_wait, longest) in [("10m", 300_000), ("3s", 1_500), ("1s", 1_000), ("0s", 1_000)] {
         let config = parse(&format!("[queue]\nmax-wait = \"{max_wait}\"\n{LANE}")).unwrap();
-        assert_eq!(config.fleet.rules.longest_wait, Duration::from_millis(longest), "{max_wait}");
+        assert_eq!(
+            config.fleet.rules.starvation_timeout,
+            Duration::from_millis(longest),
+            "{max_wait}"
+        );
     }
-    let whole = parse(&format!("[switching]\nresidence = 2\n{LANE}")).unwrap();
-    assert_eq!(whole.fleet.rules.residence, 2000);
+    let whole = parse(&format!("[switching]\nmin-residency = 2\n{LANE}")).unwrap();
+    assert_eq!(whole.fleet.rules.min_residency, 2000);
 }
 
 #[test]
@@ -276,7 +280,7 @@ fn each_file_has_a_folder_for_its_state() {
 #[test]
 fn durations_are_shown_as_they_are_written() {
     for text in ["0ms", "250ms", "1500ms", "90s", "30m", "2h"] {
-        assert_eq!(shown(units::duration(text).unwrap()), text);
+        assert_eq!(format_duration(units::duration(text).unwrap()), text);
     }
 }
 
@@ -314,16 +318,16 @@ fn the_example_of_every_key_has_every_key() {
         "zzz = 1\n[server]\nzzz = 1\n[log]\nzzz = 1\n[queue]\nzzz = 1\n[switching]\nzzz = 1\n[state]\nzzz = 1\n[admin]\nzzz = 1\n",
         "[policies]\nzzz = 1\nsigners = [{ zzz = 1 }]\n[[policies.chain]]\nzzz = 1\ncanary = { zzz = 1 }\n\
          probation = { zzz = 1 }\n[[keys]]\nzzz = 1\n[[groups]]\nzzz = 1\n",
-        &engine("driver = \"vllm\"\n[lanes.engine.back-off]\nzzz = 1\n[lanes.liveness]\nzzz = 1"),
+        &engine("driver = \"vllm\"\n[lanes.engine.backoff]\nzzz = 1\n[lanes.liveness]\nzzz = 1"),
         &engine("driver = \"llama-cpp\"\n[lanes.timeouts]\nzzz = 1"),
         &engine("driver = \"llama-cpp\"\ncommand = []"),
         &engine("driver = \"command\""),
         &engine("driver = \"external\""),
     ];
-    let mistakes = parse(&tables.concat()).unwrap_err();
+    let errors = parse(&tables.concat()).unwrap_err();
     let known: Vec<&str> =
-        mistakes.iter().filter_map(|mistake| Some(mistake.split_once("known here: ")?.1)).collect();
-    assert_eq!(known.len(), 27, "{mistakes:#?}");
+        errors.iter().filter_map(|error| Some(error.split_once("known here: ")?.1)).collect();
+    assert_eq!(known.len(), 27, "{errors:#?}");
     let keys = known.iter().flat_map(|keys| keys.split(", ")).map(|key| key.trim_matches('`'));
     for key in keys {
         let is_there = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];
@@ -339,10 +343,10 @@ const KEYS: &[&str] = &[
     "slots",
     "group",
     "memory",
-    "asleep-memory",
+    "sleep-memory",
     "load",
     "unload-after",
-    "expected-load",
+    "expected-load-time",
     "engine-model",
     "command",
     "url",
@@ -360,7 +364,7 @@ const KEYS: &[&str] = &[
     "stop-grace",
     "start-timeout",
     "device",
-    "switch",
+    "unload-mode",
 ];
 const VALUES: &[&str] = &[
     "0",

@@ -8,7 +8,7 @@ use pointsman_fleet::{EngineSpec, SwitchStrategy};
 
 use super::engines::{ANY, Basics, Engine, read_run};
 use super::need::Model;
-use pointsman_settings::{Section, shown};
+use pointsman_settings::{Section, format_duration};
 
 /// First loads on a new kind of GPU compile for many minutes.
 const START_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -42,13 +42,13 @@ pub(super) fn read(section: &Section<'_>, folder: &Path, basics: &Basics) -> Opt
     let shutdown = section.duration("shutdown-timeout", Duration::from_secs(10));
     let run = read_run(section, folder, START_TIMEOUT, shutdown + TEARDOWN);
     if run.stop_grace < shutdown {
-        section.mistake(
+        section.error_at(
             "stop-grace",
             format!(
                 "is less than `shutdown-timeout`, {}, so that running requests would be killed before that; write {} \
                  or leave it out",
-                shown(shutdown),
-                shown(shutdown + TEARDOWN)
+                format_duration(shutdown),
+                format_duration(shutdown + TEARDOWN)
             ),
         );
     }
@@ -57,8 +57,8 @@ pub(super) fn read(section: &Section<'_>, folder: &Path, basics: &Basics) -> Opt
         ("sleep-1", SwitchStrategy::SleepOne),
         ("sleep-2", SwitchStrategy::SleepTwo),
     ];
-    let strategy = section.word("switch", &strategies, SwitchStrategy::Restart);
-    let model = section.required_text("model", "\"/models/coder-awq\"");
+    let strategy = section.choice("unload-mode", &strategies, SwitchStrategy::Restart);
+    let model = section.required_string("model", "\"/models/coder-awq\"");
     let mut settings = read_settings(section, basics);
     settings.shutdown_timeout_s =
         u32::try_from(shutdown.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
@@ -87,7 +87,7 @@ pub(super) fn read(section: &Section<'_>, folder: &Path, basics: &Basics) -> Opt
 
 /// All but the model, the sleep mode and the time for running requests.
 fn read_settings(section: &Section<'_>, basics: &Basics) -> VllmSettings {
-    let text = |key| section.text(key).map(str::to_owned);
+    let text = |key| section.string(key).map(str::to_owned);
     let at_most = |most| 1..=most;
     let utilization = section.decimal("gpu-memory-utilization").and_then(|text| {
         let part = Permille::parse(&text);
@@ -95,7 +95,7 @@ fn read_settings(section: &Section<'_>, basics: &Basics) -> VllmSettings {
             let what = format!(
                 "`{text}` is no part of a whole; write a number above 0 and up to 1, such as 0.45"
             );
-            section.mistake("gpu-memory-utilization", what);
+            section.error_at("gpu-memory-utilization", what);
         }
         part
     });
@@ -108,32 +108,34 @@ fn read_settings(section: &Section<'_>, basics: &Basics) -> VllmSettings {
         })
     };
     VllmSettings {
-        program: section.texts("program").unwrap_or_else(|| VllmSettings::default().program),
-        served_names: section.texts("served-names").unwrap_or_else(|| default_names(basics)),
+        program: section.strings("program").unwrap_or_else(|| VllmSettings::default().program),
+        served_names: section.strings("served-names").unwrap_or_else(|| default_names(basics)),
         dtype: text("dtype"),
         quantization: text("quantization"),
         max_model_len: section
-            .count("max-model-len", at_most(100_000_000))
+            .optional_integer("max-model-len", at_most(100_000_000))
             .or(Some(basics.max_context).filter(|tokens| *tokens > 0)),
-        max_num_seqs: section.count("max-num-seqs", at_most(1_000_000)).or(Some(basics.slots)),
+        max_num_seqs: section
+            .optional_integer("max-num-seqs", at_most(1_000_000))
+            .or(Some(basics.slots)),
         gpu_memory_utilization: utilization,
         kv_cache_bytes: section.bytes("kv-cache-memory"),
-        tensor_parallel: section.count("tensor-parallel", at_most(1024)),
-        pipeline_parallel: section.count("pipeline-parallel", at_most(1024)),
-        enforce_eager: section.flag("enforce-eager", false),
-        block_size: section.count("block-size", at_most(65_536)),
-        trust_remote_code: section.flag("trust-remote-code", false),
+        tensor_parallel: section.optional_integer("tensor-parallel", at_most(1024)),
+        pipeline_parallel: section.optional_integer("pipeline-parallel", at_most(1024)),
+        enforce_eager: section.bool("enforce-eager", false),
+        block_size: section.optional_integer("block-size", at_most(65_536)),
+        trust_remote_code: section.bool("trust-remote-code", false),
         tool_call_parser: text("tool-call-parser"),
         reasoning_parser: text("reasoning-parser"),
         download_dir: text("download-dir"),
         load_format: text("load-format"),
-        priority_scheduling: section.flag("priority-scheduling", true),
-        offline: section.flag("offline", false),
+        priority_scheduling: section.bool("priority-scheduling", true),
+        offline: section.bool("offline", false),
         device: section.parsed("device", device),
         hsa_override: text("hsa-override"),
         cache_root: text("cache-root"),
-        arguments: section.texts("arguments").unwrap_or_default(),
-        env: section.text_pairs("env"),
+        arguments: section.strings("arguments").unwrap_or_default(),
+        env: section.string_pairs("env"),
         ..VllmSettings::default()
     }
 }
@@ -151,7 +153,7 @@ fn default_names(basics: &Basics) -> Vec<String> {
 
 fn check(section: &Section<'_>, settings: &VllmSettings, basics: &Basics) {
     if settings.kv_cache_bytes == Some(0) {
-        section.mistake("kv-cache-memory", "must be more than nothing");
+        section.error_at("kv-cache-memory", "must be more than nothing");
     }
     // Noted already.
     let settings = VllmSettings { kv_cache_bytes: None, ..settings.clone() };
@@ -160,9 +162,9 @@ fn check(section: &Section<'_>, settings: &VllmSettings, basics: &Basics) {
         let key = KEYS.iter().find(|key| **key == first);
         match key {
             // The key stands before the sentence anyway.
-            Some(key) => section.mistake(key, sentence[first.len()..].trim_start()),
-            None if first.starts_with("--") => section.mistake("arguments", sentence),
-            None => section.wrong(sentence),
+            Some(key) => section.error_at(key, sentence[first.len()..].trim_start()),
+            None if first.starts_with("--") => section.error_at("arguments", sentence),
+            None => section.error(sentence),
         }
     }
     let gpus = settings
@@ -170,7 +172,7 @@ fn check(section: &Section<'_>, settings: &VllmSettings, basics: &Basics) {
         .unwrap_or(1)
         .saturating_mul(settings.pipeline_parallel.unwrap_or(1));
     if settings.device.is_some() && gpus > 1 {
-        section.mistake(
+        section.error_at(
             "device",
             format!(
                 "names one GPU, and `tensor-parallel` times `pipeline-parallel` want {gpus}; leave it out, or write \
@@ -181,7 +183,7 @@ fn check(section: &Section<'_>, settings: &VllmSettings, basics: &Basics) {
     if let Some(most) = settings.max_model_len
         && basics.max_context > most
     {
-        section.mistake(
+        section.error_at(
             "max-model-len",
             format!(
                 "{most} is less than `max-context` of the lane, {}, so that requests would come that vLLM refuses; \

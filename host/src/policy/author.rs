@@ -10,7 +10,7 @@ use pointsman_policy::{
     Allocator, BenchPlan, CaseFleet, Compiler, LoadError, Runtime, RuntimeSettings, Workbench,
     signature,
 };
-use pointsman_simulate::{Document, Study, StudyError};
+use pointsman_simulate::{Document, Experiment, StudyError};
 use serde::de::DeserializeOwned;
 
 use super::report::{self, Paint};
@@ -90,7 +90,7 @@ fn scenarios(dir: &Path, paint: Paint) -> Result<bool> {
             .map_err(StudyError::from)?;
         // Its variants are there to be compared with, by `pointsman simulate`.
         scenario.variants.clear();
-        let report = Study::of(&scenario, &stage)?.run()?;
+        let report = Experiment::of(&scenario, &stage)?.run()?;
         print(&report::of_scenario(&file, &report, paint));
         fails |= !report.met();
     }

@@ -141,14 +141,15 @@ pub(super) fn of_bench(bench: &Workbench, dir: &Path, measured: &[Measured]) -> 
             .map(str::to_owned),
     ];
     for row in measured {
-        let shown = |time_of: Option<Duration>| time_of.map_or_else(|| "-".to_owned(), time);
+        let format_duration =
+            |time_of: Option<Duration>| time_of.map_or_else(|| "-".to_owned(), time);
         rows.push([
             row.lanes.map_or_else(|| "as given".to_owned(), |lanes| lanes.to_string()),
             if row.fresh { "new" } else { "warm" }.to_owned(),
             (row.times.len() + row.failed).to_string(),
-            shown(row.percentile(50)),
-            shown(row.percentile(99)),
-            shown(row.percentile(100)),
+            format_duration(row.percentile(50)),
+            format_duration(row.percentile(99)),
+            format_duration(row.percentile(100)),
             if row.memory == 0 { "-".to_owned() } else { bytes(row.memory) },
             row.failed.to_string(),
         ]);
@@ -261,7 +262,7 @@ DIFFERS    12  other [2J
 
     #[test]
     fn figures_have_three_digits_and_a_unit() {
-        for (nanos, shown) in [
+        for (nanos, format_duration) in [
             (400, "0.40 µs"),
             (9_994, "9.99 µs"),
             (9_996, "10.0 µs"),
@@ -269,7 +270,7 @@ DIFFERS    12  other [2J
             (1_500_000, "1.50 ms"),
             (2_000_000_000, "2.00 s"),
         ] {
-            assert_eq!(time(Duration::from_nanos(nanos)), shown);
+            assert_eq!(time(Duration::from_nanos(nanos)), format_duration);
         }
         assert_eq!([1023, 77_107, 17 << 20].map(bytes), ["1023 B", "75.3 KiB", "17.0 MiB"]);
     }

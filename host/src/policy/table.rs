@@ -105,11 +105,12 @@ fn outline(fields: &Map<String, Value>, indent: &str, now: u64, text: &mut Strin
 }
 
 fn on_one_line(fields: &Map<String, Value>, now: u64) -> String {
-    let shown = fields.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| {
-        let name = clean(key.strip_suffix("_ms").unwrap_or(key)).replace('_', " ");
-        format!("{name} {}", field(key, value, now))
-    });
-    shown.collect::<Vec<_>>().join(", ")
+    let format_duration =
+        fields.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| {
+            let name = clean(key.strip_suffix("_ms").unwrap_or(key)).replace('_', " ");
+            format!("{name} {}", field(key, value, now))
+        });
+    format_duration.collect::<Vec<_>>().join(", ")
 }
 
 /// A value by itself. Moments and spans are numbers whose keys say so.

@@ -63,7 +63,7 @@ fn cut_streams_never_look_complete() {
 /// `/health` says 200 all the time; what counts is that nothing moves.
 #[test]
 fn an_engine_whose_health_lies_is_found_out() {
-    let liveness = "liveness = { stall = \"1s\", probe-every = \"0s\" }";
+    let liveness = "liveness = { stall-timeout = \"1s\", probe-interval = \"0s\" }";
     let flags = r#"--fork-core --script '{"token-ms": 20, "tokens": 5000}'"#;
     let host =
         start(&one_at_a_time("", &[vllm("a", &format!("slots = 2\n{liveness}"), "", flags)]));
@@ -100,8 +100,7 @@ fn an_engine_whose_health_lies_is_found_out() {
 
 #[test]
 fn a_slow_engine_is_not_taken_for_a_dead_one() {
-    let liveness =
-        "liveness = { stall = \"1s\", probe-every = \"200ms\", probe-limit = \"500ms\" }";
+    let liveness = "liveness = { stall-timeout = \"1s\", probe-interval = \"200ms\", probe-timeout = \"500ms\" }";
     let flags = r#"--script '{"token-ms": 400, "tokens": 8}'"#;
     let host = start(&one_at_a_time("", &[vllm("a", liveness, "", flags)]));
     let (reply, complete) = streaming(&host, "a").finish();
@@ -112,7 +111,7 @@ fn a_slow_engine_is_not_taken_for_a_dead_one() {
 
 #[test]
 fn an_idle_engine_that_gives_no_token_is_found_out() {
-    let liveness = "liveness = { probe-every = \"200ms\", probe-limit = \"200ms\" }";
+    let liveness = "liveness = { probe-interval = \"200ms\", probe-timeout = \"200ms\" }";
     let lanes = [vllm("a", liveness, "", "--fork-core"), llama("b", liveness, "")];
     let host = start(&one_at_a_time("", &lanes));
     assert_eq!(ask(&host, "a").status, 200);

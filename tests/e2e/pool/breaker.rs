@@ -15,7 +15,7 @@ fn two(a: &str, flags: &str) -> String {
     let a = llama("a", &format!("models = [\"a\", \"m\"]\n{a}"), flags);
     let b = llama(
         "b",
-        "models = [\"b\", \"m\"]\nload = \"on-demand\"\nexpected-load = \"20s\"",
+        "models = [\"b\", \"m\"]\nload = \"on-demand\"\nexpected-load-time = \"20s\"",
         "--load-ms 100",
     );
     one_at_a_time("", &[a, b])

@@ -92,7 +92,7 @@ fn a_keeper_that_dies_is_replaced() {
 fn a_host_that_is_stopped_in_the_middle_of_a_load_leaves_nothing() {
     let machine = Machine::new(16 * GIB, 200);
     let config = format!(
-        "server = {{ drain = \"100ms\" }}\n{}",
+        "server = {{ drain-timeout = \"100ms\" }}\n{}",
         config(&machine, "--load-ms 3600000 --ignore-sigterm")
     );
     let config = config.replace(

@@ -82,7 +82,7 @@ fn a_failed_load_sends_its_waiters_to_another_lane() {
         vllm("a", "models = [\"a\", \"m\"]", "", "--load-ms 500 --oom"),
         llama(
             "b",
-            "models = [\"b\", \"m\"]\nload = \"on-demand\"\nexpected-load = \"20s\"",
+            "models = [\"b\", \"m\"]\nload = \"on-demand\"\nexpected-load-time = \"20s\"",
             "--load-ms 100",
         ),
     ];

@@ -16,7 +16,7 @@ fn agents_that_alternate_cause_no_thrash_and_nobody_starves() {
     let seed = seed();
     let work = r#"--load-ms 300 --script '{"token-ms": 10}'"#;
     let lanes = [vllm("a", "", "", work), vllm("b", "", "", work)];
-    let host = start(&one_at_a_time("switching = { longest-wait = \"10s\" }\n", &lanes));
+    let host = start(&one_at_a_time("switching = { starvation-timeout = \"10s\" }\n", &lanes));
     // What a switch costs is learned, not known.
     for lane in ["a", "b", "a"] {
         assert_eq!(ask(&host, lane).status, 200);
@@ -47,8 +47,7 @@ fn agents_that_alternate_cause_no_thrash_and_nobody_starves() {
 /// One lane never runs out of work; whoever wants the other one gets it all the same.
 #[test]
 fn a_lane_that_never_runs_out_of_work_does_not_starve_the_other() {
-    let head =
-        "switching = { residence = 100.0, longest-wait = \"1s\" }\nqueue = { ageing = \"0s\" }\n";
+    let head = "switching = { min-residency = 100.0, starvation-timeout = \"1s\" }\nqueue = { aging = \"0s\" }\n";
     let work = r#"--load-ms 200 --script '{"token-ms": 20}'"#;
     let host = start(&one_at_a_time(head, &[vllm("a", "", "", work), vllm("b", "", "", work)]));
     // What a switch costs is learned, not known.
@@ -76,7 +75,8 @@ fn a_lane_that_never_runs_out_of_work_does_not_starve_the_other() {
 #[test]
 fn no_request_hits_an_engine_that_is_being_stopped() {
     let seed = seed();
-    let head = "switching = { residence = 0.0, linger = \"0s\", longest-wait = \"200ms\" }\n";
+    let head =
+        "switching = { min-residency = 0.0, linger = \"0s\", starvation-timeout = \"200ms\" }\n";
     let flags = "--load-ms 50 --fork-core";
     let lanes = [vllm("a", "", "", flags), vllm("b", "", "", flags), vllm("c", "", "", flags)];
     let host = start(&one_at_a_time(head, &lanes));

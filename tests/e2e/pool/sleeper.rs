@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{AT_ONCE, CHAT, GIB, Machine, ask, engine, leaver, on_gpu, vllm};
 
-const LANE: &str = "memory = \"12GiB\"\nasleep-memory = \"1GiB\"";
+const LANE: &str = "memory = \"12GiB\"\nsleep-memory = \"1GiB\"";
 
 fn lane(machine: &Machine, name: &str, level: &str, script: &str) -> String {
     let flags =
@@ -127,9 +127,9 @@ fn a_sleeper_that_dies_in_its_sleep_is_started_anew() {
 fn a_sleeper_needs_only_what_it_does_not_hold_already() {
     let machine = Machine::new(16 * GIB, 100);
     let flags = format!("--load-ms 200 --fork-core {}", machine.flags(31 * GIB / 2));
-    let lanes = [vllm("a", "", "switch = \"sleep-1\"", &flags).replace(
+    let lanes = [vllm("a", "", "unload-mode = \"sleep-1\"", &flags).replace(
         "memory = \"8GiB\"",
-        "memory = \"15872MiB\"\nasleep-memory = \"1GiB\"\nunload-after = \"300ms\"",
+        "memory = \"15872MiB\"\nsleep-memory = \"1GiB\"\nunload-after = \"300ms\"",
     )];
     let host = machine.start(&on_gpu(AT_ONCE, "memory = \"16GiB\"\nfree-timeout = \"1s\"", &lanes));
     let said = words(&host);

@@ -42,7 +42,8 @@ fn a_switch_never_cuts_a_stream() {
 
 #[test]
 fn a_loading_lane_is_never_evicted() {
-    let head = "switching = { residence = 0.0, linger = \"0s\", longest-wait = \"100ms\" }\n";
+    let head =
+        "switching = { min-residency = 0.0, linger = \"0s\", starvation-timeout = \"100ms\" }\n";
     let lanes = [vllm("a", "", "", "--load-ms 900 --fork-core"), vllm("b", "", "", QUICK)];
     let host = start(&one_at_a_time(head, &lanes));
     let first = asking(&host, "a", json!({}));
@@ -78,7 +79,7 @@ fn a_client_that_leaves_while_it_waits_triggers_no_switch() {
             // Its answer has begun, and is read from here on.
             wait_until("it is kept alive", || client.peek(&mut [0; 4096]).unwrap() > 0);
         }
-        assert_eq!(is_engine(&host, "a", "draining"), head.contains("residence"));
+        assert_eq!(is_engine(&host, "a", "draining"), head.contains("min-residency"));
         drop(client);
         wait_until("it waits no more", || {
             queued(&host, "b") == 0 && is_engine(&host, "a", "ready")
@@ -139,7 +140,7 @@ fn requests_are_grouped_by_lane_and_served_side_by_side() {
 
 #[test]
 fn answers_that_outlast_the_limit_are_cut_with_words() {
-    let head = "switching = { residence = 0.0, linger = \"0s\", cut-after = \"400ms\" }\n";
+    let head = "switching = { min-residency = 0.0, linger = \"0s\", drain-timeout = \"400ms\" }\n";
     let stalls = r#"--load-ms 200 --script '{"stall-after": 2, "token-ms": 500, "tokens": 9000}'"#;
     let host = start(&one_at_a_time(head, &[vllm("a", "", "", stalls), vllm("b", "", "", QUICK)]));
     let mut cut = streaming(&host, "a");
@@ -165,12 +166,12 @@ fn answers_that_outlast_the_limit_are_cut_with_words() {
 /// An answer in one piece that is cut goes to another lane: nothing of it has been sent.
 #[test]
 fn a_request_that_is_cut_before_its_first_byte_goes_elsewhere() {
-    let head = "switching = { residence = 0.0, linger = \"0s\", cut-after = \"300ms\" }\n";
+    let head = "switching = { min-residency = 0.0, linger = \"0s\", drain-timeout = \"300ms\" }\n";
     let hangs = r#"--load-ms 200 --script '{"hang": true}'"#;
     let lanes = [
         vllm("a", "models = [\"a\", \"m\"]", "", hangs),
         vllm("b", "", "", QUICK),
-        llama("r", "models = [\"r\", \"m\"]\nload = \"on-demand\"\nexpected-load = \"20s\"", QUICK),
+        llama("r", "models = [\"r\", \"m\"]\nload = \"on-demand\"\nexpected-load-time = \"20s\"", QUICK),
     ];
     let host = start(&one_at_a_time(head, &lanes));
     let moved = asking(&host, "m", json!({}));

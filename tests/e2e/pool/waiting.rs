@@ -157,7 +157,7 @@ fn every_request_ends_and_limits_are_visible() {
 
 #[test]
 fn those_who_wait_are_answered_when_the_host_stops() {
-    let head = "server = { keep-alive = \"100ms\", drain = \"300ms\" }\n";
+    let head = "server = { keep-alive = \"100ms\", drain-timeout = \"300ms\" }\n";
     let mut host =
         start(&one_at_a_time(head, &[vllm("a", "", "", "--load-ms 3600000 --fork-core")]));
     let whole: Vec<_> = (0..2).map(|_| asking(&host, "a", json!({}))).collect();
@@ -194,7 +194,7 @@ fn a_request_with_a_fallback_does_not_wait_in_vain() {
         );
         let lanes = [
             vllm("orchestrator", "", "", "--load-ms 200")
-                .replace("expected-load = \"1s\"", "expected-load = \"30s\""),
+                .replace("expected-load-time = \"1s\"", "expected-load-time = \"30s\""),
             llama("super_reader", "", ""),
         ];
         let host = start(&one_at_a_time(&head, &lanes));
@@ -224,7 +224,7 @@ fn a_fallback_works_after_the_first_sign_of_life() {
         vllm("a", "models = [\"a\", \"m\"]", "", "--load-ms 800 --oom"),
         llama(
             "b",
-            "models = [\"b\", \"m\"]\nload = \"on-demand\"\nexpected-load = \"20s\"",
+            "models = [\"b\", \"m\"]\nload = \"on-demand\"\nexpected-load-time = \"20s\"",
             "--load-ms 400",
         ),
     ];

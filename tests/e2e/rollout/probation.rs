@@ -54,7 +54,7 @@ fn taken_back(site: &Site, load: &Load, bad: &Value) -> String {
 
 #[test]
 fn a_version_that_faults_now_and_then_is_taken_back() {
-    let site = site(old(), "probation = { lasts = \"1h\", faults = \"2%\" }");
+    let site = site(old(), "probation = { duration = \"1h\", max-faults = \"2%\" }");
     let load = Load::start(site.host.port, 2, "auto");
     let bad = site.take_up(&new().code(EVERY_20TH));
     let reason = taken_back(&site, &load, &bad);
@@ -68,7 +68,7 @@ fn a_version_that_faults_now_and_then_is_taken_back() {
 fn a_version_that_is_slow_is_taken_back() {
     let site = site(
         old(),
-        "budget = \"500us\"\ndeadline = \"100ms\"\nprobation = { lasts = \"1h\", slow = \"50%\" }",
+        "budget = \"500us\"\ndeadline = \"100ms\"\nprobation = { duration = \"1h\", max-slow = \"50%\" }",
     );
     let load = Load::start(site.host.port, 2, "auto");
     let bad = site.take_up(&new().code(SLOW));
@@ -79,7 +79,7 @@ fn a_version_that_is_slow_is_taken_back() {
 
 #[test]
 fn a_version_that_stands_its_probation_stays() {
-    let site = site(old(), "probation = { lasts = \"300ms\" }");
+    let site = site(old(), "probation = { duration = \"300ms\" }");
     let watched = site.take_up(&new());
     assert_ne!(watched["probation"], Value::Null);
     let stays = site.wait_for("it is over", "p", |policy| policy["probation"].is_null());

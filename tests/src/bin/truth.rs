@@ -84,7 +84,7 @@ fn real_model(program: &Path, python: &Path, rounds: usize) {
     let engine = root().join("examples/llama_engine.py");
     let lane = |(name, ..): (&str, u32, u32)| {
         format!(
-            "[[lanes]]\nname = {name:?}\ngroup = \"box\"\nmemory = \"250MiB\"\nslots = 2\nexpected-load = \"3s\"\n\
+            "[[lanes]]\nname = {name:?}\ngroup = \"box\"\nmemory = \"250MiB\"\nslots = 2\nexpected-load-time = \"3s\"\n\
              [lanes.engine]\ndriver = \"llama-cpp\"\ncommand = {}\n",
             json!([python, engine, "--threads", "1", "--port", "{port}", "--alias", "{lane}"])
         )

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use pointsman_domain::dispatch::{
-    Arrival, BackOff, Dispatcher, Effect, EngineNews, Event, FlowId, Generation, GroupSetup,
+    BackOff, Dispatcher, Effect, EngineEvent, Enqueue, Event, FlowId, Generation, GroupSetup,
     LaneSetup, QueueLimits, Report, Residency, Rules, Ticket,
 };
 use pointsman_domain::{LaneId, Switching};
@@ -83,7 +83,7 @@ impl Desk {
         let many = WAITING as usize * 2;
         let rules = Rules {
             queue: QueueLimits { per_lane: many, total: many },
-            longest_wait: LONG,
+            starvation_timeout: LONG,
             ..Rules::default()
         };
         let groups = [GroupSetup { budget: 30 }; GROUPS as usize];
@@ -93,7 +93,7 @@ impl Desk {
         desk.on(Event::Tick);
         desk.now = Duration::from_secs(40);
         for lane in (0..GROUPS).map(LaneId) {
-            desk.on(Event::Engine { lane, news: EngineNews::Ready });
+            desk.on(Event::Engine { lane, news: EngineEvent::Ready });
         }
         desk
     }
@@ -128,10 +128,10 @@ impl Desk {
     }
 
     /// 8 flows and 3 priorities for each lane.
-    fn arrival(&mut self, lane: LaneId) -> Arrival {
+    fn arrival(&mut self, lane: LaneId) -> Enqueue {
         self.tickets += 1;
         let of_loaded = if lane.0 < GROUPS { 10 } else { 0 };
-        Arrival {
+        Enqueue {
             ticket: Ticket(self.tickets),
             lane,
             priority: i32::try_from(self.tickets / 7 % 3).unwrap_or_default() + of_loaded,
@@ -148,7 +148,7 @@ impl Desk {
         self.on(Event::Arrived(arrival));
     }
 
-    fn arrivals(&mut self, batch: u64, lanes: u32) -> Vec<Arrival> {
+    fn arrivals(&mut self, batch: u64, lanes: u32) -> Vec<Enqueue> {
         (0..batch).map(|index| self.arrival(LaneId(index as u32 % lanes))).collect()
     }
 }
@@ -176,7 +176,7 @@ fn timed(
     total
 }
 
-fn arrived(event: &Event) -> Option<&Arrival> {
+fn arrived(event: &Event) -> Option<&Enqueue> {
     match event {
         Event::Arrived(arrival) => Some(arrival),
         _ => None,
@@ -195,7 +195,7 @@ fn released(lane: LaneId) -> Event {
 fn arrivals(criterion: &mut Criterion) {
     let mut desk = Desk::full();
     let cancel = |desk: &mut Desk, events: &[Event]| {
-        let cancel = |arrival: &Arrival| desk.on(Event::Cancelled(arrival.ticket));
+        let cancel = |arrival: &Enqueue| desk.on(Event::Cancelled(arrival.ticket));
         events.iter().filter_map(arrived).for_each(cancel);
         assert_eq!(desk.dispatcher.queued(), WAITING as usize);
     };
@@ -285,16 +285,16 @@ fn ticks(criterion: &mut Criterion) {
 fn many_flows(criterion: &mut Criterion) {
     let mut desk = Desk::new();
     for _ in 0..WAITING + u64::from(SLOTS) {
-        let arrival = Arrival { priority: 0, ..desk.arrival(LaneId(0)) };
-        desk.on(Event::Arrived(Arrival { flow: FlowId(arrival.ticket.0), ..arrival }));
+        let arrival = Enqueue { priority: 0, ..desk.arrival(LaneId(0)) };
+        desk.on(Event::Arrived(Enqueue { flow: FlowId(arrival.ticket.0), ..arrival }));
     }
     criterion.bench_function("dispatch, release, 10,000 flows wait for one lane", |bencher| {
         bencher.iter_custom(|iterations| {
             let events = |_: &mut Desk, batch| (0..batch).map(|_| released(LaneId(0))).collect();
             let refill = |desk: &mut Desk, events: &[Event]| {
                 for _ in events {
-                    let arrival = Arrival { priority: 0, ..desk.arrival(LaneId(0)) };
-                    desk.on(Event::Arrived(Arrival { flow: FlowId(arrival.ticket.0), ..arrival }));
+                    let arrival = Enqueue { priority: 0, ..desk.arrival(LaneId(0)) };
+                    desk.on(Event::Arrived(Enqueue { flow: FlowId(arrival.ticket.0), ..arrival }));
                 }
             };
             timed(iterations, &mut desk, events, refill)
@@ -314,7 +314,7 @@ fn memory(_: &mut Criterion) {
     println!("dispatch, memory: {each} bytes for each of {queued} who wait");
     for group in [1, 10, 100] {
         let (mut desk, many) = (Desk::new(), bytes(queued) * group / 100);
-        let arrivals: Vec<Arrival> = (0..many).map(|_| desk.arrival(LaneId(GROUPS))).collect();
+        let arrivals: Vec<Enqueue> = (0..many).map(|_| desk.arrival(LaneId(GROUPS))).collect();
         let before = BYTES.load(Ordering::Relaxed);
         arrivals.into_iter().for_each(|arrival| desk.on(Event::Arrived(arrival)));
         let each = (BYTES.load(Ordering::Relaxed) - before) / many;

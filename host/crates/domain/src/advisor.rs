@@ -7,7 +7,7 @@ use crate::chain::ChainInfo;
 use crate::facts::Facts;
 use crate::fleet_view::FleetView;
 use crate::merge::{Merge, Merged, OnConflict};
-use crate::outcome::{Failure, Outcome, Recovery};
+use crate::outcome::{FailureReport, Outcome, Recovery};
 use crate::trace::Trace;
 
 /// Gives advice about requests. Implemented by the chain of policies, and by [`BuiltIn`] for when there is none.
@@ -29,7 +29,7 @@ pub trait Advisor: Send + Sync + fmt::Debug {
     }
 
     /// What to do after a failed try. Asked of the advisor that decided about the request, and of no later one.
-    fn recover(&self, _: &Facts, _: &Arc<FleetView>, _: &Failure, _: &mut Trace) -> Recovery {
+    fn recover(&self, _: &Facts, _: &Arc<FleetView>, _: &FailureReport, _: &mut Trace) -> Recovery {
         Recovery::Planned
     }
 
@@ -60,7 +60,7 @@ impl<A: Advisor> Advisor for Arc<A> {
         &self,
         facts: &Facts,
         fleet: &Arc<FleetView>,
-        failed: &Failure,
+        failed: &FailureReport,
         trace: &mut Trace,
     ) -> Recovery {
         self.as_ref().recover(facts, fleet, failed, trace)

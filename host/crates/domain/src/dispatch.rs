@@ -30,7 +30,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::events::{
-    Arrival, Effect, EngineNews, Event, FlowId, Generation, Refusal, SwitchReport, Ticket, Wish,
+    AcquireError, Effect, EngineEvent, Enqueue, Event, FlowId, Generation, LaneHint, SwitchReport,
+    Ticket,
 };
 pub use self::figures::Report;
 use self::lane::Lane;
@@ -39,7 +40,7 @@ pub use self::setup::{BackOff, GroupSetup, LaneSetup, QueueLimits, Residency, Ru
 use self::switch::Group;
 use crate::advice::Switching;
 use crate::fleet_view::LaneId;
-use crate::lifecycle::{EngineEvent, EngineState};
+use crate::lifecycle::{EngineState, EngineTransition};
 
 /// How long a lane whose connection broke is given to say whether its engine lives.
 const SUSPICION: Duration = Duration::from_millis(300);
@@ -69,13 +70,7 @@ impl Dispatcher {
             groups[setup.group].lanes.push(id);
             all.push(Lane::new(setup));
         }
-        Self {
-            queue: Queue::new(all.len(), rules.ageing),
-            lanes: all,
-            groups,
-            rules,
-            closed: false,
-        }
+        Self { queue: Queue::new(all.len(), rules.aging), lanes: all, groups, rules, closed: false }
     }
 
     /// Take in one event and append what has to be done. `now` never goes back.
@@ -92,9 +87,9 @@ impl Dispatcher {
                 self.release(lane, generation, report, now, effects)
             }
             Event::Engine { lane, news } => self.engine(lane, news, now, effects),
-            Event::Wished { lane, wish, until } => {
+            Event::Hinted { lane, hint, until } => {
                 if let Some(of) = self.lanes.get_mut(lane.index()) {
-                    of.wish = wish.map(|wish| (wish, until));
+                    of.hint = hint.map(|hint| (hint, until));
                     self.balance_of(lane, now, effects);
                 }
             }
@@ -108,7 +103,7 @@ impl Dispatcher {
             Event::Closed => {
                 self.closed = true;
                 for id in lane_ids().take(self.lanes.len()) {
-                    refuse_all(self.queue.drain(id, |_| true), &Refusal::Closing, effects);
+                    refuse_all(self.queue.drain(id, |_| true), &AcquireError::Closing, effects);
                 }
             }
         }
@@ -163,12 +158,12 @@ impl Dispatcher {
     /// 8. It would wait in vain, and has somewhere else to go: refuse.
     /// 9. The queue is full: refuse.
     /// 10. It waits.
-    fn arrive(&mut self, arrival: Arrival, now: Duration, effects: &mut Vec<Effect>) {
-        let Arrival { ticket, lane: id, priority, flow, deadline, switching, has_fallback } =
+    fn arrive(&mut self, arrival: Enqueue, now: Duration, effects: &mut Vec<Effect>) {
+        let Enqueue { ticket, lane: id, priority, flow, deadline, switching, has_fallback } =
             arrival;
         let granted = match self.may_wait(&arrival, now) {
             Err(refusal) => {
-                effects.push(Effect::Refuse { ticket, refusal });
+                effects.push(Effect::Reject { ticket, refusal });
                 return;
             }
             Ok(granted) => granted,
@@ -187,14 +182,14 @@ impl Dispatcher {
     }
 
     /// Can it have a slot now? If it may not even wait for one: why.
-    fn may_wait(&self, arrival: &Arrival, now: Duration) -> Result<bool, Refusal> {
-        let Arrival { lane: id, deadline, switching, has_fallback, .. } = *arrival;
+    fn may_wait(&self, arrival: &Enqueue, now: Duration) -> Result<bool, AcquireError> {
+        let Enqueue { lane: id, deadline, switching, has_fallback, .. } = *arrival;
         if self.closed {
-            return Err(Refusal::Closing);
+            return Err(AcquireError::Closing);
         }
-        let Some(lane) = self.lanes.get(id.index()) else { return Err(Refusal::UnknownLane) };
+        let Some(lane) = self.lanes.get(id.index()) else { return Err(AcquireError::UnknownLane) };
         if has_fallback && let Err(retry_in) = lane.breaker.admits(now) {
-            return Err(Refusal::Faulty { retry_in });
+            return Err(AcquireError::Faulty { retry_in });
         }
         if lane.free(now) > 0 && self.queue.is_empty(id) {
             return Ok(true);
@@ -204,10 +199,10 @@ impl Dispatcher {
         }
         let loaded = matches!(lane.engine, EngineState::Ready | EngineState::Starting);
         if switching == Switching::Never && !loaded {
-            return Err(Refusal::NotLoaded);
+            return Err(AcquireError::NotLoaded);
         }
         if deadline <= now {
-            return Err(Refusal::TimedOut {
+            return Err(AcquireError::TimedOut {
                 waited: Duration::ZERO,
                 retry_in: self.start_in(id, now),
             });
@@ -215,25 +210,25 @@ impl Dispatcher {
         if has_fallback {
             let estimate = self.start_in(id, now);
             if now.saturating_add(estimate) > deadline {
-                return Err(Refusal::TooLate { estimate });
+                return Err(AcquireError::TooLate { estimate });
             }
         }
         if self.queue.is_full(id, self.rules.queue) {
             let queued = self.queue.waiting(id);
-            return Err(Refusal::QueueFull { queued, retry_in: self.start_in(id, now) });
+            return Err(AcquireError::QueueFull { queued, retry_in: self.start_in(id, now) });
         }
         Ok(false)
     }
 
-    fn not_serving(&self, id: LaneId, now: Duration) -> Refusal {
+    fn not_serving(&self, id: LaneId, now: Duration) -> AcquireError {
         let lane = &self.lanes[id.index()];
         let retry_in = self.ready_in(id, now);
         let never_served = !lane.had_served && lane.dying.is_none();
         match lane.problem.clone() {
             Some(reason) if never_served && lane.setup.residency != Residency::External => {
-                Refusal::LoadFailed { reason, retry_in }
+                AcquireError::LoadFailed { reason, retry_in }
             }
-            reason => Refusal::NotServing { state: lane.state(), reason, retry_in },
+            reason => AcquireError::NotServing { state: lane.state(), reason, retry_in },
         }
     }
 
@@ -264,31 +259,31 @@ impl Dispatcher {
         };
         if opened && let Err(retry_in) = lane.breaker.admits(now) {
             let leave = self.queue.drain(id, |waiter| waiter.has_fallback);
-            refuse_all(leave, &Refusal::Faulty { retry_in }, effects);
+            refuse_all(leave, &AcquireError::Faulty { retry_in }, effects);
         }
         self.balance_of(id, now, effects);
     }
 
     /// News of an engine. What makes no sense in its state is late news of an earlier life.
-    fn engine(&mut self, id: LaneId, news: EngineNews, now: Duration, effects: &mut Vec<Effect>) {
+    fn engine(&mut self, id: LaneId, news: EngineEvent, now: Duration, effects: &mut Vec<Effect>) {
         let Some(lane) = self.lanes.get_mut(id.index()) else { return };
         let external = lane.setup.residency == Residency::External;
         match news {
-            EngineNews::Ready => {
+            EngineEvent::Ready => {
                 if external && lane.engine == EngineState::BackingOff {
-                    lane.step(EngineEvent::Retry, now);
-                    lane.step(EngineEvent::Load, now);
+                    lane.step(EngineTransition::Retry, now);
+                    lane.step(EngineTransition::Load, now);
                 }
                 if lane.engine == EngineState::Starting {
                     let loading_since = lane.since;
                     lane.came_up(now);
-                    lane.step(EngineEvent::Answers, now);
+                    lane.step(EngineTransition::Answers, now);
                     self.switched(id, loading_since, now, effects);
                 }
             }
-            EngineNews::Dying(reason) => {
+            EngineEvent::Dying(reason) => {
                 let served = lane.served(now);
-                if lane.engine != EngineState::Stopping && lane.step(EngineEvent::Stop, now) {
+                if lane.engine != EngineState::Stopping && lane.step(EngineTransition::Stop, now) {
                     lane.dying = Some(served);
                     lane.problem = Some(reason);
                     // Whoever waits for a load hears of its end when all is known about it.
@@ -297,22 +292,22 @@ impl Dispatcher {
                     }
                 }
             }
-            EngineNews::LoadFailed(reason) | EngineNews::Lost(reason) => {
+            EngineEvent::LoadFailed(reason) | EngineEvent::Lost(reason) => {
                 let served = lane.dying.unwrap_or(lane.served(now));
                 let was_to_end = lane.engine == EngineState::Stopping && lane.dying.is_none();
                 if was_to_end {
                     // And has, if not quite as asked.
-                    lane.step(EngineEvent::Exited, now);
+                    lane.step(EngineTransition::Exited, now);
                     lane.asleep = false;
-                } else if lane.step(EngineEvent::Lost, now) {
+                } else if lane.step(EngineTransition::Lost, now) {
                     lane.went_down(reason, served, now);
                     self.leave_lost(id, now, effects);
                 }
             }
-            EngineNews::Stopped { asleep } => {
+            EngineEvent::Stopped { asleep } => {
                 if lane.engine == EngineState::Stopping && lane.dying.is_none() {
                     lane.stop.add(now.saturating_sub(lane.since));
-                    lane.step(EngineEvent::Exited, now);
+                    lane.step(EngineTransition::Exited, now);
                     lane.asleep = asleep;
                 } else if lane.sleeps() && !asleep {
                     lane.asleep = false;
@@ -358,8 +353,8 @@ impl Dispatcher {
     fn expire(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         while let Some((lane, Waiter { ticket, since, .. })) = self.queue.pop_expired(now) {
             let retry_in = self.start_in(lane, now);
-            let refusal = Refusal::TimedOut { waited: now.saturating_sub(since), retry_in };
-            effects.push(Effect::Refuse { ticket, refusal });
+            let refusal = AcquireError::TimedOut { waited: now.saturating_sub(since), retry_in };
+            effects.push(Effect::Reject { ticket, refusal });
             self.balance_of(lane, now, effects);
         }
     }
@@ -371,9 +366,9 @@ impl Dispatcher {
     }
 }
 
-fn refuse_all(waiters: Vec<Waiter>, refusal: &Refusal, effects: &mut Vec<Effect>) {
+fn refuse_all(waiters: Vec<Waiter>, refusal: &AcquireError, effects: &mut Vec<Effect>) {
     let refuse =
-        |waiter: Waiter| Effect::Refuse { ticket: waiter.ticket, refusal: refusal.clone() };
+        |waiter: Waiter| Effect::Reject { ticket: waiter.ticket, refusal: refusal.clone() };
     effects.extend(waiters.into_iter().map(refuse));
 }
 

@@ -13,6 +13,7 @@
 
 mod advice;
 mod advisor;
+mod attempts;
 mod chain;
 pub mod dispatch;
 mod facts;
@@ -24,13 +25,13 @@ mod permit;
 mod plan;
 mod trace;
 pub mod units;
-mod way;
 
 pub use advice::{
     Advice, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneScore, Metric, MetricWeight, Note,
     OnTimeout, QueueAdvice, Rejection, Scalar, Switching, Trigger, Triggers,
 };
 pub use advisor::{Advisor, BuiltIn};
+pub use attempts::{AttemptCursor, FailureClass, NextAction, SlotRequest};
 pub use chain::{ChainInfo, LinkInfo};
 pub use facts::{
     Endpoint, Facts, FieldValue, Figures, MessageInfo, RequestView, Role, char_slice, fnv1a_chain,
@@ -38,10 +39,9 @@ pub use facts::{
 pub use fleet_view::{
     EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Permille, Topology,
 };
-pub use lifecycle::{EngineEvent, EngineState};
+pub use lifecycle::{EngineState, EngineTransition};
 pub use merge::{Merge, Merged, OnConflict, PolicyRef};
-pub use outcome::{Failure, Outcome, Recovery, TryResult};
+pub use outcome::{AttemptResult, FailureReport, Outcome, Recovery};
 pub use permit::{Allow, Dropped, permit, permit_edits};
 pub use plan::{Decision, NoLane, Plan, PlanLimits, Step};
 pub use trace::{Consulted, Read, Trace};
-pub use way::{Failing, Next, Wanted, Way};

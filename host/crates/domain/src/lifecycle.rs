@@ -38,7 +38,7 @@ pub enum EngineState {
 
 /// What happens to an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EngineEvent {
+pub enum EngineTransition {
     /// It is to be started.
     Load,
     /// It answered its ready probe.
@@ -73,8 +73,8 @@ impl EngineState {
 
     /// The next state; `None` where the event makes no sense in this one.
     #[must_use]
-    pub fn on(self, event: EngineEvent) -> Option<Self> {
-        use EngineEvent::{Answers, Drain, Exited, GiveUp, Keep, Load, Lost, Retry, Stop};
+    pub fn on(self, event: EngineTransition) -> Option<Self> {
+        use EngineTransition::{Answers, Drain, Exited, GiveUp, Keep, Load, Lost, Retry, Stop};
         match (self, event) {
             (Self::Cold, Load) => Some(Self::Starting),
             (Self::Starting, Answers) | (Self::Draining, Keep) => Some(Self::Ready),
@@ -124,8 +124,8 @@ impl EngineState {
 
 #[cfg(test)]
 mod tests {
-    use super::EngineEvent::{Answers, Drain, Exited, GiveUp, Keep, Load, Lost, Retry, Stop};
     use super::EngineState::{self, BackingOff, Cold, Failed, Ready, Starting, Stopping};
+    use super::EngineTransition::{Answers, Drain, Exited, GiveUp, Keep, Load, Lost, Retry, Stop};
 
     #[test]
     fn every_path_through_a_life_is_in_the_table() {

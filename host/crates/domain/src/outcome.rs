@@ -11,7 +11,7 @@ use crate::fleet_view::LaneId;
 /// How one try on a lane ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum TryResult {
+pub enum AttemptResult {
     /// The whole answer went out.
     Ok,
     /// It waited for its longest time.
@@ -32,7 +32,7 @@ pub enum TryResult {
     Other,
 }
 
-impl TryResult {
+impl AttemptResult {
     /// Value of a metric's label.
     pub fn label(self) -> &'static str {
         match self {
@@ -49,7 +49,7 @@ impl TryResult {
     }
 }
 
-impl From<Trigger> for TryResult {
+impl From<Trigger> for AttemptResult {
     fn from(trigger: Trigger) -> Self {
         match trigger {
             Trigger::QueueTimeout => Self::QueueTimeout,
@@ -65,11 +65,11 @@ impl From<Trigger> for TryResult {
 /// A failed try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Failure {
+pub struct FailureReport {
     /// The lane that was tried.
     pub lane: LaneId,
     /// How it ended.
-    pub what: TryResult,
+    pub what: AttemptResult,
     /// HTTP status of the engine's answer; 0 where there was none.
     pub status: u16,
     /// Bytes of output that the client has seen. Nothing is retried above 0, so policies are only asked at 0.
@@ -78,7 +78,7 @@ pub struct Failure {
     #[serde(rename = "elapsed-us", with = "crate::units::micros")]
     pub elapsed: Duration,
     /// Tries that are left for the request.
-    pub tries_left: u32,
+    pub attempts_left: u32,
 }
 
 /// What to do after a failed try.
@@ -109,7 +109,7 @@ pub struct Outcome {
     /// Generation of the lane table.
     pub topology: u64,
     /// How it ended.
-    pub ended: TryResult,
+    pub ended: AttemptResult,
     /// How often a lane was tried.
     pub tries: u32,
     /// Time in queues.

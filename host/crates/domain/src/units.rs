@@ -1,29 +1,44 @@
-//! Values with units, as people write them in configurations and manifests: `"30s"`, `"48GiB"`.
+//! Values with units, as written in configurations and manifests: `"30s"`, `"48GiB"`.
 
 use std::time::Duration;
 
-/// A duration such as `"250ms"`, `"30s"`, `"5m"`, `"2h"`.
-///
-/// # Errors
-/// With what to write instead.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, u64); 5] =
-        [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000)];
-    scaled(text, &UNITS).map(Duration::from_micros).ok_or_else(|| {
-        format!("\"{text}\" is no duration; write a whole number with a unit, such as \"250ms\", \"30s\", \"5m\" or \"2h\"")
-    })
+/// A text that is not a value with a known unit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// The text is not a duration.
+    #[error(
+        "invalid duration \"{0}\": expected an integer with a unit, for example \"250ms\", \"30s\", \
+         \"5m\" or \"2h\""
+    )]
+    Duration(String),
+    /// The text is not a size.
+    #[error(
+        "invalid size \"{0}\": expected an integer with a unit, for example \"512KiB\", \"32MiB\" or \
+         \"48GiB\""
+    )]
+    Size(String),
 }
 
-/// A size in bytes such as `"512KiB"`, `"32MiB"`, `"48GiB"`.
+/// Parses a duration such as `"250ms"`, `"30s"`, `"5m"` or `"2h"`.
 ///
 /// # Errors
-/// With what to write instead.
-pub fn bytes(text: &str) -> Result<u64, String> {
+/// If the text is not an integer with one of the units `us`, `ms`, `s`, `m` and `h`, or is too large.
+pub fn duration(text: &str) -> Result<Duration, UnitError> {
+    const UNITS: [(&str, u64); 5] =
+        [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000)];
+    let micros = scaled(text, &UNITS).ok_or_else(|| UnitError::Duration(text.to_owned()))?;
+    Ok(Duration::from_micros(micros))
+}
+
+/// Parses a size in bytes such as `"512KiB"`, `"32MiB"` or `"48GiB"`.
+///
+/// # Errors
+/// If the text is not an integer with one of the units `B`, `KiB`, `MiB`, `GiB` and `TiB`, or is too
+/// large.
+pub fn bytes(text: &str) -> Result<u64, UnitError> {
     const UNITS: [(&str, u64); 5] =
         [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
-    scaled(text, &UNITS).ok_or_else(|| {
-        format!("\"{text}\" is no size; write a whole number with a unit, such as \"512KiB\", \"32MiB\" or \"48GiB\"")
-    })
+    scaled(text, &UNITS).ok_or_else(|| UnitError::Size(text.to_owned()))
 }
 
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -33,35 +48,35 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*factor)
 }
 
-/// A duration as whole microseconds, for `#[serde(with)]`; keys of such values end with `-us`.
+/// Serialises a duration as whole microseconds, for `#[serde(with)]`; such keys end with `-us`.
 pub mod micros {
     use std::time::Duration;
 
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
 
-    #[expect(missing_docs, clippy::missing_errors_doc, reason = "the form that serde wants")]
+    #[expect(missing_docs, clippy::missing_errors_doc, reason = "the signature is serde's")]
     pub fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
         u64::try_from(time.as_micros()).unwrap_or(u64::MAX).serialize(to)
     }
 
-    #[expect(missing_docs, clippy::missing_errors_doc, reason = "the form that serde wants")]
+    #[expect(missing_docs, clippy::missing_errors_doc, reason = "the signature is serde's")]
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         u64::deserialize(from).map(Duration::from_micros)
     }
 }
 
-/// The same for one that may be missing.
+/// Serialises an optional duration as whole microseconds, for `#[serde(with)]`.
 pub mod maybe_micros {
     use std::time::Duration;
 
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
 
-    #[expect(missing_docs, clippy::missing_errors_doc, reason = "the form that serde wants")]
+    #[expect(missing_docs, clippy::missing_errors_doc, reason = "the signature is serde's")]
     pub fn serialize<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
         time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)).serialize(to)
     }
 
-    #[expect(missing_docs, clippy::missing_errors_doc, reason = "the form that serde wants")]
+    #[expect(missing_docs, clippy::missing_errors_doc, reason = "the signature is serde's")]
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
         Ok(Option::<u64>::deserialize(from)?.map(Duration::from_micros))
     }

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{
-    Arrival, Dispatcher, Effect, EngineNews, Event, Generation, Refusal, Report, Ticket, Wish,
+    AcquireError, Dispatcher, Effect, EngineEvent, Enqueue, Event, Generation, LaneHint, Report,
+    Ticket,
 };
 use pointsman_domain::{FleetView, LaneId, LaneStat, LaneState, Topology};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -26,19 +27,19 @@ use crate::LaneStatus;
 use crate::driver::Target;
 use crate::lease::Lease;
 use crate::metrics::FleetMetrics;
-use crate::scrape::{EngineFigures, Rates};
+use crate::scrape::{EngineMetrics, Rates};
 use crate::upstream::Upstream;
 
 /// What the actor is told. Every message belongs to a request or to an engine, whose numbers are limited, so the mailbox
 /// needs no limit of its own; and a lease must be able to say from `drop` that it is free.
 #[derive(Debug)]
 pub(crate) enum Message {
-    Wanted { arrival: Arrival, answer: oneshot::Sender<Result<Lease, Refusal>> },
+    SlotRequest { arrival: Enqueue, answer: oneshot::Sender<Result<Lease, AcquireError>> },
     Cancelled(Ticket),
     Released { lane: LaneId, generation: Generation, report: Report },
-    News { lane: LaneId, news: EngineNews, target: Option<Arc<Target>> },
-    Figures { lane: LaneId, figures: EngineFigures, rates: Rates },
-    Wished { lane: LaneId, wish: Option<Wish>, lasts: Duration },
+    News { lane: LaneId, news: EngineEvent, target: Option<Arc<Target>> },
+    Figures { lane: LaneId, figures: EngineMetrics, rates: Rates },
+    Hinted { lane: LaneId, hint: Option<LaneHint>, lasts: Duration },
     Close,
 }
 
@@ -66,14 +67,14 @@ pub(crate) struct LaneParts {
     /// Cancelled to cut the leases of this life; `None` where the rules never cut.
     pub(crate) cut: Option<CancellationToken>,
     /// What the engine last said of itself, and when.
-    pub(crate) told: Option<(EngineFigures, Rates, Instant)>,
+    pub(crate) told: Option<(EngineMetrics, Rates, Instant)>,
     /// The next answer is the first one after a switch.
     pub(crate) first_after_switch: bool,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    answer: oneshot::Sender<Result<Lease, Refusal>>,
+    answer: oneshot::Sender<Result<Lease, AcquireError>>,
     priority: i32,
 }
 
@@ -124,7 +125,7 @@ impl Actor {
         effects: &mut Vec<Effect>,
     ) {
         let event = match message {
-            Message::Wanted { arrival, answer } => {
+            Message::SlotRequest { arrival, answer } => {
                 waiting.insert(arrival.ticket, Waiting { answer, priority: arrival.priority });
                 Event::Arrived(arrival)
             }
@@ -145,7 +146,7 @@ impl Actor {
             Message::News { lane, news, target } => {
                 if let Some(parts) = self.lanes.get_mut(lane.index()) {
                     parts.target = target;
-                    if news == EngineNews::Ready {
+                    if news == EngineEvent::Ready {
                         parts.cut = parts.cut.as_ref().map(|_| CancellationToken::new());
                     } else {
                         parts.told = None;
@@ -160,8 +161,8 @@ impl Actor {
                 }
                 return;
             }
-            Message::Wished { lane, wish, lasts } => {
-                Event::Wished { lane, wish, until: now.saturating_add(lasts) }
+            Message::Hinted { lane, hint, lasts } => {
+                Event::Hinted { lane, hint, until: now.saturating_add(lasts) }
             }
             Message::Close => Event::Closed,
         };
@@ -178,14 +179,14 @@ impl Actor {
                 };
                 self.metrics.granted(lane, priority, waited);
                 // The engine may have gone down in the same batch. A lease that nobody takes is dropped, and so given back.
-                let lost = || Refusal::NotServing {
+                let lost = || AcquireError::NotServing {
                     state: LaneState::Down,
                     reason: None,
                     retry_in: Duration::from_secs(1),
                 };
                 drop(answer.send(self.lease(lane, generation, priority).ok_or_else(lost)));
             }
-            Effect::Refuse { ticket, refusal } => {
+            Effect::Reject { ticket, refusal } => {
                 self.metrics.refused(&refusal);
                 if let Some(Waiting { answer, .. }) = waiting.remove(&ticket) {
                     drop(answer.send(Err(refusal)));
@@ -193,7 +194,7 @@ impl Actor {
             }
             Effect::Load(lane) => self.order(lane, Order::Load),
             Effect::Unload { lane, fully } => self.order(lane, Order::Unload { fully }),
-            Effect::Cut { lane, .. } => {
+            Effect::Abort { lane, .. } => {
                 if let Some(parts) = self.lanes.get(lane.index()) {
                     tracing::warn!(
                         lane = &*parts.name,
@@ -271,7 +272,7 @@ impl Actor {
 }
 
 /// Put what an engine said of itself into the figures of its lane.
-fn tell(stat: &mut LaneStat, (figures, rates, at): &(EngineFigures, Rates, Instant)) {
+fn tell(stat: &mut LaneStat, (figures, rates, at): &(EngineMetrics, Rates, Instant)) {
     stat.waiting = figures.waiting.unwrap_or(0);
     stat.kv_used = figures.kv_used.unwrap_or(0);
     stat.decode_tps = rates.decode_tps.unwrap_or(0);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use pointsman_domain::EngineKind;
 
 use crate::process::Launch;
-use crate::scrape::{self, EngineFigures};
-use crate::spec::{EngineSpec, ExternalSpec, ProcessSpec, Secret, SwitchStrategy, Words};
+use crate::scrape::{self, EngineMetrics};
+use crate::spec::{CommandLine, EngineSpec, ExternalSpec, ProcessSpec, Secret, SwitchStrategy};
 use crate::tls::Trust;
 use crate::vllm::{self, VllmSettings};
 
@@ -36,7 +36,7 @@ pub(crate) struct Prepared {
 }
 
 /// Where an engine tells something about itself: a path, and who understands what comes from there.
-pub(crate) type Source = (&'static str, fn(&[u8]) -> EngineFigures);
+pub(crate) type Source = (&'static str, fn(&[u8]) -> EngineMetrics);
 
 /// One kind of engine.
 pub(crate) trait Driver: Send + Sync {
@@ -101,7 +101,7 @@ fn local(port: u16) -> Target {
 }
 
 /// Put lane, host and port where a command line wants them.
-fn fill(words: &Words, run: &ProcessSpec, lane: &str, port: u16) -> Prepared {
+fn fill(words: &CommandLine, run: &ProcessSpec, lane: &str, port: u16) -> Prepared {
     let fill = |word: &String| {
         word.replace("{port}", &port.to_string()).replace("{host}", HOST).replace("{lane}", lane)
     };
@@ -169,7 +169,7 @@ impl Driver for Vllm {
 /// A program with a command line: a llama.cpp server, or any other with the OpenAI API.
 struct Program {
     kind: EngineKind,
-    words: Words,
+    words: CommandLine,
     ready: String,
     run: ProcessSpec,
 }
@@ -213,7 +213,7 @@ const LLAMA_CPP_FIGURES: [Source; 2] = [
     ("/metrics", |body| scrape::llama_cpp(&String::from_utf8_lossy(body))),
     ("/slots", |body| {
         let (slots, slots_busy) = scrape::slots(body).unzip();
-        EngineFigures { slots, slots_busy, running: slots_busy, ..EngineFigures::default() }
+        EngineMetrics { slots, slots_busy, running: slots_busy, ..EngineMetrics::default() }
     }),
 ];
 

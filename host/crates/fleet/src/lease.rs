@@ -70,7 +70,7 @@ impl Lease {
             None => answer.await,
             Some(cut) => match cut.run_until_cancelled(answer).await {
                 Some(answer) => Ok(answer?.map(|body| body.cut_by(cut))),
-                None => Err(EngineError::Exchanged),
+                None => Err(EngineError::Evicted),
             },
         }
     }

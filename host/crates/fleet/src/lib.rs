@@ -31,8 +31,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{Dispatcher, GroupSetup, LaneSetup, Refusal, Ticket, Wish};
-use pointsman_domain::{EngineState, FleetView, LaneId, LaneInfo, LaneState, Topology, Wanted};
+use pointsman_domain::dispatch::{
+    AcquireError, Dispatcher, GroupSetup, LaneHint, LaneSetup, Ticket,
+};
+use pointsman_domain::{
+    EngineState, FleetView, LaneId, LaneInfo, LaneState, SlotRequest, Topology,
+};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -50,8 +54,8 @@ pub use self::memory::{Gpu, Holder, Machine, Pool};
 pub use self::metrics::FleetMetrics;
 pub use self::process::{Home, HomeError, keeper_main};
 pub use self::spec::{
-    BackOff, EngineSpec, ExternalSpec, FleetSpec, GroupSpec, LaneSpec, Liveness, ProcessSpec,
-    Residency, Rules, Secret, SwitchStrategy, Timeouts, UrlError, Words,
+    BackOff, CommandLine, EngineSpec, ExternalSpec, FleetSpec, GroupSpec, LaneSpec, Liveness,
+    ProcessSpec, Residency, Rules, Secret, SwitchStrategy, Timeouts, UrlError,
 };
 pub use self::upstream::{EngineBody, EngineError};
 
@@ -140,7 +144,7 @@ impl Fleet {
                 orders,
                 status: status.clone(),
                 target: None,
-                cut: spec.rules.cut_after.map(|_| CancellationToken::new()),
+                cut: spec.rules.drain_timeout.map(|_| CancellationToken::new()),
                 told: None,
                 first_after_switch: false,
             });
@@ -207,24 +211,24 @@ impl Fleet {
     }
 
     /// Wish that a lane be loaded, kept or released, for a time; `None` takes the wish before back.
-    pub fn wish(&self, lane: LaneId, wish: Option<Wish>, lasts: Duration) {
+    pub fn hint(&self, lane: LaneId, hint: Option<LaneHint>, lasts: Duration) {
         // Without an actor there is nothing to be wished for.
-        let _gone = self.mailbox.send(Message::Wished { lane, wish, lasts });
+        let _gone = self.mailbox.send(Message::Hinted { lane, hint, lasts });
     }
 
     /// Wait for a slot. Dropping the future gives up the place in the queue.
     ///
     /// # Errors
     /// With the reason why there is none.
-    pub async fn acquire(&self, wanted: Wanted<'_>) -> Result<Lease, Refusal> {
+    pub async fn acquire(&self, wanted: SlotRequest<'_>) -> Result<Lease, AcquireError> {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
         let arrival = wanted.arrival(ticket, self.started.elapsed());
         let (answer, answered) = oneshot::channel();
-        if self.mailbox.send(Message::Wanted { arrival, answer }).is_err() {
-            return Err(Refusal::Closing);
+        if self.mailbox.send(Message::SlotRequest { arrival, answer }).is_err() {
+            return Err(AcquireError::Closing);
         }
         let mut cancel = CancelOnDrop { mailbox: &self.mailbox, ticket: Some(ticket) };
-        let result = answered.await.unwrap_or(Err(Refusal::Closing));
+        let result = answered.await.unwrap_or(Err(AcquireError::Closing));
         cancel.ticket = None;
         result
     }

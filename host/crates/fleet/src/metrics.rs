@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{Refusal, SwitchReport};
+use pointsman_domain::dispatch::{AcquireError, SwitchReport};
 use pointsman_domain::{LaneId, LaneStat, LaneState};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::scrape::EngineFigures;
+use crate::scrape::EngineMetrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Lane {
@@ -245,17 +245,17 @@ impl FleetMetrics {
         }
     }
 
-    pub(crate) fn refused(&self, refusal: &Refusal) {
+    pub(crate) fn refused(&self, refusal: &AcquireError) {
         let reason = match refusal {
-            Refusal::UnknownLane => "unknown-lane",
-            Refusal::NotServing { .. } => "not-serving",
-            Refusal::NotLoaded => "not-loaded",
-            Refusal::LoadFailed { .. } => "load-failed",
-            Refusal::Faulty { .. } => "breaker-open",
-            Refusal::QueueFull { .. } => "queue-full",
-            Refusal::TooLate { .. } => "too-late",
-            Refusal::TimedOut { .. } => "timed-out",
-            Refusal::Closing => "closing",
+            AcquireError::UnknownLane => "unknown-lane",
+            AcquireError::NotServing { .. } => "not-serving",
+            AcquireError::NotLoaded => "not-loaded",
+            AcquireError::LoadFailed { .. } => "load-failed",
+            AcquireError::Faulty { .. } => "breaker-open",
+            AcquireError::QueueFull { .. } => "queue-full",
+            AcquireError::TooLate { .. } => "too-late",
+            AcquireError::TimedOut { .. } => "timed-out",
+            AcquireError::Closing => "closing",
         };
         self.refused.get_or_create(&Reason { reason }).inc();
     }
@@ -313,7 +313,7 @@ impl FleetMetrics {
         }
     }
 
-    pub(crate) fn told(&self, lane: LaneId, figures: &EngineFigures) {
+    pub(crate) fn told(&self, lane: LaneId, figures: &EngineMetrics) {
         if let Some(lane) = self.lanes.get(lane.index()) {
             lane.waiting_in_engine.set(i64::from(figures.waiting.unwrap_or(0)));
             lane.kv_used.set(i64::from(figures.kv_used.unwrap_or(0)));

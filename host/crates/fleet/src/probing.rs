@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::EngineNews;
+use pointsman_domain::dispatch::EngineEvent;
 
 use crate::driver::Target;
 use crate::supervisor::Supervisor;
@@ -41,12 +41,12 @@ impl Supervisor {
                             "the engine at {} answers",
                             target.authority
                         );
-                        self.news(EngineNews::Ready, Some(Arc::clone(&target)));
+                        self.news(EngineEvent::Ready, Some(Arc::clone(&target)));
                     }
                     Some(problem) => {
                         let problem = format!("the engine at {}: {problem}", target.authority);
                         tracing::warn!(lane = self.name, "{problem}");
-                        self.news(EngineNews::Lost(problem.into()), None);
+                        self.news(EngineEvent::Lost(problem.into()), None);
                     }
                 }
             }

@@ -18,7 +18,7 @@ const MOST_LINES: usize = 100_000;
 /// Figures that an engine tells about itself; what it does not tell is `None`. Counters count from the
 /// engine's start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct EngineFigures {
+pub(crate) struct EngineMetrics {
     /// Requests that it works on.
     pub(crate) running: Option<u32>,
     /// Requests that it has accepted and not begun.
@@ -43,7 +43,7 @@ pub(crate) struct EngineFigures {
     pub(crate) slots_busy: Option<u32>,
 }
 
-impl EngineFigures {
+impl EngineMetrics {
     /// These, and of `other` what these do not tell.
     pub(crate) fn or(self, other: Self) -> Self {
         Self {
@@ -63,8 +63,8 @@ impl EngineFigures {
 }
 
 /// What vLLM's `/metrics` says. Figures of several engines (data parallel) are added up.
-pub(crate) fn vllm(text: &str) -> EngineFigures {
-    let mut figures = EngineFigures::default();
+pub(crate) fn vllm(text: &str) -> EngineMetrics {
+    let mut figures = EngineMetrics::default();
     for Sample { name, labels, value } in samples(text, "vllm:") {
         match name {
             "num_requests_running" => add_requests(&mut figures.running, value),
@@ -84,8 +84,8 @@ pub(crate) fn vllm(text: &str) -> EngineFigures {
 }
 
 /// What llama.cpp's `/metrics` says; it is there with `--metrics` only.
-pub(crate) fn llama_cpp(text: &str) -> EngineFigures {
-    let mut figures = EngineFigures::default();
+pub(crate) fn llama_cpp(text: &str) -> EngineMetrics {
+    let mut figures = EngineMetrics::default();
     let mut computed = None;
     for Sample { name, value, .. } in samples(text, "llamacpp:") {
         match name {
@@ -133,8 +133,8 @@ pub(crate) struct Rates {
 
 /// Compare two scrapes. A counter that went back shows that the engine was started anew: then the others say
 /// nothing either, even those that have grown past their old value.
-pub(crate) fn rates(earlier: &EngineFigures, later: &EngineFigures, between: Duration) -> Rates {
-    let counters: [fn(&EngineFigures) -> Option<u64>; 5] = [
+pub(crate) fn rates(earlier: &EngineMetrics, later: &EngineMetrics, between: Duration) -> Rates {
+    let counters: [fn(&EngineMetrics) -> Option<u64>; 5] = [
         |figures| figures.prefix_queries,
         |figures| figures.prefix_hits,
         |figures| figures.prompt_tokens,

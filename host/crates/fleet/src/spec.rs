@@ -90,14 +90,14 @@ pub enum EngineSpec {
     /// A llama.cpp server that we start.
     LlamaCpp {
         /// Program, arguments and environment.
-        words: Words,
+        words: CommandLine,
         /// How it is run.
         run: ProcessSpec,
     },
     /// Any other program with the OpenAI API that we start.
     Command {
         /// Program, arguments and environment.
-        words: Words,
+        words: CommandLine,
         /// Path that answers 2xx when it can serve.
         ready: String,
         /// How it is run.
@@ -121,7 +121,7 @@ impl EngineSpec {
 
 /// A command line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Words {
+pub struct CommandLine {
     /// Program and arguments; `{port}`, `{host}` and `{lane}` are replaced.
     pub command: Vec<String>,
     /// Environment variables beyond our own; the same is replaced in their values.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::LaneId;
-use pointsman_domain::dispatch::EngineNews;
+use pointsman_domain::dispatch::EngineEvent;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -117,7 +117,7 @@ impl Supervisor {
                     if let Some(engine) = asleep.take() {
                         self.end(engine, spec).await;
                     }
-                    self.news(EngineNews::Stopped { asleep: false }, None);
+                    self.news(EngineEvent::Stopped { asleep: false }, None);
                 }
                 None => {
                     if let Some(engine) = asleep.take() {
@@ -265,7 +265,7 @@ impl Supervisor {
     async fn serve(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Ended {
         engine.log.ready();
         let mut vitals = Vitals::of(self, &engine.target);
-        self.news(EngineNews::Ready, Some(Arc::clone(&engine.target)));
+        self.news(EngineEvent::Ready, Some(Arc::clone(&engine.target)));
         engine.process.note();
         loop {
             let seen = tokio::select! {
@@ -290,7 +290,7 @@ impl Supervisor {
                     let _gone = self.mailbox.send(message);
                 }
                 Seen::Hangs(why) => {
-                    self.news(EngineNews::Dying(why.as_str().into()), None);
+                    self.news(EngineEvent::Dying(why.as_str().into()), None);
                     let why = with_last_words(why, engine.process.lines(), &engine.log);
                     self.kill(engine).await;
                     return self.lost_while_serving(why, "hang");
@@ -315,14 +315,14 @@ impl Supervisor {
                     return Ended::Stopped;
                 }
                 Some(Ok(())) => {
-                    self.news(EngineNews::Stopped { asleep: true }, None);
+                    self.news(EngineEvent::Stopped { asleep: true }, None);
                     return Ended::Asleep(Box::new(engine));
                 }
                 Some(Err(error)) => self.demote(&error),
             }
         }
         self.end(engine, spec).await;
-        self.news(EngineNews::Stopped { asleep: false }, None);
+        self.news(EngineEvent::Stopped { asleep: false }, None);
         Ended::Gone
     }
 
@@ -372,7 +372,7 @@ impl Supervisor {
         let why = format!("the engine ended: {sentence}");
         if serving {
             // At once, so that nobody is sent there while the rest of it is cleared away.
-            self.news(EngineNews::Dying(why.as_str().into()), None);
+            self.news(EngineEvent::Dying(why.as_str().into()), None);
         }
         let lines = engine.process.lines().clone();
         let log = engine.log.clone();
@@ -383,14 +383,14 @@ impl Supervisor {
     fn failed_to_load(&self, why: String, reason: &str) -> Ended {
         tracing::error!(lane = self.name, "not loaded: {why}");
         self.metrics.exited(self.lane, reason);
-        self.news(EngineNews::LoadFailed(why.into()), None);
+        self.news(EngineEvent::LoadFailed(why.into()), None);
         Ended::Gone
     }
 
     fn lost_while_serving(&self, why: String, reason: &str) -> Ended {
         tracing::error!(lane = self.name, "{why}");
         self.metrics.exited(self.lane, reason);
-        self.news(EngineNews::Lost(why.into()), None);
+        self.news(EngineEvent::Lost(why.into()), None);
         Ended::Gone
     }
 
@@ -401,7 +401,7 @@ impl Supervisor {
         }
     }
 
-    pub(crate) fn news(&self, news: EngineNews, target: Option<Arc<Target>>) {
+    pub(crate) fn news(&self, news: EngineEvent, target: Option<Arc<Target>>) {
         // Without an actor there is nobody left to tell.
         let _gone = self.mailbox.send(Message::News { lane: self.lane, news, target });
     }

@@ -58,7 +58,7 @@ fn serving(view: &Arc<FleetView>) -> bool {
     view.stats.iter().all(|stat| stat.state.serving())
 }
 
-const WANTED: Wanted<'_> = Wanted {
+const WANTED: SlotRequest<'_> = SlotRequest {
     lane: LaneId(0),
     priority: 0,
     flow: "",
@@ -150,7 +150,7 @@ async fn an_engine_that_is_not_there_is_no_connection_and_its_lane_is_down() {
     assert_eq!(view.stats[0].slots_free, 0);
     let refusal = fleet.acquire(WANTED).await.unwrap_err();
     assert!(
-        matches!(&refusal, Refusal::NotServing { reason: Some(reason), .. } if reason.contains("refused")),
+        matches!(&refusal, AcquireError::NotServing { reason: Some(reason), .. } if reason.contains("refused")),
         "{refusal}"
     );
     assert!(
@@ -172,7 +172,7 @@ async fn stopping_refuses_whoever_waits() {
     });
     fleet.wait_for(|view| view.stats[0].queued == 1).await;
     tasks.shutdown().await;
-    assert_eq!(waiting.join_next().await.unwrap().unwrap(), Err(Refusal::Closing));
+    assert_eq!(waiting.join_next().await.unwrap().unwrap(), Err(AcquireError::Closing));
     assert_eq!(held[0].generation, Generation(1));
 }
 

@@ -49,12 +49,12 @@ pub enum EngineError {
     Unfinished,
     /// We ended it, because the host stops.
     #[error("the router is stopping")]
-    Cut,
+    Aborted,
     /// We ended it, because its lane has been draining for too long.
     #[error(
         "the lane is exchanged for another one, and the answer took longer than the router waits for that"
     )]
-    Exchanged,
+    Evicted,
 }
 
 impl EngineError {
@@ -67,8 +67,8 @@ impl EngineError {
     pub fn trigger(&self) -> Trigger {
         match self {
             Self::Connect(_) => Trigger::ConnectError,
-            Self::Exchanged => Trigger::EngineRestart,
-            Self::Broken(_) | Self::IdleTimeout(_) | Self::Unfinished | Self::Cut => {
+            Self::Evicted => Trigger::EngineRestart,
+            Self::Broken(_) | Self::IdleTimeout(_) | Self::Unfinished | Self::Aborted => {
                 Trigger::ServerError
             }
         }
@@ -279,7 +279,7 @@ impl EngineBody {
         }
     }
 
-    /// End it with [`EngineError::Exchanged`] when `cut` is cancelled.
+    /// End it with [`EngineError::Evicted`] when `cut` is cancelled.
     pub(crate) fn cut_by(mut self, cut: &CancellationToken) -> Self {
         self.cut = Some(Box::pin(cut.clone().cancelled_owned()));
         self
@@ -303,7 +303,7 @@ impl Body for EngineBody {
             );
         }
         if this.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready()) {
-            return Poll::Ready(Some(Err(EngineError::Exchanged)));
+            return Poll::Ready(Some(Err(EngineError::Evicted)));
         }
         loop {
             ready!(this.alarm.as_mut().poll(cx));

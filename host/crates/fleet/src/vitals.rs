@@ -10,7 +10,7 @@ use http::Method;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::driver::{Driver, Target};
-use crate::scrape::{EngineFigures, Rates, rates};
+use crate::scrape::{EngineMetrics, Rates, rates};
 use crate::spec::Liveness;
 use crate::supervisor::Supervisor;
 use crate::upstream::Upstream;
@@ -25,7 +25,7 @@ const IN_A_ROW: u32 = 2;
 /// What was seen.
 pub(crate) enum Seen {
     /// What the engine tells about itself.
-    Figures(EngineFigures, Rates),
+    Figures(EngineMetrics, Rates),
     /// It hangs, or says that it is dead: a sentence.
     Hangs(String),
 }
@@ -38,7 +38,7 @@ pub(crate) struct Vitals {
     upstream: Arc<Upstream>,
     liveness: Liveness,
     every: Interval,
-    earlier: Option<(EngineFigures, Instant)>,
+    earlier: Option<(EngineMetrics, Instant)>,
     moved: Instant,
     unwell: u32,
     silent: u32,
@@ -98,8 +98,8 @@ impl Vitals {
             .then(|| format!("the engine says that it cannot serve ({path} answers an error)"))
     }
 
-    async fn scrape(&mut self) -> Option<(EngineFigures, Rates)> {
-        let mut figures: Option<EngineFigures> = None;
+    async fn scrape(&mut self) -> Option<(EngineMetrics, Rates)> {
+        let mut figures: Option<EngineMetrics> = None;
         for (path, read) in self.driver.figures() {
             match self.upstream.call(&self.target, Method::GET, path, None, LIMIT).await {
                 Ok((status, body)) if status.is_success() => {
@@ -123,7 +123,7 @@ impl Vitals {
     }
 
     /// More requests than the engine has slots would wait inside it, where nobody sees to their order.
-    fn compare_slots(&self, figures: &EngineFigures) {
+    fn compare_slots(&self, figures: &EngineMetrics) {
         if self.earlier.is_none()
             && let Some(slots) = figures.slots.filter(|slots| *slots < self.slots)
         {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use pointsman_domain::{FleetView, LaneId, Outcome, RequestView as _, Trace, TryResult};
+use pointsman_domain::{AttemptResult, FleetView, LaneId, Outcome, RequestView as _, Trace};
 use pointsman_openai::{Request, Usage};
 use tokio::time::Instant;
 
@@ -79,7 +79,7 @@ impl Accepted {
             model: request.model().into(),
             lane: LaneId(0),
             topology: fleet.topology.generation(),
-            ended: TryResult::Other,
+            ended: AttemptResult::Other,
             tries: 0,
             queue: Duration::ZERO,
             ttft: Duration::ZERO,
@@ -149,7 +149,7 @@ impl Accepted {
     }
 
     /// The try under way has failed; 0 stands for no status.
-    pub(crate) fn try_failed(&mut self, result: TryResult, status: u16) {
+    pub(crate) fn try_failed(&mut self, result: AttemptResult, status: u16) {
         let age = self.age();
         if let Some(recording) = self.recording() {
             recording.answers(status);
@@ -187,15 +187,15 @@ impl Accepted {
 
     /// The whole answer went out.
     pub(crate) fn answered(&mut self) {
-        self.end(if self.moved { End::FellBack } else { End::Answered }, TryResult::Ok);
+        self.end(if self.moved { End::FellBack } else { End::Answered }, AttemptResult::Ok);
     }
 
     /// The client got an explicit error, because the last try ended so.
-    pub(crate) fn failed(&mut self, last: TryResult) {
+    pub(crate) fn failed(&mut self, last: AttemptResult) {
         self.end(End::Error, last);
     }
 
-    fn end(&mut self, end: End, last: TryResult) {
+    fn end(&mut self, end: End, last: AttemptResult) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
@@ -217,7 +217,7 @@ impl Accepted {
 
 impl Drop for Accepted {
     fn drop(&mut self) {
-        self.end(End::ClientGone, TryResult::ClientGone);
+        self.end(End::ClientGone, AttemptResult::ClientGone);
     }
 }
 

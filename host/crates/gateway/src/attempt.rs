@@ -6,8 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use http_body_util::BodyExt;
-use pointsman_domain::dispatch::Refusal;
-use pointsman_domain::{Failing, Plan, RequestView as _, Step, Trigger, TryResult, Way};
+use pointsman_domain::dispatch::AcquireError;
+use pointsman_domain::{
+    AttemptCursor, AttemptResult, FailureClass, Plan, RequestView as _, Step, Trigger,
+};
 use pointsman_fleet::{EngineBody, EngineError, Lease};
 use pointsman_openai::Request;
 use tokio::time::Instant;
@@ -42,7 +44,7 @@ impl Answer {
 pub(crate) enum Failed {
     /// The lane gave no slot.
     #[error("{0}")]
-    Refused(Refusal),
+    Refused(AcquireError),
     /// The engine could not be reached, or broke off.
     #[error("{0}")]
     Engine(#[from] EngineError),
@@ -58,7 +60,7 @@ impl Failed {
     /// The event that this is for the plan; `None` where no other lane may help.
     pub(crate) fn trigger(&self) -> Option<Trigger> {
         match self {
-            Self::Refused(refusal) => Failing::from(refusal).trigger,
+            Self::Refused(refusal) => FailureClass::from(refusal).trigger,
             Self::Engine(error) => Some(error.trigger()),
             Self::Status { status, .. } if overloaded(*status) => Some(Trigger::Overloaded),
             Self::Status { .. } => Some(Trigger::ServerError),
@@ -69,7 +71,7 @@ impl Failed {
     /// Does it count against the lane? An engine that is full does its best, and one that we cut off did, too.
     fn blames_the_engine(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::Engine(EngineError::Cut | EngineError::Exchanged) => false,
+            Self::Refused(_) | Self::Engine(EngineError::Aborted | EngineError::Evicted) => false,
             Self::Status { status, .. } => *status != StatusCode::TOO_MANY_REQUESTS,
             Self::Engine(_) | Self::FirstByte(_) => true,
         }
@@ -80,20 +82,20 @@ impl Failed {
     }
 
     /// What matters of it for the way of the request.
-    pub(crate) fn failing(&self) -> Failing {
-        let never_arrived = match self {
-            Self::Refused(refusal) => Failing::from(refusal).never_arrived,
+    pub(crate) fn failing(&self) -> FailureClass {
+        let safe_to_resend = match self {
+            Self::Refused(refusal) => FailureClass::from(refusal).safe_to_resend,
             Self::Engine(error) => matches!(error, EngineError::Connect(_)),
             Self::Status { .. } | Self::FirstByte(_) => false,
         };
-        Failing { trigger: self.trigger(), never_arrived }
+        FailureClass { trigger: self.trigger(), safe_to_resend }
     }
 
     /// How the try ended, for policies.
-    pub(crate) fn result(&self) -> TryResult {
+    pub(crate) fn result(&self) -> AttemptResult {
         match self {
             Self::Engine(error) => result(error),
-            _ => self.trigger().map_or(TryResult::Other, TryResult::from),
+            _ => self.trigger().map_or(AttemptResult::Other, AttemptResult::from),
         }
     }
 
@@ -106,14 +108,14 @@ impl Failed {
     }
 
     fn label(&self) -> &'static str {
-        self.trigger().map_or("closing", |trigger| TryResult::from(trigger).label())
+        self.trigger().map_or("closing", |trigger| AttemptResult::from(trigger).label())
     }
 }
 
 /// How a try ended that ended so. What the host cut off is nobody's failure.
-pub(crate) fn result(error: &EngineError) -> TryResult {
+pub(crate) fn result(error: &EngineError) -> AttemptResult {
     match error {
-        EngineError::Cut => TryResult::Other,
+        EngineError::Aborted => AttemptResult::Other,
         _ => error.trigger().into(),
     }
 }
@@ -123,12 +125,12 @@ pub(crate) async fn attempt(
     gateway: &Gateway,
     decided: &Decided,
     accepted: &mut Accepted,
-    way: &Way<&Plan>,
+    cursor: &AttemptCursor<&Plan>,
     left: Duration,
 ) -> Result<Answer, Failed> {
     let Decided { plan, request, .. } = decided;
-    let step = way.step();
-    let wanted = way.wanted(request.tenant(), left);
+    let step = cursor.step();
+    let wanted = cursor.slot_request(request.tenant(), left);
     let begun = Instant::now();
     let leased = gateway.fleet.acquire(wanted).await;
     accepted.waited();

@@ -25,8 +25,8 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use pointsman_domain::dispatch::Refusal;
-use pointsman_domain::{NoLane, Rejection, TryResult};
+use pointsman_domain::dispatch::AcquireError;
+use pointsman_domain::{AttemptResult, NoLane, Rejection};
 use pointsman_fleet::EngineError;
 use pointsman_openai::{BadRequest, EngineFailure, ErrorBody, error_event};
 
@@ -98,10 +98,10 @@ impl RouteError {
     }
 
     /// How the last try ended, for those who learn from it.
-    pub(crate) fn result(&self) -> TryResult {
+    pub(crate) fn result(&self) -> AttemptResult {
         match self {
             Self::Failed { failed, .. } => failed.result(),
-            _ => TryResult::Other,
+            _ => AttemptResult::Other,
         }
     }
 
@@ -156,24 +156,24 @@ impl RouteError {
 /// All steps of a plan have failed; this was the last.
 fn failure(lane: &str, failed: &Failed) -> ErrorAnswer {
     let answer = match failed {
-        Failed::Refused(Refusal::QueueFull { retry_in, .. }) => {
+        Failed::Refused(AcquireError::QueueFull { retry_in, .. }) => {
             ErrorAnswer::new(429, ErrorBody::queue_full(lane, &failed.to_string()))
                 .retry_after(Some(*retry_in))
         }
         Failed::Refused(
-            Refusal::TimedOut { retry_in, .. } | Refusal::TooLate { estimate: retry_in },
+            AcquireError::TimedOut { retry_in, .. } | AcquireError::TooLate { estimate: retry_in },
         ) => ErrorAnswer::new(503, ErrorBody::queue_timeout(lane, &failed.to_string()))
             .retry_after(Some(*retry_in)),
         Failed::Refused(refusal) => {
             let retry_in = match refusal {
-                Refusal::NotServing { retry_in, .. }
-                | Refusal::LoadFailed { retry_in, .. }
-                | Refusal::Faulty { retry_in } => *retry_in,
+                AcquireError::NotServing { retry_in, .. }
+                | AcquireError::LoadFailed { retry_in, .. }
+                | AcquireError::Faulty { retry_in } => *retry_in,
                 _ => RETRY_LOST_ENGINE,
             };
             no_lane(&format!("lane `{lane}`: {failed}"), retry_in)
         }
-        Failed::Engine(EngineError::Exchanged) => {
+        Failed::Engine(EngineError::Evicted) => {
             no_lane(&format!("lane `{lane}`: {failed}"), RETRY_LOST_ENGINE)
         }
         Failed::FirstByte(_) | Failed::Engine(EngineError::IdleTimeout(_)) => {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{
-    ChainInfo, Consulted, Decision, Facts, FleetView, LaneId, Merged, Outcome, RequestView as _,
-    Trace, TryResult,
+    AttemptResult, ChainInfo, Consulted, Decision, Facts, FleetView, LaneId, Merged, Outcome,
+    RequestView as _, Trace,
 };
 use pointsman_openai::Request;
 use pointsman_record::{
@@ -89,7 +89,7 @@ impl Recording {
 
     /// A lane is being tried at this age of the request.
     pub(crate) fn tries(&mut self, lane: LaneId, age: Duration) {
-        let (result, zero) = (TryResult::Other, Duration::ZERO);
+        let (result, zero) = (AttemptResult::Other, Duration::ZERO);
         self.trying =
             Some(TryRecord { lane, result, status: 0, begun: age, queue: zero, took: zero });
     }
@@ -109,7 +109,7 @@ impl Recording {
     }
 
     /// The try under way has ended.
-    pub(crate) fn tried(&mut self, result: TryResult, age: Duration) {
+    pub(crate) fn tried(&mut self, result: AttemptResult, age: Duration) {
         if let Some(trying) = self.trying.take() {
             let took = age.saturating_sub(trying.begun);
             self.entry.decision.tries.push(TryRecord { result, took, ..trying });
@@ -117,7 +117,7 @@ impl Recording {
     }
 
     /// The request has ended: hand the record over.
-    pub(crate) fn ended(mut self, how: Ended, last: TryResult, outcome: Outcome) {
+    pub(crate) fn ended(mut self, how: Ended, last: AttemptResult, outcome: Outcome) {
         if self.only_errors && how != Ended::Error {
             return;
         }

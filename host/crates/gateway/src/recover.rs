@@ -1,9 +1,9 @@
 //! What comes after a failed try: the policies that decided are asked, and the request turns to the next step of its
-//! [`Way`].
+//! [`AttemptCursor`].
 
 use std::time::Duration;
 
-use pointsman_domain::{Failure, Next, Plan, Recovery, Way};
+use pointsman_domain::{AttemptCursor, FailureReport, NextAction, Plan, Recovery};
 
 use crate::Gateway;
 use crate::account::Accepted;
@@ -19,20 +19,23 @@ pub(crate) fn after(
     gateway: &Gateway,
     decided: &Decided,
     accepted: &mut Accepted,
-    way: &mut Way<&Plan>,
+    cursor: &mut AttemptCursor<&Plan>,
     failed: Failed,
     begun: Duration,
 ) -> Result<(), RouteError> {
-    let lane = decided.fleet.topology.name(way.step().lane);
-    let recovery = ask(gateway, decided, accepted, way, &failed, begun);
+    let lane = decided.fleet.topology.name(cursor.step().lane);
+    let recovery = ask(gateway, decided, accepted, cursor, &failed, begun);
     let in_time = accepted.age() < gateway.settings.deadline;
-    let next = way.after(failed.failing(), recovery, in_time);
-    let turns_to = (next == Next::Try).then(|| decided.fleet.topology.name(way.step().lane));
+    let next = cursor.after(failed.failing(), recovery, in_time);
+    let turns_to =
+        (next == NextAction::Attempt).then(|| decided.fleet.topology.name(cursor.step().lane));
     tracing::info!(request = decided.id, lane, next = turns_to, "try failed: {failed}");
     match next {
-        Next::Try => Ok(()),
-        Next::GiveUp(rejection) => Err(RouteError::Rejected { by: decided.by.clone(), rejection }),
-        Next::Fail => Err(RouteError::Failed { lane: lane.to_owned(), failed }),
+        NextAction::Attempt => Ok(()),
+        NextAction::Reject(rejection) => {
+            Err(RouteError::Rejected { by: decided.by.clone(), rejection })
+        }
+        NextAction::Fail => Err(RouteError::Failed { lane: lane.to_owned(), failed }),
     }
 }
 
@@ -41,7 +44,7 @@ fn ask(
     gateway: &Gateway,
     decided: &Decided,
     accepted: &mut Accepted,
-    way: &Way<&Plan>,
+    cursor: &AttemptCursor<&Plan>,
     failed: &Failed,
     begun: Duration,
 ) -> Recovery {
@@ -50,14 +53,14 @@ fn ask(
     }
     let age = accepted.age();
     let in_time = age < gateway.settings.deadline;
-    let tries_left = if in_time { way.tries_left() } else { 0 };
-    let failure = Failure {
-        lane: way.step().lane,
+    let attempts_left = if in_time { cursor.attempts_left() } else { 0 };
+    let failure = FailureReport {
+        lane: cursor.step().lane,
         what: failed.result(),
         status: failed.status(),
         sent_bytes: 0,
         elapsed: age.saturating_sub(begun),
-        tries_left: u32::try_from(tries_left).unwrap_or(u32::MAX),
+        attempts_left: u32::try_from(attempts_left).unwrap_or(u32::MAX),
     };
     let fleet = gateway.fleet.view();
     let facts = facts(&decided.request, accepted);
@@ -65,7 +68,7 @@ fn ask(
     let recovery = decided.advisor.recover(&facts, &fleet, &failure, &mut trace);
     accepted.consulted(trace);
     let Recovery::Retry(wanted) = &recovery else { return recovery };
-    let Some(why) = way.objection(wanted, &fleet, in_time) else { return recovery };
+    let Some(why) = cursor.objection(wanted, &fleet, in_time) else { return recovery };
     let lane = fleet.topology.name(wanted.lane);
     tracing::info!(request = decided.id, lane, "a policy wants a try that is not made: {why}");
     Recovery::Planned

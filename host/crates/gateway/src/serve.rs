@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pointsman_domain::{
-    Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _, Way,
+    AttemptCursor, Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _,
 };
 use pointsman_openai::{Head, Request};
 
@@ -90,19 +90,20 @@ async fn carry_out(
     decided: &Decided,
     accepted: &mut Accepted,
 ) -> Result<Answer, RouteError> {
-    let Some(mut way) = Way::new(&decided.plan, gateway.settings.plan.max_steps) else {
+    let Some(mut cursor) = AttemptCursor::new(&decided.plan, gateway.settings.plan.max_steps)
+    else {
         return Err(RouteError::NoLane { reason: NoLane::AllDown, retry_in: RETRY_LOST_ENGINE });
     };
     loop {
         let begun = accepted.age();
         let left = gateway.settings.deadline.saturating_sub(begun);
-        accepted.tries(way.step().lane, decided.fleet.topology.name(way.step().lane));
-        let failed = match attempt::attempt(gateway, decided, accepted, &way, left).await {
+        accepted.tries(cursor.step().lane, decided.fleet.topology.name(cursor.step().lane));
+        let failed = match attempt::attempt(gateway, decided, accepted, &cursor, left).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => failed,
         };
         accepted.try_failed(failed.result(), failed.status());
-        recover::after(gateway, decided, accepted, &mut way, failed, begun)?;
+        recover::after(gateway, decided, accepted, &mut cursor, failed, begun)?;
     }
 }
 

@@ -9,7 +9,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body::Frame;
-use pointsman_domain::TryResult;
+use pointsman_domain::AttemptResult;
 use pointsman_fleet::{EngineBody, EngineError, Lease};
 use pointsman_openai::{BodyTail, ErrorBody, StreamEnd, StreamWatch, error_event};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -122,7 +122,7 @@ impl http_body::Body for AnswerBody {
                 Poll::Ready(None) => return this.ended(),
                 Poll::Pending => {
                     std::task::ready!(this.cut.as_mut().poll(cx));
-                    return this.broken(EngineError::Cut);
+                    return this.broken(EngineError::Aborted);
                 }
             }
         }
@@ -193,7 +193,7 @@ impl AnswerBody {
                     lane = self.lane,
                     "the engine reported an error in the middle of a stream"
                 );
-                self.close(TryResult::ServerError, true, false);
+                self.close(AttemptResult::ServerError, true, false);
                 Poll::Ready(None)
             }
             StreamEnd::Unfinished { .. } => self.broken(EngineError::Unfinished),
@@ -207,7 +207,7 @@ impl AnswerBody {
             let mid_frame = matches!(watch.end(), StreamEnd::Unfinished { mid_frame: true });
             error_event(&ErrorBody::engine_failed(&self.lane, &error.to_string()), mid_frame)
         });
-        let blame = !matches!(error, EngineError::Cut | EngineError::Exchanged);
+        let blame = !matches!(error, EngineError::Aborted | EngineError::Evicted);
         self.close(attempt::result(&error), blame, error.is_severed());
         Poll::Ready(Some(event.map(Frame::data).ok_or(error)))
     }
@@ -215,16 +215,16 @@ impl AnswerBody {
     /// All of the engine's answer was sent on.
     fn complete(&mut self) {
         let end = if self.status.is_success() {
-            TryResult::Ok
+            AttemptResult::Ok
         } else if self.status.is_client_error() {
-            TryResult::Other
+            AttemptResult::Other
         } else {
-            TryResult::ServerError
+            AttemptResult::ServerError
         };
-        self.close(end, end == TryResult::ServerError, false);
+        self.close(end, end == AttemptResult::ServerError, false);
     }
 
-    fn close(&mut self, end: TryResult, blame: bool, severed: bool) {
+    fn close(&mut self, end: AttemptResult, blame: bool, severed: bool) {
         self.rest = None;
         self.tell_usage();
         if let Some(lease) = self.lease.take() {
@@ -232,7 +232,7 @@ impl AnswerBody {
             lease.finish(blame && !self.status.is_client_error(), severed);
         }
         match end {
-            TryResult::Ok => self.accepted.answered(),
+            AttemptResult::Ok => self.accepted.answered(),
             end => self.accepted.failed(end),
         }
     }

@@ -21,7 +21,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use http_body::Frame;
-use pointsman_domain::TryResult;
+use pointsman_domain::AttemptResult;
 use pointsman_fleet::EngineError;
 use pointsman_openai::{EngineFailure, ErrorBody, error_event};
 use tokio::time::{Interval, MissedTickBehavior};
@@ -88,9 +88,9 @@ impl WaitingBody {
             Ok(answer) => {
                 let client_error = answer.status.is_client_error();
                 accepted.failed(if client_error {
-                    TryResult::Other
+                    AttemptResult::Other
                 } else {
-                    TryResult::ServerError
+                    AttemptResult::ServerError
                 });
                 Some(no_stream(answer))
             }

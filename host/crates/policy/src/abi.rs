@@ -8,8 +8,8 @@ mod v0_1;
 pub(crate) mod vllm_middleware;
 mod wasi;
 
-use pointsman_domain::dispatch::Wish;
-use pointsman_domain::{Advice, Facts, Failure, LaneId, Outcome, Recovery, RequestView};
+use pointsman_domain::dispatch::LaneHint;
+use pointsman_domain::{Advice, Facts, FailureReport, LaneId, Outcome, Recovery, RequestView};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Store};
 
@@ -92,7 +92,7 @@ pub(crate) struct Asked<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LaneWish {
     pub(crate) lane: LaneId,
-    pub(crate) wish: Wish,
+    pub(crate) hint: LaneHint,
     pub(crate) lasts: std::time::Duration,
 }
 
@@ -195,7 +195,7 @@ impl Instance {
         &self,
         store: &mut Store<HostState>,
         asked: Asked<'_>,
-        failure: &Failure,
+        failure: &FailureReport,
     ) -> wasmtime::Result<Result<Recovery, PolicyError>> {
         match self {
             Self::V0_1(instance) => instance.recover(store, asked, failure),
@@ -238,10 +238,10 @@ impl Instance {
     }
 
     /// Is it better to make a new instance than to ask this one again?
-    pub(crate) fn is_worn(&self, store: &Store<HostState>) -> bool {
+    pub(crate) fn needs_recycling(&self, store: &Store<HostState>) -> bool {
         match self {
             Self::V0_1(_) => false,
-            Self::VllmMiddleware(_) => vllm_middleware::is_worn(store.data()),
+            Self::VllmMiddleware(_) => vllm_middleware::needs_recycling(store.data()),
         }
     }
 }

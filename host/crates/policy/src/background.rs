@@ -12,12 +12,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pointsman_domain::dispatch::Wish;
+use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{Advice, Facts, FleetView, LaneId, Outcome, Trace};
 
 use crate::chain::ask;
 use crate::policies::Policies;
-use crate::schedule::{Moment, Schedule};
+use crate::schedule::{Schedule, TickContext};
 use crate::version::Version;
 
 /// Shadow jobs that wait; each holds a request.
@@ -48,7 +48,7 @@ pub struct FleetLink {
     /// The lanes as they are now.
     pub view: Box<dyn Fn() -> Arc<FleetView> + Send + Sync>,
     /// A wish about a lane that stands for a time; `None` takes the one before back.
-    pub wish: Box<dyn Fn(LaneId, Option<Wish>, Duration) + Send + Sync>,
+    pub hint: Box<dyn Fn(LaneId, Option<LaneHint>, Duration) + Send + Sync>,
 }
 
 impl std::fmt::Debug for FleetLink {
@@ -186,9 +186,9 @@ fn run_hooks(policies: &Weak<Policies>, done: &Receiver<Outcome>) {
             chain.observe(&(fleet.view)(), now_ms(), &batch);
         }
         let now_ms = now_ms();
-        let at = Moment { now: begun.elapsed(), now_ms, seed: now_ms };
-        let mut wish = |lane, wish, lasts| (fleet.wish)(lane, wish, lasts);
-        schedule.tick(&chain, at, &fleet.view, &mut wish);
+        let at = TickContext { now: begun.elapsed(), now_ms, seed: now_ms };
+        let mut hint = |lane, hint, lasts| (fleet.hint)(lane, hint, lasts);
+        schedule.tick(&chain, at, &fleet.view, &mut hint);
     }
 }
 

@@ -29,7 +29,7 @@ use serde_json::value::RawValue;
 
 use crate::chain::ask;
 use crate::state::State;
-use crate::version::{Version, patiently};
+use crate::version::{Version, retry_on_timeout};
 
 /// Makes facts of a case's request; the wire belongs to another crate.
 pub type FactsOf = dyn Fn(&CaseRequest) -> Result<Facts, String> + Send + Sync;
@@ -296,7 +296,7 @@ fn differences(
     let facts = facts_of(&case.request)?;
     let mut merge = Merge::new(&fleet, facts.request.model());
     let mut took = Duration::ZERO;
-    let asked = patiently(|| {
+    let asked = retry_on_timeout(|| {
         let version = version();
         let begun = Instant::now();
         let advice = ask(&version, &mut facts.clone(), &fleet, &mut Trace::off());

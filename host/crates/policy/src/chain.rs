@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, Advisor, BuiltIn, ChainInfo, Consulted, Facts, Failure, FleetView, LinkInfo, Merge,
-    Merged, OnConflict, Outcome, PolicyRef, Recovery, Trace, fnv1a_chain, permit, permit_edits,
+    Advice, Advisor, BuiltIn, ChainInfo, Consulted, Facts, FailureReport, FleetView, LinkInfo,
+    Merge, Merged, OnConflict, Outcome, PolicyRef, Recovery, Trace, fnv1a_chain, permit,
+    permit_edits,
 };
 
 use crate::background::{Background, ShadowJob};
-use crate::interview::Interview;
+use crate::interview::HostCallMode;
 use crate::spec::{CanaryBy, OnError, Rollout};
 use crate::version::{Hook, NoAdvice, Version};
 
@@ -204,7 +205,7 @@ impl Advisor for Chain {
         &self,
         facts: &Facts,
         fleet: &Arc<FleetView>,
-        failed: &Failure,
+        failed: &FailureReport,
         trace: &mut Trace,
     ) -> Recovery {
         for link in &self.links {
@@ -242,7 +243,7 @@ pub(crate) fn ask(
     fleet: &Arc<FleetView>,
     trace: &mut Trace,
 ) -> Result<Advice, NoAdvice> {
-    let mut interview = Interview::of(trace);
+    let mut interview = HostCallMode::of(trace);
     let (advised, dropped) = advised(version, facts, fleet, &mut interview);
     trace.consulted(|| Consulted {
         policy: version.reference.clone(),
@@ -262,7 +263,7 @@ pub(crate) fn advised(
     version: &Version,
     facts: &mut Facts,
     fleet: &Arc<FleetView>,
-    interview: &mut Interview,
+    interview: &mut HostCallMode,
 ) -> (Result<Advice, NoAdvice>, Vec<String>) {
     let mut left_out = Vec::new();
     let mut advised = version.advise(facts, fleet, interview);
@@ -293,10 +294,10 @@ fn ask_recovery(
     version: &Version,
     facts: &Facts,
     fleet: &Arc<FleetView>,
-    failed: &Failure,
+    failed: &FailureReport,
     trace: &mut Trace,
 ) -> Result<Recovery, NoAdvice> {
-    let mut interview = Interview::of(trace);
+    let mut interview = HostCallMode::of(trace);
     let (recovery, dropped) = recovered(version, facts, fleet, failed, &mut interview);
     trace.consulted(|| Consulted {
         policy: version.reference.clone(),
@@ -319,8 +320,8 @@ pub(crate) fn recovered(
     version: &Version,
     facts: &Facts,
     fleet: &Arc<FleetView>,
-    failed: &Failure,
-    interview: &mut Interview,
+    failed: &FailureReport,
+    interview: &mut HostCallMode,
 ) -> (Result<Recovery, NoAdvice>, Vec<String>) {
     let mut left_out = Vec::new();
     let mut recovery = version.recover(facts, fleet, failed, interview);

@@ -38,13 +38,13 @@ pub(crate) enum Level {
 
 /// What a version finds that outlives its instances: the policy's state, and the time.
 #[derive(Debug, Clone)]
-pub(crate) struct Surroundings {
+pub(crate) struct HostEnv {
     pub(crate) state: Arc<State>,
     pub(crate) clock: Clock,
 }
 
 /// Those of a host.
-impl From<Arc<State>> for Surroundings {
+impl From<Arc<State>> for HostEnv {
     fn from(state: Arc<State>) -> Self {
         Self { state, clock: Clock::wall() }
     }
@@ -62,12 +62,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        name: String,
-        around: impl Into<Surroundings>,
-        figures: PolicyFigures,
-    ) -> Self {
-        let Surroundings { state, clock } = around.into();
+    pub(crate) fn new(name: String, around: impl Into<HostEnv>, figures: PolicyFigures) -> Self {
+        let HostEnv { state, clock } = around.into();
         Self { name, state, clock, figures, lines: Mutex::default() }
     }
 
@@ -271,7 +267,7 @@ mod tests {
         let metrics = PolicyMetrics::register(&mut Registry::default());
         let figures =
             PolicyFigures::new(&metrics, &pointsman_domain::PolicyRef::new("p", "1"), &[]);
-        let around = Surroundings { state: Arc::default(), clock: Clock::standing() };
+        let around = HostEnv { state: Arc::default(), clock: Clock::standing() };
         let host = HostState::new(Arc::new(Shared::new("p".into(), around, figures)), 0);
         let kept = || (0..2 * LINES_PER_SECOND).filter(|_| host.shared.may_log()).count() as u32;
         assert_eq!((kept(), kept()), (LINES_PER_SECOND, 0));

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::reads::Reads;
+use crate::reads::HostCallLog;
 use crate::replay::Script;
 
 /// A question whose answer is of interest: the function, as in the contract, and its arguments.
@@ -29,7 +29,7 @@ pub(crate) struct Question {
 
 /// What is done with the questions of one call, and what came of that.
 #[derive(Debug, Default)]
-pub(crate) struct Interview {
+pub(crate) struct HostCallMode {
     pub(crate) asking: Asking,
     /// How long the call took, by the clock or in fuel.
     pub(crate) took: Duration,
@@ -42,15 +42,16 @@ pub(crate) enum Asking {
     #[default]
     Plain,
     /// They are answered and noted.
-    Noted(Reads),
+    Noted(HostCallLog),
     /// They are answered from a record.
     Replayed(Box<Script>),
 }
 
-impl Interview {
+impl HostCallMode {
     /// One that is noted if the decision is recorded.
     pub(crate) fn of(trace: &Trace) -> Self {
-        let asking = if trace.is_on() { Asking::Noted(Reads::default()) } else { Asking::Plain };
+        let asking =
+            if trace.is_on() { Asking::Noted(HostCallLog::default()) } else { Asking::Plain };
         Self { asking, took: Duration::ZERO }
     }
 

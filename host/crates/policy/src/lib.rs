@@ -23,6 +23,7 @@ mod clock;
 mod compile;
 mod component;
 mod contract;
+mod dry_run;
 mod host_calls;
 mod interview;
 mod manifest;
@@ -33,7 +34,6 @@ mod policies;
 mod pool;
 mod proof;
 mod reads;
-mod rehearsal;
 mod replay;
 mod runtime;
 mod scan;
@@ -49,13 +49,13 @@ pub use background::FleetLink;
 pub use cases::{CaseError, CaseFleet, CaseRequest, CaseResult, Difference, FactsOf};
 pub use compile::{CompileError, CompileLimits, CompileOrders, Compiler, compile_main};
 pub use component::ComponentError;
+pub use dry_run::{CallStats, DryRunChain, DryRunSession, Hinted, RehearsalError};
 pub use manifest::ManifestError;
 pub use metrics::PolicyMetrics;
 pub use policies::{
     AdvisorSlot, Aside, Change, Command, CommandError, Earlier, Policies, PolicyStatus, Problem,
     Trial, WatchStatus,
 };
-pub use rehearsal::{Conduct, Performance, Rehearsal, RehearsalError, Wished};
 pub use replay::{Differing, Gap, Missing, Replayed, is_passing};
 pub use runtime::{Allocator, FUEL_PER_MS, Metering, Runtime, RuntimeError, RuntimeSettings};
 pub use spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};

@@ -42,7 +42,7 @@ pub(crate) struct Watch {
 
 /// One policy's versions.
 #[derive(Debug, Clone)]
-pub(crate) struct Place<V> {
+pub(crate) struct PolicySlot<V> {
     pub(crate) active: Option<V>,
     pub(crate) trial: Option<(V, Rollout)>,
     /// Earlier ones, the latest first.
@@ -53,7 +53,7 @@ pub(crate) struct Place<V> {
     pub(crate) disabled: bool,
 }
 
-impl<V> Default for Place<V> {
+impl<V> Default for PolicySlot<V> {
     fn default() -> Self {
         Self {
             active: None,
@@ -88,7 +88,7 @@ pub(crate) enum Refused {
     InService(String),
 }
 
-impl<V: Versioned> Place<V> {
+impl<V: Versioned> PolicySlot<V> {
     /// A proven version is there. The first one is in service at once; a later one begins as `rollout` says.
     pub(crate) fn offer(
         &mut self,

@@ -31,7 +31,7 @@ use crate::bundle::Stamp;
 use crate::cases::FactsOf;
 use crate::chain::{Chain, Link};
 use crate::metrics::PolicyMetrics;
-use crate::place::{Place, Refused, Versioned};
+use crate::place::{PolicySlot, Refused, Versioned};
 use crate::runtime::Runtime;
 use crate::spec::{ChainSpec, PolicySpec, Rollout};
 use crate::store::{Remembered, Store};
@@ -89,13 +89,13 @@ pub struct Policies {
     background: OnceLock<Arc<Background>>,
     fleet: OnceLock<FleetLink>,
     changing: Mutex<()>,
-    shelf: Mutex<Shelf>,
+    shelf: Mutex<Registry>,
     started: Instant,
 }
 
 /// All places.
 #[derive(Debug, Default)]
-struct Shelf {
+struct Registry {
     spec: ChainSpec,
     places: BTreeMap<String, Kept>,
 }
@@ -103,7 +103,7 @@ struct Shelf {
 /// One policy's place, and what is known of its folder.
 #[derive(Debug, Default)]
 struct Kept {
-    place: Place<Arc<Version>>,
+    place: PolicySlot<Arc<Version>>,
     stamp: Stamp,
     problem: Option<(String, SystemTime)>,
 }
@@ -226,7 +226,7 @@ impl Policies {
     /// When there is no such policy, or it cannot be done; nothing has changed then.
     pub fn command(&self, name: &str, command: &Command) -> Result<String, CommandError> {
         let mut shelf = self.shelf();
-        let Shelf { spec, places } = &mut *shelf;
+        let Registry { spec, places } = &mut *shelf;
         let policy = spec.policies.iter().find(|policy| policy.name == name);
         let (Some(policy), Some(kept)) = (policy, places.get_mut(name)) else {
             return Err(CommandError::NoSuchPolicy(name.to_owned()));
@@ -272,7 +272,7 @@ impl Policies {
     pub(crate) fn judge(&self) {
         let mut shelf = self.shelf();
         let now = self.now();
-        let Shelf { spec, places } = &mut *shelf;
+        let Registry { spec, places } = &mut *shelf;
         let mut changed = false;
         for policy in &spec.policies {
             let Some(kept) = places.get_mut(&policy.name) else { continue };
@@ -302,8 +302,8 @@ impl Policies {
     /// See that whoever is in service now can be asked at once, and that a shadow which got there has the policy's own state.
     fn awake(
         &self,
-        place: &mut Place<Arc<Version>>,
-        before: &Place<Arc<Version>>,
+        place: &mut PolicySlot<Arc<Version>>,
+        before: &PolicySlot<Arc<Version>>,
     ) -> Result<(), LoadError> {
         let Some(active) = &mut place.active else { return Ok(()) };
         if before.active.as_ref().is_some_and(|before| Arc::ptr_eq(before, active)) {
@@ -319,8 +319,8 @@ impl Policies {
     }
 
     /// Put what the places say into force, in one step.
-    fn publish(&self, shelf: &mut Shelf) {
-        let Shelf { spec, places } = shelf;
+    fn publish(&self, shelf: &mut Registry) {
+        let Registry { spec, places } = shelf;
         let link = |policy: &PolicySpec| {
             let kept = places.get(&policy.name)?;
             if kept.place.disabled {
@@ -353,7 +353,7 @@ impl Policies {
         }
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+    fn shelf(&self) -> MutexGuard<'_, Registry> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -363,7 +363,7 @@ impl Policies {
     }
 }
 
-fn remember(spec: &ChainSpec, name: &str, place: &Place<Arc<Version>>) {
+fn remember(spec: &ChainSpec, name: &str, place: &PolicySlot<Arc<Version>>) {
     let Some(store) = &spec.store else { return };
     Store::of(store, name).remember(&Remembered {
         active: place.active.as_ref().map(|version| version.fingerprint.clone()),

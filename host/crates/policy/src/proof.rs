@@ -51,7 +51,7 @@ pub(crate) fn component(runtime: &Runtime, bundle: &Bundle) -> Result<Arc<Loaded
 
 /// Makes versions that no request ever sees, each with a configuration and a state of its own. Their figures are nobody's.
 #[derive(Clone)]
-pub(crate) struct Specimens<'a> {
+pub(crate) struct ProofInstances<'a> {
     runtime: &'a Arc<Runtime>,
     bundle: &'a Bundle,
     loaded: &'a Arc<Loaded>,
@@ -59,7 +59,7 @@ pub(crate) struct Specimens<'a> {
     metrics: Arc<PolicyMetrics>,
 }
 
-impl<'a> Specimens<'a> {
+impl<'a> ProofInstances<'a> {
     pub(crate) fn new(
         runtime: &'a Arc<Runtime>,
         bundle: &'a Bundle,

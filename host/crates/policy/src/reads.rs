@@ -13,19 +13,19 @@ pub(crate) const CUT: &str = "cut";
 
 /// The questions of one call, in order.
 #[derive(Debug)]
-pub(crate) struct Reads {
+pub(crate) struct HostCallLog {
     reads: Vec<Read>,
     left: usize,
     cut: bool,
 }
 
-impl Default for Reads {
+impl Default for HostCallLog {
     fn default() -> Self {
         Self { reads: Vec::new(), left: MOST_BYTES, cut: false }
     }
 }
 
-impl Reads {
+impl HostCallLog {
     /// Keep one. After the first that does not fit, nothing is kept but a mark that says so: what is there has no gaps.
     pub(crate) fn push(&mut self, call: &str, with: Vec<Value>, gave: Value) {
         if self.cut {
@@ -66,12 +66,12 @@ mod tests {
 
     #[test]
     fn questions_are_bounded_in_number_and_bytes() {
-        let mut many = Reads::default();
+        let mut many = HostCallLog::default();
         (0..1000).for_each(|number| many.push("fleet.stat", vec![json!(number)], Value::Null));
         let many = many.into_list();
         assert_eq!((many.len(), many[MOST_READS].call.as_str()), (MOST_READS + 1, CUT));
 
-        let mut large = Reads::default();
+        let mut large = HostCallLog::default();
         large.push("request.text", Vec::new(), json!("x".repeat(MOST_BYTES / 2)));
         large.push("request.text", Vec::new(), json!("y".repeat(MOST_BYTES)));
         large.push("request.model", Vec::new(), json!("small"));

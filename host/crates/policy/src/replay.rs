@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use crate::interview::Question;
 use crate::marks::{fits, redacted};
-use crate::reads::{CUT, MOST_READS, Reads};
+use crate::reads::{CUT, HostCallLog, MOST_READS};
 
 /// What came of a call that was made once more.
 ///
@@ -123,7 +123,7 @@ pub(crate) struct Script {
     /// Counters as the guest knows them.
     counters: BTreeMap<String, i64>,
     is_cut: bool,
-    reads: Reads,
+    reads: HostCallLog,
     missing: Vec<Missing>,
     differing: Vec<Differing>,
 }
@@ -143,7 +143,7 @@ impl Script {
             state: 0,
             counters: BTreeMap::new(),
             is_cut: record.iter().any(|read| read.call == CUT),
-            reads: Reads::default(),
+            reads: HostCallLog::default(),
             missing: Vec::new(),
             differing: Vec::new(),
         }

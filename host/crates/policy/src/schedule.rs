@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::Wish;
+use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{FleetView, LaneId};
 
 use crate::chain::Chain;
@@ -23,7 +23,7 @@ struct Turn {
 
 /// The moment at which versions are asked.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Moment {
+pub(crate) struct TickContext {
     /// Since any fixed time.
     pub(crate) now: Duration,
     /// Wall clock in milliseconds since the Unix epoch.
@@ -49,9 +49,9 @@ impl Schedule {
     pub(crate) fn tick(
         &mut self,
         chain: &Chain,
-        at: Moment,
+        at: TickContext,
         view: &dyn Fn() -> Arc<FleetView>,
-        wish: &mut dyn FnMut(LaneId, Option<Wish>, Duration),
+        hint: &mut dyn FnMut(LaneId, Option<LaneHint>, Duration),
     ) {
         let mut gone: Vec<Turn> = Vec::new();
         self.0.retain(|fingerprint, turn| {
@@ -63,13 +63,13 @@ impl Schedule {
         });
         gone.iter()
             .flat_map(|turn| &turn.wished)
-            .for_each(|lane| wish(*lane, None, Duration::ZERO));
+            .for_each(|lane| hint(*lane, None, Duration::ZERO));
         for (version, interval) in ticking(chain) {
             let new = || Turn { due: at.now, wished: Vec::new() };
             let turn = self.0.entry(version.fingerprint.clone()).or_insert_with(new);
             if at.now >= turn.due {
                 turn.due = at.now + interval;
-                turn.ask(version, at, &view(), wish);
+                turn.ask(version, at, &view(), hint);
             }
         }
     }
@@ -79,25 +79,25 @@ impl Turn {
     fn ask(
         &mut self,
         version: &Version,
-        at: Moment,
+        at: TickContext,
         view: &Arc<FleetView>,
-        wish: &mut dyn FnMut(LaneId, Option<Wish>, Duration),
+        hint: &mut dyn FnMut(LaneId, Option<LaneHint>, Duration),
     ) {
-        let wishes = match version.tick(view, at.now_ms, at.seed) {
-            Ok(wishes) => wishes,
+        let hints = match version.tick(view, at.now_ms, at.seed) {
+            Ok(hints) => hints,
             Err(error) => {
                 tracing::warn!(policy = %version.reference, "has no wishes: {error}");
                 return;
             }
         };
         let before = std::mem::take(&mut self.wished);
-        for it in wishes.iter().filter(|it| view.stat(it.lane).is_some()).take(MOST_WISHES) {
-            tracing::debug!(policy = %version.reference, wish = ?it, "a wish");
-            wish(it.lane, Some(it.wish), it.lasts);
+        for it in hints.iter().filter(|it| view.stat(it.lane).is_some()).take(MOST_WISHES) {
+            tracing::debug!(policy = %version.reference, hint = ?it, "a wish");
+            hint(it.lane, Some(it.hint), it.lasts);
             self.wished.push(it.lane);
         }
         for lane in before.into_iter().filter(|lane| !self.wished.contains(lane)) {
-            wish(lane, None, Duration::ZERO);
+            hint(lane, None, Duration::ZERO);
         }
     }
 }

@@ -7,7 +7,9 @@ mod tally;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pointsman_domain::{Advice, Allow, Facts, Failure, FleetView, Outcome, PolicyRef, Recovery};
+use pointsman_domain::{
+    Advice, Allow, Facts, FailureReport, FleetView, Outcome, PolicyRef, Recovery,
+};
 
 use crate::abi::{Asked, Hooks, LaneWish, MOST_RESULT, PolicyError};
 use crate::background::Comparison;
@@ -15,8 +17,8 @@ use crate::breaker::Breaker;
 use crate::bundle::Bundle;
 use crate::call::{CallLimits, Current, Fault, guarded};
 use crate::component::Loaded;
-use crate::host_calls::{Shared, Surroundings};
-use crate::interview::Interview;
+use crate::host_calls::{HostEnv, Shared};
+use crate::interview::HostCallMode;
 use crate::manifest::Manifest;
 use crate::metrics::{PolicyFigures, PolicyMetrics};
 use crate::pool::{Pool, Warm};
@@ -73,7 +75,9 @@ const PATIENCE: u32 = 5;
 
 /// Ask again while the time runs out. Deadlines are wall clock, and whoever proves shares the machine with others: what is
 /// too slow is so each time.
-pub(crate) fn patiently<T>(mut ask: impl FnMut() -> Result<T, NoAdvice>) -> Result<T, NoAdvice> {
+pub(crate) fn retry_on_timeout<T>(
+    mut ask: impl FnMut() -> Result<T, NoAdvice>,
+) -> Result<T, NoAdvice> {
     let mut answer = ask();
     for _ in 1..PATIENCE {
         match &answer {
@@ -138,7 +142,7 @@ impl Version {
         settings: &Settings,
         loaded: &Arc<Loaded>,
         metrics: &Arc<PolicyMetrics>,
-        around: impl Into<Surroundings>,
+        around: impl Into<HostEnv>,
     ) -> Self {
         let manifest = Arc::new(bundle.manifest.clone());
         let fingerprint = bundle.fingerprint(settings);
@@ -146,7 +150,7 @@ impl Version {
     }
 
     /// The same version elsewhere: what a shadow becomes when it is promoted, and what is rehearsed. It begins anew.
-    pub(crate) fn anew(&self, around: impl Into<Surroundings>) -> Self {
+    pub(crate) fn anew(&self, around: impl Into<HostEnv>) -> Self {
         let (manifest, settings, around) = (&self.manifest, &self.settings, around.into());
         let fingerprint = self.fingerprint.clone();
         Self::assemble(
@@ -167,7 +171,7 @@ impl Version {
         settings: &Settings,
         loaded: &Arc<Loaded>,
         metrics: &Arc<PolicyMetrics>,
-        around: Surroundings,
+        around: HostEnv,
     ) -> Self {
         let version = format!("{}+{}", manifest.version, fingerprint.get(..8).unwrap_or_default());
         let reference = PolicyRef::new(&manifest.name, &version);
@@ -278,7 +282,7 @@ impl Version {
         &self,
         facts: &Facts,
         fleet: &Arc<FleetView>,
-        interview: &mut Interview,
+        interview: &mut HostCallMode,
     ) -> Result<Advice, NoAdvice> {
         self.about_request(Hook::Request, facts, fleet, interview, |warm, asked| {
             warm.instance.advise(&mut warm.store, asked)
@@ -290,8 +294,8 @@ impl Version {
         &self,
         facts: &Facts,
         fleet: &Arc<FleetView>,
-        failed: &Failure,
-        interview: &mut Interview,
+        failed: &FailureReport,
+        interview: &mut HostCallMode,
     ) -> Result<Recovery, NoAdvice> {
         self.about_request(Hook::Failure, facts, fleet, interview, |warm, asked| {
             warm.instance.recover(&mut warm.store, asked, failed)
@@ -306,7 +310,7 @@ impl Version {
         done: &[Outcome],
     ) -> Result<(), NoAdvice> {
         let current = Current { request: None, fleet: Arc::clone(fleet) };
-        self.call(Hook::Complete, current, &mut Interview::default(), |warm| {
+        self.call(Hook::Complete, current, &mut HostCallMode::default(), |warm| {
             warm.instance.observe(&mut warm.store, now_ms, done).map(Ok)
         })
     }
@@ -319,7 +323,7 @@ impl Version {
         seed: u64,
     ) -> Result<Vec<LaneWish>, NoAdvice> {
         let current = Current { request: None, fleet: Arc::clone(fleet) };
-        self.call(Hook::Tick, current, &mut Interview::default(), |warm| {
+        self.call(Hook::Tick, current, &mut HostCallMode::default(), |warm| {
             warm.instance.tick(&mut warm.store, now_ms, seed).map(Ok)
         })
     }
@@ -329,7 +333,7 @@ impl Version {
         hook: Hook,
         facts: &Facts,
         fleet: &Arc<FleetView>,
-        interview: &mut Interview,
+        interview: &mut HostCallMode,
         call: impl FnOnce(&mut Warm, Asked<'_>) -> wasmtime::Result<Result<T, PolicyError>>,
     ) -> Result<T, NoAdvice> {
         let current =
@@ -344,7 +348,7 @@ impl Version {
         &self,
         hook: Hook,
         current: Current,
-        interview: &mut Interview,
+        interview: &mut HostCallMode,
         call: impl FnOnce(&mut Warm) -> wasmtime::Result<Result<T, PolicyError>>,
     ) -> Result<T, NoAdvice> {
         let begun = self.shared.clock.now();
@@ -369,7 +373,7 @@ impl Version {
         &self,
         hook: Hook,
         current: Current,
-        interview: &mut Interview,
+        interview: &mut HostCallMode,
         fuel: &mut u64,
         call: impl FnOnce(&mut Warm) -> wasmtime::Result<Result<T, PolicyError>>,
     ) -> Result<T, NoAdvice> {
@@ -390,7 +394,7 @@ impl Version {
         let called = guarded(&mut *warm, limits, call);
         (interview.asking, *fuel) = warm.store.data_mut().end();
         let said = called?;
-        if !warm.instance.is_worn(&warm.store) {
+        if !warm.instance.needs_recycling(&warm.store) {
             self.pool.put(warm, self.most_calls);
         }
         Ok(said?)

@@ -11,7 +11,7 @@ use crate::bundle::Bundle;
 use crate::cases::{self, Case, CaseFleet, CaseRequest, CaseResult, FactsOf};
 use crate::chain::ask;
 use crate::component::Loaded;
-use crate::proof::{self, Specimens};
+use crate::proof::{self, ProofInstances};
 use crate::runtime::Runtime;
 use crate::spec::Settings;
 use crate::version::{LoadError, Version};
@@ -222,7 +222,8 @@ impl Workbench {
         if fresh {
             bundle.manifest.limits.calls = Some(1);
         }
-        let specimens = Specimens::new(&self.runtime, &bundle, &self.loaded, &Settings::default());
+        let specimens =
+            ProofInstances::new(&self.runtime, &bundle, &self.loaded, &Settings::default());
         let mut measured = Measured { lanes, fresh, ..Measured::default() };
         for (index, case) in cases.iter().enumerate() {
             let state = case.state().map_err(|what| self.fail(what))?;
@@ -239,8 +240,8 @@ impl Workbench {
         Ok(measured)
     }
 
-    fn specimens(&self) -> Specimens<'_> {
-        Specimens::new(&self.runtime, &self.bundle, &self.loaded, &Settings::default())
+    fn specimens(&self) -> ProofInstances<'_> {
+        ProofInstances::new(&self.runtime, &self.bundle, &self.loaded, &Settings::default())
     }
 
     fn cases_file(&self) -> PathBuf {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pointsman_domain::units::micros;
 use pointsman_domain::{
-    ChainInfo, Consulted, Decision, Figures, LaneId, LaneInfo, LaneStat, Merged, Outcome,
-    PlanLimits, TryResult,
+    AttemptResult, ChainInfo, Consulted, Decision, Figures, LaneId, LaneInfo, LaneStat, Merged,
+    Outcome, PlanLimits,
 };
 use serde::{Deserialize, Serialize};
 
@@ -90,7 +90,7 @@ pub struct TryRecord {
     /// The lane.
     pub lane: LaneId,
     /// How it ended.
-    pub result: TryResult,
+    pub result: AttemptResult,
     /// HTTP status of the engine's answer; 0 where there was none.
     pub status: u16,
     /// Time from the request to the begin of the try.

@@ -1,57 +1,58 @@
-//! Reading the TOML files that people write: the configuration of a host, and the scenarios of simulations.
+//! A reader of the TOML files that people write: host configurations and simulation scenarios.
 //!
 //! ```text
-//!   source ──parse──> document ──Over──> document with keys that are other ──Section──> validated values
-//!                                                                              └──> Mistakes: all, each with its place
+//!   source ──parse──> document ──Override──> document with replaced keys ──Section──> validated values
+//!                                                                    └──> Diagnostics: all errors
 //! ```
 //!
-//! What several kinds of files have in common is read here, so that it has the same words and the same defaults in all of
-//! them: [`rules()`] and [`chain()`].
+//! Tables that several kinds of files share are read here, so that they have the same keys, defaults
+//! and messages everywhere: [`rules()`] and [`chain()`].
 
-mod mistakes;
-mod over;
+mod diagnostics;
+mod overrides;
 mod policy;
 mod rules;
 mod section;
 
-pub use self::mistakes::{FileError, Mistake, Mistakes, Place};
-pub use self::over::Over;
+pub use self::diagnostics::{Code, Diagnostic, Diagnostics, FileError, Location, Problem};
+pub use self::overrides::{InvalidPath, Override};
 pub use self::policy::chain;
 pub use self::rules::rules;
-pub use self::section::{Section, nearest, shown};
+pub use self::section::{Section, format_duration, missing, nearest};
 
 use std::path::Path;
 
 use toml::de::DeTable;
 
-/// Read a document that may have some keys that are other than it says.
+/// Reads a document after replacing some of its keys.
 ///
 /// # Errors
-/// With every mistake in it, in the order of the file.
+/// Every error in the document, in the order of the file.
 pub fn read<T>(
     source: &str,
-    over: &[Over],
+    overrides: &[Override],
     read: impl FnOnce(&Section<'_>) -> Option<T>,
-) -> Result<T, Vec<Mistake>> {
-    let mistakes = Mistakes::new(source);
-    let (document, errors) = DeTable::parse_recoverable(source);
-    for error in &errors {
-        mistakes.add(error.span().unwrap_or(0..0), "", format!("is not TOML: {}", error.message()));
+) -> Result<T, Vec<Diagnostic>> {
+    let diagnostics = Diagnostics::new(source);
+    let (document, syntax_errors) = DeTable::parse_recoverable(source);
+    for error in &syntax_errors {
+        let problem = Code::Syntax.with(format!("invalid TOML: {}", error.message()));
+        diagnostics.add(error.span().unwrap_or(0..0), "", problem);
     }
-    if !errors.is_empty() {
-        return Err(mistakes.into_sorted());
+    if !syntax_errors.is_empty() {
+        return Err(diagnostics.into_sorted());
     }
     let mut table = document.into_inner();
-    over.iter().for_each(|over| over.apply(&mut table, &mistakes));
-    let read = read(&Section::root(&mistakes, &table));
-    let mistakes = mistakes.into_sorted();
-    match read {
-        Some(read) if mistakes.is_empty() => Ok(read),
-        _ => Err(mistakes),
+    overrides.iter().for_each(|keys| keys.apply(&mut table, &diagnostics));
+    let value = read(&Section::root(&diagnostics, &table));
+    let diagnostics = diagnostics.into_sorted();
+    match value {
+        Some(value) if diagnostics.is_empty() => Ok(value),
+        _ => Err(diagnostics),
     }
 }
 
-/// The folder that paths in a file are relative to.
+/// Returns the folder that relative paths in a file refer to.
 pub fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

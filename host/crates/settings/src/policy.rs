@@ -1,13 +1,14 @@
-//! Which policies there are, in which order, and how new versions of them begin.
+//! The policy chain: its order, its weights, and how new versions are rolled out.
 
 use std::path::PathBuf;
 
 use pointsman_domain::units;
 use pointsman_policy::{CanaryBy, OnError, PolicySpec, Probation, Rollout, Settings};
 
+use crate::diagnostics::{Code, Problem};
 use crate::section::Section;
 
-/// The policies of a chain. `dir` gives the folder of one by its name, or notes a mistake.
+/// Reads the policies of a chain. `dir` returns the folder of a policy by its name, or reports an error.
 pub fn chain(
     sections: &[Section<'_>],
     dir: impl Fn(&Section<'_>, &str) -> Option<PathBuf>,
@@ -16,10 +17,8 @@ pub fn chain(
     for section in sections {
         let Some(spec) = read_policy(section, &dir) else { continue };
         if chain.iter().any(|other| other.name == spec.name) {
-            section.mistake(
-                "name",
-                format!("the policy \"{}\" stands in the chain already", spec.name),
-            );
+            let message = format!("policy \"{}\" is already in the chain", spec.name);
+            section.error_at("name", Code::Duplicate.with(message));
         } else {
             chain.push(spec);
         }
@@ -31,21 +30,23 @@ fn read_policy(
     section: &Section<'_>,
     dir: impl Fn(&Section<'_>, &str) -> Option<PathBuf>,
 ) -> Option<PolicySpec> {
-    let name = section.required_text("name", "\"cortex\"");
+    let name = section.required_string("name", "\"cortex\"");
     let is_plain = |name: &str| {
         name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
             && !name.starts_with('.')
     };
     if let Some(name) = name.filter(|name| !is_plain(name)) {
-        section.mistake(
+        section.error_at(
             "name",
-            format!("\"{name}\" is no name of a folder; letters, digits, `-`, `_` and `.` will do"),
+            format!(
+                "invalid folder name \"{name}\": only letters, digits, `-`, `_` and `.` are allowed"
+            ),
         );
     }
     let modes =
         [("skip", OnError::Skip), ("default", OnError::Default), ("refuse", OnError::Refuse)];
-    let weight = section.number("weight", 0..=1_000_000, 1000);
-    let on_error = section.word("on-error", &modes, OnError::Skip);
+    let weight = section.integer("weight", 0..=1_000_000, 1000);
+    let on_error = section.choice("on-error", &modes, OnError::Skip);
     let settings = Settings {
         config: section.json("config").unwrap_or_else(|| serde_json::json!({})),
         deadline: section.parsed("deadline", units::duration),
@@ -60,47 +61,47 @@ fn read_policy(
     Some(PolicySpec { weight, on_error, rollout, probation, settings, ..spec })
 }
 
-/// How a new version begins.
+/// Reads how a new version is rolled out.
 fn read_rollout(section: &Section<'_>) -> Rollout {
     let canary = section.section("canary");
-    let share = canary.parsed("share", share).unwrap_or(50);
+    let share = canary.parsed("share", percentage).unwrap_or(50);
     let by = [("tenant", CanaryBy::Tenant), ("request", CanaryBy::Request)];
-    let by = canary.word("by", &by, CanaryBy::Tenant);
+    let by = canary.choice("by", &by, CanaryBy::Tenant);
     canary.report_unknown();
     let rollouts = [
         ("replace", Rollout::Replace),
         ("shadow", Rollout::Shadow),
         ("canary", Rollout::Canary { share, by }),
     ];
-    section.word("rollout", &rollouts, Rollout::Replace)
+    section.choice("rollout", &rollouts, Rollout::Replace)
 }
 
 fn read_probation(section: &Section<'_>) -> Probation {
     let defaults = Probation::default();
     let probation = Probation {
-        lasts: section.duration("lasts", defaults.lasts),
-        faults: section.parsed("faults", share).unwrap_or(defaults.faults),
-        slow: section.parsed("slow", share).unwrap_or(defaults.slow),
+        lasts: section.duration("duration", defaults.lasts),
+        faults: section.parsed("max-faults", percentage).unwrap_or(defaults.faults),
+        slow: section.parsed("max-slow", percentage).unwrap_or(defaults.slow),
     };
     section.report_unknown();
     probation
 }
 
-/// A share in percent, such as "2.5%", in thousandths.
-fn share(text: &str) -> Result<u16, String> {
+/// Parses a percentage such as "2.5%" into thousandths.
+fn percentage(text: &str) -> Result<u16, Problem> {
     let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
     match percent {
         Some(percent) if (0.0..=100.0).contains(&percent) => Ok((percent * 10.0).round() as u16),
-        _ => Err(format!("\"{text}\" is no share; write for example \"2.5%\"")),
+        _ => Err(format!("invalid percentage \"{text}\": expected for example \"2.5%\"").into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::share;
+    use super::percentage;
 
     #[test]
-    fn shares_are_percents() {
+    fn percentages_are_read_as_thousandths() {
         for (text, thousandths) in [
             ("5%", Some(50)),
             ("2.5 %", Some(25)),
@@ -109,7 +110,7 @@ mod tests {
             ("101%", None),
             ("%", None),
         ] {
-            assert_eq!(share(text).ok(), thousandths, "{text}");
+            assert_eq!(percentage(text).ok(), thousandths, "{text}");
         }
     }
 }

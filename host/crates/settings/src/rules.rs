@@ -1,63 +1,62 @@
-//! `[queue]` and `[switching]`: the host's rules, within which policies advise.
+//! `[queue]` and `[switching]`: the rules of the host, which bound what policies can advise.
 
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{QueueLimits, Rules};
 
-use crate::section::{Section, shown};
+use crate::diagnostics::Code;
+use crate::section::{Section, format_duration};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The rules, and the longest wait in a queue.
+/// Reads the dispatcher's rules and the maximum time that a request waits in a queue.
 pub fn rules(queue: &Section<'_>, switching: &Section<'_>) -> (Rules, Duration) {
-    let per_lane = queue.number("per-lane", 0..=1_000_000, 64);
-    let total = queue.number("total", 0..=1_000_000, 256);
+    let per_lane = queue.integer("per-lane", 0..=1_000_000, 64);
+    let total = queue.integer("total", 0..=1_000_000, 256);
     let max_wait = queue.duration("max-wait", 60 * SECOND);
-    let ageing = queue.duration("ageing", 5 * SECOND);
+    let aging = queue.duration("aging", 5 * SECOND);
     queue.report_unknown();
 
-    let longest_wait = switching.duration("longest-wait", (max_wait / 2).max(SECOND));
-    // The default is more for queues that hardly wait at all, and does not matter there.
-    if switching.has("longest-wait") && longest_wait >= max_wait {
-        switching.mistake(
-            "longest-wait",
-            format!(
-                "{} is not less than `max-wait` of [queue], {}, after which requests wait no longer; write less, or \
-                 leave it out for half of that",
-                shown(longest_wait),
-                shown(max_wait)
-            ),
+    let default = (max_wait / 2).max(SECOND);
+    let starvation_timeout = switching.duration("starvation-timeout", default);
+    // With a `max-wait` of a few seconds the default may exceed it: then requests time out first,
+    // and the starvation timeout has no effect.
+    if switching.has("starvation-timeout") && starvation_timeout >= max_wait {
+        let message = format!(
+            "{} is not less than `max-wait` of [queue] ({}), after which requests stop waiting; lower \
+             it, or remove it to use half of `max-wait`",
+            format_duration(starvation_timeout),
+            format_duration(max_wait)
         );
+        switching.error_at("starvation-timeout", Code::Conflict.with(message));
     }
     let defaults = Rules::default();
     let rules = Rules {
         queue: QueueLimits { per_lane, total },
-        ageing,
-        residence: read_residence(switching).unwrap_or(defaults.residence),
+        aging,
+        min_residency: read_min_residency(switching).unwrap_or(defaults.min_residency),
         linger: defaults.linger,
-        linger_most: switching.duration("linger", defaults.linger_most),
-        longest_wait,
-        cut_after: switching
-            .has("cut-after")
-            .then(|| switching.duration("cut-after", Duration::ZERO)),
+        max_linger: switching.duration("linger", defaults.max_linger),
+        starvation_timeout,
+        drain_timeout: switching
+            .has("drain-timeout")
+            .then(|| switching.duration("drain-timeout", Duration::ZERO)),
     };
     switching.report_unknown();
     (rules, max_wait)
 }
 
-/// In thousandths.
-fn read_residence(switching: &Section<'_>) -> Option<u32> {
-    let text = switching.decimal("residence")?;
+/// Reads the minimum residency, in thousandths of the expected cost of a switch.
+fn read_min_residency(switching: &Section<'_>) -> Option<u32> {
+    let text = switching.decimal("min-residency")?;
     match text.parse::<f64>() {
-        Ok(times) if (0.0..=100.0).contains(&times) => Some((times * 1000.0).round() as u32),
+        Ok(factor) if (0.0..=100.0).contains(&factor) => Some((factor * 1000.0).round() as u32),
         _ => {
-            switching.mistake(
-                "residence",
-                format!(
-                    "`{text}` is not from 0 to 100; write how many times the expected cost of a switch a lane with \
-                     work stays loaded, such as 1.0"
-                ),
+            let message = format!(
+                "{text} is out of range: expected 0 to 100, the multiple of a switch's expected cost \
+                 for which a lane with work stays loaded"
             );
+            switching.error_at("min-residency", Code::OutOfRange.with(message));
             None
         }
     }

@@ -1,7 +1,7 @@
-//! Reading TOML so that *all* mistakes are found at once, each with its place.
+//! A reader of TOML tables that reports *all* errors in one pass, each with its position.
 //!
-//! serde stops at the first mistake; so tables are read key by key from the parsed document, mistakes are collected, and
-//! what nobody asked for is a mistake too.
+//! serde stops at the first error. Here tables are read key by key from the parsed document, errors
+//! are collected, and a key that was never read is reported as unknown.
 
 use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
@@ -11,95 +11,93 @@ use pointsman_domain::units;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::mistakes::{Mistakes, Place};
-use crate::over::merge;
+use crate::diagnostics::{Code, Diagnostics, Location, Problem};
+use crate::overrides::merge;
 
-/// One table of the file.
+/// One table of a file.
 #[derive(Debug)]
 pub struct Section<'a> {
-    mistakes: &'a Mistakes<'a>,
+    diagnostics: &'a Diagnostics<'a>,
     table: Option<&'a DeTable<'a>>,
     path: String,
-    place: Range<usize>,
-    asked: RefCell<Vec<String>>,
+    range: Range<usize>,
+    known: RefCell<Vec<String>>,
 }
 
 impl<'a> Section<'a> {
-    /// The file itself.
-    pub fn root(mistakes: &'a Mistakes<'a>, table: &'a DeTable<'a>) -> Self {
+    /// Creates the reader of the root table.
+    pub fn root(diagnostics: &'a Diagnostics<'a>, table: &'a DeTable<'a>) -> Self {
         Self {
-            mistakes,
+            diagnostics,
             table: Some(table),
             path: String::new(),
-            place: 0..0,
-            asked: RefCell::default(),
+            range: 0..0,
+            known: RefCell::default(),
         }
     }
 
-    /// The document that this table of a file would be with the keys of another one of its tables.
+    /// Returns a copy of this table with the keys of another table merged into it.
     pub fn merged(&self, over: &DeTable<'a>) -> DeTable<'a> {
         let mut table = self.table.cloned().unwrap_or_default();
-        merge(&mut table, over.clone(), &self.path, self.mistakes);
+        merge(&mut table, over.clone(), &self.path, self.diagnostics);
         table
     }
 
-    /// The root of another form of this document.
-    pub fn form<'b>(&self, table: &'b DeTable<'b>) -> Section<'b>
+    /// Creates the reader of a derived document that reports to the same collection.
+    pub fn subsection<'b>(&self, table: &'b DeTable<'b>) -> Section<'b>
     where
         'a: 'b,
     {
-        Section::root(self.mistakes, table)
+        Section::root(self.diagnostics, table)
     }
 
-    /// Dotted path of a key of this table.
+    /// Returns the dotted path of a key of this table.
     pub fn path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// Note a mistake at `key` of this table, or at the table itself where the key is missing.
-    pub fn mistake(&self, key: &str, what: impl Into<String>) {
-        self.mistakes.add(self.range(key), &self.path(key), what);
+    /// Reports an error at `key` of this table, or at the table itself if the key is missing.
+    pub fn error_at(&self, key: &str, problem: impl Into<Problem>) {
+        self.diagnostics.add(self.key_range(key), &self.path(key), problem);
     }
 
-    /// Note a mistake about this table.
-    pub fn wrong(&self, what: impl Into<String>) {
-        self.mistakes.add(self.place.clone(), &self.path, what);
+    /// Reports an error about this table.
+    pub fn error(&self, problem: impl Into<Problem>) {
+        self.diagnostics.add(self.range.clone(), &self.path, problem);
     }
 
-    /// Is the key there?
+    /// Returns true if the table has the key.
     pub fn has(&self, key: &str) -> bool {
         self.value(key).is_some()
     }
 
-    /// A text.
-    pub fn text(&self, key: &str) -> Option<&'a str> {
+    /// Reads a string.
+    pub fn string(&self, key: &str) -> Option<&'a str> {
         let value = self.value(key)?;
         let text = value.get_ref().as_str();
         if text.is_none() {
-            self.wrong_type(key, value, "a text in quotes");
+            self.wrong_type(key, value, "a string");
         }
         text
     }
 
-    /// A text that has to be there and not empty.
-    pub fn required_text(&self, key: &str, example: &str) -> Option<&'a str> {
-        match self.text(key) {
+    /// Reads a string that must be present and not empty.
+    pub fn required_string(&self, key: &str, example: &str) -> Option<&'a str> {
+        match self.string(key) {
             Some("") => self
-                .mistake(key, format!("must not be empty; write for example `{key} = {example}`")),
+                .error_at(key, format!("must not be empty; set for example `{key} = {example}`")),
             Some(text) => return Some(text),
-            None if !self.has(key) => {
-                self.mistake(key, format!("is missing; write for example `{key} = {example}`"))
-            }
+            None if !self.has(key) => self.error_at(key, missing(format!("`{key} = {example}`"))),
             None => {}
         }
         None
     }
 
-    /// A whole number in this range.
-    pub fn number<T: TryFrom<i64>>(&self, key: &str, range: RangeInclusive<i64>, default: T) -> T {
+    /// Reads an integer within a range.
+    pub fn integer<T: TryFrom<i64>>(&self, key: &str, range: RangeInclusive<i64>, default: T) -> T {
         let Some(value) = self.value(key) else { return default };
         let Some(integer) = value.get_ref().as_integer() else {
-            self.wrong_type(key, value, "a whole number");
+            self.wrong_type(key, value, "an integer");
             return default;
         };
         let number = i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()).ok();
@@ -110,18 +108,20 @@ impl<'a> Section<'a> {
             Some(number) => number,
             None => {
                 let (low, high) = range.into_inner();
-                self.mistake(key, format!("`{}` is not from {low} to {high}", integer.as_str()));
+                let message =
+                    format!("{} is out of range: expected {low} to {high}", integer.as_str());
+                self.error_at(key, Code::OutOfRange.with(message));
                 default
             }
         }
     }
 
-    /// A whole number that may be left out.
-    pub fn count(&self, key: &str, range: RangeInclusive<i64>) -> Option<u32> {
-        self.has(key).then(|| self.number(key, range, 1))
+    /// Reads an integer that may be missing.
+    pub fn optional_integer(&self, key: &str, range: RangeInclusive<i64>) -> Option<u32> {
+        self.has(key).then(|| self.integer(key, range, 1))
     }
 
-    /// A number with or without decimals, as a text that can be parsed.
+    /// Reads an integer or a float, and returns it as text in a form that `str::parse` accepts.
     pub fn decimal(&self, key: &str) -> Option<String> {
         let value = self.value(key)?;
         match value.get_ref() {
@@ -129,92 +129,97 @@ impl<'a> Section<'a> {
             DeValue::Integer(integer) => {
                 let number =
                     i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix());
-                // One that is out of range here is out of every range.
+                // A number that does not fit into an i64 is above the upper bound of every caller.
                 Some(number.unwrap_or(i64::MAX).to_string())
             }
             _ => {
-                self.wrong_type(key, value, "a number, such as 0.5");
+                self.wrong_type(key, value, "a number, for example 0.5");
                 None
             }
         }
     }
 
-    /// A word, or a whole number.
-    pub fn word_or_number(&self, key: &str) -> Option<String> {
+    /// Reads a string, or an integer as text.
+    pub fn string_or_integer(&self, key: &str) -> Option<String> {
         match self.value(key)?.get_ref() {
-            DeValue::Integer(_) => Some(self.number(key, 0..=1_000_000, 0u32).to_string()),
-            _ => self.text(key).map(str::to_owned),
+            DeValue::Integer(_) => Some(self.integer(key, 0..=1_000_000, 0u32).to_string()),
+            _ => self.string(key).map(str::to_owned),
         }
     }
 
-    /// `true` or `false`.
-    pub fn flag(&self, key: &str, default: bool) -> bool {
+    /// Reads a boolean.
+    pub fn bool(&self, key: &str, default: bool) -> bool {
         let Some(value) = self.value(key) else { return default };
         value.get_ref().as_bool().unwrap_or_else(|| {
-            self.wrong_type(key, value, "true or false");
+            self.wrong_type(key, value, "a boolean");
             default
         })
     }
 
-    /// A duration with its unit.
+    /// Reads a duration with a unit.
     pub fn duration(&self, key: &str, default: Duration) -> Duration {
         self.parsed(key, units::duration).unwrap_or(default)
     }
 
-    /// A duration that has to be more than nothing.
-    pub fn pause(&self, key: &str, default: Duration) -> Duration {
+    /// Reads a duration that must be greater than zero.
+    pub fn positive_duration(&self, key: &str, default: Duration) -> Duration {
         let duration = self.duration(key, default);
         if duration.is_zero() {
-            self.mistake(key, "must be more than nothing");
+            self.error_at(key, Code::OutOfRange.with("must be greater than zero"));
         }
         duration
     }
 
-    /// A size with its unit.
+    /// Reads a size in bytes, written with a unit.
     pub fn bytes(&self, key: &str) -> Option<u64> {
         self.parsed(key, units::bytes)
     }
 
-    /// A text with a form of its own.
-    pub fn parsed<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        match parse(self.text(key)?) {
+    /// Reads a string and parses it.
+    pub fn parsed<T, E: Into<Problem>>(
+        &self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        match parse(self.string(key)?) {
             Ok(parsed) => Some(parsed),
-            Err(what) => {
-                self.mistake(key, what);
+            Err(error) => {
+                self.error_at(key, error);
                 None
             }
         }
     }
 
-    /// One of a few words.
-    pub fn word<T: Copy>(&self, key: &str, words: &[(&str, T)], default: T) -> T {
-        let Some(text) = self.text(key) else { return default };
+    /// Reads a string that must be one of a few choices.
+    pub fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)], default: T) -> T {
+        let Some(text) = self.string(key) else { return default };
         match words.iter().find(|(word, _)| *word == text) {
             Some((_, value)) => *value,
             None => {
                 let known: Vec<String> =
                     words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-                self.mistake(key, format!("there is no \"{text}\"; write {}", known.join(" or ")));
+                let known = known.join(", ");
+                self.error_at(key, format!("unknown value \"{text}\": expected one of {known}"));
                 default
             }
         }
     }
 
-    /// A list of texts.
-    pub fn texts(&self, key: &str) -> Option<Vec<String>> {
+    /// Reads a list of strings.
+    pub fn strings(&self, key: &str) -> Option<Vec<String>> {
         let value = self.value(key)?;
         let array = value.get_ref().as_array();
         let texts = array.and_then(|array| {
             array.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
         });
         if texts.is_none() {
-            self.wrong_type(key, value, "a list of texts, such as [\"one\", \"two\"]");
+            self.wrong_type(key, value, "a list of strings, for example [\"one\", \"two\"]");
         }
         texts
     }
 
-    /// A table whose values are texts.
-    pub fn text_pairs(&self, key: &str) -> Vec<(String, String)> {
+    /// Reads a table whose values are strings.
+    pub fn string_pairs(&self, key: &str) -> Vec<(String, String)> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let pair = |(name, value): (&Spanned<_>, &'a Spanned<DeValue<'a>>)| {
             let name: &std::borrow::Cow<'_, str> = name.get_ref();
@@ -222,36 +227,36 @@ impl<'a> Section<'a> {
         };
         let pairs = value.get_ref().as_table().and_then(|table| table.iter().map(pair).collect());
         pairs.unwrap_or_else(|| {
-            self.wrong_type(key, value, "a table of texts, such as { name = \"value\" }");
+            self.wrong_type(key, value, "a table of strings, for example { name = \"value\" }");
             Vec::new()
         })
     }
 
-    /// A table; an empty one where it is missing, so that its defaults apply.
+    /// Reads a table. A missing table reads as an empty one, so that defaults apply.
     pub fn section(&self, key: &str) -> Section<'a> {
         let value = self.value(key);
         let table = value.and_then(|value| value.get_ref().as_table());
         if let (Some(value), None) = (value, table) {
             self.wrong_type(key, value, "a table");
         }
-        let place = value.map_or(self.place.clone(), Spanned::span);
+        let range = value.map_or(self.range.clone(), Spanned::span);
         Section {
-            mistakes: self.mistakes,
+            diagnostics: self.diagnostics,
             table,
             path: self.path(key),
-            place,
-            asked: RefCell::default(),
+            range,
+            known: RefCell::default(),
         }
     }
 
-    /// A list of tables, written `[[key]]`.
+    /// Reads a list of tables, written `[[key]]`.
     pub fn sections(&self, key: &str) -> Vec<Section<'a>> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let Some(array) = value.get_ref().as_array() else {
             self.wrong_type(
                 key,
                 value,
-                &format!("a list of tables, each written `[[{}]]`", self.path(key)),
+                &format!("a list of tables, written `[[{}]]`", self.path(key)),
             );
             return Vec::new();
         };
@@ -259,82 +264,98 @@ impl<'a> Section<'a> {
             let path = format!("{}[{index}]", self.path(key));
             let table = item.get_ref().as_table();
             if table.is_none() {
-                self.mistakes.add(item.span(), &path, "must be a table");
+                self.diagnostics.add(item.span(), &path, Code::WrongType.with("expected a table"));
             }
             Section {
-                mistakes: self.mistakes,
+                diagnostics: self.diagnostics,
                 table,
                 path,
-                place: item.span(),
-                asked: RefCell::default(),
+                range: item.span(),
+                known: RefCell::default(),
             }
         };
         array.iter().enumerate().map(section).collect()
     }
 
-    /// Any value, as JSON.
+    /// Reads any value as JSON.
     pub fn json(&self, key: &str) -> Option<serde_json::Value> {
         let value = self.value(key)?;
         match to_json(value.get_ref()) {
             Ok(json) => Some(json),
-            Err(what) => {
-                self.mistake(key, what);
+            Err(problem) => {
+                self.error_at(key, problem);
                 None
             }
         }
     }
 
-    /// Every key that nobody asked for is a mistake.
+    /// Reports every key that was never read as unknown.
     pub fn report_unknown(&self) {
-        let asked = self.asked.borrow();
+        let known = self.known.borrow();
         for key in self.table.iter().flat_map(|table| table.keys()) {
             let name = key.get_ref();
-            if asked.iter().any(|asked| asked == name) {
+            if known.iter().any(|known| known == name) {
                 continue;
             }
-            let hint = match nearest(name, asked.iter().map(String::as_str)) {
+            let hint = match nearest(name, known.iter().map(String::as_str)) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known here: `{}`", asked.join("`, `")),
+                None => format!("expected one of `{}`", known.join("`, `")),
             };
-            self.mistakes.add(key.span(), &self.path(name), format!("is not a key here; {hint}"));
+            let problem = Code::UnknownKey.with(format!("unknown key; {hint}"));
+            self.diagnostics.add(key.span(), &self.path(name), problem);
         }
     }
 
-    /// Any value. Asked for, it is known.
+    /// Returns any value, and marks its key as known.
     pub fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
-        let mut asked = self.asked.borrow_mut();
-        if !asked.iter().any(|asked| asked == key) {
-            asked.push(key.to_owned());
+        let mut known = self.known.borrow_mut();
+        if !known.iter().any(|known| known == key) {
+            known.push(key.to_owned());
         }
         self.table?.get(key)
     }
 
-    /// The keys that are there, for tables in which any may be.
+    /// Returns the keys of the table, for tables with arbitrary keys.
     pub fn keys(&self) -> Vec<&'a str> {
         self.table.iter().flat_map(|table| table.keys()).map(|key| key.get_ref().as_ref()).collect()
     }
 
-    /// Where a key of this table is, or the table itself where it is missing: for what can only be judged later.
-    pub fn place(&self, key: &str) -> Place {
-        self.mistakes.place(self.range(key), &self.path(key))
+    /// Returns the position of a key, or of the table if the key is missing, for errors that are
+    /// detected after reading.
+    pub fn location(&self, key: &str) -> Location {
+        self.diagnostics.location(self.key_range(key), &self.path(key))
     }
 
-    fn range(&self, key: &str) -> Range<usize> {
-        self.table.and_then(|table| table.get(key)).map_or(self.place.clone(), Spanned::span)
+    fn key_range(&self, key: &str) -> Range<usize> {
+        self.table.and_then(|table| table.get(key)).map_or(self.range.clone(), Spanned::span)
     }
 
-    /// Note that a value is of another type than it should be.
-    pub fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
-        let found = value.get_ref().type_str();
-        self.mistakes.add(
-            value.span(),
-            &self.path(key),
-            format!("must be {wanted}, and is of type {found}"),
-        );
+    /// Reports a value of the wrong type.
+    pub fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, expected: &str) {
+        let message = format!("expected {expected}, found {}", found(value.get_ref()));
+        self.diagnostics.add(value.span(), &self.path(key), Code::WrongType.with(message));
     }
 }
 
-/// The one of these names that was probably meant.
+/// Returns the problem of a missing key or table, with what to write as a hint.
+pub fn missing(example: impl std::fmt::Display) -> Problem {
+    Code::MissingKey.with(format!("missing; set for example {example}"))
+}
+
+/// Names the TOML type of a value, with its article.
+fn found(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a datetime",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// Returns the known name that is most similar to `name`, if one is similar enough for a hint.
 pub fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     known
         .into_iter()
@@ -344,8 +365,8 @@ pub fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Opti
         .map(|(_, near)| near)
 }
 
-/// A duration as the file would have it: `90s`, `30m`.
-pub fn shown(duration: Duration) -> String {
+/// Formats a duration as it is written in a file: `90s`, `30m`.
+pub fn format_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
     for (factor, unit) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
         if ms >= factor && ms.is_multiple_of(factor) {
@@ -355,7 +376,7 @@ pub fn shown(duration: Duration) -> String {
     format!("{ms}ms")
 }
 
-fn to_json(value: &DeValue<'_>) -> Result<serde_json::Value, String> {
+fn to_json(value: &DeValue<'_>) -> Result<serde_json::Value, Problem> {
     use serde_json::Value;
     Ok(match value {
         DeValue::String(text) => Value::String(text.to_string()),
@@ -363,7 +384,9 @@ fn to_json(value: &DeValue<'_>) -> Result<serde_json::Value, String> {
         DeValue::Integer(integer) => {
             i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix())
                 .map(Value::from)
-                .map_err(|_| format!("`{}` is out of range", integer.as_str()))?
+                .map_err(|_| {
+                    Code::OutOfRange.with(format!("{} is out of range", integer.as_str()))
+                })?
         }
         DeValue::Float(float) => float
             .as_str()
@@ -372,7 +395,9 @@ fn to_json(value: &DeValue<'_>) -> Result<serde_json::Value, String> {
             .ok()
             .and_then(serde_json::Number::from_f64)
             .map(Value::Number)
-            .ok_or_else(|| format!("`{}` has no form in JSON", float.as_str()))?,
+            .ok_or_else(|| {
+                Problem::from(format!("{} cannot be represented in JSON", float.as_str()))
+            })?,
         DeValue::Datetime(datetime) => Value::String(datetime.to_string()),
         DeValue::Array(array) => Value::Array(
             array.iter().map(|item| to_json(item.get_ref())).collect::<Result<_, _>>()?,

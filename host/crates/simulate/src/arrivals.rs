@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_settings::Place;
+use pointsman_settings::Location;
 
 use self::content::Content;
 use self::conversations::{Conversations, Turn};
@@ -74,7 +74,7 @@ impl Arrivals {
         streams: &[Arc<Stream>],
         seed: u64,
         begins_ms: u64,
-    ) -> Result<Self, (Place, String)> {
+    ) -> Result<Self, (Location, String)> {
         let mut classes: Vec<String> = Vec::new();
         let mut feeds = Vec::new();
         for (index, stream) in streams.iter().enumerate() {

@@ -5,18 +5,18 @@ mod chain;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::Wish;
+use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{Advisor, FleetView, LaneId, Outcome};
 
 pub use self::chain::Chain;
 
 /// A wish about a lane for a time from now; `None` takes the one before back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wished {
+pub struct Hinted {
     /// The lane.
     pub lane: LaneId,
     /// The wish.
-    pub wish: Option<Wish>,
+    pub hint: Option<LaneHint>,
     /// How long it stands.
     pub lasts: Duration,
 }
@@ -38,7 +38,7 @@ pub trait Deciders {
     }
 
     /// It is time to ask for wishes.
-    fn tick(&mut self, _fleet: &Arc<FleetView>, _now: Duration, _now_ms: u64) -> Vec<Wished> {
+    fn tick(&mut self, _fleet: &Arc<FleetView>, _now: Duration, _now_ms: u64) -> Vec<Hinted> {
         Vec::new()
     }
 }

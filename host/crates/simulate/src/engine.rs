@@ -63,16 +63,16 @@ pub(crate) struct Used {
 struct Work {
     job: Job,
     cached: u32,
-    stage: Stage,
+    stage: SimulationEnv,
     /// Microseconds from the first byte to the end, where each request takes its time.
     rest: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum SimulationEnv {
     InLine,
     Before(Place),
-    Reads,
+    HostCallLog,
     /// It is about to write its first token.
     Begins(Place),
     Writes(Place),
@@ -157,7 +157,7 @@ impl Engine {
             (Service::Fixed { rest, .. }, _) => micros(rest.time(&mut self.random)),
             (Service::Rates { .. }, _) => 0.0,
         };
-        self.work.insert(key, Work { job, cached: 0, stage: Stage::InLine, rest });
+        self.work.insert(key, Work { job, cached: 0, stage: SimulationEnv::InLine, rest });
         self.line.push_back(key);
         self.admit();
     }
@@ -168,22 +168,26 @@ impl Engine {
         let Some(work) = self.work.remove(&key) else { return Used::default() };
         let used = self.used(&work);
         match (work.stage, &self.model.service) {
-            (Stage::InLine, _) => self.line.retain(|other| *other != key),
-            (Stage::Reads, _) => {
+            (SimulationEnv::InLine, _) => self.line.retain(|other| *other != key),
+            (SimulationEnv::HostCallLog, _) => {
                 let first = self.reads.front() == Some(&key);
                 self.reads.retain(|other| *other != key);
                 if first {
                     self.read_next();
                 }
             }
-            (Stage::Begins(place) | Stage::Writes(place), Service::Rates { .. }) => {
-                self.writes.remove(place)
-            }
-            (Stage::Before(place) | Stage::Begins(place) | Stage::Writes(place), _) => {
-                self.timed.remove(place)
-            }
+            (
+                SimulationEnv::Begins(place) | SimulationEnv::Writes(place),
+                Service::Rates { .. },
+            ) => self.writes.remove(place),
+            (
+                SimulationEnv::Before(place)
+                | SimulationEnv::Begins(place)
+                | SimulationEnv::Writes(place),
+                _,
+            ) => self.timed.remove(place),
         }
-        if work.stage != Stage::InLine {
+        if work.stage != SimulationEnv::InLine {
             self.reserved -= self.needs(&work.job);
         }
         self.admit();
@@ -240,18 +244,20 @@ impl Engine {
     fn timed_out(&mut self, key: Key, progress: &mut Vec<Progress>) {
         let Some(work) = self.work.get_mut(&key) else { return };
         match work.stage {
-            Stage::Before(_) => {
-                work.stage = Stage::Reads;
+            SimulationEnv::Before(_) => {
+                work.stage = SimulationEnv::HostCallLog;
                 self.reads.push_back(key);
                 if self.reads.len() == 1 {
                     self.read_next();
                 }
             }
-            Stage::Begins(_) => {
-                work.stage = Stage::Writes(self.timed.add(work.rest, key));
+            SimulationEnv::Begins(_) => {
+                work.stage = SimulationEnv::Writes(self.timed.add(work.rest, key));
                 progress.push(Progress::First(key));
             }
-            Stage::InLine | Stage::Reads | Stage::Writes(_) => self.done(key, progress),
+            SimulationEnv::InLine | SimulationEnv::HostCallLog | SimulationEnv::Writes(_) => {
+                self.done(key, progress)
+            }
         }
     }
 
@@ -261,7 +267,7 @@ impl Engine {
         if let Some(work) = self.work.get_mut(&key) {
             let job = work.job;
             if job.output > 0 {
-                work.stage = Stage::Begins(self.writes.add(1.0, key));
+                work.stage = SimulationEnv::Begins(self.writes.add(1.0, key));
                 self.remember(&job, job.prompt);
             } else {
                 progress.push(Progress::First(key));
@@ -274,11 +280,12 @@ impl Engine {
     /// A token was written that matters: the first one, or the last one.
     fn has_written(&mut self, key: Key, left: f64, progress: &mut Vec<Progress>) {
         let Some(work) = self.work.get_mut(&key) else { return };
-        if matches!(work.stage, Stage::Begins(_)) {
+        if matches!(work.stage, SimulationEnv::Begins(_)) {
             progress.push(Progress::First(key));
             if work.job.output > 1 {
-                work.stage =
-                    Stage::Writes(self.writes.add(f64::from(work.job.output - 1) + left, key));
+                work.stage = SimulationEnv::Writes(
+                    self.writes.add(f64::from(work.job.output - 1) + left, key),
+                );
                 return;
             }
         }
@@ -312,7 +319,8 @@ impl Engine {
             };
             let place = self.timed.add(micros(before), key);
             if let Some(work) = self.work.get_mut(&key) {
-                work.stage = if fixed { Stage::Begins(place) } else { Stage::Before(place) };
+                work.stage =
+                    if fixed { SimulationEnv::Begins(place) } else { SimulationEnv::Before(place) };
                 work.cached = if fixed { cached } else { 0 };
             }
         }
@@ -358,8 +366,8 @@ impl Engine {
     fn used(&self, work: &Work) -> Used {
         let all = f64::from(work.job.output);
         let written = match (work.stage, &self.model.service) {
-            (Stage::Writes(place), Service::Rates { .. }) => all - self.writes.left(place),
-            (Stage::Writes(place), Service::Fixed { .. }) if work.rest > 0.0 => {
+            (SimulationEnv::Writes(place), Service::Rates { .. }) => all - self.writes.left(place),
+            (SimulationEnv::Writes(place), Service::Fixed { .. }) if work.rest > 0.0 => {
                 all * (1.0 - self.timed.left(place) / work.rest)
             }
             _ => 0.0,

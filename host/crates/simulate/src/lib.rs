@@ -18,6 +18,7 @@ mod arrivals;
 mod compare;
 mod deciders;
 mod engine;
+mod experiment;
 mod failure;
 mod fleet;
 mod histogram;
@@ -29,14 +30,14 @@ pub mod replay;
 pub mod report;
 mod request;
 mod scenario;
-mod study;
 mod trace;
 mod traffic;
 mod world;
 
 pub use self::arrivals::Arrivals;
 pub use self::compare::{Cell, Change, Comparison, Difference, Estimate, Line};
-pub use self::deciders::{Chain, Deciders, Wished};
+pub use self::deciders::{Chain, Deciders, Hinted};
+pub use self::experiment::{Experiment, Progress, Resolve, SimulationEnv, StudyError};
 pub use self::failure::{Failure, Trouble, When};
 pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};
 pub use self::histogram::Histogram;
@@ -49,7 +50,6 @@ pub use self::scenario::{
     Document, Engines, FleetSource, Format, Host, HostConfig, HostLane, Models, Pace, Scenario,
     ScenarioError, Sessions, Source, Stream, Tenants, Trace, Variant,
 };
-pub use self::study::{Progress, Resolve, Stage, Study, StudyError};
 pub use self::trace::TraceWriter;
 pub use self::traffic::{Ask, ClassId, Traffic};
 pub use self::world::{Books, Setting, run};

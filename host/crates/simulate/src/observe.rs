@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pointsman_domain::dispatch::SwitchReport;
-use pointsman_domain::{EngineState, LaneId, TryResult};
+use pointsman_domain::{AttemptResult, EngineState, LaneId};
 
 use crate::traffic::Ask;
 
@@ -35,7 +35,7 @@ pub struct Try {
     /// The lane.
     pub lane: LaneId,
     /// How it ended.
-    pub result: TryResult,
+    pub result: AttemptResult,
     /// When it began.
     pub begun: Duration,
     /// How long it waited for a slot.

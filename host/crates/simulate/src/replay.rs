@@ -28,7 +28,7 @@ pub use self::cast::{ReplayError, Who};
 pub use self::difference::Difference;
 pub use self::report::{Count, Effect, Kind, Lack, OfPolicy, Otherwise, Report, Shown};
 use self::scene::{Scene, Topologies};
-use crate::study::Stage;
+use crate::experiment::SimulationEnv;
 
 /// Hooks, as records name them.
 const ON_REQUEST: &str = "on-request";
@@ -48,7 +48,11 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// When a policy cannot be used.
-    pub fn new(stage: &'a Stage, who: Who, differences: usize) -> Result<Self, ReplayError> {
+    pub fn new(
+        stage: &'a SimulationEnv,
+        who: Who,
+        differences: usize,
+    ) -> Result<Self, ReplayError> {
         Ok(Self {
             casting: Casting::new(stage, who)?,
             topologies: Topologies::default(),

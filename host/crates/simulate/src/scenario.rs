@@ -20,7 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_policy::{ChainSpec, PolicySpec};
-use pointsman_settings::{FileError, Mistake, Over, Place, Section, chain, folder_of, nearest};
+use pointsman_settings::{
+    Diagnostic, FileError, InvalidPath, Location, Override, Problem, Section, chain, folder_of,
+    nearest,
+};
 use toml::de::DeValue;
 
 pub use self::engines::Engines;
@@ -42,7 +45,7 @@ const BEGINS: u64 = 1_767_571_200_000;
 pub struct Document {
     source: String,
     file: PathBuf,
-    over: Vec<Over>,
+    over: Vec<Override>,
 }
 
 impl Document {
@@ -64,8 +67,8 @@ impl Document {
     ///
     /// # Errors
     /// When that is no path. Whether there is such a key turns out in [`Document::scenario`].
-    pub fn set(&mut self, path: &str, value: &str) -> Result<(), String> {
-        self.over.push(Over::key(path, value)?);
+    pub fn set(&mut self, path: &str, value: &str) -> Result<(), InvalidPath> {
+        self.over.push(Override::key(path, value)?);
         Ok(())
     }
 
@@ -79,7 +82,7 @@ impl Document {
             Some(Scenario { description: description(&self.source), ..scenario })
         };
         pointsman_settings::read(&self.source, &self.over, read)
-            .map_err(|mistakes| FileError::new(&self.file, mistakes))
+            .map_err(|errors| FileError::new(&self.file, errors))
     }
 }
 
@@ -115,9 +118,9 @@ pub struct Scenario {
 
 #[derive(Debug, Clone)]
 struct Places {
-    objectives: Place,
-    fleet: Place,
-    traffic: Place,
+    objectives: Location,
+    fleet: Location,
+    traffic: Location,
 }
 
 /// A scenario with some keys that are other.
@@ -158,19 +161,19 @@ impl Scenario {
         let config = match &self.fleet {
             FleetSource::Inline(config) => config.as_ref().clone(),
             FleetSource::Config { file, set, place } => {
-                resolve(file, set).map_err(|what| self.wrong(vec![place.mistake(what)]))?
+                resolve(file, set).map_err(|what| self.error(vec![place.error(what)]))?
             }
         };
         let names: Vec<&str> = config.lanes.iter().map(|lane| lane.info.name.as_str()).collect();
         let strangers =
             self.engines.lanes.iter().filter(|(name, ..)| !names.contains(&name.as_str()));
-        let mistakes: Vec<Mistake> =
-            strangers.map(|(name, place, _)| place.mistake(no_lane(name, &names))).collect();
-        if !mistakes.is_empty() {
-            return Err(self.wrong(mistakes));
+        let errors: Vec<Diagnostic> =
+            strangers.map(|(name, place, _)| place.error(no_lane(name, &names))).collect();
+        if !errors.is_empty() {
+            return Err(self.error(errors));
         }
         if config.lanes.is_empty() {
-            return Err(self.wrong(vec![self.places.fleet.mistake("has no lane")]));
+            return Err(self.error(vec![self.places.fleet.error("has no lane")]));
         }
         let lanes = config.lanes.into_iter().map(|lane| {
             let (engine, first_byte) = self.engines.of(&lane);
@@ -196,7 +199,7 @@ impl Scenario {
     /// For lanes that do not exist.
     pub fn failures(&self, fleet: &Fleet) -> Result<Vec<Failure>, ScenarioError> {
         let names: Vec<&str> = fleet.lanes.iter().map(|lane| lane.info.name.as_str()).collect();
-        failures::of_lanes(&self.failures, &names).map_err(|mistakes| self.wrong(mistakes))
+        failures::of_lanes(&self.failures, &names).map_err(|errors| self.error(errors))
     }
 
     /// The requests of one run.
@@ -205,21 +208,21 @@ impl Scenario {
     /// When a file of requests cannot be read.
     pub fn traffic(&self, seed: u64) -> Result<Arrivals, ScenarioError> {
         Arrivals::new(&self.streams, seed, self.begins_ms)
-            .map_err(|(place, what)| self.wrong(vec![place.mistake(what)]))
+            .map_err(|(place, what)| self.error(vec![place.error(what)]))
     }
 
     /// A mistake in the objectives, which others read.
-    pub fn wrong_objective(&self, what: impl Into<String>) -> ScenarioError {
-        self.wrong(vec![self.places.objectives.mistake(what)])
+    pub fn wrong_objective(&self, what: impl Into<Problem>) -> ScenarioError {
+        self.error(vec![self.places.objectives.error(what)])
     }
 
     /// A mistake in a file of requests that shows when it is read on.
-    pub fn wrong_traffic(&self, what: impl Into<String>) -> ScenarioError {
-        self.wrong(vec![self.places.traffic.mistake(what)])
+    pub fn wrong_traffic(&self, what: impl Into<Problem>) -> ScenarioError {
+        self.error(vec![self.places.traffic.error(what)])
     }
 
-    fn wrong(&self, mistakes: Vec<Mistake>) -> ScenarioError {
-        FileError::new(&self.file, mistakes)
+    fn error(&self, errors: Vec<Diagnostic>) -> ScenarioError {
+        FileError::new(&self.file, errors)
     }
 }
 
@@ -247,9 +250,9 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Scenario> {
     let mut names: Vec<&str> = Vec::new();
     let mut read = Vec::new();
     for variant in &variants {
-        let name = variant.required_text("name", "\"first-come\"");
+        let name = variant.required_string("name", "\"first-come\"");
         if name.is_some_and(|name| names.contains(&name)) {
-            variant.mistake("name", "is that of another variant already");
+            variant.error_at("name", "is that of another variant already");
         }
         names.extend(name);
         let set = variant.value("set");
@@ -258,12 +261,12 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Scenario> {
             variant.wrong_type(
                 "set",
                 set,
-                "a table of keys, such as { fleet.switching.residence = 0.0 }",
+                "a table of keys, such as { fleet.switching.min-residency = 0.0 }",
             );
         }
         let nothing = toml::de::DeTable::new();
         let merged = root.merged(table.unwrap_or(&nothing));
-        let form = read_form(&root.form(&merged), file);
+        let form = read_form(&root.subsection(&merged), file);
         let policies = read_policies(variant, folder_of(file));
         variant.report_unknown();
         if let (Some(name), Some(mut form)) = (name, form) {
@@ -277,21 +280,21 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Scenario> {
 /// The scenario without its variants. `None` only together with a mistake.
 fn read_form(root: &Section<'_>, file: &Path) -> Option<Scenario> {
     let folder = folder_of(file);
-    let title = root.text("title").map(str::to_owned);
+    let title = root.string("title").map(str::to_owned);
     let begins = read_begins(root);
     if !root.has("lasts") {
-        root.mistake(
+        root.error_at(
             "lasts",
             "is missing; write how long requests come, such as `lasts = \"24h\"`",
         );
     }
-    let lasts = root.pause("lasts", Duration::from_secs(86_400));
+    let lasts = root.positive_duration("lasts", Duration::from_secs(86_400));
     let seeds = read_seeds(root);
-    let objectives = root.texts("objectives").unwrap_or_default();
+    let objectives = root.strings("objectives").unwrap_or_default();
     let places = Places {
-        objectives: root.place("objectives"),
-        fleet: root.place("fleet"),
-        traffic: root.place("traffic"),
+        objectives: root.location("objectives"),
+        fleet: root.location("fleet"),
+        traffic: root.location("traffic"),
     };
     let fleet = fleet::read(&root.section("fleet"), folder);
     let engines = engines::read(&root.section("engines"));
@@ -328,7 +331,7 @@ fn read_begins(root: &Section<'_>) -> u64 {
     };
     let ms = micros.and_then(|micros| u64::try_from(micros / 1000).ok());
     ms.unwrap_or_else(|| {
-        root.mistake("begins", "is no date and time; write for example \"2026-01-05T00:00:00Z\"");
+        root.error_at("begins", "is no date and time; write for example \"2026-01-05T00:00:00Z\"");
         BEGINS
     })
 }
@@ -336,14 +339,14 @@ fn read_begins(root: &Section<'_>) -> u64 {
 /// A number is how many there are, from 1.
 fn read_seeds(root: &Section<'_>) -> Vec<u64> {
     let Some(DeValue::Array(_)) = root.value("seeds").map(|seeds| seeds.get_ref()) else {
-        return (1..=root.number("seeds", 1..=10_000, 1)).collect();
+        return (1..=root.integer("seeds", 1..=10_000, 1)).collect();
     };
     let seeds: Option<Vec<u64>> =
         root.json("seeds").and_then(|seeds| serde_json::from_value(seeds).ok());
     match seeds {
         Some(seeds) if !seeds.is_empty() => seeds,
         _ => {
-            root.mistake(
+            root.error_at(
                 "seeds",
                 "must be a number of runs, such as 3, or a list of whole numbers",
             );
@@ -355,7 +358,7 @@ fn read_seeds(root: &Section<'_>) -> Vec<u64> {
 /// `[[policies]]`; `None` where the key is missing.
 fn read_policies(section: &Section<'_>, folder: &Path) -> Option<Vec<PolicySpec>> {
     let dir = |policy: &Section<'_>, _: &str| {
-        Some(folder.join(policy.required_text("dir", "\"../policies/cortex\"")?))
+        Some(folder.join(policy.required_string("dir", "\"../policies/cortex\"")?))
     };
     section.has("policies").then(|| chain(&section.sections("policies"), dir))
 }

@@ -272,7 +272,7 @@ impl<'a> World<'a> {
         }
         if self.lessons.next(self.deciders.next_tick()).is_some_and(|due| due <= self.now) {
             self.learn();
-            self.wish();
+            self.hint();
             self.settle();
         }
         // As the host does it after all that has come at once.
@@ -334,10 +334,10 @@ impl<'a> World<'a> {
             Effect::Grant { ticket, lane, generation, .. } => {
                 self.granted(ticket, lane, generation)
             }
-            Effect::Refuse { ticket, refusal } => self.refused(ticket, &refusal),
+            Effect::Reject { ticket, refusal } => self.refused(ticket, &refusal),
             Effect::Load(lane) => self.supervisors[lane.index()].load(self.now),
             Effect::Unload { lane, .. } => self.supervisors[lane.index()].unload(self.now),
-            Effect::Cut { lane, generation } => {
+            Effect::Abort { lane, generation } => {
                 for key in self.crowd.leased(lane, generation) {
                     self.cut(key);
                 }
@@ -399,12 +399,12 @@ impl<'a> World<'a> {
     }
 
     /// Ask the policies for wishes, if it is time.
-    fn wish(&mut self) {
+    fn hint(&mut self) {
         if self.deciders.next_tick().is_some_and(|tick| tick <= self.now) {
             let (fleet, now_ms) = (self.view(), self.now_ms());
             for wished in self.deciders.tick(&fleet, self.now, now_ms) {
                 let until = self.now.saturating_add(wished.lasts);
-                self.tell(Event::Wished { lane: wished.lane, wish: wished.wish, until });
+                self.tell(Event::Hinted { lane: wished.lane, hint: wished.hint, until });
             }
         }
     }

@@ -9,15 +9,15 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pointsman_domain::{
-    Advice, Consulted, Endpoint, EngineKind, Facts, Failure, FleetView, LaneId, LaneInfo,
-    LaneState, Outcome, Read, Recovery, Topology, Trace, TryResult,
+    Advice, AttemptResult, Consulted, Endpoint, EngineKind, Facts, FailureReport, FleetView,
+    LaneId, LaneInfo, LaneState, Outcome, Read, Recovery, Topology, Trace,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
-    ChainSpec, Conduct, FUEL_PER_MS, Gap, Metering, Performance, PolicySpec, Rehearsal, Replayed,
-    Runtime, RuntimeSettings,
+    CallStats, ChainSpec, DryRunChain, DryRunSession, FUEL_PER_MS, Gap, Metering, PolicySpec,
+    Replayed, Runtime, RuntimeSettings,
 };
-use pointsman_simulate::{Chain, Deciders, Wished};
+use pointsman_simulate::{Chain, Deciders, Hinted};
 use serde_json::{Value, json};
 
 use self::tree::{NOON, chain, policy};
@@ -42,8 +42,8 @@ fn six() -> ChainSpec {
     ])
 }
 
-fn load(chain: &ChainSpec) -> Rehearsal {
-    Rehearsal::load(&FUEL, chain).unwrap()
+fn load(chain: &ChainSpec) -> DryRunChain {
+    DryRunChain::load(&FUEL, chain).unwrap()
 }
 
 fn fleet(load: u32) -> Arc<FleetView> {
@@ -100,7 +100,7 @@ fn outcome(facts: &Facts) -> Outcome {
         model: "auto".into(),
         lane: LaneId(1),
         topology: 1,
-        ended: TryResult::Ok,
+        ended: AttemptResult::Ok,
         tries: 1,
         queue: Duration::from_millis(3),
         ttft: Duration::from_millis(200),
@@ -112,16 +112,16 @@ fn outcome(facts: &Facts) -> Outcome {
 }
 
 /// A minute and a half with a hundred requests; everything that can be seen of it.
-fn perform(performance: Performance) -> (Vec<String>, Vec<Wished>, Vec<Conduct>) {
+fn perform(performance: DryRunSession) -> (Vec<String>, Vec<Hinted>, Vec<CallStats>) {
     let mut chain = Chain::from(performance);
-    let (mut seen, mut wishes, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut seen, mut hints, mut ended) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..100 {
         let now = Duration::from_millis(900) * number;
         let now_ms = NOON + u64::try_from(now.as_millis()).unwrap();
         chain.now(now);
         let (view, facts) = (fleet(number), facts(number, now_ms));
         if chain.next_tick().is_some_and(|due| due <= now) {
-            wishes.extend(chain.tick(&view, now, now_ms));
+            hints.extend(chain.tick(&view, now, now_ms));
         }
         let mut trace = Trace::on();
         let merged = chain.advisor().advise(&facts, &view, &mut trace);
@@ -132,7 +132,7 @@ fn perform(performance: Performance) -> (Vec<String>, Vec<Wished>, Vec<Conduct>)
             chain.learn(&view, now_ms, &std::mem::take(&mut ended));
         }
     }
-    (seen, wishes, chain.conduct())
+    (seen, hints, chain.conduct())
 }
 
 #[test]
@@ -145,12 +145,12 @@ fn the_same_requests_get_the_same_advice_down_to_the_fuel() {
         (perform(rehearsal.begin()), other.join().unwrap())
     });
     assert_eq!(first, second);
-    let elsewhere = Rehearsal::load(&runtime(Metering::Fuel), &six()).unwrap();
+    let elsewhere = DryRunChain::load(&runtime(Metering::Fuel), &six()).unwrap();
     assert_eq!(perform(elsewhere.begin()), first);
 
-    let (seen, wishes, conduct) = first;
+    let (seen, hints, conduct) = first;
     assert!(seen.iter().any(|it| it.contains("_quota_exceeded")), "`quota` counts, and refuses");
-    assert!(!wishes.is_empty(), "`hours` wants a lane by day");
+    assert!(!hints.is_empty(), "`hours` wants a lane by day");
     for policy in &conduct {
         assert_eq!((policy.faults, &policy.first_fault), (0, &None), "{policy:?}");
         assert!(policy.calls > 0 && policy.fuel > 1000 * policy.calls, "{policy:?}");
@@ -171,13 +171,13 @@ fn ticks_come_at_the_beginning_and_at_their_interval() {
     assert_eq!(chain.next_tick(), Some(Duration::ZERO));
     let at_noon = chain.tick(&view, Duration::from_secs(7), NOON);
     assert_eq!(chain.next_tick(), Some(Duration::from_secs(37)));
-    assert!(at_noon.iter().any(|it| it.lane == LaneId(1) && it.wish.is_some()), "{at_noon:?}");
+    assert!(at_noon.iter().any(|it| it.lane == LaneId(1) && it.hint.is_some()), "{at_noon:?}");
     assert!(chain.tick(&view, Duration::from_secs(36), NOON).is_empty(), "it is not its turn");
     // By night it wants nothing, and says so once.
     let midnight = NOON + 12 * 3600 * 1000;
     let taken_back = chain.tick(&view, Duration::from_secs(37), midnight);
     assert!(
-        taken_back.iter().any(|it| it.lane == LaneId(1) && it.wish.is_none()),
+        taken_back.iter().any(|it| it.lane == LaneId(1) && it.hint.is_none()),
         "{taken_back:?}"
     );
     assert_eq!(
@@ -269,7 +269,7 @@ fn who_was_taken_out_of_service_comes_back_in_virtual_time() {
 
 #[test]
 fn a_policy_that_cannot_be_loaded_is_named() {
-    let said = |spec: ChainSpec| Rehearsal::load(&FUEL, &spec).unwrap_err().to_string();
+    let said = |spec: ChainSpec| DryRunChain::load(&FUEL, &spec).unwrap_err().to_string();
     let missing = PolicySpec::new("nobody", PathBuf::from("no/such/folder"));
     let error = said(chain(vec![policy("cortex", json!({})), missing]));
     assert_eq!(
@@ -284,7 +284,7 @@ fn a_policy_that_cannot_be_loaded_is_named() {
 }
 
 /// What each policy of a chain was asked about a request, and how the request looked to each.
-fn record(rehearsal: &Rehearsal, facts: &Facts, view: &Arc<FleetView>) -> Vec<Consulted> {
+fn record(rehearsal: &DryRunChain, facts: &Facts, view: &Arc<FleetView>) -> Vec<Consulted> {
     let performance = rehearsal.begin();
     for number in 0..4 {
         performance.advisor().advise(&self::facts(4 * number + 1, NOON), view, &mut Trace::off());
@@ -398,13 +398,13 @@ fn what_a_record_does_not_have_is_said() {
 #[test]
 fn a_failed_try_is_asked_about_again() {
     let rehearsal = load(&chain(vec![policy("deadline", json!({}))]));
-    let mut failed = Failure {
+    let mut failed = FailureReport {
         lane: LaneId(1),
-        what: TryResult::ServerError,
+        what: AttemptResult::ServerError,
         status: 500,
         sent_bytes: 0,
         elapsed: Duration::from_millis(40),
-        tries_left: 2,
+        attempts_left: 2,
     };
     let (facts, view) = (facts(1, NOON), fleet(1));
     let performance = rehearsal.begin();
@@ -417,14 +417,14 @@ fn a_failed_try_is_asked_about_again() {
         asked.starts_with(&["context", "failure"]) && asked.contains(&"request.header"),
         "{asked:?}"
     );
-    let again = |failed: &Failure| {
+    let again = |failed: &FailureReport| {
         rehearsal.replay_failure("deadline", &facts, &view, failed, &call.reads).unwrap()
     };
     let same = again(&failed);
     assert_eq!(same.answer, Ok(then.clone()));
     assert_eq!((&same.missing, &same.differing), (&Vec::new(), &Vec::new()));
     // The record goes before what is handed over, and says that it does.
-    failed.tries_left = 0;
+    failed.attempts_left = 0;
     let other = again(&failed);
     assert_eq!(other.answer, Ok(then));
     assert_eq!(other.differing.iter().map(|it| it.call.as_str()).collect::<Vec<_>>(), ["failure"]);

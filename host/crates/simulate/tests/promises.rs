@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pointsman_policy::Compiler;
-use pointsman_simulate::{Document, Report, Stage, Study, Summary};
+use pointsman_simulate::{Document, Experiment, Report, SimulationEnv, Summary};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -38,7 +38,7 @@ struct Any {
     chain: Vec<usize>,
     on_error: &'static str,
     slots: u32,
-    residence: u32,
+    min_residency: u32,
     streams: Vec<(u8, u32, bool)>,
     failures: Vec<(u8, &'static str, u32)>,
     seed: u64,
@@ -58,11 +58,11 @@ fn any_scenario() -> impl Strategy<Value = Any> {
     let failures = proptest::collection::vec((0u8..4, what, 0u32..900), 0..4);
     let on_error = prop_oneof![Just("skip"), Just("default"), Just("refuse")];
     (chain, on_error, 1u32..6, 0u32..3, streams, failures, 0u64..1_000_000).prop_map(
-        |(chain, on_error, slots, residence, streams, failures, seed)| Any {
+        |(chain, on_error, slots, min_residency, streams, failures, seed)| Any {
             chain,
             on_error,
             slots,
-            residence,
+            min_residency,
             streams,
             failures,
             seed,
@@ -74,7 +74,7 @@ const LANES: [&str; 4] = ["orchestrator", "coder", "fast_rag", "super_reader"];
 
 impl Any {
     fn text(&self) -> String {
-        let Self { slots, residence, seed, on_error, .. } = self;
+        let Self { slots, min_residency, seed, on_error, .. } = self;
         let mut text = format!(
             "title = \"any\"\nlasts = \"15m\"\nseeds = [{seed}]\nobjectives = [\"lost == 0\"]\n"
         );
@@ -96,14 +96,14 @@ impl Any {
             write!(
                 text,
                 "[[fleet.lanes]]\nname = {lane:?}\nmodels = [{lane:?}, \"auto\"]\nslots = {slots}\n\
-                 expected-load = \"10s\"\n{place}\n"
+                 expected-load-time = \"10s\"\n{place}\n"
             )
             .unwrap();
         }
         write!(
             text,
             "[[fleet.groups]]\nname = \"gpu\"\nmemory = \"30GiB\"\n[fleet.queue]\nmax-wait = \"{}s\"\n\
-             [fleet.switching]\nresidence = {residence}\nlongest-wait = \"30s\"\n\
+             [fleet.switching]\nmin-residency = {min_residency}\nstarvation-timeout = \"30s\"\n\
              [engines.default]\nload = {{ median = \"10s\", p99 = \"20s\" }}\nstop = \"1s\"\nprefill = 3000\n\
              decode = [[1, 40], [4, 100]]\nkv-tokens = 20000\nprefix-cache = true\nnotices-hang = \"15s\"\n",
             MAX_WAIT.as_secs()
@@ -139,10 +139,10 @@ impl Any {
         keys.concat() + &tables.concat()
     }
 
-    fn run(&self, stage: &Stage) -> Report {
+    fn run(&self, stage: &SimulationEnv) -> Report {
         let scenario = Document::new(self.text(), Path::new("any.toml")).scenario();
         let scenario = scenario.unwrap_or_else(|error| panic!("{error}\n{}", self.text()));
-        Study::of(&scenario, stage).unwrap().run().unwrap()
+        Experiment::of(&scenario, stage).unwrap().run().unwrap()
     }
 }
 
@@ -158,11 +158,12 @@ fn keeps_its_promises(run: &Summary) -> Result<(), TestCaseError> {
 }
 
 /// Compiled once for all cases.
-fn stage() -> (Stage, TempDir) {
+fn stage() -> (SimulationEnv, TempDir) {
     let cache = tempfile::tempdir().unwrap();
     let refuse = |_: &Path, _: &toml::Table| Err("there is none".to_owned());
     (
-        Stage::with(Compiler::default(), Some(cache.path().to_owned()), Box::new(refuse)).unwrap(),
+        SimulationEnv::with(Compiler::default(), Some(cache.path().to_owned()), Box::new(refuse))
+            .unwrap(),
         cache,
     )
 }

@@ -8,16 +8,16 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pointsman_domain::{
-    Advice, ChainInfo, Consulted, Decision, Endpoint, EngineKind, Facts, Failure, FleetView,
-    LaneAdvice, LaneId, LaneInfo, LaneState, LinkInfo, Merge, Plan, PlanLimits, PolicyRef,
-    Topology, Trace, TryResult,
+    Advice, AttemptResult, ChainInfo, Consulted, Decision, Endpoint, EngineKind, Facts,
+    FailureReport, FleetView, LaneAdvice, LaneId, LaneInfo, LaneState, LinkInfo, Merge, Plan,
+    PlanLimits, PolicyRef, Topology, Trace,
 };
 use pointsman_openai::{Head, Request};
-use pointsman_policy::{ChainSpec, Metering, PolicySpec, Rehearsal, Runtime, RuntimeSettings};
+use pointsman_policy::{ChainSpec, DryRunChain, Metering, PolicySpec, Runtime, RuntimeSettings};
 use pointsman_record::{
     DecisionRecord, End, Ended, Record, RequestRecord, TopologyRecord, records,
 };
-use pointsman_simulate::Stage;
+use pointsman_simulate::SimulationEnv;
 use pointsman_simulate::replay::{Replay, ReplayError, Report, Who};
 use serde_json::json;
 
@@ -25,7 +25,7 @@ use self::tree::{NOON, chain, policy};
 
 const REQUESTS: u32 = 12;
 
-static STAGE: LazyLock<Stage> = LazyLock::new(|| Stage::new().unwrap());
+static STAGE: LazyLock<SimulationEnv> = LazyLock::new(|| SimulationEnv::new().unwrap());
 
 fn quota(requests: u32) -> PolicySpec {
     policy(
@@ -88,7 +88,7 @@ fn request(number: u32) -> Request {
 /// What a host with this chain writes: a dozen requests of two tenants, and after each a failed try on busier lanes.
 fn written(spec: &ChainSpec) -> Vec<Record> {
     let settings = RuntimeSettings { metering: Metering::Fuel, ..RuntimeSettings::default() };
-    let rehearsal = Rehearsal::load(&Runtime::new(settings).unwrap(), spec).unwrap();
+    let rehearsal = DryRunChain::load(&Runtime::new(settings).unwrap(), spec).unwrap();
     let performance = rehearsal.begin();
     let advisor = performance.advisor();
     let info = advisor.chain().unwrap();
@@ -102,13 +102,13 @@ fn written(spec: &ChainSpec) -> Vec<Record> {
         let merged = advisor.advise(&facts, &view, &mut trace);
         let decision = Plan::from_advice(&merged, &view, &topology().limits);
         if let Decision::Route(plan) = &decision {
-            let failed = Failure {
+            let failed = FailureReport {
                 lane: plan.steps[0].lane,
-                what: TryResult::ServerError,
+                what: AttemptResult::ServerError,
                 status: 500,
                 sent_bytes: 0,
                 elapsed: Duration::from_millis(40),
-                tries_left: 2,
+                attempts_left: 2,
             };
             let (edited, _) = facts.request.edited(&merged.edits);
             let later = Facts { request: edited, attempt: 1, ..facts.clone() };

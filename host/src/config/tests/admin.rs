@@ -14,11 +14,14 @@ fn the_socket_is_in_the_folder_of_states() {
     let stateless = parse(&format!("[state]\ndir = \"\"\n{LANE}")).unwrap();
     assert_eq!(stateless.admin, Admin::default());
     let long = "x".repeat(100);
-    is_wrong(
+    assert_rejects(
         &format!("[admin]\nsocket = \"{long}\"\n{LANE}"),
         "2: admin.socket: the path of the socket, /conf/",
     );
-    is_wrong(&format!("[state]\ndir = \"{long}\"\n{LANE}"), "set `admin.socket` to a shorter one");
+    assert_rejects(
+        &format!("[state]\ndir = \"{long}\"\n{LANE}"),
+        "set `admin.socket` to a shorter one",
+    );
 }
 
 #[test]
@@ -46,7 +49,7 @@ fn a_port_is_one_of_this_machine_and_wants_a_token() {
             "`NO_SUCH_VARIABLE` is not set",
         ),
     ] {
-        is_wrong(&format!("[admin]\n{section}\n{LANE}"), part);
+        assert_rejects(&format!("[admin]\n{section}\n{LANE}"), part);
     }
 }
 

@@ -10,7 +10,7 @@ fn engine(keys: &str) -> String {
 }
 
 fn lane(source: &str) -> pointsman_fleet::LaneSpec {
-    let mut lanes = parse(source).unwrap_or_else(|mistakes| panic!("{mistakes:#?}")).fleet.lanes;
+    let mut lanes = parse(source).unwrap_or_else(|errors| panic!("{errors:#?}")).fleet.lanes;
     lanes.remove(0)
 }
 
@@ -79,7 +79,7 @@ fn every_setting_of_a_vllm_is_taken_over() {
         offline = true
         arguments = ["-O1"]
         env = { A = "b" }
-        switch = "sleep-2"
+        unload-mode = "sleep-2"
         start-timeout = "2h""#,
     ));
     let text = |text: &str| Some(text.to_owned());
@@ -119,7 +119,7 @@ fn every_setting_of_a_vllm_is_taken_over() {
 
 #[test]
 fn mistakes_about_a_vllm_have_their_lines() {
-    let mistakes = parse(&engine(
+    let errors = parse(&engine(
         "driver = \"vllm\"\nmodel = \"/m/model.safetensors\"\ngpu-memory-utilization = 1.5\narguments = [\"--port\", \"1\"]\n\
          device = \"0,1\"\nkv-cache-memory = \"0B\"\nmax-num-seqs = 0\nenforce-eager = 1\nenv = { \"A=\" = \"s3cret\" }\n\
          stop-grace = \"5s\"",
@@ -136,7 +136,7 @@ fn mistakes_about_a_vllm_have_their_lines() {
         "12: lanes[0].engine.env: \"A=\" is no name of a variable",
         "13: lanes[0].engine.stop-grace: is less than `shutdown-timeout`, 10s, so that running requests would be killed before that; write 35s or leave it out",
     ];
-    assert_eq!(mistakes, expected);
+    assert_eq!(errors, expected);
 }
 
 #[test]
@@ -147,13 +147,16 @@ fn a_vllm_that_could_not_serve_its_lane_is_refused() {
         ("max-context = 9", "max-model-len = 8", "8 is less than `max-context` of the lane, 9"),
         ("engine-model = \"b\"", "", "the engine would not know \"b\": it serves \"a\""),
         ("engine-model = \"a\"", "served-names = [\"x\"]", "it serves \"x\""),
-        ("", "switch = \"sleep\"", "write \"restart\" or \"sleep-1\" or \"sleep-2\""),
+        ("", "unload-mode = \"sleep\"", "write \"restart\" or \"sleep-1\" or \"sleep-2\""),
         ("", "program = []", "engine.program: is empty"),
         ("", "command = [\"x\"]", "engine.command: is not a key here"),
     ] {
-        is_wrong(&format!("[[lanes]]\nname = \"a\"\n{lane}\n{vllm}{engine}\n"), part);
+        assert_rejects(&format!("[[lanes]]\nname = \"a\"\n{lane}\n{vllm}{engine}\n"), part);
     }
-    is_wrong(&engine("driver = \"vllm\""), "engine.model: is missing; write for example `model = ");
+    assert_rejects(
+        &engine("driver = \"vllm\""),
+        "engine.model: is missing; write for example `model = ",
+    );
     let with =
         |lane: &str, engine: &str| format!("[[lanes]]\nname = \"a\"\n{lane}\n{vllm}{engine}\n");
     let adapter = lane(&with("engine-model = \"b\"", "arguments = [\"--lora-modules\", \"b=/b\"]"));
@@ -194,7 +197,7 @@ fn a_llama_server_is_put_together() {
         ("command = [\"x\", \"{port}\"]", "engine.model: stands beside `command`"),
         ("program = []", "engine.program: is empty"),
     ] {
-        is_wrong(&format!("{text}{keys}\n"), part);
+        assert_rejects(&format!("{text}{keys}\n"), part);
     }
 }
 
@@ -207,15 +210,18 @@ fn any_program_will_do() {
         (run.start_timeout, run.stop_grace),
         (Duration::from_secs(120), Duration::from_secs(10))
     );
-    is_wrong(&engine(&format!("{text}ready = \"health\"")), "\"health\" is no path");
-    is_wrong(&engine("driver = \"command\""), "engine.command: is missing");
-    is_wrong(&engine("driver = \"command\"\ncommand = [\"\"]\nport = 1"), "names no program");
-    is_wrong(
+    assert_rejects(&engine(&format!("{text}ready = \"health\"")), "\"health\" is no path");
+    assert_rejects(&engine("driver = \"command\""), "engine.command: is missing");
+    assert_rejects(&engine("driver = \"command\"\ncommand = [\"\"]\nport = 1"), "names no program");
+    assert_rejects(
         &engine("driver = \"command\"\ncommand = [\"x\"]"),
         "put `{port}` where its port belongs",
     );
-    is_wrong(&engine(&format!("{text}failed-retry = \"1s\"")), "failed-retry: is not a key here");
-    is_wrong(
+    assert_rejects(
+        &engine(&format!("{text}retry-failed-after = \"1s\"")),
+        "retry-failed-after: is not a key here",
+    );
+    assert_rejects(
         &engine(&format!("{text}start-timeout = \"0s\"")),
         "start-timeout: must be more than nothing",
     );
@@ -231,11 +237,14 @@ fn nothing_is_asked_of_an_engine_that_is_not_ours() {
         probe_limit: Duration::ZERO,
     };
     assert_eq!(lane.liveness, off);
-    for key in
-        ["load = \"always\"", "unload-after = \"1s\"", "expected-load = \"1s\"", "liveness = {}"]
-    {
+    for key in [
+        "load = \"always\"",
+        "unload-after = \"1s\"",
+        "expected-load-time = \"1s\"",
+        "liveness = {}",
+    ] {
         let source = LANE.replace("name = \"a\"", &format!("name = \"a\"\n{key}"));
-        is_wrong(&source, "is for engines that we start, and this one is there already");
+        assert_rejects(&source, "is for engines that we start, and this one is there already");
     }
 }
 
@@ -247,11 +256,11 @@ fn no_two_listen_at_one_port() {
         )
     };
     assert!(parse(&[lane("a", 9001), lane("b", 9002)].concat()).is_ok());
-    is_wrong(
+    assert_rejects(
         &[lane("a", 9001), lane("b", 9001)].concat(),
         "12: lanes[1].engine.port: 9001 is that of lane \"a\" too",
     );
-    is_wrong(&lane("a", 8000), "8000 is that of `server.listen` too");
+    assert_rejects(&lane("a", 8000), "8000 is that of `server.listen` too");
 }
 
 #[test]
@@ -264,11 +273,11 @@ fn times_of_a_lane_are_sensible() {
         ("unload-after = \"1s\"", "is of no use to a lane that is always loaded"),
         ("load = \"on-demand\"\nunload-after = \"0s\"", "unload-after: must be more than nothing"),
         ("load = \"never\"", "write \"on-demand\" or \"at-start\" or \"always\""),
-        ("expected-load = \"0s\"", "expected-load: must be more than nothing"),
-        ("liveness = { probe-every = \"1s\", probe-limit = \"0s\" }", "turns probes off"),
+        ("expected-load-time = \"0s\"", "expected-load-time: must be more than nothing"),
+        ("liveness = { probe-interval = \"1s\", probe-timeout = \"0s\" }", "turns probes off"),
         ("liveness = { stal = \"1s\" }", "did you mean `stall`?"),
     ] {
-        is_wrong(&lane(keys), part);
+        assert_rejects(&lane(keys), part);
     }
     let config = parse(&lane("load = \"on-demand\"")).unwrap();
     let residency = Residency::OnDemand { preload: false, unload_after: None };

@@ -48,15 +48,14 @@ fn groups_are_declared() {
     assert_eq!(config.fleet.lanes[0].residency, residency);
     assert_eq!(config.needs, ["1.0 GiB (`memory`)"]);
 
-    let mistakes =
-        parse(&[lane("a", "memory = \"1GiB\""), lane("b", "memory = \"1GiB\"")].concat())
-            .unwrap_err();
+    let errors = parse(&[lane("a", "memory = \"1GiB\""), lane("b", "memory = \"1GiB\"")].concat())
+        .unwrap_err();
     let expected = [
         "3: lanes[0].group: there is no group \"gpu0\"; declare it, with the memory that its lanes may hold together:\n    \
          [[groups]]\n    name = \"gpu0\"\n    memory = \"48GiB\"\n    pool = \"gpu\"",
         "10: lanes[1].group: there is no group \"gpu0\" either for this lane",
     ];
-    assert_eq!(mistakes, expected);
+    assert_eq!(errors, expected);
 
     let group = |keys: &str| format!("[[groups]]\n{keys}\n{LANE}");
     for (source, part) in [
@@ -69,7 +68,7 @@ fn groups_are_declared() {
         (group("name = \"g\"\nmemory = \"1B\"\nbudget = 1"), "groups[0].budget: is not a key here"),
         (format!("{GROUP}{GROUP}{LANE}"), "there is a group \"gpu0\" already"),
     ] {
-        is_wrong(&source, part);
+        assert_rejects(&source, part);
     }
     for (text, pool) in [
         ("none", None),
@@ -88,15 +87,15 @@ fn groups_are_declared() {
 fn sixty_one_gib_do_not_fit_into_48() {
     let model = qwen_32b(61, "");
     let source = vllm(&model, "max-context = 32768\nslots = 1", "");
-    let mistakes = parse(&source).unwrap_err();
+    let errors = parse(&source).unwrap_err();
     let expected = "6: lanes[0].group: weights 61.0 GiB (1 safetensors file, bfloat16) + KV 8.0 GiB (256 KiB a token x 32768 \
                     tokens x 1 sequence) + overhead 4.0 GiB (1.0 GiB of it for graphs) = 73.0 GiB > 48.0 GiB of group \
                     \"gpu0\": it could never be loaded; what helps: a model with 4 bits a weight (AWQ or GPTQ), whose weights \
                     take about 18.3 GiB; less cache as well, with fewer `slots` or `kv-cache-memory`; more GPUs with \
                     `tensor-parallel`, whose memory the group has together";
-    assert_eq!(mistakes, [expected]);
+    assert_eq!(errors, [expected]);
     // As the first users had it: the part of the GPU is of no help.
-    is_wrong(
+    assert_rejects(
         &vllm(&model, "max-context = 32768", "gpu-memory-utilization = 0.45"),
         "> 48.0 GiB of group",
     );
@@ -108,7 +107,7 @@ fn sixty_one_gib_do_not_fit_into_48() {
         config.needs[0]
             .starts_with("48.0 GiB (`memory`; worked out from its files: weights 61.0 GiB (")
     );
-    is_wrong(
+    assert_rejects(
         &vllm(&model, "max-context = 32768\nslots = 1\nmemory = \"49GiB\"", ""),
         "9: lanes[0].memory: 49.0 GiB (`memory`; worked out",
     );
@@ -118,7 +117,7 @@ fn sixty_one_gib_do_not_fit_into_48() {
 fn the_need_is_worked_out_and_kept_to() {
     let model = qwen_32b(18, ", \"quantization_config\": {\"quant_method\": \"awq\"}");
     let settings = |source: &str| {
-        let config = parse(source).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+        let config = parse(source).unwrap_or_else(|errors| panic!("{errors:#?}"));
         match &config.fleet.lanes[0].engine {
             EngineSpec::Vllm { settings, .. } => {
                 (config.fleet.lanes[0].need >> 30, settings.kv_cache_bytes)
@@ -167,10 +166,10 @@ fn the_need_is_worked_out_and_kept_to() {
         ),
         ("slots = 1", "", "lanes[0].max-context: is missing, and without it nobody knows"),
     ] {
-        is_wrong(&vllm(&model, keys, more), part);
+        assert_rejects(&vllm(&model, keys, more), part);
     }
     fs::remove_file(model.path().join("config.json")).unwrap();
-    is_wrong(&vllm(&model, lane, ""), "lanes[0].engine.model: ");
+    assert_rejects(&vllm(&model, lane, ""), "lanes[0].engine.model: ");
     assert_eq!(settings(&vllm(&model, &format!("{lane}\nmemory = \"40GiB\""), "")).0, 40);
 }
 
@@ -209,14 +208,14 @@ fn a_need_that_nobody_knows_is_asked_for() {
         ),
         ("memory = \"1GB\"", "driver = \"external\"\nurl = \"http://x\"", "is no size"),
     ] {
-        is_wrong(&of(keys, engine), part);
+        assert_rejects(&of(keys, engine), part);
     }
     let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
     let engine = format!("driver = \"llama-cpp\"\nmodel = {:?}", file.path());
-    is_wrong(&of("max-context = 1024", &engine), "lanes[0].engine.model: ");
-    for key in ["memory = \"1GiB\"", "asleep-memory = \"1GiB\""] {
+    assert_rejects(&of("max-context = 1024", &engine), "lanes[0].engine.model: ");
+    for key in ["memory = \"1GiB\"", "sleep-memory = \"1GiB\""] {
         let source = LANE.replace("name = \"a\"", &format!("name = \"a\"\n{key}"));
-        is_wrong(&source, "counts among the lanes of a group");
+        assert_rejects(&source, "counts among the lanes of a group");
     }
 }
 
@@ -228,12 +227,12 @@ fn what_sleeps_holds_less() {
              model = \"m\"\nswitch = \"{switch}\"\n"
         )
     };
-    let config = parse(&of("asleep-memory = \"1GiB\"", "sleep-1")).unwrap();
+    let config = parse(&of("sleep-memory = \"1GiB\"", "sleep-1")).unwrap();
     assert_eq!(config.fleet.lanes[0].asleep, 1 << 30);
-    is_wrong(&of("", "sleep-1"), "lanes[0].asleep-memory: is missing");
-    is_wrong(&of("asleep-memory = \"1GiB\"", "restart"), "is for a vLLM that sleeps");
-    is_wrong(
-        &of("asleep-memory = \"21GiB\"", "sleep-2"),
+    assert_rejects(&of("", "sleep-1"), "lanes[0].sleep-memory: is missing");
+    assert_rejects(&of("sleep-memory = \"1GiB\"", "restart"), "is for a vLLM that sleeps");
+    assert_rejects(
+        &of("sleep-memory = \"21GiB\"", "sleep-2"),
         "21.0 GiB is more than it needs when it is awake, 20.0 GiB",
     );
 }
@@ -248,14 +247,13 @@ fn lanes_that_are_always_loaded_leave_room_for_the_others() {
     assert!(
         parse(&of(&[("a", &always(24)), ("b", &always(14)), ("c", "memory = \"10GiB\"")])).is_ok()
     );
-    let mistakes =
-        parse(&of(&[("a", &always(24)), ("b", &always(25)), ("c", "memory = \"1GiB\"")]))
-            .unwrap_err();
+    let errors = parse(&of(&[("a", &always(24)), ("b", &always(25)), ("c", "memory = \"1GiB\"")]))
+        .unwrap_err();
     let expected = "15: lanes[1].memory: the lanes that are always loaded are too many: a 24.0 GiB + b 25.0 GiB = 49.0 GiB > \
                     48.0 GiB of group \"gpu0\"; let one be loaded when it is wanted (`load = \"on-demand\"`), or give the \
                     group more memory";
-    assert_eq!(mistakes, [expected]);
-    is_wrong(
+    assert_eq!(errors, [expected]);
+    assert_rejects(
         &of(&[("a", &always(30)), ("b", "memory = \"19GiB\"")]),
         "lanes[1].memory: b 19.0 GiB beside the lanes that are always loaded, a 30.0 GiB, = 49.0 GiB > 48.0 GiB of group \
          \"gpu0\": it could never be loaded",
@@ -263,7 +261,7 @@ fn lanes_that_are_always_loaded_leave_room_for_the_others() {
     // Those that take turns may be as many as they like.
     let turns = ["a", "b", "c"].map(|name| (name, "memory = \"48GiB\"\nload = \"at-start\""));
     assert!(parse(&of(&turns)).is_ok());
-    is_wrong(
+    assert_rejects(
         &of(&[("a", "memory = \"49GiB\"")]),
         "a model with fewer bits a weight, less context, fewer slots",
     );

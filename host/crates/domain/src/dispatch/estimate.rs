@@ -82,8 +82,8 @@ impl Dispatcher {
 
     /// How long a lane takes that is loaded first, and then keeps its room for its residence, until another one may follow.
     fn turn(&self, id: LaneId, next: LaneId) -> Duration {
-        let residence = part(self.switch_cost(id, next), self.rules.residence);
-        self.lanes[id.index()].load.estimate().saturating_add(residence)
+        let min_residency = part(self.switch_cost(id, next), self.rules.min_residency);
+        self.lanes[id.index()].load.estimate().saturating_add(min_residency)
     }
 
     /// Estimated time until there is room for a cold lane, and whom that displaces.
@@ -134,12 +134,13 @@ impl Dispatcher {
         let drain = if lane.running > 0 { lane.figures.mean_held() } else { Duration::ZERO };
         let first = match lane.engine {
             EngineState::Starting => {
-                let residence = part(self.switch_cost(id, demand.lane), self.rules.residence);
-                lane.load.left(now.saturating_sub(lane.since)).saturating_add(residence)
+                let min_residency =
+                    part(self.switch_cost(id, demand.lane), self.rules.min_residency);
+                lane.load.left(now.saturating_sub(lane.since)).saturating_add(min_residency)
             }
             _ => match self.may_go_at(id, demand, now) {
                 Some(at) => at.saturating_sub(now),
-                None => self.rules.longest_wait,
+                None => self.rules.starvation_timeout,
             },
         };
         first.saturating_add(drain).saturating_add(stop)
@@ -149,7 +150,7 @@ impl Dispatcher {
 impl Demand {
     /// Of the first request for a lane, if it came now.
     fn of_newcomer(lane: LaneId, now: Duration, rules: &super::Rules) -> Self {
-        let overdue_at = Some(now.saturating_add(rules.longest_wait));
+        let overdue_at = Some(now.saturating_add(rules.starvation_timeout));
         Self::new(lane, Reach::Busy, overdue_at, 0)
     }
 }

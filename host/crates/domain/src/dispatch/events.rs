@@ -33,7 +33,7 @@ impl FlowId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A request wants a lane.
-    Arrived(Arrival),
+    Arrived(Enqueue),
     /// Whoever waited with this ticket is gone. Ignored if the ticket has ended.
     Cancelled(Ticket),
     /// A lease was given back.
@@ -50,14 +50,14 @@ pub enum Event {
         /// The lane.
         lane: LaneId,
         /// The news.
-        news: EngineNews,
+        news: EngineEvent,
     },
     /// A standing wish about a lane; replaces the one before it.
-    Wished {
+    Hinted {
         /// The lane.
         lane: LaneId,
         /// `None` takes the wish back.
-        wish: Option<Wish>,
+        hint: Option<LaneHint>,
         /// When it lapses.
         until: Duration,
     },
@@ -69,7 +69,7 @@ pub enum Event {
 
 /// What a lane's engine has to say. Engines of others only ever say `Ready` and `Lost`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EngineNews {
+pub enum EngineEvent {
     /// It serves.
     Ready,
     /// It ended before it served, or could not be started; its processes are gone.
@@ -87,7 +87,7 @@ pub enum EngineNews {
 
 /// A standing wish about a lane, as in the WIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum LaneHint {
     /// Have it loaded soon, if room allows.
     Load,
     /// It may be unloaded.
@@ -98,7 +98,7 @@ pub enum Wish {
 
 /// A request that wants a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrival {
+pub struct Enqueue {
     /// Its ticket.
     pub ticket: Ticket,
     /// The lane it wants.
@@ -130,15 +130,15 @@ pub enum Effect {
         waited: Duration,
     },
     /// The request will get no slot of this lane.
-    Refuse {
+    Reject {
         /// Whose.
         ticket: Ticket,
         /// Why.
-        refusal: Refusal,
+        refusal: AcquireError,
     },
-    /// Start the lane's engine, or wake it; answered by [`EngineNews::Ready`] or [`EngineNews::LoadFailed`].
+    /// Start the lane's engine, or wake it; answered by [`EngineEvent::Ready`] or [`EngineEvent::LoadFailed`].
     Load(LaneId),
-    /// Stop the lane's engine, which has no lease left; answered by [`EngineNews::Stopped`].
+    /// Stop the lane's engine, which has no lease left; answered by [`EngineEvent::Stopped`].
     Unload {
         /// The lane.
         lane: LaneId,
@@ -146,7 +146,7 @@ pub enum Effect {
         fully: bool,
     },
     /// End the leases of this life with an explicit error: the lane has been draining for too long.
-    Cut {
+    Abort {
         /// The lane.
         lane: LaneId,
         /// The life.
@@ -175,7 +175,7 @@ pub struct SwitchReport {
 
 /// Why a request got no slot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum AcquireError {
     /// The topology has no such lane.
     #[error("there is no such lane")]
     UnknownLane,

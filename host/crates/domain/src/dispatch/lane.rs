@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::breaker::Breaker;
 use super::costs::Cost;
-use super::events::{Generation, Wish};
+use super::events::{Generation, LaneHint};
 use super::figures::LoadFigures;
 use super::setup::{LaneSetup, Residency};
 use super::switch::Switch;
 use crate::fleet_view::LaneState;
-use crate::lifecycle::{EngineEvent, EngineState};
+use crate::lifecycle::{EngineState, EngineTransition};
 
 /// How long stopping an engine is expected to take, until one has been seen.
 const EXPECTED_STOP: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ pub(super) struct Lane {
     pub(super) had_served: bool,
     pub(super) retry_at: Duration,
     pub(super) problem: Option<Arc<str>>,
-    pub(super) wish: Option<(Wish, Duration)>,
+    pub(super) hint: Option<(LaneHint, Duration)>,
     pub(super) figures: LoadFigures,
     pub(super) load: Cost,
     pub(super) stop: Cost,
@@ -70,7 +70,7 @@ impl Lane {
             had_served: false,
             retry_at: Duration::ZERO,
             problem: None,
-            wish: preload.then_some((Wish::Load, Duration::MAX)),
+            hint: preload.then_some((LaneHint::Load, Duration::MAX)),
             figures: LoadFigures::default(),
             load: Cost::new(setup.expected_load),
             stop: Cost::new(EXPECTED_STOP),
@@ -81,7 +81,7 @@ impl Lane {
     }
 
     /// Take a step of the engine's life; `false` and nothing changed where it makes no sense now.
-    pub(super) fn step(&mut self, event: EngineEvent, now: Duration) -> bool {
+    pub(super) fn step(&mut self, event: EngineTransition, now: Duration) -> bool {
         let Some(next) = self.engine.on(event) else { return false };
         self.engine = next;
         self.since = now;
@@ -115,8 +115,8 @@ impl Lane {
         self.asleep && self.engine == EngineState::Cold
     }
 
-    pub(super) fn wish_at(&self, now: Duration) -> Option<Wish> {
-        self.wish.filter(|(_, until)| *until > now).map(|(wish, _)| wish)
+    pub(super) fn wish_at(&self, now: Duration) -> Option<LaneHint> {
+        self.hint.filter(|(_, until)| *until > now).map(|(hint, _)| hint)
     }
 
     /// It died while it served, or is dying, not often in a row, and comes back by itself in a moment.
@@ -156,9 +156,9 @@ impl Lane {
         self.problem = None;
         (self.up_since, self.last_used) = (now, now);
         self.breaker.reset();
-        if matches!(self.wish, Some((Wish::Load, Duration::MAX))) {
+        if matches!(self.hint, Some((LaneHint::Load, Duration::MAX))) {
             // The wish to be loaded at the start is fulfilled.
-            self.wish = None;
+            self.hint = None;
         }
     }
 
@@ -179,7 +179,7 @@ impl Lane {
             && self.failures >= back_off.give_up
             && self.setup.residency != Residency::External
         {
-            self.step(EngineEvent::GiveUp, now);
+            self.step(EngineTransition::GiveUp, now);
             self.retry_at = now.saturating_add(back_off.failed_retry);
         }
     }

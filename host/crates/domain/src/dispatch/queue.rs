@@ -28,12 +28,12 @@ pub(super) struct Waiter {
 }
 
 /// Number of an arrival: earlier ones are smaller.
-type Arrival = u64;
+type ArrivalSeq = u64;
 
 #[derive(Debug, Default)]
 struct Level {
-    waiting: BTreeMap<Arrival, Waiter>,
-    flows: HashMap<FlowId, BTreeSet<Arrival>>,
+    waiting: BTreeMap<ArrivalSeq, Waiter>,
+    flows: HashMap<FlowId, BTreeSet<ArrivalSeq>>,
     /// Flows with waiting requests; the first one is served next.
     turns: VecDeque<FlowId>,
 }
@@ -42,21 +42,21 @@ struct Level {
 struct LaneQueue {
     levels: BTreeMap<i32, Level>,
     /// When those came for whom lanes with work may be exchanged.
-    exchanging: BTreeMap<Arrival, Duration>,
+    exchanging: BTreeMap<ArrivalSeq, Duration>,
     length: usize,
 }
 
 #[derive(Debug)]
 pub(super) struct Queue {
     lanes: Vec<LaneQueue>,
-    places: HashMap<Ticket, (LaneId, i32, Arrival)>,
+    places: HashMap<Ticket, (LaneId, i32, ArrivalSeq)>,
     deadlines: BTreeSet<(Duration, Ticket)>,
-    arrivals: Arrival,
-    ageing: Duration,
+    arrivals: ArrivalSeq,
+    aging: Duration,
 }
 
 impl Level {
-    fn push(&mut self, arrival: Arrival, waiter: Waiter) {
+    fn push(&mut self, arrival: ArrivalSeq, waiter: Waiter) {
         self.waiting.insert(arrival, waiter);
         let flow = self.flows.entry(waiter.flow).or_default();
         if flow.is_empty() {
@@ -65,7 +65,7 @@ impl Level {
         flow.insert(arrival);
     }
 
-    fn remove(&mut self, arrival: Arrival) -> Option<Waiter> {
+    fn remove(&mut self, arrival: ArrivalSeq) -> Option<Waiter> {
         let waiter = self.waiting.remove(&arrival)?;
         if let Some(flow) = self.flows.get_mut(&waiter.flow) {
             flow.remove(&arrival);
@@ -78,7 +78,7 @@ impl Level {
     }
 
     /// The arrival whose turn it is. Its flow goes to the end of the line.
-    fn turn(&mut self) -> Option<Arrival> {
+    fn turn(&mut self) -> Option<ArrivalSeq> {
         let flow = self.turns.pop_front()?;
         self.turns.push_back(flow);
         self.flows.get(&flow)?.first().copied()
@@ -91,29 +91,29 @@ impl Level {
 
 impl LaneQueue {
     /// The level to serve: highest priority with age; on a tie the one that waits longer.
-    fn best(&self, now: Duration, ageing: Duration) -> Option<(i64, i32)> {
+    fn best(&self, now: Duration, aging: Duration) -> Option<(i64, i32)> {
         let aged = |(priority, level): (&i32, &Level)| {
             let since = level.oldest()?.since;
-            Some((with_age(*priority, since, now, ageing), now.saturating_sub(since), *priority))
+            Some((with_age(*priority, since, now, aging), now.saturating_sub(since), *priority))
         };
         self.levels.iter().filter_map(aged).max().map(|(aged, _, priority)| (aged, priority))
     }
 }
 
-fn with_age(priority: i32, since: Duration, now: Duration, ageing: Duration) -> i64 {
+fn with_age(priority: i32, since: Duration, now: Duration, aging: Duration) -> i64 {
     let age = now.saturating_sub(since).as_millis();
-    let points = age.checked_div(ageing.as_millis()).unwrap_or(0);
+    let points = age.checked_div(aging.as_millis()).unwrap_or(0);
     i64::from(priority).saturating_add(i64::try_from(points).unwrap_or(i64::MAX))
 }
 
 impl Queue {
-    pub(super) fn new(lanes: usize, ageing: Duration) -> Self {
+    pub(super) fn new(lanes: usize, aging: Duration) -> Self {
         Self {
             lanes: (0..lanes).map(|_| LaneQueue::default()).collect(),
             places: HashMap::new(),
             deadlines: BTreeSet::new(),
             arrivals: 0,
-            ageing,
+            aging,
         }
     }
 
@@ -131,9 +131,9 @@ impl Queue {
 
     /// The next one to serve.
     pub(super) fn pop(&mut self, lane: LaneId, now: Duration) -> Option<Waiter> {
-        let ageing = self.ageing;
+        let aging = self.aging;
         let queue = self.lanes.get_mut(lane.index())?;
-        let (_, priority) = queue.best(now, ageing)?;
+        let (_, priority) = queue.best(now, aging)?;
         let arrival = queue.levels.get_mut(&priority)?.turn()?;
         self.take(lane, priority, arrival)
     }
@@ -151,7 +151,7 @@ impl Queue {
     /// Take out those of a lane that `which` says.
     pub(super) fn drain(&mut self, lane: LaneId, which: impl Fn(&Waiter) -> bool) -> Vec<Waiter> {
         let Some(queue) = self.lanes.get(lane.index()) else { return Vec::new() };
-        let mut found: Vec<(Arrival, i32)> = queue
+        let mut found: Vec<(ArrivalSeq, i32)> = queue
             .levels
             .iter()
             .flat_map(|(priority, level)| {
@@ -185,7 +185,7 @@ impl Queue {
 
     /// Highest priority of those who wait for a lane, with their age.
     pub(super) fn urgency(&self, lane: LaneId, now: Duration) -> Option<i64> {
-        self.lanes.get(lane.index())?.best(now, self.ageing).map(|(aged, _)| aged)
+        self.lanes.get(lane.index())?.best(now, self.aging).map(|(aged, _)| aged)
     }
 
     /// When the one came that has waited longest of those for whom lanes with work may be exchanged.
@@ -207,7 +207,7 @@ impl Queue {
             .collect()
     }
 
-    fn take(&mut self, lane: LaneId, priority: i32, arrival: Arrival) -> Option<Waiter> {
+    fn take(&mut self, lane: LaneId, priority: i32, arrival: ArrivalSeq) -> Option<Waiter> {
         let queue = self.lanes.get_mut(lane.index())?;
         let level = queue.levels.get_mut(&priority)?;
         let waiter = level.remove(arrival)?;

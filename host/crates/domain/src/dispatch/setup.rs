@@ -87,31 +87,31 @@ pub struct Rules {
     /// Limits on waiting requests.
     pub queue: QueueLimits,
     /// A request gains one point of priority for each such time that it has waited; zero: never.
-    pub ageing: Duration,
+    pub aging: Duration,
     /// A lane with work stays loaded for this part (in thousandths) of what the switch away from it is expected to cost.
-    pub residence: u32,
-    /// An idle lane stays loaded for this part (in thousandths) of it, and at most for [`Rules::linger_most`].
+    pub min_residency: u32,
+    /// An idle lane stays loaded for this part (in thousandths) of it, and at most for [`Rules::max_linger`].
     pub linger: u32,
     /// Longest time that an idle lane stays loaded against the wish of others.
-    pub linger_most: Duration,
+    pub max_linger: Duration,
     /// Whoever has waited this long overrides priorities, the wishes of policies, and of the residence what exceeds the cost
     /// of one switch. Its wait ends soon after, if not at once: a lane that serves keeps that one cost, and of several who
     /// have waited too long the oldest goes first.
-    pub longest_wait: Duration,
+    pub starvation_timeout: Duration,
     /// After draining for this long, the leases that are left are cut; `None`: never.
-    pub cut_after: Option<Duration>,
+    pub drain_timeout: Option<Duration>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
         Self {
             queue: QueueLimits { per_lane: 64, total: 256 },
-            ageing: Duration::from_secs(5),
-            residence: 1000,
+            aging: Duration::from_secs(5),
+            min_residency: 1000,
             linger: 50,
-            linger_most: Duration::from_secs(2),
-            longest_wait: Duration::from_secs(120),
-            cut_after: None,
+            max_linger: Duration::from_secs(2),
+            starvation_timeout: Duration::from_secs(120),
+            drain_timeout: None,
         }
     }
 }

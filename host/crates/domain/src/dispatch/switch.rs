@@ -27,12 +27,12 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::events::{Effect, Refusal, SwitchReport, Wish};
+use super::events::{AcquireError, Effect, LaneHint, SwitchReport};
 use super::setup::{GroupSetup, Residency};
 use super::{Dispatcher, refuse_all};
 use crate::advice::Switching;
 use crate::fleet_view::LaneId;
-use crate::lifecycle::{EngineEvent, EngineState};
+use crate::lifecycle::{EngineState, EngineTransition};
 
 /// Lanes that share memory.
 #[derive(Debug)]
@@ -166,7 +166,7 @@ impl Dispatcher {
         // 2.1
         if self.demand(switch.target, now).is_none() {
             for id in switch.victims {
-                if self.lanes[id.index()].step(EngineEvent::Keep, now) {
+                if self.lanes[id.index()].step(EngineTransition::Keep, now) {
                     self.serve(id, now, effects);
                 }
             }
@@ -184,14 +184,14 @@ impl Dispatcher {
         // 2.3
         if draining
             && !switch.cut
-            && let Some(cut_after) = self.rules.cut_after
+            && let Some(drain_timeout) = self.rules.drain_timeout
         {
-            let due = switch.since.saturating_add(cut_after);
+            let due = switch.since.saturating_add(drain_timeout);
             switch.cut = due <= now;
             if switch.cut {
                 let draining =
                     switch.victims.iter().filter(|id| is(self, id, EngineState::Draining));
-                let cut = |id: &LaneId| Effect::Cut {
+                let cut = |id: &LaneId| Effect::Abort {
                     lane: *id,
                     generation: self.lanes[id.index()].generation,
                 };
@@ -222,11 +222,11 @@ impl Dispatcher {
         let lane = &mut self.lanes[id.index()];
         if lane.engine == EngineState::Draining
             && lane.running == 0
-            && lane.step(EngineEvent::Stop, now)
+            && lane.step(EngineTransition::Stop, now)
         {
             effects.push(Effect::Unload { lane: id, fully: false });
             let never = self.queue.drain(id, |waiter| waiter.switching == Switching::Never);
-            refuse_all(never, &Refusal::NotLoaded, effects);
+            refuse_all(never, &AcquireError::NotLoaded, effects);
         }
     }
 
@@ -244,7 +244,7 @@ impl Dispatcher {
             let Residency::OnDemand { unload_after: Some(after), .. } = lane.setup.residency else {
                 continue;
             };
-            let wished = matches!(lane.wish_at(now), Some(Wish::Keep | Wish::Load));
+            let wished = matches!(lane.wish_at(now), Some(LaneHint::Keep | LaneHint::Load));
             if lane.engine != EngineState::Ready
                 || lane.running > 0
                 || !self.queue.is_empty(id)
@@ -255,7 +255,7 @@ impl Dispatcher {
             let due = lane.last_used.saturating_add(after);
             if due > now {
                 wake.at_latest(due);
-            } else if lane.step(EngineEvent::Drain, now) {
+            } else if lane.step(EngineTransition::Drain, now) {
                 self.unload_drained(id, now, effects);
             }
         }
@@ -306,7 +306,7 @@ impl Dispatcher {
                 if lane.retry_at > now {
                     wake.at_latest(lane.retry_at);
                 } else {
-                    lane.step(EngineEvent::Retry, now);
+                    lane.step(EngineTransition::Retry, now);
                 }
             }
         }
@@ -322,14 +322,14 @@ impl Dispatcher {
         let overdue_at = self
             .queue
             .oldest_exchanging(id)
-            .map(|since| since.saturating_add(self.rules.longest_wait));
+            .map(|since| since.saturating_add(self.rules.starvation_timeout));
         let aged = self.queue.urgency(id, now);
         let reach = match (overdue_at, aged) {
             (Some(at), _) if at <= now => Reach::Overdue,
             (Some(_), _) => Reach::Busy,
             (None, _) if standing => Reach::Busy,
             (None, Some(_)) => Reach::Idle,
-            (None, None) if lane.wish_at(now) == Some(Wish::Load) => Reach::Released,
+            (None, None) if lane.wish_at(now) == Some(LaneHint::Load) => Reach::Released,
             (None, None) => return None,
         };
         Some(Demand { standing, ..Demand::new(id, reach, overdue_at, aged.unwrap_or(i64::MIN)) })
@@ -346,10 +346,10 @@ impl Dispatcher {
         for id in &victims {
             let lane = &mut self.lanes[id.index()];
             if lane.sleeps() {
-                lane.step(EngineEvent::Stop, now);
+                lane.step(EngineTransition::Stop, now);
                 effects.push(Effect::Unload { lane: *id, fully: true });
             } else {
-                lane.step(EngineEvent::Drain, now);
+                lane.step(EngineTransition::Drain, now);
             }
         }
         let overdue = demand.reach == Reach::Overdue;
@@ -379,7 +379,7 @@ impl Dispatcher {
             cut: false,
         };
         let lane = &mut self.lanes[id.index()];
-        if lane.step(EngineEvent::Load, now) {
+        if lane.step(EngineTransition::Load, now) {
             lane.loading = Some(switch.unwrap_or(alone));
             effects.push(Effect::Load(id));
         }

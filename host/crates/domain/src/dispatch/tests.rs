@@ -35,7 +35,7 @@ pub(super) fn setup(slots: u32, group: usize, need_gib: u64) -> LaneSetup {
 }
 
 pub(super) fn rules() -> Rules {
-    Rules { longest_wait: s(120), ageing: s(5), ..Rules::default() }
+    Rules { starvation_timeout: s(120), aging: s(5), ..Rules::default() }
 }
 
 /// A dispatcher, and what it wants done.
@@ -74,12 +74,12 @@ impl Desk {
                     self.leases.insert(ticket.0, (lane, generation));
                     format!("grant {} {}", ticket.0, name(lane))
                 }
-                Effect::Refuse { ticket, refusal } => format!("refuse {}: {refusal}", ticket.0),
+                Effect::Reject { ticket, refusal } => format!("refuse {}: {refusal}", ticket.0),
                 Effect::Load(lane) => format!("load {}", name(lane)),
                 Effect::Unload { lane, fully } => {
                     format!("unload {}{}", name(lane), if fully { " fully" } else { "" })
                 }
-                Effect::Cut { lane, .. } => format!("cut {}", name(lane)),
+                Effect::Abort { lane, .. } => format!("cut {}", name(lane)),
                 Effect::Switched(report) => format!(
                     "switched to {} {}+{}+{}{}",
                     name(report.target),
@@ -98,9 +98,9 @@ impl Desk {
         std::mem::take(&mut self.log)
     }
 
-    fn arrive_as(&mut self, lane: LaneId, change: impl FnOnce(&mut Arrival)) -> u64 {
+    fn arrive_as(&mut self, lane: LaneId, change: impl FnOnce(&mut Enqueue)) -> u64 {
         self.tickets += 1;
-        let mut arrival = Arrival {
+        let mut arrival = Enqueue {
             ticket: Ticket(self.tickets),
             lane,
             priority: 0,
@@ -127,18 +127,18 @@ impl Desk {
         self.on(Event::Released { lane, generation, report });
     }
 
-    fn engine(&mut self, lane: LaneId, news: EngineNews) {
+    fn engine(&mut self, lane: LaneId, news: EngineEvent) {
         self.on(Event::Engine { lane, news });
     }
 
     /// Let the engine of a lane come up after 40 s.
     fn up(&mut self, lane: LaneId) {
         self.at(self.now + s(40));
-        self.engine(lane, EngineNews::Ready);
+        self.engine(lane, EngineEvent::Ready);
     }
 
     fn stopped(&mut self, lane: LaneId) {
-        self.engine(lane, EngineNews::Stopped { asleep: false });
+        self.engine(lane, EngineEvent::Stopped { asleep: false });
     }
 
     /// Go forward in time, waking up as the dispatcher asks.
@@ -162,7 +162,7 @@ fn name(lane: LaneId) -> char {
 #[test]
 fn wait_or_fall_back() {
     let mut desk = Desk::turns(2);
-    let hurry = |arrival: &mut Arrival| {
+    let hurry = |arrival: &mut Enqueue| {
         arrival.deadline = arrival.deadline.min(s(20));
         arrival.has_fallback = true;
     };
@@ -186,7 +186,7 @@ fn a_failed_load_fails_all_its_waiters_with_the_reason() {
     desk.arrive(A);
     for _ in 0..3 {
         desk.wants();
-        desk.engine(A, EngineNews::LoadFailed("out of memory".into()));
+        desk.engine(A, EngineEvent::LoadFailed("out of memory".into()));
         let refused = desk.wants();
         assert!(
             refused.iter().all(|line| line.contains("could not be loaded: out of memory")),
@@ -213,7 +213,7 @@ fn a_lost_engine_comes_back_for_those_who_wait() {
     let patient = desk.arrive(A);
     let other = desk.arrive_as(A, |arrival| arrival.has_fallback = true);
     desk.wants();
-    desk.engine(A, EngineNews::Lost("killed".into()));
+    desk.engine(A, EngineEvent::Lost("killed".into()));
     assert_eq!(desk.wants(), [format!("refuse {other}: the lane is starting: killed")]);
     desk.release(running);
     desk.at(desk.now + s(1));
@@ -231,8 +231,8 @@ fn an_engine_that_is_gone_does_not_eat_the_queue() {
     desk.wants();
     desk.release_as(running, Report { failed: true, severed: true, ..Report::default() });
     assert_eq!(desk.wants(), Vec::<String>::new(), "it may be gone");
-    desk.engine(A, EngineNews::Dying("killed".into()));
-    desk.engine(A, EngineNews::Lost("killed".into()));
+    desk.engine(A, EngineEvent::Dying("killed".into()));
+    desk.engine(A, EngineEvent::Lost("killed".into()));
     desk.at(desk.now + s(1));
     desk.up(A);
     assert_eq!(desk.wants()[2..], [format!("grant {patient} A")]);
@@ -292,13 +292,13 @@ fn engines_of_others_come_and_go() {
         rules(),
     );
     let ticket = desk.arrive(A);
-    desk.engine(A, EngineNews::Ready);
+    desk.engine(A, EngineEvent::Ready);
     assert_eq!(desk.wants(), [format!("grant {ticket} A")]);
-    desk.engine(A, EngineNews::Lost("connection refused".into()));
+    desk.engine(A, EngineEvent::Lost("connection refused".into()));
     assert_eq!(desk.state(A), LaneState::Down);
     desk.arrive(A);
     assert_eq!(desk.wants(), ["refuse 2: the lane is down: connection refused"]);
-    desk.engine(A, EngineNews::Ready);
+    desk.engine(A, EngineEvent::Ready);
     assert_eq!(desk.state(A), LaneState::Ready);
 }
 

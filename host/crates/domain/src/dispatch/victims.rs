@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::Dispatcher;
-use super::events::Wish;
+use super::events::LaneHint;
 use super::switch::{Demand, Group, Reach, Wake, part};
 use crate::fleet_view::LaneId;
 
@@ -69,29 +69,30 @@ impl Dispatcher {
         if demand.reach == Reach::Overdue {
             return Some(self.may_go_for_overdue(id, demand, idle, cost, now));
         }
-        let released = lane.wish_at(now) == Some(Wish::Release);
+        let released = lane.wish_at(now) == Some(LaneHint::Release);
         let at = match demand.reach {
             _ if idle && (released || lane.sleeps()) => now,
             Reach::Released => return None,
             _ if idle => {
-                let linger = part(cost, self.rules.linger).min(self.rules.linger_most);
+                let linger = part(cost, self.rules.linger).min(self.rules.max_linger);
                 lane.last_used.saturating_add(linger)
             }
             Reach::Idle => return None,
             Reach::Busy | Reach::Overdue => {
-                let residence = lane.up_since.saturating_add(part(cost, self.rules.residence));
+                let min_residency =
+                    lane.up_since.saturating_add(part(cost, self.rules.min_residency));
                 match self.queue.urgency(id, now) {
                     // Its own work is more urgent. That changes with age, if with nothing else.
                     Some(own) if own > demand.aged => {
-                        residence.max(now.saturating_add(self.look_again()))
+                        min_residency.max(now.saturating_add(self.look_again()))
                     }
-                    _ => residence,
+                    _ => min_residency,
                 }
             }
         };
         let kept = lane
-            .wish
-            .filter(|(wish, _)| *wish == Wish::Keep)
+            .hint
+            .filter(|(hint, _)| *hint == LaneHint::Keep)
             .map_or(Duration::ZERO, |(_, until)| until);
         let at = at.max(kept);
         Some(demand.overdue_at.map_or(at, |overdue| at.min(overdue)))
@@ -108,20 +109,20 @@ impl Dispatcher {
         cost: Duration,
         now: Duration,
     ) -> Duration {
-        let residence = part(cost, self.rules.residence.min(1000));
+        let min_residency = part(cost, self.rules.min_residency.min(1000));
         let turn =
-            if idle { now } else { self.lanes[id.index()].up_since.saturating_add(residence) };
+            if idle { now } else { self.lanes[id.index()].up_since.saturating_add(min_residency) };
         let own = self
             .queue
             .oldest_exchanging(id)
-            .map(|since| since.saturating_add(self.rules.longest_wait));
+            .map(|since| since.saturating_add(self.rules.starvation_timeout));
         let older = own.is_some() && own < demand.overdue_at;
         if older { turn.max(now.saturating_add(self.look_again())) } else { turn }
     }
 
     /// How long to wait for age to change who is more urgent.
     fn look_again(&self) -> Duration {
-        self.rules.ageing.max(Duration::from_millis(100))
+        self.rules.aging.max(Duration::from_millis(100))
     }
 
     /// What exchanging one lane for another is expected to take.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 
 use super::cgroup::{self, Cgroup};
-use super::keeper::Keeper;
+use super::keeper::Watchdog;
 use super::marker::{Marker, escape};
 use super::proc;
 use super::record::Record;
@@ -78,7 +78,7 @@ struct Place {
 
 #[derive(Debug, Default)]
 struct Running {
-    keeper: Option<Keeper>,
+    keeper: Option<Watchdog>,
     engines: BTreeMap<Marker, Record>,
 }
 
@@ -103,8 +103,8 @@ impl Home {
         if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
             tracing::warn!("processes without a parent cannot be adopted: {error}");
         }
-        let mut keeper = keeper.map(|program| Keeper::new(program.to_owned()));
-        if let Some(Err(error)) = keeper.as_mut().map(Keeper::ensure) {
+        let mut keeper = keeper.map(|program| Watchdog::new(program.to_owned()));
+        if let Some(Err(error)) = keeper.as_mut().map(Watchdog::ensure) {
             tracing::error!("the keeper cannot be started: {error}");
         }
         let self_cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -248,7 +248,7 @@ impl Home {
     /// Process id of the keeper.
     #[cfg(test)]
     pub(super) fn keeper(&self) -> Option<u32> {
-        self.running().keeper.as_ref().and_then(Keeper::id)
+        self.running().keeper.as_ref().and_then(Watchdog::id)
     }
 }
 

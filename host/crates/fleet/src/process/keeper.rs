@@ -98,12 +98,12 @@ fn end_all(wards: Vec<Record>) -> Vec<String> {
 
 /// The host's side.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct Watchdog {
     program: PathBuf,
     running: Option<(Child, ChildStdin)>,
 }
 
-impl Keeper {
+impl Watchdog {
     pub(super) fn new(program: PathBuf) -> Self {
         Self { program, running: None }
     }
@@ -170,7 +170,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Watchdog {
     /// Let it do its work, and wait until it has: whoever restarts the host wants to find nothing of the old one.
     fn drop(&mut self) {
         let Some((mut child, pipe)) = self.running.take() else { return };

@@ -61,8 +61,8 @@ llamacpp:requests_deferred 0
 llamacpp:n_busy_slots_per_decode 0
 ";
 
-fn recorded() -> EngineFigures {
-    EngineFigures {
+fn recorded() -> EngineMetrics {
+    EngineMetrics {
         running: Some(0),
         waiting: Some(0),
         kv_used: Some(0),
@@ -83,22 +83,22 @@ fn the_recording_of_vllm_is_read() {
     assert_eq!(vllm(&VLLM.replace('\n', "\r\n")), recorded());
     assert_eq!(vllm(&VLLM.replace("_total{", "{")), recorded());
     assert_eq!(vllm(VLLM.trim_end()), recorded());
-    assert_eq!(llama_cpp(VLLM), EngineFigures::default());
+    assert_eq!(llama_cpp(VLLM), EngineMetrics::default());
 }
 
 #[test]
 fn the_recording_of_llama_cpp_is_read() {
-    let idle = EngineFigures {
+    let idle = EngineMetrics {
         running: Some(0),
         waiting: Some(0),
         prefix_queries: Some(0),
         prefix_hits: Some(0),
         prompt_tokens: Some(0),
         generated_tokens: Some(0),
-        ..EngineFigures::default()
+        ..EngineMetrics::default()
     };
     assert_eq!(llama_cpp(LLAMA_CPP), idle);
-    assert_eq!(vllm(LLAMA_CPP), EngineFigures::default());
+    assert_eq!(vllm(LLAMA_CPP), EngineMetrics::default());
 
     let busy = LLAMA_CPP
         .replace("prompt_tokens_total 0", "prompt_tokens_total 100")
@@ -183,7 +183,7 @@ fn what_is_no_sensible_number_counts_as_not_said() {
                 "vllm:num_requests_running{labels} {value}\nvllm:kv_cache_usage_perc{labels} {value}\n\
                  vllm:prompt_tokens_total{labels} {value}\nvllm:engine_sleep_state{labels} {value}\n"
             );
-            assert_eq!(vllm(&text), EngineFigures::default(), "{text}");
+            assert_eq!(vllm(&text), EngineMetrics::default(), "{text}");
         }
     }
     for line in [
@@ -232,14 +232,14 @@ fn slots_are_counted() {
     }
 }
 
-fn at(running: u32, read: u64, made: u64, queries: u64, hits: u64) -> EngineFigures {
-    EngineFigures {
+fn at(running: u32, read: u64, made: u64, queries: u64, hits: u64) -> EngineMetrics {
+    EngineMetrics {
         running: Some(running),
         prompt_tokens: Some(read),
         generated_tokens: Some(made),
         prefix_queries: Some(queries),
         prefix_hits: Some(hits),
-        ..EngineFigures::default()
+        ..EngineMetrics::default()
     }
 }
 
@@ -269,26 +269,26 @@ fn two_scrapes_give_rates() {
 
 #[test]
 fn what_one_scrape_does_not_say_has_no_rate() {
-    let none = EngineFigures::default();
+    let none = EngineMetrics::default();
     let some = at(1, 10, 10, 10, 10);
     for (earlier, later) in [(none, some), (some, none), (none, none)] {
         assert_eq!(rates(&earlier, &later, Duration::from_secs(1)), Rates::default());
     }
-    let half = EngineFigures { prompt_tokens: None, ..at(1, 0, 20, 10, 10) };
+    let half = EngineMetrics { prompt_tokens: None, ..at(1, 0, 20, 10, 10) };
     assert_eq!(rates(&some, &half, Duration::from_secs(1)).moved, Some(true));
-    let half = EngineFigures { prompt_tokens: None, ..some };
+    let half = EngineMetrics { prompt_tokens: None, ..some };
     assert_eq!(rates(&some, &half, Duration::from_secs(1)).moved, None);
 }
 
 #[test]
 fn an_engine_that_was_started_anew_has_no_rates() {
-    let earlier = EngineFigures { preemptions: Some(3), ..at(1, 10, 10, 10, 10) };
+    let earlier = EngineMetrics { preemptions: Some(3), ..at(1, 10, 10, 10, 10) };
     for later in [
         at(1, 9, 1000, 1000, 1000),
         at(1, 1000, 9, 1000, 1000),
         at(1, 1000, 1000, 9, 1000),
         at(1, 1000, 1000, 1000, 9),
-        EngineFigures { preemptions: Some(2), ..at(1, 1000, 1000, 1000, 1000) },
+        EngineMetrics { preemptions: Some(2), ..at(1, 1000, 1000, 1000, 1000) },
     ] {
         assert_eq!(rates(&earlier, &later, Duration::from_secs(1)), Rates::default(), "{later:?}");
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use pointsman_domain::{
-    Advisor, BuiltIn, Edit, Facts, Failure, FallbackStep, FleetView, LaneId, Merged, Outcome,
-    Recovery, Rejection, Trace, TryResult,
+    Advisor, AttemptResult, BuiltIn, Edit, Facts, FailureReport, FallbackStep, FleetView, LaneId,
+    Merged, Outcome, Recovery, Rejection, Trace,
 };
 
 use super::{MOST_TRIES, World, json, stream};
@@ -20,7 +20,7 @@ const STREAM: &str =
 const A: LaneId = LaneId(0);
 const C: LaneId = LaneId(2);
 
-type Opinion = dyn Fn(&Facts, &Failure) -> Recovery + Send + Sync;
+type Opinion = dyn Fn(&Facts, &FailureReport) -> Recovery + Send + Sync;
 
 /// Decides as the built-in rule does, and writes down what else it is told.
 #[derive(Default)]
@@ -28,7 +28,7 @@ struct Fake {
     opinion: Option<Box<Opinion>>,
     learns: bool,
     /// What it was asked, with the tries so far.
-    asked: Mutex<Vec<(Failure, u32)>>,
+    asked: Mutex<Vec<(FailureReport, u32)>>,
     outcomes: Mutex<Vec<Outcome>>,
     /// Replaced by a new one as soon as this one has decided.
     slot: OnceLock<AdvisorSlot>,
@@ -56,7 +56,7 @@ impl Advisor for Fake {
         &self,
         facts: &Facts,
         _: &Arc<FleetView>,
-        failed: &Failure,
+        failed: &FailureReport,
         _: &mut Trace,
     ) -> Recovery {
         self.asked.lock().unwrap().push((*failed, facts.attempt));
@@ -74,7 +74,7 @@ impl Advisor for Fake {
 
 /// A world whose advisor has this opinion about failed tries.
 async fn with(
-    opinion: impl Fn(&Facts, &Failure) -> Recovery + Send + Sync + 'static,
+    opinion: impl Fn(&Facts, &FailureReport) -> Recovery + Send + Sync + 'static,
 ) -> (World, Arc<Fake>) {
     let fake = Arc::new(Fake { opinion: Some(Box::new(opinion)), learns: true, ..Fake::default() });
     (World::new(Arc::clone(&fake)).await, fake)
@@ -101,13 +101,13 @@ async fn a_policy_can_have_the_same_lane_tried_again() {
     let asked = fake.asked.lock().unwrap();
     let (failure, tries) = asked[0];
     assert_eq!((asked.len(), tries), (1, 1));
-    let expected = Failure {
+    let expected = FailureReport {
         lane: A,
-        what: TryResult::Overloaded,
+        what: AttemptResult::Overloaded,
         status: 503,
         sent_bytes: 0,
         elapsed: failure.elapsed,
-        tries_left: 2,
+        attempts_left: 2,
     };
     assert_eq!(failure, expected);
     // The same lane: it did not fall back.
@@ -116,7 +116,7 @@ async fn a_policy_can_have_the_same_lane_tried_again() {
 
 #[tokio::test]
 async fn after_a_try_of_its_own_the_plan_goes_on() {
-    let opinion = |_: &Facts, failed: &Failure| match failed.lane {
+    let opinion = |_: &Facts, failed: &FailureReport| match failed.lane {
         A => Recovery::Retry(FallbackStep { lane: C, edits: vec![Edit::CapOutputTokens(7)] }),
         _ => Recovery::Planned,
     };
@@ -138,7 +138,7 @@ async fn after_a_try_of_its_own_the_plan_goes_on() {
     assert_eq!(world.metric("pointsman_fell_back_total"), "pointsman_fell_back_total 1");
     assert_eq!(
         (ended(&fake).tries, ended(&fake).lane, ended(&fake).ended),
-        (3, LaneId(1), TryResult::Ok)
+        (3, LaneId(1), AttemptResult::Ok)
     );
 }
 
@@ -162,7 +162,7 @@ async fn a_policy_can_give_up_with_words_of_its_own() {
         assert_eq!(headers["retry-after"], "9");
         assert_eq!(world.asked(), "a", "a plan that has a fallback is not carried on");
         assert_eq!(world.metric("pointsman_errors_total"), "pointsman_errors_total 1");
-        assert_eq!(ended(&fake).ended, TryResult::Other);
+        assert_eq!(ended(&fake).ended, AttemptResult::Other);
     }
 }
 
@@ -174,9 +174,9 @@ async fn no_policy_gets_more_tries_than_there_are() {
     assert_eq!((status, world.asked().as_str()), (502, "aaa"));
     assert_eq!(world.asked().len(), MOST_TRIES);
     let left: Vec<u32> =
-        fake.asked.lock().unwrap().iter().map(|(failed, _)| failed.tries_left).collect();
+        fake.asked.lock().unwrap().iter().map(|(failed, _)| failed.attempts_left).collect();
     assert_eq!(left, [2, 1, 0]);
-    assert_eq!((ended(&fake).tries, ended(&fake).ended), (3, TryResult::ServerError));
+    assert_eq!((ended(&fake).tries, ended(&fake).ended), (3, AttemptResult::ServerError));
 }
 
 #[tokio::test]
@@ -193,7 +193,7 @@ async fn a_client_s_mistake_is_no_failed_try() {
     world.script("a", &[json(400, r#"{"error":{"message":"no"}}"#)]);
     assert_eq!(world.ask(BODY).await.0, 400);
     assert!(fake.asked.lock().unwrap().is_empty());
-    assert_eq!(ended(&fake).ended, TryResult::Other);
+    assert_eq!(ended(&fake).ended, AttemptResult::Other);
 }
 
 #[tokio::test]
@@ -230,14 +230,14 @@ async fn outcomes_say_what_a_request_took() {
     let leak = |text: String| -> &'static str { text.leak() };
     let (plain, event, whole) = (leak(plain), leak(event), leak(whole));
     for (body, reply, end, tokens) in [
-        (BODY, json(200, plain), TryResult::Ok, Some((70, 64, 5))),
-        (BODY, json(200, "{}"), TryResult::Ok, None),
-        (STREAM, stream(whole, false), TryResult::Ok, Some((70, 64, 5))),
-        (STREAM, stream("data: {}\n\ndata: [DONE]\n\n", false), TryResult::Ok, None),
-        (STREAM, stream("data: {}\n\n", false), TryResult::ServerError, None),
-        (STREAM, stream("data: {\"error\":{}}\n\n", false), TryResult::ServerError, None),
+        (BODY, json(200, plain), AttemptResult::Ok, Some((70, 64, 5))),
+        (BODY, json(200, "{}"), AttemptResult::Ok, None),
+        (STREAM, stream(whole, false), AttemptResult::Ok, Some((70, 64, 5))),
+        (STREAM, stream("data: {}\n\ndata: [DONE]\n\n", false), AttemptResult::Ok, None),
+        (STREAM, stream("data: {}\n\n", false), AttemptResult::ServerError, None),
+        (STREAM, stream("data: {\"error\":{}}\n\n", false), AttemptResult::ServerError, None),
         // The client has read the last event, and does not wait for the end.
-        (STREAM, stream(event, true), TryResult::ClientGone, Some((70, 64, 5))),
+        (STREAM, stream(event, true), AttemptResult::ClientGone, Some((70, 64, 5))),
     ] {
         let (world, fake) = with(|_, _| Recovery::Planned).await;
         world.script("a", &[reply]);
@@ -286,7 +286,7 @@ async fn a_client_that_leaves_the_queue_is_heard_of_with_its_wait() {
     let outcome = ended(&fake);
     assert_eq!(
         (outcome.ended, outcome.tries, outcome.ttft),
-        (TryResult::ClientGone, 1, Duration::ZERO)
+        (AttemptResult::ClientGone, 1, Duration::ZERO)
     );
     assert!(
         outcome.queue >= Duration::from_millis(50) && outcome.queue <= outcome.total,

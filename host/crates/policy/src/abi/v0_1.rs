@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pointsman_domain as domain;
-use pointsman_domain::dispatch::Wish;
+use pointsman_domain::dispatch::LaneHint;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wasmtime::component::{
@@ -13,7 +13,7 @@ use wasmtime::{Engine, Store};
 
 use self::bindings::exports::pointsman::policy::on_request::{Context, PolicyError as WitError};
 use self::bindings::pointsman::policy::types;
-use self::convert::{Told, advice, failure, outcome, policy_error, recovery};
+use self::convert::{CallInput, advice, failure, outcome, policy_error, recovery};
 use super::{Asked, Description, Hooks, LaneWish, PACKAGE, PolicyError, VERSION};
 use crate::host_calls::HostState;
 
@@ -136,8 +136,10 @@ impl Instance {
         asked: Asked<'_>,
     ) -> wasmtime::Result<Result<domain::Advice, PolicyError>> {
         let context = told(store.data_mut(), "context", asked.into());
-        let result =
-            self.required.pointsman_policy_on_request().call_advise(store, Told::into(context))?;
+        let result = self
+            .required
+            .pointsman_policy_on_request()
+            .call_advise(store, CallInput::into(context))?;
         Ok(result.map(advice).map_err(policy_error))
     }
 
@@ -145,10 +147,10 @@ impl Instance {
         &self,
         store: &mut Store<HostState>,
         asked: Asked<'_>,
-        failed: &domain::Failure,
+        failed: &domain::FailureReport,
     ) -> wasmtime::Result<Result<domain::Recovery, PolicyError>> {
         let Some(hook) = &self.on_failure else { return Ok(Ok(domain::Recovery::Planned)) };
-        let context: Told = told(store.data_mut(), "context", asked.into());
+        let context: CallInput = told(store.data_mut(), "context", asked.into());
         let failed = told(store.data_mut(), "failure", *failed);
         let (result,) = hook.call(store, (context.into(), failure(&failed)))?;
         Ok(result.map(recovery).map_err(policy_error))
@@ -173,16 +175,16 @@ impl Instance {
         seed: u64,
     ) -> wasmtime::Result<Vec<LaneWish>> {
         let Some(hook) = &self.on_tick else { return Ok(Vec::new()) };
-        let (wishes,) = hook.call(store, (now_ms, seed))?;
-        let wish = |wish: types::LaneWish| LaneWish {
-            lane: domain::LaneId(wish.lane),
-            wish: match wish.wish {
-                types::Wish::Load => Wish::Load,
-                types::Wish::Release => Wish::Release,
-                types::Wish::Keep => Wish::Keep,
+        let (hints,) = hook.call(store, (now_ms, seed))?;
+        let hint = |hint: types::LaneWish| LaneWish {
+            lane: domain::LaneId(hint.lane),
+            hint: match hint.wish {
+                types::Wish::Load => LaneHint::Load,
+                types::Wish::Release => LaneHint::Release,
+                types::Wish::Keep => LaneHint::Keep,
             },
-            lasts: Duration::from_millis(wish.for_ms.into()),
+            lasts: Duration::from_millis(hint.for_ms.into()),
         };
-        Ok(wishes.into_iter().map(wish).collect())
+        Ok(hints.into_iter().map(hint).collect())
     }
 }

@@ -65,7 +65,7 @@ pub(crate) fn most_result(request: Option<&dyn domain::RequestView>) -> usize {
 
 /// In the router that it was made for, an instance serves one request. So it may never free what it allocates, and is left
 /// before that does harm.
-pub(crate) fn is_worn(state: &HostState) -> bool {
+pub(crate) fn needs_recycling(state: &HostState) -> bool {
     state.memory.used() > state.memory.most() / 2
 }
 

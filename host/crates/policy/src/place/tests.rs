@@ -31,15 +31,15 @@ const NOW: Duration = Duration::ZERO;
 const LIMITS: Probation = Probation { lasts: Duration::from_secs(60), faults: 10, slow: 500 };
 const CANARY: Rollout = Rollout::Canary { share: 100, by: crate::spec::CanaryBy::Tenant };
 
-fn with(names: &[&str]) -> Place<Letter> {
-    let mut place = Place::default();
+fn with(names: &[&str]) -> PolicySlot<Letter> {
+    let mut place = PolicySlot::default();
     for name in names {
         place.offer(letter(name), Rollout::Replace, LIMITS, NOW, 2);
     }
     place
 }
 
-fn shown(place: &Place<Letter>) -> String {
+fn shown(place: &PolicySlot<Letter>) -> String {
     let name = |letter: &Letter| letter.name.clone();
     let history: Vec<String> = place.history.iter().map(name).collect();
     let active = place.active.as_ref().map(name).unwrap_or_default();
@@ -59,7 +59,7 @@ fn a_new_version_replaces_and_the_old_ones_are_kept_up_to_a_number() {
 
 #[test]
 fn the_first_version_is_in_service_whatever_the_rollout() {
-    let mut place = Place::default();
+    let mut place = PolicySlot::default();
     assert_eq!(place.offer(letter("a"), Rollout::Shadow, LIMITS, NOW, 2), Offered::Active);
     assert_eq!(place.offer(letter("b"), Rollout::Shadow, LIMITS, NOW, 2), Offered::Trial);
     assert_eq!(shown(&place), "a/b/");
@@ -158,7 +158,7 @@ proptest! {
     /// bounded.
     #[test]
     fn any_history_keeps_its_shape(steps in proptest::collection::vec((0u8..6, 0u8..6, any::<bool>()), 1..60)) {
-        let mut place: Place<Letter> = Place::default();
+        let mut place: PolicySlot<Letter> = PolicySlot::default();
         for (what, which, open) in steps {
             let name = ((b'a' + which) as char).to_string();
             match what {

@@ -7,7 +7,7 @@ use super::{Change, Kept, Policies, remember};
 use crate::bundle::{Bundle, Stamp};
 use crate::cases;
 use crate::place::{Offered, short};
-use crate::proof::{self, Specimens};
+use crate::proof::{self, ProofInstances};
 use crate::signature;
 use crate::spec::{ChainSpec, PolicySpec, Rollout, Settings};
 use crate::store::{Remembered, Store};
@@ -115,7 +115,7 @@ impl Policies {
         version.check_description(&policy.name)?;
         version.warm_up()?;
         if let Some(cases) = &bundle.cases {
-            let specimens = Specimens::new(&self.runtime, bundle, &loaded, settings);
+            let specimens = ProofInstances::new(&self.runtime, bundle, &loaded, settings);
             let with = |config: &serde_json::Value, state| specimens.make(config, state);
             cases::prove(&bundle.dir.join(&bundle.manifest.cases), cases, with, &*self.facts_of)?;
         }

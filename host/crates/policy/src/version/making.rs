@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{LoadError, NoAdvice, UNHURRIED_DEADLINE, Version, patiently};
+use super::{LoadError, NoAdvice, UNHURRIED_DEADLINE, Version, retry_on_timeout};
 use crate::abi::Description;
 use crate::call::{CallLimits, Fault, guarded, store};
 use crate::host_calls::HostState;
@@ -40,7 +40,7 @@ impl Version {
     pub(crate) fn warm_up(&self) -> Result<(), LoadError> {
         for _ in 0..self.runtime.warm_instances.max(1) {
             let doing = "configured";
-            let warm = patiently(|| self.instantiate())
+            let warm = retry_on_timeout(|| self.instantiate())
                 .map_err(|error| LoadError::FirstCall { doing, what: error.to_string() })?;
             self.pool.put(warm, self.most_calls);
         }
@@ -54,7 +54,7 @@ impl Version {
             let limits = self.unhurried();
             Ok(guarded(&mut *warm, limits, |warm| warm.instance.describe(&mut warm.store))?)
         };
-        let described = patiently(describe).map_err(|error| LoadError::FirstCall {
+        let described = retry_on_timeout(describe).map_err(|error| LoadError::FirstCall {
             doing: "asked to describe itself",
             what: error.to_string(),
         })?;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{
-    Advice, Consulted, Decision, Edit, Endpoint, EngineKind, FallbackAdvice, FallbackStep, Figures,
-    FleetView, LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat, LaneState, Merged, Metric,
-    MetricWeight, NoLane, Note, OnTimeout, Outcome, Plan, PlanLimits, PolicyRef, QueueAdvice, Read,
-    Rejection, Scalar, Step, Switching, Topology, Triggers, TryResult,
+    Advice, AttemptResult, Consulted, Decision, Edit, Endpoint, EngineKind, FallbackAdvice,
+    FallbackStep, Figures, FleetView, LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat, LaneState,
+    Merged, Metric, MetricWeight, NoLane, Note, OnTimeout, Outcome, Plan, PlanLimits, PolicyRef,
+    QueueAdvice, Read, Rejection, Scalar, Step, Switching, Topology, Triggers,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -178,8 +178,8 @@ pub(crate) fn full() -> DecisionRecord {
         },
         decision: Decision::Route(plan),
         tries: vec![
-            attempt(0, TryResult::Overloaded, 503, 200, 900),
-            attempt(1, TryResult::Ok, 200, 1_100, 80_000),
+            attempt(0, AttemptResult::Overloaded, 503, 200, 900),
+            attempt(1, AttemptResult::Ok, 200, 1_100, 80_000),
         ],
         end: End { how: Ended::FellBack, total: Duration::from_micros(81_200) },
         outcome: Some(Outcome {
@@ -188,7 +188,7 @@ pub(crate) fn full() -> DecisionRecord {
             model: "auto".into(),
             lane: LaneId(1),
             topology: 3,
-            ended: TryResult::Ok,
+            ended: AttemptResult::Ok,
             tries: 2,
             queue: Duration::from_micros(80),
             ttft: Duration::from_micros(30_000),
@@ -376,7 +376,7 @@ pub(crate) fn decision() -> impl Strategy<Value = DecisionRecord> {
     let attempt = (lane_id(), any::<u16>(), time(), time(), time()).prop_map(
         |(lane, status, begun, queue, took)| TryRecord {
             lane,
-            result: TryResult::EngineRestart,
+            result: AttemptResult::EngineRestart,
             status,
             begun,
             queue,

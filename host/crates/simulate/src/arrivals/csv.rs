@@ -76,7 +76,7 @@ impl<const N: usize, F: Fn([&str; N]) -> Result<Option<Row>, String>> Iterator f
             let Some(columns) = self.columns else {
                 match self.header(&fields) {
                     Ok(columns) => self.columns = Some(columns),
-                    Err(what) => return Some(Err(self.lines.wrong(what))),
+                    Err(what) => return Some(Err(self.lines.error(what))),
                 }
                 continue;
             };
@@ -84,7 +84,7 @@ impl<const N: usize, F: Fn([&str; N]) -> Result<Option<Row>, String>> Iterator f
             match (self.read)(picked) {
                 Ok(None) => {}
                 Ok(Some(row)) => return Some(Ok(row)),
-                Err(what) => return Some(Err(self.lines.wrong(what))),
+                Err(what) => return Some(Err(self.lines.error(what))),
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pointsman_domain::{Outcome, TryResult};
+use pointsman_domain::{AttemptResult, Outcome};
 use pointsman_record::{DecisionRecord, Record, TryRecord, files, records};
 
 use super::rows::Row;
@@ -72,7 +72,7 @@ fn row(record: DecisionRecord) -> Row {
 
 /// How long the engine worked on it that answered it: to the first byte, and from there to the end.
 fn took(tries: &[TryRecord], outcome: Option<&Outcome>) -> Option<(Duration, Duration)> {
-    let answered = tries.last().filter(|tried| tried.result == TryResult::Ok)?;
+    let answered = tries.last().filter(|tried| tried.result == AttemptResult::Ok)?;
     let worked = answered.took.saturating_sub(answered.queue);
     let first = outcome?.ttft.saturating_sub(answered.begun + answered.queue).min(worked);
     Some((first, worked - first))

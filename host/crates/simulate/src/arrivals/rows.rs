@@ -98,8 +98,8 @@ impl Lines {
     }
 
     /// What is wrong with the last line.
-    pub(super) fn wrong(&self, what: impl std::fmt::Display) -> String {
-        self.0.wrong(what)
+    pub(super) fn error(&self, what: impl std::fmt::Display) -> String {
+        self.0.error(what)
     }
 
     /// The next line; nothing comes after one that cannot be read.

@@ -23,7 +23,7 @@ impl Source {
     }
 
     /// What is wrong with the line that was read last.
-    pub(super) fn wrong(&self, what: impl std::fmt::Display) -> String {
+    pub(super) fn error(&self, what: impl std::fmt::Display) -> String {
         format!("{}:{}: {what}", self.file.display(), self.line)
     }
 
@@ -43,6 +43,6 @@ impl Source {
         if found.is_err() {
             self.input = Err(None);
         }
-        found.map_err(|what| self.wrong(what)).transpose()
+        found.map_err(|what| self.error(what)).transpose()
     }
 }

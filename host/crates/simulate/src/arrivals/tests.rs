@@ -317,7 +317,7 @@ fn problem(format: &str, content: &[u8]) -> Option<String> {
     let shown = |text: String| text.replace(path, "F");
     let mut arrivals = match scenario("1h", &traffic).traffic(1) {
         Ok(arrivals) => arrivals,
-        Err(error) => return Some(shown(error.mistakes()[0].to_string())),
+        Err(error) => return Some(shown(error.diagnostics()[0].to_string())),
     };
     while let Some(ask) = arrivals.next() {
         let mut last = ask;

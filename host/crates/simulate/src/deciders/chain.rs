@@ -4,23 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{Advisor, FleetView, Outcome};
-use pointsman_policy::{Conduct, Performance};
+use pointsman_policy::{CallStats, DryRunSession};
 
-use super::{Deciders, Wished};
+use super::{Deciders, Hinted};
 
 /// A chain of policies.
 #[derive(Debug)]
-pub struct Chain(Performance);
+pub struct Chain(DryRunSession);
 
 impl Chain {
     /// How the calls of each policy went so far, in the order of the chain.
-    pub fn conduct(&self) -> Vec<Conduct> {
+    pub fn conduct(&self) -> Vec<CallStats> {
         self.0.conduct()
     }
 }
 
-impl From<Performance> for Chain {
-    fn from(performance: Performance) -> Self {
+impl From<DryRunSession> for Chain {
+    fn from(performance: DryRunSession) -> Self {
         Self(performance)
     }
 }
@@ -43,8 +43,8 @@ impl Deciders for Chain {
     }
 
     /// The seed is the time, as it is in a host.
-    fn tick(&mut self, fleet: &Arc<FleetView>, now: Duration, now_ms: u64) -> Vec<Wished> {
-        let wishes = self.0.tick(fleet, now, now_ms, now_ms);
-        wishes.into_iter().map(|(lane, wish, lasts)| Wished { lane, wish, lasts }).collect()
+    fn tick(&mut self, fleet: &Arc<FleetView>, now: Duration, now_ms: u64) -> Vec<Hinted> {
+        let hints = self.0.tick(fleet, now, now_ms, now_ms);
+        hints.into_iter().map(|(lane, hint, lasts)| Hinted { lane, hint, lasts }).collect()
     }
 }

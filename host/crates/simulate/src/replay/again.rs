@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, Advisor as _, BuiltIn, ChainInfo, Consulted, Decision, Edit, Failure, Merge, Merged,
-    Plan, PolicyRef, Recovery, RequestView, Trace,
+    Advice, Advisor as _, BuiltIn, ChainInfo, Consulted, Decision, Edit, FailureReport, Merge,
+    Merged, Plan, PolicyRef, Recovery, RequestView, Trace,
 };
 use pointsman_policy::{OnError, Replayed, is_passing, marks};
 use pointsman_record::DecisionRecord;
@@ -209,7 +209,7 @@ impl Course<'_> {
         let read =
             |name: &str| call.reads.iter().find(|read| read.call == name).map(|read| &read.gave);
         let failed = read("failure")
-            .and_then(|failed| serde_json::from_value::<Failure>(failed.clone()).ok());
+            .and_then(|failed| serde_json::from_value::<FailureReport>(failed.clone()).ok());
         let Some(failed) = failed else {
             return lacks("is told of a failed try, which the record does not have");
         };

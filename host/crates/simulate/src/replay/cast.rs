@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pointsman_domain::{ChainInfo, LinkInfo, OnConflict, PolicyRef};
-use pointsman_policy::{ChainSpec, OnError, PolicySpec, Rehearsal, RehearsalError, marks};
+use pointsman_policy::{ChainSpec, DryRunChain, OnError, PolicySpec, RehearsalError, marks};
 use pointsman_record::DecisionRecord;
 use serde_json::json;
 
-use crate::study::Stage;
+use crate::experiment::SimulationEnv;
 
 /// Who is asked.
 #[derive(Debug, Clone)]
@@ -47,15 +47,19 @@ pub(super) struct Link {
 /// A chain that is ready.
 #[derive(Debug)]
 pub(super) struct Cast {
-    pub(super) rehearsal: Rehearsal,
+    pub(super) rehearsal: DryRunChain,
     pub(super) links: Vec<Link>,
     pub(super) on_conflict: OnConflict,
     now: Option<Arc<ChainInfo>>,
 }
 
 impl Cast {
-    fn new(stage: &Stage, spec: &ChainSpec, links: Vec<Link>) -> Result<Arc<Self>, ReplayError> {
-        let rehearsal = Rehearsal::load(&stage.runtime, spec)?;
+    fn new(
+        stage: &SimulationEnv,
+        spec: &ChainSpec,
+        links: Vec<Link>,
+    ) -> Result<Arc<Self>, ReplayError> {
+        let rehearsal = DryRunChain::load(&stage.runtime, spec)?;
         let now = rehearsal.begin().advisor().chain().cloned();
         Ok(Arc::new(Self { rehearsal, links, on_conflict: spec.on_conflict, now }))
     }
@@ -85,7 +89,7 @@ impl Cast {
 /// Makes casts when they are needed.
 #[derive(Debug)]
 pub(super) struct Casting<'a> {
-    stage: &'a Stage,
+    stage: &'a SimulationEnv,
     who: Who,
     ready: BTreeMap<String, Arc<Cast>>,
     chains: BTreeMap<String, ChainInfo>,
@@ -93,7 +97,7 @@ pub(super) struct Casting<'a> {
 
 impl<'a> Casting<'a> {
     /// A chain that does not depend on records is made at once.
-    pub(super) fn new(stage: &'a Stage, who: Who) -> Result<Self, ReplayError> {
+    pub(super) fn new(stage: &'a SimulationEnv, who: Who) -> Result<Self, ReplayError> {
         let mut ready = BTreeMap::new();
         if let Who::Chain(spec) = &who {
             let link = |policy: &PolicySpec| Link {
@@ -168,7 +172,7 @@ fn guessed(record: &DecisionRecord) -> (String, Vec<Place>) {
 }
 
 fn instead(
-    stage: &Stage,
+    stage: &SimulationEnv,
     policies: &[PolicySpec],
     mut places: Vec<Place>,
     on_conflict: OnConflict,

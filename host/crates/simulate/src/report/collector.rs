@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::SwitchReport;
-use pointsman_domain::{EngineKind, EngineState, LaneId, LaneInfo, PolicyRef, TryResult};
+use pointsman_domain::{AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef};
 
 use super::fairness;
 use super::phase::{PHASES, Phase, Timeline};
@@ -288,7 +288,7 @@ impl Observer for Collector {
         for (index, tried) in ended.tries.iter().enumerate() {
             let Some(lane) = self.lanes.get_mut(tried.lane.index()) else { continue };
             lane.tries += 1;
-            lane.failed_tries += u64::from(tried.result != TryResult::Ok);
+            lane.failed_tries += u64::from(tried.result != AttemptResult::Ok);
             lane.requests.wait.record(tried.queue);
             if index + 1 == ended.tries.len() {
                 lane.requests.add_all_but_wait(ended);

@@ -4,7 +4,7 @@ mod pages;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::SwitchReport;
-use pointsman_domain::{EngineKind, EngineState, LaneId, LaneInfo, PolicyRef, TryResult};
+use pointsman_domain::{AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef};
 
 use super::*;
 use crate::observe::{Ended, How, Observer, Try};
@@ -44,11 +44,11 @@ pub(crate) fn live(
     to.decided(ask, Some(LaneId(lane)), &[PolicyRef::new("cortex", "1.0.0")]);
     let failed = Try {
         lane: LaneId(1 - lane),
-        result: TryResult::Overloaded,
+        result: AttemptResult::Overloaded,
         begun: ask.at,
         queue: at(0.0),
     };
-    let result = if how.is_answer() { TryResult::Ok } else { TryResult::ServerError };
+    let result = if how.is_answer() { AttemptResult::Ok } else { AttemptResult::ServerError };
     let last = Try { lane: LaneId(lane), result, begun: ask.at, queue: at(wait) };
     let tries = if how == How::FellBack { vec![failed, last] } else { vec![last] };
     to.ended(&Ended {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pointsman_settings::{Place, Section};
+use pointsman_settings::{Location, Section};
 
 use super::fleet::HostLane;
 use super::quantity::{Unit, number, spread, spread_or_turns};
@@ -14,7 +14,7 @@ use crate::random::Spread;
 pub struct Engines {
     default: Keys,
     /// Name of the lane, where it stands, and its keys.
-    pub(super) lanes: Vec<(String, Place, Keys)>,
+    pub(super) lanes: Vec<(String, Location, Keys)>,
 }
 
 /// What one table says; what it leaves out is said elsewhere, or has a default.
@@ -49,14 +49,15 @@ pub(super) fn read(section: &Section<'_>) -> Engines {
         table.report_unknown();
         match name {
             "default" => engines.default = keys,
-            lane => engines.lanes.push((lane.to_owned(), section.place(lane), keys)),
+            lane => engines.lanes.push((lane.to_owned(), section.location(lane), keys)),
         }
     }
     engines
 }
 
 fn read_keys(section: &Section<'_>) -> Keys {
-    let pause = |key| section.has(key).then(|| section.pause(key, Duration::from_secs(1)));
+    let pause =
+        |key| section.has(key).then(|| section.positive_duration(key, Duration::from_secs(1)));
     let keys = Keys {
         load: spread_or_turns(section, "load"),
         stop: spread_or_turns(section, "stop"),
@@ -64,15 +65,15 @@ fn read_keys(section: &Section<'_>) -> Keys {
         overhead: spread(section, "overhead", Unit::Time),
         prefill: number(section, "prefill", 1e-3, 1e9),
         decode: read_decode(section),
-        kv_tokens: section.has("kv-tokens").then(|| section.number("kv-tokens", 1..=i64::MAX, 1)),
-        prefix_cache: section.has("prefix-cache").then(|| section.flag("prefix-cache", false)),
+        kv_tokens: section.has("kv-tokens").then(|| section.integer("kv-tokens", 1..=i64::MAX, 1)),
+        prefix_cache: section.has("prefix-cache").then(|| section.bool("prefix-cache", false)),
         notices_hang: pause("notices-hang"),
         first_byte: pause("first-byte"),
     };
     if let Some(other) = ["overhead", "prefill", "decode"].into_iter().find(|key| section.has(key))
         && section.has("service")
     {
-        section.mistake(
+        section.error_at(
             other,
             "stands beside `service`, which says how long requests take; write one of the two",
         );
@@ -87,7 +88,7 @@ fn read_fixed(section: &Section<'_>) -> Option<Fixed> {
     let service = section.section("service");
     let first = super::quantity::required_spread(&service, "first", Unit::Time);
     let rest = spread(&service, "rest", Unit::Time);
-    let recorded = service.flag("recorded", false);
+    let recorded = service.bool("recorded", false);
     service.report_unknown();
     Some(Fixed { first: first?, rest: rest.unwrap_or(Spread::Fixed(0.0)), recorded })
 }
@@ -108,9 +109,9 @@ fn read_decode(section: &Section<'_>) -> Option<Decode> {
     let points: Option<Vec<(u32, f64)>> =
         value.as_array().and_then(|points| points.iter().map(point).collect());
     match points.filter(|points| !points.is_empty()) {
-        None => section.mistake("decode", format!("must be {EXAMPLE}")),
+        None => section.error_at("decode", format!("must be {EXAMPLE}")),
         Some(points) if points.windows(2).any(|pair| pair[1].0 <= pair[0].0) => {
-            section.mistake("decode", "must go from few answers to many");
+            section.error_at("decode", "must go from few answers to many");
         }
         Some(points) => return Some(Decode(points)),
     }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use pointsman_domain::{LaneId, units};
-use pointsman_settings::{Mistake, Place, Section};
+use pointsman_domain::LaneId;
+use pointsman_domain::units::{self, UnitError};
+use pointsman_settings::{Diagnostic, Location, Section};
 use toml::de::DeValue;
 
 use super::no_lane;
@@ -14,7 +15,7 @@ use crate::failure::{Failure, Trouble, When};
 #[derive(Debug, Clone)]
 pub(super) struct Planned {
     lanes: Vec<String>,
-    place: Place,
+    place: Location,
     what: Trouble,
     when: When,
 }
@@ -44,32 +45,32 @@ fn read_one(section: &Section<'_>) -> Option<Planned> {
     let key = if section.has("lanes") { "lanes" } else { "lane" };
     let lanes = match (section.has("lane"), section.has("lanes")) {
         (false, false) => {
-            section.mistake("lane", "is missing; name the lane (`lane`), or several (`lanes`)");
+            section.error_at("lane", "is missing; name the lane (`lane`), or several (`lanes`)");
             None
         }
         (true, true) => {
-            section.mistake("lanes", "stands beside `lane`; write one of the two");
+            section.error_at("lanes", "stands beside `lane`; write one of the two");
             None
         }
-        (true, false) => section.text("lane").map(|lane| vec![lane.to_owned()]),
-        (false, true) => section.texts("lanes"),
+        (true, false) => section.string("lane").map(|lane| vec![lane.to_owned()]),
+        (false, true) => section.strings("lanes"),
     };
     let what = read_what(section);
     let when = read_when(section);
     section.report_unknown();
-    Some(Planned { lanes: lanes?, place: section.place(key), what: what?, when: when? })
+    Some(Planned { lanes: lanes?, place: section.location(key), what: what?, when: when? })
 }
 
 fn read_what(section: &Section<'_>) -> Option<Trouble> {
     if !section.has("what") {
         let words = WORDS.map(|(word, _)| format!("\"{word}\"")).join(", ");
-        section.mistake("what", format!("is missing; write one of {words}"));
+        section.error_at("what", format!("is missing; write one of {words}"));
     }
-    let what = section.word("what", &WORDS, None)?;
+    let what = section.choice("what", &WORDS, None)?;
     let lasts = || required_spread(section, "lasts", Unit::Time);
     let factor = |key: &str, low, high, example| {
         if !section.has(key) {
-            section.mistake(key, format!("is missing; write for example `{key} = {example}`"));
+            section.error_at(key, format!("is missing; write for example `{key} = {example}`"));
         }
         number(section, key, low, high)
     };
@@ -93,22 +94,22 @@ fn read_when(section: &Section<'_>) -> Option<When> {
         (true, false) => {}
         (false, true) => return between(section, "every").map(When::Every),
         (false, false) => {
-            section.mistake(
+            section.error_at(
                 "at",
                 "is missing; write when it happens, such as \"3h\", or how often (`every`)",
             );
             return None;
         }
         (true, true) => {
-            section.mistake("every", "stands beside `at`; write one of the two");
+            section.error_at("every", "stands beside `at`; write one of the two");
             return None;
         }
     }
     let times = match section.value("at").map(|at| at.get_ref()) {
-        Some(DeValue::Array(_)) => section.texts("at")?,
-        _ => vec![section.text("at")?.to_owned()],
+        Some(DeValue::Array(_)) => section.strings("at")?,
+        _ => vec![section.string("at")?.to_owned()],
     };
-    let times: Result<Vec<Duration>, String> =
+    let times: Result<Vec<Duration>, UnitError> =
         times.iter().map(|time| units::duration(time)).collect();
     match times {
         Ok(mut times) => {
@@ -116,25 +117,28 @@ fn read_when(section: &Section<'_>) -> Option<When> {
             Some(When::At(times))
         }
         Err(what) => {
-            section.mistake("at", what);
+            section.error_at("at", what);
             None
         }
     }
 }
 
 /// The failures of lanes with these names, in the order of their ids.
-pub(super) fn of_lanes(planned: &[Planned], names: &[&str]) -> Result<Vec<Failure>, Vec<Mistake>> {
-    let mut mistakes = Vec::new();
+pub(super) fn of_lanes(
+    planned: &[Planned],
+    names: &[&str],
+) -> Result<Vec<Failure>, Vec<Diagnostic>> {
+    let mut errors = Vec::new();
     let mut failures = Vec::new();
     for failure in planned {
         let mut lanes = Vec::new();
         for name in &failure.lanes {
             match names.iter().position(|known| known == name) {
                 Some(index) => lanes.push(LaneId(u32::try_from(index).unwrap_or(u32::MAX))),
-                None => mistakes.push(failure.place.mistake(no_lane(name, names))),
+                None => errors.push(failure.place.error(no_lane(name, names))),
             }
         }
         failures.push(Failure { lanes, what: failure.what.clone(), when: failure.when.clone() });
     }
-    if mistakes.is_empty() { Ok(failures) } else { Err(mistakes) }
+    if errors.is_empty() { Ok(failures) } else { Err(errors) }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{BackOff, GroupSetup, LaneSetup, Residency, Rules};
 use pointsman_domain::{EngineKind, LaneId, LaneInfo, PlanLimits};
 use pointsman_policy::ChainSpec;
-use pointsman_settings::{Place, Section, nearest, rules};
+use pointsman_settings::{Location, Section, nearest, rules};
 use serde::Deserialize as _;
 use toml::de::ValueDeserializer;
 
@@ -52,7 +52,7 @@ pub enum FleetSource {
         /// Keys of it that are other here.
         set: toml::Table,
         /// Where the scenario names it.
-        place: Place,
+        place: Location,
     },
     /// The scenario itself.
     Inline(Box<HostConfig>),
@@ -71,7 +71,7 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
         let set = match set.transpose() {
             Ok(set) => set.unwrap_or_default(),
             Err(error) => {
-                section.mistake("set", format!("must be a table: {}", error.message()));
+                section.error_at("set", format!("must be a table: {}", error.message()));
                 return None;
             }
         };
@@ -79,16 +79,16 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
         return Some(FleetSource::Config {
             file: folder.join(file?),
             set,
-            place: section.place("config"),
+            place: section.location("config"),
         });
     }
-    let attempts = section.number("attempts", 1..=20, 5);
-    let deadline = section.pause("deadline", 600 * SECOND);
+    let attempts = section.integer("max-attempts", 1..=20, 5);
+    let deadline = section.positive_duration("deadline", 600 * SECOND);
     let (rules, max_wait) = rules(&section.section("queue"), &section.section("switching"));
     let groups: Vec<(String, u64)> = section.sections("groups").iter().map(read_group).collect();
     let sections = section.sections("lanes");
     if sections.is_empty() {
-        section.mistake(
+        section.error_at(
             "lanes",
             "there is no lane; write `config` with a host's configuration, or at least one `[[fleet.lanes]]`",
         );
@@ -98,7 +98,7 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
     for (index, lane) in lanes.iter().enumerate().filter(|_| lanes.len() == sections.len()) {
         if lanes[..index].iter().any(|other| other.info.name == lane.info.name) {
             sections[index]
-                .mistake("name", format!("there is a lane \"{}\" already", lane.info.name));
+                .error_at("name", format!("there is a lane \"{}\" already", lane.info.name));
         }
     }
     if lanes.len() == sections.len() {
@@ -117,9 +117,9 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
 
 /// Name and memory. What is wrong with it has been noted, and it has room for every lane then.
 fn read_group(section: &Section<'_>) -> (String, u64) {
-    let name = section.required_text("name", "\"gpu0\"").unwrap_or_default().to_owned();
+    let name = section.required_string("name", "\"gpu0\"").unwrap_or_default().to_owned();
     if !section.has("memory") {
-        section.mistake(
+        section.error_at(
             "memory",
             "is missing; write how much its lanes may hold together, such as \"48GiB\"",
         );
@@ -136,25 +136,27 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
         ("command", EngineKind::Other),
         ("external", EngineKind::External),
     ];
-    let name = section.required_text("name", "\"coder\"");
-    let models = section.texts("models").filter(|models| !models.is_empty());
-    let engine = section.word("engine", &kinds, EngineKind::Vllm);
+    let name = section.required_string("name", "\"coder\"");
+    let models = section.strings("models").filter(|models| !models.is_empty());
+    let engine = section.choice("engine", &kinds, EngineKind::Vllm);
     let group = read_place_in_group(section, groups);
     let residency = read_residency(section, engine);
-    let expected = section
-        .pause("expected-load", if engine == EngineKind::Vllm { 60 * SECOND } else { 10 * SECOND });
-    let slots = section.number("slots", 1..=10_000, 4);
+    let expected = section.positive_duration(
+        "expected-load-time",
+        if engine == EngineKind::Vllm { 60 * SECOND } else { 10 * SECOND },
+    );
+    let slots = section.integer("slots", 1..=10_000, 4);
     let info = LaneInfo {
         id: LaneId(0),
         name: name.unwrap_or_default().to_owned(),
         engine,
         models: models.unwrap_or_else(|| name.into_iter().map(str::to_owned).collect()),
-        labels: section.text_pairs("labels"),
-        max_context: section.number("max-context", 0..=100_000_000, 0),
+        labels: section.string_pairs("labels"),
+        max_context: section.integer("max-context", 0..=100_000_000, 0),
         slots,
         // Policies number groups from 1; 0 is none.
         group: group.and_then(|(group, _)| u32::try_from(group + 1).ok()).unwrap_or(0),
-        cost_milli: section.number("cost", 0..=1_000_000_000, 0),
+        cost_milli: section.integer("cost", 0..=1_000_000_000, 0),
     };
     section.report_unknown();
     name?;
@@ -188,9 +190,9 @@ const BACK_OFF: BackOff = BackOff {
 /// Index of the group, and the memory of it that the lane needs.
 fn read_place_in_group(section: &Section<'_>, groups: &[(String, u64)]) -> Option<(usize, u64)> {
     let memory = section.bytes("memory");
-    let Some(name) = section.text("group") else {
+    let Some(name) = section.string("group") else {
         if section.has("memory") {
-            section.mistake(
+            section.error_at(
                 "memory",
                 "counts among the lanes of a group; name one with `group`, or leave it out",
             );
@@ -203,18 +205,18 @@ fn read_place_in_group(section: &Section<'_>, groups: &[(String, u64)]) -> Optio
             || "declare it with `[[fleet.groups]]` and the memory of it".to_owned(),
             |near| format!("did you mean \"{near}\"?"),
         );
-        section.mistake("group", format!("there is no group \"{name}\"; {hint}"));
+        section.error_at("group", format!("there is no group \"{name}\"; {hint}"));
         return None;
     };
     match memory {
         None if !section.has("memory") => {
-            section.mistake(
+            section.error_at(
                 "memory",
                 "is missing; write what the lane needs of its group, such as \"22GiB\"",
             );
         }
         Some(bytes) if bytes > groups[index].1 => {
-            section.mistake(
+            section.error_at(
                 "memory",
                 format!("is more than group \"{name}\" has: it could never be loaded"),
             );
@@ -226,9 +228,9 @@ fn read_place_in_group(section: &Section<'_>, groups: &[(String, u64)]) -> Optio
 
 fn read_residency(section: &Section<'_>, engine: EngineKind) -> Residency {
     if engine == EngineKind::External {
-        for key in ["load", "unload-after", "expected-load"] {
+        for key in ["load", "unload-after", "expected-load-time"] {
             if section.has(key) {
-                section.mistake(
+                section.error_at(
                     key,
                     "is for engines that the host starts, and this one is there already; leave it out",
                 );
@@ -238,17 +240,20 @@ fn read_residency(section: &Section<'_>, engine: EngineKind) -> Residency {
     }
     let on_demand = |preload| Residency::OnDemand {
         preload,
-        unload_after: section.has("unload-after").then(|| section.pause("unload-after", SECOND)),
+        unload_after: section
+            .has("unload-after")
+            .then(|| section.positive_duration("unload-after", SECOND)),
     };
     let words = [
         ("on-demand", on_demand(false)),
         ("at-start", on_demand(true)),
         ("always", Residency::Always),
     ];
-    let residency = section.word("load", &words, words[if section.has("group") { 0 } else { 2 }].1);
+    let residency =
+        section.choice("load", &words, words[if section.has("group") { 0 } else { 2 }].1);
     if residency == Residency::Always && section.has("unload-after") {
         section
-            .mistake("unload-after", "is of no use to a lane that is always loaded; leave it out");
+            .error_at("unload-after", "is of no use to a lane that is always loaded; leave it out");
     }
     residency
 }
@@ -269,7 +274,7 @@ fn check_standing(sections: &[Section<'_>], lanes: &[HostLane], groups: &[(Strin
         {
             let beside = if stands(lane) { 0 } else { lane.setup.need };
             if held.saturating_add(beside) > *budget {
-                section.mistake(
+                section.error_at(
                     "memory",
                     format!(
                         "does not fit into group \"{name}\" beside the lanes that are always loaded"

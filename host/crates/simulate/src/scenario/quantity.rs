@@ -66,7 +66,7 @@ pub(super) fn spread_or_turns(section: &Section<'_>, key: &str) -> Option<Spread
     match values? {
         Spread::OneOf(values) => Some(Spread::InTurn(values)),
         _ => {
-            table.mistake("in-turn", "must be a list of times, such as [\"41s\", \"44.5s\"]");
+            table.error_at("in-turn", "must be a list of times, such as [\"41s\", \"44.5s\"]");
             None
         }
     }
@@ -75,7 +75,8 @@ pub(super) fn spread_or_turns(section: &Section<'_>, key: &str) -> Option<Spread
 /// One that has to be there.
 pub(super) fn required_spread(section: &Section<'_>, key: &str, unit: Unit) -> Option<Spread> {
     if !section.has(key) {
-        section.mistake(key, format!("is missing; write for example `{key} = {}`", unit.example()));
+        section
+            .error_at(key, format!("is missing; write for example `{key} = {}`", unit.example()));
     }
     spread(section, key, unit)
 }
@@ -94,7 +95,7 @@ pub(super) fn between(section: &Section<'_>, key: &str) -> Option<Spread> {
         }
     };
     if most < 1e-6 {
-        section.mistake(key, "must be more than nothing");
+        section.error_at(key, "must be more than nothing");
         return None;
     }
     Some(spread)
@@ -105,7 +106,7 @@ fn of_table(table: &Section<'_>, unit: Unit) -> Option<Spread> {
     let is_form =
         |form: &&&[&str]| form.len() == keys.len() && form.iter().all(|key| keys.contains(key));
     if FORMS.iter().find(is_form).is_none() {
-        table.wrong(format!(
+        table.error(format!(
             "`{}` is no spread; write {{ median, p99 }}, {{ mean }}, {{ least, most }}, {{ least, shape, most }}, one value or \
              a list of values",
             keys.join("`, `")
@@ -128,7 +129,7 @@ fn of_table(table: &Section<'_>, unit: Unit) -> Option<Spread> {
     }
     let shape = number(table, "shape", 0.01, 1000.0)?;
     if least <= 0.0 {
-        table.mistake("least", "must be more than nothing in a spread with a `shape`");
+        table.error_at("least", "must be more than nothing in a spread with a `shape`");
         return None;
     }
     Some(Spread::Pareto { least, shape, most })
@@ -136,7 +137,7 @@ fn of_table(table: &Section<'_>, unit: Unit) -> Option<Spread> {
 
 fn ordered(table: &Section<'_>, low: (&str, f64), high: (&str, f64)) -> Option<()> {
     if low.1 > high.1 {
-        table.mistake(high.0, format!("must not be less than `{}`", low.0));
+        table.error_at(high.0, format!("must not be less than `{}`", low.0));
         return None;
     }
     Some(())
@@ -158,7 +159,7 @@ fn quantity(
         DeValue::String(text) if unit == Unit::Time => match units::duration(text) {
             Ok(time) => Some(time.as_secs_f64()),
             Err(what) => {
-                section.mistake(key, what);
+                section.error_at(key, what);
                 return None;
             }
         },
@@ -169,7 +170,7 @@ fn quantity(
     };
     let fits = plain.filter(|plain: &f64| (0.0..=unit.most()).contains(plain));
     if fits.is_none() {
-        section.mistake(key, format!("must be from 0 to {}", unit.most()));
+        section.error_at(key, format!("must be from 0 to {}", unit.most()));
     }
     fits
 }
@@ -179,7 +180,7 @@ pub(super) fn number(section: &Section<'_>, key: &str, low: f64, high: f64) -> O
     let text = section.decimal(key)?;
     let number = text.parse().ok().filter(|number: &f64| (low..=high).contains(number));
     if number.is_none() {
-        section.mistake(key, format!("`{text}` is not from {low} to {high}"));
+        section.error_at(key, format!("`{text}` is not from {low} to {high}"));
     }
     number
 }

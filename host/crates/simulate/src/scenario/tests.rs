@@ -1,4 +1,4 @@
-mod mistakes;
+mod errors;
 
 use pointsman_domain::dispatch::Residency;
 use pointsman_policy::OnError;
@@ -11,7 +11,7 @@ use crate::random::Spread;
 
 fn parse(source: &str) -> Result<Scenario, Vec<String>> {
     Scenario::parse(source, Path::new("/conf/day.toml")).map_err(|error| {
-        error.mistakes().iter().map(|mistake| format!("{}: {mistake}", mistake.line)).collect()
+        error.diagnostics().iter().map(|error| format!("{}: {error}", error.line)).collect()
     })
 }
 
@@ -45,7 +45,7 @@ group = "gpu0"
 memory = "33GiB"
 load = "at-start"
 unload-after = "30m"
-expected-load = "70s"
+expected-load-time = "70s"
 max-context = 32768
 labels = { tier = "a" }
 cost = 2
@@ -57,8 +57,8 @@ engine = "external"
 max-wait = "5m"
 per-lane = 7
 [fleet.switching]
-residence = 2.0
-longest-wait = "90s"
+min_residency = 2.0
+starvation-timeout = "90s"
 
 [engines.default]
 load = { median = "45s", p99 = "80s" }
@@ -85,7 +85,7 @@ config = { patience-ms = 20000 }
 [[variants]]
 name = "first-come"
 policies = [{ name = "first-come", dir = "../policies/first-come" }]
-set = { fleet.switching.residence = 0.0, traffic.agents.tenants = ["a"], engines.coder.kv-tokens = 7 }
+set = { fleet.switching.min_residency = 0.0, traffic.agents.tenants = ["a"], engines.coder.kv-tokens = 7 }
 [[variants]]
 name = "nobody"
 policies = []
@@ -188,7 +188,7 @@ fn everything_that_is_said_is_taken_over() {
 fn lanes_have_their_engines() {
     let host = parse(EVERYTHING).unwrap().host(&inline).unwrap();
     let [orchestrator, coder, cloud] = host.fleet.lanes.as_slice() else { panic!("three lanes") };
-    assert_eq!((host.fleet.rules.residence, host.fleet.rules.queue.per_lane), (2000, 7));
+    assert_eq!((host.fleet.rules.min_residency, host.fleet.rules.queue.per_lane), (2000, 7));
     assert_eq!(
         host.fleet.limits,
         pointsman_domain::PlanLimits { max_wait: Duration::from_secs(300), max_steps: 5 }
@@ -222,7 +222,7 @@ fn variants_are_scenarios_with_keys_that_are_other() {
     let scenario = parse(EVERYTHING).unwrap();
     let [first, nobody] = scenario.variants.as_slice() else { panic!("two variants") };
     let host = first.scenario.host(&inline).unwrap();
-    assert_eq!((first.name.as_str(), host.fleet.rules.residence), ("first-come", 0));
+    assert_eq!((first.name.as_str(), host.fleet.rules.min_residency), ("first-come", 0));
     assert_eq!(host.fleet.lanes[1].engine.kv_tokens, Some(7));
     assert_eq!(host.chain.policies[0].name, "first-come");
     let tenants =
@@ -280,12 +280,12 @@ fn with(more: &str) -> String {
 
 #[test]
 fn a_configuration_is_read_by_somebody_else() {
-    let source = "lasts = \"1h\"\n[fleet]\nconfig = \"../host.toml\"\nset = { switching.residence = 2.0, x = \"y\" }\n\
+    let source = "lasts = \"1h\"\n[fleet]\nconfig = \"../host.toml\"\nset = { switching.min_residency = 2.0, x = \"y\" }\n\
                   [[traffic]]\nmodel = \"a\"\nrate = \"1/s\"\nprompt = 1\noutput = 1\n[engines.b]\nprefill = 1\n";
     let scenario = parse(source).unwrap();
     let config = |file: &Path, set: &toml::Table| {
         assert_eq!(file, Path::new("/conf/../host.toml"));
-        assert_eq!(set.to_string().trim(), "x = \"y\"\n\n[switching]\nresidence = 2.0");
+        assert_eq!(set.to_string().trim(), "x = \"y\"\n\n[switching]\nmin-residency = 2.0");
         let FleetSource::Inline(config) = parse(&with("")).unwrap().fleet else { panic!("inline") };
         Ok(*config)
     };
@@ -299,7 +299,7 @@ fn a_configuration_is_read_by_somebody_else() {
 fn keys_are_set_from_outside() {
     let mut document = Document::new(EVERYTHING.to_owned(), Path::new("/conf/day.toml"));
     for (path, value) in [
-        ("fleet.switching.residence", "1.5"),
+        ("fleet.switching.min-residency", "1.5"),
         ("traffic.interactive.daily.most", "600/h"),
         ("traffic.2.prompt", "{ mean = 5 }"),
         ("fleet.lanes.coder.slots", "3"),
@@ -310,14 +310,14 @@ fn keys_are_set_from_outside() {
     }
     let scenario = document.scenario().unwrap();
     let fleet = scenario.host(&inline).unwrap().fleet;
-    assert_eq!((fleet.rules.residence, fleet.lanes[1].setup.slots), (1500, 3));
+    assert_eq!((fleet.rules.min_residency, fleet.lanes[1].setup.slots), (1500, 3));
     assert!(
         matches!(&scenario.streams[0].source, Source::Open(Pace::Daily { most, .. }) if *most == 1.0 / 6.0)
     );
     assert_eq!(scenario.streams[2].prompt, Spread::Exponential { mean: 5.0 });
     assert_eq!(scenario.lasts, Duration::from_secs(7200));
     // What a variant sets goes before.
-    assert_eq!(scenario.variants[0].scenario.host(&inline).unwrap().fleet.rules.residence, 0);
+    assert_eq!(scenario.variants[0].scenario.host(&inline).unwrap().fleet.rules.min_residency, 0);
     for (path, value, expected) in [
         (
             "traffic.interactiv.rate",
@@ -327,7 +327,7 @@ fn keys_are_set_from_outside() {
         (
             "fleet.switching.residense",
             "1",
-            "fleet.switching.residense: is not a key here; did you mean `residence`?",
+            "fleet.switching.residense: is not a key here; did you mean `min-residency`?",
         ),
         ("seeds", "none", "seeds: must be a whole number, and is of type string"),
     ] {
@@ -373,7 +373,7 @@ fn every_form_of_a_key_is_understood() {
         format!("begins = 2026-01-05T06:00:00+01:00\nseeds = [7, 9]\npolicies = []\n{}", with("")),
     ];
     for source in files.iter().chain(&spreads).chain(&rates).chain(&troubles).chain(&others) {
-        let scenario = parse(source).unwrap_or_else(|mistakes| panic!("{source}\n{mistakes:#?}"));
+        let scenario = parse(source).unwrap_or_else(|errors| panic!("{source}\n{errors:#?}"));
         let fleet = scenario.host(&inline).unwrap().fleet;
         assert!(scenario.failures(&fleet).is_ok(), "{source}");
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_settings::{Place, Section};
+use pointsman_settings::{Location, Section};
 use toml::de::DeValue;
 
 use super::quantity::{Unit, between, number, rate, required_spread, spread, time_of_day};
@@ -42,7 +42,7 @@ pub struct Stream {
     /// and the last before that one.
     pub until: Duration,
     /// Where it stands.
-    pub place: Place,
+    pub place: Location,
 }
 
 /// When the requests of a stream come.
@@ -142,7 +142,7 @@ pub struct Tenants(pub Vec<(Arc<str>, f64)>);
 pub(super) fn read(root: &Section<'_>, folder: &Path, lasts: Duration) -> Vec<Arc<Stream>> {
     let sections = root.sections("traffic");
     if sections.is_empty() {
-        root.mistake(
+        root.error_at(
             "traffic",
             "there is none; write at least one `[[traffic]]` with a `model` and a `rate`",
         );
@@ -155,7 +155,8 @@ pub(super) fn read(root: &Section<'_>, folder: &Path, lasts: Duration) -> Vec<Ar
 }
 
 fn read_stream(section: &Section<'_>, folder: &Path, lasts: Duration) -> Option<Stream> {
-    let class = section.text("class").filter(|class| !class.is_empty()).unwrap_or("all").to_owned();
+    let class =
+        section.string("class").filter(|class| !class.is_empty()).unwrap_or("all").to_owned();
     let source = read_source(section, folder);
     let format = match &source {
         Some(Source::Trace(trace)) => Some(trace.format),
@@ -177,21 +178,21 @@ fn read_stream(section: &Section<'_>, folder: &Path, lasts: Duration) -> Option<
         models,
         tenants,
         prompt: prompt?,
-        shared: section.number("shared", 0..=100_000_000, 0),
+        shared: section.integer("shared", 0..=100_000_000, 0),
         output: output?,
-        max_tokens: section.count("max-tokens", 1..=100_000_000),
-        stream: section.flag("stream", true),
+        max_tokens: section.optional_integer("max-tokens", 1..=100_000_000),
+        stream: section.bool("stream", true),
         patience: section
             .has("patience")
-            .then(|| section.pause("patience", Duration::from_secs(60))),
-        text: section.text("text").unwrap_or_default().into(),
+            .then(|| section.positive_duration("patience", Duration::from_secs(60))),
+        text: section.string("text").unwrap_or_default().into(),
         headers: read_headers(section),
         from: section.duration("from", Duration::ZERO),
         until: section.duration("until", lasts).min(lasts),
-        place: section.place("file"),
+        place: section.location("file"),
     };
     if section.has("until") && stream.until <= stream.from {
-        section.mistake("until", "must be later than `from`");
+        section.error_at("until", "must be later than `from`");
     }
     section.report_unknown();
     Some(stream)
@@ -204,7 +205,7 @@ fn read_source(section: &Section<'_>, folder: &Path) -> Option<Source> {
         PACES.into_iter().chain(["sessions", "file"]).filter(|key| section.has(key)).collect();
     match ways.as_slice() {
         [] => {
-            section.wrong(
+            section.error(
                 "does not say when its requests come; write one of `rate`, `daily`, `every`, `bursts`, `sessions` and `file`",
             );
             None
@@ -214,7 +215,7 @@ fn read_source(section: &Section<'_>, folder: &Path) -> Option<Source> {
         [_] => read_pace(section).map(Source::Open),
         [_, other, ..] => {
             let what = format!("stands beside `{}`; write one of the two", ways[0]);
-            section.mistake(other, what);
+            section.error_at(other, what);
             None
         }
     }
@@ -230,7 +231,7 @@ fn read_pace(section: &Section<'_>) -> Option<Pace> {
         daily.report_unknown();
         let most = most?;
         if least > most {
-            daily.mistake("least", "must not be more than `most`");
+            daily.error_at("least", "must not be more than `most`");
             return None;
         }
         return Some(Pace::Daily { most, least, at: at? });
@@ -252,11 +253,11 @@ fn read_pace(section: &Section<'_>) -> Option<Pace> {
 /// A rate that is more than nothing.
 fn read_rate(section: &Section<'_>, key: &str) -> Option<f64> {
     if !section.has(key) {
-        section.mistake(key, format!("is missing; write for example `{key} = \"30/h\"`"));
+        section.error_at(key, format!("is missing; write for example `{key} = \"30/h\"`"));
     }
     let rate = section.parsed(key, rate)?;
     if rate <= 0.0 {
-        section.mistake(key, "must be more than nothing");
+        section.error_at(key, "must be more than nothing");
         return None;
     }
     Some(rate)
@@ -266,14 +267,14 @@ fn read_sessions(section: &Section<'_>) -> Option<Sessions> {
     let paces: Vec<&str> = PACES.into_iter().filter(|key| section.has(key)).collect();
     let pace = match paces.as_slice() {
         [first, second, ..] => {
-            section.mistake(second, format!("stands beside `{first}`; write one of the two"));
+            section.error_at(second, format!("stands beside `{first}`; write one of the two"));
             None
         }
         _ => read_pace(section),
     };
     let turns = required_spread(section, "turns", Unit::Count);
     let think = required_spread(section, "think", Unit::Time);
-    let longest = section.count("longest", 1..=100_000_000);
+    let longest = section.optional_integer("longest", 1..=100_000_000);
     section.report_unknown();
     Some(Sessions { pace: pace?, turns: turns?, think: think?, longest })
 }
@@ -285,27 +286,27 @@ fn read_trace(section: &Section<'_>, folder: &Path) -> Option<Trace> {
         ("sharegpt", Some(Format::ShareGpt)),
         ("records", Some(Format::Records)),
     ];
-    let file = section.required_text("file", "\"trace.csv\"").map(|file| folder.join(file));
+    let file = section.required_string("file", "\"trace.csv\"").map(|file| folder.join(file));
     if !section.has("format") {
-        section.mistake(
+        section.error_at(
             "format",
             "is missing; write \"azure\", \"burstgpt\", \"sharegpt\" or \"records\"",
         );
     }
-    let format = section.word("format", &formats, None);
+    let format = section.choice("format", &formats, None);
     let speed = if section.has("speed") { number(section, "speed", 1e-6, 1e6) } else { Some(1.0) };
-    let limit = section.has("limit").then(|| section.number("limit", 1..=i64::MAX, 1));
+    let limit = section.has("limit").then(|| section.integer("limit", 1..=i64::MAX, 1));
     let pace = PACES.into_iter().chain(["sessions"]).find(|key| section.has(key));
     let of_conversations = format == Some(Format::ShareGpt);
     let pace = match pace {
         Some(key) if !of_conversations || key == "sessions" => {
             let what =
                 "stands beside `file`, which says when its requests come; write one of the two";
-            section.mistake(key, what);
+            section.error_at(key, what);
             None
         }
         None if of_conversations => {
-            section.mistake(
+            section.error_at(
                 "rate",
                 "is missing: conversations have no times; write when they begin, such as `rate = \"30/h\"`",
             );
@@ -315,7 +316,7 @@ fn read_trace(section: &Section<'_>, folder: &Path) -> Option<Trace> {
         None => None,
     };
     if section.has("think") && !of_conversations {
-        section.mistake("think", "is for conversations; leave it out");
+        section.error_at("think", "is for conversations; leave it out");
     }
     let think =
         spread(section, "think", Unit::Time).unwrap_or_else(|| Spread::of_percentiles(10.0, 120.0));
@@ -328,11 +329,11 @@ fn read_models(section: &Section<'_>, format: Option<Format>, sessions: bool) ->
     match ways.as_slice() {
         [] if matches!(format, Some(Format::BurstGpt | Format::Records)) => None,
         [] => {
-            section.mistake("model", "is missing; write for example `model = \"auto\"`");
+            section.error_at("model", "is missing; write for example `model = \"auto\"`");
             None
         }
         ["model"] => {
-            let model = section.required_text("model", "\"auto\"")?;
+            let model = section.required_string("model", "\"auto\"")?;
             Some(Models::Weighted(vec![(model.into(), 1.0)]))
         }
         ["models"] => {
@@ -343,7 +344,7 @@ fn read_models(section: &Section<'_>, format: Option<Format>, sessions: bool) ->
                 .map(|model| Some((model, number(&table, model, 0.0, 1e9)?)));
             let sums = sums(weights.collect::<Option<Vec<_>>>()?);
             if sums.is_none() {
-                section.mistake(
+                section.error_at(
                     "models",
                     "needs weights that are more than nothing, such as { orchestrator = 3, coder = 1 }",
                 );
@@ -353,11 +354,11 @@ fn read_models(section: &Section<'_>, format: Option<Format>, sessions: bool) ->
         [_] => {
             if !sessions && format != Some(Format::ShareGpt) {
                 section
-                    .mistake("turns", "is for sessions; write `model`, or `models` with weights");
+                    .error_at("turns", "is for sessions; write `model`, or `models` with weights");
             }
-            let turns = section.texts("turns")?;
+            let turns = section.strings("turns")?;
             if turns.is_empty() {
-                section.mistake(
+                section.error_at(
                     "turns",
                     "is empty; write the models of a session's turns, such as [\"orchestrator\", \"coder\"]",
                 );
@@ -366,7 +367,7 @@ fn read_models(section: &Section<'_>, format: Option<Format>, sessions: bool) ->
             Some(Models::InTurn(turns.into_iter().map(Arc::from).collect()))
         }
         [first, second, ..] => {
-            section.mistake(second, format!("stands beside `{first}`; write one of the two"));
+            section.error_at(second, format!("stands beside `{first}`; write one of the two"));
             None
         }
     }
@@ -388,14 +389,14 @@ fn sums<'n>(weights: impl IntoIterator<Item = (&'n str, f64)>) -> Option<Vec<(Ar
 fn read_tenants(section: &Section<'_>) -> Option<Tenants> {
     let skew = if section.has("skew") { number(section, "skew", 0.0, 10.0)? } else { 0.0 };
     let names: Vec<String> = match section.value("tenants")?.get_ref() {
-        DeValue::Array(_) => section.texts("tenants")?,
+        DeValue::Array(_) => section.strings("tenants")?,
         DeValue::Integer(_) => {
-            let tenants = section.number("tenants", 1..=1_000_000, 1u32);
+            let tenants = section.integer("tenants", 1..=1_000_000, 1u32);
             (1..=tenants).map(|tenant| format!("tenant-{tenant}")).collect()
         }
         _ => {
             section
-                .mistake("tenants", "must be how many there are, such as 40, or a list of names");
+                .error_at("tenants", "must be how many there are, such as 40, or a list of names");
             return None;
         }
     };
@@ -406,18 +407,19 @@ fn read_tenants(section: &Section<'_>) -> Option<Tenants> {
         .map(|(name, rank)| (name.as_str(), libm::pow(f64::from(rank), -skew)));
     let tenants = sums(weights).map(Tenants);
     if tenants.is_none() {
-        section.mistake("tenants", "is empty; name at least one, or leave it out");
+        section.error_at("tenants", "is empty; name at least one, or leave it out");
     }
     tenants
 }
 
 fn read_headers(section: &Section<'_>) -> Arc<[(String, String)]> {
-    let pairs = section.text_pairs("headers");
+    let pairs = section.string_pairs("headers");
     for (name, value) in &pairs {
         let good =
             name.parse::<http::HeaderName>().is_ok() && value.parse::<http::HeaderValue>().is_ok();
         if !good {
-            section.mistake("headers", format!("`{name}` with the value \"{value}\" is no header"));
+            section
+                .error_at("headers", format!("`{name}` with the value \"{value}\" is no header"));
         }
     }
     pairs.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()

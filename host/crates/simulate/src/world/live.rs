@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{Generation, Ticket};
-use pointsman_domain::{LaneId, Plan, RequestView as _, Way};
+use pointsman_domain::{AttemptCursor, LaneId, Plan, RequestView as _};
 use pointsman_openai::Request;
 
 use crate::engine::{Job, Key, Used};
@@ -15,7 +15,7 @@ use crate::traffic::Ask;
 pub(super) struct Live {
     pub(super) ask: Ask,
     pub(super) request: Request,
-    pub(super) way: Way<Plan>,
+    pub(super) cursor: AttemptCursor<Plan>,
     pub(super) place: Place,
     pub(super) tries: Vec<Try>,
     /// Another lane than the first one is being tried.
@@ -70,7 +70,7 @@ impl Live {
     /// The work that it is for an engine: as long as the edits of its plan and of this step leave it.
     /// An engine refuses one whose prompt is longer than what it can read, which then is `None`.
     pub(super) fn send(&mut self, longest: u32) -> Option<Job> {
-        let edits = &self.way.step().edits;
+        let edits = &self.cursor.step().edits;
         let edited = (!edits.is_empty()).then(|| self.request.apply(edits).0);
         let request = edited.as_ref().unwrap_or(&self.request);
         self.streams = request.streaming();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{
-    Decision, Facts, Merged, Outcome, Plan, RequestView as _, Trace, TryResult, Way,
+    AttemptCursor, AttemptResult, Decision, Facts, Merged, Outcome, Plan, RequestView as _, Trace,
 };
 use pointsman_openai::Request;
 
@@ -31,19 +31,20 @@ impl World<'_> {
             }),
             Err(bad) => Err((How::Error, bad.to_string())),
         };
-        let way = decided.and_then(|(request, plan, came_with)| {
-            let way = Way::new(plan, self.setting.fleet.limits.max_steps);
-            way.map(|way| (request, way, came_with))
+        let cursor = decided.and_then(|(request, plan, came_with)| {
+            let cursor = AttemptCursor::new(plan, self.setting.fleet.limits.max_steps);
+            cursor
+                .map(|cursor| (request, cursor, came_with))
                 .ok_or_else(|| (How::Error, "its plan has no step".to_owned()))
         });
-        match way {
-            Ok((request, way, came_with)) => {
+        match cursor {
+            Ok((request, cursor, came_with)) => {
                 let leaves =
                     ask.patience.map_or(Duration::MAX, |patience| ask.at.saturating_add(patience));
                 let key = self.crowd.add(Live {
                     ask,
                     request,
-                    way,
+                    cursor,
                     place: Place::OnItsWay,
                     tries: Vec::with_capacity(1),
                     moved: false,
@@ -118,7 +119,7 @@ impl World<'_> {
         &mut self,
         live: &mut Live,
         how: How,
-        last: TryResult,
+        last: AttemptResult,
         problem: Option<&str>,
     ) {
         if let Some(tried) = live.tries.last_mut() {
@@ -142,7 +143,7 @@ impl World<'_> {
         self.count(how);
         if let Some(tried) = live.tries.last().filter(|_| self.deciders.advisor().learns()) {
             // Of an answer that broke off, the engine does not say how much it was.
-            let used = if last == TryResult::Ok { live.used } else { Used::default() };
+            let used = if last == AttemptResult::Ok { live.used } else { Used::default() };
             let estimate = live.request.figures().prompt_tokens;
             let outcome = Outcome {
                 request_id: live.request.id().into(),
@@ -155,7 +156,7 @@ impl World<'_> {
                 queue: queues,
                 ttft: live.first_byte.unwrap_or_default(),
                 total: live.age(self.now),
-                prompt_tokens: if last == TryResult::Ok {
+                prompt_tokens: if last == AttemptResult::Ok {
                     live.ask.prompt_tokens
                 } else {
                     estimate

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{EngineNews, Residency};
+use pointsman_domain::dispatch::{EngineEvent, Residency};
 
 use crate::engine::{Engine, Job, Key, Progress, Told, Used};
 use crate::failure::Trouble;
@@ -25,7 +25,7 @@ pub(super) enum Said {
     /// Its answers broke off.
     Broken(Vec<(Key, Used)>),
     /// News for the dispatcher.
-    News(EngineNews),
+    News(EngineEvent),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,7 +168,7 @@ impl Supervisor {
             self.set_speed(now);
             // It was taken for lost, and answers again.
             if hang.what == NOTICED {
-                said.push(Said::News(EngineNews::Ready));
+                said.push(Said::News(EngineEvent::Ready));
             }
         }
         if self.hangs.is_some_and(|hang| hang.what <= now) {
@@ -178,7 +178,7 @@ impl Supervisor {
             Life::Loading { until, fails } if until <= now => {
                 if fails {
                     self.life = Life::Off;
-                    said.push(Said::News(EngineNews::LoadFailed(
+                    said.push(Said::News(EngineEvent::LoadFailed(
                         "the scenario lets loads fail".into(),
                     )));
                 } else {
@@ -187,11 +187,11 @@ impl Supervisor {
             }
             Life::Stopping { until } if until <= now => {
                 self.life = Life::Off;
-                said.push(Said::News(EngineNews::Stopped { asleep: false }));
+                said.push(Said::News(EngineEvent::Stopped { asleep: false }));
             }
             Life::Dying { until } if until <= now => {
                 self.life = Life::Off;
-                said.push(Said::News(EngineNews::Lost(hangs())));
+                said.push(Said::News(EngineEvent::Lost(hangs())));
             }
             _ => {}
         }
@@ -227,19 +227,19 @@ impl Supervisor {
             Life::Loading { .. } if self.external => {}
             Life::Loading { .. } => {
                 self.life = Life::Off;
-                said.push(Said::News(EngineNews::LoadFailed(why)));
+                said.push(Said::News(EngineEvent::LoadFailed(why)));
             }
             // Its connections tell of it first. One that is not ours comes back after as long as it takes to load it.
             Life::Serving if self.external => {
                 said.push(Said::Broken(self.down(now)));
-                said.push(Said::News(EngineNews::Lost(why)));
+                said.push(Said::News(EngineEvent::Lost(why)));
                 self.load(now);
             }
             Life::Serving => {
                 said.push(Said::Broken(self.down(now)));
                 self.life = Life::Off;
-                said.push(Said::News(EngineNews::Dying(Arc::clone(&why))));
-                said.push(Said::News(EngineNews::Lost(why)));
+                said.push(Said::News(EngineEvent::Dying(Arc::clone(&why))));
+                said.push(Said::News(EngineEvent::Lost(why)));
             }
         }
     }
@@ -266,10 +266,10 @@ impl Supervisor {
             if let Some(hang) = &mut self.hangs {
                 hang.what = NOTICED;
             }
-            said.push(Said::News(EngineNews::Lost(hangs())));
+            said.push(Said::News(EngineEvent::Lost(hangs())));
             return;
         }
-        said.push(Said::News(EngineNews::Dying(hangs())));
+        said.push(Said::News(EngineEvent::Dying(hangs())));
         said.push(Said::Broken(self.down(now)));
         let takes = self.stops();
         self.life = Life::Dying { until: now.saturating_add(takes) };
@@ -285,7 +285,7 @@ impl Supervisor {
         self.life = Life::Serving;
         self.engine.up(now);
         self.set_speed(now);
-        said.push(Said::News(EngineNews::Ready));
+        said.push(Said::News(EngineEvent::Ready));
     }
 
     /// Requests that it works on.

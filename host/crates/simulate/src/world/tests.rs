@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use pointsman_domain::dispatch::{
     BackOff, GroupSetup, LaneSetup, QueueLimits, Residency, Rules, SwitchReport,
 };
-use pointsman_domain::{BuiltIn, EngineKind, LaneInfo, PlanLimits, PolicyRef, TryResult};
+use pointsman_domain::{AttemptResult, BuiltIn, EngineKind, LaneInfo, PlanLimits, PolicyRef};
 
 use super::*;
 use crate::failure::{Trouble, When};
@@ -51,7 +51,7 @@ impl Traffic for Asks {
 }
 
 /// How a request ended: when, how, its wait, its first byte, its tries, and why.
-type End = (Duration, How, Duration, Option<Duration>, Vec<TryResult>, Option<String>);
+type End = (Duration, How, Duration, Option<Duration>, Vec<AttemptResult>, Option<String>);
 
 /// Writes down everything that is to be seen.
 #[derive(Default)]
@@ -201,7 +201,7 @@ fn a_crash_is_a_failed_try_before_the_first_byte_and_an_error_after_it() {
     ];
     assert_eq!(ended, expected);
     assert_eq!(log.ended[1].3, Some(s(1)), "it had begun");
-    assert_eq!((log.ended[2].3, &log.ended[2].4[..]), (None, &[TryResult::ServerError][..]));
+    assert_eq!((log.ended[2].3, &log.ended[2].4[..]), (None, &[AttemptResult::ServerError][..]));
 }
 
 #[test]
@@ -308,7 +308,7 @@ fn clients_lose_their_patience_and_engines_their_time() {
         (62_500, How::Error),
     ];
     assert_eq!(ended, expected);
-    assert_eq!((books.client_gone, log.ended[4].4[0]), (2, TryResult::FirstTokenTimeout));
+    assert_eq!((books.client_gone, log.ended[4].4[0]), (2, AttemptResult::FirstTokenTimeout));
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{Event, Generation, Refusal, Report, Ticket};
-use pointsman_domain::{Failing, Failure, LaneId, Next, Recovery, Trace, Trigger, TryResult};
+use pointsman_domain::dispatch::{AcquireError, Event, Generation, Report, Ticket};
+use pointsman_domain::{
+    AttemptResult, FailureClass, FailureReport, LaneId, NextAction, Recovery, Trace, Trigger,
+};
 
 use super::World;
 use super::live::{Crowd, Lease, Live, Place};
@@ -12,7 +14,7 @@ use crate::observe::{How, Try};
 
 /// Why a try failed; nothing has been sent to the client.
 struct Failed {
-    failing: Failing,
+    failing: FailureClass,
     problem: String,
 }
 
@@ -29,17 +31,18 @@ impl World<'_> {
         let ticket = self.crowd.ticket(key);
         let Some(live) = self.crowd.get(key) else { return };
         let left = self.setting.fleet.deadline.saturating_sub(live.age(self.now));
-        let lane = live.way.step().lane;
+        let lane = live.cursor.step().lane;
         // The same lane may be asked once more, which is no falling back.
         live.moved |= live.tries.last().is_some_and(|before| before.lane != lane);
         live.tries.push(Try {
             lane,
-            result: TryResult::Other,
+            result: AttemptResult::Other,
             begun: self.now,
             queue: Duration::ZERO,
         });
         live.place = Place::Waits(ticket);
-        let arrival = live.way.wanted(live.ask.tenant.as_deref(), left).arrival(ticket, self.now);
+        let arrival =
+            live.cursor.slot_request(live.ask.tenant.as_deref(), left).arrival(ticket, self.now);
         self.waits(lane, true);
         self.tell(Event::Arrived(arrival));
     }
@@ -54,7 +57,7 @@ impl World<'_> {
         let left = self.setting.fleet.deadline.saturating_sub(live.age(self.now));
         let job = live.send(of.info.max_context);
         // A plan's limit is one on the first token, which only a stream shows.
-        let limit = live.way.plan().first_token.filter(|_| live.streams);
+        let limit = live.cursor.plan().first_token.filter(|_| live.streams);
         let limit = limit.unwrap_or(of.first_byte).min(left);
         live.place = Place::Leased(Lease {
             lane,
@@ -76,10 +79,10 @@ impl World<'_> {
     }
 
     /// It gets no slot of this lane.
-    pub(super) fn refused(&mut self, ticket: Ticket, refusal: &Refusal) {
+    pub(super) fn refused(&mut self, ticket: Ticket, refusal: &AcquireError) {
         let key = Crowd::of(ticket);
         let Some(live) = self.crowd.get(key) else { return };
-        let lane = live.way.step().lane;
+        let lane = live.cursor.step().lane;
         live.waited(self.now);
         live.place = Place::OnItsWay;
         self.waits(lane, false);
@@ -99,7 +102,7 @@ impl World<'_> {
                 self.first_byte(key);
                 let Some(mut live) = self.leave(key, used, Ends::default()) else { return };
                 let how = if live.moved { How::FellBack } else { How::Answered };
-                self.end(&mut live, how, TryResult::Ok, None);
+                self.end(&mut live, how, AttemptResult::Ok, None);
             }
         }
     }
@@ -138,7 +141,7 @@ impl World<'_> {
         let Some(live) = self.crowd.get(key) else { return };
         if live.first_byte.is_none() {
             self.give_back(key, ends);
-            let failing = Failing { trigger: Some(trigger), never_arrived: false };
+            let failing = FailureClass { trigger: Some(trigger), safe_to_resend: false };
             self.failed(key, &Failed { failing, problem: why.to_owned() });
         } else if let Some(mut live) = self.leave(key, used, ends) {
             self.end(&mut live, How::Error, trigger.into(), Some(why));
@@ -148,7 +151,7 @@ impl World<'_> {
     /// The engine went down in the moment in which it was to get the request.
     fn cannot_be_reached(&mut self, key: Key) {
         self.give_back(key, Ends { failed: true, severed: true });
-        let failing = Failing { trigger: Some(Trigger::ConnectError), never_arrived: true };
+        let failing = FailureClass { trigger: Some(Trigger::ConnectError), safe_to_resend: true };
         self.failed(key, &Failed { failing, problem: "the engine cannot be reached".to_owned() });
     }
 
@@ -157,7 +160,7 @@ impl World<'_> {
         self.first_byte(key);
         if let Some(mut live) = self.leave(key, Used::default(), Ends::default()) {
             let why = "the prompt is longer than the model can read";
-            self.end(&mut live, How::Error, TryResult::Other, Some(why));
+            self.end(&mut live, How::Error, AttemptResult::Other, Some(why));
         }
     }
 
@@ -174,8 +177,10 @@ impl World<'_> {
                     left.into_iter().for_each(|mut live| self.client_is_gone(&mut live));
                 } else {
                     self.give_back(key, Ends { failed: true, severed: false });
-                    let failing =
-                        Failing { trigger: Some(Trigger::FirstTokenTimeout), never_arrived: false };
+                    let failing = FailureClass {
+                        trigger: Some(Trigger::FirstTokenTimeout),
+                        safe_to_resend: false,
+                    };
                     let problem =
                         format!("no first byte within {} ms", lease.first_byte.1.as_millis());
                     self.failed(key, &Failed { failing, problem });
@@ -183,7 +188,7 @@ impl World<'_> {
             }
             Place::Waits(ticket) => {
                 live.waited(self.now);
-                let lane = live.way.step().lane;
+                let lane = live.cursor.step().lane;
                 self.waits(lane, false);
                 self.tell(Event::Cancelled(ticket));
                 let gone = self.crowd.remove(key);
@@ -194,26 +199,28 @@ impl World<'_> {
     }
 
     fn client_is_gone(&mut self, live: &mut Live) {
-        self.end(live, How::ClientGone, TryResult::ClientGone, None);
+        self.end(live, How::ClientGone, AttemptResult::ClientGone, None);
     }
 
     /// A try failed: what comes after it?
     fn failed(&mut self, key: Key, failed: &Failed) {
-        let result = failed.failing.trigger.map_or(TryResult::Other, TryResult::from);
+        let result = failed.failing.trigger.map_or(AttemptResult::Other, AttemptResult::from);
         let recovery = self.ask(key, failed, result);
         let Some(live) = self.crowd.get(key) else { return };
         if let Some(tried) = live.tries.last_mut() {
             tried.result = result;
         }
         let in_time = live.age(self.now) < self.setting.fleet.deadline;
-        let (how, problem, last) = match live.way.after(failed.failing, recovery, in_time) {
-            Next::Try => {
+        let (how, problem, last) = match live.cursor.after(failed.failing, recovery, in_time) {
+            NextAction::Attempt => {
                 self.limit(key);
                 self.try_lane(key);
                 return;
             }
-            Next::GiveUp(rejection) => (How::Rejected, rejection.message, TryResult::Other),
-            Next::Fail => (How::Error, failed.problem.clone(), result),
+            NextAction::Reject(rejection) => {
+                (How::Rejected, rejection.message, AttemptResult::Other)
+            }
+            NextAction::Fail => (How::Error, failed.problem.clone(), result),
         };
         if let Some(mut live) = self.forget(key) {
             self.end(&mut live, how, last, Some(&problem));
@@ -221,7 +228,7 @@ impl World<'_> {
     }
 
     /// Ask whoever decided about the request what to do now, if it has an opinion on that.
-    fn ask(&mut self, key: Key, failed: &Failed, what: TryResult) -> Recovery {
+    fn ask(&mut self, key: Key, failed: &Failed, what: AttemptResult) -> Recovery {
         if !self.deciders.advisor().recovers() || failed.failing.trigger.is_none() {
             return Recovery::Planned;
         }
@@ -230,21 +237,21 @@ impl World<'_> {
         let Some(live) = self.crowd.get(key) else { return Recovery::Planned };
         let in_time = live.age(now) < deadline;
         let begun = live.tries.last().map_or(now, |tried| tried.begun);
-        let tries_left = if in_time { live.way.tries_left() } else { 0 };
-        let failure = Failure {
-            lane: live.way.step().lane,
+        let attempts_left = if in_time { live.cursor.attempts_left() } else { 0 };
+        let failure = FailureReport {
+            lane: live.cursor.step().lane,
             what,
             status: 0,
             sent_bytes: 0,
             elapsed: now.saturating_sub(begun),
-            tries_left: u32::try_from(tries_left).unwrap_or(u32::MAX),
+            attempts_left: u32::try_from(attempts_left).unwrap_or(u32::MAX),
         };
         let (request, came, tried) = (live.request.clone(), live.ask.at, live.tries.len());
         let facts = self.facts(&request, came, tried);
         let recovery = self.deciders.advisor().recover(&facts, &fleet, &failure, &mut Trace::off());
         let Some(live) = self.crowd.get(key) else { return Recovery::Planned };
         match &recovery {
-            Recovery::Retry(wanted) if live.way.objection(wanted, &fleet, in_time).is_some() => {
+            Recovery::Retry(wanted) if live.cursor.objection(wanted, &fleet, in_time).is_some() => {
                 Recovery::Planned
             }
             _ => recovery,

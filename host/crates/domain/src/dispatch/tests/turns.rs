@@ -73,10 +73,11 @@ fn requests_are_collated_by_lane() {
 
 #[test]
 fn whoever_waited_too_long_overrides_residence_and_wishes() {
-    let mut desk = Desk::new(vec![setup(1, 0, 20); 2], 30, Rules { residence: 100_000, ..rules() });
+    let mut desk =
+        Desk::new(vec![setup(1, 0, 20); 2], 30, Rules { min_residency: 100_000, ..rules() });
     desk.arrive(A);
     desk.up(A);
-    desk.on(Event::Wished { lane: A, wish: Some(Wish::Keep), until: s(100_000) });
+    desk.on(Event::Hinted { lane: A, hint: Some(LaneHint::Keep), until: s(100_000) });
     desk.at(s(60));
     desk.arrive(B);
     let asked = desk.now;
@@ -131,7 +132,7 @@ fn a_switch_that_nobody_wants_any_more_is_given_up() {
 #[test]
 fn a_lane_that_drains_for_too_long_is_cut_if_the_rules_say_so() {
     let mut desk =
-        Desk::new(vec![setup(1, 0, 20); 2], 30, Rules { cut_after: Some(s(30)), ..rules() });
+        Desk::new(vec![setup(1, 0, 20); 2], 30, Rules { drain_timeout: Some(s(30)), ..rules() });
     let endless = desk.arrive(A);
     desk.up(A);
     desk.arrive(B);
@@ -156,7 +157,7 @@ fn sleepers_hold_memory_until_it_is_needed() {
     desk.release(first);
     desk.at(s(100));
     desk.arrive(B);
-    desk.engine(A, EngineNews::Stopped { asleep: true });
+    desk.engine(A, EngineEvent::Stopped { asleep: true });
     assert_eq!(desk.dispatcher.group_memory(A), Some((30 * GIB, 32 * GIB)));
     desk.up(B);
     desk.release(2);
@@ -174,7 +175,7 @@ fn a_lane_that_is_always_loaded_is_no_victim_and_has_its_place_kept() {
     desk.up(A);
     desk.arrive(B);
     desk.at(s(900));
-    desk.engine(A, EngineNews::Lost("killed".into()));
+    desk.engine(A, EngineEvent::Lost("killed".into()));
     desk.at(s(999));
     assert_eq!(
         desk.wants(),
@@ -186,11 +187,11 @@ fn a_lane_that_is_always_loaded_is_no_victim_and_has_its_place_kept() {
 #[test]
 fn policies_wish_for_lanes() {
     let mut desk = Desk::new(vec![setup(1, 0, 10), setup(1, 0, 20), setup(1, 0, 20)], 30, rules());
-    let wish = |lane, wish| Event::Wished { lane, wish: Some(wish), until: s(10_000) };
-    desk.on(wish(B, Wish::Load));
+    let hint = |lane, hint| Event::Hinted { lane, hint: Some(hint), until: s(10_000) };
+    desk.on(hint(B, LaneHint::Load));
     assert_eq!(desk.wants(), ["load B"]);
     desk.up(B);
-    desk.on(wish(C, Wish::Load));
+    desk.on(hint(C, LaneHint::Load));
     desk.at(s(1000));
     desk.wants();
     assert_eq!(
@@ -198,8 +199,8 @@ fn policies_wish_for_lanes() {
         LaneState::Unloaded,
         "there is no room, and nobody may be displaced for a wish"
     );
-    desk.on(wish(B, Wish::Release));
-    desk.on(Event::Wished { lane: A, wish: None, until: s(0) });
+    desk.on(hint(B, LaneHint::Release));
+    desk.on(Event::Hinted { lane: A, hint: None, until: s(0) });
     assert_eq!(desk.wants(), ["unload B"]);
 }
 

@@ -37,9 +37,9 @@ enum Step {
         lane: u32,
         lingers: bool,
     },
-    Wish {
+    LaneHint {
         lane: u32,
-        wish: Option<Wish>,
+        hint: Option<LaneHint>,
         until: u64,
     },
     /// News that make no sense, as of an engine's earlier life.
@@ -59,11 +59,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Switching::WhenIdle),
         1 => Just(Switching::Never)
     ];
-    let wish = prop_oneof![
+    let hint = prop_oneof![
         Just(None),
-        Just(Some(Wish::Load)),
-        Just(Some(Wish::Release)),
-        Just(Some(Wish::Keep))
+        Just(Some(LaneHint::Load)),
+        Just(Some(LaneHint::Release)),
+        Just(Some(LaneHint::Keep))
     ];
     prop_oneof![
         8 => (0..LANES + 1, -2..3, 0..4u64, 0..2000u64, switching, any::<bool>()).prop_map(
@@ -76,7 +76,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(which, failed, severed)| Step::Release { which, failed, severed }),
         6 => (any::<usize>(), prop::bool::weighted(0.2)).prop_map(|(which, fails)| Step::Obey { which, fails }),
         1 => (0..LANES, any::<bool>()).prop_map(|(lane, lingers)| Step::Crash { lane, lingers }),
-        1 => (0..LANES, wish, 0..300u64).prop_map(|(lane, wish, until)| Step::Wish { lane, wish, until }),
+        1 => (0..LANES, hint, 0..300u64).prop_map(|(lane, hint, until)| Step::LaneHint { lane, hint, until }),
         1 => (0..LANES, 0..4u8).prop_map(|(lane, news)| Step::LateNews { lane, news }),
         5 => (1..60u64).prop_map(Step::Wait),
     ]
@@ -124,7 +124,7 @@ impl World {
         let external = LaneSetup { residency: Residency::External, ..setup(2, 99, 0) };
         let setups =
             vec![setup(2, 0, 10), sleeper, brief, always, setup(1, 1, 6), setup(3, 1, 6), external];
-        let rules = Rules { queue: LIMITS, cut_after: cut.then_some(s(20)), ..rules() };
+        let rules = Rules { queue: LIMITS, drain_timeout: cut.then_some(s(20)), ..rules() };
         let budgets = [20 << 30, 6 << 30];
         let groups = budgets.map(|budget| GroupSetup { budget });
         let mut world = Self {
@@ -163,7 +163,7 @@ impl World {
                 self.generations.insert(lane, generation);
                 self.leases.push((lane, generation));
             }
-            Effect::Refuse { ticket, .. } => {
+            Effect::Reject { ticket, .. } => {
                 prop_assert!(self.waiting.remove(&ticket.0).is_some(), "{ticket:?} ended twice");
             }
             Effect::Load(lane) => {
@@ -191,7 +191,7 @@ impl World {
                 self.engines[lane.index()] =
                     if fully { Engine::StoppingFully } else { Engine::Stopping };
             }
-            Effect::Cut { .. } | Effect::Switched(_) => {}
+            Effect::Abort { .. } | Effect::Switched(_) => {}
         }
         Ok(())
     }
@@ -261,7 +261,12 @@ impl World {
         Ok(())
     }
 
-    fn news(&mut self, lane: usize, engine: Engine, news: EngineNews) -> Result<(), TestCaseError> {
+    fn news(
+        &mut self,
+        lane: usize,
+        engine: Engine,
+        news: EngineEvent,
+    ) -> Result<(), TestCaseError> {
         self.engines[lane] = engine;
         let lane = LaneId(u32::try_from(lane).unwrap());
         if engine == Engine::On {
@@ -278,14 +283,14 @@ impl World {
         let sleeps = self.setups[lane].asleep > 0 && which.is_multiple_of(2);
         match (self.engines[lane], fails) {
             (Engine::Loading, true) => {
-                self.news(lane, Engine::Off, EngineNews::LoadFailed("oom".into()))
+                self.news(lane, Engine::Off, EngineEvent::LoadFailed("oom".into()))
             }
-            (Engine::Loading, false) => self.news(lane, Engine::On, EngineNews::Ready),
-            (Engine::Dying, _) => self.news(lane, Engine::Off, EngineNews::Lost("crashed".into())),
+            (Engine::Loading, false) => self.news(lane, Engine::On, EngineEvent::Ready),
+            (Engine::Dying, _) => self.news(lane, Engine::Off, EngineEvent::Lost("crashed".into())),
             (Engine::Stopping, false) if sleeps => {
-                self.news(lane, Engine::Asleep, EngineNews::Stopped { asleep: true })
+                self.news(lane, Engine::Asleep, EngineEvent::Stopped { asleep: true })
             }
-            (_, _) => self.news(lane, Engine::Off, EngineNews::Stopped { asleep: false }),
+            (_, _) => self.news(lane, Engine::Off, EngineEvent::Stopped { asleep: false }),
         }
     }
 
@@ -295,7 +300,7 @@ impl World {
                 self.tickets += 1;
                 let deadline = self.now + Duration::from_secs(wait);
                 self.waiting.insert(self.tickets, deadline.max(self.now));
-                self.tell(Event::Arrived(Arrival {
+                self.tell(Event::Arrived(Enqueue {
                     ticket: Ticket(self.tickets),
                     lane: LaneId(lane),
                     priority,
@@ -326,24 +331,24 @@ impl World {
             Step::Obey { which, fails } => self.obey(which, fails),
             Step::Crash { lane, lingers } => match self.engines[lane as usize] {
                 Engine::On if lingers && lane != 6 => {
-                    self.news(lane as usize, Engine::Dying, EngineNews::Dying("crashed".into()))
+                    self.news(lane as usize, Engine::Dying, EngineEvent::Dying("crashed".into()))
                 }
                 Engine::On => {
-                    self.news(lane as usize, Engine::Off, EngineNews::Lost("crashed".into()))
+                    self.news(lane as usize, Engine::Off, EngineEvent::Lost("crashed".into()))
                 }
                 _ => Ok(()),
             },
-            Step::Wish { lane, wish, until } => {
-                self.tell(Event::Wished { lane: LaneId(lane), wish, until: self.now + s(until) })
+            Step::LaneHint { lane, hint, until } => {
+                self.tell(Event::Hinted { lane: LaneId(lane), hint, until: self.now + s(until) })
             }
             Step::LateNews { lane, news } => {
                 let engine = self.engines[lane as usize];
                 let news = match news {
-                    0 if engine != Engine::Loading => EngineNews::Ready,
-                    1 if engine == Engine::Off => EngineNews::Lost("late".into()),
-                    2 if engine == Engine::Off => EngineNews::LoadFailed("late".into()),
+                    0 if engine != Engine::Loading => EngineEvent::Ready,
+                    1 if engine == Engine::Off => EngineEvent::Lost("late".into()),
+                    2 if engine == Engine::Off => EngineEvent::LoadFailed("late".into()),
                     3 if matches!(engine, Engine::On | Engine::Loading) => {
-                        EngineNews::Stopped { asleep: true }
+                        EngineEvent::Stopped { asleep: true }
                     }
                     _ => return Ok(()),
                 };
@@ -360,7 +365,7 @@ impl World {
     /// From here on everything goes well and nobody comes any more: within a while nobody may be left waiting.
     fn settle(&mut self) -> Result<(), TestCaseError> {
         if self.engines[6] == Engine::Off {
-            self.news(6, Engine::On, EngineNews::Ready)?;
+            self.news(6, Engine::On, EngineEvent::Ready)?;
         }
         let begun = self.now;
         while !self.waiting.is_empty() || !self.leases.is_empty() {

@@ -213,7 +213,7 @@ mod tests {
     use crate::host_calls::Shared;
     use crate::interview::Asking;
     use crate::metrics::{PolicyFigures, PolicyMetrics};
-    use crate::reads::Reads;
+    use crate::reads::HostCallLog;
     use crate::replay::Script;
     use crate::state::State;
 
@@ -294,7 +294,7 @@ mod tests {
     }
 
     fn noting() -> HostState {
-        hosted(Asking::Noted(Reads::default()), Some(Arc::new(Asked)))
+        hosted(Asking::Noted(HostCallLog::default()), Some(Arc::new(Asked)))
     }
 
     /// Everything that a guest can ask, and what it is told.
@@ -355,7 +355,7 @@ mod tests {
         state::Host::increment(&mut then, "n".to_owned(), 40, 0).unwrap();
         let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
         let current = Current { request: Some(Arc::new(Asked)), fleet: Arc::new(fleet) };
-        then.begin(current, Asking::Noted(Reads::default()));
+        then.begin(current, Asking::Noted(HostCallLog::default()));
         let told = ask_everything(&mut then);
         let record = noted(&mut then);
 

@@ -15,7 +15,7 @@ use crate::host_calls::Level;
 /// What a policy is told without asking, under the names of the contract.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Told {
+pub(super) struct CallInput {
     now_ms: u64,
     seed: u64,
     topology: u64,
@@ -26,7 +26,7 @@ pub(super) struct Told {
     figures: domain::Figures,
 }
 
-impl From<Asked<'_>> for Told {
+impl From<Asked<'_>> for CallInput {
     fn from(Asked { facts, topology, budget_us }: Asked<'_>) -> Self {
         Self {
             now_ms: facts.now_ms,
@@ -40,9 +40,9 @@ impl From<Asked<'_>> for Told {
     }
 }
 
-impl From<Told> for Context {
-    fn from(told: Told) -> Self {
-        let Told { now_ms, seed, topology, age_us, budget_us, attempt, figures } = told;
+impl From<CallInput> for Context {
+    fn from(told: CallInput) -> Self {
+        let CallInput { now_ms, seed, topology, age_us, budget_us, attempt, figures } = told;
         Self {
             now_ms,
             seed,
@@ -190,14 +190,14 @@ pub(super) fn edits(edits: Vec<types::Edit>) -> Vec<domain::Edit> {
     edits.into_iter().map(edit).collect()
 }
 
-pub(super) fn failure(failed: &domain::Failure) -> types::Failure {
+pub(super) fn failure(failed: &domain::FailureReport) -> types::Failure {
     types::Failure {
         lane: failed.lane.0,
         what: try_result(failed.what),
         status: failed.status,
         sent_bytes: failed.sent_bytes,
         elapsed_ms: ms(failed.elapsed),
-        tries_left: failed.tries_left,
+        tries_left: failed.attempts_left,
     }
 }
 
@@ -227,17 +227,17 @@ pub(super) fn outcome(outcome: &domain::Outcome) -> types::Outcome {
     }
 }
 
-pub(super) fn try_result(result: domain::TryResult) -> types::TryResult {
+pub(super) fn try_result(result: domain::AttemptResult) -> types::TryResult {
     match result {
-        domain::TryResult::Ok => types::TryResult::Ok,
-        domain::TryResult::QueueTimeout => types::TryResult::QueueTimeout,
-        domain::TryResult::ConnectError => types::TryResult::ConnectError,
-        domain::TryResult::Overloaded => types::TryResult::Overloaded,
-        domain::TryResult::ServerError => types::TryResult::ServerError,
-        domain::TryResult::EngineRestart => types::TryResult::EngineRestart,
-        domain::TryResult::FirstTokenTimeout => types::TryResult::FirstTokenTimeout,
-        domain::TryResult::ClientGone => types::TryResult::ClientGone,
-        domain::TryResult::Other => types::TryResult::Other,
+        domain::AttemptResult::Ok => types::TryResult::Ok,
+        domain::AttemptResult::QueueTimeout => types::TryResult::QueueTimeout,
+        domain::AttemptResult::ConnectError => types::TryResult::ConnectError,
+        domain::AttemptResult::Overloaded => types::TryResult::Overloaded,
+        domain::AttemptResult::ServerError => types::TryResult::ServerError,
+        domain::AttemptResult::EngineRestart => types::TryResult::EngineRestart,
+        domain::AttemptResult::FirstTokenTimeout => types::TryResult::FirstTokenTimeout,
+        domain::AttemptResult::ClientGone => types::TryResult::ClientGone,
+        domain::AttemptResult::Other => types::TryResult::Other,
     }
 }
 

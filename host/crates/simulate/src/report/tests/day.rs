@@ -2,7 +2,7 @@
 //! whoever has to wait waits for the next turn of its lane.
 
 use pointsman_domain::dispatch::SwitchReport;
-use pointsman_domain::{EngineKind, EngineState, LaneId, LaneInfo, PolicyRef, TryResult};
+use pointsman_domain::{AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef};
 
 use super::{Collector, Ended, How, Observer as _, Run, Try, ask, at, lane};
 use crate::random::{Random, Spread};
@@ -150,7 +150,8 @@ fn play(seed: u64, accepted: u64, events: Vec<(f64, Event)>, end: f64) -> Run {
                     Some(LaneId(lane)),
                     &[PolicyRef::new("cortex", "0.3.0+9f6cf3c7")],
                 );
-                let result = if how.is_answer() { TryResult::Ok } else { TryResult::EngineRestart };
+                let result =
+                    if how.is_answer() { AttemptResult::Ok } else { AttemptResult::EngineRestart };
                 to.ended(&Ended {
                     ask: &asked,
                     how,

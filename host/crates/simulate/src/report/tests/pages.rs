@@ -174,7 +174,7 @@ fn a_page_is_well_formed_and_shows_everything() {
         "▲ better",
         "cortex@0.3.0+9f6cf3c7",
         "the tenant has used up its quota",
-        "fleet.switching.residence = 600s",
+        "fleet.switching.min-residency = 600s",
         "starting for 45.0 s, 00:00:00 to 00:00:45",
         "Promptness of each tenant",
         "Not answered by the first lane",
@@ -183,7 +183,7 @@ fn a_page_is_well_formed_and_shows_everything() {
     }
     assert_eq!(page, report.html(), "the same runs make the same page");
     assert!(
-        report.text().contains("by fleet.switching.residence")
+        report.text().contains("by fleet.switching.min-residency")
             && report.text().contains("short turns against")
     );
     let json = report.json();
@@ -199,7 +199,7 @@ fn sweep() -> Sweep {
         runs: (1..3).map(|seed| day::run(seed, turn, 2.0, 300.0).summary).collect(),
     };
     let points = [(600.0, "600s"), (300.0, "300s")].map(point).to_vec();
-    Sweep { parameter: "fleet.switching.residence".to_owned(), shown: Vec::new(), points }
+    Sweep { parameter: "fleet.switching.min-residency".to_owned(), shown: Vec::new(), points }
 }
 
 #[test]

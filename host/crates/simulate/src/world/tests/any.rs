@@ -1,15 +1,15 @@
 //! Any fleet, any traffic, any failures, any advice.
 
-use pointsman_domain::dispatch::Wish;
+use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{
-    Advice, Advisor, Allow, Edit, Facts, Failure as FailedTry, FallbackAdvice, FallbackStep,
+    Advice, Advisor, Allow, Edit, Facts, FailureReport as FailedTry, FallbackAdvice, FallbackStep,
     LaneAdvice, LaneScore, Merge, Merged, OnConflict, OnTimeout, Outcome, QueueAdvice, Recovery,
     Rejection, Switching, Trace, Triggers, permit,
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::deciders::Wished;
+use crate::deciders::Hinted;
 use crate::fleet::Decode;
 use crate::random::Random;
 
@@ -133,13 +133,13 @@ impl Deciders for Wishing {
         Some(s(7 * self.0.ticks))
     }
 
-    fn tick(&mut self, _: &Arc<FleetView>, now: Duration, _: u64) -> Vec<Wished> {
+    fn tick(&mut self, _: &Arc<FleetView>, now: Duration, _: u64) -> Vec<Hinted> {
         assert!(now >= s(7 * self.0.ticks));
         self.0.ticks += 1;
         let mut random = Random::new(self.0.ticks, "wishes");
-        let wishes = [None, Some(Wish::Load), Some(Wish::Keep), Some(Wish::Release)];
-        let wish = wishes[random.below(4) as usize];
-        vec![Wished { lane: self.0.lane(&mut random), wish, lasts: s(random.below(60)) }]
+        let hints = [None, Some(LaneHint::Load), Some(LaneHint::Keep), Some(LaneHint::Release)];
+        let hint = hints[random.below(4) as usize];
+        vec![Hinted { lane: self.0.lane(&mut random), hint, lasts: s(random.below(60)) }]
     }
 }
 
@@ -201,14 +201,14 @@ fn any_fleet() -> impl Strategy<Value = Fleet> {
         1u64..200,
         1u64..300,
     )
-        .prop_map(|(mut lanes, queue, cut_after, max_wait, deadline)| {
+        .prop_map(|(mut lanes, queue, drain_timeout, max_wait, deadline)| {
             for (index, lane) in lanes.iter_mut().enumerate() {
                 lane.info.name = format!("lane {index}");
             }
             Fleet {
                 lanes,
                 groups: vec![GroupSetup { budget: 30 }, GroupSetup { budget: 12 }],
-                rules: Rules { queue, cut_after: cut_after.map(s), ..Rules::default() },
+                rules: Rules { queue, drain_timeout: drain_timeout.map(s), ..Rules::default() },
                 limits: PlanLimits { max_wait: s(max_wait), max_steps: 4 },
                 deadline: s(deadline),
             }
@@ -339,11 +339,11 @@ proptest! {
         let tried = log.ended.iter().filter(|ended| !ended.4.is_empty()).count() as u64;
         prop_assert_eq!(heard, if advised { tried } else { 0 });
         for (_, how, _, first_byte, results, _) in &log.ended {
-            let ok = results.last() == Some(&TryResult::Ok);
+            let ok = results.last() == Some(&AttemptResult::Ok);
             prop_assert!(how.is_answer() == ok && (!ok || first_byte.is_some()), "{how:?} {results:?}");
-            let cut_off = *how == How::Error && first_byte.is_some() && results.last() != Some(&TryResult::Other);
+            let cut_off = *how == How::Error && first_byte.is_some() && results.last() != Some(&AttemptResult::Other);
             prop_assert!(
-                !cut_off || !failures.is_empty() || fleet.rules.cut_after.is_some(),
+                !cut_off || !failures.is_empty() || fleet.rules.drain_timeout.is_some(),
                 "a switch has cut a stream"
             );
         }

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pointsman_policy::{
-    Allocator, ChainSpec, Compiler, Metering, Rehearsal, RehearsalError, Runtime, RuntimeError,
+    Allocator, ChainSpec, Compiler, DryRunChain, Metering, RehearsalError, Runtime, RuntimeError,
     RuntimeSettings,
 };
 
@@ -43,18 +43,18 @@ const WORD_EVERY: u64 = 500;
 pub type Resolve = dyn Fn(&Path, &toml::Table) -> Result<HostConfig, String> + Send + Sync;
 
 /// What scenarios are carried out on: an engine for policies, and whoever reads the configurations of hosts.
-pub struct Stage {
+pub struct SimulationEnv {
     pub(crate) runtime: Arc<Runtime>,
     resolve: Box<Resolve>,
 }
 
-impl fmt::Debug for Stage {
+impl fmt::Debug for SimulationEnv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stage").finish_non_exhaustive()
     }
 }
 
-impl Stage {
+impl SimulationEnv {
     /// For scenarios that bring their own lanes. Policies are compiled here, each time anew.
     ///
     /// # Errors
@@ -124,11 +124,11 @@ struct Case {
     scenario: Scenario,
     host: Host,
     failures: Vec<Failure>,
-    chain: Rehearsal,
+    chain: DryRunChain,
 }
 
 /// Scenarios that are to be carried out, and compared with the first.
-pub struct Study {
+pub struct Experiment {
     title: String,
     scenario: String,
     objectives: Vec<Objective>,
@@ -140,7 +140,7 @@ pub struct Study {
 /// Whatever is written to.
 type Sink = Box<dyn Write + Send>;
 
-impl fmt::Debug for Study {
+impl fmt::Debug for Experiment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Study")
             .field("title", &self.title)
@@ -149,12 +149,12 @@ impl fmt::Debug for Study {
     }
 }
 
-impl Study {
+impl Experiment {
     /// A scenario and its variants.
     ///
     /// # Errors
     /// When it, or one of its policies, cannot be used.
-    pub fn of(scenario: &Scenario, stage: &Stage) -> Result<Self, StudyError> {
+    pub fn of(scenario: &Scenario, stage: &SimulationEnv) -> Result<Self, StudyError> {
         let mut study = Self::new(scenario);
         let host = scenario.host(&*stage.resolve)?;
         study.push(&decided_by(&host.chain), scenario, host, stage)?;
@@ -190,7 +190,10 @@ impl Study {
     ///
     /// # Errors
     /// When the scenario cannot be used.
-    pub fn chain_of(scenario: &Scenario, stage: &Stage) -> Result<ChainSpec, ScenarioError> {
+    pub fn chain_of(
+        scenario: &Scenario,
+        stage: &SimulationEnv,
+    ) -> Result<ChainSpec, ScenarioError> {
         Ok(scenario.host(&*stage.resolve)?.chain)
     }
 
@@ -203,7 +206,7 @@ impl Study {
         name: &str,
         scenario: &Scenario,
         chain: Option<ChainSpec>,
-        stage: &Stage,
+        stage: &SimulationEnv,
     ) -> Result<(), StudyError> {
         let mut host = scenario.host(&*stage.resolve)?;
         if let Some(chain) = chain {
@@ -217,7 +220,7 @@ impl Study {
         name: &str,
         scenario: &Scenario,
         host: Host,
-        stage: &Stage,
+        stage: &SimulationEnv,
     ) -> Result<(), StudyError> {
         let failures = scenario.failures(&host.fleet)?;
         if self.cases.is_empty() {
@@ -234,7 +237,7 @@ impl Study {
                 self.objectives.push(objective.map_err(|what| scenario.wrong_objective(what))?);
             }
         }
-        let chain = Rehearsal::load(&stage.runtime, &host.chain)?;
+        let chain = DryRunChain::load(&stage.runtime, &host.chain)?;
         self.cases.push(Case {
             name: name.to_owned(),
             scenario: scenario.clone(),

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn all_mistakes_are_told_at_once_with_their_lines() {
-    let mistakes = parse(
+    let errors = parse(
         "seeds = \"x\"\nlast = \"1h\"\n[fleet]\n[engines.a]\nload = { median = 5 }\n[[traffic]]\nclass = \"c\"\n\
          [[variants]]\nset = { lasts = 5 }\n",
     );
@@ -23,16 +23,13 @@ fn all_mistakes_are_told_at_once_with_their_lines() {
         "8: variants[0].name: is missing; write for example `name = \"first-come\"`",
         "9: lasts: must be a text in quotes, and is of type integer",
     ];
-    assert_eq!(mistakes.unwrap_err(), expected);
+    assert_eq!(errors.unwrap_err(), expected);
 }
 
 /// Parse what is wrong, and see that one of the mistakes has `part`.
-fn is_wrong(source: &str, part: &str) {
-    let mistakes = parse(source).unwrap_err();
-    assert!(
-        mistakes.iter().any(|mistake| mistake.contains(part)),
-        "{part}\n{source}\n{mistakes:#?}"
-    );
+fn assert_rejects(source: &str, part: &str) {
+    let errors = parse(source).unwrap_err();
+    assert!(errors.iter().any(|error| error.contains(part)), "{part}\n{source}\n{errors:#?}");
 }
 
 #[test]
@@ -98,7 +95,7 @@ fn mistakes_in_traffic_are_told_with_what_to_write() {
         ),
         (traffic("rate = \"1/s\"\nturns = [\"a\"]"), "turns: is for sessions"),
     ] {
-        is_wrong(&source, part);
+        assert_rejects(&source, part);
     }
 }
 
@@ -156,12 +153,12 @@ fn mistakes_in_lanes_and_failures_are_told_with_what_to_write() {
             "variants[1].name: is that of another variant",
         ),
         (
-            with("[fleet.switching]\nresidence = -1"),
-            "fleet.switching.residence: `-1` is not from 0 to 100",
+            with("[fleet.switching]\nmin-residency = -1"),
+            "fleet.switching.min-residency: `-1` is not from 0 to 100",
         ),
     ] {
-        is_wrong(&source, part);
+        assert_rejects(&source, part);
     }
-    let good = with("[fleet.switching]\nresidence = 1");
+    let good = with("[fleet.switching]\nmin-residency = 1");
     assert!(parse(&good).is_ok(), "{:?}", parse(&good));
 }

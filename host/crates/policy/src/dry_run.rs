@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::Wish;
+use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{
-    Advice, Advisor, Facts, Failure, FleetView, LaneId, OnConflict, Outcome, PolicyRef, Read,
+    Advice, Advisor, Facts, FailureReport, FleetView, LaneId, OnConflict, Outcome, PolicyRef, Read,
     Recovery, RequestView,
 };
 use prometheus_client::registry::Registry;
@@ -26,19 +26,19 @@ use crate::background::BATCH;
 use crate::bundle::Bundle;
 use crate::chain::{Chain, Link, advised, recovered};
 use crate::clock::Clock;
-use crate::host_calls::Surroundings;
-use crate::interview::{Asking, Interview};
+use crate::host_calls::HostEnv;
+use crate::interview::{Asking, HostCallMode};
 use crate::metrics::PolicyMetrics;
 use crate::proof;
 use crate::replay::Replayed;
 use crate::runtime::Runtime;
-use crate::schedule::{Moment, Schedule};
+use crate::schedule::{Schedule, TickContext};
 use crate::spec::{ChainSpec, OnError, PolicySpec};
 use crate::state::State;
 use crate::version::{LoadError, NoAdvice, Version};
 
 /// A chain that is ready to be performed any number of times.
-pub struct Rehearsal {
+pub struct DryRunChain {
     parts: Vec<Part>,
     on_conflict: OnConflict,
 }
@@ -65,13 +65,13 @@ pub struct RehearsalError {
     pub error: Box<LoadError>,
 }
 
-impl fmt::Debug for Rehearsal {
+impl fmt::Debug for DryRunChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.references()).finish()
     }
 }
 
-impl Rehearsal {
+impl DryRunChain {
     /// Read, scan, compile and link the policies of a chain, have them describe themselves and configure them. What the chain says
     /// about rollouts, probation, signatures and the store is for hosts; golden cases are run by [`Workbench`](crate::Workbench).
     ///
@@ -99,17 +99,17 @@ impl Rehearsal {
 
     /// Begin a performance, at time zero. It shares the compiled code with all others and nothing else, and makes its instances
     /// when they are needed: this is quick.
-    pub fn begin(&self) -> Performance {
+    pub fn begin(&self) -> DryRunSession {
         let clock = Clock::standing();
         let link = |part: &Part| Link {
             name: part.name.clone(),
             weight: part.weight,
             on_error: part.on_error,
-            active: Ok(Arc::new(part.version.anew(Surroundings::rehearsed(&clock)))),
+            active: Ok(Arc::new(part.version.anew(HostEnv::rehearsed(&clock)))),
             trial: None,
         };
         let chain = Chain::new(self.parts.iter().map(link).collect(), self.on_conflict, None);
-        Performance { chain, clock, schedule: Schedule::default() }
+        DryRunSession { chain, clock, schedule: Schedule::default() }
     }
 
     /// Ask a policy once more for the advice that it was asked for when `record` was noted; `None` if there is no policy of that
@@ -127,7 +127,7 @@ impl Rehearsal {
         record: &[Read],
     ) -> Option<Replayed<Advice>> {
         let version = self.once(policy)?;
-        let mut interview = Interview::replayed(record);
+        let mut interview = HostCallMode::replayed(record);
         let mut facts = facts.clone();
         let (advice, dropped) = advised(&version, &mut facts, fleet, &mut interview);
         Some(replayed(&version, advice, dropped, interview, facts.request))
@@ -139,11 +139,11 @@ impl Rehearsal {
         policy: &str,
         facts: &Facts,
         fleet: &Arc<FleetView>,
-        failed: &Failure,
+        failed: &FailureReport,
         record: &[Read],
     ) -> Option<Replayed<Recovery>> {
         let version = self.once(policy)?;
-        let mut interview = Interview::replayed(record);
+        let mut interview = HostCallMode::replayed(record);
         let (recovery, dropped) = recovered(&version, facts, fleet, failed, &mut interview);
         Some(replayed(&version, recovery, dropped, interview, Arc::clone(&facts.request)))
     }
@@ -151,11 +151,11 @@ impl Rehearsal {
     /// A version of that policy that nobody has asked anything.
     fn once(&self, policy: &str) -> Option<Version> {
         let part = self.parts.iter().find(|part| part.name == policy)?;
-        Some(part.version.anew(Surroundings::rehearsed(&Clock::standing())))
+        Some(part.version.anew(HostEnv::rehearsed(&Clock::standing())))
     }
 }
 
-impl Surroundings {
+impl HostEnv {
     /// An empty state in the time of a clock.
     fn rehearsed(clock: &Clock) -> Self {
         Self { state: Arc::new(State::rehearsed(clock.clone())), clock: clock.clone() }
@@ -169,7 +169,7 @@ fn prove(
 ) -> Result<Version, LoadError> {
     let bundle = Bundle::read(&policy.dir)?;
     let loaded = proof::component(runtime, &bundle)?;
-    let around = Surroundings::rehearsed(&Clock::standing());
+    let around = HostEnv::rehearsed(&Clock::standing());
     let version = Version::new(runtime, &bundle, &policy.settings, &loaded, metrics, around);
     version.check_description(&policy.name)?;
     version.warm_up()?;
@@ -181,7 +181,7 @@ fn replayed<A>(
     version: &Version,
     answer: Result<A, NoAdvice>,
     dropped: Vec<String>,
-    interview: Interview,
+    interview: HostCallMode,
     request: Arc<dyn RequestView>,
 ) -> Replayed<A> {
     let (reads, missing, differing) = match interview.asking {
@@ -195,18 +195,18 @@ fn replayed<A>(
 /// A chain in a time of its own. Whoever moves the time also does what a host's threads do beside the requests: shows how they
 /// ended, and asks for wishes when somebody's time has come.
 #[derive(Debug)]
-pub struct Performance {
+pub struct DryRunSession {
     chain: Chain,
     clock: Clock,
     schedule: Schedule,
 }
 
 /// A wish of a policy about a lane, and how long it stands; `None` takes the one before back.
-pub type Wished = (LaneId, Option<Wish>, Duration);
+pub type Hinted = (LaneId, Option<LaneHint>, Duration);
 
 /// How the calls of one policy went.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conduct {
+pub struct CallStats {
     /// The version.
     pub policy: PolicyRef,
     /// Calls of all hooks.
@@ -221,7 +221,7 @@ pub struct Conduct {
     pub fuel: u64,
 }
 
-impl Performance {
+impl DryRunSession {
     /// It is this time now, since the beginning. It never goes back.
     pub fn now(&self, now: Duration) {
         self.clock.set(now);
@@ -254,14 +254,13 @@ impl Performance {
         now: Duration,
         now_ms: u64,
         seed: u64,
-    ) -> Vec<Wished> {
-        let mut wishes = Vec::new();
+    ) -> Vec<Hinted> {
+        let mut hints = Vec::new();
         let view = || Arc::clone(fleet);
-        let at = Moment { now, now_ms, seed };
-        self.schedule.tick(&self.chain, at, &view, &mut |lane, wish, lasts| {
-            wishes.push((lane, wish, lasts))
-        });
-        wishes
+        let at = TickContext { now, now_ms, seed };
+        self.schedule
+            .tick(&self.chain, at, &view, &mut |lane, hint, lasts| hints.push((lane, hint, lasts)));
+        hints
     }
 
     /// The versions, in the order of the chain.
@@ -270,10 +269,10 @@ impl Performance {
     }
 
     /// How the calls of each policy went so far, in the order of the chain.
-    pub fn conduct(&self) -> Vec<Conduct> {
+    pub fn conduct(&self) -> Vec<CallStats> {
         let conduct = |version: &Arc<Version>| {
             let counts = version.counts();
-            Conduct {
+            CallStats {
                 policy: version.reference.clone(),
                 calls: counts.calls,
                 faults: counts.faults,

@@ -1,0 +1,219 @@
+//! Errors in a file, each with its code, line and key.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use pointsman_domain::units::UnitError;
+
+/// The stable code of an error in a configuration or scenario file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The file cannot be read.
+    Unreadable,
+    /// The file is not valid TOML.
+    Syntax,
+    /// The key does not exist.
+    UnknownKey,
+    /// A required key is missing.
+    MissingKey,
+    /// The value has the wrong TOML type.
+    WrongType,
+    /// The number is outside the allowed range.
+    OutOfRange,
+    /// The value cannot be used.
+    InvalidValue,
+    /// The value contradicts another one in the file.
+    Conflict,
+    /// The name is used by another item.
+    Duplicate,
+    /// The name refers to an item that does not exist.
+    UnknownName,
+    /// A file, an environment variable or a program that the value names is missing or unusable.
+    Unavailable,
+    /// The lane can never be loaded into its group's memory.
+    OutOfMemory,
+}
+
+impl Code {
+    /// Returns the code as it is printed, for example `unknown_key`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::Syntax => "syntax",
+            Self::UnknownKey => "unknown_key",
+            Self::MissingKey => "missing_key",
+            Self::WrongType => "wrong_type",
+            Self::OutOfRange => "out_of_range",
+            Self::InvalidValue => "invalid_value",
+            Self::Conflict => "conflict",
+            Self::Duplicate => "duplicate",
+            Self::UnknownName => "unknown_name",
+            Self::Unavailable => "unavailable",
+            Self::OutOfMemory => "out_of_memory",
+        }
+    }
+
+    /// Returns a problem with this code.
+    pub fn with(self, message: impl Into<String>) -> Problem {
+        Problem { code: self, message: message.into() }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is wrong with a value, without its position. Plain text has [`Code::InvalidValue`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Problem {
+    /// The stable code.
+    pub code: Code,
+    /// The cause and a hint, in the form `cause; hint`.
+    pub message: String,
+}
+
+impl From<String> for Problem {
+    fn from(message: String) -> Self {
+        Code::InvalidValue.with(message)
+    }
+}
+
+impl From<&str> for Problem {
+    fn from(message: &str) -> Self {
+        Code::InvalidValue.with(message)
+    }
+}
+
+impl From<UnitError> for Problem {
+    fn from(error: UnitError) -> Self {
+        Code::InvalidValue.with(error.to_string())
+    }
+}
+
+/// One error in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Line number, starting at 1; 0 if the error has no position in the file.
+    pub line: usize,
+    /// Dotted path of the key; empty if the error concerns the whole file.
+    pub key: String,
+    /// The stable code.
+    pub code: Code,
+    /// The cause and a hint, in the form `cause; hint`.
+    pub message: String,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line: _, key, code, message } = self;
+        let separator = if key.is_empty() { "" } else { ": " };
+        write!(f, "{key}{separator}{message} [{code}]")
+    }
+}
+
+/// The position of a key, kept for errors that are only detected after the file was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Location {
+    line: usize,
+    key: String,
+}
+
+impl Location {
+    /// Returns a diagnostic for this key.
+    pub fn error(&self, problem: impl Into<Problem>) -> Diagnostic {
+        let Problem { code, message } = problem.into();
+        Diagnostic { line: self.line, key: self.key.clone(), code, message }
+    }
+}
+
+/// Collects the errors of one file.
+#[derive(Debug)]
+pub struct Diagnostics<'a> {
+    source: &'a str,
+    found: RefCell<Vec<(Range<usize>, Diagnostic)>>,
+}
+
+impl<'a> Diagnostics<'a> {
+    /// Creates an empty collection for the text of a file.
+    pub fn new(source: &'a str) -> Self {
+        Self { source, found: RefCell::default() }
+    }
+
+    /// Adds an error at a byte range of the source. A range past the end of the source marks a key
+    /// that came from elsewhere, for example from the command line, and gets line 0.
+    pub fn add(&self, range: Range<usize>, key: &str, problem: impl Into<Problem>) {
+        let diagnostic = self.location(range.clone(), key).error(problem);
+        self.found.borrow_mut().push((range, diagnostic));
+    }
+
+    /// Returns all errors in the order of the file, without duplicates.
+    pub fn into_sorted(self) -> Vec<Diagnostic> {
+        let mut found = self.found.into_inner();
+        found.sort_by_key(|(range, _)| range.start);
+        let mut sorted: Vec<Diagnostic> = Vec::with_capacity(found.len());
+        for (_, diagnostic) in found {
+            // Variants of a document share tables, so an error in one is found once for each variant.
+            if !sorted.contains(&diagnostic) {
+                sorted.push(diagnostic);
+            }
+        }
+        sorted
+    }
+
+    pub(crate) fn location(&self, range: Range<usize>, key: &str) -> Location {
+        let before = self.source.as_bytes().get(..range.start);
+        let line =
+            before.map_or(0, |before| before.iter().filter(|byte| **byte == b'\n').count() + 1);
+        Location { line, key: key.to_owned() }
+    }
+}
+
+/// All errors of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileError {
+    file: PathBuf,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl FileError {
+    /// Creates the error of a file from its diagnostics.
+    pub fn new(file: &Path, diagnostics: Vec<Diagnostic>) -> Self {
+        Self { file: file.to_owned(), diagnostics }
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn source(file: &Path) -> Result<String, Self> {
+        std::fs::read_to_string(file).map_err(|error| {
+            let problem = Code::Unreadable.with(format!("cannot read the file: {error}"));
+            Self::new(file, vec![Location::default().error(problem)])
+        })
+    }
+
+    /// Returns the errors in the order of the file.
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        &self.diagnostics
+    }
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, diagnostic) in self.diagnostics.iter().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            match diagnostic.line {
+                0 => write!(f, "{newline}{}: {diagnostic}", self.file.display())?,
+                line => write!(f, "{newline}{}:{line}: {diagnostic}", self.file.display())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for FileError {}
