@@ -1,4 +1,4 @@
-//! `pointsman serve`: build the parts, join them, run them.
+//! `pointsman serve`: builds the parts of the host, connects them, and runs them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,10 +24,11 @@ use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
 use crate::{admin, facts, shutdown, telemetry};
 
-/// Stack of a worker. A policy may take 512 KiB of it, on top of what leads to the call.
+/// Stack size of a worker thread in bytes. A policy can use 512 KiB of it, on top of the frames of
+/// the request that calls it.
 const WORKER_STACK: usize = 4 << 20;
 
-/// Serve until a signal ends it.
+/// Serves until a signal stops the host.
 pub(crate) fn serve(options: &Serve) -> Result<()> {
     let begun = Instant::now();
     let config = Config::load(&options.config)?;
@@ -36,8 +37,9 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
         .enable_all()
         .thread_stack_size(WORKER_STACK)
         .build()
-        .context("the runtime cannot be started")?;
-    // On a worker, because engines end with the thread that started them, and the calling thread is none.
+        .context("failed to start the async runtime")?;
+    // On a worker: the kernel ends engines with the thread that started them (PR_SET_PDEATHSIG),
+    // and the calling thread is not a worker.
     let options = options.clone();
     let main = runtime.block_on(async move {
         let mut tasks = JoinSet::new();
@@ -54,7 +56,7 @@ async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> 
     let address = options.listen.unwrap_or(config.server.listen);
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let address = listener.local_addr().context("the listener has no address")?;
+    let address = listener.local_addr().context("failed to read the address of the listener")?;
 
     let operators = admin::open(&config.admin).await?;
     let gateway_metrics = GatewayMetrics::register(&mut registry);
@@ -65,15 +67,18 @@ async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> 
     let (fleet, fleet_tasks) = start_fleet(&config, options, &mut registry)?;
     policies.attach(fleet_link(&fleet));
     let reloader = Reloader::start(&options.config, &config.policies, Arc::clone(&policies))
-        .context("there is no thread for reloads")?;
+        .context("failed to spawn the reload thread")?;
     let reloader = Arc::new(reloader);
     let operated =
         Arc::new(Operated { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
-    let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
     let gateway = Arc::new(Gateway {
         settings: Settings {
             max_body: config.server.max_body,
-            plan: PlanLimits { max_wait: config.queue.max_wait, max_steps: config.server.attempts },
+            plan: PlanLimits {
+                max_wait: config.queue.max_wait,
+                max_steps: config.server.max_attempts,
+            },
             deadline: config.server.deadline,
             keep_alive: config.server.keep_alive.unwrap_or_default(),
             started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
@@ -90,30 +95,32 @@ async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> 
         metrics: gateway_metrics,
         registry,
         stop: stop.clone(),
-        cut: cut.clone(),
+        cut: abort.clone(),
     });
     let mut server = JoinSet::new();
     server.spawn(async move {
         tokio::join!(Arc::clone(&gateway).serve(listener), operators.serve(gateway, operated));
     });
-    tracing::info!("listening on http://{address} after {} ms", begun.elapsed().as_millis());
+    let startup_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(event = "listening", %address, startup_ms, "listening on http://{address}");
     if let Some(file) = &options.port_file {
         write_port(file, address.port())
-            .with_context(|| format!("cannot write the port to {}", file.display()))?;
+            .with_context(|| format!("failed to write the port to {}", file.display()))?;
     }
     let running = Running {
         reloader,
         server,
         fleet: fleet_tasks,
         stop,
-        cut,
-        drain: config.server.drain,
+        abort,
+        drain_timeout: config.server.drain_timeout,
         records,
     };
     shutdown::run(running, signals).await
 }
 
-/// The policies. One that cannot be loaded is no reason not to serve: its failure mode applies.
+/// Loads the policies. A policy that cannot be loaded does not keep the host from serving: its
+/// `on-error` mode applies.
 fn load_policies(config: &config::Policies, registry: &mut Registry) -> Result<Arc<Policies>> {
     let metrics = PolicyMetrics::register(registry);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
@@ -125,21 +132,22 @@ fn load_policies(config: &config::Policies, registry: &mut Registry) -> Result<A
         ..RuntimeSettings::default()
     };
     let runtime = Runtime::new(settings)?;
-    let policies = Policies::new(&runtime, &metrics, Box::new(facts::of_case))
-        .context("there are no threads for the policies")?;
+    let policies = Policies::new(&runtime, &metrics, Box::new(facts::from_case))
+        .context("failed to spawn the policy threads")?;
     policies.apply(config.chain.clone());
     if config.chain.policies.is_empty() {
-        tracing::info!("no policies: the built-in rule decides");
+        tracing::info!("no policies configured; using built-in routing");
     }
     Ok(policies)
 }
 
-/// What the policies may know of the lanes, and wish of them, outside any request.
+/// Returns the access to lanes that policies have outside of requests: reading their state and
+/// giving hints.
 fn fleet_link(fleet: &Fleet) -> FleetLink {
     let (view, hint) = (fleet.clone(), fleet.clone());
     FleetLink {
         view: Box::new(move || view.view()),
-        hint: Box::new(move |lane, wanted, lasts| hint.hint(lane, wanted, lasts)),
+        hint: Box::new(move |lane, wanted, duration| hint.hint(lane, wanted, duration)),
     }
 }
 
@@ -152,7 +160,10 @@ fn start_fleet(
     spec.machine = options.machine.clone();
     match std::env::current_exe() {
         Ok(program) => spec.keeper = Some(program),
-        Err(error) => tracing::warn!("no keeper: our own program cannot be found: {error}"),
+        Err(error) => {
+            tracing::warn!(%error, "failed to find the path of this program; running without a \
+                watchdog")
+        }
     }
     let names: Vec<(String, u32)> =
         spec.lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
@@ -160,7 +171,8 @@ fn start_fleet(
     Ok(Fleet::start(&spec, &metrics)?)
 }
 
-/// In one step, so that whoever waits for the file never reads half of it.
+/// Writes the port file by renaming, so that a process that waits for the file never reads half of
+/// it.
 fn write_port(file: &Path, port: u16) -> std::io::Result<()> {
     let new = file.with_extension("new");
     std::fs::write(&new, format!("{port}\n"))?;

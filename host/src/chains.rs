@@ -1,4 +1,4 @@
-//! Chains and policies that a command line names.
+//! Chains and policies that are named on the command line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use tempfile::TempDir;
 
 use crate::config::Config;
 
-/// Chains by name, and the folders that hold what is only there for them.
+/// Chains by name, and the temporary folders that they refer to.
 #[derive(Debug)]
 pub(crate) struct Chains {
     chains: Vec<(String, ChainSpec)>,
-    // Gone when the chains have been read.
+    // Removed on drop, after the chains were loaded.
     _folders: Vec<TempDir>,
 }
 
@@ -23,7 +23,8 @@ impl Chains {
     }
 }
 
-/// The chain of each argument: `scenario` with one policy that is another, that of a host's configuration, or nobody's.
+/// Resolves each argument to a chain: the scenario's with one policy replaced, the chain of a host
+/// configuration, or an empty one (`none`).
 pub(crate) fn named(arguments: &[String], scenario: &ChainSpec) -> Result<Chains> {
     let (mut chains, mut folders) = (Vec::new(), Vec::new());
     for argument in arguments {
@@ -31,7 +32,7 @@ pub(crate) fn named(arguments: &[String], scenario: &ChainSpec) -> Result<Chains
         let extension = path.extension().and_then(|extension| extension.to_str());
         let chain = match extension {
             _ if argument == "none" => ChainSpec { policies: Vec::new(), ..scenario.clone() },
-            Some("toml") => Config::load_over(path, &[])?.policies.chain,
+            Some("toml") => Config::load_with_overrides(path, &[])?.policies.chain,
             _ => {
                 let policy = policy(path, scenario, &mut folders)?;
                 with(scenario, &policy.name, &policy.dir)
@@ -42,16 +43,16 @@ pub(crate) fn named(arguments: &[String], scenario: &ChainSpec) -> Result<Chains
     Ok(Chains { chains, _folders: folders })
 }
 
-/// Policies, and the folders that hold what is only there for them.
+/// Policies, and the temporary folders that they refer to.
 #[derive(Debug)]
 pub(crate) struct Policies {
     pub(crate) list: Vec<PolicySpec>,
-    // Gone when the policies have been read.
+    // Removed on drop, after the policies were loaded.
     _folders: Vec<TempDir>,
 }
 
-/// The policy of each argument, which is a folder or a component, with all defaults. Components may have the manifests of those
-/// whose place in `chain` they take.
+/// Resolves each argument, a policy folder or a component, to a policy with default settings. A
+/// component without a manifest uses that of the policy in `chain` that it replaces.
 pub(crate) fn policies(arguments: &[String], chain: &ChainSpec) -> Result<Policies> {
     let mut folders = Vec::new();
     let policy = |argument: &String| policy(Path::new(argument), chain, &mut folders);
@@ -69,7 +70,8 @@ fn policy(path: &Path, chain: &ChainSpec, folders: &mut Vec<TempDir>) -> Result<
     Ok(policy)
 }
 
-/// The chain with this policy in the place of the one of its name; alone, where there is none.
+/// Returns the chain with the policy of this name replaced; only this policy if the chain has none
+/// of that name.
 fn with(chain: &ChainSpec, name: &str, dir: &Path) -> ChainSpec {
     let mut chain = chain.clone();
     match chain.policies.iter_mut().find(|policy| policy.name == name) {
@@ -79,34 +81,38 @@ fn with(chain: &ChainSpec, name: &str, dir: &Path) -> ChainSpec {
     chain
 }
 
-/// The name in a policy's manifest.
+/// Reads the name from a policy's manifest.
 fn name_in(manifest: &Path) -> Result<String> {
     let table = read_manifest(manifest)?;
     let name = table.get("name").and_then(toml::Value::as_str);
-    name.map(str::to_owned).with_context(|| format!("{}: there is no `name`", manifest.display()))
+    name.map(str::to_owned).with_context(|| format!("{}: missing `name`", manifest.display()))
 }
 
 fn read_manifest(manifest: &Path) -> Result<toml::Table> {
     let text = fs::read_to_string(manifest).with_context(|| {
-        format!("{} cannot be read; name a policy's folder, its component (.wasm), a configuration (.toml), or `none`", manifest.display())
+        format!(
+            "cannot read {}; expected a policy folder, a component (.wasm), a configuration \
+             (.toml) or `none`",
+            manifest.display()
+        )
     })?;
     text.parse().with_context(|| manifest.display().to_string())
 }
 
-/// A folder for a component that has none: with the manifest beside it, or else that of the chain's policy whose place it
-/// takes.
+/// Creates a temporary policy folder for a component, with the manifest next to the component or
+/// else that of the policy in the chain that it replaces.
 fn folder_for(component: &Path, scenario: &ChainSpec) -> Result<(TempDir, String)> {
     let beside = component.parent().unwrap_or(Path::new("")).join("policy.toml");
     let manifest = if beside.exists() { beside } else { manifest_in(component, scenario)? };
     let mut table = read_manifest(&manifest)?;
-    // It says how another component was built.
+    // The section describes how the replaced component was built.
     table.remove("build");
     table.insert("file".to_owned(), "policy.wasm".into());
-    let folder = TempDir::new().context("there is no room for a temporary folder")?;
+    let folder = TempDir::new().context("failed to create a temporary folder")?;
     fs::copy(component, folder.path().join("policy.wasm"))
-        .with_context(|| format!("{} cannot be read", component.display()))?;
+        .with_context(|| format!("cannot read {}", component.display()))?;
     fs::write(folder.path().join("policy.toml"), table.to_string())
-        .context("the temporary folder cannot be written")?;
+        .context("failed to write the temporary folder")?;
     let name = name_in(&folder.path().join("policy.toml"))?;
     Ok((folder, name))
 }
@@ -118,8 +124,9 @@ fn manifest_in(component: &Path, scenario: &ChainSpec) -> Result<PathBuf> {
     match named.or(only) {
         Some(policy) => Ok(policy.dir.join("policy.toml")),
         None => bail!(
-            "{}: there is no policy.toml beside it, and its name begins with that of no policy of the chain, so nobody \
-             knows in whose place it is to be",
+            "{}: cannot tell which policy this component replaces: no policy.toml next to it, and \
+             its file \
+             name does not begin with the name of a policy in the chain",
             component.display()
         ),
     }

@@ -1,4 +1,4 @@
-//! `pointsman check`: everything that `serve` would find wrong before it listens.
+//! `pointsman check`: reports every error that `serve` would find before it listens.
 
 mod report;
 
@@ -15,19 +15,19 @@ use crate::cli::Check;
 use crate::config::Config;
 use crate::facts;
 
-/// Policies that cannot be loaded.
+/// The errors of policies that cannot be loaded.
 #[derive(Debug)]
-pub(crate) struct BadPolicies(Vec<String>);
+pub(crate) struct InvalidPolicies(Vec<String>);
 
-impl fmt::Display for BadPolicies {
+impl fmt::Display for InvalidPolicies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("\n"))
     }
 }
 
-impl std::error::Error for BadPolicies {}
+impl std::error::Error for InvalidPolicies {}
 
-/// Check a configuration and say what is in it.
+/// Checks a configuration and prints a summary of it.
 pub(crate) fn check(check: &Check) -> Result<()> {
     let config = Config::load(&check.config)?;
     let settings = RuntimeSettings {
@@ -38,8 +38,9 @@ pub(crate) fn check(check: &Check) -> Result<()> {
         ..RuntimeSettings::default()
     };
     let metrics = PolicyMetrics::register(&mut Registry::default());
-    let chain = Policies::new(&Runtime::new(settings)?, &metrics, Box::new(facts::of_case))?;
-    // Nothing is remembered: what a running host has in service is no business of a check.
+    let chain = Policies::new(&Runtime::new(settings)?, &metrics, Box::new(facts::from_case))?;
+    // Without the store: `check` validates what is in the folders, not what a running host has
+    // active.
     let spec = ChainSpec { store: None, ..config.policies.chain.clone() };
     let failed = |(name, change)| match change {
         Change::Failed(error) => Some(format!("policy `{name}`: {error}")),
@@ -47,21 +48,21 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     };
     let failures: Vec<String> = chain.apply(spec).into_iter().filter_map(failed).collect();
     if !failures.is_empty() {
-        return Err(BadPolicies(failures).into());
+        return Err(InvalidPolicies(failures).into());
     }
     let policies: Vec<String> = chain
         .status()
         .into_iter()
         .map(|policy| format!("{}@{}", policy.name, policy.version))
         .collect();
-    let lines = report::of(&config, &Machine::new(config.fleet.machine.clone()), &environment());
-    #[expect(clippy::print_stdout, reason = "this is what the command was asked for")]
+    let lines = report::lines(&config, &Machine::new(config.fleet.machine.clone()), &environment());
+    #[expect(clippy::print_stdout, reason = "the output of the command")]
     {
-        println!("{}: good", check.config.display());
+        println!("{}: OK", check.config.display());
         println!(
             "  policies: {}",
             if policies.is_empty() {
-                "none, the built-in rule decides".to_owned()
+                "none (built-in routing)".to_owned()
             } else {
                 policies.join(", ")
             }
@@ -71,7 +72,7 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     Ok(())
 }
 
-/// What engines inherit, as far as it is text.
+/// Returns the environment that engines inherit, without values that are not UTF-8.
 fn environment() -> Vec<(String, String)> {
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
         name.into_string().ok().zip(value.into_string().ok())

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Routes requests for language models to engines, as WebAssembly policies advise.
+/// A router for language models with WebAssembly policies.
 #[derive(Debug, Parser)]
 #[command(version, about, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -21,52 +21,52 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Start the engines of a configuration and serve the OpenAI API.
     Serve(Serve),
-    /// Check a configuration, and load its policies, without starting anything.
+    /// Check a configuration and load its policies, without starting anything.
     Check(Check),
-    /// Write policies, and look after those of a running host.
+    /// Create policies and manage those of a running host.
     #[command(subcommand)]
     Policy(policy::Policy),
-    /// Run traffic through policies in virtual time: no engines, no GPUs, no waiting.
+    /// Simulate traffic with policies in virtual time, without engines or GPUs.
     Simulate(simulate::Simulate),
-    /// Ask policies again about decisions that were recorded: what they would decide now, and what would come of it.
+    /// Replay recorded decisions: compare what policies decide now with what was decided.
     Replay(replay::Replay),
-    /// Make a lane for vLLM of an env file, a Dockerfile or a compose file, and print it.
+    /// Generate a vLLM lane from an env file, a Dockerfile or a compose file.
     ImportEnv(ImportEnv),
-    /// What `serve` runs beside itself, to end the engines when it is killed.
+    /// Stop the engines if the host is killed; started by `serve`.
     #[command(hide = true)]
     Watchdog,
-    /// What loading a policy runs beside itself, to compile a component from standard input to standard output.
+    /// Compile a component from standard input to standard output; started to load a policy.
     #[command(hide = true)]
     CompilePolicy(CompilePolicy),
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Serve {
-    /// The configuration (TOML).
+    /// Configuration file (TOML).
     pub(crate) config: PathBuf,
-    /// Listen here instead of at `server.listen`; port 0 picks a free one.
+    /// Listen on this address instead of `server.listen`; port 0 picks a free port.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Write the port here, once it is listened on.
+    /// Write the bound port to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) port_file: Option<PathBuf>,
-    /// What to log, instead of `log.level`: a level, or directives such as `info,engine=off`.
+    /// Log filter, overriding `log.level`: a level, or directives such as `info,engine=off`.
     #[arg(long, value_name = "FILTER")]
     pub(crate) log: Option<String>,
-    /// Where `/sys` and `/proc` are looked for when memory is measured: for tests with a made-up machine.
+    /// Root of `/sys` and `/proc` for measuring memory; for tests.
     #[arg(long, value_name = "DIR", hide = true, default_value = "/")]
     pub(crate) machine: PathBuf,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Check {
-    /// The configuration (TOML).
+    /// Configuration file (TOML).
     pub(crate) config: PathBuf,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ImportEnv {
-    /// The file; `-` reads standard input.
+    /// Input file; `-` reads standard input.
     pub(crate) file: PathBuf,
     /// Name of the lane.
     #[arg(long, value_name = "NAME", default_value = "vllm")]
@@ -75,16 +75,16 @@ pub(crate) struct ImportEnv {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CompilePolicy {
-    /// Bytes of address space.
+    /// Limit of the address space in bytes.
     #[arg(long)]
     pub(crate) memory: u64,
-    /// Seconds of CPU time.
+    /// Limit of the CPU time in seconds.
     #[arg(long)]
     pub(crate) cpu: u64,
-    /// Process id of who asks.
+    /// Parent process id.
     #[arg(long)]
     pub(crate) parent: i32,
-    /// For calls that run on fuel, and not by the clock.
+    /// Compile for metering by fuel instead of time.
     #[arg(long)]
     pub(crate) fuel: bool,
 }

@@ -1,7 +1,7 @@
-//! The configuration: a TOML file, read into validated values, or into a list of everything that is wrong with it.
+//! The host configuration: a TOML file, read into validated values or a list of all errors in it.
 //!
-//! `examples/pointsman.toml` documents every key. Paths are relative to the file's folder; secrets come from environment
-//! variables or files and never stand in the configuration itself.
+//! `examples/pointsman.toml` documents every key. Paths are relative to the file's folder. Secrets
+//! come from environment variables or files and are never written in the configuration itself.
 
 mod admin;
 mod engines;
@@ -19,12 +19,12 @@ use std::time::Duration;
 use pointsman_domain::{PlanLimits, fnv1a_chain};
 use pointsman_fleet::FleetSpec;
 use pointsman_policy::ChainSpec;
-use pointsman_settings::{Diagnostic, Override, Section, folder_of, rules};
+use pointsman_settings::{Code, Diagnostic, Override, Section, folder_of, missing, rules};
 
 pub(crate) use pointsman_settings::{FileError as ConfigError, format_duration};
 
 pub(crate) use self::admin::Admin;
-pub(crate) use self::groups::shown_pool;
+pub(crate) use self::groups::format_pool;
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -35,13 +35,13 @@ pub(crate) struct Config {
     pub(crate) keys: Vec<(String, String)>,
     pub(crate) queue: Queue,
     pub(crate) policies: Policies,
-    /// Decision records; `None`: none.
+    /// Settings of decision records, if they are enabled.
     pub(crate) records: Option<pointsman_record::Settings>,
-    /// Where operators come in.
+    /// Where the admin API listens.
     pub(crate) admin: Admin,
-    /// Lanes, groups and the rules of the queue. `keeper` is not the configuration's matter.
+    /// Lanes, groups and the rules of the queue. The watchdog program is set by the caller.
     pub(crate) fleet: FleetSpec,
-    /// Of each lane, how its need of memory comes about.
+    /// For each lane, how its memory need was computed.
     pub(crate) needs: Vec<String>,
 }
 
@@ -49,12 +49,13 @@ pub(crate) struct Config {
 pub(crate) struct Server {
     pub(crate) listen: SocketAddr,
     pub(crate) max_body: usize,
-    pub(crate) drain: Duration,
-    /// Clients that wait for a stream get a comment this often; `None`: they do not.
+    pub(crate) drain_timeout: Duration,
+    /// Interval of keep-alive comments in streams that wait for their first byte; `None` turns them
+    /// off.
     pub(crate) keep_alive: Option<Duration>,
-    /// Most lanes that one request tries.
-    pub(crate) attempts: usize,
-    /// Longest time from a request to the first byte of its answer, on all lanes together.
+    /// Maximum number of attempts per request, on all lanes together.
+    pub(crate) max_attempts: usize,
+    /// Maximum time from a request to the first byte of its response, over all attempts.
     pub(crate) deadline: Duration,
 }
 
@@ -72,45 +73,48 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// Longest wait, whatever policies say. All else about the queue is in the fleet's rules.
+    /// Maximum time in a queue, whatever policies advise. The other rules are in `fleet`.
     pub(crate) max_wait: Duration,
 }
 
 #[derive(Debug)]
 pub(crate) struct Policies {
-    /// Where compiled policies are kept.
+    /// Folder of compiled policies.
     pub(crate) cache: Option<PathBuf>,
-    /// The folder that the policies' folders are in.
+    /// Parent folder of the policies' folders.
     pub(crate) dir: PathBuf,
-    /// How often their folders are looked at, though nothing said that they have changed.
-    pub(crate) poll: Duration,
+    /// How often policy folders are scanned without an event.
+    pub(crate) poll_interval: Duration,
     pub(crate) chain: ChainSpec,
 }
 
 impl Config {
-    /// Read and validate a file.
+    /// Reads and validates a file.
     ///
     /// # Errors
-    /// With every mistake in it, in the order of the file.
+    /// All errors in the file, in its order.
     pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
-        Self::load_over(file, &[])
+        Self::load_with_overrides(file, &[])
     }
 
-    /// The same, with some keys that are other than the file says.
+    /// Reads and validates a file after replacing some of its keys.
     ///
     /// # Errors
-    /// With every mistake, those in these keys too.
-    pub(crate) fn load_over(file: &Path, over: &[Override]) -> Result<Self, ConfigError> {
+    /// All errors in the file and in the overrides.
+    pub(crate) fn load_with_overrides(
+        file: &Path,
+        overrides: &[Override],
+    ) -> Result<Self, ConfigError> {
         let source = ConfigError::source(file)?;
-        Self::parse(&source, over, file).map_err(|errors| ConfigError::new(file, errors))
+        Self::parse(&source, overrides, file).map_err(|errors| ConfigError::new(file, errors))
     }
 
-    fn parse(source: &str, over: &[Override], file: &Path) -> Result<Self, Vec<Diagnostic>> {
-        pointsman_settings::read(source, over, |root| read(root, file))
+    fn parse(source: &str, overrides: &[Override], file: &Path) -> Result<Self, Vec<Diagnostic>> {
+        pointsman_settings::read(source, overrides, |root| read(root, file))
     }
 }
 
-/// The whole file. `None` only together with a mistake.
+/// Reads the whole file. Returns `None` only if an error was reported.
 fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let folder = folder_of(file);
     let server = read_server(root.section("server"));
@@ -123,7 +127,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let admin = admin::read(&root.section("admin"), folder, state_dir.as_deref());
     let (rules, max_wait) = rules(&root.section("queue"), &root.section("switching"));
     let policies = policies::read(root.section("policies"), folder, state_dir.as_deref());
-    let max_steps = server.as_ref().map_or(1, |server| server.attempts);
+    let max_steps = server.as_ref().map_or(1, |server| server.max_attempts);
     let records =
         records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
     let groups = groups::read(root);
@@ -147,29 +151,29 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
 }
 
 fn read_server(section: Section<'_>) -> Option<Server> {
-    const MOST: u64 = 1 << 30;
+    const MAX_BODY_LIMIT: u64 = 1 << 30;
     let listen = section.parsed("listen", |text| {
         text.parse().map_err(|_| {
-            format!("\"{text}\" is no address; write an IP address and a port, such as \"127.0.0.1:8000\"")
+            format!("invalid address \"{text}\": expected IP:PORT, for example 127.0.0.1:8000")
         })
     });
     let listen =
         if section.has("listen") { listen } else { Some(SocketAddr::from(([127, 0, 0, 1], 8000))) };
     let max_body = section.bytes("max-body").unwrap_or(32 << 20);
-    if !(1..=MOST).contains(&max_body) {
-        section.error_at("max-body", "must be from \"1B\" to \"1GiB\"");
+    if !(1..=MAX_BODY_LIMIT).contains(&max_body) {
+        section.error_at("max-body", Code::OutOfRange.with("must be between 1B and 1GiB"));
     }
-    let drain = section.duration("drain-timeout", Duration::from_secs(30));
+    let drain_timeout = section.duration("drain-timeout", Duration::from_secs(30));
     let keep_alive = section.duration("keep-alive", Duration::from_secs(10));
-    let attempts = section.integer("max-attempts", 1..=20, 5);
+    let max_attempts = section.integer("max-attempts", 1..=20, 5);
     let deadline = section.positive_duration("deadline", Duration::from_secs(600));
     section.report_unknown();
     Some(Server {
         listen: listen?,
         max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
-        drain,
-        keep_alive: Some(keep_alive).filter(|pause| !pause.is_zero()),
-        attempts,
+        drain_timeout,
+        keep_alive: Some(keep_alive).filter(|interval| !interval.is_zero()),
+        max_attempts,
         deadline,
     })
 }
@@ -179,7 +183,7 @@ fn read_log(section: Section<'_>) -> Log {
         section.parsed("level", |text| match text.parse::<tracing_subscriber::EnvFilter>() {
             Ok(_) => Ok(text.to_owned()),
             Err(error) => Err(format!(
-                "\"{text}\" is no level or filter ({error}); write for example \"info\""
+                "invalid log filter \"{text}\" ({error}): expected for example \"info\""
             )),
         });
     let format = section.choice(
@@ -195,16 +199,14 @@ fn read_key(section: Section<'_>, folder: &Path) -> Option<(String, String)> {
     let tenant = section.required_string("tenant", "\"team-a\"").map(str::to_owned);
     let key = secret(&section, "env", "file", folder);
     if !section.has("env") && !section.has("file") {
-        section.error_at(
-            "env",
-            "is missing; name the environment variable (`env`) or the file (`file`) that holds the key",
-        );
+        section.error_at("env", missing("`env = \"VARIABLE\"` or `file = \"PATH\"`"));
     }
     section.report_unknown();
     Some((key?, tenant?))
 }
 
-/// A secret from the environment variable or the file that these keys name; `None` if there is none, or on a mistake.
+/// Reads a secret from the environment variable or the file that these keys name. Returns `None` if
+/// neither key is set, or after reporting an error.
 pub(crate) fn secret(
     section: &Section<'_>,
     env: &'static str,
@@ -213,49 +215,50 @@ pub(crate) fn secret(
 ) -> Option<String> {
     let (key, found) = match (section.string(env), section.string(file)) {
         (Some(_), Some(_)) => {
-            section.error_at(file, format!("stands beside `{env}`; write one of the two"));
+            let message = format!("conflicts with `{env}`; remove one of the two");
+            section.error_at(file, Code::Conflict.with(message));
             return None;
         }
         (Some(name), None) => (
             env,
-            std::env::var(name)
-                .map_err(|_| format!("the environment variable `{name}` is not set to a text")),
+            std::env::var(name).map_err(|_| {
+                format!("environment variable `{name}` is not set, or is not valid UTF-8")
+            }),
         ),
         (None, Some(name)) => {
             let path = folder.join(name);
             (
                 file,
                 std::fs::read_to_string(&path)
-                    .map_err(|error| format!("{} cannot be read: {error}", path.display())),
+                    .map_err(|error| format!("cannot read {}: {error}", path.display())),
             )
         }
         (None, None) => return None,
     };
     let checked = found.and_then(|secret| match secret.trim() {
-        "" => Err("the secret that this names is empty".to_owned()),
+        "" => Err("the secret is empty".to_owned()),
         secret if secret.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(secret.to_owned()),
-        _ => Err(
-            "the secret that this names has spaces, line ends or other characters that no header may carry"
-                .to_owned(),
-        ),
+        _ => {
+            Err("the secret contains characters that are not allowed in an HTTP header".to_owned())
+        }
     });
     match checked {
         Ok(secret) => Some(secret),
-        Err(what) => {
-            section.error_at(key, what);
+        Err(message) => {
+            section.error_at(key, Code::Unavailable.with(message));
             None
         }
     }
 }
 
-/// Where compiled policies are kept when the configuration does not say: the user's cache folder.
+/// Returns the default folder of compiled policies, below the user's cache folder.
 pub(crate) fn default_cache() -> Option<PathBuf> {
     let cache = env_folder("XDG_CACHE_HOME")
         .or_else(|| env_folder("HOME").map(|home| home.join(".cache")))?;
     Some(cache.join("pointsman").join("policies"))
 }
 
-/// Where running engines are recorded; `None`: nowhere.
+/// Returns the state directory; `None` if it is turned off or there is no default.
 fn state_dir(section: &Section<'_>, file: &Path, folder: &Path) -> Option<PathBuf> {
     match section.string("dir") {
         Some("") => None,
@@ -264,19 +267,20 @@ fn state_dir(section: &Section<'_>, file: &Path, folder: &Path) -> Option<PathBu
     }
 }
 
-/// The same when the configuration does not say: a folder of its own in the user's folder for states.
+/// Returns the default state directory: one folder per configuration file, below the user's state
+/// folder.
 fn default_state(file: &Path, env_folder: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     let states = env_folder("XDG_STATE_HOME")
         .or_else(|| env_folder("HOME").map(|home| home.join(".local/state")))?;
     let whole = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let path = whole.as_os_str().as_encoded_bytes();
-    // Files of one name in several folders are several configurations.
+    // Files with the same name in different folders are different configurations.
     let hash = fnv1a_chain([path], path.len(), 1).first().copied().unwrap_or_default();
     let name = whole.file_stem().unwrap_or_default().to_string_lossy();
     Some(states.join("pointsman").join(format!("{name}-{hash:016x}")))
 }
 
-/// The folder that an environment variable names, if it is an absolute path.
+/// Returns the folder in an environment variable, if it is an absolute path.
 fn env_folder(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }

@@ -1,4 +1,4 @@
-//! Facts of a golden case, made by the same parser that requests go through.
+//! Facts of golden cases, produced by the parser that handles requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +8,13 @@ use pointsman_domain::Facts;
 use pointsman_openai::{Head, Request};
 use pointsman_policy::CaseRequest;
 
-/// What a policy gets to know of a case's request.
-pub(crate) fn of_case(case: &CaseRequest) -> Result<Facts, String> {
+/// Returns the facts that a policy receives about a case's request.
+pub(crate) fn from_case(case: &CaseRequest) -> Result<Facts, String> {
     let mut headers = HeaderMap::new();
     for (name, value) in &case.headers {
         let parsed = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(value).ok());
-        let (name, value) = parsed.ok_or_else(|| format!("`{name}: {value}` is no header"))?;
+        let (name, value) =
+            parsed.ok_or_else(|| format!("`{name}: {value}` is not a valid header"))?;
         headers.insert(name, value);
     }
     let head = Head { id: "case".into(), tenant: case.tenant.clone(), headers };

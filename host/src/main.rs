@@ -1,6 +1,7 @@
 //! `pointsman`: a WebAssembly-plugin policy router for language models.
 //!
-//! Wiring only: what the program is made of is in `crates/`.
+//! The binary connects the crates in `crates/`, reads the configuration, and implements the
+//! commands.
 
 mod admin;
 mod app;
@@ -24,19 +25,19 @@ use pointsman_policy::{CompileOrders, Metering};
 
 use crate::cli::{Cli, Command, CompilePolicy};
 
-/// Exit code for a configuration, or a policy, that cannot be used (`EX_CONFIG` of sysexits.h).
+/// Exit code for an invalid configuration or policy (`EX_CONFIG` of sysexits.h).
 const BAD_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = |()| ExitCode::SUCCESS;
+    let success = |()| ExitCode::SUCCESS;
     let result = match cli.command {
-        Command::Serve(serve) => app::serve(&serve).map(done),
-        Command::Check(check) => check::check(&check).map(done),
+        Command::Serve(serve) => app::serve(&serve).map(success),
+        Command::Check(check) => check::check(&check).map(success),
         Command::Policy(command) => policy::policy(command),
         Command::Simulate(options) => simulate::simulate(&options),
         Command::Replay(options) => replay::replay(&options),
-        Command::ImportEnv(options) => import::import_env(&options).map(done),
+        Command::ImportEnv(options) => import::import_env(&options).map(success),
         Command::Watchdog => return pointsman_fleet::keeper_main(std::io::stdin()),
         Command::CompilePolicy(CompilePolicy { memory, cpu, parent, fuel }) => {
             let metering = if fuel { Metering::Fuel } else { Metering::Wall };
@@ -49,13 +50,13 @@ fn main() -> ExitCode {
         Err(error) => {
             #[expect(
                 clippy::print_stderr,
-                reason = "the one place where the program says why it ends"
+                reason = "the only place where the program prints why it fails"
             )]
             {
                 eprintln!("{error:#}");
             }
             let bad_config = error.is::<config::ConfigError>()
-                || error.is::<check::BadPolicies>()
+                || error.is::<check::InvalidPolicies>()
                 || error.is::<policy::CannotLoad>()
                 || error.is::<pointsman_simulate::StudyError>()
                 || error.is::<replay::CannotReplay>();

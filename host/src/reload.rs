@@ -1,13 +1,15 @@
-//! Takes up changes of the policies' folders, and of `[policies]` in the configuration, while the host serves.
+//! Applies changes of policy folders, and of `[policies]` in the configuration, while the host
+//! serves.
 //!
 //! ```text
-//!   notify ──event──> quiet for a moment ──┐
-//!   SIGHUP, admin ─────────────────────────┼──> look at stamps ──> Policies::look, Policies::apply
-//!   every `policies.poll` ─────────────────┘
+//!   notify ──event──> debounce ───────────┐
+//!   SIGHUP, admin ────────────────────────┼──> compare stamps ──> Policies::look, Policies::apply
+//!   every `policies.poll-interval` ───────┘
 //! ```
 //!
-//! Events only say that it is time to look: what has changed is found by looking. So a mount that sends no events, a folder
-//! that is swapped by a link, and an editor that writes three files for one save are all the same.
+//! Events only trigger a scan; what changed is found by comparing file stamps. That makes mounts
+//! that send no events, folders that are replaced through a symbolic link, and editors that write
+//! several files for one save behave alike.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,25 +23,25 @@ use serde::Serialize;
 
 use crate::config::Config;
 
-/// Events that come closer together than this are one change.
-const QUIET: Duration = Duration::from_millis(250);
-/// Somebody who never stops writing is looked at this often.
-const LONGEST_NOISE: Duration = Duration::from_secs(2);
+/// Events that are closer together than this count as one change.
+const QUIET_PERIOD: Duration = Duration::from_millis(250);
+/// Maximum delay of a scan while events keep arriving.
+const MAX_DEBOUNCE: Duration = Duration::from_secs(2);
 
-/// What is running of a configuration, and what is wrong with the file.
+/// Which part of the configuration file is active.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct ConfigStatus {
-    /// Why the file, as it is now, is not what runs.
+    /// Why the current content of the file is not active.
     pub(crate) error: Option<String>,
-    /// Sections that have changed since the start, and take effect at the next one.
+    /// Sections that have changed since the start and need a restart to take effect.
     pub(crate) restart_for: Vec<String>,
 }
 
-/// What came of a reload.
+/// The result of a reload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Reloaded {
     pub(crate) config: ConfigStatus,
-    /// Policies and what became of each.
+    /// Changed policies, and the result for each.
     pub(crate) policies: Vec<(String, String)>,
 }
 
@@ -49,7 +51,7 @@ enum Wake {
     Stop,
 }
 
-/// The thread that looks.
+/// A handle to the thread that scans for changes.
 #[derive(Debug)]
 pub(crate) struct Reloader {
     wake: Sender<Wake>,
@@ -57,7 +59,7 @@ pub(crate) struct Reloader {
 }
 
 impl Reloader {
-    /// Look at the file that `config` was read from, and at the folders of its policies.
+    /// Starts watching the file that `config` was read from and the folders of its policies.
     pub(crate) fn start(
         file: &Path,
         config: &crate::config::Policies,
@@ -65,35 +67,34 @@ impl Reloader {
     ) -> std::io::Result<Self> {
         let (wake, woken) = channel();
         let status = Arc::<Mutex<ConfigStatus>>::default();
-        let mut looker = Looker {
+        let mut watcher = ConfigWatcher {
             file: file.to_owned(),
             stamp: stamp(file),
             started_with: sections(file).unwrap_or_default(),
             policies,
-            poll: config.poll,
+            poll_interval: config.poll_interval,
             watched: Watched::new(wake.clone()),
             status: Arc::clone(&status),
         };
-        looker.watched.watch(file, config);
-        let run = move || looker.run(&woken);
+        watcher.watched.watch(file, config);
+        let run = move || watcher.run(&woken);
         std::thread::Builder::new().name("policy-reload".into()).spawn(run)?;
         Ok(Self { wake, status })
     }
 
-    /// Look now, and do not wait for what comes of it.
+    /// Triggers a scan without waiting for its result.
     pub(crate) fn wake(&self) {
-        // Without a thread there is nobody to look.
-        drop(self.wake.send(Wake::Reload(None)));
+        let _ = self.wake.send(Wake::Reload(None)); // Fails only while the host stops.
     }
 
-    /// Look now. `None` when the host stops.
+    /// Scans now and returns the result; `None` if the host is stopping.
     pub(crate) fn reload(&self) -> Option<Reloaded> {
-        let (answer, answered) = channel();
-        self.wake.send(Wake::Reload(Some(answer))).ok()?;
-        answered.recv().ok()
+        let (reply, replied) = channel();
+        self.wake.send(Wake::Reload(Some(reply))).ok()?;
+        replied.recv().ok()
     }
 
-    /// What is running of the configuration.
+    /// Returns which part of the configuration is active.
     pub(crate) fn status(&self) -> ConfigStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -101,61 +102,64 @@ impl Reloader {
 
 impl Drop for Reloader {
     fn drop(&mut self) {
-        // Not waited for: it may be compiling, and a host that ends has no time for that.
-        drop(self.wake.send(Wake::Stop));
+        // Not joined: the thread may be compiling a policy, which can take seconds.
+        let _ = self.wake.send(Wake::Stop); // Fails only if the thread has ended.
     }
 }
 
-struct Looker {
+struct ConfigWatcher {
     file: PathBuf,
     stamp: Stamp,
-    /// What the sections of the file were when the host started.
+    /// The sections of the file when the host started.
     started_with: toml::Table,
     policies: Arc<Policies>,
-    poll: Duration,
+    poll_interval: Duration,
     watched: Watched,
     status: Arc<Mutex<ConfigStatus>>,
 }
 
-impl Looker {
+impl ConfigWatcher {
     fn run(&mut self, woken: &Receiver<Wake>) {
         loop {
-            let answer = match woken.recv_timeout(self.poll) {
+            let reply = match woken.recv_timeout(self.poll_interval) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(Wake::Reload(answer)) => answer,
-                Ok(Wake::Changed) => match quiet(woken) {
-                    Ok(answer) => answer,
+                Ok(Wake::Reload(reply)) => reply,
+                Ok(Wake::Changed) => match debounce(woken) {
+                    Ok(reply) => reply,
                     Err(Stopped) => return,
                 },
                 Err(RecvTimeoutError::Timeout) => None,
             };
-            let reloaded = self.look();
-            if let Some(answer) = answer {
-                // Whoever asked may be gone.
-                drop(answer.send(reloaded));
+            let reloaded = self.scan();
+            if let Some(reply) = reply {
+                let _ = reply.send(reloaded); // The caller may have stopped waiting.
             }
         }
     }
 
-    fn look(&mut self) -> Reloaded {
+    fn scan(&mut self) -> Reloaded {
         let stamp = stamp(&self.file);
         let mut changes = Vec::new();
         if stamp != self.stamp {
             self.stamp = stamp;
-            changes.extend(self.take_up_config());
+            changes.extend(self.apply_config());
         }
         changes.extend(self.policies.look());
-        let format_duration =
-            changes.into_iter().map(|(name, change)| (name, format_duration(&change))).collect();
+        let policies =
+            changes.into_iter().map(|(name, change)| (name, describe(&change))).collect();
         let config = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Reloaded { config, policies: format_duration }
+        Reloaded { config, policies }
     }
 
-    fn take_up_config(&mut self) -> Vec<(String, Change)> {
+    fn apply_config(&mut self) -> Vec<(String, Change)> {
         let config = match Config::load(&self.file) {
             Ok(config) => config,
             Err(error) => {
-                tracing::error!("the configuration stays as it was: {error}");
+                tracing::error!(
+                    event = "config_reload_failed",
+                    %error,
+                    "configuration reload failed; keeping the current one"
+                );
                 self.set_status(ConfigStatus {
                     error: Some(error.to_string()),
                     ..ConfigStatus::default()
@@ -170,13 +174,11 @@ impl Looker {
         let restart_for: Vec<String> =
             names.into_iter().filter(|name| differs(name)).cloned().collect();
         if !restart_for.is_empty() {
-            tracing::warn!(
-                "changed in the configuration, and in force from the next start on: {}",
-                restart_for.join(", ")
-            );
+            let sections = restart_for.join(", ");
+            tracing::warn!(sections, "configuration changes need a restart to take effect");
         }
         self.set_status(ConfigStatus { error: None, restart_for });
-        self.poll = config.policies.poll;
+        self.poll_interval = config.policies.poll_interval;
         self.watched.watch(&self.file, &config.policies);
         self.policies.apply(config.policies.chain)
     }
@@ -188,13 +190,14 @@ impl Looker {
 
 struct Stopped;
 
-/// Wait until nothing has changed for a moment. Whoever asks for a reload meanwhile is answered after it.
-fn quiet(woken: &Receiver<Wake>) -> Result<Option<Sender<Reloaded>>, Stopped> {
+/// Waits until no change has arrived for [`QUIET_PERIOD`]. Returns a reload request that arrived
+/// meanwhile, to be answered after the scan.
+fn debounce(woken: &Receiver<Wake>) -> Result<Option<Sender<Reloaded>>, Stopped> {
     let begun = Instant::now();
-    while begun.elapsed() < LONGEST_NOISE {
-        match woken.recv_timeout(QUIET) {
+    while begun.elapsed() < MAX_DEBOUNCE {
+        match woken.recv_timeout(QUIET_PERIOD) {
             Ok(Wake::Changed) => {}
-            Ok(Wake::Reload(answer)) => return Ok(answer),
+            Ok(Wake::Reload(reply)) => return Ok(reply),
             Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return Err(Stopped),
             Err(RecvTimeoutError::Timeout) => break,
         }
@@ -202,17 +205,18 @@ fn quiet(woken: &Receiver<Wake>) -> Result<Option<Sender<Reloaded>>, Stopped> {
     Ok(None)
 }
 
-fn format_duration(change: &Change) -> String {
+/// Describes the result of a change for the operator.
+fn describe(change: &Change) -> String {
     match change {
-        Change::Active(version) => format!("{version} is in service"),
-        Change::Trial(version) => format!("{version} is tried out"),
-        Change::Same => "as it was".to_owned(),
-        Change::Failed(error) => format!("stays as it was: {error}"),
-        Change::Removed => "is no longer in the chain".to_owned(),
+        Change::Active(version) => format!("{version} is active"),
+        Change::Trial(version) => format!("{version} is staged as a candidate"),
+        Change::Same => "unchanged".to_owned(),
+        Change::Failed(error) => format!("unchanged, because loading failed: {error}"),
+        Change::Removed => "removed from the chain".to_owned(),
     }
 }
 
-/// Device, inode, size and time of change of a file.
+/// Device, inode, size and change time of a file.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 fn stamp(file: &Path) -> Stamp {
@@ -221,12 +225,12 @@ fn stamp(file: &Path) -> Stamp {
     Some((found.dev(), found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
 }
 
-/// The top level of a configuration file.
+/// Reads the top-level tables of a configuration file.
 fn sections(file: &Path) -> Option<toml::Table> {
     std::fs::read_to_string(file).ok()?.parse().ok()
 }
 
-/// The folders that events come from. Without any, the poll is all there is.
+/// The watched folders. Without a watcher only polling finds changes.
 struct Watched {
     watcher: Option<RecommendedWatcher>,
     folders: BTreeSet<PathBuf>,
@@ -235,14 +239,14 @@ struct Watched {
 impl Watched {
     fn new(wake: Sender<Wake>) -> Self {
         let changed = move |event: notify::Result<notify::Event>| {
-            // Reading is no change; our own reading of a policy would wake us for ever.
+            // Reads are not changes: reading a policy would trigger the next scan, endlessly.
             if event.is_ok_and(|event| !event.kind.is_access()) {
-                drop(wake.send(Wake::Changed));
+                let _ = wake.send(Wake::Changed); // Fails only while the host stops.
             }
         };
         let watcher = notify::recommended_watcher(changed);
         if let Err(error) = &watcher {
-            tracing::warn!("changes of policies are seen by looking now and then: {error}");
+            tracing::warn!(%error, "file watching is unavailable; falling back to polling");
         }
         Self { watcher: watcher.ok(), folders: BTreeSet::new() }
     }
@@ -254,16 +258,17 @@ impl Watched {
             BTreeSet::from([parent.unwrap_or(Path::new(".")).to_owned(), config.dir.clone()]);
         wanted.extend(config.chain.policies.iter().map(|policy| policy.dir.clone()));
         for folder in self.folders.difference(&wanted) {
-            // It may be gone by itself.
-            drop(watcher.unwatch(folder));
+            let _ = watcher.unwatch(folder); // Fails if the folder was removed.
         }
-        // Again and again: a folder that was replaced by another one of its name is not watched any more.
+        // Watches are renewed on every call: a folder that was replaced by another one of the same
+        // name is not watched any more.
         self.folders = wanted
             .into_iter()
             .filter(|folder| match watcher.watch(folder, RecursiveMode::NonRecursive) {
                 Ok(()) => true,
                 Err(error) => {
-                    tracing::debug!("{}: seen by looking now and then: {error}", folder.display());
+                    let folder = folder.display();
+                    tracing::debug!(%folder, %error, "cannot watch the folder; polling it");
                     false
                 }
             })

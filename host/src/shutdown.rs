@@ -1,10 +1,10 @@
-//! Stopping in good order.
+//! Graceful shutdown.
 //!
 //! ```text
-//!   first signal   not ready, no new connections; answers that are on their way may finish
-//!   drain over     what is left of them ends with an explicit error event
-//!   then           whoever still waits is refused, the engines are ended, group by group
-//!   second signal  straight to the end
+//!   first signal    not ready, no new connections; in-flight responses continue
+//!   drain timeout   remaining responses are aborted with an explicit error event
+//!   then            queued requests are rejected, engines are stopped group by group
+//!   second signal   skips draining
 //! ```
 
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::reload::Reloader;
 
-/// How long clients may take to read the error event that their streams were cut with.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Time for clients to read the error event that ends an aborted stream.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the last decision records may take.
-const LAST_RECORDS: Duration = Duration::from_secs(2);
+/// Time to write the decision records that are still queued.
+const RECORDS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The signals that ask us to stop.
+/// The signals that the host handles.
 #[derive(Debug)]
 pub(crate) struct Signals {
     hangup: Signal,
@@ -35,7 +35,7 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context("signals cannot be listened for");
+        let listen = |kind| signal(kind).context("failed to install signal handlers");
         Ok(Self {
             hangup: listen(SignalKind::hangup())?,
             interrupt: listen(SignalKind::interrupt())?,
@@ -43,7 +43,8 @@ impl Signals {
         })
     }
 
-    /// The next signal that asks us to stop, by name. SIGHUP asks to look at the configuration, as of old.
+    /// Waits for a signal that stops the host, and returns its name. SIGHUP reloads the
+    /// configuration.
     pub(crate) async fn next(&mut self, reloader: &Reloader) -> &'static str {
         loop {
             tokio::select! {
@@ -55,41 +56,46 @@ impl Signals {
     }
 }
 
-/// The parts that have to be stopped.
+/// The running parts of the host that a shutdown stops.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) server: JoinSet<()>,
     pub(crate) fleet: FleetTasks,
     pub(crate) stop: CancellationToken,
-    pub(crate) cut: CancellationToken,
-    pub(crate) drain: Duration,
+    pub(crate) abort: CancellationToken,
+    pub(crate) drain_timeout: Duration,
     /// Writes decision records.
     pub(crate) records: Option<Writer>,
 }
 
-/// Serve until a signal comes, then stop.
+/// Serves until a signal arrives, then shuts down.
 pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()> {
     tokio::select! {
         ended = running.server.join_next() => {
             running.fleet.shutdown().await;
-            return ended.transpose().context("the server failed").and(Err(anyhow::anyhow!("the server ended by itself")));
+            ended.transpose().context("the server failed")?;
+            anyhow::bail!("the server ended unexpectedly");
         }
         name = signals.next(&running.reloader) => {
-            tracing::info!("{name}: draining for at most {} s; a second signal ends at once", running.drain.as_secs_f32());
+            let timeout_s = running.drain_timeout.as_secs_f32();
+            tracing::info!(event = "draining", signal = name, timeout_s, "draining; a second \
+                signal skips it");
         }
     }
     running.stop.cancel();
     let drained = tokio::select! {
-        drained = tokio::time::timeout(running.drain, running.server.join_next()) => drained.is_ok(),
+        drained = tokio::time::timeout(running.drain_timeout, running.server.join_next()) => {
+            drained.is_ok()
+        }
         name = signals.next(&running.reloader) => {
-            tracing::warn!("{name} again: ending at once");
+            tracing::warn!(signal = name, "second signal: skipping the drain");
             false
         }
     };
     if !drained {
-        running.cut.cancel();
-        if tokio::time::timeout(LAST_WORDS, running.server.join_next()).await.is_err() {
+        running.abort.cancel();
+        if tokio::time::timeout(ABORT_TIMEOUT, running.server.join_next()).await.is_err() {
             running.server.shutdown().await;
         }
     }
@@ -99,11 +105,14 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
     Ok(())
 }
 
-/// The requests have ended, and with them the last records were handed over.
+/// Waits until the queued decision records are written. No new ones arrive: all requests have
+/// ended.
 async fn finish_records(records: Option<Writer>) {
     let Some(records) = records else { return };
-    match tokio::task::spawn_blocking(move || records.finish(LAST_RECORDS)).await {
+    match tokio::task::spawn_blocking(move || records.finish(RECORDS_TIMEOUT)).await {
         Ok(true) => {}
-        Ok(false) | Err(_) => tracing::warn!("the last decision records may be missing"),
+        Ok(false) | Err(_) => {
+            tracing::warn!("decision records may be missing: the writer did not finish in time")
+        }
     }
 }

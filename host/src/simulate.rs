@@ -115,8 +115,8 @@ fn set_key(document: &mut Document, key: &str, value: &str) -> Result<()> {
 
 /// What of a host's configuration matters to a simulation.
 fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, String> {
-    let config =
-        Config::load_over(file, &[Override::table(set)]).map_err(|error| error.to_string())?;
+    let config = Config::load_with_overrides(file, &[Override::table(set)])
+        .map_err(|error| error.to_string())?;
     let lane = |lane: &pointsman_fleet::LaneSpec| HostLane {
         info: lane.info(),
         setup: lane.setup(),
@@ -134,7 +134,10 @@ fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, String> {
             .map(|group| GroupSetup { budget: group.budget })
             .collect(),
         rules: config.fleet.rules,
-        limits: PlanLimits { max_wait: config.queue.max_wait, max_steps: config.server.attempts },
+        limits: PlanLimits {
+            max_wait: config.queue.max_wait,
+            max_steps: config.server.max_attempts,
+        },
         deadline: config.server.deadline,
         chain: config.policies.chain,
     })

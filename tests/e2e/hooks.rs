@@ -16,8 +16,10 @@ const CHAT: &str = "/v1/chat/completions";
 fn site(guest: Guest) -> Site {
     let lanes =
         [lane("a", &["auto"], &[]), lane("b", &["auto"], &[]), lane("c", &["c"], &[])].concat();
-    let config =
-        format!("[policies]\ncache = \"cache\"\npoll-interval = \"1s\"\n{}{lanes}", chain(&["p"], ""));
+    let config = format!(
+        "[policies]\ncache = \"cache\"\npoll-interval = \"1s\"\n{}{lanes}",
+        chain(&["p"], "")
+    );
     Site::start(FAKE_ENGINE, folder(&[guest]), &config)
 }
 

@@ -1,17 +1,18 @@
-//! What a configuration comes to, in lines for people. No secrets.
+//! The summary of a configuration that `check` prints. It contains no secrets.
 
 use pointsman_fleet::vllm::{Listen, Permille, VllmSettings, command};
 use pointsman_fleet::{
     CommandLine, EngineSpec, Gpu, GroupSpec, LaneSpec, Machine, Pool, Residency, gib,
 };
 
-use crate::config::{Config, format_duration, shown_pool};
+use crate::config::{Config, format_duration, format_pool};
 
-/// Most lanes of a group for which all sets are looked at.
-const MOST_SETS: usize = 16;
+/// Maximum number of on-demand lanes in a group for which all sets are enumerated (2^16 at most).
+const MAX_ENUMERATED_LANES: usize = 16;
 
-/// Lines about the groups and lanes of a configuration on this machine. `environment` is what engines inherit.
-pub(super) fn of(
+/// Returns lines about the groups and lanes of a configuration on this machine. `environment` is
+/// what engines inherit.
+pub(super) fn lines(
     config: &Config,
     machine: &Machine,
     environment: &[(String, String)],
@@ -19,7 +20,7 @@ pub(super) fn of(
     let fleet = &config.fleet;
     let mut lines = Vec::new();
     if let Some(dir) = &fleet.state_dir {
-        lines.push(format!("engines are recorded in {}", dir.display()));
+        lines.push(format!("state directory: {}", dir.display()));
     }
     let gpus = machine.gpus();
     for (index, group) in fleet.groups.iter().enumerate() {
@@ -29,103 +30,102 @@ pub(super) fn of(
             .zip(&config.needs)
             .filter(|(lane, _)| lane.group == Some(index))
             .collect();
-        of_group(group, &members, &mut lines);
+        describe_group(group, &members, &mut lines);
         lines.extend(group.pool.map(|pool| format!("  now: {}", machine.explain(&pool))));
         let total = group.pool.and_then(|pool| total(pool, machine, &gpus));
         if let Some(total) = total.filter(|total| group.budget > *total) {
-            lines.push(format!("  note: the group has more than this machine, {}", gib(total)));
+            lines.push(format!(
+                "  warning: the budget exceeds the memory of this machine, {}",
+                gib(total)
+            ));
         }
     }
     lines.extend(shared(&fleet.groups, machine, &gpus));
     for lane in &fleet.lanes {
         let group = lane.group.and_then(|index| fleet.groups.get(index));
-        of_lane(lane, group, &gpus, environment, &mut lines);
+        describe_lane(lane, group, &gpus, environment, &mut lines);
     }
     lines
 }
 
-fn of_group(group: &GroupSpec, members: &[(&LaneSpec, &String)], lines: &mut Vec<String>) {
-    let pool = shown_pool(group.pool);
-    lines.push(format!(
-        "group {}: {} for its lanes together, pool {pool}",
-        group.name,
-        gib(group.budget)
-    ));
+fn describe_group(group: &GroupSpec, members: &[(&LaneSpec, &String)], lines: &mut Vec<String>) {
+    let pool = format_pool(group.pool);
+    lines.push(format!("group {}: budget {}, pool {pool}", group.name, gib(group.budget)));
     for (lane, need) in members {
         lines.push(format!("  {}: {need}", lane.name));
     }
     let names = |lanes: &[&LaneSpec], between: &str| {
         lanes.iter().map(|lane| lane.name.as_str()).collect::<Vec<_>>().join(between)
     };
-    let turns = |lane: &&LaneSpec| matches!(lane.residency, Residency::OnDemand { .. });
-    let (turning, standing): (Vec<&LaneSpec>, Vec<&LaneSpec>) =
-        members.iter().map(|(lane, _)| *lane).partition(turns);
-    let held = standing.iter().fold(0u64, |sum, lane| sum.saturating_add(lane.need));
-    let room = group.budget.saturating_sub(held);
-    if !standing.is_empty() {
-        let left = if turning.is_empty() { "left over" } else { "left for the others" };
+    let is_on_demand = |lane: &&LaneSpec| matches!(lane.residency, Residency::OnDemand { .. });
+    let (on_demand, fixed): (Vec<&LaneSpec>, Vec<&LaneSpec>) =
+        members.iter().map(|(lane, _)| *lane).partition(is_on_demand);
+    let held = fixed.iter().fold(0u64, |sum, lane| sum.saturating_add(lane.need));
+    let available = group.budget.saturating_sub(held);
+    if !fixed.is_empty() {
         lines.push(format!(
-            "  always there: {} ({}; {} {left})",
-            names(&standing, ", "),
+            "  always loaded: {} ({}; {} remaining)",
+            names(&fixed, ", "),
             gib(held),
-            gib(room)
+            gib(available)
         ));
     }
-    let all = turning.iter().fold(0u64, |sum, lane| sum.saturating_add(lane.need));
-    match turning.len() {
+    let all = on_demand.iter().fold(0u64, |sum, lane| sum.saturating_add(lane.need));
+    match on_demand.len() {
         0 | 1 => {}
-        _ if all <= room => {
-            lines.push(format!("  fit together: {} ({})", names(&turning, ", "), gib(all)))
+        _ if all <= available => {
+            lines.push(format!("  all fit together: {} ({})", names(&on_demand, ", "), gib(all)))
         }
-        2..=MOST_SETS => {
-            let needs: Vec<u64> = turning.iter().map(|lane| lane.need).collect();
-            let sets = together(&needs, room);
+        2..=MAX_ENUMERATED_LANES => {
+            let needs: Vec<u64> = on_demand.iter().map(|lane| lane.need).collect();
+            let sets = maximal_sets(&needs, available);
             if sets.iter().all(|set| set.len() == 1) {
-                lines.push(format!("  take turns, one at a time: {}", names(&turning, ", ")));
+                lines.push(format!("  take turns, one at a time: {}", names(&on_demand, ", ")));
                 return;
             }
             let set = |set: &Vec<usize>| {
                 let lanes: Vec<&LaneSpec> =
-                    set.iter().filter_map(|lane| turning.get(*lane).copied()).collect();
+                    set.iter().filter_map(|lane| on_demand.get(*lane).copied()).collect();
                 names(&lanes, " + ")
             };
             let sets: Vec<String> = sets.iter().map(set).collect();
-            lines.push(format!("  take turns; at once there can be: {}", sets.join(", or ")));
+            lines.push(format!("  take turns; loaded together: {}", sets.join(", or ")));
         }
-        _ => lines.push(format!("  take turns, as they fit: {}", names(&turning, ", "))),
+        _ => lines.push(format!("  take turns, as they fit: {}", names(&on_demand, ", "))),
     }
 }
 
-/// The sets of lanes that fit into `room` together and to which none can be added; for up to [`MOST_SETS`] lanes.
-fn together(needs: &[u64], room: u64) -> Vec<Vec<usize>> {
+/// Returns the maximal sets of lanes that fit into `available` bytes together, for up to
+/// [`MAX_ENUMERATED_LANES`] lanes.
+fn maximal_sets(needs: &[u64], available: u64) -> Vec<Vec<usize>> {
     let members = |set: u32| (0..needs.len()).filter(move |lane| set & (1 << lane) != 0);
     let sum = |set: u32| members(set).fold(0u64, |sum, lane| sum.saturating_add(needs[lane]));
     let full = |set: u32| {
-        (0..needs.len()).all(|lane| set & (1 << lane) != 0 || sum(set | 1 << lane) > room)
+        (0..needs.len()).all(|lane| set & (1 << lane) != 0 || sum(set | 1 << lane) > available)
     };
     (1..1u32 << needs.len())
-        .filter(|set| sum(*set) <= room && full(*set))
+        .filter(|set| sum(*set) <= available && full(*set))
         .map(|set| members(set).collect())
         .collect()
 }
 
-/// Bytes of a pool on this machine, if they can be seen.
+/// Returns the size of a pool on this machine in bytes, if it can be read.
 fn total(pool: Pool, machine: &Machine, gpus: &[Gpu]) -> Option<u64> {
     match pool {
         Pool::System => machine.total(),
         Pool::Gpu { minor } => gpus
             .iter()
             .find(|gpu| minor.is_none_or(|minor| minor == gpu.minor))
-            .map(memory_of)
+            .map(total_memory)
             .filter(|total| *total > 0),
     }
 }
 
-fn memory_of(gpu: &Gpu) -> u64 {
+fn total_memory(gpu: &Gpu) -> u64 {
     gpu.vram_total.saturating_add(if gpu.apu { gpu.gtt_total } else { 0 })
 }
 
-/// A GPU that shares the system's memory cannot give away what other groups hold of it.
+/// Warns if the budgets of all groups exceed memory that a GPU shares with the system.
 fn shared(groups: &[GroupSpec], machine: &Machine, gpus: &[Gpu]) -> Option<String> {
     let own =
         gpus.iter().filter(|gpu| gpu.apu).map(|gpu| gpu.vram_total).reduce(u64::saturating_add)?;
@@ -134,14 +134,15 @@ fn shared(groups: &[GroupSpec], machine: &Machine, gpus: &[Gpu]) -> Option<Strin
     let sum = counted.fold(0u64, |sum, group| sum.saturating_add(group.budget));
     (sum > all).then(|| {
         format!(
-            "note: the groups have {} together, and the GPU shares the system's memory, {} in all",
+            "warning: the budgets of all groups are {}, more than the {} that the GPU and the \
+             system share",
             gib(sum),
             gib(all)
         )
     })
 }
 
-fn of_lane(
+fn describe_lane(
     lane: &LaneSpec,
     group: Option<&GroupSpec>,
     gpus: &[Gpu],
@@ -149,17 +150,18 @@ fn of_lane(
     lines: &mut Vec<String>,
 ) {
     let when = match lane.residency {
-        Residency::External => "there already".to_owned(),
+        Residency::External => "external".to_owned(),
         Residency::Always => "always loaded".to_owned(),
         Residency::OnDemand { preload, unload_after } => {
-            let begin = if preload { "loaded at the start" } else { "loaded when it is wanted" };
-            let end =
-                unload_after.map(|after| format!(", unloaded after {}", format_duration(after)));
-            format!("{begin}{}", end.unwrap_or_default())
+            let load = if preload { "loaded at start" } else { "loaded on demand" };
+            let unload = unload_after.map(|after| {
+                format!(", unloaded after {} without a request", format_duration(after))
+            });
+            format!("{load}{}", unload.unwrap_or_default())
         }
     };
     let context = match lane.max_context {
-        0 => "context not known".to_owned(),
+        0 => "unknown context".to_owned(),
         tokens => format!("{tokens} tokens"),
     };
     let slots = lane.slots;
@@ -181,25 +183,26 @@ fn of_lane(
             {
                 "{port}".clone_into(port);
             }
-            of_words(&words, &found.env, lines);
-            lines.extend(found.warnings.iter().map(|warning| format!("  note: {warning}")));
+            describe_command(&words, &found.env, lines);
+            lines.extend(found.warnings.iter().map(|warning| format!("  warning: {warning}")));
             lines.extend(
-                utilization(settings, lane, group, gpus).map(|note| format!("  note: {note}")),
+                utilization(settings, lane, group, gpus).map(|note| format!("  warning: {note}")),
             );
         }
         EngineSpec::LlamaCpp { words, .. } => {
-            of_words(&words.command, &words.env, lines);
-            lines.extend(prompt_cache(words, group).map(|note| format!("  note: {note}")));
+            describe_command(&words.command, &words.env, lines);
+            lines.extend(prompt_cache(words, group).map(|note| format!("  warning: {note}")));
         }
-        EngineSpec::Command { words, .. } => of_words(&words.command, &words.env, lines),
+        EngineSpec::Command { words, .. } => describe_command(&words.command, &words.env, lines),
         EngineSpec::External(_) => {}
     }
 }
 
-/// A command line, and the names of the variables: their values may be secret.
-fn of_words(words: &[String], env: &[(String, String)], lines: &mut Vec<String>) {
+/// Describes a command line with secrets hidden, and names the variables: their values may be
+/// secret.
+fn describe_command(words: &[String], env: &[(String, String)], lines: &mut Vec<String>) {
     let mut hidden = false;
-    let mut format_duration = Vec::new();
+    let mut shown = Vec::new();
     for word in words {
         let plain =
             |letter: char| letter.is_ascii_alphanumeric() || "-_./:=,+@%{}".contains(letter);
@@ -211,26 +214,26 @@ fn of_words(words: &[String], env: &[(String, String)], lines: &mut Vec<String>)
                 .any(|part| flag.split(['-', '_']).any(|word| word == *part))
         };
         if hidden && !word.starts_with('-') {
-            format_duration.push("…".to_owned());
+            shown.push("…".to_owned());
             continue;
         }
         hidden = secret && value.is_empty();
         if secret && !value.is_empty() {
-            format_duration.push(format!("{flag}=…"));
+            shown.push(format!("{flag}=…"));
         } else if !word.is_empty() && word.chars().all(plain) {
-            format_duration.push(word.clone());
+            shown.push(word.clone());
         } else {
-            format_duration.push(format!("'{}'", word.escape_debug()));
+            shown.push(format!("'{}'", word.escape_debug()));
         }
     }
-    lines.push(format!("  {}", format_duration.join(" ")));
+    lines.push(format!("  {}", shown.join(" ")));
     if !env.is_empty() {
         let names: Vec<&str> = env.iter().map(|(name, _)| name.as_str()).collect();
-        lines.push(format!("  with {}", names.join(", ")));
+        lines.push(format!("  environment: {}", names.join(", ")));
     }
 }
 
-/// What is to be said of the part of the GPU that a vLLM takes.
+/// Warns if the fraction of the GPU that a vLLM takes does not match its need.
 fn utilization(
     settings: &VllmSettings,
     lane: &LaneSpec,
@@ -239,7 +242,7 @@ fn utilization(
 ) -> Option<String> {
     let Some(Pool::Gpu { minor }) = group?.pool else { return None };
     let gpu = gpus.iter().find(|gpu| minor.is_none_or(|minor| minor == gpu.minor));
-    let total = gpu.map(memory_of).filter(|total| *total > 0);
+    let total = gpu.map(total_memory).filter(|total| *total > 0);
     match settings.gpu_memory_utilization {
         None => {
             let takes =
@@ -247,11 +250,12 @@ fn utilization(
             let part = |total: u64| {
                 let part = lane.need.saturating_mul(1000).div_ceil(total).clamp(1, 1000);
                 let part = u16::try_from(part).unwrap_or(1000);
-                format!("; here {} of {} would be {}", gib(lane.need), gib(total), Permille(part))
+                format!("; here {} of {} is {}", gib(lane.need), gib(total), Permille(part))
             };
             Some(format!(
-                "vLLM starts only if 0.92 of the GPU's memory is free{takes}; write `gpu-memory-utilization`, the part that \
-                 this lane may take{}",
+                "vLLM only starts if 0.92 of the GPU's memory is free{takes}; set \
+                 `gpu-memory-utilization` to the \
+                 fraction that this lane may take{}",
                 total.map(part).unwrap_or_default()
             ))
         }
@@ -259,8 +263,9 @@ fn utilization(
             let takes = total? / 1000 * u64::from(part);
             (takes > lane.need).then(|| {
                 format!(
-                    "vLLM takes {} of the GPU, {}, and the group counts {} for it; write less, or more `memory`, or \
-                     `kv-cache-memory`",
+                    "vLLM takes {} of the GPU, {}, but the group reserves {} for it; lower the \
+                     fraction, raise \
+                     `memory`, or set `kv-cache-memory`",
                     Permille(part),
                     gib(takes),
                     gib(lane.need)
@@ -271,16 +276,16 @@ fn utilization(
     }
 }
 
-/// llama-server's second cache, which no budget sees.
+/// Warns about llama-server's prompt cache in system memory, which is not part of any budget.
 fn prompt_cache(words: &CommandLine, group: Option<&GroupSpec>) -> Option<String> {
     let counted = group?.pool == Some(Pool::System);
-    let said = words
+    let is_set = words
         .command
         .iter()
         .any(|word| ["--cache-ram", "-cram"].contains(&word.split('=').next().unwrap_or_default()));
-    (counted && !said).then(|| {
-        "llama-server keeps up to 8 GiB of old prompts in memory besides; write `arguments = [\"--cache-ram\", \"MIB\"]`, \
-         and count them in `memory`"
+    (counted && !is_set).then(|| {
+        "llama-server also caches up to 8 GiB of prompts in memory; set \
+         `arguments = [\"--cache-ram\", \"MIB\"]`, and include that in `memory`"
             .to_owned()
     })
 }
@@ -290,15 +295,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sets_are_as_large_as_they_can_be() {
-        assert_eq!(together(&[18, 18, 12], 48), [vec![0, 1, 2]]);
-        assert_eq!(together(&[30, 30, 14], 48), [vec![0, 2], vec![1, 2]]);
-        assert_eq!(together(&[30, 30, 20], 48), [vec![0], vec![1], vec![2]]);
-        assert_eq!(together(&[u64::MAX, 1], 48), [vec![1]]);
+    fn maximal_sets_cannot_be_extended() {
+        assert_eq!(maximal_sets(&[18, 18, 12], 48), [vec![0, 1, 2]]);
+        assert_eq!(maximal_sets(&[30, 30, 14], 48), [vec![0, 2], vec![1, 2]]);
+        assert_eq!(maximal_sets(&[30, 30, 20], 48), [vec![0], vec![1], vec![2]]);
+        assert_eq!(maximal_sets(&[u64::MAX, 1], 48), [vec![1]]);
     }
 
     #[test]
-    fn no_secret_is_shown() {
+    fn secrets_are_hidden() {
         let words = [
             "x",
             "--api-key",
@@ -311,8 +316,8 @@ mod tests {
         ];
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let mut lines = Vec::new();
-        of_words(&words, &[("HF_TOKEN".to_owned(), "s3cret".to_owned())], &mut lines);
+        describe_command(&words, &[("HF_TOKEN".to_owned(), "s3cret".to_owned())], &mut lines);
         let expected = "  x --api-key … --hf-token=… --max-tokens 5 'two words' --key";
-        assert_eq!(lines, [expected, "  with HF_TOKEN"]);
+        assert_eq!(lines, [expected, "  environment: HF_TOKEN"]);
     }
 }

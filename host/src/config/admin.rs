@@ -1,4 +1,4 @@
-//! Where operators come in: `[admin]`.
+//! Reads `[admin]`: where the admin API listens.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,15 +9,15 @@ use toml::de::DeTable;
 use super::{ConfigError, secret, state_dir};
 use pointsman_settings::{Code, Diagnostics, Section, folder_of};
 
-/// The entrances for operators. There may be none.
+/// The listeners of the admin API. Both are optional.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Admin {
     pub(crate) socket: Option<PathBuf>,
-    /// An address of this machine, and the token that is needed there.
+    /// A loopback address, and the token that its clients need.
     pub(crate) port: Option<(SocketAddr, Token)>,
 }
 
-/// A secret that is never shown.
+/// A secret that is never printed.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Token(pub(crate) String);
 
@@ -27,7 +27,7 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// The whole section. `state` is the folder that the socket is in, if nothing else is said.
+/// Reads the section. `state` is the state directory, the default location of the socket.
 pub(super) fn read(section: &Section<'_>, folder: &Path, state: Option<&Path>) -> Admin {
     let admin = Admin { socket: socket(section, folder, state), port: port(section, folder) };
     section.report_unknown();
@@ -40,15 +40,17 @@ fn socket(section: &Section<'_>, folder: &Path, state: Option<&Path>) -> Option<
         Some(path) => folder.join(path),
         None => state?.join("admin.sock"),
     };
-    let (length, most) = (path.as_os_str().len(), AdminSocket::LONGEST_PATH);
-    if length > most {
+    let (length, max) = (path.as_os_str().len(), AdminSocket::LONGEST_PATH);
+    if length > max {
         section.error_at(
             "socket",
-            format!(
-                "the path of the socket, {}, has {length} bytes, and {most} are the limit; set `admin.socket` to a shorter \
-                 one, such as \"/run/pointsman/admin.sock\", or to \"\" for none",
+            Code::OutOfRange.with(format!(
+                "socket path {} has {length} bytes, which exceeds the limit of {max}; set \
+                 `admin.socket` to a shorter path, for example \"/run/pointsman/admin.sock\", or \
+                 to \"\" \
+                 to turn the socket off",
                 path.display()
-            ),
+            )),
         );
         return None;
     }
@@ -60,21 +62,23 @@ fn port(section: &Section<'_>, folder: &Path) -> Option<(SocketAddr, Token)> {
     let address = section.parsed("listen", |text| match text.parse::<SocketAddr>() {
         Ok(address) if address.ip().is_loopback() => Ok(address),
         Ok(_) => Err(format!(
-            "\"{text}\" can be reached from other machines, and what is said here is not encrypted; write a loopback address, \
-             such as \"127.0.0.1:9101\", and reach it from elsewhere through SSH or a proxy with TLS"
+            "address \"{text}\" is reachable from other machines, and the admin API is not \
+             encrypted; use a \
+             loopback address, for example 127.0.0.1:9101, behind SSH or a TLS proxy"
         )),
-        Err(_) => Err(format!(
-            "\"{text}\" is no address; write an IP address and a port, such as \"127.0.0.1:9101\""
-        )),
+        Err(_) => {
+            Err(format!("invalid address \"{text}\": expected IP:PORT, for example 127.0.0.1:9101"))
+        }
     });
     match (section.has("token-env") || section.has("token-file"), section.has("listen")) {
         (false, true) => section.error_at(
             "listen",
-            "needs a token; name the environment variable (`token-env`) or the file (`token-file`) that holds it",
+            Code::MissingKey.with("needs a token; set `token-env` or `token-file`"),
         ),
         (true, false) => {
             let key = if section.has("token-env") { "token-env" } else { "token-file" };
-            section.error_at(key, "is for `listen` alone, which is missing; the socket needs no token");
+            let message = "only used with `listen`, which is not set; the socket needs no token";
+            section.error_at(key, Code::Conflict.with(message));
         }
         _ => {}
     }
@@ -82,11 +86,11 @@ fn port(section: &Section<'_>, folder: &Path) -> Option<(SocketAddr, Token)> {
 }
 
 impl Admin {
-    /// Where the host with this configuration lets operators in, for a program that is not that host: nothing else of the
-    /// file is looked at, and no token is wanted where there is a socket.
+    /// Finds the admin API of the host that uses a configuration file, for use by clients. Other
+    /// parts of the file are not validated, and no token is required if there is a socket.
     ///
     /// # Errors
-    /// With what is wrong in that part of the file.
+    /// The errors in `[state]` and `[admin]`.
     pub(crate) fn find(file: &Path) -> Result<Self, ConfigError> {
         let source = ConfigError::source(file)?;
         let diagnostics = Diagnostics::new(&source);

@@ -1,4 +1,4 @@
-//! The `[lanes.engine]` of a lane: what serves it.
+//! Reads `[lanes.engine]`: the engine that serves a lane.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,43 +7,44 @@ use pointsman_fleet::{BackOff, CommandLine, EngineSpec, ExternalSpec, ProcessSpe
 
 use super::need::Model;
 use super::{secret, vllm};
-use pointsman_settings::Section;
+use pointsman_settings::{Code, Section, missing};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Flags of llama-server that come from elsewhere when the command is ours to make, and from where.
-const OURS: [(&str, &str); 10] = [
-    ("--host", "the host has it listen on 127.0.0.1, for itself alone"),
-    ("--port", "write it as `port`, or leave it out for a free one"),
-    ("--model", "write it as `model`"),
-    ("-m", "write it as `model`"),
-    ("--ctx-size", "write it as `context`"),
-    ("-c", "write it as `context`"),
-    ("--parallel", "write it as `slots` of the lane"),
-    ("-np", "write it as `slots` of the lane"),
-    ("--alias", "it is the lane's name"),
-    ("-a", "it is the lane's name"),
+/// Flags of llama-server that must not be in `arguments`, because the host sets them, and what to
+/// do instead.
+const RESERVED_FLAGS: [(&str, &str); 10] = [
+    ("--host", "the engine listens on 127.0.0.1, where only the host connects"),
+    ("--port", "set `port`, or remove it to get a free port"),
+    ("--model", "set `model`"),
+    ("-m", "set `model`"),
+    ("--ctx-size", "set `context`"),
+    ("-c", "set `context`"),
+    ("--parallel", "set the lane's `slots`"),
+    ("-np", "set the lane's `slots`"),
+    ("--alias", "the host uses the lane's name"),
+    ("-a", "the host uses the lane's name"),
 ];
 
-/// Among the names of an engine: it has more that we do not know of.
+/// An entry in an engine's names that stands for further, unknown names.
 pub(super) const ANY: &str = "*";
 
-/// What an engine has to know of its lane.
+/// The properties of a lane that its engine depends on.
 pub(super) struct Basics {
     pub(super) name: String,
     pub(super) models: Vec<String>,
-    /// 0 if not known.
+    /// Maximum sequence length in tokens; 0 if unknown.
     pub(super) max_context: u32,
     pub(super) slots: u32,
 }
 
-/// An engine, and what its lane has to know of it.
+/// An engine, and the properties that its lane takes over.
 pub(super) struct Engine {
     pub(super) spec: EngineSpec,
-    /// Longest sequence that it takes; 0 if not known.
+    /// Maximum sequence length in tokens; 0 if unknown.
     pub(super) max_context: u32,
-    /// The names that it answers to, the first one being its own; none: it does not look at them.
+    /// The model names that the engine serves, its own first; empty if the engine ignores the name.
     pub(super) names: Vec<String>,
-    /// What its need of memory can be worked out from.
+    /// The model files that the memory need is computed from.
     pub(super) model: Option<Model>,
 }
 
@@ -61,10 +62,10 @@ pub(super) enum Kind {
     External,
 }
 
-/// The `driver`, which says how all the rest is understood.
+/// Reads `driver`, which determines how the rest of the section is read.
 pub(super) fn read_kind(section: &Section<'_>, lane: &Section<'_>) -> Option<Kind> {
     if !lane.has("engine") {
-        lane.error_at("engine", "is missing; write `[lanes.engine]` with a `driver`");
+        lane.error_at("engine", missing("`[lanes.engine]` with a `driver`"));
         return None;
     }
     let kinds = [
@@ -76,8 +77,10 @@ pub(super) fn read_kind(section: &Section<'_>, lane: &Section<'_>) -> Option<Kin
     if !section.has("driver") {
         section.error_at(
             "driver",
-            "is missing; write \"vllm\", \"llama-cpp\", \"command\" (any other program) or \"external\" (one that \
-             is there already)",
+            Code::MissingKey.with(
+                "missing; set it to \"vllm\", \"llama-cpp\", \"command\" (any other program) or \
+                 \"external\" (an existing server)",
+            ),
         );
         return None;
     }
@@ -101,7 +104,7 @@ pub(super) fn read(
     engine
 }
 
-/// How a process is run. `start_timeout` and `stop_grace` are defaults.
+/// Reads how a process is run. `start_timeout` and `stop_grace` are the defaults.
 pub(super) fn read_run(
     section: &Section<'_>,
     folder: &Path,
@@ -109,12 +112,12 @@ pub(super) fn read_run(
     stop_grace: Duration,
 ) -> ProcessSpec {
     let port = section.integer("port", 1..=65_535, 0u16);
-    let back_off = section.section("backoff");
-    let first = back_off.duration("initial", SECOND);
-    let most = back_off.duration("max", 60 * SECOND);
-    if first.is_zero() || most < first {
-        back_off
-            .error_at("max", "`first` must be more than nothing, and `most` not less than `first`");
+    let backoff = section.section("backoff");
+    let initial = backoff.duration("initial", SECOND);
+    let max = backoff.duration("max", 60 * SECOND);
+    if initial.is_zero() || max < initial {
+        let message = "`initial` must be greater than zero, and `max` not less than `initial`";
+        backoff.error_at("max", Code::OutOfRange.with(message));
     }
     let spec = ProcessSpec {
         directory: Some(folder.join(section.string("directory").unwrap_or("."))),
@@ -122,36 +125,41 @@ pub(super) fn read_run(
         start_timeout: section.positive_duration("start-timeout", start_timeout),
         stop_grace: section.duration("stop-grace", stop_grace),
         back_off: BackOff {
-            first,
-            most,
-            reset_after: back_off.duration("reset-after", 60 * SECOND),
-            give_up: back_off.integer("max-failures", 0..=1000, 5),
-            failed_retry: back_off.positive_duration("retry-failed-after", 600 * SECOND),
+            first: initial,
+            most: max,
+            reset_after: backoff.duration("reset-after", 60 * SECOND),
+            give_up: backoff.integer("max-failures", 0..=1000, 5),
+            failed_retry: backoff.positive_duration("retry-failed-after", 600 * SECOND),
         },
     };
-    back_off.report_unknown();
+    backoff.report_unknown();
     spec
 }
 
-/// A command that stands in the file, with `{port}` in it or in its environment unless the port is fixed.
-fn read_words(section: &Section<'_>, example: &str) -> Option<CommandLine> {
+/// Reads a command from the file. `{port}` must be in the command or its environment unless the
+/// port is fixed.
+fn read_command_line(section: &Section<'_>, example: &str) -> Option<CommandLine> {
     let command = section.strings("command");
     let env = read_env(section);
-    let says_port = |word: &String| word.contains("{port}");
+    let has_port = |word: &String| word.contains("{port}");
     let mut values = env.iter().map(|(_, value)| value);
     match &command {
         None if !section.has("command") => {
-            section.error_at("command", format!("is missing; write for example `{example}`"));
+            section.error_at("command", missing(format!("`{example}`")));
         }
         Some(command) if command.first().is_none_or(|word| word.trim().is_empty()) => {
-            section.error_at("command", format!("names no program; write for example `{example}`"));
+            section.error_at(
+                "command",
+                format!("must begin with a program; set for example `{example}`"),
+            );
         }
         Some(command)
-            if !section.has("port") && !command.iter().any(says_port) && !values.any(says_port) =>
+            if !section.has("port") && !command.iter().any(has_port) && !values.any(has_port) =>
         {
             section.error_at(
                 "command",
-                "does not say where the engine is to listen; put `{port}` where its port belongs, or set `port`",
+                "does not pass the port to the engine; put `{port}` into the command or `env`, or \
+                 set `port`",
             );
         }
         _ => {}
@@ -162,11 +170,11 @@ fn read_words(section: &Section<'_>, example: &str) -> Option<CommandLine> {
 fn read_env(section: &Section<'_>) -> Vec<(String, String)> {
     let env = section.string_pairs("env");
     for (name, value) in &env {
-        // The value stays out of the sentence: it may be a secret.
+        // The message leaves the value out: it may be a secret.
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             section.error_at(
                 "env",
-                format!("\"{}\" is no variable with a value", name.escape_debug()),
+                format!("invalid environment variable \"{}\"", name.escape_debug()),
             );
         }
     }
@@ -175,7 +183,7 @@ fn read_env(section: &Section<'_>) -> Vec<(String, String)> {
 
 fn read_command(section: &Section<'_>, folder: &Path) -> Option<Engine> {
     let example = "command = [\"python3\", \"server.py\", \"--port\", \"{port}\"]";
-    let words = read_words(section, example);
+    let words = read_command_line(section, example);
     let run = read_run(section, folder, 120 * SECOND, 10 * SECOND);
     let ready = section.string("ready").unwrap_or("/health");
     let is_path = ready.starts_with('/') && ready.bytes().all(|byte| byte.is_ascii_graphic());
@@ -183,7 +191,8 @@ fn read_command(section: &Section<'_>, folder: &Path) -> Option<Engine> {
         section.error_at(
             "ready",
             format!(
-                "\"{}\" is no path; write for example \"/health\", or \"/api/version\" for Ollama",
+                "invalid path \"{}\": expected for example \"/health\", or \"/api/version\" for \
+                 Ollama",
                 ready.escape_debug()
             ),
         );
@@ -198,41 +207,43 @@ fn read_llama_cpp(section: &Section<'_>, folder: &Path, basics: &Basics) -> Opti
     }
     for key in ["program", "model", "context", "gpu-layers", "load-mode", "arguments"] {
         if section.has(key) {
-            section.error_at(
-                key,
-                "stands beside `command`, which says all; write it there, or leave `command` out",
-            );
+            let message = "conflicts with `command`; move it into `command` or remove `command`";
+            section.error_at(key, Code::Conflict.with(message));
         }
     }
-    let words = read_words(section, "model = \"model.gguf\"");
+    let words = read_command_line(section, "model = \"model.gguf\"");
     Some(Engine::new(EngineSpec::LlamaCpp { words: words?, run }))
 }
 
-/// llama-server with a command that is made here.
+/// Reads a llama-server whose command line the host builds.
 fn read_llama_server(section: &Section<'_>, basics: &Basics, run: ProcessSpec) -> Option<Engine> {
     let mut command = section.strings("program").unwrap_or_else(|| vec!["llama-server".to_owned()]);
     if command.first().is_none_or(|word| word.trim().is_empty()) {
-        section.error_at("program", "is empty; write for example [\"llama-server\"]");
+        section.error_at("program", "must not be empty; set for example [\"llama-server\"]");
     }
     if !section.has("model") {
         section.error_at(
             "model",
-            "is missing; write `model = \"model.gguf\"`, or the whole `command = [\"llama-server\", \"--model\", \
-             \"model.gguf\", \"--port\", \"{port}\"]`",
+            missing(
+                "`model = \"model.gguf\"`, or `command = [\"llama-server\", \"--model\", \
+                 \"model.gguf\", \
+                 \"--port\", \"{port}\"]`",
+            ),
         );
     }
     let model = section.string("model").filter(|model| !model.is_empty());
     let arguments = section.strings("arguments").unwrap_or_default();
     for word in &arguments {
         let flag = word.split('=').next().unwrap_or(word);
-        if let Some((name, why)) = OURS.iter().find(|(name, _)| *name == flag) {
-            section.error_at("arguments", format!("{name} may not be among them: {why}"));
+        if let Some((name, why)) = RESERVED_FLAGS.iter().find(|(name, _)| *name == flag) {
+            let message = format!("flag {name} is not allowed here: {why}");
+            section.error_at("arguments", Code::Conflict.with(message));
         }
     }
     let unified = arguments.iter().any(|word| matches!(word.as_str(), "--kv-unified" | "-kvu"));
     let context = read_context(section, basics, unified);
     let slots = basics.slots.to_string();
-    let texts = [
+    let flags = [
         ("--model", model.map(str::to_owned)),
         ("--host", Some("{host}".to_owned())),
         ("--port", Some("{port}".to_owned())),
@@ -242,7 +253,7 @@ fn read_llama_server(section: &Section<'_>, basics: &Basics, run: ProcessSpec) -
         ("--gpu-layers", read_gpu_layers(section)),
         ("--load-mode", section.string("load-mode").map(str::to_owned)),
     ];
-    for (flag, value) in texts {
+    for (flag, value) in flags {
         command.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
     }
     command.push("--metrics".to_owned());
@@ -257,7 +268,7 @@ fn read_llama_server(section: &Section<'_>, basics: &Basics, run: ProcessSpec) -
     })
 }
 
-/// Tokens of all slots together.
+/// Reads the context size in tokens, over all slots.
 fn read_context(section: &Section<'_>, basics: &Basics, unified: bool) -> Option<u32> {
     let wanted = Some(basics.max_context.saturating_mul(basics.slots)).filter(|tokens| *tokens > 0);
     let Some(context) = section.optional_integer("context", 1..=1_000_000_000) else {
@@ -268,8 +279,9 @@ fn read_context(section: &Section<'_>, basics: &Basics, unified: bool) -> Option
         section.error_at(
             "context",
             format!(
-                "{context} tokens over {} slots are {each} for each, and `max-context` of the lane promises {}; write \
-                 {}, or fewer slots",
+                "{context} tokens in {} slots are {each} per slot, less than the lane's \
+                 `max-context` of {}; \
+                 set it to {} or reduce `slots`",
                 basics.slots,
                 basics.max_context,
                 wanted.unwrap_or(context),
@@ -287,7 +299,7 @@ fn read_gpu_layers(section: &Section<'_>) -> Option<String> {
         section.error_at(
             "gpu-layers",
             format!(
-                "there is no \"{}\"; write \"auto\", \"all\" or a number",
+                "unknown value \"{}\": expected \"auto\", \"all\" or an integer",
                 layers.escape_debug()
             ),
         );
@@ -298,16 +310,17 @@ fn read_gpu_layers(section: &Section<'_>) -> Option<String> {
 fn read_external(section: &Section<'_>, folder: &Path) -> Option<ExternalSpec> {
     let url = section.required_string("url", "\"http://127.0.0.1:8080\"");
     let key = secret(section, "key-env", "key-file", folder).map(Secret::new);
-    let probe_every = section.duration("probe-interval", 5 * SECOND);
+    let probe_interval = section.duration("probe-interval", 5 * SECOND);
     let authorities = section.string("ca-file").and_then(|file| {
         let path = folder.join(file);
         let read = std::fs::read(&path);
         read.inspect_err(|error| {
-            section.error_at("ca-file", format!("{} cannot be read: {error}", path.display()))
+            let message = format!("cannot read {}: {error}", path.display());
+            section.error_at("ca-file", Code::Unavailable.with(message))
         })
         .ok()
     });
-    match ExternalSpec::try_new(url?, key, probe_every) {
+    match ExternalSpec::try_new(url?, key, probe_interval) {
         Ok(spec) => Some(match authorities {
             Some(pem) => spec.trusting(pem),
             None => spec,

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use pointsman_fleet::{GroupSpec, Pool};
 
-use pointsman_settings::Section;
+use pointsman_settings::{Code, Section, missing};
 
-/// All groups. What is wrong with one has been noted, and it has room for every lane then.
+/// Reads all groups. A group with errors gets an unlimited budget, so that its lanes cause no
+/// further errors.
 pub(super) fn read(root: &Section<'_>) -> Vec<GroupSpec> {
     let mut groups: Vec<GroupSpec> = Vec::new();
     for section in root.sections("groups") {
@@ -14,17 +15,18 @@ pub(super) fn read(root: &Section<'_>) -> Vec<GroupSpec> {
         if let Some(name) = name
             && groups.iter().any(|group| group.name == name)
         {
-            section.error_at("name", format!("there is a group \"{name}\" already"));
+            section
+                .error_at("name", Code::Duplicate.with(format!("group \"{name}\" already exists")));
         }
         if !section.has("memory") {
             section.error_at(
                 "memory",
-                "is missing; write how much its lanes may hold together, for example `memory = \"48GiB\"`",
+                missing("`memory = \"48GiB\"`, the budget of all lanes together"),
             );
         }
         let budget = section.bytes("memory");
         if budget == Some(0) {
-            section.error_at("memory", "must be more than nothing");
+            section.error_at("memory", Code::OutOfRange.with("must be greater than zero"));
         }
         let group = GroupSpec {
             name: name.unwrap_or_default().to_owned(),
@@ -48,17 +50,19 @@ fn parse_pool(text: &str) -> Result<Option<Pool>, String> {
             Ok(Some(Pool::Gpu { minor: minor(number) }))
         }
         (_, Some(number)) => Err(format!(
-            "\"{number}\" is no render node; write the number in /dev/dri/renderD128, as in \"gpu:128\""
+            "invalid render node \"{number}\": expected the number in /dev/dri/renderD128, for \
+             example \"gpu:128\""
         )),
         _ => Err(format!(
-            "there is no \"{text}\"; write \"gpu\" (the first GPU), \"gpu:128\" (that of /dev/dri/renderD128), \
-             \"system\" or \"none\" (only the sum counts, nobody looks at what is free)"
+            "unknown value \"{text}\": expected \"gpu\" (the first GPU), \"gpu:128\" \
+             (/dev/dri/renderD128), \
+             \"system\" or \"none\" (only the budget counts; free memory is not checked)"
         )),
     }
 }
 
-/// A pool as the file has it.
-pub(crate) fn shown_pool(pool: Option<Pool>) -> String {
+/// Formats a pool as it is written in the file.
+pub(crate) fn format_pool(pool: Option<Pool>) -> String {
     match pool {
         None => "none".to_owned(),
         Some(Pool::System) => "system".to_owned(),

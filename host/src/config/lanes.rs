@@ -1,4 +1,4 @@
-//! The `[[lanes]]` of the configuration.
+//! Reads `[[lanes]]`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,17 +8,17 @@ use pointsman_fleet::{GroupSpec, LaneSpec, Liveness, Residency, Timeouts};
 
 use super::engines::{self, Basics, Kind};
 use super::need::{self, Need};
-use pointsman_settings::Section;
+use pointsman_settings::{Code, Section};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// All lanes, and how the need of each comes about.
+/// All lanes, and how the memory need of each was computed.
 pub(super) struct Lanes {
     pub(super) specs: Vec<LaneSpec>,
     pub(super) needs: Vec<String>,
 }
 
-/// All lanes. `listen` is the port that is ours. `None` only together with a mistake.
+/// Reads all lanes. `listen` is the port of the host. Returns `None` only if an error was reported.
 pub(super) fn read(
     root: &Section<'_>,
     groups: &[GroupSpec],
@@ -29,27 +29,30 @@ pub(super) fn read(
     if sections.is_empty() {
         root.error_at(
             "lanes",
-            "there is no lane; write at least one `[[lanes]]` with a `name` and a `[lanes.engine]`",
+            Code::MissingKey
+                .with("no lanes defined; add a `[[lanes]]` with a `name` and a `[lanes.engine]`"),
         );
     }
     let mut names = HashMap::new();
     let mut ports = HashMap::new();
-    let mut missing = Vec::new();
+    let mut unknown = Vec::new();
     let mut lanes = Vec::new();
     for section in &sections {
-        let Some((lane, need)) = read_lane(section, groups, &mut missing, folder) else { continue };
+        let Some((lane, need)) = read_lane(section, groups, &mut unknown, folder) else { continue };
         if names.insert(lane.name.clone(), ()).is_some() {
-            section.error_at("name", format!("there is a lane \"{}\" already", lane.name));
+            let message = format!("lane \"{}\" already exists", lane.name);
+            section.error_at("name", Code::Duplicate.with(message));
         }
         if let Some(port) = lane.engine.run().and_then(|run| run.port) {
             let other =
                 ports.insert(port, lane.name.clone()).map(|name| format!("lane \"{name}\""));
-            let ours = (listen == Some(port)).then(|| "`server.listen`".to_owned());
-            if let Some(other) = other.or(ours) {
-                let what = format!(
-                    "{port} is that of {other} too; leave it out, and each engine gets a free one"
+            let own = (listen == Some(port)).then(|| "`server.listen`".to_owned());
+            if let Some(other) = other.or(own) {
+                let message = format!(
+                    "port {port} is also used by {other}; remove `port` to get a free one at each \
+                     start"
                 );
-                section.section("engine").error_at("port", what);
+                section.section("engine").error_at("port", Code::Conflict.with(message));
             }
         }
         lanes.push((section, lane, need));
@@ -65,16 +68,13 @@ pub(super) fn read(
 fn read_lane<'a>(
     section: &Section<'a>,
     groups: &[GroupSpec],
-    missing: &mut Vec<&'a str>,
+    unknown: &mut Vec<&'a str>,
     folder: &Path,
 ) -> Option<(LaneSpec, Need)> {
     let name = section.required_string("name", "\"orchestrator\"");
     let models = section.strings("models");
     if models.as_ref().is_some_and(Vec::is_empty) {
-        section.error_at(
-            "models",
-            "is empty; name the models that this lane answers to, or leave it out for the lane's own name",
-        );
+        section.error_at("models", "must not be empty; remove it to serve the lane's own name");
     }
     let basics = Basics {
         name: name.unwrap_or("lane").to_owned(),
@@ -85,7 +85,7 @@ fn read_lane<'a>(
     let labels = section.string_pairs("labels");
     let cost_milli = section.integer("cost", 0..=1_000_000_000, 0);
     let engine_model = section.string("engine-model").map(str::to_owned);
-    let group = read_group(section, groups, missing);
+    let group = read_group(section, groups, unknown);
     let engine_section = section.section("engine");
     let kind = engines::read_kind(&engine_section, section);
     let engine = kind.and_then(|kind| engines::read(&engine_section, kind, folder, &basics));
@@ -96,8 +96,10 @@ fn read_lane<'a>(
     );
     let liveness = read_liveness(section, kind);
     let timeouts = read_timeouts(&section.section("timeouts"));
-    // Read in any case, so that they are known keys.
-    let _known = ["memory", "sleep-memory"].map(|key| section.has(key));
+    // Looked up even if the engine is invalid, so that they count as known keys.
+    for key in ["memory", "sleep-memory"] {
+        section.has(key);
+    }
     section.report_unknown();
     let mut engine = engine?;
     let need = need::read(
@@ -130,11 +132,12 @@ fn read_lane<'a>(
     Some((lane, need))
 }
 
-/// Index of the group that a lane names. `missing` are those that others have named and nobody has declared.
+/// Returns the index of a lane's group. `unknown` collects undeclared groups, so that the full hint
+/// is given only once for each.
 fn read_group<'a>(
     section: &Section<'a>,
     groups: &[GroupSpec],
-    missing: &mut Vec<&'a str>,
+    unknown: &mut Vec<&'a str>,
 ) -> Option<usize> {
     let name = section.string("group")?;
     let group = groups.iter().position(|group| group.name == name);
@@ -143,18 +146,19 @@ fn read_group<'a>(
         let known = if known.is_empty() {
             String::new()
         } else {
-            format!(" (there is {})", known.join(", "))
+            format!(" (known groups: {})", known.join(", "))
         };
-        let what = if missing.contains(&name) {
-            format!("there is no group \"{name}\" either for this lane")
+        let message = if unknown.contains(&name) {
+            format!("unknown group \"{name}\"")
         } else {
             format!(
-                "there is no group \"{name}\"{known}; declare it, with the memory that its lanes may hold together:\n    \
+                "unknown group \"{name}\"{known}; declare it with the memory budget of its \
+                 lanes:\n    \
                  [[groups]]\n    name = \"{name}\"\n    memory = \"48GiB\"\n    pool = \"gpu\""
             )
         };
-        section.error_at("group", what);
-        missing.push(name);
+        section.error_at("group", Code::UnknownName.with(message));
+        unknown.push(name);
     }
     group
 }
@@ -169,10 +173,9 @@ fn read_residency(section: &Section<'_>, kind: Option<Kind>) -> Residency {
     if kind == Some(Kind::External) {
         for key in ["load", "unload-after", "expected-load-time", "liveness"] {
             if section.has(key) {
-                section.error_at(
-                    key,
-                    "is for engines that we start, and this one is there already; leave it out",
-                );
+                let message =
+                    "not allowed with driver \"external\", whose engine the host does not start";
+                section.error_at(key, Code::Conflict.with(message));
             }
         }
         return Residency::External;
@@ -186,9 +189,10 @@ fn read_residency(section: &Section<'_>, kind: Option<Kind>) -> Residency {
     match load {
         Load::Always => {
             if unload_after.is_some() {
-                let what = "is of no use to a lane that is always loaded; write `load = \"on-demand\"` or \"at-start\" \
-                            too, or leave it out";
-                section.error_at("unload-after", what);
+                let message = "has no effect on a lane that is always loaded; set `load = \
+                    \"on-demand\"` or \
+                               \"at-start\", or remove it";
+                section.error_at("unload-after", Code::Conflict.with(message));
             }
             Residency::Always
         }
@@ -198,7 +202,7 @@ fn read_residency(section: &Section<'_>, kind: Option<Kind>) -> Residency {
     }
 }
 
-/// The name that the engine is asked for.
+/// Returns the model name that is sent to the engine.
 fn read_engine_model(
     section: &Section<'_>,
     wanted: Option<String>,
@@ -208,12 +212,13 @@ fn read_engine_model(
     let served =
         names.is_empty() || names.iter().any(|name| *name == wanted || name == engines::ANY);
     if !served {
-        let what = format!(
-            "the engine would not know \"{wanted}\": it serves \"{}\"; name one of them, write `served-names` in its \
-             engine, or leave it out",
+        let message = format!(
+            "the engine does not serve \"{wanted}\": expected one of \"{}\"; add it to the \
+             engine's \
+             `served-names`, or remove `engine-model`",
             names.join("\", \"")
         );
-        section.error_at("engine-model", what);
+        section.error_at("engine-model", Code::UnknownName.with(message));
     }
     Some(wanted)
 }
@@ -231,8 +236,8 @@ fn read_liveness(section: &Section<'_>, kind: Option<Kind>) -> Liveness {
         probe_limit: table.duration("probe-timeout", 30 * SECOND),
     };
     if !liveness.probe_every.is_zero() && liveness.probe_limit.is_zero() {
-        let what = "must be more than nothing; `probe-interval = \"0s\"` turns probes off";
-        table.error_at("probe-timeout", what);
+        let message = "must be greater than zero; set `probe-interval = \"0s\"` to turn probes off";
+        table.error_at("probe-timeout", Code::OutOfRange.with(message));
     }
     table.report_unknown();
     match kind {
@@ -244,7 +249,7 @@ fn read_liveness(section: &Section<'_>, kind: Option<Kind>) -> Liveness {
 fn read_timeouts(section: &Section<'_>) -> Timeouts {
     let timeouts = Timeouts {
         connect: section.positive_duration("connect", 2 * SECOND),
-        // An answer that is not streamed has its first byte when it is complete.
+        // The first byte of a response that is not streamed arrives when the response is complete.
         first_byte: section.positive_duration("first-byte", 300 * SECOND),
         idle: section.positive_duration("idle", 60 * SECOND),
     };

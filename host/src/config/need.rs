@@ -1,4 +1,4 @@
-//! How much memory a lane needs, and whether its group has it.
+//! How much memory a lane needs, and whether its group's budget covers it.
 
 use std::path::PathBuf;
 
@@ -8,17 +8,17 @@ use pointsman_fleet::{
 };
 
 use super::engines::{Engine, Kind};
-use pointsman_settings::Section;
+use pointsman_settings::{Code, Problem, Section};
 
-/// A model in files, and what is asked of it.
+/// A model on disk, and how it is served.
 pub(super) struct Model {
     path: PathBuf,
     kind: Kind,
-    /// Tokens of the longest sequence, if that is known.
+    /// Maximum sequence length in tokens, if known.
     context: Option<u32>,
     sequences: u32,
     eager: bool,
-    /// Bytes of the cache, if they do not follow from the sequences.
+    /// Size of the KV cache in bytes, if configured instead of computed from the sequences.
     cache: Option<u64>,
 }
 
@@ -39,14 +39,14 @@ impl Model {
     }
 }
 
-/// What a lane needs of its group's memory.
+/// The memory that a lane takes of its group's budget.
 #[derive(Default)]
 pub(super) struct Need {
     pub(super) bytes: u64,
     pub(super) asleep: u64,
-    /// How that comes about.
+    /// How the need was computed, for people.
     pub(super) text: String,
-    /// What would help if it is too much.
+    /// What would reduce the need.
     remedy: Remedy,
 }
 
@@ -57,14 +57,15 @@ struct Remedy {
     sequences: u64,
 }
 
-/// Why a need cannot be worked out: a key of the engine or, without one, of the lane, and what is wrong with it.
-struct Problem {
-    of_engine: bool,
+/// Why a need cannot be computed.
+struct ComputeError {
+    /// Whether `key` belongs to the engine or to the lane.
+    in_engine: bool,
     key: &'static str,
-    what: String,
+    problem: Problem,
 }
 
-/// The need of a lane in `group`. `None` only together with a mistake.
+/// Reads or computes the need of a lane. Returns `None` only if an error was reported.
 pub(super) fn read(
     lane: &Section<'_>,
     section: &Section<'_>,
@@ -75,54 +76,57 @@ pub(super) fn read(
     let asleep = read_asleep(lane, &engine.spec);
     if group.is_none() {
         for key in ["memory", "sleep-memory"] {
-            // A group that does not exist has been noted.
+            // An unknown group has been reported already.
             if lane.has(key) && !lane.has("group") {
-                let what =
-                    "counts among the lanes of a group; name one with `group`, or leave it out";
-                lane.error_at(key, what);
+                let message = "only counts within a group; set `group`, or remove it";
+                lane.error_at(key, Code::Conflict.with(message));
             }
         }
         return Some(Need {
-            text: "not counted, as it is in no group".to_owned(),
+            text: "not counted: the lane has no group".to_owned(),
             ..Need::default()
         });
     }
-    let there = engine.model.as_ref().filter(|model| model.path.exists());
-    let worked_out = match there.map(work_out).transpose() {
-        Ok(worked_out) => worked_out,
-        Err(problem) if declared.is_none() || problem.key == "kv-cache-memory" => {
-            let at = if problem.of_engine { section } else { lane };
-            at.error_at(problem.key, problem.what);
+    let on_disk = engine.model.as_ref().filter(|model| model.path.exists());
+    let computed = match on_disk.map(compute).transpose() {
+        Ok(computed) => computed,
+        Err(error) if declared.is_none() || error.key == "kv-cache-memory" => {
+            let section = if error.in_engine { section } else { lane };
+            section.error_at(error.key, error.problem);
             return None;
         }
         Err(_) => None,
     };
-    let need = match (declared, worked_out) {
+    let need = match (declared, computed) {
         (None, None) => {
             if !lane.has("memory") {
-                lane.error_at("memory", missing(engine));
+                lane.error_at("memory", missing_memory(engine));
             }
             return None;
         }
         (None, Some(need)) => need,
         (Some(0), _) => {
-            lane.error_at("memory", "must be more than nothing");
+            lane.error_at("memory", Code::OutOfRange.with("must be greater than zero"));
             return None;
         }
-        (Some(bytes), worked_out) => {
-            let need = worked_out.unwrap_or_default();
-            let beside = match need.text.as_str() {
+        (Some(bytes), computed) => {
+            let need = computed.unwrap_or_default();
+            let estimate = match need.text.as_str() {
                 "" => String::new(),
-                text => format!("; worked out from its files: {text}"),
+                text => format!("; computed from its files: {text}"),
             };
-            Need { bytes, text: format!("{} (`memory`{beside})", gib(bytes)), ..need }
+            Need { bytes, text: format!("{} (`memory`{estimate})", gib(bytes)), ..need }
         }
     };
     limit_cache(engine, &need);
     if asleep > need.bytes {
         lane.error_at(
             "sleep-memory",
-            format!("{} is more than it needs when it is awake, {}", gib(asleep), gib(need.bytes)),
+            Code::OutOfRange.with(format!(
+                "{} exceeds the need of the lane while it is awake, {}",
+                gib(asleep),
+                gib(need.bytes)
+            )),
         );
     }
     Some(Need { asleep, ..need })
@@ -139,15 +143,22 @@ fn read_asleep(lane: &Section<'_>, engine: &EngineSpec) -> u64 {
     match strategy {
         SwitchStrategy::Restart if lane.has("sleep-memory") => lane.error_at(
             "sleep-memory",
-            "is for a vLLM that sleeps; write `unload-mode = \"sleep-1\"` in its engine too, or leave it out",
+            Code::Conflict.with(
+                "only used by a vLLM that sleeps; set `unload-mode = \"sleep-1\"` in its engine, \
+                 or remove it",
+            ),
         ),
         SwitchStrategy::SleepOne | SwitchStrategy::SleepTwo
             if lane.has("group") && !lane.has("sleep-memory") =>
         {
             lane.error_at(
                 "sleep-memory",
-                "is missing; write what the engine holds of the group's memory while it sleeps: about 1GiB on a GPU with \
-                 memory of its own, and with \"sleep-1\" on one that shares the system's all of its weights besides",
+                Code::MissingKey.with(
+                    "missing; set it to the memory that the engine holds while it sleeps: about \
+                     1GiB on a \
+                     discrete GPU; with \"sleep-1\" on a GPU that shares system memory, the \
+                     weights as well",
+                ),
             );
         }
         _ => {}
@@ -155,57 +166,56 @@ fn read_asleep(lane: &Section<'_>, engine: &EngineSpec) -> u64 {
     asleep.unwrap_or(0)
 }
 
-fn missing(engine: &Engine) -> String {
-    let example = "write for example `memory = \"22GiB\"`";
-    match (&engine.model, &engine.spec) {
+/// Explains why `memory` is required.
+fn missing_memory(engine: &Engine) -> Problem {
+    let example = "set for example `memory = \"22GiB\"`";
+    let message = match (&engine.model, &engine.spec) {
         (Some(model), _) => format!(
-            "is missing, and there is no {} on this machine that it could be worked out from; {example}: the size of the \
-             weights' files, the cache, and 2 to 4 GiB",
+            "missing, and cannot be computed because {} does not exist on this machine; \
+             {example}: the \
+             size of the weight files, the KV cache, and 2 to 4 GiB",
             model.path.display()
         ),
         (None, EngineSpec::External(_)) => format!(
-            "is missing; the engine is not ours to load or unload, so that it counts for good: {example}, or leave \
-             `group` out"
+            "missing; the host does not load or unload an external engine, so its memory always \
+             counts: \
+             {example}, or remove `group`"
         ),
         (None, _) => {
-            format!(
-                "is missing; {example}, what the engine holds of the group's memory while it runs"
-            )
+            format!("missing; {example}, the memory that the engine holds while it runs")
         }
-    }
+    };
+    Code::MissingKey.with(message)
 }
 
-fn work_out(model: &Model) -> Result<Need, Problem> {
+/// Computes the need of a model from its files.
+fn compute(model: &Model) -> Result<Need, ComputeError> {
     let Some(context) = model.context else {
-        return Err(Problem {
-            of_engine: false,
-            key: "max-context",
-            what: "is missing, and without it nobody knows how large the cache gets; write for example `max-context = \
-                   32768`, or say yourself what the lane needs with `memory`"
-                .to_owned(),
-        });
+        let message = "missing, and the size of the KV cache depends on it; set for example \
+                       `max-context = 32768`, or set `memory`";
+        let problem = Code::MissingKey.with(message);
+        return Err(ComputeError { in_engine: false, key: "max-context", problem });
     };
     let sequences = if model.cache.is_some() { 1 } else { model.sequences };
     let serving =
         Serving { context: context.into(), sequences: sequences.into(), eager: model.eager };
-    let mut footprint = of_model(&model.path, &serving).map_err(|error| Problem {
-        of_engine: true,
+    let mut footprint = of_model(&model.path, &serving).map_err(|error| ComputeError {
+        in_engine: true,
         key: "model",
-        what: error.to_string(),
+        problem: Code::Unavailable.with(error.to_string()),
     })?;
     let mut text = footprint.explain();
     if let Some(cache) = model.cache {
         if cache < footprint.kv {
-            return Err(Problem {
-                of_engine: true,
-                key: "kv-cache-memory",
-                what: format!(
-                    "{} cannot hold one sequence of {context} tokens, which takes {}, and vLLM would not start; write at \
-                     least that, or a smaller `max-context`",
-                    gib(cache),
-                    gib(footprint.kv)
-                ),
-            });
+            let message = format!(
+                "{} cannot hold one sequence of {context} tokens, which takes {}, and vLLM would \
+                 not start; \
+                 raise it, or lower `max-context`",
+                gib(cache),
+                gib(footprint.kv)
+            );
+            let problem = Code::OutOfRange.with(message);
+            return Err(ComputeError { in_engine: true, key: "kv-cache-memory", problem });
         }
         footprint.kv = cache;
         let (weights, overhead) = (gib(footprint.weights), gib(footprint.overhead));
@@ -221,8 +231,9 @@ fn work_out(model: &Model) -> Result<Need, Problem> {
     Ok(Need { bytes, asleep: 0, text, remedy })
 }
 
-/// vLLM takes nearly the whole GPU unless it is told otherwise: it gets what the weights leave of the need. Where that is not
-/// enough for one sequence, it would not start, and the operator may know better.
+/// Limits vLLM's KV cache to what the weights leave of the need: without a limit vLLM takes nearly
+/// the whole GPU. If the rest does not hold one sequence, vLLM would not start; then no limit is
+/// set, since the operator may know better.
 fn limit_cache(engine: &mut Engine, need: &Need) {
     let (EngineSpec::Vllm { settings, .. }, Some(footprint)) =
         (&mut engine.spec, &need.remedy.footprint)
@@ -240,60 +251,63 @@ fn limit_cache(engine: &mut Engine, need: &Need) {
 }
 
 impl Remedy {
-    fn sentence(&self, budget: u64) -> String {
+    /// Suggests how to make the lane fit into a budget.
+    fn hint(&self, budget: u64) -> String {
         let Some(footprint) = &self.footprint else {
-            return "what helps: a model with fewer bits a weight, less context, fewer slots, or a group with more memory"
+            return "use a model with fewer bits per weight, less context or fewer slots, or raise \
+                the budget"
                 .to_owned();
         };
         let fixed = footprint.weights.saturating_add(footprint.overhead);
-        let mut ways = Vec::new();
+        let mut hints = Vec::new();
         if fixed < budget {
             let each = footprint.kv_per_token.saturating_mul(self.sequences).max(1);
             let tokens = (budget - fixed) / each / 1024 * 1024;
             if tokens > 0 {
-                ways.push(format!(
-                    "at most `max-context = {tokens}` with {} at once",
+                hints.push(format!(
+                    "lower `max-context` to {tokens} with {} concurrent sequences",
                     self.sequences
                 ));
             }
-            ways.push("fewer `slots`".to_owned());
+            hints.push("reduce `slots`".to_owned());
             if self.vllm {
-                ways.push(format!(
-                    "a cache of its own size that they share, `kv-cache-memory` up to {}",
+                hints.push(format!(
+                    "set a shared KV cache with `kv-cache-memory`, up to {}",
                     gib(budget - fixed)
                 ));
             }
         } else if !self.vllm {
-            ways.push("a file with fewer bits a weight, such as Q4_K_M".to_owned());
-        } else if is_plain(footprint) {
-            // 4 bits, scales for groups of 128, and embeddings that stay as they are.
+            hints.push("use a file with fewer bits per weight, for example Q4_K_M".to_owned());
+        } else if is_unquantised(footprint) {
+            // 4 bits per weight, scales for groups of 128, and embeddings that are not quantised.
             let weights = footprint.weights / 10 * 3;
-            ways.push(format!(
-                "a model with 4 bits a weight (AWQ or GPTQ), whose weights take about {}",
+            hints.push(format!(
+                "use a model with 4 bits per weight (AWQ or GPTQ), whose weights take about {}",
                 gib(weights)
             ));
-            ways.push("less cache as well, with fewer `slots` or `kv-cache-memory`".to_owned());
+            hints.push("reduce the KV cache with `slots` or `kv-cache-memory`".to_owned());
         } else {
-            ways.push("a smaller model".to_owned());
+            hints.push("use a smaller model".to_owned());
         }
         if self.vllm {
-            ways.push(
-                "more GPUs with `tensor-parallel`, whose memory the group has together".to_owned(),
+            hints.push(
+                "use more GPUs with `tensor-parallel`, and raise the budget accordingly".to_owned(),
             );
         }
-        format!("what helps: {}", ways.join("; "))
+        hints.join("; or ")
     }
 }
 
-/// Weights of 16 bits or more.
-fn is_plain(footprint: &Footprint) -> bool {
+/// Returns true if the weights have 16 bits or more.
+fn is_unquantised(footprint: &Footprint) -> bool {
     matches!(
         footprint.dtype.as_deref(),
         Some("bfloat16" | "float16" | "float32" | "half" | "float") | None
     )
 }
 
-/// Whether each lane's group has what it needs, alone and beside those that are always there.
+/// Checks that each lane fits into its group's budget, alone and next to the lanes that are always
+/// loaded.
 pub(super) fn check(lanes: &[(&Section<'_>, &LaneSpec, &Need)], groups: &[GroupSpec]) {
     for (index, group) in groups.iter().enumerate() {
         let budget = group.budget;
@@ -302,49 +316,52 @@ pub(super) fn check(lanes: &[(&Section<'_>, &LaneSpec, &Need)], groups: &[GroupS
         for lane in lanes.iter().filter(|(_, spec, _)| spec.group == Some(index)) {
             let (section, _, need) = lane;
             if need.bytes > budget {
-                let remedy = need.remedy.sentence(budget);
-                let what =
-                    format!("{} > {of_group}: it could never be loaded; {remedy}", need.text);
-                section.error_at(at(section), what);
+                let remedy = need.remedy.hint(budget);
+                let message =
+                    format!("{} > {of_group}: the lane can never be loaded; {remedy}", need.text);
+                section.error_at(key_of_need(section), Code::OutOfMemory.with(message));
             } else {
                 fitting.push(lane);
             }
         }
-        let stands =
+        let is_fixed =
             |spec: &LaneSpec| matches!(spec.residency, Residency::Always | Residency::External);
-        let (standing, others): (Vec<_>, Vec<_>) =
-            fitting.into_iter().partition(|(_, spec, _)| stands(spec));
-        let held = standing.iter().fold(0u64, |sum, (_, _, need)| sum.saturating_add(need.bytes));
-        let each: Vec<String> = standing
+        let (fixed, others): (Vec<_>, Vec<_>) =
+            fitting.into_iter().partition(|(_, spec, _)| is_fixed(spec));
+        let held = fixed.iter().fold(0u64, |sum, (_, _, need)| sum.saturating_add(need.bytes));
+        let each: Vec<String> = fixed
             .iter()
             .map(|(_, spec, need)| format!("{} {}", spec.name, gib(need.bytes)))
             .collect();
         let each = each.join(" + ");
-        if let Some((section, _, _)) = standing.last().filter(|_| held > budget) {
-            let what = format!(
-                "the lanes that are always loaded are too many: {each} = {} > {of_group}; let one be loaded when it is \
-                 wanted (`load = \"on-demand\"`), or give the group more memory",
+        if let Some((section, _, _)) = fixed.last().filter(|_| held > budget) {
+            let message = format!(
+                "the lanes that are always loaded do not fit together: {each} = {} > {of_group}; \
+                 set \
+                 `load = \"on-demand\"` for one of them, or raise the budget",
                 gib(held)
             );
-            section.error_at(at(section), what);
+            section.error_at(key_of_need(section), Code::OutOfMemory.with(message));
             continue;
         }
         for (section, spec, need) in others {
             let sum = held.saturating_add(need.bytes);
             if sum > budget {
-                let what = format!(
-                    "{} {} beside the lanes that are always loaded, {each}, = {} > {of_group}: it could never be loaded; \
-                     let one of those be loaded when it is wanted (`load = \"on-demand\"`), or give the group more memory",
+                let message = format!(
+                    "{} {} + always loaded {each} = {} > {of_group}: the lane can never be \
+                     loaded; set \
+                     `load = \"on-demand\"` for one of the others, or raise the budget",
                     spec.name,
                     gib(need.bytes),
                     gib(sum)
                 );
-                section.error_at(at(section), what);
+                section.error_at(key_of_need(section), Code::OutOfMemory.with(message));
             }
         }
     }
 }
 
-fn at(section: &Section<'_>) -> &'static str {
+/// Returns the key at which errors about a lane's need are reported.
+fn key_of_need(section: &Section<'_>) -> &'static str {
     if section.has("memory") { "memory" } else { "group" }
 }

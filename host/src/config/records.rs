@@ -1,4 +1,4 @@
-//! `[records]`: decision records, off unless a folder is named.
+//! Reads `[records]`: decision records, which are off without a folder.
 
 use std::path::Path;
 
@@ -6,12 +6,12 @@ use pointsman_domain::PlanLimits;
 use pointsman_record::{Key, Mode, QueueLimits, Redact, Rule, Sample, Settings};
 
 use super::secret;
-use pointsman_settings::Section;
+use pointsman_settings::{Code, Section, missing};
 
-/// Headers that name people, by default.
+/// Default headers to redact: they contain addresses of clients.
 const PERSONAL: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 
-/// What is recorded; `None` for nothing, or on a mistake.
+/// Reads the section. Returns `None` if records are off, or after reporting an error.
 pub(super) fn read(section: Section<'_>, folder: &Path, limits: PlanLimits) -> Option<Settings> {
     let max_body = bytes(&section, "max-body", 64 << 10, 32 << 20);
     let modes =
@@ -25,10 +25,7 @@ pub(super) fn read(section: Section<'_>, folder: &Path, limits: PlanLimits) -> O
     let redact = read_redact(section.section("redact"), folder);
     let dir = section.string("dir");
     if dir.is_none() && (section.has("mode") || section.has("sample") || section.has("redact")) {
-        section.error_at(
-            "dir",
-            "is missing; write the folder for the records, for example `dir = \"records\"`, or leave [records] out",
-        );
+        section.error_at("dir", missing("`dir = \"records\"`, or remove [records]"));
     }
     section.report_unknown();
     let dir = folder.join(dir.filter(|dir| !dir.is_empty())?);
@@ -66,7 +63,8 @@ fn read_redact(section: Section<'_>, folder: &Path) -> Option<Redact> {
         section.error_at(
             "fields",
             format!(
-                "\"{field}\" is no JSON Pointer; write for example \"/metadata\" or \"/messages/*/name\""
+                "invalid JSON Pointer \"{field}\": expected for example \"/metadata\" or \
+                 \"/messages/*/name\""
             ),
         );
     }
@@ -76,7 +74,10 @@ fn read_redact(section: Section<'_>, folder: &Path) -> Option<Redact> {
         Some(secret) => Some(Key::from_secret(&secret)),
         None => Key::random()
             .map_err(|error| {
-                section.error(format!("needs a key, and the system gives no random one: {error}"))
+                let message = format!(
+                    "failed to generate a random key: {error}; set `key-env` or `key-file`"
+                );
+                section.error(Code::Unavailable.with(message))
             })
             .ok(),
     };
@@ -92,11 +93,12 @@ fn read_redact(section: Section<'_>, folder: &Path) -> Option<Redact> {
     Some(redact)
 }
 
-/// A size that is more than nothing.
-fn bytes(section: &Section<'_>, key: &'static str, default: u64, most: u64) -> u64 {
+/// Reads a size greater than zero and at most `max`.
+fn bytes(section: &Section<'_>, key: &'static str, default: u64, max: u64) -> u64 {
     let size = section.bytes(key).unwrap_or(default);
-    if !(1..=most).contains(&size) {
-        section.error_at(key, format!("must be from \"1B\" to \"{}MiB\"", most >> 20));
+    if !(1..=max).contains(&size) {
+        let message = format!("must be between 1B and {}MiB", max >> 20);
+        section.error_at(key, Code::OutOfRange.with(message));
     }
     size
 }
@@ -113,17 +115,18 @@ mod tests {
     use super::*;
     use pointsman_settings::Diagnostics;
 
-    fn parse(source: &str) -> (Option<Settings>, Vec<String>) {
-        let errors = Diagnostics::new(source);
+    fn parse(source: &str) -> (Option<Settings>, Vec<(String, Code)>) {
+        let diagnostics = Diagnostics::new(source);
         let (document, _) = toml::de::DeTable::parse_recoverable(source);
         let limits = PlanLimits { max_wait: Duration::from_secs(1), max_steps: 5 };
-        let root = Section::root(&errors, document.get_ref());
+        let root = Section::root(&diagnostics, document.get_ref());
         let settings = read(root.section("records"), Path::new("/conf"), limits);
-        (settings, errors.into_sorted().iter().map(ToString::to_string).collect())
+        let errors = diagnostics.into_sorted().into_iter().map(|error| (error.key, error.code));
+        (settings, errors.collect())
     }
 
     #[test]
-    fn nothing_is_recorded_unless_a_folder_is_named() {
+    fn records_are_off_without_a_folder() {
         assert!(matches!(parse(""), (None, errors) if errors.is_empty()));
         assert!(matches!(parse("[records]\ndir = \"\""), (None, errors) if errors.is_empty()));
         let (settings, errors) = parse("[records]\ndir = \"r\"");
@@ -147,11 +150,13 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_read() {
+    fn all_keys_are_read() {
         let (settings, errors) = parse(
-            "[records]\ndir = \"/r\"\nmode = \"full\"\nsample = \"0.5%\"\nerrors = false\nmax-size = \"1MiB\"\nkeep = 0\n\
+            "[records]\ndir = \"/r\"\nmode = \"full\"\nsample = \"0.5%\"\nerrors = \
+             false\nmax-size = \"1MiB\"\nkeep = 0\n\
              max-body = \"1KiB\"\nqueue = { records = 7, memory = \"2MiB\" }\n\
-             redact = { text = \"drop\", tenant = \"hash\", state = \"hash\", headers = [\"X-User\"], fields = [\"/user\"] }",
+             redact = { text = \"drop\", tenant = \"hash\", state = \"hash\", headers = \
+             [\"X-User\"], fields = [\"/user\"] }",
         );
         let settings = settings.unwrap();
         assert!(errors.is_empty(), "{errors:?}");
@@ -171,24 +176,21 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_say_what_to_write() {
-        for (source, part) in [
-            ("sample = \"half\"", "records.sample: \"half\" is no share; write per cent"),
-            (
-                "mode = \"all\"",
-                "records.mode: there is no \"all\"; write \"decisions\" or \"full\"",
-            ),
-            ("max-size = \"0B\"", "records.max-size: must be from \"1B\""),
-            ("queue = { records = 0 }", "records.queue.records: `0` is not from 1"),
-            ("redact = { text = \"no\" }", "records.redact.text: there is no \"no\""),
-            ("redact = { fields = [\"user\"] }", "\"user\" is no JSON Pointer; write for example"),
-            ("redact = { key-env = \"NOT_SET_ANYWHERE\" }", "`NOT_SET_ANYWHERE` is not set"),
-            ("retain = 1", "records.retain: is not a key here"),
+    fn errors_have_key_and_code() {
+        for (source, key, code) in [
+            ("sample = \"half\"", "sample", Code::InvalidValue),
+            ("mode = \"all\"", "mode", Code::InvalidValue),
+            ("max-size = \"0B\"", "max-size", Code::OutOfRange),
+            ("queue = { records = 0 }", "queue.records", Code::OutOfRange),
+            ("redact = { text = \"no\" }", "redact.text", Code::InvalidValue),
+            ("redact = { fields = [\"user\"] }", "redact.fields", Code::InvalidValue),
+            ("redact = { key-env = \"NOT_SET_ANYWHERE\" }", "redact.key-env", Code::Unavailable),
+            ("retain = 1", "retain", Code::UnknownKey),
         ] {
             let (_, errors) = parse(&format!("[records]\ndir = \"r\"\n{source}"));
-            assert!(errors.iter().any(|error| error.contains(part)), "{source}: {errors:?}");
+            assert_eq!(errors, [(format!("records.{key}"), code)], "{source}");
         }
         let (_, errors) = parse("[records]\nmode = \"full\"");
-        assert!(errors[0].starts_with("records.dir: is missing"), "{errors:?}");
+        assert_eq!(errors, [("records.dir".to_owned(), Code::MissingKey)]);
     }
 }

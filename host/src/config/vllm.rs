@@ -1,4 +1,4 @@
-//! `driver = "vllm"`.
+//! Reads an engine with `driver = "vllm"`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use pointsman_fleet::{EngineSpec, SwitchStrategy};
 
 use super::engines::{ANY, Basics, Engine, read_run};
 use super::need::Model;
-use pointsman_settings::{Section, format_duration};
+use pointsman_settings::{Code, Section, format_duration};
 
-/// First loads on a new kind of GPU compile for many minutes.
+/// The first load on a new type of GPU compiles kernels for many minutes.
 const START_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-/// What its processes take to end, beyond the time that running requests get.
+/// Time that vLLM's processes take to exit, on top of the time that running requests get.
 const TEARDOWN: Duration = Duration::from_secs(25);
-/// Keys that the sentences of [`VllmSettings::check`] begin with.
+/// Keys that messages of [`VllmSettings::check`] begin with.
 const KEYS: [&str; 20] = [
     "program",
     "model",
@@ -44,12 +44,13 @@ pub(super) fn read(section: &Section<'_>, folder: &Path, basics: &Basics) -> Opt
     if run.stop_grace < shutdown {
         section.error_at(
             "stop-grace",
-            format!(
-                "is less than `shutdown-timeout`, {}, so that running requests would be killed before that; write {} \
-                 or leave it out",
+            Code::Conflict.with(format!(
+                "less than `shutdown-timeout` ({}): running requests would be killed before it; \
+                 set it to {} \
+                 or remove it",
                 format_duration(shutdown),
                 format_duration(shutdown + TEARDOWN)
-            ),
+            )),
         );
     }
     let strategies = [
@@ -63,10 +64,10 @@ pub(super) fn read(section: &Section<'_>, folder: &Path, basics: &Basics) -> Opt
     settings.shutdown_timeout_s =
         u32::try_from(shutdown.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
     settings.sleep_mode = strategy != SwitchStrategy::Restart;
-    // A model that is missing has been noted; what else is wrong is to be found all the same.
+    // A missing model has been reported; the other settings are checked nevertheless.
     settings.model = model.unwrap_or("model").to_owned();
     check(section, &settings, basics);
-    // Adapters have names of their own.
+    // LoRA adapters add model names that are only known to vLLM.
     let adapters = settings.arguments.iter().any(|word| word.starts_with("--lora-modules"));
     let mut names = settings.served_names.clone();
     if names.is_empty() {
@@ -85,24 +86,25 @@ pub(super) fn read(section: &Section<'_>, folder: &Path, basics: &Basics) -> Opt
     })
 }
 
-/// All but the model, the sleep mode and the time for running requests.
+/// Reads all settings except the model, the sleep mode and the shutdown timeout.
 fn read_settings(section: &Section<'_>, basics: &Basics) -> VllmSettings {
     let text = |key| section.string(key).map(str::to_owned);
-    let at_most = |most| 1..=most;
+    let at_most = |max| 1..=max;
     let utilization = section.decimal("gpu-memory-utilization").and_then(|text| {
         let part = Permille::parse(&text);
         if part.is_none() {
-            let what = format!(
-                "`{text}` is no part of a whole; write a number above 0 and up to 1, such as 0.45"
-            );
-            section.error_at("gpu-memory-utilization", what);
+            let message =
+                format!("{text} is out of range: expected a fraction in (0, 1], for example 0.45");
+            section.error_at("gpu-memory-utilization", Code::OutOfRange.with(message));
         }
         part
     });
     let device = |text: &str| {
         GpuSelector::parse(text).ok_or_else(|| {
             format!(
-                "\"{}\" is no GPU; write its number, such as \"0\", or \"GPU-\" and its UUID (`rocminfo` shows it)",
+                "invalid GPU \"{}\": expected its index, for example \"0\", or \"GPU-\" and its \
+                 UUID as shown by \
+                 `rocminfo`",
                 text.escape_debug()
             )
         })
@@ -140,7 +142,8 @@ fn read_settings(section: &Section<'_>, basics: &Basics) -> VllmSettings {
     }
 }
 
-/// The lane's name, which the engine answers with, and all that the lane answers to.
+/// Returns the default served names: the lane's name, which vLLM reports as the model, and the
+/// lane's models.
 fn default_names(basics: &Basics) -> Vec<String> {
     let mut names = vec![basics.name.clone()];
     for model in &basics.models {
@@ -153,9 +156,9 @@ fn default_names(basics: &Basics) -> Vec<String> {
 
 fn check(section: &Section<'_>, settings: &VllmSettings, basics: &Basics) {
     if settings.kv_cache_bytes == Some(0) {
-        section.error_at("kv-cache-memory", "must be more than nothing");
+        section.error_at("kv-cache-memory", Code::OutOfRange.with("must be greater than zero"));
     }
-    // Noted already.
+    // A cache of zero bytes has been reported already.
     let settings = VllmSettings { kv_cache_bytes: None, ..settings.clone() };
     for sentence in settings.check() {
         let first = sentence.split(' ').next().unwrap_or_default();
@@ -175,19 +178,21 @@ fn check(section: &Section<'_>, settings: &VllmSettings, basics: &Basics) {
         section.error_at(
             "device",
             format!(
-                "names one GPU, and `tensor-parallel` times `pipeline-parallel` want {gpus}; leave it out, or write \
-                 `env = {{ ROCR_VISIBLE_DEVICES = \"0,1\" }}` in its place"
+                "names one GPU, but `tensor-parallel` times `pipeline-parallel` needs {gpus}; \
+                 remove it, or set \
+                 `env = {{ ROCR_VISIBLE_DEVICES = \"0,1\" }}` instead"
             ),
         );
     }
-    if let Some(most) = settings.max_model_len
-        && basics.max_context > most
+    if let Some(max) = settings.max_model_len
+        && basics.max_context > max
     {
         section.error_at(
             "max-model-len",
             format!(
-                "{most} is less than `max-context` of the lane, {}, so that requests would come that vLLM refuses; \
-                 leave one of the two out",
+                "{max} is less than the lane's `max-context` ({}), so vLLM would reject requests \
+                 that the lane \
+                 accepts; remove one of the two",
                 basics.max_context
             ),
         );

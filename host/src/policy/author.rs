@@ -58,7 +58,7 @@ pub(super) fn build(dir: &Path, verbose: bool) -> Result<()> {
 pub(super) fn test(options: &Test) -> Result<ExitCode> {
     let bench = load(&options.dir, config::default_cache())?;
     let wanted = |name: &str| options.case.as_ref().is_none_or(|part| name.contains(part.as_str()));
-    let results = bench.test(&facts::of_case, wanted).map_err(cannot_load(&options.dir))?;
+    let results = bench.test(&facts::from_case, wanted).map_err(cannot_load(&options.dir))?;
     if let (Some(part), true) = (&options.case, results.is_empty()) {
         anyhow::bail!("no golden case of `{}` has \"{part}\" in its name", bench.name());
     }
@@ -108,7 +108,7 @@ pub(super) fn bench(options: &Bench) -> Result<()> {
     };
     // Compiled anew, because that is one of the figures.
     let bench = load(&options.dir, None)?;
-    let measured = bench.bench(&facts::of_case, &plan).map_err(cannot_load(&options.dir))?;
+    let measured = bench.bench(&facts::from_case, &plan).map_err(cannot_load(&options.dir))?;
     let text = if options.json {
         format!("{:#}\n", report::bench_json(&bench, &measured))
     } else {

@@ -171,7 +171,11 @@ fn a_request_that_is_cut_before_its_first_byte_goes_elsewhere() {
     let lanes = [
         vllm("a", "models = [\"a\", \"m\"]", "", hangs),
         vllm("b", "", "", QUICK),
-        llama("r", "models = [\"r\", \"m\"]\nload = \"on-demand\"\nexpected-load-time = \"20s\"", QUICK),
+        llama(
+            "r",
+            "models = [\"r\", \"m\"]\nload = \"on-demand\"\nexpected-load-time = \"20s\"",
+            QUICK,
+        ),
     ];
     let host = start(&one_at_a_time(head, &lanes));
     let moved = asking(&host, "m", json!({}));

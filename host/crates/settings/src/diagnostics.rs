@@ -157,7 +157,8 @@ impl<'a> Diagnostics<'a> {
         found.sort_by_key(|(range, _)| range.start);
         let mut sorted: Vec<Diagnostic> = Vec::with_capacity(found.len());
         for (_, diagnostic) in found {
-            // Variants of a document share tables, so an error in one is found once for each variant.
+            // Variants of a document share tables, so an error in one is found once for each
+            // variant.
             if !sorted.contains(&diagnostic) {
                 sorted.push(diagnostic);
             }

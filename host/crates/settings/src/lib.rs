@@ -1,12 +1,12 @@
 //! A reader of the TOML files that people write: host configurations and simulation scenarios.
 //!
 //! ```text
-//!   source ──parse──> document ──Override──> document with replaced keys ──Section──> validated values
-//!                                                                    └──> Diagnostics: all errors
+//!   source ──parse──> document ──Override──> document ──Section──> validated values
+//!                                                         └──> Diagnostics: all errors
 //! ```
 //!
-//! Tables that several kinds of files share are read here, so that they have the same keys, defaults
-//! and messages everywhere: [`rules()`] and [`chain()`].
+//! Tables that several kinds of files share are read here, so that they have the same keys,
+//! defaults and messages everywhere: [`rules()`] and [`chain()`].
 
 mod diagnostics;
 mod overrides;

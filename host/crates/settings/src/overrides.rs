@@ -21,8 +21,8 @@ pub struct InvalidPath(String);
 pub struct Override(String);
 
 impl Override {
-    /// Replaces one key, given by its dotted TOML path such as `fleet.lanes.coder.slots`. A value that is
-    /// not valid TOML is taken as a string.
+    /// Replaces one key, given by its dotted TOML path such as `fleet.lanes.coder.slots`. A value
+    /// that is not valid TOML is taken as a string.
     ///
     /// # Errors
     /// If `path` is not a dotted path of keys.
@@ -69,8 +69,8 @@ fn value_without_position(value: Spanned<DeValue<'_>>) -> Spanned<DeValue<'_>> {
     Spanned::new(OUTSIDE..OUTSIDE, value)
 }
 
-/// Merges tables key by key and replaces all other values. A table given in place of a list addresses
-/// elements of the list by name or index.
+/// Merges tables key by key and replaces all other values. A table given in place of a list
+/// addresses elements of the list by name or index.
 pub(crate) fn merge<'d>(
     target: &mut DeTable<'d>,
     over: DeTable<'d>,

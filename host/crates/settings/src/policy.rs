@@ -8,7 +8,8 @@ use pointsman_policy::{CanaryBy, OnError, PolicySpec, Probation, Rollout, Settin
 use crate::diagnostics::{Code, Problem};
 use crate::section::Section;
 
-/// Reads the policies of a chain. `dir` returns the folder of a policy by its name, or reports an error.
+/// Reads the policies of a chain. `dir` returns the folder of a policy by its name, or reports an
+/// error.
 pub fn chain(
     sections: &[Section<'_>],
     dir: impl Fn(&Section<'_>, &str) -> Option<PathBuf>,

@@ -23,7 +23,8 @@ pub fn rules(queue: &Section<'_>, switching: &Section<'_>) -> (Rules, Duration) 
     // and the starvation timeout has no effect.
     if switching.has("starvation-timeout") && starvation_timeout >= max_wait {
         let message = format!(
-            "{} is not less than `max-wait` of [queue] ({}), after which requests stop waiting; lower \
+            "{} is not less than `max-wait` of [queue] ({}), after which requests stop waiting; \
+             lower \
              it, or remove it to use half of `max-wait`",
             format_duration(starvation_timeout),
             format_duration(max_wait)
@@ -53,7 +54,8 @@ fn read_min_residency(switching: &Section<'_>) -> Option<u32> {
         Ok(factor) if (0.0..=100.0).contains(&factor) => Some((factor * 1000.0).round() as u32),
         _ => {
             let message = format!(
-                "{text} is out of range: expected 0 to 100, the multiple of a switch's expected cost \
+                "{text} is out of range: expected 0 to 100, the multiple of a switch's expected \
+                 cost \
                  for which a lane with work stays loaded"
             );
             switching.error_at("min-residency", Code::OutOfRange.with(message));

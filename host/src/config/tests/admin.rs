@@ -1,4 +1,4 @@
-//! `[admin]`.
+//! Tests of `[admin]`.
 
 use super::*;
 
@@ -7,25 +7,21 @@ fn admin(section: &str) -> Admin {
 }
 
 #[test]
-fn the_socket_is_in_the_folder_of_states() {
+fn socket_defaults_to_the_state_directory() {
     assert_eq!(admin("").socket.as_deref(), Some(Path::new("/conf/s/admin.sock")));
     assert_eq!(admin("socket = \"a.sock\"").socket.as_deref(), Some(Path::new("/conf/a.sock")));
     assert_eq!(admin("socket = \"\""), Admin::default());
     let stateless = parse(&format!("[state]\ndir = \"\"\n{LANE}")).unwrap();
     assert_eq!(stateless.admin, Admin::default());
     let long = "x".repeat(100);
-    assert_rejects(
-        &format!("[admin]\nsocket = \"{long}\"\n{LANE}"),
-        "2: admin.socket: the path of the socket, /conf/",
-    );
-    assert_rejects(
-        &format!("[state]\ndir = \"{long}\"\n{LANE}"),
-        "set `admin.socket` to a shorter one",
-    );
+    let source = format!("[admin]\nsocket = \"{long}\"\n{LANE}");
+    assert_eq!(errors(&source), ["2: admin.socket [out_of_range]"]);
+    assert_rejects_with(&source, "admin.socket", Code::OutOfRange, &["/conf/"]);
+    assert_rejects(&format!("[state]\ndir = \"{long}\"\n{LANE}"), "admin.socket", Code::OutOfRange);
 }
 
 #[test]
-fn a_port_is_one_of_this_machine_and_wants_a_token() {
+fn tcp_listener_requires_loopback_and_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("token");
     std::fs::write(&file, "t0ken\n").unwrap();
@@ -35,39 +31,44 @@ fn a_port_is_one_of_this_machine_and_wants_a_token() {
         assert_eq!((listen, token.0.as_str()), (address.parse().unwrap(), "t0ken"));
         assert_eq!(format!("{token:?}"), "Token(…)");
     }
-    for (section, part) in [
-        ("listen = \"127.0.0.1:9101\"", "needs a token"),
-        (&*format!("listen = \"0.0.0.0:9101\"\n{token}"), "can be reached from other machines"),
-        (&*format!("listen = \"here\"\n{token}"), "is no address"),
-        (&*token, "admin.token-file: is for `listen` alone"),
+    for (section, key, code) in [
+        ("listen = \"127.0.0.1:9101\"", "admin.listen", Code::MissingKey),
+        (&*format!("listen = \"0.0.0.0:9101\"\n{token}"), "admin.listen", Code::InvalidValue),
+        (&*format!("listen = \"here\"\n{token}"), "admin.listen", Code::InvalidValue),
+        (&*token, "admin.token-file", Code::Conflict),
         (
             &*format!("{token}\ntoken-env = \"HOME\"\nlisten = \"127.0.0.1:1\""),
-            "write one of the two",
+            "admin.token-file",
+            Code::Conflict,
         ),
         (
             "listen = \"127.0.0.1:1\"\ntoken-env = \"NO_SUCH_VARIABLE\"",
-            "`NO_SUCH_VARIABLE` is not set",
+            "admin.token-env",
+            Code::Unavailable,
         ),
     ] {
-        assert_rejects(&format!("[admin]\n{section}\n{LANE}"), part);
+        assert_rejects(&format!("[admin]\n{section}\n{LANE}"), key, code);
     }
 }
 
 #[test]
-fn it_is_found_without_the_rest_of_the_file() {
+fn clients_find_it_without_validating_the_rest_of_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.toml");
     let find = |text: &str| {
         std::fs::write(&file, text).unwrap();
-        Admin::find(&file).map_err(|error| error.to_string())
+        Admin::find(&file).map_err(|error| {
+            let error = error.diagnostics().first().cloned().unwrap();
+            (error.line, error.key, error.code)
+        })
     };
-    // Neither the lanes nor the token of a port that is not needed have to be right.
-    let text = "lanes = 1\n[state]\ndir = \"s\"\n[admin]\nlisten = \"127.0.0.1:1\"\ntoken-env = \"NO_SUCH_VARIABLE\"\n";
+    // Neither the lanes nor the token of an unused TCP listener are validated.
+    let text = "lanes = 1\n[state]\ndir = \"s\"\n[admin]\nlisten = \"127.0.0.1:1\"\ntoken-env = \
+        \"NO_SUCH_VARIABLE\"\n";
     assert_eq!(find(text).unwrap().socket, Some(dir.path().join("s/admin.sock")));
-    let sentence = find(&format!("{text}socket = \"\"")).unwrap_err();
-    assert!(sentence.contains("p.toml:6: admin.token-env: "), "{sentence}");
-    assert!(find("[admin").unwrap_err().contains("p.toml:1: is not TOML"));
-    assert!(
-        Admin::find(Path::new("/no/such/file")).unwrap_err().to_string().contains("cannot be read")
-    );
+    let error = find(&format!("{text}socket = \"\"")).unwrap_err();
+    assert_eq!(error, (6, "admin.token-env".to_owned(), Code::Unavailable));
+    assert_eq!(find("[admin").unwrap_err(), (1, String::new(), Code::Syntax));
+    let missing = Admin::find(Path::new("/no/such/file")).unwrap_err();
+    assert_eq!(missing.diagnostics()[0].code, Code::Unreadable);
 }

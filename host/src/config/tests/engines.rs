@@ -1,4 +1,4 @@
-//! What is said about engines.
+//! Tests of `[lanes.engine]`, and of keys of lanes that depend on the engine.
 
 use pointsman_fleet::vllm::{GpuSelector, Permille, VllmSettings};
 use pointsman_fleet::{EngineSpec, Liveness, ProcessSpec, Residency, SwitchStrategy};
@@ -22,8 +22,9 @@ fn vllm(source: &str) -> (VllmSettings, ProcessSpec, SwitchStrategy) {
 }
 
 #[test]
-fn a_vllm_is_called_by_its_lane() {
-    let text = "[[lanes]]\nname = \"a\"\nmodels = [\"auto\", \"a\"]\nmax-context = 4096\nslots = 3\n[lanes.engine]\n\
+fn vllm_takes_defaults_from_its_lane() {
+    let text = "[[lanes]]\nname = \"a\"\nmodels = [\"auto\", \"a\"]\nmax-context = 4096\nslots = \
+        3\n[lanes.engine]\n\
                 driver = \"vllm\"\nmodel = \"org/model\"\n";
     let (settings, run, strategy) = vllm(text);
     let expected = VllmSettings {
@@ -50,7 +51,7 @@ fn a_vllm_is_called_by_its_lane() {
 }
 
 #[test]
-fn every_setting_of_a_vllm_is_taken_over() {
+fn all_vllm_keys_are_read() {
     let (settings, run, strategy) = vllm(&engine(
         r#"driver = "vllm"
         program = ["/opt/vllm"]
@@ -118,45 +119,45 @@ fn every_setting_of_a_vllm_is_taken_over() {
 }
 
 #[test]
-fn mistakes_about_a_vllm_have_their_lines() {
-    let errors = parse(&engine(
-        "driver = \"vllm\"\nmodel = \"/m/model.safetensors\"\ngpu-memory-utilization = 1.5\narguments = [\"--port\", \"1\"]\n\
-         device = \"0,1\"\nkv-cache-memory = \"0B\"\nmax-num-seqs = 0\nenforce-eager = 1\nenv = { \"A=\" = \"s3cret\" }\n\
-         stop-grace = \"5s\"",
-    ))
-    .unwrap_err();
+fn vllm_errors_have_lines() {
+    let source = engine(
+        "driver = \"vllm\"\nmodel = \"/m/model.safetensors\"\ngpu-memory-utilization = 1.5\n\
+         arguments = [\"--port\", \"1\"]\ndevice = \"0,1\"\nkv-cache-memory = \
+         \"0B\"\nmax-num-seqs = 0\n\
+         enforce-eager = 1\nenv = { \"A=\" = \"s3cret\" }\nstop-grace = \"5s\"",
+    );
     let expected = [
-        "5: lanes[0].engine.model: \"/m/model.safetensors\" is a single file; vLLM wants the folder that holds it and config.json",
-        "6: lanes[0].engine.gpu-memory-utilization: `1.5` is no part of a whole; write a number above 0 and up to 1, such as 0.45",
-        "7: lanes[0].engine.arguments: --port may not be among the arguments: the host chooses the port; leave it out",
-        "8: lanes[0].engine.device: \"0,1\" is no GPU; write its number, such as \"0\", or \"GPU-\" and its UUID (`rocminfo` shows it)",
-        "9: lanes[0].engine.kv-cache-memory: must be more than nothing",
-        "10: lanes[0].engine.max-num-seqs: `0` is not from 1 to 1000000",
-        "11: lanes[0].engine.enforce-eager: must be true or false, and is of type integer",
-        "12: lanes[0].engine.env: \"A=\" is no name of a variable",
-        "13: lanes[0].engine.stop-grace: is less than `shutdown-timeout`, 10s, so that running requests would be killed before that; write 35s or leave it out",
+        "5: lanes[0].engine.model [invalid_value]",
+        "6: lanes[0].engine.gpu-memory-utilization [out_of_range]",
+        "7: lanes[0].engine.arguments [invalid_value]",
+        "8: lanes[0].engine.device [invalid_value]",
+        "9: lanes[0].engine.kv-cache-memory [out_of_range]",
+        "10: lanes[0].engine.max-num-seqs [out_of_range]",
+        "11: lanes[0].engine.enforce-eager [wrong_type]",
+        "12: lanes[0].engine.env [invalid_value]",
+        "13: lanes[0].engine.stop-grace [conflict]",
     ];
-    assert_eq!(errors, expected);
+    assert_eq!(errors(&source), expected);
+    let text = format!("{:?}", parse(&source).unwrap_err());
+    assert!(!text.contains("s3cret"), "values of the environment are not printed: {text}");
 }
 
 #[test]
-fn a_vllm_that_could_not_serve_its_lane_is_refused() {
+fn vllm_settings_that_contradict_the_lane_are_rejected() {
     let vllm = "[lanes.engine]\ndriver = \"vllm\"\nmodel = \"m\"\n";
-    for (lane, engine, part) in [
-        ("", "device = \"0\"\ntensor-parallel = 2", "device: names one GPU"),
-        ("max-context = 9", "max-model-len = 8", "8 is less than `max-context` of the lane, 9"),
-        ("engine-model = \"b\"", "", "the engine would not know \"b\": it serves \"a\""),
-        ("engine-model = \"a\"", "served-names = [\"x\"]", "it serves \"x\""),
-        ("", "unload-mode = \"sleep\"", "write \"restart\" or \"sleep-1\" or \"sleep-2\""),
-        ("", "program = []", "engine.program: is empty"),
-        ("", "command = [\"x\"]", "engine.command: is not a key here"),
+    for (lane, engine, key, code) in [
+        ("", "device = \"0\"\ntensor-parallel = 2", "engine.device", Code::InvalidValue),
+        ("max-context = 9", "max-model-len = 8", "engine.max-model-len", Code::InvalidValue),
+        ("engine-model = \"b\"", "", "engine-model", Code::UnknownName),
+        ("engine-model = \"a\"", "served-names = [\"x\"]", "engine-model", Code::UnknownName),
+        ("", "unload-mode = \"sleep\"", "engine.unload-mode", Code::InvalidValue),
+        ("", "program = []", "engine.program", Code::InvalidValue),
+        ("", "command = [\"x\"]", "engine.command", Code::UnknownKey),
     ] {
-        assert_rejects(&format!("[[lanes]]\nname = \"a\"\n{lane}\n{vllm}{engine}\n"), part);
+        let source = format!("[[lanes]]\nname = \"a\"\n{lane}\n{vllm}{engine}\n");
+        assert_rejects(&source, &format!("lanes[0].{key}"), code);
     }
-    assert_rejects(
-        &engine("driver = \"vllm\""),
-        "engine.model: is missing; write for example `model = ",
-    );
+    assert_rejects(&engine("driver = \"vllm\""), "lanes[0].engine.model", Code::MissingKey);
     let with =
         |lane: &str, engine: &str| format!("[[lanes]]\nname = \"a\"\n{lane}\n{vllm}{engine}\n");
     let adapter = lane(&with("engine-model = \"b\"", "arguments = [\"--lora-modules\", \"b=/b\"]"));
@@ -167,8 +168,9 @@ fn a_vllm_that_could_not_serve_its_lane_is_refused() {
 }
 
 #[test]
-fn a_llama_server_is_put_together() {
-    let text = "[[lanes]]\nname = \"a\"\nmax-context = 4096\nslots = 2\n[lanes.engine]\ndriver = \"llama-cpp\"\n\
+fn llama_server_command_is_built_from_keys() {
+    let text = "[[lanes]]\nname = \"a\"\nmax-context = 4096\nslots = 2\n[lanes.engine]\ndriver = \
+        \"llama-cpp\"\n\
                 model = \"m.gguf\"\n";
     let words = |more: &str| match lane(&format!("{text}{more}\n")).engine {
         EngineSpec::LlamaCpp { words, .. } => words.command.join(" "),
@@ -178,10 +180,12 @@ fn a_llama_server_is_put_together() {
     assert_eq!(words(""), format!("{begin} --ctx-size 8192 --alias {{lane}} --metrics"));
     assert_eq!(
         words(
-            "context = 16384\ngpu-layers = \"auto\"\nload-mode = \"none\"\narguments = [\"--cache-ram\", \"1\"]"
+            "context = 16384\ngpu-layers = \"auto\"\nload-mode = \"none\"\narguments = \
+             [\"--cache-ram\", \"1\"]"
         ),
         format!(
-            "{begin} --ctx-size 16384 --alias {{lane}} --gpu-layers auto --load-mode none --metrics --cache-ram 1"
+            "{begin} --ctx-size 16384 --alias {{lane}} --gpu-layers auto --load-mode none \
+             --metrics --cache-ram 1"
         )
     );
     assert!(words("gpu-layers = 0").contains("--gpu-layers 0"));
@@ -189,46 +193,52 @@ fn a_llama_server_is_put_together() {
     let unknown = lane(&engine("driver = \"llama-cpp\"\nmodel = \"m.gguf\"\ncontext = 4096"));
     assert_eq!((unknown.max_context, unknown.engine_model), (1024, None));
     assert_eq!(unknown.liveness.probe_every, Duration::ZERO);
-    for (keys, part) in [
-        ("context = 4096", "4096 tokens over 2 slots are 2048 for each"),
-        ("gpu-layers = \"some\"", "there is no \"some\"; write \"auto\", \"all\" or a number"),
-        ("gpu-layers = -1", "is not from 0 to 1000000"),
-        ("arguments = [\"-np\", \"3\"]", "-np may not be among them: write it as `slots`"),
-        ("command = [\"x\", \"{port}\"]", "engine.model: stands beside `command`"),
-        ("program = []", "engine.program: is empty"),
+    for (keys, key, code) in [
+        ("context = 4096", "context", Code::InvalidValue),
+        ("gpu-layers = \"some\"", "gpu-layers", Code::InvalidValue),
+        ("gpu-layers = -1", "gpu-layers", Code::OutOfRange),
+        ("arguments = [\"-np\", \"3\"]", "arguments", Code::Conflict),
+        ("command = [\"x\", \"{port}\"]", "model", Code::Conflict),
+        ("program = []", "program", Code::InvalidValue),
     ] {
-        assert_rejects(&format!("{text}{keys}\n"), part);
+        assert_rejects(&format!("{text}{keys}\n"), &format!("lanes[0].engine.{key}"), code);
     }
+    assert_rejects_with(
+        &format!("{text}context = 4096\n"),
+        "lanes[0].engine.context",
+        Code::InvalidValue,
+        &["4096 tokens", "2048 per slot"],
+    );
 }
 
 #[test]
-fn any_program_will_do() {
-    let text = "driver = \"command\"\ncommand = [\"ollama\", \"serve\"]\nenv = { OLLAMA_HOST = \"127.0.0.1:{port}\" }\n";
+fn command_driver_runs_any_program() {
+    let text = "driver = \"command\"\ncommand = [\"ollama\", \"serve\"]\nenv = { OLLAMA_HOST = \
+        \"127.0.0.1:{port}\" }\n";
     let EngineSpec::Command { words, ready, run } = lane(&engine(text)).engine else { panic!() };
     assert_eq!((words.command.len(), words.env.len(), ready.as_str()), (2, 1, "/health"));
     assert_eq!(
         (run.start_timeout, run.stop_grace),
         (Duration::from_secs(120), Duration::from_secs(10))
     );
-    assert_rejects(&engine(&format!("{text}ready = \"health\"")), "\"health\" is no path");
-    assert_rejects(&engine("driver = \"command\""), "engine.command: is missing");
-    assert_rejects(&engine("driver = \"command\"\ncommand = [\"\"]\nport = 1"), "names no program");
-    assert_rejects(
-        &engine("driver = \"command\"\ncommand = [\"x\"]"),
-        "put `{port}` where its port belongs",
-    );
-    assert_rejects(
-        &engine(&format!("{text}retry-failed-after = \"1s\"")),
-        "retry-failed-after: is not a key here",
-    );
-    assert_rejects(
-        &engine(&format!("{text}start-timeout = \"0s\"")),
-        "start-timeout: must be more than nothing",
-    );
+    for (keys, key, code) in [
+        (format!("{text}ready = \"health\""), "ready", Code::InvalidValue),
+        ("driver = \"command\"".to_owned(), "command", Code::MissingKey),
+        (
+            "driver = \"command\"\ncommand = [\"\"]\nport = 1".to_owned(),
+            "command",
+            Code::InvalidValue,
+        ),
+        ("driver = \"command\"\ncommand = [\"x\"]".to_owned(), "command", Code::InvalidValue),
+        (format!("{text}retry-failed-after = \"1s\""), "retry-failed-after", Code::UnknownKey),
+        (format!("{text}start-timeout = \"0s\""), "start-timeout", Code::OutOfRange),
+    ] {
+        assert_rejects(&engine(&keys), &format!("lanes[0].engine.{key}"), code);
+    }
 }
 
 #[test]
-fn nothing_is_asked_of_an_engine_that_is_not_ours() {
+fn external_engines_are_not_managed() {
     let lane = lane(LANE);
     assert_eq!((lane.residency, lane.engine_model), (Residency::External, None));
     let off = Liveness {
@@ -237,48 +247,57 @@ fn nothing_is_asked_of_an_engine_that_is_not_ours() {
         probe_limit: Duration::ZERO,
     };
     assert_eq!(lane.liveness, off);
-    for key in [
-        "load = \"always\"",
-        "unload-after = \"1s\"",
-        "expected-load-time = \"1s\"",
-        "liveness = {}",
+    for (key, value) in [
+        ("load", "\"always\""),
+        ("unload-after", "\"1s\""),
+        ("expected-load-time", "\"1s\""),
+        ("liveness", "{}"),
     ] {
-        let source = LANE.replace("name = \"a\"", &format!("name = \"a\"\n{key}"));
-        assert_rejects(&source, "is for engines that we start, and this one is there already");
+        let source = LANE.replace("name = \"a\"", &format!("name = \"a\"\n{key} = {value}"));
+        assert_rejects(&source, &format!("lanes[0].{key}"), Code::Conflict);
     }
 }
 
 #[test]
-fn no_two_listen_at_one_port() {
+fn port_conflicts_are_rejected() {
     let lane = |name: &str, port: u16| {
         format!(
-            "[[lanes]]\nname = \"{name}\"\n[lanes.engine]\ndriver = \"command\"\ncommand = [\"x\"]\nport = {port}\n"
+            "[[lanes]]\nname = \"{name}\"\n[lanes.engine]\ndriver = \"command\"\ncommand = \
+             [\"x\"]\nport = {port}\n"
         )
     };
     assert!(parse(&[lane("a", 9001), lane("b", 9002)].concat()).is_ok());
-    assert_rejects(
-        &[lane("a", 9001), lane("b", 9001)].concat(),
-        "12: lanes[1].engine.port: 9001 is that of lane \"a\" too",
-    );
-    assert_rejects(&lane("a", 8000), "8000 is that of `server.listen` too");
+    let source = [lane("a", 9001), lane("b", 9001)].concat();
+    assert_eq!(errors(&source), ["12: lanes[1].engine.port [conflict]"]);
+    let port = "lanes[1].engine.port";
+    assert_rejects_with(&source, port, Code::Conflict, &["9001", "lane \"a\""]);
+    let port = "lanes[0].engine.port";
+    assert_rejects_with(&lane("a", 8000), port, Code::Conflict, &["8000", "`server.listen`"]);
 }
 
 #[test]
-fn times_of_a_lane_are_sensible() {
+fn invalid_lane_times_are_rejected() {
     let with =
         |more: &str| LANE.replace("driver = \"external\"\nurl = \"http://127.0.0.1:1\"", more);
     let command = "driver = \"command\"\ncommand = [\"x\"]\nport = 1\n";
     let lane = |keys: &str| with(command).replace("name = \"a\"", &format!("name = \"a\"\n{keys}"));
-    for (keys, part) in [
-        ("unload-after = \"1s\"", "is of no use to a lane that is always loaded"),
-        ("load = \"on-demand\"\nunload-after = \"0s\"", "unload-after: must be more than nothing"),
-        ("load = \"never\"", "write \"on-demand\" or \"at-start\" or \"always\""),
-        ("expected-load-time = \"0s\"", "expected-load-time: must be more than nothing"),
-        ("liveness = { probe-interval = \"1s\", probe-timeout = \"0s\" }", "turns probes off"),
-        ("liveness = { stal = \"1s\" }", "did you mean `stall`?"),
+    for (keys, key, code) in [
+        ("unload-after = \"1s\"", "unload-after", Code::Conflict),
+        ("load = \"on-demand\"\nunload-after = \"0s\"", "unload-after", Code::OutOfRange),
+        ("load = \"never\"", "load", Code::InvalidValue),
+        ("expected-load-time = \"0s\"", "expected-load-time", Code::OutOfRange),
+        (
+            "liveness = { probe-interval = \"1s\", probe-timeout = \"0s\" }",
+            "liveness.probe-timeout",
+            Code::OutOfRange,
+        ),
+        ("liveness = { stall = \"1s\" }", "liveness.stall", Code::UnknownKey),
     ] {
-        assert_rejects(&lane(keys), part);
+        assert_rejects(&lane(keys), &format!("lanes[0].{key}"), code);
     }
+    let misspelled = lane("liveness = { stall-timout = \"1s\" }");
+    let key = "lanes[0].liveness.stall-timout";
+    assert_rejects_with(&misspelled, key, Code::UnknownKey, &["`stall-timeout`"]);
     let config = parse(&lane("load = \"on-demand\"")).unwrap();
     let residency = Residency::OnDemand { preload: false, unload_after: None };
     assert_eq!(config.fleet.lanes[0].residency, residency);

@@ -1,4 +1,4 @@
-//! What is said about memory.
+//! Tests of memory budgets and needs.
 
 use std::fs::{self, File};
 
@@ -9,26 +9,29 @@ use super::*;
 
 const GROUP: &str = "[[groups]]\nname = \"gpu0\"\nmemory = \"48GiB\"\n";
 
-/// A lane of the group; `engine` without its driver is a command.
+/// Returns a lane of the group whose engine is a command.
 fn lane(name: &str, keys: &str) -> String {
     format!(
-        "[[lanes]]\nname = \"{name}\"\ngroup = \"gpu0\"\n{keys}\n[lanes.engine]\ndriver = \"command\"\n\
+        "[[lanes]]\nname = \"{name}\"\ngroup = \"gpu0\"\n{keys}\n[lanes.engine]\ndriver = \
+         \"command\"\n\
          command = [\"x\", \"{{port}}\"]\n"
     )
 }
 
 fn vllm(model: &TempDir, keys: &str, more: &str) -> String {
     format!(
-        "{GROUP}[[lanes]]\nname = \"a\"\ngroup = \"gpu0\"\n{keys}\n[lanes.engine]\ndriver = \"vllm\"\nmodel = {:?}\n{more}\n",
+        "{GROUP}[[lanes]]\nname = \"a\"\ngroup = \"gpu0\"\n{keys}\n[lanes.engine]\ndriver = \
+         \"vllm\"\nmodel = {:?}\n{more}\n",
         model.path()
     )
 }
 
-/// DeepSeek-R1-Distill-Qwen-32B, whose files take no room on the disk.
+/// Creates the files of DeepSeek-R1-Distill-Qwen-32B as sparse files, which take no disk space.
 fn qwen_32b(gib: u64, quantized: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let config = format!(
-        "{{\"model_type\": \"qwen2\", \"num_hidden_layers\": 64, \"num_attention_heads\": 40, \"num_key_value_heads\": 8, \
+        "{{\"model_type\": \"qwen2\", \"num_hidden_layers\": 64, \"num_attention_heads\": 40, \
+         \"num_key_value_heads\": 8, \
          \"hidden_size\": 5120, \"torch_dtype\": \"bfloat16\"{quantized}}}"
     );
     fs::write(folder.path().join("config.json"), config).unwrap();
@@ -37,7 +40,7 @@ fn qwen_32b(gib: u64, quantized: &str) -> TempDir {
 }
 
 #[test]
-fn groups_are_declared() {
+fn groups_must_be_declared() {
     let config = parse(&format!("{GROUP}{}", lane("a", "memory = \"1GiB\""))).unwrap();
     let group = &config.fleet.groups[0];
     assert_eq!(
@@ -48,27 +51,33 @@ fn groups_are_declared() {
     assert_eq!(config.fleet.lanes[0].residency, residency);
     assert_eq!(config.needs, ["1.0 GiB (`memory`)"]);
 
-    let errors = parse(&[lane("a", "memory = \"1GiB\""), lane("b", "memory = \"1GiB\"")].concat())
-        .unwrap_err();
-    let expected = [
-        "3: lanes[0].group: there is no group \"gpu0\"; declare it, with the memory that its lanes may hold together:\n    \
-         [[groups]]\n    name = \"gpu0\"\n    memory = \"48GiB\"\n    pool = \"gpu\"",
-        "10: lanes[1].group: there is no group \"gpu0\" either for this lane",
-    ];
-    assert_eq!(errors, expected);
+    let source = [lane("a", "memory = \"1GiB\""), lane("b", "memory = \"1GiB\"")].concat();
+    let expected = ["3: lanes[0].group [unknown_name]", "10: lanes[1].group [unknown_name]"];
+    assert_eq!(errors(&source), expected);
+    // The first error shows what to write.
+    let declaration = "[[groups]]\n    name = \"gpu0\"";
+    assert_rejects_with(&source, "lanes[0].group", Code::UnknownName, &[declaration]);
 
     let group = |keys: &str| format!("[[groups]]\n{keys}\n{LANE}");
-    for (source, part) in [
-        (group("memory = \"1GiB\""), "groups[0].name: is missing"),
-        (group("name = \"g\""), "groups[0].memory: is missing; write how much"),
-        (group("name = \"g\"\nmemory = \"48GB\""), "is no size"),
-        (group("name = \"g\"\nmemory = \"0B\""), "groups[0].memory: must be more than nothing"),
-        (group("name = \"g\"\nmemory = \"1B\"\npool = \"vram\""), "write \"gpu\" (the first GPU)"),
-        (group("name = \"g\"\nmemory = \"1B\"\npool = \"gpu:0\""), "\"0\" is no render node"),
-        (group("name = \"g\"\nmemory = \"1B\"\nbudget = 1"), "groups[0].budget: is not a key here"),
-        (format!("{GROUP}{GROUP}{LANE}"), "there is a group \"gpu0\" already"),
+    for (source, key, code) in [
+        (group("memory = \"1GiB\""), "groups[0].name", Code::MissingKey),
+        (group("name = \"g\""), "groups[0].memory", Code::MissingKey),
+        (group("name = \"g\"\nmemory = \"48GB\""), "groups[0].memory", Code::InvalidValue),
+        (group("name = \"g\"\nmemory = \"0B\""), "groups[0].memory", Code::OutOfRange),
+        (
+            group("name = \"g\"\nmemory = \"1B\"\npool = \"vram\""),
+            "groups[0].pool",
+            Code::InvalidValue,
+        ),
+        (
+            group("name = \"g\"\nmemory = \"1B\"\npool = \"gpu:0\""),
+            "groups[0].pool",
+            Code::InvalidValue,
+        ),
+        (group("name = \"g\"\nmemory = \"1B\"\nbudget = 1"), "groups[0].budget", Code::UnknownKey),
+        (format!("{GROUP}{GROUP}{LANE}"), "groups[1].name", Code::Duplicate),
     ] {
-        assert_rejects(&source, part);
+        assert_rejects(&source, key, code);
     }
     for (text, pool) in [
         ("none", None),
@@ -79,42 +88,46 @@ fn groups_are_declared() {
         let config =
             parse(&group(&format!("name = \"g\"\nmemory = \"1B\"\npool = \"{text}\""))).unwrap();
         assert_eq!(config.fleet.groups[0].pool, pool);
-        assert_eq!(shown_pool(pool), text);
+        assert_eq!(format_pool(pool), text);
     }
 }
 
 #[test]
-fn sixty_one_gib_do_not_fit_into_48() {
+fn need_above_the_budget_is_rejected() {
     let model = qwen_32b(61, "");
     let source = vllm(&model, "max-context = 32768\nslots = 1", "");
-    let errors = parse(&source).unwrap_err();
-    let expected = "6: lanes[0].group: weights 61.0 GiB (1 safetensors file, bfloat16) + KV 8.0 GiB (256 KiB a token x 32768 \
-                    tokens x 1 sequence) + overhead 4.0 GiB (1.0 GiB of it for graphs) = 73.0 GiB > 48.0 GiB of group \
-                    \"gpu0\": it could never be loaded; what helps: a model with 4 bits a weight (AWQ or GPTQ), whose weights \
-                    take about 18.3 GiB; less cache as well, with fewer `slots` or `kv-cache-memory`; more GPUs with \
-                    `tensor-parallel`, whose memory the group has together";
-    assert_eq!(errors, [expected]);
-    // As the first users had it: the part of the GPU is of no help.
-    assert_rejects(
+    assert_eq!(errors(&source), ["6: lanes[0].group [out_of_memory]"]);
+    let arithmetic = [
+        "weights 61.0 GiB (1 safetensors file, bfloat16)",
+        "KV 8.0 GiB (256 KiB",
+        "32768 tokens x 1 sequence",
+        "overhead 4.0 GiB (1.0 GiB",
+        "= 73.0 GiB > 48.0 GiB of group \"gpu0\"",
+        // The weights with 4 bits each.
+        "18.3 GiB",
+        "`tensor-parallel`",
+    ];
+    assert_rejects_with(&source, "lanes[0].group", Code::OutOfMemory, &arithmetic);
+    // A fraction of the GPU does not change the need.
+    assert_rejects_with(
         &vllm(&model, "max-context = 32768", "gpu-memory-utilization = 0.45"),
-        "> 48.0 GiB of group",
+        "lanes[0].group",
+        Code::OutOfMemory,
+        &["> 48.0 GiB of group"],
     );
-    // What the operator says counts for more than what the files say.
+    // `memory` overrides what is computed from the files.
     let config =
         parse(&vllm(&model, "max-context = 32768\nslots = 1\nmemory = \"48GiB\"", "")).unwrap();
     assert_eq!(config.fleet.lanes[0].need, 48 << 30);
-    assert!(
-        config.needs[0]
-            .starts_with("48.0 GiB (`memory`; worked out from its files: weights 61.0 GiB (")
-    );
-    assert_rejects(
-        &vllm(&model, "max-context = 32768\nslots = 1\nmemory = \"49GiB\"", ""),
-        "9: lanes[0].memory: 49.0 GiB (`memory`; worked out",
-    );
+    let need = &config.needs[0];
+    assert!(need.starts_with("48.0 GiB (`memory`") && need.contains("weights 61.0 GiB"), "{need}");
+    let source = vllm(&model, "max-context = 32768\nslots = 1\nmemory = \"49GiB\"", "");
+    assert_eq!(errors(&source), ["9: lanes[0].memory [out_of_memory]"]);
+    assert_rejects_with(&source, "lanes[0].memory", Code::OutOfMemory, &["49.0 GiB (`memory`"]);
 }
 
 #[test]
-fn the_need_is_worked_out_and_kept_to() {
+fn need_is_computed_and_limits_the_cache() {
     let model = qwen_32b(18, ", \"quantization_config\": {\"quant_method\": \"awq\"}");
     let settings = |source: &str| {
         let config = parse(source).unwrap_or_else(|errors| panic!("{errors:#?}"));
@@ -137,7 +150,7 @@ fn the_need_is_worked_out_and_kept_to() {
     assert_eq!(settings(&fixed), (18 + 12 + 3, Some(12 << 30)));
     let text = "weights 18.0 GiB + KV 12.0 GiB (`kv-cache-memory`) + overhead 3.0 GiB = 33.0 GiB";
     assert_eq!(parse(&fixed).unwrap().needs, [text]);
-    // With `memory`, the cache gets what that leaves, if it is enough for one request.
+    // With `memory`, the cache gets the rest, if the rest holds one sequence.
     assert_eq!(
         settings(&vllm(&model, &format!("{lane}\nmemory = \"40GiB\""), "")),
         (40, Some(19 << 30))
@@ -147,98 +160,98 @@ fn the_need_is_worked_out_and_kept_to() {
         (29, Some(8 << 30))
     );
     assert_eq!(settings(&vllm(&model, &format!("{lane}\nmemory = \"28GiB\""), "")), (28, None));
-    for (keys, more, part) in [
+    let kv = "lanes[0].engine.kv-cache-memory";
+    let cases: [(&str, &str, &str, Code, &[&str]); 4] = [
         (
             "max-context = 32768\nslots = 8",
             "",
-            "what helps: at most `max-context = 13312` with 8 at once; fewer `slots`; a cache of its own size that they \
-             share, `kv-cache-memory` up to 27.0 GiB",
+            "lanes[0].group",
+            Code::OutOfMemory,
+            &["`max-context` to 13312 with 8", "`slots`", "`kv-cache-memory`, up to 27.0 GiB"],
         ),
         (
             "max-context = 32768",
             "kv-cache-memory = \"4GiB\"",
-            "engine.kv-cache-memory: 4.0 GiB cannot hold one sequence of 32768 tokens, which takes 8.0 GiB",
+            kv,
+            Code::OutOfRange,
+            &["4.0 GiB", "32768 tokens", "8.0 GiB"],
         ),
         (
             "max-context = 32768\nmemory = \"40GiB\"",
             "kv-cache-memory = \"4GiB\"",
-            "4.0 GiB cannot hold one",
+            kv,
+            Code::OutOfRange,
+            &["4.0 GiB"],
         ),
-        ("slots = 1", "", "lanes[0].max-context: is missing, and without it nobody knows"),
-    ] {
-        assert_rejects(&vllm(&model, keys, more), part);
+        ("slots = 1", "", "lanes[0].max-context", Code::MissingKey, &[]),
+    ];
+    for (keys, more, key, code, values) in cases {
+        assert_rejects_with(&vllm(&model, keys, more), key, code, values);
     }
     fs::remove_file(model.path().join("config.json")).unwrap();
-    assert_rejects(&vllm(&model, lane, ""), "lanes[0].engine.model: ");
+    assert_rejects(&vllm(&model, lane, ""), "lanes[0].engine.model", Code::Unavailable);
     assert_eq!(settings(&vllm(&model, &format!("{lane}\nmemory = \"40GiB\""), "")).0, 40);
 }
 
 #[test]
-fn a_need_that_nobody_knows_is_asked_for() {
+fn memory_is_required_if_it_cannot_be_computed() {
     let of = |keys: &str, engine: &str| {
         format!(
             "{GROUP}[[lanes]]\nname = \"a\"\ngroup = \"gpu0\"\n{keys}\n[lanes.engine]\n{engine}\n"
         )
     };
-    for (keys, engine, part) in [
-        (
-            "",
-            "driver = \"vllm\"\nmodel = \"/none/m\"",
-            "lanes[0].memory: is missing, and there is no /none/m on this machine",
-        ),
+    let memory = "lanes[0].memory";
+    let cases: [(&str, &str, Code, &[&str]); 6] = [
+        ("", "driver = \"vllm\"\nmodel = \"/none/m\"", Code::MissingKey, &["/none/m"]),
         (
             "",
             "driver = \"llama-cpp\"\nmodel = \"none.gguf\"",
-            "there is no /conf/./none.gguf on this machine",
+            Code::MissingKey,
+            &["/conf/./none.gguf"],
         ),
+        ("", "driver = \"command\"\ncommand = [\"{port}\"]", Code::MissingKey, &[]),
+        ("", "driver = \"external\"\nurl = \"http://x\"", Code::MissingKey, &["`group`"]),
+        ("memory = \"0B\"", "driver = \"external\"\nurl = \"http://x\"", Code::OutOfRange, &[]),
         (
-            "",
-            "driver = \"command\"\ncommand = [\"{port}\"]",
-            "lanes[0].memory: is missing; write for example",
-        ),
-        (
-            "",
+            "memory = \"1GB\"",
             "driver = \"external\"\nurl = \"http://x\"",
-            "not ours to load or unload, so that it counts for good",
+            Code::InvalidValue,
+            &["\"1GB\""],
         ),
-        (
-            "memory = \"0B\"",
-            "driver = \"external\"\nurl = \"http://x\"",
-            "must be more than nothing",
-        ),
-        ("memory = \"1GB\"", "driver = \"external\"\nurl = \"http://x\"", "is no size"),
-    ] {
-        assert_rejects(&of(keys, engine), part);
+    ];
+    for (keys, engine, code, values) in cases {
+        assert_rejects_with(&of(keys, engine), memory, code, values);
     }
     let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
     let engine = format!("driver = \"llama-cpp\"\nmodel = {:?}", file.path());
-    assert_rejects(&of("max-context = 1024", &engine), "lanes[0].engine.model: ");
-    for key in ["memory = \"1GiB\"", "sleep-memory = \"1GiB\""] {
-        let source = LANE.replace("name = \"a\"", &format!("name = \"a\"\n{key}"));
-        assert_rejects(&source, "counts among the lanes of a group");
+    let source = of("max-context = 1024", &engine);
+    assert_rejects(&source, "lanes[0].engine.model", Code::Unavailable);
+    for key in ["memory", "sleep-memory"] {
+        let source = LANE.replace("name = \"a\"", &format!("name = \"a\"\n{key} = \"1GiB\""));
+        assert_rejects(&source, &format!("lanes[0].{key}"), Code::Conflict);
     }
 }
 
 #[test]
-fn what_sleeps_holds_less() {
-    let of = |keys: &str, switch: &str| {
+fn sleeping_engines_have_a_need_of_their_own() {
+    let of = |keys: &str, unload_mode: &str| {
         format!(
-            "{GROUP}[[lanes]]\nname = \"a\"\ngroup = \"gpu0\"\nmemory = \"20GiB\"\n{keys}\n[lanes.engine]\ndriver = \"vllm\"\n\
-             model = \"m\"\nswitch = \"{switch}\"\n"
+            "{GROUP}[[lanes]]\nname = \"a\"\ngroup = \"gpu0\"\nmemory = \
+             \"20GiB\"\n{keys}\n[lanes.engine]\ndriver = \"vllm\"\n\
+             model = \"m\"\nunload-mode = \"{unload_mode}\"\n"
         )
     };
     let config = parse(&of("sleep-memory = \"1GiB\"", "sleep-1")).unwrap();
     assert_eq!(config.fleet.lanes[0].asleep, 1 << 30);
-    assert_rejects(&of("", "sleep-1"), "lanes[0].sleep-memory: is missing");
-    assert_rejects(&of("sleep-memory = \"1GiB\"", "restart"), "is for a vLLM that sleeps");
-    assert_rejects(
-        &of("sleep-memory = \"21GiB\"", "sleep-2"),
-        "21.0 GiB is more than it needs when it is awake, 20.0 GiB",
-    );
+    let key = "lanes[0].sleep-memory";
+    assert_rejects(&of("", "sleep-1"), key, Code::MissingKey);
+    assert_rejects(&of("sleep-memory = \"1GiB\"", "restart"), key, Code::Conflict);
+    let source = of("sleep-memory = \"21GiB\"", "sleep-2");
+    assert_rejects_with(&source, key, Code::OutOfRange, &["21.0 GiB", "20.0 GiB"]);
 }
 
 #[test]
-fn lanes_that_are_always_loaded_leave_room_for_the_others() {
+fn always_loaded_lanes_reduce_the_budget_of_the_others() {
     let of = |lanes: &[(&str, &str)]| {
         let lanes: Vec<String> = lanes.iter().map(|(name, keys)| lane(name, keys)).collect();
         format!("{GROUP}{}", lanes.concat())
@@ -247,22 +260,16 @@ fn lanes_that_are_always_loaded_leave_room_for_the_others() {
     assert!(
         parse(&of(&[("a", &always(24)), ("b", &always(14)), ("c", "memory = \"10GiB\"")])).is_ok()
     );
-    let errors = parse(&of(&[("a", &always(24)), ("b", &always(25)), ("c", "memory = \"1GiB\"")]))
-        .unwrap_err();
-    let expected = "15: lanes[1].memory: the lanes that are always loaded are too many: a 24.0 GiB + b 25.0 GiB = 49.0 GiB > \
-                    48.0 GiB of group \"gpu0\"; let one be loaded when it is wanted (`load = \"on-demand\"`), or give the \
-                    group more memory";
-    assert_eq!(errors, [expected]);
-    assert_rejects(
-        &of(&[("a", &always(30)), ("b", "memory = \"19GiB\"")]),
-        "lanes[1].memory: b 19.0 GiB beside the lanes that are always loaded, a 30.0 GiB, = 49.0 GiB > 48.0 GiB of group \
-         \"gpu0\": it could never be loaded",
-    );
-    // Those that take turns may be as many as they like.
+    let source = of(&[("a", &always(24)), ("b", &always(25)), ("c", "memory = \"1GiB\"")]);
+    assert_eq!(errors(&source), ["15: lanes[1].memory [out_of_memory]"]);
+    let sum = "a 24.0 GiB + b 25.0 GiB = 49.0 GiB > 48.0 GiB of group \"gpu0\"";
+    assert_rejects_with(&source, "lanes[1].memory", Code::OutOfMemory, &[sum]);
+    let source = of(&[("a", &always(30)), ("b", "memory = \"19GiB\"")]);
+    let sum = ["b 19.0 GiB", "a 30.0 GiB = 49.0 GiB > 48.0 GiB of group \"gpu0\""];
+    assert_rejects_with(&source, "lanes[1].memory", Code::OutOfMemory, &sum);
+    // Any number of on-demand lanes can share a budget.
     let turns = ["a", "b", "c"].map(|name| (name, "memory = \"48GiB\"\nload = \"at-start\""));
     assert!(parse(&of(&turns)).is_ok());
-    assert_rejects(
-        &of(&[("a", "memory = \"49GiB\"")]),
-        "a model with fewer bits a weight, less context, fewer slots",
-    );
+    let source = of(&[("a", "memory = \"49GiB\"")]);
+    assert_rejects(&source, "lanes[0].memory", Code::OutOfMemory);
 }
