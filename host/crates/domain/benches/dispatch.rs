@@ -1,10 +1,10 @@
-//! What one decision of the dispatcher costs while 10,000 requests wait, and how much memory each of them
-//! takes.
+//! Benchmarks of the dispatcher with 10,000 waiting requests: time per event, and memory per
+//! waiting request.
 //!
-//! 100 lanes in 20 groups, of which each has room for one lane at a time. What is measured is what the actor
-//! does for one event: [`Dispatcher::on`], and [`Dispatcher::next_wake`] after it.
+//! There are 100 lanes in 20 groups, each of which has memory for one lane at a time. Measured is
+//! what the actor does for one event: [`Dispatcher::on`] followed by [`Dispatcher::next_wake`].
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
-#![expect(unsafe_code, reason = "counting bytes takes an allocator of our own")]
+#![expect(unsafe_code, reason = "counting bytes needs a custom allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
@@ -23,38 +23,39 @@ const LANES: u32 = 100;
 const GROUPS: u32 = 20;
 const WAITING: u64 = 10_000;
 const SLOTS: u32 = 8;
-/// Events that are timed together: enough for the clock not to matter, few against those who wait.
+/// Events that are timed together: enough to hide the resolution of the clock, few compared with
+/// the number of waiting requests.
 const BATCH: u64 = 50;
-/// More than any wait that ages by it.
+/// Longer than any wait in this benchmark.
 const LONG: Duration = Duration::from_secs(1 << 60);
 
-/// The system's allocator, and how many bytes it has handed out.
-struct Counting;
+/// The system allocator with a count of the bytes in use.
+struct CountingAllocator;
 
 static BYTES: AtomicI64 = AtomicI64::new(0);
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-// SAFETY: all of it is done by the system's allocator.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: every call is forwarded unchanged to the system allocator.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        BYTES.fetch_add(bytes(layout.size()), Ordering::Relaxed);
+        BYTES.fetch_add(to_i64(layout.size()), Ordering::Relaxed);
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        BYTES.fetch_sub(bytes(layout.size()), Ordering::Relaxed);
+        BYTES.fetch_sub(to_i64(layout.size()), Ordering::Relaxed);
         unsafe { System.dealloc(pointer, layout) }
     }
 }
 
-fn bytes(size: usize) -> i64 {
+fn to_i64(size: usize) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
-/// A dispatcher with loaded lanes, and those who wait for it.
-struct Desk {
+/// A dispatcher and its waiting requests.
+struct DispatcherBench {
     dispatcher: Dispatcher,
     now: Duration,
     tickets: u64,
@@ -62,8 +63,8 @@ struct Desk {
     effects: Vec<Effect>,
 }
 
-impl Desk {
-    /// The first lane of each group is loaded, and nobody waits.
+impl DispatcherBench {
+    /// The first lane of each group is loaded; no requests are waiting.
     fn new() -> Self {
         let lane = |index: u32| LaneSetup {
             slots: SLOTS,
@@ -89,36 +90,37 @@ impl Desk {
         let groups = [GroupSetup { budget: 30 }; GROUPS as usize];
         let dispatcher = Dispatcher::new((0..LANES).map(lane).collect(), &groups, rules);
         let (waiting, effects) = (VecDeque::new(), Vec::new());
-        let mut desk = Self { dispatcher, now: Duration::ZERO, tickets: 0, waiting, effects };
-        desk.on(Event::Tick);
-        desk.now = Duration::from_secs(40);
+        let mut bench = Self { dispatcher, now: Duration::ZERO, tickets: 0, waiting, effects };
+        bench.on(Event::Tick);
+        bench.now = Duration::from_secs(40);
         for lane in (0..GROUPS).map(LaneId) {
-            desk.on(Event::Engine { lane, news: EngineEvent::Ready });
+            bench.on(Event::Engine { lane, news: EngineEvent::Ready });
         }
-        desk
+        bench
     }
 
-    /// As [`Desk::new`], with all slots in use and 100 waiting for each lane. Those who wait for loaded lanes
-    /// have a higher priority: nothing is exchanged, however much time passes.
+    /// As [`DispatcherBench::new`], with all slots in use and 100 requests waiting for each lane.
+    /// Requests for loaded lanes have a higher priority, so that no lane is switched however much
+    /// time passes.
     fn full() -> Self {
-        let mut desk = Self::new();
+        let mut bench = Self::new();
         for _ in 0..SLOTS {
-            (0..GROUPS).map(LaneId).for_each(|lane| desk.arrive(lane));
+            (0..GROUPS).map(LaneId).for_each(|lane| bench.arrive(lane));
         }
-        desk.waiting.clear();
-        while desk.dispatcher.queued() < WAITING as usize {
-            (0..LANES).map(LaneId).for_each(|lane| desk.arrive(lane));
+        bench.waiting.clear();
+        while bench.dispatcher.queued() < WAITING as usize {
+            (0..LANES).map(LaneId).for_each(|lane| bench.arrive(lane));
         }
-        desk
+        bench
     }
 
-    /// As [`Desk::new`], with 125 waiting for each lane that is not loaded.
+    /// As [`DispatcherBench::new`], with 125 requests waiting for each lane that is not loaded.
     fn half_idle() -> Self {
-        let mut desk = Self::new();
-        while desk.dispatcher.queued() < WAITING as usize {
-            (GROUPS..LANES).map(LaneId).for_each(|lane| desk.arrive(lane));
+        let mut bench = Self::new();
+        while bench.dispatcher.queued() < WAITING as usize {
+            (GROUPS..LANES).map(LaneId).for_each(|lane| bench.arrive(lane));
         }
-        desk
+        bench
     }
 
     fn on(&mut self, event: Event) {
@@ -127,14 +129,14 @@ impl Desk {
         black_box(self.dispatcher.next_wake());
     }
 
-    /// 8 flows and 3 priorities for each lane.
-    fn arrival(&mut self, lane: LaneId) -> Enqueue {
+    /// Creates a request; each lane has 8 flows and 3 priorities.
+    fn enqueue(&mut self, lane: LaneId) -> Enqueue {
         self.tickets += 1;
-        let of_loaded = if lane.0 < GROUPS { 10 } else { 0 };
+        let loaded_bonus = if lane.0 < GROUPS { 10 } else { 0 };
         Enqueue {
             ticket: Ticket(self.tickets),
             lane,
-            priority: i32::try_from(self.tickets / 7 % 3).unwrap_or_default() + of_loaded,
+            priority: i32::try_from(self.tickets / 7 % 3).unwrap_or_default() + loaded_bonus,
             flow: FlowId(self.tickets / u64::from(LANES) % 8),
             deadline: LONG + Duration::from_millis(self.tickets * 7919 % 600_000),
             switching: Switching::Allow,
@@ -143,34 +145,35 @@ impl Desk {
     }
 
     fn arrive(&mut self, lane: LaneId) {
-        let arrival = self.arrival(lane);
-        self.waiting.push_back((arrival.ticket, lane));
-        self.on(Event::Arrived(arrival));
+        let enqueue = self.enqueue(lane);
+        self.waiting.push_back((enqueue.ticket, lane));
+        self.on(Event::Arrived(enqueue));
     }
 
-    fn arrivals(&mut self, batch: u64, lanes: u32) -> Vec<Enqueue> {
-        (0..batch).map(|index| self.arrival(LaneId(index as u32 % lanes))).collect()
+    fn enqueues(&mut self, batch: u64, lanes: u32) -> Vec<Enqueue> {
+        (0..batch).map(|index| self.enqueue(LaneId(index as u32 % lanes))).collect()
     }
 }
 
-/// Time of `events`, in batches; `restore` undoes each batch, and is not timed.
+/// Returns the time taken by `iterations` events from `events`, timed in batches. `restore` undoes
+/// each batch and is not timed.
 fn timed(
     iterations: u64,
-    desk: &mut Desk,
-    mut events: impl FnMut(&mut Desk, u64) -> Vec<Event>,
-    mut restore: impl FnMut(&mut Desk, &[Event]),
+    bench: &mut DispatcherBench,
+    mut events: impl FnMut(&mut DispatcherBench, u64) -> Vec<Event>,
+    mut restore: impl FnMut(&mut DispatcherBench, &[Event]),
 ) -> Duration {
     let (mut total, mut left) = (Duration::ZERO, iterations);
     while left > 0 {
         let batch = left.min(BATCH);
-        let batch_events = events(desk, batch);
+        let batch_events = events(bench, batch);
         let copy = batch_events.clone();
-        let begun = Instant::now();
+        let started = Instant::now();
         for event in batch_events {
-            desk.on(event);
+            bench.on(event);
         }
-        total += begun.elapsed();
-        restore(desk, &copy);
+        total += started.elapsed();
+        restore(bench, &copy);
         left -= batch;
     }
     total
@@ -178,7 +181,7 @@ fn timed(
 
 fn arrived(event: &Event) -> Option<&Enqueue> {
     match event {
-        Event::Arrived(arrival) => Some(arrival),
+        Event::Arrived(enqueue) => Some(enqueue),
         _ => None,
     }
 }
@@ -193,68 +196,69 @@ fn released(lane: LaneId) -> Event {
 }
 
 fn arrivals(criterion: &mut Criterion) {
-    let mut desk = Desk::full();
-    let cancel = |desk: &mut Desk, events: &[Event]| {
-        let cancel = |arrival: &Enqueue| desk.on(Event::Cancelled(arrival.ticket));
+    let mut bench = DispatcherBench::full();
+    let cancel = |bench: &mut DispatcherBench, events: &[Event]| {
+        let cancel = |enqueue: &Enqueue| bench.on(Event::Cancelled(enqueue.ticket));
         events.iter().filter_map(arrived).for_each(cancel);
-        assert_eq!(desk.dispatcher.queued(), WAITING as usize);
+        assert_eq!(bench.dispatcher.queued(), WAITING as usize);
     };
-    criterion.bench_function("dispatch, arrival that waits", |bencher| {
+    criterion.bench_function("dispatch, enqueue that waits", |bencher| {
         bencher.iter_custom(|iterations| {
-            let events = |desk: &mut Desk, batch| {
-                desk.arrivals(batch, LANES).into_iter().map(Event::Arrived).collect()
+            let events = |bench: &mut DispatcherBench, batch| {
+                bench.enqueues(batch, LANES).into_iter().map(Event::Arrived).collect()
             };
-            timed(iterations, &mut desk, events, cancel)
+            timed(iterations, &mut bench, events, cancel)
         });
     });
-    let mut desk = Desk::half_idle();
-    criterion.bench_function("dispatch, arrival that is granted", |bencher| {
+    let mut bench = DispatcherBench::half_idle();
+    criterion.bench_function("dispatch, enqueue that is granted", |bencher| {
         bencher.iter_custom(|iterations| {
-            let events = |desk: &mut Desk, batch| {
-                desk.arrivals(batch, GROUPS).into_iter().map(Event::Arrived).collect()
+            let events = |bench: &mut DispatcherBench, batch| {
+                bench.enqueues(batch, GROUPS).into_iter().map(Event::Arrived).collect()
             };
-            let release = |desk: &mut Desk, events: &[Event]| {
-                assert!(matches!(desk.effects[..], [Effect::Grant { .. }]), "{:?}", desk.effects);
+            let release = |bench: &mut DispatcherBench, events: &[Event]| {
+                assert!(matches!(bench.effects[..], [Effect::Grant { .. }]), "{:?}", bench.effects);
                 events
                     .iter()
                     .filter_map(arrived)
-                    .for_each(|arrival| desk.on(released(arrival.lane)));
+                    .for_each(|enqueue| bench.on(released(enqueue.lane)));
             };
-            timed(iterations, &mut desk, events, release)
+            timed(iterations, &mut bench, events, release)
         });
     });
 }
 
 fn departures(criterion: &mut Criterion) {
-    let mut desk = Desk::full();
+    let mut bench = DispatcherBench::full();
     criterion.bench_function("dispatch, release that grants the next one", |bencher| {
         bencher.iter_custom(|iterations| {
-            let events = |_: &mut Desk, batch| {
+            let events = |_: &mut DispatcherBench, batch| {
                 (0..batch).map(|index| released(LaneId(index as u32 % GROUPS))).collect()
             };
-            let refill = |desk: &mut Desk, events: &[Event]| {
-                assert!(matches!(desk.effects[..], [Effect::Grant { .. }]), "{:?}", desk.effects);
-                desk.arrivals(events.len() as u64, GROUPS)
+            let refill = |bench: &mut DispatcherBench, events: &[Event]| {
+                assert!(matches!(bench.effects[..], [Effect::Grant { .. }]), "{:?}", bench.effects);
+                bench
+                    .enqueues(events.len() as u64, GROUPS)
                     .into_iter()
-                    .for_each(|arrival| desk.on(Event::Arrived(arrival)));
-                assert_eq!(desk.dispatcher.queued(), WAITING as usize);
+                    .for_each(|enqueue| bench.on(Event::Arrived(enqueue)));
+                assert_eq!(bench.dispatcher.queued(), WAITING as usize);
             };
-            timed(iterations, &mut desk, events, refill)
+            timed(iterations, &mut bench, events, refill)
         });
     });
-    let mut desk = Desk::full();
+    let mut bench = DispatcherBench::full();
     criterion.bench_function("dispatch, cancel", |bencher| {
         bencher.iter_custom(|iterations| {
-            let mut gone: Vec<LaneId> = Vec::new();
+            let mut left_lanes: Vec<LaneId> = Vec::new();
             let mut total = Duration::ZERO;
             for _ in 0..iterations.div_ceil(BATCH) {
-                let leave: Vec<_> = (0..BATCH).filter_map(|_| desk.waiting.pop_front()).collect();
-                gone.extend(leave.iter().map(|(_, lane)| *lane));
-                let begun = Instant::now();
-                leave.into_iter().for_each(|(ticket, _)| desk.on(Event::Cancelled(ticket)));
-                total += begun.elapsed();
-                assert_eq!(desk.dispatcher.queued() as u64, WAITING - BATCH);
-                gone.drain(..).for_each(|lane| desk.arrive(lane));
+                let leave: Vec<_> = (0..BATCH).filter_map(|_| bench.waiting.pop_front()).collect();
+                left_lanes.extend(leave.iter().map(|(_, lane)| *lane));
+                let started = Instant::now();
+                leave.into_iter().for_each(|(ticket, _)| bench.on(Event::Cancelled(ticket)));
+                total += started.elapsed();
+                assert_eq!(bench.dispatcher.queued() as u64, WAITING - BATCH);
+                left_lanes.drain(..).for_each(|lane| bench.arrive(lane));
             }
             total.mul_f64(iterations as f64 / (iterations.div_ceil(BATCH) * BATCH) as f64)
         });
@@ -262,63 +266,64 @@ fn departures(criterion: &mut Criterion) {
 }
 
 fn ticks(criterion: &mut Criterion) {
-    let mut desk = Desk::full();
+    let mut bench = DispatcherBench::full();
     criterion.bench_function("dispatch, tick with nothing due", |bencher| {
-        bencher.iter(|| desk.on(Event::Tick));
+        bencher.iter(|| bench.on(Event::Tick));
     });
     criterion.bench_function("dispatch, tick with all 20 groups due", |bencher| {
         bencher.iter(|| {
-            desk.now = desk.dispatcher.next_wake().unwrap_or_default();
-            desk.on(Event::Tick);
+            bench.now = bench.dispatcher.next_wake().unwrap_or_default();
+            bench.on(Event::Tick);
         });
     });
     assert!(
-        desk.dispatcher.queued() as u64 == WAITING && desk.effects.is_empty(),
-        "time alone changes nothing"
+        bench.dispatcher.queued() as u64 == WAITING && bench.effects.is_empty(),
+        "ticks alone change nothing"
     );
     criterion.bench_function("dispatch, stats of all 100 lanes", |bencher| {
-        bencher.iter(|| desk.dispatcher.stats(desk.now));
+        bencher.iter(|| bench.dispatcher.stats(bench.now));
     });
 }
 
-/// One lane, and each who waits for it is a tenant of his own.
+/// One lane; each waiting request has its own flow.
 fn many_flows(criterion: &mut Criterion) {
-    let mut desk = Desk::new();
+    let mut bench = DispatcherBench::new();
     for _ in 0..WAITING + u64::from(SLOTS) {
-        let arrival = Enqueue { priority: 0, ..desk.arrival(LaneId(0)) };
-        desk.on(Event::Arrived(Enqueue { flow: FlowId(arrival.ticket.0), ..arrival }));
+        let enqueue = Enqueue { priority: 0, ..bench.enqueue(LaneId(0)) };
+        bench.on(Event::Arrived(Enqueue { flow: FlowId(enqueue.ticket.0), ..enqueue }));
     }
     criterion.bench_function("dispatch, release, 10,000 flows wait for one lane", |bencher| {
         bencher.iter_custom(|iterations| {
-            let events = |_: &mut Desk, batch| (0..batch).map(|_| released(LaneId(0))).collect();
-            let refill = |desk: &mut Desk, events: &[Event]| {
+            let events =
+                |_: &mut DispatcherBench, batch| (0..batch).map(|_| released(LaneId(0))).collect();
+            let refill = |bench: &mut DispatcherBench, events: &[Event]| {
                 for _ in events {
-                    let arrival = Enqueue { priority: 0, ..desk.arrival(LaneId(0)) };
-                    desk.on(Event::Arrived(Enqueue { flow: FlowId(arrival.ticket.0), ..arrival }));
+                    let enqueue = Enqueue { priority: 0, ..bench.enqueue(LaneId(0)) };
+                    bench.on(Event::Arrived(Enqueue { flow: FlowId(enqueue.ticket.0), ..enqueue }));
                 }
             };
-            timed(iterations, &mut desk, events, refill)
+            timed(iterations, &mut bench, events, refill)
         });
     });
 }
 
-/// No timing, but a count: bytes for each request that waits.
+/// Prints the bytes in use per waiting request.
 fn memory(_: &mut Criterion) {
-    let mut desk = Desk::new();
-    let arrivals = desk.arrivals(WAITING + u64::from(SLOTS * GROUPS), LANES);
-    desk.effects.reserve(100);
+    let mut bench = DispatcherBench::new();
+    let arrivals = bench.enqueues(WAITING + u64::from(SLOTS * GROUPS), LANES);
+    bench.effects.reserve(100);
     let before = BYTES.load(Ordering::Relaxed);
-    arrivals.into_iter().for_each(|arrival| desk.on(Event::Arrived(arrival)));
-    let (taken, queued) = (BYTES.load(Ordering::Relaxed) - before, desk.dispatcher.queued());
-    let each = taken / bytes(queued);
-    println!("dispatch, memory: {each} bytes for each of {queued} who wait");
+    arrivals.into_iter().for_each(|enqueue| bench.on(Event::Arrived(enqueue)));
+    let (taken, queued) = (BYTES.load(Ordering::Relaxed) - before, bench.dispatcher.queued());
+    let each = taken / to_i64(queued);
+    println!("dispatch, memory: {each} bytes for each of {queued} waiting requests");
     for group in [1, 10, 100] {
-        let (mut desk, many) = (Desk::new(), bytes(queued) * group / 100);
-        let arrivals: Vec<Enqueue> = (0..many).map(|_| desk.arrival(LaneId(GROUPS))).collect();
+        let (mut bench, many) = (DispatcherBench::new(), to_i64(queued) * group / 100);
+        let arrivals: Vec<Enqueue> = (0..many).map(|_| bench.enqueue(LaneId(GROUPS))).collect();
         let before = BYTES.load(Ordering::Relaxed);
-        arrivals.into_iter().for_each(|arrival| desk.on(Event::Arrived(arrival)));
+        arrivals.into_iter().for_each(|enqueue| bench.on(Event::Arrived(enqueue)));
         let each = (BYTES.load(Ordering::Relaxed) - before) / many;
-        println!("dispatch, memory: {each} bytes for each of {many} who wait for one lane");
+        println!("dispatch, memory: {each} bytes for each of {many} requests waiting for one lane");
     }
 }
 

@@ -1,6 +1,6 @@
-//! What a policy may say about a request: the Rust side of the WIT's `advice`.
+//! What a policy may advise about a request: the Rust side of the WIT's `advice`.
 //!
-//! The names and meanings are those of `wit/0.1/types.wit`; the serde forms are the ones used in golden cases.
+//! Names and meanings are those of `wit/0.1/types.wit`; the serde forms are those of golden cases.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,44 +9,45 @@ use serde::{Deserialize, Serialize};
 
 use crate::fleet_view::{LaneId, Permille};
 
-/// What one policy advises for one request. [`Advice::default`] has no opinion on anything.
+/// The advice of one policy for one request. [`Advice::default`] has no opinion.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Advice {
-    /// Refuse the request.
+    /// Reject the request.
     pub reject: Option<Rejection>,
-    /// Which candidates to take.
+    /// Which candidates to use.
     pub lanes: LaneAdvice,
-    /// May lanes be loaded or exchanged for this request.
+    /// Whether lanes may be loaded or switched for this request.
     pub switching: Option<Switching>,
-    /// Place in the queue.
+    /// Position and limits in the queue.
     pub queue: Option<QueueAdvice>,
-    /// What to do when a try fails.
+    /// What to do when an attempt fails.
     pub fallback: Option<FallbackAdvice>,
     /// Changes to the request, in order.
     pub edits: Vec<Edit>,
-    /// Explanations; never acted on.
+    /// Explanations; they have no effect on routing.
     pub notes: Vec<Note>,
     /// Experimental settings by name.
     pub hints: Vec<Note>,
 }
 
-/// Refuse the request with this answer.
+/// A rejection of the request by a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Rejection {
-    /// HTTP status as the policy gave it; see [`Rejection::allowed_status`].
+    /// HTTP status as the policy set it; see [`Rejection::allowed_status`].
     pub status: u16,
-    /// `error.code` of the answer.
+    /// `error.code` of the response.
     pub code: String,
-    /// `error.message` of the answer.
+    /// `error.message` of the response.
     pub message: String,
     /// `Retry-After`, in seconds.
     pub retry_after_s: Option<u32>,
 }
 
 impl Rejection {
-    /// The status to answer with: a policy may use 400 to 499 and 503; anything else becomes 403.
+    /// Returns the status of the response: a policy may use 400 to 499 and 503; any other value
+    /// becomes 403.
     pub fn allowed_status(&self) -> u16 {
         match self.status {
             400..=499 | 503 => self.status,
@@ -55,39 +56,39 @@ impl Rejection {
     }
 }
 
-/// What a policy thinks of the candidates.
+/// A policy's preferences among the candidates.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LaneAdvice {
-    /// No opinion.
+    /// No preference.
     #[default]
     Any,
-    /// Only these will do.
+    /// Only these lanes are eligible.
     Only(Vec<LaneId>),
-    /// All but these.
+    /// All lanes except these are eligible.
     Avoid(Vec<LaneId>),
-    /// Scores; lanes not named get 0 and stay allowed.
+    /// Scores; lanes that are not listed get 0 and stay eligible.
     Scores(Vec<LaneScore>),
-    /// Best first; lanes not named are excluded.
+    /// Eligible lanes, best first; lanes that are not listed are excluded.
     Ordered(Vec<LaneId>),
-    /// The host scores by the weighted mean of these figures.
+    /// Scores computed by the host as the weighted mean of these metrics.
     Blend(Vec<MetricWeight>),
 }
 
-/// Score of one lane; higher is better.
+/// The score of one lane; higher is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct LaneScore {
     /// The lane.
     pub lane: LaneId,
-    /// 0 to 1000.
+    /// Score from 0 to 1000.
     pub score: Permille,
 }
 
-/// A figure the host can score lanes by; scaled over the candidates so that 1000 is best.
+/// A metric by which the host can score lanes; scaled over the candidates so that 1000 is best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "each is the lane figure of that name")]
+#[expect(missing_docs, reason = "each is the lane statistic of that name")]
 pub enum Metric {
     SlotsFree,
     Queue,
@@ -101,73 +102,74 @@ pub enum Metric {
     Cost,
 }
 
-/// How much a figure counts, -1000 to 1000.
+/// The weight of a metric in a blend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MetricWeight {
-    /// Which figure.
+    /// The metric.
     pub metric: Metric,
-    /// Its weight; clamped.
+    /// Weight, clamped to -1000 to 1000.
     pub weight: i32,
 }
 
-/// What to do when a request has waited for its longest time.
+/// What to do when a request exceeds its maximum wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnTimeout {
-    /// Answer with an error.
+    /// Respond with an error.
     #[default]
     Reject,
-    /// Go on to the next fallback step.
+    /// Continue with the next fallback step.
     FallBack,
 }
 
-/// Place in the host's queue.
+/// Position and limits in the host's queue.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct QueueAdvice {
-    /// Higher goes first; 0 is normal.
+    /// Priority; higher is served first, 0 is normal.
     pub priority: i32,
-    /// Flow for fair sharing; the tenant where `None`.
+    /// Flow for fair sharing; the tenant if `None`.
     pub flow: Option<String>,
-    /// Longest wait; the host's limit where `None`.
+    /// Maximum wait; the host's limit if `None`.
     #[serde(rename = "max-wait-us", with = "crate::units::maybe_micros")]
     pub max_wait: Option<Duration>,
-    /// What happens then.
+    /// What happens when the maximum wait is exceeded.
     pub on_timeout: OnTimeout,
 }
 
-/// May the host load or exchange lanes for this request? Ordered from strict to free.
+/// Whether the host may load or switch lanes for a request. Ordered from strict to permissive.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Switching {
-    /// Use lanes that are loaded now.
+    /// Only use lanes that are loaded.
     Never,
-    /// Only if no work of another lane is held up by it.
+    /// Only if no other lane's work is delayed.
     WhenIdle,
-    /// As the host sees fit.
+    /// At the host's discretion.
     #[default]
     Allow,
 }
 
-/// An event that moves a request on to its next fallback step.
+/// An event that moves a request to its next fallback step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum Trigger {
-    /// Waited for its longest time.
+    /// The maximum wait in the queue was exceeded.
     QueueTimeout = 1 << 0,
-    /// No connection to the engine.
+    /// The engine could not be reached.
     ConnectError = 1 << 1,
-    /// The engine answered 429 or 503.
+    /// The engine responded with 429 or 503.
     Overloaded = 1 << 2,
-    /// Any other 5xx, or an answer that broke off before its first byte was sent on.
+    /// The engine responded with another 5xx, or its response ended before the first byte was
+    /// forwarded.
     ServerError = 1 << 3,
     /// The lane's engine is down or restarting.
     EngineRestart = 1 << 4,
-    /// The first byte of the answer took too long.
+    /// The first byte of the response took too long.
     FirstTokenTimeout = 1 << 5,
 }
 
@@ -177,23 +179,23 @@ pub enum Trigger {
 pub struct Triggers(u8);
 
 impl Triggers {
-    /// No event moves the request on.
+    /// The empty set.
     pub const NONE: Self = Self(0);
-    /// Every event does.
+    /// The set of all triggers.
     pub const ALL: Self = Self(0b11_1111);
 
-    /// Is `trigger` in the set?
+    /// Returns true if the set contains `trigger`.
     pub fn contains(self, trigger: Trigger) -> bool {
         self.0 & trigger as u8 != 0
     }
 
-    /// The set with `trigger` added.
+    /// Returns the set with `trigger` added.
     #[must_use]
     pub fn with(self, trigger: Trigger) -> Self {
         Self(self.0 | trigger as u8)
     }
 
-    /// All triggers in declaration order.
+    /// All triggers, in declaration order.
     pub const EVERY: [Trigger; 6] = [
         Trigger::QueueTimeout,
         Trigger::ConnectError,
@@ -230,25 +232,26 @@ impl fmt::Debug for Triggers {
     }
 }
 
-/// One fallback: a lane, and what to change for it.
+/// A fallback step: a lane and the edits for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FallbackStep {
-    /// The lane; need not be a candidate.
+    /// Lane to attempt; need not be a candidate.
     pub lane: LaneId,
-    /// Changes beyond the advice's own edits.
+    /// Edits in addition to those of the advice.
     pub edits: Vec<Edit>,
 }
 
-/// Fallbacks to try in order.
+/// Fallback steps to attempt in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FallbackAdvice {
-    /// What moves the request on.
+    /// Events that move the request to the next step.
     pub on: Triggers,
     /// The steps.
     pub steps: Vec<FallbackStep>,
-    /// Time to the first byte that counts as [`Trigger::FirstTokenTimeout`].
+    /// Timeout for the first byte of the response; exceeding it is a
+    /// [`Trigger::FirstTokenTimeout`].
     #[serde(rename = "first-token-us", with = "crate::units::maybe_micros")]
     pub first_token: Option<Duration>,
 }
@@ -265,7 +268,7 @@ pub enum Edit {
     SetField(String, String),
     /// Remove a field of the body, by JSON Pointer.
     RemoveField(String),
-    /// Put a system message before all others.
+    /// Insert a system message before all others.
     PrependSystem(String),
     /// Keep the system messages and the last N others.
     KeepLastMessages(u32),
@@ -273,13 +276,13 @@ pub enum Edit {
     SetHeader(String, String),
     /// Remove a header of the request to the engine.
     RemoveHeader(String),
-    /// Put another body in place of the whole one. Not in our own contract: only a middleware made for another router says
-    /// this.
+    /// Replace the whole body. Not part of our own contract; used by middleware written for another
+    /// router.
     ReplaceBody(String),
 }
 
 impl Edit {
-    /// Name of the kind of edit, as in the WIT where it has one.
+    /// Returns the name of the kind of edit, as in the WIT if it has one.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::SetModel(_) => "set-model",
@@ -299,11 +302,11 @@ impl Edit {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Scalar {
-    /// A truth value.
+    /// A boolean.
     Flag(bool),
-    /// A number.
+    /// An integer.
     Int(i64),
-    /// Text.
+    /// A string.
     Text(String),
 }
 
@@ -317,11 +320,11 @@ impl fmt::Display for Scalar {
     }
 }
 
-/// One named value.
+/// A named value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
-    /// Its name; `why` is the one-line reason shown to people.
+    /// Name; `why` is the one-line reason shown to people.
     pub key: String,
-    /// Its value.
+    /// Value.
     pub value: Scalar,
 }

@@ -1,4 +1,4 @@
-//! Who is asked where a request should go.
+//! The interface to whatever advises on routing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,36 +10,40 @@ use crate::merge::{Merge, Merged, OnConflict};
 use crate::outcome::{FailureReport, Outcome, Recovery};
 use crate::trace::Trace;
 
-/// Gives advice about requests. Implemented by the chain of policies, and by [`BuiltIn`] for when there is none.
+/// A source of routing advice. Implemented by the chain of policies, and by [`BuiltIn`] when no
+/// policies are configured.
 ///
-/// Synchronous on purpose: a call that cannot be suspended cannot be abandoned half-way when a client leaves. It
-/// returns no error, because what a failing policy means for a request is the chain's own business.
+/// Synchronous on purpose: a call that cannot be suspended cannot be abandoned half-way when a
+/// client disconnects. Infallible on purpose: the chain itself decides what a failing policy means
+/// for a request.
 pub trait Advisor: Send + Sync + fmt::Debug {
-    /// The merged advice about one request, from one snapshot of the fleet.
+    /// Returns the merged advice about one request, from one snapshot of the fleet.
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Merged;
 
-    /// The policies behind it, for those who record what they advised; `None` where there are none.
+    /// Returns the description of the policy chain for records; `None` if there are no policies.
     fn chain(&self) -> Option<&Arc<ChainInfo>> {
         None
     }
 
-    /// Could [`Advisor::recover`] say anything but [`Recovery::Planned`]?
+    /// Returns true if [`Advisor::recover`] may return anything but [`Recovery::Planned`].
     fn recovers(&self) -> bool {
         false
     }
 
-    /// What to do after a failed try. Asked of the advisor that decided about the request, and of no later one.
+    /// Returns what to do after a failed attempt. Called on the advisor that made the decision,
+    /// even if a newer one is active by now.
     fn recover(&self, _: &Facts, _: &Arc<FleetView>, _: &FailureReport, _: &mut Trace) -> Recovery {
         Recovery::Planned
     }
 
-    /// Does [`Advisor::ended`] do anything? If not, nobody puts outcomes together.
+    /// Returns true if [`Advisor::ended`] has an effect. If false, callers need not assemble
+    /// outcomes.
     fn learns(&self) -> bool {
         false
     }
 
-    /// A request has ended about which this advisor decided, after a lane was tried for it. Must not take long: learning
-    /// from it happens elsewhere.
+    /// Reports the end of a request that this advisor decided about, if at least one lane was
+    /// attempted. Must return quickly: processing happens in the background.
     fn ended(&self, _: &Outcome) {}
 }
 
@@ -75,9 +79,9 @@ impl<A: Advisor> Advisor for Arc<A> {
     }
 }
 
-/// The advisor of last resort: no opinion at all. The host's own rule then decides, in
-/// [`Plan::from_advice`](crate::Plan::from_advice): the candidate with the shortest time to start, and the other
-/// candidates as fallbacks.
+/// The advisor without opinions. The host's own rule then decides in
+/// [`Plan::from_advice`](crate::Plan::from_advice): the candidate with the shortest time to start,
+/// with the other candidates as fallbacks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BuiltIn;
 

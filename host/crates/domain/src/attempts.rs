@@ -1,13 +1,13 @@
-//! The way of a request through the lanes of its plan: what it wants of the lane that is being tried, and what comes after a
-//! failed try.
+//! Progress of a request through the steps of its plan: the slot that the current step needs, and
+//! what follows a failed attempt.
 //!
 //! ```text
 //!   planned   a ──failed──> b ──failed──> c
-//!   with a policy that is asked after a failure and says "try x":
+//!   a policy's `on-failure` hook inserts x:
 //!             a ──failed──> x ──failed──> b ──failed──> c
 //! ```
 //!
-//! A failed try has sent nothing to the client, so nothing is ever tried again above 0 bytes.
+//! A failed attempt has sent nothing to the client, so a request is never retried above 0 bytes.
 
 use std::borrow::Borrow;
 use std::time::Duration;
@@ -18,31 +18,31 @@ use crate::fleet_view::{FleetView, LaneId};
 use crate::outcome::Recovery;
 use crate::plan::{Plan, Step};
 
-/// A request's wish for a slot.
+/// A request for a slot of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotRequest<'a> {
-    /// Of this lane.
+    /// The lane.
     pub lane: LaneId,
-    /// Higher goes first.
+    /// Priority; higher is served first.
     pub priority: i32,
-    /// Whose turn it is among equals.
+    /// Flow for fair sharing among requests of the same priority.
     pub flow: &'a str,
-    /// Longest wait.
+    /// Maximum wait.
     pub max_wait: Duration,
-    /// May lanes be loaded or exchanged for it.
+    /// Whether lanes may be loaded or switched for the request.
     pub switching: Switching,
-    /// It has somewhere else to go.
+    /// True if the request can fall back to another lane.
     pub has_fallback: bool,
 }
 
 impl SlotRequest<'_> {
-    /// What the dispatcher is told at this time.
+    /// Converts the request into the dispatcher's event, with a deadline `max_wait` from `now`.
     pub fn arrival(&self, ticket: Ticket, now: Duration) -> Enqueue {
         Enqueue {
             ticket,
             lane: self.lane,
             priority: self.priority,
-            flow: FlowId::of(self.flow),
+            flow: FlowId::from_name(self.flow),
             deadline: now.saturating_add(self.max_wait),
             switching: self.switching,
             has_fallback: self.has_fallback,
@@ -50,19 +50,19 @@ impl SlotRequest<'_> {
     }
 }
 
-/// Why a try failed, as far as it matters for what comes next.
+/// The class of a failed attempt: all that the choice of the next action depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FailureClass {
-    /// The event that it is for the plan; `None` where no other lane may help.
+    /// Fallback trigger of the plan; `None` if no other lane can help.
     pub trigger: Option<Trigger>,
-    /// The request never reached an engine, because that was gone already: the lane can be asked once more, and waits for its
-    /// engine to come back.
+    /// True if the request did not reach an engine because the engine was already gone. The same
+    /// lane can then be attempted once more, where the request waits for the engine to come back.
     pub safe_to_resend: bool,
 }
 
 impl From<&AcquireError> for FailureClass {
-    fn from(refusal: &AcquireError) -> Self {
-        let trigger = match refusal {
+    fn from(error: &AcquireError) -> Self {
+        let trigger = match error {
             AcquireError::TimedOut { .. } | AcquireError::TooLate { .. } => {
                 Some(Trigger::QueueTimeout)
             }
@@ -76,123 +76,137 @@ impl From<&AcquireError> for FailureClass {
         };
         Self {
             trigger,
-            safe_to_resend: matches!(refusal, AcquireError::NotServing { reason: None, .. }),
+            safe_to_resend: matches!(error, AcquireError::NotServing { reason: None, .. }),
         }
     }
 }
 
-/// What comes after a failed try.
+/// What to do after a failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NextAction {
-    /// The step that the way has turned to.
+    /// Attempt the step that the cursor now points to.
     Attempt,
-    /// The client gets this answer.
+    /// Send this rejection to the client.
     Reject(Rejection),
-    /// The client gets the failure.
+    /// Report the failure to the client.
     Fail,
 }
 
-/// Where a request is on its way through the lanes of a plan.
+/// A cursor over the steps of a plan. Tracks the current step and the attempts left.
 #[derive(Debug)]
 pub struct AttemptCursor<P> {
     plan: P,
-    /// How many planned steps have begun; at least one.
-    begun: usize,
-    /// A step that a policy wanted instead. Boxed, because it is rare and requests that wait are many.
-    wanted: Option<Box<Step>>,
-    /// Steps that may still begin. Asking the same lane once more is part of its step.
+    /// Number of planned steps that were started; at least one.
+    started: usize,
+    /// Step inserted by a policy, which takes precedence over the planned one. Boxed because such
+    /// steps are rare and waiting requests are many.
+    inserted: Option<Box<Step>>,
+    /// Steps that may still be started. Retrying the same lane is part of its step.
     attempts_left: usize,
-    asked_again: bool,
+    lane_retried: bool,
 }
 
 impl<P: Borrow<Plan>> AttemptCursor<P> {
-    /// At the first step of a plan, of at most `most` tries; `None` if it has no step.
-    pub fn new(plan: P, most: usize) -> Option<Self> {
+    /// Creates a cursor at the first step of `plan`, limited to `max_attempts` steps. Returns
+    /// `None` if the plan has no steps.
+    pub fn new(plan: P, max_attempts: usize) -> Option<Self> {
         let has_step = !plan.borrow().steps.is_empty();
-        let attempts_left = most.saturating_sub(1);
-        has_step.then(|| Self { plan, begun: 1, wanted: None, attempts_left, asked_again: false })
+        // The first attempt is always made, even with a limit of 0.
+        let attempts_left = max_attempts.saturating_sub(1);
+        has_step.then(|| Self {
+            plan,
+            started: 1,
+            inserted: None,
+            attempts_left,
+            lane_retried: false,
+        })
     }
 
-    /// The plan.
+    /// Returns the plan being executed.
     pub fn plan(&self) -> &Plan {
         self.plan.borrow()
     }
 
-    /// The step that is being tried.
+    /// Returns the step being attempted.
     pub fn step(&self) -> &Step {
-        self.wanted.as_deref().unwrap_or_else(|| &self.plan().steps[self.begun - 1])
+        self.inserted.as_deref().unwrap_or_else(|| &self.plan().steps[self.started - 1])
     }
 
-    /// Steps that may still begin.
+    /// Returns the number of steps that may still be started.
     pub fn attempts_left(&self) -> usize {
         self.attempts_left
     }
 
-    /// Does the plan have somewhere else to go?
+    /// Returns true if the plan has another step that may be attempted.
     pub fn has_next(&self) -> bool {
-        self.attempts_left > 0 && self.begun < self.plan().steps.len()
+        self.attempts_left > 0 && self.started < self.plan().steps.len()
     }
 
-    /// What the request wants of the lane that is being tried, with so much time left for all of it.
+    /// Returns the request for a slot of the current lane. `left` is the time left for the whole
+    /// request and caps the wait.
     pub fn slot_request<'a>(&'a self, tenant: Option<&'a str>, left: Duration) -> SlotRequest<'a> {
         let plan = self.plan();
-        // Somewhere else to go is something only for a request that goes there when it has to wait, or its lane is down.
-        let leaves = plan.moves_on(Trigger::QueueTimeout) && plan.moves_on(Trigger::EngineRestart);
+        // A fallback only matters to the dispatcher if the request uses it both when it would have
+        // to wait and when its lane is down.
+        let falls_back =
+            plan.moves_on(Trigger::QueueTimeout) && plan.moves_on(Trigger::EngineRestart);
         SlotRequest {
             lane: self.step().lane,
             priority: plan.priority,
             flow: plan.flow.as_deref().or(tenant).unwrap_or(""),
             max_wait: plan.max_wait.min(left),
             switching: plan.switching,
-            has_fallback: self.has_next() && leaves,
+            has_fallback: self.has_next() && falls_back,
         }
     }
 
-    /// Why a step that a policy wants after a failed try is not tried; `None` if it is.
+    /// Returns why a step requested by a policy after a failed attempt cannot be attempted; `None`
+    /// if it can.
     pub fn objection(
         &self,
-        wanted: &FallbackStep,
+        step: &FallbackStep,
         fleet: &FleetView,
         in_time: bool,
     ) -> Option<&'static str> {
-        let able = fleet.stat(wanted.lane).is_some_and(|stat| stat.state.able_to_serve());
+        let able = fleet.stat(step.lane).is_some_and(|stat| stat.state.able_to_serve());
         match able {
-            false => Some("it cannot serve"),
-            true if self.attempts_left == 0 || !in_time => Some("no try is left"),
+            false => Some("the lane is down or unknown"),
+            true if self.attempts_left == 0 || !in_time => Some("no attempts left"),
             true => None,
         }
     }
 
-    /// After a failed try: turn to what comes next. `in_time` says that the request may take longer still; what a policy wants
-    /// has no [`AttemptCursor::objection`] against it.
+    /// Moves the cursor after a failed attempt and returns the next action. `in_time` is true if
+    /// the request has time left. The caller has checked a policy's step with
+    /// [`AttemptCursor::objection`].
     pub fn after(&mut self, failed: FailureClass, recovery: Recovery, in_time: bool) -> NextAction {
         match recovery {
             Recovery::GiveUp(rejection) => NextAction::Reject(rejection),
             Recovery::Retry(FallbackStep { lane, edits }) => {
-                self.turn();
-                self.wanted = Some(Box::new(Step { lane, edits }));
+                self.count_step();
+                self.inserted = Some(Box::new(Step { lane, edits }));
                 NextAction::Attempt
             }
-            Recovery::Planned if in_time && self.has_next() && self.leaves_after(failed) => {
-                self.turn();
-                self.begun += 1;
+            Recovery::Planned if in_time && self.has_next() && self.falls_back_after(failed) => {
+                self.count_step();
+                self.started += 1;
                 NextAction::Attempt
             }
-            // Ask the same lane once more, if it has not heard of the request.
-            Recovery::Planned if in_time && failed.safe_to_resend && !self.asked_again => {
-                self.asked_again = true;
+            // Retry the same lane once if the request did not reach it.
+            Recovery::Planned if in_time && failed.safe_to_resend && !self.lane_retried => {
+                self.lane_retried = true;
                 NextAction::Attempt
             }
             Recovery::Planned => NextAction::Fail,
         }
     }
 
-    fn leaves_after(&self, failed: FailureClass) -> bool {
+    fn falls_back_after(&self, failed: FailureClass) -> bool {
         failed.trigger.is_some_and(|trigger| self.plan().moves_on(trigger))
     }
 
-    fn turn(&mut self) {
-        self.wanted = None;
+    fn count_step(&mut self) {
+        self.inserted = None;
         self.attempts_left = self.attempts_left.saturating_sub(1);
     }
 }
@@ -228,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_policy_wants_comes_between_and_the_plan_goes_on_behind_it() {
+    fn policy_step_is_inserted_before_the_remaining_plan() {
         let plan = plan(&[0, 1]);
         let mut cursor = AttemptCursor::new(&plan, 8).unwrap();
         assert_eq!((cursor.step().lane, cursor.has_next()), (LaneId(0), true));
@@ -245,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn tries_are_limited_and_a_lane_that_heard_nothing_is_asked_once_more() {
+    fn attempts_are_limited_and_an_unreached_lane_is_retried_once() {
         let plan = plan(&[0, 1, 2]);
         let mut cursor = AttemptCursor::new(&plan, 2).unwrap();
         assert_eq!(
@@ -265,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_of_policies_may_not_be_possible() {
+    fn policy_step_on_a_down_lane_is_rejected() {
         let plan = plan(&[0]);
         let cursor = AttemptCursor::new(&plan, 1).unwrap();
         let view = crate::FleetView {
@@ -273,21 +287,21 @@ mod tests {
             stats: Vec::new(),
         };
         let step = FallbackStep { lane: LaneId(0), edits: Vec::new() };
-        assert_eq!(cursor.objection(&step, &view, true), Some("it cannot serve"));
+        assert!(cursor.objection(&step, &view, true).is_some());
         assert!(AttemptCursor::new(&self::plan(&[]), 8).is_none());
     }
 
     #[test]
-    fn the_plan_and_the_tenant_say_whose_turn_it_is() {
+    fn flow_defaults_to_the_tenant() {
         let plan = plan(&[0, 1]);
         let cursor = AttemptCursor::new(&plan, 8).unwrap();
-        let wanted = cursor.slot_request(Some("acme"), Duration::from_secs(9));
+        let request = cursor.slot_request(Some("acme"), Duration::from_secs(9));
         assert_eq!(
-            (wanted.flow, wanted.max_wait.as_secs(), wanted.has_fallback),
+            (request.flow, request.max_wait.as_secs(), request.has_fallback),
             ("acme", 9, true)
         );
-        let arrival = wanted.arrival(Ticket(1), Duration::from_secs(1));
-        assert_eq!((arrival.flow, arrival.deadline.as_secs()), (FlowId::of("acme"), 10));
-        assert_ne!(FlowId::of("acme"), FlowId::of(""));
+        let enqueue = request.arrival(Ticket(1), Duration::from_secs(1));
+        assert_eq!((enqueue.flow, enqueue.deadline.as_secs()), (FlowId::from_name("acme"), 10));
+        assert_ne!(FlowId::from_name("acme"), FlowId::from_name(""));
     }
 }

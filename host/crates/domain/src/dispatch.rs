@@ -1,26 +1,26 @@
-//! The queue in front of the lanes and the turns that lanes take, as a pure state machine: events in, effects out, time as
-//! an argument.
+//! The queue in front of the lanes and the switching between lanes that share memory, as a pure
+//! state machine: events in, effects out, time as an argument.
 //!
-//! One waiting request is a [`Ticket`]; one slot in use is a lease, told apart by lane and generation. The fleet's
-//! actor owns the only [`Dispatcher`] of a host and carries out its [`Effect`]s; a simulation drives the same code with
-//! a virtual clock.
+//! A waiting request is a [`Ticket`]; a slot in use is a lease, identified by lane and generation.
+//! The fleet's actor owns the only [`Dispatcher`] of a host and carries out its [`Effect`]s; a
+//! simulation drives the same code with a virtual clock.
 //!
 //! ```text
-//!   Arrived ──> waiting ──Grant──> leased ──Released──> gone
+//!   Arrived ──> waiting ──Grant──> leased ──Released──> done
 //!      │           │
-//!      │           ├── Cancelled ──> gone            every ticket ends in exactly one of
-//!      │           └── deadline, failed load, Closed Grant, Refuse or Cancelled
-//!      └── Refuse (unknown lane, down, full, too late, closed)
+//!      │           ├── Cancelled ──> done            every ticket ends in exactly one of
+//!      │           └── deadline, failed load, Closed Grant, Reject or Cancelled
+//!      └── Reject (unknown lane, down, full, too late, closed)
 //! ```
 //!
-//! Which lane is loaded and which one has to go is decided in `dispatch/switch.rs`.
+//! `dispatch/switch.rs` decides which lane is loaded and which one is evicted.
 
 mod breaker;
 mod costs;
 mod estimate;
 mod events;
-mod figures;
 mod lane;
+mod metrics;
 mod queue;
 mod setup;
 mod switch;
@@ -33,8 +33,8 @@ pub use self::events::{
     AcquireError, Effect, EngineEvent, Enqueue, Event, FlowId, Generation, LaneHint, SwitchReport,
     Ticket,
 };
-pub use self::figures::Report;
 use self::lane::Lane;
+pub use self::metrics::Report;
 use self::queue::{Queue, Waiter};
 pub use self::setup::{BackOff, GroupSetup, LaneSetup, QueueLimits, Residency, Rules};
 use self::switch::Group;
@@ -42,10 +42,11 @@ use crate::advice::Switching;
 use crate::fleet_view::LaneId;
 use crate::lifecycle::{EngineState, EngineTransition};
 
-/// How long a lane whose connection broke is given to say whether its engine lives.
-const SUSPICION: Duration = Duration::from_millis(300);
+/// How long a lane gets no new requests after a connection to its engine broke. Gives the engine's
+/// supervisor time to report whether the engine is still alive.
+const SUSPECT_WINDOW: Duration = Duration::from_millis(300);
 
-/// All lanes' queues, slots, engines and figures.
+/// The queues, slots, engine states and metrics of all lanes.
 #[derive(Debug)]
 pub struct Dispatcher {
     lanes: Vec<Lane>,
@@ -56,8 +57,9 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Lanes in the order of their ids, nothing loaded. The first [`Event::Tick`] loads what is to be loaded at the start. A
-    /// lane whose group there is none of gets one of its own.
+    /// Creates a dispatcher for `lanes`, in id order, with no lane loaded. The first
+    /// [`Event::Tick`] loads the lanes to be loaded at startup. A lane with an unknown group gets a
+    /// group of its own.
     pub fn new(lanes: Vec<LaneSetup>, groups: &[GroupSetup], rules: Rules) -> Self {
         let mut groups: Vec<Group> = groups.iter().map(|setup| Group::new(*setup)).collect();
         let known = groups.len();
@@ -73,14 +75,14 @@ impl Dispatcher {
         Self { queue: Queue::new(all.len(), rules.aging), lanes: all, groups, rules, closed: false }
     }
 
-    /// Take in one event and append what has to be done. `now` never goes back.
+    /// Handles one event and appends the resulting effects. `now` must not decrease.
     pub fn on(&mut self, event: Event, now: Duration, effects: &mut Vec<Effect>) {
         self.expire(now, effects);
         match event {
-            Event::Arrived(arrival) => self.arrive(arrival, now, effects),
+            Event::Arrived(enqueue) => self.arrive(enqueue, now, effects),
             Event::Cancelled(ticket) => {
                 if let Some((lane, _)) = self.queue.remove(ticket) {
-                    self.balance_of(lane, now, effects);
+                    self.balance_lane(lane, now, effects);
                 }
             }
             Event::Released { lane, generation, report } => {
@@ -88,9 +90,9 @@ impl Dispatcher {
             }
             Event::Engine { lane, news } => self.engine(lane, news, now, effects),
             Event::Hinted { lane, hint, until } => {
-                if let Some(of) = self.lanes.get_mut(lane.index()) {
-                    of.hint = hint.map(|hint| (hint, until));
-                    self.balance_of(lane, now, effects);
+                if let Some(hinted) = self.lanes.get_mut(lane.index()) {
+                    hinted.hint = hint.map(|hint| (hint, until));
+                    self.balance_lane(lane, now, effects);
                 }
             }
             Event::Tick => {
@@ -103,73 +105,76 @@ impl Dispatcher {
             Event::Closed => {
                 self.closed = true;
                 for id in lane_ids().take(self.lanes.len()) {
-                    refuse_all(self.queue.drain(id, |_| true), &AcquireError::Closing, effects);
+                    reject_all(self.queue.drain(id, |_| true), &AcquireError::Closing, effects);
                 }
             }
         }
     }
 
-    /// When something happens by itself: the time for the next [`Event::Tick`].
+    /// Returns the time of the next [`Event::Tick`], at which something happens without another
+    /// event.
     pub fn next_wake(&self) -> Option<Duration> {
         let groups = self.groups.iter().filter_map(|group| group.wake);
         groups.chain(self.queue.next_deadline()).min()
     }
 
-    /// Requests that hold a slot of `lane`, in this life of its engine.
+    /// Returns the number of requests that hold a slot of `lane` in the current generation of its
+    /// engine.
     pub fn running(&self, lane: LaneId) -> u32 {
         self.lanes.get(lane.index()).map_or(0, |lane| lane.running)
     }
 
-    /// Requests that wait, in all.
+    /// Returns the number of waiting requests over all lanes.
     pub fn queued(&self) -> usize {
         self.queue.len()
     }
 
-    /// How many wait for a lane, by priority.
+    /// Returns the number of requests waiting for a lane, by priority.
     pub fn queued_by_priority(&self, lane: LaneId) -> Vec<(i32, usize)> {
         self.queue.by_priority(lane)
     }
 
-    /// Where a lane's engine is in its life.
+    /// Returns the state of a lane's engine.
     pub fn engine_state(&self, lane: LaneId) -> Option<EngineState> {
         self.lanes.get(lane.index()).map(|lane| lane.engine)
     }
 
-    /// What went wrong with a lane's engine last, until it serves again.
+    /// Returns the last problem of a lane's engine; cleared when the engine serves again.
     pub fn problem(&self, lane: LaneId) -> Option<Arc<str>> {
         self.lanes.get(lane.index())?.problem.clone()
     }
 
-    /// Bytes that the lanes of a lane's group hold, and may hold, together.
+    /// Returns the bytes held by the lanes of a lane's group, and the group's budget.
     pub fn group_memory(&self, lane: LaneId) -> Option<(u64, u64)> {
         let group = self.groups.get(self.lanes.get(lane.index())?.setup.group)?;
         Some((self.held(group), group.setup.budget))
     }
 
-    /// A request wants a lane:
+    /// Handles a request for a slot of a lane:
     ///
-    /// 1. The host is stopping: refuse.
-    /// 2. There is no such lane: refuse.
-    /// 3. Its breaker is open, and the request has somewhere else to go: refuse.
-    /// 4. A slot is free and nobody waits for it: grant.
-    /// 5. It is down: refuse. One that comes back by itself in a moment is not, for a request that has nowhere else to go.
-    /// 6. It is not loaded, and the request may not change that: refuse.
-    /// 7. Its time is up already: refuse.
-    /// 8. It would wait in vain, and has somewhere else to go: refuse.
-    /// 9. The queue is full: refuse.
-    /// 10. It waits.
-    fn arrive(&mut self, arrival: Enqueue, now: Duration, effects: &mut Vec<Effect>) {
+    /// 1. The host is stopping: reject.
+    /// 2. The lane does not exist: reject.
+    /// 3. The lane's circuit breaker is open and the request has a fallback: reject.
+    /// 4. A slot is free and no request waits for it: grant.
+    /// 5. The lane is down: reject. A lane that is about to recover by itself does not count as
+    ///    down for a request without a fallback.
+    /// 6. The lane is not loaded and the request does not allow loading it: reject.
+    /// 7. The deadline has passed: reject.
+    /// 8. The estimated wait exceeds the deadline and the request has a fallback: reject.
+    /// 9. The queue is full: reject.
+    /// 10. Otherwise the request waits.
+    fn arrive(&mut self, enqueue: Enqueue, now: Duration, effects: &mut Vec<Effect>) {
         let Enqueue { ticket, lane: id, priority, flow, deadline, switching, has_fallback } =
-            arrival;
-        let granted = match self.may_wait(&arrival, now) {
-            Err(refusal) => {
-                effects.push(Effect::Reject { ticket, refusal });
+            enqueue;
+        let granted = match self.may_wait(&enqueue, now) {
+            Err(error) => {
+                effects.push(Effect::Reject { ticket, refusal: error });
                 return;
             }
             Ok(granted) => granted,
         };
         if has_fallback {
-            self.lanes[id.index()].breaker.tries(now);
+            self.lanes[id.index()].breaker.start_probe(now);
         }
         if granted {
             self.grant(ticket, id, now, now, effects);
@@ -177,24 +182,25 @@ impl Dispatcher {
             let waiter =
                 Waiter { ticket, priority, flow, since: now, deadline, switching, has_fallback };
             self.queue.push(id, waiter);
-            self.balance_of(id, now, effects);
+            self.balance_lane(id, now, effects);
         }
     }
 
-    /// Can it have a slot now? If it may not even wait for one: why.
-    fn may_wait(&self, arrival: &Enqueue, now: Duration) -> Result<bool, AcquireError> {
-        let Enqueue { lane: id, deadline, switching, has_fallback, .. } = *arrival;
+    /// Returns true if the request can have a slot now, false if it has to wait for one, and an
+    /// error if it may not wait.
+    fn may_wait(&self, enqueue: &Enqueue, now: Duration) -> Result<bool, AcquireError> {
+        let Enqueue { lane: id, deadline, switching, has_fallback, .. } = *enqueue;
         if self.closed {
             return Err(AcquireError::Closing);
         }
         let Some(lane) = self.lanes.get(id.index()) else { return Err(AcquireError::UnknownLane) };
-        if has_fallback && let Err(retry_in) = lane.breaker.admits(now) {
+        if has_fallback && let Err(retry_in) = lane.breaker.check(now) {
             return Err(AcquireError::Faulty { retry_in });
         }
-        if lane.free(now) > 0 && self.queue.is_empty(id) {
+        if lane.free_slots(now) > 0 && self.queue.is_empty(id) {
             return Ok(true);
         }
-        if !lane.state().able_to_serve() || lane.recovering() && has_fallback {
+        if !lane.state().able_to_serve() || lane.is_recovering() && has_fallback {
             return Err(self.not_serving(id, now));
         }
         let loaded = matches!(lane.engine, EngineState::Ready | EngineState::Starting);
@@ -241,94 +247,101 @@ impl Dispatcher {
         effects: &mut Vec<Effect>,
     ) {
         let Some(lane) = self.lanes.get_mut(id.index()) else { return };
-        lane.figures.add(report);
+        // Metrics describe the lane over restarts, so leases of earlier generations count.
+        lane.metrics.record(report);
         if lane.generation != generation {
             return;
         }
+        // Saturating: a caller that releases a lease twice must not take the dispatcher down.
         lane.running = lane.running.saturating_sub(1);
         lane.last_used = now;
         if report.severed {
-            lane.suspect_until = now.saturating_add(SUSPICION);
+            lane.suspect_until = now.saturating_add(SUSPECT_WINDOW);
         }
+        // A client that disconnected before the first byte says nothing about the engine.
         let opened = match report.first_byte.is_some() || report.failed {
-            true => lane.breaker.ended(report.failed, now),
+            true => lane.breaker.on_result(report.failed, now),
             false => {
-                lane.breaker.untold(now);
+                lane.breaker.abandon_probe(now);
                 false
             }
         };
-        if opened && let Err(retry_in) = lane.breaker.admits(now) {
-            let leave = self.queue.drain(id, |waiter| waiter.has_fallback);
-            refuse_all(leave, &AcquireError::Faulty { retry_in }, effects);
+        if opened && let Err(retry_in) = lane.breaker.check(now) {
+            let rejected = self.queue.drain(id, |waiter| waiter.has_fallback);
+            reject_all(rejected, &AcquireError::Faulty { retry_in }, effects);
         }
-        self.balance_of(id, now, effects);
+        self.balance_lane(id, now, effects);
     }
 
-    /// News of an engine. What makes no sense in its state is late news of an earlier life.
+    /// Handles an event of a lane's engine. An event that its state does not allow is a late event
+    /// of an earlier generation and is ignored.
     fn engine(&mut self, id: LaneId, news: EngineEvent, now: Duration, effects: &mut Vec<Effect>) {
         let Some(lane) = self.lanes.get_mut(id.index()) else { return };
         let external = lane.setup.residency == Residency::External;
         match news {
             EngineEvent::Ready => {
                 if external && lane.engine == EngineState::BackingOff {
-                    lane.step(EngineTransition::Retry, now);
-                    lane.step(EngineTransition::Load, now);
+                    lane.transition(EngineTransition::Retry, now);
+                    lane.transition(EngineTransition::Load, now);
                 }
                 if lane.engine == EngineState::Starting {
                     let loading_since = lane.since;
-                    lane.came_up(now);
-                    lane.step(EngineTransition::Answers, now);
-                    self.switched(id, loading_since, now, effects);
+                    lane.on_ready(now);
+                    lane.transition(EngineTransition::Answers, now);
+                    self.report_switch(id, loading_since, now, effects);
                 }
             }
             EngineEvent::Dying(reason) => {
-                let served = lane.served(now);
-                if lane.engine != EngineState::Stopping && lane.step(EngineTransition::Stop, now) {
+                let served = lane.served_for(now);
+                if lane.engine != EngineState::Stopping
+                    && lane.transition(EngineTransition::Stop, now)
+                {
                     lane.dying = Some(served);
                     lane.problem = Some(reason);
-                    // Whoever waits for a load hears of its end when all is known about it.
+                    // Requests waiting for a load are rejected only when `LoadFailed` brings the
+                    // final reason.
                     if served.is_some() {
-                        self.leave_lost(id, now, effects);
+                        self.reject_waiters_of_lost(id, now, effects);
                     }
                 }
             }
             EngineEvent::LoadFailed(reason) | EngineEvent::Lost(reason) => {
-                let served = lane.dying.unwrap_or(lane.served(now));
-                let was_to_end = lane.engine == EngineState::Stopping && lane.dying.is_none();
-                if was_to_end {
-                    // And has, if not quite as asked.
-                    lane.step(EngineTransition::Exited, now);
+                let served = lane.dying.unwrap_or(lane.served_for(now));
+                let was_stopping = lane.engine == EngineState::Stopping && lane.dying.is_none();
+                if was_stopping {
+                    // The engine did exit, even if not the way it was asked to.
+                    lane.transition(EngineTransition::Exited, now);
                     lane.asleep = false;
-                } else if lane.step(EngineTransition::Lost, now) {
-                    lane.went_down(reason, served, now);
-                    self.leave_lost(id, now, effects);
+                } else if lane.transition(EngineTransition::Lost, now) {
+                    lane.on_lost(reason, served, now);
+                    self.reject_waiters_of_lost(id, now, effects);
                 }
             }
             EngineEvent::Stopped { asleep } => {
                 if lane.engine == EngineState::Stopping && lane.dying.is_none() {
-                    lane.stop.add(now.saturating_sub(lane.since));
-                    lane.step(EngineTransition::Exited, now);
+                    lane.stop.record(now.saturating_sub(lane.since));
+                    lane.transition(EngineTransition::Exited, now);
                     lane.asleep = asleep;
-                } else if lane.sleeps() && !asleep {
+                } else if lane.is_asleep() && !asleep {
                     lane.asleep = false;
                 }
             }
         }
-        self.balance_of(id, now, effects);
+        self.balance_lane(id, now, effects);
     }
 
-    /// Those who waited for an engine that ended: whoever has somewhere else to go does so; the others wait for it to come
-    /// back, unless it never served, or dies again and again.
-    fn leave_lost(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
-        let refusal = self.not_serving(id, now);
-        let stay = self.lanes[id.index()].recovering();
-        let leave = self.queue.drain(id, |waiter| !stay || waiter.has_fallback);
-        refuse_all(leave, &refusal, effects);
+    /// Rejects requests that waited for an engine that exited, if they have a fallback. The others
+    /// keep waiting for the engine to recover, unless it never served or keeps crashing.
+    fn reject_waiters_of_lost(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
+        let error = self.not_serving(id, now);
+        let recovering = self.lanes[id.index()].is_recovering();
+        let rejected = self.queue.drain(id, |waiter| !recovering || waiter.has_fallback);
+        reject_all(rejected, &error, effects);
     }
 
-    /// Serve those who wait for a lane, as far as it has slots.
+    /// Grants the free slots of a lane to the requests that wait for it.
     fn serve(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
-        while self.lanes[id.index()].free(now) > 0
+        while self.lanes[id.index()].free_slots(now) > 0
             && let Some(Waiter { ticket, since, .. }) = self.queue.pop(id, now)
         {
             self.grant(ticket, id, since, now, effects);
@@ -353,23 +366,22 @@ impl Dispatcher {
     fn expire(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         while let Some((lane, Waiter { ticket, since, .. })) = self.queue.pop_expired(now) {
             let retry_in = self.start_in(lane, now);
-            let refusal = AcquireError::TimedOut { waited: now.saturating_sub(since), retry_in };
-            effects.push(Effect::Reject { ticket, refusal });
-            self.balance_of(lane, now, effects);
+            let error = AcquireError::TimedOut { waited: now.saturating_sub(since), retry_in };
+            effects.push(Effect::Reject { ticket, refusal: error });
+            self.balance_lane(lane, now, effects);
         }
     }
 
-    fn balance_of(&mut self, lane: LaneId, now: Duration, effects: &mut Vec<Effect>) {
+    fn balance_lane(&mut self, lane: LaneId, now: Duration, effects: &mut Vec<Effect>) {
         if let Some(group) = self.lanes.get(lane.index()).map(|lane| lane.setup.group) {
             self.balance(group, now, effects);
         }
     }
 }
 
-fn refuse_all(waiters: Vec<Waiter>, refusal: &AcquireError, effects: &mut Vec<Effect>) {
-    let refuse =
-        |waiter: Waiter| Effect::Reject { ticket: waiter.ticket, refusal: refusal.clone() };
-    effects.extend(waiters.into_iter().map(refuse));
+fn reject_all(waiters: Vec<Waiter>, error: &AcquireError, effects: &mut Vec<Effect>) {
+    let reject = |waiter: Waiter| Effect::Reject { ticket: waiter.ticket, refusal: error.clone() };
+    effects.extend(waiters.into_iter().map(reject));
 }
 
 fn lane_ids() -> impl Iterator<Item = LaneId> {

@@ -1,4 +1,5 @@
-//! What a policy may know of one request: figures by value, everything else read lazily through [`RequestView`].
+//! What a policy may know about one request. Numbers are passed by value; everything else is read
+//! lazily through [`RequestView`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::advice::Edit;
 
-/// One request as the advisor sees it.
+/// One request as an advisor sees it.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// The request itself, read lazily.
+    /// Lazy view of the request.
     pub request: Arc<dyn RequestView>,
     /// Wall clock in milliseconds since the Unix epoch, frozen for the decision.
     pub now_ms: u64,
-    /// Seed for the policies' randomness.
+    /// Seed for the randomness of policies; see [`Facts::seed()`].
     pub seed: u64,
     /// Time since the request was accepted.
     pub age: Duration,
@@ -26,8 +27,11 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The seed that policies get: a function of the id, so that a request sent again with its id is decided alike. It is
-    /// below 2^53, because the numbers of JavaScript hold no more: in all languages the same numbers follow from it.
+    /// Returns the seed for the request with this id.
+    ///
+    /// The seed depends on the id only, so a request that is sent again with the same id gets the
+    /// same decision. It is below 2^53, the largest range of integers that JavaScript numbers
+    /// represent exactly, so policies in all languages derive the same random numbers.
     pub fn seed(id: &str) -> u64 {
         // DefaultHasher::new() has fixed keys; only RandomState draws new ones.
         let mut hasher = DefaultHasher::new();
@@ -36,59 +40,65 @@ impl Facts {
     }
 }
 
-/// Lazy, read-only access to a request. Implemented by the parsed request of the wire crate, so that a policy host
-/// can answer a guest's questions, and apply one policy's edits before asking the next, without knowing the wire.
+/// Lazy, read-only access to a request.
+///
+/// Implemented by the parsed request of the wire crate. A policy host can therefore serve a
+/// policy's reads, and apply the edits of one policy before calling the next, without depending on
+/// the wire format.
 pub trait RequestView: Send + Sync + fmt::Debug {
-    /// The figures that are passed to every policy.
+    /// Returns the properties that every policy gets with the call.
     fn figures(&self) -> Figures;
-    /// The id of the request.
+    /// Returns the request id.
     fn id(&self) -> &str;
-    /// The model name the client asked for; empty where it gave none.
+    /// Returns the model name that the client asked for; empty if it gave none.
     fn model(&self) -> &str;
-    /// The tenant that authentication found.
+    /// Returns the authenticated tenant.
     fn tenant(&self) -> Option<&str>;
-    /// First value of a header, name in any case; never a credential header.
+    /// Returns the first value of a header. The name is case-insensitive; credential headers are
+    /// never returned.
     fn header(&self, name: &str) -> Option<&str>;
-    /// All headers, names in lower case and values as they came; never a credential header.
+    /// Returns all headers except credential headers, with lower-case names and raw values.
     fn headers(&self) -> Vec<(&str, &[u8])>;
-    /// A field of the JSON body by JSON Pointer.
+    /// Returns the field of the JSON body that a JSON Pointer names, if its text has at most
+    /// `max_bytes`.
     fn field(&self, pointer: &str, max_bytes: usize) -> FieldValue;
-    /// One record per chat message.
+    /// Returns one entry per chat message; empty for other endpoints.
     fn messages(&self) -> Vec<MessageInfo>;
-    /// Part of a message's text: at most `max_bytes` from byte `offset`, cut inwards to character boundaries
-    /// (see [`char_slice`]).
+    /// Returns at most `max_bytes` of the text of message `index` from byte `offset`, shortened to
+    /// character boundaries (see [`char_slice`]).
     fn text(&self, index: u32, offset: u64, max_bytes: usize) -> Cow<'_, str>;
-    /// Raw bytes of the body.
+    /// Returns at most `max_bytes` raw bytes of the body from `offset`.
     fn bytes(&self, offset: u64, max_bytes: usize) -> &[u8];
-    /// Does the text of any message contain `needle`?
+    /// Returns true if the text of any message contains `needle`. `ignore_case` folds ASCII letters
+    /// only.
     fn contains(&self, needle: &str, ignore_case: bool) -> bool;
-    /// Hashes of the leading blocks of the prompt (see [`fnv1a_chain`]).
+    /// Returns the hashes of the leading blocks of the prompt (see [`fnv1a_chain`]).
     fn prefix_hashes(&self, block_bytes: usize, max_blocks: usize) -> Vec<u64>;
-    /// The request with these edits applied, and the edits that could not be, each with the reason.
+    /// Returns the request with `edits` applied, and the edits that failed, each with the reason.
     fn edited(&self, edits: &[Edit]) -> (Arc<dyn RequestView>, Vec<(Edit, String)>);
 }
 
-/// Everything about a request that is a plain number.
+/// Properties of a request that every policy gets by value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Figures {
-    /// Which endpoint the request came in on.
+    /// Endpoint that received the request.
     pub endpoint: Endpoint,
-    /// The client asked for a stream.
+    /// True if the client asked for a stream.
     pub streaming: bool,
     /// Size of the body in bytes.
     pub body_bytes: u64,
     /// Estimated prompt length in tokens.
     pub prompt_tokens: u32,
-    /// The most tokens the client wants; 0 where it set no limit.
+    /// Maximum number of output tokens that the client asked for; 0 if it set no limit.
     pub max_output_tokens: u32,
     /// Number of chat messages.
     pub messages: u32,
-    /// The request offers tools.
+    /// True if the request offers tools.
     pub has_tools: bool,
-    /// The request carries parts that are not text.
+    /// True if the request has parts that are not text.
     pub has_media: bool,
-    /// The request constrains the output.
+    /// True if the request constrains the output (JSON mode, schema or grammar).
     pub has_grammar: bool,
 }
 
@@ -104,13 +114,13 @@ pub enum Endpoint {
     Responses,
     /// `/v1/embeddings`
     Embeddings,
-    /// Anything else.
+    /// Any other endpoint.
     #[default]
     Other,
 }
 
 impl Endpoint {
-    /// Path of the endpoint at an engine; `None` for [`Endpoint::Other`].
+    /// Returns the path of the endpoint on an engine; `None` for [`Endpoint::Other`].
     pub fn path(self) -> Option<&'static str> {
         match self {
             Self::ChatCompletions => Some("/v1/chat/completions"),
@@ -121,7 +131,7 @@ impl Endpoint {
         }
     }
 
-    /// Short name, for labels of metrics.
+    /// Returns the metric label of this endpoint.
     pub fn label(self) -> &'static str {
         match self {
             Self::ChatCompletions => "chat-completions",
@@ -133,21 +143,21 @@ impl Endpoint {
     }
 }
 
-/// Facts about one chat message.
+/// Role and size of one chat message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MessageInfo {
-    /// Who wrote it.
+    /// Author of the message.
     pub role: Role,
-    /// Bytes of text over all parts, escapes resolved.
+    /// Bytes of text over all parts, with escapes resolved.
     pub text_bytes: u64,
     /// Number of content parts.
     pub parts: u32,
-    /// How many are not text.
+    /// Number of content parts that are not text.
     pub media_parts: u32,
 }
 
-/// Who wrote a chat message.
+/// The author of a chat message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "the roles of the OpenAI API")]
@@ -159,32 +169,34 @@ pub enum Role {
     Other,
 }
 
-/// The answer to reading a JSON field.
+/// The result of reading a JSON field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FieldValue {
-    /// There is no such field.
+    /// The field does not exist.
     Absent,
-    /// Its JSON text.
+    /// The JSON text of the field.
     Json(String),
-    /// It is longer than the limit; its size in bytes.
+    /// The field is longer than the limit; its size in bytes.
     TooLarge(u64),
 }
 
-/// The part of `text` from byte `offset`, at most `max_bytes` long, with both ends moved inwards to character
-/// boundaries. Empty past the end.
+/// Returns at most `max_bytes` of `text` from byte `offset`, with both ends moved inwards to
+/// character boundaries. Empty if `offset` is past the end.
 pub fn char_slice(text: &str, offset: u64, max_bytes: usize) -> &str {
     let Ok(offset) = usize::try_from(offset) else { return "" };
     if offset >= text.len() {
         return "";
     }
     let start = text.ceil_char_boundary(offset);
+    // `offset + max_bytes` comes from a guest and may overflow.
     let end = text.floor_char_boundary(offset.saturating_add(max_bytes).min(text.len()));
     text.get(start..end).unwrap_or("")
 }
 
-/// Chained 64-bit FNV-1a over the concatenation of `pieces`: hash `i` covers the first `(i + 1) * block_bytes`
-/// bytes. An unfinished last block has no hash. Constants from the FNV reference (Fowler, Noll, Vo).
+/// Returns chained 64-bit FNV-1a hashes of the concatenation of `pieces`: hash `i` covers the first
+/// `(i + 1) * block_bytes` bytes. An incomplete last block has no hash. The constants are those of
+/// the FNV reference (Fowler, Noll, Vo).
 pub fn fnv1a_chain<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     block_bytes: usize,
@@ -219,13 +231,13 @@ mod tests {
     use super::{Facts, char_slice, fnv1a_chain};
 
     #[test]
-    fn the_same_id_gives_the_same_seed() {
+    fn seed_is_a_function_of_the_request_id() {
         assert_eq!(Facts::seed("a"), Facts::seed("a"));
         assert_ne!(Facts::seed("a"), Facts::seed("b"));
     }
 
     #[test]
-    fn slices_are_cut_inwards_to_characters() {
+    fn slices_shrink_to_character_boundaries() {
         for (text, offset, max, expected) in [
             ("hello", 0, 5, "hello"),
             ("hello", 1, 3, "ell"),
@@ -245,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_match_the_published_vectors() {
+    fn hashes_match_the_reference_vectors() {
         // FNV-1a 64 of "a" and "foobar", from the reference test suite.
         assert_eq!(fnv1a_chain([b"a".as_slice()], 1, 9), [0xaf63_dc4c_8601_ec8c]);
         assert_eq!(fnv1a_chain([b"foo".as_slice(), b"bar"], 6, 9), [0x8594_4171_f739_67e8]);
@@ -253,15 +265,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn slices_never_panic_and_stay_within_bounds(text: String, offset in 0u64..300, max in 0usize..300) {
+        fn slices_stay_within_bounds(
+            text: String,
+            offset in 0u64..300,
+            max in 0usize..300,
+        ) {
             let slice = char_slice(&text, offset, max);
             prop_assert!(slice.len() <= max && text.contains(slice));
         }
 
         #[test]
-        fn hashes_do_not_depend_on_how_the_text_is_cut(bytes: Vec<u8>, cut in 0usize..64, block in 1usize..16) {
-            let cut = cut.min(bytes.len());
-            let (head, tail) = bytes.split_at(cut);
+        fn hashes_do_not_depend_on_piece_boundaries(
+            bytes: Vec<u8>,
+            split in 0usize..64,
+            block in 1usize..16,
+        ) {
+            let split = split.min(bytes.len());
+            let (head, tail) = bytes.split_at(split);
             let whole = fnv1a_chain([bytes.as_slice()], block, 100);
             prop_assert_eq!(&whole, &fnv1a_chain([head, tail], block, 100));
             prop_assert_eq!(whole.len(), bytes.len() / block);

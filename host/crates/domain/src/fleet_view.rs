@@ -1,4 +1,4 @@
-//! The fleet view: one immutable snapshot of all lanes' states and figures.
+//! The fleet view: an immutable snapshot of the states and statistics of all lanes.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Parts of a thousand.
+/// A fraction in thousandths.
 pub type Permille = u16;
 
-/// Index of a lane in one topology.
+/// The index of a lane within one topology.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LaneId(pub u32);
 
 impl LaneId {
-    /// Position in the tables of the topology.
+    /// Returns the position of the lane in the tables of the topology.
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -27,50 +27,50 @@ impl fmt::Display for LaneId {
     }
 }
 
-/// What serves a lane.
+/// The kind of engine behind a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "names of engines")]
 pub enum EngineKind {
     Vllm,
     LlamaCpp,
-    /// A URL that the host did not start.
+    /// A server that the host did not start, reached by its URL.
     External,
     #[default]
     Other,
 }
 
-/// Can a lane take work?
+/// The state of a lane, as policies and operators see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LaneState {
-    /// Not loaded; choosing it makes the host load it.
+    /// Not loaded. Routing a request to the lane makes the host load it.
     Unloaded,
     /// Loading.
     #[default]
     Starting,
     /// Serving.
     Ready,
-    /// Serving, with faults.
+    /// Serving, but the circuit breaker is open.
     Degraded,
-    /// Being unloaded for another lane. Requests may wait for it to come back.
+    /// Being unloaded for another lane. Requests may wait for the lane to be loaded again.
     Draining,
     /// Failed, or backing off before the next start.
     Down,
 }
 
 impl LaneState {
-    /// May a request wait for this lane?
+    /// Returns true if a request may wait for a lane in this state.
     pub fn able_to_serve(self) -> bool {
         self != Self::Down
     }
 
-    /// Can a request start on it now?
+    /// Returns true if a lane in this state can start a request now.
     pub fn serving(self) -> bool {
         matches!(self, Self::Ready | Self::Degraded)
     }
 
-    /// Name, for labels and messages.
+    /// Returns the name used in labels and messages.
     pub fn label(self) -> &'static str {
         match self {
             Self::Unloaded => "unloaded",
@@ -83,31 +83,32 @@ impl LaneState {
     }
 }
 
-/// What rarely changes about a lane.
+/// The static description of a lane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct LaneInfo {
-    /// Its place in the topology.
+    /// Index in the topology.
     pub id: LaneId,
-    /// Its name.
+    /// Name of the lane.
     pub name: String,
-    /// What serves it.
+    /// Kind of the engine.
     pub engine: EngineKind,
-    /// Model names it answers to.
+    /// Model names that the lane serves.
     pub models: Vec<String>,
-    /// Operator's labels.
+    /// Labels set by the operator.
     pub labels: Vec<(String, String)>,
-    /// Longest sequence in tokens; 0 if not known.
+    /// Maximum sequence length in tokens; 0 if unknown.
     pub max_context: u32,
-    /// Requests it works on at once.
+    /// Number of requests that the lane serves at a time.
     pub slots: u32,
-    /// Lanes with the same number share memory; 0 shares with none.
+    /// Memory group: lanes with the same number share memory; 0 for a lane with its own memory.
     pub group: u32,
-    /// Relative price of a thousand tokens.
+    /// Relative price of a thousand tokens, in thousandths.
     pub cost_milli: u32,
 }
 
-/// The figures of a lane now; the units are those of `lane-stat` in the WIT. Its serde form leaves zeros out.
+/// Statistics of a lane at one time. Units are those of `lane-stat` in the WIT. The serde form
+/// leaves zeros out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "described in wit/0.1/types.wit, record lane-stat")]
@@ -144,12 +145,12 @@ pub struct LaneStat {
     pub stale_ms: u32,
 }
 
-fn is_zero<T: Default + PartialEq>(figure: &T) -> bool {
-    *figure == T::default()
+fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl LaneStat {
-    /// A lane in that state with nothing going on.
+    /// Returns the statistics of an idle lane in `state`.
     pub fn idle(id: LaneId, state: LaneState, slots: u32) -> Self {
         Self {
             id,
@@ -171,13 +172,14 @@ impl LaneStat {
         }
     }
 
-    /// Estimated time until a request given to this lane now would start, in milliseconds.
+    /// Returns the estimated time until a request sent to this lane now would start, in
+    /// milliseconds.
     pub fn start_in_ms(&self) -> u64 {
         u64::from(self.est_wait_ms) + u64::from(self.ready_in_ms)
     }
 }
 
-/// The lanes there are. A new one is made whenever lanes are added, removed or described differently.
+/// The table of lanes. Immutable: a change of lanes creates a new topology.
 #[derive(Debug)]
 pub struct Topology {
     generation: u64,
@@ -187,7 +189,7 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// The topology of these lanes. Their ids are set to their positions.
+    /// Creates a topology and sets the ids of `lanes` to their positions.
     pub fn new(generation: u64, mut lanes: Vec<LaneInfo>) -> Self {
         let mut by_model: HashMap<String, Vec<LaneId>> = HashMap::new();
         let mut by_name = HashMap::new();
@@ -196,6 +198,7 @@ impl Topology {
             by_name.insert(lane.name.clone(), lane.id);
             for model in &lane.models {
                 let ids = by_model.entry(model.clone()).or_default();
+                // A lane may list the same model twice.
                 if ids.last() != Some(&lane.id) {
                     ids.push(lane.id);
                 }
@@ -204,61 +207,61 @@ impl Topology {
         Self { generation, lanes, by_model, by_name }
     }
 
-    /// Number that changes with every new topology.
+    /// Returns the generation, which changes with every new topology.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// All lanes in the order of their ids.
+    /// Returns all lanes in id order.
     pub fn lanes(&self) -> &[LaneInfo] {
         &self.lanes
     }
 
-    /// One lane.
+    /// Returns the lane with this id.
     pub fn lane(&self, id: LaneId) -> Option<&LaneInfo> {
         self.lanes.get(id.index())
     }
 
-    /// The lane of that name.
+    /// Returns the id of the lane with this name.
     pub fn find(&self, name: &str) -> Option<LaneId> {
         self.by_name.get(name).copied()
     }
 
-    /// Name of a lane for people; never empty.
+    /// Returns the name of a lane for messages; never empty.
     pub fn name(&self, id: LaneId) -> &str {
         self.lane(id).map_or("unknown lane", |lane| lane.name.as_str())
     }
 
-    /// Lanes that answer to a model name, in the order of their ids.
+    /// Returns the lanes that serve a model, in id order.
     pub fn candidates(&self, model: &str) -> &[LaneId] {
         self.by_model.get(model).map_or(&[], Vec::as_slice)
     }
 
-    /// All model names, sorted.
+    /// Returns all model names, sorted.
     pub fn models(&self) -> Vec<&str> {
         let mut models: Vec<&str> = self.by_model.keys().map(String::as_str).collect();
         models.sort_unstable();
         models
     }
 
-    /// Lanes with a label, in the order of their ids.
+    /// Returns the lanes with a label, in id order.
     pub fn with_label(&self, key: &str, value: &str) -> Vec<LaneId> {
         let has = |lane: &&LaneInfo| lane.labels.iter().any(|(k, v)| k == key && v == value);
         self.lanes.iter().filter(has).map(|lane| lane.id).collect()
     }
 }
 
-/// One snapshot of all lanes.
+/// A snapshot of all lanes.
 #[derive(Debug, Clone)]
 pub struct FleetView {
-    /// The lanes there are.
+    /// The table of lanes.
     pub topology: Arc<Topology>,
-    /// Their figures, in the order of their ids.
+    /// Statistics of the lanes, in id order.
     pub stats: Vec<LaneStat>,
 }
 
 impl FleetView {
-    /// A view in which every lane is in `state` and idle.
+    /// Creates a view in which every lane is idle in `state`.
     pub fn idle(topology: Arc<Topology>, state: LaneState) -> Self {
         let stats = topology
             .lanes()
@@ -268,7 +271,7 @@ impl FleetView {
         Self { topology, stats }
     }
 
-    /// Figures of one lane.
+    /// Returns the statistics of one lane.
     pub fn stat(&self, id: LaneId) -> Option<&LaneStat> {
         self.stats.get(id.index())
     }

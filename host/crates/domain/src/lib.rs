@@ -1,12 +1,13 @@
-//! The words and the decisions of Pointsman.
+//! Routing types and decisions of Pointsman.
 //!
-//! Everything here is pure: no task, no clock, no socket, no file. Time comes in as an argument (a
-//! [`Duration`](std::time::Duration) since the host started), decisions go out as data. That is what lets the
-//! queue be tested with random operations, and lets a simulation run the very code that serves traffic.
+//! Everything in this crate is pure: no tasks, no clock, no sockets, no files. Time comes in as an
+//! argument (a [`Duration`](std::time::Duration) since the host started) and decisions go out as
+//! data. The queue can therefore be tested with random operations, and a simulation runs the same
+//! code that serves traffic.
 //!
 //! ```text
 //!   Facts + FleetView ──> Advisor ──> Merged ──> Plan::from_advice ──> Decision
-//!                          (policies)   (merge)      (the host's last word)
+//!                          (policies)   (merge)      (the host decides)
 //!
 //!   dispatch::Event ──> Dispatcher::on(event, now) ──> dispatch::Effect
 //! ```

@@ -1,4 +1,4 @@
-//! The life of an engine, as a transition table.
+//! The life cycle of an engine, as a transition table.
 //!
 //! ```text
 //!           load            answers           drain              stop             exited
@@ -16,46 +16,47 @@
 
 use crate::fleet_view::LaneState;
 
-/// Where an engine is in its life.
+/// The state of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum EngineState {
-    /// No process, or one that sleeps without its memory.
+    /// No process, or a process that sleeps with its memory released.
     #[default]
     Cold,
-    /// Being started or woken; does not serve yet.
+    /// Being started or woken; not serving yet.
     Starting,
     /// Serving.
     Ready,
-    /// Finishing its work before it is stopped; takes nothing new.
+    /// Finishing its work before being stopped; takes no new requests.
     Draining,
-    /// Asked to end; its processes and its memory may still be there.
+    /// Being stopped; its processes and memory may still exist.
     Stopping,
-    /// Ended without being asked to, or never got ready; waits before the next start.
+    /// Exited unexpectedly or never became ready; waits before the next start.
     BackingOff,
-    /// Did not get ready several times in a row; tried again at long intervals only.
+    /// Failed to become ready several times in a row; retried at long intervals only.
     Failed,
 }
 
-/// What happens to an engine.
+/// A transition of an engine's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EngineTransition {
-    /// It is to be started.
+    /// The engine is to be started.
     Load,
-    /// It answered its ready probe.
+    /// The engine responded to its readiness probe.
     Answers,
-    /// It is to take nothing new.
+    /// The engine takes no new requests.
     Drain,
-    /// It may take requests again after all.
+    /// Draining was cancelled: the engine takes requests again.
     Keep,
-    /// It is to end.
+    /// The engine is to be stopped.
     Stop,
-    /// All its processes are gone, as was asked for.
+    /// All processes of the engine are gone, as requested.
     Exited,
-    /// All its processes are gone, and nobody had asked for that; or it never got ready and was killed.
+    /// All processes of the engine are gone without having been stopped, or the engine never became
+    /// ready and was killed.
     Lost,
-    /// It failed too often.
+    /// The engine failed too often.
     GiveUp,
-    /// The pause after a failure is over: it can be loaded again.
+    /// The backoff after a failure is over: the engine can be loaded again.
     Retry,
 }
 
@@ -71,7 +72,7 @@ impl EngineState {
         Self::Failed,
     ];
 
-    /// The next state; `None` where the event makes no sense in this one.
+    /// Returns the next state; `None` if the transition is not allowed in this state.
     #[must_use]
     pub fn on(self, event: EngineTransition) -> Option<Self> {
         use EngineTransition::{Answers, Drain, Exited, GiveUp, Keep, Load, Lost, Retry, Stop};
@@ -79,7 +80,7 @@ impl EngineState {
             (Self::Cold, Load) => Some(Self::Starting),
             (Self::Starting, Answers) | (Self::Draining, Keep) => Some(Self::Ready),
             (Self::Ready, Drain) => Some(Self::Draining),
-            // Cold is an engine, too, that sleeps.
+            // A sleeping engine is `Cold`, too, and can be stopped.
             (Self::Cold | Self::Starting | Self::Ready | Self::Draining, Stop) => {
                 Some(Self::Stopping)
             }
@@ -92,12 +93,12 @@ impl EngineState {
         }
     }
 
-    /// Does it hold the memory of its model, or may it?
+    /// Returns true if the engine may hold the memory of its model.
     pub fn holds_memory(self) -> bool {
         matches!(self, Self::Starting | Self::Ready | Self::Draining | Self::Stopping)
     }
 
-    /// What this means for the engine's lane.
+    /// Returns the state of the engine's lane.
     pub fn lane_state(self) -> LaneState {
         match self {
             Self::Cold => LaneState::Unloaded,
@@ -108,7 +109,7 @@ impl EngineState {
         }
     }
 
-    /// Name, for labels and messages.
+    /// Returns the name used in labels and messages.
     pub fn label(self) -> &'static str {
         match self {
             Self::Cold => "cold",
@@ -128,7 +129,7 @@ mod tests {
     use super::EngineTransition::{Answers, Drain, Exited, GiveUp, Keep, Load, Lost, Retry, Stop};
 
     #[test]
-    fn every_path_through_a_life_is_in_the_table() {
+    fn allowed_transitions_lead_to_the_expected_state() {
         for (events, end) in [
             (vec![Load, Answers], Ready),
             (vec![Load, Answers, Drain, Stop, Exited], Cold),
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn events_out_of_place_are_refused() {
+    fn invalid_transitions_are_rejected() {
         for (state, event) in [
             (Cold, Answers),
             (Cold, Drain),
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_held_from_the_start_to_the_end() {
+    fn memory_is_held_from_start_to_exit() {
         let holding: Vec<&str> = EngineState::ALL
             .iter()
             .filter(|state| state.holds_memory())

@@ -1,7 +1,8 @@
-//! One result from the advice of several policies, by the rules in the WIT (`types.advice`).
+//! Merging the advice of several policies into one result, by the rules in the WIT
+//! (`types.advice`).
 //!
-//! Filters and scores do not depend on the order of the chain; `queue`, `fallback` and `edits` do, and say so in the
-//! contract.
+//! Filters and scores do not depend on the order of the chain. For `queue`, `fallback` and `edits`
+//! the order matters, as the contract says.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::advice::{
 };
 use crate::fleet_view::{FleetView, LaneId, LaneStat};
 
-/// Name and version of a policy, as answers and records show it.
+/// The name and version of a policy, as shown in responses and records.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PolicyRef {
     /// Name from its manifest.
@@ -24,7 +25,7 @@ pub struct PolicyRef {
 }
 
 impl PolicyRef {
-    /// A reference to a policy.
+    /// Creates a reference to a policy.
     pub fn new(name: &str, version: &str) -> Self {
         Self { name: name.into(), version: version.into() }
     }
@@ -40,39 +41,39 @@ impl fmt::Display for PolicyRef {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnConflict {
-    /// Refuse the request with 503.
+    /// Reject the request with status 503.
     #[default]
     Refuse,
-    /// Ignore filters, last policy first, until a lane is left.
+    /// Ignore filters, starting with the last policy, until a lane is left.
     IgnoreFilters,
 }
 
-/// The merged advice of all policies that answered.
+/// The merged advice of all policies that gave advice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Merged {
-    /// The policies that answered, in chain order. Empty when the built-in rule decides alone.
+    /// The policies that gave advice, in chain order. Empty when the built-in rule decides alone.
     pub by: Vec<PolicyRef>,
-    /// A refusal, and whose.
+    /// The rejection of the request and the policy that issued it.
     pub reject: Option<(PolicyRef, Rejection)>,
-    /// Lanes that answer to the request's model, before any filter.
+    /// Lanes that serve the request's model, before any filter.
     pub candidates: Vec<LaneId>,
-    /// Candidates that the filters left, with their scores, in the order of their ids.
+    /// Candidates that passed the filters, with their scores, in id order.
     pub lanes: Vec<(LaneId, i64)>,
-    /// The strictest advice on switching.
+    /// The strictest switching advice.
     pub switching: Switching,
-    /// Place in the queue.
+    /// Queue advice of the last policy that gave any.
     pub queue: Option<QueueAdvice>,
-    /// Fallbacks.
+    /// Fallback advice of the last policy that gave any.
     pub fallback: Option<FallbackAdvice>,
-    /// Edits of all policies, in order.
+    /// Edits of all policies, in chain order.
     pub edits: Vec<Edit>,
-    /// Notes of all policies.
+    /// Notes of all policies, in chain order.
     pub notes: Vec<(PolicyRef, Note)>,
 }
 
 impl Merged {
-    /// The reason shown to people: the last note named `why`.
+    /// Returns the reason shown to people: the value of the last note named `why`.
     pub fn why(&self) -> Option<String> {
         self.notes
             .iter()
@@ -82,7 +83,7 @@ impl Merged {
     }
 }
 
-/// Collects advice in chain order.
+/// Accumulates advice in chain order.
 #[derive(Debug)]
 pub struct Merge<'a> {
     fleet: &'a FleetView,
@@ -92,7 +93,7 @@ pub struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
-    /// An empty merge for a request that asks for `model`.
+    /// Creates an empty merge for a request for `model`.
     pub fn new(fleet: &'a FleetView, model: &str) -> Self {
         let candidates = fleet.topology.candidates(model).to_vec();
         let merged = Merged {
@@ -109,12 +110,13 @@ impl<'a> Merge<'a> {
         Self { fleet, scores: vec![0; merged.candidates.len()], merged, filters: Vec::new() }
     }
 
-    /// Has a policy refused the request, so that the chain ends?
+    /// Returns true if a policy rejected the request, which ends the chain.
     pub fn ended(&self) -> bool {
         self.merged.reject.is_some()
     }
 
-    /// Add one policy's advice; `weight` is in thousandths.
+    /// Adds the advice of one policy. `weight` scales its scores, in thousandths. Ignored after a
+    /// rejection.
     pub fn add(&mut self, policy: &PolicyRef, weight: u32, advice: Advice) {
         if self.ended() {
             return;
@@ -138,7 +140,7 @@ impl<'a> Merge<'a> {
         }
     }
 
-    /// The result.
+    /// Resolves conflicting filters and returns the merged advice.
     pub fn finish(mut self, conflict: OnConflict) -> Merged {
         let left = loop {
             let left: Vec<(LaneId, i64)> = (0..self.merged.candidates.len())
@@ -172,9 +174,9 @@ impl<'a> Merge<'a> {
                 self.filter(|lane| ordered.contains(&lane));
                 let steps = i64::try_from(ordered.len().max(1)).unwrap_or(i64::MAX);
                 self.score(weight, |lane| {
-                    let place = ordered.iter().position(|other| *other == lane);
-                    place.map_or(0, |place| {
-                        1000 * (steps - i64::try_from(place).unwrap_or(steps)) / steps
+                    let rank = ordered.iter().position(|other| *other == lane);
+                    rank.map_or(0, |rank| {
+                        1000 * (steps - i64::try_from(rank).unwrap_or(steps)) / steps
                     })
                 });
             }
@@ -198,7 +200,7 @@ impl<'a> Merge<'a> {
     }
 }
 
-/// Weighted mean of scaled figures per candidate, -1000 to 1000.
+/// Returns the weighted mean of the scaled metrics for each candidate, -1000 to 1000.
 fn blend(fleet: &FleetView, candidates: &[LaneId], weights: &[MetricWeight]) -> Vec<i64> {
     let mut totals = vec![0i64; candidates.len()];
     let mut sum = 0i64;
@@ -209,29 +211,34 @@ fn blend(fleet: &FleetView, candidates: &[LaneId], weights: &[MetricWeight]) -> 
             *total += weight * scaled;
         }
     }
+    // All weights may be zero.
     totals.iter().map(|total| total / sum.max(1)).collect()
 }
 
-/// A figure over the candidates, scaled so that the best gets 1000 and the worst 0; all 1000 where all are equal.
+/// Scales a metric over the candidates: 1000 for the best, 0 for the worst, 1000 for all if they
+/// are equal.
 fn scale(fleet: &FleetView, candidates: &[LaneId], metric: Metric) -> Vec<i64> {
-    let goods: Vec<i64> = candidates
+    let utilities: Vec<i64> = candidates
         .iter()
         .map(|lane| {
             let cost = fleet.topology.lane(*lane).map_or(0, |info| info.cost_milli);
-            fleet.stat(*lane).map_or(i64::MIN / 4, |stat| goodness(stat, cost, metric))
+            // A candidate without statistics ranks last. A quarter of the range keeps `best -
+            // worst` from
+            // overflowing.
+            fleet.stat(*lane).map_or(i64::MIN / 4, |stat| utility(stat, cost, metric))
         })
         .collect();
-    let best = goods.iter().copied().max().unwrap_or(0);
-    let worst = goods.iter().copied().min().unwrap_or(0);
+    let best = utilities.iter().copied().max().unwrap_or(0);
+    let worst = utilities.iter().copied().min().unwrap_or(0);
     let span = best - worst;
-    goods
+    utilities
         .iter()
-        .map(|good| if span == 0 { 1000 } else { (good - worst).saturating_mul(1000) / span })
+        .map(|value| if span == 0 { 1000 } else { (value - worst).saturating_mul(1000) / span })
         .collect()
 }
 
-/// A figure with its sign turned so that more is better.
-fn goodness(stat: &LaneStat, cost_milli: u32, metric: Metric) -> i64 {
+/// Returns the metric as a number of which larger is better.
+fn utility(stat: &LaneStat, cost_milli: u32, metric: Metric) -> i64 {
     match metric {
         Metric::SlotsFree => i64::from(stat.slots_free),
         Metric::Queue => -(i64::from(stat.queued) + i64::from(stat.waiting)),

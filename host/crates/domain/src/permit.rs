@@ -1,35 +1,37 @@
-//! Which of a policy's advice the operator lets through: the manifest's `[allow]` table.
+//! Enforcement of the manifest's `[allow]` table, by which the operator limits the advice of a
+//! policy.
 
 use crate::advice::{Advice, Edit};
 
-/// What a policy may touch. [`Allow::default`] permits nothing but a priority of 0 and lowering the output limit.
+/// What a policy may change. [`Allow::default`] permits a priority of 0 and lowering the output
+/// limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Allow {
-    /// JSON Pointers that it may set or remove, with everything below them.
+    /// JSON Pointers of fields that the policy may set or remove, including everything below them.
     pub fields: Vec<String>,
-    /// Headers (lower case) that it may set or remove.
+    /// Headers (lower case) that the policy may set or remove.
     pub headers: Vec<String>,
-    /// May it prepend system messages and drop old messages?
+    /// True if the policy may prepend system messages and drop old messages.
     pub system: bool,
-    /// May it set the model name sent to the engine?
+    /// True if the policy may set the model name sent to the engine.
     pub model: bool,
-    /// May it put another body in place of the whole one?
+    /// True if the policy may replace the whole body.
     pub body: bool,
-    /// Lowest and highest priority.
+    /// Minimum and maximum priority.
     pub priority: (i32, i32),
 }
 
-/// Something that was left out of a policy's advice, and why.
+/// A part of a policy's advice that was dropped, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
-    /// Kind of advice, for a metric's label: `set-field`, `hint`, …
+    /// Kind of advice, used as a metric label: `set-field`, `hint`, …
     pub what: &'static str,
-    /// Sentence for the log.
+    /// Reason, for the log.
     pub reason: String,
 }
 
-/// Headers that no policy may touch: those that frame or authenticate a message, or that name its peer
-/// (RFC 9110 section 7.6.1 lists the hop-by-hop ones).
+/// Headers that policies cannot change: those that frame or authenticate a message, or that name
+/// its peer (RFC 9110 section 7.6.1 lists the hop-by-hop ones).
 const PROTECTED_HEADERS: [&str; 15] = [
     "authorization",
     "connection",
@@ -48,36 +50,38 @@ const PROTECTED_HEADERS: [&str; 15] = [
     "x-api-key",
 ];
 
-/// Most edits, fallback steps, notes and hints that one piece of advice may have.
-const MOST_EDITS: usize = 32;
-const MOST_STEPS: usize = 8;
-const MOST_NOTES: usize = 32;
+/// Maximum numbers of edits, fallback steps, and notes or hints in one piece of advice.
+const MAX_EDITS: usize = 32;
+const MAX_STEPS: usize = 8;
+const MAX_NOTES: usize = 32;
 
-/// Reduce `advice` to what `allow` permits, and say what was left out.
+/// Removes from `advice` what `allow` does not permit, and returns what was dropped.
 pub fn permit(advice: &mut Advice, allow: &Allow) -> Vec<Dropped> {
     let mut dropped = Vec::new();
     keep_allowed(&mut advice.edits, allow, &mut dropped);
     if let Some(fallback) = &mut advice.fallback {
-        truncate(&mut fallback.steps, MOST_STEPS, "fallback", &mut dropped);
+        truncate(&mut fallback.steps, MAX_STEPS, "fallback", &mut dropped);
         for step in &mut fallback.steps {
             keep_allowed(&mut step.edits, allow, &mut dropped);
         }
     }
     if let Some(queue) = &mut advice.queue {
         let (low, high) = allow.priority;
-        let clamped = queue.priority.clamp(low.min(high), high.max(low));
+        // `clamp` panics if its bounds are reversed.
+        let clamped = queue.priority.clamp(low.min(high), low.max(high));
         if clamped != queue.priority {
-            let reason = format!("priority {} is outside {low} to {high}", queue.priority);
+            let reason =
+                format!("priority {} is out of range: expected {low} to {high}", queue.priority);
             dropped.push(Dropped { what: "priority", reason });
             queue.priority = clamped;
         }
     }
-    truncate(&mut advice.notes, MOST_NOTES, "note", &mut dropped);
-    truncate(&mut advice.hints, MOST_NOTES, "hint", &mut dropped);
+    truncate(&mut advice.notes, MAX_NOTES, "note", &mut dropped);
+    truncate(&mut advice.hints, MAX_NOTES, "hint", &mut dropped);
     dropped
 }
 
-/// Reduce edits to what `allow` permits, and say what was left out.
+/// Removes from `edits` what `allow` does not permit, and returns what was dropped.
 pub fn permit_edits(edits: &mut Vec<Edit>, allow: &Allow) -> Vec<Dropped> {
     let mut dropped = Vec::new();
     keep_allowed(edits, allow, &mut dropped);
@@ -85,8 +89,8 @@ pub fn permit_edits(edits: &mut Vec<Edit>, allow: &Allow) -> Vec<Dropped> {
 }
 
 fn keep_allowed(edits: &mut Vec<Edit>, allow: &Allow, dropped: &mut Vec<Dropped>) {
-    truncate(edits, MOST_EDITS, "edit", dropped);
-    edits.retain(|edit| match refusal(edit, allow) {
+    truncate(edits, MAX_EDITS, "edit", dropped);
+    edits.retain(|edit| match why_forbidden(edit, allow) {
         None => true,
         Some(reason) => {
             dropped.push(Dropped { what: edit.kind(), reason });
@@ -95,7 +99,7 @@ fn keep_allowed(edits: &mut Vec<Edit>, allow: &Allow, dropped: &mut Vec<Dropped>
     });
 }
 
-fn refusal(edit: &Edit, allow: &Allow) -> Option<String> {
+fn why_forbidden(edit: &Edit, allow: &Allow) -> Option<String> {
     match edit {
         Edit::CapOutputTokens(_) => None,
         Edit::SetModel(_) => (!allow.model).then(|| "`allow.model` is not set".into()),
@@ -110,23 +114,26 @@ fn refusal(edit: &Edit, allow: &Allow) -> Option<String> {
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             };
             (!allow.fields.iter().any(covers))
-                .then(|| format!("`allow.fields` does not list `{pointer}`"))
+                .then(|| format!("`{pointer}` is not listed in `allow.fields`"))
         }
         Edit::SetHeader(name, _) | Edit::RemoveHeader(name) => {
             let name = name.to_ascii_lowercase();
             if PROTECTED_HEADERS.contains(&name.as_str()) {
-                return Some(format!("no policy may touch the header `{name}`"));
+                return Some(format!("header `{name}` is protected"));
             }
             (!allow.headers.contains(&name))
-                .then(|| format!("`allow.headers` does not list `{name}`"))
+                .then(|| format!("`{name}` is not listed in `allow.headers`"))
         }
     }
 }
 
-fn truncate<T>(list: &mut Vec<T>, most: usize, what: &'static str, dropped: &mut Vec<Dropped>) {
-    if list.len() > most {
-        dropped.push(Dropped { what, reason: format!("{} are more than {most}", list.len()) });
-        list.truncate(most);
+fn truncate<T>(list: &mut Vec<T>, max: usize, what: &'static str, dropped: &mut Vec<Dropped>) {
+    if list.len() > max {
+        dropped.push(Dropped {
+            what,
+            reason: format!("limit exceeded: {} of at most {max}", list.len()),
+        });
+        list.truncate(max);
     }
 }
 
@@ -136,14 +143,14 @@ mod tests {
     use crate::advice::QueueAdvice;
 
     #[test]
-    fn only_what_the_manifest_allows_gets_through() {
+    fn edits_not_allowed_by_the_manifest_are_dropped() {
         let allow = Allow {
             fields: vec!["/temperature".into(), "/metadata".into()],
             headers: vec!["x-lane".into(), "authorization".into()],
             system: true,
             ..Allow::default()
         };
-        for (edit, through) in [
+        for (edit, allowed) in [
             (Edit::CapOutputTokens(5), true),
             (Edit::SetModel("m".into()), false),
             (Edit::ReplaceBody("{}".into()), false),
@@ -159,16 +166,16 @@ mod tests {
         ] {
             let mut advice = Advice { edits: vec![edit.clone()], ..Advice::default() };
             let dropped = permit(&mut advice, &allow);
-            assert_eq!(advice.edits.len() == 1, through, "{edit:?}");
-            assert_eq!(dropped.is_empty(), through, "{edit:?}");
+            assert_eq!(advice.edits.len() == 1, allowed, "{edit:?}");
+            assert_eq!(dropped.is_empty(), allowed, "{edit:?}");
         }
     }
 
     #[test]
-    fn a_whole_body_needs_a_word_of_its_own() {
+    fn replacing_the_body_needs_its_own_permission() {
         let advice = Advice { edits: vec![Edit::ReplaceBody("{}".into())], ..Advice::default() };
         for body in [false, true] {
-            // Leave for every field is no leave for the body.
+            // Permission to set every field does not include replacing the body.
             let allow = Allow {
                 fields: vec![String::new()],
                 system: true,
@@ -186,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn priorities_are_clamped_and_lists_cut() {
+    fn priorities_are_clamped_and_lists_truncated() {
         let allow = Allow { priority: (-1, 3), ..Allow::default() };
         let mut advice = Advice {
             queue: Some(QueueAdvice { priority: 99, ..QueueAdvice::default() }),
@@ -195,7 +202,7 @@ mod tests {
         };
         let dropped = permit(&mut advice, &allow);
         assert_eq!(advice.queue.as_ref().map(|queue| queue.priority), Some(3));
-        assert_eq!(advice.edits.len(), MOST_EDITS);
+        assert_eq!(advice.edits.len(), MAX_EDITS);
         assert_eq!(
             dropped.iter().map(|dropped| dropped.what).collect::<Vec<_>>(),
             ["edit", "priority"]

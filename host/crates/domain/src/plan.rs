@@ -1,7 +1,8 @@
-//! The plan: what the host makes of the advice. The host's last word on where a request goes.
+//! The plan that the host derives from the merged advice.
 //!
-//! **To change how a lane is chosen, change this file**: [`Plan::from_advice`] is the decision, `rank` the order of
-//! the candidates. Everything before it is advice, everything after it is carrying the plan out.
+//! **To change how a lane is chosen, change this file**: [`Plan::from_advice`] makes the decision
+//! and `rank` orders the candidates. Everything before it is advice; everything after it executes
+//! the plan.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -16,83 +17,85 @@ use crate::merge::{Merged, PolicyRef};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Plan {
-    /// Lanes to try in order; at least one.
+    /// Lanes to attempt, in order; at least one.
     pub steps: Vec<Step>,
-    /// What moves the request on to the next step.
+    /// Events that move the request to the next step.
     pub on: Triggers,
-    /// Higher goes first in the queue.
+    /// Priority in the queue; higher is served first.
     pub priority: i32,
-    /// Flow for fair sharing; the tenant where `None`.
+    /// Flow for fair sharing; the tenant if `None`.
     pub flow: Option<String>,
-    /// Longest wait in the queue of one step.
+    /// Maximum wait in the queue of one step.
     #[serde(rename = "max-wait-us", with = "crate::units::micros")]
     pub max_wait: Duration,
-    /// What happens after it.
+    /// What happens when the maximum wait is exceeded.
     pub on_timeout: OnTimeout,
-    /// Time to the first byte that counts as too long; the lane's own limit where `None`.
+    /// Timeout for the first byte of the response; the lane's own limit if `None`.
     #[serde(rename = "first-token-us", with = "crate::units::maybe_micros")]
     pub first_token: Option<Duration>,
-    /// May lanes be loaded for this request.
+    /// Whether lanes may be loaded for this request.
     pub switching: Switching,
 }
 
-/// One lane to try.
+/// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Step {
-    /// The lane.
+    /// Lane to attempt.
     pub lane: LaneId,
-    /// Edits for this step, beyond those of the whole request.
+    /// Edits for this step, in addition to those of the whole request.
     pub edits: Vec<Edit>,
 }
 
-/// Limits that the host puts on every plan.
+/// Limits that the host enforces on every plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PlanLimits {
-    /// Longest wait in a queue, whatever the policies say.
+    /// Maximum wait in a queue; policies can only lower it.
     #[serde(rename = "max-wait-us", with = "crate::units::micros")]
     pub max_wait: Duration,
-    /// Most steps of a plan.
+    /// Maximum number of steps.
     pub max_steps: usize,
 }
 
-/// The outcome of a decision.
+/// A routing decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decision {
-    /// Serve it so.
+    /// Serve the request by this plan.
     Route(Plan),
-    /// A policy refuses it.
+    /// A policy rejects the request.
     Reject(PolicyRef, Rejection),
-    /// Nothing can serve it now.
+    /// No lane can serve the request now.
     NoLane(NoLane),
 }
 
-/// Why no lane can serve a request.
+/// The reason why no lane can serve a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoLane {
-    /// No lane answers to the model name.
-    #[error("no lane answers to this model")]
+    /// No lane serves the model.
+    #[error("no lane serves this model")]
     UnknownModel,
-    /// The filters of the policies leave no lane.
-    #[error("the policies leave no lane for this request")]
+    /// The policies' filters exclude all lanes.
+    #[error("policies excluded all lanes")]
     FilteredOut,
-    /// All lanes that would do are down.
-    #[error("no lane for this model is able to serve at the moment")]
+    /// All eligible lanes are down.
+    #[error("all lanes for this model are down")]
     AllDown,
 }
 
 impl Plan {
-    /// Decide about one request.
+    /// Derives the decision about one request from the merged advice.
     ///
     /// 1. A rejection ends it.
-    /// 2. The candidates that the filters left are ranked: best score first; on a tie the shortest time to start, then
-    ///    the most free slots, then the lowest id. Lanes that are down are no choice; a draining one may be waited for.
+    /// 2. The candidates that passed the filters are ranked: highest score first; on a tie the
+    ///    shortest time to start, then the most free slots, then the lowest id. Lanes that are down
+    ///    are excluded; a draining lane is eligible, because a request may wait for it.
     /// 3. The first step is the best of them.
-    /// 4. The further steps are the policies' fallback. Where they planned none, they are the other candidates in
-    ///    order of rank, so that a request is answered whenever some lane it may use can do it.
+    /// 4. The remaining steps are the policies' fallback. Without one, they are the other
+    ///    candidates in rank order, so that a request is served whenever any lane that it may use
+    ///    can serve it.
     pub fn from_advice(merged: &Merged, fleet: &FleetView, limits: &PlanLimits) -> Decision {
         if let Some((policy, rejection)) = &merged.reject {
             return Decision::Reject(policy.clone(), rejection.clone());
@@ -106,8 +109,8 @@ impl Plan {
         let ranked = rank(merged, fleet);
         let mut steps: Vec<Step> = Vec::new();
         let mut add = |lane: LaneId, edits: &[Edit]| {
-            let known = fleet.stat(lane).is_some_and(|stat| stat.state.able_to_serve());
-            if known && steps.len() < limits.max_steps && steps.iter().all(|step| step.lane != lane)
+            let able = fleet.stat(lane).is_some_and(|stat| stat.state.able_to_serve());
+            if able && steps.len() < limits.max_steps && steps.iter().all(|step| step.lane != lane)
             {
                 steps.push(Step { lane, edits: edits.to_vec() });
             }
@@ -120,7 +123,8 @@ impl Plan {
                 ranked.iter().skip(1).for_each(|lane| add(*lane, &[]));
                 Triggers::ALL
             }
-            // With the first choice down, the request is where an engine restart would have put it.
+            // If all candidates are down, the request is treated as if an engine restart had failed
+            // its first step.
             Some(fallback)
                 if !ranked.is_empty() || fallback.on.contains(Trigger::EngineRestart) =>
             {
@@ -150,14 +154,14 @@ impl Plan {
         })
     }
 
-    /// Does `trigger` move the request on to its next step?
+    /// Returns true if `trigger` moves the request to its next step.
     pub fn moves_on(&self, trigger: Trigger) -> bool {
         self.on.contains(trigger)
             && (trigger != Trigger::QueueTimeout || self.on_timeout == OnTimeout::FallBack)
     }
 }
 
-/// The lanes that are left and able to serve, best first.
+/// Returns the filtered lanes that are able to serve, best first.
 fn rank(merged: &Merged, fleet: &FleetView) -> Vec<LaneId> {
     let mut able: Vec<_> = merged
         .lanes

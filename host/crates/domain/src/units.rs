@@ -2,27 +2,33 @@
 
 use std::time::Duration;
 
-/// A text that is not a value with a known unit.
+/// The error for a text that is not a value with a known unit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// The text is not a duration.
     #[error(
-        "invalid duration \"{0}\": expected an integer with a unit, for example \"250ms\", \"30s\", \
-         \"5m\" or \"2h\""
+        "invalid duration \"{0}\": expected an integer with a unit, for example \"250ms\", \
+         \"30s\", \"5m\" or \"2h\""
     )]
     Duration(String),
     /// The text is not a size.
     #[error(
-        "invalid size \"{0}\": expected an integer with a unit, for example \"512KiB\", \"32MiB\" or \
-         \"48GiB\""
+        "invalid size \"{0}\": expected an integer with a unit, for example \"512KiB\", \
+         \"32MiB\" or \"48GiB\""
     )]
     Size(String),
+    /// The text is not a percentage.
+    #[error(
+        "invalid percentage \"{0}\": expected a value from \"0%\" to \"100%\", for example \"2.5%\""
+    )]
+    Percentage(String),
 }
 
 /// Parses a duration such as `"250ms"`, `"30s"`, `"5m"` or `"2h"`.
 ///
 /// # Errors
-/// If the text is not an integer with one of the units `us`, `ms`, `s`, `m` and `h`, or is too large.
+/// If the text is not an integer with one of the units `us`, `ms`, `s`, `m` and `h`, or is too
+/// large.
 pub fn duration(text: &str) -> Result<Duration, UnitError> {
     const UNITS: [(&str, u64); 5] =
         [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000)];
@@ -33,8 +39,8 @@ pub fn duration(text: &str) -> Result<Duration, UnitError> {
 /// Parses a size in bytes such as `"512KiB"`, `"32MiB"` or `"48GiB"`.
 ///
 /// # Errors
-/// If the text is not an integer with one of the units `B`, `KiB`, `MiB`, `GiB` and `TiB`, or is too
-/// large.
+/// If the text is not an integer with one of the units `B`, `KiB`, `MiB`, `GiB` and `TiB`, or is
+/// too large.
 pub fn bytes(text: &str) -> Result<u64, UnitError> {
     const UNITS: [(&str, u64); 5] =
         [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
@@ -87,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_need_a_known_unit() {
+    fn values_without_a_known_unit_are_rejected() {
         for (text, ms) in [
             ("250ms", Some(250)),
             ("30s", Some(30_000)),

@@ -1,18 +1,20 @@
-//! A lane's circuit breaker: when too many of its requests fail in a row, those that have somewhere else to go do so.
+//! A lane's circuit breaker. After several consecutive failures, requests that have a fallback use
+//! it instead of this lane.
 //!
 //! ```text
-//!   Closed ──5 failures in a row──> Open ──pause──> HalfOpen ──success──> Closed
-//!                                    ▲                  │
-//!                                    └──failure─────────┘ (pause doubled)
+//!   Closed ──5 consecutive failures──> Open ──backoff──> HalfOpen ──success──> Closed
+//!                                    ▲                     │
+//!                                    └──failure────────────┘ (backoff doubled)
 //! ```
 //!
-//! What counts is what the engine is to blame for: no connection, 5xx, silence. A client's mistake or departure never does.
+//! Only failures of the engine count: no connection, a 5xx status, no response. Errors and
+//! disconnects of the client never count.
 
 use std::time::Duration;
 
-const FAILURES: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const FAILURE_THRESHOLD: u32 = 5;
+const INITIAL_BACKOFF: Duration = Duration::from_secs(5);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Breaker {
@@ -22,58 +24,64 @@ pub(super) struct Breaker {
 
 #[derive(Debug, Clone, Copy)]
 struct Open {
-    /// When the next request may try whether the lane works again.
+    /// When the next request may probe whether the lane works again.
     until: Duration,
-    pause: Duration,
-    /// One is trying.
-    trying: bool,
+    backoff: Duration,
+    /// True while a probing request is in flight.
+    probing: bool,
 }
 
 impl Breaker {
-    /// A request of the lane ended. Returns true if this opened the breaker.
-    pub(super) fn ended(&mut self, failed: bool, now: Duration) -> bool {
+    /// Records the result of a request. Returns true if it opened the breaker.
+    pub(super) fn on_result(&mut self, failed: bool, now: Duration) -> bool {
         if !failed {
             *self = Self::default();
             return false;
         }
         self.failures = self.failures.saturating_add(1);
         match &mut self.open {
-            Some(open) if open.trying => {
-                let pause = (open.pause * 2).min(LONGEST_PAUSE);
-                *open = Open { until: now + pause, pause, trying: false };
+            Some(open) if open.probing => {
+                let backoff = (open.backoff * 2).min(MAX_BACKOFF);
+                *open = Open { until: now + backoff, backoff, probing: false };
                 true
             }
             Some(_) => false,
-            None if self.failures >= FAILURES => {
-                self.open =
-                    Some(Open { until: now + FIRST_PAUSE, pause: FIRST_PAUSE, trying: false });
+            None if self.failures >= FAILURE_THRESHOLD => {
+                self.open = Some(Open {
+                    until: now + INITIAL_BACKOFF,
+                    backoff: INITIAL_BACKOFF,
+                    probing: false,
+                });
                 true
             }
             None => false,
         }
     }
 
-    /// May a request that has somewhere else to go use the lane? One for each pause may. If not: how long that lasts.
-    pub(super) fn admits(&self, now: Duration) -> Result<(), Duration> {
+    /// Returns an error with the remaining time if a request with a fallback may not use the lane.
+    /// One request per backoff may, as a probe.
+    pub(super) fn check(&self, now: Duration) -> Result<(), Duration> {
         match &self.open {
             Some(open) if now < open.until => {
+                // At least one second: the value becomes a `Retry-After` header in whole seconds.
                 Err(open.until.saturating_sub(now).max(Duration::from_secs(1)))
             }
             _ => Ok(()),
         }
     }
 
-    /// A request that it admits uses the lane, or waits for it.
-    pub(super) fn tries(&mut self, now: Duration) {
+    /// Marks an admitted request as the probe if the breaker is open.
+    pub(super) fn start_probe(&mut self, now: Duration) {
         if let Some(open) = self.open.as_mut().filter(|open| now >= open.until) {
-            *open = Open { until: now + open.pause, pause: open.pause, trying: true };
+            *open = Open { until: now + open.backoff, backoff: open.backoff, probing: true };
         }
     }
 
-    /// A request ended without telling anything: its client left.
-    pub(super) fn untold(&mut self, now: Duration) {
-        if let Some(open) = self.open.as_mut().filter(|open| open.trying) {
-            open.trying = false;
+    /// Records that a request ended without a verdict on the engine, because its client
+    /// disconnected. The next request may probe at once.
+    pub(super) fn abandon_probe(&mut self, now: Duration) {
+        if let Some(open) = self.open.as_mut().filter(|open| open.probing) {
+            open.probing = false;
             open.until = now;
         }
     }
@@ -96,25 +104,30 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_after_failures_in_a_row_and_closes_after_a_success() {
+    fn opens_after_consecutive_failures_and_closes_after_a_success() {
         let mut breaker = Breaker::default();
-        (0..4).for_each(|_| assert!(!breaker.ended(true, at(0))));
-        assert!(!breaker.ended(false, at(0)) && breaker.admits(at(0)).is_ok());
-        (0..4).for_each(|_| assert!(!breaker.ended(true, at(1))));
-        assert!(breaker.ended(true, at(1)) && breaker.is_open());
-        assert_eq!(breaker.admits(at(2)), Err(at(4)));
-        assert!(!breaker.ended(true, at(2)), "one that was under way tells nothing new");
-        assert_eq!(breaker.admits(at(6)), Ok(()));
-        breaker.tries(at(6));
-        assert_eq!(breaker.admits(at(6)), Err(at(5)), "one tries");
-        assert!(breaker.ended(true, at(7)), "and fails");
-        assert_eq!(breaker.admits(at(16)), Err(at(1)));
-        breaker.tries(at(17));
-        assert_eq!(breaker.admits(at(17)), Err(at(10)));
-        breaker.untold(at(17));
-        assert!(breaker.admits(at(17)).is_ok());
+        (0..4).for_each(|_| assert!(!breaker.on_result(true, at(0))));
+        assert!(!breaker.on_result(false, at(0)) && breaker.check(at(0)).is_ok());
+        (0..4).for_each(|_| assert!(!breaker.on_result(true, at(1))));
+        assert!(breaker.on_result(true, at(1)) && breaker.is_open());
+        assert_eq!(breaker.check(at(2)), Err(at(4)));
         assert!(
-            !breaker.ended(false, at(18)) && !breaker.is_open() && breaker.admits(at(18)).is_ok()
+            !breaker.on_result(true, at(2)),
+            "an in-flight request does not reopen the breaker"
+        );
+        assert_eq!(breaker.check(at(6)), Ok(()));
+        breaker.start_probe(at(6));
+        assert_eq!(breaker.check(at(6)), Err(at(5)), "only one request probes");
+        assert!(breaker.on_result(true, at(7)), "the probe fails");
+        assert_eq!(breaker.check(at(16)), Err(at(1)));
+        breaker.start_probe(at(17));
+        assert_eq!(breaker.check(at(17)), Err(at(10)));
+        breaker.abandon_probe(at(17));
+        assert!(breaker.check(at(17)).is_ok());
+        assert!(
+            !breaker.on_result(false, at(18))
+                && !breaker.is_open()
+                && breaker.check(at(18)).is_ok()
         );
     }
 }

@@ -1,27 +1,29 @@
-//! What loading and stopping a lane's engine costs, learned from what it did cost.
+//! Expected durations of loading and stopping a lane's engine, learned from past loads and stops.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How many of the last times are looked at.
+/// Number of recent durations that are considered.
 const WINDOW: usize = 7;
 
-/// The lower median of the last few times. Unlike a mean it cannot be poisoned: a first load that compiles its kernels may
-/// take twenty times as long as every later one (engines.md tells of 12 minutes against 40 s), and one good load after it is
-/// enough to be believed.
+/// The lower median of recent durations.
+///
+/// Unlike a mean, the median is not skewed by an outlier. The first load, which compiles kernels,
+/// may take twenty times as long as later ones (engines.md reports 12 minutes versus 40 s); a
+/// single normal load after it corrects the estimate.
 #[derive(Debug, Clone)]
-pub(super) struct Cost {
+pub(super) struct DurationEstimate {
     expected: Duration,
     last: VecDeque<Duration>,
     estimate: Duration,
 }
 
-impl Cost {
+impl DurationEstimate {
     pub(super) fn new(expected: Duration) -> Self {
         Self { expected, last: VecDeque::new(), estimate: expected }
     }
 
-    pub(super) fn add(&mut self, took: Duration) {
+    pub(super) fn record(&mut self, took: Duration) {
         if self.last.len() == WINDOW {
             self.last.pop_front();
         }
@@ -35,8 +37,9 @@ impl Cost {
         self.estimate
     }
 
-    /// What is left after `elapsed`. Never nothing: what takes longer than usual takes a while longer.
-    pub(super) fn left(&self, elapsed: Duration) -> Duration {
+    /// Returns the estimated time left after `elapsed`. Never zero: an operation that takes longer
+    /// than usual is expected to take another tenth.
+    pub(super) fn remaining(&self, elapsed: Duration) -> Duration {
         self.estimate.saturating_sub(elapsed).max(self.estimate / 10)
     }
 }
@@ -46,18 +49,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cold_start_does_not_poison_the_estimate() {
-        let seconds = |cost: &Cost| cost.estimate().as_secs();
-        let mut cost = Cost::new(Duration::from_secs(60));
-        assert_eq!(seconds(&cost), 60);
-        cost.add(Duration::from_secs(720));
-        assert_eq!(seconds(&cost), 720, "it is all that is known");
-        cost.add(Duration::from_secs(40));
-        assert_eq!(seconds(&cost), 40);
-        (0..20).for_each(|_| cost.add(Duration::from_secs(38)));
-        cost.add(Duration::from_secs(900));
-        assert_eq!((seconds(&cost), cost.last.len()), (38, WINDOW));
-        assert_eq!(cost.left(Duration::from_secs(30)).as_secs(), 8);
-        assert_eq!(cost.left(Duration::from_secs(99)).as_millis(), 3800);
+    fn one_slow_load_does_not_skew_the_estimate() {
+        let seconds = |estimate: &DurationEstimate| estimate.estimate().as_secs();
+        let mut estimate = DurationEstimate::new(Duration::from_secs(60));
+        assert_eq!(seconds(&estimate), 60);
+        estimate.record(Duration::from_secs(720));
+        assert_eq!(seconds(&estimate), 720, "the only duration recorded so far");
+        estimate.record(Duration::from_secs(40));
+        assert_eq!(seconds(&estimate), 40);
+        (0..20).for_each(|_| estimate.record(Duration::from_secs(38)));
+        estimate.record(Duration::from_secs(900));
+        assert_eq!((seconds(&estimate), estimate.last.len()), (38, WINDOW));
+        assert_eq!(estimate.remaining(Duration::from_secs(30)).as_secs(), 8);
+        assert_eq!(estimate.remaining(Duration::from_secs(99)).as_millis(), 3800);
     }
 }

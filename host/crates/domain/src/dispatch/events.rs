@@ -1,229 +1,237 @@
-//! What happens to the dispatcher, and what it wants done.
+//! Events that the dispatcher handles and effects that it requests.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::figures::Report;
+use super::metrics::Report;
 use crate::advice::Switching;
 use crate::facts::fnv1a_chain;
 use crate::fleet_view::{LaneId, LaneState};
 
-/// One request that waits for a lane; numbered by whoever sends the events, never used twice.
+/// A request for a slot. Numbered by the source of the events; a number is never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
-/// Number of an engine's life. A lease of an earlier life does not count against the slots of a later one.
+/// The number of an engine's run. A lease of an earlier generation does not count against the slots
+/// of a later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Generation(pub u64);
 
-/// Requests that share capacity fairly with other flows of the same priority: a tenant, or what a policy says. A hash of
-/// its name; should two names have the same, they share one turn.
+/// A flow: requests that take turns with other flows of the same priority. Usually a tenant, or
+/// named by a policy. This is a hash of the name; names with the same hash share one turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct FlowId(pub u64);
 
 impl FlowId {
-    /// The flow of this name.
-    pub fn of(name: &str) -> Self {
+    /// Returns the flow with this name.
+    pub fn from_name(name: &str) -> Self {
         let hash = fnv1a_chain([name.as_bytes()], name.len(), 1);
         Self(hash.first().copied().unwrap_or_default())
     }
 }
 
-/// Something that happened.
+/// An event for the dispatcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A request wants a lane.
+    /// A request asks for a slot of a lane.
     Arrived(Enqueue),
-    /// Whoever waited with this ticket is gone. Ignored if the ticket has ended.
+    /// The client of this ticket disconnected. Ignored if the ticket has ended.
     Cancelled(Ticket),
-    /// A lease was given back.
+    /// A lease was released.
     Released {
-        /// Its lane.
+        /// Lane of the lease.
         lane: LaneId,
-        /// Its generation.
+        /// Generation of the lease.
         generation: Generation,
-        /// How the request went.
+        /// Report on the request.
         report: Report,
     },
-    /// News of a lane's engine. News that make no sense in the engine's state are ignored: they come from an earlier life.
+    /// An event of a lane's engine. Ignored if the engine's state does not allow it: such an event
+    /// comes from an earlier generation.
     Engine {
         /// The lane.
         lane: LaneId,
-        /// The news.
+        /// The event.
         news: EngineEvent,
     },
-    /// A standing wish about a lane; replaces the one before it.
+    /// A hint about a lane; replaces the previous one.
     Hinted {
         /// The lane.
         lane: LaneId,
-        /// `None` takes the wish back.
+        /// The hint; `None` to withdraw it.
         hint: Option<LaneHint>,
-        /// When it lapses.
+        /// When the hint expires.
         until: Duration,
     },
     /// Time has passed (see [`super::Dispatcher::next_wake`]).
     Tick,
-    /// The host stops: refuse everybody who waits and whoever comes, load nothing more.
+    /// The host stops: waiting and new requests are rejected, and no lane is loaded.
     Closed,
 }
 
-/// What a lane's engine has to say. Engines of others only ever say `Ready` and `Lost`.
+/// An event of an engine. External engines only send `Ready` and `Lost`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineEvent {
-    /// It serves.
+    /// The engine serves.
     Ready,
-    /// It ended before it served, or could not be started; its processes are gone.
+    /// The engine exited before it served, or could not be started; its processes are gone.
     LoadFailed(Arc<str>),
-    /// It ended, or hangs: nobody is to be sent there. What is left of it is being ended; `Lost` or `LoadFailed` follows.
+    /// The engine exited or hangs and must get no requests. Its remains are being cleaned up;
+    /// `Lost` or `LoadFailed` follows.
     Dying(Arc<str>),
-    /// It ended, or hung and was killed; its processes are gone.
+    /// The engine exited, or hung and was killed; its processes are gone.
     Lost(Arc<str>),
-    /// It was stopped as asked and nothing of it is left, or it sleeps without its memory.
+    /// The engine was stopped as requested and its processes are gone, or it sleeps with its memory
+    /// released.
     Stopped {
-        /// It sleeps.
+        /// True if the engine sleeps.
         asleep: bool,
     },
 }
 
-/// A standing wish about a lane, as in the WIT.
+/// A policy's hint about a lane: the WIT's `wish`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneHint {
-    /// Have it loaded soon, if room allows.
+    /// Load the lane soon, if memory allows.
     Load,
-    /// It may be unloaded.
+    /// The lane may be unloaded.
     Release,
-    /// Do not unload it.
+    /// Do not unload the lane.
     Keep,
 }
 
-/// A request that wants a lane.
+/// A request for a slot of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Enqueue {
-    /// Its ticket.
+    /// Ticket of the request.
     pub ticket: Ticket,
-    /// The lane it wants.
+    /// Lane that the request asks for.
     pub lane: LaneId,
-    /// Higher goes first.
+    /// Priority; higher is served first.
     pub priority: i32,
-    /// With whom it shares its turn.
+    /// Flow that the request belongs to.
     pub flow: FlowId,
-    /// When its wait ends.
+    /// When the wait ends.
     pub deadline: Duration,
-    /// May lanes be loaded or exchanged for it.
+    /// Whether lanes may be loaded or switched for the request.
     pub switching: Switching,
-    /// It has somewhere else to go, and so goes there instead of waiting in vain.
+    /// True if the request has a fallback, which it uses rather than wait in vain.
     pub has_fallback: bool,
 }
 
-/// Something to do.
+/// An effect that the dispatcher requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// The request has a slot now.
+    /// The request has a slot.
     Grant {
-        /// Whose.
+        /// Ticket of the request.
         ticket: Ticket,
-        /// Of which lane.
+        /// Lane of the slot.
         lane: LaneId,
-        /// Of which life of its engine.
+        /// Generation of the lane's engine.
         generation: Generation,
-        /// How long it waited.
+        /// How long the request waited.
         waited: Duration,
     },
-    /// The request will get no slot of this lane.
+    /// The request gets no slot of this lane.
     Reject {
-        /// Whose.
+        /// Ticket of the request.
         ticket: Ticket,
         /// Why.
         refusal: AcquireError,
     },
-    /// Start the lane's engine, or wake it; answered by [`EngineEvent::Ready`] or [`EngineEvent::LoadFailed`].
+    /// Start or wake the lane's engine. Answered by [`EngineEvent::Ready`] or
+    /// [`EngineEvent::LoadFailed`].
     Load(LaneId),
-    /// Stop the lane's engine, which has no lease left; answered by [`EngineEvent::Stopped`].
+    /// Stop the lane's engine, which has no leases. Answered by [`EngineEvent::Stopped`].
     Unload {
         /// The lane.
         lane: LaneId,
-        /// Even if it could sleep: the memory that a sleeper holds is needed.
+        /// True if the engine must not sleep instead, because the memory that a sleeper holds is
+        /// needed.
         fully: bool,
     },
-    /// End the leases of this life with an explicit error: the lane has been draining for too long.
+    /// Abort the leases of this generation with an explicit error, because the lane has been
+    /// draining for too long.
     Abort {
         /// The lane.
         lane: LaneId,
-        /// The life.
+        /// The generation.
         generation: Generation,
     },
-    /// A switch is complete, and this is how long its parts took.
+    /// A switch is complete.
     Switched(SwitchReport),
 }
 
-/// How long the parts of a switch took.
+/// The durations of the phases of a switch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwitchReport {
-    /// The lane that was loaded.
+    /// Lane that was loaded.
     pub target: LaneId,
-    /// The lanes that were unloaded for it; none if there was room.
+    /// Lanes that were evicted for it; empty if memory was free.
     pub victims: Vec<LaneId>,
-    /// From the decision until the last victim had no lease.
+    /// Time from the decision until the last victim had no leases.
     pub drain: Duration,
-    /// From there until all of them were gone.
+    /// Time from then until all victims were unloaded.
     pub stop: Duration,
-    /// From there until the target served, which includes waiting for free memory.
+    /// Time from then until the target served, including the wait for free memory.
     pub load: Duration,
-    /// Somebody had waited for the longest time that the rules allow.
+    /// True if a request had waited longer than
+    /// [`Rules::starvation_timeout`](super::Rules::starvation_timeout).
     pub overdue: bool,
 }
 
-/// Why a request got no slot.
+/// The reason why a request got no slot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AcquireError {
-    /// The topology has no such lane.
-    #[error("there is no such lane")]
+    /// The topology does not have this lane.
+    #[error("unknown lane")]
     UnknownLane,
     /// The lane is down.
-    #[error("the lane is {}{}", .state.label(), because(.reason.as_deref()))]
+    #[error("the lane is {}{}", .state.label(), with_reason(.reason.as_deref()))]
     NotServing {
-        /// Its state.
+        /// State of the lane.
         state: LaneState,
-        /// What happened to its engine.
+        /// What happened to the engine.
         reason: Option<Arc<str>>,
-        /// When it may be back.
+        /// Estimated time until the lane may serve again.
         retry_in: Duration,
     },
-    /// The lane is not loaded, and the request may not change that.
-    #[error("the lane is not loaded, and nothing may be loaded for this request")]
+    /// The lane is not loaded and the request does not allow loading it.
+    #[error("the lane is not loaded and the request does not allow loading it")]
     NotLoaded,
     /// The lane's engine could not be loaded.
     #[error("the lane could not be loaded: {reason}")]
     LoadFailed {
-        /// What happened, with the engine's last words.
+        /// What happened, including the engine's last output.
         reason: Arc<str>,
-        /// When it is tried again.
+        /// Time until the next attempt.
         retry_in: Duration,
     },
-    /// Too many of its requests failed of late.
-    #[error("the lane fails too often at the moment")]
+    /// The lane's circuit breaker is open.
+    #[error("circuit breaker open for this lane")]
     Faulty {
-        /// When it is tried again.
+        /// Time until the next attempt.
         retry_in: Duration,
     },
-    /// The lane's queue, or the queues together, have no room.
-    #[error("{queued} requests wait already, which is the limit")]
+    /// The lane's queue, or the total of all queues, is full.
+    #[error("queue is full ({queued} requests)")]
     QueueFull {
-        /// How many wait.
+        /// Number of requests waiting for the lane.
         queued: usize,
-        /// Estimated time until there is room.
+        /// Estimated time until the queue has space.
         retry_in: Duration,
     },
-    /// It would have waited in vain, and has somewhere else to go.
-    #[error("the lane would be ready for it in {} ms, which is too late", .estimate.as_millis())]
+    /// The request would have waited beyond its deadline, and has a fallback.
+    #[error("estimated wait of {} ms exceeds the deadline", .estimate.as_millis())]
     TooLate {
         /// Estimated wait.
         estimate: Duration,
     },
-    /// It waited for its longest time.
-    #[error("waited {} ms without getting a slot", .waited.as_millis())]
+    /// The request exceeded its maximum wait.
+    #[error("no free slot after waiting {} ms", .waited.as_millis())]
     TimedOut {
-        /// How long that was.
+        /// How long the request waited.
         waited: Duration,
         /// Estimated time until a slot would have been free.
         retry_in: Duration,
@@ -233,6 +241,6 @@ pub enum AcquireError {
     Closing,
 }
 
-fn because(reason: Option<&str>) -> String {
+fn with_reason(reason: Option<&str>) -> String {
     reason.map(|reason| format!(": {reason}")).unwrap_or_default()
 }

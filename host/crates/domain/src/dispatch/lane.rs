@@ -1,55 +1,58 @@
-//! One lane, as the dispatcher sees it.
+//! The dispatcher's state of one lane.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::Breaker;
-use super::costs::Cost;
+use super::costs::DurationEstimate;
 use super::events::{Generation, LaneHint};
-use super::figures::LoadFigures;
+use super::metrics::LoadMetrics;
 use super::setup::{LaneSetup, Residency};
 use super::switch::Switch;
 use crate::fleet_view::LaneState;
 use crate::lifecycle::{EngineState, EngineTransition};
 
-/// How long stopping an engine is expected to take, until one has been seen.
+/// Expected duration of stopping an engine, until one has been observed.
 const EXPECTED_STOP: Duration = Duration::from_secs(5);
 
-/// So many times in a row may an engine die in service until nobody waits for it to come back any more.
-const FAILURES_IN_PATIENCE: u32 = 3;
+/// Consecutive crashes in service after which waiting requests are rejected instead of waiting for
+/// the engine to recover.
+const MAX_CRASHES_AWAITED: u32 = 3;
 
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) setup: LaneSetup,
     pub(super) engine: EngineState,
-    /// When the engine got into that state.
+    /// When the engine entered this state.
     pub(super) since: Duration,
-    /// When the engine last came up.
+    /// When the engine last became ready.
     pub(super) up_since: Duration,
-    /// When a lease was last granted or given back.
+    /// When a lease was last granted or released.
     pub(super) last_used: Duration,
-    /// The engine sleeps: it is cold, and holds what a sleeper holds.
+    /// True if the engine is_asleep: its state is `Cold` but it holds the memory of a sleeper.
     pub(super) asleep: bool,
     pub(super) generation: Generation,
     pub(super) running: u32,
-    /// A connection to its engine broke: until then nobody is sent there, so that an engine that is gone, which its supervisor
-    /// will tell in a moment, does not eat the whole queue.
+    /// Until this time no requests are granted because a connection to the engine broke. Otherwise
+    /// an engine that is gone, which its supervisor reports a moment later, would consume the whole
+    /// queue.
     pub(super) suspect_until: Duration,
-    /// Failed lives in a row.
+    /// Consecutive failures of the engine.
     pub(super) failures: u32,
-    /// Ended unasked, but for what is left of it; how long it had served.
+    /// Set while remains of a crashed engine are cleaned up: how long the engine had served, or
+    /// `None` if it had not become ready.
     pub(super) dying: Option<Option<Duration>>,
-    /// The last life had served before it ended.
+    /// True if the engine had served before it last exited.
     pub(super) had_served: bool,
     pub(super) retry_at: Duration,
     pub(super) problem: Option<Arc<str>>,
     pub(super) hint: Option<(LaneHint, Duration)>,
-    pub(super) figures: LoadFigures,
-    pub(super) load: Cost,
-    pub(super) stop: Cost,
+    pub(super) metrics: LoadMetrics,
+    pub(super) load: DurationEstimate,
+    pub(super) stop: DurationEstimate,
     pub(super) breaker: Breaker,
-    /// The switch that its load is the last part of.
-    pub(super) loading: Option<Switch>,
+    /// The switch that ends with the load of this lane.
+    pub(super) pending_switch: Option<Switch>,
 }
 
 impl Lane {
@@ -71,33 +74,34 @@ impl Lane {
             retry_at: Duration::ZERO,
             problem: None,
             hint: preload.then_some((LaneHint::Load, Duration::MAX)),
-            figures: LoadFigures::default(),
-            load: Cost::new(setup.expected_load),
-            stop: Cost::new(EXPECTED_STOP),
+            metrics: LoadMetrics::default(),
+            load: DurationEstimate::new(setup.expected_load),
+            stop: DurationEstimate::new(EXPECTED_STOP),
             breaker: Breaker::default(),
-            loading: None,
+            pending_switch: None,
             setup,
         }
     }
 
-    /// Take a step of the engine's life; `false` and nothing changed where it makes no sense now.
-    pub(super) fn step(&mut self, event: EngineTransition, now: Duration) -> bool {
+    /// Applies a transition of the engine. Returns false and changes nothing if its state does not
+    /// allow it.
+    pub(super) fn transition(&mut self, event: EngineTransition, now: Duration) -> bool {
         let Some(next) = self.engine.on(event) else { return false };
         self.engine = next;
         self.since = now;
         true
     }
 
-    /// Slots that can be granted now.
-    pub(super) fn free(&self, now: Duration) -> u32 {
+    /// Returns the number of slots that can be granted now.
+    pub(super) fn free_slots(&self, now: Duration) -> u32 {
         let serves = self.engine == EngineState::Ready && self.suspect_until <= now;
         if serves { self.setup.slots.saturating_sub(self.running) } else { 0 }
     }
 
-    /// Bytes it holds of its group's budget.
-    pub(super) fn held(&self) -> u64 {
+    /// Returns the bytes that the lane holds of its group's budget.
+    pub(super) fn held_bytes(&self) -> u64 {
         match self.engine {
-            // What is always to be loaded always has its place.
+            // The memory of an always-on lane is reserved even while the lane is down.
             _ if self.setup.residency == Residency::Always => self.setup.need,
             EngineState::Cold | EngineState::Stopping if self.asleep => self.setup.asleep,
             engine if engine.holds_memory() => self.setup.need,
@@ -105,50 +109,51 @@ impl Lane {
         }
     }
 
-    /// May it be unloaded for another lane at all?
-    pub(super) fn may_be_victim(&self) -> bool {
+    /// Returns true if the lane can be evicted at all.
+    pub(super) fn can_be_victim(&self) -> bool {
         matches!(self.setup.residency, Residency::OnDemand { .. })
-            && (self.engine == EngineState::Ready || self.sleeps())
+            && (self.engine == EngineState::Ready || self.is_asleep())
     }
 
-    pub(super) fn sleeps(&self) -> bool {
+    pub(super) fn is_asleep(&self) -> bool {
         self.asleep && self.engine == EngineState::Cold
     }
 
-    pub(super) fn wish_at(&self, now: Duration) -> Option<LaneHint> {
+    pub(super) fn hint_at(&self, now: Duration) -> Option<LaneHint> {
         self.hint.filter(|(_, until)| *until > now).map(|(hint, _)| hint)
     }
 
-    /// It died while it served, or is dying, not often in a row, and comes back by itself in a moment.
-    pub(super) fn recovering(&self) -> bool {
-        self.dying.is_some_and(|served| served.is_some()) || self.has_died_a_few_times()
+    /// Returns true if the engine crashed in service, or is being cleaned up after a crash, and is
+    /// about to be restarted.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.dying.is_some_and(|served| served.is_some()) || self.has_crashed_few_times()
     }
 
-    fn has_died_a_few_times(&self) -> bool {
+    fn has_crashed_few_times(&self) -> bool {
         self.engine == EngineState::BackingOff
             && self.had_served
-            && self.failures <= FAILURES_IN_PATIENCE
+            && self.failures <= MAX_CRASHES_AWAITED
             && self.setup.residency != Residency::External
     }
 
-    /// What policies and people see.
+    /// Returns the lane's state as policies and operators see it.
     pub(super) fn state(&self) -> LaneState {
         match self.engine {
             EngineState::Ready if self.breaker.is_open() => LaneState::Degraded,
-            _ if self.recovering() => LaneState::Starting,
+            _ if self.is_recovering() => LaneState::Starting,
             engine => engine.lane_state(),
         }
     }
 
-    /// How long the engine has served, if it does.
-    pub(super) fn served(&self, now: Duration) -> Option<Duration> {
+    /// Returns how long the engine has been serving; `None` if it is not serving.
+    pub(super) fn served_for(&self, now: Duration) -> Option<Duration> {
         let serves = matches!(self.engine, EngineState::Ready | EngineState::Draining);
         serves.then(|| now.saturating_sub(self.up_since))
     }
 
-    /// The engine serves, with a new life.
-    pub(super) fn came_up(&mut self, now: Duration) {
-        self.load.add(now.saturating_sub(self.since));
+    /// Starts a new generation: the engine became ready.
+    pub(super) fn on_ready(&mut self, now: Duration) {
+        self.load.record(now.saturating_sub(self.since));
         self.generation = Generation(self.generation.0 + 1);
         self.running = 0;
         self.asleep = false;
@@ -157,13 +162,13 @@ impl Lane {
         (self.up_since, self.last_used) = (now, now);
         self.breaker.reset();
         if matches!(self.hint, Some((LaneHint::Load, Duration::MAX))) {
-            // The wish to be loaded at the start is fulfilled.
+            // The hint to load the lane at startup has been followed.
             self.hint = None;
         }
     }
 
-    /// The engine ended unasked.
-    pub(super) fn went_down(&mut self, reason: Arc<str>, served: Option<Duration>, now: Duration) {
+    /// Records that the engine exited unexpectedly, and schedules the next attempt to load it.
+    pub(super) fn on_lost(&mut self, reason: Arc<str>, served: Option<Duration>, now: Duration) {
         let back_off = self.setup.back_off;
         self.failures = match served {
             Some(served) if served >= back_off.reset_after => 1,
@@ -172,14 +177,14 @@ impl Lane {
         self.had_served = served.is_some();
         self.dying = None;
         self.asleep = false;
-        self.loading = None;
+        self.pending_switch = None;
         self.problem = Some(reason);
         self.retry_at = now.saturating_add(back_off.pause(self.failures));
         if back_off.give_up > 0
             && self.failures >= back_off.give_up
             && self.setup.residency != Residency::External
         {
-            self.step(EngineTransition::GiveUp, now);
+            self.transition(EngineTransition::GiveUp, now);
             self.retry_at = now.saturating_add(back_off.failed_retry);
         }
     }

@@ -1,9 +1,11 @@
-//! Who waits for which lane. Per lane: levels of priority that rise with age, and within a level flows that take turns.
-//! Over all lanes: by deadline.
+//! The queues of waiting requests.
+//!
+//! Each lane has priority levels that rise with age, and flows that take turns within a level. Over
+//! all lanes, requests are ordered by deadline.
 //!
 //! ```text
-//!   lane ── level 10 ── flow a: 3, 7        the level whose priority plus age is highest is served;
-//!        │           └─ flow b: 5           its flows take turns, each giving its earliest request
+//!   lane ── level 10 ── flow a: 3, 7        the level with the highest aged priority is served;
+//!        │           └─ flow b: 5           its flows take turns, each with its earliest request
 //!        └─ level 0 ─── flow a: 1, 2, 9
 //! ```
 
@@ -15,7 +17,7 @@ use super::setup::QueueLimits;
 use crate::advice::Switching;
 use crate::fleet_view::LaneId;
 
-/// One waiting request.
+/// A waiting request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Waiter {
     pub(super) ticket: Ticket,
@@ -27,7 +29,7 @@ pub(super) struct Waiter {
     pub(super) has_fallback: bool,
 }
 
-/// Number of an arrival: earlier ones are smaller.
+/// The sequence number of an arrival; earlier arrivals have smaller numbers.
 type ArrivalSeq = u64;
 
 #[derive(Debug, Default)]
@@ -41,34 +43,34 @@ struct Level {
 #[derive(Debug, Default)]
 struct LaneQueue {
     levels: BTreeMap<i32, Level>,
-    /// When those came for whom lanes with work may be exchanged.
-    exchanging: BTreeMap<ArrivalSeq, Duration>,
+    /// Arrival times of the requests that allow switching away from busy lanes.
+    allowing_switch: BTreeMap<ArrivalSeq, Duration>,
     length: usize,
 }
 
 #[derive(Debug)]
 pub(super) struct Queue {
     lanes: Vec<LaneQueue>,
-    places: HashMap<Ticket, (LaneId, i32, ArrivalSeq)>,
+    positions: HashMap<Ticket, (LaneId, i32, ArrivalSeq)>,
     deadlines: BTreeSet<(Duration, Ticket)>,
-    arrivals: ArrivalSeq,
+    last_seq: ArrivalSeq,
     aging: Duration,
 }
 
 impl Level {
-    fn push(&mut self, arrival: ArrivalSeq, waiter: Waiter) {
-        self.waiting.insert(arrival, waiter);
+    fn push(&mut self, seq: ArrivalSeq, waiter: Waiter) {
+        self.waiting.insert(seq, waiter);
         let flow = self.flows.entry(waiter.flow).or_default();
         if flow.is_empty() {
             self.turns.push_back(waiter.flow);
         }
-        flow.insert(arrival);
+        flow.insert(seq);
     }
 
-    fn remove(&mut self, arrival: ArrivalSeq) -> Option<Waiter> {
-        let waiter = self.waiting.remove(&arrival)?;
+    fn remove(&mut self, seq: ArrivalSeq) -> Option<Waiter> {
+        let waiter = self.waiting.remove(&seq)?;
         if let Some(flow) = self.flows.get_mut(&waiter.flow) {
-            flow.remove(&arrival);
+            flow.remove(&seq);
             if flow.is_empty() {
                 self.flows.remove(&waiter.flow);
                 self.turns.retain(|turn| *turn != waiter.flow);
@@ -77,8 +79,8 @@ impl Level {
         Some(waiter)
     }
 
-    /// The arrival whose turn it is. Its flow goes to the end of the line.
-    fn turn(&mut self) -> Option<ArrivalSeq> {
+    /// Returns the next request to serve and moves its flow to the end of the rotation.
+    fn next_turn(&mut self) -> Option<ArrivalSeq> {
         let flow = self.turns.pop_front()?;
         self.turns.push_back(flow);
         self.flows.get(&flow)?.first().copied()
@@ -90,18 +92,24 @@ impl Level {
 }
 
 impl LaneQueue {
-    /// The level to serve: highest priority with age; on a tie the one that waits longer.
+    /// Returns the level to serve and its aged priority: the highest aged priority; on a tie the
+    /// level whose oldest request has waited longer.
     fn best(&self, now: Duration, aging: Duration) -> Option<(i64, i32)> {
         let aged = |(priority, level): (&i32, &Level)| {
             let since = level.oldest()?.since;
-            Some((with_age(*priority, since, now, aging), now.saturating_sub(since), *priority))
+            Some((
+                aged_priority(*priority, since, now, aging),
+                now.saturating_sub(since),
+                *priority,
+            ))
         };
         self.levels.iter().filter_map(aged).max().map(|(aged, _, priority)| (aged, priority))
     }
 }
 
-fn with_age(priority: i32, since: Duration, now: Duration, aging: Duration) -> i64 {
+fn aged_priority(priority: i32, since: Duration, now: Duration, aging: Duration) -> i64 {
     let age = now.saturating_sub(since).as_millis();
+    // Priorities do not age if the interval is zero.
     let points = age.checked_div(aging.as_millis()).unwrap_or(0);
     i64::from(priority).saturating_add(i64::try_from(points).unwrap_or(i64::MAX))
 }
@@ -110,32 +118,32 @@ impl Queue {
     pub(super) fn new(lanes: usize, aging: Duration) -> Self {
         Self {
             lanes: (0..lanes).map(|_| LaneQueue::default()).collect(),
-            places: HashMap::new(),
+            positions: HashMap::new(),
             deadlines: BTreeSet::new(),
-            arrivals: 0,
+            last_seq: 0,
             aging,
         }
     }
 
     pub(super) fn push(&mut self, lane: LaneId, waiter: Waiter) {
         let Some(queue) = self.lanes.get_mut(lane.index()) else { return };
-        self.arrivals += 1;
-        queue.levels.entry(waiter.priority).or_default().push(self.arrivals, waiter);
+        self.last_seq += 1;
+        queue.levels.entry(waiter.priority).or_default().push(self.last_seq, waiter);
         queue.length += 1;
         if waiter.switching == Switching::Allow {
-            queue.exchanging.insert(self.arrivals, waiter.since);
+            queue.allowing_switch.insert(self.last_seq, waiter.since);
         }
-        self.places.insert(waiter.ticket, (lane, waiter.priority, self.arrivals));
+        self.positions.insert(waiter.ticket, (lane, waiter.priority, self.last_seq));
         self.deadlines.insert((waiter.deadline, waiter.ticket));
     }
 
-    /// The next one to serve.
+    /// Removes and returns the next request to serve.
     pub(super) fn pop(&mut self, lane: LaneId, now: Duration) -> Option<Waiter> {
         let aging = self.aging;
         let queue = self.lanes.get_mut(lane.index())?;
         let (_, priority) = queue.best(now, aging)?;
-        let arrival = queue.levels.get_mut(&priority)?.turn()?;
-        self.take(lane, priority, arrival)
+        let seq = queue.levels.get_mut(&priority)?.next_turn()?;
+        self.take(lane, priority, seq)
     }
 
     pub(super) fn pop_expired(&mut self, now: Duration) -> Option<(LaneId, Waiter)> {
@@ -144,27 +152,24 @@ impl Queue {
     }
 
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<(LaneId, Waiter)> {
-        let (lane, priority, arrival) = *self.places.get(&ticket)?;
-        self.take(lane, priority, arrival).map(|waiter| (lane, waiter))
+        let (lane, priority, seq) = *self.positions.get(&ticket)?;
+        self.take(lane, priority, seq).map(|waiter| (lane, waiter))
     }
 
-    /// Take out those of a lane that `which` says.
+    /// Removes and returns the requests of a lane for which `which` returns true, in arrival order.
     pub(super) fn drain(&mut self, lane: LaneId, which: impl Fn(&Waiter) -> bool) -> Vec<Waiter> {
         let Some(queue) = self.lanes.get(lane.index()) else { return Vec::new() };
         let mut found: Vec<(ArrivalSeq, i32)> = queue
             .levels
             .iter()
             .flat_map(|(priority, level)| {
-                level.waiting.iter().map(move |(arrival, waiter)| (arrival, priority, waiter))
+                level.waiting.iter().map(move |(seq, waiter)| (seq, priority, waiter))
             })
             .filter(|(_, _, waiter)| which(waiter))
-            .map(|(arrival, priority, _)| (*arrival, *priority))
+            .map(|(seq, priority, _)| (*seq, *priority))
             .collect();
         found.sort_unstable();
-        found
-            .into_iter()
-            .filter_map(|(arrival, priority)| self.take(lane, priority, arrival))
-            .collect()
+        found.into_iter().filter_map(|(seq, priority)| self.take(lane, priority, seq)).collect()
     }
 
     pub(super) fn is_empty(&self, lane: LaneId) -> bool {
@@ -180,24 +185,24 @@ impl Queue {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.positions.len()
     }
 
-    /// Highest priority of those who wait for a lane, with their age.
+    /// Returns the highest priority of the requests waiting for a lane, including age.
     pub(super) fn urgency(&self, lane: LaneId, now: Duration) -> Option<i64> {
         self.lanes.get(lane.index())?.best(now, self.aging).map(|(aged, _)| aged)
     }
 
-    /// When the one came that has waited longest of those for whom lanes with work may be exchanged.
-    pub(super) fn oldest_exchanging(&self, lane: LaneId) -> Option<Duration> {
-        self.lanes.get(lane.index())?.exchanging.values().next().copied()
+    /// Returns the arrival time of the oldest request that allows switching away from busy lanes.
+    pub(super) fn oldest_allowing_switch(&self, lane: LaneId) -> Option<Duration> {
+        self.lanes.get(lane.index())?.allowing_switch.values().next().copied()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// How many wait for a lane, by priority.
+    /// Returns the number of requests waiting for a lane, by priority.
     pub(super) fn by_priority(&self, lane: LaneId) -> Vec<(i32, usize)> {
         let levels = self.lanes.get(lane.index()).map(|queue| &queue.levels);
         levels
@@ -207,16 +212,16 @@ impl Queue {
             .collect()
     }
 
-    fn take(&mut self, lane: LaneId, priority: i32, arrival: ArrivalSeq) -> Option<Waiter> {
+    fn take(&mut self, lane: LaneId, priority: i32, seq: ArrivalSeq) -> Option<Waiter> {
         let queue = self.lanes.get_mut(lane.index())?;
         let level = queue.levels.get_mut(&priority)?;
-        let waiter = level.remove(arrival)?;
+        let waiter = level.remove(seq)?;
         if level.waiting.is_empty() {
             queue.levels.remove(&priority);
         }
-        queue.exchanging.remove(&arrival);
+        queue.allowing_switch.remove(&seq);
         queue.length -= 1;
-        self.places.remove(&waiter.ticket);
+        self.positions.remove(&waiter.ticket);
         self.deadlines.remove(&(waiter.deadline, waiter.ticket));
         Some(waiter)
     }
@@ -249,14 +254,14 @@ mod tests {
     }
 
     #[test]
-    fn higher_priority_goes_first_and_equal_ones_in_order() {
+    fn higher_priority_is_served_first_and_equal_ones_in_order() {
         let mut queue = Queue::new(1, Duration::ZERO);
         for (ticket, priority) in [(1, 0), (2, 5), (3, 0), (4, 5), (5, -1)] {
             queue.push(LANE, waiter(ticket, priority, 0, ticket));
         }
         assert_eq!(order(&mut queue, 10), [2, 4, 1, 3, 5]);
         assert_eq!(
-            (queue.len(), queue.next_deadline(), queue.oldest_exchanging(LANE)),
+            (queue.len(), queue.next_deadline(), queue.oldest_allowing_switch(LANE)),
             (0, None, None)
         );
     }
@@ -277,12 +282,12 @@ mod tests {
         queue.push(LANE, waiter(2, 10, 0, 40));
         assert_eq!(queue.urgency(LANE, second(41)), Some(10), "8 points of age are not enough");
         queue.push(LANE, waiter(3, 10, 0, 50));
-        // 50 s make 10 points: equal, and the older one goes first.
+        // 50 s add 10 points: the priorities are equal, and the older request is served first.
         assert_eq!(order(&mut queue, 55), [2, 1, 3]);
     }
 
     #[test]
-    fn whoever_leaves_leaves_nothing_behind() {
+    fn removed_requests_leave_no_state_behind() {
         let mut queue = Queue::new(1, second(5));
         for ticket in 1..=4 {
             queue.push(LANE, waiter(ticket, 0, ticket % 2, 0));
@@ -294,8 +299,8 @@ mod tests {
             queue.pop_expired(second(1004)).map(|(_, waiter)| waiter.ticket),
             Some(Ticket(4))
         );
-        let LaneQueue { levels, exchanging, length } = &queue.lanes[0];
-        assert!(levels.is_empty() && exchanging.is_empty() && *length == 0);
-        assert!(queue.places.is_empty() && queue.deadlines.is_empty());
+        let LaneQueue { levels, allowing_switch, length } = &queue.lanes[0];
+        assert!(levels.is_empty() && allowing_switch.is_empty() && *length == 0);
+        assert!(queue.positions.is_empty() && queue.deadlines.is_empty());
     }
 }

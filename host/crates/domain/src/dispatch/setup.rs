@@ -1,104 +1,110 @@
-//! What the dispatcher is told once: lanes, groups and rules.
+//! Configuration of the dispatcher: lanes, groups and rules.
 
 use std::time::Duration;
 
-/// Limits on waiting requests.
+/// Limits on the number of waiting requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLimits {
-    /// Most that wait for one lane.
+    /// Maximum number of requests waiting for one lane.
     pub per_lane: usize,
-    /// Most that wait in all.
+    /// Maximum number of waiting requests over all lanes.
     pub total: usize,
 }
 
 /// When a lane's engine is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residency {
-    /// It is not ours to load.
+    /// Never: the host does not manage the engine.
     External,
-    /// As long as the host runs; never unloaded for another lane.
+    /// As long as the host runs; never evicted.
     Always,
-    /// When it is wanted.
+    /// On demand.
     OnDemand {
-        /// Loaded at the start, if it fits.
+        /// True to load the lane at startup if it fits.
         preload: bool,
-        /// Unloaded after this time without a request; `None`: when its room is needed.
+        /// Idle time after which the lane is unloaded; `None` to unload it only when its memory is
+        /// needed.
         unload_after: Option<Duration>,
     },
 }
 
-/// Pauses between failed lives of an engine: doubled from `first` to `most`.
+/// Exponential backoff between failures of an engine, doubled from `first` to `most`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackOff {
-    /// The first pause.
+    /// Initial backoff.
     pub first: Duration,
-    /// The longest pause.
+    /// Maximum backoff.
     pub most: Duration,
-    /// A life that served this long makes the next pause the first one again.
+    /// Serving time after which a failure starts again with the initial backoff.
     pub reset_after: Duration,
-    /// After this many failed loads in a row the lane counts as failed; 0: never.
+    /// Number of consecutive failures after which the lane counts as failed; 0 for never.
     pub give_up: u32,
-    /// Pause before a failed lane is tried again.
+    /// Pause before a failed lane is loaded again.
     pub failed_retry: Duration,
 }
 
 impl BackOff {
-    /// The pause after this many failed lives in a row (at least 1).
+    /// Returns the pause after `failures` consecutive failures (at least 1).
     pub fn pause(&self, failures: u32) -> Duration {
+        // More doublings would overflow the factor; 2^20 exceeds any sensible ratio of the two
+        // bounds.
         let doublings = failures.saturating_sub(1).min(20);
         self.first.saturating_mul(1 << doublings).min(self.most)
     }
 }
 
-/// What the dispatcher has to know of a lane.
+/// The configuration of one lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneSetup {
-    /// Requests it works on at once.
+    /// Number of requests that the lane serves at a time.
     pub slots: u32,
-    /// Index of its group; a lane that shares with none has a group of its own.
+    /// Index of the lane's group; an unknown index gives the lane a group of its own.
     pub group: usize,
-    /// Memory it holds while it is loaded, in bytes.
+    /// Memory held while the lane is loaded, in bytes.
     pub need: u64,
-    /// Memory it holds while it sleeps, in bytes.
+    /// Memory held while the engine sleeps, in bytes.
     pub asleep: u64,
-    /// When it is loaded.
+    /// When the lane is loaded.
     pub residency: Residency,
-    /// How long a load is expected to take, until one has been seen.
+    /// Expected duration of a load, until one has been observed.
     pub expected_load: Duration,
-    /// Pauses between failed lives.
+    /// Pauses between failures of the engine.
     pub back_off: BackOff,
 }
 
-/// Lanes that share memory.
+/// The configuration of a group of lanes that share memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupSetup {
-    /// Bytes that they may hold together.
+    /// Total bytes that the lanes of the group may hold.
     pub budget: u64,
 }
 
 impl GroupSetup {
-    /// Of a lane that shares with none.
+    /// The group of a lane that does not share memory.
     pub const ALONE: Self = Self { budget: u64::MAX };
 }
 
-/// The host's own rules of the queue and of switching. Policies advise within them.
+/// The host's rules for queueing and switching. Policies advise within these rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     /// Limits on waiting requests.
     pub queue: QueueLimits,
-    /// A request gains one point of priority for each such time that it has waited; zero: never.
+    /// Waiting time after which a request's priority rises by one point; zero for never.
     pub aging: Duration,
-    /// A lane with work stays loaded for this part (in thousandths) of what the switch away from it is expected to cost.
+    /// Minimum residency of a busy lane, in thousandths of the expected cost of switching away from
+    /// it.
     pub min_residency: u32,
-    /// An idle lane stays loaded for this part (in thousandths) of it, and at most for [`Rules::max_linger`].
+    /// Time that an idle lane stays loaded, in thousandths of the same cost; at most
+    /// [`Rules::max_linger`].
     pub linger: u32,
-    /// Longest time that an idle lane stays loaded against the wish of others.
+    /// Maximum time that an idle lane stays loaded while other lanes are in demand.
     pub max_linger: Duration,
-    /// Whoever has waited this long overrides priorities, the wishes of policies, and of the residence what exceeds the cost
-    /// of one switch. Its wait ends soon after, if not at once: a lane that serves keeps that one cost, and of several who
-    /// have waited too long the oldest goes first.
+    /// A request that has waited this long overrides priorities, hints of policies, and the part of
+    /// the minimum residency that exceeds the cost of one switch. Its wait ends soon, though not
+    /// necessarily at once: a serving lane keeps a residency of one switch cost, and of several
+    /// overdue requests the oldest is served first.
     pub starvation_timeout: Duration,
-    /// After draining for this long, the leases that are left are cut; `None`: never.
+    /// Time after which the remaining leases of a draining lane are aborted; `None` for never.
     pub drain_timeout: Option<Duration>,
 }
 
@@ -121,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_longest() {
+    fn backoff_doubles_up_to_the_maximum() {
         let second = Duration::from_secs(1);
         let back_off = BackOff {
             first: second,

@@ -1,47 +1,49 @@
-//! Which lanes of a group are loaded, and which have to go.
+//! Decides which lanes of a group are loaded and which are evicted.
 //!
-//! After every event the group that it concerns is balanced:
+//! After every event, the group that the event concerns is balanced:
 //!
 //! ```text
-//!   1. Serve        every loaded lane gives its free slots to those who wait for it
-//!   2. Carry on     the switch under way: 2.1 nobody wants its target any more: lanes that only drain are kept
-//!                                         2.2 a victim without leases is unloaded
-//!                                         2.3 it has been draining for too long: its leases are cut, if the rules say so
-//!                                         2.4 all victims are gone: load the target, or whoever has become more
-//!                                             urgent meanwhile and fits
-//!   3. Unload       lanes that nobody has used for their time
-//!   4. Load         lanes that somebody wants, the most urgent one first:
-//!                                         4.1 it is backing off: not yet
-//!                                         4.2 there is room: load it
-//!                                         4.3 a switch is under way already: wait for it
-//!                                         4.4 victims can be found: switch
-//!                                         4.5 else: wait until one may go
+//!   1. Serve        grant the free slots of every loaded lane to the requests waiting for it
+//!   2. Advance      the switch in progress:
+//!                     2.1 its target is no longer in demand: keep the victims still draining
+//!                     2.2 a victim has no leases: unload it
+//!                     2.3 draining exceeds the drain timeout, if set: abort the remaining leases
+//!                     2.4 all victims are unloaded: load the target, or a lane that fits and has
+//!                         become more urgent meanwhile
+//!   3. Unload       lanes that have been unused for longer than their idle time
+//!   4. Load         lanes in demand, most urgent first:
+//!                     4.1 the lane is backing off: not yet
+//!                     4.2 memory is free: load the lane
+//!                     4.3 a switch is in progress: wait for it
+//!                     4.4 victims are available: start a switch
+//!                     4.5 otherwise: wait until a victim becomes available
 //! ```
 //!
-//! Urgent is, in this order: whoever has waited longest of those who have waited too long; a lane that is always to be
-//! loaded; the highest priority with age; the longest wait; a policy's wish.
+//! Urgency is ordered by: the longest wait among the lanes with an overdue request; always-on
+//! lanes; the highest priority including age; the longest wait; a policy's hint.
 //!
-//! A victim is a loaded lane that takes turns and may go now: `dispatch/victims.rs`. **Invariant:** a lane that is
-//! loading, draining or stopping is never a victim, and no lane is unloaded while it has leases.
+//! A victim is a loaded on-demand lane that may be evicted now: `dispatch/victims.rs`.
+//! **Invariant:** a lane that is loading, draining or stopping is never a victim, and no lane is
+//! unloaded while it has leases.
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::events::{AcquireError, Effect, LaneHint, SwitchReport};
 use super::setup::{GroupSetup, Residency};
-use super::{Dispatcher, refuse_all};
+use super::{Dispatcher, reject_all};
 use crate::advice::Switching;
 use crate::fleet_view::LaneId;
 use crate::lifecycle::{EngineState, EngineTransition};
 
-/// Lanes that share memory.
+/// A group of lanes that share memory.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) setup: GroupSetup,
     pub(super) lanes: Vec<LaneId>,
-    /// The one that waits for its victims to go.
+    /// The switch in progress, which waits for its victims to be unloaded.
     pub(super) switch: Option<Switch>,
-    /// When it has to be balanced again, should nothing happen before; due at once to begin with.
+    /// When the group has to be balanced again if no event comes before; due at once at startup.
     pub(super) wake: Option<Duration>,
 }
 
@@ -51,7 +53,7 @@ impl Group {
     }
 }
 
-/// A switch on its way.
+/// A switch in progress.
 #[derive(Debug, Clone)]
 pub(super) struct Switch {
     pub(super) target: LaneId,
@@ -59,48 +61,54 @@ pub(super) struct Switch {
     since: Duration,
     drained: Option<Duration>,
     overdue: bool,
-    cut: bool,
+    aborted: bool,
 }
 
-/// Who may be unloaded for a lane.
+/// The lanes that may be evicted for a demand. Each scope includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
-    /// Lanes that a policy has released.
+pub(super) enum EvictionScope {
+    /// Idle lanes that a policy has released.
     Released,
-    /// Those, and idle lanes.
+    /// Idle lanes.
     Idle,
-    /// Those, and lanes with work, after their residence.
+    /// Busy lanes, after their minimum residency.
     Busy,
-    /// Every lane that takes turns, now.
+    /// Every on-demand lane, now.
     Overdue,
 }
 
-/// That a lane is wanted, and how much.
+/// The demand for a lane, and its urgency.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Demand {
     pub(super) lane: LaneId,
-    pub(super) reach: Reach,
-    /// When the longest wait ends that lanes with work may be exchanged for.
+    pub(super) scope: EvictionScope,
+    /// When the oldest waiting request that allows switching becomes overdue.
     pub(super) overdue_at: Option<Duration>,
-    /// Highest priority of those who wait, with age.
+    /// Highest priority of the waiting requests, including age.
     pub(super) aged: i64,
-    standing: bool,
+    /// True for an always-on lane.
+    always_on: bool,
 }
 
 impl Demand {
-    pub(super) fn new(lane: LaneId, reach: Reach, overdue_at: Option<Duration>, aged: i64) -> Self {
-        Self { lane, reach, overdue_at, aged, standing: false }
+    pub(super) fn new(
+        lane: LaneId,
+        scope: EvictionScope,
+        overdue_at: Option<Duration>,
+        aged: i64,
+    ) -> Self {
+        Self { lane, scope, overdue_at, aged, always_on: false }
     }
 
-    /// Smaller is more urgent.
+    /// Returns the sort key of the demand; smaller is more urgent.
     pub(super) fn rank(
         &self,
     ) -> (bool, Option<Duration>, bool, Reverse<i64>, Option<Duration>, LaneId) {
-        let overdue = self.reach == Reach::Overdue;
+        let overdue = self.scope == EvictionScope::Overdue;
         (
             !overdue,
             self.overdue_at.filter(|_| overdue),
-            !self.standing,
+            !self.always_on,
             Reverse(self.aged),
             self.overdue_at,
             self.lane,
@@ -109,38 +117,43 @@ impl Demand {
 }
 
 impl Dispatcher {
-    /// Steps 1 to 4, for one group.
+    /// Runs steps 1 to 4 for one group.
     pub(super) fn balance(&mut self, group: usize, now: Duration, effects: &mut Vec<Effect>) {
-        let mut wake = Wake::default();
+        let mut wake = WakeTime::default();
         for index in 0..self.groups[group].lanes.len() {
             let id = self.groups[group].lanes[index];
             self.serve(id, now, effects);
             let suspect_until = self.lanes[id.index()].suspect_until;
             if suspect_until > now {
-                wake.at_latest(suspect_until);
+                wake.no_later_than(suspect_until);
             }
         }
         if !self.closed {
-            self.carry_on(group, now, &mut wake, effects);
+            self.advance_switch(group, now, &mut wake, effects);
             self.unload_unused(group, now, &mut wake, effects);
-            self.load_wanted(group, now, &mut wake, effects);
+            self.load_demanded(group, now, &mut wake, effects);
         }
         self.groups[group].wake = wake.at;
     }
 
-    /// Bytes that the lanes of a group hold.
+    /// Returns the bytes that the lanes of a group hold.
     pub(super) fn held(&self, group: &Group) -> u64 {
-        group.lanes.iter().fold(0, |sum, id| sum.saturating_add(self.lanes[id.index()].held()))
+        group
+            .lanes
+            .iter()
+            .fold(0, |sum, id| sum.saturating_add(self.lanes[id.index()].held_bytes()))
     }
 
-    /// Bytes that a lane could take now, without taking them from the switch under way.
-    pub(super) fn room(&self, group: &Group) -> u64 {
+    /// Returns the bytes available to a lane now, without taking memory from the switch in
+    /// progress.
+    pub(super) fn free_memory(&self, group: &Group) -> u64 {
         let held = self.held(group);
+        // Saturating: the reserved memory of always-on lanes may exceed the budget.
         let now = group.setup.budget.saturating_sub(held);
         let Some(switch) = &group.switch else { return now };
         let freed = switch.victims.iter().fold(0u64, |sum, id| {
             let victim = &self.lanes[id.index()];
-            sum.saturating_add(victim.held().saturating_sub(victim.setup.asleep))
+            sum.saturating_add(victim.held_bytes().saturating_sub(victim.setup.asleep))
         });
         let target = self.lanes[switch.target.index()].setup.need;
         let later =
@@ -148,25 +161,25 @@ impl Dispatcher {
         now.min(later)
     }
 
-    /// Bytes that a lane needs beyond those it holds.
-    pub(super) fn lacks(&self, id: LaneId) -> u64 {
+    /// Returns the bytes that a lane needs in addition to those it holds.
+    pub(super) fn missing_memory(&self, id: LaneId) -> u64 {
         let lane = &self.lanes[id.index()];
-        lane.setup.need.saturating_sub(lane.held())
+        lane.setup.need.saturating_sub(lane.held_bytes())
     }
 
-    /// Step 2.
-    fn carry_on(
+    /// Step 2: advances the switch in progress.
+    fn advance_switch(
         &mut self,
         group: usize,
         now: Duration,
-        wake: &mut Wake,
+        wake: &mut WakeTime,
         effects: &mut Vec<Effect>,
     ) {
         let Some(mut switch) = self.groups[group].switch.take() else { return };
         // 2.1
         if self.demand(switch.target, now).is_none() {
             for id in switch.victims {
-                if self.lanes[id.index()].step(EngineTransition::Keep, now) {
+                if self.lanes[id.index()].transition(EngineTransition::Keep, now) {
                     self.serve(id, now, effects);
                 }
             }
@@ -183,21 +196,21 @@ impl Dispatcher {
         }
         // 2.3
         if draining
-            && !switch.cut
+            && !switch.aborted
             && let Some(drain_timeout) = self.rules.drain_timeout
         {
             let due = switch.since.saturating_add(drain_timeout);
-            switch.cut = due <= now;
-            if switch.cut {
+            switch.aborted = due <= now;
+            if switch.aborted {
                 let draining =
                     switch.victims.iter().filter(|id| is(self, id, EngineState::Draining));
-                let cut = |id: &LaneId| Effect::Abort {
+                let abort = |id: &LaneId| Effect::Abort {
                     lane: *id,
                     generation: self.lanes[id.index()].generation,
                 };
-                effects.extend(draining.map(cut));
+                effects.extend(draining.map(abort));
             } else {
-                wake.at_latest(due);
+                wake.no_later_than(due);
             }
         }
         // 2.4
@@ -208,34 +221,35 @@ impl Dispatcher {
         }
     }
 
-    /// The most urgent lane of a group that there is room for.
+    /// Returns the most urgent lane of a group for which memory is free.
     fn first_that_fits(&self, group: usize, now: Duration) -> Option<LaneId> {
         let group = &self.groups[group];
-        let room = self.room(group);
-        let wanted = group.lanes.iter().filter_map(|id| self.demand(*id, now));
-        let fitting = wanted.filter(|demand| self.lacks(demand.lane) <= room);
+        let free = self.free_memory(group);
+        let demands = group.lanes.iter().filter_map(|id| self.demand(*id, now));
+        let fitting = demands.filter(|demand| self.missing_memory(demand.lane) <= free);
         fitting.min_by_key(Demand::rank).map(|demand| demand.lane)
     }
 
-    /// Unload a draining lane that has no lease left.
+    /// Unloads a draining lane that has no leases.
     fn unload_drained(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
         let lane = &mut self.lanes[id.index()];
         if lane.engine == EngineState::Draining
             && lane.running == 0
-            && lane.step(EngineTransition::Stop, now)
+            && lane.transition(EngineTransition::Stop, now)
         {
             effects.push(Effect::Unload { lane: id, fully: false });
+            // These requests only accept a loaded lane, and the lane is being unloaded now.
             let never = self.queue.drain(id, |waiter| waiter.switching == Switching::Never);
-            refuse_all(never, &AcquireError::NotLoaded, effects);
+            reject_all(never, &AcquireError::NotLoaded, effects);
         }
     }
 
-    /// Step 3.
+    /// Step 3: unloads lanes that have been unused for their idle time.
     fn unload_unused(
         &mut self,
         group: usize,
         now: Duration,
-        wake: &mut Wake,
+        wake: &mut WakeTime,
         effects: &mut Vec<Effect>,
     ) {
         for index in 0..self.groups[group].lanes.len() {
@@ -244,98 +258,100 @@ impl Dispatcher {
             let Residency::OnDemand { unload_after: Some(after), .. } = lane.setup.residency else {
                 continue;
             };
-            let wished = matches!(lane.wish_at(now), Some(LaneHint::Keep | LaneHint::Load));
+            let kept = matches!(lane.hint_at(now), Some(LaneHint::Keep | LaneHint::Load));
             if lane.engine != EngineState::Ready
                 || lane.running > 0
                 || !self.queue.is_empty(id)
-                || wished
+                || kept
             {
                 continue;
             }
             let due = lane.last_used.saturating_add(after);
             if due > now {
-                wake.at_latest(due);
-            } else if lane.step(EngineTransition::Drain, now) {
+                wake.no_later_than(due);
+            } else if lane.transition(EngineTransition::Drain, now) {
                 self.unload_drained(id, now, effects);
             }
         }
     }
 
-    /// Step 4.
-    fn load_wanted(
+    /// Step 4: loads lanes in demand.
+    fn load_demanded(
         &mut self,
         group: usize,
         now: Duration,
-        wake: &mut Wake,
+        wake: &mut WakeTime,
         effects: &mut Vec<Effect>,
     ) {
-        self.end_pauses(group, now, wake);
+        self.end_backoffs(group, now, wake);
         let lanes = &self.groups[group].lanes;
-        let mut wanted: Vec<Demand> = lanes.iter().filter_map(|id| self.demand(*id, now)).collect();
-        wanted.sort_unstable_by_key(Demand::rank);
-        for demand in wanted {
-            let of = &self.groups[group];
-            if of.switch.as_ref().is_some_and(|switch| switch.target == demand.lane) {
+        let mut demands: Vec<Demand> =
+            lanes.iter().filter_map(|id| self.demand(*id, now)).collect();
+        demands.sort_unstable_by_key(Demand::rank);
+        for demand in demands {
+            let current = &self.groups[group];
+            if current.switch.as_ref().is_some_and(|switch| switch.target == demand.lane) {
                 continue;
             }
-            let (extra, room) = (self.lacks(demand.lane), self.room(of));
-            if extra <= room {
+            let (missing, free) = (self.missing_memory(demand.lane), self.free_memory(current));
+            if missing <= free {
                 // 4.2
                 self.load(demand.lane, None, now, effects);
-            } else if of.switch.is_none() {
-                match self.victims(of, &demand, extra - room, now) {
+            } else if current.switch.is_none() {
+                // Otherwise step 4.3: a switch is in progress, wait for it.
+                match self.victims(current, &demand, missing - free, now) {
                     // 4.4
                     Ok(victims) => {
-                        self.begin(group, &demand, victims, now, effects);
-                        self.carry_on(group, now, wake, effects);
+                        self.begin_switch(group, &demand, victims, now, effects);
+                        self.advance_switch(group, now, wake, effects);
                     }
                     // 4.5
-                    Err(next) => wake.at_latest(next),
+                    Err(next) => wake.no_later_than(next),
                 }
             }
         }
     }
 
-    /// Step 4.1: a lane that was backing off, and has done so for its time, is one that can be loaded again.
-    fn end_pauses(&mut self, group: usize, now: Duration, wake: &mut Wake) {
+    /// Step 4.1: makes lanes whose backoff has expired loadable again.
+    fn end_backoffs(&mut self, group: usize, now: Duration, wake: &mut WakeTime) {
         for index in 0..self.groups[group].lanes.len() {
             let id = self.groups[group].lanes[index];
             let lane = &mut self.lanes[id.index()];
-            let paused = matches!(lane.engine, EngineState::BackingOff | EngineState::Failed);
-            if paused && lane.setup.residency != Residency::External {
+            let backing_off = matches!(lane.engine, EngineState::BackingOff | EngineState::Failed);
+            if backing_off && lane.setup.residency != Residency::External {
                 if lane.retry_at > now {
-                    wake.at_latest(lane.retry_at);
+                    wake.no_later_than(lane.retry_at);
                 } else {
-                    lane.step(EngineTransition::Retry, now);
+                    lane.transition(EngineTransition::Retry, now);
                 }
             }
         }
     }
 
-    /// Who wants a lane that could be loaded; `None` if nobody does.
+    /// Returns the demand for a lane that could be loaded; `None` if there is none.
     pub(super) fn demand(&self, id: LaneId, now: Duration) -> Option<Demand> {
         let lane = &self.lanes[id.index()];
         if lane.engine != EngineState::Cold || lane.setup.residency == Residency::External {
             return None;
         }
-        let standing = lane.setup.residency == Residency::Always;
+        let always_on = lane.setup.residency == Residency::Always;
         let overdue_at = self
             .queue
-            .oldest_exchanging(id)
+            .oldest_allowing_switch(id)
             .map(|since| since.saturating_add(self.rules.starvation_timeout));
         let aged = self.queue.urgency(id, now);
-        let reach = match (overdue_at, aged) {
-            (Some(at), _) if at <= now => Reach::Overdue,
-            (Some(_), _) => Reach::Busy,
-            (None, _) if standing => Reach::Busy,
-            (None, Some(_)) => Reach::Idle,
-            (None, None) if lane.wish_at(now) == Some(LaneHint::Load) => Reach::Released,
+        let scope = match (overdue_at, aged) {
+            (Some(at), _) if at <= now => EvictionScope::Overdue,
+            (Some(_), _) => EvictionScope::Busy,
+            (None, _) if always_on => EvictionScope::Busy,
+            (None, Some(_)) => EvictionScope::Idle,
+            (None, None) if lane.hint_at(now) == Some(LaneHint::Load) => EvictionScope::Released,
             (None, None) => return None,
         };
-        Some(Demand { standing, ..Demand::new(id, reach, overdue_at, aged.unwrap_or(i64::MIN)) })
+        Some(Demand { always_on, ..Demand::new(id, scope, overdue_at, aged.unwrap_or(i64::MIN)) })
     }
 
-    fn begin(
+    fn begin_switch(
         &mut self,
         group: usize,
         demand: &Demand,
@@ -345,21 +361,21 @@ impl Dispatcher {
     ) {
         for id in &victims {
             let lane = &mut self.lanes[id.index()];
-            if lane.sleeps() {
-                lane.step(EngineTransition::Stop, now);
+            if lane.is_asleep() {
+                lane.transition(EngineTransition::Stop, now);
                 effects.push(Effect::Unload { lane: *id, fully: true });
             } else {
-                lane.step(EngineTransition::Drain, now);
+                lane.transition(EngineTransition::Drain, now);
             }
         }
-        let overdue = demand.reach == Reach::Overdue;
+        let overdue = demand.scope == EvictionScope::Overdue;
         self.groups[group].switch = Some(Switch {
             target: demand.lane,
             victims,
             since: now,
             drained: None,
             overdue,
-            cut: false,
+            aborted: false,
         });
     }
 
@@ -370,30 +386,31 @@ impl Dispatcher {
         now: Duration,
         effects: &mut Vec<Effect>,
     ) {
-        let alone = Switch {
+        let without_victims = Switch {
             target: id,
             victims: Vec::new(),
             since: now,
             drained: Some(now),
             overdue: false,
-            cut: false,
+            aborted: false,
         };
         let lane = &mut self.lanes[id.index()];
-        if lane.step(EngineTransition::Load, now) {
-            lane.loading = Some(switch.unwrap_or(alone));
+        if lane.transition(EngineTransition::Load, now) {
+            lane.pending_switch = Some(switch.unwrap_or(without_victims));
             effects.push(Effect::Load(id));
         }
     }
 
-    /// The engine of a lane serves: the switch that it was loaded by is complete. Called before the lane's state changes.
-    pub(super) fn switched(
+    /// Reports the switch that a load completes. Called when the engine serves, before the state of
+    /// the lane changes.
+    pub(super) fn report_switch(
         &mut self,
         id: LaneId,
         loading_since: Duration,
         now: Duration,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(switch) = self.lanes[id.index()].loading.take() else { return };
+        let Some(switch) = self.lanes[id.index()].pending_switch.take() else { return };
         let drained = switch.drained.unwrap_or(loading_since);
         effects.push(Effect::Switched(SwitchReport {
             target: id,
@@ -406,20 +423,22 @@ impl Dispatcher {
     }
 }
 
-/// The earliest of several times.
+/// The earliest of several wake-up times.
 #[derive(Debug, Default)]
-pub(super) struct Wake {
+pub(super) struct WakeTime {
     pub(super) at: Option<Duration>,
 }
 
-impl Wake {
-    pub(super) fn at_latest(&mut self, at: Duration) {
+impl WakeTime {
+    pub(super) fn no_later_than(&mut self, at: Duration) {
+        // `Duration::MAX` means never.
         if at < Duration::MAX {
             self.at = Some(self.at.map_or(at, |other| other.min(at)));
         }
     }
 }
 
-pub(super) fn part(of: Duration, thousandths: u32) -> Duration {
-    of.saturating_mul(thousandths) / 1000
+/// Returns `permille` thousandths of a duration.
+pub(super) fn permille_of(duration: Duration, permille: u32) -> Duration {
+    duration.saturating_mul(permille) / 1000
 }

@@ -1,8 +1,8 @@
-//! The dispatcher by example. Taking turns is in `tests/turns.rs`; what holds for any sequence of events
-//! in `tests/world.rs`.
+//! Example-based tests of the dispatcher. Switching is in `tests/switching.rs`, property tests in
+//! `tests/invariants.rs`.
 
-mod turns;
-mod world;
+mod invariants;
+mod switching;
 
 use std::collections::HashMap;
 
@@ -38,8 +38,8 @@ pub(super) fn rules() -> Rules {
     Rules { starvation_timeout: s(120), aging: s(5), ..Rules::default() }
 }
 
-/// A dispatcher, and what it wants done.
-struct Desk {
+/// A dispatcher with a log of its effects, the current leases and a virtual clock.
+struct DispatcherHarness {
     dispatcher: Dispatcher,
     now: Duration,
     tickets: u64,
@@ -51,17 +51,17 @@ const A: LaneId = LaneId(0);
 const B: LaneId = LaneId(1);
 const C: LaneId = LaneId(2);
 
-impl Desk {
+impl DispatcherHarness {
     fn new(lanes: Vec<LaneSetup>, budget_gib: u64, rules: Rules) -> Self {
         let dispatcher = Dispatcher::new(lanes, &[GroupSetup { budget: budget_gib * GIB }], rules);
         let (log, leases) = (Vec::new(), HashMap::new());
-        let mut desk = Self { dispatcher, now: Duration::ZERO, tickets: 0, log, leases };
-        desk.on(Event::Tick);
-        desk
+        let mut harness = Self { dispatcher, now: Duration::ZERO, tickets: 0, log, leases };
+        harness.on(Event::Tick);
+        harness
     }
 
-    /// Lanes of 20 GiB that cannot be loaded together, each with two slots.
-    fn turns(lanes: usize) -> Self {
+    /// Lanes of 20 GiB and two slots each, of which only one fits into memory.
+    fn exclusive_lanes(lanes: usize) -> Self {
         Self::new(vec![setup(2, 0, 20); lanes], 30, rules())
     }
 
@@ -74,12 +74,14 @@ impl Desk {
                     self.leases.insert(ticket.0, (lane, generation));
                     format!("grant {} {}", ticket.0, name(lane))
                 }
-                Effect::Reject { ticket, refusal } => format!("refuse {}: {refusal}", ticket.0),
+                Effect::Reject { ticket, refusal: error } => {
+                    format!("reject {}: {}", ticket.0, describe(&error))
+                }
                 Effect::Load(lane) => format!("load {}", name(lane)),
                 Effect::Unload { lane, fully } => {
                     format!("unload {}{}", name(lane), if fully { " fully" } else { "" })
                 }
-                Effect::Abort { lane, .. } => format!("cut {}", name(lane)),
+                Effect::Abort { lane, .. } => format!("abort {}", name(lane)),
                 Effect::Switched(report) => format!(
                     "switched to {} {}+{}+{}{}",
                     name(report.target),
@@ -93,14 +95,14 @@ impl Desk {
         }
     }
 
-    /// What was wanted since the last look.
-    fn wants(&mut self) -> Vec<String> {
+    /// Returns the effects logged since the last call.
+    fn take_log(&mut self) -> Vec<String> {
         std::mem::take(&mut self.log)
     }
 
-    fn arrive_as(&mut self, lane: LaneId, change: impl FnOnce(&mut Enqueue)) -> u64 {
+    fn arrive_with(&mut self, lane: LaneId, change: impl FnOnce(&mut Enqueue)) -> u64 {
         self.tickets += 1;
-        let mut arrival = Enqueue {
+        let mut enqueue = Enqueue {
             ticket: Ticket(self.tickets),
             lane,
             priority: 0,
@@ -109,40 +111,43 @@ impl Desk {
             switching: Switching::Allow,
             has_fallback: false,
         };
-        change(&mut arrival);
-        self.on(Event::Arrived(arrival));
+        change(&mut enqueue);
+        self.on(Event::Arrived(enqueue));
         self.tickets
     }
 
     fn arrive(&mut self, lane: LaneId) -> u64 {
-        self.arrive_as(lane, |_| {})
+        self.arrive_with(lane, |_| {})
     }
 
     fn release(&mut self, ticket: u64) {
-        self.release_as(ticket, Report { held: s(1), first_byte: Some(s(1)), ..Report::default() });
+        self.release_with(
+            ticket,
+            Report { held: s(1), first_byte: Some(s(1)), ..Report::default() },
+        );
     }
 
-    fn release_as(&mut self, ticket: u64, report: Report) {
+    fn release_with(&mut self, ticket: u64, report: Report) {
         let (lane, generation) = self.leases.remove(&ticket).unwrap();
         self.on(Event::Released { lane, generation, report });
     }
 
-    fn engine(&mut self, lane: LaneId, news: EngineEvent) {
-        self.on(Event::Engine { lane, news });
+    fn engine_event(&mut self, lane: LaneId, event: EngineEvent) {
+        self.on(Event::Engine { lane, news: event });
     }
 
-    /// Let the engine of a lane come up after 40 s.
-    fn up(&mut self, lane: LaneId) {
-        self.at(self.now + s(40));
-        self.engine(lane, EngineEvent::Ready);
+    /// Lets the engine of a lane become ready after 40 s.
+    fn finish_load(&mut self, lane: LaneId) {
+        self.advance_to(self.now + s(40));
+        self.engine_event(lane, EngineEvent::Ready);
     }
 
-    fn stopped(&mut self, lane: LaneId) {
-        self.engine(lane, EngineEvent::Stopped { asleep: false });
+    fn finish_stop(&mut self, lane: LaneId) {
+        self.engine_event(lane, EngineEvent::Stopped { asleep: false });
     }
 
-    /// Go forward in time, waking up as the dispatcher asks.
-    fn at(&mut self, time: Duration) {
+    /// Advances the clock and sends the ticks that the dispatcher asks for.
+    fn advance_to(&mut self, time: Duration) {
         while let Some(wake) = self.dispatcher.next_wake().filter(|wake| *wake <= time) {
             self.now = self.now.max(wake);
             self.on(Event::Tick);
@@ -155,168 +160,187 @@ impl Desk {
     }
 }
 
+/// Describes an error by its variant and values, independent of its text.
+fn describe(error: &AcquireError) -> String {
+    match error {
+        AcquireError::UnknownLane => "unknown-lane".to_owned(),
+        AcquireError::NotServing { state, reason, .. } => {
+            format!("not-serving {} {}", state.label(), reason.as_deref().unwrap_or("-"))
+        }
+        AcquireError::NotLoaded => "not-loaded".to_owned(),
+        AcquireError::LoadFailed { reason, .. } => format!("load-failed {reason}"),
+        AcquireError::Faulty { .. } => "circuit-open".to_owned(),
+        AcquireError::QueueFull { queued, .. } => format!("queue-full {queued}"),
+        AcquireError::TooLate { estimate } => format!("too-late {}ms", estimate.as_millis()),
+        AcquireError::TimedOut { waited, .. } => format!("timed-out {}ms", waited.as_millis()),
+        AcquireError::Closing => "closing".to_owned(),
+    }
+}
+
 fn name(lane: LaneId) -> char {
     char::from(b'A' + u8::try_from(lane.0).unwrap())
 }
 
 #[test]
-fn wait_or_fall_back() {
-    let mut desk = Desk::turns(2);
-    let hurry = |arrival: &mut Enqueue| {
-        arrival.deadline = arrival.deadline.min(s(20));
-        arrival.has_fallback = true;
+fn request_waits_or_falls_back_by_estimated_wait() {
+    let mut harness = DispatcherHarness::exclusive_lanes(2);
+    let urgent = |enqueue: &mut Enqueue| {
+        enqueue.deadline = enqueue.deadline.min(s(20));
+        enqueue.has_fallback = true;
     };
-    desk.arrive_as(A, hurry);
+    harness.arrive_with(A, urgent);
+    assert_eq!(harness.take_log(), ["reject 1: too-late 40000ms"]);
+    harness.arrive_with(A, |enqueue| enqueue.deadline = s(20));
     assert_eq!(
-        desk.wants(),
-        ["refuse 1: the lane would be ready for it in 40000 ms, which is too late"]
+        harness.take_log(),
+        ["load A"],
+        "without a fallback the request waits until its deadline"
     );
-    desk.arrive_as(A, |arrival| arrival.deadline = s(20));
-    assert_eq!(desk.wants(), ["load A"], "with nowhere else to go it waits as long as it can");
-    desk.at(s(30));
-    assert!(desk.wants()[0].starts_with("refuse 2: waited 20000 ms"));
-    desk.arrive_as(A, |arrival| (arrival.deadline, arrival.has_fallback) = (s(45), true));
-    assert_eq!(desk.wants(), Vec::<String>::new(), "by now it is only 10 s away");
+    harness.advance_to(s(30));
+    assert_eq!(harness.take_log()[0], "reject 2: timed-out 20000ms");
+    harness.arrive_with(A, |enqueue| (enqueue.deadline, enqueue.has_fallback) = (s(45), true));
+    assert_eq!(harness.take_log(), Vec::<String>::new(), "the lane is only 10 s away now");
 }
 
 #[test]
-fn a_failed_load_fails_all_its_waiters_with_the_reason() {
-    let mut desk = Desk::turns(1);
-    desk.arrive(A);
-    desk.arrive(A);
+fn failed_load_rejects_all_waiters_with_the_reason() {
+    let mut harness = DispatcherHarness::exclusive_lanes(1);
+    harness.arrive(A);
+    harness.arrive(A);
     for _ in 0..3 {
-        desk.wants();
-        desk.engine(A, EngineEvent::LoadFailed("out of memory".into()));
-        let refused = desk.wants();
+        harness.take_log();
+        harness.engine_event(A, EngineEvent::LoadFailed("out of memory".into()));
+        let rejected = harness.take_log();
         assert!(
-            refused.iter().all(|line| line.contains("could not be loaded: out of memory")),
-            "{refused:?}"
+            rejected.iter().all(|line| line.ends_with(": load-failed out of memory")),
+            "{rejected:?}"
         );
-        assert_eq!(desk.state(A), LaneState::Down);
-        desk.arrive(A);
-        assert!(desk.wants()[0].starts_with("refuse"), "while it is down nobody waits for it");
-        desk.at(desk.now + s(10));
-        desk.arrive(A);
+        assert_eq!(harness.state(A), LaneState::Down);
+        harness.arrive(A);
+        assert!(
+            harness.take_log()[0].starts_with("reject"),
+            "a request does not wait for a down lane"
+        );
+        harness.advance_to(harness.now + s(10));
+        harness.arrive(A);
     }
-    assert_eq!(desk.dispatcher.engine_state(A), Some(EngineState::Failed));
-    desk.at(desk.now + s(600));
-    desk.wants();
-    desk.arrive(A);
-    assert_eq!(desk.wants(), ["load A"], "at long intervals it is tried again");
+    assert_eq!(harness.dispatcher.engine_state(A), Some(EngineState::Failed));
+    harness.advance_to(harness.now + s(600));
+    harness.take_log();
+    harness.arrive(A);
+    assert_eq!(harness.take_log(), ["load A"], "a failed lane is retried at long intervals");
 }
 
 #[test]
-fn a_lost_engine_comes_back_for_those_who_wait() {
-    let mut desk = Desk::new(vec![setup(1, 0, 20)], 30, rules());
-    let running = desk.arrive(A);
-    desk.up(A);
-    let patient = desk.arrive(A);
-    let other = desk.arrive_as(A, |arrival| arrival.has_fallback = true);
-    desk.wants();
-    desk.engine(A, EngineEvent::Lost("killed".into()));
-    assert_eq!(desk.wants(), [format!("refuse {other}: the lane is starting: killed")]);
-    desk.release(running);
-    desk.at(desk.now + s(1));
-    assert_eq!(desk.wants(), ["load A"]);
-    desk.up(A);
-    assert_eq!(desk.wants()[1], format!("grant {patient} A"));
+fn waiters_without_fallback_wait_for_a_lost_engine_to_recover() {
+    let mut harness = DispatcherHarness::new(vec![setup(1, 0, 20)], 30, rules());
+    let running = harness.arrive(A);
+    harness.finish_load(A);
+    let patient = harness.arrive(A);
+    let other = harness.arrive_with(A, |enqueue| enqueue.has_fallback = true);
+    harness.take_log();
+    harness.engine_event(A, EngineEvent::Lost("killed".into()));
+    assert_eq!(harness.take_log(), [format!("reject {other}: not-serving starting killed")]);
+    harness.release(running);
+    harness.advance_to(harness.now + s(1));
+    assert_eq!(harness.take_log(), ["load A"]);
+    harness.finish_load(A);
+    assert_eq!(harness.take_log()[1], format!("grant {patient} A"));
 }
 
 #[test]
-fn an_engine_that_is_gone_does_not_eat_the_queue() {
-    let mut desk = Desk::new(vec![setup(1, 0, 20)], 30, rules());
-    let running = desk.arrive(A);
-    desk.up(A);
-    let patient = desk.arrive(A);
-    desk.wants();
-    desk.release_as(running, Report { failed: true, severed: true, ..Report::default() });
-    assert_eq!(desk.wants(), Vec::<String>::new(), "it may be gone");
-    desk.engine(A, EngineEvent::Dying("killed".into()));
-    desk.engine(A, EngineEvent::Lost("killed".into()));
-    desk.at(desk.now + s(1));
-    desk.up(A);
-    assert_eq!(desk.wants()[2..], [format!("grant {patient} A")]);
-    // A connection that broke for another reason costs a moment.
-    let waits = desk.arrive(A);
-    desk.release_as(patient, Report { failed: true, severed: true, ..Report::default() });
-    desk.at(desk.now + s(1));
-    assert_eq!(desk.wants(), [format!("grant {waits} A")]);
+fn lane_with_a_broken_connection_gets_no_requests_for_a_while() {
+    let mut harness = DispatcherHarness::new(vec![setup(1, 0, 20)], 30, rules());
+    let running = harness.arrive(A);
+    harness.finish_load(A);
+    let patient = harness.arrive(A);
+    harness.take_log();
+    harness.release_with(running, Report { failed: true, severed: true, ..Report::default() });
+    assert_eq!(harness.take_log(), Vec::<String>::new(), "the engine may be gone");
+    harness.engine_event(A, EngineEvent::Dying("killed".into()));
+    harness.engine_event(A, EngineEvent::Lost("killed".into()));
+    harness.advance_to(harness.now + s(1));
+    harness.finish_load(A);
+    assert_eq!(harness.take_log()[2..], [format!("grant {patient} A")]);
+    // A connection that broke for another reason only causes a short delay.
+    let waiting = harness.arrive(A);
+    harness.release_with(patient, Report { failed: true, severed: true, ..Report::default() });
+    harness.advance_to(harness.now + s(1));
+    assert_eq!(harness.take_log(), [format!("grant {waiting} A")]);
 }
 
 #[test]
-fn queues_are_bounded_and_say_so() {
-    let mut desk = Desk::new(
+fn queue_rejects_when_full_and_when_closed() {
+    let mut harness = DispatcherHarness::new(
         vec![setup(1, 0, 10)],
         30,
         Rules { queue: QueueLimits { per_lane: 2, total: 9 }, ..rules() },
     );
     for _ in 0..3 {
-        desk.arrive(A);
+        harness.arrive(A);
     }
-    assert_eq!(desk.wants(), ["load A", "refuse 3: 2 requests wait already, which is the limit"]);
-    assert_eq!(desk.dispatcher.queued_by_priority(A), [(0, 2)]);
-    desk.on(Event::Closed);
-    assert_eq!(desk.wants(), ["refuse 1: the host is stopping", "refuse 2: the host is stopping"]);
-    desk.arrive(A);
-    assert_eq!(desk.wants(), ["refuse 4: the host is stopping"]);
+    assert_eq!(harness.take_log(), ["load A", "reject 3: queue-full 2"]);
+    assert_eq!(harness.dispatcher.queued_by_priority(A), [(0, 2)]);
+    harness.on(Event::Closed);
+    assert_eq!(harness.take_log(), ["reject 1: closing", "reject 2: closing"]);
+    harness.arrive(A);
+    assert_eq!(harness.take_log(), ["reject 4: closing"]);
 }
 
 #[test]
-fn a_lane_that_fails_too_often_is_left_by_those_who_can() {
-    let mut desk = Desk::new(vec![setup(9, 0, 10)], 30, rules());
-    let tickets: Vec<u64> = (0..6).map(|_| desk.arrive(A)).collect();
-    desk.up(A);
+fn open_circuit_breaker_rejects_requests_with_a_fallback() {
+    let mut harness = DispatcherHarness::new(vec![setup(9, 0, 10)], 30, rules());
+    let tickets: Vec<u64> = (0..6).map(|_| harness.arrive(A)).collect();
+    harness.finish_load(A);
     for ticket in &tickets[..5] {
-        desk.release_as(*ticket, Report { failed: true, ..Report::default() });
+        harness.release_with(*ticket, Report { failed: true, ..Report::default() });
     }
-    desk.wants();
-    assert_eq!(desk.state(A), LaneState::Degraded);
-    desk.arrive_as(A, |arrival| arrival.has_fallback = true);
-    let granted = desk.arrive(A);
+    harness.take_log();
+    assert_eq!(harness.state(A), LaneState::Degraded);
+    harness.arrive_with(A, |enqueue| enqueue.has_fallback = true);
+    let granted = harness.arrive(A);
     assert_eq!(
-        desk.wants(),
-        [
-            "refuse 7: the lane fails too often at the moment".to_owned(),
-            format!("grant {granted} A")
-        ]
+        harness.take_log(),
+        ["reject 7: circuit-open".to_owned(), format!("grant {granted} A")]
     );
-    desk.release(granted);
-    assert_eq!(desk.state(A), LaneState::Ready);
+    harness.release(granted);
+    assert_eq!(harness.state(A), LaneState::Ready);
 }
 
 #[test]
-fn engines_of_others_come_and_go() {
-    let mut desk = Desk::new(
+fn external_engine_recovers_after_it_was_lost() {
+    let mut harness = DispatcherHarness::new(
         vec![LaneSetup { residency: Residency::External, ..setup(1, 9, 0) }],
         30,
         rules(),
     );
-    let ticket = desk.arrive(A);
-    desk.engine(A, EngineEvent::Ready);
-    assert_eq!(desk.wants(), [format!("grant {ticket} A")]);
-    desk.engine(A, EngineEvent::Lost("connection refused".into()));
-    assert_eq!(desk.state(A), LaneState::Down);
-    desk.arrive(A);
-    assert_eq!(desk.wants(), ["refuse 2: the lane is down: connection refused"]);
-    desk.engine(A, EngineEvent::Ready);
-    assert_eq!(desk.state(A), LaneState::Ready);
+    let ticket = harness.arrive(A);
+    harness.engine_event(A, EngineEvent::Ready);
+    assert_eq!(harness.take_log(), [format!("grant {ticket} A")]);
+    harness.engine_event(A, EngineEvent::Lost("connection refused".into()));
+    assert_eq!(harness.state(A), LaneState::Down);
+    harness.arrive(A);
+    assert_eq!(harness.take_log(), ["reject 2: not-serving down connection refused"]);
+    harness.engine_event(A, EngineEvent::Ready);
+    assert_eq!(harness.state(A), LaneState::Ready);
 }
 
 #[test]
-fn figures_tell_when_a_lane_would_be_ready() {
-    let mut desk = Desk::turns(2);
-    let at = |desk: &Desk, lane: LaneId| {
-        desk.dispatcher.stats(desk.now)[lane.index()].ready_in_ms / 1000
+fn stats_estimate_when_a_lane_would_be_ready() {
+    let mut harness = DispatcherHarness::exclusive_lanes(2);
+    let ready_in = |harness: &DispatcherHarness, lane: LaneId| {
+        harness.dispatcher.stats(harness.now)[lane.index()].ready_in_ms / 1000
     };
-    assert_eq!((at(&desk, A), at(&desk, B)), (40, 40));
-    let ticket = desk.arrive(A);
-    desk.at(s(10));
-    // B waits for A to load (30 s) and for its residence (45 s), for its stop (5 s), and loads (40 s).
-    assert_eq!((at(&desk, A), at(&desk, B)), (30, 30 + 45 + 5 + 40));
-    desk.up(A);
-    // B waits for the residence of A (45 s), for its stop (5 s), and loads (40 s).
-    assert_eq!((at(&desk, A), at(&desk, B)), (0, 90));
-    assert_eq!(desk.dispatcher.stats(desk.now)[B.index()].displaces, 1);
-    desk.release(ticket);
-    assert_eq!(at(&desk, B), 2 + 5 + 40, "an idle lane lingers for 2 s");
+    assert_eq!((ready_in(&harness, A), ready_in(&harness, B)), (40, 40));
+    let ticket = harness.arrive(A);
+    harness.advance_to(s(10));
+    // B waits for A to load (30 s), for its minimum residency (45 s) and stop (5 s), and loads (40
+    // s).
+    assert_eq!((ready_in(&harness, A), ready_in(&harness, B)), (30, 30 + 45 + 5 + 40));
+    harness.finish_load(A);
+    // B waits for A's minimum residency (45 s) and stop (5 s), and loads (40 s).
+    assert_eq!((ready_in(&harness, A), ready_in(&harness, B)), (0, 90));
+    assert_eq!(harness.dispatcher.stats(harness.now)[B.index()].displaces, 1);
+    harness.release(ticket);
+    assert_eq!(ready_in(&harness, B), 2 + 5 + 40, "an idle lane lingers for 2 s");
 }

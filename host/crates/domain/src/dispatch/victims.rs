@@ -1,16 +1,17 @@
-//! Which loaded lanes have to go for another one, and when they may.
+//! Decides which loaded lanes are evicted for another lane, and when they may be.
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::Dispatcher;
 use super::events::LaneHint;
-use super::switch::{Demand, Group, Reach, Wake, part};
+use super::switch::{Demand, EvictionScope, Group, WakeTime, permille_of};
 use crate::fleet_view::LaneId;
 
 impl Dispatcher {
-    /// The lanes to unload for a lane that lacks `shortage` bytes: idle ones first, then those with little to lose. Otherwise
-    /// when to look again: never later than that.
+    /// Returns the lanes to evict for a lane that needs `shortage` more bytes: idle lanes first,
+    /// then those with the least to lose. If there are not enough, returns the latest time to check
+    /// again.
     pub(super) fn victims(
         &self,
         group: &Group,
@@ -18,25 +19,26 @@ impl Dispatcher {
         shortage: u64,
         now: Duration,
     ) -> Result<Vec<LaneId>, Duration> {
-        let mut next = Wake::default();
+        let mut next = WakeTime::default();
         let mut candidates = Vec::new();
         for id in group.lanes.iter().filter(|id| **id != demand.lane) {
             let lane = &self.lanes[id.index()];
-            match self.may_go_at(*id, demand, now).filter(|_| lane.may_be_victim()) {
+            match self.evictable_at(*id, demand, now).filter(|_| lane.can_be_victim()) {
                 Some(at) if at <= now => {
-                    let frees = if lane.sleeps() {
-                        lane.held()
+                    let frees = if lane.is_asleep() {
+                        lane.held_bytes()
                     } else {
-                        lane.held() - lane.setup.asleep.min(lane.held())
+                        // The engine may be put to sleep, which keeps a part of its memory.
+                        lane.held_bytes().saturating_sub(lane.setup.asleep)
                     };
                     let work = lane.running as usize + self.queue.waiting(*id);
                     candidates.push((
-                        (lane.sleeps(), work, lane.load.estimate(), Reverse(frees)),
+                        (lane.is_asleep(), work, lane.load.estimate(), Reverse(frees)),
                         *id,
                         frees,
                     ));
                 }
-                Some(at) => next.at_latest(at),
+                Some(at) => next.no_later_than(at),
                 None => {}
             }
         }
@@ -52,7 +54,8 @@ impl Dispatcher {
         if freed < shortage {
             return Err(next.at.unwrap_or(Duration::MAX));
         }
-        // A small lane that was taken first may not be needed beside a big one that was taken after it.
+        // A small lane that was chosen first may be redundant next to a large one that was chosen
+        // later.
         chosen.retain(|(_, frees)| {
             let spare = freed - shortage >= *frees;
             freed -= if spare { *frees } else { 0 };
@@ -61,30 +64,37 @@ impl Dispatcher {
         Ok(chosen.into_iter().map(|(id, _)| id).collect())
     }
 
-    /// When a loaded lane may be unloaded for another one; `None`: not as things are.
-    pub(super) fn may_go_at(&self, id: LaneId, demand: &Demand, now: Duration) -> Option<Duration> {
+    /// Returns when a loaded lane may be evicted for another one; `None` if not before another
+    /// event.
+    pub(super) fn evictable_at(
+        &self,
+        id: LaneId,
+        demand: &Demand,
+        now: Duration,
+    ) -> Option<Duration> {
         let lane = &self.lanes[id.index()];
         let idle = lane.running == 0 && self.queue.is_empty(id);
         let cost = self.switch_cost(id, demand.lane);
-        if demand.reach == Reach::Overdue {
-            return Some(self.may_go_for_overdue(id, demand, idle, cost, now));
+        if demand.scope == EvictionScope::Overdue {
+            return Some(self.evictable_at_if_overdue(id, demand, idle, cost, now));
         }
-        let released = lane.wish_at(now) == Some(LaneHint::Release);
-        let at = match demand.reach {
-            _ if idle && (released || lane.sleeps()) => now,
-            Reach::Released => return None,
+        let released = lane.hint_at(now) == Some(LaneHint::Release);
+        let at = match demand.scope {
+            _ if idle && (released || lane.is_asleep()) => now,
+            EvictionScope::Released => return None,
             _ if idle => {
-                let linger = part(cost, self.rules.linger).min(self.rules.max_linger);
+                let linger = permille_of(cost, self.rules.linger).min(self.rules.max_linger);
                 lane.last_used.saturating_add(linger)
             }
-            Reach::Idle => return None,
-            Reach::Busy | Reach::Overdue => {
+            EvictionScope::Idle => return None,
+            EvictionScope::Busy | EvictionScope::Overdue => {
                 let min_residency =
-                    lane.up_since.saturating_add(part(cost, self.rules.min_residency));
+                    lane.up_since.saturating_add(permille_of(cost, self.rules.min_residency));
                 match self.queue.urgency(id, now) {
-                    // Its own work is more urgent. That changes with age, if with nothing else.
+                    // The lane's own requests are more urgent. That changes with age even without
+                    // another event.
                     Some(own) if own > demand.aged => {
-                        min_residency.max(now.saturating_add(self.look_again()))
+                        min_residency.max(now.saturating_add(self.recheck_interval()))
                     }
                     _ => min_residency,
                 }
@@ -98,10 +108,12 @@ impl Dispatcher {
         Some(demand.overdue_at.map_or(at, |overdue| at.min(overdue)))
     }
 
-    /// The same for whoever has waited too long: nothing keeps an idle lane. One with work keeps, of its residence, what
-    /// loading it has cost: under overload everybody waits too long, and without that each load would serve one round of
-    /// slots. And of two that have waited too long the older one goes first.
-    fn may_go_for_overdue(
+    /// Returns when a lane may be evicted for an overdue request.
+    ///
+    /// An idle lane may be evicted at once. A busy lane keeps a residency of one load: under
+    /// overload every request becomes overdue, and without this rule each load would serve a single
+    /// round of slots. Of two overdue requests, the older one is served first.
+    fn evictable_at_if_overdue(
         &self,
         id: LaneId,
         demand: &Demand,
@@ -109,23 +121,23 @@ impl Dispatcher {
         cost: Duration,
         now: Duration,
     ) -> Duration {
-        let min_residency = part(cost, self.rules.min_residency.min(1000));
-        let turn =
+        let min_residency = permille_of(cost, self.rules.min_residency.min(1000));
+        let at =
             if idle { now } else { self.lanes[id.index()].up_since.saturating_add(min_residency) };
         let own = self
             .queue
-            .oldest_exchanging(id)
+            .oldest_allowing_switch(id)
             .map(|since| since.saturating_add(self.rules.starvation_timeout));
         let older = own.is_some() && own < demand.overdue_at;
-        if older { turn.max(now.saturating_add(self.look_again())) } else { turn }
+        if older { at.max(now.saturating_add(self.recheck_interval())) } else { at }
     }
 
-    /// How long to wait for age to change who is more urgent.
-    fn look_again(&self) -> Duration {
+    /// Returns the interval after which age may have changed which request is more urgent.
+    fn recheck_interval(&self) -> Duration {
         self.rules.aging.max(Duration::from_millis(100))
     }
 
-    /// What exchanging one lane for another is expected to take.
+    /// Returns the expected duration of switching from one lane to another.
     pub(super) fn switch_cost(&self, from: LaneId, to: LaneId) -> Duration {
         self.lanes[from.index()]
             .stop

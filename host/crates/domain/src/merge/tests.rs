@@ -59,7 +59,7 @@ fn filters_intersect_and_scores_add() {
 }
 
 #[test]
-fn contradicting_filters_are_ignored_last_policy_first_where_the_operator_says_so() {
+fn ignore_filters_drops_conflicting_filters_from_the_end() {
     use LaneAdvice::Only;
     let advice = [Only(ids(&[0, 1])), Only(ids(&[1])), Only(ids(&[2]))];
     assert_eq!(lanes(&advice, OnConflict::IgnoreFilters), [(1, 0)]);
@@ -85,7 +85,7 @@ fn blending_scales_over_the_candidates() {
 }
 
 #[test]
-fn the_first_rejection_ends_the_chain_and_later_advice_is_not_merged() {
+fn first_rejection_ends_the_chain() {
     let fleet = fleet(2);
     let mut merge = Merge::new(&fleet, "m");
     let rejection = |code: &str| Rejection {
@@ -109,7 +109,7 @@ fn the_first_rejection_ends_the_chain_and_later_advice_is_not_merged() {
 }
 
 #[test]
-fn the_last_queue_and_fallback_and_the_strictest_switching_win() {
+fn last_queue_advice_and_strictest_switching_win() {
     let fleet = fleet(2);
     let mut merge = Merge::new(&fleet, "m");
     for (priority, switching) in [(1, Switching::Never), (2, Switching::Allow)] {
@@ -138,17 +138,21 @@ fn any_lane_advice() -> impl Strategy<Value = LaneAdvice> {
 }
 
 proptest! {
-    /// Filters and scores do not depend on the order of the chain (the WIT promises it).
+    /// The WIT promises that filters and scores do not depend on the order of the chain.
     #[test]
-    fn lanes_do_not_depend_on_the_order_of_policies(mut advice in prop::collection::vec(any_lane_advice(), 0..5)) {
+    fn lanes_do_not_depend_on_policy_order(
+        mut advice in prop::collection::vec(any_lane_advice(), 0..5),
+    ) {
         let forward = lanes(&advice, OnConflict::Refuse);
         advice.reverse();
         prop_assert_eq!(forward, lanes(&advice, OnConflict::Refuse));
     }
 
-    /// With filters ignored on conflict there is always a lane, and only candidates are ever left.
+    /// With `ignore-filters` at least one lane is left, and only candidates are left.
     #[test]
-    fn ignoring_filters_always_leaves_a_candidate(advice in prop::collection::vec(any_lane_advice(), 0..5)) {
+    fn ignoring_filters_always_leaves_a_candidate(
+        advice in prop::collection::vec(any_lane_advice(), 0..5),
+    ) {
         let left = lanes(&advice, OnConflict::IgnoreFilters);
         prop_assert!(!left.is_empty() && left.iter().all(|(lane, _)| *lane < 3));
     }

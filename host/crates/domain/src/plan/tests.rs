@@ -1,4 +1,4 @@
-mod any;
+mod invariants;
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ fn decide(fleet: &FleetView, advice: Advice) -> Decision {
 fn steps(decision: Decision) -> Vec<u32> {
     match decision {
         Decision::Route(plan) => plan.steps.iter().map(|step| step.lane.0).collect(),
-        other => panic!("no route: {other:?}"),
+        other => panic!("expected a route, found {other:?}"),
     }
 }
 
@@ -51,7 +51,7 @@ fn fall_back_to(lanes: &[u32], on: Triggers) -> Option<FallbackAdvice> {
 use LaneState::{Down, Draining, Ready, Starting, Unloaded};
 
 #[test]
-fn without_advice_the_shortest_start_wins_and_the_rest_follow() {
+fn without_advice_lanes_are_ordered_by_time_to_start() {
     let mut fleet = fleet(&[Ready, Ready, Ready, Ready]);
     assert_eq!(steps(decide(&fleet, Advice::default())), [0, 1, 2]);
     fleet.stats[0].est_wait_ms = 10;
@@ -60,7 +60,7 @@ fn without_advice_the_shortest_start_wins_and_the_rest_follow() {
 }
 
 #[test]
-fn a_score_beats_a_shorter_start_but_not_a_dead_engine() {
+fn score_outranks_time_to_start_but_not_a_down_lane() {
     let scores = |lane| LaneAdvice::Scores(vec![LaneScore { lane: LaneId(lane), score: 1000 }]);
     let advice = |lane| Advice { lanes: scores(lane), ..Advice::default() };
     assert_eq!(steps(decide(&fleet(&[Ready, Starting, Ready]), advice(1)))[0], 1);
@@ -69,12 +69,12 @@ fn a_score_beats_a_shorter_start_but_not_a_dead_engine() {
     assert_eq!(
         steps(decide(&fleet(&[Ready, Draining, Ready]), advice(1)))[0],
         1,
-        "it will be back"
+        "a draining lane is loaded again"
     );
 }
 
 #[test]
-fn a_planned_fallback_replaces_the_built_in_one_and_may_leave_the_candidates() {
+fn planned_fallback_replaces_the_built_in_one_and_may_use_other_lanes() {
     let fleet = fleet(&[Ready, Ready, Ready, Ready]);
     let only = LaneAdvice::Only(vec![LaneId(1)]);
     let advice = Advice {
@@ -86,7 +86,7 @@ fn a_planned_fallback_replaces_the_built_in_one_and_may_leave_the_candidates() {
 }
 
 #[test]
-fn with_the_first_choice_down_the_fallback_serves_if_a_restart_triggers_it() {
+fn fallback_serves_if_all_candidates_are_down_and_restart_triggers_it() {
     let fleet = fleet(&[Down, Down, Down, Ready]);
     let advice = |on| Advice { fallback: fall_back_to(&[3], on), ..Advice::default() };
     assert_eq!(steps(decide(&fleet, advice(Triggers::NONE.with(Trigger::EngineRestart)))), [3]);
@@ -95,7 +95,7 @@ fn with_the_first_choice_down_the_fallback_serves_if_a_restart_triggers_it() {
 }
 
 #[test]
-fn reasons_for_no_lane_differ() {
+fn no_lane_reports_the_reason() {
     let up = fleet(&[Ready]);
     let down = fleet(&[Down]);
     let nothing = Advice { lanes: LaneAdvice::Only(Vec::new()), ..Advice::default() };
@@ -106,7 +106,7 @@ fn reasons_for_no_lane_differ() {
 }
 
 #[test]
-fn waits_are_capped_and_a_timeout_falls_back_only_where_allowed() {
+fn max_wait_is_capped_and_timeout_falls_back_only_if_allowed() {
     let fleet = fleet(&[Ready]);
     let queue = |seconds, on_timeout| {
         Some(QueueAdvice {
@@ -119,7 +119,7 @@ fn waits_are_capped_and_a_timeout_falls_back_only_where_allowed() {
         [(5, OnTimeout::Reject, 5, false), (500, OnTimeout::FallBack, 60, true)]
     {
         let advice = Advice { queue: queue(seconds, on_timeout), ..Advice::default() };
-        let Decision::Route(plan) = decide(&fleet, advice) else { panic!("no route") };
+        let Decision::Route(plan) = decide(&fleet, advice) else { panic!("expected a route") };
         assert_eq!(plan.max_wait, Duration::from_secs(wait));
         assert_eq!(plan.moves_on(Trigger::QueueTimeout), moves);
         assert!(plan.moves_on(Trigger::ConnectError));

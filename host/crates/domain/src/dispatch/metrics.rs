@@ -1,36 +1,38 @@
-//! What a lane's recent requests tell about its load.
+//! Load metrics of a lane, computed from its recent requests.
 
 use std::time::Duration;
 
 use crate::fleet_view::Permille;
 
-/// How many of the last requests the figures are made of.
+/// Number of recent requests that the metrics cover.
 const WINDOW: usize = 64;
 
-/// How one lease ended.
+/// The report on a released lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Report {
     /// How long the slot was held.
     pub held: Duration,
-    /// Time from the grant to the first byte of the answer; `None` where none came.
+    /// Time from the grant to the first byte of the response; `None` if there was none.
     pub first_byte: Option<Duration>,
-    /// The engine failed the request. A client that left, or sent nonsense, is no failure.
+    /// True if the engine failed the request. A disconnected client or an invalid request is not a
+    /// failure.
     pub failed: bool,
-    /// The connection to the engine broke, or there was none: the engine may be gone.
+    /// True if the connection to the engine broke or could not be made: the engine may be gone.
     pub severed: bool,
 }
 
-/// Figures over a sliding window; percentiles are kept ready, because they are read far more often than changed.
+/// Metrics over a sliding window. Percentiles are computed when a report is added, because they are
+/// read far more often than they change.
 #[derive(Debug, Default)]
-pub(super) struct LoadFigures {
+pub(super) struct LoadMetrics {
     reports: Vec<Report>,
     next: usize,
     mean_held: Option<Duration>,
     ttft: (u32, u32),
 }
 
-impl LoadFigures {
-    pub(super) fn add(&mut self, report: Report) {
+impl LoadMetrics {
+    pub(super) fn record(&mut self, report: Report) {
         if self.reports.len() < WINDOW {
             self.reports.push(report);
         } else {
@@ -38,20 +40,20 @@ impl LoadFigures {
         }
         self.next = (self.next + 1) % WINDOW;
         if !report.failed {
-            // A moving average over about eight requests: fast enough to follow a change of load.
+            // A moving average over about eight requests follows a change of load quickly enough.
             self.mean_held =
                 Some(self.mean_held.map_or(report.held, |mean| (mean * 7 + report.held) / 8));
         }
         self.ttft = self.percentiles();
     }
 
-    /// Estimated wait of a request with `queued` requests before it.
+    /// Returns the estimated wait of a request with `queued` requests ahead of it.
     pub(super) fn wait_for(&self, queued: usize, slots: u32) -> Duration {
         let rounds = u32::try_from(queued + 1).unwrap_or(u32::MAX).div_ceil(slots.max(1));
         self.mean_held.unwrap_or_default().saturating_mul(rounds)
     }
 
-    /// How long a slot is held, on average.
+    /// Returns the average time that a slot is held.
     pub(super) fn mean_held(&self) -> Duration {
         self.mean_held.unwrap_or_default()
     }
@@ -73,7 +75,7 @@ impl LoadFigures {
         let mut times: Vec<Duration> =
             self.reports.iter().filter_map(|report| report.first_byte).collect();
         times.sort_unstable();
-        // Nearest rank: the smallest value that at least this part of the values does not exceed.
+        // Nearest rank: the smallest value that at least `percent` of the values do not exceed.
         let at = |percent: usize| {
             let rank = (times.len() * percent).div_ceil(100).max(1);
             times
@@ -94,25 +96,25 @@ mod tests {
     }
 
     #[test]
-    fn figures_follow_the_last_requests_only() {
-        let mut figures = LoadFigures::default();
-        assert_eq!((figures.errors(), figures.ttft_p50_ms(), figures.ttft_p99_ms()), (0, 0, 0));
-        (0..100).for_each(|_| figures.add(report(1000, true)));
-        assert_eq!((figures.errors(), figures.ttft_p50_ms()), (1000, 0));
-        (1..=WINDOW as u64).for_each(|ms| figures.add(report(ms, false)));
-        assert_eq!((figures.errors(), figures.ttft_p50_ms(), figures.ttft_p99_ms()), (0, 32, 64));
-        figures.add(report(1, true));
-        assert_eq!(figures.errors(), 15);
+    fn metrics_cover_recent_requests_only() {
+        let mut metrics = LoadMetrics::default();
+        assert_eq!((metrics.errors(), metrics.ttft_p50_ms(), metrics.ttft_p99_ms()), (0, 0, 0));
+        (0..100).for_each(|_| metrics.record(report(1000, true)));
+        assert_eq!((metrics.errors(), metrics.ttft_p50_ms()), (1000, 0));
+        (1..=WINDOW as u64).for_each(|ms| metrics.record(report(ms, false)));
+        assert_eq!((metrics.errors(), metrics.ttft_p50_ms(), metrics.ttft_p99_ms()), (0, 32, 64));
+        metrics.record(report(1, true));
+        assert_eq!(metrics.errors(), 15);
     }
 
     #[test]
-    fn waits_count_rounds_of_all_slots() {
-        let mut figures = LoadFigures::default();
-        assert_eq!(figures.wait_for(9, 2), Duration::ZERO, "nothing is known yet");
-        figures.add(report(10, false));
+    fn wait_estimate_counts_rounds_of_all_slots() {
+        let mut metrics = LoadMetrics::default();
+        assert_eq!(metrics.wait_for(9, 2), Duration::ZERO, "no requests recorded yet");
+        metrics.record(report(10, false));
         for (queued, slots, ms) in [(0, 2, 100), (1, 2, 100), (2, 2, 200), (9, 0, 1000)] {
             assert_eq!(
-                figures.wait_for(queued, slots),
+                metrics.wait_for(queued, slots),
                 Duration::from_millis(ms),
                 "{queued} before, {slots} slots"
             );

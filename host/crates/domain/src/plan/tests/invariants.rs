@@ -1,4 +1,4 @@
-//! Whatever a policy says: the plan is one that the host can carry out.
+//! Property test: any advice results in a plan that the host can execute.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ fn any_lanes() -> impl Strategy<Value = LaneAdvice> {
     ]
 }
 
-/// Mostly lanes that there are, now and then one that there is not.
+/// Mostly existing lanes, sometimes an unknown one.
 fn any_id() -> impl Strategy<Value = LaneId> {
     prop_oneof![4 => 0u32..4, 1 => any::<u32>()].prop_map(LaneId)
 }
@@ -126,7 +126,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_advice_makes_a_plan_that_can_be_carried_out(
+    fn any_advice_results_in_an_executable_plan(
         states in any_states(),
         chain in prop::collection::vec((any_advice(), 0u32..5000), 0..4),
         conflict in any_on_conflict(),
@@ -136,7 +136,8 @@ proptest! {
         let mut merge = Merge::new(&fleet, "m");
         for (mut advice, weight) in chain {
             permit(&mut advice, &allow);
-            prop_assert!(permit(&mut advice.clone(), &allow).is_empty(), "what is let through once is let through");
+            let dropped_again = permit(&mut advice.clone(), &allow);
+            prop_assert!(dropped_again.is_empty(), "permit is not idempotent");
             merge.add(&PolicyRef::new("p", "1"), weight, advice);
         }
         let merged = merge.finish(conflict);
@@ -144,12 +145,13 @@ proptest! {
             Decision::Route(plan) => {
                 prop_assert!((1..=LIMITS.max_steps).contains(&plan.steps.len()));
                 prop_assert!(plan.max_wait <= LIMITS.max_wait && (-5..=5).contains(&plan.priority));
-                for (place, step) in plan.steps.iter().enumerate() {
+                for (index, step) in plan.steps.iter().enumerate() {
                     let stat = fleet.stat(step.lane);
                     prop_assert!(stat.is_some_and(|stat| stat.state.able_to_serve()), "{:?}", step);
-                    prop_assert!(plan.steps[..place].iter().all(|before| before.lane != step.lane));
-                    let known = |edit: &Edit| !matches!(edit, Edit::ReplaceBody(_) | Edit::SetModel(_));
-                    prop_assert!(step.edits.iter().all(known), "not allowed: {:?}", step.edits);
+                    prop_assert!(plan.steps[..index].iter().all(|before| before.lane != step.lane));
+                    let allowed =
+                        |edit: &Edit| !matches!(edit, Edit::ReplaceBody(_) | Edit::SetModel(_));
+                    prop_assert!(step.edits.iter().all(allowed), "not allowed: {:?}", step.edits);
                 }
             }
             Decision::Reject(_, rejection) => {

@@ -1,5 +1,5 @@
-//! What holds for any sequence of events: a made-up world of engines and clients drives the dispatcher, and a model of what
-//! it was told and what it promised watches it.
+//! Property tests of the dispatcher: simulated engines and clients send arbitrary events, and a
+//! model of the dispatcher's inputs and promises checks its effects.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +10,7 @@ use super::{rules, s, setup};
 use crate::advice::Switching;
 use crate::lifecycle::EngineState;
 
-/// One thing that happens.
+/// One step of a test.
 #[derive(Debug, Clone)]
 enum Step {
     Arrive {
@@ -27,12 +27,12 @@ enum Step {
         failed: bool,
         severed: bool,
     },
-    /// The engine does what it was told to, or fails to.
-    Obey {
+    /// A busy engine completes the operation that it was told to do, or fails.
+    FinishOperation {
         which: usize,
         fails: bool,
     },
-    /// The engine ends unasked; something of it may be left for a while.
+    /// The engine crashes; remains of it may linger for a while.
     Crash {
         lane: u32,
         lingers: bool,
@@ -42,10 +42,10 @@ enum Step {
         hint: Option<LaneHint>,
         until: u64,
     },
-    /// News that make no sense, as of an engine's earlier life.
-    LateNews {
+    /// An event that the engine's state does not allow, as of an earlier generation.
+    LateEvent {
         lane: u32,
-        news: u8,
+        event: u8,
     },
     Wait(u64),
 }
@@ -74,15 +74,17 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Cancel),
         7 => (any::<usize>(), prop::bool::weighted(0.2), prop::bool::weighted(0.1))
             .prop_map(|(which, failed, severed)| Step::Release { which, failed, severed }),
-        6 => (any::<usize>(), prop::bool::weighted(0.2)).prop_map(|(which, fails)| Step::Obey { which, fails }),
+        6 => (any::<usize>(), prop::bool::weighted(0.2))
+            .prop_map(|(which, fails)| Step::FinishOperation { which, fails }),
         1 => (0..LANES, any::<bool>()).prop_map(|(lane, lingers)| Step::Crash { lane, lingers }),
-        1 => (0..LANES, hint, 0..300u64).prop_map(|(lane, hint, until)| Step::LaneHint { lane, hint, until }),
-        1 => (0..LANES, 0..4u8).prop_map(|(lane, news)| Step::LateNews { lane, news }),
+        1 => (0..LANES, hint, 0..300u64)
+            .prop_map(|(lane, hint, until)| Step::LaneHint { lane, hint, until }),
+        1 => (0..LANES, 0..4u8).prop_map(|(lane, event)| Step::LateEvent { lane, event }),
         5 => (1..60u64).prop_map(Step::Wait),
     ]
 }
 
-/// What an engine is doing, as its supervisor would know it.
+/// The state of an engine, as its supervisor knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Engine {
     Off,
@@ -95,26 +97,26 @@ enum Engine {
 }
 
 impl Engine {
-    fn busy(self) -> bool {
+    fn is_busy(self) -> bool {
         matches!(self, Self::Loading | Self::Stopping | Self::StoppingFully | Self::Dying)
     }
 }
 
-struct World {
+struct Model {
     dispatcher: Dispatcher,
     setups: Vec<LaneSetup>,
     budgets: [u64; 2],
     now: Duration,
     engines: Vec<Engine>,
-    /// Those who wait, with their deadlines.
+    /// Waiting tickets, with their deadlines.
     waiting: BTreeMap<u64, Duration>,
     leases: Vec<(LaneId, Generation)>,
     generations: HashMap<LaneId, Generation>,
     tickets: u64,
 }
 
-impl World {
-    fn new(cut: bool) -> Self {
+impl Model {
+    fn new(with_drain_timeout: bool) -> Self {
         let always = LaneSetup { residency: Residency::Always, ..setup(1, 0, 4) };
         let sleeper = LaneSetup { asleep: 3 << 30, ..setup(2, 0, 10) };
         let brief = LaneSetup {
@@ -124,10 +126,11 @@ impl World {
         let external = LaneSetup { residency: Residency::External, ..setup(2, 99, 0) };
         let setups =
             vec![setup(2, 0, 10), sleeper, brief, always, setup(1, 1, 6), setup(3, 1, 6), external];
-        let rules = Rules { queue: LIMITS, drain_timeout: cut.then_some(s(20)), ..rules() };
+        let rules =
+            Rules { queue: LIMITS, drain_timeout: with_drain_timeout.then_some(s(20)), ..rules() };
         let budgets = [20 << 30, 6 << 30];
         let groups = budgets.map(|budget| GroupSetup { budget });
-        let mut world = Self {
+        let mut model = Self {
             dispatcher: Dispatcher::new(setups.clone(), &groups, rules),
             engines: vec![Engine::Off; setups.len()],
             setups,
@@ -138,27 +141,27 @@ impl World {
             generations: HashMap::new(),
             tickets: 0,
         };
-        world.engines[6] = Engine::Loading;
-        world
+        model.engines[6] = Engine::Loading;
+        model
     }
 
-    fn tell(&mut self, event: Event) -> Result<(), TestCaseError> {
+    fn send(&mut self, event: Event) -> Result<(), TestCaseError> {
         let mut effects = Vec::new();
         self.dispatcher.on(event, self.now, &mut effects);
         for effect in effects {
-            self.take_in(effect)?;
+            self.apply(effect)?;
         }
         self.check()
     }
 
-    fn take_in(&mut self, effect: Effect) -> Result<(), TestCaseError> {
+    fn apply(&mut self, effect: Effect) -> Result<(), TestCaseError> {
         match effect {
             Effect::Grant { ticket, lane, generation, .. } => {
                 prop_assert!(self.waiting.remove(&ticket.0).is_some(), "{ticket:?} ended twice");
                 prop_assert_eq!(
                     self.engines[lane.index()],
                     Engine::On,
-                    "granted a lane that does not serve"
+                    "granted a slot of a lane that does not serve"
                 );
                 self.generations.insert(lane, generation);
                 self.leases.push((lane, generation));
@@ -177,16 +180,16 @@ impl World {
                 if let Some(budget) = self.budgets.get(group) {
                     prop_assert!(
                         self.held(group) <= *budget,
-                        "loaded without room: {:?}",
+                        "loaded beyond the memory budget: {:?}",
                         self.dispatcher
                     );
                 }
             }
             Effect::Unload { lane, fully } => {
                 let engine = self.engines[lane.index()];
-                let wanted = if fully { Engine::Asleep } else { Engine::On };
-                prop_assert_eq!(engine, wanted, "a lane that does not serve is no victim");
-                prop_assert_eq!(self.held_leases(lane), 0, "unloaded under a lease");
+                let expected = if fully { Engine::Asleep } else { Engine::On };
+                prop_assert_eq!(engine, expected, "evicted a lane that does not serve");
+                prop_assert_eq!(self.held_leases(lane), 0, "unloaded a lane with leases");
                 prop_assert_ne!(self.setups[lane.index()].residency, Residency::Always);
                 self.engines[lane.index()] =
                     if fully { Engine::StoppingFully } else { Engine::Stopping };
@@ -230,7 +233,7 @@ impl World {
                     state == Some(EngineState::Ready) && stat.running < slots && !suspect;
                 prop_assert!(
                     !idle_slot || stat.queued == 0,
-                    "a slot is free while somebody waits for it"
+                    "a slot is free while a request waits for it"
                 );
             }
         }
@@ -244,16 +247,16 @@ impl World {
         Ok(())
     }
 
-    /// Go forward in time, as far as wanted, waking up as the dispatcher asks.
+    /// Advances the clock by `time` and sends the ticks that the dispatcher asks for.
     fn wait(&mut self, time: Duration) -> Result<(), TestCaseError> {
         let end = self.now + time;
         while let Some(wake) = self.dispatcher.next_wake().filter(|wake| *wake <= end) {
             self.now = self.now.max(wake);
-            self.tell(Event::Tick)?;
+            self.send(Event::Tick)?;
             let next = self.dispatcher.next_wake();
             prop_assert!(
                 next.is_none_or(|next| next > self.now),
-                "awake for nothing at {:?}",
+                "unnecessary wake-up at {:?}",
                 self.now
             );
         }
@@ -261,46 +264,48 @@ impl World {
         Ok(())
     }
 
-    fn news(
+    fn engine_event(
         &mut self,
         lane: usize,
         engine: Engine,
-        news: EngineEvent,
+        event: EngineEvent,
     ) -> Result<(), TestCaseError> {
         self.engines[lane] = engine;
         let lane = LaneId(u32::try_from(lane).unwrap());
         if engine == Engine::On {
-            // A new life: its generation is the one of its first grant.
+            // A new generation begins; its number is known from the first grant.
             self.generations.remove(&lane);
         }
-        self.tell(Event::Engine { lane, news })
+        self.send(Event::Engine { lane, news: event })
     }
 
-    fn obey(&mut self, which: usize, fails: bool) -> Result<(), TestCaseError> {
+    fn finish_operation(&mut self, which: usize, fails: bool) -> Result<(), TestCaseError> {
         let busy: Vec<usize> =
-            (0..self.engines.len()).filter(|lane| self.engines[*lane].busy()).collect();
+            (0..self.engines.len()).filter(|lane| self.engines[*lane].is_busy()).collect();
         let Some(lane) = busy.get(which % busy.len().max(1)).copied() else { return Ok(()) };
         let sleeps = self.setups[lane].asleep > 0 && which.is_multiple_of(2);
         match (self.engines[lane], fails) {
             (Engine::Loading, true) => {
-                self.news(lane, Engine::Off, EngineEvent::LoadFailed("oom".into()))
+                self.engine_event(lane, Engine::Off, EngineEvent::LoadFailed("oom".into()))
             }
-            (Engine::Loading, false) => self.news(lane, Engine::On, EngineEvent::Ready),
-            (Engine::Dying, _) => self.news(lane, Engine::Off, EngineEvent::Lost("crashed".into())),
+            (Engine::Loading, false) => self.engine_event(lane, Engine::On, EngineEvent::Ready),
+            (Engine::Dying, _) => {
+                self.engine_event(lane, Engine::Off, EngineEvent::Lost("crashed".into()))
+            }
             (Engine::Stopping, false) if sleeps => {
-                self.news(lane, Engine::Asleep, EngineEvent::Stopped { asleep: true })
+                self.engine_event(lane, Engine::Asleep, EngineEvent::Stopped { asleep: true })
             }
-            (_, _) => self.news(lane, Engine::Off, EngineEvent::Stopped { asleep: false }),
+            (_, _) => self.engine_event(lane, Engine::Off, EngineEvent::Stopped { asleep: false }),
         }
     }
 
-    fn take(&mut self, step: Step) -> Result<(), TestCaseError> {
+    fn run(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
             Step::Arrive { lane, priority, flow, wait, switching, has_fallback } => {
                 self.tickets += 1;
                 let deadline = self.now + Duration::from_secs(wait);
                 self.waiting.insert(self.tickets, deadline.max(self.now));
-                self.tell(Event::Arrived(Enqueue {
+                self.send(Event::Arrived(Enqueue {
                     ticket: Ticket(self.tickets),
                     lane: LaneId(lane),
                     priority,
@@ -314,10 +319,10 @@ impl World {
                 let Some(ticket) =
                     self.waiting.keys().nth(which % self.waiting.len().max(1)).copied()
                 else {
-                    return self.tell(Event::Cancelled(Ticket(u64::MAX)));
+                    return self.send(Event::Cancelled(Ticket(u64::MAX)));
                 };
                 self.waiting.remove(&ticket);
-                self.tell(Event::Cancelled(Ticket(ticket)))
+                self.send(Event::Cancelled(Ticket(ticket)))
             }
             Step::Release { which, failed, severed } => {
                 if self.leases.is_empty() {
@@ -326,24 +331,28 @@ impl World {
                 let (lane, generation) = self.leases.swap_remove(which % self.leases.len());
                 let first_byte = (!failed).then_some(s(1));
                 let report = Report { held: s(5), first_byte, failed, severed };
-                self.tell(Event::Released { lane, generation, report })
+                self.send(Event::Released { lane, generation, report })
             }
-            Step::Obey { which, fails } => self.obey(which, fails),
+            Step::FinishOperation { which, fails } => self.finish_operation(which, fails),
             Step::Crash { lane, lingers } => match self.engines[lane as usize] {
-                Engine::On if lingers && lane != 6 => {
-                    self.news(lane as usize, Engine::Dying, EngineEvent::Dying("crashed".into()))
-                }
-                Engine::On => {
-                    self.news(lane as usize, Engine::Off, EngineEvent::Lost("crashed".into()))
-                }
+                Engine::On if lingers && lane != 6 => self.engine_event(
+                    lane as usize,
+                    Engine::Dying,
+                    EngineEvent::Dying("crashed".into()),
+                ),
+                Engine::On => self.engine_event(
+                    lane as usize,
+                    Engine::Off,
+                    EngineEvent::Lost("crashed".into()),
+                ),
                 _ => Ok(()),
             },
             Step::LaneHint { lane, hint, until } => {
-                self.tell(Event::Hinted { lane: LaneId(lane), hint, until: self.now + s(until) })
+                self.send(Event::Hinted { lane: LaneId(lane), hint, until: self.now + s(until) })
             }
-            Step::LateNews { lane, news } => {
+            Step::LateEvent { lane, event } => {
                 let engine = self.engines[lane as usize];
-                let news = match news {
+                let event = match event {
                     0 if engine != Engine::Loading => EngineEvent::Ready,
                     1 if engine == Engine::Off => EngineEvent::Lost("late".into()),
                     2 if engine == Engine::Off => EngineEvent::LoadFailed("late".into()),
@@ -352,38 +361,38 @@ impl World {
                     }
                     _ => return Ok(()),
                 };
-                // The engine of somebody else may well come back without having been lost.
+                // An external engine may become ready without having been lost.
                 if self.setups[lane as usize].residency == Residency::External {
                     return Ok(());
                 }
-                self.tell(Event::Engine { lane: LaneId(lane), news })
+                self.send(Event::Engine { lane: LaneId(lane), news: event })
             }
             Step::Wait(seconds) => self.wait(s(seconds)),
         }
     }
 
-    /// From here on everything goes well and nobody comes any more: within a while nobody may be left waiting.
+    /// Lets everything succeed without new requests: no request may be left waiting after a while.
     fn settle(&mut self) -> Result<(), TestCaseError> {
         if self.engines[6] == Engine::Off {
-            self.news(6, Engine::On, EngineEvent::Ready)?;
+            self.engine_event(6, Engine::On, EngineEvent::Ready)?;
         }
-        let begun = self.now;
+        let started = self.now;
         while !self.waiting.is_empty() || !self.leases.is_empty() {
-            prop_assert!(self.now < begun + s(4000), "stuck: {:?}", self.dispatcher);
+            prop_assert!(self.now < started + s(4000), "stuck: {:?}", self.dispatcher);
             self.wait(s(5))?;
-            for turns in 0.. {
-                if !self.engines.iter().any(|engine| engine.busy()) {
+            for round in 0.. {
+                if !self.engines.iter().any(|engine| engine.is_busy()) {
                     break;
                 }
                 prop_assert!(
-                    turns < 100,
-                    "lanes take turns for ever in no time: {:?}",
+                    round < 100,
+                    "endless switching without time passing: {:?}",
                     self.dispatcher
                 );
-                self.obey(0, false)?;
+                self.finish_operation(0, false)?;
             }
             for _ in 0..self.leases.len() {
-                self.take(Step::Release { which: 0, failed: false, severed: false })?;
+                self.run(Step::Release { which: 0, failed: false, severed: false })?;
             }
         }
         Ok(())
@@ -393,21 +402,22 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// At least 100,000 steps a run: every ticket ends exactly once; no lane runs more than its slots or is unloaded under a
-    /// lease; no group holds more than its budget; no wait outlives its deadline; no slot is free while somebody waits for
-    /// it; nothing is awake for nothing; nobody is left waiting once everything goes well.
+    /// At least 100,000 steps per run: every ticket ends exactly once; no lane runs more requests
+    /// than it has slots or is unloaded with leases; no group exceeds its memory budget; no wait
+    /// exceeds its deadline; no slot is free while a request waits for it; no wake-up is
+    /// unnecessary; no request is left waiting once everything succeeds.
     #[test]
-    fn promises_hold_for_any_sequence_of_events(
-        cut in any::<bool>(),
+    fn invariants_hold_for_any_sequence_of_events(
+        with_drain_timeout in any::<bool>(),
         steps in prop::collection::vec(step(), 100..250),
     ) {
-        let mut world = World::new(cut);
-        world.tell(Event::Tick)?;
+        let mut model = Model::new(with_drain_timeout);
+        model.send(Event::Tick)?;
         for step in steps {
-            world.take(step)?;
+            model.run(step)?;
         }
-        world.settle()?;
-        world.tell(Event::Closed)?;
-        prop_assert!(world.waiting.is_empty());
+        model.settle()?;
+        model.send(Event::Closed)?;
+        prop_assert!(model.waiting.is_empty());
     }
 }
