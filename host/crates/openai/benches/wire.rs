@@ -1,6 +1,6 @@
-//! What the wire costs: facts of a request, and a chunk of a stream on its way through.
+//! Benchmarks of the wire format: parsing a request, and observing a chunk of a stream.
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has to fail")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up must fail")]
 
 use std::hint::black_box;
 
@@ -13,7 +13,12 @@ fn body(bytes: usize, text: &str) -> Bytes {
     let text = text.repeat(bytes / text.len() + 1);
     let message =
         serde_json::json!({ "role": "user", "content": text[..text.floor_char_boundary(bytes)] });
-    let body = serde_json::json!({ "model": "a", "stream": true, "temperature": 0.7, "messages": [message] });
+    let body = serde_json::json!({
+        "model": "a",
+        "stream": true,
+        "temperature": 0.7,
+        "messages": [message],
+    });
     body.to_string().into()
 }
 
@@ -37,7 +42,17 @@ fn facts(criterion: &mut Criterion) {
 }
 
 fn stream(criterion: &mut Criterion) {
-    let chunk = Bytes::from_static(b"data: {\"id\":\"chatcmpl-0123456789\",\"object\":\"chat.completion.chunk\",\"created\":1795240912,\"model\":\"some-model-name\",\"system_fingerprint\":\"fp_0123456789\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n");
+    let chunk = Bytes::from_static(
+        concat!(
+            r#"data: {"id":"chatcmpl-0123456789","object":"chat.completion.chunk","#,
+            r#""created":1795240912,"model":"some-model-name","#,
+            r#""system_fingerprint":"fp_0123456789","#,
+            r#""choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,"#,
+            r#""finish_reason":null}]}"#,
+            "\n\n",
+        )
+        .as_bytes(),
+    );
     criterion.bench_function("watch a chunk of a stream", |bencher| {
         let mut watch = StreamWatch::default();
         bencher.iter(|| watch.chunk(black_box(chunk.clone())));

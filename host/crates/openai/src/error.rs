@@ -1,24 +1,25 @@
-//! Errors in OpenAI's form: `{"error":{"message","type","param","code"}}`.
+//! Errors in the OpenAI format: `{"error":{"message","type","param","code"}}`.
 //!
-//! Types and codes are those of the OpenAI API where it has one for the case (`invalid_request_error`,
-//! `model_not_found`, `invalid_api_key`); its client libraries choose their exception by the HTTP status.
+//! Types and codes are those of the OpenAI API where it has one for the case
+//! (`invalid_request_error`, `model_not_found`, `invalid_api_key`). OpenAI's client libraries
+//! choose the exception by the HTTP status. Codes are stable; messages are not.
 
 use bytes::Bytes;
 use pointsman_domain::Rejection;
 use serde::Serialize;
 use serde_json::Value;
 
-/// The body of an error.
+/// The body of an error response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorBody {
-    /// For people.
+    /// Message for people.
     pub message: String,
-    /// Class of the error.
+    /// Type of the error.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// The field that it is about.
+    /// Request field that caused the error.
     pub param: Option<String>,
-    /// For programs.
+    /// Stable code for programs.
     pub code: Option<String>,
 }
 
@@ -30,12 +31,12 @@ impl ErrorBody {
         Self { message: message.into(), kind, param: None, code: Some(code.to_owned()) }
     }
 
-    /// The request is not one.
+    /// Returns the error for an invalid request.
     pub fn invalid_request(message: &str) -> Self {
         Self { message: message.to_owned(), kind: INVALID, param: None, code: None }
     }
 
-    /// No lane answers to the model.
+    /// Returns the error for a model that no lane serves.
     pub fn model_not_found(model: &str, available: &[&str]) -> Self {
         let message = format!(
             "The model `{model}` does not exist. Available models: {}.",
@@ -44,7 +45,7 @@ impl ErrorBody {
         Self { param: Some("model".into()), ..Self::new(INVALID, "model_not_found", message) }
     }
 
-    /// No valid API key.
+    /// Returns the error for a missing or invalid API key.
     pub fn unauthorized() -> Self {
         Self::new(
             INVALID,
@@ -53,53 +54,50 @@ impl ErrorBody {
         )
     }
 
-    /// The body is of another type than JSON.
+    /// Returns the error for a body that is not JSON.
     pub fn unsupported_media_type(given: Option<&str>) -> Self {
         let given = given.map_or_else(|| "none".to_owned(), |given| format!("`{given}`"));
-        let message = format!("The content type must be `application/json`, and is {given}.");
+        let message =
+            format!("Unsupported content type: expected `application/json`, found {given}.");
         Self::new(INVALID, "unsupported_media_type", message)
     }
 
-    /// The body is longer than the limit in bytes.
-    pub fn body_too_large(most: usize) -> Self {
-        Self::new(
-            INVALID,
-            "request_too_large",
-            format!("The request body is larger than {most} bytes."),
-        )
+    /// Returns the error for a body longer than `max` bytes.
+    pub fn body_too_large(max: usize) -> Self {
+        Self::new(INVALID, "request_too_large", format!("The request body exceeds {max} bytes."))
     }
 
-    /// There is no such path.
+    /// Returns the error for an unknown path or resource.
     pub fn not_found(what: &str) -> Self {
-        Self::new(INVALID, "not_found", format!("There is no `{what}` here."))
+        Self::new(INVALID, "not_found", format!("Not found: `{what}`."))
     }
 
-    /// The path has no such method.
+    /// Returns the error for a method that the path does not support.
     pub fn method_not_allowed(method: &str, allowed: &str) -> Self {
         Self::new(
             INVALID,
             "method_not_allowed",
-            format!("The method {method} is not allowed here; use {allowed}."),
+            format!("Method {method} is not allowed; use {allowed}."),
         )
     }
 
-    /// An operator's order cannot be carried out.
+    /// Returns the error for an operator command that cannot be executed.
     pub fn of_operator(code: &str, message: &str) -> Self {
         Self::new(INVALID, code, message)
     }
 
-    /// The router itself failed.
+    /// Returns the error for a failure of the router itself.
     pub fn internal(message: &str) -> Self {
         Self::new(SERVER, "internal_error", message)
     }
 
-    /// A policy refuses the request.
+    /// Returns the error for a request that a policy rejected.
     pub fn rejected(rejection: &Rejection) -> Self {
         let kind = if rejection.allowed_status() == 503 { SERVER } else { INVALID };
         Self::new(kind, &rejection.code, &rejection.message)
     }
 
-    /// Nothing can serve the request now.
+    /// Returns the error for a request that no lane can serve now.
     pub fn no_lane(reason: &str) -> Self {
         Self::new(
             SERVER,
@@ -108,16 +106,16 @@ impl ErrorBody {
         )
     }
 
-    /// The lane's queue is full.
+    /// Returns the error for a full queue.
     pub fn queue_full(lane: &str, reason: &str) -> Self {
         Self::new(
             "rate_limit_error",
             "queue_full",
-            format!("The queue of lane `{lane}` is full: {reason}."),
+            format!("Lane `{lane}` rejected the request: {reason}."),
         )
     }
 
-    /// The request waited for its longest time.
+    /// Returns the error for a request that exceeded its maximum wait.
     pub fn queue_timeout(lane: &str, reason: &str) -> Self {
         Self::new(
             SERVER,
@@ -126,7 +124,7 @@ impl ErrorBody {
         )
     }
 
-    /// The engine is full.
+    /// Returns the error for an engine that rejects requests as overloaded.
     pub fn engine_overloaded(lane: &str, reason: &str) -> Self {
         Self::new(
             SERVER,
@@ -135,49 +133,50 @@ impl ErrorBody {
         )
     }
 
-    /// The engine failed.
+    /// Returns the error for a failure of the engine.
     pub fn engine_failed(lane: &str, reason: &str) -> Self {
         Self::new(SERVER, "engine_error", format!("The engine of lane `{lane}` failed: {reason}."))
     }
 
-    /// The engine was too slow.
+    /// Returns the error for an engine that did not respond in time.
     pub fn engine_timeout(lane: &str, reason: &str) -> Self {
         Self::new(
             "timeout_error",
             "engine_timeout",
-            format!("The engine of lane `{lane}` took too long: {reason}."),
+            format!("The engine of lane `{lane}` did not respond in time: {reason}."),
         )
     }
 
-    /// As JSON text.
+    /// Returns the error as JSON.
     pub fn to_json(&self) -> String {
         #[derive(Serialize)]
         struct Envelope<'a> {
             error: &'a ErrorBody,
         }
-        // Strings and options of strings always have a form in JSON.
+        // Serialising strings and options of strings cannot fail.
         serde_json::to_string(&Envelope { error: self }).unwrap_or_default()
     }
 }
 
-/// The event that ends a broken stream. Inside an event (`mid_frame`) it begins by closing that.
+/// Returns the event that ends a broken stream. If the stream broke within an event (`mid_frame`),
+/// that event is terminated first.
 pub fn error_event(error: &ErrorBody, mid_frame: bool) -> Bytes {
     let close = if mid_frame { "\n\n" } else { "" };
     format!("{close}data: {}\n\n", error.to_json()).into()
 }
 
-/// What an engine said about its failure.
+/// The error that an engine reported.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EngineFailure {
-    /// Its sentence, if it could be found.
+    /// Error message, if one was found.
     pub message: Option<String>,
 }
 
 impl EngineFailure {
-    /// Read an engine's error body. vLLM has `{"error":{"message"}}`, `{"error":"…"}` and `{"detail":"…"}`, llama.cpp the
-    /// first; others may send plain text.
+    /// Reads an engine's error body. vLLM sends `{"error":{"message"}}`, `{"error":"…"}` or
+    /// `{"detail":"…"}`, llama.cpp the first of these; other engines may send plain text.
     pub fn read(body: &[u8]) -> Self {
-        const LONGEST: usize = 2000;
+        const MAX_CHARS: usize = 2000;
         let json: Option<Value> = serde_json::from_slice(body).ok();
         let found = json.as_ref().and_then(|json| {
             let paths = ["/error/message", "/error", "/detail", "/message"];
@@ -188,7 +187,7 @@ impl EngineFailure {
             (None, true) => String::new(),
             (None, false) => String::from_utf8_lossy(body).trim().to_owned(),
         };
-        let text: String = text.chars().take(LONGEST).collect();
+        let text: String = text.chars().take(MAX_CHARS).collect();
         Self { message: (!text.is_empty()).then_some(text) }
     }
 }
@@ -198,19 +197,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_have_openai_s_form() {
+    fn bodies_have_the_openai_format() {
         let body = ErrorBody::model_not_found("gpt", &["a", "b"]);
-        insta::assert_snapshot!(body.to_json(), @r#"{"error":{"message":"The model `gpt` does not exist. Available models: a, b.","type":"invalid_request_error","param":"model","code":"model_not_found"}}"#);
+        insta::assert_snapshot!(
+            body.to_json(),
+            @"{\"error\":{\"message\":\"The model `gpt` does not exist. Available models: a, b.\",\
+              \"type\":\"invalid_request_error\",\"param\":\"model\",\"code\":\"model_not_found\"}}"
+        );
         let event = error_event(&ErrorBody::invalid_request("no"), true);
-        assert_eq!(&event[..], b"\n\ndata: {\"error\":{\"message\":\"no\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":null}}\n\n");
+        assert_eq!(
+            event,
+            concat!(
+                "\n\ndata: {\"error\":{\"message\":\"no\",\"type\":\"invalid_request_error\",",
+                "\"param\":null,\"code\":null}}\n\n",
+            )
+        );
     }
 
     #[test]
-    fn engines_words_are_found() {
-        // The first six as recorded from vLLM 0.32.0 and llama.cpp b115xx.
+    fn engine_messages_are_extracted() {
+        // The first six were recorded from vLLM 0.32.0 and llama.cpp b115xx.
         for (body, message) in [
             (
-                r#"{"error":{"message":"The model `nope` does not exist.","type":"NotFoundError","param":"model","code":404}}"#,
+                concat!(
+                    r#"{"error":{"message":"The model `nope` does not exist.","#,
+                    r#""type":"NotFoundError","param":"model","code":404}}"#,
+                ),
                 Some("The model `nope` does not exist."),
             ),
             (r#"{"detail":"Not Found"}"#, Some("Not Found")),
@@ -220,7 +232,10 @@ mod tests {
                 Some("Loading model"),
             ),
             (
-                r#"{"error":{"code":400,"message":"'messages' is required","type":"invalid_request_error"}}"#,
+                concat!(
+                    r#"{"error":{"code":400,"message":"'messages' is required","#,
+                    r#""type":"invalid_request_error"}}"#,
+                ),
                 Some("'messages' is required"),
             ),
             (

@@ -1,42 +1,70 @@
-//! Finding and replacing values in JSON text without touching the rest of it.
+//! Finding and replacing values in JSON text without changing the rest of the text.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Deepest JSON Pointer that is followed.
-const DEEPEST: usize = 32;
+/// Maximum number of tokens in a JSON Pointer. Bounds the recursion of edits.
+const MAX_DEPTH: usize = 32;
 
-/// Byte range of `part` within `whole`, of which it is a slice.
+/// The reason why a JSON Pointer cannot be followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PointerError {
+    /// The pointer is empty, and would refer to the whole body.
+    #[error("JSON Pointer is empty: it must refer to a field of the body")]
+    Empty,
+    /// The pointer does not start with `/`.
+    #[error("invalid JSON Pointer `{0}`: expected a leading `/`")]
+    NoLeadingSlash(String),
+    /// The pointer has too many tokens.
+    #[error("JSON Pointer exceeds {MAX_DEPTH} levels")]
+    TooDeep,
+    /// The text that the pointer refers to is not JSON.
+    #[error("body is not valid JSON")]
+    InvalidJson,
+    /// The object has no such member.
+    #[error("no member `{0}`")]
+    NoMember(String),
+    /// The array has no such element.
+    #[error("no element `{0}`")]
+    NoElement(String),
+    /// The parent of the token is neither an object nor an array.
+    #[error("parent of `{0}` is neither an object nor an array")]
+    NotAContainer(String),
+}
+
+/// Returns the byte range of `part`, which is a slice of `whole`.
 pub(crate) fn range_in(whole: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr() as usize - whole.as_ptr() as usize;
     start..start + part.len()
 }
 
-/// The tokens of a JSON Pointer (RFC 6901), unescaped.
-pub(crate) fn tokens(pointer: &str) -> Result<Vec<String>, String> {
+/// Returns the unescaped tokens of a JSON Pointer (RFC 6901).
+pub(crate) fn tokens(pointer: &str) -> Result<Vec<String>, PointerError> {
     if pointer.is_empty() {
-        return Err("the pointer is empty; it would mean the whole body".into());
+        return Err(PointerError::Empty);
     }
     let Some(rest) = pointer.strip_prefix('/') else {
-        return Err(format!("`{pointer}` is no JSON Pointer; it has to begin with `/`"));
+        return Err(PointerError::NoLeadingSlash(pointer.to_owned()));
     };
     let tokens: Vec<String> =
         rest.split('/').map(|token| token.replace("~1", "/").replace("~0", "~")).collect();
-    if tokens.len() > DEEPEST {
-        return Err(format!("the pointer is more than {DEEPEST} levels deep"));
+    if tokens.len() > MAX_DEPTH {
+        return Err(PointerError::TooDeep);
     }
     Ok(tokens)
 }
 
-/// The value at `tokens`, as its JSON text.
+/// Returns the JSON text of the value at `tokens`.
 pub(crate) fn find<'a>(json: &'a str, tokens: &[String]) -> Option<&'a str> {
     let mut json = json;
     for token in tokens {
         json = match json.as_bytes().first()? {
+            // Of duplicate members the last one counts, as in most parsers.
             b'{' => members(json)?.into_iter().rev().find(|(key, _)| key == token)?.1,
             b'[' => elements(json)?.get(token.parse::<usize>().ok()?).copied()?,
             _ => return None,
@@ -45,63 +73,66 @@ pub(crate) fn find<'a>(json: &'a str, tokens: &[String]) -> Option<&'a str> {
     Some(json)
 }
 
-/// `json` with the value at `tokens` set to `value`. Missing last members are added; `-` appends to an array.
-pub(crate) fn set(json: &str, tokens: &[String], value: &str) -> Result<String, String> {
+/// Returns `json` with the value at `tokens` set to `value`. A missing last member is added; `-`
+/// appends to an array.
+pub(crate) fn set(json: &str, tokens: &[String], value: &str) -> Result<String, PointerError> {
     let [token, deeper @ ..] = tokens else { return Ok(value.to_owned()) };
     match json.as_bytes().first() {
         Some(b'{') => {
-            let members = members(json).ok_or("the body is not JSON")?;
+            let members = members(json).ok_or(PointerError::InvalidJson)?;
             match members.iter().rev().find(|(key, _)| key == token) {
                 Some((_, old)) => Ok(splice(json, range_in(json, old), &set(old, deeper, value)?)),
                 None if deeper.is_empty() => {
-                    let key = serde_json::to_string(token).map_err(|error| error.to_string())?;
+                    let key = Value::from(token.as_str());
                     let comma = if members.is_empty() { "" } else { "," };
                     Ok(splice(json, 1..1, &format!("{key}:{value}{comma}")))
                 }
-                None => Err(format!("there is no member `{token}`")),
+                None => Err(PointerError::NoMember(token.clone())),
             }
         }
         Some(b'[') => {
-            let elements = elements(json).ok_or("the body is not JSON")?;
+            let elements = elements(json).ok_or(PointerError::InvalidJson)?;
             if token == "-" && deeper.is_empty() {
                 let end = json.len() - 1;
                 let comma = if elements.is_empty() { "" } else { "," };
                 return Ok(splice(json, end..end, &format!("{comma}{value}")));
             }
             let old = token.parse::<usize>().ok().and_then(|index| elements.get(index).copied());
-            let old = old.ok_or_else(|| format!("there is no element `{token}`"))?;
+            let old = old.ok_or_else(|| PointerError::NoElement(token.clone()))?;
             Ok(splice(json, range_in(json, old), &set(old, deeper, value)?))
         }
-        _ => Err(format!("`{token}` is not in an object or array")),
+        _ => Err(PointerError::NotAContainer(token.clone())),
     }
 }
 
-/// `json` without the value at `tokens`. Removing what is not there changes nothing.
-pub(crate) fn remove(json: &str, tokens: &[String]) -> Result<String, String> {
-    let [token, deeper @ ..] = tokens else { return Err("the pointer is empty".into()) };
+/// Returns `json` without the value at `tokens`. Removing a missing value changes nothing.
+pub(crate) fn remove(json: &str, tokens: &[String]) -> Result<String, PointerError> {
+    let [token, deeper @ ..] = tokens else { return Err(PointerError::Empty) };
     let (children, at): (Vec<&str>, Option<usize>) = match json.as_bytes().first() {
         Some(b'{') => {
-            let members = members(json).ok_or("the body is not JSON")?;
+            let members = members(json).ok_or(PointerError::InvalidJson)?;
             let at = members.iter().rposition(|(key, _)| key == token);
             (members.into_iter().map(|(_, value)| value).collect(), at)
         }
-        Some(b'[') => (elements(json).ok_or("the body is not JSON")?, token.parse().ok()),
+        Some(b'[') => (elements(json).ok_or(PointerError::InvalidJson)?, token.parse().ok()),
         _ => return Ok(json.to_owned()),
     };
     let Some((at, old)) = at.and_then(|at| children.get(at).map(|old| (at, *old))) else {
         return Ok(json.to_owned());
     };
-    let place = range_in(json, old);
+    let old_range = range_in(json, old);
     if !deeper.is_empty() {
-        return Ok(splice(json, place, &remove(old, deeper)?));
+        return Ok(splice(json, old_range, &remove(old, deeper)?));
     }
-    // From the end of the child before to the end of this one, or, for the first, to the start of the next.
+    // Remove from the end of the previous child to the end of this one; for the first child, to the
+    // start of the next one.
     let range =
         match (at.checked_sub(1).and_then(|before| children.get(before)), children.get(at + 1)) {
-            (Some(before), _) => range_in(json, before).end..place.end,
+            (Some(before), _) => range_in(json, before).end..old_range.end,
             (None, Some(_)) => {
-                let comma =
-                    json[place.end..].find(',').map_or(place.end, |comma| place.end + comma + 1);
+                let comma = json[old_range.end..]
+                    .find(',')
+                    .map_or(old_range.end, |comma| old_range.end + comma + 1);
                 1..comma
             }
             (None, None) => 1..json.len() - 1,
@@ -109,7 +140,7 @@ pub(crate) fn remove(json: &str, tokens: &[String]) -> Result<String, String> {
     Ok(splice(json, range, ""))
 }
 
-/// `json` with `range` replaced.
+/// Returns `json` with `range` replaced.
 pub(crate) fn splice(json: &str, range: Range<usize>, with: &str) -> String {
     let mut out = String::with_capacity(json.len() - range.len() + with.len());
     out.push_str(&json[..range.start]);
@@ -118,7 +149,7 @@ pub(crate) fn splice(json: &str, range: Range<usize>, with: &str) -> String {
     out
 }
 
-/// The members of an object with their JSON text.
+/// Returns the members of an object with the JSON text of their values.
 pub(crate) fn members(json: &str) -> Option<Vec<(Cow<'_, str>, &str)>> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let members = deserializer.deserialize_map(Members).ok()?;
@@ -126,7 +157,7 @@ pub(crate) fn members(json: &str) -> Option<Vec<(Cow<'_, str>, &str)>> {
     Some(members)
 }
 
-/// The elements of an array with their JSON text.
+/// Returns the JSON text of the elements of an array.
 pub(crate) fn elements(json: &str) -> Option<Vec<&str>> {
     let elements: Vec<&RawValue> = serde_json::from_str(json).ok()?;
     Some(elements.into_iter().map(RawValue::get).collect())
@@ -150,7 +181,7 @@ impl<'de> Visitor<'de> for Members {
     }
 }
 
-/// A key, borrowed where it has no escapes.
+/// A key, borrowed if it has no escapes.
 struct Key;
 
 impl<'de> DeserializeSeed<'de> for Key {
@@ -177,7 +208,7 @@ impl<'de> Visitor<'de> for Key {
     }
 }
 
-/// Is this array or object without content?
+/// Returns true if `json` is an empty array or object.
 pub(crate) fn is_empty(json: &str) -> bool {
     struct Empty;
     impl<'de> Visitor<'de> for Empty {
@@ -202,12 +233,12 @@ pub(crate) fn is_empty(json: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
     #[test]
-    fn edits_touch_nothing_else() {
+    fn edits_change_nothing_else() {
         let body = r#"{ "a" : 1.0e2 ,"b":{"c":[1 , 2],"d":null}, "é\u0041":"x" }"#;
         for (pointer, value, expected) in [
             ("/a", "7", r#"{ "a" : 7 ,"b":{"c":[1 , 2],"d":null}, "é\u0041":"x" }"#),
@@ -237,14 +268,17 @@ mod tests {
             );
         }
         assert_eq!(remove(r#"{ "a":1 }"#, &tokens("/a").unwrap()).unwrap(), "{}");
-        for (pointer, error) in
-            [("", "empty"), ("a", "begin with"), ("/x/y", "no member"), ("/b/c/9", "no element")]
-        {
+        let too_deep = "/a".repeat(MAX_DEPTH + 1);
+        for (pointer, error) in [
+            ("", PointerError::Empty),
+            ("a", PointerError::NoLeadingSlash("a".to_owned())),
+            (too_deep.as_str(), PointerError::TooDeep),
+            ("/x/y", PointerError::NoMember("x".to_owned())),
+            ("/b/c/9", PointerError::NoElement("9".to_owned())),
+            ("/a/b", PointerError::NotAContainer("b".to_owned())),
+        ] {
             let result = tokens(pointer).and_then(|tokens| set(body, &tokens, "1"));
-            assert!(
-                result.as_ref().is_err_and(|text| text.contains(error)),
-                "{pointer:?}: {result:?}"
-            );
+            assert_eq!(result, Err(error), "{pointer:?}");
         }
     }
 
@@ -265,15 +299,26 @@ mod tests {
     }
 
     proptest! {
-        /// Setting, finding and removing agree with the same done on parsed values.
+        /// Setting, finding and removing agree with the same operations on parsed values.
         #[test]
-        fn text_edits_agree_with_edits_of_values(body in prop::collection::vec(("[ab/~\"é]{0,2}", any_json()), 0..4), key in "[ab/~\"é]{0,2}", value in any_json(), pretty: bool) {
+        fn text_edits_agree_with_value_edits(
+            body in prop::collection::vec(("[ab/~\"é]{0,2}", any_json()), 0..4),
+            key in "[ab/~\"é]{0,2}",
+            value in any_json(),
+            pretty: bool,
+        ) {
             let mut model = Value::Object(body.into_iter().collect());
-            let text = if pretty { serde_json::to_string_pretty(&model).unwrap() } else { model.to_string() };
+            let text = match pretty {
+                true => serde_json::to_string_pretty(&model).unwrap(),
+                false => model.to_string(),
+            };
             let path = [key.clone()];
-            prop_assert_eq!(find(&text, &path).map(|text| serde_json::from_str::<Value>(text).unwrap()), model.get(&key).cloned());
-            let removed: Value = serde_json::from_str(&remove(&text, &path).unwrap()).unwrap();
-            let set: Value = serde_json::from_str(&set(&text, &path, &value.to_string()).unwrap()).unwrap();
+            let found = find(&text, &path).map(|text| serde_json::from_str::<Value>(text).unwrap());
+            prop_assert_eq!(found, model.get(&key).cloned());
+            let removed = remove(&text, &path).unwrap();
+            let removed: Value = serde_json::from_str(&removed).unwrap();
+            let set = set(&text, &path, &value.to_string()).unwrap();
+            let set: Value = serde_json::from_str(&set).unwrap();
             model.as_object_mut().unwrap().shift_remove(&key);
             prop_assert_eq!(&removed, &model);
             model[&key] = value;
@@ -282,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn emptiness() {
+    fn empty_arrays_and_objects_are_detected() {
         for (json, empty) in [
             ("[]", true),
             ("[ ]", true),

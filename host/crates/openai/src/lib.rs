@@ -1,8 +1,11 @@
-//! The OpenAI wire: bytes to facts, typed edits, SSE frames, error bodies. No sockets.
+//! The OpenAI wire format: request parsing, typed edits, SSE streams and error bodies. No sockets.
 //!
-//! Two rules hold everywhere. What we do not know is kept: a request is held as the client's bytes with an index into
-//! them, and an edit replaces exactly the bytes it is about. And a stream is watched, never re-encoded: what the engine
-//! sent goes on unchanged, unless it would make a broken stream look complete.
+//! Two rules hold everywhere:
+//!
+//! * **Unknown content is preserved.** A request is kept as the client's bytes with an index into
+//!   them, and an edit replaces exactly the bytes that it concerns.
+//! * **Streams are observed, never re-encoded.** The engine's bytes are forwarded unchanged, unless
+//!   they would make a broken stream look complete.
 
 mod edit;
 mod error;
@@ -13,7 +16,9 @@ mod sse;
 mod text;
 mod usage;
 
+pub use edit::EditError;
 pub use error::{EngineFailure, ErrorBody, error_event};
+pub use json::PointerError;
 pub use request::{BadRequest, Head, Request};
 pub use sse::{StreamEnd, StreamWatch};
 pub use text::tokens_of;

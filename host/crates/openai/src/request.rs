@@ -1,4 +1,4 @@
-//! One request: the client's bytes, an index into them, and what policies may ask about them.
+//! A request: the client's bytes, an index into them, and the reads that policies may make.
 
 mod shape;
 
@@ -14,13 +14,15 @@ use pointsman_domain::{
 use serde_json::value::RawValue;
 
 use self::shape::{
-    Message, Shape, count_tokens, has_grammar, output_limit, read_message, read_prompt, small,
+    Message, Shape, count_tokens, has_grammar, output_limit, read_message, read_prompt,
+    saturating_u32,
 };
 use crate::error::ErrorBody;
 use crate::json;
 use crate::text::contains;
 
-/// Headers that carry credentials. They end here: policies do not see them and engines do not get them.
+/// Headers that carry credentials. They are removed on parsing: policies do not see them and
+/// engines do not get them.
 const CREDENTIALS: [HeaderName; 5] = [
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,
@@ -29,14 +31,14 @@ const CREDENTIALS: [HeaderName; 5] = [
     HeaderName::from_static("api-key"),
 ];
 
-/// What comes with a body.
+/// The metadata of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Head {
-    /// Id of the request.
+    /// Request id.
     pub id: String,
-    /// Tenant that authentication found.
+    /// Authenticated tenant.
     pub tenant: Option<String>,
-    /// Headers of the request. Those with credentials are dropped.
+    /// Headers of the request. Credential headers are removed on parsing.
     pub headers: HeaderMap,
 }
 
@@ -50,56 +52,67 @@ struct Parsed {
     head: Head,
     body: Bytes,
     model: String,
-    /// Place of the model's JSON literal in the body.
-    model_place: Range<usize>,
+    /// Byte range of the model's JSON literal in the body.
+    model_range: Range<usize>,
     messages: Vec<Message>,
     figures: Figures,
 }
 
-/// Why a body is no request.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// The reason why a body is not a valid request.
+#[derive(Debug, thiserror::Error)]
 pub enum BadRequest {
-    /// Not UTF-8.
-    #[error("the request body is not valid UTF-8 (byte {0})")]
+    /// The body is not UTF-8; the byte offset of the first error.
+    #[error("request body is not valid UTF-8 at byte {0}")]
     Encoding(usize),
-    /// Not JSON, or of the wrong shape; serde's sentence names line and column.
-    #[error("the request body is not valid: {0}")]
-    Json(String),
-    /// A field is missing or of the wrong type.
-    #[error("{what}")]
-    Field {
+    /// The body is not valid JSON, or a field has the wrong type. The message of the source names
+    /// line and column.
+    #[error("invalid request body: {0}")]
+    Json(#[source] serde_json::Error),
+    /// The body is JSON, but not an object.
+    #[error("request body must be a JSON object")]
+    NotAnObject,
+    /// A required field is missing.
+    #[error("`{name}` is required")]
+    Missing {
         /// Name of the field.
         name: &'static str,
-        /// Sentence for people.
-        what: String,
+    },
+    /// A field has an invalid value.
+    #[error("invalid `{name}`: expected {expected}")]
+    Invalid {
+        /// Name of the field.
+        name: &'static str,
+        /// Description of valid values.
+        expected: &'static str,
     },
 }
 
 impl BadRequest {
-    /// HTTP status of the answer.
+    /// Returns the HTTP status of the response.
     pub fn status(&self) -> u16 {
         400
     }
 
-    /// Body of the answer.
+    /// Returns the body of the response.
     pub fn body(&self) -> ErrorBody {
-        let mut body = ErrorBody::invalid_request(&self.to_string());
-        if let Self::Field { name, .. } = self {
-            body.param = Some((*name).to_owned());
-        }
-        body
+        let param = match self {
+            Self::Missing { name } | Self::Invalid { name, .. } => Some((*name).to_owned()),
+            Self::Encoding(_) | Self::Json(_) | Self::NotAnObject => None,
+        };
+        ErrorBody { param, ..ErrorBody::invalid_request(&self.to_string()) }
     }
 
-    fn field(name: &'static str, what: impl Into<String>) -> Self {
-        Self::Field { name, what: what.into() }
+    fn invalid(name: &'static str, expected: &'static str) -> Self {
+        Self::Invalid { name, expected }
     }
 }
 
 impl Request {
-    /// Parse a body.
+    /// Parses a body.
     ///
     /// # Errors
-    /// When it is not JSON, or lacks what routing needs. What only the engine needs is the engine's to judge.
+    /// If the body is not JSON or lacks a field that routing needs. All other fields are left for
+    /// the engine to validate.
     pub fn parse(endpoint: Endpoint, body: Bytes, mut head: Head) -> Result<Self, BadRequest> {
         for name in &CREDENTIALS {
             head.headers.remove(name);
@@ -107,38 +120,34 @@ impl Request {
         let text = std::str::from_utf8(&body)
             .map_err(|error| BadRequest::Encoding(error.valid_up_to()))?;
         if !matches!(text.trim_ascii_start().as_bytes().first(), None | Some(b'{')) {
-            return Err(BadRequest::Json("it must be a JSON object".into()));
+            return Err(BadRequest::NotAnObject);
         }
-        let shape: Shape<'_> =
-            serde_json::from_str(text).map_err(|error| BadRequest::Json(error.to_string()))?;
+        let shape: Shape<'_> = serde_json::from_str(text).map_err(BadRequest::Json)?;
         let model_json = shape.model.map(RawValue::get);
-        let missing = || BadRequest::field("model", "you must provide a model parameter");
-        let model: String = serde_json::from_str(model_json.ok_or_else(missing)?)
-            .map_err(|_| BadRequest::field("model", "`model` must be a string"))?;
-        let model_place = json::range_in(text, model_json.unwrap_or_default());
+        let missing = |name| BadRequest::Missing { name };
+        let model: String = serde_json::from_str(model_json.ok_or_else(|| missing("model"))?)
+            .map_err(|_| BadRequest::invalid("model", "a string"))?;
+        let model_range = json::range_in(text, model_json.unwrap_or_default());
         let streaming = match shape.stream.map(RawValue::get) {
             None | Some("false") => false,
             Some("true") => true,
-            Some(_) => return Err(BadRequest::field("stream", "`stream` must be true or false")),
+            Some(_) => return Err(BadRequest::invalid("stream", "true or false")),
         };
         let mut token_ids = 0;
         let messages = match endpoint {
             Endpoint::ChatCompletions => {
                 let messages = shape.messages.as_ref();
-                let messages = messages
-                    .ok_or_else(|| BadRequest::field("messages", "`messages` is required"))?;
+                let messages = messages.ok_or_else(|| missing("messages"))?;
                 messages
                     .iter()
                     .map(|message| read_message(text, message))
                     .collect::<Result<_, _>>()?
             }
             Endpoint::Completions => {
-                let prompt = shape
-                    .prompt
-                    .ok_or_else(|| BadRequest::field("prompt", "`prompt` is required"))?;
+                let prompt = shape.prompt.ok_or_else(|| missing("prompt"))?;
                 vec![read_prompt(text, prompt.get(), &mut token_ids)?]
             }
-            _ => Vec::new(),
+            Endpoint::Responses | Endpoint::Embeddings | Endpoint::Other => Vec::new(),
         };
         let figures = Figures {
             endpoint,
@@ -146,7 +155,11 @@ impl Request {
             body_bytes: body.len() as u64,
             prompt_tokens: count_tokens(text, &messages, token_ids),
             max_output_tokens: output_limit(&shape),
-            messages: if endpoint == Endpoint::ChatCompletions { small(messages.len()) } else { 0 },
+            messages: if endpoint == Endpoint::ChatCompletions {
+                saturating_u32(messages.len())
+            } else {
+                0
+            },
             has_tools: [shape.tools, shape.functions]
                 .iter()
                 .flatten()
@@ -154,59 +167,59 @@ impl Request {
             has_media: messages.iter().any(|message| message.media_parts > 0),
             has_grammar: has_grammar(&shape),
         };
-        Ok(Self(Arc::new(Parsed { endpoint, head, body, model, model_place, messages, figures })))
+        Ok(Self(Arc::new(Parsed { endpoint, head, body, model, model_range, messages, figures })))
     }
 
-    /// Which endpoint it came in on.
+    /// Returns the endpoint that received the request.
     pub fn endpoint(&self) -> Endpoint {
         self.0.endpoint
     }
 
-    /// The client asked for a stream.
+    /// Returns true if the client asked for a stream.
     pub fn streaming(&self) -> bool {
         self.0.figures.streaming
     }
 
-    /// The body as it goes to the engine: the client's bytes, where nothing was edited.
+    /// Returns the body to send to the engine: the client's bytes, unless the request was edited.
     pub fn body(&self) -> &Bytes {
         &self.0.body
     }
 
-    /// The body with another model name, without parsing it again.
+    /// Returns the body with another model name, without parsing it again.
     pub fn body_with_model(&self, model: &str) -> Bytes {
         let literal = serde_json::Value::from(model).to_string();
-        json::splice(self.json(), self.0.model_place.clone(), &literal).into()
+        json::splice(self.json(), self.0.model_range.clone(), &literal).into()
     }
 
-    /// The headers, without credentials.
+    /// Returns the headers, without credentials.
     pub fn headers(&self) -> &HeaderMap {
         &self.0.head.headers
     }
 
-    /// What came with the body.
+    /// Returns the metadata of the request.
     pub(crate) fn head(&self) -> &Head {
         &self.0.head
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub(crate) fn json(&self) -> &str {
-        // Parsing has checked it.
+        // Parsing has validated the UTF-8; the fallback is unreachable.
         std::str::from_utf8(&self.0.body).unwrap_or("{}")
     }
 
-    /// The request with these edits, and those that could not be applied, each with the reason. An edit is applied whole
-    /// or not at all, and a refused one leaves the others in force.
+    /// Returns the request with `edits` applied, and the edits that failed, each with the reason.
+    /// An edit is applied as a whole or not at all; a failed edit does not affect the others.
     #[must_use]
     pub fn apply(&self, edits: &[Edit]) -> (Self, Vec<(Edit, String)>) {
         let mut request = self.clone();
-        let mut refused = Vec::new();
+        let mut failed = Vec::new();
         for edit in edits {
             match crate::edit::apply(&request, edit) {
                 Ok(edited) => request = edited,
-                Err(reason) => refused.push((edit.clone(), reason)),
+                Err(error) => failed.push((edit.clone(), error.to_string())),
             }
         }
-        (request, refused)
+        (request, failed)
     }
 
     fn texts(&self) -> impl Iterator<Item = &str> {
@@ -292,8 +305,8 @@ impl RequestView for Request {
     }
 
     fn edited(&self, edits: &[Edit]) -> (Arc<dyn RequestView>, Vec<(Edit, String)>) {
-        let (request, refused) = self.apply(edits);
-        (Arc::new(request), refused)
+        let (request, failed) = self.apply(edits);
+        (Arc::new(request), failed)
     }
 }
 

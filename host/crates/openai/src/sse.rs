@@ -1,14 +1,15 @@
-//! Watching a stream of server-sent events on its way through.
+//! Observing a stream of server-sent events while it is forwarded.
 //!
-//! Bytes are forwarded as they come, whatever the boundaries of chunks; the watcher looks at complete lines as they pass.
-//! It interferes in one case: vLLM, when its core dies, sends an error event *and then* `[DONE]` (seen with 0.32.0). What
-//! follows an error event is held back, so that a broken stream never looks complete.
+//! Bytes are forwarded as they arrive, independent of chunk boundaries; the observer parses
+//! complete lines as they pass. The observer interferes in one case: when vLLM's core dies, vLLM
+//! sends an error event *and then* `[DONE]` (observed with 0.32.0). Whatever follows an error event
+//! is held back, so that a broken stream never looks complete.
 //!
 //! ```text
 //!             data: {…}                 data: [DONE]
 //!   open ───────────────> open ────────────────────────> done
 //!     │ data: {"error":…}
-//!     └───────────> failed ──blank line──> muted: nothing more is forwarded
+//!     └───────────> failed ──blank line──> muted: nothing is forwarded
 //! ```
 
 use std::sync::LazyLock;
@@ -20,31 +21,32 @@ use serde::Deserialize;
 
 use crate::usage::{self, Usage};
 
-/// Longest line that is looked at; longer ones pass unseen.
-const LONGEST_LINE: usize = 1 << 20;
+/// Maximum length of a line that is parsed; longer lines are forwarded without being parsed.
+const MAX_LINE_BYTES: usize = 1 << 20;
 
-/// How a stream ended, as far as it has been seen.
+/// How a stream ended, as observed so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamEnd {
     /// With `[DONE]`, or at least with a `finish_reason`.
     Complete,
     /// With an error event.
     Failed,
-    /// In the middle.
+    /// With neither; the stream broke off.
     Unfinished {
-        /// Inside an event, so that whatever comes next would become part of it.
+        /// True if the stream ended within an event, so that anything sent next would become part
+        /// of that event.
         mid_frame: bool,
     },
 }
 
-/// Watches one stream.
+/// The observer of one stream.
 #[derive(Debug, Default)]
 pub struct StreamWatch {
-    /// The unfinished last line, where it began in an earlier chunk.
+    /// Start of an incomplete line, carried over from earlier chunks.
     partial: Vec<u8>,
-    /// A line is unfinished.
+    /// True if the last line is incomplete.
     mid_line: bool,
-    /// An event has lines and no blank line yet.
+    /// True if the last event is not yet terminated by a blank line.
     mid_frame: bool,
     done: bool,
     finished: bool,
@@ -55,7 +57,8 @@ pub struct StreamWatch {
 }
 
 impl StreamWatch {
-    /// Look at a chunk, and say what of it goes on: all of it, but for what follows an error event.
+    /// Observes a chunk and returns the part to forward: all of it, except what follows an error
+    /// event.
     pub fn chunk(&mut self, chunk: Bytes) -> Bytes {
         if self.muted {
             return Bytes::new();
@@ -79,14 +82,16 @@ impl StreamWatch {
         }
         if !rest.is_empty() {
             self.mid_line = true;
-            if self.partial.len() + rest.len() <= LONGEST_LINE {
+            // Beyond the limit the line is incomplete in `partial`, so it does not parse and is
+            // ignored.
+            if self.partial.len() + rest.len() <= MAX_LINE_BYTES {
                 self.partial.extend_from_slice(rest);
             }
         }
         chunk
     }
 
-    /// How the stream stands: how it ended, if it ends here.
+    /// Returns how the stream ended, if it ends here.
     pub fn end(&self) -> StreamEnd {
         if self.failed {
             StreamEnd::Failed
@@ -97,17 +102,17 @@ impl StreamWatch {
         }
     }
 
-    /// Events with data so far.
+    /// Returns the number of events with data so far.
     pub fn events(&self) -> u64 {
         self.events
     }
 
-    /// The last `usage` that was seen.
+    /// Returns the last `usage` that was observed.
     pub fn usage(&self) -> Option<Usage> {
         self.usage
     }
 
-    /// One whole line with its line end.
+    /// Observes one complete line, including its line ending.
     fn line(&mut self, line: &[u8]) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -131,14 +136,14 @@ impl StreamWatch {
             self.finished |=
                 data[at + FINISH.needle().len()..].trim_ascii_start().starts_with(b"\"");
         }
-        // vLLM, asked for the usage, has a `null` of it in every chunk but the last.
+        // If usage is requested, vLLM sends `"usage":null` in every chunk but the last.
         if usage::is_in(data) || ERROR.find(data).is_some() {
-            self.look_closer(data);
+            self.parse_event(data);
         }
     }
 
-    /// The words were found; whether they are fields of the event itself, only parsing tells.
-    fn look_closer(&mut self, data: &[u8]) {
+    /// Parses an event that contains one of the keys, which may also belong to a nested object.
+    fn parse_event(&mut self, data: &[u8]) {
         #[derive(Deserialize)]
         struct Event {
             #[serde(default)]

@@ -1,45 +1,46 @@
-//! Text inside a request body: a JSON string literal, whose escapes are resolved only when somebody reads it.
+//! Text inside a request body: a JSON string literal whose escapes are resolved on first read.
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// A JSON string literal in a body.
+/// A JSON string literal within a body.
 #[derive(Debug)]
 pub(crate) struct Text {
-    /// Its place, without the quotes.
-    place: Range<usize>,
+    /// Byte range of the literal, without the quotes.
+    range: Range<usize>,
     escaped: bool,
     decoded: OnceLock<String>,
 }
 
 impl Text {
-    /// The literal `json` (with quotes), which stands in `body` at `place`.
-    pub(crate) fn new(json: &str, place: Range<usize>) -> Self {
+    /// Creates a text from the literal `json` (with quotes), which is at `range` in the body.
+    pub(crate) fn new(json: &str, range: Range<usize>) -> Self {
         let escaped = memchr::memchr(b'\\', json.as_bytes()).is_some();
-        Self { place: place.start + 1..place.end - 1, escaped, decoded: OnceLock::new() }
+        Self { range: range.start + 1..range.end - 1, escaped, decoded: OnceLock::new() }
     }
 
-    /// The text, escapes resolved. `body` is the text that the literal stands in.
+    /// Returns the text with escapes resolved. `body` is the body that contains the literal.
     pub(crate) fn read<'a>(&'a self, body: &'a str) -> &'a str {
-        let literal = &body[self.place.clone()];
+        let literal = &body[self.range.clone()];
         if !self.escaped {
             return literal;
         }
         self.decoded.get_or_init(|| {
-            let quoted = &body[self.place.start - 1..self.place.end + 1];
-            // JSON allows half a surrogate pair, text does not: then the escapes are shown as they stand.
+            let quoted = &body[self.range.start - 1..self.range.end + 1];
+            // JSON allows an unpaired surrogate, but Rust strings do not. The escapes are then
+            // returned as they are written.
             serde_json::from_str(quoted).unwrap_or_else(|_| literal.to_owned())
         })
     }
 
-    /// Estimated tokens, from the literal as it stands.
+    /// Returns the estimated number of tokens, from the literal with its escapes.
     pub(crate) fn tokens(&self, body: &str) -> usize {
-        tokens_of(&body[self.place.clone()])
+        tokens_of(&body[self.range.clone()])
     }
 }
 
-/// Estimated number of tokens of a text. Common tokenizers make about one token of four ASCII characters, of two letters
-/// of other alphabets, and of one CJK character.
+/// Returns the estimated number of tokens of a text. Common tokenizers produce about one token per
+/// four ASCII characters, per two letters of other alphabets, and per CJK character.
 pub fn tokens_of(text: &str) -> usize {
     if text.is_ascii() {
         return text.len().div_ceil(4);
@@ -52,13 +53,13 @@ pub fn tokens_of(text: &str) -> usize {
     ascii.div_ceil(4) + two_bytes.div_ceil(2) + three_bytes + 2 * four_bytes
 }
 
-/// Does `text` contain `needle`?
+/// Returns true if `text` contains `needle`. `ignore_case` folds ASCII letters only.
 pub(crate) fn contains(text: &str, needle: &str, ignore_case: bool) -> bool {
     if !ignore_case {
         return memchr::memmem::find(text.as_bytes(), needle.as_bytes()).is_some();
     }
     let (text, needle) = (text.as_bytes(), needle.as_bytes());
-    // Looked for first is a byte that prose has few of: the colon of `context:`, not its c.
+    // Search for the byte of `needle` that is rarest in prose, for example the colon of `context:`.
     let anchor =
         needle.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b' ').unwrap_or(0);
     let Some(byte) = needle.get(anchor) else { return true };
@@ -94,7 +95,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn searching_agrees_with_the_plain_way(text in "[abAB é]{0,20}", needle in "[abAB é]{0,3}") {
+        fn search_agrees_with_the_standard_library(
+            text in "[abAB é]{0,20}",
+            needle in "[abAB é]{0,3}",
+        ) {
             prop_assert_eq!(contains(&text, &needle, false), text.contains(&needle));
             let folded = text.to_ascii_lowercase().contains(&needle.to_ascii_lowercase());
             prop_assert_eq!(contains(&text, &needle, true), folded);

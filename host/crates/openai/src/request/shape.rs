@@ -1,4 +1,5 @@
-//! The shape of a body as far as we read it: messages, prompts, and the fields that figures are made of.
+//! The parts of a body that are parsed: messages, prompts, and the fields that the request
+//! properties are derived from.
 
 use pointsman_domain::Role;
 use serde::Deserialize;
@@ -8,10 +9,10 @@ use super::BadRequest;
 use crate::json;
 use crate::text::Text;
 
-/// Tokens that a chat template adds to a message, about.
+/// Approximate number of tokens that a chat template adds per message.
 const TOKENS_PER_MESSAGE: usize = 4;
 
-/// One chat message, or the prompt of a completion.
+/// A chat message, or the prompt of a completion.
 #[derive(Debug)]
 pub(super) struct Message {
     pub(super) role: Role,
@@ -20,7 +21,7 @@ pub(super) struct Message {
     pub(super) media_parts: u32,
 }
 
-/// The fields that we read. Everything else is skipped over and kept.
+/// The fields that are parsed. All other fields are skipped and preserved.
 #[derive(Deserialize)]
 pub(super) struct Shape<'a> {
     #[serde(borrow, default)]
@@ -41,7 +42,7 @@ pub(super) struct Shape<'a> {
     pub(super) functions: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) response_format: Option<&'a RawValue>,
-    // How vLLM and llama.cpp constrain the output beyond `response_format`.
+    // Fields by which vLLM and llama.cpp constrain the output besides `response_format`.
     #[serde(borrow, default)]
     pub(super) structured_outputs: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -75,7 +76,7 @@ pub(super) fn read_message(body: &str, shape: &MessageShape<'_>) -> Result<Messa
         Some("\"assistant\"") => Role::Assistant,
         Some("\"tool\"" | "\"function\"") => Role::Tool,
         Some(_) => Role::Other,
-        None => return Err(BadRequest::field("messages", "every message needs a `role`")),
+        None => return Err(BadRequest::invalid("messages", "a `role` in every message")),
     };
     let mut message = Message { role, texts: Vec::new(), parts: 0, media_parts: 0 };
     let Some(content) = shape.content.map(RawValue::get) else { return Ok(message) };
@@ -86,7 +87,10 @@ pub(super) fn read_message(body: &str, shape: &MessageShape<'_>) -> Result<Messa
         }
         Some(b'[') => {
             let parts: Vec<PartShape<'_>> = serde_json::from_str(content).map_err(|_| {
-                BadRequest::field("messages", "the parts of a message's `content` must be objects")
+                BadRequest::invalid(
+                    "messages",
+                    "every part of a message's `content` to be an object",
+                )
             })?;
             for part in parts {
                 message.parts += 1;
@@ -108,50 +112,47 @@ pub(super) fn read_message(body: &str, shape: &MessageShape<'_>) -> Result<Messa
             }
         }
         _ => {
-            return Err(BadRequest::field(
+            return Err(BadRequest::invalid(
                 "messages",
-                "a message's `content` must be a string, a list of parts, or null",
+                "a message's `content` to be a string, an array of parts, or null",
             ));
         }
     }
     Ok(message)
 }
 
-/// A prompt is a string, a list of strings, a list of token ids, or a list of such lists.
+/// Reads a prompt: a string, an array of strings, an array of token ids, or an array of such
+/// arrays.
 pub(super) fn read_prompt(
     body: &str,
     prompt: &str,
     token_ids: &mut usize,
 ) -> Result<Message, BadRequest> {
-    let wrong = || {
-        BadRequest::field(
-            "prompt",
-            "`prompt` must be a string, or a list of strings or of token ids",
-        )
-    };
+    let invalid =
+        || BadRequest::invalid("prompt", "a string, or an array of strings or of token ids");
     let mut message = Message { role: Role::User, texts: Vec::new(), parts: 0, media_parts: 0 };
     let pieces = match prompt.as_bytes().first() {
         Some(b'"') => vec![prompt],
-        Some(b'[') => json::elements(prompt).ok_or_else(wrong)?,
-        _ => return Err(wrong()),
+        Some(b'[') => json::elements(prompt).ok_or_else(invalid)?,
+        _ => return Err(invalid()),
     };
     for piece in pieces {
         message.parts += 1;
         match piece.as_bytes().first() {
             Some(b'"') => message.texts.push(Text::new(piece, json::range_in(body, piece))),
-            Some(b'[') => *token_ids += json::elements(piece).ok_or_else(wrong)?.len(),
+            Some(b'[') => *token_ids += json::elements(piece).ok_or_else(invalid)?.len(),
             Some(b'0'..=b'9') => *token_ids += 1,
-            _ => return Err(wrong()),
+            _ => return Err(invalid()),
         }
     }
     Ok(message)
 }
 
 pub(super) fn count_tokens(body: &str, messages: &[Message], token_ids: usize) -> u32 {
-    let of = |message: &Message| {
+    let count = |message: &Message| {
         TOKENS_PER_MESSAGE + message.texts.iter().map(|text| text.tokens(body)).sum::<usize>()
     };
-    small(messages.iter().map(of).sum::<usize>() + token_ids)
+    saturating_u32(messages.iter().map(count).sum::<usize>() + token_ids)
 }
 
 pub(super) fn output_limit(shape: &Shape<'_>) -> u32 {
@@ -167,6 +168,6 @@ pub(super) fn has_grammar(shape: &Shape<'_>) -> bool {
         || [shape.structured_outputs, shape.grammar, shape.json_schema].iter().any(Option::is_some)
 }
 
-pub(super) fn small(number: usize) -> u32 {
+pub(super) fn saturating_u32(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Feed `stream` in pieces of `size`; what is forwarded, and the watcher.
+/// Feeds `stream` in pieces of `size`; returns the forwarded bytes and the observer.
 fn watch(stream: &[u8], size: usize) -> (Vec<u8>, StreamWatch) {
     let mut watch = StreamWatch::default();
     let mut forwarded = Vec::new();
@@ -12,14 +12,24 @@ fn watch(stream: &[u8], size: usize) -> (Vec<u8>, StreamWatch) {
     (forwarded, watch)
 }
 
-const CHUNK: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":null}],\"usage\":null}\n\n";
+const CHUNK: &str = concat!(
+    r#"data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}],"usage":null}"#,
+    "\n\n",
+);
 const LAST: &str = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
-const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"total_tokens\":8,\"completion_tokens\":5,\"prompt_tokens_details\":{\"cached_tokens\":2}}}\n\n";
-const ERROR: &str = "data: {\"error\":{\"message\":\"EngineCore died\",\"type\":\"InternalServerError\",\"code\":500}}\n\n";
+const USAGE: &str = concat!(
+    r#"data: {"choices":[],"usage":{"prompt_tokens":3,"total_tokens":8,"completion_tokens":5,"#,
+    r#""prompt_tokens_details":{"cached_tokens":2}}}"#,
+    "\n\n",
+);
+const ERROR: &str = concat!(
+    r#"data: {"error":{"message":"EngineCore died","type":"InternalServerError","code":500}}"#,
+    "\n\n",
+);
 const DONE: &str = "data: [DONE]\n\n";
 
 #[test]
-fn ends_are_told_apart() {
+fn stream_ends_are_distinguished() {
     let unfinished = |mid_frame| StreamEnd::Unfinished { mid_frame };
     for (stream, end) in [
         (format!("{CHUNK}{LAST}{USAGE}{DONE}"), StreamEnd::Complete),
@@ -44,8 +54,12 @@ fn ends_are_told_apart() {
 }
 
 #[test]
-fn words_inside_an_answer_are_no_events() {
-    let stream = "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"error\\\":[DONE] \\\"usage\\\": \"}}],\"x\":{\"error\":1}}\n\n";
+fn keys_inside_text_or_nested_objects_are_ignored() {
+    let stream = concat!(
+        r#"data: {"choices":[{"delta":{"content":"\"error\":[DONE] \"usage\": "}}],"#,
+        r#""x":{"error":1}}"#,
+        "\n\n",
+    );
     let (_, watch) = watch(stream.as_bytes(), 4096);
     assert_eq!(watch.end(), StreamEnd::Unfinished { mid_frame: false });
     assert_eq!((watch.events(), watch.usage()), (1, None));
@@ -62,7 +76,7 @@ fn usage_and_events_are_counted() {
 }
 
 #[test]
-fn what_follows_an_error_is_held_back() {
+fn bytes_after_an_error_event_are_held_back() {
     let stream = format!("{CHUNK}{ERROR}{DONE}");
     for size in 1..stream.len() {
         let (forwarded, _) = watch(stream.as_bytes(), size);
@@ -74,22 +88,29 @@ fn what_follows_an_error_is_held_back() {
     }
 }
 
+const PARTS: [&str; 8] = [CHUNK, LAST, USAGE, DONE, ": ping\n\n", "data: x\r\n", "\n", "junk"];
+
 proptest! {
-    /// Without an error event every byte goes on, whatever the pieces, and the pieces do not change what is seen.
+    /// Without an error event every byte is forwarded, and chunk boundaries do not change what is
+    /// observed.
     #[test]
-    fn bytes_pass_through_whatever_the_chunks(
-        parts in prop::collection::vec(prop::sample::select(vec![CHUNK, LAST, USAGE, DONE, ": ping\n\n", "data: x\r\n", "\n", "junk"]), 0..12),
+    fn bytes_are_forwarded_for_any_chunk_size(
+        parts in prop::collection::vec(prop::sample::select(PARTS.to_vec()), 0..12),
         size in 1usize..200,
     ) {
         let stream = parts.concat();
         let (forwarded, pieces) = watch(stream.as_bytes(), size);
         let (_, whole) = watch(stream.as_bytes(), stream.len().max(1));
         prop_assert_eq!(forwarded, stream.as_bytes());
-        prop_assert_eq!((pieces.end(), pieces.events(), pieces.usage()), (whole.end(), whole.events(), whole.usage()));
+        let observed = |watch: &StreamWatch| (watch.end(), watch.events(), watch.usage());
+        prop_assert_eq!(observed(&pieces), observed(&whole));
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic_and_pass_through(bytes: Vec<u8>, size in 1usize..20) {
+    fn arbitrary_bytes_are_forwarded_without_an_error_event(
+        bytes: Vec<u8>,
+        size in 1usize..20,
+    ) {
         let (forwarded, watch) = watch(&bytes, size);
         prop_assert!(watch.end() == StreamEnd::Failed || forwarded == bytes);
     }
