@@ -1,4 +1,5 @@
-//! How policies stand in their chain: what somebody has to know, beside their components, who wants to decide as they did.
+//! Descriptions of policy chains: everything besides the components that is needed to reproduce a
+//! decision.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,43 +7,46 @@ use serde_json::Value;
 use crate::facts::fnv1a_chain;
 use crate::merge::{OnConflict, PolicyRef};
 
-/// A chain of policies.
+/// The description of a chain of policies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ChainInfo {
-    /// Tells it from other chains: sixteen hexadecimal digits, worked out from all else.
+    /// Identifier of the chain: 16 hexadecimal digits, a hash of all other fields.
     pub chain: String,
     /// What happens when the filters of several policies leave no lane.
     pub on_conflict: OnConflict,
-    /// The policies in the order in which they are asked. Of one policy there may be two: the second is tried out.
+    /// The policies in call order. A policy that has a candidate version appears twice; the
+    /// candidate is the second entry.
     pub policies: Vec<LinkInfo>,
 }
 
-/// One version of one policy in its place.
+/// One version of one policy within a chain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct LinkInfo {
-    /// Its name and version.
+    /// Name and version of the policy.
     pub policy: PolicyRef,
-    /// Digest of its component, manifest and settings, in hexadecimal.
+    /// Digest of the component, manifest and settings, in hexadecimal.
     pub fingerprint: String,
-    /// SHA-256 of its component, in hexadecimal.
+    /// SHA-256 of the component, in hexadecimal.
     pub component: String,
-    /// What its scores count, in thousandths.
+    /// Weight of the policy's scores, in thousandths.
     pub weight: u32,
-    /// What happens to a request when it gives no advice: `skip`, `default` or `refuse`.
+    /// What happens to a request when the policy gives no advice: `skip`, `default` or `refuse`.
     pub on_error: String,
-    /// It is tried out: `shadow` or `canary`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Rollout mode of a candidate version, `shadow` or `canary`; `None` for the active version.
+    #[serde(rename = "rollout", alias = "trial", default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<String>,
-    /// Its configuration.
+    /// Configuration of the policy.
     pub config: Value,
 }
 
 impl ChainInfo {
-    /// Of these policies.
+    /// Describes a chain of these policies and computes its identifier.
     pub fn new(on_conflict: OnConflict, policies: Vec<LinkInfo>) -> Self {
         let mut info = Self { chain: String::new(), on_conflict, policies };
+        // The identifier is still empty here, so it does not hash itself. Serialising strings and
+        // numbers cannot fail; an empty text would only make two chains share an identifier.
         let text = serde_json::to_vec(&info).unwrap_or_default();
         let hash = fnv1a_chain([text.as_slice()], text.len(), 1);
         info.chain = format!("{:016x}", hash.first().copied().unwrap_or_default());
@@ -57,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_makes_a_difference_makes_another_chain() {
+    fn chain_id_depends_on_every_field() {
         let link = |weight, config| LinkInfo {
             policy: PolicyRef::new("a", "1"),
             fingerprint: "f".to_owned(),
@@ -67,12 +71,12 @@ mod tests {
             trial: None,
             config,
         };
-        let of =
+        let chain_id =
             |weight, config| ChainInfo::new(OnConflict::Refuse, vec![link(weight, config)]).chain;
-        let one = of(1000, json!({}));
-        assert_eq!((one.len(), &one), (16, &of(1000, json!({}))));
-        assert_ne!(one, of(1001, json!({})));
-        assert_ne!(one, of(1000, json!({ "a": 1 })));
+        let one = chain_id(1000, json!({}));
+        assert_eq!((one.len(), &one), (16, &chain_id(1000, json!({}))));
+        assert_ne!(one, chain_id(1001, json!({})));
+        assert_ne!(one, chain_id(1000, json!({ "a": 1 })));
         assert_ne!(one, ChainInfo::new(OnConflict::IgnoreFilters, Vec::new()).chain);
     }
 }

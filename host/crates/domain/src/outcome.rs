@@ -1,4 +1,5 @@
-//! How tries and requests end: what policies hear of it, and what they may want done about a failed try.
+//! How attempts and requests end: what policies are told, and what they may request after a failed
+//! attempt.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,32 +9,33 @@ use serde::{Deserialize, Serialize};
 use crate::advice::{FallbackStep, Rejection, Trigger};
 use crate::fleet_view::LaneId;
 
-/// How one try on a lane ended.
+/// The result of one attempt on a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttemptResult {
-    /// The whole answer went out.
+    /// The whole response was sent.
     Ok,
-    /// It waited for its longest time.
+    /// The maximum wait in the queue was exceeded.
     QueueTimeout,
-    /// No connection to the engine.
+    /// The engine could not be reached.
     ConnectError,
-    /// The engine is full.
+    /// The engine rejected the request as overloaded.
     Overloaded,
     /// The engine failed.
     ServerError,
     /// The lane's engine is down or restarting.
     EngineRestart,
-    /// The first byte of the answer took too long.
+    /// The first byte of the response took too long.
     FirstTokenTimeout,
-    /// The client left.
+    /// The client disconnected.
     ClientGone,
-    /// Anything else: refused by a policy, cut at the end of the host, a mistake of the client's.
+    /// Anything else: rejected by a policy, aborted when the host stopped, or an error of the
+    /// client.
     Other,
 }
 
 impl AttemptResult {
-    /// Value of a metric's label.
+    /// Returns the metric label of this result.
     pub fn label(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -62,69 +64,74 @@ impl From<Trigger> for AttemptResult {
     }
 }
 
-/// A failed try.
+/// A failed attempt, as reported to `on-failure`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FailureReport {
-    /// The lane that was tried.
+    /// Lane of the attempt.
     pub lane: LaneId,
-    /// How it ended.
+    /// Result of the attempt.
     pub what: AttemptResult,
-    /// HTTP status of the engine's answer; 0 where there was none.
+    /// HTTP status of the engine's response; 0 if there was none.
     pub status: u16,
-    /// Bytes of output that the client has seen. Nothing is retried above 0, so policies are only asked at 0.
+    /// Bytes of output already sent to the client. A request is only retried at 0, so policies are
+    /// only called at 0.
     pub sent_bytes: u64,
-    /// How long the try took.
+    /// Duration of the attempt.
     #[serde(rename = "elapsed-us", with = "crate::units::micros")]
     pub elapsed: Duration,
-    /// Tries that are left for the request.
+    /// Attempts left for the request.
+    #[serde(alias = "tries-left")]
     pub attempts_left: u32,
 }
 
-/// What to do after a failed try.
+/// What to do after a failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Recovery {
-    /// Go on with the planned fallback steps.
+    /// Continue with the planned fallback steps.
     #[default]
     Planned,
-    /// Try this next.
+    /// Attempt this step next.
     Retry(FallbackStep),
-    /// Give up and answer with this.
+    /// Give up and send this rejection.
     GiveUp(Rejection),
 }
 
-/// The end of one request.
+/// The outcome of one request, as reported to `on-complete`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Outcome {
-    /// Id of the request.
+    /// Request id.
     pub request_id: Arc<str>,
-    /// Its tenant.
+    /// Tenant of the request.
     pub tenant: Option<Arc<str>>,
-    /// The model name that the client asked for.
+    /// Model name that the client asked for.
     pub model: Arc<str>,
-    /// The lane that was tried last.
+    /// Lane of the last attempt.
     pub lane: LaneId,
-    /// Generation of the lane table.
+    /// Generation of the topology.
     pub topology: u64,
-    /// How it ended.
+    /// Result of the last attempt.
+    #[serde(rename = "result", alias = "ended")]
     pub ended: AttemptResult,
-    /// How often a lane was tried.
+    /// Number of attempts.
+    #[serde(rename = "attempts", alias = "tries")]
     pub tries: u32,
-    /// Time in queues.
+    /// Total time in queues.
     #[serde(rename = "queue-us", with = "crate::units::micros")]
     pub queue: Duration,
-    /// Time from the request to the first byte of its answer; zero where there was none.
+    /// Time from the arrival of the request to the first byte of the response; zero if there was
+    /// none.
     #[serde(rename = "ttft-us", with = "crate::units::micros")]
     pub ttft: Duration,
-    /// Time from the request to its end.
+    /// Time from the arrival of the request to its end.
     #[serde(rename = "total-us", with = "crate::units::micros")]
     pub total: Duration,
-    /// Tokens of the prompt, as the engine counted them; an estimate where it did not say.
+    /// Prompt tokens as counted by the engine; an estimate if the engine reported none.
     pub prompt_tokens: u32,
-    /// How many of them came from the engine's prefix cache; 0 where it did not say.
+    /// Prompt tokens served from the engine's prefix cache; 0 if the engine reported none.
     pub cached_tokens: u32,
-    /// Tokens of the answer; 0 where the engine did not say.
+    /// Output tokens; 0 if the engine reported none.
     pub output_tokens: u32,
 }

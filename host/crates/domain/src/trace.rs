@@ -1,4 +1,4 @@
-//! What went on while policies were asked: kept for the decisions that are recorded, and for no others.
+//! Trace of a policy evaluation. Only collected for requests that may be recorded.
 
 use std::time::Duration;
 
@@ -9,71 +9,77 @@ use crate::advice::Advice;
 use crate::fleet_view::LaneStat;
 use crate::merge::PolicyRef;
 
-/// One question of a policy to the host, and the answer that it got.
+/// One host call of a policy, with its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Read {
-    /// The function, as in the contract: `request.field`, `state.get`, …
+    /// Name of the function, as in the contract: `request.field`, `state.get`, …
+    #[serde(rename = "function", alias = "call")]
     pub call: String,
-    /// Its arguments.
+    /// Arguments of the call.
+    #[serde(rename = "args", alias = "with")]
     pub with: Vec<Value>,
-    /// The answer.
+    /// Result of the call.
+    #[serde(rename = "result", alias = "gave")]
     pub gave: Value,
 }
 
-/// One call of one policy.
+/// One call of one policy's hook.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Consulted {
-    /// Which version of which policy.
+    /// The policy version that was called.
     pub policy: PolicyRef,
     /// The hook that was called: `on-request` or `on-failure`.
     pub hook: String,
-    /// How long it took.
-    #[serde(rename = "took-us", with = "crate::units::micros")]
+    /// Duration of the call.
+    #[serde(rename = "duration-us", alias = "took-us", with = "crate::units::micros")]
     pub took: Duration,
-    /// What it asked, in order.
+    /// Host calls that the policy made, in order.
+    #[serde(rename = "host-calls", alias = "reads")]
     pub reads: Vec<Read>,
-    /// What of its advice was let through; `None` without any, and for other hooks.
+    /// The advice after the host's limits were applied; `None` if the call gave no advice, and for
+    /// hooks other than `on-request`.
     pub advice: Option<Advice>,
-    /// Why there was none, or what was decided after a failure.
+    /// Why there is no advice, or, for `on-failure`, what the policy decided.
     pub note: Option<String>,
-    /// What was left out, and why.
+    /// Parts of the advice that the host dropped, each with the reason.
     pub dropped: Vec<String>,
-    /// The lanes at the moment of a call that came later than the decision. Zeros are left out.
+    /// Lane statistics at the time of a call that was made after the decision; empty for calls that
+    /// belong to the decision. Zeros are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fleet: Vec<LaneStat>,
 }
 
-/// Collects what goes on in one decision, if it is to be recorded.
+/// Collects the policy calls of one decision, if the decision may be recorded.
 #[derive(Debug, Default)]
 pub struct Trace {
     consulted: Option<Vec<Consulted>>,
 }
 
 impl Trace {
-    /// A trace that keeps nothing, and costs nothing.
+    /// Creates a trace that collects nothing and does not allocate.
     pub fn off() -> Self {
         Self::default()
     }
 
-    /// A trace that keeps everything.
+    /// Creates a trace that collects every call.
     pub fn on() -> Self {
         Self { consulted: Some(Vec::new()) }
     }
 
-    /// Is anything kept?
+    /// Returns true if the trace collects calls.
     pub fn is_on(&self) -> bool {
         self.consulted.is_some()
     }
 
-    /// Keep a call. It is only put together if it is kept.
+    /// Adds a call. `call` is not evaluated if the trace is off.
     pub fn consulted(&mut self, call: impl FnOnce() -> Consulted) {
         if let Some(consulted) = &mut self.consulted {
             consulted.push(call());
         }
     }
 
-    /// The calls that were kept, in order.
+    /// Returns the collected calls, in order.
     pub fn into_consulted(self) -> Vec<Consulted> {
         self.consulted.unwrap_or_default()
     }

@@ -1,4 +1,5 @@
-//! What a recorded decision costs: the caller, who only hands it over, and the thread that writes it.
+//! Benchmarks of recording a decision: the cost for the caller, who hands the record over, and for
+//! the thread that writes it.
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 use std::hint::black_box;
@@ -33,7 +34,8 @@ fn fleet(lanes: usize) -> Arc<FleetView> {
     Arc::new(FleetView::idle(Arc::new(topology), LaneState::Ready))
 }
 
-/// As cortex makes one: a dozen questions, and a prompt of 2 KB read once.
+/// A decision as made by the cortex policy: a dozen host calls, one of which reads a prompt of 2
+/// KB.
 fn decision(fleet: &FleetView) -> DecisionRecord {
     let read = |call: &str, gave| Read { call: call.to_owned(), with: vec![json!(0)], gave };
     let mut reads =
@@ -95,34 +97,34 @@ fn record(criterion: &mut Criterion) {
     let fleet = fleet(8);
     let one = decision(&fleet);
 
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = tempfile::tempdir().expect("create a temporary directory");
     let metrics = RecordMetrics::register(&mut Registry::default());
-    let (recorder, writer) = Recorder::start(settings(&dir), metrics).expect("it starts");
+    let (recorder, writer) = Recorder::start(settings(&dir), metrics).expect("start the recorder");
     let entry =
         || Entry { decision: one.clone(), fleet: Arc::clone(&fleet), chain: None, request: None };
-    criterion.bench_function("is it to be recorded", |bencher| {
+    criterion.bench_function("decide whether to record", |bencher| {
         bencher.iter(|| recorder.interest(black_box("0192f0c1e5a87c3d9b0e6a4f2d1c8b7a")));
     });
-    criterion.bench_function("hand over, with a queue that is mostly full", |bencher| {
+    criterion.bench_function("record, with a mostly full queue", |bencher| {
         bencher.iter_batched(entry, |entry| recorder.record(entry), BatchSize::SmallInput);
     });
-    criterion.bench_function("hand over, with room in the queue", |bencher| {
+    criterion.bench_function("record, with space in the queue", |bencher| {
         bencher.iter_custom(|times| {
-            let mut took = Duration::ZERO;
+            let mut elapsed = Duration::ZERO;
             for _ in 0..times {
                 let entry = entry();
-                let begun = Instant::now();
+                let started = Instant::now();
                 recorder.record(entry);
-                took += begun.elapsed();
-                // The writer's turn.
+                elapsed += started.elapsed();
+                // Let the writer run.
                 std::thread::park_timeout(Duration::from_micros(50));
             }
-            took
+            elapsed
         });
     });
     writer.finish(Duration::from_secs(10));
 
-    criterion.bench_function("write one as JSON", |bencher| {
+    criterion.bench_function("serialise a record as JSON", |bencher| {
         let record = Record::Decision(Box::new(DecisionRecord {
             fleet: fleet.stats.clone(),
             ..one.clone()

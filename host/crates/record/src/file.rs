@@ -1,5 +1,6 @@
-//! The files: `decisions.jsonl`, which grows to its limit and then becomes `decisions.1.jsonl`, and so on up to a number of
-//! them. Readable by their owner only, and made of whole lines whatever happens.
+//! The files: `decisions.jsonl` grows to its size limit and then becomes `decisions.1.jsonl`, and
+//! so on up to a maximum number. Files are readable by their owner only and always consist of
+//! complete lines.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
@@ -10,26 +11,26 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-const NAME: &str = "decisions.jsonl";
+const CURRENT_FILE: &str = "decisions.jsonl";
 
-/// The files of records in a folder, oldest first.
+/// Returns the record files in a directory, oldest first.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// If the directory cannot be read.
 pub fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = numbered(dir)?;
     found.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
-/// The same with their numbers; the one that is written has 0.
+/// Returns the record files with their numbers; the file being written has number 0.
 fn numbered(dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let number = name.strip_prefix("decisions.").and_then(|rest| rest.strip_suffix(".jsonl"));
-        if name == NAME {
+        if name == CURRENT_FILE {
             found.push((0, path));
         } else if let Some(number) =
             number.and_then(|number| number.parse().ok()).filter(|number| *number > 0)
@@ -40,47 +41,48 @@ fn numbered(dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
     Ok(found)
 }
 
-/// Where records go.
+/// The set of record files in one directory.
 #[derive(Debug)]
 pub(crate) struct Files {
     dir: PathBuf,
     max_size: u64,
     keep: u32,
     open: Option<Open>,
-    /// A pipe took a part of a line, which cannot be taken back.
-    torn: bool,
+    /// True if a pipe accepted part of a line, which cannot be undone.
+    has_partial_line: bool,
 }
 
 #[derive(Debug)]
 struct Open {
     file: File,
-    /// Bytes in it; all of them whole lines, in a regular file.
+    /// Size in bytes; a regular file consists of complete lines.
     size: u64,
-    /// A pipe or a device is neither rotated nor repaired.
+    /// False for a pipe or device, which is neither rotated nor repaired.
     regular: bool,
 }
 
 impl Files {
-    /// Records go to this folder, which is made if it is not there.
+    /// Creates the directory, if necessary. Files are opened by [`Files::prepare`].
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// If the directory cannot be created.
     pub(crate) fn new(dir: PathBuf, max_size: u64, keep: u32) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        Ok(Self { dir, max_size, keep, open: None, torn: false })
+        Ok(Self { dir, max_size, keep, open: None, has_partial_line: false })
     }
 
     pub(crate) fn path(&self) -> PathBuf {
-        self.dir.join(NAME)
+        self.dir.join(CURRENT_FILE)
     }
 
-    /// See that there is a file that this many bytes fit into. True for one that was not there before this call.
+    /// Opens or rotates the file so that `bytes` fit. Returns true if the file was opened by this
+    /// call.
     pub(crate) fn prepare(&mut self, bytes: usize) -> io::Result<bool> {
         if let Some(open) = &mut self.open {
             let meta = open.file.metadata()?;
             open.size = meta.len();
             if open.regular && meta.nlink() == 0 {
-                // Somebody removed it: what is written there would be lost.
+                // The file was removed: anything written to it would be lost.
                 self.open = None;
             } else if open.regular && open.size > 0 && open.size + bytes as u64 > self.max_size {
                 self.open = None;
@@ -100,22 +102,28 @@ impl Files {
         Ok(true)
     }
 
-    /// Append whole lines: all of them, or none.
+    /// Appends complete lines: either all of them or none.
     pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Err(io::ErrorKind::NotConnected.into()) };
-        let begun = if self.torn { [b"\n", lines].concat() } else { Vec::new() };
-        let text = if self.torn { &begun } else { lines };
+        // End the partial line first, so that it does not damage the next one.
+        let terminated;
+        let text = if self.has_partial_line {
+            terminated = [b"\n", lines].concat();
+            &terminated
+        } else {
+            lines
+        };
         let (written, appended) = open.append(text);
         if appended.is_ok() {
-            self.torn = false;
+            self.has_partial_line = false;
         } else if !open.regular {
-            self.torn |= written > 0;
-            // The other end of a pipe may come back.
+            self.has_partial_line |= written > 0;
+            // The reader of a pipe may be restarted.
             self.open = None;
         } else if written > 0
             && let Err(error) = open.file.set_len(open.size)
         {
-            // Opening repairs it.
+            // The partial line is removed when the file is opened again.
             self.open = None;
             return Err(error);
         }
@@ -139,7 +147,7 @@ impl Files {
 
 impl Open {
     fn at(path: &Path) -> io::Result<Self> {
-        // A pipe that nobody reads is an error at once, and not something to wait for.
+        // Without a reader, opening a pipe fails at once instead of blocking.
         let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
         let is_pipe = fs::metadata(path).is_ok_and(|meta| !meta.is_file());
         let mut options = OpenOptions::new();
@@ -151,23 +159,23 @@ impl Open {
         if regular {
             file.try_lock().map_err(|error| match error {
                 fs::TryLockError::WouldBlock => {
-                    io::Error::other("another host writes its records there")
+                    io::Error::other("the file is locked by another host")
                 }
                 fs::TryLockError::Error(error) => error,
             })?;
             if meta.mode() & 0o077 != 0 {
                 file.set_permissions(Permissions::from_mode(0o600))?;
             }
-            let whole = whole_lines(&mut file, size)?;
-            if whole < size {
-                file.set_len(whole)?;
-                size = whole;
+            let complete = complete_lines(&mut file, size)?;
+            if complete < size {
+                file.set_len(complete)?;
+                size = complete;
             }
         }
         Ok(Self { file, size, regular })
     }
 
-    /// How many bytes were written, and why no more.
+    /// Writes `text`; returns the number of bytes written and the error that stopped it.
     fn append(&mut self, text: &[u8]) -> (usize, io::Result<()>) {
         let mut written = 0;
         while written < text.len() {
@@ -183,18 +191,19 @@ impl Open {
     }
 }
 
-/// The part of a file that ends with a line. What a killed writer left behind it is no record.
-fn whole_lines(file: &mut File, size: u64) -> io::Result<u64> {
-    const PIECE: u64 = 64 << 10;
+/// Returns the length of the file up to the end of its last complete line. A killed writer may
+/// leave an incomplete line.
+fn complete_lines(file: &mut File, size: u64) -> io::Result<u64> {
+    const CHUNK: u64 = 64 << 10;
     let mut end = size;
-    let mut piece = Vec::new();
+    let mut chunk = Vec::new();
     while end > 0 {
-        let start = end.saturating_sub(PIECE);
+        let start = end.saturating_sub(CHUNK);
         file.seek(SeekFrom::Start(start))?;
-        piece.clear();
-        Read::by_ref(file).take(end - start).read_to_end(&mut piece)?;
-        if let Some(place) = piece.iter().rposition(|byte| *byte == b'\n') {
-            return Ok(start + place as u64 + 1);
+        chunk.clear();
+        Read::by_ref(file).take(end - start).read_to_end(&mut chunk)?;
+        if let Some(position) = chunk.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + position as u64 + 1);
         }
         end = start;
     }

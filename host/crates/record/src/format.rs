@@ -1,4 +1,4 @@
-//! The lines: what is in a record, and how it is written.
+//! The record types and their serialisation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,97 +10,105 @@ use pointsman_domain::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Version of the format.
-pub const VERSION: u32 = 1;
+/// Version of the format that is written.
+pub const VERSION: u32 = 2;
 
-/// One line.
+/// Oldest version of the format that can be read. Version 1 differs only in the names of keys,
+/// which the types below and in `pointsman_domain` accept as aliases.
+pub(crate) const MIN_VERSION: u32 = 1;
+
+/// A record: one line of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
-    /// The lanes that the decisions after it are about.
+    /// The lanes that the following decisions refer to.
     Topology(TopologyRecord),
-    /// The policies that the decisions after it were made by.
+    /// The policies that made the following decisions.
     Policies(ChainInfo),
-    /// One decision and its end.
+    /// A decision and its outcome.
     Decision(Box<DecisionRecord>),
 }
 
-/// The lanes there are, and the rules of this host.
+/// The table of lanes and the limits of the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TopologyRecord {
-    /// Version of the host that writes the file.
+    /// Version of the host that wrote the file.
     pub host: String,
-    /// Number of this table of lanes, which the decisions name. Counted anew by each run of a host.
+    /// Generation of the topology, which decisions name. Restarts with each run of the host.
     pub generation: u64,
-    /// The lanes in the order of their ids.
+    /// The lanes, in id order.
     pub lanes: Vec<LaneInfo>,
-    /// What the host allows every plan.
+    /// Limits on every plan.
     pub limits: PlanLimits,
 }
 
-/// One decision: what went into it, what came out, and how the request ended.
+/// A decision: its inputs, its result, and how the request ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DecisionRecord {
-    /// Id of the request.
+    /// Request id.
     pub request_id: Arc<str>,
-    /// Its tenant.
+    /// Tenant of the request.
     pub tenant: Option<Arc<str>>,
-    /// The model name that the client asked for.
+    /// Model name that the client asked for.
     pub model: Arc<str>,
-    /// Wall clock of the decision, in milliseconds since the Unix epoch: the clock of the policies, too.
+    /// Wall clock of the decision, which policies also see, in milliseconds since the Unix epoch.
     pub now_ms: u64,
-    /// Seed of the policies' randomness.
+    /// Seed for the randomness of policies.
     pub seed: u64,
-    /// Time from the request to its decision.
+    /// Time from the arrival of the request to the decision.
     #[serde(rename = "age-us", with = "micros")]
     pub age: Duration,
-    /// Tries before the decision.
+    /// Number of attempts before the decision.
     pub attempt: u32,
-    /// The plain numbers of the request.
+    /// Properties of the request that every policy gets.
+    #[serde(rename = "request-info", alias = "figures")]
     pub figures: Figures,
-    /// Generation of the lane table.
+    /// Generation of the topology.
     pub topology: u64,
-    /// The chain of policies; `None` where there was none, or the record is of an earlier host.
+    /// Identifier of the chain of policies; `None` if there were no policies, or in records of
+    /// early hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain: Option<Arc<str>>,
-    /// The lanes at that moment. Zeros are left out.
+    /// Lane statistics at the time of the decision. Zeros are left out.
     pub fleet: Vec<LaneStat>,
-    /// The policies' calls in order, those after failed tries as well.
+    /// Calls of policies in order, including those after failed attempts.
+    #[serde(rename = "policy-calls", alias = "consulted")]
     pub consulted: Vec<Consulted>,
-    /// What the advice came to.
+    /// The merged advice.
     pub merged: Merged,
-    /// What the host made of that.
+    /// The host's decision.
     pub decision: Decision,
-    /// The lanes that were tried, in order.
+    /// Attempts on lanes, in order.
+    #[serde(rename = "attempts", alias = "tries")]
     pub tries: Vec<TryRecord>,
-    /// How the request ended.
+    /// How the request ended for the client.
     pub end: End,
-    /// What policies that learn were told of the end; `None` where no lane was tried.
+    /// The outcome as reported to `on-complete`; `None` if no lane was attempted.
     pub outcome: Option<Outcome>,
     /// The request itself, if whole requests are recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestRecord>,
 }
 
-/// One try of one lane.
+/// One attempt on a lane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TryRecord {
-    /// The lane.
+    /// Lane of the attempt.
     pub lane: LaneId,
-    /// How it ended.
+    /// Result of the attempt.
     pub result: AttemptResult,
-    /// HTTP status of the engine's answer; 0 where there was none.
+    /// HTTP status of the engine's response; 0 if there was none.
     pub status: u16,
-    /// Time from the request to the begin of the try.
-    #[serde(rename = "begun-us", with = "micros")]
+    /// Time from the arrival of the request to the start of the attempt.
+    #[serde(rename = "started-us", alias = "begun-us", with = "micros")]
     pub begun: Duration,
-    /// Of its time, how long it waited for a slot.
+    /// Part of the attempt that was spent waiting for a slot.
     #[serde(rename = "queue-us", with = "micros")]
     pub queue: Duration,
-    /// How long it took: to its failure, or to the end of the answer.
-    #[serde(rename = "took-us", with = "micros")]
+    /// Duration of the attempt, up to its failure or the end of the response.
+    #[serde(rename = "duration-us", alias = "took-us", with = "micros")]
     pub took: Duration,
 }
 
@@ -108,24 +116,25 @@ pub struct TryRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct End {
-    /// In which of the four ways.
+    /// Result of the request.
+    #[serde(rename = "result", alias = "how")]
     pub how: Ended,
-    /// Time from the request to its end.
+    /// Time from the arrival of the request to its end.
     #[serde(rename = "total-us", with = "micros")]
     pub total: Duration,
 }
 
-/// The four ways in which a request can end.
+/// The result of a request for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ended {
-    /// The first lane that was tried answered.
+    /// The first attempt succeeded.
     Answered,
-    /// A later one did.
+    /// A later attempt succeeded.
     FellBack,
-    /// With an explicit error.
+    /// The client got an error.
     Error,
-    /// The client left.
+    /// The client disconnected.
     ClientGone,
 }
 
@@ -133,9 +142,10 @@ pub enum Ended {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RequestRecord {
-    /// Its headers, without those that carry credentials.
+    /// Headers of the request, without credential headers.
     pub headers: Vec<(String, String)>,
-    /// Its body as a text, byte for byte where no rule changed it; `None` for one that is longer than the limit.
+    /// Body as text, unchanged unless a redaction rule applied; `None` if it exceeds the size
+    /// limit.
     pub body: Option<String>,
 }
 
@@ -147,7 +157,7 @@ struct Line<'a, T> {
     record: &'a T,
 }
 
-/// Append a line with its end to `text`, or nothing at all.
+/// Appends a line, including its line ending, to `text`. Appends nothing on failure.
 pub(crate) fn write_line<T: Serialize>(
     kind: &'static str,
     record: &T,
@@ -163,10 +173,10 @@ pub(crate) fn write_line<T: Serialize>(
 }
 
 impl Record {
-    /// The line of this record, with its end.
+    /// Returns the line of this record, including its line ending.
     ///
     /// # Errors
-    /// None that a record which was read, or is to be written by a host, could cause.
+    /// Does not fail for records that were read, or that a host writes.
     pub fn to_line(&self) -> serde_json::Result<Vec<u8>> {
         let mut line = Vec::new();
         match self {

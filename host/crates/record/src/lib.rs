@@ -1,27 +1,29 @@
-//! Decision records: what policies read, what each advised, the merge, the plan, and what became of the request, as JSON
-//! lines. What replay reads.
+//! Decision records: what policies read and advised, the merged advice, the plan and the outcome of
+//! a request, as JSON lines. Replay reads these records.
 //!
 //! ```text
-//!   gateway ── Recorder::record ──> queue ──> one thread: redact, write ──> decisions.jsonl ──> decisions.1.jsonl …
+//!   gateway ── Recorder::record ──> queue ──> one thread: redact, write ──> decisions.jsonl
 //!                   │ full: dropped, counted             │ disk full: dropped, counted
 //! ```
 //!
-//! **Promise.** Whoever records never waits: what does not fit into the queue, which is bounded in records and in bytes, is
-//! dropped and counted. Nothing reaches a file that the rules of [`Redact`] keep back.
+//! **Guarantee.** Recording never blocks a request: a record that does not fit into the queue,
+//! which is bounded in records and in bytes, is dropped and counted. Nothing that the rules of
+//! [`Redact`] withhold reaches a file.
 //!
 //! # The format
 //!
-//! One JSON object a line, with `v` (this is version 1) and `kind`. Within a version, keys and kinds are only added; readers
-//! skip kinds that they do not know. Times end with `-us` (microseconds) or `-ms`; lanes are indices into the `lanes` of the
-//! topology whose `generation` the decision names.
+//! One JSON object per line, with `v` (the version, currently 2) and `kind`. Within a version, keys
+//! and kinds are only added; readers skip unknown kinds. Version 1, which differs only in the names
+//! of keys, is still read. Durations end with `-us` (microseconds) or `-ms`; lanes are indices into
+//! the `lanes` of the topology whose `generation` the decision names.
 //!
-//! | kind | is written | has |
-//! |---|---|---|
-//! | `topology` | at the start of each file, and before the first decision on another table of lanes | [`TopologyRecord`] |
-//! | `policies` | before the first decision in a file by this chain of policies | [`ChainInfo`](pointsman_domain::ChainInfo) |
-//! | `decision` | when a request has ended | [`DecisionRecord`] |
+//! * `topology` ([`TopologyRecord`]): at the start of each file, and before the first decision on
+//!   another table of lanes.
+//! * `policies` ([`ChainInfo`](pointsman_domain::ChainInfo)): before the first decision of a
+//!   chain of policies in a file.
+//! * `decision` ([`DecisionRecord`]): when a request has ended.
 //!
-//! `host/docs/records.md` is the page for those who operate a host, with a sample.
+//! `host/docs/records.md` describes the format for operators, with an example.
 
 mod file;
 mod format;

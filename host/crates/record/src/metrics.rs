@@ -1,4 +1,4 @@
-//! All figures of decision records, with their names and labels.
+//! The metrics of decision records, with their names and labels.
 
 use std::sync::Arc;
 
@@ -7,33 +7,33 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// Why a record was dropped.
+/// The reason why a record was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Why {
-    /// The queue had no room for it.
+pub(crate) enum DropReason {
+    /// The queue was full.
     Queue,
-    /// It could not be written.
+    /// Writing the record failed.
     Disk,
-    /// The writer had ended, or its time was up.
+    /// The writer had stopped, or its time limit was exceeded.
     Stopped,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
+struct DropLabels {
     reason: &'static str,
 }
 
-/// The figures of decision records. Made once, before the registry is shared.
+/// The metrics of decision records. Registered once, before the registry is shared.
 #[derive(Debug)]
 pub struct RecordMetrics {
     pub(crate) written: Counter,
     pub(crate) bytes: Counter,
     pub(crate) errors: Counter,
-    dropped: Family<Reason, Counter>,
+    dropped: Family<DropLabels, Counter>,
 }
 
 impl RecordMetrics {
-    /// Register the figures of decision records.
+    /// Registers the metrics of decision records.
     pub fn register(registry: &mut Registry) -> Arc<Self> {
         let metrics = Self {
             written: Counter::default(),
@@ -41,49 +41,50 @@ impl RecordMetrics {
             errors: Counter::default(),
             dropped: Family::default(),
         };
-        for why in [Why::Queue, Why::Disk, Why::Stopped] {
-            metrics.dropped(why, 0);
+        for reason in [DropReason::Queue, DropReason::Disk, DropReason::Stopped] {
+            // Creates the series, so that they are exported before the first drop.
+            metrics.dropped(reason, 0);
         }
-        let m = &metrics;
+        let registered = &metrics;
         registry.register(
             "pointsman_records_written",
             "Decision records written",
-            m.written.clone(),
+            registered.written.clone(),
         );
         registry.register(
             "pointsman_records_bytes",
             "Bytes of decision records written",
-            m.bytes.clone(),
+            registered.bytes.clone(),
         );
         registry.register(
             "pointsman_records_errors",
             "Failed writes, openings and rotations of decision records",
-            m.errors.clone(),
+            registered.errors.clone(),
         );
         registry.register(
             "pointsman_records_dropped",
             "Decision records that were not written, by reason",
-            m.dropped.clone(),
+            registered.dropped.clone(),
         );
         Arc::new(metrics)
     }
 
-    pub(crate) fn dropped(&self, why: Why, records: u64) {
-        self.dropped.get_or_create(&why.into()).inc_by(records);
+    pub(crate) fn dropped(&self, reason: DropReason, records: u64) {
+        self.dropped.get_or_create(&reason.into()).inc_by(records);
     }
 
     #[cfg(test)]
-    pub(crate) fn dropped_for(&self, why: Why) -> u64 {
-        self.dropped.get_or_create(&why.into()).get()
+    pub(crate) fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.dropped.get_or_create(&reason.into()).get()
     }
 }
 
-impl From<Why> for Reason {
-    fn from(why: Why) -> Self {
-        let reason = match why {
-            Why::Queue => "queue",
-            Why::Disk => "disk",
-            Why::Stopped => "stopped",
+impl From<DropReason> for DropLabels {
+    fn from(reason: DropReason) -> Self {
+        let reason = match reason {
+            DropReason::Queue => "queue",
+            DropReason::Disk => "disk",
+            DropReason::Stopped => "stopped",
         };
         Self { reason }
     }

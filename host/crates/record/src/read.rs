@@ -1,38 +1,41 @@
-//! Reading records back.
+//! Reading records.
 
 use std::io::{BufRead, Read as _};
 
 use serde::Deserialize;
 
-use crate::format::{Record, VERSION};
+use crate::format::{MIN_VERSION, Record, VERSION};
 
-/// No line is longer: what is, is no record.
-const LONGEST_LINE: u64 = 64 << 20;
+/// Maximum length of a line.
+const MAX_LINE_BYTES: u64 = 64 << 20;
 
-/// A line that cannot be used.
+/// The error for a line that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub struct ReadError {
-    /// Its number, from 1.
+    /// Line number, starting at 1.
     pub line: u64,
-    /// What is wrong.
+    /// What is wrong with the line.
+    #[source]
     pub problem: ReadProblem,
 }
 
 /// What is wrong with a line.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadProblem {
-    /// The file cannot be read on. Nothing comes after it.
-    #[error("cannot be read: {0}")]
+    /// Reading failed. No further records follow.
+    #[error("failed to read: {0}")]
     Io(#[from] std::io::Error),
-    /// Longer than any record. Nothing comes after it.
-    #[error("is longer than {} MiB, and no record is", LONGEST_LINE >> 20)]
+    /// The line is too long. No further records follow.
+    #[error("line exceeds {} MiB", MAX_LINE_BYTES >> 20)]
     TooLong,
-    /// Not a record.
-    #[error("is no decision record: {0}")]
+    /// The line is not a record.
+    #[error("not a decision record: {0}")]
     Json(#[from] serde_json::Error),
-    /// Of a later version of the format.
-    #[error("has version {0}, and this program reads {VERSION}; use a newer one")]
+    /// The version of the format is not supported.
+    #[error(
+        "unsupported format version {0}: expected {MIN_VERSION} to {VERSION}; use a newer program"
+    )]
     Version(u32),
 }
 
@@ -42,34 +45,36 @@ struct Head {
     kind: String,
 }
 
-/// The records of a file in order. Lines of unknown kinds are skipped, and so is a last line without an end that is torn: the
-/// writer was killed.
+/// Returns the records of a file in order.
+///
+/// Lines of unknown kinds are skipped. So is an incomplete last line, which a killed writer leaves
+/// behind.
 pub fn records(input: impl BufRead) -> impl Iterator<Item = Result<Record, ReadError>> {
-    Records { input, line: 0, over: false }
+    Records { input, line: 0, finished: false }
 }
 
 struct Records<R> {
     input: R,
     line: u64,
-    over: bool,
+    finished: bool,
 }
 
 impl<R: BufRead> Iterator for Records<R> {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.over {
+        while !self.finished {
             let mut text = Vec::new();
             self.line += 1;
-            let read = (&mut self.input).take(LONGEST_LINE).read_until(b'\n', &mut text);
-            let whole = text.ends_with(b"\n");
+            let read = (&mut self.input).take(MAX_LINE_BYTES).read_until(b'\n', &mut text);
+            let complete = text.ends_with(b"\n");
             let parsed = match read {
                 Err(error) => {
-                    self.over = true;
+                    self.finished = true;
                     Err(error.into())
                 }
-                Ok(size) if size as u64 == LONGEST_LINE && !whole => {
-                    self.over = true;
+                Ok(size) if size as u64 == MAX_LINE_BYTES && !complete => {
+                    self.finished = true;
                     Err(ReadProblem::TooLong)
                 }
                 Ok(0) => return None,
@@ -79,7 +84,7 @@ impl<R: BufRead> Iterator for Records<R> {
             match parsed {
                 Ok(None) => {}
                 Ok(Some(record)) => return Some(Ok(record)),
-                Err(ReadProblem::Json(_)) if !whole => return None,
+                Err(ReadProblem::Json(_)) if !complete => return None,
                 Err(problem) => return Some(Err(ReadError { line: self.line, problem })),
             }
         }
@@ -89,7 +94,7 @@ impl<R: BufRead> Iterator for Records<R> {
 
 fn parse(line: &[u8]) -> Result<Option<Record>, ReadProblem> {
     let Head { v, kind } = serde_json::from_slice(line)?;
-    if v != VERSION {
+    if !(MIN_VERSION..=VERSION).contains(&v) {
         return Err(ReadProblem::Version(v));
     }
     Ok(match kind.as_str() {

@@ -1,4 +1,4 @@
-//! From whoever records to the file: a queue that never makes anybody wait, and one thread behind it.
+//! The recorder: a bounded queue that never blocks, and a thread that writes the files.
 
 use std::fmt;
 use std::io;
@@ -12,78 +12,79 @@ use pointsman_domain::{ChainInfo, FleetView, PlanLimits, Topology};
 
 use crate::file::Files;
 use crate::format::{DecisionRecord, RequestRecord, TopologyRecord, write_line};
-use crate::metrics::{RecordMetrics, Why};
+use crate::metrics::{DropReason, RecordMetrics};
 use crate::redact::Redact;
 use crate::sample::{Interest, Sample};
 
-/// Bytes of lines that go out with one write.
-const MOST_BATCH: usize = 256 << 10;
-/// After a write, records gather for so long: whoever hands one over meanwhile need not wake the thread, which would cost more
-/// than the rest of it.
-const GATHER: Duration = Duration::from_millis(5);
-/// How often the thread looks whether it is over, when nothing comes.
-const LOOK: Duration = Duration::from_millis(500);
-/// Between two lines of the log about a disk that is full.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// Maximum number of bytes per write.
+const MAX_BATCH_BYTES: usize = 256 << 10;
+/// Pause after a write in which records collect. A caller that adds a record during the pause need
+/// not wake the thread, which would cost more than all other work of the caller.
+const BATCH_DELAY: Duration = Duration::from_millis(5);
+/// Interval at which an idle thread checks whether it has to stop.
+const SHUTDOWN_POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Minimum interval between log lines about failed writes.
+const ERROR_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is recorded, and where.
+/// The configuration of a recorder.
 #[derive(Debug)]
 pub struct Settings {
-    /// Folder of the files.
+    /// Directory of the files.
     pub dir: PathBuf,
-    /// How much of each request.
+    /// How much of each request is recorded.
     pub mode: Mode,
-    /// Which requests.
+    /// Which requests are recorded.
     pub sample: Sample,
-    /// Those that end in an error, too, whatever the sample says.
+    /// True to record requests that end in an error even if they are not in the sample.
     pub errors: bool,
-    /// A file of this many bytes is rotated.
+    /// Size in bytes at which a file is rotated.
     pub max_size: u64,
-    /// How many rotated files are kept.
+    /// Number of rotated files that are kept.
     pub keep: u32,
-    /// What may wait to be written.
+    /// Limits of the queue.
     pub queue: QueueLimits,
-    /// What is kept back.
+    /// Redaction rules.
     pub redact: Redact,
     /// Version of the host.
     pub host: String,
-    /// Limits of every plan.
+    /// Limits on every plan.
     pub limits: PlanLimits,
 }
 
 /// How much of each request is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// What policies read, and nothing else of the request.
+    /// Only what policies read of the request.
     Decisions,
-    /// Headers and body as well, so that a policy that asks other questions can be replayed.
+    /// Headers and body as well, so that a policy that reads other fields can be replayed.
     Full {
-        /// Longest body that is kept, in bytes.
+        /// Maximum size of a body that is recorded, in bytes.
         max_body: usize,
     },
 }
 
-/// Bounds of the queue.
+/// The limits of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLimits {
-    /// Most records.
+    /// Maximum number of records.
     pub records: usize,
-    /// Most bytes that they hold, about.
+    /// Maximum memory of the records, in bytes (approximately).
     pub bytes: usize,
 }
 
-/// Makes the record of a request, on the thread that writes it.
+/// A closure that creates the record of a request, run on the writer thread.
 pub type Body = Box<dyn FnOnce() -> RequestRecord + Send>;
 
-/// What is handed over for one record.
+/// A record to be written.
 pub struct Entry {
-    /// The record; its `fleet` and `request` are filled in when it is written.
+    /// The record; the writer fills in `fleet` and `request`.
     pub decision: DecisionRecord,
-    /// The lanes at the time of the decision.
+    /// Fleet view of the decision.
     pub fleet: Arc<FleetView>,
-    /// The policies that decided.
+    /// Policies that made the decision.
     pub chain: Option<Arc<ChainInfo>>,
-    /// The request, where whole ones are recorded, and how many bytes that keeps alive.
+    /// The request, if whole requests are recorded, with the number of bytes that the closure keeps
+    /// alive.
     pub request: Option<(usize, Body)>,
 }
 
@@ -93,57 +94,60 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// Why nothing can be recorded.
+/// The reason why a recorder cannot be started.
 #[derive(Debug, thiserror::Error)]
-#[error("decision records: {}: {what}: {error}", path.display())]
-pub struct StartError {
-    path: PathBuf,
-    what: &'static str,
-    error: io::Error,
+pub enum StartError {
+    /// The directory of the records cannot be created.
+    #[error("failed to create the records directory {}: {source}", path.display())]
+    CreateDir {
+        /// The directory.
+        path: PathBuf,
+        /// Error of the operating system.
+        source: io::Error,
+    },
+    /// The writer thread cannot be started.
+    #[error("failed to start the thread that writes records: {0}")]
+    SpawnThread(#[source] io::Error),
 }
 
-/// Takes records. Cloning is cheap.
+/// A handle that accepts records. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct Recorder(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     queue: SyncSender<Message>,
-    /// Bytes in the queue.
+    /// Memory of the records in the queue, in bytes.
     bytes: AtomicUsize,
     closing: AtomicBool,
     sample: Sample,
     errors: bool,
     mode: Mode,
-    most_bytes: usize,
+    max_bytes: usize,
     metrics: Arc<RecordMetrics>,
 }
 
 #[derive(Debug)]
 enum Message {
     Entry(Box<Entry>, usize),
-    /// Look whether it is over.
+    /// Check whether to stop.
     Wake,
 }
 
 impl Recorder {
-    /// Begin to record: make the folder, and start the thread that writes.
+    /// Creates the directory and starts the writer thread.
     ///
     /// # Errors
-    /// When the folder cannot be made, or the thread cannot be started. A file that cannot be written is no such reason: it
-    /// is tried again with every record.
+    /// If the directory cannot be created or the thread cannot be started. A file that cannot be
+    /// written is not an error: opening it is retried with every write.
     pub fn start(
         settings: Settings,
         metrics: Arc<RecordMetrics>,
     ) -> Result<(Self, Writer), StartError> {
         let Settings { dir, mode, sample, errors, max_size, keep, queue, redact, host, limits } =
             settings;
-        let fail = |what| {
-            let path = dir.clone();
-            move |error| StartError { path, what, error }
-        };
-        let files =
-            Files::new(dir.clone(), max_size, keep).map_err(fail("the folder cannot be made"))?;
+        let files = Files::new(dir.clone(), max_size, keep)
+            .map_err(|source| StartError::CreateDir { path: dir, source })?;
         let (sender, receiver) = sync_channel(queue.records.max(1));
         let shared = Arc::new(Shared {
             queue: sender,
@@ -152,87 +156,89 @@ impl Recorder {
             sample,
             errors,
             mode,
-            most_bytes: queue.bytes,
+            max_bytes: queue.bytes,
             metrics,
         });
-        let most_batch = usize::try_from(max_size).unwrap_or(usize::MAX).min(MOST_BATCH);
-        let work = Work {
+        let max_batch = usize::try_from(max_size).unwrap_or(usize::MAX).min(MAX_BATCH_BYTES);
+        let worker = Worker {
             shared: Arc::clone(&shared),
             redact,
             host,
             limits,
             files,
-            most_batch,
-            known: Known::default(),
+            max_batch,
+            written: WrittenContext::default(),
             batch: Batch::default(),
-            complained: None,
+            last_error_logged: None,
         };
-        let (done, ended) = sync_channel(0);
+        // Nothing is sent: dropping `done` tells the writer's handle that the thread has finished.
+        let (done, finished) = sync_channel(0);
         let run = move || {
-            work.run(&receiver);
-            // What the other end hears.
+            worker.run(&receiver);
             drop(done);
         };
         std::thread::Builder::new()
             .name("records".to_owned())
             .spawn(run)
-            .map_err(fail("the thread that writes cannot be started"))?;
-        Ok((Self(Arc::clone(&shared)), Writer { shared, ended }))
+            .map_err(StartError::SpawnThread)?;
+        Ok((Self(Arc::clone(&shared)), Writer { shared, finished }))
     }
 
-    /// Is a request to be recorded?
+    /// Returns whether a request is recorded.
     pub fn interest(&self, request_id: &str) -> Interest {
         self.0.sample.interest(request_id, self.0.errors)
     }
 
-    /// How much of a request is recorded.
+    /// Returns how much of each request is recorded.
     pub fn mode(&self) -> Mode {
         self.0.mode
     }
 
-    /// Take a record. Never waits: what does not fit into the queue is dropped and counted.
+    /// Queues a record. Never blocks: a record that does not fit into the queue is dropped and
+    /// counted.
     pub fn record(&self, entry: Entry) {
         let shared = &*self.0;
         let weight =
             entry.decision.weight() + entry.request.as_ref().map_or(0, |(bytes, _)| *bytes);
         let before = shared.bytes.fetch_add(weight, Ordering::Relaxed);
-        let sent = if before.saturating_add(weight) > shared.most_bytes {
-            Err(Why::Queue)
+        let sent = if before.saturating_add(weight) > shared.max_bytes {
+            Err(DropReason::Queue)
         } else if shared.closing.load(Ordering::Relaxed) {
-            Err(Why::Stopped)
+            Err(DropReason::Stopped)
         } else {
             shared.queue.try_send(Message::Entry(Box::new(entry), weight)).map_err(|error| {
                 match error {
-                    TrySendError::Full(_) => Why::Queue,
-                    TrySendError::Disconnected(_) => Why::Stopped,
+                    TrySendError::Full(_) => DropReason::Queue,
+                    TrySendError::Disconnected(_) => DropReason::Stopped,
                 }
             })
         };
-        if let Err(why) = sent {
+        if let Err(reason) = sent {
             shared.bytes.fetch_sub(weight, Ordering::Relaxed);
-            shared.metrics.dropped(why, 1);
+            shared.metrics.dropped(reason, 1);
         }
     }
 }
 
-/// The thread that writes. It ends by [`Writer::finish`], or with the program.
+/// A handle to the writer thread, which stops by [`Writer::finish`] or with the process.
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
-    ended: Receiver<()>,
+    finished: Receiver<()>,
 }
 
 impl Writer {
-    /// Take no more records, and write those that are there, for at most `limit`. Blocks. True if all were dealt with.
+    /// Stops accepting records and writes the queued ones. Blocks for at most `limit`; returns true
+    /// if all queued records were handled.
     pub fn finish(self, limit: Duration) -> bool {
         self.shared.closing.store(true, Ordering::Relaxed);
-        // One that is full wakes it as well.
-        drop(self.shared.queue.try_send(Message::Wake));
-        !matches!(self.ended.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
+        // If the queue is full, the thread is awake anyway.
+        self.shared.queue.try_send(Message::Wake).ok();
+        !matches!(self.finished.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
     }
 }
 
-/// A line, with the lanes that it is about and the policies that decided.
+/// A line, with the topology and the chain that it refers to.
 #[derive(Debug)]
 struct Line {
     topology: Arc<Topology>,
@@ -240,45 +246,45 @@ struct Line {
     text: Vec<u8>,
 }
 
-/// Lines that go out together.
+/// Lines that are written together.
 #[derive(Debug, Default)]
 struct Batch {
     lines: Vec<Line>,
     bytes: usize,
 }
 
-/// Generations of topologies, and chains of policies.
+/// The topologies and chains that the current file contains.
 #[derive(Debug, Default)]
-struct Known {
+struct WrittenContext {
     topologies: Vec<u64>,
     chains: Vec<String>,
 }
 
-/// What the thread works with.
+/// The state of the writer thread.
 #[derive(Debug)]
-struct Work {
+struct Worker {
     shared: Arc<Shared>,
     redact: Redact,
     host: String,
     limits: PlanLimits,
     files: Files,
-    most_batch: usize,
-    /// What the present file has of what decisions name.
-    known: Known,
+    max_batch: usize,
+    /// Topologies and chains that need not be written again.
+    written: WrittenContext,
     batch: Batch,
-    complained: Option<Instant>,
+    last_error_logged: Option<Instant>,
 }
 
-impl Work {
+impl Worker {
     fn run(mut self, queue: &Receiver<Message>) {
         loop {
-            match queue.recv_timeout(LOOK) {
+            match queue.recv_timeout(SHUTDOWN_POLL_INTERVAL) {
                 Ok(message) => {
                     self.take(message);
-                    // All that is there goes out with one write.
+                    // Write everything that is queued with one write.
                     queue.try_iter().for_each(|message| self.take(message));
                     self.flush();
-                    std::thread::park_timeout(GATHER);
+                    std::thread::park_timeout(BATCH_DELAY);
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
@@ -298,12 +304,12 @@ impl Work {
         self.redact.apply(&mut decision);
         let mut line = Vec::new();
         if let Err(error) = write_line("decision", &decision, &mut line) {
-            tracing::error!("a decision record cannot be written as JSON: {error}");
+            tracing::error!(error = %error, "failed to serialise a decision record");
             self.shared.metrics.errors.inc();
-            self.shared.metrics.dropped(Why::Disk, 1);
+            self.shared.metrics.dropped(DropReason::Disk, 1);
             return;
         }
-        if self.batch.bytes + line.len() > self.most_batch {
+        if self.batch.bytes + line.len() > self.max_batch {
             self.flush();
         }
         self.batch.bytes += line.len();
@@ -320,19 +326,23 @@ impl Work {
             Ok(bytes) => {
                 self.shared.metrics.written.inc_by(records);
                 self.shared.metrics.bytes.inc_by(bytes);
-                if self.complained.take().is_some() {
-                    tracing::info!("decision records are written again");
+                if self.last_error_logged.take().is_some() {
+                    tracing::info!("decision records are being written again");
                 }
             }
             Err(error) => {
-                // What the file has is not sure; a topology too many does no harm.
-                self.known = Known::default();
+                // The content of the file is unknown now; writing a topology twice is harmless.
+                self.written = WrittenContext::default();
                 self.shared.metrics.errors.inc();
-                self.shared.metrics.dropped(Why::Disk, records);
-                if self.complained.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
-                    self.complained = Some(Instant::now());
+                self.shared.metrics.dropped(DropReason::Disk, records);
+                if self.last_error_logged.is_none_or(|last| last.elapsed() >= ERROR_LOG_INTERVAL) {
+                    self.last_error_logged = Some(Instant::now());
                     let path = self.files.path();
-                    tracing::error!("{}: decision records are dropped: {error}", path.display());
+                    tracing::error!(
+                        path = %path.display(),
+                        error = %error,
+                        "decision records are dropped"
+                    );
                 }
             }
         }
@@ -340,12 +350,12 @@ impl Work {
 
     fn write(&mut self, batch: &Batch) -> io::Result<u64> {
         if self.files.prepare(batch.bytes)? {
-            self.known = Known::default();
+            self.written = WrittenContext::default();
         }
         let mut text = Vec::with_capacity(batch.bytes);
         for Line { topology, chain, text: line } in &batch.lines {
             let generation = topology.generation();
-            if !self.known.topologies.contains(&generation) {
+            if !self.written.topologies.contains(&generation) {
                 let record = TopologyRecord {
                     host: self.host.clone(),
                     generation,
@@ -353,15 +363,15 @@ impl Work {
                     limits: self.limits.clone(),
                 };
                 write_line("topology", &record, &mut text).map_err(io::Error::other)?;
-                self.known.topologies.push(generation);
+                self.written.topologies.push(generation);
             }
             if let Some(chain) =
-                chain.as_ref().filter(|chain| !self.known.chains.contains(&chain.chain))
+                chain.as_ref().filter(|chain| !self.written.chains.contains(&chain.chain))
             {
                 let mut record = ChainInfo::clone(chain);
                 self.redact.apply_to_chain(&mut record);
                 write_line("policies", &record, &mut text).map_err(io::Error::other)?;
-                self.known.chains.push(record.chain);
+                self.written.chains.push(record.chain);
             }
             text.extend_from_slice(line);
         }

@@ -1,11 +1,12 @@
-//! What is kept back: rules that replace texts, tenants, headers and fields before anything is written.
+//! Redaction: rules that replace texts, tenants, headers and fields before a record is written.
 //!
-//! A replaced value is a text such as `redacted:42:9f3ac21b00aa71e3`: the length of what stood there in bytes and, under
-//! [`Rule::Hash`], a keyed hash, by which equal values are seen to be equal. Without the key nobody can try out what a value
-//! may have been.
+//! A redacted value is a text such as `redacted:42:9f3ac21b00aa71e3`: the length of the original in
+//! bytes and, under [`Rule::Hash`], a keyed hash, by which equal values can be recognised. Without
+//! the key, the original cannot be guessed from the hash.
 //!
-//! Texts of a request are *all* strings of its body but for a few that are no texts (`role`, `type` and the like, see
-//! `STRUCTURE` and `WORDS`), and the token ids of a prompt that comes as numbers. Numbers, flags and the names of fields are kept.
+//! Texts of a request are *all* strings of its body, except a few structural ones (`role`, `type`
+//! and the like, see `STRUCTURAL_PATHS` and `STRUCTURAL_VALUES`), and the token ids of a prompt
+//! given as numbers. Numbers, booleans and field names are kept.
 
 mod decision;
 
@@ -19,47 +20,50 @@ use sha2::{Digest as _, Sha256};
 /// What happens to a kind of value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// It is written.
+    /// The value is written.
     Keep,
-    /// Its length and its keyed hash are.
+    /// The length and a keyed hash of the value are written.
     Hash,
-    /// Its length is.
+    /// The length of the value is written.
     Drop,
 }
 
-/// The rules.
+/// The redaction rules.
 #[derive(Debug, Clone)]
 pub struct Redact {
-    /// Texts of requests: prompts, messages, and whatever else is a string in a body.
+    /// Rule for texts of requests: prompts, messages and all other strings of a body.
     pub text: Rule,
-    /// Names of tenants, wherever they stand as words of their own in what policies read and said.
+    /// Rule for tenant names, wherever they appear as whole words in what policies read and
+    /// advised.
     pub tenant: Rule,
-    /// Values in the state that policies keep.
+    /// Rule for values in the state of policies.
     pub state: Rule,
-    /// Names of headers, in lower case, whose values are replaced; `*` is all. Those whose names sound like a secret always are.
+    /// Lower-case names of headers whose values are redacted; `*` for all. Headers whose names
+    /// suggest a secret are always redacted.
     pub headers: Vec<String>,
-    /// JSON Pointers of fields whose values are replaced, with everything below them; `*` stands for any one name or index.
+    /// JSON Pointers of fields whose values are redacted, including everything below them; `*`
+    /// matches any one name or index.
     pub fields: Vec<String>,
-    /// Key of the hashes.
+    /// The key of the hashes.
     pub key: Key,
 }
 
-/// Key of the hashes.
+/// The key of the hashes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// A key of this run: hashes of one run can be compared with each other and with no others.
+    /// Returns a random key. Hashes can then only be compared within one run.
     ///
     /// # Errors
-    /// When the system gives no random bytes.
+    /// If the system provides no random bytes.
     pub fn random() -> io::Result<Self> {
         let mut key = [0; 32];
         File::open("/dev/urandom")?.read_exact(&mut key)?;
         Ok(Self(key))
     }
 
-    /// The key that belongs to a secret: hashes of all hosts with that secret can be compared.
+    /// Returns the key derived from a secret. Hashes of all hosts with that secret can be compared.
     pub fn from_secret(secret: &str) -> Self {
         Self(Sha256::digest(secret.as_bytes()).into())
     }
@@ -71,15 +75,16 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Does a text stand for a value that was kept back?
+/// Returns true if a text is a redacted value.
 pub fn is_redacted(text: &str) -> bool {
-    text.starts_with(MARK)
+    text.starts_with(PREFIX)
 }
 
-const MARK: &str = "redacted:";
+const PREFIX: &str = "redacted:";
 
-/// Places in a body whose strings say how it is made, and not what it says, as long as they are one of [`WORDS`].
-const STRUCTURE: [&str; 17] = [
+/// Fields of a body whose strings describe its structure rather than its content, as long as the
+/// value is one of [`STRUCTURAL_VALUES`].
+const STRUCTURAL_PATHS: [&str; 17] = [
     "/tool_choice",
     "/reasoning_effort",
     "/service_tier",
@@ -99,8 +104,9 @@ const STRUCTURE: [&str; 17] = [
     "/tool_choice/type",
 ];
 
-/// What the API has at those places. The list is closed: anything else that a client writes there may be a text.
-const WORDS: [&str; 44] = [
+/// The values that the API defines for those fields. The list is closed: any other value may be
+/// text from the client.
+const STRUCTURAL_VALUES: [&str; 44] = [
     "allowed_tools",
     "assistant",
     "auto",
@@ -147,61 +153,61 @@ const WORDS: [&str; 44] = [
     "code_interpreter",
 ];
 
-/// Longest model name that is written; what is longer, or has other characters than names have, is a text. The record names
-/// the model elsewhere, too.
-const LONGEST_NAME: usize = 64;
+/// Maximum length of a model name that is written. A longer value, or one with other characters,
+/// counts as text. The record has the model in another field, too.
+const MAX_MODEL_NAME_BYTES: usize = 64;
 
-/// Parts of names of headers whose values are never written.
-const SECRET_NAMES: [&str; 9] =
+/// Parts of header names that suggest a secret; values of such headers are never written.
+const SECRET_NAME_PARTS: [&str; 9] =
     ["auth", "cookie", "credential", "key", "password", "secret", "session", "signature", "token"];
 
 impl Redact {
-    /// Everything is written, but for headers that sound like a secret.
+    /// Returns rules that redact only headers whose names suggest a secret.
     pub fn nothing(key: Key) -> Self {
         let (headers, fields) = (Vec::new(), Vec::new());
         Self { text: Rule::Keep, tenant: Rule::Keep, state: Rule::Keep, headers, fields, key }
     }
 
-    /// What is written instead of `value`.
-    fn mark(&self, rule: Rule, value: &str) -> String {
-        // What is marked already is not marked again, so that equal texts stay equal.
+    /// Returns the text that is written instead of `value`.
+    fn redacted(&self, rule: Rule, value: &str) -> String {
+        // A redacted value is not redacted again, so that equal texts stay equal.
         if rule == Rule::Keep || is_redacted(value) {
             return value.to_owned();
         }
-        let mut mark = format!("{MARK}{}", value.len());
+        let mut redacted = format!("{PREFIX}{}", value.len());
         if rule == Rule::Hash {
             let digest =
                 Sha256::new().chain_update(self.key.0).chain_update(value.as_bytes()).finalize();
-            mark.push(':');
-            mark.extend(digest.iter().take(8).map(|byte| format!("{byte:02x}")));
+            redacted.push(':');
+            redacted.extend(digest.iter().take(8).map(|byte| format!("{byte:02x}")));
         }
-        mark
+        redacted
     }
 
-    /// The rule for what is named and not of a kind: fields and headers.
-    fn named(&self) -> Rule {
+    /// Returns the rule for fields and headers that are listed by name.
+    fn rule_for_named(&self) -> Rule {
         if self.text == Rule::Drop { Rule::Drop } else { Rule::Hash }
     }
 
-    fn header(&self, name: &str) -> Rule {
+    fn rule_for_header(&self, name: &str) -> Rule {
         let name = name.to_ascii_lowercase();
         let listed = self.headers.iter().any(|header| header == "*" || *header == name);
-        let secret = SECRET_NAMES.iter().any(|part| name.contains(part));
-        if listed || secret { self.named() } else { Rule::Keep }
+        let secret = SECRET_NAME_PARTS.iter().any(|part| name.contains(part));
+        if listed || secret { self.rule_for_named() } else { Rule::Keep }
     }
 
-    /// Apply the rules to JSON that stands at `path` in a body.
+    /// Redacts JSON that is at `path` in a body.
     fn json(&self, value: &mut Value, path: &mut Vec<String>) {
-        if self.fields.iter().any(|field| begins(path, field)) {
-            *value = Value::String(self.mark(self.named(), &value.to_string()));
+        if self.fields.iter().any(|field| is_at_or_below(path, field)) {
+            *value = Value::String(self.redacted(self.rule_for_named(), &value.to_string()));
             return;
         }
         match value {
             Value::String(text) if self.text != Rule::Keep && !is_structure(path, text) => {
-                *text = self.mark(self.text, text);
+                *text = self.redacted(self.text, text);
             }
             Value::Array(items) if self.text != Rule::Keep && is_token_ids(path, items) => {
-                *value = Value::String(self.mark(self.text, &value.to_string()));
+                *value = Value::String(self.redacted(self.text, &value.to_string()));
             }
             Value::Array(items) => {
                 for (index, item) in items.iter_mut().enumerate() {
@@ -221,7 +227,8 @@ impl Redact {
         }
     }
 
-    /// The same for the text of JSON. What cannot be read as JSON is replaced as a whole.
+    /// Redacts JSON text that is at `pointer` in a body. Text that is not valid JSON is replaced as
+    /// a whole.
     fn json_text(&self, text: &mut String, pointer: &str, then: impl FnOnce(&mut Value)) {
         let mut path: Vec<String> = segments(pointer).map(unescaped).collect();
         match serde_json::from_str::<Value>(text) {
@@ -229,12 +236,12 @@ impl Redact {
                 let before = value.clone();
                 self.json(&mut value, &mut path);
                 then(&mut value);
-                // What no rule concerns stays as it came, byte for byte.
+                // Text that no rule applies to is kept byte for byte.
                 if value != before {
                     *text = value.to_string();
                 }
             }
-            Err(_) => *text = Value::String(self.mark(self.named(), text)).to_string(),
+            Err(_) => *text = Value::String(self.redacted(self.rule_for_named(), text)).to_string(),
         }
     }
 }
@@ -243,13 +250,13 @@ fn segments(pointer: &str) -> impl Iterator<Item = &str> {
     pointer.split('/').skip(1)
 }
 
-/// A segment of a JSON Pointer (RFC 6901) as the name that it stands for.
+/// Returns the name that a segment of a JSON Pointer (RFC 6901) refers to.
 fn unescaped(segment: &str) -> String {
     segment.replace("~1", "/").replace("~0", "~")
 }
 
-/// Is `path` the place that `pattern` names, or below it?
-fn begins(path: &[String], pattern: &str) -> bool {
+/// Returns true if `path` is the field that `pattern` names, or below it.
+fn is_at_or_below(path: &[String], pattern: &str) -> bool {
     let mut names = path.iter();
     segments(pattern).all(|segment| {
         names.next().is_some_and(|name| segment == "*" || *name == unescaped(segment))
@@ -259,19 +266,19 @@ fn begins(path: &[String], pattern: &str) -> bool {
 fn is_structure(path: &[String], text: &str) -> bool {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
     if matches!(path, [field] if field == "model") {
-        return text.len() <= LONGEST_NAME && text.bytes().all(is_name);
+        return text.len() <= MAX_MODEL_NAME_BYTES && text.bytes().all(is_name);
     }
-    let at = |place: &str| segments(place).count() == path.len() && begins(path, place);
-    WORDS.contains(&text) && STRUCTURE.iter().any(|place| at(place))
+    let at = |place: &str| segments(place).count() == path.len() && is_at_or_below(path, place);
+    STRUCTURAL_VALUES.contains(&text) && STRUCTURAL_PATHS.iter().any(|place| at(place))
 }
 
-/// Prompts may come as numbers, which anybody with the tokenizer can read.
+/// Returns true for a prompt given as token ids, which can be decoded with the tokenizer.
 fn is_token_ids(path: &[String], items: &[Value]) -> bool {
     let prompt = path.first().is_some_and(|field| field == "prompt" || field == "input");
     prompt && !items.is_empty() && items.iter().all(Value::is_number)
 }
 
-/// `text` with each `word` that stands by itself replaced.
+/// Returns `text` with every whole-word occurrence of `word` replaced; `None` if there is none.
 fn replace_word(text: &str, word: &str, with: &str) -> Option<String> {
     let part_of_word = |c: char| c.is_alphanumeric();
     let mut replaced = String::new();

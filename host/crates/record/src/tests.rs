@@ -1,5 +1,5 @@
-pub(crate) mod made;
-mod writing;
+pub(crate) mod fixtures;
+mod recorder;
 
 use std::io::BufReader;
 
@@ -10,47 +10,52 @@ use pointsman_domain::{
 use proptest::prelude::*;
 use serde_json::Value;
 
-use self::made::{decision, topology};
+use self::fixtures::{decision, topology};
 use super::*;
 
-fn read(text: &[u8]) -> Vec<Result<Record, String>> {
-    records(BufReader::new(text)).map(|record| record.map_err(|error| error.to_string())).collect()
+fn read(text: &[u8]) -> Vec<Result<Record, ReadError>> {
+    records(BufReader::new(text)).collect()
 }
 
 proptest! {
     #[test]
-    fn what_is_written_can_be_read(decision in decision(), topology in topology()) {
+    fn written_records_can_be_read(decision in decision(), topology in topology()) {
         let topology = Record::Topology(TopologyRecord {
             host: "0.1.0".to_owned(),
             generation: topology.generation(),
             lanes: topology.lanes().to_vec(),
-            limits: made::limits(),
+            limits: fixtures::limits(),
         });
         let decision = Record::Decision(Box::new(decision));
         let lines = [topology.to_line().unwrap(), decision.to_line().unwrap()].concat();
         prop_assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 2, "one line each");
-        prop_assert_eq!(read(&lines), [Ok(topology), Ok(decision)]);
+        let found: Vec<Record> = read(&lines).into_iter().map(Result::unwrap).collect();
+        prop_assert_eq!(found, [topology, decision]);
     }
 
     #[test]
-    fn a_torn_end_is_no_error(decision in decision(), part in 0.0f64..1.0) {
+    fn incomplete_last_line_is_skipped(decision in decision(), part in 0.0f64..1.0) {
         let line = Record::Decision(Box::new(decision)).to_line().unwrap();
-        let cut = (line.len() as f64 * part) as usize;
-        let text = [line.as_slice(), &line[..cut]].concat();
-        let whole = 1 + usize::from(cut + 1 == line.len());
+        let length = (line.len() as f64 * part) as usize;
+        let text = [line.as_slice(), &line[..length]].concat();
+        // A line that only lacks its line ending is a complete record.
+        let complete = 1 + usize::from(length + 1 == line.len());
         let found = read(&text);
-        prop_assert_eq!(found.len(), whole);
+        prop_assert_eq!(found.len(), complete);
         prop_assert!(found.iter().all(Result::is_ok));
     }
 
     #[test]
-    fn no_input_makes_the_reader_fail(text: Vec<u8>, line in "\\{\"v\":1,\"kind\":\"(decision|topology)\".*") {
+    fn reader_accepts_arbitrary_input(
+        text: Vec<u8>,
+        line in "\\{\"v\":1,\"kind\":\"(decision|topology)\".*",
+    ) {
         read(&text);
         read(line.as_bytes());
     }
 
     #[test]
-    fn weights_are_near_what_is_written(decision in decision()) {
+    fn weight_is_in_proportion_to_the_written_size(decision in decision()) {
         let written = Record::Decision(Box::new(decision.clone())).to_line().unwrap().len();
         let weight = decision.weight();
         prop_assert!(weight > written / 10, "{weight} for {written} bytes");
@@ -58,7 +63,7 @@ proptest! {
 }
 
 #[test]
-fn a_long_text_has_its_weight_wherever_it_is() {
+fn weight_includes_long_texts_in_every_field() {
     const LONG: usize = 100_000;
     fn text() -> String {
         "x".repeat(LONG)
@@ -82,7 +87,7 @@ fn a_long_text_has_its_weight_wherever_it_is() {
     fn policy() -> PolicyRef {
         PolicyRef::new("p", "1")
     }
-    let advised = |advice: Advice| {
+    let with_advice = |advice: Advice| {
         move |decision: &mut DecisionRecord| decision.consulted[0].advice = Some(advice.clone())
     };
     type Change = Box<dyn Fn(&mut DecisionRecord)>;
@@ -92,15 +97,21 @@ fn a_long_text_has_its_weight_wherever_it_is() {
         ("dropped", Box::new(|to| to.consulted[0].dropped.push(text()))),
         (
             "advised rejection",
-            Box::new(advised(Advice { reject: Some(rejection()), ..Advice::default() })),
+            Box::new(with_advice(Advice { reject: Some(rejection()), ..Advice::default() })),
         ),
-        ("advised edits", Box::new(advised(Advice { edits: edits(), ..Advice::default() }))),
+        ("advised edits", Box::new(with_advice(Advice { edits: edits(), ..Advice::default() }))),
         (
             "advised fallback",
-            Box::new(advised(Advice { fallback: Some(fallback()), ..Advice::default() })),
+            Box::new(with_advice(Advice { fallback: Some(fallback()), ..Advice::default() })),
         ),
-        ("advised notes", Box::new(advised(Advice { notes: vec![note()], ..Advice::default() }))),
-        ("advised hints", Box::new(advised(Advice { hints: vec![note()], ..Advice::default() }))),
+        (
+            "advised notes",
+            Box::new(with_advice(Advice { notes: vec![note()], ..Advice::default() })),
+        ),
+        (
+            "advised hints",
+            Box::new(with_advice(Advice { hints: vec![note()], ..Advice::default() })),
+        ),
         ("merged rejection", Box::new(|to| to.merged.reject = Some((policy(), rejection())))),
         ("merged edits", Box::new(|to| to.merged.edits = edits())),
         ("merged fallback", Box::new(|to| to.merged.fallback = Some(fallback()))),
@@ -113,22 +124,22 @@ fn a_long_text_has_its_weight_wherever_it_is() {
             }),
         ),
     ];
-    let base = made::full().weight();
+    let base = fixtures::full().weight();
     for (place, change) in changes {
-        let mut decision = made::full();
+        let mut decision = fixtures::full();
         change(&mut decision);
         assert!(decision.weight() > base - 1000 + LONG, "{place}");
     }
 }
 
 #[test]
-fn bad_lines_are_named_and_do_not_end_the_file() {
-    let good = Record::Decision(Box::new(made::plain("a"))).to_line().unwrap();
+fn invalid_lines_are_reported_and_do_not_end_the_file() {
+    let good = Record::Decision(Box::new(fixtures::plain("a"))).to_line().unwrap();
     let text = [
         b"not json\n".as_slice(),
         br#"{"v":1,"kind":"from-the-future","x":1}"#,
         b"\n\n",
-        br#"{"v":2,"kind":"decision"}"#,
+        br#"{"v":3,"kind":"decision"}"#,
         b"\n",
         br#"{"v":1,"kind":"decision"}"#,
         b"\n",
@@ -136,24 +147,32 @@ fn bad_lines_are_named_and_do_not_end_the_file() {
     ]
     .concat();
     let found = read(&text);
-    let errors: Vec<&String> = found.iter().filter_map(|record| record.as_ref().err()).collect();
-    assert!(errors[0].starts_with("line 1: is no decision record"), "{errors:?}");
-    assert_eq!(errors[1], "line 4: has version 2, and this program reads 1; use a newer one");
-    assert!(errors[2].starts_with("line 5: is no decision record: missing field"), "{errors:?}");
+    let errors: Vec<&ReadError> = found.iter().filter_map(|record| record.as_ref().err()).collect();
+    let [first, second, third] = errors[..] else { panic!("{errors:?}") };
+    assert!(matches!(first, ReadError { line: 1, problem: ReadProblem::Json(_) }), "{first}");
+    assert!(matches!(second, ReadError { line: 4, problem: ReadProblem::Version(3) }), "{second}");
+    let ReadError { line: 5, problem: ReadProblem::Json(error) } = third else { panic!("{third}") };
+    assert!(error.to_string().starts_with("missing field"), "{error}");
     assert_eq!((found.len(), found[3].is_ok()), (4, true));
 }
 
-/// Files that older hosts wrote are read for ever.
 #[test]
-fn the_format_is_kept() {
-    let kept = include_bytes!("tests/v1.jsonl");
-    let found: Vec<Record> = records(kept.as_slice()).map(Result::unwrap).collect();
+fn format_does_not_change() {
+    let v2 = include_bytes!("tests/v2.jsonl");
+    let found: Vec<Record> = records(v2.as_slice()).map(Result::unwrap).collect();
     let lines: Vec<u8> = found.iter().flat_map(|record| record.to_line().unwrap()).collect();
-    assert_eq!(String::from_utf8(lines).unwrap(), String::from_utf8_lossy(kept));
+    assert_eq!(String::from_utf8(lines).unwrap(), String::from_utf8_lossy(v2));
     let [Record::Topology(topology), Record::Decision(decision)] = found.as_slice() else {
         panic!("{found:?}")
     };
     assert_eq!((topology.generation, topology.lanes[0].name.as_str()), (3, "coder"));
     assert_eq!((decision.topology, decision.end.how), (3, Ended::FellBack));
-    assert_eq!(**decision, made::full());
+    assert_eq!(**decision, fixtures::full());
+}
+
+/// Files that older hosts wrote stay readable.
+#[test]
+fn version_1_is_read() {
+    let read = |text: &'static [u8]| -> Vec<Record> { records(text).map(Result::unwrap).collect() };
+    assert_eq!(read(include_bytes!("tests/v1.jsonl")), read(include_bytes!("tests/v2.jsonl")));
 }

@@ -1,7 +1,9 @@
-//! How much memory a record holds, so that the queue of records is bounded by what it really takes. Policies decide how long
-//! most of it is, so everything that has a length counts; cheap, as only lengths are looked at.
+//! Memory accounting of records, which bounds the queue by the memory that it really uses.
 //!
-//! Types are taken apart to their last field, so that a new field does not build before it has been thought of.
+//! Policies determine the length of most fields, so everything that has a length counts. Cheap:
+//! only lengths are read.
+//!
+//! Types are destructured completely, so that a new field does not compile before it is considered.
 
 use pointsman_domain::{
     Advice, Consulted, Decision, Edit, FallbackAdvice, FallbackStep, LaneAdvice, Merged, Note,
@@ -12,7 +14,8 @@ use serde_json::Value;
 use crate::format::{DecisionRecord, RequestRecord};
 
 impl DecisionRecord {
-    /// About how many bytes it holds. What many records share, as the names of policies and chains, counts nothing.
+    /// Returns the approximate number of bytes that the record uses. Data shared between records,
+    /// such as names of policies and chains, does not count.
     pub fn weight(&self) -> usize {
         let Self { fleet, consulted, merged, decision, tries, request, .. } = self;
         let names = self.request_id.len()
@@ -21,106 +24,106 @@ impl DecisionRecord {
         size_of::<Self>()
             + names
             + size_of_val(fleet.as_slice())
-            + consulted.held()
-            + merged.held()
-            + decision.held()
+            + consulted.heap_bytes()
+            + merged.heap_bytes()
+            + decision.heap_bytes()
             + size_of_val(tries.as_slice())
-            + request.held()
+            + request.heap_bytes()
     }
 }
 
-/// Bytes that a value holds beyond its own size.
-trait Held {
-    fn held(&self) -> usize;
+/// The heap memory of a value, in bytes, beyond its own size.
+trait HeapSize {
+    fn heap_bytes(&self) -> usize;
 }
 
-impl<T: Held> Held for Vec<T> {
-    fn held(&self) -> usize {
-        size_of_val(self.as_slice()) + self.iter().map(Held::held).sum::<usize>()
+impl<T: HeapSize> HeapSize for Vec<T> {
+    fn heap_bytes(&self) -> usize {
+        size_of_val(self.as_slice()) + self.iter().map(HeapSize::heap_bytes).sum::<usize>()
     }
 }
 
-impl<T: Held> Held for Option<T> {
-    fn held(&self) -> usize {
-        self.as_ref().map_or(0, Held::held)
+impl<T: HeapSize> HeapSize for Option<T> {
+    fn heap_bytes(&self) -> usize {
+        self.as_ref().map_or(0, HeapSize::heap_bytes)
     }
 }
 
-impl<A: Held, B: Held> Held for (A, B) {
-    fn held(&self) -> usize {
-        self.0.held() + self.1.held()
+impl<A: HeapSize, B: HeapSize> HeapSize for (A, B) {
+    fn heap_bytes(&self) -> usize {
+        self.0.heap_bytes() + self.1.heap_bytes()
     }
 }
 
-impl Held for String {
-    fn held(&self) -> usize {
+impl HeapSize for String {
+    fn heap_bytes(&self) -> usize {
         self.len()
     }
 }
 
-impl Held for PolicyRef {
-    fn held(&self) -> usize {
+impl HeapSize for PolicyRef {
+    fn heap_bytes(&self) -> usize {
         0
     }
 }
 
-impl Held for Value {
-    fn held(&self) -> usize {
+impl HeapSize for Value {
+    fn heap_bytes(&self) -> usize {
         match self {
             Self::Null | Self::Bool(_) | Self::Number(_) => 0,
             Self::String(text) => text.len(),
-            Self::Array(items) => items.held(),
+            Self::Array(items) => items.heap_bytes(),
             Self::Object(fields) => fields
                 .iter()
                 .map(|(key, value)| {
-                    size_of_val(key) + key.len() + size_of_val(value) + value.held()
+                    size_of_val(key) + key.len() + size_of_val(value) + value.heap_bytes()
                 })
                 .sum(),
         }
     }
 }
 
-impl Held for RequestRecord {
-    fn held(&self) -> usize {
+impl HeapSize for RequestRecord {
+    fn heap_bytes(&self) -> usize {
         let Self { headers, body } = self;
-        headers.held() + body.held()
+        headers.heap_bytes() + body.heap_bytes()
     }
 }
 
-impl Held for Read {
-    fn held(&self) -> usize {
+impl HeapSize for Read {
+    fn heap_bytes(&self) -> usize {
         let Self { call, with, gave } = self;
-        call.held() + with.held() + gave.held()
+        call.heap_bytes() + with.heap_bytes() + gave.heap_bytes()
     }
 }
 
-impl Held for Consulted {
-    fn held(&self) -> usize {
+impl HeapSize for Consulted {
+    fn heap_bytes(&self) -> usize {
         let Self { policy: _, hook, took: _, reads, advice, note, dropped, fleet } = self;
-        hook.held()
-            + reads.held()
-            + advice.held()
-            + note.held()
-            + dropped.held()
+        hook.heap_bytes()
+            + reads.heap_bytes()
+            + advice.heap_bytes()
+            + note.heap_bytes()
+            + dropped.heap_bytes()
             + size_of_val(fleet.as_slice())
     }
 }
 
-impl Held for Advice {
-    fn held(&self) -> usize {
+impl HeapSize for Advice {
+    fn heap_bytes(&self) -> usize {
         let Self { reject, lanes, switching: _, queue, fallback, edits, notes, hints } = self;
-        reject.held()
-            + lanes.held()
-            + queue.held()
-            + fallback.held()
-            + edits.held()
-            + notes.held()
-            + hints.held()
+        reject.heap_bytes()
+            + lanes.heap_bytes()
+            + queue.heap_bytes()
+            + fallback.heap_bytes()
+            + edits.heap_bytes()
+            + notes.heap_bytes()
+            + hints.heap_bytes()
     }
 }
 
-impl Held for LaneAdvice {
-    fn held(&self) -> usize {
+impl HeapSize for LaneAdvice {
+    fn heap_bytes(&self) -> usize {
         match self {
             Self::Any => 0,
             Self::Only(lanes) | Self::Avoid(lanes) | Self::Ordered(lanes) => {
@@ -132,96 +135,96 @@ impl Held for LaneAdvice {
     }
 }
 
-impl Held for Rejection {
-    fn held(&self) -> usize {
+impl HeapSize for Rejection {
+    fn heap_bytes(&self) -> usize {
         let Self { status: _, code, message, retry_after_s: _ } = self;
-        code.held() + message.held()
+        code.heap_bytes() + message.heap_bytes()
     }
 }
 
-impl Held for QueueAdvice {
-    fn held(&self) -> usize {
+impl HeapSize for QueueAdvice {
+    fn heap_bytes(&self) -> usize {
         let Self { priority: _, flow, max_wait: _, on_timeout: _ } = self;
-        flow.held()
+        flow.heap_bytes()
     }
 }
 
-impl Held for FallbackAdvice {
-    fn held(&self) -> usize {
+impl HeapSize for FallbackAdvice {
+    fn heap_bytes(&self) -> usize {
         let Self { on: _, steps, first_token: _ } = self;
-        steps.held()
+        steps.heap_bytes()
     }
 }
 
-impl Held for FallbackStep {
-    fn held(&self) -> usize {
+impl HeapSize for FallbackStep {
+    fn heap_bytes(&self) -> usize {
         let Self { lane: _, edits } = self;
-        edits.held()
+        edits.heap_bytes()
     }
 }
 
-impl Held for Edit {
-    fn held(&self) -> usize {
+impl HeapSize for Edit {
+    fn heap_bytes(&self) -> usize {
         match self {
             Self::SetField(name, value) | Self::SetHeader(name, value) => {
-                name.held() + value.held()
+                name.heap_bytes() + value.heap_bytes()
             }
             Self::SetModel(text)
             | Self::ReplaceBody(text)
             | Self::RemoveField(text)
             | Self::PrependSystem(text)
-            | Self::RemoveHeader(text) => text.held(),
+            | Self::RemoveHeader(text) => text.heap_bytes(),
             Self::CapOutputTokens(_) | Self::KeepLastMessages(_) => 0,
         }
     }
 }
 
-impl Held for Note {
-    fn held(&self) -> usize {
+impl HeapSize for Note {
+    fn heap_bytes(&self) -> usize {
         let Self { key, value } = self;
         let text = match value {
             Scalar::Flag(_) | Scalar::Int(_) => 0,
-            Scalar::Text(text) => text.held(),
+            Scalar::Text(text) => text.heap_bytes(),
         };
-        key.held() + text
+        key.heap_bytes() + text
     }
 }
 
-impl Held for Merged {
-    fn held(&self) -> usize {
+impl HeapSize for Merged {
+    fn heap_bytes(&self) -> usize {
         let Self { by, reject, candidates, lanes, switching: _, queue, fallback, edits, notes } =
             self;
         let lanes = size_of_val(candidates.as_slice()) + size_of_val(lanes.as_slice());
-        by.held()
-            + reject.held()
+        by.heap_bytes()
+            + reject.heap_bytes()
             + lanes
-            + queue.held()
-            + fallback.held()
-            + edits.held()
-            + notes.held()
+            + queue.heap_bytes()
+            + fallback.heap_bytes()
+            + edits.heap_bytes()
+            + notes.heap_bytes()
     }
 }
 
-impl Held for Decision {
-    fn held(&self) -> usize {
+impl HeapSize for Decision {
+    fn heap_bytes(&self) -> usize {
         match self {
-            Self::Route(plan) => plan.held(),
-            Self::Reject(_, rejection) => rejection.held(),
+            Self::Route(plan) => plan.heap_bytes(),
+            Self::Reject(_, rejection) => rejection.heap_bytes(),
             Self::NoLane(_) => 0,
         }
     }
 }
 
-impl Held for Plan {
-    fn held(&self) -> usize {
+impl HeapSize for Plan {
+    fn heap_bytes(&self) -> usize {
         let Self { steps, flow, .. } = self;
-        steps.held() + flow.held()
+        steps.heap_bytes() + flow.heap_bytes()
     }
 }
 
-impl Held for Step {
-    fn held(&self) -> usize {
+impl HeapSize for Step {
+    fn heap_bytes(&self) -> usize {
         let Self { lane: _, edits } = self;
-        edits.held()
+        edits.heap_bytes()
     }
 }

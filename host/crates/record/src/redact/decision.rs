@@ -1,4 +1,4 @@
-//! The rules, applied to a record: every place of it where something of the request may stand.
+//! Redaction of a record: covers every field that may contain text of a request.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::{Redact, Rule, replace_word};
 use crate::format::{DecisionRecord, RequestRecord};
 
-/// Questions whose answers say nothing of what a request says.
-const HARMLESS: [&str; 7] = [
+/// Host calls whose results reveal nothing of a request's texts.
+const SAFE_CALLS: [&str; 7] = [
     "context",
     "cut",
     "failure",
@@ -21,36 +21,38 @@ const HARMLESS: [&str; 7] = [
     "request.messages",
     "request.model",
 ];
-/// Hashes of shorter blocks could be tried out until the text is found.
-const SHORT_BLOCK: u64 = 64;
+/// Minimum block size, in bytes, of prefix hashes that are written. Hashes of shorter blocks could
+/// be reversed by guessing.
+const MIN_HASH_BLOCK: u64 = 64;
 
 impl Redact {
-    /// Replace what must not be written.
+    /// Redacts a record.
     pub(crate) fn apply(&self, record: &mut DecisionRecord) {
         let tenant =
             record.tenant.clone().filter(|tenant| self.tenant != Rule::Keep && !tenant.is_empty());
-        let mark =
-            tenant.as_deref().map(|tenant| self.mark(self.tenant, tenant)).unwrap_or_default();
-        Pass { rules: self, tenant, mark }.record(record);
+        let tenant_mark =
+            tenant.as_deref().map(|tenant| self.redacted(self.tenant, tenant)).unwrap_or_default();
+        Redaction { rules: self, tenant, tenant_mark }.record(record);
     }
 
-    /// The same for the policies: what an operator wrote for them may be a text, too.
+    /// Redacts the configurations of policies, which may contain texts of the operator.
     pub(crate) fn apply_to_chain(&self, chain: &mut ChainInfo) {
-        let pass = Pass { rules: self, tenant: None, mark: String::new() };
+        let pass = Redaction { rules: self, tenant: None, tenant_mark: String::new() };
         chain.policies.iter_mut().for_each(|link| pass.strings(&mut link.config, self.text));
     }
 }
 
-/// The rules for one record, with its tenant if that is not to be named.
-struct Pass<'a> {
+/// The redaction of one record, with its tenant if the tenant is redacted.
+struct Redaction<'a> {
     rules: &'a Redact,
     tenant: Option<Arc<str>>,
-    mark: String,
+    /// Replacement for the tenant's name.
+    tenant_mark: String,
 }
 
-impl Pass<'_> {
+impl Redaction<'_> {
     fn record(&self, record: &mut DecisionRecord) {
-        // Whole, so that a new field is not forgotten here.
+        // Destructured completely, so that a new field cannot be forgotten here.
         let DecisionRecord {
             request_id: _,
             tenant,
@@ -72,7 +74,7 @@ impl Pass<'_> {
             request,
         } = record;
         if self.tenant.is_some() {
-            let mark: Arc<str> = self.mark.as_str().into();
+            let mark: Arc<str> = self.tenant_mark.as_str().into();
             *tenant = Some(Arc::clone(&mark));
             if let Some(outcome) = outcome {
                 outcome.tenant = Some(mark);
@@ -106,42 +108,42 @@ impl Pass<'_> {
             }
             *text = serde_json::to_string(&recovery).unwrap_or_default();
         }
-        note.iter_mut().chain(dropped).for_each(|text| self.words(text));
+        note.iter_mut().chain(dropped).for_each(|text| self.redact_tenant(text));
     }
 
     fn read(&self, read: &mut Read) {
         let rules = self.rules;
-        let Read { call, with, gave } = read;
-        let first = with.first().and_then(Value::as_str).unwrap_or_default().to_owned();
+        let Read { call, with: args, gave: result } = read;
+        let first = args.first().and_then(Value::as_str).unwrap_or_default().to_owned();
         match call.as_str() {
-            call if HARMLESS.contains(&call) || call.starts_with("fleet.") => {}
-            // All words are replaced below.
+            call if SAFE_CALLS.contains(&call) || call.starts_with("fleet.") => {}
+            // The tenant's name is replaced below.
             "request.tenant" => {}
-            "request.header" => self.strings(gave, rules.header(&first)),
+            "request.header" => self.strings(result, rules.rule_for_header(&first)),
             "request.field" => {
-                if let Some(Value::String(text)) = gave.get_mut("json") {
-                    rules.json_text(text, &first, |value| self.all_words(value));
+                if let Some(Value::String(text)) = result.get_mut("json") {
+                    rules.json_text(text, &first, |value| self.redact_tenant_in(value));
                 }
             }
             "request.prefix-hashes" => {
-                if with.first().and_then(Value::as_u64).is_some_and(|block| block < SHORT_BLOCK)
+                if args.first().and_then(Value::as_u64).is_some_and(|block| block < MIN_HASH_BLOCK)
                     && rules.text != Rule::Keep
                 {
-                    *gave = Value::String(rules.mark(rules.text, &gave.to_string()));
+                    *result = Value::String(rules.redacted(rules.text, &result.to_string()));
                 }
             }
-            "state.get" => self.strings(gave, rules.state),
+            "state.get" => self.strings(result, rules.state),
             "state.put" => {
-                with.iter_mut().skip(1).for_each(|value| self.strings(value, rules.state))
+                args.iter_mut().skip(1).for_each(|value| self.strings(value, rules.state))
             }
             "state.delete" | "state.increment" => {}
-            // The text, the body, and whatever a later contract has.
+            // The text, the body, and any call that a later contract adds.
             _ => {
-                self.strings(gave, rules.text);
+                self.strings(result, rules.text);
             }
         }
-        with.iter_mut().for_each(|value| self.all_words(value));
-        self.all_words(gave);
+        args.iter_mut().for_each(|value| self.redact_tenant_in(value));
+        self.redact_tenant_in(result);
     }
 
     fn advice(&self, advice: &mut Advice) {
@@ -155,7 +157,7 @@ impl Pass<'_> {
             | LaneAdvice::Blend(_) => {}
         }
         reject.iter_mut().for_each(|rejection| self.rejection(rejection));
-        self.told(queue.as_mut(), fallback.as_mut(), edits);
+        self.routing(queue.as_mut(), fallback.as_mut(), edits);
         notes.iter_mut().chain(hints).for_each(|note| self.note(note));
     }
 
@@ -172,24 +174,27 @@ impl Pass<'_> {
             notes,
         } = merged;
         reject.iter_mut().for_each(|(_, rejection)| self.rejection(rejection));
-        self.told(queue.as_mut(), fallback.as_mut(), edits);
+        self.routing(queue.as_mut(), fallback.as_mut(), edits);
         notes.iter_mut().for_each(|(_, note)| self.note(note));
     }
 
-    fn told(
+    fn routing(
         &self,
         queue: Option<&mut QueueAdvice>,
         fallback: Option<&mut FallbackAdvice>,
         edits: &mut [Edit],
     ) {
-        queue.into_iter().filter_map(|queue| queue.flow.as_mut()).for_each(|flow| self.words(flow));
+        queue
+            .into_iter()
+            .filter_map(|queue| queue.flow.as_mut())
+            .for_each(|flow| self.redact_tenant(flow));
         let steps = fallback.into_iter().flat_map(|fallback| &mut fallback.steps);
         steps.for_each(|step| self.edits(&mut step.edits));
         self.edits(edits);
     }
 
     fn plan(&self, plan: &mut Plan) {
-        plan.flow.iter_mut().for_each(|flow| self.words(flow));
+        plan.flow.iter_mut().for_each(|flow| self.redact_tenant(flow));
         plan.steps.iter_mut().for_each(|step| self.edits(&mut step.edits));
     }
 
@@ -197,21 +202,21 @@ impl Pass<'_> {
         for edit in edits {
             match edit {
                 Edit::SetField(pointer, json) => {
-                    self.rules.json_text(json, pointer, |value| self.all_words(value));
+                    self.rules.json_text(json, pointer, |value| self.redact_tenant_in(value));
                 }
                 Edit::ReplaceBody(body) => {
-                    self.rules.json_text(body, "", |value| self.all_words(value))
+                    self.rules.json_text(body, "", |value| self.redact_tenant_in(value))
                 }
                 Edit::PrependSystem(text) => {
-                    *text = self.rules.mark(self.rules.text, text);
-                    self.words(text);
+                    *text = self.rules.redacted(self.rules.text, text);
+                    self.redact_tenant(text);
                 }
                 Edit::SetHeader(name, value) => {
-                    *value = self.rules.mark(self.rules.header(name), value);
-                    self.words(value);
+                    *value = self.rules.redacted(self.rules.rule_for_header(name), value);
+                    self.redact_tenant(value);
                 }
                 Edit::SetModel(text) | Edit::RemoveField(text) | Edit::RemoveHeader(text) => {
-                    self.words(text)
+                    self.redact_tenant(text)
                 }
                 Edit::CapOutputTokens(_) | Edit::KeepLastMessages(_) => {}
             }
@@ -219,44 +224,44 @@ impl Pass<'_> {
     }
 
     fn rejection(&self, rejection: &mut Rejection) {
-        self.words(&mut rejection.code);
-        self.words(&mut rejection.message);
+        self.redact_tenant(&mut rejection.code);
+        self.redact_tenant(&mut rejection.message);
     }
 
     fn note(&self, note: &mut Note) {
         if let Scalar::Text(text) = &mut note.value {
-            self.words(text);
+            self.redact_tenant(text);
         }
     }
 
     fn request(&self, request: &mut RequestRecord) {
         for (name, value) in &mut request.headers {
-            *value = self.rules.mark(self.rules.header(name), value);
-            self.words(value);
+            *value = self.rules.redacted(self.rules.rule_for_header(name), value);
+            self.redact_tenant(value);
         }
         if let Some(body) = &mut request.body {
-            self.rules.json_text(body, "", |value| self.all_words(value));
+            self.rules.json_text(body, "", |value| self.redact_tenant_in(value));
         }
     }
 
-    /// Put the mark in the place of the tenant's name.
-    fn words(&self, text: &mut String) {
+    /// Replaces the tenant's name in a text.
+    fn redact_tenant(&self, text: &mut String) {
         if let Some(tenant) = &self.tenant
-            && let Some(replaced) = replace_word(text, tenant, &self.mark)
+            && let Some(replaced) = replace_word(text, tenant, &self.tenant_mark)
         {
             *text = replaced;
         }
     }
 
-    fn all_words(&self, value: &mut Value) {
+    fn redact_tenant_in(&self, value: &mut Value) {
         if self.tenant.is_some() {
-            each_string(value, &mut |text| self.words(text));
+            each_string(value, &mut |text| self.redact_tenant(text));
         }
     }
 
     fn strings(&self, value: &mut Value, rule: Rule) {
         if rule != Rule::Keep {
-            each_string(value, &mut |text| *text = self.rules.mark(rule, text));
+            each_string(value, &mut |text| *text = self.rules.redacted(rule, text));
         }
     }
 }

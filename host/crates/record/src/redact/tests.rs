@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::tests::made;
+use crate::tests::fixtures;
 use crate::{DecisionRecord, Record, RequestRecord};
 
 fn rules(text: Rule, tenant: Rule) -> Redact {
@@ -27,7 +27,7 @@ fn redacted(rules: &Redact, body: &Value) -> Value {
 }
 
 #[test]
-fn texts_go_and_structure_stays() {
+fn texts_are_redacted_and_structure_is_kept() {
     let body = json!({
         "model": "auto",
         "stream": true,
@@ -43,7 +43,7 @@ fn texts_go_and_structure_stays() {
         "type": "not at a known place",
     });
     let hash = rules(Rule::Hash, Rule::Keep);
-    let hello = hash.mark(Rule::Hash, "hello");
+    let hello = hash.redacted(Rule::Hash, "hello");
     assert!(
         hello.starts_with("redacted:5:")
             && hello.len() == "redacted:5:".len() + 16
@@ -54,7 +54,7 @@ fn texts_go_and_structure_stays() {
     assert_eq!(
         after["messages"][1]["content"][0],
         json!({ "type": "text", "text": hello }),
-        "equal texts are equal"
+        "equal texts have equal hashes"
     );
     for (kept, value) in [
         ("/model", json!("auto")),
@@ -64,7 +64,7 @@ fn texts_go_and_structure_stays() {
     ] {
         assert_eq!(after.pointer(kept), Some(&value));
     }
-    for gone in [
+    for pointer in [
         "/user",
         "/metadata",
         "/messages/1/role",
@@ -74,8 +74,8 @@ fn texts_go_and_structure_stays() {
         "/tools/0/function/description",
         "/type",
     ] {
-        let value = after.pointer(gone).and_then(Value::as_str).unwrap_or_default();
-        assert!(is_redacted(value), "{gone}: {value}");
+        let value = after.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        assert!(is_redacted(value), "{pointer}: {value}");
     }
     let dropped = redacted(&rules(Rule::Drop, Rule::Keep), &body);
     assert_eq!(dropped["messages"][0]["content"], "redacted:5");
@@ -85,23 +85,23 @@ fn texts_go_and_structure_stays() {
         (&kept["user"], &kept["messages"], &kept["prompt"]),
         (&body["user"], &body["messages"], &body["prompt"])
     );
-    assert!(is_redacted(kept["metadata"].as_str().unwrap()), "named fields go in any case");
+    assert!(is_redacted(kept["metadata"].as_str().unwrap()), "listed fields are always redacted");
 }
 
 #[test]
 fn hashes_depend_on_the_key() {
-    let of = |secret| {
+    let hash_with = |secret| {
         Redact { key: Key::from_secret(secret), ..rules(Rule::Hash, Rule::Keep) }
-            .mark(Rule::Hash, "x")
+            .redacted(Rule::Hash, "x")
     };
-    assert_eq!(of("a"), of("a"));
-    assert_ne!(of("a"), of("b"));
+    assert_eq!(hash_with("a"), hash_with("a"));
+    assert_ne!(hash_with("a"), hash_with("b"));
     assert_ne!(Key::random().unwrap(), Key::random().unwrap());
     assert_eq!(format!("{:?}", Key::from_secret("a")), "Key");
 }
 
 #[test]
-fn headers_that_sound_like_a_secret_are_never_written() {
+fn headers_that_suggest_a_secret_are_never_written() {
     let nothing = Redact::nothing(Key::from_secret("test"));
     for (name, rule) in [
         ("X-Auth-Token", Rule::Hash),
@@ -110,29 +110,29 @@ fn headers_that_sound_like_a_secret_are_never_written() {
         ("user-agent", Rule::Keep),
         ("x-forwarded-for", Rule::Keep),
     ] {
-        assert_eq!(nothing.header(name), rule, "{name}");
+        assert_eq!(nothing.rule_for_header(name), rule, "{name}");
     }
-    assert_eq!(rules(Rule::Drop, Rule::Keep).header("X-Forwarded-For"), Rule::Drop);
+    assert_eq!(rules(Rule::Drop, Rule::Keep).rule_for_header("X-Forwarded-For"), Rule::Drop);
     let all = Redact { headers: vec!["*".to_owned()], ..nothing };
-    assert_eq!(all.header("user-agent"), Rule::Hash);
+    assert_eq!(all.rule_for_header("user-agent"), Rule::Hash);
 }
 
 #[test]
-fn bodies_that_no_rule_concerns_stay_byte_for_byte() {
+fn bodies_without_redacted_fields_are_kept_byte_for_byte() {
     let body = "{ \"model\":\"auto\",\n\"messages\":[ {\"role\":\"user\",\"content\":\"hi\"} ] }";
     let with = |rules: &Redact, body: &str| {
         let request = RequestRecord { headers: Vec::new(), body: Some(body.to_owned()) };
-        let mut record = DecisionRecord { request: Some(request), ..made::plain("a") };
+        let mut record = DecisionRecord { request: Some(request), ..fixtures::plain("a") };
         rules.apply(&mut record);
         record.request.unwrap().body.unwrap()
     };
     assert_eq!(with(&rules(Rule::Keep, Rule::Keep), body), body);
     assert!(!with(&rules(Rule::Hash, Rule::Keep), body).contains("hi"));
-    assert!(!with(&rules(Rule::Hash, Rule::Keep), "{ secret, and no JSON").contains("secret"));
+    assert!(!with(&rules(Rule::Hash, Rule::Keep), "{ secret, not JSON").contains("secret"));
 }
 
 #[test]
-fn a_tenant_is_replaced_where_it_is_a_word() {
+fn tenant_is_replaced_where_it_is_a_whole_word() {
     for (text, after) in [
         ("quota:acme:day", Some("quota:T:day")),
         ("acme", Some("T")),
@@ -144,12 +144,15 @@ fn a_tenant_is_replaced_where_it_is_a_word() {
     }
 }
 
-/// Whatever a request says, at every place where a record may have it.
+/// Returns a record with a secret and a tenant in every field that may contain text of a request.
 #[expect(clippy::too_many_lines, reason = "one record, written out")]
-fn planted(secret: &str, tenant: &str) -> DecisionRecord {
+fn record_with(secret: &str, tenant: &str) -> DecisionRecord {
     let body = json!({
         "model": "auto",
-        "messages": [{ "role": "user", "content": secret }, { "role": secret, "content": [{ "type": "text", "text": secret }] }],
+        "messages": [
+            { "role": "user", "content": secret },
+            { "role": secret, "content": [{ "type": "text", "text": secret }] },
+        ],
         "metadata": { "deep": [[{ "x": secret }]] },
         "prompt": secret,
         "tool_choice": { "type": "function", "function": { "name": secret } },
@@ -175,7 +178,7 @@ fn planted(secret: &str, tenant: &str) -> DecisionRecord {
         || Some(FallbackAdvice { on: Triggers::ALL, steps: vec![step.clone()], first_token: None });
     let note =
         Note { key: "why".to_owned(), value: Scalar::Text(format!("{tenant}: has a quota")) };
-    let mut record = made::full();
+    let mut record = fixtures::full();
     record.tenant = Some(tenant.into());
     if let Some(outcome) = &mut record.outcome {
         outcome.tenant = Some(tenant.into());
@@ -201,7 +204,7 @@ fn planted(secret: &str, tenant: &str) -> DecisionRecord {
         read("request.prefix-hashes", json!([1, 4]), json!([471_147_114_711_471_147_u64])),
         read("state.get", json!([format!("quota:{tenant}")]), json!({ "text": secret })),
         read("state.put", json!(["k", { "text": secret }, 0]), json!({ "ok": null })),
-        read("request.of-a-later-contract", json!([]), json!([{ "x": secret }])),
+        read("request.hash_with-a-later-contract", json!([]), json!([{ "x": secret }])),
     ];
     call.advice = Some(Advice {
         queue: flow(),
@@ -210,10 +213,11 @@ fn planted(secret: &str, tenant: &str) -> DecisionRecord {
         notes: vec![note.clone()],
         ..Advice::default()
     });
-    let mut again = call.clone();
+    let mut after_failure = call.clone();
     let retry = FallbackStep { lane: LaneId(0), edits: edits.clone() };
-    again.note = Some(serde_json::to_string(&pointsman_domain::Recovery::Retry(retry)).unwrap());
-    record.consulted.push(again);
+    after_failure.note =
+        Some(serde_json::to_string(&pointsman_domain::Recovery::Retry(retry)).unwrap());
+    record.consulted.push(after_failure);
     record.merged.queue = flow();
     record.merged.fallback = fallback();
     record.merged.edits = edits;
@@ -234,24 +238,30 @@ fn planted(secret: &str, tenant: &str) -> DecisionRecord {
 
 proptest! {
     #[test]
-    fn nothing_that_is_kept_back_reaches_the_line(
+    fn redacted_values_do_not_reach_the_line(
         secret in "SECRET[a-z0-9 \"\\\\\n\u{e9}]{4,40}",
         tenant in "TENANT[a-z0-9-]{1,20}[a-z0-9]",
         drop in any::<bool>(),
     ) {
         let rule = if drop { Rule::Drop } else { Rule::Hash };
-        let mut record = planted(&secret, &tenant);
+        let mut record = record_with(&secret, &tenant);
         let before = Record::Decision(Box::new(record.clone())).to_line().unwrap();
-        prop_assert!(String::from_utf8_lossy(&before).matches("SECRET").count() >= 20, "the test plants them");
+        let secrets = String::from_utf8_lossy(&before).matches("SECRET").count();
+        prop_assert!(secrets >= 20, "the record contains the secret in {secrets} places");
         rules(rule, rule).apply(&mut record);
-        let line = String::from_utf8(Record::Decision(Box::new(record)).to_line().unwrap()).unwrap();
+        let line = Record::Decision(Box::new(record)).to_line().unwrap();
+        let line = String::from_utf8(line).unwrap();
         prop_assert!(!line.contains("SECRET"), "{line}");
         prop_assert!(!line.contains("TENANT"), "{line}");
-        prop_assert!(!line.contains("471147114711471147"), "hashes of single bytes are the text: {line}");
+        let hash = "471147114711471147";
+        prop_assert!(!line.contains(hash), "hashes of single bytes reveal the text: {line}");
     }
 
     #[test]
-    fn no_record_is_too_odd(mut record in made::decision(), secret in any::<String>()) {
+    fn arbitrary_records_can_be_redacted(
+        mut record in fixtures::decision(),
+        secret in any::<String>(),
+    ) {
         let rules = Redact { key: Key::from_secret(&secret), ..rules(Rule::Hash, Rule::Hash) };
         rules.apply(&mut record);
         let once = record.clone();

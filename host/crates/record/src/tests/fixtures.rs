@@ -1,4 +1,4 @@
-//! Records made up for tests.
+//! Fixtures and strategies for tests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub(crate) fn fleet(generation: u64) -> Arc<FleetView> {
     Arc::new(FleetView::idle(Arc::new(topology), LaneState::Ready))
 }
 
-/// One that no policy was asked about.
+/// Returns a record without policy calls.
 pub(crate) fn plain(id: &str) -> DecisionRecord {
     DecisionRecord {
         request_id: id.into(),
@@ -77,7 +77,7 @@ fn merged() -> Merged {
     }
 }
 
-/// One with something in every place.
+/// Returns a record with a value in every field.
 #[expect(clippy::too_many_lines, reason = "one record, written out")]
 pub(crate) fn full() -> DecisionRecord {
     let policy = PolicyRef::new("cortex", "0.1.0+1b2c3d4e");
@@ -385,19 +385,19 @@ pub(crate) fn decision() -> impl Strategy<Value = DecisionRecord> {
     );
     let request = any::<(std::vec::Vec<(String, String)>, Option<String>)>()
         .prop_map(|(headers, body)| RequestRecord { headers, body });
-    let kept = (any::<(String, Option<String>, u64, u64)>(), time(), option::of(request));
-    let made = (vec(consulted(), 0..3), advice(), vec(attempt, 0..3), any::<bool>(), any::<u32>());
-    (kept, made).prop_map(
+    let outer = (any::<(String, Option<String>, u64, u64)>(), time(), option::of(request));
+    let parts = (vec(consulted(), 0..3), advice(), vec(attempt, 0..3), any::<bool>(), any::<u32>());
+    (outer, parts).prop_map(
         |(
             ((id, tenant, now_ms, seed), age, request),
             (consulted, advice, tries, routed, queued),
         )| {
-            let like = full();
+            let base = full();
             let Advice { reject, queue, fallback, edits, .. } = advice;
             let by = PolicyRef::new("p", "1");
             let decision = match reject.clone() {
                 Some(rejection) => Decision::Reject(by.clone(), rejection),
-                None if routed => like.decision,
+                None if routed => base.decision,
                 None => Decision::NoLane(NoLane::FilteredOut),
             };
             let stat = LaneStat { queued, ..LaneStat::idle(LaneId(0), LaneState::Draining, 0) };
@@ -415,10 +415,10 @@ pub(crate) fn decision() -> impl Strategy<Value = DecisionRecord> {
                     queue,
                     fallback,
                     edits,
-                    ..like.merged
+                    ..base.merged
                 },
                 decision,
-                outcome: (!tries.is_empty()).then_some(like.outcome).flatten(),
+                outcome: (!tries.is_empty()).then_some(base.outcome).flatten(),
                 tries,
                 ..plain("")
             }

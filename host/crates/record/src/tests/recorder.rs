@@ -1,4 +1,4 @@
-//! From [`Recorder::record`] to the files.
+//! Tests of the path from [`Recorder::record`] to the files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -12,11 +12,11 @@ use prometheus_client::registry::Registry;
 use rustix::fs::{CWD, FileType, Mode as Bits, OFlags, mknodat};
 use tempfile::TempDir;
 
-use super::made::{fleet, limits, plain};
-use crate::metrics::Why;
+use super::fixtures::{fleet, limits, plain};
+use crate::metrics::DropReason;
 use crate::*;
 
-const LONG: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn settings(dir: &Path) -> Settings {
     Settings {
@@ -33,19 +33,19 @@ fn settings(dir: &Path) -> Settings {
     }
 }
 
-struct Desk {
+struct RecorderHarness {
     dir: TempDir,
     recorder: Recorder,
     writer: Writer,
     metrics: Arc<RecordMetrics>,
 }
 
-impl Desk {
+impl RecorderHarness {
     fn new(change: impl FnOnce(&mut Settings)) -> Self {
-        Self::in_folder(tempfile::tempdir().unwrap(), change)
+        Self::in_dir(tempfile::tempdir().unwrap(), change)
     }
 
-    fn in_folder(dir: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
+    fn in_dir(dir: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = settings(dir.path());
         change(&mut settings);
         let metrics = RecordMetrics::register(&mut Registry::default());
@@ -61,22 +61,22 @@ impl Desk {
         self.dir.path().join("records/decisions.jsonl")
     }
 
-    /// Wait until that many records were written or dropped.
+    /// Waits until `count` records were written or dropped.
     fn wait_for(&self, count: u64) {
-        let begun = Instant::now();
+        let started = Instant::now();
         let metrics = &self.metrics;
         while metrics.written.get()
-            + metrics.dropped_for(Why::Disk)
-            + metrics.dropped_for(Why::Queue)
+            + metrics.dropped_for(DropReason::Disk)
+            + metrics.dropped_for(DropReason::Queue)
             < count
         {
-            assert!(begun.elapsed() < LONG, "{metrics:?}");
+            assert!(started.elapsed() < TIMEOUT, "{metrics:?}");
             std::thread::park_timeout(Duration::from_millis(1));
         }
     }
 
     fn finish(self) -> (TempDir, Arc<RecordMetrics>) {
-        assert!(self.writer.finish(LONG));
+        assert!(self.writer.finish(TIMEOUT));
         (self.dir, self.metrics)
     }
 }
@@ -86,9 +86,10 @@ fn entry(id: &str, generation: u64) -> Entry {
     Entry { decision, fleet: fleet(generation), chain: None, request: None }
 }
 
-/// Kinds of the records of a file: `t3` for a topology, the id for a decision.
+/// Returns the records of a file: `t3` for topology 3, `p2` for a chain of 2 policies, the request
+/// id for a decision.
 fn contents(file: &Path) -> Vec<String> {
-    let shown = |record: Result<Record, ReadError>| match record.unwrap() {
+    let summary = |record: Result<Record, ReadError>| match record.unwrap() {
         Record::Topology(topology) => format!("t{}", topology.generation),
         Record::Policies(chain) => format!("p{}", chain.policies.len()),
         Record::Decision(decision) => {
@@ -96,17 +97,17 @@ fn contents(file: &Path) -> Vec<String> {
             decision.request_id.to_string()
         }
     };
-    records(std::io::BufReader::new(File::open(file).unwrap())).map(shown).collect()
+    records(std::io::BufReader::new(File::open(file).unwrap())).map(summary).collect()
 }
 
 #[test]
-fn each_run_and_each_table_of_lanes_begins_with_its_topology() {
-    let desk = Desk::new(|_| {});
+fn topology_is_written_before_its_first_decision_in_each_run() {
+    let harness = RecorderHarness::new(|_| {});
     for (id, generation) in [("a", 1), ("b", 1), ("c", 2), ("d", 1)] {
-        desk.recorder.record(entry(id, generation));
+        harness.recorder.record(entry(id, generation));
     }
-    let file = desk.file();
-    let (dir, metrics) = desk.finish();
+    let file = harness.file();
+    let (dir, metrics) = harness.finish();
     assert_eq!(contents(&file), ["t1", "a", "b", "t2", "c", "d"]);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(file.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
@@ -115,7 +116,7 @@ fn each_run_and_each_table_of_lanes_begins_with_its_topology() {
         (4, fs::metadata(&file).unwrap().len())
     );
 
-    // The host was killed in the middle of a line, and somebody was careless with the file.
+    // The host was killed while writing a line, and the file's mode was changed.
     OpenOptions::new()
         .append(true)
         .open(&file)
@@ -123,16 +124,16 @@ fn each_run_and_each_table_of_lanes_begins_with_its_topology() {
         .write_all(b"{\"v\":1,\"kind\":\"deci")
         .unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-    let desk = Desk::in_folder(dir, |_| {});
-    desk.record("e");
-    let (_dir, _) = desk.finish();
+    let harness = RecorderHarness::in_dir(dir, |_| {});
+    harness.record("e");
+    let (_dir, _) = harness.finish();
     assert_eq!(contents(&file), ["t1", "a", "b", "t2", "c", "d", "t1", "e"]);
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]
-fn each_chain_of_policies_is_written_before_its_first_decision() {
-    let desk = Desk::new(|settings| settings.redact.text = Rule::Drop);
+fn chain_is_written_before_its_first_decision() {
+    let harness = RecorderHarness::new(|settings| settings.redact.text = Rule::Drop);
     let link = LinkInfo {
         policy: PolicyRef::new("a", "1"),
         fingerprint: "f".to_owned(),
@@ -145,10 +146,10 @@ fn each_chain_of_policies_is_written_before_its_first_decision() {
     let one = Arc::new(ChainInfo::new(OnConflict::Refuse, vec![link.clone()]));
     let two = Arc::new(ChainInfo::new(OnConflict::Refuse, vec![link.clone(), link]));
     for (id, chain) in [("a", None), ("b", Some(&one)), ("c", Some(&two)), ("d", Some(&one))] {
-        desk.recorder.record(Entry { chain: chain.cloned(), ..entry(id, 1) });
+        harness.recorder.record(Entry { chain: chain.cloned(), ..entry(id, 1) });
     }
-    let file = desk.file();
-    let (_dir, _) = desk.finish();
+    let file = harness.file();
+    let (_dir, _) = harness.finish();
     assert_eq!(contents(&file), ["t1", "a", "p1", "b", "p2", "c", "d"]);
     let text = fs::read_to_string(&file).unwrap();
     assert!(
@@ -158,61 +159,62 @@ fn each_chain_of_policies_is_written_before_its_first_decision() {
 }
 
 #[test]
-fn files_are_rotated_and_the_oldest_go() {
-    const MOST: u64 = 8 << 10;
-    let desk = Desk::new(|settings| settings.max_size = MOST);
+fn files_are_rotated_and_the_oldest_are_deleted() {
+    const MAX_SIZE: u64 = 8 << 10;
+    let harness = RecorderHarness::new(|settings| settings.max_size = MAX_SIZE);
     for number in 0..200 {
-        desk.record(&format!("r{number}"));
-        desk.wait_for(number + 1);
+        harness.record(&format!("r{number}"));
+        harness.wait_for(number + 1);
     }
-    let (dir, metrics) = desk.finish();
+    let (dir, metrics) = harness.finish();
     let found = files(&dir.path().join("records")).unwrap();
     let names: Vec<&str> =
         found.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(names, ["decisions.2.jsonl", "decisions.1.jsonl", "decisions.jsonl"]);
     let mut ids = Vec::new();
     for file in &found {
-        assert!(fs::metadata(file).unwrap().len() < MOST + 2048);
+        assert!(fs::metadata(file).unwrap().len() < MAX_SIZE + 2048);
         let mut of_file = contents(file);
-        assert_eq!(of_file.remove(0), "t1", "each file stands for itself");
+        assert_eq!(of_file.remove(0), "t1", "each file is self-contained");
         ids.extend(of_file);
     }
     let last: Vec<String> = (200 - ids.len()..200).map(|number| format!("r{number}")).collect();
-    assert_eq!(ids, last, "the latest ones, without a gap");
+    assert_eq!(ids, last, "the latest records, without a gap");
     assert!(ids.len() > 10 && metrics.written.get() == 200, "{}", ids.len());
 
-    // Fewer files than before: what is too much goes with the next rotation.
-    let desk = Desk::in_folder(dir, |settings| (settings.max_size, settings.keep) = (1, 0));
-    desk.record("only");
-    let (dir, _) = desk.finish();
+    // With a lower limit, excess files are deleted by the next rotation.
+    let harness =
+        RecorderHarness::in_dir(dir, |settings| (settings.max_size, settings.keep) = (1, 0));
+    harness.record("only");
+    let (dir, _) = harness.finish();
     let found = files(&dir.path().join("records")).unwrap();
     assert_eq!((found.len(), contents(&found[0])), (1, vec!["t1".to_owned(), "only".to_owned()]));
 }
 
 #[test]
-fn a_removed_file_is_made_again() {
-    let desk = Desk::new(|_| {});
-    desk.record("a");
-    desk.wait_for(1);
-    fs::remove_file(desk.file()).unwrap();
-    desk.record("b");
-    let file = desk.file();
-    let (_dir, _) = desk.finish();
+fn removed_file_is_created_again() {
+    let harness = RecorderHarness::new(|_| {});
+    harness.record("a");
+    harness.wait_for(1);
+    fs::remove_file(harness.file()).unwrap();
+    harness.record("b");
+    let file = harness.file();
+    let (_dir, _) = harness.finish();
     assert_eq!(contents(&file), ["t1", "b"]);
 }
 
 #[test]
-fn two_hosts_do_not_write_to_one_file() {
-    let first = Desk::new(|_| {});
+fn file_locked_by_another_host_is_not_written() {
+    let first = RecorderHarness::new(|_| {});
     first.record("a");
     first.wait_for(1);
     let metrics = RecordMetrics::register(&mut Registry::default());
     let (second, writer) =
         Recorder::start(settings(first.dir.path()), Arc::clone(&metrics)).unwrap();
     second.record(entry("b", 1));
-    assert!(writer.finish(LONG));
+    assert!(writer.finish(TIMEOUT));
     assert_eq!(
-        (metrics.written.get(), metrics.dropped_for(Why::Disk), metrics.errors.get()),
+        (metrics.written.get(), metrics.dropped_for(DropReason::Disk), metrics.errors.get()),
         (0, 1, 1)
     );
     let file = first.file();
@@ -221,71 +223,77 @@ fn two_hosts_do_not_write_to_one_file() {
 }
 
 #[test]
-fn with_a_full_disk_records_are_dropped_until_there_is_room() {
+fn records_are_dropped_while_the_disk_is_full() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("records/decisions.jsonl");
     fs::create_dir(file.parent().unwrap()).unwrap();
     symlink("/dev/full", &file).unwrap();
-    let desk = Desk::in_folder(dir, |_| {});
+    let harness = RecorderHarness::in_dir(dir, |_| {});
     for number in 1..=20 {
-        desk.record("lost");
-        desk.wait_for(number);
+        harness.record("lost");
+        harness.wait_for(number);
     }
-    assert_eq!((desk.metrics.written.get(), desk.metrics.dropped_for(Why::Disk)), (0, 20));
+    assert_eq!(
+        (harness.metrics.written.get(), harness.metrics.dropped_for(DropReason::Disk)),
+        (0, 20)
+    );
     fs::remove_file(&file).unwrap();
-    desk.record("kept");
-    let (_dir, metrics) = desk.finish();
+    harness.record("kept");
+    let (_dir, metrics) = harness.finish();
     assert_eq!(contents(&file), ["t1", "kept"]);
     assert_eq!((metrics.written.get(), metrics.errors.get()), (1, 20));
 }
 
-/// A disk that takes half a line: a pipe that nobody empties behaves so.
+/// A partial write, for which a pipe without a reader serves.
 #[test]
-fn what_was_torn_does_not_spoil_what_follows() {
+fn partial_line_does_not_damage_the_next_one() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("records/decisions.jsonl");
     fs::create_dir(file.parent().unwrap()).unwrap();
     mknodat(CWD, &file, FileType::Fifo, Bits::RUSR | Bits::WUSR, 0).unwrap();
-    let desk = Desk::in_folder(dir, |_| {});
-    desk.record("nobody reads");
-    desk.wait_for(1);
+    let harness = RecorderHarness::in_dir(dir, |_| {});
+    harness.record("unread");
+    harness.wait_for(1);
     let nonblock = OFlags::NONBLOCK.bits().cast_signed();
     let mut pipe = OpenOptions::new().read(true).custom_flags(nonblock).open(&file).unwrap();
     let huge = "x".repeat(200 << 10);
-    desk.recorder.record(Entry { decision: plain(&huge), ..entry("", 1) });
-    desk.wait_for(2);
-    assert_eq!(desk.metrics.dropped_for(Why::Disk), 2);
+    harness.recorder.record(Entry { decision: plain(&huge), ..entry("", 1) });
+    harness.wait_for(2);
+    assert_eq!(harness.metrics.dropped_for(DropReason::Disk), 2);
     let mut text = Vec::new();
-    // Everything there is, up to "try again".
-    drop(pipe.read_to_end(&mut text));
-    desk.record("whole");
-    desk.wait_for(3);
-    drop(pipe.read_to_end(&mut text));
-    let (_dir, metrics) = desk.finish();
+    // Reads until the empty pipe reports `WouldBlock`.
+    pipe.read_to_end(&mut text).ok();
+    harness.record("whole");
+    harness.wait_for(3);
+    pipe.read_to_end(&mut text).ok();
+    let (_dir, metrics) = harness.finish();
     assert_eq!(metrics.written.get(), 1);
     let found: Vec<_> = records(text.as_slice()).collect();
-    let good: Vec<_> = found.iter().filter_map(|record| record.as_ref().ok()).collect();
-    assert_eq!(found.iter().filter(|record| record.is_err()).count(), 1, "the torn line");
-    assert!(matches!(good.last(), Some(Record::Decision(last)) if &*last.request_id == "whole"));
+    let complete: Vec<_> = found.iter().filter_map(|record| record.as_ref().ok()).collect();
+    assert_eq!(found.iter().filter(|record| record.is_err()).count(), 1, "the partial line");
+    assert!(
+        matches!(complete.last(), Some(Record::Decision(last)) if &*last.request_id == "whole")
+    );
 }
 
 #[test]
-fn a_flood_is_dropped_and_counted_and_nobody_waits() {
+fn records_beyond_the_queue_limits_are_dropped_and_counted() {
     for (records, bytes) in [(8, 64 << 20), (100_000, 20_000)] {
-        let desk = Desk::new(|settings| settings.queue = QueueLimits { records, bytes });
+        let harness =
+            RecorderHarness::new(|settings| settings.queue = QueueLimits { records, bytes });
         std::thread::scope(|scope| {
             for thread in 0..4 {
-                let recorder = desk.recorder.clone();
+                let recorder = harness.recorder.clone();
                 scope.spawn(move || {
                     (0..5_000)
                         .for_each(|number| recorder.record(entry(&format!("{thread}-{number}"), 1)))
                 });
             }
         });
-        let file = desk.file();
-        let (_dir, metrics) = desk.finish();
-        let (written, dropped) = (metrics.written.get(), metrics.dropped_for(Why::Queue));
-        assert_eq!(written + dropped, 20_000, "each is written or counted");
+        let file = harness.file();
+        let (_dir, metrics) = harness.finish();
+        let (written, dropped) = (metrics.written.get(), metrics.dropped_for(DropReason::Queue));
+        assert_eq!(written + dropped, 20_000, "each record is written or counted as dropped");
         assert!(dropped > 0 && written > 0, "{written} and {dropped}");
         let found = files(file.parent().unwrap()).unwrap();
         assert!(found.iter().all(|file| contents(file).len() > 1));
@@ -293,13 +301,13 @@ fn a_flood_is_dropped_and_counted_and_nobody_waits() {
 }
 
 #[test]
-fn at_the_end_the_queue_is_emptied_and_nothing_more_taken() {
-    let desk = Desk::new(|settings| settings.keep = 100);
-    (0..5_000).for_each(|number| desk.record(&number.to_string()));
-    let recorder = desk.recorder.clone();
-    let (dir, metrics) = desk.finish();
+fn finish_writes_the_queue_and_accepts_no_more_records() {
+    let harness = RecorderHarness::new(|settings| settings.keep = 100);
+    (0..5_000).for_each(|number| harness.record(&number.to_string()));
+    let recorder = harness.recorder.clone();
+    let (dir, metrics) = harness.finish();
     recorder.record(entry("late", 1));
-    assert_eq!((metrics.written.get(), metrics.dropped_for(Why::Stopped)), (5_000, 1));
+    assert_eq!((metrics.written.get(), metrics.dropped_for(DropReason::Stopped)), (5_000, 1));
     let found = files(&dir.path().join("records")).unwrap();
     let ids: Vec<String> =
         found.iter().flat_map(|file| contents(file)).filter(|id| !id.starts_with('t')).collect();
@@ -307,17 +315,17 @@ fn at_the_end_the_queue_is_emptied_and_nothing_more_taken() {
 }
 
 #[test]
-fn whole_requests_are_made_by_the_thread_that_writes_them() {
-    let desk = Desk::new(|settings| settings.mode = Mode::Full { max_body: 100 });
-    assert_eq!(desk.recorder.mode(), Mode::Full { max_body: 100 });
+fn request_records_are_created_on_the_writer_thread() {
+    let harness = RecorderHarness::new(|settings| settings.mode = Mode::Full { max_body: 100 });
+    assert_eq!(harness.recorder.mode(), Mode::Full { max_body: 100 });
     let here = std::thread::current().id();
     let request = move || {
         assert_ne!(std::thread::current().id(), here);
         RequestRecord { headers: Vec::new(), body: Some("{ \"model\" : \"auto\" }".to_owned()) }
     };
-    desk.recorder.record(Entry { request: Some((20, Box::new(request))), ..entry("a", 1) });
-    let file = desk.file();
-    let (_dir, _) = desk.finish();
+    harness.recorder.record(Entry { request: Some((20, Box::new(request))), ..entry("a", 1) });
+    let file = harness.file();
+    let (_dir, _) = harness.finish();
     assert!(
         fs::read_to_string(file).unwrap().contains(r#""body":"{ \"model\" : \"auto\" }""#),
         "byte for byte"
@@ -325,10 +333,11 @@ fn whole_requests_are_made_by_the_thread_that_writes_them() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_named() {
+fn start_fails_if_the_directory_cannot_be_created() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("records"), b"").unwrap();
     let metrics = RecordMetrics::register(&mut Registry::default());
-    let error = Recorder::start(settings(dir.path()), metrics).unwrap_err().to_string();
-    assert!(error.contains("records: the folder cannot be made"), "{error}");
+    let error = Recorder::start(settings(dir.path()), metrics).unwrap_err();
+    let expected = dir.path().join("records");
+    assert!(matches!(&error, StartError::CreateDir { path, .. } if *path == expected), "{error}");
 }
