@@ -1,5 +1,5 @@
-//! How much memory a model needs, worked out from its files before an engine is started. Nothing here reads
-//! weights.
+//! The memory that a model needs, computed from its files before an engine is started. No weights
+//! are read.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -18,44 +18,44 @@ mod tests;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-/// Tokens in a block of vLLM's cache (`--block-size`); a sequence takes whole blocks.
+/// Tokens in a block of vLLM's KV cache (`--block-size`); a sequence takes whole blocks.
 const BLOCK: u64 = 16;
-/// vLLM's activations, buffers and contexts take at least this, or this share (one in 20) of the weights: a
-/// rule of thumb.
-const VLLM_LEAST: u64 = 2 * GIB;
-const SHARE: u64 = 20;
-/// Captured graphs, which `--enforce-eager` does without; 0.5 to 2.5 GiB have been seen.
+/// vLLM's activations, buffers and contexts take at least this, or this fraction (one in 20) of the
+/// weights: a rule of thumb.
+const MIN_VLLM_OVERHEAD: u64 = 2 * GIB;
+const OVERHEAD_DIVISOR: u64 = 20;
+/// Memory of captured graphs, which `--enforce-eager` disables; 0.5 to 2.5 GiB have been measured.
 const VLLM_GRAPHS: u64 = GIB;
-/// Longest JSON file that is read; the index of a model of 700 GB has 9 MB.
-const LONGEST_JSON: u64 = 64 * MIB;
-/// Where multimodal models say what their language model is like.
+/// Maximum size of a JSON file; the index of a model of 700 GB has 9 MB.
+const MAX_JSON: u64 = 64 * MIB;
+/// The keys under which multimodal models describe their language model.
 const NESTED: [&str; 3] = ["text_config", "llm_config", "language_config"];
 
-/// What is asked of the model.
+/// The workload that a model has to serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Serving {
-    /// Tokens of the longest sequence.
+    /// Maximum sequence length in tokens.
     pub context: u64,
-    /// Sequences of that length at once.
+    /// Number of concurrent sequences of that length.
     pub sequences: u64,
-    /// Without captured graphs (vLLM's `--enforce-eager`).
+    /// Graphs are not captured (vLLM's `--enforce-eager`).
     pub eager: bool,
 }
 
-/// Bytes that a model needs, by cause.
+/// The bytes that a model needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Footprint {
-    /// The files.
+    /// Bytes of the weights.
     pub weights: u64,
-    /// The cache of keys and values of all sequences.
+    /// Bytes of the KV cache of all sequences.
     pub kv: u64,
-    /// Everything else: a rule of thumb.
+    /// Bytes of everything else: a rule of thumb.
     pub overhead: u64,
-    /// The cache's share for one token, as long as no sliding window forgets it.
+    /// Bytes of the KV cache for one token, before a sliding window drops it.
     pub kv_per_token: u64,
     /// Short name for people.
     pub model: String,
-    /// What the weights are made of, as the files say it: `bfloat16`, `float16, awq`, `Q4_K_M`.
+    /// Data type of the weights as written in the files: `bfloat16`, `float16, awq`, `Q4_K_M`.
     pub dtype: Option<String>,
     files: usize,
     kind: Kind,
@@ -69,54 +69,55 @@ enum Kind {
     Gguf,
 }
 
-/// Bytes of the cache for each token of a sequence.
+/// Bytes of the KV cache for each token of a sequence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Cache {
-    /// In layers that see the whole sequence.
+    /// In layers with full attention.
     full: u64,
-    /// In layers that see the last `window` tokens only.
+    /// In layers that attend to the last `window` tokens only.
     sliding: u64,
     window: u64,
 }
 
-/// Why the need of a model is not known.
+/// The reason why the memory of a model cannot be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum FootprintError {
-    /// The file system refuses.
-    #[error("{0} cannot be read: {1}")]
+    /// A file cannot be read.
+    #[error("failed to read {0}: {1}")]
     Io(PathBuf, #[source] io::Error),
-    /// One file of a model for vLLM, and its folder.
-    #[error("{0} is one file of a model; vLLM wants the folder: write {1}")]
+    /// The path is one file of a model for vLLM; the second path is its directory.
+    #[error("{0} is a single file, but vLLM needs the folder: use {1}")]
     WantsFolder(PathBuf, PathBuf),
-    /// No model, and what is there instead.
+    /// The path is not a model; the text says what it is instead.
     #[error(
-        "{0} is no model: {1}; name a folder with *.safetensors and config.json, or a .gguf file"
+        "{0}: not a model ({1}); expected a folder with *.safetensors and config.json, \
+         or a .gguf file"
     )]
     NoModel(PathBuf, String),
-    /// A file that is missing, and what counts on it.
-    #[error("{0} is not there, but {1} counts on it; download the model again")]
+    /// A file is missing that another one requires.
+    #[error("missing {0}, which {1} requires; download the model again")]
     Missing(PathBuf, PathBuf),
-    /// A later part of a split model, and the first one.
-    #[error("{0} is not the first part of its model, and llama.cpp wants the first: write {1}")]
+    /// The path is a later part of a split model; the second path is the first part.
+    #[error("{0} is not the first part of the model, which llama.cpp needs: use {1}")]
     LaterPart(PathBuf, PathBuf),
-    /// The text that Git keeps in place of a large file.
-    #[error("{0} is a Git LFS pointer, not the model; run \"git lfs pull\" in its folder")]
+    /// The file is the placeholder that Git LFS keeps for a large file.
+    #[error("{0} is a Git LFS pointer, not the model; run `git lfs pull` in its folder")]
     Pointer(PathBuf),
-    /// A file that is not of its format, and what is wrong, as the rest of a sentence about it.
-    #[error("{0} {1}; download the model again")]
+    /// A file is not valid in its format; the text says why.
+    #[error("invalid model file {0}: {1}; download the model again")]
     Malformed(PathBuf, String),
-    /// A value that is needed, by file and name, and what is wrong, as the rest of a sentence about it.
-    #[error("\"{1}\" in {0} {2}; correct it, or say yourself how much memory the model needs")]
+    /// A value that is needed is missing or invalid: the file, the key, and what is wrong.
+    #[error("\"{1}\" in {0} {2}; correct it, or set the memory of the lane yourself")]
     Key(PathBuf, String, &'static str),
 }
 
 impl Footprint {
-    /// All of it.
+    /// Returns the sum of all parts.
     pub fn total(&self) -> u64 {
         self.weights.saturating_add(self.kv).saturating_add(self.overhead)
     }
 
-    /// The arithmetic for people.
+    /// Returns the computation as text.
     pub fn explain(&self) -> String {
         let kind = match self.kind {
             Kind::Safetensors => "safetensors",
@@ -125,7 +126,7 @@ impl Footprint {
         let dtype = self.dtype.as_ref().map_or_else(String::new, |dtype| format!(", {dtype}"));
         let graphs = match self.kind {
             Kind::Safetensors if !self.serving.eager => {
-                format!(" ({} of it for graphs)", gib(VLLM_GRAPHS))
+                format!(" ({} of which for graphs)", gib(VLLM_GRAPHS))
             }
             Kind::Safetensors | Kind::Gguf => String::new(),
         };
@@ -145,7 +146,7 @@ impl Footprint {
 }
 
 impl Cache {
-    /// Tokens held in layers that see everything, and in layers with a window.
+    /// Returns the tokens held in layers with full attention, and in layers with a window.
     fn tokens(&self, context: u64) -> (u64, u64) {
         let blocks = |tokens: u64| tokens.div_ceil(BLOCK).saturating_mul(BLOCK);
         (blocks(context), blocks(context.min(self.window)))
@@ -164,11 +165,11 @@ impl Cache {
 
     fn explain(&self, context: u64) -> String {
         let (full, sliding) = self.tokens(context);
-        let product = |bytes, tokens| format!("{} a token x {tokens} tokens", gib(bytes));
+        let product = |bytes, tokens| format!("{} per token x {tokens} tokens", gib(bytes));
         if self.sliding == 0 || sliding == full {
             return product(self.per_token(), full);
         }
-        let window = format!("{} of the sliding window", product(self.sliding, sliding));
+        let window = format!("{} in sliding windows", product(self.sliding, sliding));
         if self.full == 0 { window } else { format!("({} + {window})", product(self.full, full)) }
     }
 }
@@ -177,7 +178,7 @@ fn plural(one: bool, word: &str) -> String {
     format!("{word}{}", if one { "" } else { "s" })
 }
 
-/// "1.5 GiB", with one digit behind the point; "1.5 MiB", "256 KiB" and "12 B" below.
+/// Formats a size with one decimal: "1.5 GiB", or "1.5 MiB", "256 KiB" and "12 B" below.
 pub fn gib(bytes: u64) -> String {
     let tenths = |unit: u64| (u128::from(bytes) * 10 + u128::from(unit) / 2) / u128::from(unit);
     for (unit, name) in [(KIB, "KiB"), (MIB, "MiB")] {
@@ -185,7 +186,7 @@ pub fn gib(bytes: u64) -> String {
             return format!("{bytes} B");
         }
         let tenths = tenths(unit);
-        // What would be rounded to 1024 belongs to the next unit.
+        // A value that would be rounded to 1024 is shown in the next unit.
         if tenths < 10 * 1024 {
             let whole = tenths / 10;
             return match tenths % 10 {
@@ -198,48 +199,49 @@ pub fn gib(bytes: u64) -> String {
     format!("{}.{} GiB", tenths / 10, tenths % 10)
 }
 
-/// What the model at `path` needs: a folder with safetensors and config.json (vLLM), or a .gguf file
-/// (llama.cpp), of which the first of several parts stands for all.
+/// Computes the memory for the model at `path`: a folder with safetensors and config.json (vLLM),
+/// or a .gguf file (llama.cpp), where the first of several parts stands for all.
 ///
-/// The caches of sliding windows are counted as the window. vLLM wants room for the tokens of one step
-/// (`max_num_batched_tokens`) beyond it.
+/// For sliding windows, the size of the window is counted. vLLM needs memory for the tokens of one
+/// step (`max_num_batched_tokens`) beyond that.
 ///
 /// # Errors
-/// When there is no whole model, or its description lacks something.
+/// Returns an error if the model is incomplete, or its description lacks a value.
 pub fn of_model(path: &Path, serving: &Serving) -> Result<Footprint, FootprintError> {
-    let about = fs::metadata(path).map_err(|source| cannot_read(path, source))?;
-    if about.is_dir() {
-        return of_folder(path, serving);
+    let metadata = fs::metadata(path).map_err(|source| cannot_read(path, source))?;
+    if metadata.is_dir() {
+        return folder_footprint(path, serving);
     }
     let no_model = |found: &str| FootprintError::NoModel(path.to_owned(), found.to_owned());
-    if !about.is_file() {
+    if !metadata.is_file() {
         return Err(no_model("neither a file nor a folder"));
     }
-    let ends_with =
-        |wanted: &str| path.extension().is_some_and(|end| end.eq_ignore_ascii_case(wanted));
-    if ends_with("safetensors") {
+    let has_extension = |wanted: &str| {
+        path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
+    };
+    if has_extension("safetensors") {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new(".")).to_owned();
         return Err(FootprintError::WantsFolder(path.to_owned(), folder));
     }
-    // Ollama's blobs are GGUF files without the ending.
+    // Ollama's blobs are GGUF files without the extension.
     let mut magic = Vec::new();
     let file = File::open(path).map_err(|source| cannot_read(path, source))?;
     file.take(4).read_to_end(&mut magic).map_err(|source| cannot_read(path, source))?;
-    if magic == gguf::MAGIC || ends_with("gguf") {
-        return gguf::of_file(path, serving);
+    if magic == gguf::MAGIC || has_extension("gguf") {
+        return gguf::footprint(path, serving);
     }
-    Err(no_model("a file of another kind"))
+    Err(no_model("an unknown file format"))
 }
 
 fn cannot_read(path: &Path, source: io::Error) -> FootprintError {
     FootprintError::Io(path.to_owned(), source)
 }
 
-/// Size of a file with weights in bytes. `named_by` is what made us look for it.
+/// Returns the size of a file with weights in bytes. `named_by` is the file that refers to it.
 fn size_of(path: &Path, named_by: &Path) -> Result<u64, FootprintError> {
-    let about = match fs::metadata(path) {
-        Ok(about) if about.is_file() => about,
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => metadata,
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             return Err(cannot_read(path, source));
         }
@@ -247,26 +249,27 @@ fn size_of(path: &Path, named_by: &Path) -> Result<u64, FootprintError> {
             return Err(FootprintError::Missing(path.to_owned(), named_by.to_owned()));
         }
     };
-    if about.len() < KIB {
+    if metadata.len() < KIB {
         let bytes = fs::read(path).map_err(|source| cannot_read(path, source))?;
         if bytes.starts_with(b"version https://git-lfs") {
             return Err(FootprintError::Pointer(path.to_owned()));
         }
     }
-    Ok(about.len())
+    Ok(metadata.len())
 }
 
-/// Last name of a path, or the model's where the path lies in the cache of Hugging Face
-/// (`models--Qwen--Qwen2.5-7B/snapshots/<hash>`).
+/// Returns the last component of a path, or the name of the model if the path is in the Hugging
+/// Face cache (`models--Qwen--Qwen2.5-7B/snapshots/<hash>`).
 fn short_name(path: &Path) -> String {
-    let whole = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let given = path.file_name().or(whole.file_name()).unwrap_or(path.as_os_str());
-    let cached =
-        whole.iter().find_map(|part| part.to_str()?.strip_prefix("models--")?.rsplit("--").next());
+    let absolute = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let given = path.file_name().or(absolute.file_name()).unwrap_or(path.as_os_str());
+    let cached = absolute
+        .iter()
+        .find_map(|part| part.to_str()?.strip_prefix("models--")?.rsplit("--").next());
     cached.map_or_else(|| given.to_string_lossy().into_owned(), str::to_owned)
 }
 
-fn of_folder(folder: &Path, serving: &Serving) -> Result<Footprint, FootprintError> {
+fn folder_footprint(folder: &Path, serving: &Serving) -> Result<Footprint, FootprintError> {
     let (weights, files) = safetensors(folder)?;
     let file = folder.join("config.json");
     let Some(top) = read_json(&file)? else {
@@ -277,16 +280,16 @@ fn of_folder(folder: &Path, serving: &Serving) -> Result<Footprint, FootprintErr
     let dtype = config.dtype()?;
     let cache = config.cache(if matches!(dtype, Some("float32" | "float")) { 4 } else { 2 })?;
     let graphs = if serving.eager { 0 } else { VLLM_GRAPHS };
-    let quantized =
-        top.get("quantization_config").and_then(|how| how.get("quant_method")?.as_str());
-    let words: Vec<&str> = dtype.into_iter().chain(quantized).collect();
+    let quantization =
+        top.get("quantization_config").and_then(|config| config.get("quant_method")?.as_str());
+    let parts: Vec<&str> = dtype.into_iter().chain(quantization).collect();
     Ok(Footprint {
         weights,
         kv: cache.bytes(serving),
-        overhead: VLLM_LEAST.max(weights / SHARE).saturating_add(graphs),
+        overhead: MIN_VLLM_OVERHEAD.max(weights / OVERHEAD_DIVISOR).saturating_add(graphs),
         kv_per_token: cache.per_token(),
         model: short_name(folder),
-        dtype: Some(words.join(", ")).filter(|words| !words.is_empty()),
+        dtype: Some(parts.join(", ")).filter(|dtype| !dtype.is_empty()),
         files,
         kind: Kind::Safetensors,
         cache,
@@ -294,7 +297,8 @@ fn of_folder(folder: &Path, serving: &Serving) -> Result<Footprint, FootprintErr
     })
 }
 
-/// Bytes and number of the files with weights: those of the index, or all of them.
+/// Returns the total size and the number of the files with weights: those in the index or, without
+/// an index, all of them.
 fn safetensors(folder: &Path) -> Result<(u64, usize), FootprintError> {
     let index = folder.join("model.safetensors.index.json");
     let mut wanted = BTreeSet::new();
@@ -302,7 +306,7 @@ fn safetensors(folder: &Path) -> Result<(u64, usize), FootprintError> {
     if let Some(top) = read_json(&index)? {
         let map = top.get("weight_map").and_then(Value::as_object);
         let files = map.and_then(|map| map.values().map(Value::as_str).collect::<Option<Vec<_>>>());
-        // A file elsewhere is none of this model.
+        // A path to another directory is not part of this model.
         let here = |file: &&str| Path::new(file).file_name() == Some(file.as_ref());
         match files.filter(|files| !files.is_empty() && files.iter().all(here)) {
             Some(files) => wanted.extend(files.into_iter().map(str::to_owned)),
@@ -310,7 +314,7 @@ fn safetensors(folder: &Path) -> Result<(u64, usize), FootprintError> {
                 return Err(key_error(
                     &index,
                     "weight_map",
-                    "does not name the files of the weights",
+                    "does not map tensors to files in the folder",
                 ));
             }
         }
@@ -323,19 +327,20 @@ fn safetensors(folder: &Path) -> Result<(u64, usize), FootprintError> {
         }
         wanted.extend(found.iter().filter(|name| name.ends_with(".safetensors")).cloned());
         if wanted.is_empty() {
-            return Err(FootprintError::NoModel(folder.to_owned(), in_words(&found)));
+            return Err(FootprintError::NoModel(folder.to_owned(), describe_contents(&found)));
         }
     }
     let mut bytes = 0_u64;
+    // Sums and products of sizes saturate: all of them come from files.
     for name in &wanted {
         bytes = bytes.saturating_add(size_of(&folder.join(name), named_by)?);
     }
     Ok((bytes, wanted.len()))
 }
 
-fn in_words(found: &BTreeSet<String>) -> String {
+fn describe_contents(found: &BTreeSet<String>) -> String {
     if let Some(file) = found.iter().find(|name| name.ends_with(".gguf")) {
-        return format!("a folder with {file}, and llama.cpp wants the file itself");
+        return format!("a folder with {file}; name the file itself for llama.cpp");
     }
     let first: Vec<&str> = found.iter().take(5).map(String::as_str).collect();
     match found.len() {
@@ -345,18 +350,18 @@ fn in_words(found: &BTreeSet<String>) -> String {
     }
 }
 
-/// The object in a file; `None` if there is no file.
+/// Reads a JSON object from a file; `None` if the file does not exist.
 fn read_json(path: &Path) -> Result<Option<Map<String, Value>>, FootprintError> {
     let file = match File::open(path) {
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|source| cannot_read(path, source))?,
     };
     let mut bytes = Vec::new();
-    file.take(LONGEST_JSON).read_to_end(&mut bytes).map_err(|source| cannot_read(path, source))?;
+    file.take(MAX_JSON).read_to_end(&mut bytes).map_err(|source| cannot_read(path, source))?;
     let object = serde_json::from_slice(&bytes);
-    let no_object =
-        |error| FootprintError::Malformed(path.to_owned(), format!("is no JSON object ({error})"));
-    object.map(Some).map_err(no_object)
+    let malformed =
+        |error| FootprintError::Malformed(path.to_owned(), format!("not a JSON object: {error}"));
+    object.map(Some).map_err(malformed)
 }
 
 fn key_error(file: &Path, key: &str, problem: &'static str) -> FootprintError {

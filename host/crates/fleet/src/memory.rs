@@ -1,6 +1,7 @@
-//! Whether memory is free, and who holds it, from files of the Linux kernel. No tool of ROCm is needed.
+//! Free memory, and the processes that hold it, from files of the Linux kernel. Needs no tool of
+//! ROCm.
 //!
-//! All of it comes from outside: what is malformed counts as not there.
+//! All input is untrusted: a malformed value is treated as missing.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -13,76 +14,76 @@ use crate::footprint::gib;
 mod tests;
 
 const GIB: u64 = 1 << 30;
-/// How much of a file is read; those of the kernel are a few KiB.
-const LONGEST_FILE: u64 = 64 * 1024;
-/// How many entries of a folder are looked at.
-const MOST_ENTRIES: usize = 4096;
-/// PCI vendor of AMD.
+/// Maximum number of bytes that are read from a file; those of the kernel are a few KiB.
+const MAX_FILE: u64 = 64 * 1024;
+/// Maximum number of entries that are read from a directory.
+const MAX_ENTRIES: usize = 4096;
+/// PCI vendor id of AMD.
 const AMD: u64 = 0x1002;
-/// How many holders a sentence names.
-const MOST_NAMED: usize = 5;
+/// Maximum number of holders named in a message.
+const MAX_NAMED: usize = 5;
 const NODES: &str = "sys/class/kfd/kfd/topology/nodes";
 const HOLDERS: &str = "sys/class/kfd/kfd/proc";
 const DRM: &str = "sys/class/drm";
 const CGROUPS: &str = "sys/fs/cgroup";
 
-/// A machine, seen through the files of its kernel.
+/// A machine, as described by the files of its kernel.
 #[derive(Debug, Clone)]
 pub struct Machine {
     root: PathBuf,
 }
 
-/// An AMD GPU. Sizes in bytes; a total of 0 means that the kernel does not tell.
+/// An AMD GPU. Sizes are in bytes; a total of 0 means that the kernel does not report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpu {
-    /// Number of its render node, 128 of `/dev/dri/renderD128`.
+    /// Number of the render node, 128 for `/dev/dri/renderD128`.
     pub minor: u32,
-    /// Its own memory; what the BIOS carves out for an APU.
+    /// Dedicated memory; for an APU, what the BIOS carves out.
     pub vram_total: u64,
-    /// In use.
+    /// Used dedicated memory.
     pub vram_used: u64,
-    /// The system's memory that it may use.
+    /// System memory that the GPU may use (GTT).
     pub gtt_total: u64,
-    /// In use.
+    /// Used system memory.
     pub gtt_used: u64,
-    /// Shares the system's memory.
+    /// The GPU is an APU, which shares the system's memory.
     pub apu: bool,
-    /// Its instruction set, `gfx1151`.
+    /// Instruction set, such as `gfx1151`.
     pub gfx: Option<String>,
-    /// 16 hexadecimal digits; behind `GPU-` for `ROCR_VISIBLE_DEVICES`. APUs often have none.
+    /// 16 hexadecimal digits, which follow `GPU-` in `ROCR_VISIBLE_DEVICES`. APUs often have none.
     pub unique_id: Option<String>,
 }
 
 /// A process that computes on a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Its id.
+    /// The process id.
     pub pid: u32,
-    /// Its name, if it is not hidden from us; else empty.
+    /// The name; empty if the host may not see it.
     pub name: String,
-    /// Its memory on all GPUs together, if the kernel tells.
+    /// Memory of the process on all GPUs, if the kernel reports it.
     pub bytes: Option<u64>,
 }
 
-/// Which memory a group of lanes lives in.
+/// The memory that a group of lanes shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pool {
-    /// The system's, for llama.cpp on the CPU.
+    /// The system's memory, for llama.cpp on the CPU.
     System,
-    /// That of a GPU.
+    /// The memory of a GPU.
     Gpu {
-        /// Number of its render node; the first GPU where `None`.
+        /// Number of the render node; `None` for the first GPU.
         minor: Option<u32>,
     },
 }
 
 impl Machine {
-    /// The machine whose files begin at `root`: `/`, or another folder in tests.
+    /// Creates a machine whose files are below `root`: `/`, or another directory in tests.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The AMD GPUs, by render node.
+    /// Returns the AMD GPUs, ordered by render node.
     pub fn gpus(&self) -> Vec<Gpu> {
         let mut gpus: Vec<Gpu> = Vec::new();
         for node in self.names(NODES) {
@@ -97,7 +98,7 @@ impl Machine {
             gpu.unique_id = id.map(|id| format!("{id:016x}")).or(gpu.unique_id);
             gpus.push(gpu);
         }
-        // Cards that the compute driver does not serve have memory all the same.
+        // Adds the cards that the compute driver does not support; they have memory too.
         for name in self.names(DRM) {
             let minor = name.strip_prefix("renderD").and_then(|minor| minor.parse().ok());
             let vendor = self
@@ -107,18 +108,18 @@ impl Machine {
                 gpus.push(self.gpu(minor));
             }
         }
-        // Stable: what the compute driver says comes first and stays.
+        // The sort is stable, so the entry of the compute driver comes first and is kept.
         gpus.sort_by_key(|gpu| gpu.minor);
         gpus.dedup_by_key(|gpu| gpu.minor);
         gpus
     }
 
-    /// What the graphics driver says.
+    /// Reads what the graphics driver reports about a GPU.
     fn gpu(&self, minor: u32) -> Gpu {
         let file = |name: &str| format!("{DRM}/renderD{minor}/device/{name}");
         let sizes = |kind: &str| {
             let total = self.number(&file(&format!("mem_info_{kind}_total")));
-            // Without its use, a total says nothing about what is free.
+            // A total without the used size says nothing about free memory.
             total.zip(self.number(&file(&format!("mem_info_{kind}_used")))).unwrap_or((0, 0))
         };
         let ((vram_total, vram_used), (gtt_total, gtt_used)) = (sizes("vram"), sizes("gtt"));
@@ -136,8 +137,8 @@ impl Machine {
         }
     }
 
-    /// The processes that hold a GPU, by id. An entry stays until the driver has freed all that the process
-    /// had.
+    /// Returns the processes that hold a GPU, ordered by id. An entry stays until the driver has
+    /// freed all memory of the process.
     pub fn holders(&self) -> Vec<Holder> {
         let pids = self.names(HOLDERS).into_iter().filter_map(|name| name.parse().ok());
         let mut holders: Vec<Holder> = pids.map(|pid| self.holder(pid)).collect();
@@ -155,12 +156,12 @@ impl Machine {
         Holder { pid, name, bytes }
     }
 
-    /// Bytes of the system's memory that can be had without swapping.
+    /// Returns the bytes of system memory that are available without swapping.
     pub fn available(&self) -> Option<u64> {
         self.meminfo("MemAvailable:")
     }
 
-    /// Bytes of the system's memory.
+    /// Returns the bytes of system memory.
     pub fn total(&self) -> Option<u64> {
         self.meminfo("MemTotal:")
     }
@@ -168,17 +169,17 @@ impl Machine {
     fn meminfo(&self, key: &str) -> Option<u64> {
         let text = self.text("proc/meminfo")?;
         let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-        // In KiB, though the kernel writes "kB".
+        // The value is in KiB, although the kernel writes "kB".
         line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
     }
 
-    /// Bytes that our control group (v2) and those around it leave us; `None` without a limit. Files that the
-    /// kernel keeps in memory and has not used lately count as free, because it drops them first: without
-    /// that, a model that was read once would seem to be held for ever.
+    /// Returns the bytes that the host's control group (v2) and its ancestors leave, or `None`
+    /// without a limit. File pages that were not used recently count as free, because the kernel
+    /// reclaims them first: otherwise a model that was read once would seem to be held forever.
     pub fn cgroup_available(&self) -> Option<u64> {
         let text = self.text("proc/self/cgroup")?;
         let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-        // Nothing of the path may lead out of the folder.
+        // The path must not lead out of the directory.
         let is_name = |part: &Component<'_>| matches!(part, Component::Normal(_));
         let path: PathBuf = Path::new(path).components().filter(is_name).collect();
         let groups = path.ancestors().map(|group| Path::new(CGROUPS).join(group));
@@ -193,8 +194,9 @@ impl Machine {
         left.min()
     }
 
-    /// Free bytes of a pool; `None` if they cannot be read. An APU's are those of its own memory and those
-    /// that it may take from the system; the system's are those that are left to us.
+    /// Returns the free bytes of a pool, or `None` if they cannot be read. For an APU, these are
+    /// its dedicated memory and what it may take from the system; for the system, what the host may
+    /// use.
     pub fn free(&self, pool: &Pool) -> Option<u64> {
         match pool {
             Pool::System => self.system_free(),
@@ -215,7 +217,8 @@ impl Machine {
         if !gpu.apu {
             return Some(vram);
         }
-        // Without a look at the system's memory we might promise what is not there, and such a machine hangs.
+        // Without the system's available memory, this could report memory that does not exist, and
+        // a machine that runs out of it hangs.
         let shared = gpu.gtt_total.saturating_sub(gpu.gtt_used).min(self.available()?);
         Some(vram.saturating_add(shared))
     }
@@ -224,8 +227,8 @@ impl Machine {
         self.gpus().into_iter().find(|gpu| minor.is_none_or(|minor| minor == gpu.minor))
     }
 
-    /// One line for people: `12.0 GiB free of 48.0 GiB on renderD128; held by 4711 (VLLM::EngineCor, 36.0
-    /// GiB)`.
+    /// Describes the memory of a pool and its holders: `12.0 GiB free of 48.0 GiB on renderD128;
+    /// held by 4711 (VLLM::EngineCor, 36.0 GiB)`.
     pub fn explain(&self, pool: &Pool) -> String {
         let minor = match pool {
             Pool::System => return self.explain_system(),
@@ -234,7 +237,7 @@ impl Machine {
         let Some(gpu) = self.find(minor) else {
             let which = minor
                 .map_or_else(|| "AMD GPU".to_owned(), |minor| format!("AMD GPU renderD{minor}"));
-            return format!("no {which} in {NODES} and {DRM} of {}", self.root.display());
+            return format!("no {which} in {NODES} or {DRM} of {}", self.root.display());
         };
         let name = format!("renderD{}", gpu.minor);
         let mut line = match self.gpu_free(&gpu) {
@@ -247,7 +250,7 @@ impl Machine {
                 )
             }
             None => format!(
-                "the free memory of {name} cannot be read from {DRM}/{name}/device/mem_info_*"
+                "unknown free memory of {name}: failed to read {DRM}/{name}/device/mem_info_*"
             ),
         };
         let gtt_free = gpu.gtt_total.saturating_sub(gpu.gtt_used);
@@ -255,61 +258,62 @@ impl Machine {
             self.available().filter(|available| gpu.apu && *available < gtt_free)
         {
             // Writing to a string cannot fail.
-            let _ok =
-                write!(line, ", limited by the {} that the system has available", gib(available));
+            write!(line, ", limited by {} of available system memory", gib(available)).ok();
         }
         line + &held_by(&self.holders())
     }
 
     fn explain_system(&self) -> String {
         let Some((free, available)) = self.system_free().zip(self.available()) else {
-            return "the system's free memory cannot be read from proc/meminfo".to_owned();
+            return "unknown free system memory: failed to read proc/meminfo".to_owned();
         };
         let total = self.total().map_or_else(String::new, |total| format!(" of {}", gib(total)));
         let limit =
-            if free < available { ", limited by our control group (memory.max)" } else { "" };
+            if free < available { ", limited by the control group (memory.max)" } else { "" };
         format!("{} free{total} of system memory{limit}", gib(free))
     }
 
-    /// The begin of a file, without what is not UTF-8.
+    /// Reads the start of a file; bytes that are not UTF-8 are replaced.
     fn text(&self, path: &str) -> Option<String> {
         let mut bytes = Vec::new();
         let file = File::open(self.root.join(path)).ok()?;
-        file.take(LONGEST_FILE).read_to_end(&mut bytes).ok()?;
+        file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The only number in a file.
+    /// Reads a file that contains one number.
     fn number(&self, path: &str) -> Option<u64> {
         self.text(path)?.trim().parse().ok()
     }
 
-    /// The names in a folder.
+    /// Returns the names in a directory.
     fn names(&self, path: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.root.join(path)).into_iter().flatten().take(MOST_ENTRIES);
+        let entries = fs::read_dir(self.root.join(path)).into_iter().flatten().take(MAX_ENTRIES);
         entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
     }
 }
 
-/// What Ollama tells APUs by: little memory of their own and much of the system's.
+/// Returns true if the sizes look like those of an APU: little dedicated memory and much of the
+/// system's. This is Ollama's criterion.
 fn is_apu(vram_total: u64, gtt_total: u64) -> bool {
-    let little = (1..=4 * GIB).contains(&vram_total);
-    little && gtt_total >= 8 * GIB && gtt_total >= vram_total.saturating_mul(4)
+    let is_small = (1..=4 * GIB).contains(&vram_total);
+    // Saturating: both sizes come from outside.
+    is_small && gtt_total >= 8 * GIB && gtt_total >= vram_total.saturating_mul(4)
 }
 
-/// The value in lines of `key value`.
+/// Returns the value in lines of the form `key value`.
 fn property(text: &str, key: &str) -> Option<u64> {
     let value = |line: &str| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok();
     text.lines().find_map(value)
 }
 
-/// A number with or without `0x`.
+/// Parses a hexadecimal number with or without `0x`.
 fn hexadecimal(text: &str) -> Option<u64> {
     let text = text.trim();
     u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok()
 }
 
-/// 110501 is `gfx1151`, and 90010 `gfx90a`.
+/// Returns the name of an instruction set: 110501 is `gfx1151`, and 90010 is `gfx90a`.
 fn gfx_name(version: u64) -> Option<String> {
     let (major, minor, step) = (version / 10_000, version / 100 % 100, version % 100);
     (1..100).contains(&major).then(|| format!("gfx{major}{minor}{step:x}"))
@@ -326,8 +330,8 @@ fn held_by(holders: &[Holder]) -> String {
             format!("{} ({})", holder.pid, facts.join(", "))
         }
     };
-    let named: Vec<String> = holders.iter().take(MOST_NAMED).map(name).collect();
-    match holders.len().saturating_sub(MOST_NAMED) {
+    let named: Vec<String> = holders.iter().take(MAX_NAMED).map(name).collect();
+    match holders.len().saturating_sub(MAX_NAMED) {
         _ if named.is_empty() => String::new(),
         0 => format!("; held by {}", named.join(", ")),
         more => format!("; held by {} and {more} more", named.join(", ")),

@@ -1,15 +1,16 @@
-//! What is particular to vLLM: how it is started, what its log says, and how older settings are taken over.
+//! vLLM: its command line, its log, and the import of settings from environment variables.
 //!
 //! ```text
-//!   env file ──parse_env_file, import──> VllmSettings ──check──> sentences about mistakes
+//!   env file ──parse_env_file, import──> VllmSettings ──check──> problems
 //!                                             │
-//!                                          command ──> words + environment ──> the process
-//!                                                                                   │ log lines
-//!                                                             progress: read, measure, fatal
+//!                                          command ──> arguments + environment ──> the process
+//!                                                                                      │ log lines
+//!                                                                  progress: read, measure, fatal
 //! ```
 //!
-//! Nothing here starts a process, reads a file or looks at our own environment: text and values come in, text and values
-//! go out. The facts are those of vLLM 0.32.0: its `envs.py` and argument parser, and a recorded start.
+//! These modules do not start processes, read files or access the host's environment: all input
+//! and output is text and values. The details are those of vLLM 0.32.0: its `envs.py` and argument
+//! parser, and a recorded start.
 
 use std::str::Chars;
 
@@ -27,7 +28,7 @@ pub use self::settings::{GpuSelector, Permille, VllmSettings};
 #[cfg(test)]
 mod tests;
 
-/// Instructions of a Dockerfile that set no variable of the environment.
+/// Dockerfile instructions that set no environment variable.
 const INSTRUCTIONS: [&str; 17] = [
     "ADD",
     "ARG",
@@ -48,33 +49,50 @@ const INSTRUCTIONS: [&str; 17] = [
     "WORKDIR",
 ];
 
-/// The variables that a text sets: lines of `KEY=VALUE` or `export KEY=VALUE`, `ENV` of a Dockerfile, `- KEY=VALUE` or
-/// `KEY: VALUE` of a compose file. Other instructions and other keys (in small letters) are passed over.
+/// The reason why a line of an env file is invalid. Never quotes the line, which may be secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum EnvSyntaxError {
+    #[error("not an assignment: expected KEY=VALUE")]
+    NotAnAssignment,
+    #[error("invalid variable name before `=`")]
+    InvalidName,
+    #[error("invalid ENV instruction: expected ENV KEY=VALUE")]
+    InvalidEnv,
+    #[error("unexpected text after the closing quote")]
+    TextAfterQuote,
+    #[error("missing closing quote")]
+    UnclosedQuote,
+}
+
+/// Parses the variables that a text sets: lines of `KEY=VALUE` or `export KEY=VALUE`, `ENV`
+/// instructions of a Dockerfile, `- KEY=VALUE` or `KEY: VALUE` of a compose file. Other
+/// instructions and lower-case keys are ignored.
 ///
 /// # Errors
-/// The number of the first line that is none of that, from 1, and what is wrong with it; without its text, which may be
-/// secret.
+/// Returns the number of the first invalid line, from 1, and what is wrong with it. The line is not
+/// quoted, because it may be secret.
 pub fn parse_env_file(text: &str) -> Result<Vec<(String, String)>, (usize, String)> {
     let mut found = Vec::new();
     let mut lines = text.lines().map(str::trim).enumerate();
-    while let Some((place, line)) = lines.next() {
+    while let Some((index, line)) = lines.next() {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let mut whole = line.to_owned();
-        while whole.ends_with('\\') {
-            whole.pop();
+        // A backslash continues a line; comments in between are skipped, as in a Dockerfile.
+        let mut joined = line.to_owned();
+        while joined.ends_with('\\') {
+            joined.pop();
             let Some((_, more)) = lines.by_ref().find(|(_, more)| !more.starts_with('#')) else {
                 break;
             };
-            whole.extend([" ", more]);
+            joined.extend([" ", more]);
         }
-        statement(whole.trim(), &mut found).map_err(|why| (place + 1, why))?;
+        statement(joined.trim(), &mut found).map_err(|error| (index + 1, error.to_string()))?;
     }
     Ok(found)
 }
 
-fn statement(line: &str, found: &mut Vec<(String, String)>) -> Result<(), String> {
+fn statement(line: &str, found: &mut Vec<(String, String)>) -> Result<(), EnvSyntaxError> {
     let (first, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     match first {
         "export" => return assignment(rest, found),
@@ -85,9 +103,9 @@ fn statement(line: &str, found: &mut Vec<(String, String)>) -> Result<(), String
                 .iter()
                 .find_map(|&mark| item.strip_prefix(mark)?.strip_suffix(mark))
                 .unwrap_or(item);
-            // Ports and volumes look like this too.
-            let sets = bare.split_once('=').is_some_and(|(name, _)| is_name(name));
-            return if sets { assignment(bare, found) } else { Ok(()) };
+            // Ports and volumes of a compose file are written as list items too.
+            let is_assignment = bare.split_once('=').is_some_and(|(name, _)| is_name(name));
+            return if is_assignment { assignment(bare, found) } else { Ok(()) };
         }
         _ if INSTRUCTIONS.contains(&first) => return Ok(()),
         _ => {}
@@ -104,25 +122,27 @@ fn statement(line: &str, found: &mut Vec<(String, String)>) -> Result<(), String
     }
 }
 
-fn assignment(line: &str, found: &mut Vec<(String, String)>) -> Result<(), String> {
-    let (name, rest) = line.split_once('=').ok_or("it sets no variable; write KEY=VALUE")?;
+fn assignment(line: &str, found: &mut Vec<(String, String)>) -> Result<(), EnvSyntaxError> {
+    let (name, rest) = line.split_once('=').ok_or(EnvSyntaxError::NotAnAssignment)?;
     let name = name.trim();
     if !is_name(name) {
-        return Err("what is before the = is no name of a variable".to_owned());
+        return Err(EnvSyntaxError::InvalidName);
     }
     found.push((name.to_owned(), value(rest)?));
     Ok(())
 }
 
-/// `KEY=VALUE KEY=VALUE`, or `KEY VALUE` where the rest of the line is the value.
-fn docker_env(rest: &str, found: &mut Vec<(String, String)>) -> Result<(), String> {
+/// Parses `KEY=VALUE KEY=VALUE`, or `KEY VALUE` where the rest of the line is the value.
+fn docker_env(rest: &str, found: &mut Vec<(String, String)>) -> Result<(), EnvSyntaxError> {
     let (first, more) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     if !first.contains('=') {
         return assignment(&format!("{first}={more}"), found);
     }
     for word in split_words(rest)? {
-        let (name, value) =
-            word.split_once('=').filter(|(name, _)| is_name(name)).ok_or("write ENV KEY=VALUE")?;
+        let (name, value) = word
+            .split_once('=')
+            .filter(|(name, _)| is_name(name))
+            .ok_or(EnvSyntaxError::InvalidEnv)?;
         found.push((name.to_owned(), value.to_owned()));
     }
     Ok(())
@@ -134,18 +154,14 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// A value without its quotes and without the comment behind it.
-fn value(rest: &str) -> Result<String, String> {
+/// Parses a value, without its quotes and without the comment after it.
+fn value(rest: &str) -> Result<String, EnvSyntaxError> {
     let mut letters = rest.trim_start().chars();
     if let Some(mark @ ('"' | '\'')) = letters.next() {
         let value = quoted(&mut letters, mark)?;
         let after = letters.as_str().trim_start();
-        let clean = after.is_empty() || after.starts_with('#');
-        return if clean {
-            Ok(value)
-        } else {
-            Err("there is text behind the closing quote".to_owned())
-        };
+        let is_end = after.is_empty() || after.starts_with('#');
+        return if is_end { Ok(value) } else { Err(EnvSyntaxError::TextAfterQuote) };
     }
     let comment = rest
         .match_indices('#')
@@ -154,8 +170,8 @@ fn value(rest: &str) -> Result<String, String> {
     Ok(comment.and_then(|at| rest.get(..at)).unwrap_or(rest).trim().to_owned())
 }
 
-/// What is up to the closing `mark`. Only double quotes know the backslash.
-fn quoted(letters: &mut Chars<'_>, mark: char) -> Result<String, String> {
+/// Parses up to the closing `mark`. A backslash escapes only in double quotes.
+fn quoted(letters: &mut Chars<'_>, mark: char) -> Result<String, EnvSyntaxError> {
     let mut value = String::new();
     while let Some(letter) = letters.next() {
         match letter {
@@ -164,11 +180,11 @@ fn quoted(letters: &mut Chars<'_>, mark: char) -> Result<String, String> {
             _ => value.push(letter),
         }
     }
-    Err("a quote is not closed".to_owned())
+    Err(EnvSyntaxError::UnclosedQuote)
 }
 
-/// Words as a Dockerfile has them, without their quotes.
-fn split_words(text: &str) -> Result<Vec<String>, String> {
+/// Splits words as in a Dockerfile, and removes their quotes.
+fn split_words(text: &str) -> Result<Vec<String>, EnvSyntaxError> {
     let mut words = vec![String::new()];
     let mut letters = text.chars();
     while let Some(letter) = letters.next() {

@@ -1,4 +1,4 @@
-//! What config.json says about a model's cache.
+//! The KV cache of a model, from its config.json.
 
 use std::path::Path;
 
@@ -6,20 +6,20 @@ use serde_json::{Map, Value};
 
 use super::{Cache, FootprintError, key_error};
 
-/// Kinds of layers whose state does not grow with the sequence.
+/// Layer types whose state does not grow with the sequence.
 const STATELESS: [&str; 3] = ["linear_attention", "mamba", "conv"];
 
-/// What config.json says.
+/// The contents of config.json.
 pub(super) struct Config<'a> {
     pub(super) file: &'a Path,
-    /// About the language model.
+    /// The object that describes the language model.
     pub(super) text: &'a Map<String, Value>,
-    /// About everything.
+    /// The top-level object.
     pub(super) top: &'a Map<String, Value>,
 }
 
 impl Config<'_> {
-    /// A value of the language model. Many writers say `null` where they mean nothing.
+    /// Reads a value of the language model. Many tools write `null` for a missing value.
     fn get<'v, T>(
         &'v self,
         key: &str,
@@ -31,7 +31,7 @@ impl Config<'_> {
     }
 
     fn number(&self, key: &str) -> Result<Option<u64>, FootprintError> {
-        self.get(key, Value::as_u64, "is not a whole number")
+        self.get(key, Value::as_u64, "is not an integer")
     }
 
     fn positive(&self, key: &str) -> Result<u64, FootprintError> {
@@ -43,7 +43,7 @@ impl Config<'_> {
     }
 
     fn list(&self, key: &str) -> Result<Option<&Vec<Value>>, FootprintError> {
-        self.get(key, Value::as_array, "is not a list")
+        self.get(key, Value::as_array, "is not an array")
     }
 
     pub(super) fn dtype(&self) -> Result<Option<&str>, FootprintError> {
@@ -53,16 +53,17 @@ impl Config<'_> {
                     return value
                         .as_str()
                         .map(Some)
-                        .ok_or_else(|| key_error(self.file, key, "is not a text"));
+                        .ok_or_else(|| key_error(self.file, key, "is not a string"));
                 }
             }
         }
         Ok(None)
     }
 
-    /// Elements that one layer keeps for a token.
+    /// Returns the number of elements that one layer stores per token.
     fn elements(&self) -> Result<u64, FootprintError> {
-        // Multi-head latent attention (DeepSeek) keeps one compressed vector instead of keys and values.
+        // Multi-head latent attention (DeepSeek) stores one compressed vector instead of keys and
+        // values.
         if let Some(rank) = self.number("kv_lora_rank")?.filter(|rank| *rank > 0) {
             return Ok(rank.saturating_add(self.number("qk_rope_head_dim")?.unwrap_or(0)));
         }
@@ -79,12 +80,13 @@ impl Config<'_> {
 
     pub(super) fn cache(&self, element_bytes: u64) -> Result<Cache, FootprintError> {
         let bytes = self.elements()?.saturating_mul(element_bytes);
-        let across = self.list("cross_attention_layers")?.map_or(0, |list| list.len() as u64);
-        let layers = self.positive("num_hidden_layers")?.saturating_sub(across);
-        // Qwen2 names a window and does not use it.
-        let used =
-            self.get("use_sliding_window", Value::as_bool, "is not true or false")?.unwrap_or(true);
-        let window = self.number("sliding_window")?.filter(|window| used && *window > 0);
+        let cross_attention =
+            self.list("cross_attention_layers")?.map_or(0, |list| list.len() as u64);
+        let layers = self.positive("num_hidden_layers")?.saturating_sub(cross_attention);
+        // Qwen2 configures a window that it does not use.
+        let uses_window =
+            self.get("use_sliding_window", Value::as_bool, "is not a boolean")?.unwrap_or(true);
+        let window = self.number("sliding_window")?.filter(|window| uses_window && *window > 0);
         let count = |list: &[Value], kinds: &[&str]| {
             list.iter()
                 .filter(|kind| kind.as_str().is_some_and(|kind| kinds.contains(&kind)))
@@ -103,21 +105,21 @@ impl Config<'_> {
         })
     }
 
-    /// Of `layers` of a model with a window that does not list their types, those that see the whole
-    /// sequence.
+    /// Returns the number of layers with full attention, for a model with a window that does not
+    /// list its layer types.
     fn full_layers(&self, layers: u64) -> Result<u64, FootprintError> {
-        // One in so many; Gemma's older files count on the reader to know it.
-        let known = match self.top.get("model_type").and_then(Value::as_str) {
+        // One layer in this many. Gemma's older files leave the number out.
+        let family_default = match self.top.get("model_type").and_then(Value::as_str) {
             Some(family) if family.starts_with("gemma2") => Some(2),
             Some(family) if family.starts_with("gemma3") => Some(6),
             Some(_) | None => None,
         };
         if let Some(every) =
-            self.number("sliding_window_pattern")?.or(known).filter(|every| *every > 0)
+            self.number("sliding_window_pattern")?.or(family_default).filter(|every| *every > 0)
         {
             return Ok(layers / every);
         }
-        // Qwen2: the first so many.
+        // Qwen2: the first layers.
         Ok(self.number("max_window_layers")?.map_or(0, |first| first.min(layers)))
     }
 }

@@ -4,12 +4,12 @@ use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::gguf::{Fault, Header};
+use super::gguf::{Header, HeaderError};
 use super::*;
 
-const ONE_LONG: Serving = Serving { context: 32_768, sequences: 1, eager: true };
+const ONE_SEQUENCE: Serving = Serving { context: 32_768, sequences: 1, eager: true };
 
-/// A file that takes no room on the disk.
+/// Creates a sparse file, which takes no space on the disk.
 fn sparse(path: &Path, bytes: u64) {
     File::create(path).unwrap().set_len(bytes).unwrap();
 }
@@ -23,28 +23,28 @@ fn folder(config: &Value, files: &[(&str, u64)]) -> TempDir {
     folder
 }
 
-/// DeepSeek-R1-Distill-Qwen-32B.
+/// Returns the configuration of DeepSeek-R1-Distill-Qwen-32B.
 fn qwen_32b() -> Value {
     json!({
-        "model_type": "qwen2", "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8,
-        "hidden_size": 5120, "torch_dtype": "bfloat16", "sliding_window": 131_072, "max_window_layers": 64,
-        "use_sliding_window": false,
+        "model_type": "qwen2", "num_hidden_layers": 64, "num_attention_heads": 40,
+        "num_key_value_heads": 8, "hidden_size": 5120, "torch_dtype": "bfloat16",
+        "sliding_window": 131_072, "max_window_layers": 64, "use_sliding_window": false,
     })
 }
 
-/// The configuration with one more value.
+/// Returns the configuration with one more value.
 fn with(config: &Value, key: &str, value: Value) -> Value {
     let mut config = config.clone();
     config[key] = value;
     config
 }
 
-fn error(path: &Path) -> String {
-    of_model(path, &ONE_LONG).unwrap_err().to_string()
+fn error(path: &Path) -> FootprintError {
+    of_model(path, &ONE_SEQUENCE).unwrap_err()
 }
 
 #[test]
-fn sizes_are_written_for_people() {
+fn sizes_are_formatted() {
     for (bytes, text) in [
         (0, "0 B"),
         (1023, "1023 B"),
@@ -62,25 +62,25 @@ fn sizes_are_written_for_people() {
 }
 
 #[test]
-fn a_model_of_61_gib_is_added_up() {
+fn parts_of_a_61_gib_model_are_summed() {
     // 26 files, 65.5 GB.
     let files: Vec<(String, u64)> =
         (0..26).map(|n| (format!("model-{n:05}.safetensors"), 65_500_000_000 / 26)).collect();
     let files: Vec<(&str, u64)> =
         files.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
     let folder = folder(&qwen_32b(), &files);
-    let need = of_model(folder.path(), &ONE_LONG).unwrap();
+    let need = of_model(folder.path(), &ONE_SEQUENCE).unwrap();
     assert_eq!((need.kv_per_token, need.kv), (256 * KIB, 8 * GIB));
     let text = need.explain();
     assert_eq!(
         text,
-        "weights 61.0 GiB (26 safetensors files, bfloat16) + KV 8.0 GiB (256 KiB a token x 32768 tokens \
-         x 1 sequence) + overhead 3.1 GiB = 72.1 GiB"
+        "weights 61.0 GiB (26 safetensors files, bfloat16) + KV 8.0 GiB (256 KiB per token x \
+         32768 tokens x 1 sequence) + overhead 3.1 GiB = 72.1 GiB"
     );
-    let graphs = of_model(folder.path(), &Serving { eager: false, ..ONE_LONG }).unwrap();
+    let graphs = of_model(folder.path(), &Serving { eager: false, ..ONE_SEQUENCE }).unwrap();
     assert_eq!(graphs.total(), need.total() + GIB);
     assert!(
-        graphs.explain().contains("overhead 4.1 GiB (1.0 GiB of it for graphs)"),
+        graphs.explain().contains("overhead 4.1 GiB (1.0 GiB of which for graphs)"),
         "{}",
         graphs.explain()
     );
@@ -88,7 +88,7 @@ fn a_model_of_61_gib_is_added_up() {
 }
 
 #[test]
-fn caches_follow_the_configuration() {
+fn cache_size_follows_the_configuration() {
     let plain = json!({ "num_hidden_layers": 10, "num_attention_heads": 4, "hidden_size": 256 });
     let window = with(&plain, "sliding_window", json!(100));
     let half: Vec<_> = (0..10).map(|n| ["sliding_attention", "full_attention"][n % 2]).collect();
@@ -129,53 +129,59 @@ fn caches_follow_the_configuration() {
         let need = of_model(folder.path(), &serving).unwrap();
         assert_eq!((need.kv_per_token, need.kv), (per_token, kv), "{config}");
         assert_eq!((need.weights, need.overhead), (5 * GIB, 3 * GIB));
-        assert!(need.total() >= kv && need.explain().contains(" a token x "));
+        assert!(need.total() >= kv && need.explain().contains(" per token x "));
         let three = of_model(folder.path(), &Serving { sequences: 3, ..serving }).unwrap();
         assert_eq!(three.kv, kv.saturating_mul(3));
     }
 }
 
 #[test]
-fn windows_and_quantization_are_explained() {
+fn explain_covers_windows_and_quantization() {
     let config = with(&qwen_32b(), "use_sliding_window", json!(true));
     let config =
         with(&with(&config, "sliding_window", json!(1024)), "max_window_layers", json!(16));
     let config = with(&config, "quantization_config", json!({ "quant_method": "awq" }));
     let folder = folder(&config, &[("model.safetensors", GIB)]);
-    let text = of_model(folder.path(), &Serving { sequences: 2, ..ONE_LONG }).unwrap().explain();
+    let text =
+        of_model(folder.path(), &Serving { sequences: 2, ..ONE_SEQUENCE }).unwrap().explain();
     assert_eq!(
         text,
-        "weights 1.0 GiB (1 safetensors file, bfloat16, awq) + KV 4.4 GiB ((64 KiB a token x 32768 tokens + \
-         192 KiB a token x 1024 tokens of the sliding window) x 2 sequences) + overhead 2.0 GiB = 7.4 GiB"
+        "weights 1.0 GiB (1 safetensors file, bfloat16, awq) + KV 4.4 GiB ((64 KiB per token x \
+         32768 tokens + \
+         192 KiB per token x 1024 tokens in sliding windows) x 2 sequences) + overhead 2.0 GiB = \
+         7.4 GiB"
     );
 }
 
 #[test]
-fn wrong_values_are_named() {
+fn invalid_values_are_reported() {
     for (key, value, problem) in [
-        ("num_hidden_layers", json!("64"), "is not a whole number"),
+        ("num_hidden_layers", json!("64"), "is not an integer"),
         ("num_hidden_layers", json!(null), "is missing"),
         ("num_hidden_layers", json!(0), "is 0"),
         ("num_attention_heads", json!(0), "is 0"),
-        ("num_key_value_heads", json!(-8), "is not a whole number"),
-        ("hidden_size", json!(1.5), "is not a whole number"),
-        ("head_dim", json!([128]), "is not a whole number"),
-        ("torch_dtype", json!(16), "is not a text"),
-        ("sliding_window", json!("4k"), "is not a whole number"),
-        ("use_sliding_window", json!(0), "is not true or false"),
-        ("layer_types", json!("full_attention"), "is not a list"),
-        ("cross_attention_layers", json!(3), "is not a list"),
-        ("kv_lora_rank", json!({}), "is not a whole number"),
+        ("num_key_value_heads", json!(-8), "is not an integer"),
+        ("hidden_size", json!(1.5), "is not an integer"),
+        ("head_dim", json!([128]), "is not an integer"),
+        ("torch_dtype", json!(16), "is not a string"),
+        ("sliding_window", json!("4k"), "is not an integer"),
+        ("use_sliding_window", json!(0), "is not a boolean"),
+        ("layer_types", json!("full_attention"), "is not an array"),
+        ("cross_attention_layers", json!(3), "is not an array"),
+        ("kv_lora_rank", json!({}), "is not an integer"),
     ] {
         let folder = folder(&with(&qwen_32b(), key, value), &[("model.safetensors", GIB)]);
-        let text = error(folder.path());
-        assert!(text.contains(&format!("\"{key}\" in ")) && text.contains(problem), "{text}");
-        assert!(text.contains("config.json"), "{text}");
+        let error = error(folder.path());
+        let FootprintError::Key(file, found_key, found_problem) = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!((found_key.as_str(), *found_problem), (key, problem));
+        assert_eq!(*file, folder.path().join("config.json"));
     }
 }
 
 #[test]
-fn an_index_says_which_files_count() {
+fn index_selects_the_files() {
     let folder = folder(
         &qwen_32b(),
         &[("a.safetensors", GIB), ("b.safetensors", GIB), ("rest.safetensors", GIB)],
@@ -183,59 +189,78 @@ fn an_index_says_which_files_count() {
     let index = folder.path().join("model.safetensors.index.json");
     let write = |map: Value| fs::write(&index, json!({ "weight_map": map }).to_string()).unwrap();
     write(json!({ "x": "a.safetensors", "y": "b.safetensors", "z": "a.safetensors" }));
-    assert_eq!(of_model(folder.path(), &ONE_LONG).unwrap().weights, 2 * GIB);
+    assert_eq!(of_model(folder.path(), &ONE_SEQUENCE).unwrap().weights, 2 * GIB);
     write(json!({ "x": "a.safetensors", "y": "c.safetensors" }));
-    let text = error(folder.path());
-    assert!(
-        text.contains("c.safetensors is not there, but") && text.contains("index.json counts"),
-        "{text}"
-    );
+    let missing = error(folder.path());
+    let FootprintError::Missing(file, named_by) = &missing else { panic!("{missing:?}") };
+    assert_eq!((file, named_by), (&folder.path().join("c.safetensors"), &index));
     for map in [json!(null), json!({}), json!({ "x": 1 }), json!({ "x": "../a.safetensors" })] {
         write(map);
-        assert!(error(folder.path()).contains("\"weight_map\" in"));
+        let error = error(folder.path());
+        assert!(
+            matches!(&error, FootprintError::Key(file, key, _)
+                if *file == index && key == "weight_map"),
+            "{error:?}"
+        );
     }
     fs::write(&index, "[1").unwrap();
-    assert!(error(folder.path()).contains("index.json is no JSON object"));
+    let malformed = error(folder.path());
+    assert!(
+        matches!(&malformed, FootprintError::Malformed(file, _) if *file == index),
+        "{malformed:?}"
+    );
 }
 
 #[test]
-fn what_is_no_model_is_described() {
+fn paths_that_are_not_models_are_rejected() {
     let root = tempfile::tempdir().unwrap();
     let path = |name: &str| root.path().join(name);
-    assert!(error(&path("absent")).contains("absent cannot be read"));
-    assert!(error(root.path()).contains("is no model: an empty folder;"));
+    let not_a_model = |path: &Path| match error(path) {
+        FootprintError::NoModel(found, what) => {
+            assert_eq!(found, path);
+            what
+        }
+        error => panic!("{error:?}"),
+    };
+    let absent = error(&path("absent"));
+    assert!(
+        matches!(&absent, FootprintError::Io(file, source)
+            if *file == path("absent") && source.kind() == io::ErrorKind::NotFound),
+        "{absent:?}"
+    );
+    assert_eq!(not_a_model(root.path()), "an empty folder");
     sparse(&path("model.safetensors"), 5);
-    let text = error(&path("model.safetensors"));
-    assert!(text.contains("vLLM wants the folder: write /"), "{text}");
-    assert!(text.ends_with(root.path().to_str().unwrap()), "{text}");
-    assert!(error(Path::new("/dev/null")).contains("neither a file nor a folder"));
-    let text = error(root.path());
-    assert!(text.contains("config.json is not there"), "{text}");
+    let single = error(&path("model.safetensors"));
+    let FootprintError::WantsFolder(file, folder) = &single else { panic!("{single:?}") };
+    assert_eq!((file.as_path(), folder.as_path()), (&*path("model.safetensors"), root.path()));
+    assert_eq!(not_a_model(Path::new("/dev/null")), "neither a file nor a folder");
+    let missing = error(root.path());
+    let FootprintError::Missing(file, named_by) = &missing else { panic!("{missing:?}") };
+    assert_eq!((file.as_path(), named_by.as_path()), (&*path("config.json"), root.path()));
     fs::write(path("model.safetensors"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
-    assert!(error(root.path()).contains("git lfs pull"));
+    let pointer = error(root.path());
+    assert!(matches!(&pointer, FootprintError::Pointer(_)), "{pointer:?}");
     fs::remove_file(path("model.safetensors")).unwrap();
     for n in 0..7 {
         sparse(&path(&format!("{n}.bin")), 1);
     }
-    let text = error(root.path());
-    assert!(text.contains("a folder with 0.bin, 1.bin, 2.bin, 3.bin, 4.bin and 2 more"), "{text}");
-    assert!(error(&path("0.bin")).contains("a file of another kind"));
+    let what = not_a_model(root.path());
+    assert!(what.ends_with("0.bin, 1.bin, 2.bin, 3.bin, 4.bin and 2 more"), "{what}");
+    assert_eq!(not_a_model(&path("0.bin")), "an unknown file format");
     sparse(&path("small.gguf"), 1);
-    assert!(
-        error(root.path())
-            .contains("a folder with small.gguf, and llama.cpp wants the file itself")
-    );
+    let what = not_a_model(root.path());
+    assert!(what.contains("small.gguf") && what.contains("for llama.cpp"), "{what}");
 }
 
 #[test]
-fn models_in_the_cache_of_hugging_face_have_their_name() {
+fn model_in_the_hugging_face_cache_is_named() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("models--Qwen--Qwen2.5-7B/snapshots/0123abcd");
     fs::create_dir_all(&path).unwrap();
     assert_eq!(short_name(&path), "Qwen2.5-7B");
 }
 
-/// Writes GGUF headers.
+/// A writer of GGUF headers.
 #[derive(Default)]
 struct Writer {
     keys: u64,
@@ -282,7 +307,7 @@ impl Writer {
     }
 }
 
-/// SmolLM2-135M without its last keys.
+/// Returns the header of SmolLM2-135M without its last keys.
 fn small() -> Writer {
     Writer::default()
         .number("llama.block_count", 30)
@@ -311,7 +336,7 @@ fn gguf_file(name: &str, header: &[u8], bytes: u64) -> (TempDir, PathBuf) {
 }
 
 #[test]
-fn gguf_headers_say_how_large_the_cache_is() {
+fn cache_size_is_read_from_gguf_headers() {
     let layers: Vec<u8> = (0..30_i32).flat_map(|n| (n % 3).to_le_bytes()).collect();
     for (writer, per_token) in [
         (small(), 30 * 9 * 128 * 2),
@@ -321,123 +346,143 @@ fn gguf_headers_say_how_large_the_cache_is() {
         (small().number("llama.attention.value_length", 0), 30 * 9 * 64 * 2),
     ] {
         let (_root, path) = gguf_file("Small.Q4_K_M.gguf", &writer.done(), GIB);
-        let need = of_model(&path, &ONE_LONG).unwrap();
+        let need = of_model(&path, &ONE_SEQUENCE).unwrap();
         assert_eq!((need.kv_per_token, need.kv), (per_token, per_token * 32_768));
         assert_eq!((need.weights, need.overhead), (GIB, 512 * MIB + GIB / 20));
         assert_eq!((need.model.as_str(), need.dtype.as_deref()), ("Small.Q4_K_M", Some("Q4_K_M")));
     }
     let header = small().number("llama.attention.head_count_kv", 3).done();
     let (_root, path) = gguf_file("sha256-0123", &header, GIB);
-    let text = of_model(&path, &ONE_LONG).unwrap().explain();
+    let text = of_model(&path, &ONE_SEQUENCE).unwrap().explain();
     assert_eq!(
         text,
-        "weights 1.0 GiB (1 GGUF file, Q4_K_M) + KV 720 MiB (22.5 KiB a token x 32768 tokens x 1 sequence) \
-         + overhead 563.2 MiB = 2.3 GiB"
+        "weights 1.0 GiB (1 GGUF file, Q4_K_M) + KV 720 MiB (22.5 KiB per token x 32768 tokens x \
+         1 sequence) + overhead 563.2 MiB = 2.3 GiB"
     );
 }
 
 #[test]
-fn all_parts_of_a_split_gguf_count() {
+fn all_parts_of_a_split_gguf_are_summed() {
     let (root, first) = gguf_file("big-00001-of-00003.gguf", &small().done(), GIB);
     let part = |n: u32| root.path().join(format!("big-0000{n}-of-00003.gguf"));
     sparse(&part(3), 2 * GIB);
-    assert!(error(&first).contains("big-00002-of-00003.gguf is not there"));
+    let missing = error(&first);
+    let FootprintError::Missing(file, named_by) = &missing else { panic!("{missing:?}") };
+    assert_eq!((file, named_by), (&part(2), &first));
     sparse(&part(2), 2 * GIB);
-    let need = of_model(&first, &ONE_LONG).unwrap();
+    let need = of_model(&first, &ONE_SEQUENCE).unwrap();
     assert_eq!((need.weights, need.files, need.model.as_str()), (5 * GIB, 3, "big"));
-    let text = error(&part(2));
-    assert!(
-        text.contains("is not the first part") && text.ends_with("big-00001-of-00003.gguf"),
-        "{text}"
-    );
+    let later = error(&part(2));
+    let FootprintError::LaterPart(file, found) = &later else { panic!("{later:?}") };
+    assert_eq!((file, found), (&part(2), &first));
 }
 
 #[test]
-fn gguf_files_of_no_use_are_described() {
+fn invalid_gguf_files_are_rejected() {
     let start = |version: u32| [b"GGUF", &version.to_le_bytes()[..], &[0; 16]].concat();
     let counts = |tensors: u64, keys: u64| {
         [b"GGUF", &3_u32.to_le_bytes()[..], &tensors.to_le_bytes(), &keys.to_le_bytes()].concat()
     };
     let empty = Writer::default;
     let named = || empty().string("general.architecture", "a");
-    let endless = u64::MAX;
+    let huge = u64::MAX;
     for (header, problem) in [
-        (b"GGML".to_vec(), "does not begin like a GGUF file"),
-        (start(1), "has version 1 of the format"),
-        (start(3_u32.swap_bytes()), "is for big-endian machines"),
-        (counts(0, endless), "and 18446744073709551615 keys"),
-        (counts(endless, 0), "claims to have 18446744073709551615 tensors"),
+        (b"GGML".to_vec(), "not a GGUF file"),
+        (start(1), "unsupported version 1"),
+        (start(3_u32.swap_bytes()), "big-endian"),
+        (counts(0, huge), "and 18446744073709551615 keys"),
+        (counts(huge, 0), "18446744073709551615 tensors"),
+        (empty().key("x", 8, &huge.to_le_bytes()).done(), "string of 18446744073709551615 bytes"),
         (
-            empty().key("x", 8, &endless.to_le_bytes()).done(),
-            "a string of 18446744073709551615 bytes",
+            empty().array("x", 8, huge, &huge.to_le_bytes()).done(),
+            "string of 18446744073709551615 bytes",
         ),
-        (
-            empty().array("x", 8, endless, &endless.to_le_bytes()).done(),
-            "a string of 18446744073709551615 bytes",
-        ),
-        (empty().array("x", 9, 1, &[]).done(), "has a list of lists"),
-        (empty().array("x", 10, endless, &[]).done(), "has a header of more than 64 MiB"),
-        (empty().key("x", 13, &[]).done(), "unknown type 13"),
+        (empty().array("x", 9, 1, &[]).done(), "nested arrays"),
+        (empty().array("x", 10, huge, &[]).done(), "larger than 64 MiB"),
+        (empty().key("x", 13, &[]).done(), "unknown value type 13"),
         (empty().done(), "\"general.architecture\" in"),
-        (empty().number("general.architecture", 1).done(), "is not a text"),
+        (empty().number("general.architecture", 1).done(), "is not a string"),
         (named().done(), "\"a.block_count\" in"),
-        (named().key("a.block_count", 6, &[0; 4]).done(), "is not a whole number"),
-        (named().key("a.block_count", 1, &[0xff]).done(), "is not a whole number"),
+        (named().key("a.block_count", 6, &[0; 4]).done(), "is not an integer"),
+        (named().key("a.block_count", 1, &[0xff]).done(), "is not an integer"),
         (named().number("a.block_count", 2).done(), "\"a.attention.head_count\" in"),
         (
             named().number("a.block_count", 2).number("a.attention.head_count", 0).done(),
             "a.embedding_length",
         ),
-        (small().number("llama.attention.head_count", 0).done(), "is 0;"),
-        (small().array("llama.attention.head_count_kv", 4, 1, &[0; 4]).done(), "has fewer numbers"),
-        (small().string("llama.attention.head_count_kv", "8").done(), "is neither a number"),
+        (small().number("llama.attention.head_count", 0).done(), "is 0"),
+        (
+            small().array("llama.attention.head_count_kv", 4, 1, &[0; 4]).done(),
+            "has fewer elements",
+        ),
+        (small().string("llama.attention.head_count_kv", "8").done(), "is neither an integer"),
     ] {
         let (_root, path) = gguf_file("x.gguf", &header, 0);
-        let text = error(&path);
-        assert!(text.contains(problem) && text.contains("x.gguf"), "{problem}: {text}");
+        let error = error(&path);
+        let (FootprintError::Malformed(file, _) | FootprintError::Key(file, ..)) = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(*file, path);
+        let text = error.to_string();
+        assert!(text.contains(problem), "{problem}: {text}");
     }
-    // Strings without end, on a disk without end.
-    let (_root, path) = gguf_file("x.gguf", &empty().array("x", 8, endless, &[]).done(), 100 * GIB);
-    assert!(error(&path).contains("has a header of more than 64 MiB"));
+    // Endless strings in a file that is long enough for all of them.
+    let (_root, path) = gguf_file("x.gguf", &empty().array("x", 8, huge, &[]).done(), 100 * GIB);
+    let error = error(&path);
+    assert!(
+        matches!(&error, FootprintError::Malformed(_, problem)
+            if problem.contains("larger than 64 MiB")),
+        "{error:?}"
+    );
 }
 
 #[test]
-fn a_gguf_that_ends_early_is_an_error() {
+fn truncated_gguf_is_rejected() {
     let whole = small().done();
     assert!(Header::read(whole.as_slice()).is_ok());
-    for cut in 0..whole.len() {
-        let fault = Header::read(&whole[..cut]).unwrap_err();
-        assert!(matches!(fault, Fault::Io(_)), "{cut}: {fault:?}");
+    for length in 0..whole.len() {
+        let error = Header::read(&whole[..length]).unwrap_err();
+        assert!(matches!(error, HeaderError::Io(_)), "{length}: {error:?}");
     }
     let (_root, path) = gguf_file("x.gguf", &whole[..50], 0);
-    assert!(error(&path).contains("x.gguf ends in its header; download the model again"));
+    let error = error(&path);
+    assert!(
+        matches!(&error, FootprintError::Malformed(file, problem)
+            if *file == path && problem.contains("ends in its header")),
+        "{error:?}"
+    );
 }
 
 proptest! {
     #[test]
-    fn no_bytes_after_the_magic_cause_a_panic(version in 2_u32..4, keys in 0_u64..5, rest: Vec<u8>) {
+    fn any_bytes_after_the_magic_are_accepted(
+        version in 2_u32..4,
+        keys in 0_u64..5,
+        rest: Vec<u8>,
+    ) {
         let bytes =
             [b"GGUF", &version.to_le_bytes()[..], &[0; 8], &keys.to_le_bytes(), &rest].concat();
-        let _any = Header::read(bytes.as_slice());
+        // Must not panic; most inputs are errors.
+        Header::read(bytes.as_slice()).ok();
     }
 
     #[test]
-    fn no_changed_bytes_cause_a_panic(
+    fn changed_bytes_are_accepted(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..9)
     ) {
         let mut bytes = small().done();
-        for (place, byte) in changes {
-            let place = place.index(bytes.len());
-            bytes[place] = byte;
+        for (index, byte) in changes {
+            let index = index.index(bytes.len());
+            bytes[index] = byte;
         }
         let (_root, path) = gguf_file("x.gguf", &bytes, 0);
-        if let Ok(need) = of_model(&path, &ONE_LONG) {
+        if let Ok(need) = of_model(&path, &ONE_SEQUENCE) {
             prop_assert!(need.explain().contains(" = ") && need.total() >= need.kv);
         }
     }
 
     #[test]
-    fn no_numbers_cause_an_overflow(model: [u64; 4], context: u64, sequences: u64) {
+    fn any_numbers_are_accepted_without_overflow(model: [u64; 4], context: u64, sequences: u64) {
         let config = json!({
             "num_hidden_layers": model[0], "num_attention_heads": model[1], "hidden_size": model[2],
             "sliding_window": model[3],
@@ -449,11 +494,12 @@ proptest! {
     }
 
     #[test]
-    fn no_configuration_causes_a_panic(text in ".{0,200}", bytes: Vec<u8>) {
+    fn any_configuration_is_accepted(text in ".{0,200}", bytes: Vec<u8>) {
         let folder = folder(&json!(null), &[("model.safetensors", 1)]);
         for content in [text.as_bytes(), &bytes] {
             fs::write(folder.path().join("config.json"), content).unwrap();
-            let _any = of_model(folder.path(), &ONE_LONG);
+            // Must not panic; most inputs are errors.
+            of_model(folder.path(), &ONE_SEQUENCE).ok();
         }
     }
 }

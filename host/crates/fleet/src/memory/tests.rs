@@ -3,10 +3,10 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A machine made of files.
-struct Fake(TempDir);
+/// A machine whose files are in a temporary directory.
+struct FakeMachine(TempDir);
 
-impl Fake {
+impl FakeMachine {
     fn new(files: &[(&str, &str)]) -> Self {
         let fake = Self(tempfile::tempdir().unwrap());
         for (path, text) in files {
@@ -21,7 +21,7 @@ impl Fake {
         fs::write(path, bytes).unwrap();
     }
 
-    fn sizes(&self, minor: u32, gib: [(&str, u64); 4]) {
+    fn set_sizes(&self, minor: u32, gib: [(&str, u64); 4]) {
         for (name, gib) in gib {
             let path = format!("sys/class/drm/renderD{minor}/device/mem_info_{name}");
             self.write(&path, format!("{}\n", gib * GIB).as_bytes());
@@ -35,7 +35,8 @@ impl Fake {
 
 const CPU_NODE: (&str, &str) = (
     "sys/class/kfd/kfd/topology/nodes/0/properties",
-    "cpu_cores_count 32\nsimd_count 0\ngfx_target_version 0\nvendor_id 0\ndevice_id 0\ndrm_render_minor 0\n",
+    "cpu_cores_count 32\nsimd_count 0\ngfx_target_version 0\nvendor_id 0\ndevice_id 0\n\
+     drm_render_minor 0\n",
 );
 const MEMINFO: (&str, &str) = (
     "proc/meminfo",
@@ -43,11 +44,11 @@ const MEMINFO: (&str, &str) = (
 );
 const ANY_GPU: Pool = Pool::Gpu { minor: None };
 
-/// 1 GiB carved out, 96 GiB shared.
-fn strix_halo() -> Fake {
+/// An APU with 1 GiB carved out and 96 GiB shared.
+fn strix_halo() -> FakeMachine {
     let properties = "simd_count 80\ngfx_target_version 110501\nvendor_id 4098\ndevice_id 5510\n\
                       drm_render_minor 128\nunique_id 0\n";
-    let fake = Fake::new(&[
+    let fake = FakeMachine::new(&[
         CPU_NODE,
         MEMINFO,
         ("sys/class/kfd/kfd/topology/nodes/1/properties", properties),
@@ -57,12 +58,12 @@ fn strix_halo() -> Fake {
         ("sys/class/kfd/kfd/proc/4712/pasid", "9\n"),
         ("proc/4711/comm", "VLLM::EngineCor\n"),
     ]);
-    fake.sizes(128, [("vram_total", 1), ("vram_used", 0), ("gtt_total", 96), ("gtt_used", 50)]);
+    fake.set_sizes(128, [("vram_total", 1), ("vram_used", 0), ("gtt_total", 96), ("gtt_used", 50)]);
     fake
 }
 
 #[test]
-fn an_apu_shares_the_memory_of_the_system() {
+fn apu_uses_system_memory() {
     let fake = strix_halo();
     let machine = fake.machine();
     let gpus = machine.gpus();
@@ -90,7 +91,10 @@ fn an_apu_shares_the_memory_of_the_system() {
     assert_eq!(machine.free(&ANY_GPU), Some(11 * GIB));
     let text = machine.explain(&ANY_GPU);
     assert!(
-        text.starts_with("11.0 GiB free of 97.0 GiB on renderD128, limited by the 10.0 GiB"),
+        text.starts_with(
+            "11.0 GiB free of 97.0 GiB on renderD128, limited by 10.0 GiB of \
+                          available system memory"
+        ),
         "{text}"
     );
     fake.write("proc/meminfo", b"");
@@ -98,10 +102,10 @@ fn an_apu_shares_the_memory_of_the_system() {
 }
 
 #[test]
-fn a_card_has_memory_of_its_own() {
+fn discrete_gpu_uses_its_own_memory() {
     let properties =
         "gfx_target_version 90010\nvendor_id 4098\ndrm_render_minor 129\nunique_id 255\n";
-    let fake = Fake::new(&[
+    let fake = FakeMachine::new(&[
         CPU_NODE,
         MEMINFO,
         ("sys/class/kfd/kfd/topology/nodes/1/properties", properties),
@@ -109,12 +113,12 @@ fn a_card_has_memory_of_its_own() {
         // Without the compute driver.
         ("sys/class/drm/renderD130/device/vendor", "0x1002\n"),
         ("sys/class/drm/renderD130/device/unique_id", "00000000deadbeef\n"),
-        // Of Nvidia.
+        // A GPU of Nvidia.
         ("sys/class/drm/renderD128/device/vendor", "0x10de\n"),
         ("sys/class/drm/card0/device/vendor", "0x1002\n"),
     ]);
-    fake.sizes(129, [("vram_total", 24), ("vram_used", 4), ("gtt_total", 60), ("gtt_used", 1)]);
-    fake.sizes(130, [("vram_total", 8), ("vram_used", 9), ("gtt_total", 60), ("gtt_used", 1)]);
+    fake.set_sizes(129, [("vram_total", 24), ("vram_used", 4), ("gtt_total", 60), ("gtt_used", 1)]);
+    fake.set_sizes(130, [("vram_total", 8), ("vram_used", 9), ("gtt_total", 60), ("gtt_used", 1)]);
     let machine = fake.machine();
     let gpus = machine.gpus();
     let facts: Vec<_> = gpus.iter().map(|gpu| (gpu.minor, gpu.apu, gpu.gfx.as_deref())).collect();
@@ -127,9 +131,9 @@ fn a_card_has_memory_of_its_own() {
 }
 
 #[test]
-fn without_a_gpu_there_is_the_memory_of_the_system() {
+fn system_memory_is_read_without_a_gpu() {
     let machine_with = |files: &[(&str, &str)]| {
-        let fake = Fake::new(&[CPU_NODE, MEMINFO]);
+        let fake = FakeMachine::new(&[CPU_NODE, MEMINFO]);
         files.iter().for_each(|(path, text)| fake.write(path, text.as_bytes()));
         fake
     };
@@ -166,16 +170,16 @@ fn without_a_gpu_there_is_the_memory_of_the_system() {
     let text = fake.machine().explain(&Pool::System);
     assert_eq!(
         text,
-        "3.9 KiB free of 124.0 GiB of system memory, limited by our control group (memory.max)"
+        "3.9 KiB free of 124.0 GiB of system memory, limited by the control group (memory.max)"
     );
 }
 
 #[test]
-fn what_cannot_be_read_is_not_there() {
-    let nothing = Fake::new(&[]);
+fn malformed_files_are_ignored() {
+    let nothing = FakeMachine::new(&[]);
     let machine = nothing.machine();
     assert_eq!((machine.gpus(), machine.available(), machine.total()), (vec![], None, None));
-    assert!(machine.explain(&Pool::System).contains("cannot be read"));
+    assert!(machine.explain(&Pool::System).contains("unknown free system memory"));
 
     let fake = strix_halo();
     fake.write("sys/class/drm/renderD128/device/mem_info_vram_used", b"many\n");
@@ -185,7 +189,7 @@ fn what_cannot_be_read_is_not_there() {
     assert!(
         machine
             .explain(&ANY_GPU)
-            .starts_with("the free memory of renderD128 cannot be read from sys/")
+            .starts_with("unknown free memory of renderD128: failed to read sys/")
     );
 
     let fake = strix_halo();
@@ -213,14 +217,14 @@ fn what_cannot_be_read_is_not_there() {
 }
 
 #[test]
-fn many_holders_are_counted() {
+fn list_of_holders_is_truncated() {
     let holder = |pid| Holder { pid, name: String::new(), bytes: Some(GIB) };
     let holders: Vec<Holder> = (1..=7).map(holder).collect();
     assert!(held_by(&holders).ends_with(", 5 (1.0 GiB) and 2 more"));
 }
 
 #[test]
-fn instruction_sets_have_names() {
+fn instruction_sets_are_named() {
     for (version, name) in [
         (110_501, Some("gfx1151")),
         (90_010, Some("gfx90a")),
@@ -244,7 +248,7 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn no_content_causes_a_panic(contents in prop::collection::vec(content(), 12)) {
+    fn any_content_is_accepted(contents in prop::collection::vec(content(), 12)) {
         let fake = strix_halo();
         let files = [
             "proc/meminfo",

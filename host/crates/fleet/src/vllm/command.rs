@@ -1,8 +1,9 @@
-//! From settings to the words and the environment of the process.
+//! The command line and the environment of a vLLM process.
 
 use super::settings::VllmSettings;
 
-/// Names found in settings for vLLM that it does not have (`envs.py` of 0.32.0), and what to use instead.
+/// Variables found in settings for vLLM that do not exist in `envs.py` of 0.32.0, and what to use
+/// instead.
 const NOT_VLLM: [(&str, &str); 15] = [
     ("VLLM_MODEL", "--model, here `model`"),
     ("VLLM_GPU_MEMORY_UTILIZATION", "--gpu-memory-utilization, here `gpu-memory-utilization`"),
@@ -14,39 +15,39 @@ const NOT_VLLM: [(&str, &str); 15] = [
     ("VLLM_PIPELINE_PARALLEL_SIZE", "--pipeline-parallel-size, here `pipeline-parallel`"),
     ("VLLM_BLOCK_SIZE", "--block-size, here `block-size`"),
     ("VLLM_NUM_GPU_BLOCKS_OVERRIDE", "--num-gpu-blocks-override, which is for tests"),
-    ("VLLM_HOST", "--host, which the host gives itself"),
+    ("VLLM_HOST", "--host, which the router sets"),
     ("VLLM_LOG_REQUESTS", "--enable-log-requests"),
     ("VLLM_LOG_LEVEL", "VLLM_LOGGING_LEVEL"),
-    ("VLLM_CPU_ONLY", "no flag: the build of vLLM decides"),
-    ("VLLM_ROCM_GEMM_TUNING", "no flag"),
+    ("VLLM_CPU_ONLY", "no replacement: decided when vLLM is built"),
+    ("VLLM_ROCM_GEMM_TUNING", "no replacement"),
 ];
 
-/// Where vLLM is to listen.
+/// The address that vLLM listens on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listen<'a> {
-    /// On this port of 127.0.0.1.
+    /// A port of 127.0.0.1.
     Port(u16),
-    /// On the Unix socket at this path.
+    /// A Unix socket at this path.
     Socket(&'a str),
 }
 
-/// How to start the process. It gets what it would inherit, without [`remove_env`](Self::remove_env), with
-/// [`env`](Self::env).
+/// A command to start vLLM. The process inherits the host's environment, without
+/// [`remove_env`](Self::remove_env) and with [`env`](Self::env).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// Program and arguments; no shell has a look at them.
+    /// Program and arguments, which no shell interprets.
     pub words: Vec<String>,
-    /// Environment variables to set; no name is there twice.
+    /// Variables to set; names are unique.
     pub env: Vec<(String, String)>,
-    /// Environment variables to take out of what it would inherit; none of them is in `env`.
+    /// Variables to remove from the inherited environment; none of them is in `env`.
     pub remove_env: Vec<String>,
-    /// Sentences for the log; no values that may be secret.
+    /// Messages for the log, without values that may be secret.
     pub warnings: Vec<String>,
 }
 
-/// The command for a vLLM with these settings. `inherited` is the host's own environment, names and values.
+/// Builds the command for vLLM with these settings. `inherited` is the host's own environment.
 ///
-/// Settings that [`VllmSettings::check`] objects to give a command too, but not one that works.
+/// Settings with problems that [`VllmSettings::check`] reports give a command that does not work.
 #[must_use]
 pub fn command(
     settings: &VllmSettings,
@@ -54,15 +55,15 @@ pub fn command(
     inherited: &[(String, String)],
 ) -> Command {
     let mut environment = Environment::new(settings, inherited);
-    environment.settle_devices(settings);
-    environment.settle_override(settings);
-    environment.settle_names();
-    environment.settle_rest(settings);
+    environment.resolve_devices(settings);
+    environment.resolve_hsa_override(settings);
+    environment.remove_unsupported();
+    environment.set_defaults(settings);
     let Environment { set, remove, mut warnings, .. } = environment;
     if is_container(&settings.program) {
         warnings.push(
-            "the program is a container tool: the environment goes to the tool, not into the container; add -e NAME for \
-             each variable and --network host, so that 127.0.0.1 is the host's"
+            "the program is a container tool, and the environment is not passed into the \
+             container; add -e NAME for each variable, and --network host to share 127.0.0.1"
                 .to_owned(),
         );
     }
@@ -72,12 +73,12 @@ pub fn command(
         .any(|word| word.starts_with("--api-key") || word.starts_with("--api_key"))
     {
         warnings.push(
-            "--api-key shows the key to everybody who can list processes, and the host's own requests need it; it listens \
-             on 127.0.0.1 alone and can do without"
+            "--api-key exposes the key to all users who can list processes, and the router's own \
+             requests would need it; vLLM listens on 127.0.0.1 only and needs no key"
                 .to_owned(),
         );
     }
-    Command { words: words(settings, listen), env: set, remove_env: remove, warnings }
+    Command { words: arguments(settings, listen), env: set, remove_env: remove, warnings }
 }
 
 fn is_container(program: &[String]) -> bool {
@@ -85,8 +86,8 @@ fn is_container(program: &[String]) -> bool {
     matches!(name, Some("docker" | "podman" | "nerdctl"))
 }
 
-/// Argument vector of `vllm serve`.
-fn words(settings: &VllmSettings, listen: Listen<'_>) -> Vec<String> {
+/// Builds the argument vector of `vllm serve`.
+fn arguments(settings: &VllmSettings, listen: Listen<'_>) -> Vec<String> {
     let mut words = settings.program.clone();
     let mut push = |parts: &[&str]| words.extend(parts.iter().map(|&part| part.to_owned()));
     push(&["serve", &settings.model]);
@@ -98,9 +99,10 @@ fn words(settings: &VllmSettings, listen: Listen<'_>) -> Vec<String> {
         push(&["--served-model-name"]);
         settings.served_names.iter().for_each(|name| push(&[name]));
     }
-    // The first makes answers carry the id of our request; the second leaves the log to what matters, we log requests.
+    // The first returns the request id in the response; the second keeps the access log, which the
+    // router has itself, out of the engine's log.
     push(&["--enable-request-id-headers", "--disable-uvicorn-access-log"]);
-    let texts = [
+    let options = [
         ("--dtype", settings.dtype.clone()),
         ("--quantization", settings.quantization.clone()),
         ("--max-model-len", settings.max_model_len.map(|tokens| tokens.to_string())),
@@ -120,19 +122,19 @@ fn words(settings: &VllmSettings, listen: Listen<'_>) -> Vec<String> {
             (settings.shutdown_timeout_s > 0).then(|| settings.shutdown_timeout_s.to_string()),
         ),
     ];
-    for (flag, value) in &texts {
+    for (flag, value) in &options {
         if let Some(value) = value {
             push(&[flag, value]);
         }
     }
-    let switches = [
+    let flags = [
         ("--enable-auto-tool-choice", settings.tool_call_parser.is_some()),
         ("--enforce-eager", settings.enforce_eager),
         ("--trust-remote-code", settings.trust_remote_code),
         ("--enable-sleep-mode", settings.sleep_mode),
     ];
-    for (flag, on) in switches {
-        if on {
+    for (flag, is_set) in flags {
+        if is_set {
             push(&[flag]);
         }
     }
@@ -140,7 +142,7 @@ fn words(settings: &VllmSettings, listen: Listen<'_>) -> Vec<String> {
     words
 }
 
-/// The process's environment in the making.
+/// The environment of the process while it is being built.
 struct Environment<'a> {
     inherited: &'a [(String, String)],
     set: Vec<(String, String)>,
@@ -158,7 +160,7 @@ impl<'a> Environment<'a> {
         environment
     }
 
-    /// What the process would see now.
+    /// Returns the value that the process would see.
     fn get(&self, name: &str) -> Option<&str> {
         if let Some((_, value)) = self.set.iter().find(|(known, _)| known == name) {
             return Some(value);
@@ -179,25 +181,26 @@ impl<'a> Environment<'a> {
         self.set.push((name.to_owned(), value.to_owned()));
     }
 
-    fn set_unless_there(&mut self, name: &str, value: &str) {
+    fn set_default(&mut self, name: &str, value: &str) {
         if self.get(name).is_none() {
             self.set(name, value);
         }
     }
 
-    /// Take `name` away, and say whether it was there.
+    /// Removes a variable, and returns true if it was set.
     fn remove(&mut self, name: &str) -> bool {
-        let was_there = self.get(name).is_some();
+        let was_set = self.get(name).is_some();
         self.set.retain(|(known, _)| known != name);
         if !self.remove.iter().any(|known| known == name) {
             self.remove.push(name.to_owned());
         }
-        was_there
+        was_set
     }
 
-    /// See to it that one variable at most chooses the GPU. vLLM fails on import when HIP's and CUDA's differ, and on a UUID
-    /// in either; ROCr takes both forms, and HIP's numbers count within ROCr's choice.
-    fn settle_devices(&mut self, settings: &VllmSettings) {
+    /// Ensures that at most one variable selects the GPU. vLLM fails on import if those of HIP and
+    /// CUDA differ, or if either contains a UUID. ROCr accepts both forms, and HIP's indices count
+    /// within ROCr's selection.
+    fn resolve_devices(&mut self, settings: &VllmSettings) {
         if let Some(device) = &settings.device {
             self.set("ROCR_VISIBLE_DEVICES", &device.to_string());
             self.remove("HIP_VISIBLE_DEVICES");
@@ -212,11 +215,13 @@ impl<'a> Environment<'a> {
             self.remove(name);
             if self.get("ROCR_VISIBLE_DEVICES").is_some() {
                 self.warnings.push(format!(
-                    "{name}={value} is left out: vLLM takes no UUID there, and ROCR_VISIBLE_DEVICES chooses the GPU already"
+                    "ignored {name}={value}: vLLM does not accept a UUID there, and \
+                     ROCR_VISIBLE_DEVICES selects the GPU already"
                 ));
             } else {
                 self.warnings.push(format!(
-                    "{name}={value} becomes ROCR_VISIBLE_DEVICES: vLLM takes no UUID in {name}; write it as `device`"
+                    "{name}={value} is passed as ROCR_VISIBLE_DEVICES: vLLM does not accept a \
+                     UUID in {name}; use `device` instead"
                 ));
                 self.set("ROCR_VISIBLE_DEVICES", &value);
             }
@@ -226,38 +231,41 @@ impl<'a> Environment<'a> {
             && hip != cuda
         {
             let text = format!(
-                "CUDA_VISIBLE_DEVICES={cuda} is left out: vLLM does not start when it differs from HIP_VISIBLE_DEVICES={hip}"
+                "ignored CUDA_VISIBLE_DEVICES={cuda}: vLLM does not start if it differs from \
+                 HIP_VISIBLE_DEVICES={hip}"
             );
             self.remove("CUDA_VISIBLE_DEVICES");
             self.warnings.push(text);
         }
     }
 
-    /// Pass on a pretended GPU only if this lane's settings ask for it.
-    fn settle_override(&mut self, settings: &VllmSettings) {
+    /// Passes an overridden GPU version on only if the lane's own settings contain it.
+    fn resolve_hsa_override(&mut self, settings: &VllmSettings) {
         const NAME: &str = "HSA_OVERRIDE_GFX_VERSION";
         if let Some(version) = &settings.hsa_override {
             self.set(NAME, version);
         }
         if let Some((_, version)) = self.set.iter().find(|(name, _)| name == NAME) {
             self.warnings.push(format!(
-                "{NAME}={version} is meant for other chips; gfx1151 is supported natively since ROCm 7.0.2, and memory \
-                 access faults were reported with it"
+                "{NAME}={version} is meant for other chips; gfx1151 is supported natively since \
+                 ROCm 7.0.2, and memory access faults were reported with the override"
             ));
         } else if self.remove(NAME) {
             self.warnings.push(format!(
-                "{NAME} of the host's environment is left out: gfx1151 is supported natively since ROCm 7.0.2; write \
-                 `hsa-override` if this GPU needs it"
+                "ignored {NAME} of the host's environment: gfx1151 is supported natively since \
+                 ROCm 7.0.2; set `hsa-override` if this GPU needs it"
             ));
         }
     }
 
-    /// Take away names that vLLM does not know or understands otherwise than people mean them.
-    fn settle_names(&mut self) {
-        // vLLM counts its internal ports up from this one, which may be another lane's.
+    /// Removes variables that vLLM does not have, or that have another meaning than their name
+    /// suggests.
+    fn remove_unsupported(&mut self) {
+        // vLLM allocates its internal ports upwards from this one, which may be another lane's.
         if self.remove("VLLM_PORT") {
             self.warnings.push(
-                "VLLM_PORT is left out: it is where vLLM's internal ports begin, not its port; the host chooses that"
+                "ignored VLLM_PORT: it is the first of vLLM's internal ports, not the port of the \
+                 server, which the router chooses"
                     .to_owned(),
             );
         }
@@ -265,42 +273,44 @@ impl<'a> Environment<'a> {
             Some(key) if key.is_empty() || key.eq_ignore_ascii_case("none") => {
                 self.remove("VLLM_API_KEY");
                 self.warnings.push(
-                    "VLLM_API_KEY is left out: vLLM would take the text in it for the key; without it, it asks for none"
+                    "ignored VLLM_API_KEY: vLLM would use its text as the key; without the \
+                     variable no key is required"
                         .to_owned(),
                 );
             }
             Some(_) => self.warnings.push(
-                "VLLM_API_KEY is set: vLLM will ask the host for that key with each request"
+                "VLLM_API_KEY is set: vLLM will require the key in each of the router's requests"
                     .to_owned(),
             ),
             None => {}
         }
-        let mut foreign = Vec::new();
+        let mut unsupported = Vec::new();
         for (name, instead) in NOT_VLLM {
             if self.get(name).is_some() {
                 self.remove(name);
-                foreign.push(format!("{name} ({instead})"));
+                unsupported.push(format!("{name} ({instead})"));
             }
         }
-        if !foreign.is_empty() {
+        if !unsupported.is_empty() {
             self.warnings.push(format!(
-                "vLLM has no such variables, they are left out: {}",
-                foreign.join(", ")
+                "ignored variables that vLLM does not have: {}",
+                unsupported.join(", ")
             ));
         }
     }
 
-    fn settle_rest(&mut self, settings: &VllmSettings) {
+    fn set_defaults(&mut self, settings: &VllmSettings) {
         if matches!(self.get("VLLM_ROCM_USE_AITER"), Some("1" | "true" | "True" | "TRUE")) {
             self.warnings.push(
-                "VLLM_ROCM_USE_AITER=1 breaks gfx1151 (\"One of GPU archs of ['gfx1151'] is invalid or not supported\")"
+                "VLLM_ROCM_USE_AITER=1 breaks gfx1151 (\"One of GPU archs of ['gfx1151'] is \
+                 invalid or not supported\")"
                     .to_owned(),
             );
         }
-        self.set_unless_there("VLLM_NO_USAGE_STATS", "1");
-        self.set_unless_there("VLLM_DO_NOT_TRACK", "1");
-        if let Some(folder) = &settings.cache_root {
-            self.set("VLLM_CACHE_ROOT", folder);
+        self.set_default("VLLM_NO_USAGE_STATS", "1");
+        self.set_default("VLLM_DO_NOT_TRACK", "1");
+        if let Some(dir) = &settings.cache_root {
+            self.set("VLLM_CACHE_ROOT", dir);
         }
         if settings.sleep_mode {
             self.set("VLLM_SERVER_DEV_MODE", "1");

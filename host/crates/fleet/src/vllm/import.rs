@@ -1,86 +1,87 @@
-//! Take over settings that were written as environment variables, most of which vLLM never had.
+//! The import of settings written as environment variables, many of which vLLM never had.
 
 use super::settings::{GpuSelector, Permille, VllmSettings};
 
-/// Beginnings of names that vLLM or what it is built on may read; these are passed on.
-const PASSED_ON: [&str; 15] = [
+/// Prefixes of variables that vLLM or its dependencies may read, and that are passed on.
+const PASSED_PREFIXES: [&str; 15] = [
     "VLLM_", "HF_", "HIP_", "HSA_", "ROCM_", "ROCR_", "AMD_", "MIOPEN_", "TORCH", "PYTORCH_",
     "TRITON_", "NCCL_", "RCCL_", "OMP_", "FLASH_",
 ];
 
-/// Settings that were environment variables.
+/// Settings imported from environment variables.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Imported {
-    /// What could be taken over; `model` is empty if there was none.
+    /// The imported settings; `model` is empty if no variable set it.
     pub settings: VllmSettings,
-    /// One sentence for each name, in the order of the variables: what became of it. No secrets.
+    /// What became of each variable, in the order of the variables. Contains no secrets.
     pub notes: Vec<String>,
-    /// The notes, with what each puts into a `[lanes.engine]` table.
+    /// The notes, each with its entry of the `[lanes.engine]` table.
     lines: Vec<Line>,
 }
 
-/// One note, and the key and value (as TOML) that it is about. A key that is commented out is a proposal.
+/// A note, with the key and value (as TOML) that it is about. A suggestion is written as a comment.
 #[derive(Debug, Clone, PartialEq)]
 struct Line {
     note: String,
     entry: Option<(&'static str, String)>,
-    proposal: bool,
+    is_suggestion: bool,
 }
 
-/// What became of one variable.
-enum Became {
-    /// This key with this value, as TOML.
+/// The result of importing one variable.
+enum Import {
+    /// A key and its value as TOML.
     Key(&'static str, String),
-    /// As `Key`, but left to the operator to say.
-    Proposal(&'static str, String, String),
-    /// One more argument or two.
+    /// A key and its value, suggested to the operator for the given reason.
+    Suggestion(&'static str, String, String),
+    /// Additional arguments.
     Arguments(Vec<String>),
-    /// A variable of the engine's environment.
+    /// Another variable in the engine's environment.
     Env(&'static str, String),
     /// The same variable in the engine's environment.
     Same,
-    /// Nothing, for this reason.
-    Nothing(String),
+    /// The variable is ignored, for the given reason.
+    Ignored(String),
 }
 
-fn nothing(why: &str) -> Became {
-    Became::Nothing(why.to_owned())
+fn ignored(why: &str) -> Import {
+    Import::Ignored(why.to_owned())
 }
 
-/// Take over these variables. Of a name that is there twice the last one counts.
+/// Imports variables. If a name occurs twice, the last one counts.
 #[must_use]
 pub fn import(env: &[(String, String)]) -> Imported {
     let mut imported =
         Imported { settings: VllmSettings::default(), notes: Vec::new(), lines: Vec::new() };
-    for (place, (name, value)) in env.iter().enumerate() {
-        let again = env.iter().skip(place + 1).any(|(later, _)| later == name);
-        let became = if again {
-            nothing("it is set again further down, and that counts")
+    for (index, (name, value)) in env.iter().enumerate() {
+        let is_overridden = env.iter().skip(index + 1).any(|(later, _)| later == name);
+        let import = if is_overridden {
+            ignored("overridden by a later line")
         } else {
             let has =
                 |other: &str| env.iter().any(|(name, value)| name == other && !is_none(value));
-            let mut became = one(&mut imported.settings, name, value, &has);
-            if let Became::Key(key, _) = &became
+            let mut import = import_one(&mut imported.settings, name, value, &has);
+            if let Import::Key(key, _) = &import
                 && imported
                     .lines
                     .iter()
                     .any(|line| line.entry.as_ref().is_some_and(|(known, _)| known == key))
             {
-                became = nothing("another variable says it already");
+                import = ignored("already set by another variable");
             }
-            became
+            import
         };
-        imported.add(name, value, became);
+        imported.add(name, value, import);
     }
     imported
 }
 
-/// Whether a value says that there is none. People write `None` and get a text.
+/// Returns true if a value means that there is none; `None` is often written in such files, and is
+/// a text there.
 fn is_none(value: &str) -> bool {
     matches!(value.trim().to_ascii_lowercase().as_str(), "" | "none" | "null")
 }
 
-fn switch(value: &str) -> Option<bool> {
+fn parse_bool(value: &str) -> Option<bool> {
     match value.trim().to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Some(true),
         "0" | "false" | "no" | "off" | "" | "none" => Some(false),
@@ -88,147 +89,153 @@ fn switch(value: &str) -> Option<bool> {
     }
 }
 
-/// What one variable becomes, told by `has` which others there are.
-fn one(settings: &mut VllmSettings, name: &str, value: &str, has: &dyn Fn(&str) -> bool) -> Became {
+/// Imports one variable; `has` returns true for other variables that are set.
+fn import_one(
+    settings: &mut VllmSettings,
+    name: &str,
+    value: &str,
+    has: &dyn Fn(&str) -> bool,
+) -> Import {
     let value = value.trim();
-    let secret = ["TOKEN", "_KEY", "SECRET", "PASSWORD"].iter().any(|end| name.ends_with(end));
+    let is_secret =
+        ["TOKEN", "_KEY", "SECRET", "PASSWORD"].iter().any(|suffix| name.ends_with(suffix));
     match name {
-        "VLLM_API_KEY" if is_none(value) => nothing(
-            "vLLM would take the text \"None\" for the key; without the variable it asks for none",
+        "VLLM_API_KEY" if is_none(value) => ignored(
+            "vLLM would use the text \"None\" as the key; without the variable no key is required",
         ),
-        "VLLM_API_KEY" => nothing(
-            "vLLM listens for the host alone and needs no key; clients' keys are the host's matter",
+        "VLLM_API_KEY" => ignored(
+            "vLLM serves the router only and needs no key; clients' keys are checked by the router",
         ),
-        _ if secret => {
-            nothing("it is a secret; set it in the host's environment, which engines inherit")
+        _ if is_secret => {
+            ignored("secret; set it in the router's environment, which engines inherit")
         }
-        _ if value.contains("${") => nothing("its value comes from a shell, which is not here"),
-        "VLLM_PORT" => nothing(
-            "to vLLM it is where its internal ports begin, not its port; the host chooses that",
+        _ if value.contains("${") => ignored("the value needs a shell"),
+        "VLLM_PORT" => ignored(
+            "the first of vLLM's internal ports, not the port of the server, which the router \
+             chooses",
         ),
-        "VLLM_HOST" => nothing(
-            "it is not vLLM's; the host has vLLM listen on 127.0.0.1 and listens itself for clients",
+        "VLLM_HOST" => ignored(
+            "not a variable of vLLM, which listens on 127.0.0.1; the router listens for clients",
         ),
-        "VLLM_SWAP_SPACE" => nothing(
-            "it is not vLLM's, and the flag --swap-space was removed (vLLM would exit with code 2); in its place came \
-             --kv-offloading-size GiB --kv-offloading-backend native",
+        "VLLM_SWAP_SPACE" => ignored(
+            "not a variable of vLLM, and the flag --swap-space was removed (vLLM would exit with \
+             code 2); use --kv-offloading-size GiB --kv-offloading-backend native",
         ),
         "VLLM_CPU_ONLY" => {
-            nothing("it is not vLLM's; the build decides (VLLM_TARGET_DEVICE=cpu when it is built)")
+            ignored("not a variable of vLLM; decided when vLLM is built (VLLM_TARGET_DEVICE=cpu)")
         }
-        "LOG_DIRECTORY" => {
-            nothing("it is not vLLM's; the host reads what the engine writes and logs it")
+        "LOG_DIRECTORY" => ignored("not a variable of vLLM; the router logs the engine's output"),
+        "VLLM_ROCM_GEMM_TUNING" | "HF_ALLOW_CODE_EVAL" => ignored("not read by vLLM"),
+        "VLLM_ROCM_USE_AITER" if parse_bool(value) == Some(true) => {
+            ignored("breaks gfx1151; vLLM's default is 0")
         }
-        "VLLM_ROCM_GEMM_TUNING" | "HF_ALLOW_CODE_EVAL" => nothing("nothing in vLLM reads it"),
-        "VLLM_ROCM_USE_AITER" if switch(value) == Some(true) => {
-            nothing("it breaks gfx1151; vLLM's default is 0")
-        }
-        "VLLM_ROCM_USE_AITER" => nothing("0 is vLLM's default"),
-        "HSA_OVERRIDE_GFX_VERSION" => Became::Proposal(
+        "VLLM_ROCM_USE_AITER" => ignored("0 is vLLM's default"),
+        "HSA_OVERRIDE_GFX_VERSION" => Import::Suggestion(
             "hsa-override",
-            text(value),
-            "it makes the GPU pass for another one; gfx1151 is supported natively since ROCm 7.0.2"
+            toml_string(value),
+            "pretends that the GPU is another one; gfx1151 is supported natively since ROCm 7.0.2"
                 .to_owned(),
         ),
         "VLLM_LOG_LEVEL" if has("VLLM_LOGGING_LEVEL") => {
-            nothing("VLLM_LOGGING_LEVEL is there, which is vLLM's name")
+            ignored("VLLM_LOGGING_LEVEL is set, which is vLLM's name")
         }
         "VLLM_LOG_LEVEL" if !is_none(value) => {
-            Became::Env("VLLM_LOGGING_LEVEL", value.to_uppercase())
+            Import::Env("VLLM_LOGGING_LEVEL", value.to_uppercase())
         }
         "TRANSFORMERS_OFFLINE" | "HF_DATASETS_OFFLINE" if has("HF_HUB_OFFLINE") => {
-            nothing("HF_HUB_OFFLINE is there, and that counts")
+            ignored("HF_HUB_OFFLINE is set and takes precedence")
         }
         "ROCR_VISIBLE_DEVICES" | "HIP_VISIBLE_DEVICES" | "CUDA_VISIBLE_DEVICES" => {
-            device(settings, name, value, has)
+            import_device(settings, name, value, has)
         }
         "HF_HUB_OFFLINE"
         | "TRANSFORMERS_OFFLINE"
         | "HF_DATASETS_OFFLINE"
         | "VLLM_ENFORCE_EAGER"
         | "TRANSFORMERS_TRUST_REMOTE_CODE"
-        | "VLLM_LOG_REQUESTS" => switched(settings, name, value),
-        _ if is_none(value) => nothing("it says nothing, and so it is left to vLLM"),
-        _ => valued(settings, name, value),
+        | "VLLM_LOG_REQUESTS" => import_flag(settings, name, value),
+        _ if is_none(value) => ignored("no value; using vLLM's default"),
+        _ => import_value(settings, name, value),
     }
 }
 
-fn device(
+fn import_device(
     settings: &mut VllmSettings,
     name: &str,
     value: &str,
     has: &dyn Fn(&str) -> bool,
-) -> Became {
+) -> Import {
     let order = ["ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"];
-    if let Some(better) = order.iter().take_while(|known| **known != name).find(|known| has(known))
+    if let Some(preferred) =
+        order.iter().take_while(|known| **known != name).find(|known| has(known))
     {
-        return Became::Nothing(format!("{better} is there, which chooses the GPU already"));
+        return Import::Ignored(format!("{preferred} is set and selects the GPU"));
     }
     if is_none(value) {
-        return nothing("it names no GPU");
+        return ignored("no GPU selected");
     }
     match GpuSelector::parse(value) {
         Some(selector) => {
-            let shown = selector.to_string();
+            let device = selector.to_string();
             settings.device = Some(selector);
-            Became::Key("device", text(&shown))
+            Import::Key("device", toml_string(&device))
         }
-        None => Became::Env("ROCR_VISIBLE_DEVICES", value.to_owned()),
+        None => Import::Env("ROCR_VISIBLE_DEVICES", value.to_owned()),
     }
 }
 
-fn switched(settings: &mut VllmSettings, name: &str, value: &str) -> Became {
-    let Some(on) = switch(value) else { return nothing("its value is neither yes nor no") };
+fn import_flag(settings: &mut VllmSettings, name: &str, value: &str) -> Import {
+    let Some(on) = parse_bool(value) else { return ignored("not a boolean") };
     let (field, key) = match name {
         "VLLM_ENFORCE_EAGER" => (&mut settings.enforce_eager, "enforce-eager"),
         "TRANSFORMERS_TRUST_REMOTE_CODE" => (&mut settings.trust_remote_code, "trust-remote-code"),
         "VLLM_LOG_REQUESTS" if on => {
-            return Became::Arguments(vec!["--enable-log-requests".to_owned()]);
+            return Import::Arguments(vec!["--enable-log-requests".to_owned()]);
         }
-        "VLLM_LOG_REQUESTS" => return nothing("vLLM logs no requests unless it is asked to"),
-        // These three say the same; one that says no is no reason to write it down.
-        _ if !on => return nothing("asking the hub is the default"),
+        "VLLM_LOG_REQUESTS" => return ignored("vLLM does not log requests by default"),
+        // Three variables mean the same; a false one needs no key, because it is the default.
+        _ if !on => return ignored("accessing the hub is the default"),
         _ => (&mut settings.offline, "offline"),
     };
     *field = on;
-    Became::Key(key, on.to_string())
+    Import::Key(key, on.to_string())
 }
 
-/// Variables that hold a text or a number.
-fn valued(settings: &mut VllmSettings, name: &str, value: &str) -> Became {
+/// Imports a variable with a text or a number.
+fn import_value(settings: &mut VllmSettings, name: &str, value: &str) -> Import {
     let count =
         |field: &mut Option<u32>, key: &'static str, read: fn(&str) -> Option<u32>| match read(
             value,
         ) {
             Some(count) => {
                 *field = Some(count);
-                Became::Key(key, count.to_string())
+                Import::Key(key, count.to_string())
             }
-            None => nothing("its value is no whole number above 0, and so it is left to vLLM"),
+            None => ignored("not a positive integer; using vLLM's default"),
         };
     match name {
         "VLLM_MODEL" => {
             let model = model_folder(value);
             model.clone_into(&mut settings.model);
-            Became::Key("model", text(model))
+            Import::Key("model", toml_string(model))
         }
         "VLLM_DTYPE" => {
             settings.dtype = Some(value.to_owned());
-            Became::Key("dtype", text(value))
+            Import::Key("dtype", toml_string(value))
         }
         "VLLM_CACHE_ROOT" => {
             settings.cache_root = Some(value.to_owned());
-            Became::Key("cache-root", text(value))
+            Import::Key("cache-root", toml_string(value))
         }
         "VLLM_GPU_MEMORY_UTILIZATION" => match Permille::parse(value) {
             Some(part) => {
                 settings.gpu_memory_utilization = Some(part);
-                Became::Key("gpu-memory-utilization", part.to_string())
+                Import::Key("gpu-memory-utilization", part.to_string())
             }
-            None => nothing("its value is not above 0 and at most 1, and so it is left to vLLM"),
+            None => ignored("not above 0 and at most 1; using vLLM's default"),
         },
         "VLLM_MAX_MODEL_LEN" if matches!(value, "auto" | "-1") => {
-            Became::Arguments(vec!["--max-model-len=auto".to_owned()])
+            Import::Arguments(vec!["--max-model-len=auto".to_owned()])
         }
         "VLLM_MAX_MODEL_LEN" => count(&mut settings.max_model_len, "max-model-len", parse_tokens),
         "VLLM_BLOCK_SIZE" => count(&mut settings.block_size, "block-size", parse_count),
@@ -240,18 +247,19 @@ fn valued(settings: &mut VllmSettings, name: &str, value: &str) -> Became {
         }
         "VLLM_NUM_GPU_BLOCKS_OVERRIDE" => match parse_count(value) {
             Some(blocks) => {
-                Became::Arguments(vec!["--num-gpu-blocks-override".to_owned(), blocks.to_string()])
+                Import::Arguments(vec!["--num-gpu-blocks-override".to_owned(), blocks.to_string()])
             }
-            None => nothing("its value is no whole number above 0, and so it is left to vLLM"),
+            None => ignored("not a positive integer; using vLLM's default"),
         },
-        _ if PASSED_ON.iter().any(|start| name.starts_with(start)) => Became::Same,
-        _ => nothing(
-            "it is none of vLLM's that is known here; set it in the host's environment if an engine needs it",
+        _ if PASSED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => Import::Same,
+        _ => ignored(
+            "not a known variable of vLLM; set it in the router's environment if an engine needs \
+             it",
         ),
     }
 }
 
-/// vLLM takes the folder, not a file of weights in it.
+/// Returns the folder of a file with weights, because vLLM needs the folder.
 fn model_folder(value: &str) -> &str {
     match value.rsplit_once('/') {
         Some((folder, file))
@@ -267,8 +275,8 @@ fn parse_count(value: &str) -> Option<u32> {
     value.parse().ok().filter(|count| *count > 0)
 }
 
-/// A number of tokens as vLLM reads it: `32k` is 32 000, `25.6k` is 25 600, and `32K` is 32 768. Only the small letters
-/// take decimals.
+/// Parses a number of tokens as vLLM does: `32k` is 32 000, `25.6k` is 25 600, and `32K` is 32 768.
+/// Only lower-case units allow decimals.
 fn parse_tokens(value: &str) -> Option<u32> {
     let (digits, unit) = match value.char_indices().next_back()? {
         (end, 'k') => (value.get(..end)?, 1000),
@@ -278,10 +286,10 @@ fn parse_tokens(value: &str) -> Option<u32> {
         _ => return parse_count(value),
     };
     let (whole, decimals) = digits.split_once('.').unwrap_or((digits, ""));
-    let plain = !whole.is_empty()
+    let is_decimal = !whole.is_empty()
         && whole.bytes().chain(decimals.bytes()).all(|byte| byte.is_ascii_digit());
-    // Seven decimals would be less than a token.
-    if !plain || decimals.len() > 6 || (!decimals.is_empty() && unit % 1000 != 0) {
+    // A seventh decimal would be less than one token.
+    if !is_decimal || decimals.len() > 6 || (!decimals.is_empty() && unit % 1000 != 0) {
         return None;
     }
     let scale = 10_u64.pow(u32::try_from(decimals.len()).ok()?);
@@ -289,8 +297,8 @@ fn parse_tokens(value: &str) -> Option<u32> {
     u32::try_from(count.checked_mul(unit)? / scale).ok().filter(|tokens| *tokens > 0)
 }
 
-/// A TOML text.
-fn text(value: &str) -> String {
+/// Formats a TOML string.
+fn toml_string(value: &str) -> String {
     let mut out = String::from("\"");
     for letter in value.chars() {
         match letter {
@@ -303,61 +311,61 @@ fn text(value: &str) -> String {
     out
 }
 
-/// As a comment of one line can hold it.
+/// Replaces control characters, so that the text fits into a comment of one line.
 fn one_line(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 impl Imported {
-    fn add(&mut self, name: &str, value: &str, became: Became) {
-        let (said, entry, proposal) = match became {
-            Became::Key(key, toml) => {
-                let note = if key == "model" && toml != text(value.trim()) {
+    fn add(&mut self, name: &str, value: &str, import: Import) {
+        let (result, entry, is_suggestion) = match import {
+            Import::Key(key, toml) => {
+                let note = if key == "model" && toml != toml_string(value.trim()) {
                     format!("{key} = {toml}, the folder of that file")
                 } else {
                     format!("{key} = {toml}")
                 };
-                (format!("is now {note}"), Some((key, toml)), false)
+                (format!("becomes {note}"), Some((key, toml)), false)
             }
-            Became::Proposal(key, toml, why) => {
-                (format!("is left out: {why}"), Some((key, toml)), true)
+            Import::Suggestion(key, toml, why) => {
+                (format!("is only suggested: {why}"), Some((key, toml)), true)
             }
-            Became::Arguments(words) => {
-                let said = format!("is now the argument {}", words.join(" "));
+            Import::Arguments(words) => {
+                let result = format!("becomes the argument {}", words.join(" "));
                 self.settings.arguments.extend(words);
-                (said, None, false)
+                (result, None, false)
             }
-            Became::Env(new, value) => {
+            Import::Env(new, value) => {
                 self.settings.env.push((new.to_owned(), value));
-                let said = if name == new {
+                let result = if name == new {
                     "is passed on in env".to_owned()
                 } else {
-                    format!("is now {new} in env")
+                    format!("becomes {new} in env")
                 };
-                (said, None, false)
+                (result, None, false)
             }
-            Became::Same => {
+            Import::Same => {
                 self.settings.env.push((name.to_owned(), value.to_owned()));
                 ("is passed on in env".to_owned(), None, false)
             }
-            Became::Nothing(why) => (format!("is left out: {why}"), None, false),
+            Import::Ignored(why) => (format!("is ignored: {why}"), None, false),
         };
-        let note = one_line(&format!("{name} {said}"));
+        let note = one_line(&format!("{name} {result}"));
         self.notes.push(note.clone());
-        self.lines.push(Line { note, entry, proposal });
+        self.lines.push(Line { note, entry, is_suggestion });
     }
 
-    /// Lines of a `[lanes.engine]` table, each below its note.
+    /// Returns the lines of a `[lanes.engine]` table, each below its note.
     #[must_use]
     pub fn to_toml(&self) -> String {
         let mut toml = String::from("[lanes.engine]\ndriver = \"vllm\"\n");
-        for Line { note, entry, proposal } in &self.lines {
-            let mark = if *proposal { "# " } else { "" };
+        for Line { note, entry, is_suggestion } in &self.lines {
+            let mark = if *is_suggestion { "# " } else { "" };
             let entry = entry.as_ref().map(|(key, value)| format!("{mark}{key} = {value}\n"));
             toml.extend(["# ", note, "\n", entry.as_deref().unwrap_or_default()]);
         }
         let arguments: Vec<String> =
-            self.settings.arguments.iter().map(|word| text(word)).collect();
+            self.settings.arguments.iter().map(|word| toml_string(word)).collect();
         if !arguments.is_empty() {
             toml.extend(["arguments = [", &arguments.join(", "), "]\n"]);
         }
@@ -365,7 +373,7 @@ impl Imported {
             .settings
             .env
             .iter()
-            .map(|(name, value)| format!("{} = {}", text(name), text(value)))
+            .map(|(name, value)| format!("{} = {}", toml_string(name), toml_string(value)))
             .collect();
         if !env.is_empty() {
             toml.extend(["env = { ", &env.join(", "), " }\n"]);

@@ -1,30 +1,31 @@
-//! What the log of a loading engine tells: how far it is, how much memory it took, and why it failed.
+//! The log of a loading engine: its progress, the memory it takes, and the cause of a failure.
 //!
-//! The lines are vLLM 0.32's and llama.cpp's. Read them only while the engine starts: later lines may quote requests.
+//! The lines are those of vLLM 0.32 and llama.cpp. Read them only while the engine starts: later
+//! lines may quote requests.
 
-/// A part of an engine's start. They come in this order, though an engine may leave some out.
+/// A phase of an engine's start. Phases follow in this order; an engine may skip some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// The program runs.
+    /// The program is running.
     Starting,
-    /// It reads what the model is.
+    /// The model's configuration is being read.
     Config,
-    /// Weights go into memory.
+    /// Weights are being loaded.
     Weights,
-    /// Code for this GPU is made.
+    /// Kernels are being compiled for the GPU.
     Compiling,
-    /// Memory for the KV cache is taken.
+    /// The KV cache is being allocated.
     KvCache,
-    /// GPU graphs are recorded.
+    /// GPU graphs are being captured.
     Graphs,
-    /// First runs, and what is left to do.
+    /// Warm-up runs and the rest of the start.
     Warmup,
-    /// It answers.
+    /// The engine accepts requests.
     Listening,
 }
 
 impl Phase {
-    /// For people.
+    /// Returns a description for operators.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -32,26 +33,26 @@ impl Phase {
             Self::Config => "reading the model's configuration",
             Self::Weights => "loading weights",
             Self::Compiling => "compiling",
-            Self::KvCache => "taking memory for the KV cache",
-            Self::Graphs => "recording GPU graphs",
+            Self::KvCache => "allocating the KV cache",
+            Self::Graphs => "capturing GPU graphs",
             Self::Warmup => "warming up",
             Self::Listening => "listening",
         }
     }
 }
 
-/// How far an engine is.
+/// The progress of an engine's start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loading {
-    /// The part of its start.
+    /// The current phase.
     pub phase: Phase,
-    /// How much of that part is done, 0 to 100. A phase may count to 100 more than once.
+    /// Progress of the phase, 0 to 100. A phase may count to 100 more than once.
     pub percent: Option<u8>,
-    /// The engine's own words, at most 200 bytes.
+    /// A quotation of the engine's log, at most 200 bytes.
     pub detail: Option<String>,
 }
 
-/// What shows a phase, the first one that is in the line counting: vLLM, then llama.cpp.
+/// Texts in log lines that identify a phase, of vLLM and then of llama.cpp; the first match counts.
 const PHASES: [(&str, Phase); 35] = [
     ("Application startup complete", Phase::Listening),
     ("Starting vLLM server on", Phase::Warmup),
@@ -90,27 +91,29 @@ const PHASES: [(&str, Phase); 35] = [
     ("build_info:", Phase::Starting),
 ];
 
-/// Longest detail and longest quotation in a sentence, in bytes.
-const LONGEST: usize = 200;
+/// Maximum length of a quotation in bytes.
+const MAX_QUOTE: usize = 200;
 
-/// What a line says about progress; `None` if nothing. Of a progress bar that was written over itself the last state counts.
+/// Reads the progress from a line; `None` if the line contains none. The last state of a redrawn
+/// progress bar counts.
 #[must_use]
 pub fn read(line: &str) -> Option<Loading> {
     let line = line.rsplit('\r').find(|part| !part.trim().is_empty())?;
-    // Dots, one for each percent of the tensors, have nothing else in their line.
-    let said = message(line);
-    let &(pattern, phase) = PHASES.iter().find(|(pattern, _)| said.contains(pattern))?;
+    // llama.cpp's dots, one per percent, are a line of their own and match no pattern.
+    let text = message(line);
+    let &(pattern, phase) = PHASES.iter().find(|(pattern, _)| text.contains(pattern))?;
     let bar = matches!(pattern, "checkpoint shards:" | "Capturing CUDA graph");
-    let (percent, detail) = match bar.then(|| progress_bar(said)).flatten() {
+    let (percent, detail) = match bar.then(|| progress_bar(text)).flatten() {
         Some((percent, count)) => (Some(percent), count),
-        None => (None, Some(cut(said).to_owned())),
+        None => (None, Some(truncate(text).to_owned())),
     };
     Some(Loading { phase, percent, detail })
 }
 
-/// Percent and `10/26` of `38% Completed | 10/26 [00:12<00:20, …]` or `38%|███▊      | 10/26 [00:12<…]`.
-fn progress_bar(said: &str) -> Option<(u8, Option<String>)> {
-    let (before, after) = said.split_once('%')?;
+/// Parses percent and `10/26` of `38% Completed | 10/26 [00:12<00:20, …]` or `38%|███▊      | 10/26
+/// [00:12<…]`.
+fn progress_bar(text: &str) -> Option<(u8, Option<String>)> {
+    let (before, after) = text.split_once('%')?;
     let digits = before.rsplit(|letter: char| !letter.is_ascii_digit()).next()?;
     let percent: u8 = digits.parse().ok().filter(|percent| *percent <= 100)?;
     let count = after.rsplit('|').next().and_then(|rest| rest.split_whitespace().next());
@@ -125,8 +128,8 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A line without what logging puts before it: `(EngineCore pid=3852) INFO 11-21 03:32:14 [core.py:133] `, or llama.cpp's
-/// time and level.
+/// Strips the prefix of the logger: `(EngineCore pid=3852) INFO 11-21 03:32:14 [core.py:133] `, or
+/// llama.cpp's time and level.
 fn message(line: &str) -> &str {
     let mut rest = line.trim();
     if rest.starts_with('(')
@@ -151,58 +154,60 @@ fn message(line: &str) -> &str {
     }
 }
 
-/// The beginning of a text, cut between two letters.
-fn cut(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(LONGEST)).unwrap_or(text)
+/// Truncates a text to the maximum length at a character boundary.
+fn truncate(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_QUOTE)).unwrap_or(text)
 }
 
-/// Memory that an engine says it took.
+/// The memory that an engine reports in its log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Measured {
-    /// Bytes of the weights. Of vLLM's workers the last one to say it; of llama.cpp's buffers the sum.
+    /// Bytes of the weights: the last value of vLLM's workers, or the sum of llama.cpp's buffers.
     pub weights_bytes: Option<u64>,
-    /// Bytes for the KV cache. As above.
+    /// Bytes of the KV cache: the last value of vLLM's workers, or the sum of llama.cpp's caches.
     pub kv_bytes: Option<u64>,
-    /// Tokens that the KV cache holds, of all requests together.
+    /// Capacity of the KV cache in tokens, for all requests together.
     pub kv_tokens: Option<u64>,
 }
 
-/// Take in what a line says about memory. Use a new [`Measured`] for each start: llama.cpp's buffers are added up.
+/// Reads the memory from a line into `into`. Use a new [`Measured`] for each start, because the
+/// sizes of llama.cpp's buffers are added up.
 pub fn measure(line: &str, into: &mut Measured) {
-    let said = message(line);
-    let sum = |so_far: Option<u64>, more: u64| Some(so_far.unwrap_or(0).saturating_add(more));
-    if let Some(bytes) = size_after(said, "Model loading took ") {
+    let text = message(line);
+    let add = |sum: Option<u64>, more: u64| Some(sum.unwrap_or(0).saturating_add(more));
+    if let Some(bytes) = size_after(text, "Model loading took ") {
         into.weights_bytes = Some(bytes);
-    } else if let Some(bytes) = size_after(said, "Available KV cache memory: ") {
+    } else if let Some(bytes) = size_after(text, "Available KV cache memory: ") {
         into.kv_bytes = Some(bytes);
-    } else if let Some(bytes) = cpu_kv_bytes(said) {
+    } else if let Some(bytes) = cpu_kv_bytes(text) {
         into.kv_bytes = Some(bytes);
-    } else if let Some((_, after)) = said.split_once("KV cache size: ") {
+    } else if let Some((_, after)) = text.split_once("KV cache size: ") {
         into.kv_tokens = tokens(after).or(into.kv_tokens);
     } else if let Some(bytes) =
-        said.contains("load_tensors:").then(|| size_after(said, "buffer size = ")).flatten()
+        text.contains("load_tensors:").then(|| size_after(text, "buffer size = ")).flatten()
     {
-        into.weights_bytes = sum(into.weights_bytes, bytes);
+        into.weights_bytes = add(into.weights_bytes, bytes);
     } else if let Some(bytes) =
-        said.contains("llama_kv_cache").then(|| size_after(said, ": size = ")).flatten()
+        text.contains("llama_kv_cache").then(|| size_after(text, ": size = ")).flatten()
     {
-        into.kv_bytes = sum(into.kv_bytes, bytes);
-        let cells = said.split_once('(').and_then(|(_, after)| tokens(after));
-        // Layers with a window have a cache of their own, a smaller one.
+        into.kv_bytes = add(into.kv_bytes, bytes);
+        let cells = text.split_once('(').and_then(|(_, after)| tokens(after));
+        // Layers with a sliding window have a second, smaller cache.
         into.kv_tokens = cells.max(into.kv_tokens);
     }
 }
 
-/// `Explicitly set (1.0/20.59) GiB for KV cache on node 0.`, where there is no GPU.
-fn cpu_kv_bytes(said: &str) -> Option<u64> {
-    let (_, after) = said.split_once("Explicitly set (")?;
+/// Parses `Explicitly set (1.0/20.59) GiB for KV cache on node 0.`, which vLLM writes without a
+/// GPU.
+fn cpu_kv_bytes(text: &str) -> Option<u64> {
+    let (_, after) = text.split_once("Explicitly set (")?;
     let (number, after) = after.split_once('/')?;
     after.contains(") GiB for KV cache").then(|| bytes(number, "GiB"))?
 }
 
-/// The size that follows `words`, such as `18.1 GiB`.
-fn size_after(said: &str, words: &str) -> Option<u64> {
-    let (_, after) = said.split_once(words)?;
+/// Parses the size that follows `label`, such as `18.1 GiB`.
+fn size_after(text: &str, label: &str) -> Option<u64> {
+    let (_, after) = text.split_once(label)?;
     let mut parts = after.split_whitespace();
     bytes(parts.next()?, parts.next()?)
 }
@@ -216,24 +221,24 @@ fn bytes(number: &str, unit: &str) -> Option<u64> {
         _ => return None,
     };
     let number: f64 = number.parse().ok()?;
-    // A cast of what is no size of memory would give 0 or the largest number.
+    // The cast would saturate for NaN, negative or huge values, none of which is a memory size.
     let size = (number * scale).round();
     (0.0..1e18).contains(&size).then_some(size as u64)
 }
 
-/// `123,456` at the beginning.
+/// Parses a number such as `123,456` at the start of a text.
 fn tokens(text: &str) -> Option<u64> {
     let word = text.split_whitespace().next()?;
     let digits: String = word.chars().filter(|letter| *letter != ',').collect();
     is_number(&digits).then(|| digits.parse().ok())?
 }
 
-/// What is in lines that say why an engine fails, in small letters, and how to say it.
+/// Lower-case texts in log lines that show why an engine failed, and the explanation for operators.
 const FATAL: [(&str, &str); 32] = [
     ("less than desired gpu memory utilization", "not enough free memory on the GPU"),
     (
         "no available memory for the cache blocks",
-        "no memory is left for the KV cache; give it a larger part",
+        "no memory is left for the KV cache; raise the memory utilization",
     ),
     ("larger than the available kv cache memory", "the KV cache is too small for max-model-len"),
     (
@@ -243,47 +248,63 @@ const FATAL: [(&str, &str); 32] = [
     ("out of memory", "the GPU's memory is full"),
     ("outofmemory", "the GPU's memory is full"),
     ("outofdevicememory", "the GPU's memory is full"),
-    ("failed to allocate", "memory could not be had"),
-    ("unable to allocate", "memory could not be had"),
-    ("invalid device function", "it was built for another GPU"),
-    ("no kernel image is available", "it was built for another GPU"),
+    ("failed to allocate", "a memory allocation failed"),
+    ("unable to allocate", "a memory allocation failed"),
+    ("invalid device function", "the engine was built for another GPU"),
+    ("no kernel image is available", "the engine was built for another GPU"),
     ("one of gpu archs of", "VLLM_ROCM_USE_AITER does not work on this GPU"),
     (
         "memory access fault by gpu",
-        "the GPU was used wrongly, as with an HSA_OVERRIDE_GFX_VERSION that is not its own",
+        "invalid GPU memory access, as with an HSA_OVERRIDE_GFX_VERSION of another GPU",
     ),
-    ("failed to infer device type", "vLLM finds no device that it was built for"),
-    ("non-integer device id", "vLLM takes no UUID in HIP_VISIBLE_DEVICES; write it as `device`"),
-    ("was supported in vllm until", "this vLLM no longer has the model's architecture"),
-    ("are not supported for now", "this vLLM does not have the model's architecture"),
-    ("unknown model architecture", "this llama.cpp does not have the model's architecture"),
-    ("unrecognized arguments", "it does not know an argument"),
-    ("error: invalid argument", "it does not know an argument"),
-    ("address already in use", "its port is taken"),
-    ("couldn't bind http server socket", "its port is taken"),
-    ("gated repo", "the hub wants a token for this model"),
-    ("repository not found", "the hub has no such model, or wants a token for it"),
-    ("offline mode is enabled", "the model is not on this machine, and the hub may not be asked"),
-    ("localentrynotfounderror", "the model is not on this machine, and the hub may not be asked"),
+    ("failed to infer device type", "vLLM found no device that it was built for"),
+    ("non-integer device id", "vLLM does not accept a UUID in HIP_VISIBLE_DEVICES; use `device`"),
+    (
+        "was supported in vllm until",
+        "this version of vLLM no longer supports the model's architecture",
+    ),
+    ("are not supported for now", "this version of vLLM does not support the model's architecture"),
+    (
+        "unknown model architecture",
+        "this version of llama.cpp does not support the model's architecture",
+    ),
+    ("unrecognized arguments", "the engine does not support an argument"),
+    ("error: invalid argument", "the engine does not support an argument"),
+    ("address already in use", "the port is in use"),
+    ("couldn't bind http server socket", "the port is in use"),
+    ("gated repo", "the model hub requires a token for this model"),
+    ("repository not found", "the model does not exist on the hub, or requires a token"),
+    (
+        "offline mode is enabled",
+        "the model is not on this machine, and the hub is disabled (offline mode)",
+    ),
+    (
+        "localentrynotfounderror",
+        "the model is not on this machine, and the hub is disabled (offline mode)",
+    ),
     ("no such file", "a file is missing"),
-    ("failed to open gguf file", "the model cannot be read"),
-    ("error loading model", "the model cannot be loaded"),
-    ("failed to load model", "the model cannot be loaded"),
+    ("failed to open gguf file", "failed to read the model"),
+    ("error loading model", "failed to load the model"),
+    ("failed to load model", "failed to load the model"),
     (
         "engine core initialization failed",
-        "vLLM's core did not start; the cause is further up in its log",
+        "vLLM's engine core failed to start; the cause is earlier in its log",
     ),
-    ("enginecore failed to start", "vLLM's core did not start; the cause is further up in its log"),
+    (
+        "enginecore failed to start",
+        "vLLM's engine core failed to start; the cause is earlier in its log",
+    ),
 ];
 
-/// A sentence for a line that is known to say why an engine ended; `None` for others. Ask it about an engine that ended
-/// without being told to, from its first line to its last, and keep the first sentence: what follows is consequences.
+/// Returns an explanation of a line that is known to show why an engine ended; `None` for other
+/// lines. Call this for each line of an engine that failed, and keep the first result: the later
+/// ones are consequences.
 #[must_use]
 pub fn fatal(line: &str) -> Option<String> {
-    let said = message(line);
-    let small = said.to_lowercase();
-    let (_, sentence) = FATAL.iter().find(|(pattern, _)| small.contains(pattern))?;
-    Some(format!("{sentence}: {}", cut(said)))
+    let text = message(line);
+    let lower = text.to_lowercase();
+    let (_, explanation) = FATAL.iter().find(|(pattern, _)| lower.contains(pattern))?;
+    Some(format!("{explanation}: {}", truncate(text)))
 }
 
 #[cfg(test)]
@@ -291,9 +312,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_tell_phases() {
+    fn phases_are_read_from_log_lines() {
         let bar = "\rLoading safetensors checkpoint shards:   0% Completed | 0/26 [00:00<?, ?it/s]\
-                   \rLoading safetensors checkpoint shards:  38% Completed | 10/26 [00:12<00:20,  1.25s/it]\r";
+                   \rLoading safetensors checkpoint shards:  38% Completed \
+                   | 10/26 [00:12<00:20,  1.25s/it]\r";
         let graphs =
             "Capturing CUDA graphs (decode, FULL): 100%|██████████| 35/35 [00:02<00:00, 21.18it/s]";
         let table: &[(&str, Phase, Option<u8>, &str)] = &[
@@ -306,7 +328,8 @@ mod tests {
                 "Graph",
             ),
             (
-                "(EngineCore pid=1) INFO 04-07 02:46:21 [b.py:2] Dynamo bytecode transform time: 4.2 s",
+                "(EngineCore pid=1) INFO 04-07 02:46:21 [b.py:2] Dynamo bytecode transform time: \
+                 4.2 s",
                 Phase::Compiling,
                 None,
                 "Dynamo",
@@ -343,7 +366,7 @@ mod tests {
             assert_eq!((found.phase, found.percent), (*phase, *percent), "{line}");
             assert!(found.detail.as_ref().unwrap().starts_with(detail), "{found:?}");
         }
-        // The second one comes before llama.cpp loads anything.
+        // The fourth line is written before llama.cpp loads anything.
         for line in [
             "",
             "\r\r",
@@ -356,28 +379,31 @@ mod tests {
     }
 
     #[test]
-    fn lines_tell_memory() {
-        let sum = |lines: &[&str]| {
+    fn memory_is_read_from_log_lines() {
+        let measured = |lines: &[&str]| {
             let mut measured = Measured::default();
             lines.iter().for_each(|line| measure(line, &mut measured));
             (measured.weights_bytes, measured.kv_bytes, measured.kv_tokens)
         };
-        let vllm = sum(&[
-            "(EngineCore pid=1) INFO 11-21 03:31:49 [a.py:1] Model loading took 18.5 GiB memory and 12.345678 seconds",
+        let vllm = measured(&[
+            "(EngineCore pid=1) INFO 11-21 03:31:49 [a.py:1] Model loading took 18.5 GiB memory \
+             and 12.345678 seconds",
             "(EngineCore pid=1) INFO 11-21 03:31:49 [a.py:1] Available KV cache memory: 5.25 GiB",
-            "(EngineCore pid=1) INFO 11-21 03:31:49 [a.py:1] GPU KV cache size: 123,456 tokens, Maximum concurrency for \
-             32,768 tokens per request: 3.77x",
+            "(EngineCore pid=1) INFO 11-21 03:31:49 [a.py:1] GPU KV cache size: 123,456 tokens, \
+             Maximum concurrency for 32,768 tokens per request: 3.77x",
         ]);
         assert_eq!(vllm, (Some(37 << 29), Some(21 << 28), Some(123_456)));
-        let llama = sum(&[
+        let llama = measured(&[
             "load_tensors:        ROCm0 model buffer size =  1024.00 MiB",
             "load_tensors:   CPU_Mapped model buffer size =   512.00 MiB",
             "llama_kv_cache:      ROCm0 KV buffer size =   256.00 MiB",
-            "llama_kv_cache: size =  256.00 MiB (  8192 cells,  28 layers,  1/1 seqs), K (f16):  128.00 MiB",
-            "llama_kv_cache: size =   64.00 MiB (  1024 cells,  28 layers,  1/1 seqs), K (f16):  32.00 MiB",
+            "llama_kv_cache: size =  256.00 MiB (  8192 cells,  28 layers,  1/1 seqs), K (f16):  \
+             128.00 MiB",
+            "llama_kv_cache: size =   64.00 MiB (  1024 cells,  28 layers,  1/1 seqs), K (f16):  \
+             32.00 MiB",
         ]);
         assert_eq!(llama, (Some(1536 << 20), Some(320 << 20), Some(8192)));
-        let odd = sum(&[
+        let odd = measured(&[
             "Model loading took NaN GiB",
             "Model loading took -1 GiB",
             "Available KV cache memory: 1e99 GiB",
@@ -386,29 +412,32 @@ mod tests {
     }
 
     #[test]
-    fn lines_tell_causes() {
+    fn causes_are_read_from_log_lines() {
         let table = [
             (
-                "ValueError: Free memory on device cuda:0 (1/2 GiB) on startup is less than desired GPU memory utilization",
+                "ValueError: Free memory on device cuda:0 (1/2 GiB) on startup is less than \
+                 desired GPU memory utilization",
                 "not enough",
             ),
             ("RuntimeError: HIP error: invalid device function", "built for another GPU"),
             ("Model architecture X was supported in vLLM until v0.9", "no longer"),
-            ("vllm: error: unrecognized arguments: --swap-space 4", "argument"),
-            ("OSError: [Errno 98] Address already in use", "port is taken"),
+            ("vllm: error: unrecognized arguments: --swap-space 4", "an argument"),
+            ("OSError: [Errno 98] Address already in use", "port is in use"),
             ("FileNotFoundError: [Errno 2] No such file or directory: '/m'", "file is missing"),
             (
                 "torch.OutOfMemoryError: HIP out of memory. Tried to allocate 2.00 GiB",
                 "memory is full",
             ),
             (
-                "(APIServer pid=1) ERROR 11-21 03:31:49 [a.py:1] Engine core initialization failed.",
-                "further up",
+                "(APIServer pid=1) ERROR 11-21 03:31:49 [a.py:1] Engine core initialization \
+                 failed.",
+                "earlier in its log",
             ),
         ];
-        for (line, words) in table {
-            let sentence = fatal(line).unwrap();
-            assert!(sentence.contains(words) && !sentence.contains("pid="), "{sentence}");
+        for (line, part) in table {
+            let explanation = fatal(line).unwrap();
+            assert!(explanation.contains(part), "{explanation}");
+            assert!(!explanation.contains("pid="), "{explanation}");
         }
         assert_eq!(fatal("INFO 11-21 03:31:49 [a.py:1] Supported tasks: ['generate']"), None);
     }

@@ -1,13 +1,13 @@
-//! What the operator says about a vLLM, and what is wrong with it.
+//! Settings of vLLM, and their validation.
 
 use std::fmt;
 
-/// A part of a whole, in thousandths. Shown as a decimal fraction: `Permille(450)` as `0.45`.
+/// A fraction in thousandths, displayed as a decimal: `Permille(450)` as `0.45`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Permille(pub u16);
 
 impl Permille {
-    /// Read a decimal fraction above 0 and up to 1, such as `0.45`; more than three decimals are rounded.
+    /// Parses a decimal above 0 and up to 1, such as `0.45`; more than three decimals are rounded.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let part: f64 = text.trim().parse().ok()?;
@@ -24,17 +24,18 @@ impl fmt::Display for Permille {
     }
 }
 
-/// Which GPU an engine may use. Goes to `ROCR_VISIBLE_DEVICES`, the only variable of ROCm's that knows both forms.
+/// The GPU that an engine may use. Passed as `ROCR_VISIBLE_DEVICES`, the only variable of ROCm that
+/// accepts both forms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GpuSelector {
-    /// Its place in ROCm's list, from 0. May change when cards are added.
+    /// Index in ROCm's list, from 0. May change when cards are added.
     Index(u32),
-    /// `GPU-` and what `rocminfo` shows as its UUID. Stays the same.
+    /// `GPU-` and the UUID that `rocminfo` shows, which does not change.
     Uuid(String),
 }
 
 impl GpuSelector {
-    /// Read `0` or `GPU-0e54792172da5eeb`; `None` for anything else, lists included.
+    /// Parses `0` or `GPU-0e54792172da5eeb`; `None` for anything else, lists included.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
@@ -61,62 +62,67 @@ fn is_uuid(text: &str) -> bool {
     })
 }
 
-/// How a lane's vLLM is to be started; what is `None` or empty is left to vLLM.
+/// Settings of a lane's vLLM; a setting that is `None` or empty is left to vLLM's default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VllmSettings {
-    /// Program, and the words before `serve`: `["vllm"]`, `["/opt/venv/bin/vllm"]` or `["docker", "run", …]`.
+    /// Program, and arguments before `serve`: `["vllm"]`, `["/opt/venv/bin/vllm"]` or
+    /// `["docker", "run", …]`.
     pub program: Vec<String>,
-    /// Folder of the model, or its name on the hub.
+    /// Folder of the model, or name of the model on the hub.
     pub model: String,
-    /// Names that it answers to (`--served-model-name`); answers carry the first.
+    /// Served model names (`--served-model-name`); responses contain the first.
     pub served_names: Vec<String>,
-    /// Type of the weights in memory, such as `bfloat16` (`--dtype`).
+    /// Data type of the weights in memory, such as `bfloat16` (`--dtype`).
     pub dtype: Option<String>,
-    /// Kind of quantization (`--quantization`); vLLM finds it in the model's own settings.
+    /// Quantization method (`--quantization`); by default that of the model's configuration.
     pub quantization: Option<String>,
-    /// Longest sequence, prompt and answer, in tokens (`--max-model-len`).
+    /// Maximum length of prompt and response in tokens (`--max-model-len`).
     pub max_model_len: Option<u32>,
-    /// Requests that it works on at once (`--max-num-seqs`).
+    /// Maximum number of concurrent requests (`--max-num-seqs`).
     pub max_num_seqs: Option<u32>,
-    /// Part of the GPU's memory that it may take, all told (`--gpu-memory-utilization`; vLLM 0.32 takes 0.92).
+    /// Fraction of the GPU's memory that vLLM may use in total (`--gpu-memory-utilization`; the
+    /// default of vLLM 0.32 is 0.92).
     pub gpu_memory_utilization: Option<Permille>,
-    /// Memory for the KV cache, in bytes, instead of what the part above leaves (`--kv-cache-memory-bytes`).
+    /// Bytes of the KV cache, overriding what the memory utilization leaves
+    /// (`--kv-cache-memory-bytes`).
     pub kv_cache_bytes: Option<u64>,
-    /// GPUs that share each layer (`--tensor-parallel-size`).
+    /// Number of GPUs that share each layer (`--tensor-parallel-size`).
     pub tensor_parallel: Option<u32>,
-    /// GPUs that have some of the layers each (`--pipeline-parallel-size`).
+    /// Number of GPUs among which the layers are distributed (`--pipeline-parallel-size`).
     pub pipeline_parallel: Option<u32>,
-    /// Neither compile nor record graphs: a faster start, slower answers (`--enforce-eager`).
+    /// Neither compile nor capture graphs: starts faster, responds slower (`--enforce-eager`).
     pub enforce_eager: bool,
     /// Tokens in a block of the KV cache (`--block-size`).
     pub block_size: Option<u32>,
-    /// Run Python code that comes with the model (`--trust-remote-code`).
+    /// Run Python code from the model's repository (`--trust-remote-code`).
     pub trust_remote_code: bool,
-    /// Reader of the model's tool calls (`--tool-call-parser`, and with it `--enable-auto-tool-choice`).
+    /// Parser of the model's tool calls (`--tool-call-parser`, with `--enable-auto-tool-choice`).
     pub tool_call_parser: Option<String>,
-    /// Reader of the model's reasoning (`--reasoning-parser`).
+    /// Parser of the model's reasoning (`--reasoning-parser`).
     pub reasoning_parser: Option<String>,
-    /// Where downloads go (`--download-dir`).
+    /// Folder for downloads (`--download-dir`).
     pub download_dir: Option<String>,
-    /// How weights are read, such as `auto` or `dummy` (`--load-format`).
+    /// Format of the weights, such as `auto` or `dummy` (`--load-format`).
     pub load_format: Option<String>,
-    /// Let requests with a lower `priority` go first (`--scheduling-policy priority`).
+    /// Schedule requests with a lower `priority` first (`--scheduling-policy priority`).
     pub priority_scheduling: bool,
-    /// Seconds that running requests get after SIGTERM (`--shutdown-timeout`); 0 ends them at once, as vLLM does unasked.
+    /// Seconds that running requests may take after SIGTERM (`--shutdown-timeout`); 0, vLLM's
+    /// default, aborts them immediately.
     pub shutdown_timeout_s: u32,
-    /// Let it be put to sleep (`--enable-sleep-mode` and `VLLM_SERVER_DEV_MODE=1`).
+    /// Enable sleep mode (`--enable-sleep-mode` and `VLLM_SERVER_DEV_MODE=1`).
     pub sleep_mode: bool,
-    /// Never ask the hub (`HF_HUB_OFFLINE=1`).
+    /// Never access the hub (`HF_HUB_OFFLINE=1`).
     pub offline: bool,
-    /// The GPU (`ROCR_VISIBLE_DEVICES`); `HIP_VISIBLE_DEVICES` and `CUDA_VISIBLE_DEVICES` are then taken away.
+    /// The GPU (`ROCR_VISIBLE_DEVICES`); `HIP_VISIBLE_DEVICES` and `CUDA_VISIBLE_DEVICES` are
+    /// removed if set.
     pub device: Option<GpuSelector>,
-    /// Pretend that the GPU is another one (`HSA_OVERRIDE_GFX_VERSION`); never set unless asked for here.
+    /// Override of the GPU's version (`HSA_OVERRIDE_GFX_VERSION`); never set otherwise.
     pub hsa_override: Option<String>,
-    /// Folder of compiled code (`VLLM_CACHE_ROOT`); keep it, or each start compiles anew.
+    /// Folder of compiled code (`VLLM_CACHE_ROOT`); if it is not kept, each start compiles again.
     pub cache_root: Option<String>,
-    /// More arguments, put last.
+    /// Additional arguments, appended last.
     pub arguments: Vec<String>,
-    /// More environment variables; what is said above counts for more.
+    /// Additional environment variables; the settings above take precedence.
     pub env: Vec<(String, String)>,
 }
 
@@ -154,63 +160,61 @@ impl Default for VllmSettings {
     }
 }
 
-/// Flags that may not be among the operator's arguments, and why. The first ones are ours; vLLM 0.32 has no more of the rest
-/// and exits with code 2.
-const REFUSED_FLAGS: [(&str, &str); 7] = [
-    ("--port", "the host chooses the port; leave it out"),
-    ("--host", "the host has it listen on 127.0.0.1, for itself alone; leave it out"),
-    ("--uds", "the host chooses where vLLM listens; leave it out"),
-    ("--served-model-name", "the names come from the lane; leave it out"),
-    ("--model", "write it as `model`"),
-    (
-        "--swap-space",
-        "vLLM has this flag no more and would exit with code 2; --kv-offloading-size came in its place",
-    ),
+/// Flags that are not allowed among the additional arguments, and why. The first ones are set by
+/// the router; the others were removed from vLLM, and 0.32 exits with code 2.
+const DENIED_FLAGS: [(&str, &str); 7] = [
+    ("--port", "the router chooses the port"),
+    ("--host", "vLLM listens on 127.0.0.1 for the router only"),
+    ("--uds", "the router chooses the address"),
+    ("--served-model-name", "the names are those of the lane"),
+    ("--model", "use `model`"),
+    ("--swap-space", "removed from vLLM, which would exit with code 2; use --kv-offloading-size"),
     (
         "--disable-log-requests",
-        "vLLM has this flag no more and would exit with code 2; requests are not logged unasked",
+        "removed from vLLM, which would exit with code 2; requests are not logged by default",
     ),
 ];
 
 impl VllmSettings {
-    /// What is wrong, as sentences; empty if vLLM can be started like this.
+    /// Returns the problems of the settings; empty if vLLM can be started with them.
     #[must_use]
     pub fn check(&self) -> Vec<String> {
-        let mut wrong = Vec::new();
+        let mut problems = Vec::new();
         if self.program.first().is_none_or(String::is_empty) {
-            wrong.push("program is empty; write for example [\"vllm\"]".to_owned());
+            problems.push("program is empty: expected for example [\"vllm\"]".to_owned());
         }
-        self.check_model(&mut wrong);
-        self.check_numbers(&mut wrong);
-        self.check_words(&mut wrong);
-        self.check_arguments(&mut wrong);
-        self.check_environment(&mut wrong);
-        wrong
+        self.check_model(&mut problems);
+        self.check_numbers(&mut problems);
+        self.check_values(&mut problems);
+        self.check_arguments(&mut problems);
+        self.check_environment(&mut problems);
+        problems
     }
 
-    fn check_model(&self, wrong: &mut Vec<String>) {
+    fn check_model(&self, problems: &mut Vec<String>) {
         let lower = self.model.to_lowercase();
         if self.model.trim().is_empty() {
-            wrong.push("model is missing; name a folder or a model of the hub".to_owned());
+            problems.push("model is missing: expected a folder, or a model on the hub".to_owned());
         } else if lower.ends_with(".safetensors") {
-            wrong.push(format!(
-                "model \"{}\" is a single file; vLLM wants the folder that holds it and config.json",
+            problems.push(format!(
+                "model \"{}\" is a single file: expected the folder that contains it and \
+                 config.json",
                 self.model
             ));
         } else if lower.ends_with(".gguf") {
-            wrong.push(format!(
-                "model \"{}\" is a file of llama.cpp; give the lane that driver",
+            problems.push(format!(
+                "model \"{}\" is a GGUF file, which needs the llama.cpp driver",
                 self.model
             ));
         }
     }
 
-    fn check_numbers(&self, wrong: &mut Vec<String>) {
+    fn check_numbers(&self, problems: &mut Vec<String>) {
         if let Some(Permille(part)) = self.gpu_memory_utilization
             && !(1..=1000).contains(&part)
         {
-            wrong.push(format!(
-                "gpu-memory-utilization is {}; it has to be above 0 and at most 1",
+            problems.push(format!(
+                "gpu-memory-utilization is {}: expected more than 0 and at most 1",
                 Permille(part)
             ));
         }
@@ -223,13 +227,13 @@ impl VllmSettings {
         ];
         let zeros = counts.iter().filter(|(_, count)| *count == Some(0)).map(|(key, _)| *key);
         for key in zeros.chain((self.kv_cache_bytes == Some(0)).then_some("kv-cache-bytes")) {
-            wrong.push(format!("{key} is 0; it has to be at least 1"));
+            problems.push(format!("{key} is 0: expected at least 1"));
         }
     }
 
-    /// Texts that become words of the command line as they are.
+    /// Returns the texts that become arguments unchanged.
     fn values(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let some = [
+        let optional = [
             ("dtype", &self.dtype),
             ("quantization", &self.quantization),
             ("tool-call-parser", &self.tool_call_parser),
@@ -237,73 +241,79 @@ impl VllmSettings {
             ("download-dir", &self.download_dir),
             ("load-format", &self.load_format),
         ];
-        let some = some.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)));
+        let optional =
+            optional.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)));
         let names = self.served_names.iter().map(|name| ("served-names", name.as_str()));
-        [("model", self.model.as_str())].into_iter().chain(names).chain(some)
+        [("model", self.model.as_str())].into_iter().chain(names).chain(optional)
     }
 
-    fn check_words(&self, wrong: &mut Vec<String>) {
+    fn check_values(&self, problems: &mut Vec<String>) {
         for (key, value) in self.values() {
-            // Such a value would be read as a flag of its own.
+            // vLLM would parse such a value as a flag.
             if value.starts_with('-') {
-                wrong.push(format!("{key} \"{}\" begins with a dash", value.escape_debug()));
+                problems.push(format!("{key} \"{}\" starts with a dash", value.escape_debug()));
             }
             if value.is_empty() && key != "model" {
-                wrong.push(format!("{key} is an empty text"));
+                problems.push(format!("{key} is empty"));
             }
         }
         let program = self.program.iter().map(|word| ("program", word.as_str()));
         let arguments = self.arguments.iter().map(|word| ("arguments", word.as_str()));
         for (key, word) in self.values().chain(program).chain(arguments) {
-            if is_broken(word) {
-                wrong
-                    .push(format!("{key} \"{}\" holds a line break or a NUL", word.escape_debug()));
+            if has_line_break_or_nul(word) {
+                problems.push(format!(
+                    "{key} \"{}\" contains a line break or NUL",
+                    word.escape_debug()
+                ));
             }
         }
     }
 
-    fn check_arguments(&self, wrong: &mut Vec<String>) {
+    fn check_arguments(&self, problems: &mut Vec<String>) {
         for word in self.arguments.iter().filter(|word| word.starts_with("--")) {
-            // vLLM reads underscores of a flag as dashes.
+            // vLLM treats underscores in a flag like dashes.
             let flag = word.split('=').next().unwrap_or(word).replace('_', "-");
-            let refused = REFUSED_FLAGS.iter().find(|(name, _)| *name == flag);
-            if let Some((name, why)) = refused {
-                wrong.push(format!("{name} may not be among the arguments: {why}"));
+            let denied = DENIED_FLAGS.iter().find(|(name, _)| *name == flag);
+            if let Some((name, why)) = denied {
+                problems.push(format!("{name} is not allowed among the arguments: {why}"));
             }
         }
     }
 
-    fn check_environment(&self, wrong: &mut Vec<String>) {
+    fn check_environment(&self, problems: &mut Vec<String>) {
         for (name, value) in &self.env {
-            if name.is_empty() || name.contains('=') || is_broken(name) {
-                wrong.push(format!("env \"{}\" is no name of a variable", name.escape_debug()));
+            if name.is_empty() || name.contains('=') || has_line_break_or_nul(name) {
+                problems.push(format!("invalid variable name \"{}\" in env", name.escape_debug()));
             }
-            // The value stays out of the sentence: it may be a secret.
-            if is_broken(value) {
-                wrong.push(format!(
-                    "the value of env {} holds a line break or a NUL",
+            // The value is not quoted, because it may be a secret.
+            if has_line_break_or_nul(value) {
+                problems.push(format!(
+                    "the value of env {} contains a line break or NUL",
                     name.escape_debug()
                 ));
             }
         }
         for (key, value) in [("hsa-override", &self.hsa_override), ("cache-root", &self.cache_root)]
         {
-            if value.as_deref().is_some_and(|value| value.is_empty() || is_broken(value)) {
-                wrong.push(format!("{key} is empty, or holds a line break or a NUL"));
+            if value
+                .as_deref()
+                .is_some_and(|value| value.is_empty() || has_line_break_or_nul(value))
+            {
+                problems.push(format!("{key} is empty, or contains a line break or NUL"));
             }
         }
         if let Some(GpuSelector::Uuid(uuid)) = &self.device
             && !is_uuid(uuid)
         {
-            wrong.push(format!(
-                "device \"{}\" is neither a number nor \"GPU-\" and a UUID",
+            problems.push(format!(
+                "invalid device \"{}\": expected an index, or \"GPU-\" and a UUID",
                 uuid.escape_debug()
             ));
         }
     }
 }
 
-/// Whether no log line and no argument can hold this text whole.
-fn is_broken(text: &str) -> bool {
+/// Returns true if the text cannot be an argument (NUL) or part of a log line (line break).
+fn has_line_break_or_nul(text: &str) -> bool {
     text.contains(['\n', '\r', '\0'])
 }

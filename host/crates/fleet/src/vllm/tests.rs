@@ -1,4 +1,4 @@
-//! Tables of what goes in and what comes out; the log lines were recorded from vLLM 0.32.0.
+//! Table-driven tests; the log lines were recorded from vLLM 0.32.0.
 
 use std::hint::black_box;
 
@@ -22,12 +22,12 @@ fn removes(command: &Command, name: &str) -> bool {
     command.remove_env.iter().any(|known| known == name)
 }
 
-fn warns(command: &Command, words: &str) -> bool {
-    command.warnings.iter().any(|text| text.contains(words))
+fn warns(command: &Command, part: &str) -> bool {
+    command.warnings.iter().any(|text| text.contains(part))
 }
 
 #[test]
-fn least_settings() {
+fn command_of_minimal_settings() {
     let found = command(&settings(), Listen::Port(18300), &[]);
     assert_eq!(
         found.words.join(" "),
@@ -41,7 +41,7 @@ fn least_settings() {
 }
 
 #[test]
-fn all_settings() {
+fn command_of_all_settings() {
     let text = |text: &str| Some(text.to_owned());
     let all = VllmSettings {
         program: vec!["/opt/venv/bin/vllm".to_owned()],
@@ -75,14 +75,18 @@ fn all_settings() {
     assert_eq!(all.check(), Vec::<String>::new());
     let found =
         command(&all, Listen::Socket("/run/a.sock"), &pairs(&[("HIP_VISIBLE_DEVICES", "0")]));
-    let words = "--uds /run/a.sock --served-model-name a b --enable-request-id-headers --disable-uvicorn-access-log \
+    let arguments = "--uds /run/a.sock --served-model-name a b --enable-request-id-headers \
+                 --disable-uvicorn-access-log \
                  --dtype bfloat16 --quantization awq --max-model-len 32768 --max-num-seqs 4 \
-                 --gpu-memory-utilization 0.45 --kv-cache-memory-bytes 1073741824 --tensor-parallel-size 2 \
-                 --pipeline-parallel-size 1 --block-size 16 --tool-call-parser hermes --reasoning-parser qwen3 \
-                 --download-dir /d --load-format dummy --shutdown-timeout 30 --enable-auto-tool-choice \
+                 --gpu-memory-utilization 0.45 --kv-cache-memory-bytes 1073741824 \
+                 --tensor-parallel-size 2 \
+                 --pipeline-parallel-size 1 --block-size 16 --tool-call-parser hermes \
+                 --reasoning-parser qwen3 \
+                 --download-dir /d --load-format dummy --shutdown-timeout 30 \
+                 --enable-auto-tool-choice \
                  --enforce-eager --trust-remote-code --enable-sleep-mode -O1";
     assert_eq!(found.words[..3], ["/opt/venv/bin/vllm", "serve", "org/a model"]);
-    assert_eq!(found.words[3..].join(" "), words);
+    assert_eq!(found.words[3..].join(" "), arguments);
     for (name, value) in [
         ("ROCR_VISIBLE_DEVICES", "GPU-0e54792172da5eeb"),
         ("VLLM_CACHE_ROOT", "/c"),
@@ -96,7 +100,7 @@ fn all_settings() {
 }
 
 #[test]
-fn environment_is_cleaned() {
+fn inherited_environment_is_cleaned() {
     let inherited = pairs(&[
         ("PATH", "/bin"),
         ("VLLM_PORT", "8000"),
@@ -126,11 +130,11 @@ fn environment_is_cleaned() {
     assert!(warns(&found, "breaks gfx1151"));
     assert_eq!(env(&found, "ROCR_VISIBLE_DEVICES"), Some("GPU-0e54792172da5eeb"));
     let one = found.warnings.iter().filter(|text| text.contains("VLLM_HOST (")).count();
-    assert_eq!(one, 1, "one warning names them all");
+    assert_eq!(one, 1, "one warning names all of them");
 }
 
 #[test]
-fn operators_environment_is_cleaned_too() {
+fn configured_environment_is_cleaned() {
     let mut lane = settings();
     lane.env = pairs(&[
         ("VLLM_PORT", "1"),
@@ -147,7 +151,7 @@ fn operators_environment_is_cleaned_too() {
     for name in ["VLLM_PORT", "VLLM_API_KEY", "HIP_VISIBLE_DEVICES"] {
         assert!(removes(&found, name) && env(&found, name).is_none(), "{name}: {found:?}");
     }
-    assert_eq!(env(&found, "ROCR_VISIBLE_DEVICES"), None, "the inherited choice stands");
+    assert_eq!(env(&found, "ROCR_VISIBLE_DEVICES"), None, "the inherited selection is kept");
 
     lane.env = pairs(&[("VLLM_API_KEY", "s3cret")]);
     lane.hsa_override = Some("11.5.1".to_owned());
@@ -165,7 +169,7 @@ fn operators_environment_is_cleaned_too() {
 }
 
 #[test]
-fn mistakes_are_found() {
+fn check_reports_invalid_settings() {
     type Change = fn(&mut VllmSettings);
     let table: &[(Change, &str)] = &[
         (|s| s.arguments = vec!["--port=8000".to_owned()], "--port"),
@@ -185,23 +189,24 @@ fn mistakes_are_found() {
         (|s| s.model = "a\0".to_owned(), "NUL"),
         (|s| s.dtype = Some("--x".to_owned()), "dash"),
         (|s| s.program = Vec::new(), "program is empty"),
-        (|s| s.env = vec![("A=B".to_owned(), String::new())], "no name"),
+        (|s| s.env = vec![("A=B".to_owned(), String::new())], "invalid variable name"),
         (|s| s.device = Some(GpuSelector::Uuid("0,1".to_owned())), "device"),
     ];
-    for (change, words) in table {
+    for (change, part) in table {
         let mut changed = settings();
         change(&mut changed);
-        let wrong = changed.check();
-        assert!(wrong.len() == 1 && wrong[0].contains(words), "{words}: {wrong:?}");
+        let problems = changed.check();
+        assert!(problems.len() == 1 && problems[0].contains(part), "{part}: {problems:?}");
     }
 }
 
 #[test]
-fn small_readers() {
-    for (text, part, shown) in [("0.45", 450, "0.45"), ("1", 1000, "1.0"), ("0.9234", 923, "0.923")]
+fn fractions_and_gpu_selectors_are_parsed() {
+    for (text, part, display) in
+        [("0.45", 450, "0.45"), ("1", 1000, "1.0"), ("0.9234", 923, "0.923")]
     {
         assert_eq!(Permille::parse(text), Some(Permille(part)));
-        assert_eq!(Permille(part).to_string(), shown);
+        assert_eq!(Permille(part).to_string(), display);
     }
     for text in ["0", "1.1", "-1", "NaN", "inf", "", "90%"] {
         assert_eq!(Permille::parse(text), None, "{text}");
@@ -212,8 +217,8 @@ fn small_readers() {
     }
 }
 
-/// As the first users wrote it down.
-const SEED: &str = r#"
+/// An env file as written by an early user.
+const ENV_FILE: &str = r#"
 # Model Selection
 VLLM_MODEL="TinyLlama/TinyLlama-1.1B"   # first
 VLLM_MODEL="/models/vllm/orchestrator/bf16/model.safetensors"
@@ -239,8 +244,8 @@ export TRANSFORMERS_TRUST_REMOTE_CODE=1
 "#;
 
 #[test]
-fn seed_is_imported() {
-    let variables = parse_env_file(SEED).unwrap();
+fn env_file_is_imported() {
+    let variables = parse_env_file(ENV_FILE).unwrap();
     let found = import(&variables);
     assert_eq!(found.notes.len(), variables.len());
     let settings = &found.settings;
@@ -255,7 +260,8 @@ fn seed_is_imported() {
     assert_eq!(settings.check(), Vec::<String>::new());
     let toml = found.to_toml();
     assert!(toml.contains(
-        "# VLLM_GPU_MEMORY_UTILIZATION is now gpu-memory-utilization = 0.45\ngpu-memory-utilization = 0.45\n"
+        "# VLLM_GPU_MEMORY_UTILIZATION becomes gpu-memory-utilization = 0.45\n\
+         gpu-memory-utilization = 0.45\n"
     ));
     assert!(toml.contains("\n# hsa-override = \"11.0.0\"\n"));
     assert_eq!(toml.matches("\noffline = true\n").count(), 1);
@@ -266,13 +272,13 @@ fn seed_is_imported() {
 }
 
 #[test]
-fn hub_offline_counts() {
+fn hf_hub_offline_takes_precedence() {
     let both = import(&pairs(&[("TRANSFORMERS_OFFLINE", "1"), ("HF_HUB_OFFLINE", "0")]));
     assert!(!both.settings.offline && !both.to_toml().contains("\noffline"), "{both:?}");
 }
 
 #[test]
-fn lengths_are_vllms() {
+fn token_counts_are_parsed_as_by_vllm() {
     for (text, tokens) in [
         ("32k", Some(32000)),
         ("32K", Some(32768)),
@@ -293,7 +299,7 @@ fn lengths_are_vllms() {
 }
 
 #[test]
-fn files_of_all_kinds() {
+fn env_dockerfile_and_compose_files_are_parsed() {
     let table: &[(&str, &[(&str, &str)])] = &[
         ("A=b # c\n#A=x\nexport B='c # d'", &[("A", "b"), ("B", "c # d")]),
         ("A=\nB= # none\nC=a#b", &[("A", ""), ("B", ""), ("C", "a#b")]),
@@ -303,7 +309,8 @@ fn files_of_all_kinds() {
             &[("A", "1"), ("B", "two words"), ("C", "d e")],
         ),
         (
-            "services:\n  vllm:\n    image: x:1\n    ports:\n      - \"8000:8000\"\n    environment:\n      - A=1\n      - 'B=2'\n      - C\n",
+            "services:\n  vllm:\n    image: x:1\n    ports:\n      - \"8000:8000\"\n    \
+             environment:\n      - A=1\n      - 'B=2'\n      - C\n",
             &[("A", "1"), ("B", "2")],
         ),
         (
@@ -322,25 +329,32 @@ fn files_of_all_kinds() {
     }
 }
 
-/// Of a start with dummy weights on the CPU, shortened where `…` stands.
+/// A start with dummy weights on the CPU, shortened at `…`.
 const RECORDED: [&str; 12] = [
-    "(APIServer pid=3752) INFO 11-21 03:31:49 [api_utils.py:286] non-default args: {'model_tag': './model'}",
-    "(APIServer pid=3752) INFO 11-21 03:32:04 [model.py:733] Resolved architecture: LlamaForCausalLM",
-    "(EngineCore pid=3852) INFO 11-21 03:32:14 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: …",
-    "(Worker pid=3890) INFO 11-21 03:32:26 [cpu_model_runner.py:68] Starting to load model ./model...",
+    "(APIServer pid=3752) INFO 11-21 03:31:49 [api_utils.py:286] non-default args: {'model_tag': \
+     './model'}",
+    "(APIServer pid=3752) INFO 11-21 03:32:04 [model.py:733] Resolved architecture: \
+     LlamaForCausalLM",
+    "(EngineCore pid=3852) INFO 11-21 03:32:14 [core.py:133] Initializing a V1 LLM engine \
+     (v0.32.0) with config: …",
+    "(Worker pid=3890) INFO 11-21 03:32:26 [cpu_model_runner.py:68] Starting to load model \
+     ./model...",
     "(EngineCore pid=3852) INFO 11-21 03:32:26 [utils.py:347] Using LBHNC KV cache layout.",
-    "(Worker pid=3890) INFO 11-21 03:32:26 [cpu_worker.py:260] Explicitly set (1.0/20.59) GiB for KV cache on node 0.",
-    "(EngineCore pid=3852) INFO 11-21 03:32:26 [kv_cache_utils.py:2327] CPU KV cache size: 1,048,576 tokens, Maximum \
-     concurrency for 512 tokens per request: 2048.00x",
-    "(EngineCore pid=3852) INFO 11-21 03:32:28 [core.py:402] init engine (profile, create kv cache, warmup model) took 1.99 s",
+    "(Worker pid=3890) INFO 11-21 03:32:26 [cpu_worker.py:260] Explicitly set (1.0/20.59) GiB for \
+     KV cache on node 0.",
+    "(EngineCore pid=3852) INFO 11-21 03:32:26 [kv_cache_utils.py:2327] CPU KV cache size: \
+     1,048,576 tokens, Maximum concurrency for 512 tokens per request: 2048.00x",
+    "(EngineCore pid=3852) INFO 11-21 03:32:28 [core.py:402] init engine (profile, create kv \
+     cache, warmup model) took 1.99 s",
     "(APIServer pid=3752) INFO 11-21 03:32:29 [entry.py:136] Supported tasks: ['generate']",
-    "(APIServer pid=3752) INFO 11-21 03:32:29 [entry.py:140] Starting vLLM server on http://127.0.0.1:18300",
+    "(APIServer pid=3752) INFO 11-21 03:32:29 [entry.py:140] Starting vLLM server on \
+     http://127.0.0.1:18300",
     "INFO:     Waiting for application startup.",
     "INFO:     Application startup complete.",
 ];
 
 #[test]
-fn recorded_start_goes_forward() {
+fn progress_of_a_recorded_start_never_goes_back() {
     let found: Vec<Loading> = RECORDED.iter().filter_map(|line| read(line)).collect();
     assert_eq!(found.len(), RECORDED.len() - 2);
     assert!(found.is_sorted_by_key(|loading| loading.phase), "{found:?}");
@@ -370,7 +384,10 @@ fn lines() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_text_is_too_odd(text in lines(), name in "[A-Z_]{0,6}|VLLM_MAX_MODEL_LEN|VLLM_MODEL|HIP_VISIBLE_DEVICES") {
+    fn any_text_is_accepted(
+        text in lines(),
+        name in "[A-Z_]{0,6}|VLLM_MAX_MODEL_LEN|VLLM_MODEL|HIP_VISIBLE_DEVICES",
+    ) {
         if let Ok(variables) = parse_env_file(&text) {
             for (name, _) in &variables {
                 prop_assert!(!name.is_empty() && !name.contains('='));
@@ -378,16 +395,18 @@ proptest! {
             black_box(import(&variables).to_toml());
         }
         let toml = import(&[(name.clone(), text.clone())]).to_toml();
-        let plain = |line: &str| !line.chars().any(char::is_control);
-        prop_assert!(toml.lines().all(plain));
+        let has_no_control = |line: &str| !line.chars().any(char::is_control);
+        prop_assert!(toml.lines().all(has_no_control));
         if let Some(loading) = read(&text) {
-            prop_assert!(loading.percent.unwrap_or(0) <= 100 && loading.detail.unwrap_or_default().len() <= 200);
+            prop_assert!(loading.percent.unwrap_or(0) <= 100);
+            prop_assert!(loading.detail.unwrap_or_default().len() <= 200);
         }
         measure(&text, &mut Measured::default());
         black_box(fatal(&text));
         black_box(Permille::parse(&text));
         black_box(GpuSelector::parse(&text));
-        let lane = VllmSettings { model: text.clone(), env: vec![(name, text.clone())], ..settings() };
+        let env = vec![(name, text.clone())];
+        let lane = VllmSettings { model: text.clone(), env, ..settings() };
         black_box(lane.check());
         let found = command(&lane, Listen::Port(1), &[]);
         prop_assert!(found.env.iter().all(|(name, _)| !removes(&found, name)));
