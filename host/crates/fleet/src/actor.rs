@@ -1,12 +1,12 @@
-//! The task that owns all lane state. Everything that changes it comes through one mailbox and is decided by
-//! [`Dispatcher`]; what it looks like is published as one [`FleetView`] per batch of messages.
+//! The task that owns all lane state. Every change arrives through one mailbox and is decided by
+//! the [`Dispatcher`]; the result is published as one [`FleetView`] per batch of messages.
 //!
 //! ```text
-//!   acquire ──Wanted──┐                               ┌──Grant/Refuse──> whoever waits
-//!   Lease   ─Released─┤                               ├──Load/Unload───> supervisors
-//!   drop    ─Cancelled┼──> mailbox ──> Dispatcher ────┤
-//!   engines ─News─────┤                               └──FleetView─────> watch
-//!           ─Figures──┘
+//!   acquire ─SlotRequest──┐                              ┌─Grant/Reject─> requests
+//!   drop    ─Cancelled────┤                              ├─Load/Unload──> supervisors
+//!   Lease   ─Released─────┼──> mailbox ──> Dispatcher ───┤
+//!   engines ─Engine───────┤                              └─FleetView────> watch
+//!           ─EngineReport─┘
 //! ```
 
 use std::collections::HashMap;
@@ -30,51 +30,52 @@ use crate::metrics::FleetMetrics;
 use crate::scrape::{EngineMetrics, Rates};
 use crate::upstream::Upstream;
 
-/// What the actor is told. Every message belongs to a request or to an engine, whose numbers are limited, so the mailbox
-/// needs no limit of its own; and a lease must be able to say from `drop` that it is free.
+/// A message to the actor. The mailbox is unbounded: every message belongs to a request or to an
+/// engine, whose numbers are bounded elsewhere, and a lease has to release its slot from `drop`,
+/// which cannot wait.
 #[derive(Debug)]
 pub(crate) enum Message {
-    SlotRequest { arrival: Enqueue, answer: oneshot::Sender<Result<Lease, AcquireError>> },
+    SlotRequest { request: Enqueue, reply: oneshot::Sender<Result<Lease, AcquireError>> },
     Cancelled(Ticket),
     Released { lane: LaneId, generation: Generation, report: Report },
-    News { lane: LaneId, news: EngineEvent, target: Option<Arc<Target>> },
-    Figures { lane: LaneId, figures: EngineMetrics, rates: Rates },
-    Hinted { lane: LaneId, hint: Option<LaneHint>, lasts: Duration },
+    Engine { lane: LaneId, event: EngineEvent, target: Option<Arc<Target>> },
+    EngineReport { lane: LaneId, metrics: EngineMetrics, rates: Rates },
+    Hinted { lane: LaneId, hint: Option<LaneHint>, duration: Duration },
     Close,
 }
 
-/// What a supervisor is told.
+/// A command of the dispatcher to the supervisor of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// Start the engine, or wake it.
+pub(crate) enum SupervisorCommand {
+    /// Start the engine, or wake it up.
     Load,
-    /// Stop it, or let it sleep.
+    /// Stop the engine, or put it to sleep.
     Unload {
-        /// Stop it, even if it could sleep.
+        /// Stop the engine even if it could sleep.
         fully: bool,
     },
 }
 
-/// What the actor knows of a lane beyond the dispatcher.
+/// The actor's state of a lane beyond what the dispatcher knows.
 #[derive(Debug)]
-pub(crate) struct LaneParts {
+pub(crate) struct LaneHandle {
     pub(crate) name: Arc<str>,
     pub(crate) engine_model: Option<Arc<str>>,
     pub(crate) upstream: Arc<Upstream>,
-    pub(crate) orders: UnboundedSender<Order>,
+    pub(crate) commands: UnboundedSender<SupervisorCommand>,
     pub(crate) status: watch::Sender<LaneStatus>,
     pub(crate) target: Option<Arc<Target>>,
-    /// Cancelled to cut the leases of this life; `None` where the rules never cut.
-    pub(crate) cut: Option<CancellationToken>,
-    /// What the engine last said of itself, and when.
-    pub(crate) told: Option<(EngineMetrics, Rates, Instant)>,
-    /// The next answer is the first one after a switch.
+    /// Cancelled to abort the leases of the current generation; `None` without a drain timeout.
+    pub(crate) abort: Option<CancellationToken>,
+    /// The last metrics of the engine, and when they were scraped.
+    pub(crate) last_report: Option<(EngineMetrics, Rates, Instant)>,
+    /// The next first byte is the first one after a switch.
     pub(crate) first_after_switch: bool,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    answer: oneshot::Sender<Result<Lease, AcquireError>>,
+    reply: oneshot::Sender<Result<Lease, AcquireError>>,
     priority: i32,
 }
 
@@ -82,7 +83,7 @@ struct Waiting {
 pub(crate) struct Actor {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) topology: Arc<Topology>,
-    pub(crate) lanes: Vec<LaneParts>,
+    pub(crate) lanes: Vec<LaneHandle>,
     pub(crate) started: Instant,
     pub(crate) mailbox: UnboundedSender<Message>,
     pub(crate) view: watch::Sender<Arc<FleetView>>,
@@ -90,26 +91,28 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    /// Run until everybody who could send a message is gone, which our own sender prevents: so, until aborted by its owner.
+    /// Runs until the task is aborted. The actor holds a sender of its own mailbox for the leases
+    /// it grants, so the mailbox never closes.
     pub(crate) async fn run(mut self, mut messages: UnboundedReceiver<Message>) {
-        const BATCH: usize = 256;
-        let mut batch = Vec::with_capacity(BATCH);
+        const MAX_BATCH: usize = 256;
+        let mut batch = Vec::with_capacity(MAX_BATCH);
         let mut effects = Vec::new();
         let mut waiting: HashMap<Ticket, Waiting> = HashMap::new();
         loop {
             let now = self.started.elapsed();
             for message in batch.drain(..) {
-                self.take_in(message, now, &mut waiting, &mut effects);
+                self.handle(message, now, &mut waiting, &mut effects);
             }
             self.dispatcher.on(Event::Tick, now, &mut effects);
-            // Published first: whoever is answered finds a view in which the answer has happened.
+            // Before the effects, so that a request that is granted or rejected finds a view that
+            // includes its own result.
             self.publish(now);
             for effect in effects.drain(..) {
-                self.carry_out(effect, &mut waiting);
+                self.apply(effect, &mut waiting);
             }
             let wake = self.dispatcher.next_wake().map(|wake| self.started + wake);
             tokio::select! {
-                count = messages.recv_many(&mut batch, BATCH) => {
+                count = messages.recv_many(&mut batch, MAX_BATCH) => {
                     if count == 0 { return }
                 }
                 () = sleep_until(wake) => {}
@@ -117,7 +120,7 @@ impl Actor {
         }
     }
 
-    fn take_in(
+    fn handle(
         &mut self,
         message: Message,
         now: Duration,
@@ -125,99 +128,107 @@ impl Actor {
         effects: &mut Vec<Effect>,
     ) {
         let event = match message {
-            Message::SlotRequest { arrival, answer } => {
-                waiting.insert(arrival.ticket, Waiting { answer, priority: arrival.priority });
-                Event::Arrived(arrival)
+            Message::SlotRequest { request, reply } => {
+                waiting.insert(request.ticket, Waiting { reply, priority: request.priority });
+                Event::Arrived(request)
             }
             Message::Cancelled(ticket) => {
                 waiting.remove(&ticket);
                 Event::Cancelled(ticket)
             }
             Message::Released { lane, generation, report } => {
-                if let Some(parts) =
-                    self.lanes.get_mut(lane.index()).filter(|parts| parts.first_after_switch)
+                if let Some(handle) =
+                    self.lanes.get_mut(lane.index()).filter(|handle| handle.first_after_switch)
                     && let Some(first_byte) = report.first_byte
                 {
-                    parts.first_after_switch = false;
-                    self.metrics.first_answer(lane, first_byte);
+                    handle.first_after_switch = false;
+                    self.metrics.first_byte_after_switch(lane, first_byte);
                 }
                 Event::Released { lane, generation, report }
             }
-            Message::News { lane, news, target } => {
-                if let Some(parts) = self.lanes.get_mut(lane.index()) {
-                    parts.target = target;
-                    if news == EngineEvent::Ready {
-                        parts.cut = parts.cut.as_ref().map(|_| CancellationToken::new());
+            Message::Engine { lane, event, target } => {
+                if let Some(handle) = self.lanes.get_mut(lane.index()) {
+                    handle.target = target;
+                    if event == EngineEvent::Ready {
+                        // A new generation: the token of the last one may have been cancelled.
+                        handle.abort = handle.abort.as_ref().map(|_| CancellationToken::new());
                     } else {
-                        parts.told = None;
+                        handle.last_report = None;
                     }
                 }
-                Event::Engine { lane, news }
+                Event::Engine { lane, news: event }
             }
-            Message::Figures { lane, figures, rates } => {
-                if let Some(parts) = self.lanes.get_mut(lane.index()) {
-                    parts.told = Some((figures, rates, Instant::now()));
-                    self.metrics.told(lane, &figures);
+            Message::EngineReport { lane, metrics, rates } => {
+                if let Some(handle) = self.lanes.get_mut(lane.index()) {
+                    handle.last_report = Some((metrics, rates, Instant::now()));
+                    self.metrics.engine_report(lane, &metrics);
                 }
                 return;
             }
-            Message::Hinted { lane, hint, lasts } => {
-                Event::Hinted { lane, hint, until: now.saturating_add(lasts) }
+            Message::Hinted { lane, hint, duration } => {
+                // Saturating: a policy may ask for any duration.
+                Event::Hinted { lane, hint, until: now.saturating_add(duration) }
             }
             Message::Close => Event::Closed,
         };
         self.dispatcher.on(event, now, effects);
     }
 
-    fn carry_out(&mut self, effect: Effect, waiting: &mut HashMap<Ticket, Waiting>) {
+    fn apply(&mut self, effect: Effect, waiting: &mut HashMap<Ticket, Waiting>) {
         match effect {
             Effect::Grant { ticket, lane, generation, waited } => {
-                let Some(Waiting { answer, priority }) = waiting.remove(&ticket) else {
-                    // Cancelled in the same batch: its slot is free again.
+                let Some(Waiting { reply, priority }) = waiting.remove(&ticket) else {
+                    // Cancelled in the same batch: dropping the lease frees the slot again.
                     drop(self.lease(lane, generation, 0));
                     return;
                 };
                 self.metrics.granted(lane, priority, waited);
-                // The engine may have gone down in the same batch. A lease that nobody takes is dropped, and so given back.
                 let lost = || AcquireError::NotServing {
                     state: LaneState::Down,
                     reason: None,
                     retry_in: Duration::from_secs(1),
                 };
-                drop(answer.send(self.lease(lane, generation, priority).ok_or_else(lost)));
+                // The engine may have gone down in the same batch, so that there is no target.
+                let result = self.lease(lane, generation, priority).ok_or_else(lost);
+                // If the request has been dropped, so is the lease, which frees the slot.
+                drop(reply.send(result));
             }
             Effect::Reject { ticket, refusal } => {
-                self.metrics.refused(&refusal);
-                if let Some(Waiting { answer, .. }) = waiting.remove(&ticket) {
-                    drop(answer.send(Err(refusal)));
+                self.metrics.rejected(&refusal);
+                if let Some(Waiting { reply, .. }) = waiting.remove(&ticket) {
+                    // Fails only if the request has been dropped.
+                    drop(reply.send(Err(refusal)));
                 }
             }
-            Effect::Load(lane) => self.order(lane, Order::Load),
-            Effect::Unload { lane, fully } => self.order(lane, Order::Unload { fully }),
+            Effect::Load(lane) => self.command(lane, SupervisorCommand::Load),
+            Effect::Unload { lane, fully } => {
+                self.command(lane, SupervisorCommand::Unload { fully });
+            }
             Effect::Abort { lane, .. } => {
-                if let Some(parts) = self.lanes.get(lane.index()) {
+                if let Some(handle) = self.lanes.get(lane.index()) {
                     tracing::warn!(
-                        lane = &*parts.name,
-                        "cutting the answers that the lane still gives: it has to go"
+                        lane = &*handle.name,
+                        "aborting in-flight responses: the lane is being evicted and the drain \
+                         timeout expired"
                     );
-                    if let Some(cut) = &parts.cut {
-                        cut.cancel();
+                    if let Some(abort) = &handle.abort {
+                        abort.cancel();
                     }
                 }
             }
             Effect::Switched(report) => {
-                if let Some(parts) = self.lanes.get_mut(report.target.index()) {
-                    parts.first_after_switch = true;
-                    let victims: Vec<&str> =
+                if let Some(handle) = self.lanes.get_mut(report.target.index()) {
+                    handle.first_after_switch = true;
+                    let evicted: Vec<&str> =
                         report.victims.iter().map(|id| self.topology.name(*id)).collect();
                     tracing::info!(
-                        lane = &*parts.name,
-                        instead_of = victims.join(", "),
+                        lane = &*handle.name,
+                        evicted = evicted.join(", "),
                         overdue = report.overdue,
-                        "loaded: {} ms of draining, {} ms of stopping, {} ms of loading",
-                        report.drain.as_millis(),
-                        report.stop.as_millis(),
-                        report.load.as_millis()
+                        drain_ms = millis(report.drain),
+                        stop_ms = millis(report.stop),
+                        load_ms = millis(report.load),
+                        "lane loaded"
                     );
                 }
                 self.metrics.switched(&report);
@@ -225,25 +236,25 @@ impl Actor {
         }
     }
 
-    fn order(&self, lane: LaneId, order: Order) {
-        if let Some(parts) = self.lanes.get(lane.index()) {
-            tracing::debug!(lane = &*parts.name, ?order, "order");
-            // A supervisor ends only when the host does.
-            let _gone = parts.orders.send(order);
+    fn command(&self, lane: LaneId, command: SupervisorCommand) {
+        if let Some(handle) = self.lanes.get(lane.index()) {
+            tracing::debug!(lane = &*handle.name, ?command, "commanding supervisor");
+            // Fails only if the supervisor has ended, which happens only when the host stops.
+            handle.commands.send(command).ok();
         }
     }
 
     fn lease(&self, lane: LaneId, generation: Generation, priority: i32) -> Option<Lease> {
-        let parts = self.lanes.get(lane.index())?;
+        let handle = self.lanes.get(lane.index())?;
         Some(Lease {
             lane,
             generation,
-            lane_name: Arc::clone(&parts.name),
-            engine_model: parts.engine_model.clone(),
-            target: parts.target.clone()?,
-            upstream: Arc::clone(&parts.upstream),
+            lane_name: Arc::clone(&handle.name),
+            engine_model: handle.engine_model.clone(),
+            target: handle.target.clone()?,
+            upstream: Arc::clone(&handle.upstream),
             mailbox: self.mailbox.clone(),
-            cut: parts.cut.clone(),
+            abort: handle.abort.clone(),
             priority,
             granted: Instant::now(),
             report: Report::default(),
@@ -252,13 +263,13 @@ impl Actor {
 
     fn publish(&self, now: Duration) {
         let mut stats = self.dispatcher.stats(now);
-        for (stat, parts) in stats.iter_mut().zip(&self.lanes) {
-            if let Some(told) = &parts.told {
-                tell(stat, told);
+        for (stat, handle) in stats.iter_mut().zip(&self.lanes) {
+            if let Some(report) = &handle.last_report {
+                merge_engine_report(stat, report);
             }
             let engine = self.dispatcher.engine_state(stat.id).unwrap_or_default();
             let problem = self.dispatcher.problem(stat.id);
-            parts.status.send_if_modified(|status| {
+            handle.status.send_if_modified(|status| {
                 let changed = status.state != stat.state || status.engine != engine;
                 (status.state, status.engine) = (stat.state, engine);
                 status.problem = problem.map(|problem| problem.to_string());
@@ -271,12 +282,21 @@ impl Actor {
     }
 }
 
-/// Put what an engine said of itself into the figures of its lane.
-fn tell(stat: &mut LaneStat, (figures, rates, at): &(EngineMetrics, Rates, Instant)) {
-    stat.waiting = figures.waiting.unwrap_or(0);
-    stat.kv_used = figures.kv_used.unwrap_or(0);
+/// Copies the engine's own metrics into the statistics of its lane.
+fn merge_engine_report(
+    stat: &mut LaneStat,
+    (metrics, rates, scraped): &(EngineMetrics, Rates, Instant),
+) {
+    stat.waiting = metrics.waiting.unwrap_or(0);
+    stat.kv_used = metrics.kv_used.unwrap_or(0);
     stat.decode_tps = rates.decode_tps.unwrap_or(0);
-    stat.stale_ms = u32::try_from(at.elapsed().as_millis()).unwrap_or(u32::MAX);
+    // Saturates after 49 days without a scrape.
+    stat.stale_ms = u32::try_from(scraped.elapsed().as_millis()).unwrap_or(u32::MAX);
+}
+
+/// Returns whole milliseconds for a log field, which cannot hold a `u128`.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

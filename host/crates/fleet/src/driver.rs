@@ -1,4 +1,4 @@
-//! What differs between kinds of engines.
+//! Drivers: what differs between kinds of engines.
 
 use std::sync::Arc;
 
@@ -7,85 +7,93 @@ use pointsman_domain::EngineKind;
 use crate::process::Launch;
 use crate::scrape::{self, EngineMetrics};
 use crate::spec::{CommandLine, EngineSpec, ExternalSpec, ProcessSpec, Secret, SwitchStrategy};
-use crate::tls::Trust;
+use crate::tls::TrustedRoots;
 use crate::vllm::{self, VllmSettings};
 
-/// The address we give to engines that we start: they are for us alone.
+/// The address that engines started by the host listen on; they serve the host alone.
 pub(crate) const HOST: &str = "127.0.0.1";
 
-/// Where an engine listens.
+/// The address of an engine.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
-    /// It wants TLS.
+    /// Connect with TLS.
     pub(crate) https: bool,
     /// Host and port.
     pub(crate) authority: String,
-    /// Comes before every path.
+    /// Prefix of every path.
     pub(crate) base_path: String,
-    /// Sent as a bearer token.
+    /// Bearer token.
     pub(crate) key: Option<Secret>,
-    /// It orders its own queue by `X-Vllm-Priority`, lower first (engines.md section 1.3).
+    /// The engine orders its own queue by `X-Vllm-Priority`, lower first (engines.md section 1.3).
     pub(crate) priorities: bool,
 }
 
-/// How an engine is started, and what is to be said about that.
+/// A prepared start of an engine.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) launch: Launch,
+    /// Messages for the log.
     pub(crate) warnings: Vec<String>,
 }
 
-/// Where an engine tells something about itself: a path, and who understands what comes from there.
-pub(crate) type Source = (&'static str, fn(&[u8]) -> EngineMetrics);
+/// An endpoint with metrics: a path, and the parser of its responses.
+pub(crate) type MetricsSource = (&'static str, fn(&[u8]) -> EngineMetrics);
 
 /// One kind of engine.
 pub(crate) trait Driver: Send + Sync {
-    /// What policies see.
+    /// Returns the name of the driver in the configuration.
+    fn name(&self) -> &'static str;
+    /// Returns the kind of engine that policies see.
     fn kind(&self) -> EngineKind;
-    /// How it is run; `None` for one that is not ours to start.
+    /// Returns how the host runs the engine, or `None` for an external one.
     fn run(&self) -> Option<&ProcessSpec>;
-    /// How it is started for a lane on `port`.
+    /// Prepares to start the engine of a lane on `port`.
     fn prepare(&self, lane: &str, port: u16) -> Prepared;
-    /// Where it listens, once started on `port`.
+    /// Returns the address of an engine that was started on `port`.
     fn target(&self, port: u16) -> Target;
-    /// Paths that answer 200 when it can serve, the first one that exists counting.
+    /// Returns the readiness paths. The first one that exists decides: a 2xx status means ready.
     fn ready_paths(&self) -> Vec<&str>;
-    /// What it tells about itself.
-    fn figures(&self) -> &'static [Source] {
+    /// Returns the endpoints with metrics.
+    fn metrics_sources(&self) -> &'static [MetricsSource] {
         &[]
     }
-    /// May a connection to it carry several requests, one after the other?
+    /// Returns true if a connection to the engine can be reused for several requests.
     fn reuses_connections(&self) -> bool {
         true
     }
-    /// Whom to trust when it wants TLS; `None` if it does not.
-    fn trust(&self) -> Option<Trust<'_>> {
+    /// Returns the roots that the engine's certificate is verified against, or `None` without TLS.
+    fn trusted_roots(&self) -> Option<TrustedRoots<'_>> {
         None
     }
-    /// How it makes room for other lanes.
+    /// Returns how the engine frees its memory for other lanes.
     fn strategy(&self) -> SwitchStrategy {
         SwitchStrategy::Restart
     }
-    /// Model name to ask it for when we ask for ourselves.
+    /// Returns the model name for the host's own requests.
     fn model<'a>(&'a self, lane: &'a str) -> &'a str {
         lane
     }
 }
 
-/// The driver for an engine.
+/// Creates the driver of an engine.
 pub(crate) fn driver(spec: &EngineSpec) -> Arc<dyn Driver> {
     match spec.clone() {
         EngineSpec::Vllm { settings, run, strategy } => Arc::new(Vllm { settings, run, strategy }),
-        // 503 on every path while it loads, then 200 on `/health`.
+        // Returns 503 on every path while loading, then 200 on `/health`.
         EngineSpec::LlamaCpp { words, run } => Arc::new(Program {
+            name: "llama-cpp",
             kind: EngineKind::LlamaCpp,
-            words,
-            ready: "/health".to_owned(),
+            command_line: words,
+            ready_path: "/health".to_owned(),
             run,
         }),
-        EngineSpec::Command { words, ready, run } => {
-            Arc::new(Program { kind: EngineKind::Other, words, ready, run })
-        }
+        EngineSpec::Command { words, ready, run } => Arc::new(Program {
+            name: "command",
+            kind: EngineKind::Other,
+            command_line: words,
+            ready_path: ready,
+            run,
+        }),
         EngineSpec::External(external) => Arc::new(External(external)),
     }
 }
@@ -100,21 +108,22 @@ fn local(port: u16) -> Target {
     }
 }
 
-/// Put lane, host and port where a command line wants them.
-fn fill(words: &CommandLine, run: &ProcessSpec, lane: &str, port: u16) -> Prepared {
+/// Replaces the placeholders for lane, host and port in a command line.
+fn fill(command_line: &CommandLine, run: &ProcessSpec, lane: &str, port: u16) -> Prepared {
     let fill = |word: &String| {
         word.replace("{port}", &port.to_string()).replace("{host}", HOST).replace("{lane}", lane)
     };
     let launch = Launch {
-        words: words.command.iter().map(fill).collect(),
-        env: words.env.iter().map(|(name, value)| (name.clone(), fill(value))).collect(),
+        command: command_line.command.iter().map(fill).collect(),
+        env: command_line.env.iter().map(|(name, value)| (name.clone(), fill(value))).collect(),
         remove_env: Vec::new(),
         directory: run.directory.clone(),
     };
     Prepared { launch, warnings: Vec::new() }
 }
 
-/// `vllm serve`: refuses connections while it loads, then 200 with an empty body on `/health`.
+/// The driver of `vllm serve`, which refuses connections while loading, then returns 200 with an
+/// empty body on `/health`.
 struct Vllm {
     settings: Box<VllmSettings>,
     run: ProcessSpec,
@@ -122,6 +131,10 @@ struct Vllm {
 }
 
 impl Driver for Vllm {
+    fn name(&self) -> &'static str {
+        "vllm"
+    }
+
     fn kind(&self) -> EngineKind {
         EngineKind::Vllm
     }
@@ -131,13 +144,14 @@ impl Driver for Vllm {
     }
 
     fn prepare(&self, _lane: &str, port: u16) -> Prepared {
+        // Variables that are not UTF-8 are inherited anyway; vLLM's own are all ASCII.
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
         let inherited: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
         let command = vllm::command(&self.settings, vllm::Listen::Port(port), &inherited);
         let launch = Launch {
-            words: command.words,
+            command: command.words,
             env: command.env,
             remove_env: command.remove_env,
             directory: self.run.directory.clone(),
@@ -153,7 +167,7 @@ impl Driver for Vllm {
         vec!["/health"]
     }
 
-    fn figures(&self) -> &'static [Source] {
+    fn metrics_sources(&self) -> &'static [MetricsSource] {
         &[("/metrics", |body| scrape::vllm(&String::from_utf8_lossy(body)))]
     }
 
@@ -166,15 +180,21 @@ impl Driver for Vllm {
     }
 }
 
-/// A program with a command line: a llama.cpp server, or any other with the OpenAI API.
+/// The driver of a program with a command line: a llama.cpp server, or any other server with the
+/// OpenAI API.
 struct Program {
+    name: &'static str,
     kind: EngineKind,
-    words: CommandLine,
-    ready: String,
+    command_line: CommandLine,
+    ready_path: String,
     run: ProcessSpec,
 }
 
 impl Driver for Program {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
     fn kind(&self) -> EngineKind {
         self.kind
     }
@@ -184,7 +204,7 @@ impl Driver for Program {
     }
 
     fn prepare(&self, lane: &str, port: u16) -> Prepared {
-        fill(&self.words, &self.run, lane, port)
+        fill(&self.command_line, &self.run, lane, port)
     }
 
     fn target(&self, port: u16) -> Target {
@@ -192,24 +212,26 @@ impl Driver for Program {
     }
 
     fn ready_paths(&self) -> Vec<&str> {
-        vec![&self.ready]
+        vec![&self.ready_path]
     }
 
     fn reuses_connections(&self) -> bool {
-        // After a stream llama.cpp's server closes the connection without saying so (seen with b115xx).
+        // llama.cpp's server closes the connection after a stream without announcing it (seen with
+        // b115xx).
         self.kind != EngineKind::LlamaCpp
     }
 
-    fn figures(&self) -> &'static [Source] {
+    fn metrics_sources(&self) -> &'static [MetricsSource] {
         match self.kind {
-            EngineKind::LlamaCpp => &LLAMA_CPP_FIGURES,
-            _ => &[],
+            EngineKind::LlamaCpp => &LLAMA_CPP_METRICS,
+            EngineKind::Vllm | EngineKind::External | EngineKind::Other => &[],
         }
     }
 }
 
-/// Metrics only where it was started with `--metrics`; slots always, unless it was told not to.
-const LLAMA_CPP_FIGURES: [Source; 2] = [
+/// llama.cpp has metrics only if started with `--metrics`; it has slots unless started with
+/// `--no-slots`.
+const LLAMA_CPP_METRICS: [MetricsSource; 2] = [
     ("/metrics", |body| scrape::llama_cpp(&String::from_utf8_lossy(body))),
     ("/slots", |body| {
         let (slots, slots_busy) = scrape::slots(body).unzip();
@@ -217,10 +239,14 @@ const LLAMA_CPP_FIGURES: [Source; 2] = [
     }),
 ];
 
-/// Any server with the OpenAI API that is there already. Not all of them have `/health`.
+/// The driver of an existing server with the OpenAI API. Not every server has `/health`.
 struct External(ExternalSpec);
 
 impl Driver for External {
+    fn name(&self) -> &'static str {
+        "external"
+    }
+
     fn kind(&self) -> EngineKind {
         EngineKind::External
     }
@@ -238,8 +264,8 @@ impl Driver for External {
         Target { https, authority, base_path, key, priorities: false }
     }
 
-    fn trust(&self) -> Option<Trust<'_>> {
-        self.0.https.then_some(Trust { also: self.0.authorities.as_deref() })
+    fn trusted_roots(&self) -> Option<TrustedRoots<'_>> {
+        self.0.https.then_some(TrustedRoots { additional: self.0.authorities.as_deref() })
     }
 
     fn ready_paths(&self) -> Vec<&str> {

@@ -1,4 +1,4 @@
-//! A lease: the right to use one slot of one lane, from dispatch to the last byte of the answer.
+//! A lease: the right to use one slot of one lane, from dispatch to the last byte of the response.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::upstream::{EngineBody, EngineError, Upstream};
 
 const VLLM_PRIORITY: HeaderName = HeaderName::from_static("x-vllm-priority");
 
-/// One slot of one lane. Given back when dropped, however that comes about.
+/// A lease on one slot of one lane. The slot is released on drop.
 #[derive(Debug)]
 pub struct Lease {
     pub(crate) lane: LaneId,
@@ -27,33 +27,36 @@ pub struct Lease {
     pub(crate) target: Arc<Target>,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) mailbox: UnboundedSender<Message>,
-    /// Ends what is left of this life's answers, where the rules allow that.
-    pub(crate) cut: Option<CancellationToken>,
+    /// Cancelled to abort the in-flight responses of this generation; `None` without a drain
+    /// timeout.
+    pub(crate) abort: Option<CancellationToken>,
     pub(crate) priority: i32,
     pub(crate) granted: Instant,
     pub(crate) report: Report,
 }
 
 impl Lease {
-    /// Name of the lane.
+    /// Returns the name of the lane.
     pub fn lane_name(&self) -> &str {
         &self.lane_name
     }
 
-    /// Model name that the engine knows; the client's where `None`.
+    /// Returns the model name to send to the engine, or `None` to keep the client's.
     pub fn engine_model(&self) -> Option<&str> {
         self.engine_model.as_deref()
     }
 
-    /// Longest time to the first byte of an answer.
+    /// Returns the maximum time from sending a request to the first byte of the response body.
     pub fn first_byte_timeout(&self) -> Duration {
         self.upstream.timeouts.first_byte
     }
 
-    /// Send a request to the engine. Dropping the future, or the body of the answer, closes the connection.
+    /// Sends a request to the engine and returns the response head with its streaming body.
+    /// Dropping the future or the body closes the connection.
     ///
     /// # Errors
-    /// When there is no connection, or it breaks before the answer's head.
+    /// Returns an error if the connection cannot be made or breaks before the response head has
+    /// arrived, or if the lane is evicted and its drain timeout expires.
     pub async fn send(
         &self,
         path: &str,
@@ -62,25 +65,27 @@ impl Lease {
     ) -> Result<Response<EngineBody>, EngineError> {
         let mut headers = headers;
         if self.target.priorities && self.priority != 0 {
-            // vLLM serves lower numbers first.
+            // vLLM serves lower numbers first, so the sign is flipped; i64 because -i32::MIN
+            // overflows.
             headers.insert(VLLM_PRIORITY, (-i64::from(self.priority)).into());
         }
-        let answer = self.upstream.post(&self.target, path, headers, body);
-        match &self.cut {
-            None => answer.await,
-            Some(cut) => match cut.run_until_cancelled(answer).await {
-                Some(answer) => Ok(answer?.map(|body| body.cut_by(cut))),
+        let response = self.upstream.post(&self.target, path, headers, body);
+        match &self.abort {
+            None => response.await,
+            Some(abort) => match abort.run_until_cancelled(response).await {
+                Some(response) => Ok(response?.map(|body| body.abort_on(abort))),
                 None => Err(EngineError::Evicted),
             },
         }
     }
 
-    /// The first byte of the answer is there.
+    /// Records that the first byte of the response body has arrived.
     pub fn first_byte(&mut self) {
         self.report.first_byte = Some(self.granted.elapsed());
     }
 
-    /// The request is over; did the engine fail it, and is its connection to blame?
+    /// Ends the lease and reports whether the engine failed the request, and whether because its
+    /// connection was severed.
     pub fn finish(mut self, failed: bool, severed: bool) {
         self.report.failed = failed;
         self.report.severed = severed;
@@ -91,7 +96,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.report.held = self.granted.elapsed();
         let Self { lane, generation, report, .. } = *self;
-        // Without an actor there is nobody left to count slots.
-        let _gone = self.mailbox.send(Message::Released { lane, generation, report });
+        // Fails only if the actor has ended, and the slots with it.
+        self.mailbox.send(Message::Released { lane, generation, report }).ok();
     }
 }

@@ -1,30 +1,31 @@
-//! Engines as processes, lanes, the queue in front of them, and the connection to them.
+//! Lanes and their engines: engine processes, the queue in front of each lane, and the connection
+//! to its engine.
 //!
 //! ```text
 //!   Fleet::acquire ──> actor ──────────> Lease ──send──> engine
 //!                        ▲ │  one task owns all lane state
-//!                   news │ │ orders
+//!                 events │ │ commands
 //!                        │ ▼
-//!                      supervisor (one per engine): room, start, probe, watch, sleep, stop
+//!                      supervisor (one per engine): admit memory, start, probe, watch, sleep, stop
 //! ```
 
 mod actor;
 mod driver;
 mod footprint;
+mod health;
 mod lease;
 mod loading;
 mod memory;
+mod memory_admission;
 mod metrics;
 mod probing;
 mod process;
-mod room;
 mod scrape;
 mod sleeping;
 mod spec;
 mod supervisor;
 mod tls;
 mod upstream;
-mod vitals;
 pub mod vllm;
 
 use std::sync::Arc;
@@ -42,9 +43,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
-use self::actor::{Actor, LaneParts, Message};
-use self::room::Room;
+use self::actor::{Actor, LaneHandle, Message};
+use self::memory_admission::MemoryReservation;
 use self::supervisor::Supervisor;
 use self::upstream::Upstream;
 
@@ -52,41 +54,41 @@ pub use self::footprint::{Footprint, FootprintError, Serving, gib, of_model};
 pub use self::lease::Lease;
 pub use self::memory::{Gpu, Holder, Machine, Pool};
 pub use self::metrics::FleetMetrics;
-pub use self::process::{Home, HomeError, keeper_main};
+pub use self::process::{StateDir, StateDirError, keeper_main};
 pub use self::spec::{
     BackOff, CommandLine, EngineSpec, ExternalSpec, FleetSpec, GroupSpec, LaneSpec, Liveness,
     ProcessSpec, Residency, Rules, Secret, SwitchStrategy, Timeouts, UrlError,
 };
 pub use self::upstream::{EngineBody, EngineError};
 
-/// What people want to know of a lane.
+/// The status of a lane, as shown to operators.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LaneStatus {
-    /// Its name.
+    /// The name of the lane.
     pub name: String,
-    /// Its state.
+    /// The state of the lane.
     pub state: LaneState,
-    /// Where its engine is in its life.
+    /// The state of the lane's engine.
     pub engine: EngineState,
-    /// Process id of its engine, if we started one.
+    /// Process id of the engine, if the host started it.
     pub pid: Option<u32>,
-    /// Port of its engine, if we started one.
+    /// Port of the engine, if the host started it.
     pub port: Option<u16>,
-    /// How often its engine was started.
+    /// Number of times the engine was started.
     pub starts: u64,
-    /// How far its loading is.
+    /// Progress of the current load.
     pub progress: Option<String>,
-    /// What went wrong last, until it goes well again.
+    /// The last failure, until the lane serves again.
     pub problem: Option<String>,
-    /// Memory of its model's weights, in bytes, as its engine said when it was loaded.
+    /// Bytes of the model's weights, as reported by the engine while it loaded.
     pub weights_bytes: Option<u64>,
-    /// Memory of its key-value cache, in bytes.
+    /// Bytes of the key-value cache.
     pub kv_bytes: Option<u64>,
-    /// Tokens that its key-value cache can hold.
+    /// Capacity of the key-value cache in tokens.
     pub kv_tokens: Option<u64>,
 }
 
-/// All lanes. Cloning gives another handle to the same ones.
+/// A handle to all lanes. Clones share the same lanes.
 #[derive(Debug, Clone)]
 pub struct Fleet {
     mailbox: UnboundedSender<Message>,
@@ -96,30 +98,31 @@ pub struct Fleet {
     started: Instant,
 }
 
-/// The tasks behind a fleet. Dropping it ends them, and kills the engines without ceremony.
+/// The tasks of a fleet. Dropping them aborts the tasks and kills the engines without a grace
+/// period.
 #[derive(Debug)]
 pub struct FleetTasks {
     mailbox: UnboundedSender<Message>,
     supervisors: JoinSet<()>,
-    // Ends, by being aborted, after the supervisors.
+    // Declared after the supervisors, so that it is aborted after them.
     _actor: JoinSet<()>,
     stop: CancellationToken,
 }
 
 impl Fleet {
-    /// Start all lanes: end what an earlier run left behind, and load what is to be loaded. Must be called within a runtime,
-    /// on a thread that lives as long as the host; returns with the engines starting.
+    /// Starts all lanes: ends the engines that an earlier host left running, and loads the lanes
+    /// that are to be loaded. Returns while the engines are starting. Must be called within a
+    /// runtime, on a thread that lives as long as the host.
     ///
     /// # Errors
-    /// When the state directory cannot be used, or another host uses it.
+    /// Returns an error if the state directory cannot be used or is in use by another host.
     pub fn start(
         spec: &FleetSpec,
         metrics: &Arc<FleetMetrics>,
-    ) -> Result<(Self, FleetTasks), HomeError> {
-        let home = Home::open(spec.state_dir.as_deref(), spec.keeper.as_deref())?;
-        for swept in home.sweep() {
-            tracing::warn!(lane = swept.lane, "{}", swept.sentence);
-        }
+    ) -> Result<(Self, FleetTasks), StateDirError> {
+        let state_dir = StateDir::open(spec.state_dir.as_deref(), spec.keeper.as_deref())?;
+        // Logs what it finds. Before the first load, so that the memory of old engines is free.
+        state_dir.sweep();
         let topology = Arc::new(Topology::new(1, spec.lanes.iter().map(LaneSpec::info).collect()));
         let first = FleetView::idle(Arc::clone(&topology), LaneState::Starting);
         let (view_sender, view) = watch::channel(Arc::new(first));
@@ -128,27 +131,30 @@ impl Fleet {
         let stop = CancellationToken::new();
         let machine = Arc::new(Machine::new(&spec.machine));
         let mut supervisors = JoinSet::new();
-        let mut parts = Vec::new();
+        let mut handles = Vec::new();
         let mut statuses = Vec::new();
         for (info, lane) in topology.lanes().iter().zip(&spec.lanes) {
             let driver = driver::driver(&lane.engine);
             let upstream = Arc::new(Upstream::new(lane.timeouts, lane.slots, &*driver));
-            let (status, seen) =
+            let (status, status_receiver) =
                 watch::channel(LaneStatus { name: lane.name.clone(), ..LaneStatus::default() });
-            statuses.push(seen);
-            let (orders, ordered) = unbounded_channel();
-            parts.push(LaneParts {
+            statuses.push(status_receiver);
+            let (commands, command_receiver) = unbounded_channel();
+            handles.push(LaneHandle {
                 name: lane.name.as_str().into(),
                 engine_model: lane.engine_model.as_deref().map(Arc::from),
                 upstream: Arc::clone(&upstream),
-                orders,
+                commands,
                 status: status.clone(),
                 target: None,
-                cut: spec.rules.drain_timeout.map(|_| CancellationToken::new()),
-                told: None,
+                abort: spec.rules.drain_timeout.map(|_| CancellationToken::new()),
+                last_report: None,
                 first_after_switch: false,
             });
             let group = lane.group.and_then(|group| spec.groups.get(group));
+            // At the error level, because a log filter that drops the span would also drop the
+            // lane from the warnings and errors inside.
+            let span = tracing::error_span!("lane", lane = lane.name, driver = driver.name());
             let supervisor = Supervisor {
                 lane: info.id,
                 name: lane.name.clone(),
@@ -156,26 +162,23 @@ impl Fleet {
                 driver,
                 upstream,
                 mailbox: mailbox.clone(),
-                orders: ordered,
+                commands: command_receiver,
                 status,
                 metrics: Arc::clone(metrics),
                 stop: stop.clone(),
-                home: home.clone(),
-                room: group.and_then(|group| room(group, lane, &machine)),
+                state_dir: state_dir.clone(),
+                reservation: group.and_then(|group| reservation(group, lane, &machine)),
                 liveness: lane.liveness,
-                probe_every: match &lane.engine {
-                    EngineSpec::External(external) => external.probe_every,
-                    _ => Duration::ZERO,
-                },
-                demoted: false,
-                canary: None,
+                probe_interval: lane.engine.probe_interval(),
+                sleep_disabled: false,
+                canary_baseline: None,
             };
-            supervisors.spawn(supervisor.run());
+            supervisors.spawn(supervisor.run().instrument(span));
         }
         let actor = Actor {
             dispatcher: dispatcher(spec),
             topology,
-            lanes: parts,
+            lanes: handles,
             started,
             mailbox: mailbox.clone(),
             view: view_sender,
@@ -190,56 +193,58 @@ impl Fleet {
         ))
     }
 
-    /// The lanes as they are now.
+    /// Returns the current state of the lanes.
     pub fn view(&self) -> Arc<FleetView> {
         Arc::clone(&self.view.borrow())
     }
 
-    /// Wait until the view is as wanted; at once, if it is.
-    pub async fn wait_for(&self, wanted: impl FnMut(&Arc<FleetView>) -> bool) -> Arc<FleetView> {
+    /// Waits until `condition` holds for the current view, and returns that view. Pends forever
+    /// once the fleet has been shut down.
+    pub async fn wait_for(&self, condition: impl FnMut(&Arc<FleetView>) -> bool) -> Arc<FleetView> {
         let mut view = self.view.clone();
-        match view.wait_for(wanted).await {
+        match view.wait_for(condition).await {
             Ok(view) => Arc::clone(&view),
-            // The actor is gone, and with it every hope of a change.
+            // The actor has ended, so the view cannot change any more.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// What people want to know of the lanes.
+    /// Returns the status of each lane, in the order of their ids.
     pub fn status(&self) -> Vec<LaneStatus> {
         self.statuses.iter().map(|status| status.borrow().clone()).collect()
     }
 
-    /// Wish that a lane be loaded, kept or released, for a time; `None` takes the wish before back.
-    pub fn hint(&self, lane: LaneId, hint: Option<LaneHint>, lasts: Duration) {
-        // Without an actor there is nothing to be wished for.
-        let _gone = self.mailbox.send(Message::Hinted { lane, hint, lasts });
+    /// Sets a hint to load, keep or release a lane for `duration`, replacing the previous hint;
+    /// `None` removes it.
+    pub fn hint(&self, lane: LaneId, hint: Option<LaneHint>, duration: Duration) {
+        // Fails only if the actor has ended; a hint has no effect then.
+        self.mailbox.send(Message::Hinted { lane, hint, duration }).ok();
     }
 
-    /// Wait for a slot. Dropping the future gives up the place in the queue.
+    /// Waits for a slot. Dropping the future cancels the request and leaves the queue.
     ///
     /// # Errors
-    /// With the reason why there is none.
-    pub async fn acquire(&self, wanted: SlotRequest<'_>) -> Result<Lease, AcquireError> {
+    /// Returns the reason why the dispatcher rejected the request.
+    pub async fn acquire(&self, request: SlotRequest<'_>) -> Result<Lease, AcquireError> {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
-        let arrival = wanted.arrival(ticket, self.started.elapsed());
-        let (answer, answered) = oneshot::channel();
-        if self.mailbox.send(Message::SlotRequest { arrival, answer }).is_err() {
+        let request = request.arrival(ticket, self.started.elapsed());
+        let (reply, response) = oneshot::channel();
+        if self.mailbox.send(Message::SlotRequest { request, reply }).is_err() {
             return Err(AcquireError::Closing);
         }
         let mut cancel = CancelOnDrop { mailbox: &self.mailbox, ticket: Some(ticket) };
-        let result = answered.await.unwrap_or(Err(AcquireError::Closing));
+        let result = response.await.unwrap_or(Err(AcquireError::Closing));
         cancel.ticket = None;
         result
     }
 }
 
 impl FleetTasks {
-    /// Refuse everybody who waits, stop all engines at once, and return when nothing of them is left. Requests that are
-    /// still being answered are cut: drain first.
+    /// Rejects all queued requests, stops all engines concurrently, and returns when none of their
+    /// processes is left. In-flight responses are aborted: drain first.
     pub async fn shutdown(mut self) {
-        // Without an actor nobody waits.
-        let _gone = self.mailbox.send(Message::Close);
+        // Fails only if the actor has ended; no request is queued then.
+        self.mailbox.send(Message::Close).ok();
         self.stop.cancel();
         while self.supervisors.join_next().await.is_some() {}
     }
@@ -253,13 +258,14 @@ struct CancelOnDrop<'a> {
 impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            let _gone = self.mailbox.send(Message::Cancelled(ticket));
+            // Fails only if the actor has ended, and its queue with it.
+            self.mailbox.send(Message::Cancelled(ticket)).ok();
         }
     }
 }
 
 impl LaneSpec {
-    /// What policies see of it.
+    /// Returns the facts about the lane that policies see.
     pub fn info(&self) -> LaneInfo {
         LaneInfo {
             id: LaneId(0),
@@ -269,13 +275,13 @@ impl LaneSpec {
             labels: self.labels.clone(),
             max_context: self.max_context,
             slots: self.slots,
-            // Policies number groups from 1; 0 is none.
+            // Policies number groups from 1; 0 means no group.
             group: self.group.and_then(|group| u32::try_from(group + 1).ok()).unwrap_or(0),
             cost_milli: self.cost_milli,
         }
     }
 
-    /// What the dispatcher is told of it.
+    /// Returns the dispatcher's configuration of the lane.
     pub fn setup(&self) -> LaneSetup {
         LaneSetup {
             slots: self.slots,
@@ -289,10 +295,20 @@ impl LaneSpec {
     }
 }
 
-/// The memory that a lane is loaded into, if anybody is to look at it.
-fn room(group: &GroupSpec, lane: &LaneSpec, machine: &Arc<Machine>) -> Option<Room> {
-    let (machine, limit) = (Arc::clone(machine), group.free_timeout);
-    group.pool.map(|pool| Room { machine, pool, need: lane.need, asleep: lane.asleep, limit })
+/// Returns the memory that a lane's engine reserves, or `None` if its group's memory is not
+/// measured.
+fn reservation(
+    group: &GroupSpec,
+    lane: &LaneSpec,
+    machine: &Arc<Machine>,
+) -> Option<MemoryReservation> {
+    group.pool.map(|pool| MemoryReservation {
+        machine: Arc::clone(machine),
+        pool,
+        need: lane.need,
+        asleep: lane.asleep,
+        timeout: group.free_timeout,
+    })
 }
 
 fn dispatcher(spec: &FleetSpec) -> Dispatcher {
@@ -301,5 +317,7 @@ fn dispatcher(spec: &FleetSpec) -> Dispatcher {
     Dispatcher::new(spec.lanes.iter().map(LaneSpec::setup).collect(), &groups, spec.rules)
 }
 
+#[cfg(test)]
+mod span_tests;
 #[cfg(test)]
 mod tests;

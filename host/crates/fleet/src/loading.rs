@@ -1,4 +1,4 @@
-//! What an engine's log tells while it loads: how far it is, what it measured, and what it died of.
+//! The log of a loading engine: its progress, the memory it reports, and the cause of a failure.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,15 +7,15 @@ use tokio::sync::watch;
 use crate::LaneStatus;
 use crate::vllm::{Loading, Measured, Phase, fatal, measure, read};
 
-/// Reads an engine's lines from its start until it serves. Cloning gives another handle to the same one.
+/// A reader of an engine's log lines from its start until it serves. Clones share the same state.
 #[derive(Debug, Clone)]
 pub(crate) struct LoadLog {
-    read: Arc<Mutex<Read>>,
+    state: Arc<Mutex<LoadState>>,
     status: watch::Sender<LaneStatus>,
 }
 
 #[derive(Debug, Default)]
-struct Read {
+struct LoadState {
     furthest: Option<(Phase, Option<u8>)>,
     measured: Measured,
     fatal: Option<String>,
@@ -24,48 +24,49 @@ struct Read {
 
 impl LoadLog {
     pub(crate) fn new(status: watch::Sender<LaneStatus>) -> Self {
-        Self { read: Arc::default(), status }
+        Self { state: Arc::default(), status }
     }
 
-    /// The engine wrote a line.
+    /// Reads one line of the engine's log.
     pub(crate) fn line(&self, line: &str) {
-        let mut read_so_far = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if read_so_far.fatal.is_none() {
-            // The first one is the cause; what follows is its consequences.
-            read_so_far.fatal = fatal(line);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.fatal.is_none() {
+            // The first fatal line is the cause; those after it are consequences.
+            state.fatal = fatal(line);
         }
-        if read_so_far.ready {
-            // From here on a line may quote a request.
+        if state.ready {
+            // Lines of a serving engine may quote requests.
             return;
         }
-        measure(line, &mut read_so_far.measured);
+        measure(line, &mut state.measured);
         let Some(Loading { phase, percent, detail }) = read(line) else { return };
-        // Bars begin anew for each part of a phase; what is shown never goes back.
-        let place = (phase, percent);
-        if read_so_far.furthest.is_some_and(|furthest| place <= furthest) {
+        // Progress bars restart for each part of a phase; the status never goes back.
+        let position = (phase, percent);
+        if state.furthest.is_some_and(|furthest| position <= furthest) {
             return;
         }
-        read_so_far.furthest = Some(place);
+        state.furthest = Some(position);
         let percent = percent.map(|percent| format!(" {percent} %")).unwrap_or_default();
         let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
         let progress = format!("{}{percent}{detail}", phase.label());
-        drop(read_so_far);
+        drop(state);
         self.status.send_modify(|status| status.progress = Some(progress));
     }
 
-    /// How far it is.
+    /// Returns the progress of the load.
     pub(crate) fn progress(&self) -> Option<String> {
         self.status.borrow().progress.clone()
     }
 
-    /// It serves.
+    /// Records that the engine serves, and publishes the memory that it reported.
     pub(crate) fn ready(&self) {
-        let mut read_so_far = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        read_so_far.ready = true;
-        // What went wrong on the way here is not what it will die of.
-        read_so_far.fatal = None;
-        let measured = read_so_far.measured;
-        drop(read_so_far);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.ready = true;
+        // An error before this point did not prevent the engine from loading, so it will not be the
+        // cause of a later end.
+        state.fatal = None;
+        let measured = state.measured;
+        drop(state);
         self.status.send_modify(|status| {
             status.progress = None;
             status.weights_bytes = measured.weights_bytes;
@@ -74,8 +75,8 @@ impl LoadLog {
         });
     }
 
-    /// What it died of, as far as its lines tell.
+    /// Returns the cause of the engine's end, if its log contains one.
     pub(crate) fn fatal(&self) -> Option<String> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner).fatal.clone()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).fatal.clone()
     }
 }

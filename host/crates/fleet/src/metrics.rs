@@ -1,6 +1,7 @@
-//! All figures of the fleet, with their names and labels.
+//! The Prometheus metrics of the fleet.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,111 +57,108 @@ struct SwitchKind {
     overdue: &'static str,
 }
 
-/// 0.1 ms to about 7 minutes.
+/// Buckets from 0.1 ms to about 7 minutes.
 #[derive(Debug, Clone)]
-struct Waits;
+struct WaitBuckets;
 
-impl MetricConstructor<Histogram> for Waits {
+impl MetricConstructor<Histogram> for WaitBuckets {
     fn new_metric(&self) -> Histogram {
         Histogram::new(exponential_buckets(0.0001, 4.0, 12))
     }
 }
 
-/// 5 ms to about 45 minutes.
+/// Buckets from 5 ms to about 45 minutes.
 #[derive(Debug, Clone)]
-struct Loads;
+struct LoadBuckets;
 
-impl MetricConstructor<Histogram> for Loads {
+impl MetricConstructor<Histogram> for LoadBuckets {
     fn new_metric(&self) -> Histogram {
         Histogram::new(exponential_buckets(0.005, 2.0, 20))
     }
 }
 
-/// The figures of one lane, looked up once.
+/// A gauge with fractions.
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// The metrics of one lane, looked up once.
 #[derive(Debug)]
-struct LaneFigures {
+struct LaneMetrics {
     name: String,
     running: Gauge,
     queued: Gauge,
     waiting_in_engine: Gauge,
-    kv_used: Gauge,
-    ready_in: Gauge,
+    kv_used: FloatGauge,
+    ready_in: FloatGauge,
     breaker: Gauge,
-    /// Lengths of its queue, by priority, as far as there ever was somebody.
+    /// Queue lengths of the priorities that have had a request.
     by_priority: Mutex<BTreeMap<i32, Gauge>>,
     states: [(LaneState, Gauge); 6],
 }
 
-/// The fleet's figures.
+/// The metrics of all lanes.
 #[derive(Debug)]
 pub struct FleetMetrics {
-    lanes: Vec<LaneFigures>,
-    wait: Family<LanePriority, Histogram, Waits>,
+    lanes: Vec<LaneMetrics>,
+    wait: Family<LanePriority, Histogram, WaitBuckets>,
     queued: Family<LanePriority, Gauge>,
-    refused: Family<Reason, Counter>,
+    rejected: Family<Reason, Counter>,
     starts: Family<Lane, Counter>,
     exits: Family<LaneReason, Counter>,
     switches: Family<SwitchKind, Counter>,
-    parts: Family<SwitchPart, Histogram, Loads>,
+    switch_parts: Family<SwitchPart, Histogram, LoadBuckets>,
     memory: Family<Lane, Gauge>,
 }
 
-/// Priorities beyond this are counted with it: a label must not have any number of values.
-const MOST_PRIORITY: i32 = 20;
+/// Maximum magnitude of a priority label. Priorities beyond it are counted with it, because a label
+/// must have a bounded number of values.
+const MAX_PRIORITY: i32 = 20;
 
 impl FleetMetrics {
-    /// Register the figures of lanes with these names and slots, in the order of their ids.
+    /// Registers the metrics of lanes with these names and numbers of slots, in the order of their
+    /// ids.
     pub fn register(registry: &mut Registry, lanes: &[(String, u32)]) -> Arc<Self> {
         let slots: Family<Lane, Gauge> = Family::default();
         let running: Family<Lane, Gauge> = Family::default();
         let queued: Family<Lane, Gauge> = Family::default();
-        let inside: Family<Lane, Gauge> = Family::default();
-        let kv_used: Family<Lane, Gauge> = Family::default();
-        let ready_in: Family<Lane, Gauge> = Family::default();
+        let waiting_in_engine: Family<Lane, Gauge> = Family::default();
+        let kv_used: Family<Lane, FloatGauge> = Family::default();
+        let ready_in: Family<Lane, FloatGauge> = Family::default();
         let breaker: Family<Lane, Gauge> = Family::default();
         let states: Family<LaneInState, Gauge> = Family::default();
         registry.register(
             "pointsman_lane_slots",
-            "Requests the lane works on at once",
+            "Maximum number of concurrent requests",
             slots.clone(),
         );
-        registry.register(
-            "pointsman_lane_running",
-            "Requests that hold a slot of the lane",
-            running.clone(),
-        );
-        registry.register(
-            "pointsman_lane_queued",
-            "Requests that wait for the lane",
-            queued.clone(),
-        );
+        registry.register("pointsman_lane_running", "Requests that hold a slot", running.clone());
+        registry.register("pointsman_lane_queued", "Requests queued for the lane", queued.clone());
         registry.register(
             "pointsman_engine_waiting",
-            "Requests that wait inside the engine",
-            inside.clone(),
+            "Requests queued inside the engine",
+            waiting_in_engine.clone(),
         );
         registry.register(
-            "pointsman_engine_kv_used_permille",
-            "Key-value cache in use",
+            "pointsman_engine_kv_used_ratio",
+            "Used part of the key-value cache, from 0 to 1",
             kv_used.clone(),
         );
         registry.register(
-            "pointsman_lane_ready_in_milliseconds",
-            "Estimated time until the lane serves",
+            "pointsman_lane_ready_in_seconds",
+            "Estimated time until the lane is ready",
             ready_in.clone(),
         );
         registry.register(
             "pointsman_lane_breaker_open",
-            "1 while the lane fails too often",
+            "1 while the circuit breaker of the lane is open",
             breaker.clone(),
         );
         registry.register(
             "pointsman_lane_state",
-            "1 for the state that the lane is in",
+            "1 for the current state of the lane, 0 for the others",
             states.clone(),
         );
         let metrics = Self::new(registry);
-        let figures = |(name, count): &(String, u32)| {
+        let lane_metrics = |(name, count): &(String, u32)| {
             let lane = Lane { lane: name.clone() };
             slots.get_or_create(&lane).set(i64::from(*count));
             let in_state = |state: LaneState| {
@@ -168,11 +166,11 @@ impl FleetMetrics {
                 (state, states.get_or_create_owned(&labels))
             };
             use LaneState::{Degraded, Down, Draining, Ready, Starting, Unloaded};
-            LaneFigures {
+            LaneMetrics {
                 name: name.clone(),
                 running: running.get_or_create_owned(&lane),
                 queued: queued.get_or_create_owned(&lane),
-                waiting_in_engine: inside.get_or_create_owned(&lane),
+                waiting_in_engine: waiting_in_engine.get_or_create_owned(&lane),
                 kv_used: kv_used.get_or_create_owned(&lane),
                 ready_in: ready_in.get_or_create_owned(&lane),
                 breaker: breaker.get_or_create_owned(&lane),
@@ -180,73 +178,78 @@ impl FleetMetrics {
                 states: [Unloaded, Starting, Ready, Degraded, Draining, Down].map(in_state),
             }
         };
-        Arc::new(Self { lanes: lanes.iter().map(figures).collect(), ..metrics })
+        Arc::new(Self { lanes: lanes.iter().map(lane_metrics).collect(), ..metrics })
     }
 
     fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             lanes: Vec::new(),
-            wait: Family::new_with_constructor(Waits),
+            wait: Family::new_with_constructor(WaitBuckets),
             queued: Family::default(),
-            refused: Family::default(),
+            rejected: Family::default(),
             starts: Family::default(),
             exits: Family::default(),
             switches: Family::default(),
-            parts: Family::new_with_constructor(Loads),
+            switch_parts: Family::new_with_constructor(LoadBuckets),
             memory: Family::default(),
         };
         registry.register(
             "pointsman_queue_wait_seconds",
-            "Time from asking for a lane to getting it, by priority",
+            "Time in the queue until a slot was granted, by priority",
             metrics.wait.clone(),
         );
         registry.register(
             "pointsman_queue_length",
-            "Requests that wait, by priority",
+            "Queued requests, by priority",
             metrics.queued.clone(),
         );
         registry.register(
-            "pointsman_queue_refused",
-            "Requests that got no slot, by reason",
-            metrics.refused.clone(),
+            "pointsman_queue_rejected",
+            "Requests rejected without a slot, by reason",
+            metrics.rejected.clone(),
         );
         registry.register(
             "pointsman_engine_starts",
-            "Processes started for the lane",
+            "Engine processes started",
             metrics.starts.clone(),
         );
         registry.register(
             "pointsman_engine_exits",
-            "Processes of the lane that ended unasked",
+            "Engine failures: failed loads, and engines that ended or hung, by reason",
             metrics.exits.clone(),
         );
         registry.register(
             "pointsman_switches",
-            "Lanes loaded, by whether others were unloaded for it and whether somebody had waited too long",
+            "Lane loads, by whether other lanes were evicted and whether the starvation timeout \
+             had expired",
             metrics.switches.clone(),
         );
         registry.register(
             "pointsman_switch_seconds",
-            "Parts of loading a lane: drain, stop, free (waiting for memory, within load), load, first-answer",
-            metrics.parts.clone(),
+            "Duration of each part of a switch: drain, stop, free (waiting for memory, within \
+             load), load, first-answer (the first byte after the load)",
+            metrics.switch_parts.clone(),
         );
         registry.register(
             "pointsman_group_memory_bytes",
-            "Memory that the lanes of this lane's group hold together",
+            "Memory held by all lanes of this lane's group",
             metrics.memory.clone(),
         );
         metrics
     }
 
+    /// Records a granted request and its time in the queue.
     pub(crate) fn granted(&self, lane: LaneId, priority: i32, waited: Duration) {
         if let Some(lane) = self.lanes.get(lane.index()) {
-            let labels = LanePriority { lane: lane.name.clone(), priority: label_of(priority) };
+            let labels =
+                LanePriority { lane: lane.name.clone(), priority: priority_label(priority) };
             self.wait.get_or_create(&labels).observe(waited.as_secs_f64());
         }
     }
 
-    pub(crate) fn refused(&self, refusal: &AcquireError) {
-        let reason = match refusal {
+    /// Counts a rejected request.
+    pub(crate) fn rejected(&self, error: &AcquireError) {
+        let reason = match error {
             AcquireError::UnknownLane => "unknown-lane",
             AcquireError::NotServing { .. } => "not-serving",
             AcquireError::NotLoaded => "not-loaded",
@@ -257,10 +260,10 @@ impl FleetMetrics {
             AcquireError::TimedOut { .. } => "timed-out",
             AcquireError::Closing => "closing",
         };
-        self.refused.get_or_create(&Reason { reason }).inc();
+        self.rejected.get_or_create(&Reason { reason }).inc();
     }
 
-    /// The lanes as they are now.
+    /// Sets the gauges to the current state of the lanes.
     pub(crate) fn lanes(
         &self,
         stats: &[LaneStat],
@@ -268,14 +271,17 @@ impl FleetMetrics {
         memory: &dyn Fn(&LaneStat) -> Option<(u64, u64)>,
     ) {
         for (lane, stat) in self.lanes.iter().zip(stats) {
+            // The lengths by priority are only computed if there may be a difference: this runs for
+            // every batch of messages.
             let queue_changed = lane.queued.set(i64::from(stat.queued)) != i64::from(stat.queued)
                 || stat.queued > 0;
             lane.running.set(i64::from(stat.running));
-            lane.ready_in.set(i64::from(stat.ready_in_ms));
+            lane.ready_in.set(f64::from(stat.ready_in_ms) / 1000.0);
             lane.breaker.set(i64::from(stat.state == LaneState::Degraded));
             for (state, gauge) in &lane.states {
                 gauge.set(i64::from(*state == stat.state));
             }
+            // A group without a budget has no meaningful sum.
             if let Some((held, budget)) = memory(stat).filter(|(_, budget)| *budget < u64::MAX) {
                 let labels = Lane { lane: lane.name.clone() };
                 self.memory
@@ -283,16 +289,16 @@ impl FleetMetrics {
                     .set(i64::try_from(held.min(budget)).unwrap_or(i64::MAX));
             }
             if queue_changed {
-                self.queue_of(lane, &by_priority(stat.id));
+                self.set_queue_lengths(lane, &by_priority(stat.id));
             }
         }
     }
 
-    fn queue_of(&self, lane: &LaneFigures, lengths: &[(i32, usize)]) {
+    fn set_queue_lengths(&self, lane: &LaneMetrics, lengths: &[(i32, usize)]) {
         let mut by_label: Vec<(i32, i64)> = Vec::new();
         for (priority, length) in lengths {
             let (priority, length) =
-                (label_of(*priority), i64::try_from(*length).unwrap_or(i64::MAX));
+                (priority_label(*priority), i64::try_from(*length).unwrap_or(i64::MAX));
             match by_label.iter_mut().find(|(label, _)| *label == priority) {
                 Some((_, sum)) => *sum += length,
                 None => by_label.push((priority, length)),
@@ -313,50 +319,56 @@ impl FleetMetrics {
         }
     }
 
-    pub(crate) fn told(&self, lane: LaneId, figures: &EngineMetrics) {
+    /// Sets the gauges that come from the engine's own metrics.
+    pub(crate) fn engine_report(&self, lane: LaneId, metrics: &EngineMetrics) {
         if let Some(lane) = self.lanes.get(lane.index()) {
-            lane.waiting_in_engine.set(i64::from(figures.waiting.unwrap_or(0)));
-            lane.kv_used.set(i64::from(figures.kv_used.unwrap_or(0)));
+            lane.waiting_in_engine.set(i64::from(metrics.waiting.unwrap_or(0)));
+            lane.kv_used.set(f64::from(metrics.kv_used.unwrap_or(0)) / 1000.0);
         }
     }
 
+    /// Records a completed switch and its parts.
     pub(crate) fn switched(&self, report: &SwitchReport) {
         let Some(lane) = self.lanes.get(report.target.index()) else { return };
-        let yes = |yes| if yes { "yes" } else { "no" };
+        let label = |value| if value { "yes" } else { "no" };
         let kind = SwitchKind {
             lane: lane.name.clone(),
-            displaced: yes(!report.victims.is_empty()),
-            overdue: yes(report.overdue),
+            displaced: label(!report.victims.is_empty()),
+            overdue: label(report.overdue),
         };
         self.switches.get_or_create(&kind).inc();
         if !report.victims.is_empty() {
-            self.part(report.target, "drain", report.drain);
-            self.part(report.target, "stop", report.stop);
+            self.switch_part(report.target, "drain", report.drain);
+            self.switch_part(report.target, "stop", report.stop);
         }
-        self.part(report.target, "load", report.load);
+        self.switch_part(report.target, "load", report.load);
     }
 
-    pub(crate) fn freed(&self, lane: LaneId, took: Duration) {
-        self.part(lane, "free", took);
+    /// Records how long a load waited for free memory.
+    pub(crate) fn freed(&self, lane: LaneId, duration: Duration) {
+        self.switch_part(lane, "free", duration);
     }
 
-    pub(crate) fn first_answer(&self, lane: LaneId, took: Duration) {
-        self.part(lane, "first-answer", took);
+    /// Records the time to the first byte of the first response after a switch.
+    pub(crate) fn first_byte_after_switch(&self, lane: LaneId, duration: Duration) {
+        self.switch_part(lane, "first-answer", duration);
     }
 
-    fn part(&self, lane: LaneId, part: &'static str, took: Duration) {
+    fn switch_part(&self, lane: LaneId, part: &'static str, duration: Duration) {
         if let Some(lane) = self.lanes.get(lane.index()) {
             let labels = SwitchPart { lane: lane.name.clone(), part };
-            self.parts.get_or_create(&labels).observe(took.as_secs_f64());
+            self.switch_parts.get_or_create(&labels).observe(duration.as_secs_f64());
         }
     }
 
+    /// Counts a start of the engine.
     pub(crate) fn started(&self, lane: LaneId) {
         if let Some(lane) = self.lanes.get(lane.index()) {
             self.starts.get_or_create(&Lane { lane: lane.name.clone() }).inc();
         }
     }
 
+    /// Counts a failure of the engine.
     pub(crate) fn exited(&self, lane: LaneId, reason: &str) {
         if let Some(lane) = self.lanes.get(lane.index()) {
             self.exits
@@ -366,6 +378,7 @@ impl FleetMetrics {
     }
 }
 
-fn label_of(priority: i32) -> i32 {
-    priority.clamp(-MOST_PRIORITY, MOST_PRIORITY)
+/// Returns the value of a priority's label.
+fn priority_label(priority: i32) -> i32 {
+    priority.clamp(-MAX_PRIORITY, MAX_PRIORITY)
 }

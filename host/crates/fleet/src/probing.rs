@@ -1,4 +1,4 @@
-//! Asking engines whether they can serve.
+//! Readiness probes of engines.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,50 +7,70 @@ use pointsman_domain::dispatch::EngineEvent;
 
 use crate::driver::Target;
 use crate::supervisor::Supervisor;
+use crate::upstream::EngineError;
 
-/// Longest answer of a probe.
-pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// The maximum time for the response to a probe.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The reason why an engine is not ready.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProbeError {
+    /// The engine could not be reached, or the response was incomplete.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The engine responded with an error status.
+    #[error("{path} returned {status}")]
+    Status { path: String, status: http::StatusCode },
+    /// The engine has none of the driver's readiness paths; this is the last one tried.
+    #[error("{path} does not exist")]
+    NoReadyPath { path: String },
+}
 
 impl Supervisor {
-    /// One look: `Ok` if the engine can serve, or a sentence.
-    pub(crate) async fn probe(&self, target: &Target) -> Result<(), String> {
-        let mut problem = String::new();
-        for path in self.driver.ready_paths() {
-            match self.upstream.call(target, http::Method::GET, path, None, PROBE_LIMIT).await {
-                Ok((status, _)) if status.is_success() => return Ok(()),
-                Ok((http::StatusCode::NOT_FOUND, _)) => problem = format!("it has no {path}"),
-                Ok((status, _)) => return Err(format!("it answers {status} to {path}")),
-                Err(error) => return Err(error.to_string()),
+    /// Probes the driver's readiness paths once; the first path that exists decides.
+    ///
+    /// # Errors
+    /// Returns an error if the engine is not ready to serve requests.
+    pub(crate) async fn probe(&self, target: &Target) -> Result<(), ProbeError> {
+        let mut last = "";
+        let paths = self.driver.ready_paths();
+        for path in &paths {
+            last = path;
+            let response =
+                self.upstream.call(target, http::Method::GET, path, None, PROBE_TIMEOUT).await;
+            match response? {
+                (status, _) if status.is_success() => return Ok(()),
+                (http::StatusCode::NOT_FOUND, _) => {}
+                (status, _) => {
+                    return Err(ProbeError::Status { path: (*path).to_owned(), status });
+                }
             }
         }
-        Err(problem)
+        Err(ProbeError::NoReadyPath { path: last.to_owned() })
     }
 
-    /// An engine that is not ours: ask it at intervals, and believe what it says.
+    /// Probes an external engine at intervals, and reports changes of its readiness. Never returns.
     pub(crate) async fn watch_external(&self) {
         let target = Arc::new(self.driver.target(0));
-        let mut serving = None;
+        let engine = &target.authority;
+        let mut ready = None;
         loop {
             let problem = self.probe(&target).await.err();
-            if serving != Some(problem.is_none()) {
-                serving = Some(problem.is_none());
+            if ready != Some(problem.is_none()) {
+                ready = Some(problem.is_none());
                 match &problem {
                     None => {
-                        tracing::info!(
-                            lane = self.name,
-                            "the engine at {} answers",
-                            target.authority
-                        );
-                        self.news(EngineEvent::Ready, Some(Arc::clone(&target)));
+                        tracing::info!(engine, "external engine is ready");
+                        self.send_event(EngineEvent::Ready, Some(Arc::clone(&target)));
                     }
-                    Some(problem) => {
-                        let problem = format!("the engine at {}: {problem}", target.authority);
-                        tracing::warn!(lane = self.name, "{problem}");
-                        self.news(EngineEvent::Lost(problem.into()), None);
+                    Some(error) => {
+                        tracing::warn!(engine, error = %error, "external engine is not ready");
+                        let problem = format!("the engine at {engine}: {error}");
+                        self.send_event(EngineEvent::Lost(problem.into()), None);
                     }
                 }
             }
-            tokio::time::sleep(self.probe_every).await;
+            tokio::time::sleep(self.probe_interval).await;
         }
     }
 }

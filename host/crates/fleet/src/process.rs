@@ -1,20 +1,22 @@
-//! One engine process and everything that it starts: a session of its own, ended as a whole.
+//! One engine process and everything it starts: a session of its own, ended as a whole.
 //!
-//! Nothing of it survives us. While we live, [`Process::stop`] and [`Process::kill`] see it gone. When we are killed, the
-//! keeper ends it, the kernel its first process. Should the keeper be killed too, the next host's [`Home::sweep`] does.
+//! None of these processes survives the host. While the host lives, [`Process::stop`] and
+//! [`Process::kill`] wait until all of them have ended. When the host is killed, the watchdog ends
+//! them, and the kernel the first one. If the watchdog is killed too, the next host's
+//! [`StateDir::sweep`] does.
 
 mod cgroup;
 mod explain;
-mod home;
-mod hunt;
-mod keeper;
-mod lines;
 mod marker;
+mod output;
 mod proc;
 mod record;
 mod scratch;
 mod shared;
+mod state_dir;
 mod sweep;
+mod tracker;
+mod watchdog;
 
 use std::fs::File;
 use std::io;
@@ -27,118 +29,127 @@ use std::time::{Duration, SystemTime};
 use rustix::process::Signal;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
+use tracing::Span;
 
 use crate::driver::HOST;
 
 use self::cgroup::Cgroup;
-use self::hunt::{Hunt, Knows, names};
-use self::lines::read_lines;
 use self::marker::VARIABLE;
-use self::proc::Seen;
+use self::output::{Stream, read_lines};
+use self::proc::ProcessSnapshot;
 use self::record::{Record, port_in};
+use self::tracker::{ProcessTracker, Provenance, describe};
 
 pub(crate) use self::explain::explain;
-pub use self::home::{Home, HomeError};
-pub use self::keeper::keeper_main;
-pub(crate) use self::lines::LastLines;
+pub(crate) use self::output::LogTail;
+pub use self::state_dir::{StateDir, StateDirError};
+pub use self::watchdog::keeper_main;
 
-/// How long the kernel may take to end processes after SIGKILL. One that is deep in a driver ends when that lets it.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// How long the last lines of an engine that has ended may take to be read.
-const LINES_LIMIT: Duration = Duration::from_secs(1);
+/// The maximum time for the kernel to end processes after SIGKILL. A process that is blocked in a
+/// device driver ends when the driver returns.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The maximum time to read the last lines of an engine that has ended.
+const DRAIN_OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What to start.
+/// A program to start, with its arguments and environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Launch {
-    /// Program and arguments, all placeholders filled in.
-    pub(crate) words: Vec<String>,
-    /// Added to our own environment.
+    /// Program and arguments, with all placeholders replaced.
+    pub(crate) command: Vec<String>,
+    /// Variables to add to the host's environment.
     pub(crate) env: Vec<(String, String)>,
-    /// Taken out of our own environment.
+    /// Variables to remove from the host's environment.
     pub(crate) remove_env: Vec<String>,
-    /// Where it runs; without it, where we do.
+    /// Working directory; the host's if `None`.
     pub(crate) directory: Option<PathBuf>,
 }
 
-/// A running engine. Dropping it kills it without waiting.
+/// A running engine. Dropping it kills the engine without waiting.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
     id: u32,
-    lines: LastLines,
+    log_tail: LogTail,
     readers: JoinSet<()>,
-    quarry: Quarry,
+    tree: TreeGuard,
 }
 
-/// Processes that did not end, so that their memory is not free: no other engine may be started. Dropping it tries for a last
-/// time, in the background.
+/// Processes that did not end after SIGKILL. Their memory is not free, so no other engine may be
+/// started. Dropping this makes a last attempt in the background.
 #[derive(Debug)]
-pub(crate) struct StillThere {
-    left: Vec<Seen>,
-    quarry: Quarry,
+pub(crate) struct SurvivingProcesses {
+    survivors: Vec<ProcessSnapshot>,
+    tree: TreeGuard,
 }
 
-impl std::fmt::Display for StillThere {
+impl std::fmt::Display for SurvivingProcesses {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let limit = KILL_LIMIT.as_secs();
+        let timeout = KILL_TIMEOUT.as_secs();
         write!(
             f,
-            "processes of the engine are still there {limit} s after SIGKILL: {}",
-            names(&self.left)
+            "processes of the engine still alive {timeout} s after SIGKILL: {}",
+            describe(&self.survivors)
         )
     }
 }
 
-impl std::error::Error for StillThere {}
+impl std::error::Error for SurvivingProcesses {}
 
-impl StillThere {
-    /// Numbers of the processes.
+impl SurvivingProcesses {
+    /// Returns the process ids.
     #[cfg(test)]
     pub(crate) fn pids(&self) -> Vec<u32> {
-        self.left.iter().map(|process| process.id.pid).collect()
+        self.survivors.iter().map(|process| process.id.pid).collect()
     }
 
-    /// Try once more to end them.
+    /// Tries again to end the processes.
     ///
     /// # Errors
-    /// When they are still there.
-    pub(crate) async fn again(self) -> Result<(), Self> {
-        self.quarry.end(Duration::ZERO).await
+    /// Returns the processes that are still alive.
+    pub(crate) async fn retry(self) -> Result<(), Self> {
+        self.tree.end(Duration::ZERO).await
     }
 }
 
 impl Process {
-    /// Start a lane's engine. `on_line` gets each line that it writes, whichever way the line ends. Has to be called on a
-    /// thread that lives as long as the host, such as a worker of the runtime: the kernel ends the engine when the thread
-    /// that started it ends.
+    /// Starts the engine of a lane. `on_line` is called with each line of its output, including
+    /// states of progress bars, which end with a carriage return. Must be called on a thread that
+    /// lives as long as the host, such as a worker of the runtime: the kernel kills the engine when
+    /// the thread that started it ends.
     ///
     /// # Errors
-    /// When the program cannot be started.
+    /// Returns an error if the program cannot be started.
     pub(crate) fn start(
         lane: &str,
         launch: &Launch,
-        home: &Home,
+        state_dir: &StateDir,
         on_line: impl Fn(&str) + Send + Sync + Clone + 'static,
     ) -> io::Result<Self> {
         let program = launch
-            .words
+            .command
             .first()
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
-        let cgroup = home.cgroup(lane);
+        let cgroup = state_dir.create_cgroup(lane);
         let name =
             Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let marker = home.marker(lane);
+        let marker = state_dir.new_marker(lane);
+        let scratch = if folder_variables(launch).is_empty() {
+            None
+        } else {
+            state_dir.create_scratch(&marker)
+        };
         let mut record = Record {
-            port: port_in(&launch.words),
+            port: port_in(&launch.command),
             program: name,
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
             started: Some(SystemTime::now()),
-            folder: if folder_variables(launch).is_empty() { None } else { home.folder(&marker) },
-            ..Record::new(marker, home.boot())
+            folder: scratch,
+            ..Record::new(marker, state_dir.boot())
         };
-        home.add(&record);
+        // Before the start, so that the watchdog knows the engine whenever the host is killed.
+        state_dir.add(&record);
         let mut child = command(launch, &record, cgroup.as_ref()).spawn().inspect_err(|_| {
-            home.remove(&record.marker);
+            state_dir.remove(&record.marker);
             cgroup.iter().for_each(Cgroup::remove);
             record.folder.iter().for_each(|folder| scratch::remove(folder, &record.marker));
         })?;
@@ -148,160 +159,182 @@ impl Process {
             .filter_map(inode)
             .chain(child.stderr.iter().filter_map(inode))
             .collect();
-        // Not reaped yet, so that it is there even if it has ended.
-        record.leader = child.id().and_then(proc::seen).map(|seen| seen.id);
-        home.add(&record);
+        // Not reaped yet, so /proc has an entry even if the process has already ended.
+        record.leader = child.id().and_then(proc::snapshot).map(|process| process.id);
+        state_dir.add(&record);
         let id = child.id().unwrap_or_default();
-        let hunt = Hunt::new(record, Knows::Child);
-        let quarry = Quarry { prey: Some(Box::new(Prey { hunt, home: home.clone() })) };
+        let tree = TreeGuard {
+            tree: Some(Box::new(TrackedTree {
+                tracker: ProcessTracker::new(record, Provenance::Child),
+                state_dir: state_dir.clone(),
+                span: Span::current(),
+            })),
+        };
 
-        let lines = LastLines::default();
+        let log_tail = LogTail::default();
         let mut readers = JoinSet::new();
-        if let Some(out) = child.stdout.take() {
-            readers.spawn(read_lines(lane.to_owned(), out, lines.clone(), on_line.clone()));
+        if let Some(pipe) = child.stdout.take() {
+            let (lane, tail, on_line) = (lane.to_owned(), log_tail.clone(), on_line.clone());
+            readers.spawn(read_lines(lane, Stream::Stdout, pipe, tail, on_line));
         }
-        if let Some(err) = child.stderr.take() {
-            readers.spawn(read_lines(lane.to_owned(), err, lines.clone(), on_line));
+        if let Some(pipe) = child.stderr.take() {
+            let (lane, tail) = (lane.to_owned(), log_tail.clone());
+            readers.spawn(read_lines(lane, Stream::Stderr, pipe, tail, on_line));
         }
-        Ok(Self { child, id, lines, readers, quarry })
+        Ok(Self { child, id, log_tail, readers, tree })
     }
 
-    /// Id of the process, of its group and of its session.
+    /// Returns the id of the process, which is also that of its group and its session.
     pub(crate) fn id(&self) -> u32 {
         self.id
     }
 
-    /// Note what it would leave behind, should all of it die before anybody looks. To be called when it has loaded. Blocks for
-    /// some milliseconds: it reads what the kernel tells about processes.
-    pub(crate) fn note(&mut self) {
-        if let Some(prey) = &mut self.quarry.prey {
-            let found = prey.hunt.look();
-            prey.note(&found);
+    /// Records the resources that the engine would leave behind if all its processes died before
+    /// the next scan. To be called once the engine has loaded. Blocks for some milliseconds,
+    /// because it reads `/proc`.
+    pub(crate) fn record_resources(&mut self) {
+        if let Some(tree) = &mut self.tree.tree {
+            let found = tree.tracker.scan();
+            tree.record_resources(&found);
         }
     }
 
-    /// What it wrote last.
-    pub(crate) fn lines(&self) -> &LastLines {
-        &self.lines
+    /// Returns the last lines of the engine's output.
+    pub(crate) fn log_tail(&self) -> &LogTail {
+        &self.log_tail
     }
 
-    /// Wait until the process ends. Can be dropped and called again. What it started may live on.
+    /// Waits until the first process ends; processes that it started may still be alive.
+    /// Cancel-safe.
     pub(crate) async fn ended(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
     }
 
-    /// End the whole engine: SIGTERM, after `grace` SIGKILL, and wait until nothing of it is left.
+    /// Stops the whole engine: sends SIGTERM, after `grace` SIGKILL, and waits until none of its
+    /// processes is left.
     ///
     /// # Errors
-    /// When something of it is still there.
-    pub(crate) async fn stop(self, grace: Duration) -> Result<(), StillThere> {
+    /// Returns the processes that are still alive.
+    pub(crate) async fn stop(self, grace: Duration) -> Result<(), SurvivingProcesses> {
         self.end(grace).await
     }
 
-    /// End what is left of the engine at once, and wait until nothing of it is left.
+    /// Kills what is left of the engine, and waits until none of its processes is left.
     ///
     /// # Errors
-    /// When something of it is still there.
-    pub(crate) async fn kill(self) -> Result<(), StillThere> {
+    /// Returns the processes that are still alive.
+    pub(crate) async fn kill(self) -> Result<(), SurvivingProcesses> {
         self.end(Duration::ZERO).await
     }
 
-    async fn end(mut self, grace: Duration) -> Result<(), StillThere> {
-        let gone = self.quarry.end(grace).await;
-        if gone.is_ok() {
-            // Ended, so this is at once. A failing wait means that there is nothing to wait for.
+    async fn end(mut self, grace: Duration) -> Result<(), SurvivingProcesses> {
+        let ended = self.tree.end(grace).await;
+        if ended.is_ok() {
+            // Reaps the child, which has ended. An error means that there is nothing to reap.
             drop(self.child.wait().await);
-            let read = async { while self.readers.join_next().await.is_some() {} };
-            // Somebody else may have been given our pipes; then there is no end to read to.
-            drop(tokio::time::timeout(LINES_LIMIT, read).await);
+            let drained = async { while self.readers.join_next().await.is_some() {} };
+            // A process outside the engine may have inherited the pipes; they never reach their end
+            // then, so the rest of the output is given up.
+            drop(tokio::time::timeout(DRAIN_OUTPUT_TIMEOUT, drained).await);
         }
         self.readers.shutdown().await;
-        gone
+        ended
     }
 }
 
-/// An engine's processes as something that is ended, whatever becomes of who holds it.
+/// A guard that ends an engine's processes in the background if it is dropped before they ended.
 #[derive(Debug)]
-struct Quarry {
-    /// None when nothing is left of it, or somebody else sees to it.
-    prey: Option<Box<Prey>>,
+struct TreeGuard {
+    /// `None` when all processes have ended, or a background task has taken the tree over.
+    tree: Option<Box<TrackedTree>>,
 }
 
+/// All processes of one engine, with the state directory that records them.
 #[derive(Debug)]
-struct Prey {
-    hunt: Hunt,
-    home: Home,
+struct TrackedTree {
+    tracker: ProcessTracker,
+    state_dir: StateDir,
+    /// The span in which the engine was started, for the log events of background threads.
+    span: Span,
 }
 
-impl Prey {
-    /// Note what these processes would leave, so that whoever comes after us can clean up too.
-    fn note(&mut self, found: &[Seen]) {
-        if self.hunt.note(found) {
-            self.home.update(self.hunt.record());
+impl TrackedTree {
+    /// Records the resources that these processes would leave behind, so that the watchdog or the
+    /// next host can clean them up.
+    fn record_resources(&mut self, found: &[ProcessSnapshot]) {
+        if self.tracker.record_resources(found) {
+            self.state_dir.update(self.tracker.record());
         }
     }
 
-    fn end(&mut self, grace: Duration) -> Result<(), Vec<Seen>> {
-        let found = self.hunt.look();
-        self.note(&found);
-        let ended = self.hunt.end(grace, KILL_LIMIT);
-        let marker = &self.hunt.record().marker;
+    /// Ends all processes. Blocks.
+    fn end(&mut self, grace: Duration) -> Result<(), Vec<ProcessSnapshot>> {
+        let span = self.span.clone();
+        let _entered = span.enter();
+        let found = self.tracker.scan();
+        self.record_resources(&found);
+        let ended = self.tracker.end(grace, KILL_TIMEOUT);
         match &ended {
-            Ok(()) => self.home.remove(marker),
-            Err(left) => {
-                let limit = KILL_LIMIT.as_secs();
+            Ok(()) => self.state_dir.remove(&self.tracker.record().marker),
+            Err(survivors) => {
                 tracing::error!(
-                    lane = marker.lane,
-                    "still there {limit} s after SIGKILL: {}",
-                    names(left)
+                    timeout_s = KILL_TIMEOUT.as_secs(),
+                    processes = describe(survivors),
+                    "processes of the engine survived SIGKILL"
                 );
-                self.home.update(self.hunt.record());
+                // The record stays, so that the next host tries again.
+                self.state_dir.update(self.tracker.record());
             }
         }
         ended
     }
 }
 
-impl Quarry {
-    async fn end(mut self, grace: Duration) -> Result<(), StillThere> {
-        // It goes along, so that it is still looked after when nobody waits for the answer, and when the runtime ends
-        // before the task starts.
+impl TreeGuard {
+    async fn end(mut self, grace: Duration) -> Result<(), SurvivingProcesses> {
+        // The guard moves into the task: if this future is dropped, or the runtime ends before the
+        // task has started, its `drop` still ends the processes.
         let ended = tokio::task::spawn_blocking(move || {
-            let ended = self.prey.as_mut().map_or(Ok(()), |prey| prey.end(grace));
+            let ended = self.tree.as_mut().map_or(Ok(()), |tree| tree.end(grace));
             if ended.is_ok() {
-                self.prey = None;
+                self.tree = None;
             }
-            ended.map_err(|left| StillThere { left, quarry: self })
+            ended.map_err(|survivors| SurvivingProcesses { survivors, tree: self })
         });
-        // Without an answer the task is dropped, or has failed: its quarry is looked after in the background.
-        ended
-            .await
-            .unwrap_or_else(|_| Err(StillThere { left: Vec::new(), quarry: Self { prey: None } }))
+        // The task was dropped or has panicked: its guard ends the processes in the background, and
+        // nothing is known about them here.
+        ended.await.unwrap_or_else(|_| {
+            Err(SurvivingProcesses { survivors: Vec::new(), tree: Self { tree: None } })
+        })
     }
 }
 
-impl Drop for Quarry {
+impl Drop for TreeGuard {
     fn drop(&mut self) {
-        let Some(mut prey) = self.prey.take() else { return };
-        // At once, in case that we are about to end.
-        let found = prey.hunt.look();
-        prey.note(&found);
-        prey.hunt.strike(&found, Signal::KILL);
-        let lane = prey.hunt.record().marker.lane.clone();
+        let Some(mut tree) = self.tree.take() else { return };
+        // On this thread and before the background thread starts, because the host may be exiting.
+        let found = tree.tracker.scan();
+        tree.record_resources(&found);
+        tree.tracker.signal_all(&found, Signal::KILL);
+        let span = tree.span.clone();
         let thread = std::thread::Builder::new().name("engine-end".into());
-        if let Err(error) = thread.spawn(move || drop(prey.end(Duration::ZERO))) {
-            tracing::error!(lane, "nobody waits for the end of the engine: {error}");
+        // The thread itself logs processes that survive.
+        if let Err(error) = thread.spawn(move || drop(tree.end(Duration::ZERO))) {
+            span.in_scope(|| {
+                tracing::error!(error = %error, "failed to reap the engine process");
+            });
         }
     }
 }
 
-/// Inode of a pipe, which is the same at both its ends.
+/// Returns the inode of a pipe, which is the same at both ends.
 fn inode(pipe: &impl AsFd) -> Option<u64> {
     let pipe = pipe.as_fd().try_clone_to_owned().ok()?;
     File::from(pipe).metadata().ok().map(|meta| meta.ino())
 }
 
-/// Variables that lead the engine to its folder for temporary files: those that its owner has not set.
+/// Returns the variables to set to the engine's scratch directory: those that the operator has not
+/// set.
 fn folder_variables(launch: &Launch) -> Vec<&'static str> {
     let is_set = |name: &str| launch.env.iter().any(|(set, _)| set == name);
     scratch::VARIABLES.into_iter().filter(|name| !is_set(name)).collect()
@@ -309,7 +342,7 @@ fn folder_variables(launch: &Launch) -> Vec<&'static str> {
 
 fn command(launch: &Launch, record: &Record, cgroup: Option<&Cgroup>) -> Command {
     let (program, arguments) =
-        launch.words.split_first().map_or(("", &[][..]), |(first, rest)| (first, rest));
+        launch.command.split_first().map_or(("", &[][..]), |(first, rest)| (first, rest));
     let mut command = Command::new(program);
     command.args(arguments);
     launch.remove_env.iter().for_each(|name| {
@@ -317,6 +350,7 @@ fn command(launch: &Launch, record: &Record, cgroup: Option<&Cgroup>) -> Command
     });
     command
         .envs(launch.env.iter().map(|(name, value)| (name, value)))
+        // Last, so that the operator's environment cannot replace the marker.
         .env(VARIABLE, record.marker.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -328,44 +362,45 @@ fn command(launch: &Launch, record: &Record, cgroup: Option<&Cgroup>) -> Command
     if let Some(directory) = &launch.directory {
         command.current_dir(directory);
     }
-    tie(&mut command, cgroup.and_then(|cgroup| cgroup.entrance().ok()));
+    configure_child(&mut command, cgroup.and_then(|cgroup| cgroup.open_procs().ok()));
     command
 }
 
-/// Let the kernel know what belongs together: a session of its own, which no `setproctitle` can write over; an end with us,
-/// however that comes about; and the control group that `entrance` leads to.
+/// Makes the child a session leader, which `setproctitle` cannot hide, has the kernel kill it when
+/// the host ends for any reason, and moves it into the control group of `cgroup_procs`.
 #[expect(
     unsafe_code,
-    reason = "code between fork and exec is unsafe by nature; there is no other way to say this"
+    reason = "`pre_exec` is unsafe; the closure only calls async-signal-safe functions"
 )]
-fn tie(command: &mut Command, entrance: Option<File>) {
+fn configure_child(command: &mut Command, cgroup_procs: Option<File>) {
     let host = rustix::process::getpid();
-    // SAFETY: between fork and exec only functions that are async-signal-safe may run. This makes the system calls setsid,
-    // prctl, getppid and write, takes no lock and allocates nothing: errors are made of their numbers.
+    // SAFETY: only async-signal-safe functions may run between fork and exec. The closure makes the
+    // system calls setsid, prctl, getppid and write; it takes no lock and does not allocate,
+    // because errors are built from their numbers.
     unsafe {
         command.pre_exec(move || {
             rustix::process::setsid()?;
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             if rustix::process::getppid() != Some(host) {
-                // We ended before the kernel was asked to tell.
+                // The host ended before the death signal was set, so it will never be sent.
                 return Err(io::Error::from(rustix::io::Errno::SRCH));
             }
-            if let Some(entrance) = &entrance {
-                // Without it, the other ways to find the engine's processes are left.
-                let _outside = rustix::io::write(entrance, b"0");
+            if let Some(procs) = &cgroup_procs {
+                // Without a control group, the tracker's other criteria still apply.
+                rustix::io::write(procs, b"0").ok();
             }
             Ok(())
         });
     }
 }
 
-/// A free port on our loopback address. Free a moment ago, that is: should another process be quicker, the engine fails to
-/// start and is started again on another one.
+/// Returns a free port of the loopback address. Another process may take the port before the engine
+/// binds it; the engine then fails to start, and is started again on another port.
 pub(crate) fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind((HOST, 0))?.local_addr()?.port())
 }
 
 #[cfg(test)]
-mod litter_tests;
+mod cleanup_tests;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,8 @@
-//! What engines tell about themselves: the metrics of vLLM and llama.cpp, and llama.cpp's `/slots` and
-//! `/props`.
+//! Parsers of the engines' own metrics: the `/metrics` of vLLM and llama.cpp, and llama.cpp's
+//! `/slots`.
 //!
-//! The names are those of vLLM 0.32.0 and llama.cpp b11434. All of it comes from outside: what is malformed,
-//! not a number or negative counts as not said. How much text is read off the wire is for the caller to
-//! limit.
+//! The names are those of vLLM 0.32.0 and llama.cpp b11434. All input is untrusted: a value that is
+//! malformed, negative or NaN is treated as missing. The caller limits the size of the text.
 
 use std::time::Duration;
 
@@ -12,39 +11,39 @@ use serde_json::Value;
 #[cfg(test)]
 mod tests;
 
-/// How many lines of metrics are looked at. vLLM writes about 700 for each of its engines.
-const MOST_LINES: usize = 100_000;
+/// Maximum number of lines that are read. vLLM writes about 700 for each of its engines.
+const MAX_LINES: usize = 100_000;
 
-/// Figures that an engine tells about itself; what it does not tell is `None`. Counters count from the
-/// engine's start.
+/// The metrics of an engine; a metric that the engine does not report is `None`. Counters start at
+/// zero with the engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct EngineMetrics {
-    /// Requests that it works on.
+    /// Running requests.
     pub(crate) running: Option<u32>,
-    /// Requests that it has accepted and not begun.
+    /// Accepted requests that are not running yet.
     pub(crate) waiting: Option<u32>,
-    /// Used part of the KV cache in thousandths; of several engines the fullest.
+    /// Used part of the KV cache in thousandths; the maximum over several engines.
     pub(crate) kv_used: Option<u16>,
-    /// Counter: tokens of prompts that were looked up in the prefix cache.
+    /// Counter: prompt tokens looked up in the prefix cache.
     pub(crate) prefix_queries: Option<u64>,
-    /// Counter: those of them that were found.
+    /// Counter: prompt tokens found in the prefix cache.
     pub(crate) prefix_hits: Option<u64>,
-    /// Counter: tokens of prompts, those from the prefix cache included.
+    /// Counter: prompt tokens, including those from the prefix cache.
     pub(crate) prompt_tokens: Option<u64>,
-    /// Counter: tokens made.
+    /// Counter: generated tokens.
     pub(crate) generated_tokens: Option<u64>,
-    /// Counter: requests that lost their KV cache to others and began anew.
+    /// Counter: requests that lost their KV cache to others and were restarted.
     pub(crate) preemptions: Option<u64>,
-    /// It sleeps, at any level; of several engines at least one.
+    /// At least one engine sleeps, at any level.
     pub(crate) asleep: Option<bool>,
-    /// Requests that it can work on at once. Not among the metrics, see [`slots`].
+    /// Number of slots. Not a metric, see [`slots`].
     pub(crate) slots: Option<u32>,
-    /// Those of them that are taken.
+    /// Number of slots in use.
     pub(crate) slots_busy: Option<u32>,
 }
 
 impl EngineMetrics {
-    /// These, and of `other` what these do not tell.
+    /// Fills the missing metrics from `other`.
     pub(crate) fn or(self, other: Self) -> Self {
         Self {
             running: self.running.or(other.running),
@@ -62,84 +61,86 @@ impl EngineMetrics {
     }
 }
 
-/// What vLLM's `/metrics` says. Figures of several engines (data parallel) are added up.
+/// Parses vLLM's `/metrics`. The values of several engines (data parallel) are added up.
 pub(crate) fn vllm(text: &str) -> EngineMetrics {
-    let mut figures = EngineMetrics::default();
+    let mut metrics = EngineMetrics::default();
     for Sample { name, labels, value } in samples(text, "vllm:") {
         match name {
-            "num_requests_running" => add_requests(&mut figures.running, value),
-            "num_requests_waiting" => add_requests(&mut figures.waiting, value),
-            // The second one is its older name; some versions have both, with the same value.
-            "kv_cache_usage_perc" | "gpu_cache_usage_perc" => fullest(&mut figures.kv_used, value),
-            "prefix_cache_queries" => add(&mut figures.prefix_queries, value),
-            "prefix_cache_hits" => add(&mut figures.prefix_hits, value),
-            "prompt_tokens" => add(&mut figures.prompt_tokens, value),
-            "generation_tokens" => add(&mut figures.generated_tokens, value),
-            "num_preemptions" => add(&mut figures.preemptions, value),
-            "engine_sleep_state" => sleep_state(&mut figures.asleep, labels, value),
+            "num_requests_running" => add_requests(&mut metrics.running, value),
+            "num_requests_waiting" => add_requests(&mut metrics.waiting, value),
+            // Some versions report both names, with the same value; the second one is older.
+            "kv_cache_usage_perc" | "gpu_cache_usage_perc" => keep_max(&mut metrics.kv_used, value),
+            "prefix_cache_queries" => add(&mut metrics.prefix_queries, value),
+            "prefix_cache_hits" => add(&mut metrics.prefix_hits, value),
+            "prompt_tokens" => add(&mut metrics.prompt_tokens, value),
+            "generation_tokens" => add(&mut metrics.generated_tokens, value),
+            "num_preemptions" => add(&mut metrics.preemptions, value),
+            "engine_sleep_state" => sleep_state(&mut metrics.asleep, labels, value),
             _ => {}
         }
     }
-    figures
+    metrics
 }
 
-/// What llama.cpp's `/metrics` says; it is there with `--metrics` only.
+/// Parses llama.cpp's `/metrics`, which exists only with `--metrics`.
 pub(crate) fn llama_cpp(text: &str) -> EngineMetrics {
-    let mut figures = EngineMetrics::default();
+    let mut metrics = EngineMetrics::default();
     let mut computed = None;
     for Sample { name, value, .. } in samples(text, "llamacpp:") {
         match name {
-            "requests_processing" => add_requests(&mut figures.running, value),
-            "requests_deferred" => add_requests(&mut figures.waiting, value),
+            "requests_processing" => add_requests(&mut metrics.running, value),
+            "requests_deferred" => add_requests(&mut metrics.waiting, value),
             // Builds of 2025 and older.
-            "kv_cache_usage_ratio" => fullest(&mut figures.kv_used, value),
+            "kv_cache_usage_ratio" => keep_max(&mut metrics.kv_used, value),
             "prompt_tokens" => add(&mut computed, value),
-            "prompt_tokens_cached" => add(&mut figures.prefix_hits, value),
-            "tokens_predicted" => add(&mut figures.generated_tokens, value),
+            "prompt_tokens_cached" => add(&mut metrics.prefix_hits, value),
+            "tokens_predicted" => add(&mut metrics.generated_tokens, value),
             _ => {}
         }
     }
-    // It counts a prompt's tokens as either computed or cached, and looks every one of them up.
-    let all = |cached: u64| computed.map(|computed: u64| computed.saturating_add(cached));
-    figures.prefix_queries = figures.prefix_hits.and_then(all);
-    figures.prompt_tokens = all(figures.prefix_hits.unwrap_or(0));
-    figures
+    // Each prompt token is counted as either computed or cached, and every one is looked up.
+    let total = |cached: u64| computed.map(|computed: u64| computed.saturating_add(cached));
+    metrics.prefix_queries = metrics.prefix_hits.and_then(total);
+    metrics.prompt_tokens = total(metrics.prefix_hits.unwrap_or(0));
+    metrics
 }
 
-/// What llama.cpp's `/slots` says: how many there are, and how many of them are taken. It is off with
-/// `--no-slots`.
+/// Parses llama.cpp's `/slots`: the number of slots, and of those in use. The endpoint does not
+/// exist with `--no-slots`.
 pub(crate) fn slots(json: &[u8]) -> Option<(u32, u32)> {
     let Ok(Value::Array(slots)) = serde_json::from_slice(json) else { return None };
     let mut busy = 0;
     for slot in &slots {
-        // Builds before November 2024 say it with a number, 0 for idle.
+        // Builds before November 2024 report a number, 0 for idle.
         let state = || slot["state"].as_u64().map(|state| state != 0);
         busy += u32::from(slot["is_processing"].as_bool().or_else(state)?);
     }
     Some((u32::try_from(slots.len()).ok()?, busy))
 }
 
-/// What can be said from two scrapes of one engine.
+/// Rates computed from two scrapes of one engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Rates {
-    /// Tokens a second that a running request got. Only if requests ran at both ends: otherwise the engine
-    /// may have done nothing for a part of the time. Too low by the time that went into prompts.
+    /// Tokens per second of a running request. Known only if requests were running at both scrapes;
+    /// otherwise the engine may have been idle for a part of the time. Too low by the time spent on
+    /// prompts.
     pub(crate) decode_tps: Option<u32>,
-    /// Part of the prompts' tokens that was in the prefix cache, in thousandths.
+    /// Part of the prompt tokens that was found in the prefix cache, in thousandths.
     pub(crate) prefix_hit: Option<u16>,
-    /// Any token was read or made. An engine may need minutes for a long prompt and count it only then.
-    pub(crate) moved: Option<bool>,
+    /// True if any token was read or generated. An engine may need minutes for a long prompt, and
+    /// count its tokens only then.
+    pub(crate) progressed: Option<bool>,
 }
 
-/// Compare two scrapes. A counter that went back shows that the engine was started anew: then the others say
-/// nothing either, even those that have grown past their old value.
+/// Compares two scrapes. A counter that decreased shows that the engine was restarted; then no
+/// counter can be compared, not even one that has grown past its old value.
 pub(crate) fn rates(earlier: &EngineMetrics, later: &EngineMetrics, between: Duration) -> Rates {
     let counters: [fn(&EngineMetrics) -> Option<u64>; 5] = [
-        |figures| figures.prefix_queries,
-        |figures| figures.prefix_hits,
-        |figures| figures.prompt_tokens,
-        |figures| figures.generated_tokens,
-        |figures| figures.preemptions,
+        |metrics| metrics.prefix_queries,
+        |metrics| metrics.prefix_hits,
+        |metrics| metrics.prompt_tokens,
+        |metrics| metrics.generated_tokens,
+        |metrics| metrics.preemptions,
     ];
     if counters
         .iter()
@@ -147,49 +148,50 @@ pub(crate) fn rates(earlier: &EngineMetrics, later: &EngineMetrics, between: Dur
     {
         return Rates::default();
     }
-    let [queries, hits, read, made, _] = counters
+    let [queries, hits, read, generated, _] = counters
         .map(|counter| counter(later).zip(counter(earlier)).and_then(|(l, e)| l.checked_sub(e)));
-    let moved = match (read, made) {
+    let progressed = match (read, generated) {
         (Some(1..), _) | (_, Some(1..)) => Some(true),
         (Some(0), Some(0)) => Some(false),
         _ => None,
     };
     let running = earlier.running.zip(later.running).filter(|(e, l)| *e > 0 && *l > 0);
-    let decode_tps = running.zip(made).and_then(|((e, l), made)| {
+    let decode_tps = running.zip(generated).and_then(|((e, l), generated)| {
         let seconds = between.as_secs_f64();
-        let each = made as f64 / ((f64::from(e) + f64::from(l)) / 2.0);
-        (made > 0 && seconds > 0.0).then(|| (each / seconds).round() as u32)
+        let per_request = generated as f64 / ((f64::from(e) + f64::from(l)) / 2.0);
+        (generated > 0 && seconds > 0.0).then(|| (per_request / seconds).round() as u32)
     });
     let prefix_hit = queries
         .zip(hits)
         .filter(|(queries, _)| *queries > 0)
         .map(|(queries, hits)| permille(hits as f64 / queries as f64));
-    Rates { decode_tps, prefix_hit, moved }
+    Rates { decode_tps, prefix_hit, progressed }
 }
 
 /// One line of metrics.
 struct Sample<'a> {
-    /// Without the engine's prefix, and without `_total`: whether a counter has that depends on the version.
+    /// Without the engine's prefix and without `_total`, because versions differ in whether
+    /// counters have that suffix.
     name: &'a str,
-    /// What stands between the braces.
+    /// The text between the braces.
     labels: &'a str,
-    /// Finite, and not negative.
+    /// Finite and not negative.
     value: f64,
 }
 
-/// The lines whose names begin with `prefix`.
+/// Returns the samples whose names start with `prefix`.
 fn samples<'a>(text: &'a str, prefix: &'static str) -> impl Iterator<Item = Sample<'a>> {
-    let lines = text.lines().take(MOST_LINES);
+    let lines = text.lines().take(MAX_LINES);
     lines.filter_map(move |line| sample(line.trim_ascii_start().strip_prefix(prefix)?))
 }
 
-/// `name{label="value",…} value [time]`
+/// Parses `name{label="value",…} value [time]`.
 fn sample(line: &str) -> Option<Sample<'_>> {
     let (name, rest) = line.split_at_checked(line.find(['{', ' ', '\t'])?)?;
     let rest = rest.trim_ascii_start();
     let (labels, rest) = match rest.strip_prefix('{') {
         Some(rest) => {
-            let (labels, rest) = rest.split_at_checked(unquoted(rest, b'}')?)?;
+            let (labels, rest) = rest.split_at_checked(find_unquoted(rest, b'}')?)?;
             (labels, rest.get(1..)?)
         }
         None => ("", rest),
@@ -199,11 +201,11 @@ fn sample(line: &str) -> Option<Sample<'_>> {
     (value.is_finite() && value >= 0.0).then_some(Sample { name, labels, value })
 }
 
-/// Where the first such letter is that stands outside of quotation marks.
-fn unquoted(text: &str, letter: u8) -> Option<usize> {
+/// Returns the position of the first such byte outside of quotes.
+fn find_unquoted(text: &str, wanted: u8) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     text.bytes().position(|byte| {
-        let found = byte == letter && !quoted;
+        let found = byte == wanted && !quoted;
         match byte {
             _ if escaped => escaped = false,
             b'\\' if quoted => escaped = true,
@@ -214,10 +216,10 @@ fn unquoted(text: &str, letter: u8) -> Option<usize> {
     })
 }
 
-/// A label's value as it is written, without its quotation marks.
+/// Returns the value of a label as it is written, without its quotes.
 fn label<'a>(mut labels: &'a str, name: &str) -> Option<&'a str> {
     loop {
-        let end = unquoted(labels, b',').unwrap_or(labels.len());
+        let end = find_unquoted(labels, b',').unwrap_or(labels.len());
         let (pair, rest) = labels.split_at_checked(end)?;
         if let Some((key, value)) = pair.split_once('=')
             && key.trim_ascii() == name
@@ -228,29 +230,31 @@ fn label<'a>(mut labels: &'a str, name: &str) -> Option<&'a str> {
     }
 }
 
-/// vLLM has one line for each state, with 1 for the one that it is in. While it is merely paused all of them
-/// are 0.
+/// Reads a line of vLLM's sleep state, which has one line per state, with 1 for the current one.
+/// All of them are 0 while the engine is only paused.
 fn sleep_state(asleep: &mut Option<bool>, labels: &str, value: f64) {
-    let sleeps = match label(labels, "sleep_state") {
+    let is_asleep = match label(labels, "sleep_state") {
         Some("awake") => value == 0.0,
-        // That it is not in this state leaves open in which one it is.
+        // A 0 leaves open which of the other states is the current one.
         Some("weights_offloaded" | "discard_all") if value > 0.0 => true,
         _ => return,
     };
-    *asleep = Some(sleeps || *asleep == Some(true));
+    *asleep = Some(is_asleep || *asleep == Some(true));
 }
 
 fn add(sum: &mut Option<u64>, value: f64) {
+    // The cast and the sum saturate: the value comes from outside.
     *sum = Some(sum.unwrap_or(0).saturating_add(value as u64));
 }
 
 fn add_requests(sum: &mut Option<u32>, value: f64) {
+    // As above.
     *sum = Some(sum.unwrap_or(0).saturating_add(value as u32));
 }
 
-/// `part` is 0 to 1.
-fn fullest(most: &mut Option<u16>, part: f64) {
-    *most = Some(most.unwrap_or(0).max(permille(part)));
+/// Keeps the maximum of several engines; `part` is from 0 to 1.
+fn keep_max(max: &mut Option<u16>, part: f64) {
+    *max = Some(max.unwrap_or(0).max(permille(part)));
 }
 
 fn permille(part: f64) -> u16 {

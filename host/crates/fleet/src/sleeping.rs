@@ -1,4 +1,5 @@
-//! Sleep and wake of an engine, with what the supervisor has: its connection, its memory, its first words.
+//! Sleep and wake-up of a lane's engine: connects [`vllm::sleep`](crate::vllm::sleep) to the
+//! supervisor's connection, memory reservation and canary baseline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,40 +8,54 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use crate::driver::Target;
-use crate::room::Room;
+use crate::memory_admission::{AdmissionTimeout, MemoryReservation};
 use crate::spec::SwitchStrategy;
 use crate::supervisor::Supervisor;
-use crate::upstream::Upstream;
-use crate::vllm::sleep::{self, Calls, Gauge, Level};
+use crate::upstream::{EngineError, Upstream};
+use crate::vllm::sleep::{self, EngineApi, Level, MemoryGauge, SleepError};
 
-/// Longest time to wake up: published figures are 0.3 to 6 s, and those of big models that read their weights again more.
-const WAKE_LIMIT: Duration = Duration::from_secs(60);
+/// The maximum time to wake up. Published times are 0.3 to 6 s; large models that read their
+/// weights again need more.
+const WAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Calls to an engine.
-pub(crate) struct Calling<'a> {
+/// The reason why an engine could not be woken up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WakeError {
+    /// The engine's output cannot be verified, because the first canary was never recorded.
+    #[error("missing canary baseline: the engine's output cannot be verified")]
+    NoBaseline,
+    /// The memory is not free.
+    #[error(transparent)]
+    Memory(#[from] AdmissionTimeout),
+    /// The engine failed to wake up, or its output changed.
+    #[error(transparent)]
+    Engine(#[from] SleepError),
+}
+
+/// An [`EngineApi`] over a lane's upstream connection.
+pub(crate) struct UpstreamApi<'a> {
     pub(crate) upstream: &'a Upstream,
     pub(crate) target: &'a Target,
 }
 
-impl Calls for Calling<'_> {
+impl EngineApi for UpstreamApi<'_> {
     async fn call(
         &self,
         method: Method,
         path: &str,
         body: Option<&str>,
-        limit: Duration,
-    ) -> Result<(StatusCode, Bytes), String> {
-        let answer = self.upstream.call(self.target, method, path, body, limit).await;
-        answer.map_err(|error| error.to_string())
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), EngineError> {
+        self.upstream.call(self.target, method, path, body, timeout).await
     }
 }
 
-/// Memory of the lane's group, where it can be measured.
-struct Measuring<'a>(Option<&'a Room>);
+/// The memory of the lane's group, where it can be measured.
+struct PoolGauge<'a>(Option<&'a MemoryReservation>);
 
-impl Gauge for Measuring<'_> {
+impl MemoryGauge for PoolGauge<'_> {
     fn free(&self) -> Option<u64> {
-        self.0.and_then(Room::free)
+        self.0.and_then(MemoryReservation::free)
     }
 }
 
@@ -48,37 +63,38 @@ fn level(strategy: SwitchStrategy) -> Level {
     if strategy == SwitchStrategy::SleepTwo { Level::Two } else { Level::One }
 }
 
-/// Put the engine to sleep.
+/// Puts the engine to sleep.
 ///
 /// # Errors
-/// When it does not sleep after `limit`, or its memory is still held.
+/// Returns an error if the engine is not asleep after `timeout`, or still holds its memory.
 pub(crate) async fn sleep(
     target: &Arc<Target>,
-    of: &Supervisor,
-    limit: Duration,
-) -> Result<(), String> {
-    let calls = Calling { upstream: &of.upstream, target };
-    let expected = of.room.as_ref().map_or(0, |room| room.need.saturating_sub(room.asleep));
-    let level = level(of.driver.strategy());
-    let slept = sleep::sleep(&calls, &Measuring(of.room.as_ref()), level, expected, limit).await;
-    let freed = slept.map_err(|error| error.to_string())?;
-    tracing::info!(lane = of.name, ?freed, "the engine sleeps");
+    supervisor: &Supervisor,
+    timeout: Duration,
+) -> Result<(), SleepError> {
+    let api = UpstreamApi { upstream: &supervisor.upstream, target };
+    let reservation = supervisor.reservation.as_ref();
+    let expected = reservation.map_or(0, MemoryReservation::freed_by_sleep);
+    let level = level(supervisor.driver.strategy());
+    let freed = sleep::sleep(&api, &PoolGauge(reservation), level, expected, timeout).await?;
+    tracing::info!(freed_bytes = freed, "engine is asleep");
     Ok(())
 }
 
-/// Wake it, and compare what it says with what it said at first.
-pub(crate) async fn wake(target: &Arc<Target>, of: &Supervisor) -> Result<(), String> {
-    let Some(canary) = &of.canary else {
-        return Err("there is nothing to compare its answer with".to_owned());
-    };
-    if let Some(room) = &of.room {
-        // What it held in its sleep it has already.
-        room.wait(room.need.saturating_sub(room.asleep), &of.status).await?;
+/// Wakes the engine up and compares its canary output with the baseline.
+///
+/// # Errors
+/// Returns an error if the memory is not free, the engine does not wake up, or its output changed.
+pub(crate) async fn wake(target: &Arc<Target>, supervisor: &Supervisor) -> Result<(), WakeError> {
+    let baseline = supervisor.canary_baseline.as_ref().ok_or(WakeError::NoBaseline)?;
+    if let Some(reservation) = &supervisor.reservation {
+        // The engine still holds what it kept while asleep.
+        reservation.admit(reservation.freed_by_sleep(), &supervisor.status).await?;
     }
-    let calls = Calling { upstream: &of.upstream, target };
-    let level = level(of.driver.strategy());
-    let woken = sleep::wake(&calls, level, of.driver.model(&of.name), canary, WAKE_LIMIT).await;
-    woken.map_err(|error| error.to_string())?;
-    tracing::info!(lane = of.name, "the engine is awake");
+    let api = UpstreamApi { upstream: &supervisor.upstream, target };
+    let level = level(supervisor.driver.strategy());
+    let model = supervisor.driver.model(&supervisor.name);
+    sleep::wake(&api, level, model, baseline, WAKE_TIMEOUT).await?;
+    tracing::info!("engine is awake");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the operator says about lanes and their engines, validated.
+//! The validated configuration of lanes and their engines.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,105 +10,107 @@ pub use pointsman_domain::dispatch::{BackOff, Residency, Rules};
 use crate::memory::Pool;
 use crate::vllm::VllmSettings;
 
-/// Everything that a fleet is made of.
+/// The configuration of a fleet.
 #[derive(Debug, Clone)]
 pub struct FleetSpec {
     /// The lanes, in the order of their ids.
     pub lanes: Vec<LaneSpec>,
-    /// Lanes that share memory.
+    /// The groups of lanes that share memory.
     pub groups: Vec<GroupSpec>,
     /// The rules of the queue and of switching.
     pub rules: Rules,
-    /// Where running engines are recorded, so that a later run finds what an earlier one left behind.
+    /// The state directory, where running engines are recorded for the next host; `None` keeps no
+    /// records.
     pub state_dir: Option<PathBuf>,
-    /// The program that kills the engines when we are gone: ourselves, run as `pointsman keeper`.
+    /// The program that ends the engines if the host is killed: the host's own, run as `pointsman
+    /// watchdog`.
     pub keeper: Option<PathBuf>,
-    /// Where `/sys` and `/proc` are: `/`, but for tests.
+    /// The parent of `/sys` and `/proc`: `/`, except in tests.
     pub machine: PathBuf,
 }
 
-/// Lanes that share memory.
+/// A group of lanes that share memory.
 #[derive(Debug, Clone)]
 pub struct GroupSpec {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Bytes that its lanes may hold together.
+    /// Bytes that the lanes may hold together.
     pub budget: u64,
-    /// Where that memory is, to see that it is free before a load; `None`: not looked at.
+    /// The memory that has to be free before a load; `None` to skip that check.
     pub pool: Option<Pool>,
-    /// How long to wait for it to become free.
+    /// Maximum time to wait for free memory.
     pub free_timeout: Duration,
 }
 
-/// One lane and the engine behind it.
+/// A lane and the engine behind it.
 #[derive(Debug, Clone)]
 pub struct LaneSpec {
-    /// Its name; no two lanes have the same.
+    /// The name, unique among the lanes.
     pub name: String,
-    /// Model names it answers to.
+    /// Model names that the lane serves.
     pub models: Vec<String>,
     /// Labels for policies.
     pub labels: Vec<(String, String)>,
-    /// Longest sequence in tokens; 0 if not known.
+    /// Maximum sequence length in tokens; 0 if unknown.
     pub max_context: u32,
-    /// Requests it works on at once.
+    /// Maximum number of concurrent requests.
     pub slots: u32,
-    /// Index of its group; `None`: it shares with none.
+    /// Index of the group; `None` for a lane that shares no memory.
     pub group: Option<usize>,
-    /// Bytes of its group's memory that it holds while it is loaded.
+    /// Bytes of the group's memory that the loaded engine holds.
     pub need: u64,
-    /// Bytes of it that it holds while it sleeps.
+    /// Bytes of `need` that the engine holds while asleep.
     pub asleep: u64,
-    /// When it is loaded.
+    /// When the lane is loaded.
     pub residency: Residency,
-    /// How long a load is expected to take, until one has been seen.
+    /// Expected duration of a load, until one has been measured.
     pub expected_load: Duration,
     /// Relative price of a thousand tokens.
     pub cost_milli: u32,
-    /// Model name sent to the engine; what the client asked for where `None`.
+    /// Model name to send to the engine; `None` keeps the client's.
     pub engine_model: Option<String>,
     /// The engine.
     pub engine: EngineSpec,
-    /// Limits on waiting for the engine.
+    /// Timeouts of requests to the engine.
     pub timeouts: Timeouts,
-    /// How it is found out that the engine hangs.
+    /// Liveness checks of the engine.
     pub liveness: Liveness,
 }
 
-/// What serves a lane.
+/// The engine of a lane.
 #[derive(Debug, Clone)]
 pub enum EngineSpec {
-    /// A vLLM server that we start.
+    /// A vLLM server that the host starts.
     Vllm {
-        /// What it is to serve, and how.
+        /// Settings of vLLM.
         settings: Box<VllmSettings>,
-        /// How it is run.
+        /// How the host runs the process.
         run: ProcessSpec,
-        /// How it makes room for other lanes.
+        /// How the engine frees its memory for other lanes.
         strategy: SwitchStrategy,
     },
-    /// A llama.cpp server that we start.
+    /// A llama.cpp server that the host starts.
     LlamaCpp {
         /// Program, arguments and environment.
         words: CommandLine,
-        /// How it is run.
+        /// How the host runs the process.
         run: ProcessSpec,
     },
-    /// Any other program with the OpenAI API that we start.
+    /// Any other program with the OpenAI API that the host starts.
     Command {
         /// Program, arguments and environment.
         words: CommandLine,
-        /// Path that answers 2xx when it can serve.
+        /// Path that returns a 2xx status when the engine is ready.
         ready: String,
-        /// How it is run.
+        /// How the host runs the process.
         run: ProcessSpec,
     },
-    /// A server that is there already.
+    /// An existing server.
     External(ExternalSpec),
 }
 
 impl EngineSpec {
-    /// How it is run, if we start it.
+    /// Returns how the host runs the engine, or `None` for an external one.
     pub fn run(&self) -> Option<&ProcessSpec> {
         match self {
             Self::Vllm { run, .. } | Self::LlamaCpp { run, .. } | Self::Command { run, .. } => {
@@ -117,45 +119,54 @@ impl EngineSpec {
             Self::External(_) => None,
         }
     }
+
+    /// Returns the interval between readiness probes of an external engine; zero for one that the
+    /// host starts, whose end its supervisor notices.
+    pub(crate) fn probe_interval(&self) -> Duration {
+        match self {
+            Self::External(external) => external.probe_interval,
+            Self::Vllm { .. } | Self::LlamaCpp { .. } | Self::Command { .. } => Duration::ZERO,
+        }
+    }
 }
 
 /// A command line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommandLine {
-    /// Program and arguments; `{port}`, `{host}` and `{lane}` are replaced.
+    /// Program and arguments; the placeholders `{port}`, `{host}` and `{lane}` are replaced.
     pub command: Vec<String>,
-    /// Environment variables beyond our own; the same is replaced in their values.
+    /// Variables to add to the host's environment; placeholders are replaced in their values.
     pub env: Vec<(String, String)>,
 }
 
-/// How an engine makes room for other lanes.
+/// How an engine frees its memory for other lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SwitchStrategy {
-    /// It is stopped, and started again when it is wanted.
+    /// The engine is stopped, and started again for the next load.
     #[default]
     Restart,
-    /// It sleeps, with its weights in the host's memory.
+    /// The engine sleeps at level 1, with its weights in the host's memory.
     SleepOne,
-    /// It sleeps, and reads its weights again.
+    /// The engine sleeps at level 2, and reads its weights from the disk to wake up.
     SleepTwo,
 }
 
-/// How an engine that we start is run.
+/// How the host runs an engine process.
 #[derive(Debug, Clone)]
 pub struct ProcessSpec {
-    /// Working directory.
+    /// Working directory; the host's if `None`.
     pub directory: Option<PathBuf>,
-    /// Port; a free one at each start where `None`.
+    /// Port; if `None`, a free one is chosen at each start.
     pub port: Option<u16>,
-    /// Longest time from start to the first good answer.
+    /// Maximum time from the start of the process until the engine is ready.
     pub start_timeout: Duration,
     /// Time between SIGTERM and SIGKILL.
     pub stop_grace: Duration,
-    /// Pauses between failed lives.
+    /// Delays between starts after failures.
     pub back_off: BackOff,
 }
 
-/// Of an engine that is not ours to start.
+/// The backoff of an external engine, which the host does not start.
 pub(crate) const NO_BACK_OFF: BackOff = BackOff {
     first: Duration::ZERO,
     most: Duration::ZERO,
@@ -164,56 +175,64 @@ pub(crate) const NO_BACK_OFF: BackOff = BackOff {
     failed_retry: Duration::ZERO,
 };
 
-/// How it is found out that an engine hangs though it answers `/health`. Zero turns a part off.
+/// Liveness checks, which detect an engine that hangs although `/health` passes. A zero duration
+/// disables a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Liveness {
-    /// With requests under way and not one byte or token for this long, the engine is restarted.
+    /// The engine is restarted if it makes no progress, neither a byte nor a token, for this long
+    /// while requests are in flight.
     pub stall: Duration,
-    /// An idle engine is asked for one token this often.
+    /// Interval between probes of an idle engine, each of which asks for one token.
     pub probe_every: Duration,
-    /// Longest time that this may take; twice in a row, and the engine is restarted.
+    /// Maximum time for the response to a probe; the engine is restarted after two failures in a
+    /// row.
     pub probe_limit: Duration,
 }
 
-/// An engine that we do not start.
+/// An engine that the host does not start.
 #[derive(Debug, Clone)]
 pub struct ExternalSpec {
     pub(crate) https: bool,
-    /// PEM of the certificates to trust beside the system's own.
+    /// PEM of certificates to trust in addition to the system's.
     pub(crate) authorities: Option<Vec<u8>>,
     pub(crate) authority: String,
     pub(crate) base_path: String,
     pub(crate) key: Option<Secret>,
-    pub(crate) probe_every: Duration,
+    pub(crate) probe_interval: Duration,
 }
 
-/// Why a URL is none of an engine.
+/// Minimum interval between readiness probes of an external engine; a shorter one would only load
+/// the engine with probes.
+const MIN_PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The reason why a URL cannot be the address of an engine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// Not a URL with a host.
-    #[error("\"{0}\" is no URL; write for example \"http://127.0.0.1:8080\"")]
+    /// The text is not a URL with a host.
+    #[error("invalid URL \"{0}\": expected for example http://127.0.0.1:8080")]
     Malformed(String),
-    /// Another scheme than http and https.
-    #[error("\"{0}\" begins with neither http:// nor https://")]
+    /// The scheme is neither http nor https.
+    #[error("unsupported scheme in URL \"{0}\": expected http or https")]
     Scheme(String),
 }
 
 impl ExternalSpec {
-    /// The engine at `url`. A path of the URL (but for `/v1`, which is implied) comes before every path that is asked for.
+    /// Creates the engine at `url`. The path of the URL, without a trailing `/v1`, becomes the
+    /// prefix of every request path.
     ///
     /// # Errors
-    /// When the URL cannot be used.
+    /// Returns an error if the URL cannot be used.
     pub fn try_new(
         url: &str,
         key: Option<Secret>,
-        probe_every: Duration,
+        probe_interval: Duration,
     ) -> Result<Self, UrlError> {
         let uri: Uri = url.parse().map_err(|_| UrlError::Malformed(url.to_owned()))?;
         match (uri.scheme_str(), uri.authority()) {
             (Some(scheme @ ("http" | "https")), Some(authority)) => {
                 let path = uri.path().trim_end_matches('/');
                 let base_path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
-                let probe_every = probe_every.max(Duration::from_millis(100));
+                let probe_interval = probe_interval.max(MIN_PROBE_INTERVAL);
                 let authority = authority.to_string();
                 Ok(Self {
                     https: scheme == "https",
@@ -221,7 +240,7 @@ impl ExternalSpec {
                     authority,
                     base_path,
                     key,
-                    probe_every,
+                    probe_interval,
                 })
             }
             (Some(_), Some(_)) => Err(UrlError::Scheme(url.to_owned())),
@@ -231,7 +250,7 @@ impl ExternalSpec {
 }
 
 impl ExternalSpec {
-    /// Trust the certificates of this PEM text, too.
+    /// Trusts the certificates of a PEM text in addition to the system's.
     #[must_use]
     pub fn trusting(mut self, pem: Vec<u8>) -> Self {
         self.authorities = Some(pem);
@@ -239,23 +258,23 @@ impl ExternalSpec {
     }
 }
 
-/// Limits on waiting for an engine.
+/// Timeouts of requests to an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Until a connection is there.
+    /// Maximum time to connect.
     pub connect: Duration,
-    /// From sending a request to the first byte of the answer's body.
+    /// Maximum time from sending a request to the first byte of the response body.
     pub first_byte: Duration,
-    /// Between two pieces of the answer.
+    /// Maximum time between two chunks of a response.
     pub idle: Duration,
 }
 
-/// A text that is never shown.
+/// A secret text, which debug output does not show.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Keep `text` secret.
+    /// Wraps a secret text.
     pub fn new(text: String) -> Self {
         Self(text)
     }
@@ -276,19 +295,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_taken_apart() {
+    fn urls_are_parsed() {
         let spec = |url| {
             ExternalSpec::try_new(url, None, Duration::ZERO)
                 .map(|spec| (spec.authority, spec.base_path))
         };
-        let ok = |authority: &str, path: &str| Ok((authority.to_owned(), path.to_owned()));
-        assert_eq!(spec("http://127.0.0.1:8080"), ok("127.0.0.1:8080", ""));
-        assert_eq!(spec("http://h:1/v1/"), ok("h:1", ""));
-        assert_eq!(spec("http://h:1/api/v1"), ok("h:1", "/api"));
+        let parsed = |authority: &str, path: &str| Ok((authority.to_owned(), path.to_owned()));
+        assert_eq!(spec("http://127.0.0.1:8080"), parsed("127.0.0.1:8080", ""));
+        assert_eq!(spec("http://h:1/v1/"), parsed("h:1", ""));
+        assert_eq!(spec("http://h:1/api/v1"), parsed("h:1", "/api"));
         for url in ["", "127.0.0.1:8080", "/v1", "not a url"] {
             assert_eq!(spec(url), Err(UrlError::Malformed(url.to_owned())), "{url}");
         }
-        assert_eq!(spec("https://api.openai.com/v1"), ok("api.openai.com", ""));
+        assert_eq!(spec("https://api.openai.com/v1"), parsed("api.openai.com", ""));
         assert_eq!(spec("ftp://h"), Err(UrlError::Scheme("ftp://h".to_owned())));
     }
 

@@ -1,13 +1,16 @@
-//! One task per engine: it alone starts, watches, puts to sleep and ends it. It does what the dispatcher orders and says
-//! what came of it; every decision, also when to try again after a failure, is the dispatcher's.
+//! One task per engine, which alone starts, watches, puts to sleep and stops it. The supervisor
+//! carries out the dispatcher's commands and reports the results; every decision, including when
+//! to retry after a failure, is the dispatcher's.
 //!
 //! ```text
-//!             Load                     answers                     Unload
-//!   nothing ────────> room ──> start ────────> serve until it ends ──────> stop ──> nothing
-//!      ▲                │        │               │ ended, or hangs           │
-//!      └── LoadFailed ──┴────────┘               └── Lost ──> nothing        └──> asleep ──Load──> wake ──> serve
+//!             Load                                   Unload
+//!   nothing ──────> admit ──> start ──> serve until ended ──> stop ──> nothing
+//!      ▲              │         │            │ ended, hangs    │
+//!      └── LoadFailed ┴─────────┘            └─ Lost           └─> asleep ─Load─> wake ─> serve
 //! ```
 
+use std::io;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,25 +20,31 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, field};
 
 use crate::LaneStatus;
-use crate::actor::{Message, Order};
+use crate::actor::{Message, SupervisorCommand};
 use crate::driver::{Driver, Target};
+use crate::health::{HealthEvent, HealthMonitor};
 use crate::loading::LoadLog;
+use crate::memory_admission::MemoryReservation;
 use crate::metrics::FleetMetrics;
-use crate::probing::PROBE_LIMIT;
-use crate::process::{Home, LastLines, Process, StillThere, explain, free_port};
-use crate::room::Room;
-use crate::sleeping::{self, Calling};
+use crate::probing::PROBE_TIMEOUT;
+use crate::process::{LogTail, Process, StateDir, SurvivingProcesses, explain, free_port};
+use crate::sleeping::{self, UpstreamApi};
 use crate::spec::{Liveness, ProcessSpec, SwitchStrategy};
 use crate::upstream::Upstream;
-use crate::vitals::{Seen, Vitals};
-use crate::vllm::sleep::Canary;
+use crate::vllm::sleep::{Canary, canary};
 
-/// Between two looks at an engine that is loading.
-const LOADING_PROBE: Duration = Duration::from_millis(50);
-/// Between two tries to end processes that do not end.
-const STILL_THERE: Duration = Duration::from_secs(5);
+/// The interval between readiness probes of an engine that is loading.
+const LOADING_PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// The interval between attempts to end processes that survived SIGKILL.
+const KILL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// The maximum time for the first canary. Longer than that of a probe, because the first request
+/// may compile kernels.
+const CANARY_TIMEOUT: Duration = Duration::from_secs(4 * PROBE_TIMEOUT.as_secs());
+/// Number of the engine's last log lines that are quoted in a failure.
+const QUOTED_LINES: usize = 3;
 
 pub(crate) struct Supervisor {
     pub(crate) lane: LaneId,
@@ -44,18 +53,18 @@ pub(crate) struct Supervisor {
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) mailbox: UnboundedSender<Message>,
-    pub(crate) orders: UnboundedReceiver<Order>,
+    pub(crate) commands: UnboundedReceiver<SupervisorCommand>,
     pub(crate) status: watch::Sender<LaneStatus>,
     pub(crate) metrics: Arc<FleetMetrics>,
     pub(crate) stop: CancellationToken,
-    pub(crate) home: Home,
-    pub(crate) room: Option<Room>,
+    pub(crate) state_dir: StateDir,
+    pub(crate) reservation: Option<MemoryReservation>,
     pub(crate) liveness: Liveness,
-    pub(crate) probe_every: Duration,
-    /// Sleeping has gone wrong: stop and start from now on.
-    pub(crate) demoted: bool,
-    /// What the engine answered when it was first loaded.
-    pub(crate) canary: Option<Canary>,
+    pub(crate) probe_interval: Duration,
+    /// Set once sleeping has failed: from then on the engine is stopped and started instead.
+    pub(crate) sleep_disabled: bool,
+    /// The canary output of the engine when it was first loaded.
+    pub(crate) canary_baseline: Option<Canary>,
 }
 
 /// A running engine.
@@ -63,65 +72,98 @@ pub(crate) struct Engine {
     process: Process,
     target: Arc<Target>,
     log: LoadLog,
+    /// The `engine` span of this start, entered again to stop the engine while it sleeps.
+    span: Span,
 }
 
-/// How a service of an engine ended.
-enum Ended {
-    /// It sleeps.
+/// How an engine's service ended.
+enum Outcome {
+    /// The engine is asleep.
     Asleep(Box<Engine>),
-    /// Nothing is left of it.
-    Gone,
-    /// The host stops, and nothing is left of it.
-    Stopped,
+    /// The engine and all its processes have ended.
+    Ended,
+    /// The host stops, and the engine and all its processes have ended.
+    HostStopping,
+}
+
+/// The reason why an engine's process could not be started.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    /// The kernel has no free port.
+    #[error("failed to find a free port: {0}")]
+    NoPort(#[source] io::Error),
+    /// The program cannot be run.
+    #[error("failed to start `{program}`: {source}")]
+    Spawn { program: String, source: io::Error },
+}
+
+impl StartError {
+    /// Returns the value of the metric's `reason` label.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NoPort(_) => "no-port",
+            Self::Spawn { .. } => "no-start",
+        }
+    }
+}
+
+/// Why an engine ended: a description for operators, and the value of the metric's `reason` label.
+struct Failure {
+    description: String,
+    reason: String,
 }
 
 impl Supervisor {
-    /// Look after the engine until told to stop; ends when nothing of it is left.
+    /// Supervises the engine until the host stops; returns when none of its processes is left.
     pub(crate) async fn run(mut self) {
         let stop = self.stop.clone();
         match self.driver.run().cloned() {
-            Some(spec) => self.obey(&spec).await,
+            Some(spec) => self.handle_commands(&spec).await,
             None => drop(stop.run_until_cancelled(self.watch_external()).await),
         }
     }
 
-    /// Do what is ordered, one order after the other.
-    async fn obey(&mut self, spec: &ProcessSpec) {
+    /// Carries out the commands of the dispatcher, one after the other.
+    async fn handle_commands(&mut self, spec: &ProcessSpec) {
         let mut asleep: Option<Engine> = None;
         loop {
-            let order = match &mut asleep {
+            let command = match &mut asleep {
                 None => tokio::select! {
                     () = self.stop.cancelled() => return,
-                    order = self.orders.recv() => order,
+                    command = self.commands.recv() => command,
                 },
                 Some(engine) => tokio::select! {
                     () = self.stop.cancelled() => None,
-                    order = self.orders.recv() => order,
-                    // It ended in its sleep, and so nothing is left to wake.
-                    _ = engine.process.ended() => Some(Order::Unload { fully: true }),
+                    command = self.commands.recv() => command,
+                    // The engine ended while asleep: there is nothing left to wake up.
+                    _ = engine.process.ended() => Some(SupervisorCommand::Unload { fully: true }),
                 },
             };
-            match order {
-                Some(Order::Load) => {
-                    let ended = match asleep.take() {
+            match command {
+                Some(SupervisorCommand::Load) => {
+                    let woken = match asleep.take() {
                         Some(engine) => self.wake(engine, spec).await,
+                        None => None,
+                    };
+                    let outcome = match woken {
+                        Some(outcome) => outcome,
                         None => self.load(spec).await,
                     };
-                    match ended {
-                        Ended::Asleep(engine) => asleep = Some(*engine),
-                        Ended::Gone => {}
-                        Ended::Stopped => return,
+                    match outcome {
+                        Outcome::Asleep(engine) => asleep = Some(*engine),
+                        Outcome::Ended => {}
+                        Outcome::HostStopping => return,
                     }
                 }
-                Some(Order::Unload { .. }) => {
+                Some(SupervisorCommand::Unload { .. }) => {
                     if let Some(engine) = asleep.take() {
-                        self.end(engine, spec).await;
+                        self.stop_asleep(engine, spec).await;
                     }
-                    self.news(EngineEvent::Stopped { asleep: false }, None);
+                    self.send_event(EngineEvent::Stopped { asleep: false }, None);
                 }
                 None => {
                     if let Some(engine) = asleep.take() {
-                        self.end(engine, spec).await;
+                        self.stop_asleep(engine, spec).await;
                     }
                     return;
                 }
@@ -129,181 +171,189 @@ impl Supervisor {
         }
     }
 
-    /// Load the engine, and serve until that ends.
-    async fn load(&mut self, spec: &ProcessSpec) -> Ended {
+    /// Loads the engine, and serves until it ends.
+    async fn load(&mut self, spec: &ProcessSpec) -> Outcome {
         let stop = self.stop.clone();
-        if let Some(room) = &self.room {
-            match stop.run_until_cancelled(room.wait(room.need, &self.status)).await {
-                None => return Ended::Stopped,
-                Some(Ok(took)) => self.metrics.freed(self.lane, took),
-                Some(Err(why)) => return self.failed_to_load(why, "no-memory"),
+        if let Some(reservation) = &self.reservation {
+            let admitted = reservation.admit(reservation.need, &self.status);
+            match stop.run_until_cancelled(admitted).await {
+                None => return Outcome::HostStopping,
+                Some(Ok(waited)) => self.metrics.freed(self.lane, waited),
+                Some(Err(error)) => return self.load_failed(error.to_string(), "no-memory"),
             }
         }
-        let engine = match self.start(spec) {
-            Ok(engine) => engine,
-            Err((why, reason)) => return self.failed_to_load(why, reason),
+        let start = self.status.borrow().starts + 1;
+        // At the error level for the same reason as the span of the lane.
+        let span = tracing::error_span!("engine", start, pid = field::Empty, port = field::Empty);
+        let started = async {
+            match self.start(spec, &span) {
+                Ok(engine) => self.await_ready(engine, spec).await,
+                Err(error) => self.load_failed(error.to_string(), error.reason()),
+            }
         };
-        self.come_up(engine, spec).await
+        started.instrument(span.clone()).await
     }
 
-    /// Start the process.
-    fn start(&self, spec: &ProcessSpec) -> Result<Engine, (String, &'static str)> {
-        let port = spec
-            .port
-            .map_or_else(free_port, Ok)
-            .map_err(|error| (format!("there is no free port: {error}"), "no-port"))?;
+    /// Starts the process. To be called within `span`, which gets the process id and the port.
+    fn start(&self, spec: &ProcessSpec, span: &Span) -> Result<Engine, StartError> {
+        let port = spec.port.map_or_else(free_port, Ok).map_err(StartError::NoPort)?;
         let prepared = self.driver.prepare(&self.name, port);
         for warning in prepared.warnings {
-            tracing::warn!(lane = self.name, "{warning}");
+            tracing::warn!("{warning}");
         }
         let log = LoadLog::new(self.status.clone());
         let on_line = log.clone();
-        let started =
-            Process::start(&self.name, &prepared.launch, &self.home, move |line: &str| {
+        let process =
+            Process::start(&self.name, &prepared.launch, &self.state_dir, move |line: &str| {
                 on_line.line(line)
-            });
-        let process = started.map_err(|error| {
-            let program = prepared.launch.words.first().map_or("", String::as_str);
-            (format!("`{program}` cannot be started: {error}"), "no-start")
-        })?;
+            })
+            .map_err(|source| {
+                let program = prepared.launch.command.first().cloned().unwrap_or_default();
+                StartError::Spawn { program, source }
+            })?;
         let pid = process.id();
+        span.record("pid", pid).record("port", port);
         self.metrics.started(self.lane);
         self.status.send_modify(|status| {
             (status.pid, status.port) = (Some(pid), Some(port));
             status.starts += 1;
             status.progress = Some("started".to_owned());
         });
-        tracing::info!(lane = self.name, pid, port, "the engine is starting");
-        Ok(Engine { process, target: Arc::new(self.driver.target(port)), log })
+        tracing::info!("engine started");
+        Ok(Engine { process, target: Arc::new(self.driver.target(port)), log, span: span.clone() })
     }
 
-    /// Wait until the engine answers.
-    async fn come_up(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Ended {
+    /// Waits until the engine is ready, and serves until it ends.
+    async fn await_ready(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Outcome {
         let begun = Instant::now();
         let ready = tokio::select! {
             () = self.stop.cancelled() => None,
             ended = engine.process.ended() => Some(Err(ended)),
-            ready = tokio::time::timeout(spec.start_timeout, self.answers(&engine.target)) => Some(Ok(ready)),
+            ready = tokio::time::timeout(spec.start_timeout, self.until_ready(&engine.target)) => {
+                Some(Ok(ready))
+            }
         };
         match ready {
             None => {
-                self.end(engine, spec).await;
-                Ended::Stopped
+                self.stop(engine, spec).await;
+                Outcome::HostStopping
             }
             Some(Err(ended)) => {
-                let (why, reason) = self.lost(engine, ended, false).await;
-                self.failed_to_load(why, &reason)
+                let Failure { description, reason } = self.clean_up(engine, ended, false).await;
+                self.load_failed(description, &reason)
             }
             Some(Ok(Err(_))) => {
-                let limit = spec.start_timeout.as_secs_f32();
+                let timeout = spec.start_timeout.as_secs_f32();
                 let progress = engine
                     .log
                     .progress()
-                    .map(|at| format!("; it was at: {at}"))
+                    .map(|progress| format!("; last progress: {progress}"))
                     .unwrap_or_default();
                 self.kill(engine).await;
-                let why =
-                    format!("the engine did not answer within {limit} s of its start{progress}");
-                self.failed_to_load(why, "start-timeout")
+                let description =
+                    format!("the engine was not ready within {timeout} s of its start{progress}");
+                self.load_failed(description, "start-timeout")
             }
             Some(Ok(Ok(()))) => {
-                tracing::info!(
-                    lane = self.name,
-                    "the engine is ready after {} s",
-                    begun.elapsed().as_secs_f32()
-                );
-                self.first_words(&engine).await;
+                tracing::info!(after_s = begun.elapsed().as_secs_f32(), "engine is ready");
+                self.record_canary(&engine).await;
                 self.serve(engine, spec).await
             }
         }
     }
 
-    /// What an engine that may be put to sleep answers now, to be compared after it was woken.
-    async fn first_words(&mut self, engine: &Engine) {
+    /// Records the canary baseline of an engine that may be put to sleep later.
+    async fn record_canary(&mut self, engine: &Engine) {
         if self.driver.strategy() == SwitchStrategy::Restart
-            || self.demoted
-            || self.canary.is_some()
+            || self.sleep_disabled
+            || self.canary_baseline.is_some()
         {
             return;
         }
-        let calls = Calling { upstream: &self.upstream, target: &engine.target };
-        match crate::vllm::sleep::canary(&calls, self.driver.model(&self.name), PROBE_LIMIT * 4)
-            .await
-        {
-            Ok(canary) => self.canary = Some(canary),
-            Err(error) => self.demote(&error.to_string()),
+        let api = UpstreamApi { upstream: &self.upstream, target: &engine.target };
+        match canary(&api, self.driver.model(&self.name), CANARY_TIMEOUT).await {
+            Ok(canary) => self.canary_baseline = Some(canary),
+            Err(error) => self.disable_sleep(&error),
         }
     }
 
-    fn demote(&mut self, why: &str) {
-        self.demoted = true;
-        tracing::warn!(
-            lane = self.name,
-            "the engine is stopped and started instead of put to sleep from now on: {why}"
-        );
+    /// Falls back to stopping and starting the engine for the rest of the host's life.
+    fn disable_sleep(&mut self, error: &dyn std::error::Error) {
+        self.sleep_disabled = true;
+        tracing::warn!(error = %error, "sleep mode failed; restarting the engine from now on");
     }
 
-    /// Wake a sleeping engine; should anything be off, end it and start it anew.
-    async fn wake(&mut self, engine: Engine, spec: &ProcessSpec) -> Ended {
-        let stop = self.stop.clone();
-        let woken = stop.run_until_cancelled(sleeping::wake(&engine.target, self)).await;
-        match woken {
-            None => {
-                self.end(engine, spec).await;
-                Ended::Stopped
+    /// Wakes a sleeping engine up, and serves until it ends. Returns `None` if the engine failed
+    /// to wake up and was killed, so that it has to be loaded again.
+    async fn wake(&mut self, engine: Engine, spec: &ProcessSpec) -> Option<Outcome> {
+        let span = engine.span.clone();
+        let woken = async {
+            let stop = self.stop.clone();
+            match stop.run_until_cancelled(sleeping::wake(&engine.target, self)).await {
+                None => {
+                    self.stop(engine, spec).await;
+                    Some(Outcome::HostStopping)
+                }
+                Some(Ok(())) => Some(self.serve(engine, spec).await),
+                Some(Err(error)) => {
+                    self.disable_sleep(&error);
+                    self.kill(engine).await;
+                    None
+                }
             }
-            Some(Ok(())) => self.serve(engine, spec).await,
-            Some(Err(error)) => {
-                self.demote(&error);
-                self.kill(engine).await;
-                self.load(spec).await
-            }
-        }
+        };
+        woken.instrument(span).await
     }
 
-    /// Serve until the engine ends, hangs or has to go.
-    async fn serve(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Ended {
+    /// Serves until the engine ends, hangs or has to be unloaded.
+    async fn serve(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Outcome {
         engine.log.ready();
-        let mut vitals = Vitals::of(self, &engine.target);
-        self.news(EngineEvent::Ready, Some(Arc::clone(&engine.target)));
-        engine.process.note();
+        let mut monitor = HealthMonitor::new(self, &engine.target);
+        self.send_event(EngineEvent::Ready, Some(Arc::clone(&engine.target)));
+        engine.process.record_resources();
         loop {
-            let seen = tokio::select! {
+            let event = tokio::select! {
+                // A stop of the host comes first; health is the least urgent.
                 biased;
                 () = self.stop.cancelled() => {
-                    self.end(engine, spec).await;
-                    return Ended::Stopped;
+                    self.stop(engine, spec).await;
+                    return Outcome::HostStopping;
                 }
                 ended = engine.process.ended() => {
-                    let (why, reason) = self.lost(engine, ended, true).await;
-                    return self.lost_while_serving(why, &reason);
+                    let Failure { description, reason } = self.clean_up(engine, ended, true).await;
+                    return self.lost(description, &reason);
                 }
-                order = self.orders.recv() => match order {
-                    Some(Order::Unload { fully }) => return self.unload(engine, spec, fully).await,
-                    _ => continue,
+                command = self.commands.recv() => match command {
+                    Some(SupervisorCommand::Unload { fully }) => {
+                        return self.unload(engine, spec, fully).await;
+                    }
+                    Some(SupervisorCommand::Load) | None => continue,
                 },
-                seen = vitals.next() => seen,
+                event = monitor.next() => event,
             };
-            match seen {
-                Seen::Figures(figures, rates) => {
-                    let message = Message::Figures { lane: self.lane, figures, rates };
-                    let _gone = self.mailbox.send(message);
+            match event {
+                HealthEvent::Metrics(metrics, rates) => {
+                    let message = Message::EngineReport { lane: self.lane, metrics, rates };
+                    // Fails only if the actor has ended; the metrics are not needed then.
+                    self.mailbox.send(message).ok();
                 }
-                Seen::Hangs(why) => {
-                    self.news(EngineEvent::Dying(why.as_str().into()), None);
-                    let why = with_last_words(why, engine.process.lines(), &engine.log);
+                HealthEvent::Unhealthy(error) => {
+                    let description = error.to_string();
+                    self.send_event(EngineEvent::Dying(description.as_str().into()), None);
+                    let description =
+                        with_log_tail(description, engine.process.log_tail(), &engine.log);
                     self.kill(engine).await;
-                    return self.lost_while_serving(why, "hang");
+                    return self.lost(description, "hang");
                 }
             }
         }
     }
 
-    async fn unload(&mut self, engine: Engine, spec: &ProcessSpec, fully: bool) -> Ended {
+    async fn unload(&mut self, engine: Engine, spec: &ProcessSpec, fully: bool) -> Outcome {
         if !fully
-            && !self.demoted
+            && !self.sleep_disabled
             && self.driver.strategy() != SwitchStrategy::Restart
-            && self.canary.is_some()
+            && self.canary_baseline.is_some()
         {
             let stop = self.stop.clone();
             match stop
@@ -311,107 +361,112 @@ impl Supervisor {
                 .await
             {
                 None => {
-                    self.end(engine, spec).await;
-                    return Ended::Stopped;
+                    self.stop(engine, spec).await;
+                    return Outcome::HostStopping;
                 }
                 Some(Ok(())) => {
-                    self.news(EngineEvent::Stopped { asleep: true }, None);
-                    return Ended::Asleep(Box::new(engine));
+                    self.send_event(EngineEvent::Stopped { asleep: true }, None);
+                    return Outcome::Asleep(Box::new(engine));
                 }
-                Some(Err(error)) => self.demote(&error),
+                Some(Err(error)) => self.disable_sleep(&error),
             }
         }
-        self.end(engine, spec).await;
-        self.news(EngineEvent::Stopped { asleep: false }, None);
-        Ended::Gone
+        self.stop(engine, spec).await;
+        self.send_event(EngineEvent::Stopped { asleep: false }, None);
+        Outcome::Ended
     }
 
-    /// End an engine in good order, and return when nothing of it is left.
-    async fn end(&self, engine: Engine, spec: &ProcessSpec) {
-        tracing::info!(lane = self.name, "the engine is stopping");
+    /// Stops an engine that is asleep, within the span of its start.
+    async fn stop_asleep(&self, engine: Engine, spec: &ProcessSpec) {
+        let span = engine.span.clone();
+        self.stop(engine, spec).instrument(span).await;
+    }
+
+    /// Stops an engine gracefully, and returns when none of its processes is left.
+    async fn stop(&self, engine: Engine, spec: &ProcessSpec) {
+        tracing::info!("stopping engine");
         let begun = Instant::now();
-        self.see_gone(engine.process.stop(spec.stop_grace).await).await;
-        tracing::info!(
-            lane = self.name,
-            "the engine has stopped after {} ms",
-            begun.elapsed().as_millis()
-        );
+        self.until_ended(engine.process.stop(spec.stop_grace).await).await;
+        tracing::info!(after_s = begun.elapsed().as_secs_f32(), "engine stopped");
         self.status
             .send_modify(|status| (status.pid, status.port, status.progress) = (None, None, None));
     }
 
-    /// End an engine at once, and return when nothing of it is left.
+    /// Kills an engine, and returns when none of its processes is left.
     async fn kill(&self, engine: Engine) {
-        self.see_gone(engine.process.kill().await).await;
+        self.until_ended(engine.process.kill().await).await;
         self.status
             .send_modify(|status| (status.pid, status.port, status.progress) = (None, None, None));
     }
 
-    /// Processes that SIGKILL does not end are deep in a driver. What they hold is not free before they are gone.
-    async fn see_gone(&self, mut gone: Result<(), StillThere>) {
-        while let Err(still_there) = gone {
-            let what = still_there.to_string();
-            tracing::error!(lane = self.name, "{what}");
-            self.status.send_modify(|status| status.progress = Some(what));
-            tokio::time::sleep(STILL_THERE).await;
-            gone = still_there.again().await;
+    /// Retries until all processes have ended. Processes that survive SIGKILL are blocked in a
+    /// device driver, and their memory is not free before they have ended.
+    async fn until_ended(&self, mut ended: Result<(), SurvivingProcesses>) {
+        while let Err(survivors) = ended {
+            let description = survivors.to_string();
+            tracing::error!(error = %description, "failed to end engine");
+            self.status.send_modify(|status| status.progress = Some(description));
+            tokio::time::sleep(KILL_RETRY_INTERVAL).await;
+            ended = survivors.retry().await;
         }
     }
 
-    /// The engine ended unasked: clear away what is left, and say why as well as can be told.
-    async fn lost(
+    /// Kills the remaining processes of an engine that ended by itself, and returns why it ended.
+    async fn clean_up(
         &self,
         engine: Engine,
-        ended: std::io::Result<std::process::ExitStatus>,
+        ended: io::Result<ExitStatus>,
         serving: bool,
-    ) -> (String, String) {
-        let (sentence, reason) = match ended {
+    ) -> Failure {
+        let (explanation, reason) = match ended {
             Ok(status) => explain(status),
-            Err(error) => (format!("cannot be waited for: {error}"), "unknown".to_owned()),
+            Err(error) => (format!("failed to wait for it: {error}"), "unknown".to_owned()),
         };
-        let why = format!("the engine ended: {sentence}");
+        let description = format!("the engine ended: {explanation}");
         if serving {
-            // At once, so that nobody is sent there while the rest of it is cleared away.
-            self.news(EngineEvent::Dying(why.as_str().into()), None);
+            // Before the cleanup, so that no request is sent to the engine while it lasts.
+            self.send_event(EngineEvent::Dying(description.as_str().into()), None);
         }
-        let lines = engine.process.lines().clone();
+        let tail = engine.process.log_tail().clone();
         let log = engine.log.clone();
         self.kill(engine).await;
-        (with_last_words(why, &lines, &log), reason)
+        // After the kill, which reads the pipes to their end.
+        Failure { description: with_log_tail(description, &tail, &log), reason }
     }
 
-    fn failed_to_load(&self, why: String, reason: &str) -> Ended {
-        tracing::error!(lane = self.name, "not loaded: {why}");
+    fn load_failed(&self, description: String, reason: &str) -> Outcome {
+        tracing::error!(reason, error = %description, "failed to load engine");
         self.metrics.exited(self.lane, reason);
-        self.news(EngineEvent::LoadFailed(why.into()), None);
-        Ended::Gone
+        self.send_event(EngineEvent::LoadFailed(description.into()), None);
+        Outcome::Ended
     }
 
-    fn lost_while_serving(&self, why: String, reason: &str) -> Ended {
-        tracing::error!(lane = self.name, "{why}");
+    fn lost(&self, description: String, reason: &str) -> Outcome {
+        tracing::error!(reason, error = %description, "engine lost");
         self.metrics.exited(self.lane, reason);
-        self.news(EngineEvent::Lost(why.into()), None);
-        Ended::Gone
+        self.send_event(EngineEvent::Lost(description.into()), None);
+        Outcome::Ended
     }
 
-    /// Wait until the engine answers that it can serve.
-    async fn answers(&self, target: &Target) {
+    /// Waits until the engine is ready to serve requests.
+    async fn until_ready(&self, target: &Target) {
         while self.probe(target).await.is_err() {
-            tokio::time::sleep(LOADING_PROBE).await;
+            tokio::time::sleep(LOADING_PROBE_INTERVAL).await;
         }
     }
 
-    pub(crate) fn news(&self, news: EngineEvent, target: Option<Arc<Target>>) {
-        // Without an actor there is nobody left to tell.
-        let _gone = self.mailbox.send(Message::News { lane: self.lane, news, target });
+    /// Reports an event of the engine to the dispatcher, with the engine's address if it is ready.
+    pub(crate) fn send_event(&self, event: EngineEvent, target: Option<Arc<Target>>) {
+        // Fails only if the actor has ended, which needs no events.
+        self.mailbox.send(Message::Engine { lane: self.lane, event, target }).ok();
     }
 }
 
-/// What the log tells about the cause, and the last lines of it.
-fn with_last_words(why: String, lines: &LastLines, log: &LoadLog) -> String {
+/// Appends the cause found in the engine's log, and the end of that log.
+fn with_log_tail(description: String, tail: &LogTail, log: &LoadLog) -> String {
     let cause = log.fatal().map(|cause| format!("; {cause}")).unwrap_or_default();
-    match lines.tail(3).join(" | ") {
-        tail if tail.is_empty() => format!("{why}{cause}"),
-        tail => format!("{why}{cause}; its last lines: {tail}"),
+    match tail.tail(QUOTED_LINES).join(" | ") {
+        lines if lines.is_empty() => format!("{description}{cause}"),
+        lines => format!("{description}{cause}; last log lines: {lines}"),
     }
 }

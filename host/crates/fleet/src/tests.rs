@@ -4,7 +4,7 @@ use http_body_util::BodyExt as _;
 use pointsman_domain::dispatch::{Generation, QueueLimits};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use super::*;
 
@@ -14,13 +14,27 @@ const TIMEOUTS: Timeouts = Timeouts {
     idle: Duration::from_millis(200),
 };
 
-/// A fleet of one external lane, whose engine is whatever listens at `port`.
+/// Starts a fleet with one external lane, whose engine listens on `port`.
 fn fleet(port: u16, slots: u32, limits: QueueLimits) -> (Fleet, FleetTasks) {
     let url = format!("http://127.0.0.1:{port}");
-    fleet_of(ExternalSpec::try_new(&url, None, Duration::from_millis(100)).unwrap(), slots, limits)
+    start_fleet(
+        ExternalSpec::try_new(&url, None, Duration::from_millis(100)).unwrap(),
+        slots,
+        limits,
+    )
 }
 
-fn fleet_of(external: ExternalSpec, slots: u32, limits: QueueLimits) -> (Fleet, FleetTasks) {
+fn start_fleet(external: ExternalSpec, slots: u32, limits: QueueLimits) -> (Fleet, FleetTasks) {
+    start_lane(EngineSpec::External(external), Residency::External, slots, limits)
+}
+
+/// Starts a fleet with one lane named `a`.
+pub(super) fn start_lane(
+    engine: EngineSpec,
+    residency: Residency,
+    slots: u32,
+    limits: QueueLimits,
+) -> (Fleet, FleetTasks) {
     let lane = LaneSpec {
         name: "a".into(),
         models: vec!["a".into()],
@@ -30,11 +44,11 @@ fn fleet_of(external: ExternalSpec, slots: u32, limits: QueueLimits) -> (Fleet, 
         group: None,
         need: 0,
         asleep: 0,
-        residency: Residency::External,
+        residency,
         expected_load: Duration::from_secs(1),
         cost_milli: 0,
         engine_model: None,
-        engine: EngineSpec::External(external),
+        engine,
         timeouts: TIMEOUTS,
         liveness: Liveness {
             stall: Duration::ZERO,
@@ -58,7 +72,7 @@ fn serving(view: &Arc<FleetView>) -> bool {
     view.stats.iter().all(|stat| stat.state.serving())
 }
 
-const WANTED: SlotRequest<'_> = SlotRequest {
+const REQUEST: SlotRequest<'_> = SlotRequest {
     lane: LaneId(0),
     priority: 0,
     flow: "",
@@ -66,25 +80,26 @@ const WANTED: SlotRequest<'_> = SlotRequest {
     switching: pointsman_domain::Switching::Allow,
     has_fallback: false,
 };
-const LIMITS: QueueLimits = QueueLimits { per_lane: 1000, total: 1000 };
+pub(super) const LIMITS: QueueLimits = QueueLimits { per_lane: 1000, total: 1000 };
 
-/// An engine that answers probes, and every other request with `answer`; then it waits for the client to leave, and counts it.
-async fn engine(listener: TcpListener, answer: &'static str, left: Arc<AtomicU32>) {
+/// Runs an engine that responds to probes, and to every other request with `response`. Counts the
+/// connections that the client closes.
+async fn engine(listener: TcpListener, response: &'static str, closed: Arc<AtomicU32>) {
     let mut connections = JoinSet::new();
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
-        let left = Arc::clone(&left);
+        let closed = Arc::clone(&closed);
         connections.spawn(async move {
-            let mut seen = vec![0; 4096];
-            while let Ok(count) = stream.read(&mut seen).await {
+            let mut received = vec![0; 4096];
+            while let Ok(count) = stream.read(&mut received).await {
                 if count == 0 {
-                    left.fetch_add(1, Ordering::SeqCst);
+                    closed.fetch_add(1, Ordering::SeqCst);
                     return;
                 }
-                let health = seen.starts_with(b"GET /health");
-                let reply =
-                    if health { "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n" } else { answer };
-                if stream.write_all(reply.as_bytes()).await.is_err() {
+                let health = received.starts_with(b"GET /health");
+                let message =
+                    if health { "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n" } else { response };
+                if stream.write_all(message.as_bytes()).await.is_err() {
                     return;
                 }
             }
@@ -92,15 +107,17 @@ async fn engine(listener: TcpListener, answer: &'static str, left: Arc<AtomicU32
     }
 }
 
-async fn with_engine(answer: &'static str) -> (Fleet, FleetTasks, Arc<AtomicU32>, JoinSet<()>) {
+async fn start_fleet_with_engine(
+    response: &'static str,
+) -> (Fleet, FleetTasks, Arc<AtomicU32>, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let left = Arc::new(AtomicU32::new(0));
+    let closed = Arc::new(AtomicU32::new(0));
     let mut tasks = JoinSet::new();
-    tasks.spawn(engine(listener, answer, Arc::clone(&left)));
+    tasks.spawn(engine(listener, response, Arc::clone(&closed)));
     let (fleet, fleet_tasks) = fleet(port, 2, LIMITS);
     fleet.wait_for(serving).await;
-    (fleet, fleet_tasks, left, tasks)
+    (fleet, fleet_tasks, closed, tasks)
 }
 
 async fn send(lease: &Lease) -> Result<http::Response<EngineBody>, EngineError> {
@@ -117,41 +134,44 @@ async fn until(condition: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn dropping_an_answer_or_the_wait_for_one_closes_the_connection() {
+async fn dropping_a_response_or_its_future_closes_the_connection() {
     let streaming = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
-    let (fleet, _tasks, left, _engine) = with_engine(streaming).await;
-    let lease = fleet.acquire(WANTED).await.unwrap();
+    let (fleet, _tasks, closed, _engine) = start_fleet_with_engine(streaming).await;
+    let lease = fleet.acquire(REQUEST).await.unwrap();
     let mut body = send(&lease).await.unwrap().into_body();
     let data = body.frame().await.unwrap().unwrap().into_data().unwrap();
-    assert_eq!((&data[..], left.load(Ordering::SeqCst)), (&b"hello"[..], 0));
+    assert_eq!((&data[..], closed.load(Ordering::SeqCst)), (&b"hello"[..], 0));
     drop(body);
-    until(|| left.load(Ordering::SeqCst) == 1).await;
+    until(|| closed.load(Ordering::SeqCst) == 1).await;
 
-    let (fleet, _tasks, left, _engine) = with_engine("").await;
-    let lease = fleet.acquire(WANTED).await.unwrap();
+    let (fleet, _tasks, closed, _engine) = start_fleet_with_engine("").await;
+    let lease = fleet.acquire(REQUEST).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(100), send(&lease)).await.is_err());
-    until(|| left.load(Ordering::SeqCst) == 1).await;
+    until(|| closed.load(Ordering::SeqCst) == 1).await;
 }
 
 #[tokio::test]
-async fn an_engine_that_falls_silent_is_an_idle_timeout() {
-    let (fleet, _tasks, _left, _engine) =
-        with_engine("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
-    let lease = fleet.acquire(WANTED).await.unwrap();
+async fn silent_engine_causes_an_idle_timeout() {
+    let (fleet, _tasks, _closed, _engine) = start_fleet_with_engine(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    )
+    .await;
+    let lease = fleet.acquire(REQUEST).await.unwrap();
     let error = send(&lease).await.unwrap().into_body().collect().await.unwrap_err();
     assert!(matches!(error, EngineError::IdleTimeout(idle) if idle == TIMEOUTS.idle), "{error}");
 }
 
 #[tokio::test]
-async fn an_engine_that_is_not_there_is_no_connection_and_its_lane_is_down() {
+async fn unreachable_engine_takes_its_lane_down() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let (fleet, tasks) = fleet(port, 1, LIMITS);
     let view = fleet.wait_for(|view| view.stats[0].state == LaneState::Down).await;
     assert_eq!(view.stats[0].slots_free, 0);
-    let refusal = fleet.acquire(WANTED).await.unwrap_err();
+    let error = fleet.acquire(REQUEST).await.unwrap_err();
     assert!(
-        matches!(&refusal, AcquireError::NotServing { reason: Some(reason), .. } if reason.contains("refused")),
-        "{refusal}"
+        matches!(&error, AcquireError::NotServing { reason: Some(reason), .. }
+            if reason.contains("refused")),
+        "{error}"
     );
     assert!(
         fleet.status()[0].problem.as_ref().unwrap().contains("refused"),
@@ -162,13 +182,13 @@ async fn an_engine_that_is_not_there_is_no_connection_and_its_lane_is_down() {
 }
 
 #[tokio::test]
-async fn stopping_refuses_whoever_waits() {
-    let (fleet, tasks, _left, _engine) = with_engine("").await;
-    let held = [fleet.acquire(WANTED).await.unwrap(), fleet.acquire(WANTED).await.unwrap()];
+async fn shutdown_rejects_queued_requests() {
+    let (fleet, tasks, _closed, _engine) = start_fleet_with_engine("").await;
+    let held = [fleet.acquire(REQUEST).await.unwrap(), fleet.acquire(REQUEST).await.unwrap()];
     let mut waiting = JoinSet::new();
     waiting.spawn({
         let fleet = fleet.clone();
-        async move { fleet.acquire(WANTED).await.map(|lease| lease.generation) }
+        async move { fleet.acquire(REQUEST).await.map(|lease| lease.generation) }
     });
     fleet.wait_for(|view| view.stats[0].queued == 1).await;
     tasks.shutdown().await;
@@ -176,10 +196,10 @@ async fn stopping_refuses_whoever_waits() {
     assert_eq!(held[0].generation, Generation(1));
 }
 
-/// Many tasks that take leases, hold them, give up waiting: at the end nothing is held and nobody waits, and at no time were
-/// there more leases than slots.
+/// Many tasks acquire leases, hold them, and cancel their requests: there are never more leases
+/// than slots, and none is held or queued at the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_lease_is_lost_however_waits_end() {
+async fn no_lease_is_lost_when_requests_are_cancelled() {
     const SLOTS: u32 = 3;
     let seed =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
@@ -199,8 +219,8 @@ async fn no_lease_is_lost_however_waits_end() {
                 let random =
                     seed.wrapping_mul(2_654_435_761).wrapping_add(client * 977 + round * 7919)
                         % 1000;
-                let patience = Duration::from_micros(u64::from(random) * 3);
-                let Ok(Ok(lease)) = tokio::time::timeout(patience, fleet.acquire(WANTED)).await
+                let timeout = Duration::from_micros(u64::from(random) * 3);
+                let Ok(Ok(lease)) = tokio::time::timeout(timeout, fleet.acquire(REQUEST)).await
                 else {
                     continue;
                 };
@@ -216,11 +236,10 @@ async fn no_lease_is_lost_however_waits_end() {
     }
     let view = fleet.wait_for(|view| view.stats[0].running == 0 && view.stats[0].queued == 0).await;
     assert_eq!(view.stats[0].slots_free, SLOTS);
-    drop(TcpStream::connect(("127.0.0.1", port)).await);
 }
 
 #[tokio::test]
-async fn a_remote_engine_is_reached_with_tls_if_its_certificate_is_trusted() {
+async fn remote_engine_is_reached_by_tls_if_its_certificate_is_trusted() {
     let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(Arc::new(
         rustls::crypto::ring::default_provider(),
@@ -244,8 +263,8 @@ async fn a_remote_engine_is_reached_with_tls_if_its_certificate_is_trusted() {
             let acceptor = acceptor.clone();
             connections.spawn(async move {
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                let mut seen = vec![0; 4096];
-                while stream.read(&mut seen).await.is_ok_and(|count| count > 0) {
+                let mut received = vec![0; 4096];
+                while stream.read(&mut received).await.is_ok_and(|count| count > 0) {
                     let reply = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
                     stream.write_all(reply.as_bytes()).await.unwrap();
                 }
@@ -254,16 +273,16 @@ async fn a_remote_engine_is_reached_with_tls_if_its_certificate_is_trusted() {
     });
     let external = ExternalSpec::try_new(&url, None, Duration::from_millis(100)).unwrap();
     let pem = issued.cert.pem().into_bytes();
-    let (fleet, _tasks) = fleet_of(external.clone().trusting(pem), 1, LIMITS);
+    let (fleet, _tasks) = start_fleet(external.clone().trusting(pem), 1, LIMITS);
     fleet.wait_for(serving).await;
-    let lease = fleet.acquire(WANTED).await.unwrap();
+    let lease = fleet.acquire(REQUEST).await.unwrap();
     assert_eq!(
         send(&lease).await.unwrap().into_body().collect().await.unwrap().to_bytes(),
         "hello"
     );
 
-    let (fleet, _tasks) = fleet_of(external, 1, LIMITS);
+    let (fleet, _tasks) = start_fleet(external, 1, LIMITS);
     fleet.wait_for(|view| view.stats[0].state == LaneState::Down).await;
-    let refusal = fleet.acquire(WANTED).await.unwrap_err();
-    assert!(refusal.to_string().contains("certificate"), "{refusal}");
+    let error = fleet.acquire(REQUEST).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! TLS towards engines that are not ours, such as a remote API as the last lane to try.
+//! TLS connections to external engines, such as a remote API as the last lane of a plan.
 
 use std::sync::Arc;
 
@@ -8,34 +8,39 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
-/// Whose certificates are good: those that the system trusts, and those of a PEM text.
+/// The trusted root certificates: the system's, and optionally more.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Trust<'a> {
-    pub(crate) also: Option<&'a [u8]>,
+pub(crate) struct TrustedRoots<'a> {
+    /// PEM of certificates to trust in addition to the system's.
+    pub(crate) additional: Option<&'a [u8]>,
 }
 
-/// Connections with TLS where the URL says https, and plain ones where it says http. Without `trust`, https fails.
+/// Creates a connector that uses TLS for https URLs, and plain connections for http URLs. Without
+/// `roots`, no certificate is trusted and https fails.
 pub(crate) fn connector(
     mut http: HttpConnector,
-    trust: Option<Trust<'_>>,
+    roots: Option<TrustedRoots<'_>>,
 ) -> HttpsConnector<HttpConnector> {
     http.enforce_http(false);
-    let mut roots = RootCertStore::empty();
-    if let Some(trust) = trust {
+    let mut store = RootCertStore::empty();
+    if let Some(roots) = roots {
         let system = rustls_native_certs::load_native_certs();
         for error in &system.errors {
-            tracing::warn!("a certificate of the system cannot be read: {error}");
+            tracing::warn!(error = %error, "failed to read a system certificate");
         }
-        let (_, broken) = roots.add_parsable_certificates(system.certs);
-        if broken > 0 {
-            tracing::debug!("{broken} certificates of the system are of no use");
+        let (_, invalid) = store.add_parsable_certificates(system.certs);
+        if invalid > 0 {
+            // Usual: systems ship certificates that rustls does not support.
+            tracing::debug!(count = invalid, "ignored invalid system certificates");
         }
-        for certificate in CertificateDer::pem_slice_iter(trust.also.unwrap_or_default()) {
-            let added = certificate
-                .map_err(|error| error.to_string())
-                .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
-            if let Err(error) = added {
-                tracing::warn!("a certificate of `ca-file` is of no use: {error}");
+        for certificate in CertificateDer::pem_slice_iter(roots.additional.unwrap_or_default()) {
+            match certificate {
+                Ok(certificate) => {
+                    if let Err(error) = store.add(certificate) {
+                        tracing::warn!(error = %error, "invalid certificate in `ca-file`");
+                    }
+                }
+                Err(error) => tracing::warn!(error = %error, "invalid certificate in `ca-file`"),
             }
         }
     }
@@ -43,9 +48,9 @@ pub(crate) fn connector(
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(rustls::DEFAULT_VERSIONS);
     let config = match config {
-        Ok(config) => config.with_root_certificates(roots).with_no_client_auth(),
-        // The provider and the versions are both constants of the library, and match.
-        Err(never) => unreachable!("{never}"),
+        Ok(config) => config.with_root_certificates(store).with_no_client_auth(),
+        // Provider and versions are constants of the library, and compatible.
+        Err(error) => unreachable!("{error}"),
     };
     HttpsConnectorBuilder::new()
         .with_tls_config(config)

@@ -1,8 +1,9 @@
-//! The connection to an engine.
+//! The HTTP connection to an engine.
 //!
-//! Dropping an answer, or the wait for one, closes its connection: that is how an engine learns that nobody wants the
-//! rest, and stops working on it.
+//! Dropping a response, or the future that waits for one, closes its connection. This is how an
+//! engine learns that the rest of the response is not wanted, and stops generating it.
 
+use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,43 +28,46 @@ use crate::driver::{Driver, Target};
 use crate::spec::Timeouts;
 use crate::tls;
 
-/// vLLM and llama.cpp close a connection that was idle for 5 s; ours must not be used after that.
-const IDLE_CONNECTION: Duration = Duration::from_secs(4);
-/// Longest reply to a question of our own; vLLM's metrics are 60 KB (captures).
-const LONGEST_REPLY: usize = 4 << 20;
+/// The time after which an idle pooled connection is closed. vLLM and llama.cpp close theirs after
+/// 5 s, and a connection must not be reused after that.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Maximum size of a response to the host's own requests; vLLM's metrics are 60 KB (captures).
+const MAX_RESPONSE: usize = 4 << 20;
 
-/// Why an engine gave no answer, or not all of it.
+/// The cause of a connection error.
+type Cause = Box<dyn StdError + Send + Sync>;
+
+/// The reason why an engine sent no response, or an incomplete one.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// No connection.
-    #[error("no connection to the engine: {0}")]
-    Connect(String),
+    /// No connection could be made.
+    #[error("failed to connect to the engine: {}", root_cause(&**.0))]
+    Connect(#[source] Cause),
     /// The connection broke.
-    #[error("the connection to the engine broke: {0}")]
-    Broken(String),
-    /// Nothing came for too long.
-    #[error("the engine sent nothing for {} s", .0.as_secs_f32())]
+    #[error("the connection to the engine broke: {}", root_cause(&**.0))]
+    Broken(#[source] Cause),
+    /// No data was received within the timeout.
+    #[error("the engine sent no data for {} s", .0.as_secs_f32())]
     IdleTimeout(Duration),
-    /// The stream stopped without its end.
-    #[error("the engine ended the stream in the middle")]
+    /// The stream ended without its end marker.
+    #[error("the engine ended the stream before the response was complete")]
     Unfinished,
-    /// We ended it, because the host stops.
-    #[error("the router is stopping")]
+    /// The host aborted the response because it is stopping.
+    #[error("aborted: the host is stopping")]
     Aborted,
-    /// We ended it, because its lane has been draining for too long.
-    #[error(
-        "the lane is exchanged for another one, and the answer took longer than the router waits for that"
-    )]
+    /// The host aborted the response because its lane has to make room for another lane.
+    #[error("aborted: the lane is being evicted and the drain timeout expired")]
     Evicted,
 }
 
 impl EngineError {
-    /// Has the connection gone, and the engine perhaps with it?
+    /// Returns true if the connection is gone, and perhaps the engine with it.
     pub fn is_severed(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::Broken(_))
     }
 
-    /// The event that this is for a request that has not been answered yet.
+    /// Returns the fallback trigger of this error for a request of which no response byte has been
+    /// sent to the client.
     pub fn trigger(&self) -> Trigger {
         match self {
             Self::Connect(_) => Trigger::ConnectError,
@@ -75,87 +79,100 @@ impl EngineError {
     }
 }
 
-/// What passes between us and an engine, for the judgement whether it is alive.
+/// Returns the innermost source, which says what happened ("connection refused"); the layers above
+/// only say where.
+fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause
+}
+
+/// The traffic between the host and an engine, from which the health monitor judges whether the
+/// engine is alive.
 #[derive(Debug)]
 pub(crate) struct Activity {
     since: Instant,
-    /// Requests that have not been answered to the end.
+    /// Requests whose response is not complete.
     requests: AtomicU32,
-    /// When the last request was sent, or the last byte came, in milliseconds since `since`.
-    moved: AtomicU64,
+    /// When a request was last sent or a byte last received, in milliseconds since `since`.
+    last_activity: AtomicU64,
 }
 
 impl Activity {
-    /// Something moved.
-    pub(crate) fn moves(&self, now: Instant) {
+    /// Records that data was sent or received.
+    pub(crate) fn record(&self, now: Instant) {
+        // Saturates after half a billion years.
         let elapsed = u64::try_from(now.duration_since(self.since).as_millis()).unwrap_or(u64::MAX);
-        self.moved.store(elapsed, Ordering::Relaxed);
+        self.last_activity.store(elapsed, Ordering::Relaxed);
     }
 
-    /// Requests under way, and for how long nothing has moved.
-    pub(crate) fn now(&self) -> (u32, Duration) {
-        let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
-        (self.requests.load(Ordering::Relaxed), self.since.elapsed().saturating_sub(moved))
+    /// Returns the number of in-flight requests, and the time since the last activity.
+    pub(crate) fn in_flight(&self) -> (u32, Duration) {
+        let last = Duration::from_millis(self.last_activity.load(Ordering::Relaxed));
+        // Another thread may record activity between the two clock readings.
+        (self.requests.load(Ordering::Relaxed), self.since.elapsed().saturating_sub(last))
     }
 }
 
-/// One request that has not been answered to the end.
+/// A guard that counts one request as in-flight until dropped.
 #[derive(Debug)]
-struct UnderWay(Arc<Activity>);
+struct InFlightGuard(Arc<Activity>);
 
-impl UnderWay {
+impl InFlightGuard {
     fn new(activity: &Arc<Activity>) -> Self {
         activity.requests.fetch_add(1, Ordering::Relaxed);
-        activity.moves(Instant::now());
+        activity.record(Instant::now());
         Self(Arc::clone(activity))
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The client for one lane's engine, over all its lives.
+/// The HTTP client of one lane, used for all generations of its engine.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    /// Uses connections again.
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    /// Does not.
+    /// Pools connections.
+    pooled: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// Opens a new connection for each request.
     fresh: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    reuses: bool,
+    reuses_connections: bool,
     pub(crate) timeouts: Timeouts,
     pub(crate) activity: Arc<Activity>,
 }
 
 impl Upstream {
     pub(crate) fn new(timeouts: Timeouts, slots: u32, driver: &dyn Driver) -> Self {
-        let client = |idle: usize| {
+        let client = |max_idle: usize| {
             let mut connector = HttpConnector::new();
             connector.set_nodelay(true);
             connector.set_connect_timeout(Some(timeouts.connect));
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE_CONNECTION)
-                .pool_max_idle_per_host(idle)
-                .build(tls::connector(connector, driver.trust()))
+                .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+                .pool_max_idle_per_host(max_idle)
+                .build(tls::connector(connector, driver.trusted_roots()))
         };
         let activity = Activity {
             since: Instant::now(),
             requests: AtomicU32::new(0),
-            moved: AtomicU64::new(0),
+            last_activity: AtomicU64::new(0),
         };
         Self {
-            client: client(slots as usize),
+            pooled: client(slots as usize),
             fresh: client(0),
-            reuses: driver.reuses_connections(),
+            reuses_connections: driver.reuses_connections(),
             timeouts,
             activity: Arc::new(activity),
         }
     }
 
-    /// Send a request; the answer's head, as soon as it is there.
+    /// Sends a request, and returns as soon as the response head has arrived.
     pub(crate) async fn post(
         &self,
         target: &Target,
@@ -167,35 +184,39 @@ impl Upstream {
         let key = request.headers_mut().remove(header::AUTHORIZATION);
         *request.headers_mut() = headers;
         request.headers_mut().extend(key.map(|key| (header::AUTHORIZATION, key)));
-        let under_way = UnderWay::new(&self.activity);
-        let answer = self.send(request).await?;
-        Ok(answer.map(|body| EngineBody::new(body, self.timeouts.idle, under_way)))
+        let in_flight = InFlightGuard::new(&self.activity);
+        let response = self.send(request).await?;
+        Ok(response.map(|body| EngineBody::new(body, self.timeouts.idle, in_flight)))
     }
 
-    /// A connection that was kept for another request may be closed by the engine at the moment in which it is used. Then
-    /// nothing was answered, and probably nothing read: it is tried once more on a new one.
+    /// Sends a request, and retries it once on a new connection if a pooled one was closed before
+    /// any response. The engine may close an idle connection at the moment it is reused; the
+    /// request was then most likely not read either.
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, EngineError> {
-        if !self.reuses {
-            return self.fresh.request(request).await.map_err(|error| failed(&error));
+        if !self.reuses_connections {
+            return self.fresh.request(request).await.map_err(client_error);
         }
-        let again = request.clone();
-        match self.client.request(request).await {
-            Ok(answer) => Ok(answer),
-            Err(error) if closed_unanswered(&error) => {
-                self.fresh.request(again).await.map_err(|error| failed(&error))
+        let retry = request.clone();
+        match self.pooled.request(request).await {
+            Ok(response) => Ok(response),
+            Err(error) if closed_before_response(&error) => {
+                self.fresh.request(retry).await.map_err(client_error)
             }
-            Err(error) => Err(failed(&error)),
+            Err(error) => Err(client_error(error)),
         }
     }
 
-    /// Ask the engine something for ourselves: status and body, within `limit`.
+    /// Sends a request of the host's own, and returns the status and the whole body.
+    ///
+    /// # Errors
+    /// Returns an error if the response is not complete within `timeout`, or too large.
     pub(crate) async fn call(
         &self,
         target: &Target,
         method: Method,
         path: &str,
         body: Option<&str>,
-        limit: Duration,
+        timeout: Duration,
     ) -> Result<(StatusCode, Bytes), EngineError> {
         let mut request =
             request(target, method, path, Bytes::copy_from_slice(body.unwrap_or("").as_bytes()))?;
@@ -203,13 +224,15 @@ impl Upstream {
             let json = HeaderValue::from_static("application/json");
             request.headers_mut().insert(header::CONTENT_TYPE, json);
         }
-        let answer = async {
+        let response = async {
             let (head, body) = self.send(request).await?.into_parts();
-            let body = Limited::new(body, LONGEST_REPLY).collect().await;
-            let body = body.map_err(|error| EngineError::Broken(error.to_string()))?;
+            let body = Limited::new(body, MAX_RESPONSE).collect().await;
+            let body = body.map_err(EngineError::Broken)?;
             Ok((head.status, body.to_bytes()))
         };
-        tokio::time::timeout(limit, answer).await.unwrap_or(Err(EngineError::IdleTimeout(limit)))
+        tokio::time::timeout(timeout, response)
+            .await
+            .unwrap_or(Err(EngineError::IdleTimeout(timeout)))
     }
 }
 
@@ -224,15 +247,19 @@ fn request(
     let mut request = Request::builder().method(method).uri(uri);
     if let Some(key) = &target.key {
         let bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));
-        let mut bearer =
-            bearer.map_err(|_| EngineError::Connect("the key may not stand in a header".into()))?;
+        let mut bearer = bearer.map_err(|_| {
+            // The source says no more than that, and must not quote the key.
+            EngineError::Connect("the API key is not a valid header value".into())
+        })?;
+        // Keeps the key out of debug output.
         bearer.set_sensitive(true);
         request = request.header(header::AUTHORIZATION, bearer);
     }
-    request.body(Full::new(body)).map_err(|error| EngineError::Connect(error.to_string()))
+    request.body(Full::new(body)).map_err(|error| EngineError::Connect(error.into()))
 }
 
-fn closed_unanswered(error: &hyper_util::client::legacy::Error) -> bool {
+/// Returns true if the connection was closed before any part of a response arrived.
+fn closed_before_response(error: &hyper_util::client::legacy::Error) -> bool {
     let source =
         std::error::Error::source(error).and_then(|source| source.downcast_ref::<hyper::Error>());
     source.is_some_and(|error| {
@@ -240,48 +267,43 @@ fn closed_unanswered(error: &hyper_util::client::legacy::Error) -> bool {
     })
 }
 
-fn failed(error: &hyper_util::client::legacy::Error) -> EngineError {
-    // The innermost cause says what happened ("connection refused"); the layers above it only say where.
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
+fn client_error(error: hyper_util::client::legacy::Error) -> EngineError {
     if error.is_connect() {
-        EngineError::Connect(cause.to_string())
+        EngineError::Connect(error.into())
     } else {
-        EngineError::Broken(cause.to_string())
+        EngineError::Broken(error.into())
     }
 }
 
-/// The body of an engine's answer.
+/// The body of an engine's response.
 #[derive(Debug)]
 pub struct EngineBody {
     incoming: Incoming,
-    idle: Duration,
-    last: Instant,
-    // Moved on only when it fires, and not for each of thousands of frames.
-    alarm: Pin<Box<Sleep>>,
-    under_way: UnderWay,
-    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    idle_timeout: Duration,
+    last_frame: Instant,
+    // Reset only when it fires, because a response can have thousands of frames.
+    idle_timer: Pin<Box<Sleep>>,
+    in_flight: InFlightGuard,
+    abort: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl EngineBody {
-    fn new(incoming: Incoming, idle: Duration, under_way: UnderWay) -> Self {
-        let last = Instant::now();
-        under_way.0.moves(last);
+    fn new(incoming: Incoming, idle_timeout: Duration, in_flight: InFlightGuard) -> Self {
+        let last_frame = Instant::now();
+        in_flight.0.record(last_frame);
         Self {
             incoming,
-            idle,
-            last,
-            alarm: Box::pin(tokio::time::sleep(idle)),
-            under_way,
-            cut: None,
+            idle_timeout,
+            last_frame,
+            idle_timer: Box::pin(tokio::time::sleep(idle_timeout)),
+            in_flight,
+            abort: None,
         }
     }
 
-    /// End it with [`EngineError::Evicted`] when `cut` is cancelled.
-    pub(crate) fn cut_by(mut self, cut: &CancellationToken) -> Self {
-        self.cut = Some(Box::pin(cut.clone().cancelled_owned()));
+    /// Ends the body with [`EngineError::Evicted`] when `abort` is cancelled.
+    pub(crate) fn abort_on(mut self, abort: &CancellationToken) -> Self {
+        self.abort = Some(Box::pin(abort.clone().cancelled_owned()));
         self
     }
 }
@@ -295,23 +317,25 @@ impl Body for EngineBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
         let this = &mut *self;
+        // Data that has arrived is delivered before an abort or a timeout is reported.
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
-            this.last = Instant::now();
-            this.under_way.0.moves(this.last);
+            this.last_frame = Instant::now();
+            this.in_flight.0.record(this.last_frame);
             return Poll::Ready(
-                frame.map(|frame| frame.map_err(|error| EngineError::Broken(error.to_string()))),
+                frame.map(|frame| frame.map_err(|error| EngineError::Broken(error.into()))),
             );
         }
-        if this.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready()) {
+        if this.abort.as_mut().is_some_and(|abort| abort.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Some(Err(EngineError::Evicted)));
         }
         loop {
-            ready!(this.alarm.as_mut().poll(cx));
-            let due = this.last + this.idle;
-            if Instant::now() >= due {
-                return Poll::Ready(Some(Err(EngineError::IdleTimeout(this.idle))));
+            ready!(this.idle_timer.as_mut().poll(cx));
+            let deadline = this.last_frame + this.idle_timeout;
+            if Instant::now() >= deadline {
+                return Poll::Ready(Some(Err(EngineError::IdleTimeout(this.idle_timeout))));
             }
-            this.alarm.as_mut().reset(due);
+            // Frames have arrived since the timer was set.
+            this.idle_timer.as_mut().reset(deadline);
         }
     }
 

@@ -1,4 +1,5 @@
-//! What `/proc` knows of processes. Formats: proc_pid_stat(5), proc_pid_environ(5), proc_pid_fd(5).
+//! Process information from `/proc`. Formats: proc_pid_stat(5), proc_pid_environ(5),
+//! proc_pid_fd(5).
 
 use std::time::Duration;
 
@@ -6,41 +7,44 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use super::marker::{Marker, in_environ};
 
-/// Start times are in ticks of this many per second: `USER_HZ`, 100 on every architecture that Rust has a Linux target for.
+/// Ticks per second of start times: `USER_HZ`, which is 100 on every architecture that Rust has a
+/// Linux target for.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// A process that stays the same one when its number is given to another: no two of them have both in common.
+/// The identity of a process. Unlike a process id alone, it is never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Id {
-    /// Its number.
+    /// The process id.
     pub(super) pid: u32,
-    /// When it was started, in ticks since the machine was.
+    /// The start time, in ticks since boot.
     pub(super) start: u64,
 }
 
-/// A process at one moment.
+/// A snapshot of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct ProcessSnapshot {
     pub(super) id: Id,
-    /// The first 15 bytes of its name.
+    /// The first 15 bytes of the name.
     pub(super) name: String,
     pub(super) parent: u32,
     pub(super) group: u32,
     pub(super) session: u32,
-    /// Ended, and only waiting for its parent to take notice: it holds no memory any more.
+    /// The process is a zombie: it has ended, but its parent has not reaped it. It holds no memory.
     pub(super) dead: bool,
 }
 
-impl Seen {
-    /// One line of `/proc/<pid>/stat`. The name is in parentheses and may contain anything, parentheses too.
+impl ProcessSnapshot {
+    /// Parses one line of `/proc/<pid>/stat`. The name is in parentheses and may contain any
+    /// character, including parentheses.
     pub(super) fn parse(stat: &str) -> Option<Self> {
         let (pid, rest) = stat.split_once(" (")?;
         let (name, rest) = rest.rsplit_once(") ")?;
-        // The state is field 3 of the manual.
+        // The manual numbers fields from 1, and the state is field 3.
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3).copied();
         let number = |at: usize| field(at)?.parse().ok();
-        // The first thread of a process can be a zombie while others run on: then the process is alive.
+        // The main thread of a process can be a zombie while other threads run; the process is
+        // alive then.
         let threads: u64 = field(20)?.parse().ok()?;
         Some(Self {
             id: Id { pid: pid.parse().ok()?, start: field(22)?.parse().ok()? },
@@ -53,31 +57,34 @@ impl Seen {
     }
 }
 
-/// The process with this number.
-pub(super) fn seen(pid: u32) -> Option<Seen> {
+/// Returns a snapshot of the process with this id.
+pub(super) fn snapshot(pid: u32) -> Option<ProcessSnapshot> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    Seen::parse(&String::from_utf8_lossy(&stat))
+    ProcessSnapshot::parse(&String::from_utf8_lossy(&stat))
 }
 
-/// All processes. They come and go while this looks, so one that was there all the time is in it, one that was born
-/// meanwhile may be.
-pub(super) fn all() -> Vec<Seen> {
+/// Returns snapshots of all processes. A process that exists during the whole call is included; one
+/// that is started or ends meanwhile may be.
+pub(super) fn all() -> Vec<ProcessSnapshot> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| seen(entry.file_name().to_str()?.parse().ok()?)).collect()
+    entries
+        .flatten()
+        .filter_map(|entry| snapshot(entry.file_name().to_str()?.parse().ok()?))
+        .collect()
 }
 
-/// What a process shows of its environment.
+/// What the environment of a process shows.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Environ {
-    /// Nothing: it is another user's, or about to become another program.
+    /// Nothing: the process belongs to another user, or is about to exec.
     Hidden,
-    /// It bears no marker, or has written over it.
+    /// No marker: the process is not part of an engine, or has overwritten it.
     Plain,
-    /// It is part of an engine.
+    /// The process is part of an engine.
     Marked(Marker),
 }
 
-/// The marker of a process.
+/// Reads the marker from the environment of a process.
 pub(super) fn environ(pid: u32) -> Environ {
     match std::fs::read(format!("/proc/{pid}/environ")) {
         Ok(environ) if !environ.is_empty() => {
@@ -87,8 +94,8 @@ pub(super) fn environ(pid: u32) -> Environ {
     }
 }
 
-/// Inodes of the pipes that a process writes its output to.
-pub(super) fn outputs(pid: u32) -> Vec<u64> {
+/// Returns the inodes of the pipes that a process has as its standard output and standard error.
+pub(super) fn output_pipes(pid: u32) -> Vec<u64> {
     [1, 2]
         .into_iter()
         .filter_map(|fd| std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok())
@@ -96,72 +103,73 @@ pub(super) fn outputs(pid: u32) -> Vec<u64> {
         .collect()
 }
 
-/// Send a signal to this very process and to no later one of its number. Nothing happens when it is gone.
+/// Sends a signal to exactly this process, and not to a later one with the same id. Does nothing if
+/// the process has ended.
 pub(super) fn signal(id: Id, signal: Signal) {
-    let Some(pid) = raw(id.pid) else { return };
-    let same = || seen(id.pid).is_some_and(|seen| seen.id == id);
+    let Some(pid) = to_raw(id.pid) else { return };
+    let same = || snapshot(id.pid).is_some_and(|process| process.id == id);
     let sent = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        // The descriptor stays with the process it was opened for: if that is the right one now, it is when the signal goes.
+        // The descriptor refers to the process for which it was opened. If that is the right
+        // process now, it is also the one that gets the signal.
         Ok(fd) if same() => rustix::process::pidfd_send_signal(fd, signal),
-        // A sandbox without this call (Linux has it since 5.3): as near as one can get.
+        // A sandbox without this call (Linux has it since 5.3). Checking the id before the signal
+        // leaves a small race, but there is no better way.
         Err(rustix::io::Errno::NOSYS) if same() => rustix::process::kill_process(pid, signal),
         Ok(_) | Err(_) => Ok(()),
     };
     if let Err(error) = sent
         && error != rustix::io::Errno::SRCH
     {
-        tracing::warn!(pid = id.pid, "cannot signal a process of an engine: {error}");
+        tracing::warn!(pid = id.pid, error = %error, "failed to signal a process of an engine");
     }
 }
 
-/// Take notice of the end of a child of ours.
+/// Reaps a child of this process.
 pub(super) fn reap(pid: u32) {
-    if let Some(pid) = raw(pid) {
-        // Somebody else may have been quicker.
+    if let Some(pid) = to_raw(pid) {
+        // Fails if another task has reaped the child first.
         let _reaped = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
     }
 }
 
-/// Wait a moment, on a thread that may: the kernel has no way to wait for the end of processes that are not ours, and no
-/// runtime's clock is there in the keeper.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a pause between two looks at a condition, on a thread of its own"
-)]
+/// Sleeps on the current thread, which must not be a worker of the runtime. The kernel cannot wait
+/// for the end of processes that are not children of the caller, and the watchdog has no timer of a
+/// runtime.
+#[expect(clippy::disallowed_methods, reason = "polls a condition on a dedicated thread")]
 pub(super) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// A number as the kernel's calls want it; `None` for 0, which means other things there.
-pub(super) fn raw(pid: u32) -> Option<Pid> {
+/// Converts a process id for system calls; `None` for 0, which has a special meaning there.
+pub(super) fn to_raw(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
-/// What tells one run of the machine from another: start times are only good within one.
+/// Returns the id of the current boot; start times are only comparable within one.
 pub(super) fn boot_id() -> String {
     random("boot_id")
 }
 
-/// A word that was never there before.
+/// Returns a unique word.
 pub(super) fn nonce() -> String {
     let uuid = random("uuid");
     if !uuid.is_empty() {
         return uuid;
     }
-    // A sandbox that hides the file.
+    // A sandbox may hide the file.
     let now =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     format!("{:x}-{:x}", std::process::id(), now.as_nanos())
 }
 
-/// A file of random(4).
+/// Reads a file of random(4).
 fn random(file: &str) -> String {
     let text =
         std::fs::read_to_string(format!("/proc/sys/kernel/random/{file}")).unwrap_or_default();
     text.trim().to_owned()
 }
 
-/// How long a process has been running.
+/// Returns how long a process has been running.
 pub(super) fn age(id: Id) -> Option<Duration> {
     let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
     let now = Duration::try_from_secs_f64(uptime.split(' ').next()?.parse().ok()?).ok()?;
@@ -173,23 +181,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_with_parentheses_are_read() {
+    fn stat_with_parentheses_in_the_name_is_parsed() {
         let tail = "7 8 9 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 3 0 1316959 3133440 412";
-        let seen = Seen::parse(&format!("42 (a) S (b)) R {tail}")).unwrap();
-        assert_eq!((seen.id, seen.name.as_str()), (Id { pid: 42, start: 1_316_959 }, "a) S (b)"));
-        assert_eq!((seen.parent, seen.group, seen.session, seen.dead), (7, 8, 9, false));
-        // Threads of it are still running.
-        assert!(!Seen::parse(&format!("42 (a) Z {tail}")).unwrap().dead);
-        assert!(
-            Seen::parse(&format!("42 (a) Z {}", tail.replace(" 3 0 13", " 1 0 13"))).unwrap().dead
+        let process = ProcessSnapshot::parse(&format!("42 (a) S (b)) R {tail}")).unwrap();
+        assert_eq!(
+            (process.id, process.name.as_str()),
+            (Id { pid: 42, start: 1_316_959 }, "a) S (b)")
         );
-        assert_eq!(Seen::parse("42 (a) R 1 2"), None);
-        assert_eq!(Seen::parse(""), None);
+        assert_eq!(
+            (process.parent, process.group, process.session, process.dead),
+            (7, 8, 9, false)
+        );
+        // The main thread is a zombie, but other threads are running.
+        assert!(!ProcessSnapshot::parse(&format!("42 (a) Z {tail}")).unwrap().dead);
+        assert!(
+            ProcessSnapshot::parse(&format!("42 (a) Z {}", tail.replace(" 3 0 13", " 1 0 13")))
+                .unwrap()
+                .dead
+        );
+        assert_eq!(ProcessSnapshot::parse("42 (a) R 1 2"), None);
+        assert_eq!(ProcessSnapshot::parse(""), None);
     }
 
     #[test]
-    fn we_see_ourselves() {
-        let me = seen(std::process::id()).unwrap();
+    fn the_own_process_is_found() {
+        let me = snapshot(std::process::id()).unwrap();
         assert!(!me.dead && all().contains(&me));
         assert!(age(me.id).unwrap() < Duration::from_secs(3600));
     }

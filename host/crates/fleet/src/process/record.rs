@@ -1,4 +1,5 @@
-//! What is known of an engine, for those who have to end it without having started it: the keeper, and the next host.
+//! The record of an engine, from which a process that did not start it can end it: the watchdog,
+//! and the next host.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,36 +12,39 @@ use super::marker::Marker;
 use super::proc::Id;
 use super::shared::Shared;
 
-/// How many files of shared memory are written down at most.
-const MOST_SHARED: usize = 64;
+/// Version of the format. Version 1 had no `version` field, and called `state_dir` `home`.
+const VERSION: u64 = 2;
+/// Maximum number of shared memory files in a record.
+const MAX_SHARED: usize = 64;
 
-/// One engine, as it is written down.
+/// The record of one engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
-    /// Inherited by all its processes.
+    /// The marker that all processes of the engine inherit.
     pub(super) marker: Marker,
-    /// Its first process, whose number is also that of its group and its session; not known while it is being started.
+    /// The first process, whose id is also that of its group and its session; `None` while the
+    /// engine is being started.
     pub(super) leader: Option<Id>,
-    /// The machine's run that `leader` belongs to.
+    /// The boot in which `leader` was started.
     pub(super) boot: String,
-    /// What its command says after `--port`. For readers only.
+    /// The value of `--port` in the command. Informative only.
     pub(super) port: Option<u16>,
-    /// Name of the program, without its directory. For readers only.
+    /// The name of the program, without its directory. Informative only.
     pub(super) program: String,
-    /// Inodes of the pipes to us that all its processes inherit as their output.
+    /// Inodes of the pipes that all processes inherit as their output.
     pub(super) pipes: Vec<u64>,
-    /// Its control group, where it has one.
+    /// The control group, if there is one.
     pub(super) cgroup: Option<PathBuf>,
-    /// When it was started, if known; in whole milliseconds.
+    /// The start time, if known; written in whole milliseconds.
     pub(super) started: Option<SystemTime>,
-    /// Its folder for temporary files, which nobody else uses.
+    /// The scratch directory, which belongs to this engine alone.
     pub(super) folder: Option<PathBuf>,
-    /// Shared memory that it was seen to have made.
+    /// The shared memory that the engine is known to have created.
     pub(super) shared: BTreeSet<Shared>,
 }
 
 impl Record {
-    /// An engine of which only this is known yet, in the run of the machine that has this id.
+    /// Creates a record of an engine of which no more is known yet.
     pub(super) fn new(marker: Marker, boot: &str) -> Self {
         Self {
             marker,
@@ -60,9 +64,11 @@ impl Record {
         let since = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok();
         let started =
             self.started.and_then(since).and_then(|since| u64::try_from(since.as_millis()).ok());
+        let shared: Vec<Value> = self.shared.iter().take(MAX_SHARED).map(Shared::to_json).collect();
         json!({
+            "version": VERSION,
             "lane": self.marker.lane,
-            "home": self.marker.home,
+            "state_dir": self.marker.state_dir,
             "nonce": self.marker.nonce,
             "pid": self.leader.map(|leader| leader.pid),
             "start_ticks": self.leader.map(|leader| leader.start),
@@ -73,7 +79,7 @@ impl Record {
             "cgroup": self.cgroup.as_ref().and_then(|path| path.to_str()),
             "started_ms": started,
             "folder": self.folder.as_ref().and_then(|path| path.to_str()),
-            "shared_memory": self.shared.iter().take(MOST_SHARED).map(Shared::to_json).collect::<Vec<_>>(),
+            "shared_memory": shared,
         })
     }
 
@@ -82,10 +88,17 @@ impl Record {
         let text = |name: &str| Some(value.get(name)?.as_str()?.to_owned());
         let number = |name: &str| value.get(name)?.as_u64();
         let pid = number("pid").and_then(|pid| u32::try_from(pid).ok());
+        // A record of an earlier version is read too, because the engines of the host that this
+        // one replaces have to be found after an upgrade.
+        let state_dir = match number("version") {
+            None => text("home")?,
+            Some(VERSION) => text("state_dir")?,
+            Some(_) => return None,
+        };
         let shared = value.get("shared_memory").and_then(Value::as_array).into_iter().flatten();
         let since = |number| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(number));
         Some(Self {
-            marker: Marker { home: text("home")?, lane: text("lane")?, nonce: text("nonce")? },
+            marker: Marker { state_dir, lane: text("lane")?, nonce: text("nonce")? },
             leader: pid.zip(number("start_ticks")).map(|(pid, start)| Id { pid, start }),
             boot: text("boot_id")?,
             port: number("port").and_then(|port| u16::try_from(port).ok()),
@@ -94,19 +107,19 @@ impl Record {
             cgroup: text("cgroup").map(PathBuf::from),
             started: number("started_ms").and_then(since),
             folder: text("folder").map(PathBuf::from),
-            shared: shared.take(MOST_SHARED).filter_map(Shared::parse).collect(),
+            shared: shared.take(MAX_SHARED).filter_map(Shared::parse).collect(),
         })
     }
 
-    /// Write it so that a reader finds all of it or nothing. Not synced to the disk: after a crash of the machine there is
-    /// no engine left that it could be needed for.
+    /// Writes the record atomically: a reader finds all of it or nothing. Not synced to the disk,
+    /// because after a crash of the machine there is no engine left that could need it.
     pub(super) fn write(&self, file: &Path) -> io::Result<()> {
         let new = file.with_extension("new");
         fs::write(&new, format!("{:#}\n", self.to_json())).and_then(|()| fs::rename(&new, file))
     }
 }
 
-/// The value of `--port` in a command. vLLM and llama.cpp both call it that.
+/// Returns the value of `--port` in a command; vLLM and llama.cpp both use that name.
 pub(super) fn port_in(words: &[String]) -> Option<u16> {
     let spaced = words.iter().zip(words.iter().skip(1)).find(|(name, _)| *name == "--port");
     let value = spaced
@@ -120,8 +133,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_read_as_it_was_written() {
-        let marker = Marker { home: "h".into(), lane: "a lane".into(), nonce: "n".into() };
+    fn record_round_trips_through_json() {
+        let marker = Marker { state_dir: "h".into(), lane: "a lane".into(), nonce: "n".into() };
         let full = Record {
             marker,
             leader: Some(Id { pid: 7, start: 9 }),
@@ -137,7 +150,7 @@ mod tests {
         let mut many = full.clone();
         many.shared.extend((0..99).filter_map(|inode| Shared::parse(&json!(["x", 0, inode]))));
         let many = Record::parse(many.to_json().to_string().as_bytes()).unwrap();
-        assert_eq!(many.shared.len(), MOST_SHARED);
+        assert_eq!(many.shared.len(), MAX_SHARED);
         let bare = Record { program: "vllm".into(), ..Record::new(full.marker.clone(), "b") };
         for record in [full, bare] {
             assert_eq!(Record::parse(record.to_json().to_string().as_bytes()), Some(record));
@@ -147,7 +160,22 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_found_in_commands() {
+    fn version_1_is_read_and_later_versions_are_not() {
+        let marker = Marker { state_dir: "h".into(), lane: "a".into(), nonce: "n".into() };
+        let record = Record::new(marker, "b");
+        let json = record.to_json();
+        assert_eq!(json["version"], VERSION);
+        let mut first = json.clone();
+        first["home"] = first["state_dir"].take();
+        first["version"].take();
+        assert_eq!(Record::parse(first.to_string().as_bytes()), Some(record));
+        let mut later = json;
+        later["version"] = (VERSION + 1).into();
+        assert_eq!(Record::parse(later.to_string().as_bytes()), None);
+    }
+
+    #[test]
+    fn port_is_found_in_a_command() {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(port_in(&words("vllm serve m --port 8001 -x")), Some(8001));
         assert_eq!(port_in(&words("llama-server --port=8002")), Some(8002));

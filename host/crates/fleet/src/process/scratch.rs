@@ -1,5 +1,5 @@
-//! A folder of its own for each start of an engine: vLLM leaves sockets there. `TMPDIR` is not led there, because compilers of
-//! kernels keep below it what the next start is glad to find.
+//! A scratch directory for each start of an engine, in which vLLM creates its sockets. `TMPDIR` is
+//! not set to it, because kernel compilers keep caches there that make the next start faster.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -13,34 +13,39 @@ use rustix::io::Errno;
 
 use super::marker::Marker;
 
-/// The variable that leads vLLM to it.
+/// The variables that are set to the directory.
 pub(super) const VARIABLES: [&str; 1] = ["VLLM_RPC_BASE_PATH"];
 
-/// Longest path in bytes. The path of a socket has 108 at most, and vLLM adds 37 to this.
-const LONGEST: usize = 60;
-/// Where it is when the state directory is too deep down, or there is none.
+/// Maximum length of the path in bytes. The path of a socket is limited to 108, and vLLM appends
+/// 37.
+const MAX_PATH: usize = 60;
+/// The parent if the path of the state directory is too long, or there is none.
 const FALLBACK: &str = "/tmp";
-/// How many files are removed at most, and how many folders in folders.
-const MOST: usize = 100_000;
-const DEEPEST: usize = 64;
+/// Maximum number of files that are removed, and maximum depth of directories.
+const MAX_FILES: usize = 100_000;
+const MAX_DEPTH: usize = 64;
 
-/// Make the folder of an engine: in `parent`, a folder for nothing else, or where everybody's are.
-pub(super) fn make(parent: Option<&Path>, marker: &Marker) -> Option<PathBuf> {
-    let lane = &marker.lane;
+/// Creates the scratch directory of an engine: in `parent` if the path is short enough, or in the
+/// fallback directory.
+pub(super) fn create(parent: Option<&Path>, marker: &Marker) -> Option<PathBuf> {
     let (own, other) = names(marker)?;
     let own =
-        parent.map(|parent| parent.join(own)).filter(|path| path.as_os_str().len() <= LONGEST);
+        parent.map(|parent| parent.join(own)).filter(|path| path.as_os_str().len() <= MAX_PATH);
     for path in own.into_iter().chain([Path::new(FALLBACK).join(other)]) {
-        match try_make(&path) {
+        match try_create(&path) {
             Ok(()) => return Some(path),
-            Err(error) => tracing::debug!(lane, "no temporary folder {}: {error}", path.display()),
+            Err(error) => tracing::debug!(
+                path = %path.display(),
+                error = %error,
+                "failed to create a scratch directory for the engine"
+            ),
         }
     }
-    tracing::warn!(lane, "the engine has no temporary folder of its own");
+    tracing::warn!("engine has no scratch directory");
     None
 }
 
-fn try_make(path: &Path) -> io::Result<()> {
+fn try_create(path: &Path) -> io::Result<()> {
     let private = || {
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
@@ -50,13 +55,13 @@ fn try_make(path: &Path) -> io::Result<()> {
         private().recursive(true).create(parent)?;
     }
     private().create(path)?;
-    // Not every file system has sockets.
+    // Some file systems do not support sockets.
     let socket = path.join("socket");
     let bound = UnixListener::bind(&socket).and_then(|_closed| fs::remove_file(&socket));
     bound.inspect_err(|_| drop(fs::remove_dir(path)))
 }
 
-/// The folder that was made for an engine, if it is there.
+/// Returns the directory that was created for an engine, if it exists.
 pub(super) fn find(parent: Option<&Path>, marker: &Marker) -> Option<PathBuf> {
     let (own, other) = names(marker)?;
     let paths =
@@ -64,23 +69,23 @@ pub(super) fn find(parent: Option<&Path>, marker: &Marker) -> Option<PathBuf> {
     paths.into_iter().find(|path| path.is_dir())
 }
 
-/// Remove an engine's folder, and nothing that links in it lead to.
+/// Removes an engine's scratch directory without following links.
 pub(super) fn remove(path: &Path, marker: &Marker) {
-    let lane = &marker.lane;
     let shown = path.display();
     if !is_ours(path, marker) {
-        tracing::warn!(lane, "{shown} is not the temporary folder of an engine and is kept");
+        tracing::warn!(path = %shown, "not a scratch directory of the engine; keeping it");
         return;
     }
     match try_remove(path) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => {
-            tracing::warn!(lane, "the engine's temporary folder {shown} cannot be removed: {error}")
+            tracing::warn!(path = %shown, error = %error, "failed to remove scratch directory");
         }
     }
 }
 
-/// Whether a path can be that of this engine's folder: its name has the random part of the marker.
+/// Returns true if the path can be the scratch directory of this engine: its name contains the
+/// random part of the marker.
 fn is_ours(path: &Path, marker: &Marker) -> bool {
     let plain =
         path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
@@ -90,7 +95,7 @@ fn is_ours(path: &Path, marker: &Marker) -> bool {
     plain && path.is_absolute() && (in_state || path == Path::new(FALLBACK).join(other))
 }
 
-/// What the folder is called in the state directory, and elsewhere.
+/// Returns the name of the directory in the state directory, and in the fallback directory.
 fn names(marker: &Marker) -> Option<(String, String)> {
     let nonce: String = marker.nonce.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
     let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
@@ -104,15 +109,16 @@ fn try_remove(path: &Path) -> rustix::io::Result<()> {
     if rustix::fs::fstat(&folder)?.st_uid != rustix::process::geteuid().as_raw() {
         return Err(Errno::PERM);
     }
-    let mut left = MOST;
-    empty(&folder, &mut left, DEEPEST)?;
+    let mut left = MAX_FILES;
+    empty(&folder, &mut left, MAX_DEPTH)?;
     rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR)
 }
 
-/// Remove all that is in a folder: at most `left` files, in at most `depth` folders in each other.
+/// Removes the contents of a directory: at most `left` files, and at most `depth` levels of
+/// directories.
 fn empty(folder: &OwnedFd, left: &mut usize, depth: usize) -> rustix::io::Result<()> {
     let depth = depth.checked_sub(1).ok_or(Errno::NAMETOOLONG)?;
-    // All names first, because not every file system can tell them while they go.
+    // All names are read first, because on some file systems removing entries disturbs the listing.
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let name = entry?.file_name().to_owned();
@@ -134,7 +140,7 @@ fn empty(folder: &OwnedFd, left: &mut usize, depth: usize) -> rustix::io::Result
     Ok(())
 }
 
-/// A folder in a folder, which is neither a link nor another file system.
+/// Opens a directory in a directory; fails if the entry is a link or on another file system.
 fn within(folder: &OwnedFd, name: &std::ffi::CStr) -> rustix::io::Result<OwnedFd> {
     let stay = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match rustix::fs::openat2(folder, name, flags(), Mode::empty(), stay) {
@@ -159,14 +165,14 @@ mod tests {
     use super::*;
 
     fn marker(lane: &str, nonce: &str) -> Marker {
-        Marker { home: "h".into(), lane: lane.into(), nonce: nonce.into() }
+        Marker { state_dir: "h".into(), lane: lane.into(), nonce: nonce.into() }
     }
 
     #[test]
-    fn a_folder_is_private_and_short() {
+    fn directory_is_private_and_short() {
         let dir = tempfile::tempdir_in("/tmp").unwrap();
         let parent = dir.path().join("tmp");
-        let here = make(Some(&parent), &marker("../a b", "0123-4567-89ab-cdef")).unwrap();
+        let here = create(Some(&parent), &marker("../a b", "0123-4567-89ab-cdef")).unwrap();
         assert_eq!(here, parent.join("___a_b-0123456789ab"));
         for folder in [&here, &parent] {
             assert_eq!(fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700);
@@ -174,15 +180,15 @@ mod tests {
         assert_eq!(here.read_dir().unwrap().count(), 0);
 
         let far = marker(&"x".repeat(60), &super::super::proc::nonce());
-        let there = make(Some(&parent), &far).unwrap();
+        let there = create(Some(&parent), &far).unwrap();
         assert!(there.to_str().unwrap().starts_with("/tmp/pointsman-"), "{there:?}");
-        assert_eq!(make(Some(&parent), &far), None, "there is one already");
+        assert_eq!(create(Some(&parent), &far), None, "it exists already");
         remove(&there, &far);
         assert!(!there.exists());
     }
 
     #[test]
-    fn nothing_but_an_engines_folder_is_removed() {
+    fn only_the_directory_of_the_engine_is_removed() {
         let marker = marker("a", "0123456789abcdef");
         for path in ["/x/tmp/a-0123456789ab", "/tmp/a-0123456789ab", "/tmp/pointsman-0123456789ab"]
         {
@@ -229,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_has_bounds() {
+    fn removal_is_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let open = |path: &Path| rustix::fs::openat(CWD, path, flags(), Mode::empty()).unwrap();
         fs::create_dir_all(dir.path().join("1/2/3")).unwrap();

@@ -1,7 +1,9 @@
-//! Shared memory with a name, in `/dev/shm`: it stays when all who use it are killed, and is memory that nobody frees.
+//! Named shared memory in `/dev/shm`. It remains when all processes that use it are killed, and
+//! holds memory until it is removed.
 //!
-//! Only what an engine made counts as its own: a file directly in that folder that is not older than the engine, is owned by
-//! our user, and that a process of the engine can write to. A model that somebody put there is older, or only read.
+//! Only files that an engine created count as its own: files directly in that directory that are
+//! not older than the engine, are owned by the host's user, and that a process of the engine can
+//! write to. A model that was put there for several engines is older, or only read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
@@ -13,22 +15,23 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
-/// Where the C library keeps shared memory and semaphores that have names.
+/// The directory in which the C library keeps named shared memory and semaphores.
 const DIR: &str = "/dev/shm";
-/// How long a look at the processes of one engine may take.
-const LOOK_LIMIT: Duration = Duration::from_secs(1);
-/// How long a look at all processes may take.
-const SCAN_LIMIT: Duration = Duration::from_secs(3);
-/// Clocks of files are coarse, so that one can seem to be made before what made it.
-const SLACK: Duration = Duration::from_secs(1);
+/// The maximum time to inspect the processes of one engine.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The maximum time to inspect all processes.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Tolerance for the coarse clock of file systems, with which a file can seem older than its
+/// creator.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
-/// What no two files have in common while both are there: device and inode.
+/// Device and inode, which identify a file while it exists.
 type Key = (u64, u64);
 
 /// A file in [`DIR`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Shared {
-    /// Name, without a folder.
+    /// The name, without a directory.
     name: String,
     key: Key,
 }
@@ -48,7 +51,7 @@ impl Shared {
         Path::new(DIR).join(&self.name)
     }
 
-    /// Whether the name still leads to this file.
+    /// Returns true if the name still refers to this file.
     fn is_there(&self) -> bool {
         fs::symlink_metadata(self.path()).is_ok_and(|meta| is_ours(&meta) && key(&meta) == self.key)
     }
@@ -62,87 +65,91 @@ fn is_ours(meta: &Metadata) -> bool {
     meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw()
 }
 
-/// The files that these processes of an engine that was started at that time have made, as far as can be seen.
-pub(super) fn made_by(pids: Vec<u32>, started: SystemTime) -> BTreeSet<Shared> {
-    let files = made_since(started);
+/// Returns the files that these processes of an engine are seen to have created since `started`.
+pub(super) fn created_by(pids: Vec<u32>, started: SystemTime) -> BTreeSet<Shared> {
+    let files = created_since(started);
     if files.is_empty() {
         return BTreeSet::new();
     }
-    let (found, _whole) = within(LOOK_LIMIT, move |tell| {
+    // A partial result is good enough: what is missed here stays until the machine restarts.
+    let (found, _complete) = within(INSPECT_TIMEOUT, move |results| {
         let held = pids.into_iter().flat_map(|pid| held(pid, &files, true));
-        held.filter_map(|key| files.get(&key).cloned()).try_for_each(|file| tell.send(file).ok());
+        held.filter_map(|key| files.get(&key).cloned())
+            .try_for_each(|file| results.send(file).ok());
     });
     found.into_iter().collect()
 }
 
-/// Remove these files of an engine of which nothing is left, except those that somebody else uses.
-pub(super) fn remove(files: &BTreeSet<Shared>, lane: &str) {
+/// Removes these files of an engine that has ended, except those that another process uses.
+pub(super) fn remove(files: &BTreeSet<Shared>) {
     let left: BTreeMap<Key, Shared> =
         files.iter().filter(|file| file.is_there()).map(|file| (file.key, file.clone())).collect();
     if left.is_empty() {
         return;
     }
     let sought = left.clone();
-    let (used, whole) = within(SCAN_LIMIT, move |tell| {
+    let (used, complete) = within(SCAN_TIMEOUT, move |results| {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.flat_map(|pid| held(pid, &sought, false)).try_for_each(|key| tell.send(key).ok());
+        pids.flat_map(|pid| held(pid, &sought, false)).try_for_each(|key| results.send(key).ok());
     });
     for file in left.values() {
         let path = file.path();
-        let path = path.display();
-        if !whole {
-            tracing::warn!(
-                lane,
-                "{path} of the engine is kept: it cannot be seen whether somebody uses it"
-            );
+        let file_path = path.display();
+        if !complete {
+            tracing::warn!(file = %file_path, "keeping shared memory: failed to check for users");
         } else if used.contains(&file.key) {
-            tracing::debug!(lane, "{path} of the engine is kept: somebody else uses it");
+            tracing::debug!(file = %file_path, "keeping shared memory: another process uses it");
         } else if file.is_there() {
-            match fs::remove_file(file.path()) {
-                Ok(()) => tracing::debug!(lane, "{path} of the engine was removed"),
+            match fs::remove_file(&path) {
+                Ok(()) => tracing::debug!(file = %file_path, "removed shared memory of the engine"),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    tracing::warn!(lane, "{path} of the engine cannot be removed: {error}")
+                    tracing::warn!(file = %file_path, error = %error, "failed to remove shared \
+                        memory");
                 }
             }
         }
     }
 }
 
-/// Our files that were made at that time or later. Found in the folder and not by the names that `/proc` shows, because a
-/// semaphore is made under one name, which is removed, and kept under another.
-fn made_since(started: SystemTime) -> BTreeMap<Key, Shared> {
+/// Returns the files of the host's user that were created since `started`. The directory is listed
+/// instead of taking names from `/proc`, because a semaphore is created under one name, which is
+/// removed, and kept under another.
+fn created_since(started: SystemTime) -> BTreeMap<Key, Shared> {
     let files = fs::read_dir(DIR).into_iter().flatten().flatten().filter_map(|entry| {
-        // Of the entry itself, not of what a link leads to.
+        // The metadata of the entry itself, not of a link's target.
         let meta = entry.metadata().ok().filter(is_ours)?;
         let name = entry.file_name().into_string().ok()?;
-        let young = made(&meta)? + SLACK >= started;
-        young.then(|| (key(&meta), Shared { name, key: key(&meta) }))
+        let recent = created(&meta)? + CLOCK_SLACK >= started;
+        recent.then(|| (key(&meta), Shared { name, key: key(&meta) }))
     });
     files.collect()
 }
 
-/// When a file was made; where nobody knows, when it was changed.
-fn made(meta: &Metadata) -> Option<SystemTime> {
+/// Returns when a file was created or, where the file system does not know, last changed.
+fn created(meta: &Metadata) -> Option<SystemTime> {
     let changed =
         || Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(meta.ctime()).ok()?));
     meta.created().ok().or_else(changed)
 }
 
-/// Which of these files a process has mapped or open; `written`: so that it can write to them and others see it.
+/// Returns which of these files a process has mapped or open; if `written`, only those that it can
+/// write to such that other processes see it.
 fn held(pid: u32, files: &BTreeMap<Key, Shared>, written: bool) -> BTreeSet<Key> {
     let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
     let mut held: BTreeSet<Key> = mapped(&String::from_utf8_lossy(&maps), written).collect();
     for fd in
         fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().map(|fd| fd.path())
     {
-        // Nothing else is asked for its inode: a file on a server that is away would not answer. In a container of its own,
-        // a process may know the folder by another name.
-        let named =
-            |link: &str| link.starts_with(DIR) || files.values().any(|it| link.contains(&it.name));
+        // No other file is asked for its inode: a file on an unreachable server would block. The
+        // name is compared too, because a process in a container may have the directory at another
+        // path.
+        let named = |link: &str| {
+            link.starts_with(DIR) || files.values().any(|file| link.contains(&file.name))
+        };
         let likely = fs::read_link(&fd).is_ok_and(|link| named(&link.to_string_lossy()));
-        // The rights of the link are what the file was opened for.
+        // The permissions of the link are those that the file was opened with.
         if likely
             && (!written || fs::symlink_metadata(&fd).is_ok_and(|link| link.mode() & 0o200 != 0))
         {
@@ -153,7 +160,7 @@ fn held(pid: u32, files: &BTreeMap<Key, Shared>, written: bool) -> BTreeSet<Key>
     held
 }
 
-/// Files in the text of `/proc/<pid>/maps`; format: proc_pid_maps(5).
+/// Returns the files in the text of `/proc/<pid>/maps`; format: proc_pid_maps(5).
 fn mapped(maps: &str, written: bool) -> impl Iterator<Item = Key> {
     maps.lines().filter_map(move |line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
@@ -166,23 +173,24 @@ fn mapped(maps: &str, written: bool) -> impl Iterator<Item = Key> {
     })
 }
 
-/// What `work` tells within `limit`, and whether that was all. A process that is stuck in a driver can hold up whoever reads
-/// what it has mapped, and must not hold up its own end and that of others.
+/// Returns the results that `work` sends within `timeout`, and whether the work was complete.
+/// Reading the mappings of a process that is stuck in a device driver can block, and must not delay
+/// the end of this engine and of others.
 fn within<T: Send + 'static>(
-    limit: Duration,
+    timeout: Duration,
     work: impl FnOnce(&Sender<T>) + Send + 'static,
 ) -> (Vec<T>, bool) {
-    let until = Instant::now() + limit;
-    let (tell, told) = channel();
+    let deadline = Instant::now() + timeout;
+    let (sender, results) = channel();
     let Ok(thread) =
-        std::thread::Builder::new().name("engine-shm".into()).spawn(move || work(&tell))
+        std::thread::Builder::new().name("engine-shm".into()).spawn(move || work(&sender))
     else {
         return (Vec::new(), false);
     };
     let mut found = Vec::new();
     loop {
-        match told.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(it) => found.push(it),
+        match results.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(result) => found.push(result),
             Err(RecvTimeoutError::Disconnected) => return (found, thread.join().is_ok()),
             Err(RecvTimeoutError::Timeout) => return (found, false),
         }
@@ -194,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mappings_are_read() {
+    fn mappings_are_parsed() {
         let maps = "\
             7f1-7f2 rw-s 00000000 00:1a 42 /dev/shm/psm_1\n\
             7f2-7f3 r--s 00000000 00:1a 43 /dev/shm/a model\n\
@@ -210,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_names_are_read() {
+    fn only_plain_names_are_parsed() {
         let file = Shared { name: "psm_1".into(), key: (1, 2) };
         assert_eq!(Shared::parse(&file.to_json()), Some(file));
         for name in ["", ".", "..", "../x", "a/b", "/x", "a\0"] {
@@ -221,15 +229,15 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_too_long_is_not_waited_for() {
-        let (go, wait) = channel::<()>();
-        let (found, whole) = within(Duration::from_millis(20), move |tell| {
-            tell.send(1).unwrap();
+    fn slow_work_times_out() {
+        let (release, wait) = channel::<()>();
+        let (found, complete) = within(Duration::from_millis(20), move |results| {
+            results.send(1).unwrap();
             wait.recv().unwrap_err();
         });
-        assert_eq!((found, whole), (vec![1], false));
-        drop(go);
-        assert_eq!(within(SCAN_LIMIT, |tell| tell.send(2).unwrap()), (vec![2], true));
-        assert_eq!(within(SCAN_LIMIT, |_: &Sender<u8>| panic!("on purpose")), (vec![], false));
+        assert_eq!((found, complete), (vec![1], false));
+        drop(release);
+        assert_eq!(within(SCAN_TIMEOUT, |results| results.send(2).unwrap()), (vec![2], true));
+        assert_eq!(within(SCAN_TIMEOUT, |_: &Sender<u8>| panic!("on purpose")), (vec![], false));
     }
 }

@@ -1,96 +1,101 @@
-//! Ending what an earlier host left behind.
+//! Ends the engines that an earlier host left running.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::{fs, thread};
 
-use super::KILL_LIMIT;
+use super::KILL_TIMEOUT;
 use super::cgroup::Cgroup;
-use super::home::{Home, remove};
-use super::hunt::{Hunt, Knows, names};
 use super::marker::{Marker, unescape};
-use super::proc::{self, Environ, Seen};
+use super::proc::{self, Environ, ProcessSnapshot};
 use super::record::Record;
 use super::scratch;
+use super::state_dir::{StateDir, remove_record};
+use super::tracker::{ProcessTracker, Provenance, describe};
 
-/// How long engines of an earlier host may take to end by themselves: nobody waits for their answers any more.
+/// The grace period of engines of an earlier host. Short, because no client waits for their
+/// responses any more.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// One engine of an earlier host.
+/// An engine that an earlier host left running.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Swept {
-    /// The lane that it was for.
+pub struct SweptEngine {
+    /// The lane of the engine.
     pub lane: String,
-    /// Its first process, if known.
+    /// The process id of the leader, if known.
     pub pid: Option<u32>,
-    /// What became of it.
-    pub outcome: SweptOutcome,
-    /// All that in a sentence.
-    pub sentence: String,
+    /// What became of the engine.
+    pub outcome: SweepOutcome,
+    /// A summary for operators.
+    pub summary: String,
 }
 
-/// What became of an engine of an earlier host.
+/// What became of an engine that an earlier host left running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SweptOutcome {
-    /// There was nothing of it any more.
-    WasGone,
-    /// It was ended.
+pub enum SweepOutcome {
+    /// No process of the engine was left.
+    AlreadyEnded,
+    /// The engine's processes were ended.
     Ended,
-    /// It could not be ended, and holds its memory.
-    StillThere,
+    /// Processes survived SIGKILL, and still hold the engine's memory.
+    Survived,
 }
 
-impl Home {
-    /// End the engines of earlier hosts with this state directory. To be called before the first engine is started. Blocks,
-    /// for 13 s at most.
+impl StateDir {
+    /// Ends the engines of earlier hosts that used this state directory. To be called before the
+    /// first engine is started. Blocks for at most 13 s.
     ///
-    /// Touches nothing but processes with a marker of this directory, processes in a control group that is named after it,
-    /// and processes that a record of it names: by number and start time in this run of the machine, or as members of the
-    /// group of a first process that has gone, in which something still has the marker or writes to the engine's pipes.
-    pub fn sweep(&self) -> Vec<Swept> {
-        let left = self.left();
+    /// Touches only processes with a marker of this directory, processes in a control group that is
+    /// named after it, and processes that one of its records names: by process id and start time in
+    /// the current boot, or as members of the group of a leader that has ended, in which a process
+    /// still has the marker or writes to the engine's pipes.
+    pub fn sweep(&self) -> Vec<SweptEngine> {
+        let leftovers = self.leftovers();
         thread::scope(|scope| {
-            let sweeps: Vec<_> =
-                left.into_iter().map(|left| scope.spawn(|| self.sweep_one(left))).collect();
+            let sweeps: Vec<_> = leftovers
+                .into_iter()
+                .map(|leftover| scope.spawn(|| self.sweep_one(leftover)))
+                .collect();
             sweeps.into_iter().filter_map(|sweep| sweep.join().ok()).collect()
         })
     }
 
-    /// Engines that something was left of, with their record's file.
-    fn left(&self) -> Vec<(Record, Option<PathBuf>)> {
-        let mut left: BTreeMap<Marker, (Record, Option<PathBuf>)> = BTreeMap::new();
+    /// Returns the engines of earlier hosts, with their record files.
+    fn leftovers(&self) -> Vec<(Record, Option<PathBuf>)> {
+        let mut leftovers: BTreeMap<Marker, (Record, Option<PathBuf>)> = BTreeMap::new();
         for (mut record, file) in self.records() {
             if record.boot != self.boot() || record.boot.is_empty() {
-                // Another process has its numbers now.
+                // Process ids and inodes of an earlier boot belong to something else today.
                 (record.leader, record.pipes, record.cgroup) = (None, Vec::new(), None);
                 record.shared.clear();
             }
-            left.insert(record.marker.clone(), (record, Some(file)));
+            leftovers.insert(record.marker.clone(), (record, Some(file)));
         }
         for process in proc::all() {
             if let Environ::Marked(marker) = proc::environ(process.id.pid)
-                && marker.home == self.id()
+                && marker.state_dir == self.id()
             {
-                left.entry(marker)
+                leftovers
+                    .entry(marker)
                     .or_insert_with_key(|marker| (self.unrecorded(marker, &process), None));
             }
         }
-        // One per lane, whose name it has.
+        // Control groups are named after lanes, so there is at most one per lane.
         for cgroup in self.leftover_cgroups() {
             let lane = self.lane_of(&cgroup);
             let dir = Some(cgroup.dir().to_owned());
-            let known = left.values_mut().find(|(record, _)| record.marker.lane == lane);
+            let known = leftovers.values_mut().find(|(record, _)| record.marker.lane == lane);
             match known {
                 Some((record, _)) => record.cgroup = dir,
                 None => {
-                    let record = Record { cgroup: dir, ..self.nameless(self.marker(&lane)) };
-                    left.insert(record.marker.clone(), (record, None));
+                    let record = Record { cgroup: dir, ..self.unnamed(self.new_marker(&lane)) };
+                    leftovers.insert(record.marker.clone(), (record, None));
                 }
             }
         }
-        left.retain(|marker, _| !self.has(marker));
-        left.into_values().collect()
+        leftovers.retain(|marker, _| !self.is_running(marker));
+        leftovers.into_values().collect()
     }
 
     fn records(&self) -> Vec<(Record, PathBuf)> {
@@ -99,33 +104,36 @@ impl Home {
         let mut records = Vec::new();
         for file in files.map(|entry| entry.path()) {
             match fs::read(&file).ok().as_deref().and_then(Record::parse) {
-                Some(record) if record.marker.home == self.id() => records.push((record, file)),
+                Some(record) if record.marker.state_dir == self.id() => {
+                    records.push((record, file));
+                }
                 Some(_) => {
                     tracing::warn!(
-                        "the record {} is of another state directory and is removed",
-                        file.display()
+                        file = %file.display(),
+                        "removing engine state file of another state directory"
                     );
-                    remove(&file);
+                    remove_record(&file);
                 }
                 None => {
-                    tracing::warn!("the record {} cannot be read and is removed", file.display());
-                    remove(&file);
+                    tracing::warn!(file = %file.display(), "removing invalid engine state file");
+                    remove_record(&file);
                 }
             }
         }
         records
     }
 
-    /// Control groups of our engines, whichever host made them.
+    /// Returns the populated control groups of this directory's engines, and removes the empty
+    /// ones.
     fn leftover_cgroups(&self) -> Vec<Cgroup> {
         let dirs =
             self.cgroups().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
         let prefix = self.cgroup_prefix();
         dirs.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-            .map(|entry| Cgroup::at(entry.path()))
+            .map(|entry| Cgroup::from_dir(entry.path()))
             .filter(|cgroup| !self.uses(cgroup))
             .filter(|cgroup| {
-                // An empty one is in nobody's way, except in the listings of tools.
+                // Empty groups do no harm, but clutter the listings of tools.
                 cgroup.remove();
                 cgroup.populated()
             })
@@ -137,54 +145,66 @@ impl Home {
         name.strip_prefix(&self.cgroup_prefix()).and_then(unescape).unwrap_or(name)
     }
 
-    fn unrecorded(&self, marker: &Marker, process: &Seen) -> Record {
-        let folder = scratch::find(self.temporary(), marker);
-        Record { program: process.name.clone(), folder, ..self.nameless(marker.clone()) }
+    fn unrecorded(&self, marker: &Marker, process: &ProcessSnapshot) -> Record {
+        let folder = scratch::find(self.scratch(), marker);
+        Record { program: process.name.clone(), folder, ..self.unnamed(marker.clone()) }
     }
 
-    fn nameless(&self, marker: Marker) -> Record {
+    fn unnamed(&self, marker: Marker) -> Record {
         Record::new(marker, self.boot())
     }
 
-    fn sweep_one(&self, (record, file): (Record, Option<PathBuf>)) -> Swept {
+    fn sweep_one(&self, (record, file): (Record, Option<PathBuf>)) -> SweptEngine {
         let (lane, leader, program) =
             (record.marker.lane.clone(), record.leader, record.program.clone());
-        let mut hunt = Hunt::new(record, Knows::Written);
-        let found = hunt.look();
+        // Events of the tracker name the lane, as they do when the lane's supervisor ends an
+        // engine.
+        let span = tracing::error_span!("lane", lane);
+        let _entered = span.enter();
+        let mut tracker = ProcessTracker::new(record, Provenance::Recorded);
+        let found = tracker.scan();
         let oldest = found.iter().map(|process| process.id).min_by_key(|id| id.start);
-        // Also when it is gone, to clean up after it.
-        let ended = hunt.end(GRACE, KILL_LIMIT);
-        let program =
-            if program.is_empty() { "an engine".to_owned() } else { format!("`{program}`") };
-        let who = match leader {
-            Some(leader) => {
-                format!("lane {lane}: {program} of an earlier host (process {})", leader.pid)
-            }
-            None => format!("lane {lane}: {program} of an earlier host"),
+        // Also if no process is left, to clean up.
+        let ended = tracker.end(GRACE, KILL_TIMEOUT);
+        let program = if program.is_empty() { "engine".to_owned() } else { format!("`{program}`") };
+        let subject = match leader {
+            Some(leader) => format!("{program} (process {})", leader.pid),
+            None => program,
         };
-        let age = oldest.and_then(proc::age);
-        let age =
-            age.map(|age| format!(" after running for {} s", age.as_secs())).unwrap_or_default();
-        let (outcome, sentence) = match ended {
+        let age = oldest
+            .and_then(proc::age)
+            .map(|age| format!(" after running for {} s", age.as_secs()))
+            .unwrap_or_default();
+        let (outcome, summary) = match ended {
             Ok(()) if found.is_empty() => {
-                (SweptOutcome::WasGone, format!("{who} was gone already"))
+                (SweepOutcome::AlreadyEnded, format!("{subject} had already ended"))
             }
-            Ok(()) => (SweptOutcome::Ended, format!("{who} was ended{age}: {}", names(&found))),
-            Err(left) => {
-                let limit = KILL_LIMIT.as_secs();
-                let left = names(&left);
-                (
-                    SweptOutcome::StillThere,
-                    format!("{who} is still there {limit} s after SIGKILL: {left}"),
-                )
+            Ok(()) => {
+                (SweepOutcome::Ended, format!("{subject} was ended{age}: {}", describe(&found)))
+            }
+            Err(survivors) => {
+                let timeout = KILL_TIMEOUT.as_secs();
+                let survivors = describe(&survivors);
+                let summary =
+                    format!("{subject} is still alive {timeout} s after SIGKILL: {survivors}");
+                (SweepOutcome::Survived, summary)
             }
         };
-        if outcome == SweptOutcome::StillThere {
-            tracing::error!("{sentence}");
-        } else {
-            tracing::info!("{sentence}");
-            file.iter().for_each(|file| remove(file));
+        let pid = leader.map(|leader| leader.pid);
+        match outcome {
+            SweepOutcome::AlreadyEnded | SweepOutcome::Ended => {
+                tracing::warn!(pid, ?outcome, "swept engine of an earlier host: {summary}");
+                file.iter().for_each(|file| remove_record(file));
+            }
+            // The record stays, so that the next host tries again.
+            SweepOutcome::Survived => {
+                tracing::error!(
+                    pid,
+                    ?outcome,
+                    "failed to end engine of an earlier host: {summary}"
+                );
+            }
         }
-        Swept { lane, pid: leader.map(|leader| leader.pid), outcome, sentence }
+        SweptEngine { lane, pid, outcome, summary }
     }
 }

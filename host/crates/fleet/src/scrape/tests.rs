@@ -2,8 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// From a recording of vLLM 0.32.0.
-const VLLM: &str = r#"# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.
+/// Recorded from vLLM 0.32.0.
+const VLLM: &str = r#"
+# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.
 # TYPE process_start_time_seconds gauge
 process_start_time_seconds 1.79523189758e+09
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -41,7 +42,7 @@ vllm:request_prompt_tokens_sum{engine="0",model_name="orchestrator"} 86.0
 vllm:iteration_tokens_total_count{engine="0",model_name="orchestrator"} 31.0
 "#;
 
-/// From a recording of a llama.cpp server, all but the texts.
+/// Recorded from a llama.cpp server, without most of the help texts.
 const LLAMA_CPP: &str =
     "# HELP llamacpp:prompt_tokens_total Number of prompt tokens processed, excluding cached tokens
 # TYPE llamacpp:prompt_tokens_total counter
@@ -78,7 +79,7 @@ fn recorded() -> EngineMetrics {
 }
 
 #[test]
-fn the_recording_of_vllm_is_read() {
+fn recorded_vllm_metrics_are_parsed() {
     assert_eq!(vllm(VLLM), recorded());
     assert_eq!(vllm(&VLLM.replace('\n', "\r\n")), recorded());
     assert_eq!(vllm(&VLLM.replace("_total{", "{")), recorded());
@@ -87,7 +88,7 @@ fn the_recording_of_vllm_is_read() {
 }
 
 #[test]
-fn the_recording_of_llama_cpp_is_read() {
+fn recorded_llama_cpp_metrics_are_parsed() {
     let idle = EngineMetrics {
         running: Some(0),
         waiting: Some(0),
@@ -118,11 +119,13 @@ fn the_recording_of_llama_cpp_is_read() {
 }
 
 #[test]
-fn several_engines_are_added_up_and_of_their_caches_the_fullest_counts() {
+fn values_of_several_engines_are_merged() {
     let read = vllm(
         "vllm:num_requests_running{engine=\"0\"} 2.0\nvllm:num_requests_running{engine=\"1\"} 3.0\n\
-         vllm:kv_cache_usage_perc{engine=\"0\"} 0.9994\nvllm:kv_cache_usage_perc{engine=\"1\"} 0.25\n\
-         vllm:generation_tokens_total{engine=\"0\"} 1.5e+03\nvllm:generation_tokens_total{engine=\"1\"} 7\n\
+         vllm:kv_cache_usage_perc{engine=\"0\"} 0.9994\nvllm:kv_cache_usage_perc{engine=\"1\"} \
+         0.25\n\
+         vllm:generation_tokens_total{engine=\"0\"} 1.5e+03\n\
+         vllm:generation_tokens_total{engine=\"1\"} 7\n\
          vllm:engine_sleep_state{engine=\"0\",sleep_state=\"awake\"} 0.0\n\
          vllm:engine_sleep_state{engine=\"1\",sleep_state=\"awake\"} 1.0\n",
     );
@@ -131,7 +134,7 @@ fn several_engines_are_added_up_and_of_their_caches_the_fullest_counts() {
 }
 
 #[test]
-fn sleep_is_seen_at_every_level() {
+fn sleep_state_is_parsed_at_every_level() {
     let state = |states: [&str; 3]| {
         let names = ["awake", "weights_offloaded", "discard_all"];
         let lines = names.iter().zip(states).filter(|(_, value)| !value.is_empty());
@@ -153,7 +156,7 @@ fn sleep_is_seen_at_every_level() {
 }
 
 #[test]
-fn odd_but_correct_lines_are_read() {
+fn unusual_but_valid_lines_are_parsed() {
     for line in [
         "vllm:num_requests_running 4",
         "vllm:num_requests_running\t4",
@@ -173,15 +176,17 @@ fn odd_but_correct_lines_are_read() {
 }
 
 #[test]
-fn what_is_no_sensible_number_counts_as_not_said() {
+fn invalid_values_are_ignored() {
     for value in [
         "NaN", "nan", "-nan", "+Inf", "-Inf", "inf", "-1", "-0.5", "", "x", "1,5", "0x10", "1e999",
         "{",
     ] {
         for labels in ["", "{engine=\"0\"}"] {
             let text = format!(
-                "vllm:num_requests_running{labels} {value}\nvllm:kv_cache_usage_perc{labels} {value}\n\
-                 vllm:prompt_tokens_total{labels} {value}\nvllm:engine_sleep_state{labels} {value}\n"
+                "vllm:num_requests_running{labels} {value}\nvllm:kv_cache_usage_perc{labels} \
+                 {value}\n\
+                 vllm:prompt_tokens_total{labels} {value}\nvllm:engine_sleep_state{labels} \
+                 {value}\n"
             );
             assert_eq!(vllm(&text), EngineMetrics::default(), "{text}");
         }
@@ -198,22 +203,26 @@ fn what_is_no_sensible_number_counts_as_not_said() {
         assert_eq!(vllm(line).running, None, "{line}");
     }
     let huge = vllm(
-        "vllm:num_requests_running 1.79e+09\nvllm:num_requests_running 1e300\nvllm:prompt_tokens 1e300",
+        "vllm:num_requests_running 1.79e+09\nvllm:num_requests_running 1e300\nvllm:prompt_tokens \
+         1e300",
     );
     assert_eq!((huge.running, huge.prompt_tokens), (Some(u32::MAX), Some(u64::MAX)));
     assert_eq!(vllm("vllm:kv_cache_usage_perc 7").kv_used, Some(1000));
 }
 
 #[test]
-fn no_more_than_so_many_lines_are_looked_at() {
+fn number_of_lines_is_limited() {
     let last = "vllm:num_requests_running 4";
-    assert_eq!(vllm(&("\n".repeat(MOST_LINES - 1) + last)).running, Some(4));
-    assert_eq!(vllm(&("\n".repeat(MOST_LINES) + last)).running, None);
+    assert_eq!(vllm(&("\n".repeat(MAX_LINES - 1) + last)).running, Some(4));
+    assert_eq!(vllm(&("\n".repeat(MAX_LINES) + last)).running, None);
 }
 
 #[test]
 fn slots_are_counted() {
-    let recorded = br#"[{"id":0,"n_ctx":1024,"speculative":false,"is_processing":false},{"id":1,"n_ctx":1024,"speculative":false,"is_processing":false}]"#;
+    let recorded = br#"[
+        {"id":0,"n_ctx":1024,"speculative":false,"is_processing":false},
+        {"id":1,"n_ctx":1024,"speculative":false,"is_processing":false}
+    ]"#;
     assert_eq!(slots(recorded), Some((2, 0)));
     assert_eq!(slots(br#"[{"is_processing":true},{"is_processing":false}]"#), Some((2, 1)));
     assert_eq!(slots(br#"[{"state":1},{"state":0}]"#), Some((2, 1)));
@@ -232,11 +241,11 @@ fn slots_are_counted() {
     }
 }
 
-fn at(running: u32, read: u64, made: u64, queries: u64, hits: u64) -> EngineMetrics {
+fn scrape(running: u32, prompt: u64, generated: u64, queries: u64, hits: u64) -> EngineMetrics {
     EngineMetrics {
         running: Some(running),
-        prompt_tokens: Some(read),
-        generated_tokens: Some(made),
+        prompt_tokens: Some(prompt),
+        generated_tokens: Some(generated),
         prefix_queries: Some(queries),
         prefix_hits: Some(hits),
         ..EngineMetrics::default()
@@ -244,51 +253,54 @@ fn at(running: u32, read: u64, made: u64, queries: u64, hits: u64) -> EngineMetr
 }
 
 #[test]
-fn two_scrapes_give_rates() {
+fn rates_are_computed_from_two_scrapes() {
     let second = Duration::from_secs(1);
-    let first = at(2, 100, 1000, 100, 50);
-    let both = rates(&first, &at(4, 500, 1300, 500, 350), 2 * second);
-    assert_eq!(both, Rates { decode_tps: Some(50), prefix_hit: Some(750), moved: Some(true) });
-    assert_eq!(rates(&first, &first, second), Rates { moved: Some(false), ..Rates::default() });
-    // Only a prompt was read.
-    let read = rates(&first, &at(2, 101, 1000, 101, 50), second);
-    assert_eq!(read, Rates { decode_tps: None, prefix_hit: Some(0), moved: Some(true) });
-    // It may have been idle between.
-    for (before, after) in [(0, 2), (2, 0), (0, 0)] {
-        let got = rates(&at(before, 0, 0, 0, 0), &at(after, 0, 100, 0, 0), second);
-        assert_eq!(got, Rates { decode_tps: None, prefix_hit: None, moved: Some(true) });
-    }
-    assert_eq!(rates(&first, &at(2, 100, 1300, 100, 50), Duration::ZERO).decode_tps, None);
+    let first = scrape(2, 100, 1000, 100, 50);
+    let both = rates(&first, &scrape(4, 500, 1300, 500, 350), 2 * second);
+    assert_eq!(both, Rates { decode_tps: Some(50), prefix_hit: Some(750), progressed: Some(true) });
     assert_eq!(
-        rates(&first, &at(2, 100, u64::MAX, 100, 50), Duration::from_nanos(1)).decode_tps,
+        rates(&first, &first, second),
+        Rates { progressed: Some(false), ..Rates::default() }
+    );
+    // Only prompt tokens were read.
+    let read = rates(&first, &scrape(2, 101, 1000, 101, 50), second);
+    assert_eq!(read, Rates { decode_tps: None, prefix_hit: Some(0), progressed: Some(true) });
+    // The engine may have been idle in between.
+    for (before, after) in [(0, 2), (2, 0), (0, 0)] {
+        let got = rates(&scrape(before, 0, 0, 0, 0), &scrape(after, 0, 100, 0, 0), second);
+        assert_eq!(got, Rates { decode_tps: None, prefix_hit: None, progressed: Some(true) });
+    }
+    assert_eq!(rates(&first, &scrape(2, 100, 1300, 100, 50), Duration::ZERO).decode_tps, None);
+    assert_eq!(
+        rates(&first, &scrape(2, 100, u64::MAX, 100, 50), Duration::from_nanos(1)).decode_tps,
         Some(u32::MAX)
     );
     // More hits than queries: counted at different moments.
-    assert_eq!(rates(&first, &at(2, 100, 1000, 110, 90), second).prefix_hit, Some(1000));
+    assert_eq!(rates(&first, &scrape(2, 100, 1000, 110, 90), second).prefix_hit, Some(1000));
 }
 
 #[test]
-fn what_one_scrape_does_not_say_has_no_rate() {
+fn missing_metrics_have_no_rate() {
     let none = EngineMetrics::default();
-    let some = at(1, 10, 10, 10, 10);
+    let some = scrape(1, 10, 10, 10, 10);
     for (earlier, later) in [(none, some), (some, none), (none, none)] {
         assert_eq!(rates(&earlier, &later, Duration::from_secs(1)), Rates::default());
     }
-    let half = EngineMetrics { prompt_tokens: None, ..at(1, 0, 20, 10, 10) };
-    assert_eq!(rates(&some, &half, Duration::from_secs(1)).moved, Some(true));
+    let half = EngineMetrics { prompt_tokens: None, ..scrape(1, 0, 20, 10, 10) };
+    assert_eq!(rates(&some, &half, Duration::from_secs(1)).progressed, Some(true));
     let half = EngineMetrics { prompt_tokens: None, ..some };
-    assert_eq!(rates(&some, &half, Duration::from_secs(1)).moved, None);
+    assert_eq!(rates(&some, &half, Duration::from_secs(1)).progressed, None);
 }
 
 #[test]
-fn an_engine_that_was_started_anew_has_no_rates() {
-    let earlier = EngineMetrics { preemptions: Some(3), ..at(1, 10, 10, 10, 10) };
+fn restarted_engine_has_no_rates() {
+    let earlier = EngineMetrics { preemptions: Some(3), ..scrape(1, 10, 10, 10, 10) };
     for later in [
-        at(1, 9, 1000, 1000, 1000),
-        at(1, 1000, 9, 1000, 1000),
-        at(1, 1000, 1000, 9, 1000),
-        at(1, 1000, 1000, 1000, 9),
-        EngineMetrics { preemptions: Some(2), ..at(1, 1000, 1000, 1000, 1000) },
+        scrape(1, 9, 1000, 1000, 1000),
+        scrape(1, 1000, 9, 1000, 1000),
+        scrape(1, 1000, 1000, 9, 1000),
+        scrape(1, 1000, 1000, 1000, 9),
+        EngineMetrics { preemptions: Some(2), ..scrape(1, 1000, 1000, 1000, 1000) },
     ] {
         assert_eq!(rates(&earlier, &later, Duration::from_secs(1)), Rates::default(), "{later:?}");
     }
@@ -296,7 +308,7 @@ fn an_engine_that_was_started_anew_has_no_rates() {
 
 proptest! {
     #[test]
-    fn no_text_brings_it_down(text in "\\PC*", bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_text_is_accepted(text in "\\PC*", bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let foreign = String::from_utf8_lossy(&bytes);
         for text in [&*text, &*foreign] {
             let (a, b) = (vllm(text), llama_cpp(text));
@@ -307,7 +319,7 @@ proptest! {
     }
 
     #[test]
-    fn no_line_that_is_almost_right_brings_it_down(
+    fn almost_valid_lines_are_accepted(
         lines in prop::collection::vec(
             concat!(
                 "(vllm|llamacpp):(num_requests_running|requests_processing|prompt_tokens(_cached)?",
@@ -326,8 +338,11 @@ proptest! {
     }
 
     #[test]
-    fn what_is_written_is_read(
-        running in any::<u32>(), tokens in 0..1_u64 << 53, name in "[^\"\\\\\r\n]*", crlf in any::<bool>(),
+    fn written_values_are_parsed(
+        running in any::<u32>(),
+        tokens in 0..1_u64 << 53,
+        name in "[^\"\\\\\r\n]*",
+        crlf in any::<bool>(),
     ) {
         let end = if crlf { "\r\n" } else { "\n" };
         let text = format!(

@@ -1,20 +1,21 @@
-//! Switching lanes by letting vLLM sleep instead of ending it, with suspicion.
+//! Switching lanes by putting vLLM to sleep instead of stopping it, with every step verified.
 //!
 //! ```text
-//!   load ── canary: the answer to a fixed prompt, kept
-//!   away ── drain ── sleep: /sleep, /is_sleeping is true, the memory is free ──> another lane may load
-//!   back ── wake: /wake_up (level 2: and read the weights), /is_sleeping is false, canary: the same answer
+//!   load   ── canary: the output for a fixed prompt is recorded
+//!   unload ── drain ── sleep: /sleep, /is_sleeping is true, the memory is free ──> next lane loads
+//!   reload ── wake: /wake_up (level 2: and read the weights), /is_sleeping is false, same canary
 //! ```
 //!
-//! Status 200 proves only that an endpoint came to its end. Known from vLLM's issues, all with 200: memory
-//! that is not given back, an engine that died meanwhile (#45520), garbage after waking (#21336, #29341).
-//! None of it is known to work on RDNA GPUs, and on unified memory level 1 copies the weights within the one
-//! pool, so that it frees no more than the KV cache. So each step is checked, and nothing is tried twice: an
-//! engine that failed once is in no known state.
+//! Status 200 only proves that an endpoint returned. Known from vLLM's issues, all with 200: memory
+//! that is not freed, an engine that has died meanwhile (#45520), garbage after waking up (#21336,
+//! #29341). Nothing is known about RDNA GPUs, and on unified memory level 1 copies the weights
+//! within the one pool, so that it frees no more than the KV cache. Therefore each step is verified
+//! and never retried: an engine that failed once is in an unknown state.
 //!
-//! The endpoints are those of vLLM 0.32.0's `serve/dev`. They exist with `--enable-sleep-mode` and
-//! `VLLM_SERVER_DEV_MODE=1` only. From [`sleep`] until [`wake`] has returned, nobody else may send the engine
-//! anything: vLLM would not refuse a request but keep it.
+//! The endpoints are those of vLLM 0.32.0's `serve/dev`, which exist only with
+//! `--enable-sleep-mode` and `VLLM_SERVER_DEV_MODE=1`. From the call of [`sleep`] until [`wake`]
+//! has returned, the engine must not get any other request: vLLM would queue it instead of
+//! rejecting it.
 
 use std::future::Future;
 use std::time::Duration;
@@ -24,182 +25,189 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::upstream::EngineError;
+
 #[cfg(test)]
 mod tests;
 
-/// Pauses between two looks: the first one, then twice as long each time, up to the last one.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// No limit is longer; above all so that the clock cannot overflow.
-const LONGEST_LIMIT: Duration = Duration::from_hours(24);
-/// Bytes of an engine's answer that an error quotes.
-const LONGEST_QUOTE: usize = 200;
-/// Longer than one block of the KV cache (16 tokens), so that the answer depends on reading it.
+/// The interval between checks, which doubles from the first to the maximum.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Upper bound of all timeouts, so that adding one to the current time cannot overflow.
+const MAX_TIMEOUT: Duration = Duration::from_hours(24);
+/// Maximum number of bytes of a response that an error quotes.
+const MAX_QUOTE: usize = 200;
+/// Longer than one block of the KV cache (16 tokens), so that the output depends on reading the
+/// cache.
 const CANARY_PROMPT: &str = "The capital of France is Paris, the capital of Italy is Rome, \
                              the capital of Spain is Madrid, and the capital of Japan is";
-/// Tokens of the canary's answer.
+/// Number of tokens to generate for the canary.
 const CANARY_TOKENS: u32 = 8;
 
-/// Calls to one engine. Dropping the future gives the call up.
-pub(crate) trait Calls: Send + Sync {
-    /// Send a request with a JSON body or none; status and body of the answer, whatever they are, within
-    /// `limit`.
+/// The HTTP API of one engine.
+pub(crate) trait EngineApi: Send + Sync {
+    /// Sends a request with an optional JSON body, and returns the status and the body of the
+    /// response, whatever the status is. Dropping the future aborts the request.
+    ///
+    /// # Errors
+    /// Returns an error if there is no complete response within `timeout`.
     fn call(
         &self,
         method: Method,
         path: &str,
         body: Option<&str>,
-        limit: Duration,
-    ) -> impl Future<Output = Result<(StatusCode, Bytes), String>> + Send;
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(StatusCode, Bytes), EngineError>> + Send;
 }
 
-/// Measures the memory that engines share.
-pub(crate) trait Gauge: Send + Sync {
-    /// Free bytes in the pool now; `None`: cannot be measured.
+/// A gauge of the memory that engines share.
+pub(crate) trait MemoryGauge: Send + Sync {
+    /// Returns the free bytes of the pool, or `None` if they cannot be measured.
     fn free(&self) -> Option<u64>;
 }
 
-/// How deep an engine sleeps.
+/// The level of sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
-    /// The weights are copied to the host's memory, the KV cache is dropped. vLLM keeps the memory of the
-    /// copy after waking.
+    /// The weights are copied to the host's memory, and the KV cache is dropped. vLLM keeps the
+    /// memory of the copy after waking up.
     One,
-    /// Weights and KV cache are dropped; waking reads the weights from the disk again.
+    /// Weights and KV cache are dropped; waking up reads the weights from the disk again.
     Two,
 }
 
-/// What an engine says that is sane.
+/// The output of a healthy engine for a fixed prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Canary {
     text: String,
 }
 
-/// What went wrong. Every one of them means: end the process and start it anew, and let the lane use restart
-/// from now on.
+/// The reason why sleeping or waking up failed. In every case the process has to be restarted, and
+/// the lane should not use sleep mode any more.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SleepError {
-    /// No answer, or not all of it.
-    #[error("`{call}` got no answer: {cause}. The engine has died, or is about to")]
-    NoAnswer {
+    /// The engine sent no response, or an incomplete one.
+    #[error("`{call}` failed, the engine has died or is about to: {source}")]
+    NoResponse {
         /// Method and path.
         call: String,
-        /// What the connection says.
-        cause: String,
+        /// The cause.
+        source: EngineError,
     },
-    /// The time is over.
+    /// The timeout expired.
     #[error(
-        "`{call}` had not come to its end after {} s in all: the engine hangs, or still works on requests",
-        .limit.as_secs_f32()
+        "`{call}` did not return within {} s in total: the engine hangs, or still has requests",
+        .timeout.as_secs_f32()
     )]
     TimedOut {
         /// Method and path.
         call: String,
-        /// Of the whole operation, not of this call alone.
-        limit: Duration,
+        /// Timeout of the whole operation.
+        timeout: Duration,
     },
-    /// A status other than 200.
-    #[error("`{call}` was answered {status}, {said}: {meaning}")]
-    Refused {
+    /// The status is not 200.
+    #[error("`{call}` returned {status}, {response}: {meaning}")]
+    Status {
         /// Method and path.
         call: String,
-        /// Of the answer.
+        /// The status.
         status: StatusCode,
-        /// Beginning of the answer.
-        said: String,
-        /// What to make of it.
+        /// The start of the response.
+        response: String,
+        /// What the status means.
         meaning: &'static str,
     },
-    /// Status 200 with an answer that contradicts it.
-    #[error("`{call}` was answered 200, {said}: {meaning}")]
-    Contradicted {
+    /// The status is 200, but the response contradicts it.
+    #[error("`{call}` returned 200, {response}: {meaning}")]
+    Contradiction {
         /// Method and path.
         call: String,
-        /// Beginning of the answer.
-        said: String,
-        /// What to make of it.
+        /// The start of the response.
+        response: String,
+        /// The contradiction.
         meaning: &'static str,
     },
-    /// It says that it is not what it was told to be.
+    /// The engine did not report the expected state.
     #[error(
-        "`GET /is_sleeping` was answered {} for {} s after the engine had said that it {}: \
-         its state is unknown",
-        !.wanted, .limit.as_secs_f32(), if *.wanted { "sleeps" } else { "is awake" }
+        "`GET /is_sleeping` returned {} for {} s although the engine had reported to be {}",
+        !.expected, .timeout.as_secs_f32(), if *.expected { "asleep" } else { "awake" }
     )]
     StateUnchanged {
-        /// The answer that did not come.
-        wanted: bool,
-        /// How long it was waited for, at most.
-        limit: Duration,
+        /// The state that was expected: true for asleep.
+        expected: bool,
+        /// Timeout of the whole operation.
+        timeout: Duration,
     },
-    /// It sleeps, and its memory is not free.
+    /// The engine sleeps, but its memory is not free.
     #[error(
-        "the engine says that it sleeps, but {} of the {expected} bytes expected became free within {} s: \
-         another lane would not fit",
-        .freed.map_or("an unknown number".to_owned(), |freed| freed.to_string()), .limit.as_secs_f32()
+        "the engine is asleep, but has not freed its memory within {} s: \
+         expected {expected} bytes, found {}",
+        .timeout.as_secs_f32(),
+        .freed.map_or("an unknown number".to_owned(), |freed| freed.to_string())
     )]
     NotFreed {
-        /// Bytes, as measured last; `None` if they could be measured before, and no longer.
+        /// The last measurement in bytes; `None` if the memory can no longer be measured.
         freed: Option<u64>,
-        /// Bytes.
+        /// The expected number of bytes.
         expected: u64,
-        /// How long it was waited for, at most.
-        limit: Duration,
+        /// Timeout of the whole operation.
+        timeout: Duration,
     },
-    /// It answers, and the answer is wrong.
+    /// The output for the fixed prompt has changed.
     #[error(
-        "after waking, the engine answers the fixed prompt with {got:?} and not with {expected:?} as when \
-         it was loaded: its weights or its KV cache are damaged"
+        "the canary output changed after waking up, so weights or KV cache are damaged: \
+         expected {expected:?}, found {found:?}"
     )]
-    Changed {
-        /// What it said when it was loaded.
+    CanaryChanged {
+        /// The output when the engine was loaded.
         expected: String,
-        /// What it says now. Neither contains anything of a user's.
-        got: String,
+        /// The output now. Neither text contains user data.
+        found: String,
     },
 }
 
-/// Ask for the answer that later ones are compared with. The engine must be loaded and have nothing else to
-/// do: in another batch, the same model may choose other words.
+/// Records the canary with which later ones are compared. The engine must be loaded and idle: in
+/// another batch, the same model may generate other tokens.
 ///
 /// # Errors
-/// When the engine gives no answer that could be compared.
+/// Returns an error if the engine generates no text that can be compared.
 pub(crate) async fn canary(
-    calls: &impl Calls,
+    api: &impl EngineApi,
     model: &str,
-    limit: Duration,
+    timeout: Duration,
 ) -> Result<Canary, SleepError> {
-    Session::new(calls, limit).canary(model).await
+    Session::new(api, timeout).canary(model).await
 }
 
-/// Let an engine that was drained sleep, and wait until its memory is free: 7 of 10 parts of `expected`
-/// bytes, since that is an estimate, and others use the pool too. At level 1 on unified memory no more than the
-/// KV cache can be expected. `limit` is for all of it. The bytes that were seen to become free; `None` if that
-/// cannot be measured.
+/// Puts a drained engine to sleep, and waits until its memory is free. 70 % of `expected` bytes are
+/// sufficient, because that is an estimate and other processes use the pool too. At level 1 on
+/// unified memory, no more than the KV cache can be expected. `timeout` is for all steps together.
+/// Returns the bytes that became free, or `None` if they cannot be measured.
 ///
 /// # Errors
-/// When it does not sleep, or its memory does not become free.
+/// Returns an error if the engine does not sleep, or its memory does not become free.
 pub(crate) async fn sleep(
-    calls: &impl Calls,
-    gauge: &impl Gauge,
+    api: &impl EngineApi,
+    gauge: &impl MemoryGauge,
     level: Level,
     expected: u64,
-    limit: Duration,
+    timeout: Duration,
 ) -> Result<Option<u64>, SleepError> {
-    let session = Session::new(calls, limit);
+    let session = Session::new(api, timeout);
     let before = gauge.free();
-    // A body is ignored, so that a level in there would mean level 1. Without `mode` it aborts what runs.
-    let (path, depth) = match level {
+    // The level has to be in the query: a body is ignored, which would mean level 1. Without
+    // `mode`, running requests are aborted.
+    let (path, number) = match level {
         Level::One => ("/sleep?level=1&mode=wait", 1),
         Level::Two => ("/sleep?level=2&mode=wait", 2),
     };
-    let said = session.ask(Method::POST, path, None).await?;
-    // Older versions say nothing here.
-    if parse(&said)["level"].as_u64().is_some_and(|level| level != depth) {
-        let meaning = "it sleeps at another level than it was told to";
-        return Err(contradicted(&Method::POST, path, &said, meaning));
+    let response = session.request(Method::POST, path, None).await?;
+    // Older versions return no level.
+    if parse(&response)["level"].as_u64().is_some_and(|level| level != number) {
+        let meaning = "the engine sleeps at another level than requested";
+        return Err(contradiction(&Method::POST, path, &response, meaning));
     }
-    // True also when it is only paused: whether memory was given back is for the gauge to say.
+    // Also true if the engine is only paused: the gauge decides whether memory was freed.
     session.until_sleeping(true).await?;
     match before {
         Some(before) => session.until_freed(gauge, before, expected).await.map(Some),
@@ -207,199 +215,219 @@ pub(crate) async fn sleep(
     }
 }
 
-/// Wake an engine and see that it still answers as it did when it was loaded. `limit` is for all of it.
+/// Wakes an engine up, and verifies that its canary output is the same as when it was loaded.
+/// `timeout` is for all steps together.
 ///
 /// # Errors
-/// When it does not wake up, or is not what it was.
+/// Returns an error if the engine does not wake up, or its output has changed.
 pub(crate) async fn wake(
-    calls: &impl Calls,
+    api: &impl EngineApi,
     level: Level,
     model: &str,
     expected: &Canary,
-    limit: Duration,
+    timeout: Duration,
 ) -> Result<(), SleepError> {
-    let session = Session::new(calls, limit);
+    let session = Session::new(api, timeout);
     match level {
         Level::One => session.wake_up("/wake_up").await?,
         Level::Two => {
-            // In this order: the weights need their memory first, and the engine begins to work as soon as
-            // the KV cache has its own.
-            session.ask(Method::POST, "/wake_up?tags=weights", None).await?;
+            // The order matters: the weights need their memory first, and the engine starts to work
+            // as soon as the KV cache has been allocated.
+            session.request(Method::POST, "/wake_up?tags=weights", None).await?;
             let reload = r#"{"method":"reload_weights"}"#;
-            session.ask(Method::POST, "/collective_rpc", Some(reload)).await?;
+            session.request(Method::POST, "/collective_rpc", Some(reload)).await?;
             session.wake_up("/wake_up?tags=kv_cache").await?;
             let path = "/reset_prefix_cache";
-            let said = session.ask(Method::POST, path, None).await?;
-            // Older versions say nothing here.
-            if parse(&said)["success"] == false {
-                let meaning = "requests still hold parts of a KV cache that is gone";
-                return Err(contradicted(&Method::POST, path, &said, meaning));
+            let response = session.request(Method::POST, path, None).await?;
+            // Older versions return no result.
+            if parse(&response)["success"] == false {
+                let meaning = "requests still hold parts of a KV cache that no longer exists";
+                return Err(contradiction(&Method::POST, path, &response, meaning));
             }
         }
     }
     session.until_sleeping(false).await?;
-    let got = session.canary(model).await?;
-    if got == *expected {
+    let found = session.canary(model).await?;
+    if found == *expected {
         Ok(())
     } else {
-        Err(SleepError::Changed { expected: expected.text.clone(), got: got.text })
+        Err(SleepError::CanaryChanged { expected: expected.text.clone(), found: found.text })
     }
 }
 
-/// Calls that together have one limit.
-struct Session<'a, C> {
-    calls: &'a C,
-    limit: Duration,
-    end: Instant,
+/// A sequence of requests with one timeout.
+struct Session<'a, A> {
+    api: &'a A,
+    timeout: Duration,
+    deadline: Instant,
 }
 
-impl<'a, C: Calls> Session<'a, C> {
-    fn new(calls: &'a C, limit: Duration) -> Self {
-        let limit = limit.min(LONGEST_LIMIT);
-        Self { calls, limit, end: Instant::now() + limit }
+impl<'a, A: EngineApi> Session<'a, A> {
+    fn new(api: &'a A, timeout: Duration) -> Self {
+        let timeout = timeout.min(MAX_TIMEOUT);
+        Self { api, timeout, deadline: Instant::now() + timeout }
     }
 
-    /// Whether the time is over.
-    fn over(&self) -> bool {
-        Instant::now() >= self.end
+    /// Returns true if the timeout has expired.
+    fn is_expired(&self) -> bool {
+        Instant::now() >= self.deadline
     }
 
-    /// The body of an answer with status 200.
-    async fn ask(
+    /// Sends a request, and returns the body of a response with status 200.
+    async fn request(
         &self,
         method: Method,
         path: &str,
         body: Option<&str>,
     ) -> Result<Bytes, SleepError> {
-        let left = self.end.saturating_duration_since(Instant::now());
+        let left = self.deadline.saturating_duration_since(Instant::now());
         let call = || format!("{method} {path}");
-        // The limit is the call's to keep; that it does is not taken for granted.
-        match timeout_at(self.end, self.calls.call(method.clone(), path, body, left)).await {
-            Ok(Ok((StatusCode::OK, said))) => Ok(said),
-            Ok(Ok((status, said))) => Err(SleepError::Refused {
+        // The implementation should keep the timeout itself; this does not rely on it.
+        match timeout_at(self.deadline, self.api.call(method.clone(), path, body, left)).await {
+            Ok(Ok((StatusCode::OK, response))) => Ok(response),
+            Ok(Ok((status, response))) => Err(SleepError::Status {
                 call: call(),
                 status,
-                said: quote(&said),
+                response: quote(&response),
                 meaning: meaning(status, path),
             }),
-            // What it says when it is over depends on who looked at the clock first.
-            Ok(Err(_)) if self.over() => {
-                Err(SleepError::TimedOut { call: call(), limit: self.limit })
+            // Which of the two timers fires first is undefined, so both give the same error.
+            Ok(Err(_)) if self.is_expired() => {
+                Err(SleepError::TimedOut { call: call(), timeout: self.timeout })
             }
-            Ok(Err(cause)) => Err(SleepError::NoAnswer { call: call(), cause }),
-            Err(_) => Err(SleepError::TimedOut { call: call(), limit: self.limit }),
+            Ok(Err(source)) => Err(SleepError::NoResponse { call: call(), source }),
+            Err(_) => Err(SleepError::TimedOut { call: call(), timeout: self.timeout }),
         }
     }
 
-    /// The call that wakes up what still sleeps.
+    /// Wakes up the rest of the engine.
     async fn wake_up(&self, path: &str) -> Result<(), SleepError> {
-        let said = self.ask(Method::POST, path, None).await?;
-        // Older versions say nothing here.
-        if parse(&said)["status"] == "sleeping" {
-            return Err(contradicted(&Method::POST, path, &said, "a part of it still sleeps"));
+        let response = self.request(Method::POST, path, None).await?;
+        // Older versions return no status.
+        if parse(&response)["status"] == "sleeping" {
+            let meaning = "a part of the engine is still asleep";
+            return Err(contradiction(&Method::POST, path, &response, meaning));
         }
         Ok(())
     }
 
-    /// Wait until the engine says that it sleeps, or that it does not.
-    async fn until_sleeping(&self, wanted: bool) -> Result<(), SleepError> {
-        let mut pause = FIRST_PAUSE;
+    /// Waits until the engine reports the expected state: true for asleep.
+    async fn until_sleeping(&self, expected: bool) -> Result<(), SleepError> {
+        let path = "/is_sleeping";
+        let mut interval = MIN_POLL_INTERVAL;
         loop {
-            let said = self.ask(Method::GET, "/is_sleeping", None).await?;
-            let sleeping = parse(&said)["is_sleeping"].as_bool().ok_or_else(|| {
-                contradicted(&Method::GET, "/is_sleeping", &said, "this says neither yes nor no")
+            let response = self.request(Method::GET, path, None).await?;
+            let sleeping = parse(&response)["is_sleeping"].as_bool().ok_or_else(|| {
+                contradiction(&Method::GET, path, &response, "the response is not a boolean")
             })?;
-            if sleeping == wanted {
+            if sleeping == expected {
                 return Ok(());
             }
-            // At the very end there is no time left for an answer.
-            if !self.pause(&mut pause).await || self.over() {
-                return Err(SleepError::StateUnchanged { wanted, limit: self.limit });
+            // At the deadline itself there is no time left for another response.
+            if !self.pause(&mut interval).await || self.is_expired() {
+                return Err(SleepError::StateUnchanged { expected, timeout: self.timeout });
             }
         }
     }
 
-    /// Wait until there is more free memory than `before`; the bytes. ROCm's driver gives it back late.
+    /// Waits until the free memory has grown beyond `before`, and returns by how many bytes. ROCm's
+    /// driver frees memory late.
     async fn until_freed(
         &self,
-        gauge: &impl Gauge,
+        gauge: &impl MemoryGauge,
         before: u64,
         expected: u64,
     ) -> Result<u64, SleepError> {
-        let mut pause = FIRST_PAUSE;
+        let mut interval = MIN_POLL_INTERVAL;
         loop {
+            // Other processes may have allocated more than the engine freed.
             let freed = gauge.free().map(|free| free.saturating_sub(before));
             if let Some(freed) = freed
                 && u128::from(freed) * 10 >= u128::from(expected) * 7
             {
                 return Ok(freed);
             }
-            if !self.pause(&mut pause).await {
-                return Err(SleepError::NotFreed { freed, expected, limit: self.limit });
+            if !self.pause(&mut interval).await {
+                return Err(SleepError::NotFreed { freed, expected, timeout: self.timeout });
             }
         }
     }
 
-    /// Pause before the next look, and longer the next time; whether there is time for one.
-    async fn pause(&self, pause: &mut Duration) -> bool {
-        if self.over() {
+    /// Waits until the next check, and doubles the interval. Returns false if the timeout had
+    /// already expired.
+    async fn pause(&self, interval: &mut Duration) -> bool {
+        if self.is_expired() {
             return false;
         }
-        // The last look is at the very end.
-        sleep_until((Instant::now() + *pause).min(self.end)).await;
-        *pause = (*pause * 2).min(LONGEST_PAUSE);
+        // The last check is at the deadline.
+        sleep_until((Instant::now() + *interval).min(self.deadline)).await;
+        *interval = (*interval * 2).min(MAX_POLL_INTERVAL);
         true
     }
 
     async fn canary(&self, model: &str) -> Result<Canary, SleepError> {
         let path = "/v1/completions";
-        // Special tokens count as any other, so that a model whose answer begins with its end says something
+        // Special tokens are kept, so that a model that starts with an end token generates a text
         // too.
         let body = json!({
-            "model": model, "prompt": CANARY_PROMPT, "max_tokens": CANARY_TOKENS, "temperature": 0, "seed": 0,
-            "ignore_eos": true, "skip_special_tokens": false,
+            "model": model, "prompt": CANARY_PROMPT, "max_tokens": CANARY_TOKENS,
+            "temperature": 0, "seed": 0, "ignore_eos": true, "skip_special_tokens": false,
         });
-        let said = self.ask(Method::POST, path, Some(&body.to_string())).await?;
-        let answer = parse(&said);
-        let choice = &answer["choices"][0];
+        let response = self.request(Method::POST, path, Some(&body.to_string())).await?;
+        let completion = parse(&response);
+        let choice = &completion["choices"][0];
         if matches!(choice["finish_reason"].as_str(), Some("abort" | "error")) {
-            return Err(contradicted(&Method::POST, path, &said, "the answer was cut off"));
+            let meaning = "the completion was aborted";
+            return Err(contradiction(&Method::POST, path, &response, meaning));
         }
         match choice["text"].as_str() {
             Some(text) if !text.is_empty() => Ok(Canary { text: text.to_owned() }),
-            _ => Err(contradicted(&Method::POST, path, &said, "there is no text in it to compare")),
+            Some(_) | None => {
+                let meaning = "the completion has no text to compare";
+                Err(contradiction(&Method::POST, path, &response, meaning))
+            }
         }
     }
 }
 
-/// `Null` if it is none.
-fn parse(said: &[u8]) -> Value {
-    serde_json::from_slice(said).unwrap_or_default()
+/// Parses JSON; anything else becomes `Null`.
+fn parse(response: &[u8]) -> Value {
+    serde_json::from_slice(response).unwrap_or_default()
 }
 
-fn contradicted(method: &Method, path: &str, said: &[u8], meaning: &'static str) -> SleepError {
-    SleepError::Contradicted { call: format!("{method} {path}"), said: quote(said), meaning }
+fn contradiction(
+    method: &Method,
+    path: &str,
+    response: &[u8],
+    meaning: &'static str,
+) -> SleepError {
+    SleepError::Contradiction {
+        call: format!("{method} {path}"),
+        response: quote(response),
+        meaning,
+    }
 }
 
 fn meaning(status: StatusCode, path: &str) -> &'static str {
     match status {
         StatusCode::NOT_FOUND if path.starts_with("/v1/") => {
-            "it does not know the model by this name"
+            "the engine does not serve a model with this name"
         }
         StatusCode::NOT_FOUND => {
-            "it was started without `--enable-sleep-mode` or `VLLM_SERVER_DEV_MODE=1`, or is no vLLM"
+            "the engine is not vLLM, or runs without `--enable-sleep-mode` or \
+             `VLLM_SERVER_DEV_MODE=1`"
         }
-        status if status.is_server_error() => "it is broken, and may end at any moment",
-        _ => "it does not understand the call; its version may be another one",
+        status if status.is_server_error() => "the engine is broken, and may end at any moment",
+        _ => "the engine does not support the call; it may have another version",
     }
 }
 
-/// The beginning of an answer, on one line.
-fn quote(said: &[u8]) -> String {
-    let text = String::from_utf8_lossy(said.get(..LONGEST_QUOTE).unwrap_or(said));
+/// Returns the start of a response as one line in quotes.
+fn quote(response: &[u8]) -> String {
+    let text = String::from_utf8_lossy(response.get(..MAX_QUOTE).unwrap_or(response));
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.trim().is_empty() {
-        "without a word".to_owned()
+        "empty response".to_owned()
     } else {
         format!("\"{}\"", text.trim())
     }

@@ -1,0 +1,94 @@
+//! Memory admission: an engine is started only after its memory has been measured to be free. The
+//! budget of a group alone does not prove that, because drivers free memory late and processes
+//! outside the fleet use it too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::LaneStatus;
+use crate::footprint::gib;
+use crate::memory::{Machine, Pool};
+
+/// The interval between measurements. Drivers free memory lazily, and a measurement takes
+/// microseconds.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The free memory did not reach the required amount in time.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "memory did not become free within {} s: expected {}, found {found}",
+    .timeout.as_secs_f32(), gib(*.needed)
+)]
+pub(crate) struct AdmissionTimeout {
+    /// Required free bytes.
+    needed: u64,
+    timeout: Duration,
+    /// The last measurement, and the processes that hold the memory.
+    found: String,
+}
+
+/// The memory that a lane reserves in its pool while its engine is loaded.
+#[derive(Debug, Clone)]
+pub(crate) struct MemoryReservation {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) pool: Pool,
+    /// Bytes that a loaded engine needs.
+    pub(crate) need: u64,
+    /// Bytes of `need` that a sleeping engine keeps.
+    pub(crate) asleep: u64,
+    /// Maximum time to wait for free memory.
+    pub(crate) timeout: Duration,
+}
+
+impl MemoryReservation {
+    /// Waits until `needed` bytes of the pool are free, and returns how long that took. Returns
+    /// immediately if the free memory cannot be measured.
+    ///
+    /// # Errors
+    /// Returns an error that names the processes holding the memory if it is not free in time.
+    pub(crate) async fn admit(
+        &self,
+        needed: u64,
+        status: &watch::Sender<LaneStatus>,
+    ) -> Result<Duration, AdmissionTimeout> {
+        let begun = Instant::now();
+        loop {
+            match self.machine.free(&self.pool) {
+                Some(free) if free >= needed => return Ok(begun.elapsed()),
+                // Waiting for a value that cannot be read would never end. Logged once per load,
+                // because the operator may be relying on the check.
+                None => {
+                    tracing::warn!(
+                        memory = self.machine.explain(&self.pool),
+                        "failed to read the free memory; loading the engine anyway"
+                    );
+                    return Ok(begun.elapsed());
+                }
+                Some(_) if begun.elapsed() >= self.timeout => {
+                    let found = self.machine.explain(&self.pool);
+                    return Err(AdmissionTimeout { needed, timeout: self.timeout, found });
+                }
+                Some(free) => {
+                    let progress =
+                        format!("waiting for memory: {} of {} free", gib(free), gib(needed));
+                    status.send_modify(|status| status.progress = Some(progress));
+                }
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Returns the free bytes of the pool, or `None` if they cannot be measured.
+    pub(crate) fn free(&self) -> Option<u64> {
+        self.machine.free(&self.pool)
+    }
+
+    /// Returns the bytes that going to sleep frees, which are also those that waking up needs.
+    pub(crate) fn freed_by_sleep(&self) -> u64 {
+        // The configuration may give a sleeping engine more than a loaded one.
+        self.need.saturating_sub(self.asleep)
+    }
+}
