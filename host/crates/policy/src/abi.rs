@@ -1,8 +1,8 @@
-//! The versions of the contract that this host serves. Which one a component was built for is found out once, when it is
-//! loaded; from then on an [`Instance`] speaks the domain's own types.
+//! The contracts that this host implements. The contract of a component is determined once, when it
+//! is loaded; afterwards an [`Instance`] uses the types of the domain.
 //!
-//! A new track is a file beside `v0_1.rs` and a variant here. `vllm_middleware.rs` is the contract of another router, of
-//! which we serve what it has.
+//! A new track is a file beside `v0_1.rs` and a variant here. `vllm_middleware.rs` is the contract
+//! of another router, which this host implements too.
 
 mod v0_1;
 pub(crate) mod vllm_middleware;
@@ -18,15 +18,17 @@ use crate::host_calls::HostState;
 
 pub(crate) use self::wasi::Wasi;
 
-/// Package whose interfaces a policy may import and must export.
+/// The package whose interfaces a policy may import and must export.
 pub(crate) const PACKAGE: &str = "pointsman:policy/";
-/// The version of the contract that this host implements; policies for an older 0.1.x are served too.
+/// The version of the contract that this host implements. Policies for an older 0.1.x are supported
+/// too.
 pub(crate) const VERSION: &str = "0.1.0";
-/// What a component has to export.
+/// The interfaces that a policy has to export.
 pub(crate) const REQUIRED_EXPORTS: [&str; 2] = ["lifecycle", "on-request"];
 
-/// Bytes that the host takes out of a policy in one call, results and arguments of imports alike.
-pub(crate) const MOST_RESULT: usize = 256 << 10;
+/// Maximum bytes that the host copies out of a policy in one call: results, and arguments of host
+/// calls.
+pub(crate) const MAX_OUTPUT_BYTES: usize = 256 << 10;
 
 /// A contract that manifests may name as their `api`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +38,10 @@ pub(crate) enum Track {
 }
 
 impl Track {
-    /// Their names, for sentences.
+    /// All names, for messages.
     pub(crate) const NAMES: &str = "`0.1` and `vllm-router-middleware-0.1`";
 
-    /// What components for it may import and have to export.
+    /// Returns the imports and exports of components for this track.
     pub(crate) fn contract(self) -> &'static Contract {
         match self {
             Self::V0_1 => &contract::POLICY,
@@ -47,8 +49,8 @@ impl Track {
         }
     }
 
-    /// The track of that name.
-    pub(crate) fn named(api: &str) -> Option<Self> {
+    /// Returns the track with the name that manifests give as `api`.
+    pub(crate) fn from_name(api: &str) -> Option<Self> {
         match api {
             "0.1" => Some(Self::V0_1),
             "vllm-router-middleware-0.1" => Some(Self::VllmMiddleware),
@@ -57,7 +59,7 @@ impl Track {
     }
 }
 
-/// The linkers of all versions.
+/// The linkers of all contracts that share one.
 pub(crate) struct Abi {
     v0_1: Linker<HostState>,
 }
@@ -68,32 +70,33 @@ impl std::fmt::Debug for Abi {
     }
 }
 
-/// A component that is linked and checked against the contract, ready to be instantiated.
+/// A component that is linked against its contract, ready to be instantiated.
 pub(crate) enum Linked {
     V0_1(v0_1::Linked),
     VllmMiddleware(vllm_middleware::Linked),
 }
 
-/// One instance.
+/// An instance of a component.
 pub(crate) enum Instance {
     V0_1(v0_1::Instance),
     VllmMiddleware(vllm_middleware::Instance),
 }
 
-/// What a call about a request gets beside the request.
+/// The arguments of a call about a request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct CallContext<'a> {
     pub(crate) facts: &'a Facts,
     pub(crate) topology: u64,
     pub(crate) budget_us: u32,
 }
 
-/// A wish of a policy about a lane, and how long it stands.
+/// A hint of a policy about a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LaneWish {
+pub(crate) struct PolicyHint {
     pub(crate) lane: LaneId,
     pub(crate) hint: LaneHint,
-    pub(crate) lasts: std::time::Duration,
+    /// The time for which the hint is valid.
+    pub(crate) ttl: std::time::Duration,
 }
 
 /// The optional hooks that a component exports.
@@ -104,7 +107,7 @@ pub(crate) struct Hooks {
     pub(crate) on_tick: bool,
 }
 
-/// What a policy says of itself.
+/// The description that a policy returns of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Description {
     pub(crate) name: String,
@@ -112,15 +115,19 @@ pub(crate) struct Description {
     pub(crate) hints: Vec<String>,
 }
 
-/// Why a policy gave no advice of its own accord.
+/// An error that a policy returned. It is not a fault: the instance is kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PolicyError {
-    #[error("its configuration does not fit: {0}")]
+pub enum PolicyError {
+    /// `configure` rejected the configuration.
+    #[error("invalid configuration: {0}")]
     InvalidConfig(String),
-    #[error("it does not know this kind of request: {0}")]
+    /// The policy does not support this kind of request.
+    #[error("unsupported request: {0}")]
     Unsupported(String),
-    #[error("it would run out of time")]
+    /// The policy stopped because its time budget did not suffice.
+    #[error("time budget too small")]
     OutOfBudget,
+    /// Another error; the message of the policy.
     #[error("{0}")]
     Other(String),
 }
@@ -130,7 +137,7 @@ impl Abi {
         Ok(Self { v0_1: v0_1::linker(engine)? })
     }
 
-    /// Link a component; all names and types are checked here.
+    /// Links a component, which checks the types of its imports and the names of its exports.
     pub(crate) fn link(&self, track: Track, component: &Component) -> wasmtime::Result<Linked> {
         match track {
             Track::V0_1 => v0_1::link(&self.v0_1, component).map(Linked::V0_1),
@@ -147,7 +154,7 @@ impl Linked {
         }
     }
 
-    /// Which optional hooks there are.
+    /// Returns the optional hooks that the component exports.
     pub(crate) fn hooks(&self) -> Hooks {
         match self {
             Self::V0_1(linked) => linked.hooks(),
@@ -157,7 +164,7 @@ impl Linked {
 }
 
 impl Instance {
-    /// What the component says of itself; `None` where its contract has no words for that.
+    /// Calls `describe`. Returns `None` for a contract without that function.
     pub(crate) fn describe(
         &self,
         store: &mut Store<HostState>,
@@ -168,6 +175,7 @@ impl Instance {
         }
     }
 
+    /// Calls `configure`, or applies the rules of a contract without that function.
     pub(crate) fn configure(
         &self,
         store: &mut Store<HostState>,
@@ -179,31 +187,34 @@ impl Instance {
         }
     }
 
+    /// Calls `on-request`.
     pub(crate) fn advise(
         &self,
         store: &mut Store<HostState>,
-        asked: Asked<'_>,
+        context: CallContext<'_>,
     ) -> wasmtime::Result<Result<Advice, PolicyError>> {
         match self {
-            Self::V0_1(instance) => instance.advise(store, asked),
-            Self::VllmMiddleware(instance) => vllm_middleware::advise(instance, store, asked.facts),
+            Self::V0_1(instance) => instance.advise(store, context),
+            Self::VllmMiddleware(instance) => {
+                vllm_middleware::advise(instance, store, context.facts)
+            }
         }
     }
 
-    /// Ask what to do after a failed try. `Planned` without that hook.
+    /// Calls `on-failure` after a failed attempt. Returns `Planned` without that hook.
     pub(crate) fn recover(
         &self,
         store: &mut Store<HostState>,
-        asked: Asked<'_>,
+        context: CallContext<'_>,
         failure: &FailureReport,
     ) -> wasmtime::Result<Result<Recovery, PolicyError>> {
         match self {
-            Self::V0_1(instance) => instance.recover(store, asked, failure),
+            Self::V0_1(instance) => instance.recover(store, context, failure),
             Self::VllmMiddleware(_) => Ok(Ok(Recovery::Planned)),
         }
     }
 
-    /// Show how requests ended. Nothing without that hook.
+    /// Calls `on-complete` with the outcomes of requests. Does nothing without that hook.
     pub(crate) fn observe(
         &self,
         store: &mut Store<HostState>,
@@ -216,28 +227,29 @@ impl Instance {
         }
     }
 
-    /// Ask for wishes about lanes. None without that hook.
+    /// Calls `on-tick`. Returns no hints without that hook.
     pub(crate) fn tick(
         &self,
         store: &mut Store<HostState>,
         now_ms: u64,
         seed: u64,
-    ) -> wasmtime::Result<Vec<LaneWish>> {
+    ) -> wasmtime::Result<Vec<PolicyHint>> {
         match self {
             Self::V0_1(instance) => instance.tick(store, now_ms, seed),
             Self::VllmMiddleware(_) => Ok(Vec::new()),
         }
     }
 
-    /// Bytes that the host takes out of the guest in a call, which may be about a request.
-    pub(crate) fn most_result(&self, request: Option<&dyn RequestView>) -> usize {
+    /// Returns the maximum bytes that the host copies out of the guest in a call, which may be
+    /// about a request.
+    pub(crate) fn max_output_bytes(&self, request: Option<&dyn RequestView>) -> usize {
         match self {
-            Self::V0_1(_) => MOST_RESULT,
-            Self::VllmMiddleware(_) => vllm_middleware::most_result(request),
+            Self::V0_1(_) => MAX_OUTPUT_BYTES,
+            Self::VllmMiddleware(_) => vllm_middleware::max_output_bytes(request),
         }
     }
 
-    /// Is it better to make a new instance than to ask this one again?
+    /// Returns whether a new instance should replace this one before the next call.
     pub(crate) fn needs_recycling(&self, store: &Store<HostState>) -> bool {
         match self {
             Self::V0_1(_) => false,

@@ -1,12 +1,14 @@
-//! What is done beside the requests: shadows are asked, policies learn from outcomes and are asked for wishes, versions on
-//! probation are judged.
+//! Background work of policies: evaluation of shadows, the hooks `on-complete` and `on-tick`, and
+//! probation.
 //!
 //! ```text
-//!   request ──shadow job──> bounded queue ──> thread `policy-shadow`   asks, compares, counts
-//!           ──outcome─────> bounded queue ──> thread `policy-hooks`    on-complete in batches; on-tick; probation
+//!   request ──shadow job──> bounded queue ──> thread `policy-shadow`   evaluates and compares
+//!           ──outcome─────> bounded queue ──> thread `policy-hooks`    on-complete in batches,
+//!                                                                      on-tick, probation
 //! ```
 //!
-//! Nothing here holds up a request: what does not fit into a queue is dropped, and for shadows counted.
+//! Requests are never delayed: jobs that do not fit into a queue are dropped, and for shadows
+//! counted.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
@@ -15,39 +17,41 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{Advice, Facts, FleetView, LaneId, Outcome, Trace};
 
-use crate::chain::ask;
+use crate::chain::evaluate;
 use crate::policies::Policies;
 use crate::schedule::{Schedule, TickContext};
-use crate::version::Version;
+use crate::version::{Hook, Version};
 
-/// Shadow jobs that wait; each holds a request.
-const SHADOW_QUEUE: usize = 256;
-/// Outcomes that wait.
-const OUTCOME_QUEUE: usize = 4096;
-/// Outcomes that are shown at once.
-pub(crate) const BATCH: usize = 256;
-/// How often outcomes are shown, ticks looked for and probations judged.
-const BEAT: Duration = Duration::from_millis(100);
-/// Differences between a shadow and the version in service that are kept to be looked at.
-const KEPT_DIFFERENCES: usize = 16;
-/// Niceness of the thread that asks shadows.
+/// Maximum queued shadow jobs. Each holds a request in memory.
+const MAX_SHADOW_QUEUE: usize = 256;
+/// Maximum queued outcomes.
+const MAX_OUTCOME_QUEUE: usize = 4096;
+/// Maximum outcomes of one call of `on-complete`.
+pub(crate) const MAX_BATCH: usize = 256;
+/// The interval at which outcomes are delivered, ticks are checked and probations are evaluated.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+/// Maximum differences between a shadow and the active version that the status shows.
+const MAX_DIFFERENCES: usize = 16;
+/// The niceness of the thread that evaluates shadows.
 const SHADOW_NICENESS: i32 = 10;
 
-/// A decision that a shadow is asked about too.
+/// A decision that a shadow evaluates as well.
 #[derive(Debug)]
 pub(crate) struct ShadowJob {
+    /// The span of the request, so that log lines of the shadow carry the request id.
+    pub(crate) request_span: tracing::Span,
     pub(crate) shadow: Arc<Version>,
     pub(crate) facts: Facts,
     pub(crate) fleet: Arc<FleetView>,
-    /// What the version in service advised; `None` where it had no advice.
+    /// The advice of the deciding version; `None` if it gave none.
     pub(crate) advice: Option<Advice>,
 }
 
-/// Where the lanes are, and where wishes about them go.
+/// The connection to the fleet: the state of the lanes, and hints about them.
 pub struct FleetLink {
-    /// The lanes as they are now.
+    /// Returns the current state of the lanes.
     pub view: Box<dyn Fn() -> Arc<FleetView> + Send + Sync>,
-    /// A wish about a lane that stands for a time; `None` takes the one before back.
+    /// Gives a hint about a lane that is valid for a time; `None` revokes the previous one.
     pub hint: Box<dyn Fn(LaneId, Option<LaneHint>, Duration) + Send + Sync>,
 }
 
@@ -57,37 +61,38 @@ impl std::fmt::Debug for FleetLink {
     }
 }
 
-/// How the opinions of a shadow compare.
+/// The comparison of a shadow with the active version.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Comparison {
     pub(crate) agreed: u64,
     pub(crate) differed: u64,
     pub(crate) failed: u64,
     pub(crate) dropped: u64,
-    /// The latest that differed, oldest first.
+    /// The latest differences, oldest first.
     pub(crate) differences: Vec<ShadowDifference>,
 }
 
-/// One decision about which a shadow thinks otherwise.
+/// A decision in which a shadow differs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct ShadowDifference {
     pub(crate) request: String,
-    pub(crate) what: Vec<&'static str>,
+    /// The parts of the advice that differ.
+    pub(crate) fields: Vec<&'static str>,
     pub(crate) active: Option<Advice>,
     pub(crate) shadow: Option<Advice>,
 }
 
 impl Comparison {
-    fn differs(&mut self, difference: ShadowDifference) {
+    fn record_difference(&mut self, difference: ShadowDifference) {
         self.differed += 1;
-        if self.differences.len() == KEPT_DIFFERENCES {
+        if self.differences.len() == MAX_DIFFERENCES {
             self.differences.remove(0);
         }
         self.differences.push(difference);
     }
 }
 
-/// The ways to the threads.
+/// The queues of the background threads.
 #[derive(Debug)]
 pub(crate) struct Background {
     shadows: SyncSender<ShadowJob>,
@@ -95,72 +100,76 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Start the threads. They end when `policies` is gone.
+    /// Starts the threads. They exit when `policies` is dropped.
     pub(crate) fn start(policies: Weak<Policies>) -> std::io::Result<Arc<Self>> {
-        let (shadows, jobs) = sync_channel(SHADOW_QUEUE);
-        let (outcomes, done) = sync_channel(OUTCOME_QUEUE);
+        let (shadows, jobs) = sync_channel(MAX_SHADOW_QUEUE);
+        let (outcomes, done) = sync_channel(MAX_OUTCOME_QUEUE);
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        thread("policy-shadow").spawn(move || ask_shadows(&jobs))?;
+        thread("policy-shadow").spawn(move || evaluate_shadows(&jobs))?;
         thread("policy-hooks").spawn(move || run_hooks(&policies, &done))?;
         Ok(Arc::new(Self { shadows, outcomes }))
     }
 
-    /// Have a shadow asked, if there is room for that.
-    pub(crate) fn shadow(&self, job: ShadowJob) {
+    /// Queues a shadow job, or drops it if the queue is full.
+    pub(crate) fn evaluate_shadow(&self, job: ShadowJob) {
         if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) =
             self.shadows.try_send(job)
         {
-            job.shadow.figures().shadow("dropped");
-            job.shadow.compared(|comparison| comparison.dropped += 1);
+            job.shadow.metrics().record_shadow("dropped");
+            job.shadow.update_comparison(|comparison| comparison.dropped += 1);
         }
     }
 
-    /// A request has ended. Lost where the policies are slower than the requests, as the contract says.
-    pub(crate) fn ended(&self, outcome: &Outcome) {
-        drop(self.outcomes.try_send(outcome.clone()));
+    /// Queues the outcome of a request.
+    pub(crate) fn report_outcome(&self, outcome: &Outcome) {
+        // Dropped if the queue is full: the contract allows that, and a request must not wait.
+        self.outcomes.try_send(outcome.clone()).ok();
     }
 }
 
-fn ask_shadows(jobs: &Receiver<ShadowJob>) {
-    // Whoever serves goes before whoever only compares. On Linux this is about the calling thread, and no other one.
+fn evaluate_shadows(jobs: &Receiver<ShadowJob>) {
+    // Threads that serve requests have priority. On Linux, `nice` only affects the calling thread.
     if let Err(error) = rustix::process::nice(SHADOW_NICENESS) {
-        tracing::debug!("shadows are as urgent as requests: {error}");
+        tracing::debug!(%error, "failed to lower the priority of the shadow thread");
     }
     for job in jobs {
-        ask_shadow(job);
+        evaluate_shadow(job);
     }
 }
 
-fn ask_shadow(job: ShadowJob) {
-    let ShadowJob { shadow, mut facts, fleet, advice } = job;
+fn evaluate_shadow(job: ShadowJob) {
+    let ShadowJob { request_span, shadow, mut facts, fleet, advice } = job;
+    let _request_span = request_span.entered();
+    let _span = shadow.span(Hook::Request.name()).entered();
     let request = facts.request.id().to_owned();
-    let answered = ask(&shadow, &mut facts, &fleet, &mut Trace::off());
-    let result = match (&advice, &answered) {
+    let evaluated = evaluate(&shadow, &mut facts, &fleet, &mut Trace::off());
+    let result = match (&advice, &evaluated) {
         (_, Err(_)) => "failed",
         (Some(active), Ok(shadow)) if differences(active, shadow).is_empty() => "agreed",
         (_, Ok(_)) => "differed",
     };
-    shadow.figures().shadow(result);
-    shadow.compared(|comparison| match result {
+    shadow.metrics().record_shadow(result);
+    shadow.update_comparison(|comparison| match result {
         "agreed" => comparison.agreed += 1,
         "failed" => comparison.failed += 1,
         _ => {
-            let answered = answered.ok();
-            let what = match (&advice, &answered) {
+            let shadow_advice = evaluated.ok();
+            let fields = match (&advice, &shadow_advice) {
                 (Some(active), Some(shadow)) => differences(active, shadow),
                 _ => vec!["advice"],
             };
-            comparison.differs(ShadowDifference {
+            comparison.record_difference(ShadowDifference {
                 request,
-                what,
+                fields,
                 active: advice,
-                shadow: answered,
+                shadow: shadow_advice,
             });
         }
     });
 }
 
-/// In what two pieces of advice differ. Notes and hints are not acted on, and so do not count.
+/// Returns the parts in which two pieces of advice differ. Notes and hints have no effect, so they
+/// are not compared.
 fn differences(a: &Advice, b: &Advice) -> Vec<&'static str> {
     let parts = [
         ("reject", a.reject == b.reject),
@@ -170,33 +179,33 @@ fn differences(a: &Advice, b: &Advice) -> Vec<&'static str> {
         ("fallback", a.fallback == b.fallback),
         ("edits", a.edits == b.edits),
     ];
-    parts.into_iter().filter(|(_, same)| !same).map(|(what, _)| what).collect()
+    parts.into_iter().filter(|(_, is_same)| !is_same).map(|(field, _)| field).collect()
 }
 
 fn run_hooks(policies: &Weak<Policies>, done: &Receiver<Outcome>) {
     let mut schedule = Schedule::default();
-    let begun = Instant::now();
+    let start = Instant::now();
     loop {
         let batch = next_batch(done);
         let (Some(policies), Some(batch)) = (policies.upgrade(), batch) else { return };
-        policies.judge();
+        policies.evaluate_probations();
         let Some(fleet) = policies.fleet() else { continue };
         let chain = policies.chain();
         if !batch.is_empty() {
             chain.observe(&(fleet.view)(), now_ms(), &batch);
         }
         let now_ms = now_ms();
-        let at = TickContext { now: begun.elapsed(), now_ms, seed: now_ms };
-        let mut hint = |lane, hint, lasts| (fleet.hint)(lane, hint, lasts);
+        let at = TickContext { now: start.elapsed(), now_ms, seed: now_ms };
+        let mut hint = |lane, hint, ttl| (fleet.hint)(lane, hint, ttl);
         schedule.tick(&chain, at, &fleet.view, &mut hint);
     }
 }
 
-/// What ended within a beat; `None` when nothing will any more.
+/// Collects the outcomes of one heartbeat; `None` after the queue is closed.
 fn next_batch(done: &Receiver<Outcome>) -> Option<Vec<Outcome>> {
-    let until = Instant::now() + BEAT;
+    let until = Instant::now() + HEARTBEAT;
     let mut batch = Vec::new();
-    while batch.len() < BATCH {
+    while batch.len() < MAX_BATCH {
         match done.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(outcome) => batch.push(outcome),
             Err(RecvTimeoutError::Timeout) => break,

@@ -1,21 +1,23 @@
-//! Takes a policy that keeps failing out of service, and tries it again later.
+//! The circuit breaker of one hook: it stops calls to a policy that keeps failing, and probes it
+//! again later.
 //!
 //! ```text
-//!             3 faults in 10 s                pause over, one call through
+//!             3 faults in 10 s                pause over, one probe call
 //!   closed ────────────────────> open ────────────────────────────────────> half-open
 //!     ▲                            ▲                                          │   │
 //!     │                            └───────────── fault: pause doubled ───────┘   │
-//!     └────────────────────────────────────────── good ───────────────────────────┘
+//!     └──────────────────────────────────────── success ──────────────────────────┘
 //! ```
 
 use std::time::Duration;
 
-const FAULTS: usize = 3;
+/// Faults within [`WINDOW`] that open the breaker.
+const MAX_FAULTS: usize = 3;
 const WINDOW: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const INITIAL_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// The state of one policy's breaker. Times are since any fixed moment.
+/// The state of a breaker. Times are relative to an arbitrary fixed instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Breaker {
     Closed { faults: Vec<Duration> },
@@ -30,7 +32,8 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// May the policy be called now? A half-open breaker lets one call through at a time, and another if that got lost.
+    /// Returns whether the policy may be called now. A half-open breaker admits one call, and
+    /// another one after the pause if no result of the first one was recorded.
     pub(crate) fn admits(&mut self, now: Duration) -> bool {
         match *self {
             Self::Closed { .. } => true,
@@ -46,28 +49,29 @@ impl Breaker {
         }
     }
 
-    pub(crate) fn good(&mut self) {
+    /// Records a call without a fault.
+    pub(crate) fn record_success(&mut self) {
         if matches!(self, Self::HalfOpen { .. }) {
             *self = Self::default();
         }
     }
 
-    /// A call failed. True if that took the policy out of service.
-    pub(crate) fn fault(&mut self, now: Duration) -> bool {
+    /// Records a fault. Returns true if this fault opened the breaker.
+    pub(crate) fn record_fault(&mut self, now: Duration) -> bool {
         match self {
             Self::Closed { faults } => {
                 faults.retain(|fault| *fault + WINDOW > now);
                 faults.push(now);
-                if faults.len() < FAULTS {
+                if faults.len() < MAX_FAULTS {
                     return false;
                 }
-                *self = Self::Open { until: now + FIRST_PAUSE, pause: FIRST_PAUSE };
+                *self = Self::Open { until: now + INITIAL_PAUSE, pause: INITIAL_PAUSE };
             }
             Self::HalfOpen { pause, .. } => {
-                let pause = (*pause * 2).min(LONGEST_PAUSE);
+                let pause = (*pause * 2).min(MAX_PAUSE);
                 *self = Self::Open { until: now + pause, pause };
             }
-            // A call that had begun before the breaker opened.
+            // A call that started before the breaker opened.
             Self::Open { .. } => return false,
         }
         true
@@ -87,29 +91,33 @@ mod tests {
     }
 
     #[test]
-    fn three_faults_in_ten_seconds_open_it() {
+    fn opens_after_three_faults_in_ten_seconds() {
         let mut breaker = Breaker::default();
-        assert!(!breaker.fault(at(0)) && !breaker.fault(at(9)) && !breaker.fault(at(11)));
+        assert!(
+            !breaker.record_fault(at(0))
+                && !breaker.record_fault(at(9))
+                && !breaker.record_fault(at(11))
+        );
         assert!(breaker.admits(at(12)));
-        assert!(breaker.fault(at(12)));
-        assert!(!breaker.admits(at(12)) && !breaker.fault(at(12)));
+        assert!(breaker.record_fault(at(12)));
+        assert!(!breaker.admits(at(12)) && !breaker.record_fault(at(12)));
     }
 
     #[test]
-    fn one_call_is_let_through_and_decides() {
+    fn half_open_breaker_admits_one_call_that_decides() {
         let mut breaker = Breaker::default();
-        assert!((0..3).any(|_| breaker.fault(at(0))));
+        assert!((0..3).any(|_| breaker.record_fault(at(0))));
         assert!(breaker.admits(at(1)) && !breaker.admits(at(1)));
-        assert!(breaker.fault(at(1)), "the second pause is twice the first");
+        assert!(breaker.record_fault(at(1)), "the pause doubles");
         assert!(!breaker.admits(at(2)) && breaker.admits(at(3)));
-        breaker.good();
+        breaker.record_success();
         assert!(breaker.is_closed() && breaker.admits(at(3)));
     }
 
     #[test]
-    fn a_lost_trial_does_not_keep_it_half_open_for_ever() {
+    fn half_open_breaker_admits_another_call_if_the_first_is_lost() {
         let mut breaker = Breaker::default();
-        assert!((0..3).any(|_| breaker.fault(at(0))));
+        assert!((0..3).any(|_| breaker.record_fault(at(0))));
         assert!(breaker.admits(at(1)) && !breaker.admits(at(1)) && breaker.admits(at(2)));
     }
 }

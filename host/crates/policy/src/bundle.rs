@@ -1,4 +1,5 @@
-//! Everything in a policy's folder that makes a version, read whole before anything is done with it.
+//! The files of a policy's folder that make a version. They are read completely before any of them
+//! is used.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -8,16 +9,20 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::component::{MOST_BYTES, hex};
+use crate::component::{MAX_COMPONENT_BYTES, hex};
 use crate::manifest::{self, Manifest};
 use crate::signature;
 use crate::spec::Settings;
 use crate::version::LoadError;
 
-/// Longest manifest, golden cases and signature.
-const MOST_TEXT: u64 = 8 << 20;
-/// Whoever writes a policy file by file gets this long, in steps of this, before what is there is taken as it is.
-const SETTLE: (Duration, u32) = (Duration::from_millis(50), 40);
+/// Maximum size of the manifest, the golden cases and the signature, in bytes each.
+const MAX_TEXT_BYTES: u64 = 8 << 20;
+/// Delay between two attempts to read a folder that is being written to. With
+/// [`MAX_SETTLE_ATTEMPTS`] this waits up to two seconds for a writer.
+const SETTLE_DELAY: Duration = Duration::from_millis(50);
+/// Attempts after which a folder that keeps changing is read as it is.
+const MAX_SETTLE_ATTEMPTS: u32 = 40;
+
 /// The contents of a policy's folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Bundle {
@@ -31,17 +36,18 @@ pub(crate) struct Bundle {
     pub(crate) signature: Option<String>,
 }
 
-/// What a look at a folder's files shows without reading them: if it differs, so may they.
+/// The metadata of a folder's files. If the stamp is unchanged, so are the files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Stamp(Vec<Option<FileStamp>>);
 
-/// Device, inode, size, and when content and inode changed.
+/// Device, inode, size, and the times at which content and inode changed.
 type FileStamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl Stamp {
-    /// The stamp of the files that a bundle is made of. Links are followed, because that is how whole folders are swapped.
-    pub(crate) fn of(dir: &Path) -> Self {
-        // A manifest may give files other names; it has changed then, and so has the folder.
+    /// Reads the stamp of the files that a bundle consists of. Symbolic links are followed, because
+    /// some tools replace a whole folder by changing a link.
+    pub(crate) fn read(dir: &Path) -> Self {
+        // If a manifest renames its files, the manifest has changed, and so has the stamp.
         let mut files = vec![dir.to_owned()];
         files.extend(
             [manifest::FILE, "policy.wasm", "cases.jsonl", signature::FILE]
@@ -51,29 +57,30 @@ impl Stamp {
             files.extend([dir.join(manifest.file), dir.join(manifest.cases)]);
         }
         let stamp = |file: &PathBuf| {
-            let found = fs::metadata(file).ok()?;
-            let (written, changed) =
-                ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
-            Some((found.dev(), found.ino(), found.size(), written, changed))
+            let metadata = fs::metadata(file).ok()?;
+            let (modified, changed) = (
+                (metadata.mtime(), metadata.mtime_nsec()),
+                (metadata.ctime(), metadata.ctime_nsec()),
+            );
+            Some((metadata.dev(), metadata.ino(), metadata.size(), modified, changed))
         };
         Self(files.iter().map(stamp).collect())
     }
 }
 
 impl Bundle {
-    /// Read the folder, once nobody is writing to it any more.
+    /// Reads the folder, once it has stopped changing.
     ///
     /// # Errors
-    /// With the file that cannot be read, or is not what it should be.
+    /// If a file is missing, unreadable, too large or invalid; the error names the file.
     pub(crate) fn read(dir: &Path) -> Result<Self, LoadError> {
-        let (pause, most) = SETTLE;
-        for _ in 0..most {
-            let before = Stamp::of(dir);
+        for _ in 0..MAX_SETTLE_ATTEMPTS {
+            let before = Stamp::read(dir);
             let bundle = Self::read_once(dir);
-            if Stamp::of(dir) == before {
+            if Stamp::read(dir) == before {
                 return bundle;
             }
-            std::thread::park_timeout(pause);
+            std::thread::park_timeout(SETTLE_DELAY);
         }
         Self::read_once(dir)
     }
@@ -81,7 +88,7 @@ impl Bundle {
     fn read_once(dir: &Path) -> Result<Self, LoadError> {
         let manifest_text = read_text(&dir.join(manifest::FILE))?;
         let manifest = Manifest::parse(&dir.join(manifest::FILE), &manifest_text)?;
-        let component = read(&dir.join(&manifest.file), MOST_BYTES)?;
+        let component = read(&dir.join(&manifest.file), MAX_COMPONENT_BYTES)?;
         Ok(Self {
             cases: optional(read_text(&dir.join(&manifest.cases)))?,
             signature: optional(read_text(&dir.join(signature::FILE)))?,
@@ -92,12 +99,14 @@ impl Bundle {
         })
     }
 
-    /// Digest of all that makes a version: component, manifest and what the operator set, in hexadecimal. Golden cases do
-    /// not belong to it: they prove a version, and do not change it.
+    /// Returns the digest, in hexadecimal, of everything that makes a version: component, manifest
+    /// and the operator's settings. Golden cases are not part of it: they validate a version and do
+    /// not change it.
     pub(crate) fn fingerprint(&self, settings: &Settings) -> String {
         let mut hasher = Sha256::new();
         let settings = serde_json::to_vec(settings).unwrap_or_default();
         for part in [self.component.as_slice(), self.manifest_text.as_bytes(), &settings] {
+            // With its length, so that bytes cannot move from one part to the next.
             hasher.update((part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
@@ -106,32 +115,31 @@ impl Bundle {
 }
 
 fn read_text(file: &Path) -> Result<String, LoadError> {
-    String::from_utf8(read(file, MOST_TEXT)?).map_err(|_| fail(file, "is not text in UTF-8"))
+    String::from_utf8(read(file, MAX_TEXT_BYTES)?)
+        .map_err(|_| LoadError::FileNotUtf8 { file: file.display().to_string() })
 }
 
-/// A file that need not be there.
+/// Turns the error of a missing file into `None`.
 fn optional(read: Result<String, LoadError>) -> Result<Option<String>, LoadError> {
     match read {
         Ok(text) => Ok(Some(text)),
-        Err(LoadError::Missing { .. }) => Ok(None),
+        Err(LoadError::FileMissing { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn read(file: &Path, most: u64) -> Result<Vec<u8>, LoadError> {
-    let cannot = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => LoadError::Missing { file: file.display().to_string() },
-        _ => fail(file, &format!("cannot be read: {error}")),
+fn read(file: &Path, max: u64) -> Result<Vec<u8>, LoadError> {
+    let name = || file.display().to_string();
+    let to_error = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => LoadError::FileMissing { file: name() },
+        _ => LoadError::FileUnreadable { file: name(), error },
     };
-    let opened = fs::File::open(file).map_err(cannot)?;
+    let opened = fs::File::open(file).map_err(to_error)?;
     let mut content = Vec::new();
-    opened.take(most + 1).read_to_end(&mut content).map_err(cannot)?;
-    if content.len() as u64 > most {
-        return Err(fail(file, &format!("is longer than {most} bytes, which is the limit")));
+    // One byte more than the maximum, to see that there is more.
+    opened.take(max + 1).read_to_end(&mut content).map_err(to_error)?;
+    if content.len() as u64 > max {
+        return Err(LoadError::FileTooLarge { file: name(), max });
     }
     Ok(content)
-}
-
-fn fail(file: &Path, what: &str) -> LoadError {
-    LoadError::File { file: file.display().to_string(), what: what.to_owned() }
 }

@@ -1,9 +1,9 @@
-//! Compiled components on disk, so that a start need not compile.
+//! A cache of compiled components on disk, so that a host does not compile at every start.
 //!
-//! A compiled component is machine code: loading one means trusting whoever wrote it. So only files are loaded that this
-//! user wrote, in a folder that nobody else may write to, and whose digest is that of their content. The name of a file is
-//! the digest of the component and a hash of everything that the code depends on: wasmtime's version and settings, and the
-//! CPU.
+//! A compiled component is machine code: loading it means trusting its writer. So a file is only
+//! loaded if this user wrote it, no other user can write to it or to its folder, and its digest is
+//! correct. The name of a file is the digest of the component and a hash of everything that the
+//! code depends on: the version and the settings of wasmtime, and the CPU.
 
 use std::cmp::Reverse;
 use std::fs::{self, File};
@@ -19,40 +19,44 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-/// Length of the digest that a file ends with.
-const DIGEST: usize = 32;
-/// Files that are kept. Those in use are kept in any case; beyond that, whatever was used last.
-const MOST_FILES: usize = 64;
-/// Bytes of the files that are kept. CPython's component compiles to 35 MB.
-const MOST_FILE_BYTES: u64 = 1 << 30;
-/// A file that is still being written after this long never will be.
-const ABANDONED: Duration = Duration::from_secs(3600);
-/// Ends of the names of files: whole ones, and those being written.
-const WHOLE: &str = "cwasm";
+/// Length of the digest at the end of a file.
+const DIGEST_LEN: usize = 32;
+/// Maximum number of files. Files in use are never removed; the others are removed in the order of
+/// their last use.
+const MAX_FILES: usize = 64;
+/// Maximum size of all files, in bytes. CPython's component compiles to 35 MB.
+const MAX_CACHE_BYTES: u64 = 1 << 30;
+/// Age of an incomplete file after which its writer is assumed to have crashed.
+const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
+/// Extension of a complete file.
+const COMPLETE: &str = "cwasm";
+/// Extension of a file that is being written.
 const PARTIAL: &str = "new";
 
-/// Compiled code that this host has made: by its own compiler, just now, or at an earlier start and kept since. There is no
-/// other way to have one, and no other thing is ever loaded.
+/// Compiled code that this host's own compiler produced, now or before an earlier start. Only this
+/// type is ever loaded, and only these two sources create it.
 pub(crate) struct Code(Vec<u8>);
 
 impl Code {
-    /// What our own compiler gave, in this process or through the pipe of a child that runs this program.
-    pub(crate) fn of_our_compiler(code: Vec<u8>) -> Self {
+    /// Wraps the output of the compiler, in this process or in a child that runs this program.
+    pub(crate) fn from_compiler(code: Vec<u8>) -> Self {
         Self(code)
     }
 
-    /// Load it.
+    /// Loads the code.
     ///
-    /// It is copied into memory of its own and not mapped from its file, although that would share its pages: whoever changes
-    /// a mapped file changes code that was checked, and whoever cuts it short ends the host with a signal.
+    /// The code is copied into private memory and not mapped from its file, although mapping would
+    /// share pages: changing a mapped file would change code that was already checked, and
+    /// truncating it would kill the host with SIGBUS.
     #[expect(
         unsafe_code,
-        reason = "the one place where compiled code is loaded; everything around it is there to make that safe"
+        reason = "the only place that loads compiled code; the rest of this module makes it safe"
     )]
     pub(crate) fn component(&self, engine: &Engine) -> wasmtime::Result<Component> {
-        // SAFETY: the code must be what `precompile_component` of an engine with the same settings has made, unchanged. It
-        // came from our compiler through a pipe, or from a file that is ours alone, whose digest is right, and whose name
-        // carries the compatibility hash; wasmtime checks its settings once more.
+        // SAFETY: the code must be the unchanged output of `precompile_component` of an engine with
+        // the same settings. It came from our compiler through a pipe, or from a file that only we
+        // can write, with a correct digest and the compatibility hash in its name; wasmtime checks
+        // its settings again.
         unsafe { Component::deserialize(engine, &self.0) }
     }
 
@@ -67,7 +71,8 @@ impl std::fmt::Debug for Code {
     }
 }
 
-/// Everything that compiled code depends on: wasmtime's version and settings, the CPU, and our own version.
+/// Returns a hash of everything that compiled code depends on: the version and the settings of
+/// wasmtime, the CPU, and our own version.
 pub(crate) fn compatibility(engine: &Engine) -> u64 {
     let mut hasher = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
@@ -75,6 +80,7 @@ pub(crate) fn compatibility(engine: &Engine) -> u64 {
     hasher.finish()
 }
 
+/// The cache in one folder.
 #[derive(Debug)]
 pub(crate) struct Cache {
     dir: PathBuf,
@@ -82,58 +88,67 @@ pub(crate) struct Cache {
     in_use: Mutex<Vec<Weak<str>>>,
 }
 
-/// While it lives, the code of a component stays in the cache.
+/// Keeps the code of a component in the cache while it is alive.
+/// The cache in one folder.
 #[derive(Debug)]
-pub(crate) struct Kept(#[expect(dead_code, reason = "counted, never read")] Arc<str>);
+pub(crate) struct CacheLease(
+    #[expect(dead_code, reason = "only its reference count is used")] Arc<str>,
+);
 
 impl Cache {
-    /// The cache in `dir`; `None`, with a line in the log, if that folder cannot be trusted or made.
+    /// Opens the cache in `dir`. Logs a warning and returns `None` if the folder cannot be created,
+    /// or other users can write to it.
     pub(crate) fn open(dir: PathBuf, engine: &Engine) -> Option<Self> {
         if let Err(error) = make_private(&dir) {
-            tracing::warn!("compiled policies are not kept: {}: {error}", dir.display());
+            tracing::warn!(dir = %dir.display(), %error, "compilation cache disabled");
             return None;
         }
         Some(Self { dir, compatibility: compatibility(engine), in_use: Mutex::default() })
     }
 
-    /// The compiled component for the component with this digest.
+    /// Loads the compiled code of the component with this digest.
     pub(crate) fn load(&self, engine: &Engine, digest: &str) -> Option<Component> {
         let path = self.path(digest);
-        let refused = |error: &dyn std::fmt::Display| {
-            tracing::warn!("a compiled policy is not used: {}: {error:#}", path.display());
+        let warn = |error: &dyn std::fmt::Display| {
+            let error = format!("{error:#}");
+            tracing::warn!(file = %path.display(), error, "ignoring cached code of a policy");
         };
         match read_ours(&path) {
-            Ok(code) => code.component(engine).inspect_err(|error| refused(error)).ok(),
+            Ok(code) => code.component(engine).inspect_err(|error| warn(error)).ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                refused(&error);
+                warn(&error);
                 None
             }
         }
     }
 
-    /// Keep compiled code, and let go of what was not used for longest. Failing to is no failure.
+    /// Stores compiled code, and removes the files that have not been used for the longest time.
+    /// Errors are logged: without the cache, the next start compiles again.
     pub(crate) fn store(&self, digest: &str, code: &Code) {
         let path = self.path(digest);
-        if let Err(error) = write_whole(&path, &code.0) {
-            tracing::warn!("a compiled policy is not kept: {}: {error}", path.display());
+        if let Err(error) = write_atomically(&path, &code.0) {
+            tracing::warn!(file = %path.display(), %error, "failed to cache compiled code");
         }
-        if let Err(error) = self.prune(MOST_FILES, MOST_FILE_BYTES) {
-            tracing::warn!("old compiled policies stay: {}: {error}", self.dir.display());
+        if let Err(error) = self.prune(MAX_FILES, MAX_CACHE_BYTES) {
+            tracing::warn!(
+                dir = %self.dir.display(), %error, "failed to prune the compilation cache"
+            );
         }
     }
 
-    /// Say that the code of a component is in use.
-    pub(crate) fn keep(&self, digest: &str) -> Kept {
+    /// Marks the code of a component as in use.
+    pub(crate) fn lease(&self, digest: &str) -> CacheLease {
         let name = Arc::from(self.name(digest));
         let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
         in_use.retain(|name| name.strong_count() > 0);
         in_use.push(Arc::downgrade(&name));
-        Kept(name)
+        CacheLease(name)
     }
 
-    /// Remove the least recently used files until the rest is within the limits, and those that nobody will finish.
-    fn prune(&self, most_files: usize, most_bytes: u64) -> io::Result<()> {
+    /// Removes the least recently used files until the rest is within the limits, and abandoned
+    /// partial files.
+    fn prune(&self, max_files: usize, max_bytes: u64) -> io::Result<()> {
         let in_use: Vec<Arc<str>> = {
             let in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
             in_use.iter().filter_map(Weak::upgrade).collect()
@@ -142,15 +157,17 @@ impl Cache {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
-            // Another host with the same cache may be quicker.
+            // Another host with the same cache may have removed it.
             let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
             if !metadata.is_file() {
                 continue;
             }
             let used = metadata.modified()?;
             match path.extension().and_then(|end| end.to_str()) {
-                Some(WHOLE) => files.push((used, metadata.len(), path)),
-                Some(PARTIAL) if now.duration_since(used).is_ok_and(|age| age > ABANDONED) => {
+                Some(COMPLETE) => files.push((used, metadata.len(), path)),
+                Some(PARTIAL)
+                    if now.duration_since(used).is_ok_and(|age| age > ABANDONED_AFTER) =>
+                {
                     remove(&path)?
                 }
                 _ => {}
@@ -158,7 +175,7 @@ impl Cache {
         }
         files.sort_by_key(|(used, ..)| Reverse(*used));
         let is_in_use = |path: &Path| {
-            in_use.iter().any(|name| path.file_name().is_some_and(|it| it == &**name))
+            in_use.iter().any(|name| path.file_name().is_some_and(|file| file == &**name))
         };
         let (used, unused): (Vec<_>, Vec<_>) =
             files.into_iter().partition(|(_, _, path)| is_in_use(path));
@@ -166,8 +183,9 @@ impl Cache {
             (used.len(), used.iter().map(|(_, length, _)| length).sum::<u64>());
         for (_, length, path) in unused {
             count += 1;
+            // Sparse files may claim any length.
             bytes = bytes.saturating_add(length);
-            if count > most_files || bytes > most_bytes {
+            if count > max_files || bytes > max_bytes {
                 remove(&path)?;
             }
         }
@@ -175,7 +193,7 @@ impl Cache {
     }
 
     fn name(&self, digest: &str) -> String {
-        format!("{digest}-{:016x}.{WHOLE}", self.compatibility)
+        format!("{digest}-{:016x}.{COMPLETE}", self.compatibility)
     }
 
     fn path(&self, digest: &str) -> PathBuf {
@@ -190,41 +208,41 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Make `dir` a folder that only we can write to.
+/// Creates `dir` if needed, and checks that only this user can write to it.
 fn make_private(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     check_ours(&fs::metadata(dir)?)
 }
 
 fn check_ours(metadata: &fs::Metadata) -> io::Result<()> {
-    let refuse = |why| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    let deny = |why| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     if metadata.uid() != rustix::process::geteuid().as_raw() {
-        return refuse("it belongs to another user");
+        return deny("owned by another user");
     }
     if metadata.mode() & 0o022 != 0 {
-        return refuse("others may write to it; take that away with chmod go-w");
+        return deny("writable by other users; run chmod go-w");
     }
     Ok(())
 }
 
-/// The code in a file that only we can have written. It counts as used now.
+/// Reads a file that only this user can have written, and marks it as used now.
 fn read_ours(path: &Path) -> io::Result<Code> {
     let mut file = File::open(path)?;
     check_ours(&file.metadata()?)?;
     let mut content = Vec::new();
     io::Read::read_to_end(&mut file, &mut content)?;
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
-    let length = content.len().checked_sub(DIGEST).ok_or_else(damaged)?;
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "digest mismatch");
+    let length = content.len().checked_sub(DIGEST_LEN).ok_or_else(damaged)?;
     let digest = content.split_off(length);
     if Sha256::digest(&content)[..] != digest[..] {
         return Err(damaged());
     }
-    // On a file system that is read-only by now it is used all the same.
-    drop(file.set_modified(SystemTime::now()));
+    // May fail on a read-only file system, where nothing is pruned either.
+    file.set_modified(SystemTime::now()).ok();
     Ok(Code(content))
 }
 
-fn write_whole(path: &Path, code: &[u8]) -> io::Result<()> {
+fn write_atomically(path: &Path, code: &[u8]) -> io::Result<()> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let new = path.with_extension(format!("{}-{number}.{PARTIAL}", std::process::id()));
@@ -235,8 +253,8 @@ fn write_whole(path: &Path, code: &[u8]) -> io::Result<()> {
         fs::rename(&new, path)
     })();
     if written.is_err() {
-        // Half a file on a full disk is worse than none.
-        drop(fs::remove_file(&new));
+        // On a full disk a partial file would take space for nothing; pruning removes it otherwise.
+        fs::remove_file(&new).ok();
     }
     written
 }

@@ -1,4 +1,4 @@
-//! One guarded call into a guest: its limits, and what became of it.
+//! A guarded call into a guest: its limits, and the faults that end it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -7,35 +7,45 @@ use std::time::Duration;
 use wasmtime::{ResourceLimiter, Store, Trap};
 
 use crate::host_calls::HostState;
-use crate::runtime::{MOST_MEMORIES, MOST_TABLE_ELEMENTS, MOST_TABLES, Metering, Runtime, TICK};
+use crate::runtime::{MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES, Metering, Runtime, TICK};
 
-/// Handles of one instance. Our contract has no resources; what WASI hands out to a middleware is a few streams.
-const MOST_HANDLES: usize = 64;
+/// Maximum resource handles of one instance. The policy contract has no resources; WASI gives a
+/// middleware a few streams.
+const MAX_HANDLES: usize = 64;
+/// Maximum core instances of one store. Core instances of a component are limited when it is
+/// loaded.
+const MAX_STORE_INSTANCES: usize = 64;
 
-/// What went wrong in a policy.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
-    #[error("it did not finish within {} ms", .0.as_millis())]
+/// A fault of a guest, after which its instance is dropped.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Fault {
+    /// The call exceeded its deadline.
+    #[error("call did not finish within {} ms", .0.as_millis())]
     Timeout(Duration),
-    #[error("it needs more memory than its limit of {0} bytes")]
+    /// The guest exceeded its memory limit, in bytes.
+    #[error("memory limit of {0} bytes exceeded")]
     Memory(u64),
-    #[error("it hands over more than {0} bytes")]
+    /// The guest passed more than the maximum number of bytes to the host.
+    #[error("output exceeds {0} bytes")]
     Output(usize),
-    #[error("it trapped: {0}")]
-    Trap(String),
-    #[error("no instance of it can be made: {0}")]
-    Instantiate(String),
-    #[error("the host has a fault in calling it: {0}")]
+    /// The guest trapped, or returned a value that violates the contract.
+    #[error("trapped: {0:#}")]
+    Trap(Arc<wasmtime::Error>),
+    /// No instance could be created.
+    #[error("instantiation failed: {0:#}")]
+    Instantiate(Arc<wasmtime::Error>),
+    /// The host panicked during the call.
+    #[error("internal error while calling the policy: {0}")]
     Panic(String),
 }
 
 impl Fault {
-    /// All kinds.
+    /// All values that [`Fault::kind`] returns.
     pub(crate) const KINDS: [&str; 6] =
         ["timeout", "memory", "output-too-large", "trap", "instantiate", "panic"];
 
-    /// Value of a metric's label.
-    pub(crate) fn kind(&self) -> &'static str {
+    /// Returns the kind of this fault, which is a value of the metric labels `kind` and `result`.
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::Timeout(_) => "timeout",
             Self::Memory(_) => "memory",
@@ -47,18 +57,29 @@ impl Fault {
     }
 }
 
-/// Limits of one policy's calls.
+/// Faults are equal if they have the same kind and message: errors of wasmtime cannot be compared.
+impl PartialEq for Fault {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind() == other.kind() && self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for Fault {}
+
+/// The limits of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CallLimits {
     pub(crate) metering: Metering,
     pub(crate) deadline: Duration,
+    /// Bytes.
     pub(crate) memory: u64,
-    /// Bytes that the host takes out of the guest in one call, results and arguments of imports alike.
-    pub(crate) result: usize,
+    /// Bytes that the host copies out of the guest: results, and arguments of host calls.
+    pub(crate) output_bytes: usize,
 }
 
 impl CallLimits {
-    /// The real limit lies between this many ticks and one less.
+    /// Returns the deadline in ticks of the epoch. The first tick may come at once, so the call is
+    /// interrupted between this many ticks and one tick less.
     fn ticks(self) -> u64 {
         u64::try_from(self.deadline.as_millis() / TICK.as_millis())
             .unwrap_or(u64::MAX)
@@ -66,15 +87,15 @@ impl CallLimits {
     }
 }
 
-/// A store for an instance with these limits.
+/// Creates the store of an instance.
 pub(crate) fn store(runtime: &Runtime, state: HostState) -> Store<HostState> {
     let mut store = Store::new(&runtime.engine, state);
     store.limiter(|state| &mut state.memory);
-    store.set_max_component_handles(MOST_HANDLES);
+    store.set_max_component_handles(MAX_HANDLES);
     store
 }
 
-/// Whatever has a store that calls run in.
+/// A value with a store that calls run in.
 pub(crate) trait Guest {
     fn store(&mut self) -> &mut Store<HostState>;
 }
@@ -85,7 +106,7 @@ impl Guest for Store<HostState> {
     }
 }
 
-/// Run `call` within its limits. After a fault the store must not be used again.
+/// Runs `call` within `limits`. After a fault the store must not be used again.
 pub(crate) fn guarded<G: Guest, T>(
     guest: &mut G,
     limits: CallLimits,
@@ -93,23 +114,25 @@ pub(crate) fn guarded<G: Guest, T>(
 ) -> Result<T, Fault> {
     let store = guest.store();
     let fuel = Metering::fuel(limits.deadline);
-    // Before every call: a deadline that is set once is over after the first.
+    // Before every call: an epoch deadline is absolute, so one that is set once expires for good.
     match limits.metering {
         Metering::Wall => store.set_epoch_deadline(limits.ticks()),
         Metering::Fuel => {
             store.set_fuel(fuel).map_err(|error| Fault::Panic(format!("{error:#}")))?
         }
     }
-    store.set_hostcall_fuel(limits.result);
+    store.set_hostcall_fuel(limits.output_bytes);
+    // The store is dropped after a panic, so no broken invariant can be observed.
     let called = catch_unwind(AssertUnwindSafe(|| call(guest)));
     if limits.metering == Metering::Fuel {
         let store = guest.store();
         let left = store.get_fuel().unwrap_or_default();
-        store.data_mut().burnt += fuel.saturating_sub(left);
+        // A guest cannot gain fuel; saturating only guards the arithmetic.
+        store.data_mut().fuel_used += fuel.saturating_sub(left);
     }
     match called {
         Ok(Ok(result)) => Ok(result),
-        Ok(Err(error)) => Err(classify(&error, guest.store().data().memory.exceeded, limits)),
+        Ok(Err(error)) => Err(classify(error, guest.store().data().memory.exceeded, limits)),
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             Err(Fault::Panic(
@@ -119,41 +142,41 @@ pub(crate) fn guarded<G: Guest, T>(
     }
 }
 
-fn classify(error: &wasmtime::Error, memory_exceeded: bool, limits: CallLimits) -> Fault {
+fn classify(error: wasmtime::Error, memory_exceeded: bool, limits: CallLimits) -> Fault {
     match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt | Trap::OutOfFuel) => Fault::Timeout(limits.deadline),
-        // A guest whose memory may not grow mostly traps a moment later.
+        // Most guests trap shortly after a failed memory growth, so this comes before other traps.
         _ if memory_exceeded => Fault::Memory(limits.memory),
-        Some(trap) => Fault::Trap(trap.to_string()),
-        // wasmtime's type for it is private.
-        None if format!("{error:#}")
-            .contains("fuel allocated for hostcalls has been exhausted") =>
-        {
-            Fault::Output(limits.result)
-        }
-        None => Fault::Trap(format!("{error:#}")),
+        None if is_output_limit(&error) => Fault::Output(limits.output_bytes),
+        Some(_) | None => Fault::Trap(Arc::new(error)),
     }
 }
 
-/// Bounds the memory of one instance, over all its linear memories and tables.
+/// Returns whether `error` is wasmtime's error for exhausted host call fuel. Its type is private,
+/// so it cannot be downcast; the derived `Debug` of a unit struct prints the name of the type.
+fn is_output_limit(error: &wasmtime::Error) -> bool {
+    format!("{:?}", error.root_cause()) == "HostcallFuelExhausted"
+}
+
+/// The memory limit of one instance, over all its linear memories and tables.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MemoryLimit {
-    most: u64,
+    max: u64,
     used: u64,
     pub(crate) exceeded: bool,
 }
 
 impl MemoryLimit {
-    pub(crate) fn new(most: u64) -> Self {
-        Self { most, used: 0, exceeded: false }
+    pub(crate) fn new(max: u64) -> Self {
+        Self { max, used: 0, exceeded: false }
     }
 
-    /// Bytes that may be in use.
-    pub(crate) fn most(&self) -> u64 {
-        self.most
+    /// Returns the maximum number of bytes.
+    pub(crate) fn max(&self) -> u64 {
+        self.max
     }
 
-    /// Bytes in use; memory never shrinks, so this is also the most that was.
+    /// Returns the number of bytes in use. Memory never shrinks, so this is also the peak.
     pub(crate) fn used(&self) -> u64 {
         self.used
     }
@@ -166,15 +189,16 @@ impl ResourceLimiter for MemoryLimit {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        // Saturates on absurd sizes, which are above any limit.
         let wanted = self.used.saturating_add((desired - current) as u64);
-        let allowed = wanted <= self.most;
-        if allowed {
+        let is_allowed = wanted <= self.max;
+        if is_allowed {
             self.used = wanted;
         } else {
             self.exceeded = true;
         }
-        // The guest is told that there is no more, which some language run-times can handle.
-        Ok(allowed)
+        // `memory.grow` returns -1 to the guest, which some language runtimes can handle.
+        Ok(is_allowed)
     }
 
     fn table_growing(
@@ -183,26 +207,70 @@ impl ResourceLimiter for MemoryLimit {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= MOST_TABLE_ELEMENTS)
+        Ok(desired <= MAX_TABLE_ELEMENTS)
     }
 
     fn instances(&self) -> usize {
-        64
+        MAX_STORE_INSTANCES
     }
 
     fn tables(&self) -> usize {
-        MOST_TABLES as usize
+        MAX_TABLES as usize
     }
 
     fn memories(&self) -> usize {
-        MOST_MEMORIES as usize
+        MAX_MEMORIES as usize
     }
 }
 
-/// A call that is running: what the guest's questions are answered from.
+/// The inputs of a running call, from which host calls are answered.
 #[derive(Debug, Clone)]
 pub(crate) struct Current {
     /// `None` in hooks that are not about a request.
     pub(crate) request: Option<Arc<dyn pointsman_domain::RequestView>>,
     pub(crate) fleet: Arc<pointsman_domain::FleetView>,
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::component::{Component, Linker};
+
+    use super::*;
+    use crate::runtime::compiling_engine;
+
+    /// Exports a function that returns a string of 100 bytes.
+    const RETURNS_100_BYTES: &str = r#"(component
+        (core module $m
+            (memory (export "memory") 1)
+            (func (export "run") (result i32) (i32.const 16))
+            (data (i32.const 16) "\20\00\00\00\64\00\00\00"))
+        (core instance $i (instantiate $m))
+        (func (export "run") (result string)
+            (canon lift (core func $i "run") (memory (core memory $i "memory")))))"#;
+
+    /// Fails when wasmtime renames the private type that [`is_output_limit`] recognises.
+    #[test]
+    fn exhausted_host_call_fuel_is_classified_as_output() {
+        let engine = compiling_engine(Metering::Fuel).unwrap();
+        let bytes = wat::parse_str(RETURNS_100_BYTES).unwrap();
+        let component = Component::new(&engine, bytes).unwrap();
+        let limits = CallLimits {
+            metering: Metering::Fuel,
+            deadline: Duration::from_millis(5),
+            memory: 1 << 20,
+            output_bytes: 99,
+        };
+        let call = |output_bytes: usize| {
+            let mut store = Store::new(&engine, ());
+            store.set_fuel(1_000_000).unwrap();
+            store.set_hostcall_fuel(output_bytes);
+            let linker = Linker::new(&engine);
+            let instance = linker.instantiate(&mut store, &component).unwrap();
+            let run = instance.get_typed_func::<(), (String,)>(&mut store, "run").unwrap();
+            run.call(&mut store, ()).map(|(text,)| text.len())
+        };
+        assert_eq!(call(100).unwrap(), 100);
+        let fault = classify(call(99).unwrap_err(), false, limits);
+        assert!(matches!(fault, Fault::Output(99)), "{fault:?}");
+    }
 }

@@ -1,19 +1,21 @@
-//! Golden cases: requests with a fleet, and what the host has to make of the policy's advice about them. A policy that does
-//! not decide as its own cases say is not put into service.
+//! Golden cases: requests with a fleet, and the decisions that are expected of the policy. A
+//! version that fails a case is not activated.
 //!
-//! One JSON object in a line of `cases.jsonl`:
+//! Each line of `cases.jsonl` is a JSON object:
 //!
 //! ```json
 //! {"name": "code goes to coder",
 //!  "config": {},
 //!  "state": {"spent:team-a": 5000},
-//!  "request": {"endpoint": "chat-completions", "body": {"model": "auto", "messages": []}, "headers": {}, "tenant": null},
+//!  "request": {"endpoint": "chat-completions", "body": {"model": "auto", "messages": []},
+//!              "headers": {}, "tenant": null},
 //!  "fleet": {"lanes": [{"name": "coder", "models": ["auto"], "state": "ready", "slots": 4}]},
 //!  "expect": {"lane": "coder", "fallback": [], "why": "…"}}
 //! ```
 //!
-//! `state` is what the policy finds in its state: numbers are counters. `expect` is partial: only what it names is compared. Lanes are described by the fields of the contract's `lane-info` and
-//! `lane-stat`; all but the name may be left out.
+//! `state` is the initial state of the policy: numbers are counters. `expect` is partial: only the
+//! fields it has are compared. Lanes are described by the fields of the contract's `lane-info` and
+//! `lane-stat`; all except the name are optional.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,21 +29,24 @@ use pointsman_domain::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::chain::ask;
+use crate::chain::evaluate;
 use crate::state::State;
 use crate::version::{Version, retry_on_timeout};
 
-/// Makes facts of a case's request; the wire belongs to another crate.
-pub type FactsOf = dyn Fn(&CaseRequest) -> Result<Facts, String> + Send + Sync;
+/// An error of parsing the request of a case.
+pub type FactsError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Parses the request of a case into facts; the parser belongs to another crate.
+pub type FactsOf = dyn Fn(&CaseRequest) -> Result<Facts, FactsError> + Send + Sync;
 
 /// The request of a case.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CaseRequest {
     /// The endpoint.
-    #[serde(default = "chat")]
+    #[serde(default = "default_endpoint")]
     pub endpoint: Endpoint,
-    /// The body, as it would come.
+    /// The body, as a client would send it.
     pub body: Box<RawValue>,
     /// The headers.
     #[serde(default)]
@@ -49,22 +54,96 @@ pub struct CaseRequest {
     /// The tenant.
     #[serde(default)]
     pub tenant: Option<String>,
-    /// Wall clock in milliseconds since the Unix epoch.
+    /// The wall clock in milliseconds since the Unix epoch.
     #[serde(default)]
     pub now_ms: u64,
-    /// Seed.
+    /// The seed of the decision.
     #[serde(default)]
     pub seed: u64,
 }
 
-/// A case that failed, or cannot be read.
+/// A golden case that is invalid or fails.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {what}", file.display())]
-pub struct CaseError {
-    file: PathBuf,
-    what: String,
+pub enum CaseError {
+    /// A line is not a case.
+    #[error("{}:{line}: invalid case: {error}", file.display())]
+    Syntax {
+        /// The file.
+        file: PathBuf,
+        /// The line.
+        line: usize,
+        /// The error.
+        error: serde_json::Error,
+    },
+    /// The state of a case is invalid.
+    #[error("{}:{line}: case `{name}`: {error}", file.display())]
+    State {
+        /// The file.
+        file: PathBuf,
+        /// The line.
+        line: usize,
+        /// The name of the case.
+        name: String,
+        /// The error.
+        error: CaseStateError,
+    },
+    /// The request of a case is invalid.
+    #[error("{}:{line}: case `{name}`: invalid request: {error}", file.display())]
+    Request {
+        /// The file.
+        file: PathBuf,
+        /// The line.
+        line: usize,
+        /// The name of the case.
+        name: String,
+        /// The error.
+        error: FactsError,
+    },
+    /// The policy decided differently.
+    #[error(
+        "{}:{line}: case `{name}` failed: {}: expected {}, found {}",
+        file.display(), difference.what, difference.expected, difference.got
+    )]
+    Failed {
+        /// The file.
+        file: PathBuf,
+        /// The line.
+        line: usize,
+        /// The name of the case.
+        name: String,
+        /// The first difference.
+        difference: Difference,
+    },
 }
 
+/// An error in the state of a case.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CaseStateError {
+    /// A value is neither an integer nor a string.
+    #[error("invalid state `{key}`: expected an integer or a string")]
+    Type {
+        /// The key.
+        key: String,
+    },
+    /// A key or a value is too long.
+    #[error("invalid state `{key}`: key or value too long")]
+    TooLong {
+        /// The key.
+        key: String,
+    },
+}
+
+impl CaseError {
+    /// Returns the stable, machine-readable code of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Syntax { .. } | Self::State { .. } | Self::Request { .. } => "case_invalid",
+            Self::Failed { .. } => "case_failed",
+        }
+    }
+}
+
+/// A golden case.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Case {
@@ -98,13 +177,13 @@ struct CaseLane {
     labels: BTreeMap<String, String>,
     #[serde(default)]
     max_context: u32,
-    #[serde(default = "four")]
+    #[serde(default = "default_slots")]
     slots: u32,
     #[serde(default)]
     group: u32,
     #[serde(default)]
     cost_milli: u32,
-    #[serde(default = "ready")]
+    #[serde(default = "default_state")]
     state: LaneState,
     slots_free: Option<u32>,
     #[serde(default)]
@@ -154,62 +233,50 @@ struct ExpectReject {
     code: String,
 }
 
-/// Something that a policy decides otherwise than its case says.
+/// A difference between the decision and a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// What: `lane`, `fallback`, `edits`, …
+    /// The part of the decision: `lane`, `fallback`, `edits`, …
     pub what: &'static str,
-    /// What the case says.
+    /// The expected value.
     pub expected: String,
-    /// What the policy decided.
+    /// The value that the policy decided.
     pub got: String,
 }
 
-/// What came of one case.
+/// The result of a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaseResult {
-    /// Its line in the file.
+    /// The line in the file.
     pub line: usize,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Empty for a case that is as it should be.
+    /// The differences; empty for a case that passed.
     pub differences: Vec<Difference>,
-    /// How long the policy took.
+    /// The duration of the call.
     pub took: Duration,
 }
 
-impl CaseResult {
-    /// The first difference as a sentence.
-    fn sentence(&self) -> Option<String> {
-        let Difference { what, expected, got } = self.differences.first()?;
-        Some(format!(
-            "golden case {} (`{}`): expected {what} {expected}, got {got}",
-            self.line, self.name
-        ))
-    }
-}
-
-/// Read all cases of `text`, which is what is in `file`.
+/// Parses the cases in `text`, the content of `file`.
 ///
 /// # Errors
-/// With the line that is none.
+/// If a line is not a case.
 pub(crate) fn read(file: &Path, text: &str) -> Result<Vec<Case>, CaseError> {
     let read = |(index, line): (usize, &str)| {
-        let line_number = index + 1;
-        let case = serde_json::from_str(line).map_err(|error| CaseError {
-            file: file.to_owned(),
-            what: format!("line {line_number}: {error}"),
-        })?;
-        Ok(Case { line: line_number, ..case })
+        let number = index + 1;
+        match serde_json::from_str(line) {
+            Ok(case) => Ok(Case { line: number, ..case }),
+            Err(error) => Err(CaseError::Syntax { file: file.to_owned(), line: number, error }),
+        }
     };
     text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(read).collect()
 }
 
-/// Run those cases of `text`, which is what is in `file`, whose names are `wanted`; `version` makes the policy with a case's
-/// configuration and state.
+/// Runs the cases in `text`, the content of `file`, whose names are `wanted`. `version` creates a
+/// version with the configuration and the state of a case.
 ///
 /// # Errors
-/// When a case cannot be read.
+/// If a case is invalid.
 pub(crate) fn run(
     file: &Path,
     text: &str,
@@ -218,39 +285,40 @@ pub(crate) fn run(
     facts_of: &FactsOf,
 ) -> Result<Vec<CaseResult>, CaseError> {
     let result = |case: Case| {
-        let fail = |what| CaseError {
-            file: file.to_owned(),
-            what: format!("line {} (`{}`): {what}", case.line, case.name),
-        };
-        // A version of its own for each case, and each time: what one leaves behind must not help the next.
-        case.state().map_err(fail)?;
+        // Validated once, so that the closure below cannot fail.
+        case.checked_state(file)?;
+        // A new version for each case and each attempt: they must not affect each other.
         let version = || version(&case.config, case.state().unwrap_or_default());
-        let (differences, took) = differences(&case, version, facts_of).map_err(fail)?;
+        let facts = case.facts(file, facts_of)?;
+        let (differences, took) = differences(&case, &facts, version);
         Ok(CaseResult { line: case.line, name: case.name, differences, took })
     };
     read(file, text)?.into_iter().filter(|case| wanted(&case.name)).map(result).collect()
 }
 
-/// The same, where one difference is one too many.
+/// Runs all cases in `text`, the content of `file`, and returns their number.
 ///
 /// # Errors
-/// With the first case that differs, or cannot be read.
-pub(crate) fn prove(
+/// If a case is invalid, or fails; the error is about the first one.
+pub(crate) fn validate(
     file: &Path,
     text: &str,
     version: impl Fn(&serde_json::Value, Arc<State>) -> Version,
     facts_of: &FactsOf,
 ) -> Result<usize, CaseError> {
     let results = run(file, text, |_| true, version, facts_of)?;
-    match results.iter().find_map(CaseResult::sentence) {
-        Some(what) => Err(CaseError { file: file.to_owned(), what }),
-        None => Ok(results.len()),
+    let count = results.len();
+    for CaseResult { line, name, differences, .. } in results {
+        if let Some(difference) = differences.into_iter().next() {
+            return Err(CaseError::Failed { file: file.to_owned(), line, name, difference });
+        }
     }
+    Ok(count)
 }
 
 impl Case {
-    /// A request with a fleet of which nothing is expected.
-    pub(crate) fn of(request: CaseRequest, fleet: CaseFleet) -> Self {
+    /// Creates a case without expectations.
+    pub(crate) fn new(request: CaseRequest, fleet: CaseFleet) -> Self {
         let (config, expect) = (empty_config(), Expect::default());
         Self {
             line: 0,
@@ -263,66 +331,89 @@ impl Case {
         }
     }
 
-    /// The lanes as the policy sees them, or so many lanes like them.
+    /// Returns the fleet as the policy sees it, resized to `lanes` lanes if given.
     pub(crate) fn view(&self, lanes: Option<usize>) -> Arc<FleetView> {
         let resized = lanes.map(|lanes| self.fleet.resized(lanes));
         Arc::new(fleet(resized.as_ref().unwrap_or(&self.fleet), self.line as u64))
     }
 
-    /// The state that the case begins with: numbers become counters, texts become values.
-    pub(crate) fn state(&self) -> Result<Arc<State>, String> {
+    /// Creates the initial state: integers become counters, strings become values.
+    pub(crate) fn state(&self) -> Result<Arc<State>, CaseStateError> {
         let state = State::default();
         for (key, value) in &self.state {
             let stored = match value {
                 serde_json::Value::String(text) => state.put(key.clone(), text.as_bytes(), 0),
                 value => match value.as_i64() {
                     Some(number) => state.increment(key.clone(), number, 0).map(|_| ()),
-                    None => return Err(format!("state `{key}` must be a whole number or a text")),
+                    None => return Err(CaseStateError::Type { key: key.clone() }),
                 },
             };
-            stored.map_err(|error| format!("state `{key}`: {error:?}"))?;
+            // A fresh state has no values that an increment could collide with, so only lengths can
+            // be wrong.
+            stored.map_err(|_| CaseStateError::TooLong { key: key.clone() })?;
         }
         Ok(Arc::new(state))
     }
+
+    /// Creates the initial state like [`Case::state`], with the position in `file` in errors.
+    pub(crate) fn checked_state(&self, file: &Path) -> Result<Arc<State>, CaseError> {
+        self.state().map_err(|error| CaseError::State {
+            file: file.to_owned(),
+            line: self.line,
+            name: self.name.clone(),
+            error,
+        })
+    }
+
+    /// Parses the request, with the position in `file` in errors.
+    pub(crate) fn facts(&self, file: &Path, facts_of: &FactsOf) -> Result<Facts, CaseError> {
+        facts_of(&self.request).map_err(|error| CaseError::Request {
+            file: file.to_owned(),
+            line: self.line,
+            name: self.name.clone(),
+            error,
+        })
+    }
 }
 
+/// Calls the policy about a case, and compares the decision. Also returns the duration of the last
+/// attempt.
 fn differences(
     case: &Case,
+    facts: &Facts,
     version: impl Fn() -> Version,
-    facts_of: &FactsOf,
-) -> Result<(Vec<Difference>, Duration), String> {
+) -> (Vec<Difference>, Duration) {
     let limits = PlanLimits { max_wait: Duration::MAX, max_steps: usize::MAX };
     let fleet = case.view(None);
-    let facts = facts_of(&case.request)?;
     let mut merge = Merge::new(&fleet, facts.request.model());
     let mut took = Duration::ZERO;
-    let asked = retry_on_timeout(|| {
+    let evaluated = retry_on_timeout(|| {
         let version = version();
-        let begun = Instant::now();
-        let advice = ask(&version, &mut facts.clone(), &fleet, &mut Trace::off());
-        took = begun.elapsed();
+        let start = Instant::now();
+        let advice = evaluate(&version, &mut facts.clone(), &fleet, &mut Trace::off());
+        took = start.elapsed();
         Ok((version.reference, advice?))
     });
-    let (reference, advice) = match asked {
+    let (reference, advice) = match evaluated {
         Ok(advice) => advice,
         Err(error) => {
-            let (expected, got) = ("advice".to_owned(), format!("none: {error}"));
-            return Ok((vec![Difference { what: "some", expected, got }], took));
+            let (expected, got) = ("some".to_owned(), format!("none: {error}"));
+            return (vec![Difference { what: "advice", expected, got }], took);
         }
     };
     merge.add(&reference, 1000, advice);
     let merged = merge.finish(OnConflict::Refuse);
     let decision = Plan::from_advice(&merged, &fleet, &limits);
-    Ok((compare(&case.expect, &merged, &decision, &fleet), took))
+    (compare(&case.expect, &merged, &decision, &fleet), took)
 }
 
 impl CaseFleet {
-    /// So many lanes: the first of these, or these again under other names.
+    /// Returns a fleet of `lanes` lanes: the first of these, or copies of them under other names.
     fn resized(&self, lanes: usize) -> Self {
-        let round = |index: usize| index / self.lanes.len().max(1) + 1;
-        let numbered = |(index, lane): (usize, &CaseLane)| match round(index) {
+        let copy = |index: usize| index / self.lanes.len().max(1) + 1;
+        let numbered = |(index, lane): (usize, &CaseLane)| match copy(index) {
             1 => lane.clone(),
-            round => CaseLane { name: format!("{}-{round}", lane.name), ..lane.clone() },
+            copy => CaseLane { name: format!("{}-{copy}", lane.name), ..lane.clone() },
         };
         Self { lanes: self.lanes.iter().cycle().take(lanes).enumerate().map(numbered).collect() }
     }
@@ -351,18 +442,19 @@ fn compare(
         (_, Some(lane)) => lane.clone(),
         (Decision::NoLane(reason), None) => format!("none: {reason}"),
         (_, None) => {
-            let shown = reject.as_ref().map(|reject| format!("{} {}", reject.status, reject.code));
-            format!("none: rejected with {}", shown.unwrap_or_default())
+            let rejection =
+                reject.as_ref().map(|reject| format!("{} {}", reject.status, reject.code));
+            format!("none: rejected with {}", rejection.unwrap_or_default())
         }
     };
     let mut found = Vec::new();
-    let mut plain = |what, expected: Option<&String>, got: &str| {
+    let mut compare_text = |what, expected: Option<&String>, got: &str| {
         if let Some(expected) = expected.filter(|expected| *expected != got) {
             found.push(Difference { what, expected: expected.clone(), got: got.to_owned() });
         }
     };
-    plain("lane", expect.lane.as_ref(), &lane);
-    plain("why", expect.why.as_ref(), &merged.why().unwrap_or_default());
+    compare_text("lane", expect.lane.as_ref(), &lane);
+    compare_text("why", expect.why.as_ref(), &merged.why().unwrap_or_default());
     let fallback: Vec<String> = steps.iter().skip(1).cloned().collect();
     found.extend(differs("fallback", expect.fallback.as_ref(), &fallback));
     found.extend(differs("edits", expect.edits.as_ref(), &merged.edits));
@@ -374,18 +466,19 @@ fn compare(
     found
 }
 
-/// As JSON, because that is how cases are written.
+/// Compares two values, and returns a difference as JSON, the format of cases.
 fn differs<T: PartialEq + Serialize>(
     what: &'static str,
     expected: Option<&T>,
     got: &T,
 ) -> Option<Difference> {
-    let shown = |value: &T| serde_json::to_string(value).unwrap_or_default();
+    let json = |value: &T| serde_json::to_string(value).unwrap_or_default();
     let expected = expected.filter(|expected| *expected != got)?;
-    Some(Difference { what, expected: shown(expected), got: shown(got) })
+    Some(Difference { what, expected: json(expected), got: json(got) })
 }
 
-/// The fleet of a case. Each case is a topology of its own, as instances may keep what they know of one.
+/// Creates the fleet of a case. Each case has its own topology generation, because instances may
+/// cache data of a topology.
 fn fleet(case: &CaseFleet, generation: u64) -> FleetView {
     let info = |lane: &CaseLane| LaneInfo {
         id: LaneId(0),
@@ -421,7 +514,7 @@ fn fleet(case: &CaseFleet, generation: u64) -> FleetView {
     FleetView { topology: Arc::new(topology), stats }
 }
 
-fn chat() -> Endpoint {
+fn default_endpoint() -> Endpoint {
     Endpoint::ChatCompletions
 }
 
@@ -429,10 +522,10 @@ fn empty_config() -> serde_json::Value {
     serde_json::json!({})
 }
 
-fn four() -> u32 {
+fn default_slots() -> u32 {
     4
 }
 
-fn ready() -> LaneState {
+fn default_state() -> LaneState {
     LaneState::Ready
 }

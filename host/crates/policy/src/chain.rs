@@ -1,5 +1,5 @@
-//! The policies of a host in order, as one advisor. A chain never changes: a change makes a new one, and a request keeps the
-//! one that it was decided by.
+//! The policies of a host, in order, as one advisor. A chain is immutable: a change creates a new
+//! chain, and a request keeps the chain that decided it.
 
 use std::sync::Arc;
 
@@ -10,32 +10,33 @@ use pointsman_domain::{
 };
 
 use crate::background::{Background, ShadowJob};
-use crate::interview::HostCallMode;
+use crate::host_call_mode::CallTrace;
+use crate::policies::PolicyProblem;
 use crate::spec::{CanaryBy, OnError, Rollout};
-use crate::version::{Hook, NoAdvice, Version};
+use crate::version::{CallError, Hook, Version, policy_span};
 
-/// Policies in the order in which they are asked.
+/// The policies in the order in which they are called.
 #[derive(Debug)]
 pub(crate) struct Chain {
     links: Vec<Link>,
     on_conflict: OnConflict,
-    // None where nothing is done beside the requests, as in tests.
+    // `None` in dry runs, which have no threads of their own.
     background: Option<Arc<Background>>,
-    recovers: bool,
-    learns: bool,
+    has_on_failure: bool,
+    has_on_complete: bool,
     info: Arc<ChainInfo>,
 }
 
-/// One place in the chain.
+/// One policy of the chain.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) weight: u32,
     pub(crate) on_error: OnError,
-    /// The version in service, or why there is none.
-    pub(crate) active: Result<Arc<Version>, String>,
-    /// A version that is tried out.
-    pub(crate) trial: Option<(Arc<Version>, Rollout)>,
+    /// The active version, or the reason why there is none.
+    pub(crate) active: Result<Arc<Version>, PolicyProblem>,
+    /// The candidate, a shadow or a canary.
+    pub(crate) candidate: Option<(Arc<Version>, Rollout)>,
 }
 
 impl Default for Chain {
@@ -50,11 +51,12 @@ impl Chain {
         on_conflict: OnConflict,
         background: Option<Arc<Background>>,
     ) -> Self {
-        let has =
-            |hook: fn(&Version) -> bool| links.iter().flat_map(Link::versions).any(|it| hook(it));
+        let has = |hook: fn(&Version) -> bool| {
+            links.iter().flat_map(Link::versions).any(|version| hook(version))
+        };
         Self {
-            recovers: has(|version| version.hooks().on_failure),
-            learns: has(|version| version.hooks().on_complete),
+            has_on_failure: has(|version| version.hooks().on_failure),
+            has_on_complete: has(|version| version.hooks().on_complete),
             info: Arc::new(ChainInfo::new(
                 on_conflict,
                 links.iter().flat_map(Link::infos).collect(),
@@ -65,21 +67,27 @@ impl Chain {
         }
     }
 
-    /// The versions that decide, without those that are tried out.
-    pub(crate) fn in_service(&self) -> impl Iterator<Item = &Arc<Version>> {
+    /// Returns the active versions, without candidates.
+    pub(crate) fn active_versions(&self) -> impl Iterator<Item = &Arc<Version>> {
         self.links.iter().filter_map(|link| link.active.as_ref().ok())
     }
 
-    /// All versions that take part, those that are tried out too.
+    /// Returns all versions, including candidates.
     pub(crate) fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
         self.links.iter().flat_map(Link::versions)
     }
 
-    /// Show how requests ended to whoever learns from that.
+    /// Calls `on-complete` of all versions that export it.
     pub(crate) fn observe(&self, fleet: &Arc<FleetView>, now_ms: u64, ended: &[Outcome]) {
         for version in self.versions().filter(|version| version.hooks().on_complete) {
+            let _span = version.span(Hook::Complete.name()).entered();
             if let Err(error) = version.observe(fleet, now_ms, ended) {
-                tracing::warn!(policy = %version.reference, "did not learn from {} outcomes: {error}", ended.len());
+                tracing::warn!(
+                    kind = error.kind(),
+                    %error,
+                    outcomes = ended.len(),
+                    "on-complete hook failed; outcomes dropped"
+                );
             }
         }
     }
@@ -87,29 +95,29 @@ impl Chain {
 
 impl Link {
     fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
-        self.active.iter().chain(self.trial.iter().map(|(version, _)| version))
+        self.active.iter().chain(self.candidate.iter().map(|(version, _)| version))
     }
 
-    /// Its versions, for those who record.
+    /// Describes the versions for records.
     fn infos(&self) -> impl Iterator<Item = LinkInfo> {
-        let of = |version: &Version, trial: Option<&Rollout>| LinkInfo {
+        let info = |version: &Version, candidate: Option<&Rollout>| LinkInfo {
             policy: version.reference.clone(),
             fingerprint: version.fingerprint.clone(),
             component: version.component_sha256().to_owned(),
             weight: self.weight,
             on_error: self.on_error.name().to_owned(),
-            trial: trial.map(|rollout| rollout.name().to_owned()),
+            trial: candidate.map(|rollout| rollout.name().to_owned()),
             config: version.settings.config.clone(),
         };
-        let active = self.active.as_ref().ok().map(|version| of(version, None));
-        active
-            .into_iter()
-            .chain(self.trial.iter().map(move |(version, rollout)| of(version, Some(rollout))))
+        let active = self.active.as_ref().ok().map(|version| info(version, None));
+        active.into_iter().chain(
+            self.candidate.iter().map(move |(version, rollout)| info(version, Some(rollout))),
+        )
     }
 
-    /// The version that decides about this request, if there is one.
-    fn deciding(&self, facts: &Facts) -> Result<&Arc<Version>, &String> {
-        match &self.trial {
+    /// Returns the version that decides about this request.
+    fn deciding(&self, facts: &Facts) -> Result<&Arc<Version>, &PolicyProblem> {
+        match &self.candidate {
             Some((version, Rollout::Canary { share, by })) if is_canary(facts, *share, *by) => {
                 Ok(version)
             }
@@ -117,31 +125,31 @@ impl Link {
         }
     }
 
-    /// The version that is asked beside the one that decides.
+    /// Returns the version that is evaluated in the background.
     fn shadow(&self) -> Option<&Arc<Version>> {
-        self.trial
+        self.candidate
             .as_ref()
             .filter(|(_, rollout)| *rollout == Rollout::Shadow)
             .map(|(version, _)| version)
     }
 
-    fn missing(&self) -> PolicyRef {
+    /// Returns the reference of a policy without an active version.
+    fn unavailable(&self) -> PolicyRef {
         PolicyRef::new(&self.name, "none")
     }
 }
 
-/// Is the request one of the canary's `share` thousandths? The same every time it is asked.
+/// Returns whether the request is one of the `share` thousandths that the canary decides. The
+/// result only depends on the request.
 fn is_canary(facts: &Facts, share: u16, by: CanaryBy) -> bool {
     let request = &facts.request;
-    let hashed = match by {
+    let key = match by {
         CanaryBy::Tenant => request.tenant().unwrap_or(request.id()),
         CanaryBy::Request => request.id(),
     };
-    let hash = fnv1a_chain([hashed.as_bytes()], hashed.len().max(1), 1)
-        .first()
-        .copied()
-        .unwrap_or_default();
-    // FNV's low bits are weak for short keys; the middle of a multiplied hash is not.
+    let hash =
+        fnv1a_chain([key.as_bytes()], key.len().max(1), 1).first().copied().unwrap_or_default();
+    // The low bits of FNV are weak for short keys; the high bits of a product are not.
     let spread = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     spread % 1000 < u64::from(share)
 }
@@ -151,40 +159,48 @@ impl Advisor for Chain {
         let mut merge = Merge::new(fleet, facts.request.model());
         let mut facts = facts.clone();
         for link in &self.links {
+            // The shadow has to see the request as the deciding version did, before its edits.
             let before = link.shadow().map(|shadow| (shadow, facts.clone()));
-            let asked = match link.deciding(&facts) {
-                Ok(version) => ask(version, &mut facts, fleet, trace)
-                    .map(|advice| (version, advice))
-                    .map_err(|error| (version.reference.clone(), error.to_string())),
-                Err(error) => Err((link.missing(), error.clone())),
-            };
+            let deciding = link.deciding(&facts);
+            let policy =
+                deciding.map_or_else(|_| link.unavailable(), |version| version.reference.clone());
+            let span = policy_span(&policy, Hook::Request.name());
+            let advised = span.in_scope(|| match deciding {
+                Ok(version) => {
+                    let advice = evaluate(version, &mut facts, fleet, trace);
+                    advice.inspect_err(|error| {
+                        let on_error = link.on_error.name();
+                        tracing::warn!(kind = error.kind(), %error, on_error, "no advice from policy");
+                    }).ok()
+                }
+                Err(problem) => {
+                    let (code, on_error) = (problem.code(), link.on_error.name());
+                    tracing::warn!(code, error = %problem, on_error, "policy is not loaded");
+                    None
+                }
+            });
             if let (Some((shadow, facts)), Some(background)) = (before, &self.background) {
-                let advice = asked.as_ref().ok().map(|(_, advice)| advice.clone());
-                background.shadow(ShadowJob {
+                background.evaluate_shadow(ShadowJob {
+                    request_span: tracing::Span::current(),
                     shadow: Arc::clone(shadow),
                     facts,
                     fleet: Arc::clone(fleet),
-                    advice,
+                    advice: advised.clone(),
                 });
             }
-            let (name, problem) = match asked {
-                Ok((version, advice)) => {
-                    merge.add(&version.reference, link.weight, advice);
-                    if merge.ended() {
-                        break;
-                    }
-                    continue;
+            if let Some(advice) = advised {
+                merge.add(&policy, link.weight, advice);
+                if merge.ended() {
+                    break;
                 }
-                Err(failed) => failed,
-            };
-            let on_error = link.on_error;
-            tracing::warn!(policy = %name, request = facts.request.id(), ?on_error, "no advice: {problem}");
-            match on_error {
+                continue;
+            }
+            match link.on_error {
                 OnError::Skip => {}
                 OnError::Default => return BuiltIn.advise(&facts, fleet, trace),
                 OnError::Refuse => {
-                    let reject = Some(OnError::refusal(&name));
-                    merge.add(&name, 0, Advice { reject, ..Advice::default() });
+                    let reject = Some(OnError::refusal(&policy));
+                    merge.add(&policy, 0, Advice { reject, ..Advice::default() });
                     break;
                 }
             }
@@ -197,10 +213,10 @@ impl Advisor for Chain {
     }
 
     fn recovers(&self) -> bool {
-        self.recovers
+        self.has_on_failure
     }
 
-    /// The first policy that wants anything but the plan decides.
+    /// Returns the first recovery that differs from the plan.
     fn recover(
         &self,
         facts: &Facts,
@@ -213,11 +229,12 @@ impl Advisor for Chain {
             if !version.hooks().on_failure {
                 continue;
             }
-            match ask_recovery(version, facts, fleet, failed, trace) {
+            let _span = version.span(Hook::Failure.name()).entered();
+            match evaluate_recovery(version, facts, fleet, failed, trace) {
                 Ok(Recovery::Planned) => {}
                 Ok(recovery) => return recovery,
-                Err(problem) => {
-                    tracing::warn!(policy = %version.reference, request = facts.request.id(), "no advice after a failure: {problem}");
+                Err(error) => {
+                    tracing::warn!(kind = error.kind(), %error, "on-failure hook failed");
                 }
             }
         }
@@ -225,89 +242,89 @@ impl Advisor for Chain {
     }
 
     fn learns(&self) -> bool {
-        self.learns
+        self.has_on_complete
     }
 
     fn ended(&self, outcome: &Outcome) {
         if let Some(background) = &self.background {
-            background.ended(outcome);
+            background.report_outcome(outcome);
         }
     }
 }
 
-/// Ask one policy, and leave out what it may not advise. Its edits show in `facts` afterwards, for the policies that come
-/// after it.
-pub(crate) fn ask(
+/// Calls one policy, drops the parts of its advice that it is not allowed to give, and applies its
+/// edits to `facts`, for the policies that follow.
+pub(crate) fn evaluate(
     version: &Version,
     facts: &mut Facts,
     fleet: &Arc<FleetView>,
     trace: &mut Trace,
-) -> Result<Advice, NoAdvice> {
-    let mut interview = HostCallMode::of(trace);
-    let (advised, dropped) = advised(version, facts, fleet, &mut interview);
+) -> Result<Advice, CallError> {
+    let mut call = CallTrace::for_decision(trace);
+    let (advised, dropped) = call_on_request(version, facts, fleet, &mut call);
     trace.consulted(|| Consulted {
         policy: version.reference.clone(),
         hook: Hook::Request.name().to_owned(),
-        took: interview.took,
-        reads: interview.into_reads(),
+        took: call.duration,
+        reads: call.into_reads(),
         advice: advised.as_ref().ok().cloned(),
-        note: advised.as_ref().err().map(ToString::to_string),
+        note: advised.as_ref().err().map(CallError::to_note),
         dropped,
         fleet: Vec::new(),
     });
     advised
 }
 
-/// The same, and what was left out; what it asks goes the way of `interview`.
-pub(crate) fn advised(
+/// Calls `on-request` like [`evaluate`], with host calls as `call` says. Also returns the parts
+/// that were dropped, with the reasons.
+pub(crate) fn call_on_request(
     version: &Version,
     facts: &mut Facts,
     fleet: &Arc<FleetView>,
-    interview: &mut HostCallMode,
-) -> (Result<Advice, NoAdvice>, Vec<String>) {
-    let mut left_out = Vec::new();
-    let mut advised = version.advise(facts, fleet, interview);
+    call: &mut CallTrace,
+) -> (Result<Advice, CallError>, Vec<String>) {
+    let mut dropped_parts = Vec::new();
+    let mut advised = version.advise(facts, fleet, call);
     if let Ok(advice) = &mut advised {
-        let id = facts.request.id();
         for dropped in permit(advice, &version.allow) {
-            version.figures().dropped(dropped.what);
-            tracing::debug!(policy = %version.reference, request = id, "{} dropped: {}", dropped.what, dropped.reason);
-            left_out.push(format!("{}: {}", dropped.what, dropped.reason));
+            version.metrics().record_dropped(dropped.what);
+            tracing::debug!(part = dropped.what, reason = %dropped.reason, "dropped advice");
+            dropped_parts.push(format!("{}: {}", dropped.what, dropped.reason));
         }
-        // This host has no experimental settings; whoever sets some may want to know that.
-        advice.hints.iter().for_each(|_| version.figures().dropped("hint"));
+        // This host has no experimental hints; the metric tells the author that they had no effect.
+        advice.hints.iter().for_each(|_| version.metrics().record_dropped("hint"));
         if !advice.edits.is_empty() {
-            let (edited, refused) = facts.request.edited(&advice.edits);
-            for (edit, reason) in refused {
-                version.figures().dropped(edit.kind());
-                tracing::warn!(policy = %version.reference, request = id, "{} dropped: {reason}", edit.kind());
-                left_out.push(format!("{}: {reason}", edit.kind()));
-                advice.edits.retain(|kept| *kept != edit);
+            let (edited, rejected) = facts.request.edited(&advice.edits);
+            for (edit, reason) in rejected {
+                version.metrics().record_dropped(edit.kind());
+                tracing::warn!(part = edit.kind(), reason, "dropped edit");
+                dropped_parts.push(format!("{}: {reason}", edit.kind()));
+                advice.edits.retain(|other| *other != edit);
             }
             facts.request = edited;
         }
     }
-    (advised, left_out)
+    (advised, dropped_parts)
 }
 
-fn ask_recovery(
+fn evaluate_recovery(
     version: &Version,
     facts: &Facts,
     fleet: &Arc<FleetView>,
     failed: &FailureReport,
     trace: &mut Trace,
-) -> Result<Recovery, NoAdvice> {
-    let mut interview = HostCallMode::of(trace);
-    let (recovery, dropped) = recovered(version, facts, fleet, failed, &mut interview);
+) -> Result<Recovery, CallError> {
+    let mut call = CallTrace::for_decision(trace);
+    let (recovery, dropped) = call_on_failure(version, facts, fleet, failed, &mut call);
     trace.consulted(|| Consulted {
         policy: version.reference.clone(),
         hook: Hook::Failure.name().to_owned(),
-        took: interview.took,
-        reads: interview.into_reads(),
+        took: call.duration,
+        reads: call.into_reads(),
         advice: None,
         note: Some(match &recovery {
             Ok(recovery) => serde_json::to_string(recovery).unwrap_or_default(),
-            Err(error) => error.to_string(),
+            Err(error) => error.to_note(),
         }),
         dropped,
         fleet: fleet.stats.clone(),
@@ -315,21 +332,22 @@ fn ask_recovery(
     recovery
 }
 
-/// Ask one policy what to do after a failed try, and leave out what it may not want.
-pub(crate) fn recovered(
+/// Calls `on-failure`, and drops the edits that the policy is not allowed to make. Also returns
+/// these, with the reasons.
+pub(crate) fn call_on_failure(
     version: &Version,
     facts: &Facts,
     fleet: &Arc<FleetView>,
     failed: &FailureReport,
-    interview: &mut HostCallMode,
-) -> (Result<Recovery, NoAdvice>, Vec<String>) {
-    let mut left_out = Vec::new();
-    let mut recovery = version.recover(facts, fleet, failed, interview);
+    call: &mut CallTrace,
+) -> (Result<Recovery, CallError>, Vec<String>) {
+    let mut dropped_parts = Vec::new();
+    let mut recovery = version.recover(facts, fleet, failed, call);
     if let Ok(Recovery::Retry(step)) = &mut recovery {
         for dropped in permit_edits(&mut step.edits, &version.allow) {
-            version.figures().dropped(dropped.what);
-            left_out.push(format!("{}: {}", dropped.what, dropped.reason));
+            version.metrics().record_dropped(dropped.what);
+            dropped_parts.push(format!("{}: {}", dropped.what, dropped.reason));
         }
     }
-    (recovery, left_out)
+    (recovery, dropped_parts)
 }

@@ -1,48 +1,51 @@
-//! What the path of a call takes for the time: that of the machine, or one that somebody moves on.
+//! The clock of policy calls: the monotonic clock of the machine, or a virtual one.
 //!
-//! Nothing that decides what becomes of a call may look at any other clock. That is what lets a chain run in virtual time: its
-//! breakers, its limits and the entries of its state follow whoever owns the clock, and the same inputs give the same outputs.
+//! Code that affects the result of a call must not use any other clock. This is what lets a chain
+//! run in virtual time: its breakers, its rate limits and the entries of its state follow the owner
+//! of the clock, and the same inputs give the same outputs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A clock. Its copies show the same time.
+/// A clock. Clones share the same time.
 #[derive(Debug, Clone)]
 pub(crate) enum Clock {
-    /// Time since it was made.
+    /// Real time, relative to this instant.
     Wall(Instant),
-    /// Microseconds, moved on by [`Clock::set`].
+    /// Virtual time in microseconds, advanced by [`Clock::set`].
     Virtual(Arc<AtomicU64>),
 }
 
 impl Clock {
-    /// One that goes by itself.
+    /// Creates a clock of real time that starts at zero.
     pub(crate) fn wall() -> Self {
         Self::Wall(Instant::now())
     }
 
-    /// One that stands still at zero.
-    pub(crate) fn standing() -> Self {
+    /// Creates a virtual clock at zero.
+    pub(crate) fn manual() -> Self {
         Self::Virtual(Arc::default())
     }
 
     pub(crate) fn now(&self) -> Duration {
         match self {
-            Self::Wall(begun) => begun.elapsed(),
+            Self::Wall(start) => start.elapsed(),
             Self::Virtual(micros) => Duration::from_micros(micros.load(Ordering::Relaxed)),
         }
     }
 
-    /// Move a clock on that does not go by itself. It never goes back.
+    /// Advances a virtual clock to `now`; an earlier time, and a clock of real time, stay as they
+    /// are.
     pub(crate) fn set(&self, now: Duration) {
         if let Self::Virtual(micros) = self {
+            // Saturates after 584,000 years.
             let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
             micros.fetch_max(now, Ordering::Relaxed);
         }
     }
 
-    /// Does whoever owns it have the time in hand?
+    /// Returns whether this is a virtual clock.
     pub(crate) fn is_virtual(&self) -> bool {
         matches!(self, Self::Virtual(_))
     }
@@ -53,8 +56,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_virtual_clock_goes_on_when_it_is_moved_and_never_back() {
-        let clock = Clock::standing();
+    fn virtual_clock_only_advances() {
+        let clock = Clock::manual();
         let copy = clock.clone();
         assert_eq!(copy.now(), Duration::ZERO);
         clock.set(Duration::from_micros(1500));
@@ -65,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_on_the_wall_cannot_be_moved() {
+    fn wall_clock_cannot_be_set() {
         let clock = Clock::wall();
         clock.set(Duration::from_secs(3600));
         assert!(clock.now() < Duration::from_secs(3600));

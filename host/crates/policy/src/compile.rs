@@ -1,16 +1,17 @@
-//! Where components are compiled: in a process of its own, which may fail in any way without harm to the host.
+//! Compiles components in a child process, whose failure does not affect the host.
 //!
-//! A compiler is a large program that is given strangers' bytes. So the host runs itself once more, with a hidden
-//! subcommand, and gives that child little to work with: its memory, its time and the length of its answer are limited, it
-//! may write no file, has no environment, and ends when its parent does. It reads the component from its standard input and
-//! writes the code to its standard output:
+//! A compiler is a large program that processes untrusted input. So the host runs its own
+//! executable with a hidden subcommand, and confines that child: memory, time and the length of the
+//! output are limited, it cannot write files, has no environment, and is killed when its parent
+//! exits. It reads the component from its standard input and writes the code to its standard
+//! output:
 //!
 //! ```text
 //!   "pointsman code\n\0" │ SHA-256 of what was read │ compatibility, u64 │ length, u64 │ code
 //! ```
 //!
-//! The code is trusted because this program wrote it to a pipe that nobody else has; what it says of itself before is there
-//! to find out when the two are not the same program or the bytes were mixed up.
+//! The code is trusted because this program wrote it to a private pipe. The header detects that the
+//! executable was replaced in between, or that the streams were mixed up.
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -25,49 +26,50 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 
 use crate::cache::{Code, compatibility};
-use crate::component::MOST_BYTES;
+use crate::component::MAX_COMPONENT_BYTES;
 use crate::runtime::{Metering, compiling_engine};
 
-/// How the answer begins.
+/// The beginning of the output.
 const MAGIC: [u8; 16] = *b"pointsman code\n\0";
-/// Bytes of the answer before the code.
-const HEADER: usize = MAGIC.len() + 32 + 8 + 8;
-/// Bytes of what the child says of an error that are kept.
-const MOST_WORDS: u64 = 4 << 10;
-/// The exit code that means: it is the component's fault (`EX_DATAERR` of sysexits.h).
-const REFUSED: u8 = 65;
-/// Threads of the child. Each has its own heap, and all share the limit of memory.
-const MOST_THREADS: usize = 4;
-/// How much later than the host's own work the child's is done.
-const NICE: i32 = 10;
-/// Files that the child may have open.
-const MOST_FILES: u64 = 32;
+/// Bytes of the output before the code.
+const HEADER_LEN: usize = MAGIC.len() + 32 + 8 + 8;
+/// Bytes of the child's standard error that are kept.
+const MAX_STDERR_BYTES: u64 = 4 << 10;
+/// The exit code for a component that does not compile (`EX_DATAERR` of sysexits.h).
+const EXIT_REJECTED: u8 = 65;
+/// Threads of the child. Each has its own heap, and all share the memory limit.
+const MAX_THREADS: usize = 4;
+/// The niceness of the child, which yields to the host.
+const NICENESS: i32 = 10;
+/// Maximum open files of the child.
+const MAX_OPEN_FILES: u64 = 32;
 
-/// Where policies are compiled.
+/// The place where policies are compiled.
 #[derive(Debug, Clone, Default)]
 pub enum Compiler {
-    /// In this process, without limits: for tests and benchmarks, whose components are their own.
+    /// In this process, without limits: for tests and benchmarks, whose components are trusted.
     #[default]
     InProcess,
-    /// In a child.
+    /// In a confined child process.
     Child {
-        /// The program: it has to be this very one, and to call [`compile_main`] for its first argument `compile-policy`.
+        /// The executable: the same program, which calls [`compile_main`] for the subcommand
+        /// `compile-policy`.
         program: PathBuf,
-        /// What the child may use.
+        /// The limits of the child.
         limits: CompileLimits,
     },
 }
 
-/// What compiling one component may use.
+/// The limits of compiling one component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompileLimits {
-    /// Bytes of address space. CPython's component takes 0.35 GB.
+    /// Maximum address space in bytes. CPython's component needs 0.35 GB.
     pub memory: u64,
-    /// CPU time of all threads, in whole seconds. CPython's component takes 16 s.
+    /// Maximum CPU time of all threads, in whole seconds. CPython's component needs 16 s.
     pub cpu: Duration,
-    /// Time.
+    /// Maximum wall clock time.
     pub wall: Duration,
-    /// Bytes of the compiled code. CPython's component has 35 MB.
+    /// Maximum size of the compiled code in bytes. CPython's component has 35 MB.
     pub code: u64,
 }
 
@@ -82,46 +84,83 @@ impl Default for CompileLimits {
     }
 }
 
-/// Why there is no compiled code.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// An error of compiling a component.
+#[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    /// The compiler does not take it.
-    #[error("it cannot be compiled: {0}")]
-    Refused(String),
-    /// There is no child.
-    #[error("the compiler cannot be started: {0}")]
-    Start(String),
-    /// The time is up.
-    #[error("compiling took longer than {} s", .0.as_secs_f32())]
-    TooLong(Duration),
-    /// The CPU time is up.
-    #[error("compiling took more than {} s of CPU time", .0.as_secs())]
-    TooMuchCpu(Duration),
-    /// The memory is used up.
-    #[error("compiling needed more memory than {}", size(*.0))]
-    TooMuchMemory(u64),
-    /// It is too long.
-    #[error("its compiled code is longer than {}", size(*.0))]
-    TooMuchCode(u64),
-    /// Somebody ended the child, or it crashed.
-    #[error("the compiler was killed by {0}")]
+    /// The compiler rejected the component; its message.
+    #[error("compilation failed: {0}")]
+    Rejected(String),
+    /// The child could not be started, or communication with it failed.
+    #[error("failed to run the compiler: {0}")]
+    Start(io::Error),
+    /// The wall clock limit was reached.
+    #[error("compilation timed out after {} s", .0.as_secs_f32())]
+    Timeout(Duration),
+    /// The CPU time limit was reached.
+    #[error("compilation exceeded {} s of CPU time", .0.as_secs())]
+    CpuLimit(Duration),
+    /// The memory limit was reached.
+    #[error("compilation exceeded {} of memory", format_size(*.0))]
+    MemoryLimit(u64),
+    /// The compiled code is too large.
+    #[error("compiled code exceeds {}", format_size(*.0))]
+    OutputLimit(u64),
+    /// The child was killed, or crashed; the name of the signal.
+    #[error("compiler killed by {0}")]
     Killed(String),
-    /// The child ended in some other way.
-    #[error("the compiler failed: {0}")]
-    Failed(String),
-    /// What the child wrote is no answer.
-    #[error("the compiler's answer cannot be used: {0}")]
-    Answer(&'static str),
+    /// The child exited with an error.
+    #[error("compiler failed: {status}: {stderr}")]
+    Failed {
+        /// The exit status.
+        status: ExitStatus,
+        /// The beginning of its standard error.
+        stderr: String,
+    },
+    /// The output of the child is unusable.
+    #[error("invalid compiler output: {0}")]
+    Output(OutputError),
+}
+
+/// The reason why the output of the compiling child is unusable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OutputError {
+    /// The output ends early, or its length is wrong.
+    #[error("truncated")]
+    Truncated,
+    /// The output does not begin with a header.
+    #[error("missing header; is the compiler the same program as the host?")]
+    NoHeader,
+    /// The child compiled other bytes than those that were sent.
+    #[error("compiled other input than was sent")]
+    WrongInput,
+    /// The code is for an engine of another version or with other settings.
+    #[error("built by another version; restart the host if its executable was replaced")]
+    WrongVersion,
+}
+
+impl CompileError {
+    /// Returns the stable, machine-readable code of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Rejected(_) => "compile_failed",
+            Self::Start(_) => "compiler_unavailable",
+            Self::Timeout(_) => "compile_timeout",
+            Self::CpuLimit(_) => "compile_cpu_limit",
+            Self::MemoryLimit(_) => "compile_memory_limit",
+            Self::OutputLimit(_) => "compile_output_limit",
+            Self::Killed(_) | Self::Failed { .. } | Self::Output(_) => "compiler_failed",
+        }
+    }
 }
 
 impl Compiler {
-    /// A child that runs this very program, even when its file has been replaced meanwhile.
+    /// Returns a compiler that runs the executable of this process, even if its file was replaced.
     pub fn this_program() -> Self {
         Self::Child { program: "/proc/self/exe".into(), limits: CompileLimits::default() }
     }
 
-    /// Compile a component that is known to be valid, for an engine of that metering. This takes a while: seconds for an
-    /// interpreter.
+    /// Compiles a component that has been validated, for an engine with this metering. This takes
+    /// seconds for an interpreter.
     pub(crate) fn compile(
         &self,
         engine: &Engine,
@@ -130,24 +169,19 @@ impl Compiler {
     ) -> Result<Code, CompileError> {
         match self {
             Self::InProcess => match engine.precompile_component(bytes) {
-                Ok(code) => Ok(Code::of_our_compiler(code)),
-                Err(error) => Err(CompileError::Refused(format!("{error:#}"))),
+                Ok(code) => Ok(Code::from_compiler(code)),
+                Err(error) => Err(CompileError::Rejected(format!("{error:#}"))),
             },
             Self::Child { program, limits } => {
-                let mut child =
-                    start(program, metering, *limits).map_err(|error| failed_start(&error))?;
-                let spoken =
-                    attend(&mut child, *limits, bytes).map_err(|error| failed_start(&error))?;
-                let answer = spoken.answer(*limits)?;
-                let code = open(answer, &Sha256::digest(bytes), compatibility(engine))?;
-                Ok(Code::of_our_compiler(code))
+                let mut child = start(program, metering, *limits).map_err(CompileError::Start)?;
+                let output = run_child(&mut child, *limits, bytes).map_err(CompileError::Start)?;
+                let output = output.into_result(*limits)?;
+                let code = extract_code(output, &Sha256::digest(bytes), compatibility(engine))
+                    .map_err(CompileError::Output)?;
+                Ok(Code::from_compiler(code))
             }
         }
     }
-}
-
-fn failed_start(error: &io::Error) -> CompileError {
-    CompileError::Start(error.to_string())
 }
 
 fn start(
@@ -155,7 +189,7 @@ fn start(
     metering: Metering,
     limits: CompileLimits,
 ) -> io::Result<Child> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     Command::new(program)
         .arg0("pointsman")
         .arg("compile-policy")
@@ -165,10 +199,10 @@ fn start(
         .args((metering == Metering::Fuel).then_some("--fuel"))
         .current_dir("/")
         .env_clear()
-        // Every thread and every heap takes addresses, used or not.
+        // Every thread and every heap reserves address space, used or not.
         .env("RAYON_NUM_THREADS", threads.to_string())
-        .env("MALLOC_ARENA_MAX", MOST_THREADS.to_string())
-        // A group of its own, so that whatever it started ends with it.
+        .env("MALLOC_ARENA_MAX", MAX_THREADS.to_string())
+        // Its own process group, so that its descendants are killed with it.
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -176,184 +210,198 @@ fn start(
         .spawn()
 }
 
-/// What a child that has ended left behind.
-struct Spoken {
+/// The status and the output of a child that has exited.
+struct ChildOutput {
     status: ExitStatus,
-    /// The wall limit was reached.
-    late: bool,
-    /// What it wrote; one byte more than the limit if it was too much.
-    output: Vec<u8>,
-    words: String,
+    timed_out: bool,
+    /// The standard output; one byte more than the limit if there was more.
+    stdout: Vec<u8>,
+    /// The beginning of the standard error.
+    stderr: String,
 }
 
-/// Talk to the child until it has ended, one way or another.
+/// Feeds the child and reads its output until it exits or is killed.
 ///
-/// The death signal of the child is tied to the thread that started it, which is this one: it stays until the child is gone.
-fn attend(child: &mut Child, limits: CompileLimits, bytes: &[u8]) -> io::Result<Spoken> {
+/// The parent death signal of the child is tied to the thread that started it, which is this one:
+/// the thread waits here until the child has exited.
+fn run_child(child: &mut Child, limits: CompileLimits, bytes: &[u8]) -> io::Result<ChildOutput> {
     let pid = Pid::from_child(child);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let most = limits.code.saturating_add(HEADER as u64);
-    let talked = thread::scope(|scope| {
+    // Saturates if the limit is "unlimited".
+    let max_bytes = limits.code.saturating_add(HEADER_LEN as u64);
+    let exchanged = thread::scope(|scope| {
         let named = |name: &str| thread::Builder::new().name(name.into());
-        let (ended, has_ended) = mpsc::channel::<()>();
+        let (exited, has_exited) = mpsc::channel::<()>();
         let watch = named("compile-watch").spawn_scoped(scope, move || {
-            let late = has_ended.recv_timeout(limits.wall) == Err(RecvTimeoutError::Timeout);
-            if late {
+            let timed_out = has_exited.recv_timeout(limits.wall) == Err(RecvTimeoutError::Timeout);
+            if timed_out {
                 kill(pid);
             }
-            late
+            timed_out
         });
-        // Each thread that cannot be had ends the child, and with it the other ones.
+        // If a thread cannot be spawned, the child is killed, which ends the other threads.
         let watch = watch.inspect_err(|_| kill(pid))?;
         let feed = named("compile-in").spawn_scoped(scope, move || {
-            // A child that does not want to read on will say why, or has ended.
+            // A child that stops reading reports an error, or has exited; a broken pipe adds
+            // nothing.
             stdin.map(|mut stdin| stdin.write_all(bytes))
         });
         feed.inspect_err(|_| kill(pid))?;
-        let words = named("compile-err").spawn_scoped(scope, move || read_words(stderr));
-        let words = words.inspect_err(|_| kill(pid))?;
-        let output =
-            named("compile-out").spawn_scoped(scope, move || read_output(stdout, most, pid));
-        let output = output.inspect_err(|_| kill(pid))?;
-        // Its number stays taken until it is waited for below, so that nobody else is killed for it. Whoever else may hold its
-        // pipes has to end as well, or reading them would not.
+        let stderr = named("compile-err").spawn_scoped(scope, move || read_stderr(stderr));
+        let stderr = stderr.inspect_err(|_| kill(pid))?;
+        let stdout =
+            named("compile-out").spawn_scoped(scope, move || read_stdout(stdout, max_bytes, pid));
+        let stdout = stdout.inspect_err(|_| kill(pid))?;
+        // NOWAIT keeps the process id reserved until the child is reaped below, so that the kill
+        // cannot hit another process. Descendants of the child may hold its pipes, so they have to
+        // go too, or reading would not end.
         let waited = rustix::process::waitid(
             WaitId::Pid(pid),
             WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
         );
         kill(pid);
-        drop(ended);
-        let late = watch.join().unwrap_or(true);
-        let words = words.join().unwrap_or_default();
-        let output =
-            output.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")));
+        drop(exited);
+        let timed_out = watch.join().unwrap_or(true);
+        let stderr = stderr.join().unwrap_or_default();
+        let stdout =
+            stdout.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread panicked")));
         waited?;
-        Ok::<_, io::Error>((late, output?, words))
+        Ok::<_, io::Error>((timed_out, stdout?, stderr))
     });
     let status = child.wait()?;
-    let (late, output, words) = talked?;
-    Ok(Spoken { status, late, output, words })
+    let (timed_out, stdout, stderr) = exchanged?;
+    Ok(ChildOutput { status, timed_out, stdout, stderr })
 }
 
-/// End a child and all that it started. It must not have been waited for.
+/// Kills a child and its descendants. The child must not have been reaped.
 fn kill(pid: Pid) {
-    // An error says that it has ended by itself.
-    let _gone = rustix::process::kill_process_group(pid, Signal::KILL);
+    // An error means that the group has exited already.
+    rustix::process::kill_process_group(pid, Signal::KILL).ok();
 }
 
-fn read_output(stdout: Option<ChildStdout>, most: u64, pid: Pid) -> io::Result<Vec<u8>> {
+fn read_stdout(stdout: Option<ChildStdout>, max_bytes: u64, pid: Pid) -> io::Result<Vec<u8>> {
     let mut output = Vec::new();
-    let read = stdout.map(|stdout| stdout.take(most + 1).read_to_end(&mut output)).transpose();
-    if read.is_err() || output.len() as u64 > most {
+    let read = stdout.map(|stdout| stdout.take(max_bytes + 1).read_to_end(&mut output)).transpose();
+    if read.is_err() || output.len() as u64 > max_bytes {
         kill(pid);
     }
     read.map(|_| output)
 }
 
-/// The first words; what follows is read too, so that the child is not held up.
-fn read_words(stderr: Option<ChildStderr>) -> String {
-    let mut words = Vec::new();
+/// Reads the beginning of the standard error. The rest is discarded, so that the child does not
+/// block.
+fn read_stderr(stderr: Option<ChildStderr>) -> String {
+    let mut text = Vec::new();
     if let Some(mut stderr) = stderr {
-        let read = stderr.by_ref().take(MOST_WORDS).read_to_end(&mut words);
-        drop(read.and_then(|_| io::copy(&mut stderr, &mut io::sink())));
+        let read = stderr.by_ref().take(MAX_STDERR_BYTES).read_to_end(&mut text);
+        // A broken pipe ends the text, which is all that is wanted.
+        read.and_then(|_| io::copy(&mut stderr, &mut io::sink())).ok();
     }
-    let printable = |letter: char| if letter.is_control() { ' ' } else { letter };
-    String::from_utf8_lossy(&words).trim().chars().map(printable).collect()
+    // It ends up in logs and terminals.
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    String::from_utf8_lossy(&text).trim().chars().map(printable).collect()
 }
 
-impl Spoken {
-    /// What it wrote, or why that is no use.
-    fn answer(self, limits: CompileLimits) -> Result<Vec<u8>, CompileError> {
-        if self.late {
-            return Err(CompileError::TooLong(limits.wall));
+impl ChildOutput {
+    /// Returns the standard output, or the error that the child ended with.
+    fn into_result(self, limits: CompileLimits) -> Result<Vec<u8>, CompileError> {
+        if self.timed_out {
+            return Err(CompileError::Timeout(limits.wall));
         }
-        if self.output.len() as u64 > limits.code.saturating_add(HEADER as u64) {
-            return Err(CompileError::TooMuchCode(limits.code));
+        if self.stdout.len() as u64 > limits.code.saturating_add(HEADER_LEN as u64) {
+            return Err(CompileError::OutputLimit(limits.code));
         }
-        // What an allocation that fails says, in Rust's library and in the system's.
-        let starved = ["memory allocation of", "Cannot allocate memory", "out of memory"];
-        let starved = starved.iter().any(|words| self.words.contains(words));
+        // A failed allocation is reported on standard error only: by Rust's library, by the C
+        // library, or by the allocator.
+        let out_of_memory = ["memory allocation of", "Cannot allocate memory", "out of memory"];
+        let out_of_memory = out_of_memory.iter().any(|text| self.stderr.contains(text));
         match (self.status.code(), self.status.signal()) {
-            (Some(0), _) => Ok(self.output),
-            (Some(code), _) if code == i32::from(REFUSED) => Err(CompileError::Refused(self.words)),
-            _ if starved => Err(CompileError::TooMuchMemory(limits.memory)),
-            (_, Some(signal)) if signal == Signal::XCPU.as_raw() => {
-                Err(CompileError::TooMuchCpu(limits.cpu))
+            (Some(0), _) => Ok(self.stdout),
+            (Some(code), _) if code == i32::from(EXIT_REJECTED) => {
+                Err(CompileError::Rejected(self.stderr))
             }
-            (_, Some(signal)) => Err(CompileError::Killed(name_of(signal))),
-            _ => Err(CompileError::Failed(format!("{}: {}", self.status, self.words))),
+            _ if out_of_memory => Err(CompileError::MemoryLimit(limits.memory)),
+            (_, Some(signal)) if signal == Signal::XCPU.as_raw() => {
+                Err(CompileError::CpuLimit(limits.cpu))
+            }
+            (_, Some(signal)) => Err(CompileError::Killed(signal_name(signal))),
+            _ => Err(CompileError::Failed { status: self.status, stderr: self.stderr }),
         }
     }
 }
 
-/// Take the code out of an answer.
-fn open(mut answer: Vec<u8>, digest: &[u8], compatibility: u64) -> Result<Vec<u8>, CompileError> {
-    let Some((header, code)) = answer.split_at_checked(HEADER) else {
-        return Err(CompileError::Answer("it is cut short"));
+/// Checks the header of an output, and returns the code that follows it.
+fn extract_code(
+    mut output: Vec<u8>,
+    digest: &[u8],
+    compatibility: u64,
+) -> Result<Vec<u8>, OutputError> {
+    let Some((header, code)) = output.split_at_checked(HEADER_LEN) else {
+        return Err(OutputError::Truncated);
     };
     let (magic, header) = header.split_at(MAGIC.len());
-    let (read, header) = header.split_at(digest.len());
-    let (made_for, length) = header.split_at(8);
-    let problem = if magic != MAGIC {
-        "it does not begin as one; is it the same program?"
-    } else if read != digest {
-        "the compiler read something else than it was sent"
-    } else if made_for != compatibility.to_le_bytes() {
-        "it is code for another version or for other settings; was the program replaced? Start the host again"
+    let (input, header) = header.split_at(digest.len());
+    let (built_for, length) = header.split_at(8);
+    if magic != MAGIC {
+        Err(OutputError::NoHeader)
+    } else if input != digest {
+        Err(OutputError::WrongInput)
+    } else if built_for != compatibility.to_le_bytes() {
+        Err(OutputError::WrongVersion)
     } else if length != (code.len() as u64).to_le_bytes() {
-        "it is cut short"
+        Err(OutputError::Truncated)
     } else {
-        answer.drain(..HEADER);
-        return Ok(answer);
-    };
-    Err(CompileError::Answer(problem))
+        output.drain(..HEADER_LEN);
+        Ok(output)
+    }
 }
 
-/// What the parent asks of a child: the arguments of the subcommand.
+/// The arguments of the hidden subcommand that compiles.
 #[derive(Debug, Clone, Copy)]
 pub struct CompileOrders {
-    /// Bytes of address space.
+    /// Maximum address space in bytes.
     pub memory: u64,
-    /// Seconds of CPU time.
+    /// Maximum CPU time in seconds.
     pub cpu: u64,
-    /// Process id of the parent, to end when it has gone.
+    /// The process id of the parent: the child exits with it.
     pub parent: i32,
-    /// What the time of calls of the code will be measured in: `--fuel`, or the wall clock.
+    /// The unit in which the time of calls to the code is measured: fuel, or the wall clock.
     pub metering: Metering,
 }
 
-/// The body of the compiling process: limit ourselves, read a component, write code.
+/// Runs the compiling process: sets its own limits, reads a component, and writes the code.
 pub fn compile_main(orders: CompileOrders, input: impl Read, output: impl Write) -> ExitCode {
     let result = confine(orders)
-        .map_err(|error| (format!("the limits cannot be set: {error}"), ExitCode::FAILURE))
+        .map_err(|error| (format!("failed to set resource limits: {error}"), ExitCode::FAILURE))
         .and_then(|()| compile_piped(orders.metering, input, output));
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err((words, code)) => {
-            // The parent may have gone.
-            drop(writeln!(io::stderr(), "{words}"));
+        Err((message, code)) => {
+            // The parent may have exited; then the message has no reader.
+            writeln!(io::stderr(), "{message}").ok();
             code
         }
     }
 }
 
-/// Before anything is read: from here on we can take no more than we may.
+/// Sets the limits of this process. Called before any input is read.
 fn confine(orders: CompileOrders) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The parent may have ended before it was asked for.
+    // The parent may have exited before the signal was requested.
     if rustix::process::getppid().map(Pid::as_raw_pid) != Some(orders.parent) {
-        return Err(io::Error::other("the parent has gone"));
+        return Err(io::Error::other("parent process has exited"));
     }
     let limit = |resource, soft, hard| {
         rustix::process::setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })
     };
     limit(Resource::As, orders.memory, orders.memory)?;
-    // At the soft limit comes a signal of its own, at the hard one KILL, which could mean anything.
+    // The soft limit raises SIGXCPU, which the parent recognises; the hard one SIGKILL, which could
+    // have any cause.
     limit(Resource::Cpu, orders.cpu, orders.cpu.saturating_add(1))?;
     limit(Resource::Core, 0, 0)?;
     limit(Resource::Fsize, 0, 0)?;
-    limit(Resource::Nofile, MOST_FILES, MOST_FILES)?;
-    rustix::process::nice(NICE)?;
+    limit(Resource::Nofile, MAX_OPEN_FILES, MAX_OPEN_FILES)?;
+    rustix::process::nice(NICENESS)?;
     Ok(())
 }
 
@@ -365,24 +413,25 @@ fn compile_piped(
     let failed =
         |what: &str, error: &dyn std::fmt::Display| (format!("{what}: {error}"), ExitCode::FAILURE);
     let mut bytes = Vec::new();
-    let read = input.take(MOST_BYTES + 1).read_to_end(&mut bytes);
-    read.map_err(|error| failed("the component cannot be read", &error))?;
-    let engine = compiling_engine(metering).map_err(|error| failed("no engine", &error))?;
+    let read = input.take(MAX_COMPONENT_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|error| failed("failed to read the component", &error))?;
+    let engine = compiling_engine(metering)
+        .map_err(|error| failed("failed to create the engine", &error))?;
     let code = engine.precompile_component(&bytes);
-    let code = code.map_err(|error| (format!("{error:#}"), ExitCode::from(REFUSED)))?;
-    let mut answer = Vec::with_capacity(HEADER);
-    answer.extend(MAGIC);
-    answer.extend(&Sha256::digest(&bytes)[..]);
-    answer.extend(compatibility(&engine).to_le_bytes());
-    answer.extend((code.len() as u64).to_le_bytes());
+    let code = code.map_err(|error| (format!("{error:#}"), ExitCode::from(EXIT_REJECTED)))?;
+    let mut header = Vec::with_capacity(HEADER_LEN);
+    header.extend(MAGIC);
+    header.extend(&Sha256::digest(&bytes)[..]);
+    header.extend(compatibility(&engine).to_le_bytes());
+    header.extend((code.len() as u64).to_le_bytes());
     let written = output
-        .write_all(&answer)
+        .write_all(&header)
         .and_then(|()| output.write_all(&code))
         .and_then(|()| output.flush());
-    written.map_err(|error| failed("the code cannot be written", &error))
+    written.map_err(|error| failed("failed to write the code", &error))
 }
 
-fn name_of(signal: i32) -> String {
+fn signal_name(signal: i32) -> String {
     let names = [
         (Signal::HUP, "SIGHUP"),
         (Signal::INT, "SIGINT"),
@@ -402,8 +451,8 @@ fn name_of(signal: i32) -> String {
     known.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
 }
 
-/// A size as people write it.
-fn size(bytes: u64) -> String {
+/// Formats a size in the largest binary unit that divides it.
+fn format_size(bytes: u64) -> String {
     match (bytes % (1 << 30), bytes % (1 << 20)) {
         (0, _) => format!("{} GiB", bytes >> 30),
         (_, 0) => format!("{} MiB", bytes >> 20),

@@ -1,71 +1,72 @@
-//! The contracts that a component may be written for, and the rules of their versions.
+//! The contracts that a component may implement, and the compatibility rules of their versions.
 
 use crate::abi::{PACKAGE, REQUIRED_EXPORTS, VERSION};
 use crate::component::ComponentError;
 
-/// A contract between the host and a kind of guest: a package of interfaces.
+/// A contract between the host and a kind of guest: a package of interfaces in WIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Contract {
-    /// The package, and the slash behind it.
+    /// The package, with a trailing slash.
     pub(crate) package: &'static str,
-    /// What people call it.
+    /// The name of the contract in messages.
     pub(crate) title: &'static str,
-    /// The newest version of each track that this host serves.
+    /// The newest version of each track that this host implements.
     pub(crate) versions: &'static [&'static str],
-    /// What people call a component for it.
+    /// The name of a component for it in messages.
     pub(crate) guest: &'static str,
-    /// Interfaces that a component for it has to export.
+    /// Interfaces that a component has to export.
     pub(crate) exports: &'static [&'static str],
-    /// Another namespace that it may import from.
-    pub(crate) beside: Option<&'static str>,
+    /// Another namespace that a component may import from.
+    pub(crate) extra_namespace: Option<&'static str>,
 }
 
-/// Our own.
+/// The contract of policies.
 pub(crate) const POLICY: Contract = Contract {
     package: PACKAGE,
     title: "policy API",
     versions: &[VERSION],
     guest: "policy",
     exports: &REQUIRED_EXPORTS,
-    beside: None,
+    extra_namespace: None,
 };
 
-/// That of vLLM Router's middleware.
+/// The contract of vLLM Router's middlewares.
 pub(crate) const MIDDLEWARE: Contract = Contract {
     package: "vllm:router-middleware/",
     title: "vLLM Router's middleware API",
     versions: &["0.1.0"],
     guest: "vLLM Router middleware",
     exports: &["on-request"],
-    beside: Some("wasi:"),
+    extra_namespace: Some("wasi:"),
 };
 
 impl Contract {
-    /// Why a component may not import this.
-    pub(crate) fn forbidden(&self, import: &str) -> Option<ComponentError> {
+    /// Returns an error if a component may not import the interface `import`.
+    pub(crate) fn check_import(&self, import: &str) -> Option<ComponentError> {
         if import.starts_with(self.package) {
-            return self.unserved(import);
+            return self.check_version(import);
         }
-        match self.beside {
+        match self.extra_namespace {
             None => Some(ComponentError::ForbiddenImport(import.to_owned())),
-            Some(beside) if import.starts_with(beside) => None,
+            Some(namespace) if import.starts_with(namespace) => None,
             Some(_) => Some(ComponentError::MiddlewareImport(import.to_owned())),
         }
     }
 
-    /// Why the version of this name is none that we serve. Within a track, a later version may have what we do not.
-    pub(crate) fn unserved(&self, name: &str) -> Option<ComponentError> {
+    /// Returns an error if this host does not implement the version of the interface `name`. Within
+    /// a track, a later version may have functions that an earlier one lacks.
+    pub(crate) fn check_version(&self, name: &str) -> Option<ComponentError> {
         let version = name.split_once('@').map_or("", |(_, version)| version);
         let name = name.to_owned();
         let served = self.versions.join(" and ");
-        let Some(theirs) = Version::parse(version) else {
+        let Some(required) = Version::parse(version) else {
             return Some(ComponentError::UnservedVersion { name, contract: self.title, served });
         };
-        let ours = || self.versions.iter().filter_map(|version| Version::parse(version));
-        if ours().any(|ours| ours.track() == theirs.track() && ours >= theirs) {
+        let served_versions = || self.versions.iter().filter_map(|version| Version::parse(version));
+        if served_versions().any(|ours| ours.track() == required.track() && ours >= required) {
             None
-        } else if ours().all(|ours| ours < theirs)
-            || ours().any(|ours| ours.track() == theirs.track())
+        } else if served_versions().all(|ours| ours < required)
+            || served_versions().any(|ours| ours.track() == required.track())
         {
             Some(ComponentError::NewerVersion { name, contract: self.title, served })
         } else {
@@ -84,47 +85,59 @@ impl Version {
         numbers.next().is_none().then_some(parsed)
     }
 
-    /// Versions of one track can stand for earlier ones: the first number that is not zero, and its place (semver).
+    /// Returns the track: the first number that is not zero, and its position (semver). Versions of
+    /// a track are compatible with earlier ones.
     fn track(self) -> (usize, u64) {
-        let place = self.0.iter().position(|number| *number != 0).unwrap_or(2);
-        (place, self.0[place])
+        let position = self.0.iter().position(|number| *number != 0).unwrap_or(2);
+        (position, self.0[position])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Contract, POLICY};
+    use crate::component::ComponentError;
+
+    #[derive(Debug, PartialEq, Eq)]
+    enum Support {
+        Served,
+        Newer,
+        Unserved,
+    }
+    use Support::{Newer, Served, Unserved};
 
     #[test]
-    fn a_version_serves_earlier_ones_of_its_track() {
+    fn version_serves_earlier_ones_of_its_track() {
         let contract = Contract { versions: &["0.1.3", "0.3.0", "1.2.0"], ..POLICY };
-        for (version, sentence) in [
-            ("0.1.0", ""),
-            ("0.1.3", ""),
-            ("0.3.0", ""),
-            ("1.0.9", ""),
-            ("1.2.0", ""),
-            ("0.1.4", "use a newer host"),
-            ("0.1.10", "use a newer host"),
-            ("0.3.1", "use a newer host"),
-            ("1.10.0", "use a newer host"),
-            ("2.0.0", "use a newer host"),
-            ("0.0.9", "which this host does not serve"),
-            ("0.2.0", "which this host does not serve"),
-            ("0.1", "which this host does not serve"),
-            ("0.1.0-rc.1", "which this host does not serve"),
-            ("0.1.0.0", "which this host does not serve"),
-            ("18446744073709551616.0.0", "which this host does not serve"),
-            ("x", "which this host does not serve"),
-            ("", "which this host does not serve"),
+        for (version, expected) in [
+            ("0.1.0", Served),
+            ("0.1.3", Served),
+            ("0.3.0", Served),
+            ("1.0.9", Served),
+            ("1.2.0", Served),
+            ("0.1.4", Newer),
+            ("0.1.10", Newer),
+            ("0.3.1", Newer),
+            ("1.10.0", Newer),
+            ("2.0.0", Newer),
+            ("0.0.9", Unserved),
+            ("0.2.0", Unserved),
+            ("0.1", Unserved),
+            ("0.1.0-rc.1", Unserved),
+            ("0.1.0.0", Unserved),
+            ("18446744073709551616.0.0", Unserved),
+            ("x", Unserved),
+            ("", Unserved),
         ] {
-            let error = contract.unserved(&format!("pointsman:policy/request@{version}"));
-            let said = error.map(|error| error.to_string()).unwrap_or_default();
-            assert!(
-                if sentence.is_empty() { said.is_empty() } else { said.contains(sentence) },
-                "{version}: {said}"
-            );
+            let found = match contract.check_version(&format!("pointsman:policy/request@{version}"))
+            {
+                None => Served,
+                Some(ComponentError::NewerVersion { .. }) => Newer,
+                Some(ComponentError::UnservedVersion { .. }) => Unserved,
+                Some(error) => panic!("{version}: {error}"),
+            };
+            assert_eq!(found, expected, "{version}");
         }
-        assert!(contract.unserved("pointsman:policy/request").is_some());
+        assert!(contract.check_version("pointsman:policy/request").is_some());
     }
 }

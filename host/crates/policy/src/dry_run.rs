@@ -1,14 +1,14 @@
-//! A chain that nobody is served by: without threads, without watching, in a time that somebody moves on. For simulations, and
-//! for asking again what was asked before.
+//! Dry runs of a chain that serves no requests: without threads, without watching folders, and in
+//! virtual time. For simulations, and for replays of recorded calls.
 //!
 //! ```text
-//!   ChainSpec ──load──> Rehearsal ──begin──> Performance   its own versions, state, breakers and clock
-//!                           │      ──begin──> Performance   the same again, on another thread if you like
-//!                           └──replay──> Replayed           one recorded call, made once more
+//!   ChainSpec ──load──> DryRunChain ──begin──> DryRunSession  own versions, state, clock
+//!                            │       ──begin──> DryRunSession  independent of the first one
+//!                            └──replay──> Replayed             one recorded call, made again
 //! ```
 //!
-//! On a runtime that meters [fuel](crate::Metering::Fuel), performances that are asked the same give the same answers, down to the
-//! fuel that each call burns.
+//! On a runtime that meters [fuel](crate::Metering::Fuel), sessions with the same inputs return the
+//! same results, down to the fuel that each call consumes.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,46 +22,45 @@ use pointsman_domain::{
 };
 use prometheus_client::registry::Registry;
 
-use crate::background::BATCH;
+use crate::background::MAX_BATCH;
 use crate::bundle::Bundle;
-use crate::chain::{Chain, Link, advised, recovered};
+use crate::chain::{Chain, Link, call_on_failure, call_on_request};
 use crate::clock::Clock;
+use crate::host_call_mode::{CallTrace, HostCallMode};
 use crate::host_calls::HostEnv;
-use crate::interview::{Asking, HostCallMode};
 use crate::metrics::PolicyMetrics;
-use crate::proof;
 use crate::replay::Replayed;
 use crate::runtime::Runtime;
 use crate::schedule::{Schedule, TickContext};
 use crate::spec::{ChainSpec, OnError, PolicySpec};
 use crate::state::State;
-use crate::version::{LoadError, NoAdvice, Version};
+use crate::validation;
+use crate::version::{CallError, LoadError, Version};
 
-/// A chain that is ready to be performed any number of times.
+/// A loaded chain, from which any number of sessions can be started.
 pub struct DryRunChain {
-    parts: Vec<Part>,
+    policies: Vec<LoadedPolicy>,
     on_conflict: OnConflict,
 }
 
-/// One policy.
-struct Part {
+/// A policy of a chain.
+struct LoadedPolicy {
     name: String,
     weight: u32,
     on_error: OnError,
-    /// Proven, and never asked: performances are made after it.
+    /// Validated, and never called: sessions use forks of it.
     version: Version,
 }
 
-/// A policy of a chain that cannot be loaded.
+/// An error of loading a policy of a chain.
 #[derive(Debug, thiserror::Error)]
-#[error("the policy `{name}` in {} cannot be used: {error}", dir.display())]
+#[error("failed to load policy `{name}` from {}: {error}", dir.display())]
 pub struct RehearsalError {
-    /// Its name.
+    /// The name of the policy.
     pub name: String,
-    /// Its folder.
+    /// The folder of the policy.
     pub dir: PathBuf,
-    /// Why.
-    #[source]
+    /// The error.
     pub error: Box<LoadError>,
 }
 
@@ -72,53 +71,55 @@ impl fmt::Debug for DryRunChain {
 }
 
 impl DryRunChain {
-    /// Read, scan, compile and link the policies of a chain, have them describe themselves and configure them. What the chain says
-    /// about rollouts, probation, signatures and the store is for hosts; golden cases are run by [`Workbench`](crate::Workbench).
+    /// Loads the policies of a chain: reads, scans, compiles, links, describes and configures them.
+    /// The settings of the chain about rollouts, probation, signatures and the store only apply to
+    /// hosts; golden cases are run by [`Workbench`](crate::Workbench).
     ///
     /// # Errors
-    /// With the first policy that a host would not load.
+    /// If a policy cannot be loaded; the error is about the first one.
     pub fn load(runtime: &Arc<Runtime>, chain: &ChainSpec) -> Result<Self, RehearsalError> {
         let metrics = PolicyMetrics::register(&mut Registry::default());
-        let part = |policy: &PolicySpec| {
-            let version = prove(runtime, &metrics, policy).map_err(|error| RehearsalError {
-                name: policy.name.clone(),
-                dir: policy.dir.clone(),
-                error: Box::new(error),
-            })?;
+        let load = |policy: &PolicySpec| {
+            let version =
+                load_version(runtime, &metrics, policy).map_err(|error| RehearsalError {
+                    name: policy.name.clone(),
+                    dir: policy.dir.clone(),
+                    error: Box::new(error),
+                })?;
             let (name, weight, on_error) = (policy.name.clone(), policy.weight, policy.on_error);
-            Ok(Part { name, weight, on_error, version })
+            Ok(LoadedPolicy { name, weight, on_error, version })
         };
-        let parts = chain.policies.iter().map(part).collect::<Result<_, _>>()?;
-        Ok(Self { parts, on_conflict: chain.on_conflict })
+        let policies = chain.policies.iter().map(load).collect::<Result<_, _>>()?;
+        Ok(Self { policies, on_conflict: chain.on_conflict })
     }
 
-    /// The versions, in the order of the chain.
+    /// Returns the versions, in the order of the chain.
     pub fn references(&self) -> Vec<PolicyRef> {
-        self.parts.iter().map(|part| part.version.reference.clone()).collect()
+        self.policies.iter().map(|policy| policy.version.reference.clone()).collect()
     }
 
-    /// Begin a performance, at time zero. It shares the compiled code with all others and nothing else, and makes its instances
-    /// when they are needed: this is quick.
+    /// Starts a session at time zero. Sessions only share the compiled code. This is fast, because
+    /// instances are created on demand.
     pub fn begin(&self) -> DryRunSession {
-        let clock = Clock::standing();
-        let link = |part: &Part| Link {
-            name: part.name.clone(),
-            weight: part.weight,
-            on_error: part.on_error,
-            active: Ok(Arc::new(part.version.anew(HostEnv::rehearsed(&clock)))),
-            trial: None,
+        let clock = Clock::manual();
+        let link = |policy: &LoadedPolicy| Link {
+            name: policy.name.clone(),
+            weight: policy.weight,
+            on_error: policy.on_error,
+            active: Ok(Arc::new(policy.version.fork(HostEnv::virtual_time(&clock)))),
+            candidate: None,
         };
-        let chain = Chain::new(self.parts.iter().map(link).collect(), self.on_conflict, None);
+        let chain = Chain::new(self.policies.iter().map(link).collect(), self.on_conflict, None);
         DryRunSession { chain, clock, schedule: Schedule::default() }
     }
 
-    /// Ask a policy once more for the advice that it was asked for when `record` was noted; `None` if there is no policy of that
-    /// name.
+    /// Replays a recorded call of `on-request`; `None` if the chain has no policy of this name.
     ///
-    /// The answers of the record go before what `facts` and `fleet` say, see [`Replayed`]. `facts` are of the request as it came to
-    /// this policy: with the edits of those before it, which is [`Replayed::request`] of theirs. Each replay has an instance and a
-    /// state of its own, so that it depends on nothing that was asked before; what an instance had kept of earlier requests is
-    /// no part of a record.
+    /// Recorded results take precedence over `facts` and `fleet`, see [`Replayed`]. `facts` are
+    /// those of the request as this policy got it: with the edits of the policies before it, which
+    /// is [`Replayed::request`] of theirs. Each replay has its own instance and state, so that it
+    /// does not depend on earlier calls; data that an instance kept from earlier requests is not
+    /// part of a record.
     pub fn replay(
         &self,
         policy: &str,
@@ -126,14 +127,15 @@ impl DryRunChain {
         fleet: &Arc<FleetView>,
         record: &[Read],
     ) -> Option<Replayed<Advice>> {
-        let version = self.once(policy)?;
-        let mut interview = HostCallMode::replayed(record);
+        let version = self.fork(policy)?;
+        let mut call = CallTrace::replaying(record);
         let mut facts = facts.clone();
-        let (advice, dropped) = advised(&version, &mut facts, fleet, &mut interview);
-        Some(replayed(&version, advice, dropped, interview, facts.request))
+        let (advice, dropped) = call_on_request(&version, &mut facts, fleet, &mut call);
+        Some(replayed(&version, advice, dropped, call, facts.request))
     }
 
-    /// The same for what it was asked after a failed try. A policy without that hook says [`Recovery::Planned`].
+    /// Replays a recorded call of `on-failure`, like [`DryRunChain::replay`]. A policy without that
+    /// hook returns [`Recovery::Planned`].
     pub fn replay_failure(
         &self,
         policy: &str,
@@ -142,58 +144,59 @@ impl DryRunChain {
         failed: &FailureReport,
         record: &[Read],
     ) -> Option<Replayed<Recovery>> {
-        let version = self.once(policy)?;
-        let mut interview = HostCallMode::replayed(record);
-        let (recovery, dropped) = recovered(&version, facts, fleet, failed, &mut interview);
-        Some(replayed(&version, recovery, dropped, interview, Arc::clone(&facts.request)))
+        let version = self.fork(policy)?;
+        let mut call = CallTrace::replaying(record);
+        let (recovery, dropped) = call_on_failure(&version, facts, fleet, failed, &mut call);
+        Some(replayed(&version, recovery, dropped, call, Arc::clone(&facts.request)))
     }
 
-    /// A version of that policy that nobody has asked anything.
-    fn once(&self, policy: &str) -> Option<Version> {
-        let part = self.parts.iter().find(|part| part.name == policy)?;
-        Some(part.version.anew(HostEnv::rehearsed(&Clock::standing())))
+    /// Creates a fresh version of a policy.
+    fn fork(&self, policy: &str) -> Option<Version> {
+        let policy = self.policies.iter().find(|other| other.name == policy)?;
+        Some(policy.version.fork(HostEnv::virtual_time(&Clock::manual())))
     }
 }
 
 impl HostEnv {
-    /// An empty state in the time of a clock.
-    fn rehearsed(clock: &Clock) -> Self {
-        Self { state: Arc::new(State::rehearsed(clock.clone())), clock: clock.clone() }
+    /// Creates an environment with an empty state in the time of `clock`.
+    fn virtual_time(clock: &Clock) -> Self {
+        Self { state: Arc::new(State::deterministic(clock.clone())), clock: clock.clone() }
     }
 }
 
-fn prove(
+fn load_version(
     runtime: &Arc<Runtime>,
     metrics: &Arc<PolicyMetrics>,
     policy: &PolicySpec,
 ) -> Result<Version, LoadError> {
     let bundle = Bundle::read(&policy.dir)?;
-    let loaded = proof::component(runtime, &bundle)?;
-    let around = HostEnv::rehearsed(&Clock::standing());
-    let version = Version::new(runtime, &bundle, &policy.settings, &loaded, metrics, around);
+    let loaded = validation::load_component(runtime, &bundle)?;
+    let env = HostEnv::virtual_time(&Clock::manual());
+    let version = Version::new(runtime, &bundle, &policy.settings, &loaded, metrics, env);
     version.check_description(&policy.name)?;
     version.warm_up()?;
-    version.rest();
+    // Only validated; sessions have their own instances.
+    version.release_instances();
     Ok(version)
 }
 
 fn replayed<A>(
     version: &Version,
-    answer: Result<A, NoAdvice>,
+    answer: Result<A, CallError>,
     dropped: Vec<String>,
-    interview: HostCallMode,
+    call: CallTrace,
     request: Arc<dyn RequestView>,
 ) -> Replayed<A> {
-    let (reads, missing, differing) = match interview.asking {
-        Asking::Replayed(script) => script.into_parts(),
-        Asking::Plain | Asking::Noted(_) => Default::default(),
+    let (reads, missing, differing) = match call.host_calls {
+        HostCallMode::Replay(log) => log.into_parts(),
+        HostCallMode::Live | HostCallMode::Record(_) => Default::default(),
     };
-    let (policy, answer) = (version.reference.clone(), answer.map_err(|error| error.to_string()));
+    let policy = version.reference.clone();
     Replayed { policy, answer, dropped, reads, missing, differing, request }
 }
 
-/// A chain in a time of its own. Whoever moves the time also does what a host's threads do beside the requests: shows how they
-/// ended, and asks for wishes when somebody's time has come.
+/// A chain in virtual time. The caller advances the time, and does the work of the background
+/// threads of a host: it delivers outcomes, and calls `on-tick` when it is due.
 #[derive(Debug)]
 pub struct DryRunSession {
     chain: Chain,
@@ -201,53 +204,55 @@ pub struct DryRunSession {
     schedule: Schedule,
 }
 
-/// A wish of a policy about a lane, and how long it stands; `None` takes the one before back.
+/// A hint about a lane, and the time for which it is valid; `None` revokes the previous one.
 pub type Hinted = (LaneId, Option<LaneHint>, Duration);
 
-/// How the calls of one policy went.
+/// The statistics of the calls of one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallStats {
     /// The version.
     pub policy: PolicyRef,
     /// Calls of all hooks.
     pub calls: u64,
-    /// Those in which something went wrong: too long, too much, trapped.
+    /// Calls that ended in a fault.
     pub faults: u64,
-    /// What went wrong first.
+    /// The message of the first fault.
     pub first_fault: Option<String>,
-    /// Calls that took longer than the policy's budget.
+    /// Calls that exceeded the budget.
     pub slow: u64,
-    /// Fuel that all of them burnt; 0 where it is not metered.
+    /// The fuel that all calls consumed; 0 if fuel is not metered.
     pub fuel: u64,
 }
 
 impl DryRunSession {
-    /// It is this time now, since the beginning. It never goes back.
+    /// Advances the time since the start of the session. An earlier time has no effect.
     pub fn now(&self, now: Duration) {
         self.clock.set(now);
     }
 
-    /// Whoever advises: the chain.
+    /// Returns the chain.
     pub fn advisor(&self) -> &dyn Advisor {
         &self.chain
     }
 
-    /// Does any policy want to hear how requests ended?
+    /// Returns whether any policy has the hook `on-complete`.
     pub fn learns(&self) -> bool {
         self.chain.learns()
     }
 
-    /// Show how requests ended to whoever learns from that, as many at once as a host does.
+    /// Calls `on-complete` of all policies that export it, in batches of the same size as in a
+    /// host.
     pub fn observe(&self, fleet: &Arc<FleetView>, now_ms: u64, ended: &[Outcome]) {
-        ended.chunks(BATCH).for_each(|batch| self.chain.observe(fleet, now_ms, batch));
+        ended.chunks(MAX_BATCH).for_each(|batch| self.chain.observe(fleet, now_ms, batch));
     }
 
-    /// When some policy wants to be asked for wishes next. Each is asked at the beginning, and then at its interval.
+    /// Returns the time of the next tick. Each policy is called at the start, and then at its
+    /// interval.
     pub fn next_tick(&self) -> Option<Duration> {
         self.schedule.next(&self.chain)
     }
 
-    /// Ask whoever's time has come for wishes about lanes.
+    /// Calls `on-tick` of all policies that are due, and returns their hints about lanes.
     pub fn tick(
         &mut self,
         fleet: &Arc<FleetView>,
@@ -259,18 +264,18 @@ impl DryRunSession {
         let view = || Arc::clone(fleet);
         let at = TickContext { now, now_ms, seed };
         self.schedule
-            .tick(&self.chain, at, &view, &mut |lane, hint, lasts| hints.push((lane, hint, lasts)));
+            .tick(&self.chain, at, &view, &mut |lane, hint, ttl| hints.push((lane, hint, ttl)));
         hints
     }
 
-    /// The versions, in the order of the chain.
+    /// Returns the versions, in the order of the chain.
     pub fn references(&self) -> Vec<PolicyRef> {
-        self.chain.in_service().map(|version| version.reference.clone()).collect()
+        self.chain.active_versions().map(|version| version.reference.clone()).collect()
     }
 
-    /// How the calls of each policy went so far, in the order of the chain.
+    /// Returns the statistics of the calls of each policy so far, in the order of the chain.
     pub fn conduct(&self) -> Vec<CallStats> {
-        let conduct = |version: &Arc<Version>| {
+        let stats = |version: &Arc<Version>| {
             let counts = version.counts();
             CallStats {
                 policy: version.reference.clone(),
@@ -281,6 +286,6 @@ impl DryRunSession {
                 fuel: version.fuel(),
             }
         };
-        self.chain.in_service().map(conduct).collect()
+        self.chain.active_versions().map(stats).collect()
     }
 }

@@ -1,10 +1,11 @@
-//! What a guest may ask of the host. Answers come from the call that is running; between calls everything is empty.
+//! The host calls that a guest can make. Results come from the inputs of the running call; between
+//! calls all inputs are empty.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pointsman_domain::{
-    FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, RequestView,
+    FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, PolicyRef, RequestView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,20 +14,20 @@ use serde_json::Value;
 use crate::abi::Wasi;
 use crate::call::{Current, MemoryLimit};
 use crate::clock::Clock;
-use crate::interview::{Asking, Question};
-use crate::metrics::PolicyFigures;
+use crate::host_call_mode::{HostCall, HostCallMode};
+use crate::metrics::VersionMetrics;
 use crate::state::State;
 
-/// Bytes that one question can yield.
-const MOST_PER_QUESTION: usize = 64 << 10;
-/// Bytes that the questions of one call can yield in all.
-const MOST_PER_CALL: usize = 1 << 20;
-/// Longest log line; more is cut off.
-const LONGEST_LINE: usize = 1 << 10;
-/// Log lines of one policy in a second; more are dropped.
-const LINES_PER_SECOND: u32 = 100;
+/// Maximum bytes that one host call returns.
+const MAX_BYTES_PER_HOST_CALL: usize = 64 << 10;
+/// Maximum bytes that all host calls of one policy call return together.
+const MAX_BYTES_PER_CALL: usize = 1 << 20;
+/// Maximum length of a log line, in bytes; longer lines are truncated.
+const MAX_LINE_BYTES: usize = 1 << 10;
+/// Maximum log lines of one policy per second; further lines are dropped.
+const MAX_LINES_PER_SECOND: u32 = 100;
 
-/// Severity of a guest's log line.
+/// The severity of a guest's log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     Trace,
@@ -36,37 +37,38 @@ pub(crate) enum Level {
     Error,
 }
 
-/// What a version finds that outlives its instances: the policy's state, and the time.
+/// The environment of a version, which outlives its instances: the policy's state, and the clock.
 #[derive(Debug, Clone)]
 pub(crate) struct HostEnv {
     pub(crate) state: Arc<State>,
     pub(crate) clock: Clock,
 }
 
-/// Those of a host.
+/// The environment in a host, which runs in real time.
 impl From<Arc<State>> for HostEnv {
     fn from(state: Arc<State>) -> Self {
         Self { state, clock: Clock::wall() }
     }
 }
 
-/// What all instances of a policy share.
+/// Data that all instances of a version share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) name: String,
+    pub(crate) policy: PolicyRef,
     pub(crate) state: Arc<State>,
     pub(crate) clock: Clock,
-    pub(crate) figures: PolicyFigures,
-    /// When the second began that lines are counted in, and how many there were.
+    pub(crate) metrics: VersionMetrics,
+    /// The start of the current second of the rate limit, and the log lines in it.
     lines: Mutex<(Duration, u32)>,
 }
 
 impl Shared {
-    pub(crate) fn new(name: String, around: impl Into<HostEnv>, figures: PolicyFigures) -> Self {
-        let HostEnv { state, clock } = around.into();
-        Self { name, state, clock, figures, lines: Mutex::default() }
+    pub(crate) fn new(policy: PolicyRef, env: impl Into<HostEnv>, metrics: VersionMetrics) -> Self {
+        let HostEnv { state, clock } = env.into();
+        Self { policy, state, clock, metrics, lines: Mutex::default() }
     }
 
+    /// Takes a log line from the rate limit. Returns false if the limit is reached.
     fn may_log(&self) -> bool {
         let now = self.clock.now();
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,73 +76,76 @@ impl Shared {
             *lines = (now, 0);
         }
         lines.1 += 1;
-        lines.1 <= LINES_PER_SECOND
+        lines.1 <= MAX_LINES_PER_SECOND
     }
 }
 
-/// The host's side of one instance.
+/// The host's side of one instance: the data of its store.
 #[derive(Debug)]
 pub(crate) struct HostState {
     pub(crate) shared: Arc<Shared>,
     pub(crate) memory: MemoryLimit,
-    /// The world outside, for those guests that were built to see one.
+    /// Only used by guests that import WASI.
     pub(crate) wasi: Wasi,
-    /// Fuel that calls have burnt since it was last taken.
-    pub(crate) burnt: u64,
+    /// Fuel that calls have consumed since [`HostState::end`].
+    pub(crate) fuel_used: u64,
     current: Option<Current>,
-    left: usize,
-    asking: Asking,
+    /// Bytes that host calls may still return in this call.
+    bytes_left: usize,
+    mode: HostCallMode,
 }
 
 impl HostState {
-    pub(crate) fn new(shared: Arc<Shared>, most_memory: u64) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, max_memory: u64) -> Self {
         Self {
             shared,
-            memory: MemoryLimit::new(most_memory),
+            memory: MemoryLimit::new(max_memory),
             wasi: Wasi::default(),
-            burnt: 0,
+            fuel_used: 0,
             current: None,
-            left: 0,
-            asking: Asking::Plain,
+            bytes_left: 0,
+            mode: HostCallMode::Live,
         }
     }
 
-    /// Begin a call. Until its [end](HostState::end), questions are answered from what is `current`, and go the way of `asking`.
-    pub(crate) fn begin(&mut self, current: Current, asking: Asking) {
+    /// Starts a call. Until its [end](HostState::end), host calls are answered from `current` and
+    /// handled as `mode` says.
+    pub(crate) fn begin(&mut self, current: Current, mode: HostCallMode) {
         self.current = Some(current);
-        self.left = MOST_PER_CALL;
-        self.asking = asking;
+        self.bytes_left = MAX_BYTES_PER_CALL;
+        self.mode = mode;
     }
 
-    /// The call is over. What came of its questions, and the fuel that it burnt.
-    pub(crate) fn end(&mut self) -> (Asking, u64) {
+    /// Ends a call. Returns the mode with what it logged, and the fuel that the call consumed.
+    pub(crate) fn end(&mut self) -> (HostCallMode, u64) {
         self.current = None;
-        (std::mem::take(&mut self.asking), std::mem::take(&mut self.burnt))
+        (std::mem::take(&mut self.mode), std::mem::take(&mut self.fuel_used))
     }
 
-    /// A question whose answer is to be noted, or taken from a record. In all other calls this is a branch and nothing more.
-    pub(crate) fn question(
+    /// Returns the host call if its result has to be logged or taken from a record. In live mode
+    /// this costs a branch.
+    pub(crate) fn host_call(
         &self,
-        call: &'static str,
-        with: impl FnOnce() -> Vec<Value>,
-    ) -> Option<Question> {
-        (!self.asking.is_plain()).then(|| Question { call, with: with() })
+        function: &'static str,
+        args: impl FnOnce() -> Vec<Value>,
+    ) -> Option<HostCall> {
+        (!self.mode.is_live()).then(|| HostCall { function, args: args() })
     }
 
-    /// The answer to a question. The live one is made in any case, so that a call which is replayed uses up what it may be told
-    /// as it did before.
-    pub(crate) fn answer<T>(
+    /// Returns the result of a host call. The live result is computed in any case, so that a
+    /// replayed call consumes the byte limits as the recorded one did.
+    pub(crate) fn result<T>(
         &mut self,
-        question: Option<Question>,
+        host_call: Option<HostCall>,
         live: impl FnOnce(&mut Self) -> T,
     ) -> T
     where
         T: Serialize + DeserializeOwned,
     {
         let live = live(self);
-        match question {
+        match host_call {
             None => live,
-            Some(question) => self.asking.settle(question, live),
+            Some(host_call) => self.mode.resolve(host_call, live),
         }
     }
 
@@ -153,42 +158,43 @@ impl HostState {
     }
 
     pub(crate) fn field(&mut self, pointer: &str, max_bytes: u32) -> FieldValue {
-        let most = self.most(max_bytes);
+        let max_bytes = self.allowed_bytes(max_bytes);
         let value =
-            self.request().map_or(FieldValue::Absent, |request| request.field(pointer, most));
+            self.request().map_or(FieldValue::Absent, |request| request.field(pointer, max_bytes));
         if let FieldValue::Json(json) = &value {
-            self.left -= json.len();
+            self.bytes_left -= json.len();
         }
         value
     }
 
     pub(crate) fn text(&mut self, index: u32, offset: u64, max_bytes: u32) -> String {
-        let most = self.most(max_bytes);
-        let text = self
-            .request()
-            .map_or_else(String::new, |request| request.text(index, offset, most).into_owned());
-        self.left -= text.len();
+        let max_bytes = self.allowed_bytes(max_bytes);
+        let text = self.request().map_or_else(String::new, |request| {
+            request.text(index, offset, max_bytes).into_owned()
+        });
+        self.bytes_left -= text.len();
         text
     }
 
     pub(crate) fn body(&mut self, offset: u64, max_bytes: u32) -> Vec<u8> {
-        let most = self.most(max_bytes);
-        let bytes =
-            self.request().map_or_else(Vec::new, |request| request.bytes(offset, most).to_vec());
-        self.left -= bytes.len();
+        let max_bytes = self.allowed_bytes(max_bytes);
+        let bytes = self
+            .request()
+            .map_or_else(Vec::new, |request| request.bytes(offset, max_bytes).to_vec());
+        self.bytes_left -= bytes.len();
         bytes
     }
 
     pub(crate) fn messages(&self) -> Vec<MessageInfo> {
-        const MOST: usize = 4096;
+        const MAX_MESSAGES: usize = 4096;
         let mut messages = self.request().map_or_else(Vec::new, RequestView::messages);
-        messages.truncate(MOST);
+        messages.truncate(MAX_MESSAGES);
         messages
     }
 
     pub(crate) fn prefix_hashes(&self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {
-        const MOST: u32 = 1024;
-        let blocks = max_blocks.min(MOST) as usize;
+        const MAX_BLOCKS: u32 = 1024;
+        let blocks = max_blocks.min(MAX_BLOCKS) as usize;
         self.request()
             .map_or_else(Vec::new, |request| request.prefix_hashes(block_bytes as usize, blocks))
     }
@@ -218,25 +224,27 @@ impl HostState {
         lanes.into_iter().map(|lane| lane.0).collect()
     }
 
+    /// Logs a line of the guest. The span of the call carries the hook and the request.
     pub(crate) fn log(&self, level: Level, message: &str) {
         if !self.shared.may_log() {
-            self.shared.figures.dropped("log");
+            self.shared.metrics.record_dropped("log");
             return;
         }
-        let cut = pointsman_domain::char_slice(message, 0, LONGEST_LINE);
-        let line: String = cut.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let policy = self.shared.name.as_str();
-        let request = self.request().map_or("", RequestView::id);
+        let truncated = pointsman_domain::char_slice(message, 0, MAX_LINE_BYTES);
+        // Control characters could forge lines, or drive the terminal that shows the log.
+        let line: String =
+            truncated.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         match level {
-            Level::Trace => tracing::trace!(target: "policy", policy, request, "{line}"),
-            Level::Debug => tracing::debug!(target: "policy", policy, request, "{line}"),
-            Level::Info => tracing::info!(target: "policy", policy, request, "{line}"),
-            Level::Warn => tracing::warn!(target: "policy", policy, request, "{line}"),
-            Level::Error => tracing::error!(target: "policy", policy, request, "{line}"),
+            Level::Trace => tracing::trace!(target: "policy", "{line}"),
+            Level::Debug => tracing::debug!(target: "policy", "{line}"),
+            Level::Info => tracing::info!(target: "policy", "{line}"),
+            Level::Warn => tracing::warn!(target: "policy", "{line}"),
+            Level::Error => tracing::error!(target: "policy", "{line}"),
         }
     }
 
-    /// In a rehearsal the answer must not depend on who reads the log.
+    /// Returns whether a line of this severity would be logged. In virtual time the result must not
+    /// depend on the log filter of the process.
     pub(crate) fn log_enabled(&self, level: Level) -> bool {
         if self.shared.clock.is_virtual() {
             return !matches!(level, Level::Trace | Level::Debug);
@@ -250,8 +258,8 @@ impl HostState {
         }
     }
 
-    fn most(&self, wanted: u32) -> usize {
-        (wanted as usize).min(MOST_PER_QUESTION).min(self.left)
+    fn allowed_bytes(&self, max_bytes: u32) -> usize {
+        (max_bytes as usize).min(MAX_BYTES_PER_HOST_CALL).min(self.bytes_left)
     }
 }
 
@@ -263,18 +271,19 @@ mod tests {
     use crate::metrics::PolicyMetrics;
 
     #[test]
-    fn what_a_rehearsed_policy_logs_follows_its_clock_and_no_subscriber() {
+    fn log_limits_follow_a_virtual_clock_and_not_the_subscriber() {
         let metrics = PolicyMetrics::register(&mut Registry::default());
-        let figures =
-            PolicyFigures::new(&metrics, &pointsman_domain::PolicyRef::new("p", "1"), &[]);
-        let around = HostEnv { state: Arc::default(), clock: Clock::standing() };
-        let host = HostState::new(Arc::new(Shared::new("p".into(), around, figures)), 0);
-        let kept = || (0..2 * LINES_PER_SECOND).filter(|_| host.shared.may_log()).count() as u32;
-        assert_eq!((kept(), kept()), (LINES_PER_SECOND, 0));
+        let policy = PolicyRef::new("p", "1");
+        let metrics = VersionMetrics::new(&metrics, &policy, &[]);
+        let env = HostEnv { state: Arc::default(), clock: Clock::manual() };
+        let host = HostState::new(Arc::new(Shared::new(policy, env, metrics)), 0);
+        let admitted =
+            || (0..2 * MAX_LINES_PER_SECOND).filter(|_| host.shared.may_log()).count() as u32;
+        assert_eq!((admitted(), admitted()), (MAX_LINES_PER_SECOND, 0));
         host.shared.clock.set(Duration::from_secs(1));
-        assert_eq!(kept(), LINES_PER_SECOND);
+        assert_eq!(admitted(), MAX_LINES_PER_SECOND);
         let enabled = [Level::Trace, Level::Debug, Level::Info, Level::Warn, Level::Error]
             .map(|level| host.log_enabled(level));
-        assert_eq!(enabled, [false, false, true, true, true], "and nobody reads any log here");
+        assert_eq!(enabled, [false, false, true, true, true], "without a subscriber");
     }
 }

@@ -1,25 +1,25 @@
 //! The manifest of a policy: `policy.toml` in its folder.
 
-use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pointsman_domain::{Allow, units};
 use serde::{Deserialize, Deserializer};
 
-/// Name of the manifest in a policy's folder.
+/// The name of the manifest in a policy's folder.
 pub(crate) const FILE: &str = "policy.toml";
 
-/// What a manifest says.
+/// A parsed manifest.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Manifest {
     pub(crate) name: String,
     pub(crate) version: String,
     #[serde(default)]
-    #[expect(dead_code, reason = "for people who read the manifest")]
+    #[expect(dead_code, reason = "documentation in the manifest")]
     description: String,
-    /// Track of the contract.
+    /// The name of the contract's track.
     pub(crate) api: String,
     #[serde(default = "default_file")]
     pub(crate) file: PathBuf,
@@ -34,7 +34,7 @@ pub(crate) struct Manifest {
     pub(crate) build: Option<Build>,
 }
 
-/// Limits that the policy asks for; the host's own cap them.
+/// Limits that the policy requests. The maximums of the host cap them.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Limits {
@@ -44,7 +44,8 @@ pub(crate) struct Limits {
     pub(crate) budget: Option<Duration>,
     #[serde(default, deserialize_with = "bytes")]
     pub(crate) memory: Option<u64>,
-    /// Calls after which an instance is replaced by a new one; 1 for one that nothing may be left over in.
+    /// Calls after which an instance is replaced; 1 for a policy whose instances must not keep
+    /// anything from one request to the next.
     pub(crate) calls: Option<u32>,
 }
 
@@ -65,7 +66,7 @@ struct AllowTable {
     priority: (i32, i32),
     #[serde(default)]
     metrics: Vec<String>,
-    #[serde(default = "every_interface")]
+    #[serde(default = "default_interfaces")]
     interfaces: Vec<String>,
 }
 
@@ -79,109 +80,137 @@ impl Default for AllowTable {
             body: false,
             priority: (0, 0),
             metrics: Vec::new(),
-            interfaces: every_interface(),
+            interfaces: default_interfaces(),
         }
     }
 }
 
-/// Interfaces of the host that a manifest can leave out of `allow.interfaces`. `request` and `fleet` are what a policy is
-/// for.
+/// The interfaces that `allow.interfaces` can list. `request` and `fleet` are always allowed,
+/// because every policy needs them.
 const INTERFACES: [&str; 3] = ["log", "metrics", "state"];
 
-fn every_interface() -> Vec<String> {
+fn default_interfaces() -> Vec<String> {
     INTERFACES.map(str::to_owned).into()
 }
 
-/// When hooks are called that are not about a request.
+/// Settings of the hooks that are not about a request.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Hooks {
-    /// Time between two calls of `on-tick`.
+    /// The interval of `on-tick`.
     #[serde(default, deserialize_with = "duration")]
     pub(crate) tick: Option<Duration>,
 }
 
-/// How the policy is built, which is no concern of the host's, and what `cargo xtask guests` wrote down.
+/// How the policy is built, and what `cargo xtask guests` recorded. The host only uses the digest.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Build {
-    #[expect(dead_code, reason = "read by whatever builds policies")]
+    #[expect(dead_code, reason = "read by the build tools")]
     language: Option<String>,
-    #[expect(dead_code, reason = "read by whatever builds policies")]
+    #[expect(dead_code, reason = "read by the build tools")]
     source: String,
-    #[expect(dead_code, reason = "read by whatever builds policies")]
+    #[expect(dead_code, reason = "read by the build tools")]
     world: Option<String>,
-    #[expect(dead_code, reason = "read by the tests of the tree")]
+    #[expect(dead_code, reason = "read by the tests of the repository")]
     inputs_sha256: Option<String>,
     pub(crate) component_sha256: Option<String>,
 }
 
-/// Why a manifest cannot be used.
+/// An error in a manifest, with its file.
 #[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", file.display())]
 pub struct ManifestError {
     file: PathBuf,
-    what: String,
+    problem: ManifestProblem,
 }
 
-impl fmt::Display for ManifestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.file.display(), self.what)
+/// The cause of a [`ManifestError`].
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ManifestProblem {
+    #[error("cannot read: {0}")]
+    Read(io::Error),
+    // The message of a TOML error ends with a line break.
+    #[error("{}", .0.to_string().trim_end())]
+    Syntax(toml::de::Error),
+    #[error(
+        "{key}: invalid file name \"{}\": expected a file in the policy's folder",
+        path.display()
+    )]
+    Path { key: &'static str, path: PathBuf },
+    #[error(
+        "allow.interfaces: unknown interface `{0}`; expected one of {known}",
+        known = INTERFACES.join(", ")
+    )]
+    UnknownInterface(String),
+}
+
+impl ManifestError {
+    /// Returns the stable, machine-readable code of this error.
+    pub fn code(&self) -> &'static str {
+        match &self.problem {
+            ManifestProblem::Read(_) => "file_unreadable",
+            ManifestProblem::Syntax(_)
+            | ManifestProblem::Path { .. }
+            | ManifestProblem::UnknownInterface(_) => "manifest_invalid",
+        }
+    }
+
+    /// Returns the cause.
+    #[cfg(test)]
+    pub(crate) fn problem(&self) -> &ManifestProblem {
+        &self.problem
     }
 }
 
 impl Manifest {
-    /// Read the manifest in `dir`.
+    /// Reads the manifest in `dir`.
     ///
     /// # Errors
-    /// With the file and, where it can be told, the line.
+    /// If the manifest is unreadable or invalid; the error names the file and, if known, the line.
     pub(crate) fn load(dir: &Path) -> Result<Self, ManifestError> {
         let file = dir.join(FILE);
-        let cannot =
-            |error| ManifestError { file: file.clone(), what: format!("cannot be read: {error}") };
-        let text = std::fs::read_to_string(&file).map_err(cannot)?;
-        Self::parse(&file, &text)
+        match std::fs::read_to_string(&file) {
+            Ok(text) => Self::parse(&file, &text),
+            Err(error) => Err(ManifestError { file, problem: ManifestProblem::Read(error) }),
+        }
     }
 
-    /// Read the text of the manifest `file`.
+    /// Parses `text`, the content of the manifest `file`.
     ///
     /// # Errors
-    /// With the file and, where it can be told, the line.
+    /// If the text is not a valid manifest; the error names the file and, if known, the line.
     pub(crate) fn parse(file: &Path, text: &str) -> Result<Self, ManifestError> {
-        let fail = |what| ManifestError { file: file.to_owned(), what };
+        let fail = |problem| ManifestError { file: file.to_owned(), problem };
         let manifest: Self =
-            toml::from_str(text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;
+            toml::from_str(text).map_err(|error| fail(ManifestProblem::Syntax(error)))?;
         for (key, path) in [("file", &manifest.file), ("cases", &manifest.cases)] {
-            // A policy's folder is all there is of it; a path that leads out of it is a mistake, or worse.
+            // A path out of the folder would let a manifest read any file of the host.
             if path.components().count() != 1 || path.file_name().is_none() {
-                return Err(fail(format!(
-                    "{key}: \"{}\" must be the name of a file in this folder",
-                    path.display()
-                )));
+                return Err(fail(ManifestProblem::Path { key, path: path.clone() }));
             }
         }
         if let Some(other) =
             manifest.allow.interfaces.iter().find(|name| !INTERFACES.contains(&name.as_str()))
         {
-            return Err(fail(format!(
-                "allow.interfaces: there is no interface `{other}`; there are {}",
-                INTERFACES.join(", ")
-            )));
+            return Err(fail(ManifestProblem::UnknownInterface(other.clone())));
         }
         Ok(manifest)
     }
 
+    /// Returns what the policy may read and change.
     pub(crate) fn allow(&self) -> Allow {
         let AllowTable { fields, headers, system, model, body, priority, .. } = self.allow.clone();
         let headers = headers.into_iter().map(|name| name.to_ascii_lowercase()).collect();
         Allow { fields, headers, system, model, body, priority }
     }
 
-    /// Interfaces of the host, beyond `request` and `fleet`, that the component may import.
+    /// Returns the interfaces, beyond `request` and `fleet`, that the component may import.
     pub(crate) fn interfaces(&self) -> &[String] {
         &self.allow.interfaces
     }
 
-    /// Names of the policy's own figures.
+    /// Returns the names of the policy's custom metrics.
     pub(crate) fn metrics(&self) -> &[String] {
         &self.allow.metrics
     }
@@ -209,14 +238,14 @@ fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::E
 mod tests {
     use super::*;
 
-    fn load(text: &str) -> Result<Manifest, String> {
+    fn load(text: &str) -> Result<Manifest, ManifestError> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), text).unwrap();
-        Manifest::load(dir.path()).map_err(|error| error.to_string())
+        Manifest::load(dir.path())
     }
 
     #[test]
-    fn a_short_manifest_has_strict_defaults() {
+    fn minimal_manifest_has_strict_defaults() {
         let manifest = load("name = \"a\"\nversion = \"1\"\napi = \"0.1\"").unwrap();
         assert_eq!(manifest.file, Path::new("policy.wasm"));
         assert_eq!(manifest.allow(), Allow::default());
@@ -224,21 +253,20 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_with_their_line() {
+    fn errors_name_the_file_and_the_line_or_key() {
         for (text, part) in [
             ("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\ncolour = 5", "line 4"),
             (
                 "name = \"a\"\nversion = \"1\"\napi = \"0.1\"\n[limits]\ndeadline = \"5\"",
                 "\"250ms\"",
             ),
-            (
-                "name = \"a\"\nversion = \"1\"\napi = \"0.1\"\nfile = \"../x.wasm\"",
-                "in this folder",
-            ),
+            ("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\nfile = \"../x.wasm\"", "file: "),
             ("name = \"a\"", "missing field `version`"),
         ] {
             let error = load(text).unwrap_err();
-            assert!(error.contains(part) && error.contains(FILE), "{text}: {error}");
+            let message = error.to_string();
+            assert_eq!(error.code(), "manifest_invalid", "{text}");
+            assert!(message.contains(part) && message.contains(FILE), "{text}: {message}");
         }
     }
 
@@ -266,22 +294,29 @@ mod tests {
     "#;
 
     proptest::proptest! {
-        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..Default::default()
+        })]
 
-        /// A manifest with a part cut out, doubled or replaced is read or refused, with its name in the sentence.
+        /// A manifest with a part removed, doubled or replaced is accepted or rejected with its
+        /// name.
         #[test]
-        fn damaged_manifests_are_refused_with_a_sentence(from in 0usize..420, length in 0usize..40, instead in ".{0,20}") {
+        fn damaged_manifest_is_rejected_with_its_file(
+            from in 0usize..420, length in 0usize..40, instead in ".{0,20}",
+        ) {
             let cut = |at: usize| WHOLE.floor_char_boundary(at.min(WHOLE.len()));
             let (from, to) = (cut(from), cut(from + length));
             let text = format!("{}{instead}{}", &WHOLE[..from], &WHOLE[to..]);
             if let Err(error) = Manifest::parse(Path::new(FILE), &text) {
                 proptest::prop_assert!(error.to_string().starts_with(FILE));
+                proptest::prop_assert_eq!(error.code(), "manifest_invalid");
             }
         }
     }
 
     #[test]
-    fn a_whole_manifest_is_taken_over() {
+    fn complete_manifest_is_parsed() {
         let manifest = load(WHOLE).unwrap();
         assert_eq!(manifest.limits.budget, Some(Duration::from_micros(300)));
         assert_eq!(
@@ -292,7 +327,7 @@ mod tests {
         assert!(manifest.allow().body && manifest.allow().priority == (-1, 1));
         let unknown = load(&WHOLE.replace("[\"state\"]", "[\"clock\"]")).unwrap_err();
         assert!(
-            unknown.contains("there is no interface `clock`; there are log, metrics, state"),
+            matches!(unknown.problem(), ManifestProblem::UnknownInterface(name) if name == "clock"),
             "{unknown}"
         );
     }

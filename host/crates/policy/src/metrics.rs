@@ -1,4 +1,4 @@
-//! All figures of policies, with their names and labels.
+//! The metrics of policies, with their names and labels.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use crate::call::Fault;
 use crate::version::Hook;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Version {
+struct VersionLabels {
     policy: String,
     version: String,
 }
@@ -30,8 +30,9 @@ struct CallLabels {
 }
 
 impl CallLabels {
-    fn new(of: &Version, hook: Hook, result: &'static str) -> Self {
-        Self { policy: of.policy.clone(), version: of.version.clone(), hook: hook.name(), result }
+    fn new(version: &VersionLabels, hook: Hook, result: &'static str) -> Self {
+        let VersionLabels { policy, version } = version.clone();
+        Self { policy, version, hook: hook.name(), result }
     }
 }
 
@@ -65,7 +66,7 @@ struct FaultLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DroppedLabels {
     policy: String,
-    what: &'static str,
+    part: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,41 +75,41 @@ struct PolicyLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OwnLabels {
+struct CustomLabels {
     policy: String,
     name: String,
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// The figures of all policies.
+/// The metrics of all policies.
 #[derive(Debug)]
 pub struct PolicyMetrics {
     calls: Family<CallLabels, Counter>,
-    seconds: Histograms<Version>,
+    seconds: Histograms<VersionLabels>,
     faults: Family<FaultLabels, Counter>,
     dropped: Family<DroppedLabels, Counter>,
     load_failures: Family<PolicyLabel, Counter>,
-    active: Family<Version, Gauge>,
-    slow: Family<Version, Counter>,
-    out_of_service: Family<HookLabels, Gauge>,
+    active: Family<VersionLabels, Gauge>,
+    slow: Family<VersionLabels, Counter>,
+    breaker_open: Family<HookLabels, Gauge>,
     changes: Family<ChangeLabels, Counter>,
     shadow: Family<ShadowLabels, Counter>,
     memory: Family<PolicyLabel, Gauge>,
-    own_counters: Family<OwnLabels, Counter>,
-    own_values: Histograms<OwnLabels>,
-    // How many versions there are with these labels.
-    held: Mutex<HashMap<Version, usize>>,
+    custom_counters: Family<CustomLabels, Counter>,
+    custom_values: Histograms<CustomLabels>,
+    // Versions that exist with the same labels.
+    references: Mutex<HashMap<VersionLabels, usize>>,
 }
 
 impl PolicyMetrics {
-    /// Register the figures of policies.
+    /// Registers the metrics of policies.
     pub fn register(registry: &mut Registry) -> Arc<Self> {
         // 1 µs to 16 ms.
-        let seconds: Histograms<Version> = Family::new_with_constructor(|| {
+        let seconds: Histograms<VersionLabels> = Family::new_with_constructor(|| {
             Histogram::new(exponential_buckets(0.000_001, 2.0, 15))
         });
-        let own_values: Histograms<OwnLabels> =
+        let custom_values: Histograms<CustomLabels> =
             Family::new_with_constructor(|| Histogram::new(exponential_buckets(1.0, 4.0, 16)));
         let metrics = Self {
             calls: Family::default(),
@@ -118,124 +119,138 @@ impl PolicyMetrics {
             load_failures: Family::default(),
             active: Family::default(),
             slow: Family::default(),
-            out_of_service: Family::default(),
+            breaker_open: Family::default(),
             changes: Family::default(),
             shadow: Family::default(),
-            held: Mutex::default(),
+            references: Mutex::default(),
             memory: Family::default(),
-            own_counters: Family::default(),
-            own_values,
+            custom_counters: Family::default(),
+            custom_values,
         };
-        metrics.register_own(registry);
-        let m = &metrics;
-        registry.register(
-            "pointsman_policy_calls",
-            "Calls of policies, by result",
-            m.calls.clone(),
-        );
-        registry.register("pointsman_policy_call_seconds", "Time of one call", m.seconds.clone());
-        registry.register(
-            "pointsman_policy_faults",
-            "Calls that ended in a fault, by kind",
-            m.faults.clone(),
-        );
-        registry.register(
-            "pointsman_policy_advice_dropped",
-            "Parts of advice that were left out",
-            m.dropped.clone(),
-        );
-        registry.register(
-            "pointsman_policy_load_failures",
-            "Policies that could not be loaded",
-            m.load_failures.clone(),
-        );
-        registry.register(
-            "pointsman_policy_over_budget",
-            "Calls about requests that took longer than the policy's budget",
-            m.slow.clone(),
-        );
-        registry.register(
-            "pointsman_policy_changes",
-            "Changes of policies, by what came of them",
-            m.changes.clone(),
-        );
-        registry.register(
-            "pointsman_policy_shadow",
-            "Decisions that a shadow was asked about, by what came of it",
-            m.shadow.clone(),
-        );
-        registry.register(
-            "pointsman_policy_active",
-            "1 for each version in service",
-            m.active.clone(),
-        );
-        registry.register(
-            "pointsman_policy_out_of_service",
-            "1 while the breaker holds it back",
-            m.out_of_service.clone(),
-        );
-        registry.register(
-            "pointsman_policy_memory_bytes",
-            "Most memory that one instance took",
-            m.memory.clone(),
-        );
+        metrics.register_calls(registry);
+        metrics.register_changes(registry);
+        metrics.register_custom(registry);
         Arc::new(metrics)
     }
 
-    fn register_own(&self, registry: &mut Registry) {
-        let (counters, values) = (self.own_counters.clone(), self.own_values.clone());
-        registry.register("pointsman_policy_counter", "Counters of the policies' own", counters);
-        registry.register("pointsman_policy_value", "Values of the policies' own", values);
+    fn register_calls(&self, registry: &mut Registry) {
+        registry.register(
+            "pointsman_policy_calls",
+            "Policy calls, by hook and result",
+            self.calls.clone(),
+        );
+        registry.register(
+            "pointsman_policy_call_seconds",
+            "Duration of successful on-request calls in seconds",
+            self.seconds.clone(),
+        );
+        registry.register(
+            "pointsman_policy_faults",
+            "Policy calls that ended in a fault, by kind",
+            self.faults.clone(),
+        );
+        registry.register(
+            "pointsman_policy_advice_dropped",
+            "Parts of policy advice that were dropped",
+            self.dropped.clone(),
+        );
+        registry.register(
+            "pointsman_policy_over_budget",
+            "Policy calls about requests that exceeded the budget",
+            self.slow.clone(),
+        );
+        registry.register(
+            "pointsman_policy_breaker_open",
+            "1 while the circuit breaker of the hook is open",
+            self.breaker_open.clone(),
+        );
+        registry.register(
+            "pointsman_policy_memory_bytes",
+            "Peak memory of an instance in bytes",
+            self.memory.clone(),
+        );
     }
 
-    /// A change of a policy was tried.
-    pub(crate) fn changed(&self, policy: &str, result: &'static str) {
+    fn register_changes(&self, registry: &mut Registry) {
+        registry.register(
+            "pointsman_policy_load_failures",
+            "Failed attempts to load a policy",
+            self.load_failures.clone(),
+        );
+        registry.register(
+            "pointsman_policy_changes",
+            "Policy changes, by result",
+            self.changes.clone(),
+        );
+        registry.register(
+            "pointsman_policy_shadow",
+            "Shadow evaluations, by result",
+            self.shadow.clone(),
+        );
+        registry.register(
+            "pointsman_policy_active",
+            "1 if the version is active",
+            self.active.clone(),
+        );
+    }
+
+    fn register_custom(&self, registry: &mut Registry) {
+        let (counters, values) = (self.custom_counters.clone(), self.custom_values.clone());
+        registry.register("pointsman_policy_counter", "Custom counters of policies", counters);
+        registry.register("pointsman_policy_value", "Custom values of policies", values);
+    }
+
+    /// Counts a change of a policy.
+    pub(crate) fn record_change(&self, policy: &str, result: &'static str) {
         self.changes.get_or_create(&ChangeLabels { policy: policy.to_owned(), result }).inc();
     }
 
-    pub(crate) fn load_failed(&self, policy: &str) {
+    /// Counts a failed attempt to load a policy.
+    pub(crate) fn record_load_failure(&self, policy: &str) {
         self.load_failures.get_or_create(&PolicyLabel { policy: policy.to_owned() }).inc();
-        self.fault_of(&Version { policy: policy.to_owned(), version: "none".to_owned() }, "load");
+        let version = "none".to_owned();
+        self.record_fault(&VersionLabels { policy: policy.to_owned(), version }, "load");
     }
 
-    fn fault_of(&self, labels: &Version, kind: &'static str) {
-        let Version { policy, version } = labels.clone();
+    fn record_fault(&self, labels: &VersionLabels, kind: &'static str) {
+        let VersionLabels { policy, version } = labels.clone();
         self.faults.get_or_create(&FaultLabels { policy, version, kind }).inc();
     }
 
-    /// Whoever is not asked any more is held back by nothing: nobody has to be woken for it.
-    fn is_not_asked(&self, of: &Version) {
+    /// Removes the breaker gauges of a version that is not called any more, so that they raise no
+    /// alert.
+    fn remove_breaker_gauges(&self, labels: &VersionLabels) {
         for hook in HOOKS {
-            let (policy, version) = (of.policy.clone(), of.version.clone());
-            self.out_of_service.remove(&HookLabels { policy, version, hook: hook.name() });
+            let VersionLabels { policy, version } = labels.clone();
+            self.breaker_open.remove(&HookLabels { policy, version, hook: hook.name() });
         }
     }
 
-    fn holds(&self, version: &Version) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        *held.entry(version.clone()).or_default() += 1;
+    fn add_reference(&self, version: &VersionLabels) {
+        let mut references = self.references.lock().unwrap_or_else(PoisonError::into_inner);
+        *references.entry(version.clone()).or_default() += 1;
     }
 
-    /// The last one that had this version is gone, and with it the figures of it: a host that reloads for months must not
-    /// keep those of every version that there was.
-    fn lets_go(&self, version: &Version) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(count) = held.get_mut(version) else { return };
+    /// Removes the metrics of a version when its last user is dropped: a host that reloads for
+    /// months must not accumulate those of every version it has ever loaded.
+    fn remove_reference(&self, version: &VersionLabels) {
+        let mut references = self.references.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = references.get_mut(version) else { return };
         *count -= 1;
         if *count > 0 {
             return;
         }
-        held.remove(version);
-        self.is_not_asked(version);
+        references.remove(version);
+        self.remove_breaker_gauges(version);
         self.seconds.remove(version);
         self.slow.remove(version);
         self.active.remove(version);
         for hook in HOOKS {
-            for result in ["ok", "error", "out-of-service"].into_iter().chain(Fault::KINDS) {
+            for result in ["ok", "error", "breaker-open"].into_iter().chain(Fault::KINDS) {
                 self.calls.remove(&CallLabels::new(version, hook, result));
             }
         }
-        let Version { policy, version } = version;
+        let VersionLabels { policy, version } = version;
         for kind in Fault::KINDS {
             let (policy, version) = (policy.clone(), version.clone());
             self.faults.remove(&FaultLabels { policy, version, kind });
@@ -247,124 +262,130 @@ impl PolicyMetrics {
     }
 }
 
-/// All hooks.
+/// All hooks of the contract.
 const HOOKS: [Hook; 4] = [Hook::Request, Hook::Failure, Hook::Complete, Hook::Tick];
-/// What can come of asking a shadow.
+/// The results of a shadow evaluation.
 const SHADOW_RESULTS: [&str; 4] = ["agreed", "differed", "failed", "dropped"];
 
-impl Drop for PolicyFigures {
+impl Drop for VersionMetrics {
     fn drop(&mut self) {
-        self.metrics.lets_go(&self.labels);
+        self.metrics.remove_reference(&self.labels);
     }
 }
 
-/// The figures of one policy version; what every call touches is looked up once.
+/// The metrics of one policy version. Those that every call touches are looked up once.
 #[derive(Debug)]
-pub(crate) struct PolicyFigures {
+pub(crate) struct VersionMetrics {
     metrics: Arc<PolicyMetrics>,
-    labels: Version,
+    labels: VersionLabels,
     ok: Counter,
     slow: Counter,
     seconds: Histogram,
     memory: Gauge,
-    own: Vec<String>,
+    custom: Vec<String>,
 }
 
-impl PolicyFigures {
-    pub(crate) fn new(metrics: &Arc<PolicyMetrics>, policy: &PolicyRef, own: &[String]) -> Self {
+impl VersionMetrics {
+    pub(crate) fn new(metrics: &Arc<PolicyMetrics>, policy: &PolicyRef, custom: &[String]) -> Self {
         let labels =
-            Version { policy: policy.name.to_string(), version: policy.version.to_string() };
-        metrics.holds(&labels);
+            VersionLabels { policy: policy.name.to_string(), version: policy.version.to_string() };
+        metrics.add_reference(&labels);
         let label = PolicyLabel { policy: labels.policy.clone() };
         Self {
             ok: metrics.calls.get_or_create_owned(&CallLabels::new(&labels, Hook::Request, "ok")),
             slow: metrics.slow.get_or_create_owned(&labels),
             seconds: metrics.seconds.get_or_create_owned(&labels),
             memory: metrics.memory.get_or_create_owned(&label),
-            own: own.to_vec(),
+            custom: custom.to_vec(),
             labels,
             metrics: Arc::clone(metrics),
         }
     }
 
-    /// A call that ended as it should.
-    pub(crate) fn went_well(&self, hook: Hook, took: Duration) {
+    /// Counts a successful call.
+    pub(crate) fn record_success(&self, hook: Hook, duration: Duration) {
         if hook == Hook::Request {
             self.ok.inc();
-            self.seconds.observe(took.as_secs_f64());
+            self.seconds.observe(duration.as_secs_f64());
         } else {
             self.metrics.calls.get_or_create(&CallLabels::new(&self.labels, hook, "ok")).inc();
         }
     }
 
-    /// A call without a result: a policy's own error, or a fault of that kind.
-    pub(crate) fn failed(&self, hook: Hook, result: &'static str, fault: bool) {
-        if fault {
-            self.metrics.fault_of(&self.labels, result);
+    /// Counts a call without a result; `result` is the kind of its error.
+    pub(crate) fn record_failure(&self, hook: Hook, result: &'static str, is_fault: bool) {
+        if is_fault {
+            self.metrics.record_fault(&self.labels, result);
         }
         self.metrics.calls.get_or_create(&CallLabels::new(&self.labels, hook, result)).inc();
     }
 
-    /// A call took longer than the budget.
-    pub(crate) fn slow(&self) {
+    /// Counts a call that exceeded the budget.
+    pub(crate) fn record_slow(&self) {
         self.slow.inc();
     }
 
-    /// A version was asked beside the one in service, or could not be.
-    pub(crate) fn shadow(&self, result: &'static str) {
-        let Version { policy, version } = self.labels.clone();
+    /// Counts a shadow evaluation.
+    pub(crate) fn record_shadow(&self, result: &'static str) {
+        let VersionLabels { policy, version } = self.labels.clone();
         self.metrics.shadow.get_or_create(&ShadowLabels { policy, version, result }).inc();
     }
 
-    pub(crate) fn dropped(&self, what: &'static str) {
-        self.metrics.dropped.get_or_create(&DroppedLabels { policy: self.policy(), what }).inc();
+    /// Counts a part of advice, a log line or a custom metric that was dropped.
+    pub(crate) fn record_dropped(&self, part: &'static str) {
+        self.metrics.dropped.get_or_create(&DroppedLabels { policy: self.policy(), part }).inc();
     }
 
-    pub(crate) fn used_memory(&self, bytes: u64) {
+    /// Raises the peak memory of an instance to `bytes`.
+    pub(crate) fn record_memory(&self, bytes: u64) {
+        // Gauges are signed; no instance comes near the maximum.
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         if bytes > self.memory.get() {
             self.memory.set(bytes);
         }
     }
 
-    pub(crate) fn in_service(&self, hook: Hook, in_service: bool) {
-        let Version { policy, version } = self.labels.clone();
+    pub(crate) fn set_breaker_open(&self, hook: Hook, is_open: bool) {
+        let VersionLabels { policy, version } = self.labels.clone();
         let labels = HookLabels { policy, version, hook: hook.name() };
-        self.metrics.out_of_service.get_or_create(&labels).set(i64::from(!in_service));
+        self.metrics.breaker_open.get_or_create(&labels).set(i64::from(is_open));
     }
 
-    /// Nobody asks this version any more.
-    pub(crate) fn rests(&self) {
-        self.metrics.is_not_asked(&self.labels);
+    /// Removes the breaker gauges, because this version is not called any more.
+    pub(crate) fn remove_breaker_gauges(&self) {
+        self.metrics.remove_breaker_gauges(&self.labels);
     }
 
-    pub(crate) fn active(&self, active: bool) {
-        self.metrics.active.get_or_create(&self.labels).set(i64::from(active));
+    pub(crate) fn set_active(&self, is_active: bool) {
+        self.metrics.active.get_or_create(&self.labels).set(i64::from(is_active));
     }
 
     fn policy(&self) -> String {
         self.labels.policy.clone()
     }
 
+    /// Adds to a custom counter of the policy.
     pub(crate) fn add(&self, name: &str, value: u64) {
-        if let Some(labels) = self.own(name) {
-            self.metrics.own_counters.get_or_create(&labels).inc_by(value);
+        if let Some(labels) = self.custom_labels(name) {
+            self.metrics.custom_counters.get_or_create(&labels).inc_by(value);
         }
     }
 
+    /// Records a custom value of the policy.
     pub(crate) fn record_value(&self, name: &str, value: u64) {
-        if let Some(labels) = self.own(name) {
-            // Exact up to 2^53, far beyond what a histogram can tell apart.
+        if let Some(labels) = self.custom_labels(name) {
+            // Exact up to 2^53, far beyond the resolution of a histogram.
             #[expect(clippy::cast_precision_loss, reason = "a histogram's buckets are coarser")]
-            self.metrics.own_values.get_or_create(&labels).observe(value as f64);
+            self.metrics.custom_values.get_or_create(&labels).observe(value as f64);
         }
     }
 
-    fn own(&self, name: &str) -> Option<OwnLabels> {
-        if self.own.iter().any(|own| own == name) {
-            return Some(OwnLabels { policy: self.policy(), name: name.to_owned() });
+    /// Returns the labels of a custom metric, if the manifest lists it in `allow.metrics`.
+    fn custom_labels(&self, name: &str) -> Option<CustomLabels> {
+        if self.custom.iter().any(|custom| custom == name) {
+            return Some(CustomLabels { policy: self.policy(), name: name.to_owned() });
         }
-        self.dropped("metric");
+        self.record_dropped("metric");
         None
     }
 }

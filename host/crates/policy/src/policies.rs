@@ -1,21 +1,23 @@
-//! The policies of a host over time: loads them, proves new versions, swaps them in, takes bad ones back.
+//! The policies of a running host: loads and validates versions, activates them, and rolls back bad
+//! ones.
 //!
 //! ```text
-//!   folder ─ read whole ─ scan ─ compile ─ link ─ describe ─ configure ─ golden cases ─ warm up ─> version
-//!                                                                                                    │
-//!                                                   Place: active, trial, history, set aside  <──────┘
-//!                                                        │ publish: one atomic swap
-//!                                                        ▼
-//!   requests ───────────────────────────────────────> Chain (immutable; a request keeps the one it began with)
+//!  folder ─ read ─ scan ─ compile ─ link ─ describe ─ configure ─ warm up ─ golden cases ─> version
+//!                                                                                              │
+//!                           PolicySlot: active, candidate, history, rejected  <────────────────┘
+//!                                │ publish: one atomic swap
+//!                                ▼
+//!   requests ──────────────────> Chain (immutable; a request keeps the chain it started with)
 //! ```
 //!
-//! Invariant: what is in the slot is made of proven versions only, and changes in one step. Whatever fails before that step
-//! leaves it as it was, and is shown.
+//! Invariant: the published chain only has validated versions, and changes atomically. An error
+//! before the swap leaves the chain unchanged, and is reported in the status.
 //!
-//! Two locks, always in this order: `changing` is held while versions are proven, which may take long; `shelf` for a moment,
-//! so that going back never waits for a compiler.
+//! There are two locks, always taken in this order: `changing` is held while versions are
+//! validated, which may take long; `registry` is only held for short operations, so that a roll
+//! back never waits for a compiler.
 
-mod intake;
+mod refresh;
 mod status;
 
 use std::collections::BTreeMap;
@@ -25,58 +27,120 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use pointsman_domain::{Advisor, BuiltIn};
 
-pub use self::status::{Aside, Earlier, Entry as PolicyStatus, Problem, Trial, WatchStatus};
+pub use self::status::{
+    CandidateStatus, EarlierVersion, PolicyErrorStatus, PolicyStatus, ProbationStatus,
+    RejectedVersion,
+};
 use crate::background::{Background, FleetLink};
 use crate::bundle::Stamp;
 use crate::cases::FactsOf;
 use crate::chain::{Chain, Link};
 use crate::metrics::PolicyMetrics;
-use crate::place::{PolicySlot, Refused, Versioned};
 use crate::runtime::Runtime;
+use crate::slot::{PolicySlot, SlotError, Versioned};
 use crate::spec::{ChainSpec, PolicySpec, Rollout};
-use crate::store::{Remembered, Store};
+use crate::store::{SlotRecord, Store};
 use crate::version::{Counts, LoadError, Version};
 
-/// The advisor in force.
+/// The reason that is recorded when an operator rolls back.
+const ROLLED_BACK_BY_OPERATOR: &str = "rolled back by an operator";
+
+/// The current advisor of a host.
 pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;
 
-/// What became of a policy when it was looked at.
+/// The result of looking for a new version of a policy.
 #[derive(Debug)]
 pub enum Change {
-    /// A version is in service.
+    /// A new version is active.
     Active(String),
-    /// A version is tried out.
-    Trial(String),
-    /// It is as it was.
-    Same,
-    /// It cannot be used; what was in service stays there.
+    /// A new version is the candidate.
+    Candidate(String),
+    /// There is no new version.
+    Unchanged,
+    /// The new version cannot be loaded; the active version stays.
     Failed(LoadError),
-    /// It is no longer in the chain.
+    /// The policy was removed from the chain.
     Removed,
 }
 
-/// What an operator can want of a policy.
+/// A command of an operator about one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Give up what is tried out; else go back to this version, or the one before.
+    /// Drop the candidate; without one, roll back to this version, or to the previous one.
     RollBack(Option<String>),
-    /// Put this version into service, or the one that is tried out.
+    /// Activate this version, or the candidate.
     Promote(Option<String>),
-    /// Take it out of the chain.
+    /// Remove the policy from the chain until it is enabled.
     Disable,
-    /// Put it back into the chain.
+    /// Return the policy to the chain.
     Enable,
 }
 
-/// Why a command was not carried out.
+impl Command {
+    /// Returns the name of the command, for logs.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::RollBack(_) => "roll-back",
+            Self::Promote(_) => "promote",
+            Self::Disable => "disable",
+            Self::Enable => "enable",
+        }
+    }
+}
+
+/// An error of an operator's command. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// There is no policy of that name.
-    #[error("there is no policy `{0}`")]
-    NoSuchPolicy(String),
-    /// It cannot be done.
-    #[error("{0}")]
-    Refused(String),
+    /// The chain has no policy of this name.
+    #[error("no policy `{0}` in the chain")]
+    PolicyNotFound(String),
+    /// The command does not apply to the versions of the policy.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// The version that the command chose cannot be activated.
+    #[error("failed to activate version {version}: {error}")]
+    Activation {
+        /// The version.
+        version: String,
+        /// The error.
+        error: Box<LoadError>,
+    },
+}
+
+impl CommandError {
+    /// Returns the stable, machine-readable code of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::PolicyNotFound(_) => "policy_not_found",
+            Self::Slot(error) => error.code(),
+            Self::Activation { .. } => "activation_failed",
+        }
+    }
+}
+
+/// The latest problem of a policy: a version that was not loaded, or that was rolled back.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct PolicyProblem {
+    code: &'static str,
+    message: String,
+    since: SystemTime,
+}
+
+impl PolicyProblem {
+    fn new(code: &'static str, message: String) -> Self {
+        Self { code, message, since: SystemTime::now() }
+    }
+
+    /// The problem of a policy whose problem is not known, which cannot happen without an active
+    /// version.
+    fn unknown() -> Self {
+        Self::new("unavailable", "no active version".to_owned())
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
 }
 
 /// The policies of a host.
@@ -89,23 +153,23 @@ pub struct Policies {
     background: OnceLock<Arc<Background>>,
     fleet: OnceLock<FleetLink>,
     changing: Mutex<()>,
-    shelf: Mutex<Registry>,
-    started: Instant,
+    registry: Mutex<Registry>,
+    start: Instant,
 }
 
-/// All places.
+/// The configured chain, and the slots of its policies.
 #[derive(Debug, Default)]
 struct Registry {
     spec: ChainSpec,
-    places: BTreeMap<String, Kept>,
+    entries: BTreeMap<String, SlotEntry>,
 }
 
-/// One policy's place, and what is known of its folder.
+/// The slot of one policy, and the state of its folder.
 #[derive(Debug, Default)]
-struct Kept {
-    place: PolicySlot<Arc<Version>>,
+struct SlotEntry {
+    slot: PolicySlot<Arc<Version>>,
     stamp: Stamp,
-    problem: Option<(String, SystemTime)>,
+    problem: Option<PolicyProblem>,
 }
 
 impl Versioned for Arc<Version> {
@@ -117,8 +181,8 @@ impl Versioned for Arc<Version> {
         Version::counts(self)
     }
 
-    fn out_of_service(&self) -> bool {
-        !self.in_service()
+    fn is_breaker_open(&self) -> bool {
+        !self.is_admitting()
     }
 }
 
@@ -129,10 +193,10 @@ impl std::fmt::Debug for Policies {
 }
 
 impl Policies {
-    /// No policies yet: [`Policies::apply`] loads them.
+    /// Creates an empty chain. [`Policies::apply`] loads policies.
     ///
     /// # Errors
-    /// When there are no threads for what is done beside the requests.
+    /// If the background threads cannot be spawned.
     pub fn new(
         runtime: &Arc<Runtime>,
         metrics: &Arc<PolicyMetrics>,
@@ -148,20 +212,20 @@ impl Policies {
             background: OnceLock::new(),
             fleet: OnceLock::new(),
             changing: Mutex::default(),
-            shelf: Mutex::default(),
-            started: Instant::now(),
+            registry: Mutex::default(),
+            start: Instant::now(),
         });
         let background = Background::start(Arc::downgrade(&policies))?;
         policies.background.get_or_init(|| background);
         Ok(policies)
     }
 
-    /// Where the advisor in force always is.
+    /// Returns the slot that always has the current advisor.
     pub fn slot(&self) -> AdvisorSlot {
         Arc::clone(&self.slot)
     }
 
-    /// Join them with the fleet: from now on they learn from outcomes, and have wishes.
+    /// Connects the policies to the fleet, which enables the hooks `on-complete` and `on-tick`.
     pub fn attach(&self, fleet: FleetLink) {
         self.fleet.get_or_init(|| fleet);
     }
@@ -174,202 +238,223 @@ impl Policies {
         self.chain.load_full()
     }
 
-    /// Make the chain what the operator wants. Policies whose settings and folders are as they were keep their versions.
+    /// Applies a configured chain. Policies whose settings and folders are unchanged keep their
+    /// versions.
     pub fn apply(&self, spec: ChainSpec) -> Vec<(String, Change)> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let refreshed =
             spec.policies.iter().map(|policy| (policy.name.clone(), self.refresh(policy, &spec)));
         let mut changes: Vec<(String, Change)> = refreshed.collect();
-        // Versions, order, weights and failure modes: in one step, when all that is new is proven.
-        let mut shelf = self.shelf();
-        let stays = |name: &str| spec.policies.iter().any(|policy| policy.name == name);
-        let gone: Vec<String> = shelf.places.keys().filter(|name| !stays(name)).cloned().collect();
-        for name in gone {
-            shelf.places.remove(&name);
+        // Versions, order, weights and failure modes change atomically, after all are validated.
+        let mut registry = self.registry();
+        let is_configured = |name: &str| spec.policies.iter().any(|policy| policy.name == name);
+        let removed: Vec<String> =
+            registry.entries.keys().filter(|name| !is_configured(name)).cloned().collect();
+        for name in removed {
+            registry.entries.remove(&name);
             changes.push((name, Change::Removed));
         }
-        shelf.spec = spec;
-        self.publish(&mut shelf);
+        registry.spec = spec;
+        self.publish(&mut registry);
         changes
     }
 
-    /// Look for changes in the policies' folders, and take them up.
+    /// Looks for changes in the folders of the policies, and loads new versions.
     pub fn look(&self) -> Vec<(String, Change)> {
         let known: Vec<(PolicySpec, Option<Stamp>)> = {
-            let shelf = self.shelf();
-            let stamp = |policy: &PolicySpec| Some(shelf.places.get(&policy.name)?.stamp.clone());
-            shelf.spec.policies.iter().map(|policy| (policy.clone(), stamp(policy))).collect()
+            let registry = self.registry();
+            let stamp = |policy: &PolicySpec| {
+                let entry = registry.entries.get(&policy.name);
+                (policy.clone(), entry.map(|entry| entry.stamp.clone()))
+            };
+            registry.spec.policies.iter().map(stamp).collect()
         };
-        // Without the lock: a mount that hangs must not hold up whoever wants to go back.
-        let differs =
-            |(policy, stamp): &(PolicySpec, Option<Stamp>)| *stamp != Some(Stamp::of(&policy.dir));
+        // Without the lock: a hanging mount must not block a roll back.
+        let differs = |(policy, stamp): &(PolicySpec, Option<Stamp>)| {
+            *stamp != Some(Stamp::read(&policy.dir))
+        };
         let changed: Vec<PolicySpec> =
             known.into_iter().filter(differs).map(|(policy, _)| policy).collect();
         if changed.is_empty() {
             return Vec::new();
         }
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let spec = self.shelf().spec.clone();
-        let still = |policy: &PolicySpec| spec.policies.iter().find(|it| it.name == policy.name);
+        // The chain may have been reconfigured before the lock was taken.
+        let spec = self.registry().spec.clone();
+        let current =
+            |policy: &PolicySpec| spec.policies.iter().find(|other| other.name == policy.name);
         let refresh = |policy: &PolicySpec| {
             let change = self.refresh(policy, &spec);
-            // Each by itself: one that compiles for long does not hold up the others.
-            self.publish(&mut self.shelf());
+            // One at a time: a policy that compiles for long does not delay the others.
+            self.publish(&mut self.registry());
             (policy.name.clone(), change)
         };
-        changed.iter().filter_map(still).map(refresh).collect()
+        changed.iter().filter_map(current).map(refresh).collect()
     }
 
-    /// Do what an operator wants.
+    /// Executes a command of an operator. Returns a message about the result.
     ///
     /// # Errors
-    /// When there is no such policy, or it cannot be done; nothing has changed then.
+    /// If there is no such policy, or the command does not apply; then nothing has changed.
     pub fn command(&self, name: &str, command: &Command) -> Result<String, CommandError> {
-        let mut shelf = self.shelf();
-        let Registry { spec, places } = &mut *shelf;
+        let mut registry = self.registry();
+        let Registry { spec, entries } = &mut *registry;
         let policy = spec.policies.iter().find(|policy| policy.name == name);
-        let (Some(policy), Some(kept)) = (policy, places.get_mut(name)) else {
-            return Err(CommandError::NoSuchPolicy(name.to_owned()));
+        let (Some(policy), Some(entry)) = (policy, entries.get_mut(name)) else {
+            return Err(CommandError::PolicyNotFound(name.to_owned()));
         };
-        let refused = |refused: Refused| CommandError::Refused(refused.to_string());
-        let place = &mut kept.place;
-        let before = place.clone();
-        let (result, said) = match command {
+        let slot = &mut entry.slot;
+        let before = slot.clone();
+        let (result, message) = match command {
             Command::RollBack(to) => {
-                let left =
-                    place.roll_back(to.as_deref(), "rolled back by hand").map_err(refused)?;
-                let active = place.active.as_ref().map_or("none", |version| version.id());
-                ("rolled-back", format!("{} was left; {active} is in service", left.id()))
+                let replaced = slot.roll_back(to.as_deref(), ROLLED_BACK_BY_OPERATOR)?;
+                let active = slot.active.as_ref().map_or("none", |version| version.id());
+                ("rolled-back", format!("rolled back {}; active: {active}", replaced.id()))
             }
             Command::Promote(version) => {
                 let now = self.now();
-                let chosen = place
-                    .promote(version.as_deref(), policy.probation, now, spec.keep)
-                    .map_err(refused)?;
-                ("promoted", format!("{} is in service", chosen.id()))
+                let chosen = slot.promote(version.as_deref(), policy.probation, now, spec.keep)?;
+                ("promoted", format!("promoted {}", chosen.id()))
             }
             Command::Disable => {
-                place.disabled = true;
-                ("disabled", "it is out of the chain".to_owned())
+                slot.disabled = true;
+                ("disabled", "disabled".to_owned())
             }
             Command::Enable => {
-                place.disabled = false;
-                ("enabled", "it is in the chain".to_owned())
+                slot.disabled = false;
+                ("enabled", "enabled".to_owned())
             }
         };
-        if let Err(error) = self.awake(place, &before) {
-            *place = before;
-            return Err(CommandError::Refused(error.to_string()));
+        if let Err(error) = self.activate_instances(slot, &before) {
+            let version =
+                slot.active.as_ref().map_or_else(String::new, |version| version.id().into());
+            *slot = before;
+            let error = Box::new(error);
+            return Err(CommandError::Activation { version, error });
         }
-        self.metrics.changed(name, result);
-        tracing::info!(policy = name, "{result} by hand: {said}");
-        remember(spec, name, place);
-        self.publish(&mut shelf);
-        Ok(said)
+        self.metrics.record_change(name, result);
+        let version = slot.active.as_ref().map_or("none", |version| version.id());
+        tracing::info!(
+            policy = name,
+            version,
+            command = command.name(),
+            result,
+            "operator command executed"
+        );
+        write_slot(spec, name, slot);
+        self.publish(&mut registry);
+        Ok(message)
     }
 
-    /// Take back what does not stand its probation.
-    pub(crate) fn judge(&self) {
-        let mut shelf = self.shelf();
+    /// Rolls back versions that fail their probation, and canaries that fail.
+    pub(crate) fn evaluate_probations(&self) {
+        let mut registry = self.registry();
         let now = self.now();
-        let Registry { spec, places } = &mut *shelf;
+        let Registry { spec, entries } = &mut *registry;
         let mut changed = false;
         for policy in &spec.policies {
-            let Some(kept) = places.get_mut(&policy.name) else { continue };
-            let before = kept.place.clone();
-            let Some((left, why)) = kept.place.judge(policy.probation, now) else { continue };
-            if let Err(error) = self.awake(&mut kept.place, &before) {
+            let Some(entry) = entries.get_mut(&policy.name) else { continue };
+            let before = entry.slot.clone();
+            let Some((replaced, reason)) = entry.slot.evaluate(policy.probation, now) else {
+                continue;
+            };
+            let _span =
+                tracing::error_span!("policy", policy = policy.name, version = replaced.id())
+                    .entered();
+            if let Err(error) = self.activate_instances(&mut entry.slot, &before) {
                 tracing::error!(
-                    policy = policy.name,
-                    "the earlier version cannot be put into service: {error}"
+                    code = error.code(), %error, "failed to roll back to the earlier version"
                 );
-                kept.place = before;
-                kept.place.watch = None;
+                entry.slot = before;
+                // Otherwise every heartbeat would attempt it again.
+                entry.slot.watch = None;
                 continue;
             }
-            tracing::error!(policy = policy.name, version = left.id(), "taken back: {why}");
-            kept.problem =
-                Some((format!("version {} was taken back: {why}", left.id()), SystemTime::now()));
-            self.metrics.changed(&policy.name, "taken-back");
-            remember(spec, &policy.name, &kept.place);
+            tracing::error!(reason, "rolled back automatically");
+            let message = format!("version {} was rolled back: {reason}", replaced.id());
+            entry.problem = Some(PolicyProblem::new("rolled_back", message));
+            self.metrics.record_change(&policy.name, "auto-rolled-back");
+            write_slot(spec, &policy.name, &entry.slot);
             changed = true;
         }
         if changed {
-            self.publish(&mut shelf);
+            self.publish(&mut registry);
         }
     }
 
-    /// See that whoever is in service now can be asked at once, and that a shadow which got there has the policy's own state.
-    fn awake(
+    /// Warms up the active version if it has changed, and gives a shadow that became active the
+    /// state of the policy.
+    fn activate_instances(
         &self,
-        place: &mut PolicySlot<Arc<Version>>,
+        slot: &mut PolicySlot<Arc<Version>>,
         before: &PolicySlot<Arc<Version>>,
     ) -> Result<(), LoadError> {
-        let Some(active) = &mut place.active else { return Ok(()) };
+        let Some(active) = &mut slot.active else { return Ok(()) };
         if before.active.as_ref().is_some_and(|before| Arc::ptr_eq(before, active)) {
             return Ok(());
         }
-        let was_shadow = before.trial.as_ref().is_some_and(|(trial, rollout)| {
-            *rollout == Rollout::Shadow && trial.fingerprint == active.fingerprint
+        let was_shadow = before.candidate.as_ref().is_some_and(|(candidate, rollout)| {
+            *rollout == Rollout::Shadow && candidate.fingerprint == active.fingerprint
         });
         if was_shadow {
-            *active = Arc::new(active.anew(self.runtime.state_of(&active.reference.name)));
+            *active = Arc::new(active.fork(self.runtime.policy_state(&active.reference.name)));
         }
         active.warm_up()
     }
 
-    /// Put what the places say into force, in one step.
-    fn publish(&self, shelf: &mut Registry) {
-        let Registry { spec, places } = shelf;
+    /// Publishes a chain of the current slots, atomically.
+    fn publish(&self, registry: &mut Registry) {
+        let Registry { spec, entries } = registry;
         let link = |policy: &PolicySpec| {
-            let kept = places.get(&policy.name)?;
-            if kept.place.disabled {
+            let entry = entries.get(&policy.name)?;
+            if entry.slot.disabled {
                 return None;
             }
-            let problem =
-                || kept.problem.as_ref().map_or_else(String::new, |(what, _)| what.clone());
+            let problem = || entry.problem.clone().unwrap_or_else(PolicyProblem::unknown);
             Some(Link {
                 name: policy.name.clone(),
                 weight: policy.weight,
                 on_error: policy.on_error,
-                active: kept.place.active.clone().ok_or_else(problem),
-                trial: kept.place.trial.clone(),
+                active: entry.slot.active.clone().ok_or_else(problem),
+                candidate: entry.slot.candidate.clone(),
             })
         };
         let links = spec.policies.iter().filter_map(link).collect();
         let new = Arc::new(Chain::new(links, spec.on_conflict, self.background.get().cloned()));
         let old = self.chain.swap(Arc::clone(&new));
         self.slot.store(Arc::new(Box::new(Arc::clone(&new))));
-        let in_service =
-            |version: &Version| new.in_service().any(|it| it.fingerprint == version.fingerprint);
-        new.in_service().for_each(|version| version.figures().active(true));
+        let is_active = |version: &Version| {
+            new.active_versions().any(|active| active.fingerprint == version.fingerprint)
+        };
+        new.active_versions().for_each(|version| version.metrics().set_active(true));
         for version in old.versions() {
-            if !in_service(version) {
-                version.figures().active(false);
+            if !is_active(version) {
+                version.metrics().set_active(false);
             }
-            if !new.versions().any(|it| Arc::ptr_eq(it, version)) {
-                version.rest();
+            if !new.versions().any(|other| Arc::ptr_eq(other, version)) {
+                version.release_instances();
             }
         }
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Registry> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Time since this was made; for what is left of a probation.
+    /// Returns the time since this value was created, which is the time base of probations.
     fn now(&self) -> Duration {
-        self.started.elapsed()
+        self.start.elapsed()
     }
 }
 
-fn remember(spec: &ChainSpec, name: &str, place: &PolicySlot<Arc<Version>>) {
+fn write_slot(spec: &ChainSpec, name: &str, slot: &PolicySlot<Arc<Version>>) {
     let Some(store) = &spec.store else { return };
-    Store::of(store, name).remember(&Remembered {
-        active: place.active.as_ref().map(|version| version.fingerprint.clone()),
-        trial: place.trial.as_ref().map(|(version, _)| version.fingerprint.clone()),
-        history: place.history.iter().map(|version| version.fingerprint.clone()).collect(),
-        set_aside: place.set_aside.clone(),
-        disabled: place.disabled,
+    Store::for_policy(store, name).write_slot(&SlotRecord {
+        active: slot.active.as_ref().map(|version| version.fingerprint.clone()),
+        candidate: slot.candidate.as_ref().map(|(version, _)| version.fingerprint.clone()),
+        history: slot.history.iter().map(|version| version.fingerprint.clone()).collect(),
+        rejected: slot.rejected.clone(),
+        disabled: slot.disabled,
+        ..SlotRecord::default()
     });
 }

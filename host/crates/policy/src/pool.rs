@@ -1,4 +1,5 @@
-//! The warm instances of one policy. An instance is taken for a call and put back after it; one that faulted is not.
+//! The warm instances of one version. An instance is taken for a call and put back afterwards,
+//! unless the call ended in a fault.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,43 +9,46 @@ use crate::abi::Instance;
 use crate::call::Guest;
 use crate::host_calls::HostState;
 
-/// Instances that wait for a call, of one version. More calls at once than this are possible, and pay for an instance.
-const MOST_IDLE: usize = 64;
+/// Maximum idle instances of one version. More concurrent calls than this are possible, and each of
+/// them creates an instance.
+const MAX_IDLE: usize = 64;
 
 /// An instance with its store.
-pub(crate) struct Warm {
+pub(crate) struct WarmInstance {
     pub(crate) store: Store<HostState>,
     pub(crate) instance: Instance,
     pub(crate) calls: u32,
 }
 
-impl Guest for Warm {
+impl Guest for WarmInstance {
     fn store(&mut self) -> &mut Store<HostState> {
         &mut self.store
     }
 }
 
+/// The idle instances of one version.
 #[derive(Default)]
 pub(crate) struct Pool {
-    // Last in, first out: the instance whose memory is still in the CPU's cache. Held for a push or a pop, never over a call.
+    // Last in, first out: the memory of the last instance is the most likely to be in the CPU's
+    // cache. The lock is held for a push or a pop, never during a call.
     #[expect(
         clippy::vec_box,
         reason = "moved in and out on every call: a pointer instead of a store"
     )]
-    idle: Mutex<Vec<Box<Warm>>>,
+    idle: Mutex<Vec<Box<WarmInstance>>>,
 }
 
 impl Pool {
-    pub(crate) fn take(&self) -> Option<Box<Warm>> {
+    pub(crate) fn take(&self) -> Option<Box<WarmInstance>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
-    /// Keep an instance for the next call, unless it has had `most_calls`.
-    pub(crate) fn put(&self, mut warm: Box<Warm>, most_calls: u32) {
+    /// Puts an instance back for the next call, unless it has had `max_calls` calls.
+    pub(crate) fn put(&self, mut warm: Box<WarmInstance>, max_calls: u32) {
         warm.calls += 1;
-        if warm.calls < most_calls {
+        if warm.calls < max_calls {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            if idle.len() < MOST_IDLE {
+            if idle.len() < MAX_IDLE {
                 idle.push(warm);
             }
         }
@@ -52,11 +56,12 @@ impl Pool {
 
     pub(crate) fn clear(&self) {
         let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
-        // Outside the lock: giving back their memory takes a while.
+        // Outside the lock: unmapping the memories takes a while.
         drop(idle);
     }
 
-    pub(crate) fn most_memory(&self) -> u64 {
+    /// Returns the peak memory, in bytes, of an idle instance.
+    pub(crate) fn peak_memory(&self) -> u64 {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.iter().map(|warm| warm.store.data().memory.used()).max().unwrap_or(0)
     }

@@ -1,16 +1,8 @@
-//! A call that is made once more, with the answers of its record.
+//! Replay of a recorded policy call, with the recorded results of its host calls.
 //!
-//! What a policy decides depends on what it is told, and nothing else. A record has all that it was told, so the same version
-//! decides the same again; and another version shows what it would have decided, together with what it asked that the record
-//! does not know.
-//!
-//! * A question about the request or the fleet is answered by what the record says of the same question, wherever that stands.
-//! * State changes from one question to the next: its answers are those of the record in their order. Only reading may be left
-//!   out on the way; who writes something else, or not at all, gets no further answers. Who counts on from a number that the
-//!   record has is told what follows from it.
-//! * Figures of lanes stand beside the questions in every record, so those are answered by the fleet that is handed over.
-//! * Whatever has no answer in the record is [missing](Missing), and answered by the request and the fleet that are handed over
-//!   and by a state that is empty. So are answers that were [redacted](crate::marks): they are inputs that are not there.
+//! The result of a policy call only depends on its inputs. A record has all of them, so the same
+//! version returns the same result again, and another version shows what it would have returned,
+//! together with the host calls that the record cannot answer. The rules are those of [`Replayed`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,81 +13,91 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::interview::Question;
+use crate::host_call_log::{HostCallLog, MAX_LOGGED_CALLS, TRUNCATED};
+use crate::host_call_mode::HostCall;
 use crate::marks::{fits, redacted};
-use crate::reads::{CUT, HostCallLog, MOST_READS};
+use crate::version::CallError;
 
-/// What came of a call that was made once more.
+/// The result of replaying a policy call.
 ///
-/// * A question about the request or the fleet is answered by what the record says of the same question, wherever that stands.
-/// * State changes from one question to the next: its answers are those of the record in their order. Only reading may be left
-///   out on the way; who writes something else, or not at all, gets no further answers.
-/// * Figures of lanes stand beside the questions in every record, so those are answered by the fleet that is handed over.
-/// * Whatever has no answer in the record is [missing](Missing), and answered by the request and the fleet that are handed over
-///   and by a state that is empty. So are answers that were redacted: they are inputs that are not there.
+/// * A host call about the request or the fleet gets the recorded result of the same call, wherever
+///   it is in the record.
+/// * State changes between calls, so host calls about the state get the recorded results in order.
+///   Only reads may be skipped: a guest that writes something else, or does not write, gets no
+///   further recorded results. A counter that is incremented differently continues from its
+///   recorded value.
+/// * A record has the statistics of the lanes beside the host calls, so these calls are answered
+///   from the fleet that the caller passes.
+/// * A host call that the record cannot answer is [missing](Missing). It is answered from the
+///   request and the fleet that the caller passes, and from an empty state. The same applies to
+///   results that were [redacted](crate::marks).
 #[derive(Debug, Clone)]
 pub struct Replayed<A> {
-    /// The version that was asked.
+    /// The version that was called.
     pub policy: PolicyRef,
-    /// What it answered, without what it may not advise; or why there is no answer.
-    pub answer: Result<A, String>,
-    /// What was left out of its answer, and why.
+    /// The result, without parts that the policy is not allowed to advise.
+    pub answer: Result<A, CallError>,
+    /// Parts of the result that were dropped, with the reasons.
     pub dropped: Vec<String>,
-    /// What it asked, and what it was told.
+    /// The host calls, with the results that the guest got.
     pub reads: Vec<Read>,
-    /// Questions that the record could not answer. Without any, the answer is what this version would have said then.
+    /// Host calls that the record could not answer. Without any, the result is the one that this
+    /// version would have returned when the record was made.
     pub missing: Vec<Missing>,
-    /// Questions that the record answers otherwise than the request and the fleet that were handed over.
+    /// Host calls whose recorded result differs from the request or the fleet that the caller
+    /// passed.
     pub differing: Vec<Differing>,
-    /// The request with the edits of its advice, as the next policy of the chain sees it.
+    /// The request with the edits of the advice, as the next policy of the chain sees it.
     pub request: Arc<dyn RequestView>,
 }
 
-/// A question that the record could not answer. Its text is a sentence without its subject: "asks `request.text` with …".
+/// A host call that the record could not answer. Its message has no subject: "calls request.text
+/// [0], …".
 #[derive(Debug, Clone, PartialEq)]
 pub struct Missing {
-    /// The function, as in the contract.
+    /// The function, as named in the contract.
     pub call: String,
-    /// Its arguments.
+    /// The arguments.
     pub with: Vec<Value>,
-    /// Why there is no answer.
+    /// The reason.
     pub why: Gap,
 }
 
-/// Why a record has no answer to a question.
+/// The reason why a record cannot answer a host call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gap {
-    /// It was not asked then.
+    /// The recorded call did not make this host call.
     NotAsked,
-    /// The record does not have all questions.
+    /// The record is truncated.
     Cut,
-    /// The answer is not to be known.
+    /// The result is redacted.
     Redacted,
-    /// What stands there is no answer to this question.
+    /// The recorded value has the wrong type.
     Unreadable,
 }
 
-/// A question that the record answers otherwise than the request or the fleet that was handed over. It got the record's answer.
+/// A host call whose recorded result differs from the request or the fleet that the caller passed.
+/// The guest got the recorded result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Differing {
-    /// The function, as in the contract.
+    /// The function, as named in the contract.
     pub call: String,
-    /// Its arguments.
+    /// The arguments.
     pub with: Vec<Value>,
-    /// What the record says.
+    /// The recorded result.
     pub recorded: Value,
-    /// What would have been said now.
+    /// The result that the request or the fleet would have given.
     pub live: Value,
 }
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "asks {} {}, ", self.call, json!(self.with))?;
+        write!(f, "calls {} {}, ", self.call, json!(self.with))?;
         f.write_str(match self.why {
-            Gap::NotAsked => "which the record does not have",
-            Gap::Cut => "and the record ends before that",
-            Gap::Redacted => "whose answer is redacted in the record",
-            Gap::Unreadable => "and what the record says of it is no answer",
+            Gap::NotAsked => "which is not in the record",
+            Gap::Cut => "but the record is truncated before this call",
+            Gap::Redacted => "whose result is redacted in the record",
+            Gap::Unreadable => "whose recorded result is invalid",
         })
     }
 }
@@ -103,27 +105,31 @@ impl fmt::Display for Missing {
 impl fmt::Display for Differing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { call, with, recorded, live } = self;
-        write!(f, "asks {call} {}: the record says {recorded}, and now it is {live}", json!(with))
+        write!(f, "calls {call} {}: recorded {recorded}, now {live}", json!(with))
     }
 }
 
-/// Does the note of a recorded call say that there was no advice for a reason of that moment: a deadline, or the faults before?
+/// Returns whether the note of a recorded call stands for a transient failure, which a replay
+/// cannot reproduce: a timeout, an open breaker, or a failed instantiation.
 pub fn is_passing(note: &str) -> bool {
-    ["it did not finish within ", "it is out of service ", "no instance of it can be made: "]
-        .iter()
-        .any(|begin| note.starts_with(begin))
+    // Records of earlier versions have no kind in front of the message.
+    const LEGACY: [&str; 3] =
+        ["it did not finish within ", "it is out of service ", "no instance of it can be made: "];
+    let kind = note.split_once(": ").map_or("", |(kind, _)| kind);
+    matches!(kind, "timeout" | "breaker-open" | "instantiate")
+        || LEGACY.iter().any(|prefix| note.starts_with(prefix))
 }
 
-/// The questions and answers of a record, while a guest is asked again.
+/// The host calls of a record, and the state of replaying them.
 #[derive(Debug)]
-pub(crate) struct Script {
+pub(crate) struct ReplayLog {
     recorded: Vec<Entry>,
-    /// Where the next change of state, or question about it, is looked for.
-    state: usize,
-    /// Counters as the guest knows them.
+    /// The index from which the next host call about the state is searched.
+    state_position: usize,
+    /// The last values of counters that the guest has seen.
     counters: BTreeMap<String, i64>,
-    is_cut: bool,
-    reads: HostCallLog,
+    is_truncated: bool,
+    log: HostCallLog,
     missing: Vec<Missing>,
     differing: Vec<Differing>,
 }
@@ -134,80 +140,84 @@ struct Entry {
     used: bool,
 }
 
-impl Script {
+impl ReplayLog {
     pub(crate) fn new(record: &[Read]) -> Self {
-        let known = |read: &&Read| read.call != CUT;
+        let is_call = |read: &&Read| read.call != TRUNCATED;
         let entry = |read: &Read| Entry { read: read.clone(), used: false };
         Self {
-            recorded: record.iter().filter(known).map(entry).collect(),
-            state: 0,
+            recorded: record.iter().filter(is_call).map(entry).collect(),
+            state_position: 0,
             counters: BTreeMap::new(),
-            is_cut: record.iter().any(|read| read.call == CUT),
-            reads: HostCallLog::default(),
+            is_truncated: record.iter().any(|read| read.call == TRUNCATED),
+            log: HostCallLog::default(),
             missing: Vec::new(),
             differing: Vec::new(),
         }
     }
 
-    /// What it asked, what was missing, and what differed.
+    /// Returns the host calls, those that were missing, and those that differed.
     pub(crate) fn into_parts(self) -> (Vec<Read>, Vec<Missing>, Vec<Differing>) {
-        (self.reads.into_list(), self.missing, self.differing)
+        (self.log.into_calls(), self.missing, self.differing)
     }
 
-    /// The record's answer to a question, or else what is `live`.
-    pub(crate) fn settle<T: Serialize + DeserializeOwned>(
+    /// Returns the recorded result of a host call, or `live` without one.
+    pub(crate) fn resolve<T: Serialize + DeserializeOwned>(
         &mut self,
-        question: Question,
+        host_call: HostCall,
         live: T,
     ) -> T {
-        let (of_state, of_fleet) =
-            (question.call.starts_with("state."), question.call.starts_with("fleet."));
-        let found = if of_state { self.next_of_state(&question) } else { self.any(&question) };
-        let found = found.or_else(|| self.counted_on(&question));
+        let is_state = host_call.function.starts_with("state.");
+        let is_fleet = host_call.function.starts_with("fleet.");
+        let found = if is_state { self.next_state_call(&host_call) } else { self.find(&host_call) };
+        let found = found.or_else(|| self.continue_counter(&host_call));
         let recorded = match found {
             Some(recorded) if redacted(&recorded) => Err(Gap::Redacted),
             Some(recorded) => match serde_json::from_value::<T>(recorded.clone()) {
-                Ok(answer) => Ok((answer, recorded)),
+                Ok(result) => Ok((result, recorded)),
                 Err(_) => Err(Gap::Unreadable),
             },
-            None if self.is_cut => Err(Gap::Cut),
+            None if self.is_truncated => Err(Gap::Cut),
             None => Err(Gap::NotAsked),
         };
-        let Question { call, with } = question;
-        let shown = json!(live);
+        let HostCall { function, args } = host_call;
+        let live_json = json!(live);
         match recorded {
-            Ok((answer, recorded)) => {
-                if recorded != shown && !of_state && self.differing.len() < MOST_READS {
-                    let (call, with, recorded) = (call.to_owned(), with.clone(), recorded.clone());
-                    self.differing.push(Differing { call, with, recorded, live: shown });
+            Ok((result, recorded)) => {
+                // An empty state differs from the recorded one by construction.
+                if recorded != live_json && !is_state && self.differing.len() < MAX_LOGGED_CALLS {
+                    let (call, with, recorded) =
+                        (function.to_owned(), args.clone(), recorded.clone());
+                    self.differing.push(Differing { call, with, recorded, live: live_json });
                 }
                 if let (INCREMENT, Some(key), Some(now)) =
-                    (call, key(&with), recorded["ok"].as_i64())
+                    (function, key(&args), recorded["ok"].as_i64())
                 {
                     self.counters.insert(key.to_owned(), now);
                 }
-                self.reads.push(call, with, recorded);
-                answer
+                self.log.push(function, args, recorded);
+                result
             }
             Err(why) => {
-                // The fleet stands in every record, whether it was asked for or not.
-                let known = of_fleet && matches!(why, Gap::NotAsked | Gap::Cut);
-                if !known && self.missing.len() < MOST_READS {
-                    self.missing.push(Missing { call: call.to_owned(), with: with.clone(), why });
+                // Every record has the fleet, whether the guest asked for it or not.
+                let is_known = is_fleet && matches!(why, Gap::NotAsked | Gap::Cut);
+                if !is_known && self.missing.len() < MAX_LOGGED_CALLS {
+                    let (call, with) = (function.to_owned(), args.clone());
+                    self.missing.push(Missing { call, with, why });
                 }
-                self.reads.push(call, with, shown);
+                self.log.push(function, args, live_json);
                 live
             }
         }
     }
 
-    /// The answer to that question; if it was asked several times, each in turn and then the last again.
-    fn any(&mut self, question: &Question) -> Option<Value> {
+    /// Finds the recorded result of a host call. If it was recorded several times, returns each
+    /// result in turn, and then the last one again.
+    fn find(&mut self, host_call: &HostCall) -> Option<Value> {
         let mut found = None;
-        for entry in self.recorded.iter_mut().filter(|entry| is_asked(question, &entry.read)) {
-            let first = !entry.used;
+        for entry in self.recorded.iter_mut().filter(|entry| is_same(host_call, &entry.read)) {
+            let is_unused = !entry.used;
             found = Some(entry);
-            if first {
+            if is_unused {
                 break;
             }
         }
@@ -216,24 +226,26 @@ impl Script {
         Some(entry.read.gave.clone())
     }
 
-    /// What follows from the last number of a counter, as if nobody else had counted since.
-    fn counted_on(&self, question: &Question) -> Option<Value> {
-        let by = question.with.get(1)?.as_i64()?;
+    /// Continues a counter from its last known value, as if no other request had incremented it.
+    fn continue_counter(&self, host_call: &HostCall) -> Option<Value> {
+        let by = host_call.args.get(1)?.as_i64()?;
         let last =
-            self.counters.get(key(&question.with)?).filter(|_| question.call == INCREMENT)?;
+            self.counters.get(key(&host_call.args)?).filter(|_| host_call.function == INCREMENT)?;
+        // A made-up value: an overflow must not panic.
         Some(json!({ "ok": last.saturating_add(by) }))
     }
 
-    /// The next answer about the state, if it is one to that question.
-    fn next_of_state(&mut self, question: &Question) -> Option<Value> {
-        let ahead = self.recorded.iter().enumerate().skip(self.state);
+    /// Returns the next recorded result about the state, if it belongs to this host call.
+    fn next_state_call(&mut self, host_call: &HostCall) -> Option<Value> {
+        let ahead = self.recorded.iter().enumerate().skip(self.state_position);
         for (index, Entry { read, .. }) in
             ahead.filter(|(_, entry)| entry.read.call.starts_with("state."))
         {
-            if is_asked(question, read) {
-                self.state = index + 1;
+            if is_same(host_call, read) {
+                self.state_position = index + 1;
                 return Some(read.gave.clone());
             }
+            // Only reads can be skipped: a write changed what follows.
             if read.call != "state.get" {
                 break;
             }
@@ -242,20 +254,20 @@ impl Script {
     }
 }
 
-/// The question that counts.
+/// The function that increments a counter.
 const INCREMENT: &str = "state.increment";
 
-/// The key of a question about the state.
-fn key(with: &[Value]) -> Option<&str> {
-    with.first()?.as_str()
+/// Returns the key of a host call about the state.
+fn key(args: &[Value]) -> Option<&str> {
+    args.first()?.as_str()
 }
 
-/// Is it that question which was recorded?
-fn is_asked(question: &Question, recorded: &Read) -> bool {
+/// Returns whether `recorded` is this host call.
+fn is_same(host_call: &HostCall, recorded: &Read) -> bool {
     let Read { call, with, gave: _ } = recorded;
-    call == question.call
-        && with.len() == question.with.len()
-        && with.iter().zip(&question.with).all(|(recorded, asked)| fits(recorded, asked))
+    call == host_call.function
+        && with.len() == host_call.args.len()
+        && with.iter().zip(&host_call.args).all(|(recorded, arg)| fits(recorded, arg))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The engine that all policies run in, and the clock that ends their calls.
+//! The engine that all policies run in, and the epoch clock that interrupts their calls.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -16,115 +16,121 @@ use crate::compile::Compiler;
 use crate::scan::FEATURES;
 use crate::state::State;
 
-/// Between two ticks of the epoch clock: the grain of deadlines.
+/// The interval of the epoch clock, which is the resolution of deadlines.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
-/// Instances of all policies together. A call is synchronous, so each policy has at most one for each thread that calls;
-/// this is room for sixty policies on sixteen threads. It is address space, not memory: about 6 TiB of the 128 there are.
-const MOST_INSTANCES: u32 = 1024;
-/// Core instances of all policies together. Most policies have two or three; CPython has 38, and few will use that.
-const MOST_CORE_INSTANCES_IN_ALL: u32 = 16 * MOST_INSTANCES;
-/// Core instances in one component; CPython has 38.
-pub(crate) const MOST_CORE_INSTANCES: u32 = 64;
-/// Linear memories in one component.
-pub(crate) const MOST_MEMORIES: u32 = 4;
-/// Tables in one component.
-pub(crate) const MOST_TABLES: u32 = 16;
-/// Elements of one table; CPython has 5,696.
-pub(crate) const MOST_TABLE_ELEMENTS: usize = 20_000;
-/// Bytes of one linear memory, whatever an operator allows.
-pub(crate) const MOST_MEMORY: u64 = 256 << 20;
+/// Maximum instances of all policies together. A call is synchronous, so each policy needs at most
+/// one instance per calling thread; this suffices for sixty policies on sixteen threads. It
+/// reserves address space, not memory: about 6 TiB of 128.
+const MAX_INSTANCES: u32 = 1024;
+/// Maximum core instances of all policies together. Most policies have two or three; CPython has
+/// 38, but is rare.
+const MAX_TOTAL_CORE_INSTANCES: u32 = 16 * MAX_INSTANCES;
+/// Maximum core instances in one component; CPython has 38.
+pub(crate) const MAX_CORE_INSTANCES: u32 = 64;
+/// Maximum linear memories in one component.
+pub(crate) const MAX_MEMORIES: u32 = 4;
+/// Maximum tables in one component.
+pub(crate) const MAX_TABLES: u32 = 16;
+/// Maximum elements of one table; CPython has 5,696.
+pub(crate) const MAX_TABLE_ELEMENTS: usize = 20_000;
+/// Maximum bytes of one linear memory, whatever the configuration allows.
+pub(crate) const MAX_MEMORY_BYTES: u64 = 256 << 20;
 
-/// Where instances live.
+/// The allocation strategy of instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Allocator {
-    /// The pool, or, where the address space is too short for it, on demand.
+    /// In a pool, or on demand if the address space is too small for the pool.
     #[default]
     Auto,
-    /// In a pool that is reserved at the start: quickest to instantiate.
+    /// In a pool that is reserved at the start, which makes instantiation fastest.
     Pooling,
-    /// Wherever there is room.
+    /// On demand, with separate mappings for each instance.
     OnDemand,
 }
 
-/// Fuel that a call gets for each millisecond of its deadline. Every instruction of WebAssembly burns about one, and so does every
-/// byte that is copied at once. A core of today burns four to seven million in a millisecond of nothing but computing: what is
-/// in time by the clock is in time by fuel.
+/// Fuel that a call gets for each millisecond of its deadline. Every WebAssembly instruction
+/// consumes about one unit, and so does every byte of a bulk copy. A current CPU core consumes four
+/// to seven million units in a millisecond of pure computation, so a call within its wall clock
+/// deadline is within its fuel as well.
 pub const FUEL_PER_MS: u64 = 5_000_000;
 
-/// What the time of a call is measured in.
+/// The unit in which the time of a call is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Metering {
-    /// The wall clock. Quickest, and what serves; where a call is cut off depends on the machine and its load.
+    /// The wall clock: the fastest one, used for serving. The instruction at which a call is
+    /// interrupted depends on the machine and its load.
     #[default]
     Wall,
-    /// What the guest does: each instruction burns fuel, [`FUEL_PER_MS`] of it in a millisecond. The same call takes the same time
-    /// and is cut off at the same place on every machine, and numbers that are none have the same bits.
+    /// Fuel: each instruction consumes some, [`FUEL_PER_MS`] in a millisecond. The same call takes
+    /// the same time and is interrupted at the same instruction on every machine, and NaN bit
+    /// patterns are canonicalised.
     Fuel,
 }
 
 impl Metering {
-    /// Fuel for so much time.
+    /// Converts a duration to fuel, saturating.
     pub(crate) fn fuel(time: Duration) -> u64 {
         let fuel = time.as_micros().saturating_mul(FUEL_PER_MS.into()) / 1000;
         u64::try_from(fuel).unwrap_or(u64::MAX)
     }
 
-    /// The time that so much fuel stands for.
+    /// Converts fuel to the duration that it stands for.
     pub(crate) fn time(fuel: u64) -> Duration {
         let nanos = u128::from(fuel) * 1_000_000 / u128::from(FUEL_PER_MS);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
 
-/// Settings of the runtime.
+/// The settings of a runtime.
 #[derive(Debug, Clone, Default)]
 pub struct RuntimeSettings {
-    /// What the time of calls is measured in.
+    /// The unit in which the time of calls is measured.
     pub metering: Metering,
-    /// Where compiled policies are kept; none are where `None`.
+    /// The folder of the compilation cache; `None` disables the cache.
     pub cache_dir: Option<PathBuf>,
-    /// Where policies are compiled.
+    /// The place where policies are compiled.
     pub compiler: Compiler,
-    /// Where instances live.
+    /// The allocation strategy of instances.
     pub allocator: Allocator,
-    /// Instances of each policy that are made when it is loaded.
+    /// Instances of each policy that are created when it is loaded.
     pub warm_instances: usize,
 }
 
-/// Why there is no runtime.
+/// An error of setting up a runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// wasmtime refuses the configuration, or has no room.
-    #[error("the WebAssembly engine cannot be set up: {0:#}")]
+    /// wasmtime rejected the configuration, or could not reserve the address space.
+    #[error("failed to set up the WebAssembly engine: {0:#}")]
     Engine(wasmtime::Error),
-    /// There is no thread for the clock.
-    #[error("the thread that ends policy calls cannot be started: {0}")]
+    /// The thread of the epoch clock could not be spawned.
+    #[error("failed to spawn the epoch clock thread: {0}")]
     Ticker(std::io::Error),
 }
 
-/// The engine, the clock, the cache of compiled components, and the state of policies.
+/// The engine, the epoch clock, the compilation cache, and the state of policies.
 #[derive(Debug)]
 pub struct Runtime {
-    // Stops before the engine goes. There is none where nobody looks at the clock.
+    // First, so that it stops before the engine is dropped. `None` if fuel is metered.
     _ticker: Option<Ticker>,
     pub(crate) metering: Metering,
     pub(crate) engine: Engine,
     pub(crate) abi: Abi,
     pub(crate) cache: Option<Cache>,
     pub(crate) compiler: Compiler,
-    /// Held while compiling: one at a time, so that many policies need no more memory than one.
+    /// Held while compiling: one component at a time, so that many policies need no more memory
+    /// than one.
     pub(crate) compiling: Mutex<()>,
     pub(crate) warm_instances: usize,
     allocator: Allocator,
-    // By name of the policy, so that a new version finds what an old one put there.
+    // By the name of the policy, so that a new version inherits the state of the previous one.
     states: Mutex<HashMap<String, Arc<State>>>,
 }
 
 impl Runtime {
-    /// Set up the runtime.
+    /// Sets up a runtime.
     ///
     /// # Errors
-    /// When the engine cannot be set up as asked for.
+    /// If wasmtime rejects the settings, or the epoch clock cannot be started.
     pub fn new(settings: RuntimeSettings) -> Result<Arc<Self>, RuntimeError> {
         let metering = settings.metering;
         let on_demand = || engine(metering, InstanceAllocationStrategy::OnDemand);
@@ -133,9 +139,9 @@ impl Runtime {
             Allocator::OnDemand => (on_demand()?, Allocator::OnDemand),
             Allocator::Auto => match engine(metering, pooling()) {
                 Ok(engine) => (engine, Allocator::Pooling),
-                // The pool reserves address space, which `ulimit -v` and some containers keep short.
+                // The pool reserves address space, which `ulimit -v` and some containers limit.
                 Err(error) => {
-                    tracing::warn!("policies run without an instance pool: {error}");
+                    tracing::warn!(%error, "instance pool unavailable; allocating on demand");
                     (on_demand()?, Allocator::OnDemand)
                 }
             },
@@ -159,24 +165,25 @@ impl Runtime {
         }))
     }
 
-    /// What the time of calls is measured in.
+    /// Returns the unit in which the time of calls is measured.
     pub fn metering(&self) -> Metering {
         self.metering
     }
 
-    /// Where instances live, as it turned out.
+    /// Returns the allocation strategy in use, which is never [`Allocator::Auto`].
     pub fn allocator(&self) -> Allocator {
         self.allocator
     }
 
-    /// The state of the policy of that name.
-    pub(crate) fn state_of(&self, policy: &str) -> Arc<State> {
+    /// Returns the state of a policy, which all its versions share.
+    pub(crate) fn policy_state(&self, policy: &str) -> Arc<State> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(states.entry(policy.to_owned()).or_default())
     }
 }
 
-/// The engine that compiles in a process of its own: the same but for the pool, which would reserve terabytes of addresses.
+/// Creates the engine of the compiling process: the same except for the pool, which would reserve
+/// terabytes of address space.
 pub(crate) fn compiling_engine(metering: Metering) -> Result<Engine, RuntimeError> {
     engine(metering, InstanceAllocationStrategy::OnDemand)
 }
@@ -188,23 +195,24 @@ fn engine(
     let mut config = Config::new();
     config
         .allocation_strategy(strategy)
-        // Calls are synchronous: no task bookkeeping around each of them.
+        // Calls are synchronous; this removes the bookkeeping of async tasks.
         .concurrency_support(false)
-        // Calls end at their deadline, whatever the guest does.
+        // Interrupts calls at their deadline, whatever the guest does.
         .epoch_interruption(metering == Metering::Wall)
         .consume_fuel(metering == Metering::Fuel)
-        // Which bits a number has that is none is the CPU's choice, and a guest could see them.
+        // NaN payloads depend on the CPU and are observable by the guest.
         .cranelift_nan_canonicalization(metering == Metering::Fuel)
         .relaxed_simd_deterministic(metering == Metering::Fuel)
-        // Must fit into the stack of whoever calls; tokio's workers have 2 MiB.
+        // Must fit into the stack of the calling thread; tokio workers have 2 MiB.
         .max_wasm_stack(512 << 10)
         .cranelift_opt_level(OptLevel::Speed)
         .parallel_compilation(true)
-        // What may be used at all is decided in one place, for this engine and for the scan of components.
+        // The allowed features are defined in one place, for this engine and for the scan.
         .wasm_features(WasmFeatures::all(), false)
         .wasm_features(FEATURES, true)
-        // Not for guests, whose modules the scan keeps to one: where parts of one component pass strings to each other, as
-        // QuickJS's do, the code that wasmtime makes for that sees the memories of both. Without it, wasmtime panics over it.
+        // Not for guests, whose modules the scan limits to one memory: where parts of a component
+        // pass strings to each other, as in QuickJS, the adapter that wasmtime generates accesses
+        // the memories of both. Without this feature wasmtime panics on such components.
         .wasm_multi_memory(true)
         .shared_memory(false);
     Engine::new(&config).map_err(RuntimeError::Engine)
@@ -212,25 +220,26 @@ fn engine(
 
 fn pooling() -> InstanceAllocationStrategy {
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(MOST_INSTANCES)
-        .total_core_instances(MOST_CORE_INSTANCES_IN_ALL)
-        .total_memories(MOST_INSTANCES)
-        .total_tables(MOST_INSTANCES * 4)
-        .max_core_instances_per_component(MOST_CORE_INSTANCES)
-        .max_memories_per_component(MOST_MEMORIES)
-        .max_tables_per_component(MOST_TABLES)
-        .table_elements(MOST_TABLE_ELEMENTS)
-        .max_memory_size(usize::try_from(MOST_MEMORY).unwrap_or(usize::MAX))
+    pool.total_component_instances(MAX_INSTANCES)
+        .total_core_instances(MAX_TOTAL_CORE_INSTANCES)
+        .total_memories(MAX_INSTANCES)
+        .total_tables(MAX_INSTANCES * 4)
+        .max_core_instances_per_component(MAX_CORE_INSTANCES)
+        .max_memories_per_component(MAX_MEMORIES)
+        .max_tables_per_component(MAX_TABLES)
+        .table_elements(MAX_TABLE_ELEMENTS)
+        .max_memory_size(usize::try_from(MAX_MEMORY_BYTES).unwrap_or(usize::MAX))
         .max_component_instance_size(4 << 20)
         .max_core_instance_size(2 << 20)
-        // Memory of instances that are gone goes back to the system but for this much each.
+        // The memory of dropped instances is returned to the system, except for this much of each.
         .linear_memory_keep_resident(64 << 10)
         .table_keep_resident(16 << 10)
         .max_unused_warm_slots(16);
     InstanceAllocationStrategy::Pooling(pool)
 }
 
-/// The thread that moves the engine's epoch on. A thread and not a task: it must run when all workers are stuck in guests.
+/// The thread that increments the engine's epoch. It is not a task, because it must run while all
+/// worker threads are busy in guests.
 #[derive(Debug)]
 struct Ticker {
     stop: Arc<AtomicBool>,
@@ -260,8 +269,8 @@ impl Drop for Ticker {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            // It cannot have panicked, and there would be nothing to do about it.
-            drop(thread.join());
+            // An error would mean that the thread panicked, which no longer matters here.
+            thread.join().ok();
         }
     }
 }
@@ -272,7 +281,7 @@ mod tests {
 
     use super::*;
 
-    /// Two parts of one component, each with a memory, and a string that goes from one to the other.
+    /// A component of two parts, each with a memory, that pass a string from one to the other.
     const TWO_MEMORIES: &str = r#"(component
         (component $callee
             (core module $m
@@ -281,7 +290,8 @@ mod tests {
                 (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0)))
             (core instance $i (instantiate $m))
             (func (export "take") (param "text" string)
-                (canon lift (core func $i "take") (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))
+                (canon lift (core func $i "take")
+                    (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))
         (component $caller
             (import "take" (func $take (param "text" string)))
             (core module $memory (memory (export "memory") 1))
@@ -297,7 +307,7 @@ mod tests {
         (export "run" (func $caller "run")))"#;
 
     #[test]
-    fn fuel_is_time() {
+    fn fuel_converts_to_time_and_back() {
         assert_eq!(Metering::fuel(Duration::from_millis(5)), 5 * FUEL_PER_MS);
         for time in [Duration::ZERO, Duration::from_millis(50), Duration::from_micros(7)] {
             assert_eq!(Metering::time(Metering::fuel(time)), time);
@@ -306,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn components_of_several_parts_can_be_compiled() {
+    fn component_with_two_memories_compiles() {
         let engine = engine(Metering::Wall, InstanceAllocationStrategy::OnDemand).unwrap();
         let compiled = Component::new(&engine, wat::parse_str(TWO_MEMORIES).unwrap());
         assert!(compiled.is_ok(), "{:#}", compiled.err().unwrap());

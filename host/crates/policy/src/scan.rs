@@ -1,9 +1,11 @@
-//! A look at the bytes of a component before anything is compiled: what it is, what it wants of the host, and how large it is.
+//! Checks the bytes of a component before it is compiled: its kind, its imports and exports, and
+//! its size.
 //!
-//! A compiler takes time and memory that grow with what it is given, sometimes faster than that. So first the outline is read,
-//! in one pass that keeps nothing but numbers ([`look`]); what is within the limits is validated, function by function, with
-//! exactly those proposals that the engine has on ([`validate`]). Both are done within bounds whatever the bytes
-//! are: the limits bound the validator's memory, and a clock its time.
+//! The time and the memory of a compiler grow with its input, sometimes faster than linearly. So
+//! the outline is read first, in one pass that only keeps counts ([`scan`]); a component within the
+//! limits is validated, function by function, with exactly the WebAssembly proposals that the
+//! engine enables ([`validate`]). Both are bounded for any input: the limits bound the memory of
+//! the validator, and a timeout its time.
 
 use std::time::{Duration, Instant};
 
@@ -13,53 +15,55 @@ use wasmparser::{
     WasmFeatures,
 };
 
-use crate::component::{ComponentError, MOST_BYTES};
+use crate::component::{ComponentError, MAX_COMPONENT_BYTES, SizeError};
 use crate::contract::Contract;
 use crate::runtime::{
-    MOST_CORE_INSTANCES, MOST_MEMORIES, MOST_MEMORY, MOST_TABLE_ELEMENTS, MOST_TABLES,
+    MAX_CORE_INSTANCES, MAX_MEMORIES, MAX_MEMORY_BYTES, MAX_TABLE_ELEMENTS, MAX_TABLES,
 };
 
-/// Core modules. CPython's component has 38, QuickJS' 11: an adapter for each thing that is imported or stubbed.
-const MOST_MODULES: u64 = 64;
-/// Components within components. Bindings are 1 deep, and each composing of components adds 1.
-const MOST_DEPTH: u64 = 8;
-/// Instances of components that nested instantiation could lead to. The compiler writes out each of them, so ten components
-/// that each instantiate the one before ten times would be ten thousand millions. CPython's component comes to 3, one
-/// of QuickJS with few interfaces to 684.
-const MOST_INSTANTIATIONS: u64 = 1 << 16;
-/// Functions in all modules. CPython's component has 13,478.
-const MOST_FUNCTIONS: u64 = 100_000;
-/// Bytes of one function. The longest of CPython, its interpreter loop, has 427 KB; the compiler's time grows faster than the
-/// length of a function.
-const MOST_FUNCTION_BYTES: u64 = 1 << 20;
-/// Types, imports, exports, globals, segments and so on, which cost the validator far more memory than they are long.
-/// CPython's component has 12,568.
-const MOST_DECLARATIONS: u64 = 200_000;
-/// Bytes in which the components themselves, without their modules, are written. CPython's has 82 KB.
-const MOST_OUTLINE_BYTES: u64 = 2 << 20;
-/// Bytes to fill memories with from the start. CPython's component has 11.1 MB.
-const MOST_DATA_BYTES: u64 = 24 << 20;
+/// Maximum core modules. CPython's component has 38, QuickJS' 11: an adapter for each import or
+/// stub.
+const MAX_MODULES: u64 = 64;
+/// Maximum nesting of components. Bindings are 1 deep, and each composition of components adds 1.
+const MAX_DEPTH: u64 = 8;
+/// Maximum instances of components that nested instantiation could create. The compiler generates
+/// code for each of them, so ten components that each instantiate the previous one ten times would
+/// be ten billion. CPython's component has 3, one of QuickJS with few interfaces 684.
+const MAX_INSTANTIATIONS: u64 = 1 << 16;
+/// Maximum functions in all modules. CPython's component has 13,478.
+const MAX_FUNCTIONS: u64 = 100_000;
+/// Maximum bytes of one function. The longest one of CPython, its interpreter loop, has 427 KB; the
+/// time of the compiler grows faster than linearly with the length of a function.
+const MAX_FUNCTION_BYTES: u64 = 1 << 20;
+/// Maximum types, imports, exports, globals, segments and so on, for which the validator needs far
+/// more memory than their encoding takes. CPython's component has 12,568.
+const MAX_DECLARATIONS: u64 = 200_000;
+/// Maximum encoded bytes of the components without their modules. CPython's has 82 KB.
+const MAX_OUTLINE_BYTES: u64 = 2 << 20;
+/// Maximum bytes of data segments. CPython's component has 11.1 MB.
+const MAX_DATA_BYTES: u64 = 24 << 20;
 /// Bytes of a page of linear memory.
-const PAGE: u64 = 64 << 10;
-/// How long validation may take; CPython's 18 MB take a third of a second. There are modules whose validation takes time that
+const PAGE_BYTES: u64 = 64 << 10;
+/// Timeout of validation. CPython's 18 MB take a third of a second, but for some modules the time
 /// grows with the square of their length.
-const LONGEST: Duration = Duration::from_secs(30);
+const VALIDATION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What policies may use, for the engine as for this scan: components, WebAssembly 2.0, and what LLVM makes of constants. What
-/// no policy needs is off, as past escapes and aborts were made of it: threads, 64-bit and several memories, tail calls,
-/// garbage collection, exceptions, references to functions, asynchronous components. Relaxed SIMD is off because its results
-/// differ between CPUs.
+/// The WebAssembly features that policies may use, for the engine and for this scan: components,
+/// WebAssembly 2.0, and the extended constant expressions that LLVM emits. Features that policies
+/// do not need are off, because past sandbox escapes and crashes used them: threads, 64-bit and
+/// multiple memories, tail calls, garbage collection, exceptions, function references, async
+/// components. Relaxed SIMD is off because its results differ between CPUs.
 pub(crate) const FEATURES: WasmFeatures =
     WasmFeatures::COMPONENT_MODEL.union(WasmFeatures::WASM2).union(WasmFeatures::EXTENDED_CONST);
 
-/// What a component is, in numbers.
+/// The size of a component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// Names of the interfaces of its contract that it imports, without version.
+    /// The interfaces of its contract that it imports, without version.
     pub(crate) imports: Vec<String>,
     pub(crate) modules: u64,
     pub(crate) core_instances: u64,
-    /// An upper bound of the instances of components.
+    /// An upper bound of the number of component instances.
     pub(crate) instantiations: u64,
     pub(crate) memories: u64,
     pub(crate) tables: u64,
@@ -69,49 +73,50 @@ pub(crate) struct Shape {
     pub(crate) data_bytes: u64,
     /// Bytes of the longest function.
     pub(crate) longest_function: u64,
-    /// Bytes of the largest memory at its start.
+    /// Initial bytes of the largest memory.
     pub(crate) largest_memory: u64,
-    /// Elements of the largest table at its start.
+    /// Initial elements of the largest table.
     pub(crate) largest_table: u64,
-    /// Components in components.
+    /// The nesting of components.
     pub(crate) depth: u64,
 }
 
-/// What can be told from the outline alone: whether it is a component for that contract, within the limits.
+/// Scans the outline of a file: checks that it is a component for `contract`, and within the
+/// limits.
 ///
 /// # Errors
-/// With a sentence that says what is wrong with it.
-pub(crate) fn look(bytes: &[u8], contract: &'static Contract) -> Result<Shape, ComponentError> {
+/// If it is not.
+pub(crate) fn scan(bytes: &[u8], contract: &'static Contract) -> Result<Shape, ComponentError> {
     // wasmtime keeps machine code in ELF files.
     if bytes.starts_with(b"\x7fELF") {
         return Err(ComponentError::Precompiled);
     }
     if !bytes.starts_with(b"\0asm") {
-        return Err(ComponentError::Invalid("it does not begin as WebAssembly does".into()));
+        return Err(ComponentError::NotWasm);
     }
     let length = bytes.len() as u64;
-    if length > MOST_BYTES {
-        return Err(too_large("bytes", length, MOST_BYTES));
+    if length > MAX_COMPONENT_BYTES {
+        return Err(too_large("bytes", length, MAX_COMPONENT_BYTES));
     }
     let mut outline = Outline::new(contract);
     for payload in parser().parse_all(bytes) {
-        outline.see(&payload.map_err(invalid)?)?;
+        outline.visit(&payload.map_err(invalid)?)?;
     }
     let shape = outline.finish()?;
     shape.check()?;
     Ok(shape)
 }
 
-/// Validate what [`look`] found to be within the limits.
+/// Validates a component that [`scan`] found to be within the limits.
 ///
 /// # Errors
-/// With what is not valid, and where.
+/// If the component is invalid; the error has the offset.
 pub(crate) fn validate(bytes: &[u8]) -> Result<(), ComponentError> {
-    validate_within(bytes, LONGEST)
+    validate_within(bytes, VALIDATION_TIMEOUT)
 }
 
-fn validate_within(bytes: &[u8], longest: Duration) -> Result<(), ComponentError> {
-    let begun = Instant::now();
+fn validate_within(bytes: &[u8], timeout: Duration) -> Result<(), ComponentError> {
+    let start = Instant::now();
     let mut validator = Validator::new_with_features(FEATURES);
     let mut scratch = FuncValidatorAllocations::default();
     for payload in parser().parse_all(bytes) {
@@ -121,8 +126,8 @@ fn validate_within(bytes: &[u8], longest: Duration) -> Result<(), ComponentError
             function.validate(&body).map_err(invalid)?;
             scratch = function.into_allocations();
         }
-        if begun.elapsed() >= longest {
-            return Err(ComponentError::Slow(longest));
+        if start.elapsed() >= timeout {
+            return Err(ComponentError::Slow(timeout));
         }
     }
     Ok(())
@@ -134,61 +139,57 @@ fn parser() -> Parser {
     parser
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
 fn invalid(error: wasmparser::Error) -> ComponentError {
-    ComponentError::Invalid(error.to_string())
+    ComponentError::Invalid(error)
 }
 
-fn too_large(what: &str, number: u64, most: u64) -> ComponentError {
-    ComponentError::TooLarge(format!("{number} {what}, and {most} are the limit"))
+fn too_large(what: &'static str, found: u64, max: u64) -> ComponentError {
+    SizeError::Above { what, found, max }.into()
 }
 
 impl Shape {
     fn check(&self) -> Result<(), ComponentError> {
-        for (number, most, what) in [
-            (self.modules, MOST_MODULES, "core modules"),
-            (self.core_instances, MOST_CORE_INSTANCES.into(), "core instances"),
-            (self.instantiations, MOST_INSTANTIATIONS, "instances of components within each other"),
-            (self.memories, MOST_MEMORIES.into(), "memories"),
-            (self.tables, MOST_TABLES.into(), "tables"),
-            (self.functions, MOST_FUNCTIONS, "functions"),
+        for (found, max, what) in [
+            (self.modules, MAX_MODULES, "core modules"),
+            (self.core_instances, MAX_CORE_INSTANCES.into(), "core instances"),
+            (self.instantiations, MAX_INSTANTIATIONS, "instances of nested components"),
+            (self.memories, MAX_MEMORIES.into(), "memories"),
+            (self.tables, MAX_TABLES.into(), "tables"),
+            (self.functions, MAX_FUNCTIONS, "functions"),
             (
                 self.declarations,
-                MOST_DECLARATIONS,
-                "types, imports, exports and other declarations",
+                MAX_DECLARATIONS,
+                "declarations (types, imports, exports and others)",
             ),
-            (self.outline_bytes, MOST_OUTLINE_BYTES, "bytes of types and wiring"),
-            (self.data_bytes, MOST_DATA_BYTES, "bytes of data"),
-            (self.longest_function, MOST_FUNCTION_BYTES, "bytes in one function"),
-            (self.largest_memory, MOST_MEMORY, "bytes in one memory from the start"),
-            (
-                self.largest_table,
-                MOST_TABLE_ELEMENTS as u64,
-                "elements in one table from the start",
-            ),
+            (self.outline_bytes, MAX_OUTLINE_BYTES, "bytes of component types and instances"),
+            (self.data_bytes, MAX_DATA_BYTES, "bytes of data"),
+            (self.longest_function, MAX_FUNCTION_BYTES, "bytes in one function"),
+            (self.largest_memory, MAX_MEMORY_BYTES, "initial bytes of a memory"),
+            (self.largest_table, MAX_TABLE_ELEMENTS as u64, "initial elements of a table"),
         ] {
-            if number > most {
-                return Err(too_large(what, number, most));
+            if found > max {
+                return Err(too_large(what, found, max));
             }
         }
         Ok(())
     }
 }
 
-/// The numbers so far. Counts are what sections claim to hold, so they are summed with care.
+/// The state of a scan. Counts are those that sections claim to hold, which may be wrong: `u32`
+/// counts are summed as `u64`, so that no sum overflows.
 #[derive(Debug)]
 struct Outline {
     shape: Shape,
-    /// What we are in, outermost first.
-    within: Vec<Encoding>,
-    /// Instances that each component in `within` makes of others.
+    /// The enclosing modules and components, outermost first.
+    enclosing: Vec<Encoding>,
+    /// Instances of other components that each enclosing component creates.
     instances: Vec<u64>,
-    /// What it has to be made for.
+    /// The contract that the component has to implement.
     contract: &'static Contract,
-    /// Which of the required exports were found, as a set of bits.
+    /// The required exports that were found, as a bit set.
     exported: u32,
-    /// What is wrong with a name. Kept until the outline is known to be well-formed.
-    bad_name: Option<ComponentError>,
+    /// The first error of a name. Reported only if the outline is well-formed.
+    name_error: Option<ComponentError>,
 }
 
 impl Outline {
@@ -211,17 +212,17 @@ impl Outline {
         };
         Self {
             shape,
-            within: Vec::new(),
+            enclosing: Vec::new(),
             instances: Vec::new(),
             contract,
             exported: 0,
-            bad_name: None,
+            name_error: None,
         }
     }
 }
 
 impl Outline {
-    fn see(&mut self, payload: &Payload<'_>) -> Result<(), ComponentError> {
+    fn visit(&mut self, payload: &Payload<'_>) -> Result<(), ComponentError> {
         let shape = &mut self.shape;
         match payload {
             Payload::Version { encoding, .. } => return self.enter(*encoding),
@@ -241,7 +242,7 @@ impl Outline {
             Payload::MemorySection(section) => {
                 shape.memories += u64::from(section.count());
                 for_each(section, |memory| {
-                    shape.largest_memory = shape.largest_memory.max(initial(&memory))
+                    shape.largest_memory = shape.largest_memory.max(initial_bytes(&memory))
                 })?;
             }
             Payload::TableSection(section) => {
@@ -255,14 +256,14 @@ impl Outline {
                 shape.declare(section.count());
                 for_each(section, |data| shape.data_bytes += data.data.len() as u64)?;
             }
-            _ => return self.see_component(payload),
+            _ => return self.visit_component(payload),
         }
         Ok(())
     }
 
-    /// The sections of components.
-    fn see_component(&mut self, payload: &Payload<'_>) -> Result<(), ComponentError> {
-        let outermost = self.within.len() == 1;
+    /// Visits the sections of components.
+    fn visit_component(&mut self, payload: &Payload<'_>) -> Result<(), ComponentError> {
+        let outermost = self.enclosing.len() == 1;
         let shape = &mut self.shape;
         match payload {
             Payload::InstanceSection(section) => {
@@ -298,47 +299,45 @@ impl Outline {
                     for_each(section, |export| self.export(&export.name))?;
                 }
             }
-            // Nothing that takes room: headers, starts, custom sections, and what the validator refuses.
+            // Headers, start functions and custom sections need no memory; others are rejected by
+            // validation.
             _ => {}
         }
         Ok(())
     }
 
     fn enter(&mut self, encoding: Encoding) -> Result<(), ComponentError> {
-        if self.within.is_empty() && encoding == Encoding::Module {
+        if self.enclosing.is_empty() && encoding == Encoding::Module {
             return Err(ComponentError::CoreModule);
         }
-        self.within.push(encoding);
+        self.enclosing.push(encoding);
         if encoding == Encoding::Component {
             self.instances.push(0);
             self.shape.depth = self.shape.depth.max(self.instances.len() as u64 - 1);
-            // At once: this is what the parser's own memory grows with.
-            if self.shape.depth > MOST_DEPTH {
-                return Err(too_large(
-                    "components within each other",
-                    self.shape.depth,
-                    MOST_DEPTH,
-                ));
+            // Immediately, because the memory of the parser grows with the depth.
+            if self.shape.depth > MAX_DEPTH {
+                return Err(too_large("levels of nested components", self.shape.depth, MAX_DEPTH));
             }
         }
         Ok(())
     }
 
     fn leave(&mut self) {
-        if self.within.pop() == Some(Encoding::Component)
+        if self.enclosing.pop() == Some(Encoding::Component)
             && let Some(instances) = self.instances.pop()
         {
-            // Whatever instantiates whatever, there are no more instances than ways to pick at most one of each component's.
+            // An upper bound for any instantiation graph: the number of ways to pick at most one
+            // instance of each component. Saturates far above the maximum.
             self.shape.instantiations = self.shape.instantiations.saturating_mul(instances + 1);
         }
     }
 
     fn import(&mut self, name: &ComponentExternName<'_>, kind: ComponentTypeRef) {
-        let bad = match kind {
-            ComponentTypeRef::Instance(_) => self.contract.forbidden(name.name),
+        let error = match kind {
+            ComponentTypeRef::Instance(_) => self.contract.check_import(name.name),
             _ => Some(ComponentError::ForbiddenImport(name.name.to_owned())),
         };
-        self.bad_name = self.bad_name.take().or(bad);
+        self.name_error = self.name_error.take().or(error);
         if let Some(interface) = self.interface(name.name) {
             self.shape.imports.push(interface.to_owned());
         }
@@ -346,27 +345,28 @@ impl Outline {
 
     fn export(&mut self, name: &ComponentExternName<'_>) {
         let Some(interface) = self.interface(name.name) else { return };
-        if let Some(place) =
+        if let Some(index) =
             self.contract.exports.iter().position(|required| *required == interface)
         {
-            self.exported |= 1 << place;
-            self.bad_name = self.bad_name.take().or_else(|| self.contract.unserved(name.name));
+            self.exported |= 1 << index;
+            self.name_error =
+                self.name_error.take().or_else(|| self.contract.check_version(name.name));
         }
     }
 
-    /// The interface of the contract that has this name, without its version.
+    /// Returns the interface of the contract with this name, without its version.
     fn interface<'a>(&self, name: &'a str) -> Option<&'a str> {
         let rest = name.strip_prefix(self.contract.package)?;
         Some(rest.split_once('@').map_or(rest, |(interface, _)| interface))
     }
 
     fn finish(self) -> Result<Shape, ComponentError> {
-        if let Some(bad) = self.bad_name {
-            return Err(bad);
+        if let Some(error) = self.name_error {
+            return Err(error);
         }
         let Contract { package, guest, exports, .. } = self.contract;
         let missing =
-            exports.iter().enumerate().find(|(place, _)| self.exported & (1 << place) == 0);
+            exports.iter().enumerate().find(|(index, _)| self.exported & (1 << index) == 0);
         match missing {
             Some((_, missing)) => {
                 Err(ComponentError::MissingExport { name: format!("{package}{missing}"), guest })
@@ -387,21 +387,22 @@ impl Shape {
     }
 }
 
-/// Every item of a section.
+/// Visits every item of a section.
 fn for_each<'a, T: wasmparser::FromReader<'a>>(
     section: &SectionLimited<'a, T>,
-    mut see: impl FnMut(T),
+    mut visit: impl FnMut(T),
 ) -> Result<(), ComponentError> {
     for item in section.clone() {
-        see(item.map_err(invalid)?);
+        visit(item.map_err(invalid)?);
     }
     Ok(())
 }
 
-/// Bytes of a memory at its start.
-fn initial(memory: &MemoryType) -> u64 {
-    let page =
-        memory.page_size_log2.map_or(PAGE, |log2| 1_u64.checked_shl(log2).unwrap_or(u64::MAX));
+/// Returns the initial bytes of a memory, saturating.
+fn initial_bytes(memory: &MemoryType) -> u64 {
+    let page = memory
+        .page_size_log2
+        .map_or(PAGE_BYTES, |log2| 1_u64.checked_shl(log2).unwrap_or(u64::MAX));
     memory.initial.saturating_mul(page)
 }
 

@@ -1,5 +1,5 @@
-//! When versions are asked for wishes about lanes, and which wishes of theirs stand. Time is an argument: a host's goes by
-//! itself, a rehearsal's does not.
+//! The schedule of `on-tick`, and the hints that are valid. Time is an argument, so that a dry run
+//! can use virtual time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,44 +8,46 @@ use std::time::Duration;
 use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{FleetView, LaneId};
 
+use crate::abi::PolicyHint;
 use crate::chain::Chain;
-use crate::version::Version;
+use crate::version::{Hook, Version};
 
-/// Wishes of one tick.
-const MOST_WISHES: usize = 256;
+/// Maximum hints of one tick.
+const MAX_HINTS: usize = 256;
 
-/// When a version is asked again, and about which lanes it has wishes.
+/// The schedule of one version.
 #[derive(Debug)]
-struct Turn {
+struct Entry {
     due: Duration,
-    wished: Vec<LaneId>,
+    /// The lanes about which a hint of the version is valid.
+    hinted: Vec<LaneId>,
 }
 
-/// The moment at which versions are asked.
+/// The arguments of a tick.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TickContext {
-    /// Since any fixed time.
+    /// Relative to an arbitrary fixed instant.
     pub(crate) now: Duration,
     /// Wall clock in milliseconds since the Unix epoch.
     pub(crate) now_ms: u64,
     pub(crate) seed: u64,
 }
 
-/// The turns of all versions, by fingerprint.
+/// The schedules of all versions, by fingerprint.
 #[derive(Debug, Default)]
-pub(crate) struct Schedule(HashMap<String, Turn>);
+pub(crate) struct Schedule(HashMap<String, Entry>);
 
 impl Schedule {
-    /// When somebody is to be asked next: at once, where somebody never was.
+    /// Returns the time of the next tick: zero if a version has not been called yet.
     pub(crate) fn next(&self, chain: &Chain) -> Option<Duration> {
         let due = |version: &Arc<Version>| {
-            self.0.get(&version.fingerprint).map_or(Duration::ZERO, |turn| turn.due)
+            self.0.get(&version.fingerprint).map_or(Duration::ZERO, |entry| entry.due)
         };
         ticking(chain).map(|(version, _)| due(version)).min()
     }
 
-    /// Ask whoever's time has come for wishes, in the order of the chain, and take back those of versions that are gone. A wish
-    /// of `None` takes the one before back.
+    /// Calls `on-tick` of all versions that are due, in the order of the chain, and revokes the
+    /// hints of versions that were removed. A hint of `None` revokes the previous one.
     pub(crate) fn tick(
         &mut self,
         chain: &Chain,
@@ -53,56 +55,59 @@ impl Schedule {
         view: &dyn Fn() -> Arc<FleetView>,
         hint: &mut dyn FnMut(LaneId, Option<LaneHint>, Duration),
     ) {
-        let mut gone: Vec<Turn> = Vec::new();
-        self.0.retain(|fingerprint, turn| {
+        let mut removed: Vec<Entry> = Vec::new();
+        self.0.retain(|fingerprint, entry| {
             let stays = ticking(chain).any(|(version, _)| version.fingerprint == *fingerprint);
             if !stays {
-                gone.push(Turn { due: turn.due, wished: std::mem::take(&mut turn.wished) });
+                removed.push(Entry { due: entry.due, hinted: std::mem::take(&mut entry.hinted) });
             }
             stays
         });
-        gone.iter()
-            .flat_map(|turn| &turn.wished)
+        removed
+            .iter()
+            .flat_map(|entry| &entry.hinted)
             .for_each(|lane| hint(*lane, None, Duration::ZERO));
         for (version, interval) in ticking(chain) {
-            let new = || Turn { due: at.now, wished: Vec::new() };
-            let turn = self.0.entry(version.fingerprint.clone()).or_insert_with(new);
-            if at.now >= turn.due {
-                turn.due = at.now + interval;
-                turn.ask(version, at, &view(), hint);
+            let new = || Entry { due: at.now, hinted: Vec::new() };
+            let entry = self.0.entry(version.fingerprint.clone()).or_insert_with(new);
+            if at.now >= entry.due {
+                entry.due = at.now + interval;
+                entry.call(version, at, &view(), hint);
             }
         }
     }
 }
 
-impl Turn {
-    fn ask(
+impl Entry {
+    fn call(
         &mut self,
         version: &Version,
         at: TickContext,
         view: &Arc<FleetView>,
         hint: &mut dyn FnMut(LaneId, Option<LaneHint>, Duration),
     ) {
+        let _span = version.span(Hook::Tick.name()).entered();
         let hints = match version.tick(view, at.now_ms, at.seed) {
             Ok(hints) => hints,
             Err(error) => {
-                tracing::warn!(policy = %version.reference, "has no wishes: {error}");
+                tracing::warn!(kind = error.kind(), %error, "on-tick hook failed");
                 return;
             }
         };
-        let before = std::mem::take(&mut self.wished);
-        for it in hints.iter().filter(|it| view.stat(it.lane).is_some()).take(MOST_WISHES) {
-            tracing::debug!(policy = %version.reference, hint = ?it, "a wish");
-            hint(it.lane, Some(it.hint), it.lasts);
-            self.wished.push(it.lane);
+        let before = std::mem::take(&mut self.hinted);
+        let is_known = |new: &&PolicyHint| view.stat(new.lane).is_some();
+        for new in hints.iter().filter(is_known).take(MAX_HINTS) {
+            tracing::debug!(hint = ?new, "received lane hint");
+            hint(new.lane, Some(new.hint), new.ttl);
+            self.hinted.push(new.lane);
         }
-        for lane in before.into_iter().filter(|lane| !self.wished.contains(lane)) {
+        for lane in before.into_iter().filter(|lane| !self.hinted.contains(lane)) {
             hint(lane, None, Duration::ZERO);
         }
     }
 }
 
-/// The versions that want to be asked, and how often.
+/// Returns the versions with `on-tick`, and their intervals.
 fn ticking(chain: &Chain) -> impl Iterator<Item = (&Arc<Version>, Duration)> {
-    chain.in_service().filter_map(|version| Some((version, version.tick_interval()?)))
+    chain.active_versions().filter_map(|version| Some((version, version.tick_interval()?)))
 }

@@ -1,18 +1,20 @@
-//! Signatures of policies: `policy.sig` in a policy's folder says that the holder of a key stands for its component and its
-//! manifest.
+//! Signatures of policies: `policy.sig` in a policy's folder proves that the holder of a key
+//! released its component and its manifest.
 //!
-//! It is an ed25519 signature, in hexadecimal or base64, of
+//! It is an Ed25519 signature, in hexadecimal or base64, of
 //!
 //! ```text
 //!   "pointsman policy v1\n" ‖ SHA-256 of the component ‖ SHA-256 of the manifest
 //! ```
 //!
-//! The first line keeps a signature from meaning anything elsewhere. The component is what runs, and the manifest says what
-//! it may do: both are signed together, so that neither can be used with another one. Golden cases are not signed: they can
-//! only keep a policy from service, never change what it does, and an operator adds cases of their own site without asking
-//! the author. Nor is the configuration: it is the operator's.
+//! The first line separates the domain, so that the signature is not valid for anything else. The
+//! component is what runs, and the manifest says what it may do: both are signed together, so that
+//! neither can be combined with another one. Golden cases are not signed: they can only prevent a
+//! version from being loaded, never change what it does, and an operator may add cases without
+//! asking the author. The configuration belongs to the operator and is not signed either.
 //!
-//! Keys are those of OpenSSL. The private key stays where policies are released; hosts are given the public one:
+//! Keys are in the formats of OpenSSL. The private key stays with the release process; hosts get
+//! the public key:
 //!
 //! ```text
 //!   openssl genpkey -algorithm ed25519 -out private.pem
@@ -26,52 +28,82 @@ use std::path::{Path, PathBuf};
 use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
 
-use crate::component::{MOST_BYTES, hex};
+use crate::component::{MAX_COMPONENT_BYTES, hex};
 use crate::manifest::{self, Manifest, ManifestError};
 
-/// Name of the signature in a policy's folder.
+/// The name of the signature in a policy's folder.
 pub const FILE: &str = "policy.sig";
-/// What keeps our signatures apart from all others.
+/// The domain separator of our signatures.
 const DOMAIN: &[u8] = b"pointsman policy v1\n";
-/// Length of a public key.
-const KEY: usize = 32;
-/// Length of a signature.
-const SIGNATURE: usize = 64;
-/// What a public ed25519 key begins with as SubjectPublicKeyInfo (RFC 8410).
-const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-/// No key and no signature is longer than this as text.
-const MOST_TEXT: u64 = 16 << 10;
-/// Longest manifest that is signed.
-const MOST_MANIFEST: u64 = 1 << 20;
+/// Length of a public key in bytes.
+const KEY_LEN: usize = 32;
+/// Length of a signature in bytes.
+const SIGNATURE_LEN: usize = 64;
+/// The prefix of a public Ed25519 key as SubjectPublicKeyInfo (RFC 8410).
+const SPKI_PREFIX: [u8; 12] =
+    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+/// Maximum length of a key or a signature as text, in bytes.
+const MAX_TEXT_BYTES: u64 = 16 << 10;
+/// Maximum size of a manifest to sign, in bytes.
+const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
-/// Why a signature is not accepted, or a key is none.
+/// An error in a signature or in a public key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// The operator gave the wrong half.
+    /// A private key where a public one is expected.
     #[error(
-        "it is a private key, and a public one is wanted: `openssl pkey -in FILE -pubout`; keep the private one elsewhere"
+        "expected a public key, found a private key; extract the public key with `openssl pkey -in \
+         FILE -pubout`, and store the private key elsewhere"
     )]
     PrivateKey,
-    /// Not a key that we know.
+    /// Text that is not a public Ed25519 key.
     #[error(
-        "it is no public ed25519 key: {0}; make one with `openssl pkey -in private.pem -pubout`"
+        "invalid public Ed25519 key: {0}; create one with `openssl pkey -in private.pem -pubout`"
     )]
-    Key(&'static str),
-    /// Not a signature.
-    #[error("it is no signature: 64 bytes as hexadecimal or base64 are wanted")]
+    Key(KeyError),
+    /// Text that is not a signature.
+    #[error("invalid signature: expected 64 bytes, hex or base64")]
     Format,
-    /// There is no key to check with.
-    #[error("there is no public key to check it with")]
+    /// No trusted key is configured.
+    #[error("no public key is configured to verify the signature")]
     NoKeys,
-    /// No key fits.
-    #[error("it was made by none of the keys {0}, or for another component or manifest")]
+    /// A signature by another key, or of other files; the names of the trusted keys.
+    #[error("untrusted signature: not made by {0} for this component and manifest")]
     Unknown(String),
 }
 
-/// Why there is no signature.
+/// The reason why a text is not a public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Damaged PEM.
+    #[error("damaged PEM")]
+    Pem,
+    /// A key of another algorithm.
+    #[error("key of another algorithm")]
+    Algorithm,
+    /// A key of the wrong length.
+    #[error("wrong key length")]
+    Length,
+    /// Neither PEM, hexadecimal nor base64.
+    #[error("expected PEM, or 32 bytes in hex or base64")]
+    Format,
+}
+
+impl SignatureError {
+    /// Returns the stable, machine-readable code of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::PrivateKey | Self::Key(_) => "key_invalid",
+            Self::Format => "signature_invalid",
+            Self::NoKeys | Self::Unknown(_) => "signature_untrusted",
+        }
+    }
+}
+
+/// An error of signing a policy.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
-    /// The manifest cannot be used.
+    /// The manifest is unreadable or invalid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// A file cannot be read or written.
@@ -79,135 +111,152 @@ pub enum SignError {
     File {
         /// The file.
         file: PathBuf,
-        /// What happened.
+        /// The error of the file system.
         error: io::Error,
     },
-    /// The key is none that we can use.
+    /// The file is larger than the maximum.
+    #[error("{}: file is larger than {max} bytes", file.display())]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// The maximum size in bytes.
+        max: u64,
+    },
+    /// The text is not an unencrypted private Ed25519 key.
     #[error(
-        "it is no private ed25519 key: {0}; make one with `openssl genpkey -algorithm ed25519`"
+        "invalid private Ed25519 key: {0}; create one with `openssl genpkey -algorithm ed25519`"
     )]
-    Key(String),
+    Key(PrivateKeyError),
 }
 
-/// A public key.
+/// The reason why a text is not a usable private key.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+pub enum PrivateKeyError {
+    /// An encrypted key.
+    #[error("encrypted; decrypt it with `openssl pkey -in FILE -out FILE`")]
+    Encrypted,
+    /// A text without a PKCS#8 key in PEM.
+    #[error("no PEM section `PRIVATE KEY` (PKCS#8)")]
+    NoPem,
+    /// A key that the cryptographic library rejected, such as one of another algorithm.
+    // ring implements its `Error` only with `std`.
+    #[error("{0}")]
+    Rejected(ring::error::KeyRejected),
+}
+
+/// A public Ed25519 key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PublicKey([u8; KEY]);
+pub struct PublicKey([u8; KEY_LEN]);
 
 impl PublicKey {
-    /// A key as OpenSSL writes it (PEM), or its 32 bytes in hexadecimal or base64.
+    /// Parses a key in PEM as written by OpenSSL, or its 32 bytes in hexadecimal or base64.
     ///
     /// # Errors
-    /// When it is none.
+    /// If the text is not a public Ed25519 key.
     pub fn parse(text: &str) -> Result<Self, SignatureError> {
         if text.contains("PRIVATE KEY-----") {
             return Err(SignatureError::PrivateKey);
         }
         if text.contains("-----BEGIN") {
-            let der = pem(text, "PUBLIC KEY").ok_or(SignatureError::Key("the PEM is damaged"))?;
+            let der = pem(text, "PUBLIC KEY").ok_or(SignatureError::Key(KeyError::Pem))?;
             let key =
-                der.strip_prefix(&SPKI).ok_or(SignatureError::Key("it is of another algorithm"))?;
-            return key
-                .try_into()
-                .map(Self)
-                .map_err(|_| SignatureError::Key("it has the wrong length"));
+                der.strip_prefix(&SPKI_PREFIX).ok_or(SignatureError::Key(KeyError::Algorithm))?;
+            return key.try_into().map(Self).map_err(|_| SignatureError::Key(KeyError::Length));
         }
-        bytes(text)
-            .map(Self)
-            .ok_or(SignatureError::Key("PEM, or 32 bytes as hexadecimal or base64, are wanted"))
+        decode(text).map(Self).ok_or(SignatureError::Key(KeyError::Format))
     }
 }
 
-/// What is signed.
+/// Returns the message that is signed for a component and a manifest.
 pub fn message(component: &[u8], manifest: &[u8]) -> Vec<u8> {
     [DOMAIN, &Sha256::digest(component)[..], &Sha256::digest(manifest)[..]].concat()
 }
 
-/// Which of the keys made this signature of the [`message`].
+/// Returns the name of the key that made this signature of the [`message`].
 ///
 /// # Errors
-/// When none did, or the text is no signature.
+/// If the text is not a signature, or none of the keys made it.
 pub fn verify<'a>(
     keys: &'a [(String, PublicKey)],
     message: &[u8],
     signature: &str,
 ) -> Result<&'a str, SignatureError> {
-    let signature: [u8; SIGNATURE] = bytes(signature).ok_or(SignatureError::Format)?;
+    let signature: [u8; SIGNATURE_LEN] = decode(signature).ok_or(SignatureError::Format)?;
     if keys.is_empty() {
         return Err(SignatureError::NoKeys);
     }
-    let made_it = |key: &PublicKey| {
+    let is_by = |key: &PublicKey| {
         UnparsedPublicKey::new(&ED25519, key.0).verify(message, &signature).is_ok()
     };
-    keys.iter().find(|(_, key)| made_it(key)).map(|(name, _)| name.as_str()).ok_or_else(|| {
+    keys.iter().find(|(_, key)| is_by(key)).map(|(name, _)| name.as_str()).ok_or_else(|| {
         let names: Vec<String> = keys.iter().map(|(name, _)| format!("`{name}`")).collect();
         SignatureError::Unknown(names.join(", "))
     })
 }
 
-/// Sign the policy in a folder with a private key as OpenSSL writes it (PKCS#8 PEM): write `policy.sig`, in one step, beside
-/// the manifest. Gives the file.
+/// Signs the policy in `dir` with a private key in PEM (PKCS#8) as written by OpenSSL. Writes
+/// `policy.sig` atomically beside the manifest, and returns its path.
 ///
 /// # Errors
-/// When the policy cannot be read, the key is none, or the file cannot be written.
+/// If the policy cannot be read, the key is invalid, or the file cannot be written.
 pub fn sign(dir: &Path, private_key: &str) -> Result<PathBuf, SignError> {
     let key = parse_private(private_key)?;
-    let manifest = read(&dir.join(manifest::FILE), MOST_MANIFEST)?;
-    let component = read(&dir.join(Manifest::load(dir)?.file), MOST_BYTES)?;
+    let manifest = read(&dir.join(manifest::FILE), MAX_MANIFEST_BYTES)?;
+    let component = read(&dir.join(Manifest::load(dir)?.file), MAX_COMPONENT_BYTES)?;
     let signature = hex(key.sign(&message(&component, &manifest)).as_ref());
     let file = dir.join(FILE);
     let new = dir.join(format!(".{FILE}.{}.new", std::process::id()));
-    let written = write_whole(&new, &file, &signature);
+    let written = write_atomically(&new, &file, &signature);
     if let Err(error) = written {
-        // What is there of it is no use to anybody.
-        drop(fs::remove_file(&new));
+        // The partial file may not exist; the error to report is the first one.
+        fs::remove_file(&new).ok();
         return Err(SignError::File { file, error });
     }
     Ok(file)
 }
 
 fn parse_private(text: &str) -> Result<Ed25519KeyPair, SignError> {
-    let refuse = |why: &str| SignError::Key(why.to_owned());
     if text.contains("BEGIN ENCRYPTED PRIVATE KEY") {
-        return Err(refuse("it is encrypted; decrypt it with `openssl pkey -in FILE -out FILE`"));
+        return Err(SignError::Key(PrivateKeyError::Encrypted));
     }
-    let der =
-        pem(text, "PRIVATE KEY").ok_or_else(|| refuse("no PEM with a `PRIVATE KEY` (PKCS#8)"))?;
-    // OpenSSL leaves out the public half, which therefore cannot be compared.
-    Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|error| refuse(&error.to_string()))
+    let der = pem(text, "PRIVATE KEY").ok_or(SignError::Key(PrivateKeyError::NoPem))?;
+    // "Maybe unchecked": OpenSSL omits the public key, so it cannot be checked against the private
+    // one.
+    Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der)
+        .map_err(|error| SignError::Key(PrivateKeyError::Rejected(error)))
 }
 
-fn read(file: &Path, most: u64) -> Result<Vec<u8>, SignError> {
-    let content = (|| {
-        let mut content = Vec::new();
-        File::open(file)?.take(most + 1).read_to_end(&mut content)?;
-        if content.len() as u64 > most {
-            return Err(io::Error::other(format!(
-                "it is longer than {most} bytes, which are the limit"
-            )));
+fn read(file: &Path, max: u64) -> Result<Vec<u8>, SignError> {
+    let mut content = Vec::new();
+    // One byte more than the maximum, to see that there is more.
+    let read = File::open(file).and_then(|opened| opened.take(max + 1).read_to_end(&mut content));
+    match read {
+        Err(error) => Err(SignError::File { file: file.to_owned(), error }),
+        Ok(_) if content.len() as u64 > max => {
+            Err(SignError::TooLarge { file: file.to_owned(), max })
         }
-        Ok(content)
-    })();
-    content.map_err(|error| SignError::File { file: file.to_owned(), error })
+        Ok(_) => Ok(content),
+    }
 }
 
-fn write_whole(new: &Path, file: &Path, signature: &str) -> io::Result<()> {
+fn write_atomically(new: &Path, file: &Path, signature: &str) -> io::Result<()> {
     let mut content = File::options().write(true).create_new(true).open(new)?;
     writeln!(content, "{signature}")?;
     content.sync_all()?;
     fs::rename(new, file)
 }
 
-/// The first section with this label of a PEM file.
+/// Returns the content of the first section with this label in a PEM file.
 fn pem(text: &str, label: &str) -> Option<Vec<u8>> {
     let (_, rest) = text.split_once(&format!("-----BEGIN {label}-----"))?;
     let (content, _) = rest.split_once(&format!("-----END {label}-----"))?;
     base64(content)
 }
 
-/// So many bytes in hexadecimal or base64.
-fn bytes<const LENGTH: usize>(text: &str) -> Option<[u8; LENGTH]> {
+/// Decodes exactly `LENGTH` bytes in hexadecimal or base64.
+fn decode<const LENGTH: usize>(text: &str) -> Option<[u8; LENGTH]> {
     let text = text.trim();
-    // Which of the two it is, its length says.
+    // The two encodings of the same number of bytes differ in length.
     let bytes = if text.len() == 2 * LENGTH { unhex(text) } else { base64(text) };
     bytes?.try_into().ok()
 }
@@ -220,37 +269,37 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// Base64 with its padding (RFC 4648, section 4), which lines may break.
+/// Decodes base64 with padding (RFC 4648, section 4). Line breaks are allowed.
 fn base64(text: &str) -> Option<Vec<u8>> {
-    if text.len() as u64 > MOST_TEXT {
+    if text.len() as u64 > MAX_TEXT_BYTES {
         return None;
     }
-    let letters: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    let padding = letters.iter().rev().take_while(|letter| **letter == b'=').count();
-    if !letters.len().is_multiple_of(4) || padding > 2 {
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let padding = digits.iter().rev().take_while(|digit| **digit == b'=').count();
+    if !digits.len().is_multiple_of(4) || padding > 2 {
         return None;
     }
-    let value = |letter: u8| {
-        Some(u32::from(match letter {
-            b'A'..=b'Z' => letter - b'A',
-            b'a'..=b'z' => letter - b'a' + 26,
-            b'0'..=b'9' => letter - b'0' + 52,
+    let value = |digit: u8| {
+        Some(u32::from(match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
             b'+' => 62,
             b'/' => 63,
             _ => return None,
         }))
     };
-    let letters = &letters[..letters.len() - padding];
-    let mut decoded = Vec::with_capacity(letters.len() * 3 / 4);
-    for group in letters.chunks(4) {
+    let digits = &digits[..digits.len() - padding];
+    let mut decoded = Vec::with_capacity(digits.len() * 3 / 4);
+    for group in digits.chunks(4) {
         let mut bits = 0;
-        for letter in group {
-            bits = bits << 6 | value(*letter)?;
+        for digit in group {
+            bits = bits << 6 | value(*digit)?;
         }
         bits <<= 6 * (4 - group.len());
         let [_, whole @ ..] = bits.to_be_bytes();
         let (bytes, rest) = whole.split_at(group.len() - 1);
-        // Bits that are no part of any byte have to be zero: one signature, one text.
+        // Unused bits have to be zero, so that every signature has exactly one text.
         if rest.iter().any(|byte| *byte != 0) {
             return None;
         }

@@ -1,4 +1,4 @@
-//! What the operator says about policies.
+//! The configuration of policies.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,21 +8,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::signature::PublicKey;
 
-/// What happens to a request when the policy gives no advice.
+/// The effect of a failed policy call on the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnError {
-    /// Go on without this policy.
+    /// Continue without this policy.
     #[default]
     Skip,
-    /// The built-in rule decides, as if no policy had been asked.
+    /// Use the built-in routing, as if there were no policies.
     Default,
-    /// Refuse the request with 503.
+    /// Reject the request with status 503.
     Refuse,
 }
 
 impl OnError {
-    /// Its name in configurations.
+    /// Returns the name in configurations.
     pub fn name(self) -> &'static str {
         match self {
             Self::Skip => "skip",
@@ -31,13 +31,13 @@ impl OnError {
         }
     }
 
-    /// What clients are told under [`OnError::Refuse`] when this policy gives no advice.
+    /// Returns the rejection for [`OnError::Refuse`].
     pub fn refusal(policy: &PolicyRef) -> Rejection {
         Rejection {
             status: 503,
             code: "policy_failed".into(),
             message: format!(
-                "The policy `{}` failed, and the operator wants no request served without it.",
+                "policy `{}` failed, and its configuration does not allow requests without it",
                 policy.name
             ),
             retry_after_s: Some(1),
@@ -45,26 +45,26 @@ impl OnError {
     }
 }
 
-/// How a new version of a policy that is in service begins.
+/// The rollout of a new version while another one is active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rollout {
-    /// It replaces the old one at once, on probation.
+    /// The new version replaces the active one immediately, on probation.
     #[default]
     Replace,
-    /// It is asked beside the old one, off the way of the requests, and decides nothing.
+    /// The new version is evaluated in the background, and decides nothing.
     Shadow,
-    /// It decides for a share of the requests.
+    /// The new version decides a share of the requests.
     Canary {
-        /// In thousandths.
+        /// The share in thousandths.
         share: u16,
-        /// What is hashed: all requests of a tenant get the same version, or each request by itself.
+        /// The key that selects the requests.
         by: CanaryBy,
     },
 }
 
 impl Rollout {
-    /// Its name in configurations.
+    /// Returns the name in configurations.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Replace => "replace",
@@ -74,25 +74,25 @@ impl Rollout {
     }
 }
 
-/// What decides whether a request is one of the canary's.
+/// The key that selects the requests of a canary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CanaryBy {
-    /// Its tenant; its id, where there is none.
+    /// The tenant, so that all its requests get the same version; the request id without one.
     #[default]
     Tenant,
-    /// Its id.
+    /// The request id.
     Request,
 }
 
-/// When a version that has just replaced another one is taken back.
+/// The limits under which a version that replaced another one is rolled back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probation {
-    /// How long it is watched; zero: not at all.
+    /// The duration of the probation; zero disables it.
     pub lasts: Duration,
-    /// Calls that may end in a fault, in thousandths. Fewer than three faults never count.
+    /// Maximum calls that may end in a fault, in thousandths. Fewer than three faults are ignored.
     pub faults: u16,
-    /// Calls that may take longer than the policy's budget, in thousandths, of at least fifty.
+    /// Maximum calls that may exceed the budget, in thousandths, after at least fifty calls.
     pub slow: u16,
 }
 
@@ -102,16 +102,16 @@ impl Default for Probation {
     }
 }
 
-/// What makes one version with the same component another one.
+/// The settings that distinguish versions with the same component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Its configuration, for `configure`.
+    /// The configuration that is passed to `configure`.
     pub config: serde_json::Value,
-    /// Deadline of a call.
+    /// The deadline of a call.
     pub deadline: Option<Duration>,
-    /// What a call should take at most; more is counted, and ends a probation.
+    /// The time that a call should not exceed. Slower calls are counted, and can end a probation.
     pub budget: Option<Duration>,
-    /// Bytes of memory of an instance.
+    /// The maximum memory of an instance in bytes.
     pub memory: Option<u64>,
 }
 
@@ -121,27 +121,27 @@ impl Default for Settings {
     }
 }
 
-/// What the operator says about one policy.
+/// The configuration of one policy.
 #[derive(Debug, Clone)]
 pub struct PolicySpec {
-    /// Its folder.
+    /// The folder.
     pub dir: PathBuf,
-    /// Its name, which the manifest has to confirm.
+    /// The name, which has to be the one in the manifest.
     pub name: String,
-    /// Weight of its scores, in thousandths.
+    /// The weight of its scores, in thousandths.
     pub weight: u32,
-    /// What happens when it gives no advice.
+    /// The effect of a failed call on the request.
     pub on_error: OnError,
-    /// How new versions begin.
+    /// The rollout of new versions.
     pub rollout: Rollout,
-    /// When new versions are taken back.
+    /// The limits under which new versions are rolled back.
     pub probation: Probation,
-    /// What its versions are made with.
+    /// The settings of its versions.
     pub settings: Settings,
 }
 
 impl PolicySpec {
-    /// The policy in `dir` with all defaults.
+    /// Creates the configuration of the policy in `dir` with defaults.
     pub fn new(name: &str, dir: PathBuf) -> Self {
         Self {
             dir,
@@ -155,19 +155,20 @@ impl PolicySpec {
     }
 }
 
-/// The chain as the operator wants it.
+/// The configuration of a chain.
 #[derive(Debug, Clone, Default)]
 pub struct ChainSpec {
-    /// The policies, in the order in which they are asked.
+    /// The policies, in the order in which they are called.
     pub policies: Vec<PolicySpec>,
-    /// When their filters leave no lane.
+    /// The rule for filters that leave no lane.
     pub on_conflict: OnConflict,
-    /// Earlier versions that are kept of each policy.
+    /// Maximum earlier versions that are kept of each policy.
     pub keep: usize,
-    /// Names and keys of those whose signatures count. A signature that is none of theirs is a mistake.
+    /// Names and keys of trusted signers. A signature by another key is an error.
     pub signers: Vec<(String, PublicKey)>,
-    /// A policy without a signature is one, too.
+    /// Whether a missing signature is an error as well.
     pub require_signature: bool,
-    /// Where versions are kept, so that a restart finds what was in service; `None`: nowhere.
+    /// The folder of the version store, which preserves the active versions across restarts; `None`
+    /// disables it.
     pub store: Option<PathBuf>,
 }

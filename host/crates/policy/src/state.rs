@@ -1,27 +1,28 @@
-//! The small shared state of one policy: kept over its versions, bounded by eviction.
+//! The key-value state of a policy: shared by its versions and bounded by eviction.
 //!
-//! It has two forms with the same limits. A host's is read and written by many threads at once, and goes by the wall clock.
-//! That of a rehearsal goes by a clock in somebody's hand, and what it evicts depends on nothing but what was done to it.
+//! It has two backends with the same limits. The one of a host is concurrent and uses real time.
+//! The one of a dry run uses a virtual clock, and its evictions only depend on the operations.
 
-mod rehearsed;
-mod shared;
+mod concurrent;
+mod deterministic;
 
 use serde::{Deserialize, Serialize};
 
-use self::rehearsed::Rehearsed;
-use self::shared::Shared;
+use self::concurrent::Concurrent;
+use self::deterministic::Deterministic;
 use crate::clock::Clock;
 
-/// Bytes of keys and values of one policy.
-const MOST_BYTES: u64 = 1 << 20;
-/// Longest key.
-const LONGEST_KEY: usize = 128;
-/// Longest value.
-const LONGEST_VALUE: usize = 4096;
-/// What an entry weighs beyond its key and value, so that empty ones are bounded too: 10,000 of them fill the state.
+/// Maximum weight of all entries of one policy, in bytes.
+const MAX_STATE_BYTES: u64 = 1 << 20;
+/// Maximum length of a key in bytes.
+const MAX_KEY_BYTES: usize = 128;
+/// Maximum length of a value in bytes.
+const MAX_VALUE_BYTES: usize = 4096;
+/// The weight of an entry beyond its key and value, which bounds the number of empty entries to
+/// 10,000.
 const ENTRY_OVERHEAD: usize = 100;
 
-/// Why a value was not stored.
+/// An error of writing to the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum StateError {
@@ -29,66 +30,66 @@ pub(crate) enum StateError {
     NotACounter,
 }
 
-/// The entries of one policy.
+/// The state of one policy.
 #[derive(Debug)]
-pub(crate) struct State(Form);
+pub(crate) struct State(Backend);
 
 #[derive(Debug)]
-enum Form {
-    Shared(Shared),
-    Rehearsed(Rehearsed),
+enum Backend {
+    Concurrent(Concurrent),
+    Deterministic(Deterministic),
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self(Form::Shared(Shared::default()))
+        Self(Backend::Concurrent(Concurrent::default()))
     }
 }
 
 impl State {
-    /// One whose entries expire by that clock.
-    pub(crate) fn rehearsed(clock: Clock) -> Self {
-        Self(Form::Rehearsed(Rehearsed::new(clock)))
+    /// Creates a deterministic state whose entries expire by `clock`.
+    pub(crate) fn deterministic(clock: Clock) -> Self {
+        Self(Backend::Deterministic(Deterministic::new(clock)))
     }
 
-    /// A counter reads as its value in little-endian bytes.
+    /// Returns a value; for a counter, its number as little-endian bytes.
     pub(crate) fn get(&self, key: &str) -> Option<Vec<u8>> {
         match &self.0 {
-            Form::Shared(entries) => entries.get(key),
-            Form::Rehearsed(entries) => entries.get(key),
+            Backend::Concurrent(entries) => entries.get(key),
+            Backend::Deterministic(entries) => entries.get(key),
         }
     }
 
     pub(crate) fn put(&self, key: String, value: &[u8], ttl_ms: u32) -> Result<(), StateError> {
-        if key.len() > LONGEST_KEY || value.len() > LONGEST_VALUE {
+        if key.len() > MAX_KEY_BYTES || value.len() > MAX_VALUE_BYTES {
             return Err(StateError::TooLong);
         }
         match &self.0 {
-            Form::Shared(entries) => entries.put(key, value, ttl_ms),
-            Form::Rehearsed(entries) => entries.put(&key, value, ttl_ms),
+            Backend::Concurrent(entries) => entries.put(key, value, ttl_ms),
+            Backend::Deterministic(entries) => entries.put(&key, value, ttl_ms),
         }
         Ok(())
     }
 
     pub(crate) fn delete(&self, key: &str) {
         match &self.0 {
-            Form::Shared(entries) => entries.delete(key),
-            Form::Rehearsed(entries) => entries.delete(key),
+            Backend::Concurrent(entries) => entries.delete(key),
+            Backend::Deterministic(entries) => entries.delete(key),
         }
     }
 
     pub(crate) fn increment(&self, key: String, by: i64, ttl_ms: u32) -> Result<i64, StateError> {
-        if key.len() > LONGEST_KEY {
+        if key.len() > MAX_KEY_BYTES {
             return Err(StateError::TooLong);
         }
         match &self.0 {
-            Form::Shared(entries) => entries.increment(key, by, ttl_ms),
-            Form::Rehearsed(entries) => entries.increment(&key, by, ttl_ms),
+            Backend::Concurrent(entries) => entries.increment(key, by, ttl_ms),
+            Backend::Deterministic(entries) => entries.increment(&key, by, ttl_ms),
         }
     }
 }
 
-/// What an entry weighs.
+/// Returns the weight of an entry.
 fn weight(key: &str, value: usize) -> u64 {
     (key.len() + value + ENTRY_OVERHEAD) as u64
 }

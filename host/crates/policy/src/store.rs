@@ -1,13 +1,13 @@
-//! Versions on disk, so that a host that was started anew knows what was in service, what it can go back to, and what was
-//! set aside.
+//! The version store on disk, so that a restarted host knows the active version of each policy, the
+//! earlier ones to roll back to, and the rejected ones.
 //!
 //! ```text
-//!   STORE/cortex/place.json               which version is what
-//!   STORE/cortex/<fingerprint>/           what the version is made of, as it was in the policy's folder
+//!   STORE/cortex/slot.json                the role of each version
+//!   STORE/cortex/<fingerprint>/           the files of a version, copied from the policy's folder
 //!     policy.toml  policy.wasm  cases.jsonl  policy.sig  settings.json
 //! ```
 //!
-//! Nothing here is needed to serve: whatever fails is a line in the log.
+//! Serving needs nothing of this: errors are logged and otherwise ignored.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -20,20 +20,68 @@ use crate::bundle::Bundle;
 use crate::manifest;
 use crate::signature;
 use crate::spec::Settings;
+use crate::version::LoadError;
 
-const PLACE: &str = "place.json";
+/// The file with the roles of the versions. Its format is that of [`SlotRecord`].
+const SLOT: &str = "slot.json";
+/// The file of format 1, in which the same fields have other names.
+const LEGACY_SLOT: &str = "place.json";
 const SETTINGS: &str = "settings.json";
+/// The version of the format of [`SLOT`].
+const FORMAT: u32 = 2;
 
-/// The versions of a policy, by their fingerprints.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The roles of the versions of a policy, by their fingerprints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
-pub(crate) struct Remembered {
+pub(crate) struct SlotRecord {
+    /// The version of the format; format 1 did not have this field.
+    pub(crate) format: u32,
     pub(crate) active: Option<String>,
-    /// What was tried out. It comes from the folder again, but can be in service by then.
-    pub(crate) trial: Option<String>,
+    /// The candidate. It is staged again from the policy's folder, so only its files are kept.
+    #[serde(alias = "trial")]
+    pub(crate) candidate: Option<String>,
     pub(crate) history: Vec<String>,
-    pub(crate) set_aside: Vec<(String, String)>,
+    /// Fingerprints of rejected versions, and the reasons; oldest first.
+    #[serde(alias = "set-aside")]
+    pub(crate) rejected: Vec<(String, String)>,
     pub(crate) disabled: bool,
+}
+
+impl Default for SlotRecord {
+    fn default() -> Self {
+        Self {
+            format: FORMAT,
+            active: None,
+            candidate: None,
+            history: Vec::new(),
+            rejected: Vec::new(),
+            disabled: false,
+        }
+    }
+}
+
+/// An error of loading a stored version.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("{}: cannot read: {error}", file.display())]
+    Read { file: PathBuf, error: io::Error },
+    #[error("{}: invalid settings: {error}", file.display())]
+    Settings { file: PathBuf, error: serde_json::Error },
+    #[error("{}: files do not match the fingerprint", dir.display())]
+    Damaged { dir: PathBuf },
+}
+
+impl StoreError {
+    /// Returns the stable, machine-readable code of this error.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Load(error) => error.code(),
+            Self::Read { .. } => "file_unreadable",
+            Self::Settings { .. } | Self::Damaged { .. } => "store_damaged",
+        }
+    }
 }
 
 /// The folder of one policy in the store.
@@ -43,88 +91,106 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// The folder of the policy of that name, which is that of a folder already.
-    pub(crate) fn of(store: &Path, policy: &str) -> Self {
+    /// Returns the folder of `policy` in `store`. Names of policies are valid folder names.
+    pub(crate) fn for_policy(store: &Path, policy: &str) -> Self {
         Self { dir: store.join(policy) }
     }
 
-    /// What was remembered; nothing where there is nothing, or it cannot be read.
-    pub(crate) fn remembered(&self) -> Remembered {
-        let file = self.dir.join(PLACE);
-        let text = match fs::read_to_string(&file) {
+    /// Reads the roles of the versions; empty if there are none, or they cannot be read.
+    pub(crate) fn read_slot(&self) -> SlotRecord {
+        let mut file = self.dir.join(SLOT);
+        let mut read = fs::read_to_string(&file);
+        if read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            file = self.dir.join(LEGACY_SLOT);
+            read = fs::read_to_string(&file);
+        }
+        let text = match read {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Remembered::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return SlotRecord::default(),
             Err(error) => {
-                tracing::warn!("{}: cannot be read: {error}", file.display());
-                return Remembered::default();
+                tracing::warn!(file = %file.display(), %error, "failed to read stored versions");
+                return SlotRecord::default();
             }
         };
-        serde_json::from_str(&text).unwrap_or_else(|error| {
-            tracing::warn!("{}: {error}; what was in service before is not known", file.display());
-            Remembered::default()
+        let parsed = serde_json::from_str(&text).map(|record: SlotRecord| {
+            // The legacy format differs in names only, which the aliases accept.
+            SlotRecord { format: FORMAT, ..record }
+        });
+        parsed.unwrap_or_else(|error| {
+            tracing::warn!(
+                file = %file.display(), %error, "invalid stored versions; starting without them"
+            );
+            SlotRecord::default()
         })
     }
 
-    /// Remember, and let go of the versions that are named nowhere any more.
-    pub(crate) fn remember(&self, what: &Remembered) {
-        let text = serde_json::to_vec_pretty(what).unwrap_or_default();
+    /// Writes the roles of the versions, and removes the files of versions without a role.
+    pub(crate) fn write_slot(&self, record: &SlotRecord) {
+        let text = serde_json::to_vec_pretty(record).unwrap_or_default();
         if let Err(error) =
-            make_private(&self.dir).and_then(|()| write_whole(&self.dir.join(PLACE), &text))
+            make_private(&self.dir).and_then(|()| write_atomically(&self.dir.join(SLOT), &text))
         {
-            tracing::warn!(
-                "{}: the versions in service cannot be remembered: {error}",
-                self.dir.display()
-            );
+            tracing::warn!(dir = %self.dir.display(), %error, "failed to store policy versions");
             return;
         }
-        let kept = |name: &str| {
-            what.active
-                .iter()
-                .chain(&what.trial)
-                .chain(&what.history)
-                .any(|version| version == name)
+        // Only after the new file exists; an error leaves an old file that is not read any more.
+        fs::remove_file(self.dir.join(LEGACY_SLOT)).ok();
+        let has_role = |name: &str| {
+            let versions = record.active.iter().chain(&record.candidate).chain(&record.history);
+            versions.into_iter().any(|version| version == name)
         };
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.path().is_dir() && !kept(&name) {
-                drop(fs::remove_dir_all(entry.path()));
+            if entry.path().is_dir() && !has_role(&name) {
+                // A folder that stays only takes disk space; the next write retries.
+                fs::remove_dir_all(entry.path()).ok();
             }
         }
     }
 
-    /// Keep what a version is made of.
-    pub(crate) fn keep(&self, fingerprint: &str, bundle: &Bundle, settings: &Settings) {
+    /// Stores the files of a version.
+    pub(crate) fn save(&self, fingerprint: &str, bundle: &Bundle, settings: &Settings) {
         let dir = self.dir.join(fingerprint);
-        let keep = || -> io::Result<()> {
+        let save = || -> io::Result<()> {
             make_private(&dir)?;
             let settings = serde_json::to_vec_pretty(settings).unwrap_or_default();
-            write_whole(&dir.join(&bundle.manifest.file), &bundle.component)?;
+            write_atomically(&dir.join(&bundle.manifest.file), &bundle.component)?;
             if let Some(cases) = &bundle.cases {
-                write_whole(&dir.join(&bundle.manifest.cases), cases.as_bytes())?;
+                write_atomically(&dir.join(&bundle.manifest.cases), cases.as_bytes())?;
             }
             if let Some(signature) = &bundle.signature {
-                write_whole(&dir.join(signature::FILE), signature.as_bytes())?;
+                write_atomically(&dir.join(signature::FILE), signature.as_bytes())?;
             }
-            write_whole(&dir.join(SETTINGS), &settings)?;
+            write_atomically(&dir.join(SETTINGS), &settings)?;
             // Last: a folder with a manifest is complete.
-            write_whole(&dir.join(manifest::FILE), bundle.manifest_text.as_bytes())
+            write_atomically(&dir.join(manifest::FILE), bundle.manifest_text.as_bytes())
         };
-        if let Err(error) = keep() {
-            tracing::warn!("{}: the version is not kept: {error}", dir.display());
-            drop(fs::remove_dir_all(&dir));
+        if let Err(error) = save() {
+            tracing::warn!(dir = %dir.display(), %error, "failed to store policy version");
+            // An incomplete folder has no manifest, so it is not loaded even if it stays.
+            fs::remove_dir_all(&dir).ok();
         }
     }
 
-    /// What a version is made of.
-    pub(crate) fn load(&self, fingerprint: &str) -> Result<(Bundle, Settings), String> {
+    /// Loads the files of a version.
+    ///
+    /// # Errors
+    /// If a file is missing or unreadable, or the files are not those that were stored.
+    pub(crate) fn load(&self, fingerprint: &str) -> Result<(Bundle, Settings), StoreError> {
         let dir = self.dir.join(fingerprint);
-        let bundle = Bundle::read(&dir).map_err(|error| error.to_string())?;
-        let settings = fs::read(dir.join(SETTINGS)).map_err(|error| error.to_string())?;
-        let settings: Settings =
-            serde_json::from_slice(&settings).map_err(|error| error.to_string())?;
-        // A kept version is what it was, or it is none.
+        let bundle = Bundle::read(&dir)?;
+        let file = dir.join(SETTINGS);
+        let settings = match fs::read(&file) {
+            Ok(settings) => settings,
+            Err(error) => return Err(StoreError::Read { file, error }),
+        };
+        let settings: Settings = match serde_json::from_slice(&settings) {
+            Ok(settings) => settings,
+            Err(error) => return Err(StoreError::Settings { file, error }),
+        };
+        // A stored version that has changed is another version, which has not been validated.
         if bundle.fingerprint(&settings) != fingerprint {
-            return Err(format!("{}: it is damaged", dir.display()));
+            return Err(StoreError::Damaged { dir });
         }
         Ok((bundle, settings))
     }
@@ -134,7 +200,7 @@ fn make_private(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-fn write_whole(file: &Path, content: &[u8]) -> io::Result<()> {
+fn write_atomically(file: &Path, content: &[u8]) -> io::Result<()> {
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = file.with_file_name(name);
@@ -145,8 +211,8 @@ fn write_whole(file: &Path, content: &[u8]) -> io::Result<()> {
         fs::rename(&new, file)
     })();
     if written.is_err() {
-        // Half a file on a full disk is worse than none.
-        drop(fs::remove_file(&new));
+        // On a full disk an incomplete file would take space for nothing; it is never read.
+        fs::remove_file(&new).ok();
     }
     written
 }
@@ -155,26 +221,43 @@ fn write_whole(file: &Path, content: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn record() -> SlotRecord {
+        SlotRecord {
+            active: Some("two".into()),
+            history: vec!["one".into()],
+            rejected: vec![("three".into(), "too many faults".into())],
+            disabled: true,
+            ..SlotRecord::default()
+        }
+    }
+
     #[test]
-    fn what_is_remembered_is_found_again_and_the_rest_goes() {
+    fn slot_is_read_back_and_versions_without_a_role_are_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::of(dir.path(), "a");
-        assert_eq!(store.remembered(), Remembered::default());
+        let store = Store::for_policy(dir.path(), "a");
+        assert_eq!(store.read_slot(), SlotRecord::default());
         for name in ["one", "two", "three"] {
             make_private(&dir.path().join("a").join(name)).unwrap();
         }
-        let what = Remembered {
-            active: Some("two".into()),
-            trial: None,
-            history: vec!["one".into()],
-            set_aside: vec![("three".into(), "it was bad".into())],
-            disabled: true,
-        };
-        store.remember(&what);
-        assert_eq!(store.remembered(), what);
-        let there = |name: &str| dir.path().join("a").join(name).exists();
-        assert!(there("one") && there("two") && !there("three"));
-        fs::write(dir.path().join("a").join(PLACE), "half a fi").unwrap();
-        assert_eq!(store.remembered(), Remembered::default());
+        store.write_slot(&record());
+        assert_eq!(store.read_slot(), record());
+        let exists = |name: &str| dir.path().join("a").join(name).exists();
+        assert!(exists("one") && exists("two") && !exists("three"));
+        fs::write(dir.path().join("a").join(SLOT), "half a fi").unwrap();
+        assert_eq!(store.read_slot(), SlotRecord::default());
+    }
+
+    #[test]
+    fn legacy_slot_is_read_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::for_policy(dir.path(), "a");
+        make_private(&store.dir).unwrap();
+        let legacy = r#"{"active": "two", "trial": null, "history": ["one"],
+            "set-aside": [["three", "too many faults"]], "disabled": true}"#;
+        fs::write(store.dir.join(LEGACY_SLOT), legacy).unwrap();
+        assert_eq!(store.read_slot(), record());
+        store.write_slot(&record());
+        assert!(store.dir.join(SLOT).exists() && !store.dir.join(LEGACY_SLOT).exists());
+        assert_eq!(store.read_slot(), record());
     }
 }

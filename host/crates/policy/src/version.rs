@@ -1,7 +1,7 @@
-//! One version of one policy: proven before it takes part, then called under limits.
+//! One version of one policy: validated before it becomes active, then called under limits.
 
+mod instantiate;
 mod load_error;
-mod making;
 mod tally;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,49 +10,93 @@ use std::time::Duration;
 use pointsman_domain::{
     Advice, Allow, Facts, FailureReport, FleetView, Outcome, PolicyRef, Recovery,
 };
+use tracing::Span;
 
-use crate::abi::{Asked, Hooks, LaneWish, MOST_RESULT, PolicyError};
+use crate::abi::{CallContext, Hooks, MAX_OUTPUT_BYTES, PolicyError, PolicyHint};
 use crate::background::Comparison;
 use crate::breaker::Breaker;
 use crate::bundle::Bundle;
 use crate::call::{CallLimits, Current, Fault, guarded};
 use crate::component::Loaded;
+use crate::host_call_mode::CallTrace;
 use crate::host_calls::{HostEnv, Shared};
-use crate::interview::HostCallMode;
 use crate::manifest::Manifest;
-use crate::metrics::{PolicyFigures, PolicyMetrics};
-use crate::pool::{Pool, Warm};
-use crate::runtime::{MOST_MEMORY, Metering, Runtime};
+use crate::metrics::{PolicyMetrics, VersionMetrics};
+use crate::pool::{Pool, WarmInstance};
+use crate::runtime::{MAX_MEMORY_BYTES, Metering, Runtime};
 use crate::spec::Settings;
 
-pub use self::load_error::LoadError;
+pub use self::load_error::{InvalidConfig, LoadError};
 pub(crate) use self::tally::Counts;
 use self::tally::Tally;
 
-/// Deadline of a call where neither operator nor manifest says.
-const DEADLINE: Duration = Duration::from_millis(5);
-/// No deadline is longer: a call holds up a worker of the runtime.
-const LONGEST_DEADLINE: Duration = Duration::from_millis(100);
-/// What a call should take at most where neither operator nor manifest says: this part of its deadline, ...
-const BUDGET_SHARE: u32 = 10;
-/// ... and not less than this, which leaves a compiled policy ample room.
-const LEAST_BUDGET: Duration = Duration::from_micros(250);
-/// Deadline for making an instance, start code and `configure` included, and for hooks that no request waits for.
-const UNHURRIED_DEADLINE: Duration = Duration::from_millis(50);
-/// Memory of an instance where neither operator nor manifest says.
-const MEMORY: u64 = 64 << 20;
-/// Calls after which an instance is replaced, so that what leaks in a guest does so for a while only.
-const CALLS: u32 = 100_000;
+/// Deadline of a call if neither the operator nor the manifest sets one.
+const DEFAULT_DEADLINE: Duration = Duration::from_millis(5);
+/// Maximum deadline of a call about a request: the call blocks a worker thread of the runtime.
+const MAX_DEADLINE: Duration = Duration::from_millis(100);
+/// Default budget of a call, as a fraction of its deadline: one tenth, but at least [`MIN_BUDGET`].
+const BUDGET_DIVISOR: u32 = 10;
+/// Minimum default budget, several times what a compiled policy needs.
+const MIN_BUDGET: Duration = Duration::from_micros(250);
+/// Deadline for creating an instance, including start code and `configure`, and for hooks that do
+/// not delay a request.
+const BACKGROUND_DEADLINE: Duration = Duration::from_millis(50);
+/// Memory of an instance, in bytes, if neither the operator nor the manifest sets a limit.
+const DEFAULT_MEMORY: u64 = 64 << 20;
+/// Calls after which an instance is replaced, which bounds what a leak in a guest can accumulate.
+const DEFAULT_MAX_CALLS: u32 = 100_000;
+/// Maximum attempts of a validation call that times out.
+const MAX_ATTEMPTS: u32 = 5;
 
-/// Why there is no advice.
+/// An error of a policy call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NoAdvice {
+pub enum CallError {
+    /// The call ended in a fault.
     #[error(transparent)]
     Fault(#[from] Fault),
+    /// The policy returned an error.
     #[error(transparent)]
-    Error(#[from] PolicyError),
-    #[error("it is out of service after too many faults")]
-    OutOfService,
+    Policy(#[from] PolicyError),
+    /// The policy was not called, because it had failed too often.
+    #[error("circuit breaker open after repeated faults")]
+    BreakerOpen,
+}
+
+impl CallError {
+    /// Returns the kind of this error: a value of the metric label `result`, and the beginning of
+    /// the [note](CallError::to_note) in records.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Fault(fault) => fault.kind(),
+            Self::Policy(_) => "error",
+            Self::BreakerOpen => "breaker-open",
+        }
+    }
+
+    /// Returns the note that a record keeps of this error: `KIND: MESSAGE`.
+    pub fn to_note(&self) -> String {
+        format!("{}: {self}", self.kind())
+    }
+
+    fn is_timeout(&self) -> bool {
+        matches!(self, Self::Fault(Fault::Timeout(_)))
+    }
+}
+
+/// Repeats a validation call while it times out, up to [`MAX_ATTEMPTS`] times. Deadlines are wall
+/// clock time, and validation shares the machine with other work: a policy that really is too slow
+/// times out in every attempt.
+pub(crate) fn retry_on_timeout<T>(
+    mut call: impl FnMut() -> Result<T, CallError>,
+) -> Result<T, CallError> {
+    let mut result = call();
+    for _ in 1..MAX_ATTEMPTS {
+        match &result {
+            Err(error) if error.is_timeout() => result = call(),
+            _ => break,
+        }
+    }
+    result
 }
 
 /// The hooks of the contract.
@@ -64,32 +108,8 @@ pub(crate) enum Hook {
     Tick,
 }
 
-impl NoAdvice {
-    fn is_timeout(&self) -> bool {
-        matches!(self, Self::Fault(Fault::Timeout(_)))
-    }
-}
-
-/// How often whoever proves something of a policy asks before it is too slow.
-const PATIENCE: u32 = 5;
-
-/// Ask again while the time runs out. Deadlines are wall clock, and whoever proves shares the machine with others: what is
-/// too slow is so each time.
-pub(crate) fn retry_on_timeout<T>(
-    mut ask: impl FnMut() -> Result<T, NoAdvice>,
-) -> Result<T, NoAdvice> {
-    let mut answer = ask();
-    for _ in 1..PATIENCE {
-        match &answer {
-            Err(error) if error.is_timeout() => answer = ask(),
-            _ => break,
-        }
-    }
-    answer
-}
-
 impl Hook {
-    /// Its name in the contract, and the value of a metric's label.
+    /// Returns the name of the hook in the contract, which is also the value of the metric label.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Request => "on-request",
@@ -100,14 +120,20 @@ impl Hook {
     }
 }
 
-/// One version of one policy with its instances.
+/// Creates the span of a policy call. Its level is the highest one, so that warnings carry the
+/// fields whatever the log filter is; without a subscriber it costs a branch.
+pub(crate) fn policy_span(policy: &PolicyRef, hook: &'static str) -> Span {
+    tracing::error_span!("policy", policy = &*policy.name, version = &*policy.version, hook)
+}
+
+/// One version of one policy, with its instances.
 pub(crate) struct Version {
     runtime: Arc<Runtime>,
     loaded: Arc<Loaded>,
     shared: Arc<Shared>,
-    /// Name, and version with the beginning of the fingerprint.
+    /// The name, and the version with the beginning of the fingerprint.
     pub(crate) reference: PolicyRef,
-    /// Digest of all that makes it this version.
+    /// Digest of component, manifest and settings.
     pub(crate) fingerprint: String,
     pub(crate) allow: Allow,
     pub(crate) manifest: Arc<Manifest>,
@@ -116,12 +142,12 @@ pub(crate) struct Version {
     config: String,
     limits: CallLimits,
     budget: Duration,
-    most_calls: u32,
+    max_calls: u32,
     pool: Pool,
-    // One for each hook: a policy whose `on-tick` fails still decides about requests.
+    // One per hook: a policy whose `on-tick` fails still decides about requests.
     breakers: [Mutex<Breaker>; 4],
     tally: Tally,
-    // How its opinions compare while it is a shadow.
+    // Only used while the version is a shadow.
     comparison: Mutex<Comparison>,
 }
 
@@ -135,23 +161,24 @@ impl std::fmt::Debug for Version {
 }
 
 impl Version {
-    /// A version of what is in `bundle`, not yet proven.
+    /// Creates a version of the policy in `bundle`, which has not been validated yet.
     pub(crate) fn new(
         runtime: &Arc<Runtime>,
         bundle: &Bundle,
         settings: &Settings,
         loaded: &Arc<Loaded>,
         metrics: &Arc<PolicyMetrics>,
-        around: impl Into<HostEnv>,
+        env: impl Into<HostEnv>,
     ) -> Self {
         let manifest = Arc::new(bundle.manifest.clone());
         let fingerprint = bundle.fingerprint(settings);
-        Self::assemble(runtime, &manifest, fingerprint, settings, loaded, metrics, around.into())
+        Self::assemble(runtime, &manifest, fingerprint, settings, loaded, metrics, env.into())
     }
 
-    /// The same version elsewhere: what a shadow becomes when it is promoted, and what is rehearsed. It begins anew.
-    pub(crate) fn anew(&self, around: impl Into<HostEnv>) -> Self {
-        let (manifest, settings, around) = (&self.manifest, &self.settings, around.into());
+    /// Creates the same version in another environment, with new instances and counters: for a
+    /// shadow that is promoted, and for dry runs.
+    pub(crate) fn fork(&self, env: impl Into<HostEnv>) -> Self {
+        let (manifest, settings, env) = (&self.manifest, &self.settings, env.into());
         let fingerprint = self.fingerprint.clone();
         Self::assemble(
             &self.runtime,
@@ -160,7 +187,7 @@ impl Version {
             settings,
             &self.loaded,
             &self.metrics,
-            around,
+            env,
         )
     }
 
@@ -171,19 +198,20 @@ impl Version {
         settings: &Settings,
         loaded: &Arc<Loaded>,
         metrics: &Arc<PolicyMetrics>,
-        around: HostEnv,
+        env: HostEnv,
     ) -> Self {
         let version = format!("{}+{}", manifest.version, fingerprint.get(..8).unwrap_or_default());
         let reference = PolicyRef::new(&manifest.name, &version);
-        let figures = PolicyFigures::new(metrics, &reference, manifest.metrics());
-        let asked = &manifest.limits;
+        let version_metrics = VersionMetrics::new(metrics, &reference, manifest.metrics());
+        let requested = &manifest.limits;
         let deadline =
-            settings.deadline.or(asked.deadline).unwrap_or(DEADLINE).min(LONGEST_DEADLINE);
-        let memory = settings.memory.or(asked.memory).unwrap_or(MEMORY).min(MOST_MEMORY);
+            settings.deadline.or(requested.deadline).unwrap_or(DEFAULT_DEADLINE).min(MAX_DEADLINE);
+        let memory =
+            settings.memory.or(requested.memory).unwrap_or(DEFAULT_MEMORY).min(MAX_MEMORY_BYTES);
         Self {
             runtime: Arc::clone(runtime),
             loaded: Arc::clone(loaded),
-            shared: Arc::new(Shared::new(manifest.name.clone(), around, figures)),
+            shared: Arc::new(Shared::new(reference.clone(), env, version_metrics)),
             reference,
             fingerprint,
             allow: manifest.allow(),
@@ -192,13 +220,13 @@ impl Version {
                 metering: runtime.metering,
                 deadline,
                 memory,
-                result: MOST_RESULT,
+                output_bytes: MAX_OUTPUT_BYTES,
             },
             budget: settings
                 .budget
-                .or(asked.budget)
-                .unwrap_or_else(|| (deadline / BUDGET_SHARE).max(LEAST_BUDGET)),
-            most_calls: asked.calls.unwrap_or(CALLS).max(1),
+                .or(requested.budget)
+                .unwrap_or_else(|| (deadline / BUDGET_DIVISOR).max(MIN_BUDGET)),
+            max_calls: requested.calls.unwrap_or(DEFAULT_MAX_CALLS).max(1),
             manifest: Arc::clone(manifest),
             settings: settings.clone(),
             metrics: Arc::clone(metrics),
@@ -209,56 +237,61 @@ impl Version {
         }
     }
 
-    /// SHA-256 of the component, in hexadecimal.
+    /// Returns the SHA-256 of the component, in hexadecimal.
     pub(crate) fn component_sha256(&self) -> &str {
         &self.loaded.digest
     }
 
-    /// The version as answers and people name it, without the policy's name.
+    /// Returns the version as shown to operators and clients, without the name of the policy.
     pub(crate) fn id(&self) -> &str {
         &self.reference.version
     }
 
-    /// Which optional hooks it has.
+    /// Returns the optional hooks that the component exports.
     pub(crate) fn hooks(&self) -> Hooks {
         self.loaded.linked.hooks()
     }
 
-    /// Time between two calls of `on-tick`; `None` if it has none, or does not say.
+    /// Returns the interval of `on-tick`; `None` without that hook, or if the manifest sets none.
     pub(crate) fn tick_interval(&self) -> Option<Duration> {
         self.manifest.hooks.tick.filter(|interval| self.hooks().on_tick && !interval.is_zero())
     }
 
-    /// Is it asked about requests?
-    pub(crate) fn in_service(&self) -> bool {
+    /// Returns whether the breaker lets calls about requests through.
+    pub(crate) fn is_admitting(&self) -> bool {
         self.breaker(Hook::Request).is_closed()
     }
 
-    pub(crate) fn figures(&self) -> &PolicyFigures {
-        &self.shared.figures
+    pub(crate) fn metrics(&self) -> &VersionMetrics {
+        &self.shared.metrics
     }
 
     pub(crate) fn idle_instances(&self) -> usize {
         self.pool.len()
     }
 
-    /// Most memory, in bytes, that one of the instances took that wait for a call.
+    /// Creates the span of a call to this version, see [`policy_span`].
+    pub(crate) fn span(&self, hook: &'static str) -> Span {
+        policy_span(&self.reference, hook)
+    }
+
+    /// Returns the peak memory, in bytes, of an idle instance.
     pub(crate) fn memory(&self) -> u64 {
-        self.pool.most_memory()
+        self.pool.peak_memory()
     }
 
-    /// Let go of all instances that wait: nobody asks this version any more.
-    pub(crate) fn rest(&self) {
+    /// Drops all idle instances, because this version is not called any more.
+    pub(crate) fn release_instances(&self) {
         self.pool.clear();
-        self.figures().rests();
+        self.metrics().remove_breaker_gauges();
     }
 
-    /// Its opinion as a shadow was compared.
-    pub(crate) fn compared(&self, change: impl FnOnce(&mut Comparison)) {
+    /// Updates the comparison with the active version.
+    pub(crate) fn update_comparison(&self, change: impl FnOnce(&mut Comparison)) {
         change(&mut self.comparison.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// How its opinions as a shadow compare.
+    /// Returns the comparison of this version, as a shadow, with the active one.
     pub(crate) fn comparison(&self) -> Comparison {
         self.comparison.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -267,63 +300,63 @@ impl Version {
         self.tally.counts()
     }
 
-    /// Fuel that its calls burnt; 0 where it is not metered.
+    /// Returns the fuel that all calls consumed; 0 if fuel is not metered.
     pub(crate) fn fuel(&self) -> u64 {
         self.tally.fuel()
     }
 
-    /// What went wrong in it first.
+    /// Returns the message of the first fault.
     pub(crate) fn first_fault(&self) -> Option<&str> {
         self.tally.first_fault()
     }
 
-    /// Ask for advice, and count what came of it. What it asks the host goes the way of `interview`.
+    /// Calls `on-request`. The host calls of the guest are handled as `trace` says.
     pub(crate) fn advise(
         &self,
         facts: &Facts,
         fleet: &Arc<FleetView>,
-        interview: &mut HostCallMode,
-    ) -> Result<Advice, NoAdvice> {
-        self.about_request(Hook::Request, facts, fleet, interview, |warm, asked| {
-            warm.instance.advise(&mut warm.store, asked)
+        trace: &mut CallTrace,
+    ) -> Result<Advice, CallError> {
+        self.about_request(Hook::Request, facts, fleet, trace, |warm, context| {
+            warm.instance.advise(&mut warm.store, context)
         })
     }
 
-    /// Ask what to do after a failed try.
+    /// Calls `on-failure` after a failed attempt.
     pub(crate) fn recover(
         &self,
         facts: &Facts,
         fleet: &Arc<FleetView>,
         failed: &FailureReport,
-        interview: &mut HostCallMode,
-    ) -> Result<Recovery, NoAdvice> {
-        self.about_request(Hook::Failure, facts, fleet, interview, |warm, asked| {
-            warm.instance.recover(&mut warm.store, asked, failed)
+        trace: &mut CallTrace,
+    ) -> Result<Recovery, CallError> {
+        self.about_request(Hook::Failure, facts, fleet, trace, |warm, context| {
+            warm.instance.recover(&mut warm.store, context, failed)
         })
     }
 
-    /// Show how requests ended.
+    /// Calls `on-complete` with the outcomes of requests.
     pub(crate) fn observe(
         &self,
         fleet: &Arc<FleetView>,
         now_ms: u64,
         done: &[Outcome],
-    ) -> Result<(), NoAdvice> {
+    ) -> Result<(), CallError> {
         let current = Current { request: None, fleet: Arc::clone(fleet) };
-        self.call(Hook::Complete, current, &mut HostCallMode::default(), |warm| {
+        self.call(Hook::Complete, current, &mut CallTrace::default(), |warm| {
             warm.instance.observe(&mut warm.store, now_ms, done).map(Ok)
         })
     }
 
-    /// Ask for wishes about lanes.
+    /// Calls `on-tick`, which returns hints about lanes.
     pub(crate) fn tick(
         &self,
         fleet: &Arc<FleetView>,
         now_ms: u64,
         seed: u64,
-    ) -> Result<Vec<LaneWish>, NoAdvice> {
+    ) -> Result<Vec<PolicyHint>, CallError> {
         let current = Current { request: None, fleet: Arc::clone(fleet) };
-        self.call(Hook::Tick, current, &mut HostCallMode::default(), |warm| {
+        self.call(Hook::Tick, current, &mut CallTrace::default(), |warm| {
             warm.instance.tick(&mut warm.store, now_ms, seed).map(Ok)
         })
     }
@@ -333,97 +366,107 @@ impl Version {
         hook: Hook,
         facts: &Facts,
         fleet: &Arc<FleetView>,
-        interview: &mut HostCallMode,
-        call: impl FnOnce(&mut Warm, Asked<'_>) -> wasmtime::Result<Result<T, PolicyError>>,
-    ) -> Result<T, NoAdvice> {
+        trace: &mut CallTrace,
+        call: impl FnOnce(
+            &mut WarmInstance,
+            CallContext<'_>,
+        ) -> wasmtime::Result<Result<T, PolicyError>>,
+    ) -> Result<T, CallError> {
         let current =
             Current { request: Some(Arc::clone(&facts.request)), fleet: Arc::clone(fleet) };
         let topology = fleet.topology.generation();
+        // Saturates at 71 minutes, far above MAX_DEADLINE.
         let budget_us = u32::try_from(self.limits.deadline.as_micros()).unwrap_or(u32::MAX);
-        self.call(hook, current, interview, |warm| call(warm, Asked { facts, topology, budget_us }))
+        self.call(hook, current, trace, |warm| {
+            call(warm, CallContext { facts, topology, budget_us })
+        })
     }
 
-    /// One call of a hook, behind its breaker, and counted.
+    /// Calls a hook if its breaker is closed, and counts the result.
     fn call<T>(
         &self,
         hook: Hook,
         current: Current,
-        interview: &mut HostCallMode,
-        call: impl FnOnce(&mut Warm) -> wasmtime::Result<Result<T, PolicyError>>,
-    ) -> Result<T, NoAdvice> {
-        let begun = self.shared.clock.now();
-        if !self.breaker(hook).admits(begun) {
-            self.figures().failed(hook, "out-of-service", false);
-            return Err(NoAdvice::OutOfService);
+        trace: &mut CallTrace,
+        call: impl FnOnce(&mut WarmInstance) -> wasmtime::Result<Result<T, PolicyError>>,
+    ) -> Result<T, CallError> {
+        let start = self.shared.clock.now();
+        if !self.breaker(hook).admits(start) {
+            let error = CallError::BreakerOpen;
+            self.metrics().record_failure(hook, error.kind(), false);
+            return Err(error);
         }
         let mut fuel = 0;
-        let result = self.unguarded(hook, current, interview, &mut fuel, call);
-        interview.took = match self.limits.metering {
-            Metering::Wall => self.shared.clock.now().saturating_sub(begun),
+        let result = self.call_instance(hook, current, trace, &mut fuel, call);
+        trace.duration = match self.limits.metering {
+            Metering::Wall => self.shared.clock.now().saturating_sub(start),
             Metering::Fuel => {
-                self.tally.burnt(fuel);
+                self.tally.add_fuel(fuel);
                 Metering::time(fuel)
             }
         };
-        self.count(hook, interview.took, result.as_ref().err());
+        self.count(hook, trace.duration, result.as_ref().err());
         result
     }
 
-    fn unguarded<T>(
+    /// Takes an instance from the pool, or creates one, and calls it under its limits.
+    fn call_instance<T>(
         &self,
         hook: Hook,
         current: Current,
-        interview: &mut HostCallMode,
+        trace: &mut CallTrace,
         fuel: &mut u64,
-        call: impl FnOnce(&mut Warm) -> wasmtime::Result<Result<T, PolicyError>>,
-    ) -> Result<T, NoAdvice> {
+        call: impl FnOnce(&mut WarmInstance) -> wasmtime::Result<Result<T, PolicyError>>,
+    ) -> Result<T, CallError> {
         let mut warm = match self.pool.take() {
             Some(warm) => warm,
             None => self.instantiate()?,
         };
-        let hurried = matches!(hook, Hook::Request | Hook::Failure);
-        let deadline = if hurried {
+        let delays_request = matches!(hook, Hook::Request | Hook::Failure);
+        let deadline = if delays_request {
             self.limits.deadline
         } else {
-            self.limits.deadline.max(UNHURRIED_DEADLINE)
+            self.limits.deadline.max(BACKGROUND_DEADLINE)
         };
-        let result = warm.instance.most_result(current.request.as_deref());
-        let limits = CallLimits { deadline, result, ..self.limits };
-        warm.store.data_mut().begin(current, std::mem::take(&mut interview.asking));
-        // On a fault the instance goes: its memory may be in any state, and wasmtime would not enter it again.
+        let output_bytes = warm.instance.max_output_bytes(current.request.as_deref());
+        let limits = CallLimits { deadline, output_bytes, ..self.limits };
+        warm.store.data_mut().begin(current, std::mem::take(&mut trace.host_calls));
+        // After a fault the instance is dropped: its memory may be in any state, and wasmtime
+        // refuses to enter it again.
         let called = guarded(&mut *warm, limits, call);
-        (interview.asking, *fuel) = warm.store.data_mut().end();
-        let said = called?;
+        (trace.host_calls, *fuel) = warm.store.data_mut().end();
+        let returned = called?;
         if !warm.instance.needs_recycling(&warm.store) {
-            self.pool.put(warm, self.most_calls);
+            self.pool.put(warm, self.max_calls);
         }
-        Ok(said?)
+        Ok(returned?)
     }
 
-    fn count(&self, hook: Hook, took: Duration, failed: Option<&NoAdvice>) {
-        self.tally.call();
-        if took > self.budget && matches!(hook, Hook::Request | Hook::Failure) {
-            self.tally.slow();
-            self.figures().slow();
+    fn count(&self, hook: Hook, duration: Duration, error: Option<&CallError>) {
+        self.tally.add_call();
+        // Only calls that delay a request have a budget.
+        if duration > self.budget && matches!(hook, Hook::Request | Hook::Failure) {
+            self.tally.add_slow();
+            self.metrics().record_slow();
         }
         let mut breaker = self.breaker(hook);
-        if let Some(NoAdvice::Fault(fault)) = failed {
-            self.tally.fault(fault);
-            if breaker.fault(self.shared.clock.now()) {
-                tracing::error!(policy = %self.reference, hook = hook.name(), "taken out of service after too many faults: {fault}");
-                self.figures().in_service(hook, false);
+        if let Some(CallError::Fault(fault)) = error {
+            self.tally.add_fault(fault);
+            if breaker.record_fault(self.shared.clock.now()) {
+                tracing::error!(kind = fault.kind(), error = %fault, "circuit breaker opened");
+                self.metrics().set_breaker_open(hook, true);
             }
-            self.figures().failed(hook, fault.kind(), true);
+            self.metrics().record_failure(hook, fault.kind(), true);
             return;
         }
         if !breaker.is_closed() {
-            breaker.good();
-            tracing::info!(policy = %self.reference, hook = hook.name(), "back in service");
-            self.figures().in_service(hook, true);
+            breaker.record_success();
+            tracing::info!("circuit breaker closed");
+            self.metrics().set_breaker_open(hook, false);
         }
-        match failed {
-            None => self.figures().went_well(hook, took),
-            Some(_) => self.figures().failed(hook, "error", false),
+        match error {
+            None => self.metrics().record_success(hook, duration),
+            Some(error) => self.metrics().record_failure(hook, error.kind(), false),
         }
     }
 

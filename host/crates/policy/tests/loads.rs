@@ -1,4 +1,5 @@
-//! A policy that is loaded again and again leaves nothing behind. In a program of its own: it counts the mappings of the process.
+//! Loading a policy repeatedly does not leak. A test binary of its own, because it counts the
+//! memory mappings of the process.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
@@ -10,7 +11,7 @@ use pointsman_policy::{
 };
 use prometheus_client::registry::Registry;
 
-/// Mappings of this process, and kilobytes of them that are in memory.
+/// Returns the number of memory mappings of this process, and its resident memory in kilobytes.
 fn mapped() -> (usize, u64) {
     let maps = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
     let status = fs::read_to_string("/proc/self/status").unwrap();
@@ -19,7 +20,7 @@ fn mapped() -> (usize, u64) {
 }
 
 #[test]
-fn two_hundred_loads_leave_mappings_and_memory_flat() {
+fn repeated_loads_do_not_leak_mappings_or_memory() {
     let dir = tempfile::tempdir().unwrap();
     let small = wat::parse_str(include_str!("../fixtures/small.wat")).unwrap();
     fs::write(dir.path().join("policy.toml"), "name = \"small\"\nversion = \"1\"\napi = \"0.1\"\n")
@@ -42,7 +43,7 @@ fn two_hundred_loads_leave_mappings_and_memory_flat() {
         assert_eq!(policies.status()[0].state, "active", "{:?}", policies.status());
         policies.apply(ChainSpec::default());
     };
-    // Until the allocator has what it needs.
+    // Warm-up, until the allocator has reached its working set.
     (0..20).for_each(|_| load());
     let before = mapped();
     (0..200).for_each(|_| load());

@@ -1,4 +1,4 @@
-//! Track 0.1 of the contract: its types to the domain's and back, and nothing else.
+//! Track 0.1 of the contract: conversion between its types and those of the domain.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use wasmtime::{Engine, Store};
 use self::bindings::exports::pointsman::policy::on_request::{Context, PolicyError as WitError};
 use self::bindings::pointsman::policy::types;
 use self::convert::{CallInput, advice, failure, outcome, policy_error, recovery};
-use super::{Asked, Description, Hooks, LaneWish, PACKAGE, PolicyError, VERSION};
+use super::{CallContext, Description, Hooks, PACKAGE, PolicyError, PolicyHint, VERSION};
 use crate::host_calls::HostState;
 
-mod answers;
 mod convert;
+mod host_functions;
 
 mod bindings {
     #![allow(
@@ -31,7 +31,7 @@ mod bindings {
     wasmtime::component::bindgen!({ path: "../../../wit/0.1", world: "policy" });
 }
 
-/// A linked component of this track, and where its optional hooks are.
+/// A linked component of this track, with the indices of its optional hooks.
 pub(crate) struct Linked {
     pre: InstancePre<HostState>,
     indices: bindings::PolicyIndices,
@@ -44,7 +44,7 @@ type Recover = TypedFunc<(Context, types::Failure), (Result<types::Recovery, Wit
 type Observe = TypedFunc<(u64, Vec<types::Outcome>), ()>;
 type Tick = TypedFunc<(u64, u64), (Vec<types::LaneWish>,)>;
 
-/// An instance of it.
+/// An instance of a component of this track.
 pub(crate) struct Instance {
     required: bindings::Policy,
     on_failure: Option<Recover>,
@@ -74,10 +74,11 @@ pub(crate) fn link(linker: &Linker<HostState>, component: &Component) -> wasmtim
     })
 }
 
-/// What a guest is told without asking; noted, and taken from a record, like all else that it is told.
-fn told<T: Serialize + DeserializeOwned>(host: &mut HostState, what: &'static str, it: T) -> T {
-    let question = host.question(what, Vec::new);
-    host.answer(question, |_| it)
+/// Passes an argument of a call through the log or the record, like the result of a host call: it
+/// is an input of the guest as well.
+fn input<T: Serialize + DeserializeOwned>(host: &mut HostState, name: &'static str, value: T) -> T {
+    let host_call = host.host_call(name, Vec::new);
+    host.result(host_call, |_| value)
 }
 
 impl Linked {
@@ -91,17 +92,18 @@ impl Linked {
 
     pub(crate) fn instantiate(&self, store: &mut Store<HostState>) -> wasmtime::Result<Instance> {
         let instance = self.pre.instantiate(&mut *store)?;
-        let of = |index: &ComponentExportIndex, store: &mut Store<HostState>| {
+        let function = |index: &ComponentExportIndex, store: &mut Store<HostState>| {
             instance.get_func(store, index)
         };
-        // When the component was linked, only the names of its exports were looked at, and the types of its imports.
-        let other = |error: wasmtime::Error| {
-            error.context(format!("it was built for another contract than {VERSION}"))
+        // Linking checks the types of imports, but only the names of exports; their types are
+        // checked here.
+        let mismatch = |error: wasmtime::Error| {
+            error.context(format!("built for an incompatible contract version (host: {VERSION})"))
         };
         macro_rules! hook {
             ($index:expr) => {
-                match $index.as_ref().and_then(|index| of(index, store)) {
-                    Some(function) => Some(function.typed(&mut *store).map_err(other)?),
+                match $index.as_ref().and_then(|index| function(index, store)) {
+                    Some(function) => Some(function.typed(&mut *store).map_err(mismatch)?),
                     None => None,
                 }
             };
@@ -110,7 +112,7 @@ impl Linked {
             on_failure: hook!(self.on_failure),
             on_complete: hook!(self.on_complete),
             on_tick: hook!(self.on_tick),
-            required: self.indices.load(&mut *store, &instance).map_err(other)?,
+            required: self.indices.load(&mut *store, &instance).map_err(mismatch)?,
         })
     }
 }
@@ -133,9 +135,9 @@ impl Instance {
     pub(crate) fn advise(
         &self,
         store: &mut Store<HostState>,
-        asked: Asked<'_>,
+        context: CallContext<'_>,
     ) -> wasmtime::Result<Result<domain::Advice, PolicyError>> {
-        let context = told(store.data_mut(), "context", asked.into());
+        let context = input(store.data_mut(), "context", context.into());
         let result = self
             .required
             .pointsman_policy_on_request()
@@ -146,12 +148,12 @@ impl Instance {
     pub(crate) fn recover(
         &self,
         store: &mut Store<HostState>,
-        asked: Asked<'_>,
+        context: CallContext<'_>,
         failed: &domain::FailureReport,
     ) -> wasmtime::Result<Result<domain::Recovery, PolicyError>> {
         let Some(hook) = &self.on_failure else { return Ok(Ok(domain::Recovery::Planned)) };
-        let context: CallInput = told(store.data_mut(), "context", asked.into());
-        let failed = told(store.data_mut(), "failure", *failed);
+        let context: CallInput = input(store.data_mut(), "context", context.into());
+        let failed = input(store.data_mut(), "failure", *failed);
         let (result,) = hook.call(store, (context.into(), failure(&failed)))?;
         Ok(result.map(recovery).map_err(policy_error))
     }
@@ -173,17 +175,17 @@ impl Instance {
         store: &mut Store<HostState>,
         now_ms: u64,
         seed: u64,
-    ) -> wasmtime::Result<Vec<LaneWish>> {
+    ) -> wasmtime::Result<Vec<PolicyHint>> {
         let Some(hook) = &self.on_tick else { return Ok(Vec::new()) };
         let (hints,) = hook.call(store, (now_ms, seed))?;
-        let hint = |hint: types::LaneWish| LaneWish {
+        let hint = |hint: types::LaneWish| PolicyHint {
             lane: domain::LaneId(hint.lane),
             hint: match hint.wish {
                 types::Wish::Load => LaneHint::Load,
                 types::Wish::Release => LaneHint::Release,
                 types::Wish::Keep => LaneHint::Keep,
             },
-            lasts: Duration::from_millis(hint.for_ms.into()),
+            ttl: Duration::from_millis(hint.for_ms.into()),
         };
         Ok(hints.into_iter().map(hint).collect())
     }

@@ -1,8 +1,9 @@
-//! Middlewares that were built for vLLM Router, as policies that refuse or rewrite requests.
+//! Support for middlewares that were built for vLLM Router, as policies that reject or rewrite
+//! requests.
 //!
-//! Their contract (`wit/vllm-router-middleware-0.1`) has one function: the whole request in, and out comes leave to go on, a
-//! status to refuse it with, or changes of its headers and its body. It says nothing about lanes, so nothing of that comes
-//! of it.
+//! Their contract (`wit/vllm-router-middleware-0.1`) has one function. It gets the whole request,
+//! and returns whether to continue, a status to reject the request with, or changes of its headers
+//! and its body. It has no notion of lanes, so a middleware gives no advice about them.
 
 use std::fmt::Display;
 
@@ -25,48 +26,52 @@ mod bindings {
     wasmtime::component::bindgen!({
         path: "../../../wit/vllm-router-middleware-0.1",
         world: "middleware",
-        // The body goes to the guest from where it lies.
+        // The body is copied to the guest directly from the request.
         ownership: Borrowing { duplicate_if_necessary: true },
     });
 }
 
-/// A new body may be longer than the old one by this much, ...
-const MOST_GROWTH: usize = 1 << 20;
-/// ... and is never longer than this, which is also the limit of the router that these are made for.
-const MOST_BODY: usize = 10 << 20;
-/// Changes of headers that are looked at. More than `permit` lets through, so that those that are too many are counted there.
-const MOST_CHANGES: usize = 64;
+/// Maximum bytes by which a new body may exceed the old one.
+const MAX_BODY_GROWTH: usize = 1 << 20;
+/// Maximum length of a new body in bytes, which is also the limit of vLLM Router.
+const MAX_BODY_BYTES: usize = 10 << 20;
+/// Maximum changes of headers that are converted. More than `permit` allows, so that excess changes
+/// are counted there.
+const MAX_HEADER_CHANGES: usize = 64;
 
 pub(crate) type Linked = bindings::MiddlewarePre<HostState>;
 pub(crate) type Instance = bindings::Middleware;
 
-/// Link a component whose names are checked. The linker is its own: which versions of WASI it wants differs with its tools.
+/// Links a component whose names have been checked. Each component has its own linker, because the
+/// versions of WASI that it imports depend on its toolchain.
 pub(crate) fn link(component: &Component) -> wasmtime::Result<Linked> {
     let mut linker = Linker::new(component.engine());
     wasi::define(&mut linker, component)?;
     bindings::MiddlewarePre::new(linker.instantiate_pre(component)?)
 }
 
+/// Checks the configuration, which has to be empty.
 pub(crate) fn configure(config: &str) -> Result<(), PolicyError> {
     if config == "{}" {
         return Ok(());
     }
     Err(PolicyError::InvalidConfig(
-        "a vLLM Router middleware has no configuration; leave `config` out".into(),
+        "a vLLM Router middleware has no configuration; remove `config`".into(),
     ))
 }
 
-/// Bytes that may come back: a body like the one that went in.
-pub(crate) fn most_result(request: Option<&dyn domain::RequestView>) -> usize {
+/// Returns the maximum bytes of a result: a body that is a little longer than the original one.
+pub(crate) fn max_output_bytes(request: Option<&dyn domain::RequestView>) -> usize {
     let bytes = request.map_or(0, |request| request.figures().body_bytes);
-    let body = usize::try_from(bytes).unwrap_or(MOST_BODY);
-    body.saturating_add(MOST_GROWTH).min(MOST_BODY)
+    let body = usize::try_from(bytes).unwrap_or(MAX_BODY_BYTES);
+    body.saturating_add(MAX_BODY_GROWTH).min(MAX_BODY_BYTES)
 }
 
-/// In the router that it was made for, an instance serves one request. So it may never free what it allocates, and is left
-/// before that does harm.
+/// Returns whether the instance has used half of its memory. In vLLM Router an instance serves one
+/// request, so a middleware may never free what it allocates; it is replaced before its memory is
+/// exhausted.
 pub(crate) fn needs_recycling(state: &HostState) -> bool {
-    state.memory.used() > state.memory.most() / 2
+    state.memory.used() > state.memory.max() / 2
 }
 
 pub(crate) fn advise(
@@ -76,22 +81,22 @@ pub(crate) fn advise(
 ) -> wasmtime::Result<Result<domain::Advice, PolicyError>> {
     let view = &*facts.request;
     let headers = view.headers();
-    let lowered: Vec<HeaderParam<'_>> =
+    let lowered_headers: Vec<HeaderParam<'_>> =
         headers.iter().map(|&(name, value)| HeaderParam { name, value }).collect();
     let request = Request {
         method: "POST",
         path: view.figures().endpoint.path().unwrap_or("/"),
         query: "",
-        headers: &lowered,
+        headers: &lowered_headers,
         body: view.bytes(0, usize::MAX),
         request_id: view.id(),
     };
     store.data_mut().wasi.begin(facts.now_ms, facts.seed);
-    // It asks nothing: the whole request is handed to it.
-    let question = store.data().question("request", Vec::new);
-    store.data_mut().answer(question, |_| ());
+    // A middleware makes no host calls: logs that the whole request is its input.
+    let host_call = store.data().host_call("request", Vec::new);
+    store.data_mut().result(host_call, |_| ());
     let action = instance.vllm_router_middleware_on_request().call_handle(&mut *store, request);
-    // Before the error: what a guest says last is often why it failed.
+    // Before the error is returned: the last output of a guest often explains its failure.
     store.data_mut().end_output();
     Ok(Ok(advice(action?, &headers, &store.data().shared)))
 }
@@ -104,11 +109,11 @@ fn advice(action: Action, headers: &[(&str, &[u8])], shared: &Shared) -> domain:
                 dropped(
                     shared,
                     "reject-status",
-                    &format_args!("{status} is no status to refuse a request with"),
+                    &format_args!("invalid status {status}: expected 400 to 599"),
                 );
             }
             domain::Advice {
-                reject: Some(rejection(status, &shared.name)),
+                reject: Some(rejection(status, &shared.policy.name)),
                 ..domain::Advice::default()
             }
         }
@@ -118,17 +123,19 @@ fn advice(action: Action, headers: &[(&str, &[u8])], shared: &Shared) -> domain:
     }
 }
 
-/// Among statuses above 499 a policy has 503 only: the others are the host's own, and mean that something is broken.
+/// Creates the rejection. The only status above 499 that a policy may use is 503: others stand for
+/// errors of the host itself.
 fn rejection(status: u16, name: &str) -> domain::Rejection {
     domain::Rejection {
         status: if (500..=599).contains(&status) { 503 } else { status },
         code: "rejected_by_policy".into(),
-        message: format!("The policy `{name}` refused the request."),
+        message: format!("policy `{name}` rejected the request"),
         retry_after_s: None,
     }
 }
 
-/// Body first: should there be too many edits, it is not the one that is left out.
+/// Converts the changes. The body comes first, so that it is not dropped if there are too many
+/// edits.
 fn edits(changes: ModifyAction, headers: &[(&str, &[u8])], shared: &Shared) -> Vec<domain::Edit> {
     let ModifyAction { headers_set, headers_add, headers_remove, body_replace } = changes;
     let mut edits = Vec::new();
@@ -137,11 +144,13 @@ fn edits(changes: ModifyAction, headers: &[(&str, &[u8])], shared: &Shared) -> V
         Some(Err(error)) => dropped(shared, "replace-body", &error),
         None => {}
     }
-    edits.extend(headers_remove.into_iter().take(MOST_CHANGES).map(domain::Edit::RemoveHeader));
-    for header in headers_set.into_iter().take(MOST_CHANGES) {
+    edits.extend(
+        headers_remove.into_iter().take(MAX_HEADER_CHANGES).map(domain::Edit::RemoveHeader),
+    );
+    for header in headers_set.into_iter().take(MAX_HEADER_CHANGES) {
         edits.push(domain::Edit::SetHeader(header.name, text(&header.value)));
     }
-    for header in headers_add.into_iter().take(MOST_CHANGES) {
+    for header in headers_add.into_iter().take(MAX_HEADER_CHANGES) {
         // Several values of a header mean the same as one with commas (RFC 9110, section 5.3).
         let added = text(&header.value);
         let value = match value_after(&edits, headers, &header.name) {
@@ -153,7 +162,7 @@ fn edits(changes: ModifyAction, headers: &[(&str, &[u8])], shared: &Shared) -> V
     edits
 }
 
-/// The value of a header once `edits` are applied.
+/// Returns the value of a header after `edits`.
 fn value_after(edits: &[domain::Edit], headers: &[(&str, &[u8])], wanted: &str) -> Option<String> {
     let edited = edits.iter().rev().find_map(|edit| match edit {
         domain::Edit::SetHeader(name, value) if name.eq_ignore_ascii_case(wanted) => {
@@ -169,14 +178,15 @@ fn value_after(edits: &[domain::Edit], headers: &[(&str, &[u8])], wanted: &str) 
     })
 }
 
-/// A header's value. What is no text is refused with the edit: its replacement characters may not stand in a header.
+/// Converts the value of a header. An edit with an invalid value is dropped later: replacement
+/// characters are not allowed in headers.
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).into_owned()
 }
 
-fn dropped(shared: &Shared, what: &'static str, reason: &dyn Display) {
-    shared.figures.dropped(what);
-    tracing::debug!(policy = shared.name, "{what} dropped: {reason}");
+fn dropped(shared: &Shared, part: &'static str, reason: &dyn Display) {
+    shared.metrics.record_dropped(part);
+    tracing::debug!(part, %reason, "dropped advice");
 }
 
 #[cfg(test)]
@@ -186,16 +196,13 @@ mod tests {
 
     use super::*;
     use crate::abi::vllm_middleware::bindings::vllm::router_middleware::types::HeaderResult;
-    use crate::metrics::{PolicyFigures, PolicyMetrics};
+    use crate::metrics::{PolicyMetrics, VersionMetrics};
 
     fn shared() -> Shared {
         let metrics = PolicyMetrics::register(&mut Registry::default());
         let reference = domain::PolicyRef::new("guard", "1");
-        Shared::new(
-            "guard".into(),
-            std::sync::Arc::default(),
-            PolicyFigures::new(&metrics, &reference, &[]),
-        )
+        let metrics = VersionMetrics::new(&metrics, &reference, &[]);
+        Shared::new(reference, std::sync::Arc::default(), metrics)
     }
 
     fn header(name: &str, value: &[u8]) -> HeaderResult {
@@ -207,18 +214,18 @@ mod tests {
     }
 
     #[test]
-    fn statuses_are_those_that_a_policy_has() {
+    fn status_is_mapped_to_one_that_policies_may_use() {
         let shared = shared();
-        for (status, answered) in
+        for (status, allowed) in
             [(400, 400), (429, 429), (503, 503), (500, 503), (599, 503), (200, 403), (600, 403)]
         {
             let advice = advice(Action::Reject(status), &[], &shared);
-            assert_eq!(advice.reject.unwrap().allowed_status(), answered, "{status}");
+            assert_eq!(advice.reject.unwrap().allowed_status(), allowed, "{status}");
         }
     }
 
     #[test]
-    fn changes_become_edits_in_their_order() {
+    fn changes_are_converted_in_order() {
         let changes = ModifyAction {
             headers_set: vec![header("x-a", b"1")],
             headers_add: vec![
@@ -247,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_cut_and_what_is_no_text_is_no_body() {
+    fn excess_changes_and_invalid_bodies_are_dropped() {
         let many = |name: &str| vec![header(name, b"v"); 100_000];
         let changes = ModifyAction {
             headers_set: many("x-a"),
@@ -256,16 +263,13 @@ mod tests {
             body_replace: Some(b"{\xff}".to_vec()),
         };
         let edits = edits(changes, &[], &shared());
-        assert_eq!(edits.len(), 3 * MOST_CHANGES);
+        assert_eq!(edits.len(), 3 * MAX_HEADER_CHANGES);
         assert!(!edits.iter().any(|edit| matches!(edit, Edit::ReplaceBody(_))));
     }
 
     #[test]
-    fn there_is_nothing_to_configure() {
+    fn configuration_must_be_empty() {
         assert_eq!(configure("{}"), Ok(()));
-        assert!(
-            configure(r#"{"a":1}"#)
-                .is_err_and(|error| error.to_string().contains("has no configuration"))
-        );
+        assert!(matches!(configure(r#"{"a":1}"#), Err(PolicyError::InvalidConfig(_))));
     }
 }

@@ -1,43 +1,45 @@
-//! As much of WASI 0.2 as a guest gets that was built to expect a system around it: a clock that stands still, random numbers
-//! that are the decision's, and an output that ends in the log. There is nothing to read, nothing to wait for, and nothing
-//! that leads out of the sandbox; all other functions of `wasi:` trap when they are called.
+//! The subset of WASI 0.2 for guests that expect an operating system: a clock that stands still,
+//! random numbers seeded by the decision, and output that goes to the log. There is no input, no
+//! blocking, and no way out of the sandbox; all other functions of `wasi:` trap.
 //!
-//! The same request gives the same answers, so whatever such a guest decides can be decided again.
+//! The same request gets the same results, so every decision of such a guest can be reproduced.
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Component, ComponentType, Linker, LinkerInstance, Lower, Resource};
 
 use crate::host_calls::{HostState, Level};
 
-/// All interfaces of WASI begin with this.
+/// The prefix of all interfaces of WASI.
 pub(crate) const NAMESPACE: &str = "wasi:";
-/// Random bytes that one question yields.
-const MOST_RANDOM: u64 = 64 << 10;
-/// Bytes that a guest may write at once, as its stream tells it.
-const MOST_WRITE: u64 = 4 << 10;
-/// Longest line that is put together from several writes.
-const LONGEST_LINE: usize = 1 << 10;
-/// Lines of one call; more are thrown away.
-const MOST_LINES: u32 = 64;
+/// Maximum random bytes of one host call.
+const MAX_RANDOM_BYTES: u64 = 64 << 10;
+/// Maximum bytes of one write, as `check-write` returns.
+const MAX_WRITE_BYTES: u64 = 4 << 10;
+/// Maximum length of a line in bytes; the rest is dropped.
+const MAX_LINE_BYTES: usize = 1 << 10;
+/// Maximum lines of one call; further lines are dropped.
+const MAX_LINES: u32 = 64;
 
-/// Any resource of WASI. They have one type on our side, because the one that stands in for those that we do not know
-/// (`Linker::define_unknown_imports_as_traps`) has to be the same; guests cannot mistake one for another, for theirs differ.
-type Any = Resource<()>;
+/// A resource of WASI. All of them have one type in the host, because the type must be the one that
+/// `Linker::define_unknown_imports_as_traps` uses; guests cannot confuse them, because the types of
+/// a guest differ.
+type AnyResource = Resource<()>;
 type Cx<'a> = StoreContextMut<'a, HostState>;
 
-/// Which output a stream is, by the number that its handle stands for.
+/// The representation of the standard output stream.
 const STDOUT: u32 = 0;
+/// The representation of the standard error stream.
 const STDERR: u32 = 1;
-/// What there is only one of: the input, and the thing that is always ready.
-const ONLY: u32 = 2;
+/// The representation of the only input stream, and of the only pollable, which is always ready.
+const SINGLETON: u32 = 2;
 
-/// Why a stream gives nothing.
+/// The error of a stream.
 #[derive(ComponentType, Lower)]
 #[component(variant)]
 enum StreamError {
     #[component(name = "last-operation-failed")]
-    #[expect(dead_code, reason = "part of the type, and nothing here fails")]
-    LastOperationFailed(Any),
+    #[expect(dead_code, reason = "part of the type; no operation fails")]
+    LastOperationFailed(AnyResource),
     #[component(name = "closed")]
     Closed,
 }
@@ -50,24 +52,25 @@ struct Datetime {
     nanoseconds: u32,
 }
 
-/// What a guest sees of the world during one decision.
+/// The state of WASI during one decision.
 #[derive(Debug, Default)]
 pub(crate) struct Wasi {
     now_ms: u64,
     seed: u64,
     drawn: u64,
     lines_left: u32,
-    /// Lines that have no end yet, of [`STDOUT`] and [`STDERR`].
-    begun: [Vec<u8>; 2],
+    /// Incomplete lines of [`STDOUT`] and [`STDERR`].
+    partial_lines: [Vec<u8>; 2],
 }
 
 impl Wasi {
-    /// Begin a decision.
+    /// Starts a decision.
     pub(crate) fn begin(&mut self, now_ms: u64, seed: u64) {
-        *self = Self { now_ms, seed, lines_left: MOST_LINES, ..Self::default() };
+        *self = Self { now_ms, seed, lines_left: MAX_LINES, ..Self::default() };
     }
 
-    /// The next random number: SplitMix64 over a counter (Steele, Lea and Flood, OOPSLA 2014).
+    /// Returns the next random number: SplitMix64 over a counter (Steele, Lea and Flood, OOPSLA
+    /// 2014).
     fn draw(&mut self) -> u64 {
         self.drawn += 1;
         let mut z = self.seed.wrapping_add(self.drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -77,7 +80,10 @@ impl Wasi {
     }
 
     fn bytes(&mut self, count: u64) -> wasmtime::Result<Vec<u8>> {
-        wasmtime::ensure!(count <= MOST_RANDOM, "it wants {count} random bytes at once");
+        wasmtime::ensure!(
+            count <= MAX_RANDOM_BYTES,
+            "{count} random bytes requested (maximum: {MAX_RANDOM_BYTES})"
+        );
         let mut bytes = Vec::new();
         while (bytes.len() as u64) < count {
             bytes.extend_from_slice(&self.draw().to_le_bytes());
@@ -86,21 +92,21 @@ impl Wasi {
         Ok(bytes)
     }
 
-    /// Take what was written to an output; the lines that are complete with it.
+    /// Appends text to an output. Returns the lines that it completes.
     fn write(&mut self, output: u32, text: &[u8]) -> Vec<String> {
-        let Some(begun) = self.begun.get_mut(output as usize) else { return Vec::new() };
+        let Some(line) = self.partial_lines.get_mut(output as usize) else { return Vec::new() };
         let mut lines = Vec::new();
         for piece in text.split_inclusive(|byte| *byte == b'\n') {
             let (piece, ends) =
                 piece.strip_suffix(b"\n").map_or((piece, false), |piece| (piece, true));
-            let room = LONGEST_LINE - begun.len();
-            begun.extend_from_slice(&piece[..piece.len().min(room)]);
+            let free = MAX_LINE_BYTES - line.len();
+            line.extend_from_slice(&piece[..piece.len().min(free)]);
             if ends {
-                let line = String::from_utf8_lossy(begun).into_owned();
-                begun.clear();
-                if self.lines_left > 0 && !line.trim().is_empty() {
+                let complete = String::from_utf8_lossy(line).into_owned();
+                line.clear();
+                if self.lines_left > 0 && !complete.trim().is_empty() {
                     self.lines_left -= 1;
-                    lines.push(line);
+                    lines.push(complete);
                 }
             }
         }
@@ -116,7 +122,7 @@ impl HostState {
         }
     }
 
-    /// The decision is over: lines that were not ended are ended.
+    /// Ends a decision: logs incomplete lines.
     pub(crate) fn end_output(&mut self) {
         for output in [STDOUT, STDERR] {
             self.print(output, b"\n");
@@ -124,7 +130,7 @@ impl HostState {
     }
 }
 
-/// Give a component all it wants of WASI, and traps for whatever else that is.
+/// Defines the imports of a component: the supported functions, and traps for all others.
 pub(crate) fn define(
     linker: &mut Linker<HostState>,
     component: &Component,
@@ -133,7 +139,8 @@ pub(crate) fn define(
     for (import, _) in
         kind.imports(component.engine()).filter(|(name, _)| name.starts_with(NAMESPACE))
     {
-        // Each under the name that it is imported by: the traps below would hide what is there under another version.
+        // Under the exact name of the import: the traps below would shadow a definition for another
+        // version.
         let instance = linker.instance(import)?;
         match import.split_once('@').map_or(import, |(interface, _)| interface) {
             "wasi:random/random" => random(instance)?,
@@ -143,7 +150,7 @@ pub(crate) fn define(
             "wasi:clocks/monotonic-clock" => monotonic_clock(instance)?,
             "wasi:cli/environment" => environment(instance)?,
             "wasi:cli/exit" => exit(instance)?,
-            "wasi:cli/stdin" => standard(instance, "get-stdin", ONLY)?,
+            "wasi:cli/stdin" => standard(instance, "get-stdin", SINGLETON)?,
             "wasi:cli/stdout" => standard(instance, "get-stdout", STDOUT)?,
             "wasi:cli/stderr" => standard(instance, "get-stderr", STDERR)?,
             "wasi:cli/terminal-stdin" => no_terminal(instance, "get-terminal-stdin")?,
@@ -203,7 +210,7 @@ fn monotonic_clock(mut to: Defining<'_>) -> wasmtime::Result<()> {
     })?;
     to.func_wrap("resolution", |_: Cx<'_>, (): ()| Ok((1_000_000_u64,)))?;
     for name in ["subscribe-instant", "subscribe-duration"] {
-        to.func_wrap(name, |_: Cx<'_>, (_when,): (u64,)| Ok((Any::new_own(ONLY),)))?;
+        to.func_wrap(name, |_: Cx<'_>, (_when,): (u64,)| Ok((AnyResource::new_own(SINGLETON),)))?;
     }
     Ok(())
 }
@@ -216,94 +223,95 @@ fn environment(mut to: Defining<'_>) -> wasmtime::Result<()> {
 
 fn exit(mut to: Defining<'_>) -> wasmtime::Result<()> {
     to.func_wrap("exit", |_: Cx<'_>, (status,): (Result<(), ()>,)| -> wasmtime::Result<()> {
-        wasmtime::bail!(
-            "it ends its program, {}",
-            if status.is_ok() { "well" } else { "with an error" }
-        )
+        wasmtime::bail!("called exit with {}", if status.is_ok() { "success" } else { "an error" })
     })
 }
 
 fn standard(mut to: Defining<'_>, name: &str, stream: u32) -> wasmtime::Result<()> {
-    to.func_wrap(name, move |_: Cx<'_>, (): ()| Ok((Any::new_own(stream),)))
+    to.func_wrap(name, move |_: Cx<'_>, (): ()| Ok((AnyResource::new_own(stream),)))
 }
 
 fn no_terminal(mut to: Defining<'_>, name: &str) -> wasmtime::Result<()> {
-    to.func_wrap(name, |_: Cx<'_>, (): ()| Ok((None::<Any>,)))
+    to.func_wrap(name, |_: Cx<'_>, (): ()| Ok((None::<AnyResource>,)))
 }
 
 fn streams(mut to: Defining<'_>) -> wasmtime::Result<()> {
     for name in ["[method]output-stream.write", "[method]output-stream.blocking-write-and-flush"] {
-        to.func_wrap(name, |mut cx: Cx<'_>, (stream, text): (Any, Vec<u8>)| {
+        to.func_wrap(name, |mut cx: Cx<'_>, (stream, text): (AnyResource, Vec<u8>)| {
             cx.data_mut().print(stream.rep(), &text);
             Ok((Ok::<(), StreamError>(()),))
         })?;
     }
-    to.func_wrap("[method]output-stream.check-write", |_: Cx<'_>, (_stream,): (Any,)| {
-        Ok((Ok::<u64, StreamError>(MOST_WRITE),))
+    to.func_wrap("[method]output-stream.check-write", |_: Cx<'_>, (_stream,): (AnyResource,)| {
+        Ok((Ok::<u64, StreamError>(MAX_WRITE_BYTES),))
     })?;
     for name in ["[method]output-stream.flush", "[method]output-stream.blocking-flush"] {
-        to.func_wrap(name, |_: Cx<'_>, (_stream,): (Any,)| Ok((Ok::<(), StreamError>(()),)))?;
+        to.func_wrap(name, |_: Cx<'_>, (_stream,): (AnyResource,)| {
+            Ok((Ok::<(), StreamError>(()),))
+        })?;
     }
     for name in ["[method]input-stream.read", "[method]input-stream.blocking-read"] {
-        to.func_wrap(name, |_: Cx<'_>, (_stream, _count): (Any, u64)| {
+        to.func_wrap(name, |_: Cx<'_>, (_stream, _count): (AnyResource, u64)| {
             Ok((Err::<Vec<u8>, _>(StreamError::Closed),))
         })?;
     }
     for name in ["[method]output-stream.subscribe", "[method]input-stream.subscribe"] {
-        to.func_wrap(name, |_: Cx<'_>, (_stream,): (Any,)| Ok((Any::new_own(ONLY),)))?;
+        to.func_wrap(name, |_: Cx<'_>, (_stream,): (AnyResource,)| {
+            Ok((AnyResource::new_own(SINGLETON),))
+        })?;
     }
     Ok(())
 }
 
-/// Time does not pass during a decision, so whatever is waited for is there.
+/// Defines polling. Time stands still during a decision, so every pollable is ready.
 fn poll(mut to: Defining<'_>) -> wasmtime::Result<()> {
-    to.func_wrap("[method]pollable.ready", |_: Cx<'_>, (_it,): (Any,)| Ok((true,)))?;
-    to.func_wrap("[method]pollable.block", |_: Cx<'_>, (_it,): (Any,)| Ok(()))?;
-    to.func_wrap("poll", |_: Cx<'_>, (all,): (Vec<Any>,)| {
-        wasmtime::ensure!(!all.is_empty(), "it waits for nothing");
+    to.func_wrap("[method]pollable.ready", |_: Cx<'_>, (_pollable,): (AnyResource,)| Ok((true,)))?;
+    to.func_wrap("[method]pollable.block", |_: Cx<'_>, (_pollable,): (AnyResource,)| Ok(()))?;
+    to.func_wrap("poll", |_: Cx<'_>, (all,): (Vec<AnyResource>,)| {
+        wasmtime::ensure!(!all.is_empty(), "poll of an empty list");
         Ok(((0..u32::try_from(all.len())?).collect::<Vec<u32>>(),))
     })
 }
 
 fn preopens(mut to: Defining<'_>) -> wasmtime::Result<()> {
-    to.func_wrap("get-directories", |_: Cx<'_>, (): ()| Ok((Vec::<(Any, String)>::new(),)))
+    to.func_wrap("get-directories", |_: Cx<'_>, (): ()| Ok((Vec::<(AnyResource, String)>::new(),)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn world(seed: u64) -> Wasi {
+    fn wasi(seed: u64) -> Wasi {
         let mut wasi = Wasi::default();
         wasi.begin(1, seed);
         wasi
     }
 
     #[test]
-    fn random_numbers_are_those_of_the_decision() {
-        let (mut one, mut same, mut other) = (world(7), world(7), world(8));
+    fn random_numbers_are_seeded_by_the_decision() {
+        let (mut one, mut same, mut other) = (wasi(7), wasi(7), wasi(8));
         let first = one.bytes(19).unwrap();
         assert_eq!(first.len(), 19);
         assert_eq!(first, same.bytes(19).unwrap());
-        assert_ne!(first, one.bytes(19).unwrap(), "they go on");
+        assert_ne!(first, one.bytes(19).unwrap(), "the sequence continues");
         assert_ne!(first, other.bytes(19).unwrap());
         assert!(one.bytes(u64::MAX).is_err());
-        // The reference's first output for the state 0.
-        assert_eq!(world(0).draw(), 0xe220_a839_7b1d_cdaf);
+        // The first output of the reference implementation for the state 0.
+        assert_eq!(wasi(0).draw(), 0xe220_a839_7b1d_cdaf);
     }
 
     #[test]
-    fn output_becomes_lines_and_not_too_many() {
-        let mut wasi = world(0);
+    fn output_is_split_into_a_bounded_number_of_lines() {
+        let mut wasi = wasi(0);
         assert!(wasi.write(STDOUT, b"hel").is_empty());
-        assert!(wasi.write(STDERR, b"\n \n").is_empty(), "blank lines say nothing");
+        assert!(wasi.write(STDERR, b"\n \n").is_empty(), "blank lines are skipped");
         assert_eq!(wasi.write(STDOUT, b"lo\nyou\nthere"), ["hello", "you"]);
         assert_eq!(wasi.write(STDOUT, b"\n"), ["there"]);
         assert_eq!(
             wasi.write(STDERR, &[b"x".repeat(5000), b"\n".to_vec()].concat())[0].len(),
-            LONGEST_LINE
+            MAX_LINE_BYTES
         );
-        assert_eq!(wasi.write(STDOUT, &b"y\n".repeat(1000)).len(), MOST_LINES as usize - 4);
-        assert!(wasi.write(ONLY, b"z\n").is_empty());
+        assert_eq!(wasi.write(STDOUT, &b"y\n".repeat(1000)).len(), MAX_LINES as usize - 4);
+        assert!(wasi.write(SINGLETON, b"z\n").is_empty());
     }
 }

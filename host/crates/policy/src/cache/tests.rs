@@ -2,7 +2,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::{ABANDONED, Cache, Code, compatibility};
+use super::{ABANDONED_AFTER, Cache, Code, compatibility};
 use crate::runtime::{Metering, compiling_engine};
 
 fn cache() -> (tempfile::TempDir, Cache) {
@@ -12,7 +12,7 @@ fn cache() -> (tempfile::TempDir, Cache) {
     (dir, cache)
 }
 
-/// A file that was used so long ago.
+/// Creates a file that was last used `age` ago.
 fn file(cache: &Cache, name: &str, length: usize, age: Duration) -> PathBuf {
     let path = cache.dir.join(name);
     fs::write(&path, vec![0; length]).unwrap();
@@ -20,7 +20,7 @@ fn file(cache: &Cache, name: &str, length: usize, age: Duration) -> PathBuf {
     path
 }
 
-fn left(cache: &Cache) -> Vec<String> {
+fn files(cache: &Cache) -> Vec<String> {
     let name =
         |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
     let mut names: Vec<_> = fs::read_dir(&cache.dir).unwrap().map(name).collect();
@@ -33,55 +33,55 @@ fn minutes(number: u64) -> Duration {
 }
 
 #[test]
-fn the_least_recently_used_go_first() {
+fn prune_removes_least_recently_used_first() {
     let (_dir, cache) = cache();
     for (name, age) in [("b.cwasm", 2), ("a.cwasm", 1), ("d.cwasm", 4), ("c.cwasm", 3)] {
         file(&cache, name, 100, minutes(age));
     }
     cache.prune(4, 400).unwrap();
-    assert_eq!(left(&cache).len(), 4);
+    assert_eq!(files(&cache).len(), 4);
     cache.prune(3, 400).unwrap();
-    assert_eq!(left(&cache), ["a.cwasm", "b.cwasm", "c.cwasm"]);
+    assert_eq!(files(&cache), ["a.cwasm", "b.cwasm", "c.cwasm"]);
     cache.prune(3, 299).unwrap();
-    assert_eq!(left(&cache), ["a.cwasm", "b.cwasm"]);
+    assert_eq!(files(&cache), ["a.cwasm", "b.cwasm"]);
     cache.prune(0, 0).unwrap();
-    assert!(left(&cache).is_empty());
+    assert!(files(&cache).is_empty());
 }
 
 #[test]
-fn what_is_in_use_stays_and_counts() {
+fn prune_keeps_and_counts_leased_files() {
     let (_dir, cache) = cache();
     let name = cache.name("used");
     file(&cache, &name, 100, minutes(60));
     file(&cache, "a.cwasm", 100, minutes(1));
     file(&cache, "b.cwasm", 100, minutes(2));
-    let (one, two) = (cache.keep("used"), cache.keep("used"));
+    let (one, two) = (cache.lease("used"), cache.lease("used"));
     drop(one);
     cache.prune(2, 1000).unwrap();
-    assert_eq!(left(&cache), ["a.cwasm", &name]);
+    assert_eq!(files(&cache), ["a.cwasm", &name]);
     drop(two);
     cache.prune(1, 1000).unwrap();
-    assert_eq!(left(&cache), ["a.cwasm"]);
+    assert_eq!(files(&cache), ["a.cwasm"]);
 }
 
 #[test]
-fn nothing_but_its_own_files_is_removed() {
+fn prune_removes_only_its_own_files() {
     let (_dir, cache) = cache();
-    file(&cache, "half.7-1.new", 1, ABANDONED + minutes(1));
+    file(&cache, "half.7-1.new", 1, ABANDONED_AFTER + minutes(1));
     file(&cache, "being-written.7-2.new", 1, minutes(1));
     file(&cache, "notes.txt", 1 << 20, minutes(1_000_000));
     fs::create_dir(cache.dir.join("folder.cwasm")).unwrap();
     std::os::unix::fs::symlink("/dev/null", cache.dir.join("link.cwasm")).unwrap();
     cache.prune(0, 0).unwrap();
-    assert_eq!(left(&cache), ["being-written.7-2.new", "folder.cwasm", "link.cwasm", "notes.txt"]);
+    assert_eq!(files(&cache), ["being-written.7-2.new", "folder.cwasm", "link.cwasm", "notes.txt"]);
 }
 
 #[test]
-fn loading_counts_as_using() {
+fn load_marks_the_file_as_used() {
     let engine = compiling_engine(Metering::Wall).unwrap();
     let (_dir, cache) = cache();
     let bytes = wat::parse_str(include_str!("../../fixtures/small.wat")).unwrap();
-    let code = Code::of_our_compiler(engine.precompile_component(&bytes).unwrap());
+    let code = Code::from_compiler(engine.precompile_component(&bytes).unwrap());
     cache.store("one", &code);
     let old = SystemTime::now() - minutes(60);
     File::open(cache.path("one")).unwrap().set_modified(old).unwrap();
@@ -92,18 +92,18 @@ fn loading_counts_as_using() {
 }
 
 #[test]
-fn code_of_one_metering_is_never_taken_for_the_others() {
+fn code_is_not_loaded_by_an_engine_with_other_metering() {
     let [wall, fuel] =
         [Metering::Wall, Metering::Fuel].map(|metering| compiling_engine(metering).unwrap());
-    assert_ne!(compatibility(&wall), compatibility(&fuel), "they would have one file");
+    assert_ne!(compatibility(&wall), compatibility(&fuel), "both would use the same file");
     let component = wat::parse_str("(component)").unwrap();
-    for (made_for, other) in [(&wall, &fuel), (&fuel, &wall)] {
-        let code = Code::of_our_compiler(made_for.precompile_component(&component).unwrap());
-        assert!(code.component(made_for).is_ok());
-        let refused = code.component(other).err().unwrap();
+    for (built_for, other) in [(&wall, &fuel), (&fuel, &wall)] {
+        let code = Code::from_compiler(built_for.precompile_component(&component).unwrap());
+        assert!(code.component(built_for).is_ok());
+        let error = code.component(other).err().unwrap();
         assert!(
-            format!("{refused:#}").contains("fuel") || format!("{refused:#}").contains("epoch"),
-            "{refused:#}"
+            format!("{error:#}").contains("fuel") || format!("{error:#}").contains("epoch"),
+            "{error:#}"
         );
     }
 }

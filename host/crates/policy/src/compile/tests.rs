@@ -4,11 +4,14 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::{CompileError, CompileLimits, Compiler, HEADER, MAGIC, open, size};
+use super::{
+    CompileError, CompileLimits, Compiler, HEADER_LEN, MAGIC, OutputError, extract_code,
+    format_size,
+};
 use crate::cache::compatibility;
 use crate::runtime::{Allocator, Metering, Runtime, RuntimeSettings, compiling_engine};
 
-/// What comes of a child that behaves like this.
+/// Compiles with a child that behaves as `behaviour` says, and returns the error.
 fn compile_with(behaviour: &str, limits: CompileLimits, bytes: &[u8]) -> CompileError {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join(behaviour);
@@ -19,108 +22,139 @@ fn compile_with(behaviour: &str, limits: CompileLimits, bytes: &[u8]) -> Compile
     Compiler::Child { program, limits }.compile(&engine, Metering::Wall, bytes).unwrap_err()
 }
 
+type Matches = fn(&CompileError) -> bool;
+
 #[test]
-fn every_end_of_the_child_has_a_sentence() {
+fn every_exit_of_the_child_has_its_error() {
+    let is_truncated: Matches =
+        |error| matches!(error, CompileError::Output(OutputError::Truncated));
     let bytes = vec![0; 1 << 20];
-    for (behaviour, sentence) in [
-        ("silent", "the compiler's answer cannot be used: it is cut short"),
-        ("short", "the compiler's answer cannot be used: it is cut short"),
+    let expected: [(&str, &str, Matches); 11] = [
+        ("silent", "compiler_failed", is_truncated),
+        ("short", "compiler_failed", is_truncated),
+        ("garbage", "compiler_failed", |error| {
+            matches!(error, CompileError::Output(OutputError::NoHeader))
+        }),
+        ("deaf", "compiler_failed", |error| {
+            matches!(error, CompileError::Failed { status, stderr }
+                if status.code() == Some(3) && stderr == "not now")
+        }),
+        ("rejects", "compile_failed", |error| {
+            matches!(error, CompileError::Rejected(message)
+                    if message == "function 7 is  [31mbad")
+        }),
         (
-            "garbage",
-            "the compiler's answer cannot be used: it does not begin as one; is it the same program?",
+            "killed",
+            "compiler_failed",
+            |error| matches!(error, CompileError::Killed(signal) if signal == "SIGKILL"),
         ),
-        ("deaf", "the compiler failed: exit status: 3: not now"),
-        ("refuses", "it cannot be compiled: function 7 is  [31mbad"),
-        ("killed", "the compiler was killed by SIGKILL"),
-        ("crashed", "the compiler was killed by SIGSEGV"),
-        ("starved", "compiling needed more memory than 2 GiB"),
-        ("busy", "compiling took more than 120 s of CPU time"),
-        ("leaves-another", "the compiler's answer cannot be used: it is cut short"),
-        ("environment", "the compiler failed: exit status: 4: "),
-    ] {
-        let begun = Instant::now();
+        (
+            "crashed",
+            "compiler_failed",
+            |error| matches!(error, CompileError::Killed(signal) if signal == "SIGSEGV"),
+        ),
+        (
+            "starved",
+            "compile_memory_limit",
+            |error| matches!(error, CompileError::MemoryLimit(limit) if *limit == 2 << 30),
+        ),
+        (
+            "busy",
+            "compile_cpu_limit",
+            |error| matches!(error, CompileError::CpuLimit(limit) if limit.as_secs() == 120),
+        ),
+        ("leaves-another", "compiler_failed", is_truncated),
+        ("environment", "compiler_failed", |error| {
+            matches!(error, CompileError::Failed { status, stderr }
+                if status.code() == Some(4) && stderr.is_empty())
+        }),
+    ];
+    for (behaviour, code, matches) in expected {
+        let start = Instant::now();
         let error = compile_with(behaviour, CompileLimits::default(), &bytes);
-        assert_eq!(error.to_string(), sentence, "{behaviour}");
-        assert!(begun.elapsed() < Duration::from_secs(60), "{behaviour} was waited for");
+        assert!(matches(&error), "{behaviour}: {error:?}");
+        assert_eq!(error.code(), code, "{behaviour}");
+        assert!(start.elapsed() < Duration::from_secs(60), "{behaviour} delayed the host");
     }
 }
 
 #[test]
-fn a_child_that_takes_too_long_is_ended() {
+fn child_is_killed_at_the_wall_clock_limit() {
     let limits = CompileLimits { wall: Duration::from_millis(500), ..CompileLimits::default() };
     for behaviour in ["slow", "closed"] {
         let error = compile_with(behaviour, limits, &[0; 1 << 20]);
-        assert_eq!(error, CompileError::TooLong(limits.wall), "{behaviour}");
-        assert_eq!(error.to_string(), "compiling took longer than 0.5 s");
+        assert!(
+            matches!(error, CompileError::Timeout(limit) if limit == limits.wall),
+            "{behaviour}: {error}"
+        );
+        assert_eq!(error.code(), "compile_timeout");
+        assert!(error.to_string().contains("0.5 s"), "{error}");
     }
-    assert_eq!(
-        CompileError::TooLong(CompileLimits::default().wall).to_string(),
-        "compiling took longer than 180 s"
-    );
+    let default = CompileError::Timeout(CompileLimits::default().wall).to_string();
+    assert!(default.contains("180 s"), "{default}");
 }
 
 #[test]
-fn a_child_cannot_fill_our_memory() {
+fn output_of_the_child_is_bounded() {
     let limits = CompileLimits { code: 1 << 20, ..CompileLimits::default() };
     let error = compile_with("floods", limits, b"");
-    assert_eq!(error.to_string(), "its compiled code is longer than 1 MiB");
-    let CompileError::Failed(words) = compile_with("babbles", limits, b"") else {
-        panic!("it fails")
+    assert!(matches!(error, CompileError::OutputLimit(limit) if limit == 1 << 20), "{error}");
+    assert_eq!(error.code(), "compile_output_limit");
+    let CompileError::Failed { stderr, .. } = compile_with("babbles", limits, b"") else {
+        panic!("expected the exit status of the child")
     };
-    assert!(words.len() < 5000, "{} bytes of words were kept", words.len());
+    assert!(stderr.len() < 5000, "{} bytes of standard error were kept", stderr.len());
 }
 
 #[test]
-fn there_has_to_be_a_program() {
+fn missing_program_is_reported() {
     let engine = compiling_engine(Metering::Wall).unwrap();
     let compiler =
         Compiler::Child { program: "/nowhere/pointsman".into(), limits: CompileLimits::default() };
-    let error = compiler.compile(&engine, Metering::Wall, b"").unwrap_err().to_string();
-    assert!(error.starts_with("the compiler cannot be started: "), "{error}");
+    let error = compiler.compile(&engine, Metering::Wall, b"").unwrap_err();
+    assert!(matches!(error, CompileError::Start(_)), "{error}");
+    assert_eq!(error.code(), "compiler_unavailable");
 }
 
 #[test]
-fn an_answer_is_for_these_bytes_and_for_this_program() {
+fn code_is_only_extracted_for_its_input_and_its_program() {
     let digest = Sha256::digest(b"a component");
     let code = b"machine code";
-    let answer =
+    let output =
         [&MAGIC[..], &digest, &7_u64.to_le_bytes(), &(code.len() as u64).to_le_bytes(), code]
             .concat();
-    assert_eq!(open(answer.clone(), &digest, 7).unwrap(), code);
-    let sentence = |answer: &[u8], digest: &[u8], compatibility| {
-        open(answer.to_vec(), digest, compatibility).unwrap_err().to_string()
+    assert_eq!(extract_code(output.clone(), &digest, 7).unwrap(), code);
+    let error = |output: &[u8], digest: &[u8], compatibility| {
+        extract_code(output.to_vec(), digest, compatibility).unwrap_err()
     };
-    assert!(sentence(&answer, &digest, 8).contains("for another version"));
-    assert!(
-        sentence(&answer, &Sha256::digest(b"another"), 7)
-            .contains("something else than it was sent")
-    );
-    for length in 0..answer.len() {
-        assert!(sentence(&answer[..length], &digest, 7).contains("cut short"), "{length}");
+    assert_eq!(error(&output, &digest, 8), OutputError::WrongVersion);
+    assert_eq!(error(&output, &Sha256::digest(b"another"), 7), OutputError::WrongInput);
+    for length in 0..output.len() {
+        assert_eq!(error(&output[..length], &digest, 7), OutputError::Truncated, "{length}");
     }
-    assert!(sentence(&[&answer[..], b"x"].concat(), &digest, 7).contains("cut short"));
-    let mut other = answer;
+    assert_eq!(error(&[&output[..], b"x"].concat(), &digest, 7), OutputError::Truncated);
+    let mut other = output;
     other[0] ^= 1;
-    assert!(sentence(&other, &digest, 7).contains("the same program"));
-    assert_eq!(HEADER, 64);
+    assert_eq!(error(&other, &digest, 7), OutputError::NoHeader);
+    assert_eq!(HEADER_LEN, 64);
 }
 
-/// Otherwise no code from a child could be used where there is a pool.
+/// Otherwise code from a child could not be used by an engine with a pool.
 #[test]
-fn code_is_the_same_with_and_without_a_pool() {
-    let of = |allocator| {
+fn code_is_compatible_with_and_without_a_pool() {
+    let compatibility_with = |allocator| {
         let runtime =
             Runtime::new(RuntimeSettings { allocator, ..RuntimeSettings::default() }).unwrap();
         compatibility(&runtime.engine)
     };
     let child = compatibility(&compiling_engine(Metering::Wall).unwrap());
-    assert_eq!(of(Allocator::Pooling), child);
-    assert_eq!(of(Allocator::OnDemand), child);
+    assert_eq!(compatibility_with(Allocator::Pooling), child);
+    assert_eq!(compatibility_with(Allocator::OnDemand), child);
 }
 
 #[test]
-fn sizes_are_written_as_people_do() {
+fn sizes_are_formatted_in_the_largest_exact_unit() {
     for (bytes, text) in [(2 << 30, "2 GiB"), (300 << 20, "300 MiB"), (1000, "1000 bytes")] {
-        assert_eq!(size(bytes), text);
+        assert_eq!(format_size(bytes), text);
     }
 }

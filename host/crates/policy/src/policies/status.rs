@@ -1,156 +1,165 @@
-//! What there is to know of policies, for people and programs.
+//! The status of policies, as operators and tools see it.
 
 use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 
-use super::{Kept, Policies};
+use super::{Policies, PolicyProblem, SlotEntry};
 use crate::background::Comparison;
-use crate::place::short;
+use crate::slot::short;
 use crate::spec::{OnError, PolicySpec, Rollout};
 use crate::version::Version;
 
-/// One policy.
+/// The status of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Entry {
-    /// Its name.
+pub struct PolicyStatus {
+    /// The name.
     pub name: String,
-    /// `active`, `out-of-service`, `failed` or `disabled`.
+    /// `active`, `breaker-open`, `failed` (no active version) or `disabled`.
     pub state: &'static str,
-    /// The version in service, with the beginning of its fingerprint; empty without one.
+    /// The active version, with the beginning of its fingerprint; empty without one.
     pub version: String,
-    /// Digest of all that makes the version: component, manifest and settings.
+    /// The digest of component, manifest and settings; empty without an active version.
     pub fingerprint: String,
-    /// SHA-256 of its component.
+    /// The SHA-256 of the component.
     pub component_sha256: String,
-    /// The optional hooks that it has.
+    /// The optional hooks that the component exports.
     pub hooks: Vec<&'static str>,
-    /// Weight of its scores, in thousandths.
+    /// The weight of its scores, in thousandths.
     pub weight: u32,
-    /// What happens when it gives no advice.
+    /// The effect of a failed call on the request.
     pub on_error: OnError,
-    /// Its configuration.
+    /// The configuration.
     pub config: serde_json::Value,
-    /// What is wrong with what is in its folder, or with what was there last.
-    pub error: Option<Problem>,
-    /// It has replaced another one, and is watched.
-    pub probation: Option<WatchStatus>,
-    /// A version that is tried out.
-    pub trial: Option<Trial>,
-    /// Versions to go back to, the latest first.
-    pub history: Vec<Earlier>,
-    /// Versions that are not taken from the folder again.
-    pub set_aside: Vec<Aside>,
-    /// Instances that wait for a call.
+    /// The latest problem: a version that was not loaded, or that was rolled back automatically.
+    pub error: Option<PolicyErrorStatus>,
+    /// The probation of the active version, while it lasts.
+    pub probation: Option<ProbationStatus>,
+    /// The candidate.
+    pub candidate: Option<CandidateStatus>,
+    /// Versions to roll back to, the latest first.
+    pub history: Vec<EarlierVersion>,
+    /// Versions that are not loaded again.
+    pub rejected: Vec<RejectedVersion>,
+    /// Idle instances.
     pub idle_instances: usize,
-    /// Calls since the version was made.
+    /// Calls since the version was created.
     pub calls: u64,
-    /// How many of them ended in a fault.
+    /// Calls that ended in a fault.
     pub faults: u64,
-    /// How many took longer than the policy's budget.
+    /// Calls that exceeded the budget.
     pub slow: u64,
 }
 
-/// Something that went wrong.
+/// The latest problem of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
-    /// A sentence.
-    pub what: String,
-    /// When, in milliseconds since the Unix epoch.
+pub struct PolicyErrorStatus {
+    /// The stable, machine-readable code.
+    pub code: &'static str,
+    /// The message.
+    pub message: String,
+    /// The time of the problem, in milliseconds since the Unix epoch.
     pub since_ms: u64,
 }
 
-/// A probation.
+/// The probation of an active version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct WatchStatus {
-    /// What is left of it, in milliseconds.
+pub struct ProbationStatus {
+    /// The remaining time in milliseconds.
     pub left_ms: u64,
-    /// Calls since it began.
+    /// Calls since the probation began.
     pub calls: u64,
-    /// How many of them ended in a fault.
+    /// Calls that ended in a fault.
     pub faults: u64,
-    /// How many took longer than the policy's budget.
+    /// Calls that exceeded the budget.
     pub slow: u64,
 }
 
-/// A version that is tried out.
+/// The status of a candidate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Trial {
+pub struct CandidateStatus {
     /// The version.
     pub version: String,
-    /// SHA-256 of its component.
+    /// The SHA-256 of the component.
     pub component_sha256: String,
     /// `shadow` or `canary`.
     pub mode: &'static str,
-    /// A canary's share of the requests, in thousandths.
+    /// The share of the requests that a canary decides, in thousandths.
     pub share_permille: Option<u16>,
-    /// Calls since it was made.
+    /// Calls since the version was created.
     pub calls: u64,
-    /// How many of them ended in a fault.
+    /// Calls that ended in a fault.
     pub faults: u64,
-    /// A shadow's opinions beside those of the version in service.
+    /// The comparison of a shadow with the active version.
     #[serde(flatten)]
     pub(crate) comparison: Comparison,
 }
 
-/// An earlier version.
+/// A version to roll back to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Earlier {
+pub struct EarlierVersion {
     /// The version.
     pub version: String,
-    /// SHA-256 of its component.
+    /// The SHA-256 of the component.
     pub component_sha256: String,
 }
 
-/// A version that is not taken from the folder again.
+/// A version that is not loaded again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Aside {
-    /// The beginning of its fingerprint.
+pub struct RejectedVersion {
+    /// The beginning of the fingerprint.
     pub version: String,
-    /// Why.
+    /// The reason of the rejection.
     pub reason: String,
 }
 
+impl From<&PolicyProblem> for PolicyErrorStatus {
+    fn from(problem: &PolicyProblem) -> Self {
+        // A clock before 1970 shows as zero.
+        let since = problem.since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            code: problem.code,
+            message: problem.message.clone(),
+            since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
 impl Policies {
-    /// What there is to know of the policies, in the order of the chain.
-    pub fn status(&self) -> Vec<Entry> {
-        let shelf = self.shelf();
-        let entry = |policy: &PolicySpec| Some(self.entry(policy, shelf.places.get(&policy.name)?));
-        shelf.spec.policies.iter().filter_map(entry).collect()
+    /// Returns the status of all policies, in the order of the chain.
+    pub fn status(&self) -> Vec<PolicyStatus> {
+        let registry = self.registry();
+        let status = |policy: &PolicySpec| {
+            Some(self.policy_status(policy, registry.entries.get(&policy.name)?))
+        };
+        registry.spec.policies.iter().filter_map(status).collect()
     }
 
-    fn entry(&self, policy: &PolicySpec, kept: &Kept) -> Entry {
-        let place = &kept.place;
-        let active = place.active.as_deref();
+    fn policy_status(&self, policy: &PolicySpec, entry: &SlotEntry) -> PolicyStatus {
+        let slot = &entry.slot;
+        let active = slot.active.as_deref();
         let counts = active.map(Version::counts).unwrap_or_default();
-        let problem = |(what, since): &(String, std::time::SystemTime)| {
-            let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
-            Problem {
-                what: what.clone(),
-                since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-            }
-        };
-        Entry {
+        PolicyStatus {
             name: policy.name.clone(),
             state: match active {
-                _ if place.disabled => "disabled",
+                _ if slot.disabled => "disabled",
                 None => "failed",
-                Some(version) if version.in_service() => "active",
-                Some(_) => "out-of-service",
+                Some(version) if version.is_admitting() => "active",
+                Some(_) => "breaker-open",
             },
             version: active.map_or_else(String::new, |version| version.id().to_owned()),
             fingerprint: active.map_or_else(String::new, |version| version.fingerprint.clone()),
             component_sha256: active
-                .map_or_else(String::new, |it| it.component_sha256().to_owned()),
+                .map_or_else(String::new, |version| version.component_sha256().to_owned()),
             hooks: active.map_or_else(Vec::new, hooks),
             weight: policy.weight,
             on_error: policy.on_error,
             config: active
                 .map_or(&policy.settings.config, |version| &version.settings.config)
                 .clone(),
-            error: kept.problem.as_ref().map(problem),
-            probation: place.watch.filter(|watch| watch.until > self.now()).map(|watch| {
-                WatchStatus {
+            error: entry.problem.as_ref().map(PolicyErrorStatus::from),
+            probation: slot.watch.filter(|watch| watch.until > self.now()).map(|watch| {
+                ProbationStatus {
                     left_ms: u64::try_from((watch.until - self.now()).as_millis())
                         .unwrap_or(u64::MAX),
                     calls: counts.calls.saturating_sub(watch.from.calls),
@@ -158,12 +167,18 @@ impl Policies {
                     slow: counts.slow.saturating_sub(watch.from.slow),
                 }
             }),
-            trial: place.trial.as_ref().map(|(version, rollout)| trial(version, *rollout)),
-            history: place.history.iter().map(|version| earlier(version)).collect(),
-            set_aside: place
-                .set_aside
+            candidate: slot
+                .candidate
+                .as_ref()
+                .map(|(version, rollout)| candidate(version, *rollout)),
+            history: slot.history.iter().map(|version| earlier(version)).collect(),
+            rejected: slot
+                .rejected
                 .iter()
-                .map(|(version, reason)| Aside { version: short(version), reason: reason.clone() })
+                .map(|(version, reason)| RejectedVersion {
+                    version: short(version),
+                    reason: reason.clone(),
+                })
                 .collect(),
             idle_instances: active.map_or(0, Version::idle_instances),
             calls: counts.calls,
@@ -183,16 +198,16 @@ fn hooks(version: &Version) -> Vec<&'static str> {
     all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
 }
 
-fn earlier(version: &Version) -> Earlier {
-    Earlier {
+fn earlier(version: &Version) -> EarlierVersion {
+    EarlierVersion {
         version: version.id().to_owned(),
         component_sha256: version.component_sha256().to_owned(),
     }
 }
 
-fn trial(version: &Version, rollout: Rollout) -> Trial {
+fn candidate(version: &Version, rollout: Rollout) -> CandidateStatus {
     let counts = version.counts();
-    Trial {
+    CandidateStatus {
         version: version.id().to_owned(),
         component_sha256: version.component_sha256().to_owned(),
         mode: if rollout == Rollout::Shadow { "shadow" } else { "canary" },

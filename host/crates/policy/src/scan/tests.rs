@@ -10,14 +10,14 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
-use super::{MOST_INSTANTIATIONS, Shape, look, validate, validate_within};
-use crate::component::{ComponentError, MOST_BYTES, link};
+use super::{MAX_INSTANTIATIONS, Shape, scan, validate, validate_within};
+use crate::component::{ComponentError, MAX_COMPONENT_BYTES, SizeError, link};
 use crate::contract::POLICY;
 use crate::runtime::{Allocator, Metering, Runtime, RuntimeSettings};
 
 const SMALL: &str = include_str!("../../fixtures/small.wat");
 
-/// A policy with something more in it.
+/// A valid policy with more content.
 fn with(more: &str) -> Vec<u8> {
     let policy = SMALL.trim_end().strip_suffix(')').unwrap();
     wat::parse_str(format!("{policy} {more})")).unwrap()
@@ -32,107 +32,116 @@ fn cortex() -> Vec<u8> {
     std::fs::read(Path::new(&root).join("../../../policies/cortex/policy.wasm")).unwrap()
 }
 
-fn scan(bytes: &[u8]) -> Result<Shape, ComponentError> {
-    let shape = look(bytes, &POLICY)?;
+fn check(bytes: &[u8]) -> Result<Shape, ComponentError> {
+    let shape = scan(bytes, &POLICY)?;
     validate(bytes)?;
     Ok(shape)
 }
 
-fn assert_refused(what: &str, bytes: &[u8], sentence: &str) {
-    let said = scan(bytes).map_or_else(|error| error.to_string(), |shape| format!("{shape:?}"));
-    assert!(said.contains(sentence), "{what}: {said}");
+type Matches = fn(&ComponentError) -> bool;
+
+fn assert_rejected(case: &str, bytes: &[u8], code: &str, matches: Matches) {
+    let error = check(bytes).expect_err(case);
+    assert!(matches(&error) && error.code() == code, "{case}: {error:?}");
+}
+
+fn is_truncated(error: &ComponentError) -> bool {
+    matches!(error, ComponentError::Invalid(_)) && error.to_string().contains("unexpected end")
 }
 
 #[test]
-fn policies_have_a_shape() {
-    let small = scan(&with("")).unwrap();
+fn scan_measures_policies() {
+    let small = check(&with("")).unwrap();
     assert_eq!((small.modules, small.core_instances, small.memories, small.tables), (1, 1, 1, 1));
     assert_eq!((small.functions, small.data_bytes, small.longest_function), (4, 30, 29));
     assert_eq!((small.largest_memory, small.largest_table, small.depth), (2 << 16, 4, 1));
     assert_eq!(small.instantiations, 3);
-    let cortex = scan(&cortex()).unwrap();
+    let cortex = check(&cortex()).unwrap();
     assert!(cortex.functions > 100 && cortex.memories == 1, "{cortex:?}");
 }
 
 #[test]
-fn what_is_no_component_is_refused() {
+fn other_files_are_rejected() {
     let good = with("");
     let mut long = good.clone();
-    long.resize(usize::try_from(MOST_BYTES).unwrap() + 1, 0);
-    for (what, bytes, sentence) in [
-        ("empty", &b""[..], "it does not begin as WebAssembly does"),
-        ("text", b"(component)", "it does not begin as WebAssembly does"),
-        ("machine code", b"\x7fELF\x02\x01\x01", "it is compiled machine code (.cwasm)"),
-        ("a core module", b"\0asm\x01\0\0\0", "it is a core module and no component"),
-        ("a header", b"\0asm\x0d\0", "unexpected end"),
-        ("another version", b"\0asm\x09\0\x01\0", "unknown binary version"),
-        ("half of it", &good[..good.len() / 2], "unexpected end"),
-        ("too long", &long, "it has 33554433 bytes, and 33554432 are the limit"),
-    ] {
-        assert_refused(what, bytes, sentence);
-    }
+    long.resize(usize::try_from(MAX_COMPONENT_BYTES).unwrap() + 1, 0);
+    let not_wasm: Matches = |error| matches!(error, ComponentError::NotWasm);
+    let invalid = "component_invalid";
+    assert_rejected("empty", b"", invalid, not_wasm);
+    assert_rejected("text", b"(component)", invalid, not_wasm);
+    assert_rejected("machine code", b"\x7fELF\x02\x01\x01", invalid, |error| {
+        matches!(error, ComponentError::Precompiled)
+    });
+    assert_rejected("core module", b"\0asm\x01\0\0\0", invalid, |error| {
+        matches!(error, ComponentError::CoreModule)
+    });
+    assert_rejected("header", b"\0asm\x0d\0", invalid, is_truncated);
+    assert_rejected("other version", b"\0asm\x09\0\x01\0", invalid, |error| {
+        matches!(error, ComponentError::Invalid(_))
+            && error.to_string().contains("unknown binary version")
+    });
+    assert_rejected("half of a component", &good[..good.len() / 2], invalid, is_truncated);
+    assert_rejected("too long", &long, "component_too_large", |error| {
+        let max = 33_554_432;
+        let expected = SizeError::Above { what: "bytes", found: max + 1, max };
+        matches!(error, ComponentError::TooLarge(size) if *size == expected)
+    });
 }
 
 #[test]
-fn names_are_those_of_the_contract() {
+fn imports_and_exports_must_be_those_of_the_contract() {
     let no_advice =
         SMALL.replace("(export (;4;) \"pointsman:policy/on-request@0.1.0\" (instance 3))", "");
     let no_advice = wat::parse_str(no_advice).unwrap();
-    for (what, bytes, sentence) in [
+    let newer_export =
+        SMALL.replace("policy/on-request@0.1.0\" (i", "policy/on-request@0.2.0\" (i");
+    for (import, name) in [
         (
-            "wasi",
-            with(r#"(import "wasi:http/outgoing-handler@0.2.0" (instance))"#),
-            "it imports `wasi:http/outgoing-handler@0.2.0`, which policies may not use",
+            r#"(import "wasi:http/outgoing-handler@0.2.0" (instance))"#,
+            "wasi:http/outgoing-handler@0.2.0",
         ),
+        (r#"(import "run" (func))"#, "run"),
+        // A function with the name of an interface.
+        (r#"(import "pointsman:policy/more@0.1.0" (func))"#, "pointsman:policy/more@0.1.0"),
         (
-            "a function",
-            with(r#"(import "run" (func))"#),
-            "it imports `run`, which policies may not use",
-        ),
-        (
-            "a function by the name of an interface",
-            with(r#"(import "pointsman:policy/more@0.1.0" (func))"#),
-            "it imports `pointsman:policy/more@0.1.0`, which policies may not use",
-        ),
-        (
-            "another package",
-            with(r#"(import "pointsman:policy-x/request@0.1.0" (instance))"#),
-            "which policies may not use",
-        ),
-        (
-            "a newer host",
-            with(r#"(import "pointsman:policy/request@0.1.9" (instance))"#),
-            "it needs `pointsman:policy/request@0.1.9`, and this host has policy API 0.1.0",
-        ),
-        (
-            "an older host",
-            with(r#"(import "pointsman:policy/request@0.0.9" (instance))"#),
-            "it needs `pointsman:policy/request@0.0.9`, which this host does not serve: it has policy API 0.1.0",
-        ),
-        (
-            "a newer hook",
-            wat::parse_str(
-                SMALL.replace("policy/on-request@0.1.0\" (i", "policy/on-request@0.2.0\" (i"),
-            )
-            .unwrap(),
-            "it needs `pointsman:policy/on-request@0.2.0`, and this host has policy API 0.1.0",
-        ),
-        (
-            "no export",
-            no_advice,
-            "it does not export `pointsman:policy/on-request`, which every policy has to",
-        ),
-        (
-            "nothing",
-            wat::parse_str("(component)").unwrap(),
-            "it does not export `pointsman:policy/lifecycle`",
+            r#"(import "pointsman:policy-x/request@0.1.0" (instance))"#,
+            "pointsman:policy-x/request@0.1.0",
         ),
     ] {
-        assert_refused(what, &bytes, sentence);
+        let error = check(&with(import)).unwrap_err();
+        assert!(
+            matches!(&error, ComponentError::ForbiddenImport(found) if found == name),
+            "{import}: {error}"
+        );
+        assert_eq!(error.code(), "import_forbidden");
     }
+    let newer_import = with(r#"(import "pointsman:policy/request@0.1.9" (instance))"#);
+    assert_rejected("newer import", &newer_import, "contract_mismatch", |error| {
+        matches!(error, ComponentError::NewerVersion { name, served, .. }
+            if name == "pointsman:policy/request@0.1.9" && served == "0.1.0")
+    });
+    let older_import = with(r#"(import "pointsman:policy/request@0.0.9" (instance))"#);
+    assert_rejected("older import", &older_import, "contract_mismatch", |error| {
+        matches!(error, ComponentError::UnservedVersion { name, served, .. }
+            if name == "pointsman:policy/request@0.0.9" && served == "0.1.0")
+    });
+    let newer_export = wat::parse_str(newer_export).unwrap();
+    assert_rejected("newer export", &newer_export, "contract_mismatch", |error| {
+        matches!(error, ComponentError::NewerVersion { name, .. }
+            if name == "pointsman:policy/on-request@0.2.0")
+    });
+    assert_rejected("missing export", &no_advice, "export_missing", |error| {
+        matches!(error, ComponentError::MissingExport { name, guest: "policy" }
+            if name == "pointsman:policy/on-request")
+    });
+    let empty = wat::parse_str("(component)").unwrap();
+    assert_rejected("empty component", &empty, "export_missing", |error| {
+        matches!(error, ComponentError::MissingExport { name, .. }
+            if name == "pointsman:policy/lifecycle")
+    });
 }
 
-/// Components of which each makes three instances of the one before.
+/// Nested components, each of which creates three instances of the previous one.
 fn multiplying(levels: usize) -> String {
     let level = |text: &mut String, level: usize| {
         let before = level
@@ -152,77 +161,79 @@ fn multiplying(levels: usize) -> String {
 }
 
 #[test]
-fn every_number_has_a_limit() {
+fn every_size_has_a_limit() {
     let deep = (0..9).fold(String::new(), |within, _| format!("(component {within})"));
     let wide = (0..22).fold(String::new(), |mut text, number| {
         write!(text, r#"(type (record (field "a{number}{}" u8)))"#, "x".repeat(99_000)).unwrap();
         text
     });
     let instances = format!("(core module $m) {}", "(core instance (instantiate $m))".repeat(64));
-    for (what, bytes, sentence) in [
-        ("modules", with(&"(core module)".repeat(64)), "65 core modules, and 64 are"),
-        ("core instances", with(&instances), "65 core instances, and 64 are"),
-        ("instances", with(&multiplying(8)), "49152"),
+    // A count of zero stands for any.
+    let cases: [(&str, u64, u64, Vec<u8>); 13] = [
+        ("core modules", 65, 64, with(&"(core module)".repeat(64))),
+        ("core instances", 65, 64, with(&instances)),
+        ("instances of nested components", 196_608, 65_536, with(&multiplying(9))),
+        ("memories", 5, 4, with(&"(core module (memory 1))".repeat(4))),
+        ("tables", 17, 16, module(&"(table 1 funcref)".repeat(16))),
+        ("functions", 100_004, 100_000, module(&"(func)".repeat(100_000))),
         (
-            "too many instances",
-            with(&multiplying(9)),
-            "196608 instances of components within each other, and 65536 are",
-        ),
-        ("memories", with(&"(core module (memory 1))".repeat(4)), "5 memories, and 4 are"),
-        ("tables", module(&"(table 1 funcref)".repeat(16)), "17 tables, and 16 are"),
-        ("functions", module(&"(func)".repeat(100_000)), "100004 functions, and 100000 are"),
-        (
-            "declarations",
+            "declarations (types, imports, exports and others)",
+            0,
+            200_000,
             module(&"(global i32 (i32.const 0))".repeat(200_000)),
-            "types, imports, exports and other declarations, and 200000 are",
         ),
-        ("types", with(&wide), "bytes of types and wiring, and 2097152 are"),
+        ("bytes of component types and instances", 0, 2_097_152, with(&wide)),
         (
-            "data",
+            "bytes of data",
+            25_165_854,
+            25_165_824,
             module(&format!("(memory 1) (data \"{}\")", "x".repeat(24 << 20))),
-            "25165854 bytes of data, and 25165824 are",
         ),
         (
-            "a function",
+            "bytes in one function",
+            1_048_578,
+            1_048_576,
             module(&format!("(func {})", "nop ".repeat(1 << 20))),
-            "1048578 bytes in one function, and 1048576",
         ),
-        (
-            "a memory",
-            module("(memory 4097)"),
-            "268500992 bytes in one memory from the start, and 268435456 are",
-        ),
-        (
-            "a table",
-            module("(table 20001 funcref)"),
-            "20001 elements in one table from the start, and 20000 are",
-        ),
-        ("depth", with(&deep), "9 components within each other, and 8 are"),
-    ] {
-        assert_refused(what, &bytes, sentence);
+        ("initial bytes of a memory", 268_500_992, 268_435_456, module("(memory 4097)")),
+        ("initial elements of a table", 20_001, 20_000, module("(table 20001 funcref)")),
+        ("levels of nested components", 9, 8, with(&deep)),
+    ];
+    for (what, count, max, bytes) in cases {
+        let error = check(&bytes).expect_err(what);
+        let ComponentError::TooLarge(SizeError::Above { what: found_what, found, max: found_max }) =
+            error
+        else {
+            panic!("{what}: {error}");
+        };
+        assert_eq!((found_what, found_max), (what, max));
+        assert!(found > max && (count == 0 || found == count), "{what}: {found}");
+        assert_eq!(error.code(), "component_too_large");
     }
-    assert_eq!(MOST_INSTANTIATIONS, 65_536);
+    // One level less is within the limit.
+    assert_eq!(check(&with(&multiplying(8))).unwrap().instantiations, 49_152);
+    assert_eq!(MAX_INSTANTIATIONS, 65_536);
 }
 
-/// Sections that claim to hold more than they do.
+/// Sections that declare more items than they contain.
 #[test]
-fn claims_are_not_believed() {
+fn false_section_counts_are_rejected() {
     let claim = |section: u8| {
         let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
-        // A core module whose section holds 4,294,967,295 items, and nothing of them.
+        // A core module with a section that declares 4,294,967,295 items and contains none.
         bytes.extend([
             1, 15, 0, b'a', b's', b'm', 1, 0, 0, 0, section, 5, 0xff, 0xff, 0xff, 0xff, 0x0f,
         ]);
         bytes
     };
     for section in 1..=13 {
-        let error = scan(&claim(section)).unwrap_err();
-        assert!(!error.to_string().is_empty(), "{section}");
+        let error = check(&claim(section)).unwrap_err();
+        assert!(!error.code().is_empty(), "{section}");
     }
 }
 
 #[test]
-fn scan_and_engine_allow_the_same() {
+fn scan_and_engine_allow_the_same_features() {
     let engine = crate::runtime::compiling_engine(Metering::Wall).unwrap();
     for (proposal, allowed, text) in [
         (
@@ -239,7 +250,7 @@ fn scan_and_engine_allow_the_same() {
         ("threads", false, "(memory 1 1 shared)"),
         ("atomic instructions", false, "(memory 1) (func (drop (i32.atomic.load (i32.const 0))))"),
         ("64-bit memory", false, "(memory i64 1)"),
-        ("several memories", false, "(memory 1) (memory 1)"),
+        ("multiple memories", false, "(memory 1) (memory 1)"),
         ("tail calls", false, "(func return_call 0)"),
         ("garbage collection", false, "(type (struct (field i32)))"),
         ("i31", false, "(func (param i31ref))"),
@@ -259,9 +270,10 @@ fn scan_and_engine_allow_the_same() {
         ("stack switching", false, "(type $f (func)) (type $c (cont $f))"),
     ] {
         let bytes = module(text);
-        assert_eq!(scan(&bytes).is_ok(), allowed, "{proposal}: {:?}", scan(&bytes));
-        // The engine needs several memories for code of its own, and so cannot refuse them; the scan comes first.
-        let compiles = allowed || proposal == "several memories";
+        assert_eq!(check(&bytes).is_ok(), allowed, "{proposal}: {:?}", check(&bytes));
+        // The engine needs multiple memories for its own adapters, and so cannot reject them; the
+        // scan does.
+        let compiles = allowed || proposal == "multiple memories";
         assert_eq!(engine.precompile_component(&bytes).is_ok(), compiles, "{proposal}");
     }
     for (proposal, text) in [
@@ -273,26 +285,27 @@ fn scan_and_engine_allow_the_same() {
         ("lists of fixed length", "(type (list u8 4))"),
     ] {
         let bytes = with(text);
-        assert_refused(proposal, &bytes, "it is no WebAssembly component that this host can run");
+        assert_rejected(proposal, &bytes, "component_invalid", |error| {
+            matches!(error, ComponentError::Invalid(_))
+        });
         assert!(engine.precompile_component(&bytes).is_err(), "{proposal}");
     }
 }
 
 #[test]
-fn validation_ends() {
+fn validation_stops_at_its_timeout() {
     let error = validate_within(&with(""), Duration::ZERO).unwrap_err();
-    assert_eq!(error, ComponentError::Slow(Duration::ZERO));
-    assert_eq!(
-        ComponentError::Slow(super::LONGEST).to_string(),
-        "validating it took longer than 30 s"
-    );
+    assert!(matches!(error, ComponentError::Slow(Duration::ZERO)), "{error}");
+    assert_eq!(error.code(), "validation_timeout");
+    let error = ComponentError::Slow(super::VALIDATION_TIMEOUT).to_string();
+    assert!(error.contains("30 s"), "{error}");
 }
 
-/// One thing done to bytes.
+/// A mutation of bytes.
 #[derive(Debug, Clone)]
 enum Change {
     Flip(Index, u8),
-    Cut(Index),
+    Truncate(Index),
     Remove(Index, usize),
     Repeat(Index, usize),
     Copy(Index, Index, usize),
@@ -300,18 +313,20 @@ enum Change {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let place = any::<Index>;
+    let position = any::<Index>;
     prop_oneof![
-        8 => (place(), 0..8_u8).prop_map(|(place, bit)| Change::Flip(place, bit)),
-        1 => place().prop_map(Change::Cut),
-        1 => (place(), 1..64_usize).prop_map(|(place, length)| Change::Remove(place, length)),
-        1 => (place(), 1..64_usize).prop_map(|(place, length)| Change::Repeat(place, length)),
-        2 => (place(), place(), 1..64_usize).prop_map(|(from, to, length)| Change::Copy(from, to, length)),
-        1 => (place(), vec(any::<u8>(), 1..16)).prop_map(|(place, bytes)| Change::Insert(place, bytes)),
+        8 => (position(), 0..8_u8).prop_map(|(position, bit)| Change::Flip(position, bit)),
+        1 => position().prop_map(Change::Truncate),
+        1 => (position(), 1..64_usize).prop_map(|(at, length)| Change::Remove(at, length)),
+        1 => (position(), 1..64_usize).prop_map(|(at, length)| Change::Repeat(at, length)),
+        2 => (position(), position(), 1..64_usize)
+            .prop_map(|(from, to, length)| Change::Copy(from, to, length)),
+        1 => (position(), vec(any::<u8>(), 1..16))
+            .prop_map(|(at, bytes)| Change::Insert(at, bytes)),
     ]
 }
 
-/// The bytes with these changes, all of them within a part.
+/// Applies the changes to a part of the bytes.
 fn changed(original: &[u8], part: &Range<usize>, changes: &[Change]) -> Vec<u8> {
     let mut bytes = original[part.clone()].to_vec();
     for change in changes {
@@ -321,14 +336,14 @@ fn changed(original: &[u8], part: &Range<usize>, changes: &[Change]) -> Vec<u8> 
         }
         let end = |from: usize, many: usize| (from + many).min(length);
         match change {
-            Change::Flip(place, bit) => bytes[place.index(length)] ^= 1 << bit,
-            Change::Cut(place) => bytes.truncate(place.index(length)),
-            Change::Remove(place, many) => {
-                let from = place.index(length);
+            Change::Flip(position, bit) => bytes[position.index(length)] ^= 1 << bit,
+            Change::Truncate(position) => bytes.truncate(position.index(length)),
+            Change::Remove(position, many) => {
+                let from = position.index(length);
                 bytes.drain(from..end(from, *many));
             }
-            Change::Repeat(place, many) => {
-                let from = place.index(length);
+            Change::Repeat(position, many) => {
+                let from = position.index(length);
                 let again = bytes[from..end(from, *many)].to_vec();
                 bytes.splice(from..from, again);
             }
@@ -337,8 +352,8 @@ fn changed(original: &[u8], part: &Range<usize>, changes: &[Change]) -> Vec<u8> 
                 let many = end(from, *many).min(end(from, length - to)) - from;
                 bytes.copy_within(from..from + many, to);
             }
-            Change::Insert(place, more) => {
-                let at = place.index(length);
+            Change::Insert(position, more) => {
+                let at = position.index(length);
                 bytes.splice(at..at, more.iter().copied());
             }
         }
@@ -346,7 +361,7 @@ fn changed(original: &[u8], part: &Range<usize>, changes: &[Change]) -> Vec<u8> 
     [&original[..part.start], &bytes, &original[part.end..]].concat()
 }
 
-/// Where code and data of the first core module are, in a component that has only small ones.
+/// Returns the range of code and data of the first core module in [`SMALL`].
 fn code_of(component: &[u8]) -> Range<usize> {
     let module = component.windows(8).position(|window| window == b"\0asm\x01\0\0\0").unwrap();
     let code =
@@ -356,27 +371,28 @@ fn code_of(component: &[u8]) -> Range<usize> {
     code..data + 5
 }
 
-/// The same cases every time, so that the numbers that are asserted are the same too.
+/// A runner with deterministic cases, so that the asserted counts are deterministic too.
 fn runner(cases: u32) -> TestRunner {
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
 }
 
 #[test]
-fn no_bytes_make_the_scan_panic() {
+fn scan_does_not_panic() {
     let (small, cortex) = (with(""), cortex());
-    // Most of a small component are types, of which none can be changed alone.
-    for (original, part, least) in
+    // Most of a small component are types, of which hardly any can be changed alone.
+    for (original, part, min_valid) in
         [(&small, 0..small.len(), 0), (&small, code_of(&small), 50), (&cortex, 0..cortex.len(), 10)]
     {
         let passed = Cell::new(0);
         let checked = runner(400).run(&vec(change(), 1..4), |changes| {
-            passed.set(passed.get() + u32::from(scan(&changed(original, &part, &changes)).is_ok()));
+            passed
+                .set(passed.get() + u32::from(check(&changed(original, &part, &changes)).is_ok()));
             Ok(())
         });
         checked.unwrap();
         assert!(
-            (least..400).contains(&passed.get()),
+            (min_valid..400).contains(&passed.get()),
             "{part:?}: {} of 400 are valid",
             passed.get()
         );
@@ -385,15 +401,15 @@ fn no_bytes_make_the_scan_panic() {
         prop_oneof![Just(&b"\0asm\x0d\0\x01\0"[..]), Just(&b"\0asm\x01\0\0\0"[..]), Just(&b""[..])];
     let arbitrary = (header, vec(any::<u8>(), 0..256));
     let checked = runner(2000).run(&arbitrary, |(header, rest)| {
-        prop_assert!(scan(&[header, &rest].concat()).is_err());
+        prop_assert!(check(&[header, &rest].concat()).is_err());
         Ok(())
     });
     checked.unwrap();
 }
 
-/// What passes the scan is compiled and linked, or refused with a sentence.
+/// A component that passes the scan compiles, and is linked or rejected.
 #[test]
-fn no_component_makes_the_compiler_panic() {
+fn compiler_does_not_panic_on_scanned_components() {
     let settings = RuntimeSettings { allocator: Allocator::OnDemand, ..RuntimeSettings::default() };
     let runtime: Arc<Runtime> = Runtime::new(settings).unwrap();
     let original = with("");
@@ -401,12 +417,12 @@ fn no_component_makes_the_compiler_panic() {
     let linked = Cell::new(0);
     let checked = runner(600).run(&vec(change(), 1..3), |changes| {
         let bytes = changed(&original, &part, &changes);
-        if scan(&bytes).is_err() {
+        if check(&bytes).is_err() {
             return Ok(());
         }
         let code = runtime.compiler.compile(&runtime.engine, runtime.metering, &bytes);
         let code =
-            code.map_err(|error| TestCaseError::fail(format!("valid, and not compiled: {error}")))?;
+            code.map_err(|error| TestCaseError::fail(format!("valid, but not compiled: {error}")))?;
         let component = code.component(&runtime.engine).unwrap();
         linked.set(
             linked.get() + u32::from(link(&runtime, crate::abi::Track::V0_1, &component).is_ok()),

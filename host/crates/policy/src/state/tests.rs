@@ -3,23 +3,23 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::{Form, MOST_BYTES, State, StateError};
+use super::{Backend, MAX_STATE_BYTES, State, StateError};
 use crate::clock::Clock;
 
-/// One of each form.
+/// A state of each backend.
 fn both() -> [State; 2] {
-    [State::default(), State::rehearsed(Clock::standing())]
+    [State::default(), State::deterministic(Clock::manual())]
 }
 
 fn bytes(state: &State) -> u64 {
     match &state.0 {
-        Form::Shared(entries) => entries.bytes(),
-        Form::Rehearsed(entries) => entries.bytes(),
+        Backend::Concurrent(entries) => entries.bytes(),
+        Backend::Deterministic(entries) => entries.bytes(),
     }
 }
 
 #[test]
-fn values_and_counters_are_kept_apart() {
+fn values_and_counters_are_distinct() {
     for state in both() {
         assert_eq!(state.get("a"), None);
         state.put("a".into(), b"one", 0).unwrap();
@@ -36,7 +36,7 @@ fn values_and_counters_are_kept_apart() {
 }
 
 #[test]
-fn sizes_are_limited_and_a_flood_is_evicted() {
+fn sizes_are_limited_and_old_entries_are_evicted() {
     for state in both() {
         assert_eq!(state.put("k".repeat(129), b"", 0), Err(StateError::TooLong));
         assert_eq!(state.put("k".into(), &[0; 4097], 0), Err(StateError::TooLong));
@@ -45,12 +45,12 @@ fn sizes_are_limited_and_a_flood_is_evicted() {
             state.put(format!("key-{number}"), &[0; 1000], 0).unwrap();
         }
         let bytes = bytes(&state);
-        assert!((MOST_BYTES / 2..=MOST_BYTES).contains(&bytes), "{bytes}");
+        assert!((MAX_STATE_BYTES / 2..=MAX_STATE_BYTES).contains(&bytes), "{bytes}");
     }
 }
 
 #[test]
-fn counting_is_atomic() {
+fn increment_is_atomic() {
     for state in both() {
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -64,15 +64,15 @@ fn counting_is_atomic() {
 }
 
 #[test]
-fn entries_of_a_rehearsal_expire_by_its_clock() {
-    let clock = Clock::standing();
-    let state = State::rehearsed(clock.clone());
+fn deterministic_entries_expire_by_the_virtual_clock() {
+    let clock = Clock::manual();
+    let state = State::deterministic(clock.clone());
     state.put("stays".into(), b"a", 0).unwrap();
     state.put("goes".into(), b"b", 1000).unwrap();
     state.increment("counts".into(), 3, 2000).unwrap();
     clock.set(Duration::from_millis(999));
     assert!(state.get("goes").is_some());
-    // Written again it stands anew; a counter only from its first use.
+    // A write restarts the time to live; an increment does not.
     state.put("goes".into(), b"c", 1000).unwrap();
     assert_eq!(state.increment("counts".into(), 1, 2000), Ok(4));
     clock.set(Duration::from_millis(1998));
@@ -83,19 +83,19 @@ fn entries_of_a_rehearsal_expire_by_its_clock() {
     assert_eq!(
         state.increment("counts".into(), 1, 0),
         Ok(1),
-        "it begins again, and without an end"
+        "an expired counter starts again, without expiry"
     );
     clock.set(Duration::from_secs(1_000_000));
     assert_eq!((state.get("stays").as_deref(), bytes(&state)), (Some(b"a".as_slice()), 106 + 114));
 }
 
 #[test]
-fn what_was_not_used_for_longest_goes_first() {
-    let state = State::rehearsed(Clock::standing());
-    // So many fill it: 4,096 bytes, a key of 5 and the overhead.
-    let room = usize::try_from(MOST_BYTES).unwrap() / (4096 + 5 + 100);
-    (0..room).for_each(|number| state.put(format!("k{number:04}"), &[0; 4096], 0).unwrap());
-    assert!(state.get("k0000").is_some(), "and so it was used just now");
+fn least_recently_used_entry_is_evicted_first() {
+    let state = State::deterministic(Clock::manual());
+    // The number of entries that fill it: 4,096 bytes, a key of 5 and the overhead.
+    let capacity = usize::try_from(MAX_STATE_BYTES).unwrap() / (4096 + 5 + 100);
+    (0..capacity).for_each(|number| state.put(format!("k{number:04}"), &[0; 4096], 0).unwrap());
+    assert!(state.get("k0000").is_some(), "reading marks it as used");
     state.put("one more".into(), &[0; 4096], 0).unwrap();
     assert!(
         state.get("k0001").is_none()
@@ -104,40 +104,42 @@ fn what_was_not_used_for_longest_goes_first() {
     );
 }
 
-/// Something that a policy does with its state.
+/// An operation on the state.
 #[derive(Debug, Clone)]
-enum Act {
+enum Operation {
     Get(usize),
     Put(usize, Vec<u8>),
     Delete(usize),
     Increment(usize, i64),
 }
 
-fn act() -> impl Strategy<Value = Act> {
+fn operation() -> impl Strategy<Value = Operation> {
     // The last key is too long.
     let key = 0..5usize;
     prop_oneof![
-        key.clone().prop_map(Act::Get),
+        key.clone().prop_map(Operation::Get),
         (key.clone(), prop_oneof![vec(any::<u8>(), 0..20), Just(vec![7; 4097])])
-            .prop_map(|(key, value)| Act::Put(key, value)),
-        key.clone().prop_map(Act::Delete),
-        (key, any::<i64>()).prop_map(|(key, by)| Act::Increment(key, by)),
+            .prop_map(|(key, value)| Operation::Put(key, value)),
+        key.clone().prop_map(Operation::Delete),
+        (key, any::<i64>()).prop_map(|(key, by)| Operation::Increment(key, by)),
     ]
 }
 
 proptest! {
     #[test]
-    fn both_forms_answer_alike(acts in vec(act(), 0..60)) {
+    fn both_backends_return_the_same_results(operations in vec(operation(), 0..60)) {
         let key = |key: usize| if key == 4 { "k".repeat(200) } else { format!("key-{key}") };
-        let [shared, rehearsed] = both();
-        for act in acts {
-            let answer = |state: &State| match &act {
-                Act::Get(of) => format!("{:?}", state.get(&key(*of))),
-                Act::Put(of, value) => format!("{:?}", state.put(key(*of), value, 0)),
-                Act::Delete(of) => format!("{:?}", state.delete(&key(*of))),
-                Act::Increment(of, by) => format!("{:?}", state.increment(key(*of), *by, 0)),
+        let [concurrent, deterministic] = both();
+        for operation in operations {
+            let result = |state: &State| match &operation {
+                Operation::Get(index) => format!("{:?}", state.get(&key(*index))),
+                Operation::Put(index, value) => format!("{:?}", state.put(key(*index), value, 0)),
+                Operation::Delete(index) => format!("{:?}", state.delete(&key(*index))),
+                Operation::Increment(index, by) => {
+                    format!("{:?}", state.increment(key(*index), *by, 0))
+                }
             };
-            prop_assert_eq!(answer(&shared), answer(&rehearsed), "{:?}", act);
+            prop_assert_eq!(result(&concurrent), result(&deterministic), "{:?}", operation);
         }
     }
 }

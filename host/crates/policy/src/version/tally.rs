@@ -1,11 +1,11 @@
-//! How the calls of a version went.
+//! Counters of the calls of one version.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::call::Fault;
 
-/// How the calls of a version went since it was made.
+/// The calls of a version since it was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counts {
     pub(crate) calls: u64,
@@ -14,7 +14,8 @@ pub(crate) struct Counts {
     pub(crate) slow: u64,
 }
 
-/// The counters themselves.
+/// The counters behind [`Counts`]. They are independent of each other, so relaxed ordering
+/// suffices.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     calls: AtomicU64,
@@ -25,26 +26,26 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn call(&self) {
+    pub(super) fn add_call(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn slow(&self) {
+    pub(super) fn add_slow(&self) {
         self.slow.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn burnt(&self, fuel: u64) {
+    pub(super) fn add_fuel(&self, fuel: u64) {
         self.fuel.fetch_add(fuel, Ordering::Relaxed);
     }
 
-    pub(super) fn fault(&self, fault: &Fault) {
+    pub(super) fn add_fault(&self, fault: &Fault) {
         self.faults.fetch_add(1, Ordering::Relaxed);
         self.first_fault.get_or_init(|| fault.to_string());
     }
 
     pub(super) fn counts(&self) -> Counts {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts { calls: of(&self.calls), faults: of(&self.faults), slow: of(&self.slow) }
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts { calls: load(&self.calls), faults: load(&self.faults), slow: load(&self.slow) }
     }
 
     pub(super) fn fuel(&self) -> u64 {

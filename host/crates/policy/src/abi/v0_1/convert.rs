@@ -1,4 +1,4 @@
-//! The contract's types to the domain's and back.
+//! Conversion between the types of the contract and those of the domain.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::bindings::exports::pointsman::policy::on_request::{
     Advice, Context, PolicyError as WitError,
 };
 use super::bindings::pointsman::policy::types;
-use crate::abi::{Asked, PolicyError};
+use crate::abi::{CallContext, PolicyError};
 use crate::host_calls::Level;
 
-/// What a policy is told without asking, under the names of the contract.
+/// The input of a call about a request, under the names of the contract.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct CallInput {
@@ -26,12 +26,13 @@ pub(super) struct CallInput {
     figures: domain::Figures,
 }
 
-impl From<Asked<'_>> for CallInput {
-    fn from(Asked { facts, topology, budget_us }: Asked<'_>) -> Self {
+impl From<CallContext<'_>> for CallInput {
+    fn from(CallContext { facts, topology, budget_us }: CallContext<'_>) -> Self {
         Self {
             now_ms: facts.now_ms,
             seed: facts.seed,
             topology,
+            // Saturates after 584,000 years.
             age_us: u64::try_from(facts.age.as_micros()).unwrap_or(u64::MAX),
             budget_us,
             attempt: facts.attempt,
@@ -41,8 +42,8 @@ impl From<Asked<'_>> for CallInput {
 }
 
 impl From<CallInput> for Context {
-    fn from(told: CallInput) -> Self {
-        let CallInput { now_ms, seed, topology, age_us, budget_us, attempt, figures } = told;
+    fn from(input: CallInput) -> Self {
+        let CallInput { now_ms, seed, topology, age_us, budget_us, attempt, figures } = input;
         Self {
             now_ms,
             seed,
@@ -179,11 +180,11 @@ pub(super) fn rejection(rejection: types::Rejection) -> domain::Rejection {
 pub(super) fn edits(edits: Vec<types::Edit>) -> Vec<domain::Edit> {
     let edit = |edit| match edit {
         types::Edit::SetModel(model) => domain::Edit::SetModel(model),
-        types::Edit::CapOutputTokens(most) => domain::Edit::CapOutputTokens(most),
+        types::Edit::CapOutputTokens(max) => domain::Edit::CapOutputTokens(max),
         types::Edit::SetField((pointer, value)) => domain::Edit::SetField(pointer, value),
         types::Edit::RemoveField(pointer) => domain::Edit::RemoveField(pointer),
         types::Edit::PrependSystem(text) => domain::Edit::PrependSystem(text),
-        types::Edit::KeepLastMessages(most) => domain::Edit::KeepLastMessages(most),
+        types::Edit::KeepLastMessages(max) => domain::Edit::KeepLastMessages(max),
         types::Edit::SetHeader((name, value)) => domain::Edit::SetHeader(name, value),
         types::Edit::RemoveHeader(name) => domain::Edit::RemoveHeader(name),
     };
@@ -205,7 +206,7 @@ pub(super) fn recovery(recovery: types::Recovery) -> domain::Recovery {
     match recovery {
         types::Recovery::Planned => domain::Recovery::Planned,
         types::Recovery::Retry(step) => domain::Recovery::Retry(fallback_step(step)),
-        types::Recovery::GiveUp(refused) => domain::Recovery::GiveUp(rejection(refused)),
+        types::Recovery::GiveUp(reject) => domain::Recovery::GiveUp(rejection(reject)),
     }
 }
 
@@ -241,6 +242,7 @@ pub(super) fn try_result(result: domain::AttemptResult) -> types::TryResult {
     }
 }
 
+/// Converts a duration to milliseconds, saturating at 49 days.
 pub(super) fn ms(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }

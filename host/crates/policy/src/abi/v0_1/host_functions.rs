@@ -1,4 +1,5 @@
-//! The host's functions as track 0.1 has them: what a guest asks, answered by [`HostState`] and noted for records.
+//! The host functions of track 0.1: host calls are answered by [`HostState`], and logged for
+//! records.
 
 use pointsman_domain as domain;
 use serde::{Deserialize, Serialize};
@@ -6,40 +7,40 @@ use serde_json::json;
 
 use super::bindings::pointsman::policy::{fleet, log, metrics, request, state, types};
 use super::convert::{lane_info, lane_stat, level};
+use crate::host_call_mode::Bytes;
 use crate::host_calls::HostState;
-use crate::interview::Bytes;
 use crate::state::StateError;
 
 impl types::Host for HostState {}
 
 impl request::Host for HostState {
     fn id(&mut self) -> String {
-        let question = self.question("request.id", Vec::new);
-        self.answer(question, |host| {
+        let host_call = self.host_call("request.id", Vec::new);
+        self.result(host_call, |host| {
             HostState::request(host).map_or_else(String::new, |request| request.id().to_owned())
         })
     }
 
     fn model(&mut self) -> String {
-        let question = self.question("request.model", Vec::new);
-        self.answer(question, |host| {
+        let host_call = self.host_call("request.model", Vec::new);
+        self.result(host_call, |host| {
             HostState::request(host).map_or_else(String::new, |request| request.model().to_owned())
         })
     }
 
     fn tenant(&mut self) -> Option<String> {
-        let question = self.question("request.tenant", Vec::new);
-        self.answer(question, |host| HostState::request(host)?.tenant().map(str::to_owned))
+        let host_call = self.host_call("request.tenant", Vec::new);
+        self.result(host_call, |host| HostState::request(host)?.tenant().map(str::to_owned))
     }
 
     fn header(&mut self, name: String) -> Option<String> {
-        let question = self.question("request.header", || vec![json!(name)]);
-        self.answer(question, |host| HostState::request(host)?.header(&name).map(str::to_owned))
+        let host_call = self.host_call("request.header", || vec![json!(name)]);
+        self.result(host_call, |host| HostState::request(host)?.header(&name).map(str::to_owned))
     }
 
     fn field(&mut self, pointer: String, max_bytes: u32) -> types::FieldValue {
-        let question = self.question("request.field", || vec![json!(pointer), json!(max_bytes)]);
-        match self.answer(question, |host| HostState::field(host, &pointer, max_bytes)) {
+        let host_call = self.host_call("request.field", || vec![json!(pointer), json!(max_bytes)]);
+        match self.result(host_call, |host| HostState::field(host, &pointer, max_bytes)) {
             domain::FieldValue::Absent => types::FieldValue::Absent,
             domain::FieldValue::Json(json) => types::FieldValue::Json(json),
             domain::FieldValue::TooLarge(size) => types::FieldValue::TooLarge(size),
@@ -59,70 +60,71 @@ impl request::Host for HostState {
             parts: info.parts,
             media_parts: info.media_parts,
         };
-        let question = self.question("request.messages", Vec::new);
-        let messages = self.answer(question, |host| HostState::messages(host));
+        let host_call = self.host_call("request.messages", Vec::new);
+        let messages = self.result(host_call, |host| HostState::messages(host));
         messages.into_iter().map(info).collect()
     }
 
     fn text(&mut self, index: u32, offset: u64, max_bytes: u32) -> String {
-        let with = || vec![json!(index), json!(offset), json!(max_bytes)];
-        let question = self.question("request.text", with);
-        self.answer(question, |host| HostState::text(host, index, offset, max_bytes))
+        let args = || vec![json!(index), json!(offset), json!(max_bytes)];
+        let host_call = self.host_call("request.text", args);
+        self.result(host_call, |host| HostState::text(host, index, offset, max_bytes))
     }
 
     fn body(&mut self, offset: u64, max_bytes: u32) -> Vec<u8> {
-        let question = self.question("request.body", || vec![json!(offset), json!(max_bytes)]);
-        self.answer(question, |host| Bytes(HostState::body(host, offset, max_bytes))).0
+        let host_call = self.host_call("request.body", || vec![json!(offset), json!(max_bytes)]);
+        self.result(host_call, |host| Bytes(HostState::body(host, offset, max_bytes))).0
     }
 
     fn contains(&mut self, needle: String, ignore_case: bool) -> bool {
-        let question =
-            self.question("request.contains", || vec![json!(needle), json!(ignore_case)]);
-        self.answer(question, |host| {
+        let host_call =
+            self.host_call("request.contains", || vec![json!(needle), json!(ignore_case)]);
+        self.result(host_call, |host| {
             HostState::request(host).is_some_and(|request| request.contains(&needle, ignore_case))
         })
     }
 
     fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {
-        let with = || vec![json!(block_bytes), json!(max_blocks)];
-        let question = self.question("request.prefix-hashes", with);
-        self.answer(question, |host| HostState::prefix_hashes(host, block_bytes, max_blocks))
+        let args = || vec![json!(block_bytes), json!(max_blocks)];
+        let host_call = self.host_call("request.prefix-hashes", args);
+        self.result(host_call, |host| HostState::prefix_hashes(host, block_bytes, max_blocks))
     }
 }
 
-/// Figures and descriptions of lanes stand in every record, so only the questions for them are noted.
+/// Every record has the statistics and the descriptions of the lanes, so only the calls are logged,
+/// without results.
 impl fleet::Host for HostState {
     fn stats(&mut self) -> Vec<types::LaneStat> {
-        let question = self.question("fleet.stats", Vec::new);
-        self.answer(question, |_| ());
+        let host_call = self.host_call("fleet.stats", Vec::new);
+        self.result(host_call, |_| ());
         HostState::stats(self).iter().map(lane_stat).collect()
     }
 
     fn stat(&mut self, lane: u32) -> Option<types::LaneStat> {
-        let question = self.question("fleet.stat", || vec![json!(lane)]);
-        self.answer(question, |_| ());
+        let host_call = self.host_call("fleet.stat", || vec![json!(lane)]);
+        self.result(host_call, |_| ());
         HostState::stat(self, lane).map(lane_stat)
     }
 
     fn candidates(&mut self) -> Vec<u32> {
-        let question = self.question("fleet.candidates", Vec::new);
-        self.answer(question, |host| HostState::candidates(host))
+        let host_call = self.host_call("fleet.candidates", Vec::new);
+        self.result(host_call, |host| HostState::candidates(host))
     }
 
     fn info(&mut self, lane: u32) -> Option<types::LaneInfo> {
-        let question = self.question("fleet.info", || vec![json!(lane)]);
-        self.answer(question, |_| ());
+        let host_call = self.host_call("fleet.info", || vec![json!(lane)]);
+        self.result(host_call, |_| ());
         HostState::info(self, lane).map(lane_info)
     }
 
     fn find(&mut self, name: String) -> Option<u32> {
-        let question = self.question("fleet.find", || vec![json!(name)]);
-        self.answer(question, |host| Some(HostState::fleet(host)?.topology.find(&name)?.0))
+        let host_call = self.host_call("fleet.find", || vec![json!(name)]);
+        self.result(host_call, |host| Some(HostState::fleet(host)?.topology.find(&name)?.0))
     }
 
     fn with_label(&mut self, key: String, value: String) -> Vec<u32> {
-        let question = self.question("fleet.with-label", || vec![json!(key), json!(value)]);
-        self.answer(question, |host| HostState::with_label(host, &key, &value))
+        let host_call = self.host_call("fleet.with-label", || vec![json!(key), json!(value)]);
+        self.result(host_call, |host| HostState::with_label(host, &key, &value))
     }
 }
 
@@ -138,15 +140,15 @@ impl log::Host for HostState {
 
 impl metrics::Host for HostState {
     fn add(&mut self, name: String, value: u64) {
-        self.shared.figures.add(&name, value);
+        self.shared.metrics.add(&name, value);
     }
 
     fn record_value(&mut self, name: String, value: u64) {
-        self.shared.figures.record_value(&name, value);
+        self.shared.metrics.record_value(&name, value);
     }
 }
 
-/// What came of writing to the state, as records show it: `{"ok": …}` or `{"error": "too-long"}`.
+/// The result of a write to the state, as in records: `{"ok": …}` or `{"error": "too-long"}`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Stored<T> {
@@ -161,7 +163,7 @@ impl<T> From<Result<T, StateError>> for Stored<T> {
 }
 
 impl<T> Stored<T> {
-    fn told(self) -> Result<T, state::StateError> {
+    fn into_wit(self) -> Result<T, state::StateError> {
         match self {
             Self::Ok(value) => Ok(value),
             Self::Error(StateError::TooLong) => Err(state::StateError::TooLong),
@@ -172,28 +174,28 @@ impl<T> Stored<T> {
 
 impl state::Host for HostState {
     fn get(&mut self, key: String) -> Option<Vec<u8>> {
-        let question = self.question("state.get", || vec![json!(key)]);
-        self.answer(question, |host| host.shared.state.get(&key).map(Bytes))
+        let host_call = self.host_call("state.get", || vec![json!(key)]);
+        self.result(host_call, |host| host.shared.state.get(&key).map(Bytes))
             .map(|Bytes(bytes)| bytes)
     }
 
     fn put(&mut self, key: String, value: Vec<u8>, ttl_ms: u32) -> Result<(), state::StateError> {
-        let with = || vec![json!(key), json!(Bytes(value.clone())), json!(ttl_ms)];
-        let question = self.question("state.put", with);
-        self.answer(question, |host| Stored::from(host.shared.state.put(key, &value, ttl_ms)))
-            .told()
+        let args = || vec![json!(key), json!(Bytes(value.clone())), json!(ttl_ms)];
+        let host_call = self.host_call("state.put", args);
+        self.result(host_call, |host| Stored::from(host.shared.state.put(key, &value, ttl_ms)))
+            .into_wit()
     }
 
     fn delete(&mut self, key: String) {
-        let question = self.question("state.delete", || vec![json!(key)]);
-        self.answer(question, |host| host.shared.state.delete(&key));
+        let host_call = self.host_call("state.delete", || vec![json!(key)]);
+        self.result(host_call, |host| host.shared.state.delete(&key));
     }
 
     fn increment(&mut self, key: String, by: i64, ttl_ms: u32) -> Result<i64, state::StateError> {
-        let question =
-            self.question("state.increment", || vec![json!(key), json!(by), json!(ttl_ms)]);
-        self.answer(question, |host| Stored::from(host.shared.state.increment(key, by, ttl_ms)))
-            .told()
+        let host_call =
+            self.host_call("state.increment", || vec![json!(key), json!(by), json!(ttl_ms)]);
+        self.result(host_call, |host| Stored::from(host.shared.state.increment(key, by, ttl_ms)))
+            .into_wit()
     }
 }
 
@@ -210,26 +212,26 @@ mod tests {
 
     use super::*;
     use crate::call::Current;
+    use crate::host_call_log::HostCallLog;
+    use crate::host_call_mode::HostCallMode;
     use crate::host_calls::Shared;
-    use crate::interview::Asking;
-    use crate::metrics::{PolicyFigures, PolicyMetrics};
-    use crate::reads::HostCallLog;
-    use crate::replay::Script;
+    use crate::metrics::{PolicyMetrics, VersionMetrics};
+    use crate::replay::ReplayLog;
     use crate::state::State;
 
-    /// What is noted of the call, which is over then.
-    fn noted(state: &mut HostState) -> Vec<domain::Read> {
+    /// Ends the call, and returns its logged host calls.
+    fn end_and_log(state: &mut HostState) -> Vec<domain::Read> {
         match state.end() {
-            (Asking::Noted(reads), _) => reads.into_list(),
-            _ => Vec::new(),
+            (HostCallMode::Record(log), _) => log.into_calls(),
+            (HostCallMode::Live | HostCallMode::Replay(_), _) => Vec::new(),
         }
     }
 
-    /// A request that says "ä secret" and knows one field and one header.
+    /// A request with the text "ä secret", one field and one header.
     #[derive(Debug)]
-    struct Asked;
+    struct TestRequest;
 
-    impl RequestView for Asked {
+    impl RequestView for TestRequest {
         fn figures(&self) -> Figures {
             Figures { prompt_tokens: 3, ..Figures::default() }
         }
@@ -283,45 +285,48 @@ mod tests {
         }
     }
 
-    fn hosted(asking: Asking, request: Option<Arc<dyn RequestView>>) -> HostState {
+    fn host(mode: HostCallMode, request: Option<Arc<dyn RequestView>>) -> HostState {
         let metrics = PolicyMetrics::register(&mut Registry::default());
-        let figures = PolicyFigures::new(&metrics, &domain::PolicyRef::new("p", "1"), &[]);
-        let shared = Shared::new("p".to_owned(), Arc::<State>::default(), figures);
+        let policy = domain::PolicyRef::new("p", "1");
+        let metrics = VersionMetrics::new(&metrics, &policy, &[]);
+        let shared = Shared::new(policy, Arc::<State>::default(), metrics);
         let mut state = HostState::new(Arc::new(shared), 1 << 20);
         let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
-        state.begin(Current { request, fleet: Arc::new(fleet) }, asking);
+        state.begin(Current { request, fleet: Arc::new(fleet) }, mode);
         state
     }
 
-    fn noting() -> HostState {
-        hosted(Asking::Noted(HostCallLog::default()), Some(Arc::new(Asked)))
+    fn recording() -> HostState {
+        host(HostCallMode::Record(HostCallLog::default()), Some(Arc::new(TestRequest)))
     }
 
-    /// Everything that a guest can ask, and what it is told.
-    fn ask_everything(state: &mut HostState) -> Vec<String> {
-        macro_rules! told {
+    /// Calls every host function, and returns the results.
+    fn call_everything(state: &mut HostState) -> Vec<String> {
+        macro_rules! results {
             ($($interface:ident: $($function:ident($($with:expr),*))*;)*) => {
                 vec![$($(format!("{:?}", $interface::Host::$function(state, $($with),*)),)*)*]
             };
         }
-        told! {
+        results! {
             request: id() model() tenant() header("x-class".to_owned())
                 field("/n".to_owned(), 9) field("/m".to_owned(), 9)
-                messages() text(0, 0, 4) body(0, 4) contains("secret".to_owned(), true) prefix_hashes(64, 1);
+                messages() text(0, 0, 4) body(0, 4) contains("secret".to_owned(), true)
+                prefix_hashes(64, 1);
             fleet: stats() stat(3) candidates() info(3) find("a".to_owned())
                 with_label("tier".to_owned(), "gpu".to_owned());
             state: put("k".to_owned(), b"v".to_vec(), 5) get("k".to_owned())
-                increment("k".to_owned(), 1, 0) delete("k".to_owned()) increment("n".to_owned(), 2, 0);
+                increment("k".to_owned(), 1, 0) delete("k".to_owned())
+                increment("n".to_owned(), 2, 0);
         }
     }
 
     #[test]
-    fn a_recorded_call_keeps_every_question_with_its_answer() {
-        let mut state = noting();
-        ask_everything(&mut state);
-        let shown =
+    fn recorded_call_logs_every_host_call_with_its_result() {
+        let mut state = recording();
+        call_everything(&mut state);
+        let format =
             |read: domain::Read| format!("{}{} = {}", read.call, json!(read.with), read.gave);
-        let reads: Vec<String> = noted(&mut state).into_iter().map(shown).collect();
+        let reads: Vec<String> = end_and_log(&mut state).into_iter().map(format).collect();
         let expected = [
             r#"request.id[] = "id-1""#,
             r#"request.model[] = "auto""#,
@@ -350,33 +355,37 @@ mod tests {
     }
 
     #[test]
-    fn a_replayed_call_is_told_what_was_noted() {
-        let mut then = noting();
+    fn replayed_call_gets_the_recorded_results() {
+        let mut then = recording();
         state::Host::increment(&mut then, "n".to_owned(), 40, 0).unwrap();
         let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
-        let current = Current { request: Some(Arc::new(Asked)), fleet: Arc::new(fleet) };
-        then.begin(current, Asking::Noted(HostCallLog::default()));
-        let told = ask_everything(&mut then);
-        let record = noted(&mut then);
+        let current = Current { request: Some(Arc::new(TestRequest)), fleet: Arc::new(fleet) };
+        then.begin(current, HostCallMode::Record(HostCallLog::default()));
+        let results = call_everything(&mut then);
+        let record = end_and_log(&mut then);
 
-        // There is no request any more, and nothing in the state.
-        let mut again = hosted(Asking::Replayed(Box::new(Script::new(&record))), None);
-        assert_eq!(ask_everything(&mut again), told);
-        let (Asking::Replayed(script), _) = again.end() else { panic!("it is a replay") };
-        let (reads, missing, differing) = script.into_parts();
+        // The live request and the live state are empty.
+        let mut again = host(HostCallMode::Replay(Box::new(ReplayLog::new(&record))), None);
+        assert_eq!(call_everything(&mut again), results);
+        let (HostCallMode::Replay(log), _) = again.end() else { panic!("expected a replay") };
+        let (reads, missing, differing) = log.into_parts();
         assert_eq!((reads, missing), (record, Vec::new()));
-        assert!(differing.iter().all(|question| question.call.starts_with("request.")));
-        assert_eq!(differing.len(), 10, "all but the field that is absent then and now");
+        assert!(differing.iter().all(|differing| differing.call.starts_with("request.")));
+        assert_eq!(differing.len(), 10, "all except the field that is absent in both");
     }
 
     #[test]
-    fn other_calls_keep_nothing() {
-        let mut state = hosted(Asking::Plain, Some(Arc::new(Asked)));
-        ask_everything(&mut state);
-        assert!(noted(&mut state).is_empty());
-        let mut state = noting();
-        ask_everything(&mut state);
+    fn live_calls_log_nothing() {
+        let mut state = host(HostCallMode::Live, Some(Arc::new(TestRequest)));
+        call_everything(&mut state);
+        assert!(end_and_log(&mut state).is_empty());
+        let mut state = recording();
+        call_everything(&mut state);
+        // The log of the first call is discarded.
         drop(state.end());
-        assert!(noted(&mut state).is_empty(), "questions of one call are not shown as another's");
+        assert!(
+            end_and_log(&mut state).is_empty(),
+            "the log of one call must not leak into the next"
+        );
     }
 }

@@ -1,15 +1,15 @@
-//! The state of a policy in a rehearsal: by a clock in somebody's hand, and the same each time. When it is full, what was not
-//! used for longest goes.
+//! The state of a policy in a dry run: in virtual time, and deterministic. When it is full, the
+//! least recently used entries are evicted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{MOST_BYTES, StateError, weight};
+use super::{MAX_STATE_BYTES, StateError, weight};
 use crate::clock::Clock;
 
 #[derive(Debug)]
-pub(super) struct Rehearsed {
+pub(super) struct Deterministic {
     clock: Clock,
     entries: Mutex<Entries>,
 }
@@ -17,20 +17,20 @@ pub(super) struct Rehearsed {
 #[derive(Debug, Default)]
 struct Entries {
     entries: BTreeMap<Arc<str>, Entry>,
-    /// The keys by when they were used: the first is the next to go.
+    /// The keys in the order of their last use: the first one is evicted next.
     uses: BTreeMap<u64, Arc<str>>,
-    /// The keys by when they expire.
-    ends: BTreeSet<(Duration, Arc<str>)>,
+    /// The keys in the order of their expiry.
+    expiries: BTreeSet<(Duration, Arc<str>)>,
     bytes: u64,
-    /// Number of the last use.
-    used: u64,
+    /// The sequence number of the last use.
+    last_use: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     value: Value,
-    ends: Option<Duration>,
-    used: u64,
+    expires: Option<Duration>,
+    last_use: u64,
 }
 
 #[derive(Debug)]
@@ -48,23 +48,23 @@ impl Value {
     }
 }
 
-impl Rehearsed {
+impl Deterministic {
     pub(super) fn new(clock: Clock) -> Self {
         Self { clock, entries: Mutex::default() }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Vec<u8>> {
-        Some(match &self.current().use_now(key)?.value {
+        Some(match &self.current().touch(key)?.value {
             Value::Bytes(bytes) => bytes.clone(),
             Value::Counter(counter) => counter.to_le_bytes().to_vec(),
         })
     }
 
     pub(super) fn put(&self, key: &str, value: &[u8], ttl_ms: u32) {
-        let ends = self.after(ttl_ms);
+        let expires = self.expiry(ttl_ms);
         let mut entries = self.current();
         entries.remove(key);
-        entries.insert(key, Value::Bytes(value.to_vec()), ends);
+        entries.insert(key, Value::Bytes(value.to_vec()), expires);
     }
 
     pub(super) fn delete(&self, key: &str) {
@@ -72,27 +72,27 @@ impl Rehearsed {
     }
 
     pub(super) fn increment(&self, key: &str, by: i64, ttl_ms: u32) -> Result<i64, StateError> {
-        let ends = self.after(ttl_ms);
+        let expires = self.expiry(ttl_ms);
         let mut entries = self.current();
-        match entries.use_now(key).map(|entry| &mut entry.value) {
+        match entries.touch(key).map(|entry| &mut entry.value) {
             Some(Value::Counter(counter)) => {
                 *counter = counter.wrapping_add(by);
                 Ok(*counter)
             }
             Some(Value::Bytes(_)) => Err(StateError::NotACounter),
             None => {
-                entries.insert(key, Value::Counter(by), ends);
+                entries.insert(key, Value::Counter(by), expires);
                 Ok(by)
             }
         }
     }
 
-    /// When something ends that stands for so long from now; never, for 0.
-    fn after(&self, ttl_ms: u32) -> Option<Duration> {
+    /// Returns the time at which an entry that is written now expires; never, for 0.
+    fn expiry(&self, ttl_ms: u32) -> Option<Duration> {
         (ttl_ms > 0).then(|| self.clock.now().saturating_add(Duration::from_millis(ttl_ms.into())))
     }
 
-    /// The entries that have not expired.
+    /// Locks the entries, without those that have expired.
     fn current(&self) -> MutexGuard<'_, Entries> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.expire(self.clock.now());
@@ -107,32 +107,33 @@ impl Rehearsed {
 
 impl Entries {
     fn expire(&mut self, now: Duration) {
-        while let Some((ends, key)) = self.ends.first()
-            && *ends <= now
+        while let Some((expires, key)) = self.expiries.first()
+            && *expires <= now
         {
             let key = Arc::clone(key);
             self.remove(&key);
         }
     }
 
-    fn use_now(&mut self, key: &str) -> Option<&mut Entry> {
+    /// Returns an entry, and marks it as used now.
+    fn touch(&mut self, key: &str) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(key)?;
-        let key = self.uses.remove(&entry.used)?;
-        self.used += 1;
-        entry.used = self.used;
-        self.uses.insert(self.used, key);
+        let key = self.uses.remove(&entry.last_use)?;
+        self.last_use += 1;
+        entry.last_use = self.last_use;
+        self.uses.insert(self.last_use, key);
         Some(entry)
     }
 
-    /// Put in what is not there, and let go of what there is no more room for.
-    fn insert(&mut self, key: &str, value: Value, ends: Option<Duration>) {
+    /// Inserts an entry that does not exist, and evicts others while the limit is exceeded.
+    fn insert(&mut self, key: &str, value: Value, expires: Option<Duration>) {
         let key: Arc<str> = key.into();
-        self.used += 1;
+        self.last_use += 1;
         self.bytes += weight(&key, value.len());
-        self.uses.insert(self.used, Arc::clone(&key));
-        self.ends.extend(ends.map(|ends| (ends, Arc::clone(&key))));
-        self.entries.insert(key, Entry { value, ends, used: self.used });
-        while self.bytes > MOST_BYTES
+        self.uses.insert(self.last_use, Arc::clone(&key));
+        self.expiries.extend(expires.map(|expires| (expires, Arc::clone(&key))));
+        self.entries.insert(key, Entry { value, expires, last_use: self.last_use });
+        while self.bytes > MAX_STATE_BYTES
             && let Some((_, oldest)) = self.uses.first_key_value()
         {
             let oldest = Arc::clone(oldest);
@@ -143,9 +144,9 @@ impl Entries {
     fn remove(&mut self, key: &str) {
         let Some((key, entry)) = self.entries.remove_entry(key) else { return };
         self.bytes -= weight(&key, entry.value.len());
-        self.uses.remove(&entry.used);
-        if let Some(ends) = entry.ends {
-            self.ends.remove(&(ends, key));
+        self.uses.remove(&entry.last_use);
+        if let Some(expires) = entry.expires {
+            self.expiries.remove(&(expires, key));
         }
     }
 }

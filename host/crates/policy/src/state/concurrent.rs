@@ -1,4 +1,4 @@
-//! The state of a policy in a host: concurrent, and by the wall clock.
+//! The state of a policy in a host: concurrent, and in real time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use moka::Expiry;
 use moka::sync::Cache;
 
-use super::{MOST_BYTES, StateError, weight};
+use super::{MAX_STATE_BYTES, StateError, weight};
 
 #[derive(Debug, Clone)]
 struct Entry {
@@ -22,13 +22,14 @@ enum Value {
 }
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Concurrent {
     entries: Cache<String, Entry>,
 }
 
-struct OwnTtl;
+/// Expires each entry after its own time to live.
+struct EntryTtl;
 
-impl Expiry<String, Entry> for OwnTtl {
+impl Expiry<String, Entry> for EntryTtl {
     fn expire_after_create(
         &self,
         _key: &String,
@@ -49,26 +50,27 @@ impl Expiry<String, Entry> for OwnTtl {
     }
 }
 
-impl Default for Shared {
+impl Default for Concurrent {
     fn default() -> Self {
         let weigh = |key: &String, entry: &Entry| {
             let value = match &entry.value {
                 Value::Bytes(bytes) => bytes.len(),
                 Value::Counter(_) => size_of::<i64>(),
             };
+            // Keys and values are far below 4 GiB.
             u32::try_from(weight(key, value)).unwrap_or(u32::MAX)
         };
         Self {
             entries: Cache::builder()
-                .max_capacity(MOST_BYTES)
+                .max_capacity(MAX_STATE_BYTES)
                 .weigher(weigh)
-                .expire_after(OwnTtl)
+                .expire_after(EntryTtl)
                 .build(),
         }
     }
 }
 
-impl Shared {
+impl Concurrent {
     pub(super) fn get(&self, key: &str) -> Option<Vec<u8>> {
         Some(match self.entries.get(key)?.value {
             Value::Bytes(bytes) => bytes.to_vec(),
@@ -88,13 +90,14 @@ impl Shared {
         let new = || Entry { value: Value::Counter(Arc::default()), ttl: ttl(ttl_ms) };
         match self.entries.entry(key).or_insert_with(new).into_value().value {
             Value::Counter(counter) => {
+                // Wraps like the deterministic backend; guests see the wrapped value.
                 Ok(counter.fetch_add(by, Ordering::Relaxed).wrapping_add(by))
             }
             Value::Bytes(_) => Err(StateError::NotACounter),
         }
     }
 
-    /// Bytes that it holds, once everything that is to go has gone.
+    /// Returns the weight of all entries, after pending evictions.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> u64 {
         self.entries.run_pending_tasks();
@@ -102,6 +105,7 @@ impl Shared {
     }
 }
 
+/// Converts a time to live; 0 stands for no expiry.
 fn ttl(ms: u32) -> Option<Duration> {
     (ms > 0).then(|| Duration::from_millis(ms.into()))
 }

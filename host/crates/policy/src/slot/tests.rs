@@ -1,0 +1,189 @@
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct TestVersion {
+    name: String,
+    counts: Counts,
+    open: bool,
+}
+
+impl Versioned for TestVersion {
+    fn fingerprint(&self) -> &str {
+        &self.name
+    }
+
+    fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    fn is_breaker_open(&self) -> bool {
+        self.open
+    }
+}
+
+fn version(name: &str) -> TestVersion {
+    TestVersion { name: name.to_owned(), counts: Counts::default(), open: false }
+}
+
+const NOW: Duration = Duration::ZERO;
+const LIMITS: Probation = Probation { lasts: Duration::from_secs(60), faults: 10, slow: 500 };
+const CANARY: Rollout = Rollout::Canary { share: 100, by: crate::spec::CanaryBy::Tenant };
+
+fn slot_with(names: &[&str]) -> PolicySlot<TestVersion> {
+    let mut slot = PolicySlot::default();
+    for name in names {
+        slot.stage(version(name), Rollout::Replace, LIMITS, NOW, 2);
+    }
+    slot
+}
+
+fn format(slot: &PolicySlot<TestVersion>) -> String {
+    let name = |version: &TestVersion| version.name.clone();
+    let history: Vec<String> = slot.history.iter().map(name).collect();
+    let active = slot.active.as_ref().map(name).unwrap_or_default();
+    let candidate = slot.candidate.as_ref().map(|(version, _)| name(version)).unwrap_or_default();
+    format!("{active}/{candidate}/{}", history.join(""))
+}
+
+#[test]
+fn new_version_becomes_active_and_history_is_bounded() {
+    assert_eq!(format(&slot_with(&["a"])), "a//");
+    assert_eq!(slot_with(&["a"]).watch, None, "there is no version to roll back to");
+    assert_eq!(format(&slot_with(&["a", "b"])), "b//a");
+    assert!(slot_with(&["a", "b"]).watch.is_some());
+    assert_eq!(format(&slot_with(&["a", "b", "c", "d"])), "d//cb");
+    assert_eq!(format(&slot_with(&["a", "b", "a"])), "a//b");
+}
+
+#[test]
+fn first_version_becomes_active_with_any_rollout() {
+    let mut slot = PolicySlot::default();
+    assert_eq!(slot.stage(version("a"), Rollout::Shadow, LIMITS, NOW, 2), Staged::Active);
+    assert_eq!(slot.stage(version("b"), Rollout::Shadow, LIMITS, NOW, 2), Staged::Candidate);
+    assert_eq!(format(&slot), "a/b/");
+    assert_eq!(slot.promote(None, LIMITS, NOW, 2).unwrap().name, "b");
+    assert_eq!(format(&slot), "b//a");
+    assert_eq!(slot.promote(None, LIMITS, NOW, 2), Err(SlotError::NoCandidate));
+}
+
+#[test]
+fn roll_back_rejects_the_version_that_it_leaves() {
+    let mut slot = slot_with(&["a", "b", "c"]);
+    assert_eq!(slot.roll_back(None, "requested").unwrap().name, "c");
+    assert_eq!(format(&slot), "b//ac");
+    assert_eq!(slot.rejection_reason("c"), Some("requested"));
+    assert_eq!(slot.roll_back(Some("a"), "requested").unwrap().name, "b");
+    assert_eq!(format(&slot), "a//cb");
+    // A promotion overrides the rejection.
+    slot.promote(Some("c"), LIMITS, NOW, 2).unwrap();
+    assert_eq!((format(&slot).as_str(), slot.rejection_reason("c")), ("c//ab", None));
+    assert_eq!(slot.promote(Some("c"), LIMITS, NOW, 2), Err(SlotError::AlreadyActive("c".into())));
+    assert!(matches!(slot.roll_back(Some("x"), ""), Err(SlotError::VersionNotFound { .. })));
+    assert_eq!(slot_with(&["a"]).roll_back(None, ""), Err(SlotError::NoEarlierVersion));
+}
+
+#[test]
+fn roll_back_drops_the_candidate_first() {
+    let mut slot = slot_with(&["a"]);
+    slot.stage(version("b"), CANARY, LIMITS, NOW, 2);
+    assert_eq!(slot.roll_back(None, "no").unwrap().name, "b");
+    assert_eq!((format(&slot).as_str(), slot.rejection_reason("b")), ("a//", Some("no")));
+}
+
+#[test]
+fn probation_ends_by_faults_slow_calls_breaker_or_timeout() {
+    let counts = |calls, faults, slow| Counts { calls, faults, slow };
+    for (counts, open, rolled_back) in [
+        (counts(1000, 2, 0), false, false),
+        (counts(1000, 11, 0), false, true),
+        (counts(1000, 10, 0), false, false),
+        (counts(3, 3, 0), false, true),
+        (counts(49, 0, 49), false, false),
+        (counts(60, 0, 31), false, true),
+        (counts(60, 0, 30), false, false),
+        (counts(0, 0, 0), true, true),
+    ] {
+        let mut slot = slot_with(&["a", "b"]);
+        let active = slot.active.as_mut().unwrap();
+        (active.counts, active.open) = (counts, open);
+        let replaced = slot.evaluate(LIMITS, NOW).map(|(replaced, _)| replaced.name);
+        assert_eq!(replaced.as_deref(), rolled_back.then_some("b"), "{counts:?}");
+        assert_eq!(format(&slot), if rolled_back { "a//b" } else { "b//a" });
+        assert_eq!(slot.rejection_reason("b").is_some(), rolled_back);
+    }
+    let mut slot = slot_with(&["a", "b"]);
+    assert_eq!(slot.evaluate(LIMITS, LIMITS.lasts), None);
+    assert_eq!(slot.watch, None);
+    slot.active.as_mut().unwrap().open = true;
+    assert_eq!(slot.evaluate(LIMITS, LIMITS.lasts), None, "the probation is over");
+}
+
+#[test]
+fn failing_canary_is_dropped_and_shadow_is_not() {
+    for (rollout, is_dropped) in [(CANARY, true), (Rollout::Shadow, false)] {
+        let mut slot = slot_with(&["a"]);
+        slot.stage(TestVersion { open: true, ..version("b") }, rollout, LIMITS, NOW, 2);
+        assert_eq!(slot.evaluate(LIMITS, NOW).is_some(), is_dropped);
+        assert_eq!(format(&slot), if is_dropped { "a//" } else { "a/b/" });
+    }
+}
+
+#[test]
+fn probation_is_evaluated_while_a_candidate_is_staged() {
+    for rollout in [CANARY, Rollout::Shadow] {
+        let mut slot = slot_with(&["a", "b"]);
+        slot.stage(version("c"), rollout, LIMITS, NOW, 2);
+        assert_eq!(slot.evaluate(LIMITS, NOW), None);
+        slot.active.as_mut().unwrap().open = true;
+        assert_eq!(
+            slot.evaluate(LIMITS, NOW).map(|(replaced, _)| replaced.name).as_deref(),
+            Some("b")
+        );
+        assert_eq!(format(&slot), "a/c/b", "the candidate stays staged");
+    }
+}
+
+#[test]
+fn roll_back_skips_rejected_versions() {
+    let mut slot = slot_with(&["a", "b"]);
+    assert_eq!(slot.roll_back(None, "why").map(|replaced| replaced.name).as_deref(), Ok("b"));
+    assert_eq!(slot.roll_back(None, "why"), Err(SlotError::NoEarlierVersion));
+    assert_eq!(format(&slot), "a//b");
+    // It can be promoted by name.
+    assert!(slot.promote(Some("b"), LIMITS, NOW, 2).is_ok());
+    assert_eq!(format(&slot), "b//a");
+}
+
+proptest! {
+    /// After any operations: a slot that had an active version has one, no version is active or in
+    /// the history twice, and the history is bounded.
+    #[test]
+    fn invariants_hold_after_any_operations(
+        steps in proptest::collection::vec((0u8..6, 0u8..6, any::<bool>()), 1..60),
+    ) {
+        let mut slot: PolicySlot<TestVersion> = PolicySlot::default();
+        for (operation, version_index, open) in steps {
+            let name = ((b'a' + version_index) as char).to_string();
+            // Errors are allowed: they must keep the invariants as well.
+            match operation {
+                0 => drop(slot.stage(version(&name), Rollout::Replace, LIMITS, NOW, 3)),
+                1 => drop(slot.stage(version(&name), CANARY, LIMITS, NOW, 3)),
+                2 => drop(slot.promote(open.then_some(name.as_str()), LIMITS, NOW, 3)),
+                3 => drop(slot.roll_back(open.then_some(name.as_str()), "why")),
+                4 => if let Some(active) = &mut slot.active { active.open = open },
+                _ => drop(slot.evaluate(LIMITS, NOW)),
+            }
+            let has_versions = slot.versions().next().is_some();
+            prop_assert_eq!(slot.active.is_some(), has_versions);
+            prop_assert!(slot.history.len() <= 4, "{}", format(&slot));
+            let mut unique: Vec<&str> =
+                slot.active.iter().chain(&slot.history).map(Versioned::fingerprint).collect();
+            unique.sort_unstable();
+            let count = unique.len();
+            unique.dedup();
+            prop_assert_eq!(unique.len(), count, "duplicate: {}", format(&slot));
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Creation of a version's instances. It runs under a longer deadline than requests have, because
+//! instances are created before requests need them whenever possible.
+
+use std::sync::Arc;
+
+use super::{BACKGROUND_DEADLINE, CallError, LoadError, Version, retry_on_timeout};
+use crate::abi::Description;
+use crate::call::{CallLimits, Fault, guarded, store};
+use crate::host_calls::HostState;
+use crate::pool::WarmInstance;
+
+impl Version {
+    /// Creates and configures a new instance.
+    pub(super) fn instantiate(&self) -> Result<Box<WarmInstance>, CallError> {
+        let mut warm = self.unconfigured()?;
+        let limits = self.background_limits();
+        guarded(&mut *warm, limits, |warm| {
+            warm.instance.configure(&mut warm.store, &self.config)
+        })??;
+        self.shared.metrics.record_memory(warm.store.data().memory.used());
+        Ok(warm)
+    }
+
+    fn unconfigured(&self) -> Result<Box<WarmInstance>, Fault> {
+        let state = HostState::new(Arc::clone(&self.shared), self.limits.memory);
+        let mut store = store(&self.runtime, state);
+        let created = guarded(&mut store, self.background_limits(), |store| {
+            self.loaded.linked.instantiate(store)
+        });
+        let instance = created.map_err(|fault| match fault {
+            Fault::Trap(cause) => Fault::Instantiate(cause),
+            fault @ (Fault::Timeout(_)
+            | Fault::Memory(_)
+            | Fault::Output(_)
+            | Fault::Instantiate(_)
+            | Fault::Panic(_)) => fault,
+        })?;
+        Ok(Box::new(WarmInstance { store, instance, calls: 0 }))
+    }
+
+    fn background_limits(&self) -> CallLimits {
+        CallLimits { deadline: BACKGROUND_DEADLINE, ..self.limits }
+    }
+
+    /// Creates the first instances, which validates that instances can be created and configured,
+    /// and keeps the first requests from paying for it.
+    pub(crate) fn warm_up(&self) -> Result<(), LoadError> {
+        let _span = self.span("configure").entered();
+        for _ in 0..self.runtime.warm_instances.max(1) {
+            let warm = retry_on_timeout(|| self.instantiate()).map_err(LoadError::Configure)?;
+            self.pool.put(warm, self.max_calls);
+        }
+        Ok(())
+    }
+
+    /// Checks that the component, its manifest, and the `name` in the configuration agree on the
+    /// name and the version of the policy.
+    pub(crate) fn check_description(&self, name: &str) -> Result<(), LoadError> {
+        let _span = self.span("describe").entered();
+        let describe = || {
+            let mut warm = self.unconfigured()?;
+            let limits = self.background_limits();
+            Ok(guarded(&mut *warm, limits, |warm| warm.instance.describe(&mut warm.store))?)
+        };
+        let described = retry_on_timeout(describe).map_err(LoadError::Describe)?;
+        // A contract without `describe` leaves the manifest as the only source.
+        let described = described.unwrap_or_else(|| Description {
+            name: self.manifest.name.clone(),
+            version: self.manifest.version.clone(),
+            hints: Vec::new(),
+        });
+        let identity = |name: &str, version: &str| format!("`{name}` version `{version}`");
+        let manifest = identity(&self.manifest.name, &self.manifest.version);
+        let found = identity(&described.name, &described.version);
+        if manifest != found {
+            let expected = format!("{manifest} (manifest)");
+            return Err(LoadError::DescriptionMismatch { expected, found });
+        }
+        if described.name != name {
+            let expected = format!("`{name}` (configuration)");
+            return Err(LoadError::DescriptionMismatch { expected, found });
+        }
+        tracing::debug!(hints = ?described.hints, "described policy");
+        Ok(())
+    }
+}
