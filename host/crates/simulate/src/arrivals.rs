@@ -3,13 +3,13 @@
 //! Memory is that of the requests which clients wait for, however long the run is: generators know the time of the last
 //! request, and files are read line by line.
 
-mod content;
 mod conversations;
 mod csv;
-mod pace;
+mod generator;
+mod reader;
 mod recorded;
 mod rows;
-mod source;
+mod times;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use pointsman_settings::Location;
 
-use self::content::Content;
 use self::conversations::{Conversations, Turn};
-use self::pace::Times;
+use self::generator::Content;
 use self::rows::{Row, Sorted};
+use self::times::Times;
 use crate::scenario::{Format, Source, Stream, Trace};
 use crate::traffic::{Ask, ClassId, Traffic};
 

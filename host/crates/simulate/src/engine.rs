@@ -9,16 +9,16 @@
 //! Exact, and it costs the same for one request as for many: nothing is looked at between two events (see [`Together`]).
 //! Times are rounded to the microsecond, the nearest one.
 
-mod cache;
-mod figures;
-mod together;
+mod metrics;
+mod prefix_cache;
+mod processor_sharing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use self::cache::{Cache, Owner};
-pub(crate) use self::figures::Told;
-use self::together::{Place, Together, micros, time_for};
+pub(crate) use self::metrics::Told;
+use self::prefix_cache::{Cache, Owner};
+use self::processor_sharing::{Place, Together, micros, time_for};
 use crate::fleet::{EngineModel, Service};
 use crate::random::Random;
 use crate::traffic::ClassId;
@@ -100,7 +100,7 @@ pub(crate) struct Engine {
     /// Tokens of answers.
     writes: Together,
     cache: Cache,
-    figures: figures::Figures,
+    figures: metrics::Figures,
 }
 
 impl Engine {
@@ -118,14 +118,14 @@ impl Engine {
             unread: 0.0,
             writes: Together::default(),
             cache: Cache::new(model.kv_tokens.unwrap_or(u64::MAX)),
-            figures: figures::Figures::default(),
+            figures: metrics::Figures::default(),
         }
     }
 
     /// It serves from now on.
     pub(crate) fn up(&mut self, now: Duration) {
         self.at = now;
-        self.figures = figures::Figures::since(now);
+        self.figures = metrics::Figures::since(now);
     }
 
     /// It has ended. Whose answers break off, and what was done for them.
@@ -139,7 +139,7 @@ impl Engine {
         self.writes.clear();
         self.reserved = 0;
         self.cache.clear();
-        self.figures = figures::Figures::default();
+        self.figures = metrics::Figures::default();
         broken
     }
 
@@ -416,7 +416,7 @@ impl Engine {
         };
         let permille =
             |most: u64| u16::try_from(self.reserved * 1000 / most.max(1)).unwrap_or(1000);
-        let now = figures::Now {
+        let now = metrics::Now {
             at,
             running: self.work.len() - self.line.len(),
             waiting: self.line.len(),

@@ -25,8 +25,8 @@ use pointsman_policy::{
     RuntimeSettings,
 };
 
-use crate::deciders::Chain;
-use crate::failure::Failure;
+use crate::advisor::Chain;
+use crate::fault::Failure;
 use crate::objective::Objective;
 use crate::report::{Collector, Point, Report, Run, Sweep, VariantReport};
 use crate::scenario::{Host, HostConfig, Scenario, ScenarioError};

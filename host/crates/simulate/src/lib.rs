@@ -14,12 +14,12 @@
 //! **Promise.** The same inputs give the same output, bit for bit, on every machine: there is no clock, no thread and no
 //! order that depends on addresses in here, and policies run on fuel instead of time.
 
+mod advisor;
 mod arrivals;
 mod compare;
-mod deciders;
 mod engine;
 mod experiment;
-mod failure;
+mod fault;
 mod fleet;
 mod histogram;
 mod metric;
@@ -34,11 +34,11 @@ mod trace;
 mod traffic;
 mod world;
 
+pub use self::advisor::{Chain, Deciders, Hinted};
 pub use self::arrivals::Arrivals;
 pub use self::compare::{Cell, Change, Comparison, Difference, Estimate, Line};
-pub use self::deciders::{Chain, Deciders, Hinted};
 pub use self::experiment::{Experiment, Progress, Resolve, SimulationEnv, StudyError};
-pub use self::failure::{Failure, Trouble, When};
+pub use self::fault::{Failure, Trouble, When};
 pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};
 pub use self::histogram::Histogram;
 pub use self::metric::{Direction, Metric, Scope, Statistic, Unit};

@@ -10,7 +10,7 @@
 //! All mistakes are found at once, each with its line and what to write instead.
 
 mod engines;
-mod failures;
+mod faults;
 mod fleet;
 mod quantity;
 mod traffic;
@@ -31,7 +31,7 @@ pub use self::fleet::{FleetSource, HostConfig, HostLane};
 pub(crate) use self::quantity::moment;
 pub use self::traffic::{Format, Models, Pace, Sessions, Source, Stream, Tenants, Trace};
 use crate::arrivals::Arrivals;
-use crate::failure::Failure;
+use crate::fault::Failure;
 use crate::fleet::{Fleet, Lane};
 
 /// Everything that is wrong with a scenario.
@@ -111,7 +111,7 @@ pub struct Scenario {
     pub variants: Vec<Variant>,
     /// Who asks.
     pub streams: Vec<Arc<Stream>>,
-    failures: Vec<failures::Planned>,
+    failures: Vec<faults::Planned>,
     file: PathBuf,
     places: Places,
 }
@@ -199,7 +199,7 @@ impl Scenario {
     /// For lanes that do not exist.
     pub fn failures(&self, fleet: &Fleet) -> Result<Vec<Failure>, ScenarioError> {
         let names: Vec<&str> = fleet.lanes.iter().map(|lane| lane.info.name.as_str()).collect();
-        failures::of_lanes(&self.failures, &names).map_err(|errors| self.error(errors))
+        faults::of_lanes(&self.failures, &names).map_err(|errors| self.error(errors))
     }
 
     /// The requests of one run.
@@ -300,7 +300,7 @@ fn read_form(root: &Section<'_>, file: &Path) -> Option<Scenario> {
     let engines = engines::read(&root.section("engines"));
     let policies = read_policies(root, folder);
     let streams = traffic::read(root, folder, lasts);
-    let failures = failures::read(root);
+    let failures = faults::read(root);
     // Read elsewhere.
     let _known = root.has("variants");
     root.report_unknown();

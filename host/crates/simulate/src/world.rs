@@ -4,12 +4,12 @@
 //! what engines have done, whose time is up, who comes, what is learned, and what the dispatcher does by itself. After each
 //! of these everything that follows from it has been done before the next one begins.
 
-mod lessons;
-mod live;
+mod attempts;
+mod faults;
+mod in_flight;
+mod outcomes;
 mod serve;
 mod supervisor;
-mod tries;
-mod troubles;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
@@ -19,13 +19,13 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{Dispatcher, Effect, Event};
 use pointsman_domain::{EngineState, FleetView, LaneId, Topology};
 
-use self::lessons::Lessons;
-use self::live::Crowd;
+use self::faults::Troubles;
+use self::in_flight::Crowd;
+use self::outcomes::Lessons;
 use self::supervisor::{Said, Supervisor};
-use self::troubles::Troubles;
-use crate::deciders::Deciders;
+use crate::advisor::Deciders;
 use crate::engine::Key;
-use crate::failure::Failure;
+use crate::fault::Failure;
 use crate::fleet::Fleet;
 use crate::observe::Observer;
 use crate::request::Writer;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::source::Source;
+use super::reader::Source;
 
 /// No conversation is longer.
 const LONGEST: usize = 64 << 20;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pointsman_domain::Endpoint;
 
-use super::source::Source;
+use super::reader::Source;
 
 /// So many rows are held to be sorted: records are written when requests end, and traces of several machines are merged.
 const WINDOW: usize = 1024;

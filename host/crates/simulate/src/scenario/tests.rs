@@ -5,7 +5,7 @@ use pointsman_policy::OnError;
 use proptest::prelude::*;
 
 use super::*;
-use crate::failure::{Trouble, When};
+use crate::fault::{Trouble, When};
 use crate::fleet::{Decode, Service};
 use crate::random::Spread;
 

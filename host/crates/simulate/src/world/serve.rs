@@ -9,7 +9,7 @@ use pointsman_domain::{
 use pointsman_openai::Request;
 
 use super::World;
-use super::live::{Live, Place};
+use super::in_flight::{Live, Place};
 use crate::engine::Used;
 use crate::observe::{Ended, How};
 use crate::traffic::Ask;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{EngineEvent, Residency};
 
 use crate::engine::{Engine, Job, Key, Progress, Told, Used};
-use crate::failure::Trouble;
+use crate::fault::Trouble;
 use crate::fleet::{EngineModel, Lane};
 use crate::random::{Random, Spread};
 

@@ -1,6 +1,6 @@
 //! What holds for any simulation, and what comes out of some whose outcome can be worked out by hand.
 
-mod any;
+mod arbitrary;
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use pointsman_domain::dispatch::{
 use pointsman_domain::{AttemptResult, BuiltIn, EngineKind, LaneInfo, PlanLimits, PolicyRef};
 
 use super::*;
-use crate::failure::{Trouble, When};
+use crate::fault::{Trouble, When};
 use crate::fleet::{EngineModel, Lane, Service};
 use crate::observe::{Ended, How};
 use crate::random::Spread;

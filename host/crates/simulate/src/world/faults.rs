@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::failure::{Failure, When};
+use crate::fault::{Failure, When};
 use crate::random::Random;
 
 /// The least time between two of a kind: without it, a spread that gives zeros would stop time.

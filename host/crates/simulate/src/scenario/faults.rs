@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use super::no_lane;
 use super::quantity::{Unit, between, number, required_spread};
-use crate::failure::{Failure, Trouble, When};
+use crate::fault::{Failure, Trouble, When};
 
 /// A failure whose lanes are not known yet.
 #[derive(Debug, Clone)]

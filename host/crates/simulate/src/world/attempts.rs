@@ -8,7 +8,7 @@ use pointsman_domain::{
 };
 
 use super::World;
-use super::live::{Crowd, Lease, Live, Place};
+use super::in_flight::{Crowd, Lease, Live, Place};
 use crate::engine::{Key, Progress, Used};
 use crate::observe::{How, Try};
 

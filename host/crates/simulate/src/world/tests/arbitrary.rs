@@ -9,7 +9,7 @@ use pointsman_domain::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::deciders::Hinted;
+use crate::advisor::Hinted;
 use crate::fleet::Decode;
 use crate::random::Random;
 
