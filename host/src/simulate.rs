@@ -51,7 +51,7 @@ pub(crate) fn simulate(options: &Simulate) -> Result<ExitCode> {
 
 /// What scenarios are carried out on: policies are compiled as they are for a host, and hosts' configurations can be read.
 pub(crate) fn stage() -> Result<SimulationEnv> {
-    let resolve = |file: &Path, set: &toml::Table| host(file, set);
+    let resolve = |file: &Path, set: &toml::Table| Ok(host(file, set)?);
     Ok(SimulationEnv::with(Compiler::this_program(), config::default_cache(), Box::new(resolve))?)
 }
 

@@ -1,4 +1,4 @@
-//! Who decides in a simulation: the chain of policies, or any advisor.
+//! The advisor of a simulation: the policy chain, or any [`Advisor`].
 
 mod chain;
 
@@ -8,48 +8,47 @@ use std::time::Duration;
 use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{Advisor, FleetView, LaneId, Outcome};
 
-pub use self::chain::Chain;
+pub use self::chain::ChainAdvisor;
 
-/// A wish about a lane for a time from now; `None` takes the one before back.
+/// A lane hint with an expiry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hinted {
+pub struct TimedHint {
     /// The lane.
     pub lane: LaneId,
-    /// The wish.
+    /// The hint; `None` withdraws the previous one.
     pub hint: Option<LaneHint>,
-    /// How long it stands.
-    pub lasts: Duration,
+    /// How long the hint is valid.
+    pub duration: Duration,
 }
 
-/// Whoever decides about the requests of a simulation, in its time.
-pub trait Deciders {
-    /// It is this time now: for what they remember for a while, and for how long they leave somebody alone who failed.
-    fn now(&mut self, _: Duration) {}
+/// An advisor that runs in virtual time.
+pub trait SimAdvisor {
+    /// Sets the current time, for policy state that expires and for circuit breakers.
+    fn set_now(&mut self, _: Duration) {}
 
-    /// Whoever advises.
+    /// Returns the advisor that is asked about requests.
     fn advisor(&self) -> &dyn Advisor;
 
-    /// Requests have ended about which they decided; only told where the advisor learns.
-    fn learn(&mut self, _fleet: &Arc<FleetView>, _now_ms: u64, _ended: &[Outcome]) {}
+    /// Reports the outcomes of requests. Only called if [`Advisor::learns`] returns true.
+    fn observe(&mut self, _fleet: &Arc<FleetView>, _now_ms: u64, _outcomes: &[Outcome]) {}
 
-    /// When somebody wants to be asked for wishes next.
+    /// Returns the time of the next tick, if the advisor has a tick hook.
     fn next_tick(&self) -> Option<Duration> {
         None
     }
 
-    /// It is time to ask for wishes.
-    fn tick(&mut self, _fleet: &Arc<FleetView>, _now: Duration, _now_ms: u64) -> Vec<Hinted> {
+    /// Runs the tick hook and returns its hints.
+    fn tick(&mut self, _fleet: &Arc<FleetView>, _now: Duration, _now_ms: u64) -> Vec<TimedHint> {
         Vec::new()
     }
 }
 
-/// Any advisor is somebody who decides.
-impl<A: Advisor> Deciders for A {
+impl<A: Advisor> SimAdvisor for A {
     fn advisor(&self) -> &dyn Advisor {
         self
     }
 
-    fn learn(&mut self, _: &Arc<FleetView>, _: u64, ended: &[Outcome]) {
-        ended.iter().for_each(|outcome| self.ended(outcome));
+    fn observe(&mut self, _: &Arc<FleetView>, _: u64, outcomes: &[Outcome]) {
+        outcomes.iter().for_each(|outcome| self.ended(outcome));
     }
 }

@@ -1,10 +1,12 @@
-//! The traffic of a scenario: its streams, each with random numbers of its own, merged by time.
+//! The traffic of a scenario: its streams, each with its own random numbers, merged by time.
 //!
-//! Memory is that of the requests which clients wait for, however long the run is: generators know the time of the last
-//! request, and files are read line by line.
+//! Memory is bounded by the number of requests that clients wait for, and not by the length of the
+//! run: generators only remember the time of the last request, and trace files are read line by
+//! line.
 
 mod conversations;
 mod csv;
+mod error;
 mod generator;
 mod reader;
 mod recorded;
@@ -19,20 +21,21 @@ use std::time::Duration;
 use pointsman_settings::Location;
 
 use self::conversations::{Conversations, Turn};
-use self::generator::Content;
-use self::rows::{Row, Sorted};
-use self::times::Times;
-use crate::scenario::{Format, Source, Stream, Trace};
-use crate::traffic::{Ask, ClassId, Traffic};
+pub use self::error::{TraceError, TraceLineError};
+use self::generator::RequestGenerator;
+use self::rows::{SortedRows, TraceRow};
+use self::times::ArrivalTimes;
+use crate::scenario::{TraceFile, TraceFormat, TrafficSource, TrafficStream};
+use crate::traffic::{ClassId, SimRequest, Traffic};
 
-/// The number of a stream stands in the upper bits of its sessions' numbers.
+/// The position of a stream's index in the session numbers of its requests.
 const STREAM_SHIFT: u32 = 48;
 
 /// The requests of one run.
 pub struct Arrivals {
     classes: Vec<String>,
-    feeds: Vec<Feed>,
-    problem: Option<String>,
+    streams: Vec<StreamState>,
+    error: Option<TraceError>,
 }
 
 impl fmt::Debug for Arrivals {
@@ -41,59 +44,64 @@ impl fmt::Debug for Arrivals {
     }
 }
 
-/// One stream, and the request that comes next.
-struct Feed {
-    content: Content,
-    kind: Kind,
+/// A stream with its next request.
+struct StreamState {
+    generator: RequestGenerator,
+    source: SourceState,
     until: Duration,
-    /// How many it gave.
-    given: u64,
-    next: Option<Ask>,
+    /// The number of requests generated so far, without follow-ups.
+    count: u64,
+    next: Option<SimRequest>,
 }
 
-enum Kind {
-    Open(Times),
-    Sessions(Times),
+enum SourceState {
+    Open(ArrivalTimes),
+    Sessions(ArrivalTimes),
     Rows {
-        rows: Sorted,
+        rows: SortedRows,
         from: Duration,
         speed: f64,
+        /// The recorded time of the first row.
         first: Option<i64>,
+        /// The arrival time of the last request.
         last: Duration,
     },
     Conversations {
-        times: Times,
+        times: ArrivalTimes,
         conversations: Conversations,
-        left: BTreeMap<u64, std::vec::IntoIter<Turn>>,
+        /// The remaining turns of each conversation, by session.
+        remaining: BTreeMap<u64, std::vec::IntoIter<Turn>>,
     },
 }
 
 impl Arrivals {
-    /// The streams with this seed, at a wall clock that begins here. Each is asked for its first request at once.
+    /// Creates the traffic of these streams, and generates the first request of each. The wall
+    /// clock at the start is given in milliseconds since the Unix epoch.
     pub(crate) fn new(
-        streams: &[Arc<Stream>],
+        streams: &[Arc<TrafficStream>],
         seed: u64,
-        begins_ms: u64,
-    ) -> Result<Self, (Location, String)> {
+        start_ms: u64,
+    ) -> Result<Self, (Location, TraceError)> {
         let mut classes: Vec<String> = Vec::new();
-        let mut feeds = Vec::new();
+        let mut states = Vec::new();
         for (index, stream) in streams.iter().enumerate() {
+            // Several streams may belong to the same class.
             let class =
                 classes.iter().position(|class| *class == stream.class).unwrap_or_else(|| {
                     classes.push(stream.class.clone());
                     classes.len() - 1
                 });
             let class = ClassId(u16::try_from(class).unwrap_or(u16::MAX));
-            let mut feed = Feed::new(stream, index as u64, class, seed, begins_ms);
-            feed.advance().map_err(|what| (stream.place.clone(), what))?;
-            feeds.push(feed);
+            let mut state = StreamState::new(stream, index as u64, class, seed, start_ms);
+            state.advance().map_err(|error| (stream.location.clone(), error))?;
+            states.push(state);
         }
-        Ok(Self { classes, feeds, problem: None })
+        Ok(Self { classes, streams: states, error: None })
     }
 
-    /// Why there was no next request though there should have been: a file that could not be read on.
-    pub fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
+    /// Returns the error that ended the traffic early, if a trace file could not be read further.
+    pub fn error(&self) -> Option<&TraceError> {
+        self.error.as_ref()
     }
 }
 
@@ -102,43 +110,49 @@ impl Traffic for Arrivals {
         &self.classes
     }
 
-    fn next(&mut self) -> Option<Ask> {
-        if self.problem.is_some() {
+    fn next(&mut self) -> Option<SimRequest> {
+        if self.error.is_some() {
             return None;
         }
-        let waiting = |feed: &&mut Feed| feed.next.is_some();
-        // There are few streams; of those at the same time, the first.
-        let feed = self
-            .feeds
+        let has_next = |stream: &&mut StreamState| stream.next.is_some();
+        // A linear search, because there are few streams. At the same time, the first one wins.
+        let stream = self
+            .streams
             .iter_mut()
-            .filter(waiting)
-            .min_by_key(|feed| feed.next.as_ref().map(|ask| ask.at))?;
-        let ask = feed.next.take();
-        self.problem = feed.advance().err();
-        ask
+            .filter(has_next)
+            .min_by_key(|stream| stream.next.as_ref().map(|request| request.at))?;
+        let request = stream.next.take();
+        self.error = stream.advance().err();
+        request
     }
 
-    fn after(&mut self, ask: &Ask, ended: Duration) -> Option<Ask> {
-        let feed = usize::try_from(ask.session >> STREAM_SHIFT).ok()?;
-        self.feeds.get_mut(feed)?.after(ask, ended)
+    fn follow_up(&mut self, request: &SimRequest, ended_at: Duration) -> Option<SimRequest> {
+        let stream = usize::try_from(request.session >> STREAM_SHIFT).ok()?;
+        self.streams.get_mut(stream)?.follow_up(request, ended_at)
     }
 }
 
-impl Feed {
-    fn new(stream: &Arc<Stream>, index: u64, class: ClassId, seed: u64, begins_ms: u64) -> Self {
+impl StreamState {
+    fn new(
+        stream: &Arc<TrafficStream>,
+        index: u64,
+        class: ClassId,
+        seed: u64,
+        start_ms: u64,
+    ) -> Self {
         let name = format!("traffic {index} {}", stream.class);
-        let times = |pace| Times::new(pace, seed, &name, stream.from, begins_ms);
-        let kind = match &stream.source {
-            Source::Open(pace) => Kind::Open(times(pace)),
-            Source::Sessions(sessions) => Kind::Sessions(times(&sessions.pace)),
-            Source::Trace(trace) => match &trace.pace {
-                Some(pace) => Kind::Conversations {
-                    times: times(pace),
+        let times = |process| ArrivalTimes::new(process, seed, &name, stream.from, start_ms);
+        let source = match &stream.source {
+            TrafficSource::Open(process) => SourceState::Open(times(process)),
+            TrafficSource::Sessions(sessions) => SourceState::Sessions(times(&sessions.arrivals)),
+            TrafficSource::Trace(trace) => match &trace.arrivals {
+                Some(process) => SourceState::Conversations {
+                    times: times(process),
                     conversations: Conversations::open(&trace.file),
-                    left: BTreeMap::new(),
+                    remaining: BTreeMap::new(),
                 },
-                None => Kind::Rows {
-                    rows: Sorted::new(rows(trace)),
+                None => SourceState::Rows {
+                    rows: SortedRows::new(rows(trace)),
                     from: stream.from,
                     speed: trace.speed,
                     first: None,
@@ -146,70 +160,74 @@ impl Feed {
                 },
             },
         };
-        let content = Content::new(Arc::clone(stream), index << STREAM_SHIFT, class, seed, name);
-        Self { content, kind, until: stream.until, given: 0, next: None }
+        let first_session = index << STREAM_SHIFT;
+        let generator = RequestGenerator::new(Arc::clone(stream), first_session, class, seed, name);
+        Self { generator, source, until: stream.until, count: 0, next: None }
     }
 
-    /// Make the next request, if there is one.
-    fn advance(&mut self) -> Result<(), String> {
-        self.next = self.make()?.filter(|ask| ask.at < self.until);
-        self.given += 1;
+    /// Generates the next request, if there is one.
+    fn advance(&mut self) -> Result<(), TraceError> {
+        self.next = self.generate()?.filter(|request| request.at < self.until);
+        self.count += 1;
         Ok(())
     }
 
-    fn make(&mut self) -> Result<Option<Ask>, String> {
-        if self.content.limit().is_some_and(|limit| self.given >= limit) {
+    fn generate(&mut self) -> Result<Option<SimRequest>, TraceError> {
+        if self.generator.limit().is_some_and(|limit| self.count >= limit) {
             return Ok(None);
         }
-        match &mut self.kind {
-            Kind::Open(times) => Ok(Some(self.content.single(times.next(), self.given))),
-            Kind::Sessions(times) => Ok(Some(self.content.first_turn(times.next(), self.given))),
-            Kind::Rows { rows, from, speed, first, last } => {
-                let Some(row) = rows.next().transpose()? else { return Ok(None) };
-                let since = row.at.saturating_sub(*first.get_or_insert(row.at)).max(0);
-                let at = *from + crate::random::seconds(since as f64 / 1e6 / *speed);
-                // What was written much too late.
-                *last = at.max(*last);
-                Ok(Some(self.content.of_row(*last, self.given, row)))
+        match &mut self.source {
+            SourceState::Open(times) => Ok(Some(self.generator.single(times.next(), self.count))),
+            SourceState::Sessions(times) => {
+                Ok(Some(self.generator.first_turn(times.next(), self.count)))
             }
-            Kind::Conversations { times, conversations, left } => {
+            SourceState::Rows { rows, from, speed, first, last } => {
+                let Some(row) = rows.next().transpose()? else { return Ok(None) };
+                // Saturating, because a damaged file may contain any number.
+                let elapsed = row.at.saturating_sub(*first.get_or_insert(row.at)).max(0);
+                let at = *from + crate::random::seconds(elapsed as f64 / 1e6 / *speed);
+                // A row that was written later than the sort window allows for arrives at once.
+                *last = at.max(*last);
+                Ok(Some(self.generator.recorded_request(*last, self.count, row)))
+            }
+            SourceState::Conversations { times, conversations, remaining } => {
                 let Some(turns) = conversations.next().transpose()? else { return Ok(None) };
                 let mut turns = turns.into_iter();
                 let Some(turn) = turns.next() else { return Ok(None) };
-                let ask = self.content.turn_of(times.next(), self.given, turn);
+                let request = self.generator.conversation_start(times.next(), self.count, turn);
                 if turns.len() > 0 {
-                    left.insert(ask.session, turns);
+                    remaining.insert(request.session, turns);
                 }
-                Ok(Some(ask))
+                Ok(Some(request))
             }
         }
     }
 
-    fn after(&mut self, ask: &Ask, ended: Duration) -> Option<Ask> {
-        let next = match &mut self.kind {
-            Kind::Open(_) | Kind::Rows { .. } => None,
-            Kind::Sessions(_) => self.content.next_turn(ask, ended),
-            Kind::Conversations { left, .. } => {
-                let turns = left.get_mut(&ask.session)?;
+    fn follow_up(&mut self, request: &SimRequest, ended_at: Duration) -> Option<SimRequest> {
+        let next = match &mut self.source {
+            SourceState::Open(_) | SourceState::Rows { .. } => None,
+            SourceState::Sessions(_) => self.generator.next_turn(request, ended_at),
+            SourceState::Conversations { remaining, .. } => {
+                let turns = remaining.get_mut(&request.session)?;
                 let turn = turns.next();
                 if turns.len() == 0 {
-                    left.remove(&ask.session);
+                    remaining.remove(&request.session);
                 }
-                turn.map(|turn| self.content.next_turn_of(ask, ended, turn))
+                turn.map(|turn| self.generator.next_conversation_turn(request, ended_at, turn))
             }
         };
         next.filter(|next| next.at < self.until)
     }
 }
 
-/// The rows of a file with times.
-fn rows(trace: &Trace) -> Box<dyn Iterator<Item = Result<Row, String>>> {
+/// Opens a trace file whose rows have times.
+fn rows(trace: &TraceFile) -> Box<dyn Iterator<Item = Result<TraceRow, TraceError>>> {
     match trace.format {
-        Format::Azure => Box::new(csv::azure(&trace.file)),
-        Format::BurstGpt => Box::new(csv::burst_gpt(&trace.file)),
-        Format::Records => recorded::rows(&trace.file),
-        // It has no times, and never comes without a pace.
-        Format::ShareGpt => Box::new(std::iter::empty()),
+        TraceFormat::Azure => Box::new(csv::azure(&trace.file)),
+        TraceFormat::BurstGpt => Box::new(csv::burst_gpt(&trace.file)),
+        TraceFormat::Records => recorded::rows(&trace.file),
+        // Has no times. A scenario without an arrival process for it is rejected.
+        TraceFormat::ShareGpt => Box::new(std::iter::empty()),
     }
 }
 

@@ -7,7 +7,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::metric::{Direction, Metric, Scope, Statistic, Unit};
-use crate::observe::How;
+use crate::observe::RequestResult;
 use crate::report::Summary;
 
 /// All figures of all variants.
@@ -204,10 +204,10 @@ fn figures(variants: &[(&str, Vec<&Summary>)]) -> Vec<(Scope, Metric)> {
     }
     let of_all = [
         Metric::Served,
-        Metric::Ended(How::FellBack),
-        Metric::Ended(How::Rejected),
-        Metric::Ended(How::Error),
-        Metric::Ended(How::ClientGone),
+        Metric::Ended(RequestResult::FellBack),
+        Metric::Ended(RequestResult::Rejected),
+        Metric::Ended(RequestResult::Error),
+        Metric::Ended(RequestResult::ClientGone),
     ];
     figures
         .extend(of_all.into_iter().chain(Metric::OF_THE_WHOLE).map(|metric| (Scope::All, metric)));

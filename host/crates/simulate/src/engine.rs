@@ -1,13 +1,15 @@
-//! What an engine does with its requests, from the time that it serves.
+//! The model of a serving engine.
 //!
 //! ```text
-//!              room in the key-value cache      overhead          one after the other      all at once
-//!   begin ────────────────> in line ────────────> before ────────────> reads ────────────> writes ──> done
-//!                                                                                   first token ──┘
+//!                      space in the          fixed         one at a       in parallel
+//!                      key-value cache       delay         time
+//!   submit ──> Queued ─────────────> Overhead ──> Prefill ────────> Decode ───────────> done
+//!                                                                    └ first token
 //! ```
 //!
-//! Exact, and it costs the same for one request as for many: nothing is looked at between two events (see [`Together`]).
-//! Times are rounded to the microsecond, the nearest one.
+//! The model is exact and event-driven: nothing is computed between two events, and the cost of an
+//! event does not grow with the number of requests (see [`ProcessorSharing`]). Times are rounded to
+//! the nearest microsecond.
 
 mod metrics;
 mod prefix_cache;
@@ -16,91 +18,95 @@ mod processor_sharing;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-pub(crate) use self::metrics::Told;
-use self::prefix_cache::{Cache, Owner};
-use self::processor_sharing::{Place, Together, micros, time_for};
-use crate::fleet::{EngineModel, Service};
+pub(crate) use self::metrics::ScrapedMetrics;
+use self::metrics::{EngineSnapshot, MetricsSampler};
+use self::prefix_cache::{PrefixCache, PrefixOwner};
+use self::processor_sharing::{FinishTag, ProcessorSharing, micros, time_for};
+use crate::fleet::{EngineModel, ServiceModel};
 use crate::random::Random;
 use crate::traffic::ClassId;
 
-/// What whoever asks knows a request by, while the engine works on it.
-pub(crate) type Key = usize;
+/// The caller's identifier of a request.
+pub(crate) type RequestKey = usize;
 
-/// A request as an engine sees it.
+/// A request as an engine sees it. Lengths are in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Job {
-    /// Length of its prompt.
+    /// The length of the prompt.
     pub(crate) prompt: u32,
-    /// Length of its answer.
+    /// The length of the complete response.
     pub(crate) output: u32,
-    /// Its class, and how many tokens of the prompt all requests of it have in common.
-    pub(crate) common: (ClassId, u32),
-    /// Its session, and how many tokens of the prompt those of it before had, too.
-    pub(crate) history: (u64, u32),
-    /// How long it took when it was recorded.
-    pub(crate) took: Option<(Duration, Duration)>,
+    /// The class, and the length of the prompt prefix that all of its requests share.
+    pub(crate) class_prefix: (ClassId, u32),
+    /// The session, and the length of the prompt prefix that its earlier requests had.
+    pub(crate) session_prefix: (u64, u32),
+    /// The recorded times to the first byte, and from there to the end.
+    pub(crate) recorded_times: Option<(Duration, Duration)>,
 }
 
-/// What an engine got done.
+/// Progress of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// The first token of an answer.
-    First(Key),
-    /// All of an answer.
-    Done(Key, Used),
+pub(crate) enum ResponseProgress {
+    /// The first token was generated.
+    FirstToken(RequestKey),
+    /// The response is complete.
+    Done(RequestKey, TokenUsage),
 }
 
-/// The work that a request was.
+/// The tokens that a request used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Used {
-    /// Tokens of the prompt that the engine had already.
+pub(crate) struct TokenUsage {
+    /// Prompt tokens that were in the prefix cache.
     pub(crate) cached: u32,
-    /// Tokens that it has written.
-    pub(crate) written: u32,
+    /// Response tokens that were generated.
+    pub(crate) generated: u32,
 }
 
 #[derive(Debug)]
-struct Work {
+struct ActiveJob {
     job: Job,
     cached: u32,
-    stage: SimulationEnv,
-    /// Microseconds from the first byte to the end, where each request takes its time.
+    phase: Phase,
+    /// With fixed service times: microseconds from the first token to the end.
     rest: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SimulationEnv {
-    InLine,
-    Before(Place),
-    HostCallLog,
-    /// It is about to write its first token.
-    Begins(Place),
-    Writes(Place),
+enum Phase {
+    /// Waits for space in the key-value cache.
+    Queued,
+    Overhead(FinishTag),
+    /// Waits for prefill, or is being prefilled.
+    Prefill,
+    /// Its next token is the first one.
+    FirstToken(FinishTag),
+    Decode(FinishTag),
 }
 
-/// The work of one engine.
+/// The simulated engine of one lane.
 #[derive(Debug)]
 pub(crate) struct Engine {
     model: EngineModel,
     random: Random,
-    /// Part of its speed at which it works; 0: it hangs.
+    /// The fraction of its normal speed at which the engine runs; 0 during a hang.
     speed: f64,
-    /// Until when everything below is worked out.
+    /// The time up to which the state below has been computed.
     at: Duration,
-    work: BTreeMap<Key, Work>,
-    /// Those that wait for room in the key-value cache.
-    line: VecDeque<Key>,
-    /// Tokens of the cache that are spoken for.
+    jobs: BTreeMap<RequestKey, ActiveJob>,
+    /// Requests that wait for space in the key-value cache.
+    queue: VecDeque<RequestKey>,
+    /// Tokens of the key-value cache that are reserved.
     reserved: u64,
-    /// What takes its time, in microseconds.
-    timed: Together,
-    /// Whose prompts are read; the first one's is being read, and so many tokens of it are left.
-    reads: VecDeque<Key>,
-    unread: f64,
-    /// Tokens of answers.
-    writes: Together,
-    cache: Cache,
-    figures: metrics::Figures,
+    /// Phases of fixed length, in microseconds.
+    timers: ProcessorSharing,
+    /// Requests in prefill. Only the first one makes progress.
+    prefills: VecDeque<RequestKey>,
+    /// Prompt tokens of the first request that have not been prefilled.
+    prefill_left: f64,
+    /// Responses that are being decoded, in tokens.
+    decodes: ProcessorSharing,
+    prefix_cache: PrefixCache,
+    metrics: MetricsSampler,
 }
 
 impl Engine {
@@ -110,112 +116,110 @@ impl Engine {
             random,
             speed: 1.0,
             at: Duration::ZERO,
-            work: BTreeMap::new(),
-            line: VecDeque::new(),
+            jobs: BTreeMap::new(),
+            queue: VecDeque::new(),
             reserved: 0,
-            timed: Together::default(),
-            reads: VecDeque::new(),
-            unread: 0.0,
-            writes: Together::default(),
-            cache: Cache::new(model.kv_tokens.unwrap_or(u64::MAX)),
-            figures: metrics::Figures::default(),
+            timers: ProcessorSharing::default(),
+            prefills: VecDeque::new(),
+            prefill_left: 0.0,
+            decodes: ProcessorSharing::default(),
+            prefix_cache: PrefixCache::new(model.kv_tokens.unwrap_or(u64::MAX)),
+            metrics: MetricsSampler::default(),
         }
     }
 
-    /// It serves from now on.
-    pub(crate) fn up(&mut self, now: Duration) {
+    /// Starts serving.
+    pub(crate) fn start(&mut self, now: Duration) {
         self.at = now;
-        self.figures = metrics::Figures::since(now);
+        self.metrics = MetricsSampler::started_at(now);
     }
 
-    /// It has ended. Whose answers break off, and what was done for them.
-    pub(crate) fn down(&mut self, now: Duration) -> Vec<(Key, Used)> {
-        self.catch_up(now);
-        let broken = self.work.iter().map(|(key, work)| (*key, self.used(work))).collect();
-        self.work.clear();
-        self.line.clear();
-        self.reads.clear();
-        self.timed.clear();
-        self.writes.clear();
+    /// Stops serving, and returns the aborted requests with the tokens that they used.
+    pub(crate) fn stop(&mut self, now: Duration) -> Vec<(RequestKey, TokenUsage)> {
+        self.advance_state(now);
+        let aborted = self.jobs.iter().map(|(key, job)| (*key, self.usage(job))).collect();
+        self.jobs.clear();
+        self.queue.clear();
+        self.prefills.clear();
+        self.timers.clear();
+        self.decodes.clear();
         self.reserved = 0;
-        self.cache.clear();
-        self.figures = metrics::Figures::default();
-        broken
+        self.prefix_cache.clear();
+        self.metrics = MetricsSampler::default();
+        aborted
     }
 
-    /// It works at this part of its speed from now on.
-    pub(crate) fn works_at(&mut self, part: f64, now: Duration) {
-        self.catch_up(now);
-        self.speed = if part.is_finite() { part.max(0.0) } else { 1.0 };
+    /// Sets the fraction of its normal speed at which the engine runs from now on.
+    pub(crate) fn set_speed(&mut self, fraction: f64, now: Duration) {
+        self.advance_state(now);
+        self.speed = if fraction.is_finite() { fraction.max(0.0) } else { 1.0 };
     }
 
-    /// A request comes.
-    pub(crate) fn begin(&mut self, key: Key, job: Job, now: Duration) {
-        self.catch_up(now);
-        let rest = match (&self.model.service, job.took) {
-            (Service::Fixed { recorded: true, .. }, Some((_, rest))) => micros(rest),
-            (Service::Fixed { rest, .. }, _) => micros(rest.time(&mut self.random)),
-            (Service::Rates { .. }, _) => 0.0,
+    /// Submits a request.
+    pub(crate) fn submit(&mut self, key: RequestKey, job: Job, now: Duration) {
+        self.advance_state(now);
+        let rest = match (&self.model.service, job.recorded_times) {
+            (ServiceModel::Fixed { use_recorded: true, .. }, Some((_, rest))) => micros(rest),
+            (ServiceModel::Fixed { rest, .. }, _) => micros(rest.sample_time(&mut self.random)),
+            (ServiceModel::Rates { .. }, _) => 0.0,
         };
-        self.work.insert(key, Work { job, cached: 0, stage: SimulationEnv::InLine, rest });
-        self.line.push_back(key);
+        self.jobs.insert(key, ActiveJob { job, cached: 0, phase: Phase::Queued, rest });
+        self.queue.push_back(key);
         self.admit();
     }
 
-    /// Nobody wants the answer any more.
-    pub(crate) fn leave(&mut self, key: Key, now: Duration) -> Used {
-        self.catch_up(now);
-        let Some(work) = self.work.remove(&key) else { return Used::default() };
-        let used = self.used(&work);
-        match (work.stage, &self.model.service) {
-            (SimulationEnv::InLine, _) => self.line.retain(|other| *other != key),
-            (SimulationEnv::HostCallLog, _) => {
-                let first = self.reads.front() == Some(&key);
-                self.reads.retain(|other| *other != key);
-                if first {
-                    self.read_next();
+    /// Cancels a request, and returns the tokens that it used.
+    pub(crate) fn cancel(&mut self, key: RequestKey, now: Duration) -> TokenUsage {
+        self.advance_state(now);
+        let Some(job) = self.jobs.remove(&key) else { return TokenUsage::default() };
+        let usage = self.usage(&job);
+        match (job.phase, &self.model.service) {
+            (Phase::Queued, _) => self.queue.retain(|other| *other != key),
+            (Phase::Prefill, _) => {
+                let is_first = self.prefills.front() == Some(&key);
+                self.prefills.retain(|other| *other != key);
+                if is_first {
+                    self.start_next_prefill();
                 }
             }
-            (
-                SimulationEnv::Begins(place) | SimulationEnv::Writes(place),
-                Service::Rates { .. },
-            ) => self.writes.remove(place),
-            (
-                SimulationEnv::Before(place)
-                | SimulationEnv::Begins(place)
-                | SimulationEnv::Writes(place),
-                _,
-            ) => self.timed.remove(place),
+            (Phase::FirstToken(tag) | Phase::Decode(tag), ServiceModel::Rates { .. }) => {
+                self.decodes.remove(tag);
+            }
+            (Phase::Overhead(tag) | Phase::FirstToken(tag) | Phase::Decode(tag), _) => {
+                self.timers.remove(tag);
+            }
         }
-        if work.stage != SimulationEnv::InLine {
-            self.reserved -= self.needs(&work.job);
+        if job.phase != Phase::Queued {
+            self.reserved -= self.kv_demand(&job.job);
         }
         self.admit();
-        used
+        usage
     }
 
-    /// When it gets something done next.
-    pub(crate) fn next(&self) -> Option<Duration> {
-        let timed = self.timed.first().and_then(|left| time_for(left, self.speed));
-        let read = self.reads.front().and_then(|_| time_for(self.unread, self.reading()));
-        let written = self.writes.first().and_then(|left| time_for(left, self.writing()));
-        [timed, read, written].into_iter().flatten().min().map(|left| self.at.saturating_add(left))
+    /// Returns the time of the next event.
+    pub(crate) fn next_event(&self) -> Option<Duration> {
+        let timer = self.timers.first().and_then(|left| time_for(left, self.speed));
+        let prefill =
+            self.prefills.front().and_then(|_| time_for(self.prefill_left, self.prefill_rate()));
+        let decode = self.decodes.first().and_then(|left| time_for(left, self.decode_rate()));
+        let next = [timer, prefill, decode].into_iter().flatten().min();
+        next.map(|left| self.at.saturating_add(left))
     }
 
-    /// What it has got done by now, in order.
-    pub(crate) fn go_on(&mut self, now: Duration, progress: &mut Vec<Progress>) {
-        self.catch_up(now);
+    /// Processes all events up to `now`, and appends the progress of responses in order.
+    pub(crate) fn advance(&mut self, now: Duration, progress: &mut Vec<ResponseProgress>) {
+        self.advance_state(now);
         loop {
-            let due = |left: f64, speed: f64| time_for(left, speed) == Some(Duration::ZERO);
-            if self.timed.first().is_some_and(|left| due(left, self.speed)) {
-                if let Some((key, _)) = self.timed.pop_first() {
-                    self.timed_out(key, progress);
+            let is_due = |left: f64, speed: f64| time_for(left, speed) == Some(Duration::ZERO);
+            if self.timers.first().is_some_and(|left| is_due(left, self.speed)) {
+                if let Some((key, _)) = self.timers.pop_first() {
+                    self.on_timer(key, progress);
                 }
-            } else if !self.reads.is_empty() && due(self.unread, self.reading()) {
-                self.has_read(progress);
-            } else if self.writes.first().is_some_and(|left| due(left, self.writing())) {
-                if let Some((key, left)) = self.writes.pop_first() {
-                    self.has_written(key, left, progress);
+            } else if !self.prefills.is_empty() && is_due(self.prefill_left, self.prefill_rate()) {
+                self.on_prefill_done(progress);
+            } else if self.decodes.first().is_some_and(|left| is_due(left, self.decode_rate())) {
+                if let Some((key, left)) = self.decodes.pop_first() {
+                    self.on_tokens_decoded(key, left, progress);
                 }
             } else {
                 return;
@@ -223,208 +227,219 @@ impl Engine {
         }
     }
 
-    /// Requests that it works on, or that wait in it.
+    /// Returns the number of requests in the engine, running and queued.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.work.len()
+        self.jobs.len()
     }
 
-    /// What it said of itself when it was last looked at.
-    pub(crate) fn told(&mut self, now: Duration) -> Option<Told> {
-        self.look(now);
-        self.figures.told()
+    /// Returns the metrics of the last scrape.
+    pub(crate) fn metrics(&mut self, now: Duration) -> Option<ScrapedMetrics> {
+        self.scrape(now);
+        self.metrics.last()
     }
 
-    /// When it was last looked at.
-    pub(crate) fn looked_at(&self, now: Duration) -> Option<Duration> {
-        self.figures.last_look(now)
+    /// Returns the time of the last scrape.
+    pub(crate) fn last_scrape(&self, now: Duration) -> Option<Duration> {
+        self.metrics.last_scrape(now)
     }
 
-    /// Something that takes its time is over.
-    fn timed_out(&mut self, key: Key, progress: &mut Vec<Progress>) {
-        let Some(work) = self.work.get_mut(&key) else { return };
-        match work.stage {
-            SimulationEnv::Before(_) => {
-                work.stage = SimulationEnv::HostCallLog;
-                self.reads.push_back(key);
-                if self.reads.len() == 1 {
-                    self.read_next();
+    /// A phase of fixed length is over.
+    fn on_timer(&mut self, key: RequestKey, progress: &mut Vec<ResponseProgress>) {
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        match job.phase {
+            Phase::Overhead(_) => {
+                job.phase = Phase::Prefill;
+                self.prefills.push_back(key);
+                if self.prefills.len() == 1 {
+                    self.start_next_prefill();
                 }
             }
-            SimulationEnv::Begins(_) => {
-                work.stage = SimulationEnv::Writes(self.timed.add(work.rest, key));
-                progress.push(Progress::First(key));
+            Phase::FirstToken(_) => {
+                job.phase = Phase::Decode(self.timers.add(job.rest, key));
+                progress.push(ResponseProgress::FirstToken(key));
             }
-            SimulationEnv::InLine | SimulationEnv::HostCallLog | SimulationEnv::Writes(_) => {
-                self.done(key, progress)
-            }
+            Phase::Queued | Phase::Prefill | Phase::Decode(_) => self.complete(key, progress),
         }
     }
 
-    /// A prompt was read.
-    fn has_read(&mut self, progress: &mut Vec<Progress>) {
-        let Some(key) = self.reads.pop_front() else { return };
-        if let Some(work) = self.work.get_mut(&key) {
-            let job = work.job;
+    fn on_prefill_done(&mut self, progress: &mut Vec<ResponseProgress>) {
+        let Some(key) = self.prefills.pop_front() else { return };
+        if let Some(active) = self.jobs.get_mut(&key) {
+            let job = active.job;
             if job.output > 0 {
-                work.stage = SimulationEnv::Begins(self.writes.add(1.0, key));
-                self.remember(&job, job.prompt);
+                active.phase = Phase::FirstToken(self.decodes.add(1.0, key));
+                self.cache_prefixes(&job, job.prompt);
             } else {
-                progress.push(Progress::First(key));
-                self.done(key, progress);
+                progress.push(ResponseProgress::FirstToken(key));
+                self.complete(key, progress);
             }
         }
-        self.read_next();
+        self.start_next_prefill();
     }
 
-    /// A token was written that matters: the first one, or the last one.
-    fn has_written(&mut self, key: Key, left: f64, progress: &mut Vec<Progress>) {
-        let Some(work) = self.work.get_mut(&key) else { return };
-        if matches!(work.stage, SimulationEnv::Begins(_)) {
-            progress.push(Progress::First(key));
-            if work.job.output > 1 {
-                work.stage = SimulationEnv::Writes(
-                    self.writes.add(f64::from(work.job.output - 1) + left, key),
-                );
+    /// The first token of a response was decoded, or all others were.
+    fn on_tokens_decoded(
+        &mut self,
+        key: RequestKey,
+        left: f64,
+        progress: &mut Vec<ResponseProgress>,
+    ) {
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        if matches!(job.phase, Phase::FirstToken(_)) {
+            progress.push(ResponseProgress::FirstToken(key));
+            if job.job.output > 1 {
+                // `left` is the rounding error of the first token. Carrying it over keeps the end
+                // of the response exact.
+                let rest = f64::from(job.job.output - 1) + left;
+                job.phase = Phase::Decode(self.decodes.add(rest, key));
                 return;
             }
         }
-        self.done(key, progress);
+        self.complete(key, progress);
     }
 
-    fn done(&mut self, key: Key, progress: &mut Vec<Progress>) {
-        let Some(Work { job, cached, .. }) = self.work.remove(&key) else { return };
-        self.remember(&job, job.prompt.saturating_add(job.output));
-        progress.push(Progress::Done(key, Used { cached, written: job.output }));
-        self.reserved -= self.needs(&job);
+    fn complete(&mut self, key: RequestKey, progress: &mut Vec<ResponseProgress>) {
+        let Some(ActiveJob { job, cached, .. }) = self.jobs.remove(&key) else { return };
+        self.cache_prefixes(&job, job.prompt.saturating_add(job.output));
+        let usage = TokenUsage { cached, generated: job.output };
+        progress.push(ResponseProgress::Done(key, usage));
+        self.reserved -= self.kv_demand(&job);
         self.admit();
     }
 
-    /// Begin with those in line that there is room for.
+    /// Starts queued requests in order, as long as the key-value cache has space for the next one.
     fn admit(&mut self) {
-        while let Some(key) = self.line.front().copied()
-            && let Some(work) = self.work.get(&key)
+        while let Some(key) = self.queue.front().copied()
+            && let Some(active) = self.jobs.get(&key)
         {
-            let (needs, took) = (self.needs(&work.job), work.job.took);
-            if self.model.kv_tokens.is_some_and(|most| self.reserved + needs > most) {
+            let (demand, recorded) = (self.kv_demand(&active.job), active.job.recorded_times);
+            if self.model.kv_tokens.is_some_and(|capacity| self.reserved + demand > capacity) {
                 return;
             }
-            let cached = self.cached(&work.job);
-            self.line.pop_front();
-            self.reserved += needs;
-            let (fixed, before) = match (&self.model.service, took) {
-                (Service::Fixed { recorded: true, .. }, Some((first, _))) => (true, first),
-                (Service::Fixed { first, .. }, _) => (true, first.time(&mut self.random)),
-                (Service::Rates { overhead, .. }, _) => (false, overhead.time(&mut self.random)),
+            let cached = self.cached_prefix(&active.job);
+            self.queue.pop_front();
+            self.reserved += demand;
+            let (is_fixed, delay) = match (&self.model.service, recorded) {
+                (ServiceModel::Fixed { use_recorded: true, .. }, Some((first, _))) => (true, first),
+                (ServiceModel::Fixed { first_token, .. }, _) => {
+                    (true, first_token.sample_time(&mut self.random))
+                }
+                (ServiceModel::Rates { overhead, .. }, _) => {
+                    (false, overhead.sample_time(&mut self.random))
+                }
             };
-            let place = self.timed.add(micros(before), key);
-            if let Some(work) = self.work.get_mut(&key) {
-                work.stage =
-                    if fixed { SimulationEnv::Begins(place) } else { SimulationEnv::Before(place) };
-                work.cached = if fixed { cached } else { 0 };
+            let tag = self.timers.add(micros(delay), key);
+            if let Some(active) = self.jobs.get_mut(&key) {
+                active.phase = if is_fixed { Phase::FirstToken(tag) } else { Phase::Overhead(tag) };
+                // With rates, the cache is looked up when prefill starts.
+                active.cached = if is_fixed { cached } else { 0 };
             }
         }
     }
 
-    /// Begin to read the prompt that is next.
-    fn read_next(&mut self) {
-        let next = self.reads.front().and_then(|key| Some((*key, self.work.get(key)?.job)));
+    fn start_next_prefill(&mut self) {
+        let next = self.prefills.front().and_then(|key| Some((*key, self.jobs.get(key)?.job)));
         let Some((key, job)) = next else { return };
-        let cached = self.cached(&job);
-        self.unread = f64::from(job.prompt.saturating_sub(cached));
-        if let Some(work) = self.work.get_mut(&key) {
-            work.cached = cached;
+        let cached = self.cached_prefix(&job);
+        self.prefill_left = f64::from(job.prompt.saturating_sub(cached));
+        if let Some(active) = self.jobs.get_mut(&key) {
+            active.cached = cached;
         }
     }
 
-    /// Tokens of a prompt that are here already. The last one has to be read in any case.
-    fn cached(&self, job: &Job) -> u32 {
-        let ((class, common), (session, history)) = (job.common, job.history);
-        let of_class = self.cache.held(Owner::Class(class)).min(common);
-        let of_session = self.cache.held(Owner::Session(session)).min(history);
+    /// Returns how many tokens of the prompt are in the prefix cache. The last token is always
+    /// prefilled, because its output is the first token of the response.
+    fn cached_prefix(&self, job: &Job) -> u32 {
+        let ((class, common), (session, history)) = (job.class_prefix, job.session_prefix);
+        let of_class = self.prefix_cache.get(PrefixOwner::Class(class)).min(common);
+        let of_session = self.prefix_cache.get(PrefixOwner::Session(session)).min(history);
         of_class.max(of_session).min(job.prompt.saturating_sub(1))
     }
 
-    /// The first so many tokens of a request are here now.
-    fn remember(&mut self, job: &Job, tokens: u32) {
+    /// Caches the first tokens of a request as a prefix of its class and of its session.
+    fn cache_prefixes(&mut self, job: &Job, tokens: u32) {
         if !self.model.prefix_cache {
             return;
         }
-        let ((class, common), (session, _)) = (job.common, job.history);
+        let ((class, common), (session, _)) = (job.class_prefix, job.session_prefix);
         if common > 0 {
-            self.cache.keep(Owner::Class(class), common.min(tokens));
+            self.prefix_cache.insert(PrefixOwner::Class(class), common.min(tokens));
         }
-        self.cache.keep(Owner::Session(session), tokens);
+        self.prefix_cache.insert(PrefixOwner::Session(session), tokens);
     }
 
-    /// Tokens of the key-value cache that it takes. One that is longer than all of it has all of it.
-    fn needs(&self, job: &Job) -> u64 {
+    /// Returns the tokens that a request reserves in the key-value cache. A request that is larger
+    /// than the cache reserves all of it, so that it can run alone.
+    fn kv_demand(&self, job: &Job) -> u64 {
         (u64::from(job.prompt) + u64::from(job.output))
             .min(self.model.kv_tokens.unwrap_or(u64::MAX))
     }
 
-    fn used(&self, work: &Work) -> Used {
-        let all = f64::from(work.job.output);
-        let written = match (work.stage, &self.model.service) {
-            (SimulationEnv::Writes(place), Service::Rates { .. }) => all - self.writes.left(place),
-            (SimulationEnv::Writes(place), Service::Fixed { .. }) if work.rest > 0.0 => {
-                all * (1.0 - self.timed.left(place) / work.rest)
+    fn usage(&self, active: &ActiveJob) -> TokenUsage {
+        let output = f64::from(active.job.output);
+        let generated = match (active.phase, &self.model.service) {
+            (Phase::Decode(tag), ServiceModel::Rates { .. }) => output - self.decodes.left(tag),
+            (Phase::Decode(tag), ServiceModel::Fixed { .. }) if active.rest > 0.0 => {
+                output * (1.0 - self.timers.left(tag) / active.rest)
             }
             _ => 0.0,
         };
-        // A number that is too small or too large for it becomes the nearest one.
-        Used { cached: work.cached, written: written.min(all).floor() as u32 }
+        // The cast saturates: a rounding error below zero becomes zero.
+        TokenUsage { cached: active.cached, generated: generated.min(output).floor() as u32 }
     }
 
-    /// Tokens of prompts read in a microsecond.
-    fn reading(&self) -> f64 {
+    /// Returns the prefill rate in tokens per microsecond.
+    fn prefill_rate(&self) -> f64 {
         match &self.model.service {
-            Service::Rates { prefill, .. } => prefill * self.speed / 1e6,
-            Service::Fixed { .. } => 0.0,
+            ServiceModel::Rates { prefill, .. } => prefill * self.speed / 1e6,
+            ServiceModel::Fixed { .. } => 0.0,
         }
     }
 
-    /// Tokens of each answer written in a microsecond.
-    fn writing(&self) -> f64 {
+    /// Returns the decode rate of each response in tokens per microsecond.
+    fn decode_rate(&self) -> f64 {
         match &self.model.service {
-            Service::Rates { decode, .. } => {
-                decode.each(u32::try_from(self.writes.len()).unwrap_or(u32::MAX)) * self.speed / 1e6
+            ServiceModel::Rates { decode, .. } => {
+                let responses = u32::try_from(self.decodes.len()).unwrap_or(u32::MAX);
+                decode.per_response(responses) * self.speed / 1e6
             }
-            Service::Fixed { .. } => 0.0,
+            ServiceModel::Fixed { .. } => 0.0,
         }
     }
 
-    /// Work out everything until now.
-    fn catch_up(&mut self, now: Duration) {
+    /// Advances the work in progress to `now`, without processing events.
+    fn advance_state(&mut self, now: Duration) {
         let elapsed = micros(now.saturating_sub(self.at));
         if elapsed <= 0.0 {
             return;
         }
-        self.look(now);
-        self.timed.advance(elapsed * self.speed);
-        self.unread -= elapsed * self.reading();
-        let each = elapsed * self.writing();
-        self.writes.advance(each);
-        self.figures.wrote(each * self.writes.len() as f64);
+        // Before the state changes: a scrape in between needs the rates that applied until now.
+        self.scrape(now);
+        self.timers.advance(elapsed * self.speed);
+        self.prefill_left -= elapsed * self.prefill_rate();
+        let each = elapsed * self.decode_rate();
+        self.decodes.advance(each);
+        self.metrics.add_tokens(each * self.decodes.len() as f64);
         self.at = now;
     }
 
-    /// It is looked at now and then; what it says is what was so at that moment.
-    fn look(&mut self, now: Duration) {
-        let Some(at) = self.figures.last_look(now).filter(|at| self.figures.is_news(*at)) else {
+    /// Takes the scrape that was due since the last event, with the values of that moment.
+    fn scrape(&mut self, now: Duration) {
+        let Some(at) = self.metrics.last_scrape(now).filter(|at| self.metrics.is_new(*at)) else {
             return;
         };
         let permille =
-            |most: u64| u16::try_from(self.reserved * 1000 / most.max(1)).unwrap_or(1000);
-        let now = metrics::Now {
+            |capacity: u64| u16::try_from(self.reserved * 1000 / capacity.max(1)).unwrap_or(1000);
+        let snapshot = EngineSnapshot {
             at,
-            running: self.work.len() - self.line.len(),
-            waiting: self.line.len(),
+            running: self.jobs.len() - self.queue.len(),
+            waiting: self.queue.len(),
             kv_used: self.model.kv_tokens.map_or(0, permille),
-            since: micros(at.saturating_sub(self.at)),
-            writes: self.writing() * self.writes.len() as f64,
+            elapsed: micros(at.saturating_sub(self.at)),
+            decode_rate: self.decode_rate() * self.decodes.len() as f64,
         };
-        self.figures.look(&now);
+        self.metrics.scrape(&snapshot);
     }
 }
 

@@ -1,12 +1,14 @@
-//! A scenario carried out: its variants, each with every seed, judged by its objectives. What the command does, and what tests
-//! do in a few lines:
+//! The execution of scenarios: a scenario and its variants, each with every seed, checked against
+//! the objectives.
+//!
+//! This is what `pointsman simulate` does, and what a test does in a few lines:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use pointsman_simulate::{Document, Stage, Study};
+//! use pointsman_simulate::{Document, Experiment, SimulationEnv};
 //!
 //! let scenario = Document::load("scenarios/day.toml".as_ref())?.scenario()?;
-//! let report = Study::of(&scenario, &Stage::new()?)?.run()?;
+//! let report = Experiment::of(&scenario, &SimulationEnv::new()?)?.run()?;
 //! assert!(report.met(), "{}", report.text());
 //! # Ok(())
 //! # }
@@ -24,25 +26,27 @@ use pointsman_policy::{
     Allocator, ChainSpec, Compiler, DryRunChain, Metering, RehearsalError, Runtime, RuntimeError,
     RuntimeSettings,
 };
+use pointsman_settings::{Code, Problem};
 
-use crate::advisor::Chain;
-use crate::fault::Failure;
+use crate::advisor::ChainAdvisor;
+use crate::fault::InjectedFault;
 use crate::objective::Objective;
 use crate::report::{Collector, Point, Report, Run, Sweep, VariantReport};
 use crate::scenario::{Host, HostConfig, Scenario, ScenarioError};
-use crate::trace::{Both, TraceWriter};
-use crate::traffic::{Ask, Traffic};
-use crate::world::{Setting, run};
+use crate::trace::{Tee, TraceWriter};
+use crate::traffic::{SimRequest, Traffic};
+use crate::world::{RunConfig, run};
 
-/// A policy may take 512 KiB of the stack of whoever calls, on top of what leads to the call.
-const STACK: usize = 4 << 20;
-/// Between two words about the progress of a run: so many requests.
-const WORD_EVERY: u64 = 500;
+/// The stack size of the threads that run simulations. A policy may use 512 KiB of it, on top of
+/// the frames that lead to its call.
+const STACK_SIZE: usize = 4 << 20;
+/// The number of requests between two progress reports of a run.
+const PROGRESS_INTERVAL: u64 = 500;
 
-/// Reads a host's configuration, with some keys that are other than it says.
-pub type Resolve = dyn Fn(&Path, &toml::Table) -> Result<HostConfig, String> + Send + Sync;
+/// A function that reads a host configuration with some keys overridden.
+pub type Resolve = dyn Fn(&Path, &toml::Table) -> Result<HostConfig, Problem> + Send + Sync;
 
-/// What scenarios are carried out on: an engine for policies, and whoever reads the configurations of hosts.
+/// The environment of simulations: a runtime for policies, and a reader of host configurations.
 pub struct SimulationEnv {
     pub(crate) runtime: Arc<Runtime>,
     resolve: Box<Resolve>,
@@ -50,29 +54,33 @@ pub struct SimulationEnv {
 
 impl fmt::Debug for SimulationEnv {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stage").finish_non_exhaustive()
+        f.debug_struct("SimulationEnv").finish_non_exhaustive()
     }
 }
 
 impl SimulationEnv {
-    /// For scenarios that bring their own lanes. Policies are compiled here, each time anew.
+    /// Creates an environment for scenarios that define their own lanes. Policies are compiled in
+    /// this process, without a cache.
     ///
     /// # Errors
-    /// When the WebAssembly engine cannot be set up.
+    /// If the WebAssembly engine cannot be created.
     pub fn new() -> Result<Self, RuntimeError> {
-        let refuse = |file: &Path, _: &toml::Table| {
-            let file = file.display();
-            Err(format!(
-                "{file}: configurations of hosts are read by the program `pointsman` only; write the lanes here"
-            ))
+        let unsupported = |file: &Path, _: &toml::Table| {
+            let message = format!(
+                "cannot read {}: host configurations are only supported by `pointsman simulate`; \
+                 define the lanes in the scenario",
+                file.display()
+            );
+            Err(Code::Unavailable.with(message))
         };
-        Self::with(Compiler::default(), None, Box::new(refuse))
+        Self::with(Compiler::default(), None, Box::new(unsupported))
     }
 
-    /// With a compiler, a folder for what it makes, and somebody who reads the configurations of hosts.
+    /// Creates an environment with a compiler, a folder that caches compiled policies, and a reader
+    /// of host configurations.
     ///
     /// # Errors
-    /// When the WebAssembly engine cannot be set up.
+    /// If the WebAssembly engine cannot be created.
     pub fn with(
         compiler: Compiler,
         cache_dir: Option<PathBuf>,
@@ -83,66 +91,69 @@ impl SimulationEnv {
             compiler,
             allocator: Allocator::Auto,
             warm_instances: 0,
+            // Fuel instead of time: results must not depend on the speed of the machine.
             metering: Metering::Fuel,
         };
         Ok(Self { runtime: Runtime::new(settings)?, resolve })
     }
 }
 
-/// Why a scenario cannot be carried out.
+/// Why an experiment cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum StudyError {
-    /// The scenario is wrong, or a file that it names.
+    /// The scenario, or a file that it refers to, is invalid.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
-    /// A policy cannot be used.
+    /// A policy cannot be loaded.
     #[error(transparent)]
     Policy(#[from] RehearsalError),
-    /// There is no thread to run on.
-    #[error("a thread cannot be started: {0}")]
+    /// A thread cannot be started.
+    #[error("failed to start a simulation thread: {0}")]
     Thread(#[from] std::io::Error),
-    /// What happened in the first run cannot be written down.
-    #[error("the trace cannot be written: {0}")]
-    Trace(std::io::Error),
+    /// The trace of the first run cannot be written.
+    #[error("failed to write the trace: {0}")]
+    Trace(#[source] std::io::Error),
 }
 
-/// How far the runs are.
+/// The progress of an experiment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Progress {
-    /// Runs there are.
+    /// The number of runs.
     pub runs: usize,
-    /// Runs that are over.
+    /// The number of runs that are complete.
     pub over: usize,
-    /// All of it, from 0 to 1.
+    /// The progress of all runs together, from 0 to 1.
     pub part: f64,
 }
 
-/// One column of a study: a scenario with its lanes and its policies.
+/// One column of an experiment: a scenario with its lanes and its policies.
 #[derive(Debug)]
 struct Case {
     name: String,
     scenario: Scenario,
     host: Host,
-    failures: Vec<Failure>,
+    faults: Vec<InjectedFault>,
     chain: DryRunChain,
 }
 
-/// Scenarios that are to be carried out, and compared with the first.
+/// A set of scenarios to run and to compare with the first one.
 pub struct Experiment {
     title: String,
+    /// The description of the scenario.
     scenario: String,
     objectives: Vec<Objective>,
     cases: Vec<Case>,
+    /// The key that differs between the cases, if this is a sweep.
     parameter: Option<String>,
     trace: Mutex<Option<Sink>>,
 }
 
-/// Whatever is written to.
+/// The destination of a trace.
 type Sink = Box<dyn Write + Send>;
 
 impl fmt::Debug for Experiment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Study")
+        f.debug_struct("Experiment")
             .field("title", &self.title)
             .field("cases", &self.cases)
             .finish_non_exhaustive()
@@ -150,21 +161,21 @@ impl fmt::Debug for Experiment {
 }
 
 impl Experiment {
-    /// A scenario and its variants.
+    /// Creates the experiment of a scenario and its variants.
     ///
     /// # Errors
-    /// When it, or one of its policies, cannot be used.
-    pub fn of(scenario: &Scenario, stage: &SimulationEnv) -> Result<Self, StudyError> {
-        let mut study = Self::new(scenario);
-        let host = scenario.host(&*stage.resolve)?;
-        study.push(&decided_by(&host.chain), scenario, host, stage)?;
+    /// If the scenario is invalid, or if a policy cannot be loaded.
+    pub fn of(scenario: &Scenario, env: &SimulationEnv) -> Result<Self, StudyError> {
+        let mut experiment = Self::new(scenario);
+        let host = scenario.host(&*env.resolve)?;
+        experiment.push(&chain_name(&host.chain), scenario, host, env)?;
         for variant in &scenario.variants {
-            study.add(&variant.name, &variant.scenario, None, stage)?;
+            experiment.add(&variant.name, &variant.scenario, None, env)?;
         }
-        Ok(study)
+        Ok(experiment)
     }
 
-    /// Nothing yet: scenarios are added.
+    /// Creates an experiment without cases, which are added with [`Experiment::add`].
     pub fn new(scenario: &Scenario) -> Self {
         Self {
             title: scenario.title.clone(),
@@ -176,43 +187,42 @@ impl Experiment {
         }
     }
 
-    /// Write down what happens in the first run, the one of the first column with its first seed (see [`TraceWriter`]).
+    /// Writes the events of the first run, of the first case with its first seed, to `out` (see
+    /// [`TraceWriter`]).
     pub fn trace(&mut self, out: impl Write + Send + 'static) {
         self.trace = Mutex::new(Some(Box::new(out)));
     }
 
-    /// The scenarios that are added differ in the values of this key, which are their names.
+    /// Declares a sweep: the cases differ in the value of this key, which is their name.
     pub fn sweeps(&mut self, key: &str) {
         self.parameter = Some(key.to_owned());
     }
 
-    /// The policies of a scenario, as its own text, and the configuration it names, have them.
+    /// Returns the policies of a scenario, or those of the host configuration that it refers to.
     ///
     /// # Errors
-    /// When the scenario cannot be used.
-    pub fn chain_of(
-        scenario: &Scenario,
-        stage: &SimulationEnv,
-    ) -> Result<ChainSpec, ScenarioError> {
-        Ok(scenario.host(&*stage.resolve)?.chain)
+    /// If the scenario is invalid.
+    pub fn chain_of(scenario: &Scenario, env: &SimulationEnv) -> Result<ChainSpec, ScenarioError> {
+        Ok(scenario.host(&*env.resolve)?.chain)
     }
 
-    /// One more column. The objectives are those of the first; `chain` takes the place of the scenario's policies.
+    /// Adds a case. `chain` replaces the scenario's policies. The objectives are those of the first
+    /// case.
     ///
     /// # Errors
-    /// When it, or one of its policies, cannot be used.
+    /// If the scenario is invalid, or if a policy cannot be loaded.
     pub fn add(
         &mut self,
         name: &str,
         scenario: &Scenario,
         chain: Option<ChainSpec>,
-        stage: &SimulationEnv,
+        env: &SimulationEnv,
     ) -> Result<(), StudyError> {
-        let mut host = scenario.host(&*stage.resolve)?;
+        let mut host = scenario.host(&*env.resolve)?;
         if let Some(chain) = chain {
             host.chain = chain;
         }
-        self.push(name, scenario, host, stage)
+        self.push(name, scenario, host, env)
     }
 
     fn push(
@@ -220,9 +230,9 @@ impl Experiment {
         name: &str,
         scenario: &Scenario,
         host: Host,
-        stage: &SimulationEnv,
+        env: &SimulationEnv,
     ) -> Result<(), StudyError> {
-        let failures = scenario.failures(&host.fleet)?;
+        let faults = scenario.faults(&host.fleet)?;
         if self.cases.is_empty() {
             let traffic = scenario.traffic(1)?;
             let classes: Vec<&str> = traffic.classes().iter().map(String::as_str).collect();
@@ -234,76 +244,79 @@ impl Experiment {
                         .check(classes.iter().copied(), lanes.iter().copied())
                         .map(|()| objective)
                 });
-                self.objectives.push(objective.map_err(|what| scenario.wrong_objective(what))?);
+                let objective =
+                    objective.map_err(|error| scenario.objective_error(error.to_string()))?;
+                self.objectives.push(objective);
             }
         }
-        let chain = DryRunChain::load(&stage.runtime, &host.chain)?;
+        let chain = DryRunChain::load(&env.runtime, &host.chain)?;
         self.cases.push(Case {
             name: name.to_owned(),
             scenario: scenario.clone(),
             host,
-            failures,
+            faults,
             chain,
         });
         Ok(())
     }
 
-    /// Carry it out, on all processors.
+    /// Runs the experiment on all processors.
     ///
     /// # Errors
-    /// When a file of requests turns out to be unreadable.
+    /// If a trace file cannot be read, or if a thread cannot be started.
     pub fn run(&self) -> Result<Report, StudyError> {
         let jobs = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         self.run_with(jobs, &|_| ())
     }
 
-    /// Carry it out, so many runs at a time, and say how far it is.
+    /// Runs the experiment with this many runs at a time, and reports its progress.
     ///
     /// # Errors
-    /// When a file of requests turns out to be unreadable.
+    /// If a trace file cannot be read, if the event trace cannot be written, or if a thread cannot
+    /// be started.
     pub fn run_with(
         &self,
         jobs: NonZeroUsize,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Report, StudyError> {
-        let jobs_to_do: Vec<(&Case, u64)> = self
+        let runs: Vec<(&Case, u64)> = self
             .cases
             .iter()
             .flat_map(|case| case.scenario.seeds.iter().map(move |seed| (case, *seed)))
             .collect();
-        let watch = Watch::new(jobs_to_do.len(), progress);
+        let tracker = ProgressTracker::new(runs.len(), progress);
         let next = AtomicUsize::new(0);
-        let done: Vec<Mutex<Option<Result<Run, StudyError>>>> =
-            jobs_to_do.iter().map(|_| Mutex::new(None)).collect();
+        let results: Vec<Mutex<Option<Result<Run, StudyError>>>> =
+            runs.iter().map(|_| Mutex::new(None)).collect();
         let work = || {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let (Some((case, seed)), Some(place)) = (jobs_to_do.get(index), done.get(index))
+                let (Some((case, seed)), Some(result)) = (runs.get(index), results.get(index))
                 else {
                     return;
                 };
-                let trace = (index == 0).then(|| locked(&self.trace).take()).flatten();
-                let run = case.run(*seed, trace, &|part| watch.says(index, part));
-                // The others need not begin any more.
+                let trace = (index == 0).then(|| lock(&self.trace).take()).flatten();
+                let run = case.run(*seed, trace, &|fraction| tracker.report(index, fraction));
+                // After an error, no further run starts.
                 if run.is_err() {
-                    next.store(jobs_to_do.len(), Ordering::Relaxed);
+                    next.store(runs.len(), Ordering::Relaxed);
                 }
-                *locked(place) = Some(run);
+                *lock(result) = Some(run);
             }
         };
         std::thread::scope(|scope| -> std::io::Result<()> {
-            for _ in 0..jobs.get().min(jobs_to_do.len()) {
-                std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work)?;
+            for _ in 0..jobs.get().min(runs.len()) {
+                std::thread::Builder::new().stack_size(STACK_SIZE).spawn_scoped(scope, work)?;
             }
             Ok(())
         })?;
-        let runs = done
+        let finished = results
             .into_iter()
             .filter_map(|run| run.into_inner().unwrap_or_else(PoisonError::into_inner));
-        Ok(self.report(runs.collect::<Result<Vec<Run>, _>>()?))
+        Ok(self.report(finished.collect::<Result<Vec<Run>, _>>()?))
     }
 
-    /// The runs of all cases, in the order of the cases.
+    /// Creates the report from the runs of all cases, in the order of the cases.
     fn report(&self, runs: Vec<Run>) -> Report {
         let mut runs = runs.into_iter();
         let variants: Vec<VariantReport> = self
@@ -323,101 +336,114 @@ impl Experiment {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The values are replaced as a whole, so they are valid even after a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a scenario that has no name beside others is called: its policies.
-fn decided_by(chain: &ChainSpec) -> String {
+/// Returns the name of a scenario among its variants: its policies.
+fn chain_name(chain: &ChainSpec) -> String {
     let names: Vec<&str> = chain.policies.iter().map(|policy| policy.name.as_str()).collect();
     if names.is_empty() { "no policy".to_owned() } else { names.join(" + ") }
 }
 
+/// Returns the point of a sweep. Values that are numbers or durations are placed on an axis.
 fn point(line: &str, variant: &VariantReport) -> Point {
-    let number =
+    let seconds =
         pointsman_domain::units::duration(&variant.name).ok().map(|time| time.as_secs_f64());
     Point {
         line: line.to_owned(),
         value: variant.name.clone(),
-        number: variant.name.parse().ok().or(number),
+        number: variant.name.parse().ok().or(seconds),
         runs: variant.runs.iter().map(|run| run.summary.clone()).collect(),
     }
 }
 
 impl Case {
-    fn run(&self, seed: u64, trace: Option<Sink>, says: &dyn Fn(f64)) -> Result<Run, StudyError> {
-        let Self { scenario, host, failures, chain, .. } = self;
+    fn run(
+        &self,
+        seed: u64,
+        trace: Option<Sink>,
+        on_progress: &dyn Fn(f64),
+    ) -> Result<Run, StudyError> {
+        let Self { scenario, host, faults, chain, .. } = self;
         let mut arrivals = scenario.traffic(seed)?;
         let lanes = || host.fleet.lanes.iter().map(|lane| &lane.info);
-        let mut observer = Collector::new(lanes(), arrivals.classes());
-        let setting = Setting { fleet: &host.fleet, failures, begins_ms: scenario.begins_ms, seed };
-        let mut deciders = Chain::from(chain.begin());
-        let mut traffic = Counted { inner: &mut arrivals, count: 0, lasts: scenario.lasts, says };
-        let books = match trace {
-            None => run(&setting, &mut deciders, &mut traffic, &mut observer),
+        let mut collector = Collector::new(lanes(), arrivals.classes());
+        let config = RunConfig { fleet: &host.fleet, faults, start_ms: scenario.start_ms, seed };
+        let mut advisor = ChainAdvisor::from(chain.begin());
+        let mut traffic = ProgressTraffic {
+            inner: &mut arrivals,
+            count: 0,
+            duration: scenario.duration,
+            on_progress,
+        };
+        let totals = match trace {
+            None => run(&config, &mut advisor, &mut traffic, &mut collector),
             Some(out) => {
                 let names = lanes().map(|lane| lane.name.clone());
                 let trace = TraceWriter::new(out, names, traffic.classes());
-                let mut both = Both(observer, trace);
-                let books = run(&setting, &mut deciders, &mut traffic, &mut both);
-                observer = both.0;
-                both.1.finish().map_err(StudyError::Trace)?;
-                books
+                let mut tee = Tee(collector, trace);
+                let totals = run(&config, &mut advisor, &mut traffic, &mut tee);
+                collector = tee.0;
+                tee.1.finish().map_err(StudyError::Trace)?;
+                totals
             }
         };
-        if let Some(problem) = arrivals.problem() {
-            return Err(scenario.wrong_traffic(problem).into());
+        if let Some(error) = arrivals.error() {
+            return Err(scenario.traffic_error(error).into());
         }
-        says(1.0);
-        Ok(observer.finish(seed, books.accepted, books.ended_at))
+        on_progress(1.0);
+        Ok(collector.finish(seed, totals.accepted, totals.ended_at))
     }
 }
 
-/// Traffic that says how far it is.
-struct Counted<'a, T> {
+/// Traffic that reports its progress.
+struct ProgressTraffic<'a, T> {
     inner: &'a mut T,
     count: u64,
-    lasts: Duration,
-    says: &'a dyn Fn(f64),
+    duration: Duration,
+    on_progress: &'a dyn Fn(f64),
 }
 
-impl<T: Traffic> Traffic for Counted<'_, T> {
+impl<T: Traffic> Traffic for ProgressTraffic<'_, T> {
     fn classes(&self) -> &[String] {
         self.inner.classes()
     }
 
-    fn next(&mut self) -> Option<Ask> {
-        let ask = self.inner.next()?;
+    fn next(&mut self) -> Option<SimRequest> {
+        let request = self.inner.next()?;
         self.count += 1;
-        if self.count.is_multiple_of(WORD_EVERY) {
-            (self.says)(ask.at.as_secs_f64() / self.lasts.as_secs_f64().max(1e-6));
+        if self.count.is_multiple_of(PROGRESS_INTERVAL) {
+            (self.on_progress)(request.at.as_secs_f64() / self.duration.as_secs_f64().max(1e-6));
         }
-        Some(ask)
+        Some(request)
     }
 
-    fn after(&mut self, ask: &Ask, ended: Duration) -> Option<Ask> {
-        self.inner.after(ask, ended)
+    fn follow_up(&mut self, request: &SimRequest, ended_at: Duration) -> Option<SimRequest> {
+        self.inner.follow_up(request, ended_at)
     }
 }
 
-/// How far each run is, and somebody who wants to know of all of them.
-struct Watch<'a> {
-    parts: Mutex<Vec<f64>>,
+/// Combines the progress of all runs.
+struct ProgressTracker<'a> {
+    fractions: Mutex<Vec<f64>>,
     progress: &'a (dyn Fn(Progress) + Sync),
 }
 
-impl<'a> Watch<'a> {
+impl<'a> ProgressTracker<'a> {
     fn new(runs: usize, progress: &'a (dyn Fn(Progress) + Sync)) -> Self {
-        Self { parts: Mutex::new(vec![0.0; runs]), progress }
+        Self { fractions: Mutex::new(vec![0.0; runs]), progress }
     }
 
-    fn says(&self, run: usize, part: f64) {
-        let mut parts = locked(&self.parts);
-        if let Some(of) = parts.get_mut(run) {
-            *of = part.clamp(0.0, 1.0);
+    fn report(&self, run: usize, fraction: f64) {
+        // Locked during the callback, so that the reported progress never decreases.
+        let mut fractions = lock(&self.fractions);
+        if let Some(entry) = fractions.get_mut(run) {
+            *entry = fraction.clamp(0.0, 1.0);
         }
-        let over = parts.iter().filter(|part| **part >= 1.0).count();
-        let part = parts.iter().sum::<f64>() / parts.len().max(1) as f64;
-        (self.progress)(Progress { runs: parts.len(), over, part });
+        let over = fractions.iter().filter(|fraction| **fraction >= 1.0).count();
+        let part = fractions.iter().sum::<f64>() / fractions.len().max(1) as f64;
+        (self.progress)(Progress { runs: fractions.len(), over, part });
     }
 }

@@ -1,52 +1,53 @@
-//! What goes wrong with engines, and when.
+//! Faults that a scenario injects into engines.
 
 use std::time::Duration;
 
 use pointsman_domain::LaneId;
 
-use crate::random::Spread;
+use crate::random::Distribution;
 
-/// Something that goes wrong with all of these lanes at the same moments.
+/// A fault that is injected into the engines of one or more lanes at the same times.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Failure {
-    /// The lanes.
+pub struct InjectedFault {
+    /// The affected lanes.
     pub lanes: Vec<LaneId>,
-    /// What goes wrong.
-    pub what: Trouble,
-    /// When.
-    pub when: When,
+    /// The kind of fault.
+    pub kind: FaultKind,
+    /// When the fault is injected.
+    pub schedule: Schedule,
 }
 
-/// What can go wrong with an engine.
+/// A kind of engine fault. Durations are in seconds.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Trouble {
-    /// It ends, loading or serving, and all its answers break off.
+pub enum FaultKind {
+    /// The engine exits while loading or serving, and all its responses are lost.
     Crash,
-    /// It works on nothing for a time, in seconds. If that is longer than the host takes to notice, the engine is ended.
-    Hang(Spread),
-    /// Loads that begin within this time, in seconds, fail after as long as they would have taken.
-    LoadsFail(Spread),
-    /// Loads that begin within this time, in seconds, take so many times as long.
-    SlowLoads {
-        /// So many times.
-        times: f64,
-        /// For so long.
-        lasts: Spread,
+    /// The engine makes no progress for this time. The host kills the engine if the hang lasts
+    /// longer than the hang detection time.
+    Hang(Distribution),
+    /// Loads that start within this time fail, after as long as they would have taken.
+    LoadFailure(Distribution),
+    /// Loads that start within this time take longer.
+    SlowLoad {
+        /// The factor by which load times are multiplied.
+        load_time_factor: f64,
+        /// How long the fault lasts.
+        duration: Distribution,
     },
-    /// It writes and reads at this part of its speed for a time, in seconds.
-    SlowDown {
-        /// The part.
-        part: f64,
-        /// For so long.
-        lasts: Spread,
+    /// Prefill and decode are slower for this time.
+    Slowdown {
+        /// The factor by which the engine's speed is multiplied.
+        speed_factor: f64,
+        /// How long the fault lasts.
+        duration: Distribution,
     },
 }
 
-/// When something happens.
+/// When a fault is injected.
 #[derive(Debug, Clone, PartialEq)]
-pub enum When {
-    /// At these times.
+pub enum Schedule {
+    /// At these times since the start of the simulation.
     At(Vec<Duration>),
-    /// Again and again, with these times between, in seconds.
-    Every(Spread),
+    /// Repeatedly, with intervals drawn from this distribution, in seconds.
+    Every(Distribution),
 }

@@ -1,4 +1,4 @@
-//! The lanes of a simulation: what the dispatcher is told of them, and how their engines behave.
+//! The lanes of a simulation: their dispatcher setup and the models of their engines.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,100 +6,105 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{GroupSetup, LaneSetup, Rules};
 use pointsman_domain::{LaneInfo, PlanLimits, Topology};
 
-use crate::random::Spread;
+use crate::random::Distribution;
 
-/// All lanes, and the rules of the host.
+/// All lanes and the rules of the host.
 #[derive(Debug, Clone)]
 pub struct Fleet {
     /// The lanes in the order of their ids.
     pub lanes: Vec<Lane>,
-    /// The groups that they share memory in.
+    /// The groups whose lanes share memory.
     pub groups: Vec<GroupSetup>,
-    /// The host's rules of queue and switching.
+    /// The host's queueing and switching rules.
     pub rules: Rules,
-    /// Limits on every plan.
+    /// The limits on every plan.
     pub limits: PlanLimits,
-    /// Longest time from a request to the first byte of its answer, on all lanes together.
+    /// The maximum time from the arrival of a request to the first byte of its response, over all
+    /// attempts.
     pub deadline: Duration,
 }
 
-/// One lane.
+/// A lane with the model of its engine.
 #[derive(Debug, Clone)]
 pub struct Lane {
-    /// What policies see of it.
+    /// The part that policies see.
     pub info: LaneInfo,
-    /// What the dispatcher is told.
+    /// The part that the dispatcher uses.
     pub setup: LaneSetup,
-    /// The first byte of an answer may take this long, where the plan does not say.
-    pub first_byte: Duration,
-    /// How its engine behaves.
+    /// The maximum time to the first byte of a response, unless the plan sets one.
+    pub first_byte_timeout: Duration,
+    /// The model of the engine.
     pub engine: EngineModel,
 }
 
-/// How an engine behaves.
+/// The performance model of an engine. Times are in seconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineModel {
-    /// From the order to load until it serves.
-    pub load: Spread,
-    /// From the order to stop until its memory is free.
-    pub stop: Spread,
-    /// How it works on requests.
-    pub service: Service,
-    /// Tokens that its key-value cache holds; a request that does not fit waits in the engine. `None`: no limit.
+    /// From the load command until the engine serves.
+    pub load_time: Distribution,
+    /// From the stop command until the engine's memory is free.
+    pub stop_time: Distribution,
+    /// How requests are processed.
+    pub service: ServiceModel,
+    /// The capacity of the key-value cache in tokens; a request that does not fit waits inside the
+    /// engine. `None` means unlimited.
     pub kv_tokens: Option<u64>,
-    /// It keeps the beginnings of prompts and does not work on them again.
+    /// Whether prompt prefixes are cached and not prefilled again.
     pub prefix_cache: bool,
-    /// How long the host takes to see that it hangs.
-    pub notices_hang: Duration,
+    /// How long the host takes to detect a hang.
+    pub hang_detection_time: Duration,
 }
 
-/// How an engine works on requests.
+/// How an engine processes requests.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Service {
-    /// Each request takes its time, whatever else goes on.
+pub enum ServiceModel {
+    /// Each request takes a fixed time, independent of the engine's load.
     Fixed {
-        /// To the first byte of the answer, in seconds.
-        first: Spread,
-        /// From there to its end, in seconds.
-        rest: Spread,
-        /// Requests of which a record says how long they took take as long again, whichever lane they go to.
-        recorded: bool,
+        /// To the first token of the response, in seconds.
+        first_token: Distribution,
+        /// From the first token to the end of the response, in seconds.
+        rest: Distribution,
+        /// Whether requests from decision records take their recorded times instead, on whichever
+        /// lane they run.
+        use_recorded: bool,
     },
-    /// Prompts are read one after the other, and answers are written together.
+    /// Prompts are prefilled one after the other, and responses are decoded in parallel.
     Rates {
-        /// What each request takes beside that, in seconds.
-        overhead: Spread,
-        /// Tokens of prompts read in a second.
+        /// A constant part of each request, in seconds.
+        overhead: Distribution,
+        /// Prompt tokens per second.
         prefill: f64,
-        /// Tokens of answers written in a second.
-        decode: Decode,
+        /// Response tokens per second.
+        decode: DecodeRates,
     },
 }
 
-/// Tokens that an engine writes in a second, all answers together, by how many it writes at once: straight lines between
-/// these points, and flat beyond the last one. Below the first one, in proportion to the answers.
+/// The total decode rate of an engine in tokens per second, by the number of concurrent responses.
+///
+/// The rate is interpolated linearly between these points, constant beyond the last one, and
+/// proportional to the number of responses below the first one.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Decode(pub Vec<(u32, f64)>);
+pub struct DecodeRates(pub Vec<(u32, f64)>);
 
-impl Decode {
-    /// Tokens a second of each of so many answers.
-    pub fn each(&self, answers: u32) -> f64 {
+impl DecodeRates {
+    /// Returns the rate of a single response, in tokens per second, while this many are decoded.
+    pub fn per_response(&self, responses: u32) -> f64 {
         let (Some(first), Some(last)) = (self.0.first(), self.0.last()) else { return 0.0 };
-        let at_once = f64::from(answers.max(1));
-        if answers <= first.0 {
+        let count = f64::from(responses.max(1));
+        if responses <= first.0 {
             return first.1 / f64::from(first.0.max(1));
         }
-        let between = self.0.windows(2).find(|pair| answers <= pair[1].0);
-        let together = between.map_or(last.1, |pair| {
-            let part = (at_once - f64::from(pair[0].0)) / f64::from(pair[1].0 - pair[0].0);
-            pair[0].1 + (pair[1].1 - pair[0].1) * part
+        let segment = self.0.windows(2).find(|pair| responses <= pair[1].0);
+        let total = segment.map_or(last.1, |pair| {
+            let fraction = (count - f64::from(pair[0].0)) / f64::from(pair[1].0 - pair[0].0);
+            pair[0].1 + (pair[1].1 - pair[0].1) * fraction
         });
-        together / at_once
+        total / count
     }
 }
 
 impl Fleet {
-    /// The table of lanes that policies see.
+    /// Returns the table of lanes that policies see.
     pub fn topology(&self) -> Arc<Topology> {
         Arc::new(Topology::new(1, self.lanes.iter().map(|lane| lane.info.clone()).collect()))
     }
@@ -107,21 +112,18 @@ impl Fleet {
 
 #[cfg(test)]
 mod tests {
-    use super::Decode;
+    use super::DecodeRates;
 
     #[test]
-    fn rates_lie_on_straight_lines() {
-        let decode = Decode(vec![(1, 30.0), (4, 90.0), (8, 120.0)]);
-        for (answers, each) in
+    fn decode_rate_is_interpolated_linearly() {
+        let decode = DecodeRates(vec![(1, 30.0), (4, 90.0), (8, 120.0)]);
+        for (responses, expected) in
             [(0, 30.0), (1, 30.0), (2, 25.0), (4, 22.5), (6, 17.5), (8, 15.0), (16, 7.5)]
         {
-            assert!(
-                (decode.each(answers) - each).abs() < 1e-9,
-                "{answers}: {}",
-                decode.each(answers)
-            );
+            let rate = decode.per_response(responses);
+            assert!((rate - expected).abs() < 1e-9, "{responses}: {rate}");
         }
-        assert!((Decode(vec![(4, 80.0)]).each(1) - 20.0).abs() < 1e-9);
-        assert!(Decode(Vec::new()).each(1) < 1e-9);
+        assert!((DecodeRates(vec![(4, 80.0)]).per_response(1) - 20.0).abs() < 1e-9);
+        assert!(DecodeRates(Vec::new()).per_response(1) < 1e-9);
     }
 }

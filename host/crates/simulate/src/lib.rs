@@ -1,18 +1,22 @@
-//! Policies on made-up and recorded traffic, in virtual time: the code that serves, without sockets, engines or GPUs.
+//! A deterministic simulator of the host: policies with synthetic and recorded traffic, in virtual
+//! time, without sockets, engines or GPUs.
 //!
 //! ```text
-//!   Traffic ──Ask──> World ──Facts──> Deciders (the chain of policies, or any Advisor) ──> domain::Plan
-//!                      │ ▲                                                                     │
-//!                      │ └─ Happenings: tokens, loads, crashes, clients that leave             ▼
-//!                      │                                       domain::way, domain::dispatch::Dispatcher
-//!                      └──> Observer: what is counted, shown and compared
+//!   Traffic ──SimRequest──> World ──Facts──> SimAdvisor (the policy chain, or any Advisor)
+//!                            │ ▲                └─Advice─> domain: Plan, Dispatcher, ...
+//!                            │ └─ events: tokens, loads, crashes, clients that disconnect
+//!                            └──> Observer: reports and traces
 //! ```
 //!
-//! Not a second implementation: advice, plans, queues, turns and fallbacks are decided by the very code of the host. What is
-//! made up is what the host does not decide: when requests come, and how long engines take.
+//! The simulator is not a second implementation: advice, plans, queues, switching and fallbacks are
+//! the code of the host. Only what the host does not decide is modelled: when requests arrive, and
+//! how long engines take.
 //!
-//! **Promise.** The same inputs give the same output, bit for bit, on every machine: there is no clock, no thread and no
-//! order that depends on addresses in here, and policies run on fuel instead of time.
+//! # Determinism
+//!
+//! The same inputs yield the same output, bit for bit, on every machine. The simulation reads no
+//! clock, starts no threads within a run, and does not depend on addresses. Policies are limited by
+//! fuel instead of time.
 
 mod advisor;
 mod arrivals;
@@ -34,22 +38,23 @@ mod trace;
 mod traffic;
 mod world;
 
-pub use self::advisor::{Chain, Deciders, Hinted};
-pub use self::arrivals::Arrivals;
+pub use self::advisor::{ChainAdvisor, SimAdvisor, TimedHint};
+pub use self::arrivals::{Arrivals, TraceError, TraceLineError};
 pub use self::compare::{Cell, Change, Comparison, Difference, Estimate, Line};
 pub use self::experiment::{Experiment, Progress, Resolve, SimulationEnv, StudyError};
-pub use self::fault::{Failure, Trouble, When};
-pub use self::fleet::{Decode, EngineModel, Fleet, Lane, Service};
+pub use self::fault::{FaultKind, InjectedFault, Schedule};
+pub use self::fleet::{DecodeRates, EngineModel, Fleet, Lane, ServiceModel};
 pub use self::histogram::Histogram;
 pub use self::metric::{Direction, Metric, Scope, Statistic, Unit};
 pub use self::objective::{Judged, Objective, Verdict};
-pub use self::observe::{Ended, How, Observer, Try};
-pub use self::random::{Random, Spread, seconds};
+pub use self::observe::{Attempt, FinishedRequest, Observer, RequestResult};
+pub use self::random::{Distribution, Random, seconds};
 pub use self::report::{Collector, Report, Run, Summary};
 pub use self::scenario::{
-    Document, Engines, FleetSource, Format, Host, HostConfig, HostLane, Models, Pace, Scenario,
-    ScenarioError, Sessions, Source, Stream, Tenants, Trace, Variant,
+    ArrivalProcess, Document, Engines, FleetSource, Host, HostConfig, HostLane, Models, Scenario,
+    ScenarioError, Sessions, Tenants, TraceFile, TraceFormat, TrafficSource, TrafficStream,
+    Variant,
 };
 pub use self::trace::TraceWriter;
-pub use self::traffic::{Ask, ClassId, Traffic};
-pub use self::world::{Books, Setting, run};
+pub use self::traffic::{ClassId, SimRequest, Traffic};
+pub use self::world::{RunConfig, Totals, run};

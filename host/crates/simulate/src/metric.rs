@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::observe::How;
+use crate::observe::RequestResult;
 use crate::report::{Figures, LaneFigures, Named, Summary, Times};
 
 /// Whose figure.
@@ -31,9 +31,9 @@ pub enum Metric {
     /// Requests that ended.
     Requests,
     /// Requests that ended in this way.
-    Ended(How),
+    Ended(RequestResult),
     /// Their part of all that ended.
-    Share(How),
+    Share(RequestResult),
     /// Requests that got their whole answer, from the first lane or a later one.
     Served,
     /// Their part of all that ended.
@@ -146,11 +146,15 @@ impl Metric {
     /// Which way is better.
     pub fn direction(self) -> Direction {
         match self {
-            Self::Ended(How::Answered) | Self::Share(How::Answered) => Direction::Higher,
+            Self::Ended(RequestResult::Answered) | Self::Share(RequestResult::Answered) => {
+                Direction::Higher
+            }
             Self::Served | Self::ServedShare | Self::Fairness => Direction::Higher,
             Self::Requests | Self::Busy | Self::Occupied => Direction::Neither,
             // A policy that refuses means it.
-            Self::Ended(How::Rejected) | Self::Share(How::Rejected) => Direction::Neither,
+            Self::Ended(RequestResult::Rejected) | Self::Share(RequestResult::Rejected) => {
+                Direction::Neither
+            }
             Self::Wait(_)
             | Self::FirstByte(_)
             | Self::Total(_)
@@ -273,6 +277,6 @@ impl fmt::Display for Metric {
     }
 }
 
-fn label(how: How) -> &'static str {
+fn label(how: RequestResult) -> &'static str {
     crate::report::HOWS.iter().find(|(it, _)| *it == how).map_or("", |(_, name)| name)
 }

@@ -1,82 +1,94 @@
-//! What a simulation shows of itself while it runs.
+//! The events that a simulation reports while it runs.
 
 use std::time::Duration;
 
 use pointsman_domain::dispatch::SwitchReport;
 use pointsman_domain::{AttemptResult, EngineState, LaneId};
 
-use crate::traffic::Ask;
+use crate::traffic::SimRequest;
 
 /// How a request ended for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum How {
-    /// The first lane that was tried answered.
+pub enum RequestResult {
+    /// The first lane of the plan sent a complete response.
     Answered,
-    /// A later one did.
+    /// A fallback lane sent a complete response.
     FellBack,
-    /// A policy refused it.
+    /// A policy rejected the request.
     Rejected,
-    /// It got an explicit error.
+    /// The client received an error.
     Error,
-    /// The client left.
+    /// The client disconnected.
     ClientGone,
 }
 
-impl How {
-    /// Did the client get its whole answer?
-    pub fn is_answer(self) -> bool {
-        matches!(self, Self::Answered | Self::FellBack)
+impl RequestResult {
+    /// Returns true if the client received a complete response.
+    pub fn is_success(self) -> bool {
+        match self {
+            Self::Answered | Self::FellBack => true,
+            Self::Rejected | Self::Error | Self::ClientGone => false,
+        }
     }
 }
 
-/// One try of one lane.
+/// An attempt to serve a request on one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Try {
+pub struct Attempt {
     /// The lane.
     pub lane: LaneId,
-    /// How it ended.
+    /// How the attempt ended.
     pub result: AttemptResult,
-    /// When it began.
+    /// When the attempt began.
     pub begun: Duration,
-    /// How long it waited for a slot.
+    /// How long the request waited for a slot.
     pub queue: Duration,
 }
 
-/// One request that has ended.
+/// A request that has ended.
 #[derive(Debug, Clone, Copy)]
-pub struct Ended<'a> {
+pub struct FinishedRequest<'a> {
     /// The request.
-    pub ask: &'a Ask,
-    /// How it ended.
-    pub how: How,
-    /// When.
+    pub request: &'a SimRequest,
+    /// How the request ended.
+    pub result: RequestResult,
+    /// When the request ended.
     pub at: Duration,
-    /// Time from the request to the slot of the lane that answered it, or in queues where none did.
+    /// The time from arrival to the slot of the lane that served the request, or the total time in
+    /// queues if none did.
     pub wait: Duration,
-    /// Time from the request to the first byte of its answer.
+    /// The time from arrival to the first byte of the response.
     pub first_byte: Option<Duration>,
-    /// The tries, in order.
-    pub tries: &'a [Try],
-    /// Tokens of its prompt that the engine had already.
+    /// The attempts in order.
+    pub attempts: &'a [Attempt],
+    /// Prompt tokens that the engine had in its prefix cache.
     pub cached_tokens: u32,
-    /// Tokens that were written, of an answer that broke off too.
+    /// Response tokens that were generated, also by an aborted response.
     pub output_tokens: u32,
-    /// Why it was refused or went wrong, for people.
-    pub problem: Option<&'a str>,
+    /// Why the request was rejected or failed, for people.
+    pub reason: Option<&'a str>,
 }
 
-/// Somebody who watches. Times never go back.
+/// A receiver of the events of a run. Times never decrease.
 pub trait Observer {
-    /// A request came and was decided: with the policies that decided, and the lane that is tried first.
-    fn decided(&mut self, _: &Ask, _first: Option<LaneId>, _by: &[pointsman_domain::PolicyRef]) {}
-    /// A request got a slot.
-    fn granted(&mut self, _at: Duration, _: &Ask, _lane: LaneId) {}
-    /// A request has ended.
-    fn ended(&mut self, _: &Ended<'_>) {}
-    /// An engine has changed its state.
+    /// Called when a request was decided, with the lane of the first attempt and the policies that
+    /// contributed to the decision.
+    fn decided(
+        &mut self,
+        _: &SimRequest,
+        _first: Option<LaneId>,
+        _by: &[pointsman_domain::PolicyRef],
+    ) {
+    }
+    /// Called when a request was granted a slot.
+    fn granted(&mut self, _at: Duration, _: &SimRequest, _lane: LaneId) {}
+    /// Called when a request has ended.
+    fn ended(&mut self, _: &FinishedRequest<'_>) {}
+    /// Called when an engine has changed its state.
     fn engine(&mut self, _at: Duration, _lane: LaneId, _: EngineState) {}
-    /// So many requests wait for a lane now, and so many hold its slots.
+    /// Called when the number of requests that wait for a lane, or that hold its slots, has
+    /// changed.
     fn load(&mut self, _at: Duration, _lane: LaneId, _waiting: usize, _running: u32) {}
-    /// A switch is complete.
+    /// Called when a switch is complete.
     fn switched(&mut self, _at: Duration, _: &SwitchReport) {}
 }

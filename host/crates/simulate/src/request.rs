@@ -1,11 +1,14 @@
-//! Requests as clients would have written them: the words are filler, and what policies look at is there: the length, what a
-//! prompt begins with, and what prompts have in common.
+//! The generation of request bodies.
+//!
+//! The words are filler. The properties that policies look at are right: the length, the start of
+//! the prompt, and the prefixes that prompts share.
 //!
 //! ```text
-//!   ask.text │ the same for all of a class │ the same for all of a session … to the length of the prompt
+//!   text of the stream │ prefix of the class │ prefix of the session ... up to the prompt's length
 //! ```
 //!
-//! So a later prompt of a session begins with the earlier one. All of it is copied from one text that is made once.
+//! So each prompt of a session starts with the previous one. All filler is copied from one text
+//! that is generated once.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -16,133 +19,140 @@ use pointsman_domain::Endpoint;
 use pointsman_openai::{BadRequest, Head, Request, tokens_of};
 
 use crate::random::Random;
-use crate::traffic::{Ask, ClassId};
+use crate::traffic::{ClassId, SimRequest};
 
-/// Tokens that a chat message is estimated to have beside its text.
-const AROUND_A_MESSAGE: usize = 4;
-/// Characters of a token by the estimate.
-const OF_A_TOKEN: usize = 4;
-/// Length of the filler, which begins again at its end.
-const FILLER: usize = 1 << 16;
+/// Tokens that the estimate adds to the text of a chat message.
+const TOKENS_PER_MESSAGE: usize = 4;
+/// Characters per token of the estimate.
+const CHARS_PER_TOKEN: usize = 4;
+/// The length of the filler, which is repeated as needed.
+const FILLER_LENGTH: usize = 1 << 16;
 const SYLLABLES: [&str; 32] = [
     "ba", "ce", "di", "fo", "gu", "ha", "je", "ki", "lo", "mu", "na", "pe", "qui", "ro", "su",
     "ta", "ve", "wi", "xo", "yu", "za", "bre", "cli", "dro", "fru", "gla", "ple", "sti", "tro",
     "an", "en", "or",
 ];
 
-/// Writes requests.
+/// Generates the HTTP requests of simulated requests.
 #[derive(Debug)]
-pub(crate) struct Writer {
+pub(crate) struct RequestWriter {
     filler: Vec<u8>,
-    /// The first so many tokens are the same for all of a class.
-    common: BTreeMap<ClassId, u32>,
+    /// The length of the prefix that the prompts of a class share.
+    class_prefixes: BTreeMap<ClassId, u32>,
 }
 
-impl Writer {
+impl RequestWriter {
     pub(crate) fn new() -> Self {
         let mut random = Random::new(0, "filler");
-        let mut filler = Vec::with_capacity(FILLER + 16);
-        while filler.len() < FILLER {
+        let mut filler = Vec::with_capacity(FILLER_LENGTH + 16);
+        while filler.len() < FILLER_LENGTH {
             for _ in 0..=random.below(3) {
                 let syllable = SYLLABLES[random.below(SYLLABLES.len() as u64) as usize];
                 filler.extend_from_slice(syllable.as_bytes());
             }
             filler.push(b' ');
         }
-        filler.truncate(FILLER);
-        Self { filler, common: BTreeMap::new() }
+        filler.truncate(FILLER_LENGTH);
+        Self { filler, class_prefixes: BTreeMap::new() }
     }
 
-    /// How many tokens all prompts of its class begin with: what a request has in common with others that is the first of its
-    /// session.
-    pub(crate) fn common(&mut self, ask: &Ask) -> u32 {
-        let common = self.common.entry(ask.class).or_default();
-        if ask.turn == 0 {
-            *common = ask.shared_tokens.max(*common);
+    /// Returns the length in tokens of the prefix that all prompts of the request's class share.
+    pub(crate) fn class_prefix(&mut self, request: &SimRequest) -> u32 {
+        let prefix = self.class_prefixes.entry(request.class).or_default();
+        // Later turns share the history of their session instead.
+        if request.turn == 0 {
+            *prefix = request.shared_tokens.max(*prefix);
         }
-        *common
+        *prefix
     }
 
-    /// The request that was asked for, with this id.
+    /// Generates the HTTP request with this id.
     ///
     /// # Errors
-    /// If the recorded body is none that the host would take.
-    pub(crate) fn write(&mut self, ask: &Ask, id: String) -> Result<Request, BadRequest> {
-        let mut headers = HeaderMap::with_capacity(ask.headers.len());
-        for (name, value) in ask.headers.iter() {
+    /// If the recorded body is not one that the host accepts.
+    pub(crate) fn write(
+        &mut self,
+        request: &SimRequest,
+        id: String,
+    ) -> Result<Request, BadRequest> {
+        let mut headers = HeaderMap::with_capacity(request.headers.len());
+        for (name, value) in request.headers.iter() {
             if let (Ok(name), Ok(value)) =
                 (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
             {
                 headers.append(name, value);
             }
         }
-        let head = Head { id, tenant: ask.tenant.as_deref().map(str::to_owned), headers };
-        let body = match &ask.body {
+        let head = Head { id, tenant: request.tenant.as_deref().map(str::to_owned), headers };
+        let body = match &request.body {
             Some(body) => body.clone(),
-            None => self.body(ask),
+            None => self.body(request),
         };
-        Request::parse(ask.endpoint, body, head)
+        Request::parse(request.endpoint, body, head)
     }
 
-    fn body(&mut self, ask: &Ask) -> Bytes {
-        let common = self.common(ask) as usize * OF_A_TOKEN;
-        let model = literal(&ask.model);
-        let mut body =
-            Vec::with_capacity(ask.prompt_tokens as usize * OF_A_TOKEN + model.len() + 128);
+    fn body(&mut self, request: &SimRequest) -> Bytes {
+        let prefix = self.class_prefix(request) as usize * CHARS_PER_TOKEN;
+        let model = json_string(&request.model);
+        let mut body = Vec::with_capacity(
+            request.prompt_tokens as usize * CHARS_PER_TOKEN + model.len() + 128,
+        );
         body.extend_from_slice(br#"{"model":"#);
         body.extend_from_slice(model.as_bytes());
-        body.extend_from_slice(match ask.endpoint {
+        body.extend_from_slice(match request.endpoint {
             Endpoint::ChatCompletions | Endpoint::Other => {
                 br#","messages":[{"role":"user","content":"#
             }
             Endpoint::Completions => br#","prompt":"#,
             Endpoint::Responses | Endpoint::Embeddings => br#","input":"#.as_slice(),
         });
-        self.text(ask, common, &mut body);
-        if matches!(ask.endpoint, Endpoint::ChatCompletions | Endpoint::Other) {
+        self.prompt(request, prefix, &mut body);
+        if matches!(request.endpoint, Endpoint::ChatCompletions | Endpoint::Other) {
             body.extend_from_slice(b"}]");
         }
-        if ask.stream {
+        if request.stream {
             body.extend_from_slice(br#","stream":true"#);
         }
-        if let Some(most) = ask.max_tokens {
-            let name = if ask.endpoint == Endpoint::Responses {
+        if let Some(max_tokens) = request.max_tokens {
+            let name = if request.endpoint == Endpoint::Responses {
                 "max_output_tokens"
             } else {
                 "max_tokens"
             };
-            // Writing to memory does not fail.
-            let _written = write!(body, r#","{name}":{most}"#);
+            let _ = write!(body, r#","{name}":{max_tokens}"#); // Writing to a Vec cannot fail.
         }
         body.push(b'}');
         body.into()
     }
 
-    /// The prompt as a JSON literal. One whose beginning alone is longer than the prompt is to be is that beginning.
-    fn text(&self, ask: &Ask, common: usize, body: &mut Vec<u8>) {
-        let begins = literal(&ask.text);
-        let begins = begins.get(1..begins.len() - 1).unwrap_or_default();
+    /// Appends the prompt as a JSON string. If the text of the stream alone is longer than the
+    /// prompt, the prompt is that text.
+    fn prompt(&self, request: &SimRequest, class_prefix: usize, body: &mut Vec<u8>) {
+        let text = json_string(&request.text);
+        let text = text.get(1..text.len() - 1).unwrap_or_default();
         body.push(b'"');
-        body.extend_from_slice(begins.as_bytes());
-        let begun = tokens_of(begins) + AROUND_A_MESSAGE;
-        let missing = (ask.prompt_tokens as usize).saturating_sub(begun) * OF_A_TOKEN;
-        let common = common.saturating_sub(begun * OF_A_TOKEN).min(missing);
-        self.fill(mix(u64::from(ask.class.0)), common, body);
-        // Sessions differ from their first words on.
+        body.extend_from_slice(text.as_bytes());
+        let written = tokens_of(text) + TOKENS_PER_MESSAGE;
+        // A text that is longer than the prompt leaves nothing to fill.
+        let missing = (request.prompt_tokens as usize).saturating_sub(written) * CHARS_PER_TOKEN;
+        let common = class_prefix.saturating_sub(written * CHARS_PER_TOKEN).min(missing);
+        self.fill(mix(u64::from(request.class.0)), common, body);
         let rest = missing - common;
-        let of = mix(ask.session);
-        let mark = format!("{of:016x} ");
+        let session = mix(request.session);
+        // The hash makes sessions differ from their first word on, and not only in their offset
+        // into the filler.
+        let mark = format!("{session:016x} ");
         let mark = &mark.as_bytes()[..mark.len().min(rest)];
         body.extend_from_slice(mark);
-        self.fill(of, rest - mark.len(), body);
+        self.fill(session, rest - mark.len(), body);
         body.push(b'"');
     }
 
-    /// So many characters of the filler, from a place that belongs to whom they are for.
-    fn fill(&self, of: u64, mut length: usize, body: &mut Vec<u8>) {
-        let mut at = (of % FILLER as u64) as usize;
+    /// Appends filler, starting at an offset that depends on `hash`.
+    fn fill(&self, hash: u64, mut length: usize, body: &mut Vec<u8>) {
+        let mut at = (hash % FILLER_LENGTH as u64) as usize;
         while length > 0 {
-            let piece = &self.filler[at..FILLER.min(at + length)];
+            let piece = &self.filler[at..FILLER_LENGTH.min(at + length)];
             body.extend_from_slice(piece);
             length -= piece.len();
             at = 0;
@@ -150,11 +160,11 @@ impl Writer {
     }
 }
 
-fn literal(text: &str) -> String {
+fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// A number that looks like any other (the finalizer of SplitMix64, by Steele, Lea and Flood).
+/// Hashes a number (the finalizer of SplitMix64, by Steele, Lea and Flood).
 fn mix(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,13 +1,14 @@
-//! The scenario file: lanes, engines, policies, traffic and failures of a simulation, and what is to be compared.
+//! The scenario file: the lanes, engines, policies, traffic and faults of a simulation, and its
+//! variants.
 //!
 //! ```text
-//!   Document (a file, and keys that are other) ──> Scenario ──host()──> Host: lanes, engines, chain
-//!                                                     ├──traffic(seed)──> Arrivals
-//!                                                     ├──failures(fleet)──> what goes wrong
-//!                                                     └──variants: scenarios with keys that are other
+//!   Document (a file and overrides) ──> Scenario ──host()──> Host: lanes, engines, chain
+//!                                          ├──traffic(seed)──> Arrivals
+//!                                          ├──faults(fleet)──> injected faults
+//!                                          └──variants: scenarios with overridden keys
 //! ```
 //!
-//! All mistakes are found at once, each with its line and what to write instead.
+//! All errors of a file are reported in one pass, each with its line and a hint.
 
 mod engines;
 mod faults;
@@ -21,67 +22,70 @@ use std::time::Duration;
 
 use pointsman_policy::{ChainSpec, PolicySpec};
 use pointsman_settings::{
-    Diagnostic, FileError, InvalidPath, Location, Override, Problem, Section, chain, folder_of,
-    nearest,
+    Code, Diagnostic, FileError, InvalidPath, Location, Override, Problem, Section, chain,
+    folder_of, missing, nearest,
 };
 use toml::de::DeValue;
 
 pub use self::engines::Engines;
 pub use self::fleet::{FleetSource, HostConfig, HostLane};
-pub(crate) use self::quantity::moment;
-pub use self::traffic::{Format, Models, Pace, Sessions, Source, Stream, Tenants, Trace};
+pub(crate) use self::quantity::parse_timestamp;
+pub use self::traffic::{
+    ArrivalProcess, Models, Sessions, Tenants, TraceFile, TraceFormat, TrafficSource, TrafficStream,
+};
 use crate::arrivals::Arrivals;
-use crate::fault::Failure;
+use crate::fault::InjectedFault;
 use crate::fleet::{Fleet, Lane};
 
-/// Everything that is wrong with a scenario.
+/// All errors of a scenario.
 pub type ScenarioError = FileError;
 
-/// 2026-01-05, a Monday, 00:00 UTC.
-const BEGINS: u64 = 1_767_571_200_000;
+/// The default start time: 2026-01-05, a Monday, 00:00 UTC.
+const DEFAULT_START_MS: u64 = 1_767_571_200_000;
 
-/// A scenario file, and keys of it that are other than it says.
+/// The text of a scenario file with overrides of some of its keys.
 #[derive(Debug, Clone)]
 pub struct Document {
     source: String,
     file: PathBuf,
-    over: Vec<Override>,
+    overrides: Vec<Override>,
 }
 
 impl Document {
-    /// The document of this text; paths in it are relative to the file's folder.
+    /// Creates a document from a text. Paths in it are relative to the folder of `file`.
     pub fn new(source: String, file: &Path) -> Self {
-        Self { source, file: file.to_owned(), over: Vec::new() }
+        Self { source, file: file.to_owned(), overrides: Vec::new() }
     }
 
-    /// Read a file.
+    /// Reads a file.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If the file cannot be read.
     pub fn load(file: &Path) -> Result<Self, ScenarioError> {
         Ok(Self::new(FileError::source(file)?, file))
     }
 
-    /// Set a key by its dotted path, where elements of lists are named by their index or by their `name`, `class` or `lane`:
-    /// `traffic.interactive.rate`. What is not a value of TOML is a text.
+    /// Overrides a key, given by its dotted path, for example `traffic.interactive.rate`. Elements
+    /// of lists are addressed by their index or by their `name`, `class` or `lane`. A value that is
+    /// not valid TOML is taken as a string.
     ///
     /// # Errors
-    /// When that is no path. Whether there is such a key turns out in [`Document::scenario`].
+    /// If `path` is not a dotted path. Whether the key exists is checked by [`Document::scenario`].
     pub fn set(&mut self, path: &str, value: &str) -> Result<(), InvalidPath> {
-        self.over.push(Override::key(path, value)?);
+        self.overrides.push(Override::key(path, value)?);
         Ok(())
     }
 
-    /// The scenario.
+    /// Parses the document.
     ///
     /// # Errors
-    /// With every mistake in it, in the order of the file.
+    /// All errors in the document, in the order of the file.
     pub fn scenario(&self) -> Result<Scenario, ScenarioError> {
         let read = |root: &Section<'_>| {
             let scenario = read(root, &self.file)?;
             Some(Scenario { description: description(&self.source), ..scenario })
         };
-        pointsman_settings::read(&self.source, &self.over, read)
+        pointsman_settings::read(&self.source, &self.overrides, read)
             .map_err(|errors| FileError::new(&self.file, errors))
     }
 }
@@ -89,46 +93,46 @@ impl Document {
 /// A valid scenario.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    /// What it is called.
+    /// The title.
     pub title: String,
-    /// The comment that its file begins with.
+    /// The comment at the start of the file.
     pub description: String,
-    /// The wall clock at its begin, in milliseconds since the Unix epoch.
-    pub begins_ms: u64,
-    /// Requests come for so long.
-    pub lasts: Duration,
-    /// It is run once with each.
+    /// The wall clock at the start, in milliseconds since the Unix epoch.
+    pub start_ms: u64,
+    /// The time within which requests arrive.
+    pub duration: Duration,
+    /// The seeds; the scenario is run once with each.
     pub seeds: Vec<u64>,
-    /// What has to be true of what comes out.
+    /// The objectives that reports are checked against.
     pub objectives: Vec<String>,
-    /// Where the lanes come from.
+    /// The source of the lanes.
     pub fleet: FleetSource,
-    /// How their engines behave.
+    /// The models of the lanes' engines.
     pub engines: Engines,
-    /// The policies; `None`: those of the host's configuration.
+    /// The policies; `None` means those of the host's configuration.
     pub policies: Option<Vec<PolicySpec>>,
-    /// What it is compared with. These have no variants themselves.
+    /// The variants to compare with. They have no variants themselves.
     pub variants: Vec<Variant>,
-    /// Who asks.
-    pub streams: Vec<Arc<Stream>>,
-    failures: Vec<faults::Planned>,
+    /// The streams of requests.
+    pub streams: Vec<Arc<TrafficStream>>,
+    faults: Vec<faults::UnresolvedFault>,
     file: PathBuf,
-    places: Places,
+    locations: Locations,
 }
 
 #[derive(Debug, Clone)]
-struct Places {
+struct Locations {
     objectives: Location,
     fleet: Location,
     traffic: Location,
 }
 
-/// A scenario with some keys that are other.
+/// A scenario with some keys overridden.
 #[derive(Debug, Clone)]
 pub struct Variant {
-    /// What it is called.
+    /// The name.
     pub name: String,
-    /// The whole of it.
+    /// The complete scenario.
     pub scenario: Scenario,
 }
 
@@ -142,42 +146,43 @@ pub struct Host {
 }
 
 impl Scenario {
-    /// Read a scenario's text.
+    /// Parses the text of a scenario file.
     ///
     /// # Errors
-    /// With every mistake in it, in the order of the file.
+    /// All errors in the text, in the order of the file.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ScenarioError> {
         Document::new(text.to_owned(), file).scenario()
     }
 
-    /// The lanes and the policies. `resolve` reads a host's configuration with some keys that are other than it says.
+    /// Returns the lanes and the policies. `resolve` reads a host configuration with overrides.
     ///
     /// # Errors
-    /// When that fails, and for lanes that do not exist.
+    /// If the configuration cannot be read, or if the scenario refers to lanes that do not exist.
     pub fn host(
         &self,
-        resolve: &dyn Fn(&Path, &toml::Table) -> Result<HostConfig, String>,
+        resolve: &dyn Fn(&Path, &toml::Table) -> Result<HostConfig, Problem>,
     ) -> Result<Host, ScenarioError> {
         let config = match &self.fleet {
             FleetSource::Inline(config) => config.as_ref().clone(),
-            FleetSource::Config { file, set, place } => {
-                resolve(file, set).map_err(|what| self.error(vec![place.error(what)]))?
+            FleetSource::Config { file, set, location } => {
+                resolve(file, set).map_err(|problem| self.error(vec![location.error(problem)]))?
             }
         };
         let names: Vec<&str> = config.lanes.iter().map(|lane| lane.info.name.as_str()).collect();
-        let strangers =
+        let unknown =
             self.engines.lanes.iter().filter(|(name, ..)| !names.contains(&name.as_str()));
         let errors: Vec<Diagnostic> =
-            strangers.map(|(name, place, _)| place.error(no_lane(name, &names))).collect();
+            unknown.map(|(name, location, _)| location.error(unknown_lane(name, &names))).collect();
         if !errors.is_empty() {
             return Err(self.error(errors));
         }
         if config.lanes.is_empty() {
-            return Err(self.error(vec![self.places.fleet.error("has no lane")]));
+            let problem = Code::MissingKey.with("the host configuration defines no lanes");
+            return Err(self.error(vec![self.locations.fleet.error(problem)]));
         }
         let lanes = config.lanes.into_iter().map(|lane| {
-            let (engine, first_byte) = self.engines.of(&lane);
-            Lane { info: lane.info, setup: lane.setup, first_byte, engine }
+            let (engine, first_byte_timeout) = self.engines.for_lane(&lane);
+            Lane { info: lane.info, setup: lane.setup, first_byte_timeout, engine }
         });
         let fleet = Fleet {
             lanes: lanes.collect(),
@@ -193,32 +198,32 @@ impl Scenario {
         Ok(Host { fleet, chain })
     }
 
-    /// What goes wrong with the engines of these lanes.
+    /// Returns the faults to inject into the engines of these lanes.
     ///
     /// # Errors
-    /// For lanes that do not exist.
-    pub fn failures(&self, fleet: &Fleet) -> Result<Vec<Failure>, ScenarioError> {
+    /// If a fault refers to a lane that does not exist.
+    pub fn faults(&self, fleet: &Fleet) -> Result<Vec<InjectedFault>, ScenarioError> {
         let names: Vec<&str> = fleet.lanes.iter().map(|lane| lane.info.name.as_str()).collect();
-        faults::of_lanes(&self.failures, &names).map_err(|errors| self.error(errors))
+        faults::resolve(&self.faults, &names).map_err(|errors| self.error(errors))
     }
 
-    /// The requests of one run.
+    /// Returns the requests of one run.
     ///
     /// # Errors
-    /// When a file of requests cannot be read.
+    /// If a trace file cannot be read.
     pub fn traffic(&self, seed: u64) -> Result<Arrivals, ScenarioError> {
-        Arrivals::new(&self.streams, seed, self.begins_ms)
-            .map_err(|(place, what)| self.error(vec![place.error(what)]))
+        Arrivals::new(&self.streams, seed, self.start_ms)
+            .map_err(|(location, error)| self.error(vec![location.error(&error)]))
     }
 
-    /// A mistake in the objectives, which others read.
-    pub fn wrong_objective(&self, what: impl Into<Problem>) -> ScenarioError {
-        self.error(vec![self.places.objectives.error(what)])
+    /// Returns an error in the `objectives` key, which the reports parse.
+    pub fn objective_error(&self, problem: impl Into<Problem>) -> ScenarioError {
+        self.error(vec![self.locations.objectives.error(problem)])
     }
 
-    /// A mistake in a file of requests that shows when it is read on.
-    pub fn wrong_traffic(&self, what: impl Into<Problem>) -> ScenarioError {
-        self.error(vec![self.places.traffic.error(what)])
+    /// Returns an error in a trace file that was found during a run.
+    pub fn traffic_error(&self, problem: impl Into<Problem>) -> ScenarioError {
+        self.error(vec![self.locations.traffic.error(problem)])
     }
 
     fn error(&self, errors: Vec<Diagnostic>) -> ScenarioError {
@@ -226,7 +231,7 @@ impl Scenario {
     }
 }
 
-/// The comment at the head of a file, without what stands indented in it.
+/// Returns the comment at the start of a file, without its indented lines such as commands.
 fn description(source: &str) -> String {
     let comment = source.lines().map_while(|line| line.strip_prefix('#'));
     let prose = comment
@@ -236,23 +241,25 @@ fn description(source: &str) -> String {
     prose.collect::<Vec<_>>().join(" ")
 }
 
-fn no_lane(name: &str, names: &[&str]) -> String {
-    match nearest(name, names.iter().copied()) {
-        Some(near) => format!("there is no lane \"{name}\"; did you mean \"{near}\"?"),
-        None => format!("there is no lane \"{name}\"; there is \"{}\"", names.join("\", \"")),
-    }
+fn unknown_lane(name: &str, names: &[&str]) -> Problem {
+    let hint = match nearest(name, names.iter().copied()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("expected one of \"{}\"", names.join("\", \"")),
+    };
+    Code::UnknownName.with(format!("unknown lane \"{name}\"; {hint}"))
 }
 
-/// The scenario and its variants. `None` only together with a mistake.
+/// Reads a scenario with its variants. Returns `None` only if an error was reported.
 fn read(root: &Section<'_>, file: &Path) -> Option<Scenario> {
     let variants = root.sections("variants");
-    let scenario = read_form(root, file);
+    let scenario = read_without_variants(root, file);
     let mut names: Vec<&str> = Vec::new();
     let mut read = Vec::new();
     for variant in &variants {
         let name = variant.required_string("name", "\"first-come\"");
-        if name.is_some_and(|name| names.contains(&name)) {
-            variant.error_at("name", "is that of another variant already");
+        if let Some(name) = name.filter(|name| names.contains(name)) {
+            let message = format!("another variant has the name \"{name}\"");
+            variant.error_at("name", Code::Duplicate.with(message));
         }
         names.extend(name);
         let set = variant.value("set");
@@ -261,37 +268,37 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Scenario> {
             variant.wrong_type(
                 "set",
                 set,
-                "a table of keys, such as { fleet.switching.min-residency = 0.0 }",
+                "a table of keys, for example { fleet.switching.min-residency = 0.0 }",
             );
         }
-        let nothing = toml::de::DeTable::new();
-        let merged = root.merged(table.unwrap_or(&nothing));
-        let form = read_form(&root.subsection(&merged), file);
+        let empty = toml::de::DeTable::new();
+        let merged = root.merged(table.unwrap_or(&empty));
+        let scenario = read_without_variants(&root.subsection(&merged), file);
         let policies = read_policies(variant, folder_of(file));
         variant.report_unknown();
-        if let (Some(name), Some(mut form)) = (name, form) {
-            form.policies = policies.or(form.policies);
-            read.push(Variant { name: name.to_owned(), scenario: form });
+        if let (Some(name), Some(mut scenario)) = (name, scenario) {
+            scenario.policies = policies.or(scenario.policies);
+            read.push(Variant { name: name.to_owned(), scenario });
         }
     }
     Some(Scenario { variants: read, ..scenario? })
 }
 
-/// The scenario without its variants. `None` only together with a mistake.
-fn read_form(root: &Section<'_>, file: &Path) -> Option<Scenario> {
+/// Reads a scenario without its variants. Returns `None` only if an error was reported.
+fn read_without_variants(root: &Section<'_>, file: &Path) -> Option<Scenario> {
     let folder = folder_of(file);
     let title = root.string("title").map(str::to_owned);
-    let begins = read_begins(root);
-    if !root.has("lasts") {
+    let start_ms = read_start_time(root);
+    if !root.has("duration") {
         root.error_at(
-            "lasts",
-            "is missing; write how long requests come, such as `lasts = \"24h\"`",
+            "duration",
+            missing("`duration = \"24h\"`, the time within which requests arrive"),
         );
     }
-    let lasts = root.positive_duration("lasts", Duration::from_secs(86_400));
+    let duration = root.positive_duration("duration", Duration::from_secs(86_400));
     let seeds = read_seeds(root);
     let objectives = root.strings("objectives").unwrap_or_default();
-    let places = Places {
+    let locations = Locations {
         objectives: root.location("objectives"),
         fleet: root.location("fleet"),
         traffic: root.location("traffic"),
@@ -299,17 +306,17 @@ fn read_form(root: &Section<'_>, file: &Path) -> Option<Scenario> {
     let fleet = fleet::read(&root.section("fleet"), folder);
     let engines = engines::read(&root.section("engines"));
     let policies = read_policies(root, folder);
-    let streams = traffic::read(root, folder, lasts);
-    let failures = faults::read(root);
-    // Read elsewhere.
-    let _known = root.has("variants");
+    let streams = traffic::read(root, folder, duration);
+    let faults = faults::read(root);
+    // Marks the key as known; `read` reads the variants.
+    let _ = root.has("variants");
     root.report_unknown();
     Some(Scenario {
         title: title
             .unwrap_or_else(|| file.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
         description: String::new(),
-        begins_ms: begins,
-        lasts,
+        start_ms,
+        duration,
         seeds,
         objectives,
         fleet: fleet?,
@@ -317,26 +324,29 @@ fn read_form(root: &Section<'_>, file: &Path) -> Option<Scenario> {
         policies,
         variants: Vec::new(),
         streams,
-        failures,
+        faults,
         file: file.to_owned(),
-        places,
+        locations,
     })
 }
 
-fn read_begins(root: &Section<'_>) -> u64 {
-    let Some(value) = root.value("begins") else { return BEGINS };
+fn read_start_time(root: &Section<'_>) -> u64 {
+    let Some(value) = root.value("start-time") else { return DEFAULT_START_MS };
     let micros = match value.get_ref() {
-        DeValue::Datetime(datetime) => quantity::moment_of(datetime),
-        other => other.as_str().and_then(moment),
+        DeValue::Datetime(datetime) => quantity::timestamp(datetime),
+        other => other.as_str().and_then(parse_timestamp),
     };
     let ms = micros.and_then(|micros| u64::try_from(micros / 1000).ok());
     ms.unwrap_or_else(|| {
-        root.error_at("begins", "is no date and time; write for example \"2026-01-05T00:00:00Z\"");
-        BEGINS
+        root.error_at(
+            "start-time",
+            "invalid date and time: expected for example \"2026-01-05T00:00:00Z\", not before 1970",
+        );
+        DEFAULT_START_MS
     })
 }
 
-/// A number is how many there are, from 1.
+/// Reads the seeds: a list, or the number of seeds to use, starting with 1.
 fn read_seeds(root: &Section<'_>) -> Vec<u64> {
     let Some(DeValue::Array(_)) = root.value("seeds").map(|seeds| seeds.get_ref()) else {
         return (1..=root.integer("seeds", 1..=10_000, 1)).collect();
@@ -348,14 +358,15 @@ fn read_seeds(root: &Section<'_>) -> Vec<u64> {
         _ => {
             root.error_at(
                 "seeds",
-                "must be a number of runs, such as 3, or a list of whole numbers",
+                "invalid list: expected at least one integer, and none below zero; or set the \
+                 number of seeds, for example `seeds = 3`",
             );
             vec![1]
         }
     }
 }
 
-/// `[[policies]]`; `None` where the key is missing.
+/// Reads `[[policies]]`. Returns `None` if the key is missing.
 fn read_policies(section: &Section<'_>, folder: &Path) -> Option<Vec<PolicySpec>> {
     let dir = |policy: &Section<'_>, _: &str| {
         Some(folder.join(policy.required_string("dir", "\"../policies/cortex\"")?))

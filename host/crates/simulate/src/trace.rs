@@ -1,12 +1,13 @@
-//! What happened in a run, one line of JSON each: for whoever wants to see why, or to compare it with what a host did.
+//! The event trace of a run, one JSON object per line, for debugging and for comparison with the
+//! behaviour of a host.
 //!
 //! ```text
-//!   {"at":12.5,"what":"decided","request":"sim-7","class":"interactive","model":"auto","lane":"coder","by":["cortex@0.1.0"]}
-//!   {"at":12.5,"what":"engine","lane":"reader","state":"draining"}
-//!   {"at":60.25,"what":"granted","request":"sim-7","lane":"coder"}
+//!   {"at":12.5,"event":"decided","request":"sim-7","class":"agents","model":"auto","lane":"coder"}
+//!   {"at":12.5,"event":"engine","lane":"reader","state":"draining"}
+//!   {"at":60.25,"event":"granted","request":"sim-7","lane":"coder"}
 //! ```
 //!
-//! Times are seconds since the begin.
+//! Times are in seconds since the start of the simulation.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -15,83 +16,94 @@ use pointsman_domain::dispatch::SwitchReport;
 use pointsman_domain::{EngineState, LaneId, PolicyRef};
 use serde_json::{Value, json};
 
-use crate::observe::{Ended, How, Observer};
-use crate::traffic::Ask;
+use crate::observe::{FinishedRequest, Observer, RequestResult};
+use crate::traffic::SimRequest;
 
-/// Writes down what happens.
+/// An [`Observer`] that writes the events of a run as JSON lines.
 pub struct TraceWriter<W> {
     out: W,
     lanes: Vec<String>,
     classes: Vec<String>,
-    /// Why nothing is written any more.
-    problem: Option<io::Error>,
+    /// The first write error, after which nothing more is written.
+    error: Option<io::Error>,
 }
 
 impl<W> std::fmt::Debug for TraceWriter<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TraceWriter").field("problem", &self.problem).finish_non_exhaustive()
+        f.debug_struct("TraceWriter").field("error", &self.error).finish_non_exhaustive()
     }
 }
 
 impl<W: Write> TraceWriter<W> {
-    /// Of a run with these lanes, in the order of their ids, and these classes.
+    /// Creates the writer for a run with these lanes, in the order of their ids, and these classes.
     pub fn new(out: W, lanes: impl IntoIterator<Item = String>, classes: &[String]) -> Self {
-        Self { out, lanes: lanes.into_iter().collect(), classes: classes.to_owned(), problem: None }
+        Self { out, lanes: lanes.into_iter().collect(), classes: classes.to_owned(), error: None }
     }
 
-    /// The run is over.
+    /// Flushes the output.
     ///
     /// # Errors
-    /// When something could not be written.
+    /// The first error of any write since the start of the run.
     pub fn finish(mut self) -> io::Result<()> {
-        match self.problem {
-            Some(problem) => Err(problem),
+        match self.error {
+            Some(error) => Err(error),
             None => self.out.flush(),
         }
     }
 
-    fn line(&mut self, at: Duration, what: &'static str, more: Value) {
-        if self.problem.is_some() {
+    fn line(&mut self, at: Duration, event: &'static str, fields: Value) {
+        if self.error.is_some() {
             return;
         }
-        let mut line = json!({ "at": seconds(at), "what": what });
-        if let (Value::Object(line), Value::Object(more)) = (&mut line, more) {
-            line.extend(more.into_iter().filter(|(_, value)| !value.is_null()));
+        let mut line = json!({ "at": seconds(at), "event": event });
+        if let (Value::Object(line), Value::Object(fields)) = (&mut line, fields) {
+            line.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
         }
-        self.problem = writeln!(self.out, "{line}").err();
+        self.error = writeln!(self.out, "{line}").err();
     }
 
     fn lane(&self, lane: LaneId) -> Option<&str> {
         self.lanes.get(lane.index()).map(String::as_str)
     }
 
-    fn class(&self, ask: &Ask) -> Option<&str> {
-        self.classes.get(usize::from(ask.class.0)).map(String::as_str)
+    fn class(&self, request: &SimRequest) -> Option<&str> {
+        self.classes.get(usize::from(request.class.0)).map(String::as_str)
     }
 }
 
 impl<W: Write> Observer for TraceWriter<W> {
-    fn decided(&mut self, ask: &Ask, first: Option<LaneId>, by: &[PolicyRef]) {
+    fn decided(&mut self, request: &SimRequest, first: Option<LaneId>, by: &[PolicyRef]) {
         let by: Vec<String> = by.iter().map(ToString::to_string).collect();
-        let more = json!({
-            "request": ask.id, "class": self.class(ask), "tenant": ask.tenant, "model": ask.model,
-            "lane": first.and_then(|lane| self.lane(lane)), "by": by,
+        let fields = json!({
+            "request": request.id,
+            "class": self.class(request),
+            "tenant": request.tenant,
+            "model": request.model,
+            "lane": first.and_then(|lane| self.lane(lane)),
+            "by": by,
         });
-        self.line(ask.at, "decided", more);
+        self.line(request.at, "decided", fields);
     }
 
-    fn granted(&mut self, at: Duration, ask: &Ask, lane: LaneId) {
-        self.line(at, "granted", json!({ "request": ask.id, "lane": self.lane(lane) }));
+    fn granted(&mut self, at: Duration, request: &SimRequest, lane: LaneId) {
+        self.line(at, "granted", json!({ "request": request.id, "lane": self.lane(lane) }));
     }
 
-    fn ended(&mut self, ended: &Ended<'_>) {
-        let lane = ended.tries.last().and_then(|tried| self.lane(tried.lane));
-        let more = json!({
-            "request": ended.ask.id, "class": self.class(ended.ask), "how": how(ended.how), "lane": lane,
-            "wait": seconds(ended.wait), "first-byte": ended.first_byte.map(seconds), "tries": ended.tries.len(),
-            "cached-tokens": ended.cached_tokens, "output-tokens": ended.output_tokens, "problem": ended.problem,
+    fn ended(&mut self, ended: &FinishedRequest<'_>) {
+        let lane = ended.attempts.last().and_then(|attempt| self.lane(attempt.lane));
+        let fields = json!({
+            "request": ended.request.id,
+            "class": self.class(ended.request),
+            "result": label(ended.result),
+            "lane": lane,
+            "wait": seconds(ended.wait),
+            "first-byte": ended.first_byte.map(seconds),
+            "attempts": ended.attempts.len(),
+            "cached-tokens": ended.cached_tokens,
+            "output-tokens": ended.output_tokens,
+            "reason": ended.reason,
         });
-        self.line(ended.at, "ended", more);
+        self.line(ended.at, "ended", fields);
     }
 
     fn engine(&mut self, at: Duration, lane: LaneId, state: EngineState) {
@@ -99,47 +111,51 @@ impl<W: Write> Observer for TraceWriter<W> {
     }
 
     fn switched(&mut self, at: Duration, report: &SwitchReport) {
-        let instead_of: Vec<&str> =
+        let evicted: Vec<&str> =
             report.victims.iter().filter_map(|lane| self.lane(*lane)).collect();
-        let more = json!({
-            "lane": self.lane(report.target), "instead-of": instead_of, "drain": seconds(report.drain),
-            "stop": seconds(report.stop), "load": seconds(report.load), "overdue": report.overdue,
+        let fields = json!({
+            "lane": self.lane(report.target),
+            "evicted": evicted,
+            "drain": seconds(report.drain),
+            "stop": seconds(report.stop),
+            "load": seconds(report.load),
+            "overdue": report.overdue,
         });
-        self.line(at, "switched", more);
+        self.line(at, "switched", fields);
     }
 }
 
-/// To the microsecond.
+/// Converts a time to seconds, in whole microseconds.
 fn seconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e6
 }
 
-fn how(how: How) -> &'static str {
-    match how {
-        How::Answered => "answered",
-        How::FellBack => "fell-back",
-        How::Rejected => "rejected",
-        How::Error => "error",
-        How::ClientGone => "client-gone",
+fn label(result: RequestResult) -> &'static str {
+    match result {
+        RequestResult::Answered => "answered",
+        RequestResult::FellBack => "fell-back",
+        RequestResult::Rejected => "rejected",
+        RequestResult::Error => "error",
+        RequestResult::ClientGone => "client-gone",
     }
 }
 
-/// Two who watch the same run.
+/// An observer that forwards every event to two others.
 #[derive(Debug)]
-pub(crate) struct Both<A, B>(pub(crate) A, pub(crate) B);
+pub(crate) struct Tee<A, B>(pub(crate) A, pub(crate) B);
 
-impl<A: Observer, B: Observer> Observer for Both<A, B> {
-    fn decided(&mut self, ask: &Ask, first: Option<LaneId>, by: &[PolicyRef]) {
-        self.0.decided(ask, first, by);
-        self.1.decided(ask, first, by);
+impl<A: Observer, B: Observer> Observer for Tee<A, B> {
+    fn decided(&mut self, request: &SimRequest, first: Option<LaneId>, by: &[PolicyRef]) {
+        self.0.decided(request, first, by);
+        self.1.decided(request, first, by);
     }
 
-    fn granted(&mut self, at: Duration, ask: &Ask, lane: LaneId) {
-        self.0.granted(at, ask, lane);
-        self.1.granted(at, ask, lane);
+    fn granted(&mut self, at: Duration, request: &SimRequest, lane: LaneId) {
+        self.0.granted(at, request, lane);
+        self.1.granted(at, request, lane);
     }
 
-    fn ended(&mut self, ended: &Ended<'_>) {
+    fn ended(&mut self, ended: &FinishedRequest<'_>) {
         self.0.ended(ended);
         self.1.ended(ended);
     }

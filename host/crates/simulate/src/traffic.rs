@@ -1,4 +1,4 @@
-//! Who asks for what, and when.
+//! The requests of a simulation and the trait of their sources.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,55 +6,57 @@ use std::time::Duration;
 use bytes::Bytes;
 use pointsman_domain::Endpoint;
 
-/// A kind of traffic that is counted by itself, such as `interactive`: an index into the names of the scenario.
+/// A traffic class that is reported separately, such as `interactive`: an index into
+/// [`Traffic::classes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClassId(pub u16);
 
-/// One request as it comes.
+/// A simulated request, as it arrives.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ask {
-    /// When, since the begin of the simulation.
+pub struct SimRequest {
+    /// The arrival time, since the start of the simulation.
     pub at: Duration,
-    /// What it is counted as.
+    /// The class in which the request is reported.
     pub class: ClassId,
-    /// Who asks.
+    /// The tenant, if the client identifies itself.
     pub tenant: Option<Arc<str>>,
-    /// Requests of one session have the same, and the beginnings of their prompts in common.
+    /// The session. Requests of the same session share prompt prefixes.
     pub session: u64,
-    /// How many of its session came before it.
+    /// The index of the request within its session.
     pub turn: u32,
     /// The endpoint.
     pub endpoint: Endpoint,
     /// The model name.
     pub model: Arc<str>,
-    /// Headers, names in lower case.
+    /// Headers, with names in lower case.
     pub headers: Arc<[(String, String)]>,
-    /// What the prompt begins with, so that policies which look at texts see what they look for.
+    /// The start of the prompt, for policies that inspect the text.
     pub text: Arc<str>,
-    /// Length of the prompt.
+    /// The length of the prompt.
     pub prompt_tokens: u32,
-    /// Of the prompt, how many tokens the requests of its session before it had, too; of the first one, how many those of other
-    /// sessions of its class begin with.
+    /// The length of the prompt's shared prefix: shared with the previous request of the session
+    /// or, for the first request of a session, with other sessions of the class.
     pub shared_tokens: u32,
-    /// Length of the answer.
+    /// The length of the complete response.
     pub output_tokens: u32,
-    /// The most tokens that it asks for.
+    /// The `max_tokens` parameter.
     pub max_tokens: Option<u32>,
-    /// It asks for a stream.
+    /// Whether the response is to be streamed.
     pub stream: bool,
-    /// The client leaves if the first byte takes longer than this.
-    pub patience: Option<Duration>,
-    /// The body, if it was recorded; otherwise one is made of the above.
+    /// The time after which the client disconnects if it has not received the first byte.
+    pub client_timeout: Option<Duration>,
+    /// The recorded body; without one, a body is generated from the other fields.
     pub body: Option<Bytes>,
-    /// The id that it had; otherwise it gets one of its number.
+    /// The recorded id; without one, an id is made from the request's number.
     pub id: Option<Arc<str>>,
-    /// How long an engine worked on it, if that was recorded: to the first byte of its answer, and from there to its end.
-    pub took: Option<(Duration, Duration)>,
+    /// The recorded time that an engine worked on the request: to the first byte of the response,
+    /// and from there to its end.
+    pub recorded_times: Option<(Duration, Duration)>,
 }
 
 #[cfg(test)]
-impl Ask {
-    /// A request for a stream of ten tokens, of nobody and without a session.
+impl SimRequest {
+    /// Creates a request for a stream of ten tokens, without a tenant.
     pub(crate) fn plain(at: Duration, model: &str) -> Self {
         Self {
             at,
@@ -71,22 +73,24 @@ impl Ask {
             output_tokens: 10,
             max_tokens: None,
             stream: true,
-            patience: None,
+            client_timeout: None,
             body: None,
             id: None,
-            took: None,
+            recorded_times: None,
         }
     }
 }
 
-/// Where requests come from.
+/// A source of requests.
 pub trait Traffic {
-    /// Names of the classes, by their ids.
+    /// Returns the names of the classes, indexed by [`ClassId`].
     fn classes(&self) -> &[String];
 
-    /// The next request that comes whatever becomes of those before it. Times never go back.
-    fn next(&mut self) -> Option<Ask>;
+    /// Returns the next request that arrives independently of earlier ones. Arrival times never
+    /// decrease.
+    fn next(&mut self) -> Option<SimRequest>;
 
-    /// A request ended at this time: what the same client asks after that, not before it.
-    fn after(&mut self, ask: &Ask, ended: Duration) -> Option<Ask>;
+    /// Returns the request that the same client sends after `request` ended at `ended_at`. The
+    /// arrival time is not before `ended_at`.
+    fn follow_up(&mut self, request: &SimRequest, ended_at: Duration) -> Option<SimRequest>;
 }

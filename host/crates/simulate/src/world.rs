@@ -1,8 +1,8 @@
-//! The simulation: requests that come, engines that work, and between them the host's own pipeline.
+//! The simulation loop: arriving requests, simulated engines, and the host's own code in between.
 //!
-//! One step goes to the next time at which anything happens, and does all of it, always in the same order: what goes wrong,
-//! what engines have done, whose time is up, who comes, what is learned, and what the dispatcher does by itself. After each
-//! of these everything that follows from it has been done before the next one begins.
+//! A step advances to the next time at which anything happens, and processes everything that is due
+//! in a fixed order: injected faults, engine progress, timeouts, arrivals, policy hooks, and the
+//! dispatcher's tick. All effects of one of these are applied before the next one begins.
 
 mod attempts;
 mod faults;
@@ -19,348 +19,364 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{Dispatcher, Effect, Event};
 use pointsman_domain::{EngineState, FleetView, LaneId, Topology};
 
-use self::faults::Troubles;
-use self::in_flight::Crowd;
-use self::outcomes::Lessons;
-use self::supervisor::{Said, Supervisor};
-use crate::advisor::Deciders;
-use crate::engine::Key;
-use crate::fault::Failure;
+use self::faults::FaultInjector;
+use self::in_flight::InFlight;
+use self::outcomes::OutcomeQueue;
+use self::supervisor::{EngineSignal, Supervisor};
+use crate::advisor::SimAdvisor;
+use crate::engine::RequestKey;
+use crate::fault::InjectedFault;
 use crate::fleet::Fleet;
 use crate::observe::Observer;
-use crate::request::Writer;
-use crate::traffic::{Ask, Traffic};
+use crate::request::RequestWriter;
+use crate::traffic::{SimRequest, Traffic};
 
-/// What a run is about, beside who asks and who decides.
+/// The configuration of a run, without its traffic and its advisor.
 #[derive(Debug, Clone, Copy)]
-pub struct Setting<'a> {
-    /// The lanes, and the rules of the host.
+pub struct RunConfig<'a> {
+    /// The lanes and the rules of the host.
     pub fleet: &'a Fleet,
-    /// What goes wrong.
-    pub failures: &'a [Failure],
-    /// The wall clock that policies see at time 0, in milliseconds since the Unix epoch.
-    pub begins_ms: u64,
-    /// Another seed is another day of the same kind.
+    /// The faults to inject.
+    pub faults: &'a [InjectedFault],
+    /// The wall clock at time zero, in milliseconds since the Unix epoch.
+    pub start_ms: u64,
+    /// The seed of all random numbers that do not belong to the traffic.
     pub seed: u64,
 }
 
-/// Requests, counted. After a run, each that was accepted has ended in one way.
+/// Request counts of a run. After a run, every accepted request has ended in exactly one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Books {
-    /// Requests that came.
+pub struct Totals {
+    /// Requests that arrived.
     pub accepted: u64,
-    /// Those that the lane answered which was tried first.
+    /// Requests that the first lane of their plan served.
     pub answered: u64,
-    /// Those that another one answered.
+    /// Requests that a fallback lane served.
     pub fell_back: u64,
-    /// Those that a policy refused.
+    /// Requests that a policy rejected.
     pub rejected: u64,
-    /// Those that got an explicit error.
+    /// Requests that ended with an error.
     pub errors: u64,
-    /// Those whose clients left.
+    /// Requests whose clients disconnected.
     pub client_gone: u64,
-    /// When the last one ended.
+    /// When the last request ended.
     pub ended_at: Duration,
-    /// Most requests that were live at a time.
-    pub most_live: usize,
-    /// Moments at which something happened.
-    pub moments: u64,
+    /// The maximum number of in-flight requests.
+    pub max_in_flight: usize,
+    /// The number of steps of the simulation.
+    pub steps: u64,
 }
 
-impl Books {
-    /// Those that have ended.
+impl Totals {
+    /// Returns the number of requests that have ended.
     pub fn ended(&self) -> u64 {
         self.answered + self.fell_back + self.rejected + self.errors + self.client_gone
     }
 
-    /// Those that have not.
-    pub fn live(&self) -> u64 {
+    /// Returns the number of requests that have not ended.
+    pub fn in_flight(&self) -> u64 {
         self.accepted - self.ended()
     }
 }
 
-/// Let all requests come that there are, and see each of them to its end.
+/// Runs a simulation until the traffic is exhausted and every request has ended.
 pub fn run(
-    setting: &Setting<'_>,
-    deciders: &mut dyn Deciders,
+    config: &RunConfig<'_>,
+    advisor: &mut dyn SimAdvisor,
     traffic: &mut dyn Traffic,
     observer: &mut dyn Observer,
-) -> Books {
-    let mut world = World::new(setting, deciders, traffic, observer);
-    world.begin();
-    while let Some(next) = world.next() {
-        world.go_to(next);
+) -> Totals {
+    let mut world = World::new(config, advisor, traffic, observer);
+    world.start();
+    while let Some(next) = world.next_step() {
+        world.advance_to(next);
     }
-    world.learn();
-    world.books
+    world.report_outcomes();
+    world.totals
 }
 
-/// A request that is asked because another one has ended; earlier ones first, and those of one time in the order in which
-/// they became known.
-struct Later(Duration, u64, Ask);
+/// A request that follows another one of the same client. Ordered by arrival time, then by the
+/// order in which the requests became known.
+struct FollowUp(Duration, u64, SimRequest);
 
-impl Later {
+impl FollowUp {
     fn key(&self) -> (Duration, u64) {
         (self.0, self.1)
     }
 }
 
-impl PartialEq for Later {
+impl PartialEq for FollowUp {
     fn eq(&self, other: &Self) -> bool {
         self.key() == other.key()
     }
 }
 
-impl Eq for Later {}
+impl Eq for FollowUp {}
 
-impl PartialOrd for Later {
+impl PartialOrd for FollowUp {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Later {
+impl Ord for FollowUp {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.key().cmp(&other.key())
     }
 }
 
-/// What was last told of a lane.
+/// The state of a lane that was last reported to the observer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Noted {
+struct ReportedLane {
     engine: EngineState,
+    /// Waiting and running requests.
     load: (usize, u32),
 }
 
 struct World<'a> {
-    setting: &'a Setting<'a>,
-    deciders: &'a mut dyn Deciders,
+    config: &'a RunConfig<'a>,
+    advisor: &'a mut dyn SimAdvisor,
     traffic: &'a mut dyn Traffic,
     observer: &'a mut dyn Observer,
     topology: Arc<Topology>,
     now: Duration,
     dispatcher: Dispatcher,
-    fresh: Vec<Effect>,
+    /// A buffer for the dispatcher's output, kept for its allocation.
+    new_effects: Vec<Effect>,
     effects: VecDeque<Effect>,
     supervisors: Vec<Supervisor>,
-    troubles: Troubles<'a>,
-    crowd: Crowd,
-    /// When something becomes of requests by itself: a time is up, or a client leaves.
-    limits: BTreeSet<(Duration, Key)>,
-    /// The request that comes next, whatever becomes of others.
-    coming: Option<Ask>,
-    later: BinaryHeap<Reverse<Later>>,
-    laters: u64,
-    lessons: Lessons,
-    writer: Writer,
-    /// When the dispatcher heard of something last, and the view that was made after that.
-    changed: Duration,
+    faults: FaultInjector<'a>,
+    in_flight: InFlight,
+    /// The times at which clients disconnect or the first-byte timeout of an attempt expires.
+    timers: BTreeSet<(Duration, RequestKey)>,
+    /// The next request that does not depend on others.
+    next_request: Option<SimRequest>,
+    follow_ups: BinaryHeap<Reverse<FollowUp>>,
+    follow_up_sequence: u64,
+    outcomes: OutcomeQueue,
+    writer: RequestWriter,
+    /// When the dispatcher last received an event.
+    changed_at: Duration,
+    /// The fleet view, and the time whose state it shows. Dropped when the dispatcher changes.
     view: Option<(Duration, Arc<FleetView>)>,
-    /// Who waits for each lane.
+    /// The number of requests that wait for each lane.
     waiting: Vec<usize>,
-    noted: Vec<Noted>,
-    books: Books,
+    reported: Vec<ReportedLane>,
+    totals: Totals,
 }
 
 impl<'a> World<'a> {
     fn new(
-        setting: &'a Setting<'a>,
-        deciders: &'a mut dyn Deciders,
+        config: &'a RunConfig<'a>,
+        advisor: &'a mut dyn SimAdvisor,
         traffic: &'a mut dyn Traffic,
         observer: &'a mut dyn Observer,
     ) -> Self {
-        let Setting { fleet, failures, seed, .. } = *setting;
+        let RunConfig { fleet, faults, seed, .. } = *config;
         let setups = fleet.lanes.iter().map(|lane| lane.setup.clone()).collect();
-        let coming = traffic.next();
+        let next_request = traffic.next();
         Self {
-            setting,
-            deciders,
+            config,
+            advisor,
             traffic,
             observer,
             topology: fleet.topology(),
             now: Duration::ZERO,
             dispatcher: Dispatcher::new(setups, &fleet.groups, fleet.rules),
-            fresh: Vec::new(),
+            new_effects: Vec::new(),
             effects: VecDeque::new(),
             supervisors: fleet.lanes.iter().map(|lane| Supervisor::new(lane, seed)).collect(),
-            troubles: Troubles::new(failures, seed),
-            crowd: Crowd::default(),
-            limits: BTreeSet::new(),
-            coming,
-            later: BinaryHeap::new(),
-            laters: 0,
-            lessons: Lessons::default(),
-            writer: Writer::new(),
-            changed: Duration::ZERO,
+            faults: FaultInjector::new(faults, seed),
+            in_flight: InFlight::default(),
+            timers: BTreeSet::new(),
+            next_request,
+            follow_ups: BinaryHeap::new(),
+            follow_up_sequence: 0,
+            outcomes: OutcomeQueue::default(),
+            writer: RequestWriter::new(),
+            changed_at: Duration::ZERO,
             view: None,
             waiting: vec![0; fleet.lanes.len()],
-            noted: vec![Noted::default(); fleet.lanes.len()],
-            books: Books::default(),
+            reported: vec![ReportedLane::default(); fleet.lanes.len()],
+            totals: Totals::default(),
         }
     }
 
-    /// The host starts.
-    fn begin(&mut self) {
-        self.deciders.now(self.now);
-        self.tell(Event::Tick);
+    /// Starts the host: the first tick may preload lanes, and external engines are ready.
+    fn start(&mut self) {
+        self.advisor.set_now(self.now);
+        self.dispatch(Event::Tick);
         for lane in self.lanes() {
-            let mut said = Vec::new();
-            self.supervisors[lane.index()].begin(&mut said);
-            self.hear(lane, said);
+            let mut signals = Vec::new();
+            self.supervisors[lane.index()].start(&mut signals);
+            self.handle_signals(lane, signals);
         }
-        self.settle();
+        self.apply_effects();
     }
 
     fn lanes(&self) -> impl Iterator<Item = LaneId> + use<> {
         (0u32..).map(LaneId).take(self.supervisors.len())
     }
 
-    /// When anything happens next; `None` when all requests have ended and none will come.
-    fn next(&self) -> Option<Duration> {
-        let comes = self.next_arrival();
-        if comes.is_none() && self.crowd.is_empty() {
+    /// Returns the time of the next step, or `None` if all requests have ended and none will
+    /// arrive.
+    fn next_step(&self) -> Option<Duration> {
+        let arrival = self.next_arrival();
+        if arrival.is_none() && self.in_flight.is_empty() {
             return None;
         }
-        let engines = self.supervisors.iter().filter_map(Supervisor::next).min();
-        let limit = self.limits.first().map(|(at, _)| *at);
-        let learns = self.lessons.next(self.deciders.next_tick());
-        // The dispatcher may want to be woken at any nanosecond; everything here is in microseconds.
+        let engines = self.supervisors.iter().filter_map(Supervisor::next_event).min();
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let hooks = self.outcomes.next_check(self.advisor.next_tick());
+        // The dispatcher may ask for any nanosecond; everything else is in microseconds. At least
+        // one microsecond keeps time moving.
         let wake =
-            self.dispatcher.next_wake().map(|wake| whole_micros(wake).max(self.now + MICROSECOND));
-        [comes, engines, limit, learns, wake, self.troubles.next()].into_iter().flatten().min()
+            self.dispatcher.next_wake().map(|wake| ceil_micros(wake).max(self.now + MICROSECOND));
+        let fault = self.faults.next();
+        [arrival, engines, timer, hooks, wake, fault].into_iter().flatten().min()
     }
 
     fn next_arrival(&self) -> Option<Duration> {
-        let coming = self.coming.as_ref().map(|ask| ask.at);
-        let later = self.later.peek().map(|Reverse(later)| later.0);
-        coming.into_iter().chain(later).min()
+        let independent = self.next_request.as_ref().map(|request| request.at);
+        let follow_up = self.follow_ups.peek().map(|Reverse(follow_up)| follow_up.0);
+        independent.into_iter().chain(follow_up).min()
     }
 
-    /// Everything that happens at this time.
-    fn go_to(&mut self, time: Duration) {
+    /// Processes everything that is due at this time.
+    fn advance_to(&mut self, time: Duration) {
         self.now = time.max(self.now);
-        self.books.moments += 1;
-        self.deciders.now(self.now);
-        while let Some(failure) = self.troubles.due(self.now) {
-            for lane in &failure.lanes {
-                let mut said = Vec::new();
+        self.totals.steps += 1;
+        self.advisor.set_now(self.now);
+        while let Some(fault) = self.faults.pop_due(self.now) {
+            for lane in &fault.lanes {
+                let mut signals = Vec::new();
                 if let Some(supervisor) = self.supervisors.get_mut(lane.index()) {
-                    supervisor.suffer(&failure.what, self.now, &mut said);
+                    supervisor.inject(&fault.kind, self.now, &mut signals);
                 }
-                self.hear(*lane, said);
+                self.handle_signals(*lane, signals);
             }
-            self.settle();
+            self.apply_effects();
         }
         for lane in self.lanes() {
-            if self.supervisors[lane.index()].next().is_some_and(|next| next <= self.now) {
-                let mut said = Vec::new();
-                self.supervisors[lane.index()].go_on(self.now, &mut said);
-                self.hear(lane, said);
-                self.settle();
+            let next = self.supervisors[lane.index()].next_event();
+            if next.is_some_and(|next| next <= self.now) {
+                let mut signals = Vec::new();
+                self.supervisors[lane.index()].advance(self.now, &mut signals);
+                self.handle_signals(lane, signals);
+                self.apply_effects();
             }
         }
-        while let Some((at, key)) = self.limits.first().copied()
+        while let Some((at, key)) = self.timers.first().copied()
             && at <= self.now
         {
-            self.limits.remove(&(at, key));
-            self.time_is_up(key);
-            self.settle();
+            self.timers.remove(&(at, key));
+            self.on_timer(key);
+            self.apply_effects();
         }
-        while let Some(ask) = self.arrival() {
-            self.comes(ask);
-            self.settle();
+        while let Some(request) = self.pop_arrival() {
+            self.serve(request);
+            self.apply_effects();
         }
-        if self.lessons.next(self.deciders.next_tick()).is_some_and(|due| due <= self.now) {
-            self.learn();
-            self.hint();
-            self.settle();
+        let check = self.outcomes.next_check(self.advisor.next_tick());
+        if check.is_some_and(|due| due <= self.now) {
+            self.report_outcomes();
+            self.run_tick_hook();
+            self.apply_effects();
         }
-        // As the host does it after all that has come at once.
-        self.tell(Event::Tick);
-        self.settle();
+        // As in the host, one tick follows all events that came at the same time.
+        self.dispatch(Event::Tick);
+        self.apply_effects();
     }
 
-    /// Somebody who comes now.
-    fn arrival(&mut self) -> Option<Ask> {
-        let later = self.later.peek().map(|Reverse(later)| later.0);
-        let coming = self.coming.as_ref().map(|ask| ask.at);
+    /// Returns the next request that arrives now.
+    fn pop_arrival(&mut self) -> Option<SimRequest> {
+        let follow_up = self.follow_ups.peek().map(|Reverse(follow_up)| follow_up.0);
+        let independent = self.next_request.as_ref().map(|request| request.at);
         if self.next_arrival().is_none_or(|at| at > self.now) {
             return None;
         }
-        if coming.is_some_and(|coming| later.is_none_or(|later| coming <= later)) {
+        // At the same time, independent requests come first.
+        let is_independent = independent
+            .is_some_and(|independent| follow_up.is_none_or(|follow_up| independent <= follow_up));
+        if is_independent {
             let next = self.traffic.next();
-            std::mem::replace(&mut self.coming, next)
+            std::mem::replace(&mut self.next_request, next)
         } else {
-            self.later.pop().map(|Reverse(Later(_, _, ask))| ask)
+            self.follow_ups.pop().map(|Reverse(FollowUp(_, _, request))| request)
         }
     }
 
-    /// Somebody will come at this time.
-    fn later(&mut self, ask: Ask) {
-        self.laters += 1;
-        self.later.push(Reverse(Later(ask.at.max(self.now), self.laters, ask)));
+    fn schedule_follow_up(&mut self, request: SimRequest) {
+        self.follow_up_sequence += 1;
+        let at = request.at.max(self.now);
+        self.follow_ups.push(Reverse(FollowUp(at, self.follow_up_sequence, request)));
     }
 
-    /// What an engine said.
-    fn hear(&mut self, lane: LaneId, said: Vec<Said>) {
-        for said in said {
-            match said {
-                Said::Progress(progress) => self.progress(progress),
-                Said::Broken(broken) => {
-                    broken.into_iter().for_each(|(key, used)| self.breaks(key, used));
+    fn handle_signals(&mut self, lane: LaneId, signals: Vec<EngineSignal>) {
+        for signal in signals {
+            match signal {
+                EngineSignal::Progress(progress) => self.on_progress(progress),
+                EngineSignal::Disconnected(requests) => {
+                    for (key, usage) in requests {
+                        self.on_disconnected(key, usage);
+                    }
                 }
-                Said::News(news) => self.tell(Event::Engine { lane, news }),
+                EngineSignal::Event(event) => self.dispatch(Event::Engine { lane, news: event }),
             }
         }
     }
 
-    fn tell(&mut self, event: Event) {
-        self.changed = self.now;
+    /// Sends an event to the dispatcher, and queues the resulting effects.
+    fn dispatch(&mut self, event: Event) {
+        self.changed_at = self.now;
         self.view = None;
-        self.dispatcher.on(event, self.now, &mut self.fresh);
-        self.effects.extend(self.fresh.drain(..));
+        self.dispatcher.on(event, self.now, &mut self.new_effects);
+        self.effects.extend(self.new_effects.drain(..));
     }
 
-    /// Do all that the dispatcher wants done, and whatever follows from that.
-    fn settle(&mut self) {
+    /// Applies all queued effects, including those that they cause, and reports the changes to the
+    /// observer.
+    fn apply_effects(&mut self) {
         while let Some(effect) = self.effects.pop_front() {
-            self.carry_out(effect);
+            self.apply(effect);
         }
-        self.note();
+        self.report_lane_changes();
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::Grant { ticket, lane, generation, .. } => {
-                self.granted(ticket, lane, generation)
+                self.on_granted(ticket, lane, generation)
             }
-            Effect::Reject { ticket, refusal } => self.refused(ticket, &refusal),
+            Effect::Reject { ticket, refusal } => self.on_acquire_failed(ticket, &refusal),
             Effect::Load(lane) => self.supervisors[lane.index()].load(self.now),
             Effect::Unload { lane, .. } => self.supervisors[lane.index()].unload(self.now),
             Effect::Abort { lane, generation } => {
-                for key in self.crowd.leased(lane, generation) {
-                    self.cut(key);
+                for key in self.in_flight.leased(lane, generation) {
+                    self.abort(key);
                 }
             }
             Effect::Switched(report) => self.observer.switched(self.now, &report),
         }
     }
 
-    /// The lanes as the host would show them: as they were when something happened last, or an engine was looked at.
-    fn view(&mut self) -> Arc<FleetView> {
-        let looks = self.supervisors.iter().filter_map(|supervisor| supervisor.looked_at(self.now));
-        let at = looks.max().map_or(self.changed, |look| look.max(self.changed));
-        if let Some((made, view)) = &self.view
-            && *made == at
+    /// Returns the fleet view as the host would show it: with the state after the last event or the
+    /// last scrape, whichever is later.
+    fn fleet_view(&mut self) -> Arc<FleetView> {
+        let scrapes =
+            self.supervisors.iter().filter_map(|supervisor| supervisor.last_scrape(self.now));
+        let at = scrapes.max().map_or(self.changed_at, |scrape| scrape.max(self.changed_at));
+        if let Some((made_at, view)) = &self.view
+            && *made_at == at
         {
             return Arc::clone(view);
         }
         let mut stats = self.dispatcher.stats(at);
         for (stat, supervisor) in stats.iter_mut().zip(&mut self.supervisors) {
-            if let Some(told) = supervisor.told(self.now) {
+            if let Some(metrics) = supervisor.metrics(self.now) {
                 (stat.waiting, stat.kv_used, stat.decode_tps) =
-                    (told.waiting, told.kv_used, told.decode_tps);
-                stat.stale_ms = told.stale(at);
+                    (metrics.waiting, metrics.kv_used, metrics.decode_tps);
+                stat.stale_ms = metrics.age_ms(at);
             }
         }
         let view = Arc::new(FleetView { topology: Arc::clone(&self.topology), stats });
@@ -368,43 +384,44 @@ impl<'a> World<'a> {
         view
     }
 
-    /// Tell the observer what has changed.
-    fn note(&mut self) {
-        for (lane, noted) in (0u32..).map(LaneId).zip(&mut self.noted) {
+    /// Reports lanes whose engine state or load has changed to the observer.
+    fn report_lane_changes(&mut self) {
+        for (lane, reported) in (0u32..).map(LaneId).zip(&mut self.reported) {
             let engine = self.dispatcher.engine_state(lane).unwrap_or_default();
-            if engine != noted.engine {
-                noted.engine = engine;
+            if engine != reported.engine {
+                reported.engine = engine;
                 self.observer.engine(self.now, lane, engine);
             }
             let load = (self.waiting[lane.index()], self.dispatcher.running(lane));
-            if load != noted.load {
-                noted.load = load;
+            if load != reported.load {
+                reported.load = load;
                 self.observer.load(self.now, lane, load.0, load.1);
             }
         }
     }
 
+    /// Returns the wall clock in milliseconds since the Unix epoch.
     fn now_ms(&self) -> u64 {
-        let since = u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX);
-        self.setting.begins_ms.saturating_add(since)
+        let since_start = u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX);
+        self.config.start_ms.saturating_add(since_start)
     }
 
-    /// Let the policies learn from what has ended.
-    fn learn(&mut self) {
-        let ended = self.lessons.beats(self.now);
-        if !ended.is_empty() {
-            let (fleet, now_ms) = (self.view(), self.now_ms());
-            self.deciders.learn(&fleet, now_ms, &ended);
+    /// Reports the outcomes of requests that have ended to the policies.
+    fn report_outcomes(&mut self) {
+        let outcomes = self.outcomes.take(self.now);
+        if !outcomes.is_empty() {
+            let (fleet, now_ms) = (self.fleet_view(), self.now_ms());
+            self.advisor.observe(&fleet, now_ms, &outcomes);
         }
     }
 
-    /// Ask the policies for wishes, if it is time.
-    fn hint(&mut self) {
-        if self.deciders.next_tick().is_some_and(|tick| tick <= self.now) {
-            let (fleet, now_ms) = (self.view(), self.now_ms());
-            for wished in self.deciders.tick(&fleet, self.now, now_ms) {
-                let until = self.now.saturating_add(wished.lasts);
-                self.tell(Event::Hinted { lane: wished.lane, hint: wished.hint, until });
+    /// Runs the tick hook of the policies if it is due, and sends their hints to the dispatcher.
+    fn run_tick_hook(&mut self) {
+        if self.advisor.next_tick().is_some_and(|tick| tick <= self.now) {
+            let (fleet, now_ms) = (self.fleet_view(), self.now_ms());
+            for hint in self.advisor.tick(&fleet, self.now, now_ms) {
+                let until = self.now.saturating_add(hint.duration);
+                self.dispatch(Event::Hinted { lane: hint.lane, hint: hint.hint, until });
             }
         }
     }
@@ -412,7 +429,8 @@ impl<'a> World<'a> {
 
 const MICROSECOND: Duration = Duration::from_micros(1);
 
-fn whole_micros(time: Duration) -> Duration {
+/// Rounds a time up to whole microseconds.
+fn ceil_micros(time: Duration) -> Duration {
     match time.subsec_nanos() % 1000 {
         0 => time,
         rest => time.saturating_add(Duration::from_nanos(u64::from(1000 - rest))),

@@ -1,4 +1,5 @@
-//! The tree's own policies in virtual time: the same each time, and asked again with the answers of their records.
+//! The repository's policies in virtual time: their runs are deterministic, and recorded calls can
+//! be replayed.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod tree;
@@ -17,7 +18,7 @@ use pointsman_policy::{
     CallStats, ChainSpec, DryRunChain, DryRunSession, FUEL_PER_MS, Gap, Metering, PolicySpec,
     Replayed, Runtime, RuntimeSettings,
 };
-use pointsman_simulate::{Chain, Deciders, Hinted};
+use pointsman_simulate::{ChainAdvisor, SimAdvisor, TimedHint};
 use serde_json::{Value, json};
 
 use self::tree::{NOON, chain, policy};
@@ -26,12 +27,14 @@ fn runtime(metering: Metering) -> Arc<Runtime> {
     Runtime::new(RuntimeSettings { metering, ..RuntimeSettings::default() }).unwrap()
 }
 
-/// What all tests but those that compare runtimes run in.
+/// The runtime of all tests except those that compare runtimes.
 static FUEL: LazyLock<Arc<Runtime>> = LazyLock::new(|| runtime(Metering::Fuel));
 
-/// Six policies that ask, count, remember and wish.
-fn six() -> ChainSpec {
-    let day = json!({ "name": "day", "from": "08:00", "to": "18:00", "prefer": ["coder"], "load": ["coder"] });
+/// Returns six policies that use host calls, counters, state and lane hints.
+fn six_policies() -> ChainSpec {
+    let day = json!({
+        "name": "day", "from": "08:00", "to": "18:00", "prefer": ["coder"], "load": ["coder"],
+    });
     chain(vec![
         policy("quota", json!({ "window-s": 60, "default": { "requests": 10, "tokens": 20_000 } })),
         policy("budget", json!({ "tiers": ["a", "b"], "tenants": { "team-1": 50 } })),
@@ -69,7 +72,7 @@ fn fleet(load: u32) -> Arc<FleetView> {
     Arc::new(view)
 }
 
-/// One of a hundred requests, from four tenants.
+/// Returns the facts of one of a hundred requests from four tenants.
 fn facts(number: u32, now_ms: u64) -> Facts {
     let prompt =
         ["Fix this Rust function: fn main() {}", "Summarise the attached report.", "Hello."]
@@ -111,115 +114,122 @@ fn outcome(facts: &Facts) -> Outcome {
     }
 }
 
-/// A minute and a half with a hundred requests; everything that can be seen of it.
-fn perform(performance: DryRunSession) -> (Vec<String>, Vec<Hinted>, Vec<CallStats>) {
-    let mut chain = Chain::from(performance);
-    let (mut seen, mut hints, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+/// Runs a hundred requests within 90 seconds, and returns all advice, hints and call statistics.
+fn run_session(session: DryRunSession) -> (Vec<String>, Vec<TimedHint>, Vec<CallStats>) {
+    let mut chain = ChainAdvisor::from(session);
+    let (mut advice, mut hints, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..100 {
         let now = Duration::from_millis(900) * number;
         let now_ms = NOON + u64::try_from(now.as_millis()).unwrap();
-        chain.now(now);
+        chain.set_now(now);
         let (view, facts) = (fleet(number), facts(number, now_ms));
         if chain.next_tick().is_some_and(|due| due <= now) {
             hints.extend(chain.tick(&view, now, now_ms));
         }
         let mut trace = Trace::on();
         let merged = chain.advisor().advise(&facts, &view, &mut trace);
-        // With the time that each call took.
-        seen.push(format!("{merged:?} {:?}", trace.into_consulted()));
-        ended.push(outcome(&facts));
-        if ended.len() == 16 {
-            chain.learn(&view, now_ms, &std::mem::take(&mut ended));
+        // Includes the time that each call took.
+        advice.push(format!("{merged:?} {:?}", trace.into_consulted()));
+        outcomes.push(outcome(&facts));
+        if outcomes.len() == 16 {
+            chain.observe(&view, now_ms, &std::mem::take(&mut outcomes));
         }
     }
-    (seen, hints, chain.conduct())
+    (advice, hints, chain.call_stats())
 }
 
 #[test]
-fn the_same_requests_get_the_same_advice_down_to_the_fuel() {
-    let rehearsal = load(&six());
-    // At once, on threads of their own, and in another runtime whose code is compiled anew.
+fn runs_are_deterministic_including_fuel() {
+    let dry_run = load(&six_policies());
+    // Concurrently on two threads, and in another runtime that compiles the code again.
     let (first, second) = std::thread::scope(|scope| {
-        let performance = rehearsal.begin();
-        let other = scope.spawn(move || perform(performance));
-        (perform(rehearsal.begin()), other.join().unwrap())
+        let session = dry_run.begin();
+        let other = scope.spawn(move || run_session(session));
+        (run_session(dry_run.begin()), other.join().unwrap())
     });
     assert_eq!(first, second);
-    let elsewhere = DryRunChain::load(&runtime(Metering::Fuel), &six()).unwrap();
-    assert_eq!(perform(elsewhere.begin()), first);
+    let other_runtime = DryRunChain::load(&runtime(Metering::Fuel), &six_policies()).unwrap();
+    assert_eq!(run_session(other_runtime.begin()), first);
 
-    let (seen, hints, conduct) = first;
-    assert!(seen.iter().any(|it| it.contains("_quota_exceeded")), "`quota` counts, and refuses");
-    assert!(!hints.is_empty(), "`hours` wants a lane by day");
-    for policy in &conduct {
+    let (advice, hints, stats) = first;
+    assert!(
+        advice.iter().any(|advice| advice.contains("_quota_exceeded")),
+        "`quota` counts and rejects"
+    );
+    assert!(!hints.is_empty(), "`hours` hints at a lane during the day");
+    for policy in &stats {
         assert_eq!((policy.faults, &policy.first_fault), (0, &None), "{policy:?}");
         assert!(policy.calls > 0 && policy.fuel > 1000 * policy.calls, "{policy:?}");
-        let most = 5 * FUEL_PER_MS / 2;
-        assert!(policy.fuel / policy.calls < most, "more than half of its deadline: {policy:?}");
+        let max = 5 * FUEL_PER_MS / 2;
+        assert!(policy.fuel / policy.calls < max, "more than half of its deadline: {policy:?}");
     }
     assert_eq!(
-        conduct.iter().map(|it| &it.policy).collect::<Vec<_>>(),
-        rehearsal.references().iter().collect::<Vec<_>>()
+        stats.iter().map(|stats| &stats.policy).collect::<Vec<_>>(),
+        dry_run.references().iter().collect::<Vec<_>>()
     );
 }
 
 #[test]
-fn ticks_come_at_the_beginning_and_at_their_interval() {
-    let rehearsal = load(&six());
-    let mut chain = Chain::from(rehearsal.begin());
+fn ticks_run_at_the_start_and_at_their_interval() {
+    let dry_run = load(&six_policies());
+    let mut chain = ChainAdvisor::from(dry_run.begin());
     let view = fleet(0);
     assert_eq!(chain.next_tick(), Some(Duration::ZERO));
     let at_noon = chain.tick(&view, Duration::from_secs(7), NOON);
     assert_eq!(chain.next_tick(), Some(Duration::from_secs(37)));
-    assert!(at_noon.iter().any(|it| it.lane == LaneId(1) && it.hint.is_some()), "{at_noon:?}");
-    assert!(chain.tick(&view, Duration::from_secs(36), NOON).is_empty(), "it is not its turn");
-    // By night it wants nothing, and says so once.
-    let midnight = NOON + 12 * 3600 * 1000;
-    let taken_back = chain.tick(&view, Duration::from_secs(37), midnight);
     assert!(
-        taken_back.iter().any(|it| it.lane == LaneId(1) && it.hint.is_none()),
-        "{taken_back:?}"
+        at_noon.iter().any(|hint| hint.lane == LaneId(1) && hint.hint.is_some()),
+        "{at_noon:?}"
+    );
+    assert!(chain.tick(&view, Duration::from_secs(36), NOON).is_empty(), "the tick is not due");
+    // At night `hours` withdraws its hint once.
+    let midnight = NOON + 12 * 3600 * 1000;
+    let withdrawn = chain.tick(&view, Duration::from_secs(37), midnight);
+    assert!(
+        withdrawn.iter().any(|hint| hint.lane == LaneId(1) && hint.hint.is_none()),
+        "{withdrawn:?}"
     );
     assert_eq!(
-        Chain::from(load(&chain_of_cortex()).begin()).next_tick(),
+        ChainAdvisor::from(load(&cortex_chain()).begin()).next_tick(),
         None,
-        "who has no ticks wants none"
+        "`cortex` has no tick hook"
     );
 }
 
-fn chain_of_cortex() -> ChainSpec {
+fn cortex_chain() -> ChainSpec {
     chain(vec![policy("cortex", json!({}))])
 }
 
-/// Is the request let through?
-fn admitted(chain: &Chain, facts: &Facts) -> bool {
+/// Returns true if no policy rejects the request.
+fn is_admitted(chain: &ChainAdvisor, facts: &Facts) -> bool {
     chain.advisor().advise(facts, &fleet(0), &mut Trace::off()).reject.is_none()
 }
 
 #[test]
-fn the_state_of_a_policy_expires_in_virtual_time() {
+fn policy_state_expires_in_virtual_time() {
     let quota = json!({ "window-s": 60, "default": { "requests": 2 } });
-    let rehearsal = load(&chain(vec![policy("quota", quota)]));
-    let mut chain = Chain::from(rehearsal.begin());
-    let ask = |chain: &Chain| admitted(chain, &facts(1, NOON));
-    assert!(ask(&chain) && ask(&chain) && !ask(&chain));
+    let dry_run = load(&chain(vec![policy("quota", quota)]));
+    let mut chain = ChainAdvisor::from(dry_run.begin());
+    let admits = |chain: &ChainAdvisor| is_admitted(chain, &facts(1, NOON));
+    assert!(admits(&chain) && admits(&chain) && !admits(&chain));
     assert!(
-        admitted(&Chain::from(rehearsal.begin()), &facts(1, NOON)),
-        "each performance has its own state"
+        is_admitted(&ChainAdvisor::from(dry_run.begin()), &facts(1, NOON)),
+        "each session has its own state"
     );
-    // The policy keeps an entry for two windows; what it is told of the time stays as it is.
-    chain.now(Duration::from_millis(119_999));
-    assert!(!ask(&chain));
-    chain.now(Duration::from_secs(120));
-    assert!(ask(&chain) && ask(&chain) && !ask(&chain));
+    // The policy keeps an entry for two windows. Only the clock of the state advances here, and not
+    // the wall clock in the facts.
+    chain.set_now(Duration::from_millis(119_999));
+    assert!(!admits(&chain));
+    chain.set_now(Duration::from_secs(120));
+    assert!(admits(&chain) && admits(&chain) && !admits(&chain));
 }
 
-/// A policy that goes round in circles before `ready_ms`.
-fn endless(ready_ms: u64) -> (tempfile::TempDir, ChainSpec) {
+/// Returns a policy that never returns from calls before `ready_ms`.
+fn looping_policy(ready_ms: u64) -> (tempfile::TempDir, ChainSpec) {
     let small = include_str!("../../policy/fixtures/small.wat");
-    let leaves = "local.get 15\n          i32.const 8\n          i32.ge_u\n";
-    assert!(small.contains(leaves));
-    let text = small.replace(leaves, &format!("local.get 0\n i64.const {ready_ms}\n i64.ge_u\n"));
+    let exit = "local.get 15\n          i32.const 8\n          i32.ge_u\n";
+    assert!(small.contains(exit));
+    let text = small.replace(exit, &format!("local.get 0\n i64.const {ready_ms}\n i64.ge_u\n"));
     let dir = tempfile::tempdir().unwrap();
     let manifest = "name = \"small\"\nversion = \"1\"\napi = \"0.1\"\n";
     fs::write(dir.path().join("policy.toml"), manifest).unwrap();
@@ -229,90 +239,85 @@ fn endless(ready_ms: u64) -> (tempfile::TempDir, ChainSpec) {
 }
 
 #[test]
-fn an_endless_loop_ends_at_the_same_place_each_time() {
-    let (_dir, spec) = endless(u64::MAX);
-    let rehearsal = load(&spec);
-    let conduct = || {
-        let chain = Chain::from(rehearsal.begin());
-        assert!(admitted(&chain, &facts(1, 0)), "who fails has no say");
-        chain.conduct().remove(0)
+fn infinite_loop_is_interrupted_deterministically() {
+    let (_dir, spec) = looping_policy(u64::MAX);
+    let dry_run = load(&spec);
+    let stats = || {
+        let chain = ChainAdvisor::from(dry_run.begin());
+        assert!(is_admitted(&chain, &facts(1, 0)), "a failed policy has no effect");
+        chain.call_stats().remove(0)
     };
-    let first = conduct();
+    let first = stats();
     assert_eq!((first.calls, first.faults, first.slow), (1, 1, 1));
-    assert_eq!(first.first_fault.as_deref(), Some("it did not finish within 5 ms"));
-    // Beside making the instance.
+    assert!(first.first_fault.as_deref().is_some_and(|fault| fault.contains("5 ms")), "{first:?}");
+    // The deadline, and the fuel of instantiation.
     assert!((5 * FUEL_PER_MS..5 * FUEL_PER_MS + 10_000).contains(&first.fuel), "{first:?}");
-    assert_eq!(conduct(), first);
+    assert_eq!(stats(), first);
 }
 
 #[test]
-fn who_was_taken_out_of_service_comes_back_in_virtual_time() {
-    let (_dir, spec) = endless(1000);
-    let mut chain = Chain::from(load(&spec).begin());
-    let calls = |chain: &Chain| {
-        let conduct = chain.conduct().remove(0);
-        (conduct.calls, conduct.faults)
+fn circuit_breaker_closes_in_virtual_time() {
+    let (_dir, spec) = looping_policy(1000);
+    let mut chain = ChainAdvisor::from(load(&spec).begin());
+    let calls = |chain: &ChainAdvisor| {
+        let stats = chain.call_stats().remove(0);
+        (stats.calls, stats.faults)
     };
     for _ in 0..5 {
-        admitted(&chain, &facts(1, 0));
+        is_admitted(&chain, &facts(1, 0));
     }
-    assert_eq!(calls(&chain), (3, 3), "and then it was left alone");
-    chain.now(Duration::from_millis(999));
-    admitted(&chain, &facts(1, 1000));
+    assert_eq!(calls(&chain), (3, 3), "the breaker opens after three faults");
+    chain.set_now(Duration::from_millis(999));
+    is_admitted(&chain, &facts(1, 1000));
     assert_eq!(calls(&chain), (3, 3));
-    chain.now(Duration::from_secs(1));
+    chain.set_now(Duration::from_secs(1));
     for _ in 0..5 {
-        admitted(&chain, &facts(1, 1000));
+        is_admitted(&chain, &facts(1, 1000));
     }
     assert_eq!(calls(&chain), (8, 3));
 }
 
 #[test]
-fn a_policy_that_cannot_be_loaded_is_named() {
-    let said = |spec: ChainSpec| DryRunChain::load(&FUEL, &spec).unwrap_err().to_string();
-    let missing = PolicySpec::new("nobody", PathBuf::from("no/such/folder"));
-    let error = said(chain(vec![policy("cortex", json!({})), missing]));
-    assert_eq!(
-        error,
-        "the policy `nobody` in no/such/folder cannot be used: no/such/folder/policy.toml is missing"
-    );
-    let error = said(chain(vec![policy("quota", json!({ "window-s": 0 }))]));
-    assert!(
-        error.starts_with("the policy `quota` in ") && error.contains("window-s: must be"),
-        "{error}"
-    );
+fn load_error_names_the_policy() {
+    let load_error = |spec: ChainSpec| DryRunChain::load(&FUEL, &spec).unwrap_err().to_string();
+    let missing = PolicySpec::new("missing", PathBuf::from("no/such/folder"));
+    let error = load_error(chain(vec![policy("cortex", json!({})), missing]));
+    assert!(error.contains("`missing`") && error.contains("no/such/folder/policy.toml"), "{error}");
+    let error = load_error(chain(vec![policy("quota", json!({ "window-s": 0 }))]));
+    assert!(error.contains("`quota`") && error.contains("window-s"), "{error}");
 }
 
-/// What each policy of a chain was asked about a request, and how the request looked to each.
-fn record(rehearsal: &DryRunChain, facts: &Facts, view: &Arc<FleetView>) -> Vec<Consulted> {
-    let performance = rehearsal.begin();
+/// Returns the recorded calls of all policies of a chain for a request.
+fn record(dry_run: &DryRunChain, facts: &Facts, view: &Arc<FleetView>) -> Vec<Consulted> {
+    let session = dry_run.begin();
+    // Fills the state of the policies.
     for number in 0..4 {
-        performance.advisor().advise(&self::facts(4 * number + 1, NOON), view, &mut Trace::off());
+        session.advisor().advise(&self::facts(4 * number + 1, NOON), view, &mut Trace::off());
     }
     let mut trace = Trace::on();
-    performance.advisor().advise(facts, view, &mut trace);
+    session.advisor().advise(facts, view, &mut trace);
     trace.into_consulted()
 }
 
-/// Ask again with another record than that of the call.
-fn quota_again(changed: impl FnOnce(&mut Vec<Read>)) -> (Consulted, Replayed<Advice>) {
-    let rehearsal = load(&six());
+/// Replays a call of `quota` with a changed record.
+fn replay_quota(change: impl FnOnce(&mut Vec<Read>)) -> (Consulted, Replayed<Advice>) {
+    let dry_run = load(&six_policies());
     let (facts, view) = (facts(1, NOON), fleet(3));
-    let call = record(&rehearsal, &facts, &view).remove(0);
+    let call = record(&dry_run, &facts, &view).remove(0);
     let mut reads = call.reads.clone();
-    changed(&mut reads);
-    let replayed = rehearsal.replay("quota", &facts, &view, &reads).unwrap();
+    change(&mut reads);
+    let replayed = dry_run.replay("quota", &facts, &view, &reads).unwrap();
     (call, replayed)
 }
 
 #[test]
-fn a_recorded_call_is_decided_the_same_again() {
-    let rehearsal = load(&six());
+fn replayed_call_has_the_recorded_result() {
+    let dry_run = load(&six_policies());
     for number in 0..30 {
         let (mut facts, view) = (facts(number, NOON), fleet(number));
-        for call in record(&rehearsal, &facts, &view) {
+        for call in record(&dry_run, &facts, &view) {
             let name = &call.policy.name;
-            let replayed = rehearsal.replay(name, &facts, &view, &call.reads).unwrap();
+            let replayed = dry_run.replay(name, &facts, &view, &call.reads).unwrap();
             assert_eq!(replayed.answer.ok(), call.advice, "{name}");
             assert_eq!(
                 (&replayed.missing, &replayed.differing),
@@ -321,33 +326,33 @@ fn a_recorded_call_is_decided_the_same_again() {
             );
             assert_eq!((replayed.policy, replayed.dropped), (call.policy, call.dropped));
             let state = |reads: &[Read]| -> Vec<Read> {
-                reads.iter().filter(|it| it.call.starts_with("state.")).cloned().collect()
+                reads.iter().filter(|read| read.call.starts_with("state.")).cloned().collect()
             };
             assert_eq!(state(&replayed.reads), state(&call.reads));
             facts.request = replayed.request;
         }
     }
-    assert!(rehearsal.replay("nobody", &facts(0, 0), &fleet(0), &[]).is_none());
+    assert!(dry_run.replay("missing", &facts(0, 0), &fleet(0), &[]).is_none());
 }
 
 #[test]
-fn who_has_only_the_record_hears_the_same() {
-    let rehearsal = load(&six());
+fn replay_uses_the_record_instead_of_the_request() {
+    let dry_run = load(&six_policies());
     let (then, view) = (facts(1, NOON), fleet(3));
-    let call = record(&rehearsal, &then, &view).remove(0);
+    let call = record(&dry_run, &then, &view).remove(0);
     assert!(call.advice.is_some());
-    // Another request altogether: the answers are those of the record.
+    // The facts are those of another request, but host calls are answered from the record.
     let now = facts(2, 5);
-    let replayed = rehearsal.replay("quota", &now, &view, &call.reads).unwrap();
+    let replayed = dry_run.replay("quota", &now, &view, &call.reads).unwrap();
     assert_eq!(replayed.answer.ok(), call.advice);
     assert!(replayed.missing.is_empty());
-    let differing: Vec<String> = replayed.differing.iter().map(|it| it.call.clone()).collect();
+    let differing: Vec<String> = replayed.differing.iter().map(|read| read.call.clone()).collect();
     assert!(differing.contains(&"context".to_owned()), "{differing:?}");
 }
 
 #[test]
-fn a_record_with_other_answers_is_decided_otherwise() {
-    let (call, replayed) = quota_again(|reads| {
+fn changed_record_changes_the_replayed_result() {
+    let (call, replayed) = replay_quota(|reads| {
         for read in reads.iter_mut().filter(|read| read.call == "state.increment") {
             read.gave = json!({ "ok": 1_000_000 });
         }
@@ -355,7 +360,8 @@ fn a_record_with_other_answers_is_decided_otherwise() {
     assert!(call.advice.is_some_and(|advice| advice.reject.is_none()));
     let rejection = replayed.answer.unwrap().reject.unwrap();
     assert_eq!(rejection.status, 429);
-    // Whoever refuses a request gives back what was counted, and nobody did that then: it follows from what was.
+    // A policy that rejects a request reverts its counter. That call was not recorded, so its
+    // result is derived from the recorded value.
     let last = replayed.reads.last().unwrap();
     assert_eq!(
         (last.call.as_str(), &last.with[1], &last.gave),
@@ -365,40 +371,38 @@ fn a_record_with_other_answers_is_decided_otherwise() {
 }
 
 #[test]
-fn what_a_record_does_not_have_is_said() {
-    let whys =
-        |replayed: &Replayed<Advice>| replayed.missing.iter().map(|it| it.why).collect::<Vec<_>>();
-    let (_, without) = quota_again(|reads| reads.retain(|read| !read.call.starts_with("state.")));
-    assert!(!without.missing.is_empty() && whys(&without).iter().all(|why| *why == Gap::NotAsked));
-    let sentence = without.missing[0].to_string();
-    assert!(
-        sentence.starts_with("asks state.increment [\"")
-            && sentence.ends_with(", which the record does not have"),
-        "{sentence}"
-    );
+fn missing_parts_of_a_record_are_reported() {
+    let gaps = |replayed: &Replayed<Advice>| {
+        replayed.missing.iter().map(|missing| missing.why).collect::<Vec<_>>()
+    };
+    let (_, without) = replay_quota(|reads| reads.retain(|read| !read.call.starts_with("state.")));
+    assert!(!without.missing.is_empty() && gaps(&without).iter().all(|gap| *gap == Gap::NotAsked));
+    let missing = &without.missing[0];
+    assert_eq!(missing.call, "state.increment", "{missing}");
+    assert!(missing.to_string().contains("state.increment [\""), "{missing}");
 
-    let (_, cut) = quota_again(|reads| {
+    let (_, truncated) = replay_quota(|reads| {
         reads.truncate(1);
         reads.push(Read { call: "cut".into(), with: Vec::new(), gave: Value::Null });
     });
     assert!(
-        !cut.missing.is_empty() && whys(&cut).iter().all(|why| *why == Gap::Cut),
+        !truncated.missing.is_empty() && gaps(&truncated).iter().all(|gap| *gap == Gap::Cut),
         "{:?}",
-        cut.missing
+        truncated.missing
     );
 
-    let (_, redacted) = quota_again(|reads| {
+    let (_, redacted) = replay_quota(|reads| {
         let tenant = reads.iter_mut().find(|read| read.call == "request.tenant").unwrap();
         tenant.gave = json!("redacted:6:0123456789abcdef");
     });
-    assert_eq!(whys(&redacted), [Gap::Redacted]);
+    assert_eq!(gaps(&redacted), [Gap::Redacted]);
     assert_eq!(redacted.missing[0].call, "request.tenant");
 }
 
 #[test]
-fn a_failed_try_is_asked_about_again() {
-    let rehearsal = load(&chain(vec![policy("deadline", json!({}))]));
-    let mut failed = FailureReport {
+fn recover_call_is_replayed() {
+    let dry_run = load(&chain(vec![policy("deadline", json!({}))]));
+    let mut failure = FailureReport {
         lane: LaneId(1),
         what: AttemptResult::ServerError,
         status: 500,
@@ -407,29 +411,30 @@ fn a_failed_try_is_asked_about_again() {
         attempts_left: 2,
     };
     let (facts, view) = (facts(1, NOON), fleet(1));
-    let performance = rehearsal.begin();
+    let session = dry_run.begin();
     let mut trace = Trace::on();
-    let then = performance.advisor().recover(&facts, &view, &failed, &mut trace);
-    assert!(matches!(then, Recovery::Retry(_)), "{then:?}");
+    let recorded = session.advisor().recover(&facts, &view, &failure, &mut trace);
+    assert!(matches!(recorded, Recovery::Retry(_)), "{recorded:?}");
     let call = trace.into_consulted().remove(0);
-    let asked: Vec<&str> = call.reads.iter().map(|read| read.call.as_str()).collect();
+    let host_calls: Vec<&str> = call.reads.iter().map(|read| read.call.as_str()).collect();
     assert!(
-        asked.starts_with(&["context", "failure"]) && asked.contains(&"request.header"),
-        "{asked:?}"
+        host_calls.starts_with(&["context", "failure"]) && host_calls.contains(&"request.header"),
+        "{host_calls:?}"
     );
-    let again = |failed: &FailureReport| {
-        rehearsal.replay_failure("deadline", &facts, &view, failed, &call.reads).unwrap()
+    let replay = |failure: &FailureReport| {
+        dry_run.replay_failure("deadline", &facts, &view, failure, &call.reads).unwrap()
     };
-    let same = again(&failed);
-    assert_eq!(same.answer, Ok(then.clone()));
+    let same = replay(&failure);
+    assert_eq!(same.answer, Ok(recorded.clone()));
     assert_eq!((&same.missing, &same.differing), (&Vec::new(), &Vec::new()));
-    // The record goes before what is handed over, and says that it does.
-    failed.attempts_left = 0;
-    let other = again(&failed);
-    assert_eq!(other.answer, Ok(then));
-    assert_eq!(other.differing.iter().map(|it| it.call.as_str()).collect::<Vec<_>>(), ["failure"]);
-    // Who has no such hook goes on as planned, and asks nothing.
-    let cortex = load(&chain_of_cortex());
-    let planned = cortex.replay_failure("cortex", &facts, &view, &failed, &call.reads).unwrap();
+    // The record takes precedence over the arguments, and the difference is reported.
+    failure.attempts_left = 0;
+    let other = replay(&failure);
+    assert_eq!(other.answer, Ok(recorded));
+    let differing: Vec<&str> = other.differing.iter().map(|read| read.call.as_str()).collect();
+    assert_eq!(differing, ["failure"]);
+    // A policy without this hook continues as planned, without host calls.
+    let cortex = load(&cortex_chain());
+    let planned = cortex.replay_failure("cortex", &facts, &view, &failure, &call.reads).unwrap();
     assert_eq!((planned.answer, planned.reads), (Ok(Recovery::Planned), Vec::new()));
 }

@@ -1,4 +1,4 @@
-//! The promises of host/ARCHITECTURE.md, kept whatever policies are in the chain, whoever asks, and whatever goes wrong.
+//! The promises of host/ARCHITECTURE.md hold for any chain of policies, any traffic and any faults.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fmt::Write as _;
@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pointsman_policy::Compiler;
+use pointsman_settings::Code;
 use pointsman_simulate::{Document, Experiment, Report, SimulationEnv, Summary};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-/// The tree's policies, each with a configuration by which it has something to say here.
+/// The repository's policies, each with a configuration that is effective in these scenarios.
 const POLICIES: [(&str, &str); 9] = [
     ("budget", "{}"),
     ("canary", "{}"),
@@ -19,52 +20,56 @@ const POLICIES: [(&str, &str); 9] = [
     ("first-come", "{}"),
     (
         "hours",
-        "{ schedules = [{ name = \"day\", from = \"00:00\", to = \"24:00\", prefer = [\"coder\"], load = [\"coder\"] }] }",
+        "{ schedules = [{ name = \"day\", from = \"00:00\", to = \"24:00\", \
+         prefer = [\"coder\"], load = [\"coder\"] }] }",
     ),
     ("quota", "{ default = { requests = 40 }, tenants = { t0 = { priority = 5 } } }"),
     ("redact", "{}"),
     ("spread", "{}"),
 ];
-/// Longest wait of the scenarios, and what their clock may add to it.
+/// The maximum wait in a queue.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-fn root() -> PathBuf {
+fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(3).unwrap().to_owned()
 }
 
-/// A scenario: some policies in some order, lanes of which some take turns, streams of requests, and failures.
+/// An arbitrary scenario: policies in any order, lanes that share a GPU, streams of requests, and
+/// faults.
 #[derive(Debug, Clone)]
-struct Any {
+struct ArbitraryScenario {
     chain: Vec<usize>,
     on_error: &'static str,
     slots: u32,
     min_residency: u32,
+    /// The model, the rate, and whether the stream has sessions.
     streams: Vec<(u8, u32, bool)>,
-    failures: Vec<(u8, &'static str, u32)>,
+    /// The lane, the kind, and the time in seconds.
+    faults: Vec<(u8, &'static str, u32)>,
     seed: u64,
 }
 
-fn any_scenario() -> impl Strategy<Value = Any> {
+fn any_scenario() -> impl Strategy<Value = ArbitraryScenario> {
     let chain = proptest::sample::subsequence((0..POLICIES.len()).collect::<Vec<_>>(), 0..=4)
         .prop_shuffle();
     let streams = proptest::collection::vec((0u8..4, 1u32..120, any::<bool>()), 1..4);
-    let what = prop_oneof![
+    let kind = prop_oneof![
         Just("crash"),
         Just("hang"),
-        Just("loads-fail"),
-        Just("slow-loads"),
-        Just("slow-down")
+        Just("load-failure"),
+        Just("slow-load"),
+        Just("slowdown")
     ];
-    let failures = proptest::collection::vec((0u8..4, what, 0u32..900), 0..4);
+    let faults = proptest::collection::vec((0u8..4, kind, 0u32..900), 0..4);
     let on_error = prop_oneof![Just("skip"), Just("default"), Just("refuse")];
-    (chain, on_error, 1u32..6, 0u32..3, streams, failures, 0u64..1_000_000).prop_map(
-        |(chain, on_error, slots, min_residency, streams, failures, seed)| Any {
+    (chain, on_error, 1u32..6, 0u32..3, streams, faults, 0u64..1_000_000).prop_map(
+        |(chain, on_error, slots, min_residency, streams, faults, seed)| ArbitraryScenario {
             chain,
             on_error,
             slots,
             min_residency,
             streams,
-            failures,
+            faults,
             seed,
         },
     )
@@ -72,18 +77,20 @@ fn any_scenario() -> impl Strategy<Value = Any> {
 
 const LANES: [&str; 4] = ["orchestrator", "coder", "fast_rag", "super_reader"];
 
-impl Any {
+impl ArbitraryScenario {
+    /// Returns the scenario file.
     fn text(&self) -> String {
         let Self { slots, min_residency, seed, on_error, .. } = self;
         let mut text = format!(
-            "title = \"any\"\nlasts = \"15m\"\nseeds = [{seed}]\nobjectives = [\"lost == 0\"]\n"
+            "title = \"any\"\nduration = \"15m\"\nseeds = [{seed}]\nobjectives = [\"lost == 0\"]\n"
         );
         for index in &self.chain {
             let (name, config) = POLICIES[*index];
-            let dir = root().join("policies").join(name);
+            let dir = repository().join("policies").join(name);
             write!(
                 text,
-                "[[policies]]\nname = {name:?}\ndir = {dir:?}\non-error = {on_error:?}\nconfig = {config}\n"
+                "[[policies]]\nname = {name:?}\ndir = {dir:?}\non-error = {on_error:?}\n\
+                 config = {config}\n"
             )
             .unwrap();
         }
@@ -91,98 +98,110 @@ impl Any {
             text.push_str("policies = []\n");
         }
         for (index, lane) in LANES.iter().enumerate() {
-            let takes_turns = "group = \"gpu\"\nmemory = \"20GiB\"\nload = \"on-demand\"";
-            let place = if index < 3 { takes_turns } else { "load = \"always\"" };
+            let on_demand = "group = \"gpu\"\nmemory = \"20GiB\"\nload = \"on-demand\"";
+            let residency = if index < 3 { on_demand } else { "load = \"always\"" };
             write!(
                 text,
                 "[[fleet.lanes]]\nname = {lane:?}\nmodels = [{lane:?}, \"auto\"]\nslots = {slots}\n\
-                 expected-load-time = \"10s\"\n{place}\n"
+                 expected-load-time = \"10s\"\n{residency}\n"
             )
             .unwrap();
         }
         write!(
             text,
-            "[[fleet.groups]]\nname = \"gpu\"\nmemory = \"30GiB\"\n[fleet.queue]\nmax-wait = \"{}s\"\n\
+            "[[fleet.groups]]\nname = \"gpu\"\nmemory = \"30GiB\"\n\
+             [fleet.queue]\nmax-wait = \"{}s\"\n\
              [fleet.switching]\nmin-residency = {min_residency}\nstarvation-timeout = \"30s\"\n\
-             [engines.default]\nload = {{ median = \"10s\", p99 = \"20s\" }}\nstop = \"1s\"\nprefill = 3000\n\
-             decode = [[1, 40], [4, 100]]\nkv-tokens = 20000\nprefix-cache = true\nnotices-hang = \"15s\"\n",
+             [engines.default]\nload = {{ median = \"10s\", p99 = \"20s\" }}\nstop = \"1s\"\n\
+             prefill = 3000\ndecode = [[1, 40], [4, 100]]\nkv-tokens = 20000\n\
+             prefix-cache = true\nhang-detection-time = \"15s\"\n",
             MAX_WAIT.as_secs()
         )
         .unwrap();
         for (index, (model, rate, sessions)) in self.streams.iter().enumerate() {
             let model = ["auto", LANES[0], LANES[1], LANES[2]][usize::from(*model)];
-            let pace = match sessions {
-                true => format!("sessions = {{ rate = \"{rate}/h\", turns = 4, think = \"2s\" }}"),
+            let arrivals = match sessions {
+                true => {
+                    format!("sessions = {{ rate = \"{rate}/h\", turns = 4, think-time = \"2s\" }}")
+                }
                 false => format!("rate = \"{rate}/min\""),
             };
             write!(
                 text,
-                "[[traffic]]\nclass = \"c{index}\"\nmodel = {model:?}\n{pace}\ntenants = [\"t0\", \"t1\"]\n\
-                 prompt = {{ median = 300, p99 = 9000 }}\noutput = {{ median = 60, p99 = 400 }}\nstream = true\npatience = \"50s\"\n"
+                "[[traffic]]\nclass = \"c{index}\"\nmodel = {model:?}\n{arrivals}\n\
+                 tenants = [\"t0\", \"t1\"]\nprompt = {{ median = 300, p99 = 9000 }}\n\
+                 output = {{ median = 60, p99 = 400 }}\nstream = true\n\
+                 client-timeout = \"50s\"\n"
             )
             .unwrap();
         }
-        for (lane, what, at) in &self.failures {
-            let more = match *what {
+        for (lane, kind, at) in &self.faults {
+            let keys = match *kind {
                 "crash" => "",
-                "slow-loads" => "lasts = \"2m\"\ntimes = 3.0\n",
-                "slow-down" => "lasts = \"2m\"\npart = 0.3\n",
-                _ => "lasts = \"40s\"\n",
+                "slow-load" => "duration = \"2m\"\nload-time-factor = 3.0\n",
+                "slowdown" => "duration = \"2m\"\nspeed-factor = 0.3\n",
+                _ => "duration = \"40s\"\n",
             };
             let lane = LANES[usize::from(*lane)];
-            write!(text, "[[failures]]\nlane = {lane:?}\nwhat = {what:?}\nat = \"{at}s\"\n{more}")
+            write!(text, "[[failures]]\nlane = {lane:?}\nkind = {kind:?}\nat = \"{at}s\"\n{keys}")
                 .unwrap();
         }
-        // Keys of the whole document go before its first table.
+        // TOML requires keys of the root to precede all tables.
         let (tables, keys): (Vec<&str>, Vec<&str>) =
             text.split_inclusive('\n').partition(|line| *line != "policies = []\n");
         keys.concat() + &tables.concat()
     }
 
-    fn run(&self, stage: &SimulationEnv) -> Report {
+    fn run(&self, env: &SimulationEnv) -> Report {
         let scenario = Document::new(self.text(), Path::new("any.toml")).scenario();
         let scenario = scenario.unwrap_or_else(|error| panic!("{error}\n{}", self.text()));
-        Experiment::of(&scenario, stage).unwrap().run().unwrap()
+        Experiment::of(&scenario, env).unwrap().run().unwrap()
     }
 }
 
-/// 1. No request is lost, and 3. nobody waits for longer than the host allows, in one queue for each try at most.
-fn keeps_its_promises(run: &Summary) -> Result<(), TestCaseError> {
+/// Checks promise 1, that no request is lost, and promise 3, that no request waits longer than the
+/// maximum in the queue of each attempt.
+fn check_promises(run: &Summary) -> Result<(), TestCaseError> {
     let all = &run.all;
     prop_assert_eq!(run.lost, 0);
     prop_assert_eq!(all.ends.iter().sum::<u64>(), run.accepted);
-    let attempts = 5;
-    let longest = all.wait.map(|wait| wait.max).unwrap_or_default();
-    prop_assert!(longest <= MAX_WAIT * attempts, "somebody waited for {longest:?}");
+    let max_attempts = 5;
+    let max_wait = all.wait.map(|wait| wait.max).unwrap_or_default();
+    prop_assert!(max_wait <= MAX_WAIT * max_attempts, "a request waited for {max_wait:?}");
     Ok(())
 }
 
-/// Compiled once for all cases.
-fn stage() -> (SimulationEnv, TempDir) {
+/// Returns an environment whose cache compiles each policy once for all cases.
+fn simulation_env() -> (SimulationEnv, TempDir) {
     let cache = tempfile::tempdir().unwrap();
-    let refuse = |_: &Path, _: &toml::Table| Err("there is none".to_owned());
+    let no_config =
+        |_: &Path, _: &toml::Table| Err(Code::Unavailable.with("no host configuration"));
     (
-        SimulationEnv::with(Compiler::default(), Some(cache.path().to_owned()), Box::new(refuse))
-            .unwrap(),
+        SimulationEnv::with(
+            Compiler::default(),
+            Some(cache.path().to_owned()),
+            Box::new(no_config),
+        )
+        .unwrap(),
         cache,
     )
 }
 
 #[test]
-fn promises_are_kept_whatever_the_policies() {
-    let (stage, _cache) = stage();
+fn promises_hold_for_any_scenario() {
+    let (env, _cache) = simulation_env();
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases: 48,
         ..ProptestConfig::default()
     });
-    let kept = runner.run(&any_scenario(), |any| {
-        let report = any.run(&stage);
+    let result = runner.run(&any_scenario(), |scenario| {
+        let report = scenario.run(&env);
         for run in &report.variants[0].runs {
-            keeps_its_promises(&run.summary)?;
+            check_promises(&run.summary)?;
         }
-        // 9. The same inputs, the same decisions: to the last figure.
-        prop_assert_eq!(any.run(&stage).json(), report.json());
+        // Promise 9: the same inputs yield the same decisions, and so the same statistics.
+        prop_assert_eq!(scenario.run(&env).json(), report.json());
         Ok(())
     });
-    kept.unwrap_or_else(|error| panic!("{error}"));
+    result.unwrap_or_else(|error| panic!("{error}"));
 }

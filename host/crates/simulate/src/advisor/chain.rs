@@ -1,4 +1,5 @@
-//! The chain of policies as who decides: the components that serve, in the time of the simulation.
+//! The policy chain as the advisor of a simulation: the components that serve in production, in
+//! virtual time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,27 +7,27 @@ use std::time::Duration;
 use pointsman_domain::{Advisor, FleetView, Outcome};
 use pointsman_policy::{CallStats, DryRunSession};
 
-use super::{Deciders, Hinted};
+use super::{SimAdvisor, TimedHint};
 
-/// A chain of policies.
+/// A chain of policies that runs in virtual time.
 #[derive(Debug)]
-pub struct Chain(DryRunSession);
+pub struct ChainAdvisor(DryRunSession);
 
-impl Chain {
-    /// How the calls of each policy went so far, in the order of the chain.
-    pub fn conduct(&self) -> Vec<CallStats> {
+impl ChainAdvisor {
+    /// Returns the call statistics of each policy so far, in the order of the chain.
+    pub fn call_stats(&self) -> Vec<CallStats> {
         self.0.conduct()
     }
 }
 
-impl From<DryRunSession> for Chain {
-    fn from(performance: DryRunSession) -> Self {
-        Self(performance)
+impl From<DryRunSession> for ChainAdvisor {
+    fn from(session: DryRunSession) -> Self {
+        Self(session)
     }
 }
 
-impl Deciders for Chain {
-    fn now(&mut self, now: Duration) {
+impl SimAdvisor for ChainAdvisor {
+    fn set_now(&mut self, now: Duration) {
         self.0.now(now);
     }
 
@@ -34,17 +35,17 @@ impl Deciders for Chain {
         self.0.advisor()
     }
 
-    fn learn(&mut self, fleet: &Arc<FleetView>, now_ms: u64, ended: &[Outcome]) {
-        self.0.observe(fleet, now_ms, ended);
+    fn observe(&mut self, fleet: &Arc<FleetView>, now_ms: u64, outcomes: &[Outcome]) {
+        self.0.observe(fleet, now_ms, outcomes);
     }
 
     fn next_tick(&self) -> Option<Duration> {
         self.0.next_tick()
     }
 
-    /// The seed is the time, as it is in a host.
-    fn tick(&mut self, fleet: &Arc<FleetView>, now: Duration, now_ms: u64) -> Vec<Hinted> {
+    fn tick(&mut self, fleet: &Arc<FleetView>, now: Duration, now_ms: u64) -> Vec<TimedHint> {
+        // The wall clock is the seed of a tick, as in a host.
         let hints = self.0.tick(fleet, now, now_ms, now_ms);
-        hints.into_iter().map(|(lane, hint, lasts)| Hinted { lane, hint, lasts }).collect()
+        hints.into_iter().map(|(lane, hint, duration)| TimedHint { lane, hint, duration }).collect()
     }
 }

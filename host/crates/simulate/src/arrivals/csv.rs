@@ -1,22 +1,22 @@
-//! Public traces as CSV: <https://github.com/Azure/AzurePublicDataset> and <https://github.com/HPMLL/BurstGPT>.
+//! Public traces in CSV format: <https://github.com/Azure/AzurePublicDataset> and
+//! <https://github.com/HPMLL/BurstGPT>.
 
 use std::path::Path;
 
-use super::rows::{Lines, Row};
-use crate::scenario::moment;
+use super::error::{TraceError, TraceLineError};
+use super::rows::{Lines, TraceRow};
+use crate::scenario::parse_timestamp;
 
-/// `TIMESTAMP,ContextTokens,GeneratedTokens`.
-pub(super) fn azure(file: &Path) -> impl Iterator<Item = Result<Row, String>> + use<> {
+/// Opens an Azure trace: `TIMESTAMP,ContextTokens,GeneratedTokens`.
+pub(super) fn azure(file: &Path) -> impl Iterator<Item = Result<TraceRow, TraceError>> + use<> {
     let read = |fields: [&str; 3]| {
         let [at, prompt, output] = fields;
-        let time = moment(at).ok_or_else(|| {
-            format!("\"{at}\" is no time; there should be one such as 2023-11-16 18:15:46.6805900")
-        })?;
-        Ok(Some(Row {
+        let time = parse_timestamp(at).ok_or_else(|| TraceLineError::InvalidTime(at.to_owned()))?;
+        Ok(Some(TraceRow {
             at: time,
             prompt: Some(tokens(prompt)?),
             output: Some(tokens(output)?),
-            ..Row::default()
+            ..TraceRow::default()
         }))
     };
     Table {
@@ -27,20 +27,23 @@ pub(super) fn azure(file: &Path) -> impl Iterator<Item = Result<Row, String>> + 
     }
 }
 
-/// `Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type`. Rows without an answer are requests that failed, and
-/// nobody knows how long their answers would have been: they are left out.
-pub(super) fn burst_gpt(file: &Path) -> impl Iterator<Item = Result<Row, String>> + use<> {
+/// Opens a BurstGPT trace:
+/// `Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type`.
+///
+/// Rows without response tokens are failed requests, whose response length is unknown. They are
+/// skipped.
+pub(super) fn burst_gpt(file: &Path) -> impl Iterator<Item = Result<TraceRow, TraceError>> + use<> {
     let read = |fields: [&str; 4]| {
         let [at, model, prompt, output] = fields;
         let seconds: Option<f64> = at.parse().ok().filter(|seconds| (0.0..1e12).contains(seconds));
-        let seconds = seconds.ok_or_else(|| format!("\"{at}\" is no time in seconds"))?;
+        let seconds = seconds.ok_or_else(|| TraceLineError::InvalidSeconds(at.to_owned()))?;
         let (prompt, output) = (tokens(prompt)?, tokens(output)?);
-        let row = Row {
+        let row = TraceRow {
             at: (seconds * 1e6).round() as i64,
             model: Some(model.into()),
             prompt: Some(prompt),
             output: Some(output),
-            ..Row::default()
+            ..TraceRow::default()
         };
         Ok(Some(row).filter(|_| output > 0))
     };
@@ -48,35 +51,39 @@ pub(super) fn burst_gpt(file: &Path) -> impl Iterator<Item = Result<Row, String>
     Table { lines: Lines::open(file), columns: None, names, read }
 }
 
-fn tokens(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| format!("\"{text}\" is no number of tokens"))
+fn tokens(text: &str) -> Result<u32, TraceLineError> {
+    text.parse().map_err(|_| TraceLineError::InvalidTokens(text.to_owned()))
 }
 
-/// A table with columns of these names, in any order.
+/// A table with columns of these names, in any order. `read` returns `None` for rows to skip.
 struct Table<const N: usize, F> {
     lines: Lines,
+    /// The index of each column, once the header has been read.
     columns: Option<[usize; N]>,
     names: [&'static str; N],
     read: F,
 }
 
-impl<const N: usize, F: Fn([&str; N]) -> Result<Option<Row>, String>> Iterator for Table<N, F> {
-    type Item = Result<Row, String>;
+impl<const N: usize, F> Iterator for Table<N, F>
+where
+    F: Fn([&str; N]) -> Result<Option<TraceRow>, TraceLineError>,
+{
+    type Item = Result<TraceRow, TraceError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let line = match self.lines.next()? {
                 Ok(line) => line,
-                Err(what) => return Some(Err(what)),
+                Err(error) => return Some(Err(error)),
             };
             let fields: Vec<&str> = fields(&line).collect();
             if fields == [""] {
                 continue;
             }
             let Some(columns) = self.columns else {
-                match self.header(&fields) {
+                match self.parse_header(&fields) {
                     Ok(columns) => self.columns = Some(columns),
-                    Err(what) => return Some(Err(self.lines.error(what))),
+                    Err(error) => return Some(Err(self.lines.error(error))),
                 }
                 continue;
             };
@@ -84,29 +91,28 @@ impl<const N: usize, F: Fn([&str; N]) -> Result<Option<Row>, String>> Iterator f
             match (self.read)(picked) {
                 Ok(None) => {}
                 Ok(Some(row)) => return Some(Ok(row)),
-                Err(what) => return Some(Err(self.lines.error(what))),
+                Err(error) => return Some(Err(self.lines.error(error))),
             }
         }
     }
 }
 
 impl<const N: usize, F> Table<N, F> {
-    fn header(&self, fields: &[&str]) -> Result<[usize; N], String> {
+    fn parse_header(&self, fields: &[&str]) -> Result<[usize; N], TraceLineError> {
         let mut columns = [0; N];
         for (column, name) in columns.iter_mut().zip(self.names) {
-            let place = fields.iter().position(|field| field.eq_ignore_ascii_case(name));
-            *column = place.ok_or_else(|| {
-                format!(
-                    "has no column `{name}`; the first line should name `{}`",
-                    self.names.join("`, `")
-                )
+            let index = fields.iter().position(|field| field.eq_ignore_ascii_case(name));
+            *column = index.ok_or_else(|| TraceLineError::MissingColumn {
+                name,
+                expected: self.names.join("`, `"),
             })?;
         }
         Ok(columns)
     }
 }
 
-/// These traces have numbers, times and plain names in their fields, and never a comma.
+/// Splits a line into fields. The fields of these traces are numbers, times and plain names, and
+/// never contain a comma.
 fn fields(line: &str) -> impl Iterator<Item = &str> {
     line.trim_start_matches('\u{feff}').split(',').map(|field| field.trim().trim_matches('"'))
 }

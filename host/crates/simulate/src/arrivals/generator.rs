@@ -1,5 +1,6 @@
-//! What is asked for. What a request is does not depend on when it comes, and what a turn of a session is not on when the
-//! turns before it were answered.
+//! The generator of requests. A request's content does not depend on when it arrives, and the
+//! content of a session's turn does not depend on when earlier turns were answered, so that
+//! variants of a scenario see the same requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,30 +8,32 @@ use std::time::Duration;
 use pointsman_domain::Endpoint;
 
 use super::conversations::Turn;
-use super::rows::Row;
-use crate::random::{Random, Spread};
-use crate::scenario::{Models, Sessions, Source, Stream};
-use crate::traffic::{Ask, ClassId};
+use super::rows::TraceRow;
+use crate::random::{Distribution, Random};
+use crate::scenario::{Models, Sessions, TrafficSource, TrafficStream};
+use crate::traffic::{ClassId, SimRequest};
 
-/// Makes the requests of one stream.
-pub(super) struct Content {
-    stream: Arc<Stream>,
-    /// Number of its first session.
-    sessions: u64,
+/// Generates the requests of one stream.
+pub(super) struct RequestGenerator {
+    stream: Arc<TrafficStream>,
+    /// The number before the stream's first session.
+    first_session: u64,
     class: ClassId,
     seed: u64,
+    /// The prefix of the names of the stream's random numbers.
     name: String,
-    /// For single requests, each with random numbers of its own, so that a change of one leaves the others as they are.
+    // Each property of single requests has its own random numbers, so that a change of one leaves
+    // the others as they are.
     tenants: Random,
     models: Random,
     prompts: Random,
     outputs: Random,
 }
 
-impl Content {
+impl RequestGenerator {
     pub(super) fn new(
-        stream: Arc<Stream>,
-        sessions: u64,
+        stream: Arc<TrafficStream>,
+        first_session: u64,
         class: ClassId,
         seed: u64,
         name: String,
@@ -38,117 +41,141 @@ impl Content {
         let random = |what| Random::new(seed, &format!("{name} {what}"));
         let (tenants, models) = (random("tenants"), random("models"));
         let (prompts, outputs) = (random("prompts"), random("outputs"));
-        Self { stream, sessions, class, seed, name, tenants, models, prompts, outputs }
+        Self { stream, first_session, class, seed, name, tenants, models, prompts, outputs }
     }
 
-    /// Most rows of the stream's file.
+    /// Returns the maximum number of rows to read from the stream's trace file.
     pub(super) fn limit(&self) -> Option<u64> {
         match &self.stream.source {
-            Source::Trace(trace) => trace.limit,
-            Source::Open(_) | Source::Sessions(_) => None,
+            TrafficSource::Trace(trace) => trace.limit,
+            TrafficSource::Open(_) | TrafficSource::Sessions(_) => None,
         }
     }
 
-    /// The request with this number.
-    pub(super) fn single(&mut self, at: Duration, number: u64) -> Ask {
+    /// Returns the single request with this number.
+    pub(super) fn single(&mut self, at: Duration, number: u64) -> SimRequest {
         let (prompt, output) = (tokens(&self.stream.prompt, &mut self.prompts), self.output());
-        let model = pick(&self.stream.models, &mut self.models);
-        let shared = self.stream.shared.min(prompt);
-        Ask {
+        let model = pick_model(&self.stream.models, &mut self.models);
+        let shared = self.stream.shared_prefix.min(prompt);
+        SimRequest {
             prompt_tokens: prompt,
             shared_tokens: shared,
             output_tokens: output,
-            ..self.blank(at, number, model)
+            ..self.template(at, number, model)
         }
     }
 
-    /// The first turn of the session with this number.
-    pub(super) fn first_turn(&mut self, at: Duration, number: u64) -> Ask {
-        let model = pick(&self.stream.models, &mut self.models);
-        let ask = self.blank(at, number, model);
-        let mut random = self.of_turn(ask.session, 0);
-        let prompt = tokens(&self.stream.prompt, &mut random).max(self.stream.shared);
-        let output = self.capped(tokens(&self.stream.output, &mut random));
-        let prompt = self.sessions().map_or(prompt, |sessions| cut(prompt, sessions));
-        let shared = self.stream.shared.min(prompt);
-        Ask { prompt_tokens: prompt, shared_tokens: shared, output_tokens: output, ..ask }
+    /// Returns the first turn of the session with this number.
+    pub(super) fn first_turn(&mut self, at: Duration, number: u64) -> SimRequest {
+        let model = pick_model(&self.stream.models, &mut self.models);
+        let request = self.template(at, number, model);
+        let mut random = self.turn_random(request.session, 0);
+        let prompt = tokens(&self.stream.prompt, &mut random).max(self.stream.shared_prefix);
+        let output = self.cap_output(tokens(&self.stream.output, &mut random));
+        let prompt = self.sessions().map_or(prompt, |sessions| cap_prompt(prompt, sessions));
+        let shared = self.stream.shared_prefix.min(prompt);
+        SimRequest {
+            prompt_tokens: prompt,
+            shared_tokens: shared,
+            output_tokens: output,
+            ..request
+        }
     }
 
-    /// What a client asks after it was answered; `None` when it has asked as often as it wanted to.
-    pub(super) fn next_turn(&self, ask: &Ask, ended: Duration) -> Option<Ask> {
+    /// Returns the next turn of a session, or `None` if the session is over.
+    pub(super) fn next_turn(&self, request: &SimRequest, ended_at: Duration) -> Option<SimRequest> {
         let sessions = self.sessions()?;
-        let turns = tokens(&sessions.turns, &mut self.random(&format!("turns {}", ask.session)));
-        let turn = ask.turn.checked_add(1).filter(|turn| *turn < turns)?;
-        let mut random = self.of_turn(ask.session, turn);
-        let whole = tokens(&self.stream.prompt, &mut random).max(self.stream.shared);
-        let output = self.capped(tokens(&self.stream.output, &mut random));
-        let at = ended + sessions.think.time(&mut random);
-        let history = ask.prompt_tokens.saturating_add(ask.output_tokens);
-        let prompt = history.saturating_add((whole - self.stream.shared).max(1));
-        let fits = sessions.longest.is_none_or(|longest| prompt <= longest);
+        let mut random = self.random(&format!("turns {}", request.session));
+        let turns = tokens(&sessions.turns, &mut random);
+        let turn = request.turn.checked_add(1).filter(|turn| *turn < turns)?;
+        let mut random = self.turn_random(request.session, turn);
+        let shared_prefix = self.stream.shared_prefix;
+        let alone = tokens(&self.stream.prompt, &mut random).max(shared_prefix);
+        let output = self.cap_output(tokens(&self.stream.output, &mut random));
+        let at = ended_at + sessions.think_time.sample_time(&mut random);
+        let history = request.prompt_tokens.saturating_add(request.output_tokens);
+        let prompt = history.saturating_add((alone - shared_prefix).max(1));
+        let fits = sessions.max_prompt.is_none_or(|max| prompt <= max);
         let (prompt, shared) =
-            if fits { (prompt, history) } else { (cut(whole, sessions), self.stream.shared) };
-        Some(self.following(ask, at, (prompt, shared.min(prompt), output)))
+            if fits { (prompt, history) } else { (cap_prompt(alone, sessions), shared_prefix) };
+        Some(self.follow_up(request, at, (prompt, shared.min(prompt), output)))
     }
 
-    /// The first turn of a conversation.
-    pub(super) fn turn_of(&mut self, at: Duration, number: u64, turn: Turn) -> Ask {
-        let model = pick(&self.stream.models, &mut self.models);
-        let output = self.capped(turn.answer);
-        let (prompt, shared) = (turn.question, self.stream.shared.min(turn.question));
-        Ask {
+    /// Returns the first turn of a recorded conversation.
+    pub(super) fn conversation_start(
+        &mut self,
+        at: Duration,
+        number: u64,
+        turn: Turn,
+    ) -> SimRequest {
+        let model = pick_model(&self.stream.models, &mut self.models);
+        let output = self.cap_output(turn.response);
+        let (prompt, shared) = (turn.prompt, self.stream.shared_prefix.min(turn.prompt));
+        SimRequest {
             prompt_tokens: prompt,
             shared_tokens: shared,
             output_tokens: output,
-            ..self.blank(at, number, model)
+            ..self.template(at, number, model)
         }
     }
 
-    /// A later one.
-    pub(super) fn next_turn_of(&self, ask: &Ask, ended: Duration, turn: Turn) -> Ask {
-        let mut random = self.of_turn(ask.session, ask.turn.saturating_add(1));
-        let think = match &self.stream.source {
-            Source::Trace(trace) => trace.think.time(&mut random),
-            Source::Open(_) | Source::Sessions(_) => Duration::ZERO,
+    /// Returns a later turn of a recorded conversation.
+    pub(super) fn next_conversation_turn(
+        &self,
+        request: &SimRequest,
+        ended_at: Duration,
+        turn: Turn,
+    ) -> SimRequest {
+        let mut random = self.turn_random(request.session, request.turn.saturating_add(1));
+        let think_time = match &self.stream.source {
+            TrafficSource::Trace(trace) => trace.think_time.sample_time(&mut random),
+            TrafficSource::Open(_) | TrafficSource::Sessions(_) => Duration::ZERO,
         };
-        let history = ask.prompt_tokens.saturating_add(ask.output_tokens);
-        let lengths = (history.saturating_add(turn.question), history, self.capped(turn.answer));
-        self.following(ask, ended + think, lengths)
+        let history = request.prompt_tokens.saturating_add(request.output_tokens);
+        let prompt = history.saturating_add(turn.prompt);
+        let lengths = (prompt, history, self.cap_output(turn.response));
+        self.follow_up(request, ended_at + think_time, lengths)
     }
 
-    /// A request of a file; what it does not say comes from the stream.
-    pub(super) fn of_row(&mut self, at: Duration, number: u64, row: Row) -> Ask {
+    /// Returns the request of a trace row. Missing values come from the stream.
+    pub(super) fn recorded_request(
+        &mut self,
+        at: Duration,
+        number: u64,
+        row: TraceRow,
+    ) -> SimRequest {
+        // Always drawn, so that the random numbers of a row do not depend on earlier rows' values.
         let output = self.output();
         let prompt = tokens(&self.stream.prompt, &mut self.prompts);
-        let model = pick(&self.stream.models, &mut self.models).or(row.model);
-        let ask = self.blank(at, number, model);
-        let max_tokens = row.max_tokens.or(ask.max_tokens);
+        let model = pick_model(&self.stream.models, &mut self.models).or(row.model);
+        let request = self.template(at, number, model);
+        let max_tokens = row.max_tokens.or(request.max_tokens);
         let prompt = row.prompt.unwrap_or(prompt).max(1);
-        Ask {
-            tenant: ask.tenant.or(row.tenant),
-            endpoint: row.endpoint.unwrap_or(ask.endpoint),
-            headers: row.headers.unwrap_or(ask.headers),
+        SimRequest {
+            tenant: request.tenant.or(row.tenant),
+            endpoint: row.endpoint.unwrap_or(request.endpoint),
+            headers: row.headers.unwrap_or(request.headers),
             prompt_tokens: prompt,
-            shared_tokens: self.stream.shared.min(prompt),
+            shared_tokens: self.stream.shared_prefix.min(prompt),
             output_tokens: row.output.unwrap_or(output).max(1),
             max_tokens,
-            stream: row.stream.unwrap_or(ask.stream),
+            stream: row.stream.unwrap_or(request.stream),
             body: row.body,
             id: row.id,
-            took: row.took,
-            ..ask
+            recorded_times: row.recorded_times,
+            ..request
         }
     }
 
-    /// A request of a session of its own, without lengths.
-    fn blank(&mut self, at: Duration, number: u64, model: Option<Arc<str>>) -> Ask {
+    /// Returns a request in a new session, without lengths.
+    fn template(&mut self, at: Duration, number: u64, model: Option<Arc<str>>) -> SimRequest {
         let stream = &self.stream;
         let tenants = stream.tenants.as_ref().map(|tenants| &tenants.0);
-        Ask {
+        SimRequest {
             at,
             class: self.class,
-            tenant: tenants.and_then(|tenants| weighted(tenants, &mut self.tenants)),
-            session: self.sessions + number + 1,
+            tenant: tenants.and_then(|tenants| pick_weighted(tenants, &mut self.tenants)),
+            session: self.first_session + number + 1,
             turn: 0,
             endpoint: Endpoint::ChatCompletions,
             model: model.unwrap_or_else(|| "auto".into()),
@@ -159,48 +186,53 @@ impl Content {
             output_tokens: 1,
             max_tokens: stream.max_tokens,
             stream: stream.stream,
-            patience: stream.patience,
+            client_timeout: stream.client_timeout,
             body: None,
             id: None,
-            took: None,
+            recorded_times: None,
         }
     }
 
-    fn following(&self, ask: &Ask, at: Duration, (prompt, shared, output): (u32, u32, u32)) -> Ask {
-        let turn = ask.turn.saturating_add(1);
+    fn follow_up(
+        &self,
+        request: &SimRequest,
+        at: Duration,
+        (prompt, shared, output): (u32, u32, u32),
+    ) -> SimRequest {
+        let turn = request.turn.saturating_add(1);
         let model = match &self.stream.models {
-            Some(Models::InTurn(models)) => models.get(turn as usize % models.len().max(1)),
+            Some(Models::PerTurn(models)) => models.get(turn as usize % models.len().max(1)),
             Some(Models::Weighted(_)) | None => None,
         };
-        Ask {
+        SimRequest {
             at,
             turn,
-            model: model.unwrap_or(&ask.model).clone(),
+            model: model.unwrap_or(&request.model).clone(),
             prompt_tokens: prompt,
             shared_tokens: shared,
             output_tokens: output,
             id: None,
-            ..ask.clone()
+            ..request.clone()
         }
     }
 
     fn sessions(&self) -> Option<&Sessions> {
         match &self.stream.source {
-            Source::Sessions(sessions) => Some(sessions),
-            Source::Open(_) | Source::Trace(_) => None,
+            TrafficSource::Sessions(sessions) => Some(sessions),
+            TrafficSource::Open(_) | TrafficSource::Trace(_) => None,
         }
     }
 
     fn output(&mut self) -> u32 {
         let output = tokens(&self.stream.output, &mut self.outputs);
-        self.capped(output)
+        self.cap_output(output)
     }
 
-    fn capped(&self, output: u32) -> u32 {
-        self.stream.max_tokens.map_or(output, |most| output.min(most))
+    fn cap_output(&self, output: u32) -> u32 {
+        self.stream.max_tokens.map_or(output, |max| output.min(max))
     }
 
-    fn of_turn(&self, session: u64, turn: u32) -> Random {
+    fn turn_random(&self, session: u64, turn: u32) -> Random {
         self.random(&format!("session {session} {turn}"))
     }
 
@@ -209,27 +241,28 @@ impl Content {
     }
 }
 
-fn cut(prompt: u32, sessions: &Sessions) -> u32 {
-    sessions.longest.map_or(prompt, |longest| prompt.min(longest))
+fn cap_prompt(prompt: u32, sessions: &Sessions) -> u32 {
+    sessions.max_prompt.map_or(prompt, |max| prompt.min(max))
 }
 
-/// A length, of at least one token.
-fn tokens(spread: &Spread, random: &mut Random) -> u32 {
-    spread.sample(random).round().clamp(1.0, f64::from(u32::MAX)) as u32
+/// Draws a length of at least one token.
+fn tokens(distribution: &Distribution, random: &mut Random) -> u32 {
+    distribution.sample(random).round().clamp(1.0, f64::from(u32::MAX)) as u32
 }
 
-/// The model of a request, or of the first turn of a session.
-fn pick(models: &Option<Models>, random: &mut Random) -> Option<Arc<str>> {
+/// Draws the model of a request, or of the first turn of a session.
+fn pick_model(models: &Option<Models>, random: &mut Random) -> Option<Arc<str>> {
     match models.as_ref()? {
-        Models::Weighted(models) => weighted(models, random),
-        Models::InTurn(models) => models.first().cloned(),
+        Models::Weighted(models) => pick_weighted(models, random),
+        Models::PerTurn(models) => models.first().cloned(),
     }
 }
 
-/// One of these names; weights are summed up.
-fn weighted(names: &[(Arc<str>, f64)], random: &mut Random) -> Option<Arc<str>> {
+/// Draws one of these names by their cumulative weights.
+fn pick_weighted(names: &[(Arc<str>, f64)], random: &mut Random) -> Option<Arc<str>> {
     let (last, sum) = names.last()?;
-    let place = random.part() * sum;
-    let index = names.partition_point(|(_, sum)| *sum <= place);
+    let position = random.fraction() * sum;
+    let index = names.partition_point(|(_, sum)| *sum <= position);
+    // Rounding can yield the sum itself, which belongs to the last name.
     Some(names.get(index).map_or(last, |(name, _)| name).clone())
 }

@@ -1,19 +1,22 @@
-//! A file of requests, read from its begin to its end.
+//! A sequential reader of trace files.
 
 use std::fs::File;
 use std::io::{BufReader, Error};
 use std::path::{Path, PathBuf};
 
-/// Where requests are read from. Nothing comes after what cannot be read.
-pub(super) struct Source {
+use super::error::{TraceError, TraceLineError};
+
+/// A trace file that is read item by item. The first error ends the file.
+pub(super) struct TraceReader {
     file: PathBuf,
     input: Result<BufReader<File>, Option<Error>>,
-    /// Number of the line that was read last.
+    /// The number of the last line that was read.
     line: u64,
 }
 
-impl Source {
-    /// A file whose reader has it at line `line` before anything was read. One that cannot be opened says so when it is read.
+impl TraceReader {
+    /// Opens a file, whose current line is `line` before anything has been read. An error is
+    /// returned by the first read.
     pub(super) fn open(file: &Path, line: u64) -> Self {
         Self {
             file: file.to_owned(),
@@ -22,27 +25,27 @@ impl Source {
         }
     }
 
-    /// What is wrong with the line that was read last.
-    pub(super) fn error(&self, what: impl std::fmt::Display) -> String {
-        format!("{}:{}: {what}", self.file.display(), self.line)
+    /// Returns an error in the last line that was read.
+    pub(super) fn error(&self, source: TraceLineError) -> TraceError {
+        TraceError::Line { path: self.file.clone(), line: self.line, source }
     }
 
-    /// The next thing that `read` finds; it counts the lines.
+    /// Returns the next item, which `read` parses. `read` also counts the lines.
     pub(super) fn next<T>(
         &mut self,
-        read: impl FnOnce(&mut BufReader<File>, &mut u64) -> Result<Option<T>, String>,
-    ) -> Option<Result<T, String>> {
+        read: impl FnOnce(&mut BufReader<File>, &mut u64) -> Result<Option<T>, TraceLineError>,
+    ) -> Option<Result<T, TraceError>> {
         let input = match &mut self.input {
             Ok(input) => input,
             Err(error) => {
-                let error = error.take()?;
-                return Some(Err(format!("{} cannot be read: {error}", self.file.display())));
+                let source = error.take()?;
+                return Some(Err(TraceError::Open { path: self.file.clone(), source }));
             }
         };
-        let found = read(input, &mut self.line);
-        if found.is_err() {
+        let item = read(input, &mut self.line);
+        if item.is_err() {
             self.input = Err(None);
         }
-        found.map_err(|what| self.error(what)).transpose()
+        item.map_err(|error| self.error(error)).transpose()
     }
 }

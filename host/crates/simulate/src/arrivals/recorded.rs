@@ -1,4 +1,4 @@
-//! Decision records of a host as traffic.
+//! The decision records of a host as traffic.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -10,54 +10,53 @@ use bytes::Bytes;
 use pointsman_domain::{AttemptResult, Outcome};
 use pointsman_record::{DecisionRecord, Record, TryRecord, files, records};
 
-use super::rows::Row;
+use super::error::TraceError;
+use super::rows::TraceRow;
 
-/// The requests of a file, or of all files in a folder.
-pub(super) fn rows(path: &Path) -> Box<dyn Iterator<Item = Result<Row, String>>> {
+type Rows = Box<dyn Iterator<Item = Result<TraceRow, TraceError>>>;
+
+/// Opens a record file, or all record files in a folder.
+pub(super) fn rows(path: &Path) -> Rows {
     let paths = if path.is_dir() { files(path) } else { Ok(vec![path.to_owned()]) };
     match paths {
-        Ok(paths) if paths.is_empty() => {
-            Box::new(std::iter::once(Err(format!("{} has no decision records", path.display()))))
-        }
-        Ok(paths) => Box::new(paths.into_iter().flat_map(of_file)),
-        Err(error) => {
-            Box::new(std::iter::once(Err(format!("{} cannot be read: {error}", path.display()))))
-        }
+        Ok(paths) if paths.is_empty() => failed(TraceError::NoRecords { path: path.to_owned() }),
+        Ok(paths) => Box::new(paths.into_iter().flat_map(rows_of_file)),
+        Err(source) => failed(TraceError::Open { path: path.to_owned(), source }),
     }
 }
 
-fn of_file(path: PathBuf) -> Box<dyn Iterator<Item = Result<Row, String>>> {
+fn failed(error: TraceError) -> Rows {
+    Box::new(std::iter::once(Err(error)))
+}
+
+fn rows_of_file(path: PathBuf) -> Rows {
     let file = match File::open(&path) {
         Ok(file) => BufReader::new(file),
-        Err(error) => {
-            return Box::new(std::iter::once(Err(format!(
-                "{} cannot be read: {error}",
-                path.display()
-            ))));
-        }
+        Err(source) => return failed(TraceError::Open { path, source }),
     };
     Box::new(records(file).filter_map(move |record| match record {
         Ok(Record::Decision(decision)) => Some(Ok(row(*decision))),
         Ok(Record::Topology(_) | Record::Policies(_)) => None,
-        Err(error) => Some(Err(format!("{}:{}: {}", path.display(), error.line, error.problem))),
+        Err(source) => Some(Err(TraceError::Record { path: path.clone(), source })),
     }))
 }
 
-fn row(record: DecisionRecord) -> Row {
+fn row(record: DecisionRecord) -> TraceRow {
     let figures = record.figures;
+    // Saturating, because a damaged record may contain any number.
     let decided = i64::try_from(record.now_ms).unwrap_or(i64::MAX).saturating_mul(1000);
     let age = i64::try_from(record.age.as_micros()).unwrap_or(i64::MAX);
     let known = |tokens: u32| Some(tokens).filter(|tokens| *tokens > 0);
     let outcome = record.outcome.as_ref();
     let (headers, body) =
         record.request.map_or((None, None), |request| (Some(request.headers), request.body));
-    Row {
+    TraceRow {
         at: decided.saturating_sub(age),
         tenant: record.tenant,
         model: Some(record.model),
         endpoint: Some(figures.endpoint),
         headers: headers.map(Arc::from),
-        // As the engine counted them, if it did.
+        // The engine's count, if there is one, is more precise than the estimate.
         prompt: outcome
             .and_then(|outcome| known(outcome.prompt_tokens))
             .or(known(figures.prompt_tokens)),
@@ -66,14 +65,19 @@ fn row(record: DecisionRecord) -> Row {
         stream: Some(figures.streaming),
         body: body.map(Bytes::from),
         id: Some(record.request_id),
-        took: took(&record.tries, outcome),
+        recorded_times: recorded_times(&record.tries, outcome),
     }
 }
 
-/// How long the engine worked on it that answered it: to the first byte, and from there to the end.
-fn took(tries: &[TryRecord], outcome: Option<&Outcome>) -> Option<(Duration, Duration)> {
-    let answered = tries.last().filter(|tried| tried.result == AttemptResult::Ok)?;
-    let worked = answered.took.saturating_sub(answered.queue);
-    let first = outcome?.ttft.saturating_sub(answered.begun + answered.queue).min(worked);
-    Some((first, worked - first))
+/// Returns how long the engine that served the request worked on it: to the first byte, and from
+/// there to the end.
+fn recorded_times(
+    attempts: &[TryRecord],
+    outcome: Option<&Outcome>,
+) -> Option<(Duration, Duration)> {
+    let successful = attempts.last().filter(|attempt| attempt.result == AttemptResult::Ok)?;
+    let total = successful.took.saturating_sub(successful.queue);
+    let granted_at = successful.begun + successful.queue;
+    let first = outcome?.ttft.saturating_sub(granted_at).min(total);
+    Some((first, total - first))
 }

@@ -1,4 +1,4 @@
-//! The rows of files of requests, in the order of their times.
+//! The rows of trace files, sorted by time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,15 +10,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use pointsman_domain::Endpoint;
 
-use super::reader::Source;
+use super::error::{TraceError, TraceLineError};
+use super::reader::TraceReader;
 
-/// So many rows are held to be sorted: records are written when requests end, and traces of several machines are merged.
-const WINDOW: usize = 1024;
+/// The number of rows that are buffered for sorting. Files are only roughly sorted: records are
+/// written when requests end, and traces of several machines are merged.
+const SORT_WINDOW: usize = 1024;
 
-/// One request of a file, as far as it says.
+/// One request of a trace file, with the values that the file contains.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Row {
-    /// When, in microseconds.
+pub(super) struct TraceRow {
+    /// The time in microseconds, from any origin.
     pub(super) at: i64,
     pub(super) tenant: Option<Arc<str>>,
     pub(super) model: Option<Arc<str>>,
@@ -30,91 +32,91 @@ pub(super) struct Row {
     pub(super) stream: Option<bool>,
     pub(super) body: Option<Bytes>,
     pub(super) id: Option<Arc<str>>,
-    pub(super) took: Option<(Duration, Duration)>,
+    pub(super) recorded_times: Option<(Duration, Duration)>,
 }
 
-type Rows = Box<dyn Iterator<Item = Result<Row, String>>>;
+type Rows = Box<dyn Iterator<Item = Result<TraceRow, TraceError>>>;
 
-/// Rows sorted within a window.
-pub(super) struct Sorted {
+/// An iterator over rows that sorts them within a window.
+pub(super) struct SortedRows {
     rows: Rows,
-    held: BinaryHeap<Reverse<Held>>,
-    number: u64,
+    buffer: BinaryHeap<Reverse<BufferedRow>>,
+    sequence: u64,
 }
 
-/// Of those at the same time, the first one first.
-struct Held(i64, u64, Row);
+/// A row with its time and its position in the file, by which rows are ordered.
+struct BufferedRow(i64, u64, TraceRow);
 
-impl PartialEq for Held {
+impl PartialEq for BufferedRow {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Held {}
+impl Eq for BufferedRow {}
 
-impl PartialOrd for Held {
+impl PartialOrd for BufferedRow {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Held {
+impl Ord for BufferedRow {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.0, self.1).cmp(&(other.0, other.1))
     }
 }
 
-impl Sorted {
+impl SortedRows {
     pub(super) fn new(rows: Rows) -> Self {
-        Self { rows, held: BinaryHeap::new(), number: 0 }
+        Self { rows, buffer: BinaryHeap::new(), sequence: 0 }
     }
 }
 
-impl Iterator for Sorted {
-    type Item = Result<Row, String>;
+impl Iterator for SortedRows {
+    type Item = Result<TraceRow, TraceError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while self.held.len() < WINDOW {
+        while self.buffer.len() < SORT_WINDOW {
             match self.rows.next() {
                 None => break,
-                Some(Err(what)) => return Some(Err(what)),
-                Some(Ok(row)) => self.held.push(Reverse(Held(row.at, self.number, row))),
+                Some(Err(error)) => return Some(Err(error)),
+                Some(Ok(row)) => {
+                    self.buffer.push(Reverse(BufferedRow(row.at, self.sequence, row)));
+                }
             }
-            self.number += 1;
+            self.sequence += 1;
         }
-        self.held.pop().map(|Reverse(held)| Ok(held.2))
+        self.buffer.pop().map(|Reverse(buffered)| Ok(buffered.2))
     }
 }
 
-/// The lines of a text file, each no longer than any line of such a file is.
-pub(super) struct Lines(Source);
+/// The lines of a text file, with a maximum length.
+pub(super) struct Lines(TraceReader);
 
-const LONGEST_LINE: u64 = 64 << 10;
+/// The maximum length of a line in bytes.
+const MAX_LINE: u64 = 64 << 10;
 
 impl Lines {
     pub(super) fn open(file: &Path) -> Self {
-        Self(Source::open(file, 0))
+        Self(TraceReader::open(file, 0))
     }
 
-    /// What is wrong with the last line.
-    pub(super) fn error(&self, what: impl std::fmt::Display) -> String {
-        self.0.error(what)
+    /// Returns an error in the last line.
+    pub(super) fn error(&self, error: TraceLineError) -> TraceError {
+        self.0.error(error)
     }
 
-    /// The next line; nothing comes after one that cannot be read.
-    pub(super) fn next(&mut self) -> Option<Result<String, String>> {
+    /// Returns the next line. The first error ends the file.
+    pub(super) fn next(&mut self) -> Option<Result<String, TraceError>> {
         self.0.next(|input, number| {
             let mut line = Vec::new();
-            let read = input.take(LONGEST_LINE).read_until(b'\n', &mut line);
+            let read = input.take(MAX_LINE).read_until(b'\n', &mut line);
             *number += 1;
-            match read {
-                Ok(0) => Ok(None),
-                Ok(size) if size as u64 == LONGEST_LINE => {
-                    Err("is longer than any line of such a file".to_owned())
-                }
-                Err(error) => Err(format!("cannot be read: {error}")),
-                Ok(_) => String::from_utf8(line).map(Some).map_err(|_| "is not UTF-8".to_owned()),
+            match read? {
+                0 => Ok(None),
+                size if size as u64 == MAX_LINE => Err(TraceLineError::TooLong { max: MAX_LINE }),
+                _ => String::from_utf8(line).map(Some).map_err(|_| TraceLineError::NotUtf8),
             }
         })
     }

@@ -2,6 +2,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use pointsman_domain::Endpoint;
+use pointsman_settings::{Code, Diagnostic};
 use proptest::prelude::*;
 
 use super::*;
@@ -9,71 +10,73 @@ use crate::scenario::Scenario;
 
 const LANE: &str = "[[fleet.lanes]]\nname = \"a\"\n";
 
-fn scenario(lasts: &str, traffic: &str) -> Scenario {
-    let text = format!("lasts = \"{lasts}\"\n{LANE}{traffic}");
+fn scenario(duration: &str, traffic: &str) -> Scenario {
+    let text = format!("duration = \"{duration}\"\n{LANE}{traffic}");
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/arrivals/data/scenario.toml");
     Scenario::parse(&text, &file).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A stream of single requests.
+/// Returns a stream of single requests.
 fn stream(class: &str, keys: &str) -> String {
     format!(
-        "[[traffic]]\nclass = \"{class}\"\nmodel = \"a\"\nprompt = {{ median = 900, p99 = 8000 }}\noutput = 9\n{keys}\n"
+        "[[traffic]]\nclass = \"{class}\"\nmodel = \"a\"\n\
+         prompt = {{ median = 900, p99 = 8000 }}\noutput = 9\n{keys}\n"
     )
 }
 
-fn all(scenario: &Scenario, seed: u64) -> Vec<Ask> {
+/// Returns all requests that do not follow others.
+fn all_requests(scenario: &Scenario, seed: u64) -> Vec<SimRequest> {
     let mut arrivals = scenario.traffic(seed).unwrap_or_else(|error| panic!("{error}"));
-    let asks: Vec<Ask> = std::iter::from_fn(|| arrivals.next()).collect();
-    assert_eq!(arrivals.problem(), None);
-    assert!(asks.windows(2).all(|pair| pair[0].at <= pair[1].at), "times go back");
-    asks
+    let requests: Vec<SimRequest> = std::iter::from_fn(|| arrivals.next()).collect();
+    assert!(arrivals.error().is_none(), "{:?}", arrivals.error());
+    assert!(requests.windows(2).all(|pair| pair[0].at <= pair[1].at), "times go back");
+    requests
 }
 
-fn seconds(asks: &[Ask]) -> Vec<f64> {
-    asks.iter().map(|ask| ask.at.as_secs_f64()).collect()
+fn seconds(requests: &[SimRequest]) -> Vec<f64> {
+    requests.iter().map(|request| request.at.as_secs_f64()).collect()
 }
 
 #[test]
-fn rates_come_out_right() {
-    // 36000 requests: within five standard deviations, which are 190.
-    let asks = all(&scenario("10h", &stream("a", "rate = \"1/s\"")), 1);
-    assert!((35_050..36_950).contains(&asks.len()), "{}", asks.len());
-    let times = seconds(&asks);
+fn arrivals_have_the_given_rate() {
+    // 36000 requests: within five standard deviations of 190.
+    let requests = all_requests(&scenario("10h", &stream("a", "rate = \"1/s\"")), 1);
+    assert!((35_050..36_950).contains(&requests.len()), "{}", requests.len());
+    let times = seconds(&requests);
     let gaps: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let long = gaps.iter().filter(|gap| **gap > 2.0).count() as f64 / gaps.len() as f64;
-    // One in e squared is longer than twice the mean.
+    // An exponential interval exceeds twice its mean with a probability of e^-2.
     assert!((long - 0.1353).abs() < 0.01, "{long}");
-    let regular = all(&scenario("1m", &stream("a", "every = \"10s\"\nfrom = \"5s\"")), 1);
+    let regular = all_requests(&scenario("1m", &stream("a", "every = \"10s\"\nfrom = \"5s\"")), 1);
     assert_eq!(seconds(&regular), [15.0, 25.0, 35.0, 45.0, 55.0]);
-    let ended = all(&scenario("1m", &stream("a", "every = \"10s\"\nuntil = \"30s\"")), 1);
+    let ended = all_requests(&scenario("1m", &stream("a", "every = \"10s\"\nuntil = \"30s\"")), 1);
     assert_eq!(seconds(&ended), [10.0, 20.0]);
 }
 
 #[test]
-fn days_have_their_most_when_they_should() {
-    let daily = stream("a", "daily = { most = \"1/s\", least = \"0.1/s\", at = \"14:00\" }");
-    for (begins, hour_of_most) in [("2026-01-05T00:00:00Z", 14), ("2026-01-05T06:00:00Z", 8)] {
-        let text = format!("begins = \"{begins}\"\nlasts = \"24h\"\n{LANE}{daily}");
-        let asks = all(&Scenario::parse(&text, Path::new("x")).unwrap(), 1);
+fn daily_rate_peaks_at_the_given_time() {
+    let daily = stream("a", "daily = { peak = \"1/s\", trough = \"0.1/s\", peak-at = \"14:00\" }");
+    for (start_time, peak_hour) in [("2026-01-05T00:00:00Z", 14), ("2026-01-05T06:00:00Z", 8)] {
+        let text = format!("start-time = \"{start_time}\"\nduration = \"24h\"\n{LANE}{daily}");
+        let requests = all_requests(&Scenario::parse(&text, Path::new("x")).unwrap(), 1);
         let mut hours = [0usize; 24];
-        for ask in &asks {
-            hours[(ask.at.as_secs() / 3600) as usize] += 1;
+        for request in &requests {
+            hours[(request.at.as_secs() / 3600) as usize] += 1;
         }
-        // Half past the hour before and half past this one are equally far from the most.
+        // An hour and the one before it are equally far from the peak between them.
         let around = |hour: usize| hours[(hour + 23) % 24] + hours[hour % 24];
-        let most = (0..24).max_by_key(|hour| around(*hour)).unwrap();
-        assert!(most.abs_diff(hour_of_most) <= 1, "{hours:?}");
-        let (high, low) = (around(hour_of_most), around(hour_of_most + 12));
+        let busiest = (0..24).max_by_key(|hour| around(*hour)).unwrap();
+        assert!(busiest.abs_diff(peak_hour) <= 1, "{hours:?}");
+        let (high, low) = (around(peak_hour), around(peak_hour + 12));
         assert!((6900..7400).contains(&high) && (650..850).contains(&low), "{high} {low}");
-        assert!((46_000..49_000).contains(&asks.len()), "0.55 a second: {}", asks.len());
+        assert!((46_000..49_000).contains(&requests.len()), "0.55 per second: {}", requests.len());
     }
 }
 
 #[test]
-fn bursts_come_together() {
+fn bursts_arrive_together_and_do_not_overlap() {
     let bursts = stream("a", "bursts = { every = \"1h\", size = 5, gap = \"100ms\" }");
-    let times = seconds(&all(&scenario("3h", &bursts), 1));
+    let times = seconds(&all_requests(&scenario("3h", &bursts), 1));
     let expected: Vec<f64> =
         (0..10).map(|i| f64::from(3600 * (1 + i / 5)) + 0.1 * f64::from(i % 5)).collect();
     assert_eq!(times.len(), 10);
@@ -81,79 +84,93 @@ fn bursts_come_together() {
         times.iter().zip(&expected).all(|(time, expected)| (time - expected).abs() < 1e-6),
         "{times:?}"
     );
-    let longer_than_pauses = stream("a", "bursts = { every = \"1s\", size = 5, gap = \"1s\" }");
+    let longer_than_interval = stream("a", "bursts = { every = \"1s\", size = 5, gap = \"1s\" }");
     assert_eq!(
-        all(&scenario("1m", &longer_than_pauses), 1).len(),
+        all_requests(&scenario("1m", &longer_than_interval), 1).len(),
         73,
-        "one begins as soon as the other ends"
+        "a burst starts as soon as the previous one ends"
     );
 }
 
 #[test]
-fn streams_have_nothing_to_do_with_each_other() {
+fn streams_are_independent() {
     let (a, b) = (stream("a", "rate = \"1/s\"\ntenants = 5"), stream("b", "rate = \"1/s\""));
-    let of = |asks: Vec<Ask>, class| {
-        asks.into_iter().filter(|ask| ask.class == class).collect::<Vec<Ask>>()
+    let of = |requests: Vec<SimRequest>, class| {
+        requests.into_iter().filter(|request| request.class == class).collect::<Vec<SimRequest>>()
     };
-    let alone = all(&scenario("1h", &a), 7);
+    let alone = all_requests(&scenario("1h", &a), 7);
     let both = scenario("1h", &format!("{a}{b}"));
     assert_eq!(both.traffic(7).unwrap().classes(), ["a", "b"]);
-    assert_eq!(of(all(&both, 7), ClassId(0)), alone);
-    assert_eq!(all(&both, 7), all(&both, 7));
-    assert_ne!(all(&both, 7), all(&both, 8));
-    // Other tenants leave times and lengths as they are.
-    let other = all(&scenario("1h", &stream("a", "rate = \"1/s\"\ntenants = [\"x\"]")), 7);
-    let same =
-        |a: &Ask, b: &Ask| (a.at, a.prompt_tokens, a.session) == (b.at, b.prompt_tokens, b.session);
+    assert_eq!(of(all_requests(&both, 7), ClassId(0)), alone);
+    assert_eq!(all_requests(&both, 7), all_requests(&both, 7));
+    assert_ne!(all_requests(&both, 7), all_requests(&both, 8));
+    // A change of the tenants leaves times and lengths as they are.
+    let other = all_requests(&scenario("1h", &stream("a", "rate = \"1/s\"\ntenants = [\"x\"]")), 7);
+    let same = |a: &SimRequest, b: &SimRequest| {
+        (a.at, a.prompt_tokens, a.session) == (b.at, b.prompt_tokens, b.session)
+    };
     assert!(other.len() == alone.len() && other.iter().zip(&alone).all(|(a, b)| same(a, b)));
-    let times = |class| seconds(&of(all(&both, 7), class));
+    let times = |class| seconds(&of(all_requests(&both, 7), class));
     assert_ne!(times(ClassId(0)), times(ClassId(1)));
 }
 
 #[test]
-fn requests_are_what_the_stream_says() {
-    let keys = "rate = \"10/s\"\ntenants = 10\nskew = 1.0\nmax-tokens = 5\npatience = \"2m\"\nstream = false\n\
-                text = \"Here\"\nheaders = { x-a = \"b\" }\nmodels = { m = 3, n = 1 }\nshared = 600\nprompt = [100, 700]\noutput = 9";
-    let asks = all(&scenario("1h", &format!("[[traffic]]\n{keys}\n")), 1);
-    let part = |of: &dyn Fn(&Ask) -> bool| {
-        asks.iter().filter(|ask| of(ask)).count() as f64 / asks.len() as f64
+fn requests_have_the_properties_of_their_stream() {
+    let keys = "rate = \"10/s\"\ntenants = 10\nskew = 1.0\nmax-tokens = 5\n\
+                client-timeout = \"2m\"\nstream = false\ntext = \"Here\"\n\
+                headers = { x-a = \"b\" }\nmodels = { m = 3, n = 1 }\nshared-prefix = 600\n\
+                prompt = [100, 700]\noutput = 9";
+    let requests = all_requests(&scenario("1h", &format!("[[traffic]]\n{keys}\n")), 1);
+    let fraction = |matches: &dyn Fn(&SimRequest) -> bool| {
+        requests.iter().filter(|request| matches(request)).count() as f64 / requests.len() as f64
     };
-    assert!((part(&|ask| &*ask.model == "m") - 0.75).abs() < 0.02);
+    assert!((fraction(&|request| &*request.model == "m") - 0.75).abs() < 0.02);
     // The harmonic number of 10 is 2.929.
     for (tenant, expected) in [("tenant-1", 0.3414), ("tenant-2", 0.1707), ("tenant-10", 0.0341)] {
         assert!(
-            (part(&|ask| ask.tenant.as_deref() == Some(tenant)) - expected).abs() < 0.02,
+            (fraction(&|request| request.tenant.as_deref() == Some(tenant)) - expected).abs()
+                < 0.02,
             "{tenant}"
         );
     }
-    let ask = &asks[1];
+    let request = &requests[1];
     assert_eq!(
-        (ask.output_tokens, ask.max_tokens, ask.stream, &*ask.text),
+        (request.output_tokens, request.max_tokens, request.stream, &*request.text),
         (5, Some(5), false, "Here")
     );
     assert_eq!(
-        (ask.patience, &*ask.headers),
+        (request.client_timeout, &*request.headers),
         (Some(Duration::from_secs(120)), &[("x-a".into(), "b".into())][..])
     );
-    assert!(
-        asks.iter().all(|ask| ask.turn == 0 && ask.shared_tokens == ask.prompt_tokens.min(600))
-    );
-    let mut sessions: Vec<u64> = asks.iter().map(|ask| ask.session).collect();
+    assert!(requests.iter().all(
+        |request| request.turn == 0 && request.shared_tokens == request.prompt_tokens.min(600)
+    ));
+    let mut sessions: Vec<u64> = requests.iter().map(|request| request.session).collect();
     sessions.dedup();
-    assert_eq!(sessions.len(), asks.len(), "each is alone");
+    assert_eq!(sessions.len(), requests.len(), "each has a session of its own");
 }
 
-const AGENTS: &str = "[[traffic]]\nclass = \"agents\"\nturns = [\"o\", \"c\"]\nprompt = [200, 300]\nshared = 100\noutput = [40, 50]\n\
-                      sessions = { rate = \"60/h\", turns = { least = 2, most = 9 }, think = { least = \"1s\", most = \"2s\" } }\n";
+const AGENTS: &str = r#"
+[[traffic]]
+class = "agents"
+turn-models = ["o", "c"]
+prompt = [200, 300]
+shared-prefix = 100
+output = [40, 50]
+[traffic.sessions]
+rate = "60/h"
+turns = { min = 2, max = 9 }
+think-time = { min = "1s", max = "2s" }
+"#;
 
-/// The sessions of an hour, each turn answered after so long.
-fn sessions(scenario: &Scenario, answered_in: Duration) -> Vec<Vec<Ask>> {
+/// Returns all sessions, with this time from each request to the end of its response.
+fn sessions(scenario: &Scenario, response_time: Duration) -> Vec<Vec<SimRequest>> {
     let mut arrivals = scenario.traffic(3).unwrap();
     let mut sessions = Vec::new();
     while let Some(first) = arrivals.next() {
         let mut turns = vec![first];
         while let Some(next) =
-            turns.last().and_then(|last| arrivals.after(last, last.at + answered_in))
+            turns.last().and_then(|last| arrivals.follow_up(last, last.at + response_time))
         {
             turns.push(next);
         }
@@ -163,13 +180,13 @@ fn sessions(scenario: &Scenario, answered_in: Duration) -> Vec<Vec<Ask>> {
 }
 
 #[test]
-fn sessions_take_turns_and_grow() {
+fn session_prompts_grow_by_their_history() {
     let scenario = scenario("10h", AGENTS);
     let all = sessions(&scenario, Duration::from_secs(30));
     assert!((500..700).contains(&all.len()), "{}", all.len());
     for turns in all.iter().filter(|turns| turns[0].at < Duration::from_secs(9 * 3600)) {
         assert!((2..=9).contains(&turns.len()), "{}", turns.len());
-        assert_eq!(turns[0].shared_tokens, 100, "what all have in common");
+        assert_eq!(turns[0].shared_tokens, 100, "the prefix of the class");
         for (index, turn) in turns.iter().enumerate() {
             assert_eq!((&*turn.model, turn.turn as usize), (["o", "c"][index % 2], index));
         }
@@ -178,10 +195,10 @@ fn sessions_take_turns_and_grow() {
             assert_eq!(pair[1].shared_tokens, history);
             assert!(
                 (100..=200).contains(&(pair[1].prompt_tokens - history)),
-                "without what is shared"
+                "without the shared prefix"
             );
-            let thought = (pair[1].at - pair[0].at).as_secs_f64() - 30.0;
-            assert!((1.0..=2.0).contains(&thought), "{thought}");
+            let think_time = (pair[1].at - pair[0].at).as_secs_f64() - 30.0;
+            assert!((1.0..=2.0).contains(&think_time), "{think_time}");
             assert_eq!((pair[0].session, &pair[0].tenant), (pair[1].session, &pair[1].tenant));
         }
     }
@@ -189,211 +206,251 @@ fn sessions_take_turns_and_grow() {
 }
 
 #[test]
-fn what_sessions_ask_does_not_depend_on_when_they_are_answered() {
+fn session_content_does_not_depend_on_response_times() {
     let scenario = scenario("10h", AGENTS);
-    let shape = |answered_in| {
-        let early = |turns: &Vec<Ask>| turns[0].at < Duration::from_secs(8 * 3600);
-        let turn = |ask: &Ask| {
-            (ask.session, ask.turn, ask.prompt_tokens, ask.output_tokens, ask.model.clone())
+    let content = |response_time| {
+        let early = |turns: &Vec<SimRequest>| turns[0].at < Duration::from_secs(8 * 3600);
+        let turn = |request: &SimRequest| {
+            (
+                request.session,
+                request.turn,
+                request.prompt_tokens,
+                request.output_tokens,
+                request.model.clone(),
+            )
         };
-        let all = sessions(&scenario, Duration::from_secs(answered_in));
+        let all = sessions(&scenario, Duration::from_secs(response_time));
         all.iter().filter(|turns| early(turns)).flatten().map(turn).collect::<Vec<_>>()
     };
-    assert_eq!(shape(1), shape(600));
+    assert_eq!(content(1), content(600));
 }
 
 #[test]
-fn histories_end_before_they_are_too_long() {
+fn session_restarts_without_history_at_max_prompt() {
     let agents = AGENTS
-        .replace("think =", "longest = 700, think =")
-        .replace("least = 2, most = 9", "least = 40, most = 40");
+        .replace("think-time =", "max-prompt = 700\nthink-time =")
+        .replace("min = 2, max = 9", "min = 40, max = 40");
     let all = sessions(&scenario("10h", &agents), Duration::from_secs(1));
     assert!(all.iter().flatten().all(|turn| turn.prompt_tokens <= 700));
-    let begun_anew = |pair: &[Ask]| {
+    let is_restart = |pair: &[SimRequest]| {
         pair[1].prompt_tokens < pair[0].prompt_tokens && pair[1].shared_tokens == 100
     };
-    let (turns, anew) = (&all[0], all[0].windows(2).filter(|pair| begun_anew(pair)).count());
-    assert!(turns.len() == 40 && anew > 5, "{anew}");
+    let (turns, restarts) = (&all[0], all[0].windows(2).filter(|pair| is_restart(pair)).count());
+    assert!(turns.len() == 40 && restarts > 5, "{restarts}");
 }
 
-/// A stream of a file in `data`.
-fn file(keys: &str) -> Scenario {
+/// Returns a scenario with a stream of a trace file in `data`.
+fn trace(keys: &str) -> Scenario {
     scenario("10h", &format!("[[traffic]]\n{keys}\n"))
 }
 
 #[test]
-fn azure_traces_are_read_in_the_order_of_their_times() {
-    let asks = all(
-        &file(
+fn azure_trace_is_sorted_by_time() {
+    let requests = all_requests(
+        &trace(
             "file = \"azure.csv\"\nformat = \"azure\"\nmodel = \"a\"\nfrom = \"1h\"\nspeed = 2.0",
         ),
         1,
     );
     let lengths: Vec<(u32, u32)> =
-        asks.iter().map(|ask| (ask.prompt_tokens, ask.output_tokens)).collect();
+        requests.iter().map(|request| (request.prompt_tokens, request.output_tokens)).collect();
     assert_eq!(lengths, [(374, 44), (879, 55), (396, 109), (91, 16)]);
-    let micros: Vec<u128> = asks.iter().map(|ask| ask.at.as_micros() - 3_600_000_000).collect();
+    let micros: Vec<u128> =
+        requests.iter().map(|request| request.at.as_micros() - 3_600_000_000).collect();
     // Half of 1.541967, 4.314579 and 4.32934 seconds.
     assert_eq!(micros, [0, 770_984, 2_157_290, 2_164_670]);
-    let first = all(&file("file = \"azure.csv\"\nformat = \"azure\"\nmodel = \"a\"\nlimit = 2"), 1);
+    let first = all_requests(
+        &trace("file = \"azure.csv\"\nformat = \"azure\"\nmodel = \"a\"\nlimit = 2"),
+        1,
+    );
     assert_eq!(first.len(), 2);
 }
 
 #[test]
-fn burst_gpt_names_models() {
-    let asks = all(&file("file = \"burstgpt.csv\"\nformat = \"burstgpt\"\ntenants = [\"t\"]"), 1);
-    let seen: Vec<(f64, &str, u32, u32)> = asks
+fn burst_gpt_trace_has_models() {
+    let requests = all_requests(
+        &trace("file = \"burstgpt.csv\"\nformat = \"burstgpt\"\ntenants = [\"t\"]"),
+        1,
+    );
+    let seen: Vec<(f64, &str, u32, u32)> = requests
         .iter()
-        .map(|ask| (ask.at.as_secs_f64(), &*ask.model, ask.prompt_tokens, ask.output_tokens))
+        .map(|request| {
+            (
+                request.at.as_secs_f64(),
+                &*request.model,
+                request.prompt_tokens,
+                request.output_tokens,
+            )
+        })
         .collect();
-    // The one without an answer failed.
+    // The row without response tokens is a failed request.
     assert_eq!(
         seen,
         [(0.0, "ChatGPT", 472, 18), (40.0, "ChatGPT", 1087, 230), (113.5, "GPT-4", 417, 276)]
     );
-    assert_eq!(asks[0].tenant.as_deref(), Some("t"));
-    let mapped = all(&file("file = \"burstgpt.csv\"\nformat = \"burstgpt\"\nmodel = \"coder\""), 1);
-    assert!(mapped.iter().all(|ask| &*ask.model == "coder"));
+    assert_eq!(requests[0].tenant.as_deref(), Some("t"));
+    let mapped = all_requests(
+        &trace("file = \"burstgpt.csv\"\nformat = \"burstgpt\"\nmodel = \"coder\""),
+        1,
+    );
+    assert!(mapped.iter().all(|request| &*request.model == "coder"));
 }
 
 #[test]
-fn conversations_are_sessions() {
-    let scenario = file(
-        "file = \"sharegpt.json\"\nformat = \"sharegpt\"\nturns = [\"o\", \"c\"]\nevery = \"1m\"\nthink = \"5s\"",
+fn conversations_become_sessions() {
+    let scenario = trace(
+        "file = \"sharegpt.json\"\nformat = \"sharegpt\"\nturn-models = [\"o\", \"c\"]\n\
+         every = \"1m\"\nthink-time = \"5s\"",
     );
     let mut arrivals = scenario.traffic(1).unwrap();
     let first = arrivals.next().unwrap();
     assert_eq!((first.at.as_secs(), first.prompt_tokens, first.output_tokens), (60, 7, 3));
-    let second = arrivals.after(&first, Duration::from_secs(70)).unwrap();
+    let second = arrivals.follow_up(&first, Duration::from_secs(70)).unwrap();
     assert_eq!((second.at.as_secs(), &*first.model, &*second.model), (75, "o", "c"));
     assert_eq!((second.shared_tokens, second.prompt_tokens, second.output_tokens), (10, 13, 9));
-    assert_eq!(arrivals.after(&second, Duration::from_secs(80)), None);
+    assert_eq!(arrivals.follow_up(&second, Duration::from_secs(80)), None);
     let other = arrivals.next().unwrap();
     assert_eq!((other.at.as_secs(), other.prompt_tokens, other.output_tokens), (120, 7, 1));
-    assert_eq!((arrivals.after(&other, Duration::from_secs(130)), arrivals.next()), (None, None));
-    assert_eq!(arrivals.problem(), None);
+    assert_eq!(
+        (arrivals.follow_up(&other, Duration::from_secs(130)), arrivals.next()),
+        (None, None)
+    );
+    assert!(arrivals.error().is_none());
 }
 
 #[test]
-fn records_come_as_they_came() {
-    let asks = all(&file("file = \"records.jsonl\"\nformat = \"records\"\noutput = 77"), 1);
-    let ids: Vec<&str> = asks.iter().filter_map(|ask| ask.id.as_deref()).collect();
+fn decision_records_keep_their_recorded_properties() {
+    let requests =
+        all_requests(&trace("file = \"records.jsonl\"\nformat = \"records\"\noutput = 77"), 1);
+    let ids: Vec<&str> = requests.iter().filter_map(|request| request.id.as_deref()).collect();
     assert_eq!(
         ids,
         ["request-1", "request-2", "request-3"],
-        "written when they ended, and asked in their order"
+        "records are written when requests end, and sorted by arrival"
     );
-    assert_eq!(seconds(&asks), [0.0, 3.0, 4.0]);
-    let ask = &asks[0];
-    assert_eq!((ask.tenant.as_deref(), &*ask.model, ask.stream), (Some("team-a"), "auto", true));
+    assert_eq!(seconds(&requests), [0.0, 3.0, 4.0]);
+    let request = &requests[0];
     assert_eq!(
-        (ask.prompt_tokens, ask.output_tokens, ask.endpoint),
+        (request.tenant.as_deref(), &*request.model, request.stream),
+        (Some("team-a"), "auto", true)
+    );
+    assert_eq!(
+        (request.prompt_tokens, request.output_tokens, request.endpoint),
         (14, 96, Endpoint::ChatCompletions)
     );
-    assert_eq!(&*ask.headers, [("x-class".to_owned(), "interactive".to_owned())]);
-    assert_eq!(ask.body.as_deref(), Some(br#"{"model": "auto", "messages": []}"#.as_slice()));
+    assert_eq!(&*request.headers, [("x-class".to_owned(), "interactive".to_owned())]);
+    assert_eq!(request.body.as_deref(), Some(br#"{"model": "auto", "messages": []}"#.as_slice()));
     let micros = Duration::from_micros;
     assert_eq!(
-        ask.took,
+        request.recorded_times,
         Some((micros(28_860), micros(51_100))),
-        "the try that failed, and queues, are no work"
+        "without the failed attempt and the queues"
     );
-    // Nobody knows how long its answer would have been.
-    let cut = &asks[2];
+    // The response was aborted, so its complete length is unknown.
+    let aborted = &requests[2];
     assert_eq!(
-        (cut.tenant.as_deref(), cut.prompt_tokens, cut.output_tokens, &cut.body),
+        (aborted.tenant.as_deref(), aborted.prompt_tokens, aborted.output_tokens, &aborted.body),
         (None, 11, 77, &None)
     );
 }
 
-/// The first mistake of a file with this content.
-fn problem(format: &str, content: &[u8]) -> Option<String> {
+/// Returns the first error in a file with this content.
+fn trace_error(format: &str, content: &[u8]) -> Option<Diagnostic> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(content).unwrap();
     let path = file.path().to_str().unwrap();
-    let pace = if format == "sharegpt" { "rate = \"100/s\"" } else { "" };
+    let rate = if format == "sharegpt" { "rate = \"100/s\"" } else { "" };
     let traffic =
-        format!("[[traffic]]\nmodel = \"a\"\nfile = \"{path}\"\nformat = \"{format}\"\n{pace}\n");
-    let shown = |text: String| text.replace(path, "F");
-    let mut arrivals = match scenario("1h", &traffic).traffic(1) {
-        Ok(arrivals) => arrivals,
-        Err(error) => return Some(shown(error.diagnostics()[0].to_string())),
-    };
-    while let Some(ask) = arrivals.next() {
-        let mut last = ask;
-        while let Some(next) = arrivals.after(&last, last.at) {
-            last = next;
+        format!("[[traffic]]\nmodel = \"a\"\nfile = \"{path}\"\nformat = \"{format}\"\n{rate}\n");
+    let scenario = scenario("1h", &traffic);
+    let error = match scenario.traffic(1) {
+        Err(error) => Some(error),
+        Ok(mut arrivals) => {
+            while let Some(request) = arrivals.next() {
+                let mut last = request;
+                while let Some(next) = arrivals.follow_up(&last, last.at) {
+                    last = next;
+                }
+            }
+            arrivals.error().map(|error| scenario.traffic_error(error))
         }
-    }
-    arrivals.problem().map(|problem| shown(problem.to_owned()))
+    };
+    error.map(|error| {
+        let mut first = error.diagnostics()[0].clone();
+        first.message = first.message.replace(path, "FILE");
+        first
+    })
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_told_with_its_line() {
-    for (format, content, expected) in [
-        (
-            "azure",
-            "a,b\n",
-            "F:1: has no column `TIMESTAMP`; the first line should name `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`",
-        ),
-        (
-            "azure",
-            "TIMESTAMP,ContextTokens,GeneratedTokens\n\n5,1,1\n",
-            "F:3: \"5\" is no time; there should be one such as",
-        ),
+fn invalid_trace_files_are_reported_with_their_line() {
+    for (format, content, line, value) in [
+        ("azure", "a,b\n", 1, "`TIMESTAMP`, `ContextTokens`, `GeneratedTokens`"),
+        ("azure", "TIMESTAMP,ContextTokens,GeneratedTokens\n\n5,1,1\n", 3, "time \"5\""),
         (
             "azure",
             "GeneratedTokens,TIMESTAMP,ContextTokens\nx,2023-11-16 18:15:46,1\n",
-            "F:2: \"x\" is no number of tokens",
+            2,
+            "tokens \"x\"",
         ),
         (
             "azure",
             "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,1\n",
-            "F:2: \"\" is no number of tokens",
+            2,
+            "tokens \"\"",
         ),
         (
             "burstgpt",
             "Timestamp,Model,Request tokens,Response tokens\n-1,m,1,1\n",
-            "F:2: \"-1\" is no time in seconds",
+            2,
+            "time \"-1\"",
         ),
-        ("sharegpt", "hello", "F:1: is no list of conversations"),
-        (
-            "sharegpt",
-            "[\n{\"conversations\": 5}]",
-            "F:2: before here is no conversation: invalid type",
-        ),
-        ("sharegpt", "[{\"conversations\": [", "F:1: the file ends within a conversation"),
-        ("records", "{}\n", "F:1: is no decision record"),
-        ("records", "{\"v\":9,\"kind\":\"decision\"}\n", "F:1: has version 9"),
+        ("sharegpt", "hello", 1, "list of conversations"),
+        ("sharegpt", "[\n{\"conversations\": 5}]", 2, "invalid type"),
+        ("sharegpt", "[{\"conversations\": [", 1, "end of file"),
+        ("records", "{}\n", 1, "decision record"),
+        ("records", "{\"v\":9,\"kind\":\"decision\"}\n", 1, "version 9"),
     ] {
-        let found = problem(format, content.as_bytes()).unwrap_or_default();
-        assert!(found.contains(expected), "{expected}\n{found}");
+        let found = trace_error(format, content.as_bytes()).unwrap();
+        assert_eq!(found.code, Code::InvalidValue, "{found}");
+        assert!(
+            found.message.starts_with(&format!("FILE:{line}: ")) && found.message.contains(value),
+            "{value}\n{found}"
+        );
     }
-    let missing = file("file = \"none.csv\"\nformat = \"azure\"\nmodel = \"a\"")
-        .traffic(1)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        missing.contains(":5: traffic[0].file: ") && missing.contains("none.csv cannot be read"),
-        "{missing}"
-    );
+    let missing = trace("file = \"none.csv\"\nformat = \"azure\"\nmodel = \"a\"");
+    let error = missing.traffic(1).unwrap_err();
+    let [error] = error.diagnostics() else { panic!("{error}") };
     assert_eq!(
-        problem("azure", "\u{feff}\"TIMESTAMP\",ContextTokens,GeneratedTokens\r\n".as_bytes()),
-        None
+        (error.line, error.key.as_str(), error.code),
+        (5, "traffic[0].file", Code::Unreadable)
     );
+    assert!(error.message.contains("none.csv"), "{error}");
+    let empty = "\u{feff}\"TIMESTAMP\",ContextTokens,GeneratedTokens\r\n";
+    assert_eq!(trace_error("azure", empty.as_bytes()), None);
 }
 
 #[test]
-fn a_mistake_in_the_middle_ends_the_run() {
+fn folder_without_records_is_rejected() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let scenario = trace(&format!("file = \"{path}\"\nformat = \"records\""));
+    let error = scenario.traffic(1).unwrap_err();
+    assert_eq!(error.diagnostics()[0].code, Code::Unavailable, "{error}");
+}
+
+#[test]
+fn error_in_the_middle_of_a_trace_ends_the_run() {
     let mut lines = "TIMESTAMP,ContextTokens,GeneratedTokens\n".to_owned();
     for second in 0..3000 {
         lines += &format!("2023-11-16 18:{:02}:{:02},1,1\n", second / 60, second % 60);
     }
-    assert_eq!(problem("azure", lines.as_bytes()), None);
+    assert_eq!(trace_error("azure", lines.as_bytes()), None);
     lines = lines.replace("18:40:01,1,1", "18:40:01,1,one");
-    assert_eq!(
-        problem("azure", lines.as_bytes()).as_deref(),
-        Some("F:2403: \"one\" is no number of tokens")
+    let error = trace_error("azure", lines.as_bytes()).unwrap();
+    assert!(
+        error.message.starts_with("FILE:2403: ") && error.message.contains("\"one\""),
+        "{error}"
     );
 }
 
@@ -401,17 +458,24 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_file_makes_a_reader_panic(
+    fn trace_readers_never_panic(
         content: Vec<u8>,
-        rows in prop::collection::vec("[0-9]{0,12}[-.,:\"e ]?[0-9]{0,6},[a-z0-9]{0,3},[0-9.-]{0,12},[0-9]{0,12}", 0..5),
-        objects in "(\\[?\\{\"conversations\": ?\\[(\\{\"from\":\"(gpt|human)\",\"value\":\"[a-z{\\[\\\\\"]{0,9}\"\\},?){0,4}\\]\\},?){0,3}",
+        rows in prop::collection::vec(
+            "[0-9]{0,12}[-.,:\"e ]?[0-9]{0,6},[a-z0-9]{0,3},[0-9.-]{0,12},[0-9]{0,12}",
+            0..5,
+        ),
+        objects in "(\\[?\\{\"conversations\": ?\\[(\\{\"from\":\"(gpt|human)\",\"value\":\
+                    \"[a-z{\\[\\\\\"]{0,9}\"\\},?){0,4}\\]\\},?){0,3}",
     ) {
+        // The errors do not matter here.
         for format in ["azure", "burstgpt", "sharegpt", "records"] {
-            let _problem = problem(format, &content);
+            let _ = trace_error(format, &content);
         }
         let rows = rows.join("\n");
-        let _azure = problem("azure", format!("TIMESTAMP,x,ContextTokens,GeneratedTokens\n{rows}").as_bytes());
-        let _bursts = problem("burstgpt", format!("Timestamp,Model,Request tokens,Response tokens\n{rows}").as_bytes());
-        let _talks = problem("sharegpt", objects.as_bytes());
+        let azure = format!("TIMESTAMP,x,ContextTokens,GeneratedTokens\n{rows}");
+        let _ = trace_error("azure", azure.as_bytes());
+        let burst_gpt = format!("Timestamp,Model,Request tokens,Response tokens\n{rows}");
+        let _ = trace_error("burstgpt", burst_gpt.as_bytes());
+        let _ = trace_error("sharegpt", objects.as_bytes());
     }
 }

@@ -1,103 +1,110 @@
-//! What an engine says of itself. The host looks at intervals, so what policies see is a little old.
+//! The metrics of an engine, as policies see them: the host scrapes engines at intervals, so the
+//! values are slightly old.
 
 use std::time::Duration;
 
-/// Between two looks, as the host does it.
-const LOOK: Duration = Duration::from_secs(1);
+/// The interval between two scrapes, as in the host.
+const SCRAPE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What an engine said when it was last looked at.
+/// The metrics of the last scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Told {
-    /// When.
+pub(crate) struct ScrapedMetrics {
+    /// The time of the scrape.
     pub(crate) at: Duration,
-    /// Requests that wait in it.
+    /// Requests that wait inside the engine.
     pub(crate) waiting: u32,
-    /// Part of its key-value cache that is in use, in thousandths.
+    /// The used part of the key-value cache, in thousandths.
     pub(crate) kv_used: u16,
-    /// Tokens that each answer gets in a second.
+    /// Tokens per second of each response.
     pub(crate) decode_tps: u32,
 }
 
-impl Told {
-    /// How old that is, in milliseconds.
-    pub(crate) fn stale(&self, now: Duration) -> u32 {
+impl ScrapedMetrics {
+    /// Returns the age of the metrics in milliseconds.
+    pub(crate) fn age_ms(&self, now: Duration) -> u32 {
         u32::try_from(now.saturating_sub(self.at).as_millis()).unwrap_or(u32::MAX)
     }
 }
 
-/// How an engine is at a look.
+/// The state of an engine at the time of a scrape.
 #[derive(Debug)]
-pub(super) struct Now {
+pub(super) struct EngineSnapshot {
     pub(super) at: Duration,
     pub(super) running: usize,
     pub(super) waiting: usize,
     pub(super) kv_used: u16,
-    /// Microseconds since tokens were last counted, and how many were written in each of them.
-    pub(super) since: f64,
-    pub(super) writes: f64,
+    /// Microseconds since tokens were last added to the sampler.
+    pub(super) elapsed: f64,
+    /// Tokens of all responses per microsecond since then.
+    pub(super) decode_rate: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Look {
-    told: Told,
+struct Scrape {
+    metrics: ScrapedMetrics,
     running: usize,
-    written: f64,
+    tokens: f64,
 }
 
-/// The looks at an engine that serves; looks at one that does not tell nothing.
+/// Takes the scrapes of an engine that serves. The scrapes of other engines find nothing.
 #[derive(Debug, Default)]
-pub(super) struct Figures {
-    since: Option<Duration>,
-    /// Tokens of answers, in all.
-    written: f64,
-    last: Option<Look>,
+pub(super) struct MetricsSampler {
+    started_at: Option<Duration>,
+    /// Response tokens since the start.
+    tokens: f64,
+    last: Option<Scrape>,
 }
 
-impl Figures {
-    pub(super) fn since(now: Duration) -> Self {
-        Self { since: Some(now), ..Self::default() }
+impl MetricsSampler {
+    pub(super) fn started_at(now: Duration) -> Self {
+        Self { started_at: Some(now), ..Self::default() }
     }
 
-    pub(super) fn wrote(&mut self, tokens: f64) {
-        self.written += tokens;
+    pub(super) fn add_tokens(&mut self, tokens: f64) {
+        self.tokens += tokens;
     }
 
-    /// When the last look was.
-    pub(super) fn last_look(&self, now: Duration) -> Option<Duration> {
-        let since = self.since?;
-        let whole = now.saturating_sub(since).as_secs();
-        Some(since + Duration::from_secs(whole))
+    /// Returns the time of the last scrape that was due.
+    pub(super) fn last_scrape(&self, now: Duration) -> Option<Duration> {
+        let started_at = self.started_at?;
+        let whole_seconds = now.saturating_sub(started_at).as_secs();
+        Some(started_at + Duration::from_secs(whole_seconds))
     }
 
-    pub(super) fn is_news(&self, at: Duration) -> bool {
-        self.last.is_none_or(|last| last.told.at < at)
+    /// Returns true if no scrape at this time or later has been taken.
+    pub(super) fn is_new(&self, at: Duration) -> bool {
+        self.last.is_none_or(|last| last.metrics.at < at)
     }
 
-    /// The speed of answers is that between two looks, at both of which there were some. Nothing has changed since the look
-    /// before, if that was not told.
-    pub(super) fn look(&mut self, now: &Now) {
-        let written = self.written + now.since * now.writes;
+    /// Takes a scrape. The decode speed is the average between two scrapes, and zero if there were
+    /// no responses at either of them.
+    pub(super) fn scrape(&mut self, now: &EngineSnapshot) {
+        let tokens = self.tokens + now.elapsed * now.decode_rate;
         let before = match self.last {
-            Some(last) if last.told.at + LOOK == now.at => Some((last.running, last.written)),
-            Some(_) => Some((now.running, written - now.writes * 1e6)),
+            Some(last) if last.metrics.at + SCRAPE_INTERVAL == now.at => {
+                Some((last.running, last.tokens))
+            }
+            // Scrapes are only taken when they are needed. If the previous one was skipped, nothing
+            // has changed since then, so its values follow from the current ones.
+            Some(_) => Some((now.running, tokens - now.decode_rate * 1e6)),
             None => None,
         };
         let decode_tps = before.map_or(0.0, |(running, before)| match (running, now.running) {
             (0, _) | (_, 0) => 0.0,
             (before_running, running) => {
-                ((written - before) / ((before_running + running) as f64 / 2.0)).round()
+                ((tokens - before) / ((before_running + running) as f64 / 2.0)).round()
             }
         });
-        let told = Told {
+        let metrics = ScrapedMetrics {
             at: now.at,
             waiting: u32::try_from(now.waiting).unwrap_or(u32::MAX),
             kv_used: now.kv_used,
             decode_tps: decode_tps as u32,
         };
-        self.last = Some(Look { told, running: now.running, written });
+        self.last = Some(Scrape { metrics, running: now.running, tokens });
     }
 
-    pub(super) fn told(&self) -> Option<Told> {
-        self.last.map(|last| last.told)
+    pub(super) fn last(&self) -> Option<ScrapedMetrics> {
+        self.last.map(|last| last.metrics)
     }
 }

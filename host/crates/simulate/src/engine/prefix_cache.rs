@@ -1,65 +1,72 @@
-//! Beginnings of prompts that an engine has in its key-value cache.
+//! The prefix cache of an engine: prompt prefixes that are in its key-value cache.
 
 use std::collections::BTreeMap;
 
 use crate::traffic::ClassId;
 
-/// Most beginnings that are kept where tokens set no limit.
-const MOST: usize = 1 << 16;
+/// The maximum number of prefixes. Bounds memory if the model sets no limit in tokens.
+const MAX_PREFIXES: usize = 1 << 16;
 
-/// Whose prompts begin so.
+/// The set of requests that share a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Owner {
-    /// Those of a class: a system prompt.
+pub(super) enum PrefixOwner {
+    /// The requests of a class, which share a system prompt.
     Class(ClassId),
-    /// Those of a session: its history.
+    /// The requests of a session, which share its history.
     Session(u64),
 }
 
-/// The beginnings, of which the one that was used longest ago goes first.
+/// A cache of prefix lengths with least-recently-used eviction.
 #[derive(Debug)]
-pub(super) struct Cache {
-    held: BTreeMap<Owner, (u32, u64)>,
-    used: BTreeMap<u64, Owner>,
+pub(super) struct PrefixCache {
+    /// The length of each prefix in tokens, and the sequence number of its last use.
+    entries: BTreeMap<PrefixOwner, (u32, u64)>,
+    by_last_use: BTreeMap<u64, PrefixOwner>,
     tokens: u64,
-    most: u64,
+    capacity: u64,
     uses: u64,
 }
 
-impl Cache {
-    /// Of at most so many tokens.
-    pub(super) fn new(most: u64) -> Self {
-        Self { held: BTreeMap::new(), used: BTreeMap::new(), tokens: 0, most, uses: 0 }
+impl PrefixCache {
+    /// Creates an empty cache with a capacity in tokens.
+    pub(super) fn new(capacity: u64) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            by_last_use: BTreeMap::new(),
+            tokens: 0,
+            capacity,
+            uses: 0,
+        }
     }
 
-    /// How many tokens of the beginning are here.
-    pub(super) fn held(&self, owner: Owner) -> u32 {
-        self.held.get(&owner).map_or(0, |(tokens, _)| *tokens)
+    /// Returns the length of the cached prefix in tokens, without marking it as used.
+    pub(super) fn get(&self, owner: PrefixOwner) -> u32 {
+        self.entries.get(&owner).map_or(0, |(tokens, _)| *tokens)
     }
 
-    /// So many tokens of the beginning are here now.
-    pub(super) fn keep(&mut self, owner: Owner, tokens: u32) {
-        let before = self.held.get(&owner).copied();
-        if let Some((before, used)) = before {
-            self.used.remove(&used);
+    /// Inserts a prefix, or marks it as used and extends it if the new one is longer.
+    pub(super) fn insert(&mut self, owner: PrefixOwner, tokens: u32) {
+        let before = self.entries.get(&owner).copied();
+        if let Some((before, last_use)) = before {
+            self.by_last_use.remove(&last_use);
             self.tokens -= u64::from(before);
         }
         let tokens = tokens.max(before.map_or(0, |(tokens, _)| tokens));
         self.uses += 1;
-        self.held.insert(owner, (tokens, self.uses));
-        self.used.insert(self.uses, owner);
+        self.entries.insert(owner, (tokens, self.uses));
+        self.by_last_use.insert(self.uses, owner);
         self.tokens += u64::from(tokens);
-        while (self.tokens > self.most || self.held.len() > MOST)
-            && let Some((_, oldest)) = self.used.pop_first()
+        while (self.tokens > self.capacity || self.entries.len() > MAX_PREFIXES)
+            && let Some((_, oldest)) = self.by_last_use.pop_first()
         {
-            let (tokens, _) = self.held.remove(&oldest).unwrap_or_default();
+            let (tokens, _) = self.entries.remove(&oldest).unwrap_or_default();
             self.tokens -= u64::from(tokens);
         }
     }
 
     pub(super) fn clear(&mut self) {
-        self.held.clear();
-        self.used.clear();
+        self.entries.clear();
+        self.by_last_use.clear();
         self.tokens = 0;
     }
 }
@@ -69,23 +76,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_used_longest_ago_goes_first() {
-        let mut cache = Cache::new(100);
-        let session = Owner::Session;
-        cache.keep(session(1), 40);
-        cache.keep(session(2), 40);
-        cache.keep(session(1), 30);
+    fn least_recently_used_prefix_is_evicted_first() {
+        let mut cache = PrefixCache::new(100);
+        let session = PrefixOwner::Session;
+        cache.insert(session(1), 40);
+        cache.insert(session(2), 40);
+        cache.insert(session(1), 30);
         assert_eq!(
-            (cache.held(session(1)), cache.tokens),
+            (cache.get(session(1)), cache.tokens),
             (40, 80),
-            "what is there does not get shorter"
+            "a cached prefix does not become shorter"
         );
-        cache.keep(Owner::Class(ClassId(1)), 30);
-        assert_eq!((cache.held(session(1)), cache.held(session(2)), cache.tokens), (40, 0, 70));
-        cache.keep(session(3), 200);
-        assert_eq!((cache.held(session(3)), cache.tokens), (0, 0), "what does not fit is not kept");
-        cache.keep(session(4), 1);
+        cache.insert(PrefixOwner::Class(ClassId(1)), 30);
+        assert_eq!((cache.get(session(1)), cache.get(session(2)), cache.tokens), (40, 0, 70));
+        cache.insert(session(3), 200);
+        assert_eq!(
+            (cache.get(session(3)), cache.tokens),
+            (0, 0),
+            "a prefix that does not fit is not cached"
+        );
+        cache.insert(session(4), 1);
         cache.clear();
-        assert_eq!((cache.held(session(4)), cache.tokens, cache.used.len()), (0, 0, 0));
+        assert_eq!((cache.get(session(4)), cache.tokens, cache.by_last_use.len()), (0, 0, 0));
     }
 }

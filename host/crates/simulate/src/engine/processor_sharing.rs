@@ -1,84 +1,89 @@
-//! Things that are done at once, each at the same speed.
+//! A processor-sharing queue: jobs that run concurrently, all at the same speed.
 //!
-//! What has been done of one is what has been done of each since it was added: one number tells all of it, and whoever has
-//! the smallest end is first. So a change of speed costs nothing, however many there are.
+//! Every job has received the same amount of service since it was added. So one number, the
+//! service received, describes the progress of all jobs, and the job with the smallest finish tag
+//! ends first. A change of speed costs nothing, however many jobs there are.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Key;
+use super::RequestKey;
 
-/// The place of one of them: where it ends, and its number among those that end there.
+/// The finish tag of a job: the bits of the service value at which the job ends, and a sequence
+/// number that orders jobs with the same end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place(u64, u64);
+pub(super) struct FinishTag(u64, u64);
 
-/// Things that are done at once.
+/// Concurrent jobs that share a processor equally.
 #[derive(Debug, Default)]
-pub(super) struct Together {
-    /// Of each, since there was nothing to do.
-    done: f64,
-    ends: BTreeMap<Place, Key>,
-    numbers: u64,
+pub(super) struct ProcessorSharing {
+    /// The service that every job has received since the queue was last empty.
+    service: f64,
+    jobs: BTreeMap<FinishTag, RequestKey>,
+    sequence: u64,
 }
 
-impl Together {
-    /// So much is to be done for this one.
-    pub(super) fn add(&mut self, work: f64, key: Key) -> Place {
-        if self.ends.is_empty() {
-            self.done = 0.0;
+impl ProcessorSharing {
+    /// Adds a job with this amount of work.
+    pub(super) fn add(&mut self, work: f64, key: RequestKey) -> FinishTag {
+        // Restarting at zero keeps the value small, and so its rounding error.
+        if self.jobs.is_empty() {
+            self.service = 0.0;
         }
-        self.numbers += 1;
-        // Of numbers that are not negative, the bits have the order of the numbers.
-        let place = Place((self.done + work.max(0.0)).to_bits(), self.numbers);
-        self.ends.insert(place, key);
-        place
+        self.sequence += 1;
+        // The bits of non-negative floats have the order of the floats.
+        let tag = FinishTag((self.service + work.max(0.0)).to_bits(), self.sequence);
+        self.jobs.insert(tag, key);
+        tag
     }
 
-    pub(super) fn remove(&mut self, place: Place) {
-        self.ends.remove(&place);
+    pub(super) fn remove(&mut self, tag: FinishTag) {
+        self.jobs.remove(&tag);
     }
 
     pub(super) fn clear(&mut self) {
-        self.ends.clear();
+        self.jobs.clear();
     }
 
     pub(super) fn len(&self) -> usize {
-        self.ends.len()
+        self.jobs.len()
     }
 
-    /// So much was done of each.
-    pub(super) fn advance(&mut self, work: f64) {
-        if !self.ends.is_empty() {
-            self.done += work;
+    /// Adds this amount of service to every job.
+    pub(super) fn advance(&mut self, service: f64) {
+        if !self.jobs.is_empty() {
+            self.service += service;
         }
     }
 
-    /// What is left to be done.
-    pub(super) fn left(&self, place: Place) -> f64 {
-        f64::from_bits(place.0) - self.done
+    /// Returns the remaining work of a job.
+    pub(super) fn left(&self, tag: FinishTag) -> f64 {
+        f64::from_bits(tag.0) - self.service
     }
 
-    /// What is left of the one that ends first.
+    /// Returns the remaining work of the job that ends first.
     pub(super) fn first(&self) -> Option<f64> {
-        self.ends.first_key_value().map(|(place, _)| self.left(*place))
+        self.jobs.first_key_value().map(|(tag, _)| self.left(*tag))
     }
 
-    /// The one that ends first, and what is left of it.
-    pub(super) fn pop_first(&mut self) -> Option<(Key, f64)> {
+    /// Removes the job that ends first, and returns it with its remaining work.
+    pub(super) fn pop_first(&mut self) -> Option<(RequestKey, f64)> {
         let left = self.first()?;
-        self.ends.pop_first().map(|(_, key)| (key, left))
+        self.jobs.pop_first().map(|(_, key)| (key, left))
     }
 }
 
-/// A time as a number.
+/// Converts a duration to microseconds.
 pub(super) fn micros(time: Duration) -> f64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX) as f64
 }
 
-/// How long something takes of which so much is left, at a speed by the microsecond; `None` if it never ends.
+/// Returns the time that the remaining work takes at a speed per microsecond, or `None` if it never
+/// ends.
 pub(super) fn time_for(left: f64, speed: f64) -> Option<Duration> {
     let micros = (left.max(0.0) / speed).round();
-    // A number that is too large becomes the largest one there is, which is more than anything lasts.
+    // The cast saturates. The limit is beyond every simulation, and leaves room for adding it to
+    // the current time.
     (speed > 0.0 && micros.is_finite())
         .then(|| Duration::from_micros((micros as u64).min(u64::MAX >> 4)))
 }

@@ -2,7 +2,7 @@
 
 use super::{Objective, Op};
 use crate::metric::{Metric, Scope, Statistic, Unit};
-use crate::observe::How;
+use crate::observe::RequestResult;
 
 const OPS: [(&str, Op); 6] = [
     // Longer ones first.
@@ -22,12 +22,16 @@ const TIMES: [(&str, OfTimes); 3] =
 
 /// Counts, and the shares that they are as parts of all requests.
 const COUNTS: [(&str, Metric, Metric); 6] = [
-    ("answered", Metric::Ended(How::Answered), Metric::Share(How::Answered)),
-    ("fell-back", Metric::Ended(How::FellBack), Metric::Share(How::FellBack)),
+    ("answered", Metric::Ended(RequestResult::Answered), Metric::Share(RequestResult::Answered)),
+    ("fell-back", Metric::Ended(RequestResult::FellBack), Metric::Share(RequestResult::FellBack)),
     ("served", Metric::Served, Metric::ServedShare),
-    ("rejected", Metric::Ended(How::Rejected), Metric::Share(How::Rejected)),
-    ("errors", Metric::Ended(How::Error), Metric::Share(How::Error)),
-    ("client-gone", Metric::Ended(How::ClientGone), Metric::Share(How::ClientGone)),
+    ("rejected", Metric::Ended(RequestResult::Rejected), Metric::Share(RequestResult::Rejected)),
+    ("errors", Metric::Ended(RequestResult::Error), Metric::Share(RequestResult::Error)),
+    (
+        "client-gone",
+        Metric::Ended(RequestResult::ClientGone),
+        Metric::Share(RequestResult::ClientGone),
+    ),
 ];
 
 const OTHERS: [(&str, Metric); 11] = [

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::metric::Statistic;
-use crate::observe::How;
+use crate::observe::RequestResult;
 use crate::report::{Figures, Named, Times, test_run};
 
 fn parsed(text: &str) -> (String, Metric, f64) {
@@ -33,9 +33,9 @@ fn sentences_mean_what_they_say() {
         ("tenant.fairness > 0.9", "", Metric::Fairness, 0.9),
         ("tenant.fairness > 90%", "", Metric::Fairness, 0.9),
         ("tenant.wait.wait.p99 < 1s", "tenant.wait.", Metric::Wait(p99), 1.0),
-        ("errors < 3", "", Metric::Ended(How::Error), 3.0),
-        ("errors < 5%", "", Metric::Share(How::Error), 0.05),
-        ("batch.fell_back.share <= 0.25", "batch.", Metric::Share(How::FellBack), 0.25),
+        ("errors < 3", "", Metric::Ended(RequestResult::Error), 3.0),
+        ("errors < 5%", "", Metric::Share(RequestResult::Error), 0.05),
+        ("batch.fell_back.share <= 0.25", "batch.", Metric::Share(RequestResult::FellBack), 0.25),
         ("served >= 99.5 %", "", Metric::ServedShare, 0.995),
         ("lane.coder.busy > 40%", "lane.coder.", Metric::Busy, 0.4),
         ("lane.coder.occupied != 1", "lane.coder.", Metric::Occupied, 1.0),

@@ -13,8 +13,8 @@ use super::series::{Series, micros};
 use super::summary::{Counted, LaneFigures, Named, Summary};
 use super::tally::{Sentences, Sum, Tally, Tenants};
 use crate::histogram::Histogram;
-use crate::observe::{Ended, How, Observer};
-use crate::traffic::Ask;
+use crate::observe::{FinishedRequest, Observer, RequestResult};
+use crate::traffic::SimRequest;
 
 /// Counts what a run shows of itself.
 #[derive(Debug)]
@@ -268,7 +268,7 @@ fn busiest(policies: BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>>) -> Vec<Counted
 }
 
 impl Observer for Collector {
-    fn decided(&mut self, ask: &Ask, _first: Option<LaneId>, by: &[PolicyRef]) {
+    fn decided(&mut self, ask: &SimRequest, _first: Option<LaneId>, by: &[PolicyRef]) {
         if let Some(class) = self.series.at(ask.at).classes.get_mut(usize::from(ask.class.0)) {
             class.came += 1;
         }
@@ -278,30 +278,30 @@ impl Observer for Collector {
         }
     }
 
-    fn ended(&mut self, ended: &Ended<'_>) {
-        let class = usize::from(ended.ask.class.0);
+    fn ended(&mut self, ended: &FinishedRequest<'_>) {
+        let class = usize::from(ended.request.class.0);
         self.all.add(ended);
         self.tenants.add(ended);
         if let Some((_, tally)) = self.classes.get_mut(class) {
             tally.add(ended);
         }
-        for (index, tried) in ended.tries.iter().enumerate() {
+        for (index, tried) in ended.attempts.iter().enumerate() {
             let Some(lane) = self.lanes.get_mut(tried.lane.index()) else { continue };
             lane.tries += 1;
             lane.failed_tries += u64::from(tried.result != AttemptResult::Ok);
             lane.requests.wait.record(tried.queue);
-            if index + 1 == ended.tries.len() {
+            if index + 1 == ended.attempts.len() {
                 lane.requests.add_all_but_wait(ended);
             }
         }
-        if let Some(problem) = ended.problem {
+        if let Some(problem) = ended.reason {
             self.problems.add(problem);
         }
         if let Some(piece) = self.series.at(ended.at).classes.get_mut(class) {
-            piece.count(ended.how);
+            piece.count(ended.result);
         }
-        let came = self.series.at(ended.ask.at).classes.get_mut(class);
-        if let Some(piece) = came.filter(|_| ended.how != How::Rejected) {
+        let came = self.series.at(ended.request.at).classes.get_mut(class);
+        if let Some(piece) = came.filter(|_| ended.result != RequestResult::Rejected) {
             piece.waits.record(ended.wait);
         }
     }

@@ -19,7 +19,7 @@
 
 use std::time::Duration;
 
-use crate::observe::{Ended, How};
+use crate::observe::{FinishedRequest, RequestResult};
 
 /// Shorter work counts as this.
 const NOTICED: Duration = Duration::from_secs(1);
@@ -32,14 +32,14 @@ pub(super) struct Promptness {
 }
 
 impl Promptness {
-    pub(super) fn add(&mut self, ended: &Ended<'_>) {
-        if ended.how == How::Rejected {
+    pub(super) fn add(&mut self, ended: &FinishedRequest<'_>) {
+        if ended.result == RequestResult::Rejected {
             return;
         }
         self.count += 1;
-        if ended.how.is_answer() {
+        if ended.result.is_success() {
             let served =
-                ended.at.saturating_sub(ended.ask.at).saturating_sub(ended.wait).max(NOTICED);
+                ended.at.saturating_sub(ended.request.at).saturating_sub(ended.wait).max(NOTICED);
             self.sum += served.as_secs_f64() / (served + ended.wait).as_secs_f64();
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::phase::{PHASES, Phase};
 use crate::histogram::Histogram;
-use crate::observe::How;
+use crate::observe::RequestResult;
 
 /// No more pieces than this.
 const MOST: usize = 480;
@@ -92,13 +92,13 @@ impl Merge for Piece {
 }
 
 impl ClassPiece {
-    pub(super) fn count(&mut self, how: How) {
+    pub(super) fn count(&mut self, how: RequestResult) {
         match how {
-            How::Answered => {}
-            How::FellBack => self.fell_back += 1,
-            How::Rejected => self.rejected += 1,
-            How::Error => self.errors += 1,
-            How::ClientGone => self.client_gone += 1,
+            RequestResult::Answered => {}
+            RequestResult::FellBack => self.fell_back += 1,
+            RequestResult::Rejected => self.rejected += 1,
+            RequestResult::Error => self.errors += 1,
+            RequestResult::ClientGone => self.client_gone += 1,
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use super::phase::{PHASES, Phase};
 use super::series::micros;
 use crate::histogram::Histogram;
-use crate::observe::How;
+use crate::observe::RequestResult;
 
 /// The figures of one run.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -159,12 +159,12 @@ pub struct TenantFigures {
 }
 
 /// All ways to end, with their names.
-pub const HOWS: [(How, &str); 5] = [
-    (How::Answered, "answered"),
-    (How::FellBack, "fell-back"),
-    (How::Rejected, "rejected"),
-    (How::Error, "errors"),
-    (How::ClientGone, "client-gone"),
+pub const HOWS: [(RequestResult, &str); 5] = [
+    (RequestResult::Answered, "answered"),
+    (RequestResult::FellBack, "fell-back"),
+    (RequestResult::Rejected, "rejected"),
+    (RequestResult::Error, "errors"),
+    (RequestResult::ClientGone, "client-gone"),
 ];
 
 impl Figures {
@@ -174,13 +174,13 @@ impl Figures {
     }
 
     /// Requests that ended in this way.
-    pub fn ended(&self, how: How) -> u64 {
+    pub fn ended(&self, how: RequestResult) -> u64 {
         self.ends[how as usize]
     }
 
     /// Requests that got their whole answer, from the first lane or a later one.
     pub fn served(&self) -> u64 {
-        self.ended(How::Answered) + self.ended(How::FellBack)
+        self.ended(RequestResult::Answered) + self.ended(RequestResult::FellBack)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::fairness;
 use super::summary::{Counted, Figures, Named, TenantFigures, Times};
 use crate::histogram::Histogram;
-use crate::observe::{Ended, How};
+use crate::observe::{FinishedRequest, RequestResult};
 
 /// Requests of somebody.
 #[derive(Debug, Clone, Default)]
@@ -22,22 +22,22 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, ended: &Ended<'_>) {
-        if ended.how != How::Rejected {
+    pub(super) fn add(&mut self, ended: &FinishedRequest<'_>) {
+        if ended.result != RequestResult::Rejected {
             self.wait.record(ended.wait);
         }
         self.add_all_but_wait(ended);
     }
 
-    pub(super) fn add_all_but_wait(&mut self, ended: &Ended<'_>) {
-        self.ends[ended.how as usize] += 1;
+    pub(super) fn add_all_but_wait(&mut self, ended: &FinishedRequest<'_>) {
+        self.ends[ended.result as usize] += 1;
         if let Some(time) = ended.first_byte {
             self.first_byte.record(time);
-            self.prompt_tokens += u64::from(ended.ask.prompt_tokens);
+            self.prompt_tokens += u64::from(ended.request.prompt_tokens);
             self.cached_tokens += u64::from(ended.cached_tokens);
         }
-        if ended.how.is_answer() {
-            self.total.record(ended.at.saturating_sub(ended.ask.at));
+        if ended.result.is_success() {
+            self.total.record(ended.at.saturating_sub(ended.request.at));
         }
         self.output_tokens += u64::from(ended.output_tokens);
     }
@@ -72,8 +72,8 @@ struct Tenant {
 }
 
 impl Tenants {
-    pub(super) fn add(&mut self, ended: &Ended<'_>) {
-        let Some(name) = &ended.ask.tenant else { return };
+    pub(super) fn add(&mut self, ended: &FinishedRequest<'_>) {
+        let Some(name) = &ended.request.tenant else { return };
         if !self.each.contains_key(name) {
             if self.each.len() >= MOST_TENANTS {
                 self.others.get_or_insert_default().add(ended);

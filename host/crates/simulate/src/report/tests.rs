@@ -7,8 +7,8 @@ use pointsman_domain::dispatch::SwitchReport;
 use pointsman_domain::{AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef};
 
 use super::*;
-use crate::observe::{Ended, How, Observer, Try};
-use crate::traffic::{Ask, ClassId};
+use crate::observe::{Attempt, FinishedRequest, Observer, RequestResult};
+use crate::traffic::{ClassId, SimRequest};
 
 pub(crate) fn at(seconds: f64) -> Duration {
     crate::random::seconds(seconds)
@@ -28,39 +28,39 @@ pub(crate) fn lane(id: u32, name: &str, engine: EngineKind) -> LaneInfo {
     }
 }
 
-pub(crate) fn ask(seconds: f64, class: u16, tenant: &str) -> Ask {
+pub(crate) fn ask(seconds: f64, class: u16, tenant: &str) -> SimRequest {
     let tenant = (!tenant.is_empty()).then(|| tenant.into());
-    Ask { class: ClassId(class), tenant, ..Ask::plain(at(seconds), "auto") }
+    SimRequest { class: ClassId(class), tenant, ..SimRequest::plain(at(seconds), "auto") }
 }
 
 /// A request's whole life: its lane, how it ended, and how long it waited, until the first byte, and until the end.
 pub(crate) fn live(
     to: &mut Collector,
-    ask: &Ask,
+    ask: &SimRequest,
     lane: u32,
-    how: How,
+    how: RequestResult,
     [wait, first, end]: [f64; 3],
 ) {
     to.decided(ask, Some(LaneId(lane)), &[PolicyRef::new("cortex", "1.0.0")]);
-    let failed = Try {
+    let failed = Attempt {
         lane: LaneId(1 - lane),
         result: AttemptResult::Overloaded,
         begun: ask.at,
         queue: at(0.0),
     };
-    let result = if how.is_answer() { AttemptResult::Ok } else { AttemptResult::ServerError };
-    let last = Try { lane: LaneId(lane), result, begun: ask.at, queue: at(wait) };
-    let tries = if how == How::FellBack { vec![failed, last] } else { vec![last] };
-    to.ended(&Ended {
-        ask,
-        how,
+    let result = if how.is_success() { AttemptResult::Ok } else { AttemptResult::ServerError };
+    let last = Attempt { lane: LaneId(lane), result, begun: ask.at, queue: at(wait) };
+    let tries = if how == RequestResult::FellBack { vec![failed, last] } else { vec![last] };
+    to.ended(&FinishedRequest {
+        request: ask,
+        result: how,
         at: ask.at + at(end),
         wait: at(wait),
-        first_byte: how.is_answer().then(|| at(first)),
-        tries: if how == How::Rejected { &[] } else { &tries },
+        first_byte: how.is_success().then(|| at(first)),
+        attempts: if how == RequestResult::Rejected { &[] } else { &tries },
         cached_tokens: 25,
         output_tokens: 10,
-        problem: (how == How::Error).then_some("the engine broke off"),
+        reason: (how == RequestResult::Error).then_some("the engine broke off"),
     });
 }
 
@@ -94,12 +94,12 @@ fn history() -> Run {
     };
     to.switched(at(40.0), &report(vec![LaneId(1)]));
     to.switched(at(41.0), &report(Vec::new()));
-    live(&mut to, &ask(5.0, 0, "alice"), 0, How::Answered, [35.0, 36.0, 40.0]);
-    live(&mut to, &ask(5.0, 1, "bob"), 0, How::Answered, [35.0, 36.0, 40.0]);
-    live(&mut to, &ask(50.0, 1, "bob"), 1, How::FellBack, [0.0, 0.5, 1.5]);
-    live(&mut to, &ask(60.0, 1, "bob"), 1, How::Rejected, [0.0, 0.0, 0.0]);
-    live(&mut to, &ask(70.0, 0, ""), 0, How::Error, [10.0, 0.0, 10.0]);
-    live(&mut to, &ask(70.0, 0, "alice"), 0, How::ClientGone, [20.0, 0.0, 20.0]);
+    live(&mut to, &ask(5.0, 0, "alice"), 0, RequestResult::Answered, [35.0, 36.0, 40.0]);
+    live(&mut to, &ask(5.0, 1, "bob"), 0, RequestResult::Answered, [35.0, 36.0, 40.0]);
+    live(&mut to, &ask(50.0, 1, "bob"), 1, RequestResult::FellBack, [0.0, 0.5, 1.5]);
+    live(&mut to, &ask(60.0, 1, "bob"), 1, RequestResult::Rejected, [0.0, 0.0, 0.0]);
+    live(&mut to, &ask(70.0, 0, ""), 0, RequestResult::Error, [10.0, 0.0, 10.0]);
+    live(&mut to, &ask(70.0, 0, "alice"), 0, RequestResult::ClientGone, [20.0, 0.0, 20.0]);
     to.finish(7, 7, at(100.0))
 }
 
@@ -204,7 +204,7 @@ fn a_long_run_has_longer_pieces_of_the_same_sum() {
     for hour in 0..(week / 3600) {
         let now = f64::from(hour) * 3600.0;
         to.load(at(now + 1000.0), LaneId(1), 3, 1);
-        live(&mut to, &ask(now, 0, "alice"), 1, How::Answered, [1000.0, 1001.0, 1800.0]);
+        live(&mut to, &ask(now, 0, "alice"), 1, RequestResult::Answered, [1000.0, 1001.0, 1800.0]);
         to.load(at(now + 1800.0), LaneId(1), 0, 0);
     }
     let run = to.finish(1, 168, at(f64::from(week)));
@@ -222,24 +222,24 @@ fn a_long_run_has_longer_pieces_of_the_same_sum() {
 
 #[test]
 fn fairness_falls_when_somebody_starves_others() {
-    let fairness = |waits: &[f64], how: How| {
+    let fairness = |waits: &[f64], how: RequestResult| {
         let mut to = small();
         for (tenant, wait) in waits.iter().enumerate() {
-            let how = if *wait > 0.0 { how } else { How::Answered };
+            let how = if *wait > 0.0 { how } else { RequestResult::Answered };
             let name = format!("tenant{tenant}");
             live(&mut to, &ask(0.0, 0, &name), 0, how, [*wait, *wait, wait + 10.0]);
         }
         to.finish(1, waits.len() as u64, at(1000.0)).summary.fairness
     };
     let close_to = |got: Option<f64>, index: f64| got.is_some_and(|got| (got - index).abs() < 1e-9);
-    assert_eq!(fairness(&[], How::Answered), None);
-    assert!(close_to(fairness(&[30.0, 30.0, 30.0], How::Answered), 1.0));
+    assert_eq!(fairness(&[], RequestResult::Answered), None);
+    assert!(close_to(fairness(&[30.0, 30.0, 30.0], RequestResult::Answered), 1.0));
     // One is served at once, three wait nine times as long as their work takes.
-    let starved = fairness(&[0.0, 90.0, 90.0, 90.0], How::Answered);
+    let starved = fairness(&[0.0, 90.0, 90.0, 90.0], RequestResult::Answered);
     assert!(close_to(starved, 1.3 * 1.3 / (4.0 * 1.03)), "{starved:?}");
-    assert!(close_to(fairness(&[0.0, 90.0, 90.0, 90.0], How::Error), 0.25));
+    assert!(close_to(fairness(&[0.0, 90.0, 90.0, 90.0], RequestResult::Error), 0.25));
     assert!(
-        close_to(fairness(&[0.0, 90.0, 90.0, 90.0], How::Rejected), 1.0),
+        close_to(fairness(&[0.0, 90.0, 90.0, 90.0], RequestResult::Rejected), 1.0),
         "a quota is no injustice"
     );
 }
@@ -248,21 +248,27 @@ fn fairness_falls_when_somebody_starves_others() {
 fn many_tenants_and_many_sentences_take_no_more_memory() {
     let mut to = small();
     for tenant in 0..500 {
-        live(&mut to, &ask(1.0, 0, &format!("t{tenant:03}")), 0, How::Answered, [1.0, 2.0, 3.0]);
+        live(
+            &mut to,
+            &ask(1.0, 0, &format!("t{tenant:03}")),
+            0,
+            RequestResult::Answered,
+            [1.0, 2.0, 3.0],
+        );
     }
     let asked = ask(1.0, 0, "t000");
     for number in 0..1000 {
         let sentence = format!("sentence {}", number / 2);
-        let ended = Ended {
-            ask: &asked,
-            how: How::Error,
+        let ended = FinishedRequest {
+            request: &asked,
+            result: RequestResult::Error,
             at: at(2.0),
             wait: at(1.0),
             first_byte: None,
-            tries: &[],
+            attempts: &[],
             cached_tokens: 0,
             output_tokens: 0,
-            problem: Some(&sentence),
+            reason: Some(&sentence),
         };
         to.ended(&ended);
     }
@@ -279,7 +285,7 @@ fn what_nobody_knows_is_ignored() {
     let mut to = small();
     to.engine(at(1.0), LaneId(9), EngineState::Ready);
     to.load(at(1.0), LaneId(9), 5, 1);
-    live(&mut to, &ask(1.0, 9, "x"), 0, How::Answered, [0.0, 1.0, 2.0]);
+    live(&mut to, &ask(1.0, 9, "x"), 0, RequestResult::Answered, [0.0, 1.0, 2.0]);
     let run = to.finish(1, 1, at(3.0)).summary;
     assert_eq!((run.lost, run.queue_max, run.all.requests()), (0, 0, 1));
 }
@@ -304,8 +310,14 @@ fn report() -> Report {
     let objectives = objectives.map(|text| crate::Objective::parse(text).unwrap());
     let better = |seed: u64| {
         let mut to = small();
-        live(&mut to, &ask(5.0, 0, "alice"), 0, How::Answered, [0.0, 1.0, 5.0]);
-        live(&mut to, &ask(5.0, 1, "bob\u{1b}"), 0, How::Answered, [2.0, 3.0, 7.0 + seed as f64]);
+        live(&mut to, &ask(5.0, 0, "alice"), 0, RequestResult::Answered, [0.0, 1.0, 5.0]);
+        live(
+            &mut to,
+            &ask(5.0, 1, "bob\u{1b}"),
+            0,
+            RequestResult::Answered,
+            [2.0, 3.0, 7.0 + seed as f64],
+        );
         to.finish(seed, 2, at(100.0))
     };
     let seeded = |seed: u64| {

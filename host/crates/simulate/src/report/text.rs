@@ -6,7 +6,7 @@ use super::{Report, Sweep, VariantReport};
 use crate::compare::{Comparison, Difference, Estimate};
 use crate::metric::{Metric, Scope, Statistic, Unit};
 use crate::objective::Judged;
-use crate::observe::How;
+use crate::observe::RequestResult;
 
 pub(super) fn of(report: &Report) -> String {
     let mut parts = vec![format!("{}\n", clean(&report.title))];
@@ -59,10 +59,10 @@ pub(super) fn length(variant: &VariantReport) -> String {
 pub(super) const OF_CLASSES: [(&str, Metric); 10] = [
     ("REQUESTS", Metric::Requests),
     ("SERVED", Metric::ServedShare),
-    ("FELL BACK", Metric::Ended(How::FellBack)),
-    ("REFUSED", Metric::Ended(How::Rejected)),
-    ("ERRORS", Metric::Ended(How::Error)),
-    ("GONE", Metric::Ended(How::ClientGone)),
+    ("FELL BACK", Metric::Ended(RequestResult::FellBack)),
+    ("REFUSED", Metric::Ended(RequestResult::Rejected)),
+    ("ERRORS", Metric::Ended(RequestResult::Error)),
+    ("GONE", Metric::Ended(RequestResult::ClientGone)),
     ("WAIT P50", Metric::Wait(Statistic::P50)),
     ("P99", Metric::Wait(Statistic::P99)),
     ("BYTE P50", Metric::FirstByte(Statistic::P50)),
@@ -71,7 +71,7 @@ pub(super) const OF_CLASSES: [(&str, Metric); 10] = [
 
 pub(super) const OF_LANES: [(&str, Metric); 8] = [
     ("REQUESTS", Metric::Requests),
-    ("ERRORS", Metric::Ended(How::Error)),
+    ("ERRORS", Metric::Ended(RequestResult::Error)),
     ("LOADS", Metric::Loads),
     ("SWITCHES TO", Metric::Switches),
     ("BUSY", Metric::Busy),

@@ -1,107 +1,113 @@
-//! `[[failures]]`: what goes wrong with engines.
+//! `[[failures]]`: the faults that a scenario injects into engines.
 
 use std::time::Duration;
 
 use pointsman_domain::LaneId;
 use pointsman_domain::units::{self, UnitError};
-use pointsman_settings::{Diagnostic, Location, Section};
+use pointsman_settings::{Diagnostic, Location, Section, missing};
 use toml::de::DeValue;
 
-use super::no_lane;
-use super::quantity::{Unit, between, number, required_spread};
-use crate::fault::{Failure, Trouble, When};
+use super::quantity::{Unit, conflict, number, required_distribution, required_interval};
+use super::unknown_lane;
+use crate::fault::{FaultKind, InjectedFault, Schedule};
 
-/// A failure whose lanes are not known yet.
+/// A fault whose lane names have not been resolved.
 #[derive(Debug, Clone)]
-pub(super) struct Planned {
+pub(super) struct UnresolvedFault {
     lanes: Vec<String>,
-    place: Location,
-    what: Trouble,
-    when: When,
+    location: Location,
+    kind: FaultKind,
+    schedule: Schedule,
 }
 
+/// A value of the key `kind`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Word {
+enum KindName {
     Crash,
     Hang,
-    LoadsFail,
-    SlowLoads,
-    SlowDown,
+    LoadFailure,
+    SlowLoad,
+    Slowdown,
 }
 
-const WORDS: [(&str, Option<Word>); 5] = [
-    ("crash", Some(Word::Crash)),
-    ("hang", Some(Word::Hang)),
-    ("loads-fail", Some(Word::LoadsFail)),
-    ("slow-loads", Some(Word::SlowLoads)),
-    ("slow-down", Some(Word::SlowDown)),
+const KINDS: [(&str, Option<KindName>); 5] = [
+    ("crash", Some(KindName::Crash)),
+    ("hang", Some(KindName::Hang)),
+    ("load-failure", Some(KindName::LoadFailure)),
+    ("slow-load", Some(KindName::SlowLoad)),
+    ("slowdown", Some(KindName::Slowdown)),
 ];
 
-pub(super) fn read(root: &Section<'_>) -> Vec<Planned> {
-    root.sections("failures").iter().filter_map(read_one).collect()
+/// Reads `[[failures]]`.
+pub(super) fn read(root: &Section<'_>) -> Vec<UnresolvedFault> {
+    root.sections("failures").iter().filter_map(read_fault).collect()
 }
 
-fn read_one(section: &Section<'_>) -> Option<Planned> {
+fn read_fault(section: &Section<'_>) -> Option<UnresolvedFault> {
     let key = if section.has("lanes") { "lanes" } else { "lane" };
     let lanes = match (section.has("lane"), section.has("lanes")) {
         (false, false) => {
-            section.error_at("lane", "is missing; name the lane (`lane`), or several (`lanes`)");
+            section.error_at("lane", missing("`lane = \"coder\"`, or `lanes` for several"));
             None
         }
         (true, true) => {
-            section.error_at("lanes", "stands beside `lane`; write one of the two");
+            conflict(section, "lanes", "lane");
             None
         }
         (true, false) => section.string("lane").map(|lane| vec![lane.to_owned()]),
         (false, true) => section.strings("lanes"),
     };
-    let what = read_what(section);
-    let when = read_when(section);
+    let kind = read_kind(section);
+    let schedule = read_schedule(section);
     section.report_unknown();
-    Some(Planned { lanes: lanes?, place: section.location(key), what: what?, when: when? })
+    Some(UnresolvedFault {
+        lanes: lanes?,
+        location: section.location(key),
+        kind: kind?,
+        schedule: schedule?,
+    })
 }
 
-fn read_what(section: &Section<'_>) -> Option<Trouble> {
-    if !section.has("what") {
-        let words = WORDS.map(|(word, _)| format!("\"{word}\"")).join(", ");
-        section.error_at("what", format!("is missing; write one of {words}"));
+fn read_kind(section: &Section<'_>) -> Option<FaultKind> {
+    if !section.has("kind") {
+        let kinds = KINDS.map(|(name, _)| format!("\"{name}\"")).join(", ");
+        section.error_at("kind", missing(format!("`kind = \"crash\"`; kinds are {kinds}")));
     }
-    let what = section.choice("what", &WORDS, None)?;
-    let lasts = || required_spread(section, "lasts", Unit::Time);
+    let kind = section.choice("kind", &KINDS, None)?;
+    let duration = || required_distribution(section, "duration", Unit::Time);
     let factor = |key: &str, low, high, example| {
         if !section.has(key) {
-            section.error_at(key, format!("is missing; write for example `{key} = {example}`"));
+            section.error_at(key, missing(format!("`{key} = {example}`")));
         }
         number(section, key, low, high)
     };
-    match what {
-        Word::Crash => Some(Trouble::Crash),
-        Word::Hang => lasts().map(Trouble::Hang),
-        Word::LoadsFail => lasts().map(Trouble::LoadsFail),
-        Word::SlowLoads => {
-            let (times, lasts) = (factor("times", 0.01, 1e6, "4.0"), lasts());
-            Some(Trouble::SlowLoads { times: times?, lasts: lasts? })
+    match kind {
+        KindName::Crash => Some(FaultKind::Crash),
+        KindName::Hang => duration().map(FaultKind::Hang),
+        KindName::LoadFailure => duration().map(FaultKind::LoadFailure),
+        KindName::SlowLoad => {
+            let factor = factor("load-time-factor", 0.01, 1e6, "4.0");
+            let duration = duration();
+            Some(FaultKind::SlowLoad { load_time_factor: factor?, duration: duration? })
         }
-        Word::SlowDown => {
-            let (part, lasts) = (factor("part", 0.001, 1.0, "0.5"), lasts());
-            Some(Trouble::SlowDown { part: part?, lasts: lasts? })
+        KindName::Slowdown => {
+            let factor = factor("speed-factor", 0.001, 1.0, "0.5");
+            let duration = duration();
+            Some(FaultKind::Slowdown { speed_factor: factor?, duration: duration? })
         }
     }
 }
 
-fn read_when(section: &Section<'_>) -> Option<When> {
+fn read_schedule(section: &Section<'_>) -> Option<Schedule> {
     match (section.has("at"), section.has("every")) {
         (true, false) => {}
-        (false, true) => return between(section, "every").map(When::Every),
+        (false, true) => return required_interval(section, "every").map(Schedule::Every),
         (false, false) => {
-            section.error_at(
-                "at",
-                "is missing; write when it happens, such as \"3h\", or how often (`every`)",
-            );
+            section.error_at("at", missing("`at = \"3h\"`, or `every` to repeat the fault"));
             return None;
         }
         (true, true) => {
-            section.error_at("every", "stands beside `at`; write one of the two");
+            conflict(section, "every", "at");
             return None;
         }
     }
@@ -114,31 +120,35 @@ fn read_when(section: &Section<'_>) -> Option<When> {
     match times {
         Ok(mut times) => {
             times.sort_unstable();
-            Some(When::At(times))
+            Some(Schedule::At(times))
         }
-        Err(what) => {
-            section.error_at("at", what);
+        Err(error) => {
+            section.error_at("at", error);
             None
         }
     }
 }
 
-/// The failures of lanes with these names, in the order of their ids.
-pub(super) fn of_lanes(
-    planned: &[Planned],
+/// Resolves lane names, given in the order of their ids.
+pub(super) fn resolve(
+    faults: &[UnresolvedFault],
     names: &[&str],
-) -> Result<Vec<Failure>, Vec<Diagnostic>> {
+) -> Result<Vec<InjectedFault>, Vec<Diagnostic>> {
     let mut errors = Vec::new();
-    let mut failures = Vec::new();
-    for failure in planned {
+    let mut resolved = Vec::new();
+    for fault in faults {
         let mut lanes = Vec::new();
-        for name in &failure.lanes {
+        for name in &fault.lanes {
             match names.iter().position(|known| known == name) {
                 Some(index) => lanes.push(LaneId(u32::try_from(index).unwrap_or(u32::MAX))),
-                None => errors.push(failure.place.error(no_lane(name, names))),
+                None => errors.push(fault.location.error(unknown_lane(name, names))),
             }
         }
-        failures.push(Failure { lanes, what: failure.what.clone(), when: failure.when.clone() });
+        resolved.push(InjectedFault {
+            lanes,
+            kind: fault.kind.clone(),
+            schedule: fault.schedule.clone(),
+        });
     }
-    if errors.is_empty() { Ok(failures) } else { Err(errors) }
+    if errors.is_empty() { Ok(resolved) } else { Err(errors) }
 }

@@ -1,4 +1,4 @@
-//! The lanes of a scenario, in the words of a host's configuration.
+//! `[fleet]`: the lanes of a scenario, with the keys of a host configuration.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,64 +6,66 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{BackOff, GroupSetup, LaneSetup, Residency, Rules};
 use pointsman_domain::{EngineKind, LaneId, LaneInfo, PlanLimits};
 use pointsman_policy::ChainSpec;
-use pointsman_settings::{Location, Section, nearest, rules};
+use pointsman_settings::{Code, Location, Section, missing, nearest, rules};
 use serde::Deserialize as _;
 use toml::de::ValueDeserializer;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What of a host's configuration matters to a simulation.
+/// The part of a host configuration that a simulation uses.
 #[derive(Debug, Clone)]
 pub struct HostConfig {
     /// The lanes in the order of their ids.
     pub lanes: Vec<HostLane>,
-    /// The groups that they share memory in.
+    /// The groups whose lanes share memory.
     pub groups: Vec<GroupSetup>,
-    /// The host's rules of queue and switching.
+    /// The host's queueing and switching rules.
     pub rules: Rules,
-    /// Limits on every plan.
+    /// The limits on every plan.
     pub limits: PlanLimits,
-    /// Longest time from a request to the first byte of its answer, on all lanes together.
+    /// The maximum time from the arrival of a request to the first byte of its response, over all
+    /// attempts.
     pub deadline: Duration,
     /// The policies.
     pub chain: ChainSpec,
 }
 
-/// What a configuration says about one lane.
+/// The configuration of one lane.
 #[derive(Debug, Clone)]
 pub struct HostLane {
-    /// What policies see of it.
+    /// The part that policies see.
     pub info: LaneInfo,
-    /// What the dispatcher is told.
+    /// The part that the dispatcher uses.
     pub setup: LaneSetup,
-    /// The first byte of an answer may take this long, where the plan does not say.
+    /// The maximum time to the first byte of a response, unless the plan sets one.
     pub first_byte: Duration,
-    /// How long the host takes to see that its engine hangs; [`Duration::MAX`]: it never does.
+    /// How long the host takes to detect that the engine hangs; [`Duration::MAX`] means that the
+    /// host does not detect hangs.
     pub notices_hang: Duration,
 }
 
-/// Where the lanes come from.
+/// The source of the lanes.
 #[derive(Debug, Clone)]
 pub enum FleetSource {
-    /// A host's configuration.
+    /// A host configuration.
     Config {
-        /// Its file.
+        /// The file.
         file: std::path::PathBuf,
-        /// Keys of it that are other here.
+        /// Keys that override those of the file.
         set: toml::Table,
-        /// Where the scenario names it.
-        place: Location,
+        /// The position of the `config` key in the scenario.
+        location: Location,
     },
     /// The scenario itself.
     Inline(Box<HostConfig>),
 }
 
-/// `[fleet]`. `None` only together with a mistake.
+/// Reads `[fleet]`. Returns `None` only if an error was reported.
 pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> {
     if let Some(config) = section.value("config") {
         let file = config.get_ref().as_str();
         if file.is_none() {
-            section.wrong_type("config", config, "a text in quotes");
+            section.wrong_type("config", config, "a string");
         }
         let set = section
             .value("set")
@@ -71,7 +73,8 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
         let set = match set.transpose() {
             Ok(set) => set.unwrap_or_default(),
             Err(error) => {
-                section.error_at("set", format!("must be a table: {}", error.message()));
+                let message = format!("expected a table: {}", error.message());
+                section.error_at("set", Code::WrongType.with(message));
                 return None;
             }
         };
@@ -79,50 +82,50 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
         return Some(FleetSource::Config {
             file: folder.join(file?),
             set,
-            place: section.location("config"),
+            location: section.location("config"),
         });
     }
-    let attempts = section.integer("max-attempts", 1..=20, 5);
+    let max_attempts = section.integer("max-attempts", 1..=20, 5);
     let deadline = section.positive_duration("deadline", 600 * SECOND);
     let (rules, max_wait) = rules(&section.section("queue"), &section.section("switching"));
     let groups: Vec<(String, u64)> = section.sections("groups").iter().map(read_group).collect();
     let sections = section.sections("lanes");
     if sections.is_empty() {
-        section.error_at(
-            "lanes",
-            "there is no lane; write `config` with a host's configuration, or at least one `[[fleet.lanes]]`",
-        );
+        let message = "no lanes defined: set `config` to a host configuration, or add a \
+                       `[[fleet.lanes]]`";
+        section.error_at("lanes", Code::MissingKey.with(message));
     }
     let lanes: Vec<HostLane> =
         sections.iter().filter_map(|lane| read_lane(lane, &groups)).collect();
-    for (index, lane) in lanes.iter().enumerate().filter(|_| lanes.len() == sections.len()) {
-        if lanes[..index].iter().any(|other| other.info.name == lane.info.name) {
-            sections[index]
-                .error_at("name", format!("there is a lane \"{}\" already", lane.info.name));
-        }
-    }
+    // Lanes and sections only correspond if every lane could be read.
     if lanes.len() == sections.len() {
-        check_standing(&sections, &lanes, &groups);
+        for (index, lane) in lanes.iter().enumerate() {
+            let name = &lane.info.name;
+            if lanes[..index].iter().any(|other| other.info.name == *name) {
+                let message = format!("another lane has the name \"{name}\"");
+                sections[index].error_at("name", Code::Duplicate.with(message));
+            }
+        }
+        check_resident_memory(&sections, &lanes, &groups);
     }
     section.report_unknown();
     Some(FleetSource::Inline(Box::new(HostConfig {
         lanes,
         groups: groups.into_iter().map(|(_, budget)| GroupSetup { budget }).collect(),
         rules,
-        limits: PlanLimits { max_wait, max_steps: attempts },
+        limits: PlanLimits { max_wait, max_steps: max_attempts },
         deadline,
         chain: ChainSpec::default(),
     })))
 }
 
-/// Name and memory. What is wrong with it has been noted, and it has room for every lane then.
+/// Reads the name and the memory of a group. After an error in the memory, the group counts as
+/// unlimited, so that its lanes cause no further errors.
 fn read_group(section: &Section<'_>) -> (String, u64) {
     let name = section.required_string("name", "\"gpu0\"").unwrap_or_default().to_owned();
     if !section.has("memory") {
-        section.error_at(
-            "memory",
-            "is missing; write how much its lanes may hold together, such as \"48GiB\"",
-        );
+        section
+            .error_at("memory", missing("`memory = \"48GiB\"`, the memory that its lanes share"));
     }
     let budget = section.bytes("memory").filter(|bytes| *bytes > 0);
     section.report_unknown();
@@ -139,9 +142,9 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
     let name = section.required_string("name", "\"coder\"");
     let models = section.strings("models").filter(|models| !models.is_empty());
     let engine = section.choice("engine", &kinds, EngineKind::Vllm);
-    let group = read_place_in_group(section, groups);
+    let group = read_group_and_memory(section, groups);
     let residency = read_residency(section, engine);
-    let expected = section.positive_duration(
+    let expected_load = section.positive_duration(
         "expected-load-time",
         if engine == EngineKind::Vllm { 60 * SECOND } else { 10 * SECOND },
     );
@@ -154,32 +157,33 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
         labels: section.string_pairs("labels"),
         max_context: section.integer("max-context", 0..=100_000_000, 0),
         slots,
-        // Policies number groups from 1; 0 is none.
+        // Policies number groups from 1; 0 means no group.
         group: group.and_then(|(group, _)| u32::try_from(group + 1).ok()).unwrap_or(0),
         cost_milli: section.integer("cost", 0..=1_000_000_000, 0),
     };
     section.report_unknown();
     name?;
-    let ours = residency != Residency::External;
+    let is_managed = residency != Residency::External;
     let setup = LaneSetup {
         slots,
         group: group.map_or(usize::MAX, |(group, _)| group),
         need: group.map_or(0, |(_, need)| need),
         asleep: 0,
         residency,
-        expected_load: expected,
-        back_off: if ours {
-            BACK_OFF
+        expected_load,
+        back_off: if is_managed {
+            DEFAULT_BACKOFF
         } else {
-            BackOff { first: Duration::ZERO, most: Duration::ZERO, ..BACK_OFF }
+            // The host does not restart external engines, so there is nothing to delay.
+            BackOff { first: Duration::ZERO, most: Duration::ZERO, ..DEFAULT_BACKOFF }
         },
     };
-    let notices_hang = if ours { 120 * SECOND } else { Duration::MAX };
+    let notices_hang = if is_managed { 120 * SECOND } else { Duration::MAX };
     Some(HostLane { info, setup, first_byte: 300 * SECOND, notices_hang })
 }
 
-/// That of a configuration which does not say.
-const BACK_OFF: BackOff = BackOff {
+/// The default backoff of a host configuration.
+const DEFAULT_BACKOFF: BackOff = BackOff {
     first: SECOND,
     most: Duration::from_secs(60),
     reset_after: Duration::from_secs(60),
@@ -187,39 +191,34 @@ const BACK_OFF: BackOff = BackOff {
     failed_retry: Duration::from_secs(600),
 };
 
-/// Index of the group, and the memory of it that the lane needs.
-fn read_place_in_group(section: &Section<'_>, groups: &[(String, u64)]) -> Option<(usize, u64)> {
+/// Reads the index of the lane's group, and the memory that the lane needs of the group.
+fn read_group_and_memory(section: &Section<'_>, groups: &[(String, u64)]) -> Option<(usize, u64)> {
     let memory = section.bytes("memory");
     let Some(name) = section.string("group") else {
         if section.has("memory") {
-            section.error_at(
-                "memory",
-                "counts among the lanes of a group; name one with `group`, or leave it out",
-            );
+            let message = "only used by lanes of a group; set `group`, or remove it";
+            section.error_at("memory", Code::Conflict.with(message));
         }
         return None;
     };
     let Some(index) = groups.iter().position(|(group, _)| group == name) else {
-        let known = nearest(name, groups.iter().map(|(name, _)| name.as_str()));
-        let hint = known.map_or_else(
-            || "declare it with `[[fleet.groups]]` and the memory of it".to_owned(),
+        let near = nearest(name, groups.iter().map(|(name, _)| name.as_str()));
+        let hint = near.map_or_else(
+            || "declare it with `[[fleet.groups]]` and its memory".to_owned(),
             |near| format!("did you mean \"{near}\"?"),
         );
-        section.error_at("group", format!("there is no group \"{name}\"; {hint}"));
+        let message = format!("unknown group \"{name}\"; {hint}");
+        section.error_at("group", Code::UnknownName.with(message));
         return None;
     };
     match memory {
         None if !section.has("memory") => {
-            section.error_at(
-                "memory",
-                "is missing; write what the lane needs of its group, such as \"22GiB\"",
-            );
+            let example = "`memory = \"22GiB\"`, the memory that the lane needs of its group";
+            section.error_at("memory", missing(example));
         }
         Some(bytes) if bytes > groups[index].1 => {
-            section.error_at(
-                "memory",
-                format!("is more than group \"{name}\" has: it could never be loaded"),
-            );
+            let message = format!("exceeds the memory of group \"{name}\"");
+            section.error_at("memory", Code::OutOfMemory.with(message));
         }
         _ => {}
     }
@@ -230,10 +229,9 @@ fn read_residency(section: &Section<'_>, engine: EngineKind) -> Residency {
     if engine == EngineKind::External {
         for key in ["load", "unload-after", "expected-load-time"] {
             if section.has(key) {
-                section.error_at(
-                    key,
-                    "is for engines that the host starts, and this one is there already; leave it out",
-                );
+                let message = "not used by an external engine, which the host does not load; \
+                               remove it";
+                section.error_at(key, Code::Conflict.with(message));
             }
         }
         return Residency::External;
@@ -244,42 +242,42 @@ fn read_residency(section: &Section<'_>, engine: EngineKind) -> Residency {
             .has("unload-after")
             .then(|| section.positive_duration("unload-after", SECOND)),
     };
-    let words = [
+    let choices = [
         ("on-demand", on_demand(false)),
         ("at-start", on_demand(true)),
         ("always", Residency::Always),
     ];
-    let residency =
-        section.choice("load", &words, words[if section.has("group") { 0 } else { 2 }].1);
+    let default = choices[if section.has("group") { 0 } else { 2 }].1;
+    let residency = section.choice("load", &choices, default);
     if residency == Residency::Always && section.has("unload-after") {
-        section
-            .error_at("unload-after", "is of no use to a lane that is always loaded; leave it out");
+        let message = "not used by a lane that is always loaded; remove it";
+        section.error_at("unload-after", Code::Conflict.with(message));
     }
     residency
 }
 
-/// Lanes that are always loaded have to fit together.
-fn check_standing(sections: &[Section<'_>], lanes: &[HostLane], groups: &[(String, u64)]) {
+/// Checks that the lanes that are always loaded fit into their groups together, and that every
+/// other lane fits beside them.
+fn check_resident_memory(sections: &[Section<'_>], lanes: &[HostLane], groups: &[(String, u64)]) {
     for (index, (name, budget)) in groups.iter().enumerate() {
-        let stands = |lane: &HostLane| {
+        let is_resident = |lane: &HostLane| {
             lane.setup.group == index
                 && matches!(lane.setup.residency, Residency::Always | Residency::External)
         };
+        // The sums saturate, so that absurd sizes are too large instead of wrapping around.
         let held = lanes
             .iter()
-            .filter(|lane| stands(lane))
+            .filter(|lane| is_resident(lane))
             .fold(0u64, |sum, lane| sum.saturating_add(lane.setup.need));
         for (section, lane) in
             sections.iter().zip(lanes).filter(|(_, lane)| lane.setup.group == index)
         {
-            let beside = if stands(lane) { 0 } else { lane.setup.need };
-            if held.saturating_add(beside) > *budget {
-                section.error_at(
-                    "memory",
-                    format!(
-                        "does not fit into group \"{name}\" beside the lanes that are always loaded"
-                    ),
+            let own = if is_resident(lane) { 0 } else { lane.setup.need };
+            if held.saturating_add(own) > *budget {
+                let message = format!(
+                    "does not fit into group \"{name}\" beside the lanes that are always loaded"
                 );
+                section.error_at("memory", Code::OutOfMemory.with(message));
             }
         }
     }

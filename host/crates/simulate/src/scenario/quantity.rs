@@ -1,21 +1,21 @@
-//! Quantities of a scenario: how times and lengths are spread, rates, and moments.
+//! The quantities of a scenario: distributions of times and lengths, rates, and timestamps.
 
 use std::time::Duration;
 
 use pointsman_domain::units;
-use pointsman_settings::Section;
+use pointsman_settings::{Code, Problem, Section, missing};
 use toml::Spanned;
 use toml::de::DeValue;
 use toml::value::{Datetime, Offset};
 
-use crate::random::Spread;
+use crate::random::Distribution;
 
-/// What the numbers of a spread count.
+/// The unit of a distribution's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unit {
-    /// Seconds, or texts with a unit.
+    /// Seconds as numbers, or strings with a unit.
     Time,
-    /// Tokens and the like, as numbers.
+    /// Numbers, of tokens for example.
     Count,
 }
 
@@ -27,8 +27,8 @@ impl Unit {
         }
     }
 
-    /// The largest that makes sense: thousands of years, and more tokens than any context holds.
-    fn most(self) -> f64 {
+    /// Returns the maximum value: thousands of years, or more tokens than any context has.
+    fn max(self) -> f64 {
         match self {
             Self::Time => 1e11,
             Self::Count => 1e9,
@@ -36,108 +36,118 @@ impl Unit {
     }
 }
 
+/// The sets of keys that define a distribution.
 const FORMS: [&[&str]; 4] =
-    [&["median", "p99"], &["mean"], &["least", "most"], &["least", "shape", "most"]];
+    [&["median", "p99"], &["mean"], &["min", "max"], &["min", "shape", "max"]];
 
-/// A spread in any of its forms; `None` if it is missing, or with a mistake.
-pub(super) fn spread(section: &Section<'_>, key: &str, unit: Unit) -> Option<Spread> {
+/// Reads a distribution in any of its forms. Returns `None` if the key is missing or an error was
+/// reported.
+pub(super) fn distribution(section: &Section<'_>, key: &str, unit: Unit) -> Option<Distribution> {
     let value = section.value(key)?;
     match value.get_ref() {
         DeValue::Array(items) if !items.is_empty() => {
             let values: Option<_> =
                 items.iter().map(|item| quantity(section, key, item, unit)).collect();
-            values.map(Spread::OneOf)
+            values.map(Distribution::OneOf)
         }
-        DeValue::Table(_) => of_table(&section.section(key), unit),
-        _ => quantity(section, key, value, unit).map(Spread::Fixed),
+        DeValue::Table(_) => read_table(&section.section(key), unit),
+        _ => quantity(section, key, value, unit).map(Distribution::Fixed),
     }
 }
 
-/// A spread, or `{ in-turn = [...] }`: what was measured, one after the other.
-pub(super) fn spread_or_turns(section: &Section<'_>, key: &str) -> Option<Spread> {
-    let table =
+/// Reads a distribution of times, or measured times that are used in sequence:
+/// `{ sequence = [...] }`.
+pub(super) fn distribution_or_sequence(section: &Section<'_>, key: &str) -> Option<Distribution> {
+    let is_table =
         section.value(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Table(_)));
-    if !table || !section.section(key).has("in-turn") {
-        return spread(section, key, Unit::Time);
+    if !is_table || !section.section(key).has("sequence") {
+        return distribution(section, key, Unit::Time);
     }
     let table = section.section(key);
-    let values = spread(&table, "in-turn", Unit::Time);
+    let values = distribution(&table, "sequence", Unit::Time);
     table.report_unknown();
     match values? {
-        Spread::OneOf(values) => Some(Spread::InTurn(values)),
+        Distribution::OneOf(values) => Some(Distribution::Sequence(values)),
         _ => {
-            table.error_at("in-turn", "must be a list of times, such as [\"41s\", \"44.5s\"]");
+            let message = "expected a list of times, for example [\"41s\", \"44.5s\"]";
+            table.error_at("sequence", Code::WrongType.with(message));
             None
         }
     }
 }
 
-/// One that has to be there.
-pub(super) fn required_spread(section: &Section<'_>, key: &str, unit: Unit) -> Option<Spread> {
+/// Reads a distribution, and reports an error if the key is missing.
+pub(super) fn required_distribution(
+    section: &Section<'_>,
+    key: &str,
+    unit: Unit,
+) -> Option<Distribution> {
     if !section.has(key) {
-        section
-            .error_at(key, format!("is missing; write for example `{key} = {}`", unit.example()));
+        section.error_at(key, missing(format!("`{key} = {}`", unit.example())));
     }
-    spread(section, key, unit)
+    distribution(section, key, unit)
 }
 
-/// One between events, which has to be more than nothing now and then: otherwise time would stand still.
-pub(super) fn between(section: &Section<'_>, key: &str) -> Option<Spread> {
-    let spread = required_spread(section, key, Unit::Time)?;
-    let most = match &spread {
-        Spread::Fixed(value) | Spread::Uniform(_, value) | Spread::Exponential { mean: value } => {
-            *value
-        }
-        Spread::LogNormal { median, .. } => *median,
-        Spread::Pareto { most, .. } => *most,
-        Spread::OneOf(values) | Spread::InTurn(values) => {
+/// Reads the distribution of the time between two events. It must not be always zero, because
+/// virtual time would stop.
+pub(super) fn required_interval(section: &Section<'_>, key: &str) -> Option<Distribution> {
+    let distribution = required_distribution(section, key, Unit::Time)?;
+    let typical = match &distribution {
+        Distribution::Fixed(value)
+        | Distribution::Uniform(_, value)
+        | Distribution::Exponential { mean: value } => *value,
+        Distribution::LogNormal { median, .. } => *median,
+        Distribution::Pareto { max, .. } => *max,
+        Distribution::OneOf(values) | Distribution::Sequence(values) => {
             values.iter().copied().fold(0.0, f64::max)
         }
     };
-    if most < 1e-6 {
-        section.error_at(key, "must be more than nothing");
+    if typical < 1e-6 {
+        section.error_at(key, must_be_positive());
         return None;
     }
-    Some(spread)
+    Some(distribution)
 }
 
-fn of_table(table: &Section<'_>, unit: Unit) -> Option<Spread> {
+fn read_table(table: &Section<'_>, unit: Unit) -> Option<Distribution> {
     let keys = table.keys();
     let is_form =
         |form: &&&[&str]| form.len() == keys.len() && form.iter().all(|key| keys.contains(key));
     if FORMS.iter().find(is_form).is_none() {
+        let found = keys.join("`, `");
         table.error(format!(
-            "`{}` is no spread; write {{ median, p99 }}, {{ mean }}, {{ least, most }}, {{ least, shape, most }}, one value or \
-             a list of values",
-            keys.join("`, `")
+            "no distribution has the keys `{found}`: expected {{ median, p99 }}, {{ mean }}, \
+             {{ min, max }}, {{ min, shape, max }}, a value or a list of values"
         ));
         return None;
     }
     let value = |key: &str| quantity(table, key, table.value(key)?, unit);
     if keys.contains(&"mean") {
-        return Some(Spread::Exponential { mean: value("mean")? });
+        return Some(Distribution::Exponential { mean: value("mean")? });
     }
     if keys.contains(&"median") {
         let (median, p99) = (value("median")?, value("p99")?);
-        ordered(table, ("median", median), ("p99", p99))?;
-        return Some(Spread::of_percentiles(median, p99));
+        check_order(table, ("median", median), ("p99", p99))?;
+        return Some(Distribution::from_percentiles(median, p99));
     }
-    let (least, most) = (value("least")?, value("most")?);
-    ordered(table, ("least", least), ("most", most))?;
+    let (min, max) = (value("min")?, value("max")?);
+    check_order(table, ("min", min), ("max", max))?;
     if !keys.contains(&"shape") {
-        return Some(Spread::Uniform(least, most));
+        return Some(Distribution::Uniform(min, max));
     }
     let shape = number(table, "shape", 0.01, 1000.0)?;
-    if least <= 0.0 {
-        table.error_at("least", "must be more than nothing in a spread with a `shape`");
+    if min <= 0.0 {
+        let message = "must be greater than zero in a distribution with a `shape`";
+        table.error_at("min", Code::OutOfRange.with(message));
         return None;
     }
-    Some(Spread::Pareto { least, shape, most })
+    Some(Distribution::Pareto { min, shape, max })
 }
 
-fn ordered(table: &Section<'_>, low: (&str, f64), high: (&str, f64)) -> Option<()> {
+fn check_order(table: &Section<'_>, low: (&str, f64), high: (&str, f64)) -> Option<()> {
     if low.1 > high.1 {
-        table.error_at(high.0, format!("must not be less than `{}`", low.0));
+        let message = format!("must not be less than `{}`", low.0);
+        table.error_at(high.0, Code::Conflict.with(message));
         return None;
     }
     Some(())
@@ -149,44 +159,58 @@ fn quantity(
     value: &Spanned<DeValue<'_>>,
     unit: Unit,
 ) -> Option<f64> {
-    let plain = match value.get_ref() {
+    let number = match value.get_ref() {
         DeValue::Integer(integer) => {
             i64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix())
                 .ok()
-                .map(|n| n as f64)
+                .map(|integer| integer as f64)
         }
         DeValue::Float(float) => float.as_str().replace('_', "").parse().ok(),
         DeValue::String(text) if unit == Unit::Time => match units::duration(text) {
             Ok(time) => Some(time.as_secs_f64()),
-            Err(what) => {
-                section.error_at(key, what);
+            Err(error) => {
+                section.error_at(key, error);
                 return None;
             }
         },
         _ => {
-            section.wrong_type(key, value, &format!("a spread, such as {}", unit.example()));
+            let expected = format!("a distribution, for example {}", unit.example());
+            section.wrong_type(key, value, &expected);
             return None;
         }
     };
-    let fits = plain.filter(|plain: &f64| (0.0..=unit.most()).contains(plain));
-    if fits.is_none() {
-        section.error_at(key, format!("must be from 0 to {}", unit.most()));
+    let in_range = number.filter(|number: &f64| (0.0..=unit.max()).contains(number));
+    if in_range.is_none() {
+        let message = format!("out of range: expected 0 to {}", unit.max());
+        section.error_at(key, Code::OutOfRange.with(message));
     }
-    fits
+    in_range
 }
 
-/// A number from `low` to `high`; `None` if it is missing, or with a mistake.
+/// Reads a number within a range. Returns `None` if the key is missing or an error was reported.
 pub(super) fn number(section: &Section<'_>, key: &str, low: f64, high: f64) -> Option<f64> {
     let text = section.decimal(key)?;
     let number = text.parse().ok().filter(|number: &f64| (low..=high).contains(number));
     if number.is_none() {
-        section.error_at(key, format!("`{text}` is not from {low} to {high}"));
+        let message = format!("{text} is out of range: expected {low} to {high}");
+        section.error_at(key, Code::OutOfRange.with(message));
     }
     number
 }
 
-/// A rate such as `"30/h"`, by the second.
-pub(super) fn rate(text: &str) -> Result<f64, String> {
+/// Reports that `key` and `other` exclude each other.
+pub(super) fn conflict(section: &Section<'_>, key: &str, other: &str) {
+    let message = format!("conflicts with `{other}`; remove one of them");
+    section.error_at(key, Code::Conflict.with(message));
+}
+
+/// Returns the problem of a value that is zero, or always zero.
+pub(super) fn must_be_positive() -> Problem {
+    Code::OutOfRange.with("must be greater than zero")
+}
+
+/// Parses a rate such as `"30/h"`, and returns it per second.
+pub(super) fn rate(text: &str) -> Result<f64, Problem> {
     const UNITS: [(&str, f64); 4] = [("s", 1.0), ("min", 60.0), ("h", 3600.0), ("d", 86_400.0)];
     let parsed = text.split_once('/').and_then(|(number, unit)| {
         let number: f64 = number.trim().parse().ok()?;
@@ -194,49 +218,55 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
         Some(number / seconds).filter(|rate| (0.0..=100_000.0).contains(rate))
     });
     parsed.ok_or_else(|| {
-        format!("\"{text}\" is no rate; write a number and a unit, such as \"2/s\", \"10/min\", \"30/h\" or \"500/d\"")
+        Problem::from(format!(
+            "invalid rate \"{text}\": expected a number per s, min, h or d, for example \"30/h\""
+        ))
     })
 }
 
-/// A time of day such as `"14:30"`.
-pub(super) fn time_of_day(text: &str) -> Result<Duration, String> {
+/// Parses a time of day such as `"14:30"`.
+pub(super) fn time_of_day(text: &str) -> Result<Duration, Problem> {
     let parsed = text.split_once(':').and_then(|(hours, minutes)| {
-        let two =
+        let two_digits =
             |text: &str| text.parse().ok().filter(|_| text.len() == 2 && !text.starts_with('+'));
-        let (hours, minutes): (u64, u64) = (two(hours)?, two(minutes)?);
+        let (hours, minutes): (u64, u64) = (two_digits(hours)?, two_digits(minutes)?);
         (hours < 24 && minutes < 60).then(|| Duration::from_secs(hours * 3600 + minutes * 60))
     });
-    parsed.ok_or_else(|| format!("\"{text}\" is no time of day; write for example \"14:00\""))
+    parsed.ok_or_else(|| {
+        Problem::from(format!("invalid time of day \"{text}\": expected for example \"14:00\""))
+    })
 }
 
-/// Microseconds from the Unix epoch to a date and a time, as in RFC 3339; without an offset, they are UTC.
-pub(crate) fn moment(text: &str) -> Option<i64> {
-    moment_of(&text.trim().parse().ok()?)
+/// Parses a date and time as in RFC 3339, and returns the microseconds since the Unix epoch.
+/// Without an offset, the time is UTC.
+pub(crate) fn parse_timestamp(text: &str) -> Option<i64> {
+    timestamp(&text.trim().parse().ok()?)
 }
 
-pub(super) fn moment_of(datetime: &Datetime) -> Option<i64> {
+/// Returns the microseconds from the Unix epoch to a date and time, which must both be present.
+pub(super) fn timestamp(datetime: &Datetime) -> Option<i64> {
     let (date, time) = (datetime.date?, datetime.time?);
-    let minutes = match datetime.offset {
+    let offset_minutes = match datetime.offset {
         None | Some(Offset::Z) => 0,
         Some(Offset::Custom { minutes }) => i64::from(minutes),
     };
     let seconds = i64::from(time.hour) * 3600
         + i64::from(time.minute) * 60
         + i64::from(time.second.unwrap_or(0));
-    let day = days(i64::from(date.year), i64::from(date.month), i64::from(date.day));
-    let seconds = day * 86_400 + seconds - minutes * 60;
+    let day = days_since_epoch(i64::from(date.year), i64::from(date.month), i64::from(date.day));
+    let seconds = day * 86_400 + seconds - offset_minutes * 60;
     Some(seconds * 1_000_000 + i64::from(time.nanosecond.unwrap_or(0) / 1000))
 }
 
-/// Days from the Unix epoch to a date of the Gregorian calendar. Years begin in March here, so that the day of the leap year
-/// is their last one.
-fn days(year: i64, month: i64, day: i64) -> i64 {
+/// Returns the days from the Unix epoch to a date of the Gregorian calendar.
+fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
+    // Years start in March here, so that a leap day is the last day of its year.
     let year = if month <= 2 { year - 1 } else { year };
     let month = (month + 9) % 12;
-    let of_year = (153 * month + 2) / 5 + day - 1;
+    let day_of_year = (153 * month + 2) / 5 + day - 1;
     let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    // From the first of March of the year 0 to the epoch.
-    year * 365 + leap_days + of_year - 719_468
+    // The constant is the number of days from the first of March of the year 0 to the epoch.
+    year * 365 + leap_days + day_of_year - 719_468
 }
 
 #[cfg(test)]
@@ -244,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_counted_from_the_epoch() {
+    fn timestamps_are_relative_to_the_epoch() {
         for (text, micros) in [
             ("1970-01-01T00:00:00Z", Some(0)),
             ("2026-01-05T00:00:00Z", Some(1_767_571_200_000_000)),
@@ -257,16 +287,16 @@ mod tests {
             ("18:15:46", None),
             ("", None),
         ] {
-            assert_eq!(moment(text), micros, "{text}");
+            assert_eq!(parse_timestamp(text), micros, "{text}");
         }
     }
 
     #[test]
-    fn rates_and_times_of_day_need_their_forms() {
-        for (text, by_second) in
+    fn malformed_rates_and_times_of_day_are_rejected() {
+        for (text, per_second) in
             [("2/s", Some(2.0)), ("30/min", Some(0.5)), ("36 / h", Some(0.01)), ("0/d", Some(0.0))]
         {
-            assert_eq!(rate(text).ok(), by_second, "{text}");
+            assert_eq!(rate(text).ok(), per_second, "{text}");
         }
         for text in ["", "2", "2/", "/s", "-1/s", "nan/s", "1e9/s", "2/m", "2/s/s"] {
             assert!(rate(text).is_err(), "{text}");

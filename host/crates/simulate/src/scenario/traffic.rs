@@ -1,335 +1,349 @@
-//! `[[traffic]]`: who asks for what, and when.
+//! `[[traffic]]`: the streams of requests of a scenario.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_settings::{Location, Section};
+use pointsman_settings::{Code, Location, Section, missing};
 use toml::de::DeValue;
 
-use super::quantity::{Unit, between, number, rate, required_spread, spread, time_of_day};
-use crate::random::Spread;
+use super::quantity::{
+    Unit, conflict, distribution, must_be_positive, number, rate, required_distribution,
+    required_interval, time_of_day,
+};
+use crate::random::Distribution;
 
-/// One kind of requests.
+/// A stream of similar requests. Lengths are in tokens.
 #[derive(Debug, Clone)]
-pub struct Stream {
-    /// What its requests are counted as.
+pub struct TrafficStream {
+    /// The class in which the requests are reported.
     pub class: String,
-    /// When they come.
-    pub source: Source,
-    /// The models that they ask for; `None`: those of the file.
+    /// When the requests arrive.
+    pub source: TrafficSource,
+    /// The models that the requests name; `None` means those of the trace file.
     pub models: Option<Models>,
-    /// Who asks; `None`: nobody that anybody knows, or those of the file.
+    /// The tenants; `None` means those of the trace file, or anonymous requests.
     pub tenants: Option<Tenants>,
-    /// Lengths of prompts.
-    pub prompt: Spread,
-    /// Of them, how many tokens at the begin they have all in common.
-    pub shared: u32,
-    /// Lengths of answers.
-    pub output: Spread,
-    /// The most tokens that they ask for.
+    /// The length of prompts.
+    pub prompt: Distribution,
+    /// The length of the prefix that all prompts share.
+    pub shared_prefix: u32,
+    /// The length of responses.
+    pub output: Distribution,
+    /// The `max_tokens` parameter of the requests.
     pub max_tokens: Option<u32>,
-    /// They ask for streams.
+    /// Whether the requests ask for streams.
     pub stream: bool,
-    /// Clients leave when the first byte takes longer.
-    pub patience: Option<Duration>,
-    /// What prompts begin with.
+    /// The time after which clients disconnect if they have not received the first byte.
+    pub client_timeout: Option<Duration>,
+    /// The start of the prompts.
     pub text: Arc<str>,
-    /// Headers, names in lower case.
+    /// Headers, with names in lower case.
     pub headers: Arc<[(String, String)]>,
-    /// The first comes after this time,
+    /// The time before which no request arrives.
     pub from: Duration,
-    /// and the last before that one.
+    /// The time from which on no request arrives.
     pub until: Duration,
-    /// Where it stands.
-    pub place: Location,
+    /// The position of the stream in the scenario file.
+    pub location: Location,
 }
 
-/// When the requests of a stream come.
+/// When the requests of a stream arrive.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Source {
-    /// Whatever becomes of those before.
-    Open(Pace),
-    /// One after the other, by clients that wait for their answers.
+pub enum TrafficSource {
+    /// Independently of earlier requests (an open system).
+    Open(ArrivalProcess),
+    /// One after the other, from clients that wait for each response (a closed system).
     Sessions(Sessions),
-    /// As it was recorded.
-    Trace(Trace),
+    /// As recorded in a trace file.
+    Trace(TraceFile),
 }
 
-/// When requests or sessions begin.
+/// The process by which requests or sessions arrive.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Pace {
-    /// At any time with the same probability: so many in a second.
+pub enum ArrivalProcess {
+    /// A Poisson process with a rate per second.
     Poisson(f64),
-    /// The same with a probability that goes up and down with the day.
+    /// A Poisson process whose rate follows a sine wave over the day.
     Daily {
-        /// Most in a second.
-        most: f64,
-        /// Fewest in a second.
-        least: f64,
-        /// The time of day at which they are most.
-        at: Duration,
+        /// The maximum rate per second.
+        peak: f64,
+        /// The minimum rate per second.
+        trough: f64,
+        /// The time of day of the maximum.
+        peak_at: Duration,
     },
-    /// With these times between, in seconds.
-    Every(Spread),
-    /// Many at once, again and again.
+    /// Arrivals with intervals from this distribution, in seconds.
+    Every(Distribution),
+    /// Bursts of arrivals.
     Bursts {
-        /// From the begin of one to that of the next, in seconds. The next does not begin before the one before is over.
-        every: Spread,
-        /// How many come.
-        size: Spread,
-        /// Times between them, in seconds.
-        gap: Spread,
+        /// The time from the start of a burst to the start of the next, in seconds. A burst does
+        /// not start before the previous one is over.
+        every: Distribution,
+        /// The number of arrivals in a burst.
+        size: Distribution,
+        /// The time between two arrivals of a burst, in seconds.
+        gap: Distribution,
     },
 }
 
-/// Clients that ask again after they have read the answer.
+/// Sessions: clients that send their next request after they have received a response.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sessions {
-    /// When they begin.
-    pub pace: Pace,
-    /// How often one asks.
-    pub turns: Spread,
-    /// From the end of an answer to the next turn, in seconds.
-    pub think: Spread,
-    /// Prompts are no longer than this: the history is left out of the one that would be.
-    pub longest: Option<u32>,
+    /// When sessions start.
+    pub arrivals: ArrivalProcess,
+    /// The number of requests in a session.
+    pub turns: Distribution,
+    /// The time from the end of a response to the next request, in seconds.
+    pub think_time: Distribution,
+    /// The maximum length of a prompt; a longer one is sent without the session's history.
+    pub max_prompt: Option<u32>,
 }
 
-/// A file of requests.
+/// A trace file: recorded requests.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Trace {
+pub struct TraceFile {
     /// The file, or a folder with decision records.
     pub file: PathBuf,
-    /// What is in it.
-    pub format: Format,
-    /// Times pass so many times as fast.
+    /// The format.
+    pub format: TraceFormat,
+    /// The factor by which recorded time runs faster.
     pub speed: f64,
-    /// At most so many of its requests.
+    /// The maximum number of requests to read.
     pub limit: Option<u64>,
-    /// When conversations begin, for files that do not say.
-    pub pace: Option<Pace>,
-    /// From an answer to the next turn of a conversation, in seconds.
-    pub think: Spread,
+    /// When conversations start, for formats without times.
+    pub arrivals: Option<ArrivalProcess>,
+    /// The time from a response to the next turn of a conversation, in seconds.
+    pub think_time: Distribution,
 }
 
-/// What is in a file of requests.
+/// The format of a trace file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// The Azure LLM inference traces, as CSV.
+pub enum TraceFormat {
+    /// An Azure LLM inference trace (CSV).
     Azure,
-    /// BurstGPT, as CSV.
+    /// A BurstGPT trace (CSV).
     BurstGpt,
-    /// Conversations as in ShareGPT, as JSON.
+    /// Conversations as in ShareGPT (JSON).
     ShareGpt,
     /// Decision records of a host.
     Records,
 }
 
-/// Which model a request asks for.
+/// How requests choose their model.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Models {
-    /// By weight, which are summed up here.
+    /// At random, by cumulative weights.
     Weighted(Vec<(Arc<str>, f64)>),
-    /// The turns of a session, in turn.
-    InTurn(Vec<Arc<str>>),
+    /// The turns of a session use these models in rotation.
+    PerTurn(Vec<Arc<str>>),
 }
 
-/// Who asks: names, and the sums of their weights.
+/// Tenants with the cumulative weights of their requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tenants(pub Vec<(Arc<str>, f64)>);
 
-pub(super) fn read(root: &Section<'_>, folder: &Path, lasts: Duration) -> Vec<Arc<Stream>> {
+/// Reads `[[traffic]]`.
+pub(super) fn read(
+    root: &Section<'_>,
+    folder: &Path,
+    duration: Duration,
+) -> Vec<Arc<TrafficStream>> {
     let sections = root.sections("traffic");
     if sections.is_empty() {
-        root.error_at(
-            "traffic",
-            "there is none; write at least one `[[traffic]]` with a `model` and a `rate`",
-        );
+        let message = "no traffic defined: add a `[[traffic]]` with a `model` and a `rate`";
+        root.error_at("traffic", Code::MissingKey.with(message));
     }
     sections
         .iter()
-        .filter_map(|section| read_stream(section, folder, lasts))
+        .filter_map(|section| read_stream(section, folder, duration))
         .map(Arc::new)
         .collect()
 }
 
-fn read_stream(section: &Section<'_>, folder: &Path, lasts: Duration) -> Option<Stream> {
+fn read_stream(section: &Section<'_>, folder: &Path, duration: Duration) -> Option<TrafficStream> {
     let class =
         section.string("class").filter(|class| !class.is_empty()).unwrap_or("all").to_owned();
     let source = read_source(section, folder);
     let format = match &source {
-        Some(Source::Trace(trace)) => Some(trace.format),
-        _ => None,
+        Some(TrafficSource::Trace(trace)) => Some(trace.format),
+        Some(TrafficSource::Open(_) | TrafficSource::Sessions(_)) | None => None,
     };
-    let models = read_models(section, format, matches!(source, Some(Source::Sessions(_))));
+    let is_session = matches!(source, Some(TrafficSource::Sessions(_)));
+    let models = read_models(section, format, is_session);
     let tenants = read_tenants(section);
-    let of_file = section.has("file");
-    let lengths = |key, default| match of_file {
-        true => spread(section, key, Unit::Count).or(Some(default)),
-        false => required_spread(section, key, Unit::Count),
+    // With a trace file, lengths are only used for requests whose lengths it does not contain.
+    let has_file = section.has("file");
+    let lengths = |key, default| match has_file {
+        true => distribution(section, key, Unit::Count).or(Some(default)),
+        false => required_distribution(section, key, Unit::Count),
     };
-    // Of files, what they do not say of a request.
-    let prompt = lengths("prompt", Spread::of_percentiles(900.0, 8000.0));
-    let output = lengths("output", Spread::of_percentiles(250.0, 1500.0));
-    let stream = Stream {
+    let prompt = lengths("prompt", Distribution::from_percentiles(900.0, 8000.0));
+    let output = lengths("output", Distribution::from_percentiles(250.0, 1500.0));
+    let stream = TrafficStream {
         class,
         source: source?,
         models,
         tenants,
         prompt: prompt?,
-        shared: section.integer("shared", 0..=100_000_000, 0),
+        shared_prefix: section.integer("shared-prefix", 0..=100_000_000, 0),
         output: output?,
         max_tokens: section.optional_integer("max-tokens", 1..=100_000_000),
         stream: section.bool("stream", true),
-        patience: section
-            .has("patience")
-            .then(|| section.positive_duration("patience", Duration::from_secs(60))),
+        client_timeout: section
+            .has("client-timeout")
+            .then(|| section.positive_duration("client-timeout", Duration::from_secs(60))),
         text: section.string("text").unwrap_or_default().into(),
         headers: read_headers(section),
         from: section.duration("from", Duration::ZERO),
-        until: section.duration("until", lasts).min(lasts),
-        place: section.location("file"),
+        until: section.duration("until", duration).min(duration),
+        location: section.location("file"),
     };
     if section.has("until") && stream.until <= stream.from {
-        section.error_at("until", "must be later than `from`");
+        section.error_at("until", Code::Conflict.with("must be later than `from`"));
     }
     section.report_unknown();
     Some(stream)
 }
 
-const PACES: [&str; 4] = ["rate", "daily", "every", "bursts"];
+/// The keys that define an arrival process.
+const ARRIVAL_KEYS: [&str; 4] = ["rate", "daily", "every", "bursts"];
 
-fn read_source(section: &Section<'_>, folder: &Path) -> Option<Source> {
-    let ways: Vec<&str> =
-        PACES.into_iter().chain(["sessions", "file"]).filter(|key| section.has(key)).collect();
-    match ways.as_slice() {
+fn read_source(section: &Section<'_>, folder: &Path) -> Option<TrafficSource> {
+    let keys: Vec<&str> = ARRIVAL_KEYS
+        .into_iter()
+        .chain(["sessions", "file"])
+        .filter(|key| section.has(key))
+        .collect();
+    match keys.as_slice() {
         [] => {
-            section.error(
-                "does not say when its requests come; write one of `rate`, `daily`, `every`, `bursts`, `sessions` and `file`",
-            );
+            let message = "no arrivals defined: set one of `rate`, `daily`, `every`, `bursts`, \
+                           `sessions` and `file`";
+            section.error(Code::MissingKey.with(message));
             None
         }
-        ["file"] | [_, "file"] => read_trace(section, folder).map(Source::Trace),
-        ["sessions"] => read_sessions(&section.section("sessions")).map(Source::Sessions),
-        [_] => read_pace(section).map(Source::Open),
-        [_, other, ..] => {
-            let what = format!("stands beside `{}`; write one of the two", ways[0]);
-            section.error_at(other, what);
+        // `read_trace` decides whether the other key is allowed.
+        ["file"] | [_, "file"] => read_trace(section, folder).map(TrafficSource::Trace),
+        ["sessions"] => read_sessions(&section.section("sessions")).map(TrafficSource::Sessions),
+        [_] => read_arrivals(section).map(TrafficSource::Open),
+        [first, second, ..] => {
+            conflict(section, second, first);
             None
         }
     }
 }
 
-fn read_pace(section: &Section<'_>) -> Option<Pace> {
+fn read_arrivals(section: &Section<'_>) -> Option<ArrivalProcess> {
     if section.has("daily") {
         let daily = section.section("daily");
-        let most = read_rate(&daily, "most");
-        let least = if daily.has("least") { daily.parsed("least", rate)? } else { 0.0 };
-        let at = daily.parsed("at", time_of_day);
-        let at = if daily.has("at") { at } else { Some(Duration::from_secs(14 * 3600)) };
+        let peak = read_rate(&daily, "peak");
+        let trough = if daily.has("trough") { daily.parsed("trough", rate)? } else { 0.0 };
+        let peak_at = daily.parsed("peak-at", time_of_day);
+        let peak_at =
+            if daily.has("peak-at") { peak_at } else { Some(Duration::from_secs(14 * 3600)) };
         daily.report_unknown();
-        let most = most?;
-        if least > most {
-            daily.error_at("least", "must not be more than `most`");
+        let peak = peak?;
+        if trough > peak {
+            daily.error_at("trough", Code::Conflict.with("must not be greater than `peak`"));
             return None;
         }
-        return Some(Pace::Daily { most, least, at: at? });
+        return Some(ArrivalProcess::Daily { peak, trough, peak_at: peak_at? });
     }
     if section.has("every") {
-        return between(section, "every").map(Pace::Every);
+        return required_interval(section, "every").map(ArrivalProcess::Every);
     }
     if section.has("bursts") {
         let bursts = section.section("bursts");
-        let (every, size) =
-            (between(&bursts, "every"), required_spread(&bursts, "size", Unit::Count));
-        let gap = spread(&bursts, "gap", Unit::Time).unwrap_or(Spread::Fixed(0.0));
+        let every = required_interval(&bursts, "every");
+        let size = required_distribution(&bursts, "size", Unit::Count);
+        let gap = distribution(&bursts, "gap", Unit::Time).unwrap_or(Distribution::Fixed(0.0));
         bursts.report_unknown();
-        return Some(Pace::Bursts { every: every?, size: size?, gap });
+        return Some(ArrivalProcess::Bursts { every: every?, size: size?, gap });
     }
-    read_rate(section, "rate").map(Pace::Poisson)
+    read_rate(section, "rate").map(ArrivalProcess::Poisson)
 }
 
-/// A rate that is more than nothing.
+/// Reads a rate that must be greater than zero.
 fn read_rate(section: &Section<'_>, key: &str) -> Option<f64> {
     if !section.has(key) {
-        section.error_at(key, format!("is missing; write for example `{key} = \"30/h\"`"));
+        section.error_at(key, missing(format!("`{key} = \"30/h\"`")));
     }
     let rate = section.parsed(key, rate)?;
     if rate <= 0.0 {
-        section.error_at(key, "must be more than nothing");
+        section.error_at(key, must_be_positive());
         return None;
     }
     Some(rate)
 }
 
 fn read_sessions(section: &Section<'_>) -> Option<Sessions> {
-    let paces: Vec<&str> = PACES.into_iter().filter(|key| section.has(key)).collect();
-    let pace = match paces.as_slice() {
+    let keys: Vec<&str> = ARRIVAL_KEYS.into_iter().filter(|key| section.has(key)).collect();
+    let arrivals = match keys.as_slice() {
         [first, second, ..] => {
-            section.error_at(second, format!("stands beside `{first}`; write one of the two"));
+            conflict(section, second, first);
             None
         }
-        _ => read_pace(section),
+        [] | [_] => read_arrivals(section),
     };
-    let turns = required_spread(section, "turns", Unit::Count);
-    let think = required_spread(section, "think", Unit::Time);
-    let longest = section.optional_integer("longest", 1..=100_000_000);
+    let turns = required_distribution(section, "turns", Unit::Count);
+    let think_time = required_distribution(section, "think-time", Unit::Time);
+    let max_prompt = section.optional_integer("max-prompt", 1..=100_000_000);
     section.report_unknown();
-    Some(Sessions { pace: pace?, turns: turns?, think: think?, longest })
+    Some(Sessions { arrivals: arrivals?, turns: turns?, think_time: think_time?, max_prompt })
 }
 
-fn read_trace(section: &Section<'_>, folder: &Path) -> Option<Trace> {
+fn read_trace(section: &Section<'_>, folder: &Path) -> Option<TraceFile> {
     let formats = [
-        ("azure", Some(Format::Azure)),
-        ("burstgpt", Some(Format::BurstGpt)),
-        ("sharegpt", Some(Format::ShareGpt)),
-        ("records", Some(Format::Records)),
+        ("azure", Some(TraceFormat::Azure)),
+        ("burstgpt", Some(TraceFormat::BurstGpt)),
+        ("sharegpt", Some(TraceFormat::ShareGpt)),
+        ("records", Some(TraceFormat::Records)),
     ];
     let file = section.required_string("file", "\"trace.csv\"").map(|file| folder.join(file));
     if !section.has("format") {
-        section.error_at(
-            "format",
-            "is missing; write \"azure\", \"burstgpt\", \"sharegpt\" or \"records\"",
-        );
+        let formats = formats.map(|(name, _)| format!("\"{name}\"")).join(", ");
+        let example = format!("`format = \"azure\"`; formats are {formats}");
+        section.error_at("format", missing(example));
     }
     let format = section.choice("format", &formats, None);
     let speed = if section.has("speed") { number(section, "speed", 1e-6, 1e6) } else { Some(1.0) };
     let limit = section.has("limit").then(|| section.integer("limit", 1..=i64::MAX, 1));
-    let pace = PACES.into_iter().chain(["sessions"]).find(|key| section.has(key));
-    let of_conversations = format == Some(Format::ShareGpt);
-    let pace = match pace {
-        Some(key) if !of_conversations || key == "sessions" => {
-            let what =
-                "stands beside `file`, which says when its requests come; write one of the two";
-            section.error_at(key, what);
+    let arrival_key = ARRIVAL_KEYS.into_iter().chain(["sessions"]).find(|key| section.has(key));
+    let is_conversations = format == Some(TraceFormat::ShareGpt);
+    let arrivals = match arrival_key {
+        Some(key) if !is_conversations || key == "sessions" => {
+            // The other formats contain the arrival times, and conversations are sessions already.
+            conflict(section, key, "file");
             None
         }
-        None if of_conversations => {
-            section.error_at(
-                "rate",
-                "is missing: conversations have no times; write when they begin, such as `rate = \"30/h\"`",
-            );
+        None if is_conversations => {
+            section.error_at("rate", missing("`rate = \"30/h\"`, at which conversations start"));
             None
         }
-        Some(_) => read_pace(section),
+        Some(_) => read_arrivals(section),
         None => None,
     };
-    if section.has("think") && !of_conversations {
-        section.error_at("think", "is for conversations; leave it out");
+    if section.has("think-time") && !is_conversations {
+        let message = "not used by this format, only by \"sharegpt\"; remove it";
+        section.error_at("think-time", Code::Conflict.with(message));
     }
-    let think =
-        spread(section, "think", Unit::Time).unwrap_or_else(|| Spread::of_percentiles(10.0, 120.0));
-    Some(Trace { file: file?, format: format?, speed: speed?, limit, pace, think })
+    let think_time = distribution(section, "think-time", Unit::Time)
+        .unwrap_or_else(|| Distribution::from_percentiles(10.0, 120.0));
+    Some(TraceFile { file: file?, format: format?, speed: speed?, limit, arrivals, think_time })
 }
 
-fn read_models(section: &Section<'_>, format: Option<Format>, sessions: bool) -> Option<Models> {
-    let ways: Vec<&str> =
-        ["model", "models", "turns"].into_iter().filter(|key| section.has(key)).collect();
-    match ways.as_slice() {
-        [] if matches!(format, Some(Format::BurstGpt | Format::Records)) => None,
+fn read_models(
+    section: &Section<'_>,
+    format: Option<TraceFormat>,
+    is_session: bool,
+) -> Option<Models> {
+    let keys: Vec<&str> =
+        ["model", "models", "turn-models"].into_iter().filter(|key| section.has(key)).collect();
+    match keys.as_slice() {
+        // These formats contain the model.
+        [] if matches!(format, Some(TraceFormat::BurstGpt | TraceFormat::Records)) => None,
         [] => {
-            section.error_at("model", "is missing; write for example `model = \"auto\"`");
+            section.error_at("model", missing("`model = \"auto\"`"));
             None
         }
         ["model"] => {
@@ -342,39 +356,40 @@ fn read_models(section: &Section<'_>, format: Option<Format>, sessions: bool) ->
                 .keys()
                 .into_iter()
                 .map(|model| Some((model, number(&table, model, 0.0, 1e9)?)));
-            let sums = sums(weights.collect::<Option<Vec<_>>>()?);
-            if sums.is_none() {
-                section.error_at(
-                    "models",
-                    "needs weights that are more than nothing, such as { orchestrator = 3, coder = 1 }",
-                );
+            let weights = cumulative_weights(weights.collect::<Option<Vec<_>>>()?);
+            if weights.is_none() {
+                let message = "no weight is greater than zero: expected for example \
+                               { orchestrator = 3, coder = 1 }";
+                section.error_at("models", Code::OutOfRange.with(message));
             }
-            sums.map(Models::Weighted)
+            weights.map(Models::Weighted)
         }
         [_] => {
-            if !sessions && format != Some(Format::ShareGpt) {
-                section
-                    .error_at("turns", "is for sessions; write `model`, or `models` with weights");
+            if !is_session && format != Some(TraceFormat::ShareGpt) {
+                let message = "only used with sessions; set `model`, or `models` with weights";
+                section.error_at("turn-models", Code::Conflict.with(message));
             }
-            let turns = section.strings("turns")?;
-            if turns.is_empty() {
-                section.error_at(
-                    "turns",
-                    "is empty; write the models of a session's turns, such as [\"orchestrator\", \"coder\"]",
-                );
+            let models = section.strings("turn-models")?;
+            if models.is_empty() {
+                let message = "must not be empty; set for example [\"orchestrator\", \"coder\"], \
+                               the models of a session's turns";
+                section.error_at("turn-models", Code::InvalidValue.with(message));
                 return None;
             }
-            Some(Models::InTurn(turns.into_iter().map(Arc::from).collect()))
+            Some(Models::PerTurn(models.into_iter().map(Arc::from).collect()))
         }
         [first, second, ..] => {
-            section.error_at(second, format!("stands beside `{first}`; write one of the two"));
+            conflict(section, second, first);
             None
         }
     }
 }
 
-/// Sums of weights, so that a number below the last one picks a name.
-fn sums<'n>(weights: impl IntoIterator<Item = (&'n str, f64)>) -> Option<Vec<(Arc<str>, f64)>> {
+/// Returns cumulative weights, so that a number below the last one selects a name. Returns `None`
+/// if all weights are zero.
+fn cumulative_weights<'n>(
+    weights: impl IntoIterator<Item = (&'n str, f64)>,
+) -> Option<Vec<(Arc<str>, f64)>> {
     let mut sum = 0.0;
     let sums: Vec<(Arc<str>, f64)> = weights
         .into_iter()
@@ -388,26 +403,27 @@ fn sums<'n>(weights: impl IntoIterator<Item = (&'n str, f64)>) -> Option<Vec<(Ar
 
 fn read_tenants(section: &Section<'_>) -> Option<Tenants> {
     let skew = if section.has("skew") { number(section, "skew", 0.0, 10.0)? } else { 0.0 };
-    let names: Vec<String> = match section.value("tenants")?.get_ref() {
+    let tenants = section.value("tenants")?;
+    let names: Vec<String> = match tenants.get_ref() {
         DeValue::Array(_) => section.strings("tenants")?,
         DeValue::Integer(_) => {
-            let tenants = section.integer("tenants", 1..=1_000_000, 1u32);
-            (1..=tenants).map(|tenant| format!("tenant-{tenant}")).collect()
+            let count = section.integer("tenants", 1..=1_000_000, 1u32);
+            (1..=count).map(|number| format!("tenant-{number}")).collect()
         }
         _ => {
-            section
-                .error_at("tenants", "must be how many there are, such as 40, or a list of names");
+            section.wrong_type("tenants", tenants, "a number of tenants or a list of names");
             return None;
         }
     };
-    // After Zipf: the first asks most, the second 1/2^skew of that, and so on.
+    // Zipf's law: the weight of the n-th tenant is 1/n^skew.
     let weights = names
         .iter()
         .zip(1u32..)
         .map(|(name, rank)| (name.as_str(), libm::pow(f64::from(rank), -skew)));
-    let tenants = sums(weights).map(Tenants);
+    let tenants = cumulative_weights(weights).map(Tenants);
     if tenants.is_none() {
-        section.error_at("tenants", "is empty; name at least one, or leave it out");
+        let message = "must not be empty; name at least one tenant, or remove the key";
+        section.error_at("tenants", Code::InvalidValue.with(message));
     }
     tenants
 }
@@ -415,11 +431,10 @@ fn read_tenants(section: &Section<'_>) -> Option<Tenants> {
 fn read_headers(section: &Section<'_>) -> Arc<[(String, String)]> {
     let pairs = section.string_pairs("headers");
     for (name, value) in &pairs {
-        let good =
+        let is_valid =
             name.parse::<http::HeaderName>().is_ok() && value.parse::<http::HeaderValue>().is_ok();
-        if !good {
-            section
-                .error_at("headers", format!("`{name}` with the value \"{value}\" is no header"));
+        if !is_valid {
+            section.error_at("headers", format!("invalid HTTP header \"{name}: {value}\""));
         }
     }
     pairs.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()

@@ -1,4 +1,4 @@
-//! The tries of a request: what the gateway's `attempt` and `recover` do, and how an answer ends.
+//! The attempts of a request: the counterpart of the gateway's `attempt` and `recover`.
 
 use std::time::Duration;
 
@@ -8,311 +8,346 @@ use pointsman_domain::{
 };
 
 use super::World;
-use super::in_flight::{Crowd, Lease, Live, Place};
-use crate::engine::{Key, Progress, Used};
-use crate::observe::{How, Try};
+use super::in_flight::{InFlight, InFlightRequest, Lease, RequestStage};
+use crate::engine::{RequestKey, ResponseProgress, TokenUsage};
+use crate::observe::{Attempt, RequestResult};
 
-/// Why a try failed; nothing has been sent to the client.
-struct Failed {
-    failing: FailureClass,
-    problem: String,
+/// The failure of an attempt of which nothing was sent to the client.
+struct AttemptError {
+    class: FailureClass,
+    reason: String,
 }
 
-/// How a lease ends, as far as the dispatcher hears of it.
+/// How a lease ends, as it is reported to the dispatcher.
 #[derive(Debug, Clone, Copy, Default)]
-struct Ends {
+struct LeaseEnd {
+    /// The engine failed the request.
     failed: bool,
+    /// The connection to the engine is lost.
     severed: bool,
 }
 
 impl World<'_> {
-    /// Try the lane at which a request is on its way: first of all, it waits for a slot there.
-    pub(super) fn try_lane(&mut self, key: Key) {
-        let ticket = self.crowd.ticket(key);
-        let Some(live) = self.crowd.get(key) else { return };
-        let left = self.setting.fleet.deadline.saturating_sub(live.age(self.now));
-        let lane = live.cursor.step().lane;
-        // The same lane may be asked once more, which is no falling back.
-        live.moved |= live.tries.last().is_some_and(|before| before.lane != lane);
-        live.tries.push(Try {
+    /// Starts an attempt on the current lane of the plan: the request enters the lane's queue.
+    pub(super) fn start_attempt(&mut self, key: RequestKey) {
+        let ticket = self.in_flight.new_ticket(key);
+        let Some(request) = self.in_flight.get(key) else { return };
+        let left = self.config.fleet.deadline.saturating_sub(request.age(self.now));
+        let lane = request.cursor.step().lane;
+        // A retry on the same lane is not a fallback.
+        request.fell_back |= request.attempts.last().is_some_and(|previous| previous.lane != lane);
+        request.attempts.push(Attempt {
             lane,
             result: AttemptResult::Other,
             begun: self.now,
             queue: Duration::ZERO,
         });
-        live.place = Place::Waits(ticket);
-        let arrival =
-            live.cursor.slot_request(live.ask.tenant.as_deref(), left).arrival(ticket, self.now);
-        self.waits(lane, true);
-        self.tell(Event::Arrived(arrival));
+        request.stage = RequestStage::Queued(ticket);
+        let slot_request = request.cursor.slot_request(request.sim.tenant.as_deref(), left);
+        let arrival = slot_request.arrival(ticket, self.now);
+        self.count_waiting(lane, true);
+        self.dispatch(Event::Arrived(arrival));
     }
 
-    /// It has a slot: send it to the engine.
-    pub(super) fn granted(&mut self, ticket: Ticket, lane: LaneId, generation: Generation) {
-        let key = Crowd::of(ticket);
-        self.waits(lane, false);
-        let Some(live) = self.crowd.get(key) else { return };
-        live.waited(self.now);
-        let of = &self.setting.fleet.lanes[lane.index()];
-        let left = self.setting.fleet.deadline.saturating_sub(live.age(self.now));
-        let job = live.send(of.info.max_context);
-        // A plan's limit is one on the first token, which only a stream shows.
-        let limit = live.cursor.plan().first_token.filter(|_| live.streams);
-        let limit = limit.unwrap_or(of.first_byte).min(left);
-        live.place = Place::Leased(Lease {
+    /// Sends a request that was granted a slot to the engine.
+    pub(super) fn on_granted(&mut self, ticket: Ticket, lane: LaneId, generation: Generation) {
+        let key = InFlight::key_of(ticket);
+        self.count_waiting(lane, false);
+        let Some(request) = self.in_flight.get(key) else { return };
+        request.leave_queue(self.now);
+        let config = &self.config.fleet.lanes[lane.index()];
+        let left = self.config.fleet.deadline.saturating_sub(request.age(self.now));
+        let job = request.prepare_job(config.info.max_context);
+        // A plan limits the time to the first token, which only shows in a stream.
+        let timeout = request.cursor.plan().first_token.filter(|_| request.is_streaming);
+        let timeout = timeout.unwrap_or(config.first_byte_timeout).min(left);
+        request.stage = RequestStage::Leased(Lease {
             lane,
             generation,
-            granted: self.now,
-            first_byte: (self.now.saturating_add(limit), limit),
+            granted_at: self.now,
+            first_byte_timeout: timeout,
+            first_byte_deadline: self.now.saturating_add(timeout),
         });
-        self.observer.granted(self.now, &live.ask, lane);
-        if !self.supervisors[lane.index()].serves() {
-            return self.cannot_be_reached(key);
+        self.observer.granted(self.now, &request.sim, lane);
+        if !self.supervisors[lane.index()].is_serving() {
+            return self.connect_failed(key);
         }
         match job {
             Some(job) => {
-                self.limit(key);
-                self.supervisors[lane.index()].send(key, job, self.now);
+                self.update_timer(key);
+                self.supervisors[lane.index()].submit(key, job, self.now);
             }
-            None => self.is_too_long(key),
+            None => self.prompt_too_long(key),
         }
     }
 
-    /// It gets no slot of this lane.
-    pub(super) fn refused(&mut self, ticket: Ticket, refusal: &AcquireError) {
-        let key = Crowd::of(ticket);
-        let Some(live) = self.crowd.get(key) else { return };
-        let lane = live.cursor.step().lane;
-        live.waited(self.now);
-        live.place = Place::OnItsWay;
-        self.waits(lane, false);
-        self.failed(key, &Failed { failing: refusal.into(), problem: refusal.to_string() });
+    /// The lane's queue rejected the request.
+    pub(super) fn on_acquire_failed(&mut self, ticket: Ticket, error: &AcquireError) {
+        let key = InFlight::key_of(ticket);
+        let Some(request) = self.in_flight.get(key) else { return };
+        let lane = request.cursor.step().lane;
+        request.leave_queue(self.now);
+        request.stage = RequestStage::BetweenAttempts;
+        self.count_waiting(lane, false);
+        let error = AttemptError { class: error.into(), reason: error.to_string() };
+        self.attempt_failed(key, &error);
     }
 
-    /// An engine got something done.
-    pub(super) fn progress(&mut self, progress: Progress) {
+    /// A response made progress.
+    pub(super) fn on_progress(&mut self, progress: ResponseProgress) {
         match progress {
-            Progress::First(key) => {
-                // An answer that is no stream is sent when all of it is there.
-                if self.crowd.get(key).is_some_and(|live| live.streams) {
-                    self.first_byte(key);
+            ResponseProgress::FirstToken(key) => {
+                // A response that is not streamed is sent when it is complete.
+                if self.in_flight.get(key).is_some_and(|request| request.is_streaming) {
+                    self.on_first_byte(key);
                 }
             }
-            Progress::Done(key, used) => {
-                self.first_byte(key);
-                let Some(mut live) = self.leave(key, used, Ends::default()) else { return };
-                let how = if live.moved { How::FellBack } else { How::Answered };
-                self.end(&mut live, how, AttemptResult::Ok, None);
+            ResponseProgress::Done(key, usage) => {
+                self.on_first_byte(key);
+                let Some(mut request) = self.take(key, usage, LeaseEnd::default()) else { return };
+                let result = if request.fell_back {
+                    RequestResult::FellBack
+                } else {
+                    RequestResult::Answered
+                };
+                self.finish(&mut request, result, AttemptResult::Ok, None);
             }
         }
     }
 
-    fn first_byte(&mut self, key: Key) {
-        if let Some(live) = self.crowd.get(key)
-            && live.first_byte.is_none()
+    fn on_first_byte(&mut self, key: RequestKey) {
+        if let Some(request) = self.in_flight.get(key)
+            && request.first_byte.is_none()
         {
-            live.first_byte = Some(live.age(self.now));
-            self.limit(key);
+            request.first_byte = Some(request.age(self.now));
+            self.update_timer(key);
         }
     }
 
-    /// The connection to the engine broke.
-    pub(super) fn breaks(&mut self, key: Key, used: Used) {
-        self.breaks_off(
+    /// The connection to the engine was lost.
+    pub(super) fn on_disconnected(&mut self, key: RequestKey, usage: TokenUsage) {
+        self.end_response(
             key,
-            used,
+            usage,
             Trigger::ServerError,
-            Ends { failed: true, severed: true },
-            "the connection to the engine broke",
+            LeaseEnd { failed: true, severed: true },
+            "the connection to the engine was lost",
         );
     }
 
-    /// Its lane has been draining for too long.
-    pub(super) fn cut(&mut self, key: Key) {
-        if let Some(Live { place: Place::Leased(lease), .. }) = self.crowd.get(key) {
-            let used = self.supervisors[lease.lane.index()].leave(key, self.now);
-            let why = "the lane is exchanged for another one";
-            self.breaks_off(key, used, Trigger::EngineRestart, Ends::default(), why);
+    /// Aborts the response of a request whose lane exceeded the drain timeout.
+    pub(super) fn abort(&mut self, key: RequestKey) {
+        let Some(InFlightRequest { stage: RequestStage::Leased(lease), .. }) =
+            self.in_flight.get(key)
+        else {
+            return;
+        };
+        let usage = self.supervisors[lease.lane.index()].cancel(key, self.now);
+        let reason = "aborted: the lane is being evicted and the drain timeout expired";
+        self.end_response(key, usage, Trigger::EngineRestart, LeaseEnd::default(), reason);
+    }
+
+    /// Ends an incomplete response. Before the first byte this is a failed attempt; after it, the
+    /// client has received a part, and the request fails.
+    fn end_response(
+        &mut self,
+        key: RequestKey,
+        usage: TokenUsage,
+        trigger: Trigger,
+        end: LeaseEnd,
+        reason: &str,
+    ) {
+        let Some(request) = self.in_flight.get(key) else { return };
+        if request.first_byte.is_none() {
+            self.release(key, end);
+            let class = FailureClass { trigger: Some(trigger), safe_to_resend: false };
+            self.attempt_failed(key, &AttemptError { class, reason: reason.to_owned() });
+        } else if let Some(mut request) = self.take(key, usage, end) {
+            self.finish(&mut request, RequestResult::Error, trigger.into(), Some(reason));
         }
     }
 
-    /// Before the first byte that is a failed try; after it, the client gets what there is, and an error.
-    fn breaks_off(&mut self, key: Key, used: Used, trigger: Trigger, ends: Ends, why: &str) {
-        let Some(live) = self.crowd.get(key) else { return };
-        if live.first_byte.is_none() {
-            self.give_back(key, ends);
-            let failing = FailureClass { trigger: Some(trigger), safe_to_resend: false };
-            self.failed(key, &Failed { failing, problem: why.to_owned() });
-        } else if let Some(mut live) = self.leave(key, used, ends) {
-            self.end(&mut live, How::Error, trigger.into(), Some(why));
+    /// The engine went down at the moment when the request was to be sent.
+    fn connect_failed(&mut self, key: RequestKey) {
+        self.release(key, LeaseEnd { failed: true, severed: true });
+        let class = FailureClass { trigger: Some(Trigger::ConnectError), safe_to_resend: true };
+        let reason = "cannot connect to the engine".to_owned();
+        self.attempt_failed(key, &AttemptError { class, reason });
+    }
+
+    /// The engine rejects a prompt that exceeds its context. That is the client's error, and not a
+    /// failure of the engine.
+    fn prompt_too_long(&mut self, key: RequestKey) {
+        self.on_first_byte(key);
+        if let Some(mut request) = self.take(key, TokenUsage::default(), LeaseEnd::default()) {
+            let reason = "the prompt exceeds the model's maximum context";
+            self.finish(&mut request, RequestResult::Error, AttemptResult::Other, Some(reason));
         }
     }
 
-    /// The engine went down in the moment in which it was to get the request.
-    fn cannot_be_reached(&mut self, key: Key) {
-        self.give_back(key, Ends { failed: true, severed: true });
-        let failing = FailureClass { trigger: Some(Trigger::ConnectError), safe_to_resend: true };
-        self.failed(key, &Failed { failing, problem: "the engine cannot be reached".to_owned() });
-    }
-
-    /// The engine refuses a prompt that is longer than what it can read, which is no failure of it.
-    fn is_too_long(&mut self, key: Key) {
-        self.first_byte(key);
-        if let Some(mut live) = self.leave(key, Used::default(), Ends::default()) {
-            let why = "the prompt is longer than the model can read";
-            self.end(&mut live, How::Error, AttemptResult::Other, Some(why));
-        }
-    }
-
-    /// The client leaves, or the first byte has taken too long.
-    pub(super) fn time_is_up(&mut self, key: Key) {
-        let Some(live) = self.crowd.get(key) else { return };
-        live.limit = None;
-        let leaves = live.leaves <= self.now;
-        match live.place {
-            Place::Leased(lease) => {
-                let used = self.supervisors[lease.lane.index()].leave(key, self.now);
-                if leaves {
-                    let left = self.leave(key, used, Ends::default());
-                    left.into_iter().for_each(|mut live| self.client_is_gone(&mut live));
+    /// The client disconnects, or the first-byte timeout has expired.
+    pub(super) fn on_timer(&mut self, key: RequestKey) {
+        let Some(request) = self.in_flight.get(key) else { return };
+        request.timer = None;
+        let is_client_gone = request.client_leaves_at <= self.now;
+        match request.stage {
+            RequestStage::Leased(lease) => {
+                let usage = self.supervisors[lease.lane.index()].cancel(key, self.now);
+                if is_client_gone {
+                    if let Some(mut request) = self.take(key, usage, LeaseEnd::default()) {
+                        self.client_gone(&mut request);
+                    }
                 } else {
-                    self.give_back(key, Ends { failed: true, severed: false });
-                    let failing = FailureClass {
+                    self.release(key, LeaseEnd { failed: true, severed: false });
+                    let class = FailureClass {
                         trigger: Some(Trigger::FirstTokenTimeout),
                         safe_to_resend: false,
                     };
-                    let problem =
-                        format!("no first byte within {} ms", lease.first_byte.1.as_millis());
-                    self.failed(key, &Failed { failing, problem });
+                    let timeout_ms = lease.first_byte_timeout.as_millis();
+                    let reason = format!("no first byte within {timeout_ms} ms");
+                    self.attempt_failed(key, &AttemptError { class, reason });
                 }
             }
-            Place::Waits(ticket) => {
-                live.waited(self.now);
-                let lane = live.cursor.step().lane;
-                self.waits(lane, false);
-                self.tell(Event::Cancelled(ticket));
-                let gone = self.crowd.remove(key);
-                gone.into_iter().for_each(|mut live| self.client_is_gone(&mut live));
+            RequestStage::Queued(ticket) => {
+                request.leave_queue(self.now);
+                let lane = request.cursor.step().lane;
+                self.count_waiting(lane, false);
+                self.dispatch(Event::Cancelled(ticket));
+                if let Some(mut request) = self.in_flight.remove(key) {
+                    self.client_gone(&mut request);
+                }
             }
-            Place::OnItsWay => {}
+            RequestStage::BetweenAttempts => {}
         }
     }
 
-    fn client_is_gone(&mut self, live: &mut Live) {
-        self.end(live, How::ClientGone, AttemptResult::ClientGone, None);
+    fn client_gone(&mut self, request: &mut InFlightRequest) {
+        self.finish(request, RequestResult::ClientGone, AttemptResult::ClientGone, None);
     }
 
-    /// A try failed: what comes after it?
-    fn failed(&mut self, key: Key, failed: &Failed) {
-        let result = failed.failing.trigger.map_or(AttemptResult::Other, AttemptResult::from);
-        let recovery = self.ask(key, failed, result);
-        let Some(live) = self.crowd.get(key) else { return };
-        if let Some(tried) = live.tries.last_mut() {
-            tried.result = result;
+    /// Continues after a failed attempt: with the next attempt, or with the end of the request.
+    fn attempt_failed(&mut self, key: RequestKey, error: &AttemptError) {
+        let result = error.class.trigger.map_or(AttemptResult::Other, AttemptResult::from);
+        let recovery = self.recovery(key, error, result);
+        let Some(request) = self.in_flight.get(key) else { return };
+        if let Some(attempt) = request.attempts.last_mut() {
+            attempt.result = result;
         }
-        let in_time = live.age(self.now) < self.setting.fleet.deadline;
-        let (how, problem, last) = match live.cursor.after(failed.failing, recovery, in_time) {
+        let in_time = request.age(self.now) < self.config.fleet.deadline;
+        let (end, reason, last) = match request.cursor.after(error.class, recovery, in_time) {
             NextAction::Attempt => {
-                self.limit(key);
-                self.try_lane(key);
+                self.update_timer(key);
+                self.start_attempt(key);
                 return;
             }
             NextAction::Reject(rejection) => {
-                (How::Rejected, rejection.message, AttemptResult::Other)
+                (RequestResult::Rejected, rejection.message, AttemptResult::Other)
             }
-            NextAction::Fail => (How::Error, failed.problem.clone(), result),
+            NextAction::Fail => (RequestResult::Error, error.reason.clone(), result),
         };
-        if let Some(mut live) = self.forget(key) {
-            self.end(&mut live, how, last, Some(&problem));
+        if let Some(mut request) = self.remove(key) {
+            self.finish(&mut request, end, last, Some(&reason));
         }
     }
 
-    /// Ask whoever decided about the request what to do now, if it has an opinion on that.
-    fn ask(&mut self, key: Key, failed: &Failed, what: AttemptResult) -> Recovery {
-        if !self.deciders.advisor().recovers() || failed.failing.trigger.is_none() {
+    /// Asks the policies how to recover from a failed attempt. Advice that cannot be followed is
+    /// ignored.
+    fn recovery(&mut self, key: RequestKey, error: &AttemptError, what: AttemptResult) -> Recovery {
+        if !self.advisor.advisor().recovers() || error.class.trigger.is_none() {
             return Recovery::Planned;
         }
-        let fleet = self.view();
-        let (now, deadline) = (self.now, self.setting.fleet.deadline);
-        let Some(live) = self.crowd.get(key) else { return Recovery::Planned };
-        let in_time = live.age(now) < deadline;
-        let begun = live.tries.last().map_or(now, |tried| tried.begun);
-        let attempts_left = if in_time { live.cursor.attempts_left() } else { 0 };
+        let fleet = self.fleet_view();
+        let (now, deadline) = (self.now, self.config.fleet.deadline);
+        let Some(request) = self.in_flight.get(key) else { return Recovery::Planned };
+        let in_time = request.age(now) < deadline;
+        let begun = request.attempts.last().map_or(now, |attempt| attempt.begun);
+        let attempts_left = if in_time { request.cursor.attempts_left() } else { 0 };
         let failure = FailureReport {
-            lane: live.cursor.step().lane,
+            lane: request.cursor.step().lane,
             what,
             status: 0,
             sent_bytes: 0,
             elapsed: now.saturating_sub(begun),
             attempts_left: u32::try_from(attempts_left).unwrap_or(u32::MAX),
         };
-        let (request, came, tried) = (live.request.clone(), live.ask.at, live.tries.len());
-        let facts = self.facts(&request, came, tried);
-        let recovery = self.deciders.advisor().recover(&facts, &fleet, &failure, &mut Trace::off());
-        let Some(live) = self.crowd.get(key) else { return Recovery::Planned };
+        let arrived_at = request.sim.at;
+        let failed_attempts = request.attempts.len();
+        // Cloned because `facts` borrows all of `self`.
+        let http_request = request.request.clone();
+        let facts = self.facts(&http_request, arrived_at, failed_attempts);
+        let recovery = self.advisor.advisor().recover(&facts, &fleet, &failure, &mut Trace::off());
+        let Some(request) = self.in_flight.get(key) else { return Recovery::Planned };
         match &recovery {
-            Recovery::Retry(wanted) if live.cursor.objection(wanted, &fleet, in_time).is_some() => {
+            Recovery::Retry(step) if request.cursor.objection(step, &fleet, in_time).is_some() => {
                 Recovery::Planned
             }
             _ => recovery,
         }
     }
 
-    /// A request that has a lease is over: give that back, and forget the request.
-    fn leave(&mut self, key: Key, used: Used, ends: Ends) -> Option<Live> {
-        self.give_back(key, ends);
-        let mut live = self.forget(key)?;
-        live.used = used;
-        Some(live)
+    /// Releases the lease of a request that has ended, and removes the request.
+    fn take(
+        &mut self,
+        key: RequestKey,
+        usage: TokenUsage,
+        end: LeaseEnd,
+    ) -> Option<InFlightRequest> {
+        self.release(key, end);
+        let mut request = self.remove(key)?;
+        request.usage = usage;
+        Some(request)
     }
 
-    fn forget(&mut self, key: Key) -> Option<Live> {
-        let live = self.crowd.remove(key)?;
-        if let Some(limit) = live.limit {
-            self.limits.remove(&(limit, key));
+    /// Removes a request together with its timer.
+    fn remove(&mut self, key: RequestKey) -> Option<InFlightRequest> {
+        let request = self.in_flight.remove(key)?;
+        if let Some(timer) = request.timer {
+            self.timers.remove(&(timer, key));
         }
-        Some(live)
+        Some(request)
     }
 
-    fn give_back(&mut self, key: Key, ends: Ends) {
-        let Some(live) = self.crowd.get(key) else { return };
-        let Place::Leased(Lease { lane, generation, granted, .. }) = live.place else { return };
-        live.place = Place::OnItsWay;
-        let before = granted.saturating_sub(live.ask.at);
+    fn release(&mut self, key: RequestKey, end: LeaseEnd) {
+        let Some(request) = self.in_flight.get(key) else { return };
+        let RequestStage::Leased(Lease { lane, generation, granted_at, .. }) = request.stage else {
+            return;
+        };
+        request.stage = RequestStage::BetweenAttempts;
+        let before_grant = granted_at.saturating_sub(request.sim.at);
         let report = Report {
-            held: self.now.saturating_sub(granted),
-            first_byte: live.first_byte.map(|age| age.saturating_sub(before)),
-            failed: ends.failed,
-            severed: ends.severed,
+            held: self.now.saturating_sub(granted_at),
+            first_byte: request.first_byte.map(|age| age.saturating_sub(before_grant)),
+            failed: end.failed,
+            severed: end.severed,
         };
-        self.tell(Event::Released { lane, generation, report });
+        self.dispatch(Event::Released { lane, generation, report });
     }
 
-    /// Note when something becomes of a request by itself: until the first byte is there, its client may leave, and the
-    /// engine's time may be up.
-    pub(super) fn limit(&mut self, key: Key) {
-        let Some(live) = self.crowd.get(key) else { return };
-        let engine = match live.place {
-            Place::Leased(lease) => lease.first_byte.0,
-            Place::OnItsWay | Place::Waits(_) => Duration::MAX,
+    /// Updates the timer of a request: until the first byte, the client may disconnect and the
+    /// first-byte timeout may expire.
+    pub(super) fn update_timer(&mut self, key: RequestKey) {
+        let Some(request) = self.in_flight.get(key) else { return };
+        let first_byte_deadline = match request.stage {
+            RequestStage::Leased(lease) => lease.first_byte_deadline,
+            RequestStage::BetweenAttempts | RequestStage::Queued(_) => Duration::MAX,
         };
-        let at = live.leaves.min(engine);
-        let limit = (live.first_byte.is_none() && at < Duration::MAX).then_some(at);
-        let before = std::mem::replace(&mut live.limit, limit);
-        if before != limit {
+        let at = request.client_leaves_at.min(first_byte_deadline);
+        let timer = (request.first_byte.is_none() && at < Duration::MAX).then_some(at);
+        let before = std::mem::replace(&mut request.timer, timer);
+        if before != timer {
             if let Some(before) = before {
-                self.limits.remove(&(before, key));
+                self.timers.remove(&(before, key));
             }
-            if let Some(limit) = limit {
-                self.limits.insert((limit, key));
+            if let Some(timer) = timer {
+                self.timers.insert((timer, key));
             }
         }
     }
 
-    /// One more waits for a lane, or one less.
-    fn waits(&mut self, lane: LaneId, more: bool) {
+    /// Counts a request that enters or leaves the queue of a lane.
+    fn count_waiting(&mut self, lane: LaneId, enters: bool) {
         if let Some(waiting) = self.waiting.get_mut(lane.index()) {
-            *waiting = if more { *waiting + 1 } else { waiting.saturating_sub(1) };
+            *waiting = if enters { *waiting + 1 } else { waiting.saturating_sub(1) };
         }
     }
 }

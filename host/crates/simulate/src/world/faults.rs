@@ -1,61 +1,65 @@
-//! When what goes wrong.
+//! The injection of a scenario's faults.
 
 use std::time::Duration;
 
-use crate::fault::{Failure, When};
+use crate::fault::{InjectedFault, Schedule};
 use crate::random::Random;
 
-/// The least time between two of a kind: without it, a spread that gives zeros would stop time.
-const LEAST: Duration = Duration::from_millis(1);
+/// The minimum time between two injections of a fault. A distribution that yields zeros would
+/// otherwise stop virtual time.
+const MIN_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The failures of a scenario, each with the time when it happens next.
+/// The faults of a scenario with the times of their next injections.
 #[derive(Debug)]
-pub(super) struct Troubles<'a>(Vec<Coming<'a>>);
+pub(super) struct FaultInjector<'a>(Vec<ScheduledFault<'a>>);
 
 #[derive(Debug)]
-struct Coming<'a> {
-    failure: &'a Failure,
+struct ScheduledFault<'a> {
+    fault: &'a InjectedFault,
     random: Random,
-    /// Times that are known, the first one last.
+    /// Fixed times in descending order, so that the next one is at the end.
     times: Vec<Duration>,
     next: Option<Duration>,
 }
 
-impl<'a> Troubles<'a> {
-    pub(super) fn new(failures: &'a [Failure], seed: u64) -> Self {
-        let coming = |(index, failure): (usize, &'a Failure)| {
-            let mut times = match &failure.when {
-                When::At(times) => times.clone(),
-                When::Every(_) => Vec::new(),
+impl<'a> FaultInjector<'a> {
+    pub(super) fn new(faults: &'a [InjectedFault], seed: u64) -> Self {
+        let schedule = |(index, fault): (usize, &'a InjectedFault)| {
+            let mut times = match &fault.schedule {
+                Schedule::At(times) => times.clone(),
+                Schedule::Every(_) => Vec::new(),
             };
             times.sort_unstable_by(|a, b| b.cmp(a));
             let random = Random::new(seed, &format!("failure {index}"));
-            let mut coming = Coming { failure, random, times, next: None };
-            coming.next = coming.after(Duration::ZERO);
-            coming
+            let mut scheduled = ScheduledFault { fault, random, times, next: None };
+            scheduled.next = scheduled.next_after(Duration::ZERO);
+            scheduled
         };
-        Self(failures.iter().enumerate().map(coming).collect())
+        Self(faults.iter().enumerate().map(schedule).collect())
     }
 
-    /// When something goes wrong next.
+    /// Returns the time of the next injection.
     pub(super) fn next(&self) -> Option<Duration> {
-        self.0.iter().filter_map(|coming| coming.next).min()
+        self.0.iter().filter_map(|scheduled| scheduled.next).min()
     }
 
-    /// What goes wrong by now; to be asked until there is nothing.
-    pub(super) fn due(&mut self, now: Duration) -> Option<&'a Failure> {
-        let due = self.0.iter_mut().find(|coming| coming.next.is_some_and(|next| next <= now))?;
-        due.next = due.after(now);
-        Some(due.failure)
+    /// Returns a fault that is due, and schedules its next injection. To be called until it returns
+    /// `None`.
+    pub(super) fn pop_due(&mut self, now: Duration) -> Option<&'a InjectedFault> {
+        let due =
+            self.0.iter_mut().find(|scheduled| scheduled.next.is_some_and(|next| next <= now))?;
+        due.next = due.next_after(now);
+        Some(due.fault)
     }
 }
 
-impl Coming<'_> {
-    fn after(&mut self, now: Duration) -> Option<Duration> {
-        match &self.failure.when {
-            When::At(_) => self.times.pop(),
-            When::Every(spread) => {
-                Some(now.saturating_add(spread.time(&mut self.random).max(LEAST)))
+impl ScheduledFault<'_> {
+    fn next_after(&mut self, now: Duration) -> Option<Duration> {
+        match &self.fault.schedule {
+            Schedule::At(_) => self.times.pop(),
+            Schedule::Every(interval) => {
+                let interval = interval.sample_time(&mut self.random).max(MIN_INTERVAL);
+                Some(now.saturating_add(interval))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Requests that have not ended.
+//! In-flight requests: those that have arrived and have not ended.
 
 use std::time::Duration;
 
@@ -6,157 +6,168 @@ use pointsman_domain::dispatch::{Generation, Ticket};
 use pointsman_domain::{AttemptCursor, LaneId, Plan, RequestView as _};
 use pointsman_openai::Request;
 
-use crate::engine::{Job, Key, Used};
-use crate::observe::Try;
-use crate::traffic::Ask;
+use crate::engine::{Job, RequestKey, TokenUsage};
+use crate::observe::Attempt;
+use crate::traffic::SimRequest;
 
-/// A request on its way.
+/// An in-flight request.
 #[derive(Debug)]
-pub(super) struct Live {
-    pub(super) ask: Ask,
+pub(super) struct InFlightRequest {
+    pub(super) sim: SimRequest,
     pub(super) request: Request,
     pub(super) cursor: AttemptCursor<Plan>,
-    pub(super) place: Place,
-    pub(super) tries: Vec<Try>,
-    /// Another lane than the first one is being tried.
-    pub(super) moved: bool,
-    /// Its client leaves then, if the first byte is not there.
-    pub(super) leaves: Duration,
-    /// When something becomes of it by itself, next.
-    pub(super) limit: Option<Duration>,
+    pub(super) stage: RequestStage,
+    pub(super) attempts: Vec<Attempt>,
+    /// Whether an attempt was made on another lane than the first one.
+    pub(super) fell_back: bool,
+    /// When the client disconnects if it has not received the first byte.
+    pub(super) client_leaves_at: Duration,
+    /// The request's entry in the timer set.
+    pub(super) timer: Option<Duration>,
+    /// The time from arrival to the first byte of the response.
     pub(super) first_byte: Option<Duration>,
-    pub(super) used: Used,
-    /// As it was sent last, it asks for a stream.
-    pub(super) streams: bool,
-    /// What its prompt has in common with others of its class.
-    pub(super) common: u32,
-    /// Its prompt as it came, by the estimate.
-    pub(super) came_with: u32,
+    pub(super) usage: TokenUsage,
+    /// Whether the request asked for a stream when it was last sent to an engine.
+    pub(super) is_streaming: bool,
+    /// The length of the prefix that the prompts of the class share.
+    pub(super) class_prefix: u32,
+    /// The estimated length of the prompt before any edits.
+    pub(super) original_estimate: u32,
 }
 
-/// Where a request is.
+/// The position of an in-flight request in the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Between two tries.
-    OnItsWay,
-    /// In a queue.
-    Waits(Ticket),
+pub(super) enum RequestStage {
+    /// Between two attempts.
+    BetweenAttempts,
+    /// In the queue of a lane.
+    Queued(Ticket),
     /// At an engine.
     Leased(Lease),
 }
 
-/// The slot that a request has.
+/// The slot that a request holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lease {
     pub(super) lane: LaneId,
     pub(super) generation: Generation,
-    pub(super) granted: Duration,
-    /// When the engine's time for the first byte is over, and how long that is.
-    pub(super) first_byte: (Duration, Duration),
+    pub(super) granted_at: Duration,
+    pub(super) first_byte_timeout: Duration,
+    /// When the first-byte timeout expires.
+    pub(super) first_byte_deadline: Duration,
 }
 
-impl Live {
+impl InFlightRequest {
     pub(super) fn age(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.ask.at)
+        now.saturating_sub(self.sim.at)
     }
 
-    /// It waits no more.
-    pub(super) fn waited(&mut self, now: Duration) {
-        if let Some(tried) = self.tries.last_mut() {
-            tried.queue = now.saturating_sub(tried.begun);
+    /// Ends the queueing time of the current attempt.
+    pub(super) fn leave_queue(&mut self, now: Duration) {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.queue = now.saturating_sub(attempt.begun);
         }
     }
 
-    /// The work that it is for an engine: as long as the edits of its plan and of this step leave it.
-    /// An engine refuses one whose prompt is longer than what it can read, which then is `None`.
-    pub(super) fn send(&mut self, longest: u32) -> Option<Job> {
+    /// Returns the request as a job for an engine, after the edits of the plan and of the current
+    /// step, or `None` if its prompt exceeds the engine's maximum context (0 means unlimited).
+    pub(super) fn prepare_job(&mut self, max_context: u32) -> Option<Job> {
         let edits = &self.cursor.step().edits;
         let edited = (!edits.is_empty()).then(|| self.request.apply(edits).0);
         let request = edited.as_ref().unwrap_or(&self.request);
-        self.streams = request.streaming();
+        self.is_streaming = request.streaming();
         let figures = request.figures();
-        let ask = &self.ask;
-        let prompt = match u64::from(self.came_with) {
-            0 => ask.prompt_tokens,
-            before => {
-                let edited =
-                    u64::from(ask.prompt_tokens) * u64::from(figures.prompt_tokens) / before;
-                u32::try_from(edited).unwrap_or(u32::MAX)
+        let sim = &self.sim;
+        // Edits can change the prompt. Only its estimate is known then, so the true length is
+        // scaled by the change of the estimate.
+        let prompt = match u64::from(self.original_estimate) {
+            0 => sim.prompt_tokens,
+            original => {
+                let scaled =
+                    u64::from(sim.prompt_tokens) * u64::from(figures.prompt_tokens) / original;
+                u32::try_from(scaled).unwrap_or(u32::MAX)
             }
         };
-        let most = if figures.max_output_tokens > 0 { figures.max_output_tokens } else { u32::MAX };
-        let room = if longest > 0 { longest.saturating_sub(prompt) } else { u32::MAX };
+        let max_output =
+            if figures.max_output_tokens > 0 { figures.max_output_tokens } else { u32::MAX };
+        let context_left =
+            if max_context > 0 { max_context.saturating_sub(prompt) } else { u32::MAX };
         let job = Job {
             prompt,
-            output: ask.output_tokens.min(most).min(room),
-            common: (ask.class, self.common),
-            history: (ask.session, ask.shared_tokens),
-            took: ask.took,
+            output: sim.output_tokens.min(max_output).min(context_left),
+            class_prefix: (sim.class, self.class_prefix),
+            session_prefix: (sim.session, sim.shared_tokens),
+            recorded_times: sim.recorded_times,
         };
-        (longest == 0 || prompt < longest).then_some(job)
+        (max_context == 0 || prompt < max_context).then_some(job)
     }
 }
 
-/// Live requests by keys that are used again, so that a long run needs no more memory than a short one.
+/// A slab of in-flight requests. Keys are reused, so that a long run needs no more memory than a
+/// short one.
 #[derive(Debug, Default)]
-pub(super) struct Crowd {
-    places: Vec<Option<Live>>,
-    free: Vec<Key>,
-    /// Tickets are numbered, so that earlier ones are smaller, and have their request's key in the last bits.
+pub(super) struct InFlight {
+    slots: Vec<Option<InFlightRequest>>,
+    free: Vec<RequestKey>,
+    /// The sequence number of the last ticket.
     tickets: u64,
 }
 
-/// Bits of a ticket that are the key: many more requests than there is memory for.
+/// The bits of a ticket that hold the request's key. Far more requests than fit into memory.
 const KEY_BITS: u32 = 24;
 
-impl Crowd {
-    pub(super) fn add(&mut self, live: Live) -> Key {
+impl InFlight {
+    pub(super) fn insert(&mut self, request: InFlightRequest) -> RequestKey {
         match self.free.pop() {
             Some(key) => {
-                self.places[key] = Some(live);
+                self.slots[key] = Some(request);
                 key
             }
             None => {
-                self.places.push(Some(live));
-                self.places.len() - 1
+                self.slots.push(Some(request));
+                self.slots.len() - 1
             }
         }
     }
 
-    pub(super) fn get(&mut self, key: Key) -> Option<&mut Live> {
-        self.places.get_mut(key)?.as_mut()
+    pub(super) fn get(&mut self, key: RequestKey) -> Option<&mut InFlightRequest> {
+        self.slots.get_mut(key)?.as_mut()
     }
 
-    pub(super) fn remove(&mut self, key: Key) -> Option<Live> {
-        let live = self.places.get_mut(key)?.take()?;
+    pub(super) fn remove(&mut self, key: RequestKey) -> Option<InFlightRequest> {
+        let request = self.slots.get_mut(key)?.take()?;
         self.free.push(key);
-        Some(live)
+        Some(request)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.slots.len() - self.free.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.places.len() == self.free.len()
+        self.slots.len() == self.free.len()
     }
 
-    /// A new ticket for a request.
-    pub(super) fn ticket(&mut self, key: Key) -> Ticket {
+    /// Returns a new ticket for a request. The sequence number is in the upper bits, because the
+    /// dispatcher expects later tickets to be larger; the key is in the lower ones.
+    pub(super) fn new_ticket(&mut self, key: RequestKey) -> Ticket {
         self.tickets += 1;
         Ticket(self.tickets << KEY_BITS | key as u64)
     }
 
-    /// Whose ticket it is.
-    pub(super) fn of(ticket: Ticket) -> Key {
-        (ticket.0 & ((1 << KEY_BITS) - 1)) as Key
+    /// Returns the key of the request that holds this ticket.
+    pub(super) fn key_of(ticket: Ticket) -> RequestKey {
+        (ticket.0 & ((1 << KEY_BITS) - 1)) as RequestKey
     }
 
-    /// Those with a lease of a life of a lane's engine, in the order of their keys.
-    pub(super) fn leased(&self, lane: LaneId, generation: Generation) -> Vec<Key> {
-        let of = |live: &Live| matches!(live.place, Place::Leased(lease) if lease.lane == lane && lease.generation == generation);
-        let leased =
-            self.places.iter().enumerate().filter(|(_, live)| live.as_ref().is_some_and(of));
-        leased.map(|(key, _)| key).collect()
+    /// Returns the requests that hold a lease of this generation of a lane, in the order of their
+    /// keys.
+    pub(super) fn leased(&self, lane: LaneId, generation: Generation) -> Vec<RequestKey> {
+        let is_leased = |request: &InFlightRequest| match request.stage {
+            RequestStage::Leased(lease) => lease.lane == lane && lease.generation == generation,
+            RequestStage::BetweenAttempts | RequestStage::Queued(_) => false,
+        };
+        let slots = self.slots.iter().enumerate();
+        slots.filter(|(_, slot)| slot.as_ref().is_some_and(is_leased)).map(|(key, _)| key).collect()
     }
 }

@@ -1,57 +1,61 @@
-//! What is done beside the requests: policies learn from outcomes, in batches, and are asked for wishes.
+//! The schedule of the policies' background hooks: batches of outcomes, and ticks.
 //!
-//! The host's background looks at intervals whether there is anything to tell or to ask. Here only the looks happen that find
-//! something.
+//! A host checks at a fixed interval whether a hook is due. Here only those checks happen that find
+//! something to do.
 
 use std::time::Duration;
 
 use pointsman_domain::Outcome;
 
-/// How often the host looks.
-const BEAT: Duration = Duration::from_millis(100);
-/// Outcomes that are shown at once.
-const BATCH: usize = 256;
+/// The interval of the host's checks.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// The number of outcomes that are reported without waiting for the next check.
+const MAX_BATCH: usize = 256;
 
-/// Outcomes that have not been shown yet, and the beat.
+/// Outcomes that have not been reported, and the time of the last check.
 #[derive(Debug, Default)]
-pub(super) struct Lessons {
-    waiting: Vec<Outcome>,
-    /// When the first of them is shown.
+pub(super) struct OutcomeQueue {
+    pending: Vec<Outcome>,
+    /// When the pending outcomes are to be reported.
     due: Option<Duration>,
-    /// The last beat.
-    beat: Duration,
+    last_check: Duration,
 }
 
-impl Lessons {
-    /// Something to be learned.
-    pub(super) fn add(&mut self, outcome: Outcome, now: Duration) {
-        self.waiting.push(outcome);
-        let due = if self.waiting.len() >= BATCH { now } else { self.beat_after(now) };
+impl OutcomeQueue {
+    /// Adds an outcome.
+    pub(super) fn push(&mut self, outcome: Outcome, now: Duration) {
+        self.pending.push(outcome);
+        let due = if self.pending.len() >= MAX_BATCH { now } else { self.check_after(now) };
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
-    /// When there is something to be shown, or to be asked at `tick`.
-    pub(super) fn next(&self, tick: Option<Duration>) -> Option<Duration> {
-        let asked = tick.map(|tick| self.beat_at(tick));
-        self.due.into_iter().chain(asked).min()
+    /// Returns the time of the next check that reports outcomes or runs the tick due at `tick`.
+    pub(super) fn next_check(&self, tick: Option<Duration>) -> Option<Duration> {
+        let tick = tick.map(|tick| self.check_at_or_after(tick));
+        self.due.into_iter().chain(tick).min()
     }
 
-    /// The beat that is now.
-    pub(super) fn beats(&mut self, now: Duration) -> Vec<Outcome> {
-        self.beat = now;
+    /// Records a check at `now`, and returns the pending outcomes.
+    pub(super) fn take(&mut self, now: Duration) -> Vec<Outcome> {
+        self.last_check = now;
         self.due = None;
-        std::mem::take(&mut self.waiting)
+        std::mem::take(&mut self.pending)
     }
 
-    /// The first beat after a time.
-    fn beat_after(&self, time: Duration) -> Duration {
-        let beats = time.saturating_sub(self.beat).as_micros() / BEAT.as_micros() + 1;
-        self.beat.saturating_add(BEAT * u32::try_from(beats).unwrap_or(u32::MAX))
+    /// Returns the time of the first check after `time`.
+    fn check_after(&self, time: Duration) -> Duration {
+        let elapsed = time.saturating_sub(self.last_check).as_micros();
+        self.nth_check(elapsed / CHECK_INTERVAL.as_micros() + 1)
     }
 
-    /// The first beat that is not before a time.
-    fn beat_at(&self, time: Duration) -> Duration {
-        let beats = time.saturating_sub(self.beat).as_micros().div_ceil(BEAT.as_micros()).max(1);
-        self.beat.saturating_add(BEAT * u32::try_from(beats).unwrap_or(u32::MAX))
+    /// Returns the time of the first check that is not before `time`.
+    fn check_at_or_after(&self, time: Duration) -> Duration {
+        let elapsed = time.saturating_sub(self.last_check).as_micros();
+        self.nth_check(elapsed.div_ceil(CHECK_INTERVAL.as_micros()).max(1))
+    }
+
+    fn nth_check(&self, intervals: u128) -> Duration {
+        let intervals = u32::try_from(intervals).unwrap_or(u32::MAX);
+        self.last_check.saturating_add(CHECK_INTERVAL * intervals)
     }
 }

@@ -1,4 +1,4 @@
-//! A request comes: what the gateway's `serve` does with it, step by step.
+//! The arrival and the end of a request: the counterpart of the gateway's `serve`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,187 +9,190 @@ use pointsman_domain::{
 use pointsman_openai::Request;
 
 use super::World;
-use super::in_flight::{Live, Place};
-use crate::engine::Used;
-use crate::observe::{Ended, How};
-use crate::traffic::Ask;
+use super::in_flight::{InFlightRequest, RequestStage};
+use crate::engine::TokenUsage;
+use crate::observe::{FinishedRequest, RequestResult};
+use crate::traffic::SimRequest;
 
-/// A request for which no lane is tried: how it ends, and why.
-type Refused = (How, String);
+/// The end of a request that is not sent to any lane, with its reason.
+type NotRouted = (RequestResult, String);
 
 impl World<'_> {
-    /// A request comes: decide about it, and try the first lane of its plan.
-    pub(super) fn comes(&mut self, mut ask: Ask) {
-        self.books.accepted += 1;
-        let number = self.books.accepted;
-        let id = ask.id.get_or_insert_with(|| format!("sim-{number}").into()).as_ref().to_owned();
-        let common = self.writer.common(&ask);
-        let decided = match self.writer.write(&ask, id) {
-            Ok(request) => self.decide(&ask, &request).map(|(merged, plan)| {
-                let came_with = request.figures().prompt_tokens;
-                (apply(&request, &merged), plan, came_with)
+    /// Serves a request that arrives now: decides about it, and starts the first attempt.
+    pub(super) fn serve(&mut self, mut sim: SimRequest) {
+        self.totals.accepted += 1;
+        let number = self.totals.accepted;
+        let id = sim.id.get_or_insert_with(|| format!("sim-{number}").into()).as_ref().to_owned();
+        let class_prefix = self.writer.class_prefix(&sim);
+        let decided = match self.writer.write(&sim, id) {
+            Ok(request) => self.decide(&sim, &request).map(|(merged, plan)| {
+                let estimate = request.figures().prompt_tokens;
+                (apply_edits(&request, &merged), plan, estimate)
             }),
-            Err(bad) => Err((How::Error, bad.to_string())),
+            Err(error) => Err((RequestResult::Error, error.to_string())),
         };
-        let cursor = decided.and_then(|(request, plan, came_with)| {
-            let cursor = AttemptCursor::new(plan, self.setting.fleet.limits.max_steps);
+        let routed = decided.and_then(|(request, plan, estimate)| {
+            let cursor = AttemptCursor::new(plan, self.config.fleet.limits.max_steps);
             cursor
-                .map(|cursor| (request, cursor, came_with))
-                .ok_or_else(|| (How::Error, "its plan has no step".to_owned()))
+                .map(|cursor| (request, cursor, estimate))
+                .ok_or_else(|| (RequestResult::Error, "the plan has no steps".to_owned()))
         });
-        match cursor {
-            Ok((request, cursor, came_with)) => {
-                let leaves =
-                    ask.patience.map_or(Duration::MAX, |patience| ask.at.saturating_add(patience));
-                let key = self.crowd.add(Live {
-                    ask,
+        match routed {
+            Ok((request, cursor, original_estimate)) => {
+                let client_leaves_at = sim
+                    .client_timeout
+                    .map_or(Duration::MAX, |timeout| sim.at.saturating_add(timeout));
+                let key = self.in_flight.insert(InFlightRequest {
+                    sim,
                     request,
                     cursor,
-                    place: Place::OnItsWay,
-                    tries: Vec::with_capacity(1),
-                    moved: false,
-                    leaves,
-                    limit: None,
+                    stage: RequestStage::BetweenAttempts,
+                    attempts: Vec::with_capacity(1),
+                    fell_back: false,
+                    client_leaves_at,
+                    timer: None,
                     first_byte: None,
-                    used: Used::default(),
-                    streams: false,
-                    common,
-                    came_with,
+                    usage: TokenUsage::default(),
+                    is_streaming: false,
+                    class_prefix,
+                    original_estimate,
                 });
-                self.books.most_live = self.books.most_live.max(self.crowd.len());
-                self.limit(key);
-                self.try_lane(key);
+                self.totals.max_in_flight = self.totals.max_in_flight.max(self.in_flight.len());
+                self.update_timer(key);
+                self.start_attempt(key);
             }
-            Err((how, problem)) => {
-                self.observer.ended(&Ended {
-                    ask: &ask,
-                    how,
+            Err((result, reason)) => {
+                self.observer.ended(&FinishedRequest {
+                    request: &sim,
+                    result,
                     at: self.now,
                     wait: Duration::ZERO,
                     first_byte: None,
-                    tries: &[],
+                    attempts: &[],
                     cached_tokens: 0,
                     output_tokens: 0,
-                    problem: Some(&problem),
+                    reason: Some(&reason),
                 });
-                self.count(how);
-                self.asks_again(&ask);
+                self.count(result);
+                self.continue_session(&sim);
             }
         }
     }
 
-    fn decide(&mut self, ask: &Ask, request: &Request) -> Result<(Merged, Plan), Refused> {
-        let fleet = self.view();
+    fn decide(&mut self, sim: &SimRequest, request: &Request) -> Result<(Merged, Plan), NotRouted> {
+        let fleet = self.fleet_view();
         if fleet.topology.candidates(request.model()).is_empty() {
-            return Err((
-                How::Error,
-                format!("no lane answers to the model `{}`", request.model()),
-            ));
+            let reason = format!("no lane serves model `{}`", request.model());
+            return Err((RequestResult::Error, reason));
         }
-        let facts = self.facts(request, ask.at, 0);
-        let merged = self.deciders.advisor().advise(&facts, &fleet, &mut Trace::off());
-        let decision = Plan::from_advice(&merged, &fleet, &self.setting.fleet.limits);
+        let facts = self.facts(request, sim.at, 0);
+        let merged = self.advisor.advisor().advise(&facts, &fleet, &mut Trace::off());
+        let decision = Plan::from_advice(&merged, &fleet, &self.config.fleet.limits);
         let first = match &decision {
             Decision::Route(plan) => plan.steps.first().map(|step| step.lane),
             Decision::Reject(..) | Decision::NoLane(_) => None,
         };
-        self.observer.decided(ask, first, &merged.by);
+        self.observer.decided(sim, first, &merged.by);
         match decision {
             Decision::Route(plan) => Ok((merged, plan)),
             Decision::Reject(policy, rejection) => {
-                Err((How::Rejected, format!("{policy} refuses it: {}", rejection.message)))
+                let reason = format!("rejected by {policy}: {}", rejection.message);
+                Err((RequestResult::Rejected, reason))
             }
-            Decision::NoLane(reason) => Err((How::Error, reason.to_string())),
+            Decision::NoLane(reason) => Err((RequestResult::Error, reason.to_string())),
         }
     }
 
-    /// What the policies get to know now: the tries so far are the ones that failed.
-    pub(super) fn facts(&self, request: &Request, came: Duration, tried: usize) -> Facts {
+    /// Returns the facts that policies receive after this many failed attempts.
+    pub(super) fn facts(
+        &self,
+        request: &Request,
+        arrived_at: Duration,
+        failed_attempts: usize,
+    ) -> Facts {
         Facts {
             request: Arc::new(request.clone()),
             now_ms: self.now_ms(),
             seed: Facts::seed(request.id()),
-            age: self.now.saturating_sub(came),
-            attempt: u32::try_from(tried).unwrap_or(u32::MAX),
+            age: self.now.saturating_sub(arrived_at),
+            attempt: u32::try_from(failed_attempts).unwrap_or(u32::MAX),
         }
     }
 
-    /// A request has ended, and is forgotten.
-    pub(super) fn end(
+    /// Reports the end of a request that has been removed from the in-flight requests.
+    pub(super) fn finish(
         &mut self,
-        live: &mut Live,
-        how: How,
-        last: AttemptResult,
-        problem: Option<&str>,
+        ended: &mut InFlightRequest,
+        result: RequestResult,
+        last_attempt: AttemptResult,
+        reason: Option<&str>,
     ) {
-        if let Some(tried) = live.tries.last_mut() {
-            tried.result = last;
+        if let Some(attempt) = ended.attempts.last_mut() {
+            attempt.result = last_attempt;
         }
-        let queues = live.tries.iter().map(|tried| tried.queue).sum();
-        let last_try = live.tries.last().filter(|_| how.is_answer());
-        let wait = last_try
-            .map_or(queues, |tried| (tried.begun + tried.queue).saturating_sub(live.ask.at));
-        self.observer.ended(&Ended {
-            ask: &live.ask,
-            how,
+        let queues = ended.attempts.iter().map(|attempt| attempt.queue).sum();
+        let successful = ended.attempts.last().filter(|_| result.is_success());
+        let wait = successful
+            .map_or(queues, |attempt| (attempt.begun + attempt.queue).saturating_sub(ended.sim.at));
+        self.observer.ended(&FinishedRequest {
+            request: &ended.sim,
+            result,
             at: self.now,
             wait,
-            first_byte: live.first_byte,
-            tries: &live.tries,
-            cached_tokens: live.used.cached,
-            output_tokens: live.used.written,
-            problem,
+            first_byte: ended.first_byte,
+            attempts: &ended.attempts,
+            cached_tokens: ended.usage.cached,
+            output_tokens: ended.usage.generated,
+            reason,
         });
-        self.count(how);
-        if let Some(tried) = live.tries.last().filter(|_| self.deciders.advisor().learns()) {
-            // Of an answer that broke off, the engine does not say how much it was.
-            let used = if last == AttemptResult::Ok { live.used } else { Used::default() };
-            let estimate = live.request.figures().prompt_tokens;
+        self.count(result);
+        if let Some(attempt) = ended.attempts.last().filter(|_| self.advisor.advisor().learns()) {
+            // An engine only reports token counts at the end of a complete response.
+            let is_complete = last_attempt == AttemptResult::Ok;
+            let usage = if is_complete { ended.usage } else { TokenUsage::default() };
+            let estimate = ended.request.figures().prompt_tokens;
             let outcome = Outcome {
-                request_id: live.request.id().into(),
-                tenant: live.ask.tenant.clone(),
-                model: live.request.model().into(),
-                lane: tried.lane,
+                request_id: ended.request.id().into(),
+                tenant: ended.sim.tenant.clone(),
+                model: ended.request.model().into(),
+                lane: attempt.lane,
                 topology: self.topology.generation(),
-                ended: last,
-                tries: u32::try_from(live.tries.len()).unwrap_or(u32::MAX),
+                ended: last_attempt,
+                tries: u32::try_from(ended.attempts.len()).unwrap_or(u32::MAX),
                 queue: queues,
-                ttft: live.first_byte.unwrap_or_default(),
-                total: live.age(self.now),
-                prompt_tokens: if last == AttemptResult::Ok {
-                    live.ask.prompt_tokens
-                } else {
-                    estimate
-                },
-                cached_tokens: used.cached,
-                output_tokens: used.written,
+                ttft: ended.first_byte.unwrap_or_default(),
+                total: ended.age(self.now),
+                prompt_tokens: if is_complete { ended.sim.prompt_tokens } else { estimate },
+                cached_tokens: usage.cached,
+                output_tokens: usage.generated,
             };
-            self.lessons.add(outcome, self.now);
+            self.outcomes.push(outcome, self.now);
         }
-        self.asks_again(&live.ask);
+        self.continue_session(&ended.sim);
     }
 
-    fn count(&mut self, how: How) {
-        let books = &mut self.books;
-        books.ended_at = self.now;
-        *match how {
-            How::Answered => &mut books.answered,
-            How::FellBack => &mut books.fell_back,
-            How::Rejected => &mut books.rejected,
-            How::Error => &mut books.errors,
-            How::ClientGone => &mut books.client_gone,
+    fn count(&mut self, result: RequestResult) {
+        let totals = &mut self.totals;
+        totals.ended_at = self.now;
+        *match result {
+            RequestResult::Answered => &mut totals.answered,
+            RequestResult::FellBack => &mut totals.fell_back,
+            RequestResult::Rejected => &mut totals.rejected,
+            RequestResult::Error => &mut totals.errors,
+            RequestResult::ClientGone => &mut totals.client_gone,
         } += 1;
     }
 
-    /// What the same client asks next.
-    fn asks_again(&mut self, ask: &Ask) {
-        if let Some(next) = self.traffic.after(ask, self.now) {
-            self.later(next);
+    /// Schedules the next request of the same client.
+    fn continue_session(&mut self, sim: &SimRequest) {
+        if let Some(next) = self.traffic.follow_up(sim, self.now) {
+            self.schedule_follow_up(next);
         }
     }
 }
 
-/// The request with the edits of the policies, as far as they can be applied.
-fn apply(request: &Request, merged: &Merged) -> Request {
+/// Returns the request with the policies' edits. Edits that cannot be applied are dropped, as in
+/// the gateway.
+fn apply_edits(request: &Request, merged: &Merged) -> Request {
     if merged.edits.is_empty() { request.clone() } else { request.apply(&merged.edits).0 }
 }

@@ -1,10 +1,10 @@
-//! The life of one engine, as its supervisor in the fleet would lead and see it; what the scenario has go wrong happens here.
+//! The lifecycle of one engine as its supervisor in the fleet sees it, including injected faults.
 //!
 //! ```text
-//!   off ──order──> loading ──> serving ──order──> stopping ──> off
-//!                     │           │ crash: at once
-//!                     │           └ hang: when it is noticed ──> dying ──> off
-//!                     └ a load that fails ──> off
+//!   Off ──load──> Loading ──> Serving ──stop──> Stopping ──> Off
+//!                   │           │ crash: at once ──> Off
+//!                   │           └ hang: when it is detected ──> Dying ──> Off
+//!                   └ failed load ──> Off
 //! ```
 
 use std::sync::Arc;
@@ -12,24 +12,24 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::{EngineEvent, Residency};
 
-use crate::engine::{Engine, Job, Key, Progress, Told, Used};
-use crate::fault::Trouble;
+use crate::engine::{Engine, Job, RequestKey, ResponseProgress, ScrapedMetrics, TokenUsage};
+use crate::fault::FaultKind;
 use crate::fleet::{EngineModel, Lane};
-use crate::random::{Random, Spread};
+use crate::random::{Distribution, Random, seconds};
 
-/// Something that the world has to know of.
+/// A signal from an engine to the simulation.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Said {
-    /// An answer went on.
-    Progress(Progress),
-    /// Its answers broke off.
-    Broken(Vec<(Key, Used)>),
-    /// News for the dispatcher.
-    News(EngineEvent),
+pub(super) enum EngineSignal {
+    /// A response made progress.
+    Progress(ResponseProgress),
+    /// The connections of these requests were lost.
+    Disconnected(Vec<(RequestKey, TokenUsage)>),
+    /// An event for the dispatcher.
+    Event(EngineEvent),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Life {
+enum Lifecycle {
     Off,
     Loading { until: Duration, fails: bool },
     Serving,
@@ -37,285 +37,303 @@ enum Life {
     Dying { until: Duration },
 }
 
-/// Something that goes on for a time.
+/// A condition that lasts until a point in time.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Lasting<T> {
+struct Until<T> {
     until: Duration,
-    what: T,
+    value: T,
 }
 
-/// When a hang is noticed that has been noticed.
-const NOTICED: Duration = Duration::MAX;
+/// The detection time of a hang that was detected already.
+const DETECTED: Duration = Duration::MAX;
 
-/// An engine and whoever looks after it.
+/// The engine of one lane with its supervisor.
 #[derive(Debug)]
 pub(super) struct Supervisor {
     model: EngineModel,
+    /// Whether the engine is not started by the host.
     external: bool,
-    life: Life,
+    lifecycle: Lifecycle,
     engine: Engine,
-    loads: Random,
-    /// Loads that have begun, and stops.
-    loaded: usize,
-    stopped: usize,
-    troubles: Random,
+    load_random: Random,
+    /// The number of loads that have begun.
+    loads: usize,
+    /// The number of stops that have begun.
+    stops: usize,
+    fault_random: Random,
     loads_fail_until: Duration,
-    slow_loads: Option<Lasting<f64>>,
-    slow: Option<Lasting<f64>>,
-    /// It works on nothing; and when that is noticed, if it is still so.
-    hangs: Option<Lasting<Duration>>,
+    /// The factor of load times.
+    slow_load: Option<Until<f64>>,
+    /// The factor of the engine's speed.
+    slowdown: Option<Until<f64>>,
+    /// The hang, and when it is detected if it lasts until then.
+    hang: Option<Until<Duration>>,
 }
 
 impl Supervisor {
     pub(super) fn new(lane: &Lane, seed: u64) -> Self {
-        let stream = |of: &str| Random::new(seed, &format!("{of} of {}", lane.info.name));
+        let stream = |what: &str| Random::new(seed, &format!("{what} of {}", lane.info.name));
         Self {
             model: lane.engine.clone(),
             external: lane.setup.residency == Residency::External,
-            life: Life::Off,
+            lifecycle: Lifecycle::Off,
             engine: Engine::new(&lane.engine, stream("requests")),
-            loads: stream("loads"),
-            loaded: 0,
-            stopped: 0,
-            troubles: stream("troubles"),
+            load_random: stream("loads"),
+            loads: 0,
+            stops: 0,
+            fault_random: stream("troubles"),
             loads_fail_until: Duration::ZERO,
-            slow_loads: None,
-            slow: None,
-            hangs: None,
+            slow_load: None,
+            slowdown: None,
+            hang: None,
         }
     }
 
-    /// The simulation begins: an engine that is not ours serves.
-    pub(super) fn begin(&mut self, said: &mut Vec<Said>) {
+    /// Starts the simulation: an external engine serves from the beginning.
+    pub(super) fn start(&mut self, signals: &mut Vec<EngineSignal>) {
         if self.external {
-            self.serve(Duration::ZERO, said);
+            self.become_ready(Duration::ZERO, signals);
         }
     }
 
-    /// It is to be loaded.
+    /// Starts to load the engine.
     pub(super) fn load(&mut self, now: Duration) {
-        let slow = self.slow_loads.filter(|slow| slow.until > now).map_or(1.0, |slow| slow.what);
-        let takes =
-            crate::random::seconds(self.model.load.nth(self.loaded, &mut self.loads) * slow);
-        self.loaded += 1;
-        self.life = Life::Loading {
-            until: now.saturating_add(takes),
+        let factor = self.slow_load.filter(|slow| slow.until > now).map_or(1.0, |slow| slow.value);
+        let load_time =
+            seconds(self.model.load_time.nth_sample(self.loads, &mut self.load_random) * factor);
+        self.loads += 1;
+        self.lifecycle = Lifecycle::Loading {
+            until: now.saturating_add(load_time),
             fails: !self.external && now < self.loads_fail_until,
         };
     }
 
-    /// It is to be stopped, if there is anything to stop: it may have crashed when the order was on its way.
+    /// Stops the engine. It may have crashed while the command was on its way.
     pub(super) fn unload(&mut self, now: Duration) {
-        if matches!(self.life, Life::Loading { .. } | Life::Serving) {
-            let takes = self.stops();
-            self.down(now);
-            self.life = Life::Stopping { until: now.saturating_add(takes) };
+        if matches!(self.lifecycle, Lifecycle::Loading { .. } | Lifecycle::Serving) {
+            let stop_time = self.next_stop_time();
+            self.stop_engine(now);
+            self.lifecycle = Lifecycle::Stopping { until: now.saturating_add(stop_time) };
         }
     }
 
-    /// Is there somebody to send requests to?
-    pub(super) fn serves(&self) -> bool {
-        self.life == Life::Serving
+    /// Returns true if requests can be sent to the engine.
+    pub(super) fn is_serving(&self) -> bool {
+        self.lifecycle == Lifecycle::Serving
     }
 
-    /// A request is sent to it.
-    pub(super) fn send(&mut self, key: Key, job: Job, now: Duration) {
-        self.engine.begin(key, job, now);
+    /// Sends a request to the engine.
+    pub(super) fn submit(&mut self, key: RequestKey, job: Job, now: Duration) {
+        self.engine.submit(key, job, now);
     }
 
-    /// Nobody wants an answer any more; what was done for it.
-    pub(super) fn leave(&mut self, key: Key, now: Duration) -> Used {
-        self.engine.leave(key, now)
+    /// Cancels a request, and returns the tokens that it used.
+    pub(super) fn cancel(&mut self, key: RequestKey, now: Duration) -> TokenUsage {
+        self.engine.cancel(key, now)
     }
 
-    /// What it last told of itself. Nobody looks at an engine that is not ours.
-    pub(super) fn told(&mut self, now: Duration) -> Option<Told> {
-        if self.external { None } else { self.engine.told(now) }
+    /// Returns the metrics of the last scrape. External engines are not scraped.
+    pub(super) fn metrics(&mut self, now: Duration) -> Option<ScrapedMetrics> {
+        if self.external { None } else { self.engine.metrics(now) }
     }
 
-    /// When it was last looked at.
-    pub(super) fn looked_at(&self, now: Duration) -> Option<Duration> {
-        if self.external { None } else { self.engine.looked_at(now) }
+    /// Returns the time of the last scrape.
+    pub(super) fn last_scrape(&self, now: Duration) -> Option<Duration> {
+        if self.external { None } else { self.engine.last_scrape(now) }
     }
 
-    /// When something happens next.
-    pub(super) fn next(&self) -> Option<Duration> {
-        let life = match self.life {
-            Life::Off => None,
-            Life::Loading { until, .. } | Life::Stopping { until } | Life::Dying { until } => {
-                Some(until)
-            }
-            Life::Serving => self.engine.next(),
+    /// Returns the time of the next event.
+    pub(super) fn next_event(&self) -> Option<Duration> {
+        let lifecycle = match self.lifecycle {
+            Lifecycle::Off => None,
+            Lifecycle::Loading { until, .. }
+            | Lifecycle::Stopping { until }
+            | Lifecycle::Dying { until } => Some(until),
+            Lifecycle::Serving => self.engine.next_event(),
         };
-        let hang = self.hangs.map(|hang| hang.until.min(hang.what));
-        let slow = self.slow.map(|slow| slow.until);
-        [life, hang, slow].into_iter().flatten().min()
+        let hang = self.hang.map(|hang| hang.until.min(hang.value));
+        let slowdown = self.slowdown.map(|slowdown| slowdown.until);
+        [lifecycle, hang, slowdown].into_iter().flatten().min()
     }
 
-    /// Everything that has happened by now.
-    pub(super) fn go_on(&mut self, now: Duration, said: &mut Vec<Said>) {
-        if self.life == Life::Serving {
+    /// Processes all events up to `now`.
+    pub(super) fn advance(&mut self, now: Duration, signals: &mut Vec<EngineSignal>) {
+        if self.lifecycle == Lifecycle::Serving {
             let mut progress = Vec::new();
-            self.engine.go_on(now, &mut progress);
-            said.extend(progress.into_iter().map(Said::Progress));
+            self.engine.advance(now, &mut progress);
+            signals.extend(progress.into_iter().map(EngineSignal::Progress));
         }
-        if self.slow.is_some_and(|slow| slow.until <= now) {
-            self.slow = None;
-            self.set_speed(now);
+        if self.slowdown.is_some_and(|slowdown| slowdown.until <= now) {
+            self.slowdown = None;
+            self.update_speed(now);
         }
-        if let Some(hang) = self.hangs.filter(|hang| hang.until <= now) {
-            self.hangs = None;
-            self.set_speed(now);
-            // It was taken for lost, and answers again.
-            if hang.what == NOTICED {
-                said.push(Said::News(EngineEvent::Ready));
+        if let Some(hang) = self.hang.filter(|hang| hang.until <= now) {
+            self.hang = None;
+            self.update_speed(now);
+            // An external engine that was reported as lost responds again.
+            if hang.value == DETECTED {
+                signals.push(EngineSignal::Event(EngineEvent::Ready));
             }
         }
-        if self.hangs.is_some_and(|hang| hang.what <= now) {
-            self.hang_is_noticed(now, said);
+        if self.hang.is_some_and(|hang| hang.value <= now) {
+            self.hang_detected(now, signals);
         }
-        match self.life {
-            Life::Loading { until, fails } if until <= now => {
+        match self.lifecycle {
+            Lifecycle::Loading { until, fails } if until <= now => {
                 if fails {
-                    self.life = Life::Off;
-                    said.push(Said::News(EngineEvent::LoadFailed(
-                        "the scenario lets loads fail".into(),
-                    )));
+                    self.lifecycle = Lifecycle::Off;
+                    let reason = "injected load failure".into();
+                    signals.push(EngineSignal::Event(EngineEvent::LoadFailed(reason)));
                 } else {
-                    self.serve(now, said);
+                    self.become_ready(now, signals);
                 }
             }
-            Life::Stopping { until } if until <= now => {
-                self.life = Life::Off;
-                said.push(Said::News(EngineEvent::Stopped { asleep: false }));
+            Lifecycle::Stopping { until } if until <= now => {
+                self.lifecycle = Lifecycle::Off;
+                signals.push(EngineSignal::Event(EngineEvent::Stopped { asleep: false }));
             }
-            Life::Dying { until } if until <= now => {
-                self.life = Life::Off;
-                said.push(Said::News(EngineEvent::Lost(hangs())));
+            Lifecycle::Dying { until } if until <= now => {
+                self.lifecycle = Lifecycle::Off;
+                signals.push(EngineSignal::Event(EngineEvent::Lost(hang_reason())));
             }
-            _ => {}
+            Lifecycle::Off
+            | Lifecycle::Loading { .. }
+            | Lifecycle::Serving
+            | Lifecycle::Stopping { .. }
+            | Lifecycle::Dying { .. } => {}
         }
     }
 
-    /// Something goes wrong.
-    pub(super) fn suffer(&mut self, trouble: &Trouble, now: Duration, said: &mut Vec<Said>) {
-        let mut lasts = |spread: &Spread| now.saturating_add(spread.time(&mut self.troubles));
-        match trouble {
-            Trouble::Crash => self.crash(now, said),
-            Trouble::Hang(spread) => {
-                let until = lasts(spread);
-                self.hang(until, now);
+    /// Injects a fault.
+    pub(super) fn inject(
+        &mut self,
+        fault: &FaultKind,
+        now: Duration,
+        signals: &mut Vec<EngineSignal>,
+    ) {
+        let mut end = |duration: &Distribution| {
+            now.saturating_add(duration.sample_time(&mut self.fault_random))
+        };
+        match fault {
+            FaultKind::Crash => self.crash(now, signals),
+            FaultKind::Hang(duration) => {
+                let until = end(duration);
+                self.start_hang(until, now);
             }
-            Trouble::LoadsFail(spread) => {
-                self.loads_fail_until = self.loads_fail_until.max(lasts(spread))
+            FaultKind::LoadFailure(duration) => {
+                self.loads_fail_until = self.loads_fail_until.max(end(duration));
             }
-            Trouble::SlowLoads { times, lasts: spread } => {
-                self.slow_loads = Some(Lasting { until: lasts(spread), what: times.max(0.0) });
+            FaultKind::SlowLoad { load_time_factor, duration } => {
+                let value = load_time_factor.max(0.0);
+                self.slow_load = Some(Until { until: end(duration), value });
             }
-            Trouble::SlowDown { part, lasts: spread } => {
-                self.slow = Some(Lasting { until: lasts(spread), what: *part });
-                self.set_speed(now);
+            FaultKind::Slowdown { speed_factor, duration } => {
+                self.slowdown = Some(Until { until: end(duration), value: *speed_factor });
+                self.update_speed(now);
             }
         }
     }
 
-    fn crash(&mut self, now: Duration, said: &mut Vec<Said>) {
-        let why: Arc<str> = "the engine ended: the scenario lets it crash".into();
-        match self.life {
-            // What is ended anyway ends.
-            Life::Off | Life::Stopping { .. } | Life::Dying { .. } => {}
-            Life::Loading { .. } if self.external => {}
-            Life::Loading { .. } => {
-                self.life = Life::Off;
-                said.push(Said::News(EngineEvent::LoadFailed(why)));
+    fn crash(&mut self, now: Duration, signals: &mut Vec<EngineSignal>) {
+        let reason: Arc<str> = "injected crash".into();
+        match self.lifecycle {
+            // An engine that is ending anyway cannot crash.
+            Lifecycle::Off | Lifecycle::Stopping { .. } | Lifecycle::Dying { .. } => {}
+            Lifecycle::Loading { .. } if self.external => {}
+            Lifecycle::Loading { .. } => {
+                self.lifecycle = Lifecycle::Off;
+                signals.push(EngineSignal::Event(EngineEvent::LoadFailed(reason)));
             }
-            // Its connections tell of it first. One that is not ours comes back after as long as it takes to load it.
-            Life::Serving if self.external => {
-                said.push(Said::Broken(self.down(now)));
-                said.push(Said::News(EngineEvent::Lost(why)));
+            // The host sees the lost connections before the lost engine. An external engine comes
+            // back by itself, after its load time.
+            Lifecycle::Serving if self.external => {
+                signals.push(EngineSignal::Disconnected(self.stop_engine(now)));
+                signals.push(EngineSignal::Event(EngineEvent::Lost(reason)));
                 self.load(now);
             }
-            Life::Serving => {
-                said.push(Said::Broken(self.down(now)));
-                self.life = Life::Off;
-                said.push(Said::News(EngineEvent::Dying(Arc::clone(&why))));
-                said.push(Said::News(EngineEvent::Lost(why)));
+            Lifecycle::Serving => {
+                signals.push(EngineSignal::Disconnected(self.stop_engine(now)));
+                self.lifecycle = Lifecycle::Off;
+                signals.push(EngineSignal::Event(EngineEvent::Dying(Arc::clone(&reason))));
+                signals.push(EngineSignal::Event(EngineEvent::Lost(reason)));
             }
         }
     }
 
-    /// It works on nothing until then.
-    fn hang(&mut self, until: Duration, now: Duration) {
-        match &mut self.life {
-            Life::Loading { until: loaded, .. } => {
-                *loaded = loaded.saturating_add(until.saturating_sub(now))
+    /// Stops all progress until a point in time.
+    fn start_hang(&mut self, until: Duration, now: Duration) {
+        match &mut self.lifecycle {
+            Lifecycle::Loading { until: loaded_at, .. } => {
+                *loaded_at = loaded_at.saturating_add(until.saturating_sub(now));
             }
-            Life::Serving => {
-                let noticed = now.saturating_add(self.model.notices_hang);
-                let before = self.hangs.unwrap_or(Lasting { until, what: noticed });
-                self.hangs = Some(Lasting { until: before.until.max(until), what: before.what });
-                self.set_speed(now);
+            Lifecycle::Serving => {
+                let detected_at = now.saturating_add(self.model.hang_detection_time);
+                // A hang within a hang prolongs the first one, and is detected with it.
+                let before = self.hang.unwrap_or(Until { until, value: detected_at });
+                self.hang = Some(Until { until: before.until.max(until), value: before.value });
+                self.update_speed(now);
             }
-            Life::Off | Life::Stopping { .. } | Life::Dying { .. } => {}
+            Lifecycle::Off | Lifecycle::Stopping { .. } | Lifecycle::Dying { .. } => {}
         }
     }
 
-    /// An engine of ours is ended; of one that is not, nobody is sent there, and what it works on goes on after the hang.
-    fn hang_is_noticed(&mut self, now: Duration, said: &mut Vec<Said>) {
+    /// Kills a hanging engine. An external engine only gets no new requests, and continues with its
+    /// current ones after the hang.
+    fn hang_detected(&mut self, now: Duration, signals: &mut Vec<EngineSignal>) {
         if self.external {
-            if let Some(hang) = &mut self.hangs {
-                hang.what = NOTICED;
+            if let Some(hang) = &mut self.hang {
+                hang.value = DETECTED;
             }
-            said.push(Said::News(EngineEvent::Lost(hangs())));
+            signals.push(EngineSignal::Event(EngineEvent::Lost(hang_reason())));
             return;
         }
-        said.push(Said::News(EngineEvent::Dying(hangs())));
-        said.push(Said::Broken(self.down(now)));
-        let takes = self.stops();
-        self.life = Life::Dying { until: now.saturating_add(takes) };
+        signals.push(EngineSignal::Event(EngineEvent::Dying(hang_reason())));
+        signals.push(EngineSignal::Disconnected(self.stop_engine(now)));
+        let stop_time = self.next_stop_time();
+        self.lifecycle = Lifecycle::Dying { until: now.saturating_add(stop_time) };
     }
 
-    /// How long it takes this time until it is gone.
-    fn stops(&mut self) -> Duration {
-        self.stopped += 1;
-        self.model.stop.nth_time(self.stopped - 1, &mut self.loads)
+    /// Draws the time until the stopped engine's memory is free.
+    fn next_stop_time(&mut self) -> Duration {
+        self.stops += 1;
+        self.model.stop_time.nth_sample_time(self.stops - 1, &mut self.load_random)
     }
 
-    fn serve(&mut self, now: Duration, said: &mut Vec<Said>) {
-        self.life = Life::Serving;
-        self.engine.up(now);
-        self.set_speed(now);
-        said.push(Said::News(EngineEvent::Ready));
+    fn become_ready(&mut self, now: Duration, signals: &mut Vec<EngineSignal>) {
+        self.lifecycle = Lifecycle::Serving;
+        self.engine.start(now);
+        self.update_speed(now);
+        signals.push(EngineSignal::Event(EngineEvent::Ready));
     }
 
-    /// Requests that it works on.
+    /// Returns the number of requests in the engine.
     #[cfg(test)]
     pub(super) fn busy(&self) -> usize {
         self.engine.len()
     }
 
-    /// It holds memory of ours.
+    /// Returns true if the engine holds memory of its group.
     #[cfg(test)]
-    pub(super) fn exists(&self) -> bool {
-        self.life != Life::Off && !self.external
+    pub(super) fn holds_memory(&self) -> bool {
+        self.lifecycle != Lifecycle::Off && !self.external
     }
 
-    /// It has ended, and with it whatever it hung on.
-    fn down(&mut self, now: Duration) -> Vec<(Key, Used)> {
-        self.hangs = None;
-        self.engine.down(now)
+    /// Ends the engine's work and any hang, and returns the aborted requests.
+    fn stop_engine(&mut self, now: Duration) -> Vec<(RequestKey, TokenUsage)> {
+        self.hang = None;
+        self.engine.stop(now)
     }
 
-    fn set_speed(&mut self, now: Duration) {
-        let part = match (self.hangs, self.slow) {
+    fn update_speed(&mut self, now: Duration) {
+        let fraction = match (self.hang, self.slowdown) {
             (Some(_), _) => 0.0,
-            (None, Some(slow)) => slow.what,
+            (None, Some(slowdown)) => slowdown.value,
             (None, None) => 1.0,
         };
-        self.engine.works_at(part, now);
+        self.engine.set_speed(fraction, now);
     }
 }
 
-fn hangs() -> Arc<str> {
-    "the engine hangs: the scenario lets it".into()
+fn hang_reason() -> Arc<str> {
+    "injected hang".into()
 }

@@ -1,4 +1,4 @@
-//! What holds for any simulation, and what comes out of some whose outcome can be worked out by hand.
+//! Simulations whose outcome can be worked out by hand, and invariants of arbitrary ones.
 
 mod arbitrary;
 
@@ -10,54 +10,65 @@ use pointsman_domain::dispatch::{
 use pointsman_domain::{AttemptResult, BuiltIn, EngineKind, LaneInfo, PlanLimits, PolicyRef};
 
 use super::*;
-use crate::fault::{Trouble, When};
-use crate::fleet::{EngineModel, Lane, Service};
-use crate::observe::{Ended, How};
-use crate::random::Spread;
+use crate::fault::{FaultKind, Schedule};
+use crate::fleet::{EngineModel, Lane, ServiceModel};
+use crate::observe::{FinishedRequest, RequestResult};
+use crate::random::Distribution;
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn ask(at: Duration, model: &str) -> Ask {
-    Ask { prompt_tokens: 50, output_tokens: 30, ..Ask::plain(at, model) }
+fn request(at: Duration, model: &str) -> SimRequest {
+    SimRequest { prompt_tokens: 50, output_tokens: 30, ..SimRequest::plain(at, model) }
 }
 
-/// Requests that are known beforehand; whoever is answered asks again so often.
+/// A fixed list of requests, each followed by a number of further turns.
 #[derive(Default)]
-struct Asks {
-    asks: VecDeque<Ask>,
-    again: u32,
+struct FixedTraffic {
+    requests: VecDeque<SimRequest>,
+    follow_ups: u32,
 }
 
-impl Asks {
-    fn of(asks: impl IntoIterator<Item = Ask>) -> Self {
-        Self { asks: asks.into_iter().collect(), again: 0 }
+impl FixedTraffic {
+    fn new(requests: impl IntoIterator<Item = SimRequest>) -> Self {
+        Self { requests: requests.into_iter().collect(), follow_ups: 0 }
     }
 }
 
-impl Traffic for Asks {
+impl Traffic for FixedTraffic {
     fn classes(&self) -> &[String] {
         &[]
     }
 
-    fn next(&mut self) -> Option<Ask> {
-        self.asks.pop_front()
+    fn next(&mut self) -> Option<SimRequest> {
+        self.requests.pop_front()
     }
 
-    fn after(&mut self, ask: &Ask, ended: Duration) -> Option<Ask> {
-        (ask.turn < self.again).then(|| Ask { at: ended + s(1), turn: ask.turn + 1, ..ask.clone() })
+    fn follow_up(&mut self, request: &SimRequest, ended_at: Duration) -> Option<SimRequest> {
+        (request.turn < self.follow_ups).then(|| SimRequest {
+            at: ended_at + s(1),
+            turn: request.turn + 1,
+            ..request.clone()
+        })
     }
 }
 
-/// How a request ended: when, how, its wait, its first byte, its tries, and why.
-type End = (Duration, How, Duration, Option<Duration>, Vec<AttemptResult>, Option<String>);
+/// The end of a request.
+struct End {
+    at: Duration,
+    result: RequestResult,
+    wait: Duration,
+    first_byte: Option<Duration>,
+    attempts: Vec<AttemptResult>,
+    reason: Option<String>,
+}
 
-/// Writes down everything that is to be seen.
+/// An observer that records all events.
 #[derive(Default)]
 struct Log {
     lines: Vec<String>,
-    ended: Vec<End>,
+    ends: Vec<End>,
     switches: usize,
     loads: usize,
     last: Duration,
@@ -65,25 +76,40 @@ struct Log {
 
 impl Log {
     fn line(&mut self, at: Duration, line: String) {
-        assert!(at >= self.last, "times go back: {line}");
+        assert!(at >= self.last, "time goes back: {line}");
         self.last = at;
         self.lines.push(format!("{} {line}", at.as_micros()));
+    }
+
+    /// Returns the end of each request as seconds and result.
+    fn ends_in_s(&self) -> Vec<(u64, RequestResult)> {
+        self.ends.iter().map(|end| (end.at.as_secs(), end.result)).collect()
+    }
+
+    /// Returns the end of each request as milliseconds and result.
+    fn ends_in_ms(&self) -> Vec<(u128, RequestResult)> {
+        self.ends.iter().map(|end| (end.at.as_millis(), end.result)).collect()
     }
 }
 
 impl Observer for Log {
-    fn decided(&mut self, ask: &Ask, first: Option<LaneId>, by: &[PolicyRef]) {
-        self.line(self.last.max(ask.at), format!("decided {first:?} {by:?}"));
+    fn decided(&mut self, request: &SimRequest, first: Option<LaneId>, by: &[PolicyRef]) {
+        self.line(self.last.max(request.at), format!("decided {first:?} {by:?}"));
     }
 
-    fn granted(&mut self, at: Duration, _: &Ask, lane: LaneId) {
+    fn granted(&mut self, at: Duration, _: &SimRequest, lane: LaneId) {
         self.line(at, format!("granted {lane}"));
     }
 
-    fn ended(&mut self, ended: &Ended<'_>) {
-        let results = ended.tries.iter().map(|tried| tried.result).collect();
-        let problem = ended.problem.map(str::to_owned);
-        self.ended.push((ended.at, ended.how, ended.wait, ended.first_byte, results, problem));
+    fn ended(&mut self, ended: &FinishedRequest<'_>) {
+        self.ends.push(End {
+            at: ended.at,
+            result: ended.result,
+            wait: ended.wait,
+            first_byte: ended.first_byte,
+            attempts: ended.attempts.iter().map(|attempt| attempt.result).collect(),
+            reason: ended.reason.map(str::to_owned),
+        });
         self.line(ended.at, format!("{ended:?}"));
     }
 
@@ -102,7 +128,7 @@ impl Observer for Log {
     }
 }
 
-/// A lane that loads in 40 s, stops in 5 s and serves a request in 4 s.
+/// Returns a lane that loads in 40 s, stops in 5 s and serves a request in 4 s.
 fn lane(name: &str, models: &[&str]) -> Lane {
     Lane {
         info: LaneInfo {
@@ -131,18 +157,18 @@ fn lane(name: &str, models: &[&str]) -> Lane {
                 failed_retry: s(600),
             },
         },
-        first_byte: s(300),
+        first_byte_timeout: s(300),
         engine: EngineModel {
-            load: Spread::Fixed(40.0),
-            stop: Spread::Fixed(5.0),
-            service: Service::Fixed {
-                first: Spread::Fixed(1.0),
-                rest: Spread::Fixed(3.0),
-                recorded: false,
+            load_time: Distribution::Fixed(40.0),
+            stop_time: Distribution::Fixed(5.0),
+            service: ServiceModel::Fixed {
+                first_token: Distribution::Fixed(1.0),
+                rest: Distribution::Fixed(3.0),
+                use_recorded: false,
             },
             kv_tokens: None,
             prefix_cache: false,
-            notices_hang: s(30),
+            hang_detection_time: s(30),
         },
     }
 }
@@ -157,196 +183,215 @@ fn fleet(lanes: Vec<Lane>) -> Fleet {
     }
 }
 
-fn simulate(fleet: &Fleet, failures: &[Failure], mut asks: Asks) -> (Books, Log) {
-    let setting = Setting { fleet, failures, begins_ms: 1_767_571_200_000, seed: 1 };
+fn simulate(
+    fleet: &Fleet,
+    faults: &[InjectedFault],
+    requests: impl IntoIterator<Item = SimRequest>,
+) -> (Totals, Log) {
+    let config = RunConfig { fleet, faults, start_ms: 1_767_571_200_000, seed: 1 };
     let mut log = Log::default();
-    let books = run(&setting, &mut BuiltIn, &mut asks, &mut log);
-    assert_eq!((books.live(), books.accepted), (0, log.ended.len() as u64));
-    (books, log)
+    let mut traffic = FixedTraffic::new(requests);
+    let totals = run(&config, &mut BuiltIn, &mut traffic, &mut log);
+    assert_eq!((totals.in_flight(), totals.accepted), (0, log.ends.len() as u64));
+    (totals, log)
 }
 
-fn fails(lane: u32, what: Trouble, at: u64) -> Vec<Failure> {
-    vec![Failure { lanes: vec![LaneId(lane)], what, when: When::At(vec![s(at)]) }]
+fn fault_at(lane: u32, kind: FaultKind, at: Duration) -> Vec<InjectedFault> {
+    vec![InjectedFault { lanes: vec![LaneId(lane)], kind, schedule: Schedule::At(vec![at]) }]
 }
 
 #[test]
-fn three_lanes_take_turns_as_they_do_in_the_bench_of_turns() {
+fn three_lanes_switch_like_in_the_dispatcher_benchmark() {
     let names = ["orchestrator", "coder", "fast_rag"];
     let fleet = fleet(names.iter().map(|name| lane(name, &[name])).collect());
-    let asks = (0..300).map(|index| ask(s(index), names[index as usize % 3]));
-    let (books, log) = simulate(&fleet, &[], Asks::of(asks));
-    let longest = log.ended.iter().map(|(_, _, wait, ..)| *wait).max();
+    let requests = (0..300).map(|index| request(s(index), names[index as usize % 3]));
+    let (totals, log) = simulate(&fleet, &[], requests);
+    let max_wait = log.ends.iter().map(|end| end.wait).max();
     assert_eq!(
-        (books.answered, log.loads, books.ended_at, longest),
+        (totals.answered, log.loads, totals.ended_at, max_wait),
         (300, 6, s(475), Some(s(234)))
     );
 }
 
 #[test]
-fn a_crash_is_a_failed_try_before_the_first_byte_and_an_error_after_it() {
+fn crash_fails_the_attempt_before_the_first_byte_and_the_request_after_it() {
     let fleet = fleet(vec![lane("a", &["m"])]);
-    let asks = || Asks::of([ask(s(0), "m"), ask(s(44), "m"), ask(s(45), "m"), ask(s(46), "m")]);
-    // Up at 40 s. At 45.5 s the first one has been answered, the second one has its first byte, and the third one has not.
-    let when = When::At(vec![Duration::from_millis(45_500)]);
-    let crash = vec![Failure { lanes: vec![LaneId(0)], what: Trouble::Crash, when }];
-    let (books, log) = simulate(&fleet, &crash, asks());
-    assert_eq!((books.answered, books.errors), (2, 2));
-    let ended: Vec<_> = log.ended.iter().map(|(at, how, ..)| (at.as_millis(), *how)).collect();
-    // After a second's pause and 40 s of loading the last one is served.
+    let requests =
+        [request(s(0), "m"), request(s(44), "m"), request(s(45), "m"), request(s(46), "m")];
+    // Ready at 40 s. At 45.5 s the first request is done, the second one has its first byte, and
+    // the third one does not.
+    let crash = fault_at(0, FaultKind::Crash, Duration::from_millis(45_500));
+    let (totals, log) = simulate(&fleet, &crash, requests);
+    assert_eq!((totals.answered, totals.errors), (2, 2));
+    // After a backoff of one second and a load of 40 s the last one is served.
     let expected = [
-        (44_000, How::Answered),
-        (45_500, How::Error),
-        (45_500, How::Error),
-        (90_500, How::Answered),
+        (44_000, RequestResult::Answered),
+        (45_500, RequestResult::Error),
+        (45_500, RequestResult::Error),
+        (90_500, RequestResult::Answered),
     ];
-    assert_eq!(ended, expected);
-    assert_eq!(log.ended[1].3, Some(s(1)), "it had begun");
-    assert_eq!((log.ended[2].3, &log.ended[2].4[..]), (None, &[AttemptResult::ServerError][..]));
+    assert_eq!(log.ends_in_ms(), expected);
+    assert_eq!(log.ends[1].first_byte, Some(s(1)));
+    let third = &log.ends[2];
+    assert_eq!((third.first_byte, &third.attempts[..]), (None, &[AttemptResult::ServerError][..]));
 }
 
 #[test]
-fn whoever_can_goes_elsewhere_when_an_engine_crashes() {
+fn requests_fall_back_when_an_engine_crashes() {
     let other = LaneSetup { group: 9, ..lane("b", &[]).setup };
     let fleet = fleet(vec![lane("a", &["m"]), Lane { setup: other, ..lane("b", &["m"]) }]);
-    let asks = Asks::of([ask(s(0), "m"), Ask { tenant: Some("acme".into()), ..ask(s(1), "m") }]);
-    let failures = fails(0, Trouble::Crash, 40)
+    let requests =
+        [request(s(0), "m"), SimRequest { tenant: Some("acme".into()), ..request(s(1), "m") }];
+    let faults = fault_at(0, FaultKind::Crash, s(40))
         .into_iter()
-        .chain(fails(1, Trouble::Crash, 10))
+        .chain(fault_at(1, FaultKind::Crash, s(10)))
         .collect::<Vec<_>>();
-    let (books, log) = simulate(&fleet, &failures, asks);
-    assert_eq!(books.answered + books.fell_back, 2, "{:#?}", log.lines);
+    let (totals, log) = simulate(&fleet, &faults, requests);
+    assert_eq!(totals.answered + totals.fell_back, 2, "{:#?}", log.lines);
 }
 
 #[test]
-fn a_hang_is_noticed_and_ends_the_engine() {
+fn detected_hang_kills_the_engine() {
     let fleet = fleet(vec![lane("a", &["m"])]);
-    let (books, log) = simulate(
-        &fleet,
-        &fails(0, Trouble::Hang(Spread::Fixed(300.0)), 42),
-        Asks::of([ask(s(0), "m"), ask(s(50), "m"), ask(s(73), "m")]),
-    );
-    // The first one had its first byte at 41 s. It and the second one break off at 72 s; the third one waits until all of
-    // the engine is gone at 77 s, and for a pause and a load.
-    let ended: Vec<_> = log.ended.iter().map(|(at, how, ..)| (at.as_secs(), *how)).collect();
-    assert_eq!(ended, [(72, How::Error), (72, How::Error), (122, How::Answered)]);
-    assert_eq!(books.errors, 2);
-    // A short one only takes its time.
-    let asks = Asks::of([ask(s(0), "m")]);
-    let (_, log) = simulate(&fleet, &fails(0, Trouble::Hang(Spread::Fixed(20.0)), 42), asks);
-    assert_eq!(log.ended[0].0, s(64));
+    let hang = |seconds| FaultKind::Hang(Distribution::Fixed(seconds));
+    let requests = [request(s(0), "m"), request(s(50), "m"), request(s(73), "m")];
+    let (totals, log) = simulate(&fleet, &fault_at(0, hang(300.0), s(42)), requests);
+    // The first request has its first byte at 41 s. It and the second one are aborted at 72 s; the
+    // third one waits until the engine is gone at 77 s, and for a backoff and a load.
+    let expected =
+        [(72, RequestResult::Error), (72, RequestResult::Error), (122, RequestResult::Answered)];
+    assert_eq!(log.ends_in_s(), expected);
+    assert_eq!(totals.errors, 2);
+    // A hang that is not detected only delays requests.
+    let (_, log) = simulate(&fleet, &fault_at(0, hang(20.0), s(42)), [request(s(0), "m")]);
+    assert_eq!(log.ends[0].at, s(64));
 }
 
 #[test]
-fn an_order_to_stop_what_has_just_crashed_is_nothing_new() {
+fn stop_command_for_a_crashed_engine_is_ignored() {
     let mut supervisor = Supervisor::new(&lane("a", &["m"]), 1);
-    let mut said = Vec::new();
+    let mut signals = Vec::new();
     supervisor.load(s(0));
-    supervisor.go_on(s(40), &mut said);
-    supervisor.suffer(&Trouble::Crash, s(50), &mut said);
-    // The lane was draining, and its last answer has broken off: so the dispatcher, which has not heard of the end yet.
+    supervisor.advance(s(40), &mut signals);
+    supervisor.inject(&FaultKind::Crash, s(50), &mut signals);
+    // The lane was draining and its last response was lost, so the dispatcher stops the engine
+    // before it learns of the crash.
     supervisor.unload(s(50));
-    assert_eq!((supervisor.exists(), supervisor.next()), (false, None), "{said:?}");
+    assert_eq!((supervisor.holds_memory(), supervisor.next_event()), (false, None), "{signals:?}");
 }
 
 #[test]
-fn loads_that_fail_and_loads_that_are_slow() {
+fn loads_fail_or_are_slow_during_injected_faults() {
     let fleet = fleet(vec![lane("a", &["m"])]);
-    let asks = || Asks::of([ask(s(0), "m"), ask(s(39), "m"), ask(s(42), "m")]);
-    let failures = fails(0, Trouble::LoadsFail(Spread::Fixed(30.0)), 0);
-    let (books, log) = simulate(&fleet, &failures, asks());
-    assert_eq!((books.errors, books.answered, books.ended_at), (2, 1, s(86)));
-    assert!(
-        log.ended[0].5.as_deref().is_some_and(|why| why.contains("could not be loaded")),
-        "{:?}",
-        log.ended[0]
-    );
-    let slow = Trouble::SlowLoads { times: 3.0, lasts: Spread::Fixed(30.0) };
-    assert_eq!(simulate(&fleet, &fails(0, slow, 0), asks()).0.ended_at, s(124));
-    let slow = Trouble::SlowDown { part: 0.5, lasts: Spread::Fixed(1000.0) };
-    assert_eq!(simulate(&fleet, &fails(0, slow, 10), asks()).0.ended_at, s(50));
+    let run = |kind, at| {
+        let requests = [request(s(0), "m"), request(s(39), "m"), request(s(42), "m")];
+        simulate(&fleet, &fault_at(0, kind, at), requests)
+    };
+    let (totals, log) = run(FaultKind::LoadFailure(Distribution::Fixed(30.0)), s(0));
+    assert_eq!((totals.errors, totals.answered, totals.ended_at), (2, 1, s(86)));
+    let reason = log.ends[0].reason.as_deref();
+    assert!(reason.is_some_and(|reason| reason.contains("injected load failure")), "{reason:?}");
+    let duration = Distribution::Fixed(30.0);
+    let slow = FaultKind::SlowLoad { load_time_factor: 3.0, duration };
+    assert_eq!(run(slow, s(0)).0.ended_at, s(124));
+    let duration = Distribution::Fixed(1000.0);
+    let slow = FaultKind::Slowdown { speed_factor: 0.5, duration };
+    assert_eq!(run(slow, s(10)).0.ended_at, s(50));
 }
 
 #[test]
-fn an_engine_that_is_not_ours_comes_back_by_itself() {
+fn external_engine_recovers_by_itself() {
     let mut external = lane("a", &["m"]);
     external.setup.residency = Residency::External;
     let fleet = fleet(vec![external]);
-    let asks = Asks::of([ask(s(0), "m"), ask(s(9), "m"), ask(s(12), "m"), ask(s(50), "m")]);
-    let (books, log) = simulate(&fleet, &fails(0, Trouble::Crash, 10), asks);
-    assert_eq!((books.answered, books.errors), (2, 2), "{:#?}", log.lines);
-    assert_eq!(log.ended[0].0, s(4), "it served from the begin");
-    // While it hangs nobody is sent there; what it works on goes on after that.
-    let asks = Asks::of([ask(s(9), "m"), ask(s(41), "m"), ask(s(71), "m")]);
-    let (_, log) = simulate(&fleet, &fails(0, Trouble::Hang(Spread::Fixed(60.0)), 10), asks);
-    let ended: Vec<_> = log.ended.iter().map(|(at, how, ..)| (at.as_secs(), *how)).collect();
-    assert_eq!(ended, [(41, How::Error), (73, How::Answered), (75, How::Answered)]);
+    let requests =
+        [request(s(0), "m"), request(s(9), "m"), request(s(12), "m"), request(s(50), "m")];
+    let (totals, log) = simulate(&fleet, &fault_at(0, FaultKind::Crash, s(10)), requests);
+    assert_eq!((totals.answered, totals.errors), (2, 2), "{:#?}", log.lines);
+    assert_eq!(log.ends[0].at, s(4), "the engine serves from the start");
+    // A hanging engine gets no new requests, and continues with its current ones afterwards.
+    let requests = [request(s(9), "m"), request(s(41), "m"), request(s(71), "m")];
+    let hang = FaultKind::Hang(Distribution::Fixed(60.0));
+    let (_, log) = simulate(&fleet, &fault_at(0, hang, s(10)), requests);
+    let expected =
+        [(41, RequestResult::Error), (73, RequestResult::Answered), (75, RequestResult::Answered)];
+    assert_eq!(log.ends_in_s(), expected);
 }
 
 #[test]
-fn clients_lose_their_patience_and_engines_their_time() {
-    let fleet = fleet(vec![Lane { first_byte: Duration::from_millis(1500), ..lane("a", &["m"]) }]);
-    let patient = |at: u64, patience: u64, stream| Ask {
-        patience: Some(s(patience)),
+fn client_and_first_byte_timeouts_expire() {
+    let first_byte_timeout = Duration::from_millis(1500);
+    let fleet = fleet(vec![Lane { first_byte_timeout, ..lane("a", &["m"]) }]);
+    let with_timeout = |at: u64, timeout: u64, stream| SimRequest {
+        client_timeout: Some(s(timeout)),
         stream,
-        ..ask(s(at), "m")
+        ..request(s(at), "m")
     };
-    let asks = [
-        patient(0, 10, true),
-        patient(1, 60, true),
-        ask(s(2), "m"),
-        // What is no stream is there when all of it is: too late for the lane, and for the client.
-        patient(60, 1, false),
-        patient(61, 9, false),
+    let requests = [
+        with_timeout(0, 10, true),
+        with_timeout(1, 60, true),
+        request(s(2), "m"),
+        // A response that is not streamed has its first byte when it is complete: too late for the
+        // client of the first of these, and for the lane in the second.
+        with_timeout(60, 1, false),
+        with_timeout(61, 9, false),
     ];
-    let (books, log) = simulate(&fleet, &[], Asks::of(asks));
-    let ended: Vec<_> = log.ended.iter().map(|(at, how, ..)| (at.as_millis(), *how)).collect();
+    let (totals, log) = simulate(&fleet, &[], requests);
     let expected = [
-        (10_000, How::ClientGone),
-        (44_000, How::Answered),
-        (44_000, How::Answered),
-        (61_000, How::ClientGone),
-        (62_500, How::Error),
+        (10_000, RequestResult::ClientGone),
+        (44_000, RequestResult::Answered),
+        (44_000, RequestResult::Answered),
+        (61_000, RequestResult::ClientGone),
+        (62_500, RequestResult::Error),
     ];
-    assert_eq!(ended, expected);
-    assert_eq!((books.client_gone, log.ended[4].4[0]), (2, AttemptResult::FirstTokenTimeout));
+    assert_eq!(log.ends_in_ms(), expected);
+    assert_eq!(totals.client_gone, 2);
+    assert_eq!(log.ends[4].attempts[0], AttemptResult::FirstTokenTimeout);
 }
 
 #[test]
-fn what_is_nobodys_business_never_gets_to_a_lane() {
+fn unservable_requests_end_with_an_error() {
     let mut short = lane("a", &["m"]);
     short.info.max_context = 100;
-    let asks = [
-        ask(s(0), "who"),
-        Ask { body: Some("nonsense".into()), ..ask(s(1), "m") },
-        Ask { prompt_tokens: 100, ..ask(s(2), "m") },
-        Ask { prompt_tokens: 90, ..ask(s(3), "m") },
+    let requests = [
+        request(s(0), "unknown"),
+        SimRequest { body: Some("not JSON".into()), ..request(s(1), "m") },
+        SimRequest { prompt_tokens: 100, ..request(s(2), "m") },
+        SimRequest { prompt_tokens: 90, ..request(s(3), "m") },
     ];
-    let (books, log) = simulate(&fleet(vec![short]), &[], Asks::of(asks));
-    assert_eq!((books.errors, books.answered), (3, 1));
-    let problems: Vec<_> =
-        log.ended.iter().map(|ended| ended.5.clone().unwrap_or_default()).collect();
-    assert_eq!(problems[0], "no lane answers to the model `who`");
+    let (totals, log) = simulate(&fleet(vec![short]), &[], requests);
+    assert_eq!((totals.errors, totals.answered), (3, 1));
+    let reasons: Vec<_> =
+        log.ends.iter().map(|end| end.reason.clone().unwrap_or_default()).collect();
     assert!(
-        problems[1].contains("must be a JSON object") && problems[2].contains("longer than"),
-        "{problems:?}"
+        reasons[0].contains("`unknown`")
+            && reasons[1].contains("must be a JSON object")
+            && reasons[2].contains("maximum context"),
+        "{reasons:?}"
     );
+    // Only the prompt that is too long reaches an engine.
+    let attempts: Vec<usize> = log.ends.iter().map(|end| end.attempts.len()).collect();
+    assert_eq!(attempts, [0, 0, 1, 1]);
 }
 
 #[test]
-fn sessions_go_on_after_their_answers_and_memory_does_not_grow() {
+fn sessions_continue_and_memory_stays_bounded() {
     let fleet = fleet(vec![lane("a", &["m"])]);
-    let asks = Asks { again: 500, ..Asks::of([ask(s(0), "m"), ask(s(1), "m")]) };
-    let setting = Setting { fleet: &fleet, failures: &[], begins_ms: 0, seed: 1 };
-    let (mut asks, mut log, mut nobody) = (asks, Log::default(), BuiltIn);
-    let mut world = World::new(&setting, &mut nobody, &mut asks, &mut log);
-    world.begin();
-    while let Some(next) = world.next() {
-        world.go_to(next);
-        assert!(world.limits.len() <= world.crowd.len() && world.later.len() <= 2);
+    let mut traffic = FixedTraffic {
+        follow_ups: 500,
+        ..FixedTraffic::new([request(s(0), "m"), request(s(1), "m")])
+    };
+    let config = RunConfig { fleet: &fleet, faults: &[], start_ms: 0, seed: 1 };
+    let (mut log, mut advisor) = (Log::default(), BuiltIn);
+    let mut world = World::new(&config, &mut advisor, &mut traffic, &mut log);
+    world.start();
+    while let Some(next) = world.next_step() {
+        world.advance_to(next);
+        assert!(world.timers.len() <= world.in_flight.len() && world.follow_ups.len() <= 2);
     }
-    assert_eq!((world.books.answered, world.books.most_live), (1002, 2));
+    assert_eq!((world.totals.answered, world.totals.max_in_flight), (1002, 2));
     let ends: BTreeMap<u128, usize> =
-        log.ended.iter().map(|(at, ..)| (at.as_secs() as u128, 1)).collect();
-    // The first answers come at 44 s; after that each client gets one every five seconds.
+        log.ends.iter().map(|end| (end.at.as_secs() as u128, 1)).collect();
+    // The first responses end at 44 s; after that each client gets one every five seconds.
     assert_eq!((ends.len(), log.last), (501, s(44 + 5 * 500)));
 }

@@ -1,11 +1,11 @@
-//! The policies of the tree, for tests of more than one kind.
+//! The policies of this repository, for several tests.
 
 use std::path::Path;
 
 use pointsman_policy::{ChainSpec, PolicySpec};
 use serde_json::Value;
 
-/// A Monday in November, at noon, in milliseconds since the Unix epoch.
+/// A Monday in November 2026, at noon UTC, in milliseconds since the Unix epoch.
 pub(crate) const NOON: u64 = 1_794_830_400_000;
 
 pub(crate) fn policy(name: &str, config: Value) -> PolicySpec {

@@ -4,9 +4,11 @@
 use pointsman_domain::dispatch::SwitchReport;
 use pointsman_domain::{AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef};
 
-use super::{Collector, Ended, How, Observer as _, Run, Try, ask, at, lane};
-use crate::random::{Random, Spread};
-use crate::traffic::Ask;
+use super::{
+    Attempt, Collector, FinishedRequest, Observer as _, RequestResult, Run, ask, at, lane,
+};
+use crate::random::{Distribution, Random};
+use crate::traffic::SimRequest;
 
 /// What happens, and when.
 enum Event {
@@ -14,7 +16,7 @@ enum Event {
     /// By how much the queue of a lane and its work change.
     Load(u32, i64, i64),
     Switched(u32),
-    Ended(Box<Ask>, u32, How, [f64; 3]),
+    Ended(Box<SimRequest>, u32, RequestResult, [f64; 3]),
 }
 
 pub(crate) const LANES: [&str; 3] = ["coder-32b", "writer-70b", "cloud"];
@@ -28,10 +30,10 @@ pub(crate) fn run(seed: u64, turn: f64, hours: f64, rate: f64) -> Run {
     let mut free = [[0.0; 4]; 3];
     let (mut now, mut accepted) = (0.0, 0);
     while now < end {
-        now += Spread::Exponential { mean: 3600.0 / rate }.sample(&mut random);
+        now += Distribution::Exponential { mean: 3600.0 / rate }.sample(&mut random);
         // Less at night.
         let busy = 1.0 - (2.0 * now / 86_400.0 - 1.0).abs() * 0.9;
-        if random.part() < busy {
+        if random.fraction() < busy {
             accepted += 1;
             request(&mut random, now, turn, &mut free, &mut events);
         }
@@ -86,22 +88,22 @@ fn request(
 ) {
     let class = [0, 0, 0, 1, 1, 2][random.below(6) as usize];
     let lane = match class {
-        0 => u32::from(random.part() < 0.3),
+        0 => u32::from(random.fraction() < 0.3),
         1 => 0,
-        _ => 1 + u32::from(random.part() < 0.2),
+        _ => 1 + u32::from(random.fraction() < 0.2),
     };
-    let tenant = format!("team-{}", (random.part() * random.part() * 12.0) as u32);
-    let takes = Spread::of_percentiles(4.0, 30.0).sample(random);
+    let tenant = format!("team-{}", (random.fraction() * random.fraction() * 12.0) as u32);
+    let takes = Distribution::from_percentiles(4.0, 30.0).sample(random);
     let begin = slot(now, lane, turn, takes, &mut free[lane as usize]);
     let asked = Box::new(ask(now, class, &tenant));
     let wait = begin - now;
-    let chance = random.part();
+    let chance = random.fraction();
     let how = match chance {
-        _ if wait > 900.0 && class == 0 => How::ClientGone,
-        c if c < 0.004 => How::Error,
-        c if c < 0.02 => How::FellBack,
-        c if c < 0.025 => How::Rejected,
-        _ => How::Answered,
+        _ if wait > 900.0 && class == 0 => RequestResult::ClientGone,
+        c if c < 0.004 => RequestResult::Error,
+        c if c < 0.02 => RequestResult::FellBack,
+        c if c < 0.025 => RequestResult::Rejected,
+        _ => RequestResult::Answered,
     };
     events.push((now, Event::Load(lane, 1, 0)));
     events.push((begin, Event::Load(lane, -1, 1)));
@@ -151,21 +153,26 @@ fn play(seed: u64, accepted: u64, events: Vec<(f64, Event)>, end: f64) -> Run {
                     &[PolicyRef::new("cortex", "0.3.0+9f6cf3c7")],
                 );
                 let result =
-                    if how.is_answer() { AttemptResult::Ok } else { AttemptResult::EngineRestart };
-                to.ended(&Ended {
-                    ask: &asked,
-                    how,
+                    if how.is_success() { AttemptResult::Ok } else { AttemptResult::EngineRestart };
+                to.ended(&FinishedRequest {
+                    request: &asked,
+                    result: how,
                     at: asked.at + at(total),
                     wait: at(wait),
-                    first_byte: how.is_answer().then(|| at(first)),
-                    tries: &[Try { lane: LaneId(lane), result, begun: asked.at, queue: at(wait) }],
+                    first_byte: how.is_success().then(|| at(first)),
+                    attempts: &[Attempt {
+                        lane: LaneId(lane),
+                        result,
+                        begun: asked.at,
+                        queue: at(wait),
+                    }],
                     cached_tokens: 20,
                     output_tokens: 200,
-                    problem: match how {
-                        How::Error => {
+                    reason: match how {
+                        RequestResult::Error => {
                             Some("the engine ended while it answered, and no other lane may answer")
                         }
-                        How::Rejected => {
+                        RequestResult::Rejected => {
                             Some("the tenant has used up its quota of tokens for today")
                         }
                         _ => None,

@@ -243,18 +243,18 @@ fn names_are_text_and_nothing_else() {
         to.load(at(2.0), LaneId(0), 3, 1);
         for tenant in [HOSTILE, "b"] {
             let asked = ask(1.0, 0, tenant);
-            live(&mut to, &asked, 0, How::Answered, [1.0, 2.0, 3.0]);
-            live(&mut to, &asked, 0, How::FellBack, [1.0, 2.0, 3.0]);
-            to.ended(&Ended {
-                ask: &asked,
-                how: How::Error,
+            live(&mut to, &asked, 0, RequestResult::Answered, [1.0, 2.0, 3.0]);
+            live(&mut to, &asked, 0, RequestResult::FellBack, [1.0, 2.0, 3.0]);
+            to.ended(&FinishedRequest {
+                request: &asked,
+                result: RequestResult::Error,
                 at: at(9.0),
                 wait: at(1.0),
                 first_byte: None,
-                tries: &[],
+                attempts: &[],
                 cached_tokens: 0,
                 output_tokens: 0,
-                problem: Some(HOSTILE),
+                reason: Some(HOSTILE),
             });
         }
         to.finish(1, 6, at(10.0))

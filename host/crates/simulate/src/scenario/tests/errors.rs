@@ -1,164 +1,225 @@
-//! What is said of scenarios that are wrong.
+//! The errors that invalid scenarios are rejected with.
 
 use super::*;
 
 #[test]
-fn all_mistakes_are_told_at_once_with_their_lines() {
-    let errors = parse(
-        "seeds = \"x\"\nlast = \"1h\"\n[fleet]\n[engines.a]\nload = { median = 5 }\n[[traffic]]\nclass = \"c\"\n\
-         [[variants]]\nset = { lasts = 5 }\n",
-    );
-    let expected = [
-        "1: lasts: is missing; write how long requests come, such as `lasts = \"24h\"`",
-        "1: seeds: must be a whole number, and is of type string",
-        "2: last: is not a key here; did you mean `lasts`?",
-        "3: fleet.lanes: there is no lane; write `config` with a host's configuration, or at least one `[[fleet.lanes]]`",
-        "5: engines.a.load: `median` is no spread; write { median, p99 }, { mean }, { least, most }, { least, shape, most }, \
-         one value or a list of values",
-        "6: traffic[0]: does not say when its requests come; write one of `rate`, `daily`, `every`, `bursts`, `sessions` and \
-         `file`",
-        "6: traffic[0].model: is missing; write for example `model = \"auto\"`",
-        "6: traffic[0].prompt: is missing; write for example `prompt = 500 or { median = 500, p99 = 4000 }`",
-        "6: traffic[0].output: is missing; write for example `output = 500 or { median = 500, p99 = 4000 }`",
-        "8: variants[0].name: is missing; write for example `name = \"first-come\"`",
-        "9: lasts: must be a text in quotes, and is of type integer",
-    ];
-    assert_eq!(errors.unwrap_err(), expected);
-}
-
-/// Parse what is wrong, and see that one of the mistakes has `part`.
-fn assert_rejects(source: &str, part: &str) {
+fn all_errors_are_reported_in_one_pass_with_their_lines() {
+    let source = "seeds = \"x\"\nduratoin = \"1h\"\n[fleet]\n[engines.a]\n\
+                  load = { median = 5 }\n[[traffic]]\nclass = \"c\"\n\
+                  [[variants]]\nset = { duration = 5 }\n";
     let errors = parse(source).unwrap_err();
-    assert!(errors.iter().any(|error| error.contains(part)), "{part}\n{source}\n{errors:#?}");
+    let found: Vec<(usize, &str, Code)> =
+        errors.iter().map(|error| (error.line, error.key.as_str(), error.code)).collect();
+    let expected = [
+        (1, "duration", Code::MissingKey),
+        (1, "seeds", Code::WrongType),
+        (2, "duratoin", Code::UnknownKey),
+        (3, "fleet.lanes", Code::MissingKey),
+        (5, "engines.a.load", Code::InvalidValue),
+        (6, "traffic[0]", Code::MissingKey),
+        (6, "traffic[0].model", Code::MissingKey),
+        (6, "traffic[0].prompt", Code::MissingKey),
+        (6, "traffic[0].output", Code::MissingKey),
+        (8, "variants[0].name", Code::MissingKey),
+        (9, "duration", Code::WrongType),
+    ];
+    assert_eq!(found, expected);
+    // The messages name what was found, or what to write.
+    for (index, part) in [
+        (0, "`duration = \"24h\""),
+        (1, "a string"),
+        (2, "`duration`?"),
+        (3, "`[[fleet.lanes]]`"),
+        (4, "`median`"),
+        (5, "`rate`"),
+        (6, "`model = \"auto\"`"),
+        (7, "`prompt = 500 or"),
+        (8, "`output = 500 or"),
+        (9, "`name = \"first-come\"`"),
+        (10, "an integer"),
+    ] {
+        assert!(errors[index].message.contains(part), "{part}: {}", errors[index]);
+    }
+}
+
+/// Asserts that a scenario is rejected with an error of this key and code, whose message contains
+/// `value`.
+fn assert_rejected(source: &str, key: &str, code: Code, value: &str) {
+    let errors = parse(source).unwrap_err();
+    let is_expected = |error: &Diagnostic| {
+        error.key == key && error.code == code && error.message.contains(value)
+    };
+    assert!(errors.iter().any(is_expected), "{key} {code} {value}\n{source}\n{errors:#?}");
 }
 
 #[test]
-fn mistakes_in_traffic_are_told_with_what_to_write() {
-    let traffic = |keys: &str| with(&format!("[[traffic]]\nclass = \"c\"\n{keys}"));
-    let plain = |keys: &str| traffic(&format!("model = \"a\"\nprompt = 1\noutput = 1\n{keys}"));
-    for (source, part) in [
-        ("lasts = ".to_owned(), "is not TOML"),
-        (format!("begins = \"today\"\n{}", with("")), "begins: is no date and time"),
-        (format!("seeds = [-1]\n{}", with("")), "seeds: must be a number of runs"),
-        (plain("rate = \"1\""), "\"1\" is no rate; write a number and a unit"),
-        (plain("rate = \"0/s\""), "rate: must be more than nothing"),
-        (plain("rate = \"1/s\"\nevery = 1"), "every: stands beside `rate`; write one of the two"),
-        (plain("every = 0"), "every: must be more than nothing"),
-        (plain("every = [0, \"0s\"]"), "every: must be more than nothing"),
-        (plain("every = []"), "every: must be a spread, such as \"5s\""),
-        (plain("every = { median = 5, p99 = 1 }"), "every.p99: must not be less than `median`"),
+fn invalid_keys_of_the_root_are_rejected() {
+    for (source, key, code, value) in [
+        ("duration = ".to_owned(), "", Code::Syntax, ""),
         (
-            plain("every = { least = 0, shape = 1, most = 5 }"),
-            "every.least: must be more than nothing",
+            format!("start-time = \"today\"\n{}", with("")),
+            "start-time",
+            Code::InvalidValue,
+            "2026-01-05T00:00:00Z",
         ),
-        (plain("every = \"5\""), "\"5\" is no duration"),
-        (plain("every = -5"), "every: must be from 0 to"),
-        (
-            plain("daily = { most = \"1/h\", least = \"2/h\" }"),
-            "daily.least: must not be more than `most`",
-        ),
-        (plain("daily = { most = \"1/h\", at = \"25:00\" }"), "\"25:00\" is no time of day"),
-        (plain("bursts = { every = 1 }"), "bursts.size: is missing"),
-        (plain("sessions = { rate = \"1/h\", turns = 3 }"), "sessions.think: is missing"),
-        (
-            plain("sessions = { rate = \"1/h\", every = 1, turns = 3, think = 1 }"),
-            "sessions.every: stands beside `rate`",
-        ),
-        (plain("file = \"x\"\nformat = \"azur\""), "there is no \"azur\"; write \"azure\""),
-        (
-            plain("file = \"x\"\nformat = \"azure\"\nrate = \"1/s\""),
-            "rate: stands beside `file`, which says when",
-        ),
-        (
-            plain("file = \"x\"\nformat = \"sharegpt\""),
-            "rate: is missing: conversations have no times",
-        ),
-        (plain("file = \"x\"\nformat = \"azure\"\nthink = 1"), "think: is for conversations"),
-        (
-            plain("rate = \"1/s\"\nfrom = \"2h\"\nuntil = \"1h\""),
-            "until: must be later than `from`",
-        ),
-        (plain("rate = \"1/s\"\ntenants = []"), "tenants: is empty"),
-        (plain("rate = \"1/s\"\ntenants = \"a\""), "tenants: must be how many there are"),
-        (
-            plain("rate = \"1/s\"\nheaders = { \"a b\" = \"c\" }"),
-            "`a b` with the value \"c\" is no header",
-        ),
-        (plain("rate = \"1/s\"\ncolour = 1"), "colour: is not a key here"),
-        (
-            traffic("rate = \"1/s\"\nmodels = { a = 0 }"),
-            "models: needs weights that are more than nothing",
-        ),
-        (
-            traffic("rate = \"1/s\"\nmodel = \"a\"\nmodels = { a = 1 }"),
-            "models: stands beside `model`",
-        ),
-        (traffic("rate = \"1/s\"\nturns = [\"a\"]"), "turns: is for sessions"),
+        (format!("seeds = [-1]\n{}", with("")), "seeds", Code::InvalidValue, "`seeds = 3`"),
     ] {
-        assert_rejects(&source, part);
+        assert_rejected(&source, key, code, value);
     }
 }
 
 #[test]
-fn mistakes_in_lanes_and_failures_are_told_with_what_to_write() {
-    let failure = |keys: &str| with(&format!("[[failures]]\nlane = \"a\"\n{keys}"));
-    let lane =
-        |keys: &str| with(&format!("{keys}\n[[fleet.groups]]\nname = \"g\"\nmemory = \"4GiB\""));
-    for (source, part) in [
-        (failure("what = \"crash\""), "at: is missing; write when it happens"),
-        (failure("what = \"crash\"\nat = 5"), "at: must be a text in quotes"),
-        (failure("what = \"hang\"\nat = \"1s\""), "lasts: is missing"),
+fn invalid_traffic_is_rejected() {
+    let complete = "model = \"a\"\nprompt = 1\noutput = 1\n";
+    let sharegpt = "file = \"x\"\nformat = \"sharegpt\"";
+    for (keys, key, code, value) in [
+        ("rate = \"1\"", "rate", Code::InvalidValue, "\"1\""),
+        ("rate = \"0/s\"", "rate", Code::OutOfRange, "greater than zero"),
+        ("rate = \"1/s\"\nevery = 1", "every", Code::Conflict, "`rate`"),
+        ("every = 0", "every", Code::OutOfRange, "greater than zero"),
+        ("every = [0, \"0s\"]", "every", Code::OutOfRange, "greater than zero"),
+        ("every = []", "every", Code::WrongType, "\"5s\""),
+        ("every = { median = 5, p99 = 1 }", "every.p99", Code::Conflict, "`median`"),
         (
-            failure("what = \"slow-loads\"\nat = \"1s\"\nlasts = 1"),
-            "times: is missing; write for example `times = 4.0`",
+            "every = { min = 0, shape = 1, max = 5 }",
+            "every.min",
+            Code::OutOfRange,
+            "greater than zero",
+        ),
+        ("every = \"5\"", "every", Code::InvalidValue, "\"5\""),
+        ("every = -5", "every", Code::OutOfRange, "0 to 100000000000"),
+        ("daily = { peak = \"1/h\", trough = \"2/h\" }", "daily.trough", Code::Conflict, "`peak`"),
+        (
+            "daily = { peak = \"1/h\", peak-at = \"25:00\" }",
+            "daily.peak-at",
+            Code::InvalidValue,
+            "\"25:00\"",
+        ),
+        ("bursts = { every = 1 }", "bursts.size", Code::MissingKey, ""),
+        ("sessions = { rate = \"1/h\", turns = 3 }", "sessions.think-time", Code::MissingKey, ""),
+        (
+            "sessions = { rate = \"1/h\", every = 1, turns = 3, think-time = 1 }",
+            "sessions.every",
+            Code::Conflict,
+            "`rate`",
+        ),
+        ("file = \"x\"\nformat = \"azur\"", "format", Code::InvalidValue, "\"azur\""),
+        ("file = \"x\"\nformat = \"azure\"\nrate = \"1/s\"", "rate", Code::Conflict, "`file`"),
+        (sharegpt, "rate", Code::MissingKey, "conversations start"),
+        (
+            "file = \"x\"\nformat = \"azure\"\nthink-time = 1",
+            "think-time",
+            Code::Conflict,
+            "\"sharegpt\"",
+        ),
+        ("rate = \"1/s\"\nfrom = \"2h\"\nuntil = \"1h\"", "until", Code::Conflict, "`from`"),
+        ("rate = \"1/s\"\ntenants = []", "tenants", Code::InvalidValue, "empty"),
+        ("rate = \"1/s\"\ntenants = \"a\"", "tenants", Code::WrongType, "a string"),
+        (
+            "rate = \"1/s\"\nheaders = { \"a b\" = \"c\" }",
+            "headers",
+            Code::InvalidValue,
+            "\"a b: c\"",
+        ),
+        ("rate = \"1/s\"\ncolour = 1", "colour", Code::UnknownKey, ""),
+    ] {
+        let source = with(&format!("[[traffic]]\nclass = \"c\"\n{complete}{keys}"));
+        assert_rejected(&source, &format!("traffic[0].{key}"), code, value);
+    }
+    for (keys, key, code, value) in [
+        ("models = { a = 0 }", "models", Code::OutOfRange, "greater than zero"),
+        ("model = \"a\"\nmodels = { a = 1 }", "models", Code::Conflict, "`model`"),
+        ("turn-models = [\"a\"]", "turn-models", Code::Conflict, "sessions"),
+    ] {
+        let source = with(&format!("[[traffic]]\nclass = \"c\"\nrate = \"1/s\"\n{keys}"));
+        assert_rejected(&source, &format!("traffic[0].{key}"), code, value);
+    }
+}
+
+#[test]
+fn invalid_faults_are_rejected() {
+    for (keys, key, code, value) in [
+        ("kind = \"crash\"", "at", Code::MissingKey, ""),
+        ("kind = \"crash\"\nat = 5", "at", Code::WrongType, "an integer"),
+        ("kind = \"hang\"\nat = \"1s\"", "duration", Code::MissingKey, ""),
+        (
+            "kind = \"slow-load\"\nat = \"1s\"\nduration = 1",
+            "load-time-factor",
+            Code::MissingKey,
+            "`load-time-factor = 4.0`",
         ),
         (
-            failure("what = \"slow-down\"\nat = \"1s\"\nlasts = 1\npart = 2"),
-            "`2` is not from 0.001 to 1",
+            "kind = \"slowdown\"\nat = \"1s\"\nduration = 1\nspeed-factor = 2",
+            "speed-factor",
+            Code::OutOfRange,
+            "0.001 to 1",
         ),
-        (failure("what = \"fire\"\nat = \"1s\""), "there is no \"fire\"; write \"crash\" or"),
-        (failure("lanes = [\"a\"]\nwhat = \"crash\"\nat = \"1s\""), "lanes: stands beside `lane`"),
-        (lane("group = \"h\"\nmemory = \"1GiB\""), "there is no group \"h\"; declare it"),
-        (lane("group = \"g\""), "memory: is missing; write what the lane needs"),
-        (lane("group = \"g\"\nmemory = \"5GiB\""), "memory: is more than group \"g\" has"),
-        (lane("memory = \"5GiB\""), "memory: counts among the lanes of a group"),
-        (lane("[[fleet.lanes]]\nname = \"a\""), "there is a lane \"a\" already"),
+        ("kind = \"fire\"\nat = \"1s\"", "kind", Code::InvalidValue, "\"fire\""),
+        ("lanes = [\"a\"]\nkind = \"crash\"\nat = \"1s\"", "lanes", Code::Conflict, "`lane`"),
+    ] {
+        let source = with(&format!("[[failures]]\nlane = \"a\"\n{keys}"));
+        assert_rejected(&source, &format!("failures[0].{key}"), code, value);
+    }
+}
+
+#[test]
+fn invalid_lanes_are_rejected() {
+    let resident = "[[fleet.lanes]]\nname = \"b\"\ngroup = \"g\"\nmemory = \"3GiB\"\n\
+                    load = \"always\"\n\
+                    [[fleet.lanes]]\nname = \"c\"\ngroup = \"g\"\nmemory = \"2GiB\"";
+    for (keys, key, code, value) in [
+        ("group = \"h\"\nmemory = \"1GiB\"", "lanes[0].group", Code::UnknownName, "\"h\""),
+        ("group = \"g\"", "lanes[0].memory", Code::MissingKey, ""),
+        ("group = \"g\"\nmemory = \"5GiB\"", "lanes[0].memory", Code::OutOfMemory, "\"g\""),
+        ("memory = \"5GiB\"", "lanes[0].memory", Code::Conflict, "`group`"),
+        ("[[fleet.lanes]]\nname = \"a\"", "lanes[1].name", Code::Duplicate, "\"a\""),
+        ("engine = \"external\"\nload = \"always\"", "lanes[0].load", Code::Conflict, "external"),
+        (resident, "lanes[2].memory", Code::OutOfMemory, "\"g\""),
+    ] {
+        let group = "[[fleet.groups]]\nname = \"g\"\nmemory = \"4GiB\"";
+        let source = with(&format!("{keys}\n{group}"));
+        assert_rejected(&source, &format!("fleet.{key}"), code, value);
+    }
+}
+
+#[test]
+fn invalid_engines_policies_and_variants_are_rejected() {
+    for (tables, key, code, value) in [
         (
-            lane("engine = \"external\"\nload = \"always\""),
-            "load: is for engines that the host starts",
+            "[engines.a]\ndecode = [[8, 1], [1, 2]]",
+            "engines.a.decode",
+            Code::InvalidValue,
+            "increase",
+        ),
+        ("[engines.a]\ndecode = [1, 2]", "engines.a.decode", Code::InvalidValue, "pairs"),
+        (
+            "[engines.a]\nservice-time = { first-token = 1 }\nprefill = 5",
+            "engines.a.prefill",
+            Code::Conflict,
+            "`service-time`",
+        ),
+        ("[[policies]]\nname = \"x\"", "policies[0].dir", Code::MissingKey, ""),
+        (
+            "[[variants]]\nname = \"v\"\nset = { duration = \"1\" }",
+            "duration",
+            Code::InvalidValue,
+            "\"1\"",
         ),
         (
-            lane(
-                "[[fleet.lanes]]\nname = \"b\"\ngroup = \"g\"\nmemory = \"3GiB\"\nload = \"always\"\n\
-                  [[fleet.lanes]]\nname = \"c\"\ngroup = \"g\"\nmemory = \"2GiB\"",
-            ),
-            "fleet.lanes[2].memory: does not fit into group \"g\" beside the lanes that are always loaded",
+            "[[variants]]\nname = \"v\"\n[[variants]]\nname = \"v\"",
+            "variants[1].name",
+            Code::Duplicate,
+            "\"v\"",
         ),
         (
-            with("[engines.a]\ndecode = [[8, 1], [1, 2]]"),
-            "decode: must go from few answers to many",
-        ),
-        (with("[engines.a]\ndecode = [1, 2]"), "decode: must be a list of answers at once"),
-        (
-            with("[engines.a]\nservice = { first = 1 }\nprefill = 5"),
-            "prefill: stands beside `service`",
-        ),
-        (with("[[policies]]\nname = \"x\""), "policies[0].dir: is missing"),
-        (
-            with("[[variants]]\nname = \"v\"\nset = { lasts = \"1\" }"),
-            "lasts: \"1\" is no duration",
-        ),
-        (
-            with("[[variants]]\nname = \"v\"\n[[variants]]\nname = \"v\""),
-            "variants[1].name: is that of another variant",
-        ),
-        (
-            with("[fleet.switching]\nmin-residency = -1"),
-            "fleet.switching.min-residency: `-1` is not from 0 to 100",
+            "[fleet.switching]\nmin-residency = -1",
+            "fleet.switching.min-residency",
+            Code::OutOfRange,
+            "-1",
         ),
     ] {
-        assert_rejects(&source, part);
+        assert_rejected(&with(tables), key, code, value);
     }
-    let good = with("[fleet.switching]\nmin-residency = 1");
-    assert!(parse(&good).is_ok(), "{:?}", parse(&good));
+    let valid = with("[fleet.switching]\nmin-residency = 1");
+    assert!(parse(&valid).is_ok(), "{:?}", parse(&valid));
 }

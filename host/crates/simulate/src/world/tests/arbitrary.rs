@@ -1,27 +1,28 @@
-//! Any fleet, any traffic, any failures, any advice.
+//! Invariants of simulations with arbitrary fleets, traffic, faults and advice.
 
 use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{
-    Advice, Advisor, Allow, Edit, Facts, FailureReport as FailedTry, FallbackAdvice, FallbackStep,
-    LaneAdvice, LaneScore, Merge, Merged, OnConflict, OnTimeout, Outcome, QueueAdvice, Recovery,
-    Rejection, Switching, Trace, Triggers, permit,
+    Advice, Advisor, Allow, Edit, Facts, FailureReport, FallbackAdvice, FallbackStep, LaneAdvice,
+    LaneScore, Merge, Merged, OnConflict, OnTimeout, Outcome, QueueAdvice, Recovery, Rejection,
+    Switching, Trace, Triggers, permit,
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::advisor::Hinted;
-use crate::fleet::Decode;
+use crate::advisor::TimedHint;
+use crate::fleet::DecodeRates;
 use crate::random::Random;
 
-/// Says anything, the same about the same request.
+/// An advisor with arbitrary advice that only depends on the request.
 #[derive(Debug, Default)]
-struct Anything {
+struct ArbitraryAdvisor {
     lanes: u64,
-    heard: u64,
+    outcomes: u64,
     ticks: u64,
 }
 
-impl Anything {
+impl ArbitraryAdvisor {
+    /// Returns any lane, or one that does not exist.
     fn lane(&self, random: &mut Random) -> LaneId {
         LaneId(random.below(self.lanes + 1) as u32)
     }
@@ -76,7 +77,7 @@ impl Anything {
     }
 }
 
-impl Advisor for Anything {
+impl Advisor for ArbitraryAdvisor {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Merged {
         let mut random = Random::new(facts.seed, "advice");
         let mut advice = self.advice(&mut random);
@@ -98,10 +99,10 @@ impl Advisor for Anything {
         &self,
         facts: &Facts,
         _: &Arc<FleetView>,
-        failed: &FailedTry,
+        failure: &FailureReport,
         _: &mut Trace,
     ) -> Recovery {
-        assert!(facts.attempt > 0 && failed.sent_bytes == 0);
+        assert!(facts.attempt > 0 && failure.sent_bytes == 0);
         let mut random = Random::new(facts.seed, &format!("recovery {}", facts.attempt));
         match random.below(6) {
             0 => Recovery::Retry(FallbackStep { lane: self.lane(&mut random), edits: Vec::new() }),
@@ -116,30 +117,31 @@ impl Advisor for Anything {
     }
 }
 
-/// The same, which also has wishes.
-struct Wishing(Anything);
+/// An [`ArbitraryAdvisor`] with a tick hook that returns arbitrary hints.
+struct HintingAdvisor(ArbitraryAdvisor);
 
-impl Deciders for Wishing {
+impl SimAdvisor for HintingAdvisor {
     fn advisor(&self) -> &dyn Advisor {
         &self.0
     }
 
-    fn learn(&mut self, _: &Arc<FleetView>, _: u64, ended: &[Outcome]) {
-        assert!((1..=256).contains(&ended.len()) && ended.iter().all(|outcome| outcome.tries > 0));
-        self.0.heard += ended.len() as u64;
+    fn observe(&mut self, _: &Arc<FleetView>, _: u64, outcomes: &[Outcome]) {
+        assert!((1..=256).contains(&outcomes.len()));
+        assert!(outcomes.iter().all(|outcome| outcome.tries > 0));
+        self.0.outcomes += outcomes.len() as u64;
     }
 
     fn next_tick(&self) -> Option<Duration> {
         Some(s(7 * self.0.ticks))
     }
 
-    fn tick(&mut self, _: &Arc<FleetView>, now: Duration, _: u64) -> Vec<Hinted> {
+    fn tick(&mut self, _: &Arc<FleetView>, now: Duration, _: u64) -> Vec<TimedHint> {
         assert!(now >= s(7 * self.0.ticks));
         self.0.ticks += 1;
         let mut random = Random::new(self.0.ticks, "wishes");
         let hints = [None, Some(LaneHint::Load), Some(LaneHint::Keep), Some(LaneHint::Release)];
         let hint = hints[random.below(4) as usize];
-        vec![Hinted { lane: self.0.lane(&mut random), hint, lasts: s(random.below(60)) }]
+        vec![TimedHint { lane: self.0.lane(&mut random), hint, duration: s(random.below(60)) }]
     }
 }
 
@@ -152,17 +154,17 @@ fn any_lane() -> impl Strategy<Value = Lane> {
         1 => Just(Residency::External),
     ];
     let service = prop_oneof![
-        (0.0..3.0, 0.0..9.0).prop_map(|(first, rest)| Service::Fixed {
-            first: Spread::Exponential { mean: first },
-            rest: Spread::Fixed(rest),
-            recorded: false,
+        (0.0..3.0, 0.0..9.0).prop_map(|(first, rest)| ServiceModel::Fixed {
+            first_token: Distribution::Exponential { mean: first },
+            rest: Distribution::Fixed(rest),
+            use_recorded: false,
         }),
         (0.0..0.2, 50.0..5000.0, 1.0..50.0, 50.0..300.0).prop_map(
             |(overhead, prefill, one, many)| {
-                Service::Rates {
-                    overhead: Spread::Fixed(overhead),
+                ServiceModel::Rates {
+                    overhead: Distribution::Fixed(overhead),
                     prefill,
-                    decode: Decode(vec![(1, one), (8, many)]),
+                    decode: DecodeRates(vec![(1, one), (8, many)]),
                 }
             }
         ),
@@ -170,23 +172,28 @@ fn any_lane() -> impl Strategy<Value = Lane> {
     let setup = (1u32..5, 0usize..3, 1u64..25, residency, 0u32..4);
     let engine =
         (0.0..60.0, 0.0..9.0, service, prop::option::of(100u64..3000), any::<bool>(), 1u64..40);
-    let rest = (
+    let others = (
         prop::sample::subsequence(vec!["m", "n"], 1..=2),
         1u64..60,
         prop_oneof![Just(0u32), 50u32..2000],
     );
-    (setup, engine, rest).prop_map(|(setup, engine, (models, first_byte, max_context))| {
+    (setup, engine, others).prop_map(|(setup, engine, (models, first_byte, max_context))| {
         let (slots, group, need, residency, give_up) = setup;
-        let (load, stop, service, kv_tokens, prefix_cache, notices) = engine;
+        let (load_mean, max_stop, service, kv_tokens, prefix_cache, hang_detection) = engine;
         let mut lane = lane("x", &models);
         lane.info.slots = slots;
         lane.info.max_context = max_context;
         let back_off = BackOff { give_up, ..lane.setup.back_off };
         lane.setup = LaneSetup { slots, group, need, residency, back_off, ..lane.setup };
-        lane.first_byte = s(first_byte);
-        let (load, stop) = (Spread::Exponential { mean: load }, Spread::Uniform(0.0, stop));
-        lane.engine =
-            EngineModel { load, stop, service, kv_tokens, prefix_cache, notices_hang: s(notices) };
+        lane.first_byte_timeout = s(first_byte);
+        lane.engine = EngineModel {
+            load_time: Distribution::Exponential { mean: load_mean },
+            stop_time: Distribution::Uniform(0.0, max_stop),
+            service,
+            kv_tokens,
+            prefix_cache,
+            hang_detection_time: s(hang_detection),
+        };
         lane
     })
 }
@@ -215,12 +222,12 @@ fn any_fleet() -> impl Strategy<Value = Fleet> {
         })
 }
 
-fn any_asks() -> impl Strategy<Value = Vec<Ask>> {
+fn any_requests() -> impl Strategy<Value = Vec<SimRequest>> {
     let sizes = (0u32..3000, 0u32..400, 0u32..500, prop::option::of(0u32..400));
     let one = (0u64..4000, sizes, prop::option::of(0u64..90), any::<bool>(), 0usize..9, 0u64..4);
-    prop::collection::vec(one, 1..80).prop_map(|asks| {
+    prop::collection::vec(one, 1..80).prop_map(|requests| {
         let mut at = 0;
-        let ask = |(gap, sizes, patience, stream, what, session): (
+        let sim_request = |(gap, sizes, client_timeout, stream, kind, session): (
             u64,
             (u32, u32, u32, Option<u32>),
             _,
@@ -230,125 +237,146 @@ fn any_asks() -> impl Strategy<Value = Vec<Ask>> {
         )| {
             let (prompt_tokens, output_tokens, shared_tokens, max_tokens) = sizes;
             at += gap;
-            Ask {
+            SimRequest {
                 prompt_tokens,
                 output_tokens,
                 shared_tokens,
                 max_tokens,
                 stream,
                 session,
-                tenant: (what > 3).then(|| "acme".into()),
-                patience: Option::<u64>::map(patience, s),
-                ..ask(
+                tenant: (kind > 3).then(|| "acme".into()),
+                client_timeout: Option::<u64>::map(client_timeout, s),
+                ..request(
                     Duration::from_millis(at),
-                    ["m", "n", "m", "n", "m", "n", "m", "n", "?"][what],
+                    ["m", "n", "m", "n", "m", "n", "m", "n", "?"][kind],
                 )
             }
         };
-        asks.into_iter().map(ask).collect()
+        requests.into_iter().map(sim_request).collect()
     })
 }
 
-fn any_failures() -> impl Strategy<Value = Vec<Failure>> {
-    let lasts = || (0.0..60.0).prop_map(Spread::Fixed);
-    let what = prop_oneof![
-        2 => Just(Trouble::Crash),
-        2 => lasts().prop_map(Trouble::Hang),
-        1 => lasts().prop_map(Trouble::LoadsFail),
-        1 => (0.0..5.0, lasts()).prop_map(|(times, lasts)| Trouble::SlowLoads { times, lasts }),
-        1 => (0.0..2.0, lasts()).prop_map(|(part, lasts)| Trouble::SlowDown { part, lasts }),
+fn any_faults() -> impl Strategy<Value = Vec<InjectedFault>> {
+    let duration = || (0.0..60.0).prop_map(Distribution::Fixed);
+    let kind = prop_oneof![
+        2 => Just(FaultKind::Crash),
+        2 => duration().prop_map(FaultKind::Hang),
+        1 => duration().prop_map(FaultKind::LoadFailure),
+        1 => (0.0..5.0, duration()).prop_map(|(load_time_factor, duration)| {
+            FaultKind::SlowLoad { load_time_factor, duration }
+        }),
+        1 => (0.0..2.0, duration()).prop_map(|(speed_factor, duration)| {
+            FaultKind::Slowdown { speed_factor, duration }
+        }),
     ];
-    let when = prop_oneof![
-        prop::collection::vec((0u64..200).prop_map(s), 0..4).prop_map(When::At),
-        (20.0..200.0).prop_map(|mean| When::Every(Spread::Exponential { mean })),
+    let schedule = prop_oneof![
+        prop::collection::vec((0u64..200).prop_map(s), 0..4).prop_map(Schedule::At),
+        (20.0..200.0).prop_map(|mean| Schedule::Every(Distribution::Exponential { mean })),
     ];
-    let one = (prop::collection::vec((0u32..5).prop_map(LaneId), 1..3), what, when);
-    let one = one.prop_map(|(lanes, what, when)| Failure { lanes, what, when });
+    let one = (prop::collection::vec((0u32..5).prop_map(LaneId), 1..3), kind, schedule);
+    let one = one.prop_map(|(lanes, kind, schedule)| InjectedFault { lanes, kind, schedule });
     prop::collection::vec(one, 0..4)
 }
 
-/// What has to be so whenever nothing is going on.
-fn check(world: &World<'_>, fleet: &Fleet) {
+/// Asserts the invariants that hold between two steps.
+fn check_invariants(world: &World<'_>, fleet: &Fleet) {
     assert!(world.effects.is_empty());
-    assert!(world.limits.len() <= world.crowd.len(), "limits of requests that have ended are kept");
+    assert!(world.timers.len() <= world.in_flight.len(), "timers of ended requests remain");
     assert_eq!(world.waiting.iter().sum::<usize>(), world.dispatcher.queued());
-    assert_eq!(world.books.live(), world.crowd.len() as u64);
+    assert_eq!(world.totals.in_flight(), world.in_flight.len() as u64);
     let mut held: BTreeMap<usize, u64> = BTreeMap::new();
     for (lane, supervisor) in fleet.lanes.iter().zip(&world.supervisors) {
-        // Of an engine that is not ours and was taken for lost, leases of the life before go on beside those of this one.
+        // An external engine that was reported as lost keeps the leases of its previous generation
+        // beside those of the current one.
         let external = lane.setup.residency == Residency::External;
         assert!(
             external || supervisor.busy() <= lane.setup.slots as usize,
             "more leases than slots"
         );
-        assert!(supervisor.busy() == 0 || supervisor.serves(), "an answer without an engine");
-        if supervisor.exists() && lane.setup.group < fleet.groups.len() {
+        assert!(supervisor.busy() == 0 || supervisor.is_serving(), "a response without an engine");
+        if supervisor.holds_memory() && lane.setup.group < fleet.groups.len() {
             *held.entry(lane.setup.group).or_default() += lane.setup.need;
         }
     }
     let busy: usize = world.supervisors.iter().map(Supervisor::busy).sum();
-    assert_eq!(busy + world.dispatcher.queued(), world.crowd.len(), "a request that is nowhere");
+    assert_eq!(busy + world.dispatcher.queued(), world.in_flight.len(), "a request is nowhere");
     for (group, held) in held {
-        let always =
+        let is_always =
             |lane: &&Lane| lane.setup.group == group && lane.setup.residency == Residency::Always;
-        let of_always: u64 = fleet.lanes.iter().filter(always).map(|lane| lane.setup.need).sum();
-        assert!(held <= fleet.groups[group].budget.max(of_always), "more memory than there is");
+        let always: u64 = fleet.lanes.iter().filter(is_always).map(|lane| lane.setup.need).sum();
+        assert!(held <= fleet.groups[group].budget.max(always), "more memory than the budget");
     }
 }
 
+/// Runs a simulation and returns its totals, its log and the number of reported outcomes.
 fn simulate_any(
     fleet: &Fleet,
-    failures: &[Failure],
-    asks: Vec<Ask>,
-    again: u32,
-    advised: bool,
-) -> (Books, Log, u64) {
-    let setting = Setting { fleet, failures, begins_ms: 0, seed: 7 };
-    let mut asks = Asks { again, ..Asks::of(asks) };
+    faults: &[InjectedFault],
+    requests: Vec<SimRequest>,
+    follow_ups: u32,
+    is_advised: bool,
+) -> (Totals, Log, u64) {
+    let config = RunConfig { fleet, faults, start_ms: 0, seed: 7 };
+    let mut traffic = FixedTraffic { follow_ups, ..FixedTraffic::new(requests) };
     let mut log = Log::default();
     let mut built_in = BuiltIn;
-    let mut wishing = Wishing(Anything { lanes: fleet.lanes.len() as u64, ..Anything::default() });
-    let deciders: &mut dyn Deciders = if advised { &mut wishing } else { &mut built_in };
-    let mut world = World::new(&setting, deciders, &mut asks, &mut log);
-    world.begin();
-    while let Some(next) = world.next() {
+    let lanes = fleet.lanes.len() as u64;
+    let mut hinting = HintingAdvisor(ArbitraryAdvisor { lanes, ..ArbitraryAdvisor::default() });
+    let advisor: &mut dyn SimAdvisor = if is_advised { &mut hinting } else { &mut built_in };
+    let mut world = World::new(&config, advisor, &mut traffic, &mut log);
+    world.start();
+    while let Some(next) = world.next_step() {
         assert!(next >= world.now, "time goes back");
-        world.go_to(next);
-        check(&world, fleet);
-        assert!(world.books.moments < 500_000, "it does not end");
+        world.advance_to(next);
+        check_invariants(&world, fleet);
+        assert!(world.totals.steps < 500_000, "the simulation does not end");
     }
-    world.learn();
-    let books = world.books;
-    (books, log, wishing.0.heard)
+    world.report_outcomes();
+    let totals = world.totals;
+    (totals, log, hinting.0.outcomes)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        cases: 200,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn whatever_happens_every_request_ends_once(
+    fn every_request_ends_exactly_once(
         fleet in any_fleet(),
-        failures in any_failures(),
-        asks in any_asks(),
-        again in 0u32..3,
-        advised: bool,
+        faults in any_faults(),
+        requests in any_requests(),
+        follow_ups in 0u32..3,
+        is_advised: bool,
     ) {
-        let (books, log, heard) = simulate_any(&fleet, &failures, asks.clone(), again, advised);
-        prop_assert_eq!((books.live(), books.ended()), (0, log.ended.len() as u64));
-        prop_assert!(books.accepted >= asks.len() as u64 && books.accepted <= asks.len() as u64 * u64::from(again + 1));
-        let tried = log.ended.iter().filter(|ended| !ended.4.is_empty()).count() as u64;
-        prop_assert_eq!(heard, if advised { tried } else { 0 });
-        for (_, how, _, first_byte, results, _) in &log.ended {
-            let ok = results.last() == Some(&AttemptResult::Ok);
-            prop_assert!(how.is_answer() == ok && (!ok || first_byte.is_some()), "{how:?} {results:?}");
-            let cut_off = *how == How::Error && first_byte.is_some() && results.last() != Some(&AttemptResult::Other);
+        let count = requests.len() as u64;
+        let (totals, log, outcomes) =
+            simulate_any(&fleet, &faults, requests.clone(), follow_ups, is_advised);
+        prop_assert_eq!((totals.in_flight(), totals.ended()), (0, log.ends.len() as u64));
+        let max_accepted = count * u64::from(follow_ups + 1);
+        prop_assert!(totals.accepted >= count && totals.accepted <= max_accepted);
+        let attempted = log.ends.iter().filter(|end| !end.attempts.is_empty()).count() as u64;
+        prop_assert_eq!(outcomes, if is_advised { attempted } else { 0 });
+        for end in &log.ends {
+            let last = end.attempts.last();
+            let is_ok = last == Some(&AttemptResult::Ok);
             prop_assert!(
-                !cut_off || !failures.is_empty() || fleet.rules.drain_timeout.is_some(),
-                "a switch has cut a stream"
+                end.result.is_success() == is_ok && (!is_ok || end.first_byte.is_some()),
+                "{:?} {:?}", end.result, end.attempts
+            );
+            let is_aborted = end.result == RequestResult::Error
+                && end.first_byte.is_some()
+                && last != Some(&AttemptResult::Other);
+            prop_assert!(
+                !is_aborted || !faults.is_empty() || fleet.rules.drain_timeout.is_some(),
+                "a switch aborted a stream"
             );
         }
-        let (again_books, again_log, _) = simulate_any(&fleet, &failures, asks, again, advised);
-        prop_assert_eq!(books, again_books);
+        let (again, again_log, _) =
+            simulate_any(&fleet, &faults, requests, follow_ups, is_advised);
+        prop_assert_eq!(totals, again);
         prop_assert_eq!(log.lines, again_log.lines);
     }
 }
