@@ -1,19 +1,20 @@
-//! Cheaper lanes as money runs out.
+//! Restricts tenants to cheaper lanes as they use up their budget.
 //!
-//! Lanes have a label `tier` and a price (`cost-milli`, thousandths of a unit for a thousand tokens). What a tenant's
-//! finished requests cost is added up in the host's `state`, by period. Below the first threshold every tier is open; at
-//! each threshold the dearest that is left closes. The cheapest never closes, unless `hard-stop` is set and the limit is
-//! reached: then requests are refused until the next period.
+//! Lanes have a label `tier` and a price (`cost-milli`, thousandths of a unit per thousand tokens).
+//! The cost of a tenant's finished requests is summed in the host's `state`, per period. Below the
+//! first threshold every tier is open; at each threshold the most expensive open tier closes. The
+//! cheapest tier never closes, unless `hard-stop` is set and the limit is reached: then requests
+//! are rejected until the next period.
 //!
-//! Without a configuration it has no opinion.
+//! Without configuration the policy gives no advice.
 
 mod config;
 #[cfg(test)]
 mod tests;
 
 use pointsman_sdk::{
-    Advice, Background, Call, FleetView, LaneId, Learn, Level, Outcome, PerTopology, Policy,
-    PolicyError, Scalar, State, StateError, stable_hash,
+    Advice, Background, Call, FleetView, LaneId, Level, Observe, Outcome, Policy, PolicyError,
+    Scalar, State, StateError, TopologyCache, stable_hash,
 };
 
 use self::config::Config;
@@ -22,12 +23,13 @@ use self::config::Config;
 #[derive(Debug)]
 pub struct Budget {
     config: Config,
-    tiers: PerTopology<Vec<Option<usize>>>,
+    tiers: TopologyCache<Vec<Option<usize>>>,
 }
 
 pointsman_sdk::export_policy!(Budget, on_complete);
 
-/// Prices are thousandths for a thousand tokens, so a token's is a millionth: spending is added up in those.
+/// Spending is summed in millionths: prices are thousandths per thousand tokens, so the price of
+/// one token is a number of millionths.
 const MICROS_PER_MILLI: i64 = 1000;
 
 impl Policy for Budget {
@@ -35,7 +37,7 @@ impl Policy for Budget {
     const VERSION: &'static str = "0.1.0";
 
     fn configure(config: &str) -> Result<Self, PolicyError> {
-        Ok(Self { config: Config::parse(config)?, tiers: PerTopology::default() })
+        Ok(Self { config: Config::parse(config)?, tiers: TopologyCache::default() })
     }
 
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
@@ -43,8 +45,8 @@ impl Policy for Budget {
         let Some(limit_milli) = self.limit_milli(tenant.as_deref()) else {
             return Ok(Advice::any());
         };
-        let period = Period::of(call.context.now_ms, self.config.period_ms);
-        // Without an answer from the state nothing is known to be spent: the service goes on.
+        let period = Period::at(call.context.now_ms, self.config.period_ms);
+        // If the state is full, assume that nothing was spent: serving matters more than metering.
         let spent = add(call.state, tenant.as_deref(), period, 0).unwrap_or(0);
         let spent_milli = u64::try_from(spent / MICROS_PER_MILLI).unwrap_or(0);
         let used = match limit_milli {
@@ -52,10 +54,12 @@ impl Policy for Budget {
             limit => (spent_milli.saturating_mul(1000) / u64::from(limit)).min(1000),
         };
         if self.config.hard_stop && used == 1000 {
-            call.metrics.add("stopped", 1);
-            let message =
-                format!("The budget of {limit_milli} thousandths for this period is spent.");
-            return Ok(Advice::refuse(429, "budget_spent", message).retry_after_s(period.left_s));
+            call.metrics.add("rejected", 1);
+            let hours = self.config.period_ms / (60 * 60 * 1000);
+            let message = format!("budget exceeded: {limit_milli} milli-units per {hours} h");
+            return Ok(
+                Advice::reject(429, "budget_spent", message).with_retry_after_s(period.left_s)
+            );
         }
         let closed = self
             .config
@@ -64,17 +68,17 @@ impl Policy for Budget {
             .filter(|threshold| used >= u64::from(**threshold))
             .count();
         let advice = match closed {
-            0 => Advice::any().because(format!("{} % of the budget is spent", used / 10)),
-            closed => self.without(call, closed, used),
+            0 => Advice::any().with_reason(format!("{} % of the budget used", used / 10)),
+            closed => self.avoid_closed_tiers(call, closed, used),
         };
         let spent = i64::try_from(spent_milli).unwrap_or(i64::MAX);
-        Ok(advice.note("spent-milli", Scalar::Int(spent)))
+        Ok(advice.with_note("spent-milli", Scalar::Int(spent)))
     }
 }
 
-impl Learn for Budget {
-    fn learn(&self, background: &Background<'_>, done: &[Outcome]) {
-        let period = Period::of(background.now_ms, self.config.period_ms);
+impl Observe for Budget {
+    fn observe(&self, background: &Background<'_>, done: &[Outcome]) {
+        let period = Period::at(background.now_ms, self.config.period_ms);
         for outcome in done {
             let tokens = i64::from(outcome.prompt_tokens) + i64::from(outcome.output_tokens);
             let cost =
@@ -84,9 +88,10 @@ impl Learn for Budget {
                 continue;
             }
             if let Err(error) = add(background.state, outcome.tenant.as_deref(), period, micros) {
-                let lost =
-                    || format!("{micros} millionths of {:?} are lost: {error}", outcome.tenant);
-                background.log.write_with(Level::Warn, lost);
+                background.log.write_with(Level::Warn, || {
+                    let tenant = outcome.tenant.as_deref().unwrap_or("(none)");
+                    format!("failed to record spending: tenant={tenant} micros={micros}: {error}")
+                });
                 continue;
             }
             background
@@ -97,38 +102,44 @@ impl Learn for Budget {
 }
 
 impl Budget {
+    /// Returns the limit of a tenant in thousandths of the price unit.
     fn limit_milli(&self, tenant: Option<&str>) -> Option<u32> {
         let own =
             tenant.and_then(|tenant| self.config.tenants.iter().find(|(known, _)| known == tenant));
         own.map(|(_, limit)| *limit).or(self.config.default_milli)
     }
 
-    /// Advice that leaves out the first `closed` tiers, as far as there is something else.
-    fn without(&self, call: &Call<'_>, closed: usize, used: u64) -> Advice {
+    /// Returns advice that avoids the first `closed` tiers, as far as other lanes are available.
+    fn avoid_closed_tiers(&self, call: &Call<'_>, closed: usize, used: u64) -> Advice {
         let candidates = call.fleet.candidates();
-        let tiers = self.tiers.get(call.context.topology, || self.tiers_of_all(call.fleet));
+        let tiers =
+            self.tiers.get_or_insert_with(call.context.topology, || self.tier_indices(call.fleet));
         let tier = |lane: &LaneId| tiers.get(*lane as usize).copied().flatten();
-        let able = |lane: &LaneId| call.fleet.stat(*lane).is_some_and(|stat| stat.able());
-        // Lanes without a tier have nothing to do with all this: they stay.
+        let is_available =
+            |lane: &LaneId| call.fleet.stat(*lane).is_some_and(|stat| stat.is_available());
+        // Lanes without a tier are never excluded.
         let open = |first: usize| move |lane: &LaneId| tier(lane).is_none_or(|tier| tier >= first);
-        // Where the tiers that are left have no lane for this model that works, the next dearer one does it.
+        // If no lane of the open tiers is available for this model, reopen the next more expensive
+        // tier.
         let first = (0..=closed)
             .rev()
-            .find(|first| candidates.iter().any(|lane| open(*first)(lane) && able(lane)));
+            .find(|first| candidates.iter().any(|lane| open(*first)(lane) && is_available(lane)));
         let first = first.unwrap_or(0);
         let keep = open(first);
         let avoided: Vec<LaneId> = candidates.iter().filter(|lane| !keep(lane)).copied().collect();
-        let spent = format!("{} % of the budget is spent", used / 10);
-        let why = match (avoided.is_empty(), first < closed) {
-            (true, true) => format!("{spent}, and nothing cheaper is able to serve"),
-            (true, false) => format!("{spent}; no dear lane is there to leave out"),
-            (false, _) => format!("{spent}: `{}` and cheaper", self.config.tiers[first]),
+        let used = format!("{} % of the budget used", used / 10);
+        let reason = match (avoided.is_empty(), first < closed) {
+            (true, true) => format!("{used}; no cheaper lane is available"),
+            (true, false) => format!("{used}; no expensive lane to avoid"),
+            (false, _) => {
+                format!("{used}; limited to tier `{}` and cheaper", self.config.tiers[first])
+            }
         };
-        Advice::avoiding(avoided).because(why)
+        Advice::avoid(avoided).with_reason(reason)
     }
 
-    /// The place of each lane's tier among the tiers.
-    fn tiers_of_all(&self, fleet: &dyn FleetView) -> Vec<Option<usize>> {
+    /// Returns the index of each lane's tier in the configuration, by lane id.
+    fn tier_indices(&self, fleet: &dyn FleetView) -> Vec<Option<usize>> {
         let tier = |lane: LaneId| {
             let info = fleet.info(lane)?;
             self.config.tiers.iter().position(|tier| info.label("tier") == Some(tier))
@@ -137,17 +148,17 @@ impl Budget {
     }
 }
 
-/// The period of now.
+/// A budget period.
 #[derive(Clone, Copy)]
 struct Period {
     number: u64,
     length_ms: u32,
-    /// Seconds until the next.
+    /// Seconds until the next period.
     left_s: u32,
 }
 
 impl Period {
-    fn of(now_ms: u64, length_ms: u32) -> Self {
+    fn at(now_ms: u64, length_ms: u32) -> Self {
         let length = u64::from(length_ms.max(1));
         let left_s = (length - now_ms % length).div_ceil(1000);
         Self {
@@ -158,14 +169,14 @@ impl Period {
     }
 }
 
-/// Add to what a tenant has spent, in millionths, and say how much that is now.
+/// Adds to the spending of a tenant and returns the new total, in millionths.
 fn add(
     state: State<'_>,
     tenant: Option<&str>,
     period: Period,
     micros: i64,
 ) -> Result<i64, StateError> {
-    let who = tenant.map_or(0, |tenant| stable_hash(&[tenant.as_bytes()]));
-    let key = format!("spent/{}/{who:016x}", period.number);
+    let account = tenant.map_or(0, |tenant| stable_hash(&[tenant.as_bytes()]));
+    let key = format!("spent/{}/{account:016x}", period.number);
     state.increment(&key, micros, period.length_ms)
 }

@@ -1,38 +1,40 @@
-//! The operator's configuration.
+//! The configuration of the policy.
 
 use pointsman_sdk::{PolicyError, config};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    /// The lane on trial; empty where nothing is configured.
+    /// Name of the canary lane; empty if the policy is not configured.
     pub(crate) canary: String,
-    /// Its share of the traffic, in thousandths.
+    /// Share of the traffic for the canary, in thousandths.
     pub(crate) share: u16,
-    /// What is drawn by.
-    pub(crate) by: By,
-    /// Changing it draws anew.
+    /// The key by which requests are selected.
+    pub(crate) by: SelectBy,
+    /// Salt of the selection hash. A different salt selects a different set.
     pub(crate) salt: String,
-    /// Tenants that are always in it.
+    /// Tenants that are always selected.
     pub(crate) always: Vec<String>,
-    /// Tenants that are never in it.
+    /// Tenants that are never selected.
     pub(crate) never: Vec<String>,
-    /// More failed requests than this, in thousandths, and it gets no more.
+    /// Maximum fraction of failed requests, in thousandths, before the canary trips.
     pub(crate) max_errors: u16,
-    /// So does a median time to the first token of more than this.
+    /// Maximum median time to first token before the canary trips.
     pub(crate) max_first_token_ms: Option<u32>,
-    /// For how long.
-    pub(crate) hold_ms: u32,
-    /// May it be loaded for this?
-    pub(crate) cold: bool,
+    /// How long a tripped canary gets no traffic.
+    pub(crate) pause_ms: u32,
+    /// Whether requests may be sent to a canary that is not loaded.
+    pub(crate) allow_cold_start: bool,
 }
 
+/// The key by which requests are selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum By {
-    /// All requests of a tenant go one way; those without one are drawn one by one.
+pub(crate) enum SelectBy {
+    /// By tenant, so that all requests of a tenant go the same way. Requests without a tenant are
+    /// selected by request id.
     Tenant,
-    /// By the request's id, so that a client that sends its id again gets the same.
+    /// By request id, so that a client that resends its id gets the same result.
     Request,
-    /// By the seed: by chance.
+    /// By seed: at random.
     Seed,
 }
 
@@ -41,49 +43,51 @@ impl Config {
         let mut config = Self {
             canary: String::new(),
             share: 50,
-            by: By::Tenant,
+            by: SelectBy::Tenant,
             salt: String::new(),
             always: Vec::new(),
             never: Vec::new(),
             max_errors: 100,
             max_first_token_ms: None,
-            hold_ms: 300_000,
-            cold: false,
+            pause_ms: 300_000,
+            allow_cold_start: false,
         };
         let mut keys = 0;
         config::read(json, |key, value| {
             keys += 1;
             match key {
-                "canary" => config.canary = value.text()?,
-                "share-permille" => config.share = value.number(0..=1000)?,
+                "canary" => config.canary = value.string()?,
+                "share-permille" => config.share = value.integer(0..=1000)?,
                 "by" => {
-                    config.by = value.word(&[
-                        ("tenant", By::Tenant),
-                        ("request", By::Request),
-                        ("seed", By::Seed),
+                    config.by = value.choice(&[
+                        ("tenant", SelectBy::Tenant),
+                        ("request", SelectBy::Request),
+                        ("seed", SelectBy::Seed),
                     ])?;
                 }
-                "salt" => config.salt = value.text()?,
-                "always" => config.always = value.texts()?,
-                "never" => config.never = value.texts()?,
-                "max-errors-permille" => config.max_errors = value.number(0..=1000)?,
+                "salt" => config.salt = value.string()?,
+                "always" => config.always = value.strings()?,
+                "never" => config.never = value.strings()?,
+                "max-errors-permille" => config.max_errors = value.integer(0..=1000)?,
                 "max-first-token-ms" => {
-                    config.max_first_token_ms = Some(value.number(1..=u32::MAX)?)
+                    config.max_first_token_ms = Some(value.integer(1..=u32::MAX)?)
                 }
-                "hold-s" => config.hold_ms = value.number(1..=24 * 60 * 60u32)? * 1000,
-                "cold" => config.cold = value.flag()?,
-                _ => return Err(value.unknown()),
+                "pause-s" => config.pause_ms = value.integer(1..=24 * 60 * 60u32)? * 1000,
+                "allow-cold-start" => config.allow_cold_start = value.bool()?,
+                _ => return Err(value.unknown_key()),
             }
             Ok(())
         })?;
-        // With no configuration at all it does nothing; with some of it, the lane was forgotten.
+        // `{}` disables the policy; with any other key the lane is required.
         if config.canary.is_empty() && keys > 0 {
             return Err(PolicyError::InvalidConfig(
-                "canary: is missing; it names the lane on trial".into(),
+                "canary: required; set it to the name of the canary lane".into(),
             ));
         }
-        if let Some(both) = config.always.iter().find(|tenant| config.never.contains(tenant)) {
-            return Err(PolicyError::InvalidConfig(format!("never: `{both}` is in `always` too")));
+        if let Some(tenant) = config.always.iter().find(|name| config.never.contains(name)) {
+            return Err(PolicyError::InvalidConfig(format!(
+                "never: tenant \"{tenant}\" is also in `always`"
+            )));
         }
         Ok(config)
     }

@@ -7,21 +7,22 @@ fn canary(config: &str) -> Canary {
     Canary::configure(config).unwrap()
 }
 
-/// Two stable lanes and the canary, all of the model `auto`.
+/// Creates a host with two stable lanes and the canary, all serving the model `auto`.
 fn host() -> FakeHost {
     FakeHost::new(FakeFleet::new(&["old-1", "old-2", "new"]))
 }
 
-fn asking(id: &str) -> FakeRequest {
+fn request_with_id(id: &str) -> FakeRequest {
     FakeRequest::chat(r#"{"model": "auto", "messages": []}"#).with_id(id)
 }
 
-fn of(tenant: &str) -> FakeRequest {
-    asking("1").of_tenant(tenant)
+fn request_from(tenant: &str) -> FakeRequest {
+    request_with_id("1").with_tenant(tenant)
 }
 
-/// Does the request go to the canary? Anything but its advice or the one to avoid it is a mistake.
-fn drawn(host: &FakeHost, policy: &Canary, request: &FakeRequest) -> bool {
+/// Returns true if the request is sent to the canary. Panics on any advice other than selecting or
+/// avoiding the canary.
+fn is_selected(host: &FakeHost, policy: &Canary, request: &FakeRequest) -> bool {
     match host.advise(policy, request).unwrap().lanes {
         LaneAdvice::Only(lanes) if lanes == [2] => true,
         LaneAdvice::Avoid(lanes) if lanes == [2] => false,
@@ -29,76 +30,93 @@ fn drawn(host: &FakeHost, policy: &Canary, request: &FakeRequest) -> bool {
     }
 }
 
-fn why(host: &FakeHost, policy: &Canary, request: &FakeRequest) -> String {
+fn reason(host: &FakeHost, policy: &Canary, request: &FakeRequest) -> String {
     match host.advise(policy, request).unwrap().notes.swap_remove(0).value {
-        Scalar::Text(why) => why,
+        Scalar::Text(reason) => reason,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn shares_are_kept_and_grow_without_moving_anybody_back() {
+fn share_is_approximate_and_a_larger_share_only_adds_tenants() {
     let host = host();
-    let drawn_at = |share| -> Vec<bool> {
+    let selected_at = |share| -> Vec<bool> {
         let policy = canary(&format!(r#"{{"canary": "new", "share-permille": {share}}}"#));
-        (0..1000).map(|n| drawn(&host, &policy, &of(&format!("tenant-{n}")))).collect()
+        (0..1000)
+            .map(|n| is_selected(&host, &policy, &request_from(&format!("tenant-{n}"))))
+            .collect()
     };
-    let count = |drawn: &[bool]| drawn.iter().filter(|drawn| **drawn).count();
-    let (none, few, many, all) = (drawn_at(0), drawn_at(100), drawn_at(300), drawn_at(1000));
+    let count = |selected: &[bool]| selected.iter().filter(|selected| **selected).count();
+    let (none, few, many, all) =
+        (selected_at(0), selected_at(100), selected_at(300), selected_at(1000));
     assert_eq!((count(&none), count(&all)), (0, 1000));
     assert!((75..125).contains(&count(&few)) && (260..340).contains(&count(&many)));
-    assert!(few.iter().zip(&many).all(|(few, many)| many >= few), "who is in stays in");
+    assert!(few.iter().zip(&many).all(|(few, many)| many >= few), "selected tenants stay selected");
 }
 
 #[test]
-fn tenants_stay_where_they_are_drawn_and_a_salt_draws_anew() {
+fn selection_is_stable_per_tenant_and_changes_with_the_salt() {
     let host = host();
     let half = canary(r#"{"canary": "new", "share-permille": 500}"#);
-    let salted = canary(r#"{"canary": "new", "share-permille": 500, "salt": "second try"}"#);
+    let salted = canary(r#"{"canary": "new", "share-permille": 500, "salt": "second"}"#);
     let mut moved = 0;
     for n in 0..100 {
         let tenant = format!("tenant-{n}");
-        let first = drawn(&host, &half, &of(&tenant));
+        let first = is_selected(&host, &half, &request_from(&tenant));
         for id in ["2", "3"] {
-            assert_eq!(drawn(&host, &half, &asking(id).of_tenant(&tenant).with_seed(n)), first);
+            assert_eq!(
+                is_selected(&host, &half, &request_with_id(id).with_tenant(&tenant).with_seed(n)),
+                first
+            );
         }
-        moved += usize::from(drawn(&host, &salted, &of(&tenant)) != first);
+        moved += usize::from(is_selected(&host, &salted, &request_from(&tenant)) != first);
     }
     assert!((30..70).contains(&moved), "{moved}");
 }
 
 #[test]
-fn requests_are_drawn_by_id_or_seed_where_the_operator_says_so() {
+fn requests_are_selected_by_the_configured_key() {
     let host = host();
     let count = |config: &str, request: fn(u64) -> FakeRequest| {
         let policy = canary(config);
-        (0..1000).filter(|n| drawn(&host, &policy, &request(*n))).count()
+        (0..1000).filter(|n| is_selected(&host, &policy, &request(*n))).count()
     };
     let by_id = r#"{"canary": "new", "share-permille": 200, "by": "request"}"#;
-    assert!((160..240).contains(&count(by_id, |n| asking(&n.to_string()).of_tenant("acme"))));
-    assert!([0, 1000].contains(&count(by_id, |n| asking("same").with_seed(n))));
+    assert!(
+        (160..240).contains(&count(by_id, |n| request_with_id(&n.to_string()).with_tenant("acme")))
+    );
+    assert!([0, 1000].contains(&count(by_id, |n| request_with_id("same").with_seed(n))));
     let by_seed = r#"{"canary": "new", "share-permille": 200, "by": "seed"}"#;
-    assert!((160..240).contains(&count(by_seed, |n| of("acme").with_seed(n))));
+    assert!((160..240).contains(&count(by_seed, |n| request_from("acme").with_seed(n))));
     let by_tenant = r#"{"canary": "new", "share-permille": 200}"#;
-    assert!((160..240).contains(&count(by_tenant, |n| asking(&n.to_string()))), "no tenant");
+    assert!(
+        (160..240).contains(&count(by_tenant, |n| request_with_id(&n.to_string()))),
+        "no tenant"
+    );
 }
 
 #[test]
-fn named_tenants_are_always_or_never_in_it() {
+fn always_and_never_override_the_share() {
     let host = host();
     let policy = canary(r#"{"canary": "new", "share-permille": 0, "always": ["us"]}"#);
-    assert!(drawn(&host, &policy, &of("us")) && !drawn(&host, &policy, &of("them")));
+    assert!(
+        is_selected(&host, &policy, &request_from("us"))
+            && !is_selected(&host, &policy, &request_from("them"))
+    );
     let policy = canary(r#"{"canary": "new", "share-permille": 1000, "never": ["careful"]}"#);
-    assert!(!drawn(&host, &policy, &of("careful")) && drawn(&host, &policy, &of("them")));
+    assert!(
+        !is_selected(&host, &policy, &request_from("careful"))
+            && is_selected(&host, &policy, &request_from("them"))
+    );
 }
 
 #[test]
-fn the_canary_falls_back_to_the_stable_lanes_soonest_first() {
+fn canary_falls_back_to_stable_lanes_by_start_time() {
     let mut host = host();
     let policy = canary(r#"{"canary": "new", "share-permille": 1000}"#);
     host.fleet.stat_mut("old-1").est_wait_ms = 100;
     let steps = |host: &FakeHost| -> Vec<LaneId> {
-        let advice = host.advise(&policy, &of("a")).unwrap();
+        let advice = host.advise(&policy, &request_from("a")).unwrap();
         advice.fallback.unwrap().steps.iter().map(|step| step.lane).collect()
     };
     assert_eq!(steps(&host), [1, 0]);
@@ -107,85 +125,112 @@ fn the_canary_falls_back_to_the_stable_lanes_soonest_first() {
 }
 
 #[test]
-fn too_many_errors_hold_it_back_for_a_while() {
+fn too_many_errors_pause_the_canary() {
     let mut host = host();
     let policy = canary(
-        r#"{"canary": "new", "share-permille": 1000, "max-errors-permille": 200, "hold-s": 60}"#,
+        r#"{"canary": "new", "share-permille": 1000, "max-errors-permille": 200, "pause-s": 60}"#,
     );
     host.fleet.stat_mut("new").errors = 200;
-    assert!(drawn(&host, &policy, &of("a")));
+    assert!(is_selected(&host, &policy, &request_from("a")));
     host.fleet.stat_mut("new").errors = 201;
     assert_eq!(
-        why(&host, &policy, &of("a")),
-        "drawn for new, but 201 of 1000 requests failed there"
+        reason(&host, &policy, &request_from("a")),
+        "selected for canary new, but 201 of 1000 requests failed"
     );
     host.fleet.stat_mut("new").errors = 0;
-    assert_eq!(why(&host, &policy, &of("a")), "drawn for new, but it is held back for its faults");
+    assert_eq!(
+        reason(&host, &policy, &request_from("a")),
+        "selected for canary new, but it is paused"
+    );
     host.advance(60_000);
-    assert!(drawn(&host, &policy, &of("a")));
-    assert_eq!((host.counted("tripped"), host.counted("canary"), host.lines().len()), (1, 2, 1));
+    assert!(is_selected(&host, &policy, &request_from("a")));
+    assert_eq!(
+        (host.counter("tripped"), host.counter("canary"), host.log_lines().len()),
+        (1, 2, 1)
+    );
     host.fill_state();
     host.fleet.stat_mut("new").errors = 500;
-    assert!(!drawn(&host, &policy, &of("a")), "without room the figures alone decide");
+    assert!(
+        !is_selected(&host, &policy, &request_from("a")),
+        "with full state the current metrics decide"
+    );
 }
 
 #[test]
-fn a_slow_or_cold_or_dead_canary_gets_nothing() {
+fn slow_cold_or_unavailable_canary_gets_no_traffic() {
     let mut host = host();
     let slow = canary(r#"{"canary": "new", "share-permille": 1000, "max-first-token-ms": 500}"#);
     host.fleet.stat_mut("new").ttft_p50_ms = 501;
-    assert_eq!(why(&host, &slow, &of("a")), "drawn for new, but its first token takes 501 ms");
+    assert_eq!(
+        reason(&host, &slow, &request_from("a")),
+        "selected for canary new, but its median time to first token is 501 ms"
+    );
     let policy = canary(r#"{"canary": "new", "share-permille": 1000}"#);
     host.advance(300_000);
     host.fleet.stat_mut("new").state = LaneState::Unloaded;
-    assert_eq!(why(&host, &policy, &of("a")), "drawn for new, but it is not loaded");
-    assert!(drawn(
+    assert_eq!(
+        reason(&host, &policy, &request_from("a")),
+        "selected for canary new, but it is not loaded"
+    );
+    assert!(is_selected(
         &host,
-        &canary(r#"{"canary": "new", "share-permille": 1000, "cold": true}"#),
-        &of("a")
+        &canary(r#"{"canary": "new", "share-permille": 1000, "allow-cold-start": true}"#),
+        &request_from("a")
     ));
     host.fleet.stat_mut("new").state = LaneState::Down;
-    assert_eq!(why(&host, &policy, &of("a")), "drawn for new, but it is not able to serve");
+    assert_eq!(
+        reason(&host, &policy, &request_from("a")),
+        "selected for canary new, but it is unavailable"
+    );
 }
 
 #[test]
-fn where_only_the_canary_works_it_serves_everybody() {
+fn canary_serves_all_requests_if_no_other_lane_is_available() {
     let mut host = host();
     let policy = canary(r#"{"canary": "new", "share-permille": 0}"#);
     host.fleet.stat_mut("old-1").state = LaneState::Down;
     host.fleet.stat_mut("old-2").state = LaneState::Draining;
-    let advice = host.advise(&policy, &of("a")).unwrap();
+    let advice = host.advise(&policy, &request_from("a")).unwrap();
     assert_eq!(advice.lanes, LaneAdvice::Any);
 }
 
 #[test]
-fn models_without_the_canary_are_none_of_its_business() {
+fn models_without_the_canary_get_no_advice() {
     let mut host = host();
     let policy = canary(r#"{"canary": "new", "share-permille": 1000}"#);
     host.fleet.lane_mut("new").models = vec!["new".into()];
-    assert_eq!(host.advise(&policy, &of("a")).unwrap(), Advice::any());
+    assert_eq!(host.advise(&policy, &request_from("a")).unwrap(), Advice::any());
     for idle in [r#"{"canary": "gone"}"#, "{}"] {
-        assert_eq!(host.advise(&canary(idle), &of("a")).unwrap(), Advice::any(), "{idle}");
+        assert_eq!(
+            host.advise(&canary(idle), &request_from("a")).unwrap(),
+            Advice::any(),
+            "{idle}"
+        );
     }
 }
 
 #[test]
-fn wrong_configurations_name_the_key() {
+fn invalid_configuration_names_the_key() {
     for (config, part) in [
-        (r#"{"share-permille": 5}"#, "canary: is missing"),
-        (r#"{"canary": ""}"#, "canary: must be a text that is not empty"),
-        (r#"{"canary": "new", "share": 5}"#, "there is no key `share`"),
+        (r#"{"share-permille": 5}"#, "canary: required"),
+        (r#"{"canary": ""}"#, "canary: expected a non-empty string"),
+        (r#"{"canary": "new", "share": 5}"#, "share: unknown key"),
         (
             r#"{"canary": "new", "share-permille": 1001}"#,
-            "share-permille: must be a whole number from 0 to 1000",
+            "share-permille: expected an integer from 0 to 1000",
         ),
-        (r#"{"canary": "new", "by": "user"}"#, "by: must be \"tenant\", \"request\" or \"seed\""),
-        (r#"{"canary": "new", "always": ["a"], "never": ["a"]}"#, "never: `a` is in `always` too"),
-        (r#"{"canary": "new", "hold-s": 0}"#, "hold-s: must be a whole number from 1"),
-        (r#"{"canary": "new", "cold": "no"}"#, "cold: must be true or false"),
+        (r#"{"canary": "new", "by": "user"}"#, "by: expected \"tenant\", \"request\" or \"seed\""),
+        (
+            r#"{"canary": "new", "always": ["a"], "never": ["a"]}"#,
+            "never: tenant \"a\" is also in `always`",
+        ),
+        (r#"{"canary": "new", "pause-s": 0}"#, "pause-s: expected an integer from 1"),
+        (r#"{"canary": "new", "allow-cold-start": "no"}"#, "allow-cold-start: expected a boolean"),
     ] {
         match Canary::configure(config) {
-            Err(PolicyError::InvalidConfig(why)) => assert!(why.contains(part), "{config}: {why}"),
+            Err(PolicyError::InvalidConfig(error)) => {
+                assert!(error.contains(part), "{config}: {error}")
+            }
             other => panic!("{config}: {other:?}"),
         }
     }

@@ -1,10 +1,10 @@
-//! Cortex's lanes, and their places in the fleet.
+//! The lanes of Cortex and their ids in the fleet.
 
 use std::cell::Cell;
 
 use pointsman_sdk::{Call, Context, LaneId};
 
-/// One of Cortex's lanes.
+/// A lane of Cortex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
     Orchestrator,
@@ -15,7 +15,7 @@ pub(crate) enum Lane {
 }
 
 impl Lane {
-    const ALL: [Self; 5] =
+    pub(crate) const ALL: [Self; 5] =
         [Self::Orchestrator, Self::Coder, Self::FastRag, Self::SuperReader, Self::Governance];
 
     pub(crate) fn name(self) -> &'static str {
@@ -28,12 +28,13 @@ impl Lane {
         }
     }
 
-    pub(crate) fn named(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|lane| lane.name() == name)
     }
 }
 
-/// Where the lanes are in the fleet. Asked for once per topology, because asking costs more than all the rest.
+/// The ids and context lengths of the lanes. Read once per topology, because reading them costs
+/// more than the rest of a decision.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     topology: Cell<Option<u64>>,
@@ -56,14 +57,14 @@ impl Lanes {
         self.ids.get()[lane as usize]
     }
 
-    /// Does the request fit into the lane's context, as far as that is known?
+    /// Returns true if the request fits into the lane's context, or if its length is unknown.
     pub(crate) fn fits(&self, lane: Lane, context: &Context) -> bool {
-        let most = u64::from(self.contexts.get()[lane as usize]);
-        most == 0 || u64::from(context.prompt_tokens) + u64::from(context.max_output_tokens) <= most
+        let max = u64::from(self.contexts.get()[lane as usize]);
+        max == 0 || u64::from(context.prompt_tokens) + u64::from(context.max_output_tokens) <= max
     }
 
-    /// The lane to fall back to, if the request fits into it.
-    pub(crate) fn reserve(&self, context: &Context) -> Option<LaneId> {
+    /// Returns the fallback lane, if the request fits into its context.
+    pub(crate) fn fallback(&self, context: &Context) -> Option<LaneId> {
         self.id(Lane::SuperReader).filter(|_| self.fits(Lane::SuperReader, context))
     }
 }

@@ -1,14 +1,15 @@
-//! The policy for Cortex: five lanes, of which orchestrator, coder and fast_rag take turns on one GPU, while super_reader
-//! and governance are always on.
+//! The policy for Cortex: five lanes, of which orchestrator, coder and fast_rag take turns on one
+//! GPU, while super_reader and governance are always loaded.
 //!
-//! 1. A model name that names a lane, by itself or as an alias, gets that lane.
-//! 2. Any other name (such as `auto`) gets a lane by what the request is about: what its task header says; else a long
-//!    prompt goes to super_reader, one about code to coder, one that brings its sources to fast_rag, and the rest to
-//!    orchestrator.
-//! 3. Among the lanes that would do, a busy or cold one is passed over if another could start much sooner.
+//! 1. A model name that is the name or an alias of a lane selects that lane.
+//! 2. For any other model name (such as `auto`), the content selects the lane: the task header
+//!    first; otherwise a long prompt goes to super_reader, one about code to coder, one that
+//!    includes its sources to fast_rag, and all others to orchestrator.
+//! 3. Among the suitable lanes, a busy or unloaded lane is skipped if another could start much
+//!    sooner.
 //!
-//! Whatever fails falls back to super_reader, if the request fits into its context. Governance never leaves its lane, and
-//! nothing else enters it.
+//! Failed requests fall back to super_reader, if they fit into its context. Requests for governance
+//! never leave that lane, and no other requests are sent to it.
 
 mod config;
 mod lanes;
@@ -16,8 +17,8 @@ mod lanes;
 mod tests;
 
 use pointsman_sdk::{
-    Advice, Call, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneId, LaneStat, LaneState,
-    Policy, PolicyError, RequestView, Triggers, default_triggers,
+    Advice, Call, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneId, Policy, PolicyError,
+    RequestView, Triggers,
 };
 
 use self::config::Config;
@@ -35,28 +36,14 @@ impl Policy for Cortex {
     const VERSION: &'static str = "0.1.0";
 
     fn configure(config: &str) -> Result<Self, PolicyError> {
-        let config = Config::parse(config)?;
-        for (alias, lane) in &config.aliases {
-            if Lane::named(lane).is_none() {
-                return Err(PolicyError::InvalidConfig(format!(
-                    "aliases.{alias}: there is no lane `{lane}`"
-                )));
-            }
-        }
-        let prompted = config.system_prompt.iter().flat_map(|prompt| &prompt.lanes);
-        if let Some(lane) = prompted.into_iter().find(|lane| Lane::named(lane).is_none()) {
-            return Err(PolicyError::InvalidConfig(format!(
-                "system-prompt.lanes: there is no lane `{lane}`"
-            )));
-        }
-        Ok(Self { config, lanes: Lanes::default() })
+        Ok(Self { config: Config::parse(config)?, lanes: Lanes::default() })
     }
 
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
         self.lanes.refresh(call);
         let candidates = call.fleet.candidates();
         let model = call.request.model();
-        let named = self.lane_of(&model).and_then(|lane| Some((lane, self.lanes.id(lane)?)));
+        let named = self.lane_for_model(&model).and_then(|lane| Some((lane, self.lanes.id(lane)?)));
         Ok(match named.filter(|(_, id)| candidates.contains(id)) {
             Some((lane, id)) => self.to_named_lane(call, lane, id),
             None => self.by_content(call, &candidates),
@@ -66,28 +53,30 @@ impl Policy for Cortex {
 
 pointsman_sdk::export_policy!(Cortex);
 
-/// What a request without a lane of its own is about, and why we think so.
+/// The classification of a request whose model name does not select a lane.
 struct Task {
+    /// Suitable lanes, in order of preference.
     lanes: &'static [Lane],
-    why: &'static str,
+    reason: &'static str,
 }
 
 impl Cortex {
-    fn lane_of(&self, model: &str) -> Option<Lane> {
-        Lane::named(model).or_else(|| {
-            let (_, lane) = self.config.aliases.iter().find(|(alias, _)| alias == model)?;
-            Lane::named(lane)
+    /// Returns the lane that a model name selects, by its name or an alias.
+    fn lane_for_model(&self, model: &str) -> Option<Lane> {
+        Lane::from_name(model).or_else(|| {
+            let alias = self.config.aliases.iter().find(|(alias, _)| alias == model);
+            alias.map(|(_, lane)| *lane)
         })
     }
 
     fn to_named_lane(&self, call: &Call<'_>, lane: Lane, id: LaneId) -> Advice {
         let advice =
-            Advice::only([id]).because(format!("the model name stands for {}", lane.name()));
-        self.complete(call, lane, advice)
+            Advice::only([id]).with_reason(format!("{}: requested by model name", lane.name()));
+        self.with_lane_defaults(call, lane, advice)
     }
 
     fn by_content(&self, call: &Call<'_>, candidates: &[LaneId]) -> Advice {
-        let task = self.task(call);
+        let task = self.classify(call);
         let mut usable: Vec<(Lane, LaneId)> = Vec::with_capacity(task.lanes.len());
         for lane in task.lanes {
             let id = self.lanes.id(*lane).filter(|id| candidates.contains(id));
@@ -95,38 +84,40 @@ impl Cortex {
                 usable.push((*lane, id));
             }
         }
-        let Some(chosen) = self.by_load(call, &usable) else {
-            // Whatever else there is will do, but for governance.
-            let advice = Advice::any().because("none of Cortex's lanes answers to this model name");
+        let Some(chosen) = self.choose_by_load(call, &usable) else {
+            // Any lane that serves the model is fine, except governance.
+            let advice = Advice::any().with_reason("no Cortex lane serves this model");
             let governance = self.lanes.id(Lane::Governance);
             return Advice { lanes: LaneAdvice::Avoid(governance.into_iter().collect()), ..advice };
         };
-        let passed_over = chosen > 0;
+        let was_skipped = chosen > 0;
         let (lane, _) = usable[chosen];
         usable.swap(0, chosen);
         let order: Vec<LaneId> = usable.iter().map(|(_, id)| *id).collect();
-        let why = match passed_over {
-            false => format!("{}: {}", lane.name(), task.why),
+        let reason = match was_skipped {
+            false => format!("{}: {}", lane.name(), task.reason),
             true => {
                 format!(
-                    "{}: {}, and {} could not start soon",
+                    "{}: {}; {} would start too late",
                     lane.name(),
-                    task.why,
+                    task.reason,
                     usable[chosen].0.name()
                 )
             }
         };
-        self.complete(call, lane, Advice::ordered(order).because(why))
+        self.with_lane_defaults(call, lane, Advice::ordered(order).with_reason(reason))
     }
 
-    /// What the request is about. The lanes are in order of preference, all of them but governance: a request is better
-    /// answered by the wrong model than not at all.
-    fn task(&self, call: &Call<'_>) -> Task {
+    /// Classifies a request. Every task allows all lanes except governance: a response from a less
+    /// suitable model is better than none.
+    fn classify(&self, call: &Call<'_>) -> Task {
         use Lane::{Coder, FastRag, Orchestrator, SuperReader};
-        let reading = |why| Task { lanes: &[SuperReader, Orchestrator, Coder, FastRag], why };
-        let code = |why| Task { lanes: &[Coder, Orchestrator, SuperReader, FastRag], why };
-        let retrieval = |why| Task { lanes: &[FastRag, SuperReader, Orchestrator, Coder], why };
-        let planning = |why| Task { lanes: &[Orchestrator, SuperReader, Coder, FastRag], why };
+        let reading = |reason| Task { lanes: &[SuperReader, Orchestrator, Coder, FastRag], reason };
+        let code = |reason| Task { lanes: &[Coder, Orchestrator, SuperReader, FastRag], reason };
+        let retrieval =
+            |reason| Task { lanes: &[FastRag, SuperReader, Orchestrator, Coder], reason };
+        let planning =
+            |reason| Task { lanes: &[Orchestrator, SuperReader, Coder, FastRag], reason };
         match call.request.header(&self.config.task_header).as_deref() {
             Some("code") => return code("the task header says code"),
             Some("retrieval") => return retrieval("the task header says retrieval"),
@@ -136,39 +127,42 @@ impl Cortex {
         }
         if call.context.prompt_tokens > self.config.long_context_tokens {
             reading("a long prompt")
-        } else if any_in(call.request, &self.config.code_markers, false) {
+        } else if contains_any(call.request, &self.config.code_markers, false) {
             code("the prompt is about code")
-        } else if any_in(call.request, &self.config.retrieval_markers, true) {
-            retrieval("the prompt brings its sources")
+        } else if contains_any(call.request, &self.config.retrieval_markers, true) {
+            retrieval("the prompt includes its sources")
         } else {
-            planning("nothing points elsewhere")
+            planning("no other lane matches")
         }
     }
 
-    /// The first lane that could start soon; where none could, the one that could start first.
-    fn by_load(&self, call: &Call<'_>, usable: &[(Lane, LaneId)]) -> Option<usize> {
+    /// Returns the index of the first lane that could start within the patience; if none could, of
+    /// the lane that could start first.
+    fn choose_by_load(&self, call: &Call<'_>, usable: &[(Lane, LaneId)]) -> Option<usize> {
         let starts: Vec<u64> = usable
             .iter()
-            .map(|(_, id)| call.fleet.stat(*id).map_or(u64::MAX, |stat| start(&stat)))
+            .map(|(_, id)| {
+                call.fleet.stat(*id).and_then(|stat| stat.start_in_ms()).unwrap_or(u64::MAX)
+            })
             .collect();
-        let soon = starts.iter().position(|start| *start <= u64::from(self.config.patience_ms));
-        soon.or_else(|| (0..starts.len()).min_by_key(|index| starts[*index]))
+        let within_patience =
+            starts.iter().position(|start| *start <= u64::from(self.config.patience_ms));
+        within_patience.or_else(|| (0..starts.len()).min_by_key(|index| starts[*index]))
     }
 
-    /// Fallback and system prompt, which depend on the lane alone.
-    fn complete(&self, call: &Call<'_>, lane: Lane, mut advice: Advice) -> Advice {
-        let reserve = match lane {
-            Lane::Orchestrator | Lane::Coder | Lane::FastRag => self.lanes.reserve(call.context),
+    /// Adds the fallback and the system prompt, which depend only on the lane.
+    fn with_lane_defaults(&self, call: &Call<'_>, lane: Lane, mut advice: Advice) -> Advice {
+        let fallback = match lane {
+            Lane::Orchestrator | Lane::Coder | Lane::FastRag => self.lanes.fallback(call.context),
             Lane::SuperReader | Lane::Governance => None,
         };
-        let steps: Vec<FallbackStep> =
-            reserve.into_iter().map(|lane| FallbackStep { lane, edits: Vec::new() }).collect();
-        let on = if steps.is_empty() { Triggers::empty() } else { default_triggers() };
+        let steps: Vec<FallbackStep> = fallback.into_iter().map(FallbackStep::new).collect();
+        let on = if steps.is_empty() { Triggers::empty() } else { Triggers::all() };
         advice.fallback =
             Some(FallbackAdvice { on, steps, first_token_ms: self.config.first_token_ms });
         if let Some(prompt) = &self.config.system_prompt
             && call.context.messages > 0
-            && (prompt.lanes.is_empty() || prompt.lanes.iter().any(|name| name == lane.name()))
+            && (prompt.lanes.is_empty() || prompt.lanes.contains(&lane))
         {
             advice.edits.push(Edit::PrependSystem(prompt.text.clone()));
         }
@@ -176,14 +170,6 @@ impl Cortex {
     }
 }
 
-/// Milliseconds until a request given to this lane now would start.
-fn start(stat: &LaneStat) -> u64 {
-    match stat.state {
-        LaneState::Down | LaneState::Draining => u64::MAX,
-        _ => u64::from(stat.est_wait_ms) + u64::from(stat.ready_in_ms),
-    }
-}
-
-fn any_in(request: &dyn RequestView, markers: &[String], ignore_case: bool) -> bool {
+fn contains_any(request: &dyn RequestView, markers: &[String], ignore_case: bool) -> bool {
     markers.iter().any(|marker| request.contains(marker, ignore_case))
 }

@@ -1,5 +1,5 @@
 use pointsman_sdk::testing::{FakeFleet, FakeRequest, advise};
-use pointsman_sdk::{LaneAdvice, Scalar};
+use pointsman_sdk::{LaneAdvice, LaneState, Scalar};
 
 use super::*;
 
@@ -9,13 +9,13 @@ fn cortex(config: &str) -> Cortex {
     Cortex::configure(config).unwrap()
 }
 
-fn asking(model: &str, text: &str) -> FakeRequest {
+fn request_for(model: &str, text: &str) -> FakeRequest {
     let body =
         format!(r#"{{"model": "{model}", "messages": [{{"role": "user", "content": "{text}"}}]}}"#);
     FakeRequest::chat(&body)
 }
 
-/// First lane, fallbacks and reason, by name.
+/// Returns the preferred lane, the fallback lanes and the reason.
 fn decide(
     policy: &Cortex,
     request: &FakeRequest,
@@ -28,12 +28,12 @@ fn decide(
         other => panic!("no lane: {other:?}"),
     };
     let steps = advice.fallback.unwrap().steps.iter().map(|step| name(&step.lane)).collect();
-    let Scalar::Text(why) = &advice.notes[0].value else { panic!("the reason is no text") };
-    (lane, steps, why.clone())
+    let Scalar::Text(reason) = &advice.notes[0].value else { panic!("the reason is not a text") };
+    (lane, steps, reason.clone())
 }
 
 #[test]
-fn model_names_and_aliases_stand_for_lanes() {
+fn model_names_and_aliases_select_lanes() {
     let policy = cortex(r#"{"aliases": {"qwen-coder": "coder"}}"#);
     let mut fleet = FakeFleet::new(&LANES);
     fleet.lanes[1].models.push("qwen-coder".into());
@@ -45,39 +45,39 @@ fn model_names_and_aliases_stand_for_lanes() {
         ("super_reader", "super_reader", vec![]),
         ("governance", "governance", vec![]),
     ] {
-        let (got, steps, why) = decide(&policy, &asking(model, "```code```"), &fleet);
+        let (got, steps, reason) = decide(&policy, &request_for(model, "```code```"), &fleet);
         assert_eq!(
             (got.as_str(), steps),
             (lane, fallback.iter().map(|step| (*step).to_owned()).collect()),
             "{model}"
         );
-        assert_eq!(why, format!("the model name stands for {lane}"));
+        assert_eq!(reason, format!("{lane}: requested by model name"));
     }
 }
 
 #[test]
-fn general_names_are_decided_by_content() {
+fn content_selects_the_lane_for_other_model_names() {
     let policy = cortex("{}");
     let fleet = FakeFleet::new(&LANES);
     let long = "word ".repeat(25_000);
     for (request, lane) in [
-        (asking("auto", "plan my week"), "orchestrator"),
-        (asking("auto", "why does fn main() not compile"), "coder"),
-        (asking("auto", "CONTEXT: the sky is blue"), "fast_rag"),
-        (asking("auto", &long), "super_reader"),
-        (asking("auto", &format!("fn main() {long}")), "super_reader"),
-        (asking("auto", "plan my week").with_header("X-Cortex-Task", "code"), "coder"),
-        (asking("auto", "fn main()").with_header("x-cortex-task", "planning"), "orchestrator"),
-        (asking("auto", "fn main()").with_header("x-cortex-task", "dancing"), "coder"),
+        (request_for("auto", "plan my week"), "orchestrator"),
+        (request_for("auto", "why does fn main() not compile"), "coder"),
+        (request_for("auto", "CONTEXT: the sky is blue"), "fast_rag"),
+        (request_for("auto", &long), "super_reader"),
+        (request_for("auto", &format!("fn main() {long}")), "super_reader"),
+        (request_for("auto", "plan my week").with_header("X-Cortex-Task", "code"), "coder"),
+        (request_for("auto", "fn main()").with_header("x-cortex-task", "planning"), "orchestrator"),
+        (request_for("auto", "fn main()").with_header("x-cortex-task", "dancing"), "coder"),
     ] {
         assert_eq!(decide(&policy, &request, &fleet).0, lane, "{request:?}");
     }
 }
 
 #[test]
-fn lanes_that_could_not_start_soon_are_passed_over() {
+fn lanes_that_start_too_late_are_skipped() {
     let policy = cortex(r#"{"patience-ms": 1000}"#);
-    let request = asking("auto", "fn main()");
+    let request = request_for("auto", "fn main()");
     let with = |change: fn(&mut FakeFleet)| {
         let mut fleet = FakeFleet::new(&LANES);
         change(&mut fleet);
@@ -97,24 +97,25 @@ fn lanes_that_could_not_start_soon_are_passed_over() {
 }
 
 #[test]
-fn nothing_falls_back_to_a_context_that_is_too_small() {
+fn requests_do_not_fall_back_to_a_lane_with_a_short_context() {
     let policy = cortex("{}");
     let mut fleet = FakeFleet::new(&LANES);
     fleet.lanes[3].max_context = 100;
-    let mut request = asking("coder", "short");
+    let mut request = request_for("coder", "short");
     assert_eq!(decide(&policy, &request, &fleet).1, ["super_reader"]);
     request.context.max_output_tokens = 200;
     assert!(decide(&cortex("{}"), &request, &fleet).1.is_empty());
 }
 
 #[test]
-fn a_fleet_without_cortex_lanes_gets_no_opinion() {
-    let advice = advise(&cortex("{}"), &asking("auto", "hi"), &FakeFleet::new(&["other"])).unwrap();
+fn fleet_without_cortex_lanes_gets_no_preference() {
+    let advice =
+        advise(&cortex("{}"), &request_for("auto", "hi"), &FakeFleet::new(&["other"])).unwrap();
     assert!(matches!(advice.lanes, LaneAdvice::Avoid(lanes) if lanes.is_empty()));
 }
 
 #[test]
-fn a_general_name_reaches_whatever_lane_answers_to_it_but_never_governance() {
+fn other_model_names_reach_any_serving_lane_except_governance() {
     let policy = cortex("{}");
     let mut fleet = FakeFleet::new(&LANES);
     for lane in &mut fleet.lanes {
@@ -122,26 +123,26 @@ fn a_general_name_reaches_whatever_lane_answers_to_it_but_never_governance() {
     }
     fleet.lanes[2].models.push("few".into());
     fleet.lanes[4].models.push("few".into());
-    assert_eq!(decide(&policy, &asking("few", "fn main()"), &fleet).0, "fast_rag");
+    assert_eq!(decide(&policy, &request_for("few", "fn main()"), &fleet).0, "fast_rag");
     fleet.lanes[2].models.clear();
-    let advice = advise(&policy, &asking("few", "fn main()"), &fleet).unwrap();
+    let advice = advise(&policy, &request_for("few", "fn main()"), &fleet).unwrap();
     assert!(matches!(advice.lanes, LaneAdvice::Avoid(lanes) if lanes == [4]));
 }
 
 #[test]
-fn a_prompt_that_does_not_fit_into_a_lane_goes_to_one_where_it_does() {
+fn prompt_goes_to_a_lane_whose_context_it_fits() {
     let mut fleet = FakeFleet::new(&LANES);
     fleet.lanes[0].max_context = 50;
-    let long = asking("auto", &"word ".repeat(100));
+    let long = request_for("auto", &"word ".repeat(100));
     assert_eq!(decide(&cortex("{}"), &long, &fleet).0, "super_reader");
-    assert_eq!(decide(&cortex("{}"), &asking("auto", "short"), &fleet).0, "orchestrator");
+    assert_eq!(decide(&cortex("{}"), &request_for("auto", "short"), &fleet).0, "orchestrator");
 }
 
 #[test]
-fn system_prompts_go_where_they_are_configured() {
+fn system_prompt_applies_to_the_configured_lanes() {
     let fleet = FakeFleet::new(&LANES);
     let edits = |config: &str, model| {
-        advise(&cortex(config), &asking(model, "hi"), &fleet).unwrap().edits.len()
+        advise(&cortex(config), &request_for(model, "hi"), &fleet).unwrap().edits.len()
     };
     assert_eq!(edits("{}", "coder"), 0);
     assert_eq!(edits(r#"{"system-prompt": {"text": "be brief"}}"#, "coder"), 1);
@@ -153,18 +154,23 @@ fn system_prompts_go_where_they_are_configured() {
 }
 
 #[test]
-fn wrong_configurations_name_the_key() {
+fn invalid_configuration_names_the_key() {
     for (config, part) in [
-        (r#"{"patience": 5}"#, "patience"),
-        (r#"{"patience-ms": "long"}"#, "expected Integer"),
-        (r#"{"system-prompt": {"text": "a", "lanes": ["codr"]}}"#, "no lane `codr`"),
-        (r#"{"system-prompt": {"lanes": []}}"#, "system-prompt.text"),
-        (r#"{"system-prompt": {"text": "a", "lane": "b"}}"#, "system-prompt.lane"),
-        (r#"{"aliases": {"a": "b"}}"#, "aliases.a"),
-        ("", "unexpected EOS"),
+        (r#"{"patience": 5}"#, "patience: unknown key"),
+        (r#"{"patience-ms": "long"}"#, "patience-ms: expected an integer"),
+        (
+            r#"{"system-prompt": {"text": "a", "lanes": ["codr"]}}"#,
+            "system-prompt.lanes[0]: expected \"orchestrator\"",
+        ),
+        (r#"{"system-prompt": {"lanes": []}}"#, "system-prompt: `text` is required"),
+        (r#"{"system-prompt": {"text": "a", "lane": "b"}}"#, "system-prompt.lane: unknown key"),
+        (r#"{"aliases": {"a": "b"}}"#, "aliases.a: expected \"orchestrator\""),
+        ("", "invalid JSON"),
     ] {
         match Cortex::configure(config) {
-            Err(PolicyError::InvalidConfig(why)) => assert!(why.contains(part), "{config}: {why}"),
+            Err(PolicyError::InvalidConfig(error)) => {
+                assert!(error.contains(part), "{config}: {error}")
+            }
             other => panic!("{config}: {other:?}"),
         }
     }

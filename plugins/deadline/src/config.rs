@@ -1,33 +1,34 @@
-//! The operator's configuration.
+//! The configuration of the policy.
 
 use pointsman_sdk::{PolicyError, config};
 
-/// The longest budget that can be given: a day.
-const LONGEST_MS: u32 = 24 * 60 * 60 * 1000;
+/// Maximum time budget of a request: one day.
+const MAX_BUDGET_MS: u32 = 24 * 60 * 60 * 1000;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    /// Header in which a client says how many milliseconds it has.
+    /// Header with the time budget of a request in milliseconds.
     pub(crate) header: String,
-    /// Budget of requests that say nothing; no deadline without one.
+    /// Time budget of all other requests; `None` for no deadline.
     pub(crate) default_ms: Option<u32>,
-    /// Budgets by tenant.
+    /// Time budgets by tenant, in milliseconds.
     pub(crate) tenants: Vec<(String, u32)>,
-    /// Budgets by model name.
+    /// Time budgets by model name, in milliseconds.
     pub(crate) models: Vec<(String, u32)>,
-    /// Does the time to the first token count, beside the wait?
+    /// Whether the time to first token counts, in addition to the wait.
     pub(crate) first_token: bool,
-    /// Lanes that may help out though they do not answer to the model name.
+    /// Lanes that may be used although they do not serve the model name.
     pub(crate) fallback: Vec<String>,
-    /// What happens to a request that nothing can serve in time.
-    pub(crate) late: Late,
+    /// What to do with a request that no lane can serve in time.
+    pub(crate) late: LateAction,
 }
 
+/// What to do with a request that no lane can serve in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Late {
-    /// It is refused, so that the client can do something better with its time.
+pub(crate) enum LateAction {
+    /// Reject the request at once, so that the client can react.
     Reject,
-    /// It goes where it starts soonest.
+    /// Use the lane with the earliest start.
     BestEffort,
 }
 
@@ -40,21 +41,23 @@ impl Config {
             models: Vec::new(),
             first_token: true,
             fallback: Vec::new(),
-            late: Late::BestEffort,
+            late: LateAction::BestEffort,
         };
         config::read(json, |key, value| {
             match key {
-                "header" => config.header = value.text()?,
-                "default-ms" => config.default_ms = Some(value.number(1..=LONGEST_MS)?),
+                "header" => config.header = value.string()?,
+                "default-ms" => config.default_ms = Some(value.integer(1..=MAX_BUDGET_MS)?),
                 "tenants" => config.tenants = budgets(value)?,
                 "models" => config.models = budgets(value)?,
-                "first-token" => config.first_token = value.flag()?,
-                "fallback" => config.fallback = value.texts()?,
+                "first-token" => config.first_token = value.bool()?,
+                "fallback" => config.fallback = value.strings()?,
                 "late" => {
-                    config.late = value
-                        .word(&[("reject", Late::Reject), ("best-effort", Late::BestEffort)])?;
+                    config.late = value.choice(&[
+                        ("reject", LateAction::Reject),
+                        ("best-effort", LateAction::BestEffort),
+                    ])?;
                 }
-                _ => return Err(value.unknown()),
+                _ => return Err(value.unknown_key()),
             }
             Ok(())
         })?;
@@ -64,8 +67,8 @@ impl Config {
 
 fn budgets(value: &config::Value<'_, '_>) -> Result<Vec<(String, u32)>, PolicyError> {
     let mut budgets = Vec::new();
-    value.each(|name, ms| {
-        budgets.push((name.to_owned(), ms.number(1..=LONGEST_MS)?));
+    value.entries(|name, ms| {
+        budgets.push((name.to_owned(), ms.integer(1..=MAX_BUDGET_MS)?));
         Ok(())
     })?;
     Ok(budgets)

@@ -1,13 +1,17 @@
-//! Wait, or fall back, by how much time a request has.
+//! Routes requests to lanes that can meet their deadlines.
 //!
-//! A request has a budget until its first token: what its header says, else its tenant's, its model's, or the default. A
-//! lane is *timely* if its estimated wait, its loading and its usual time to the first token fit into what is left.
+//! A request has a time budget until its first token: from its header, or else from its tenant, its
+//! model, or the default. A lane is *timely* if its estimated wait, its load time and its usual
+//! time to first token fit into the remaining budget.
 //!
-//! 1. If candidates are timely, only they will do, and the request waits for one only as long as another still could help.
-//! 2. If none is, but a configured fallback lane is, the request goes there unless a candidate is free at once.
-//! 3. If nothing is, it is refused with a hint when to come again, or goes where it starts soonest.
+//! 1. If candidates are timely, only those are used, and the request waits for one only as long as
+//!    the next best lane could still meet the deadline.
+//! 2. If no candidate is timely, but a configured fallback lane is, the request goes to that lane
+//!    unless a candidate has a free slot.
+//! 3. If no lane is timely, the request is rejected with a `Retry-After`, or goes to the lane with
+//!    the earliest start.
 //!
-//! After a failed try the same is asked again with fresh figures, because the time that is left has become shorter.
+//! After a failed attempt the same rules are applied to the current metrics and the remaining time.
 
 mod config;
 #[cfg(test)]
@@ -17,7 +21,7 @@ use pointsman_sdk::{
     Advice, Call, Failure, FallbackStep, LaneId, Policy, PolicyError, Recover, Recovery, Rejection,
 };
 
-use self::config::{Config, Late};
+use self::config::{Config, LateAction};
 
 /// The configured policy.
 #[derive(Debug)]
@@ -27,38 +31,38 @@ pub struct Deadline {
 
 pointsman_sdk::export_policy!(Deadline, on_failure);
 
-/// Fallback steps that a host takes.
-const MOST_STEPS: usize = 8;
-/// Longest hint when to come again, in seconds.
-const LONGEST_RETRY_S: u64 = 60;
+/// Maximum number of fallback steps that a host accepts.
+const MAX_STEPS: usize = 8;
+/// Maximum `Retry-After` in seconds.
+const MAX_RETRY_AFTER_S: u64 = 60;
 
-/// A lane that could serve the request, and when.
+/// A lane that could serve the request, with its estimated times.
 #[derive(Debug, Clone, Copy)]
-struct Offer {
+struct Estimate {
     lane: LaneId,
     start_ms: u64,
     first_token_ms: u64,
 }
 
-impl Offer {
+impl Estimate {
     fn total_ms(&self) -> u64 {
         self.start_ms + self.first_token_ms
     }
 }
 
-/// What a request has.
+/// The time budget of a request.
 #[derive(Debug, Clone, Copy)]
 struct Budget {
-    whole_ms: u64,
+    total_ms: u64,
     left_ms: u64,
 }
 
-/// What there is for a request, soonest first.
-struct Offers {
-    /// Of lanes that answer to its model name.
-    candidates: Vec<Offer>,
-    /// Of lanes that may help out.
-    helpers: Vec<Offer>,
+/// Estimates for a request, earliest first token first.
+struct Estimates {
+    /// Lanes that serve the model name.
+    candidates: Vec<Estimate>,
+    /// Configured fallback lanes that do not.
+    fallbacks: Vec<Estimate>,
 }
 
 impl Policy for Deadline {
@@ -71,15 +75,15 @@ impl Policy for Deadline {
 
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
         let Some(budget) = self.budget(call) else { return Ok(Advice::any()) };
-        let offers = self.offers(call);
-        let timely = in_time(&offers.candidates, budget);
-        let helping = in_time(&offers.helpers, budget);
+        let estimates = self.estimates(call);
+        let timely = in_time(&estimates.candidates, budget);
+        let timely_fallbacks = in_time(&estimates.fallbacks, budget);
         Ok(if !timely.is_empty() {
-            self.in_time(call, budget, &offers, &timely, &helping)
-        } else if !helping.is_empty() {
-            self.helped(call, budget, &offers, &helping)
+            self.use_timely(call, budget, &estimates, &timely, &timely_fallbacks)
+        } else if !timely_fallbacks.is_empty() {
+            self.use_fallback(call, budget, &estimates, &timely_fallbacks)
         } else {
-            self.late(budget, &offers)
+            self.use_late(budget, &estimates)
         })
     }
 }
@@ -90,19 +94,19 @@ impl Recover for Deadline {
         if failed.sent_bytes > 0 || failed.tries_left == 0 {
             return Ok(Recovery::Planned);
         }
-        let offers = self.offers(call);
-        let others = offers
+        let estimates = self.estimates(call);
+        let others = estimates
             .candidates
             .iter()
-            .chain(&offers.helpers)
-            .filter(|offer| offer.lane != failed.lane);
-        let soonest = others.min_by_key(|offer| offer.total_ms());
-        Ok(match soonest {
-            Some(offer) if offer.total_ms() <= budget.left_ms => {
-                Recovery::Retry(FallbackStep::plain(offer.lane))
+            .chain(&estimates.fallbacks)
+            .filter(|estimate| estimate.lane != failed.lane);
+        let fastest = others.min_by_key(|estimate| estimate.total_ms());
+        Ok(match fastest {
+            Some(estimate) if estimate.total_ms() <= budget.left_ms => {
+                Recovery::Retry(FallbackStep::new(estimate.lane))
             }
-            _ if self.config.late == Late::Reject => {
-                Recovery::GiveUp(refusal(budget, soonest.map(Offer::total_ms)))
+            _ if self.config.late == LateAction::Reject => {
+                Recovery::GiveUp(rejection(budget, fastest.map(Estimate::total_ms)))
             }
             _ => Recovery::Planned,
         })
@@ -110,163 +114,173 @@ impl Recover for Deadline {
 }
 
 impl Deadline {
-    /// What the request has: what it says itself counts more than its tenant's, and that more than its model's.
+    /// Returns the time budget. The header takes precedence over the tenant, and the tenant over
+    /// the model.
     fn budget(&self, call: &Call<'_>) -> Option<Budget> {
-        let of = |budgets: &[(String, u32)], name: &str| {
+        let lookup = |budgets: &[(String, u32)], name: &str| {
             budgets.iter().find(|(known, _)| known == name).map(|(_, ms)| u64::from(*ms))
         };
-        let said =
+        let from_header =
             call.request.header(&self.config.header).and_then(|text| text.trim().parse().ok());
-        let whole_ms: u64 = said
-            .or_else(|| of(&self.config.tenants, &call.request.tenant()?))
-            .or_else(|| of(&self.config.models, &call.request.model()))
+        let total_ms: u64 = from_header
+            .or_else(|| lookup(&self.config.tenants, &call.request.tenant()?))
+            .or_else(|| lookup(&self.config.models, &call.request.model()))
             .or(self.config.default_ms.map(u64::from))?;
-        Some(Budget { whole_ms, left_ms: whole_ms.saturating_sub(call.context.age_us / 1000) })
+        Some(Budget { total_ms, left_ms: total_ms.saturating_sub(call.context.age_us / 1000) })
     }
 
-    fn offers(&self, call: &Call<'_>) -> Offers {
+    fn estimates(&self, call: &Call<'_>) -> Estimates {
         let candidates = call.fleet.candidates();
         let needed =
             u64::from(call.context.prompt_tokens) + u64::from(call.context.max_output_tokens);
         let fits = |lane: &LaneId| {
-            let most = call.fleet.info(*lane).map_or(0, |info| info.max_context);
-            most == 0 || needed <= u64::from(most)
+            let max = call.fleet.info(*lane).map_or(0, |info| info.max_context);
+            max == 0 || needed <= u64::from(max)
         };
-        let helpers = self.config.fallback.iter().filter_map(|name| call.fleet.find(name));
-        let helpers =
-            helpers.filter(|lane| !candidates.contains(lane) && fits(lane)).collect::<Vec<_>>();
-        Offers {
-            candidates: self.soonest_first(call, &candidates),
-            helpers: self.soonest_first(call, &helpers),
+        let fallbacks = self.config.fallback.iter().filter_map(|name| call.fleet.find(name));
+        let fallbacks =
+            fallbacks.filter(|lane| !candidates.contains(lane) && fits(lane)).collect::<Vec<_>>();
+        Estimates {
+            candidates: self.estimate_lanes(call, &candidates),
+            fallbacks: self.estimate_lanes(call, &fallbacks),
         }
     }
 
-    fn soonest_first(&self, call: &Call<'_>, lanes: &[LaneId]) -> Vec<Offer> {
-        let offer = |lane: &LaneId| {
+    fn estimate_lanes(&self, call: &Call<'_>, lanes: &[LaneId]) -> Vec<Estimate> {
+        let estimate = |lane: &LaneId| {
             let stat = call.fleet.stat(*lane)?;
             let first_token_ms =
                 if self.config.first_token { u64::from(stat.ttft_p50_ms) } else { 0 };
-            Some(Offer { lane: *lane, start_ms: stat.start_in_ms()?, first_token_ms })
+            Some(Estimate { lane: *lane, start_ms: stat.start_in_ms()?, first_token_ms })
         };
-        let mut offers: Vec<Offer> = lanes.iter().filter_map(offer).collect();
-        offers.sort_by_key(Offer::total_ms);
-        offers
+        let mut estimates: Vec<Estimate> = lanes.iter().filter_map(estimate).collect();
+        estimates.sort_by_key(Estimate::total_ms);
+        estimates
     }
 
-    /// Some candidates are timely.
-    fn in_time(
+    /// Returns advice if some candidates are timely.
+    fn use_timely(
         &self,
         call: &Call<'_>,
         budget: Budget,
-        offers: &Offers,
-        timely: &[Offer],
-        helping: &[Offer],
+        estimates: &Estimates,
+        timely: &[Estimate],
+        timely_fallbacks: &[Estimate],
     ) -> Advice {
-        let late = &offers.candidates[timely.len()..];
+        let late = &estimates.candidates[timely.len()..];
         let advice = match late.first() {
             None => Advice::any()
-                .because(format!("every lane starts within the {} ms left", budget.left_ms)),
-            Some(late) => Advice::only(lanes(timely)).because(format!(
-                "{} starts within the {} ms left, {} would take {} ms",
+                .with_reason(format!("all lanes meet the deadline ({} ms left)", budget.left_ms)),
+            Some(late) => Advice::only(lanes(timely)).with_reason(format!(
+                "{} meets the deadline ({} ms left); {} would take {} ms",
                 name(call, timely[0].lane),
                 budget.left_ms,
                 name(call, late.lane),
                 late.total_ms(),
             )),
         };
-        let too_late = if self.config.late == Late::BestEffort { late } else { &[] };
-        let steps = timely.iter().chain(helping).chain(too_late);
+        let too_late = if self.config.late == LateAction::BestEffort { late } else { &[] };
+        let steps = timely.iter().chain(timely_fallbacks).chain(too_late);
         advice
-            .waiting_at_most(longest_wait_ms(budget, timely, helping))
-            .falling_back_to(steps_of(steps))
+            .with_max_wait_ms(max_wait_ms(budget, timely, timely_fallbacks))
+            .with_fallback(fallback_lanes(steps))
     }
 
-    /// No candidate is timely, but a lane that may help out is: the request goes there unless a candidate has a free slot
-    /// at this moment, because only a fallback may leave the candidates.
-    fn helped(
+    /// Returns advice if no candidate is timely, but a fallback lane is. Only a fallback step may
+    /// leave the candidates, so the request is given a maximum wait of 0: it uses a candidate that
+    /// has a free slot, and falls back otherwise.
+    fn use_fallback(
         &self,
         call: &Call<'_>,
         budget: Budget,
-        offers: &Offers,
-        helping: &[Offer],
+        estimates: &Estimates,
+        timely_fallbacks: &[Estimate],
     ) -> Advice {
-        let too_late = if self.config.late == Late::BestEffort { &*offers.candidates } else { &[] };
-        let why = format!(
-            "{} helps out: no lane of the model starts within the {} ms left",
-            name(call, helping[0].lane),
+        let too_late =
+            if self.config.late == LateAction::BestEffort { &*estimates.candidates } else { &[] };
+        let reason = format!(
+            "fallback to {}: no lane of the model meets the deadline ({} ms left)",
+            name(call, timely_fallbacks[0].lane),
             budget.left_ms,
         );
-        let advice = match offers.candidates.first() {
-            Some(soonest) => Advice::only([soonest.lane]).waiting_at_most(0),
+        let advice = match estimates.candidates.first() {
+            Some(earliest) => Advice::only([earliest.lane]).with_max_wait_ms(0),
             None => Advice::any(),
         };
-        advice.because(why).falling_back_to(steps_of(helping.iter().chain(too_late)))
+        advice
+            .with_reason(reason)
+            .with_fallback(fallback_lanes(timely_fallbacks.iter().chain(too_late)))
     }
 
-    /// Nothing is timely.
-    fn late(&self, budget: Budget, offers: &Offers) -> Advice {
-        let soonest = offers.candidates.iter().chain(&offers.helpers).map(Offer::total_ms).min();
-        let Some(soonest_ms) = soonest else {
-            return Advice::any().because("no lane is able to serve");
+    /// Returns advice if no lane is timely.
+    fn use_late(&self, budget: Budget, estimates: &Estimates) -> Advice {
+        let fastest =
+            estimates.candidates.iter().chain(&estimates.fallbacks).map(Estimate::total_ms).min();
+        let Some(fastest_ms) = fastest else {
+            return Advice::any().with_reason("no lane is available");
         };
-        if self.config.late == Late::Reject {
-            return Advice { reject: Some(refusal(budget, soonest)), ..Advice::any() };
+        if self.config.late == LateAction::Reject {
+            return Advice { reject: Some(rejection(budget, fastest)), ..Advice::any() };
         }
-        let why = format!(
-            "nothing starts within the {} ms left; the soonest takes {soonest_ms} ms",
+        let reason = format!(
+            "no lane meets the deadline ({} ms left); the fastest would take {fastest_ms} ms",
             budget.left_ms
         );
-        Advice::ordered(lanes(&offers.candidates))
-            .because(why)
-            .falling_back_to(steps_of(offers.candidates.iter().chain(&offers.helpers)))
+        Advice::ordered(lanes(&estimates.candidates))
+            .with_reason(reason)
+            .with_fallback(fallback_lanes(estimates.candidates.iter().chain(&estimates.fallbacks)))
     }
 }
 
-/// The offers within what is left. They come soonest first, and so do these.
-fn in_time(offers: &[Offer], budget: Budget) -> Vec<Offer> {
-    offers.iter().take_while(|offer| offer.total_ms() <= budget.left_ms).copied().collect()
+/// Returns the estimates within the remaining budget, in the given order (earliest first).
+fn in_time(estimates: &[Estimate], budget: Budget) -> Vec<Estimate> {
+    estimates.iter().take_while(|estimate| estimate.total_ms() <= budget.left_ms).copied().collect()
 }
 
-/// How long to wait before trying the next lane: as long as the next best could still make it, but not so short that a
-/// timely lane is given up before its estimated start; and never so long that no time is left for the first token.
-fn longest_wait_ms(budget: Budget, timely: &[Offer], helping: &[Offer]) -> u32 {
-    let mut totals: Vec<u64> = timely.iter().chain(helping).map(Offer::total_ms).collect();
+/// Returns the maximum wait before the request falls back: as long as the next best lane could
+/// still meet the deadline, but at least until the estimated start of every timely candidate, and
+/// never so long that no time is left for the first token.
+fn max_wait_ms(budget: Budget, timely: &[Estimate], timely_fallbacks: &[Estimate]) -> u32 {
+    let mut totals: Vec<u64> =
+        timely.iter().chain(timely_fallbacks).map(Estimate::total_ms).collect();
     totals.sort_unstable();
-    let first_token_ms = timely.iter().map(|offer| offer.first_token_ms).min().unwrap_or(0);
-    let most = budget.left_ms.saturating_sub(first_token_ms);
+    let first_token_ms = timely.iter().map(|estimate| estimate.first_token_ms).min().unwrap_or(0);
+    let limit = budget.left_ms.saturating_sub(first_token_ms);
     let wait = match totals.get(1) {
         Some(next_ms) => {
-            let slowest_ms = timely.iter().map(|offer| offer.start_ms).max().unwrap_or(0);
-            (budget.left_ms - next_ms).max(slowest_ms).min(most)
+            let slowest_ms = timely.iter().map(|estimate| estimate.start_ms).max().unwrap_or(0);
+            (budget.left_ms - next_ms).max(slowest_ms).min(limit)
         }
-        None => most,
+        None => limit,
     };
     u32::try_from(wait).unwrap_or(u32::MAX)
 }
 
-fn refusal(budget: Budget, soonest_ms: Option<u64>) -> Rejection {
-    let Budget { whole_ms, left_ms } = budget;
-    let soonest = match soonest_ms {
-        Some(ms) => format!("the soonest would take {ms} ms"),
-        None => "none is able to serve".to_owned(),
+fn rejection(budget: Budget, fastest_ms: Option<u64>) -> Rejection {
+    let Budget { total_ms, left_ms } = budget;
+    let fastest = match fastest_ms {
+        Some(ms) => format!("the fastest lane would take {ms} ms"),
+        None => "no lane is available".to_owned(),
     };
-    let over_ms = soonest_ms.unwrap_or(u64::MAX).saturating_sub(whole_ms);
+    let excess_ms = fastest_ms.unwrap_or(u64::MAX).saturating_sub(total_ms);
     Rejection {
         status: 503,
         code: "deadline_unreachable".to_owned(),
         message: format!(
-            "No lane can answer within the {left_ms} ms left of {whole_ms} ms: {soonest}."
+            "no lane can meet the deadline of {total_ms} ms ({left_ms} ms left): {fastest}"
         ),
-        retry_after_s: u32::try_from(over_ms.div_ceil(1000).clamp(1, LONGEST_RETRY_S)).ok(),
+        retry_after_s: u32::try_from(excess_ms.div_ceil(1000).clamp(1, MAX_RETRY_AFTER_S)).ok(),
     }
 }
 
-fn lanes(offers: &[Offer]) -> Vec<LaneId> {
-    offers.iter().map(|offer| offer.lane).collect()
+fn lanes(estimates: &[Estimate]) -> Vec<LaneId> {
+    estimates.iter().map(|estimate| estimate.lane).collect()
 }
 
-fn steps_of<'a>(offers: impl Iterator<Item = &'a Offer>) -> impl Iterator<Item = LaneId> {
-    offers.take(MOST_STEPS).map(|offer| offer.lane)
+fn fallback_lanes<'a>(
+    estimates: impl Iterator<Item = &'a Estimate>,
+) -> impl Iterator<Item = LaneId> {
+    estimates.take(MAX_STEPS).map(|estimate| estimate.lane)
 }
 
 fn name(call: &Call<'_>, lane: LaneId) -> String {

@@ -1,25 +1,25 @@
-//! The operator's configuration.
+//! The configuration of the policy.
 
 use pointsman_sdk::{PolicyError, config};
 
-/// Priorities that the manifest allows.
+/// Range of priorities, as in the manifest.
 pub(crate) const PRIORITIES: (i32, i32) = (-10, 10);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     /// Length of a window in milliseconds.
     pub(crate) window_ms: u32,
-    /// Tenants with limits of their own.
+    /// Limits of listed tenants.
     pub(crate) tenants: Vec<(String, Limits)>,
-    /// Limits of everybody else.
+    /// Limits of all other tenants, and of requests without a tenant.
     pub(crate) default: Limits,
-    /// Who everybody else is.
+    /// How the default limits are applied.
     pub(crate) unknown: Unknown,
-    /// Output that is assumed where a request sets no limit of its own.
+    /// Output tokens assumed for a request without an output limit.
     pub(crate) output_tokens: u32,
 }
 
-/// What one tenant may have in a window; without a number there is no limit.
+/// Limits of one tenant per window; `None` for no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) requests: Option<u32>,
@@ -27,15 +27,15 @@ pub(crate) struct Limits {
     pub(crate) priority: i32,
 }
 
-/// How tenants without limits of their own are treated, and requests without a tenant.
+/// How unlisted tenants and requests without a tenant are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unknown {
-    /// Each has the default limits to itself.
+    /// Each of them has the default limits.
     Each,
-    /// All of them together have the default limits.
+    /// All of them share the default limits.
     Shared,
-    /// They are refused.
-    Refuse,
+    /// They are rejected.
+    Reject,
 }
 
 impl Config {
@@ -49,21 +49,21 @@ impl Config {
         };
         config::read(json, |key, value| {
             match key {
-                "window-s" => config.window_ms = value.number(1..=24 * 60 * 60u32)? * 1000,
-                "tenants" => value.each(|tenant, limits| {
+                "window-s" => config.window_ms = value.integer(1..=24 * 60 * 60u32)? * 1000,
+                "tenants" => value.entries(|tenant, limits| {
                     config.tenants.push((tenant.to_owned(), self::limits(limits)?));
                     Ok(())
                 })?,
                 "default" => config.default = limits(value)?,
                 "unknown" => {
-                    config.unknown = value.word(&[
+                    config.unknown = value.choice(&[
                         ("each", Unknown::Each),
                         ("shared", Unknown::Shared),
-                        ("refuse", Unknown::Refuse),
+                        ("reject", Unknown::Reject),
                     ])?;
                 }
-                "output-tokens" => config.output_tokens = value.number(0..=1_000_000)?,
-                _ => return Err(value.unknown()),
+                "output-tokens" => config.output_tokens = value.integer(0..=1_000_000)?,
+                _ => return Err(value.unknown_key()),
             }
             Ok(())
         })?;
@@ -73,12 +73,12 @@ impl Config {
 
 fn limits(value: &config::Value<'_, '_>) -> Result<Limits, PolicyError> {
     let mut limits = Limits::default();
-    value.each(|key, value| {
+    value.entries(|key, value| {
         match key {
-            "requests" => limits.requests = Some(value.number(0..=u32::MAX)?),
-            "tokens" => limits.tokens = Some(value.number(0..=u32::MAX)?),
-            "priority" => limits.priority = value.number(PRIORITIES.0..=PRIORITIES.1)?,
-            _ => return Err(value.unknown()),
+            "requests" => limits.requests = Some(value.integer(0..=u32::MAX)?),
+            "tokens" => limits.tokens = Some(value.integer(0..=u32::MAX)?),
+            "priority" => limits.priority = value.integer(PRIORITIES.0..=PRIORITIES.1)?,
+            _ => return Err(value.unknown_key()),
         }
         Ok(())
     })?;

@@ -1,11 +1,13 @@
-//! Quotas and priorities of tenants.
+//! Limits requests and tokens per tenant, and sets priorities.
 //!
-//! Time is cut into windows, the same for everybody (`now / window-s`). In each a tenant may have so many requests and so
-//! many tokens: those of the prompt, and of the longest answer that the request allows. What is over is refused with 429
-//! and the time until the next window. Counting is atomic in the host's `state`, so all instances and the next version of
-//! the policy count together.
+//! Time is divided into fixed windows, the same for all tenants (`now / window-s`). A tenant has a
+//! limit of requests and of tokens per window. A request counts with its prompt tokens and its
+//! maximum output tokens. Requests over the limit are rejected with 429 and the time until the next
+//! window. Counters are atomic in the host's `state`, so all instances and versions of the policy
+//! share them.
 //!
-//! If the state has no room, requests are let through and counted as `unmetered`: a full table must not stop the service.
+//! If the state is full, requests are admitted and counted as `unmetered`: a full table must not
+//! stop the service.
 
 mod config;
 #[cfg(test)]
@@ -23,36 +25,36 @@ pub struct Quota {
 
 pointsman_sdk::export_policy!(Quota);
 
-/// Names of tenants up to this length are used as they are in the keys of the state; longer ones are hashed.
-const LONGEST_NAME: usize = 64;
+/// Maximum length of a tenant name in a state key; longer names are hashed.
+const MAX_NAME_BYTES: usize = 64;
 
-/// Where a request is counted.
+/// The account that a request is counted on.
 struct Account<'a> {
-    /// Who it is, for people.
+    /// Name for messages and logs.
     name: &'a str,
-    /// Who it is, in keys.
+    /// Name in state keys.
     key: String,
     limits: Limits,
 }
 
-/// The window of now.
+/// A time window.
 #[derive(Clone, Copy)]
 struct Window {
     number: u64,
     length_ms: u32,
-    /// Seconds until the next.
+    /// Seconds until the next window.
     left_s: u32,
 }
 
-/// One kind of thing that is counted.
+/// A resource with a limit.
 #[derive(Clone, Copy)]
-struct Kind {
+struct Resource {
     name: &'static str,
     code: &'static str,
 }
 
-const REQUESTS: Kind = Kind { name: "requests", code: "request_quota_exceeded" };
-const TOKENS: Kind = Kind { name: "tokens", code: "token_quota_exceeded" };
+const REQUESTS: Resource = Resource { name: "requests", code: "request_quota_exceeded" };
+const TOKENS: Resource = Resource { name: "tokens", code: "token_quota_exceeded" };
 
 impl Policy for Quota {
     const NAME: &'static str = "quota";
@@ -65,103 +67,113 @@ impl Policy for Quota {
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
         let tenant = call.request.tenant();
         let Some(account) = self.account(tenant.as_deref()) else {
-            call.metrics.add("refused", 1);
-            let who = tenant.map_or_else(
-                || "A request without a tenant".to_owned(),
-                |it| format!("Tenant `{it}`"),
-            );
-            return Ok(Advice::refuse(403, "unknown_tenant", format!("{who} has no quota here.")));
+            call.metrics.add("rejected", 1);
+            let message = match tenant {
+                Some(tenant) => format!("unknown tenant \"{tenant}\": no quota configured"),
+                None => "request has no tenant: no quota configured".to_owned(),
+            };
+            return Ok(Advice::reject(403, "unknown_tenant", message));
         };
-        // A second decision about the same request is no second request.
+        // Retries of a request are not counted again.
         if call.context.attempt > 0 {
             return Ok(with_priority(Advice::any(), account.limits));
         }
         let advice = self.count(call, &account);
-        call.metrics.add(if advice.reject.is_some() { "refused" } else { "admitted" }, 1);
+        call.metrics.add(if advice.reject.is_some() { "rejected" } else { "admitted" }, 1);
         Ok(advice)
     }
 }
 
 impl Quota {
+    /// Returns the account of a tenant, or `None` if unknown tenants are rejected.
     fn account<'a>(&self, tenant: Option<&'a str>) -> Option<Account<'a>> {
         let own =
             tenant.and_then(|tenant| self.config.tenants.iter().find(|(known, _)| known == tenant));
         let (name, limits) = (tenant.unwrap_or("(none)"), self.config.default);
-        // The first letter keeps the kinds of accounts apart, whatever tenants are called.
+        // The first letter separates the kinds of accounts, so that no tenant name can collide.
         Some(match (own, tenant, self.config.unknown) {
             (Some((_, limits)), ..) => {
-                Account { name, key: format!("t{}", short(name)), limits: *limits }
+                Account { name, key: format!("t{}", account_key(name)), limits: *limits }
             }
-            (None, _, Unknown::Refuse) => return None,
+            (None, _, Unknown::Reject) => return None,
             (None, _, Unknown::Shared) => {
                 Account { name: "(all others)", key: "o".to_owned(), limits }
             }
             (None, Some(tenant), Unknown::Each) => {
-                Account { name, key: format!("t{}", short(tenant)), limits }
+                Account { name, key: format!("t{}", account_key(tenant)), limits }
             }
             (None, None, Unknown::Each) => Account { name, key: "n".to_owned(), limits },
         })
     }
 
+    /// Counts the request and returns a rejection if that exceeds a limit.
     fn count(&self, call: &Call<'_>, account: &Account<'_>) -> Advice {
         let Limits { requests, tokens, .. } = account.limits;
         let window = window(call.context.now_ms, self.config.window_ms);
-        let answer = match call.context.max_output_tokens {
+        let output = match call.context.max_output_tokens {
             0 => self.config.output_tokens,
-            most => most,
+            max => max,
         };
-        let wanted = i64::from(call.context.prompt_tokens) + i64::from(answer);
-        if let Some(most) = tokens.filter(|most| wanted > i64::from(*most)) {
-            // No window has room for it, so there is no use in coming again.
+        let needed = i64::from(call.context.prompt_tokens) + i64::from(output);
+        if let Some(max) = tokens.filter(|max| needed > i64::from(*max)) {
+            // The request would not fit into any window, so there is no point in a `Retry-After`.
             let message = format!(
-                "The request may need {wanted} tokens, and `{}` may have {most}.",
-                account.name
+                "request too large for quota: needs up to {needed} tokens, quota is {max} tokens \
+                 per {} s",
+                window.length_ms / 1000
             );
-            return Advice::refuse(413, TOKENS.code, message);
+            return Advice::reject(413, TOKENS.code, message);
         }
         let mut counted = Vec::with_capacity(2);
-        for (kind, by, most) in [(REQUESTS, 1, requests), (TOKENS, wanted, tokens)] {
-            let Some(most) = most else { continue };
-            match self.take(call, account, window, kind, by) {
-                Ok(used) if used > i64::from(most) => {
-                    // What is refused takes nothing: the small request after it may still have room.
-                    counted.push((kind, by));
-                    for (kind, by) in counted {
-                        let _given_back = self.take(call, account, window, kind, -by);
+        for (resource, amount, max) in [(REQUESTS, 1, requests), (TOKENS, needed, tokens)] {
+            let Some(max) = max else { continue };
+            match self.add(call, account, window, resource, amount) {
+                Ok(used) if used > i64::from(max) => {
+                    // A rejected request does not use quota, so that a smaller one may still fit.
+                    counted.push((resource, amount));
+                    for (resource, amount) in counted {
+                        // If this fails, the quota is too small for the rest of the window at
+                        // worst.
+                        self.add(call, account, window, resource, -amount).ok();
                     }
-                    return over(account, window, kind, most);
+                    return quota_exceeded(account, window, resource, max);
                 }
-                Ok(_) => counted.push((kind, by)),
+                Ok(_) => counted.push((resource, amount)),
                 Err(error) => {
                     call.metrics.add("unmetered", 1);
                     call.log.write_with(Level::Warn, || {
-                        format!("{} of {} are not counted: {error}", kind.name, account.name)
+                        format!(
+                            "failed to count {}: account={}: {error}",
+                            resource.name, account.name
+                        )
                     });
                 }
             }
         }
         let advice = match (requests, tokens) {
             (None, None) => Advice::any(),
-            _ => Advice::any().because(format!("{} is within its quota", account.name)),
+            _ => Advice::any().with_reason(format!("{} is within quota", account.name)),
         };
         with_priority(advice, account.limits)
     }
 
-    /// Count, and say how much is counted now.
-    fn take(
+    /// Adds to a counter of the account and returns its new value.
+    fn add(
         &self,
         call: &Call<'_>,
         account: &Account<'_>,
         window: Window,
-        kind: Kind,
-        by: i64,
+        resource: Resource,
+        amount: i64,
     ) -> Result<i64, StateError> {
-        let key = format!("{}/{}/{}", kind.name, window.number, account.key);
-        // An entry outlives its window by one, in case clocks are moved.
-        call.state.increment(&key, by, window.length_ms.saturating_mul(2))
+        let key = format!("{}/{}/{}", resource.name, window.number, account.key);
+        // Entries outlive their window by one window length, in case the clock is set back.
+        // Saturating is fine: the longest window is a day.
+        call.state.increment(&key, amount, window.length_ms.saturating_mul(2))
     }
 }
 
+/// Returns the window that contains `now_ms`.
 fn window(now_ms: u64, length_ms: u32) -> Window {
     let length = u64::from(length_ms.max(1));
     let left_ms = length - now_ms % length;
@@ -172,22 +184,23 @@ fn window(now_ms: u64, length_ms: u32) -> Window {
     }
 }
 
-fn over(account: &Account<'_>, window: Window, kind: Kind, most: u32) -> Advice {
-    let per = window.length_ms / 1000;
-    let message =
-        format!("`{}` may have {most} {} in {per} s, and has had them.", account.name, kind.name);
-    Advice::refuse(429, kind.code, message)
-        .retry_after_s(window.left_s)
-        .note("quota", Scalar::Text(account.name.to_owned()))
+fn quota_exceeded(account: &Account<'_>, window: Window, resource: Resource, max: u32) -> Advice {
+    let window_s = window.length_ms / 1000;
+    let message = format!("quota exceeded: {max} {} per {window_s} s", resource.name);
+    Advice::reject(429, resource.code, message)
+        .with_retry_after_s(window.left_s)
+        .with_note("quota", Scalar::Text(account.name.to_owned()))
 }
 
-/// The queue is only spoken of where there is something to say: of several policies that do, the last one counts.
+/// Sets the priority, if there is one. Without a priority the advice has no queue settings, so that
+/// it does not override those of earlier policies.
 fn with_priority(advice: Advice, limits: Limits) -> Advice {
     if limits.priority == 0 { advice } else { advice.with_priority(limits.priority) }
 }
 
-fn short(name: &str) -> String {
-    match name.len() <= LONGEST_NAME {
+/// Returns the part of a state key for a tenant. The prefix separates names from hashes.
+fn account_key(name: &str) -> String {
+    match name.len() <= MAX_NAME_BYTES {
         true => format!("={name}"),
         false => format!("#{:016x}", stable_hash(&[name.as_bytes()])),
     }

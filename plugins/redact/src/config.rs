@@ -1,4 +1,4 @@
-//! The operator's configuration.
+//! The configuration of the policy.
 
 use pointsman_sdk::{PolicyError, config};
 
@@ -6,33 +6,37 @@ use crate::find::{Kind, Rules};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    /// What is looked for.
+    /// What to search for.
     pub(crate) rules: Rules,
-    /// What happens when something is found.
+    /// What to do if something is found.
     pub(crate) action: Action,
-    /// What happens to a prompt that cannot be read whole.
+    /// What to do with a prompt that cannot be scanned completely.
     pub(crate) unreadable: Unreadable,
-    /// What stands in for what was found; `{kind}` is replaced.
+    /// Replacement for a match; `{kind}` is replaced by its kind.
     pub(crate) mask: String,
-    /// Label of lanes that may see everything, and its value.
+    /// Label and value of private lanes, which may receive sensitive content.
     pub(crate) private: (String, String),
 }
 
+/// What to do if something is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// What is found is masked.
+    /// Matches are masked.
     Rewrite,
-    /// The request is refused.
-    Refuse,
-    /// The request goes to private lanes only.
+    /// The request is rejected.
+    Reject,
+    /// The request uses private lanes only.
     Private,
 }
 
+/// What to do with a prompt that cannot be scanned completely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreadable {
-    Refuse,
+    /// The request is rejected.
+    Reject,
+    /// The request uses private lanes only.
     Private,
-    /// It goes on, with what was found masked or treated as `action` says.
+    /// The request continues, and `action` applies to the matches that were found.
     Pass,
 }
 
@@ -48,40 +52,40 @@ impl Config {
         config::read(json, |key, value| {
             match key {
                 "find" => {
-                    let words = Kind::PATTERNS.map(|kind| (kind.name(), kind));
-                    config.rules.kinds = value.list(|kind| kind.word(&words))?;
+                    let choices = Kind::PATTERNS.map(|kind| (kind.name(), kind));
+                    config.rules.kinds = value.list(|kind| kind.choice(&choices))?;
                 }
-                "words" => config.rules.words = value.texts()?,
+                "words" => config.rules.words = value.strings()?,
                 "action" => {
-                    config.action = value.word(&[
+                    config.action = value.choice(&[
                         ("rewrite", Action::Rewrite),
-                        ("refuse", Action::Refuse),
+                        ("reject", Action::Reject),
                         ("private", Action::Private),
                     ])?;
                 }
                 "unreadable" => {
-                    config.unreadable = value.word(&[
-                        ("refuse", Unreadable::Refuse),
+                    config.unreadable = value.choice(&[
+                        ("reject", Unreadable::Reject),
                         ("private", Unreadable::Private),
                         ("pass", Unreadable::Pass),
                     ])?;
                 }
-                "mask" => config.mask = value.text()?,
-                "private" => value.each(|key, value| {
+                "mask" => config.mask = value.string()?,
+                "private" => value.entries(|key, value| {
                     match key {
-                        "label" => config.private.0 = value.text()?,
-                        "value" => config.private.1 = value.text()?,
-                        _ => return Err(value.unknown()),
+                        "label" => config.private.0 = value.string()?,
+                        "value" => config.private.1 = value.string()?,
+                        _ => return Err(value.unknown_key()),
                     }
                     Ok(())
                 })?,
-                _ => return Err(value.unknown()),
+                _ => return Err(value.unknown_key()),
             }
             Ok(())
         })?;
         if config.rules.kinds.is_empty() && config.rules.words.is_empty() {
             return Err(PolicyError::InvalidConfig(
-                "find: is empty, and there are no `words` either".into(),
+                "find: expected at least one kind, or `words`".into(),
             ));
         }
         Ok(config)

@@ -1,15 +1,15 @@
-//! Finding what should not leave the house. Small matchers instead of regular expressions, because a table of those would
-//! be larger than all the rest of the component.
+//! Matchers for sensitive content. Hand-written instead of regular expressions, because the tables
+//! of those would be larger than the rest of the component.
 //!
-//! Prompts are written by strangers, so no matcher looks further than some bytes ahead before it is sure: the time grows with
-//! the text and no faster, whatever is in it.
+//! Prompts are untrusted, so each matcher has a bounded lookahead until it is certain: the time is
+//! linear in the length of the text for any input.
 //!
-//! They look at bytes. Whatever they match begins and ends at characters: bytes above ASCII count as letters, and are
-//! taken in whole runs.
+//! Matchers work on bytes. Matches begin and end at character boundaries: non-ASCII bytes count as
+//! letters and are matched in whole runs.
 
 use std::ops::Range;
 
-/// What something is.
+/// The kind of a match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Email,
@@ -20,7 +20,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Those that are found by their form.
+    /// Kinds that are detected by their format.
     pub(crate) const PATTERNS: [Self; 4] = [Self::Email, Self::Phone, Self::ApiKey, Self::Iban];
     pub(crate) const ALL: [Self; 5] =
         [Self::Email, Self::Phone, Self::ApiKey, Self::Iban, Self::Word];
@@ -36,24 +36,24 @@ impl Kind {
     }
 }
 
-/// What is looked for.
+/// What to search for.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
     pub(crate) kinds: Vec<Kind>,
-    /// Literal words, whatever their case.
+    /// Literal words and phrases; case-insensitive.
     pub(crate) words: Vec<String>,
 }
 
-/// Everything that the rules find in a text, in order, without overlaps.
+/// Returns all matches in a text, in order and without overlaps.
 pub(crate) fn find(text: &str, rules: &Rules) -> Vec<(Range<usize>, Kind)> {
     let bytes = text.as_bytes();
     let mut found = Vec::new();
-    // Up to where each kind has been found already.
-    let mut done = [0; Kind::ALL.len()];
+    // End of the last match of each kind, before which no other match of that kind can begin.
+    let mut last_end = [0; Kind::ALL.len()];
     let mut in_word = false;
     for (at, byte) in bytes.iter().enumerate() {
-        for kind in possible(*byte, in_word) {
-            if at < done[*kind as usize] || !rules.kinds.contains(kind) {
+        for kind in kinds_starting_at(*byte, in_word) {
+            if at < last_end[*kind as usize] || !rules.kinds.contains(kind) {
                 continue;
             }
             let matched = match kind {
@@ -64,30 +64,30 @@ pub(crate) fn find(text: &str, rules: &Rules) -> Vec<(Range<usize>, Kind)> {
                 Kind::Word => None,
             };
             if let Some(range) = matched {
-                done[*kind as usize] = range.end;
+                last_end[*kind as usize] = range.end;
                 found.push((range, *kind));
             }
         }
-        in_word = wordy(*byte);
+        in_word = is_word_byte(*byte);
     }
     for word in &rules.words {
         found.extend(occurrences(bytes, word.as_bytes()).map(|range| (range, Kind::Word)));
     }
     found.sort_by_key(|(range, _)| (range.start, std::cmp::Reverse(range.end)));
-    let mut apart: Vec<(Range<usize>, Kind)> = Vec::with_capacity(found.len());
+    let mut merged: Vec<(Range<usize>, Kind)> = Vec::with_capacity(found.len());
     for (range, kind) in found {
-        match apart.last_mut() {
-            // Two that overlap are one, so that no rest of the second is left.
+        match merged.last_mut() {
+            // Overlapping matches are merged, so that no part of the second one remains.
             Some((last, _)) if range.start < last.end => last.end = last.end.max(range.end),
-            _ => apart.push((range, kind)),
+            _ => merged.push((range, kind)),
         }
     }
-    apart
+    merged
 }
 
-/// What can begin at a byte, or in the case of an address have its `@` there. Nearly all bytes of a prompt are within
-/// words, and done with here.
-fn possible(byte: u8, in_word: bool) -> &'static [Kind] {
+/// Returns the kinds whose match can begin at a byte (for an email address: whose `@` is at the
+/// byte). Most bytes of a prompt are inside words and rejected here, which keeps the scan fast.
+fn kinds_starting_at(byte: u8, in_word: bool) -> &'static [Kind] {
     match byte {
         b'@' => &[Kind::Email],
         b'-' => &[Kind::ApiKey],
@@ -98,36 +98,38 @@ fn possible(byte: u8, in_word: bool) -> &'static [Kind] {
     }
 }
 
-/// Is it part of a word?
-fn wordy(byte: u8) -> bool {
+/// Returns true if a byte is part of a word.
+fn is_word_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte >= 0x80
 }
 
-/// Does a word end or begin at `at`, or nothing wordy touch it on that side?
-fn starts(bytes: &[u8], at: usize) -> bool {
-    at == 0 || !wordy(bytes[at - 1])
+/// Returns true if no word byte precedes `at`.
+fn starts_at_boundary(bytes: &[u8], at: usize) -> bool {
+    at == 0 || !is_word_byte(bytes[at - 1])
 }
 
-fn ends(bytes: &[u8], at: usize) -> bool {
-    at >= bytes.len() || !wordy(bytes[at])
+/// Returns true if no word byte is at `at`.
+fn ends_at_boundary(bytes: &[u8], at: usize) -> bool {
+    at >= bytes.len() || !is_word_byte(bytes[at])
 }
 
-/// Length of the run of bytes from `at` that are `of` a kind.
-fn run(bytes: &[u8], at: usize, of: impl Fn(u8) -> bool) -> usize {
-    bytes.iter().skip(at).take_while(|byte| of(**byte)).count()
+/// Returns the length of the run of bytes from `at` that match `predicate`.
+fn run_length(bytes: &[u8], at: usize, predicate: impl Fn(u8) -> bool) -> usize {
+    bytes.iter().skip(at).take_while(|byte| predicate(**byte)).count()
 }
 
-/// `local@domain.tld`, found at its `@`.
+/// Matches `local@domain.tld` at its `@`.
 fn email(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     if bytes[at] != b'@' {
         return None;
     }
-    let local = |byte: u8| wordy(byte) || b"._%+-'".contains(&byte);
+    let local = |byte: u8| is_word_byte(byte) || b"._%+-'".contains(&byte);
     let mut start = at - bytes[..at].iter().rev().take_while(|byte| local(**byte)).count();
-    start += run(&bytes[..at], start, |byte| b".'-".contains(&byte));
+    start += run_length(&bytes[..at], start, |byte| b".'-".contains(&byte));
     let domain = at + 1;
-    let mut end = domain + run(bytes, domain, |byte| wordy(byte) || b".-".contains(&byte));
-    // From the longest domain down to one that ends like a domain does.
+    let mut end =
+        domain + run_length(bytes, domain, |byte| is_word_byte(byte) || b".-".contains(&byte));
+    // Shorten the domain until its last label can be a top-level domain.
     while start < at && end > domain {
         let label = bytes[domain..end].iter().rev().take_while(|byte| **byte != b'.').count();
         let dot = end - label;
@@ -143,15 +145,15 @@ fn email(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     None
 }
 
-/// A telephone number: international (`+49 30 1234567`), national (`030 1234567`), with the area in brackets
-/// (`(555) 123-4567`), or in the North American form `555-123-4567`.
+/// Matches a telephone number: international (`+49 30 1234567`), national (`030 1234567`), with the
+/// area code in parentheses (`(555) 123-4567`), or North American (`555-123-4567`).
 fn phone(bytes: &[u8], at: usize) -> Option<Range<usize>> {
-    /// The international numbering plan has no longer ones.
-    const MOST_DIGITS: usize = 15;
-    if !starts(bytes, at) {
+    /// Maximum length in the international numbering plan (E.164).
+    const MAX_DIGITS: usize = 15;
+    if !starts_at_boundary(bytes, at) {
         return None;
     }
-    let (fewest, separators): (usize, &[u8]) = match bytes[at] {
+    let (min_digits, separators): (usize, &[u8]) = match bytes[at] {
         b'+' => (8, b" -.()/"),
         b'0' => (9, b" -()/"),
         b'(' => (10, b" -.)"),
@@ -162,38 +164,40 @@ fn phone(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     let (mut digits, mut end) = (0, at);
     let mut next = at + usize::from(bytes[at] != b'0');
     loop {
-        let group = run(bytes, next, |byte| byte.is_ascii_digit());
+        let group = run_length(bytes, next, |byte| byte.is_ascii_digit());
         if group == 0 {
             break;
         }
         groups.push(group);
         digits += group;
-        if digits > MOST_DIGITS {
+        if digits > MAX_DIGITS {
             return None;
         }
         end = next + group;
-        let gap = run(bytes, end, |byte| separators.contains(&byte));
-        // Brackets stand beside a blank; more than two separators are none.
+        let gap = run_length(bytes, end, |byte| separators.contains(&byte));
+        // A parenthesis and a space are two separators; more do not occur within a number.
         if gap == 0 || gap > 2 {
             break;
         }
         next = end + gap;
     }
-    // Days of the calendar have eight digits, and an hour may follow.
-    let date = matches!(groups[..], [2, 2, 4, ..]);
-    (digits >= fewest && !date && ends(bytes, end)).then_some(at..end)
+    // Dates such as 01-02-2024 have eight digits, and a time may follow.
+    let is_date = matches!(groups[..], [2, 2, 4, ..]);
+    (digits >= min_digits && !is_date && ends_at_boundary(bytes, end)).then_some(at..end)
 }
 
+/// Matches `555-123-4567`, with `-`, `.` or a space.
 fn north_american(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     let number = bytes.get(at..at + 12)?;
-    let form = number.iter().enumerate().all(|(place, byte)| match place {
+    let has_format = number.iter().enumerate().all(|(index, byte)| match index {
         3 | 7 => b"-. ".contains(byte),
         _ => byte.is_ascii_digit(),
     });
-    (form && number[3] == number[7] && ends(bytes, at + 12)).then_some(at..at + 12)
+    (has_format && number[3] == number[7] && ends_at_boundary(bytes, at + 12))
+        .then_some(at..at + 12)
 }
 
-/// How keys of well-known services begin.
+/// Prefixes of the API keys of well-known services.
 const KEY_PREFIXES: [&[u8]; 22] = [
     b"sk-",
     b"sk_live_",
@@ -219,34 +223,34 @@ const KEY_PREFIXES: [&[u8]; 22] = [
     b"eyJ",
 ];
 
-/// A key of a well-known service, a token of the form `eyJ….….…`, or a private key in PEM.
+/// Matches an API key of a well-known service, a JSON Web Token (`eyJ….….…`), or a PEM private key.
 fn api_key(bytes: &[u8], at: usize) -> Option<Range<usize>> {
-    const FEWEST: usize = 16;
-    const WINDOW: usize = 128;
+    const MIN_BYTES: usize = 16;
+    const MAX_LOOKAHEAD: usize = 128;
     let rest = &bytes[at..];
     if rest.starts_with(b"-----BEGIN ") {
         return private_key(bytes, at);
     }
-    if !starts(bytes, at) {
+    if !starts_at_boundary(bytes, at) {
         return None;
     }
     let prefix = KEY_PREFIXES.iter().find(|prefix| rest.starts_with(prefix))?.len();
-    let dots = &rest[..prefix] == b"eyJ";
+    let is_jwt = &rest[..prefix] == b"eyJ";
     let key =
-        |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte) || dots && byte == b'.';
-    let head = run(&bytes[..bytes.len().min(at + prefix + WINDOW)], at + prefix, key);
-    // Words with hyphens begin like keys too, but have no digits.
-    let sure = head >= FEWEST && rest[prefix..prefix + head].iter().any(u8::is_ascii_digit);
-    sure.then(|| at..at + prefix + run(bytes, at + prefix, key))
+        |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte) || is_jwt && byte == b'.';
+    let head = run_length(&bytes[..bytes.len().min(at + prefix + MAX_LOOKAHEAD)], at + prefix, key);
+    // Hyphenated words can have the prefix of a key, but have no digits.
+    let is_key = head >= MIN_BYTES && rest[prefix..prefix + head].iter().any(u8::is_ascii_digit);
+    is_key.then(|| at..at + prefix + run_length(bytes, at + prefix, key))
 }
 
-/// From the first line of a private key to the end of its last line, or of the text.
+/// Matches a PEM private key up to its last line, or to the end of the text if that is missing.
 fn private_key(bytes: &[u8], at: usize) -> Option<Range<usize>> {
-    const LONGEST_LINE: usize = 64;
+    const MAX_LINE_BYTES: usize = 64;
     let rest = &bytes[at..];
     let position =
         |needle: &[u8], text: &[u8]| text.windows(needle.len()).position(|window| window == needle);
-    let first = position(b"PRIVATE KEY-----", &rest[..rest.len().min(LONGEST_LINE)])?;
+    let first = position(b"PRIVATE KEY-----", &rest[..rest.len().min(MAX_LINE_BYTES)])?;
     let last = position(b"-----END ", &rest[first..]).and_then(|end| {
         let end = first + end;
         Some(end + position(b"KEY-----", &rest[end..])? + b"KEY-----".len())
@@ -254,28 +258,29 @@ fn private_key(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     Some(at..at + last.unwrap_or(rest.len()))
 }
 
-/// An international bank account number whose check digits are right, in groups or not.
+/// Matches an IBAN with valid check digits, with or without spaces.
 fn iban(bytes: &[u8], at: usize) -> Option<Range<usize>> {
-    const LENGTHS: (usize, usize) = (15, 34);
+    const MIN_LENGTH: usize = 15;
+    const MAX_LENGTH: usize = 34;
     let head = bytes.get(at..at + 4)?;
-    let begins =
+    let has_prefix =
         head[..2].iter().all(u8::is_ascii_alphabetic) && head[2..].iter().all(u8::is_ascii_digit);
-    if !begins || !starts(bytes, at) {
+    if !has_prefix || !starts_at_boundary(bytes, at) {
         return None;
     }
-    let mut account: Vec<u8> = Vec::with_capacity(LENGTHS.1);
+    let mut account: Vec<u8> = Vec::with_capacity(MAX_LENGTH);
     let (mut next, mut best) = (at, None);
-    while account.len() < LENGTHS.1 {
+    while account.len() < MAX_LENGTH {
         match bytes.get(next) {
             Some(byte) if byte.is_ascii_alphanumeric() => account.push(byte.to_ascii_uppercase()),
             Some(b' ') if bytes.get(next + 1).is_some_and(u8::is_ascii_alphanumeric) => {}
             _ => break,
         }
         next += 1;
-        if account.len() >= LENGTHS.0
+        if account.len() >= MIN_LENGTH
             && bytes[next - 1] != b' '
-            && ends(bytes, next)
-            && checks(&account)
+            && ends_at_boundary(bytes, next)
+            && has_valid_check_digits(&account)
         {
             best = Some(at..next);
         }
@@ -283,28 +288,30 @@ fn iban(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     best
 }
 
-/// ISO 7064: with the first four characters at the end and letters as numbers from 10, the rest by 97 is 1.
-fn checks(account: &[u8]) -> bool {
+/// Returns true if the check digits are valid (ISO 7064): with the first four characters moved to
+/// the end and letters read as numbers from 10, the remainder modulo 97 is 1.
+fn has_valid_check_digits(account: &[u8]) -> bool {
     let rotated = account[4..].iter().chain(&account[..4]);
-    let rest = rotated.fold(0u32, |rest, byte| match byte {
-        b'0'..=b'9' => (rest * 10 + u32::from(byte - b'0')) % 97,
-        letter => (rest * 100 + u32::from(letter - b'A') + 10) % 97,
+    let remainder = rotated.fold(0u32, |remainder, byte| match byte {
+        b'0'..=b'9' => (remainder * 10 + u32::from(byte - b'0')) % 97,
+        letter => (remainder * 100 + u32::from(letter - b'A') + 10) % 97,
     });
-    rest == 1
+    remainder == 1
 }
 
-/// All places of a word. Where it begins or ends with a letter or digit, no other may stand beside it.
+/// Returns all occurrences of a word. If the word begins or ends with a letter or digit, the match
+/// has to begin or end at a word boundary.
 fn occurrences<'a>(bytes: &'a [u8], word: &'a [u8]) -> impl Iterator<Item = Range<usize>> + 'a {
-    let touches = |byte: Option<&u8>| byte.is_some_and(|byte| wordy(*byte));
-    let (first, last) = (touches(word.first()), touches(word.last()));
-    let here = move |at: &usize| {
+    let is_word = |byte: Option<&u8>| byte.is_some_and(|byte| is_word_byte(*byte));
+    let (first, last) = (is_word(word.first()), is_word(word.last()));
+    let matches = move |at: &usize| {
         let end = at + word.len();
         bytes[*at..end].eq_ignore_ascii_case(word)
-            && (!first || starts(bytes, *at))
-            && (!last || ends(bytes, end))
+            && (!first || starts_at_boundary(bytes, *at))
+            && (!last || ends_at_boundary(bytes, end))
     };
-    let places = (bytes.len() + 1).saturating_sub(word.len());
-    (0..places).filter(here).map(move |at| at..at + word.len())
+    let positions = (bytes.len() + 1).saturating_sub(word.len());
+    (0..positions).filter(matches).map(move |at| at..at + word.len())
 }
 
 #[cfg(test)]
@@ -318,14 +325,14 @@ mod tests {
         Rules { kinds: Kind::PATTERNS.to_vec(), words }
     }
 
-    /// What is found of one kind.
-    fn found(text: &str, kind: Kind) -> Vec<&str> {
+    /// Returns the matches of one kind.
+    fn matches(text: &str, kind: Kind) -> Vec<&str> {
         let rules = Rules { kinds: vec![kind], words: Vec::new() };
         find(text, &rules).into_iter().map(|(range, _)| &text[range]).collect()
     }
 
     #[test]
-    fn addresses() {
+    fn finds_email_addresses() {
         for (text, expected) in [
             ("write to jane.doe+x@mail.example.org.", vec!["jane.doe+x@mail.example.org"]),
             ("<a@b.de>, c@d.com", vec!["a@b.de", "c@d.com"]),
@@ -336,12 +343,12 @@ mod tests {
             ("'o'neil@x.ie'", vec!["o'neil@x.ie"]),
             ("a@b.co@c.de", vec!["a@b.co@c.de"]),
         ] {
-            assert_eq!(found(text, Kind::Email), expected, "{text}");
+            assert_eq!(matches(text, Kind::Email), expected, "{text}");
         }
     }
 
     #[test]
-    fn telephone_numbers() {
+    fn finds_phone_numbers() {
         for (text, expected) in [
             ("call +49 30 1234567 now", vec!["+49 30 1234567"]),
             ("call +49 (0)30/1234-567.", vec!["+49 (0)30/1234-567"]),
@@ -355,12 +362,12 @@ mod tests {
             ("1234567890123", vec![]),
             ("+1234567890123456", vec![]),
         ] {
-            assert_eq!(found(text, Kind::Phone), expected, "{text}");
+            assert_eq!(matches(text, Kind::Phone), expected, "{text}");
         }
     }
 
     #[test]
-    fn keys() {
+    fn finds_api_keys() {
         let token = "ghp_0123456789abcdefghij";
         let pem = "-----BEGIN EC PRIVATE KEY-----\nMHcC\n-----END EC PRIVATE KEY-----";
         for (text, expected) in [
@@ -375,12 +382,12 @@ mod tests {
             ("sk-short1".to_owned(), vec![]),
             ("-----BEGIN CERTIFICATE-----".to_owned(), vec![]),
         ] {
-            assert_eq!(found(&text, Kind::ApiKey), expected, "{text}");
+            assert_eq!(matches(&text, Kind::ApiKey), expected, "{text}");
         }
     }
 
     #[test]
-    fn bank_accounts() {
+    fn finds_ibans() {
         for (text, expected) in [
             ("DE89370400440532013000", vec!["DE89370400440532013000"]),
             ("DE89 3704 0044 0532 0130 00 is mine", vec!["DE89 3704 0044 0532 0130 00"]),
@@ -389,29 +396,29 @@ mod tests {
             ("XDE89370400440532013000", vec![]),
             ("DE89370400440532013000X", vec![]),
         ] {
-            assert_eq!(found(text, Kind::Iban), expected, "{text}");
+            assert_eq!(matches(text, Kind::Iban), expected, "{text}");
         }
     }
 
     #[test]
-    fn words_in_any_case_but_not_within_others() {
-        let places = |text: &str, word: &str| find(text, &rules(&[word])).len();
-        assert_eq!(places("Falcon, FALCON and falcons", "falcon"), 2);
-        assert_eq!(places("Projekt Zürich", "projekt zürich"), 1);
-        assert_eq!(places("C++ and c++", "C++"), 2);
-        assert_eq!(places("über", "ber"), 0, "a letter stands before it");
-        assert_eq!(places("", "falcon"), 0);
+    fn finds_words_case_insensitively_at_word_boundaries() {
+        let count = |text: &str, word: &str| find(text, &rules(&[word])).len();
+        assert_eq!(count("Falcon, FALCON and falcons", "falcon"), 2);
+        assert_eq!(count("Projekt Zürich", "projekt zürich"), 1);
+        assert_eq!(count("C++ and c++", "C++"), 2);
+        assert_eq!(count("über", "ber"), 0, "preceded by a letter");
+        assert_eq!(count("", "falcon"), 0);
     }
 
     #[test]
-    fn what_overlaps_is_one() {
+    fn overlapping_matches_are_merged() {
         let text = "mail falcon@x.org";
         assert_eq!(find(text, &rules(&["falcon", "mail falcon"])), [(0..17, Kind::Word)]);
     }
 
     #[test]
-    fn hostile_texts_take_no_longer_than_others() {
-        // With matchers that look ahead for ever each of these would take hours.
+    fn hostile_texts_are_scanned_in_linear_time() {
+        // With unbounded lookahead each of these would take hours.
         for part in
             ["-----BEGIN ", "0 ", "sk-", "eyJ.", "(1) ", "a@1.", "@", "DE89 ", "+1-", "555-"]
         {
@@ -422,7 +429,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_can_be_searched(text in r"[a-zA-Z0-9äß€@+()./ \-_']{0,200}|.{0,100}", word in ".{1,3}") {
+        fn matches_of_any_text_are_ordered_and_on_char_boundaries(
+            text in r"[a-zA-Z0-9äß€@+()./ \-_']{0,200}|.{0,100}",
+            word in ".{1,3}",
+        ) {
             let found = find(&text, &rules(&[&word]));
             let mut last = 0;
             for (range, _) in found {
@@ -433,13 +443,25 @@ mod tests {
         }
 
         #[test]
-        fn secrets_are_found_wherever_they_stand(before in "[a-zä ,;]{0,40}", after in "[a-zä ,;]{0,40}") {
+        fn secrets_are_found_at_any_position(
+            before in "[a-zä ,;]{0,40}",
+            after in "[a-zä ,;]{0,40}",
+        ) {
             let rules = rules(&["Falcon"]);
-            for secret in ["jane@example.org", "+49 30 1234567", "sk-0123456789abcdefgh", "DE89370400440532013000", "falcon"] {
+            for secret in [
+                "jane@example.org",
+                "+49 30 1234567",
+                "sk-0123456789abcdefgh",
+                "DE89370400440532013000",
+                "falcon",
+            ] {
                 let text = format!("{before} {secret} {after}");
-                let place = before.len() + 1..before.len() + 1 + secret.len();
-                let covered = find(&text, &rules).iter().any(|(range, _)| range.start <= place.start && range.end >= place.end);
-                prop_assert!(covered, "{}", text);
+                let start = before.len() + 1;
+                let end = start + secret.len();
+                let found = find(&text, &rules);
+                let is_covered =
+                    found.iter().any(|(range, _)| range.start <= start && range.end >= end);
+                prop_assert!(is_covered, "{}", text);
             }
         }
     }

@@ -1,12 +1,13 @@
-//! Prompts without what should not be in them.
+//! Masks sensitive content in prompts, rejects such requests, or keeps them on private lanes.
 //!
-//! E-mail addresses, telephone numbers, keys, bank accounts and the operator's own words are looked for in all texts of a
-//! prompt: messages with their parts and tool calls, the prompt of a completion, the input of responses and embeddings. A
-//! request in which something is found is *rewritten*, *refused*, or goes to *private* lanes only.
+//! The policy scans all texts of a prompt for email addresses, telephone numbers, API keys, bank
+//! accounts and configured words: messages with their parts and tool calls, the prompt of a
+//! completion, the input of responses and embeddings. A request with matches is *rewritten*,
+//! *rejected*, or uses *private* lanes only.
 //!
-//! The prompt is read in the largest pieces that the host hands out, and each piece in which something is found becomes one
-//! edit. What cannot be read whole counts as unreadable and is refused, unless the operator says otherwise: what was not
-//! looked at may hold anything.
+//! The prompt is read in the largest pieces that the host returns, and each piece with a match
+//! becomes one edit. A prompt that cannot be read completely is unreadable and is rejected by
+//! default, because the part that was not scanned may contain anything.
 
 mod config;
 mod find;
@@ -14,11 +15,11 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
-use pointsman_sdk::config::quoted;
+use pointsman_sdk::config::quote_json;
 use pointsman_sdk::{Advice, Call, Edit, FieldValue, LaneId, Policy, PolicyError};
 
 use self::config::{Action, Config, Unreadable};
-use self::rewrite::{Counts, Marker};
+use self::rewrite::{Counts, Masker};
 
 /// The configured policy.
 #[derive(Debug)]
@@ -28,10 +29,10 @@ pub struct Redact {
 
 pointsman_sdk::export_policy!(Redact);
 
-/// Where prompts are, at whatever endpoint.
+/// JSON Pointers of the prompts of all endpoints.
 const ROOTS: [&str; 5] = ["/messages", "/prompt", "/suffix", "/input", "/instructions"];
-/// Where texts are in an object that is too large to be read at once.
-const PROSE: [&str; 10] = [
+/// Keys with text in an object that is too large to be read in one piece.
+const TEXT_KEYS: [&str; 10] = [
     "content",
     "text",
     "arguments",
@@ -43,14 +44,17 @@ const PROSE: [&str; 10] = [
     "function",
     "name",
 ];
-/// Bytes that the host hands out at once.
-const PIECE: u32 = 64 << 10;
-/// Bytes of edits that the host takes, with room for the rest of the advice, and how many.
-const MOST_EDITED: usize = 200 << 10;
-const MOST_EDITS: usize = 32;
-/// Elements of one list, and levels of lists and objects, that are looked at one by one.
-const MOST_ELEMENTS: usize = 4096;
-const DEEPEST: usize = 8;
+/// Maximum bytes that the host returns per call.
+const PIECE_BYTES: u32 = 64 << 10;
+/// Maximum bytes of all edits. The host accepts 256 KiB of advice; the rest is for the other
+/// fields.
+const MAX_EDIT_BYTES: usize = 200 << 10;
+/// Maximum number of edits that the host accepts.
+const MAX_EDITS: usize = 32;
+/// Maximum number of elements of a list that are read one by one.
+const MAX_ELEMENTS: usize = 4096;
+/// Maximum depth of lists and objects that are read element by element.
+const MAX_DEPTH: usize = 8;
 
 impl Policy for Redact {
     const NAME: &'static str = "redact";
@@ -61,32 +65,30 @@ impl Policy for Redact {
     }
 
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
-        let marker = Marker { rules: &self.config.rules, mask: &self.config.mask };
-        let mut review = Review {
-            call,
-            marker,
-            edits: Vec::new(),
-            counts: Counts::default(),
-            unreadable: false,
-        };
+        let masker = Masker { rules: &self.config.rules, mask: &self.config.mask };
+        let mut scan =
+            Scan { call, masker, edits: Vec::new(), counts: Counts::default(), unreadable: false };
         for root in ROOTS {
-            review.visit(root, DEEPEST);
+            scan.visit(root, MAX_DEPTH);
         }
-        let Review { edits, counts, mut unreadable, .. } = review;
-        let edited: usize = edits.iter().map(|(pointer, json)| pointer.len() + json.len()).sum();
-        let too_many = edits.len() > MOST_EDITS || edited > MOST_EDITED;
+        let Scan { edits, counts, mut unreadable, .. } = scan;
+        let edit_bytes: usize =
+            edits.iter().map(|(pointer, json)| pointer.len() + json.len()).sum();
+        let too_many = edits.len() > MAX_EDITS || edit_bytes > MAX_EDIT_BYTES;
         unreadable |= too_many && self.config.action == Action::Rewrite;
         call.metrics.add("found", counts.total());
         call.metrics.add("unreadable", u64::from(unreadable));
         if unreadable {
             match self.config.unreadable {
-                Unreadable::Refuse => return Ok(too_large()),
+                Unreadable::Reject => return Ok(reject_too_large()),
                 Unreadable::Private => {
-                    return Ok(self.privately(call, "the prompt is too large to be looked through"));
+                    return Ok(self.private_only(call, "the prompt is too large to scan"));
                 }
-                // Half of the edits would pass for all of them.
+                // Masking only some of the matches would look as if all were masked.
                 Unreadable::Pass if too_many => {
-                    return Ok(Advice::any().because("too much to mask; nothing is"));
+                    return Ok(
+                        Advice::any().with_reason("too many matches to mask; none are masked")
+                    );
                 }
                 Unreadable::Pass => {}
             }
@@ -94,99 +96,102 @@ impl Policy for Redact {
         if counts.total() == 0 {
             return Ok(Advice::any());
         }
-        let found = counts.sentence();
+        let found = counts.summary();
         Ok(match self.config.action {
             Action::Rewrite => {
                 let edits = edits.into_iter().map(Edit::SetField).collect();
-                Advice { edits, ..Advice::any() }.because(format!("masked: {found}"))
+                Advice { edits, ..Advice::any() }.with_reason(format!("masked: {found}"))
             }
-            Action::Refuse => {
-                let message =
-                    format!("The prompt holds what must not be sent to this service: {found}.");
-                Advice::refuse(400, "sensitive_content", message)
+            Action::Reject => {
+                // The message has the kinds only, because error messages end up in logs.
+                let message = format!("prompt contains sensitive content: {found}");
+                Advice::reject(400, "sensitive_content", message)
             }
-            Action::Private => self.privately(call, &format!("found: {found}")),
+            Action::Private => self.private_only(call, &format!("found {found}")),
         })
     }
 }
 
 impl Redact {
-    /// Only lanes that may see everything, also after a failure.
-    fn privately(&self, call: &Call<'_>, why: &str) -> Advice {
+    /// Returns advice that allows only private lanes, including as fallbacks.
+    fn private_only(&self, call: &Call<'_>, reason: &str) -> Advice {
         let (label, value) = &self.config.private;
         let candidates = call.fleet.candidates();
-        let able = |lane: &LaneId| call.fleet.stat(*lane).is_some_and(|stat| stat.able());
+        let is_available =
+            |lane: &LaneId| call.fleet.stat(*lane).is_some_and(|stat| stat.is_available());
         let lanes: Vec<LaneId> = call
             .fleet
             .with_label(label, value)
             .into_iter()
-            .filter(|lane| candidates.contains(lane) && able(lane))
+            .filter(|lane| candidates.contains(lane) && is_available(lane))
             .collect();
         if lanes.is_empty() {
-            let message = "The prompt may only be answered by a private lane, and none for this model is able to.";
-            return Advice::refuse(503, "no_private_lane", message).because(why);
+            let message = "prompt requires a private lane, and none is available for this model";
+            return Advice::reject(503, "no_private_lane", message).with_reason(reason);
         }
         Advice::only(lanes.clone())
-            .because(format!("private lanes only: {why}"))
-            .falling_back_to(lanes)
+            .with_reason(format!("private lanes only: {reason}"))
+            .with_fallback(lanes)
     }
 }
 
-fn too_large() -> Advice {
-    let message =
-        "The prompt is too large to be looked through for what must not be sent to this service.";
-    Advice::refuse(413, "prompt_too_large_to_review", message)
+fn reject_too_large() -> Advice {
+    let message = "prompt is too large to scan for sensitive content";
+    Advice::reject(413, "prompt_too_large_to_review", message)
 }
 
-/// A request that is being looked through.
-struct Review<'a> {
+/// The state of a scan of one request.
+struct Scan<'a> {
     call: &'a Call<'a>,
-    marker: Marker<'a>,
-    /// Pointers and their new JSON.
+    masker: Masker<'a>,
+    /// JSON Pointers and their new values.
     edits: Vec<(String, String)>,
     counts: Counts,
     unreadable: bool,
 }
 
-impl Review<'_> {
-    /// Look at a value, and if it is too large for that, at what is in it. Is there one?
-    fn visit(&mut self, pointer: &str, deeper: usize) -> bool {
-        match self.call.request.field(pointer, PIECE) {
+impl Scan<'_> {
+    /// Scans a value, or its elements if it is too large to be read in one piece. Returns false if
+    /// the value does not exist.
+    fn visit(&mut self, pointer: &str, depth: usize) -> bool {
+        match self.call.request.field(pointer, PIECE_BYTES) {
             FieldValue::Absent => return false,
-            FieldValue::Json(json) => match self.marker.json(&json, &mut self.counts) {
+            FieldValue::Json(json) => match self.masker.json(&json, &mut self.counts) {
                 Ok(Some(masked)) => self.edits.push((pointer.to_owned(), masked)),
                 Ok(None) => {}
                 Err(_) => self.unreadable = true,
             },
-            FieldValue::TooLarge(_) if deeper == 0 => self.unreadable = true,
-            FieldValue::TooLarge(_) => self.descend(pointer, deeper - 1),
+            FieldValue::TooLarge(_) if depth == 0 => self.unreadable = true,
+            FieldValue::TooLarge(_) => self.descend(pointer, depth - 1),
         }
         true
     }
 
-    fn descend(&mut self, pointer: &str, deeper: usize) {
-        let has = |key: &str| {
-            let there = self.call.request.field(&format!("{pointer}/{key}"), 64);
-            !matches!(there, FieldValue::Absent)
+    /// Scans the elements of a list or object, or a long string.
+    fn descend(&mut self, pointer: &str, depth: usize) {
+        let has_key = |key: &str| {
+            let field = self.call.request.field(&format!("{pointer}/{key}"), 64);
+            !matches!(field, FieldValue::Absent)
         };
-        if has("0") {
+        if has_key("0") {
             let mut index = 0;
-            while index < MOST_ELEMENTS && self.visit(&format!("{pointer}/{index}"), deeper) {
+            while index < MAX_ELEMENTS && self.visit(&format!("{pointer}/{index}"), depth) {
                 index += 1;
             }
-            self.unreadable |= index == MOST_ELEMENTS;
-        } else if has("role") || has("type") || has("arguments") {
-            // Images and sounds are large, and have no text.
-            for key in PROSE {
-                self.visit(&format!("{pointer}/{key}"), deeper);
+            self.unreadable |= index == MAX_ELEMENTS;
+        } else if has_key("role") || has_key("type") || has_key("arguments") {
+            // Other keys hold images and audio, which are large and have no text.
+            for key in TEXT_KEYS {
+                self.visit(&format!("{pointer}/{key}"), depth);
             }
         } else {
-            self.long_text(pointer);
+            self.scan_long_text(pointer);
         }
     }
 
-    /// A text that is longer than a piece: read piece by piece, which the host does for messages and prompts.
-    fn long_text(&mut self, pointer: &str) {
+    /// Scans a string that is longer than one piece. The host returns the text of messages and
+    /// prompts in pieces, but no other strings.
+    fn scan_long_text(&mut self, pointer: &str) {
         let index = match pointer {
             "/prompt" => Some(0),
             _ => pointer
@@ -199,19 +204,20 @@ impl Review<'_> {
         };
         let mut text = String::new();
         loop {
-            let piece = self.call.request.text(index, text.len() as u64, PIECE);
+            let piece = self.call.request.text(index, text.len() as u64, PIECE_BYTES);
             if piece.is_empty() {
                 break;
             }
             text.push_str(&piece);
         }
-        // The host hands out so much in a call, and then nothing. While it still hands out a whole piece, an empty one was
-        // the end of the text.
-        let again = self.call.request.text(index, 0, PIECE);
-        let whole = !again.is_empty() && again.len() == text.floor_char_boundary(PIECE as usize);
-        self.unreadable |= !whole;
-        if let Some(masked) = self.marker.text(&text, &mut self.counts) {
-            self.edits.push((pointer.to_owned(), quoted(&masked)));
+        // When the read limit of the call is used up, the host returns empty text. If it still
+        // returns the first piece, the empty piece above was the end of the text.
+        let first = self.call.request.text(index, 0, PIECE_BYTES);
+        let is_complete =
+            !first.is_empty() && first.len() == text.floor_char_boundary(PIECE_BYTES as usize);
+        self.unreadable |= !is_complete;
+        if let Some(masked) = self.masker.text(&text, &mut self.counts) {
+            self.edits.push((pointer.to_owned(), quote_json(&masked)));
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Masking what is found in a piece of JSON, and leaving every other byte of it as it is.
+//! Masks matches in JSON text and leaves all other bytes unchanged.
 
 use std::ops::Range;
 
 use nojson::{JsonParseError, JsonValueKind, RawJson, RawJsonValue};
-use pointsman_sdk::config::quoted;
+use pointsman_sdk::config::quote_json;
 
 use crate::find::{Kind, Rules, find};
 
-/// Keys whose values are no prose: names of the protocol, and data that only looks like text.
-const NO_PROSE: [&str; 10] = [
+/// Keys whose values are not prose: protocol fields, and data that only looks like text.
+const SKIPPED_KEYS: [&str; 10] = [
     "role",
     "type",
     "id",
@@ -21,7 +21,7 @@ const NO_PROSE: [&str; 10] = [
     "file_data",
 ];
 
-/// How often each kind was found.
+/// Number of matches by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts([u32; Kind::ALL.len()]);
 
@@ -34,24 +34,24 @@ impl Counts {
         self.0.iter().map(|count| u64::from(*count)).sum()
     }
 
-    /// Such as `2 email, 1 phone`.
-    pub(crate) fn sentence(&self) -> String {
-        let named = Kind::ALL.iter().zip(self.0).filter(|(_, count)| *count > 0);
+    /// Returns for example `2 email, 1 phone`.
+    pub(crate) fn summary(&self) -> String {
+        let present = Kind::ALL.iter().zip(self.0).filter(|(_, count)| *count > 0);
         let parts: Vec<String> =
-            named.map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+            present.map(|(kind, count)| format!("{count} {}", kind.name())).collect();
         parts.join(", ")
     }
 }
 
-/// What the rules are, and what stands in for what they find.
+/// Replaces matches of the rules by a mask.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Marker<'a> {
+pub(crate) struct Masker<'a> {
     pub(crate) rules: &'a Rules,
     pub(crate) mask: &'a str,
 }
 
-impl Marker<'_> {
-    /// The text with everything masked; `None` if nothing is found.
+impl Masker<'_> {
+    /// Returns the text with all matches masked, or `None` if there are none.
     pub(crate) fn text(self, text: &str, counts: &mut Counts) -> Option<String> {
         let found = find(text, self.rules);
         if found.is_empty() {
@@ -69,10 +69,10 @@ impl Marker<'_> {
         Some(masked)
     }
 
-    /// The JSON with everything masked in its texts; `None` if nothing is found.
+    /// Returns the JSON with all matches in its strings masked, or `None` if there are none.
     ///
     /// # Errors
-    /// If it is not JSON.
+    /// Returns an error if the text is not JSON.
     pub(crate) fn json(
         self,
         json: &str,
@@ -105,7 +105,7 @@ impl Marker<'_> {
             JsonValueKind::String => {
                 if let Some(masked) = self.text(&value.to_unquoted_string_str()?, counts) {
                     let start = value.position();
-                    changes.push((start..start + value.as_raw_str().len(), quoted(&masked)));
+                    changes.push((start..start + value.as_raw_str().len(), quote_json(&masked)));
                 }
             }
             JsonValueKind::Array => {
@@ -115,7 +115,7 @@ impl Marker<'_> {
             }
             JsonValueKind::Object => {
                 for (key, member) in value.to_object()? {
-                    if !NO_PROSE.contains(&&*key.to_unquoted_string_str()?) {
+                    if !SKIPPED_KEYS.contains(&&*key.to_unquoted_string_str()?) {
                         self.walk(member, counts, changes)?;
                     }
                 }
@@ -138,11 +138,11 @@ mod tests {
 
     fn masked(json: &str) -> Option<String> {
         let rules = Rules { kinds: Kind::PATTERNS.to_vec(), words: vec!["falcon".into()] };
-        Marker { rules: &rules, mask: "[{kind}]" }.json(json, &mut Counts::default()).unwrap()
+        Masker { rules: &rules, mask: "[{kind}]" }.json(json, &mut Counts::default()).unwrap()
     }
 
     #[test]
-    fn only_the_found_texts_change() {
+    fn only_strings_with_matches_change() {
         assert_eq!(
             masked(
                 r#"[ {"role":"user", "n":1.50, "content":"a@b.de and \u00e4\n\"x\""} , {"content":"none"}]"#
@@ -163,12 +163,12 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_told_in_order() {
+    fn summary_lists_counts_in_order() {
         let mut counts = Counts::default();
         for kind in [Kind::Phone, Kind::Email, Kind::Phone] {
             counts.add(kind);
         }
-        assert_eq!((counts.total(), counts.sentence()), (3, "1 email, 2 phone".to_owned()));
+        assert_eq!((counts.total(), counts.summary()), (3, "1 email, 2 phone".to_owned()));
     }
 
     fn any_json() -> impl Strategy<Value = Value> {
@@ -192,7 +192,7 @@ mod tests {
         })
     }
 
-    /// The same with all texts emptied: its shape.
+    /// Returns the value with all strings emptied.
     fn shape(value: &Value) -> Value {
         match value {
             Value::String(_) => Value::from(""),
@@ -206,19 +206,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_shape_stays_and_the_secrets_go(json in any_json()) {
+        fn masking_keeps_the_structure_and_removes_secrets(json in any_json()) {
             let text = json.to_string();
             let after = masked(&text).unwrap_or_else(|| text.clone());
             let parsed: Value = serde_json::from_str(&after).unwrap();
             prop_assert_eq!(shape(&parsed), shape(&json));
-            let skipped = NO_PROSE.iter().any(|key| text.contains(&format!("\"{key}\":")));
+            let skipped = SKIPPED_KEYS.iter().any(|key| text.contains(&format!("\"{key}\":")));
             prop_assert!(skipped || !after.contains("a@b.de"), "{}", after);
         }
 
         #[test]
-        fn what_is_not_json_is_an_error_and_no_panic(text in ".{0,60}") {
+        fn invalid_json_is_an_error(text in ".{0,60}") {
             let rules = Rules { kinds: Kind::PATTERNS.to_vec(), words: Vec::new() };
-            let result = Marker { rules: &rules, mask: "x" }.json(&text, &mut Counts::default());
+            let result = Masker { rules: &rules, mask: "x" }.json(&text, &mut Counts::default());
             prop_assert_eq!(result.is_ok(), serde_json::from_str::<Value>(&text).is_ok());
         }
     }

@@ -8,7 +8,7 @@ fn redact(config: &str) -> Redact {
     Redact::configure(config).unwrap()
 }
 
-/// A lane that may see everything and one that may not.
+/// Creates a host with a public lane and a private one.
 fn host() -> FakeHost {
     let mut fleet = FakeFleet::new(&["cloud", "home"]);
     fleet.lane_mut("home").labels.push(("private".into(), "true".into()));
@@ -19,11 +19,11 @@ fn chat(messages: &Value) -> FakeRequest {
     FakeRequest::chat(&json!({"model": "auto", "messages": messages}).to_string())
 }
 
-fn saying(text: &str) -> FakeRequest {
+fn user_message(text: &str) -> FakeRequest {
     chat(&json!([{"role": "user", "content": text}]))
 }
 
-/// The edits, and the reason.
+/// Returns the edits and the reason.
 fn edits(policy: &Redact, request: &FakeRequest) -> (Vec<(String, Value)>, String) {
     let advice = host().advise(policy, request).unwrap();
     assert!(advice.reject.is_none(), "{advice:?}");
@@ -31,15 +31,15 @@ fn edits(policy: &Redact, request: &FakeRequest) -> (Vec<(String, Value)>, Strin
         Edit::SetField((pointer, json)) => (pointer.clone(), serde_json::from_str(json).unwrap()),
         other => panic!("{other:?}"),
     };
-    let why = match advice.notes.first().map(|note| &note.value) {
-        Some(Scalar::Text(why)) => why.clone(),
+    let reason = match advice.notes.first().map(|note| &note.value) {
+        Some(Scalar::Text(reason)) => reason.clone(),
         _ => String::new(),
     };
-    (advice.edits.iter().map(edit).collect(), why)
+    (advice.edits.iter().map(edit).collect(), reason)
 }
 
 #[test]
-fn what_is_found_is_masked_and_the_rest_stays() {
+fn matches_are_masked_and_other_content_is_unchanged() {
     let request = chat(&json!([
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": [{"type": "text", "text": "I am jane@example.org"},
@@ -47,8 +47,8 @@ fn what_is_found_is_masked_and_the_rest_stays() {
         {"role": "assistant", "content": null,
          "tool_calls": [{"id": "1", "function": {"name": "call", "arguments": "{\"to\": \"+49 30 1234567\"}"}}]},
     ]));
-    let (edits, why) = edits(&redact("{}"), &request);
-    assert_eq!(why, "masked: 1 email, 1 phone");
+    let (edits, reason) = edits(&redact("{}"), &request);
+    assert_eq!(reason, "masked: 1 email, 1 phone");
     let [(pointer, messages)] = &edits[..] else { panic!("{edits:?}") };
     assert_eq!(pointer, "/messages");
     assert_eq!(messages[0], json!({"role": "system", "content": "be kind"}));
@@ -58,12 +58,15 @@ fn what_is_found_is_masked_and_the_rest_stays() {
 }
 
 #[test]
-fn nothing_found_is_nothing_said() {
-    assert_eq!(host().advise(&redact("{}"), &saying("what is 2 + 2?")).unwrap(), Advice::any());
+fn prompt_without_matches_gets_no_advice() {
+    assert_eq!(
+        host().advise(&redact("{}"), &user_message("what is 2 + 2?")).unwrap(),
+        Advice::any()
+    );
 }
 
 #[test]
-fn every_endpoints_prompt_is_looked_through() {
+fn prompts_of_all_endpoints_are_scanned() {
     for (endpoint, body, pointer) in [
         (Endpoint::Completions, json!({"model": "auto", "prompt": "mail a@b.de"}), "/prompt"),
         (
@@ -83,26 +86,27 @@ fn every_endpoints_prompt_is_looked_through() {
             "/instructions",
         ),
     ] {
-        let (edits, _) = edits(&redact("{}"), &FakeRequest::to(endpoint, &body.to_string()));
+        let (edits, _) =
+            edits(&redact("{}"), &FakeRequest::for_endpoint(endpoint, &body.to_string()));
         let [(got, value)] = &edits[..] else { panic!("{edits:?}") };
         assert!(got == pointer && value.to_string().contains("[email]"), "{body}: {edits:?}");
     }
 }
 
 #[test]
-fn rules_words_and_mask_are_the_operators() {
+fn kinds_words_and_mask_are_configurable() {
     let policy =
         redact(r#"{"find": ["iban"], "words": ["Project Falcon"], "mask": "<{kind} gone>"}"#);
-    let (edits, why) =
-        edits(&policy, &saying("project falcon: a@b.de pays DE89370400440532013000"));
+    let (edits, reason) =
+        edits(&policy, &user_message("project falcon: a@b.de pays DE89370400440532013000"));
     assert_eq!(edits[0].1[0]["content"], "<word gone>: a@b.de pays <iban gone>");
-    assert_eq!(why, "masked: 1 iban, 1 word");
+    assert_eq!(reason, "masked: 1 iban, 1 word");
 }
 
 #[test]
-fn requests_are_refused_without_telling_what_was_found() {
+fn rejection_names_kinds_but_not_the_content() {
     let advice = host()
-        .advise(&redact(r#"{"action": "refuse"}"#), &saying("I am jane@example.org"))
+        .advise(&redact(r#"{"action": "reject"}"#), &user_message("I am jane@example.org"))
         .unwrap();
     let rejection = advice.reject.unwrap();
     assert_eq!((rejection.status, rejection.code.as_str()), (400, "sensitive_content"));
@@ -110,15 +114,15 @@ fn requests_are_refused_without_telling_what_was_found() {
 }
 
 #[test]
-fn private_lanes_only_or_nothing() {
+fn private_action_allows_private_lanes_only() {
     let policy = redact(r#"{"action": "private"}"#);
     let mut host = host();
-    let request = saying("I am jane@example.org");
+    let request = user_message("I am jane@example.org");
     let advice = host.advise(&policy, &request).unwrap();
     assert_eq!(advice.lanes, LaneAdvice::Only(vec![1]));
     let steps: Vec<LaneId> = advice.fallback.unwrap().steps.iter().map(|step| step.lane).collect();
-    assert_eq!((steps, advice.edits), (vec![1], vec![]), "no fallback leads out");
-    assert_eq!(host.advise(&policy, &saying("hello")).unwrap(), Advice::any());
+    assert_eq!((steps, advice.edits), (vec![1], vec![]), "private fallbacks only");
+    assert_eq!(host.advise(&policy, &user_message("hello")).unwrap(), Advice::any());
     host.fleet.stat_mut("home").state = LaneState::Down;
     assert_eq!(host.advise(&policy, &request).unwrap().reject.unwrap().code, "no_private_lane");
     let label = redact(r#"{"action": "private", "private": {"label": "zone", "value": "eu"}}"#);
@@ -127,7 +131,7 @@ fn private_lanes_only_or_nothing() {
 }
 
 #[test]
-fn long_conversations_are_edited_piece_by_piece() {
+fn long_conversations_are_edited_per_message() {
     let filler = "word ".repeat(4_000);
     let message = |text: &str| json!({"role": "user", "content": format!("{filler}{text}")});
     let request =
@@ -139,8 +143,8 @@ fn long_conversations_are_edited_piece_by_piece() {
 }
 
 #[test]
-fn a_long_text_is_read_whole_whatever_is_cut_where() {
-    // The address lies across the end of the first piece, and so do characters of two bytes.
+fn long_text_is_scanned_across_piece_boundaries() {
+    // The address spans the end of the first piece, and so do two-byte characters.
     for shift in 0..24 {
         let text = format!(
             "{}{} a@b.de {}",
@@ -149,9 +153,9 @@ fn a_long_text_is_read_whole_whatever_is_cut_where() {
             "ö ".repeat(9_000)
         );
         for (request, pointer) in [
-            (saying(&text), "/messages/0/content"),
+            (user_message(&text), "/messages/0/content"),
             (
-                FakeRequest::to(
+                FakeRequest::for_endpoint(
                     Endpoint::Completions,
                     &json!({"model": "auto", "prompt": text}).to_string(),
                 ),
@@ -165,7 +169,7 @@ fn a_long_text_is_read_whole_whatever_is_cut_where() {
 }
 
 #[test]
-fn large_media_are_no_text_and_small_texts_beside_them_are_read() {
+fn large_media_are_skipped_and_text_next_to_them_is_scanned() {
     let image = json!({"type": "image_url", "image_url": {"url": format!("data:image/png;base64,{}", "A".repeat(90_000))}});
     let request =
         chat(&json!([{"role": "user", "content": [image, {"type": "text", "text": "a@b.de"}]}]));
@@ -177,68 +181,69 @@ fn large_media_are_no_text_and_small_texts_beside_them_are_read() {
 }
 
 #[test]
-fn what_cannot_be_read_whole_is_refused_unless_the_operator_says_otherwise() {
+fn unreadable_prompts_are_handled_as_configured() {
     let part = json!({"type": "text", "text": "x ".repeat(40_000)});
     let part_too_long =
         chat(&json!([{"role": "user", "content": [part, {"type": "text", "text": "a@b.de"}]}]));
-    let too_much = saying(&"word ".repeat(100_000)).handing_out(450_000);
-    let nearly = saying(&"word ".repeat(100_000)).handing_out(500_001);
-    let enough = saying(&"word ".repeat(100_000)).handing_out(600_000);
+    let too_much = user_message(&"word ".repeat(100_000)).with_read_limit(450_000);
+    let almost_readable = user_message(&"word ".repeat(100_000)).with_read_limit(500_001);
+    let readable = user_message(&"word ".repeat(100_000)).with_read_limit(600_000);
     let ask =
         |config: &str, request: &FakeRequest| host().advise(&redact(config), request).unwrap();
-    for request in [&part_too_long, &too_much, &nearly] {
-        let refused = ask("{}", request).reject.unwrap();
-        assert_eq!((refused.status, refused.code.as_str()), (413, "prompt_too_large_to_review"));
+    for request in [&part_too_long, &too_much, &almost_readable] {
+        let rejection = ask("{}", request).reject.unwrap();
+        assert_eq!(
+            (rejection.status, rejection.code.as_str()),
+            (413, "prompt_too_large_to_review")
+        );
         assert_eq!(ask(r#"{"unreadable": "private"}"#, request).lanes, LaneAdvice::Only(vec![1]));
         assert!(ask(r#"{"unreadable": "pass"}"#, request).reject.is_none());
     }
     assert_eq!(
         ask(r#"{"unreadable": "pass"}"#, &part_too_long).edits.len(),
         1,
-        "what was found is masked"
+        "matches are still masked"
     );
-    assert_eq!(ask("{}", &enough), Advice::any());
+    assert_eq!(ask("{}", &readable), Advice::any());
 }
 
 #[test]
-fn more_edits_than_a_host_takes_are_none_at_all() {
+fn prompt_with_too_many_matches_is_unreadable() {
     let message = json!({"role": "user", "content": format!("{} a@b.de", "word ".repeat(500))});
     let request = chat(&Value::from(vec![message; 40]));
     assert_eq!(host().advise(&redact("{}"), &request).unwrap().reject.unwrap().status, 413);
-    let passing = host().advise(&redact(r#"{"unreadable": "pass"}"#), &request).unwrap();
-    assert!(passing.edits.is_empty() && passing.reject.is_none());
-    let refusing = host().advise(&redact(r#"{"action": "refuse"}"#), &request).unwrap();
-    assert_eq!(
-        refusing.reject.unwrap().code,
-        "sensitive_content",
-        "nothing has to be edited for that"
-    );
+    let passed = host().advise(&redact(r#"{"unreadable": "pass"}"#), &request).unwrap();
+    assert!(passed.edits.is_empty() && passed.reject.is_none());
+    let rejected = host().advise(&redact(r#"{"action": "reject"}"#), &request).unwrap();
+    assert_eq!(rejected.reject.unwrap().code, "sensitive_content", "rejecting needs no edits");
 }
 
 #[test]
-fn figures_are_kept() {
+fn matches_are_counted() {
     let host = host();
-    host.advise(&redact("{}"), &saying("a@b.de c@d.de")).unwrap();
-    assert_eq!((host.counted("found"), host.counted("unreadable")), (2, 0));
+    host.advise(&redact("{}"), &user_message("a@b.de c@d.de")).unwrap();
+    assert_eq!((host.counter("found"), host.counter("unreadable")), (2, 0));
 }
 
 #[test]
-fn wrong_configurations_name_the_key() {
+fn invalid_configuration_names_the_key() {
     for (config, part) in [
         (
             r#"{"find": ["mail"]}"#,
-            "find[0]: must be \"email\", \"phone\", \"api-key\" or \"iban\", and is \"mail\"",
+            "find[0]: expected \"email\", \"phone\", \"api-key\" or \"iban\", found \"mail\"",
         ),
-        (r#"{"find": []}"#, "find: is empty"),
-        (r#"{"words": [""]}"#, "words[0]: must be a text that is not empty"),
-        (r#"{"action": "mask"}"#, "action: must be \"rewrite\", \"refuse\" or \"private\""),
-        (r#"{"unreadable": "skip"}"#, "unreadable: must be \"refuse\", \"private\" or \"pass\""),
-        (r#"{"mask": ""}"#, "mask: must be a text that is not empty"),
-        (r#"{"private": {"key": "x"}}"#, "there is no key `private.key`"),
-        (r#"{"rules": []}"#, "there is no key `rules`"),
+        (r#"{"find": []}"#, "find: expected at least one kind"),
+        (r#"{"words": [""]}"#, "words[0]: expected a non-empty string"),
+        (r#"{"action": "mask"}"#, "action: expected \"rewrite\", \"reject\" or \"private\""),
+        (r#"{"unreadable": "skip"}"#, "unreadable: expected \"reject\", \"private\" or \"pass\""),
+        (r#"{"mask": ""}"#, "mask: expected a non-empty string"),
+        (r#"{"private": {"key": "x"}}"#, "private.key: unknown key"),
+        (r#"{"rules": []}"#, "rules: unknown key"),
     ] {
         match Redact::configure(config) {
-            Err(PolicyError::InvalidConfig(why)) => assert!(why.contains(part), "{config}: {why}"),
+            Err(PolicyError::InvalidConfig(error)) => {
+                assert!(error.contains(part), "{config}: {error}")
+            }
             other => panic!("{config}: {other:?}"),
         }
     }

@@ -1,18 +1,18 @@
-// Memory of an instance: one heap that only grows, and is cut back to where `configure` left it before every further call.
+// The memory of an instance: an arena that is reset to its size after `configure` before each call.
 #ifndef POINTSMAN_ARENA_H
 #define POINTSMAN_ARENA_H
 
 #include <stddef.h>
 
-/// A hook begins: what the call before it allocated is given up, unless that has happened already.
+/// Starts a hook: releases the allocations of the previous call, unless they are released already.
 void pm_arena_begin(void);
-/// A hook ends: what is allocated from now on belongs to the next call.
+/// Ends a hook: later allocations belong to the next call.
 void pm_arena_end(void);
-/// What is allocated now stays.
+/// Keeps all current allocations for the lifetime of the instance.
 void pm_arena_keep(void);
-/// Zeros, aligned to 8 bytes.
+/// Allocates zeroed memory, aligned to 8 bytes.
 void *pm_arena_alloc(size_t size);
-/// Bytes in use.
+/// Returns the number of bytes in use.
 size_t pm_arena_used(void);
 
 #endif

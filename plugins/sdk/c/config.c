@@ -1,27 +1,31 @@
-// Reading the operator's configuration: JSON text, and sentences that name the key.
+// A reader for a policy's configuration. Every error names its key.
 #include <string.h>
 
 #include "pointsman.h"
 
-typedef enum { IS_NULL, IS_FLAG, IS_NUMBER, IS_TEXT, IS_LIST, IS_OBJECT } kind;
+typedef enum { IS_NULL, IS_BOOL, IS_NUMBER, IS_STRING, IS_LIST, IS_OBJECT } kind;
 
-// A value; members of lists and objects are chained.
+// A JSON value. Members of lists and objects form a linked list.
 struct pm_json {
   kind kind;
-  bool flag;
+  bool boolean;
   bool is_integer;
   bool read;
   int64_t integer;
   pm_text key;
   pm_text text;
+  /// The JSON text of the value, for error messages.
+  pm_text raw;
   pm_json *first;
   pm_json *next;
 };
 
-// -- JSON (RFC 8259) ---------------------------------------------------------------------------------------------------------
+// -- JSON (RFC 8259) ------------------------------------------------------------------------------
 
-// Deeper nesting is no configuration; the stack is short.
-#define DEEPEST 32
+// Maximum nesting. The parser is recursive and the stack of a policy has 64 KiB.
+#define MAX_DEPTH 32
+// Maximum bytes of a value in an error message.
+#define MAX_FOUND_BYTES 60
 
 typedef struct {
   const uint8_t *at;
@@ -102,7 +106,8 @@ static bool escape(reader *in, uint8_t **to) {
   return true;
 }
 
-// An escape is never shorter than what it stands for, so the text's own length is room enough.
+// An escape is never shorter than the character it encodes, so the length of the JSON text is
+// enough.
 static bool read_text(reader *in, pm_text *text) {
   if (!take(in, '"')) return false;
   uint8_t *begin = pm_alloc((size_t)(in->end - in->at) + 1), *to = begin;
@@ -131,7 +136,7 @@ static bool read_number(reader *in, pm_json *value) {
   if (negative) in->at++;
   const uint8_t *begin = in->at;
   if (!digits(in) || (*begin == '0' && in->at - begin > 1)) return false;
-  // Longer numbers are within nobody's bounds.
+  // Numbers of 19 or more digits can overflow an int64_t, so they are treated as out of range.
   value->is_integer = in->at - begin <= 18;
   for (const uint8_t *at = begin; value->is_integer && at < in->at; at++) {
     value->integer = value->integer * 10 + (*at - '0');
@@ -168,53 +173,71 @@ static bool read_members(reader *in, pm_json *value, char end, int depth) {
 }
 
 static pm_json *read_value(reader *in, int depth) {
-  if (depth > DEEPEST) return NULL;
+  if (depth > MAX_DEPTH) return NULL;
   skip_blanks(in);
+  const uint8_t *begin = in->at;
   pm_json *value = pm_alloc(sizeof *value);
-  bool good = true;
+  bool ok = true;
   switch (peek(in)) {
     case '{':
       value->kind = IS_OBJECT;
-      good = read_members(in, value, '}', depth);
+      ok = read_members(in, value, '}', depth);
       break;
     case '[':
       value->kind = IS_LIST;
-      good = read_members(in, value, ']', depth);
+      ok = read_members(in, value, ']', depth);
       break;
     case '"':
-      value->kind = IS_TEXT;
-      good = read_text(in, &value->text);
+      value->kind = IS_STRING;
+      ok = read_text(in, &value->text);
       break;
     case 't':
     case 'f':
-      value->kind = IS_FLAG;
-      value->flag = peek(in) == 't';
-      good = word(in, value->flag ? "true" : "false");
+      value->kind = IS_BOOL;
+      value->boolean = peek(in) == 't';
+      ok = word(in, value->boolean ? "true" : "false");
       break;
     case 'n':
       value->kind = IS_NULL;
-      good = word(in, "null");
+      ok = word(in, "null");
       break;
     default:
       value->kind = IS_NUMBER;
-      good = read_number(in, value);
+      ok = read_number(in, value);
   }
-  return good ? value : NULL;
+  value->raw = (pm_text){(uint8_t *)begin, (size_t)(in->at - begin)};
+  return ok ? value : NULL;
 }
 
-// -- Configuration -----------------------------------------------------------------------------------------------------------
+// -- Configuration --------------------------------------------------------------------------------
 
 static pm_json empty = {.kind = IS_OBJECT};
 
-static pm_text name_of(const pm_config *config, pm_text key) {
+static pm_text path_of(const pm_config *config, pm_text key) {
   return config->path.len == 0 ? key : pm_format("%t.%t", config->path, key);
 }
 
-// The first mistake is the one that is told.
-static void mistake(pm_config *config, const char *format, pm_text name, pm_text what) {
-  if (!*config->failed) pm_invalid_config(config->error, format, name, what);
+// Only the first error is kept.
+static void fail(pm_config *config, pm_text path, pm_text reason) {
+  pm_text prefix = path.len == 0 ? pm_literal("") : pm_format("%t: ", path);
+  if (!*config->failed) pm_invalid_config(config->error, "%t%t", prefix, reason);
   *config->failed = true;
   config->object = &empty;
+}
+
+// Truncates a long value at a character boundary, because error messages are logged.
+static pm_text found_text(const pm_json *value) {
+  if (value->kind == IS_LIST) return pm_literal("a list");
+  if (value->kind == IS_OBJECT) return pm_literal("an object");
+  pm_text text = value->raw;
+  if (text.len <= MAX_FOUND_BYTES) return text;
+  text.len = MAX_FOUND_BYTES;
+  while (text.len > 0 && (text.ptr[text.len] & 0xc0) == 0x80) text.len--;
+  return pm_format("%t…", text);
+}
+
+static void expected(pm_config *config, pm_text path, pm_text what, const pm_json *value) {
+  fail(config, path, pm_format("expected %t, found %t", what, found_text(value)));
 }
 
 pm_config pm_config_parse(pm_text json, pm_error *error) {
@@ -223,14 +246,14 @@ pm_config pm_config_parse(pm_text json, pm_error *error) {
   pm_config config = {read_value(&in, 0), PM_NO_TEXT, error, failed};
   skip_blanks(&in);
   if (config.object == NULL || in.at != in.end) {
-    mistake(&config, "the configuration is no JSON", PM_NO_TEXT, PM_NO_TEXT);
+    fail(&config, PM_NO_TEXT, pm_literal("invalid JSON"));
   } else if (config.object->kind != IS_OBJECT) {
-    mistake(&config, "the configuration must be an object", PM_NO_TEXT, PM_NO_TEXT);
+    expected(&config, PM_NO_TEXT, pm_literal("an object"), config.object);
   }
   return config;
 }
 
-// The last of several with the same key counts, as elsewhere.
+// Of duplicate keys the last one counts, as in JavaScript and Python.
 static pm_json *member(pm_config *config, pm_text key) {
   pm_json *found = NULL;
   for (pm_json *at = config->object->first; at != NULL; at = at->next) {
@@ -245,28 +268,29 @@ static pm_json *member(pm_config *config, pm_text key) {
 static pm_json *member_of_kind(pm_config *config, pm_text key, kind wanted, const char *what) {
   pm_json *found = member(config, key);
   if (found == NULL || found->kind == wanted) return found;
-  mistake(config, "`%t` must be %t", name_of(config, key), pm_literal(what));
+  expected(config, path_of(config, key), pm_literal(what), found);
   return NULL;
 }
 
 pm_text pm_config_text(pm_config *config, const char *key) {
-  pm_json *found = member_of_kind(config, pm_literal(key), IS_TEXT, "a text");
+  pm_json *found = member_of_kind(config, pm_literal(key), IS_STRING, "a string");
   return found == NULL ? PM_NO_TEXT : found->text;
 }
 
-bool pm_config_flag(pm_config *config, const char *key, bool otherwise) {
-  pm_json *found = member_of_kind(config, pm_literal(key), IS_FLAG, "true or false");
-  return found == NULL ? otherwise : found->flag;
+bool pm_config_bool(pm_config *config, const char *key, bool default_value) {
+  pm_json *found = member_of_kind(config, pm_literal(key), IS_BOOL, "a boolean");
+  return found == NULL ? default_value : found->boolean;
 }
 
-int64_t pm_config_integer(pm_config *config, const char *key, int64_t otherwise, int64_t least, int64_t most) {
+int64_t pm_config_integer(pm_config *config, const char *key, int64_t default_value, int64_t min,
+                          int64_t max) {
   pm_json *found = member(config, pm_literal(key));
-  if (found == NULL) return otherwise;
-  bool fits = found->kind == IS_NUMBER && found->is_integer && least <= found->integer && found->integer <= most;
-  if (fits) return found->integer;
-  mistake(config, "`%t` must be %t", name_of(config, pm_literal(key)),
-          pm_format("a whole number from %d to %d", least, most));
-  return otherwise;
+  if (found == NULL) return default_value;
+  bool is_integer = found->kind == IS_NUMBER && found->is_integer;
+  if (is_integer && min <= found->integer && found->integer <= max) return found->integer;
+  pm_text what = pm_format("an integer from %d to %d", min, max);
+  expected(config, path_of(config, pm_literal(key)), what, found);
+  return default_value;
 }
 
 pm_config pm_config_section(pm_config *config, const char *key) {
@@ -274,7 +298,7 @@ pm_config pm_config_section(pm_config *config, const char *key) {
   pm_json *found = member_of_kind(config, name, IS_OBJECT, "an object");
   pm_config section = *config;
   section.object = found == NULL ? &empty : found;
-  section.path = name_of(config, name);
+  section.path = path_of(config, name);
   return section;
 }
 
@@ -285,15 +309,15 @@ pm_text_map pm_config_text_map(pm_config *config, const char *key) {
   map.pairs = pm_alloc(map.count * sizeof *map.pairs);
   map.count = 0;
   for (pm_json *at = section.object->first; at != NULL; at = at->next) {
-    pm_json *value = member_of_kind(&section, at->key, IS_TEXT, "a text");
+    pm_json *value = member_of_kind(&section, at->key, IS_STRING, "a string");
     if (value != NULL) map.pairs[map.count++] = (pm_pair){at->key, value->text};
   }
   return map;
 }
 
-bool pm_config_end(pm_config *config) {
+bool pm_config_finish(pm_config *config) {
   for (pm_json *at = config->object->first; at != NULL && !*config->failed; at = at->next) {
-    if (!at->read) mistake(config, "there is no key `%t`", name_of(config, at->key), PM_NO_TEXT);
+    if (!at->read) fail(config, path_of(config, at->key), pm_literal("unknown key"));
   }
   return !*config->failed;
 }

@@ -1,14 +1,15 @@
-// The border: what the contract's world wants, made of `pm_self`.
+// The component boundary: implements the exports of the contract's world with `pm_self`.
 #include "arena.h"
 #include "pointsman.h"
 
 static bool configured;
 
 static bool is_configured(pm_error *error) {
-  return configured || pm_fail(error, "asked before it was configured");
+  return configured || pm_fail(error, "called before configure");
 }
 
-void exports_pointsman_policy_lifecycle_describe(exports_pointsman_policy_lifecycle_description_t *description) {
+void exports_pointsman_policy_lifecycle_describe(
+    exports_pointsman_policy_lifecycle_description_t *description) {
   pm_arena_begin();
   description->name = pm_literal(pm_self.name);
   description->version = pm_literal(pm_self.version);
@@ -28,40 +29,42 @@ bool exports_pointsman_policy_lifecycle_configure(pm_text *config, pm_error *err
   return configured;
 }
 
-bool exports_pointsman_policy_on_request_advise(pm_context *context, pm_advice *advice, pm_error *error) {
+bool exports_pointsman_policy_on_request_advise(pm_context *context, pm_advice *advice,
+                                                pm_error *error) {
   pm_arena_begin();
   *advice = (pm_advice){0};
-  bool good = is_configured(error) && pm_self.advise(context, advice, error);
+  bool ok = is_configured(error) && pm_self.advise(context, advice, error);
   pm_arena_end();
-  return good;
+  return ok;
 }
 
 #ifdef PM_FULL_POLICY
-bool exports_pointsman_policy_on_failure_recover(pm_context *context, pm_failure *failed, pm_recovery *recovery,
-                                                 pm_error *error) {
+bool exports_pointsman_policy_on_failure_recover(pm_context *context, pm_failure *failed,
+                                                 pm_recovery *recovery, pm_error *error) {
   pm_arena_begin();
   *recovery = (pm_recovery){.tag = POINTSMAN_POLICY_TYPES_RECOVERY_PLANNED};
-  bool good = is_configured(error);
-  if (good && pm_self.recover != NULL) good = pm_self.recover(context, failed, recovery, error);
+  bool ok = is_configured(error);
+  if (ok && pm_self.recover != NULL) ok = pm_self.recover(context, failed, recovery, error);
   pm_arena_end();
-  return good;
+  return ok;
 }
 
-void exports_pointsman_policy_on_complete_observe(uint64_t now_ms,
-                                                  exports_pointsman_policy_on_complete_list_outcome_t *done) {
+void exports_pointsman_policy_on_complete_observe(
+    uint64_t now_ms, exports_pointsman_policy_on_complete_list_outcome_t *done) {
   pm_arena_begin();
   if (configured && pm_self.observe != NULL) pm_self.observe(now_ms, done->ptr, done->len);
   pm_arena_end();
 }
 
-void exports_pointsman_policy_on_tick_tick(uint64_t now_ms, uint64_t seed,
-                                           exports_pointsman_policy_on_tick_list_lane_wish_t *wishes) {
+void exports_pointsman_policy_on_tick_tick(
+    uint64_t now_ms, uint64_t seed, exports_pointsman_policy_on_tick_list_lane_wish_t *hints) {
   pm_arena_begin();
-  wishes->ptr = NULL;
-  wishes->len = configured && pm_self.tick != NULL ? pm_self.tick(now_ms, seed, &wishes->ptr) : 0;
+  hints->ptr = NULL;
+  hints->len = configured && pm_self.tick != NULL ? pm_self.tick(now_ms, seed, &hints->ptr) : 0;
   pm_arena_end();
 }
 #endif
 
-// The bindings ask for an object with the types of the world, which the build puts into the module by itself.
+// The bindings reference an object file with the types of the world. The build embeds the types
+// itself, so a stub is enough.
 void __component_type_object_force_link_policy(void) {}

@@ -1,7 +1,7 @@
-// Short ways to say common things. An `Advice` has exactly the fields of the contract's record, so it crosses the border as
-// it is; its methods live on the prototype.
+// Constructors and builder methods for advice. An `Advice` has exactly the fields of the contract's
+// record, so that it crosses the component boundary as it is; its methods are on the prototype.
 
-/** What a policy advises for one request. Begin with `any`, `only`, `avoid`, `ordered`, `scores`, `blend` or `reject`. */
+/** Advice for one request, created by `any`, `only`, `avoid` and the other functions below. */
 export class Advice {
   constructor(lanes) {
     this.reject = null;
@@ -14,58 +14,60 @@ export class Advice {
     this.hints = [];
   }
 
-  /** With the reason that people are shown. */
-  because(why) {
-    return this.note("why", why);
+  /** Adds the reason shown to operators and clients, as the note `why`. */
+  withReason(reason) {
+    return this.withNote("why", reason);
   }
 
-  /** With an explanation for the decision log: a boolean, a whole number or a text. */
-  note(key, value) {
+  /** Adds a note for the decision log: a boolean, an integer or a string. */
+  withNote(key, value) {
     this.notes.push({ key, value: scalar(key, value) });
     return this;
   }
 
-  /** With a hint, which `describe` has to name. */
-  hint(key, value) {
+  /** Adds a hint. The policy has to list the key in its `hints`. */
+  withHint(key, value) {
     this.hints.push({ key, value: scalar(key, value) });
     return this;
   }
 
-  /** With this place in the host's queue: higher goes first, 0 is normal. */
+  /** Sets the queue priority: higher goes first, 0 is normal. */
   withPriority(priority) {
     this.#queue().priority = priority;
     return this;
   }
 
-  /** Sharing capacity fairly with other flows of the same priority. */
-  inFlow(flow) {
+  /** Sets the flow. Flows of the same priority share capacity fairly. */
+  withFlow(flow) {
     this.#queue().flow = flow;
     return this;
   }
 
-  /** Waiting at most so long, and then falling back or being refused. */
-  waitingAtMost(ms, onTimeout = "fall-back") {
+  /** Sets the maximum wait in the queue, after which the request falls back or is rejected. */
+  withMaxWait(ms, onTimeout = "fall-back") {
     const queue = this.#queue();
     queue.maxWaitMs = ms;
     queue.onTimeout = onTimeout;
     return this;
   }
 
-  /** With these fallbacks, in order: lane ids, or `{ lane, edits }`. */
-  fallingBackTo(lanes, { on = EVERY_TRIGGER, firstTokenMs = null } = {}) {
-    const steps = lanes.map((step) => (typeof step === "number" ? { lane: step, edits: [] } : step));
-    this.fallback = { on: { ...NO_TRIGGER, ...on }, steps, firstTokenMs };
+  /** Sets the fallbacks, in order: lane ids, or `{ lane, edits }`. */
+  withFallback(lanes, { on = ALL_TRIGGERS, firstTokenMs = null } = {}) {
+    const steps = lanes.map((step) =>
+      typeof step === "number" ? { lane: step, edits: [] } : step,
+    );
+    this.fallback = { on: { ...NO_TRIGGERS, ...on }, steps, firstTokenMs };
     return this;
   }
 
-  /** Lanes may be exchanged for this request `"never"`, `"when-idle"` or as the host sees fit (`"allow"`). */
+  /** Sets whether lanes may be switched for this request: `"never"`, `"when-idle"` or `"allow"`. */
   withSwitching(switching) {
     this.switching = switching;
     return this;
   }
 
-  /** With these changes to the request; see `edits`. */
-  editing(...changes) {
+  /** Adds edits of the request; see `edits`. */
+  withEdits(...changes) {
     this.edits.push(...changes);
     return this;
   }
@@ -84,36 +86,39 @@ const triggers = (value) => ({
   engineRestart: value,
   firstTokenTimeout: value,
 });
-const EVERY_TRIGGER = Object.freeze(triggers(true));
-const NO_TRIGGER = Object.freeze(triggers(false));
+const ALL_TRIGGERS = Object.freeze(triggers(true));
+const NO_TRIGGERS = Object.freeze(triggers(false));
 
-/** No opinion about lanes. */
+/** Returns advice without an opinion about lanes. */
 export const any = () => new Advice({ tag: "any" });
-/** Only these lanes will do. */
+/** Returns advice that allows only these lanes. */
 export const only = (lanes) => new Advice({ tag: "only", val: [...lanes] });
-/** All but these lanes will do. */
+/** Returns advice that excludes these lanes. */
 export const avoid = (lanes) => new Advice({ tag: "avoid", val: [...lanes] });
-/** These lanes, best first. */
+/** Returns advice that allows only these lanes and ranks them, best first. */
 export const ordered = (lanes) => new Advice({ tag: "ordered", val: [...lanes] });
-/** Scores from 0 to 1000, as pairs of lane id and score: `scores([[0, 900], [2, 100]])`, or a `Map`. */
+/** Returns scores from 0 to 1000, given as pairs of lane id and score or as a `Map`. */
 export const scores = (pairs) =>
   new Advice({ tag: "scores", val: Array.from(pairs, ([lane, score]) => ({ lane, score })) });
-/** The host scores the candidates by weighted figures: `blend({ "est-wait": 700, "cached-tokens": 300 })`. */
+/** Lets the host score the lanes by weighted metrics, for example `{ "est-wait": 700 }`. */
 export const blend = (weights) =>
-  new Advice({ tag: "blend", val: Object.entries(weights).map(([metric, weight]) => ({ metric, weight })) });
+  new Advice({
+    tag: "blend",
+    val: Object.entries(weights).map(([metric, weight]) => ({ metric, weight })),
+  });
 
-/** Refuse the request: 400 to 499, or 503. */
+/** Rejects the request with an HTTP status (400 to 499, or 503), a stable code and a message. */
 export function reject(status, code, message, { retryAfterS = null } = {}) {
   const advice = any();
   advice.reject = { status, code, message, retryAfterS };
   return advice;
 }
 
-/** Changes to the request, for `editing` and for fallback steps. */
+/** Edits of the request, for `withEdits` and for fallback steps. */
 export const edits = {
   setModel: (model) => ({ tag: "set-model", val: model }),
   capOutputTokens: (tokens) => ({ tag: "cap-output-tokens", val: tokens }),
-  /** Sets a field of the body by JSON Pointer, to any value that JSON has. */
+  /** Sets a field of the body, by JSON Pointer, to a JSON value. */
   setField: (pointer, value) => ({ tag: "set-field", val: [pointer, JSON.stringify(value)] }),
   removeField: (pointer) => ({ tag: "remove-field", val: pointer }),
   prependSystem: (text) => ({ tag: "prepend-system", val: text }),
@@ -126,5 +131,5 @@ function scalar(key, value) {
   if (typeof value === "boolean") return { tag: "flag", val: value };
   if (typeof value === "string") return { tag: "text", val: value };
   if (Number.isSafeInteger(value)) return { tag: "int", val: value };
-  throw new TypeError(`the note or hint \`${key}\` is no boolean, whole number or text`);
+  throw new TypeError(`note or hint \`${key}\`: expected a boolean, an integer or a string`);
 }

@@ -1,6 +1,6 @@
-// Reading the operator's configuration, with sentences that name the key.
+// A reader for a policy's configuration. Every error names its key.
 
-/** Why a policy gives no advice, or cannot be configured. Thrown; the host sees the contract's `policy-error`. */
+/** Why a policy has no advice, or an invalid configuration: the contract's `policy-error`. */
 export class PolicyError extends Error {
   constructor(tag, message) {
     super(message);
@@ -9,92 +9,104 @@ export class PolicyError extends Error {
   }
 }
 
-/** The configuration does not fit. */
+/** Returns the error for an invalid configuration. */
 export const invalidConfig = (message) => new PolicyError("invalid-config", message);
-/** The request is of a kind that this policy does not know. */
+/** Returns the error for a kind of request that the policy does not support. */
 export const unsupported = (message) => new PolicyError("unsupported", message);
 
-const MOST = 4294967295;
+const MAX_U32 = 4294967295;
+const MAX_FOUND_CHARS = 60;
 
-/** An object of the configuration. Read all keys, then call `end()`, which refuses those that nobody read. */
+/** An object of the configuration. Read all keys, then call `finish()` to reject all others. */
 export class Config {
   #object;
   #path;
   #read = new Set();
 
-  /** The whole configuration, from its JSON text. */
+  /** Parses the configuration from its JSON text. */
   static parse(json) {
     let value;
     try {
       value = JSON.parse(json);
     } catch {
-      throw invalidConfig("the configuration is no JSON");
+      throw invalidConfig("invalid JSON");
     }
     return new Config(value, "");
   }
 
   constructor(value, path) {
-    if (!isObject(value)) {
-      throw invalidConfig(path === "" ? "the configuration must be an object" : `\`${path}\` must be an object`);
-    }
+    if (!isObject(value)) throw expected(path, "an object", value);
     this.#object = value;
     this.#path = path;
   }
 
-  /** A text; `otherwise` where there is none. */
-  text(key, otherwise = null) {
-    return this.#value(key, otherwise, isText, "a text");
+  /** Reads a string; returns `defaultValue` if the key is absent. */
+  string(key, defaultValue = null) {
+    return this.#value(key, defaultValue, isString, "a string");
   }
 
-  /** `true` or `false`. */
-  flag(key, otherwise = null) {
-    return this.#value(key, otherwise, (value) => typeof value === "boolean", "true or false");
+  /** Reads a boolean; returns `defaultValue` if the key is absent. */
+  boolean(key, defaultValue = null) {
+    return this.#value(key, defaultValue, (value) => typeof value === "boolean", "a boolean");
   }
 
-  /** A whole number within bounds. */
-  integer(key, otherwise = null, { from = 0, to = MOST } = {}) {
-    const fits = (value) => Number.isInteger(value) && from <= value && value <= to;
-    return this.#value(key, otherwise, fits, `a whole number from ${from} to ${to}`);
+  /** Reads an integer from `min` to `max`; returns `defaultValue` if the key is absent. */
+  integer(key, defaultValue = null, { min = 0, max = MAX_U32 } = {}) {
+    const isValid = (value) => Number.isInteger(value) && min <= value && value <= max;
+    return this.#value(key, defaultValue, isValid, `an integer from ${min} to ${max}`);
   }
 
-  /** A list of texts. */
-  texts(key, otherwise = null) {
-    return this.#value(key, otherwise, (value) => Array.isArray(value) && value.every(isText), "a list of texts");
+  /** Reads a list of strings; returns `defaultValue` if the key is absent. */
+  strings(key, defaultValue = null) {
+    const isValid = (value) => Array.isArray(value) && value.every(isString);
+    return this.#value(key, defaultValue, isValid, "a list of strings");
   }
 
-  /** An object whose values are texts, as a `Map`; empty where there is none. */
-  textMap(key) {
+  /** Reads an object with string values as a `Map`, which is empty if the key is absent. */
+  stringMap(key) {
     const section = this.section(key);
     const map = new Map();
-    for (const name of Object.keys(section.#object)) map.set(name, section.text(name));
+    for (const name of Object.keys(section.#object)) map.set(name, section.string(name));
     return map;
   }
 
-  /** An object within this one; empty where there is none. */
+  /** Returns a nested object, which is empty if the key is absent. */
   section(key) {
     this.#read.add(key);
-    return new Config(Object.hasOwn(this.#object, key) ? this.#object[key] : {}, this.#name(key));
+    return new Config(Object.hasOwn(this.#object, key) ? this.#object[key] : {}, this.#pathOf(key));
   }
 
-  /** Nothing else is expected. */
-  end() {
+  /** Rejects keys that were not read. */
+  finish() {
     for (const key of Object.keys(this.#object)) {
-      if (!this.#read.has(key)) throw invalidConfig(`there is no key \`${this.#name(key)}\``);
+      if (!this.#read.has(key)) throw invalidConfig(`${this.#pathOf(key)}: unknown key`);
     }
   }
 
-  #name(key) {
+  #pathOf(key) {
     return this.#path === "" ? key : `${this.#path}.${key}`;
   }
 
-  #value(key, otherwise, fits, what) {
+  #value(key, defaultValue, isValid, what) {
     this.#read.add(key);
-    if (!Object.hasOwn(this.#object, key)) return otherwise;
+    if (!Object.hasOwn(this.#object, key)) return defaultValue;
     const value = this.#object[key];
-    if (!fits(value)) throw invalidConfig(`\`${this.#name(key)}\` must be ${what}`);
+    if (!isValid(value)) throw expected(this.#pathOf(key), what, value);
     return value;
   }
 }
 
-const isText = (value) => typeof value === "string";
+// Returns the error `PATH: expected X, found Y`. Long values are truncated for the log.
+function expected(path, what, value) {
+  let found = Array.isArray(value)
+    ? "a list"
+    : isObject(value)
+      ? "an object"
+      : JSON.stringify(value);
+  if (found.length > MAX_FOUND_CHARS) found = `${found.slice(0, MAX_FOUND_CHARS)}…`;
+  const prefix = path === "" ? "" : `${path}: `;
+  return invalidConfig(`${prefix}expected ${what}, found ${found}`);
+}
+
+const isString = (value) => typeof value === "string";
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);

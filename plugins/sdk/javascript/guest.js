@@ -1,4 +1,4 @@
-// The border: what the contract's world wants, made of a policy. `pointsman policy build` writes the module that calls it.
+// The component boundary. `pointsman policy build` generates the module that calls `guest`.
 
 import * as fleet from "pointsman:policy/fleet@0.1.0";
 import * as log from "pointsman:policy/log@0.1.0";
@@ -8,5 +8,5 @@ import * as state from "pointsman:policy/state@0.1.0";
 
 import { bind } from "./bind.js";
 
-/** The exports of a policy's component. */
+/** Returns the exports of a policy's component. */
 export const guest = (policy) => bind(policy, { fleet, log, metrics, request, state });

@@ -1,11 +1,11 @@
-// Lane ids by name, asked for once per topology: a question to the host costs more than most policies.
+// A cache of lane ids by name: a call to the host costs more than most policies.
 
-/** The lanes that a policy knows by name. Keep one for as long as the policy lives. */
+/** A cache of lane ids, valid for one topology. Create one per policy instance. */
 export class Lanes {
   #topology = null;
   #ids = new Map();
 
-  /** The id of the lane of that name, or `null`. */
+  /** Returns the id of the lane with this name, or `null`. */
   find(call, name) {
     if (this.#topology !== call.context.topology) {
       this.#topology = call.context.topology;

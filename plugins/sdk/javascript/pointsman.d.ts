@@ -1,4 +1,5 @@
-// Types of the SDK, for TypeScript and for editors. The data is described in wit/types.wit; names are in camelCase here.
+// Types of the SDK, for TypeScript and editors. The data types are documented in wit/types.wit; here
+// their names are in camelCase.
 
 export type LaneId = number;
 export type Endpoint = "chat-completions" | "completions" | "responses" | "embeddings" | "other";
@@ -9,15 +10,30 @@ export type Level = "trace" | "debug" | "info" | "warn" | "error";
 export type SwitchingAdvice = "never" | "when-idle" | "allow";
 export type OnTimeout = "reject" | "fall-back";
 export type TryResult =
-  | "ok" | "queue-timeout" | "connect-error" | "overloaded" | "server-error" | "engine-restart" | "first-token-timeout"
-  | "client-gone" | "other";
+  | "ok"
+  | "queue-timeout"
+  | "connect-error"
+  | "overloaded"
+  | "server-error"
+  | "engine-restart"
+  | "first-token-timeout"
+  | "client-gone"
+  | "other";
 export type Metric =
-  | "slots-free" | "queue" | "kv-free" | "est-wait" | "ready-in" | "ttft" | "decode-speed" | "cached-tokens" | "error-rate"
+  | "slots-free"
+  | "queue"
+  | "kv-free"
+  | "est-wait"
+  | "ready-in"
+  | "ttft"
+  | "decode-speed"
+  | "cached-tokens"
+  | "error-rate"
   | "cost";
 
 export interface Context {
   readonly nowMs: number;
-  /** Exact: the host gives seeds below 2^53. */
+  /** Exact, because seeds are below 2^53. */
   readonly seed: number;
   readonly topology: number;
   readonly ageUs: number;
@@ -77,7 +93,7 @@ export interface LaneStat {
   readonly staleMs: number;
 }
 
-/** The request that is being decided. Every function asks the host. */
+/** The request being decided. Every method calls the host. */
 export interface RequestView {
   id(): string;
   model(): string;
@@ -88,13 +104,13 @@ export interface RequestView {
   text(index: number, offset: number, maxBytes: number): string;
   body(offset: number, maxBytes: number): Uint8Array;
   contains(needle: string, ignoreCase: boolean): boolean;
-  /** Rounded to what a number can hold: good for comparing with one another, not with hashes made elsewhere. */
+  /** Rounded to the precision of a number. Compare these hashes with each other only. */
   prefixHashes(blockBytes: number, maxBlocks: number): number[];
 }
 
-/** All lanes, as one snapshot for the length of a call. */
+/** All lanes, as one snapshot for the duration of a call. */
 export interface FleetView {
-  /** About 11 microseconds per lane; prefer `blend`, or `stat` of a single lane. */
+  /** Costs about 11 microseconds per lane; prefer `blend`, or `stat` for a single lane. */
   stats(): LaneStat[];
   stat(lane: LaneId): LaneStat | null;
   candidates(): LaneId[];
@@ -107,7 +123,10 @@ export interface Host {
   readonly request: RequestView;
   readonly fleet: FleetView;
   readonly log: { write(level: Level, message: string): void; enabled(level: Level): boolean };
-  readonly metrics: { add(name: string, value: number): void; recordValue(name: string, value: number): void };
+  readonly metrics: {
+    add(name: string, value: number): void;
+    recordValue(name: string, value: number): void;
+  };
   /** `put` and `increment` throw `"full"`, `"too-long"` or `"not-a-counter"`. */
   readonly state: {
     get(key: string): Uint8Array | null;
@@ -117,7 +136,7 @@ export interface Host {
   };
 }
 
-/** One question of the host. */
+/** The argument of a call about a request. */
 export interface Call extends Host {
   readonly context: Context;
 }
@@ -148,9 +167,7 @@ export interface Outcome {
 }
 
 export type Recovery =
-  | { tag: "planned" }
-  | { tag: "retry"; val: FallbackStep }
-  | { tag: "give-up"; val: Rejection };
+  { tag: "planned" } | { tag: "retry"; val: FallbackStep } | { tag: "give-up"; val: Rejection };
 
 export interface LaneWish {
   lane: LaneId;
@@ -158,7 +175,7 @@ export interface LaneWish {
   forMs: number;
 }
 
-/** What a policy's `configure` makes: asked about requests and, in the world `full-policy`, told of what came of them. */
+/** The configured policy. The optional hooks are called in the world `full-policy` only. */
 export interface Advisor {
   advise(call: Call): Advice;
   recover?(call: Call, failed: Failure): Recovery;
@@ -171,7 +188,7 @@ export interface Policy {
   name: string;
   version: string;
   hints?: string[];
-  /** `json` is the operator's configuration, `{}` where there is none. Throws `invalidConfig(…)` where it does not fit. */
+  /** `json` is the configuration, `{}` if none is set. Throws `invalidConfig(…)` if it is invalid. */
   configure(json: string, host: Host): Advisor;
 }
 
@@ -200,18 +217,18 @@ export interface Triggers {
 
 export class Advice {
   private constructor();
-  because(why: string): this;
-  note(key: string, value: boolean | number | string): this;
-  hint(key: string, value: boolean | number | string): this;
+  withReason(reason: string): this;
+  withNote(key: string, value: boolean | number | string): this;
+  withHint(key: string, value: boolean | number | string): this;
   withPriority(priority: number): this;
-  inFlow(flow: string): this;
-  waitingAtMost(ms: number, onTimeout?: OnTimeout): this;
-  fallingBackTo(
+  withFlow(flow: string): this;
+  withMaxWait(ms: number, onTimeout?: OnTimeout): this;
+  withFallback(
     lanes: (LaneId | FallbackStep)[],
     options?: { on?: Partial<Triggers>; firstTokenMs?: number | null },
   ): this;
   withSwitching(switching: SwitchingAdvice): this;
-  editing(...changes: Edit[]): this;
+  withEdits(...changes: Edit[]): this;
 }
 
 export function any(): Advice;
@@ -220,7 +237,12 @@ export function avoid(lanes: Iterable<LaneId>): Advice;
 export function ordered(lanes: Iterable<LaneId>): Advice;
 export function scores(pairs: Iterable<[LaneId, number]>): Advice;
 export function blend(weights: Partial<Record<Metric, number>>): Advice;
-export function reject(status: number, code: string, message: string, options?: { retryAfterS?: number | null }): Advice;
+export function reject(
+  status: number,
+  code: string,
+  message: string,
+  options?: { retryAfterS?: number | null },
+): Advice;
 
 export const edits: {
   setModel(model: string): Edit;
@@ -241,18 +263,18 @@ export function unsupported(message: string): PolicyError;
 
 export class Config {
   static parse(json: string): Config;
-  text(key: string): string | null;
-  text(key: string, otherwise: string): string;
-  flag(key: string): boolean | null;
-  flag(key: string, otherwise: boolean): boolean;
-  integer(key: string, otherwise?: null, bounds?: { from?: number; to?: number }): number | null;
-  integer(key: string, otherwise: number, bounds?: { from?: number; to?: number }): number;
-  texts(key: string): string[] | null;
-  texts(key: string, otherwise: string[]): string[];
-  textMap(key: string): Map<string, string>;
+  string(key: string): string | null;
+  string(key: string, defaultValue: string): string;
+  boolean(key: string): boolean | null;
+  boolean(key: string, defaultValue: boolean): boolean;
+  integer(key: string, defaultValue?: null, bounds?: { min?: number; max?: number }): number | null;
+  integer(key: string, defaultValue: number, bounds?: { min?: number; max?: number }): number;
+  strings(key: string): string[] | null;
+  strings(key: string, defaultValue: string[]): string[];
+  stringMap(key: string): Map<string, string>;
   section(key: string): Config;
-  /** Refuses keys that nobody has read. */
-  end(): void;
+  /** Rejects keys that were not read. */
+  finish(): void;
 }
 
 export class Lanes {

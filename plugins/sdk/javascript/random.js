@@ -1,10 +1,10 @@
-// Randomness from the request's seed. `Math.random()` is frozen when a component is built: every instance would draw the
-// same numbers. This is splitmix64, the same in all of Pointsman's SDKs.
+// Random numbers from the request's seed. `Math.random()` is frozen when a component is built, so
+// every instance would draw the same numbers. All Pointsman SDKs use splitmix64.
 
 const STEP = 0x9e3779b97f4a7c15n;
 const MASK = 0xffffffffffffffffn;
 
-/** Numbers that follow from a seed: the same seed, the same numbers, in every language. */
+/** A deterministic random number generator with the same sequence in all SDKs. */
 export class Random {
   #state;
 
@@ -12,7 +12,7 @@ export class Random {
     this.#state = BigInt(seed) & MASK;
   }
 
-  /** 64 random bits, as a BigInt. */
+  /** Returns 64 random bits as a BigInt. */
   next() {
     this.#state = (this.#state + STEP) & MASK;
     let bits = this.#state;
@@ -21,7 +21,7 @@ export class Random {
     return bits ^ (bits >> 31n);
   }
 
-  /** A whole number from 0 to `n` - 1; 0 where `n` is 0. `n` is at most 2^32. */
+  /** Returns an integer from 0 to `n` - 1, or 0 if `n` is 0. `n` is at most 2^32. */
   below(n) {
     return Number(((this.next() >> 32n) * BigInt(n)) >> 32n);
   }

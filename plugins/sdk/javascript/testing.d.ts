@@ -1,10 +1,25 @@
-// Types of the fakes for tests.
+// Types of the fake requests, fleets and hosts for tests.
 
-import type { Advice, Context, Failure, Level, LaneInfo, LaneStat, LaneWish, Outcome, Policy, Recovery } from "./pointsman.js";
+import type {
+  Advice,
+  Context,
+  Failure,
+  Level,
+  LaneInfo,
+  LaneStat,
+  LaneWish,
+  Outcome,
+  Policy,
+  Recovery,
+} from "./pointsman.js";
 
-export type FakeLane =
-  & { name: string; models?: string[]; labels?: Record<string, string>; state?: LaneStat["state"]; stat?: Partial<LaneStat> }
-  & Partial<Pick<LaneInfo, "maxContext" | "slots" | "group" | "costMilli">>;
+export type FakeLane = {
+  name: string;
+  models?: string[];
+  labels?: Record<string, string>;
+  state?: LaneStat["state"];
+  stat?: Partial<LaneStat>;
+} & Partial<Pick<LaneInfo, "maxContext" | "slots" | "group" | "costMilli">>;
 export interface FakeFleet {
   lanes: FakeLane[];
   topology: number;
@@ -19,11 +34,19 @@ export interface FakeRequest {
 export function fakeFleet(lanes: (string | FakeLane)[], topology?: number): FakeFleet;
 export function fakeRequest(
   content: string | { role: string; content: string }[],
-  more?: { model?: string; headers?: Record<string, string>; tenant?: string | null; context?: Partial<Context> },
+  more?: {
+    model?: string;
+    headers?: Record<string, string>;
+    tenant?: string | null;
+    context?: Partial<Context>;
+  },
 ): FakeRequest;
-export function configure(policy: Policy, config?: unknown): {
+export function configure(
+  policy: Policy,
+  config?: unknown,
+): {
   log: { level: Level; message: string }[];
-  counted: Map<string, number>;
+  counters: Map<string, number>;
   advise(request: FakeRequest, fleet: FakeFleet): Advice;
   recover(request: FakeRequest, fleet: FakeFleet, failed: Failure): Recovery;
   observe(nowMs: number, done: Outcome[]): void;

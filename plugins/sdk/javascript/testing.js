@@ -1,28 +1,35 @@
-// Requests and fleets for tests that run in Node. They answer as the contract says that a host does.
+// Fake requests, fleets and hosts for tests in Node. They behave as the contract specifies.
 
 import { bind } from "./bind.js";
 
-/** A fleet of lanes: names, or objects with the fields of `lane-info` and `lane-stat` that the test needs. */
+/** Creates a fleet. Lanes are names, or objects with fields of `lane-info` and `lane-stat`. */
 export function fakeFleet(lanes, topology = 1) {
-  return { lanes: lanes.map((lane) => (typeof lane === "string" ? { name: lane } : lane)), topology };
+  return {
+    lanes: lanes.map((lane) => (typeof lane === "string" ? { name: lane } : lane)),
+    topology,
+  };
 }
 
-/** A chat request of these messages, or of one text. */
-export function fakeRequest(content, { model = "auto", headers = {}, tenant = null, context = {} } = {}) {
+/** Creates a chat request with these messages, or with one user message. */
+export function fakeRequest(
+  content,
+  { model = "auto", headers = {}, tenant = null, context = {} } = {},
+) {
   const messages = typeof content === "string" ? [{ role: "user", content }] : content;
   return { body: { model, messages }, headers, tenant, context };
 }
 
-/** A policy that is configured and can be asked: `advise(request, fleet)` gives its advice or throws its error. */
+/** Configures a policy on a fake host and returns its hooks. */
 export function configure(policy, config = {}) {
   const host = new FakeHost();
   const exports = bind(policy, host.interfaces());
   exports.lifecycle.configure(JSON.stringify(config));
   return {
     log: host.lines,
-    counted: host.counted,
+    counters: host.counters,
     advise: (request, fleet) => exports.onRequest.advise(host.begin(request, fleet)),
-    recover: (request, fleet, failed) => exports.onFailure.recover(host.begin(request, fleet), failed),
+    recover: (request, fleet, failed) =>
+      exports.onFailure.recover(host.begin(request, fleet), failed),
     observe: (nowMs, done) => exports.onComplete.observe(nowMs, done),
     tick: (nowMs, seed) => exports.onTick.tick(nowMs, seed),
   };
@@ -30,7 +37,7 @@ export function configure(policy, config = {}) {
 
 class FakeHost {
   lines = [];
-  counted = new Map();
+  counters = new Map();
   #request = fakeRequest("");
   #fleet = fakeFleet([]);
   #stored = new Map();
@@ -60,65 +67,95 @@ class FakeHost {
   }
 
   interfaces() {
-    return { request: this.#requests(), fleet: this.#lanes(), log: this.#logs(), metrics: this.#metrics(),
-      state: this.#states() };
+    return {
+      request: this.#requestInterface(),
+      fleet: this.#fleetInterface(),
+      log: this.#logInterface(),
+      metrics: this.#metricsInterface(),
+      state: this.#stateInterface(),
+    };
   }
 
-  #requests() {
+  #requestInterface() {
     return {
       id: () => "test",
       model: () => this.#request.body.model,
       tenant: () => this.#request.tenant,
       header: (name) => {
-        const found = Object.entries(this.#request.headers).find(([key]) => same(key, name));
+        const found = Object.entries(this.#request.headers).find(([key]) =>
+          equalIgnoreCase(key, name),
+        );
         return found === undefined ? null : found[1];
       },
       field: (pointer, maxBytes) => {
-        const value = pointed(this.#request.body, pointer);
+        const value = resolvePointer(this.#request.body, pointer);
         if (value === undefined) return { tag: "absent" };
         const json = JSON.stringify(value);
-        return byteLength(json) > maxBytes ? { tag: "too-large", val: byteLength(json) } : { tag: "json", val: json };
+        return byteLength(json) > maxBytes
+          ? { tag: "too-large", val: byteLength(json) }
+          : { tag: "json", val: json };
       },
-      messages: () => this.#request.body.messages.map(({ role, content }) => ({
-        role, textBytes: byteLength(content), parts: 1, mediaParts: 0,
-      })),
+      messages: () =>
+        this.#request.body.messages.map(({ role, content }) => ({
+          role,
+          textBytes: byteLength(content),
+          parts: 1,
+          mediaParts: 0,
+        })),
       text: (index, offset, maxBytes) => slice(this.#texts()[index] ?? "", offset, maxBytes),
       body: (offset, maxBytes) =>
-        new TextEncoder().encode(JSON.stringify(this.#request.body)).slice(offset, offset + maxBytes),
+        new TextEncoder()
+          .encode(JSON.stringify(this.#request.body))
+          .slice(offset, offset + maxBytes),
       contains: (needle, ignoreCase) =>
-        this.#texts().some((text) => (ignoreCase ? lower(text).includes(lower(needle)) : text.includes(needle))),
-      prefixHashes: (blockBytes, maxBlocks) => prefixHashes(this.#texts().join(""), blockBytes, maxBlocks),
+        this.#texts().some((text) =>
+          ignoreCase ? lower(text).includes(lower(needle)) : text.includes(needle),
+        ),
+      prefixHashes: (blockBytes, maxBlocks) =>
+        prefixHashes(this.#texts().join(""), blockBytes, maxBlocks),
     };
   }
 
-  #lanes() {
+  #fleetInterface() {
     const lanes = () => this.#fleet.lanes;
-    const ids = (fits) => lanes().flatMap((lane, id) => (fits(lane) ? [id] : []));
+    const ids = (matches) => lanes().flatMap((lane, id) => (matches(lane) ? [id] : []));
     return {
       stats: () => lanes().map(stat),
       stat: (id) => (id < lanes().length ? stat(lanes()[id], id) : null),
-      candidates: () => ids((lane) => (lane.models ?? [lane.name, "auto"]).includes(this.#request.body.model)),
+      candidates: () =>
+        ids((lane) => (lane.models ?? [lane.name, "auto"]).includes(this.#request.body.model)),
       info: (id) => (id < lanes().length ? info(lanes()[id], id) : null),
       find: (name) => ids((lane) => lane.name === name)[0] ?? null,
       withLabel: (key, value) => ids((lane) => lane.labels?.[key] === value),
     };
   }
 
-  #logs() {
-    return { write: (level, message) => { this.lines.push({ level, message }); }, enabled: () => true };
+  #logInterface() {
+    return {
+      write: (level, message) => {
+        this.lines.push({ level, message });
+      },
+      enabled: () => true,
+    };
   }
 
-  #metrics() {
-    const add = (name, value) => { this.counted.set(name, (this.counted.get(name) ?? 0) + value); };
+  #metricsInterface() {
+    const add = (name, value) => {
+      this.counters.set(name, (this.counters.get(name) ?? 0) + value);
+    };
     return { add, recordValue: add };
   }
 
-  // Nothing expires here: a test that needs that takes its own state.
-  #states() {
+  // Entries do not expire. Tests that need expiry have to provide their own state.
+  #stateInterface() {
     return {
       get: (key) => this.#stored.get(key) ?? null,
-      put: (key, value) => { this.#stored.set(key, Uint8Array.from(value)); },
-      delete: (key) => { this.#stored.delete(key); },
+      put: (key, value) => {
+        this.#stored.set(key, Uint8Array.from(value));
+      },
+      delete: (key) => {
+        this.#stored.delete(key);
+      },
       increment: (key, by) => {
         const sum = (this.#stored.get(key) ?? 0) + by;
         this.#stored.set(key, sum);
@@ -133,39 +170,65 @@ class FakeHost {
 }
 
 const info = (lane, id) => ({
-  id, name: lane.name, engine: "vllm", models: lane.models ?? [lane.name, "auto"],
-  labels: Object.entries(lane.labels ?? {}), maxContext: lane.maxContext ?? 0, slots: lane.slots ?? 4,
-  group: lane.group ?? 0, costMilli: lane.costMilli ?? 0,
+  id,
+  name: lane.name,
+  engine: "vllm",
+  models: lane.models ?? [lane.name, "auto"],
+  labels: Object.entries(lane.labels ?? {}),
+  maxContext: lane.maxContext ?? 0,
+  slots: lane.slots ?? 4,
+  group: lane.group ?? 0,
+  costMilli: lane.costMilli ?? 0,
 });
 
 const stat = (lane, id) => ({
-  id, state: lane.state ?? "ready", running: 0, waiting: 0, queued: 0, slotsFree: lane.slots ?? 4, kvUsed: 0, errors: 0,
-  ttftP50Ms: 0, ttftP99Ms: 0, decodeTps: 0, estWaitMs: 0, readyInMs: 0, displaces: 0, cachedTokens: 0, staleMs: 0,
+  id,
+  state: lane.state ?? "ready",
+  running: 0,
+  waiting: 0,
+  queued: 0,
+  slotsFree: lane.slots ?? 4,
+  kvUsed: 0,
+  errors: 0,
+  ttftP50Ms: 0,
+  ttftP99Ms: 0,
+  decodeTps: 0,
+  estWaitMs: 0,
+  readyInMs: 0,
+  displaces: 0,
+  cachedTokens: 0,
+  staleMs: 0,
   ...lane.stat,
 });
 
 const byteLength = (text) => new TextEncoder().encode(text).length;
 const lower = (text) => text.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
-const same = (one, other) => lower(one) === lower(other);
+const equalIgnoreCase = (one, other) => lower(one) === lower(other);
 
-// Shortened inwards to character boundaries, as the contract says.
+// Trims inwards to character boundaries, as the contract specifies.
 function slice(text, offset, maxBytes) {
   const bytes = new TextEncoder().encode(text);
-  const inside = (at) => at < bytes.length && (bytes[at] & 0xc0) === 0x80;
+  const isContinuation = (at) => at < bytes.length && (bytes[at] & 0xc0) === 0x80;
   let begin = Math.min(offset, bytes.length);
   let end = Math.min(offset + maxBytes, bytes.length);
-  while (inside(begin)) begin += 1;
-  while (inside(end)) end -= 1;
+  while (isContinuation(begin)) begin += 1;
+  while (isContinuation(end)) end -= 1;
   return end <= begin ? "" : new TextDecoder().decode(bytes.slice(begin, end));
 }
 
-function pointed(value, pointer) {
+function resolvePointer(value, pointer) {
   if (pointer === "") return value;
-  const steps = pointer.split("/").slice(1).map((step) => step.replaceAll("~1", "/").replaceAll("~0", "~"));
-  return steps.reduce((at, step) => (at !== null && typeof at === "object" ? at[step] : undefined), value);
+  const steps = pointer
+    .split("/")
+    .slice(1)
+    .map((step) => step.replaceAll("~1", "/").replaceAll("~0", "~"));
+  return steps.reduce(
+    (at, step) => (at !== null && typeof at === "object" ? at[step] : undefined),
+    value,
+  );
 }
 
-// FNV-1a with 64 bits. What crosses the border is a number, exact up to 2^53.
+// 64-bit FNV-1a. Hashes cross the component boundary as numbers, which are exact up to 2^53.
 function prefixHashes(text, blockBytes, maxBlocks) {
   const bytes = new TextEncoder().encode(text);
   const hashes = [];

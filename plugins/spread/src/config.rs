@@ -1,23 +1,24 @@
-//! The operator's configuration.
+//! The configuration of the policy.
 
 use pointsman_sdk::{PolicyError, config};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    /// Keep prompts with one beginning on one lane; else only load counts.
+    /// Whether prompts with the same prefix are kept on one lane; otherwise only load counts.
     pub(crate) affinity: bool,
-    /// Bytes of one block of a prompt's beginning.
+    /// Bytes per block of a prompt's prefix.
     pub(crate) block_bytes: u32,
-    /// Blocks that are looked at.
-    pub(crate) blocks: u32,
-    /// Blocks that decide where a beginning goes that nobody has seen.
-    pub(crate) home_blocks: u32,
-    /// How much busier than the idlest lane the one with the cache may be, in thousandths of its slots.
+    /// Maximum number of blocks of a prefix.
+    pub(crate) max_blocks: u32,
+    /// Number of blocks that are hashed to choose the lane of an unknown prefix.
+    pub(crate) hash_blocks: u32,
+    /// How much more load than the least loaded lane the preferred lane may have, in thousandths of
+    /// its slots.
     pub(crate) slack: u32,
-    /// How long it is remembered where a prompt went.
-    pub(crate) remember_ms: u32,
-    /// Tokens in a lane's cache, by the host's own estimate, from which on that counts.
-    pub(crate) cached_tokens: u32,
+    /// How long the lane of a prefix is remembered.
+    pub(crate) prefix_ttl_ms: u32,
+    /// Minimum number of cached tokens, as estimated by the host, for a lane to be preferred.
+    pub(crate) min_cached_tokens: u32,
 }
 
 impl Config {
@@ -25,29 +26,29 @@ impl Config {
         let mut config = Self {
             affinity: true,
             block_bytes: 256,
-            blocks: 128,
-            home_blocks: 4,
+            max_blocks: 128,
+            hash_blocks: 4,
             slack: 500,
-            remember_ms: 600_000,
-            cached_tokens: 64,
+            prefix_ttl_ms: 600_000,
+            min_cached_tokens: 64,
         };
         config::read(json, |key, value| {
             match key {
-                "affinity" => config.affinity = value.flag()?,
-                "block-bytes" => config.block_bytes = value.number(16..=65_536)?,
-                "blocks" => config.blocks = value.number(1..=1024)?,
-                "home-blocks" => config.home_blocks = value.number(1..=1024)?,
-                "slack-permille" => config.slack = value.number(0..=10_000)?,
-                "remember-s" => config.remember_ms = value.number(1..=24 * 60 * 60u32)? * 1000,
-                "cached-tokens" => config.cached_tokens = value.number(1..=1_000_000)?,
-                _ => return Err(value.unknown()),
+                "affinity" => config.affinity = value.bool()?,
+                "block-bytes" => config.block_bytes = value.integer(16..=65_536)?,
+                "max-blocks" => config.max_blocks = value.integer(1..=1024)?,
+                "hash-blocks" => config.hash_blocks = value.integer(1..=1024)?,
+                "slack-permille" => config.slack = value.integer(0..=10_000)?,
+                "prefix-ttl-s" => config.prefix_ttl_ms = value.integer(1..=24 * 60 * 60u32)? * 1000,
+                "min-cached-tokens" => config.min_cached_tokens = value.integer(1..=1_000_000)?,
+                _ => return Err(value.unknown_key()),
             }
             Ok(())
         })?;
-        if config.home_blocks > config.blocks {
+        if config.hash_blocks > config.max_blocks {
             return Err(PolicyError::InvalidConfig(format!(
-                "home-blocks: {} are more than the {} blocks that are looked at",
-                config.home_blocks, config.blocks
+                "hash-blocks: {} exceeds `max-blocks` ({})",
+                config.hash_blocks, config.max_blocks
             )));
         }
         Ok(config)

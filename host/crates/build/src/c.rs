@@ -1,4 +1,5 @@
-//! C: a freestanding module, compiled by Zig, with the SDK's own small library in place of libc.
+//! Builds C policies: a freestanding module, compiled by Zig, with the SDK's small library instead
+//! of a libc.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,13 +17,13 @@ use crate::{BuildError, Language};
 const ZIG: Tool = Tool {
     name: "zig",
     language: "C",
-    remedy: "install it with `pip install ziglang`, best in a virtual environment (`.venv` in the policy's folder is found), or from \
-             your distribution",
+    remedy: "install it with `pip install ziglang`, preferably in a virtual environment (`.venv` \
+             in the policy's folder is found), or from your distribution",
 };
-/// What the Python package calls it.
+/// Name of the executable in the Python package.
 const PYTHON_ZIG: &str = "python-zig";
 
-/// The component.
+/// Builds the component.
 pub(crate) fn build(
     plan: &Plan,
     tools: &Tools,
@@ -33,7 +34,7 @@ pub(crate) fn build(
         Some(zig) => zig,
         None => tools.find(&ZIG, &plan.folder)?,
     };
-    let sdk = plan.needs("sdk")?;
+    let sdk = plan.require("sdk")?;
     let scratch = plan.scratch()?;
     write_bindings(&scratch, plan.world)?;
     let module = scratch.join("module.wasm");
@@ -58,14 +59,15 @@ pub(crate) fn build(
     componentize(&with_world(&module, plan.world.name())?)
 }
 
-/// The policy's sources (all in the folder of the one that the manifest names), the SDK's, and the bindings.
+/// Returns the sources of the policy (all `.c` files in the folder of the source in the manifest),
+/// the SDK and the bindings.
 fn sources(plan: &Plan, sdk: &Path) -> Result<Vec<PathBuf>, BuildError> {
     let source = plan.source_path();
     let mut files = vec![plan.folder.join(".build/policy.c")];
     for folder in [source.parent().unwrap_or(&plan.folder), sdk, &sdk.join("freestanding")] {
         for entry in fs::read_dir(folder).map_err(BuildError::file(folder))? {
             let path = entry.map_err(BuildError::file(folder))?.path();
-            if path.extension().is_some_and(|kind| kind == "c") {
+            if path.extension().is_some_and(|extension| extension == "c") {
                 files.push(path);
             }
         }
@@ -74,17 +76,16 @@ fn sources(plan: &Plan, sdk: &Path) -> Result<Vec<PathBuf>, BuildError> {
     Ok(files)
 }
 
-/// Write the bindings of a world, `policy.h` and `policy.c`, into a folder.
+/// Writes the bindings of a world, `policy.h` and `policy.c`, to a folder.
 pub(crate) fn write_bindings(folder: &Path, world: World) -> Result<(), BuildError> {
-    let fail =
-        |error| BuildError::Component(format!("the bindings for C cannot be made: {error:#}"));
+    let fail = |error| BuildError::Component(format!("failed to generate C bindings: {error:#}"));
     let mut resolve = Resolve::default();
     let package = resolve.push_source("pointsman.wit", &contract()).map_err(fail)?;
     let world = resolve.select_world(&[package], Some(world.name())).map_err(fail)?;
     let options = wit_bindgen_c::Opts {
-        // The types go into the linked module; see `with_world`.
+        // The types are embedded in the linked module; see `with_world`.
         no_object_file: true,
-        // One name for all worlds, so that the SDK needs to know one header only.
+        // One name for all worlds, so that the SDK can include one header.
         rename_world: Some("policy".to_owned()),
         ..Default::default()
     };

@@ -1,4 +1,4 @@
-//! From a core module to a component, and from that to a file.
+//! Converts core modules to components, and checks and writes components.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,27 +12,26 @@ use wit_parser::{Resolve, WorldItem};
 use crate::BuildError;
 use crate::embedded::WIT;
 
-/// The package whose interfaces a policy may import.
+/// Prefix of the interfaces that a policy may import.
 const PACKAGE: &str = "pointsman:policy/";
 
-/// Make a component of a core module that carries the types of its world, as Rust's bindings put them in.
+/// Converts a core module to a component. The module has to contain the types of its world, as
+/// modules with Rust bindings do.
 ///
 /// # Errors
-/// When the module does not fit its world.
+/// Returns an error if the module does not match its world.
 pub fn componentize(module: &[u8]) -> Result<Vec<u8>, BuildError> {
     let mut encoder = ComponentEncoder::default();
     let component = encoder.validate(true).module(module).and_then(|encoder| encoder.encode());
     component.map_err(|error| {
-        BuildError::Component(format!(
-            "the module that was built cannot be made a component: {error:#}"
-        ))
+        BuildError::Component(format!("failed to convert the module to a component: {error:#}"))
     })
 }
 
-/// Put the types of a world into a core module that does not carry them.
+/// Adds the types of a world to a core module.
 pub(crate) fn with_world(module: &[u8], world: &str) -> Result<Vec<u8>, BuildError> {
     let fail = |error| {
-        BuildError::Component(format!("the contract cannot be put into the module: {error:#}"))
+        BuildError::Component(format!("failed to embed the contract in the module: {error:#}"))
     };
     let mut resolve = Resolve::default();
     let package = resolve.push_source("pointsman.wit", &contract()).map_err(fail)?;
@@ -43,11 +42,11 @@ pub(crate) fn with_world(module: &[u8], world: &str) -> Result<Vec<u8>, BuildErr
     Ok(module)
 }
 
-/// The contract's files as one text.
+/// Returns the files of the contract as one WIT document.
 pub(crate) fn contract() -> String {
     let mut text = String::new();
     for (name, file) in WIT.iter().filter(|(name, _)| name.ends_with(".wit")) {
-        // One package statement is allowed, and the text before it documents the package.
+        // A document has one package statement; the text before it documents the package.
         let (_, rest) = file.split_once("package pointsman:policy@0.1.0;").unwrap_or(("", file));
         if text.is_empty() {
             text.push_str("package pointsman:policy@0.1.0;\n");
@@ -57,29 +56,30 @@ pub(crate) fn contract() -> String {
     text
 }
 
-/// Does a component import nothing but what the contract offers? The host would refuse it; here it is known why.
+/// Checks that a component imports only interfaces of the contract. The host would reject the
+/// component too, but here the error can explain the cause.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), BuildError> {
     let decoded = decode(bytes).map_err(|error| {
-        BuildError::Component(format!("what was built is no component: {error:#}"))
+        BuildError::Component(format!("the build result is not a component: {error:#}"))
     })?;
     let DecodedWasm::Component(resolve, world) = decoded else {
         return Err(BuildError::Component(
-            "what was built is a package of types, not a component".to_owned(),
+            "the build result is a package of types, not a component".to_owned(),
         ));
     };
     for (key, item) in &resolve.worlds[world].imports {
         let name = resolve.name_world_key(key);
         if !name.starts_with(PACKAGE) && !matches!(item, WorldItem::Type { .. }) {
             return Err(BuildError::Component(format!(
-                "the component imports `{name}`, which policies may not use: there is no clock, no file and no network, \
-                 and everything a policy may ask for is in `pointsman:policy`"
+                "the component imports `{name}`, which is not available to policies; policies \
+                 have no clock, files or network and may only import from `pointsman:policy`"
             )));
         }
     }
     Ok(())
 }
 
-/// Write a file in one step.
+/// Writes a file atomically.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
@@ -90,7 +90,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     file.write_all(bytes).map_err(BuildError::file(path))?;
     file.as_file().sync_all().map_err(BuildError::file(path))?;
     let file = file.persist(path).map_err(|error| BuildError::file(path)(error.error))?;
-    // Temporary files are their owner's alone, and a host may run as somebody else.
+    // Temporary files are readable by their owner only, but the host may run as a different user.
     #[cfg(unix)]
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .map_err(BuildError::file(path))?;

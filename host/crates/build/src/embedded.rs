@@ -1,10 +1,10 @@
-//! The contract, the SDKs and the templates, as they were when this was built.
+//! The contract, the SDKs and the templates, embedded at build time.
 
 use crate::Language;
 
 include!(concat!(env!("OUT_DIR"), "/files.rs"));
 
-/// Files of the SDK for a language: path and text.
+/// Returns the files of the SDK for a language, as pairs of path and text.
 pub(crate) fn sdk(language: Language) -> &'static [(&'static str, &'static str)] {
     match language {
         Language::Rust => SDK_RUST,

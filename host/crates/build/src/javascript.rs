@@ -1,7 +1,8 @@
-//! JavaScript and TypeScript: QuickJS, with the program's state after its start in the component.
+//! Builds JavaScript and TypeScript policies with QuickJS. The component contains a snapshot of the
+//! program's state after its start.
 //!
-//! componentize-qjs finds imported modules by itself. TypeScript it cannot read; esbuild takes the types out and makes one
-//! module of all. Nothing checks the types: that is what editors and `tsc` are for.
+//! componentize-qjs resolves imports, but does not support TypeScript: esbuild strips the types and
+//! bundles all modules. Types are not checked; use an editor or `tsc` for that.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,15 +16,17 @@ use crate::{BuildError, Language};
 const COMPONENTIZE: Tool = Tool {
     name: "componentize-qjs",
     language: "JavaScript",
-    remedy: "install it with `npm install componentize-qjs` in the policy's folder, or `npm install -g componentize-qjs`",
+    remedy: "install it with `npm install componentize-qjs` in the policy's folder, or with `npm \
+             install -g componentize-qjs`",
 };
 const ESBUILD: Tool = Tool {
     name: "esbuild",
     language: "TypeScript",
-    remedy: "install it with `npm install esbuild` in the policy's folder, or `npm install -g esbuild`",
+    remedy: "install it with `npm install esbuild` in the policy's folder, or with `npm install -g \
+             esbuild`",
 };
 
-/// The component.
+/// Builds the component.
 pub(crate) fn build(
     plan: &Plan,
     tools: &Tools,
@@ -31,12 +34,12 @@ pub(crate) fn build(
 ) -> Result<Vec<u8>, BuildError> {
     debug_assert_eq!(plan.language, Language::JavaScript);
     let componentize = tools.find(&COMPONENTIZE, &plan.folder)?;
-    plan.needs("sdk/guest.js")?;
-    let contract = plan.needs("wit")?;
+    plan.require("sdk/guest.js")?;
+    let contract = plan.require("wit")?;
     let scratch = plan.scratch()?;
     let mut entry = scratch.join("entry.js");
     fs::write(&entry, entry_module(plan)).map_err(BuildError::file(&entry))?;
-    if plan.source.extension().is_some_and(|kind| kind == "ts" || kind == "mts") {
+    if plan.source.extension().is_some_and(|extension| extension == "ts" || extension == "mts") {
         entry = bundle(plan, tools, entry, log)?;
     }
     let component = scratch.join("policy.wasm");
@@ -50,14 +53,15 @@ pub(crate) fn build(
         .arg(&entry)
         .arg("--module-root")
         .arg(&plan.folder)
-        // No WASI: its functions trap. And no futures, which the host does not know.
+        // WASI functions are stubs that trap, and exports are synchronous: the host supports
+        // neither WASI nor async calls.
         .args(["--stub-wasi", "--sync", "--minify", "--output"])
         .arg(&component);
     run(&mut command, log)?;
     fs::read(&component).map_err(BuildError::file(&component))
 }
 
-/// The module that the component is made of: the policy, bound to the host.
+/// Returns the source of the entry module, which binds the policy to the host.
 fn entry_module(plan: &Plan) -> String {
     let source = plan.source.to_string_lossy().replace('\\', "/");
     let exports = match plan.world {
@@ -65,11 +69,12 @@ fn entry_module(plan: &Plan) -> String {
         World::FullPolicy => "lifecycle, onRequest, onFailure, onComplete, onTick",
     };
     format!(
-        "import policy from \"../{source}\";\nimport {{ guest }} from \"../sdk/guest.js\";\nexport const {{ {exports} }} = guest(policy);\n"
+        "import policy from \"../{source}\";\nimport {{ guest }} from \"../sdk/guest.js\";\n\
+         export const {{ {exports} }} = guest(policy);\n"
     )
 }
 
-/// One JavaScript module of the TypeScript ones.
+/// Bundles TypeScript modules into one JavaScript module.
 fn bundle(
     plan: &Plan,
     tools: &Tools,

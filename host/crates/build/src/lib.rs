@@ -1,8 +1,9 @@
-//! Policy folders: made from templates, and built from source in four languages.
+//! Creates policy folders from templates, and builds policies from source in four languages.
 //!
-//! A policy's folder is both its source and what the host loads: [`new_policy`] writes one that is complete but for its
-//! component, and [`build`] makes that. What a language needs to be built is its own tool, found by [`Tools`]; making a core
-//! module a component is done here.
+//! The folder of a policy contains its source and everything the host loads: [`new_policy`] creates
+//! a folder that is complete except for the component, and [`build()`] builds the component. Each
+//! language has its own compiler, which [`Tools`] finds; this crate converts core modules to
+//! components.
 
 mod c;
 mod command;
@@ -30,10 +31,10 @@ pub use crate::vendor::vendor;
 
 use crate::manifest::Plan;
 
-/// Name of the component in a policy's folder.
+/// File name of the component in a policy folder.
 const COMPONENT: &str = "policy.wasm";
 
-/// A language that policies are written in.
+/// A programming language for policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Language {
@@ -48,10 +49,10 @@ pub enum Language {
 }
 
 impl Language {
-    /// All of them.
+    /// All languages.
     pub const ALL: [Self; 4] = [Self::Rust, Self::JavaScript, Self::Python, Self::C];
 
-    /// As it is written in a manifest and on the command line.
+    /// Returns the name used in manifests and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rust => "rust",
@@ -72,7 +73,7 @@ impl std::str::FromStr for Language {
     type Err = BuildError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // What people type for it, too.
+        // Accept common aliases.
         let name = match text.to_ascii_lowercase().as_str() {
             "js" | "ts" | "typescript" => "javascript".to_owned(),
             "py" => "python".to_owned(),
@@ -81,87 +82,88 @@ impl std::str::FromStr for Language {
         };
         Self::ALL.into_iter().find(|language| language.name() == name).ok_or_else(|| {
             BuildError::Usage(format!(
-                "there is no language `{text}`; there are rust, javascript, python and c"
+                "unknown language `{text}`; expected rust, javascript, python or c"
             ))
         })
     }
 }
 
-/// A component that was built.
+/// The result of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Built {
-    /// The file.
+    /// Path of the component.
     pub component: PathBuf,
-    /// Its length in bytes.
+    /// Size of the component in bytes.
     pub bytes: u64,
-    /// How long it took.
+    /// Duration of the build.
     pub took: Duration,
 }
 
-/// Why a policy's folder cannot be made, or not be built.
+/// Why a policy folder cannot be created or built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// What was asked for makes no sense.
+    /// An argument is invalid.
     #[error("{0}")]
     Usage(String),
     /// A file cannot be read or written.
-    #[error("{}: {error}", file.display())]
+    #[error("{}: {source}", file.display())]
     File {
         /// The file.
         file: PathBuf,
-        /// What happened.
-        error: std::io::Error,
+        /// The cause.
+        source: std::io::Error,
     },
-    /// The manifest does not say how to build the policy.
-    #[error("{}: {what}", file.display())]
+    /// The manifest is invalid or does not describe how to build the policy.
+    #[error("{}: {problem}", file.display())]
     Manifest {
         /// The manifest.
         file: PathBuf,
-        /// What is wrong with it.
-        what: String,
+        /// The problem.
+        problem: String,
     },
-    /// A tool is not there.
-    #[error("`{tool}` is needed for policies in {language} and cannot be found; {remedy}")]
-    NoTool {
-        /// Its name.
+    /// A tool was not found.
+    #[error("`{tool}` not found, which is required for policies in {language}; {remedy}")]
+    ToolNotFound {
+        /// Name of the tool.
         tool: &'static str,
-        /// What needs it.
+        /// The language that requires the tool.
         language: &'static str,
-        /// What to do about it.
+        /// How to install the tool.
         remedy: &'static str,
     },
     /// A tool failed.
     #[error("`{tool}` failed ({status}):\n{output}")]
-    Failed {
-        /// Its name.
+    ToolFailed {
+        /// Name of the tool.
         tool: String,
-        /// How it ended.
+        /// Exit status of the tool.
         status: String,
-        /// The end of what it printed.
+        /// The last lines of its output.
         output: String,
     },
-    /// What was built is no policy.
+    /// The build result is not a valid policy component.
     #[error("{0}")]
     Component(String),
 }
 
 impl BuildError {
-    /// For `map_err` of what touches a file.
+    /// Returns a function that adds the file name to an I/O error, for `map_err`.
     pub(crate) fn file(file: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let file = file.to_owned();
-        move |error| Self::File { file, error }
+        move |source| Self::File { file, source }
     }
 }
 
-/// Build the policy in `folder` as its manifest says, and write its component. `log` gets what is run and what it prints.
+/// Builds the policy in `folder` as described by its manifest and writes the component. `log`
+/// receives the commands and their output.
 ///
-/// The component is replaced in one step, so a host that watches the folder never sees half of one; when the build fails, the
-/// old one stays.
+/// The component is replaced atomically, so a host that watches the folder never reads a partial
+/// file. If the build fails, the old component stays.
 ///
 /// # Errors
-/// With the file and key that are wrong, the tool that is missing and how to get it, or what the tool said.
+/// Returns an error if the manifest is invalid, or a tool is missing or fails.
 pub fn build(folder: &Path, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<Built, BuildError> {
-    let begun = Instant::now();
+    let start = Instant::now();
     let plan = Plan::load(folder)?;
     let bytes = match plan.language {
         Language::Rust => rust::build(&plan, tools, log)?,
@@ -172,5 +174,5 @@ pub fn build(folder: &Path, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<
     component::check(&bytes)?;
     let component = folder.join(COMPONENT);
     component::write(&component, &bytes)?;
-    Ok(Built { component, bytes: bytes.len() as u64, took: begun.elapsed() })
+    Ok(Built { component, bytes: bytes.len() as u64, took: start.elapsed() })
 }

@@ -1,4 +1,4 @@
-//! What a policy's manifest says about building it.
+//! The `[build]` section of a policy's manifest.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -6,16 +6,16 @@ use serde::Deserialize;
 
 use crate::{BuildError, Language};
 
-/// Name of the manifest.
+/// File name of the manifest.
 pub(crate) const FILE: &str = "policy.toml";
 
-/// How to build one policy.
+/// How to build a policy.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// The policy's folder, as an absolute path: tools run elsewhere.
+    /// The policy's folder as an absolute path, because tools run in other folders.
     pub(crate) folder: PathBuf,
     pub(crate) language: Language,
-    /// The source, relative to the folder.
+    /// The source file, relative to the folder.
     pub(crate) source: PathBuf,
     pub(crate) world: World,
 }
@@ -24,7 +24,7 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum World {
-    /// Nothing but `on-request`.
+    /// `on-request` only.
     #[default]
     Policy,
     /// Every hook.
@@ -40,7 +40,7 @@ impl World {
     }
 }
 
-// The other tables and keys belong to the host.
+// The host reads the other sections.
 #[derive(Deserialize)]
 struct Manifest {
     build: Option<BuildTable>,
@@ -60,42 +60,44 @@ struct BuildTable {
 }
 
 impl Plan {
-    /// Read it from the manifest in `folder`.
+    /// Reads the manifest in `folder`.
     pub(crate) fn load(folder: &Path) -> Result<Self, BuildError> {
         let folder = std::path::absolute(folder).map_err(BuildError::file(folder))?;
         let file = folder.join(FILE);
         let text = std::fs::read_to_string(&file).map_err(BuildError::file(&file))?;
-        let fail = |what: String| BuildError::Manifest { file: file.clone(), what };
+        let fail = |problem: String| BuildError::Manifest { file: file.clone(), problem };
         let manifest: Manifest =
             toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;
         let Some(BuildTable { language, source, world, .. }) = manifest.build else {
             return Err(fail(
-                "there is no [build] to say how it is built; write for example: language = \"javascript\", source = \"src/policy.js\""
+                "missing section [build]; set for example language = \"javascript\" and source = \
+                 \"src/policy.js\""
                     .to_owned(),
             ));
         };
-        let stays = source
+        let is_inside = source
             .components()
             .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-        if source.as_os_str().is_empty() || !stays {
+        if source.as_os_str().is_empty() || !is_inside {
             let source = source.display();
             return Err(fail(format!(
-                "build.source: \"{source}\" must be a path within this folder"
+                "build.source: invalid path \"{source}\": expected a path within the policy's \
+                 folder"
             )));
         }
         let path = folder.join(&source);
         if !path.exists() {
-            return Err(fail(format!("build.source: there is no {}", path.display())));
+            return Err(fail(format!("build.source: {} does not exist", path.display())));
         }
         Ok(Self { folder, language, source, world })
     }
 
-    /// The source's path.
+    /// Returns the path of the source.
     pub(crate) fn source_path(&self) -> PathBuf {
         self.folder.join(&self.source)
     }
 
-    /// The folder for what is made on the way, empty.
+    /// Creates an empty folder for intermediate files.
     pub(crate) fn scratch(&self) -> Result<PathBuf, BuildError> {
         let scratch = self.folder.join(".build");
         if scratch.exists() {
@@ -105,14 +107,15 @@ impl Plan {
         Ok(scratch)
     }
 
-    /// A file or folder that `pointsman policy new` wrote and the build needs.
-    pub(crate) fn needs(&self, name: &str) -> Result<PathBuf, BuildError> {
+    /// Returns the path of a file or folder that `pointsman policy new` creates.
+    pub(crate) fn require(&self, name: &str) -> Result<PathBuf, BuildError> {
         let path = self.folder.join(name);
         if path.exists() {
             return Ok(path);
         }
         Err(BuildError::Usage(format!(
-            "{} is missing; `pointsman policy new` makes folders that have it, and another one's can be copied",
+            "{} is missing; create a new policy with `pointsman policy new`, or copy it from another \
+             policy",
             path.display()
         )))
     }

@@ -1,4 +1,5 @@
-//! Python: CPython, with all that was imported at the start in the component.
+//! Builds Python policies with CPython. The component contains all modules that are imported at its
+//! start.
 
 use std::fs;
 use std::process::Command;
@@ -11,10 +12,11 @@ use crate::{BuildError, Language};
 const COMPONENTIZE: Tool = Tool {
     name: "componentize-py",
     language: "Python",
-    remedy: "install it with `pip install componentize-py`, best in a virtual environment (`.venv` in the policy's folder is found)",
+    remedy: "install it with `pip install componentize-py`, preferably in a virtual environment \
+             (`.venv` in the policy's folder is found)",
 };
 
-/// The component.
+/// Builds the component.
 pub(crate) fn build(
     plan: &Plan,
     tools: &Tools,
@@ -22,8 +24,8 @@ pub(crate) fn build(
 ) -> Result<Vec<u8>, BuildError> {
     debug_assert_eq!(plan.language, Language::Python);
     let componentize = tools.find(&COMPONENTIZE, &plan.folder)?;
-    let sdk = plan.needs("sdk/pointsman")?;
-    let contract = plan.needs("wit")?;
+    let sdk = plan.require("sdk/pointsman")?;
+    let contract = plan.require("wit")?;
     let scratch = plan.scratch()?;
     let source = plan.source_path();
     let module = source
@@ -32,7 +34,7 @@ pub(crate) fn build(
         .filter(|stem| is_identifier(stem))
         .ok_or_else(|| {
             BuildError::Usage(format!(
-                "{}: the name of a Python module is letters, digits and `_`",
+                "{}: invalid module name; only letters, digits and `_` are allowed",
                 source.display()
             ))
         })?;
@@ -42,7 +44,7 @@ pub(crate) fn build(
     let mut command = Command::new(componentize);
     command
         .current_dir(&scratch)
-        // Else the packages of whatever environment is active would get into the component.
+        // Otherwise the packages of the active environment would be included in the component.
         .env_remove("VIRTUAL_ENV")
         .arg("--wit-path")
         .arg(contract)
@@ -58,21 +60,22 @@ pub(crate) fn build(
     fs::read(&component).map_err(BuildError::file(&component))
 }
 
-/// The module that the component is made of: the policy, bound to the host.
+/// Returns the source of the entry module, which binds the policy to the host.
 fn entry_module(module: &str, world: World) -> String {
     let exports = match world {
         World::Policy => "Lifecycle, OnRequest",
         World::FullPolicy => "Lifecycle, OnRequest, OnFailure, OnComplete, OnTick",
     };
     format!(
-        "from pointsman.guest import bind, {exports}\nfrom {module} import policy\n\nbind(policy)\n__all__ = {:?}\n",
+        "from pointsman.guest import bind, {exports}\nfrom {module} import policy\n\nbind(policy)\n\
+         __all__ = {:?}\n",
         exports.split(", ").collect::<Vec<_>>()
     )
 }
 
 fn is_identifier(name: &str) -> bool {
-    let letters = |part: char| part.is_ascii_alphanumeric() || part == '_';
-    name.chars().all(letters)
+    let is_allowed = |part: char| part.is_ascii_alphanumeric() || part == '_';
+    name.chars().all(is_allowed)
         && !name.starts_with(|first: char| first.is_ascii_digit())
         && name != "entry"
 }

@@ -1,7 +1,7 @@
-//! Rust: a core module for `wasm32-unknown-unknown`, made a component.
+//! Builds Rust policies: a core module for `wasm32-unknown-unknown`, converted to a component.
 //!
-//! With rustup the target is added to the toolchain. Debian has no such target, but a compiler that may build the standard
-//! library from source.
+//! rustup provides the target as a toolchain component. Debian does not package the target, but has
+//! a compiler that can build the standard library from source.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,20 +15,22 @@ use crate::manifest::Plan;
 use crate::tools::{Tool, Tools};
 use crate::{BuildError, Language};
 
-/// The target of policies.
+/// The compilation target of policies.
 pub const TARGET: &str = "wasm32-unknown-unknown";
-/// Debian's compiler for it.
+/// The Debian packages of a compiler for the target.
 pub const DEBIAN_PACKAGES: [&str; 5] =
     ["rustc-web", "cargo-web", "rust-web-src", "rust-web-llvm", "libstd-rust-web-dev"];
 
 const TARGET_TOOL: Tool = Tool {
     name: "rustc",
     language: "Rust",
-    remedy: "a compiler for wasm32-unknown-unknown is meant: install it with `rustup target add wasm32-unknown-unknown`, or on Debian \
-             with `apt-get install rustc-web cargo-web rust-web-src rust-web-llvm libstd-rust-web-dev`",
+    remedy: "install the target wasm32-unknown-unknown with `rustup target add \
+             wasm32-unknown-unknown`, or on Debian with `apt-get install rustc-web cargo-web \
+             rust-web-src rust-web-llvm libstd-rust-web-dev`",
 };
 
-/// Small first, because a component is kept and compiled at every load; the speed is within a few percent of the fastest.
+/// Optimizes for size, because hosts store and compile components; the speed is within a few
+/// percent of the fastest profile.
 const PROFILE: [&str; 7] = [
     "profile.guest.inherits=\"release\"",
     "profile.guest.opt-level=\"s\"",
@@ -39,17 +41,17 @@ const PROFILE: [&str; 7] = [
     "profile.guest.debug=false",
 ];
 
-/// How the compiler for the target is had.
+/// The source of the compiler for the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RustRoute {
-    /// The toolchain knows the target.
+    /// The Rust toolchain has the target installed.
     Toolchain,
-    /// Debian's compiler, with the standard library from source.
+    /// Debian's compiler, which builds the standard library from source.
     Debian,
 }
 
 impl RustRoute {
-    /// The one that this machine has, if any.
+    /// Returns the route available on this machine.
     pub fn find() -> Option<Self> {
         let libdir =
             output(Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]));
@@ -65,14 +67,14 @@ impl RustRoute {
     }
 }
 
-/// The component.
+/// Builds the component.
 pub(crate) fn build(
     plan: &Plan,
     tools: &Tools,
     log: &mut dyn FnMut(&str),
 ) -> Result<Vec<u8>, BuildError> {
     debug_assert_eq!(plan.language, Language::Rust);
-    let route = RustRoute::find().ok_or(BuildError::NoTool {
+    let route = RustRoute::find().ok_or(BuildError::ToolNotFound {
         tool: TARGET_TOOL.name,
         language: TARGET_TOOL.language,
         remedy: TARGET_TOOL.remedy,
@@ -81,10 +83,11 @@ pub(crate) fn build(
     componentize(&rust_module(route, &plan.source_path(), &plan.folder, &target, log)?)
 }
 
-/// The core module of the crate in `folder`. What the compiler would write down of paths below `root` begins with `/src`.
+/// Builds the crate in `folder` and returns its core module. Paths below `root` are remapped to
+/// `/src`, so that the module does not depend on the location of the sources.
 ///
 /// # Errors
-/// When the crate has no name, or does not compile.
+/// Returns an error if the crate has no name or does not compile.
 pub fn rust_module(
     route: RustRoute,
     folder: &Path,
@@ -116,13 +119,13 @@ pub fn rust_module(
     for setting in PROFILE {
         command.args(["--config", setting]);
     }
-    // Nothing of the builder's machine gets into the component.
+    // Keep paths of the build machine out of the component, so that builds are reproducible.
     let home = std::env::var("HOME").unwrap_or_default();
     let mut flags =
         format!("--remap-path-prefix={}=/src --remap-path-prefix={home}=/home", root.display());
     if route == RustRoute::Debian {
         command.args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
-        // A panic of a guest is a trap; nobody reads its message, so it need not be in there.
+        // A panic in a guest is a trap and its message is lost, so messages need not be included.
         flags.push_str(
             " -Zlocation-detail=none -Zfmt-debug=none -Zunstable-options -Cpanic=immediate-abort",
         );
@@ -132,7 +135,7 @@ pub fn rust_module(
     fs::read(&module).map_err(BuildError::file(&module))
 }
 
-/// Name of the library that a crate makes.
+/// Returns the name of the library target of a crate.
 fn library_name(manifest: &Path) -> Result<String, BuildError> {
     #[derive(Deserialize)]
     struct Named {
@@ -144,15 +147,15 @@ fn library_name(manifest: &Path) -> Result<String, BuildError> {
         lib: Option<Named>,
     }
     let text = fs::read_to_string(manifest).map_err(BuildError::file(manifest))?;
-    let fail = |what: String| BuildError::Manifest { file: manifest.to_owned(), what };
+    let fail = |problem: String| BuildError::Manifest { file: manifest.to_owned(), problem };
     let Manifest { package, lib } =
         toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;
     let name = lib.and_then(|lib| lib.name).or(package.name);
-    name.map(|name| name.replace('-', "_"))
-        .ok_or_else(|| fail("package.name is missing".to_owned()))
+    name.map(|name| name.replace('-', "_")).ok_or_else(|| fail("package.name: required".to_owned()))
 }
 
-/// Debian's cargo and compiler, which is told to build what only nightly ones are usually asked for.
+/// Returns a command for Debian's cargo and compiler. `RUSTC_BOOTSTRAP` enables the unstable
+/// options that build the standard library.
 fn debian_cargo() -> Result<Command, BuildError> {
     let mut command = Command::new("/usr/bin/cargo");
     let path = std::env::var("PATH").unwrap_or_default();
@@ -166,21 +169,21 @@ fn debian_cargo() -> Result<Command, BuildError> {
     Ok(command)
 }
 
-/// A linker for WebAssembly: the one that every Rust toolchain brings along.
+/// Returns a linker for WebAssembly: the `rust-lld` of the Rust toolchain.
 fn linker() -> Result<PathBuf, BuildError> {
-    let printed = |what: &str| {
+    let print = |what: &str| {
         output(Command::new("rustc").args(["--print", what]))
             .ok_or_else(|| BuildError::Usage(format!("`rustc --print {what}` failed")))
     };
-    let linker = PathBuf::from(printed("sysroot")?)
+    let linker = PathBuf::from(print("sysroot")?)
         .join("lib/rustlib")
-        .join(printed("host-tuple")?)
+        .join(print("host-tuple")?)
         .join("bin/rust-lld");
     if linker.exists() {
         return Ok(linker);
     }
     Err(BuildError::Usage(format!(
-        "there is no linker at {}; install the Rust toolchain with rustup",
+        "linker not found at {}; install the Rust toolchain with rustup",
         linker.display()
     )))
 }

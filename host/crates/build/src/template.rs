@@ -1,4 +1,4 @@
-//! New policies from templates.
+//! Creates policies from templates.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,27 +7,27 @@ use crate::embedded::TEMPLATES;
 use crate::vendor::{vendor, write};
 use crate::{BuildError, Language};
 
-/// What the templates have in place of the policy's name.
+/// The placeholder of the policy's name in templates.
 const NAME: &str = "POLICY_NAME";
-/// Longest name of a policy: it stands in headers, metrics and log lines.
-const LONGEST_NAME: usize = 64;
+/// Maximum length of a policy name, which is used in headers, metrics and log lines.
+const MAX_NAME_LEN: usize = 64;
 
-/// Write the folder of a new policy, complete but for its component: `parent/name`. What its source does is a small policy that
-/// works; its golden cases show that.
+/// Creates the folder `parent/name` of a new policy, complete except for the component. The
+/// template is a small working policy with golden cases.
 ///
 /// # Errors
-/// When the name is none, the folder exists, or a file cannot be written.
+/// Returns an error if the name is invalid, the folder exists, or a file cannot be written.
 pub fn new_policy(parent: &Path, name: &str, language: Language) -> Result<PathBuf, BuildError> {
     check_name(name)?;
     let folder = parent.join(name);
     if folder.symlink_metadata().is_ok() {
         return Err(BuildError::Usage(format!(
-            "{} is there already; choose another name, or remove it",
+            "{} already exists; choose another name, or remove it",
             folder.display()
         )));
     }
     fs::create_dir_all(parent).map_err(BuildError::file(parent))?;
-    // Made under another name first: a folder that is there is complete.
+    // Create the folder under a temporary name first, so that it is never incomplete.
     let building = tempfile::Builder::new()
         .prefix(".policy-")
         .tempdir_in(parent)
@@ -35,7 +35,7 @@ pub fn new_policy(parent: &Path, name: &str, language: Language) -> Result<PathB
     for common in ["common", language.name()] {
         for (file, text) in TEMPLATES {
             if let Some(file) = file.strip_prefix(common).and_then(|file| file.strip_prefix('/')) {
-                // The tree's own files of these names would be taken for something else.
+                // Under their real names, git and cargo would interpret the template files.
                 let file = file.replace("dot-", ".").replace("Cargo.toml.in", "Cargo.toml");
                 write(&building.path().join(file), &text.replace(NAME, name))?;
             }
@@ -44,12 +44,13 @@ pub fn new_policy(parent: &Path, name: &str, language: Language) -> Result<PathB
     vendor(building.path(), language)?;
     fs::rename(building.path(), &folder).map_err(BuildError::file(&folder))?;
     set_readable(&folder)?;
-    // Nothing is left to remove.
+    // The folder was renamed, so the temporary one must not be removed.
     drop(building.keep());
     Ok(folder)
 }
 
-/// Temporary folders are their owner's alone, and a host may run as somebody else.
+/// Makes a folder readable for all users: temporary folders are readable by their owner only, but
+/// the host may run as a different user.
 fn set_readable(folder: &Path) -> Result<(), BuildError> {
     #[cfg(unix)]
     fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -58,14 +59,14 @@ fn set_readable(folder: &Path) -> Result<(), BuildError> {
 }
 
 fn check_name(name: &str) -> Result<(), BuildError> {
-    let allowed = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
-    let begins = name.starts_with(|first: char| first.is_ascii_alphabetic());
-    if begins && name.len() <= LONGEST_NAME && name.chars().all(allowed) {
+    let is_allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
+    let starts_with_letter = name.starts_with(|first: char| first.is_ascii_alphabetic());
+    if starts_with_letter && name.len() <= MAX_NAME_LEN && name.chars().all(is_allowed) {
         return Ok(());
     }
     Err(BuildError::Usage(format!(
-        "`{name}` cannot be the name of a policy: it begins with a letter and has letters, digits, `-` and `_` only, \
-         at most {LONGEST_NAME} of them"
+        "invalid policy name `{name}`: expected a letter followed by letters, digits, `-` and `_`, \
+         at most {MAX_NAME_LEN} characters"
     )))
 }
 
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_folder_is_complete_and_never_replaces_another() {
+    fn new_policy_is_complete_and_does_not_replace_a_folder() {
         let dir = tempfile::tempdir().unwrap();
         for language in Language::ALL {
             let name = format!("my_{language}-1");
@@ -93,36 +94,38 @@ mod tests {
             let manifest = fs::read_to_string(folder.join("policy.toml")).unwrap();
             assert!(manifest.contains(&format!("name = \"{name}\"")), "{manifest}");
             assert!(fs::read_to_string(folder.join("cases.jsonl")).unwrap().lines().count() >= 3);
-            for entry in walk(&folder) {
+            for entry in files_below(&folder) {
                 let text = fs::read_to_string(&entry).unwrap();
                 assert!(!text.contains(NAME), "{}", entry.display());
             }
-            let error = new_policy(dir.path(), &name, language).unwrap_err().to_string();
-            assert!(error.contains("is there already"), "{error}");
+            let error = new_policy(dir.path(), &name, language).unwrap_err();
+            assert!(matches!(error, BuildError::Usage(_)), "{error}");
+            assert!(error.to_string().contains(&folder.display().to_string()), "{error}");
         }
         assert_eq!(
             fs::read_dir(dir.path()).unwrap().count(),
             Language::ALL.len(),
-            "something was left behind"
+            "temporary folders were left"
         );
     }
 
     #[test]
-    fn names_that_would_hurt_are_refused() {
+    fn invalid_names_are_rejected() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["", ".", "..", "a/b", "../x", "ä", "1st", "-x", "a b", "a\"b", &"x".repeat(65)]
         {
-            let error = new_policy(dir.path(), name, Language::C).unwrap_err().to_string();
-            assert!(error.contains("cannot be the name of a policy"), "{name}: {error}");
+            let error = new_policy(dir.path(), name, Language::C).unwrap_err();
+            assert!(matches!(&error, BuildError::Usage(_)), "{name}: {error}");
+            assert!(error.to_string().contains(&format!("`{name}`")), "{name}: {error}");
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
-    fn walk(folder: &Path) -> Vec<PathBuf> {
+    fn files_below(folder: &Path) -> Vec<PathBuf> {
         let mut files = Vec::new();
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+            if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
         }
         files
     }

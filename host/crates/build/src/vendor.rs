@@ -1,5 +1,5 @@
-//! The contract and an SDK, put into a policy's folder: it can then be built on any machine, and goes on building the same way
-//! after this program has been replaced.
+//! Copies the contract and an SDK to a policy's folder, so that the policy can be built on any
+//! machine and builds the same way after an update of this program.
 
 use std::fs;
 use std::path::Path;
@@ -9,13 +9,13 @@ use toml::{Table, Value};
 use crate::embedded::{WIT, WORKSPACE, sdk};
 use crate::{BuildError, Language, c, manifest::World};
 
-/// Where the Rust SDK finds the contract in the project, and where in a policy's folder.
+/// Path of the contract relative to the Rust SDK, in the project and in a policy's folder.
 const CONTRACT_PATHS: (&str, &str) = ("../../../wit/0.1", "../wit");
 
-/// Write `wit/` and `sdk/` into `folder`, in place of what is there.
+/// Writes `wit/` and `sdk/` to `folder` and replaces existing ones.
 ///
 /// # Errors
-/// When a file cannot be written.
+/// Returns an error if a file cannot be written.
 pub fn vendor(folder: &Path, language: Language) -> Result<(), BuildError> {
     for name in ["wit", "sdk"] {
         let old = folder.join(name);
@@ -26,7 +26,7 @@ pub fn vendor(folder: &Path, language: Language) -> Result<(), BuildError> {
     for (name, text) in WIT.iter().filter(|(name, _)| name.ends_with(".wit")) {
         write(&folder.join("wit").join(name), text)?;
     }
-    for (name, text) in sdk(language).iter().filter(|(name, _)| is_used(name)) {
+    for (name, text) in sdk(language).iter().filter(|(name, _)| is_needed(name)) {
         let text = match (language, *name) {
             (Language::Rust, "Cargo.toml") => standalone(text)?,
             (Language::Rust, _) => text.replace(CONTRACT_PATHS.0, CONTRACT_PATHS.1),
@@ -35,15 +35,15 @@ pub fn vendor(folder: &Path, language: Language) -> Result<(), BuildError> {
         write(&folder.join("sdk").join(name), &text)?;
     }
     if language == Language::C {
-        // For editors; the build makes its own.
+        // For editors; a build generates its own.
         fs::create_dir_all(folder.join(".build")).map_err(BuildError::file(folder))?;
         c::write_bindings(&folder.join(".build"), World::Policy)?;
     }
     Ok(())
 }
 
-/// An SDK's own tests are for those who change the SDK.
-fn is_used(name: &str) -> bool {
+/// Returns false for the tests of an SDK, which policies do not need.
+fn is_needed(name: &str) -> bool {
     !name.starts_with("test/") && !name.starts_with("tests/")
 }
 
@@ -54,30 +54,31 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), BuildError> {
     fs::write(path, text).map_err(BuildError::file(path))
 }
 
-/// A crate's manifest with everything written out that it has from our workspace.
+/// Returns the manifest of a crate with all values inherited from the workspace written out.
 fn standalone(manifest: &str) -> Result<String, BuildError> {
     let parse = |text: &str| -> Result<Table, BuildError> {
-        toml::from_str(text)
-            .map_err(|error| BuildError::Usage(format!("the Rust SDK's manifest: {error}")))
+        toml::from_str(text).map_err(|error| {
+            BuildError::Usage(format!("invalid manifest of the Rust SDK: {error}"))
+        })
     };
     let (mut crate_, workspace) = (parse(manifest)?, parse(WORKSPACE)?);
     let inherited =
         workspace.get("workspace").and_then(Value::as_table).cloned().unwrap_or_default();
-    let of =
+    let section =
         |name: &str| inherited.get(name).and_then(Value::as_table).cloned().unwrap_or_default();
     if let Some(package) = crate_.get_mut("package").and_then(Value::as_table_mut) {
-        write_out(package, &of("package"));
+        write_out(package, &section("package"));
     }
     if let Some(dependencies) = crate_.get_mut("dependencies").and_then(Value::as_table_mut) {
-        write_out(dependencies, &of("dependencies"));
+        write_out(dependencies, &section("dependencies"));
     }
-    // Its own tests stay behind, and what they need.
+    // The tests of the SDK are not copied, so their dependencies are not needed.
     crate_.remove("dev-dependencies");
     crate_.remove("lints");
     Ok(format!("# The Rust SDK of Pointsman, as `pointsman policy new` wrote it.\n{crate_}"))
 }
 
-/// Replace `key = { workspace = true, … }` by what the workspace says of it.
+/// Replaces `key = { workspace = true, … }` by the value of the workspace.
 fn write_out(table: &mut Table, inherited: &Table) {
     for (key, value) in table.iter_mut() {
         let Some(own) = value.as_table().filter(|own| own.contains_key("workspace")) else {
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rust_sdk_stands_on_its_own() {
+    fn rust_sdk_does_not_depend_on_the_workspace() {
         let dir = tempfile::tempdir().unwrap();
         vendor(dir.path(), Language::Rust).unwrap();
         let manifest = fs::read_to_string(dir.path().join("sdk/Cargo.toml")).unwrap();

@@ -1,4 +1,5 @@
-// As much of the C library as the bindings, the SDK and the compiler use. Nothing is freed: see arena.h.
+// The parts of the C library that the bindings, the SDK and the compiler use. Nothing is freed; see
+// arena.h.
 #include "stdlib.h"
 #include "string.h"
 
@@ -8,7 +9,8 @@ void *malloc(size_t size) { return pm_arena_alloc(size); }
 
 void *realloc(void *old, size_t size) {
   void *place = pm_arena_alloc(size);
-  // Its length is not known, and memory of the arena goes on at least as far as what was just allocated.
+  // The old size is unknown. Reading `size` bytes is safe: the arena extends at least to the end of
+  // the new allocation.
   if (old != NULL) memmove(place, old, size);
   return place;
 }

@@ -1,4 +1,4 @@
-// As much of the C library as the bindings use.
+// The parts of the C library that the bindings use.
 #ifndef POINTSMAN_STDLIB_H
 #define POINTSMAN_STDLIB_H
 

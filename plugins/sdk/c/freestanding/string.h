@@ -1,4 +1,4 @@
-// As much of the C library as the bindings, the SDK and the compiler use.
+// The parts of the C library that the bindings, the SDK and the compiler use.
 #ifndef POINTSMAN_STRING_H
 #define POINTSMAN_STRING_H
 

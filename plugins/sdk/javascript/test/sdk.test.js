@@ -1,87 +1,141 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { Config, Lanes, Random, any, blend, edits, only, reject, scores, unsupported } from "../pointsman.js";
+import {
+  Config,
+  Lanes,
+  Random,
+  any,
+  blend,
+  edits,
+  only,
+  reject,
+  scores,
+  unsupported,
+} from "../pointsman.js";
 import { configure, fakeFleet, fakeRequest } from "../testing.js";
 
 const fleet = fakeFleet(["alpha", { name: "beta", labels: { tier: "cheap" } }]);
 
-/** A policy that answers with what `advise` says. */
-const policy = (advise, more = {}) => ({ name: "p", version: "1", configure: () => ({ advise, ...more }) });
+/** Returns a policy with this `advise` function. */
+const policy = (advise, more = {}) => ({
+  name: "p",
+  version: "1",
+  configure: () => ({ advise, ...more }),
+});
 
-test("the same numbers follow from a seed as in all SDKs", () => {
+test("random numbers are the same in all SDKs", () => {
   const random = new Random(1234567);
   assert.deepEqual(
     [random.next(), random.next(), random.next()],
     [6457827717110365317n, 3203168211198807973n, 9817491932198370423n],
   );
-  assert.deepEqual([1, 2, 3].map(() => new Random(42).below(6)), [4, 4, 4]);
+  assert.deepEqual(
+    [1, 2, 3].map(() => new Random(42).below(6)),
+    [4, 4, 4],
+  );
   assert.equal(new Random(1).below(0), 0);
 });
 
-test("advice has the fields of the contract's record, and nothing else", () => {
+test("advice has exactly the fields of the contract's record", () => {
   const advice = only([1])
-    .because("so").note("count", 3).note("sure", true).hint("h", "x").withPriority(5).inFlow("f").waitingAtMost(100, "reject")
-    .fallingBackTo([0, { lane: 1, edits: [edits.capOutputTokens(5)] }], { on: { overloaded: true }, firstTokenMs: 9 })
-    .withSwitching("never").editing(edits.setField("/a", { b: 1 }), edits.setHeader("x", "y"));
-  assert.deepEqual({ ...advice }, {
-    reject: null,
-    lanes: { tag: "only", val: [1] },
-    switching: "never",
-    queue: { priority: 5, flow: "f", maxWaitMs: 100, onTimeout: "reject" },
-    fallback: {
-      on: { queueTimeout: false, connectError: false, overloaded: true, serverError: false, engineRestart: false,
-        firstTokenTimeout: false },
-      steps: [{ lane: 0, edits: [] }, { lane: 1, edits: [{ tag: "cap-output-tokens", val: 5 }] }],
+    .withReason("so")
+    .withNote("count", 3)
+    .withNote("sure", true)
+    .withHint("h", "x")
+    .withPriority(5)
+    .withFlow("f")
+    .withMaxWait(100, "reject")
+    .withFallback([0, { lane: 1, edits: [edits.capOutputTokens(5)] }], {
+      on: { overloaded: true },
       firstTokenMs: 9,
+    })
+    .withSwitching("never")
+    .withEdits(edits.setField("/a", { b: 1 }), edits.setHeader("x", "y"));
+  assert.deepEqual(
+    { ...advice },
+    {
+      reject: null,
+      lanes: { tag: "only", val: [1] },
+      switching: "never",
+      queue: { priority: 5, flow: "f", maxWaitMs: 100, onTimeout: "reject" },
+      fallback: {
+        on: {
+          queueTimeout: false,
+          connectError: false,
+          overloaded: true,
+          serverError: false,
+          engineRestart: false,
+          firstTokenTimeout: false,
+        },
+        steps: [
+          { lane: 0, edits: [] },
+          { lane: 1, edits: [{ tag: "cap-output-tokens", val: 5 }] },
+        ],
+        firstTokenMs: 9,
+      },
+      edits: [
+        { tag: "set-field", val: ["/a", '{"b":1}'] },
+        { tag: "set-header", val: ["x", "y"] },
+      ],
+      notes: [
+        { key: "why", value: { tag: "text", val: "so" } },
+        { key: "count", value: { tag: "int", val: 3 } },
+        { key: "sure", value: { tag: "flag", val: true } },
+      ],
+      hints: [{ key: "h", value: { tag: "text", val: "x" } }],
     },
-    edits: [{ tag: "set-field", val: ["/a", '{"b":1}'] }, { tag: "set-header", val: ["x", "y"] }],
-    notes: [
-      { key: "why", value: { tag: "text", val: "so" } },
-      { key: "count", value: { tag: "int", val: 3 } },
-      { key: "sure", value: { tag: "flag", val: true } },
-    ],
-    hints: [{ key: "h", value: { tag: "text", val: "x" } }],
+  );
+  assert.throws(() => any().withNote("half", 0.5), /`half`/);
+  assert.deepEqual(blend({ "est-wait": 7 }).lanes, {
+    tag: "blend",
+    val: [{ metric: "est-wait", weight: 7 }],
   });
-  assert.throws(() => any().note("half", 0.5), /`half`/);
-  assert.deepEqual(blend({ "est-wait": 7 }).lanes, { tag: "blend", val: [{ metric: "est-wait", weight: 7 }] });
   assert.deepEqual(scores(new Map([[1, 900]])).lanes.val, [{ lane: 1, score: 900 }]);
-  assert.deepEqual(reject(429, "slow_down", "later", { retryAfterS: 3 }).reject,
-    { status: 429, code: "slow_down", message: "later", retryAfterS: 3 });
+  assert.deepEqual(reject(429, "slow_down", "later", { retryAfterS: 3 }).reject, {
+    status: 429,
+    code: "slow_down",
+    message: "later",
+    retryAfterS: 3,
+  });
 });
 
-test("mistakes in the configuration are named", () => {
+test("configuration errors name the key", () => {
   const read = (config) => {
-    config.text("name");
-    config.integer("count", 1, { from: 1, to: 9 });
-    config.flag("on");
-    config.texts("list");
-    config.textMap("map");
+    config.string("name");
+    config.integer("count", 1, { min: 1, max: 9 });
+    config.boolean("on");
+    config.strings("list");
+    config.stringMap("map");
     const inner = config.section("inner");
-    inner.flag("deep");
-    inner.end();
-    config.end();
+    inner.boolean("deep");
+    inner.finish();
+    config.finish();
   };
   for (const [json, message] of [
-    ["{", "the configuration is no JSON"],
-    ["[]", "the configuration must be an object"],
-    ['{"other": 1}', "there is no key `other`"],
-    ['{"name": 5}', "`name` must be a text"],
-    ['{"name": null}', "`name` must be a text"],
-    ['{"count": 10}', "`count` must be a whole number from 1 to 9"],
-    ['{"count": 1.5}', "`count` must be a whole number from 1 to 9"],
-    ['{"on": "yes"}', "`on` must be true or false"],
-    ['{"list": ["a", 5]}', "`list` must be a list of texts"],
-    ['{"map": {"a": 5}}', "`map.a` must be a text"],
-    ['{"inner": {"shallow": true}}', "there is no key `inner.shallow`"],
-    ['{"inner": []}', "`inner` must be an object"],
+    ["{", "invalid JSON"],
+    ["[]", "expected an object, found a list"],
+    ['{"other": 1}', "other: unknown key"],
+    ['{"name": 5}', "name: expected a string, found 5"],
+    ['{"name": null}', "name: expected a string, found null"],
+    ['{"count": 10}', "count: expected an integer from 1 to 9, found 10"],
+    ['{"count": 1.5}', "count: expected an integer from 1 to 9, found 1.5"],
+    ['{"on": "yes"}', 'on: expected a boolean, found "yes"'],
+    ['{"list": ["a", 5]}', "list: expected a list of strings, found a list"],
+    ['{"map": {"a": 5}}', "map.a: expected a string, found 5"],
+    ['{"inner": {"shallow": true}}', "inner.shallow: unknown key"],
+    ['{"inner": []}', "inner: expected an object, found a list"],
   ]) {
     assert.throws(() => read(Config.parse(json)), { tag: "invalid-config", message });
   }
-  read(Config.parse('{"name": "", "count": 9, "on": false, "list": [], "map": {}, "inner": {"deep": true}}'));
+  read(
+    Config.parse(
+      '{"name": "", "count": 9, "on": false, "list": [], "map": {}, "inner": {"deep": true}}',
+    ),
+  );
 });
 
-test("what is thrown becomes the contract's error", () => {
+test("exceptions become contract errors", () => {
   const thrown = (advise) => {
     try {
       configure(policy(advise)).advise(fakeRequest("hi"), fleet);
@@ -90,27 +144,46 @@ test("what is thrown becomes the contract's error", () => {
     }
     return null;
   };
-  assert.deepEqual(thrown(() => { throw unsupported("no media"); }), { tag: "unsupported", val: "no media" });
-  assert.deepEqual(thrown(() => { throw { tag: "out-of-budget" }; }), { tag: "out-of-budget" });
+  assert.deepEqual(
+    thrown(() => {
+      throw unsupported("no media");
+    }),
+    { tag: "unsupported", val: "no media" },
+  );
+  assert.deepEqual(
+    thrown(() => {
+      throw { tag: "out-of-budget" };
+    }),
+    { tag: "out-of-budget" },
+  );
   assert.deepEqual(thrown(() => undefined.x).tag, "other");
 });
 
-test("lanes are asked for once per topology", () => {
-  let asked = 0;
+test("lane ids are cached per topology", () => {
+  let lookups = 0;
   const lanes = new Lanes();
-  const call = (topology) => ({ context: { topology }, fleet: { find: (name) => { asked += 1; return name === "a" ? 0 : null; } } });
+  const find = (name) => {
+    lookups += 1;
+    return name === "a" ? 0 : null;
+  };
+  const call = (topology) => ({ context: { topology }, fleet: { find } });
   for (const topology of [1, 1, 2]) {
     assert.equal(lanes.find(call(topology), "a"), 0);
     assert.equal(lanes.find(call(topology), "b"), null);
   }
-  assert.equal(asked, 4);
+  assert.equal(lookups, 4);
 });
 
-test("the fakes answer as the contract says", () => {
-  let seen;
-  const advisor = configure(policy((call) => { seen = call; return any(); }));
+test("fakes behave as the contract specifies", () => {
+  let received;
+  const advisor = configure(
+    policy((call) => {
+      received = call;
+      return any();
+    }),
+  );
   advisor.advise(fakeRequest("héllo FN main", { headers: { "X-A": "1" }, tenant: "t" }), fleet);
-  const { request, fleet: lanes, context } = seen;
+  const { request, fleet: lanes, context } = received;
   assert.equal(context.promptTokens, 4);
   assert.equal(request.header("x-a"), "1");
   assert.equal(request.text(0, 2, 4), "llo");
@@ -124,7 +197,7 @@ test("the fakes answer as the contract says", () => {
   assert.equal(lanes.stat(7), null);
 });
 
-test("hooks that a policy does not have do nothing", () => {
+test("missing hooks do nothing", () => {
   const advisor = configure(policy(any));
   assert.deepEqual(advisor.recover(fakeRequest("hi"), fleet, {}), { tag: "planned" });
   assert.deepEqual(advisor.tick(0, 0), []);

@@ -1,4 +1,4 @@
-"""Write Pointsman policies in Python. See README.md."""
+"""The Pointsman SDK for Python. See README.md."""
 
 from . import types
 
@@ -9,6 +9,22 @@ from .policy import Call, Policy
 from .random import Random
 
 __all__ = [
-    "Advice", "Call", "Config", "Lanes", "Policy", "PolicyError", "Random", "any_lane", "avoid", "blend", "edits",
-    "invalid_config", "only", "ordered", "reject", "scores", "types", "unsupported",
+    "Advice",
+    "Call",
+    "Config",
+    "Lanes",
+    "Policy",
+    "PolicyError",
+    "Random",
+    "any_lane",
+    "avoid",
+    "blend",
+    "edits",
+    "invalid_config",
+    "only",
+    "ordered",
+    "reject",
+    "scores",
+    "types",
+    "unsupported",
 ]

@@ -1,4 +1,4 @@
-"""Short ways to say common things."""
+"""Constructors and builder methods for advice."""
 
 import json
 from typing import Any, Iterable, Mapping, Optional, Tuple, Union
@@ -13,56 +13,66 @@ Step = Union[int, types.FallbackStep]
 
 
 class Advice(types.Advice):
-    """What a policy advises for one request. Begin with `any_lane`, `only`, `avoid`, `ordered`, `scores`, `blend` or `reject`."""
+    """Advice for one request.
 
-    def __init__(self, lanes: types.LaneAdvice, rejection: Optional[types.Rejection] = None) -> None:
+    Created by `any_lane`, `only`, `avoid`, `ordered`, `scores`, `blend` or `reject`.
+    """
+
+    def __init__(
+        self, lanes: types.LaneAdvice, rejection: Optional[types.Rejection] = None
+    ) -> None:
         super().__init__(rejection, lanes, None, None, None, [], [], [])
 
-    def because(self, why: str) -> "Advice":
-        """With the reason that people are shown."""
-        return self.note("why", why)
+    def with_reason(self, reason: str) -> "Advice":
+        """Add the reason shown to operators and clients, as the note `why`."""
+        return self.with_note("why", reason)
 
-    def note(self, key: str, value: Union[bool, int, str]) -> "Advice":
-        """With an explanation for the decision log."""
+    def with_note(self, key: str, value: Union[bool, int, str]) -> "Advice":
+        """Add a note for the decision log."""
         self.notes.append(types.Note(key, _scalar(key, value)))
         return self
 
-    def hint(self, key: str, value: Union[bool, int, str]) -> "Advice":
-        """With a hint, which the policy's `hints` have to name."""
+    def with_hint(self, key: str, value: Union[bool, int, str]) -> "Advice":
+        """Add a hint. The policy has to list the key in its `hints`."""
         self.hints.append(types.Note(key, _scalar(key, value)))
         return self
 
     def with_priority(self, priority: int) -> "Advice":
-        """With this place in the host's queue: higher goes first, 0 is normal."""
+        """Set the queue priority: higher goes first, 0 is normal."""
         self._queue().priority = priority
         return self
 
-    def in_flow(self, flow: str) -> "Advice":
-        """Sharing capacity fairly with other flows of the same priority."""
+    def with_flow(self, flow: str) -> "Advice":
+        """Set the flow. Flows of the same priority share capacity fairly."""
         self._queue().flow = flow
         return self
 
-    def waiting_at_most(self, ms: int, on_timeout: types.OnTimeout = types.OnTimeout.FALL_BACK) -> "Advice":
-        """Waiting at most so long, and then falling back or being refused."""
+    def with_max_wait(
+        self, ms: int, on_timeout: types.OnTimeout = types.OnTimeout.FALL_BACK
+    ) -> "Advice":
+        """Set the maximum wait in the queue, after which the request falls back or is rejected."""
         queue = self._queue()
         queue.max_wait_ms, queue.on_timeout = ms, on_timeout
         return self
 
-    def falling_back_to(
-        self, lanes: Iterable[Step], on: types.Triggers = ALL_TRIGGERS, first_token_ms: Optional[int] = None
+    def with_fallback(
+        self,
+        lanes: Iterable[Step],
+        on: types.Triggers = ALL_TRIGGERS,
+        first_token_ms: Optional[int] = None,
     ) -> "Advice":
-        """With these fallbacks, in order."""
+        """Set the fallbacks, in order."""
         steps = [types.FallbackStep(lane, []) if isinstance(lane, int) else lane for lane in lanes]
         self.fallback = types.FallbackAdvice(on, steps, first_token_ms)
         return self
 
     def with_switching(self, switching: types.Switching) -> "Advice":
-        """With this say in whether lanes may be exchanged for the request."""
+        """Set whether lanes may be switched for this request."""
         self.switching = switching
         return self
 
-    def editing(self, *changes: types.Edit) -> "Advice":
-        """With these changes to the request; see `edits`."""
+    def with_edits(self, *changes: types.Edit) -> "Advice":
+        """Add edits of the request; see `edits`."""
         self.edits.extend(changes)
         return self
 
@@ -73,43 +83,49 @@ class Advice(types.Advice):
 
 
 def any_lane() -> Advice:
-    """No opinion about lanes."""
+    """Return advice without an opinion about lanes."""
     return Advice(types.LaneAdvice_Any())
 
 
 def only(lanes: Iterable[int]) -> Advice:
-    """Only these lanes will do."""
+    """Return advice that allows only these lanes."""
     return Advice(types.LaneAdvice_Only(list(lanes)))
 
 
 def avoid(lanes: Iterable[int]) -> Advice:
-    """All but these lanes will do."""
+    """Return advice that excludes these lanes."""
     return Advice(types.LaneAdvice_Avoid(list(lanes)))
 
 
 def ordered(lanes: Iterable[int]) -> Advice:
-    """These lanes, best first."""
+    """Return advice that allows only these lanes and ranks them, best first."""
     return Advice(types.LaneAdvice_Ordered(list(lanes)))
 
 
 def scores(pairs: Iterable[Tuple[int, int]]) -> Advice:
-    """Scores from 0 to 1000, as pairs of lane id and score."""
+    """Return scores from 0 to 1000, given as pairs of lane id and score."""
     return Advice(types.LaneAdvice_Scores([types.LaneScore(lane, score) for lane, score in pairs]))
 
 
 def blend(weights: Mapping[str, int]) -> Advice:
-    """The host scores the candidates by weighted figures: `blend({"est-wait": 700, "cached-tokens": 300})`."""
-    named = [(types.Metric[metric.replace("-", "_").upper()], weight) for metric, weight in weights.items()]
-    return Advice(types.LaneAdvice_Blend([types.MetricWeight(metric, weight) for metric, weight in named]))
+    """Let the host score the lanes by weighted metrics.
+
+    For example: `blend({"est-wait": 700, "cached-tokens": 300})`.
+    """
+    pairs = [
+        types.MetricWeight(types.Metric[metric.replace("-", "_").upper()], weight)
+        for metric, weight in weights.items()
+    ]
+    return Advice(types.LaneAdvice_Blend(pairs))
 
 
 def reject(status: int, code: str, message: str, retry_after_s: Optional[int] = None) -> Advice:
-    """Refuse the request: 400 to 499, or 503."""
+    """Reject the request with an HTTP status (400 to 499, or 503), a stable code and a message."""
     return Advice(types.LaneAdvice_Any(), types.Rejection(status, code, message, retry_after_s))
 
 
 class edits:
-    """Changes to the request, for `editing` and for fallback steps."""
+    """Edits of the request, for `with_edits` and for fallback steps."""
 
     set_model = types.Edit_SetModel
     cap_output_tokens = types.Edit_CapOutputTokens
@@ -120,21 +136,21 @@ class edits:
 
     @staticmethod
     def set_field(pointer: str, value: Any) -> types.Edit:
-        """Sets a field of the body by JSON Pointer, to any value that JSON has."""
+        """Set a field of the body, by JSON Pointer, to a JSON value."""
         return types.Edit_SetField((pointer, json.dumps(value)))
 
     @staticmethod
     def set_header(name: str, value: str) -> types.Edit:
-        """Sets a header of the request to the engine."""
+        """Set a header of the request to the engine."""
         return types.Edit_SetHeader((name, value))
 
 
 def _scalar(key: str, value: Union[bool, int, str]) -> types.Scalar:
-    # A bool is an int in Python, so it is asked for first.
+    # bool is a subclass of int, so it has to be checked first.
     if isinstance(value, bool):
         return types.Scalar_Flag(value)
     if isinstance(value, int):
         return types.Scalar_Int(value)
     if isinstance(value, str):
         return types.Scalar_Text(value)
-    raise TypeError(f"the note or hint `{key}` is no bool, int or str")
+    raise TypeError(f"note or hint `{key}`: expected bool, int or str")

@@ -1,4 +1,4 @@
-"""Reading the operator's configuration, with sentences that name the key."""
+"""A reader for a policy's configuration. Every error names its key."""
 
 import json
 from typing import Any, Callable, Dict, List, Optional
@@ -6,94 +6,116 @@ from typing import Any, Callable, Dict, List, Optional
 from componentize_py_types import Err
 from wit_world.imports import types
 
-MOST = 4294967295
+MAX_U32 = 4294967295
+MAX_FOUND_CHARS = 60
 
 
-# A policy that has no advice, or a configuration that does not fit, raises the contract's own error.
+# The contract's error. Policies raise it if they have no advice or an invalid configuration.
 PolicyError = Err
 
 
 def invalid_config(message: str) -> Err:
-    """The configuration does not fit. To be raised."""
+    """Return the error for an invalid configuration, to be raised."""
     return Err(types.PolicyError_InvalidConfig(message))
 
 
 def unsupported(message: str) -> Err:
-    """The request is of a kind that this policy does not know. To be raised."""
+    """Return the error for a kind of request that the policy does not support, to be raised."""
     return Err(types.PolicyError_Unsupported(message))
 
 
 class Config:
-    """An object of the configuration. Read all keys, then call `end()`, which refuses those that nobody read."""
+    """An object of the configuration.
+
+    Read all keys, then call `finish()`, which rejects all others.
+    """
 
     @staticmethod
     def parse(text: str) -> "Config":
-        """The whole configuration, from its JSON text."""
+        """Parse the configuration from its JSON text."""
         try:
             value = json.loads(text)
         except ValueError:
-            raise invalid_config("the configuration is no JSON") from None
+            raise invalid_config("invalid JSON") from None
         return Config(value)
 
     def __init__(self, value: Any, path: str = "") -> None:
         if not isinstance(value, dict):
-            raise invalid_config(f"`{path}` must be an object" if path else "the configuration must be an object")
+            raise _expected(path, "an object", value)
         self._values = value
         self._path = path
         self._read: set[str] = set()
 
-    def text(self, key: str, otherwise: Optional[str] = None) -> Optional[str]:
-        """A text; `otherwise` where there is none."""
-        return self._value(key, otherwise, _is_text, "a text")
+    def string(self, key: str, default: Optional[str] = None) -> Optional[str]:
+        """Read a string. Return `default` if the key is absent."""
+        return self._value(key, default, _is_string, "a string")
 
-    def flag(self, key: str, otherwise: Optional[bool] = None) -> Optional[bool]:
-        """`true` or `false`."""
-        return self._value(key, otherwise, lambda value: isinstance(value, bool), "true or false")
+    def boolean(self, key: str, default: Optional[bool] = None) -> Optional[bool]:
+        """Read a boolean. Return `default` if the key is absent."""
+        return self._value(key, default, lambda value: isinstance(value, bool), "a boolean")
 
     def integer(
-        self, key: str, otherwise: Optional[int] = None, *, least: int = 0, most: int = MOST
+        self, key: str, default: Optional[int] = None, *, minimum: int = 0, maximum: int = MAX_U32
     ) -> Optional[int]:
-        """A whole number within bounds."""
+        """Read an integer from `minimum` to `maximum`. Return `default` if the key is absent."""
 
-        def fits(value: Any) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+        def is_valid(value: Any) -> bool:
+            # bool is a subclass of int.
+            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            return is_integer and minimum <= value <= maximum
 
-        return self._value(key, otherwise, fits, f"a whole number from {least} to {most}")
+        return self._value(key, default, is_valid, f"an integer from {minimum} to {maximum}")
 
-    def texts(self, key: str, otherwise: Optional[List[str]] = None) -> Optional[List[str]]:
-        """A list of texts."""
-        return self._value(
-            key, otherwise, lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"
-        )
+    def strings(self, key: str, default: Optional[List[str]] = None) -> Optional[List[str]]:
+        """Read a list of strings. Return `default` if the key is absent."""
 
-    def text_map(self, key: str) -> Dict[str, str]:
-        """An object whose values are texts; empty where there is none."""
+        def is_valid(value: Any) -> bool:
+            return isinstance(value, list) and all(map(_is_string, value))
+
+        return self._value(key, default, is_valid, "a list of strings")
+
+    def string_map(self, key: str) -> Dict[str, str]:
+        """Read an object with string values. It is empty if the key is absent."""
         section = self.section(key)
-        return {name: section.text(name) or "" for name in section._values}
+        return {name: section.string(name) or "" for name in section._values}
 
     def section(self, key: str) -> "Config":
-        """An object within this one; empty where there is none."""
+        """Return a nested object. It is empty if the key is absent."""
         self._read.add(key)
-        return Config(self._values.get(key, {}), self._name(key))
+        return Config(self._values.get(key, {}), self._path_of(key))
 
-    def end(self) -> None:
-        """Nothing else is expected."""
+    def finish(self) -> None:
+        """Reject keys that were not read."""
         for key in self._values:
             if key not in self._read:
-                raise invalid_config(f"there is no key `{self._name(key)}`")
+                raise invalid_config(f"{self._path_of(key)}: unknown key")
 
-    def _name(self, key: str) -> str:
+    def _path_of(self, key: str) -> str:
         return f"{self._path}.{key}" if self._path else key
 
-    def _value(self, key: str, otherwise: Any, fits: Callable[[Any], bool], what: str) -> Any:
+    def _value(self, key: str, default: Any, is_valid: Callable[[Any], bool], what: str) -> Any:
         self._read.add(key)
         if key not in self._values:
-            return otherwise
+            return default
         value = self._values[key]
-        if not fits(value):
-            raise invalid_config(f"`{self._name(key)}` must be {what}")
+        if not is_valid(value):
+            raise _expected(self._path_of(key), what, value)
         return value
 
 
-def _is_text(value: Any) -> bool:
+def _expected(path: str, what: str, value: Any) -> Err:
+    """Return the error `PATH: expected X, found Y`. Long values are truncated for the log."""
+    if isinstance(value, list):
+        found = "a list"
+    elif isinstance(value, dict):
+        found = "an object"
+    else:
+        found = json.dumps(value, ensure_ascii=False)
+    if len(found) > MAX_FOUND_CHARS:
+        found = found[:MAX_FOUND_CHARS] + "…"
+    prefix = f"{path}: " if path else ""
+    return invalid_config(f"{prefix}expected {what}, found {found}")
+
+
+def _is_string(value: Any) -> bool:
     return isinstance(value, str)

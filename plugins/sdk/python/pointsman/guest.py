@@ -1,4 +1,7 @@
-"""The border: what the contract's world wants, made of a policy. `pointsman policy build` writes the module that calls it."""
+"""The component boundary: the exports of a policy component.
+
+`pointsman policy build` generates the module that calls `bind`.
+"""
 
 from typing import Any, List, Optional
 
@@ -13,19 +16,19 @@ _advisor: Any = None
 
 
 def bind(policy: Policy) -> None:
-    """Make the exports of the component speak for this policy."""
+    """Set the policy that the exports of the component call."""
     global _policy
     _policy = policy
 
 
 class Lifecycle:
     def describe(self) -> lifecycle.Description:
-        assert _policy is not None, "bind() comes first"
+        assert _policy is not None, "bind() has to be called first"
         return lifecycle.Description(_policy.name, _policy.version, list(_policy.hints))
 
     def configure(self, config: str) -> None:
         global _advisor
-        assert _policy is not None, "bind() comes first"
+        assert _policy is not None, "bind() has to be called first"
         with _Guard():
             _advisor = _policy.configure(config)
 
@@ -33,32 +36,32 @@ class Lifecycle:
 class OnRequest:
     def advise(self, ctx: types.Context) -> types.Advice:
         with _Guard():
-            return _asked().advise(_call(ctx))
+            return _configured_advisor().advise(_call(ctx))
 
 
 class OnFailure:
     def recover(self, ctx: types.Context, failed: types.Failure) -> types.Recovery:
         with _Guard():
-            recover = getattr(_asked(), "recover", None)
+            recover = getattr(_configured_advisor(), "recover", None)
             return recover(_call(ctx), failed) if recover else types.Recovery_Planned()
 
 
 class OnComplete:
     def observe(self, now_ms: int, done: List[types.Outcome]) -> None:
-        observe = getattr(_asked(), "observe", None)
+        observe = getattr(_configured_advisor(), "observe", None)
         if observe:
             observe(now_ms, done)
 
 
 class OnTick:
     def tick(self, now_ms: int, seed: int) -> List[types.LaneWish]:
-        tick = getattr(_asked(), "tick", None)
+        tick = getattr(_configured_advisor(), "tick", None)
         return tick(now_ms, seed) if tick else []
 
 
-def _asked() -> Any:
+def _configured_advisor() -> Any:
     if _advisor is None:
-        raise Err(types.PolicyError_Other("asked before it was configured"))
+        raise Err(types.PolicyError_Other("called before configure"))
     return _advisor
 
 
@@ -67,7 +70,10 @@ def _call(context: types.Context) -> Call:
 
 
 class _Guard:
-    """Makes the contract's error of any exception; otherwise it would be a trap, and cost the instance."""
+    """Converts exceptions to contract errors.
+
+    An uncaught exception would be a trap and cost the instance.
+    """
 
     def __enter__(self) -> None:
         return None

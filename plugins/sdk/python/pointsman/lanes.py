@@ -1,4 +1,4 @@
-"""Lane ids by name, asked for once per topology: a question to the host costs more than most policies."""
+"""A cache of lane ids by name: a call to the host costs more than most policies."""
 
 from typing import Dict, Optional
 
@@ -6,14 +6,14 @@ from .policy import Call
 
 
 class Lanes:
-    """The lanes that a policy knows by name. Keep one for as long as the policy lives."""
+    """A cache of lane ids, valid for one topology. Create one per policy instance."""
 
     def __init__(self) -> None:
         self._topology: Optional[int] = None
         self._ids: Dict[str, Optional[int]] = {}
 
     def find(self, call: Call, name: str) -> Optional[int]:
-        """The id of the lane of that name."""
+        """Return the id of the lane with this name, or `None`."""
         if self._topology != call.context.topology:
             self._topology = call.context.topology
             self._ids.clear()

@@ -1,4 +1,4 @@
-"""What a policy is, and what it is asked with."""
+"""The policy and the arguments of its hooks."""
 
 from dataclasses import dataclass, field
 from typing import Any, Callable, List
@@ -8,7 +8,7 @@ from wit_world.imports import types
 
 @dataclass
 class Call:
-    """One question of the host: the request in numbers, and the interfaces of the contract."""
+    """The argument of a call about a request: numeric facts, and the contract's interfaces."""
 
     context: types.Context
     request: Any
@@ -20,10 +20,11 @@ class Call:
 
 @dataclass
 class Policy:
-    """A policy: its name and version as in the manifest, and what makes an advisor of the configuration's JSON text.
+    """A policy: name and version as in the manifest, and a function that creates an advisor.
 
-    An advisor has the method `advise(call)` and, in the world `full-policy`, may have `recover(call, failed)`,
-    `observe(now_ms, done)` and `tick(now_ms, seed)`.
+    `configure` gets the JSON text of the configuration. An advisor has the method `advise(call)`
+    and, in the world `full-policy`, may have `recover(call, failed)`, `observe(now_ms, done)` and
+    `tick(now_ms, seed)`.
     """
 
     name: str

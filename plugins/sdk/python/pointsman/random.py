@@ -1,20 +1,20 @@
-"""Randomness from the request's seed.
+"""Random numbers from the request's seed.
 
-Python's own `random` is frozen when a component is built: every instance would draw the same numbers. This is splitmix64, the
-same in all of Pointsman's SDKs.
+The standard module `random` is frozen when a component is built: every instance would draw the same
+numbers. All Pointsman SDKs use splitmix64.
 """
 
 _MASK = (1 << 64) - 1
 
 
 class Random:
-    """Numbers that follow from a seed: the same seed, the same numbers, in every language."""
+    """A deterministic random number generator with the same sequence in all SDKs."""
 
     def __init__(self, seed: int) -> None:
         self._state = seed & _MASK
 
     def next(self) -> int:
-        """64 random bits."""
+        """Return 64 random bits."""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         bits = self._state
         bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -22,5 +22,5 @@ class Random:
         return bits ^ (bits >> 31)
 
     def below(self, n: int) -> int:
-        """A whole number from 0 to `n` - 1; 0 where `n` is 0. `n` is at most 2^32."""
+        """Return an integer from 0 to `n` - 1, or 0 if `n` is 0. `n` is at most 2^32."""
         return ((self.next() >> 32) * n) >> 32

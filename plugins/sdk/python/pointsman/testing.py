@@ -1,6 +1,7 @@
-"""Requests and fleets for tests that run natively. They answer as the contract says that a host does.
+"""Fake requests, fleets and hosts for native tests. They behave as the contract specifies.
 
-The contract's types come from `sdk/bindings`, which has to be on the path: `PYTHONPATH=sdk:sdk/bindings:src python -m unittest`.
+The contract's types are in `sdk/bindings`, which has to be on the path:
+`PYTHONPATH=sdk:sdk/bindings:src python -m unittest`.
 """
 
 import json
@@ -14,7 +15,7 @@ from .policy import Call, Policy
 
 @dataclass
 class FakeLane:
-    """A lane; `info` and `stat` are fields of the contract's records that the test needs."""
+    """A fake lane. `info` and `stat` override fields of the contract's records."""
 
     name: str
     state: types.LaneState = types.LaneState.READY
@@ -25,18 +26,18 @@ class FakeLane:
 
 @dataclass
 class FakeFleet:
-    """All lanes. One that is only a name answers to it and to `auto`."""
+    """A fake fleet. By default a lane serves the models of its own name and `auto`."""
 
     lanes: List[Union[str, FakeLane]]
     topology: int = 1
 
-    def all(self) -> List[FakeLane]:
+    def fake_lanes(self) -> List[FakeLane]:
         return [FakeLane(lane) if isinstance(lane, str) else lane for lane in self.lanes]
 
 
 @dataclass
 class FakeRequest:
-    """A chat request of these messages (role and text), or of one text."""
+    """A chat request with these messages (role and text), or with one user message."""
 
     content: Union[str, List[Tuple[str, str]]]
     model: str = "auto"
@@ -48,38 +49,58 @@ class FakeRequest:
         return [("user", self.content)] if isinstance(self.content, str) else self.content
 
     def body(self) -> Dict[str, Any]:
-        return {"model": self.model, "messages": [{"role": r, "content": text} for r, text in self.messages()]}
+        return {
+            "model": self.model,
+            "messages": [{"role": r, "content": text} for r, text in self.messages()],
+        }
 
 
-class Tested:
-    """A policy that is configured and can be asked."""
+class ConfiguredPolicy:
+    """A policy that was configured on a fake host."""
 
     def __init__(self, policy: Policy, config: Any = None) -> None:
         self.advisor = policy.configure(json.dumps({} if config is None else config))
         self.lines: List[Tuple[types.Level, str]] = []
-        self.counted: Dict[str, int] = {}
+        self.counters: Dict[str, int] = {}
         self._state = _State()
 
     def call(self, request: FakeRequest, fleet: FakeFleet) -> Call:
-        """The question that the host would ask."""
+        """Return the argument that the host would pass to `advise`."""
         log = _Log(self.lines)
-        return Call(_context(request, fleet), _Request(request), _Fleet(fleet, request.model), log,
-                    _Metrics(self.counted), self._state)
+        return Call(
+            _context(request, fleet),
+            _Request(request),
+            _Fleet(fleet, request.model),
+            log,
+            _Metrics(self.counters),
+            self._state,
+        )
 
     def advise(self, request: FakeRequest, fleet: FakeFleet) -> types.Advice:
-        """The policy's advice, or its error."""
+        """Return the policy's advice, or raise its error."""
         return self.advisor.advise(self.call(request, fleet))
 
 
 def _context(request: FakeRequest, fleet: FakeFleet) -> types.Context:
     prompt = sum(len(text.encode()) for _, text in request.messages())
-    given: Dict[str, Any] = dict(
-        now_ms=0, seed=0, topology=fleet.topology, age_us=0, budget_us=5_000, attempt=0,
-        endpoint=types.Endpoint.CHAT_COMPLETIONS, streaming=False, body_bytes=len(json.dumps(request.body())),
-        prompt_tokens=-(-prompt // 4), max_output_tokens=0, messages=len(request.messages()), has_tools=False,
-        has_media=False, has_grammar=False,
+    defaults: Dict[str, Any] = dict(
+        now_ms=0,
+        seed=0,
+        topology=fleet.topology,
+        age_us=0,
+        budget_us=5_000,
+        attempt=0,
+        endpoint=types.Endpoint.CHAT_COMPLETIONS,
+        streaming=False,
+        body_bytes=len(json.dumps(request.body())),
+        prompt_tokens=-(-prompt // 4),
+        max_output_tokens=0,
+        messages=len(request.messages()),
+        has_tools=False,
+        has_media=False,
+        has_grammar=False,
     )
-    return types.Context(**{**given, **request.context})
+    return types.Context(**{**defaults, **request.context})
 
 
 class _Request:
@@ -112,17 +133,19 @@ class _Request:
         return types.FieldValue_TooLarge(size) if size > max_bytes else types.FieldValue_Json(text)
 
     def messages(self) -> List[types.MessageInfo]:
-        return [types.MessageInfo(types.Role[role.upper()], len(text.encode()), 1, 0)
-                for role, text in self._request.messages()]
+        return [
+            types.MessageInfo(types.Role[role.upper()], len(text.encode()), 1, 0)
+            for role, text in self._request.messages()
+        ]
 
     def text(self, index: int, offset: int, max_bytes: int) -> str:
         messages = self._request.messages()
         text = messages[index][1].encode() if index < len(messages) else b""
-        # Shortened inwards to character boundaries, as the contract says.
-        return text[offset:offset + max_bytes].decode(errors="ignore")
+        # Trims inwards to character boundaries, as the contract specifies.
+        return text[offset : offset + max_bytes].decode(errors="ignore")
 
     def body(self, offset: int, max_bytes: int) -> bytes:
-        return json.dumps(self._request.body()).encode()[offset:offset + max_bytes]
+        return json.dumps(self._request.body()).encode()[offset : offset + max_bytes]
 
     def contains(self, needle: str, ignore_case: bool) -> bool:
         def fold(text: str) -> bytes:
@@ -143,7 +166,7 @@ class _Request:
 
 class _Fleet:
     def __init__(self, fleet: FakeFleet, model: str) -> None:
-        self._lanes = fleet.all()
+        self._lanes = fleet.fake_lanes()
         self._model = model
 
     def stats(self) -> List[types.LaneStat]:
@@ -167,16 +190,40 @@ class _Fleet:
     def _info(self, id: int) -> types.LaneInfo:
         lane = self._lanes[id]
         models = lane.models if lane.models is not None else [lane.name, "auto"]
-        given = dict(id=id, name=lane.name, engine=types.Engine.VLLM, models=models, labels=[], max_context=0,
-                     slots=4, group=0, cost_milli=0)
-        return types.LaneInfo(**{**given, **lane.info})
+        defaults = dict(
+            id=id,
+            name=lane.name,
+            engine=types.Engine.VLLM,
+            models=models,
+            labels=[],
+            max_context=0,
+            slots=4,
+            group=0,
+            cost_milli=0,
+        )
+        return types.LaneInfo(**{**defaults, **lane.info})
 
     def _stat(self, id: int) -> types.LaneStat:
         lane = self._lanes[id]
-        given = dict(id=id, state=lane.state, running=0, waiting=0, queued=0, slots_free=4, kv_used=0, errors=0,
-                     ttft_p50_ms=0, ttft_p99_ms=0, decode_tps=0, est_wait_ms=0, ready_in_ms=0, displaces=0,
-                     cached_tokens=0, stale_ms=0)
-        return types.LaneStat(**{**given, **lane.stat})
+        defaults = dict(
+            id=id,
+            state=lane.state,
+            running=0,
+            waiting=0,
+            queued=0,
+            slots_free=4,
+            kv_used=0,
+            errors=0,
+            ttft_p50_ms=0,
+            ttft_p99_ms=0,
+            decode_tps=0,
+            est_wait_ms=0,
+            ready_in_ms=0,
+            displaces=0,
+            cached_tokens=0,
+            stale_ms=0,
+        )
+        return types.LaneStat(**{**defaults, **lane.stat})
 
 
 class _Log:
@@ -191,17 +238,17 @@ class _Log:
 
 
 class _Metrics:
-    def __init__(self, counted: Dict[str, int]) -> None:
-        self._counted = counted
+    def __init__(self, counters: Dict[str, int]) -> None:
+        self._counters = counters
 
     def add(self, name: str, value: int) -> None:
-        self._counted[name] = self._counted.get(name, 0) + value
+        self._counters[name] = self._counters.get(name, 0) + value
 
     record_value = add
 
 
 class _State:
-    """Nothing expires here: a test that needs that takes a state of its own."""
+    """State without expiry. Tests that need expiry have to provide their own state."""
 
     def __init__(self) -> None:
         self._stored: Dict[str, Any] = {}

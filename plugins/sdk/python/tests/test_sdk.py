@@ -1,27 +1,48 @@
 import unittest
 
 from pointsman import (
-    Config, Lanes, Policy, PolicyError, Random, any_lane, blend, edits, only, reject, scores, types, unsupported,
+    Config,
+    Lanes,
+    Policy,
+    PolicyError,
+    Random,
+    any_lane,
+    blend,
+    edits,
+    only,
+    reject,
+    scores,
+    types,
+    unsupported,
 )
-from pointsman.testing import FakeFleet, FakeLane, FakeRequest, Tested
+from pointsman.testing import ConfiguredPolicy, FakeFleet, FakeLane, FakeRequest
 
 FLEET = FakeFleet(["alpha", FakeLane("beta", info={"labels": [("tier", "cheap")]})])
 
 
 class Sdk(unittest.TestCase):
-    def test_the_same_numbers_follow_from_a_seed_as_in_all_sdks(self):
+    def test_random_numbers_are_the_same_in_all_sdks(self):
         random = Random(1234567)
         self.assertEqual(
-            [random.next() for _ in range(3)], [6457827717110365317, 3203168211198807973, 9817491932198370423]
+            [random.next() for _ in range(3)],
+            [6457827717110365317, 3203168211198807973, 9817491932198370423],
         )
         self.assertEqual(Random(42).below(6), 4)
         self.assertEqual(Random(1).below(0), 0)
 
-    def test_advice_is_the_contract_s_record(self):
+    def test_advice_builds_the_contract_record(self):
         advice = (
-            only([1]).because("so").note("count", 3).note("sure", True).hint("h", "x").with_priority(5).in_flow("f")
-            .waiting_at_most(100, types.OnTimeout.REJECT).falling_back_to([0], types.Triggers.OVERLOADED, 9)
-            .with_switching(types.Switching.NEVER).editing(edits.set_field("/a", {"b": 1}), edits.set_header("x", "y"))
+            only([1])
+            .with_reason("so")
+            .with_note("count", 3)
+            .with_note("sure", True)
+            .with_hint("h", "x")
+            .with_priority(5)
+            .with_flow("f")
+            .with_max_wait(100, types.OnTimeout.REJECT)
+            .with_fallback([0], types.Triggers.OVERLOADED, 9)
+            .with_switching(types.Switching.NEVER)
+            .with_edits(edits.set_field("/a", {"b": 1}), edits.set_header("x", "y"))
         )
         self.assertEqual(advice.lanes, types.LaneAdvice_Only([1]))
         self.assertEqual(
@@ -35,87 +56,101 @@ class Sdk(unittest.TestCase):
         self.assertEqual(advice.hints, [types.Note("h", types.Scalar_Text("x"))])
         self.assertEqual(advice.queue, types.QueueAdvice(5, "f", 100, types.OnTimeout.REJECT))
         self.assertEqual(
-            advice.fallback, types.FallbackAdvice(types.Triggers.OVERLOADED, [types.FallbackStep(0, [])], 9)
+            advice.fallback,
+            types.FallbackAdvice(types.Triggers.OVERLOADED, [types.FallbackStep(0, [])], 9),
         )
         self.assertEqual(advice.switching, types.Switching.NEVER)
         self.assertEqual(
-            advice.edits, [types.Edit_SetField(("/a", '{"b": 1}')), types.Edit_SetHeader(("x", "y"))]
+            advice.edits,
+            [types.Edit_SetField(("/a", '{"b": 1}')), types.Edit_SetHeader(("x", "y"))],
         )
         with self.assertRaisesRegex(TypeError, "`half`"):
-            any_lane().note("half", 0.5)
+            any_lane().with_note("half", 0.5)
         self.assertEqual(
-            blend({"est-wait": 7}).lanes, types.LaneAdvice_Blend([types.MetricWeight(types.Metric.EST_WAIT, 7)])
+            blend({"est-wait": 7}).lanes,
+            types.LaneAdvice_Blend([types.MetricWeight(types.Metric.EST_WAIT, 7)]),
         )
-        self.assertEqual(scores([(1, 900)]).lanes, types.LaneAdvice_Scores([types.LaneScore(1, 900)]))
-        self.assertEqual(reject(429, "slow", "later", 3).reject, types.Rejection(429, "slow", "later", 3))
+        self.assertEqual(
+            scores([(1, 900)]).lanes, types.LaneAdvice_Scores([types.LaneScore(1, 900)])
+        )
+        self.assertEqual(
+            reject(429, "slow", "later", 3).reject, types.Rejection(429, "slow", "later", 3)
+        )
 
-    def test_mistakes_in_the_configuration_are_named(self):
+    def test_configuration_errors_name_the_key(self):
         def read(text):
             config = Config.parse(text)
-            config.text("name")
-            config.integer("count", 1, least=1, most=9)
-            config.flag("on")
-            config.texts("list")
-            config.text_map("map")
+            config.string("name")
+            config.integer("count", 1, minimum=1, maximum=9)
+            config.boolean("on")
+            config.strings("list")
+            config.string_map("map")
             inner = config.section("inner")
-            inner.flag("deep")
-            inner.end()
-            config.end()
+            inner.boolean("deep")
+            inner.finish()
+            config.finish()
 
-        for text, sentence in [
-            ("{", "the configuration is no JSON"),
-            ("[]", "the configuration must be an object"),
-            ('{"other": 1}', "there is no key `other`"),
-            ('{"name": 5}', "`name` must be a text"),
-            ('{"name": null}', "`name` must be a text"),
-            ('{"count": 10}', "`count` must be a whole number from 1 to 9"),
-            ('{"count": 1.5}', "`count` must be a whole number from 1 to 9"),
-            ('{"count": true}', "`count` must be a whole number from 1 to 9"),
-            ('{"on": "yes"}', "`on` must be true or false"),
-            ('{"list": ["a", 5]}', "`list` must be a list of texts"),
-            ('{"map": {"a": 5}}', "`map.a` must be a text"),
-            ('{"inner": {"shallow": true}}', "there is no key `inner.shallow`"),
-            ('{"inner": []}', "`inner` must be an object"),
+        for text, message in [
+            ("{", "invalid JSON"),
+            ("[]", "expected an object, found a list"),
+            ('{"other": 1}', "other: unknown key"),
+            ('{"name": 5}', "name: expected a string, found 5"),
+            ('{"name": null}', "name: expected a string, found null"),
+            ('{"count": 10}', "count: expected an integer from 1 to 9, found 10"),
+            ('{"count": 1.5}', "count: expected an integer from 1 to 9, found 1.5"),
+            ('{"count": true}', "count: expected an integer from 1 to 9, found true"),
+            ('{"on": "yes"}', 'on: expected a boolean, found "yes"'),
+            ('{"list": ["a", 5]}', "list: expected a list of strings, found a list"),
+            ('{"map": {"a": 5}}', "map.a: expected a string, found 5"),
+            ('{"inner": {"shallow": true}}', "inner.shallow: unknown key"),
+            ('{"inner": []}', "inner: expected an object, found a list"),
         ]:
             with self.subTest(text), self.assertRaises(PolicyError) as raised:
                 read(text)
-            self.assertEqual(raised.exception.value, types.PolicyError_InvalidConfig(sentence))
-        read('{"name": "", "count": 9, "on": false, "list": [], "map": {}, "inner": {"deep": true}}')
+            self.assertEqual(raised.exception.value, types.PolicyError_InvalidConfig(message))
+        read(
+            '{"name": "", "count": 9, "on": false, "list": [], "map": {}, "inner": {"deep": true}}'
+        )
 
-    def test_lanes_are_asked_for_once_per_topology(self):
-        asked = []
+    def test_lane_ids_are_cached_per_topology(self):
+        lookups = []
 
         class Fleet:
             def find(self, name):
-                asked.append(name)
+                lookups.append(name)
                 return 0 if name == "a" else None
 
         lanes = Lanes()
         for topology in [1, 1, 2]:
-            call = Tested(Policy("p", "1", lambda _: None)).call(FakeRequest("hi", context={"topology": topology}), FLEET)
+            request = FakeRequest("hi", context={"topology": topology})
+            call = ConfiguredPolicy(Policy("p", "1", lambda _: None)).call(request, FLEET)
             call.fleet = Fleet()
             self.assertEqual((lanes.find(call, "a"), lanes.find(call, "b")), (0, None))
-        self.assertEqual(asked, ["a", "b", "a", "b"])
+        self.assertEqual(lookups, ["a", "b", "a", "b"])
 
-    def test_the_fakes_answer_as_the_contract_says(self):
+    def test_fakes_behave_as_the_contract_specifies(self):
         request = FakeRequest("héllo FN main", headers={"X-A": "1"}, tenant="t")
-        call = Tested(Policy("p", "1", lambda _: None)).call(request, FLEET)
+        call = ConfiguredPolicy(Policy("p", "1", lambda _: None)).call(request, FLEET)
         self.assertEqual(call.context.prompt_tokens, 4)
         self.assertEqual(call.request.header("x-a"), "1")
         self.assertEqual(call.request.text(0, 2, 4), "llo")
         self.assertEqual(call.request.text(9, 0, 4), "")
         self.assertTrue(call.request.contains("fn main", True))
         self.assertFalse(call.request.contains("fn main", False))
-        self.assertEqual(call.request.field("/messages/0/role", 10), types.FieldValue_Json('"user"'))
-        self.assertIsInstance(call.request.field("/messages/0/content", 2), types.FieldValue_TooLarge)
+        self.assertEqual(
+            call.request.field("/messages/0/role", 10), types.FieldValue_Json('"user"')
+        )
+        self.assertIsInstance(
+            call.request.field("/messages/0/content", 2), types.FieldValue_TooLarge
+        )
         self.assertEqual(call.request.field("/nothing", 2), types.FieldValue_Absent())
         self.assertEqual(call.fleet.with_label("tier", "cheap"), [1])
         self.assertEqual(call.fleet.candidates(), [0, 1])
         self.assertIsNone(call.fleet.stat(7))
 
 
-class Border(unittest.TestCase):
-    """What the host sees of a policy."""
+class ComponentBoundary(unittest.TestCase):
+    """The exports of a policy component."""
 
     def bind(self, advise):
         from pointsman import guest
@@ -125,22 +160,24 @@ class Border(unittest.TestCase):
         guest.Lifecycle().configure("{}")
         return guest
 
-    def thrown(self, advise):
-        call = Tested(Policy("p", "1", lambda _: None)).call(FakeRequest("hi"), FLEET)
+    def raised_by(self, advise):
+        call = ConfiguredPolicy(Policy("p", "1", lambda _: None)).call(FakeRequest("hi"), FLEET)
         with self.assertRaises(PolicyError) as raised:
             self.bind(advise).OnRequest().advise(call.context)
         return raised.exception.value
 
-    def test_what_is_raised_becomes_the_contract_s_error(self):
-        def unknown(_):
+    def test_exceptions_become_contract_errors(self):
+        def raise_unsupported(_):
             raise unsupported("no media")
 
-        self.assertEqual(self.thrown(unknown), types.PolicyError_Unsupported("no media"))
         self.assertEqual(
-            self.thrown(lambda _: {}["x"]), types.PolicyError_Other("KeyError: 'x'")
+            self.raised_by(raise_unsupported), types.PolicyError_Unsupported("no media")
+        )
+        self.assertEqual(
+            self.raised_by(lambda _: {}["x"]), types.PolicyError_Other("KeyError: 'x'")
         )
 
-    def test_it_describes_itself_and_hooks_that_it_does_not_have_do_nothing(self):
+    def test_describe_and_missing_hooks(self):
         guest = self.bind(lambda _: any_lane())
         described = guest.Lifecycle().describe()
         self.assertEqual((described.name, described.version, described.hints), ("p", "1", ["h"]))

@@ -1,4 +1,4 @@
-//! Short ways to say common things.
+//! Constructors and builder methods for [`Advice`].
 
 use crate::{
     Advice, FallbackAdvice, FallbackStep, LaneAdvice, LaneId, LaneScore, Note, OnTimeout, Permille,
@@ -6,7 +6,7 @@ use crate::{
 };
 
 impl Advice {
-    /// No opinion.
+    /// Creates advice without an opinion: every candidate is fine.
     #[must_use]
     pub fn any() -> Self {
         Self {
@@ -21,103 +21,98 @@ impl Advice {
         }
     }
 
-    /// Only these lanes will do.
+    /// Creates advice that allows only these lanes.
     #[must_use]
     pub fn only(lanes: impl Into<Vec<LaneId>>) -> Self {
         Self { lanes: LaneAdvice::Only(lanes.into()), ..Self::any() }
     }
 
-    /// All lanes but these will do.
+    /// Creates advice that excludes these lanes.
     #[must_use]
-    pub fn avoiding(lanes: impl Into<Vec<LaneId>>) -> Self {
+    pub fn avoid(lanes: impl Into<Vec<LaneId>>) -> Self {
         Self { lanes: LaneAdvice::Avoid(lanes.into()), ..Self::any() }
     }
 
-    /// These lanes, best first.
+    /// Creates advice that allows only these lanes and ranks them, best first.
     #[must_use]
     pub fn ordered(lanes: impl Into<Vec<LaneId>>) -> Self {
         Self { lanes: LaneAdvice::Ordered(lanes.into()), ..Self::any() }
     }
 
-    /// Scores from 0 to 1000; lanes that are not named get 0 and stay allowed.
+    /// Creates advice with scores from 0 to 1000. Lanes without a score get 0 and stay allowed.
     #[must_use]
     pub fn scores(scores: impl IntoIterator<Item = (LaneId, Permille)>) -> Self {
         let scores = scores.into_iter().map(|(lane, score)| LaneScore { lane, score }).collect();
         Self { lanes: LaneAdvice::Scores(scores), ..Self::any() }
     }
 
-    /// Refuse the request: an HTTP status from 400 to 499 or 503, a code for programs, and a sentence for people.
+    /// Creates a rejection: an HTTP status (400 to 499, or 503), a stable machine-readable code
+    /// and a message for the client.
     #[must_use]
-    pub fn refuse(status: u16, code: &str, message: impl Into<String>) -> Self {
+    pub fn reject(status: u16, code: &str, message: impl Into<String>) -> Self {
         let (code, message) = (code.to_owned(), message.into());
         let reject = Some(Rejection { status, code, message, retry_after_s: None });
         Self { reject, ..Self::any() }
     }
 
-    /// A refusal that says when to come again.
+    /// Sets the `Retry-After` header of a rejection. Has no effect on other advice.
     #[must_use]
-    pub fn retry_after_s(mut self, seconds: u32) -> Self {
+    pub fn with_retry_after_s(mut self, seconds: u32) -> Self {
         if let Some(rejection) = &mut self.reject {
             rejection.retry_after_s = Some(seconds);
         }
         self
     }
 
-    /// With the reason that people are shown.
+    /// Adds the reason shown to operators and clients, as the note `why`.
     #[must_use]
-    pub fn because(self, why: impl Into<String>) -> Self {
-        self.note("why", Scalar::Text(why.into()))
+    pub fn with_reason(self, reason: impl Into<String>) -> Self {
+        self.with_note("why", Scalar::Text(reason.into()))
     }
 
-    /// With a note for the decision log.
+    /// Adds a note for the decision log.
     #[must_use]
-    pub fn note(mut self, key: &str, value: Scalar) -> Self {
+    pub fn with_note(mut self, key: &str, value: Scalar) -> Self {
         self.notes.push(Note { key: key.into(), value });
         self
     }
 
-    /// With these lanes to fall back to, in order, after any failure.
+    /// Sets the fallback lanes, in order, for all triggers.
     #[must_use]
-    pub fn falling_back_to(mut self, lanes: impl IntoIterator<Item = LaneId>) -> Self {
-        let steps = lanes.into_iter().map(FallbackStep::plain).collect();
-        self.fallback =
-            Some(FallbackAdvice { on: default_triggers(), steps, first_token_ms: None });
+    pub fn with_fallback(mut self, lanes: impl IntoIterator<Item = LaneId>) -> Self {
+        let steps = lanes.into_iter().map(FallbackStep::new).collect();
+        self.fallback = Some(FallbackAdvice { on: Triggers::all(), steps, first_token_ms: None });
         self
     }
 
-    /// With a longest wait in the queue, after which the request falls back.
+    /// Sets the maximum wait in the queue, after which the request falls back.
     #[must_use]
-    pub fn waiting_at_most(mut self, ms: u32) -> Self {
+    pub fn with_max_wait_ms(mut self, ms: u32) -> Self {
         self.queue = Some(QueueAdvice {
             max_wait_ms: Some(ms),
-            ..self.queue.take().unwrap_or_else(in_queue)
+            ..self.queue.take().unwrap_or_else(default_queue)
         });
         self
     }
 
-    /// With a priority in the queue; higher goes first, 0 is normal.
+    /// Sets the queue priority. Higher goes first, 0 is normal.
     #[must_use]
     pub fn with_priority(mut self, priority: i32) -> Self {
-        self.queue = Some(QueueAdvice { priority, ..self.queue.take().unwrap_or_else(in_queue) });
+        self.queue =
+            Some(QueueAdvice { priority, ..self.queue.take().unwrap_or_else(default_queue) });
         self
     }
 }
 
 impl FallbackStep {
-    /// A lane, with nothing to change for it.
+    /// Creates a fallback to a lane, without edits.
     #[must_use]
-    pub fn plain(lane: LaneId) -> Self {
+    pub fn new(lane: LaneId) -> Self {
         Self { lane, edits: Vec::new() }
     }
 }
 
-/// A place in the queue as it is without advice.
-fn in_queue() -> QueueAdvice {
+/// Returns queue advice that has the same effect as none.
+fn default_queue() -> QueueAdvice {
     QueueAdvice { priority: 0, flow: None, max_wait_ms: None, on_timeout: OnTimeout::FallBack }
-}
-
-/// Every event that can move a request on.
-#[must_use]
-pub fn default_triggers() -> Triggers {
-    Triggers::all()
 }

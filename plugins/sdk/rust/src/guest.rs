@@ -1,17 +1,17 @@
-//! The border: what the contract's bindings want, made of a [`Policy`].
+//! The component boundary: implements the generated bindings for a [`Policy`].
 
 use std::cell::OnceCell;
 use std::marker::PhantomData;
 
 use self::bindings::exports::pointsman::policy::{lifecycle, on_request};
 use self::bindings::pointsman::policy::{fleet, log, metrics, request, state};
-use self::hooks::learning::exports::pointsman::policy::on_complete;
-use self::hooks::recovering::exports::pointsman::policy::on_failure;
-use self::hooks::ticking::exports::pointsman::policy::on_tick;
+use self::hooks::on_complete::exports::pointsman::policy::on_complete;
+use self::hooks::on_failure::exports::pointsman::policy::on_failure;
+use self::hooks::on_tick::exports::pointsman::policy::on_tick;
 use crate::services::{Services, Source};
 use crate::{
     Advice, Background, Call, Context, Failure, FieldValue, FleetView, LaneId, LaneInfo, LaneStat,
-    LaneWish, Learn, Level, Log, MessageInfo, Metrics, Outcome, Policy, PolicyError, Recover,
+    LaneWish, Level, Log, MessageInfo, Metrics, Observe, Outcome, Policy, PolicyError, Recover,
     Recovery, RequestView, State, StateError, Tick,
 };
 
@@ -35,8 +35,9 @@ pub mod bindings {
     });
 }
 
-/// One world for each optional hook, with the types of [`bindings`]. A component's exports are the union of the worlds
-/// that it was made of, so every combination of hooks is had without a world for each.
+/// One world per optional hook, with the types of [`bindings`]. The exports of a component are the
+/// union of the worlds it was built from, so any combination of hooks works without a world for
+/// each combination.
 #[allow(
     missing_docs,
     unreachable_pub,
@@ -63,39 +64,41 @@ pub mod hooks {
     }
 
     hook!(
-        recovering,
-        "pointsman:sdk/recovering",
-        "package pointsman:sdk; world recovering { export pointsman:policy/on-failure@0.1.0; }"
+        on_failure,
+        "pointsman:sdk/on-failure-hook",
+        "package pointsman:sdk; world on-failure-hook { export pointsman:policy/on-failure@0.1.0; }"
     );
     hook!(
-        learning,
-        "pointsman:sdk/learning",
-        "package pointsman:sdk; world learning { export pointsman:policy/on-complete@0.1.0; }"
+        on_complete,
+        "pointsman:sdk/on-complete-hook",
+        "package pointsman:sdk; world on-complete-hook { export pointsman:policy/on-complete@0.1.0; }"
     );
     hook!(
-        ticking,
-        "pointsman:sdk/ticking",
-        "package pointsman:sdk; world ticking { export pointsman:policy/on-tick@0.1.0; }"
+        on_tick,
+        "pointsman:sdk/on-tick-hook",
+        "package pointsman:sdk; world on-tick-hook { export pointsman:policy/on-tick@0.1.0; }"
     );
 }
 
-/// The exports of the component of a policy.
+/// The exports of a component, implemented by the policy `P`.
 #[derive(Debug)]
 pub struct Guest<P>(PhantomData<P>);
 
-/// A policy with a place for its one instance. A static cannot be generic, so `export_policy!` makes it.
+/// A policy with a static slot for its one instance. A static cannot be generic, so the macro
+/// `export_policy!` defines it.
 pub trait Installed: Policy {
-    /// Use the place. An instance is used by one call at a time, and configured once.
+    /// Passes the slot to `visit`. An instance handles one call at a time and is configured once.
     fn slot<R>(visit: impl FnOnce(&OnceCell<Self>) -> R) -> R;
 }
 
-fn ask<P: Installed, R>(
-    question: impl FnOnce(&P) -> R,
+/// Calls `hook` with the configured policy, or `unconfigured` with the error if there is none.
+fn with_policy<P: Installed, R>(
+    hook: impl FnOnce(&P) -> R,
     unconfigured: impl FnOnce(PolicyError) -> R,
 ) -> R {
     P::slot(|slot| match slot.get() {
-        Some(policy) => question(policy),
-        None => unconfigured(PolicyError::Other("asked before it was configured".into())),
+        Some(policy) => hook(policy),
+        None => unconfigured(PolicyError::Other("called before configure".into())),
     })
 }
 
@@ -136,35 +139,36 @@ impl<P: Installed> lifecycle::Guest for Guest<P> {
 
     fn configure(config: String) -> Result<(), PolicyError> {
         let policy = P::configure(&config)?;
-        P::slot(|slot| slot.set(policy)).map_err(|_| PolicyError::Other("configured twice".into()))
+        P::slot(|slot| slot.set(policy))
+            .map_err(|_| PolicyError::Other("configure was called twice".into()))
     }
 }
 
 impl<P: Installed> on_request::Guest for Guest<P> {
     fn advise(context: Context) -> Result<Advice, PolicyError> {
-        ask::<P, _>(|policy| policy.advise(&call(&context)), Err)
+        with_policy::<P, _>(|policy| policy.advise(&call(&context)), Err)
     }
 }
 
 impl<P: Installed + Recover> on_failure::Guest for Guest<P> {
     fn recover(context: Context, failed: Failure) -> Result<Recovery, PolicyError> {
-        ask::<P, _>(|policy| policy.recover(&call(&context), &failed), Err)
+        with_policy::<P, _>(|policy| policy.recover(&call(&context), &failed), Err)
     }
 }
 
-impl<P: Installed + Learn> on_complete::Guest for Guest<P> {
+impl<P: Installed + Observe> on_complete::Guest for Guest<P> {
     fn observe(now_ms: u64, done: Vec<Outcome>) {
-        ask::<P, _>(|policy| policy.learn(&background(now_ms), &done), |_| ());
+        with_policy::<P, _>(|policy| policy.observe(&background(now_ms), &done), |_| ());
     }
 }
 
 impl<P: Installed + Tick> on_tick::Guest for Guest<P> {
     fn tick(now_ms: u64, seed: u64) -> Vec<LaneWish> {
-        ask::<P, _>(|policy| policy.tick(&background(now_ms), seed), |_| Vec::new())
+        with_policy::<P, _>(|policy| policy.tick(&background(now_ms), seed), |_| Vec::new())
     }
 }
 
-/// The host that the component runs in.
+/// The host, reached through the imports of the component.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Host;
 

@@ -1,11 +1,12 @@
 //! Write Pointsman policies in Rust.
 //!
-//! A policy is a type with one function, [`Policy::advise`]. It looks at a request and at the fleet and says what it
-//! thinks; the host merges the advice of all policies and picks the lane. The function is pure, so it is tested natively,
-//! with requests and fleets of the module `testing`, and built for WebAssembly without a change.
+//! A policy is a type with one required function, [`Policy::advise`]. It gets a request and a
+//! snapshot of the fleet and returns advice; the host merges the advice of all policies and picks
+//! the lane. The function is deterministic, so it can be tested natively with the requests and
+//! fleets of the module `testing`, and is compiled to WebAssembly unchanged.
 //!
 //! ```
-//! use pointsman_sdk::{Advice, Call, Policy, PolicyError};
+//! use pointsman_sdk::{Advice, Call, Policy, PolicyError, config};
 //!
 //! /// Sends long prompts to the lane `reader`.
 //! struct LongPrompts {
@@ -16,36 +17,39 @@
 //!     const NAME: &'static str = "long-prompts";
 //!     const VERSION: &'static str = "1.0.0";
 //!
-//!     fn configure(config: &str) -> Result<Self, PolicyError> {
-//!         match config.trim() {
-//!             "{}" => Ok(Self { tokens: 8_000 }),
-//!             other => Err(PolicyError::InvalidConfig(format!("there is nothing to configure, and this is {other}"))),
-//!         }
+//!     fn configure(json: &str) -> Result<Self, PolicyError> {
+//!         let mut policy = Self { tokens: 8_000 };
+//!         config::read(json, |key, value| match key {
+//!             "tokens" => value.integer(1..=u32::MAX).map(|tokens| policy.tokens = tokens),
+//!             _ => Err(value.unknown_key()),
+//!         })?;
+//!         Ok(policy)
 //!     }
 //!
 //!     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
 //!         match call.fleet.find("reader") {
 //!             Some(reader) if call.context.prompt_tokens > self.tokens => {
-//!                 Ok(Advice::only([reader]).because("a long prompt"))
+//!                 Ok(Advice::only([reader]).with_reason("a long prompt"))
 //!             }
 //!             _ => Ok(Advice::any()),
 //!         }
 //!     }
 //! }
 //!
-//! // On WebAssembly this makes the exports of the component; elsewhere it does nothing.
+//! // On WebAssembly this creates the exports of the component; elsewhere it does nothing.
 //! pointsman_sdk::export_policy!(LongPrompts);
 //!
 //! # use pointsman_sdk::testing::{FakeFleet, FakeRequest, advise};
 //! let fleet = FakeFleet::new(&["writer", "reader"]);
-//! let request = FakeRequest::chat(r#"{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}"#);
+//! let body = r#"{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}"#;
 //! let policy = LongPrompts::configure("{}")?;
-//! assert_eq!(advise(&policy, &request, &fleet)?, Advice::any());
+//! assert_eq!(advise(&policy, &FakeRequest::chat(body), &fleet)?, Advice::any());
 //! # Ok::<(), PolicyError>(())
 //! ```
 //!
-//! What an instance keeps in `self` beyond its configuration is a cache: the host makes, re-uses and drops instances as
-//! it likes. There is no clock and no random source; use `call.context.now_ms` and `call.context.seed`.
+//! Data that an instance keeps in `self` beyond its configuration is a cache: the host creates,
+//! reuses and drops instances at will. Policies have no clock and no random source; use
+//! `call.context.now_ms` and `call.context.seed`.
 
 mod advice;
 pub mod config;
@@ -55,14 +59,13 @@ mod services;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use advice::default_triggers;
 #[doc(hidden)]
 pub use guest::bindings as __bindings;
 #[doc(hidden)]
 pub use guest::hooks as __hooks;
 #[doc(hidden)]
 pub use guest::{Guest as __Guest, Installed as __Installed};
-pub use lanes::{PerTopology, mixed, stable_hash};
+pub use lanes::{TopologyCache, mix64, stable_hash};
 pub use services::{Log, Metrics, State};
 
 pub use guest::bindings::pointsman::policy::state::StateError;
@@ -73,62 +76,66 @@ pub use guest::bindings::pointsman::policy::types::{
     Rejection, Role, Scalar, Switching, Triggers, TryResult, Wish,
 };
 
-/// A policy: made from its configuration, asked about requests.
+/// A policy: created from its configuration, called for every request.
 pub trait Policy: Sized + 'static {
-    /// Name, as in its manifest.
+    /// Name of the policy; has to match the manifest.
     const NAME: &'static str;
-    /// Version, as in its manifest.
+    /// Version of the policy; has to match the manifest.
     const VERSION: &'static str;
-    /// Hints that it may set in [`Advice::hints`].
+    /// Hints that the policy may set in [`Advice::hints`].
     const HINTS: &'static [&'static str] = &[];
 
-    /// Make the policy from the operator's configuration: JSON text, `{}` where none is set.
+    /// Creates the policy from the operator's configuration: JSON text, `{}` if none is set.
     ///
     /// # Errors
-    /// [`PolicyError::InvalidConfig`] with the key that is wrong and why. The policy is then not put into service.
+    /// Returns [`PolicyError::InvalidConfig`] with the invalid key and the reason. The host then
+    /// does not activate this version.
     fn configure(config: &str) -> Result<Self, PolicyError>;
 
-    /// Advise about one request.
+    /// Returns advice for one request.
     ///
     /// # Errors
-    /// When there is no advice; the policy's failure mode then applies.
+    /// Returns an error if the policy has no advice; its failure mode (`on-error`) then applies.
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError>;
 }
 
-/// A policy that chooses what to do after a failed try: `export_policy!(Mine, on_failure)`. Without it the planned
-/// fallback runs.
+/// A policy that chooses what to do after a failed attempt, exported by
+/// `export_policy!(Mine, on_failure)`. Without this hook the planned fallback runs.
 pub trait Recover: Policy {
-    /// Choose what to do next.
+    /// Chooses what to do next.
     ///
     /// # Errors
-    /// When there is nothing to say; the planned fallback then runs.
+    /// Returns an error if the policy has no advice; the planned fallback then runs.
     fn recover(&self, call: &Call<'_>, failed: &Failure) -> Result<Recovery, PolicyError>;
 }
 
-/// A policy that learns from finished requests: `export_policy!(Mine, on_complete)`.
-pub trait Learn: Policy {
-    /// Take in how some requests ended. Called off the request path; batches can be lost.
-    fn learn(&self, background: &Background<'_>, done: &[Outcome]);
+/// A policy that observes finished requests, exported by `export_policy!(Mine, on_complete)`.
+pub trait Observe: Policy {
+    /// Receives the outcomes of finished requests. Called outside the request path; batches can be
+    /// lost.
+    fn observe(&self, background: &Background<'_>, done: &[Outcome]);
 }
 
-/// A policy that works at intervals: `export_policy!(Mine, on_tick)`, with the interval in its manifest.
+/// A policy with periodic work, exported by `export_policy!(Mine, on_tick)`. The interval is in
+/// the manifest.
 pub trait Tick: Policy {
-    /// Say what lanes should be loaded, kept or released. Wishes stand for their time or until the next tick.
+    /// Returns hints about which lanes should be loaded, kept or released. A hint is valid for its
+    /// own duration or until the next tick.
     fn tick(&self, background: &Background<'_>, seed: u64) -> Vec<LaneWish>;
 }
 
-/// One question of the host.
+/// The arguments of a call about a request.
 #[derive(Clone, Copy)]
 pub struct Call<'a> {
-    /// The request in numbers.
+    /// Numeric facts about the request.
     pub context: &'a Context,
-    /// The request, read lazily: every call of a function asks the host.
+    /// The request, read lazily: every method calls the host.
     pub request: &'a dyn RequestView,
     /// All lanes, as one snapshot.
     pub fleet: &'a dyn FleetView,
-    /// What the policy remembers.
+    /// The shared state of the policy.
     pub state: State<'a>,
-    /// The policy's own figures.
+    /// The metrics of the policy.
     pub metrics: Metrics<'a>,
     /// The host's log.
     pub log: Log<'a>,
@@ -140,16 +147,16 @@ impl std::fmt::Debug for Call<'_> {
     }
 }
 
-/// A call outside any request.
+/// The arguments of a call that is not about a request.
 #[derive(Clone, Copy)]
 pub struct Background<'a> {
     /// Wall clock in milliseconds since the Unix epoch.
     pub now_ms: u64,
-    /// All lanes, as one snapshot. No lane is a candidate, because no model is asked for.
+    /// All lanes, as one snapshot. There are no candidates, because there is no request.
     pub fleet: &'a dyn FleetView,
-    /// What the policy remembers.
+    /// The shared state of the policy.
     pub state: State<'a>,
-    /// The policy's own figures.
+    /// The metrics of the policy.
     pub metrics: Metrics<'a>,
     /// The host's log.
     pub log: Log<'a>,
@@ -161,52 +168,53 @@ impl std::fmt::Debug for Background<'_> {
     }
 }
 
-/// The request; see the interface `request` of the contract.
+/// Read access to a request; see the interface `request` of the contract.
 pub trait RequestView {
-    /// Id of the request.
+    /// Returns the id of the request.
     fn id(&self) -> String;
-    /// The model name that the client asked for.
+    /// Returns the model name in the client's request.
     fn model(&self) -> String;
-    /// The tenant.
+    /// Returns the tenant, if the request is authenticated.
     fn tenant(&self) -> Option<String>;
-    /// A header: its first value, name in any case.
+    /// Returns the first value of a header. The name is case-insensitive.
     fn header(&self, name: &str) -> Option<String>;
-    /// A field of the body by JSON Pointer, if it is at most `max_bytes` long.
+    /// Returns a field of the body by JSON Pointer, if its JSON is at most `max_bytes` long.
     fn field(&self, pointer: &str, max_bytes: u32) -> FieldValue;
-    /// One record per chat message.
+    /// Returns one record per chat message.
     fn messages(&self) -> Vec<MessageInfo>;
-    /// Part of a message's text.
+    /// Returns at most `max_bytes` of a message's text, from byte `offset`.
     fn text(&self, index: u32, offset: u64, max_bytes: u32) -> String;
-    /// Raw bytes of the body.
+    /// Returns at most `max_bytes` of the raw body, from byte `offset`.
     fn body(&self, offset: u64, max_bytes: u32) -> Vec<u8>;
-    /// Does any message contain `needle`? Cheaper than reading the text.
+    /// Returns true if any message contains `needle`. Cheaper than reading the text.
     fn contains(&self, needle: &str, ignore_case: bool) -> bool;
-    /// Hashes of the leading blocks of the prompt: hash `i` covers the first `(i + 1) * block_bytes` bytes.
+    /// Returns hashes of the leading blocks of the prompt: hash `i` covers the first
+    /// `(i + 1) * block_bytes` bytes.
     fn prefix_hashes(&self, block_bytes: u32, max_blocks: u32) -> Vec<u64>;
 }
 
-/// The lanes; see the interface `fleet` of the contract.
+/// Read access to the lanes; see the interface `fleet` of the contract.
 pub trait FleetView {
-    /// Figures of every lane, in the order of their ids.
+    /// Returns the metrics of every lane, ordered by lane id.
     fn stats(&self) -> Vec<LaneStat>;
-    /// Figures of one lane.
+    /// Returns the metrics of one lane.
     fn stat(&self, lane: LaneId) -> Option<LaneStat>;
-    /// Lanes that answer to the request's model, in the order of their ids.
+    /// Returns the lanes that serve the request's model, ordered by lane id.
     fn candidates(&self) -> Vec<LaneId>;
-    /// What rarely changes about a lane.
+    /// Returns the properties of a lane that rarely change.
     fn info(&self, lane: LaneId) -> Option<LaneInfo>;
-    /// The lane of that name.
+    /// Returns the lane with this name.
     fn find(&self, name: &str) -> Option<LaneId>;
-    /// Lanes with that label.
+    /// Returns the lanes with this label.
     fn with_label(&self, key: &str, value: &str) -> Vec<LaneId>;
 }
 
-/// Make the exports of a component from a [`Policy`], with those optional hooks that are named: `on_failure` for
-/// [`Recover`], `on_complete` for [`Learn`], `on_tick` for [`Tick`]. A hook that is not named is not exported, and the
-/// host does not call it.
+/// Exports a [`Policy`] from the component, with the listed optional hooks: `on_failure` for
+/// [`Recover`], `on_complete` for [`Observe`], `on_tick` for [`Tick`]. A hook that is not listed is
+/// not exported, and the host does not call it.
 ///
-/// When it is not built for WebAssembly, it only checks that the traits are there, so that the same crate runs its tests
-/// natively.
+/// On other targets than WebAssembly the macro only checks that the traits are implemented, so that
+/// the same crate can be tested natively.
 ///
 /// ```
 /// # use pointsman_sdk::{Advice, Background, Call, LaneWish, Policy, PolicyError, Tick};
@@ -235,7 +243,7 @@ pub trait FleetView {
 /// #     fn configure(_: &str) -> Result<Self, PolicyError> { Ok(Self) }
 /// #     fn advise(&self, _: &Call<'_>) -> Result<Advice, PolicyError> { Ok(Advice::any()) }
 /// # }
-/// pointsman_sdk::export_policy!(Mine, on_tick); // but there is no `impl Tick for Mine`
+/// pointsman_sdk::export_policy!(Mine, on_tick); // error: `Mine` does not implement `Tick`
 /// ```
 #[macro_export]
 macro_rules! export_policy {
@@ -260,37 +268,37 @@ macro_rules! export_policy {
     };
 }
 
-/// One optional hook, for `export_policy!`.
+/// Checks or exports one optional hook, for `export_policy!`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __hook {
     (check on_failure $policy:ty) => {
-        const fn recovers<P: $crate::Recover>() {}
-        recovers::<$policy>();
+        const fn assert_recover<P: $crate::Recover>() {}
+        assert_recover::<$policy>();
     };
     (check on_complete $policy:ty) => {
-        const fn learns<P: $crate::Learn>() {}
-        learns::<$policy>();
+        const fn assert_observe<P: $crate::Observe>() {}
+        assert_observe::<$policy>();
     };
     (check on_tick $policy:ty) => {
-        const fn ticks<P: $crate::Tick>() {}
-        ticks::<$policy>();
+        const fn assert_tick<P: $crate::Tick>() {}
+        assert_tick::<$policy>();
     };
     (check $other:ident $policy:ty) => {
         compile_error!(concat!(
-            "there is no hook `",
+            "unknown hook `",
             stringify!($other),
-            "`; the optional ones are on_failure, on_complete and on_tick"
+            "`; expected on_failure, on_complete or on_tick"
         ));
     };
     (export on_failure $exported:ident) => {
-        $crate::__hooks::recovering::export!($exported with_types_in $crate::__hooks::recovering);
+        $crate::__hooks::on_failure::export!($exported with_types_in $crate::__hooks::on_failure);
     };
     (export on_complete $exported:ident) => {
-        $crate::__hooks::learning::export!($exported with_types_in $crate::__hooks::learning);
+        $crate::__hooks::on_complete::export!($exported with_types_in $crate::__hooks::on_complete);
     };
     (export on_tick $exported:ident) => {
-        $crate::__hooks::ticking::export!($exported with_types_in $crate::__hooks::ticking);
+        $crate::__hooks::on_tick::export!($exported with_types_in $crate::__hooks::on_tick);
     };
     (export $other:ident $exported:ident) => {};
 }

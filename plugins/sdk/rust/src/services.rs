@@ -1,8 +1,8 @@
-//! What a policy can do besides answering: remember, count, and write log lines.
+//! State, metrics and logging.
 
 use crate::{Level, StateError};
 
-/// The host's side of it.
+/// The services of a host, implemented by the imports of a component and by the fake host.
 pub(crate) trait Services {
     fn get(&self, key: &str) -> Option<Vec<u8>>;
     fn put(&self, key: &str, value: &[u8], ttl_ms: u32) -> Result<(), StateError>;
@@ -14,15 +14,16 @@ pub(crate) trait Services {
     fn enabled(&self, level: Level) -> bool;
 }
 
-/// Where the services are had. Natively a test brings them along. In a component there is but one host, known when it
-/// is compiled, so a policy imports those functions that it uses, and no others.
+/// A reference to the services. Natively it points to the fake host of a test. In a component the
+/// host is known at compile time: static dispatch lets the linker drop the imports that a policy
+/// does not use.
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) type Source<'a> = &'a dyn Services;
 #[cfg(target_arch = "wasm32")]
-pub(crate) use self::only::Source;
+pub(crate) use self::host_source::Source;
 
 #[cfg(target_arch = "wasm32")]
-mod only {
+mod host_source {
     use std::marker::PhantomData;
     use std::ops::Deref;
 
@@ -44,68 +45,69 @@ mod only {
     }
 }
 
-/// The policy's small shared state: seen by all its instances and kept over a reload, limited in entries and bytes.
-/// The host may evict what is in it, so a policy has to do without at any time.
+/// The small shared state of a policy: visible to all its instances and kept across reloads,
+/// limited in entries and bytes. The host may evict entries, so a policy has to work without them.
 #[derive(Clone, Copy)]
 pub struct State<'a>(pub(crate) Source<'a>);
 
 impl State<'_> {
-    /// The value of an entry that [`State::put`] wrote.
+    /// Returns the value of an entry that was written by [`State::put`].
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         self.0.get(key)
     }
 
-    /// Store a value for `ttl_ms`; 0 is for good.
+    /// Stores a value for `ttl_ms` milliseconds; with 0 it does not expire.
     ///
     /// # Errors
-    /// If there is no room, or the key or the value is too long.
+    /// Returns an error if the state is full, or the key or the value is too long.
     pub fn put(&self, key: &str, value: &[u8], ttl_ms: u32) -> Result<(), StateError> {
         self.0.put(key, value, ttl_ms)
     }
 
-    /// Remove an entry.
+    /// Removes an entry.
     pub fn delete(&self, key: &str) {
         self.0.delete(key);
     }
 
-    /// Add to a counter, which expires `ttl_ms` after its first use (0: never), and return its new value. Atomic over
-    /// all instances.
+    /// Adds to a counter and returns its new value. The counter expires `ttl_ms` after its first
+    /// use (0: never). Atomic across all instances.
     ///
     /// # Errors
-    /// If there is no room, the key is too long, or [`State::put`] wrote the entry.
+    /// Returns an error if the state is full, the key is too long, or the entry was written by
+    /// [`State::put`].
     pub fn increment(&self, key: &str, by: i64, ttl_ms: u32) -> Result<i64, StateError> {
         self.0.increment(key, by, ttl_ms)
     }
 }
 
-/// Numbers for the operator's dashboards. Only names that the manifest declares are kept.
+/// The metrics of a policy. Names that the manifest does not declare are dropped and counted.
 #[derive(Clone, Copy)]
 pub struct Metrics<'a>(pub(crate) Source<'a>);
 
 impl Metrics<'_> {
-    /// Add to a counter.
+    /// Adds to a counter.
     pub fn add(&self, name: &str, value: u64) {
         self.0.add(name, value);
     }
 
-    /// Put a value into a histogram.
+    /// Records a value in a histogram.
     pub fn record(&self, name: &str, value: u64) {
         self.0.record(name, value);
     }
 }
 
-/// Lines for the host's log, limited in length and rate.
+/// The host's log. Lines are limited in length and rate.
 #[derive(Clone, Copy)]
 pub struct Log<'a>(pub(crate) Source<'a>);
 
 impl Log<'_> {
-    /// Write a line.
+    /// Writes a line.
     pub fn write(&self, level: Level, message: &str) {
         self.0.write(level, message);
     }
 
-    /// Write a line that is costly to make, if lines of this level are kept at all.
+    /// Writes a line if its level is enabled; `message` is called only then.
     pub fn write_with(&self, level: Level, message: impl FnOnce() -> String) {
         if self.0.enabled(level) {
             self.0.write(level, &message());

@@ -1,10 +1,10 @@
-//! Requests, fleets and a host for tests that run natively. They answer as the contract says that a host does.
+//! Fake requests, fleets and hosts for native tests. They behave as the contract specifies.
 //!
 //! ```
 //! # use pointsman_sdk::{Advice, Call, Policy, PolicyError};
 //! use pointsman_sdk::testing::{FakeFleet, FakeHost, FakeRequest};
 //!
-//! /// Refuses every second request.
+//! /// Rejects every second request.
 //! struct EveryOther;
 //!
 //! impl Policy for EveryOther {
@@ -13,7 +13,7 @@
 //! #     fn configure(_: &str) -> Result<Self, PolicyError> { Ok(Self) }
 //!     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
 //!         match call.state.increment("requests", 1, 60_000) {
-//!             Ok(count) if count % 2 == 0 => Ok(Advice::refuse(429, "even", "Odd requests only.")),
+//!             Ok(count) if count % 2 == 0 => Ok(Advice::reject(429, "even", "odd requests only")),
 //!             _ => Ok(Advice::any()),
 //!         }
 //!     }
@@ -35,19 +35,20 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 pub use self::fleet::FakeFleet;
-use self::fleet::ForModel;
+use self::fleet::ModelView;
 pub use self::request::FakeRequest;
 use crate::services::Services;
 use crate::{
-    Advice, Background, Call, Context, Failure, LaneId, LaneWish, Learn, Level, Log, Metrics,
+    Advice, Background, Call, Context, Failure, LaneId, LaneWish, Level, Log, Metrics, Observe,
     Outcome, Policy, PolicyError, Recover, Recovery, RequestView, State, StateError, Tick,
     TryResult,
 };
 
-/// Ask a policy about a request, at the time that the request's context says, on a host that remembers nothing.
+/// Returns a policy's advice for a request, at the time in the request's context, from a host with
+/// empty state.
 ///
 /// # Errors
-/// When the policy has no advice.
+/// Returns the error of the policy.
 pub fn advise(
     policy: &impl Policy,
     request: &FakeRequest,
@@ -56,7 +57,8 @@ pub fn advise(
     FakeHost::new(fleet.clone()).at(request.context.now_ms).advise(policy, request)
 }
 
-/// A finished request: served by `lane` at the first try, without delay and without a token.
+/// Returns the outcome of a request that `lane` served at the first attempt, with all times and
+/// token counts 0.
 #[must_use]
 pub fn outcome(lane: LaneId) -> Outcome {
     Outcome {
@@ -76,66 +78,66 @@ pub fn outcome(lane: LaneId) -> Outcome {
     }
 }
 
-/// A host: a fleet, a clock that stands still until it is moved, and what the policy has left behind.
+/// A fake host with a fleet, a manual clock, and the state, metrics and log of the policy.
 #[derive(Debug)]
 pub struct FakeHost {
-    /// The fleet. Change it as the test needs.
+    /// The fleet. Tests may change it at any time.
     pub fleet: FakeFleet,
     services: FakeServices,
 }
 
 impl FakeHost {
-    /// A host with this fleet; its clock begins at 0.
+    /// Creates a host with this fleet and its clock at 0.
     #[must_use]
     pub fn new(fleet: FakeFleet) -> Self {
         Self { fleet, services: FakeServices::default() }
     }
 
-    /// With the clock at this time, in milliseconds since the Unix epoch.
+    /// Sets the clock, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn at(self, now_ms: u64) -> Self {
         self.services.now_ms.set(now_ms);
         self
     }
 
-    /// Let time pass.
+    /// Advances the clock.
     pub fn advance(&self, ms: u64) {
         self.services.now_ms.set(self.services.now_ms.get() + ms);
     }
 
-    /// From now on the policy's state has no room for anything new.
+    /// Makes the policy's state full: new entries are rejected from now on.
     pub fn fill_state(&self) {
         self.services.full.set(true);
     }
 
-    /// The value of an entry, as bytes.
+    /// Returns the value of a state entry, as bytes.
     #[must_use]
     pub fn state(&self, key: &str) -> Option<Vec<u8>> {
         self.services.get(key)
     }
 
-    /// How often, or how much, the policy counted under this name.
+    /// Returns the value of a counter, 0 if the policy never used it.
     #[must_use]
-    pub fn counted(&self, name: &str) -> u64 {
+    pub fn counter(&self, name: &str) -> u64 {
         self.services.counters.borrow().get(name).copied().unwrap_or(0)
     }
 
-    /// The values that the policy recorded under this name.
+    /// Returns the values that the policy recorded in a histogram.
     #[must_use]
-    pub fn recorded(&self, name: &str) -> Vec<u64> {
+    pub fn recorded_values(&self, name: &str) -> Vec<u64> {
         self.services.values.borrow().get(name).cloned().unwrap_or_default()
     }
 
-    /// The lines that the policy wrote.
+    /// Returns the log lines of the policy.
     #[must_use]
-    pub fn lines(&self) -> Vec<(Level, String)> {
+    pub fn log_lines(&self) -> Vec<(Level, String)> {
         self.services.lines.borrow().clone()
     }
 
-    /// Ask about a request.
+    /// Calls [`Policy::advise`].
     ///
     /// # Errors
-    /// When the policy has no advice.
+    /// Returns the error of the policy.
     pub fn advise(
         &self,
         policy: &impl Policy,
@@ -144,10 +146,10 @@ impl FakeHost {
         self.call(request, |call| policy.advise(call))
     }
 
-    /// Ask what to do after a failed try.
+    /// Calls [`Recover::recover`].
     ///
     /// # Errors
-    /// When the policy has nothing to say.
+    /// Returns the error of the policy.
     pub fn recover(
         &self,
         policy: &impl Recover,
@@ -157,23 +159,23 @@ impl FakeHost {
         self.call(request, |call| policy.recover(call, failed))
     }
 
-    /// Tell of finished requests.
-    pub fn learn(&self, policy: &impl Learn, done: &[Outcome]) {
-        self.background(|background| policy.learn(background, done));
+    /// Calls [`Observe::observe`].
+    pub fn observe(&self, policy: &impl Observe, done: &[Outcome]) {
+        self.background(|background| policy.observe(background, done));
     }
 
-    /// Let it work at its interval.
+    /// Calls [`Tick::tick`].
     #[must_use]
     pub fn tick(&self, policy: &impl Tick, seed: u64) -> Vec<LaneWish> {
         self.background(|background| policy.tick(background, seed))
     }
 
-    fn call<R>(&self, request: &FakeRequest, ask: impl FnOnce(&Call<'_>) -> R) -> R {
-        request.begin();
+    fn call<R>(&self, request: &FakeRequest, hook: impl FnOnce(&Call<'_>) -> R) -> R {
+        request.reset_read_limit();
         let context = Context { now_ms: self.services.now_ms.get(), ..request.context };
-        let fleet = ForModel { fleet: &self.fleet, model: Some(request.model()) };
+        let fleet = ModelView { fleet: &self.fleet, model: Some(request.model()) };
         let services: &dyn Services = &self.services;
-        ask(&Call {
+        hook(&Call {
             context: &context,
             request,
             fleet: &fleet,
@@ -183,11 +185,11 @@ impl FakeHost {
         })
     }
 
-    fn background<R>(&self, ask: impl FnOnce(&Background<'_>) -> R) -> R {
+    fn background<R>(&self, hook: impl FnOnce(&Background<'_>) -> R) -> R {
         let services: &dyn Services = &self.services;
-        ask(&Background {
+        hook(&Background {
             now_ms: self.services.now_ms.get(),
-            fleet: &ForModel { fleet: &self.fleet, model: None },
+            fleet: &ModelView { fleet: &self.fleet, model: None },
             state: State(services),
             metrics: Metrics(services),
             log: Log(services),
@@ -195,7 +197,7 @@ impl FakeHost {
     }
 }
 
-/// What the policy has left behind.
+/// The state, metrics and log of the policy, and the clock.
 #[derive(Debug, Default)]
 struct FakeServices {
     now_ms: Cell<u64>,
@@ -209,8 +211,8 @@ struct FakeServices {
 #[derive(Debug)]
 struct Entry {
     value: Stored,
-    /// Time at which it expires; 0 for never.
-    until_ms: u64,
+    /// Expiry time in milliseconds since the Unix epoch; 0 for never.
+    expires_at_ms: u64,
 }
 
 #[derive(Debug)]
@@ -220,20 +222,22 @@ enum Stored {
 }
 
 impl FakeServices {
-    const LONGEST_KEY: usize = 128;
-    const LONGEST_VALUE: usize = 4096;
+    const MAX_KEY_BYTES: usize = 128;
+    const MAX_VALUE_BYTES: usize = 4096;
 
     fn expire(&self) {
         let now = self.now_ms.get();
-        self.entries.borrow_mut().retain(|_, entry| entry.until_ms == 0 || entry.until_ms > now);
+        self.entries
+            .borrow_mut()
+            .retain(|_, entry| entry.expires_at_ms == 0 || entry.expires_at_ms > now);
     }
 
-    fn until(&self, ttl_ms: u32) -> u64 {
+    fn expires_at_ms(&self, ttl_ms: u32) -> u64 {
         if ttl_ms == 0 { 0 } else { self.now_ms.get() + u64::from(ttl_ms) }
     }
 
-    fn room_for(&self, key: &str, value: usize) -> Result<(), StateError> {
-        if key.len() > Self::LONGEST_KEY || value > Self::LONGEST_VALUE {
+    fn check_limits(&self, key: &str, value: usize) -> Result<(), StateError> {
+        if key.len() > Self::MAX_KEY_BYTES || value > Self::MAX_VALUE_BYTES {
             return Err(StateError::TooLong);
         }
         match self.full.get() && !self.entries.borrow().contains_key(key) {
@@ -254,8 +258,11 @@ impl Services for FakeServices {
 
     fn put(&self, key: &str, value: &[u8], ttl_ms: u32) -> Result<(), StateError> {
         self.expire();
-        self.room_for(key, value.len())?;
-        let entry = Entry { value: Stored::Bytes(value.to_vec()), until_ms: self.until(ttl_ms) };
+        self.check_limits(key, value.len())?;
+        let entry = Entry {
+            value: Stored::Bytes(value.to_vec()),
+            expires_at_ms: self.expires_at_ms(ttl_ms),
+        };
         self.entries.borrow_mut().insert(key.to_owned(), entry);
         Ok(())
     }
@@ -266,9 +273,10 @@ impl Services for FakeServices {
 
     fn increment(&self, key: &str, by: i64, ttl_ms: u32) -> Result<i64, StateError> {
         self.expire();
-        self.room_for(key, 0)?;
-        let new = Entry { value: Stored::Counter(0), until_ms: self.until(ttl_ms) };
-        match &mut self.entries.borrow_mut().entry(key.to_owned()).or_insert(new).value {
+        self.check_limits(key, 0)?;
+        let initial =
+            Entry { value: Stored::Counter(0), expires_at_ms: self.expires_at_ms(ttl_ms) };
+        match &mut self.entries.borrow_mut().entry(key.to_owned()).or_insert(initial).value {
             Stored::Counter(count) => {
                 *count = count.wrapping_add(by);
                 Ok(*count)

@@ -1,4 +1,5 @@
-// Teams have home lanes; code and long prompts have lanes of their own; all else goes where it starts soonest.
+// Routes teams to their home lanes, code and long prompts to dedicated lanes, and all other
+// requests to the lane with the earliest start.
 
 #include "pointsman.h"
 
@@ -13,29 +14,29 @@ static bool configure(pm_text json, pm_error *error) {
   code_lane = pm_config_text(&config, "code-lane");
   long_tokens = (uint32_t)pm_config_integer(&config, "long-tokens", 8000, 1, UINT32_MAX);
   long_lane = pm_config_text(&config, "long-lane");
-  return pm_config_end(&config);
+  return pm_config_finish(&config);
 }
 
-/// A lane that a request should go to, which rule says so, and why.
+/// A rule that applies to a request, with the lane that it selects.
 typedef struct {
   const char *name;
   pm_text lane;
-  pm_text why;
+  pm_text reason;
 } rule;
 
 enum { HOME, CODE, LONG, RULES };
 
-/// Does the rule of that number apply?
+/// Returns true if the rule with this number applies.
 static bool applies(int number, const pm_context *context, rule *found) {
   switch (number) {
     case HOME: {
       pm_text tenant = pm_tenant();
       pm_text home = pm_is_some(tenant) ? pm_text_map_get(&teams, tenant) : PM_NO_TEXT;
-      *found = (rule){"home", home, pm_format("the home of %t", tenant)};
+      *found = (rule){"home", home, pm_format("home lane of %t", tenant)};
       return pm_is_some(home);
     }
     case CODE:
-      *found = (rule){"code", code_lane, pm_literal("the prompt has code in it")};
+      *found = (rule){"code", code_lane, pm_literal("the prompt contains code")};
       return pm_is_some(code_lane) && pm_contains("```", false);
     default:
       *found = (rule){"long", long_lane,
@@ -44,28 +45,31 @@ static bool applies(int number, const pm_context *context, rule *found) {
   }
 }
 
-/// The first rule whose lane can serve. Lanes of rules that cannot are named in `passed_over`.
+/// Finds the first rule whose lane is available. Adds unavailable lanes of earlier rules to
+/// `skipped`.
 static bool choose(const pm_context *context, pm_lane_list candidates, rule *chosen, pm_lane *lane,
-                   pm_text *passed_over) {
+                   pm_text *skipped) {
   for (int number = 0; number < RULES; number++) {
-    if (!applies(number, context, chosen) || !pm_find(&lanes, context, chosen->lane, lane)) continue;
-    if (!pm_lanes_have(candidates.ptr, candidates.len, *lane)) continue;
+    if (!applies(number, context, chosen) || !pm_find(&lanes, context, chosen->lane, lane))
+      continue;
+    if (!pm_lanes_contain(candidates.ptr, candidates.len, *lane)) continue;
     pm_stat stat;
-    if (!pm_stat_of(*lane, &stat)) continue;
+    if (!pm_get_stat(*lane, &stat)) continue;
     bool is_down = stat.state == POINTSMAN_POLICY_TYPES_LANE_STATE_DOWN;
     if (!is_down && stat.state != POINTSMAN_POLICY_TYPES_LANE_STATE_DRAINING) return true;
-    *passed_over = pm_format("%t, and %t cannot serve", *passed_over, chosen->lane);
-    pm_count("passed-over", 1);
+    *skipped = pm_format("%t; %t is unavailable", *skipped, chosen->lane);
+    pm_metric_add("skipped", 1);
     if (pm_log_enabled(POINTSMAN_POLICY_TYPES_LEVEL_DEBUG)) {
       const char *state = is_down ? "down" : "draining";
-      pm_log(POINTSMAN_POLICY_TYPES_LEVEL_DEBUG, pm_format("passed over %t, which is %s", chosen->lane, state));
+      pm_log(POINTSMAN_POLICY_TYPES_LEVEL_DEBUG,
+             pm_format("skipped lane %t: %s", chosen->lane, state));
     }
   }
   return false;
 }
 
-/// A whole number of at most nine digits.
-static bool integer(pm_text text, int32_t *number) {
+/// Parses an integer of at most nine digits.
+static bool parse_integer(pm_text text, int32_t *number) {
   bool has_sign = text.len > 0 && (text.ptr[0] == '-' || text.ptr[0] == '+');
   size_t begin = has_sign ? 1 : 0;
   if (!pm_is_some(text) || text.len - begin < 1 || text.len - begin > 9) return false;
@@ -78,30 +82,30 @@ static bool integer(pm_text text, int32_t *number) {
   return true;
 }
 
-static void prioritize(pm_advice *advice) {
+static void set_priority(pm_advice *advice) {
   int32_t priority;
-  if (!integer(pm_header("x-priority"), &priority)) return;
+  if (!parse_integer(pm_header("x-priority"), &priority)) return;
   pm_priority(advice, priority < -10 ? -10 : priority > 10 ? 10 : priority);
-  // What can wait holds up nobody else's work.
+  // Requests of low priority should not delay those of other lanes by a switch.
   if (priority < 0) pm_switching(advice, POINTSMAN_POLICY_TYPES_SWITCHING_WHEN_IDLE);
 }
 
 static bool advise(const pm_context *context, pm_advice *advice, pm_error *error) {
   (void)error;
   pm_lane_list candidates = pm_candidates();
-  pm_text passed_over = pm_literal(""), why = pm_literal("the shortest wait and the warmest cache");
+  pm_text skipped = pm_literal(""), reason = pm_literal("shortest wait and warmest cache");
   rule chosen;
   pm_lane lane;
-  bool found = choose(context, candidates, &chosen, &lane, &passed_over);
+  bool found = choose(context, candidates, &chosen, &lane, &skipped);
   if (found) {
     pm_only(advice, &lane, 1);
-    why = pm_format("%t: %t", chosen.lane, chosen.why);
+    reason = pm_format("%t: %t", chosen.lane, chosen.reason);
   } else {
     const pm_weight weights[] = {{POINTSMAN_POLICY_TYPES_METRIC_EST_WAIT, 700},
                                  {POINTSMAN_POLICY_TYPES_METRIC_CACHED_TOKENS, 300}};
     pm_blend(advice, weights, sizeof weights / sizeof *weights);
   }
-  pm_because(advice, pm_format("%t%t", why, passed_over));
+  pm_reason(advice, pm_format("%t%t", reason, skipped));
   pm_note_text(advice, "rule", pm_literal(found ? chosen.name : "blend"));
   pm_note_int(advice, "prompt-tokens", context->prompt_tokens);
 
@@ -110,8 +114,8 @@ static bool advise(const pm_context *context, pm_advice *advice, pm_error *error
   for (size_t at = 0; at < candidates.len; at++) {
     if (!found || candidates.ptr[at] != lane) others[count++] = candidates.ptr[at];
   }
-  pm_fall_back_to(advice, others, count);
-  prioritize(advice);
+  pm_fallback_lanes(advice, others, count);
+  set_priority(advice);
   return true;
 }
 

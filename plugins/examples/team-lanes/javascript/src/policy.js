@@ -1,4 +1,5 @@
-// Teams have home lanes; code and long prompts have lanes of their own; all else goes where it starts soonest.
+// Routes teams to their home lanes, code and long prompts to dedicated lanes, and all other
+// requests to the lane with the earliest start.
 
 import { Config, Lanes, blend, only } from "../sdk/pointsman.js";
 
@@ -6,64 +7,72 @@ class TeamLanes {
   #lanes = new Lanes();
 
   constructor(config) {
-    this.teams = config.textMap("teams");
-    this.codeLane = config.text("code-lane");
-    this.longTokens = config.integer("long-tokens", 8000, { from: 1 });
-    this.longLane = config.text("long-lane");
-    config.end();
+    this.teams = config.stringMap("teams");
+    this.codeLane = config.string("code-lane");
+    this.longTokens = config.integer("long-tokens", 8000, { min: 1 });
+    this.longLane = config.string("long-lane");
+    config.finish();
   }
 
   advise(call) {
     const { context, request, fleet } = call;
     const candidates = fleet.candidates();
-    const { choice, passedOver } = this.#choose(call, candidates);
-    const because = choice?.why ?? "the shortest wait and the warmest cache";
-    const advice = choice === null ? blend({ "est-wait": 700, "cached-tokens": 300 }) : only([choice.lane]);
+    const { choice, unavailable } = this.#choose(call, candidates);
+    const reason = choice?.reason ?? "shortest wait and warmest cache";
+    const advice =
+      choice === null ? blend({ "est-wait": 700, "cached-tokens": 300 }) : only([choice.lane]);
     advice
-      .because(because + passedOver.map((lane) => `, and ${lane} cannot serve`).join(""))
-      .note("rule", choice?.rule ?? "blend")
-      .note("prompt-tokens", context.promptTokens)
-      .fallingBackTo(candidates.filter((lane) => lane !== choice?.lane));
-    const priority = integer(request.header("x-priority"));
+      .withReason(reason + unavailable.map((lane) => `; ${lane} is unavailable`).join(""))
+      .withNote("rule", choice?.rule ?? "blend")
+      .withNote("prompt-tokens", context.promptTokens)
+      .withFallback(candidates.filter((lane) => lane !== choice?.lane));
+    const priority = parseInteger(request.header("x-priority"));
     if (priority !== null) {
       advice.withPriority(Math.max(-10, Math.min(priority, 10)));
-      // What can wait holds up nobody else's work.
+      // Requests of low priority should not delay those of other lanes by a switch.
       if (priority < 0) advice.withSwitching("when-idle");
     }
     return advice;
   }
 
-  /** The first rule whose lane can serve, and the lanes of rules that cannot. */
+  /** Returns the first rule whose lane is available, and the unavailable lanes of earlier rules. */
   #choose(call, candidates) {
-    const passedOver = [];
-    for (const { name, rule, why } of this.#rules(call)) {
+    const unavailable = [];
+    for (const { name, rule, reason } of this.#rules(call)) {
       const lane = this.#lanes.find(call, name);
       if (lane === null || !candidates.includes(lane)) continue;
       const state = call.fleet.stat(lane)?.state;
-      if (state !== "down" && state !== "draining") return { choice: { lane, rule, why: `${name}: ${why}` }, passedOver };
-      passedOver.push(name);
-      call.metrics.add("passed-over", 1);
-      if (call.log.enabled("debug")) call.log.write("debug", `passed over ${name}, which is ${state}`);
+      if (state !== "down" && state !== "draining") {
+        return { choice: { lane, rule, reason: `${name}: ${reason}` }, unavailable };
+      }
+      unavailable.push(name);
+      call.metrics.add("skipped", 1);
+      if (call.log.enabled("debug")) call.log.write("debug", `skipped lane ${name}: ${state}`);
     }
-    return { choice: null, passedOver };
+    return { choice: null, unavailable };
   }
 
-  /** The rules that apply, first things first. */
+  /** Yields the rules that apply, in order. Lazy, so that the prompt is searched only if needed. */
   *#rules({ context, request }) {
     const tenant = request.tenant();
     const home = tenant === null ? undefined : this.teams.get(tenant);
-    if (home !== undefined) yield { name: home, rule: "home", why: `the home of ${tenant}` };
+    if (home !== undefined) yield { name: home, rule: "home", reason: `home lane of ${tenant}` };
     if (this.codeLane !== null && request.contains("```", false)) {
-      yield { name: this.codeLane, rule: "code", why: "the prompt has code in it" };
+      yield { name: this.codeLane, rule: "code", reason: "the prompt contains code" };
     }
     if (this.longLane !== null && context.promptTokens > this.longTokens) {
-      yield { name: this.longLane, rule: "long", why: `the prompt is longer than ${this.longTokens} tokens` };
+      yield {
+        name: this.longLane,
+        rule: "long",
+        reason: `the prompt is longer than ${this.longTokens} tokens`,
+      };
     }
   }
 }
 
-/** A whole number of at most nine digits; `null` for anything else. */
-const integer = (text) => (text !== null && /^[+-]?[0-9]{1,9}$/.test(text) ? Number(text) : null);
+/** Parses an integer of at most nine digits; returns `null` for anything else. */
+const parseInteger = (text) =>
+  text !== null && /^[+-]?[0-9]{1,9}$/.test(text) ? Number(text) : null;
 
 export default {
   name: "team-lanes",

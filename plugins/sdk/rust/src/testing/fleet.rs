@@ -1,18 +1,19 @@
-//! Fleets.
+//! Fake fleets.
 
 use crate::{Engine, FleetView, LaneId, LaneInfo, LaneStat, LaneState};
 
-/// A fleet. Its lanes are ready and idle, answer to their own names and to `auto`, and have four slots, until changed.
+/// A fake fleet. Until changed, its lanes are ready and idle, serve the models of their own names
+/// and `auto`, and have four slots.
 #[derive(Debug, Clone)]
 pub struct FakeFleet {
-    /// What rarely changes.
+    /// Properties that rarely change, by lane id.
     pub lanes: Vec<LaneInfo>,
-    /// Their figures.
+    /// Metrics, by lane id.
     pub stats: Vec<LaneStat>,
 }
 
 impl FakeFleet {
-    /// Lanes with these names.
+    /// Creates a fleet of lanes with these names.
     #[must_use]
     pub fn new(names: &[&str]) -> Self {
         let ids = || (0u32..).zip(names);
@@ -22,30 +23,30 @@ impl FakeFleet {
         }
     }
 
-    /// Figures of the lane of that name, to be changed.
+    /// Returns the metrics of a lane, mutably.
     ///
     /// # Panics
-    /// If there is no such lane.
+    /// Panics if no lane has this name.
     pub fn stat_mut(&mut self, name: &str) -> &mut LaneStat {
         #[expect(clippy::expect_used, reason = "a test with a wrong name has to fail")]
         let index =
-            self.lanes.iter().position(|lane| lane.name == name).expect("the lane is there");
+            self.lanes.iter().position(|lane| lane.name == name).expect("lane should exist");
         &mut self.stats[index]
     }
 
-    /// What rarely changes about the lane of that name, to be changed.
+    /// Returns the properties of a lane, mutably.
     ///
     /// # Panics
-    /// If there is no such lane.
+    /// Panics if no lane has this name.
     pub fn lane_mut(&mut self, name: &str) -> &mut LaneInfo {
         #[expect(clippy::expect_used, reason = "a test with a wrong name has to fail")]
-        self.lanes.iter_mut().find(|lane| lane.name == name).expect("the lane is there")
+        self.lanes.iter_mut().find(|lane| lane.name == name).expect("lane should exist")
     }
 
-    /// The names of lanes, for comparing.
+    /// Returns the names of lanes.
     ///
     /// # Panics
-    /// If there is no such lane.
+    /// Panics if a lane id is out of range.
     #[must_use]
     pub fn names(&self, lanes: &[LaneId]) -> Vec<&str> {
         lanes.iter().map(|lane| self.lanes[*lane as usize].name.as_str()).collect()
@@ -87,13 +88,13 @@ fn fake_stat(id: LaneId) -> LaneStat {
     }
 }
 
-/// A fleet as a request for one model sees it; outside a request there is no model.
-pub(super) struct ForModel<'a> {
+/// The view of a fleet during a request for `model`, or outside of a request.
+pub(super) struct ModelView<'a> {
     pub(super) fleet: &'a FakeFleet,
     pub(super) model: Option<String>,
 }
 
-impl FleetView for ForModel<'_> {
+impl FleetView for ModelView<'_> {
     fn stats(&self) -> Vec<LaneStat> {
         self.fleet.stats.clone()
     }
@@ -103,9 +104,9 @@ impl FleetView for ForModel<'_> {
     }
 
     fn candidates(&self) -> Vec<LaneId> {
-        let answers =
+        let serves =
             |lane: &&LaneInfo| self.model.as_ref().is_some_and(|model| lane.models.contains(model));
-        self.fleet.lanes.iter().filter(answers).map(|lane| lane.id).collect()
+        self.fleet.lanes.iter().filter(serves).map(|lane| lane.id).collect()
     }
 
     fn info(&self, lane: LaneId) -> Option<LaneInfo> {

@@ -1,4 +1,4 @@
-//! Requests.
+//! Fake requests.
 
 use std::cell::Cell;
 
@@ -6,39 +6,40 @@ use serde_json::Value;
 
 use crate::{Context, Endpoint, FieldValue, MessageInfo, RequestView, Role};
 
-/// A request.
+/// A fake request.
 #[derive(Debug, Clone)]
 pub struct FakeRequest {
-    /// Its figures. Change them as the test needs.
+    /// Numeric facts about the request. Tests may change them at any time.
     pub context: Context,
     text: String,
     id: String,
     body: Value,
     headers: Vec<(String, String)>,
     tenant: Option<String>,
-    /// Bytes that a call may be handed in all, and how many of them are left.
-    most: usize,
-    left: Cell<usize>,
+    /// Maximum number of bytes that one call may read in total.
+    read_limit: usize,
+    /// Bytes of the limit that the current call has left.
+    unread: Cell<usize>,
 }
 
 impl FakeRequest {
-    /// A chat request with this body.
+    /// Creates a chat request with this body.
     ///
     /// # Panics
-    /// If the body is not JSON.
+    /// Panics if the body is not JSON.
     #[must_use]
     pub fn chat(body: &str) -> Self {
-        Self::to(Endpoint::ChatCompletions, body)
+        Self::for_endpoint(Endpoint::ChatCompletions, body)
     }
 
-    /// A request to an endpoint with this body.
+    /// Creates a request to an endpoint with this body.
     ///
     /// # Panics
-    /// If the body is not JSON.
+    /// Panics if the body is not JSON.
     #[must_use]
-    pub fn to(endpoint: Endpoint, body: &str) -> Self {
+    pub fn for_endpoint(endpoint: Endpoint, body: &str) -> Self {
         #[expect(clippy::expect_used, reason = "a test with a wrong body has to fail")]
-        let value: Value = serde_json::from_str(body).expect("the body is JSON");
+        let value: Value = serde_json::from_str(body).expect("body should be JSON");
         let mut request = Self {
             context: Context {
                 now_ms: 0,
@@ -62,8 +63,8 @@ impl FakeRequest {
             body: value,
             headers: Vec::new(),
             tenant: None,
-            most: usize::MAX,
-            left: Cell::new(usize::MAX),
+            read_limit: usize::MAX,
+            unread: Cell::new(usize::MAX),
         };
         let messages = request.messages();
         let bytes: usize = request.texts().iter().map(String::len).sum();
@@ -72,51 +73,51 @@ impl FakeRequest {
         request
     }
 
-    /// With a header.
+    /// Adds a header.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// With an id.
+    /// Sets the request id.
     #[must_use]
     pub fn with_id(mut self, id: &str) -> Self {
         id.clone_into(&mut self.id);
         self
     }
 
-    /// With a seed.
+    /// Sets the seed.
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.context.seed = seed;
         self
     }
 
-    /// Of which a call is handed at most so many bytes in all, as hosts limit that.
+    /// Limits the number of bytes that one call may read in total, as hosts do.
     #[must_use]
-    pub fn handing_out(mut self, most: usize) -> Self {
-        self.most = most;
+    pub fn with_read_limit(mut self, bytes: usize) -> Self {
+        self.read_limit = bytes;
         self
     }
 
-    /// Another call begins.
-    pub(super) fn begin(&self) {
-        self.left.set(self.most);
+    /// Restores the read limit at the start of a call.
+    pub(super) fn reset_read_limit(&self) {
+        self.unread.set(self.read_limit);
     }
 
-    /// What a question may yield, of what it asks for.
-    fn allowed(&self, max_bytes: u32) -> usize {
-        self.left.get().min(max_bytes as usize)
+    /// Returns how many of `max_bytes` may still be read.
+    fn readable(&self, max_bytes: u32) -> usize {
+        self.unread.get().min(max_bytes as usize)
     }
 
-    fn hand_out(&self, bytes: usize) {
-        self.left.set(self.left.get() - bytes);
+    fn count_read(&self, bytes: usize) {
+        self.unread.set(self.unread.get() - bytes);
     }
 
-    /// Of a tenant.
+    /// Sets the tenant.
     #[must_use]
-    pub fn of_tenant(mut self, tenant: &str) -> Self {
+    pub fn with_tenant(mut self, tenant: &str) -> Self {
         self.tenant = Some(tenant.to_owned());
         self
     }
@@ -155,12 +156,12 @@ impl RequestView for FakeRequest {
     }
 
     fn field(&self, pointer: &str, max_bytes: u32) -> FieldValue {
-        let most = self.allowed(max_bytes);
+        let limit = self.readable(max_bytes);
         match self.body.pointer(pointer).filter(|_| !pointer.is_empty()).map(Value::to_string) {
             None => FieldValue::Absent,
-            Some(json) if json.len() > most => FieldValue::TooLarge(json.len() as u64),
+            Some(json) if json.len() > limit => FieldValue::TooLarge(json.len() as u64),
             Some(json) => {
-                self.hand_out(json.len());
+                self.count_read(json.len());
                 FieldValue::Json(json)
             }
         }
@@ -193,16 +194,16 @@ impl RequestView for FakeRequest {
         let texts = self.texts();
         let text = texts.get(index as usize).map_or("", String::as_str);
         let start = text.ceil_char_boundary((offset as usize).min(text.len()));
-        let end = (offset as usize).saturating_add(self.allowed(max_bytes)).min(text.len());
+        let end = (offset as usize).saturating_add(self.readable(max_bytes)).min(text.len());
         let part = text.get(start..text.floor_char_boundary(end)).unwrap_or("").to_owned();
-        self.hand_out(part.len());
+        self.count_read(part.len());
         part
     }
 
     fn body(&self, offset: u64, max_bytes: u32) -> Vec<u8> {
         let bytes: Vec<u8> =
-            self.text.bytes().skip(offset as usize).take(self.allowed(max_bytes)).collect();
-        self.hand_out(bytes.len());
+            self.text.bytes().skip(offset as usize).take(self.readable(max_bytes)).collect();
+        self.count_read(bytes.len());
         bytes
     }
 

@@ -1,11 +1,11 @@
 use super::*;
 use crate::{LaneState, Wish};
 
-/// Uses everything there is.
-struct Everything;
+/// A policy that uses all hooks and services.
+struct KitchenSink;
 
-impl Policy for Everything {
-    const NAME: &'static str = "everything";
+impl Policy for KitchenSink {
+    const NAME: &'static str = "kitchen-sink";
     const VERSION: &'static str = "1.0.0";
 
     fn configure(_: &str) -> Result<Self, PolicyError> {
@@ -13,33 +13,32 @@ impl Policy for Everything {
     }
 
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
-        call.metrics.add("asked", 2);
-        call.log.write_with(Level::Trace, || panic!("traces are not kept"));
+        call.metrics.add("calls", 2);
+        call.log.write_with(Level::Trace, || panic!("trace level is disabled"));
         call.log.write_with(Level::Info, || format!("at {}", call.context.now_ms));
         let seen = call
             .state
             .increment("seen", 1, 100)
             .map_err(|error| PolicyError::Other(error.to_string()))?;
-        Ok(Advice::only(call.fleet.candidates()).because(format!("seen {seen}")))
+        Ok(Advice::only(call.fleet.candidates()).with_reason(format!("seen {seen}")))
     }
 }
 
-impl Recover for Everything {
+impl Recover for KitchenSink {
     fn recover(&self, call: &Call<'_>, failed: &Failure) -> Result<Recovery, PolicyError> {
         let other = call.fleet.candidates().into_iter().find(|lane| *lane != failed.lane);
-        Ok(other
-            .map_or(Recovery::Planned, |lane| Recovery::Retry(crate::FallbackStep::plain(lane))))
+        Ok(other.map_or(Recovery::Planned, |lane| Recovery::Retry(crate::FallbackStep::new(lane))))
     }
 }
 
-impl Learn for Everything {
-    fn learn(&self, background: &Background<'_>, done: &[Outcome]) {
-        assert!(background.fleet.candidates().is_empty(), "no model is asked for");
+impl Observe for KitchenSink {
+    fn observe(&self, background: &Background<'_>, done: &[Outcome]) {
+        assert!(background.fleet.candidates().is_empty(), "no request, so no candidates");
         done.iter().for_each(|outcome| background.metrics.record("ttft", outcome.ttft_ms.into()));
     }
 }
 
-impl Tick for Everything {
+impl Tick for KitchenSink {
     fn tick(&self, background: &Background<'_>, seed: u64) -> Vec<LaneWish> {
         let cold = |stat: &&crate::LaneStat| stat.state == LaneState::Unloaded;
         let wish = |stat: &crate::LaneStat| LaneWish {
@@ -51,30 +50,30 @@ impl Tick for Everything {
     }
 }
 
-crate::export_policy!(Everything, on_failure, on_complete, on_tick);
+crate::export_policy!(KitchenSink, on_failure, on_complete, on_tick);
 
 fn why(advice: &Advice) -> &crate::Scalar {
     &advice.notes[0].value
 }
 
 #[test]
-fn every_hook_reaches_the_policy_and_what_it_leaves_can_be_read() {
+fn fake_host_calls_every_hook_and_exposes_effects() {
     let mut fleet = FakeFleet::new(&["a", "b"]);
     fleet.stat_mut("b").state = LaneState::Unloaded;
     let host = FakeHost::new(fleet).at(7);
     let request = FakeRequest::chat(r#"{"model": "auto", "messages": []}"#);
     for count in ["seen 1", "seen 2"] {
-        let advice = host.advise(&Everything, &request).unwrap();
+        let advice = host.advise(&KitchenSink, &request).unwrap();
         assert_eq!(why(&advice), &crate::Scalar::Text(count.into()));
     }
     host.advance(100);
     assert_eq!(
-        why(&host.advise(&Everything, &request).unwrap()),
+        why(&host.advise(&KitchenSink, &request).unwrap()),
         &crate::Scalar::Text("seen 1".into()),
         "expired"
     );
-    assert_eq!((host.counted("asked"), host.counted("other")), (6, 0));
-    assert_eq!(host.lines()[2], (Level::Info, "at 107".to_owned()));
+    assert_eq!((host.counter("calls"), host.counter("other")), (6, 0));
+    assert_eq!(host.log_lines()[2], (Level::Info, "at 107".to_owned()));
     let failed = Failure {
         lane: 0,
         what: TryResult::ServerError,
@@ -83,15 +82,15 @@ fn every_hook_reaches_the_policy_and_what_it_leaves_can_be_read() {
         elapsed_ms: 5,
         tries_left: 1,
     };
-    let recovery = host.recover(&Everything, &request, &failed).unwrap();
+    let recovery = host.recover(&KitchenSink, &request, &failed).unwrap();
     assert!(matches!(recovery, Recovery::Retry(step) if step.lane == 1));
-    host.learn(&Everything, &[Outcome { ttft_ms: 30, ..outcome(0) }, outcome(1)]);
-    assert_eq!(host.recorded("ttft"), [30, 0]);
-    assert_eq!(host.tick(&Everything, 9), [LaneWish { lane: 1, wish: Wish::Load, for_ms: 9 }]);
+    host.observe(&KitchenSink, &[Outcome { ttft_ms: 30, ..outcome(0) }, outcome(1)]);
+    assert_eq!(host.recorded_values("ttft"), [30, 0]);
+    assert_eq!(host.tick(&KitchenSink, 9), [LaneWish { lane: 1, wish: Wish::Load, for_ms: 9 }]);
 }
 
 #[test]
-fn state_keeps_to_its_limits_and_kinds() {
+fn state_enforces_limits_and_entry_kinds() {
     let services = FakeServices::default();
     let state = State(&services);
     assert_eq!(state.put(&"k".repeat(129), b"", 0), Err(StateError::TooLong));
@@ -101,11 +100,11 @@ fn state_keeps_to_its_limits_and_kinds() {
     assert_eq!((state.increment("n", 5, 10), state.increment("n", -2, 10)), (Ok(5), Ok(3)));
     assert_eq!(state.get("n"), Some(3i64.to_le_bytes().to_vec()));
     services.now_ms.set(9);
-    assert_eq!(state.increment("n", 0, 10), Ok(3), "a later use does not prolong it");
+    assert_eq!(state.increment("n", 0, 10), Ok(3), "later use does not extend the ttl");
     services.now_ms.set(10);
     assert_eq!(state.get("n"), None);
     services.full.set(true);
-    assert_eq!(state.put("k", b"w", 0), Ok(()), "what is there may change");
+    assert_eq!(state.put("k", b"w", 0), Ok(()), "existing entries may change");
     assert_eq!(state.put("new", b"", 0), Err(StateError::Full));
     assert_eq!(state.increment("new", 1, 0), Err(StateError::Full));
     state.delete("k");
@@ -113,19 +112,19 @@ fn state_keeps_to_its_limits_and_kinds() {
 }
 
 #[test]
-fn requests_hash_their_text_in_blocks_over_all_messages() {
+fn prefix_hashes_cover_blocks_across_messages() {
     let two =
         FakeRequest::chat(r#"{"messages": [{"content": "foo"}, {"content": [{"text": "bar"}]}]}"#);
     // FNV-1a 64 of "foobar", from the reference test suite.
     assert_eq!(two.prefix_hashes(6, 9), [0x8594_4171_f739_67e8]);
-    assert_eq!(two.prefix_hashes(4, 9).len(), 1, "an unfinished block has no hash");
+    assert_eq!(two.prefix_hashes(4, 9).len(), 1, "an incomplete block has no hash");
     assert_eq!(two.prefix_hashes(1, 3).len(), 3);
     assert!(two.prefix_hashes(0, 3).is_empty());
     assert_eq!(two.body(1, 10), b"\"messages\"");
 }
 
 #[test]
-fn a_call_is_handed_so_much_and_no_more() {
+fn read_limit_applies_per_call() {
     struct Reader;
 
     impl Policy for Reader {
@@ -140,12 +139,12 @@ fn a_call_is_handed_so_much_and_no_more() {
             let first = call.request.text(0, 0, 4);
             let second = call.request.text(0, 4, 4);
             let field = call.request.field("/messages", 1000);
-            Ok(Advice::any().because(format!("{first}|{second}|{field:?}")))
+            Ok(Advice::any().with_reason(format!("{first}|{second}|{field:?}")))
         }
     }
 
     let host = FakeHost::new(FakeFleet::new(&["a"]));
-    let request = FakeRequest::chat(r#"{"messages": [{"content": "foobar"}]}"#).handing_out(5);
+    let request = FakeRequest::chat(r#"{"messages": [{"content": "foobar"}]}"#).with_read_limit(5);
     for _ in 0..2 {
         let advice = host.advise(&Reader, &request).unwrap();
         assert_eq!(why(&advice), &crate::Scalar::Text("foob|a|FieldValue::TooLarge(22)".into()));

@@ -1,4 +1,4 @@
-// Sends long prompts to a lane of their own, and all others where they start soonest.
+// Sends long prompts to a dedicated lane, and all others to the lane with the earliest start.
 
 import { Config, Lanes, blend, only } from "../sdk/pointsman.js";
 
@@ -6,23 +6,23 @@ class Advisor {
   #lanes = new Lanes();
 
   constructor(config) {
-    this.longLane = config.text("long-lane");
-    this.longTokens = config.integer("long-tokens", 8000, { from: 1 });
-    config.end();
+    this.longLane = config.string("long-lane");
+    this.longTokens = config.integer("long-tokens", 8000, { min: 1 });
+    config.finish();
   }
 
-  /** Asked about every request: `call` has `context`, `request`, `fleet`, `log`, `metrics` and `state`. */
+  /** Called for every request: `call` has `context`, `request`, `fleet`, `log`, `metrics` and `state`. */
   advise(call) {
     const candidates = call.fleet.candidates();
     if (this.longLane !== null && call.context.promptTokens > this.longTokens) {
       const lane = this.#lanes.find(call, this.longLane);
       if (lane !== null && candidates.includes(lane)) {
         return only([lane])
-          .because(`a prompt of more than ${this.longTokens} tokens`)
-          .fallingBackTo(candidates.filter((other) => other !== lane));
+          .withReason(`a prompt of more than ${this.longTokens} tokens`)
+          .withFallback(candidates.filter((other) => other !== lane));
       }
     }
-    return blend({ "est-wait": 700, "cached-tokens": 300 }).because("the shortest wait");
+    return blend({ "est-wait": 700, "cached-tokens": 300 }).withReason("the shortest wait");
   }
 }
 

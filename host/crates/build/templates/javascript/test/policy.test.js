@@ -12,6 +12,7 @@ test("a long prompt goes to the long lane", () => {
   assert.deepEqual(advice.lanes, { tag: "only", val: [1] });
 });
 
-test("a mistake in the configuration is named", () => {
-  assert.throws(() => configure(policy, { "long-lane": 5 }), { tag: "invalid-config", val: "`long-lane` must be a text" });
+test("an invalid configuration names the key", () => {
+  const expected = { tag: "invalid-config", val: "long-lane: expected a string, found 5" };
+  assert.throws(() => configure(policy, { "long-lane": 5 }), expected);
 });

@@ -1,11 +1,14 @@
-//! Sends long prompts to a lane of their own, and all others where they start soonest.
+//! Sends long prompts to a dedicated lane, and all others to the lane with the earliest start.
 
-use nojson::RawJson;
-use pointsman_sdk::{Advice, Call, LaneAdvice, Metric, MetricWeight, Policy, PolicyError};
+use pointsman_sdk::{
+    Advice, Call, LaneAdvice, Metric, MetricWeight, Policy, PolicyError, config,
+};
 
-/// The policy, configured.
+/// The configured policy.
 pub struct Advisor {
+    /// Lane for long prompts.
     long_lane: Option<String>,
+    /// Prompts of more tokens than this are long.
     long_tokens: u32,
 }
 
@@ -13,47 +16,40 @@ impl Policy for Advisor {
     const NAME: &'static str = "POLICY_NAME";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
 
-    fn configure(config: &str) -> Result<Self, PolicyError> {
-        Self::read(config).map_err(PolicyError::InvalidConfig)
+    fn configure(json: &str) -> Result<Self, PolicyError> {
+        let mut advisor = Self { long_lane: None, long_tokens: 8_000 };
+        config::read(json, |key, value| {
+            match key {
+                "long-lane" => advisor.long_lane = Some(value.string()?),
+                "long-tokens" => advisor.long_tokens = value.integer(1..=u32::MAX)?,
+                _ => return Err(value.unknown_key()),
+            }
+            Ok(())
+        })?;
+        Ok(advisor)
     }
 
-    /// Asked about every request.
+    /// Called for every request.
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
         let candidates = call.fleet.candidates();
-        let long_lane = self.long_lane.as_deref().filter(|_| call.context.prompt_tokens > self.long_tokens);
-        let lane = long_lane.and_then(|name| call.fleet.find(name)).filter(|lane| candidates.contains(lane));
+        let is_long = call.context.prompt_tokens > self.long_tokens;
+        let lane = self
+            .long_lane
+            .as_deref()
+            .filter(|_| is_long)
+            .and_then(|name| call.fleet.find(name))
+            .filter(|lane| candidates.contains(lane));
         Ok(match lane {
             Some(lane) => Advice::only([lane])
-                .because(format!("a prompt of more than {} tokens", self.long_tokens))
-                .falling_back_to(candidates.into_iter().filter(|other| *other != lane)),
+                .with_reason(format!("a prompt of more than {} tokens", self.long_tokens))
+                .with_fallback(candidates.into_iter().filter(|other| *other != lane)),
             None => {
                 let weights = [(Metric::EstWait, 700), (Metric::CachedTokens, 300)];
                 let weights = weights.map(|(metric, weight)| MetricWeight { metric, weight });
                 let lanes = LaneAdvice::Blend(weights.to_vec());
-                Advice { lanes, ..Advice::any() }.because("the shortest wait")
+                Advice { lanes, ..Advice::any() }.with_reason("the shortest wait")
             }
         })
-    }
-}
-
-impl Advisor {
-    fn read(config: &str) -> Result<Self, String> {
-        let json = RawJson::parse(config).map_err(|error| format!("the configuration is no JSON: {error}"))?;
-        let mut advisor = Self { long_lane: None, long_tokens: 8_000 };
-        for (key, value) in json.value().to_object().map_err(|_| "the configuration must be an object")? {
-            let key: String = key.try_into().map_err(|_| "a key must be a text")?;
-            match key.as_str() {
-                "long-lane" => {
-                    let name: String = value.try_into().map_err(|_| "`long-lane` must be a text")?;
-                    advisor.long_lane = Some(name);
-                }
-                "long-tokens" => {
-                    advisor.long_tokens = value.try_into().map_err(|_| "`long-tokens` must be a whole number")?;
-                }
-                _ => return Err(format!("there is no key `{key}`")),
-            }
-        }
-        Ok(advisor)
     }
 }
 
@@ -66,16 +62,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_prompt_goes_to_the_long_lane() {
+    fn long_prompt_goes_to_the_long_lane() {
         let advisor = Advisor::configure(r#"{"long-lane": "reader", "long-tokens": 3}"#).unwrap();
-        let body = r#"{"model": "auto", "messages": [{"role": "user", "content": "more than three tokens"}]}"#;
-        let advice = advise(&advisor, &FakeRequest::chat(body), &FakeFleet::new(&["quick", "reader"]));
+        let request = FakeRequest::chat(
+            r#"{"model": "auto", "messages": [{"role": "user", "content": "a few more tokens"}]}"#,
+        );
+        let advice = advise(&advisor, &request, &FakeFleet::new(&["quick", "reader"]));
         assert_eq!(advice.unwrap().lanes, LaneAdvice::Only(vec![1]));
     }
 
     #[test]
-    fn a_mistake_in_the_configuration_is_named() {
+    fn invalid_configuration_names_the_key() {
         let error = Advisor::configure(r#"{"long-lane": 5}"#).err().unwrap();
-        assert!(matches!(error, PolicyError::InvalidConfig(text) if text == "`long-lane` must be a text"));
+        let expected = "long-lane: expected a string, found 5";
+        assert_eq!(error, PolicyError::InvalidConfig(expected.into()));
     }
 }

@@ -1,4 +1,4 @@
-//! What `build` says when it cannot build.
+//! Errors of `build`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
@@ -18,39 +18,40 @@ fn folder(build: &str) -> tempfile::TempDir {
     dir
 }
 
-fn refused(folder: &Path, tools: &Tools) -> String {
-    build(folder, tools, &mut |_| {}).unwrap_err().to_string()
+fn build_error(folder: &Path, tools: &Tools) -> BuildError {
+    build(folder, tools, &mut |_| {}).unwrap_err()
 }
 
 #[test]
-fn mistakes_in_the_manifest_are_named() {
+fn manifest_errors_name_the_key() {
     for (text, part) in [
-        ("", "there is no [build]"),
+        ("", "[build]"),
         ("[build]\nlanguage = \"javascript\"", "missing field `source`"),
         ("[build]\nlanguage = \"cobol\"\nsource = \"src/policy.js\"", "line 5"),
         (
             "[build]\nlanguage = \"javascript\"\nsource = \"../policy.js\"",
-            "must be a path within this folder",
+            "build.source: invalid path \"../policy.js\"",
         ),
         (
             "[build]\nlanguage = \"javascript\"\nsource = \"/etc/passwd\"",
-            "must be a path within this folder",
+            "build.source: invalid path \"/etc/passwd\"",
         ),
-        ("[build]\nlanguage = \"javascript\"\nsource = \"\"", "must be a path within this folder"),
-        ("[build]\nlanguage = \"javascript\"\nsource = \"src/other.js\"", "there is no "),
+        ("[build]\nlanguage = \"javascript\"\nsource = \"\"", "build.source: invalid path \"\""),
+        ("[build]\nlanguage = \"javascript\"\nsource = \"src/other.js\"", "build.source: "),
         (
             "[build]\nlanguage = \"javascript\"\nsource = \"src/policy.js\"\ncolour = 5",
             "unknown field `colour`",
         ),
     ] {
         let dir = folder(text);
-        let error = refused(dir.path(), &Tools::from_environment());
-        assert!(error.contains(part) && error.contains("policy.toml"), "{text}: {error}");
+        let error = build_error(dir.path(), &Tools::from_environment());
+        let BuildError::Manifest { file, problem } = &error else { panic!("{text}: {error}") };
+        assert!(file.ends_with("policy.toml") && problem.contains(part), "{text}: {error}");
     }
 }
 
 #[test]
-fn a_tool_that_fails_is_quoted_and_the_old_component_stays() {
+fn failed_build_reports_tool_output_and_keeps_the_old_component() {
     let dir = tempfile::tempdir().unwrap();
     let policy = new_policy(dir.path(), "a", Language::JavaScript).unwrap();
     fs::write(policy.join("policy.wasm"), "the old one").unwrap();
@@ -63,7 +64,7 @@ fn a_tool_that_fails_is_quoted_and_the_old_component_stays() {
     let tools = Tools::from_environment().with_folder(&bin);
     let error = build(&policy, &tools, &mut |line| lines.push(line.to_owned())).unwrap_err();
     assert!(
-        matches!(&error, BuildError::Failed { tool, .. } if tool == "componentize-qjs"),
+        matches!(&error, BuildError::ToolFailed { tool, .. } if tool == "componentize-qjs"),
         "{error}"
     );
     assert!(
@@ -75,7 +76,7 @@ fn a_tool_that_fails_is_quoted_and_the_old_component_stays() {
 }
 
 #[test]
-fn a_component_that_wants_more_than_the_contract_is_refused() {
+fn component_with_imports_outside_the_contract_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let policy = new_policy(dir.path(), "a", Language::JavaScript).unwrap();
     let bin = dir.path().join("bin");
@@ -83,30 +84,30 @@ fn a_component_that_wants_more_than_the_contract_is_refused() {
     let tool = bin.join("componentize-qjs");
     let wat = "(component (import \"wasi:cli/exit@0.2.0\" (instance)))";
     fs::write(dir.path().join("wasi.wasm"), wat::parse_str(wat).unwrap()).unwrap();
-    // The component goes to where the last argument says.
+    // The last argument is the output path.
     let copy = format!(
         "#!/bin/sh\nfor last; do :; done\ncp {:?} \"$last\"\n",
         dir.path().join("wasi.wasm")
     );
     fs::write(&tool, copy).unwrap();
     fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let error = refused(&policy, &Tools::from_environment().with_folder(&bin));
-    assert!(error.contains("imports `wasi:cli/exit@0.2.0`, which policies may not use"), "{error}");
+    let error = build_error(&policy, &Tools::from_environment().with_folder(&bin));
+    let is_import_error =
+        matches!(&error, BuildError::Component(text) if text.contains("`wasi:cli/exit@0.2.0`"));
+    assert!(is_import_error, "{error}");
     assert!(!policy.join("policy.wasm").exists());
 }
 
 #[test]
-fn what_a_build_needs_is_asked_for() {
+fn missing_sdk_is_reported() {
     let dir = folder("[build]\nlanguage = \"c\"\nsource = \"src/policy.js\"");
     let bin = dir.path().join("bin");
     fs::create_dir(&bin).unwrap();
     fs::write(bin.join("zig"), "").unwrap();
     let tools = Tools::from_environment().with_folder(&bin);
-    let error = refused(dir.path(), &tools);
-    assert!(
-        error.contains("sdk is missing; `pointsman policy new` makes folders that have it"),
-        "{error}"
-    );
+    let error = build_error(dir.path(), &tools);
+    let is_missing = matches!(&error, BuildError::Usage(text) if text.contains("sdk is missing"));
+    assert!(is_missing, "{error}");
     vendor(dir.path(), Language::C).unwrap();
     assert!(
         dir.path().join("sdk/pointsman.h").exists() && dir.path().join(".build/policy.h").exists()
@@ -114,7 +115,7 @@ fn what_a_build_needs_is_asked_for() {
 }
 
 #[test]
-fn languages_are_known_by_their_usual_names() {
+fn language_aliases_are_accepted() {
     for (name, language) in [
         ("rust", Language::Rust),
         ("js", Language::JavaScript),
@@ -124,6 +125,6 @@ fn languages_are_known_by_their_usual_names() {
     ] {
         assert_eq!(name.parse::<Language>().unwrap(), language);
     }
-    let error = "go".parse::<Language>().unwrap_err().to_string();
-    assert!(error.contains("there are rust, javascript, python and c"), "{error}");
+    let error = "go".parse::<Language>().unwrap_err();
+    assert!(matches!(&error, BuildError::Usage(text) if text.contains("`go`")), "{error}");
 }
