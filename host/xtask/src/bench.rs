@@ -1,5 +1,6 @@
-//! `cargo xtask bench`: figures of the parts (criterion) and of the whole (routed against direct, and against HAProxy in
-//! front of the same engine), in tables. Nothing here asserts a time: machines differ, and are noisy.
+//! `cargo xtask bench`: benchmarks of the parts (criterion) and of the whole (routed requests
+//! compared with direct ones, and with HAProxy in front of the same engine). There are no
+//! assertions about times, because machines differ and are noisy.
 
 mod simulation;
 mod waiting;
@@ -15,31 +16,35 @@ use anyhow::{Context as _, Result, bail};
 use crate::command::{cargo, output, run, target_dir};
 use crate::setup;
 
-/// Rounds of each measurement; the medians are shown.
+/// Number of rounds of each measurement; tables show the medians.
 const ROUNDS: usize = 3;
 
-/// A part of the benchmark.
+/// A part of the benchmark: name, title and function.
 type Part = (&'static str, &'static str, fn(&Path) -> Result<()>);
 
 const PARTS: [Part; 6] = [
     ("parts", "the parts", parts),
     (
         "turns",
-        "the same work in turns: first come first served, the dispatcher's rules, the cortex policy",
+        "the same workload with first come first served, the dispatcher's rules and cortex",
         turns,
     ),
-    ("policies", "policies: in four languages, in chains, at once, tried out, swapped", policies),
-    ("whole", "the whole: one engine that answers at once, on this machine", whole),
-    ("truth", "a workload in real time, and simulated", simulation::truth),
+    (
+        "policies",
+        "policies: in four languages, in chains, concurrent, as candidates, replaced",
+        policies,
+    ),
+    ("whole", "the whole: one local engine that responds immediately", whole),
+    ("truth", "a workload in real time and simulated", simulation::truth),
     ("simulation", "the speed of the simulator", simulation::speed),
 ];
 
-/// Measure these parts, or all of them, and print.
+/// Runs these parts, or all of them, and prints the results.
 pub(crate) fn bench(root: &Path, only: &[&str]) -> Result<()> {
-    if let Some(wrong) = only.iter().find(|only| PARTS.iter().all(|part| part.0 != **only)) {
-        bail!("there is no part `{wrong}`; the parts are {}", PARTS.map(|part| part.0).join(", "));
+    if let Some(unknown) = only.iter().find(|only| PARTS.iter().all(|part| part.0 != **only)) {
+        bail!("unknown part `{unknown}`; expected one of {}", PARTS.map(|part| part.0).join(", "));
     }
-    println!("== building with all optimisations");
+    println!("== building with optimizations");
     let packages = ["--package", "pointsman", "--package", "pointsman-tests", "--bins"];
     run(cargo(root)?.args(["build", "--release", "--quiet"]).args(packages))?;
     for (_, title, measure) in PARTS.iter().filter(|part| only.is_empty() || only.contains(&part.0))
@@ -73,7 +78,7 @@ fn policies(root: &Path) -> Result<()> {
         .env("POINTSMAN_FRESH_GUESTS", &fresh))
 }
 
-/// A server that is measured.
+/// A server under test.
 struct Server {
     name: &'static str,
     child: Child,
@@ -82,19 +87,20 @@ struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // Errors mean that the server has exited already.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// What one run of the load generator says.
+/// Results of one run of the load generator, times in microseconds.
 #[derive(Debug, Clone, Copy, Default)]
-struct Figures {
+struct Measurement {
     rate: f64,
     first: f64,
     last_p50: f64,
     last_p99: f64,
-    /// Microseconds of CPU that the server took for a request.
+    /// CPU time of the server per request.
     cpu: f64,
 }
 
@@ -139,42 +145,42 @@ fn table(release: &Path, title: &str, arguments: &[&str], servers: &[Server]) ->
         "{:<20}{:>10}{:>12}{:>12}{:>12}{:>14}{:>12}",
         "", "req/s", "first p50", "last p50", "last p99", "added p50", "CPU/req"
     );
-    let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
-    // In turn, so that a change of the machine's mood hits all of them.
+    let mut rounds: Vec<Vec<Measurement>> = vec![Vec::new(); servers.len()];
+    // Measure the servers in turn, so that changes of the machine's load affect all of them.
     for _ in 0..ROUNDS {
-        for (server, figures) in servers.iter().zip(&mut rounds) {
-            figures.push(measure(release, arguments, server)?);
+        for (server, results) in servers.iter().zip(&mut rounds) {
+            results.push(measure(release, arguments, server)?);
         }
     }
-    let median = |figures: &[Figures], of: fn(&Figures) -> f64| {
-        let mut values: Vec<f64> = figures.iter().map(of).collect();
+    let median = |results: &[Measurement], field: fn(&Measurement) -> f64| {
+        let mut values: Vec<f64> = results.iter().map(field).collect();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
-    let direct = median(&rounds[0], |figures| figures.last_p50);
-    for (server, figures) in servers.iter().zip(&rounds) {
+    let direct = median(&rounds[0], |result| result.last_p50);
+    for (server, results) in servers.iter().zip(&rounds) {
         println!(
             "{:<20}{:>10.0}{:>9.0} us{:>9.0} us{:>9.0} us{:>11.0} us{:>9.1} us",
             server.name,
-            median(figures, |figures| figures.rate),
-            median(figures, |figures| figures.first),
-            median(figures, |figures| figures.last_p50),
-            median(figures, |figures| figures.last_p99),
-            median(figures, |figures| figures.last_p50) - direct,
-            median(figures, |figures| figures.cpu),
+            median(results, |result| result.rate),
+            median(results, |result| result.first),
+            median(results, |result| result.last_p50),
+            median(results, |result| result.last_p99),
+            median(results, |result| result.last_p50) - direct,
+            median(results, |result| result.cpu),
         );
     }
     Ok(())
 }
 
-fn measure(release: &Path, arguments: &[&str], server: &Server) -> Result<Figures> {
+fn measure(release: &Path, arguments: &[&str], server: &Server) -> Result<Measurement> {
     let before = cpu(server.child.id())?;
-    let begun = Instant::now();
+    let start = Instant::now();
     let mut load = Command::new(release.join("load"));
     load.args(arguments).args(["--port", &server.port.to_string()]);
     let line =
         output(&mut load).with_context(|| format!("{}: the load generator failed", server.name))?;
-    let (spent, took) = (cpu(server.child.id())? - before, begun.elapsed().as_secs_f64());
+    let (spent, took) = (cpu(server.child.id())? - before, start.elapsed().as_secs_f64());
     let value = |key: &str| -> Result<f64> {
         let rest = line
             .split(&format!("\"{key}\":"))
@@ -184,9 +190,9 @@ fn measure(release: &Path, arguments: &[&str], server: &Server) -> Result<Figure
         text.parse().with_context(|| format!("{key} in {line}"))
     };
     let rate = value("requests_per_second")?;
-    // Over the whole run, warming up included, at the rate that was measured.
+    // CPU time of the whole run, including the warm-up, at the measured rate.
     let cpu = spent * 1e6 / (rate * took).max(1.0);
-    Ok(Figures {
+    Ok(Measurement {
         rate,
         first: value("first_p50_us")?,
         last_p50: value("last_p50_us")?,
@@ -236,24 +242,25 @@ fn start(name: &'static str, command: &mut Command, port: u16, with_port: bool) 
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
-        .with_context(|| format!("{name} cannot be started"))?;
+        .with_context(|| format!("failed to start {name}"))?;
     let mut server = Server { name, child, port };
-    let begun = Instant::now();
+    let start = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         if let Some(status) = server.child.try_wait()? {
-            bail!("{name} ended: {status}");
+            bail!("{name} exited: {status}");
         }
-        if begun.elapsed() > Duration::from_secs(30) {
-            bail!("{name} does not listen on port {port}");
+        if start.elapsed() > Duration::from_secs(30) {
+            bail!("{name} is not listening on port {port}");
         }
         std::thread::park_timeout(Duration::from_millis(20));
     }
-    // Its lanes have to be found ready, too.
+    // Wait until the lanes are ready.
     std::thread::park_timeout(Duration::from_millis(500));
     Ok(server)
 }
 
-/// Seconds of CPU that a process has taken: fields 14 and 15 of its stat, in hundredths (proc_pid_stat(5)).
+/// Returns the CPU seconds of a process: fields 14 and 15 of its stat, in hundredths
+/// (proc_pid_stat(5)).
 fn cpu(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
@@ -262,13 +269,13 @@ fn cpu(pid: u32) -> Result<f64> {
     Ok((ticks(11) + ticks(12)) / 100.0)
 }
 
-/// KiB of memory that a process has now.
+/// Returns the resident memory of a process in KiB.
 fn resident(pid: u32) -> Option<u64> {
     status(pid, "VmRSS:")
 }
 
-/// KiB of memory that a process had at most.
-fn resident_most(pid: u32) -> Option<u64> {
+/// Returns the peak resident memory of a process in KiB.
+fn peak_resident(pid: u32) -> Option<u64> {
     status(pid, "VmHWM:")
 }
 

@@ -1,4 +1,4 @@
-//! Running other programs, and saying so.
+//! Runs and logs commands.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Where cargo builds: outside the project's folder, and shared by all checkouts, so that wasmtime compiles once.
+/// Returns the target folder of cargo. It is outside the workspace and shared by all checkouts, so
+/// that wasmtime is compiled only once.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => std::path::absolute(dir).context("CARGO_TARGET_DIR"),
@@ -14,34 +15,34 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     }
 }
 
-/// Where downloads, virtual environments and builds are kept.
+/// Returns the folder for downloads, virtual environments and builds.
 pub(crate) fn cache_dir() -> Result<PathBuf> {
     let home = std::env::var_os("HOME").context("the environment variable HOME is not set")?;
     Ok(PathBuf::from(home).join(".cache").join("pointsman"))
 }
 
-/// A cargo command in the project's folder.
+/// Returns a cargo command that runs in the workspace.
 pub(crate) fn cargo(root: &Path) -> Result<Command> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root).env("CARGO_TARGET_DIR", target_dir()?);
     Ok(command)
 }
 
-/// Say what is run, run it, and fail if it fails.
+/// Prints and runs a command, and fails if the command fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = line(command);
     println!("$ {line}");
     let status = command
         .stdin(Stdio::null())
         .status()
-        .with_context(|| format!("`{line}` cannot be started"))?;
+        .with_context(|| format!("failed to start `{line}`"))?;
     if !status.success() {
         bail!("`{line}` failed: {status}");
     }
     Ok(())
 }
 
-/// What a command prints, if it succeeds.
+/// Returns the standard output of a command, or `None` if it fails.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())

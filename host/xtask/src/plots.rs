@@ -1,4 +1,4 @@
-//! The plots of the documentation: drawn anew from the scenarios that they are named after.
+//! Regenerates the plots of the documentation from the scenarios that they are named after.
 
 use std::fs;
 use std::path::Path;
@@ -8,15 +8,16 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::command::{cargo, run};
 
-/// Where they are: `SCENARIO.PLOT.svg`. Which there are to be is said by the files that are there.
+/// Folder of the plots, `SCENARIO.PLOT.svg`. The existing files determine which plots are
+/// generated.
 const FOLDER: &str = "host/docs/simulation";
 
-/// Draw all of them.
+/// Regenerates all plots.
 pub(crate) fn plots(root: &Path) -> Result<()> {
     let folder = root.join(FOLDER);
     let mut names: Vec<(String, String)> = Vec::new();
     for entry in
-        fs::read_dir(&folder).with_context(|| format!("{} cannot be read", folder.display()))?
+        fs::read_dir(&folder).with_context(|| format!("failed to read {}", folder.display()))?
     {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if let Some((scenario, plot)) =
@@ -29,21 +30,22 @@ pub(crate) fn plots(root: &Path) -> Result<()> {
     let mut scenarios: Vec<&str> = names.iter().map(|(scenario, _)| scenario.as_str()).collect();
     scenarios.dedup();
     for scenario in scenarios {
-        let drawn = tempfile::tempdir().context("there is no room for the plots")?;
+        let output = tempfile::tempdir().context("failed to create a temporary folder")?;
         let file = root.join("examples/scenarios").join(scenario).with_extension("toml");
         let mut simulate: Command = cargo(root)?;
         simulate.args(["run", "--quiet", "--package", "pointsman", "--", "simulate"]).arg(file);
-        simulate.arg("--quiet").arg("--svg").arg(drawn.path());
+        simulate.arg("--quiet").arg("--svg").arg(output.path());
         run(&mut simulate)?;
-        for (_, plot) in names.iter().filter(|(of, _)| of == scenario) {
-            let from = drawn.path().join(plot).with_extension("svg");
+        for (_, plot) in names.iter().filter(|(name, _)| name == scenario) {
+            let from = output.path().join(plot).with_extension("svg");
             if !from.exists() {
                 bail!(
-                    "the scenario {scenario} has no plot {plot}; remove {scenario}.{plot}.svg from {FOLDER}"
+                    "scenario {scenario} has no plot {plot}; remove {scenario}.{plot}.svg from \
+                     {FOLDER}"
                 );
             }
             fs::copy(&from, folder.join(format!("{scenario}.{plot}.svg")))?;
-            println!("drew {FOLDER}/{scenario}.{plot}.svg");
+            println!("wrote {FOLDER}/{scenario}.{plot}.svg");
         }
     }
     Ok(())

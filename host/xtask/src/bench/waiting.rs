@@ -1,5 +1,5 @@
-//! What waiting costs: many requests that wait for a lane while it loads, and how quickly the first of them is on its way when
-//! the lane is ready.
+//! Cost of waiting: memory of requests that wait while a lane loads, and the time until the first
+//! of them is sent once the lane is ready.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -12,20 +12,20 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{free_port, resident, start};
 
-/// Requests that wait at once.
-const WAITING: usize = 2_000;
-/// Milliseconds until the engine answers: long enough for all of them to come.
-const LOAD: u64 = 15_000;
-/// Bytes of a request's body.
-const BODY: usize = 1_000;
+/// Number of waiting requests.
+const REQUESTS: usize = 2_000;
+/// Load time of the engine in milliseconds: long enough for all requests to arrive.
+const LOAD_MS: u64 = 15_000;
+/// Size of a request body in bytes.
+const BODY_BYTES: usize = 1_000;
 
-/// Measure, and print.
+/// Runs the benchmark and prints the results.
 pub(super) fn waiting(release: &Path, folder: &Path) -> Result<()> {
     let engine = release.join("fake-engine");
     let config = format!(
         "server = {{ keep-alive = \"1s\" }}\nqueue = {{ per-lane = 10000, total = 10000, max-wait = \"5m\" }}\n\
          [log]\nlevel = \"warn\"\n[state]\ndir = {:?}\n[[lanes]]\nname = \"a\"\nslots = 4\n[lanes.engine]\ndriver = \"llama-cpp\"\n\
-         command = [{engine:?}, \"--port\", \"{{port}}\", \"--alias\", \"a\", \"--load-ms\", \"{LOAD}\"]\n",
+         command = [{engine:?}, \"--port\", \"{{port}}\", \"--alias\", \"a\", \"--load-ms\", \"{LOAD_MS}\"]\n",
         folder.join("state")
     );
     let file = folder.join("waiting.toml");
@@ -37,41 +37,41 @@ pub(super) fn waiting(release: &Path, folder: &Path) -> Result<()> {
     let memory = || resident(server.child.id()).context("no VmRSS");
     let bare = memory()?;
     let mut clients: Vec<TcpStream> =
-        (0..WAITING).map(|_| connected(port)).collect::<Result<_>>()?;
+        (0..REQUESTS).map(|_| connect(port)).collect::<Result<_>>()?;
     let before = memory()?;
     for (number, client) in clients.iter_mut().enumerate() {
-        ask(client, number % 2 == 0)?;
+        send_request(client, number % 2 == 0)?;
     }
-    until(port, "pointsman_lane_queued{lane=\"a\"}", WAITING as f64)?;
-    // Streams have been told that they are alive by then, which is part of what they cost.
+    wait_for_metric(port, "pointsman_lane_queued{lane=\"a\"}", REQUESTS as f64)?;
+    // Wait for the first keep-alive of the streams, whose cost is included.
     std::thread::park_timeout(Duration::from_millis(1_500));
-    let each = |more: u64, less: u64| more.saturating_sub(less) as f64 / WAITING as f64;
+    let each = |more: u64, less: u64| more.saturating_sub(less) as f64 / REQUESTS as f64;
     println!(
-        "{WAITING} requests wait, half of them streams: {:.1} KiB each beyond its body of {BODY} bytes and its connection, \
-         which takes {:.1} KiB",
-        each(memory()?, before) - BODY as f64 / 1024.0,
+        "{REQUESTS} waiting requests, half of them streams: {:.1} KiB each, plus the body of \
+         {BODY_BYTES} bytes and {:.1} KiB for the connection",
+        each(memory()?, before) - BODY_BYTES as f64 / 1024.0,
         each(before, bare)
     );
-    until(port, "pointsman_lane_queued{lane=\"a\"}", 0.0)?;
+    wait_for_metric(port, "pointsman_lane_queued{lane=\"a\"}", 0.0)?;
     let sum = metric(port, "pointsman_switch_seconds_sum{lane=\"a\",part=\"first-answer\"}")?;
     println!(
-        "from a slot of the lane that has become ready to the first byte of its first answer: {:.2} ms",
+        "from the first free slot to the first byte of the first response: {:.2} ms",
         sum * 1e3
     );
     Ok(())
 }
 
-/// A connection that has been used, and is kept.
-fn connected(port: u16) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("no connection")?;
+/// Returns a keep-alive connection that was used once.
+fn connect(port: u16) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("failed to connect")?;
     write!(stream, "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
     let count = stream.read(&mut [0; 1024])?;
     if count == 0 { Err(anyhow!("the connection was closed")) } else { Ok(stream) }
 }
 
-/// Send a request, and do not wait for the answer.
-fn ask(stream: &mut TcpStream, streaming: bool) -> Result<()> {
-    let padding = "x".repeat(BODY - 90);
+/// Sends a request without waiting for the response.
+fn send_request(stream: &mut TcpStream, streaming: bool) -> Result<()> {
+    let padding = "x".repeat(BODY_BYTES - 90);
     let body = format!(
         "{{\"model\":\"a\",\"stream\":{streaming},\"max_tokens\":1,\"messages\":[{{\"role\":\"user\",\"content\":\"{padding}\"}}]}}"
     );
@@ -83,12 +83,12 @@ fn ask(stream: &mut TcpStream, streaming: bool) -> Result<()> {
     Ok(())
 }
 
-/// Wait until a metric has a value.
-fn until(port: u16, name: &str, wanted: f64) -> Result<()> {
-    let begun = Instant::now();
-    while metric(port, name)? != wanted {
-        if begun.elapsed() > Duration::from_secs(120) {
-            bail!("{name} did not become {wanted}");
+/// Waits until a metric has a value.
+fn wait_for_metric(port: u16, name: &str, expected: f64) -> Result<()> {
+    let start = Instant::now();
+    while metric(port, name)? != expected {
+        if start.elapsed() > Duration::from_secs(120) {
+            bail!("{name} did not become {expected}");
         }
         std::thread::park_timeout(Duration::from_millis(50));
     }
@@ -96,7 +96,7 @@ fn until(port: u16, name: &str, wanted: f64) -> Result<()> {
 }
 
 fn metric(port: u16, name: &str) -> Result<f64> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("no connection")?;
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("failed to connect")?;
     write!(stream, "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

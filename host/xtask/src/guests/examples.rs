@@ -1,4 +1,5 @@
-//! The example policy in each language, and a policy of each template: complete folders, as a user would have them.
+//! Builds the example policy in each language and a policy from each template, as complete policy
+//! folders.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,37 +12,38 @@ use pointsman_xtask::folders_sha256;
 use crate::command::{run, target_dir};
 use crate::setup;
 
-/// Where the example is.
+/// Folder of the example.
 const EXAMPLE: &str = "plugins/examples/team-lanes";
-/// Where the templates are.
+/// Folder of the templates.
 const TEMPLATES: &str = "host/crates/build/templates";
-/// The types of the contract for Python's editors and native tests.
+/// Folder of the generated Python types of the contract, for editors and native tests.
 const PYTHON_BINDINGS: &str = "plugins/sdk/python/bindings";
-/// What of them is kept: the rest of what the tool writes is for asynchronous worlds.
+/// The generated files that are kept. The others are for asynchronous worlds.
 const BINDINGS: [&str; 2] = ["wit_world", "componentize_py_types.py"];
-/// Beside each component: what it was built from.
+/// File next to each component, with the digest of its inputs.
 const INPUTS: &str = ".inputs-sha256";
 
-/// Build all of them into `out`; those whose inputs have not changed are left.
+/// Builds all examples and templates into `out`, except those whose inputs have not changed.
 pub(super) fn build(root: &Path, route: RustRoute, out: &Path) -> Result<()> {
     let [python, node] = setup::guest_tools(root)?;
     let tools = Tools::from_environment()
         .with_folder(python)
         .with_folder(node)
-        // Of its own: other flags than those of the tree's policies would make each of them build everything anew.
+        // A separate target folder: the compiler flags differ from those of the other policies, and
+        // alternating between them would rebuild everything.
         .with_target_dir(target_dir()?.join("guests/new"));
     for language in Language::ALL {
         let folder = out.join(format!("team-lanes-{language}"));
         let own = [format!("{EXAMPLE}/{language}")];
-        unless_fresh(root, language, &own, &folder, || {
+        build_if_stale(root, language, &own, &folder, || {
             example(root, route, language, &folder, &tools)
         })?;
-        // They are no part of the component.
+        // Golden cases are not an input of the component, so they are always copied.
         fs::copy(root.join(EXAMPLE).join("cases.jsonl"), folder.join("cases.jsonl"))?;
         let name = format!("new-{language}");
         let folder = out.join(&name);
         let own = ["common", language.name()].map(|part| format!("{TEMPLATES}/{part}"));
-        unless_fresh(root, language, &own, &folder, || {
+        build_if_stale(root, language, &own, &folder, || {
             new_policy(out, &name, language)?;
             build_folder(&folder, &tools)
         })?;
@@ -49,31 +51,31 @@ pub(super) fn build(root: &Path, route: RustRoute, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Make a folder anew, unless it was made of the same inputs.
-fn unless_fresh(
+/// Rebuilds a folder, unless it was built from the same inputs.
+fn build_if_stale(
     root: &Path,
     language: Language,
     own: &[String],
     folder: &Path,
-    make: impl FnOnce() -> Result<()>,
+    build: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let sdk = format!("plugins/sdk/{language}");
     let mut folders = vec![sdk.as_str(), "wit/0.1", "host/crates/build/src"];
     folders.extend(own.iter().map(String::as_str));
     let node = fs::read_to_string(root.join("tests/node/package.json"))?;
     let inputs = folders_sha256(root, &folders, &format!("{:?} {node}", setup::GUEST_WHEELS))?;
-    let noted = folder.join(INPUTS);
-    if fs::read_to_string(&noted).is_ok_and(|noted| noted == inputs)
+    let inputs_file = folder.join(INPUTS);
+    if fs::read_to_string(&inputs_file).is_ok_and(|previous| previous == inputs)
         && folder.join("policy.wasm").exists()
     {
         return Ok(());
     }
     if folder.exists() {
         fs::remove_dir_all(folder)
-            .with_context(|| format!("{} cannot be replaced", folder.display()))?;
+            .with_context(|| format!("failed to remove {}", folder.display()))?;
     }
-    make().with_context(|| format!("{} cannot be built", folder.display()))?;
-    fs::write(noted, inputs)?;
+    build().with_context(|| format!("failed to build {}", folder.display()))?;
+    fs::write(inputs_file, inputs)?;
     Ok(())
 }
 
@@ -90,7 +92,7 @@ fn example(
         vendor(folder, language)?;
         return build_folder(folder, tools);
     }
-    // A crate of our workspace, whose lints and tests are those of all others.
+    // The Rust example is a crate of the workspace, so that the lints and tests cover it.
     let component = super::rust_component(root, route, &format!("{EXAMPLE}/rust"))?;
     fs::write(folder.join("policy.wasm"), &component)?;
     println!("built {}: {} bytes", folder.display(), component.len());
@@ -108,10 +110,10 @@ fn build_folder(folder: &Path, tools: &Tools) -> Result<()> {
     Ok(())
 }
 
-/// Copy a folder with all that is in it.
+/// Copies a folder recursively.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from).with_context(|| format!("{} cannot be read", from.display()))? {
+    for entry in fs::read_dir(from).with_context(|| format!("failed to read {}", from.display()))? {
         let path = entry?.path();
         let Some(name) = path.file_name() else { continue };
         if path.is_dir() {
@@ -123,24 +125,24 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Are the types that Python's SDK has those of the contract?
+/// Checks that the Python bindings in the SDK match the contract.
 pub(super) fn check_python_bindings(root: &Path) -> Result<()> {
-    let made = python_bindings(root)?;
+    let generated = python_bindings(root)?;
     let digest = |folder: &Path| folders_sha256(folder, &["."], "");
-    if digest(made.path())? != digest(&root.join(PYTHON_BINDINGS))? {
-        bail!("{PYTHON_BINDINGS} is not what the contract says; run `cargo xtask guests`");
+    if digest(generated.path())? != digest(&root.join(PYTHON_BINDINGS))? {
+        bail!("{PYTHON_BINDINGS} does not match the contract; run `cargo xtask guests`");
     }
     Ok(())
 }
 
-/// Write the types that Python's SDK has.
+/// Writes the Python bindings of the SDK.
 pub(super) fn write_python_bindings(root: &Path) -> Result<()> {
-    let made = python_bindings(root)?;
+    let generated = python_bindings(root)?;
     let folder = root.join(PYTHON_BINDINGS);
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
-    copy(made.path(), &folder)
+    copy(generated.path(), &folder)
 }
 
 fn python_bindings(root: &Path) -> Result<tempfile::TempDir> {
