@@ -1,4 +1,4 @@
-//! The operators' entrance, over its socket and its port, and the commands that use it.
+//! The admin API over its socket and its port, and the commands that use it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use pointsman_tests::client::{get, post, send};
-use pointsman_tests::host::{Host, below, program, root};
+use pointsman_tests::deployment::admin_port;
+use pointsman_tests::host::{Host, descendants_of, program, root};
 use pointsman_tests::wait_until;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{FAKE_ENGINE, lane};
 
-/// A host with the committed policy and one that is missing. Its socket is in its own folder.
+/// Starts a host with the committed policy and one that is missing. Its socket is in its directory.
 fn start(admin: &str) -> Host {
     start_in(tempfile::tempdir().unwrap(), admin)
 }
@@ -22,11 +23,23 @@ fn start(admin: &str) -> Host {
 fn start_in(dir: tempfile::TempDir, admin: &str) -> Host {
     let policies = root().join("policies");
     let config = format!(
-        "[state]\ndir = \"states\"\n[admin]\n{admin}\n[policies]\ndir = {policies:?}\ncache = \"cache\"\n\
-         [[policies.chain]]\nname = \"cortex\"\n[[policies.chain]]\nname = \"gone\"\n{}",
+        "[state]\ndir = \"states\"\n[admin]\n{admin}\n[policies]\ndir = {policies:?}\n\
+         cache = \"cache\"\n\
+         [[policies.chain]]\nname = \"cortex\"\n[[policies.chain]]\nname = \"missing\"\n{}",
         lane("a", &["a"], &[])
     );
-    Host::start_in(&program(FAKE_ENGINE), dir, &config, &[("ADMIN_TOKEN", "t0ken")]).ready()
+    Host::start_in(&program(FAKE_ENGINE), dir, &config, &[("ADMIN_TOKEN", "t0ken")])
+        .wait_until_ready()
+}
+
+/// Returns the columns of a line of a table.
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+/// Returns true if a table of policies has the policy `cortex` as active.
+fn lists_active_cortex(table: &str) -> bool {
+    table.lines().any(|line| words(line).starts_with(&["cortex", "active"]))
 }
 
 fn socket(host: &Host) -> PathBuf {
@@ -37,7 +50,7 @@ fn config(host: &Host) -> String {
     host.dir.path().join("pointsman.toml").to_str().unwrap().to_owned()
 }
 
-/// Run `pointsman policy …`: exit code, standard output and standard error.
+/// Runs `pointsman policy …`; returns exit code, standard output and standard error.
 fn policy(arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(program(FAKE_ENGINE));
     command
@@ -45,30 +58,24 @@ fn policy(arguments: &[&str]) -> (i32, String, String) {
         .args(arguments)
         .env("GOOD", "t0ken")
         .env("BAD", "guess")
-        .env_remove("NOBODY");
+        .env_remove("UNSET");
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
-/// The port of the entrance, which the log tells.
-fn admin_port(host: &Host) -> u16 {
-    let log = host.log();
-    let (_, rest) = log.split_once("operators are listened for on http://127.0.0.1:").unwrap();
-    rest.lines().next().unwrap().trim().parse().unwrap()
-}
-
 #[test]
-fn policies_are_listed_and_shown_over_the_socket() {
+fn policies_are_listed_and_shown_over_socket() {
     let host = start("");
     let file = config(&host);
     let (code, out, err) = policy(&["list", "--config", &file]);
     assert_eq!(code, 0, "{err}");
     let lines: Vec<&str> = out.lines().collect();
     assert!(lines[0].starts_with("NAME ") && lines[0].contains(" STATE "), "{out}");
-    assert!(lines[1].starts_with("cortex  active "), "{out}");
+    assert!(words(lines[1]).starts_with(&["cortex", "active"]), "{out}");
     assert!(
-        lines[2].starts_with("gone    failed ") && lines[2].contains("gone/policy.toml"),
+        words(lines[2]).starts_with(&["missing", "failed"])
+            && lines[2].contains("missing/policy.toml"),
         "{out}"
     );
     assert_eq!(lines.len(), 3, "{out}");
@@ -86,27 +93,31 @@ fn policies_are_listed_and_shown_over_the_socket() {
         "{out}"
     );
     let (code, out, _) = policy(&["reload", "--config", &file]);
-    assert!(code == 0 && out.contains("cortex  active"), "{out}");
+    assert!(code == 0 && lists_active_cortex(&out), "{out}");
     host.stop();
-    assert!(!socket.exists(), "the socket goes with the host");
+    assert!(!socket.exists(), "the host removes its socket");
 }
 
 #[test]
-fn what_the_host_refuses_is_said_in_its_words() {
+fn errors_of_host_are_printed_with_code() {
     let host = start("");
     let file = config(&host);
     let (code, out, err) = policy(&["show", "cortexx", "--config", &file]);
     assert_eq!((code, out.as_str()), (1, ""));
-    assert_eq!(err, "there is no policy `cortexx`; there are `cortex`, `gone`\n");
+    assert!(err.ends_with("[policy_not_found]\n"), "{err}");
+    for name in ["`cortexx`", "`cortex`", "`missing`"] {
+        assert!(err.contains(name), "{name}: {err}");
+    }
     let (code, _, err) =
         policy(&["rollback", "no/such one", "--to", "ab12cd34", "--config", &file]);
-    assert!(code == 1 && err.starts_with("there is no policy `no/such one`; "), "{err}");
-    assert_eq!(policy(&["disable", "cortex"]).0, 2, "which host?");
-    assert_eq!(policy(&["list", "--url", "http://127.0.0.1:1"]).0, 2, "a URL needs a token");
+    assert!(code == 1 && err.contains("`no/such one`"), "{err}");
+    assert!(err.ends_with("[policy_not_found]\n"), "{err}");
+    assert_eq!(policy(&["disable", "cortex"]).0, 2, "neither --config nor --socket nor --url");
+    assert_eq!(policy(&["list", "--url", "http://127.0.0.1:1"]).0, 2, "--url requires --token-env");
 }
 
 #[test]
-fn the_socket_is_for_its_owner_and_clients_do_not_find_the_entrance() {
+fn socket_is_private_and_public_port_has_no_admin_api() {
     let host = start("");
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&socket(&host)), 0o600);
@@ -118,7 +129,7 @@ fn the_socket_is_for_its_owner_and_clients_do_not_find_the_entrance() {
 }
 
 #[test]
-fn a_port_wants_its_token() {
+fn admin_port_requires_token() {
     let host = start("socket = \"\"\nlisten = \"127.0.0.1:0\"\ntoken-env = \"ADMIN_TOKEN\"");
     assert!(!socket(&host).exists());
     let port = admin_port(&host);
@@ -127,60 +138,55 @@ fn a_port_wants_its_token() {
         let headers: Vec<(&str, &str)> =
             header.map(|header| ("authorization", header)).into_iter().collect();
         for path in ["/policies", "/status", "/metrics"] {
-            let reply = send(port, "GET", path, &headers, b"");
-            assert_eq!(reply.status, status, "{path} with {header:?}: {}", reply.text());
+            let response = send(port, "GET", path, &headers, b"");
+            assert_eq!(response.status, status, "{path} with {header:?}: {}", response.text());
         }
-        let order = send(port, "POST", "/policies/cortex/explode", &headers, b"");
-        assert_eq!(order.status, if status == 200 { 404 } else { 401 }, "{}", order.text());
+        let command = send(port, "POST", "/policies/cortex/explode", &headers, b"");
+        assert_eq!(command.status, if status == 200 { 404 } else { 401 }, "{}", command.text());
     }
     let url = format!("http://127.0.0.1:{port}");
     let (code, out, err) = policy(&["list", "--url", &url, "--token-env", "GOOD"]);
-    assert!(code == 0 && out.contains("cortex  active"), "{out}{err}");
+    assert!(code == 0 && lists_active_cortex(&out), "{out}{err}");
     let (code, _, err) = policy(&["list", "--url", &url, "--token-env", "BAD"]);
-    assert!(code == 1 && err.contains("A valid API key is required"), "{err}");
-    let (code, _, err) = policy(&["list", "--url", &url, "--token-env", "NOBODY"]);
-    assert!(code == 1 && err.contains("`NOBODY` is not set"), "{err}");
-    assert!(!host.log().contains("t0ken"));
+    assert!(code == 1 && err.contains("[invalid_api_key]"), "{err}");
+    let (code, _, err) = policy(&["list", "--url", &url, "--token-env", "UNSET"]);
+    assert!(code == 1 && err.contains("UNSET"), "{err}");
+    assert!(!host.log_text().contains("t0ken"));
 }
 
 #[test]
-fn a_second_host_leaves_the_first_one_its_socket() {
+fn second_host_does_not_take_over_socket() {
     let host = start("");
     let mut second = Command::new(program(FAKE_ENGINE));
     second.args(["serve", "--listen", "127.0.0.1:0", &config(&host)]).env("ADMIN_TOKEN", "t0ken");
     let output = second.stdin(Stdio::null()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    let sentence = format!(
-        "another host with this configuration runs: it listens at {}",
-        socket(&host).display()
-    );
-    assert!(!output.status.success() && said.contains(&sentence), "{said}");
+    let err = String::from_utf8_lossy(&output.stderr);
+    let socket = socket(&host).display().to_string();
+    assert!(!output.status.success() && err.contains(&socket), "{err}");
     assert_eq!(policy(&["list", "--config", &config(&host)]).0, 0);
 }
 
 #[test]
-fn the_socket_of_a_host_that_was_killed_is_replaced() {
+fn stale_socket_of_killed_host_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
-    let kept = dir.path().to_owned();
+    let path = dir.path().to_owned();
     let mut host = start_in(dir, "");
-    let family = below(host.pid());
+    let processes = descendants_of(host.pid());
     host.signal(Signal::KILL);
-    host.ended();
-    wait_until("the keeper has ended the engines", || {
-        family.iter().all(|pid| !pointsman_tests::host::alive(*pid))
+    host.wait_for_exit();
+    wait_until("the watchdog has ended the engines", || {
+        processes.iter().all(|pid| !pointsman_tests::host::is_alive(*pid))
     });
-    let socket = kept.join("states/admin.sock");
+    let socket = path.join("states/admin.sock");
     assert!(socket.exists() && UnixStream::connect(&socket).is_err());
     let file = config(&host);
     let (code, _, err) = policy(&["list", "--config", &file]);
-    let sentence =
-        format!("no host is running for this configuration (looked for {})\n", socket.display());
-    assert_eq!((code, err), (1, sentence));
+    assert!(code == 1 && err.contains(&socket.display().to_string()), "{err}");
     // The next host in the same folder.
-    fs::remove_file(kept.join("port")).unwrap();
+    fs::remove_file(path.join("port")).unwrap();
     let again = Command::new(program(FAKE_ENGINE))
         .args(["serve", "--listen", "127.0.0.1:0", "--port-file"])
-        .arg(kept.join("port"))
+        .arg(path.join("port"))
         .arg(&file)
         .env("ADMIN_TOKEN", "t0ken")
         .stdin(Stdio::null())
@@ -188,9 +194,9 @@ fn the_socket_of_a_host_that_was_killed_is_replaced() {
         .stderr(Stdio::null())
         .spawn();
     let mut again = again.unwrap();
-    wait_until("the next host listens", || kept.join("port").exists());
+    wait_until("the next host listens", || path.join("port").exists());
     let (code, out, err) = policy(&["list", "--config", &file]);
-    drop(again.kill());
-    drop(again.wait());
-    assert!(code == 0 && out.contains("cortex  active"), "{out}{err}");
+    again.kill().ok();
+    again.wait().ok();
+    assert!(code == 0 && lists_active_cortex(&out), "{out}{err}");
 }

@@ -1,5 +1,5 @@
-//! The fake engine against recordings of the real ones: the same status, headers and shape of body, and the same words
-//! where something is wrong.
+//! The fake engine compared with captures of the real engines: the same status, headers and shape
+//! of the body, and the same text in errors.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-use pointsman_tests::PATIENCE;
+use pointsman_tests::WAIT_TIMEOUT;
 use pointsman_tests::client::{get, stream};
 use pointsman_tests::host::root;
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,7 +19,7 @@ const CHAT: &str = "/v1/chat/completions";
 const COMPLETION: &str = "/v1/completions";
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// A fake engine of its own.
+/// A fake engine without a host.
 struct Engine {
     child: Child,
     port: u16,
@@ -77,20 +77,22 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         let core = get_state(self.port).and_then(|state| state["core"].as_i64());
-        let _ended = (self.child.kill(), self.child.wait());
+        // The engine may have exited already.
+        self.child.kill().ok();
+        self.child.wait().ok();
         if let Some(core) = core.and_then(|core| Pid::from_raw(core.try_into().unwrap())) {
-            let _ended = kill_process(core, Signal::KILL);
+            kill_process(core, Signal::KILL).ok();
         }
     }
 }
 
-/// What the engine says of itself, if it still listens.
+/// Returns the state that the fake engine reports, or `None` if it does not listen.
 fn get_state(port: u16) -> Option<Value> {
     TcpStream::connect(("127.0.0.1", port)).ok()?;
     Some(get(port, "/fake/state").json())
 }
 
-/// What came over the wire, now or when it was recorded.
+/// A response, from the fake engine or from a capture.
 #[derive(Debug)]
 struct Message {
     status: u16,
@@ -109,17 +111,17 @@ impl Message {
         Self { status, headers: lines.map(header).collect(), body: String::new() }
     }
 
-    fn recorded(folder: &str, name: &str) -> Self {
+    fn captured(folder: &str, name: &str) -> Self {
         let path = root().join("tests/captures").join(folder).join(format!("{name}.http"));
         let text = String::from_utf8_lossy(&fs::read(path).unwrap()).replace("\r\n", "\n");
         let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));
         Self { body: body.to_owned(), ..Self::head(head) }
     }
 
-    /// Ask, without the `connection: close` that would be answered in kind.
-    fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Self {
+    /// Sends a request without `connection: close`, which the engine would repeat in its response.
+    fn request(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Self {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
         let mut request = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n",
             body.len()
@@ -131,7 +133,7 @@ impl Message {
         let mut reader = BufReader::new(socket);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            assert!(reader.read_line(&mut head).unwrap() > 0, "no whole head: {head}");
+            assert!(reader.read_line(&mut head).unwrap() > 0, "incomplete head: {head}");
         }
         let mut message = Self::head(head.trim_end());
         let mut body = Vec::new();
@@ -155,9 +157,9 @@ impl Message {
         message
     }
 
-    /// Headers without those that are never the same twice.
-    fn fixed_headers(&self, same_body: bool) -> BTreeMap<&str, &str> {
-        let fixed = |(name, value): (&String, &String)| {
+    /// Returns the headers that must be equal, without dates and random values.
+    fn stable_headers(&self, same_body: bool) -> BTreeMap<&str, &str> {
+        let is_stable = |(name, value): (&String, &String)| {
             (name != "content-length" || same_body) && !value.is_empty()
         };
         let value = |name: &str, value| match name {
@@ -165,12 +167,13 @@ impl Message {
             _ => value,
         };
         let headers =
-            self.headers.iter().filter(|(name, value)| *name != "date" && fixed((name, value)));
+            self.headers.iter().filter(|(name, value)| *name != "date" && is_stable((name, value)));
         headers.map(|(name, text)| (name.as_str(), value(name, text))).collect()
     }
 }
 
-/// A value with its keys in their order, and kinds instead of values; all of it where an error is told.
+/// Returns the keys of a value in their order, with types instead of values. Errors are returned as
+/// they are.
 fn shape(value: &Value) -> String {
     match value {
         Value::Object(object) if object.contains_key("error") || object.contains_key("detail") => {
@@ -194,7 +197,8 @@ fn shape(value: &Value) -> String {
     }
 }
 
-/// The shapes of a body: of its JSON, of its events (repeated ones once), or of its lines of metrics.
+/// Returns the shapes of a body: of its JSON, of its events, or of its lines of metrics. Repeated
+/// shapes are listed once.
 fn shapes(body: &str) -> Vec<String> {
     let shape_of = |text: &str| {
         serde_json::from_str(text).map_or_else(|_| text.to_owned(), |value| shape(&value))
@@ -215,19 +219,19 @@ fn shapes(body: &str) -> Vec<String> {
     shapes
 }
 
-fn compare(name: &str, recorded: &Message, faked: &Message) {
-    assert_eq!(faked.status, recorded.status, "{name}: {faked:?}");
-    assert_eq!(shapes(&faked.body), shapes(&recorded.body), "{name}");
-    let same_body = faked.body == recorded.body;
-    assert_eq!(faked.fixed_headers(same_body), recorded.fixed_headers(same_body), "{name}");
+fn assert_equivalent(name: &str, captured: &Message, fake: &Message) {
+    assert_eq!(fake.status, captured.status, "{name}: {fake:?}");
+    assert_eq!(shapes(&fake.body), shapes(&captured.body), "{name}");
+    let same_body = fake.body == captured.body;
+    assert_eq!(fake.stable_headers(same_body), captured.stable_headers(same_body), "{name}");
 }
 
 type Request<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)], &'a str);
 
-fn check(engine: &Engine, folder: &str, requests: &[Request<'_>]) {
+fn assert_matches_captures(engine: &Engine, folder: &str, requests: &[Request<'_>]) {
     for (name, method, path, headers, body) in requests {
-        let faked = Message::ask(engine.port, method, path, headers, body);
-        compare(&format!("{folder}/{name}"), &Message::recorded(folder, name), &faked);
+        let fake = Message::request(engine.port, method, path, headers, body);
+        assert_equivalent(&format!("{folder}/{name}"), &Message::captured(folder, name), &fake);
     }
 }
 
@@ -245,16 +249,16 @@ const VLLM: &str = "vllm-0.32.0";
 const LLAMA: &str = "llama-server-b115xx";
 
 #[test]
-fn the_fake_vllm_answers_as_the_recorded_one() {
+fn fake_vllm_matches_captures() {
     let engine = Engine::vllm(&[], "");
     let model = "orchestrator";
     let usage = json!({ "include_usage": true });
     let named = [JSON, ("x-request-id", "abc-123")];
     let text = [("content-type", "text/plain")];
     let get = |name, path| (name, "GET", path, &[][..], "");
-    let asked = chat(model, json!({ "max_tokens": 8 }));
+    let request = chat(model, json!({ "max_tokens": 8 }));
     let streamed = chat(model, json!({ "max_tokens": 5, "stream": true, "stream_options": usage }));
-    let completed = completion(model, json!({ "max_tokens": 5 }));
+    let completion_request = completion(model, json!({ "max_tokens": 5 }));
     let completed_stream = completion(model, json!({ "max_tokens": 4, "stream": true }));
     let unknown = chat("nope", json!({}));
     let missing = json!({ "model": model }).to_string();
@@ -268,9 +272,9 @@ fn the_fake_vllm_answers_as_the_recorded_one() {
         get("version", "/version"),
         get("load", "/load"),
         get("models", "/v1/models"),
-        ("chat", "POST", CHAT, &named, &asked),
+        ("chat", "POST", CHAT, &named, &request),
         ("chat-stream", "POST", CHAT, &[JSON], &streamed),
-        ("completion", "POST", COMPLETION, &[JSON], &completed),
+        ("completion", "POST", COMPLETION, &[JSON], &completion_request),
         ("completion-stream", "POST", COMPLETION, &[JSON], &completed_stream),
         ("err-unknown-model", "POST", CHAT, &[JSON], &unknown),
         ("err-bad-json", "POST", CHAT, &[JSON], "{\"model\":"),
@@ -279,18 +283,18 @@ fn the_fake_vllm_answers_as_the_recorded_one() {
         ("err-stream-options-without-stream", "POST", CHAT, &[JSON], &options),
         get("err-404", "/v1/nothing"),
         get("err-405", CHAT),
-        ("err-content-type", "POST", CHAT, &text, &asked),
+        ("err-content-type", "POST", CHAT, &text, &request),
         ("embeddings-unsupported", "POST", "/v1/embeddings", &[JSON], &input),
         ("responses", "POST", "/v1/responses", &[JSON], &input),
         ("messages", "POST", "/v1/messages", &[JSON], &message),
-        ("tokenize", "POST", "/tokenize", &[JSON], &completed),
+        ("tokenize", "POST", "/tokenize", &[JSON], &completion_request),
         get("metrics", "/metrics"),
     ];
-    check(&engine, VLLM, &requests);
+    assert_matches_captures(&engine, VLLM, &requests);
 }
 
 #[test]
-fn the_fake_vllm_with_a_key_answers_as_the_recorded_one() {
+fn fake_vllm_with_api_key_matches_captures() {
     let more = ["--api-key", "k", "--enable-request-id-headers", "--scheduling-policy", "priority"];
     let engine = Engine::vllm(&more, "");
     let named = [JSON, ("authorization", "Bearer k"), ("x-request-id", "r-1")];
@@ -299,34 +303,35 @@ fn the_fake_vllm_with_a_key_answers_as_the_recorded_one() {
         ("err-unauthorized", "POST", CHAT, &[JSON][..], &*body),
         ("chat-priority", "POST", CHAT, &named, &body),
     ];
-    check(&engine, VLLM, &requests);
+    assert_matches_captures(&engine, VLLM, &requests);
     assert_eq!(get(engine.port, "/fake/state").json()["priorities"], json!([3]));
 }
 
-/// A stream in the middle of which something is done; what came.
-fn broken_stream(engine: &Engine, name: &str, done: impl FnOnce()) -> (Message, Message) {
+/// Runs `fault` in the middle of a stream; returns the capture of this name and what was received.
+fn broken_stream(engine: &Engine, name: &str, fault: impl FnOnce()) -> (Message, Message) {
     let body = json!({ "model": "orchestrator", "stream": true, "max_tokens": 20,
         "messages": [{ "role": "user", "content": "hello" }] });
-    let mut answer = stream(engine.port, CHAT, &body);
+    let mut event_stream = stream(engine.port, CHAT, &body);
     for _ in 0..3 {
-        assert!(answer.more());
+        assert!(event_stream.read_chunk());
     }
-    done();
-    let (reply, _) = answer.finish();
-    let headers = reply.headers.iter().filter(|(name, _)| name != "connection").cloned().collect();
-    let faked = Message { status: reply.status, headers, body: reply.text() };
-    (Message::recorded(VLLM, name), faked)
+    fault();
+    let (response, _) = event_stream.finish();
+    let headers =
+        response.headers.iter().filter(|(name, _)| name != "connection").cloned().collect();
+    let fake = Message { status: response.status, headers, body: response.text() };
+    (Message::captured(VLLM, name), fake)
 }
 
 #[test]
-fn a_drained_stream_of_the_fake_vllm_ends_as_the_recorded_one() {
+fn drained_stream_of_fake_vllm_matches_capture() {
     let more = ["--enable-request-id-headers", "--shutdown-timeout", "10"];
     let mut engine = Engine::vllm(&more, "--script '{\"token-ms\": 20}'");
-    let (recorded, faked) = broken_stream(&engine, "stream-drained-by-sigterm", || {
+    let (captured, fake) = broken_stream(&engine, "stream-drained-by-sigterm", || {
         engine.signal(Signal::TERM);
         // The listener may not have seen the signal yet.
         let late = || {
-            Message::ask(
+            Message::request(
                 engine.port,
                 "POST",
                 CHAT,
@@ -336,27 +341,27 @@ fn a_drained_stream_of_the_fake_vllm_ends_as_the_recorded_one() {
         };
         assert!((0..20).any(|_| late().status == 500));
     });
-    compare("stream-drained-by-sigterm", &recorded, &faked);
+    assert_equivalent("stream-drained-by-sigterm", &captured, &fake);
     assert_eq!(engine.child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
-fn a_stream_of_the_fake_vllm_whose_core_dies_ends_as_the_recorded_one() {
+fn stream_of_fake_vllm_with_killed_core_matches_capture() {
     let own = "--fork-core --core-death-ms 300 --script '{\"token-ms\": 20}'";
     let mut engine = Engine::vllm(&[], own);
     let core = get(engine.port, "/fake/state").json()["core"].as_i64().unwrap();
     let comm = fs::read_to_string(format!("/proc/{core}/comm")).unwrap();
     assert_eq!(comm.trim(), "VLLM::EngineCor");
-    let (recorded, faked) = broken_stream(&engine, "stream-engine-killed", || {
+    let (captured, fake) = broken_stream(&engine, "stream-engine-killed", || {
         kill_process(Pid::from_raw(core.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
     });
-    compare("stream-engine-killed", &recorded, &faked);
+    assert_equivalent("stream-engine-killed", &captured, &fake);
     assert_eq!(get(engine.port, "/health").status, 503);
     assert_eq!(engine.child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
-fn a_stream_of_the_fake_vllm_falls_silent_at_sigterm_as_the_recorded_one() {
+fn stream_of_fake_vllm_stalls_after_sigterm() {
     let engine = Engine::vllm(&[], "--script '{\"token-ms\": 20}'");
     let mut socket = TcpStream::connect(("127.0.0.1", engine.port)).unwrap();
     let body = chat("orchestrator", json!({ "stream": true, "max_tokens": 100 }));
@@ -370,7 +375,7 @@ fn a_stream_of_the_fake_vllm_falls_silent_at_sigterm_as_the_recorded_one() {
     loop {
         match socket.read(&mut part) {
             Ok(read) => {
-                assert!(read > 0, "the stream was ended");
+                assert!(read > 0, "the stream must not end");
                 text.push_str(&String::from_utf8_lossy(&part[..read]));
             }
             Err(silent) => break assert_eq!(silent.kind(), std::io::ErrorKind::WouldBlock),
@@ -378,39 +383,39 @@ fn a_stream_of_the_fake_vllm_falls_silent_at_sigterm_as_the_recorded_one() {
     }
     assert!(!text.contains("[DONE]") && !text.contains("error"), "{text}");
     let mut engine = engine;
-    assert!(engine.child.try_wait().unwrap().is_none(), "it waits for its client");
+    assert!(engine.child.try_wait().unwrap().is_none(), "the engine waits for its client");
     drop(socket);
     assert_eq!(engine.child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
-fn the_fake_llama_server_answers_as_the_recorded_one() {
+fn fake_llama_server_matches_captures() {
     let engine = Engine::llama("");
     let usage = json!({ "include_usage": true });
     let get = |name, path| (name, "GET", path, &[][..], "");
-    let asked = chat("x", json!({ "max_tokens": 8 }));
+    let request = chat("x", json!({ "max_tokens": 8 }));
     let streamed = chat("x", json!({ "max_tokens": 5, "stream": true, "stream_options": usage }));
-    let completed = completion("x", json!({ "max_tokens": 5 }));
+    let completion_request = completion("x", json!({ "max_tokens": 5 }));
     let requests = [
         get("metrics", "/metrics"),
         get("health", "/health"),
         get("models", "/v1/models"),
         get("props", "/props"),
         get("slots", "/slots"),
-        ("chat", "POST", CHAT, &[JSON], &asked),
+        ("chat", "POST", CHAT, &[JSON], &request),
         ("chat-stream", "POST", CHAT, &[JSON], &streamed),
-        ("completion", "POST", COMPLETION, &[JSON], &completed),
-        ("embeddings-unsupported", "POST", "/v1/embeddings", &[JSON], &completed),
+        ("completion", "POST", COMPLETION, &[JSON], &completion_request),
+        ("embeddings-unsupported", "POST", "/v1/embeddings", &[JSON], &completion_request),
         get("err-404", "/v1/nothing"),
         ("err-bad-json", "POST", CHAT, &[JSON], "{\"model\":"),
         ("err-missing-messages", "POST", CHAT, &[JSON], "{\"model\": \"x\"}"),
     ];
-    check(&engine, LLAMA, &requests);
+    assert_matches_captures(&engine, LLAMA, &requests);
 }
 
 #[test]
-fn the_fake_llama_server_says_that_it_loads() {
+fn fake_llama_server_responds_503_while_loading() {
     let engine = Engine::llama("--load-ms 3600000");
-    check(&engine, LLAMA, &[("health-loading", "GET", "/health", &[], "")]);
+    assert_matches_captures(&engine, LLAMA, &[("health-loading", "GET", "/health", &[], "")]);
     assert_eq!(get(engine.port, "/v1/models").status, 503);
 }

@@ -1,34 +1,36 @@
-//! Many clients, engines that die, clients that leave: no request is lost. The seed is printed; `CHAOS_SEED` repeats it.
+//! Many clients, crashing engines and disconnecting clients: no request is lost.
+//!
+//! The seed is printed; the environment variable `CHAOS_SEED` repeats a run.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pointsman_tests::client::{chat, post, stream, try_post};
-use pointsman_tests::host::{Host, alive, below, kill};
+use pointsman_tests::host::{Host, descendants_of, is_alive, send_signal};
 use pointsman_tests::wait_until;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{FAKE_ENGINE, host, lane};
 
-/// xorshift64*: enough randomness to shuffle a test, and the same from the same seed.
+/// A pseudo-random generator (xorshift64*): the same seed gives the same numbers.
 struct Random(u64);
 
 impl Random {
-    fn below(&mut self, most: u64) -> u64 {
+    fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % most
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % end
     }
 
-    /// One of several.
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[usize::try_from(self.below(of.len() as u64)).unwrap()]
+    /// Returns one of the items.
+    fn choose<T: Copy>(&mut self, items: &[T]) -> T {
+        items[usize::try_from(self.below(items.len() as u64)).unwrap()]
     }
 }
 
-/// From the environment, or a new one; printed either way.
+/// Returns the seed from the environment, or a new one. Prints the seed.
 fn seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
     let seed = std::env::var("CHAOS_SEED")
@@ -40,7 +42,7 @@ fn seed() -> u64 {
 }
 
 #[test]
-fn nothing_is_lost_whatever_happens() {
+fn no_request_is_lost_while_engines_crash() {
     let seed = seed();
     let script = ["--script", r#"{"token-ms": 2, "tokens": 20}"#];
     let limits = "queue = { per-lane = 8, total = 12, max-wait = \"2s\" }\n";
@@ -68,14 +70,14 @@ fn nothing_is_lost_whatever_happens() {
                                 )
                                 .finish(),
                             ),
-                            // Leaves in the middle.
+                            // Disconnects in the middle of the stream.
                             _ => drop(
                                 stream(
                                     port,
                                     "/v1/chat/completions",
                                     &chat(model, json!({ "stream": true })),
                                 )
-                                .until("word3"),
+                                .read_until("word3"),
                             ),
                         }
                     }
@@ -87,9 +89,9 @@ fn nothing_is_lost_whatever_happens() {
             while !done.load(Ordering::Relaxed) {
                 let lane = ["a", "b"][usize::try_from(random.below(2)).unwrap()];
                 if let Some(pid) = host.lane(lane)["pid"].as_u64() {
-                    // It may be gone already.
+                    // The engine may have exited already.
                     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-                    let _gone = rustix::process::kill_process(pid, Signal::KILL);
+                    rustix::process::kill_process(pid, Signal::KILL).ok();
                 }
                 std::thread::park_timeout(std::time::Duration::from_millis(
                     100 + random.below(400),
@@ -99,22 +101,26 @@ fn nothing_is_lost_whatever_happens() {
         clients.into_iter().for_each(|client| client.join().unwrap());
         done.store(true, Ordering::Relaxed);
     });
-    host.assert_nothing_lost();
+    host.assert_no_request_lost();
     assert_eq!(host.metric("pointsman_accepted_total", ""), 480.0);
-    wait_until("both lanes are back", || {
+    wait_until("both lanes are ready again", || {
         host.lane("a")["state"] == "ready" && host.lane("b")["state"] == "ready"
     });
-    kill(host.engine_pid("a"), Signal::KILL);
+    send_signal(host.engine_pid("a"), Signal::KILL);
     host.stop();
 }
 
-/// A lane with a fake vLLM whose core lives in a process of its own.
+/// Returns a lane with a fake vLLM whose core is a separate process.
 fn vllm_lane(name: &str) -> String {
     format!(
-        "[[lanes]]\nname = {name:?}\nmodels = [{name:?}, \"any\"]\ngroup = \"gpu\"\nmemory = \"8GiB\"\nslots = 3\n\
-         expected-load-time = \"500ms\"\nliveness = {{ stall-timeout = \"2s\" }}\ntimeouts = {{ idle = \"1500ms\" }}\n\
-         [lanes.engine]\ndriver = \"vllm\"\nprogram = [{FAKE_ENGINE:?}]\nmodel = \"/models/{name}\"\nshutdown-timeout = \"1s\"\n\
-         stop-grace = \"2s\"\nbackoff = {{ initial = \"100ms\", max = \"500ms\", max-failures = 0 }}\n\
+        "[[lanes]]\nname = {name:?}\nmodels = [{name:?}, \"any\"]\ngroup = \"gpu\"\n\
+         memory = \"8GiB\"\nslots = 3\n\
+         expected-load-time = \"500ms\"\nliveness = {{ stall-timeout = \"2s\" }}\n\
+         timeouts = {{ idle = \"1500ms\" }}\n\
+         [lanes.engine]\ndriver = \"vllm\"\nprogram = [{FAKE_ENGINE:?}]\n\
+         model = \"/models/{name}\"\nshutdown-timeout = \"1s\"\n\
+         stop-grace = \"2s\"\nbackoff = {{ initial = \"100ms\", max = \"500ms\", max-failures = 0 \
+         }}\n\
          env = {{ FAKE_ENGINE = \"--load-ms 300 --fork-core --core-death-ms 300\" }}\n"
     )
 }
@@ -128,30 +134,31 @@ const VLLM_SCRIPT: [&str; 6] = [
     r#"{"end-after": 4}"#,
 ];
 
-/// Processes of engines that this host has started, wherever they have gone: they have inherited its state directory.
+/// Returns the engine processes that this host has started, including reparented ones: they have
+/// inherited its state directory in their environment.
 fn processes_of(host: &Host) -> Vec<u32> {
-    let mark = format!("XDG_STATE_HOME={}", host.dir.path().display());
+    let marker = format!("XDG_STATE_HOME={}", host.dir.path().display());
     let processes = std::fs::read_dir("/proc").unwrap();
     let of_host = processes.filter_map(|entry| {
         let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
         let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-        let marked = environ.windows(mark.len()).any(|part| part == mark.as_bytes());
-        (marked && pid != host.pid() && alive(pid)).then_some(pid)
+        let marked = environ.windows(marker.len()).any(|part| part == marker.as_bytes());
+        (marked && pid != host.pid() && is_alive(pid)).then_some(pid)
     });
     of_host.collect()
 }
 
-/// Resident memory of a process in kilobytes.
+/// Returns the resident memory of a process in kilobytes.
 fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// One client: requests of all kinds until the time is over.
-fn bother(port: u16, mut random: Random, until: Instant) {
+/// Runs one client, which sends requests of all kinds until the deadline.
+fn run_client(port: u16, mut random: Random, until: Instant) {
     while Instant::now() < until {
-        let model = random.one(&[
+        let model = random.choose(&[
             "orchestrator",
             "coder",
             "fast_rag",
@@ -164,55 +171,57 @@ fn bother(port: u16, mut random: Random, until: Instant) {
         match random.below(3) {
             0 | 1 => drop(stream(port, "/v1/chat/completions", &body).finish()),
             _ => {
-                let mut answer = stream(port, "/v1/chat/completions", &body);
-                // Leaves: before the answer, or in the middle.
+                let mut event_stream = stream(port, "/v1/chat/completions", &body);
+                // Disconnects before the first event, or in the middle of the stream.
                 if random.below(2) == 0 {
-                    answer.until("data:");
+                    event_stream.read_until("data:");
                 }
             }
         }
     }
 }
 
-/// Something goes wrong.
-fn break_something(host: &Host, random: &mut Random) {
-    let lane = random.one(&["orchestrator", "coder", "fast_rag", "reader", "governance"]);
+/// Injects a random fault into a random lane.
+fn inject_fault(host: &Host, random: &mut Random) {
+    let lane = random.choose(&["orchestrator", "coder", "fast_rag", "reader", "governance"]);
     let status = host.lane(lane);
     let (Some(pid), Some(port)) = (status["pid"].as_u64(), status["port"].as_u64()) else { return };
     let pid = u32::try_from(pid).unwrap();
     match random.below(4) {
-        // The first process, and not what it has started.
+        // The leader, without its descendants.
         0 => signal(pid, Signal::KILL),
-        // What it has started.
-        1 => below(pid).into_iter().for_each(|child| signal(child, Signal::KILL)),
+        // The descendants, without the leader.
+        1 => descendants_of(pid).into_iter().for_each(|child| signal(child, Signal::KILL)),
         2 => signal(pid, Signal::TERM),
         _ => {
-            let script: Value = serde_json::from_str(random.one(&VLLM_SCRIPT)).unwrap();
-            // It may be loading, or gone.
+            let script: Value = serde_json::from_str(random.choose(&VLLM_SCRIPT)).unwrap();
+            // The engine may be loading or have exited.
             drop(try_post(u16::try_from(port).unwrap(), "/fake/script", &script));
         }
     }
 }
 
 fn signal(pid: u32, signal: Signal) {
-    // It may be gone already.
-    let _gone = rustix::process::kill_process(
-        rustix::process::Pid::from_raw(pid.cast_signed()).unwrap(),
-        signal,
-    );
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    // The process may have exited already.
+    rustix::process::kill_process(pid, signal).ok();
 }
 
-/// Three lanes that take turns and two that are always on; engines die, stall, fail and lie, clients come and leave. Twenty
-/// seconds of it, or as many as `CHAOS_SECONDS` says.
+/// Three lanes that share memory and two that are always loaded. Engines crash, stall and return
+/// errors; clients connect and disconnect. Runs for twenty seconds, or for `CHAOS_SECONDS`.
 #[test]
-fn lanes_that_take_turns_lose_nothing_whatever_happens() {
+fn no_request_is_lost_while_lanes_switch_and_engines_fail() {
     let seed = seed();
     let seconds =
         std::env::var("CHAOS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     let script = ["--load-ms", "200", "--script", r#"{"token-ms": 2, "tokens": 20}"#];
     let config = [
-        "queue = { per-lane = 16, total = 40, max-wait = \"3s\" }\nswitching = { starvation-timeout = \"2s\" }\n".to_owned(),
-        "server = { keep-alive = \"300ms\", drain-timeout = \"2s\" }\n[[groups]]\nname = \"gpu\"\nmemory = \"10GiB\"\n".to_owned(),
+        "queue = { per-lane = 16, total = 40, max-wait = \"3s\" }\n\
+         switching = { starvation-timeout = \"2s\" }\n"
+            .to_owned(),
+        "server = { keep-alive = \"300ms\", drain-timeout = \"2s\" }\n[[groups]]\nname = \"gpu\"\n\
+         memory = \"10GiB\"\n"
+            .to_owned(),
         ["orchestrator", "coder", "fast_rag"].map(vllm_lane).concat(),
         lane("reader", &["reader", "any"], &script),
         lane("governance", &["governance"], &script),
@@ -224,12 +233,12 @@ fn lanes_that_take_turns_lose_nothing_whatever_happens() {
     std::thread::scope(|scope| {
         for client in 0..10u64 {
             let (port, random) = (host.port, Random(seed.wrapping_mul(2 * client + 3) | 1));
-            scope.spawn(move || bother(port, random, end));
+            scope.spawn(move || run_client(port, random, end));
         }
         let mut random = Random(seed | 1);
         while Instant::now() < end {
             std::thread::park_timeout(Duration::from_millis(100 + random.below(400)));
-            break_something(&host, &mut random);
+            inject_fault(&host, &mut random);
             if early == 0
                 && end.saturating_duration_since(Instant::now())
                     < Duration::from_secs(seconds) * 2 / 3
@@ -238,14 +247,14 @@ fn lanes_that_take_turns_lose_nothing_whatever_happens() {
             }
         }
     });
-    host.assert_nothing_lost();
+    host.assert_no_request_lost();
     let (late, accepted) = (resident(host.pid()), host.metric("pointsman_accepted_total", ""));
     println!("{accepted} requests, resident {early} kB and then {late} kB");
     assert!(late < early + 20_000, "memory grows: {early} kB and then {late} kB");
-    assert!(accepted > 50.0 && host.metric("pointsman_answered_total", "") > 10.0);
-    // In good order again, every lane serves.
+    assert!(accepted > 50.0 && host.metric("pointsman_event_streamed_total", "") > 10.0);
+    // Without further faults every lane serves again.
     for lane in ["orchestrator", "coder", "fast_rag", "reader", "governance"] {
-        wait_until(&format!("{lane} answers"), || {
+        wait_until(&format!("{lane} serves"), || {
             if let Some(port) = host.lane(lane)["port"].as_u64() {
                 drop(try_post(u16::try_from(port).unwrap(), "/fake/script", &json!({})));
             }
@@ -254,7 +263,7 @@ fn lanes_that_take_turns_lose_nothing_whatever_happens() {
     }
     let left = || processes_of(&host);
     host.signal(Signal::TERM);
-    wait_until("nothing is left", || left().is_empty());
+    wait_until("no process is left", || left().is_empty());
     let mut host = host;
-    assert!(host.ended().success());
+    assert!(host.wait_for_exit().success());
 }

@@ -1,4 +1,4 @@
-//! The official OpenAI packages, as they are.
+//! The unmodified official OpenAI packages for Python and Node.js as clients.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,8 +7,8 @@ use pointsman_tests::host::{Host, program, root};
 
 use crate::{FAKE_ENGINE, lane};
 
-/// A folder that `cargo xtask test` prepares.
-pub(crate) fn prepared(variable: &str, name: &str) -> PathBuf {
+/// Returns a directory that `cargo xtask test` prepares.
+pub(crate) fn prepared_dir(variable: &str, name: &str) -> PathBuf {
     let folder = match std::env::var_os(variable) {
         Some(folder) => PathBuf::from(folder),
         None => {
@@ -19,14 +19,14 @@ pub(crate) fn prepared(variable: &str, name: &str) -> PathBuf {
     folder
 }
 
-/// The lanes that the clients' scripts expect.
-fn lanes() -> Host {
+/// Starts a host with the lanes that the client scripts expect.
+fn start_host() -> Host {
     let with = |name: &str, script: &str| lane(name, &[name], &["--script", script]);
     let lanes = [
         with("a", "{}"),
         with("broken", r#"{"status": 500}"#),
         with("busy", r#"{"status": 503}"#),
-        with("cut", r#"{"end-after": 2}"#),
+        with("truncated", r#"{"end-after": 2}"#),
         with("slow", r#"{"hang": true}"#) + "[lanes.timeouts]\nfirst-byte = \"300ms\"\n",
     ];
     let config = format!("[[keys]]\ntenant = \"t\"\nenv = \"TEST_KEY\"\n{}", lanes.concat());
@@ -36,37 +36,41 @@ fn lanes() -> Host {
         &config,
         &[("TEST_KEY", "sesame")],
     )
-    .ready()
+    .wait_until_ready()
 }
 
-fn passes(mut command: Command) {
+fn assert_succeeds(mut command: Command) {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success() && out.trim() == "all good", "{out}\n{err}");
+    assert!(output.status.success() && out.trim() == "ok", "{out}\n{err}");
 }
 
 #[test]
-fn the_official_python_package_works() {
-    let host = lanes();
-    let mut command = Command::new(prepared("POINTSMAN_VENV", "venv").join("bin/python"));
+fn official_python_package_works() {
+    let host = start_host();
+    let mut command = Command::new(prepared_dir("POINTSMAN_VENV", "venv").join("bin/python"));
     command
         .arg(root().join("tests/python/openai_client.py"))
         .arg(host.port.to_string())
         .arg("sesame");
-    passes(command);
-    host.assert_nothing_lost();
+    assert_succeeds(command);
+    let truncated = [("lane", "truncated"), ("cause", "unfinished")];
+    host.wait_for_event("response_aborted", &truncated);
+    host.assert_no_request_lost();
 }
 
 #[test]
-fn the_official_node_package_works() {
-    let host = lanes();
+fn official_node_package_works() {
+    let host = start_host();
     let mut command = Command::new("node");
     command
         .arg(root().join("tests/node/openai_client.mjs"))
         .arg(host.port.to_string())
         .arg("sesame");
-    command.arg(prepared("POINTSMAN_NODE", "node"));
-    passes(command);
-    host.assert_nothing_lost();
+    command.arg(prepared_dir("POINTSMAN_NODE", "node"));
+    assert_succeeds(command);
+    let truncated = [("lane", "truncated"), ("cause", "unfinished")];
+    host.wait_for_event("response_aborted", &truncated);
+    host.assert_no_request_lost();
 }

@@ -1,4 +1,4 @@
-//! Policies that were built for every version of the contract there ever was, which every host has to run.
+//! Policies that were built for released versions of the contract, which every host must run.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,9 +10,9 @@ use pointsman_xtask::sha256;
 
 use crate::FAKE_ENGINE;
 
-/// What is kept, by file, with its digest.
-fn kept() -> Vec<(String, String)> {
-    let list = fs::read_to_string(folder().join("compat.sha256")).unwrap();
+/// Returns the preserved files and their digests.
+fn preserved_files() -> Vec<(String, String)> {
+    let list = fs::read_to_string(directory().join("compat.sha256")).unwrap();
     let line = |line: &str| {
         let (digest, file) = line.split_once("  ").unwrap();
         (file.to_owned(), digest.to_owned())
@@ -20,19 +20,23 @@ fn kept() -> Vec<(String, String)> {
     list.lines().map(line).collect()
 }
 
-fn folder() -> PathBuf {
+fn directory() -> PathBuf {
     root().join("tests/compat")
 }
 
 #[test]
-fn what_is_kept_is_never_changed() {
-    let kept = kept();
-    for (file, digest) in &kept {
-        assert_eq!(sha256(&fs::read(folder().join(file)).unwrap()), *digest, "{file} has changed");
+fn preserved_policies_are_unchanged() {
+    let files = preserved_files();
+    for (file, digest) in &files {
+        assert_eq!(
+            sha256(&fs::read(directory().join(file)).unwrap()),
+            *digest,
+            "{file} has changed"
+        );
     }
-    let files = kept.iter().map(|(file, _)| file.as_str());
-    let versions: BTreeSet<&str> = files.filter_map(|file| file.split('/').next()).collect();
-    for entry in fs::read_dir(folder()).unwrap() {
+    let names = files.iter().map(|(file, _)| file.as_str());
+    let versions: BTreeSet<&str> = names.filter_map(|file| file.split('/').next()).collect();
+    for entry in fs::read_dir(directory()).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         assert!(
@@ -42,41 +46,40 @@ fn what_is_kept_is_never_changed() {
     }
 }
 
-/// Each loads, and decides as it did when it was built.
+/// Each policy loads, and its golden cases pass as they did when it was built.
 #[test]
-fn policies_of_every_version_of_the_contract_are_served() {
+fn policies_of_released_contract_versions_pass_golden_cases() {
     let cache = tempfile::tempdir().unwrap();
-    let kept = kept();
+    let files = preserved_files();
     let policies: Vec<&str> =
-        kept.iter().filter_map(|(file, _)| file.strip_suffix("/policy.wasm")).collect();
+        files.iter().filter_map(|(file, _)| file.strip_suffix("/policy.wasm")).collect();
     for policy in &policies {
         let mut command = Command::new(program(FAKE_ENGINE));
-        command.args(["policy", "test"]).arg(folder().join(policy));
+        command.args(["policy", "test"]).arg(directory().join(policy));
         let output = command.env("XDG_CACHE_HOME", cache.path()).output().unwrap();
-        let said =
-            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success() && said.ends_with("all as they should be\n"),
-            "{policy}: {said}"
-        );
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), &output.stderr);
+        assert!(output.status.success(), "{policy}: {out}{}", String::from_utf8_lossy(err));
+        let cases = fs::read_to_string(directory().join(policy).join("cases.jsonl")).unwrap();
+        let passed = out.lines().filter(|line| line.starts_with("ok ")).count();
+        assert_eq!(passed, cases.lines().count(), "{policy}: {out}");
     }
     assert!(policies.iter().any(|policy| policy.starts_with("0.1.0/")), "{policies:?}");
 }
 
-/// Else a change could break what nobody noticed.
+/// Otherwise a change could break a part of the contract unnoticed.
 #[test]
-fn the_policies_of_a_version_use_all_that_it_has() {
+fn preserved_policies_use_whole_contract() {
     let has = |text: &str, part: &str| text.contains(&format!("pointsman:policy/{part}@0.1.0"));
-    let components: Vec<String> = kept()
+    let components: Vec<String> = preserved_files()
         .iter()
         .filter(|(file, _)| file.starts_with("0.1.0/") && file.ends_with(".wasm"))
         .map(|(file, _)| {
-            String::from_utf8_lossy(&fs::read(folder().join(file)).unwrap()).into_owned()
+            String::from_utf8_lossy(&fs::read(directory().join(file)).unwrap()).into_owned()
         })
         .collect();
     let interfaces = ["types", "request", "fleet", "log", "metrics", "state", "lifecycle"];
     for part in interfaces.into_iter().chain(["on-request", "on-failure", "on-complete", "on-tick"])
     {
-        assert!(components.iter().any(|component| has(component, part)), "none has {part}");
+        assert!(components.iter().any(|component| has(component, part)), "no policy uses {part}");
     }
 }

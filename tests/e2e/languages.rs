@@ -1,62 +1,69 @@
-//! One policy in four languages, which has to be the same policy; the SDKs it is written with; and the templates for new ones.
+//! The SDKs: one example policy in four languages, which must behave identically, the tests of the
+//! SDKs, and the templates for new policies.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use pointsman_tests::client::{Reply, send};
+use pointsman_tests::client::{Response, send};
 use pointsman_tests::host::{Host, program, root};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::clients::prepared;
+use crate::clients::prepared_dir;
 use crate::{FAKE_ENGINE, lane};
 
 const LANGUAGES: [&str; 4] = ["rust", "javascript", "python", "c"];
 
-/// Where `cargo xtask guests --out` has put complete policy folders.
-fn fresh() -> PathBuf {
-    prepared("POINTSMAN_FRESH_GUESTS", "target/guests/fresh")
+/// Returns the directory in which `cargo xtask guests --out` has built complete policy folders.
+fn fresh_guests() -> PathBuf {
+    prepared_dir("POINTSMAN_FRESH_GUESTS", "target/guests/fresh")
 }
 
-/// A folder with one freshly built policy, under the name that its manifest gives it.
+/// Returns a directory with one freshly built policy, under the name in its manifest.
 fn with_policy(folder: &str, name: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let policy = dir.path().join("policies").join(name);
     fs::create_dir_all(&policy).unwrap();
     for file in ["policy.toml", "policy.wasm", "cases.jsonl"] {
-        let from = fresh().join(folder).join(file);
+        let from = fresh_guests().join(folder).join(file);
         fs::copy(&from, policy.join(file))
             .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     }
     dir
 }
 
-/// Four lanes for the model `auto`, behind the policy. CPython is compiled once, and kept between runs of the tests.
+/// Returns a configuration with the policy and four lanes for the model `auto`.
+///
+/// The cache is kept between test runs, because CPython takes long to compile.
 fn config(name: &str, config: &Value) -> String {
-    let cache = fresh().join("cache");
+    let cache = fresh_guests().join("cache");
     let lanes = ["alpha", "beta", "coder", "reader"].map(|name| lane(name, &[name, "auto"], &[]));
     format!(
         "[policies]\ncache = {cache:?}\n[[policies.chain]]\nname = {name:?}\nconfig = {}\n\
-         [[keys]]\ntenant = \"acme\"\nenv = \"TEST_KEY_ACME\"\n[[keys]]\ntenant = \"other\"\nenv = \"TEST_KEY_OTHER\"\n{}",
-        inline(config),
+         [[keys]]\ntenant = \"acme\"\nenv = \"TEST_KEY_ACME\"\n[[keys]]\ntenant = \"other\"\n\
+         env = \"TEST_KEY_OTHER\"\n{}",
+        to_toml(config),
         lanes.concat()
     )
 }
 
-/// JSON as an inline table of TOML.
-fn inline(value: &Value) -> String {
+/// Returns JSON as an inline table of TOML.
+fn to_toml(value: &Value) -> String {
     match value {
         Value::Object(members) => {
-            let members: Vec<String> =
-                members.iter().map(|(key, value)| format!("{key:?} = {}", inline(value))).collect();
+            let members: Vec<String> = members
+                .iter()
+                .map(|(key, value)| format!("{key:?} = {}", to_toml(value)))
+                .collect();
             format!("{{ {} }}", members.join(", "))
         }
         other => other.to_string(),
     }
 }
 
-/// `pointsman check` of a folder: loads the policy and runs its golden cases.
+/// Runs `pointsman check` in a directory: loads the policy and runs its golden cases.
 fn check(dir: &Path, config: &str) -> Output {
     let file = dir.join("pointsman.toml");
     fs::write(&file, config).unwrap();
@@ -69,7 +76,7 @@ fn check(dir: &Path, config: &str) -> Output {
     command.output().unwrap()
 }
 
-fn passes(mut command: Command) {
+fn assert_succeeds(mut command: Command) {
     let output = command.output().unwrap();
     assert!(
         output.status.success(),
@@ -80,8 +87,9 @@ fn passes(mut command: Command) {
 }
 
 #[test]
-fn the_example_decides_alike_in_all_languages() {
-    let settings = json!({"teams": {"acme": "alpha"}, "code-lane": "coder", "long-tokens": 50, "long-lane": "reader"});
+fn example_decides_identically_in_all_languages() {
+    let settings = json!({"teams": {"acme": "alpha"}, "code-lane": "coder", "long-tokens": 50,
+        "long-lane": "reader"});
     let long = "word ".repeat(100);
     let requests: [(&str, &str, &str, [Option<&str>; 3]); 5] = [
         ("acme-key", "hello", "", [Some("alpha"), None, Some("alpha: the home of acme")]),
@@ -103,7 +111,7 @@ fn the_example_decides_alike_in_all_languages() {
             "no",
             [Some("alpha"), None, Some("the shortest wait and the warmest cache")],
         ),
-        // The code lane fails, and the first of the remaining candidates answers.
+        // The code lane fails, and the first of the remaining candidates serves the request.
         (
             "other-key",
             "```fail```",
@@ -114,7 +122,7 @@ fn the_example_decides_alike_in_all_languages() {
     for language in LANGUAGES {
         let dir = with_policy(&format!("team-lanes-{language}"), "team-lanes");
         let config = config("team-lanes", &settings);
-        // Compiles the component, and takes the time that it takes.
+        // `check` compiles the component, which may take long, before the host needs it.
         let checked = check(dir.path(), &config);
         assert!(
             checked.status.success(),
@@ -122,29 +130,29 @@ fn the_example_decides_alike_in_all_languages() {
             String::from_utf8_lossy(&checked.stderr)
         );
         let keys = [("TEST_KEY_ACME", "acme-key"), ("TEST_KEY_OTHER", "other-key")];
-        let host = Host::start_in(&program(FAKE_ENGINE), dir, &config, &keys).ready();
+        let host = Host::start_in(&program(FAKE_ENGINE), dir, &config, &keys).wait_until_ready();
         for (key, text, priority, expected) in requests {
-            host.script(
+            host.set_script(
                 "coder",
                 if text.contains("fail") { json!({ "status": 503 }) } else { json!({}) },
             );
-            let reply = ask(&host, key, text, priority);
-            let seen = ["lane", "attempts", "reason"]
-                .map(|name| reply.header(&format!("x-pointsman-{name}")));
-            assert_eq!(reply.status, 200, "{language}: {}", reply.text());
-            assert_eq!(seen, expected, "{language}: {text}");
+            let response = send_chat(&host, key, text, priority);
+            let observed = ["lane", "attempts", "reason"]
+                .map(|name| response.header(&format!("x-pointsman-{name}")));
+            assert_eq!(response.status, 200, "{language}: {}", response.text());
+            assert_eq!(observed, expected, "{language}: {text}");
             assert!(
-                reply.header("x-pointsman-policy").unwrap().starts_with("team-lanes@0.1.0+"),
+                response.header("x-pointsman-policy").unwrap().starts_with("team-lanes@0.1.0+"),
                 "{language}"
             );
         }
         assert_eq!(host.metric("pointsman_policy_calls_total", "result=\"ok\""), 5.0, "{language}");
         assert_eq!(host.metric("pointsman_policy_faults_total", ""), 0.0, "{language}");
-        host.assert_nothing_lost();
+        host.assert_no_request_lost();
     }
 }
 
-fn ask(host: &Host, key: &str, text: &str, priority: &str) -> Reply {
+fn send_chat(host: &Host, key: &str, text: &str, priority: &str) -> Response {
     let body =
         json!({ "model": "auto", "messages": [{ "role": "user", "content": text }] }).to_string();
     let key = format!("Bearer {key}");
@@ -156,40 +164,38 @@ fn ask(host: &Host, key: &str, text: &str, priority: &str) -> Reply {
 }
 
 #[test]
-fn the_example_refuses_a_wrong_configuration_with_the_same_sentence() {
+fn example_rejects_invalid_config_identically_in_all_languages() {
+    let mut messages = BTreeMap::new();
     for language in LANGUAGES {
         let dir = with_policy(&format!("team-lanes-{language}"), "team-lanes");
-        // They would be run with configurations of their own.
+        // Golden cases have configurations of their own.
         fs::remove_file(dir.path().join("policies/team-lanes/cases.jsonl")).unwrap();
-        for (wrong, sentence) in [
-            (json!({"team": {}}), "there is no key `team`"),
-            (json!({"teams": "acme"}), "`teams` must be an object"),
-            (json!({"teams": {"acme": 5}}), "`teams.acme` must be a text"),
-            (json!({"code-lane": true}), "`code-lane` must be a text"),
-            (
-                json!({"long-tokens": 0}),
-                "`long-tokens` must be a whole number from 1 to 4294967295",
-            ),
-            (
-                json!({"long-tokens": -1}),
-                "`long-tokens` must be a whole number from 1 to 4294967295",
-            ),
-            (
-                json!({"long-tokens": 4_294_967_296_u64}),
-                "`long-tokens` must be a whole number from 1 to 4294967295",
-            ),
+        for (invalid, key, value) in [
+            (json!({"team": {}}), "team", ""),
+            (json!({"teams": "acme"}), "teams", ""),
+            (json!({"teams": {"acme": 5}}), "teams.acme", ""),
+            (json!({"code-lane": true}), "code-lane", ""),
+            (json!({"long-tokens": 0}), "long-tokens", "4294967295"),
+            (json!({"long-tokens": -1}), "long-tokens", "4294967295"),
+            (json!({"long-tokens": 4_294_967_296_u64}), "long-tokens", "4294967295"),
         ] {
-            let checked = check(dir.path(), &config("team-lanes", &wrong));
-            let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+            let checked = check(dir.path(), &config("team-lanes", &invalid));
+            let err = String::from_utf8_lossy(&checked.stderr).into_owned();
+            let mut lines = err.lines();
+            let error = lines.find(|line| line.contains("[config_invalid]")).unwrap_or_default();
             assert!(
-                !checked.status.success() && said.contains(sentence),
-                "{language}: {wrong}: {said}"
+                !checked.status.success() && error.contains(key) && error.contains(value),
+                "{language}: {invalid}: {err}"
             );
+            // The message must be the same in all languages, apart from the temporary directory.
+            let message = error.replace(&dir.path().display().to_string(), "");
+            let first = messages.entry(invalid.to_string()).or_insert_with(|| message.clone());
+            assert_eq!(*first, message, "{language}: {invalid}");
         }
     }
 }
 
-/// What `pointsman policy new` writes can be built, and passes the cases that come with it.
+/// The policies that `pointsman policy new` writes can be built and pass their golden cases.
 #[test]
 fn templates_pass_their_golden_cases() {
     for language in LANGUAGES {
@@ -201,50 +207,50 @@ fn templates_pass_their_golden_cases() {
             "{language}: {}",
             String::from_utf8_lossy(&checked.stderr)
         );
-        let said = String::from_utf8_lossy(&checked.stdout).into_owned();
-        assert!(said.contains(&format!("policies: {name}@0.1.0+")), "{language}: {said}");
+        let out = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(out.contains(&format!("{name}@0.1.0+")), "{language}: {out}");
     }
 }
 
 #[test]
-fn the_javascript_sdk_passes_its_tests() {
+fn javascript_sdk_passes_its_tests() {
     let mut sdk = Command::new("node");
     sdk.arg("--test").arg(root().join("plugins/sdk/javascript/test/"));
-    passes(sdk);
+    assert_succeeds(sdk);
     let mut template = Command::new("node");
-    template.arg("--test").arg(fresh().join("new-javascript/test/"));
-    passes(template);
+    template.arg("--test").arg(fresh_guests().join("new-javascript/test/"));
+    assert_succeeds(template);
 }
 
 #[test]
-fn the_python_sdk_passes_its_tests() {
-    let python = prepared("POINTSMAN_VENV", "venv").join("bin/python");
+fn python_sdk_passes_its_tests() {
+    let python = prepared_dir("POINTSMAN_VENV", "venv").join("bin/python");
     let unittest = |sdk: &Path, source: &Path, tests: &Path| {
         let mut command = Command::new(&python);
         let path = std::env::join_paths([sdk, &sdk.join("bindings"), source]).unwrap();
         command.env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1");
         command.args(["-m", "unittest", "discover", "--start-directory"]).arg(tests);
-        passes(command);
+        assert_succeeds(command);
     };
     let sdk = root().join("plugins/sdk/python");
     unittest(&sdk, &sdk, &sdk.join("tests"));
-    let template = fresh().join("new-python");
+    let template = fresh_guests().join("new-python");
     unittest(&template.join("sdk"), &template.join("src"), &template.join("test"));
 }
 
 #[test]
-fn the_c_sdk_passes_its_tests() {
+fn c_sdk_passes_its_tests() {
     let dir = tempfile::tempdir().unwrap();
     let sdk = root().join("plugins/sdk/c");
     let test = dir.path().join("test");
-    let mut compile = Command::new(prepared("POINTSMAN_VENV", "venv").join("bin/python-zig"));
+    let mut compile = Command::new(prepared_dir("POINTSMAN_VENV", "venv").join("bin/python-zig"));
     compile.args(["cc", "-std=c17", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined"]);
     // The header of the contract, as the build made it for the template.
-    compile.arg("-I").arg(fresh().join("new-c/.build")).arg("-I").arg(&sdk);
+    compile.arg("-I").arg(fresh_guests().join("new-c/.build")).arg("-I").arg(&sdk);
     for file in ["advice.c", "arena.c", "config.c", "guest.c", "text.c", "tests/sdk.c"] {
         compile.arg(sdk.join(file));
     }
     compile.arg("-o").arg(&test);
-    passes(compile);
-    passes(Command::new(test));
+    assert_succeeds(compile);
+    assert_succeeds(Command::new(test));
 }

@@ -1,20 +1,20 @@
-//! End to end: the real program, real processes, real sockets.
+//! End-to-end tests: the real host program, real processes and real sockets. See `README.md`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod admin;
-mod author;
 mod captures;
 mod chaos;
 mod check;
 mod clients;
 mod compat;
-mod hooks;
-mod hostile;
+mod groups;
+mod hostile_policies;
 mod languages;
 mod middleware;
 mod openai;
-mod policy;
-mod pool;
+mod policies;
+mod policy_cli;
+mod policy_hooks;
 mod real;
 mod records;
 mod reload;
@@ -22,26 +22,26 @@ mod replay;
 mod rollout;
 mod shutdown;
 mod simulate;
+mod simulation_accuracy;
+mod source_tree;
 mod stream;
-mod supervise;
-mod tidy;
-mod truth;
+mod supervision;
 
 use pointsman_tests::host::{Host, fake_lane, program};
 
 const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");
 
-/// A lane with a fake engine.
+/// Returns a lane with a fake engine.
 fn lane(name: &str, models: &[&str], arguments: &[&str]) -> String {
     fake_lane(FAKE_ENGINE, name, models, "", arguments)
 }
 
-/// A host with these lanes, all of them serving.
+/// Starts a host and waits until all of its lanes are ready.
 fn host(config: &str) -> Host {
-    Host::start(&program(FAKE_ENGINE), config).ready()
+    Host::start(&program(FAKE_ENGINE), config).wait_until_ready()
 }
 
-/// A host with one lane `a`.
+/// Starts a host with one lane `a`.
 fn one_lane(arguments: &[&str]) -> Host {
     host(&lane("a", &["a"], arguments))
 }

@@ -1,17 +1,17 @@
-//! A real model: the quickstart, with three lanes of llama.cpp.
+//! A real model: the quickstart configuration with three lanes of llama.cpp.
 
 use std::fs;
 
 use pointsman_tests::client::{get, post, stream};
-use pointsman_tests::host::{Host, kill, program, root};
+use pointsman_tests::host::{Host, program, root, send_signal};
 use pointsman_tests::wait_until;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::FAKE_ENGINE;
-use crate::clients::prepared;
+use crate::clients::prepared_dir;
 
-/// The quickstart's configuration in a folder of its own, with its paths made absolute.
+/// Starts a host with the quickstart configuration, whose paths are made absolute.
 fn quickstart() -> Host {
     let text = fs::read_to_string(root().join("examples/quickstart.toml")).unwrap();
     let text = text
@@ -19,15 +19,16 @@ fn quickstart() -> Host {
         .replace("\"llama_engine.py\"", &format!("{:?}", root().join("examples/llama_engine.py")));
     let path = format!(
         "{}:{}",
-        prepared("POINTSMAN_VENV", "venv").join("bin").display(),
+        prepared_dir("POINTSMAN_VENV", "venv").join("bin").display(),
         std::env::var("PATH").unwrap()
     );
     Host::start_in(&program(FAKE_ENGINE), tempfile::tempdir().unwrap(), &text, &[("PATH", &path)])
-        .ready()
+        .wait_until_ready()
 }
 
-fn asking(model: &str, text: &str, more: &Value) -> Value {
-    let mut body = json!({ "model": model, "messages": [{ "role": "user", "content": text }], "max_tokens": 8 });
+fn chat_body(model: &str, text: &str, more: &Value) -> Value {
+    let mut body = json!({ "model": model, "messages": [{ "role": "user", "content": text }],
+        "max_tokens": 8 });
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     body
 }
@@ -35,19 +36,19 @@ fn asking(model: &str, text: &str, more: &Value) -> Value {
 const CHAT: &str = "/v1/chat/completions";
 
 #[test]
-fn a_real_model_answers_streams_dies_and_comes_back() {
+fn real_model_serves_streams_and_restarts() {
     let host = quickstart();
-    let reply = post(host.port, CHAT, &asking("auto", "Say hello.", &json!({})));
+    let response = post(host.port, CHAT, &chat_body("auto", "Say hello.", &json!({})));
     assert_eq!(
-        (reply.status, reply.header("x-pointsman-lane")),
+        (response.status, response.header("x-pointsman-lane")),
         (200, Some("orchestrator")),
         "{}",
-        reply.text()
+        response.text()
     );
-    assert!(reply.json()["usage"]["completion_tokens"].as_u64().unwrap() > 0);
-    // The system prompt of the quickstart is for this lane.
-    let bare = post(host.port, CHAT, &asking("coder", "Say hello.", &json!({}))).json();
-    assert_ne!(reply.json()["usage"]["prompt_tokens"], bare["usage"]["prompt_tokens"]);
+    assert!(response.json()["usage"]["completion_tokens"].as_u64().unwrap() > 0);
+    // The system prompt of the quickstart applies to the orchestrator lane only.
+    let bare = post(host.port, CHAT, &chat_body("coder", "Say hello.", &json!({}))).json();
+    assert_ne!(response.json()["usage"]["prompt_tokens"], bare["usage"]["prompt_tokens"]);
 
     let text = post(
         host.port,
@@ -55,12 +56,15 @@ fn a_real_model_answers_streams_dies_and_comes_back() {
         &json!({ "model": "coder", "prompt": "fn main() {", "max_tokens": 4 }),
     );
     assert!(text.json()["choices"][0]["text"].is_string(), "{}", text.text());
-    let (reply, complete) =
-        stream(host.port, CHAT, &asking("super_reader", "Say hello.", &json!({ "stream": true })))
-            .finish();
-    assert!(complete && reply.text().ends_with("data: [DONE]\n\n"), "{}", reply.text());
+    let (response, complete) = stream(
+        host.port,
+        CHAT,
+        &chat_body("super_reader", "Say hello.", &json!({ "stream": true })),
+    )
+    .finish();
+    assert!(complete && response.text().ends_with("data: [DONE]\n\n"), "{}", response.text());
 
-    // A client that leaves frees its slot at once, as the engine itself says.
+    // A client that disconnects frees its slot immediately, as the engine itself reports.
     let engine = host.engine_port("coder");
     let busy = || {
         get(engine, "/slots")
@@ -71,38 +75,40 @@ fn a_real_model_answers_streams_dies_and_comes_back() {
             .any(|slot| slot["is_processing"] == true)
     };
     let long = json!({ "stream": true, "max_tokens": 900, "ignore_eos": true });
-    let mut answer = stream(host.port, CHAT, &asking("coder", "Count.", &long));
-    assert!(answer.until("content") && busy());
-    drop(answer);
+    let mut event_stream = stream(host.port, CHAT, &chat_body("coder", "Count.", &long));
+    assert!(event_stream.read_until("content") && busy());
+    drop(event_stream);
     wait_until("the slot is free", || !busy());
 
     // An engine that is killed in the middle of a stream.
-    let mut answer = stream(host.port, CHAT, &asking("coder", "Count.", &long));
-    assert!(answer.until("content"));
-    kill(host.engine_pid("coder"), Signal::KILL);
-    let (reply, _) = answer.finish();
+    let mut event_stream = stream(host.port, CHAT, &chat_body("coder", "Count.", &long));
+    assert!(event_stream.read_until("content"));
+    send_signal(host.engine_pid("coder"), Signal::KILL);
+    let (response, _) = event_stream.finish();
     assert!(
-        reply.text().contains("\"engine_error\"") && !reply.text().contains("[DONE]"),
+        response.text().contains("\"engine_error\"") && !response.text().contains("[DONE]"),
         "{}",
-        reply.text()
+        response.text()
     );
     wait_until("the lane serves again", || {
         host.lane("coder")["state"] == "ready" && host.lane("coder")["starts"] == 2
     });
-    assert_eq!(post(host.port, CHAT, &asking("coder", "Say hello.", &json!({}))).status, 200);
-    host.assert_nothing_lost();
+    assert_eq!(post(host.port, CHAT, &chat_body("coder", "Say hello.", &json!({}))).status, 200);
+    host.assert_no_request_lost();
     host.stop();
 }
 
-/// Three lanes of the small model that cannot be loaded together, and 200 requests at once, half of them streams: everybody is
-/// answered by the lane asked for, and lanes are exchanged a few times and not for every request.
+/// Three lanes of the small model that do not fit into memory together, and 200 concurrent
+/// requests, half of them streams. Every request is served by its lane, and the number of switches
+/// is small.
 #[test]
-fn real_lanes_take_turns() {
-    let python = prepared("POINTSMAN_VENV", "venv").join("bin/python3");
+fn real_lanes_switch() {
+    let python = prepared_dir("POINTSMAN_VENV", "venv").join("bin/python3");
     let engine = root().join("examples/llama_engine.py");
     let lane = |name: &str| {
         format!(
-            "[[lanes]]\nname = {name:?}\ngroup = \"box\"\nmemory = \"250MiB\"\nslots = 2\nexpected-load-time = \"3s\"\n\
+            "[[lanes]]\nname = {name:?}\ngroup = \"box\"\nmemory = \"250MiB\"\nslots = 2\n\
+             expected-load-time = \"3s\"\n\
              [lanes.engine]\ndriver = \"llama-cpp\"\ncommand = {}\n",
             json!([python, engine, "--port", "{port}", "--alias", "{lane}"])
         )
@@ -118,13 +124,13 @@ fn real_lanes_take_turns() {
             scope.spawn(move || {
                 let streaming = number % 2 == 0;
                 let more = json!({ "stream": streaming, "max_tokens": 4 });
-                let (reply, complete) =
-                    stream(port, CHAT, &asking(lane, "Say hello.", &more)).finish();
-                let text = reply.text();
+                let (response, complete) =
+                    stream(port, CHAT, &chat_body(lane, "Say hello.", &more)).finish();
+                let text = response.text();
                 assert!(
-                    complete && reply.status == 200,
+                    complete && response.status == 200,
                     "request {number}: {} {text}",
-                    reply.status
+                    response.status
                 );
                 assert!(
                     text.contains(&format!("\"model\":\"{lane}\"")),
@@ -137,8 +143,8 @@ fn real_lanes_take_turns() {
             });
         }
     });
-    host.assert_nothing_lost();
-    assert_eq!(host.metric("pointsman_answered_total", ""), 200.0);
+    host.assert_no_request_lost();
+    assert_eq!(host.metric("pointsman_event_streamed_total", ""), 200.0);
     let loads = host.metric("pointsman_switches_total", "");
     assert!((3.0..30.0).contains(&loads), "{loads} loads for 200 requests");
     host.stop();

@@ -1,4 +1,4 @@
-//! Decision records: what a host writes about its requests, and that it goes on when it cannot.
+//! Decision records: their content, their files, and requests while records cannot be written.
 
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -14,32 +14,38 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::policy::{chain, cortex, folder, start};
+use crate::policies::{chain, cortex, policy_dir, start};
 use crate::{host, lane};
 
 const CHAT: &str = "/v1/chat/completions";
 const WRITTEN: &str = "pointsman_records_written_total";
 const DROPPED: &str = "pointsman_records_dropped_total";
 
-fn folder_of(host: &Host) -> PathBuf {
+fn records_dir(host: &Host) -> PathBuf {
     host.dir.path().join("records")
 }
 
-/// All records, oldest first, and the whole text of the files.
-fn recorded(host: &Host) -> (Vec<DecisionRecord>, String) {
+/// Reads all decision records, oldest first, and the text of their files.
+fn read_records(host: &Host) -> (Vec<DecisionRecord>, String) {
     let mut found = Vec::new();
     let mut text = String::new();
-    for file in files(&folder_of(host)).unwrap() {
+    for file in files(&records_dir(host)).unwrap() {
         text += &fs::read_to_string(&file).unwrap();
-        let (mut known, mut chains) = (Vec::new(), Vec::new());
+        let (mut topologies, mut chains) = (Vec::new(), Vec::new());
         for record in records(BufReader::new(File::open(&file).unwrap())) {
             match record.unwrap() {
-                Record::Topology(topology) => known.push(topology.generation),
+                Record::Topology(topology) => topologies.push(topology.generation),
                 Record::Policies(chain) => chains.push(chain.chain),
                 Record::Decision(decision) => {
-                    assert!(known.contains(&decision.topology), "the lanes come first");
-                    let chain = decision.chain.as_deref().expect("this host has policies");
-                    assert!(chains.iter().any(|known| known == chain), "and the policies do");
+                    assert!(
+                        topologies.contains(&decision.topology),
+                        "the topology must come before its decisions"
+                    );
+                    let chain = decision.chain.as_deref().expect("the chain of this host");
+                    assert!(
+                        chains.iter().any(|name| name == chain),
+                        "the policies must come before their decisions"
+                    );
                     found.push(*decision);
                 }
             }
@@ -48,14 +54,14 @@ fn recorded(host: &Host) -> (Vec<DecisionRecord>, String) {
     (found, text)
 }
 
-fn of<'a>(decisions: &'a [DecisionRecord], id: &str) -> &'a DecisionRecord {
-    let mut of_id = decisions.iter().filter(|decision| &*decision.request_id == id);
-    let (found, more) = (of_id.next(), of_id.next());
-    assert!(more.is_none(), "one record a request");
+fn record<'a>(decisions: &'a [DecisionRecord], id: &str) -> &'a DecisionRecord {
+    let mut matching = decisions.iter().filter(|decision| &*decision.request_id == id);
+    let (found, more) = (matching.next(), matching.next());
+    assert!(more.is_none(), "one record per request");
     found.unwrap_or_else(|| panic!("no record of {id}: {decisions:#?}"))
 }
 
-fn ask(host: &Host, id: &str, body: &Value) -> u16 {
+fn send_chat(host: &Host, id: &str, body: &Value) -> u16 {
     let headers = [
         ("content-type", "application/json"),
         ("x-request-id", id),
@@ -66,40 +72,41 @@ fn ask(host: &Host, id: &str, body: &Value) -> u16 {
     send(host.port, "POST", CHAT, &headers, body.to_string().as_bytes()).status
 }
 
-fn with_text(model: &str) -> Value {
+fn chat_with_secrets(model: &str) -> Value {
     chat(
         model,
-        json!({ "user": "SECRET-user", "messages": [{ "role": "user", "content": "SECRET fn main()" }] }),
+        json!({ "user": "SECRET-user", "messages": [{ "role": "user", "content": "SECRET fn \
+            main()" }] }),
     )
 }
 
-/// Five ways in which a request can go, and one record of each.
+/// Five outcomes of a request, with one record for each.
 #[test]
-fn every_decision_is_recorded_with_its_end() {
+fn decisions_are_recorded_with_outcome() {
     let mut host = cortex("[records]\ndir = \"records\"\nmode = \"full\"");
-    assert_eq!(ask(&host, "plain", &with_text("auto")), 200);
-    let mut streaming = with_text("coder");
+    assert_eq!(send_chat(&host, "plain", &chat_with_secrets("auto")), 200);
+    let mut streaming = chat_with_secrets("coder");
     streaming["stream"] = json!(true);
     streaming["stream_options"] = json!({ "include_usage": true });
-    assert_eq!(ask(&host, "stream", &streaming), 200);
-    host.script("orchestrator", json!({ "status": 503 }));
-    assert_eq!(ask(&host, "fallback", &with_text("orchestrator")), 200);
-    host.script("governance", json!({ "status": 500 }));
-    assert_eq!(ask(&host, "error", &with_text("governance")), 502);
-    host.script("fast_rag", json!({ "stall-after": 3 }));
-    let mut leaves = with_text("fast_rag");
-    leaves["stream"] = json!(true);
-    let mut answer = stream(host.port, CHAT, &leaves);
-    assert!(answer.until("word2"));
-    drop(answer);
-    // Nobody decides about a model that is not there.
-    assert_eq!(ask(&host, "unknown", &with_text("unheard-of")), 404);
-    host.assert_nothing_lost();
-    wait_until("all are written", || host.metric(WRITTEN, "") == 5.0);
+    assert_eq!(send_chat(&host, "stream", &streaming), 200);
+    host.set_script("orchestrator", json!({ "status": 503 }));
+    assert_eq!(send_chat(&host, "fallback", &chat_with_secrets("orchestrator")), 200);
+    host.set_script("governance", json!({ "status": 500 }));
+    assert_eq!(send_chat(&host, "error", &chat_with_secrets("governance")), 502);
+    host.set_script("fast_rag", json!({ "stall-after": 3 }));
+    let mut disconnecting = chat_with_secrets("fast_rag");
+    disconnecting["stream"] = json!(true);
+    let mut event_stream = stream(host.port, CHAT, &disconnecting);
+    assert!(event_stream.read_until("word2"));
+    drop(event_stream);
+    // A request for an unknown model is rejected without a decision.
+    assert_eq!(send_chat(&host, "unknown", &chat_with_secrets("unheard-of")), 404);
+    host.assert_no_request_lost();
+    wait_until("all records are written", || host.metric(WRITTEN, "") == 5.0);
     host.signal(Signal::TERM);
-    assert!(host.ended().success());
+    assert!(host.wait_for_exit().success());
 
-    let (found, text) = recorded(&host);
+    let (found, text) = read_records(&host);
     assert_eq!(found.len(), 5);
     assert!(!text.contains("SECRET"), "{text}");
     for decision in &found {
@@ -121,7 +128,7 @@ fn every_decision_is_recorded_with_its_end() {
         assert!(is_redacted(body["messages"][0]["content"].as_str().unwrap()));
         assert!(request.headers.iter().all(|(name, _)| name != "authorization"));
     }
-    let plain = of(&found, "plain");
+    let plain = record(&found, "plain");
     assert_eq!((plain.end.how, plain.tries.len()), (Ended::Answered, 1));
     assert_eq!((plain.tries[0].result, plain.tries[0].status), (AttemptResult::Ok, 200));
     assert!(
@@ -129,86 +136,93 @@ fn every_decision_is_recorded_with_its_end() {
     );
     let headers = &plain.request.as_ref().unwrap().headers;
     assert!(headers.contains(&("x-class".to_owned(), "batch".to_owned())), "{headers:?}");
-    let streamed = of(&found, "stream");
+    let streamed = record(&found, "stream");
     assert!(streamed.figures.streaming && streamed.outcome.as_ref().unwrap().output_tokens > 0);
-    let fell_back = of(&found, "fallback");
+    let fell_back = record(&found, "fallback");
     let results: Vec<_> =
         fell_back.tries.iter().map(|attempt| (attempt.result, attempt.status)).collect();
     assert_eq!(fell_back.end.how, Ended::FellBack);
     assert_eq!(results, [(AttemptResult::Overloaded, 503), (AttemptResult::Ok, 200)]);
-    let error = of(&found, "error");
+    let error = record(&found, "error");
     assert_eq!(
         (error.end.how, error.tries[0].result, error.tries[0].status),
         (Ended::Error, AttemptResult::ServerError, 500)
     );
-    let gone = found.iter().find(|decision| decision.end.how == Ended::ClientGone).unwrap();
-    assert_eq!((&*gone.model, gone.tries[0].result), ("fast_rag", AttemptResult::ClientGone));
+    let disconnected = found.iter().find(|decision| decision.end.how == Ended::ClientGone).unwrap();
+    assert_eq!(
+        (&*disconnected.model, disconnected.tries[0].result),
+        ("fast_rag", AttemptResult::ClientGone)
+    );
 }
 
 #[test]
-fn a_refusal_is_a_decision() {
-    let dir = folder(&[("status-200", build("status-200"))]);
+fn rejection_is_recorded() {
+    let dir = policy_dir(&[("status-200", build("status-200"))]);
     let config =
         chain(&["status-200"], "") + "[records]\ndir = \"records\"\n" + &lane("a", &["a"], &[]);
     let host = start(dir, &config);
-    assert_eq!(ask(&host, "refused", &with_text("a")), 403);
-    wait_until("it is written", || host.metric(WRITTEN, "") == 1.0);
-    let (found, _) = recorded(&host);
-    let refused = of(&found, "refused");
-    assert!(matches!(&refused.decision, Decision::Reject(by, _) if &*by.name == "status-200"));
-    assert!(refused.consulted[0].advice.as_ref().unwrap().reject.is_some());
-    assert_eq!((refused.end.how, refused.tries.len(), &refused.outcome), (Ended::Error, 0, &None));
-    assert!(refused.request.is_none(), "only in mode full");
+    assert_eq!(send_chat(&host, "rejected", &chat_with_secrets("a")), 403);
+    wait_until("the record is written", || host.metric(WRITTEN, "") == 1.0);
+    let (found, _) = read_records(&host);
+    let rejected = record(&found, "rejected");
+    assert!(matches!(&rejected.decision, Decision::Reject(by, _) if &*by.name == "status-200"));
+    assert!(rejected.consulted[0].advice.as_ref().unwrap().reject.is_some());
+    assert_eq!(
+        (rejected.end.how, rejected.tries.len(), &rejected.outcome),
+        (Ended::Error, 0, &None)
+    );
+    assert!(rejected.request.is_none(), "requests are recorded only in mode full");
 }
 
 #[test]
-fn errors_are_recorded_though_nothing_else_is() {
+fn errors_are_recorded_with_sample_of_zero() {
     let host = host(
         &("[records]\ndir = \"records\"\nsample = \"0%\"\n".to_owned() + &lane("a", &["a"], &[])),
     );
     (0..5).for_each(|_| assert_eq!(post(host.port, CHAT, &chat("a", json!({}))).status, 200));
-    host.script("a", json!({ "status": 500 }));
-    assert_eq!(ask(&host, "bad", &with_text("a")), 502);
-    wait_until("it is written", || host.metric(WRITTEN, "") == 1.0);
-    let (found, _) = recorded(&host);
-    assert_eq!((found.len(), of(&found, "bad").end.how), (1, Ended::Error));
+    host.set_script("a", json!({ "status": 500 }));
+    assert_eq!(send_chat(&host, "bad", &chat_with_secrets("a")), 502);
+    wait_until("the record is written", || host.metric(WRITTEN, "") == 1.0);
+    let (found, _) = read_records(&host);
+    assert_eq!((found.len(), record(&found, "bad").end.how), (1, Ended::Error));
 }
 
 #[test]
-fn a_killed_host_leaves_files_that_can_be_read_and_added_to() {
+fn record_files_survive_killed_host() {
     let config = "[records]\ndir = \"records\"\nmax-size = \"8KiB\"\nkeep = 2\n".to_owned()
         + &lane("a", &["a"], &[]);
     let mut host = host(&config);
-    let ask_all = |host: &Host, ids: std::ops::Range<u32>| {
+    let send_all = |host: &Host, ids: std::ops::Range<u32>| {
         for id in ids {
-            assert_eq!(ask(host, &id.to_string(), &with_text("a")), 200);
-            // One by one, so that the files are full at the same places in each run.
-            wait_until("it is written", || host.metric(WRITTEN, "") >= 1.0);
+            assert_eq!(send_chat(host, &id.to_string(), &chat_with_secrets("a")), 200);
+            // One by one, so that the files are rotated at the same records in every run.
+            wait_until("the record is written", || host.metric(WRITTEN, "") >= 1.0);
         }
     };
-    ask_all(&host, 0..40);
-    wait_until("all are written", || host.metric(WRITTEN, "") == 40.0);
+    send_all(&host, 0..40);
+    wait_until("all records are written", || host.metric(WRITTEN, "") == 40.0);
     host.signal(Signal::KILL);
-    host.ended();
-    let (found, _) = recorded(&host);
+    host.wait_for_exit();
+    let (found, _) = read_records(&host);
     let last = |found: &[DecisionRecord]| found.last().unwrap().request_id.to_string();
-    assert_eq!((files(&folder_of(&host)).unwrap().len(), last(&found).as_str()), (3, "39"));
+    assert_eq!((files(&records_dir(&host)).unwrap().len(), last(&found).as_str()), (3, "39"));
 
     let dir = std::mem::replace(&mut host.dir, tempfile::tempdir().unwrap());
-    drop(fs::remove_file(dir.path().join("port")));
+    fs::remove_file(dir.path().join("port")).unwrap();
     let host = start(dir, &config);
-    assert_eq!(ask(&host, "after", &with_text("a")), 200);
-    wait_until("it is written", || host.metric(WRITTEN, "") == 1.0);
-    let (found, _) = recorded(&host);
+    assert_eq!(send_chat(&host, "after", &chat_with_secrets("a")), 200);
+    wait_until("the record is written", || host.metric(WRITTEN, "") == 1.0);
+    let (found, _) = read_records(&host);
     assert_eq!(last(&found), "after");
     assert!(
         found.len() > 5 && found.windows(2).all(|pair| pair[0].request_id != pair[1].request_id)
     );
 }
 
-/// Records that nobody takes: every request is answered, every record is counted, and the log says so once.
+/// Records that cannot be written: every request is served, every record is counted as dropped, and
+/// the log has one event about it.
 #[test]
-fn a_flood_without_an_outlet_is_dropped_and_counted() {
+fn unwritable_records_are_dropped_and_counted() {
     let dir = tempfile::tempdir().unwrap();
     let records = dir.path().join("records");
     fs::create_dir(&records).unwrap();
@@ -226,10 +240,10 @@ fn a_flood_without_an_outlet_is_dropped_and_counted() {
             });
         }
     });
-    host.assert_nothing_lost();
-    wait_until("each is counted", || host.metric(DROPPED, "") == 200.0);
+    host.assert_no_request_lost();
+    wait_until("every record is counted", || host.metric(DROPPED, "") == 200.0);
     assert_eq!(host.metric(WRITTEN, ""), 0.0);
     assert!(host.metric(DROPPED, "reason=\"disk\"") > 0.0);
-    assert_eq!(host.log().matches("decision records are dropped").count(), 1);
+    assert_eq!(host.events("records_dropped", &[]).len(), 1);
     host.stop();
 }

@@ -1,62 +1,64 @@
-//! How a new version begins, and how it is left again: tried out beside the old one, watched, taken back, promoted.
+//! Rollout of new policy versions: candidates in shadow mode and as canaries, probation, rollback
+//! and promotion.
 
 mod probation;
 mod signed;
 
 use std::collections::BTreeMap;
 
-use pointsman_tests::client::{Reply, chat, send};
+use pointsman_tests::client::{Response, chat, send};
+use pointsman_tests::deployment::{Deployment, chain, policy_dir};
 use pointsman_tests::guests::Guest;
-use pointsman_tests::load::Load;
-use pointsman_tests::site::{Site, chain, folder};
+use pointsman_tests::load::LoadGenerator;
 use pointsman_tests::wait_until;
 use serde_json::{Value, json};
 
 use crate::{FAKE_ENGINE, lane};
 
-/// Two lanes, and policies in front of them.
+/// Returns a configuration with two lanes and with these links of the policy chain.
 fn config(links: &str) -> String {
     let lanes = ["a", "b"].map(|name| lane(name, &[name, "auto"], &[]));
     format!("[policies]\ncache = \"cache\"\npoll-interval = \"1s\"\n{links}{}", lanes.concat())
 }
 
-/// A host with one policy, for which `link` says how new versions begin.
-fn site(guest: Guest, link: &str) -> Site {
+/// Starts a host with one policy. `link` are the keys of its rollout.
+fn start_deployment(guest: Guest, link: &str) -> Deployment {
     let config = config(&chain(&[guest.name.as_str()], link));
-    Site::start(FAKE_ENGINE, folder(&[guest]), &config)
+    Deployment::start(FAKE_ENGINE, policy_dir(&[guest]), &config)
 }
 
 fn old() -> Guest {
-    Guest::new("p").why("old").lane(0)
+    Guest::new("p").reason("old").lane(0)
 }
 
 fn new() -> Guest {
-    Guest::new("p").why("new").lane(1)
+    Guest::new("p").reason("new").lane(1)
 }
 
-/// Run a command that has to succeed.
-fn order(site: &Site, arguments: &[&str]) -> String {
-    let (code, out, err) = site.cli(arguments);
+/// Runs a policy command that must succeed, and returns its output.
+fn run_command(deployment: &Deployment, arguments: &[&str]) -> String {
+    let (code, out, err) = deployment.policy_command(arguments);
     assert_eq!(code, 0, "{arguments:?}: {out}{err}");
     out
 }
 
-/// A request with this id, and perhaps with this key.
-fn ask_as(site: &Site, id: &str, key: Option<&str>) -> Reply {
+/// Sends a chat request with this request id and, optionally, with this API key.
+fn send_with_id(deployment: &Deployment, id: &str, key: Option<&str>) -> Response {
     let key = key.map(|key| format!("Bearer {key}"));
     let mut headers = vec![("content-type", "application/json"), ("x-request-id", id)];
     headers.extend(key.as_deref().map(|key| ("authorization", key)));
     let body = chat("auto", json!({ "max_tokens": 1 })).to_string();
-    let reply = send(site.host.port, "POST", "/v1/chat/completions", &headers, body.as_bytes());
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    reply
+    let response =
+        send(deployment.host.port, "POST", "/v1/chat/completions", &headers, body.as_bytes());
+    assert_eq!(response.status, 200, "{}", response.text());
+    response
 }
 
-fn why(reply: &Reply) -> &str {
-    reply.header("x-pointsman-reason").unwrap_or_default()
+fn reason(response: &Response) -> &str {
+    response.header("x-pointsman-reason").unwrap_or_default()
 }
 
-/// Counts its calls in its state, and says how many there were.
+/// Code that counts calls in the state of the policy, and returns the count as the reason.
 const COUNTS: &str = r#"
 (USE state.increment $increment)
 (ADVISE
@@ -65,125 +67,146 @@ const COUNTS: &str = r#"
   (i32.const 2048))"#;
 
 #[test]
-fn a_shadow_is_compared_and_decides_nothing_until_it_is_promoted() {
-    let site = site(old(), "rollout = \"shadow\"");
-    let trial = site.take_up(&new());
-    assert_eq!((&trial["trial"]["mode"], &trial["error"]), (&json!("shadow"), &Value::Null));
+fn shadow_is_compared_and_decides_only_after_promotion() {
+    let deployment = start_deployment(old(), "rollout = \"shadow\"");
+    let staged = deployment.deploy(&new());
+    assert_eq!((&staged["candidate"]["mode"], &staged["error"]), (&json!("shadow"), &Value::Null));
     for _ in 0..5 {
-        let reply = site.ask("auto");
-        assert_eq!((why(&reply), reply.header("x-pointsman-lane")), ("old", Some("a")));
+        let response = deployment.send_chat("auto");
+        assert_eq!((reason(&response), response.header("x-pointsman-lane")), ("old", Some("a")));
     }
-    let compared = site
-        .wait_for("the shadow was asked", "p", |policy| policy["trial"]["differed"] == json!(5));
-    let difference = &compared["trial"]["differences"][4];
-    assert_eq!((&difference["what"], &compared["trial"]["agreed"]), (&json!(["lanes"]), &json!(0)));
-    assert_ne!(difference["active"]["lanes"], difference["shadow"]["lanes"]);
-    assert_eq!(site.host.metric("pointsman_policy_shadow_total", "result=\"differed\""), 5.0);
-    let shown = order(&site, &["show", "p"]);
-    assert!(shown.contains("shadow") && shown.contains("differed: 5"), "{shown}");
-
-    // One of the same opinion takes its place.
-    site.take_up(&old().why("the same in other words"));
-    assert_eq!(why(&site.ask("auto")), "old");
-    site.wait_for("they agree", "p", |policy| policy["trial"]["agreed"] == json!(1));
-    site.take_up(&new());
-    order(&site, &["promote", "p"]);
-    let reply = site.ask("auto");
-    assert_eq!((why(&reply), reply.header("x-pointsman-lane")), ("new", Some("b")));
-    let shown = site.policy("p");
+    let compared = deployment.wait_for_policy("the shadow was called", "p", |policy| {
+        policy["candidate"]["differed"] == json!(5)
+    });
+    let difference = &compared["candidate"]["differences"][4];
     assert_eq!(
-        (&shown["trial"], shown["history"].as_array().map(Vec::len)),
+        (&difference["fields"], &compared["candidate"]["agreed"]),
+        (&json!(["lanes"]), &json!(0))
+    );
+    assert_ne!(difference["active"]["lanes"], difference["shadow"]["lanes"]);
+    assert_eq!(deployment.host.metric("pointsman_policy_shadow_total", "result=\"differed\""), 5.0);
+    let output = run_command(&deployment, &["show", "p"]);
+    assert!(output.contains("shadow") && output.contains("differed: 5"), "{output}");
+
+    // A candidate that decides the same replaces the one that differed.
+    deployment.deploy(&old().reason("the same in other words"));
+    assert_eq!(reason(&deployment.send_chat("auto")), "old");
+    deployment.wait_for_policy("the decisions agree", "p", |policy| {
+        policy["candidate"]["agreed"] == json!(1)
+    });
+    deployment.deploy(&new());
+    run_command(&deployment, &["promote", "p"]);
+    let response = deployment.send_chat("auto");
+    assert_eq!((reason(&response), response.header("x-pointsman-lane")), ("new", Some("b")));
+    let status = deployment.policy("p");
+    assert_eq!(
+        (&status["candidate"], status["history"].as_array().map(Vec::len)),
         (&Value::Null, Some(1))
     );
-    site.host.assert_nothing_lost();
+    deployment.host.assert_no_request_lost();
 }
 
 #[test]
-fn a_shadow_has_a_state_of_its_own() {
-    let site = site(old().code(COUNTS), "rollout = \"shadow\"");
-    assert_eq!([why(&site.ask("auto")), why(&site.ask("auto"))], ["1", "2"]);
-    site.take_up(&new().code(COUNTS));
+fn shadow_has_its_own_state() {
+    let deployment = start_deployment(old().code(COUNTS), "rollout = \"shadow\"");
+    assert_eq!(
+        [reason(&deployment.send_chat("auto")), reason(&deployment.send_chat("auto"))],
+        ["1", "2"]
+    );
+    deployment.deploy(&new().code(COUNTS));
     for calls in 3..=6 {
-        assert_eq!(why(&site.ask("auto")), calls.to_string(), "only its own calls count");
+        assert_eq!(
+            reason(&deployment.send_chat("auto")),
+            calls.to_string(),
+            "only its own calls count"
+        );
     }
-    let compared =
-        site.wait_for("the shadow was asked", "p", |policy| policy["trial"]["calls"] == json!(4));
-    // Its notes tell what it found in its state.
-    let notes = compared["trial"]["differences"][3]["shadow"]["notes"].to_string();
+    let compared = deployment.wait_for_policy("the shadow was called", "p", |policy| {
+        policy["candidate"]["calls"] == json!(4)
+    });
+    // The notes of the shadow show the count in its state.
+    let notes = compared["candidate"]["differences"][3]["shadow"]["notes"].to_string();
     assert!(notes.contains('4') && !notes.contains('6'), "{notes}");
-    order(&site, &["promote", "p"]);
-    assert_eq!(why(&site.ask("auto")), "7", "whoever is in service has the policy's state");
+    run_command(&deployment, &["promote", "p"]);
+    assert_eq!(
+        reason(&deployment.send_chat("auto")),
+        "7",
+        "the active version has the state of the policy"
+    );
 }
 
-/// A shadow that traps, and one that never ends: no request knows, and nobody waits.
+/// A shadow that traps, and one that never returns: no request is affected or delayed.
 #[test]
-fn a_shadow_that_fails_costs_the_requests_nothing() {
-    let site = site(old(), "rollout = \"shadow\"\ndeadline = \"100ms\"");
+fn failing_shadow_does_not_affect_requests() {
+    let deployment = start_deployment(old(), "rollout = \"shadow\"\ndeadline = \"100ms\"");
     for (code, kind) in [
         ("(ADVISE unreachable)", "trap"),
         ("(ADVISE (loop $again (br $again)) unreachable)", "timeout"),
     ] {
-        site.take_up(&new().why(kind).code(code));
+        deployment.deploy(&new().reason(kind).code(code));
         let mut times = Vec::new();
         for _ in 0..10 {
-            let begun = std::time::Instant::now();
-            assert_eq!(why(&site.ask("auto")), "old");
-            times.push(begun.elapsed());
+            let start = std::time::Instant::now();
+            assert_eq!(reason(&deployment.send_chat("auto")), "old");
+            times.push(start.elapsed());
         }
-        // Whoever waited for the shadow waited for its deadline, in each of the calls before its breaker opened.
+        // A request that waited for the shadow would take the shadow's deadline, in each of the
+        // calls before its breaker opened.
         let fastest = times[..3].iter().min().unwrap();
         assert!(fastest.as_millis() < 90, "{kind}: {times:?}");
-        let failed =
-            site.wait_for("it has failed", "p", |policy| policy["trial"]["failed"] == json!(10));
+        let failed = deployment.wait_for_policy("the shadow has failed", "p", |policy| {
+            policy["candidate"]["failed"] == json!(10)
+        });
         assert_eq!((&failed["state"], &failed["faults"]), (&json!("active"), &json!(0)));
-        // Three faults, and its breaker keeps it from being asked: the others cost nothing at all.
-        assert_eq!(failed["trial"]["faults"], 3, "{kind}");
+        // After three faults the breaker of the shadow opens, and it is no longer called.
+        assert_eq!(failed["candidate"]["faults"], 3, "{kind}");
         assert_eq!(
-            site.host.metric("pointsman_policy_faults_total", &format!("kind=\"{kind}\"")),
+            deployment.host.metric("pointsman_policy_faults_total", &format!("kind=\"{kind}\"")),
             3.0
         );
     }
-    site.host.assert_nothing_lost();
+    deployment.host.assert_no_request_lost();
 }
 
 #[test]
-fn a_canary_gets_about_its_share_of_the_requests() {
+fn canary_gets_its_share_of_requests() {
     let link = "rollout = \"canary\"\ncanary = { share = \"20%\", by = \"request\" }";
-    let site = site(old(), link);
-    let trial = site.take_up(&new());
+    let deployment = start_deployment(old(), link);
+    let staged = deployment.deploy(&new());
     assert_eq!(
-        (&trial["trial"]["mode"], &trial["trial"]["share_permille"]),
+        (&staged["candidate"]["mode"], &staged["candidate"]["share_permille"]),
         (&json!("canary"), &json!(200))
     );
     let canaries: Vec<bool> = std::thread::scope(|scope| {
         let asking = |part: usize| {
-            let site = &site;
+            let deployment = &deployment;
             scope.spawn(move || {
                 let ids = (0..500).map(|id| format!("request-{part}-{id}"));
-                ids.map(|id| why(&ask_as(site, &id, None)) == "new").collect::<Vec<bool>>()
+                ids.map(|id| reason(&send_with_id(deployment, &id, None)) == "new")
+                    .collect::<Vec<bool>>()
             })
         };
         let parts: Vec<_> = (0..4).map(asking).collect();
         parts.into_iter().flat_map(|part| part.join().unwrap()).collect()
     });
     let share = canaries.iter().filter(|is_canary| **is_canary).count();
-    // 400 are expected, with a deviation of 18.
+    // 400 are expected, with a standard deviation of 18.
     assert!((320..=480).contains(&share), "{share} of 2000");
     for (id, was) in canaries.iter().enumerate().take(40) {
-        let again = ask_as(&site, &format!("request-0-{id}"), None);
-        assert_eq!(why(&again) == "new", *was, "the same request, the same version");
+        let again = send_with_id(&deployment, &format!("request-0-{id}"), None);
+        assert_eq!(reason(&again) == "new", *was, "the same request id gets the same version");
         assert_eq!(again.header("x-pointsman-lane"), Some(if *was { "b" } else { "a" }));
     }
-    order(&site, &["promote", "p"]);
-    assert!((0..20).all(|id| why(&ask_as(&site, &id.to_string(), None)) == "new"));
-    order(&site, &["rollback", "p"]);
-    assert!((0..20).all(|id| why(&ask_as(&site, &id.to_string(), None)) == "old"));
-    site.host.assert_nothing_lost();
+    run_command(&deployment, &["promote", "p"]);
+    assert!((0..20).all(|id| reason(&send_with_id(&deployment, &id.to_string(), None)) == "new"));
+    run_command(&deployment, &["rollback", "p"]);
+    assert!((0..20).all(|id| reason(&send_with_id(&deployment, &id.to_string(), None)) == "old"));
+    deployment.host.assert_no_request_lost();
 }
 
 #[test]
-fn a_tenant_stays_with_its_version() {
-    let dir = folder(&[old()]);
+fn canary_by_tenant_is_sticky() {
+    let dir = policy_dir(&[old()]);
     let mut head = String::new();
     for tenant in 0..40 {
         std::fs::write(dir.path().join(format!("{tenant}.key")), format!("key-{tenant}\n"))
@@ -191,128 +214,145 @@ fn a_tenant_stays_with_its_version() {
         head += &format!("[[keys]]\ntenant = \"team-{tenant}\"\nfile = \"{tenant}.key\"\n");
     }
     let link = "rollout = \"canary\"\ncanary = { share = \"50%\" }";
-    let site = Site::start(FAKE_ENGINE, dir, &(head + &config(&chain(&["p"], link))));
-    site.take_up(&new());
+    let deployment = Deployment::start(FAKE_ENGINE, dir, &(head + &config(&chain(&["p"], link))));
+    deployment.deploy(&new());
     let versions = |round: u32| -> BTreeMap<u32, String> {
-        let of = |tenant: u32| {
+        let version = |tenant: u32| {
             let id = format!("{round}-{tenant}");
-            (tenant, why(&ask_as(&site, &id, Some(&format!("key-{tenant}")))).to_owned())
+            (
+                tenant,
+                reason(&send_with_id(&deployment, &id, Some(&format!("key-{tenant}")))).to_owned(),
+            )
         };
-        (0..40).map(of).collect()
+        (0..40).map(version).collect()
     };
     let first = versions(0);
-    let canaries = first.values().filter(|why| *why == "new").count();
+    let canaries = first.values().filter(|reason| *reason == "new").count();
     assert!((8..=32).contains(&canaries), "{canaries} of 40");
     for round in 1..4 {
         assert_eq!(versions(round), first);
     }
-    // Given up, it is asked by nobody any more, and not taken from the folder again.
-    order(&site, &["rollback", "p"]);
-    assert!(versions(4).values().all(|why| why == "old"));
-    site.reload();
-    let shown = site.policy("p");
+    // After the rollback, the candidate gets no requests and is not loaded from the folder again.
+    run_command(&deployment, &["rollback", "p"]);
+    assert!(versions(4).values().all(|reason| reason == "old"));
+    deployment.reload();
+    let status = deployment.policy("p");
     assert_eq!(
-        (&shown["trial"], &shown["set_aside"][0]["reason"]),
-        (&Value::Null, &json!("rolled back by hand"))
+        (&status["candidate"], &status["rejected"][0]["code"]),
+        (&Value::Null, &json!("rolled_back_by_operator"))
     );
 }
 
 #[test]
-fn a_canary_that_faults_is_given_up() {
-    let site = site(old(), "rollout = \"canary\"\ncanary = { share = \"50%\", by = \"request\" }");
-    let load = Load::start(site.host.port, 2, "auto");
-    let bad = site.take_up(&new().code("(ADVISE unreachable)"))["trial"]["version"].clone();
-    let shown = site.wait_for("it is given up", "p", |policy| policy["trial"].is_null());
-    let error = shown["error"]["what"].as_str().unwrap_or("none");
-    let sentence =
-        format!("version {} was taken back: it was taken out of service: ", bad.as_str().unwrap());
-    assert!(error.starts_with(&sentence), "{error}");
-    assert_eq!(shown["set_aside"][0]["version"], bad.as_str().unwrap()[2..]);
-    load.more(20);
-    assert!(load.end().keys().all(|seen| seen.status == 200));
-    wait_until("only the old one decides", || why(&site.ask("auto")) == "old");
-    let held_back = site.host.metric("pointsman_policy_out_of_service", "");
-    assert_eq!(held_back, 0.0, "nobody is woken for a version that is not asked any more");
-    let (code, _, err) = site.cli(&["promote", "p"]);
-    assert!(code == 1 && err.contains("no version of it is tried out"), "{err}");
-    site.host.assert_nothing_lost();
+fn faulting_canary_is_rolled_back() {
+    let deployment = start_deployment(
+        old(),
+        "rollout = \"canary\"\ncanary = { share = \"50%\", by = \"request\" }",
+    );
+    let load = LoadGenerator::start(deployment.host.port, 2, "auto");
+    let bad =
+        deployment.deploy(&new().code("(ADVISE unreachable)"))["candidate"]["version"].clone();
+    let status = deployment.wait_for_policy("the candidate is rolled back", "p", |policy| {
+        policy["candidate"].is_null()
+    });
+    let bad = bad.as_str().unwrap();
+    assert_eq!(status["error"]["code"], "rolled_back", "{status}");
+    assert!(status["error"]["message"].as_str().unwrap().contains(bad), "{status}");
+    assert_eq!(status["rejected"][0]["version"], bad[2..]);
+    assert_eq!(status["rejected"][0]["code"], "breaker_open");
+    load.wait_for_requests(20);
+    assert!(load.stop().keys().all(|seen| seen.status == 200));
+    wait_until("only the old version decides", || reason(&deployment.send_chat("auto")) == "old");
+    let open = deployment.host.metric("pointsman_policy_breaker_open", "");
+    assert_eq!(open, 0.0, "a version that is not called any more must not raise an alert");
+    let (code, _, err) = deployment.policy_command(&["promote", "p"]);
+    assert!(code == 1 && err.contains("[no_candidate]"), "{err}");
+    deployment.host.assert_no_request_lost();
 }
 
 #[test]
-fn a_trial_goes_on_after_a_restart() {
+fn candidate_survives_restart() {
     let link = "rollout = \"shadow\"";
-    let site = site(old(), link);
-    let trial = site.take_up(&new())["trial"]["version"].clone();
-    let site = site.again(FAKE_ENGINE, &config(&chain(&["p"], link)));
-    assert_eq!((why(&site.ask("auto")), &site.policy("p")["trial"]["version"]), ("old", &trial));
-    order(&site, &["promote", "p"]);
-    let site = site.again(FAKE_ENGINE, &config(&chain(&["p"], link)));
-    let shown = site.policy("p");
-    assert_eq!((&shown["version"], &shown["trial"]), (&trial, &Value::Null));
-    // Given up, it stays away.
-    let given_up = site.take_up(&new().why("newer"))["trial"]["version"].clone();
-    assert_ne!(given_up, Value::Null);
-    order(&site, &["rollback", "p"]);
-    let site = site.again(FAKE_ENGINE, &config(&chain(&["p"], link)));
-    let shown = site.policy("p");
-    assert_eq!((why(&site.ask("auto")), &shown["trial"]), ("new", &Value::Null));
-    assert!(shown["error"]["what"].as_str().unwrap().contains("was set aside"), "{shown}");
+    let deployment = start_deployment(old(), link);
+    let staged = deployment.deploy(&new())["candidate"]["version"].clone();
+    let deployment = deployment.restart(FAKE_ENGINE, &config(&chain(&["p"], link)));
+    assert_eq!(
+        (reason(&deployment.send_chat("auto")), &deployment.policy("p")["candidate"]["version"]),
+        ("old", &staged)
+    );
+    run_command(&deployment, &["promote", "p"]);
+    let deployment = deployment.restart(FAKE_ENGINE, &config(&chain(&["p"], link)));
+    let status = deployment.policy("p");
+    assert_eq!((&status["version"], &status["candidate"]), (&staged, &Value::Null));
+    // After a rollback, the candidate stays rejected.
+    let rejected = deployment.deploy(&new().reason("newer"))["candidate"]["version"].clone();
+    assert_ne!(rejected, Value::Null);
+    run_command(&deployment, &["rollback", "p"]);
+    let deployment = deployment.restart(FAKE_ENGINE, &config(&chain(&["p"], link)));
+    let status = deployment.policy("p");
+    assert_eq!(
+        (reason(&deployment.send_chat("auto")), &status["candidate"]),
+        ("new", &Value::Null)
+    );
+    assert_eq!(status["error"]["code"], "version_rejected", "{status}");
 }
 
 #[test]
-fn operators_go_back_and_forth_by_name() {
-    let site = site(old(), "");
+fn operators_select_versions_by_fingerprint() {
+    let deployment = start_deployment(old(), "");
     let id = |version: &Value| version["fingerprint"].as_str().unwrap()[..8].to_owned();
     let versions: Vec<String> =
-        ["one", "two", "three"].map(|why| id(&site.take_up(&old().why(why)))).into();
-    order(&site, &["rollback", "p", "--to", &versions[0]]);
-    assert_eq!(why(&site.ask("auto")), "one");
-    // What was left is not taken from the folder again, but can be had by name.
-    site.reload();
-    assert_eq!(why(&site.ask("auto")), "one");
-    order(&site, &["promote", "p", &versions[2]]);
-    assert_eq!(why(&site.ask("auto")), "three");
-    for (arguments, sentence) in [
-        (
-            vec!["promote", "p", &versions[2]],
-            format!("version {} is in service already", versions[2]),
-        ),
-        (
-            vec!["rollback", "p", "--to", "0badc0de"],
-            "there is no version `0badc0de`; there are: ".to_owned(),
-        ),
-        (vec!["promote", "p"], "no version of it is tried out; name the version".to_owned()),
+        ["one", "two", "three"].map(|reason| id(&deployment.deploy(&old().reason(reason)))).into();
+    run_command(&deployment, &["rollback", "p", "--to", &versions[0]]);
+    assert_eq!(reason(&deployment.send_chat("auto")), "one");
+    // The rejected version is not loaded from the folder again, but can be promoted by fingerprint.
+    deployment.reload();
+    assert_eq!(reason(&deployment.send_chat("auto")), "one");
+    run_command(&deployment, &["promote", "p", &versions[2]]);
+    assert_eq!(reason(&deployment.send_chat("auto")), "three");
+    let active = versions[2].as_str();
+    for (arguments, error_code, version) in [
+        (vec!["promote", "p", active], "[version_already_active]", active),
+        (vec!["rollback", "p", "--to", "0badc0de"], "[version_not_found]", "0badc0de"),
+        (vec!["promote", "p"], "[no_candidate]", ""),
     ] {
-        let (code, _, err) = site.cli(&arguments);
-        assert!(code == 1 && err.contains(&sentence), "{arguments:?}: {err}");
+        let (code, _, err) = deployment.policy_command(&arguments);
+        assert!(
+            code == 1 && err.contains(error_code) && err.contains(version),
+            "{arguments:?}: {err}"
+        );
     }
-    order(&site, &["disable", "p"]);
-    assert_eq!(site.ask("auto").header("x-pointsman-policy"), Some("built-in"));
-    // Disabled, it still takes up what is new.
-    site.take_up(&new());
-    assert_eq!(site.ask("auto").header("x-pointsman-policy"), Some("built-in"));
-    order(&site, &["enable", "p"]);
-    assert_eq!(why(&site.ask("auto")), "new");
-    site.host.assert_nothing_lost();
+    run_command(&deployment, &["disable", "p"]);
+    assert_eq!(deployment.send_chat("auto").header("x-pointsman-policy"), Some("built-in"));
+    // A disabled policy still loads new versions.
+    deployment.deploy(&new());
+    assert_eq!(deployment.send_chat("auto").header("x-pointsman-policy"), Some("built-in"));
+    run_command(&deployment, &["enable", "p"]);
+    assert_eq!(reason(&deployment.send_chat("auto")), "new");
+    deployment.host.assert_no_request_lost();
 }
 
-/// The policy has not changed, and how it is tried out has.
+/// The policy has not changed, but the rollout of its candidate has.
 #[test]
-fn what_is_tried_out_is_tried_out_in_another_way_when_the_configuration_says_so() {
-    let site = site(old(), "rollout = \"shadow\"");
-    assert_eq!(site.take_up(&new())["trial"]["mode"], "shadow");
+fn candidate_follows_changed_rollout_mode() {
+    let deployment = start_deployment(old(), "rollout = \"shadow\"");
+    assert_eq!(deployment.deploy(&new())["candidate"]["mode"], "shadow");
     let canary = "rollout = \"canary\"\ncanary = { share = \"100%\" }";
     for (link, mode, decides) in [
         (canary, json!("canary"), "new"),
         ("rollout = \"shadow\"", json!("shadow"), "old"),
         ("", Value::Null, "new"),
     ] {
-        site.configure(&config(&chain(&["p"], link)));
-        site.reload();
-        let shown = site.policy("p");
-        assert_eq!((&shown["trial"]["mode"], &shown["error"]), (&mode, &Value::Null), "{shown}");
-        assert_eq!(site.why("auto"), decides, "{link}");
+        deployment.write_config(&config(&chain(&["p"], link)));
+        deployment.reload();
+        let status = deployment.policy("p");
+        assert_eq!(
+            (&status["candidate"]["mode"], &status["error"]),
+            (&mode, &Value::Null),
+            "{status}"
+        );
+        assert_eq!(deployment.reason("auto"), decides, "{link}");
     }
-    let shown = site.policy("p");
-    assert_eq!(shown["history"].as_array().map(Vec::len), Some(1), "{shown}");
+    let status = deployment.policy("p");
+    assert_eq!(status["history"].as_array().map(Vec::len), Some(1), "{status}");
 }

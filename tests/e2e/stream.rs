@@ -1,7 +1,7 @@
-//! Streams: every byte as it comes, and no broken one that looks complete.
+//! Streams: every byte is forwarded as it arrives, and no broken stream looks complete.
 
 use pointsman_tests::client::{chat, get, stream};
-use pointsman_tests::host::kill;
+use pointsman_tests::host::send_signal;
 use pointsman_tests::wait_until;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -17,43 +17,44 @@ fn streaming(more: Value) -> Value {
 }
 
 #[test]
-fn bytes_pass_through_whatever_the_chunks() {
+fn bytes_are_forwarded_unchanged_for_any_chunk_size() {
     let host = one_lane(&["--flavour", "vllm"]);
-    for cut in [Value::Null, json!(1), json!(7), json!(4096)] {
-        host.script("a", json!({ "cut": cut, "tokens": 9 }));
+    for chunk_size in [Value::Null, json!(1), json!(7), json!(4096)] {
+        host.set_script("a", json!({ "chunk-size": chunk_size, "tokens": 9 }));
         let body = streaming(json!({ "stream_options": { "include_usage": true } }));
         let headers = [("content-type", "application/json"), ("x-request-id", "same")];
         let ask = |port| {
             pointsman_tests::client::send(port, "POST", CHAT, &headers, body.to_string().as_bytes())
         };
         let (routed, direct) = (ask(host.port), ask(host.engine_port("a")));
-        assert_eq!(routed.text(), direct.text(), "in pieces of {cut}");
+        assert_eq!(routed.text(), direct.text(), "in chunks of {chunk_size}");
         assert!(routed.text().ends_with("data: [DONE]\n\n"));
         assert_eq!(routed.header("content-type"), direct.header("content-type"));
     }
-    host.assert_nothing_lost();
+    host.assert_no_request_lost();
 }
 
-/// The engine sends nothing more until the test has seen what was sent: a router that holds a chunk back makes this hang.
+/// The engine stalls until the test has seen what was sent, so a host that holds a chunk back would
+/// make this test time out.
 #[test]
-fn each_chunk_goes_on_as_soon_as_it_comes() {
+fn chunks_are_forwarded_immediately() {
     let host = one_lane(&["--script", r#"{"stall-after": 3}"#]);
-    let mut answer = stream(host.port, CHAT, &streaming(json!({})));
-    assert!(answer.until("word2"));
-    assert!(!String::from_utf8_lossy(&answer.body).contains("word3"));
-    drop(answer);
-    host.assert_nothing_lost();
+    let mut event_stream = stream(host.port, CHAT, &streaming(json!({})));
+    assert!(event_stream.read_until("word2"));
+    assert!(!String::from_utf8_lossy(&event_stream.body).contains("word3"));
+    drop(event_stream);
+    host.assert_no_request_lost();
 }
 
 #[test]
-fn an_engine_killed_in_mid_stream_gives_an_error_event_and_no_done() {
+fn killed_engine_gives_error_event_without_done() {
     let host = one_lane(&["--script", r#"{"stall-after": 3}"#]);
-    let mut answer = stream(host.port, CHAT, &streaming(json!({})));
-    assert!(answer.until("word2"));
+    let mut event_stream = stream(host.port, CHAT, &streaming(json!({})));
+    assert!(event_stream.read_until("word2"));
     let pid = host.engine_pid("a");
-    kill(pid, Signal::KILL);
-    let (reply, complete) = answer.finish();
-    let text = reply.text();
+    send_signal(pid, Signal::KILL);
+    let (response, complete) = event_stream.finish();
+    let text = response.text();
     assert!(complete && !text.contains("[DONE]"), "{text}");
     let event = text.trim_end().rsplit("\n\n").next().unwrap().strip_prefix("data: ").unwrap();
     let event: Value = serde_json::from_str(event).unwrap();
@@ -62,36 +63,36 @@ fn an_engine_killed_in_mid_stream_gives_an_error_event_and_no_done() {
         host.lane("a")["starts"] == 2 && host.lane("a")["state"] == "ready"
     });
     assert_ne!(host.engine_pid("a"), pid);
-    host.script("a", json!({}));
-    assert!(stream(host.port, CHAT, &streaming(json!({}))).until("[DONE]"));
-    host.assert_nothing_lost();
+    host.set_script("a", json!({}));
+    assert!(stream(host.port, CHAT, &streaming(json!({}))).read_until("[DONE]"));
+    host.assert_no_request_lost();
     host.stop();
 }
 
 #[test]
-fn streams_that_break_are_closed_with_an_error_event() {
+fn broken_streams_end_with_error_event() {
     let host = host(&(lane("a", &["a"], &[]) + "[lanes.timeouts]\nidle = \"300ms\"\n"));
     for (script, code) in [
         (json!({ "end-after": 2 }), json!("engine_error")),
         (json!({ "stall-after": 2 }), json!("engine_error")),
-        // The engine's own event, and the `[DONE]` that vLLM sends after it is held back.
+        // The engine's own error event; the host must hold back vLLM's `[DONE]` after it.
         (json!({ "error-after": 2 }), json!(500)),
-        (json!({ "error-after": 2, "cut": 5 }), json!(500)),
+        (json!({ "error-after": 2, "chunk-size": 5 }), json!(500)),
     ] {
-        host.script("a", script.clone());
-        let (reply, complete) = stream(host.port, CHAT, &streaming(json!({}))).finish();
-        let text = reply.text();
+        host.set_script("a", script.clone());
+        let (response, complete) = stream(host.port, CHAT, &streaming(json!({}))).finish();
+        let text = response.text();
         assert!(complete && text.contains("word1") && !text.contains("[DONE]"), "{script}: {text}");
         let event: Value =
             serde_json::from_str(text.trim_end().rsplit("data: ").next().unwrap()).unwrap();
         assert_eq!(event["error"]["code"], code, "{script}: {event}");
     }
     assert_eq!(host.metric("pointsman_errors_total", ""), 4.0);
-    host.assert_nothing_lost();
+    host.assert_no_request_lost();
 }
 
 #[test]
-fn a_client_that_leaves_frees_the_slot_and_stops_the_engine() {
+fn client_disconnect_frees_slot_and_cancels_engine() {
     let host = one_lane(&["--script", r#"{"token-ms": 20, "tokens": 5000}"#]);
     let engine = host.engine_port("a");
     let busy = || {
@@ -103,31 +104,32 @@ fn a_client_that_leaves_frees_the_slot_and_stops_the_engine() {
             .filter(|slot| slot["is_processing"] == true)
             .count()
     };
-    // In a stream, and while waiting for an answer in one piece.
+    // During a stream, and while waiting for a response that is not streamed.
     for body in [streaming(json!({})), chat("a", json!({}))] {
-        let leaves = std::thread::spawn({
+        let client = std::thread::spawn({
             let port = host.port;
             move || {
                 let text = body.to_string();
                 let head = format!(
-                    "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{text}",
+                    "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                     content-length: {}\r\n\r\n{text}",
                     text.len()
                 );
                 let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
                 std::io::Write::write_all(&mut socket, head.as_bytes()).unwrap();
-                wait_until("the engine works", || get(engine, "/fake/seen").json()["busy"] == 1);
+                wait_until("the engine is busy", || get(engine, "/fake/seen").json()["busy"] == 1);
             }
         });
-        leaves.join().unwrap();
+        client.join().unwrap();
         wait_until("the slot is free", || busy() == 0);
     }
     assert_eq!(get(engine, "/fake/seen").json()["cancelled"], 2);
     assert_eq!(host.metric("pointsman_client_gone_total", ""), 2.0);
-    host.assert_nothing_lost();
+    host.assert_no_request_lost();
 }
 
 #[test]
-fn a_waiter_that_leaves_gives_up_its_place() {
+fn client_disconnect_removes_request_from_queue() {
     let engine = pointsman_tests::host::fake_lane(
         crate::FAKE_ENGINE,
         "a",
@@ -137,17 +139,20 @@ fn a_waiter_that_leaves_gives_up_its_place() {
     );
     let host = host(&engine);
     let mut first = stream(host.port, CHAT, &streaming(json!({})));
-    assert!(first.until("word0"));
+    assert!(first.read_until("word0"));
     let text = streaming(json!({})).to_string();
     let mut socket = std::net::TcpStream::connect(("127.0.0.1", host.port)).unwrap();
     let head = format!(
-        "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{text}",
+        "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{text}",
         text.len()
     );
     std::io::Write::write_all(&mut socket, head.as_bytes()).unwrap();
-    wait_until("it waits", || host.metric("pointsman_lane_queued", "") == 1.0);
+    wait_until("the request is queued", || host.metric("pointsman_lane_queued", "") == 1.0);
     drop(socket);
-    wait_until("it waits no more", || host.metric("pointsman_lane_queued", "") == 0.0);
+    wait_until("the request is no longer queued", || {
+        host.metric("pointsman_lane_queued", "") == 0.0
+    });
     drop(first);
-    host.assert_nothing_lost();
+    host.assert_no_request_lost();
 }

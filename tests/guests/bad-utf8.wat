@@ -1,4 +1,4 @@
-;; policy-error.other with bytes that are no text.
+;; Returns policy-error.other with bytes that are not UTF-8.
 (ADVISE
   (i32.store8 (i32.const 2048) (i32.const 1))
   (i32.store8 (i32.const 2052) (i32.const 3))

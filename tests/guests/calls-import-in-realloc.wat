@@ -1,4 +1,4 @@
-;; Asks the host for a text, and asks it something else when it is asked for the room.
+;; Calls the host for a text, and calls the host again when the host allocates memory for it.
 (USE request.text $text)
 (USE request.contains $contains)
 (global $asked (mut i32) (i32.const 0))

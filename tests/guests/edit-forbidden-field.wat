@@ -1,4 +1,4 @@
-;; Three changes of the request that nobody allows it: a field, the model, and a header that is no policy's business.
+;; Three edits that the manifest does not allow: a field, the model, and a header that no policy may set.
 (ADVISE
   (i32.store8 (i32.const 3000) (i32.const 2))
   (call $pair (i32.const 3004) (TEXT "/user"))

@@ -1,4 +1,4 @@
-;; lane-advice.only with a billion lanes, far beyond the memory.
+;; Returns lane-advice.only with a billion lanes, far beyond the end of memory.
 (ADVISE
   (i32.store8 (i32.const 2084) (i32.const 1))
   (i32.store (i32.const 2088) (i32.const 4096))

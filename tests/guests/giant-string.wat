@@ -1,4 +1,4 @@
-;; policy-error.other with a string of one mebibyte.
+;; Returns policy-error.other with a string of one mebibyte.
 (ADVISE
   (i32.store8 (i32.const 2048) (i32.const 1))
   (i32.store8 (i32.const 2052) (i32.const 3))

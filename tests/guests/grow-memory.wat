@@ -1,4 +1,4 @@
-;; Takes a page at a time until there are no more, and cannot go on without.
+;; Grows its memory until that fails, and traps.
 (ADVISE
   (block $full (loop $more
     (br_if $full (i32.eq (memory.grow (i32.const 16)) (i32.const -1)))

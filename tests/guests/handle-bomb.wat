@@ -1,4 +1,4 @@
-;; Makes handles of a resource of its own, one after the other.
+;; Creates handles of its own resource in a loop.
 (import "[export]things" "[resource-new]thing" (func $new (param i32) (result i32)))
 (func (export "things#[constructor]thing") (result i32) (call $new (i32.const 1)))
 (ADVISE

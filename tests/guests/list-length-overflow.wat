@@ -1,4 +1,4 @@
-;; lane-advice.only with so many lanes that their bytes, four each, are four in 32 bits.
+;; Returns lane-advice.only with a length whose size in bytes overflows 32 bits to four.
 (ADVISE
   (i32.store8 (i32.const 2084) (i32.const 1))
   (i32.store (i32.const 2088) (i32.const 4096))

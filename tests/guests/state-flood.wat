@@ -1,4 +1,4 @@
-;; Fifty entries of four kilobytes in each call, each under another name.
+;; Stores fifty entries of 4 KiB per call, each under a new key.
 (USE state.put $put)
 (global $number (mut i32) (i32.const 0))
 (func $letter (param $at i32) (param $divisor i32)

@@ -1,4 +1,4 @@
-;; Refuses with 200: status, and empty code and message.
+;; Rejects with status 200, which is not an error status, and with empty code and message.
 (ADVISE
   (i32.store8 (i32.const 2052) (i32.const 1))
   (i32.store16 (i32.const 2056) (i32.const 200))

@@ -1,4 +1,5 @@
-// The official OpenAI package against a running router: `node openai_client.mjs PORT KEY`. See the Python one.
+// Runs the official OpenAI package against a host: `node openai_client.mjs PORT KEY MODULES`. The
+// lanes are described in openai_client.py.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import path from "node:path";
@@ -22,12 +23,12 @@ assert.equal(words, "word0 word1 word2 ");
 
 const names = [];
 for await (const model of client.models.list()) names.push(model.id);
-assert.deepEqual(names, ["a", "broken", "busy", "cut", "slow"]);
+assert.deepEqual(names, ["a", "broken", "busy", "slow", "truncated"]);
 
 await assert.rejects(client.chat.completions.create({ model: "nope", messages }), OpenAI.NotFoundError);
 await assert.rejects(client.chat.completions.create({ model: "broken", messages }), OpenAI.InternalServerError);
 await assert.rejects(async () => {
-  for await (const _ of await client.chat.completions.create({ model: "cut", messages, stream: true }));
+  for await (const _ of await client.chat.completions.create({ model: "truncated", messages, stream: true }));
 }, OpenAI.APIError);
 
-console.log("all good");
+console.log("ok");

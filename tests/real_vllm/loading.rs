@@ -1,4 +1,4 @@
-//! vLLM is started.
+//! Start of vLLM.
 
 use std::net::TcpStream;
 use std::time::Instant;
@@ -6,13 +6,13 @@ use std::time::Instant;
 use pointsman_tests::host::Host;
 use serde_json::Value;
 
-use crate::processes::{command_line, name, of_session, resident};
-use crate::talk::{ask, asking_for_stream};
-use crate::watch::Change;
-use crate::world::{VLLM, World};
+use crate::client::{spawn_stream, stream_body};
+use crate::environment::{TestEnvironment, VLLM};
+use crate::processes::{command_line, name, resident, session_members};
+use crate::status_monitor::Change;
 use crate::{report, wait_long};
 
-/// What `progress` begins with, in the order in which an engine gets there.
+/// The phases with which `progress` begins, in the order of a load.
 const PHASES: [&str; 8] = [
     "starting",
     "reading the model's configuration",
@@ -24,28 +24,29 @@ const PHASES: [&str; 8] = [
     "listening",
 ];
 
-pub(crate) fn the_first_request_loads_it(world: &mut World) {
-    let running = world.host();
+pub(crate) fn first_request_loads_engine(environment: &mut TestEnvironment) {
+    let running = environment.host();
     let host = &running.host;
     assert_eq!(host.lane(VLLM)["engine"], "cold");
-    let begun = Instant::now();
-    let answer = ask(host.port, asking_for_stream(VLLM, 8));
-    wait_long("it has a port", || host.lane(VLLM)["port"].is_u64());
-    let (refused, accepted) = knock(host);
-    let told = answer.join().unwrap();
-    let loading = running.watch.spent(begun, VLLM, "starting");
-    let (comments, done) = (told.comments(), told.done());
-    let seen = format!("held with {comments} comments, then 200, tokens and [DONE]: {done}");
-    world.report.row("first request, nothing loaded", &seen, told.first);
-    let seen =
-        format!("its port refused {refused} connections, accepted {accepted} before it was ready");
-    world.report.row("vLLM, start to ready", &seen, loading);
-    assert!(done && refused > 0, "{told:?}");
+    let start = Instant::now();
+    let response = spawn_stream(host.port, stream_body(VLLM, 8));
+    wait_long("the engine has a port", || host.lane(VLLM)["port"].is_u64());
+    let (refused, accepted) = probe_port(host);
+    let outcome = response.join().unwrap();
+    let loading = running.monitor.time_in_state(start, VLLM, "starting");
+    let (comments, done) = (outcome.comments(), outcome.is_done());
+    let seen = format!("held with {comments} keep-alive comments, then complete: {done}");
+    environment.report.row("first request, no engine loaded", &seen, outcome.first);
+    let seen = format!(
+        "its port refused {refused} connections, and accepted {accepted} before it was ready"
+    );
+    environment.report.row("vLLM, start to ready", &seen, loading);
+    assert!(done && refused > 0, "{outcome:?}");
 
-    let changes = running.watch.since(begun, VLLM);
+    let changes = running.monitor.changes_since(start, VLLM);
     let phases = phases(&changes);
     let texts: Vec<&str> = changes.iter().filter_map(|change| change.progress.as_deref()).collect();
-    world.report.row("progress while loading", &phases.join(" > "), None);
+    environment.report.row("progress while loading", &phases.join(" > "), None);
     println!("{}", texts.join("\n"));
     let places: Vec<usize> = phases
         .iter()
@@ -54,12 +55,12 @@ pub(crate) fn the_first_request_loads_it(world: &mut World) {
     assert!(places.len() >= 4 && places.is_sorted(), "{texts:?}");
 
     let lane = host.lane(VLLM);
-    let figure =
-        |key: &str| lane[key].as_u64().map_or("unknown".to_owned(), |figure| figure.to_string());
-    let [tokens, kv, weights] = ["kv_tokens", "kv_bytes", "weights_bytes"].map(figure);
+    let number =
+        |key: &str| lane[key].as_u64().map_or("unknown".to_owned(), |number| number.to_string());
+    let [tokens, kv, weights] = ["kv_tokens", "kv_bytes", "weights_bytes"].map(number);
     let seen = format!("kv_tokens {tokens}, kv_bytes {kv}, weights_bytes {weights}");
-    world.report.row("read from its log", &seen, None);
-    // 1 GiB at 32 KiB a token: eight layers, keys and values, 512 numbers of four bytes.
+    environment.report.row("read from its log", &seen, None);
+    // 1 GiB at 32 KiB per token: eight layers, keys and values, 512 numbers of four bytes.
     assert_eq!(
         (&lane["kv_tokens"], &lane["kv_bytes"]),
         (&Value::from(1 << 15), &Value::from(1 << 30))
@@ -67,11 +68,12 @@ pub(crate) fn the_first_request_loads_it(world: &mut World) {
     assert_eq!((&lane["progress"], &lane["problem"]), (&Value::Null, &Value::Null));
 }
 
-/// Try to connect until the engine is ready: how often that failed, and how often not.
-fn knock(host: &Host) -> (u32, u32) {
+/// Connects repeatedly until the engine is ready; returns how many attempts were refused and
+/// accepted.
+fn probe_port(host: &Host) -> (u32, u32) {
     let port = host.engine_port(VLLM);
     let (mut refused, mut accepted) = (0, 0);
-    wait_long("it is ready", || {
+    wait_long("the engine is ready", || {
         let connected = TcpStream::connect(("127.0.0.1", port)).is_ok();
         let ready = host.lane(VLLM)["engine"] == "ready";
         match (ready, connected) {
@@ -84,7 +86,7 @@ fn knock(host: &Host) -> (u32, u32) {
     (refused, accepted)
 }
 
-/// The phases that were shown, each once for each time it began.
+/// Returns the phases that were reported, without repetitions in succession.
 fn phases(changes: &[Change]) -> Vec<&'static str> {
     let mut phases = Vec::new();
     for progress in changes.iter().filter_map(|change| change.progress.as_deref()) {
@@ -98,32 +100,34 @@ fn phases(changes: &[Change]) -> Vec<&'static str> {
     phases
 }
 
-pub(crate) fn its_processes_and_arguments(world: &mut World) {
-    let running = world.ready();
+pub(crate) fn processes_and_arguments(environment: &mut TestEnvironment) {
+    let running = environment.ready_host();
     let engine = running.host.engine_pid(VLLM);
-    let mut family = of_session(engine);
-    family.sort_unstable();
-    let sizes = family.iter().map(|pid| {
+    let mut processes = session_members(engine);
+    processes.sort_unstable();
+    let sizes = processes.iter().map(|pid| {
         let gib = resident(*pid) as f64 / f64::from(1 << 30);
         format!("{} {gib:.2} GiB", name(*pid))
     });
     let seen = sizes.collect::<Vec<_>>().join(", ");
-    world.report.row("its processes, one session", &seen, None);
-    let names: Vec<String> = family.iter().map(|pid| name(*pid)).collect();
+    environment.report.row("its processes, one session", &seen, None);
+    let names: Vec<String> = processes.iter().map(|pid| name(*pid)).collect();
     assert!(names.iter().any(|name| name == "VLLM::EngineCor"), "{names:?}");
     assert!(names.iter().any(|name| name == "VLLM::Worker"), "{names:?}");
     let line = command_line(engine);
     println!("{line}");
-    for words in ["--scheduling-policy priority", "--shutdown-timeout 10", "--load-format dummy"] {
-        assert!(line.contains(words), "{words} is not in {line}");
+    for arguments in
+        ["--scheduling-policy priority", "--shutdown-timeout 10", "--load-format dummy"]
+    {
+        assert!(line.contains(arguments), "{arguments} is not in {line}");
     }
-    // Answers in the time that a warm engine takes.
-    let told = ask(running.host.port, asking_for_stream(VLLM, 1)).join().unwrap();
-    assert!(told.done(), "{told:?}");
-    let first = told.first.map(report::seconds).unwrap_or_default();
-    world.report.row(
+    // The latency of a warm engine.
+    let outcome = spawn_stream(running.host.port, stream_body(VLLM, 1)).join().unwrap();
+    assert!(outcome.is_done(), "{outcome:?}");
+    let first = outcome.first.map(report::seconds).unwrap_or_default();
+    environment.report.row(
         "one token from a warm engine",
         &format!("first event after {first}"),
-        Some(told.took),
+        Some(outcome.took),
     );
 }

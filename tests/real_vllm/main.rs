@@ -1,85 +1,85 @@
-//! The real vLLM below the real host, on the CPU. `cargo xtask real-vllm` prepares this and runs it.
+//! Tests of the host with a real vLLM on the CPU; `cargo xtask real-vllm` prepares and runs them.
 //!
-//! A start of vLLM takes most of a minute, so one host serves all situations that leave it well, in the
-//! order of [`SITUATIONS`]. A situation that fails does not keep the others from being seen.
+//! A start of vLLM takes almost a minute, so one host is used for all cases that leave it healthy,
+//! in the order of [`CASES`]. A failed case does not prevent the others from running.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-mod answering;
-mod dying;
-mod ending;
-mod litter;
+mod client;
+mod engine_crash;
+mod environment;
+mod host_exit;
+mod leftovers;
 mod loading;
 mod processes;
 mod report;
-mod talk;
-mod turns;
-mod watch;
-mod world;
+mod requests;
+mod status_monitor;
+mod switching;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::world::World;
+use crate::environment::TestEnvironment;
 
 const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");
 
-/// Longest that a start of vLLM, and what waits for one, may take.
-const LOAD_LIMIT: Duration = Duration::from_secs(300);
+/// The maximum time for a start of vLLM, and for requests that wait for one.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Something to be seen. Loads what it needs.
-type Situation = fn(&mut World);
+/// A test case. It loads the engines that it needs.
+type Case = fn(&mut TestEnvironment);
 
-/// All of them, by name and in order.
-const SITUATIONS: [(&str, Situation); 15] = [
-    ("first-load", loading::the_first_request_loads_it),
-    ("processes", loading::its_processes_and_arguments),
-    ("plain", answering::plain),
-    ("streaming", answering::streaming),
-    ("request-id", answering::the_request_id_is_passed_on),
-    ("parameters", answering::parameters_pass),
-    ("client-leaves", answering::a_client_leaves),
-    ("turn-away", turns::another_lane_is_wanted_in_the_middle_of_a_stream),
-    ("turn-back", turns::and_back_again),
-    ("server-killed", dying::the_server_is_killed_in_the_middle_of_a_stream),
-    ("core-killed", dying::its_core_is_killed_in_the_middle_of_a_stream),
-    ("books", ending::nothing_was_lost),
-    ("host-ends", ending::the_host_ends_in_the_middle_of_a_stream),
-    ("host-killed-early", ending::the_host_is_killed_before_vllm_has_processes_of_its_own),
-    ("host-killed-late", ending::the_host_is_killed_while_vllm_loads),
+/// All cases, by name and in order.
+const CASES: [(&str, Case); 15] = [
+    ("first-load", loading::first_request_loads_engine),
+    ("processes", loading::processes_and_arguments),
+    ("plain", requests::plain_chat),
+    ("streaming", requests::stream_and_metrics),
+    ("request-id", requests::request_id_is_forwarded),
+    ("parameters", requests::parameters_are_forwarded),
+    ("client-leaves", requests::client_disconnect_frees_slot),
+    ("switch-away", switching::switch_during_stream),
+    ("switch-back", switching::switch_back),
+    ("server-killed", engine_crash::api_server_killed_during_stream),
+    ("core-killed", engine_crash::core_killed_during_stream),
+    ("accounting", host_exit::no_request_was_lost),
+    ("host-stopped", host_exit::host_stopped_during_stream),
+    ("host-killed-early", host_exit::host_killed_while_vllm_starts),
+    ("host-killed-late", host_exit::host_killed_while_vllm_loads),
 ];
 
 fn main() -> ExitCode {
     let words: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let wanted =
+    let selected =
         |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
-    let mut world = World::find();
+    let mut environment = TestEnvironment::find();
     let (mut passed, mut failed) = (0, 0);
-    for (name, situation) in SITUATIONS.into_iter().filter(|(name, _)| wanted(name)) {
+    for (name, case) in CASES.into_iter().filter(|(name, _)| selected(name)) {
         println!("-- {name}");
-        let begun = Instant::now();
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| situation(&mut world))) {
+        let start = Instant::now();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| case(&mut environment))) {
             failed += 1;
-            let said = panic.downcast_ref::<String>().map(String::as_str);
-            let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("");
-            world.report.row(name, &format!("FAILED: {said}"), Some(begun.elapsed()));
-            world.show_log();
+            let message = panic.downcast_ref::<String>().map(String::as_str);
+            let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("");
+            environment.report.row(name, &format!("FAILED: {message}"), Some(start.elapsed()));
+            environment.show_log();
         } else {
             passed += 1;
         }
     }
     println!("{passed} passed, {failed} failed");
-    world.end();
+    environment.stop();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Wait for a condition, for as long as a start of vLLM may take.
+/// Waits for a condition, for as long as a start of vLLM may take; returns how long it took.
 fn wait_long(what: &str, mut condition: impl FnMut() -> bool) -> Duration {
-    let begun = Instant::now();
+    let start = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < LOAD_LIMIT, "waited too long: {what}");
+        assert!(start.elapsed() < LOAD_TIMEOUT, "waited too long: {what}");
         std::thread::park_timeout(Duration::from_millis(20));
     }
-    begun.elapsed()
+    start.elapsed()
 }

@@ -1,7 +1,7 @@
-"""Make the folder of a model that vLLM can serve. It has nothing to say: its weights are dummies.
+"""Makes the directory of a model with dummy weights that vLLM can serve.
 
-Large enough to need some 20 ms for a token on a CPU. Of a smaller one vLLM's server, which is written in
-Python, sends hundreds of tokens at once when it has only two cores, and then no stream has a middle.
+The model is large enough to need about 20 ms per token on a CPU. With a smaller model on two cores, the
+server of vLLM sends hundreds of tokens in one chunk, so that no test could act in the middle of a stream.
 
     python make_model.py FOLDER
 """
@@ -52,13 +52,13 @@ GENERATION_CONFIG = {"bos_token_id": 256, "eos_token_id": 256}
 
 
 def tokenizer() -> Tokenizer:
-    """Each byte is a token, and there is one more for the end."""
+    """Returns a tokenizer with one token per byte and one for the end."""
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE(vocab={symbol: place for place, symbol in enumerate(symbols)}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([END])
-    return made
+    result = Tokenizer(models.BPE(vocab={symbol: place for place, symbol in enumerate(symbols)}, merges=[]))
+    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    result.decoder = decoders.ByteLevel()
+    result.add_special_tokens([END])
+    return result
 
 
 def main() -> None:

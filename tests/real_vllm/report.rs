@@ -1,15 +1,16 @@
-//! What was seen, as lines of a table: situation, what was seen, seconds; tabs between them.
+//! The observations as lines of a table: case, observation and seconds, separated by tabs.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::time::Duration;
 
+/// The table of observations.
 pub(crate) struct Report {
     file: Option<File>,
 }
 
 impl Report {
-    /// In the file that `POINTSMAN_REAL_VLLM_TABLE` names, and on the terminal.
+    /// Opens the file that `POINTSMAN_REAL_VLLM_TABLE` names. All rows are printed as well.
     pub(crate) fn open() -> Self {
         let file = std::env::var_os("POINTSMAN_REAL_VLLM_TABLE");
         Self {
@@ -17,17 +18,18 @@ impl Report {
         }
     }
 
-    pub(crate) fn row(&mut self, situation: &str, seen: &str, took: Option<Duration>) {
+    /// Adds a row.
+    pub(crate) fn row(&mut self, case: &str, observation: &str, took: Option<Duration>) {
         let took = took.map(seconds).unwrap_or_default();
-        let seen = seen.replace(['\n', '\t'], " ");
-        println!("   {situation}: {seen} {took}");
+        let observation = observation.replace(['\n', '\t'], " ");
+        println!("   {case}: {observation} {took}");
         if let Some(file) = &mut self.file {
-            writeln!(file, "{situation}\t{seen}\t{took}").unwrap();
+            writeln!(file, "{case}\t{observation}\t{took}").unwrap();
         }
     }
 }
 
-/// With as many digits as mean something.
+/// Formats seconds with the significant digits.
 pub(crate) fn seconds(took: Duration) -> String {
     let took = took.as_secs_f64();
     if took < 1.0 { format!("{took:.3}") } else { format!("{took:.1}") }

@@ -1,8 +1,9 @@
-"""What vLLM's wheel for CPUs needs, as a requirements file with torch from PyPI.
+"""Prints the requirements of vLLM's wheel for CPUs, with torch from PyPI.
 
     python wheel_requirements.py WHEEL TORCH
 
-The wheel asks for a torch that is built for CPUs. PyPI has only the one for CUDA, which runs without a GPU, too.
+The wheel requires a torch that is built for CPUs. PyPI has only the one for CUDA, which also works without
+a GPU.
 """
 
 import sys
@@ -10,8 +11,8 @@ import zipfile
 
 from pip._vendor.packaging.requirements import Requirement
 
-# torchcodec is for videos, and does not go with this torch.
-LEFT_OUT = ("torch", "torchcodec")
+# torchcodec is for videos, and is not compatible with this torch.
+EXCLUDED = ("torch", "torchcodec")
 
 
 def main() -> None:
@@ -24,8 +25,8 @@ def main() -> None:
         if key != "Requires-Dist":
             continue
         requirement = Requirement(value.strip())
-        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if wanted and requirement.name not in LEFT_OUT:
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if applies and requirement.name not in EXCLUDED:
             requirement.marker = None
             print(requirement)
     print(f"torch=={torch}")

@@ -1,21 +1,21 @@
-//! A plain HTTP client: what it sends and gets is what is on the wire.
+//! A plain HTTP/1.1 client without any conversion: tests see what is on the wire.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 
 use serde_json::Value;
 
-use crate::PATIENCE;
+use crate::WAIT_TIMEOUT;
 
-/// An answer.
+/// A complete response.
 #[derive(Debug, Clone)]
-pub struct Reply {
+pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl Reply {
+impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
@@ -24,48 +24,65 @@ impl Reply {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// Parses the body as JSON.
+    ///
     /// # Panics
     /// If the body is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
     }
+
+    /// Returns the `code` of an error response; null if the body has none.
+    ///
+    /// # Panics
+    /// If the body is not JSON.
+    pub fn error_code(&self) -> Value {
+        self.json()["error"]["code"].clone()
+    }
 }
 
-/// An answer that is still coming.
+/// A response whose body is read chunk by chunk.
 #[derive(Debug)]
-pub struct Stream {
+pub struct ResponseStream {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     reader: BufReader<TcpStream>,
     chunked: bool,
-    /// What has come so far.
+    /// The part of the body that was received so far.
     pub body: Vec<u8>,
-    /// The body ended as it should.
+    /// True once the body has ended as HTTP requires.
     pub complete: bool,
 }
 
-/// Send a request, and read the answer's head.
+/// Sends a request and reads the head of the response.
 ///
 /// # Panics
-/// If there is no answer.
-pub fn open(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Stream {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the port is listened on");
-    // Longer than any wait in a queue that a test has configured: machines are busy.
-    stream.set_read_timeout(Some(PATIENCE * 5)).unwrap();
+/// If no response arrives.
+pub fn open(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> ResponseStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener on the port");
+    // Longer than the longest queue wait that any test configures.
+    stream.set_read_timeout(Some(WAIT_TIMEOUT * 5)).unwrap();
     let mut head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\nconnection: close\r\n",
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\
+         connection: close\r\n",
         body.len()
     );
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
-    // A server may answer, and close, before it has read a body that it does not want.
-    let _refused = stream.write_all(body);
+    // A server may respond and close before it has read a body that it rejects.
+    stream.write_all(body).ok();
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
-    reader.read_line(&mut line).expect("an answer");
+    reader.read_line(&mut line).expect("a response");
     let status =
         line.split(' ').nth(1).unwrap_or_else(|| panic!("no status in {line:?}")).parse().unwrap();
     let mut headers = Vec::new();
@@ -79,12 +96,12 @@ pub fn open(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body:
     }
     let chunked =
         headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
-    Stream { status, headers, reader, chunked, body: Vec::new(), complete: false }
+    ResponseStream { status, headers, reader, chunked, body: Vec::new(), complete: false }
 }
 
-impl Stream {
-    /// Read the next piece of the body; false at its end.
-    pub fn more(&mut self) -> bool {
+impl ResponseStream {
+    /// Reads the next chunk of the body; returns false at the end of the body.
+    pub fn read_chunk(&mut self) -> bool {
         if !self.chunked {
             let read = self.reader.read_to_end(&mut self.body);
             self.complete = read.is_ok();
@@ -104,43 +121,49 @@ impl Stream {
         size > 0
     }
 
-    /// Read until the body has this text; false if it ends without.
-    pub fn until(&mut self, text: &str) -> bool {
+    /// Reads until the body contains this text; returns false if the body ends without it.
+    pub fn read_until(&mut self, text: &str) -> bool {
         while !String::from_utf8_lossy(&self.body).contains(text) {
-            if !self.more() {
+            if !self.read_chunk() {
                 return String::from_utf8_lossy(&self.body).contains(text);
             }
         }
         true
     }
 
-    /// Read to the end.
-    pub fn finish(mut self) -> (Reply, bool) {
-        while self.more() {}
-        (Reply { status: self.status, headers: self.headers, body: self.body }, self.complete)
+    /// Reads to the end of the body; also returns whether the body was complete.
+    pub fn finish(mut self) -> (Response, bool) {
+        while self.read_chunk() {}
+        (Response { status: self.status, headers: self.headers, body: self.body }, self.complete)
     }
 }
 
-/// Send a request, and read the whole answer.
-pub fn send(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+/// Sends a request and reads the whole response.
+pub fn send(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Response {
     open(port, method, path, headers, body).finish().0
 }
 
-pub fn get(port: u16, path: &str) -> Reply {
+pub fn get(port: u16, path: &str) -> Response {
     send(port, "GET", path, &[], b"")
 }
 
-/// Post JSON.
-pub fn post(port: u16, path: &str, body: &Value) -> Reply {
+/// Sends a JSON body and reads the whole response.
+pub fn post(port: u16, path: &str, body: &Value) -> Response {
     send(port, "POST", path, &[("content-type", "application/json")], body.to_string().as_bytes())
 }
 
-/// Post JSON, and read the answer as it comes.
-pub fn stream(port: u16, path: &str, body: &Value) -> Stream {
+/// Sends a JSON body and returns the response before its body has ended.
+pub fn stream(port: u16, path: &str, body: &Value) -> ResponseStream {
     open(port, "POST", path, &[("content-type", "application/json")], body.to_string().as_bytes())
 }
 
-/// A chat request with one message.
+/// Returns the body of a chat request with one message, and with the fields of `more`.
 pub fn chat(model: &str, more: Value) -> Value {
     let mut body =
         serde_json::json!({ "model": model, "messages": [{ "role": "user", "content": "hello" }] });
@@ -150,14 +173,14 @@ pub fn chat(model: &str, more: Value) -> Value {
     body
 }
 
-/// Post JSON to somebody who may not be there; the answer's status line, if any.
+/// Sends a JSON body to a server that may be gone; returns the status line if there is a response.
 pub fn try_post(port: u16, path: &str, body: &Value) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.set_read_timeout(Some(WAIT_TIMEOUT)).ok()?;
     let body = body.to_string();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(head.as_bytes()).ok()?;

@@ -1,33 +1,39 @@
-//! A stand-in for an engine that does on command what real ones did when they were recorded: vLLM 0.32.0 and llama.cpp
-//! b115xx. It loads, streams, stalls, dies and lies; it shows its slots, and says what it has seen.
+//! A fake engine that behaves as real ones did when they were captured, vLLM 0.32.0 and llama.cpp
+//! b115xx, and that fails on command.
 //!
-//! It can be started with flags of its own ([`Options`]), or as the real ones are: `serve MODEL --port …` (vLLM) and
-//! `--model FILE --port …` (llama-server). Then its own flags come from the environment variable `FAKE_ENGINE`, it prints
-//! what they print, and its answers have their keys and no others.
+//! It can be started with flags of its own ([`Options`]) or with the command line of a real engine:
+//! `serve MODEL --port …` (vLLM) or `--model FILE --port …` (llama-server). In the latter case its
+//! own flags come from the environment variable `FAKE_ENGINE`, it prints what the real engine
+//! prints, and its responses have exactly the keys of the real engine.
 
-/// Print a line; whoever started us may have closed the pipe.
+/// Prints a line to standard output. Errors are ignored, because the parent may have closed the
+/// pipe.
 macro_rules! say {
     ($($part:tt)*) => {{
-        let _printed = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($part)*)));
+        std::io::Write::write_fmt(
+            &mut std::io::stdout(),
+            format_args!("{}\n", format_args!($($part)*)),
+        )
+        .ok();
     }};
 }
-/// The same for the other pipe.
+/// Prints a line to standard error.
 macro_rules! warn {
     ($($part:tt)*) => {
         warn_text!(format_args!("{}\n", format_args!($($part)*)))
     };
 }
-/// The same for lines that have their ends already.
+/// Prints text, which has its line breaks, to standard error.
 macro_rules! warn_text {
     ($text:expr) => {{
-        let _printed = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}", $text));
+        std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}", $text)).ok();
     }};
 }
 
-mod answer;
-mod command;
-mod complete;
-mod core;
+mod command_line;
+mod completion;
+mod completions;
+mod core_process;
 mod engine;
 mod llama;
 mod loading;
@@ -35,11 +41,11 @@ mod memory;
 mod metrics;
 mod options;
 mod queue;
-mod reply;
+mod response_body;
+mod responses;
 mod script;
 mod serve;
-mod sleep;
-mod text;
+mod sleep_mode;
 mod vllm;
 
 use std::path::Path;
@@ -55,9 +61,9 @@ use tokio::time::Instant;
 
 use self::engine::Engine;
 pub use self::options::{Flavour, Options};
-pub use self::script::Script;
+pub use self::script::ResponseScript;
 
-/// The whole program: its arguments without its name.
+/// Runs the program. `arguments` does not include the name of the program.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -69,21 +75,26 @@ pub fn main(arguments: &[String]) -> ExitCode {
             .map_err(Into::into)
     };
     let ended = match words[..] {
-        ["core"] => runtime(1).and_then(|runtime| runtime.block_on(core::run())).map(|()| 0),
+        ["core"] => {
+            runtime(1).and_then(|runtime| runtime.block_on(core_process::run())).map(|()| 0)
+        }
         ["memory-helper", root, pid, linger] => runtime(1).and_then(|runtime| {
             let linger = Duration::from_millis(linger.parse()?);
-            runtime.block_on(memory::help(Path::new(root), pid.parse()?, linger))?;
+            runtime.block_on(memory::release_after_exit(Path::new(root), pid.parse()?, linger))?;
             Ok(0)
         }),
-        _ => match command::parse(arguments, &std::env::var("FAKE_ENGINE").unwrap_or_default()) {
-            Err(command::Wrong(text, code)) => {
-                warn_text!(text);
-                return ExitCode::from(code);
+        _ => {
+            match command_line::parse(arguments, &std::env::var("FAKE_ENGINE").unwrap_or_default())
+            {
+                Err(command_line::UsageError { message, exit_code }) => {
+                    warn_text!(message);
+                    return ExitCode::from(exit_code);
+                }
+                Ok(Options { exit_code: Some(code), .. }) => return ExitCode::from(code),
+                Ok(options) => runtime(if options.bench { 1 } else { 2 })
+                    .and_then(|runtime| runtime.block_on(run(options))),
             }
-            Ok(Options { exit_code: Some(code), .. }) => return ExitCode::from(code),
-            Ok(options) => runtime(if options.bench { 1 } else { 2 })
-                .and_then(|runtime| runtime.block_on(run(options))),
-        },
+        }
     };
     ended.map_or_else(
         |error| {
@@ -94,17 +105,17 @@ pub fn main(arguments: &[String]) -> ExitCode {
     )
 }
 
-/// Serve until SIGTERM; the exit code.
+/// Serves until SIGTERM; returns the exit code.
 ///
 /// # Errors
-/// When the port cannot be had, or the script is none.
+/// If the port cannot be bound, or if the script is invalid.
 pub async fn run(options: Options) -> Result<u8> {
-    let script: Script = serde_json::from_str(&options.script).context("--script")?;
+    let script: ResponseScript = serde_json::from_str(&options.script).context("--script")?;
     let ready_at = Instant::now() + Duration::from_millis(options.load_ms);
-    // Who listens for it is not ended by it.
+    // A process with a handler is not terminated by the signal.
     let early = options.ignore_sigterm.then(|| signal(SignalKind::terminate())).transpose()?;
     let socket = serve::bind(&options)?;
-    let mut core = if options.fork_core { Some(core::start().await?) } else { None };
+    let mut core = if options.fork_core { Some(core_process::start().await?) } else { None };
     let worker = core.as_ref().and_then(Child::id);
     let memory =
         match memory::Memory::hold(&options, worker.unwrap_or_else(std::process::id)).await? {
@@ -131,16 +142,17 @@ pub async fn run(options: Options) -> Result<u8> {
     let code = serve::serve(&engine, listener, terminate, core.as_mut()).await?;
     tokio::time::sleep(slow).await;
     if let Some(Ok(child)) = &child {
-        // Left behind on purpose: whoever started us has to end the whole group.
+        // Left behind on purpose: the host must end the whole process group.
         say!("leaving child {}", child.id());
     }
     end(core.as_mut(), code).await
 }
 
-/// End as the real one does: not without its core.
+/// Ends the core before this process exits, as vLLM does.
 async fn end(core: Option<&mut Child>, code: u8) -> Result<u8> {
     if let Some(core) = core {
-        let _ended = core.kill().await;
+        // The core may have exited already.
+        core.kill().await.ok();
     }
     Ok(code)
 }

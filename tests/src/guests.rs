@@ -1,40 +1,46 @@
-//! Hostile policies: a few lines of WebAssembly text each, in `tests/guests`, made into components of the contract's world.
+//! Guests: small policies in WebAssembly text, in `tests/guests`, which are built as components of
+//! the contract.
 
 mod guest;
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, WorldId};
 
-pub use self::guest::{ADVICE, Guest, swap};
+pub use self::guest::{ADVICE, Guest, replace_file};
 use crate::host::root;
 
-/// What every guest has, unless its text says otherwise with a line `;; without NAME`.
-const PIECES: [(&str, &str); 4] = [
+/// The default parts of a policy guest. A line `;; without NAME` in its text omits a part.
+const POLICY_PARTS: [(&str, &str); 4] = [
     ("memory", r#"(memory (export "memory") 32)"#),
-    // Gives out the same place every time: a guest that keeps nothing needs no more.
+    // Always returns the same address, which is sufficient for a guest that keeps no memory.
     (
         "realloc",
         r#"(func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536))"#,
     ),
     (
         "describe",
-        r#"(data (i32.const 16) "\40\00\00\00\NAME_LENGTH\00\00\00\80\00\00\00\01\00\00\00\00\00\00\00\00\00\00\00")
+        r#"(data (i32.const 16)
+             "\40\00\00\00\NAME_LENGTH\00\00\00\80\00\00\00\01\00\00\00"
+             "\00\00\00\00\00\00\00\00")
            (data (i32.const 64) "NAME") (data (i32.const 128) "1")
-           (func (export "pointsman:policy/lifecycle@0.1.0#describe") (result i32) (i32.const 16))"#,
+           (func (export "pointsman:policy/lifecycle@0.1.0#describe") (result i32)
+             (i32.const 16))"#,
     ),
-    // A pointer to zeros: `ok`.
+    // Returns a pointer to zeros, which is `ok`.
     (
         "configure",
-        r#"(func (export "pointsman:policy/lifecycle@0.1.0#configure") (param i32 i32) (result i32) (i32.const 1024))"#,
+        r#"(func (export "pointsman:policy/lifecycle@0.1.0#configure") (param i32 i32) (result i32)
+             (i32.const 1024))"#,
     ),
 ];
 
-/// The head of `advise`: the context's fifteen figures, and a pointer to the advice. Zeros at it are advice without opinion.
+/// The head of the function `advise`: the fifteen numbers of the context, and a pointer to the
+/// advice. Zeros are advice without an opinion. It replaces `(ADVISE` in the text.
 const ADVISE: &str = r#"(func (export "pointsman:policy/on-request@0.1.0#advise")
     (param i64 i64 i64 i64 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32) (result i32)"#;
 
-/// What every guest has that was built as a middleware for vLLM Router, unless its text says otherwise.
-const MIDDLEWARE_PIECES: [(&str, &str); 3] = [
+/// The default parts of a guest that is a middleware for vLLM Router.
+const MIDDLEWARE_PARTS: [(&str, &str); 3] = [
     ("memory", r#"(memory (export "memory") 32)"#),
     (
         "realloc",
@@ -57,17 +63,18 @@ const MIDDLEWARE_PIECES: [(&str, &str); 3] = [
     ),
 ];
 
-/// The head of a middleware's `handle`.
+/// The head of a middleware's function `handle`, which replaces `(HANDLE` in the text.
 const HANDLE: &str = r#"(func (export "vllm:router-middleware/on-request@0.1.0#handle")
     (param $method i32) (param $method_len i32) (param $path i32) (param $path_len i32)
     (param $query i32) (param $query_len i32) (param $headers i32) (param $headers_len i32)
     (param $body i32) (param $body_len i32) (param $id i32) (param $id_len i32) (result i32)"#;
 
-/// What of WASI the middlewares here were "built" with, and the world that they think they are in.
+/// The part of WASI that the middleware guests import, and their world.
 const MIDDLEWARE_WORLD: [&str; 7] = [
     "package wasi:random@0.2.3; interface random { get-random-u64: func() -> u64; }",
     "package wasi:clocks@0.2.3;
-     interface wall-clock { record datetime { seconds: u64, nanoseconds: u32 } now: func() -> datetime; }",
+     interface wall-clock { record datetime { seconds: u64, nanoseconds: u32 } now: func() -> \
+     datetime; }",
     "package wasi:io@0.2.3;
      interface error { resource error; }
      interface streams {
@@ -78,7 +85,8 @@ const MIDDLEWARE_WORLD: [&str; 7] = [
        }
      }",
     "package wasi:cli@0.2.3;
-     interface stderr { use wasi:io/streams@0.2.3.{output-stream}; get-stderr: func() -> output-stream; }",
+     interface stderr { use wasi:io/streams@0.2.3.{output-stream}; get-stderr: func() -> \
+     output-stream; }",
     "package wasi:sockets@0.2.3;
      interface tcp-create-socket {
        resource tcp-socket;
@@ -96,21 +104,21 @@ const MIDDLEWARE_WORLD: [&str; 7] = [
      }",
 ];
 
-/// The component of the guest `tests/guests/middleware/NAME.wat`: one that was made for vLLM Router.
+/// Builds the component of `tests/guests/middleware/NAME.wat`, a middleware for vLLM Router.
 ///
 /// # Panics
-/// If there is none, or it is not well-formed.
+/// If the file does not exist or is malformed.
 pub fn middleware(name: &str) -> Vec<u8> {
     let file = root().join("tests/guests/middleware").join(format!("{name}.wat"));
     let text = std::fs::read_to_string(&file)
         .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    // Imports have to come first.
+    // Imports must come first in a module.
     let (imports, rest): (Vec<&str>, Vec<&str>) =
         text.lines().partition(|line| line.starts_with("(import"));
     let text = format!(
         "(module {} {} {})",
         imports.join("\n"),
-        pieces(&MIDDLEWARE_PIECES, &text),
+        default_parts(&MIDDLEWARE_PARTS, &text),
         rest.join("\n").replace("(HANDLE", HANDLE)
     );
     let module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -118,13 +126,13 @@ pub fn middleware(name: &str) -> Vec<u8> {
     resolve.push_dir(root().join("wit/vllm-router-middleware-0.1")).unwrap();
     let packages = MIDDLEWARE_WORLD.map(|wit| resolve.push_str("guest.wit", wit).unwrap());
     let world = resolve.select_world(&packages[6..], Some("guest")).unwrap();
-    encoded(module, &resolve, world)
+    encode_component(module, &resolve, world)
 }
 
-/// The component of the guest `tests/guests/NAME.wat`.
+/// Builds the component of the policy `tests/guests/NAME.wat`.
 ///
 /// # Panics
-/// If there is none, or it is not well-formed.
+/// If the file does not exist or is malformed.
 pub fn build(name: &str) -> Vec<u8> {
     let file = root().join("tests/guests").join(format!("{name}.wat"));
     let text = std::fs::read_to_string(&file)
@@ -132,15 +140,16 @@ pub fn build(name: &str) -> Vec<u8> {
     component(&module(name, &text), "policy", |wit| wit)
 }
 
-/// The core module of a guest's text.
+/// Builds the core module of a policy from its text.
 pub fn module(name: &str, text: &str) -> Vec<u8> {
     let length = format!("{:02x}", name.len());
-    let pieces = pieces(&PIECES, text).replace("NAME_LENGTH", &length).replace("NAME", name);
-    let text = format!("(module {pieces} {})", text.replace("(ADVISE", ADVISE));
+    let parts =
+        default_parts(&POLICY_PARTS, text).replace("NAME_LENGTH", &length).replace("NAME", name);
+    let text = format!("(module {parts} {})", text.replace("(ADVISE", ADVISE));
     wat::parse_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// A component of the contract, or of what `change` makes of the contract's text.
+/// Builds a component for a world of the contract, whose text `change` may modify.
 pub fn component(module: &[u8], world: &str, change: impl Fn(String) -> String) -> Vec<u8> {
     let mut wit = String::from("package pointsman:policy@0.1.0;\n");
     for file in ["types", "host", "policy"] {
@@ -154,16 +163,16 @@ pub fn component(module: &[u8], world: &str, change: impl Fn(String) -> String) 
     let mut resolve = Resolve::default();
     let package = resolve.push_str("policy.wit", &change(wit)).unwrap();
     let world = resolve.select_world(&[package], Some(world)).unwrap();
-    encoded(module.to_vec(), &resolve, world)
+    encode_component(module.to_vec(), &resolve, world)
 }
 
-/// Those pieces that the text does not say it is without.
-fn pieces(all: &[(&str, &str)], text: &str) -> String {
-    let wanted = all.iter().filter(|(piece, _)| !text.contains(&format!(";; without {piece}")));
-    wanted.map(|(_, code)| *code).collect()
+/// Returns the default parts that the text does not omit.
+fn default_parts(all: &[(&str, &str)], text: &str) -> String {
+    let used = all.iter().filter(|(part, _)| !text.contains(&format!(";; without {part}")));
+    used.map(|(_, code)| *code).collect()
 }
 
-fn encoded(mut module: Vec<u8>, resolve: &Resolve, world: WorldId) -> Vec<u8> {
+fn encode_component(mut module: Vec<u8>, resolve: &Resolve, world: WorldId) -> Vec<u8> {
     embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8, false).unwrap();
     let mut encoder = ComponentEncoder::default();
     encoder.validate(true).module(&module).and_then(|encoder| encoder.encode()).unwrap()

@@ -1,4 +1,4 @@
-//! The program under test, with its configuration, its log and its figures.
+//! The host program under test: its process, configuration, log, status and metrics.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,37 +10,40 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client::{get, post};
+use crate::log::{self, LogEvent};
 use crate::wait_until;
 
-/// The project's folder.
+/// Returns the root directory of the project.
 pub fn root() -> PathBuf {
-    // At run time: two clones may share a target directory, and so one binary of this.
+    // Read at run time, because two clones may share a target directory and so this binary.
     let manifest = std::env::var("CARGO_MANIFEST_DIR").expect("run by cargo");
     Path::new(&manifest).parent().unwrap().to_owned()
 }
 
-/// A running host. Ended, with all its engines, when dropped.
+/// A running host. Dropping it kills the host, and with it all engines.
 #[derive(Debug)]
 pub struct Host {
     child: Child,
     pub port: u16,
     pub dir: TempDir,
     log: PathBuf,
-    stopped: bool,
+    exited: bool,
 }
 
-/// How large a host is.
+/// The resources that a host process uses.
 #[derive(Debug, Clone, Copy)]
-pub struct Size {
+pub struct ResourceUsage {
+    /// Resident memory in bytes.
     pub resident: u64,
+    /// Number of memory mappings.
     pub maps: usize,
     pub threads: usize,
 }
 
-/// The program. `cargo xtask test` builds it; so does `cargo build`.
+/// Returns the path of the host program, which is built beside the fake engine.
 ///
 /// # Panics
-/// If it has not been built.
+/// If the host program has not been built.
 pub fn program(fake_engine: &str) -> PathBuf {
     let program = Path::new(fake_engine).with_file_name("pointsman");
     assert!(
@@ -51,7 +54,8 @@ pub fn program(fake_engine: &str) -> PathBuf {
     program
 }
 
-/// A lane with a fake engine: TOML for the configuration. `arguments` are those of the fake engine.
+/// Returns the configuration of a lane with a fake engine. `more` are further keys of the lane,
+/// `arguments` those of the fake engine.
 pub fn fake_lane(
     fake_engine: &str,
     name: &str,
@@ -62,22 +66,29 @@ pub fn fake_lane(
     let mut command = vec![fake_engine, "--port", "{port}", "--alias", "{lane}"];
     command.extend(arguments);
     format!(
-        "[[lanes]]\nname = {name:?}\nmodels = {models:?}\n{more}\n[lanes.engine]\ndriver = \"llama-cpp\"\n\
-         command = {}\nstop-grace = \"2s\"\nbackoff = {{ initial = \"200ms\", max = \"1s\", max-failures = 0 }}\n",
+        "[[lanes]]\nname = {name:?}\nmodels = {models:?}\n{more}\n[lanes.engine]\n\
+         driver = \"llama-cpp\"\ncommand = {}\nstop-grace = \"2s\"\n\
+         backoff = {{ initial = \"200ms\", max = \"1s\", max-failures = 0 }}\n",
         json!(command)
     )
 }
 
+/// Returns the configuration with the JSON log that [`Host::events`] reads.
+pub fn with_json_log(config: &str) -> String {
+    format!("log.format = \"json\"\n{config}")
+}
+
 impl Host {
-    /// Start with this configuration, and wait until it listens.
+    /// Starts a host with this configuration and waits until it listens.
     pub fn start(program: &Path, config: &str) -> Self {
         Self::start_in(program, tempfile::tempdir().unwrap(), config, &[])
     }
 
-    /// The same in a folder that is there already, with environment variables.
+    /// Starts a host in an existing directory, with additional environment variables, and waits
+    /// until it listens.
     pub fn start_in(program: &Path, dir: TempDir, config: &str, env: &[(&str, &str)]) -> Self {
         let file = dir.path().join("pointsman.toml");
-        fs::write(&file, config).unwrap();
+        fs::write(&file, with_json_log(config)).unwrap();
         let log = dir.path().join("log");
         let port_file = dir.path().join("port");
         let mut command = Command::new(program);
@@ -87,10 +98,10 @@ impl Host {
         command.arg("--port-file").arg(&port_file);
         command.env("XDG_STATE_HOME", dir.path().join("state")).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
-        let mut host = Self { child: command.spawn().unwrap(), port: 0, dir, log, stopped: false };
+        let mut host = Self { child: command.spawn().unwrap(), port: 0, dir, log, exited: false };
         wait_until("the host listens", || {
             if let Some(status) = host.child.try_wait().unwrap() {
-                panic!("the host ended: {status}\n{}", host.log());
+                panic!("the host exited: {status}\n{}", host.log_text());
             }
             port_file.exists()
         });
@@ -98,10 +109,10 @@ impl Host {
         host
     }
 
-    /// Wait until all lanes serve, but for those that are loaded only when they are wanted.
+    /// Waits until every lane is ready or, if it is loaded on demand, unloaded.
     #[must_use]
-    pub fn ready(self) -> Self {
-        wait_until("all lanes serve", || {
+    pub fn wait_until_ready(self) -> Self {
+        wait_until("all lanes are ready", || {
             let status = self.status();
             let mut lanes = status["lanes"].as_array().unwrap().iter();
             lanes.all(|lane| lane["state"] == "ready" || lane["state"] == "unloaded")
@@ -109,8 +120,8 @@ impl Host {
         self
     }
 
-    /// Wait until a lane is in a state.
-    pub fn wait_for(&self, lane: &str, state: &str) {
+    /// Waits until a lane is in a state.
+    pub fn wait_for_lane(&self, lane: &str, state: &str) {
         wait_until(&format!("lane {lane} is {state}"), || self.lane(lane)["state"] == state);
     }
 
@@ -118,72 +129,101 @@ impl Host {
         self.child.id()
     }
 
-    pub fn log(&self) -> String {
+    /// Returns the log as text, for example to search it for secrets.
+    pub fn log_text(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Returns all events of the log, oldest first.
+    pub fn all_events(&self) -> Vec<LogEvent> {
+        log::parse(&self.log_text())
+    }
+
+    /// Returns the events of this name that have these fields, oldest first.
+    pub fn events(&self, name: &str, fields: &[(&str, &str)]) -> Vec<LogEvent> {
+        self.all_events().into_iter().filter(|event| event.matches(name, fields)).collect()
+    }
+
+    /// Waits for an event and returns the first one.
+    ///
+    /// Also for events that follow from something a test has seen: the log may be written later
+    /// than the response or the status.
+    ///
+    /// # Panics
+    /// If the event does not appear in the log.
+    pub fn wait_for_event(&self, name: &str, fields: &[(&str, &str)]) -> LogEvent {
+        let mut found = None;
+        wait_until(&format!("the log has the event {name} {fields:?}"), || {
+            found = self.events(name, fields).into_iter().next();
+            found.is_some()
+        });
+        found.unwrap()
     }
 
     pub fn status(&self) -> Value {
         get(self.port, "/status").json()
     }
 
-    /// What `/status` says of a lane.
+    /// Returns the status of a lane.
     pub fn lane(&self, name: &str) -> Value {
         let status = self.status();
         let lanes = status["lanes"].as_array().unwrap();
         lanes.iter().find(|lane| lane["name"] == name).unwrap().clone()
     }
 
-    /// Port of a lane's engine.
+    /// Returns the port of a lane's engine.
     pub fn engine_port(&self, lane: &str) -> u16 {
         self.lane(lane)["port"].as_u64().unwrap().try_into().unwrap()
     }
 
-    /// Process id of a lane's engine.
+    /// Returns the process id of a lane's engine.
     pub fn engine_pid(&self, lane: &str) -> u32 {
         self.lane(lane)["pid"].as_u64().unwrap().try_into().unwrap()
     }
 
-    /// Change how a lane's fake engine answers.
-    pub fn script(&self, lane: &str, script: Value) {
-        let reply = post(self.engine_port(lane), "/fake/script", &script);
-        assert_eq!(reply.status, 200, "{}", reply.text());
+    /// Changes how a lane's fake engine responds.
+    pub fn set_script(&self, lane: &str, script: Value) {
+        let response = post(self.engine_port(lane), "/fake/script", &script);
+        assert_eq!(response.status, 200, "{}", response.text());
     }
 
-    /// Sum of a metric over all label sets that contain `labels`.
+    /// Returns the sum of a metric over all label sets that contain `labels`.
     pub fn metric(&self, name: &str, labels: &str) -> f64 {
         let text = get(self.port, "/metrics").text();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
-        let of_name = lines.filter(|line| {
+        let matching = lines.filter(|line| {
             line.strip_prefix(name)
                 .is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
                 && line.contains(labels)
         });
-        of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        matching.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    /// Promise 1: every accepted request has ended in exactly one way, and none is left over.
-    pub fn assert_nothing_lost(&self) {
-        wait_until("nothing is in flight", || self.metric("pointsman_in_flight", "") == 0.0);
-        let ends = ["answered", "fell_back", "errors", "client_gone"];
-        let ended: f64 =
-            ends.iter().map(|end| self.metric(&format!("pointsman_{end}_total"), "")).sum();
+    /// Asserts that every accepted request has ended in exactly one way and that none is left.
+    pub fn assert_no_request_lost(&self) {
+        wait_until("no request is in flight", || self.metric("pointsman_in_flight", "") == 0.0);
+        let outcomes = ["answered", "fell_back", "errors", "client_gone"];
+        let ended: f64 = outcomes
+            .iter()
+            .map(|outcome| self.metric(&format!("pointsman_{outcome}_total"), ""))
+            .sum();
         assert_eq!(self.metric("pointsman_accepted_total", ""), ended);
-        // The actor hears of a lease a moment after the request has ended.
+        // The fleet actor returns a slot a moment after the request has ended.
         let idle = |name: &str| self.metric(name, "") == 0.0;
-        wait_until("no slot is held and nobody waits", || {
+        wait_until("no slot is held and no request is queued", || {
             idle("pointsman_lane_running") && idle("pointsman_lane_queued")
         });
     }
 
-    /// `/proc/PID/…` of the host: bytes in memory, lines of its maps, threads.
-    pub fn size(&self) -> Size {
+    /// Reads the resource usage of the host from `/proc`.
+    pub fn resource_usage(&self) -> ResourceUsage {
         let proc = PathBuf::from(format!("/proc/{}", self.pid()));
         let read = |file: &str| fs::read_to_string(proc.join(file)).unwrap();
         let status = read("status");
         let line =
             |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim();
         let kilobytes: u64 = line("VmRSS:").trim_end_matches(" kB").parse().unwrap();
-        Size {
+        ResourceUsage {
             resident: kilobytes << 10,
             maps: read("maps").lines().count(),
             threads: line("Threads:").parse().unwrap(),
@@ -191,85 +231,85 @@ impl Host {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal);
+        send_signal(self.pid(), signal);
     }
 
-    /// All processes below the host, and with them the keeper.
-    pub fn children(&self) -> HashSet<u32> {
-        below(self.pid())
+    /// Returns all descendants of the host, including the watchdog.
+    pub fn descendants(&self) -> HashSet<u32> {
+        descendants_of(self.pid())
     }
 
-    /// The processes of a lane's engine.
-    pub fn engine_family(&self, lane: &str) -> HashSet<u32> {
+    /// Returns the processes of a lane's engine.
+    pub fn engine_processes(&self, lane: &str) -> HashSet<u32> {
         let engine = self.engine_pid(lane);
-        let mut family = below(engine);
-        family.insert(engine);
-        family
+        let mut processes = descendants_of(engine);
+        processes.insert(engine);
+        processes
     }
 
-    /// Wait for the end.
-    pub fn ended(&mut self) -> ExitStatus {
+    /// Waits until the host has exited.
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
         let mut status = None;
-        wait_until("the host ends", || {
+        wait_until("the host exits", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        self.stopped = true;
+        self.exited = true;
         status.unwrap()
     }
 
-    /// Leave the folder of a host that has ended, or ends now, to the next one.
-    pub fn left(mut self) -> TempDir {
-        if !self.stopped {
-            let family = self.children();
+    /// Kills the host if it is running, and returns its directory for the next host.
+    pub fn into_dir(mut self) -> TempDir {
+        if !self.exited {
+            let processes = self.descendants();
             self.signal(Signal::KILL);
-            self.ended();
-            wait_until("the keeper has ended the engines", || {
-                family.iter().all(|pid| !alive(*pid))
+            self.wait_for_exit();
+            wait_until("the watchdog has ended the engines", || {
+                processes.iter().all(|pid| !is_alive(*pid))
             });
         }
         fs::remove_file(self.dir.path().join("port")).unwrap();
         std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
     }
 
-    /// Stop it as an operator would, and see that nothing is left.
+    /// Stops the host with SIGTERM, as an operator does, and asserts that no process is left.
     pub fn stop(mut self) {
-        let children = self.children();
+        let descendants = self.descendants();
         self.signal(Signal::TERM);
-        let status = self.ended();
-        assert!(status.success(), "{status}\n{}", self.log());
-        // The keeper ends a moment after us, everything else before.
-        wait_until("nothing is left", || children.iter().all(|child| !alive(*child)));
+        let status = self.wait_for_exit();
+        assert!(status.success(), "{status}\n{}", self.log_text());
+        // The watchdog exits a moment after the host, all other processes before.
+        wait_until("no process is left", || descendants.iter().all(|pid| !is_alive(*pid)));
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            println!("--- log of the host\n{}", self.log());
+            println!("--- log of the host\n{}", self.log_text());
         }
-        if !self.stopped {
-            // The engines go with it: the kernel sees to that.
-            drop(self.child.kill());
-            drop(self.child.wait());
+        if !self.exited {
+            // The watchdog ends the engines. The host may have exited already.
+            self.child.kill().ok();
+            self.child.wait().ok();
         }
     }
 }
 
-pub fn kill(pid: u32, signal: Signal) {
+pub fn send_signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
 }
 
-/// Is there such a process, other than as a zombie?
-pub fn alive(pid: u32) -> bool {
+/// Returns true if the process exists and is not a zombie.
+pub fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ")
         .next()
         .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z') && !rest.starts_with('X'))
 }
 
-/// All descendants of a process.
-pub fn below(pid: u32) -> HashSet<u32> {
+/// Returns all descendants of a process.
+pub fn descendants_of(pid: u32) -> HashSet<u32> {
     let mut found = HashSet::new();
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .unwrap()

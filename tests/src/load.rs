@@ -1,4 +1,4 @@
-//! Clients that never stop asking.
+//! Clients that send requests in a loop.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,76 +9,78 @@ use std::time::Duration;
 use crate::client::{chat, post};
 use crate::wait_until;
 
-/// What was decided about a request, and by whom.
+/// What a client saw of the decision about its request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Seen {
+pub struct ObservedDecision {
     pub status: u16,
+    /// The name and version of the policy.
     pub policy: String,
     pub lane: String,
-    pub why: String,
+    pub reason: String,
 }
 
-/// Clients at work.
+/// A number of clients, each of which sends its next request when it has the response.
 #[derive(Debug)]
-pub struct Load {
+pub struct LoadGenerator {
     stop: Arc<AtomicBool>,
-    asked: Arc<AtomicU64>,
-    clients: Vec<JoinHandle<BTreeMap<Seen, u64>>>,
+    requests: Arc<AtomicU64>,
+    clients: Vec<JoinHandle<BTreeMap<ObservedDecision, u64>>>,
 }
 
-impl Load {
-    /// So many clients, each of which asks for `model` again as soon as it has its answer.
+impl LoadGenerator {
+    /// Starts `clients` clients that send chat requests for `model`.
     pub fn start(port: u16, clients: usize, model: &str) -> Self {
-        let (stop, asked) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (stop, requests) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let client = |_| {
-            let (stop, asked, model) = (Arc::clone(&stop), Arc::clone(&asked), model.to_owned());
+            let (stop, requests, model) =
+                (Arc::clone(&stop), Arc::clone(&requests), model.to_owned());
             std::thread::spawn(move || {
-                let mut seen = BTreeMap::new();
+                let mut decisions = BTreeMap::new();
                 while !stop.load(Ordering::Relaxed) {
-                    *seen.entry(ask(port, &model)).or_default() += 1;
-                    asked.fetch_add(1, Ordering::Relaxed);
-                    // The machine has to do what is tested, too.
+                    *decisions.entry(send_request(port, &model)).or_default() += 1;
+                    requests.fetch_add(1, Ordering::Relaxed);
+                    // Leave some CPU to the host under test.
                     std::thread::park_timeout(Duration::from_millis(2));
                 }
-                seen
+                decisions
             })
         };
         let clients = (0..clients).map(client).collect();
-        Self { stop, asked, clients }
+        Self { stop, requests, clients }
     }
 
-    /// Requests so far.
-    pub fn asked(&self) -> u64 {
-        self.asked.load(Ordering::Relaxed)
+    /// Returns the number of responses so far.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 
-    /// Wait for so many requests more.
-    pub fn more(&self, requests: u64) {
-        let wanted = self.asked() + requests;
-        wait_until("the clients ask", || self.asked() >= wanted);
+    /// Waits until this many more requests have been answered.
+    pub fn wait_for_requests(&self, more: u64) {
+        let target = self.requests() + more;
+        wait_until("the clients have sent more requests", || self.requests() >= target);
     }
 
-    /// Stop, and tell what was seen how often.
-    pub fn end(self) -> BTreeMap<Seen, u64> {
+    /// Stops the clients; returns the observed decisions and how often each was observed.
+    pub fn stop(self) -> BTreeMap<ObservedDecision, u64> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = BTreeMap::new();
         for client in self.clients {
-            for (seen, count) in client.join().expect("every request is answered") {
-                *all.entry(seen).or_default() += count;
+            for (decision, count) in client.join().expect("a response to every request") {
+                *all.entry(decision).or_default() += count;
             }
         }
         all
     }
 }
 
-fn ask(port: u16, model: &str) -> Seen {
-    let reply =
+fn send_request(port: u16, model: &str) -> ObservedDecision {
+    let response =
         post(port, "/v1/chat/completions", &chat(model, serde_json::json!({ "max_tokens": 1 })));
-    let header = |name: &str| reply.header(name).unwrap_or_default().to_owned();
-    Seen {
-        status: reply.status,
+    let header = |name: &str| response.header(name).unwrap_or_default().to_owned();
+    ObservedDecision {
+        status: response.status,
         policy: header("x-pointsman-policy"),
         lane: header("x-pointsman-lane"),
-        why: header("x-pointsman-reason"),
+        reason: header("x-pointsman-reason"),
     }
 }

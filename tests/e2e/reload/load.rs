@@ -1,100 +1,116 @@
-//! Reloads while clients ask and streams run.
+//! Reload under load and during streams.
 
 use std::collections::BTreeMap;
 
 use pointsman_tests::client::{chat, get, stream};
 use pointsman_tests::guests::Guest;
-use pointsman_tests::load::Load;
+use pointsman_tests::load::LoadGenerator;
 use serde_json::json;
 
-use super::{assert_no_mix, engines, site};
+use super::{assert_versions_not_mixed, engines, start_deployment};
 
-/// A version that prefers one lane and says so.
+/// Returns a version that prefers one lane, which is named in its reason.
 fn version(number: u64) -> Guest {
     let lane = u32::from(number % 2 == 1);
-    Guest::new("p").why(&format!("version {number} wants {}", ["a", "b"][lane as usize])).lane(lane)
+    Guest::new("p")
+        .reason(&format!("version {number} wants {}", ["a", "b"][lane as usize]))
+        .lane(lane)
 }
 
 #[test]
-fn streams_under_way_do_not_notice_that_policies_change() {
-    let site = site(&[version(0)]);
-    let before = engines(&site);
+fn in_flight_streams_survive_policy_changes() {
+    let deployment = start_deployment(&[version(0)]);
+    let before = engines(&deployment);
     for lane in ["a", "b"] {
-        site.host.script(lane, json!({ "tokens": 40, "token-ms": 25 }));
+        deployment.host.set_script(lane, json!({ "tokens": 40, "token-ms": 25 }));
     }
     let mut streams: Vec<_> = (0..2)
         .map(|_| {
-            stream(site.host.port, "/v1/chat/completions", &chat("auto", json!({ "stream": true })))
+            stream(
+                deployment.host.port,
+                "/v1/chat/completions",
+                &chat("auto", json!({ "stream": true })),
+            )
         })
         .collect();
-    let first = site.policy("p")["version"].as_str().unwrap().to_owned();
-    assert!(streams.iter_mut().all(|stream| stream.status == 200 && stream.until("data:")));
+    let first = deployment.policy("p")["version"].as_str().unwrap().to_owned();
+    assert!(streams.iter_mut().all(|stream| stream.status == 200 && stream.read_until("data:")));
     for number in 1..=5 {
-        site.take_up(&version(number));
+        deployment.deploy(&version(number));
     }
-    let now =
-        stream(site.host.port, "/v1/chat/completions", &chat("auto", json!({ "stream": true })));
-    let by = |headers: &[(String, String)], version: &str| {
+    let now = stream(
+        deployment.host.port,
+        "/v1/chat/completions",
+        &chat("auto", json!({ "stream": true })),
+    );
+    let decided_by = |headers: &[(String, String)], version: &str| {
         headers
             .iter()
-            .any(|(name, by)| name == "x-pointsman-policy" && *by == format!("p@{version}"))
+            .any(|(name, value)| name == "x-pointsman-policy" && *value == format!("p@{version}"))
     };
-    assert!(by(&now.headers, site.policy("p")["version"].as_str().unwrap()), "{:?}", now.headers);
+    assert!(
+        decided_by(&now.headers, deployment.policy("p")["version"].as_str().unwrap()),
+        "{:?}",
+        now.headers
+    );
     for stream in streams {
-        let (reply, complete) = stream.finish();
-        assert!(complete && by(&reply.headers, &first), "{:?}", reply.headers);
-        assert!(reply.text().contains("data: [DONE]"), "{}", reply.text());
+        let (response, complete) = stream.finish();
+        assert!(complete && decided_by(&response.headers, &first), "{:?}", response.headers);
+        assert!(response.text().contains("data: [DONE]"), "{}", response.text());
     }
     assert!(now.finish().1);
-    assert_eq!(engines(&site), before);
-    site.host.assert_nothing_lost();
+    assert_eq!(engines(&deployment), before);
+    deployment.host.assert_no_request_lost();
 }
 
-/// As often as the environment variable `RELOADS` says. Nothing grows with the versions that there were.
+/// Reloads 60 times, or as often as the environment variable `RELOADS` says. Memory, threads and
+/// metrics must not grow with the number of versions.
 #[test]
-fn many_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
+fn many_reloads_lose_no_request_and_leak_nothing() {
     let reloads: u64 =
         std::env::var("RELOADS").ok().and_then(|number| number.parse().ok()).unwrap_or(60);
-    let site = site(&[version(0)]);
-    let pids = engines(&site);
-    let load = Load::start(site.host.port, 4, "auto");
+    let deployment = start_deployment(&[version(0)]);
+    let pids = engines(&deployment);
+    let load = LoadGenerator::start(deployment.host.port, 4, "auto");
     let mut versions = BTreeMap::new();
     let mut sizes = Vec::new();
-    let lines = || get(site.host.port, "/metrics").text().lines().count();
-    let begun = std::time::Instant::now();
+    let lines = || get(deployment.host.port, "/metrics").text().lines().count();
+    let start = std::time::Instant::now();
     for number in 0..reloads {
-        let shown = site.take_up(&version(number));
+        let shown = deployment.deploy(&version(number));
         assert_eq!(shown["error"], serde_json::Value::Null);
         versions.insert(format!("p@{}", shown["version"].as_str().unwrap()), number);
-        load.more(4);
-        // Histories and caches are full by then, and all threads are there.
+        load.wait_for_requests(4);
+        // By then, histories and caches are full and all threads have been started.
         if number == 20 || number + 1 == reloads {
-            sizes.push((site.host.size(), lines()));
+            sizes.push((deployment.host.resource_usage(), lines()));
         }
     }
-    let took = begun.elapsed();
-    let asked = load.asked();
-    let seen = load.end();
-    assert_no_mix(&seen);
+    let took = start.elapsed();
+    let requests = load.requests();
+    let seen = load.stop();
+    assert_versions_not_mixed(&seen);
     for seen in seen.keys() {
-        let number =
-            versions.get(&seen.policy).unwrap_or_else(|| panic!("{} was never there", seen.policy));
+        let number = versions
+            .get(&seen.policy)
+            .unwrap_or_else(|| panic!("{} was never deployed", seen.policy));
         let lane = ["a", "b"][usize::from(number % 2 == 1)];
         assert_eq!(
-            (seen.lane.as_str(), &seen.why),
+            (seen.lane.as_str(), &seen.reason),
             (lane, &format!("version {number} wants {lane}"))
         );
     }
     let [(early, few), (late, many)] = sizes[..] else { panic!("{sizes:?}") };
     println!(
-        "{reloads} reloads in {took:?}, {asked} requests; {early:?}, {few} lines -> {late:?}, {many} lines"
+        "{reloads} reloads in {took:?}, {requests} requests; {early:?}, {few} lines -> {late:?}, \
+         {many} lines"
     );
-    assert_eq!(site.policy("p")["history"].as_array().unwrap().len(), 3);
+    assert_eq!(deployment.policy("p")["history"].as_array().unwrap().len(), 3);
     assert!(many <= few + 2, "/metrics grew from {few} to {many} lines");
-    // Threads that wait for work come and go; one for each reload would be many.
+    // Idle worker threads come and go; one thread per reload would exceed this limit.
     assert!(late.threads <= early.threads + 4, "{early:?} -> {late:?}");
     assert!(late.maps <= early.maps + 40, "{early:?} -> {late:?}");
     assert!(late.resident <= early.resident + (24 << 20), "{early:?} -> {late:?}");
-    assert_eq!(engines(&site), pids);
-    site.host.assert_nothing_lost();
+    assert_eq!(engines(&deployment), pids);
+    deployment.host.assert_no_request_lost();
 }

@@ -1,93 +1,99 @@
-//! What a host that is started anew knows of its policies.
+//! The policy state that survives a restart of the host.
 
+use pointsman_tests::deployment::{Deployment, chain};
 use pointsman_tests::guests::Guest;
-use pointsman_tests::site::{Site, chain};
 use serde_json::Value;
 
-use super::{config, site};
+use super::{config, start_deployment};
 use crate::FAKE_ENGINE;
 
-fn again(site: Site) -> Site {
-    site.again(FAKE_ENGINE, &config(&chain(&["p"], "")))
+fn restart(deployment: Deployment) -> Deployment {
+    deployment.restart(FAKE_ENGINE, &config(&chain(&["p"], "")))
 }
 
-fn error(policy: &Value) -> &str {
-    policy["error"]["what"].as_str().unwrap_or("none")
+fn error_code(policy: &Value) -> &str {
+    policy["error"]["code"].as_str().unwrap_or("none")
 }
 
-/// Killed at any moment of a reload: what was in service is there again, or what was about to be.
+/// A host that is killed at any time during a reload comes back with the old version or the new
+/// one.
 #[test]
-fn a_host_that_is_killed_while_it_reloads_comes_back() {
-    let mut site = site(&[Guest::new("p").why("0")]);
+fn host_killed_during_reload_recovers() {
+    let mut deployment = start_deployment(&[Guest::new("p").reason("0")]);
     for round in 1..=4 {
         let why = round.to_string();
-        let old = site.why("auto");
-        site.put(&Guest::new("p").why(&why));
-        let admin = site.admin;
+        let old = deployment.reason("auto");
+        deployment.write_policy(&Guest::new("p").reason(&why));
+        let admin = deployment.admin_port;
         let asking = std::thread::spawn(move || {
-            // It gets no answer.
+            // The host is killed before it responds.
             let stream = std::net::TcpStream::connect(("127.0.0.1", admin));
-            let request = "POST /reload HTTP/1.1\r\nhost: x\r\nauthorization: Bearer t0ken\r\ncontent-length: 0\r\n\r\n";
+            let request = "POST /reload HTTP/1.1\r\nhost: x\r\nauthorization: Bearer t0ken\r\n\
+                content-length: 0\r\n\r\n";
             stream
                 .and_then(|mut stream| std::io::Write::write_all(&mut stream, request.as_bytes()))
                 .is_ok()
         });
         assert!(asking.join().unwrap());
-        // A little later every time.
+        // Kill the host a little later in every round.
         for _ in 0..round {
-            site.host.status();
+            deployment.host.status();
         }
-        // What is in the folder is broken when the next host comes, so that it needs what it has kept.
-        let wasm = site.policies().join("p/policy.wasm");
-        site.host.signal(rustix::process::Signal::KILL);
-        site.host.ended();
+        // The folder is damaged before the next host starts, so that it needs its stored version.
+        let wasm = deployment.policies().join("p/policy.wasm");
+        deployment.host.signal(rustix::process::Signal::KILL);
+        deployment.host.wait_for_exit();
         std::fs::write(&wasm, "half a fi").unwrap();
-        site = again(site);
-        let now = site.why("auto");
+        deployment = restart(deployment);
+        let now = deployment.reason("auto");
         assert!(now == old || now == why, "{now} after {old} and {why}");
-        assert!(error(&site.policy("p")).contains("does not begin as WebAssembly does"));
-        // Healed, it goes on.
-        site.take_up(&Guest::new("p").why(&why));
-        assert_eq!(site.why("auto"), why);
+        assert_eq!(error_code(&deployment.policy("p")), "component_invalid");
+        // With a valid folder, new versions are loaded again.
+        deployment.deploy(&Guest::new("p").reason(&why));
+        assert_eq!(deployment.reason("auto"), why);
     }
 }
 
 #[test]
-fn what_was_rolled_back_or_disabled_stays_so() {
-    let site = site(&[Guest::new("p").why("one")]);
-    site.take_up(&Guest::new("p").why("two"));
-    let bad = site.take_up(&Guest::new("p").why("bad"))["fingerprint"].as_str().unwrap().to_owned();
-    let (code, out, err) = site.cli(&["rollback", "p"]);
+fn rollback_and_disable_survive_restart() {
+    let deployment = start_deployment(&[Guest::new("p").reason("one")]);
+    deployment.deploy(&Guest::new("p").reason("two"));
+    let bad = deployment.deploy(&Guest::new("p").reason("bad"))["fingerprint"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let (code, out, err) = deployment.policy_command(&["rollback", "p"]);
     assert!(code == 0, "{out}{err}");
-    assert_eq!(site.why("auto"), "two");
+    assert_eq!(deployment.reason("auto"), "two");
 
-    let site = again(site);
-    let shown = site.policy("p");
-    assert_eq!(site.why("auto"), "two", "{shown}");
-    assert!(
-        error(&shown).contains("was set aside: rolled back by hand; change the policy"),
-        "{shown}"
-    );
-    assert_eq!(shown["set_aside"][0]["version"], bad[..8]);
-    let (code, out, err) = site.cli(&["disable", "p"]);
+    let deployment = restart(deployment);
+    let status = deployment.policy("p");
+    assert_eq!(deployment.reason("auto"), "two", "{status}");
+    assert_eq!(error_code(&status), "version_rejected", "{status}");
+    assert_eq!(status["rejected"][0]["version"], bad[..8]);
+    assert_eq!(status["rejected"][0]["code"], "rolled_back_by_operator");
+    let (code, out, err) = deployment.policy_command(&["disable", "p"]);
     assert!(code == 0 && out.contains("disabled"), "{out}{err}");
-    assert_eq!(site.ask("auto").header("x-pointsman-policy"), Some("built-in"));
+    assert_eq!(deployment.send_chat("auto").header("x-pointsman-policy"), Some("built-in"));
 
-    let site = again(site);
-    assert_eq!(site.policy("p")["state"], "disabled");
-    assert_eq!(site.ask("auto").header("x-pointsman-policy"), Some("built-in"));
-    assert_eq!(site.cli(&["enable", "p"]).0, 0);
-    assert_eq!(site.why("auto"), "two");
-    // By name, it comes back.
-    let (code, out, err) = site.cli(&["promote", "p", &bad[..8]]);
+    let deployment = restart(deployment);
+    assert_eq!(deployment.policy("p")["state"], "disabled");
+    assert_eq!(deployment.send_chat("auto").header("x-pointsman-policy"), Some("built-in"));
+    assert_eq!(deployment.policy_command(&["enable", "p"]).0, 0);
+    assert_eq!(deployment.reason("auto"), "two");
+    // The rejected version can be promoted by fingerprint.
+    let (code, out, err) = deployment.policy_command(&["promote", "p", &bad[..8]]);
     assert!(code == 0, "{out}{err}");
-    assert_eq!(site.why("auto"), "bad");
-    let shown = site.policy("p");
+    assert_eq!(deployment.reason("auto"), "bad");
+    let status = deployment.policy("p");
     assert_eq!(
-        (&shown["set_aside"], shown["history"].as_array().map(Vec::len)),
+        (&status["rejected"], status["history"].as_array().map(Vec::len)),
         (&serde_json::json!([]), Some(2))
     );
 
-    let site = again(site);
-    assert_eq!((site.why("auto").as_str(), error(&site.policy("p"))), ("bad", "none"));
+    let deployment = restart(deployment);
+    assert_eq!(
+        (deployment.reason("auto").as_str(), error_code(&deployment.policy("p"))),
+        ("bad", "none")
+    );
 }

@@ -1,13 +1,13 @@
-//! A version that has just replaced another one is watched, and taken back by itself.
+//! Probation: a version that has just become active is watched, and rolled back automatically.
 
-use pointsman_tests::guests::swap;
-use pointsman_tests::load::Load;
-use pointsman_tests::site::Site;
+use pointsman_tests::deployment::Deployment;
+use pointsman_tests::guests::replace_file;
+use pointsman_tests::load::LoadGenerator;
 use serde_json::{Value, json};
 
-use super::{new, old, site};
+use super::{new, old, start_deployment};
 
-/// Traps in every twentieth call, as the policy's state counts them.
+/// Code that traps in every twentieth call, counted in the state of the policy.
 const EVERY_20TH: &str = r#"
 (USE state.increment $increment)
 (ADVISE
@@ -15,7 +15,7 @@ const EVERY_20TH: &str = r#"
   (if (i64.eqz (i64.rem_s (i64.load (i32.const 3008)) (i64.const 20))) (then unreachable))
   (i32.const 2048))"#;
 
-/// Counts to some millions, which takes milliseconds.
+/// Code that counts to some millions, which takes milliseconds.
 const SLOW: &str = r#"
 (ADVISE
   (local $left i32)
@@ -25,64 +25,69 @@ const SLOW: &str = r#"
     (br_if $again (local.get $left)))
   (i32.const 2048))"#;
 
-/// Wait until the version is taken back while clients ask; the reason.
-fn taken_back(site: &Site, load: &Load, bad: &Value) -> String {
+/// Waits until the version is rolled back under load, and asserts that it is rejected with this
+/// code.
+fn assert_rolled_back(deployment: &Deployment, load: &LoadGenerator, bad: &Value, code: &str) {
     assert_ne!(bad["probation"], Value::Null, "{bad}");
-    let shown =
-        site.wait_for("it is taken back", "p", |policy| policy["version"] != bad["version"]);
-    load.more(10);
-    assert_eq!(site.why("auto"), "old");
-    assert_eq!(shown["set_aside"][0]["version"], bad["fingerprint"].as_str().unwrap()[..8]);
-    assert_eq!(site.host.metric("pointsman_policy_changes_total", "result=\"taken-back\""), 1.0);
-    let reason = shown["set_aside"][0]["reason"].as_str().unwrap().to_owned();
-    let (version, error) =
-        (bad["version"].as_str().unwrap(), shown["error"]["what"].as_str().unwrap());
-    assert_eq!(error, format!("version {version} was taken back: {reason}"));
-    assert!(site.host.log().contains(&format!("taken back: {reason}")));
-    // It stays away, though it is what is in the folder.
-    let wasm = site.policies().join("p/policy.wasm");
-    swap(&wasm, &std::fs::read(&wasm).unwrap());
-    site.reload();
-    assert_eq!(site.why("auto"), "old");
-    let again = site.policy("p")["error"]["what"].as_str().unwrap().to_owned();
-    assert!(
-        again.contains("was set aside: ") && again.contains("or promote that version"),
-        "{again}"
+    let status = deployment.wait_for_policy("the version is rolled back", "p", |policy| {
+        policy["version"] != bad["version"]
+    });
+    load.wait_for_requests(10);
+    assert_eq!(deployment.reason("auto"), "old");
+    let rejected = &status["rejected"][0];
+    assert_eq!(rejected["version"], bad["fingerprint"].as_str().unwrap()[..8]);
+    assert_eq!(rejected["code"], code, "{rejected}");
+    assert_eq!(
+        deployment.host.metric("pointsman_policy_changes_total", "result=\"auto-rolled-back\""),
+        1.0
     );
-    reason
+    let version = bad["version"].as_str().unwrap();
+    let reason = rejected["reason"].as_str().unwrap();
+    let message = status["error"]["message"].as_str().unwrap();
+    assert_eq!(status["error"]["code"], "rolled_back", "{status}");
+    assert!(message.contains(version) && message.contains(reason), "{message}");
+    let fields = [("policy", "p"), ("version", version), ("code", code)];
+    deployment.host.wait_for_event("policy_rolled_back", &fields);
+    // The version stays rejected, although its files are still in the folder.
+    let wasm = deployment.policies().join("p/policy.wasm");
+    replace_file(&wasm, &std::fs::read(&wasm).unwrap());
+    deployment.reload();
+    assert_eq!(deployment.reason("auto"), "old");
+    assert_eq!(deployment.policy("p")["error"]["code"], "version_rejected");
 }
 
 #[test]
-fn a_version_that_faults_now_and_then_is_taken_back() {
-    let site = site(old(), "probation = { duration = \"1h\", max-faults = \"2%\" }");
-    let load = Load::start(site.host.port, 2, "auto");
-    let bad = site.take_up(&new().code(EVERY_20TH));
-    let reason = taken_back(&site, &load, &bad);
-    assert!(reason.contains("calls ended in a fault"), "{reason}");
-    let seen = load.end();
+fn occasionally_faulting_version_is_rolled_back() {
+    let deployment =
+        start_deployment(old(), "probation = { duration = \"1h\", max-faults = \"2%\" }");
+    let load = LoadGenerator::start(deployment.host.port, 2, "auto");
+    let bad = deployment.deploy(&new().code(EVERY_20TH));
+    assert_rolled_back(&deployment, &load, &bad, "fault_rate");
+    let seen = load.stop();
     assert!(seen.keys().all(|seen| seen.status == 200), "{seen:?}");
-    site.host.assert_nothing_lost();
+    deployment.host.assert_no_request_lost();
 }
 
 #[test]
-fn a_version_that_is_slow_is_taken_back() {
-    let site = site(
+fn slow_version_is_rolled_back() {
+    let deployment = start_deployment(
         old(),
-        "budget = \"500us\"\ndeadline = \"100ms\"\nprobation = { duration = \"1h\", max-slow = \"50%\" }",
+        "budget = \"500us\"\ndeadline = \"100ms\"\n\
+         probation = { duration = \"1h\", max-slow = \"50%\" }",
     );
-    let load = Load::start(site.host.port, 2, "auto");
-    let bad = site.take_up(&new().code(SLOW));
-    let reason = taken_back(&site, &load, &bad);
-    assert!(reason.ends_with("calls took longer than its budget"), "{reason}");
-    assert!(load.end().keys().all(|seen| seen.status == 200));
+    let load = LoadGenerator::start(deployment.host.port, 2, "auto");
+    let bad = deployment.deploy(&new().code(SLOW));
+    assert_rolled_back(&deployment, &load, &bad, "slow_calls");
+    assert!(load.stop().keys().all(|seen| seen.status == 200));
 }
 
 #[test]
-fn a_version_that_stands_its_probation_stays() {
-    let site = site(old(), "probation = { duration = \"300ms\" }");
-    let watched = site.take_up(&new());
+fn version_stays_after_successful_probation() {
+    let deployment = start_deployment(old(), "probation = { duration = \"300ms\" }");
+    let watched = deployment.deploy(&new());
     assert_ne!(watched["probation"], Value::Null);
-    let stays = site.wait_for("it is over", "p", |policy| policy["probation"].is_null());
-    assert_eq!((&stays["version"], &stays["set_aside"]), (&watched["version"], &json!([])));
-    assert_eq!(site.why("auto"), "new");
+    let passed = deployment
+        .wait_for_policy("the probation is over", "p", |policy| policy["probation"].is_null());
+    assert_eq!((&passed["version"], &passed["rejected"]), (&watched["version"], &json!([])));
+    assert_eq!(deployment.reason("auto"), "new");
 }

@@ -1,11 +1,11 @@
-//! Policies that somebody has to have signed.
+//! Signed policies.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pointsman_tests::guests::{Guest, swap};
+use pointsman_tests::deployment::{Deployment, chain, policy_dir};
+use pointsman_tests::guests::{Guest, replace_file};
 use pointsman_tests::host::root;
-use pointsman_tests::site::{Site, chain, folder};
 use ring::signature::Ed25519KeyPair;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -17,22 +17,22 @@ fn key(name: &str) -> PathBuf {
     root().join("host/crates/policy/fixtures/keys").join(name)
 }
 
-/// Sign what is in the policy's folder, by the book and not with the host's own code.
-fn signed(policies: &Path) {
+/// Signs the files in the policy's folder according to the specification, without the host's code.
+fn sign_policy(policies: &Path) {
     let folder = policies.join("p");
     let pem = fs::read_to_string(key("private.pem")).unwrap();
     let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-    let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&decoded(&base64)).unwrap();
+    let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&decode_base64(&base64)).unwrap();
     let digest = |file: &str| Sha256::digest(fs::read(folder.join(file)).unwrap());
     let message =
         [b"pointsman policy v1\n", &digest("policy.wasm")[..], &digest("policy.toml")[..]].concat();
     let signature: String =
         key.sign(&message).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    swap(&folder.join("policy.sig"), signature.as_bytes());
+    replace_file(&folder.join("policy.sig"), signature.as_bytes());
 }
 
-/// Base64 whose length is a multiple of four.
-fn decoded(text: &str) -> Vec<u8> {
+/// Decodes base64 whose length is a multiple of four.
+fn decode_base64(text: &str) -> Vec<u8> {
     let alphabet = ('A'..='Z').chain('a'..='z').chain('0'..='9').chain(['+', '/']);
     let alphabet: Vec<char> = alphabet.collect();
     let bits = |letter: char| alphabet.iter().position(|known| *known == letter).unwrap() as u32;
@@ -53,79 +53,80 @@ fn signers(name: &str) -> String {
 }
 
 #[test]
-fn only_what_was_signed_as_it_is_comes_into_service() {
-    let dir = folder(&[old()]);
+fn only_correctly_signed_policies_are_activated() {
+    let dir = policy_dir(&[old()]);
     let policies = dir.path().join("policies");
-    signed(&policies);
-    let site = Site::start(FAKE_ENGINE, dir, &signers("public.pem"));
-    assert!(site.host.log().contains("the signature is good"));
-    let refused = |guest: &Guest, what: &str, sentence: &str| {
-        let shown = site.take_up(guest);
-        let error = shown["error"]["what"].as_str().unwrap_or("none");
-        assert!(error.contains(sentence), "{what}: {error}");
-        assert_eq!(site.why("auto"), "old", "{what}");
+    sign_policy(&policies);
+    let deployment = Deployment::start(FAKE_ENGINE, dir, &signers("public.pem"));
+    deployment.host.wait_for_event("signature_verified", &[("policy", "p"), ("signer", "release")]);
+    let assert_not_loaded = |guest: &Guest, what: &str, code: &str| {
+        let status = deployment.deploy(guest);
+        assert_eq!(status["error"]["code"], code, "{what}: {status}");
+        let message = status["error"]["message"].as_str().unwrap();
+        assert!(message.contains("p/policy.sig"), "{what}: {message}");
+        assert_eq!(deployment.reason("auto"), "old", "{what}");
     };
-    refused(
-        &new(),
-        "another component",
-        "policy.sig: it was made by none of the keys `release`, or for another component",
-    );
+    assert_not_loaded(&new(), "another component", "signature_untrusted");
     let manifest = old().manifest("[allow]\nmodel = true\n");
-    refused(&manifest, "another manifest", "policy.sig: it was made by none of the keys `release`");
-    fs::remove_file(site.policies().join("p/policy.sig")).unwrap();
-    refused(&new(), "no signature", "p/policy.sig is missing");
-    swap(&site.policies().join("p/policy.sig"), b"signed, honestly");
-    refused(
-        &new(),
-        "no signature at all",
-        "policy.sig: it is no signature: 64 bytes as hexadecimal",
-    );
+    assert_not_loaded(&manifest, "another manifest", "signature_untrusted");
+    fs::remove_file(deployment.policies().join("p/policy.sig")).unwrap();
+    assert_not_loaded(&new(), "no signature file", "signature_missing");
+    replace_file(&deployment.policies().join("p/policy.sig"), b"signed, honestly");
+    assert_not_loaded(&new(), "invalid signature file", "signature_invalid");
 
-    site.put(&new());
-    signed(&site.policies());
-    site.reload();
-    assert_eq!((site.why("auto").as_str(), &site.policy("p")["error"]), ("new", &Value::Null));
-    // Cases of the operator's own need no signature.
-    fs::write(site.policies().join("p/cases.jsonl"), "").unwrap();
-    site.reload();
-    assert_eq!(site.policy("p")["error"], Value::Null);
+    deployment.write_policy(&new());
+    sign_policy(&deployment.policies());
+    deployment.reload();
+    assert_eq!(
+        (deployment.reason("auto").as_str(), &deployment.policy("p")["error"]),
+        ("new", &Value::Null)
+    );
+    // The golden cases of the operator are not part of the signature.
+    fs::write(deployment.policies().join("p/cases.jsonl"), "").unwrap();
+    deployment.reload();
+    assert_eq!(deployment.policy("p")["error"], Value::Null);
 }
 
 #[test]
-fn a_key_of_somebody_else_is_no_key() {
-    let dir = folder(&[old()]);
-    signed(&dir.path().join("policies"));
-    let site = Site::start(FAKE_ENGINE, dir, &signers("other-public.pem"));
-    let shown = site.policy("p");
-    let error = shown["error"]["what"].as_str().unwrap_or("none");
-    assert!(error.contains("it was made by none of the keys `release`"), "{error}");
-    assert_eq!((shown["state"].as_str(), site.why("auto")), (Some("failed"), String::new()));
-    // The operator names the right key, and need not touch the policy for it.
-    site.configure(&signers("public.pem"));
-    site.reload();
-    assert_eq!(site.why("auto"), "old");
+fn signature_by_unknown_key_is_rejected() {
+    let dir = policy_dir(&[old()]);
+    sign_policy(&dir.path().join("policies"));
+    let deployment = Deployment::start(FAKE_ENGINE, dir, &signers("other-public.pem"));
+    let status = deployment.policy("p");
+    assert_eq!(status["error"]["code"], "signature_untrusted", "{status}");
+    assert_eq!(
+        (status["state"].as_str(), deployment.reason("auto")),
+        (Some("failed"), String::new())
+    );
+    // With the right key in the configuration, the unchanged policy is loaded.
+    deployment.write_config(&signers("public.pem"));
+    deployment.reload();
+    assert_eq!(deployment.reason("auto"), "old");
     let broken = signers("private.pem");
-    site.configure(&broken);
-    site.reload();
-    let error = site.host.status()["config"]["error"].as_str().unwrap().to_owned();
-    assert!(error.contains("it is a private key, and a public one is wanted"), "{error}");
-    assert_eq!(site.why("auto"), "old");
+    deployment.write_config(&broken);
+    deployment.reload();
+    let error = deployment.host.status()["config"]["error"].as_str().unwrap().to_owned();
+    // The file of the key that is not a public key.
+    assert!(error.contains("policies.signers") && error.contains("private.pem"), "{error}");
+    assert!(error.contains('['), "a code at the end of the line: {error}");
+    assert_eq!(deployment.reason("auto"), "old");
 }
 
 #[test]
-fn whoever_asks_for_signatures_later_hears_of_what_has_none() {
-    let site = Site::start(FAKE_ENGINE, folder(&[old()]), &config(&chain(&["p"], "")));
-    assert_eq!((site.why("auto").as_str(), &site.policy("p")["error"]), ("old", &Value::Null));
-    site.configure(&signers("public.pem"));
-    site.reload();
-    let shown = site.policy("p");
-    assert!(
-        shown["error"]["what"].as_str().unwrap().contains("p/policy.sig is missing"),
-        "{shown}"
+fn unsigned_active_version_stays_when_signatures_become_required() {
+    let deployment =
+        Deployment::start(FAKE_ENGINE, policy_dir(&[old()]), &config(&chain(&["p"], "")));
+    assert_eq!(
+        (deployment.reason("auto").as_str(), &deployment.policy("p")["error"]),
+        ("old", &Value::Null)
     );
-    // It was proven when nobody asked for that, and no request is refused because of it.
-    assert_eq!(site.why("auto"), "old");
-    signed(&site.policies());
-    site.reload();
-    assert_eq!(site.policy("p")["error"], Value::Null);
+    deployment.write_config(&signers("public.pem"));
+    deployment.reload();
+    let status = deployment.policy("p");
+    assert_eq!(status["error"]["code"], "signature_missing", "{status}");
+    // The version was validated before signatures were required, so it still serves requests.
+    assert_eq!(deployment.reason("auto"), "old");
+    sign_policy(&deployment.policies());
+    deployment.reload();
+    assert_eq!(deployment.policy("p")["error"], Value::Null);
 }

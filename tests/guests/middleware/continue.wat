@@ -1,2 +1,2 @@
-;; Zeros are leave to go on.
+;; Zeros mean `continue`.
 (HANDLE (i32.const 1024))

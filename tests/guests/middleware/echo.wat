@@ -1,4 +1,4 @@
-;; Puts the body that it got in place of itself.
+;; Replaces the body with itself.
 (HANDLE
   (i32.store8 (i32.const 1024) (i32.const 2))
   (i32.store8 (i32.const 1052) (i32.const 1))

@@ -1,4 +1,4 @@
-;; A body that is no request, and a header that is one.
+;; Replaces the body with invalid JSON, and sets a valid header.
 (data (i32.const 2048) "{")
 (data (i32.const 1024) "\02\00\00\00\00\09\00\00\01\00\00\00")
 (data (i32.const 1052) "\01\00\00\00\00\08\00\00\01\00\00\00")

@@ -1,4 +1,5 @@
-;; Sets x-set, x-bad (to what may not stand in a header), authorization, content-length and host; adds to x-old; removes x-gone.
+;; Sets x-set, x-bad (to an invalid value), authorization, content-length and host; adds to x-old;
+;; removes x-gone.
 (data (i32.const 2048) "x-set" "1" "x-bad" "\0a" "authorization" "content-length" "host" "x-old" "added" "x-gone")
 (data (i32.const 1024) "\02\00\00\00" "\00\09\00\00\05\00\00\00" "\00\0a\00\00\01\00\00\00" "\00\0b\00\00\01\00\00\00")
 (data (i32.const 2304)

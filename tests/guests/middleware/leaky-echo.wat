@@ -1,4 +1,4 @@
-;; The same, and keeps all memory that it ever got.
+;; Replaces the body with itself, and never frees memory.
 ;; without post-return
 (HANDLE
   (i32.store8 (i32.const 1024) (i32.const 2))

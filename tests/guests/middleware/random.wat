@@ -1,4 +1,4 @@
-;; Refuses with 400 and up to 89: which of them is the decision's luck and its time.
+;; Rejects with a random status from 400 to 489, after a check of the clock.
 (import "wasi:random/random@0.2.3" "get-random-u64" (func $random (result i64)))
 (import "wasi:clocks/wall-clock@0.2.3" "now" (func $now (param i32)))
 (HANDLE

@@ -1,4 +1,4 @@
-// A middleware that was written for vLLM Router: it refuses whoever is blocked, and asks for the same answer every time.
+// A middleware for vLLM Router that rejects blocked users and sets the temperature to zero.
 
 // QuickJS has neither TextDecoder nor TextEncoder.
 const PIECE = 8192;

@@ -1,4 +1,4 @@
-//! A scriptable stand-in for vLLM and llama.cpp. See `pointsman_tests::fake_engine`.
+//! A scriptable fake of vLLM and llama.cpp; see `pointsman_tests::fake_engine`.
 
 use std::process::ExitCode;
 

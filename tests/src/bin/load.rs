@@ -1,5 +1,8 @@
-//! A load generator for the benchmark: so many connections, each asking again as soon as it is answered. Prints one line of
-//! JSON: requests a second, and percentiles of the time to the first byte of the body and to the last, in microseconds.
+//! A load generator for benchmarks: a number of connections, each of which sends its next request
+//! when it has the response.
+//!
+//! Prints one line of JSON: requests per second, and percentiles of the times to the first and to
+//! the last byte of the body, in microseconds.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,22 +14,22 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use serde_json::json;
 
-/// What to ask, and how hard.
+/// Measures the throughput and latency of a server.
 #[derive(Debug, Clone, Parser)]
 struct Options {
-    /// Port on this machine.
+    /// Port on the loopback interface.
     #[arg(long)]
     port: u16,
-    /// Connections.
+    /// Number of connections.
     #[arg(long, default_value_t = 1)]
     connections: usize,
-    /// Seconds to measure, after a second of warming up.
+    /// Seconds to measure, after one second of warm-up.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Ask for streams.
+    /// Request streams.
     #[arg(long)]
     stream: bool,
-    /// Bytes of the prompt.
+    /// Size of the prompt in bytes.
     #[arg(long, default_value_t = 800)]
     prompt: usize,
 }
@@ -49,21 +52,22 @@ fn run(options: &Options) -> Result<()> {
     });
     let body = body.to_string();
     let request = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    let (warm, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (measuring, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut measured: Vec<(Duration, Duration)> = Vec::new();
     let seconds = std::thread::scope(|scope| -> Result<f64> {
         let clients: Vec<_> = (0..options.connections)
-            .map(|_| scope.spawn(|| client(options.port, &request, &warm, &stop)))
+            .map(|_| scope.spawn(|| client(options.port, &request, &measuring, &stop)))
             .collect();
         std::thread::park_timeout(Duration::from_secs(1));
-        let begun = Instant::now();
-        warm.store(true, Ordering::Relaxed);
+        let start = Instant::now();
+        measuring.store(true, Ordering::Relaxed);
         std::thread::park_timeout(Duration::from_secs(options.seconds));
         stop.store(true, Ordering::Relaxed);
-        let seconds = begun.elapsed().as_secs_f64();
+        let seconds = start.elapsed().as_secs_f64();
         for client in clients {
             match client.join() {
                 Ok(result) => measured.extend(result?),
@@ -91,21 +95,22 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// One connection, kept alive.
+/// Sends requests over one connection; returns the times to the first and the last byte of each
+/// response.
 fn client(
     port: u16,
     request: &str,
-    warm: &AtomicBool,
+    measuring: &AtomicBool,
     stop: &AtomicBool,
 ) -> Result<Vec<(Duration, Duration)>> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("no connection")?;
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("failed to connect")?;
     stream.set_nodelay(true)?;
     let mut reader = BufReader::with_capacity(64 << 10, stream.try_clone()?);
     let mut times = Vec::new();
     let mut line = String::new();
     let mut body = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let begun = Instant::now();
+        let start = Instant::now();
         stream.write_all(request.as_bytes())?;
         let mut length = None;
         let mut status = String::new();
@@ -135,18 +140,18 @@ fn client(
                 None => {
                     line.clear();
                     reader.read_line(&mut line)?;
-                    usize::from_str_radix(line.trim(), 16).context("no chunk")?
+                    usize::from_str_radix(line.trim(), 16).context("invalid chunk size")?
                 }
             };
-            first.get_or_insert_with(|| begun.elapsed());
+            first.get_or_insert_with(|| start.elapsed());
             body.resize(if length.is_some() { size } else { size + 2 }, 0);
             reader.read_exact(&mut body)?;
             if length.is_some() || size == 0 {
                 break;
             }
         }
-        if warm.load(Ordering::Relaxed) {
-            times.push((first.unwrap_or_default(), begun.elapsed()));
+        if measuring.load(Ordering::Relaxed) {
+            times.push((first.unwrap_or_default(), start.elapsed()));
         }
     }
     Ok(times)

@@ -1,7 +1,6 @@
-//! What all connections of the fake engine share.
+//! The state that all connections of the fake engine share.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,27 +13,27 @@ use tokio::time::Instant;
 use super::memory::Memory;
 use super::options::Options;
 use super::queue::Queue;
-use super::script::Script;
-use super::sleep::Nap;
+use super::script::ResponseScript;
+use super::sleep_mode::SleepState;
 
-/// What befalls all answers at once.
+/// The conditions that affect all completions.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Mood {
-    /// After SIGTERM: nothing more is sent.
+pub(super) struct ServingState {
+    /// Nothing more is sent, after SIGTERM.
     pub(super) silent: bool,
-    /// By script: nothing more is sent.
+    /// Nothing more is sent, by script.
     pub(super) stalled: bool,
-    /// While asleep: nothing is sent for now.
+    /// Nothing is sent while the engine sleeps.
     pub(super) paused: bool,
-    /// After SIGTERM with a timeout: nothing new is taken.
+    /// New requests are rejected, after SIGTERM with a timeout.
     pub(super) draining: bool,
-    /// The core has died: answers end with an error.
+    /// The core has died, and completions end with an error.
     pub(super) core_dead: bool,
-    /// How often all answers under way were aborted.
+    /// How many times all in-flight completions were aborted.
     pub(super) aborted: u64,
 }
 
-/// What it has counted.
+/// The counters of the engine.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) prompt_tokens: u64,
@@ -46,65 +45,69 @@ pub(super) struct Counts {
     pub(super) error: u64,
     pub(super) slept: u64,
     pub(super) awake: u64,
-    /// Priorities of the requests, in the order of their arrival.
+    /// Priorities of the requests, in order of arrival.
     pub(super) priorities: Vec<i64>,
-    /// Ids of the answers, in the order in which they were begun.
+    /// Ids of the completions, in the order in which they were started.
     pub(super) served: Vec<String>,
-    /// Beginnings of prompts that are in the prefix cache.
+    /// Hashes of the prompt prefixes that are in the prefix cache.
     blocks: HashSet<u64>,
 }
 
 impl Counts {
-    /// Take a prompt; how much of it was known: whole blocks of 16.
+    /// Adds a prompt to the prefix cache; returns the number of cached tokens, in blocks of 16.
     pub(super) fn prompt(&mut self, prompt: &str, tokens: u64) -> u64 {
         let mut hasher = DefaultHasher::new();
-        let (mut known, mut missed) = (0, false);
+        let (mut cached, mut missed) = (0, false);
         for block in prompt.as_bytes().chunks_exact(16) {
             block.hash(&mut hasher);
             missed |= self.blocks.insert(hasher.finish());
-            known += if missed { 0 } else { 16 };
+            cached += if missed { 0 } else { 16 };
         }
-        let known = known.min(tokens.saturating_sub(1));
+        let cached = cached.min(tokens.saturating_sub(1));
         self.prompt_tokens += tokens;
-        self.cached_tokens += known;
-        known
+        self.cached_tokens += cached;
+        cached
     }
 
-    pub(super) fn forget(&mut self) {
+    pub(super) fn reset_prefix_cache(&mut self) {
         self.blocks.clear();
     }
 }
 
-/// What all connections share.
+/// The fake engine.
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) options: Options,
-    script: Mutex<Script>,
+    script: Mutex<ResponseScript>,
     pub(super) ready_at: Instant,
-    /// Seconds since 1970 at the start.
+    /// The start time, in seconds since the Unix epoch.
     pub(super) created: u64,
-    /// Answers under way.
+    /// The number of in-flight completions.
     pub(super) busy: AtomicU64,
-    /// Answers whose client left before their end.
+    /// The number of completions whose client disconnected before their end.
     pub(super) cancelled: AtomicU64,
+    /// The number of requests for completions.
     pub(super) seen: AtomicU64,
-    pub(super) mood: watch::Sender<Mood>,
+    pub(super) state: watch::Sender<ServingState>,
     pub(super) queue: Arc<Queue>,
     counts: Mutex<Counts>,
-    nap: Mutex<Nap>,
+    sleep_state: Mutex<SleepState>,
     pub(super) memory: Option<Memory>,
-    /// Process that does the work; 0 if there is none.
+    /// The id of the core process; 0 without a core process.
     pub(super) core: AtomicU32,
 }
 
 impl Engine {
     pub(super) fn new(
         options: Options,
-        script: Script,
+        script: ResponseScript,
         ready_at: Instant,
         memory: Option<Memory>,
     ) -> Self {
-        let mood = Mood { stalled: script.stall_all || script.health_lies, ..Mood::default() };
+        let state = ServingState {
+            stalled: script.stall_all || script.health_lies,
+            ..ServingState::default()
+        };
         Self {
             script: Mutex::new(script),
             ready_at,
@@ -112,40 +115,40 @@ impl Engine {
             busy: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             seen: AtomicU64::new(0),
-            mood: watch::Sender::new(mood),
+            state: watch::Sender::new(state),
             queue: Queue::new(options.max_num_seqs),
             counts: Mutex::default(),
-            nap: Mutex::default(),
+            sleep_state: Mutex::default(),
             memory,
             core: AtomicU32::new(0),
             options,
         }
     }
 
-    pub(super) fn script(&self) -> Script {
+    pub(super) fn script(&self) -> ResponseScript {
         self.script.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set_script(&self, script: Script) {
+    pub(super) fn set_script(&self, script: ResponseScript) {
         let stalled = script.stall_all || script.health_lies;
         *self.script.lock().unwrap_or_else(PoisonError::into_inner) = script;
-        self.mood.send_modify(|mood| mood.stalled = stalled);
+        self.state.send_modify(|state| state.stalled = stalled);
     }
 
     pub(super) fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn nap(&self) -> MutexGuard<'_, Nap> {
-        self.nap.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn sleep_state(&self) -> MutexGuard<'_, SleepState> {
+        self.sleep_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Name of the model in answers.
+    /// Returns the name of the model in responses.
     pub(super) fn name(&self) -> &str {
         self.options.names().first().map_or("fake", String::as_str)
     }
 
-    /// An id of this many characters that nobody else has: hexadecimal, or of all letters and digits.
+    /// Returns a unique id of this length, hexadecimal or alphanumeric.
     pub(super) fn id(&self, length: usize, hexadecimal: bool) -> String {
         let mut hasher = DefaultHasher::new();
         (self.seen.load(Ordering::SeqCst), std::process::id(), Instant::now()).hash(&mut hasher);
@@ -153,7 +156,7 @@ impl Engine {
         while id.len() < length {
             id.len().hash(&mut hasher);
             if hexadecimal {
-                let _written = write!(id, "{:016x}", hasher.finish());
+                id += &format!("{:016x}", hasher.finish());
             } else {
                 let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
                 id.push(char::from(letters[(hasher.finish() % 62) as usize]));
@@ -163,19 +166,20 @@ impl Engine {
         id
     }
 
-    /// The core dies: by a signal if there is one.
+    /// Kills the core process, or simulates that without a core process.
     pub(super) fn kill_core(&self) {
         let core = self.core.load(Ordering::SeqCst);
         match i32::try_from(core).ok().and_then(rustix::process::Pid::from_raw) {
             Some(core) => {
-                let _gone = rustix::process::kill_process(core, rustix::process::Signal::KILL);
+                // The core may have exited already.
+                rustix::process::kill_process(core, rustix::process::Signal::KILL).ok();
             }
-            None => self.mood.send_modify(|mood| mood.core_dead = true),
+            None => self.state.send_modify(|state| state.core_dead = true),
         }
     }
 
-    /// What tests may ask.
-    pub(super) fn state(&self) -> Value {
+    /// Returns the state that tests can read.
+    pub(super) fn report(&self) -> Value {
         let counts = self.counts();
         let (running, waiting) = self.queue.counts();
         let core = self.core.load(Ordering::SeqCst);
@@ -189,7 +193,7 @@ impl Engine {
             "served": counts.served,
             "slept": counts.slept,
             "awake": counts.awake,
-            "asleep": self.nap().level,
+            "asleep": self.sleep_state().level,
             "pid": std::process::id(),
             "core": (core > 0).then_some(core),
             "model": self.options.model,

@@ -1,4 +1,4 @@
-//! What llama-server answers on each path.
+//! The HTTP API of llama-server.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,17 +9,19 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::complete::complete;
+use super::completions::complete;
 use super::engine::Engine;
 use super::metrics;
-use super::reply::{Reply, llama_error, llama_refusal, ok, text};
+use super::responses::{Reply, llama_error, llama_server_error, ok, text};
 
-const OPEN: [&str; 6] = ["/health", "/v1/health", "/models", "/v1/models", "/", "/index.html"];
+/// The paths that need no API key.
+const PUBLIC_PATHS: [&str; 6] =
+    ["/health", "/v1/health", "/models", "/v1/models", "/", "/index.html"];
 
-/// Answer a request.
-pub(super) async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Reply {
+/// Responds to a request.
+pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> Reply {
     if Instant::now() < engine.ready_at {
-        return llama_refusal(
+        return llama_server_error(
             &engine,
             StatusCode::SERVICE_UNAVAILABLE,
             "Loading model",
@@ -33,10 +35,10 @@ pub(super) async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> R
         .or_else(|| header("x-api-key"));
     let keys = &engine.options.api_key;
     if !keys.is_empty()
-        && !OPEN.contains(&path.as_str())
+        && !PUBLIC_PATHS.contains(&path.as_str())
         && !keys.iter().any(|key| given == Some(key))
     {
-        return llama_refusal(
+        return llama_server_error(
             &engine,
             StatusCode::UNAUTHORIZED,
             "Invalid API Key",
@@ -69,8 +71,8 @@ pub(super) async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> R
         (&Method::POST, "/tokenize") => {
             let body =
                 request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-            let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let bytes = asked["content"].as_str().unwrap_or("").as_bytes();
+            let request_body: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let bytes = request_body["content"].as_str().unwrap_or("").as_bytes();
             let tokens: Vec<usize> =
                 bytes.chunks(4).map(|chunk| chunk.iter().map(|b| usize::from(*b)).sum()).collect();
             ok(&engine, &json!({ "tokens": tokens }))
@@ -78,13 +80,15 @@ pub(super) async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> R
         (&Method::POST, "/v1/chat/completions" | "/v1/completions") => {
             complete(engine, request).await
         }
-        _ => llama_refusal(&engine, StatusCode::NOT_FOUND, "File Not Found", "not_found_error"),
+        _ => {
+            llama_server_error(&engine, StatusCode::NOT_FOUND, "File Not Found", "not_found_error")
+        }
     }
 }
 
-/// Tokens of one slot.
+/// Returns the number of tokens of a slot.
 fn context(engine: &Engine) -> u64 {
-    engine.options.max_model_len.map_or(1024, |most| most / engine.options.slots.max(1) as u64)
+    engine.options.max_model_len.map_or(1024, |tokens| tokens / engine.options.slots.max(1) as u64)
 }
 
 pub(super) fn slots(engine: &Engine) -> Value {
@@ -102,10 +106,12 @@ fn models(engine: &Engine) -> Value {
     let (name, context) = (engine.name(), context(engine));
     let details = json!({ "parent_model": "", "format": "gguf", "family": "", "families": [""],
         "parameter_size": "", "quantization_level": "" });
-    let meta = json!({ "vocab_type": 2, "n_vocab": 49152, "n_ctx": context, "n_ctx_train": 8192, "n_embd": 576,
+    let meta = json!({ "vocab_type": 2, "n_vocab": 49152, "n_ctx": context, "n_ctx_train": 8192,
+        "n_embd": 576,
         "n_params": 134_515_008, "size": 96_576_768, "ftype": "Q4_1" });
     json!({
-        "models": [{ "name": name, "model": name, "modified_at": "", "size": "", "digest": "", "type": "model",
+        "models": [{ "name": name, "model": name, "modified_at": "", "size": "", "digest": "",
+            "type": "model",
             "description": "", "tags": [""], "capabilities": ["completion"], "parameters": "",
             "details": details }],
         "object": "list",
@@ -117,18 +123,22 @@ fn models(engine: &Engine) -> Value {
 
 fn props(engine: &Engine) -> Value {
     let params = r#"{"seed":4294967295,"temperature":0.800000011920929,"dynatemp_range":0.0,
-        "dynatemp_exponent":1.0,"top_k":40,"top_p":0.949999988079071,"min_p":0.05000000074505806,
-        "top_n_sigma":-1.0,"xtc_probability":0.0,"xtc_threshold":0.10000000149011612,"typical_p":1.0,
-        "repeat_last_n":64,"repeat_penalty":1.0,"presence_penalty":0.0,"frequency_penalty":0.0,
-        "dry_multiplier":0.0,"dry_base":1.75,"dry_allowed_length":2,"dry_penalty_last_n":64,"mirostat":0,
-        "mirostat_tau":5.0,"mirostat_eta":0.10000000149011612,"adaptive_target":-1.0,
-        "adaptive_decay":0.8999999761581421,"max_tokens":-1,"n_predict":-1,"n_keep":0,"n_discard":0,
-        "ignore_eos":false,"stream":false,"n_probs":0,"min_keep":0,"chat_format":"Content-only",
-        "reasoning_format":"none","reasoning_in_content":false,"generation_prompt":"","samplers":["penalties",
-        "dry","top_n_sigma","top_k","typ_p","top_p","min_p","xtc","temperature"],"speculative.types":"none",
-        "timings_per_token":false,"post_sampling_probs":false,"backend_sampling":false,"lora":[]}"#;
+        "dynatemp_exponent":1.0,"top_k":40,"top_p":0.949999988079071,
+        "min_p":0.05000000074505806,"top_n_sigma":-1.0,"xtc_probability":0.0,
+        "xtc_threshold":0.10000000149011612,"typical_p":1.0,"repeat_last_n":64,
+        "repeat_penalty":1.0,"presence_penalty":0.0,"frequency_penalty":0.0,
+        "dry_multiplier":0.0,"dry_base":1.75,"dry_allowed_length":2,"dry_penalty_last_n":64,
+        "mirostat":0,"mirostat_tau":5.0,"mirostat_eta":0.10000000149011612,
+        "adaptive_target":-1.0,"adaptive_decay":0.8999999761581421,"max_tokens":-1,
+        "n_predict":-1,"n_keep":0,"n_discard":0,"ignore_eos":false,"stream":false,"n_probs":0,
+        "min_keep":0,"chat_format":"Content-only","reasoning_format":"none",
+        "reasoning_in_content":false,"generation_prompt":"","samplers":["penalties","dry",
+        "top_n_sigma","top_k","typ_p","top_p","min_p","xtc","temperature"],
+        "speculative.types":"none","timings_per_token":false,"post_sampling_probs":false,
+        "backend_sampling":false,"lora":[]}"#;
     let params: Value = serde_json::from_str(params).unwrap_or_default();
-    let template = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] \
+    let template = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n\
+        ' + message['content'] \
         + '<|im_end|>' + '\n'}}{% endfor %}";
     let caps = json!({ "supports_object_arguments": false, "supports_parallel_tool_calls": false,
         "supports_preserve_reasoning": false, "supports_reasoning_effort": false,
@@ -140,8 +150,10 @@ fn props(engine: &Engine) -> Value {
         "model_path": engine.options.model.as_deref().unwrap_or("model.gguf"),
         "modalities": { "vision": false, "video": false, "audio": false },
         "media_marker": "<__media_1MEaYNc8kX1w7GJsoNevExFVqduRjKtY__>",
-        "endpoint_slots": true, "endpoint_props": false, "endpoint_metrics": engine.options.metrics, "ui": true,
-        "ui_settings": {}, "chat_template": template, "chat_template_caps": caps, "bos_token": "<|im_start|>",
+        "endpoint_slots": true, "endpoint_props": false,
+        "endpoint_metrics": engine.options.metrics, "ui": true,
+        "ui_settings": {}, "chat_template": template, "chat_template_caps": caps,
+            "bos_token": "<|im_start|>",
         "eos_token": "<|im_end|>", "build_info": "b0-unknown", "is_sleeping": false,
         "cors_proxy_enabled": false,
     })

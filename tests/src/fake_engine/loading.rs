@@ -1,15 +1,14 @@
-//! What the engines print while they load, and when that fails.
+//! The output of the engines while they load, and when loading fails.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
-use super::memory::Full;
+use super::memory::OutOfMemory;
 use super::options::{Flavour, Options};
 
 const TIME: &str = "11-21 03:31:49";
 
-/// Lines, each at its part of the time.
+/// Lines, each with the fraction of the load time at which it is printed.
 type Lines = Vec<(f64, String)>;
 
 fn api(level: &str, at: &str, text: &str) -> String {
@@ -20,25 +19,40 @@ fn core(level: &str, at: &str, text: &str) -> String {
     format!("(EngineCore pid={}) {level} {TIME} [{at}] {text}\n", std::process::id() + 1)
 }
 
-fn vllm(options: &Options) -> Lines {
-    let model = options.model.as_deref().unwrap_or("./model");
-    let most = options.max_model_len.unwrap_or(32_768);
-    let logo = ["", "       █     █     █▄   ▄█", " ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0"]
-        .map(|line| api("INFO", "api_utils.py:347", line));
-    let last = [
+/// Returns the lines of vLLM's logo.
+fn vllm_logo(model: &str) -> [String; 5] {
+    [
+        String::new(),
+        "       █     █     █▄   ▄█".to_owned(),
+        " ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0".to_owned(),
         format!("  █▄█▀ █     █     █     █  model   {model}"),
         "   ▀▀  ▀▀▀▀▀ ▀▀▀▀▀ ▀     ▀".to_owned(),
     ]
-    .map(|line| api("INFO", "api_utils.py:347", &line));
+    .map(|line| api("INFO", "api_utils.py:347", &line))
+}
+
+/// Returns the progress bar of vLLM after this many of 26 shards.
+fn vllm_shard(shard: u32) -> String {
+    let (percent, left) = (shard * 100 / 26, 26 - shard);
+    format!(
+        "Loading safetensors checkpoint shards: {percent:>3}% Completed | {shard}/26 \
+         [00:{shard:02}<00:{left:02},  1.00it/s]\r"
+    )
+}
+
+/// Returns the output of vLLM while it loads.
+fn vllm(options: &Options) -> Lines {
+    let model = options.model.as_deref().unwrap_or("./model");
+    let max_model_len = options.max_model_len.unwrap_or(32_768);
     let arguments = format!(
         "non-default args: {{'model_tag': '{model}', 'port': {}, 'model': '{model}'}}",
         options.port
     );
-    let mut lines: Lines = logo.into_iter().chain(last).map(|line| (0.0, line)).collect();
+    let mut lines: Lines = vllm_logo(model).map(|line| (0.0, line)).into();
     lines.extend([
         (0.0, api("INFO", "api_utils.py:286", &arguments)),
         (0.1, api("INFO", "model.py:733", "Resolved architecture: LlamaForCausalLM")),
-        (0.1, api("INFO", "model.py:2152", &format!("Using max model len {most}"))),
+        (0.1, api("INFO", "model.py:2152", &format!("Using max model len {max_model_len}"))),
         (
             0.2,
             core(
@@ -52,16 +66,10 @@ fn vllm(options: &Options) -> Lines {
             core("INFO", "cpu_model_runner.py:68", &format!("Starting to load model {model}...")),
         ),
     ]);
-    for shard in 0..=26_u32 {
-        let percent = shard * 100 / 26;
-        let line = format!(
-            "Loading safetensors checkpoint shards: {percent:>3}% Completed | {shard}/26 [00:{shard:02}<00:{:02},  1.00it/s]\r",
-            26 - shard
-        );
-        lines.push((0.3 + 0.4 * f64::from(shard) / 26.0, line));
-    }
+    lines.extend((0..=26).map(|shard| (0.3 + 0.4 * f64::from(shard) / 26.0, vllm_shard(shard))));
     let cache = format!(
-        "GPU KV cache size: 123,456 tokens, Maximum concurrency for {most} tokens per request: 3.77x"
+        "GPU KV cache size: 123,456 tokens, Maximum concurrency for {max_model_len} tokens per \
+         request: 3.77x"
     );
     let address = format!("Starting vLLM server on http://{}:{}", options.host, options.port);
     lines.extend([
@@ -104,6 +112,7 @@ fn vllm(options: &Options) -> Lines {
     lines
 }
 
+/// Returns the output of llama-server while it loads.
 fn llama(options: &Options) -> Lines {
     let model = options.model.as_deref().unwrap_or("model.gguf");
     let address = format!("http://{}:{}", options.host, options.port);
@@ -134,42 +143,47 @@ fn gib(bytes: u64) -> String {
     format!("{gib:.2}")
 }
 
-/// What is printed when there is too little memory.
-pub(super) fn out_of_memory(options: &Options, full: Option<Full>) -> String {
-    let full = full.unwrap_or(Full { free: 3 << 30, total: 16 << 30, wanted: 15 << 30 });
+/// Returns the output of an engine for which there is too little memory.
+pub(super) fn out_of_memory(options: &Options, full: Option<OutOfMemory>) -> String {
+    let full = full.unwrap_or(OutOfMemory { free: 3 << 30, total: 16 << 30, requested: 15 << 30 });
     if options.flavour == Flavour::LlamaCpp {
         return format!(
-            "ggml_backend_cuda_buffer_type_alloc_buffer: allocating {}.00 MiB on device 0: cudaMalloc failed: out of \
+            "ggml_backend_cuda_buffer_type_alloc_buffer: allocating {}.00 MiB on device 0: \
+             cudaMalloc failed: out of \
              memory\nllama_model_load: error loading model: unable to allocate ROCm0 buffer\n\
-             llama_model_load_from_file_impl: failed to load model\nsrv    load_model: failed to load model, '{}'\n\
+             llama_model_load_from_file_impl: failed to load model\n\
+             srv    load_model: failed to load model, '{}'\n\
              main: exiting due to model loading error\n",
-            full.wanted >> 20,
+            full.requested >> 20,
             options.model.as_deref().unwrap_or("model.gguf")
         );
     }
-    let part = full.wanted as f64 / full.total.max(1) as f64;
+    let part = full.requested as f64 / full.total.max(1) as f64;
     let text = format!(
-        "ValueError: Free memory on device cuda:0 ({}/{} GiB) on startup is less than desired GPU memory utilization \
-         ({part:.2}, {} GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes.",
+        "ValueError: Free memory on device cuda:0 ({}/{} GiB) on startup is less than desired GPU \
+         memory utilization \
+         ({part:.2}, {} GiB). Decrease GPU memory utilization or reduce GPU memory used by other \
+         processes.",
         gib(full.free),
         gib(full.total),
-        gib(full.wanted)
+        gib(full.requested)
     );
     core("ERROR", "core.py:1120", &text) + &failure(1)
 }
 
-/// What vLLM prints at last when its core did not start.
+/// Returns the last output of a vLLM whose core failed to start.
 fn failure(code: u8) -> String {
     let mut lines = core("ERROR", "core.py:1120", "EngineCore failed to start.");
     let text = format!(
-        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): \
+        "RuntimeError: Engine core initialization failed. See root cause above. Failed core \
+         proc(s): \
          {{'EngineCore_DP0': {code}}}"
     );
-    let _written = writeln!(lines, "(APIServer pid={}) {text}", std::process::id());
+    lines += &format!("(APIServer pid={}) {text}\n", std::process::id());
     lines
 }
 
-/// What is printed when memory runs out in the middle of the work.
+/// Returns the output of an engine that runs out of memory while it serves.
 pub(super) fn out_of_memory_while_serving(options: &Options) -> String {
     if options.flavour == Flavour::LlamaCpp {
         return "ggml_cuda_error: out of memory\n".to_owned();
@@ -182,7 +196,7 @@ pub(super) fn out_of_memory_while_serving(options: &Options) -> String {
         )
 }
 
-/// What vLLM prints while it stops.
+/// Returns the output of a vLLM that is stopping.
 pub(super) fn shutdown_lines(options: &Options) -> String {
     let mode = if options.shutdown_timeout > 0 { "drain" } else { "abort" };
     let text = format!(
@@ -193,13 +207,13 @@ pub(super) fn shutdown_lines(options: &Options) -> String {
         + &api("INFO", "launcher.py:270", &text)
 }
 
-/// Load: print the lines at their times. The exit code, if it fails.
+/// Prints the lines of the load at their times; returns the exit code if the load fails.
 pub(super) async fn load(options: &Options) -> Option<u8> {
     let silent = options.load_ms == 0 && !options.faithful();
     if silent && !options.oom && options.fail_load.is_none() {
         return None;
     }
-    let begun = tokio::time::Instant::now();
+    let start = tokio::time::Instant::now();
     let whole = Duration::from_millis(options.load_ms);
     let lines = if options.vllm() { vllm(options) } else { llama(options) };
     for (part, line) in lines {
@@ -208,14 +222,16 @@ pub(super) async fn load(options: &Options) -> Option<u8> {
             return Some(1);
         }
         if let Some(code) = options.fail_load.filter(|_| part >= 0.5) {
-            tokio::time::sleep_until(begun + whole.mul_f64(0.5)).await;
-            let llama = "\nllama_model_load: error loading model: tensor data is not within the file bounds\n";
+            tokio::time::sleep_until(start + whole.mul_f64(0.5)).await;
+            let llama = "\nllama_model_load: error loading model: tensor data is not within the \
+                file bounds\n";
             warn_text!(if options.vllm() { failure(code) } else { llama.to_owned() });
             return Some(code);
         }
-        tokio::time::sleep_until(begun + whole.mul_f64(part)).await;
+        tokio::time::sleep_until(start + whole.mul_f64(part)).await;
         if !silent {
-            let _printed = std::io::stderr().write_all(line.as_bytes());
+            // The parent may have closed the pipe.
+            std::io::stderr().write_all(line.as_bytes()).ok();
         }
     }
     None

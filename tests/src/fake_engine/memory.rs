@@ -1,7 +1,8 @@
-//! The memory that all engines of a test share: a folder that looks like the kernel's files on it.
+//! The GPU memory that all fake engines of a test share: a directory with files like those of the
+//! kernel.
 //!
-//! Each engine holds a number of bytes (`held/<pid>`). A helper in a session of its own gives them back some time after
-//! the engine has gone, as a driver does.
+//! Each engine holds a number of bytes (`held/<pid>`). A helper process in a session of its own
+//! frees them some time after the engine has exited, as a GPU driver does.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
@@ -16,15 +17,15 @@ use super::options::Options;
 const CARD: &str = "sys/class/drm/renderD128/device";
 const PROCESSES: &str = "sys/class/kfd/kfd/proc";
 
-/// There is too little memory: what is free, what there is, and what was wanted.
+/// The error that there is too little memory. All numbers are bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Full {
+pub(super) struct OutOfMemory {
     pub(super) free: u64,
     pub(super) total: u64,
-    pub(super) wanted: u64,
+    pub(super) requested: u64,
 }
 
-/// The memory that this engine holds.
+/// The memory that an engine holds.
 #[derive(Debug)]
 pub(super) struct Memory {
     root: PathBuf,
@@ -36,15 +37,16 @@ fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Nobody ever sees half of it.
+/// Writes a number atomically.
 fn write(path: &Path, number: u64) -> io::Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, format!("{number}\n"))?;
     fs::rename(new, path)
 }
 
-/// Change what a process holds, and the files that say so. Without bytes it holds nothing any more.
-fn set(root: &Path, pid: u32, bytes: Option<u64>) -> io::Result<Result<(), Full>> {
+/// Sets the number of bytes that a process holds, and updates the files; `None` frees all of its
+/// memory.
+fn set(root: &Path, pid: u32, bytes: Option<u64>) -> io::Result<Result<(), OutOfMemory>> {
     let lock = File::options().create(true).truncate(false).write(true).open(root.join("lock"))?;
     lock.lock()?;
     let (held, card, process) =
@@ -61,8 +63,8 @@ fn set(root: &Path, pid: u32, bytes: Option<u64>) -> io::Result<Result<(), Full>
     }
     let total = number(&card.join("mem_info_vram_total")).unwrap_or(u64::MAX);
     match bytes {
-        Some(wanted) if others.saturating_add(wanted) > total => {
-            return Ok(Err(Full { free: total.saturating_sub(others), total, wanted }));
+        Some(requested) if others.saturating_add(requested) > total => {
+            return Ok(Err(OutOfMemory { free: total.saturating_sub(others), total, requested }));
         }
         Some(bytes) => {
             fs::create_dir_all(&process)?;
@@ -70,7 +72,9 @@ fn set(root: &Path, pid: u32, bytes: Option<u64>) -> io::Result<Result<(), Full>
             write(&process.join("vram_1"), bytes)?;
         }
         None => {
-            let _none = (fs::remove_file(&mine), fs::remove_dir_all(&process));
+            // The files may have been removed already.
+            fs::remove_file(&mine).ok();
+            fs::remove_dir_all(&process).ok();
         }
     }
     write(&card.join("mem_info_vram_used"), others + bytes.unwrap_or(0))?;
@@ -78,8 +82,12 @@ fn set(root: &Path, pid: u32, bytes: Option<u64>) -> io::Result<Result<(), Full>
 }
 
 impl Memory {
-    /// Take the memory for this process, if the options say so: wait for it, or find that there is too little.
-    pub(super) async fn hold(options: &Options, pid: u32) -> Result<Result<Option<Self>, Full>> {
+    /// Allocates the memory of the options for this process, and waits for it if the options say
+    /// so.
+    pub(super) async fn hold(
+        options: &Options,
+        pid: u32,
+    ) -> Result<Result<Option<Self>, OutOfMemory>> {
         let Some(root) = options.memory_root.clone().filter(|_| options.memory_bytes > 0) else {
             return Ok(Ok(None));
         };
@@ -97,8 +105,8 @@ impl Memory {
         }
     }
 
-    /// Hold so much of it.
-    pub(super) fn resize(&self, percent: u64) -> Result<(), Full> {
+    /// Holds this percentage of the memory.
+    pub(super) fn resize(&self, percent: u64) -> Result<(), OutOfMemory> {
         set(&self.root, self.pid, Some(self.bytes.saturating_mul(percent) / 100)).unwrap_or(Ok(()))
     }
 
@@ -109,15 +117,16 @@ impl Memory {
             .arg(&self.root)
             .args([self.pid.to_string(), linger.to_string()]);
         helper.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut helper = helper.spawn().context("no helper")?;
+        let mut helper = helper.spawn().context("failed to start the memory helper")?;
         let mut ready = String::new();
-        BufReader::new(helper.stdout.take().context("no pipe")?).read_line(&mut ready)?;
-        ensure!(ready.trim() == "ready", "the helper did not start");
+        BufReader::new(helper.stdout.take().context("no output of the memory helper")?)
+            .read_line(&mut ready)?;
+        ensure!(ready.trim() == "ready", "the memory helper did not start");
         Ok(())
     }
 }
 
-/// When a process started, if it is alive.
+/// Returns the start time of a process that is alive.
 fn started(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit(") ").next()?.split(' ');
@@ -125,9 +134,10 @@ fn started(pid: u32) -> Option<String> {
     (!matches!(state, "Z" | "X")).then(|| fields.nth(18).map(str::to_owned))?
 }
 
-/// Be the helper: wait for the end of the process, and some time more, and give its memory back.
-pub(super) async fn help(root: &Path, pid: u32, linger: Duration) -> Result<()> {
-    let _own_session = rustix::process::setsid();
+/// Runs as the helper: frees the memory of a process some time after the process has exited.
+pub(super) async fn release_after_exit(root: &Path, pid: u32, linger: Duration) -> Result<()> {
+    // Fails only if this process leads a session already.
+    rustix::process::setsid().ok();
     let process = started(pid);
     say!("ready");
     while process.is_some() && started(pid) == process {
@@ -135,7 +145,8 @@ pub(super) async fn help(root: &Path, pid: u32, linger: Duration) -> Result<()> 
     }
     tokio::time::sleep(linger).await;
     if root.exists() {
-        let _removed = set(root, pid, None)?;
+        // Freeing memory cannot fail for want of memory.
+        set(root, pid, None)?.ok();
     }
     Ok(())
 }

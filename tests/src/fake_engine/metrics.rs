@@ -1,49 +1,43 @@
-//! `/metrics`, with the names of the recorded engines.
+//! The metrics of the fake engine, with the names of the captured engines.
 
-use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use super::engine::Engine;
 
-/// Of vLLM: from name, help, kind, further labels and values.
+/// Returns the metrics of vLLM.
 pub(super) fn vllm(engine: &Engine) -> String {
     let model = engine.name();
     let (running, waiting) = engine.queue.counts();
     let script = engine.script();
     let usage = script.kv_usage.unwrap_or_else(|| (running as f64 / 100.0).min(1.0));
-    let nap = engine.nap().level;
+    let sleep_state = engine.sleep_state().level;
     let counts = engine.counts();
     let (running, waiting) = (running as f64, waiting as f64);
     let mut all = String::new();
+    // Adds a family from its name, help, type, and values with further labels.
     let mut family = |name: &str, help: &str, kind: &str, values: &[(&str, f64)]| {
-        let _written = write!(all, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        all += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
         for (labels, value) in values {
             let (before, after) = labels.split_once('|').unwrap_or(("", labels));
-            let _written = writeln!(
-                all,
-                "{name}{{engine=\"0\"{before},model_name=\"{model}\"{after}}} {value:?}"
-            );
+            let labels = format!("engine=\"0\"{before},model_name=\"{model}\"{after}");
+            all += &format!("{name}{{{labels}}} {value:?}\n");
         }
     };
-    family(
-        "vllm:num_requests_running",
-        "Number of requests in model execution batches.",
-        "gauge",
-        &[("", running)],
-    );
-    family(
-        "vllm:num_requests_waiting",
-        "Number of requests waiting to be processed.",
-        "gauge",
-        &[("", waiting)],
-    );
-    let help = "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for scheduling capacity; 'deferred' = deferred by transient constraints (LoRA budget, KV transfer, blocked status). Sum of all reasons equals vllm:num_requests_waiting.";
+    let help = "Number of requests in model execution batches.";
+    family("vllm:num_requests_running", help, "gauge", &[("", running)]);
+    let help = "Number of requests waiting to be processed.";
+    family("vllm:num_requests_waiting", help, "gauge", &[("", waiting)]);
+    let help = "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for \
+        scheduling capacity; 'deferred' = deferred by transient constraints (LoRA budget, KV \
+        transfer, blocked status). Sum of all reasons equals vllm:num_requests_waiting.";
     let reasons = [(",reason=\"capacity\"", waiting), (",reason=\"deferred\"", 0.0)];
     family("vllm:num_requests_waiting_by_reason", help, "gauge", &reasons);
-    let at = |level: Option<u8>| f64::from(u8::from(nap.filter(|level| *level > 0) == level));
+    let at =
+        |level: Option<u8>| f64::from(u8::from(sleep_state.filter(|level| *level > 0) == level));
     family(
         "vllm:engine_sleep_state",
-        "Engine sleep state; awake = 0 means engine is sleeping; awake = 1 means engine is awake; weights_offloaded = 1 means sleep level 1; discard_all = 1 means sleep level 2.",
+        "Engine sleep state; awake = 0 means engine is sleeping; awake = 1 means engine is awake; \
+         weights_offloaded = 1 means sleep level 1; discard_all = 1 means sleep level 2.",
         "gauge",
         &[
             (",sleep_state=\"awake\"", at(None)),
@@ -58,19 +52,11 @@ pub(super) fn vllm(engine: &Engine) -> String {
     family("vllm:prefix_cache_queries_total", help, "counter", &[("", queries)]);
     let help = "Prefix cache hits, in terms of number of cached tokens.";
     family("vllm:prefix_cache_hits_total", help, "counter", &[("", hits)]);
-    family(
-        "vllm:prompt_tokens_total",
-        "Number of prefill tokens processed.",
-        "counter",
-        &[("", queries)],
-    );
+    let help = "Number of prefill tokens processed.";
+    family("vllm:prompt_tokens_total", help, "counter", &[("", queries)]);
     let help = "Number of generation tokens processed.";
-    family(
-        "vllm:generation_tokens_total",
-        help,
-        "counter",
-        &[("", counts.generation_tokens as f64)],
-    );
+    let generated = counts.generation_tokens as f64;
+    family("vllm:generation_tokens_total", help, "counter", &[("", generated)]);
     family(
         "vllm:request_success_total",
         "Count of successfully processed requests.",
@@ -86,7 +72,7 @@ pub(super) fn vllm(engine: &Engine) -> String {
     all
 }
 
-/// Of llama.cpp.
+/// Returns the metrics of llama.cpp.
 pub(super) fn llama(engine: &Engine) -> String {
     let (running, waiting) = engine.queue.counts();
     let busy = engine.busy.load(Ordering::SeqCst);
@@ -109,7 +95,8 @@ pub(super) fn llama(engine: &Engine) -> String {
         ("tokens_predicted_seconds_total", "Total time spent generating tokens", 0),
         (
             "n_decode_total",
-            "Total number of llama_decode() calls, excluding speculative decoding and multimodal decoding",
+            "Total number of llama_decode() calls, excluding speculative decoding and multimodal \
+             decoding",
             made,
         ),
         ("n_tokens_max", "Largest observed sequence length (prompt + generation)", 0),
@@ -140,8 +127,7 @@ pub(super) fn llama(engine: &Engine) -> String {
     for (kind, families) in [("counter", &counters[..]), ("gauge", &gauges[..])] {
         for (name, help, value) in families {
             let name = format!("llamacpp:{name}");
-            let _written =
-                write!(all, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+            all += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
         }
     }
     all

@@ -1,125 +1,125 @@
-//! What the fake engine can be told on its command line, or in the environment variable `FAKE_ENGINE`.
+//! The options of the fake engine, from its command line or the environment variable `FAKE_ENGINE`.
 
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
-/// Whose manners it has.
+/// The real engine that is imitated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Flavour {
-    /// Refuses connections while it loads; ids from `X-Request-Id`.
+    /// vLLM: refuses connections while it loads, and uses ids from `X-Request-Id`.
     Vllm,
-    /// Answers 503 on every path while it loads.
+    /// llama.cpp: responds 503 on every path while it loads.
     #[default]
     LlamaCpp,
 }
 
-/// What it is to do.
+/// A fake inference engine for tests.
 #[derive(Debug, Clone, Parser)]
 #[command(args_override_self = true)]
 pub struct Options {
-    /// Port; 0 picks one and prints it.
+    /// Port; 0 selects and prints a free port.
     #[arg(long, default_value_t = 0)]
     pub port: u16,
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
     pub host: String,
-    /// Listen on this socket instead.
+    /// Listen on this Unix socket instead.
     #[arg(long)]
     pub uds: Option<PathBuf>,
-    /// Model name that it reports.
+    /// Reported model name.
     #[arg(long, default_value = "fake")]
     pub alias: String,
-    /// The model; with one it is strict, and its answers are those of the recorded engine and nothing more.
+    /// Model; with a model, responses have exactly the keys of the captured engine.
     #[arg(long)]
     pub model: Option<String>,
     /// Names of the model, instead of `--alias`.
     #[arg(long, num_args = 1..)]
     pub served_model_name: Vec<String>,
-    /// Refuse requests without one of these keys.
+    /// Reject requests without one of these keys.
     #[arg(long, num_args = 1..)]
     pub api_key: Vec<String>,
-    /// Longest sequence in tokens.
-    #[arg(long, value_parser = tokens)]
+    /// Maximum sequence length in tokens.
+    #[arg(long, value_parser = parse_tokens)]
     pub max_model_len: Option<u64>,
-    /// Requests at once; the others wait. Without it there is no limit.
+    /// Maximum number of concurrent requests; the others wait.
     #[arg(long)]
     pub max_num_seqs: Option<usize>,
-    /// Seconds that vLLM goes on after SIGTERM.
+    /// Seconds to drain after SIGTERM (vLLM).
     #[arg(long, default_value_t = 0)]
     pub shutdown_timeout: u64,
-    /// Order of those that wait: `fcfs` or `priority`.
+    /// Order of waiting requests: `fcfs` or `priority`.
     #[arg(long, default_value = "fcfs")]
     pub scheduling_policy: String,
-    /// Answer with the header `x-request-id`.
+    /// Send the header `x-request-id`.
     #[arg(long)]
     pub enable_request_id_headers: bool,
-    /// Offer `/sleep` and the like, if `VLLM_SERVER_DEV_MODE` is 1 too.
+    /// Enable the sleep mode endpoints, if `VLLM_SERVER_DEV_MODE` is 1.
     #[arg(long)]
     pub enable_sleep_mode: bool,
-    /// Offer `/metrics` (llama.cpp with a model; the others always do).
+    /// Enable `/metrics` (llama.cpp with a model; otherwise always enabled).
     #[arg(long)]
     pub metrics: bool,
-    /// Print no line for each request (vLLM with a model).
+    /// Disable the access log (vLLM with a model).
     #[arg(long)]
     pub disable_uvicorn_access_log: bool,
-    /// Whose manners it has.
+    /// Engine to imitate.
     #[arg(long, value_enum, default_value_t = Flavour::LlamaCpp)]
     pub flavour: Flavour,
-    /// Milliseconds until it serves.
+    /// Load time in milliseconds.
     #[arg(long, default_value_t = 0)]
     pub load_ms: u64,
-    /// Exit with this code half way through loading.
+    /// Exit with this code halfway through loading.
     #[arg(long)]
     pub fail_load: Option<u8>,
-    /// Find too little memory while loading.
+    /// Run out of memory while loading.
     #[arg(long)]
     pub oom: bool,
-    /// Slots that it shows.
+    /// Number of reported slots.
     #[arg(long, default_value_t = 2)]
     pub slots: usize,
-    /// Exit at once with this code.
+    /// Exit immediately with this code.
     #[arg(long)]
     pub exit_code: Option<u8>,
-    /// Take no notice of SIGTERM.
+    /// Ignore SIGTERM.
     #[arg(long)]
     pub ignore_sigterm: bool,
-    /// Wait this many milliseconds before the end.
+    /// Wait this many milliseconds before exiting.
     #[arg(long, default_value_t = 0)]
     pub slow_exit_ms: u64,
-    /// Start a child that would outlive us.
+    /// Start a child that outlives this process.
     #[arg(long)]
     pub fork_child: bool,
-    /// Start a child that does vLLM's work: it outlives us, and without it we end.
+    /// Start a core process, which outlives this process, and without which this process exits.
     #[arg(long)]
     pub fork_core: bool,
-    /// Milliseconds from the core's death to ours.
+    /// Milliseconds from the death of the core to the exit of this process.
     #[arg(long, default_value_t = 5900)]
     pub core_death_ms: u64,
-    /// The folder with the memory that all engines of a test share.
+    /// Directory of the memory that all engines of a test share.
     #[arg(long)]
     pub memory_root: Option<PathBuf>,
-    /// Bytes of memory that it holds.
+    /// Bytes of memory to hold.
     #[arg(long, default_value_t = 0)]
     pub memory_bytes: u64,
-    /// Milliseconds that the memory stays held after the process has gone.
+    /// Milliseconds that the memory stays held after the process has exited.
     #[arg(long, default_value_t = 0)]
     pub memory_linger_ms: u64,
     /// Wait for memory instead of failing.
     #[arg(long)]
     pub memory_wait: bool,
-    /// Answer at once, and nothing but a constant.
+    /// Respond immediately with a constant, for benchmarks.
     #[arg(long)]
     pub bench: bool,
-    /// How it answers, as JSON (see [`super::Script`]).
+    /// Response script as JSON (see [`super::ResponseScript`]).
     #[arg(long, default_value = "{}")]
     pub script: String,
 }
 
 impl Options {
-    /// Names of the model, the one for answers first.
+    /// Returns the names of the model; the first one is used in responses.
     pub(super) fn names(&self) -> &[String] {
         if self.served_model_name.is_empty() {
             std::slice::from_ref(&self.alias)
@@ -128,19 +128,24 @@ impl Options {
         }
     }
 
-    /// Started as the real one is.
+    /// Returns true if the engine was started with the command line of a real engine.
     pub(super) fn faithful(&self) -> bool {
         self.model.is_some()
     }
 
-    /// Has the manners of vLLM.
+    /// Returns true if vLLM is imitated.
     pub(super) fn vllm(&self) -> bool {
         self.flavour == Flavour::Vllm
     }
 }
 
-/// A number of tokens as vLLM reads it: `32k` is 32000, and `32K` 32768.
-fn tokens(text: &str) -> Result<u64, String> {
+/// The error of an invalid number of tokens, in the words of Python's argparse.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid int value: '{0}'")]
+struct InvalidTokens(String);
+
+/// Parses a number of tokens as vLLM does: `32k` is 32000 and `32K` is 32768.
+fn parse_tokens(text: &str) -> Result<u64, InvalidTokens> {
     let (number, unit) = match text.char_indices().last() {
         Some((at, 'k')) => (&text[..at], 1_000),
         Some((at, 'K')) => (&text[..at], 1_024),
@@ -149,5 +154,5 @@ fn tokens(text: &str) -> Result<u64, String> {
     number
         .parse::<u64>()
         .map(|number| number.saturating_mul(unit))
-        .map_err(|_| format!("invalid int value: '{text}'"))
+        .map_err(|_| InvalidTokens(text.to_owned()))
 }

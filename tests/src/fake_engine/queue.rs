@@ -1,4 +1,5 @@
-//! Who is served, and who waits: no more at once than the engine takes, and by priority if it is told so.
+//! The queue of the engine: it limits the number of concurrent completions, and orders the waiting
+//! ones by priority.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,25 +24,25 @@ impl Inner {
     }
 }
 
-/// The queue.
+/// A queue with a limited number of permits.
 #[derive(Debug)]
 pub(super) struct Queue(Mutex<Inner>);
 
-/// A place among those who are served.
+/// A permit to generate a completion, which is returned when dropped.
 #[derive(Debug)]
-pub(super) struct Permit(Arc<Queue>);
+pub(super) struct QueuePermit(Arc<Queue>);
 
-impl Drop for Permit {
+impl Drop for QueuePermit {
     fn drop(&mut self) {
         self.0.leave();
     }
 }
 
-/// A place among those who wait.
+/// An entry of the queue, which is removed when dropped.
 struct Waiter {
     queue: Arc<Queue>,
     key: (i64, u64),
-    called: oneshot::Receiver<()>,
+    granted: oneshot::Receiver<()>,
     served: bool,
 }
 
@@ -50,8 +51,8 @@ impl Drop for Waiter {
         if self.served {
             return;
         }
-        let left = self.queue.inner().waiting.remove(&self.key).is_some();
-        if !left && self.called.try_recv().is_ok() {
+        let was_waiting = self.queue.inner().waiting.remove(&self.key).is_some();
+        if !was_waiting && self.granted.try_recv().is_ok() {
             self.queue.leave();
         }
     }
@@ -74,31 +75,32 @@ impl Queue {
         inner.advance();
     }
 
-    /// Wait for a place; the lowest priority comes first.
-    pub(super) async fn admit(self: Arc<Self>, priority: i64) -> Permit {
-        let (call, called) = oneshot::channel();
+    /// Waits for a permit. The lowest number has the highest priority.
+    pub(super) async fn admit(self: Arc<Self>, priority: i64) -> QueuePermit {
+        let (grant, granted) = oneshot::channel();
         let key = {
             let mut inner = self.inner();
             let key = (priority, inner.next);
             inner.next += 1;
-            inner.waiting.insert(key, call);
+            inner.waiting.insert(key, grant);
             inner.advance();
             key
         };
-        let mut waiter = Waiter { queue: Arc::clone(&self), key, called, served: false };
-        let _called = (&mut waiter.called).await;
+        let mut waiter = Waiter { queue: Arc::clone(&self), key, granted, served: false };
+        // The sender is dropped only together with the queue.
+        (&mut waiter.granted).await.ok();
         waiter.served = true;
-        Permit(self)
+        QueuePermit(self)
     }
 
-    /// Let nobody in, or let them in again.
+    /// Stops or resumes granting permits.
     pub(super) fn hold(&self, held: bool) {
         let mut inner = self.inner();
         inner.held = held;
         inner.advance();
     }
 
-    /// How many are served, and how many wait.
+    /// Returns the numbers of running and of waiting completions.
     pub(super) fn counts(&self) -> (usize, usize) {
         let inner = self.inner();
         (inner.running, inner.waiting.len())

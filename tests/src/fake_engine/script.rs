@@ -1,54 +1,56 @@
-//! How the fake engine answers.
+//! The scripted behaviour of the fake engine.
 
 use serde::Deserialize;
 
-/// How it answers. Can be changed while it runs: `POST /fake/script`.
+/// How the fake engine responds. Tests change it at run time with `POST /fake/script`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Script {
-    /// Tokens of an answer.
+pub struct ResponseScript {
+    /// Number of tokens of a completion.
     pub tokens: u64,
     /// Milliseconds before each token.
     pub token_ms: u64,
-    /// Answer every request with this status and an error body.
+    /// Respond to every request with this status and an error body.
     pub status: Option<u16>,
-    /// Never send the head of an answer.
+    /// Never send the head of a response.
     pub hang: bool,
     /// Send nothing more after this many tokens, as vLLM does after SIGTERM.
     pub stall_after: Option<u64>,
-    /// End the process after this many tokens.
+    /// Kill the own process after this many tokens.
     pub die_after: Option<u64>,
-    /// After this many tokens send an error event and then `[DONE]`, as vLLM does when its core has died.
+    /// Send an error event and `[DONE]` after this many tokens, as vLLM does when its core has
+    /// died.
     pub error_after: Option<u64>,
-    /// End the stream after this many tokens without a word.
+    /// End the stream after this many tokens without an error event.
     pub end_after: Option<u64>,
-    /// Send chunks of this many bytes, whatever that cuts apart.
-    pub cut: Option<usize>,
-    /// Answer with the request: its headers and body.
+    /// Send chunks of this many bytes, which may split events.
+    pub chunk_size: Option<usize>,
+    /// Respond with the headers and the body of the request.
     pub echo: bool,
-    /// Send a broken event after this many tokens; of an answer in one piece, only the first half.
+    /// Send an invalid event after this many tokens. A response that is not streamed is truncated
+    /// to its first half.
     pub malformed: Option<u64>,
-    /// `/health` says 200 whatever happens, and no request gets an answer.
+    /// Respond 200 to `/health`, and never to any other request.
     pub health_lies: bool,
-    /// All streams fall silent, also those under way.
+    /// Stall all streams, including in-flight ones.
     pub stall_all: bool,
-    /// Run out of memory after this many tokens: the core dies.
+    /// Run out of memory after this many tokens, which kills the core.
     pub oom_after: Option<u64>,
-    /// `/wake_up` answers 500, and the core dies.
+    /// Respond 500 to `/wake_up`, and kill the core.
     pub wake_500: bool,
-    /// After waking up the answers are nonsense.
+    /// Generate wrong output after waking up.
     pub garbage_after_wake: bool,
-    /// Sleeping frees no memory.
+    /// Keep the memory while asleep.
     pub sleep_keeps_memory: bool,
-    /// `/sleep` never answers.
+    /// Never respond to `/sleep`.
     pub sleep_hangs: bool,
-    /// The answers are nonsense.
+    /// Generate wrong output.
     pub garbage: bool,
-    /// What `vllm:kv_cache_usage_perc` says, instead of one hundredth for each request.
+    /// The value of `vllm:kv_cache_usage_perc`, instead of one hundredth per request.
     pub kv_usage: Option<f64>,
 }
 
-impl Default for Script {
+impl Default for ResponseScript {
     fn default() -> Self {
         Self {
             tokens: 5,
@@ -59,7 +61,7 @@ impl Default for Script {
             die_after: None,
             error_after: None,
             end_after: None,
-            cut: None,
+            chunk_size: None,
             echo: false,
             malformed: None,
             health_lies: false,

@@ -1,4 +1,4 @@
-//! The server of the fake engine: its socket, its connections, and its end.
+//! The HTTP server of the fake engine: its socket, its connections, and its shutdown.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::engine::{Engine, Mood};
+use super::engine::{Engine, ServingState};
 use super::options::Options;
-use super::reply::{Asked, Reply, ok, vllm_error};
+use super::responses::{Reply, RequestInfo, ok, vllm_error};
 use super::{llama, loading, vllm};
 
-/// Where it listens.
+/// The listener, on a TCP port or a Unix socket.
 pub(super) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
@@ -38,7 +38,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 type Connections = JoinSet<Result<(), hyper::Error>>;
 
-/// Bind the port at once, but listen only when it has loaded: until then connections are refused.
+/// Binds the port without listening, so that connections are refused until the engine has loaded.
 pub(super) fn bind(options: &Options) -> Result<Option<TcpSocket>> {
     if options.uds.is_some() {
         return Ok(None);
@@ -47,25 +47,26 @@ pub(super) fn bind(options: &Options) -> Result<Option<TcpSocket>> {
     let address = std::net::SocketAddr::new(host.parse().context("--host")?, options.port);
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
-    socket.bind(address).context("the port cannot be had")?;
+    socket.bind(address).context("failed to bind the port")?;
     Ok(Some(socket))
 }
 
-/// Listen.
+/// Starts listening.
 pub(super) fn listen(options: &Options, socket: Option<TcpSocket>) -> Result<Listener> {
     if let Some(socket) = socket {
-        let listener = socket.listen(1024).context("the port cannot be had")?;
+        let listener = socket.listen(1024).context("failed to bind the port")?;
         say!("listening on {}", listener.local_addr()?);
         return Ok(Listener::Tcp(listener));
     }
     let path = options.uds.as_deref().unwrap_or(Path::new("engine.sock"));
-    let _old = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path).context("the socket cannot be had")?;
+    // The socket of an earlier engine may be left.
+    std::fs::remove_file(path).ok();
+    let listener = UnixListener::bind(path).context("failed to bind the socket")?;
     say!("listening on {}", path.display());
     Ok(Listener::Unix(listener))
 }
 
-/// The next connection; none if nobody listens any more.
+/// Returns the next connection; never returns without a listener.
 async fn accept(listener: Option<&Listener>) -> Result<Box<dyn Connection>> {
     match listener {
         Some(Listener::Tcp(listener)) => {
@@ -78,23 +79,24 @@ async fn accept(listener: Option<&Listener>) -> Result<Box<dyn Connection>> {
     }
 }
 
-/// The end of the core, if there is one.
+/// Waits until the core process has exited; never returns without a core process.
 async fn core_ended(core: Option<&mut Child>) {
     match core {
         Some(core) => {
-            let _status = core.wait().await;
+            // Its exit status does not matter.
+            core.wait().await.ok();
         }
         None => std::future::pending().await,
     }
 }
 
-async fn core_dead(mood: &mut watch::Receiver<Mood>) {
-    if mood.wait_for(|mood| mood.core_dead).await.is_err() {
+async fn core_dead(state: &mut watch::Receiver<ServingState>) {
+    if state.wait_for(|state| state.core_dead).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// Wait until there is nothing to do any more, or for this long.
+/// Waits until no completion is in flight, or until the deadline.
 async fn idle(engine: &Engine, until: Option<Instant>) {
     while engine.busy.load(Ordering::SeqCst) > 0 && until.is_none_or(|until| Instant::now() < until)
     {
@@ -102,7 +104,7 @@ async fn idle(engine: &Engine, until: Option<Instant>) {
     }
 }
 
-/// Serve until SIGTERM, or until the core is dead; the exit code.
+/// Serves until SIGTERM or the death of the core; returns the exit code.
 pub(super) async fn serve(
     engine: &Arc<Engine>,
     listener: Listener,
@@ -114,12 +116,13 @@ pub(super) async fn serve(
     let loading = async { if options.vllm() { None } else { loading::load(options).await } };
     tokio::pin!(loading);
     let mut connections = Connections::new();
-    let mut mood = engine.mood.subscribe();
+    let mut state = engine.state.subscribe();
     let mut listener = Some(listener);
     let (mut loaded, mut dead_at, mut stopping, mut deadline) = (false, None, false, None);
     loop {
         tokio::select! {
-            connection = accept(listener.as_ref()) => connect(&mut connections, engine, connection?),
+            connection = accept(listener.as_ref()) => spawn_connection(&mut connections, engine,
+                connection?),
             Some(_) = connections.join_next() => {}
             code = &mut loading, if !loaded => match code {
                 Some(code) => return Ok(code),
@@ -128,14 +131,16 @@ pub(super) async fn serve(
             () = core_ended(core.as_deref_mut()), if !stopping => {
                 core = None;
                 engine.core.store(0, Ordering::SeqCst);
-                engine.mood.send_modify(|mood| mood.core_dead = true);
+                engine.state.send_modify(|state| state.core_dead = true);
             }
-            () = core_dead(&mut mood), if dead_at.is_none() && !stopping => {
-                warn!("(APIServer pid={pid}) ERROR 11-21 03:31:49 [core_client.py:640] Engine core proc EngineCore \
+            () = core_dead(&mut state), if dead_at.is_none() && !stopping => {
+                warn!("(APIServer pid={pid}) ERROR 11-21 03:31:49 [core_client.py:640] Engine core \
+                    proc EngineCore \
                     died unexpectedly, shutting down client.");
                 dead_at = Some(Instant::now() + Duration::from_millis(options.core_death_ms));
             }
-            () = tokio::time::sleep_until(dead_at.unwrap_or_else(Instant::now)), if dead_at.is_some() => {
+            () = tokio::time::sleep_until(dead_at.unwrap_or_else(Instant::now)),
+                if dead_at.is_some() => {
                 return Ok(0);
             }
             () = idle(engine, deadline), if stopping => return Ok(0),
@@ -151,12 +156,12 @@ pub(super) async fn serve(
                 stopping = true;
                 if options.shutdown_timeout > 0 {
                     deadline = Some(Instant::now() + Duration::from_secs(options.shutdown_timeout));
-                    engine.mood.send_modify(|mood| mood.draining = true);
+                    engine.state.send_modify(|state| state.draining = true);
                 } else {
-                    // It works no more, but waits for its clients.
-                    engine.mood.send_modify(|mood| mood.silent = true);
+                    // vLLM stops generating, but waits until its clients have disconnected.
+                    engine.state.send_modify(|state| state.silent = true);
                     if let Some(core) = &mut core {
-                        let _ended = core.kill().await;
+                        core.kill().await.ok();
                     }
                     listener = None;
                 }
@@ -165,31 +170,35 @@ pub(super) async fn serve(
     }
 }
 
-fn connect(connections: &mut Connections, engine: &Arc<Engine>, stream: Box<dyn Connection>) {
+fn spawn_connection(
+    connections: &mut Connections,
+    engine: &Arc<Engine>,
+    stream: Box<dyn Connection>,
+) {
     let engine = Arc::clone(engine);
     let mut server = http1::Builder::new();
     server.auto_date_header(engine.options.vllm());
-    let service = service_fn(move |request| answer(Arc::clone(&engine), request));
+    let service = service_fn(move |request| respond(Arc::clone(&engine), request));
     connections.spawn(server.serve_connection(TokioIo::new(stream), service));
 }
 
-/// Answer a request.
-async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Reply {
+/// Responds to a request.
+async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> Reply {
     if let Some(rest) = request.uri().path().strip_prefix("/fake/") {
         let rest = rest.to_owned();
         return control(&engine, &rest, request).await;
     }
-    let asked = Asked::of(request.headers());
+    let info = RequestInfo::from_headers(request.headers());
     let options = &engine.options;
     let log = options.vllm() && options.faithful() && !options.disable_uvicorn_access_log;
     let line = log.then(|| format!("{} {}", request.method(), request.uri()));
     let mut reply = if options.vllm() {
-        vllm::answer(Arc::clone(&engine), request).await
+        vllm::respond(Arc::clone(&engine), request).await
     } else {
-        llama::answer(Arc::clone(&engine), request).await
+        llama::respond(Arc::clone(&engine), request).await
     };
     if let Ok(response) = &mut reply {
-        asked.dress(&engine, response);
+        info.add_headers(&engine, response);
         if let Some(line) = line {
             say!("INFO:     127.0.0.1:60380 - \"{line} HTTP/1.1\" {}", response.status());
         }
@@ -197,33 +206,33 @@ async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Reply {
     reply
 }
 
-/// What tests tell and ask.
-async fn control(engine: &Engine, what: &str, request: Request<Incoming>) -> Reply {
-    let tells = request.method() == Method::POST;
+/// Responds to a control request of a test.
+async fn control(engine: &Engine, command: &str, request: Request<Incoming>) -> Reply {
+    let is_post = request.method() == Method::POST;
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    match what {
+    match command {
         "script" => match serde_json::from_slice(&body) {
             Ok(script) => engine.set_script(script),
-            Err(wrong) => {
+            Err(error) => {
                 let status = StatusCode::BAD_REQUEST;
                 return vllm_error(
                     engine,
                     status,
-                    &wrong.to_string(),
+                    &error.to_string(),
                     "invalid_request_error",
                     None,
                 );
             }
         },
-        "kill-core" if tells => engine.kill_core(),
-        "oom" if tells => {
+        "kill-core" if is_post => engine.kill_core(),
+        "oom" if is_post => {
             warn_text!(loading::out_of_memory_while_serving(&engine.options));
             engine.kill_core();
         }
-        "stall" if tells => engine.mood.send_modify(|mood| mood.stalled = true),
-        "resume" if tells => engine.mood.send_modify(|mood| mood.stalled = false),
-        "abort" if tells => engine.mood.send_modify(|mood| mood.aborted += 1),
-        _ => return ok(engine, &engine.state()),
+        "stall" if is_post => engine.state.send_modify(|state| state.stalled = true),
+        "resume" if is_post => engine.state.send_modify(|state| state.stalled = false),
+        "abort" if is_post => engine.state.send_modify(|state| state.aborted += 1),
+        _ => return ok(engine, &engine.report()),
     }
     ok(engine, &json!({}))
 }

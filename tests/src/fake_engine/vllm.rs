@@ -1,4 +1,4 @@
-//! What vLLM answers on each path.
+//! The HTTP API of vLLM.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::complete::{complete, prompt, read, wanted};
+use super::completion::CORE_DEAD;
+use super::completions::{complete, max_tokens, parse_body, prompt};
 use super::engine::Engine;
-use super::reply::{Reply, detail, empty, failure, json, ok, text};
-use super::text::CORE_DEAD;
-use super::{metrics, sleep};
+use super::responses::{Reply, detail, empty, failure, json, ok, text};
+use super::{metrics, sleep_mode};
 
-/// The paths with fixed methods.
+/// The paths with their allowed methods.
 const PATHS: [(&str, &str); 12] = [
     ("/health", "GET"),
     ("/version", "GET"),
@@ -29,7 +29,7 @@ const PATHS: [(&str, &str); 12] = [
     ("/detokenize", "POST"),
 ];
 
-/// Whether the request has one of the keys that it needs.
+/// Returns true if the request has a valid API key or does not need one.
 fn authorized(engine: &Engine, request: &Request<Incoming>) -> bool {
     let path = request.uri().path();
     let keys = &engine.options.api_key;
@@ -40,20 +40,20 @@ fn authorized(engine: &Engine, request: &Request<Incoming>) -> bool {
     keys.is_empty() || !guarded || keys.iter().any(|key| given == Some(key))
 }
 
-/// Answer a request.
-pub(super) async fn answer(engine: Arc<Engine>, mut request: Request<Incoming>) -> Reply {
+/// Responds to a request.
+pub(super) async fn respond(engine: Arc<Engine>, mut request: Request<Incoming>) -> Reply {
     if !authorized(&engine, &request) {
         return json(&engine, StatusCode::UNAUTHORIZED, &json!({ "error": "Unauthorized" }));
     }
     let development = std::env::var("VLLM_SERVER_DEV_MODE").is_ok_and(|value| value == "1");
     if engine.options.enable_sleep_mode && development {
-        match sleep::answer(&engine, request).await {
+        match sleep_mode::respond(&engine, request).await {
             Ok(reply) => return reply,
             Err(other) => request = other,
         }
     }
     let path = request.uri().path().to_owned();
-    let dead = engine.mood.borrow().core_dead && !engine.script().health_lies;
+    let dead = engine.state.borrow().core_dead && !engine.script().health_lies;
     match (request.method(), path.as_str()) {
         (&Method::GET, "/health") | (_, "/ping") => {
             empty(if dead { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK })
@@ -71,7 +71,7 @@ pub(super) async fn answer(engine: Arc<Engine>, mut request: Request<Incoming>) 
             complete(engine, request).await
         }
         (&Method::POST, "/tokenize" | "/v1/responses" | "/v1/messages") => {
-            other(&engine, request).await
+            minimal_endpoint(&engine, request).await
         }
         _ => match PATHS.iter().find(|(known, _)| *known == path) {
             Some((_, methods)) => {
@@ -90,36 +90,39 @@ fn models(engine: &Engine) -> Value {
     let model = |name: &String| {
         let permission = json!({ "id": format!("modelperm-{}", engine.id(16, true)),
             "object": "model_permission", "created": engine.created, "allow_create_engine": false,
-            "allow_sampling": true, "allow_logprobs": true, "allow_search_indices": false, "allow_view": true,
+            "allow_sampling": true, "allow_logprobs": true, "allow_search_indices": false,
+                "allow_view": true,
             "allow_fine_tuning": false, "organization": "*", "group": null, "is_blocking": false });
         json!({ "id": name, "object": "model", "created": engine.created, "owned_by": "vllm",
             "root": engine.options.model.as_ref().unwrap_or(name), "parent": null,
-            "max_model_len": engine.options.max_model_len.unwrap_or(32_768), "permission": [permission] })
+            "max_model_len": engine.options.max_model_len.unwrap_or(32_768),
+                "permission": [permission] })
     };
     json!({ "object": "list", "data": engine.options.names().iter().map(model).collect::<Value>() })
 }
 
-/// The endpoints that are there, and do no more than they must.
-async fn other(engine: &Engine, request: Request<Incoming>) -> Reply {
+/// Responds on the endpoints that are implemented only as far as the captures need.
+async fn minimal_endpoint(engine: &Engine, request: Request<Incoming>) -> Reply {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let asked = match read(engine, &parts, &body) {
-        Ok(asked) => asked,
-        Err(refused) => return *refused,
+    let request_body = match parse_body(engine, &parts, &body) {
+        Ok(request_body) => request_body,
+        Err(error) => return *error,
     };
-    if engine.mood.borrow().core_dead {
+    if engine.state.borrow().core_dead {
         return failure(engine, StatusCode::INTERNAL_SERVER_ERROR, CORE_DEAD);
     }
-    let (prompt, tokens) = prompt(engine, &asked);
-    let most = engine.options.max_model_len.unwrap_or(32_768);
-    let output = wanted(&asked).unwrap_or(5);
+    let (prompt, tokens) = prompt(engine, &request_body);
+    let max_model_len = engine.options.max_model_len.unwrap_or(32_768);
+    let output = max_tokens(&request_body).unwrap_or(5);
     let text: String = (0..output).map(|token| format!("word{token} ")).collect();
     match parts.uri.path() {
         "/tokenize" => {
             let tokens: Vec<u8> = prompt.bytes().map(|byte| byte.wrapping_sub(33)).collect();
             ok(
                 engine,
-                &json!({ "count": tokens.len(), "max_model_len": most, "tokens": tokens, "token_strs": null }),
+                &json!({ "count": tokens.len(), "max_model_len": max_model_len, "tokens": tokens,
+                    "token_strs": null }),
             )
         }
         "/v1/messages" => {
@@ -127,7 +130,8 @@ async fn other(engine: &Engine, request: Request<Incoming>) -> Reply {
             ok(
                 engine,
                 &json!({ "id": format!("chatcmpl-{}", engine.id(16, true)), "type": "message",
-                    "role": "assistant", "content": content, "model": engine.name(), "stop_reason": "max_tokens",
+                    "role": "assistant", "content": content, "model": engine.name(),
+                        "stop_reason": "max_tokens",
                     "usage": { "input_tokens": tokens, "output_tokens": output } }),
             )
         }
@@ -138,20 +142,28 @@ async fn other(engine: &Engine, request: Request<Incoming>) -> Reply {
 fn response(engine: &Engine, text: &str, tokens: u64, output: u64) -> Value {
     let content =
         json!([{ "annotations": [], "text": text, "type": "output_text", "logprobs": null }]);
-    let message = json!({ "id": format!("msg_{}", engine.id(16, true)), "content": content, "role": "assistant",
+    let message = json!({ "id": format!("msg_{}", engine.id(16,
+        true)), "content": content, "role": "assistant",
         "status": "completed", "type": "message", "phase": null });
-    let input_details = json!({ "cached_tokens": 0, "cache_write_tokens": 0, "input_tokens_per_turn": [],
+    let input_details = json!({ "cached_tokens": 0, "cache_write_tokens": 0,
+        "input_tokens_per_turn": [],
         "cached_tokens_per_turn": [] });
-    let output_details = json!({ "reasoning_tokens": 0, "tool_output_tokens": 0, "output_tokens_per_turn": [],
+    let output_details = json!({ "reasoning_tokens": 0, "tool_output_tokens": 0,
+        "output_tokens_per_turn": [],
         "tool_output_tokens_per_turn": [] });
-    let usage = json!({ "input_tokens": tokens, "input_tokens_details": input_details, "output_tokens": output,
+    let usage = json!({ "input_tokens": tokens, "input_tokens_details": input_details,
+        "output_tokens": output,
         "output_tokens_details": output_details, "total_tokens": tokens + output });
     json!({ "id": format!("resp_{}", engine.id(16, true)), "created_at": engine.created,
-        "incomplete_details": { "reason": "max_output_tokens" }, "instructions": null, "metadata": null,
-        "model": engine.name(), "object": "response", "output": [message], "parallel_tool_calls": true,
+        "incomplete_details": { "reason": "max_output_tokens" }, "instructions": null,
+            "metadata": null,
+        "model": engine.name(), "object": "response", "output": [message],
+            "parallel_tool_calls": true,
         "temperature": 1.0, "tool_choice": "none", "tools": [], "top_p": 1.0, "background": false,
-        "max_output_tokens": output, "max_tool_calls": null, "previous_response_id": null, "prompt": null,
-        "reasoning": null, "service_tier": "auto", "status": "incomplete", "text": null, "top_logprobs": null,
+        "max_output_tokens": output, "max_tool_calls": null, "previous_response_id": null,
+            "prompt": null,
+        "reasoning": null, "service_tier": "auto", "status": "incomplete", "text": null,
+            "top_logprobs": null,
         "truncation": "disabled", "usage": usage, "user": null, "presence_penalty": 0.0,
         "frequency_penalty": 0.0, "kv_transfer_params": null, "ec_transfer_params": null,
         "input_messages": null, "output_messages": null })

@@ -1,4 +1,4 @@
-//! Policies of a few lines whose name, version and opinion vary from test to test.
+//! Guest policies whose name, version, advice and code a test chooses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,34 +6,39 @@ use std::path::{Path, PathBuf};
 use super::{ADVISE, component};
 use crate::host::root;
 
-/// A policy made of text. As it is made, it prefers no lane, and says in its note `why` who it is.
+/// A policy in WebAssembly text. By default it prefers no lane, and its note `why`, which becomes
+/// the reason of the decision, has its name.
 ///
-/// Its code is WebAssembly text with a few words more:
+/// The code may use these macros and functions:
 ///
-/// * `(ADVISE`, `(RECOVER`, `(OBSERVE`, `(TICK` are the heads of the hooks; without `(ADVISE` it gives [`ADVICE`].
+/// * `(ADVISE`, `(RECOVER`, `(OBSERVE` and `(TICK` are the heads of the hooks. Without `(ADVISE`,
+///   the
+///   policy returns [`ADVICE`].
 /// * `(USE state.increment $name)` imports a function of the host.
-/// * `(TEXT "…")` is the place and the length of a text.
-/// * `$why_text` and `$why_number` set the note `why`; `$pair` puts two words somewhere, such as a place and a length.
+/// * `(TEXT "…")` is the address and the length of a text.
+/// * `$why_text` and `$why_number` set the note `why`; `$pair` stores two words, such as an address
+///   and a
+///   length.
 #[derive(Debug, Clone)]
 pub struct Guest {
     pub name: String,
     version: String,
-    why: String,
+    reason: String,
     lane: Option<u32>,
     code: String,
     manifest: String,
     world: String,
 }
 
-/// Where the advice is that a guest gives when its code says nothing else. `ok` and all parts empty but one note, and the
-/// score of one lane where it prefers one.
+/// The address of the default advice: `ok` with one note and, if the guest prefers a lane, the
+/// score of that lane.
 pub const ADVICE: u32 = 2048;
-/// Where its only note is, the score of its lane, and all texts.
+/// The addresses of the note, of the score, and of the texts.
 const NOTE: u32 = 2184;
 const SCORE: u32 = 2208;
 const TEXTS: u32 = 4096;
 
-/// The functions of the host that guests here use, as their core modules see them.
+/// The host functions that guests may import, with their core types.
 const IMPORTS: [(&str, &str); 13] = [
     ("state.increment", "(param i32 i32 i64 i32 i32)"),
     ("state.get", "(param i32 i32 i32)"),
@@ -50,14 +55,14 @@ const IMPORTS: [(&str, &str); 13] = [
     ("request.prefix-hashes", "(param i32 i32 i32)"),
 ];
 
-/// Heads of the optional hooks: word, interface, function and its type.
+/// The heads of the optional hooks: macro, interface, function and its core type.
 const HOOKS: [(&str, &str, &str, &str); 3] = [
-    ("(RECOVER", "on-failure", "recover", "(param $asked i32) (result i32)"),
+    ("(RECOVER", "on-failure", "recover", "(param $failure i32) (result i32)"),
     ("(OBSERVE", "on-complete", "observe", "(param $now i64) (param $done i32) (param $count i32)"),
     ("(TICK", "on-tick", "tick", "(param $now i64) (param $seed i64) (result i32)"),
 ];
 
-/// What all of them have.
+/// The parts that every guest has.
 const PRELUDE: &str = r#"
     (memory (export "memory") 32)
     (func (export "pointsman:policy/lifecycle@0.1.0#describe") (result i32) (i32.const 16))
@@ -72,8 +77,8 @@ const PRELUDE: &str = r#"
       (i32.store8 (i32.const 2192) (i32.const 1))
       (i64.store (i32.const 2200) (local.get 0)))"#;
 
-/// What they have unless they have their own. Memory that the host asks for is a ring: what it wrote a mebibyte ago is not
-/// read any more.
+/// The default allocator: a ring buffer of 2 MiB. Data that the host wrote one round earlier is no
+/// longer read.
 const REALLOC: &str = r#"
     (global $next (mut i32) (i32.const 131072))
     (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
@@ -83,14 +88,18 @@ const REALLOC: &str = r#"
         (then (local.set $at (i32.const 131072))))
       (global.set $next (i32.add (local.get $at) (local.get 3)))
       (local.get $at))"#;
-const CONFIGURE: &str = r#"(func (export "pointsman:policy/lifecycle@0.1.0#configure") (param i32 i32) (result i32) (i32.const 1024))"#;
+/// The default `configure`, which accepts every configuration.
+const CONFIGURE: &str = r#"
+    (func (export "pointsman:policy/lifecycle@0.1.0#configure") (param i32 i32) (result i32)
+      (i32.const 1024))"#;
 
-/// Texts and where they are.
+/// The texts in the memory of a guest, from the address [`TEXTS`].
 #[derive(Debug, Default)]
 struct Texts(Vec<u8>);
 
 impl Texts {
-    fn put(&mut self, text: &str) -> (u32, u32) {
+    /// Adds a text; returns its address and length.
+    fn add(&mut self, text: &str) -> (u32, u32) {
         let at = TEXTS + u32::try_from(self.0.len()).unwrap();
         self.0.extend_from_slice(text.as_bytes());
         (at, u32::try_from(text.len()).unwrap())
@@ -98,23 +107,23 @@ impl Texts {
 }
 
 impl Guest {
-    /// The policy whose code is `tests/guests/NAME.wat`.
+    /// Returns the policy with the code in `tests/guests/NAME.wat`.
     ///
     /// # Panics
-    /// If there is none.
-    pub fn named(name: &str) -> Self {
+    /// If the file does not exist.
+    pub fn from_file(name: &str) -> Self {
         let file = root().join("tests/guests").join(format!("{name}.wat"));
         let code =
             fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         Self::new(name).code(&code)
     }
 
-    /// Version 1 of a policy without opinion.
+    /// Returns version 1 of a policy that prefers no lane.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             version: "1".to_owned(),
-            why: format!("I am {name}"),
+            reason: format!("reason of {name}"),
             lane: None,
             code: String::new(),
             manifest: String::new(),
@@ -128,11 +137,11 @@ impl Guest {
     }
 
     #[must_use]
-    pub fn why(self, why: &str) -> Self {
-        Self { why: why.to_owned(), ..self }
+    pub fn reason(self, reason: &str) -> Self {
+        Self { reason: reason.to_owned(), ..self }
     }
 
-    /// It prefers the lane with this number.
+    /// Makes the policy prefer the lane with this index.
     #[must_use]
     pub fn lane(self, lane: u32) -> Self {
         Self { lane: Some(lane), ..self }
@@ -143,36 +152,36 @@ impl Guest {
         Self { code: code.to_owned(), ..self }
     }
 
-    /// More for its world than a policy has.
+    /// Adds imports or exports to the world of the policy.
     #[must_use]
     pub fn world(self, world: &str) -> Self {
         Self { world: world.to_owned(), ..self }
     }
 
-    /// More for its manifest.
+    /// Adds text to the manifest.
     #[must_use]
     pub fn manifest(self, manifest: &str) -> Self {
         Self { manifest: manifest.to_owned(), ..self }
     }
 
-    /// The text of its manifest.
+    /// Returns the text of the manifest.
     pub fn manifest_text(&self) -> String {
         let Self { name, version, manifest, .. } = self;
         format!("name = {name:?}\nversion = {version:?}\napi = \"0.1\"\n{manifest}")
     }
 
-    /// Its component.
+    /// Builds the component.
     ///
     /// # Panics
-    /// If its code is not well-formed.
+    /// If the code is malformed.
     pub fn build(&self) -> Vec<u8> {
         let mut texts = Texts::default();
         let data = self.data(&mut texts);
-        let mut code = with_texts(&self.code, &mut texts);
+        let mut code = expand_texts(&self.code, &mut texts);
         if !code.contains("(ADVISE") {
             code += &format!("(ADVISE (i32.const {ADVICE}))");
         }
-        let (imports, mut code) = with_imports(&code);
+        let (imports, mut code) = expand_imports(&code);
         code = code.replace("(ADVISE", ADVISE);
         let mut world = format!("world guest {{\n  include policy;\n  {}\n", self.world);
         for (word, interface, function, kind) in HOOKS {
@@ -184,32 +193,33 @@ impl Guest {
                 world += &format!("  export {interface};\n");
             }
         }
-        let unless = |own: &str, otherwise| if code.contains(own) { "" } else { otherwise };
-        let realloc = unless("\"cabi_realloc\"", REALLOC);
-        let configure = unless("lifecycle@0.1.0#configure", CONFIGURE);
+        let default = |marker: &str, part| if code.contains(marker) { "" } else { part };
+        let realloc = default("\"cabi_realloc\"", REALLOC);
+        let configure = default("lifecycle@0.1.0#configure", CONFIGURE);
         let texts = bytes(&texts.0);
         let text = format!(
-            "(module {imports} {PRELUDE} {realloc} {configure} {data} (data (i32.const {TEXTS}) \"{texts}\") {code})"
+            "(module {imports} {PRELUDE} {realloc} {configure} {data} \
+             (data (i32.const {TEXTS}) \"{texts}\") {code})"
         );
         let module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         component(&module, "guest", |wit| format!("{wit}\n{world}}}\n"))
     }
 
-    /// What it says of itself, and its advice.
+    /// Returns the data segments with the description and the default advice.
     fn data(&self, texts: &mut Texts) -> String {
         let mut describe = [0_u32; 6];
-        (describe[0], describe[1]) = texts.put(&self.name);
-        (describe[2], describe[3]) = texts.put(&self.version);
-        // Counted in words: the parts of advice begin one word in, behind `ok`.
+        (describe[0], describe[1]) = texts.add(&self.name);
+        (describe[2], describe[3]) = texts.add(&self.version);
+        // Indices count words of four bytes. The advice begins one word after the tag `ok`.
         let mut advice = [0_u32; 33];
         if self.lane.is_some() {
             (advice[9], advice[10], advice[11]) = (3, SCORE, 1);
         }
         (advice[29], advice[30]) = (NOTE, 1);
         let mut note = [0_u32; 6];
-        (note[0], note[1]) = texts.put("why");
+        (note[0], note[1]) = texts.add("why");
         note[2] = 2;
-        (note[4], note[5]) = texts.put(&self.why);
+        (note[4], note[5]) = texts.add(&self.reason);
         let score = [self.lane.unwrap_or_default(), 1000];
         let segment = |at: u32, words: &[u32]| {
             let words: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -224,46 +234,46 @@ impl Guest {
         .concat()
     }
 
-    /// Put it into its folder below `policies`, each file in one step.
+    /// Writes the policy into its folder below `policies`; each file is replaced atomically.
     ///
     /// # Panics
-    /// If it cannot be written.
-    pub fn put(&self, policies: &Path) -> PathBuf {
+    /// If a file cannot be written.
+    pub fn write_to(&self, policies: &Path) -> PathBuf {
         let folder = policies.join(&self.name);
         fs::create_dir_all(&folder).unwrap();
-        swap(&folder.join("policy.wasm"), &self.build());
+        replace_file(&folder.join("policy.wasm"), &self.build());
         if fs::read_to_string(folder.join("policy.toml")).ok().as_ref()
             != Some(&self.manifest_text())
         {
-            swap(&folder.join("policy.toml"), self.manifest_text().as_bytes());
+            replace_file(&folder.join("policy.toml"), self.manifest_text().as_bytes());
         }
         folder
     }
 }
 
-/// Replace a file in one step.
+/// Replaces a file atomically.
 ///
 /// # Panics
-/// If it cannot be written.
-pub fn swap(file: &Path, content: &[u8]) {
+/// If the file cannot be written.
+pub fn replace_file(file: &Path, content: &[u8]) {
     let new = file.with_extension("new");
     fs::write(&new, content).unwrap();
     fs::rename(&new, file).unwrap();
 }
 
-fn with_texts(code: &str, texts: &mut Texts) -> String {
+fn expand_texts(code: &str, texts: &mut Texts) -> String {
     let mut parts = code.split("(TEXT \"");
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let (text, rest) = part.split_once("\")").expect("(TEXT \"…\")");
-        let (at, length) = texts.put(text);
+        let (at, length) = texts.add(text);
         out += &format!("(i32.const {at}) (i32.const {length}){rest}");
     }
     out
 }
 
-/// Imports have to come first.
-fn with_imports(code: &str) -> (String, String) {
+/// Expands `(USE …)`; returns the imports, which must come first in a module, and the other code.
+fn expand_imports(code: &str) -> (String, String) {
     let mut parts = code.split("(USE ");
     let mut rest = parts.next().unwrap_or_default().to_owned();
     let mut imports = String::new();
