@@ -1,9 +1,9 @@
-//! The operators' entrance: opened as the configuration says, with the policies behind it.
+//! The admin API of this host: opens its listeners and connects it to the policies.
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use pointsman_gateway::{AdminError, AdminSocket, PolicyAdmin, PolicyCommand};
+use pointsman_gateway::{AdminError, AdminSocket, ErrorCode, PolicyAdmin, PolicyCommand};
 use pointsman_policy::{Command, CommandError, Policies};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -11,35 +11,38 @@ use tokio::net::TcpListener;
 use crate::config;
 use crate::reload::Reloader;
 
-/// Open the entrances, before anything is started that would be in the way of another host.
+/// Opens the listeners. Called before any engine is started, so that a second host with the same
+/// configuration fails without side effects.
 pub(crate) async fn open(admin: &config::Admin) -> Result<pointsman_gateway::Admin> {
     let socket = admin.socket.as_deref().map(AdminSocket::bind).transpose()?;
     let port = match &admin.port {
         None => None,
         Some((address, token)) => {
             let listener = TcpListener::bind(address).await.with_context(|| {
-                format!("operators cannot be listened for on {address} (`admin.listen`)")
+                format!("admin API cannot listen on {address} (`admin.listen`)")
             })?;
-            let address = listener.local_addr().context("the listener has no address")?;
-            tracing::info!("operators are listened for on http://{address}");
+            let address = listener.local_addr().context("listener has no local address")?;
+            tracing::info!(event = "admin_listening", %address, "admin API listening");
             Some((listener, token.0.clone()))
         }
     };
     if let Some(socket) = &socket {
-        tracing::info!("operators are listened for at {}", socket.path().display());
+        let path = socket.path().display();
+        tracing::info!(event = "admin_listening", socket = %path, "admin API listening");
     }
     Ok(pointsman_gateway::Admin { socket, port })
 }
 
-/// The policies of a running host, as its operators see them.
+/// The policies of a running host, as the admin API sees them.
 #[derive(Debug)]
-pub(crate) struct Operated {
+pub(crate) struct AdminBackend {
     pub(crate) policies: Arc<Policies>,
     pub(crate) reloader: Arc<Reloader>,
 }
 
-impl PolicyAdmin for Operated {
+impl PolicyAdmin for AdminBackend {
     fn list(&self) -> Value {
+        // Statuses consist of strings, numbers and lists, so they always serialise.
         serde_json::to_value(self.policies.status()).unwrap_or_default()
     }
 
@@ -57,16 +60,28 @@ impl PolicyAdmin for Operated {
         };
         match self.policies.command(name, &command) {
             Ok(_) => Ok(self.show(name).unwrap_or_default()),
-            Err(CommandError::Refused(why)) => Err(AdminError::Refused(why)),
-            Err(CommandError::NoSuchPolicy(name)) => {
-                let names = self.policies.status().into_iter().map(|policy| policy.name).collect();
-                Err(AdminError::NoSuchPolicy(name, names))
-            }
+            Err(error) => Err(self.admin_error(name, &error)),
         }
     }
 
     fn reload(&self) -> Value {
-        self.reloader.reload();
+        // `None` means that the host stops; the list is still that of the running policies.
+        let _ = self.reloader.reload();
         self.list()
     }
 }
+
+impl AdminBackend {
+    fn admin_error(&self, name: &str, error: &CommandError) -> AdminError {
+        match error {
+            CommandError::NoSuchPolicy(_) => {
+                let known = self.policies.status().into_iter().map(|policy| policy.name);
+                AdminError::policy_not_found(name, &known.collect::<Vec<_>>())
+            }
+            CommandError::Refused(message) => AdminError::new(ErrorCode::ActivationFailed, message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::Operated;
+use crate::admin::AdminBackend;
 use crate::cli::Serve;
 use crate::config::{self, Config};
 use crate::reload::Reloader;
@@ -69,8 +69,8 @@ async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> 
     let reloader = Reloader::start(&options.config, &config.policies, Arc::clone(&policies))
         .context("failed to spawn the reload thread")?;
     let reloader = Arc::new(reloader);
-    let operated =
-        Arc::new(Operated { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
+    let backend =
+        Arc::new(AdminBackend { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
     let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
     let gateway = Arc::new(Gateway {
         settings: Settings {
@@ -95,11 +95,11 @@ async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> 
         metrics: gateway_metrics,
         registry,
         stop: stop.clone(),
-        cut: abort.clone(),
+        abort: abort.clone(),
     });
     let mut server = JoinSet::new();
     server.spawn(async move {
-        tokio::join!(Arc::clone(&gateway).serve(listener), operators.serve(gateway, operated));
+        tokio::join!(Arc::clone(&gateway).serve(listener), operators.serve(gateway, backend));
     });
     let startup_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(event = "listening", %address, startup_ms, "listening on http://{address}");

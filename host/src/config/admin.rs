@@ -40,15 +40,14 @@ fn socket(section: &Section<'_>, folder: &Path, state: Option<&Path>) -> Option<
         Some(path) => folder.join(path),
         None => state?.join("admin.sock"),
     };
-    let (length, max) = (path.as_os_str().len(), AdminSocket::LONGEST_PATH);
+    let (length, max) = (path.as_os_str().len(), AdminSocket::MAX_PATH);
     if length > max {
         section.error_at(
             "socket",
             Code::OutOfRange.with(format!(
                 "socket path {} has {length} bytes, which exceeds the limit of {max}; set \
                  `admin.socket` to a shorter path, for example \"/run/pointsman/admin.sock\", or \
-                 to \"\" \
-                 to turn the socket off",
+                 to \"\" to turn the socket off",
                 path.display()
             )),
         );

@@ -1,17 +1,19 @@
-//! What operators can ask and order, at an entrance of their own.
+//! The admin API: what operators can query and change, on listeners of its own.
 //!
 //! ```text
-//!   GET  /policies                             all of them, in the order of the chain
-//!   GET  /policies/{name}                      one, with everything there is to know
-//!   POST /policies/{name}/rollback             back to the version before, or to {"version": "ab12cd34"}
-//!   POST /policies/{name}/promote              the version on trial decides from now on
-//!   POST /policies/{name}/disable, …/enable    it is left out; it is asked again
-//!   POST /reload                               look now whether files have changed
+//!   GET  /policies                             all policies, in the order of the chain
+//!   GET  /policies/{name}                      details of a policy
+//!   POST /policies/{name}/rollback             roll back, optionally to {"version": "ab12cd34"}
+//!   POST /policies/{name}/promote              promote the candidate, or {"version": "ab12cd34"}
+//!   POST /policies/{name}/disable, …/enable    disable or re-enable a policy
+//!   POST /reload                               reload changed files now
 //!   GET  /status, /metrics                     as for clients
 //! ```
 //!
-//! It never shares a listener with clients: whoever may send requests may not for that reason exchange policies.
+//! The admin API never shares a listener with clients: the permission to send requests does not
+//! include the permission to change policies.
 
+use std::fmt;
 use std::sync::Arc;
 
 use axum::Router;
@@ -23,86 +25,106 @@ use axum::routing::{get, post};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tracing::{Instrument as _, Span};
 
 use crate::error::RouteError;
+use crate::error_code::ErrorCode;
 use crate::routes::{error, only, unknown_path};
 use crate::socket::AdminSocket;
-use crate::{Gateway, Keys, listen, status};
+use crate::{Gateway, Keys, listen, request_id, status};
 
-/// Longest body of a command.
-const MOST_BODY: usize = 64 << 10;
+/// Bytes of a command's body.
+const MAX_BODY: usize = 64 << 10;
 
-/// What can be done about policies. Calls may take seconds, and are made where that holds up nobody.
+/// The administration of the policies. Calls may block for seconds and run on a blocking thread.
 pub trait PolicyAdmin: Send + Sync {
-    /// A list with what there is to know of all policies, in the order of the chain.
+    /// Returns an array with the details of all policies, in the order of the chain.
     fn list(&self) -> Value;
 
-    /// What there is to know of one; `None` if there is none of that name.
+    /// Returns the details of a policy; `None` if no policy has this name.
     fn show(&self, name: &str) -> Option<Value>;
 
-    /// Carry out a command, and say of the policy what [`PolicyAdmin::show`] says after it.
+    /// Executes a command and returns the details of the policy after it.
     ///
     /// # Errors
-    /// With a sentence for the operator, if nothing was done.
+    /// If the command cannot be executed. Nothing has changed then.
     fn command(&self, name: &str, command: PolicyCommand) -> Result<Value, AdminError>;
 
-    /// Look whether files have changed, load what has, and say of all policies what [`PolicyAdmin::list`] says after it.
+    /// Reloads changed files and returns the details of all policies after it.
     fn reload(&self) -> Value;
 }
 
-/// What can be done about one policy.
+/// A command for one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicyCommand {
-    /// Put an earlier version into service.
+    /// Rejects the candidate version; without one, activates an earlier version.
     RollBack {
-        /// Which one; `None`: the one before.
+        /// Prefix of the fingerprint of the version to activate; `None`: the previous version.
         to: Option<String>,
     },
-    /// Put the version that is on trial into service.
+    /// Activates the candidate version.
     Promote {
-        /// Which one it has to be; `None`: whichever it is.
+        /// Prefix of the fingerprint of the version to activate; `None`: the candidate.
         version: Option<String>,
     },
-    /// Leave it out.
+    /// Removes the policy from the chain.
     Disable,
-    /// Ask it again.
+    /// Returns the policy to the chain.
     Enable,
 }
 
-/// Why a command was not carried out.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AdminError {
-    /// There is no policy of that name; those that there are.
-    #[error("there is no policy `{0}`; there {some}", some = some(.1))]
-    NoSuchPolicy(String, Vec<String>),
-    /// It cannot be done now; a sentence that says why, and what to do.
-    #[error("{0}")]
-    Refused(String),
+/// The reason why a command was not executed, with its stable code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminError {
+    code: ErrorCode,
+    message: String,
 }
 
-fn some(names: &[String]) -> String {
-    match names {
-        [] => "are none".to_owned(),
-        [one] => format!("is `{one}`"),
-        several => format!("are `{}`", several.join("`, `")),
+impl AdminError {
+    /// Creates an error. The code determines the HTTP status.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// Creates the error for an unknown policy, which lists the known ones.
+    pub fn policy_not_found(name: &str, known: &[String]) -> Self {
+        let known = match known {
+            [] => "no policies are configured".to_owned(),
+            known => format!("expected `{}`", known.join("` or `")),
+        };
+        Self::new(ErrorCode::PolicyNotFound, format!("unknown policy `{name}`: {known}"))
+    }
+
+    /// Returns the stable code.
+    pub fn code(&self) -> ErrorCode {
+        self.code
     }
 }
 
-/// The operators' entrances.
+impl fmt::Display for AdminError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for AdminError {}
+
+/// The listeners of the admin API.
 #[derive(Debug, Default)]
 pub struct Admin {
-    /// A socket, for those who can open it.
+    /// A Unix socket. Its file mode restricts access.
     pub socket: Option<AdminSocket>,
-    /// A port, and the token that is needed there.
+    /// A TCP port, and the token that requests need there.
     pub port: Option<(TcpListener, String)>,
 }
 
 impl Admin {
-    /// Serve until [`Gateway::stop`], and until the connections have ended after it.
+    /// Serves until [`Gateway::stop`] is cancelled and the connections are closed.
     pub async fn serve(self, gateway: Arc<Gateway>, policies: Arc<dyn PolicyAdmin>) {
         let stop = gateway.stop.clone();
         let socket = async {
             if let Some(socket) = self.socket {
+                // Without keys: the file mode restricts the socket to the host's user and root.
                 let router = router(Arc::clone(&gateway), Arc::clone(&policies), Keys::default());
                 listen::listen(socket, router, stop.clone()).await;
             }
@@ -121,7 +143,7 @@ impl Admin {
 type Policies = Arc<dyn PolicyAdmin>;
 
 fn router(gateway: Arc<Gateway>, policies: Policies, keys: Keys) -> Router {
-    let of_host = Router::new()
+    let host_routes = Router::new()
         .route("/status", only("GET, HEAD", get(status::status)))
         .route("/metrics", only("GET, HEAD", get(status::metrics)))
         .with_state(gateway);
@@ -131,20 +153,30 @@ fn router(gateway: Arc<Gateway>, policies: Policies, keys: Keys) -> Router {
         .route("/policies/{name}/{command}", only("POST", post(command)))
         .route("/reload", only("POST", post(reload)))
         .with_state(policies)
-        .merge(of_host)
+        .merge(host_routes)
         .fallback(unknown_path)
-        .layer(middleware::from_fn_with_state(Arc::new(keys), guard))
+        // Last, so that no route and no fallback responds without authentication.
+        .layer(middleware::from_fn_with_state(Arc::new(keys), authenticate))
 }
 
-async fn guard(State(keys): State<Arc<Keys>>, request: Request, next: Next) -> Response {
-    match keys.tenant(request.headers()) {
-        Ok(_) => next.run(request).await,
-        Err(unauthorized) => error(request, unauthorized.into()),
+/// Rejects requests without a valid token, and runs all others inside a span with their id.
+async fn authenticate(State(keys): State<Arc<Keys>>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let request_id = request_id::ensure(&mut parts);
+    let span = tracing::info_span!("admin", request_id, method = %parts.method);
+    let request = Request::from_parts(parts, body);
+    async {
+        match keys.tenant(request.headers()) {
+            Ok(_) => next.run(request).await,
+            Err(unauthorized) => error(request, unauthorized.into()),
+        }
     }
+    .instrument(span)
+    .await
 }
 
 async fn list(State(policies): State<Policies>, request: Request) -> Response {
-    answer(request, move || Ok(json!({ "policies": policies.list() }))).await
+    respond(request, move || Ok(json!({ "policies": policies.list() }))).await
 }
 
 async fn show(
@@ -152,83 +184,86 @@ async fn show(
     Path(name): Path<String>,
     request: Request,
 ) -> Response {
-    answer(request, move || policies.show(&name).ok_or_else(|| no_such(&*policies, name))).await
+    let work = move || policies.show(&name).ok_or_else(|| not_found(&*policies, &name));
+    respond(request, work).await
 }
 
 async fn command(
     State(policies): State<Policies>,
-    Path((name, word)): Path<(String, String)>,
+    Path((name, command)): Path<(String, String)>,
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let read = match version(body).await {
-        Ok(version) => named(&word, version),
+    let parsed = match read_version(body).await {
+        Ok(version) => parse_command(&command, version),
         Err(error) => Err(error),
     };
     let request = Request::from_parts(parts, Body::empty());
-    match read {
-        Err(why) => error(request, why),
+    match parsed {
+        Err(invalid) => error(request, invalid),
         Ok(command) => {
-            tracing::info!(policy = name, ?command, "ordered");
-            answer(request, move || policies.command(&name, command)).await
+            tracing::info!(policy = name, ?command, "operator command received");
+            respond(request, move || policies.command(&name, command)).await
         }
     }
 }
 
 async fn reload(State(policies): State<Policies>, request: Request) -> Response {
-    tracing::info!("a reload is ordered");
-    answer(request, move || Ok(json!({ "policies": policies.reload() }))).await
+    tracing::info!("reload requested by an operator");
+    respond(request, move || Ok(json!({ "policies": policies.reload() }))).await
 }
 
-fn no_such(policies: &dyn PolicyAdmin, name: String) -> AdminError {
+fn not_found(policies: &dyn PolicyAdmin, name: &str) -> AdminError {
     let all = policies.list();
-    let names = all.as_array().into_iter().flatten().filter_map(|policy| policy["name"].as_str());
-    AdminError::NoSuchPolicy(name, names.map(str::to_owned).collect())
+    let known = all.as_array().into_iter().flatten().filter_map(|policy| policy["name"].as_str());
+    AdminError::policy_not_found(name, &known.map(str::to_owned).collect::<Vec<_>>())
 }
 
-/// The version that the body of a command names.
-async fn version(body: Body) -> Result<Option<String>, RouteError> {
-    let body = Limited::new(body, MOST_BODY).collect().await;
-    let body = body.map_err(|error| RouteError::BodyBroken(error.to_string()))?.to_bytes();
+/// Reads the version in the body of a command; `None` if the body is empty or has no version.
+async fn read_version(body: Body) -> Result<Option<String>, RouteError> {
+    let body = Limited::new(body, MAX_BODY).collect().await;
+    let body = body.map_err(RouteError::IncompleteBody)?.to_bytes();
     if body.trim_ascii().is_empty() {
         return Ok(None);
     }
-    let wanted = || {
-        RouteError::BadCommand("the body has to be empty or {\"version\": \"ab12cd34\"}".to_owned())
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice(&body) else {
+        return Err(RouteError::InvalidCommandBody);
     };
-    let Ok(Value::Object(mut fields)) = serde_json::from_slice(&body) else { return Err(wanted()) };
     let version = match fields.remove("version") {
         None | Some(Value::Null) => None,
         Some(Value::String(version)) if !version.is_empty() => Some(version),
-        Some(_) => return Err(wanted()),
+        Some(_) => return Err(RouteError::InvalidCommandBody),
     };
-    if fields.is_empty() { Ok(version) } else { Err(wanted()) }
+    // An unknown field may be a misspelt `version`, which must not select another one.
+    if fields.is_empty() { Ok(version) } else { Err(RouteError::InvalidCommandBody) }
 }
 
-fn named(word: &str, version: Option<String>) -> Result<PolicyCommand, RouteError> {
-    match (word, version) {
+fn parse_command(command: &str, version: Option<String>) -> Result<PolicyCommand, RouteError> {
+    match (command, version) {
         ("rollback", to) => Ok(PolicyCommand::RollBack { to }),
         ("promote", version) => Ok(PolicyCommand::Promote { version }),
         ("disable", None) => Ok(PolicyCommand::Disable),
         ("enable", None) => Ok(PolicyCommand::Enable),
-        ("disable" | "enable", Some(_)) => {
-            Err(RouteError::BadCommand(format!("`{word}` is about all versions, and takes none")))
-        }
-        _ => Err(RouteError::NotFound(format!(
-            "command `{word}`; there are rollback, promote, disable and enable"
-        ))),
+        ("disable" | "enable", Some(_)) => Err(RouteError::VersionNotAllowed(command.to_owned())),
+        _ => Err(RouteError::UnknownCommand(command.to_owned())),
     }
 }
 
-/// Do the work on a thread that may be held up, and answer with what it gave.
-async fn answer(
+/// Runs `work` on a blocking thread, inside the span of the request, and returns its result.
+async fn respond(
     request: Request,
     work: impl FnOnce() -> Result<Value, AdminError> + Send + 'static,
 ) -> Response {
-    match tokio::task::spawn_blocking(work).await {
+    let span = Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(Ok(value)) => status::json(value.to_string()),
-        Ok(Err(why)) => error(request, why.into()),
-        Err(_) => error(request, RouteError::Broken),
+        Ok(Err(refused)) => error(request, refused.into()),
+        // The work has panicked, and the panic hook has printed where.
+        Err(panic) => {
+            tracing::error!(error = %panic, "operator command panicked");
+            let request_id = request_id::get(request.headers()).to_owned();
+            error(request, RouteError::Internal { request_id })
+        }
     }
 }
 

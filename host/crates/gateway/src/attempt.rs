@@ -1,5 +1,7 @@
-//! One try of one lane: lease, send, look at the answer up to its first byte. Until then the request can still go to
-//! another lane; from then on it is the client's.
+//! One attempt on one lane: acquire a lease, send the request, and wait for the first byte.
+//!
+//! Until the first byte arrives, nothing has been sent to the client and the request can still go
+//! to another lane. From then on the response belongs to the client.
 
 use std::time::Duration;
 
@@ -11,69 +13,82 @@ use pointsman_domain::{
     AttemptCursor, AttemptResult, FailureClass, Plan, RequestView as _, Step, Trigger,
 };
 use pointsman_fleet::{EngineBody, EngineError, Lease};
-use pointsman_openai::Request;
+use pointsman_openai::{EngineFailure, Request};
 use tokio::time::Instant;
 
-use crate::account::Accepted;
-use crate::serve::{Decided, apply};
+use crate::error::RETRY_LOST_ENGINE;
+use crate::error_code::ErrorCode;
+use crate::request_tracker::RequestTracker;
+use crate::serve::{RoutingDecision, apply};
 use crate::{Gateway, request_id};
 
-/// An answer whose first byte is at hand.
+/// Bytes of an engine's error body that are read for its message. Longer bodies have none.
+const MAX_ERROR_BODY: usize = 64 << 10;
+
+/// An engine's response, of which the first byte has arrived.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct EngineResponse {
     pub(crate) lane: String,
     pub(crate) lease: Lease,
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// The first piece of the body; `None` for an empty one.
+    /// The first chunk of the body; `None` if the body is empty.
     pub(crate) first: Option<Bytes>,
-    /// The rest of it.
+    /// The remaining body.
     pub(crate) rest: EngineBody,
 }
 
-impl Answer {
-    /// Is it one of server-sent events?
+impl EngineResponse {
+    /// Returns true if the body consists of server-sent events.
     pub(crate) fn is_stream(&self) -> bool {
         let content_type = self.headers.get(header::CONTENT_TYPE);
         content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
     }
 }
 
-/// Why a try failed. Nothing has been sent to the client.
+/// The reason why an attempt failed. Nothing has been sent to the client.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failed {
-    /// The lane gave no slot.
-    #[error("{0}")]
-    Refused(AcquireError),
-    /// The engine could not be reached, or broke off.
-    #[error("{0}")]
+pub(crate) enum AttemptError {
+    /// The lane granted no slot.
+    #[error(transparent)]
+    Acquire(AcquireError),
+    /// The engine could not be reached, or its response was interrupted.
+    #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The engine answered with an error that another lane might not make.
-    #[error("the engine answered {status}")]
-    Status { status: StatusCode, body: Bytes, retry_after: Option<u64> },
-    /// The first byte took longer than the plan allows.
-    #[error("no first byte within {} ms", .0.as_millis())]
-    FirstByte(Duration),
+    /// The engine returned an error that another lane might not return.
+    #[error("engine returned status {}", .status.as_u16())]
+    Status {
+        status: StatusCode,
+        /// The engine's own message. Not part of the error's message, because it may quote the
+        /// prompt.
+        message: Option<String>,
+        /// `Retry-After` of the engine, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// The first byte did not arrive within the plan's or the lane's timeout.
+    #[error("engine sent no first byte within {} ms", .0.as_millis())]
+    FirstByteTimeout(Duration),
 }
 
-impl Failed {
-    /// The event that this is for the plan; `None` where no other lane may help.
+impl AttemptError {
+    /// Returns the trigger for the plan's fallback; `None` if no other lane may help.
     pub(crate) fn trigger(&self) -> Option<Trigger> {
         match self {
-            Self::Refused(refusal) => FailureClass::from(refusal).trigger,
+            Self::Acquire(error) => FailureClass::from(error).trigger,
             Self::Engine(error) => Some(error.trigger()),
-            Self::Status { status, .. } if overloaded(*status) => Some(Trigger::Overloaded),
+            Self::Status { status, .. } if is_overloaded(*status) => Some(Trigger::Overloaded),
             Self::Status { .. } => Some(Trigger::ServerError),
-            Self::FirstByte(_) => Some(Trigger::FirstTokenTimeout),
+            Self::FirstByteTimeout(_) => Some(Trigger::FirstTokenTimeout),
         }
     }
 
-    /// Does it count against the lane? An engine that is full does its best, and one that we cut off did, too.
-    fn blames_the_engine(&self) -> bool {
+    /// Returns true if the failure counts against the lane. An engine that is overloaded works as
+    /// intended, and so does one whose response the host aborted.
+    fn blames_engine(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::Engine(EngineError::Aborted | EngineError::Evicted) => false,
+            Self::Acquire(_) | Self::Engine(EngineError::Aborted | EngineError::Evicted) => false,
             Self::Status { status, .. } => *status != StatusCode::TOO_MANY_REQUESTS,
-            Self::Engine(_) | Self::FirstByte(_) => true,
+            Self::Engine(_) | Self::FirstByteTimeout(_) => true,
         }
     }
 
@@ -81,30 +96,79 @@ impl Failed {
         matches!(self, Self::Engine(error) if error.is_severed())
     }
 
-    /// What matters of it for the way of the request.
-    pub(crate) fn failing(&self) -> FailureClass {
+    /// Returns what the attempt cursor needs to know about the failure.
+    pub(crate) fn class(&self) -> FailureClass {
         let safe_to_resend = match self {
-            Self::Refused(refusal) => FailureClass::from(refusal).safe_to_resend,
-            Self::Engine(error) => matches!(error, EngineError::Connect(_)),
-            Self::Status { .. } | Self::FirstByte(_) => false,
+            Self::Acquire(error) => FailureClass::from(error).safe_to_resend,
+            Self::Engine(error) => matches!(error, EngineError::Connect { .. }),
+            Self::Status { .. } | Self::FirstByteTimeout(_) => false,
         };
         FailureClass { trigger: self.trigger(), safe_to_resend }
     }
 
-    /// How the try ended, for policies.
+    /// Returns the result of the attempt, for policies and records.
     pub(crate) fn result(&self) -> AttemptResult {
         match self {
-            Self::Engine(error) => result(error),
+            Self::Engine(error) => result_of(error),
             _ => self.trigger().map_or(AttemptResult::Other, AttemptResult::from),
         }
     }
 
-    /// HTTP status of the engine's answer; 0 where there was none.
+    /// Returns the HTTP status of the engine's response; 0 if there was none.
     pub(crate) fn status(&self) -> u16 {
         match self {
             Self::Status { status, .. } => status.as_u16(),
-            Self::Refused(_) | Self::Engine(_) | Self::FirstByte(_) => 0,
+            Self::Acquire(_) | Self::Engine(_) | Self::FirstByteTimeout(_) => 0,
         }
+    }
+
+    /// Returns the code for the client, if this was the last attempt.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Acquire(error) => match error {
+                AcquireError::QueueFull { .. } => ErrorCode::QueueFull,
+                AcquireError::TimedOut { .. } | AcquireError::TooLate { .. } => {
+                    ErrorCode::QueueTimeout
+                }
+                AcquireError::UnknownLane { .. }
+                | AcquireError::NotServing { .. }
+                | AcquireError::NotLoaded { .. }
+                | AcquireError::LoadFailed { .. }
+                | AcquireError::Faulty { .. }
+                | AcquireError::Closing { .. } => ErrorCode::NoLaneAvailable,
+            },
+            Self::Engine(error) => match error {
+                EngineError::Evicted { .. } => ErrorCode::NoLaneAvailable,
+                EngineError::IdleTimeout { .. } => ErrorCode::EngineTimeout,
+                EngineError::Connect { .. }
+                | EngineError::Broken { .. }
+                | EngineError::Unfinished { .. }
+                | EngineError::Aborted { .. } => ErrorCode::EngineError,
+            },
+            Self::Status { status, .. } if is_overloaded(*status) => ErrorCode::EngineOverloaded,
+            Self::Status { .. } => ErrorCode::EngineError,
+            Self::FirstByteTimeout(_) => ErrorCode::EngineTimeout,
+        }
+    }
+
+    /// Returns when the client should retry; `None` if its code has no `Retry-After`.
+    pub(crate) fn retry_in(&self) -> Option<Duration> {
+        let estimate = match self {
+            Self::Acquire(error) => match error {
+                AcquireError::QueueFull { retry_in, .. }
+                | AcquireError::TimedOut { retry_in, .. }
+                | AcquireError::TooLate { estimate: retry_in }
+                | AcquireError::NotServing { retry_in, .. }
+                | AcquireError::LoadFailed { retry_in, .. }
+                | AcquireError::Faulty { retry_in } => Some(*retry_in),
+                AcquireError::UnknownLane { .. }
+                | AcquireError::NotLoaded { .. }
+                | AcquireError::Closing { .. } => None,
+            },
+            Self::Status { retry_after, .. } => retry_after.map(Duration::from_secs),
+            Self::Engine(_) | Self::FirstByteTimeout(_) => None,
+        };
+        self.code().has_retry_after().then(|| estimate.unwrap_or(RETRY_LOST_ENGINE))
     }
 
     fn label(&self) -> &'static str {
@@ -112,37 +176,55 @@ impl Failed {
     }
 }
 
-/// How a try ended that ended so. What the host cut off is nobody's failure.
-pub(crate) fn result(error: &EngineError) -> AttemptResult {
+/// Returns the result of an attempt that ended with this error. An abort by the host is not a
+/// failure of the engine.
+pub(crate) fn result_of(error: &EngineError) -> AttemptResult {
     match error {
         EngineError::Aborted => AttemptResult::Other,
         _ => error.trigger().into(),
     }
 }
 
-/// Try the lane at which the request is on its way, for at most `left`.
+/// Returns the name of the error's variant, for the log.
+pub(crate) fn cause_of(error: &EngineError) -> &'static str {
+    match error {
+        EngineError::Connect { .. } => "connect",
+        EngineError::Broken { .. } => "broken",
+        EngineError::IdleTimeout { .. } => "idle_timeout",
+        EngineError::Unfinished => "unfinished",
+        EngineError::Aborted => "aborted",
+        EngineError::Evicted => "evicted",
+    }
+}
+
+/// Attempts the cursor's current lane, for at most `left`.
+///
+/// # Errors
+/// If the lane grants no slot in time, or the engine fails before its first byte.
 pub(crate) async fn attempt(
     gateway: &Gateway,
-    decided: &Decided,
-    accepted: &mut Accepted,
+    decision: &RoutingDecision,
+    tracker: &mut RequestTracker,
     cursor: &AttemptCursor<&Plan>,
     left: Duration,
-) -> Result<Answer, Failed> {
-    let Decided { plan, request, .. } = decided;
+) -> Result<EngineResponse, AttemptError> {
+    let RoutingDecision { plan, request, .. } = decision;
     let step = cursor.step();
-    let wanted = cursor.slot_request(request.tenant(), left);
-    let begun = Instant::now();
-    let leased = gateway.fleet.acquire(wanted).await;
-    accepted.waited();
-    let result = match leased {
-        // Boxed, because it is some kilobytes that a request which waits need not have.
+    let slot_request = cursor.slot_request(request.tenant(), left);
+    let started = Instant::now();
+    let acquired = gateway.fleet.acquire(slot_request).await;
+    tracker.end_wait();
+    let result = match acquired {
+        // Boxed, because its state takes some kilobytes that a queued request does not need yet.
         Ok(lease) => {
-            Box::pin(send(lease, plan, step, request, left.saturating_sub(begun.elapsed()))).await
+            // Saturating, because the wait may have taken longer than the deadline.
+            let left = left.saturating_sub(started.elapsed());
+            Box::pin(send(lease, plan, step, request, left)).await
         }
-        Err(refusal) => Err(Failed::Refused(refusal)),
+        Err(error) => Err(AttemptError::Acquire(error)),
     };
-    let label = result.as_ref().map_or_else(Failed::label, |_| "ok");
-    gateway.metrics.attempted(decided.fleet.topology.name(step.lane), label);
+    let label = result.as_ref().map_or_else(AttemptError::label, |_| "ok");
+    gateway.metrics.attempted(decision.fleet.topology.name(step.lane), label);
     result
 }
 
@@ -152,25 +234,26 @@ async fn send(
     step: &Step,
     request: &Request,
     left: Duration,
-) -> Result<Answer, Failed> {
+) -> Result<EngineResponse, AttemptError> {
     let request = apply(request, &step.edits);
-    // A plan's limit is one on the first token, which only a stream shows.
-    let limit =
+    // The plan limits the time to the first token, which can only be observed in a stream.
+    let timeout =
         plan.first_token.filter(|_| request.streaming()).unwrap_or(lease.first_byte_timeout());
-    let limit = limit.min(left);
-    let answer = match tokio::time::timeout(limit, first_byte(&lease, &request)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(Failed::FirstByte(limit)),
+    let timeout = timeout.min(left);
+    let received = match tokio::time::timeout(timeout, first_byte(&lease, &request)).await {
+        Ok(received) => received,
+        Err(_) => Err(AttemptError::FirstByteTimeout(timeout)),
     };
-    match answer {
+    match received {
         Ok((head, first, rest)) => {
             lease.first_byte();
             let lane = lease.lane_name().to_owned();
-            Ok(Answer { lane, lease, status: head.status, headers: head.headers, first, rest })
+            let (status, headers) = (head.status, head.headers);
+            Ok(EngineResponse { lane, lease, status, headers, first, rest })
         }
-        Err(failed) => {
-            lease.finish(failed.blames_the_engine(), failed.is_severed());
-            Err(failed)
+        Err(error) => {
+            lease.finish(error.blames_engine(), error.is_severed());
+            Err(error)
         }
     }
 }
@@ -178,47 +261,49 @@ async fn send(
 async fn first_byte(
     lease: &Lease,
     request: &Request,
-) -> Result<(http::response::Parts, Option<Bytes>, EngineBody), Failed> {
+) -> Result<(http::response::Parts, Option<Bytes>, EngineBody), AttemptError> {
     let path = request.endpoint().path().unwrap_or("/");
     let body = match lease.engine_model() {
         Some(model) => request.body_with_model(model),
         None => request.body().clone(),
     };
-    let answer = lease.send(path, headers_for_engine(request), body).await?;
-    let (head, mut body) = answer.into_parts();
-    if overloaded(head.status) || head.status.is_server_error() {
+    let response = lease.send(path, headers_for_engine(request), body).await?;
+    let (head, mut body) = response.into_parts();
+    if is_overloaded(head.status) || head.status.is_server_error() {
         let retry_after = head
             .headers
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok());
-        let body = error_body(body).await;
-        return Err(Failed::Status { status: head.status, body, retry_after });
+        let message = EngineFailure::read(&error_body(body).await).message;
+        return Err(AttemptError::Status { status: head.status, message, retry_after });
     }
     loop {
         match body.frame().await.transpose()? {
             None => return Ok((head, None, body)),
             Some(frame) => match frame.into_data() {
                 Ok(data) if !data.is_empty() => return Ok((head, Some(data), body)),
+                // Empty frames and trailers are not a first byte.
                 _ => {}
             },
         }
     }
 }
 
-/// The engine is full, and may not be a moment later.
-fn overloaded(status: StatusCode) -> bool {
+/// Returns true if the status means that the engine may accept the request a moment later.
+fn is_overloaded(status: StatusCode) -> bool {
     matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }
 
-/// What an engine says about its failure: as much of it as a client could use.
+/// Reads an engine's error body; empty if it is too long or cannot be read.
 async fn error_body(body: EngineBody) -> Bytes {
-    const MOST: usize = 64 * 1024;
-    let collected = http_body_util::Limited::new(body, MOST).collect().await;
+    let collected = http_body_util::Limited::new(body, MAX_ERROR_BODY).collect().await;
+    // The status alone describes the failure; a missing message is not worth another error.
     collected.map(http_body_util::Collected::to_bytes).unwrap_or_default()
 }
 
-/// The client's headers as far as they concern the engine. Credentials are the router's own business, and an answer that
-/// is compressed could not be watched.
+/// Returns the client's headers without those that concern its connection to the host.
+/// Credentials were removed when the request was parsed, and a compressed response could not be
+/// inspected.
 fn headers_for_engine(request: &Request) -> HeaderMap {
     let mut headers = request.headers().clone();
     for name in HOP_BY_HOP.iter().chain(&[
@@ -234,7 +319,7 @@ fn headers_for_engine(request: &Request) -> HeaderMap {
     headers
 }
 
-/// Headers that concern one connection only (RFC 9110 section 7.6.1).
+/// Headers that concern a single connection (RFC 9110 section 7.6.1).
 pub(crate) const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),

@@ -1,76 +1,79 @@
-//! Every failure becomes an OpenAI error body here, and nowhere else.
+//! Converts every failure into an error body in OpenAI's form.
 //!
-//! | failure | status | `error.code` |
-//! |---|---|---|
-//! | no or wrong key | 401 | `invalid_api_key` |
-//! | body not JSON, or not a request | 400 | by the wire crate |
-//! | wrong content type | 415 | `unsupported_media_type` |
-//! | body too large | 413 | `request_too_large` |
-//! | unknown model | 404 | `model_not_found` |
-//! | a policy refuses, at once or after a failed try | 4xx or 503 | the policy's |
-//! | no lane able to serve, host stopping | 503 + `Retry-After` | `no_lane_available` |
-//! | queue full | 429 + `Retry-After` | `queue_full` |
-//! | waited too long in the queue | 503 + `Retry-After` | `queue_timeout` |
-//! | engine full | 503 + `Retry-After` | `engine_overloaded` |
-//! | engine failed | 502 | `engine_error` |
-//! | engine too slow | 504 | `engine_timeout` |
-//! | unknown path, wrong method | 404, 405 | `not_found`, `method_not_allowed` |
-//! | an operator's order: no such policy, cannot be done, broke | 404, 409, 500 | `policy_not_found`, `refused`, `internal_error` |
-//!
-//! A client that has been told 200, because it streams and had to wait for long, gets the same body as an event.
+//! This is the only place that builds error responses. Their codes, statuses and headers are
+//! those of [`ErrorCode`]; only a policy that rejects a request chooses its own code and status.
+//! A client that has already received status 200, because it streams and the wait was long, gets
+//! the same body as an event.
 
+use std::error::Error;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header};
-use pointsman_domain::dispatch::AcquireError;
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pointsman_domain::{AttemptResult, NoLane, Rejection};
-use pointsman_fleet::EngineError;
-use pointsman_openai::{BadRequest, EngineFailure, ErrorBody, error_event};
+use pointsman_openai::{BadRequest, ErrorBody, error_event};
 
 use crate::admin::AdminError;
-use crate::attempt::Failed;
+use crate::attempt::AttemptError;
+use crate::error_code::ErrorCode;
 use crate::identity::Unauthorized;
+use crate::request_tracker::{Failure, RequestTracker};
 use crate::stream;
 
-/// When to try again after an engine was lost: about the time that a small engine takes to come back.
+/// `Retry-After` when an engine was lost: about the time that a small engine takes to restart.
 pub(crate) const RETRY_LOST_ENGINE: Duration = Duration::from_secs(5);
+/// Upper bound of `Retry-After` in seconds. Estimates of a cold fleet can be far higher, and
+/// clients should not stay away for that long.
+const MAX_RETRY_AFTER: u64 = 3600;
 
-/// Why a request gets an error instead of an answer.
+/// The reason why a client gets an error response. The message is for the log; the client's
+/// message may have more detail.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RouteError {
-    #[error("no valid key")]
+    #[error("missing or invalid API key; send it as `Authorization: Bearer KEY`")]
     Unauthorized,
-    #[error("the content type is {0:?}")]
+    #[error("expected content type `application/json`, found {}", quoted(.0.as_deref()))]
     ContentType(Option<String>),
-    #[error("the body is longer than {most} bytes")]
-    BodyTooLarge { most: usize },
-    #[error("the body broke off: {0}")]
-    BodyBroken(String),
+    #[error("request body exceeds {max} bytes")]
+    BodyTooLarge { max: usize },
+    #[error("failed to read the request body: {0}")]
+    IncompleteBody(#[source] Box<dyn Error + Send + Sync>),
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
-    #[error("no lane answers to the model `{model}`")]
+    #[error("no lane serves model `{model}`; available models: {}", .available.join(", "))]
     UnknownModel { model: String, available: Vec<String> },
-    #[error("policy {by} refuses: {}", .rejection.message)]
-    Rejected { by: String, rejection: Rejection },
-    #[error("{reason}")]
+    #[error("rejected by policy {policy}: {}", .rejection.message)]
+    Rejected { policy: String, rejection: Rejection },
+    #[error("no lane is available: {reason}")]
     NoLane { reason: NoLane, retry_in: Duration },
-    #[error("lane {lane}: {failed}")]
-    Failed { lane: String, failed: Failed },
-    #[error("the router is stopping")]
+    #[error("lane `{lane}`: {error}")]
+    Attempt {
+        lane: String,
+        #[source]
+        error: AttemptError,
+    },
+    #[error("the host is shutting down")]
     Stopping,
-    #[error("there is no {0}")]
-    NotFound(String),
+    #[error("unknown path: {method} {path}")]
+    UnknownPath { method: Method, path: String },
+    #[error("method {method} is not allowed for this path; use {allowed}")]
+    Method { method: Method, allowed: &'static str },
+    #[error("unknown command `{0}`: expected rollback, promote, disable or enable")]
+    UnknownCommand(String),
+    #[error("invalid command body: expected an empty body or {{\"version\": \"ab12cd34\"}}")]
+    InvalidCommandBody,
+    #[error("`{0}` does not take a version: it applies to the policy")]
+    VersionNotAllowed(String),
     #[error(transparent)]
     Admin(#[from] AdminError),
-    #[error("{0}")]
-    BadCommand(String),
-    #[error("the order failed in the middle; the log says why")]
-    Broken,
-    #[error("{method} is not allowed here")]
-    Method { method: String, allowed: &'static str },
+    #[error("internal error while applying the command; see the host log (request {request_id})")]
+    Internal { request_id: String },
+}
+
+fn quoted(content_type: Option<&str>) -> String {
+    content_type.map_or_else(|| "none".to_owned(), |content_type| format!("`{content_type}`"))
 }
 
 impl From<Unauthorized> for RouteError {
@@ -80,155 +83,158 @@ impl From<Unauthorized> for RouteError {
 }
 
 impl RouteError {
-    /// The answer to a client that has been told 200 already.
-    pub(crate) fn into_event(self, id: &str) -> Bytes {
-        tracing::warn!(request = id, "{self}");
-        error_event(&self.answer().body, false)
+    /// Ends the request and returns its error response.
+    pub(crate) fn into_response(self, tracker: &mut RequestTracker) -> Response {
+        let response = self.error_response();
+        self.report(tracker, response.status, &response);
+        response.into_response()
     }
 
-    /// The answer to the client; logged with the id of the request.
-    pub(crate) fn into_response(self, id: &str) -> Response {
-        let answer = self.answer();
-        if answer.status.is_server_error() {
-            tracing::warn!(request = id, status = answer.status.as_u16(), "{self}");
+    /// Ends the request and returns the event for a client that has already received status 200.
+    pub(crate) fn into_event(self, tracker: &mut RequestTracker) -> Bytes {
+        let response = self.error_response();
+        self.report(tracker, StatusCode::OK, &response);
+        error_event(&response.body, false)
+    }
+
+    /// Logs the error and returns its response, for requests that do not enter the pipeline. Must
+    /// be called inside a span with the request's id.
+    pub(crate) fn into_untracked_response(self) -> Response {
+        let response = self.error_response();
+        let (status, code) = (response.status.as_u16(), response.body.code.as_deref());
+        // A string, so that the text format quotes it: it may contain client input.
+        let error = self.to_string();
+        let error = error.as_str();
+        if response.status.is_server_error() {
+            tracing::warn!(event = "request_failed", status, code, error, "request failed");
         } else {
-            tracing::info!(request = id, status = answer.status.as_u16(), "{self}");
+            tracing::info!(event = "request_failed", status, code, error, "request failed");
         }
-        answer.into_response()
+        response.into_response()
     }
 
-    /// How the last try ended, for those who learn from it.
+    /// Returns the result of the last attempt, for policies that observe outcomes.
     pub(crate) fn result(&self) -> AttemptResult {
         match self {
-            Self::Failed { failed, .. } => failed.result(),
+            Self::Attempt { error, .. } => error.result(),
             _ => AttemptResult::Other,
         }
     }
 
-    fn answer(&self) -> ErrorAnswer {
+    /// Returns the code of the error; `None` for a rejection, whose code is the policy's.
+    pub(crate) fn code(&self) -> Option<ErrorCode> {
+        Some(match self {
+            Self::Unauthorized => ErrorCode::InvalidApiKey,
+            Self::ContentType(_) => ErrorCode::UnsupportedMediaType,
+            Self::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
+            Self::IncompleteBody(_) => ErrorCode::IncompleteBody,
+            // Without a parameter the body as a whole could not be parsed.
+            Self::BadRequest(error) => match error.body().param {
+                None => ErrorCode::InvalidJson,
+                Some(_) => ErrorCode::InvalidRequest,
+            },
+            Self::InvalidCommandBody | Self::VersionNotAllowed(_) => ErrorCode::InvalidRequest,
+            Self::UnknownModel { .. } => ErrorCode::ModelNotFound,
+            Self::Rejected { .. } => return None,
+            Self::NoLane { .. } | Self::Stopping => ErrorCode::NoLaneAvailable,
+            Self::Attempt { error, .. } => error.code(),
+            Self::UnknownPath { .. } | Self::UnknownCommand(_) => ErrorCode::NotFound,
+            Self::Method { .. } => ErrorCode::MethodNotAllowed,
+            Self::Admin(error) => error.code(),
+            Self::Internal { .. } => ErrorCode::InternalError,
+        })
+    }
+
+    fn report(&self, tracker: &mut RequestTracker, status: StatusCode, response: &ErrorResponse) {
+        let failure = Failure {
+            status: Some(status),
+            code: response.body.code.as_deref(),
+            error: self,
+            abort_cause: None,
+            is_severe: response.status.is_server_error(),
+        };
+        tracker.fail(self.result(), &failure);
+    }
+
+    fn error_response(&self) -> ErrorResponse {
+        let response = match self {
+            Self::Rejected { rejection, .. } => ErrorResponse::from_rejection(rejection),
+            _ => {
+                let code = self.code().unwrap_or(ErrorCode::InternalError);
+                ErrorResponse::new(code, self.client_message())
+            }
+        };
         match self {
-            Self::Unauthorized => ErrorAnswer::new(401, ErrorBody::unauthorized())
-                .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
-            Self::ContentType(given) => {
-                ErrorAnswer::new(415, ErrorBody::unsupported_media_type(given.as_deref()))
+            Self::Unauthorized => {
+                response.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
             }
-            Self::BodyTooLarge { most } => ErrorAnswer::new(413, ErrorBody::body_too_large(*most)),
-            Self::BodyBroken(why) => {
-                let message = format!("the request body could not be read: {why}");
-                ErrorAnswer::new(400, ErrorBody::invalid_request(&message))
+            Self::BadRequest(error) => response.with_param(error.body().param),
+            Self::UnknownModel { .. } => response.with_param(Some("model".to_owned())),
+            Self::Method { allowed, .. } => {
+                response.with(header::ALLOW, HeaderValue::from_static(allowed))
             }
-            Self::BadRequest(bad) => ErrorAnswer::new(bad.status(), bad.body()),
-            Self::UnknownModel { model, available } => {
-                let available: Vec<&str> = available.iter().map(String::as_str).collect();
-                ErrorAnswer::new(404, ErrorBody::model_not_found(model, &available))
+            Self::Rejected { policy, rejection } => {
+                let seconds = rejection.retry_after_s;
+                let after = seconds.map(|seconds| Duration::from_secs(seconds.into()));
+                response
+                    .with_optional(stream::POLICY, stream::to_header_value(policy))
+                    .with_retry_after(after)
             }
-            Self::Rejected { by, rejection } => {
-                let answer =
-                    ErrorAnswer::new(rejection.allowed_status(), ErrorBody::rejected(rejection));
-                let answer = answer.retry_after(
-                    rejection.retry_after_s.map(|seconds| Duration::from_secs(seconds.into())),
-                );
-                match stream::visible(by) {
-                    Some(by) => answer.with(stream::POLICY, by),
-                    None => answer,
-                }
-            }
-            Self::NoLane { reason, retry_in } => no_lane(&reason.to_string(), *retry_in),
-            Self::Stopping => no_lane(&self.to_string(), RETRY_LOST_ENGINE),
-            Self::Failed { lane, failed } => failure(lane, failed),
-            Self::NotFound(what) => ErrorAnswer::new(404, ErrorBody::not_found(what)),
-            Self::Admin(why @ AdminError::NoSuchPolicy(..)) => {
-                ErrorAnswer::new(404, ErrorBody::of_operator("policy_not_found", &why.to_string()))
-            }
-            Self::Admin(AdminError::Refused(why)) => {
-                ErrorAnswer::new(409, ErrorBody::of_operator("refused", why))
-            }
-            Self::BadCommand(why) => ErrorAnswer::new(400, ErrorBody::invalid_request(why)),
-            Self::Broken => ErrorAnswer::new(500, ErrorBody::internal(&self.to_string())),
-            Self::Method { method, allowed } => {
-                ErrorAnswer::new(405, ErrorBody::method_not_allowed(method, allowed))
-                    .with(header::ALLOW, HeaderValue::from_static(allowed))
-            }
+            Self::NoLane { retry_in, .. } => response.with_retry_after(Some(*retry_in)),
+            Self::Stopping => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
+            Self::Attempt { lane, error } => response
+                .with_optional(stream::LANE, stream::to_header_value(lane))
+                .with_retry_after(error.retry_in()),
+            Self::ContentType(_)
+            | Self::BodyTooLarge { .. }
+            | Self::IncompleteBody(_)
+            | Self::UnknownPath { .. }
+            | Self::UnknownCommand(_)
+            | Self::InvalidCommandBody
+            | Self::VersionNotAllowed(_)
+            | Self::Admin(_)
+            | Self::Internal { .. } => response,
+        }
+    }
+
+    /// Returns the message for the client. An engine's message is only added here, because it may
+    /// quote the prompt, which does not belong into the log.
+    fn client_message(&self) -> String {
+        match self {
+            Self::Attempt {
+                error: AttemptError::Status { message: Some(message), .. }, ..
+            } => format!("{self}: {message}"),
+            _ => self.to_string(),
         }
     }
 }
 
-/// All steps of a plan have failed; this was the last.
-fn failure(lane: &str, failed: &Failed) -> ErrorAnswer {
-    let answer = match failed {
-        Failed::Refused(AcquireError::QueueFull { retry_in, .. }) => {
-            ErrorAnswer::new(429, ErrorBody::queue_full(lane, &failed.to_string()))
-                .retry_after(Some(*retry_in))
-        }
-        Failed::Refused(
-            AcquireError::TimedOut { retry_in, .. } | AcquireError::TooLate { estimate: retry_in },
-        ) => ErrorAnswer::new(503, ErrorBody::queue_timeout(lane, &failed.to_string()))
-            .retry_after(Some(*retry_in)),
-        Failed::Refused(refusal) => {
-            let retry_in = match refusal {
-                AcquireError::NotServing { retry_in, .. }
-                | AcquireError::LoadFailed { retry_in, .. }
-                | AcquireError::Faulty { retry_in } => *retry_in,
-                _ => RETRY_LOST_ENGINE,
-            };
-            no_lane(&format!("lane `{lane}`: {failed}"), retry_in)
-        }
-        Failed::Engine(EngineError::Evicted) => {
-            no_lane(&format!("lane `{lane}`: {failed}"), RETRY_LOST_ENGINE)
-        }
-        Failed::FirstByte(_) | Failed::Engine(EngineError::IdleTimeout(_)) => {
-            ErrorAnswer::new(504, ErrorBody::engine_timeout(lane, &failed.to_string()))
-        }
-        Failed::Engine(_) => {
-            ErrorAnswer::new(502, ErrorBody::engine_failed(lane, &failed.to_string()))
-        }
-        Failed::Status { status, body, retry_after } => {
-            engine_status(lane, *status, body, *retry_after)
-        }
-    };
-    match stream::visible(lane) {
-        Some(lane) => answer.with(stream::LANE, lane),
-        None => answer,
-    }
-}
-
-fn no_lane(reason: &str, retry_in: Duration) -> ErrorAnswer {
-    ErrorAnswer::new(503, ErrorBody::no_lane(reason)).retry_after(Some(retry_in))
-}
-
-/// An engine's 5xx or 429. Its words are kept; the status says that it was not the router that failed.
-fn engine_status(
-    lane: &str,
-    status: StatusCode,
-    body: &Bytes,
-    retry_after: Option<u64>,
-) -> ErrorAnswer {
-    let said = EngineFailure::read(body).message;
-    let message = match said {
-        Some(said) => format!("the engine answered {}: {said}", status.as_u16()),
-        None => format!("the engine answered {}", status.as_u16()),
-    };
-    match status {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            let retry_after = retry_after.map_or(RETRY_LOST_ENGINE, Duration::from_secs);
-            ErrorAnswer::new(503, ErrorBody::engine_overloaded(lane, &message))
-                .retry_after(Some(retry_after))
-        }
-        _ => ErrorAnswer::new(502, ErrorBody::engine_failed(lane, &message)),
-    }
-}
-
+/// An error response before it is serialised.
 #[derive(Debug)]
-struct ErrorAnswer {
+struct ErrorResponse {
     status: StatusCode,
     body: ErrorBody,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl ErrorAnswer {
-    fn new(status: u16, body: ErrorBody) -> Self {
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+impl ErrorResponse {
+    fn new(code: ErrorCode, message: String) -> Self {
+        Self { status: code.status(), body: body(code, message), headers: Vec::new() }
+    }
+
+    fn from_rejection(rejection: &Rejection) -> Self {
+        // `allowed_status` returns 400 to 499 or 503, which are valid statuses.
+        let status = StatusCode::from_u16(rejection.allowed_status());
+        let status = status.unwrap_or(StatusCode::FORBIDDEN);
+        let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        let (message, code) = (rejection.message.clone(), Some(rejection.code.clone()));
+        let body = ErrorBody { message, kind, param: None, code };
         Self { status, body, headers: Vec::new() }
+    }
+
+    fn with_param(mut self, param: Option<String>) -> Self {
+        self.body.param = param;
+        self
     }
 
     fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -236,12 +242,20 @@ impl ErrorAnswer {
         self
     }
 
-    /// `Retry-After`, in whole seconds and at least one.
-    fn retry_after(self, after: Option<Duration>) -> Self {
+    fn with_optional(self, name: HeaderName, value: Option<HeaderValue>) -> Self {
+        match value {
+            Some(value) => self.with(name, value),
+            None => self,
+        }
+    }
+
+    /// Adds `Retry-After` in whole seconds, rounded up so that a client never comes too early.
+    fn with_retry_after(self, after: Option<Duration>) -> Self {
         match after {
             Some(after) => {
-                let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-                self.with(header::RETRY_AFTER, seconds.clamp(1, 3600).into())
+                // Saturating, because estimates may be `Duration::MAX`.
+                let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0));
+                self.with(header::RETRY_AFTER, seconds.clamp(1, MAX_RETRY_AFTER).into())
             }
             None => self,
         }
@@ -255,5 +269,90 @@ impl ErrorAnswer {
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().extend(self.headers);
         response
+    }
+}
+
+/// Returns the error body for a code.
+pub(crate) fn body(code: ErrorCode, message: String) -> ErrorBody {
+    ErrorBody { message, kind: code.kind(), param: None, code: Some(code.as_str().to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use pointsman_domain::LaneState;
+    use pointsman_domain::dispatch::AcquireError;
+    use pointsman_fleet::EngineError;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn status(status: u16) -> AttemptError {
+        let status = StatusCode::from_u16(status).unwrap();
+        AttemptError::Status { status, message: Some("out of memory".into()), retry_after: None }
+    }
+
+    #[test]
+    fn attempt_errors_have_codes_and_retry_after() {
+        let not_serving =
+            AcquireError::NotServing { state: LaneState::Down, reason: None, retry_in: SECOND };
+        for (error, code) in [
+            (
+                AttemptError::Acquire(AcquireError::QueueFull { queued: 5, retry_in: SECOND }),
+                ErrorCode::QueueFull,
+            ),
+            (
+                AttemptError::Acquire(AcquireError::TimedOut { waited: SECOND, retry_in: SECOND }),
+                ErrorCode::QueueTimeout,
+            ),
+            (
+                AttemptError::Acquire(AcquireError::TooLate { estimate: SECOND }),
+                ErrorCode::QueueTimeout,
+            ),
+            (AttemptError::Acquire(AcquireError::UnknownLane), ErrorCode::NoLaneAvailable),
+            (AttemptError::Acquire(not_serving), ErrorCode::NoLaneAvailable),
+            (
+                AttemptError::Acquire(AcquireError::Faulty { retry_in: SECOND }),
+                ErrorCode::NoLaneAvailable,
+            ),
+            (AttemptError::Acquire(AcquireError::Closing), ErrorCode::NoLaneAvailable),
+            (AttemptError::Engine(EngineError::Evicted), ErrorCode::NoLaneAvailable),
+            (AttemptError::Engine(EngineError::Unfinished), ErrorCode::EngineError),
+            (AttemptError::Engine(EngineError::IdleTimeout(SECOND)), ErrorCode::EngineTimeout),
+            (AttemptError::FirstByteTimeout(SECOND), ErrorCode::EngineTimeout),
+            (status(429), ErrorCode::EngineOverloaded),
+            (status(503), ErrorCode::EngineOverloaded),
+            (status(500), ErrorCode::EngineError),
+        ] {
+            let error = RouteError::Attempt { lane: "a".into(), error };
+            let response = error.error_response();
+            assert_eq!(error.code(), Some(code), "{error}");
+            assert_eq!(response.status, code.status(), "{error}");
+            assert_eq!(response.body.code.as_deref(), Some(code.as_str()), "{error}");
+            let has_header = |header| response.headers.iter().any(|(name, _)| *name == header);
+            assert_eq!(has_header(header::RETRY_AFTER), code.has_retry_after(), "{error}");
+            assert!(has_header(stream::LANE), "{error}");
+        }
+    }
+
+    #[test]
+    fn engine_messages_reach_the_client_but_not_the_log() {
+        let error = RouteError::Attempt { lane: "a".into(), error: status(500) };
+        assert!(!error.to_string().contains("out of memory"));
+        assert!(error.error_response().body.message.contains("out of memory"));
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_and_bounded() {
+        for (after, seconds) in [
+            (Duration::ZERO, "1"),
+            (Duration::from_millis(1001), "2"),
+            (Duration::from_secs(7), "7"),
+            (Duration::MAX, "3600"),
+        ] {
+            let error = RouteError::NoLane { reason: NoLane::AllDown, retry_in: after };
+            let response = error.error_response();
+            assert_eq!(response.headers, [(header::RETRY_AFTER, seconds.parse().unwrap())]);
+        }
     }
 }

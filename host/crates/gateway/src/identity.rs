@@ -1,4 +1,4 @@
-//! Who asks: an API key stands for a tenant.
+//! Authentication: API keys identify tenants.
 
 use std::fmt;
 
@@ -7,29 +7,29 @@ use http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-/// The keys that clients may use. With no key at all, everybody may ask and has no tenant.
+/// The API keys of the clients. Without any key, all requests are accepted and have no tenant.
 #[derive(Clone, Default)]
 pub struct Keys {
-    // Digests have one length, so that comparing takes the same time for every key that is offered.
+    // Digests have the same length, so that the comparison takes the same time for every key.
     keys: Vec<([u8; 32], String)>,
 }
 
-/// The key that was offered is none of ours, or there was none.
+/// The request has no key, or an unknown one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unauthorized;
 
 impl Keys {
-    /// These keys and their tenants.
+    /// Creates the set from pairs of key and tenant.
     pub fn new(keys: impl IntoIterator<Item = (String, String)>) -> Self {
         let digest =
             |(key, tenant): (String, String)| (Sha256::digest(key.as_bytes()).into(), tenant);
         Self { keys: keys.into_iter().map(digest).collect() }
     }
 
-    /// The tenant of the request with these headers.
+    /// Returns the tenant of a request with these headers.
     ///
     /// # Errors
-    /// When there are keys, and the request does not carry one of them as `Authorization: Bearer`.
+    /// If there are keys, and the request does not have one of them as `Authorization: Bearer`.
     pub fn tenant(&self, headers: &HeaderMap) -> Result<Option<String>, Unauthorized> {
         if self.keys.is_empty() {
             return Ok(None);
@@ -38,14 +38,15 @@ impl Keys {
             headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or("");
         let (scheme, key) = offered.split_once(' ').unwrap_or(("", ""));
         let digest: [u8; 32] = Sha256::digest(key.trim().as_bytes()).into();
+        // Without early exit: the time must not tell which key matches, or how much of it.
         let mut found = Choice::from(0);
-        let mut place = 0u32;
+        let mut position = 0u32;
         for (index, (known, _)) in (0u32..).zip(&self.keys) {
-            let same = known.ct_eq(&digest);
-            place.conditional_assign(&index, same);
-            found |= same;
+            let is_same = known.ct_eq(&digest);
+            position.conditional_assign(&index, is_same);
+            found |= is_same;
         }
-        match self.keys.get(place as usize) {
+        match self.keys.get(position as usize) {
             Some((_, tenant)) if bool::from(found) && scheme.eq_ignore_ascii_case("bearer") => {
                 Ok(Some(tenant.clone()))
             }
@@ -66,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_stand_for_tenants() {
+    fn keys_identify_tenants() {
         let keys = Keys::new([("k1".into(), "a".into()), ("k2".into(), "b".into())]);
         for (header, tenant) in [
             (Some("Bearer k1"), Ok(Some("a"))),
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_never_shown() {
+    fn debug_output_hides_keys() {
         let keys = Keys::new([("secret-key".into(), "team".into())]);
         assert_eq!(format!("{keys:?}"), r#"Keys { tenants: ["team"] }"#);
     }

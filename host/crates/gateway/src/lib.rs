@@ -1,26 +1,28 @@
-//! HTTP in, one pipeline function per request, stream out.
+//! The HTTP side of the host: one pipeline function per request, and streamed responses.
 //!
 //! ```text
 //!   listen ──> routes ──> serve ──────────────────────────────> stream ──> client
 //!                           │ identity, facts, advice, plan       ▲
 //!                           └──> attempt ──> fleet ──> engine ────┘
 //!                                 └─failed─> recover
-//!              every failure ──> error          every end ──> account ──> recording
+//!        every failure ──> error          every end ──> request_tracker ──> recording
 //! ```
 //!
-//! This crate knows the fleet and the wire, and that there is an [`Advisor`]; that advice comes from WebAssembly is no
-//! business of its. Operators have an entrance of their own ([`Admin`]), which clients cannot come in by.
+//! This crate depends on the fleet and on the wire format, and knows policies only as an
+//! [`Advisor`]; it does not depend on WebAssembly. The admin API ([`Admin`]) has listeners of its
+//! own, which clients cannot reach. The codes of all errors are in [`ErrorCode`].
 
-mod account;
 mod admin;
 mod attempt;
 mod error;
+mod error_code;
 mod identity;
 mod listen;
 mod metrics;
 mod recording;
 mod recover;
 mod request_id;
+mod request_tracker;
 mod routes;
 mod serve;
 mod socket;
@@ -41,62 +43,64 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use self::admin::{Admin, AdminError, PolicyAdmin, PolicyCommand};
+pub use self::error_code::ErrorCode;
 pub use self::identity::{Keys, Unauthorized};
 pub use self::metrics::GatewayMetrics;
 pub use self::socket::{AdminSocket, SocketError};
 
-/// The advisor in force. Replaced as a whole; a request keeps the one that it was decided by.
+/// The active advisor. Replaced as a whole; a request keeps the one that decided about it.
 pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;
 
-/// The advisor that decided about a request, whatever is in force by now.
-pub(crate) type Decider = Arc<Box<dyn Advisor>>;
+/// The advisor that decided about a request, whichever is active by now.
+pub(crate) type AdvisorHandle = Arc<Box<dyn Advisor>>;
 
-/// A part of `/status` that others know.
+/// Returns a part of `/status` that another component provides.
 pub type StatusPart = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// Settings of the HTTP side.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Longest request body in bytes.
+    /// Maximum size of a request body in bytes.
     pub max_body: usize,
     /// Limits of every plan.
     pub plan: PlanLimits,
-    /// Longest time from a request to the first byte of its answer, over all lanes that are tried.
+    /// Maximum time from a request to the first byte of its response, over all attempts.
     pub deadline: Duration,
-    /// A client that streams gets a comment after this time without an answer, and then this often; zero: never.
+    /// Interval of the comments that a streaming client gets while it waits for the first byte;
+    /// zero disables them.
     pub keep_alive: Duration,
     /// When the host started, in seconds since the Unix epoch: `created` of the models.
     pub started_at: u64,
 }
 
-/// The parts that serving a request needs.
+/// The components that serving a request needs.
 pub struct Gateway {
-    /// Settings.
+    /// Settings of the HTTP side.
     pub settings: Settings,
-    /// Who may ask.
+    /// The API keys of the clients.
     pub keys: Keys,
     /// The lanes.
     pub fleet: Fleet,
-    /// Whoever gives advice.
+    /// The active advisor.
     pub advisor: AdvisorSlot,
-    /// What policies there are.
+    /// The status of the policies.
     pub policies: StatusPart,
-    /// What runs of the configuration, and what is wrong with it.
+    /// The status of the configuration: the error of the last reload, and pending restarts.
     pub config: StatusPart,
-    /// Keeps records of decisions, if anybody wants them.
+    /// Writes decision records; `None` if recording is disabled.
     pub recorder: Option<Recorder>,
-    /// Figures of the gateway.
+    /// Metrics of the gateway.
     pub metrics: Arc<GatewayMetrics>,
-    /// Figures of all parts, for `/metrics`.
+    /// Metrics of all components, for `/metrics`.
     pub registry: Registry,
-    /// No new connections and requests; those that are there may finish.
+    /// When cancelled, no connections and requests are accepted any more; others may finish.
     pub stop: CancellationToken,
-    /// The time to finish is over: end what is left with an explicit error.
-    pub cut: CancellationToken,
+    /// When cancelled, the drain timeout has expired: requests that are left get an error.
+    pub abort: CancellationToken,
 }
 
 impl Gateway {
-    /// Serve on `listener` until [`Gateway::stop`], and until the connections have ended after it.
+    /// Serves `listener` until [`Gateway::stop`] is cancelled and the connections are closed.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         let stop = self.stop.clone();
         listen::listen(listener, routes::router(self), stop).await;

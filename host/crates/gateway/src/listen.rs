@@ -1,7 +1,7 @@
-//! Accepting connections, and letting them go.
+//! Accepts and drains connections.
 //!
-//! Our own loop instead of `axum::serve`, for three things that it does not offer: a limit on the time a client may take
-//! for its request head, a limit on open connections, and a drain whose end is decided by the host.
+//! A loop of our own instead of `axum::serve`, for three features that it does not have: a timeout
+//! for the request head, a limit on open connections, and a drain whose end the host decides.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,65 +23,68 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
-/// A client may take this long to send the head of a request, on a new connection and on one that is kept alive.
+/// Time for a client to send the head of a request, on a new connection and on an idle one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Open connections; far below the usual limit of 65,536 file descriptors, two of which each request needs.
-const MOST_CONNECTIONS: usize = 16_384;
-/// Pause after `accept` failed, which it does again at once when descriptors have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Open connections; far below the usual limit of 65,536 file descriptors, of which each request
+/// needs two.
+const MAX_CONNECTIONS: usize = 16_384;
+/// Pause after a failed `accept`, which fails again immediately while descriptors are exhausted.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Where connections come in.
-pub(crate) trait Entrance: Send + Sync {
-    /// One of them.
+/// A source of connections.
+pub(crate) trait Acceptor: Send + Sync {
+    /// A connection.
     type Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next one.
-    fn next(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+    /// Accepts the next connection.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
 }
 
-impl Entrance for TcpListener {
+impl Acceptor for TcpListener {
     type Connection = TcpStream;
 
-    async fn next(&self) -> io::Result<TcpStream> {
-        let (stream, _) = self.accept().await?;
-        // Every chunk of a stream goes out at once; with Nagle's algorithm a client's delayed ACK would hold it for 40 ms.
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = TcpListener::accept(self).await?;
+        // Chunks of a stream are sent immediately; with Nagle's algorithm a client's delayed ACK
+        // would hold them back for 40 ms.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
+            tracing::debug!(%error, "failed to set TCP_NODELAY");
         }
         Ok(stream)
     }
 }
 
-/// Serve `router` until `stop`, then let requests that are being answered finish: ends when all connections have.
-/// Dropping the future cuts those that are left.
-pub(crate) async fn listen(entrance: impl Entrance, router: Router, stop: CancellationToken) {
+/// Serves `router` until `stop` is cancelled, then drains: returns when all connections are closed.
+/// Dropping the future aborts the connections that are left.
+pub(crate) async fn listen(acceptor: impl Acceptor, router: Router, stop: CancellationToken) {
     let connections = TaskTracker::new();
-    let cut = CancellationToken::new();
-    let _cut_on_drop = cut.clone().drop_guard();
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let abort = CancellationToken::new();
+    let _abort_on_drop = abort.clone().drop_guard();
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Some(Ok(permit)) = or_stop(&stop, Arc::clone(&room).acquire_owned()).await else {
+        let Some(Ok(permit)) = or_stop(&stop, Arc::clone(&permits).acquire_owned()).await else {
             break;
         };
-        match or_stop(&stop, entrance.next()).await {
+        match or_stop(&stop, acceptor.accept()).await {
             None => break,
             Some(Ok(stream)) => {
                 let connection = serve_connection(stream, router.clone(), stop.clone());
-                let cut = cut.clone();
+                let abort = abort.clone();
                 connections.spawn(async move {
-                    cut.run_until_cancelled(connection).await;
+                    abort.run_until_cancelled(connection).await;
                     drop(permit);
                 });
             }
             Some(Err(error)) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                if or_stop(&stop, tokio::time::sleep(ACCEPT_PAUSE)).await.is_none() {
+                tracing::warn!(%error, "failed to accept a connection");
+                if or_stop(&stop, tokio::time::sleep(ACCEPT_RETRY_DELAY)).await.is_none() {
                     break;
                 }
             }
         }
     }
-    drop(entrance);
+    // New connections are refused from here on.
+    drop(acceptor);
     connections.close();
     connections.wait().await;
 }
@@ -116,6 +119,6 @@ async fn serve_connection(
         }
     };
     if let Err(error) = result {
-        tracing::debug!(%error, "a connection ended with an error");
+        tracing::debug!(%error, "connection ended with an error");
     }
 }

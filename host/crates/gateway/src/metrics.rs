@@ -1,4 +1,4 @@
-//! All figures of the gateway, with their names and labels.
+//! The metrics of the gateway, with their names and labels.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +11,22 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// How a request ended.
+/// The end of a request. Every accepted request has exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
+    /// A complete response from the first lane attempted.
     Answered,
+    /// A complete response from a later lane.
     FellBack,
+    /// An explicit error.
     Error,
+    /// The client disconnected before the response was complete.
     ClientGone,
 }
 
 impl End {
-    fn label(self) -> &'static str {
+    /// Returns the value of the label `outcome`.
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Answered => "answered",
             Self::FellBack => "fell-back",
@@ -55,7 +60,7 @@ struct AttemptLabels {
     result: &'static str,
 }
 
-/// The gateway's figures. Made once, before the registry is shared.
+/// The metrics of the gateway.
 #[derive(Debug)]
 pub struct GatewayMetrics {
     pub(crate) accepted: Counter,
@@ -71,9 +76,9 @@ pub struct GatewayMetrics {
 }
 
 impl GatewayMetrics {
-    /// Register the gateway's figures.
+    /// Registers the metrics. Called once, before the registry is shared.
     pub fn register(registry: &mut Registry) -> Arc<Self> {
-        // 1 ms to about 17 minutes: an answer from a cold engine takes minutes.
+        // 1 ms to about 17 minutes: a response from a cold engine takes minutes.
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 21));
         let metrics = Self {
             accepted: Counter::default(),
@@ -88,15 +93,15 @@ impl GatewayMetrics {
             seconds: seconds(),
         };
         let m = &metrics;
-        registry.register("pointsman_accepted", "Requests taken in", m.accepted.clone());
+        registry.register("pointsman_accepted", "Requests accepted", m.accepted.clone());
         registry.register(
             "pointsman_in_flight",
-            "Requests taken in that have not ended",
+            "Accepted requests that have not ended",
             m.in_flight.clone(),
         );
         registry.register(
             "pointsman_answered",
-            "Requests answered by the first lane tried",
+            "Requests answered by the first lane attempted",
             m.answered.clone(),
         );
         registry.register(
@@ -111,7 +116,7 @@ impl GatewayMetrics {
         );
         registry.register(
             "pointsman_client_gone",
-            "Requests whose client left",
+            "Requests whose client disconnected",
             m.client_gone.clone(),
         );
         registry.register(
@@ -119,7 +124,7 @@ impl GatewayMetrics {
             "Requests by endpoint, lane and outcome",
             m.requests.clone(),
         );
-        registry.register("pointsman_attempts", "Tries of a lane, by result", m.attempts.clone());
+        registry.register("pointsman_attempts", "Attempts by lane and result", m.attempts.clone());
         registry.register(
             "pointsman_request_seconds",
             "Time from request to last byte",
@@ -134,6 +139,7 @@ impl GatewayMetrics {
         Arc::new(metrics)
     }
 
+    /// Counts the end of a request.
     pub(crate) fn ended(&self, endpoint: &'static str, lane: &str, end: End, took: Duration) {
         self.in_flight.dec();
         match end {
@@ -148,6 +154,7 @@ impl GatewayMetrics {
         self.seconds.observe(took.as_secs_f64());
     }
 
+    /// Counts the end of an attempt.
     pub(crate) fn attempted(&self, lane: &str, result: &'static str) {
         self.attempts.get_or_create(&AttemptLabels { lane: lane.to_owned(), result }).inc();
     }

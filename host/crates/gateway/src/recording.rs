@@ -1,4 +1,5 @@
-//! A decision record in the making: begun when the request is decided, handed over when it has ended.
+//! A decision record under construction: begun with the routing decision, handed to the recorder
+//! when the request has ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,21 +13,21 @@ use pointsman_record::{
     Body, DecisionRecord, End, Ended, Entry, Interest, Mode, Recorder, RequestRecord, TryRecord,
 };
 
-/// What a request's headers weigh in the queue of records, about.
-const HEADERS: usize = 1024;
+/// Approximate size in bytes of a request's headers, for the recorder's memory limit.
+const HEADERS_SIZE: usize = 1024;
 
 /// The record of one request that has not ended.
 #[derive(Debug)]
 pub(crate) struct Recording {
     recorder: Recorder,
     entry: Entry,
-    /// It is of interest only if the request ends in an error.
+    /// The record is discarded unless the request ends in an error.
     only_errors: bool,
-    /// The try that is under way.
-    trying: Option<TryRecord>,
+    /// The current attempt.
+    attempt: Option<TryRecord>,
 }
 
-/// A trace that is on if the request with this id may be recorded.
+/// Returns a trace that collects policy calls if the request with this id may be recorded.
 pub(crate) fn trace(recorder: Option<&Recorder>, request_id: &str) -> Trace {
     match recorder.map(|recorder| recorder.interest(request_id)) {
         None | Some(Interest::No) => Trace::off(),
@@ -35,8 +36,8 @@ pub(crate) fn trace(recorder: Option<&Recorder>, request_id: &str) -> Trace {
 }
 
 impl Recording {
-    /// The record of a decision, if its trace is on.
-    pub(crate) fn of(
+    /// Begins the record of a decision; returns `None` unless its trace is on.
+    pub(crate) fn new(
         recorder: Option<&Recorder>,
         trace: Trace,
         request: &Request,
@@ -67,73 +68,76 @@ impl Recording {
         };
         let request = match recorder.mode() {
             Mode::Decisions => None,
-            Mode::Full { max_body } => Some(whole(request, max_body)),
+            Mode::Full { max_body } => Some(request_record(request, max_body)),
         };
         Some(Self {
             recorder: recorder.clone(),
             only_errors: recorder.interest(&decision.request_id) == Interest::IfError,
             entry: Entry { decision, fleet: Arc::clone(fleet), chain: chain.cloned(), request },
-            trying: None,
+            attempt: None,
         })
     }
 
-    /// Will there be a record, however the request ends?
+    /// Returns true if the record is written however the request ends.
     pub(crate) fn is_certain(&self) -> bool {
         !self.only_errors
     }
 
-    /// Policies were asked once more.
-    pub(crate) fn consulted(&mut self, calls: Vec<Consulted>) {
+    /// Adds the policy calls after a failed attempt.
+    pub(crate) fn add_policy_calls(&mut self, calls: Vec<Consulted>) {
         self.entry.decision.consulted.extend(calls);
     }
 
-    /// A lane is being tried at this age of the request.
-    pub(crate) fn tries(&mut self, lane: LaneId, age: Duration) {
+    /// Begins an attempt on a lane at this age of the request.
+    pub(crate) fn begin_attempt(&mut self, lane: LaneId, age: Duration) {
         let (result, zero) = (AttemptResult::Other, Duration::ZERO);
-        self.trying =
+        self.attempt =
             Some(TryRecord { lane, result, status: 0, begun: age, queue: zero, took: zero });
     }
 
-    /// The try under way has a slot, or was refused one.
-    pub(crate) fn waited(&mut self, queue: Duration) {
-        if let Some(trying) = &mut self.trying {
-            trying.queue = queue;
+    /// Sets how long the current attempt waited for a slot.
+    pub(crate) fn set_wait(&mut self, queue: Duration) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.queue = queue;
         }
     }
 
-    /// The engine has answered with this status.
-    pub(crate) fn answers(&mut self, status: u16) {
-        if let Some(trying) = &mut self.trying {
-            trying.status = status;
+    /// Sets the status of the engine's response.
+    pub(crate) fn set_status(&mut self, status: u16) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.status = status;
         }
     }
 
-    /// The try under way has ended.
-    pub(crate) fn tried(&mut self, result: AttemptResult, age: Duration) {
-        if let Some(trying) = self.trying.take() {
-            let took = age.saturating_sub(trying.begun);
-            self.entry.decision.tries.push(TryRecord { result, took, ..trying });
+    /// Ends the current attempt.
+    pub(crate) fn end_attempt(&mut self, result: AttemptResult, age: Duration) {
+        if let Some(attempt) = self.attempt.take() {
+            let took = age.saturating_sub(attempt.begun);
+            self.entry.decision.tries.push(TryRecord { result, took, ..attempt });
         }
     }
 
-    /// The request has ended: hand the record over.
-    pub(crate) fn ended(mut self, how: Ended, last: AttemptResult, outcome: Outcome) {
+    /// Hands the record to the recorder after the request has ended.
+    pub(crate) fn finish(mut self, how: Ended, last: AttemptResult, outcome: Outcome) {
         if self.only_errors && how != Ended::Error {
             return;
         }
-        self.tried(last, outcome.total);
+        self.end_attempt(last, outcome.total);
         let Self { recorder, mut entry, .. } = self;
         entry.decision.end = End { how, total: outcome.total };
+        // Without an attempt there is no lane that the outcome could be about.
         entry.decision.outcome = (outcome.tries > 0).then_some(outcome);
         recorder.record(entry);
     }
 }
 
-/// The whole request, as it came. A body that is too long is not kept alive for the record.
-fn whole(request: &Request, max_body: usize) -> (usize, Body) {
+/// Returns the whole request for the record, with its approximate size. It is only converted on
+/// the recorder's thread. A body of more than `max_body` bytes is left out, so that the queue of
+/// records does not keep it alive.
+fn request_record(request: &Request, max_body: usize) -> (usize, Body) {
     let headers = request.headers().clone();
     let body = Some(request.body().clone()).filter(|body| body.len() <= max_body);
-    let weight = HEADERS + body.as_ref().map_or(0, bytes::Bytes::len);
+    let size = HEADERS_SIZE + body.as_ref().map_or(0, bytes::Bytes::len);
     let make = move || RequestRecord {
         headers: headers
             .iter()
@@ -143,5 +147,5 @@ fn whole(request: &Request, max_body: usize) -> (usize, Body) {
             .collect(),
         body: body.map(|body| String::from_utf8_lossy(&body).into_owned()),
     };
-    (weight, Box::new(make))
+    (size, Box::new(make))
 }

@@ -1,75 +1,76 @@
-//! What comes after a failed try: the policies that decided are asked, and the request turns to the next step of its
-//! [`AttemptCursor`].
+//! What follows a failed attempt: the policies that decided are consulted, and the request's
+//! [`AttemptCursor`] moves to the next step.
 
 use std::time::Duration;
 
 use pointsman_domain::{AttemptCursor, FailureReport, NextAction, Plan, Recovery};
 
 use crate::Gateway;
-use crate::account::Accepted;
-use crate::attempt::Failed;
+use crate::attempt::AttemptError;
 use crate::error::RouteError;
-use crate::serve::{Decided, facts};
+use crate::request_tracker::RequestTracker;
+use crate::serve::{RoutingDecision, facts};
 
-/// After a failed try that began at the age of `begun`: turn to what comes next.
+/// Moves the cursor to the next step after a failed attempt, which began at the age `begun`.
 ///
 /// # Errors
-/// With what the client is told, if nothing does.
-pub(crate) fn after(
+/// If there is no next step; the error is the one for the client.
+pub(crate) fn recover(
     gateway: &Gateway,
-    decided: &Decided,
-    accepted: &mut Accepted,
+    decision: &RoutingDecision,
+    tracker: &mut RequestTracker,
     cursor: &mut AttemptCursor<&Plan>,
-    failed: Failed,
+    error: AttemptError,
     begun: Duration,
 ) -> Result<(), RouteError> {
-    let lane = decided.fleet.topology.name(cursor.step().lane);
-    let recovery = ask(gateway, decided, accepted, cursor, &failed, begun);
-    let in_time = accepted.age() < gateway.settings.deadline;
-    let next = cursor.after(failed.failing(), recovery, in_time);
-    let turns_to =
-        (next == NextAction::Attempt).then(|| decided.fleet.topology.name(cursor.step().lane));
-    tracing::info!(request = decided.id, lane, next = turns_to, "try failed: {failed}");
+    let lane = decision.fleet.topology.name(cursor.step().lane);
+    let recovery = consult(gateway, decision, tracker, cursor, &error, begun);
+    let in_time = tracker.age() < gateway.settings.deadline;
+    let next = cursor.after(error.class(), recovery, in_time);
+    let next_lane =
+        (next == NextAction::Attempt).then(|| decision.fleet.topology.name(cursor.step().lane));
+    tracing::info!(result = error.result().label(), next_lane, error = %error, "attempt failed");
     match next {
         NextAction::Attempt => Ok(()),
         NextAction::Reject(rejection) => {
-            Err(RouteError::Rejected { by: decided.by.clone(), rejection })
+            Err(RouteError::Rejected { policy: decision.policies.clone(), rejection })
         }
-        NextAction::Fail => Err(RouteError::Failed { lane: lane.to_owned(), failed }),
+        NextAction::Fail => Err(RouteError::Attempt { lane: lane.to_owned(), error }),
     }
 }
 
-/// Ask whoever decided about the request what to do now, if it has an opinion on that.
-fn ask(
+/// Asks the advisor that decided about the request what to do next, if it handles failures.
+fn consult(
     gateway: &Gateway,
-    decided: &Decided,
-    accepted: &mut Accepted,
+    decision: &RoutingDecision,
+    tracker: &mut RequestTracker,
     cursor: &AttemptCursor<&Plan>,
-    failed: &Failed,
+    error: &AttemptError,
     begun: Duration,
 ) -> Recovery {
-    if !decided.advisor.recovers() || failed.trigger().is_none() {
+    // Without a trigger no other lane may help, so there is nothing to decide.
+    if !decision.advisor.recovers() || error.trigger().is_none() {
         return Recovery::Planned;
     }
-    let age = accepted.age();
+    let age = tracker.age();
     let in_time = age < gateway.settings.deadline;
     let attempts_left = if in_time { cursor.attempts_left() } else { 0 };
     let failure = FailureReport {
         lane: cursor.step().lane,
-        what: failed.result(),
-        status: failed.status(),
+        what: error.result(),
+        status: error.status(),
         sent_bytes: 0,
         elapsed: age.saturating_sub(begun),
         attempts_left: u32::try_from(attempts_left).unwrap_or(u32::MAX),
     };
     let fleet = gateway.fleet.view();
-    let facts = facts(&decided.request, accepted);
-    let mut trace = accepted.trace();
-    let recovery = decided.advisor.recover(&facts, &fleet, &failure, &mut trace);
-    accepted.consulted(trace);
-    let Recovery::Retry(wanted) = &recovery else { return recovery };
-    let Some(why) = cursor.objection(wanted, &fleet, in_time) else { return recovery };
-    let lane = fleet.topology.name(wanted.lane);
-    tracing::info!(request = decided.id, lane, "a policy wants a try that is not made: {why}");
+    let facts = facts(&decision.request, tracker);
+    let mut trace = tracker.trace();
+    let recovery = decision.advisor.recover(&facts, &fleet, &failure, &mut trace);
+    tracker.add_policy_calls(trace);
+    let Recovery::Retry(step) = &recovery else { return recovery };
+    let Some(reason) = cursor.objection(step, &fleet, in_time) else { return recovery };
+    let requested_lane = fleet.topology.name(step.lane);
+    tracing::info!(requested_lane, reason, "retry requested by a policy was ignored");
     Recovery::Planned
 }

@@ -1,19 +1,19 @@
-//! The id of a request: the client's, where it is fit to be sent on, or a new one.
+//! The id of a request: the client's if it can be passed on, else a new one.
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
-/// The header that carries it, in both directions and to the engine.
+/// The header with the id, in requests, responses and requests to engines.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest id taken from a client. Engines put it into the `id` of every chunk of a stream.
-const LONGEST: usize = 128;
+/// Bytes of an id that is accepted from a client. Engines repeat the id in every chunk of a stream.
+const MAX_LENGTH: usize = 128;
 
-/// Make sure that the request has a fit id, and return it.
+/// Ensures that the request has a valid id, and returns the id.
 pub(crate) fn ensure(parts: &mut Parts) -> String {
     let given = parts.headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
-    let id = match given.filter(|id| is_fit(id)) {
+    let id = match given.filter(|id| is_valid(id)) {
         Some(id) => id.to_owned(),
         None => Uuid::now_v7().simple().to_string(),
     };
@@ -21,20 +21,21 @@ pub(crate) fn ensure(parts: &mut Parts) -> String {
     id
 }
 
-/// The id that [`ensure`] left on the request.
-pub(crate) fn of(parts: &Parts) -> String {
-    parts.headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned()
+/// Returns the id of a message; empty if it has none.
+pub(crate) fn get(headers: &HeaderMap) -> &str {
+    headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).unwrap_or("")
 }
 
-/// Put the id on a message.
+/// Sets the id of a message.
 pub(crate) fn set(headers: &mut HeaderMap, id: &str) {
+    // A valid id is always a valid header value.
     if let Ok(value) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID, value);
     }
 }
 
-fn is_fit(id: &str) -> bool {
-    (1..=LONGEST).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+fn is_valid(id: &str) -> bool {
+    (1..=MAX_LENGTH).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 #[cfg(test)]
@@ -50,8 +51,8 @@ mod tests {
     }
 
     #[test]
-    fn fit_ids_are_kept_and_others_replaced() {
-        let long = "x".repeat(LONGEST + 1);
+    fn valid_ids_are_kept_and_others_replaced() {
+        let long = "x".repeat(MAX_LENGTH + 1);
         for (given, kept) in [
             (Some("abc-123"), true),
             (Some("x"), true),
@@ -63,9 +64,9 @@ mod tests {
             let mut parts = parts(given.map(str::as_bytes));
             let id = ensure(&mut parts);
             assert_eq!(Some(id.as_str()) == given, kept, "{given:?} became {id}");
-            assert_eq!(of(&parts), id);
-            assert!(is_fit(&id));
+            assert_eq!(get(&parts.headers), id);
+            assert!(is_valid(&id));
         }
-        assert!(is_fit(&ensure(&mut parts(Some(b"caf\xe9")))));
+        assert!(is_valid(&ensure(&mut parts(Some(b"caf\xe9")))));
     }
 }

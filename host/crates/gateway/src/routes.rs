@@ -1,4 +1,4 @@
-//! Which path is what.
+//! HTTP routes for clients.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use http::Method;
 use pointsman_domain::Endpoint;
+use tracing::Span;
 
 use crate::error::RouteError;
 use crate::{Gateway, request_id, serve, status};
@@ -27,22 +28,22 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .with_state(gateway)
 }
 
-/// Other methods are answered in OpenAI's form too.
+/// Rejects other methods with an error body in OpenAI's form, which axum does not produce.
 pub(crate) fn only<S: Clone + Send + Sync + 'static>(
     allowed: &'static str,
     methods: MethodRouter<S>,
 ) -> MethodRouter<S> {
     methods.fallback(move |method: Method, request: Request| async move {
-        error(request, RouteError::Method { method: method.to_string(), allowed })
+        error(request, RouteError::Method { method, allowed })
     })
 }
 
 async fn chat_completions(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
-    serve::answer(gateway, Endpoint::ChatCompletions, request).await
+    serve::serve(gateway, Endpoint::ChatCompletions, request).await
 }
 
 async fn completions(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
-    serve::answer(gateway, Endpoint::Completions, request).await
+    serve::serve(gateway, Endpoint::Completions, request).await
 }
 
 async fn models(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
@@ -74,14 +75,18 @@ async fn model(
 }
 
 pub(crate) async fn unknown_path(request: Request) -> Response {
-    let path = format!("{} {}", request.method(), request.uri().path());
-    error(request, RouteError::NotFound(path))
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    error(request, RouteError::UnknownPath { method, path })
 }
 
+/// Returns the error response to a request that does not enter the pipeline.
 pub(crate) fn error(request: Request, error: RouteError) -> Response {
     let (mut parts, _) = request.into_parts();
     let id = request_id::ensure(&mut parts);
-    let mut response = error.into_response(&id);
+    // The admin API has entered a span with the id already.
+    let span = Some(Span::current()).filter(|current| !current.is_none());
+    let span = span.unwrap_or_else(|| tracing::info_span!("request", request_id = id));
+    let mut response = span.in_scope(|| error.into_untracked_response());
     request_id::set(response.headers_mut(), &id);
     response
 }

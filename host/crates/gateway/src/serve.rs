@@ -1,5 +1,5 @@
-//! The way of a request. **Every step is one line of [`decide`] or [`carry_out`]**; what a step does is in the module of
-//! its name.
+//! The pipeline of a request. **Every step is one line of [`decide`] or [`execute`]**; the steps
+//! themselves are in the modules of their names.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,57 +13,64 @@ use pointsman_domain::{
     AttemptCursor, Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _,
 };
 use pointsman_openai::{Head, Request};
+use tracing::Instrument as _;
 
-use crate::account::Accepted;
-use crate::attempt::{self, Answer};
+use crate::attempt::{self, EngineResponse};
 use crate::error::{RETRY_LOST_ENGINE, RouteError};
 use crate::recording::{self, Recording};
 use crate::recover;
+use crate::request_tracker::{RequestTracker, request_span};
 use crate::wait::WaitingBody;
-use crate::{Decider, Gateway, request_id, stream};
+use crate::{AdvisorHandle, Gateway, request_id, stream};
 
-/// What is to be done with a request, and what its answer says about that.
+/// Bodies up to this size are copied out of the connection's read buffer.
+const SMALL_BODY: usize = 16 << 10;
+
+/// The routing decision about a request, with everything that its execution needs.
 #[derive(Debug)]
-pub(crate) struct Decided {
-    /// Id of the request.
-    pub(crate) id: String,
-    /// The policies that decided, or `built-in`.
-    pub(crate) by: String,
-    /// Whoever is asked again when a try has failed, and hears how the request ended.
-    pub(crate) advisor: Decider,
-    /// Their reason.
-    pub(crate) why: Option<String>,
-    /// The request, edited.
+pub(crate) struct RoutingDecision {
+    /// The policies that took part in the decision, or `built-in`.
+    pub(crate) policies: String,
+    /// Is consulted again after a failed attempt, and receives the outcome.
+    pub(crate) advisor: AdvisorHandle,
+    /// The policies' reason.
+    pub(crate) reason: Option<String>,
+    /// The request with the policies' edits.
     pub(crate) request: Request,
-    /// The lanes to try.
+    /// The lanes to attempt.
     pub(crate) plan: Plan,
-    /// The lanes as they were at that moment.
+    /// The snapshot of the fleet that the decision is based on.
     pub(crate) fleet: Arc<FleetView>,
 }
 
-/// Decide about one request: facts, advice, plan, edits.
+/// Decides about one request: facts, advice, plan, edits.
 async fn decide(
     gateway: &Gateway,
     endpoint: Endpoint,
+    id: &str,
     parts: Parts,
     body: axum::body::Body,
-    accepted: &mut Accepted,
-) -> Result<Decided, RouteError> {
+    tracker: &mut RequestTracker,
+) -> Result<RoutingDecision, RouteError> {
     let tenant = gateway.keys.tenant(&parts.headers)?;
+    tracker.span().record("tenant", tenant.as_deref());
     let body = read(&parts.headers, body, gateway.settings.max_body).await?;
-    let id = request_id::of(&parts);
-    let headers = detached(&parts.headers);
-    let request = Request::parse(endpoint, body, Head { id, tenant, headers })?;
+    let head = Head { id: id.to_owned(), tenant, headers: detached(&parts.headers) };
+    let request = Request::parse(endpoint, body, head)?;
 
     let fleet = gateway.fleet.view();
-    known_model(&request, &fleet)?;
+    check_model(&request, &fleet)?;
+    // Only recorded if a lane serves the model: other names are the client's and may be long.
+    tracker.span().record("model", request.model());
     let advisor = gateway.advisor.load_full();
-    let facts = facts(&request, accepted);
+    let facts = facts(&request, tracker);
     let recorder = gateway.recorder.as_ref();
     let mut trace = recording::trace(recorder, request.id());
     let merged = advisor.advise(&facts, &fleet, &mut trace);
     let decision = Plan::from_advice(&merged, &fleet, &gateway.settings.plan);
-    let recording = Recording::of(
+    let policies = policies(&merged);
+    tracker.span().record("policy", policies.as_str());
+    let recording = Recording::new(
         recorder,
         trace,
         &request,
@@ -71,147 +78,152 @@ async fn decide(
         (&fleet, advisor.chain()),
         (&merged, &decision),
     );
-    accepted.decided(&advisor, &request, &fleet, recording);
+    tracker.set_decision(&advisor, &request, &fleet, recording);
     let plan = plan(decision, &merged, &fleet)?;
-    Ok(Decided {
-        id: request.id().to_owned(),
-        by: by(&merged),
+    Ok(RoutingDecision {
+        policies,
         advisor,
-        why: merged.why(),
+        reason: merged.why(),
         request: apply(&request, &merged.edits),
         plan,
         fleet,
     })
 }
 
-/// Carry out what was decided: try the lanes of the plan until one answers, within one deadline.
-async fn carry_out(
+/// Executes a decision: attempts the lanes of its plan until one responds or the deadline expires.
+async fn execute(
     gateway: &Gateway,
-    decided: &Decided,
-    accepted: &mut Accepted,
-) -> Result<Answer, RouteError> {
-    let Some(mut cursor) = AttemptCursor::new(&decided.plan, gateway.settings.plan.max_steps)
+    decision: &RoutingDecision,
+    tracker: &mut RequestTracker,
+) -> Result<EngineResponse, RouteError> {
+    let Some(mut cursor) = AttemptCursor::new(&decision.plan, gateway.settings.plan.max_steps)
     else {
         return Err(RouteError::NoLane { reason: NoLane::AllDown, retry_in: RETRY_LOST_ENGINE });
     };
     loop {
-        let begun = accepted.age();
+        let begun = tracker.age();
+        // Saturating, because a policy may ask for an attempt after the deadline.
         let left = gateway.settings.deadline.saturating_sub(begun);
-        accepted.tries(cursor.step().lane, decided.fleet.topology.name(cursor.step().lane));
-        let failed = match attempt::attempt(gateway, decided, accepted, &cursor, left).await {
-            Ok(answer) => return Ok(answer),
-            Err(failed) => failed,
+        let lane = cursor.step().lane;
+        tracker.begin_attempt(lane, decision.fleet.topology.name(lane));
+        let error = match attempt::attempt(gateway, decision, tracker, &cursor, left).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
         };
-        accepted.try_failed(failed.result(), failed.status());
-        recover::after(gateway, decided, accepted, &mut cursor, failed, begun)?;
+        tracker.fail_attempt(error.result(), error.status());
+        recover::recover(gateway, decision, tracker, &mut cursor, error, begun)?;
     }
 }
 
-/// The same, until the host has no more time for it.
-async fn carry_out_or_stop(
+/// Runs [`execute`] until the host aborts what is left at the end of its drain timeout.
+async fn execute_or_abort(
     gateway: &Gateway,
-    decided: &Decided,
-    accepted: &mut Accepted,
-) -> Result<Answer, RouteError> {
-    let carried_out = gateway.cut.run_until_cancelled(carry_out(gateway, decided, accepted)).await;
-    carried_out.unwrap_or(Err(RouteError::Stopping))
+    decision: &RoutingDecision,
+    tracker: &mut RequestTracker,
+) -> Result<EngineResponse, RouteError> {
+    let result = gateway.abort.run_until_cancelled(execute(gateway, decision, tracker)).await;
+    result.unwrap_or(Err(RouteError::Stopping))
 }
 
-/// What became of a request that was carried out.
+/// The result of executing a decision, with the state that the response needs.
 #[derive(Debug)]
-pub(crate) struct CarriedOut {
-    pub(crate) result: Result<Answer, RouteError>,
-    pub(crate) decided: Decided,
-    pub(crate) accepted: Accepted,
+pub(crate) struct ExecutionResult {
+    pub(crate) result: Result<EngineResponse, RouteError>,
+    pub(crate) decision: RoutingDecision,
+    pub(crate) tracker: RequestTracker,
 }
 
-/// Answer one request, whatever happens to it.
-pub(crate) async fn answer(
+/// Serves one request. Every failure becomes an error response.
+pub(crate) async fn serve(
     gateway: Arc<Gateway>,
     endpoint: Endpoint,
     request: axum::extract::Request,
 ) -> Response {
-    let mut accepted = Accepted::new(Arc::clone(&gateway.metrics), endpoint.label());
     let (mut parts, body) = request.into_parts();
     let id = request_id::ensure(&mut parts);
-    // Boxed, here and in `attempt`: what a state of the way does not need, a request that waits does not have.
-    let mut response = match Box::pin(decide(&gateway, endpoint, parts, body, &mut accepted)).await
-    {
-        Ok(decided) => Box::pin(answer_decided(gateway, decided, accepted)).await,
-        Err(error) => {
-            accepted.failed(error.result());
-            error.into_response(&id)
+    let span = request_span(&id, endpoint.label());
+    let metrics = Arc::clone(&gateway.metrics);
+    let mut tracker = RequestTracker::new(metrics, endpoint.label(), span.clone());
+    // Boxed, here and in `attempt`, so that a queued request does not carry the states of all
+    // other steps with it.
+    let pipeline = async {
+        match Box::pin(decide(&gateway, endpoint, &id, parts, body, &mut tracker)).await {
+            Ok(decision) => Box::pin(respond(gateway, decision, tracker)).await,
+            Err(error) => error.into_response(&mut tracker),
         }
     };
+    let mut response = pipeline.instrument(span).await;
     request_id::set(response.headers_mut(), &id);
     response
 }
 
-/// A client that streams gets signs of life while it waits for long; any other one gets the answer when it is there.
-async fn answer_decided(
+/// Executes a decision and returns the response. A client that streams gets keep-alive comments
+/// while the wait is long; any other client gets nothing until the engine responds.
+async fn respond(
     gateway: Arc<Gateway>,
-    decided: Decided,
-    mut accepted: Accepted,
+    decision: RoutingDecision,
+    mut tracker: RequestTracker,
 ) -> Response {
     let interval: Duration = gateway.settings.keep_alive;
-    if interval.is_zero() || !decided.request.streaming() {
-        let result = carry_out_or_stop(&gateway, &decided, &mut accepted).await;
-        return answered(&gateway, CarriedOut { result, decided, accepted });
+    if interval.is_zero() || !decision.request.streaming() {
+        let result = execute_or_abort(&gateway, &decision, &mut tracker).await;
+        return into_response(&gateway, ExecutionResult { result, decision, tracker });
     }
-    let of = Arc::clone(&gateway);
-    let (by, why) = (decided.by.clone(), decided.why.clone());
-    let mut work = Box::pin(async move {
-        let result = carry_out_or_stop(&of, &decided, &mut accepted).await;
-        CarriedOut { result, decided, accepted }
+    let span = tracker.span().clone();
+    let shared = Arc::clone(&gateway);
+    let (policies, reason) = (decision.policies.clone(), decision.reason.clone());
+    let mut execution = Box::pin(async move {
+        let result = execute_or_abort(&shared, &decision, &mut tracker).await;
+        ExecutionResult { result, decision, tracker }
     });
-    match tokio::time::timeout(interval, work.as_mut()).await {
-        Ok(done) => answered(&gateway, done),
-        Err(_) => WaitingBody::new(gateway, work, interval).into_response(&by, why.as_deref()),
+    match tokio::time::timeout(interval, execution.as_mut()).await {
+        Ok(done) => into_response(&gateway, done),
+        Err(_) => WaitingBody::new(gateway, execution, interval).into_response(
+            span,
+            &policies,
+            reason.as_deref(),
+        ),
     }
 }
 
-fn answered(gateway: &Gateway, done: CarriedOut) -> Response {
-    let CarriedOut { result, decided, mut accepted } = done;
+fn into_response(gateway: &Gateway, done: ExecutionResult) -> Response {
+    let ExecutionResult { result, decision, mut tracker } = done;
     match result {
-        Ok(answer) => stream::back(gateway, answer, &decided, accepted),
-        Err(error) => {
-            accepted.failed(error.result());
-            error.into_response(&decided.id)
-        }
+        Ok(response) => stream::into_response(gateway, response, &decision, tracker),
+        Err(error) => error.into_response(&mut tracker),
     }
 }
 
-fn by(merged: &Merged) -> String {
-    let by: Vec<String> = merged.by.iter().map(ToString::to_string).collect();
-    if by.is_empty() { "built-in".to_owned() } else { by.join(", ") }
+fn policies(merged: &Merged) -> String {
+    let policies: Vec<String> = merged.by.iter().map(ToString::to_string).collect();
+    if policies.is_empty() { "built-in".to_owned() } else { policies.join(", ") }
 }
 
-/// The whole body, if it is JSON and not too large.
+/// Reads the whole body, which has to be JSON of at most `max` bytes.
 async fn read(
     headers: &HeaderMap,
     body: axum::body::Body,
-    most: usize,
+    max: usize,
 ) -> Result<Bytes, RouteError> {
     let given = headers.get(http::header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let essence = given.unwrap_or("").split(';').next().unwrap_or("").trim();
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(RouteError::ContentType(given.map(str::to_owned)));
     }
-    match Limited::new(body, most).collect().await {
+    match Limited::new(body, max).collect().await {
         Ok(collected) => Ok(detached_body(collected.to_bytes())),
-        Err(error) if error.is::<LengthLimitError>() => Err(RouteError::BodyTooLarge { most }),
-        Err(error) => Err(RouteError::BodyBroken(error.to_string())),
+        Err(error) if error.is::<LengthLimitError>() => Err(RouteError::BodyTooLarge { max }),
+        Err(error) => Err(RouteError::IncompleteBody(error)),
     }
 }
 
-/// Bodies up to this size are copied out of the connection's buffer.
-const SMALL_BODY: usize = 16 << 10;
-
-/// Body and headers are slices of the connection's read buffer, and would keep all of it while a request waits.
+/// Copies a small body. Body and headers are slices of the connection's read buffer, and would
+/// keep all of it alive while the request is queued.
 fn detached_body(body: Bytes) -> Bytes {
     if body.len() <= SMALL_BODY { Bytes::copy_from_slice(&body) } else { body }
 }
 
+/// Copies the headers, for the same reason as [`detached_body`].
 fn detached(headers: &HeaderMap) -> HeaderMap {
     let copy = |(name, value): (&HeaderName, &HeaderValue)| {
         let mut copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
@@ -225,7 +237,8 @@ fn detached(headers: &HeaderMap) -> HeaderMap {
     detached
 }
 
-fn known_model(request: &Request, fleet: &FleetView) -> Result<(), RouteError> {
+/// Checks that a lane serves the model.
+fn check_model(request: &Request, fleet: &FleetView) -> Result<(), RouteError> {
     let model = request.model();
     if fleet.topology.candidates(model).is_empty() {
         let available = fleet.topology.models().into_iter().map(str::to_owned).collect();
@@ -234,15 +247,16 @@ fn known_model(request: &Request, fleet: &FleetView) -> Result<(), RouteError> {
     Ok(())
 }
 
-/// What the policies get to know now: the tries so far are the ones that failed.
-pub(crate) fn facts(request: &Request, accepted: &Accepted) -> Facts {
+/// Returns the facts for the policies. The attempts so far are those that have failed.
+pub(crate) fn facts(request: &Request, tracker: &RequestTracker) -> Facts {
+    // A clock before 1970 gives 0, and one beyond the year 500 million saturates.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Facts {
         request: Arc::new(request.clone()),
         now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
         seed: Facts::seed(request.id()),
-        age: accepted.age(),
-        attempt: accepted.tried(),
+        age: tracker.age(),
+        attempt: tracker.attempts(),
     }
 }
 
@@ -250,7 +264,7 @@ fn plan(decision: Decision, merged: &Merged, fleet: &FleetView) -> Result<Plan, 
     match decision {
         Decision::Route(plan) => Ok(plan),
         Decision::Reject(policy, rejection) => {
-            Err(RouteError::Rejected { by: policy.to_string(), rejection })
+            Err(RouteError::Rejected { policy: policy.to_string(), rejection })
         }
         Decision::NoLane(reason) => {
             Err(RouteError::NoLane { reason, retry_in: retry_in(merged, fleet) })
@@ -258,7 +272,7 @@ fn plan(decision: Decision, merged: &Merged, fleet: &FleetView) -> Result<Plan, 
     }
 }
 
-/// When the first lane that would do is expected to serve again.
+/// Returns when the first candidate lane is expected to serve again.
 fn retry_in(merged: &Merged, fleet: &FleetView) -> Duration {
     let ready =
         merged.candidates.iter().filter_map(|lane| fleet.stat(*lane)).map(|stat| stat.ready_in_ms);
@@ -266,14 +280,15 @@ fn retry_in(merged: &Merged, fleet: &FleetView) -> Duration {
     soonest.map_or(RETRY_LOST_ENGINE, |ready_in| Duration::from_millis(ready_in.into()))
 }
 
-/// The request with these edits. Refused ones were counted when the policy gave them; here they are only told.
+/// Returns the request with these edits. Edits that cannot be applied are dropped and logged;
+/// they were counted when the policy returned them.
 pub(crate) fn apply(request: &Request, edits: &[pointsman_domain::Edit]) -> Request {
     if edits.is_empty() {
         return request.clone();
     }
-    let (edited, refused) = request.apply(edits);
-    for (edit, reason) in refused {
-        tracing::warn!(request = request.id(), edit = edit.kind(), reason, "an edit was dropped");
+    let (edited, dropped) = request.apply(edits);
+    for (edit, reason) in dropped {
+        tracing::warn!(edit = edit.kind(), reason, "edit of a policy was dropped");
     }
     edited
 }

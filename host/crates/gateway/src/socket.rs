@@ -1,4 +1,5 @@
-//! The socket that operators come in by: a file that only we and root can open, and that outlives no host.
+//! The Unix socket of the admin API: only the host's user and root can open it, and its file is
+//! removed when the host ends.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -8,31 +9,35 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::listen::Entrance;
+use crate::listen::Acceptor;
 
-/// Why there is no such socket.
+/// An error in creating the socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Somebody answers there.
-    #[error("another host with this configuration runs: it listens at {}", .0.display())]
+    /// Another process listens on the socket.
+    #[error("another host with this configuration is running: it listens on {}", .0.display())]
     Taken(PathBuf),
-    /// Something else is in its place.
+    /// The path exists and is another kind of file.
     #[error(
-        "the admin socket {} cannot be made, because a file that is no socket has its name; remove it, or set `admin.socket`",
+        "cannot create the admin socket: {} exists and is not a socket; \
+         remove the file or set `admin.socket` to another path",
         .0.display()
     )]
-    NoSocket(PathBuf),
-    /// It cannot be made.
-    #[error("the admin socket {} cannot be made: {error}; another place for it can be set as `admin.socket`", path.display())]
+    NotASocket(PathBuf),
+    /// The file system or the network stack failed.
+    #[error(
+        "cannot create the admin socket {}: {source}; set `admin.socket` to another path",
+        path.display()
+    )]
     Io {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// What is wrong.
-        error: io::Error,
+        /// The cause.
+        source: io::Error,
     },
 }
 
-/// A socket that is listened on. Its file goes when it is dropped.
+/// A listening Unix socket. Its file is removed when it is dropped.
 #[derive(Debug)]
 pub struct AdminSocket {
     listener: UnixListener,
@@ -40,32 +45,33 @@ pub struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Longest path in bytes: the system's limit is 107, and a socket that is being made has four more.
-    pub const LONGEST_PATH: usize = 103;
+    /// Bytes of a path: the system's limit is 107, and the temporary name has four more.
+    pub const MAX_PATH: usize = 103;
 
-    /// Listen at `path`. Its folder is made if it is missing, and is then ours alone. The socket of a host that is dead is
-    /// replaced.
+    /// Listens on `path`. A missing folder is created with access for the host's user only. The
+    /// stale socket of a host that has ended is replaced. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// When a host listens there that lives, or the socket cannot be made. Must be called within a runtime.
+    /// If another host listens on the socket, or the socket cannot be created.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
-        let fail = |error| SocketError::Io { path: path.to_owned(), error };
+        let fail = |source| SocketError::Io { path: path.to_owned(), source };
         let folder =
             path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail)?;
-        // One host after the other looks and takes; let go of at the end of this function.
-        let turn = File::open(folder).map_err(fail)?;
-        if let Err(error) = turn.lock() {
-            tracing::debug!(%error, "hosts that start at the same moment may not see each other: no lock on this file system");
+        // Serialises hosts that start at the same time; released at the end of this function.
+        let folder_lock = File::open(folder).map_err(fail)?;
+        if let Err(error) = folder_lock.lock() {
+            // Some network file systems have no locks. Only simultaneous starts need them.
+            tracing::debug!(%error, "failed to lock the folder of the admin socket");
         }
         match StdUnixStream::connect(path).map_err(|error| error.kind()) {
             Ok(_) => return Err(SocketError::Taken(path.to_owned())),
             Err(io::ErrorKind::NotFound) => {}
-            // Nobody listens there; but a file of another kind is no socket of a dead host.
+            // No process listens on the socket, so its host has ended. Other files are kept.
             Err(_) if is_socket(path) => {}
-            Err(_) => return Err(SocketError::NoSocket(path.to_owned())),
+            Err(_) => return Err(SocketError::NotASocket(path.to_owned())),
         }
-        // Made under another name, so that nobody finds it before it is ours alone.
+        // Created under another name, so that no client connects before the mode is set.
         let mut new = path.as_os_str().to_owned();
         new.push(".new");
         let new = PathBuf::from(new);
@@ -73,13 +79,13 @@ impl AdminSocket {
             fs::remove_file(&new).map_err(fail)?;
         }
         let listener = UnixListener::bind(&new).map_err(fail)?;
-        let named = fs::set_permissions(&new, Permissions::from_mode(0o600))
+        let published = fs::set_permissions(&new, Permissions::from_mode(0o600))
             .and_then(|()| fs::rename(&new, path));
-        named.map_err(fail)?;
+        published.map_err(fail)?;
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Its file.
+    /// Returns the path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -93,15 +99,15 @@ fn is_socket(path: &Path) -> bool {
 impl Drop for AdminSocket {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(%error, "cannot remove the admin socket");
+            tracing::debug!(%error, "failed to remove the admin socket");
         }
     }
 }
 
-impl Entrance for AdminSocket {
+impl Acceptor for AdminSocket {
     type Connection = UnixStream;
 
-    async fn next(&self) -> io::Result<UnixStream> {
+    async fn accept(&self) -> io::Result<UnixStream> {
         Ok(self.listener.accept().await?.0)
     }
 }
@@ -110,63 +116,55 @@ impl Entrance for AdminSocket {
 mod tests {
     use super::*;
 
-    fn folder() -> tempfile::TempDir {
-        tempfile::tempdir().unwrap()
-    }
-
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
     }
 
     #[tokio::test]
-    async fn it_is_ours_alone_and_goes_with_us() {
-        let dir = folder();
+    async fn socket_is_private_and_removed_on_drop() {
+        let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/of/host/admin.sock");
         let socket = AdminSocket::bind(&path).unwrap();
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
         assert_eq!(
             fs::read_dir(path.parent().unwrap()).unwrap().count(),
             1,
-            "nothing is left lying about"
+            "the temporary file is gone"
         );
-        let (accepted, connected) = tokio::join!(socket.next(), UnixStream::connect(&path));
+        let (accepted, connected) = tokio::join!(socket.accept(), UnixStream::connect(&path));
         assert!(accepted.is_ok() && connected.is_ok());
         drop(socket);
         assert!(!path.exists());
     }
 
     #[tokio::test]
-    async fn the_living_are_left_alone_and_the_dead_replaced() {
-        let dir = folder();
+    async fn bind_rejects_live_sockets_and_replaces_stale_ones() {
+        let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("admin.sock");
-        let living = AdminSocket::bind(&path).unwrap();
-        let sentence = AdminSocket::bind(&path).unwrap_err().to_string();
-        assert!(
-            sentence.starts_with("another host with this configuration runs") && path.exists(),
-            "{sentence}"
-        );
-        drop(living);
-        // A host that was killed leaves its file, and at worst one under the other name.
+        let live = AdminSocket::bind(&path).unwrap();
+        let error = AdminSocket::bind(&path).unwrap_err();
+        assert!(matches!(&error, SocketError::Taken(taken) if *taken == path), "{error}");
+        assert!(path.exists());
+        drop(live);
+        // A host that was killed leaves its file, and at worst one under the temporary name.
         for left in ["admin.sock", "admin.sock.new"] {
             drop(std::os::unix::net::UnixListener::bind(dir.path().join(left)).unwrap());
         }
         let socket = AdminSocket::bind(&path).unwrap();
-        let (accepted, _) = tokio::join!(socket.next(), UnixStream::connect(&path));
+        let (accepted, _) = tokio::join!(socket.accept(), UnixStream::connect(&path));
         accepted.unwrap();
     }
 
     #[tokio::test]
-    async fn files_that_are_no_sockets_are_kept() {
-        let dir = folder();
+    async fn bind_keeps_files_that_are_not_sockets() {
+        let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("admin.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(AdminSocket::bind(&path), Err(SocketError::NoSocket(_))));
+        assert!(matches!(AdminSocket::bind(&path), Err(SocketError::NotASocket(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         let below = path.join("admin.sock");
-        let sentence = AdminSocket::bind(&below).unwrap_err().to_string();
-        assert!(
-            sentence.contains("cannot be made") && sentence.contains("`admin.socket`"),
-            "{sentence}"
-        );
+        let error = AdminSocket::bind(&below).unwrap_err();
+        assert!(matches!(&error, SocketError::Io { path, .. } if *path == below), "{error}");
+        assert!(error.to_string().contains("`admin.socket`"), "{error}");
     }
 }

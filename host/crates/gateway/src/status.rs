@@ -1,10 +1,11 @@
-//! What the router says of itself: health, readiness, status and metrics.
+//! Health, readiness, status and metrics. None of them logs a request: they are polled.
 //!
-//! * `/livez`: the process answers. Stays 200 while engines load, take turns or fail, so that nothing restarts us for their
-//!   sake.
-//! * `/readyz`: for load balancers: send requests here. Also while lanes take turns, because requests are held for that.
-//! * `/health`: what clients of one engine know: 200 `{"status":"ok"}` when a request could be served now, or would have a
-//!   lane loaded; 503 with the reason while nothing can be served, as during a switch.
+//! * `/livez`: the process responds. Stays 200 while engines load, switch or fail, so that no
+//!   orchestrator restarts the host because of an engine.
+//! * `/readyz`: for load balancers: the host accepts requests. Stays 200 during a switch, because
+//!   requests are queued for that time.
+//! * `/health`: as of a single engine: 200 `{"status":"ok"}` if a request could be served now or
+//!   would load a lane; 503 with the reason while no request can be served, as during a switch.
 
 use std::sync::Arc;
 
@@ -24,9 +25,9 @@ pub(crate) async fn live() -> Response {
 
 pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     use LaneState::{Degraded, Draining, Ready, Unloaded};
-    let takes = |state: LaneState| matches!(state, Ready | Degraded | Unloaded | Draining);
-    let takes = gateway.fleet.view().stats.iter().any(|stat| takes(stat.state));
-    let status = match (gateway.stop.is_cancelled(), takes) {
+    let accepts = |state: LaneState| matches!(state, Ready | Degraded | Unloaded | Draining);
+    let has_lane = gateway.fleet.view().stats.iter().any(|stat| accepts(stat.state));
+    let status = match (gateway.stop.is_cancelled(), has_lane) {
         (true, _) => "stopping",
         (false, false) => "no lane is serving",
         (false, true) => "ok",
@@ -41,10 +42,10 @@ pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
     }
 }
 
-/// Why nothing can be served now; `None` if something can.
+/// Returns why no request can be served now; `None` if one can.
 fn unavailable(gateway: &Gateway) -> Option<String> {
     if gateway.stop.is_cancelled() {
-        return Some("the router is stopping".to_owned());
+        return Some("the host is shutting down".to_owned());
     }
     let view = gateway.fleet.view();
     let busy = |stat: &LaneStat| matches!(stat.state, LaneState::Starting | LaneState::Draining);
@@ -53,7 +54,7 @@ fn unavailable(gateway: &Gateway) -> Option<String> {
     if serving || (loadable && !view.stats.iter().any(busy)) {
         return None;
     }
-    let about = |stat: &LaneStat| {
+    let describe = |stat: &LaneStat| {
         let name = view.topology.name(stat.id);
         match stat.state {
             LaneState::Starting => {
@@ -62,7 +63,7 @@ fn unavailable(gateway: &Gateway) -> Option<String> {
             state => format!("{name} is {}", state.label()),
         }
     };
-    Some(view.stats.iter().map(about).collect::<Vec<_>>().join("; "))
+    Some(view.stats.iter().map(describe).collect::<Vec<_>>().join("; "))
 }
 
 pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> Response {
@@ -111,7 +112,7 @@ pub(crate) async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
     match prometheus_client::encoding::text::encode(&mut text, &gateway.registry) {
         Ok(()) => typed("application/openmetrics-text; version=1.0.0; charset=utf-8", text.into()),
         Err(error) => {
-            tracing::error!(%error, "cannot write the metrics");
+            tracing::error!(%error, "failed to encode the metrics");
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             response
@@ -119,16 +120,16 @@ pub(crate) async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
     }
 }
 
-fn with_status(well: bool, body: Value) -> Response {
+fn with_status(is_ok: bool, body: Value) -> Response {
     let mut response = json(body.to_string());
-    if !well {
+    if !is_ok {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
 }
 
-/// A JSON answer.
+/// Returns a response with a JSON body.
 pub(crate) fn json(body: impl Into<Bytes>) -> Response {
     typed("application/json", body.into())
 }

@@ -1,5 +1,5 @@
-//! The answer on its way back: bytes go on as they come, the lease is held to the last of them, and the outcome is
-//! recorded at the end.
+//! The response on its way to the client: bytes are passed on as they arrive, the lease is held
+//! until the last of them, and the outcome is recorded at the end.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,86 +11,132 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body::Frame;
 use pointsman_domain::AttemptResult;
 use pointsman_fleet::{EngineBody, EngineError, Lease};
-use pointsman_openai::{BodyTail, ErrorBody, StreamEnd, StreamWatch, error_event};
+use pointsman_openai::{BodyTail, StreamEnd, StreamWatch, error_event};
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use tracing::Span;
 
 use crate::Gateway;
-use crate::account::Accepted;
-use crate::attempt::{self, Answer, HOP_BY_HOP};
-use crate::serve::Decided;
+use crate::attempt::{self, EngineResponse, HOP_BY_HOP};
+use crate::error;
+use crate::error_code::ErrorCode;
+use crate::request_tracker::{Failure, RequestTracker};
+use crate::serve::RoutingDecision;
 
-/// Names the lane that answers.
+/// Names the lane whose engine responded.
 pub(crate) const LANE: HeaderName = HeaderName::from_static("x-pointsman-lane");
 /// Names the policies that decided, with their versions.
 pub(crate) const POLICY: HeaderName = HeaderName::from_static("x-pointsman-policy");
 /// The policies' reason.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("x-pointsman-reason");
-/// How often a lane was tried, where it was more than once.
+/// The number of attempts, if there was more than one.
 pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-pointsman-attempts");
 
-/// The response for the client.
-pub(crate) fn back(
+/// Characters of a text that fit into a header of ours. Many proxies limit all headers to 8 KiB.
+const MAX_HEADER_VALUE: usize = 512;
+
+/// Returns the client's response for an engine's response.
+pub(crate) fn into_response(
     gateway: &Gateway,
-    answer: Answer,
-    decided: &Decided,
-    accepted: Accepted,
+    engine_response: EngineResponse,
+    decision: &RoutingDecision,
+    tracker: RequestTracker,
 ) -> Response {
-    let mut headers = answer.headers.clone();
+    let mut headers = engine_response.headers.clone();
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
     headers.remove(header::SERVER);
-    if answer.is_stream() {
-        // An error event may have to be added.
+    if engine_response.is_stream() {
+        // An error event may have to be appended.
         headers.remove(header::CONTENT_LENGTH);
     }
-    for (name, value) in
-        [(LANE, Some(&answer.lane)), (POLICY, Some(&decided.by)), (REASON, decided.why.as_ref())]
-    {
-        if let Some(value) = value.and_then(|value| visible(value)) {
+    for (name, value) in [
+        (LANE, Some(&engine_response.lane)),
+        (POLICY, Some(&decision.policies)),
+        (REASON, decision.reason.as_ref()),
+    ] {
+        if let Some(value) = value.and_then(|value| to_header_value(value)) {
             headers.insert(name, value);
         }
     }
-    if accepted.tried() > 1 {
-        headers.insert(ATTEMPTS, accepted.tried().into());
+    if tracker.attempts() > 1 {
+        headers.insert(ATTEMPTS, tracker.attempts().into());
     }
-    let status = answer.status;
-    let mut response = Response::new(Body::new(AnswerBody::new(gateway, answer, accepted)));
+    let status = engine_response.status;
+    let span = tracker.span().clone();
+    let body = ResponseBody::new(gateway, engine_response, tracker);
+    let mut response = Response::new(Body::new(InSpan::new(span, body)));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
 }
 
-/// `text` as the value of a header: what is not visible ASCII becomes a question mark, and very long text is cut.
-pub(crate) fn visible(text: &str) -> Option<HeaderValue> {
-    const LONGEST: usize = 512;
-    let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
-    HeaderValue::from_str(&text.chars().take(LONGEST).map(shown).collect::<String>()).ok()
+/// Returns `text` as a header value. Characters other than visible ASCII become question marks,
+/// and long text is truncated.
+pub(crate) fn to_header_value(text: &str) -> Option<HeaderValue> {
+    let visible = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+    let text: String = text.chars().take(MAX_HEADER_VALUE).map(visible).collect();
+    HeaderValue::from_str(&text).ok()
 }
 
-/// The body of an answer.
+/// A body that is polled inside the span of its request. hyper polls bodies long after the
+/// handler has returned, outside any span.
+pub(crate) struct InSpan<B> {
+    span: Span,
+    body: B,
+}
+
+impl<B> InSpan<B> {
+    pub(crate) fn new(span: Span, body: B) -> Self {
+        Self { span, body }
+    }
+}
+
+impl<B: http_body::Body + Unpin> http_body::Body for InSpan<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = &mut *self;
+        let _entered = this.span.enter();
+        Pin::new(&mut this.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of a response whose first byte has arrived.
 ///
 /// ```text
-///   first ──> rest ──frame──> rest                     StreamWatch looks at what passes, without holding it up
-///               │ ├──end────> ended: answered          a stream that stops without an end gets an error event
-///               │ └──error──> ended: failed            a stream gets an error event, other bodies are broken off
-///               └──cut──────> ended: failed            the drain time of the host is over
-///   dropped before the end: the client left            the lease and with it the engine's work end at once
+///   first ──> rest ──frame──> rest              StreamWatch inspects frames without delaying them
+///               │ ├──end────> ended: complete   a stream without an end marker gets an error event
+///               │ └──error──> ended: failed     a stream gets an error event, other bodies abort
+///               └──abort────> ended: failed     the drain timeout of the host has expired
+///   dropped before the end: client gone         dropping the lease stops the engine's work
 /// ```
-pub(crate) struct AnswerBody {
+pub(crate) struct ResponseBody {
     first: Option<Bytes>,
     rest: Option<EngineBody>,
     watch: Option<StreamWatch>,
-    /// The end of an answer that is no stream, if anybody wants to know how many tokens it has.
+    /// The tail of a body that is not a stream, if its token usage is needed.
     tail: Option<BodyTail>,
     status: StatusCode,
     lane: String,
     lease: Option<Lease>,
-    accepted: Accepted,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    tracker: RequestTracker,
+    abort_signal: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl http_body::Body for AnswerBody {
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = EngineError;
 
@@ -102,7 +148,7 @@ impl http_body::Body for AnswerBody {
         loop {
             if let Some(first) = this.first.take() {
                 let data = this.observe(first);
-                // Of a body of known length hyper does not ask for the end, because it can count.
+                // hyper does not poll for the end of a body of known length, because it counts.
                 if this.watch.is_none() && this.rest.as_ref().is_some_and(EngineBody::is_end_stream)
                 {
                     this.complete();
@@ -118,11 +164,12 @@ impl http_body::Body for AnswerBody {
                     Ok(data) => this.first = Some(data),
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
-                Poll::Ready(Some(Err(error))) => return this.broken(error),
+                Poll::Ready(Some(Err(error))) => return this.abort(error),
                 Poll::Ready(None) => return this.ended(),
+                // Polled last, so that a body that is complete is never aborted.
                 Poll::Pending => {
-                    std::task::ready!(this.cut.as_mut().poll(cx));
-                    return this.broken(EngineError::Aborted);
+                    std::task::ready!(this.abort_signal.as_mut().poll(cx));
+                    return this.abort(EngineError::Aborted);
                 }
             }
         }
@@ -141,19 +188,24 @@ impl http_body::Body for AnswerBody {
                     .map(|rest| http_body::SizeHint::with_exact(rest + first))
                     .unwrap_or_default()
             }
+            // A stream may grow by an error event.
             _ => http_body::SizeHint::default(),
         }
     }
 }
 
-impl AnswerBody {
-    /// The body of an answer that begins now.
-    pub(crate) fn new(gateway: &Gateway, answer: Answer, mut accepted: Accepted) -> Self {
-        accepted.first_byte(answer.status);
-        let watch = answer.is_stream().then(StreamWatch::default);
-        let tail = (watch.is_none() && accepted.is_learned_from()).then(BodyTail::default);
-        let Answer { lane, lease, status, first, rest, .. } = answer;
-        let cut = Box::pin(gateway.cut.clone().cancelled_owned());
+impl ResponseBody {
+    /// Creates the body and notes the first byte.
+    pub(crate) fn new(
+        gateway: &Gateway,
+        response: EngineResponse,
+        mut tracker: RequestTracker,
+    ) -> Self {
+        tracker.first_byte(response.status);
+        let watch = response.is_stream().then(StreamWatch::default);
+        let tail = (watch.is_none() && tracker.needs_usage()).then(BodyTail::default);
+        let EngineResponse { lane, lease, status, first, rest, .. } = response;
+        let abort_signal = Box::pin(gateway.abort.clone().cancelled_owned());
         Self {
             first,
             rest: Some(rest),
@@ -162,12 +214,12 @@ impl AnswerBody {
             status,
             lane,
             lease: Some(lease),
-            accepted,
-            cut,
+            tracker,
+            abort_signal,
         }
     }
 
-    /// What of `data` goes on to the client.
+    /// Inspects a chunk and returns what of it is passed on to the client.
     fn observe(&mut self, data: Bytes) -> Option<Bytes> {
         let data = match &mut self.watch {
             Some(watch) => watch.chunk(data),
@@ -179,7 +231,7 @@ impl AnswerBody {
         (!data.is_empty()).then_some(data)
     }
 
-    /// The engine's answer is over.
+    /// Ends the response after the engine's body has ended.
     fn ended(&mut self) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
         let end = self.watch.as_ref().map_or(StreamEnd::Complete, StreamWatch::end);
         match end {
@@ -187,70 +239,93 @@ impl AnswerBody {
                 self.complete();
                 Poll::Ready(None)
             }
-            // The engine has told the client itself.
+            // The client has received the engine's own error event, so no event is appended.
             StreamEnd::Failed => {
-                tracing::warn!(
-                    lane = self.lane,
-                    "the engine reported an error in the middle of a stream"
-                );
-                self.close(AttemptResult::ServerError, true, false);
+                let failure = Failure {
+                    status: None,
+                    code: None,
+                    error: &"engine reported an error in the middle of the stream",
+                    abort_cause: None,
+                    is_severe: true,
+                };
+                self.fail(AttemptResult::ServerError, true, false, &failure);
                 Poll::Ready(None)
             }
-            StreamEnd::Unfinished { .. } => self.broken(EngineError::Unfinished),
+            StreamEnd::Unfinished { .. } => self.abort(EngineError::Unfinished),
         }
     }
 
-    /// The answer breaks off here.
-    fn broken(&mut self, error: EngineError) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
-        tracing::warn!(lane = self.lane, "an answer broke off: {error}");
+    /// Aborts the response: with an error event if it is a stream, else by closing the connection.
+    fn abort(&mut self, error: EngineError) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
         let event = self.watch.as_ref().map(|watch| {
             let mid_frame = matches!(watch.end(), StreamEnd::Unfinished { mid_frame: true });
-            error_event(&ErrorBody::engine_failed(&self.lane, &error.to_string()), mid_frame)
+            let message = format!("lane `{}`: {error}", self.lane);
+            error_event(&error::body(ErrorCode::EngineError, message), mid_frame)
         });
+        // What the host aborts is not the engine's failure.
         let blame = !matches!(error, EngineError::Aborted | EngineError::Evicted);
-        self.close(attempt::result(&error), blame, error.is_severed());
+        let failure = Failure {
+            status: None,
+            // Only an event carries a code to the client.
+            code: event.as_ref().map(|_| ErrorCode::EngineError.as_str()),
+            error: &error,
+            abort_cause: Some(attempt::cause_of(&error)),
+            is_severe: true,
+        };
+        self.fail(attempt::result_of(&error), blame, error.is_severed(), &failure);
         Poll::Ready(Some(event.map(Frame::data).ok_or(error)))
     }
 
-    /// All of the engine's answer was sent on.
+    /// Ends the response after the engine's whole body was passed on.
     fn complete(&mut self) {
-        let end = if self.status.is_success() {
-            AttemptResult::Ok
-        } else if self.status.is_client_error() {
-            AttemptResult::Other
-        } else {
-            AttemptResult::ServerError
+        if self.status.is_success() {
+            self.release(false, false);
+            self.tracker.complete();
+            return;
+        }
+        let is_client_error = self.status.is_client_error();
+        let result =
+            if is_client_error { AttemptResult::Other } else { AttemptResult::ServerError };
+        let failure = Failure {
+            status: None,
+            code: None,
+            error: &format_args!("engine returned status {}", self.status.as_u16()),
+            abort_cause: None,
+            is_severe: !is_client_error,
         };
-        self.close(end, end == AttemptResult::ServerError, false);
+        self.fail(result, !is_client_error, false, &failure);
     }
 
-    fn close(&mut self, end: AttemptResult, blame: bool, severed: bool) {
+    fn fail(&mut self, result: AttemptResult, blame: bool, severed: bool, failure: &Failure<'_>) {
+        // A failure that follows from an invalid request is not the engine's.
+        self.release(blame && !self.status.is_client_error(), severed);
+        self.tracker.fail(result, failure);
+    }
+
+    /// Releases the lease, and with it the slot, and notes the token usage.
+    fn release(&mut self, blame: bool, severed: bool) {
         self.rest = None;
-        self.tell_usage();
+        self.note_usage();
         if let Some(lease) = self.lease.take() {
-            // What comes with a client's own mistake is no failure of the engine.
-            lease.finish(blame && !self.status.is_client_error(), severed);
-        }
-        match end {
-            AttemptResult::Ok => self.accepted.answered(),
-            end => self.accepted.failed(end),
+            lease.finish(blame, severed);
         }
     }
 
-    fn tell_usage(&mut self) {
-        if self.accepted.is_learned_from() {
-            let usage = match (&self.watch, &self.tail) {
-                (Some(watch), _) => watch.usage(),
-                (None, tail) => tail.as_ref().and_then(BodyTail::usage),
-            };
-            self.accepted.used(usage.unwrap_or_default());
+    fn note_usage(&mut self) {
+        let usage = match (&self.watch, &self.tail) {
+            (Some(watch), _) => watch.usage(),
+            (None, tail) => tail.as_ref().and_then(BodyTail::usage),
+        };
+        if let Some(usage) = usage {
+            self.tracker.set_usage(usage);
         }
     }
 }
 
-impl Drop for AnswerBody {
-    /// Many clients leave as soon as they have what they want, which may be all of it.
+impl Drop for ResponseBody {
+    /// Notes the usage. Many clients disconnect as soon as they have what they need, which may be
+    /// the whole response.
     fn drop(&mut self) {
-        self.tell_usage();
+        self.note_usage();
     }
 }

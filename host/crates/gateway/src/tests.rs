@@ -1,6 +1,7 @@
-//! The gateway over a real fleet, with scripted engines and made-up advisors.
+//! The gateway with a real fleet, scripted engines and test advisors.
 
 mod recovery;
+mod spans;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -28,16 +29,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Gateway, GatewayMetrics, Keys, Settings, serve};
 
-/// Most tries of a request.
-const MOST_TRIES: usize = 3;
+/// The API key that all requests carry.
+const API_KEY: &str = "secret-api-key";
+/// Maximum number of attempts of a request.
+const MAX_ATTEMPTS: usize = 3;
 
-/// What an engine answers to one request.
+/// An engine's response to one request.
 #[derive(Debug, Clone, Copy)]
 struct Reply {
     status: u16,
     content_type: &'static str,
     body: &'static str,
-    /// The connection stays open after the body.
+    /// The body never ends.
     hangs: bool,
 }
 
@@ -49,20 +52,20 @@ fn stream(body: &'static str, hangs: bool) -> Reply {
     Reply { status: 200, content_type: "text/event-stream", body, hangs }
 }
 
-/// All engines: what they are to answer, and what they were asked, in order.
+/// All engines: their scripted responses, and the requests they received, in order.
 #[derive(Debug, Default)]
 struct Engines {
     scripts: Mutex<HashMap<&'static str, VecDeque<Reply>>>,
-    asked: Mutex<Vec<(&'static str, Value)>>,
+    received: Mutex<Vec<(&'static str, Value)>>,
 }
 
 impl Engines {
-    async fn answer(&self, name: &'static str, request: Request) -> Response {
+    async fn respond(&self, name: &'static str, request: Request) -> Response {
         if request.method() == http::Method::GET {
             return Response::new(Body::from("{}"));
         }
         let body = request.into_body().collect().await.unwrap().to_bytes();
-        self.asked.lock().unwrap().push((name, serde_json::from_slice(&body).unwrap()));
+        self.received.lock().unwrap().push((name, serde_json::from_slice(&body).unwrap()));
         let reply = self.scripts.lock().unwrap().get_mut(name).and_then(VecDeque::pop_front);
         let Reply { status, content_type, body, hangs } = reply.unwrap_or(json(200, "{}"));
         let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(
@@ -76,16 +79,25 @@ impl Engines {
     }
 }
 
-/// A gateway with the lanes `a` and `b` for the model `m`, in this order of rank, and `c` for another one.
-pub(crate) struct World {
+/// A gateway with the lanes `a` and `b` for the model `m`, ranked in this order, and the lane `c`
+/// for another model.
+pub(crate) struct TestGateway {
     pub(crate) gateway: Arc<Gateway>,
     engines: Arc<Engines>,
     _fleet: FleetTasks,
     _engines: JoinSet<()>,
 }
 
-impl World {
+impl TestGateway {
     pub(crate) async fn new(advisor: impl Advisor + 'static) -> Self {
+        Self::with(advisor, |_| ()).await
+    }
+
+    /// Creates a gateway after changing its defaults.
+    pub(crate) async fn with(
+        advisor: impl Advisor + 'static,
+        configure: impl FnOnce(&mut Gateway),
+    ) -> Self {
         let engines = Arc::<Engines>::default();
         let mut tasks = JoinSet::new();
         let mut lanes = Vec::new();
@@ -94,7 +106,7 @@ impl World {
             lanes.push(lane(name, model, slots, listener.local_addr().unwrap().port()));
             let engines = Arc::clone(&engines);
             let router = Router::new().fallback(move |request: Request| async move {
-                engines.answer(name, request).await
+                engines.respond(name, request).await
             });
             tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
         }
@@ -113,10 +125,10 @@ impl World {
         let (fleet, fleet_tasks) = Fleet::start(&spec, &metrics).unwrap();
         fleet.wait_for(|view| view.stats.iter().all(|stat| stat.state.serving())).await;
         let advisor: Box<dyn Advisor> = Box::new(advisor);
-        let gateway = Gateway {
+        let mut gateway = Gateway {
             settings: Settings {
                 max_body: 1 << 20,
-                plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MOST_TRIES },
+                plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MAX_ATTEMPTS },
                 deadline: Duration::from_secs(30),
                 keep_alive: Duration::ZERO,
                 started_at: 0,
@@ -130,39 +142,45 @@ impl World {
             metrics: GatewayMetrics::register(&mut registry),
             registry,
             stop: CancellationToken::new(),
-            cut: CancellationToken::new(),
+            abort: CancellationToken::new(),
         };
+        configure(&mut gateway);
         Self { gateway: Arc::new(gateway), engines, _fleet: fleet_tasks, _engines: tasks }
     }
 
-    /// What an engine answers to the next requests.
+    /// Sets an engine's responses to the next requests.
     fn script(&self, lane: &'static str, replies: &[Reply]) {
         self.engines.scripts.lock().unwrap().insert(lane, replies.iter().copied().collect());
     }
 
-    /// Lanes whose engines were asked, in order.
-    fn asked(&self) -> String {
-        self.engines.asked.lock().unwrap().iter().map(|(name, _)| *name).collect()
+    /// Returns the lanes whose engines received a request, in order.
+    fn attempted_lanes(&self) -> String {
+        self.engines.received.lock().unwrap().iter().map(|(name, _)| *name).collect()
     }
 
-    /// The answer to a request for the model `m`, with its body still to come.
+    /// Sends a request and returns the response, with its body still to come.
     async fn begin(&self, body: &'static str) -> Response {
+        self.begin_with_id("the-id", body).await
+    }
+
+    async fn begin_with_id(&self, id: &str, body: &'static str) -> Response {
         let request = Request::post("/v1/chat/completions")
             .header("content-type", "application/json")
-            .header("x-request-id", "the-id")
+            .header("x-request-id", id)
+            .header("authorization", format!("Bearer {API_KEY}"))
             .body(Body::from(body))
             .unwrap();
-        serve::answer(Arc::clone(&self.gateway), Endpoint::ChatCompletions, request).await
+        serve::serve(Arc::clone(&self.gateway), Endpoint::ChatCompletions, request).await
     }
 
-    /// Status, headers and body of the answer.
-    async fn ask(&self, body: &'static str) -> (u16, http::HeaderMap, String) {
+    /// Sends a request and returns status, headers and body of the response.
+    async fn send(&self, body: &'static str) -> (u16, http::HeaderMap, String) {
         let (head, body) = self.begin(body).await.into_parts();
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         (head.status.as_u16(), head.headers, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    /// The lines of a metric.
+    /// Returns the lines of a metric.
     fn metric(&self, name: &str) -> String {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.gateway.registry).unwrap();

@@ -1,15 +1,17 @@
-//! Long waits that clients survive. While a lane is loaded for a request, minutes may pass; clients and load balancers give
-//! up after 30 to 60 s without a byte. A client that streams gets its answer's head early and a comment now and then, which
-//! by the rules of server-sent events says nothing.
+//! Long waits that clients survive.
+//!
+//! While a lane is loaded for a request, minutes may pass; clients and load balancers give up
+//! after 30 to 60 s without a byte. A client that streams gets the response head early and then a
+//! comment from time to time, which server-sent events ignore by definition.
 //!
 //! ```text
 //!   waiting ──every interval──> ": keep-alive"
-//!      │ the engine answers                      │ it fails, or the host stops
-//!      └──────────> the answer's own bytes       └──────────> an error event, and no [DONE]
+//!      │ the engine responds                     │ the request fails, or the host stops
+//!      └──────────> the engine's own bytes       └──────────> an error event, and no [DONE]
 //! ```
 //!
-//! The price is the status: it is 200 before it is known what becomes of the request. So this begins only after the
-//! interval, and everything quicker has a status of its own.
+//! The price is the status: it is 200 before the outcome of the request is known. So this begins
+//! only after the first interval, and everything faster has a status of its own.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,48 +21,58 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body::Frame;
 use pointsman_domain::AttemptResult;
 use pointsman_fleet::EngineError;
-use pointsman_openai::{EngineFailure, ErrorBody, error_event};
+use pointsman_openai::{EngineFailure, error_event};
 use tokio::time::{Interval, MissedTickBehavior};
+use tracing::Span;
 
-use crate::Gateway;
-use crate::attempt::Answer;
-use crate::serve::CarriedOut;
-use crate::stream::{AnswerBody, POLICY, REASON, visible};
+use crate::attempt::EngineResponse;
+use crate::error_code::ErrorCode;
+use crate::request_tracker::{Failure, RequestTracker};
+use crate::serve::ExecutionResult;
+use crate::stream::{InSpan, POLICY, REASON, ResponseBody, to_header_value};
+use crate::{Gateway, error};
 
 const COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
-/// Tells nginx not to hold back what comes (its `proxy_buffering`).
+/// Disables the response buffering of nginx (its `proxy_buffering`).
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-type Work = Pin<Box<dyn Future<Output = CarriedOut> + Send>>;
+type Execution = Pin<Box<dyn Future<Output = ExecutionResult> + Send>>;
 
-/// The body of an answer that is still waited for.
+/// The body of a response to a request that is still being executed.
 pub(crate) struct WaitingBody {
     gateway: Arc<Gateway>,
     state: State,
-    every: Interval,
+    interval: Interval,
 }
 
 enum State {
-    Waiting(Work),
-    Answering(Box<AnswerBody>),
+    Waiting(Execution),
+    Responding(Box<ResponseBody>),
     Ended,
 }
 
 impl WaitingBody {
-    /// Wait for `work`, which ends at the latest when the host does, with a comment now and after each interval.
-    pub(crate) fn new(gateway: Arc<Gateway>, work: Work, interval: Duration) -> Self {
-        let mut every = tokio::time::interval(interval);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { gateway, state: State::Waiting(work), every }
+    /// Creates a body that waits for `execution`, with a comment now and after each interval. The
+    /// execution ends at the latest when the host aborts what is left.
+    pub(crate) fn new(gateway: Arc<Gateway>, execution: Execution, interval: Duration) -> Self {
+        let mut interval = tokio::time::interval(interval);
+        // A client that reads slowly gets no burst of comments.
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { gateway, state: State::Waiting(execution), interval }
     }
 
-    /// The response that begins with it.
-    pub(crate) fn into_response(self, by: &str, why: Option<&str>) -> Response {
-        let mut response = Response::new(Body::new(self));
+    /// Returns the response with this body.
+    pub(crate) fn into_response(
+        self,
+        span: Span,
+        policies: &str,
+        reason: Option<&str>,
+    ) -> Response {
+        let mut response = Response::new(Body::new(InSpan::new(span, self)));
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
@@ -68,56 +80,56 @@ impl WaitingBody {
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
-        for (name, value) in [(POLICY, Some(by)), (REASON, why)] {
-            if let Some(value) = value.and_then(visible) {
+        for (name, value) in [(POLICY, Some(policies)), (REASON, reason)] {
+            if let Some(value) = value.and_then(to_header_value) {
                 headers.insert(name, value);
             }
         }
         response
     }
 
-    /// The request was carried out: its answer follows, or the last words.
-    fn carried_out(&mut self, done: CarriedOut) -> Option<Bytes> {
-        let CarriedOut { result, decided, mut accepted } = done;
+    /// Continues with the engine's stream, or returns the event that ends this body.
+    fn on_executed(&mut self, done: ExecutionResult) -> Option<Bytes> {
+        let ExecutionResult { result, mut tracker, .. } = done;
         match result {
-            Ok(answer) if answer.is_stream() => {
-                self.state =
-                    State::Answering(Box::new(AnswerBody::new(&self.gateway, answer, accepted)));
+            Ok(response) if response.is_stream() => {
+                let body = ResponseBody::new(&self.gateway, response, tracker);
+                self.state = State::Responding(Box::new(body));
                 None
             }
-            Ok(answer) => {
-                let client_error = answer.status.is_client_error();
-                accepted.failed(if client_error {
-                    AttemptResult::Other
-                } else {
-                    AttemptResult::ServerError
-                });
-                Some(no_stream(answer))
-            }
-            Err(error) => {
-                accepted.failed(error.result());
-                Some(error.into_event(&decided.id))
-            }
+            Ok(response) => Some(unexpected_body(response, &mut tracker)),
+            Err(error) => Some(error.into_event(&mut tracker)),
         }
     }
 }
 
-/// The engine answered, but not with a stream: most likely with an error of the client's.
-fn no_stream(answer: Answer) -> Bytes {
-    let said = EngineFailure::read(answer.first.as_deref().unwrap_or_default()).message;
-    let status = answer.status.as_u16();
-    let error = match said {
-        Some(said) if answer.status.is_client_error() => ErrorBody::invalid_request(&said),
-        Some(said) => {
-            ErrorBody::engine_failed(&answer.lane, &format!("the engine answered {status}: {said}"))
-        }
-        None => ErrorBody::engine_failed(
-            &answer.lane,
-            &format!("the engine answered {status} and no stream"),
-        ),
+/// Ends a request to which the engine responded without a stream, most likely because it rejected
+/// the request. The client, which expects a stream, gets the engine's message as an event.
+fn unexpected_body(response: EngineResponse, tracker: &mut RequestTracker) -> Bytes {
+    let message = EngineFailure::read(response.first.as_deref().unwrap_or_default()).message;
+    let (lane, status) = (&response.lane, response.status.as_u16());
+    let is_client_error = response.status.is_client_error();
+    let (code, result) = match is_client_error && message.is_some() {
+        true => (ErrorCode::InvalidRequest, AttemptResult::Other),
+        false if is_client_error => (ErrorCode::EngineError, AttemptResult::Other),
+        false => (ErrorCode::EngineError, AttemptResult::ServerError),
     };
-    answer.lease.finish(answer.status.is_server_error(), false);
-    error_event(&error, false)
+    let message = match message {
+        Some(message) if is_client_error => message,
+        Some(message) => format!("lane `{lane}`: engine returned status {status}: {message}"),
+        None => format!("lane `{lane}`: engine returned status {status} instead of a stream"),
+    };
+    response.lease.finish(response.status.is_server_error(), false);
+    // The engine's message may quote the prompt, which does not belong into the log.
+    let failure = Failure {
+        status: Some(StatusCode::OK),
+        code: Some(code.as_str()),
+        error: &format_args!("engine returned status {status} instead of a stream"),
+        abort_cause: None,
+        is_severe: !is_client_error,
+    };
+    tracker.fail(result, &failure);
+    error_event(&error::body(code, message), false)
 }
 
 impl http_body::Body for WaitingBody {
@@ -130,23 +142,23 @@ impl http_body::Body for WaitingBody {
     ) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
         let this = &mut *self;
         loop {
-            let work = match &mut this.state {
+            let execution = match &mut this.state {
                 State::Ended => return Poll::Ready(None),
-                State::Answering(answer) => return Pin::new(&mut **answer).poll_frame(cx),
-                State::Waiting(work) => work,
+                State::Responding(body) => return Pin::new(&mut **body).poll_frame(cx),
+                State::Waiting(execution) => execution,
             };
-            let last_words = if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            let data = if let Poll::Ready(done) = execution.as_mut().poll(cx) {
                 this.state = State::Ended;
-                match this.carried_out(done) {
+                match this.on_executed(done) {
                     None => continue,
-                    Some(last_words) => last_words,
+                    Some(event) => event,
                 }
-            } else if this.every.poll_tick(cx).is_ready() {
+            } else if this.interval.poll_tick(cx).is_ready() {
                 COMMENT
             } else {
                 return Poll::Pending;
             };
-            return Poll::Ready(Some(Ok(Frame::data(last_words))));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
     }
 }

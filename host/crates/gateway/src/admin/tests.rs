@@ -3,12 +3,12 @@ use pointsman_domain::BuiltIn;
 use tower_service::Service as _;
 
 use super::*;
-use crate::tests::World;
+use crate::tests::TestGateway;
 
-/// Two policies, one of which can be rolled back.
-struct Fake;
+/// Two policies, of which only `one` accepts commands.
+struct TestPolicies;
 
-impl PolicyAdmin for Fake {
+impl PolicyAdmin for TestPolicies {
     fn list(&self) -> Value {
         json!([{ "name": "one" }, { "name": "two" }])
     }
@@ -19,12 +19,10 @@ impl PolicyAdmin for Fake {
 
     fn command(&self, name: &str, command: PolicyCommand) -> Result<Value, AdminError> {
         match (name, command) {
-            ("one", PolicyCommand::Enable) => panic!("a fault of ours"),
+            ("one", PolicyCommand::Enable) => panic!("internal error"),
             ("one", command) => Ok(json!(format!("{command:?}"))),
-            ("two", _) => {
-                Err(AdminError::Refused("there is no earlier version of `two`".to_owned()))
-            }
-            _ => Err(no_such(self, name.to_owned())),
+            ("two", _) => Err(AdminError::new(ErrorCode::NoEarlierVersion, "no earlier version")),
+            _ => Err(not_found(self, name)),
         }
     }
 
@@ -33,21 +31,21 @@ impl PolicyAdmin for Fake {
     }
 }
 
-async fn ask(
+async fn send(
     keys: &Keys,
     method: &Method,
     path: &str,
     header: Option<&str>,
     body: &'static str,
 ) -> (StatusCode, Value) {
-    let world = World::new(BuiltIn).await;
-    let mut router = router(Arc::clone(&world.gateway), Arc::new(Fake), keys.clone());
+    let test = TestGateway::new(BuiltIn).await;
+    let mut router = router(Arc::clone(&test.gateway), Arc::new(TestPolicies), keys.clone());
     let mut request = Request::builder().method(method).uri(path);
     if let Some(header) = header {
         request = request.header("authorization", header);
     }
-    let answer = router.call(request.body(Body::from(body)).unwrap()).await.unwrap();
-    let (head, body) = answer.into_parts();
+    let response = router.call(request.body(Body::from(body)).unwrap()).await.unwrap();
+    let (head, body) = response.into_parts();
     assert!(head.headers.contains_key("x-request-id") || head.status.is_success());
     let body = body.collect().await.unwrap().to_bytes();
     (
@@ -57,10 +55,10 @@ async fn ask(
 }
 
 #[tokio::test]
-async fn questions_and_orders_reach_the_policies() {
+async fn queries_and_commands_reach_policies() {
     let one = |command: &str| json!(command);
     let open = Keys::default();
-    for (method, path, body, answer) in [
+    for (method, path, body, expected) in [
         (
             Method::GET,
             "/policies",
@@ -80,19 +78,19 @@ async fn questions_and_orders_reach_the_policies() {
         (Method::POST, "/reload", "", json!({ "policies": ["reloaded"] })),
     ] {
         assert_eq!(
-            ask(&open, &method, path, None, body).await,
-            (StatusCode::OK, answer),
+            send(&open, &method, path, None, body).await,
+            (StatusCode::OK, expected),
             "{method} {path}"
         );
     }
-    let (status, answer) = ask(&open, &Method::GET, "/status", None, "").await;
-    assert_eq!((status, &answer["lanes"][0]["name"]), (StatusCode::OK, &json!("a")));
-    let (status, answer) = ask(&open, &Method::GET, "/metrics", None, "").await;
-    assert!(status.is_success() && answer.as_str().unwrap().contains("pointsman_accepted_total"));
+    let (status, reply) = send(&open, &Method::GET, "/status", None, "").await;
+    assert_eq!((status, &reply["lanes"][0]["name"]), (StatusCode::OK, &json!("a")));
+    let (status, reply) = send(&open, &Method::GET, "/metrics", None, "").await;
+    assert!(status.is_success() && reply.as_str().unwrap().contains("pointsman_accepted_total"));
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_is_answered_with_a_sentence() {
+async fn errors_have_codes_and_messages() {
     let open = Keys::default();
     for (method, path, body, status, code, part) in [
         (
@@ -101,40 +99,61 @@ async fn what_cannot_be_done_is_answered_with_a_sentence() {
             "",
             404,
             "policy_not_found",
-            "no policy `x`; there are `one`, `two`",
+            "unknown policy `x`: expected `one` or `two`",
         ),
-        (Method::POST, "/policies/x/disable", "", 404, "policy_not_found", "no policy `x`"),
-        (Method::POST, "/policies/two/rollback", "", 409, "refused", "no earlier version of `two`"),
+        (Method::POST, "/policies/x/disable", "", 404, "policy_not_found", "policy `x`"),
+        (Method::POST, "/policies/two/rollback", "", 409, "no_earlier_version", ""),
         (
             Method::POST,
             "/policies/one/explode",
             "",
             404,
             "not_found",
-            "rollback, promote, disable and enable",
+            "rollback, promote, disable or enable",
         ),
-        (Method::POST, "/policies/one/promote", "[1]", 400, "", "has to be empty or"),
-        (Method::POST, "/policies/one/promote", "{\"version\": 1}", 400, "", "has to be empty or"),
-        (Method::POST, "/policies/one/promote", "{\"to\": \"x\"}", 400, "", "has to be empty or"),
-        (Method::POST, "/policies/one/disable", "{\"version\": \"x\"}", 400, "", "takes none"),
-        (Method::POST, "/policies/one/enable", "", 500, "internal_error", "the log says why"),
+        (Method::POST, "/policies/one/promote", "[1]", 400, "invalid_request", "version"),
+        (
+            Method::POST,
+            "/policies/one/promote",
+            "{\"version\": 1}",
+            400,
+            "invalid_request",
+            "version",
+        ),
+        (
+            Method::POST,
+            "/policies/one/promote",
+            "{\"to\": \"x\"}",
+            400,
+            "invalid_request",
+            "version",
+        ),
+        (
+            Method::POST,
+            "/policies/one/disable",
+            "{\"version\": \"x\"}",
+            400,
+            "invalid_request",
+            "`disable`",
+        ),
+        (Method::POST, "/policies/one/enable", "", 500, "internal_error", "host log (request "),
         (Method::POST, "/policies", "", 405, "method_not_allowed", "use GET, HEAD"),
         (Method::GET, "/reload", "", 405, "method_not_allowed", "use POST"),
         (Method::POST, "/v1/chat/completions", "{}", 404, "not_found", "/v1/chat/completions"),
     ] {
-        let (given, answer) = ask(&open, &method, path, None, body).await;
-        let error = &answer["error"];
+        let (actual, reply) = send(&open, &method, path, None, body).await;
+        let error = &reply["error"];
         assert_eq!(
-            (given.as_u16(), error["code"].as_str().unwrap_or("")),
+            (actual.as_u16(), error["code"].as_str().unwrap_or("")),
             (status, code),
-            "{path}: {answer}"
+            "{path}: {reply}"
         );
-        assert!(error["message"].as_str().unwrap().contains(part), "{path}: {answer}");
+        assert!(error["message"].as_str().unwrap().contains(part), "{path}: {reply}");
     }
 }
 
 #[tokio::test]
-async fn with_a_token_nothing_goes_without_it() {
+async fn port_requires_token_for_every_path() {
     let keys = Keys::new([("t0ken".to_owned(), "operator".to_owned())]);
     for (method, path) in [
         (Method::GET, "/policies"),
@@ -146,23 +165,23 @@ async fn with_a_token_nothing_goes_without_it() {
         (Method::GET, "/nothing"),
     ] {
         for header in [None, Some("Bearer wrong"), Some("t0ken"), Some("Basic t0ken")] {
-            let (status, answer) = ask(&keys, &method, path, header, "").await;
+            let (status, reply) = send(&keys, &method, path, header, "").await;
             assert_eq!(
                 status,
                 StatusCode::UNAUTHORIZED,
-                "{method} {path} with {header:?}: {answer}"
+                "{method} {path} with {header:?}: {reply}"
             );
         }
-        let (status, _) = ask(&keys, &method, path, Some("Bearer t0ken"), "").await;
+        let (status, _) = send(&keys, &method, path, Some("Bearer t0ken"), "").await;
         assert_eq!(status == StatusCode::NOT_FOUND, path == "/nothing", "{method} {path}");
         assert_ne!(status, StatusCode::UNAUTHORIZED, "{method} {path}");
     }
 }
 
 #[tokio::test]
-async fn clients_find_nothing_of_it() {
-    let world = World::new(BuiltIn).await;
-    let mut router = crate::routes::router(Arc::clone(&world.gateway));
+async fn client_listener_has_no_admin_routes() {
+    let test = TestGateway::new(BuiltIn).await;
+    let mut router = crate::routes::router(Arc::clone(&test.gateway));
     for path in ["/policies", "/policies/one", "/policies/one/disable", "/reload"] {
         let request = Request::post(path).body(Body::empty()).unwrap();
         assert_eq!(router.call(request).await.unwrap().status(), StatusCode::NOT_FOUND, "{path}");

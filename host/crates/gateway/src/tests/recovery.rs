@@ -1,4 +1,4 @@
-//! What policies are asked after a failed try, and what they hear at the end.
+//! Policies are consulted after a failed attempt, and receive the outcome.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -10,7 +10,7 @@ use pointsman_domain::{
     Merged, Outcome, Recovery, Rejection, Trace,
 };
 
-use super::{MOST_TRIES, World, json, stream};
+use super::{MAX_ATTEMPTS, TestGateway, json, stream};
 use crate::AdvisorSlot;
 
 const BODY: &str =
@@ -20,27 +20,27 @@ const STREAM: &str =
 const A: LaneId = LaneId(0);
 const C: LaneId = LaneId(2);
 
-type Opinion = dyn Fn(&Facts, &FailureReport) -> Recovery + Send + Sync;
+type OnFailure = dyn Fn(&Facts, &FailureReport) -> Recovery + Send + Sync;
 
-/// Decides as the built-in rule does, and writes down what else it is told.
+/// Decides like the built-in rule and keeps all other calls.
 #[derive(Default)]
-struct Fake {
-    opinion: Option<Box<Opinion>>,
-    learns: bool,
-    /// What it was asked, with the tries so far.
-    asked: Mutex<Vec<(FailureReport, u32)>>,
+struct TestAdvisor {
+    on_failure: Option<Box<OnFailure>>,
+    observes: bool,
+    /// The failures it was consulted about, with the number of attempts so far.
+    failures: Mutex<Vec<(FailureReport, u32)>>,
     outcomes: Mutex<Vec<Outcome>>,
-    /// Replaced by a new one as soon as this one has decided.
+    /// If set, the advisor is replaced as soon as it has decided.
     slot: OnceLock<AdvisorSlot>,
 }
 
-impl fmt::Debug for Fake {
+impl fmt::Debug for TestAdvisor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fake").finish_non_exhaustive()
+        f.debug_struct("TestAdvisor").finish_non_exhaustive()
     }
 }
 
-impl Advisor for Fake {
+impl Advisor for TestAdvisor {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Merged {
         if let Some(slot) = self.slot.get() {
             slot.store(Arc::new(Box::new(BuiltIn)));
@@ -49,7 +49,7 @@ impl Advisor for Fake {
     }
 
     fn recovers(&self) -> bool {
-        self.opinion.is_some()
+        self.on_failure.is_some()
     }
 
     fn recover(
@@ -59,12 +59,12 @@ impl Advisor for Fake {
         failed: &FailureReport,
         _: &mut Trace,
     ) -> Recovery {
-        self.asked.lock().unwrap().push((*failed, facts.attempt));
-        self.opinion.as_ref().map_or(Recovery::Planned, |opinion| opinion(facts, failed))
+        self.failures.lock().unwrap().push((*failed, facts.attempt));
+        self.on_failure.as_ref().map_or(Recovery::Planned, |on_failure| on_failure(facts, failed))
     }
 
     fn learns(&self) -> bool {
-        self.learns
+        self.observes
     }
 
     fn ended(&self, outcome: &Outcome) {
@@ -72,35 +72,39 @@ impl Advisor for Fake {
     }
 }
 
-/// A world whose advisor has this opinion about failed tries.
+/// Creates a gateway whose advisor handles failed attempts with this function.
 async fn with(
-    opinion: impl Fn(&Facts, &FailureReport) -> Recovery + Send + Sync + 'static,
-) -> (World, Arc<Fake>) {
-    let fake = Arc::new(Fake { opinion: Some(Box::new(opinion)), learns: true, ..Fake::default() });
-    (World::new(Arc::clone(&fake)).await, fake)
+    on_failure: impl Fn(&Facts, &FailureReport) -> Recovery + Send + Sync + 'static,
+) -> (TestGateway, Arc<TestAdvisor>) {
+    let advisor = Arc::new(TestAdvisor {
+        on_failure: Some(Box::new(on_failure)),
+        observes: true,
+        ..TestAdvisor::default()
+    });
+    (TestGateway::new(Arc::clone(&advisor)).await, advisor)
 }
 
 fn retry(lane: LaneId) -> Recovery {
     Recovery::Retry(FallbackStep { lane, edits: Vec::new() })
 }
 
-fn ended(fake: &Fake) -> Outcome {
-    let outcomes = fake.outcomes.lock().unwrap();
+fn outcome(advisor: &TestAdvisor) -> Outcome {
+    let outcomes = advisor.outcomes.lock().unwrap();
     assert_eq!(outcomes.len(), 1, "{outcomes:?}");
     outcomes[0].clone()
 }
 
 #[tokio::test]
-async fn a_policy_can_have_the_same_lane_tried_again() {
-    let (world, fake) = with(|_, failed| retry(failed.lane)).await;
-    world.script("a", &[json(503, "{}"), json(200, r#"{"from":"a"}"#)]);
-    let (status, headers, body) = world.ask(BODY).await;
+async fn policy_can_retry_same_lane() {
+    let (gateway, advisor) = with(|_, failed| retry(failed.lane)).await;
+    gateway.script("a", &[json(503, "{}"), json(200, r#"{"from":"a"}"#)]);
+    let (status, headers, body) = gateway.send(BODY).await;
     assert_eq!((status, body.as_str()), (200, r#"{"from":"a"}"#));
     assert_eq!(headers["x-pointsman-attempts"], "2");
-    assert_eq!(world.asked(), "aa");
-    let asked = fake.asked.lock().unwrap();
-    let (failure, tries) = asked[0];
-    assert_eq!((asked.len(), tries), (1, 1));
+    assert_eq!(gateway.attempted_lanes(), "aa");
+    let failures = advisor.failures.lock().unwrap();
+    let (failure, attempts) = failures[0];
+    assert_eq!((failures.len(), attempts), (1, 1));
     let expected = FailureReport {
         lane: A,
         what: AttemptResult::Overloaded,
@@ -110,120 +114,123 @@ async fn a_policy_can_have_the_same_lane_tried_again() {
         attempts_left: 2,
     };
     assert_eq!(failure, expected);
-    // The same lane: it did not fall back.
-    assert_eq!(world.metric("pointsman_answered_total"), "pointsman_answered_total 1");
+    // The same lane is not a fallback.
+    assert_eq!(gateway.metric("pointsman_answered_total"), "pointsman_answered_total 1");
 }
 
 #[tokio::test]
-async fn after_a_try_of_its_own_the_plan_goes_on() {
-    let opinion = |_: &Facts, failed: &FailureReport| match failed.lane {
+async fn plan_continues_after_policy_retry() {
+    let on_failure = |_: &Facts, failed: &FailureReport| match failed.lane {
         A => Recovery::Retry(FallbackStep { lane: C, edits: vec![Edit::CapOutputTokens(7)] }),
         _ => Recovery::Planned,
     };
-    let (world, fake) = with(opinion).await;
-    world.script("a", &[json(500, "{}")]);
-    world.script("c", &[json(500, "{}")]);
-    let (status, headers, _) = world.ask(BODY).await;
+    let (gateway, advisor) = with(on_failure).await;
+    gateway.script("a", &[json(500, "{}")]);
+    gateway.script("c", &[json(500, "{}")]);
+    let (status, headers, _) = gateway.send(BODY).await;
     assert_eq!((status, &headers["x-pointsman-lane"]), (200, &"b".parse().unwrap()));
-    assert_eq!(world.asked(), "acb");
-    let limits: Vec<u64> = world
+    assert_eq!(gateway.attempted_lanes(), "acb");
+    let limits: Vec<u64> = gateway
         .engines
-        .asked
+        .received
         .lock()
         .unwrap()
         .iter()
         .map(|(_, body)| body["max_tokens"].as_u64().unwrap())
         .collect();
-    assert_eq!(limits, [50, 7, 50], "an edit is for its step only");
-    assert_eq!(world.metric("pointsman_fell_back_total"), "pointsman_fell_back_total 1");
+    assert_eq!(limits, [50, 7, 50], "an edit applies to its step only");
+    assert_eq!(gateway.metric("pointsman_fell_back_total"), "pointsman_fell_back_total 1");
     assert_eq!(
-        (ended(&fake).tries, ended(&fake).lane, ended(&fake).ended),
+        (outcome(&advisor).tries, outcome(&advisor).lane, outcome(&advisor).ended),
         (3, LaneId(1), AttemptResult::Ok)
     );
 }
 
 #[tokio::test]
-async fn a_policy_can_give_up_with_words_of_its_own() {
-    for (wanted, given) in [(429, 429), (200, 403)] {
+async fn policy_can_reject_after_failure() {
+    for (requested, sent) in [(429, 429), (200, 403)] {
         let rejection = Rejection {
-            status: wanted,
+            status: requested,
             code: "come_later".into(),
             message: "Not now.".into(),
             retry_after_s: Some(9),
         };
-        let (world, fake) = with(move |_, _| Recovery::GiveUp(rejection.clone())).await;
-        world.script("a", &[json(500, "{}")]);
-        let (status, headers, body) = world.ask(BODY).await;
+        let (gateway, advisor) = with(move |_, _| Recovery::GiveUp(rejection.clone())).await;
+        gateway.script("a", &[json(500, "{}")]);
+        let (status, headers, body) = gateway.send(BODY).await;
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(
             (status, &body["error"]["code"], &body["error"]["message"]),
-            (given, &"come_later".into(), &"Not now.".into())
+            (sent, &"come_later".into(), &"Not now.".into())
         );
         assert_eq!(headers["retry-after"], "9");
-        assert_eq!(world.asked(), "a", "a plan that has a fallback is not carried on");
-        assert_eq!(world.metric("pointsman_errors_total"), "pointsman_errors_total 1");
-        assert_eq!(ended(&fake).ended, AttemptResult::Other);
+        assert_eq!(gateway.attempted_lanes(), "a", "the plan's fallback is not attempted");
+        assert_eq!(gateway.metric("pointsman_errors_total"), "pointsman_errors_total 1");
+        assert_eq!(outcome(&advisor).ended, AttemptResult::Other);
     }
 }
 
 #[tokio::test]
-async fn no_policy_gets_more_tries_than_there_are() {
-    let (world, fake) = with(|_, _| retry(A)).await;
-    world.script("a", &[json(500, "{}"); 10]);
-    let (status, ..) = world.ask(BODY).await;
-    assert_eq!((status, world.asked().as_str()), (502, "aaa"));
-    assert_eq!(world.asked().len(), MOST_TRIES);
+async fn policy_retries_are_limited() {
+    let (gateway, advisor) = with(|_, _| retry(A)).await;
+    gateway.script("a", &[json(500, "{}"); 10]);
+    let (status, ..) = gateway.send(BODY).await;
+    assert_eq!((status, gateway.attempted_lanes().as_str()), (502, "aaa"));
+    assert_eq!(gateway.attempted_lanes().len(), MAX_ATTEMPTS);
     let left: Vec<u32> =
-        fake.asked.lock().unwrap().iter().map(|(failed, _)| failed.attempts_left).collect();
+        advisor.failures.lock().unwrap().iter().map(|(failed, _)| failed.attempts_left).collect();
     assert_eq!(left, [2, 1, 0]);
-    assert_eq!((ended(&fake).tries, ended(&fake).ended), (3, AttemptResult::ServerError));
+    assert_eq!((outcome(&advisor).tries, outcome(&advisor).ended), (3, AttemptResult::ServerError));
 }
 
 #[tokio::test]
-async fn a_lane_that_there_is_not_is_not_tried() {
-    let (world, _) = with(|_, _| retry(LaneId(77))).await;
-    world.script("a", &[json(500, "{}")]);
-    assert_eq!(world.ask(BODY).await.0, 200);
-    assert_eq!(world.asked(), "ab");
+async fn retry_on_unknown_lane_is_ignored() {
+    let (gateway, _) = with(|_, _| retry(LaneId(77))).await;
+    gateway.script("a", &[json(500, "{}")]);
+    assert_eq!(gateway.send(BODY).await.0, 200);
+    assert_eq!(gateway.attempted_lanes(), "ab");
 }
 
 #[tokio::test]
-async fn a_client_s_mistake_is_no_failed_try() {
-    let (world, fake) = with(|_, _| retry(A)).await;
-    world.script("a", &[json(400, r#"{"error":{"message":"no"}}"#)]);
-    assert_eq!(world.ask(BODY).await.0, 400);
-    assert!(fake.asked.lock().unwrap().is_empty());
-    assert_eq!(ended(&fake).ended, AttemptResult::Other);
+async fn client_error_is_not_a_failed_attempt() {
+    let (gateway, advisor) = with(|_, _| retry(A)).await;
+    gateway.script("a", &[json(400, r#"{"error":{"message":"no"}}"#)]);
+    assert_eq!(gateway.send(BODY).await.0, 400);
+    assert!(advisor.failures.lock().unwrap().is_empty());
+    assert_eq!(outcome(&advisor).ended, AttemptResult::Other);
 }
 
 #[tokio::test]
-async fn the_advisor_that_decided_is_the_one_that_is_asked_and_told() {
-    let (world, fake) = with(|_, failed| retry(failed.lane)).await;
-    fake.slot.set(Arc::clone(&world.gateway.advisor)).unwrap();
-    world.script("a", &[json(500, "{}")]);
-    assert_eq!(world.ask(BODY).await.0, 200);
-    assert_eq!(world.asked(), "aa");
-    assert_eq!(ended(&fake).tries, 2);
-    // The next request belongs to its successor.
-    world.script("a", &[json(500, "{}")]);
-    assert_eq!(world.ask(BODY).await.0, 200);
-    assert_eq!(world.asked(), "aaab");
-    assert_eq!(ended(&fake).tries, 2);
+async fn deciding_advisor_handles_failure_and_outcome() {
+    let (gateway, advisor) = with(|_, failed| retry(failed.lane)).await;
+    advisor.slot.set(Arc::clone(&gateway.gateway.advisor)).unwrap();
+    gateway.script("a", &[json(500, "{}")]);
+    assert_eq!(gateway.send(BODY).await.0, 200);
+    assert_eq!(gateway.attempted_lanes(), "aa");
+    assert_eq!(outcome(&advisor).tries, 2);
+    // The next request is decided by the new advisor.
+    gateway.script("a", &[json(500, "{}")]);
+    assert_eq!(gateway.send(BODY).await.0, 200);
+    assert_eq!(gateway.attempted_lanes(), "aaab");
+    assert_eq!(outcome(&advisor).tries, 2);
 }
 
 #[tokio::test]
-async fn who_has_no_opinion_is_not_asked_and_who_does_not_learn_is_not_told() {
-    let fake = Arc::new(Fake::default());
-    let world = World::new(Arc::clone(&fake)).await;
-    world.script("a", &[json(500, "{}")]);
-    assert_eq!(world.ask(BODY).await.0, 200);
-    assert_eq!(world.asked(), "ab");
-    assert!(fake.asked.lock().unwrap().is_empty() && fake.outcomes.lock().unwrap().is_empty());
+async fn advisor_without_hooks_is_not_called() {
+    let advisor = Arc::new(TestAdvisor::default());
+    let gateway = TestGateway::new(Arc::clone(&advisor)).await;
+    gateway.script("a", &[json(500, "{}")]);
+    assert_eq!(gateway.send(BODY).await.0, 200);
+    assert_eq!(gateway.attempted_lanes(), "ab");
+    assert!(
+        advisor.failures.lock().unwrap().is_empty() && advisor.outcomes.lock().unwrap().is_empty()
+    );
 }
 
 #[tokio::test]
-async fn outcomes_say_what_a_request_took() {
-    const USAGE: &str = r#""usage":{"prompt_tokens":70,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":64}}"#;
+async fn outcome_has_result_times_and_tokens() {
+    const USAGE: &str = r#""usage":{"prompt_tokens":70,"completion_tokens":5,
+        "prompt_tokens_details":{"cached_tokens":64}}"#;
     let plain = format!(r#"{{"choices":[],{USAGE},"prompt_logprobs":null}}"#);
     let event = format!("data: {{\"choices\":[{{\"finish_reason\":\"stop\"}}],{USAGE}}}\n\n");
     let whole = format!("{event}data: [DONE]\n\n");
@@ -236,21 +243,24 @@ async fn outcomes_say_what_a_request_took() {
         (STREAM, stream("data: {}\n\ndata: [DONE]\n\n", false), AttemptResult::Ok, None),
         (STREAM, stream("data: {}\n\n", false), AttemptResult::ServerError, None),
         (STREAM, stream("data: {\"error\":{}}\n\n", false), AttemptResult::ServerError, None),
-        // The client has read the last event, and does not wait for the end.
+        // The client has read the last event and disconnects before the end.
         (STREAM, stream(event, true), AttemptResult::ClientGone, Some((70, 64, 5))),
     ] {
-        let (world, fake) = with(|_, _| Recovery::Planned).await;
-        world.script("a", &[reply]);
-        let mut answer = world.begin(body).await.into_body();
-        assert!(answer.frame().await.is_some());
-        assert!(fake.outcomes.lock().unwrap().is_empty() || !reply.hangs, "told before the end");
+        let (gateway, advisor) = with(|_, _| Recovery::Planned).await;
+        gateway.script("a", &[reply]);
+        let mut response = gateway.begin(body).await.into_body();
+        assert!(response.frame().await.is_some());
+        assert!(
+            advisor.outcomes.lock().unwrap().is_empty() || !reply.hangs,
+            "outcome before the end"
+        );
         if !reply.hangs {
-            while let Some(Ok(_)) = answer.frame().await {}
+            while let Some(Ok(_)) = response.frame().await {}
         }
-        drop(answer);
-        let outcome = ended(&fake);
+        drop(response);
+        let outcome = outcome(&advisor);
         let Outcome { prompt_tokens, cached_tokens, output_tokens, .. } = outcome;
-        // "hello" with its frame is a handful of tokens, by the host's estimate.
+        // The host estimates a few tokens for "hello" and its chat template.
         let estimated =
             (1..20).contains(&prompt_tokens) && (cached_tokens, output_tokens) == (0, 0);
         let counted = Some((prompt_tokens, cached_tokens, output_tokens));
@@ -273,17 +283,17 @@ async fn outcomes_say_what_a_request_took() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_the_queue_is_heard_of_with_its_wait() {
-    let (world, fake) = with(|_, _| Recovery::Planned).await;
-    world.script("a", &[stream("data: {}\n\n", true); 3]);
-    world.script("b", &[stream("data: {}\n\n", true); 2]);
-    let mut answers = Vec::new();
+async fn client_gone_outcome_includes_queue_time() {
+    let (gateway, advisor) = with(|_, _| Recovery::Planned).await;
+    gateway.script("a", &[stream("data: {}\n\n", true); 3]);
+    gateway.script("b", &[stream("data: {}\n\n", true); 2]);
+    let mut responses = Vec::new();
     for _ in 0..5 {
-        answers.push(world.begin(STREAM).await);
+        responses.push(gateway.begin(STREAM).await);
     }
-    let waits = tokio::time::timeout(Duration::from_millis(100), world.begin(STREAM));
+    let waits = tokio::time::timeout(Duration::from_millis(100), gateway.begin(STREAM));
     assert!(waits.await.is_err(), "all slots are taken");
-    let outcome = ended(&fake);
+    let outcome = outcome(&advisor);
     assert_eq!(
         (outcome.ended, outcome.tries, outcome.ttft),
         (AttemptResult::ClientGone, 1, Duration::ZERO)
@@ -295,8 +305,8 @@ async fn a_client_that_leaves_the_queue_is_heard_of_with_its_wait() {
 }
 
 #[tokio::test]
-async fn a_request_that_no_lane_was_tried_for_teaches_nothing() {
-    let (world, fake) = with(|_, _| Recovery::Planned).await;
-    assert_eq!(world.ask(r#"{"model":"nobody","messages":[]}"#).await.0, 404);
-    assert!(fake.outcomes.lock().unwrap().is_empty());
+async fn request_without_attempt_has_no_outcome() {
+    let (gateway, advisor) = with(|_, _| Recovery::Planned).await;
+    assert_eq!(gateway.send(r#"{"model":"unknown","messages":[]}"#).await.0, 404);
+    assert!(advisor.outcomes.lock().unwrap().is_empty());
 }

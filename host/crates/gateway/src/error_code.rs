@@ -1,0 +1,149 @@
+//! The stable codes of HTTP errors, for clients and for operators.
+//!
+//! [`ErrorCode`] is their only definition: code, HTTP status, OpenAI error type, whether the
+//! response has a `Retry-After` header, and when the error occurs. The documentation of its
+//! variants and the table in `docs/errors.md` are the same text; a test compares them.
+
+use std::fmt;
+
+use http::StatusCode;
+
+macro_rules! error_codes {
+    ($(
+        $(#[doc = $when:literal])+
+        $name:ident = $code:literal, $status:ident, $kind:literal, retry_after: $retry:literal;
+    )+) => {
+        /// The code of an HTTP error: `error.code` in the body. Codes never change their meaning.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum ErrorCode {
+            $($(#[doc = $when])+ $name,)+
+        }
+
+        impl ErrorCode {
+            /// All codes, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// Returns the code as it is sent, for example `queue_full`.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $code,)+
+                }
+            }
+
+            /// Returns the HTTP status of a response with this code.
+            pub fn status(self) -> StatusCode {
+                match self {
+                    $(Self::$name => StatusCode::$status,)+
+                }
+            }
+
+            /// Returns `error.type`, the class that OpenAI's API has for such errors.
+            pub fn kind(self) -> &'static str {
+                match self {
+                    $(Self::$name => $kind,)+
+                }
+            }
+
+            /// Returns true if a response with this code has a `Retry-After` header.
+            pub fn has_retry_after(self) -> bool {
+                match self {
+                    $(Self::$name => $retry,)+
+                }
+            }
+
+            /// Returns when the error occurs, in one line of Markdown.
+            pub fn description(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($when),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// The API key or admin token is missing or unknown.
+    InvalidApiKey = "invalid_api_key", UNAUTHORIZED, "invalid_request_error", retry_after: false;
+    /// The request body ended early or could not be read.
+    IncompleteBody = "incomplete_body", BAD_REQUEST, "invalid_request_error", retry_after: false;
+    /// The request body is not UTF-8 or not a JSON object.
+    InvalidJson = "invalid_json", BAD_REQUEST, "invalid_request_error", retry_after: false;
+    /// A field or parameter is missing or invalid.
+    InvalidRequest = "invalid_request", BAD_REQUEST, "invalid_request_error", retry_after: false;
+    /// The content type is not `application/json`.
+    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE,
+        "invalid_request_error", retry_after: false;
+    /// The request body exceeds `server.max-body`.
+    RequestTooLarge = "request_too_large", PAYLOAD_TOO_LARGE, "invalid_request_error",
+        retry_after: false;
+    /// No lane serves the model.
+    ModelNotFound = "model_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
+    /// The path or the admin command does not exist.
+    NotFound = "not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
+    /// The path does not support the method.
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "invalid_request_error",
+        retry_after: false;
+    /// No lane can serve the request now, or the host shuts down.
+    NoLaneAvailable = "no_lane_available", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
+    /// The queue has reached its limit.
+    QueueFull = "queue_full", TOO_MANY_REQUESTS, "rate_limit_error", retry_after: true;
+    /// No slot became free within the maximum wait.
+    QueueTimeout = "queue_timeout", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
+    /// The engine returned 429 or 503.
+    EngineOverloaded = "engine_overloaded", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
+    /// The engine failed, or a response ended after its first byte.
+    EngineError = "engine_error", BAD_GATEWAY, "server_error", retry_after: false;
+    /// The engine sent no first byte in time.
+    EngineTimeout = "engine_timeout", GATEWAY_TIMEOUT, "timeout_error", retry_after: false;
+    /// Admin: no policy has this name.
+    PolicyNotFound = "policy_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
+    /// Admin: no version matches the given fingerprint.
+    VersionNotFound = "version_not_found", CONFLICT, "invalid_request_error", retry_after: false;
+    /// Admin: no earlier version to roll back to.
+    NoEarlierVersion = "no_earlier_version", CONFLICT, "invalid_request_error", retry_after: false;
+    /// Admin: no candidate version to promote.
+    NoCandidate = "no_candidate", CONFLICT, "invalid_request_error", retry_after: false;
+    /// Admin: the version is already active.
+    VersionAlreadyActive = "version_already_active", CONFLICT, "invalid_request_error",
+        retry_after: false;
+    /// Admin: the version cannot be activated any more.
+    ActivationFailed = "activation_failed", CONFLICT, "invalid_request_error", retry_after: false;
+    /// An internal error of the host; its log has the cause.
+    InternalError = "internal_error", INTERNAL_SERVER_ERROR, "server_error", retry_after: false;
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/errors.md");
+
+    #[test]
+    fn documentation_lists_all_codes() {
+        let mut table = "| code | status | Retry-After | when |\n|---|---|---|---|\n".to_owned();
+        for code in ErrorCode::ALL {
+            let retry = if code.has_retry_after() { "yes" } else { "no" };
+            let (status, when) = (code.status().as_u16(), code.description());
+            table.push_str(&format!("| `{code}` | {status} | {retry} | {when} |\n"));
+        }
+        // The blank line after the table proves that the page has no further rows.
+        assert!(
+            PAGE.contains(&format!("\n{table}\n")),
+            "docs/errors.md needs this table:\n{table}"
+        );
+    }
+
+    #[test]
+    fn codes_are_unique() {
+        let mut codes: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), ErrorCode::ALL.len());
+    }
+}
