@@ -1,4 +1,4 @@
-//! `pointsman policy …`: what authors do with a policy's folder, and what operators ask of a running host.
+//! `pointsman policy …`: commands for policy authors, and for operators of a running host.
 
 mod author;
 mod client;
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 pub(crate) use self::author::CannotLoad;
 use self::author::print as print_text;
-use self::client::Host;
-use crate::cli::policy::{Asked, OfOne, Policy};
+use self::client::HostClient;
+use crate::cli::policy::{HostOptions, Policy, PolicyTarget};
 
-/// Carry out one of the commands.
+/// Runs a subcommand.
 pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
     match command {
         Policy::New { name, lang, dir } => author::new(&dir, &name, lang),
@@ -24,65 +24,73 @@ pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
         Policy::Test(options) => return author::test(&options),
         Policy::Bench(options) => author::bench(&options),
         Policy::Sign { dir, key } => author::sign(&dir, &key),
-        Policy::List(asked) => listed(&asked, Method::GET, "/policies"),
-        Policy::Reload(asked) => listed(&asked, Method::POST, "/reload"),
-        Policy::Show(OfOne { name, asked }) => {
-            let policy = ask(&asked, Method::GET, &format!("/policies/{}", quoted(&name)), None)?;
-            print(&asked, &policy, table::details)
+        Policy::List(host) => print_list(&host, Method::GET, "/policies"),
+        Policy::Reload(host) => print_list(&host, Method::POST, "/reload"),
+        Policy::Show(PolicyTarget { name, host }) => {
+            let path = format!("/policies/{}", percent_encoded(&name));
+            let policy = call(&host, Method::GET, &path, None)?;
+            print(&host, &policy, table::details);
+            Ok(())
         }
-        Policy::Rollback { of, to } => ordered(&of, "rollback", to),
-        Policy::Promote { of, version } => ordered(&of, "promote", version),
-        Policy::Disable(of) => ordered(&of, "disable", None),
-        Policy::Enable(of) => ordered(&of, "enable", None),
+        Policy::Rollback { target, to } => send_command(&target, "rollback", to),
+        Policy::Promote { target, version } => send_command(&target, "promote", version),
+        Policy::Disable(target) => send_command(&target, "disable", None),
+        Policy::Enable(target) => send_command(&target, "enable", None),
     }?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn listed(asked: &Asked, method: Method, path: &str) -> Result<()> {
-    let mut answer = ask(asked, method, path, None)?;
-    print(asked, &answer["policies"].take(), |policies| {
-        table::of(policies.as_array().map_or(&[], Vec::as_slice))
-    })
-}
-
-fn ordered(OfOne { name, asked }: &OfOne, order: &str, version: Option<String>) -> Result<()> {
-    let path = format!("/policies/{}/{order}", quoted(name));
-    let policy =
-        ask(asked, Method::POST, &path, version.map(|version| json!({ "version": version })))?;
-    print(asked, &policy, |policy| table::of(std::slice::from_ref(policy)))
-}
-
-fn ask(asked: &Asked, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
-    let host = Host::find(&asked.at, asked.token_env.as_deref())?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("the runtime cannot be started")?;
-    runtime.block_on(host.ask(method, path, body.map_or_else(String::new, |body| body.to_string())))
-}
-
-fn print(asked: &Asked, value: &Value, format_duration: impl Fn(&Value) -> String) -> Result<()> {
-    print_text(&if asked.json { format!("{value:#}\n") } else { format_duration(value) });
+/// Prints the policies in the response to a request.
+fn print_list(host: &HostOptions, method: Method, path: &str) -> Result<()> {
+    let mut response = call(host, method, path, None)?;
+    print(host, &response["policies"].take(), |policies| {
+        table::list(policies.as_array().map_or(&[], Vec::as_slice))
+    });
     Ok(())
 }
 
-/// A name as part of a path.
-fn quoted(name: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    name.bytes()
-        .map(
-            |byte| {
-                if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
-            },
-        )
-        .collect()
+/// Sends a command and prints the policy after it.
+fn send_command(
+    PolicyTarget { name, host }: &PolicyTarget,
+    command: &str,
+    version: Option<String>,
+) -> Result<()> {
+    let path = format!("/policies/{}/{command}", percent_encoded(name));
+    let body = version.map(|version| json!({ "version": version }));
+    let policy = call(host, Method::POST, &path, body)?;
+    print(host, &policy, |policy| table::list(std::slice::from_ref(policy)));
+    Ok(())
+}
+
+fn call(host: &HostOptions, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+    let client = HostClient::new(&host.address, host.token_env.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("failed to start the async runtime")?;
+    let body = body.map_or_else(String::new, |body| body.to_string());
+    Ok(runtime.block_on(client.call(method, path, body))?)
+}
+
+fn print(host: &HostOptions, value: &Value, to_text: impl Fn(&Value) -> String) {
+    print_text(&if host.json { format!("{value:#}\n") } else { to_text(value) });
+}
+
+/// Encodes a name as one segment of a path.
+fn percent_encoded(name: &str) -> String {
+    let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    let encode = |byte: u8| match is_unreserved(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    name.bytes().map(encode).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::percent_encoded;
 
     #[test]
-    fn names_are_one_part_of_a_path() {
-        assert_eq!(quoted("cortex-1.0_a~"), "cortex-1.0_a~");
-        assert_eq!(quoted("a/../b?ä %"), "a%2F..%2Fb%3F%C3%A4%20%25");
+    fn names_are_encoded_as_one_path_segment() {
+        assert_eq!(percent_encoded("cortex-1.0_a~"), "cortex-1.0_a~");
+        assert_eq!(percent_encoded("a/../b?ä %"), "a%2F..%2Fb%3F%C3%A4%20%25");
     }
 }

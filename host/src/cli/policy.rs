@@ -1,5 +1,6 @@
-//! `pointsman policy …`
+//! Arguments of `pointsman policy …`.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -7,155 +8,161 @@ use pointsman_build::Language;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
-    /// Make the folder of a new policy: source, manifest, golden cases and what its language needs.
+    /// Create the folder of a new policy: source, manifest, golden cases and build files.
     New {
-        /// Its name; the folder gets it too.
+        /// Name of the policy and of its folder.
         name: String,
-        /// What it is written in: rust, javascript, python or c.
+        /// Source language: rust, javascript, python or c.
         #[arg(long, value_name = "LANGUAGE")]
         lang: Language,
-        /// Where the folder is made.
+        /// Folder in which the policy's folder is created.
         #[arg(long, value_name = "FOLDER", default_value = "policies")]
         dir: PathBuf,
     },
-    /// Build a policy's component from its source, as `[build]` in its manifest says.
+    /// Build a policy's component from its source, according to `[build]` in its manifest.
     Build {
-        /// The policy's folder.
+        /// Folder of the policy.
         #[arg(default_value = ".")]
         dir: PathBuf,
-        /// Say what is run, and what it prints.
+        /// Print the commands that are run and their output.
         #[arg(long, short)]
         verbose: bool,
     },
-    /// Run a policy's golden cases as a host would before it takes the policy, and show what differs; then the scenarios in its
-    /// folder `scenarios`, if there are any.
+    /// Run a policy's golden cases as a host does before it activates the policy, and show
+    /// differences; then run the scenarios in its folder `scenarios`.
     Test(Test),
-    /// Measure how long a policy takes to decide, and what it needs.
+    /// Measure the decision time and memory use of a policy.
     Bench(Bench),
-    /// Sign a policy, for hosts that take none without: writes `policy.sig` into its folder.
+    /// Sign a policy for hosts that require signatures: writes `policy.sig` into its folder.
     Sign {
-        /// Its folder.
+        /// Folder of the policy.
         dir: PathBuf,
-        /// The private key, as `openssl genpkey -algorithm ed25519 -out private.pem` makes it.
+        /// Private key, as created by `openssl genpkey -algorithm ed25519 -out private.pem`.
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
     },
-    /// List the policies of the running host.
-    List(Asked),
-    /// Show all there is to know of one.
-    Show(OfOne),
-    /// Go back to an earlier version.
+    /// List the policies of a running host.
+    List(HostOptions),
+    /// Show details of a policy.
+    Show(PolicyTarget),
+    /// Roll back to an earlier version.
     Rollback {
         #[command(flatten)]
-        of: OfOne,
-        /// To this one, instead of the one before.
+        target: PolicyTarget,
+        /// Version to roll back to, instead of the previous one.
         #[arg(long, value_name = "VERSION")]
         to: Option<String>,
     },
-    /// Let the version that is on trial decide from now on.
+    /// Promote the candidate version.
     Promote {
         #[command(flatten)]
-        of: OfOne,
-        /// Which version it has to be.
+        target: PolicyTarget,
+        /// Version to promote, instead of the candidate.
         version: Option<String>,
     },
-    /// Leave a policy out until it is enabled again.
-    Disable(OfOne),
-    /// Ask a policy again that was disabled.
-    Enable(OfOne),
-    /// Have the host look for changed files now.
-    Reload(Asked),
+    /// Disable a policy.
+    Disable(PolicyTarget),
+    /// Re-enable a policy.
+    Enable(PolicyTarget),
+    /// Reload policies now.
+    Reload(HostOptions),
 }
 
-/// Which golden cases are run.
+/// Selects the golden cases to run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Test {
-    /// The policy's folder.
+    /// Folder of the policy.
     #[arg(default_value = ".")]
     pub(crate) dir: PathBuf,
-    /// Only cases that have this in their name, and no scenarios.
+    /// Run only golden cases whose name contains this text, and no scenarios.
     #[arg(long, value_name = "NAME-PART")]
     pub(crate) case: Option<String>,
-    /// Say how long the policy took for each.
+    /// Print the duration of each case.
     #[arg(long)]
     pub(crate) times: bool,
 }
 
-/// What is measured.
+/// Selects what to measure.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Calls are spread over the policy's golden cases, each with its configuration and state; a policy without any is asked about a
-short chat and two lanes. Times are those that the policy adds to a request; calls without advice are counted, not timed.")]
+Calls are spread over the policy's golden cases, each with its configuration and state. A policy
+without golden cases is measured with a short chat and two lanes. Times are what the policy adds
+to a request; calls that return no advice are counted, but not timed.")]
 pub(crate) struct Bench {
-    /// The policy's folder.
+    /// Folder of the policy.
     #[arg(default_value = ".")]
     pub(crate) dir: PathBuf,
-    /// Measure with so many lanes, for each number: the first of those of a case, or copies of them.
+    /// Numbers of lanes to measure with: the first lanes of each golden case, or copies of them.
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = lanes)]
     pub(crate) lanes: Vec<usize>,
-    /// Calls of each measurement.
+    /// Number of calls in each measurement.
     #[arg(long, value_name = "N", default_value = "5000", value_parser = calls)]
     pub(crate) calls: usize,
-    /// Ask about this chat request (JSON, the body) instead of those of the golden cases.
+    /// Chat request to use instead of those of the golden cases (JSON, the body).
     #[arg(long, value_name = "FILE")]
     pub(crate) body: Option<PathBuf>,
-    /// With these lanes instead of those of the golden cases: JSON as a case's `fleet`.
+    /// Lanes to use instead of those of the golden cases (JSON, as `fleet` of a golden case).
     #[arg(long, value_name = "FILE")]
     pub(crate) fleet: Option<PathBuf>,
-    /// Measure calls that need a new instance, too: what a request pays when all instances are busy.
+    /// Also measure calls that need a new instance, as when all instances are busy.
     #[arg(long)]
     pub(crate) fresh: bool,
-    /// Print JSON, for programs.
+    /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-fn lanes(text: &str) -> Result<usize, String> {
+/// A number outside the range of an argument.
+#[derive(Debug, thiserror::Error)]
+#[error("expected a number from {} to {}", .0.start(), .0.end())]
+struct OutOfRange(RangeInclusive<usize>);
+
+fn lanes(text: &str) -> Result<usize, OutOfRange> {
     within(text, 1..=1024)
 }
 
-fn calls(text: &str) -> Result<usize, String> {
+fn calls(text: &str) -> Result<usize, OutOfRange> {
     within(text, 1..=10_000_000)
 }
 
-fn within(text: &str, range: std::ops::RangeInclusive<usize>) -> Result<usize, String> {
+fn within(text: &str, range: RangeInclusive<usize>) -> Result<usize, OutOfRange> {
     let number = text.parse().ok().filter(|number| range.contains(number));
-    number.ok_or_else(|| format!("a number from {} to {} is wanted", range.start(), range.end()))
+    number.ok_or(OutOfRange(range))
 }
 
-/// A policy of a host.
+/// Names a policy of a running host.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct OfOne {
-    /// Its name.
+pub(crate) struct PolicyTarget {
+    /// Name of the policy.
     pub(crate) name: String,
     #[command(flatten)]
-    pub(crate) asked: Asked,
+    pub(crate) host: HostOptions,
 }
 
-/// Which host is asked, and how its answer is shown.
+/// Selects a running host and the output format.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Asked {
+pub(crate) struct HostOptions {
     #[command(flatten)]
-    pub(crate) at: At,
-    /// The environment variable that holds the token for `--url`.
+    pub(crate) address: HostAddress,
+    /// Environment variable with the token for `--url`.
     #[arg(long, value_name = "NAME", requires = "url")]
     pub(crate) token_env: Option<String>,
-    /// Print JSON, for programs.
+    /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Where the host is.
+/// The address of a running host.
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
-pub(crate) struct At {
-    /// The host that serves this configuration.
+pub(crate) struct HostAddress {
+    /// Connect to the host that runs with this configuration.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The host at this socket.
+    /// Connect to the host at this socket.
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// The host at this address, such as http://127.0.0.1:9101.
+    /// Connect to the host at this URL, for example http://127.0.0.1:9101.
     #[arg(long, value_name = "URL", requires = "token_env")]
     pub(crate) url: Option<http::Uri>,
 }

@@ -1,5 +1,6 @@
-//! Commands for those who write policies. No host is needed for any of them.
+//! Commands for policy authors. None of them needs a running host.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,28 +18,39 @@ use super::report::{self, Paint};
 use crate::cli::policy::{Bench, Test};
 use crate::{config, facts, simulate};
 
-/// A policy that no host would load.
+/// A policy that a host could not load.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct CannotLoad(String);
+pub(crate) struct CannotLoad {
+    dir: PathBuf,
+    #[source]
+    error: LoadError,
+}
 
-/// Make the folder of a new policy.
+impl fmt::Display for CannotLoad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (dir, error) = (self.dir.display().to_string(), self.error.to_string());
+        // Most errors begin with a file in the folder.
+        if error.starts_with(&dir) { f.write_str(&error) } else { write!(f, "{dir}: {error}") }
+    }
+}
+
+/// Creates the folder of a new policy.
 pub(super) fn new(parent: &Path, name: &str, language: Language) -> Result<()> {
     let folder = pointsman_build::new_policy(parent, name, language)?;
     let folder = folder.display();
     print(&format!(
-        "{folder}: a policy in {language}; its README.md says what is in it. Next:\n\n  \
+        "{folder}: created a policy in {language}; see its README.md. Next steps:\n\n  \
          pointsman policy build {folder}\n  pointsman policy test {folder}\n"
     ));
     Ok(())
 }
 
-/// Build a policy's component.
+/// Builds a policy's component.
 pub(super) fn build(dir: &Path, verbose: bool) -> Result<()> {
     let mut log = |line: &str| {
         #[expect(
             clippy::print_stderr,
-            reason = "for whoever watches; the result goes to standard output"
+            reason = "progress for --verbose; the result goes to standard output"
         )]
         if verbose {
             eprintln!("{line}");
@@ -54,25 +66,27 @@ pub(super) fn build(dir: &Path, verbose: bool) -> Result<()> {
     Ok(())
 }
 
-/// Run golden cases. One that differs is a failure.
+/// Runs golden cases and scenarios. Returns failure if a case differs or an objective is not met.
 pub(super) fn test(options: &Test) -> Result<ExitCode> {
     let bench = load(&options.dir, config::default_cache())?;
-    let wanted = |name: &str| options.case.as_ref().is_none_or(|part| name.contains(part.as_str()));
-    let results = bench.test(&facts::from_case, wanted).map_err(cannot_load(&options.dir))?;
+    let is_selected =
+        |name: &str| options.case.as_ref().is_none_or(|part| name.contains(part.as_str()));
+    let results = bench.test(&facts::from_case, is_selected).map_err(cannot_load(&options.dir))?;
     if let (Some(part), true) = (&options.case, results.is_empty()) {
-        anyhow::bail!("no golden case of `{}` has \"{part}\" in its name", bench.name());
+        anyhow::bail!("--case: no golden case of `{}` has \"{part}\" in its name", bench.name());
     }
     let paint = Paint::for_stdout();
-    print(&report::of_test(&bench, &options.dir, &results, options.times, paint));
-    let differs = results.iter().any(|case| !case.differences.is_empty());
-    // Whoever looks for one case wants an answer at once.
-    let fails = options.case.is_none() && scenarios(&options.dir, paint)?;
-    Ok(if differs || fails { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    print(&report::test_report(&bench, &options.dir, &results, options.times, paint));
+    let cases_failed = results.iter().any(|case| !case.differences.is_empty());
+    // Scenarios take seconds, and `--case` is for quick repetitions of one case.
+    let scenarios_failed = options.case.is_none() && scenarios(&options.dir, paint)?;
+    Ok(if cases_failed || scenarios_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Carry out the scenarios in a policy's folder. True if an objective of one is not met.
+/// Runs the scenarios in a policy's folder. Returns true if an objective is not met.
 fn scenarios(dir: &Path, paint: Paint) -> Result<bool> {
     let folder = dir.join("scenarios");
+    // The folder is optional.
     let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(false) };
     let is_scenario =
         |file: &PathBuf| file.extension().is_some_and(|extension| extension == "toml");
@@ -82,22 +96,22 @@ fn scenarios(dir: &Path, paint: Paint) -> Result<bool> {
     if files.is_empty() {
         return Ok(false);
     }
-    let stage = simulate::stage()?;
-    let mut fails = false;
+    let env = simulate::stage()?;
+    let mut has_failed = false;
     for file in files {
         let mut scenario = Document::load(&file)
             .and_then(|document| document.scenario())
             .map_err(StudyError::from)?;
-        // Its variants are there to be compared with, by `pointsman simulate`.
+        // Variants are for comparisons by `pointsman simulate`; only the scenario has to pass.
         scenario.variants.clear();
-        let report = Experiment::of(&scenario, &stage)?.run()?;
-        print(&report::of_scenario(&file, &report, paint));
-        fails |= !report.met();
+        let report = Experiment::of(&scenario, &env)?.run()?;
+        print(&report::scenario_report(&file, &report, paint));
+        has_failed |= !report.met();
     }
-    Ok(fails)
+    Ok(has_failed)
 }
 
-/// Time calls.
+/// Measures call times.
 pub(super) fn bench(options: &Bench) -> Result<()> {
     let plan = BenchPlan {
         calls: options.calls,
@@ -106,23 +120,23 @@ pub(super) fn bench(options: &Bench) -> Result<()> {
         fleet: options.fleet.as_deref().map(read_json::<CaseFleet>).transpose()?,
         fresh: options.fresh,
     };
-    // Compiled anew, because that is one of the figures.
+    // Without a cache, because the compile time is one of the results.
     let bench = load(&options.dir, None)?;
     let measured = bench.bench(&facts::from_case, &plan).map_err(cannot_load(&options.dir))?;
     let text = if options.json {
         format!("{:#}\n", report::bench_json(&bench, &measured))
     } else {
-        report::of_bench(&bench, &options.dir, &measured)
+        report::bench_report(&bench, &options.dir, &measured)
     };
     print(&text);
     Ok(())
 }
 
-/// Sign a policy.
+/// Signs a policy.
 pub(super) fn sign(dir: &Path, key: &Path) -> Result<()> {
     let text = std::fs::read_to_string(key);
     let text =
-        text.with_context(|| format!("{}: the private key cannot be read", key.display()))?;
+        text.with_context(|| format!("{}: failed to read the private key", key.display()))?;
     let file = match signature::sign(dir, &text) {
         Ok(file) => file,
         Err(error @ signature::SignError::Key(_)) => {
@@ -131,7 +145,7 @@ pub(super) fn sign(dir: &Path, key: &Path) -> Result<()> {
         Err(error) => return Err(error.into()),
     };
     print(&format!(
-        "{}: signed, for the component and the manifest as they are now; sign again when one of them changes\n",
+        "{}: signed the component and the manifest; sign again after changing either of them\n",
         file.display()
     ));
     Ok(())
@@ -141,7 +155,7 @@ fn load(dir: &Path, cache_dir: Option<std::path::PathBuf>) -> Result<Workbench> 
     let settings = RuntimeSettings {
         cache_dir,
         compiler: Compiler::this_program(),
-        // As in a host: making an instance is quicker than on demand.
+        // As in a host, where creating an instance has to be fast.
         allocator: Allocator::Auto,
         warm_instances: 1,
         ..RuntimeSettings::default()
@@ -151,22 +165,19 @@ fn load(dir: &Path, cache_dir: Option<std::path::PathBuf>) -> Result<Workbench> 
 }
 
 fn cannot_load(dir: &Path) -> impl FnOnce(LoadError) -> CannotLoad {
-    let dir = dir.display().to_string();
-    move |error| {
-        let what = error.to_string();
-        // Most name a file in it.
-        CannotLoad(if what.starts_with(&dir) { what } else { format!("{dir}: {what}") })
-    }
+    let dir = dir.to_owned();
+    move |error| CannotLoad { dir, error }
 }
 
 fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
     let text = std::fs::read_to_string(file);
-    let text = text.with_context(|| format!("{} cannot be read", file.display()))?;
+    let text = text.with_context(|| format!("{}: failed to read the file", file.display()))?;
     serde_json::from_str(&text).with_context(|| file.display().to_string())
 }
 
+/// Prints the result of a command.
 pub(super) fn print(text: &str) {
-    #[expect(clippy::print_stdout, reason = "this is what the command was asked for")]
+    #[expect(clippy::print_stdout, reason = "the result of the command")]
     {
         print!("{text}");
     }

@@ -1,11 +1,12 @@
-//! One question to a host, over its socket or its port.
+//! A client for the admin API of a running host, over its socket or its port.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use http::{Method, Request, Uri, header};
+use anyhow::Result;
+use http::header::InvalidHeaderValue;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -13,130 +14,174 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::cli::policy::At;
+use crate::cli::policy::HostAddress;
 use crate::config::Admin;
 
-/// A host may compile a large policy before it answers.
-const LONGEST: Duration = Duration::from_secs(300);
+/// Long, because the host may compile a large policy before it responds.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Where a host lets operators in.
+/// The reason why a request to a host failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    /// The host rejected the request.
+    #[error("{message} [{code}]")]
+    Rejected { code: String, message: String },
+    #[error("unexpected response ({0}); is the host a different version?")]
+    UnexpectedResponse(StatusCode),
+    #[error("the host did not respond within {} s", .0.as_secs())]
+    Timeout(Duration),
+    #[error("the host closed the connection: {0}")]
+    ConnectionClosed(#[from] hyper::Error),
+    #[error("no host is running: cannot connect to {}: {source}", path.display())]
+    NotRunning { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot connect to {}: {source}; run this command as the host's user or as root",
+        path.display()
+    )]
+    PermissionDenied { path: PathBuf, source: io::Error },
+    #[error("cannot connect to {}: {source}", path.display())]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("cannot connect to {address}: {source}; is `admin.listen` set on the host?")]
+    Port { address: String, source: io::Error },
+    #[error("invalid URL \"{0}\": expected for example http://127.0.0.1:9101")]
+    InvalidUrl(Uri),
+    #[error("failed to read the token from the environment variable `{name}`: {source}")]
+    TokenEnv { name: String, source: std::env::VarError },
+    #[error("invalid token: {0}")]
+    InvalidToken(#[from] InvalidHeaderValue),
+    #[error("invalid request: {0}")]
+    Request(#[from] http::Error),
+    #[error(
+        "{}: the admin API is disabled; set `admin.socket` or `admin.listen`",
+        .0.display()
+    )]
+    AdminDisabled(PathBuf),
+}
+
+/// A client for one host.
 #[derive(Debug)]
-pub(super) enum Host {
-    Socket {
-        path: PathBuf,
-        /// Whose host it is, for a sentence that says that there is none.
-        of: &'static str,
-    },
+pub(super) enum HostClient {
+    Socket(PathBuf),
     Port {
-        /// Name or number, and port.
+        /// Host name or IP address, and port.
         address: String,
         token: String,
     },
 }
 
-impl Host {
-    /// The host that is meant.
-    pub(super) fn find(at: &At, token_env: Option<&str>) -> Result<Self> {
-        if let Some(path) = &at.socket {
-            return Ok(Self::Socket { path: path.clone(), of: "there" });
+impl HostClient {
+    /// Creates a client. Does not connect yet.
+    ///
+    /// # Errors
+    /// If the configuration, the URL or the token cannot be used.
+    pub(super) fn new(address: &HostAddress, token_env: Option<&str>) -> Result<Self> {
+        if let Some(path) = &address.socket {
+            return Ok(Self::Socket(path.clone()));
         }
-        if let (Some(url), Some(name)) = (&at.url, token_env) {
+        if let (Some(url), Some(name)) = (&address.url, token_env) {
             let token = std::env::var(name)
-                .map_err(|_| anyhow!("the environment variable `{name}` is not set to a text"))?;
-            return Ok(Self::Port { address: address(url)?, token: token.trim().to_owned() });
+                .map_err(|source| ClientError::TokenEnv { name: name.to_owned(), source })?;
+            let address = authority(url).ok_or_else(|| ClientError::InvalidUrl(url.clone()))?;
+            return Ok(Self::Port { address, token: token.trim().to_owned() });
         }
-        let file = at.config.as_deref().unwrap_or(Path::new(""));
+        // clap ensures that one of the three is given.
+        let file = address.config.as_deref().unwrap_or(Path::new(""));
         let Admin { socket, port } = Admin::find(file)?;
         match (socket, port) {
-            (Some(path), _) => Ok(Self::Socket { path, of: "for this configuration" }),
+            // The socket needs no token, so it is preferred.
+            (Some(path), _) => Ok(Self::Socket(path)),
             (None, Some((address, token))) => {
                 Ok(Self::Port { address: address.to_string(), token: token.0 })
             }
-            (None, None) => bail!(
-                "{}: a host with this configuration lets no operators in; set `admin.socket` or `admin.listen`",
-                file.display()
-            ),
+            (None, None) => Err(ClientError::AdminDisabled(file.to_owned()).into()),
         }
     }
 
-    /// Ask it.
+    /// Sends a request and returns the JSON body of the response.
     ///
     /// # Errors
-    /// When it is not there, and with its own sentence when it refuses.
-    pub(super) async fn ask(&self, method: Method, path: &str, body: String) -> Result<Value> {
-        let answer = tokio::time::timeout(LONGEST, self.exchange(method, path, body)).await;
-        let (status, body) = answer
-            .map_err(|_| anyhow!("the host has not answered for {} s", LONGEST.as_secs()))??;
-        let answer: Option<Value> = serde_json::from_slice(&body).ok();
-        match answer {
-            Some(answer) if status.is_success() => Ok(answer),
-            Some(answer) if answer["error"]["message"].is_string() => {
-                bail!("{}", answer["error"]["message"].as_str().unwrap_or_default())
-            }
-            _ => bail!("{status} and no sentence: this is no host of the same version"),
-        }
-    }
-
-    async fn exchange(
+    /// If the host is not reachable, does not respond in time, or rejects the request.
+    pub(super) async fn call(
         &self,
         method: Method,
         path: &str,
         body: String,
-    ) -> Result<(http::StatusCode, Vec<u8>)> {
+    ) -> Result<Value, ClientError> {
+        let response = tokio::time::timeout(RESPONSE_TIMEOUT, self.send(method, path, body)).await;
+        let (status, body) = response.map_err(|_| ClientError::Timeout(RESPONSE_TIMEOUT))??;
+        let value = serde_json::from_slice(&body);
+        let mut value: Value = value.map_err(|_| ClientError::UnexpectedResponse(status))?;
+        if status.is_success() {
+            return Ok(value);
+        }
+        match (value["error"]["code"].take(), value["error"]["message"].take()) {
+            (Value::String(code), Value::String(message)) => {
+                Err(ClientError::Rejected { code, message })
+            }
+            _ => Err(ClientError::UnexpectedResponse(status)),
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<(StatusCode, Vec<u8>), ClientError> {
         let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         match self {
-            Self::Socket { path, of } => {
-                let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                        anyhow!("no host is running {of} (looked for {})", path.display())
-                    }
-                    io::ErrorKind::PermissionDenied => anyhow!(
-                        "{} is not open to this user; run this as the user whose host it is, or as root",
-                        path.display()
-                    ),
-                    _ => anyhow!("{} cannot be used: {error}", path.display()),
-                })?;
+            Self::Socket(path) => {
+                let stream = UnixStream::connect(path).await;
+                let stream = stream.map_err(|source| socket_error(path.clone(), source))?;
                 exchange(stream, request.body(body)?).await
             }
             Self::Port { address, token } => {
-                let stream = TcpStream::connect(address).await.with_context(|| {
-                    format!("no host is listening at {address} (`admin.listen`)")
-                })?;
-                let bearer = format!("Bearer {token}");
-                let request = request.header(header::AUTHORIZATION, bearer).body(body);
-                exchange(
-                    stream,
-                    request.context("the token has characters that no header may carry")?,
-                )
-                .await
+                // Built first, so that an invalid token is reported even without a host.
+                let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))?;
+                bearer.set_sensitive(true);
+                let request = request.header(header::AUTHORIZATION, bearer).body(body)?;
+                let stream = TcpStream::connect(address).await;
+                let stream = stream
+                    .map_err(|source| ClientError::Port { address: address.clone(), source })?;
+                exchange(stream, request).await
             }
         }
     }
 }
 
-/// Host and port of a URL.
-fn address(url: &Uri) -> Result<String> {
+fn socket_error(path: PathBuf, source: io::Error) -> ClientError {
+    match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ClientError::NotRunning { path, source }
+        }
+        io::ErrorKind::PermissionDenied => ClientError::PermissionDenied { path, source },
+        _ => ClientError::Socket { path, source },
+    }
+}
+
+/// Returns host and port of a URL; `None` unless the URL is one of a host, without a path.
+fn authority(url: &Uri) -> Option<String> {
     match (url.scheme_str(), url.host(), url.port_u16()) {
         (Some("http"), Some(host), port) if url.path() == "/" => {
-            Ok(format!("{host}:{}", port.unwrap_or(80)))
+            Some(format!("{host}:{}", port.unwrap_or(80)))
         }
-        _ => bail!("--url: \"{url}\" is none of a host; write for example http://127.0.0.1:9101"),
+        _ => None,
     }
 }
 
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<String>,
-) -> Result<(http::StatusCode, Vec<u8>)> {
+) -> Result<(StatusCode, Vec<u8>), ClientError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let answer = async move {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        Ok::<_, hyper::Error>((status, answer.into_body().collect().await?.to_bytes().to_vec()))
+    let exchange = async move {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        Ok::<_, ClientError>((status, response.into_body().collect().await?.to_bytes().to_vec()))
     };
-    // The connection ends by itself when its sender is gone; what goes wrong with it the answer says, too.
-    let (answer, _) = tokio::join!(answer, connection);
-    answer.context("the host broke off")
+    // The connection ends when its sender is dropped. Its errors are also those of the response.
+    let (response, _) = tokio::join!(exchange, connection);
+    response
 }
 
 #[cfg(test)]
@@ -144,8 +189,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_those_of_hosts() {
-        for (url, found) in [
+    fn urls_without_path_are_accepted() {
+        for (url, expected) in [
             ("http://127.0.0.1:9101", Some("127.0.0.1:9101")),
             ("http://127.0.0.1:9101/", Some("127.0.0.1:9101")),
             ("http://[::1]:9101", Some("[::1]:9101")),
@@ -155,7 +200,7 @@ mod tests {
             ("127.0.0.1:9101", None),
             ("/policies", None),
         ] {
-            assert_eq!(address(&url.parse().unwrap()).ok().as_deref(), found, "{url}");
+            assert_eq!(authority(&url.parse().unwrap()).as_deref(), expected, "{url}");
         }
     }
 }

@@ -1,24 +1,24 @@
-//! What the commands for authors found, for people to read.
+//! Formats the results of the commands for policy authors.
 
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::Duration;
 
-use pointsman_policy::{CaseResult, Measured, Workbench};
+use pointsman_policy::{CaseResult, Difference, Measured, Workbench};
 use pointsman_simulate::{Judged, Report};
 use serde_json::{Value, json};
 
 use super::table::{aligned, clean};
 
-/// Colours, where somebody sees them.
+/// Colours the output if it goes to a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Paint(bool);
 
 impl Paint {
-    /// On a terminal, unless its user wants none (<https://no-color.org>).
+    /// Detects a terminal, unless its user disables colours (<https://no-color.org>).
     pub(super) fn for_stdout() -> Self {
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self(std::io::stdout().is_terminal() && !unwanted)
+        let is_disabled = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self(std::io::stdout().is_terminal() && !is_disabled)
     }
 
     fn with(self, code: u8, text: &str) -> String {
@@ -34,8 +34,8 @@ impl Paint {
     }
 }
 
-/// One line for each case; below it, what is expected of it and what it got.
-pub(super) fn of_test(
+/// Formats the results of golden cases: one line for each case, and below it the differences.
+pub(super) fn test_report(
     bench: &Workbench,
     dir: &Path,
     results: &[CaseResult],
@@ -45,20 +45,19 @@ pub(super) fn of_test(
     let mut text = format!("{} {} in {}\n", bench.name(), bench.version(), dir.display());
     text.extend(note_about_folder(bench.name(), dir));
     if bench.cases().is_none() {
-        text.push_str(
-            "it has no golden cases: a file cases.jsonl would say how it has to decide\n",
-        );
+        text.push_str("no golden cases: add a file cases.jsonl with expected decisions\n");
         return text;
     }
-    text.push_str(&of_cases(results, times, paint));
+    text.push_str(&cases_report(results, times, paint));
     text
 }
 
-/// One line for a scenario whose objectives are met; all figures of one whose are not.
-pub(super) fn of_scenario(file: &Path, report: &Report, paint: Paint) -> String {
+/// Formats the result of a scenario: one line, and the whole report if an objective is not met.
+pub(super) fn scenario_report(file: &Path, report: &Report, paint: Paint) -> String {
     let objectives: Vec<&Judged> =
         report.variants.iter().flat_map(|variant| &variant.objectives).collect();
-    let (met, all) = (objectives.iter().filter(|judged| judged.met).count(), objectives.len());
+    let met = objectives.iter().filter(|objective| objective.met).count();
+    let all = objectives.len();
     let seeds = report.variants.first().map_or(0, |variant| variant.runs.len());
     let verdict = if met == all { paint.green("ok     ") } else { paint.red("NOT MET") };
     let title = clean(&report.title);
@@ -70,7 +69,7 @@ pub(super) fn of_scenario(file: &Path, report: &Report, paint: Paint) -> String 
     if met == all { line } else { format!("{line}\n{}", report.text()) }
 }
 
-fn of_cases(results: &[CaseResult], times: bool, paint: Paint) -> String {
+fn cases_report(results: &[CaseResult], times: bool, paint: Paint) -> String {
     let mut text = String::new();
     let longest = results.iter().map(|case| case.name.chars().count()).max().unwrap_or(0);
     for case in results {
@@ -84,39 +83,40 @@ fn of_cases(results: &[CaseResult], times: bool, paint: Paint) -> String {
         };
         text.push_str(&line);
         text.push('\n');
-        let width = case.differences.iter().map(|it| it.what.len()).max().unwrap_or(0);
-        for it in &case.differences {
-            let (expected, got) = (paint.green(&clean(&it.expected)), paint.red(&clean(&it.got)));
-            text.push_str(&format!("               {:<width$}  expected  {expected}\n", it.what));
+        let names = case.differences.iter().map(|difference| difference.what.len());
+        let width = names.max().unwrap_or(0);
+        for Difference { what, expected, got } in &case.differences {
+            let (expected, got) = (paint.green(&clean(expected)), paint.red(&clean(got)));
+            text.push_str(&format!("               {what:<width$}  expected  {expected}\n"));
             text.push_str(&format!("               {:<width$}  got       {got}\n", ""));
         }
     }
-    let differ = results.iter().filter(|case| !case.differences.is_empty()).count();
+    let failed = results.iter().filter(|case| !case.differences.is_empty()).count();
     let all = results.len();
     let cases = if all == 1 { "golden case" } else { "golden cases" };
-    let summary = match differ {
-        0 => paint.green(&format!("{all} {cases}, all as they should be")),
-        differ => paint.red(&format!("{all} {cases}, {differ} of them otherwise than expected")),
+    let summary = match failed {
+        0 => paint.green(&format!("{all} {cases} passed")),
+        failed => paint.red(&format!("{failed} of {all} {cases} failed")),
     };
     text.push_str(&summary);
     text.push('\n');
     text
 }
 
-/// A host looks for a policy in the folder of its name.
+/// Returns a note if the folder's name differs from the policy's, which a host expects.
 fn note_about_folder(name: &str, dir: &Path) -> Option<String> {
     let folder = std::fs::canonicalize(dir).ok()?;
     let folder = folder.file_name()?.to_string_lossy().into_owned();
     (folder != name).then(|| {
         format!(
-            "note: a host looks for the policy `{name}` in a folder of that name, and this one is named {}\n",
+            "note: a host expects the policy `{name}` in a folder of that name; found {}\n",
             clean(&folder)
         )
     })
 }
 
-/// Figures of a policy, and a table of its times.
-pub(super) fn of_bench(bench: &Workbench, dir: &Path, measured: &[Measured]) -> String {
+/// Formats a benchmark: the policy's sizes, and a table of its call times.
+pub(super) fn bench_report(bench: &Workbench, dir: &Path, measured: &[Measured]) -> String {
     let head = [
         ["policy".to_owned(), format!("{} {} in {}", bench.name(), bench.version(), dir.display())],
         [
@@ -128,9 +128,9 @@ pub(super) fn of_bench(bench: &Workbench, dir: &Path, measured: &[Measured]) -> 
             ),
         ],
         [
-            "asked about".to_owned(),
+            "input".to_owned(),
             if bench.cases().is_some() {
-                "its golden cases".to_owned()
+                "golden cases".to_owned()
             } else {
                 "a short chat".to_owned()
             },
@@ -141,27 +141,26 @@ pub(super) fn of_bench(bench: &Workbench, dir: &Path, measured: &[Measured]) -> 
             .map(str::to_owned),
     ];
     for row in measured {
-        let format_duration =
-            |time_of: Option<Duration>| time_of.map_or_else(|| "-".to_owned(), time);
+        let or_dash = |duration: Option<Duration>| duration.map_or_else(|| "-".to_owned(), time);
         rows.push([
             row.lanes.map_or_else(|| "as given".to_owned(), |lanes| lanes.to_string()),
             if row.fresh { "new" } else { "warm" }.to_owned(),
             (row.times.len() + row.failed).to_string(),
-            format_duration(row.percentile(50)),
-            format_duration(row.percentile(99)),
-            format_duration(row.percentile(100)),
+            or_dash(row.percentile(50)),
+            or_dash(row.percentile(99)),
+            or_dash(row.percentile(100)),
             if row.memory == 0 { "-".to_owned() } else { bytes(row.memory) },
             row.failed.to_string(),
         ]);
     }
     let mut text = format!("{}\n{}", aligned(&head), aligned(&rows));
     if let Some(failure) = measured.iter().find_map(|row| row.failure.as_ref()) {
-        text.push_str(&format!("\nthe first call without advice: {}\n", clean(failure)));
+        text.push_str(&format!("\nfirst call without advice: {}\n", clean(failure)));
     }
     text
 }
 
-/// The same for programs. Times are in microseconds.
+/// Returns a benchmark as JSON. Times are in microseconds.
 pub(super) fn bench_json(bench: &Workbench, measured: &[Measured]) -> Value {
     let us = |time: Duration| (time.as_secs_f64() * 1e7).round() / 10.0;
     let row = |row: &Measured| {
@@ -186,7 +185,7 @@ pub(super) fn bench_json(bench: &Workbench, measured: &[Measured]) -> Value {
     })
 }
 
-/// A time with three digits that mean something.
+/// Formats a duration with three significant digits.
 pub(super) fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     let (number, unit) = match seconds {
@@ -198,9 +197,8 @@ pub(super) fn time(time: Duration) -> String {
     format!("{number:.digits$} {unit}")
 }
 
-/// A size with its unit.
+/// Formats a size with its unit.
 pub(super) fn bytes(bytes: u64) -> String {
-    // Exact far beyond any component or memory.
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit after the point")]
     let number = bytes as f64;
     match bytes {
@@ -212,8 +210,6 @@ pub(super) fn bytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pointsman_policy::Difference;
-
     use super::*;
 
     fn case(line: usize, name: &str, differences: &[(&'static str, &str, &str)]) -> CaseResult {
@@ -231,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn cases_that_differ_show_how() {
+    fn failed_cases_show_differences() {
         let results = [
             case(1, "code", &[]),
             case(
@@ -247,22 +243,22 @@ DIFFERS    12  other [2J
                          got       writer
                fallback  expected  []
                          got       [\"a\"]
-2 golden cases, 1 of them otherwise than expected
+1 of 2 golden cases failed
 ";
-        assert_eq!(of_cases(&results, false, Paint(false)), expected);
-        let painted = of_cases(&results, false, Paint(true));
+        assert_eq!(cases_report(&results, false, Paint(false)), expected);
+        let colored = cases_report(&results, false, Paint(true));
         assert!(
-            painted.contains("\u{1b}[31mDIFFERS\u{1b}[0m")
-                && painted.contains("\u{1b}[32mcoder\u{1b}[0m")
+            colored.contains("\u{1b}[31mDIFFERS\u{1b}[0m")
+                && colored.contains("\u{1b}[32mcoder\u{1b}[0m")
         );
-        assert!(!painted.contains("[2J\u{1b}") && !painted.contains("\u{1b}[2J"), "{painted}");
-        let timed = of_cases(&results[..1], true, Paint(false));
-        assert_eq!(timed, "ok          1  code    12.3 µs\n1 golden case, all as they should be\n");
+        assert!(!colored.contains("[2J\u{1b}") && !colored.contains("\u{1b}[2J"), "{colored}");
+        let timed = cases_report(&results[..1], true, Paint(false));
+        assert_eq!(timed, "ok          1  code    12.3 µs\n1 golden case passed\n");
     }
 
     #[test]
-    fn figures_have_three_digits_and_a_unit() {
-        for (nanos, format_duration) in [
+    fn numbers_have_three_digits_and_a_unit() {
+        for (nanos, expected) in [
             (400, "0.40 µs"),
             (9_994, "9.99 µs"),
             (9_996, "10.0 µs"),
@@ -270,7 +266,7 @@ DIFFERS    12  other [2J
             (1_500_000, "1.50 ms"),
             (2_000_000_000, "2.00 s"),
         ] {
-            assert_eq!(time(Duration::from_nanos(nanos)), format_duration);
+            assert_eq!(time(Duration::from_nanos(nanos)), expected);
         }
         assert_eq!([1023, 77_107, 17 << 20].map(bytes), ["1023 B", "75.3 KiB", "17.0 MiB"]);
     }

@@ -1,13 +1,13 @@
-//! Answers of a host, for people to read.
+//! Formats the policies of a host as text.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
-/// Policies, one a line.
-pub(super) fn of(policies: &[Value]) -> String {
+/// Formats policies as a table, one per line.
+pub(super) fn list(policies: &[Value]) -> String {
     if policies.is_empty() {
-        return "no policies: the built-in rule decides\n".to_owned();
+        return "no policies configured; using built-in routing\n".to_owned();
     }
     let mut rows =
         vec![["NAME", "STATE", "VERSION", "WEIGHT", "ON-ERROR", "NOTES"].map(str::to_owned)];
@@ -24,7 +24,7 @@ pub(super) fn of(policies: &[Value]) -> String {
     aligned(&rows)
 }
 
-/// What there is to know of one policy, as an outline.
+/// Formats the details of a policy as an outline.
 pub(super) fn details(policy: &Value) -> String {
     let mut text = String::new();
     match policy {
@@ -34,37 +34,36 @@ pub(super) fn details(policy: &Value) -> String {
     text
 }
 
-/// What an operator should see at a glance.
+/// Returns what an operator should see at a glance: the error and the state of other versions.
 fn notes(policy: &Value) -> Vec<String> {
     let mut notes = Vec::new();
     let error = &policy["error"];
-    if let Some(what) = error.as_str().or(error["what"].as_str()) {
-        notes.push(clean(what));
+    if let Some(message) = error["message"].as_str() {
+        let code = error["code"].as_str().map_or_else(String::new, |code| format!(" [{code}]"));
+        notes.push(clean(&format!("{message}{code}")));
     }
-    let trial = &policy["trial"];
-    if let Some(version) = trial["version"].as_str() {
-        let share = trial["share_permille"].as_u64().filter(|_| trial["mode"] == "canary");
-        let share =
-            share.map_or_else(String::new, |share| format!(" for {}.{} %", share / 10, share % 10));
-        let mode = trial["mode"].as_str().unwrap_or("on trial");
-        notes.push(format!("{} as {}{share}", clean(version), clean(mode)));
+    let candidate = &policy["candidate"];
+    if let Some(version) = candidate["version"].as_str() {
+        let mode = candidate["mode"].as_str().unwrap_or("staged");
+        let share = candidate["share_permille"].as_u64().filter(|_| mode == "canary");
+        let share = share.map_or_else(String::new, |share| {
+            format!(", {}.{}% of requests", share / 10, share % 10)
+        });
+        notes.push(clean(&format!("candidate {version} ({mode}{share})")));
     }
     if let Some(left) = policy["probation"]["left_ms"].as_u64() {
-        notes.push(format!("on probation for another {}", span(left)));
+        notes.push(format!("on probation for {}", duration(left)));
     }
-    let aside: Vec<String> = policy["set_aside"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|version| version["version"].as_str().map(clean))
-        .collect();
-    if !aside.is_empty() {
-        notes.push(format!("set aside: {}", aside.join(", ")));
+    let versions = policy["rejected"].as_array().into_iter().flatten();
+    let rejected: Vec<String> =
+        versions.filter_map(|version| version["version"].as_str().map(clean)).collect();
+    if !rejected.is_empty() {
+        notes.push(format!("rejected: {}", rejected.join(", ")));
     }
     notes
 }
 
-/// Columns with two blanks between them. The last one is as long as it likes.
+/// Formats rows as columns, separated by two blanks. The last column is not padded.
 pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let width =
         |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -78,7 +77,7 @@ pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// One line for each field that is not empty; what is inside of it stands below it, further in.
+/// Writes one line for each field that is not empty, and nested fields below it, indented.
 fn outline(fields: &Map<String, Value>, indent: &str, now: u64, text: &mut String) {
     for (key, value) in fields {
         let name = clean(key.strip_suffix("_ms").unwrap_or(key)).replace('_', " ");
@@ -91,11 +90,9 @@ fn outline(fields: &Map<String, Value>, indent: &str, now: u64, text: &mut Strin
             Value::Array(items) if items.iter().any(Value::is_object) => {
                 text.push_str(&format!("{indent}{name}:\n"));
                 for item in items {
-                    let one = item.as_object().map(|fields| on_one_line(fields, now));
-                    text.push_str(&format!(
-                        "{indent}  - {}\n",
-                        one.unwrap_or_else(|| scalar(item))
-                    ));
+                    let line = item.as_object().map(|fields| on_one_line(fields, now));
+                    let line = line.unwrap_or_else(|| scalar(item));
+                    text.push_str(&format!("{indent}  - {line}\n"));
                 }
             }
             Value::Array(items) if items.is_empty() => {}
@@ -105,19 +102,18 @@ fn outline(fields: &Map<String, Value>, indent: &str, now: u64, text: &mut Strin
 }
 
 fn on_one_line(fields: &Map<String, Value>, now: u64) -> String {
-    let format_duration =
-        fields.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| {
-            let name = clean(key.strip_suffix("_ms").unwrap_or(key)).replace('_', " ");
-            format!("{name} {}", field(key, value, now))
-        });
-    format_duration.collect::<Vec<_>>().join(", ")
+    let fields = fields.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| {
+        let name = clean(key.strip_suffix("_ms").unwrap_or(key)).replace('_', " ");
+        format!("{name} {}", field(key, value, now))
+    });
+    fields.collect::<Vec<_>>().join(", ")
 }
 
-/// A value by itself. Moments and spans are numbers whose keys say so.
+/// Formats a value. Times and durations are numbers with known keys.
 fn field(key: &str, value: &Value, now: u64) -> String {
     match value.as_u64() {
-        Some(at) if ["since_ms", "at_ms"].contains(&key) => moment(at, now),
-        Some(left) if key == "left_ms" => span(left),
+        Some(at) if ["since_ms", "at_ms"].contains(&key) => relative_time(at, now),
+        Some(left) if key == "left_ms" => duration(left),
         _ => scalar(value),
     }
 }
@@ -125,18 +121,18 @@ fn field(key: &str, value: &Value, now: u64) -> String {
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => clean(text),
-        // JSON has its own way with what a terminal must not see.
+        // JSON escapes control characters.
         other => other.to_string(),
     }
 }
 
-/// What a policy says may hold anything; a terminal gets none of its commands.
+/// Replaces control characters: texts of policies must not reach the terminal as commands.
 pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// A time in the unit that suits it.
-fn span(ms: u64) -> String {
+/// Formats a duration in a suitable unit.
+fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -146,10 +142,10 @@ fn span(ms: u64) -> String {
     }
 }
 
-/// How far away a moment is.
-fn moment(at: u64, now: u64) -> String {
-    let far = span(at.abs_diff(now));
-    if at > now { format!("in {far}") } else { format!("{far} ago") }
+/// Formats a time relative to now.
+fn relative_time(at: u64, now: u64) -> String {
+    let distance = duration(at.abs_diff(now));
+    if at > now { format!("in {distance}") } else { format!("{distance} ago") }
 }
 
 fn now_ms() -> u64 {
@@ -164,29 +160,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_a_table() {
-        assert_eq!(of(&[]), "no policies: the built-in rule decides\n");
+    fn list_is_a_table() {
+        assert_eq!(list(&[]), "no policies configured; using built-in routing\n");
         let policies = [
-            json!({ "name": "cortex", "state": "active", "version": "0.1.0+9f6cf3c7", "weight": 1000, "on_error": "skip",
-                    "probation": { "left_ms": 57_000 }, "trial": { "version": "0.2.0+aa", "mode": "canary", "share_permille": 25 },
-                    "set_aside": [{ "version": "0.1.9+bb", "reason": "slow" }] }),
-            json!({ "name": "x", "state": "failed", "version": "", "error": { "what": "no\u{1b}[31m file" } }),
+            json!({
+                "name": "cortex", "state": "active", "version": "0.1.0+9f6cf3c7", "weight": 1000,
+                "on_error": "skip", "probation": { "left_ms": 57_000 },
+                "candidate": { "version": "0.2.0+aa", "mode": "canary", "share_permille": 25 },
+                "rejected": [{ "version": "0.1.9+bb", "reason": "slow" }],
+            }),
+            json!({
+                "name": "x", "state": "failed", "version": "",
+                "error": { "code": "file_missing", "message": "no\u{1b}[31m file" },
+            }),
         ];
         let expected = "\
 NAME    STATE   VERSION         WEIGHT  ON-ERROR  NOTES
-cortex  active  0.1.0+9f6cf3c7  1000    skip      0.2.0+aa as canary for 2.5 %; on probation for another 57 s; set aside: 0.1.9+bb
-x       failed  -               -       -         no [31m file
+cortex  active  0.1.0+9f6cf3c7  1000    skip      \
+candidate 0.2.0+aa (canary, 2.5% of requests); on probation for 57 s; rejected: 0.1.9+bb
+x       failed  -               -       -         no [31m file [file_missing]
 ";
-        assert_eq!(of(&policies), expected);
+        assert_eq!(list(&policies), expected);
     }
 
     #[test]
     fn details_are_an_outline() {
         let now = now_ms();
         let policy = json!({
-            "name": "cortex", "config": { "a": { "b": 1 } }, "error": null, "set_aside": [], "idle_instances": 4,
+            "name": "cortex", "config": { "a": { "b": 1 } }, "error": null, "rejected": [],
+            "idle_instances": 4,
             "probation": { "left_ms": 90_500, "calls": 7 },
-            "history": [{ "version": "1", "since_ms": now - 3 * 3_600_000 }, { "version": "0", "since_ms": null }],
+            "history": [
+                { "version": "1", "since_ms": now - 3 * 3_600_000 },
+                { "version": "0", "since_ms": null },
+            ],
             "something_new": [1, 2],
         });
         let expected = "\
