@@ -58,7 +58,7 @@ fn main() -> ExitCode {
             let bad_config = error.is::<config::ConfigError>()
                 || error.is::<check::InvalidPolicies>()
                 || error.is::<policy::CannotLoad>()
-                || error.is::<pointsman_simulate::StudyError>()
+                || error.is::<pointsman_simulate::ExperimentError>()
                 || error.is::<replay::CannotReplay>();
             if bad_config { ExitCode::from(BAD_CONFIG) } else { ExitCode::FAILURE }
         }

@@ -1,4 +1,4 @@
-//! `pointsman replay`: recorded decisions, asked again.
+//! `pointsman replay`: replays recorded decisions.
 
 use std::fmt;
 use std::fs::File;
@@ -13,17 +13,17 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pointsman_domain::ChainInfo;
 use pointsman_policy::ChainSpec;
 use pointsman_record::{Record, files, records};
-use pointsman_simulate::replay::{Replay, Report, Who};
+use pointsman_simulate::replay::{ChainSource, Replay, ReplayReport};
 
 use crate::chains;
 use crate::cli::replay::Replay as Options;
 use crate::config::Config;
 use crate::simulate::{print, stage, write_file};
 
-/// What shells say of a program that was interrupted.
+/// Exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells.
 const INTERRUPTED: u8 = 130;
 
-/// Records or policies that cannot be used.
+/// An error in the records or policies, as opposed to one of the program.
 #[derive(Debug)]
 pub(crate) struct CannotReplay(anyhow::Error);
 
@@ -35,9 +35,9 @@ impl fmt::Display for CannotReplay {
 
 impl std::error::Error for CannotReplay {}
 
-/// Ask again what is in records.
+/// Runs the command.
 pub(crate) fn replay(options: &Options) -> Result<ExitCode> {
-    let report = replayed(options).map_err(CannotReplay)?;
+    let report = run(options).map_err(CannotReplay)?;
     if options.json.as_deref() == Some(Path::new("-")) {
         print(&format!("{:#}\n", report.json()))?;
     } else {
@@ -47,46 +47,46 @@ pub(crate) fn replay(options: &Options) -> Result<ExitCode> {
         print(&report.text())?;
     }
     Ok(match report {
-        report if report.stopped => ExitCode::from(INTERRUPTED),
+        report if report.interrupted => ExitCode::from(INTERRUPTED),
         report if report.decisions.all() == 0 => ExitCode::from(crate::BAD_CONFIG),
         report if report.agrees() => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
 }
 
-fn replayed(options: &Options) -> Result<Report> {
-    let found = found(&options.records)?;
+fn run(options: &Options) -> Result<ReplayReport> {
+    let files = record_files(&options.records)?;
     let config = options.config.as_ref().map(|file| Config::load(file)).transpose()?;
     let chain = config.map(|config| config.policies.chain);
-    // Its folders are read when the policies are asked for the first time.
+    // Owns temporary folders, which must exist until the policies have been loaded.
     let policies =
         chains::policies(&options.policy, chain.as_ref().unwrap_or(&ChainSpec::default()))?;
-    let who = match chain {
-        Some(chain) => Who::Chain(instead(chain, &policies, options)?),
-        None if policies.list.is_empty() => bail!(nobody(&found)),
-        None => Who::Instead(policies.list.clone()),
+    let source = match chain {
+        Some(chain) => ChainSource::Configured(with_overrides(chain, &policies, options)?),
+        None if policies.list.is_empty() => bail!(missing_policies(&files)),
+        None => ChainSource::Recorded { overrides: policies.list.clone() },
     };
-    let stage = stage()?;
-    let mut replay = Replay::new(&stage, who, options.differences)?;
-    let bar = bar(options.quiet, &found);
-    let stop = until_interrupted()?;
-    for path in &found {
-        replay.file(&path.display().to_string());
+    let env = stage()?;
+    let mut replay = Replay::new(&env, source, options.max_differences)?;
+    let bar = progress_bar(options.quiet, &files);
+    let interrupted = watch_for_interrupt()?;
+    for path in &files {
+        replay.start_file(&path.display().to_string());
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) => {
-                replay.skipped(&format!("cannot be read: {error}"));
+                replay.skip_line(&format!("failed to open: {error}"));
                 continue;
             }
         };
-        for record in records(BufReader::new(Watched { file, bar: &bar })) {
-            if stop.load(Ordering::Relaxed) {
-                replay.stops();
+        for record in records(BufReader::new(ProgressReader { file, bar: &bar })) {
+            if interrupted.load(Ordering::Relaxed) {
+                replay.interrupt();
                 return Ok(replay.finish());
             }
             match record {
-                Ok(record) => replay.take(record)?,
-                Err(error) => replay.skipped(&error.to_string()),
+                Ok(record) => replay.push(record)?,
+                Err(error) => replay.skip_line(&error.to_string()),
             }
             bar.set_message(format!("{} decisions", replay.decisions()));
             if options.limit.is_some_and(|limit| replay.decisions() >= limit) {
@@ -98,29 +98,27 @@ fn replayed(options: &Options) -> Result<Report> {
     Ok(replay.finish())
 }
 
-/// The files, oldest first in each folder.
-fn found(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+/// Returns the files of records; those of a folder are sorted from the oldest to the newest.
+fn record_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for path in paths {
-        let cannot = || format!("{} cannot be read", path.display());
-        if !std::fs::metadata(path).with_context(cannot)?.is_dir() {
+        let failed = || format!("failed to read {}", path.display());
+        if !std::fs::metadata(path).with_context(failed)?.is_dir() {
             found.push(path.clone());
             continue;
         }
-        let of_folder = files(path).with_context(cannot)?;
+        let of_folder = files(path).with_context(failed)?;
         if of_folder.is_empty() {
-            bail!(
-                "{} has no decision records: no decisions.jsonl, and no older ones",
-                path.display()
-            );
+            bail!("no decision records in {}; expected decisions.jsonl", path.display());
         }
         found.extend(of_folder);
     }
     Ok(found)
 }
 
-/// The chain of a configuration, with these policies in the places of those of their names.
-fn instead(
+/// Returns the chain of a configuration, with the folders of the given policies in place of those
+/// of the policies with the same names.
+fn with_overrides(
     mut chain: ChainSpec,
     policies: &chains::Policies,
     options: &Options,
@@ -129,38 +127,44 @@ fn instead(
         match chain.policies.iter_mut().find(|link| link.name == policy.name) {
             Some(link) => link.dir.clone_from(&policy.dir),
             None => bail!(
-                "the chain of {} has no policy `{}`; add it there, or leave --config out",
-                options.config.as_deref().unwrap_or(Path::new("")).display(),
-                policy.name
+                "no policy `{}` in the chain of {}; add the policy there, or omit --config",
+                policy.name,
+                options.config.as_deref().unwrap_or(Path::new("")).display()
             ),
         }
     }
     Ok(chain)
 }
 
-/// What to do where nobody is named to be asked.
-fn nobody(found: &[PathBuf]) -> String {
+/// Returns the error message if neither a configuration nor a policy is given. It names the
+/// recorded policies, if the files begin with them.
+fn missing_policies(files: &[PathBuf]) -> String {
     let chain = |path: &PathBuf| -> Option<ChainInfo> {
         let of_chain = |record| match record {
             Ok(Record::Policies(chain)) => Some(chain),
             _ => None,
         };
+        // The chain is recorded before the first decision, so there is no need to read whole files.
         records(BufReader::new(File::open(path).ok()?)).take(1000).find_map(of_chain)
     };
     let names = |chain: ChainInfo| {
         let names: Vec<String> =
             chain.policies.iter().map(|link| link.policy.to_string()).collect();
-        format!("these records were written by {}; ", names.join(", "))
+        format!(" (recorded: {})", names.join(", "))
     };
-    let by = found.iter().find_map(chain).map(names).unwrap_or_default();
-    format!("{by}name the host's configuration with --config, or a policy's folder with --policy")
+    let recorded = files.iter().find_map(chain).map(names).unwrap_or_default();
+    format!(
+        "no policies to replay{recorded}; pass the host's configuration with --config, or a \
+         policy's folder with --policy"
+    )
 }
 
-fn bar(quiet: bool, found: &[PathBuf]) -> ProgressBar {
+fn progress_bar(quiet: bool, files: &[PathBuf]) -> ProgressBar {
+    // A file that cannot be read is reported when it is opened; until then, it counts as empty.
     let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |meta| meta.len());
     let target =
         if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
-    let bar = ProgressBar::with_draw_target(Some(found.iter().map(size).sum()), target);
+    let bar = ProgressBar::with_draw_target(Some(files.iter().map(size).sum()), target);
     let style = ProgressStyle::with_template("{bar:40} {percent:>3} %, {msg}, {eta} left");
     if let Ok(style) = style {
         bar.set_style(style);
@@ -168,13 +172,13 @@ fn bar(quiet: bool, found: &[PathBuf]) -> ProgressBar {
     bar
 }
 
-/// A file whose reading is watched.
-struct Watched<'a> {
+/// A file that advances the progress bar while it is read.
+struct ProgressReader<'a> {
     file: File,
     bar: &'a ProgressBar,
 }
 
-impl Read for Watched<'_> {
+impl Read for ProgressReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
         self.bar.inc(read as u64);
@@ -182,16 +186,17 @@ impl Read for Watched<'_> {
     }
 }
 
-/// Becomes true at the first interruption, so that what is known is shown. The second one ends the program.
-fn until_interrupted() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
+/// Returns a flag that is set by the first Ctrl-C, so that a partial report can be shown. The
+/// second one ends the program.
+fn watch_for_interrupt() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    let runtime = runtime.context("signals cannot be listened for")?;
-    let told = Arc::clone(&stop);
-    let listen = move || {
+    let runtime = runtime.context("failed to install signal handlers")?;
+    let flag = Arc::clone(&interrupted);
+    let watch = move || {
         runtime.block_on(async {
             if tokio::signal::ctrl_c().await.is_ok() {
-                told.store(true, Ordering::Relaxed);
+                flag.store(true, Ordering::Relaxed);
             }
             if tokio::signal::ctrl_c().await.is_ok() {
                 #[expect(clippy::disallowed_methods, reason = "this command starts no engines")]
@@ -199,6 +204,6 @@ fn until_interrupted() -> Result<Arc<AtomicBool>> {
             }
         });
     };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
-    Ok(stop)
+    std::thread::Builder::new().name("signals".to_owned()).spawn(watch)?;
+    Ok(interrupted)
 }

@@ -1,4 +1,4 @@
-//! `pointsman simulate`: scenarios, and what policies make of them.
+//! `pointsman simulate`: runs scenarios and reports how policies perform.
 
 use std::fs;
 use std::io::BufWriter;
@@ -15,33 +15,34 @@ use pointsman_policy::Compiler;
 use pointsman_settings::Override;
 use pointsman_simulate::report::Report;
 use pointsman_simulate::{
-    Document, Experiment, HostConfig, HostLane, Progress, Scenario, SimulationEnv, StudyError,
+    Document, Experiment, HostConfig, HostLane, Progress, Scenario, SimulationEnv, ExperimentError,
 };
 
 use crate::chains;
 use crate::cli::simulate::Simulate;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigError};
 
-/// Steps of the progress bar.
+/// Resolution of the progress bar.
 const STEPS: u64 = 1000;
 
-/// Carry out a scenario.
+/// Runs the command.
 pub(crate) fn simulate(options: &Simulate) -> Result<ExitCode> {
     let document = document(options)?;
-    let stage = stage()?;
-    let mut study = study(options, &document, &stage)?;
+    let env = stage()?;
+    let mut experiment = experiment(options, &document, &env)?;
     if let Some(file) = &options.trace {
         let out = fs::File::create(file)
-            .with_context(|| format!("{} cannot be written", file.display()))?;
-        study.trace(BufWriter::new(out));
+            .with_context(|| format!("failed to create {}", file.display()))?;
+        experiment.trace(BufWriter::new(out));
     }
     let jobs = options.jobs.and_then(|jobs| NonZeroUsize::new(jobs.into()));
     let jobs = jobs.or(std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
-    let bar = bar(options.quiet);
-    let report = study.run_with(jobs, &|progress| show(&bar, progress))?;
+    let bar = progress_bar(options.quiet);
+    let report = experiment.run_with(jobs, &|progress| show(&bar, progress))?;
     bar.finish_and_clear();
     write(options, &report)?;
-    // Variants are there to be compared with, and may be worse.
+    // A variant exists for comparison and may fail an objective; a chain of `--compare` and a value
+    // of `--sweep` may not.
     let met = match report.variants.first() {
         Some(first) if report.sweep.is_none() && options.compare.is_empty() => first.met(),
         _ => report.met(),
@@ -49,14 +50,18 @@ pub(crate) fn simulate(options: &Simulate) -> Result<ExitCode> {
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What scenarios are carried out on: policies are compiled as they are for a host, and hosts' configurations can be read.
+/// Returns the environment of simulations: with the host's compiler and compilation cache, and able
+/// to read host configurations.
 pub(crate) fn stage() -> Result<SimulationEnv> {
-    let resolve = |file: &Path, set: &toml::Table| Ok(host(file, set)?);
-    Ok(SimulationEnv::with(Compiler::this_program(), config::default_cache(), Box::new(resolve))?)
+    let resolve = |file: &Path, set: &toml::Table| {
+        let config = host(file, set).map_err(|error| error.to_string())?;
+        Ok(config)
+    };
+    Ok(SimulationEnv::with_compiler(Compiler::this_program(), config::default_cache(), Box::new(resolve))?)
 }
 
 fn document(options: &Simulate) -> Result<Document> {
-    let mut document = Document::load(&options.scenario).map_err(StudyError::from)?;
+    let mut document = Document::load(&options.scenario).map_err(ExperimentError::from)?;
     for set in &options.set {
         let (key, value) = key_and_value(set).with_context(|| format!("--set {set}"))?;
         set_key(&mut document, key, value).with_context(|| format!("--set {set}"))?;
@@ -67,43 +72,43 @@ fn document(options: &Simulate) -> Result<Document> {
     Ok(document)
 }
 
-fn study(options: &Simulate, document: &Document, stage: &SimulationEnv) -> Result<Experiment> {
+fn experiment(options: &Simulate, document: &Document, env: &SimulationEnv) -> Result<Experiment> {
     let scenario = scenario(document)?;
     if let Some(sweep) = &options.sweep {
         let (key, values) = key_and_value(sweep).with_context(|| format!("--sweep {sweep}"))?;
-        let mut study = Experiment::new(&scenario);
-        study.sweeps(key);
+        let mut experiment = Experiment::new(&scenario);
+        experiment.set_sweep_key(key);
         for value in values.split(',').map(str::trim) {
             let mut document = document.clone();
             set_key(&mut document, key, value).with_context(|| format!("--sweep {sweep}"))?;
-            study.add(value, &self::scenario(&document)?, None, stage)?;
+            experiment.add(value, &self::scenario(&document)?, None, env)?;
         }
-        return Ok(study);
+        return Ok(experiment);
     }
     if !options.compare.is_empty() {
-        let chain = Experiment::chain_of(&scenario, stage).map_err(StudyError::from)?;
-        let mut study = Experiment::new(&scenario);
+        let chain = Experiment::policy_chain(&scenario, env).map_err(ExperimentError::from)?;
+        let mut experiment = Experiment::new(&scenario);
         for (name, chain) in chains::named(&options.compare, &chain)?.list() {
-            study.add(name, &scenario, Some(chain.clone()), stage)?;
+            experiment.add(name, &scenario, Some(chain.clone()), env)?;
         }
-        return Ok(study);
+        return Ok(experiment);
     }
-    if options.alone {
-        let mut study = Experiment::new(&scenario);
-        study.add(&scenario.title, &scenario, None, stage)?;
-        return Ok(study);
+    if options.no_variants {
+        let mut experiment = Experiment::new(&scenario);
+        experiment.add(&scenario.title, &scenario, None, env)?;
+        return Ok(experiment);
     }
-    Ok(Experiment::of(&scenario, stage)?)
+    Ok(Experiment::from_scenario(&scenario, env)?)
 }
 
 fn scenario(document: &Document) -> Result<Scenario> {
-    Ok(document.scenario().map_err(StudyError::from)?)
+    Ok(document.scenario().map_err(ExperimentError::from)?)
 }
 
 fn key_and_value(text: &str) -> Result<(&str, &str)> {
     let Some((key, value)) = text.split_once('=') else {
         bail!(
-            "there is no `=`; write a key of the scenario and what it is to be, such as `lasts=2h`"
+            "missing `=`; expected a key of the scenario and its value, for example `duration=2h`"
         );
     };
     Ok((key.trim(), value.trim()))
@@ -113,15 +118,14 @@ fn set_key(document: &mut Document, key: &str, value: &str) -> Result<()> {
     document.set(key, value).map_err(anyhow::Error::msg)
 }
 
-/// What of a host's configuration matters to a simulation.
-fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, String> {
-    let config = Config::load_with_overrides(file, &[Override::table(set)])
-        .map_err(|error| error.to_string())?;
+/// Returns the parts of a host's configuration that matter to a simulation.
+fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, ConfigError> {
+    let config = Config::load_over(file, &[Override::table(set)])?;
     let lane = |lane: &pointsman_fleet::LaneSpec| HostLane {
         info: lane.info(),
         setup: lane.setup(),
         first_byte: lane.timeouts.first_byte,
-        notices_hang: Some(lane.liveness.stall)
+        hang_detection_time: Some(lane.liveness.stall)
             .filter(|stall| !stall.is_zero())
             .unwrap_or(Duration::MAX),
     };
@@ -134,16 +138,13 @@ fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, String> {
             .map(|group| GroupSetup { budget: group.budget })
             .collect(),
         rules: config.fleet.rules,
-        limits: PlanLimits {
-            max_wait: config.queue.max_wait,
-            max_steps: config.server.max_attempts,
-        },
+        limits: PlanLimits { max_wait: config.queue.max_wait, max_steps: config.server.attempts },
         deadline: config.server.deadline,
         chain: config.policies.chain,
     })
 }
 
-fn bar(quiet: bool) -> ProgressBar {
+fn progress_bar(quiet: bool) -> ProgressBar {
     let target =
         if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
     let bar = ProgressBar::with_draw_target(Some(STEPS), target);
@@ -155,8 +156,8 @@ fn bar(quiet: bool) -> ProgressBar {
 }
 
 fn show(bar: &ProgressBar, progress: Progress) {
-    bar.set_position((progress.part * STEPS as f64) as u64);
-    bar.set_message(format!("{} of {} runs", progress.over, progress.runs));
+    bar.set_position((progress.fraction * STEPS as f64) as u64);
+    bar.set_message(format!("{} of {} runs", progress.completed, progress.runs));
 }
 
 fn write(options: &Simulate, report: &Report) -> Result<()> {
@@ -164,7 +165,7 @@ fn write(options: &Simulate, report: &Report) -> Result<()> {
         write_file(file, &report.html())?;
     }
     if let Some(dir) = &options.svg {
-        fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+        fs::create_dir_all(dir).with_context(|| format!("failed to create {}", dir.display()))?;
         for plot in report.plots() {
             write_file(&dir.join(format!("{}.svg", plot.name)), &plot.svg())?;
         }
@@ -179,11 +180,11 @@ fn write(options: &Simulate, report: &Report) -> Result<()> {
 }
 
 pub(crate) fn write_file(file: &Path, text: &str) -> Result<()> {
-    fs::write(file, text).with_context(|| format!("{} cannot be written", file.display()))
+    fs::write(file, text).with_context(|| format!("failed to write {}", file.display()))
 }
 
 pub(crate) fn print(text: &str) -> Result<()> {
-    #[expect(clippy::print_stdout, reason = "this is what the command was asked for")]
+    #[expect(clippy::print_stdout, reason = "standard output is where reports belong")]
     {
         print!("{text}");
     }

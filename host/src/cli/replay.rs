@@ -1,4 +1,4 @@
-//! The command for decisions that were recorded.
+//! The `pointsman replay` command line.
 
 use std::path::PathBuf;
 
@@ -6,35 +6,36 @@ use clap::Args;
 
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Exit codes: 0, everything is as in the records; 1, something is otherwise, or cannot be known; 78, records or policies cannot be
-used; 130, interrupted.
+Exit codes: 0, all decisions agree with the records; 1, some differ or cannot be replayed; 78, the
+records or policies cannot be used; 130, interrupted.
 
 Examples:
   pointsman replay records --config pointsman.toml
   pointsman replay records --config pointsman.toml --policy new/policies/cortex
-  pointsman replay records/decisions.3.jsonl --policy policies/cortex --differences 50
+  pointsman replay records/decisions.3.jsonl --policy policies/cortex --max-differences 50
   pointsman replay records --config candidate.toml --json -")]
 pub(crate) struct Replay {
     /// Files of decision records, or folders of them.
     #[arg(required = true)]
     pub(crate) records: Vec<PathBuf>,
-    /// Ask these, each a policy's folder or its component, in the place of the policies of their names. Without --config, their
-    /// weights and configurations are those of the records, and all others say what they said then.
+    /// Policies to replay: folders or components, which replace the policies of the same names.
+    /// Without --config, weights and configurations are taken from the records, and all other
+    /// policies keep their recorded advice.
     #[arg(long, value_name = "DIR|WASM", num_args = 1..)]
     pub(crate) policy: Vec<String>,
-    /// Ask the chain of this configuration of a host.
+    /// Host configuration whose policy chain is replayed.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Show so many decisions with something that is otherwise.
-    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
-    pub(crate) differences: usize,
-    /// Write all figures here as JSON; `-` is standard output, in the place of the text.
+    /// Maximum number of differing decisions to show.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) max_differences: usize,
+    /// Write the report as JSON to this file; `-` writes it to standard output instead of the text.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Stop after so many decisions.
-    #[arg(long, value_name = "NUMBER")]
+    /// Maximum number of decisions to replay.
+    #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
-    /// Show no progress.
+    /// Hide the progress bar.
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }

@@ -11,7 +11,7 @@ use pointsman_policy::{
     Allocator, BenchPlan, CaseFleet, Compiler, LoadError, Runtime, RuntimeSettings, Workbench,
     signature,
 };
-use pointsman_simulate::{Document, Experiment, StudyError};
+use pointsman_simulate::{Document, Experiment, ExperimentError};
 use serde::de::DeserializeOwned;
 
 use super::report::{self, Paint};
@@ -101,10 +101,10 @@ fn scenarios(dir: &Path, paint: Paint) -> Result<bool> {
     for file in files {
         let mut scenario = Document::load(&file)
             .and_then(|document| document.scenario())
-            .map_err(StudyError::from)?;
+            .map_err(ExperimentError::from)?;
         // Variants are for comparisons by `pointsman simulate`; only the scenario has to pass.
         scenario.variants.clear();
-        let report = Experiment::of(&scenario, &env)?.run()?;
+        let report = Experiment::from_scenario(&scenario, &env)?.run()?;
         print(&report::scenario_report(&file, &report, paint));
         has_failed |= !report.met();
     }

@@ -1,8 +1,9 @@
-//! Variants side by side: what each figure is on average over the seeds, and whether it differs from the first variant's by more
-//! than chance.
+//! Comparison of variants: the mean of each metric over the seeds, and whether it differs
+//! significantly from the first variant.
 //!
-//! Runs with the same seed see the same traffic, so differences are taken within a seed before anything else, which leaves
-//! out what the seeds differ in. The interval is that of Student's t for paired samples, with 95 % confidence.
+//! Runs with the same seed see the same traffic, so differences are paired by seed, which removes
+//! the variation between seeds. The confidence interval is that of Student's t for paired samples,
+//! with a confidence level of 95 %.
 
 use serde::{Serialize, Serializer};
 
@@ -10,96 +11,96 @@ use crate::metric::{Direction, Metric, Scope, Statistic, Unit};
 use crate::observe::RequestResult;
 use crate::report::Summary;
 
-/// All figures of all variants.
+/// A comparison of variants by their metrics.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Comparison {
-    /// The variants; the others are compared with the first one.
+    /// Names of the variants; the first one is the baseline.
     pub variants: Vec<String>,
-    /// One line for each figure.
+    /// One line for each metric.
     pub lines: Vec<Line>,
 }
 
-/// One figure of all variants.
+/// One metric of all variants.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Line {
-    /// Whose figure.
+    /// Scope of the metric.
     #[serde(serialize_with = "as_text")]
     pub scope: Scope,
-    /// Which figure.
+    /// The metric.
     #[serde(serialize_with = "as_text")]
     pub metric: Metric,
-    /// For each variant.
+    /// One cell for each variant.
     pub cells: Vec<Cell>,
 }
 
-/// One figure of one variant.
+/// One metric of one variant.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Cell {
-    /// Mean over the seeds: seconds, or a part from 0 to 1, or how many.
+    /// Mean over the seeds: seconds, a share from 0 to 1, or a count.
     pub mean: Option<f64>,
-    /// How it differs from the first variant; nothing for that one itself, and where one of them has no figure.
+    /// Difference from the baseline; `None` for the baseline itself, and if either has no value.
     pub difference: Option<Difference>,
 }
 
-/// How a variant differs from the first one.
+/// The difference between a variant and the baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Difference {
-    /// Mean of the differences with the same seed.
+    /// Mean of the differences between runs with the same seed.
     pub mean: f64,
-    /// Where the true one is, with 95 % confidence; nothing can be said of one seed.
+    /// 95 % confidence interval of the mean; `None` with a single seed.
     pub interval: Option<(f64, f64)>,
-    /// What it means.
+    /// Interpretation of the difference.
     pub verdict: Change,
 }
 
-/// What a difference means.
+/// The interpretation of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// It is better.
+    /// The variant is better.
     Better,
-    /// It is worse.
+    /// The variant is worse.
     Worse,
-    /// It is less, and whether that is better depends.
+    /// The value is lower, which is neither better nor worse in general.
     Less,
-    /// It is more, and whether that is better depends.
+    /// The value is higher, which is neither better nor worse in general.
     More,
-    /// It may be chance.
-    NoneSeen,
-    /// There is one seed only, so nobody knows whether it is chance.
-    OneSeed,
+    /// The interval includes zero: the difference may be due to chance.
+    NotSignificant,
+    /// A single seed does not allow for a confidence interval.
+    SingleSeed,
 }
 
 impl Change {
-    /// For people.
+    /// Returns the interpretation as text.
     pub fn label(self) -> &'static str {
         match self {
             Self::Better => "better",
             Self::Worse => "worse",
-            Self::Less => "less",
-            Self::More => "more",
-            Self::NoneSeen => "no difference seen",
-            Self::OneSeed => "one seed",
+            Self::Less => "lower",
+            Self::More => "higher",
+            Self::NotSignificant => "not significant",
+            Self::SingleSeed => "single seed",
         }
     }
 }
 
-/// A mean, and how far the true one may be from it with 95 % confidence.
+/// A mean with its 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Half of the interval; nothing can be said of one value.
+    /// Half of the confidence interval; `None` for a single value.
     pub half: Option<f64>,
 }
 
 impl Estimate {
-    /// Of these values; `None` of none.
-    pub fn of(values: &[f64]) -> Option<Self> {
+    /// Estimates the mean of a population from a sample; `None` if the sample is empty.
+    pub fn from_values(values: &[f64]) -> Option<Self> {
         let count = values.len();
         if count == 0 {
             return None;
@@ -114,14 +115,15 @@ impl Estimate {
     }
 }
 
-/// 97.5th percentiles of Student's distribution for 1 to 30 degrees of freedom.
+/// 97.5th percentiles of Student's t-distribution with 1 to 30 degrees of freedom.
 const STUDENT: [f64; 30] = [
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
     2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
     2.052, 2.048, 2.045, 2.042,
 ];
 
-/// Between the lines of the table, the larger one.
+/// Returns the critical value of Student's t-distribution. Beyond 30 degrees of freedom, it is the
+/// next larger value of the table, so that intervals are never too narrow.
 fn student(freedom: usize) -> f64 {
     match freedom {
         0..=30 => STUDENT[freedom.saturating_sub(1)],
@@ -133,10 +135,10 @@ fn student(freedom: usize) -> f64 {
 }
 
 impl Comparison {
-    /// Of these variants, each with its name and its runs.
-    pub fn of(variants: &[(&str, Vec<&Summary>)]) -> Self {
-        let figures = figures(variants);
-        let lines = figures.into_iter().map(|(scope, metric)| Line::of(scope, metric, variants));
+    /// Compares variants, each given by its name and its runs.
+    pub fn new(variants: &[(&str, Vec<&Summary>)]) -> Self {
+        let metrics = compared_metrics(variants);
+        let lines = metrics.into_iter().map(|(scope, metric)| Line::new(scope, metric, variants));
         Self {
             variants: variants.iter().map(|(name, _)| (*name).to_owned()).collect(),
             lines: lines.filter(|line| line.cells.iter().any(|cell| cell.mean.is_some())).collect(),
@@ -145,22 +147,23 @@ impl Comparison {
 }
 
 impl Line {
-    fn of(scope: Scope, metric: Metric, variants: &[(&str, Vec<&Summary>)]) -> Self {
+    fn new(scope: Scope, metric: Metric, variants: &[(&str, Vec<&Summary>)]) -> Self {
         let first = variants.first().map_or(&[][..], |(_, runs)| runs);
         let cell = |(index, (_, runs)): (usize, &(&str, Vec<&Summary>))| {
-            let values: Vec<f64> = runs.iter().filter_map(|run| metric.of(&scope, run)).collect();
+            let values: Vec<f64> =
+                runs.iter().filter_map(|run| metric.value(&scope, run)).collect();
             let paired: Vec<f64> = runs
                 .iter()
                 .filter_map(|run| {
                     let other = first.iter().find(|other| other.seed == run.seed)?;
-                    Some(metric.of(&scope, run)? - metric.of(&scope, other)?)
+                    Some(metric.value(&scope, run)? - metric.value(&scope, other)?)
                 })
                 .collect();
             Cell {
-                mean: Estimate::of(&values).map(|it| it.mean),
-                difference: Estimate::of(&paired)
+                mean: Estimate::from_values(&values).map(|estimate| estimate.mean),
+                difference: Estimate::from_values(&paired)
                     .filter(|_| index > 0)
-                    .map(|it| Difference::of(it, metric)),
+                    .map(|estimate| Difference::new(estimate, metric)),
             }
         };
         Self { cells: variants.iter().enumerate().map(cell).collect(), scope, metric }
@@ -168,13 +171,13 @@ impl Line {
 }
 
 impl Difference {
-    fn of(estimate: Estimate, metric: Metric) -> Self {
+    fn new(estimate: Estimate, metric: Metric) -> Self {
         let Estimate { mean, half } = estimate;
         let interval = half.map(|half| (mean - half, mean + half));
         let verdict = match interval {
-            None if mean == 0.0 => Change::NoneSeen,
-            None => Change::OneSeed,
-            Some((low, high)) if low <= 0.0 && high >= 0.0 => Change::NoneSeen,
+            None if mean == 0.0 => Change::NotSignificant,
+            None => Change::SingleSeed,
+            Some((low, high)) if low <= 0.0 && high >= 0.0 => Change::NotSignificant,
             Some(_) => match (metric.direction(), mean < 0.0) {
                 (Direction::Lower, true) | (Direction::Higher, false) => Change::Better,
                 (Direction::Lower, false) | (Direction::Higher, true) => Change::Worse,
@@ -186,11 +189,13 @@ impl Difference {
     }
 }
 
-/// What is compared: what tells how people and lanes fared, and no more, because the more is compared, the more differs by
-/// chance.
-fn figures(variants: &[(&str, Vec<&Summary>)]) -> Vec<(Scope, Metric)> {
-    let mut figures = Vec::new();
-    for class in names(variants, |run| run.classes.iter().map(|it| it.name.as_str()).collect()) {
+/// Returns the metrics that are compared: those that matter to users and operators, and no more,
+/// because the more metrics are compared, the more of them differ by chance.
+fn compared_metrics(variants: &[(&str, Vec<&Summary>)]) -> Vec<(Scope, Metric)> {
+    let mut metrics = Vec::new();
+    for class in
+        names(variants, |run| run.classes.iter().map(|class| class.name.as_str()).collect())
+    {
         let of_class = [
             Metric::Wait(Statistic::Mean),
             Metric::Wait(Statistic::P50),
@@ -200,7 +205,7 @@ fn figures(variants: &[(&str, Vec<&Summary>)]) -> Vec<(Scope, Metric)> {
             Metric::Total(Statistic::P99),
             Metric::ServedShare,
         ];
-        figures.extend(of_class.map(|metric| (Scope::Class(class.clone()), metric)));
+        metrics.extend(of_class.map(|metric| (Scope::Class(class.clone()), metric)));
     }
     let of_all = [
         Metric::Served,
@@ -209,20 +214,20 @@ fn figures(variants: &[(&str, Vec<&Summary>)]) -> Vec<(Scope, Metric)> {
         Metric::Ended(RequestResult::Error),
         Metric::Ended(RequestResult::ClientGone),
     ];
-    figures
-        .extend(of_all.into_iter().chain(Metric::OF_THE_WHOLE).map(|metric| (Scope::All, metric)));
-    for lane in names(variants, |run| run.lanes.iter().map(|it| it.name.as_str()).collect()) {
-        figures.extend(
+    metrics
+        .extend(of_all.into_iter().chain(Metric::RUN_METRICS).map(|metric| (Scope::All, metric)));
+    for lane in names(variants, |run| run.lanes.iter().map(|lane| lane.name.as_str()).collect()) {
+        metrics.extend(
             [Metric::Busy, Metric::Occupied].map(|metric| (Scope::Lane(lane.clone()), metric)),
         );
     }
-    figures
+    metrics
 }
 
-/// Names in the order in which variants have them, each once.
-fn names(variants: &[(&str, Vec<&Summary>)], of: fn(&Summary) -> Vec<&str>) -> Vec<String> {
+/// Returns the distinct names, in the order in which the variants have them.
+fn names(variants: &[(&str, Vec<&Summary>)], list: fn(&Summary) -> Vec<&str>) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for name in variants.iter().flat_map(|(_, runs)| runs.first()).flat_map(|run| of(run)) {
+    for name in variants.iter().flat_map(|(_, runs)| runs.first()).flat_map(|run| list(run)) {
         if !names.iter().any(|known| known == name) {
             names.push(name.to_owned());
         }
@@ -230,17 +235,18 @@ fn names(variants: &[(&str, Vec<&Summary>)], of: fn(&Summary) -> Vec<&str>) -> V
     names
 }
 
-fn as_text<T: std::fmt::Display, S: Serializer>(what: &T, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(what.to_string().trim_end_matches('.'))
+/// Serializes a scope or metric by its name; a scope without the dot that follows it.
+fn as_text<T: std::fmt::Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(value.to_string().trim_end_matches('.'))
 }
 
 impl Line {
-    /// What is compared: `interactive.wait.p99`.
+    /// Returns the name of the metric with its scope, for example `interactive.wait.p99`.
     pub fn name(&self) -> String {
         format!("{}{}", self.scope, self.metric)
     }
 
-    /// What the numbers mean.
+    /// Returns the unit of the metric.
     pub fn unit(&self) -> Unit {
         self.metric.unit()
     }
@@ -251,7 +257,7 @@ mod tests {
     use super::*;
     use crate::report::test_run;
 
-    /// Runs with seeds from 1 on, and so many loads each.
+    /// Returns runs with the seeds 1, 2, … and these numbers of loads.
     fn runs(loads: &[u64]) -> Vec<Summary> {
         let run = |(index, loads): (usize, &u64)| {
             let mut run = test_run().summary;
@@ -263,7 +269,7 @@ mod tests {
 
     fn loads(first: &[u64], second: &[u64]) -> (f64, f64, Difference) {
         let (first, second) = (runs(first), runs(second));
-        let comparison = Comparison::of(&[
+        let comparison = Comparison::new(&[
             ("first", first.iter().collect()),
             ("second", second.iter().rev().collect()),
         ]);
@@ -274,38 +280,39 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_taken_within_a_seed() {
-        // Far apart from seed to seed, and always about two less.
+    fn differences_are_paired_by_seed() {
+        // The seeds differ by far more than the variants, which differ by about two in each seed.
         let (first, second, difference) = loads(&[10, 50, 90], &[8, 49, 87]);
         assert_eq!((first, second, difference.mean), (50.0, 48.0, -2.0));
-        // Differences -2, -1, -3: deviation 1, so 4.303 / sqrt(3).
+        // The differences -2, -1 and -3 have a standard deviation of 1, so 4.303 / sqrt(3).
         let (low, high) = difference.interval.unwrap();
         let half = 4.303 / 3f64.sqrt();
         assert!(
             (low + 2.0 + half).abs() < 1e-9 && (high + 2.0 - half).abs() < 1e-9,
             "{low} {high}"
         );
-        assert_eq!(difference.verdict, Change::NoneSeen);
+        assert_eq!(difference.verdict, Change::NotSignificant);
         assert_eq!(loads(&[10, 50, 90, 20], &[8, 49, 87, 18]).2.verdict, Change::Better);
         assert_eq!(loads(&[8, 49, 87, 18], &[10, 50, 90, 20]).2.verdict, Change::Worse);
     }
 
     #[test]
-    fn one_seed_proves_nothing_and_the_same_is_the_same() {
+    fn single_seeds_and_equal_runs_are_not_significant() {
         let (_, _, difference) = loads(&[10], &[5]);
-        assert_eq!((difference.interval, difference.verdict), (None, Change::OneSeed));
-        assert_eq!(loads(&[10], &[10]).2.verdict, Change::NoneSeen);
+        assert_eq!((difference.interval, difference.verdict), (None, Change::SingleSeed));
+        assert_eq!(loads(&[10], &[10]).2.verdict, Change::NotSignificant);
         let (_, _, difference) = loads(&[10, 20], &[10, 20]);
-        assert_eq!((difference.interval, difference.verdict), (Some((0.0, 0.0)), Change::NoneSeen));
+        let expected = (Some((0.0, 0.0)), Change::NotSignificant);
+        assert_eq!((difference.interval, difference.verdict), expected);
         assert_eq!(loads(&[10, 20], &[9, 19]).2.verdict, Change::Better);
     }
 
     #[test]
-    fn estimates_are_those_of_the_textbook() {
-        assert_eq!(Estimate::of(&[]), None);
-        assert_eq!(Estimate::of(&[3.0]), Some(Estimate { mean: 3.0, half: None }));
+    fn estimates_match_the_textbook() {
+        assert_eq!(Estimate::from_values(&[]), None);
+        assert_eq!(Estimate::from_values(&[3.0]), Some(Estimate { mean: 3.0, half: None }));
         let ten: Vec<f64> = (1..=10).map(f64::from).collect();
-        let estimate = Estimate::of(&ten).unwrap();
+        let estimate = Estimate::from_values(&ten).unwrap();
         assert_eq!(estimate.mean, 5.5);
         assert!((estimate.half.unwrap() - 2.165_869).abs() < 1e-3, "{estimate:?}");
         assert!(student(1) > 12.7 && student(1000) < 1.981);
@@ -313,13 +320,13 @@ mod tests {
     }
 
     #[test]
-    fn json_says_what_is_compared() {
+    fn json_names_variants_scopes_and_metrics() {
         let runs = runs(&[1, 2]);
         let variants = [("a", runs.iter().collect()), ("b", runs.iter().collect())];
-        let json = serde_json::to_value(Comparison::of(&variants)).unwrap();
+        let json = serde_json::to_value(Comparison::new(&variants)).unwrap();
         assert_eq!(json["variants"], serde_json::json!(["a", "b"]));
         assert_eq!(json["lines"][0]["scope"], "interactive");
         assert_eq!(json["lines"][0]["metric"], "wait.mean");
-        assert_eq!(json["lines"][0]["cells"][1]["difference"]["verdict"], "none-seen");
+        assert_eq!(json["lines"][0]["cells"][1]["difference"]["verdict"], "not-significant");
     }
 }

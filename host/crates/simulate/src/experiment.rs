@@ -8,7 +8,7 @@
 //! use pointsman_simulate::{Document, Experiment, SimulationEnv};
 //!
 //! let scenario = Document::load("scenarios/day.toml".as_ref())?.scenario()?;
-//! let report = Experiment::of(&scenario, &SimulationEnv::new()?)?.run()?;
+//! let report = Experiment::from_scenario(&scenario, &SimulationEnv::new()?)?.run()?;
 //! assert!(report.met(), "{}", report.text());
 //! # Ok(())
 //! # }
@@ -73,7 +73,7 @@ impl SimulationEnv {
             );
             Err(Code::Unavailable.with(message))
         };
-        Self::with(Compiler::default(), None, Box::new(unsupported))
+        Self::with_compiler(Compiler::default(), None, Box::new(unsupported))
     }
 
     /// Creates an environment with a compiler, a folder that caches compiled policies, and a reader
@@ -81,7 +81,7 @@ impl SimulationEnv {
     ///
     /// # Errors
     /// If the WebAssembly engine cannot be created.
-    pub fn with(
+    pub fn with_compiler(
         compiler: Compiler,
         cache_dir: Option<PathBuf>,
         resolve: Box<Resolve>,
@@ -100,7 +100,7 @@ impl SimulationEnv {
 
 /// Why an experiment cannot be run.
 #[derive(Debug, thiserror::Error)]
-pub enum StudyError {
+pub enum ExperimentError {
     /// The scenario, or a file that it refers to, is invalid.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
@@ -121,9 +121,9 @@ pub struct Progress {
     /// The number of runs.
     pub runs: usize,
     /// The number of runs that are complete.
-    pub over: usize,
+    pub completed: usize,
     /// The progress of all runs together, from 0 to 1.
-    pub part: f64,
+    pub fraction: f64,
 }
 
 /// One column of an experiment: a scenario with its lanes and its policies.
@@ -165,7 +165,7 @@ impl Experiment {
     ///
     /// # Errors
     /// If the scenario is invalid, or if a policy cannot be loaded.
-    pub fn of(scenario: &Scenario, env: &SimulationEnv) -> Result<Self, StudyError> {
+    pub fn from_scenario(scenario: &Scenario, env: &SimulationEnv) -> Result<Self, ExperimentError> {
         let mut experiment = Self::new(scenario);
         let host = scenario.host(&*env.resolve)?;
         experiment.push(&chain_name(&host.chain), scenario, host, env)?;
@@ -194,7 +194,7 @@ impl Experiment {
     }
 
     /// Declares a sweep: the cases differ in the value of this key, which is their name.
-    pub fn sweeps(&mut self, key: &str) {
+    pub fn set_sweep_key(&mut self, key: &str) {
         self.parameter = Some(key.to_owned());
     }
 
@@ -202,7 +202,7 @@ impl Experiment {
     ///
     /// # Errors
     /// If the scenario is invalid.
-    pub fn chain_of(scenario: &Scenario, env: &SimulationEnv) -> Result<ChainSpec, ScenarioError> {
+    pub fn policy_chain(scenario: &Scenario, env: &SimulationEnv) -> Result<ChainSpec, ScenarioError> {
         Ok(scenario.host(&*env.resolve)?.chain)
     }
 
@@ -217,7 +217,7 @@ impl Experiment {
         scenario: &Scenario,
         chain: Option<ChainSpec>,
         env: &SimulationEnv,
-    ) -> Result<(), StudyError> {
+    ) -> Result<(), ExperimentError> {
         let mut host = scenario.host(&*env.resolve)?;
         if let Some(chain) = chain {
             host.chain = chain;
@@ -231,7 +231,7 @@ impl Experiment {
         scenario: &Scenario,
         host: Host,
         env: &SimulationEnv,
-    ) -> Result<(), StudyError> {
+    ) -> Result<(), ExperimentError> {
         let faults = scenario.faults(&host.fleet)?;
         if self.cases.is_empty() {
             let traffic = scenario.traffic(1)?;
@@ -264,7 +264,7 @@ impl Experiment {
     ///
     /// # Errors
     /// If a trace file cannot be read, or if a thread cannot be started.
-    pub fn run(&self) -> Result<Report, StudyError> {
+    pub fn run(&self) -> Result<Report, ExperimentError> {
         let jobs = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         self.run_with(jobs, &|_| ())
     }
@@ -278,7 +278,7 @@ impl Experiment {
         &self,
         jobs: NonZeroUsize,
         progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<Report, StudyError> {
+    ) -> Result<Report, ExperimentError> {
         let runs: Vec<(&Case, u64)> = self
             .cases
             .iter()
@@ -286,7 +286,7 @@ impl Experiment {
             .collect();
         let tracker = ProgressTracker::new(runs.len(), progress);
         let next = AtomicUsize::new(0);
-        let results: Vec<Mutex<Option<Result<Run, StudyError>>>> =
+        let results: Vec<Mutex<Option<Result<Run, ExperimentError>>>> =
             runs.iter().map(|_| Mutex::new(None)).collect();
         let work = || {
             loop {
@@ -365,7 +365,7 @@ impl Case {
         seed: u64,
         trace: Option<Sink>,
         on_progress: &dyn Fn(f64),
-    ) -> Result<Run, StudyError> {
+    ) -> Result<Run, ExperimentError> {
         let Self { scenario, host, faults, chain, .. } = self;
         let mut arrivals = scenario.traffic(seed)?;
         let lanes = || host.fleet.lanes.iter().map(|lane| &lane.info);
@@ -386,7 +386,7 @@ impl Case {
                 let mut tee = Tee(collector, trace);
                 let totals = run(&config, &mut advisor, &mut traffic, &mut tee);
                 collector = tee.0;
-                tee.1.finish().map_err(StudyError::Trace)?;
+                tee.1.finish().map_err(ExperimentError::Trace)?;
                 totals
             }
         };
@@ -442,8 +442,8 @@ impl<'a> ProgressTracker<'a> {
         if let Some(entry) = fractions.get_mut(run) {
             *entry = fraction.clamp(0.0, 1.0);
         }
-        let over = fractions.iter().filter(|fraction| **fraction >= 1.0).count();
-        let part = fractions.iter().sum::<f64>() / fractions.len().max(1) as f64;
-        (self.progress)(Progress { runs: fractions.len(), over, part });
+        let completed = fractions.iter().filter(|fraction| **fraction >= 1.0).count();
+        let fraction = fractions.iter().sum::<f64>() / fractions.len().max(1) as f64;
+        (self.progress)(Progress { runs: fractions.len(), completed, fraction });
     }
 }

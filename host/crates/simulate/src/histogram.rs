@@ -1,30 +1,35 @@
-//! Times, counted in buckets whose width grows with them: as small as the run is long, exact to a part of each value.
+//! A histogram of durations with logarithmic buckets, bounded in memory and in relative error.
 
 use std::time::Duration;
 
-/// Times to the microsecond. Two to the power of `BITS` buckets for each doubling, so the middle of a bucket is never further
-/// from a value in it than `1 / 2^(BITS + 1)` of the value: 0.4 % for the default. Smallest, largest and sum are exact.
+/// A histogram of durations with microsecond resolution.
 ///
-/// Memory is bounded by the largest time, not by how many there are: 60 kB for the longest that a `u64` can hold.
+/// Each power of two is divided into `2^BITS` buckets, so the middle of a bucket differs from a
+/// value in it by at most `1 / 2^(BITS + 1)` of the value: 0.4 % with the default of 7 bits.
+/// Minimum, maximum and sum are exact.
+///
+/// Memory is bounded by the largest duration, not by the number of durations: 60 kB for the longest
+/// one that fits into a `u64`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Histogram<const BITS: u32 = 7> {
-    /// How many are in each bucket; no longer than the last one that has any.
+    /// Count of each bucket, up to the last one that is not empty.
     counts: Vec<u64>,
     count: u64,
     sum_us: u128,
-    least_us: u64,
-    most_us: u64,
+    min_us: u64,
+    max_us: u64,
 }
 
 impl<const BITS: u32> Default for Histogram<BITS> {
     fn default() -> Self {
-        Self { counts: Vec::new(), count: 0, sum_us: 0, least_us: u64::MAX, most_us: 0 }
+        Self { counts: Vec::new(), count: 0, sum_us: 0, min_us: u64::MAX, max_us: 0 }
     }
 }
 
 impl<const BITS: u32> Histogram<BITS> {
-    /// Counts one.
+    /// Adds a duration.
     pub fn record(&mut self, time: Duration) {
+        // Half a million years are as good as more.
         let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let bucket = Self::bucket(us);
         if self.counts.len() <= bucket {
@@ -33,11 +38,12 @@ impl<const BITS: u32> Histogram<BITS> {
         self.counts[bucket] += 1;
         self.count += 1;
         self.sum_us += u128::from(us);
-        self.least_us = self.least_us.min(us);
-        self.most_us = self.most_us.max(us);
+        self.min_us = self.min_us.min(us);
+        self.max_us = self.max_us.max(us);
     }
 
-    /// Counts all of another one. The order in which histograms are merged makes no difference.
+    /// Adds all durations of another histogram. The order in which histograms are merged makes no
+    /// difference.
     pub fn merge(&mut self, other: &Self) {
         if self.counts.len() < other.counts.len() {
             self.counts.resize(other.counts.len(), 0);
@@ -47,32 +53,33 @@ impl<const BITS: u32> Histogram<BITS> {
         }
         self.count += other.count;
         self.sum_us += other.sum_us;
-        self.least_us = self.least_us.min(other.least_us);
-        self.most_us = self.most_us.max(other.most_us);
+        self.min_us = self.min_us.min(other.min_us);
+        self.max_us = self.max_us.max(other.max_us);
     }
 
-    /// How many there are.
+    /// Returns the number of durations.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The mean, exact to the microsecond.
+    /// Returns the mean, exact to the microsecond; `None` if the histogram is empty.
     pub fn mean(&self) -> Option<Duration> {
         let mean = self.sum_us.checked_div(u128::from(self.count))?;
         Some(micros(u64::try_from(mean).unwrap_or(u64::MAX)))
     }
 
-    /// The largest one, exact.
+    /// Returns the exact maximum; `None` if the histogram is empty.
     pub fn max(&self) -> Option<Duration> {
-        (self.count > 0).then(|| micros(self.most_us))
+        (self.count > 0).then(|| micros(self.max_us))
     }
 
-    /// The smallest time that at least this part of them does not exceed: 0.99 is the 99th percentile.
-    pub fn quantile(&self, part: f64) -> Option<Duration> {
+    /// Returns a quantile, for example the 99th percentile for 0.99: the shortest duration that at
+    /// least this share of all durations does not exceed. Returns `None` if the histogram is empty.
+    pub fn quantile(&self, q: f64) -> Option<Duration> {
         if self.count == 0 {
             return None;
         }
-        let rank = (part.clamp(0.0, 1.0) * self.count as f64).ceil().max(1.0) as u64;
+        let rank = (q.clamp(0.0, 1.0) * self.count as f64).ceil().max(1.0) as u64;
         if rank >= self.count {
             return self.max();
         }
@@ -81,29 +88,32 @@ impl<const BITS: u32> Histogram<BITS> {
             below += count;
             below >= rank
         })?;
-        Some(micros(Self::middle(bucket).clamp(self.least_us, self.most_us)))
+        // The middle of the first or last bucket may lie outside the values that were recorded.
+        Some(micros(Self::middle(bucket).clamp(self.min_us, self.max_us)))
     }
 
-    /// The upper ends of the buckets that have any, with how many are no longer than that: the points of a curve.
+    /// Returns the cumulative distribution: the upper end of each bucket that is not empty, with
+    /// the number of durations up to there.
     pub fn curve(&self) -> impl Iterator<Item = (Duration, u64)> {
         let mut below = 0;
         self.counts.iter().enumerate().filter(|(_, count)| **count > 0).map(
             move |(bucket, count)| {
                 below += count;
-                (micros(Self::begin(bucket + 1).saturating_sub(1).min(self.most_us)), below)
+                (micros(Self::lower_bound(bucket + 1).saturating_sub(1).min(self.max_us)), below)
             },
         )
     }
 
-    /// Below `2^(BITS + 1)` each has its own bucket; above it, the highest bits of a value are the bucket.
+    /// Returns the bucket of a value. Values below `2^(BITS + 1)` have a bucket each; above that,
+    /// the highest bits of a value are its bucket.
     fn bucket(us: u64) -> usize {
         let shift = (u64::BITS - us.leading_zeros()).saturating_sub(BITS + 1);
         let bucket = (u64::from(shift) << BITS) + (us >> shift);
         usize::try_from(bucket).unwrap_or(usize::MAX)
     }
 
-    /// The smallest value of a bucket.
-    fn begin(bucket: usize) -> u64 {
+    /// Returns the smallest value of a bucket.
+    fn lower_bound(bucket: usize) -> u64 {
         let bucket = bucket as u64;
         let shift = (bucket >> BITS).saturating_sub(1);
         let digits = u128::from(bucket - (shift << BITS));
@@ -111,8 +121,8 @@ impl<const BITS: u32> Histogram<BITS> {
     }
 
     fn middle(bucket: usize) -> u64 {
-        let begin = Self::begin(bucket);
-        begin + (Self::begin(bucket + 1) - 1 - begin) / 2
+        let lower_bound = Self::lower_bound(bucket);
+        lower_bound + (Self::lower_bound(bucket + 1) - 1 - lower_bound) / 2
     }
 }
 
@@ -126,26 +136,27 @@ mod tests {
 
     use super::*;
 
-    fn of(values: &[u64]) -> Histogram {
+    /// Returns a histogram of values in microseconds.
+    fn histogram(values: &[u64]) -> Histogram {
         let mut histogram = Histogram::default();
         values.iter().for_each(|us| histogram.record(micros(*us)));
         histogram
     }
 
     #[test]
-    fn nothing_has_no_figures() {
-        let none = of(&[]);
+    fn empty_histogram_has_no_statistics() {
+        let empty = histogram(&[]);
         assert_eq!(
-            (none.count(), none.mean(), none.max(), none.quantile(0.5)),
+            (empty.count(), empty.mean(), empty.max(), empty.quantile(0.5)),
             (0, None, None, None)
         );
-        assert_eq!(none.curve().count(), 0);
+        assert_eq!(empty.curve().count(), 0);
     }
 
     #[test]
-    fn small_ones_are_exact() {
+    fn small_values_are_exact() {
         let hundred: Vec<u64> = (1..=100).collect();
-        let histogram = of(&hundred);
+        let histogram = histogram(&hundred);
         for (part, us) in
             [(0.0, 1), (0.01, 1), (0.5, 50), (0.9, 90), (0.99, 99), (1.0, 100), (7.0, 100)]
         {
@@ -156,39 +167,41 @@ mod tests {
     }
 
     #[test]
-    fn buckets_follow_each_other_without_gaps_up_to_the_longest_time() {
+    fn buckets_are_contiguous_up_to_the_longest_duration() {
         for bucket in 0..Histogram::<7>::bucket(u64::MAX) {
-            let begin = Histogram::<7>::begin(bucket);
-            assert_eq!(Histogram::<7>::bucket(begin), bucket);
-            assert_eq!(Histogram::<7>::bucket(Histogram::<7>::begin(bucket + 1) - 1), bucket);
+            let lower_bound = Histogram::<7>::lower_bound(bucket);
+            assert_eq!(Histogram::<7>::bucket(lower_bound), bucket);
+            assert_eq!(Histogram::<7>::bucket(Histogram::<7>::lower_bound(bucket + 1) - 1), bucket);
         }
-        assert_eq!(of(&[u64::MAX, 0]).quantile(1.0), Some(micros(u64::MAX)));
+        assert_eq!(histogram(&[u64::MAX, 0]).quantile(1.0), Some(micros(u64::MAX)));
         assert!(Histogram::<7>::bucket(u64::MAX) * 8 < 60_000);
     }
 
     proptest! {
         #[test]
-        fn quantiles_are_right_within_one_percent(
-            mut values in prop::collection::vec(prop_oneof![0..10_000u64, 0..100_000_000_000u64], 1..300),
+        fn quantiles_are_within_one_percent(
+            mut values in
+                prop::collection::vec(prop_oneof![0..10_000u64, 0..100_000_000_000u64], 1..300),
             part in 0.0..=1.0f64,
         ) {
-            let histogram = of(&values);
+            let histogram = histogram(&values);
             values.sort_unstable();
             let rank = ((part * values.len() as f64).ceil() as usize).clamp(1, values.len());
-            let (exact, got) = (values[rank - 1] as f64, histogram.quantile(part).unwrap().as_micros() as f64);
+            let exact = values[rank - 1] as f64;
+            let got = histogram.quantile(part).unwrap().as_micros() as f64;
             prop_assert!((exact - got).abs() <= exact * 0.01, "{exact} {got}");
         }
 
         #[test]
-        fn merging_in_any_order_is_recording_all(
+        fn merging_in_any_order_equals_recording_everything(
             a in prop::collection::vec(any::<u64>(), 0..50),
             b in prop::collection::vec(0..1000u64, 0..50),
             c in prop::collection::vec(0..1_000_000u64, 0..50),
         ) {
-            let all = of(&[a.clone(), b.clone(), c.clone()].concat());
+            let all = histogram(&[a.clone(), b.clone(), c.clone()].concat());
             for order in [[&a, &b, &c], [&c, &b, &a], [&b, &a, &c]] {
                 let mut merged = Histogram::default();
-                order.iter().for_each(|values| merged.merge(&of(values)));
+                order.iter().for_each(|values| merged.merge(&histogram(values)));
                 prop_assert_eq!(&merged, &all);
             }
         }

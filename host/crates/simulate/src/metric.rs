@@ -1,12 +1,12 @@
-//! One figure of a run by its name, such as `interactive.wait.p99`: what objectives are about, and what comparisons show.
+//! Metrics of a run by name, such as `interactive.wait.p99`, for objectives and comparisons.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::observe::RequestResult;
-use crate::report::{Figures, LaneFigures, Named, Summary, Times};
+use crate::report::{DurationSummary, LaneStatistics, Named, RequestStatistics, Summary};
 
-/// Whose figure.
+/// The requests or lanes that a metric is taken over.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     /// All requests, or the whole fleet.
@@ -15,52 +15,52 @@ pub enum Scope {
     Class(String),
     /// The requests of a tenant.
     Tenant(String),
-    /// A lane, and the requests that it was the last one to try.
+    /// A lane, and the requests whose last attempt was made on it.
     Lane(String),
 }
 
-/// Which figure.
+/// A metric of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metric {
-    /// Time until a slot.
+    /// Time until a slot was granted.
     Wait(Statistic),
-    /// Time to the first byte.
+    /// Time to first byte.
     FirstByte(Statistic),
-    /// Time to the end of an answer.
+    /// Time to the last byte.
     Total(Statistic),
     /// Requests that ended.
     Requests,
-    /// Requests that ended in this way.
+    /// Requests with this outcome.
     Ended(RequestResult),
-    /// Their part of all that ended.
+    /// Share of the requests that ended with this outcome.
     Share(RequestResult),
-    /// Requests that got their whole answer, from the first lane or a later one.
+    /// Requests that were served completely, by the first lane or a fallback.
     Served,
-    /// Their part of all that ended.
+    /// Share of the requests that were served completely.
     ServedShare,
-    /// Requests that came in and did not end.
+    /// Requests that arrived and never ended.
     Lost,
-    /// Loads that began.
+    /// Engine loads that were started.
     Loads,
-    /// Loads that others had to be unloaded for.
+    /// Loads for which other engines had to be unloaded.
     Switches,
-    /// The same for an hour.
+    /// Switches per hour of virtual time.
     SwitchesPerHour,
-    /// Jain's index of the tenants' promptness.
+    /// Jain's fairness index of the tenants' promptness.
     Fairness,
-    /// Part of the run in which a lane worked on something.
+    /// Share of the run in which a lane had a slot in use.
     Busy,
-    /// Part of the run in which a lane held memory.
+    /// Share of the run in which a lane's engine held memory.
     Occupied,
-    /// Longest queue.
+    /// Maximum queue length.
     QueueMax,
-    /// Requests that waited, on average.
+    /// Mean queue length over time.
     QueueMean,
 }
 
-/// One number for many times.
+/// A statistic of a set of durations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "they are what they are called")]
+#[expect(missing_docs, reason = "the names are the usual ones")]
 pub enum Statistic {
     Mean,
     P50,
@@ -70,32 +70,46 @@ pub enum Statistic {
     Max,
 }
 
-/// What a number means.
+/// The unit of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// Seconds.
     Time,
-    /// A number of things.
+    /// A count.
     Count,
-    /// A part of a whole, from 0 to 1.
+    /// A share, from 0 to 1.
     Share,
-    /// An index from 0 to 1, or a number for each hour.
+    /// A number without a unit: an index from 0 to 1, a mean count, or a rate per hour.
     Number,
 }
 
-/// Which way is better.
+/// Which direction of change is an improvement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// Less.
+    /// Lower is better.
     Lower,
-    /// More.
+    /// Higher is better.
     Higher,
-    /// Neither: it depends.
+    /// Neither is better in general.
     Neither,
 }
 
+/// A metric that does not exist for a scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ScopeError {
+    /// The metric exists for the whole run only.
+    #[error("only available for the whole run; remove the scope")]
+    RunOnly,
+    /// The metric exists for lanes only.
+    #[error("only available for a lane; expected for example `lane.NAME.busy`")]
+    LaneOnly,
+    /// The metric exists for lanes and for the whole run.
+    #[error("only available for a lane or the whole run")]
+    LaneOrRun,
+}
+
 impl Statistic {
-    /// All, with their names.
+    /// All statistics with their names.
     pub const ALL: [(&'static str, Self); 6] = [
         ("mean", Self::Mean),
         ("p50", Self::P50),
@@ -105,7 +119,7 @@ impl Statistic {
         ("max", Self::Max),
     ];
 
-    fn of(self, times: &Times) -> Duration {
+    fn select(self, times: &DurationSummary) -> Duration {
         match self {
             Self::Mean => times.mean,
             Self::P50 => times.p50,
@@ -117,13 +131,13 @@ impl Statistic {
     }
 
     fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, it)| *it == self).map_or("", |(name, _)| name)
+        Self::ALL.iter().find(|(_, statistic)| *statistic == self).map_or("", |(name, _)| name)
     }
 }
 
 impl Metric {
-    /// The figures that are about a run as a whole, in the order in which they are shown.
-    pub const OF_THE_WHOLE: [Self; 6] = [
+    /// The metrics of a run as a whole, in the order in which they are shown.
+    pub const RUN_METRICS: [Self; 6] = [
         Self::Lost,
         Self::Fairness,
         Self::Loads,
@@ -132,7 +146,7 @@ impl Metric {
         Self::QueueMax,
     ];
 
-    /// What its number means.
+    /// Returns the unit of the metric.
     pub fn unit(self) -> Unit {
         match self {
             Self::Wait(_) | Self::FirstByte(_) | Self::Total(_) => Unit::Time,
@@ -143,18 +157,14 @@ impl Metric {
         }
     }
 
-    /// Which way is better.
+    /// Returns which direction of change is an improvement.
     pub fn direction(self) -> Direction {
         match self {
-            Self::Ended(RequestResult::Answered) | Self::Share(RequestResult::Answered) => {
-                Direction::Higher
-            }
+            Self::Ended(RequestResult::Answered) | Self::Share(RequestResult::Answered) => Direction::Higher,
             Self::Served | Self::ServedShare | Self::Fairness => Direction::Higher,
             Self::Requests | Self::Busy | Self::Occupied => Direction::Neither,
-            // A policy that refuses means it.
-            Self::Ended(RequestResult::Rejected) | Self::Share(RequestResult::Rejected) => {
-                Direction::Neither
-            }
+            // A policy rejects requests on purpose.
+            Self::Ended(RequestResult::Rejected) | Self::Share(RequestResult::Rejected) => Direction::Neither,
             Self::Wait(_)
             | Self::FirstByte(_)
             | Self::Total(_)
@@ -165,28 +175,27 @@ impl Metric {
         }
     }
 
-    /// Is there such a figure of somebody like this?
-    pub fn fits(self, scope: &Scope) -> Result<(), &'static str> {
+    /// Checks that the metric exists for this scope.
+    ///
+    /// # Errors
+    /// Returns the scopes for which the metric exists.
+    pub fn check_scope(self, scope: &Scope) -> Result<(), ScopeError> {
         match (self, scope) {
             (Self::Lost | Self::SwitchesPerHour | Self::Fairness, Scope::All) => Ok(()),
-            (Self::Lost | Self::SwitchesPerHour | Self::Fairness, _) => {
-                Err("is a figure of the whole run only")
-            }
+            (Self::Lost | Self::SwitchesPerHour | Self::Fairness, _) => Err(ScopeError::RunOnly),
             (Self::Busy | Self::Occupied, Scope::Lane(_)) => Ok(()),
-            (Self::Busy | Self::Occupied, _) => {
-                Err("is a figure of a lane: write `lane.<name>.` before it")
-            }
+            (Self::Busy | Self::Occupied, _) => Err(ScopeError::LaneOnly),
             (
                 Self::Loads | Self::Switches | Self::QueueMax | Self::QueueMean,
                 Scope::Class(_) | Scope::Tenant(_),
-            ) => Err("is a figure of a lane or of the whole run"),
+            ) => Err(ScopeError::LaneOrRun),
             _ => Ok(()),
         }
     }
 
-    /// The number in a run: seconds, or a part from 0 to 1, or how many. `None` if there is nothing that it could be of, such as
-    /// the wait of nobody, or no such class, lane or tenant.
-    pub fn of(self, scope: &Scope, run: &Summary) -> Option<f64> {
+    /// Returns the value of the metric in a run: seconds, a share from 0 to 1, or a count. Returns
+    /// `None` if there is no value: the scope does not exist in this run, or no request counts.
+    pub fn value(self, scope: &Scope, run: &Summary) -> Option<f64> {
         match (scope, self) {
             (Scope::All, Self::Lost) => Some(run.lost as f64),
             (Scope::All, Self::Loads) => Some(run.loads as f64),
@@ -195,14 +204,14 @@ impl Metric {
             (Scope::All, Self::Fairness) => run.fairness,
             (Scope::All, Self::QueueMax) => Some(run.queue_max as f64),
             (Scope::All, Self::QueueMean) => Some(run.queue_mean),
-            (Scope::All, _) => self.of_requests(&run.all),
-            (Scope::Class(name), _) => self.of_requests(named(&run.classes, name)?),
-            (Scope::Tenant(name), _) => self.of_requests(&named(&run.tenants, name)?.requests),
-            (Scope::Lane(name), _) => self.of_lane(named(&run.lanes, name)?),
+            (Scope::All, _) => self.request_value(&run.all),
+            (Scope::Class(name), _) => self.request_value(named(&run.classes, name)?),
+            (Scope::Tenant(name), _) => self.request_value(&named(&run.tenants, name)?.requests),
+            (Scope::Lane(name), _) => self.lane_value(named(&run.lanes, name)?),
         }
     }
 
-    fn of_lane(self, lane: &LaneFigures) -> Option<f64> {
+    fn lane_value(self, lane: &LaneStatistics) -> Option<f64> {
         match self {
             Self::Loads => Some(lane.loads as f64),
             Self::Switches => Some(lane.switches as f64),
@@ -210,25 +219,25 @@ impl Metric {
             Self::Occupied => Some(lane.occupied),
             Self::QueueMax => Some(lane.queue_max as f64),
             Self::QueueMean => Some(lane.queue_mean),
-            _ => self.of_requests(&lane.requests),
+            _ => self.request_value(&lane.requests),
         }
     }
 
-    fn of_requests(self, figures: &Figures) -> Option<f64> {
-        let all = figures.requests();
+    fn request_value(self, requests: &RequestStatistics) -> Option<f64> {
+        let all = requests.requests();
         let part = |count: u64| (all > 0).then(|| count as f64 / all as f64);
-        let time = |times: &Option<Times>, statistic: Statistic| {
-            times.as_ref().map(|times| statistic.of(times).as_secs_f64())
+        let time = |times: &Option<DurationSummary>, statistic: Statistic| {
+            times.as_ref().map(|times| statistic.select(times).as_secs_f64())
         };
         match self {
-            Self::Wait(statistic) => time(&figures.wait, statistic),
-            Self::FirstByte(statistic) => time(&figures.first_byte, statistic),
-            Self::Total(statistic) => time(&figures.total, statistic),
+            Self::Wait(statistic) => time(&requests.wait, statistic),
+            Self::FirstByte(statistic) => time(&requests.first_byte, statistic),
+            Self::Total(statistic) => time(&requests.total, statistic),
             Self::Requests => Some(all as f64),
-            Self::Ended(how) => Some(figures.ended(how) as f64),
-            Self::Share(how) => part(figures.ended(how)),
-            Self::Served => Some(figures.served() as f64),
-            Self::ServedShare => part(figures.served()),
+            Self::Ended(how) => Some(requests.ended(how) as f64),
+            Self::Share(how) => part(requests.ended(how)),
+            Self::Served => Some(requests.served() as f64),
+            Self::ServedShare => part(requests.served()),
             Self::Lost | Self::Loads | Self::Switches | Self::SwitchesPerHour | Self::Fairness => {
                 None
             }
@@ -238,11 +247,11 @@ impl Metric {
 }
 
 fn named<'a, T>(all: &'a [Named<T>], name: &str) -> Option<&'a T> {
-    all.iter().find(|it| it.name == name).map(|it| &it.of)
+    all.iter().find(|entry| entry.name == name).map(|entry| &entry.value)
 }
 
 impl fmt::Display for Scope {
-    /// With the dot after it.
+    /// Writes the scope as a prefix of a metric name, including the dot.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => Ok(()),
@@ -278,5 +287,5 @@ impl fmt::Display for Metric {
 }
 
 fn label(how: RequestResult) -> &'static str {
-    crate::report::HOWS.iter().find(|(it, _)| *it == how).map_or("", |(_, name)| name)
+    crate::report::OUTCOMES.iter().find(|(outcome, _)| *outcome == how).map_or("", |(_, name)| name)
 }

@@ -1,37 +1,42 @@
-//! What a scenario has to achieve, as sentences such as `interactive.wait.p99 < 20s`.
+//! Objectives of a scenario, such as `interactive.wait.p99 < 20s`.
 //!
 //! ```text
 //!   objective = [ scope "." ] metric op value
-//!   scope     = class | "tenant." name | "lane." name                     nothing: everybody
-//!   metric    = ( "wait" | "first-byte" | "total" ) "." ( "mean" | "p50" | "p90" | "p95" | "p99" | "max" )
-//!             | ( "answered" | "fell-back" | "served" | "rejected" | "errors" | "client-gone" ) [ ".share" ]
-//!             | "requests" | "lost" | "loads" | "switches" | "switches-per-hour" | "tenant.fairness"
-//!             | "busy" | "occupied" | "queue.max" | "queue.mean"
+//!   scope     = class | "tenant." name | "lane." name               without: all requests
+//!   metric    = ( "wait" | "first-byte" | "total" ) "." statistic
+//!             | outcome [ ".share" ]
+//!             | "requests" | "lost" | "loads" | "switches" | "switches-per-hour"
+//!             | "tenant.fairness" | "busy" | "occupied" | "queue.max" | "queue.mean"
+//!   statistic = "mean" | "p50" | "p90" | "p95" | "p99" | "max"
+//!   outcome   = "answered" | "fell-back" | "served" | "rejected" | "errors" | "client-gone"
 //!   op        = "<" | "<=" | ">" | ">=" | "==" | "!="
 //!   value     = 20s, 1.5s, 250ms, 2m, 1h | 12 | 0.9 | 5%
 //! ```
 //!
-//! `answered` are those that the first lane answered, `fell-back` those of a later one, and `served` both. A value with `%`
-//! makes a share of a count. In words `_` and `-` are the same.
+//! `answered` counts the requests that the first lane served, `fell-back` those that a fallback
+//! served, and `served` both. With a value in `%`, a count is taken as a share of all requests. `_`
+//! and `-` are equivalent in the names of metrics.
 
+mod error;
 mod parse;
 
 use std::fmt;
 
 use serde::Serialize;
 
+pub use self::error::{ObjectiveError, ObjectiveErrorKind};
 use crate::metric::{Metric, Scope};
 use crate::report::Summary;
 
-/// One thing to achieve.
+/// A condition on a metric that a scenario has to meet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Objective {
-    /// As it was written.
+    /// The objective as it was written.
     text: String,
     scope: Scope,
     metric: Metric,
     op: Op,
-    /// In the unit of the metric.
+    /// Right-hand side in the unit of the metric.
     value: f64,
 }
 
@@ -45,56 +50,56 @@ enum Op {
     Unequal,
 }
 
-/// What one run makes of an objective.
+/// The result of an objective in one run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Verdict {
-    /// It is met. What cannot be measured is not.
+    /// True if the objective is met. A metric without a value does not meet it.
     pub met: bool,
-    /// The figure, if there is anything that it could be of.
+    /// Value of the metric, if there is one.
     pub value: Option<f64>,
 }
 
-/// What several runs make of an objective.
+/// The result of an objective over several runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Judged {
-    /// The objective, as it was written.
+    /// The objective as it was written.
     pub objective: String,
-    /// It is met in every run, and there is at least one.
+    /// True if there is at least one run and every run meets the objective.
     pub met: bool,
-    /// Runs that meet it.
+    /// Number of runs that meet the objective.
     pub runs_met: usize,
-    /// All runs.
+    /// Number of runs.
     pub runs: usize,
-    /// Mean of the figure: seconds, or a part from 0 to 1, or how many.
+    /// Mean of the metric: seconds, a share from 0 to 1, or a count.
     pub mean: Option<f64>,
-    /// The figure of the run that is furthest from meeting it, or nearest to not doing so.
+    /// Value of the run with the smallest margin.
     pub worst: Option<f64>,
-    /// Figures that are shown are of this kind.
+    /// The metric, whose unit the values have.
     #[serde(skip)]
     pub metric: Metric,
 }
 
 impl Objective {
-    /// The objective that a sentence says.
+    /// Parses an objective.
     ///
     /// # Errors
-    /// With what is wrong and what to write instead.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        parse::objective(text)
-            .map_err(|problem| format!("`{}`: {problem}", text.trim().escape_debug()))
+    /// Returns an error if the text is not a comparison of a known metric with a value of its unit.
+    pub fn parse(text: &str) -> Result<Self, ObjectiveError> {
+        parse::objective(text).map_err(|kind| ObjectiveError::new(text.trim(), kind))
     }
 
-    /// Whether there is what it is about: a class or a lane of this scenario. Tenants are known when they come only.
+    /// Checks that the scenario has the class or lane of the objective. Tenants are not known
+    /// before they send requests, so they are not checked.
     ///
     /// # Errors
-    /// With the names that there are.
+    /// Returns an error with the closest name, or the known names.
     pub fn check<'a>(
         &self,
         classes: impl IntoIterator<Item = &'a str>,
         lanes: impl IntoIterator<Item = &'a str>,
-    ) -> Result<(), String> {
-        let (kind, name, known): (_, _, Vec<&str>) = match &self.scope {
+    ) -> Result<(), ObjectiveError> {
+        let (scope, name, known): (_, _, Vec<&str>) = match &self.scope {
             Scope::Class(name) => ("class", name, classes.into_iter().collect()),
             Scope::Lane(name) => ("lane", name, lanes.into_iter().collect()),
             Scope::All | Scope::Tenant(_) => return Ok(()),
@@ -102,17 +107,21 @@ impl Objective {
         if known.contains(&name.as_str()) {
             return Ok(());
         }
-        let hint = parse::hint(name, &known);
-        Err(format!("`{}`: there is no {kind} `{}`; {hint}", self.text, name.escape_debug()))
+        let kind = ObjectiveErrorKind::UnknownName {
+            scope,
+            name: name.clone(),
+            hint: parse::suggestion(name, &known),
+        };
+        Err(ObjectiveError::new(&self.text, kind))
     }
 
-    /// Whether one run meets it.
+    /// Evaluates the objective in one run.
     pub fn judge(&self, run: &Summary) -> Verdict {
-        let value = self.metric.of(&self.scope, run);
+        let value = self.metric.value(&self.scope, run);
         Verdict { met: value.is_some_and(|value| self.holds(value)), value }
     }
 
-    /// Whether all these runs meet it.
+    /// Evaluates the objective over several runs.
     pub fn over<'a>(&self, runs: impl IntoIterator<Item = &'a Summary>) -> Judged {
         let verdicts: Vec<Verdict> = runs.into_iter().map(|run| self.judge(run)).collect();
         let values: Vec<f64> = verdicts.iter().filter_map(|verdict| verdict.value).collect();
@@ -128,17 +137,17 @@ impl Objective {
         }
     }
 
-    /// What it is about.
+    /// Returns the metric of the objective.
     pub fn metric(&self) -> Metric {
         self.metric
     }
 
-    /// Whose figure it is about.
+    /// Returns the scope of the objective.
     pub fn scope(&self) -> &Scope {
         &self.scope
     }
 
-    #[expect(clippy::float_cmp, reason = "who writes `== 0` means it, and counts are exact")]
+    #[expect(clippy::float_cmp, reason = "`== 0` is meant literally, and counts are exact")]
     fn holds(&self, value: f64) -> bool {
         match self.op {
             Op::Less => value < self.value,
@@ -150,7 +159,7 @@ impl Objective {
         }
     }
 
-    /// How far a figure is from breaking it: the smaller, the worse.
+    /// Returns the distance of a value from violating the objective; negative if it is violated.
     fn margin(&self, value: f64) -> f64 {
         match self.op {
             Op::Less | Op::AtMost => self.value - value,

@@ -1,117 +1,122 @@
-//! Decision records, asked again: what other policies would have decided about the requests that were there, and whether the same
-//! ones decide the same.
+//! Replay of decision records: whether the same policies still make the same decisions, and what
+//! other policies would have decided about the recorded requests.
 //!
 //! ```text
-//!   Record ──> Scene: fleet, facts, what is known of the request
-//!                │
-//!                ▼           answers of the record
-//!   Cast ──> Rehearsal::replay ──> advice ──> Merge ──> Plan ──> same as then, or what is otherwise
-//!   (who is asked)     │
-//!                      └─ questions that nobody can answer: it cannot be known
+//!   Record ──> ReplayContext: fleet, facts, the request as far as it was recorded
+//!                    │
+//!                    ▼         recorded host calls
+//!   ReplayChain ──> DryRunChain::replay ──> advice ──> Merge ──> Plan ──> compared with record
+//!   (the policies)   │
+//!                    └─ host calls that the record cannot answer: the result is unknown
 //! ```
 //!
-//! One record at a time goes in, and a [`Report`] of bounded size comes out.
+//! Records are replayed one at a time, and the size of the resulting [`ReplayReport`] is bounded.
 
-mod again;
-mod cast;
-mod difference;
-mod gaps;
+mod chain;
+mod context;
+mod decision;
+mod divergence;
+mod missing;
 mod report;
-mod scene;
 mod text;
 
 use pointsman_record::{DecisionRecord, Record};
 
-use self::again::again;
-use self::cast::Casting;
-pub use self::cast::{ReplayError, Who};
-pub use self::difference::Difference;
-pub use self::report::{Count, Effect, Kind, Lack, OfPolicy, Otherwise, Report, Shown};
-use self::scene::{Scene, Topologies};
+use self::chain::ReplayChains;
+pub use self::chain::{ChainSource, ReplayError};
+use self::context::{ReplayContext, Topologies};
+use self::decision::replay_decision;
+pub use self::divergence::Divergence;
+pub use self::report::{
+    Agreement, CallDivergence, DecisionDivergence, DivergenceKind, MissingInputCount,
+    PolicyStatistics, ReplayEffect, ReplayReport,
+};
 use crate::experiment::SimulationEnv;
 
-/// Hooks, as records name them.
+/// Hooks, as they are named in records.
 const ON_REQUEST: &str = "on-request";
 const ON_FAILURE: &str = "on-failure";
 
-/// Asks again what is in records.
+/// A replay of decision records.
 #[derive(Debug)]
 pub struct Replay<'a> {
-    casting: Casting<'a>,
+    chains: ReplayChains<'a>,
     topologies: Topologies,
     file: String,
-    report: Report,
+    report: ReplayReport,
 }
 
 impl<'a> Replay<'a> {
-    /// Ask `who`, and keep so many decisions that are made otherwise whole.
+    /// Creates a replay with the policies of `source`. The report lists at most `max_differences`
+    /// decisions that differ from the record.
     ///
     /// # Errors
-    /// When a policy cannot be used.
+    /// Returns an error if a policy cannot be loaded.
     pub fn new(
-        stage: &'a SimulationEnv,
-        who: Who,
-        differences: usize,
+        env: &'a SimulationEnv,
+        source: ChainSource,
+        max_differences: usize,
     ) -> Result<Self, ReplayError> {
         Ok(Self {
-            casting: Casting::new(stage, who)?,
+            chains: ReplayChains::new(env, source)?,
             topologies: Topologies::default(),
             file: String::new(),
-            report: Report::new(differences),
+            report: ReplayReport::new(max_differences),
         })
     }
 
-    /// Another file begins.
-    pub fn file(&mut self, name: &str) {
+    /// Starts a new file. The topologies of the previous file do not apply to it.
+    pub fn start_file(&mut self, name: &str) {
         self.file = name.to_owned();
         self.topologies.clear();
         self.report.files += 1;
     }
 
-    /// A line of the file cannot be used.
-    pub fn skipped(&mut self, what: &str) {
-        self.report.skip(format!("{}: {what}", self.file));
+    /// Counts a line of the current file that cannot be used.
+    pub fn skip_line(&mut self, reason: &str) {
+        self.report.skip(format!("{}: {reason}", self.file));
     }
 
-    /// The next record of the file.
+    /// Replays the next record of the current file.
     ///
     /// # Errors
-    /// When the policies that it calls for cannot be used.
-    pub fn take(&mut self, record: Record) -> Result<(), ReplayError> {
+    /// Returns an error if a policy that the record calls for cannot be loaded.
+    pub fn push(&mut self, record: Record) -> Result<(), ReplayError> {
         match record {
             Record::Topology(topology) => self.topologies.add(topology),
-            Record::Policies(chain) => self.casting.add(chain),
+            Record::Policies(chain) => self.chains.add(chain),
             Record::Decision(decision) => self.decision(&decision)?,
         }
         Ok(())
     }
 
     fn decision(&mut self, record: &DecisionRecord) -> Result<(), ReplayError> {
-        let Some(scene) = Scene::of(record, &self.topologies) else {
+        let Some(context) = ReplayContext::new(record, &self.topologies) else {
             let (id, topology) = (&record.request_id, record.topology);
-            self.skipped(&format!(
-                "the decision about request {id} names lanes (topology {topology}) that do not stand before it"
+            self.skip_line(&format!(
+                "decision of request {id}: topology {topology} is not defined before it"
             ));
             return Ok(());
         };
-        let cast = self.casting.cast(record)?;
-        let made = again(record, &scene, &cast, self.casting.chain(record), &self.topologies);
-        self.report.add(&self.file, record, &scene.fleet, made);
+        let chain = self.chains.for_record(record)?;
+        let recorded_chain = self.chains.recorded(record);
+        let replayed = replay_decision(record, &context, &chain, recorded_chain, &self.topologies);
+        self.report.add(&self.file, record, &context.fleet, replayed);
         Ok(())
     }
 
-    /// How many decisions were made again.
+    /// Returns the number of decisions that have been replayed.
     pub fn decisions(&self) -> u64 {
         self.report.decisions.all()
     }
 
-    /// Before the end of the records: somebody does not want to wait for it.
-    pub fn stops(&mut self) {
-        self.report.stopped = true;
+    /// Marks the report as incomplete, because the replay ended before the records did.
+    pub fn interrupt(&mut self) {
+        self.report.interrupted = true;
     }
 
-    /// What came of it.
-    pub fn finish(self) -> Report {
+    /// Returns the report.
+    pub fn finish(self) -> ReplayReport {
         self.report
     }
 }

@@ -1,6 +1,7 @@
-//! What comes out of simulations: figures, and pages that show them.
+//! Statistics of simulation runs, and the reports that show them.
 
 mod collector;
+mod counters;
 mod fairness;
 mod html;
 pub(crate) mod numbers;
@@ -10,90 +11,91 @@ mod series;
 mod summary;
 mod svg;
 mod sweep;
-mod tally;
 pub(crate) mod text;
 
 use serde_json::{Value, json};
 
-pub use self::collector::{Collector, Distribution, Run};
+pub use self::collector::{Collector, LatencyHistograms, Run};
 pub use self::fairness::jain;
 pub use self::phase::{PHASES, Phase, Timeline};
-pub use self::plots::{Part, Plot};
-pub use self::series::{ClassPiece, LanePiece, Piece, Series};
+pub use self::plots::{Plot, Section};
+pub use self::series::{ClassInterval, Interval, LaneInterval, TimeSeries};
 pub use self::summary::{
-    Counted, Figures, HOWS, LaneFigures, Named, Summary, TenantFigures, Times,
+    DurationSummary, EventCount, LaneStatistics, Named, OUTCOMES, RequestStatistics, Summary,
+    TenantStatistics,
 };
 pub use self::sweep::{Point, Sweep};
 use crate::compare::{Comparison, Estimate};
 use crate::metric::{Metric, Scope};
 use crate::objective::{Judged, Objective};
 
-/// All that came of a scenario. It says the same of the same runs, whenever and wherever it is made.
+/// The result of a scenario. The same runs give the same report, byte for byte, on every machine.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// Name of the scenario.
+    /// Title of the scenario.
     pub title: String,
-    /// What the scenario is, for people.
+    /// Description of the scenario: the comment at the head of its file.
     pub scenario: String,
-    /// The scenario as it stands, and what it is compared with.
+    /// The scenario itself, followed by the variants that are compared with it.
     pub variants: Vec<VariantReport>,
-    /// What becomes of the figures when one setting changes.
+    /// The runs by value of the swept key, if a key is swept.
     pub sweep: Option<Sweep>,
 }
 
-/// What came of one variant of a scenario.
+/// The result of one variant of a scenario.
 #[derive(Debug, Clone)]
 pub struct VariantReport {
-    /// Its name.
+    /// Name of the variant.
     pub name: String,
-    /// One run for each seed.
+    /// The runs, one for each seed.
     pub runs: Vec<Run>,
-    /// The objectives, and whether they are met.
+    /// The result of each objective.
     pub objectives: Vec<Judged>,
 }
 
 impl VariantReport {
-    /// Of these runs, judged by these objectives.
+    /// Creates the report of a variant by evaluating `objectives` over its runs.
     pub fn new(name: impl Into<String>, runs: Vec<Run>, objectives: &[Objective]) -> Self {
         let summaries = || runs.iter().map(|run| &run.summary);
         let objectives = objectives.iter().map(|objective| objective.over(summaries())).collect();
         Self { name: name.into(), objectives, runs }
     }
 
-    /// A figure over all seeds.
+    /// Estimates a metric over all seeds. Returns `None` if no run has a value for it.
     pub fn estimate(&self, scope: &Scope, metric: Metric) -> Option<Estimate> {
         let values: Vec<f64> =
-            self.runs.iter().filter_map(|run| metric.of(scope, &run.summary)).collect();
-        Estimate::of(&values)
+            self.runs.iter().filter_map(|run| metric.value(scope, &run.summary)).collect();
+        Estimate::from_values(&values)
     }
 
-    /// Does it meet all objectives?
+    /// Returns true if every objective is met.
     pub fn met(&self) -> bool {
         self.objectives.iter().all(|objective| objective.met)
     }
 
-    fn names(&self, of: fn(&Summary) -> Vec<String>) -> Vec<String> {
-        self.runs.first().map(|run| of(&run.summary)).unwrap_or_default()
+    fn names(&self, list: fn(&Summary) -> Vec<String>) -> Vec<String> {
+        self.runs.first().map(|run| list(&run.summary)).unwrap_or_default()
     }
 }
 
 impl Report {
-    /// For a terminal.
+    /// Renders the report as plain text for a terminal.
     pub fn text(&self) -> String {
-        text::of(self)
+        text::render(self)
     }
 
-    /// For people, as one page that needs nothing else: no scripts, no files beside it, light and dark, and for paper.
+    /// Renders the report as one self-contained HTML page: no scripts, no external files, with
+    /// light, dark and print styles.
     pub fn html(&self) -> String {
-        html::of(self)
+        html::render(self)
     }
 
-    /// The plots of that page, each of which can be had alone.
+    /// Draws the plots of the HTML page, each of which is also available as an SVG file of its own.
     pub fn plots(&self) -> Vec<Plot> {
-        plots::of(self)
+        plots::draw(self)
     }
 
-    /// For programs.
+    /// Returns the report as JSON. Durations carry their unit in the key (`-s`, `-ms`).
     pub fn json(&self) -> Value {
         let variants = self.variants.iter().map(|variant| {
             let runs: Vec<&Summary> = variant.runs.iter().map(|run| &run.summary).collect();
@@ -108,9 +110,9 @@ impl Report {
         })
     }
 
-    /// The variants side by side, if there are several.
+    /// Compares the variants; `None` if there is only one.
     pub fn comparison(&self) -> Option<Comparison> {
-        (self.variants.len() > 1).then(|| Comparison::of(&self.summaries()))
+        (self.variants.len() > 1).then(|| Comparison::new(&self.summaries()))
     }
 
     fn summaries(&self) -> Vec<(&str, Vec<&Summary>)> {
@@ -122,7 +124,7 @@ impl Report {
             .collect()
     }
 
-    /// Do all variants meet all objectives?
+    /// Returns true if every variant meets every objective.
     pub fn met(&self) -> bool {
         self.variants.iter().all(VariantReport::met)
     }

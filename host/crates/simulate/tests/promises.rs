@@ -155,7 +155,7 @@ impl ArbitraryScenario {
     fn run(&self, env: &SimulationEnv) -> Report {
         let scenario = Document::new(self.text(), Path::new("any.toml")).scenario();
         let scenario = scenario.unwrap_or_else(|error| panic!("{error}\n{}", self.text()));
-        Experiment::of(&scenario, env).unwrap().run().unwrap()
+        Experiment::from_scenario(&scenario, env).unwrap().run().unwrap()
     }
 }
 
@@ -177,7 +177,7 @@ fn simulation_env() -> (SimulationEnv, TempDir) {
     let no_config =
         |_: &Path, _: &toml::Table| Err(Code::Unavailable.with("no host configuration"));
     (
-        SimulationEnv::with(
+        SimulationEnv::with_compiler(
             Compiler::default(),
             Some(cache.path().to_owned()),
             Box::new(no_config),

@@ -1,4 +1,4 @@
-//! Records of the tree's own policies, asked again.
+//! Replay of records that were written with the policies of this repository.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod tree;
@@ -18,14 +18,16 @@ use pointsman_record::{
     DecisionRecord, End, Ended, Record, RequestRecord, TopologyRecord, records,
 };
 use pointsman_simulate::SimulationEnv;
-use pointsman_simulate::replay::{Replay, ReplayError, Report, Who};
+use pointsman_simulate::replay::{
+    ChainSource, MissingInputCount, Replay, ReplayError, ReplayReport,
+};
 use serde_json::json;
 
 use self::tree::{NOON, chain, policy};
 
 const REQUESTS: u32 = 12;
 
-static STAGE: LazyLock<SimulationEnv> = LazyLock::new(|| SimulationEnv::new().unwrap());
+static ENV: LazyLock<SimulationEnv> = LazyLock::new(|| SimulationEnv::new().unwrap());
 
 fn quota(requests: u32) -> PolicySpec {
     policy(
@@ -34,8 +36,8 @@ fn quota(requests: u32) -> PolicySpec {
     )
 }
 
-/// Policies that refuse, change the request, read it, and say what comes after a failed try.
-fn four(requests: u32) -> ChainSpec {
+/// Returns a chain of policies that reject, edit and read requests, and handle failed attempts.
+fn four_policies(requests: u32) -> ChainSpec {
     chain(vec![
         quota(requests),
         policy("redact", json!({})),
@@ -85,12 +87,13 @@ fn request(number: u32) -> Request {
     Request::parse(Endpoint::ChatCompletions, body.to_string().into(), head).unwrap()
 }
 
-/// What a host with this chain writes: a dozen requests of two tenants, and after each a failed try on busier lanes.
+/// Returns the records of a host with this chain: a dozen requests of two tenants, each followed by
+/// a failed attempt on busier lanes.
 fn written(spec: &ChainSpec) -> Vec<Record> {
     let settings = RuntimeSettings { metering: Metering::Fuel, ..RuntimeSettings::default() };
-    let rehearsal = DryRunChain::load(&Runtime::new(settings).unwrap(), spec).unwrap();
-    let performance = rehearsal.begin();
-    let advisor = performance.advisor();
+    let dry_run = DryRunChain::load(&Runtime::new(settings).unwrap(), spec).unwrap();
+    let session = dry_run.begin();
+    let advisor = session.advisor();
     let info = advisor.chain().unwrap();
     let mut records = vec![Record::Topology(topology()), Record::Policies((**info).clone())];
     for number in 0..REQUESTS {
@@ -138,7 +141,7 @@ fn written(spec: &ChainSpec) -> Vec<Record> {
     records
 }
 
-static RECORDS: LazyLock<Vec<Record>> = LazyLock::new(|| written(&four(100)));
+static RECORDS: LazyLock<Vec<Record>> = LazyLock::new(|| written(&four_policies(100)));
 
 fn decisions(records: &mut [Record]) -> impl Iterator<Item = &mut DecisionRecord> {
     records.iter_mut().filter_map(|record| match record {
@@ -153,7 +156,7 @@ fn calls<'a>(records: &'a mut [Record], name: &'a str) -> impl Iterator<Item = &
         .filter(move |call| &*call.policy.name == name)
 }
 
-/// Whole requests, as in mode `full`.
+/// Adds the whole requests, as in mode `full`.
 fn with_requests(records: &mut [Record]) {
     for (number, decision) in (0..).zip(decisions(records)) {
         let request = request(number);
@@ -166,26 +169,37 @@ fn with_requests(records: &mut [Record]) {
     }
 }
 
-/// By way of the lines of a file.
-fn try_replay(written: &[Record], who: Who) -> Result<Report, ReplayError> {
+/// Replays records after writing and reading them as the lines of a file.
+fn try_replay(written: &[Record], source: ChainSource) -> Result<ReplayReport, ReplayError> {
     let lines: Vec<u8> = written.iter().flat_map(|record| record.to_line().unwrap()).collect();
-    let mut replay = Replay::new(&STAGE, who, 3)?;
-    replay.file("decisions.jsonl");
+    let mut replay = Replay::new(&ENV, source, 3)?;
+    replay.start_file("decisions.jsonl");
     for record in records(BufReader::new(lines.as_slice())) {
-        replay.take(record.unwrap())?;
+        replay.push(record.unwrap())?;
     }
     Ok(replay.finish())
 }
 
-fn replay(records: &[Record], who: Who) -> Report {
-    try_replay(records, who).unwrap()
+/// Returns the recorded chain with these policies replayed.
+fn overriding(overrides: Vec<PolicySpec>) -> ChainSource {
+    ChainSource::Recorded { overrides }
+}
+
+/// Returns the missing inputs of a policy.
+fn missing_inputs<'a>(report: &'a ReplayReport, policy: &str) -> Vec<&'a MissingInputCount> {
+    let of_policy = report.missing_inputs.iter().filter(|((name, _), _)| name == policy);
+    of_policy.map(|(_, input)| input).collect()
+}
+
+fn replay(records: &[Record], source: ChainSource) -> ReplayReport {
+    try_replay(records, source).unwrap()
 }
 
 #[test]
-fn whoever_wrote_a_record_agrees_with_it() {
+fn same_chain_agrees_with_its_records() {
     let mut records = RECORDS.clone();
     for whole in [false, true] {
-        let report = replay(&records, Who::Chain(four(100)));
+        let report = replay(&records, ChainSource::Configured(four_policies(100)));
         let text = report.text();
         assert!(report.agrees(), "whole: {whole}\n{text}");
         assert_eq!(
@@ -196,50 +210,48 @@ fn whoever_wrote_a_record_agrees_with_it() {
         assert_eq!(
             report.policies["deadline"].calls.same,
             2 * u64::from(REQUESTS),
-            "after failed tries, too"
+            "including the calls after failed attempts"
         );
-        assert!(text.ends_with("everything is as in the records\n"), "{text}");
-        assert!(report.shown.is_empty() && report.kinds.is_empty() && report.effect.moved() == 0);
+        assert!(
+            report.differences.is_empty() && report.kinds.is_empty() && report.effect.moved() == 0
+        );
         with_requests(&mut records);
     }
 }
 
 #[test]
-fn without_a_configuration_the_records_say_how_policies_were_configured() {
-    let mut records = written(&four(2));
-    let here = |name: &str| policy(name, json!({ "no-such-key": "the records go before" }));
-    let report = replay(&records, Who::Instead(vec![here("quota")]));
+fn recorded_configuration_is_used_without_a_host_configuration() {
+    let mut records = written(&four_policies(2));
+    let here = |name: &str| policy(name, json!({ "no-such-key": "is overridden by the record" }));
+    let report = replay(&records, overriding(vec![here("quota")]));
     assert!(report.agrees(), "{}", report.text());
     assert_eq!(
         report.policies.keys().collect::<Vec<_>>(),
         ["quota"],
-        "the others say what they said"
+        "other policies are not replayed"
     );
-    assert!(report.effect.moves["refused"]["refused"] > 0, "some were refused then");
+    assert!(report.effect.moves["rejected"]["rejected"] > 0, "some were rejected in the record");
 
     let Some(Record::Policies(chain)) = records.get_mut(1) else {
-        panic!("the chain comes second")
+        panic!("expected the chain as the second record")
     };
     chain.policies[0].config = json!({ "tenants": "redacted:9:0123456789abcdef" });
-    let error = try_replay(&records, Who::Instead(vec![here("quota")])).unwrap_err().to_string();
-    assert!(
-        error.starts_with("the configuration of `quota` is redacted in the records; name that of"),
-        "{error}"
-    );
+    let error = try_replay(&records, overriding(vec![here("quota")])).unwrap_err();
+    assert!(matches!(&error, ReplayError::Redacted(name) if name == "quota"), "{error}");
 
-    // Records of earlier hosts name no chain.
+    // Records of early hosts name no chain.
     let mut old = RECORDS.clone();
     old.remove(1);
     decisions(&mut old).for_each(|decision| decision.chain = None);
-    let report = replay(&old, Who::Instead(vec![policy("cortex", json!({}))]));
+    let report = replay(&old, overriding(vec![policy("cortex", json!({}))]));
     assert!(report.agrees(), "{}", report.text());
 }
 
 #[test]
-fn a_changed_threshold_shows_in_advice_decisions_and_effect() {
-    let report = replay(&RECORDS, Who::Chain(four(4)));
+fn changed_threshold_shows_in_advice_decisions_and_effect() {
+    let report = replay(&RECORDS, ChainSource::Configured(four_policies(4)));
     assert!(!report.agrees());
-    // Each of the two tenants asked six times, and four are free.
+    // Each of the two tenants sent six requests, of which four are allowed.
     let of_quota = &report.policies["quota"];
     assert_eq!(
         (of_quota.calls.same, of_quota.calls.differ, of_quota.calls.unknown),
@@ -248,38 +260,34 @@ fn a_changed_threshold_shows_in_advice_decisions_and_effect() {
         report.text()
     );
     assert_eq!(
-        (report.decisions.differ, report.effect.refused_now, report.effect.moved()),
+        (report.decisions.differ, report.effect.rejected_only_now, report.effect.moved()),
         (4, 4, 4)
     );
-    assert_eq!(of_quota.differ_in_same_version, 0, "it is configured otherwise");
+    assert_eq!(of_quota.differ_in_same_version, 0, "the configuration differs");
     assert_eq!(
         report.policies["cortex"].calls.same, 8,
-        "it is not asked about what was refused before"
+        "it is not called for requests that are rejected before"
     );
     let kind = &report.kinds[&("quota".to_owned(), "reject")];
-    let (text, _) = kind.commonest().unwrap();
+    let (text, _) = kind.most_common().unwrap();
     assert!(kind.count == 4 && text.starts_with("none -> 429 "), "{kind:?}");
-    assert_eq!((report.shown.len(), report.shown[0].request.as_str()), (3, "request-8"));
+    assert_eq!(
+        (report.differences.len(), report.differences[0].request.as_str()),
+        (3, "request-8")
+    );
     let text = report.text();
-    for part in [
-        "quota on-request  reject: none -> 429 ",
-        "would be refused that were not",
-        "THEN \\ NOW",
-        "  decision  lane: ",
-    ] {
+    for part in ["quota on-request  reject: none -> 429 ", "  decision  lane: "] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
-    assert!(
-        text.ends_with("4 of 12 decisions are made otherwise, 4 calls answered otherwise\n"),
-        "{text}"
-    );
-    assert_eq!(report.json()["effect"]["refused_now"], 4);
-    // The other way round.
-    let alone = |requests: u32| {
+    let json = report.json();
+    assert_eq!(json["effect"]["rejected_only_now"], 4);
+    assert_eq!(json["differences"][0]["calls"][0]["divergences"][0]["part"], "reject");
+    // The opposite direction.
+    let quota_only = |requests: u32| {
         chain(vec![policy("quota", json!({ "window-s": 60, "default": { "requests": requests } }))])
     };
-    let back = replay(&written(&alone(4)), Who::Chain(alone(100)));
-    assert_eq!((back.effect.refused_then, back.decisions.unknown), (4, 0), "{}", back.text());
+    let back = replay(&written(&quota_only(4)), ChainSource::Configured(quota_only(100)));
+    assert_eq!((back.effect.rejected_only_then, back.decisions.unknown), (4, 0), "{}", back.text());
 }
 
 #[test]
@@ -290,23 +298,22 @@ fn weights_and_order_are_part_of_the_decision() {
         spec
     };
     let records = written(&one(1000));
-    let report = replay(&records, Who::Chain(one(1000)));
+    let report = replay(&records, ChainSource::Configured(one(1000)));
     assert!(report.agrees(), "{}", report.text());
-    let report = replay(&records, Who::Chain(one(1_000_000)));
+    let report = replay(&records, ChainSource::Configured(one(1_000_000)));
     assert_eq!(report.policies["cortex"].calls.differ, 0, "{}", report.text());
     assert!(report.decisions.differ > 0 && report.effect.moved() > 0, "{}", report.text());
     let effect = &report.effect;
     assert!(effect.sooner + effect.later > 0 && effect.mean_change_ms().is_some(), "{effect:?}");
-    assert!(report.text().contains("time to start, estimated from the lanes' figures then: "));
 }
 
 #[test]
-fn who_was_stopped_then_does_not_disagree() {
+fn transient_failures_in_the_record_do_not_count_as_differences() {
     let mut records = RECORDS.clone();
     let call = calls(&mut records, "deadline").next().unwrap();
     (call.advice, call.note) = (None, Some("it did not finish within 5 ms".to_owned()));
     call.reads.truncate(2);
-    // So the host decided without it.
+    // The host decided without its advice.
     let first = decisions(&mut records).next().unwrap();
     let view = fleet(0);
     let mut merge = Merge::new(&view, "auto");
@@ -315,19 +322,16 @@ fn who_was_stopped_then_does_not_disagree() {
     }
     first.merged = merge.finish(pointsman_domain::OnConflict::Refuse);
     first.decision = Plan::from_advice(&first.merged, &view, &topology().limits);
-    let report = replay(&records, Who::Chain(four(100)));
+    let report = replay(&records, ChainSource::Configured(four_policies(100)));
     assert!(report.agrees(), "{}", report.text());
-    assert_eq!(report.policies["deadline"].silent, 1);
-    assert!(
-        report
-            .text()
-            .contains("deadline: 1 call had no advice then: it did not finish within 5 ms\n")
-    );
+    assert_eq!(report.policies["deadline"].without_advice, 1);
+    let key = ("deadline".to_owned(), "it did not finish within 5 ms".to_owned());
+    assert_eq!(report.without_advice[&key], 1);
 
-    // What was wrong with the policy is.
+    // A trap is not transient.
     calls(&mut records, "deadline").next().unwrap().note =
         Some("it trapped: unreachable".to_owned());
-    let report = replay(&records, Who::Chain(four(100)));
+    let report = replay(&records, ChainSource::Configured(four_policies(100)));
     assert_eq!(
         report.policies["deadline"].calls.unknown + report.policies["deadline"].calls.differ,
         1
@@ -335,25 +339,25 @@ fn who_was_stopped_then_does_not_disagree() {
 }
 
 #[test]
-fn what_is_not_in_a_record_is_named_with_what_to_do_about_it() {
-    // Nobody who wrote this read a text.
+fn missing_inputs_are_reported_with_a_hint() {
+    // The chain of these records does not read the text of requests.
     let records = written(&chain(vec![quota(100)]));
-    let who = || Who::Chain(chain(vec![quota(100), policy("redact", json!({}))]));
-    let report = replay(&records, who());
+    let source = || ChainSource::Configured(chain(vec![quota(100), policy("redact", json!({}))]));
+    let report = replay(&records, source());
     assert_eq!((report.decisions.unknown, report.policies["quota"].calls.same), (12, 12));
     assert_eq!(report.policies["redact"].calls.unknown, 12);
-    let text = report.text();
-    assert!(text.contains("cannot be replayed: redact asks request."), "{text}");
-    assert!(text.contains(
-        "which the record does not have (12 calls); record whole requests (`mode = \"full\"`)\n"
-    ));
+    let missing = missing_inputs(&report, "redact");
+    assert!(!missing.is_empty() && missing.iter().all(|input| input.calls == 12), "{missing:?}");
+    for input in missing {
+        assert!(input.hint.is_some_and(|hint| hint.contains("mode = \"full\"")), "{input:?}");
+    }
     assert!(!report.agrees());
 
     let mut whole = records.clone();
     with_requests(&mut whole);
-    let report = replay(&whole, who());
+    let report = replay(&whole, source());
     assert_eq!(
-        (report.policies["redact"].new, report.decisions.unknown),
+        (report.policies["redact"].not_recorded, report.decisions.unknown),
         (12, 0),
         "{}",
         report.text()
@@ -361,7 +365,7 @@ fn what_is_not_in_a_record_is_named_with_what_to_do_about_it() {
     assert_eq!(
         report.decisions.differ,
         4,
-        "every third request has an address in it\n{}",
+        "every third request contains an address\n{}",
         report.text()
     );
     assert!(
@@ -374,17 +378,15 @@ fn what_is_not_in_a_record_is_named_with_what_to_do_about_it() {
         let body = &mut decision.request.as_mut().unwrap().body;
         *body = body.take().map(|body| body.replace("Hello.", "redacted:6:0123456789abcdef"));
     });
-    let report = replay(&whole, who());
+    let report = replay(&whole, source());
     assert_eq!(report.policies["redact"].calls.unknown, 4, "{}", report.text());
-    assert!(
-        report.text().contains("record with `text = \"keep\"` in `[records.redact]`"),
-        "{}",
-        report.text()
-    );
+    for input in missing_inputs(&report, "redact") {
+        assert!(input.hint.is_some_and(|hint| hint.contains("text = \"keep\"")), "{input:?}");
+    }
 }
 
 #[test]
-fn redacted_answers_are_missing_and_redacted_advice_is_the_same() {
+fn redacted_results_are_missing_and_redacted_advice_matches() {
     let mut records = RECORDS.clone();
     for call in calls(&mut records, "quota").filter(|call| call.hook == "on-request") {
         let tenant = call.reads.iter_mut().find(|read| read.call == "request.tenant").unwrap();
@@ -392,13 +394,12 @@ fn redacted_answers_are_missing_and_redacted_advice_is_the_same() {
     }
     decisions(&mut records)
         .for_each(|decision| decision.tenant = Some("redacted:6:0123456789abcdef".into()));
-    let report = replay(&records, Who::Chain(four(100)));
+    let report = replay(&records, ChainSource::Configured(four_policies(100)));
     assert_eq!((report.policies["quota"].calls.unknown, report.decisions.unknown), (12, 12));
-    let text = report.text();
-    assert!(
-        text.contains("cannot be replayed: quota asks request.tenant [], whose answer is redacted in the record (12 calls)"),
-        "{text}"
-    );
+    let missing = missing_inputs(&report, "quota");
+    let of_tenant = missing.iter().find(|input| input.example.contains("request.tenant")).unwrap();
+    assert_eq!((missing.len(), of_tenant.calls), (1, 12));
+    assert!(of_tenant.hint.is_some_and(|hint| hint.contains("tenant = \"keep\"")), "{of_tenant:?}");
 
     let mut records = RECORDS.clone();
     for call in calls(&mut records, "cortex").filter(|call| call.hook == "on-request") {
@@ -406,53 +407,52 @@ fn redacted_answers_are_missing_and_redacted_advice_is_the_same() {
             note.value = pointsman_domain::Scalar::Text("redacted:30:0123456789abcdef".to_owned());
         }
     }
-    let report = replay(&records, Who::Chain(four(100)));
+    let report = replay(&records, ChainSource::Configured(four_policies(100)));
     assert!(report.agrees(), "{}", report.text());
 }
 
 #[test]
-fn the_same_version_that_says_something_else_is_asked_why() {
+fn differences_in_the_same_version_have_possible_causes() {
     let mut records = RECORDS.clone();
     for call in calls(&mut records, "cortex").filter(|call| call.hook == "on-request").take(1) {
         call.advice.as_mut().unwrap().lanes = LaneAdvice::Only(vec![LaneId(4)]);
         call.reads.retain(|read| read.call != "request.model");
     }
-    let report = replay(&records, Who::Chain(four(100)));
+    let report = replay(&records, ChainSource::Configured(four_policies(100)));
     assert_eq!(report.policies["cortex"].differ_in_same_version, 1, "{}", report.text());
-    let text = report.text();
-    for part in [
-        "cortex on-request  lanes: only [governance] -> ",
-        "the same version: where it asked request.header",
-        "it goes by something that no record has",
-        "1 of them by the very version that wrote the record",
-    ] {
-        assert!(text.contains(part), "{part:?} is not in\n{text}");
-    }
+    let call = &report.differences[0].calls[0];
+    assert_eq!((call.policy.as_str(), call.hook), ("cortex", "on-request"));
+    let divergence = &call.divergences[0];
+    assert_eq!((divergence.part, divergence.recorded.as_str()), ("lanes", "only [governance]"));
+    // The host call that was removed from the record, and a hint at inputs that are not recorded.
+    assert_eq!(call.causes.len(), 2, "{:?}", call.causes);
+    assert!(call.causes[0].contains("request.header"), "{:?}", call.causes);
 }
 
 #[test]
-fn decisions_about_unknown_lanes_are_skipped_and_named() {
+fn decisions_with_unknown_topology_are_skipped() {
     let mut records = RECORDS.clone();
     decisions(&mut records).next().unwrap().topology = 7;
-    let report = replay(&records, Who::Chain(four(100)));
+    let report = replay(&records, ChainSource::Configured(four_policies(100)));
     assert_eq!((report.decisions.all(), report.skipped), (11, 1));
-    let named = "decisions.jsonl: the decision about request request-0 names lanes (topology 7) that do not";
-    assert!(report.skipped_first[0].starts_with(named), "{:?}", report.skipped_first);
-    // Each file stands for itself.
-    let mut replay = Replay::new(&STAGE, Who::Chain(chain(Vec::new())), 3).unwrap();
+    for part in ["decisions.jsonl: ", "request-0", "topology 7"] {
+        assert!(report.skipped_first[0].contains(part), "{:?}", report.skipped_first);
+    }
+    // The topologies of one file do not apply to another.
+    let mut replay = Replay::new(&ENV, ChainSource::Configured(chain(Vec::new())), 3).unwrap();
     for file in [&records[..], &records[1..]] {
-        replay.file("a file");
-        file.iter().for_each(|record| replay.take(record.clone()).unwrap());
+        replay.start_file("a file");
+        file.iter().for_each(|record| replay.push(record.clone()).unwrap());
     }
     let report = replay.finish();
     assert_eq!((report.files, report.decisions.all(), report.skipped), (2, 11, 13));
 }
 
 #[test]
-fn trials_and_versions_are_told_apart() {
+fn candidate_and_active_versions_are_counted_separately() {
     let mut records = RECORDS.clone();
     let Some(Record::Policies(chain)) = records.get_mut(1) else {
-        panic!("the chain comes second")
+        panic!("expected the chain as the second record")
     };
     let ChainInfo { policies, .. } = chain;
     let trial = LinkInfo {
@@ -467,8 +467,11 @@ fn trials_and_versions_are_told_apart() {
         call.policy = trial.policy.clone();
         call.advice = Some(Advice::default());
     }
-    let report = replay(&records, Who::Instead(vec![policy("cortex", json!({}))]));
+    let report = replay(&records, overriding(vec![policy("cortex", json!({}))]));
     let cortex = &report.policies["cortex"];
-    assert_eq!((cortex.then.len(), cortex.calls.differ, cortex.differ_in_same_version), (2, 3, 0));
+    assert_eq!(
+        (cortex.recorded_versions.len(), cortex.calls.differ, cortex.differ_in_same_version),
+        (2, 3, 0)
+    );
     assert!(report.text().contains("2 versions"), "{}", report.text());
 }

@@ -1,11 +1,11 @@
-//! Reading objectives.
+//! Parsing of objectives.
 
-use super::{Objective, Op};
+use super::{Objective, ObjectiveErrorKind as Kind, Op};
 use crate::metric::{Metric, Scope, Statistic, Unit};
 use crate::observe::RequestResult;
 
 const OPS: [(&str, Op); 6] = [
-    // Longer ones first.
+    // Longer operators come first, because `<` is a prefix of `<=`.
     ("<=", Op::AtMost),
     (">=", Op::AtLeast),
     ("==", Op::Equal),
@@ -14,13 +14,13 @@ const OPS: [(&str, Op); 6] = [
     (">", Op::More),
 ];
 
-/// A metric for each statistic.
-type OfTimes = fn(Statistic) -> Metric;
+/// Constructs the metric of a statistic.
+type TimeMetric = fn(Statistic) -> Metric;
 
-const TIMES: [(&str, OfTimes); 3] =
+const TIMES: [(&str, TimeMetric); 3] =
     [("wait", Metric::Wait), ("first-byte", Metric::FirstByte), ("total", Metric::Total)];
 
-/// Counts, and the shares that they are as parts of all requests.
+/// Counts by outcome, each with the corresponding share.
 const COUNTS: [(&str, Metric, Metric); 6] = [
     ("answered", Metric::Ended(RequestResult::Answered), Metric::Share(RequestResult::Answered)),
     ("fell-back", Metric::Ended(RequestResult::FellBack), Metric::Share(RequestResult::FellBack)),
@@ -48,37 +48,35 @@ const OTHERS: [(&str, Metric); 11] = [
     ("occupied", Metric::Occupied),
 ];
 
-pub(super) fn objective(text: &str) -> Result<Objective, String> {
+pub(super) fn objective(text: &str) -> Result<Objective, Kind> {
     let (left, op, value) = split(text)?;
-    let (scope, metric) = figure(left)?;
+    let (scope, metric) = scoped_metric(left)?;
     let (metric, value) = value_of(metric, value)?;
-    metric.fits(&scope).map_err(|problem| format!("`{metric}` {problem}"))?;
+    metric.check_scope(&scope).map_err(|error| Kind::Scope { metric, error })?;
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     Ok(Objective { text, scope, metric, op, value })
 }
 
-/// The left side, the operator and the right side. Names may hold anything but operators.
-fn split(text: &str) -> Result<(&str, Op, &str), String> {
+/// Splits an objective at its operator. Names may contain any characters but those of operators.
+fn split(text: &str) -> Result<(&str, Op, &str), Kind> {
     let at = text.find(['<', '>', '=', '!']);
     let Some((left, rest)) = at.and_then(|at| text.split_at_checked(at)) else {
-        return Err("is no comparison; write for example `wait.p99 < 20s`".to_owned());
+        return Err(Kind::MissingOperator);
     };
     let op = OPS.iter().find_map(|(word, op)| Some((*op, rest.strip_prefix(word)?)));
     let Some((op, value)) = op else {
-        return Err("compares with none of `<`, `<=`, `>`, `>=`, `==`, `!=`".to_owned());
+        return Err(Kind::InvalidOperator);
     };
     Ok((left.trim(), op, value.trim()))
 }
 
-/// Reads the metric from the end, because names may have dots in them.
-fn figure(text: &str) -> Result<(Scope, Metric), String> {
+/// Parses the left-hand side. The metric is matched from the end, because names may contain dots.
+fn scoped_metric(text: &str) -> Result<(Scope, Metric), Kind> {
     if text.is_empty() {
-        return Err(
-            "says no figure before the operator; write for example `wait.p99 < 20s`".to_owned()
-        );
+        return Err(Kind::MissingMetric);
     }
     let known = metrics();
-    let words = word(text);
+    let words = normalized(text);
     let found = known
         .iter()
         .filter_map(|(name, metric)| {
@@ -87,24 +85,27 @@ fn figure(text: &str) -> Result<(Scope, Metric), String> {
         })
         .min_by_key(|(before, _)| *before);
     match found {
-        // `_` and `-` are one byte each, so the lengths are those of the text.
+        // `_` and `-` are one byte each, so offsets in the normalized text are valid in the
+        // original.
         Some((before, metric)) => Ok((scope(text[..before].trim_end_matches('.'))?, metric)),
         None => Err(unknown(&words, &known)),
     }
 }
 
-fn scope(text: &str) -> Result<Scope, String> {
+fn scope(text: &str) -> Result<Scope, Kind> {
     match text.split_once('.') {
         Some(("tenant", name)) if !name.is_empty() => Ok(Scope::Tenant(name.to_owned())),
         Some(("lane", name)) if !name.is_empty() => Ok(Scope::Lane(name.to_owned())),
-        Some(("tenant" | "lane", _)) => Err(format!("says no name after `{text}`")),
-        None if text == "tenant" || text == "lane" => Err(format!("says no name after `{text}.`")),
+        Some(("tenant", _)) => Err(Kind::MissingName { scope: "tenant" }),
+        Some(("lane", _)) => Err(Kind::MissingName { scope: "lane" }),
+        None if text == "tenant" => Err(Kind::MissingName { scope: "tenant" }),
+        None if text == "lane" => Err(Kind::MissingName { scope: "lane" }),
         _ if text.is_empty() || text == "all" => Ok(Scope::All),
         _ => Ok(Scope::Class(text.to_owned())),
     }
 }
 
-/// Every metric by its whole name.
+/// Returns all metrics by name.
 fn metrics() -> Vec<(String, Metric)> {
     let times = TIMES.iter().flat_map(|(name, metric)| {
         Statistic::ALL
@@ -118,85 +119,81 @@ fn metrics() -> Vec<(String, Metric)> {
     times.chain(counts).chain(others).collect()
 }
 
-fn unknown(words: &str, known: &[(String, Metric)]) -> String {
+fn unknown(words: &str, known: &[(String, Metric)]) -> Kind {
     let last = words.rsplit('.').next().unwrap_or_default();
     if TIMES.iter().any(|(name, _)| *name == last) {
-        return format!(
-            "does not say which; write one of `{last}.mean`, `.p50`, `.p90`, `.p95`, `.p99`, `.max`"
-        );
+        let statistics = Statistic::ALL.map(|(statistic, _)| format!("{last}.{statistic}"));
+        return Kind::MissingStatistic { metric: last.to_owned(), expected: statistics.to_vec() };
     }
     if last == "queue" {
-        return "does not say which; write `queue.max` or `queue.mean`".to_owned();
+        let expected = vec!["queue.max".to_owned(), "queue.mean".to_owned()];
+        return Kind::MissingStatistic { metric: last.to_owned(), expected };
     }
-    // What was meant may be the last word, or the last two.
+    // The metric may be the last word or the last two words.
     let two = words.rmatch_indices('.').nth(1).map_or(words, |(at, _)| &words[at + 1..]);
     let names: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
-    let hint = near(two, &names).or_else(|| near(last, &names));
-    let hint = hint.map_or_else(
+    let found = closest(two, &names).or_else(|| closest(last, &names));
+    let hint = found.map_or_else(
         || {
-            let times =
-                "`wait`, `first-byte`, `total` (with `.mean`, `.p50`, `.p90`, `.p95`, `.p99`, `.max`)";
-            let rest =
-                COUNTS.iter().map(|(name, ..)| *name).chain(OTHERS.iter().skip(2).map(|(name, _)| *name));
-            format!("known: {times}, `tenant.fairness`, `{}`", rest.collect::<Vec<_>>().join("`, `"))
+            let times = TIMES.iter().map(|(name, _)| format!("`{name}.STATISTIC`"));
+            let counts = COUNTS.iter().map(|(name, ..)| format!("`{name}`"));
+            // `fairness` is an alias of `tenant.fairness`.
+            let others = OTHERS.iter().filter(|(name, _)| *name != "fairness");
+            let others = others.map(|(name, _)| format!("`{name}`"));
+            let all: Vec<String> = times.chain(counts).chain(others).collect();
+            format!("expected one of {}", all.join(", "))
         },
-        |near| format!("did you mean `{near}`?"),
+        |name| format!("did you mean `{name}`?"),
     );
-    format!("names no figure that there is; {hint}")
+    Kind::UnknownMetric { name: words.to_owned(), hint }
 }
 
-/// What somebody may have meant, or all that there is.
-pub(super) fn hint(word: &str, known: &[&str]) -> String {
-    match near(word, known) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if known.is_empty() => "there are none".to_owned(),
-        None => format!("there are `{}`", known.join("`, `")),
+/// Returns a hint with the known name that is closest to `word`, or with all known names.
+pub(super) fn suggestion(word: &str, known: &[&str]) -> String {
+    match closest(word, known) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None if known.is_empty() => "none are defined".to_owned(),
+        None => format!("expected one of `{}`", known.join("`, `")),
     }
 }
 
-fn near<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+fn closest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let similar = known.iter().map(|known| (strsim::jaro_winkler(known, word), *known));
     similar
         .filter(|(similarity, _)| *similarity > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, it)| it)
+        .map(|(_, name)| name)
 }
 
-/// The value in the unit of the metric, which a percentage may change.
-fn value_of(metric: Metric, text: &str) -> Result<(Metric, f64), String> {
+/// Parses the right-hand side in the unit of the metric. A percentage turns a count into a share.
+fn value_of(metric: Metric, text: &str) -> Result<(Metric, f64), Kind> {
     if let Some(percent) = text.strip_suffix('%') {
         let share = COUNTS
             .iter()
             .find(|(_, count, _)| *count == metric)
             .map_or(metric, |(.., share)| *share);
         if !matches!(share.unit(), Unit::Share) && share != Metric::Fairness {
-            return Err(format!(
-                "`{metric}` is no part of anything that `{}` could be",
-                text.escape_debug()
-            ));
+            return Err(Kind::NotAShare { metric, value: text.to_owned() });
         }
-        let percent = number(percent.trim_end()).ok_or_else(|| not_a(text, "percentage", "5%"))?;
+        let percent =
+            number(percent.trim_end()).ok_or_else(|| invalid(text, "percentage", "5%"))?;
         return Ok((share, percent / 100.0));
     }
-    let example = match metric.unit() {
-        Unit::Time => {
-            return Ok((
-                metric,
-                time(text).ok_or_else(|| not_a(text, "time", "250ms, 20s or 1.5m"))?,
-            ));
-        }
-        Unit::Share => ("part", "5% or 0.05"),
-        Unit::Count | Unit::Number => ("number", "12 or 0.9"),
+    let (value, expected, example) = match metric.unit() {
+        Unit::Time => (time(text), "duration", "250ms, 20s or 1.5m"),
+        Unit::Share => (number(text), "share", "5% or 0.05"),
+        Unit::Count | Unit::Number => (number(text), "number", "12 or 0.9"),
     };
-    Ok((metric, number(text).ok_or_else(|| not_a(text, example.0, example.1))?))
+    Ok((metric, value.ok_or_else(|| invalid(text, expected, example))?))
 }
 
-fn not_a(text: &str, kind: &str, example: &str) -> String {
-    format!("`{}` is no {kind}; write for example {example}", text.escape_debug())
+fn invalid(text: &str, expected: &'static str, example: &'static str) -> Kind {
+    Kind::InvalidValue { value: text.to_owned(), expected, example }
 }
 
 fn time(text: &str) -> Option<f64> {
-    /// Seconds are times the second number, divided by the third one: so as exact as can be.
+    /// Seconds are the number times the second field, divided by the third one: multiplying by
+    /// `1e-3` instead would lose precision.
     const UNITS: [(&str, f64, f64); 7] = [
         ("us", 1.0, 1e6),
         ("µs", 1.0, 1e6),
@@ -212,13 +209,13 @@ fn time(text: &str) -> Option<f64> {
     Some(number(digits)? * times / divided)
 }
 
-/// Digits with at most one point; no signs, no exponents, no words.
+/// Parses digits with at most one point: no sign, no exponent, no `inf` or `NaN`.
 fn number(text: &str) -> Option<f64> {
     let plain = text.starts_with(|c: char| c.is_ascii_digit())
         && text.bytes().all(|c| c.is_ascii_digit() || c == b'.');
     plain.then(|| text.parse::<f64>().ok()).flatten().filter(|number| number.is_finite())
 }
 
-fn word(text: &str) -> String {
+fn normalized(text: &str) -> String {
     text.replace('_', "-")
 }

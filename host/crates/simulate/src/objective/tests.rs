@@ -2,18 +2,19 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::ObjectiveErrorKind as Kind;
 use super::*;
-use crate::metric::Statistic;
+use crate::metric::{ScopeError, Statistic};
 use crate::observe::RequestResult;
-use crate::report::{Figures, Named, Times, test_run};
+use crate::report::{DurationSummary, Named, RequestStatistics, test_run};
 
 fn parsed(text: &str) -> (String, Metric, f64) {
-    let objective = Objective::parse(text).unwrap_or_else(|problem| panic!("{problem}"));
+    let objective = Objective::parse(text).unwrap_or_else(|error| panic!("{error}"));
     (objective.scope.to_string(), objective.metric, objective.value)
 }
 
 #[test]
-fn sentences_mean_what_they_say() {
+fn objectives_are_parsed() {
     let p99 = Statistic::P99;
     for (text, scope, metric, value) in [
         ("interactive.wait.p99 < 20s", "interactive.", Metric::Wait(p99), 20.0),
@@ -48,7 +49,7 @@ fn sentences_mean_what_they_say() {
 }
 
 #[test]
-fn every_metric_has_a_name_that_reads_as_it() {
+fn metric_names_round_trip() {
     for text in [
         "wait.p90",
         "first-byte.p95",
@@ -64,75 +65,141 @@ fn every_metric_has_a_name_that_reads_as_it() {
     }
 }
 
+/// Returns the kind of the error that parsing gives.
+fn error_kind(text: &str) -> Kind {
+    let error = Objective::parse(text).expect_err(text);
+    assert_eq!(error.objective, text.trim());
+    error.kind
+}
+
 #[test]
-fn mistakes_say_what_to_write() {
-    for (text, says) in [
-        ("", "is no comparison"),
-        ("wait.p99", "is no comparison"),
-        ("< 20s", "says no figure before the operator"),
-        ("wait.p99 = 20s", "compares with none of `<`"),
-        ("wait < 20s", "does not say which; write one of `wait.mean`"),
-        ("interactive.first_byte < 20s", "`first-byte.mean`"),
-        ("queue < 3", "`queue.max` or `queue.mean`"),
-        ("interactive.wait.p98 < 20s", "did you mean `wait.p9"),
-        ("interactive.wiat.p99 < 20s", "did you mean `wait.p99`?"),
-        ("swiches < 3", "did you mean `switches`?"),
-        ("error < 3", "did you mean `errors`?"),
-        ("zzz < 3", "known: `wait`, `first-byte`"),
-        ("wait.p99 < 20", "`20` is no time; write for example 250ms"),
-        ("wait.p99 < 20 days", "is no time"),
-        ("wait.p99 < 5%", "`wait.p99` is no part of anything"),
-        ("lost < 5%", "`lost` is no part of anything"),
-        ("lost == -1", "`-1` is no number"),
-        ("lost == 1e3", "`1e3` is no number"),
-        ("lost == inf", "`inf` is no number"),
-        ("errors < five%", "`five%` is no percentage"),
-        ("lane.coder.busy < 20s", "`20s` is no part; write for example 5%"),
-        ("busy > 0.5", "write `lane.<name>.` before it"),
-        ("interactive.lost == 0", "`lost` is a figure of the whole run only"),
-        ("tenant.alice.fairness > 1", "`tenant.fairness` is a figure of the whole run only"),
-        ("tenant.alice.loads > 1", "`loads` is a figure of a lane or of the whole run"),
-        ("tenant.wait.p99 < 2s", "says no name after `tenant.`"),
-        ("lane..busy < 1", "says no name"),
+fn invalid_comparisons_are_rejected() {
+    for (text, kind) in [
+        ("", Kind::MissingOperator),
+        ("wait.p99", Kind::MissingOperator),
+        ("< 20s", Kind::MissingMetric),
+        ("wait.p99 = 20s", Kind::InvalidOperator),
+        ("tenant.wait.p99 < 2s", Kind::MissingName { scope: "tenant" }),
+        ("lane..busy < 1", Kind::MissingName { scope: "lane" }),
     ] {
-        let problem = Objective::parse(text).expect_err(text);
-        assert!(problem.contains(says), "{text}: {problem}");
+        assert_eq!(error_kind(text), kind, "{text}");
     }
 }
 
 #[test]
-fn names_are_those_of_the_scenario() {
+fn missing_statistics_are_listed() {
+    for (text, metric, first, count) in [
+        ("wait < 20s", "wait", "wait.mean", 6),
+        ("interactive.first_byte < 20s", "first-byte", "first-byte.mean", 6),
+        ("queue < 3", "queue", "queue.max", 2),
+    ] {
+        let Kind::MissingStatistic { metric: found, expected } = error_kind(text) else {
+            panic!("{text}")
+        };
+        assert_eq!((found.as_str(), expected[0].as_str(), expected.len()), (metric, first, count));
+    }
+}
+
+#[test]
+fn unknown_metrics_get_a_suggestion() {
+    for (text, suggestion) in [
+        ("interactive.wait.p98 < 20s", "`wait.p9"),
+        ("interactive.wiat.p99 < 20s", "`wait.p99`"),
+        ("swiches < 3", "`switches`"),
+        ("error < 3", "`errors`"),
+        ("zzz < 3", "`first-byte.STATISTIC`"),
+    ] {
+        let Kind::UnknownMetric { hint, .. } = error_kind(text) else { panic!("{text}") };
+        assert!(hint.contains(suggestion), "{text}: {hint}");
+    }
+}
+
+#[test]
+fn values_have_the_unit_of_the_metric() {
+    for (text, value, expected) in [
+        ("wait.p99 < 20", "20", "duration"),
+        ("wait.p99 < 20 days", "20 days", "duration"),
+        ("lost == -1", "-1", "number"),
+        ("lost == 1e3", "1e3", "number"),
+        ("lost == inf", "inf", "number"),
+        ("errors < five%", "five%", "percentage"),
+        ("lane.coder.busy < 20s", "20s", "share"),
+    ] {
+        match error_kind(text) {
+            Kind::InvalidValue { value: found, expected: kind, .. } => {
+                assert_eq!((found.as_str(), kind), (value, expected), "{text}");
+            }
+            other => panic!("{text}: {other}"),
+        }
+    }
+    for (text, metric) in
+        [("wait.p99 < 5%", Metric::Wait(Statistic::P99)), ("lost < 5%", Metric::Lost)]
+    {
+        assert_eq!(error_kind(text), Kind::NotAShare { metric, value: "5%".to_owned() }, "{text}");
+    }
+}
+
+#[test]
+fn metrics_are_limited_to_their_scopes() {
+    for (text, metric, error) in [
+        ("busy > 0.5", Metric::Busy, ScopeError::LaneOnly),
+        ("interactive.lost == 0", Metric::Lost, ScopeError::RunOnly),
+        ("tenant.alice.fairness > 1", Metric::Fairness, ScopeError::RunOnly),
+        ("tenant.alice.loads > 1", Metric::Loads, ScopeError::LaneOrRun),
+    ] {
+        assert_eq!(error_kind(text), Kind::Scope { metric, error }, "{text}");
+    }
+}
+
+#[test]
+fn classes_and_lanes_must_exist() {
     let check =
         |text: &str| Objective::parse(text).unwrap().check(["interactive", "batch"], ["coder"]);
     for text in
-        ["interactive.errors < 1", "lane.coder.busy > 0", "tenant.anybody.errors < 1", "lost == 0"]
+        ["interactive.errors < 1", "lane.coder.busy > 0", "tenant.unknown.errors < 1", "lost == 0"]
     {
         assert_eq!(check(text), Ok(()), "{text}");
     }
-    let problem = check("interactiv.errors < 1").unwrap_err();
-    assert_eq!(
-        problem,
-        "`interactiv.errors < 1`: there is no class `interactiv`; did you mean `interactive`?"
-    );
-    let problem = check("lane.x.errors < 1").unwrap_err();
-    assert!(problem.ends_with("there is no lane `x`; there are `coder`"), "{problem}");
+    for (text, scope, name, suggestion) in [
+        ("interactiv.errors < 1", "class", "interactiv", "did you mean `interactive`?"),
+        ("lane.x.errors < 1", "lane", "x", "`coder`"),
+    ] {
+        let error = check(text).unwrap_err();
+        assert_eq!(error.objective, text);
+        let Kind::UnknownName { scope: found_scope, name: found, hint } = error.kind else {
+            panic!("{text}")
+        };
+        assert_eq!((found_scope, found.as_str()), (scope, name));
+        assert!(hint.contains(suggestion), "{hint}");
+    }
 }
 
-/// A run in which a class waited so many seconds at most.
+/// Returns a run in which every request of a class waited for this many seconds.
 fn run(seconds: u64) -> Summary {
     let mut run = test_run().summary;
     let time = Duration::from_secs(seconds);
-    let times =
-        Times { count: 1, mean: time, p50: time, p90: time, p95: time, p99: time, max: time };
+    let times = DurationSummary {
+        count: 1,
+        mean: time,
+        p50: time,
+        p90: time,
+        p95: time,
+        p99: time,
+        max: time,
+    };
     run.classes = vec![Named {
         name: "interactive".to_owned(),
-        of: Figures { wait: Some(times), ends: [3, 1, 0, 0, 0], ..Figures::default() },
+        value: RequestStatistics {
+            wait: Some(times),
+            ends: [3, 1, 0, 0, 0],
+            ..RequestStatistics::default()
+        },
     }];
     run
 }
 
 #[test]
-fn an_objective_is_met_if_it_is_met_with_every_seed() {
+fn objective_is_met_if_every_seed_meets_it() {
     let runs = [run(10), run(30), run(19)];
     let judged = |text: &str| Objective::parse(text).unwrap().over(&runs);
     let below = judged("interactive.wait.p99 < 20s");
@@ -150,24 +217,25 @@ fn an_objective_is_met_if_it_is_met_with_every_seed() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_not_met() {
-    let objective = Objective::parse("nobody.wait.p99 < 20s").unwrap();
+fn metric_without_value_does_not_meet_an_objective() {
+    let objective = Objective::parse("unknown.wait.p99 < 20s").unwrap();
     assert_eq!(objective.judge(&run(1)), Verdict { met: false, value: None });
     let judged = objective.over(&[run(1)]);
     assert_eq!((judged.met, judged.mean, judged.worst), (false, None, None));
-    assert!(!objective.over(&[]).met, "no run proves anything");
+    assert!(!objective.over(&[]).met, "without runs, no objective is met");
 }
 
 proptest! {
     #[test]
-    fn reading_never_panics(text in ".{0,60}") {
-        if let Err(problem) = Objective::parse(&text) {
-            prop_assert!(!problem.contains(char::is_control), "{problem:?}");
+    fn parsing_never_panics(text in ".{0,60}") {
+        if let Err(error) = Objective::parse(&text) {
+            let message = error.to_string();
+            prop_assert!(!message.contains(char::is_control), "{message:?}");
         }
     }
 
     #[test]
-    fn what_reads_once_reads_again(
+    fn parsed_objectives_parse_again(
         scope in r"(|a\.|tenant\.é_b\.|lane\.x\.y\.|[a-z_.<é ]{0,8})",
         metric in "(wait.p99|first_byte.max|errors|queue.max|x)",
         op in "(<|==|=!|>=)",

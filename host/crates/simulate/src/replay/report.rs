@@ -1,4 +1,4 @@
-//! What came of a replay, counted.
+//! The report of a replay.
 
 use std::collections::BTreeMap;
 
@@ -7,33 +7,33 @@ use pointsman_record::DecisionRecord;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::again::{Again, Call, Verdict};
-use super::difference::Difference;
+use super::decision::{CallVerdict, ReplayedCall, ReplayedDecision};
+use super::divergence::Divergence;
 
-/// Texts that are counted each by itself; there may be as many as requests.
-const MOST_TEXTS: usize = 200;
-/// Bad lines that are named.
-const MOST_NAMED: usize = 10;
+/// Maximum number of distinct texts that are counted separately; there may be one for each request.
+const MAX_TEXTS: usize = 200;
+/// Maximum number of skipped lines that are listed.
+const MAX_SKIPPED_LISTED: usize = 10;
 
-/// How many are the same, and how many are not.
+/// How many calls or decisions agree with the record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Count {
-    /// As in the record.
+pub struct Agreement {
+    /// Equal to the record.
     pub same: u64,
-    /// Otherwise.
+    /// Different from the record.
     pub differ: u64,
-    /// Nobody knows.
+    /// Unknown, because inputs are not recorded.
     pub unknown: u64,
 }
 
-impl Count {
-    /// All of them.
+impl Agreement {
+    /// Returns the total.
     pub fn all(&self) -> u64 {
         self.same + self.differ + self.unknown
     }
 
-    /// The same of those that are known.
-    pub fn agreement(&self) -> Option<f64> {
+    /// Returns the share of the known ones that agree; `None` if none is known.
+    pub fn rate(&self) -> Option<f64> {
         let known = self.same + self.differ;
         (known > 0).then(|| self.same as f64 / known as f64)
     }
@@ -41,148 +41,149 @@ impl Count {
 
 /// The calls of one policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct OfPolicy {
-    /// The calls that were compared.
-    pub calls: Count,
-    /// Of those that differ, by the version that wrote the record.
+pub struct PolicyStatistics {
+    /// Calls that were compared.
+    pub calls: Agreement,
+    /// Calls that differ although the version is the one that wrote the record.
     pub differ_in_same_version: u64,
-    /// Calls that were not compared, because it had said nothing then for a reason of that moment.
-    pub silent: u64,
-    /// Calls that there were none of then.
-    pub new: u64,
-    /// Versions in the records, and how many calls each.
-    pub then: BTreeMap<String, u64>,
-    /// The version that was asked.
-    pub now: Option<String>,
+    /// Calls that were not compared, because the recorded call gave no advice for a transient
+    /// reason.
+    pub without_advice: u64,
+    /// Calls that were not made at the time of the record.
+    pub not_recorded: u64,
+    /// Calls by recorded version.
+    pub recorded_versions: BTreeMap<String, u64>,
+    /// The version that was replayed.
+    pub replayed_version: Option<String>,
 }
 
-/// Differences of one kind.
+/// The divergences of one kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Kind {
-    /// How many.
+pub struct DivergenceKind {
+    /// Number of divergences.
     pub count: u64,
-    /// In words, the first two hundred different ones.
+    /// Number of divergences by description. The number of descriptions is bounded.
     pub texts: BTreeMap<String, u64>,
 }
 
-impl Kind {
+impl DivergenceKind {
     fn add(&mut self, text: String) {
         self.count += 1;
-        if self.texts.len() < MOST_TEXTS || self.texts.contains_key(&text) {
+        if self.texts.len() < MAX_TEXTS || self.texts.contains_key(&text) {
             *self.texts.entry(text).or_default() += 1;
         }
     }
 
-    /// The commonest text.
-    pub fn commonest(&self) -> Option<(&str, u64)> {
-        let most = self.texts.iter().max_by(|a, b| a.1.cmp(b.1).then_with(|| b.0.cmp(a.0)));
-        most.map(|(text, count)| (text.as_str(), *count))
+    /// Returns the most common description with its count.
+    pub fn most_common(&self) -> Option<(&str, u64)> {
+        let most_common = self.texts.iter().max_by(|a, b| a.1.cmp(b.1).then_with(|| b.0.cmp(a.0)));
+        most_common.map(|(text, count)| (text.as_str(), *count))
     }
 }
 
-/// An input that records do not have.
+/// How many calls lack an input that is not recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Lack {
-    /// Calls that lack it.
+pub struct MissingInputCount {
+    /// Number of calls.
     pub calls: u64,
-    /// The first of them: a sentence without its subject.
+    /// Description of the first one; a sentence whose subject is the policy.
     pub example: String,
-    /// What to do about it.
+    /// How to record the input.
     pub hint: Option<&'static str>,
 }
 
-/// What would have become of the requests.
+/// What the replayed decisions would have changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Effect {
-    /// Where they went first, and where they would go: lanes, `refused`, `no lane`.
+pub struct ReplayEffect {
+    /// Number of requests by recorded and replayed first target: a lane, `rejected` or `no lane`.
     pub moves: BTreeMap<String, BTreeMap<String, u64>>,
-    /// Refused now, and not then.
-    pub refused_now: u64,
-    /// Refused then, and not now.
-    pub refused_then: u64,
-    /// Higher in the queue.
+    /// Requests that only the replayed decision rejects.
+    pub rejected_only_now: u64,
+    /// Requests that only the recorded decision rejected.
+    pub rejected_only_then: u64,
+    /// Requests with a higher priority than in the record.
     pub raised: u64,
-    /// Lower in the queue.
+    /// Requests with a lower priority than in the record.
     pub lowered: u64,
-    /// Requests that some lane would have served then and now.
+    /// Requests that a lane serves in the record and in the replay.
     pub started: u64,
-    /// Of those, by the figures of the lanes, sooner.
+    /// Requests among those that start sooner, as estimated from the recorded lane metrics.
     pub sooner: u64,
-    /// Later.
+    /// Requests among those that start later.
     pub later: u64,
-    /// Sum of the changes in milliseconds.
+    /// Sum of the changes of the start time, in milliseconds.
     pub change_ms: i64,
 }
 
-/// A call that is otherwise.
+/// A call that differs from the record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Otherwise {
-    /// Who.
+pub struct CallDivergence {
+    /// Name of the policy.
     pub policy: String,
-    /// In which hook.
+    /// The hook.
     pub hook: &'static str,
-    /// What.
-    pub differences: Vec<Difference>,
-    /// Why, where the version wrote the record itself.
-    pub why: Vec<String>,
+    /// What differs.
+    pub divergences: Vec<Divergence>,
+    /// Possible causes, if the version is the one that wrote the record.
+    pub causes: Vec<String>,
 }
 
-/// A decision with something that is otherwise.
+/// A decision that differs from the record, or of which a call differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Shown {
-    /// Of this request.
+pub struct DecisionDivergence {
+    /// Id of the request.
     pub request: String,
-    /// In this file.
+    /// File of the record.
     pub file: String,
-    /// The calls that are otherwise.
-    pub calls: Vec<Otherwise>,
-    /// What is otherwise in the decision.
-    pub decision: Vec<Difference>,
+    /// Calls that differ.
+    pub calls: Vec<CallDivergence>,
+    /// What differs in the decision.
+    pub decision: Vec<Divergence>,
 }
 
-/// What came of a replay.
+/// The result of a replay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct ReplayReport {
     /// Files that were read.
     pub files: u64,
     /// Decisions.
-    pub decisions: Count,
+    pub decisions: Agreement,
     /// Calls by policy.
-    pub policies: BTreeMap<String, OfPolicy>,
-    /// Differences by who and what; `decision` is nobody's.
-    pub kinds: BTreeMap<(String, &'static str), Kind>,
-    /// Inputs that are not there, by policy and kind.
-    pub lacking: BTreeMap<(String, String), Lack>,
-    /// Why policies said nothing then, by policy and reason.
-    pub silent: BTreeMap<(String, String), u64>,
-    /// What would have become of the requests.
-    pub effect: Effect,
-    /// The first decisions with something that is otherwise.
-    pub shown: Vec<Shown>,
-    /// Lines that could not be used, ...
+    pub policies: BTreeMap<String, PolicyStatistics>,
+    /// Divergences by policy and kind. Those of decisions have `decision` in place of the policy.
+    pub kinds: BTreeMap<(String, &'static str), DivergenceKind>,
+    /// Missing inputs by policy and kind.
+    pub missing_inputs: BTreeMap<(String, String), MissingInputCount>,
+    /// Recorded calls without advice, by policy and reason.
+    pub without_advice: BTreeMap<(String, String), u64>,
+    /// What the replayed decisions would have changed.
+    pub effect: ReplayEffect,
+    /// The first decisions that differ.
+    pub differences: Vec<DecisionDivergence>,
+    /// Lines that could not be used.
     pub skipped: u64,
-    /// ... and the first of them.
+    /// The first lines that could not be used.
     pub skipped_first: Vec<String>,
-    /// It was ended before the end of the records.
-    pub stopped: bool,
-    keep: usize,
+    /// True if the replay ended before the records did.
+    pub interrupted: bool,
+    max_differences: usize,
 }
 
-impl Report {
-    pub(super) fn new(keep: usize) -> Self {
-        Self { keep, ..Self::default() }
+impl ReplayReport {
+    pub(super) fn new(max_differences: usize) -> Self {
+        Self { max_differences, ..Self::default() }
     }
 
-    /// Is everything as in the records, and nothing unknown?
+    /// Returns true if everything is known and equal to the records.
     pub fn agrees(&self) -> bool {
-        let agrees = |count: &Count| count.differ == 0 && count.unknown == 0;
+        let agrees = |count: &Agreement| count.differ == 0 && count.unknown == 0;
         agrees(&self.decisions) && self.policies.values().all(|policy| agrees(&policy.calls))
     }
 
-    pub(super) fn skip(&mut self, what: String) {
+    pub(super) fn skip(&mut self, line: String) {
         self.skipped += 1;
-        if self.skipped_first.len() < MOST_NAMED {
-            self.skipped_first.push(what);
+        if self.skipped_first.len() < MAX_SKIPPED_LISTED {
+            self.skipped_first.push(line);
         }
     }
 
@@ -191,156 +192,177 @@ impl Report {
         file: &str,
         record: &DecisionRecord,
         fleet: &FleetView,
-        again: Again,
+        replayed: ReplayedDecision,
     ) {
-        let mut otherwise = Vec::new();
-        for call in again.calls {
-            otherwise.extend(self.call(call));
+        let mut calls = Vec::new();
+        for call in replayed.calls {
+            calls.extend(self.call(call));
         }
-        let differences = match again.decision {
+        let divergences = match replayed.decision {
             None => {
                 self.decisions.unknown += 1;
                 Vec::new()
             }
-            Some((now, differences)) => {
-                *(if differences.is_empty() {
+            Some((decision, divergences)) => {
+                *(if divergences.is_empty() {
                     &mut self.decisions.same
                 } else {
                     &mut self.decisions.differ
                 }) += 1;
-                for difference in &differences {
-                    self.difference("decision", difference);
+                for divergence in &divergences {
+                    self.divergence("decision", divergence);
                 }
-                self.effect.add(&record.decision, &now, fleet);
-                differences
+                self.effect.add(&record.decision, &decision, fleet);
+                divergences
             }
         };
-        if (!otherwise.is_empty() || !differences.is_empty()) && self.shown.len() < self.keep {
+        if (!calls.is_empty() || !divergences.is_empty())
+            && self.differences.len() < self.max_differences
+        {
             let (request, file) = (record.request_id.to_string(), file.to_owned());
-            self.shown.push(Shown { request, file, calls: otherwise, decision: differences });
+            self.differences.push(DecisionDivergence {
+                request,
+                file,
+                calls,
+                decision: divergences,
+            });
         }
     }
 
-    fn difference(&mut self, who: &str, difference: &Difference) {
-        let Difference { what, then, now } = difference;
-        self.kinds.entry((who.to_owned(), what)).or_default().add(format!("{then} -> {now}"));
+    fn divergence(&mut self, policy: &str, divergence: &Divergence) {
+        let Divergence { part, recorded, replayed } = divergence;
+        self.kinds
+            .entry((policy.to_owned(), part))
+            .or_default()
+            .add(format!("{recorded} -> {replayed}"));
     }
 
-    fn call(&mut self, call: Call) -> Option<Otherwise> {
-        let Call { policy, hook, then, now, same_version, verdict } = call;
-        let of = self.policies.entry(policy.clone()).or_default();
-        if let Some(PolicyRef { version, .. }) = then {
-            *of.then.entry(version.to_string()).or_default() += 1;
+    fn call(&mut self, call: ReplayedCall) -> Option<CallDivergence> {
+        let ReplayedCall { policy, hook, recorded, replayed, same_version, verdict } = call;
+        let statistics = self.policies.entry(policy.clone()).or_default();
+        if let Some(PolicyRef { version, .. }) = recorded {
+            *statistics.recorded_versions.entry(version.to_string()).or_default() += 1;
         }
-        of.now = now.map(|now| now.version.to_string()).or(of.now.take());
+        if let Some(PolicyRef { version, .. }) = replayed {
+            statistics.replayed_version = Some(version.to_string());
+        }
         match verdict {
-            Verdict::Same => of.calls.same += 1,
-            Verdict::New => of.new += 1,
-            Verdict::Silent(note) => {
-                of.silent += 1;
-                if self.silent.len() < MOST_TEXTS {
-                    *self.silent.entry((policy, note)).or_default() += 1;
+            CallVerdict::Same => statistics.calls.same += 1,
+            CallVerdict::NotRecorded => statistics.not_recorded += 1,
+            CallVerdict::NoAdvice(reason) => {
+                statistics.without_advice += 1;
+                if self.without_advice.len() < MAX_TEXTS {
+                    *self.without_advice.entry((policy, reason)).or_default() += 1;
                 }
             }
-            Verdict::Unknown(lacking) => {
-                of.calls.unknown += 1;
-                for (index, lack) in lacking.iter().enumerate() {
-                    // A call that lacks one thing several times lacks it once.
-                    if lacking.iter().take(index).any(|before| before.kind == lack.kind) {
+            CallVerdict::Unknown(missing_inputs) => {
+                statistics.calls.unknown += 1;
+                for (index, input) in missing_inputs.iter().enumerate() {
+                    // A call that lacks the same input several times is counted once.
+                    if missing_inputs.iter().take(index).any(|before| before.kind == input.kind) {
                         continue;
                     }
-                    let entry =
-                        self.lacking.entry((policy.clone(), lack.kind.clone())).or_default();
+                    let entry = self
+                        .missing_inputs
+                        .entry((policy.clone(), input.kind.clone()))
+                        .or_default();
                     entry.calls += 1;
                     if entry.example.is_empty() {
-                        (entry.example, entry.hint) = (lack.what.clone(), lack.hint);
+                        (entry.example, entry.hint) = (input.description.clone(), input.hint);
                     }
                 }
             }
-            Verdict::Differs(differences, why) => {
-                of.calls.differ += 1;
-                of.differ_in_same_version += u64::from(same_version);
-                for difference in &differences {
-                    self.difference(&policy, difference);
+            CallVerdict::Differs(divergences, causes) => {
+                statistics.calls.differ += 1;
+                statistics.differ_in_same_version += u64::from(same_version);
+                for divergence in &divergences {
+                    self.divergence(&policy, divergence);
                 }
-                return Some(Otherwise { policy, hook, differences, why });
+                return Some(CallDivergence { policy, hook, divergences, causes });
             }
         }
         None
     }
 
-    /// For programs.
+    /// Returns the report as JSON.
     pub fn json(&self) -> Value {
-        let kinds = self.kinds.iter().map(|((who, what), kind)| {
-            json!({ "who": who, "what": what, "count": kind.count, "texts": kind.texts })
+        let kinds = self.kinds.iter().map(|((policy, part), kind)| {
+            json!({ "policy": policy, "part": part, "count": kind.count, "texts": kind.texts })
         });
-        let lacking = self.lacking.iter().map(|((policy, kind), lack)| {
-            json!({ "policy": policy, "kind": kind, "calls": lack.calls, "example": lack.example, "hint": lack.hint })
+        let missing_inputs = self.missing_inputs.iter().map(|((policy, kind), input)| {
+            json!({
+                "policy": policy,
+                "kind": kind,
+                "calls": input.calls,
+                "example": input.example,
+                "hint": input.hint,
+            })
         });
-        let silent = self
-            .silent
-            .iter()
-            .map(|((policy, why), calls)| json!({ "policy": policy, "why": why, "calls": calls }));
+        let without_advice = self.without_advice.iter().map(|((policy, reason), calls)| {
+            json!({ "policy": policy, "reason": reason, "calls": calls })
+        });
         json!({
             "agrees": self.agrees(),
-            "stopped": self.stopped,
+            "interrupted": self.interrupted,
             "files": self.files,
             "skipped": { "lines": self.skipped, "first": self.skipped_first },
             "decisions": self.decisions,
-            "agreement": self.decisions.agreement(),
+            "agreement": self.decisions.rate(),
             "policies": self.policies,
             "kinds": kinds.collect::<Vec<_>>(),
-            "lacking": lacking.collect::<Vec<_>>(),
-            "silent": silent.collect::<Vec<_>>(),
+            "missing_inputs": missing_inputs.collect::<Vec<_>>(),
+            "without_advice": without_advice.collect::<Vec<_>>(),
             "effect": self.effect,
-            "differences": self.shown,
+            "differences": self.differences,
         })
     }
 
-    /// For a terminal.
+    /// Renders the report as plain text for a terminal.
     pub fn text(&self) -> String {
-        super::text::of(self)
+        super::text::render(self)
     }
 }
 
-impl Effect {
-    fn add(&mut self, then: &Decision, now: &Decision, fleet: &FleetView) {
-        let place = |decision: &Decision| match decision {
+impl ReplayEffect {
+    fn add(&mut self, recorded: &Decision, replayed: &Decision, fleet: &FleetView) {
+        let target = |decision: &Decision| match decision {
             Decision::Route(plan) => plan
                 .steps
                 .first()
                 .map_or("no lane", |step| fleet.topology.name(step.lane))
                 .to_owned(),
-            Decision::Reject(..) => "refused".to_owned(),
+            Decision::Reject(..) => "rejected".to_owned(),
             Decision::NoLane(_) => "no lane".to_owned(),
         };
-        *self.moves.entry(place(then)).or_default().entry(place(now)).or_default() += 1;
-        let refused = |decision: &Decision| matches!(decision, Decision::Reject(..));
-        self.refused_now += u64::from(refused(now) && !refused(then));
-        self.refused_then += u64::from(refused(then) && !refused(now));
-        let (Decision::Route(then), Decision::Route(now)) = (then, now) else { return };
-        self.raised += u64::from(now.priority > then.priority);
-        self.lowered += u64::from(now.priority < then.priority);
+        *self.moves.entry(target(recorded)).or_default().entry(target(replayed)).or_default() += 1;
+        let rejected = |decision: &Decision| matches!(decision, Decision::Reject(..));
+        self.rejected_only_now += u64::from(rejected(replayed) && !rejected(recorded));
+        self.rejected_only_then += u64::from(rejected(recorded) && !rejected(replayed));
+        let (Decision::Route(recorded), Decision::Route(replayed)) = (recorded, replayed) else {
+            return;
+        };
+        self.raised += u64::from(replayed.priority > recorded.priority);
+        self.lowered += u64::from(replayed.priority < recorded.priority);
         let start = |plan: &pointsman_domain::Plan| {
             let stat = fleet.stat(plan.steps.first()?.lane)?;
             i64::try_from(stat.start_in_ms()).ok()
         };
-        let (Some(then), Some(now)) = (start(then), start(now)) else { return };
+        let (Some(recorded), Some(replayed)) = (start(recorded), start(replayed)) else { return };
         self.started += 1;
-        self.sooner += u64::from(now < then);
-        self.later += u64::from(now > then);
-        self.change_ms = self.change_ms.saturating_add(now - then);
+        self.sooner += u64::from(replayed < recorded);
+        self.later += u64::from(replayed > recorded);
+        self.change_ms = self.change_ms.saturating_add(replayed - recorded);
     }
 
-    /// Requests that would go elsewhere first.
+    /// Returns the number of requests whose first target differs.
     pub fn moved(&self) -> u64 {
-        let row = |(then, row): (&String, &BTreeMap<String, u64>)| -> u64 {
-            row.iter().filter(|(now, _)| *now != then).map(|(_, count)| count).sum()
+        let row = |(recorded, row): (&String, &BTreeMap<String, u64>)| -> u64 {
+            row.iter().filter(|(replayed, _)| *replayed != recorded).map(|(_, count)| count).sum()
         };
         self.moves.iter().map(row).sum()
     }
 
-    /// The mean change of the time to start, in milliseconds.
+    /// Returns the mean change of the start time, in milliseconds.
     pub fn mean_change_ms(&self) -> Option<f64> {
         (self.started > 0).then(|| self.change_ms as f64 / self.started as f64)
     }

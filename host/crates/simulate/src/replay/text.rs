@@ -1,26 +1,26 @@
-//! What came of a replay, for a terminal.
+//! The plain-text report of a replay.
 
 use std::collections::BTreeSet;
 
-use super::report::{Count, Effect, Report, Shown};
+use super::report::{Agreement, DecisionDivergence, ReplayEffect, ReplayReport};
 use crate::report::numbers::{count, share, time};
 use crate::report::text::{aligned, clean};
 
-/// Kinds of differences that are shown.
-const MOST_KINDS: usize = 20;
-/// Lanes that a table has room for.
-const MOST_COLUMNS: usize = 9;
-/// Moves that are shown where there is no room for a table.
-const MOST_MOVES: usize = 20;
-/// A text that is one of many is cut after so many characters.
-const LONGEST: usize = 160;
+/// Maximum number of kinds of divergences that are shown.
+const MAX_KINDS: usize = 20;
+/// Maximum number of columns of the table of moves.
+const MAX_COLUMNS: usize = 9;
+/// Maximum number of moves that are listed if there are too many lanes for a table.
+const MAX_MOVES: usize = 20;
+/// Longer descriptions are truncated to this number of characters.
+const MAX_TEXT_CHARS: usize = 160;
 
-pub(super) fn of(report: &Report) -> String {
+pub(super) fn render(report: &ReplayReport) -> String {
     let mut parts = vec![agreement(report)];
     parts.extend(remarks(report));
     parts.extend(kinds(report));
     parts.extend(effect(report));
-    parts.extend(report.shown.iter().map(shown));
+    parts.extend(report.differences.iter().map(differing_decision));
     parts.push(verdict(report));
     parts.join("\n")
 }
@@ -33,80 +33,89 @@ fn plural(value: u64, one: &str) -> String {
     format!("{} {one}{}", number(value), if value == 1 { "" } else { "s" })
 }
 
-fn agreement(report: &Report) -> String {
-    let head = ["", "ASKED", "SAME", "OTHERWISE", "NOT KNOWN", "AGREEMENT", "THEN", "NOW"]
+fn agreement(report: &ReplayReport) -> String {
+    let head = ["", "CALLS", "SAME", "DIFFERENT", "UNKNOWN", "AGREEMENT", "RECORDED", "REPLAYED"]
         .map(str::to_owned);
-    let row = |name: String, of: &Count, then: String, now: String| {
-        let rate = of.agreement().map_or_else(|| "-".to_owned(), share);
+    let row = |name: String, agreement: &Agreement, recorded: String, replayed: String| {
+        let rate = agreement.rate().map_or_else(|| "-".to_owned(), share);
         vec![
             name,
-            number(of.all()),
-            number(of.same),
-            number(of.differ),
-            number(of.unknown),
+            number(agreement.all()),
+            number(agreement.same),
+            number(agreement.differ),
+            number(agreement.unknown),
             rate,
-            then,
-            now,
+            recorded,
+            replayed,
         ]
     };
     let mut rows = vec![head.to_vec()];
     for (name, policy) in &report.policies {
-        let then = match policy.then.len() {
+        let recorded = match policy.recorded_versions.len() {
             0 => "-".to_owned(),
-            1 => policy.then.keys().next().map(|version| clean(version)).unwrap_or_default(),
+            1 => policy
+                .recorded_versions
+                .keys()
+                .next()
+                .map(|version| clean(version))
+                .unwrap_or_default(),
             versions => format!("{versions} versions"),
         };
-        let now = policy.now.as_deref().map_or_else(|| "-".to_owned(), clean);
-        rows.push(row(clean(name), &policy.calls, then, now));
+        let replayed = policy.replayed_version.as_deref().map_or_else(|| "-".to_owned(), clean);
+        rows.push(row(clean(name), &policy.calls, recorded, replayed));
     }
     rows.push(row("decisions".to_owned(), &report.decisions, String::new(), String::new()));
     let files = plural(report.files, "file");
     format!(
-        "{} of {files}, asked again\n{}",
+        "{} of {files} replayed\n{}",
         plural(report.decisions.all(), "decision"),
         aligned(&rows)
     )
 }
 
-/// What else there is to know of the calls.
-fn remarks(report: &Report) -> Option<String> {
+/// Returns the calls that were not compared, missing inputs and skipped lines.
+fn remarks(report: &ReplayReport) -> Option<String> {
     let mut text = String::new();
-    for ((policy, why), calls) in &report.silent {
+    for ((policy, reason), calls) in &report.without_advice {
         let calls = plural(*calls, "call");
-        text.push_str(&format!("{}: {calls} had no advice then: {}\n", clean(policy), clean(why)));
-    }
-    for (name, policy) in report.policies.iter().filter(|(_, policy)| policy.new > 0) {
         text.push_str(&format!(
-            "{}: {} that there were none of then\n",
-            clean(name),
-            plural(policy.new, "call")
+            "{}: {calls} without advice in the record: {}\n",
+            clean(policy),
+            clean(reason)
         ));
     }
-    for ((policy, _), lack) in &report.lacking {
+    for (name, policy) in report.policies.iter().filter(|(_, policy)| policy.not_recorded > 0) {
+        text.push_str(&format!(
+            "{}: {} not in the record\n",
+            clean(name),
+            plural(policy.not_recorded, "call")
+        ));
+    }
+    for ((policy, _), input) in &report.missing_inputs {
         let (policy, example, calls) =
-            (clean(policy), clean(&lack.example), plural(lack.calls, "call"));
-        let hint = lack.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            (clean(policy), clean(&input.example), plural(input.calls, "call"));
+        let hint = input.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
         text.push_str(&format!("cannot be replayed: {policy} {example} ({calls}){hint}\n"));
     }
     if report.skipped > 0 {
-        text.push_str(&format!("{} cannot be used:\n", plural(report.skipped, "line")));
+        text.push_str(&format!("{} skipped:\n", plural(report.skipped, "line")));
         text.extend(report.skipped_first.iter().map(|line| format!("  {}\n", clean(line))));
     }
     (!text.is_empty()).then_some(text)
 }
 
-fn kinds(report: &Report) -> Option<String> {
+fn kinds(report: &ReplayReport) -> Option<String> {
     let mut kinds: Vec<_> = report.kinds.iter().collect();
     kinds.sort_by(|a, b| b.1.count.cmp(&a.1.count).then_with(|| a.0.cmp(b.0)));
-    let mut rows = vec![["OTHERWISE", "OF", "COUNT", "MOSTLY"].map(str::to_owned).to_vec()];
-    for ((who, what), kind) in kinds.iter().take(MOST_KINDS) {
-        let mostly = kind.commonest().map(|(text, times)| match kind.texts.len() {
+    let mut rows = vec![["DIFFERENCE", "IN", "COUNT", "MOST COMMON"].map(str::to_owned).to_vec()];
+    for ((policy, what), kind) in kinds.iter().take(MAX_KINDS) {
+        let mostly = kind.most_common().map(|(text, times)| match kind.texts.len() {
             1 => short(text),
             _ => format!("{} ({})", short(text), number(times)),
         });
         rows.push(vec![
             (*what).to_owned(),
-            clean(who),
+            clean(policy),
             number(kind.count),
             mostly.unwrap_or_default(),
         ]);
@@ -116,24 +125,24 @@ fn kinds(report: &Report) -> Option<String> {
 
 fn short(text: &str) -> String {
     let text = clean(text);
-    match text.char_indices().nth(LONGEST) {
+    match text.char_indices().nth(MAX_TEXT_CHARS) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text,
     }
 }
 
-fn effect(report: &Report) -> Option<String> {
+fn effect(report: &ReplayReport) -> Option<String> {
     let effect = &report.effect;
     if report.decisions.differ == 0 {
         return None;
     }
-    let mut text = String::from("what would have become of the requests\n");
+    let mut text = String::from("effect on the requests\n");
     let facts = [
-        (effect.moved(), "would go elsewhere first"),
-        (effect.refused_now, "would be refused that were not"),
-        (effect.refused_then, "would not be refused that were"),
-        (effect.raised, "would have a higher priority"),
-        (effect.lowered, "would have a lower priority"),
+        (effect.moved(), "go to another lane first"),
+        (effect.rejected_only_now, "are rejected only in the replay"),
+        (effect.rejected_only_then, "were rejected only in the record"),
+        (effect.raised, "have a higher priority"),
+        (effect.lowered, "have a lower priority"),
     ];
     for (requests, what) in facts.iter().filter(|(requests, _)| *requests > 0) {
         text.push_str(&format!("  {:>8}  {what}\n", number(*requests)));
@@ -147,33 +156,35 @@ fn effect(report: &Report) -> Option<String> {
     Some(text)
 }
 
-/// From where to where.
-fn moves(effect: &Effect) -> String {
+/// Renders where requests went in the record and would go in the replay.
+fn moves(effect: &ReplayEffect) -> String {
     let columns: BTreeSet<&String> = effect.moves.values().flat_map(|row| row.keys()).collect();
-    if columns.len() > MOST_COLUMNS {
+    if columns.len() > MAX_COLUMNS {
         let mut list: Vec<_> = effect
             .moves
             .iter()
-            .flat_map(|(then, row)| row.iter().map(move |(now, count)| (then, now, *count)))
-            .filter(|(then, now, _)| then != now)
+            .flat_map(|(recorded, row)| {
+                row.iter().map(move |(replayed, count)| (recorded, replayed, *count))
+            })
+            .filter(|(recorded, replayed, _)| recorded != replayed)
             .collect();
         list.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| (a.0, a.1).cmp(&(b.0, b.1))));
-        let line = |(then, now, count): &(&String, &String, u64)| {
-            format!("  {:>8}  {} -> {}\n", number(*count), clean(then), clean(now))
+        let line = |(recorded, replayed, count): &(&String, &String, u64)| {
+            format!("  {:>8}  {} -> {}\n", number(*count), clean(recorded), clean(replayed))
         };
-        return list.iter().take(MOST_MOVES).map(line).collect();
+        return list.iter().take(MAX_MOVES).map(line).collect();
     }
-    let head =
-        std::iter::once("THEN \\ NOW".to_owned()).chain(columns.iter().map(|lane| clean(lane)));
+    let head = std::iter::once("RECORDED \\ REPLAYED".to_owned())
+        .chain(columns.iter().map(|lane| clean(lane)));
     let mut rows = vec![head.collect::<Vec<_>>()];
-    for (then, row) in &effect.moves {
-        let cells = columns.iter().map(|now| number(row.get(*now).copied().unwrap_or(0)));
-        rows.push(std::iter::once(clean(then)).chain(cells).collect());
+    for (recorded, row) in &effect.moves {
+        let cells = columns.iter().map(|replayed| number(row.get(*replayed).copied().unwrap_or(0)));
+        rows.push(std::iter::once(clean(recorded)).chain(cells).collect());
     }
     aligned(&rows)
 }
 
-fn start(effect: &Effect) -> String {
+fn start(effect: &ReplayEffect) -> String {
     let mut text = String::new();
     if let Some(mean) = effect.mean_change_ms() {
         let sign = if mean < 0.0 { "-" } else { "+" };
@@ -183,64 +194,61 @@ fn start(effect: &Effect) -> String {
             format!("{sign}{}", time(mean.abs() / 1000.0))
         };
         text.push_str(&format!(
-            "time to start, estimated from the lanes' figures then: {mean} on average, sooner for {}, later for {} of {}\n",
+            "estimated time to start: {mean} on average; sooner for {}, later for {} of {}\n",
             number(effect.sooner),
             number(effect.later),
             number(effect.started),
         ));
     }
     text.push_str(
-        "(an estimate: it knows nothing of the queues that these decisions would have made; `pointsman simulate` with traffic\n\
-         of `format = \"records\"` does)\n",
+        "(an estimate from the recorded lane metrics, which ignores how these decisions would\n\
+         change the queues; for that, run `pointsman simulate` with traffic of `format = \"records\"`)\n",
     );
     text
 }
 
-fn shown(shown: &Shown) -> String {
-    let mut text = format!("request {} in {}\n", clean(&shown.request), clean(&shown.file));
-    for call in &shown.calls {
-        for difference in &call.differences {
+fn differing_decision(differing: &DecisionDivergence) -> String {
+    let mut text = format!("request {} in {}\n", clean(&differing.request), clean(&differing.file));
+    for call in &differing.calls {
+        for divergence in &call.divergences {
             text.push_str(&format!(
                 "  {} {}  {}\n",
                 clean(&call.policy),
                 call.hook,
-                clean(&difference.to_string())
+                clean(&divergence.to_string())
             ));
         }
-        text.extend(call.why.iter().map(|why| format!("    the same version: {}\n", clean(why))));
+        text.extend(
+            call.causes.iter().map(|cause| format!("    same version: {}\n", clean(cause))),
+        );
     }
-    for difference in &shown.decision {
-        text.push_str(&format!("  decision  {}\n", clean(&difference.to_string())));
+    for divergence in &differing.decision {
+        text.push_str(&format!("  decision  {}\n", clean(&divergence.to_string())));
     }
     text
 }
 
-fn verdict(report: &Report) -> String {
-    let stopped =
-        if report.stopped { "stopped before the end of the records: so far, " } else { "" };
+fn verdict(report: &ReplayReport) -> String {
+    let interrupted = if report.interrupted { "interrupted; so far: " } else { "" };
     let all = report.decisions.all();
     let what = match report {
-        _ if all == 0 => "there are no decisions in these records".to_owned(),
-        report if report.agrees() => "everything is as in the records".to_owned(),
+        _ if all == 0 => "no decisions found in the records".to_owned(),
+        report if report.agrees() => "all decisions agree with the records".to_owned(),
         report => {
-            let Count { differ, unknown, .. } = report.decisions;
+            let Agreement { differ, unknown, .. } = report.decisions;
             let calls: u64 = report.policies.values().map(|policy| policy.calls.differ).sum();
-            let mut what =
-                format!("{} of {} are made otherwise", number(differ), plural(all, "decision"));
-            what.push_str(&format!(", {} answered otherwise", plural(calls, "call")));
+            let mut what = format!("{} of {} differ", number(differ), plural(all, "decision"));
+            what.push_str(&format!(", {} differ", plural(calls, "call")));
             if unknown > 0 {
                 what.push_str(&format!(", {} cannot be replayed", plural(unknown, "decision")));
             }
             let own: u64 =
                 report.policies.values().map(|policy| policy.differ_in_same_version).sum();
             if own > 0 {
-                what.push_str(&format!(
-                    ", {} of them by the very version that wrote the record",
-                    number(own)
-                ));
+                what.push_str(&format!(" ({} in the version that wrote the record)", number(own)));
             }
             what
         }
     };
-    format!("{stopped}{what}\n")
+    format!("{interrupted}{what}\n")
 }

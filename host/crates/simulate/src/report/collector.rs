@@ -1,4 +1,4 @@
-//! What is counted while a simulation runs, in memory that does not grow with its length.
+//! Collection of statistics while a simulation runs, in memory that does not grow with its length.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,135 +7,136 @@ use std::time::Duration;
 use pointsman_domain::dispatch::SwitchReport;
 use pointsman_domain::{AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef};
 
+use super::counters::{MeanDuration, MessageCounts, RequestCounters, Tenants};
 use super::fairness;
 use super::phase::{PHASES, Phase, Timeline};
-use super::series::{Series, micros};
-use super::summary::{Counted, LaneFigures, Named, Summary};
-use super::tally::{Sentences, Sum, Tally, Tenants};
+use super::series::{TimeSeries, micros};
+use super::summary::{EventCount, LaneStatistics, Named, Summary};
 use crate::histogram::Histogram;
-use crate::observe::{FinishedRequest, Observer, RequestResult};
+use crate::observe::{FinishedRequest, RequestResult, Observer};
 use crate::traffic::SimRequest;
 
-/// Counts what a run shows of itself.
+/// An observer that collects the statistics of a run.
 #[derive(Debug)]
 pub struct Collector {
-    all: Tally,
-    classes: Vec<(String, Tally)>,
-    lanes: Vec<LaneTally>,
+    all: RequestCounters,
+    classes: Vec<(String, RequestCounters)>,
+    lanes: Vec<LaneCounters>,
     tenants: Tenants,
-    series: Series,
+    series: TimeSeries,
     policies: BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>>,
-    problems: Sentences,
-    /// Requests in all queues, how long it has been so many, and what came of it.
-    waiting: Level,
+    problems: MessageCounts,
+    /// Requests in all queues together.
+    waiting: Gauge,
 }
 
-/// What came of one run: figures, and what plots are made of.
+/// The result of one run: its statistics, and the data of its plots.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// The figures.
+    /// Statistics.
     pub summary: Summary,
-    /// How waits and times to the first byte are distributed, by class.
-    pub distributions: Vec<Distribution>,
-    /// What happened over time.
-    pub series: Series,
-    /// What each lane was at, and when.
+    /// Histograms of wait and time to first byte, by class.
+    pub histograms: Vec<LatencyHistograms>,
+    /// Statistics by interval of time.
+    pub series: TimeSeries,
+    /// The phases of each lane's engine over time.
     pub timelines: Vec<Timeline>,
 }
 
-/// How the times of one class are distributed.
+/// The latency histograms of one class.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Distribution {
-    /// Waits of all that no policy refused.
+pub struct LatencyHistograms {
+    /// Time spent waiting for a slot, of all requests that no policy rejected.
     pub wait: Histogram,
-    /// Times to the first byte of all that got one.
+    /// Time to first byte, of all requests that got one.
     pub first_byte: Histogram,
 }
 
-/// A number that changes from time to time.
+/// A gauge with its maximum and its time-weighted sum.
 #[derive(Debug, Clone, Default)]
-struct Level {
+struct Gauge {
     now: u64,
     since: Duration,
-    most: u64,
-    /// The number, times how long it was that, in microseconds.
+    max: u64,
+    /// The integral of the value over time, in microseconds.
     sum_us: u128,
 }
 
-impl Level {
+impl Gauge {
+    /// Sets the value as of `at`. Times that go backwards add nothing to the sum.
     fn set(&mut self, at: Duration, now: u64) {
         self.sum_us += u128::from(self.now) * u128::from(micros(at.saturating_sub(self.since)));
         self.since = self.since.max(at);
         self.now = now;
-        self.most = self.most.max(now);
+        self.max = self.max.max(now);
     }
 
-    /// On average over this time.
+    /// Returns the time-weighted mean over a run of this length.
     fn mean(&self, over: Duration) -> f64 {
         if over.is_zero() { 0.0 } else { self.sum_us as f64 / over.as_micros() as f64 }
     }
 }
 
-/// What is counted of one lane.
+/// The counters of one lane.
 #[derive(Debug)]
-struct LaneTally {
+struct LaneCounters {
     name: String,
     slots: u32,
-    requests: Tally,
-    tries: u64,
-    failed_tries: u64,
+    requests: RequestCounters,
+    attempts: u64,
+    failed_attempts: u64,
     state: EngineState,
-    /// When it got into its phase.
+    /// When the current phase began, or was last accounted for.
     since: Duration,
     loading_since: Option<Duration>,
     loads: u64,
-    load: Sum,
+    load: MeanDuration,
     switches: u64,
-    switch: [Sum; 3],
-    waiting: Level,
-    running: Level,
+    switch: [MeanDuration; 3],
+    waiting: Gauge,
+    running: Gauge,
     phases_us: [u64; PHASES],
     timeline: Timeline,
 }
 
-impl LaneTally {
+impl LaneCounters {
     fn new(info: &LaneInfo) -> Self {
         let external = info.engine == EngineKind::External;
         let state = if external { EngineState::Ready } else { EngineState::Cold };
         Self {
             name: info.name.clone(),
             slots: info.slots,
-            requests: Tally::default(),
-            tries: 0,
-            failed_tries: 0,
+            requests: RequestCounters::default(),
+            attempts: 0,
+            failed_attempts: 0,
             state,
             since: Duration::ZERO,
             loading_since: None,
             loads: 0,
-            load: Sum::default(),
+            load: MeanDuration::default(),
             switches: 0,
-            switch: [Sum::default(); 3],
-            waiting: Level::default(),
-            running: Level::default(),
+            switch: [MeanDuration::default(); 3],
+            waiting: Gauge::default(),
+            running: Gauge::default(),
             phases_us: [0; PHASES],
-            timeline: Timeline::new(Phase::of(state, 0)),
+            timeline: Timeline::new(Phase::from_state(state, 0)),
         }
     }
 
     fn phase(&self) -> Phase {
-        Phase::of(self.state, u32::try_from(self.running.now).unwrap_or(u32::MAX))
+        Phase::from_state(self.state, u32::try_from(self.running.now).unwrap_or(u32::MAX))
     }
 
     /// Accounts for the time since the last change.
-    fn pass(&mut self, index: usize, at: Duration, series: &mut Series) {
+    fn pass(&mut self, index: usize, at: Duration, series: &mut TimeSeries) {
         let (phase, waiting, running) = (self.phase() as usize, self.waiting.now, self.running.now);
         self.phases_us[phase] += micros(at.saturating_sub(self.since));
-        series.between(self.since, at, |piece, us| {
-            let lane = &mut piece.lanes[index];
+        series.between(self.since, at, |interval, us| {
+            let lane = &mut interval.lanes[index];
             lane.phases_us[phase] += us;
             lane.waiting_us += u128::from(waiting) * u128::from(us);
             lane.running_us += u128::from(running) * u128::from(us);
-            lane.most_waiting = lane.most_waiting.max(waiting);
+            lane.max_waiting = lane.max_waiting.max(waiting);
         });
         self.since = self.since.max(at);
     }
@@ -155,17 +156,17 @@ impl LaneTally {
         self.timeline.change(at, self.phase());
     }
 
-    fn figures(&self, lasted: Duration) -> Named<LaneFigures> {
-        let whole = micros(lasted).max(1) as f64;
+    fn statistics(&self, duration: Duration) -> Named<LaneStatistics> {
+        let whole = micros(duration).max(1) as f64;
         let phases = self.phases_us.map(|us| us as f64 / whole);
         let share = |of: &[Phase]| {
             of.iter().map(|phase| self.phases_us[*phase as usize]).sum::<u64>() as f64 / whole
         };
-        let [drain, stop, load] = self.switch.map(Sum::mean);
-        let of = LaneFigures {
-            requests: self.requests.figures(),
-            tries: self.tries,
-            failed_tries: self.failed_tries,
+        let [drain, stop, load] = self.switch.map(MeanDuration::mean);
+        let value = LaneStatistics {
+            requests: self.requests.statistics(),
+            attempts: self.attempts,
+            failed_attempts: self.failed_attempts,
             loads: self.loads,
             load_mean: self.load.mean(),
             switches: self.switches,
@@ -181,31 +182,35 @@ impl LaneTally {
                 Phase::Draining,
                 Phase::Stopping,
             ]),
-            slots_used: self.running.mean(lasted) / f64::from(self.slots.max(1)),
-            queue_mean: self.waiting.mean(lasted),
-            queue_max: self.waiting.most,
+            slots_used: self.running.mean(duration) / f64::from(self.slots.max(1)),
+            queue_mean: self.waiting.mean(duration),
+            queue_max: self.waiting.max,
         };
-        Named { name: self.name.clone(), of }
+        Named { name: self.name.clone(), value }
     }
 }
 
 impl Collector {
-    /// For these lanes, in the order of their ids, and these classes, in the order of theirs.
+    /// Creates a collector for lanes in the order of their ids, and classes in the order of theirs.
     pub fn new<'a>(lanes: impl IntoIterator<Item = &'a LaneInfo>, classes: &[String]) -> Self {
-        let lanes: Vec<LaneTally> = lanes.into_iter().map(LaneTally::new).collect();
+        let lanes: Vec<LaneCounters> = lanes.into_iter().map(LaneCounters::new).collect();
         Self {
-            all: Tally::default(),
-            classes: classes.iter().map(|name| (name.clone(), Tally::default())).collect(),
-            series: Series::new(classes.len(), lanes.len()),
+            all: RequestCounters::default(),
+            classes: classes
+                .iter()
+                .map(|name| (name.clone(), RequestCounters::default()))
+                .collect(),
+            series: TimeSeries::new(classes.len(), lanes.len()),
             lanes,
             tenants: Tenants::default(),
             policies: BTreeMap::new(),
-            problems: Sentences::default(),
-            waiting: Level::default(),
+            problems: MessageCounts::default(),
+            waiting: Gauge::default(),
         }
     }
 
-    /// The run with this seed is over: so many requests came in, and the last one ended at this time.
+    /// Finishes the run with this seed, to which `accepted` requests arrived and whose last request
+    /// ended at `ended_at`.
     pub fn finish(mut self, seed: u64, accepted: u64, ended_at: Duration) -> Run {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             lane.pass(index, ended_at, &mut self.series);
@@ -214,15 +219,15 @@ impl Collector {
             lane.timeline.finish(ended_at);
         }
         self.waiting.set(ended_at, self.waiting.now);
-        let all = self.all.figures();
+        let all = self.all.statistics();
         let tenants = self.tenants.each();
         let promptness: Vec<f64> =
-            tenants.iter().filter_map(|tenant| tenant.of.promptness).collect();
+            tenants.iter().filter_map(|tenant| tenant.value.promptness).collect();
         let switches = self.lanes.iter().map(|lane| lane.switches).sum::<u64>();
         let hours = ended_at.as_secs_f64() / 3600.0;
         let summary = Summary {
             seed,
-            lasted: ended_at,
+            duration: ended_at,
             accepted,
             lost: i64::try_from(accepted)
                 .unwrap_or(i64::MAX)
@@ -231,46 +236,52 @@ impl Collector {
             classes: self
                 .classes
                 .iter()
-                .map(|(name, tally)| Named { name: name.clone(), of: tally.figures() })
+                .map(|(name, counters)| Named { name: name.clone(), value: counters.statistics() })
                 .collect(),
-            lanes: self.lanes.iter().map(|lane| lane.figures(ended_at)).collect(),
+            lanes: self.lanes.iter().map(|lane| lane.statistics(ended_at)).collect(),
             fairness: fairness::jain(&promptness),
             tenants,
             other_tenants: self.tenants.others(),
             loads: self.lanes.iter().map(|lane| lane.loads).sum(),
             switches,
             switches_per_hour: if hours > 0.0 { switches as f64 / hours } else { 0.0 },
-            queue_max: self.waiting.most,
+            queue_max: self.waiting.max,
             queue_mean: self.waiting.mean(ended_at),
-            policies: busiest(self.policies),
-            problems: self.problems.commonest(),
+            policies: by_count(self.policies),
+            problems: self.problems.most_common(),
         };
-        let distribution =
-            |tally: Tally| Distribution { wait: tally.wait, first_byte: tally.first_byte };
+        let histograms = |counters: RequestCounters| LatencyHistograms {
+            wait: counters.wait,
+            first_byte: counters.first_byte,
+        };
         Run {
             summary,
-            distributions: self.classes.into_iter().map(|(_, tally)| distribution(tally)).collect(),
+            histograms: self
+                .classes
+                .into_iter()
+                .map(|(_, counters)| histograms(counters))
+                .collect(),
             series: self.series,
             timelines: self.lanes.into_iter().map(|lane| lane.timeline).collect(),
         }
     }
 }
 
-fn busiest(policies: BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>>) -> Vec<Counted> {
+fn by_count(policies: BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>>) -> Vec<EventCount> {
     let versions = policies.into_iter().flat_map(|(name, versions)| {
         versions
             .into_iter()
-            .map(move |(version, count)| Counted { what: format!("{name}@{version}"), count })
+            .map(move |(version, count)| EventCount { name: format!("{name}@{version}"), count })
     });
     let mut all: Vec<_> = versions.collect();
-    all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.what.cmp(&b.what)));
+    all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.name.cmp(&b.name)));
     all
 }
 
 impl Observer for Collector {
     fn decided(&mut self, ask: &SimRequest, _first: Option<LaneId>, by: &[PolicyRef]) {
         if let Some(class) = self.series.at(ask.at).classes.get_mut(usize::from(ask.class.0)) {
-            class.came += 1;
+            class.arrivals += 1;
         }
         for policy in by {
             let versions = self.policies.entry(Arc::clone(&policy.name)).or_default();
@@ -282,27 +293,27 @@ impl Observer for Collector {
         let class = usize::from(ended.request.class.0);
         self.all.add(ended);
         self.tenants.add(ended);
-        if let Some((_, tally)) = self.classes.get_mut(class) {
-            tally.add(ended);
+        if let Some((_, counters)) = self.classes.get_mut(class) {
+            counters.add(ended);
         }
         for (index, tried) in ended.attempts.iter().enumerate() {
             let Some(lane) = self.lanes.get_mut(tried.lane.index()) else { continue };
-            lane.tries += 1;
-            lane.failed_tries += u64::from(tried.result != AttemptResult::Ok);
+            lane.attempts += 1;
+            lane.failed_attempts += u64::from(tried.result != AttemptResult::Ok);
             lane.requests.wait.record(tried.queue);
             if index + 1 == ended.attempts.len() {
-                lane.requests.add_all_but_wait(ended);
+                lane.requests.add_without_wait(ended);
             }
         }
         if let Some(problem) = ended.reason {
             self.problems.add(problem);
         }
-        if let Some(piece) = self.series.at(ended.at).classes.get_mut(class) {
-            piece.count(ended.result);
+        if let Some(interval) = self.series.at(ended.at).classes.get_mut(class) {
+            interval.count(ended.result);
         }
-        let came = self.series.at(ended.request.at).classes.get_mut(class);
-        if let Some(piece) = came.filter(|_| ended.result != RequestResult::Rejected) {
-            piece.waits.record(ended.wait);
+        let arrivals = self.series.at(ended.request.at).classes.get_mut(class);
+        if let Some(interval) = arrivals.filter(|_| ended.result != RequestResult::Rejected) {
+            interval.waits.record(ended.wait);
         }
     }
 
@@ -322,13 +333,13 @@ impl Observer for Collector {
         lane.waiting.set(at, waiting);
         lane.running.set(at, u64::from(running));
         lane.timeline.change(at, lane.phase());
-        if let Some(piece) = self.series.at(at).lanes.get_mut(index) {
-            piece.most_waiting = piece.most_waiting.max(waiting);
+        if let Some(interval) = self.series.at(at).lanes.get_mut(index) {
+            interval.max_waiting = interval.max_waiting.max(waiting);
         }
     }
 
     fn switched(&mut self, _: Duration, report: &SwitchReport) {
-        // A load that nobody had to leave for is no switch, as in the host's metrics.
+        // A load that evicts no other engine is not a switch; the host's metrics agree.
         let Some(lane) =
             self.lanes.get_mut(report.target.index()).filter(|_| !report.victims.is_empty())
         else {

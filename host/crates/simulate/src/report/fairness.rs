@@ -1,30 +1,36 @@
-//! How alike tenants are treated, as one number.
+//! Fairness between tenants, as one number.
 //!
-//! The number is the index of R. Jain, D. Chiu and W. Hawe, "A Quantitative Measure of Fairness and Discrimination for
-//! Resource Allocation in Shared Computer Systems" (DEC-TR-301, 1984): `(Σx)² / (n Σx²)`. It is 1 when all `x` are the same,
-//! and `k/n` when `k` of `n` get everything and the others nothing.
+//! The number is the index of R. Jain, D. Chiu and W. Hawe, "A Quantitative Measure of Fairness and
+//! Discrimination for Resource Allocation in Shared Computer Systems" (DEC-TR-301, 1984):
+//! `(Σx)² / (n Σx²)`. It is 1 if all `x` are equal, and `k/n` if `k` of `n` tenants share
+//! everything equally and the others get nothing.
 //!
-//! What `x` has to be, where tenants ask for different amounts, is their allocation in relation to what they asked for. Here
-//! this is **promptness**: the part of a request's time in which it was worked on, `served / (wait + served)`, on average over
-//! the tenant's requests. It is the inverse of what queueing theory calls the slowdown, so a tenant with long requests may wait
-//! longer than one with short ones and is treated as well; and unlike the slowdown it is between 0 and 1, so the index falls when
-//! one tenant is served at once and all others starve, and not only the other way round.
+//! Where tenants demand different amounts, `x` has to be their allocation relative to their demand.
+//! Here it is the **promptness**: the share of a request's time in which the request was being
+//! served, `service / (wait + service)`, averaged over the tenant's requests. Promptness is the
+//! inverse of the slowdown of queueing theory, so a tenant with long requests may wait longer than
+//! one with short requests and still be treated equally. Unlike the slowdown it lies between 0 and
+//! 1, so the index falls not only when one tenant starves, but also when one tenant is served
+//! immediately and all others starve.
 //!
-//! * Work that took less than a second counts as one second, as in the bounded slowdown of D. Feitelson ("Metrics for Parallel
-//!   Job Scheduling and Their Convergence", 2001): a wait that nobody notices is no injustice.
-//! * A request that went wrong, or whose client left, has promptness 0.
-//! * A request that a policy refused does not count: a quota that refuses the greedy is what makes it fair for the others.
-//! * A tenant who asks for more than its part waits for itself. This lowers the index though nobody is wronged; so compare
-//!   variants under the same traffic, rather than one number with 1.
+//! * A service time below one second counts as one second, as in the bounded slowdown of D.
+//!   Feitelson ("Metrics for Parallel Job Scheduling and Their Convergence", 2001): a wait too
+//!   short to be noticed is not unfair.
+//! * A request that failed, or whose client disconnected, has promptness 0.
+//! * A request that a policy rejected does not count: rejecting the requests of a greedy tenant is
+//!   how a quota protects the others.
+//! * A tenant that demands more than its share waits for itself. This lowers the index although no
+//!   tenant is treated unfairly; so compare variants under the same traffic rather than one index
+//!   with 1.
 
 use std::time::Duration;
 
 use crate::observe::{FinishedRequest, RequestResult};
 
-/// Shorter work counts as this.
-const NOTICED: Duration = Duration::from_secs(1);
+/// Shorter service times count as this long.
+const MIN_SERVICE_TIME: Duration = Duration::from_secs(1);
 
-/// Mean promptness of the requests of one tenant.
+/// The mean promptness of one tenant's requests.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Promptness {
     sum: f64,
@@ -38,19 +44,23 @@ impl Promptness {
         }
         self.count += 1;
         if ended.result.is_success() {
-            let served =
-                ended.at.saturating_sub(ended.request.at).saturating_sub(ended.wait).max(NOTICED);
+            let served = ended
+                .at
+                .saturating_sub(ended.request.at)
+                .saturating_sub(ended.wait)
+                .max(MIN_SERVICE_TIME);
             self.sum += served.as_secs_f64() / (served + ended.wait).as_secs_f64();
         }
     }
 
-    /// `None` if it has no requests that count.
+    /// Returns the mean; `None` if no request counts.
     pub(super) fn mean(self) -> Option<f64> {
         (self.count > 0).then(|| self.sum / self.count as f64)
     }
 }
 
-/// Jain's index. All treated equally badly are treated equally. `None` for nobody.
+/// Returns Jain's fairness index; `None` if `shares` is empty. It is 1 if all shares are zero,
+/// because all tenants are then treated equally.
 pub fn jain(shares: &[f64]) -> Option<f64> {
     let sum: f64 = shares.iter().sum();
     let squares: f64 = shares.iter().map(|share| share * share).sum();
@@ -66,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_index_is_that_of_the_paper() {
+    fn jain_index_matches_the_paper() {
         for (shares, index) in [
             (&[][..], None),
             (&[0.3], Some(1.0)),

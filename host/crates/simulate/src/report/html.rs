@@ -1,35 +1,36 @@
-//! A report as one page: nothing is fetched, nothing runs, and it is as good on paper.
+//! Self-contained HTML reports: nothing is fetched, no script runs, and the page can be printed.
 
 use std::fmt::Display;
 
-use super::plots::{Part, Plot};
-use super::summary::Counted;
-use super::svg::{COLOURS, RULES, escaped};
-use super::text::{CAUTION, OF_CLASSES, OF_LANES, length, plus_minus};
+use super::plots::{Plot, Section};
+use super::summary::EventCount;
+use super::svg::{COLORS, RULES, escaped};
+use super::text::{CAUTION, CLASS_COLUMNS, LANE_COLUMNS, plus_minus, run_count};
 use super::{Report, VariantReport, numbers};
 use crate::compare::{Change, Comparison, Difference, Line};
 use crate::metric::{Metric, Scope, Unit};
 use crate::objective::Judged;
 
-const PAGE: &str = include_str!("html/page.css");
+const PAGE_CSS: &str = include_str!("html/page.css");
 
-pub(super) fn of(report: &Report) -> String {
+pub(super) fn render(report: &Report) -> String {
     let title = escaped(&report.title);
-    let (light, dark) = (colours(|it| it.1), colours(|it| it.2));
+    let (light, dark) = (colors(|color| color.1), colors(|color| color.2));
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
          <meta name=\"color-scheme\" content=\"light dark\"/>\n<title>{title}</title>\n<style>\n\
-         :root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n\
-         {PAGE}{RULES}</style>\n</head>\n<body>\n<main>\n"
+         :root {{ {light} }}\n\
+         @media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n\
+         {PAGE_CSS}{RULES}</style>\n</head>\n<body>\n<main>\n"
     );
     page.push_str(&head(report));
     page.push_str(&objectives(report));
-    page.push_str(&figures(report));
+    page.push_str(&statistics(report));
     let plots = report.plots();
-    for (part, title, note) in PARTS {
-        page.push_str(&section(&plots, part, title, note));
-        if part == Part::Engines {
+    for (section, title, note) in SECTIONS {
+        page.push_str(&plot_section(&plots, section, title, note));
+        if section == Section::Engines {
             report.variants.iter().for_each(|variant| page.push_str(&details(variant)));
         }
     }
@@ -37,36 +38,37 @@ pub(super) fn of(report: &Report) -> String {
     page
 }
 
-const PARTS: [(Part, &str, &str); 5] = [
+const SECTIONS: [(Section, &str, &str); 5] = [
     (
-        Part::Sweep,
-        "What a setting does",
-        "Means over the seeds; the bars are their 95 % intervals.",
+        Section::Sweep,
+        "Parameter sweep",
+        "Means over the seeds. Error bars are 95 % confidence intervals.",
     ),
     (
-        Part::Waits,
-        "Waits",
-        "All seeds together. How long requests took at most, for a growing share of them: to the right are the unlucky ones. \
-         Those who gave up have waited, too.",
+        Section::Waits,
+        "Latency",
+        "All seeds. Latency by percentile. The wait time includes requests whose client \
+         disconnected while they were waiting.",
     ),
     (
-        Part::Engines,
+        Section::Engines,
         "Engines",
-        "The first seed. What is too short to be seen is drawn wider than it is, unless it is work.",
+        "First seed. Spans too short to be seen are drawn wider, except busy and idle ones.",
     ),
-    (Part::OverTime, "Over time", "The first seed. Point at a plot for its numbers."),
+    (Section::OverTime, "Over time", "First seed. Hover over a plot to see its values."),
     (
-        Part::Tenants,
+        Section::Tenants,
         "Tenants",
-        "The first seed. A flat line treats everybody alike. The fairness is Jain's index of the promptness, from 1 (all alike) \
-         down to one part for each tenant (one is served, the others are not).",
+        "First seed. A flat line means that all tenants are treated equally. Fairness is Jain's \
+         index of the tenants' promptness: 1 if all are equal, 1/n if only one of n tenants \
+         is served.",
     ),
 ];
 
-fn colours(of: fn(&(&'static str, &'static str, &'static str)) -> &'static str) -> String {
-    COLOURS
+fn colors(select: fn(&(&'static str, &'static str, &'static str)) -> &'static str) -> String {
+    COLORS
         .iter()
-        .map(|colour| format!("{}: {};", colour.0, of(colour)))
+        .map(|color| format!("{}: {};", color.0, select(color)))
         .collect::<Vec<_>>()
         .join(" ")
 }
@@ -81,28 +83,32 @@ fn head(report: &Report) -> String {
     }
     text.push_str("<ul class=\"variants\">\n");
     for (index, variant) in report.variants.iter().enumerate() {
-        let (met, all) =
-            (variant.objectives.iter().filter(|it| it.met).count(), variant.objectives.len());
+        let (met, all) = (
+            variant.objectives.iter().filter(|judged| judged.met).count(),
+            variant.objectives.len(),
+        );
         let verdict = match (met, all) {
             (_, 0) => String::new(),
             _ if met == all => format!("<span class=\"good\">✓ all {all} objectives met</span>"),
             _ => format!("<span class=\"bad\">✗ {met} of {all} objectives met</span>"),
         };
         let requests = variant.estimate(&Scope::All, Metric::Requests);
-        let requests = requests
-            .map_or_else(String::new, |it| format!("{} requests, ", numbers::count(it.mean)));
+        let requests = requests.map_or_else(String::new, |estimate| {
+            format!("{} requests, ", numbers::count(estimate.mean))
+        });
         text.push_str(&format!(
-            "<li><span class=\"swatch b{}\"></span><strong>{}</strong> {requests}{} {verdict}</li>\n",
+            "<li><span class=\"swatch b{}\"></span><strong>{}</strong> {requests}{} {verdict}\
+             </li>\n",
             index % super::svg::SERIES,
             escaped(&variant.name),
-            escaped(&length(variant)),
+            escaped(&run_count(variant)),
         ));
     }
     text.push_str("</ul>\n</header>\n");
     text
 }
 
-/// A table: its head, and its rows, whose cells are HTML.
+/// Renders a table from the text of its head and the HTML cells of its rows.
 fn table(head: &[String], rows: &[Vec<String>]) -> String {
     let cells = head.iter().map(|cell| format!("<th scope=\"col\">{}</th>", escaped(cell)));
     let mut text = format!(
@@ -114,12 +120,12 @@ fn table(head: &[String], rows: &[Vec<String>]) -> String {
     text
 }
 
-fn cell(what: impl Display) -> String {
-    format!("<td>{what}</td>")
+fn cell(content: impl Display) -> String {
+    format!("<td>{content}</td>")
 }
 
-fn row_head(what: &str) -> String {
-    format!("<th scope=\"row\">{}</th>", escaped(what))
+fn row_head(text: &str) -> String {
+    format!("<th scope=\"row\">{}</th>", escaped(text))
 }
 
 fn objectives(report: &Report) -> String {
@@ -131,8 +137,8 @@ fn objectives(report: &Report) -> String {
     let head: Vec<String> = std::iter::once("objective".to_owned()).chain(names).collect();
     let rows = first.objectives.iter().enumerate().map(|(index, objective)| {
         let cells = report.variants.iter().map(|variant| {
-            let judged = variant.objectives.get(index).map_or_else(String::new, judged);
-            format!("<td class=\"change\">{judged}</td>")
+            let result = variant.objectives.get(index).map_or_else(String::new, objective_result);
+            format!("<td class=\"change\">{result}</td>")
         });
         std::iter::once(row_head(&objective.objective)).chain(cells).collect()
     });
@@ -140,46 +146,45 @@ fn objectives(report: &Report) -> String {
     format!("<section class=\"left\">\n<h2>Objectives</h2>\n{}</section>\n", table(&head, &rows))
 }
 
-/// Whether an objective is met, and by what.
-fn judged(it: &Judged) -> String {
-    let (class, verdict) = if it.met { ("good", "✓ met") } else { ("bad", "✗ not met") };
-    let unit = it.metric.unit();
-    let mut said = numbers::maybe(unit, it.mean);
-    let worst = numbers::maybe(unit, it.worst);
-    if worst != said {
-        said.push_str(&format!(", worst {worst}"));
+/// Renders whether an objective is met, and the values that decide it.
+fn objective_result(judged: &Judged) -> String {
+    let (class, verdict) = if judged.met { ("good", "✓ met") } else { ("bad", "✗ not met") };
+    let unit = judged.metric.unit();
+    let mut values = numbers::optional(unit, judged.mean);
+    let worst = numbers::optional(unit, judged.worst);
+    if worst != values {
+        values.push_str(&format!(", worst {worst}"));
     }
-    if !it.met && it.runs_met > 0 {
-        said.push_str(&format!(", met with {} of {} seeds", it.runs_met, it.runs));
+    if !judged.met && judged.runs_met > 0 {
+        values.push_str(&format!(", met by {} of {} seeds", judged.runs_met, judged.runs));
     }
     format!(
         "<span class=\"{class}\">{verdict}</span> <span class=\"soft\">{}</span>",
-        escaped(&said)
+        escaped(&values)
     )
 }
 
-/// The figures: of one variant its classes, of several side by side.
-fn figures(report: &Report) -> String {
+/// Renders the statistics: by class if there is one variant, side by side if there are several.
+fn statistics(report: &Report) -> String {
     let tables = match &report.variants[..] {
         [] => return String::new(),
-        [variant] => of_one(variant),
+        [variant] => single_variant(variant),
         _ => side_by_side(report),
     };
-    format!("<section>\n<h2>Figures</h2>\n{tables}</section>\n")
+    format!("<section>\n<h2>Statistics</h2>\n{tables}</section>\n")
 }
 
-fn of_one(variant: &VariantReport) -> String {
-    let classes = variant.names(|run| run.classes.iter().map(|it| it.name.clone()).collect());
+fn single_variant(variant: &VariantReport) -> String {
+    let classes = variant.names(|run| run.classes.iter().map(|class| class.name.clone()).collect());
     let classes = classes.into_iter().map(|name| (name.clone(), Scope::Class(name)));
-    let scopes: Vec<(String, Scope)> =
-        classes.chain([("everybody".to_owned(), Scope::All)]).collect();
-    let facts = Metric::OF_THE_WHOLE.map(|metric| (metric.to_string(), metric));
-    let all = [("everybody".to_owned(), Scope::All)];
-    let columns = OF_CLASSES.map(|(_, metric)| (metric.to_string(), metric));
-    grid(variant, "class", &scopes, &columns) + &grid(variant, "", &all, &facts)
+    let scopes: Vec<(String, Scope)> = classes.chain([("all".to_owned(), Scope::All)]).collect();
+    let run_metrics = Metric::RUN_METRICS.map(|metric| (metric.to_string(), metric));
+    let all = [("all".to_owned(), Scope::All)];
+    let columns = CLASS_COLUMNS.map(|(_, metric)| (metric.to_string(), metric));
+    grid(variant, "class", &scopes, &columns) + &grid(variant, "", &all, &run_metrics)
 }
 
-/// A row for each of somebody, and a column for each figure.
+/// Renders a table with a row for each scope and a column for each metric.
 fn grid(
     variant: &VariantReport,
     head: &str,
@@ -190,69 +195,70 @@ fn grid(
     let head: Vec<String> = std::iter::once(head.to_owned()).chain(names).collect();
     let rows = scopes.iter().map(|(name, scope)| {
         let cells = columns.iter().map(|(_, metric)| {
-            let mean = variant.estimate(scope, *metric).map(|it| it.mean);
-            cell(escaped(&numbers::maybe(metric.unit(), mean)))
+            let mean = variant.estimate(scope, *metric).map(|estimate| estimate.mean);
+            cell(escaped(&numbers::optional(metric.unit(), mean)))
         });
         std::iter::once(row_head(name)).chain(cells).collect()
     });
     table(&head, &rows.collect::<Vec<_>>())
 }
 
-/// Each variant against the first one.
+/// Renders each variant in comparison with the first one.
 fn side_by_side(report: &Report) -> String {
-    let comparison = Comparison::of(&report.summaries());
+    let comparison = Comparison::new(&report.summaries());
     let first = comparison.variants.iter().take(1).cloned();
-    // Each of the others has a column for how it differs.
+    // The column of differences that follows each of the other variants has no name.
     let others = comparison.variants.iter().skip(1).flat_map(|name| [name.clone(), String::new()]);
     let head: Vec<String> =
-        std::iter::once("figure".to_owned()).chain(first).chain(others).collect();
+        std::iter::once("metric".to_owned()).chain(first).chain(others).collect();
     let mut rows = Vec::new();
     let mut scope = None;
     for line in &comparison.lines {
-        // What is nothing everywhere is nothing to read; but that nothing is lost is.
-        let nothing = line.cells.iter().all(|cell| cell.mean.unwrap_or(0.0) == 0.0);
-        if nothing && line.metric != Metric::Lost {
+        // A metric that is zero everywhere carries no information, except that no request is lost.
+        let is_zero = line.cells.iter().all(|cell| cell.mean.unwrap_or(0.0) == 0.0);
+        if is_zero && line.metric != Metric::Lost {
             continue;
         }
         if scope != Some(&line.scope) {
             scope = Some(&line.scope);
-            let who = match &line.scope {
-                Scope::All => "everybody".to_owned(),
+            let heading = match &line.scope {
+                Scope::All => "all requests".to_owned(),
                 Scope::Class(name) => format!("class {name}"),
                 Scope::Tenant(name) => format!("tenant {name}"),
                 Scope::Lane(name) => format!("lane {name}"),
             };
             let columns = head.len();
             rows.push(vec![format!(
-                "<th class=\"who\" colspan=\"{columns}\">{}</th>",
-                escaped(&who)
+                "<th class=\"scope\" colspan=\"{columns}\">{}</th>",
+                escaped(&heading)
             )]);
         }
-        rows.push(figure(line));
+        rows.push(comparison_row(line));
     }
     format!("{}<p class=\"note\">{}</p>\n", table(&head, &rows), escaped(CAUTION))
 }
 
-fn figure(line: &Line) -> Vec<String> {
+fn comparison_row(line: &Line) -> Vec<String> {
     let unit = line.unit();
-    let cells = line.cells.iter().enumerate().map(|(index, it)| {
-        let mean = cell(escaped(&numbers::maybe(unit, it.mean)));
-        let difference = it.difference.map_or_else(String::new, |it| changed(unit, &it));
+    let cells = line.cells.iter().enumerate().map(|(index, value)| {
+        let mean = cell(escaped(&numbers::optional(unit, value.mean)));
+        let difference =
+            value.difference.map_or_else(String::new, |difference| change(unit, &difference));
         if index == 0 { mean } else { format!("{mean}<td class=\"change\">{difference}</td>") }
     });
     std::iter::once(row_head(&line.metric.to_string())).chain(cells).collect()
 }
 
-fn changed(unit: Unit, difference: &Difference) -> String {
+fn change(unit: Unit, difference: &Difference) -> String {
     let (class, sign) = match difference.verdict {
         Change::Better => ("good", "▲ better"),
         Change::Worse => ("bad", "▼ worse"),
-        verdict @ (Change::Less | Change::More | Change::NoneSeen | Change::OneSeed) => {
+        verdict @ (Change::Less | Change::More | Change::NotSignificant | Change::SingleSeed) => {
             ("soft", verdict.label())
         }
     };
     match plus_minus(unit, difference) {
-        None => "<span class=\"soft\">the same</span>".to_owned(),
+        None => "<span class=\"soft\">equal</span>".to_owned(),
         Some(size) => {
             let size = escaped(&size);
             format!("<span class=\"{class}\">{sign}</span> <span class=\"soft\">{size}</span>")
@@ -260,60 +266,66 @@ fn changed(unit: Unit, difference: &Difference) -> String {
     }
 }
 
-fn section(plots: &[Plot], part: Part, title: &str, note: &str) -> String {
-    let figures: String = plots
+fn plot_section(plots: &[Plot], section: Section, title: &str, note: &str) -> String {
+    let drawings: String = plots
         .iter()
-        .filter(|plot| plot.part == part)
+        .filter(|plot| plot.section == section)
         .map(|plot| format!("<figure>\n{}</figure>\n", plot.drawing.inline()))
         .collect();
-    if figures.is_empty() {
+    if drawings.is_empty() {
         return String::new();
     }
-    let class = if part == Part::Engines { "rows" } else { "plots" };
+    let class = if section == Section::Engines { "rows" } else { "plots" };
     format!(
-        "<section>\n<h2>{title}</h2>\n<p class=\"note\">{note}</p>\n<div class=\"{class}\">\n{figures}</div>\n</section>\n"
+        "<section>\n<h2>{title}</h2>\n<p class=\"note\">{note}</p>\n<div class=\"{class}\">\n\
+         {drawings}</div>\n</section>\n"
     )
 }
 
-/// What there is to know of the lanes of a variant, who decided, and what went wrong.
+/// Renders the lanes of a variant, its deciding policies, and its rejections and errors.
 fn details(variant: &VariantReport) -> String {
     let Some(run) = variant.runs.first().map(|run| &run.summary) else { return String::new() };
-    let columns = OF_LANES.iter().map(|(name, _)| name.to_lowercase());
-    let times = ["load, mean".to_owned(), "drain, mean".to_owned()];
-    let head: Vec<String> =
-        std::iter::once("lane".to_owned()).chain(columns).chain(times).collect();
+    let columns = LANE_COLUMNS.map(|(_, metric)| (metric.to_string(), metric));
+    let names = columns.iter().map(|(name, _)| name.clone());
+    let times = ["load mean".to_owned(), "drain mean".to_owned()];
+    let head: Vec<String> = std::iter::once("lane".to_owned()).chain(names).chain(times).collect();
     let rows = run.lanes.iter().map(|lane| {
         let scope = Scope::Lane(lane.name.clone());
-        let cells = OF_LANES.iter().map(|(_, metric)| {
-            let estimate = variant.estimate(&scope, *metric).map(|it| it.mean);
-            cell(escaped(&numbers::maybe(metric.unit(), estimate)))
+        let cells = columns.iter().map(|(_, metric)| {
+            let mean = variant.estimate(&scope, *metric).map(|estimate| estimate.mean);
+            cell(escaped(&numbers::optional(metric.unit(), mean)))
         });
-        let times = [lane.of.load_mean, lane.of.drain_mean].map(|time| {
-            let said =
+        let times = [lane.value.load_mean, lane.value.drain_mean].map(|time| {
+            let text =
                 if time.is_zero() { "-".to_owned() } else { numbers::time(time.as_secs_f64()) };
-            cell(escaped(&said))
+            cell(escaped(&text))
         });
         std::iter::once(row_head(&lane.name)).chain(cells).chain(times).collect()
     });
     let rows: Vec<Vec<String>> = rows.collect();
     let name = escaped(&variant.name);
-    let said = said("who decided, first seed", &run.policies)
-        + &said("what went wrong, first seed", &run.problems);
-    let said =
-        if said.is_empty() { said } else { format!("<div class=\"beside\">\n{said}</div>\n") };
+    let counts = event_counts("decisions by policy, first seed", &run.policies)
+        + &event_counts("rejections and errors, first seed", &run.problems);
+    let counts = if counts.is_empty() {
+        counts
+    } else {
+        format!("<div class=\"beside\">\n{counts}</div>\n")
+    };
     format!(
-        "<details open=\"open\">\n<summary>Lanes: {name}</summary>\n{}{said}</details>\n",
+        "<details open=\"open\">\n<summary>Lanes: {name}</summary>\n{}{counts}</details>\n",
         table(&head, &rows)
     )
 }
 
-fn said(head: &str, counted: &[Counted]) -> String {
+fn event_counts(head: &str, counted: &[EventCount]) -> String {
     if counted.is_empty() {
         return String::new();
     }
     let rows: Vec<Vec<String>> = counted
         .iter()
-        .map(|it| vec![row_head(&it.what), cell(escaped(&numbers::count(it.count as f64)))])
+        .map(|event| {
+            vec![row_head(&event.name), cell(escaped(&numbers::count(event.count as f64)))]
+        })
         .collect();
     table(&[head.to_owned(), "requests".to_owned()], &rows)
 }

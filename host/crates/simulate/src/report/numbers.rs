@@ -1,10 +1,10 @@
-//! Numbers for people: as many digits as mean something, and the unit that suits them.
+//! Formatting of numbers for people: significant digits only, in a suitable unit.
 
 use std::time::Duration;
 
 use crate::metric::Unit;
 
-/// A number of this kind.
+/// Formats a value in its unit.
 pub(super) fn number(unit: Unit, value: f64) -> String {
     match unit {
         Unit::Time => time(value),
@@ -14,13 +14,13 @@ pub(super) fn number(unit: Unit, value: f64) -> String {
     }
 }
 
-/// The same, or a dash for none.
-pub(super) fn maybe(unit: Unit, value: Option<f64>) -> String {
+/// Formats a value in its unit, or a dash if there is none.
+pub(super) fn optional(unit: Unit, value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| number(unit, value))
 }
 
-/// A difference, and how far the true one may be from it, in one unit: `-90.0 ± 4.2 s`. What is rounded to nothing is left out,
-/// and `None` if that is all of it.
+/// Formats a difference and half of its confidence interval in one unit, for example
+/// `-90.0 ± 4.2 s`. Parts that round to zero are left out; `None` if both do.
 pub(super) fn plus_minus(unit: Unit, mean: f64, half: Option<f64>) -> Option<String> {
     let something = |text: &str| text.contains(|c: char| matches!(c, '1'..='9'));
     let signed = signed(unit, mean);
@@ -40,14 +40,14 @@ pub(super) fn plus_minus(unit: Unit, mean: f64, half: Option<f64>) -> Option<Str
     }
 }
 
-/// A difference, with its sign.
+/// Formats a difference with its sign.
 pub(super) fn signed(unit: Unit, value: f64) -> String {
     let size = match unit {
-        // Between percentages there are points.
+        // Differences between percentages are percentage points.
         Unit::Share => format!("{} pp", rounded(value.abs() * 100.0)),
         _ => number(unit, value.abs()),
     };
-    // What is rounded to nothing has no sign.
+    // A value that rounds to zero has no sign.
     match size.starts_with(|c: char| c.is_ascii_digit())
         && size.contains(|c: char| matches!(c, '1'..='9'))
     {
@@ -57,7 +57,7 @@ pub(super) fn signed(unit: Unit, value: f64) -> String {
     }
 }
 
-/// Seconds, with three digits that mean something.
+/// Formats seconds with three significant digits.
 pub(crate) fn time(seconds: f64) -> String {
     if seconds <= 0.0 {
         return "0 s".to_owned();
@@ -66,7 +66,7 @@ pub(crate) fn time(seconds: f64) -> String {
     format!("{} {unit}", rounded(seconds / divided))
 }
 
-/// The unit that suits so many seconds, and how many of them it is.
+/// Returns the length in seconds, and the name, of the unit that suits a time in seconds.
 fn unit_of(seconds: f64) -> (f64, &'static str) {
     match seconds {
         s if s < 1e-3 => (1e-6, "µs"),
@@ -78,7 +78,7 @@ fn unit_of(seconds: f64) -> (f64, &'static str) {
     }
 }
 
-/// The length of a run or a piece of it, which tends to be round.
+/// Formats the length of a run or an interval, which tends to be a round number.
 pub(super) fn span(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     let (number, unit) = match seconds {
@@ -90,7 +90,7 @@ pub(super) fn span(time: Duration) -> String {
     format!("{} {unit}", trimmed(number, 1))
 }
 
-/// How many; means have a digit after the point, as long as they are small.
+/// Formats a count with thousands separators; a mean below 1,000 keeps one decimal.
 pub(crate) fn count(value: f64) -> String {
     if value.abs() < 1000.0 {
         return trimmed(value, 1);
@@ -106,7 +106,7 @@ pub(crate) fn count(value: f64) -> String {
     text
 }
 
-/// A part of a whole, in percent. What is not all is not shown as 100 %, and what is not nothing not as 0 %.
+/// Formats a share in percent. A share that is not zero or one is never shown as 0 % or 100 %.
 pub(crate) fn share(value: f64) -> String {
     let percent = value * 100.0;
     match percent {
@@ -116,7 +116,7 @@ pub(crate) fn share(value: f64) -> String {
     }
 }
 
-/// Any number, with three digits that mean something.
+/// Formats any number with three significant digits.
 pub(super) fn digits(value: f64) -> String {
     if value.abs() >= 1000.0 { count(value) } else { trimmed(value, decimals(value)) }
 }
@@ -133,7 +133,7 @@ fn decimals(value: f64) -> usize {
     }
 }
 
-/// Without zeros at the end.
+/// Formats a number without trailing zeros.
 pub(super) fn trimmed(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     let text =
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_the_digits_that_mean_something() {
+    fn numbers_have_three_significant_digits() {
         for (seconds, text) in [
             (0.0, "0 s"),
             (0.000_012, "12.0 µs"),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_have_signs() {
+    fn differences_have_a_sign_and_an_interval() {
         for (unit, value, text) in [
             (Unit::Time, -1.5, "-1.50 s"),
             (Unit::Time, 0.0, "0 s"),
@@ -197,7 +197,7 @@ mod tests {
         ] {
             assert_eq!(signed(unit, value), text);
         }
-        assert_eq!(maybe(Unit::Count, None), "-");
+        assert_eq!(optional(Unit::Count, None), "-");
         for (unit, mean, half, text) in [
             (Unit::Time, -90.0, Some(4.21), Some("-90.0 ± 4.21 s")),
             (Unit::Time, 0.5, Some(120.0), Some("+0.01 ± 2.00 min")),

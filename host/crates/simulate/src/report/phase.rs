@@ -1,35 +1,35 @@
-//! What the engine of a lane is at, and when.
+//! The phases of a lane's engine over time.
 
 use std::time::Duration;
 
 use pointsman_domain::EngineState;
 use serde::Serialize;
 
-/// What an engine is at: its state, and whether it works.
+/// What an engine is doing: its state, and whether any slot is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Not loaded.
     Cold,
-    /// Being started or woken.
+    /// Being started or woken up.
     Starting,
-    /// Serving, and somebody holds a slot.
+    /// Ready, with at least one slot in use.
     Busy,
-    /// Serving nobody.
+    /// Ready, with no slot in use.
     Idle,
-    /// Finishing its work before it is stopped.
+    /// Finishing in-flight requests before it is stopped.
     Draining,
-    /// Asked to end.
+    /// Being stopped.
     Stopping,
-    /// Ended without being asked to: before the next start, or after several that failed.
+    /// Ended unexpectedly: before the next start, or given up after repeated failures.
     Down,
 }
 
-/// How many phases there are.
+/// Number of phases.
 pub const PHASES: usize = 7;
 
 impl Phase {
-    /// All of them.
+    /// All phases.
     pub const ALL: [Self; PHASES] = [
         Self::Cold,
         Self::Starting,
@@ -40,8 +40,8 @@ impl Phase {
         Self::Down,
     ];
 
-    /// What an engine is at in this state while so many slots are held.
-    pub fn of(state: EngineState, running: u32) -> Self {
+    /// Returns the phase of an engine in this state, of which `running` slots are in use.
+    pub fn from_state(state: EngineState, running: u32) -> Self {
         match state {
             EngineState::Cold => Self::Cold,
             EngineState::Starting => Self::Starting,
@@ -53,7 +53,7 @@ impl Phase {
         }
     }
 
-    /// Name, for people and programs.
+    /// Returns the name of the phase.
     pub fn label(self) -> &'static str {
         match self {
             Self::Cold => "cold",
@@ -67,100 +67,104 @@ impl Phase {
     }
 }
 
-/// No more spans of one lane than this.
-const MOST: usize = 8_000;
+/// Maximum number of spans of one lane.
+const MAX_SPANS: usize = 8_000;
 
-/// The phases of one lane, one after the other. When there are too many of them, those that are too short to be seen are
-/// shown as the longest one of their neighbourhood: at first only where it is busy and idle in turn, because loads and stops
-/// are what a timeline is for.
+/// The consecutive phases of one lane's engine.
+///
+/// The number of spans is bounded. If there are too many, adjacent spans that are too short to be
+/// seen are merged, and shown as the phase that lasted longest among them: at first only busy and
+/// idle spans, because loads and stops are what a timeline is read for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Timeline {
-    /// When each began, and what it is; each ends where the next one begins.
+    /// Start of each span, and its phase. A span ends where the next one begins.
     spans: Vec<(Duration, Phase)>,
     end: Duration,
 }
 
 impl Timeline {
-    /// From this phase on, at the begin of the run.
+    /// Creates a timeline that begins with this phase at time zero.
     pub(super) fn new(phase: Phase) -> Self {
         Self { spans: vec![(Duration::ZERO, phase)], end: Duration::ZERO }
     }
 
-    /// From now on it is at this.
+    /// Enters a phase at `at`.
     pub(super) fn change(&mut self, at: Duration, phase: Phase) {
         self.end = self.end.max(at);
-        // What lasts for no time was never there.
-        while self.spans.last().is_some_and(|(begin, _)| *begin >= at) {
+        // A phase that was left at the moment it was entered has no length and is not shown.
+        while self.spans.last().is_some_and(|(start, _)| *start >= at) {
             self.spans.pop();
         }
         push(&mut self.spans, at, phase);
-        if self.spans.len() > MOST {
+        if self.spans.len() > MAX_SPANS {
             self.shrink();
         }
     }
 
-    /// Makes room for as many spans as there are after this.
+    /// Halves the number of spans at least, by merging short ones.
     fn shrink(&mut self) {
+        // If merging busy and idle spans is not enough, all short spans are merged.
         for all in [false, true] {
-            let mut grain = self.end / (MOST as u32 * 2);
-            while self.spans.len() > MOST / 2 && grain < self.end / if all { 1 } else { 500 } {
-                self.spans = self.coarser(grain, all).spans;
+            let mut grain = self.end / (MAX_SPANS as u32 * 2);
+            while self.spans.len() > MAX_SPANS / 2 && grain < self.end / if all { 1 } else { 500 } {
+                self.spans = self.simplified(grain, all).spans;
                 grain *= 2;
             }
         }
     }
 
-    /// The run is over.
+    /// Ends the run at `at`.
     pub(super) fn finish(&mut self, at: Duration) {
         self.end = self.end.max(at);
     }
 
-    /// When each phase began and ended.
+    /// Returns start, end and phase of each span.
     pub fn spans(&self) -> impl Iterator<Item = (Duration, Duration, Phase)> {
-        let ends = self.spans.iter().skip(1).map(|(begin, _)| *begin).chain([self.end]);
-        self.spans.iter().zip(ends).map(|((begin, phase), end)| (*begin, end, *phase))
+        let ends = self.spans.iter().skip(1).map(|(start, _)| *start).chain([self.end]);
+        self.spans.iter().zip(ends).map(|((start, phase), end)| (*start, end, *phase))
     }
 
-    /// The same with neighbours that are shorter than this put together: all of them, or only those that are busy and idle.
-    pub fn coarser(&self, grain: Duration, all: bool) -> Self {
+    /// Merges adjacent spans that are shorter than `grain`: all of them, or only busy and idle
+    /// ones.
+    pub fn simplified(&self, grain: Duration, all: bool) -> Self {
         let mut spans = Vec::new();
-        let mut together = Together::default();
-        for (begin, end, phase) in self.spans() {
-            if end - begin >= grain || !(all || matches!(phase, Phase::Busy | Phase::Idle)) {
-                together.flush(&mut spans);
-                push(&mut spans, begin, phase);
+        let mut group = SpanGroup::default();
+        for (start, end, phase) in self.spans() {
+            if end - start >= grain || !(all || matches!(phase, Phase::Busy | Phase::Idle)) {
+                group.flush(&mut spans);
+                push(&mut spans, start, phase);
                 continue;
             }
-            together.add(begin, end - begin, phase);
-            if together.length >= grain {
-                together.flush(&mut spans);
+            group.add(start, end - start, phase);
+            if group.length >= grain {
+                group.flush(&mut spans);
             }
         }
-        together.flush(&mut spans);
+        group.flush(&mut spans);
         Self { spans, end: self.end }
     }
 }
 
-/// Short spans that become one.
+/// A group of short spans that become one.
 #[derive(Default)]
-struct Together {
-    begin: Option<Duration>,
+struct SpanGroup {
+    start: Option<Duration>,
     length: Duration,
     phases: [Duration; PHASES],
 }
 
-impl Together {
-    fn add(&mut self, begin: Duration, length: Duration, phase: Phase) {
-        self.begin.get_or_insert(begin);
+impl SpanGroup {
+    fn add(&mut self, start: Duration, length: Duration, phase: Phase) {
+        self.start.get_or_insert(start);
         self.length += length;
         self.phases[phase as usize] += length;
     }
 
     fn flush(&mut self, spans: &mut Vec<(Duration, Phase)>) {
-        let Self { begin, phases, .. } = std::mem::take(self);
+        let Self { start, phases, .. } = std::mem::take(self);
         let longest = Phase::ALL.into_iter().max_by_key(|phase| phases[*phase as usize]);
-        if let (Some(begin), Some(phase)) = (begin, longest) {
-            push(spans, begin, phase);
+        if let (Some(start), Some(phase)) = (start, longest) {
+            push(spans, start, phase);
         }
     }
 }
@@ -180,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_follow_each_other() {
+    fn adjacent_spans_of_one_phase_are_merged() {
         let mut timeline = Timeline::new(Phase::Cold);
         timeline.change(at(0), Phase::Starting);
         timeline.change(at(40), Phase::Idle);
@@ -197,14 +201,14 @@ mod tests {
             (at(60), at(65), Phase::Stopping),
         ];
         assert_eq!(spans, expected);
-        let coarser: Vec<_> = timeline.coarser(at(10), true).spans().collect();
-        assert_eq!(coarser[..], [expected[0], expected[1], expected[2], expected[3]]);
-        let coarsest: Vec<_> = timeline.coarser(at(100), true).spans().collect();
+        let simplified: Vec<_> = timeline.simplified(at(10), true).spans().collect();
+        assert_eq!(simplified[..], [expected[0], expected[1], expected[2], expected[3]]);
+        let coarsest: Vec<_> = timeline.simplified(at(100), true).spans().collect();
         assert_eq!(coarsest, [(at(0), at(65), Phase::Starting)]);
     }
 
     #[test]
-    fn a_flickering_lane_takes_no_more_memory_and_keeps_its_loads() {
+    fn rapid_busy_and_idle_phases_are_bounded_and_loads_are_kept() {
         let mut timeline = Timeline::new(Phase::Cold);
         for second in 0..100_000 {
             let phase = match second % 10_000 {
@@ -213,7 +217,7 @@ mod tests {
                 _ => Phase::Busy,
             };
             timeline.change(at(second), phase);
-            assert!(timeline.spans.len() <= MOST);
+            assert!(timeline.spans.len() <= MAX_SPANS);
         }
         timeline.finish(at(100_000));
         let loads: Vec<_> = timeline.spans().filter(|span| span.2 == Phase::Starting).collect();
@@ -221,19 +225,19 @@ mod tests {
             .map(|load| (at(load * 10_000 + 4_000), at(load * 10_000 + 4_045), Phase::Starting));
         assert_eq!(loads, expected.collect::<Vec<_>>());
         let busy: Duration =
-            timeline.spans().filter(|span| span.2 == Phase::Busy).map(|it| it.1 - it.0).sum();
+            timeline.spans().filter(|span| span.2 == Phase::Busy).map(|span| span.1 - span.0).sum();
         assert!(busy > at(60_000), "{busy:?}");
-        assert_eq!(timeline.spans().last().map(|it| it.1), Some(at(100_000)));
+        assert_eq!(timeline.spans().last().map(|span| span.1), Some(at(100_000)));
     }
 
     #[test]
-    fn a_lane_that_only_switches_takes_no_more_memory_either() {
+    fn constant_switching_is_bounded() {
         let mut timeline = Timeline::new(Phase::Cold);
         for second in 0..50_000 {
             let phase =
                 [Phase::Starting, Phase::Busy, Phase::Draining, Phase::Stopping, Phase::Cold];
             timeline.change(at(second), phase[second as usize % 5]);
-            assert!(timeline.spans.len() <= MOST);
+            assert!(timeline.spans.len() <= MAX_SPANS);
         }
     }
 }

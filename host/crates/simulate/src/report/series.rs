@@ -1,4 +1,4 @@
-//! What happens over time, in a bounded number of pieces of time: they get longer when the run outgrows them.
+//! Statistics by interval of time. The number of intervals is bounded: they grow with the run.
 
 use std::time::Duration;
 
@@ -6,74 +6,75 @@ use super::phase::{PHASES, Phase};
 use crate::histogram::Histogram;
 use crate::observe::RequestResult;
 
-/// No more pieces than this.
-const MOST: usize = 480;
+/// Maximum number of intervals.
+const MAX_INTERVALS: usize = 480;
 
-/// Lengths of the pieces, in seconds. Each is a multiple of the one before it.
+/// Lengths of the intervals, in seconds. Each is a multiple of the previous one, so that whole
+/// intervals can be merged.
 const LENGTHS: [u64; 16] = [
     1, 5, 10, 30, 60, 300, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400, 604_800, 6_048_000,
     60_480_000,
 ];
 
-/// What can be put together with another one of its kind.
+/// Statistics that can be merged with others of their type.
 pub(super) trait Merge {
-    /// Takes in another one.
+    /// Adds the counts of `other`.
     fn merge(&mut self, other: &Self);
 }
 
-/// Pieces of time from the begin of the run, one after the other.
+/// Consecutive intervals from the start of the run.
 #[derive(Debug, Clone)]
-pub struct Series {
-    /// Index into the lengths.
+pub struct TimeSeries {
+    /// Index into [`LENGTHS`].
     length: usize,
-    pieces: Vec<Piece>,
+    intervals: Vec<Interval>,
     classes: usize,
     lanes: usize,
 }
 
-/// One piece of time.
+/// The statistics of one interval.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Piece {
-    /// By class.
-    pub classes: Vec<ClassPiece>,
-    /// By lane.
-    pub lanes: Vec<LanePiece>,
+pub struct Interval {
+    /// Statistics by class.
+    pub classes: Vec<ClassInterval>,
+    /// Statistics by lane.
+    pub lanes: Vec<LaneInterval>,
 }
 
-/// One class in one piece of time.
+/// The statistics of one class in one interval.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct ClassPiece {
-    /// Requests that came.
-    pub came: u64,
-    /// How long those waited that came in this time.
+pub struct ClassInterval {
+    /// Requests that arrived.
+    pub arrivals: u64,
+    /// Waits of the requests that arrived in this interval.
     pub waits: Histogram<4>,
-    /// Requests that ended with an answer of a later lane.
+    /// Requests that ended with a response of a fallback lane.
     pub fell_back: u64,
-    /// Requests that were refused.
+    /// Requests that a policy rejected.
     pub rejected: u64,
     /// Requests that ended with an error.
     pub errors: u64,
-    /// Requests whose clients left.
+    /// Requests whose client disconnected.
     pub client_gone: u64,
 }
 
-/// One lane in one piece of time.
+/// The statistics of one lane in one interval.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct LanePiece {
-    /// The longest queue.
-    pub most_waiting: u64,
-    /// Requests that waited, times how long, in microseconds.
+pub struct LaneInterval {
+    /// Maximum queue length.
+    pub max_waiting: u64,
+    /// Integral of the queue length over time, in microseconds.
     pub waiting_us: u128,
-    /// Slots that were held, times how long, in microseconds.
+    /// Integral of the slots in use over time, in microseconds.
     pub running_us: u128,
     /// Time in each phase, in microseconds.
     pub phases_us: [u64; PHASES],
 }
 
-impl Merge for Piece {
+impl Merge for Interval {
     fn merge(&mut self, other: &Self) {
         for (class, more) in self.classes.iter_mut().zip(&other.classes) {
-            class.came += more.came;
+            class.arrivals += more.arrivals;
             class.waits.merge(&more.waits);
             class.fell_back += more.fell_back;
             class.rejected += more.rejected;
@@ -81,7 +82,7 @@ impl Merge for Piece {
             class.client_gone += more.client_gone;
         }
         for (lane, more) in self.lanes.iter_mut().zip(&other.lanes) {
-            lane.most_waiting = lane.most_waiting.max(more.most_waiting);
+            lane.max_waiting = lane.max_waiting.max(more.max_waiting);
             lane.waiting_us += more.waiting_us;
             lane.running_us += more.running_us;
             for (time, more) in lane.phases_us.iter_mut().zip(more.phases_us) {
@@ -91,7 +92,8 @@ impl Merge for Piece {
     }
 }
 
-impl ClassPiece {
+impl ClassInterval {
+    /// Counts a request that ended with this outcome.
     pub(super) fn count(&mut self, how: RequestResult) {
         match how {
             RequestResult::Answered => {}
@@ -103,25 +105,25 @@ impl ClassPiece {
     }
 }
 
-impl LanePiece {
-    /// Time that was watched.
-    fn watched_us(&self) -> u64 {
+impl LaneInterval {
+    /// Returns the time that the interval was observed for.
+    fn observed_us(&self) -> u64 {
         self.phases_us.iter().sum()
     }
 
-    /// Requests that waited, on average.
+    /// Returns the mean queue length.
     pub fn mean_waiting(&self) -> f64 {
-        part(self.waiting_us, self.watched_us())
+        part(self.waiting_us, self.observed_us())
     }
 
-    /// Slots that were held, on average.
+    /// Returns the mean number of slots in use.
     pub fn mean_running(&self) -> f64 {
-        part(self.running_us, self.watched_us())
+        part(self.running_us, self.observed_us())
     }
 
-    /// Part of the time in a phase.
+    /// Returns the share of the time that was spent in a phase.
     pub fn share(&self, phase: Phase) -> f64 {
-        part(u128::from(self.phases_us[phase as usize]), self.watched_us())
+        part(u128::from(self.phases_us[phase as usize]), self.observed_us())
     }
 }
 
@@ -129,27 +131,28 @@ fn part(of: u128, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { of as f64 / whole as f64 }
 }
 
-impl Series {
-    /// Nothing has happened yet.
+impl TimeSeries {
+    /// Creates an empty series.
     pub(super) fn new(classes: usize, lanes: usize) -> Self {
-        Self { length: 0, pieces: Vec::new(), classes, lanes }
+        Self { length: 0, intervals: Vec::new(), classes, lanes }
     }
 
-    /// Length of each piece.
+    /// Returns the length of each interval.
     pub fn length(&self) -> Duration {
         Duration::from_secs(LENGTHS[self.length])
     }
 
-    /// The pieces.
-    pub fn pieces(&self) -> &[Piece] {
-        &self.pieces
+    /// Returns the intervals, the first of which begins at time zero.
+    pub fn intervals(&self) -> &[Interval] {
+        &self.intervals
     }
 
-    /// The same in no more pieces than this, and none shorter than this.
+    /// Merges intervals until there are at most `max_count` of them, each at least `min_length`
+    /// long.
     #[must_use]
-    pub fn coarser(&self, most: usize, shortest: Duration) -> Self {
+    pub fn downsampled(&self, max_count: usize, min_length: Duration) -> Self {
         let mut series = self.clone();
-        while (series.pieces.len() > most || series.length() < shortest)
+        while (series.intervals.len() > max_count || series.length() < min_length)
             && series.length + 1 < LENGTHS.len()
         {
             series.lengthen();
@@ -157,45 +160,47 @@ impl Series {
         series
     }
 
-    /// The piece of this time.
-    pub(super) fn at(&mut self, at: Duration) -> &mut Piece {
+    /// Returns the interval that contains `at`.
+    pub(super) fn at(&mut self, at: Duration) -> &mut Interval {
         let index = self.reach(at);
-        &mut self.pieces[index]
+        &mut self.intervals[index]
     }
 
-    /// Calls for each piece of a time with how much of the time is in it, in microseconds.
+    /// Calls `add` for each interval that overlaps the given time, with the overlap in
+    /// microseconds.
     pub(super) fn between(
         &mut self,
         from: Duration,
         to: Duration,
-        mut add: impl FnMut(&mut Piece, u64),
+        mut add: impl FnMut(&mut Interval, u64),
     ) {
         if to <= from {
             return;
         }
-        // What ends where a piece begins is not in it.
+        // The end is exclusive: a time that ends where an interval begins does not overlap it.
         let last = self.reach(to.saturating_sub(Duration::from_micros(1)).max(from));
         let length = self.length();
+        // `from` may lie beyond the last interval of a run that outgrew even the longest ones.
         let first = self.index(from).min(last);
-        for (index, piece) in self.pieces[first..=last].iter_mut().enumerate() {
-            let begin = length * u32::try_from(first + index).unwrap_or(u32::MAX);
-            let inside = to.min(begin + length).saturating_sub(from.max(begin));
+        for (index, interval) in self.intervals[first..=last].iter_mut().enumerate() {
+            let start = length * u32::try_from(first + index).unwrap_or(u32::MAX);
+            let inside = to.min(start + length).saturating_sub(from.max(start));
             if !inside.is_zero() {
-                add(piece, micros(inside));
+                add(interval, micros(inside));
             }
         }
     }
 
-    /// Makes sure that there is a piece for this time, and says which.
+    /// Makes sure that there is an interval for `at`, and returns its index.
     fn reach(&mut self, at: Duration) -> usize {
-        while self.index(at) >= MOST && self.length + 1 < LENGTHS.len() {
+        while self.index(at) >= MAX_INTERVALS && self.length + 1 < LENGTHS.len() {
             self.lengthen();
         }
-        let index = self.index(at).min(MOST - 1);
-        while self.pieces.len() <= index {
-            self.pieces.push(Piece {
-                classes: vec![ClassPiece::default(); self.classes],
-                lanes: vec![LanePiece::default(); self.lanes],
+        let index = self.index(at).min(MAX_INTERVALS - 1);
+        while self.intervals.len() <= index {
+            self.intervals.push(Interval {
+                classes: vec![ClassInterval::default(); self.classes],
+                lanes: vec![LaneInterval::default(); self.lanes],
             });
         }
         index
@@ -208,16 +213,16 @@ impl Series {
     fn lengthen(&mut self) {
         let times = usize::try_from(LENGTHS[self.length + 1] / LENGTHS[self.length]).unwrap_or(1);
         self.length += 1;
-        let pieces = std::mem::take(&mut self.pieces);
-        for some in pieces.chunks(times) {
-            let mut together = some[0].clone();
-            some[1..].iter().for_each(|piece| together.merge(piece));
-            self.pieces.push(together);
+        let intervals = std::mem::take(&mut self.intervals);
+        for group in intervals.chunks(times) {
+            let mut merged = group[0].clone();
+            group[1..].iter().for_each(|interval| merged.merge(interval));
+            self.intervals.push(merged);
         }
     }
 }
 
-/// A time in microseconds; more than half a million years are half a million.
+/// Returns a time in microseconds, saturating after more than half a million years.
 pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! What came of one run, in figures.
+//! The statistics of one run.
 
 use std::time::Duration;
 
@@ -9,157 +9,162 @@ use super::series::micros;
 use crate::histogram::Histogram;
 use crate::observe::RequestResult;
 
-/// The figures of one run.
+/// The statistics of one run.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Summary {
-    /// The seed of the run.
+    /// Seed of the run.
     pub seed: u64,
-    /// When the last request had ended.
-    #[serde(rename = "lasted-s", serialize_with = "in_seconds")]
-    pub lasted: Duration,
-    /// Requests that came in.
+    /// Virtual time at which the last request ended.
+    #[serde(rename = "duration-s", serialize_with = "in_seconds")]
+    pub duration: Duration,
+    /// Requests that arrived.
     pub accepted: u64,
-    /// Requests that came in and did not end in any way. Anything but 0 is an error of the simulation.
+    /// Requests that arrived and never ended. Anything but 0 is a bug in the simulator.
     pub lost: i64,
-    /// All requests together.
-    pub all: Figures,
-    /// By class, in the order of the scenario.
-    pub classes: Vec<Named<Figures>>,
-    /// By lane, in the order of the fleet.
-    pub lanes: Vec<Named<LaneFigures>>,
-    /// By tenant, in the order of their names. Those who came after many others are not here.
-    pub tenants: Vec<Named<TenantFigures>>,
-    /// The tenants who are not.
-    pub other_tenants: Option<Figures>,
-    /// Jain's index of the promptness of the tenants: see [`jain`](super::jain) and `fairness.rs`.
+    /// All requests.
+    pub all: RequestStatistics,
+    /// Requests by class, in the order of the scenario.
+    pub classes: Vec<Named<RequestStatistics>>,
+    /// Lanes, in the order of the fleet.
+    pub lanes: Vec<Named<LaneStatistics>>,
+    /// Requests by tenant, in the order of the names. The number of tenants is bounded; the first
+    /// ones that arrive are listed.
+    pub tenants: Vec<Named<TenantStatistics>>,
+    /// The requests of all tenants that are not listed.
+    pub other_tenants: Option<RequestStatistics>,
+    /// Jain's fairness index of the tenants' promptness: see [`jain`](super::jain) and
+    /// `fairness.rs`.
     pub fairness: Option<f64>,
-    /// Loads that began.
+    /// Engine loads that were started.
     pub loads: u64,
-    /// Loads that others had to be unloaded for.
+    /// Loads for which other engines had to be unloaded.
     pub switches: u64,
-    /// The same for an hour of the run.
+    /// Switches per hour of virtual time.
     pub switches_per_hour: f64,
-    /// Longest queue, all lanes together.
+    /// Maximum queue length, all lanes together.
     pub queue_max: u64,
-    /// Requests that waited, on average, all lanes together.
+    /// Mean queue length over time, all lanes together.
     pub queue_mean: f64,
-    /// Policies that decided, and how many requests, the busiest first.
-    pub policies: Vec<Counted>,
-    /// Why requests were refused or went wrong, the commonest first.
-    pub problems: Vec<Counted>,
+    /// Deciding policy versions with their number of requests, in descending order.
+    pub policies: Vec<EventCount>,
+    /// Reasons of rejections and errors with their number of requests, in descending order.
+    pub problems: Vec<EventCount>,
 }
 
-/// Figures of somebody.
+/// Statistics with the name of the class, lane or tenant that they belong to.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Named<T> {
-    /// Whose.
+    /// Name of the class, lane or tenant.
     pub name: String,
-    /// The figures.
+    /// Its statistics.
     #[serde(flatten)]
-    pub of: T,
+    pub value: T,
 }
 
-/// Something that happened so often.
+/// The number of occurrences of a named event.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Counted {
-    /// What.
-    pub what: String,
-    /// How often.
+pub struct EventCount {
+    /// Name of the event: a policy version, or the reason of an error.
+    pub name: String,
+    /// Number of occurrences.
     pub count: u64,
 }
 
-/// How many requests ended in which way, and how long they took.
+/// Counts and durations of one set of requests.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Figures {
-    /// By how they ended, in the order of [`HOWS`].
+pub struct RequestStatistics {
+    /// Number of requests by outcome, in the order of [`OUTCOMES`].
     pub ends: [u64; 5],
-    /// Waits of all that no policy refused, whether they were answered or not: those who gave up have waited, too.
-    pub wait: Option<Times>,
-    /// Times to the first byte, of those that got one.
-    pub first_byte: Option<Times>,
-    /// Times to the end, of those that got their whole answer.
-    pub total: Option<Times>,
-    /// Tokens that were written.
+    /// Time spent waiting for a slot, of all requests that no policy rejected. Requests whose
+    /// client gave up are included, so that impatient clients do not hide long waits.
+    pub wait: Option<DurationSummary>,
+    /// Time to first byte, of the requests that got one.
+    pub first_byte: Option<DurationSummary>,
+    /// Time to the last byte, of the requests that were served completely.
+    pub total: Option<DurationSummary>,
+    /// Tokens generated.
     pub output_tokens: u64,
-    /// Part of the tokens of prompts that the engines had already.
+    /// Share of the prompt tokens that were found in the engines' prefix caches.
     pub cached: Option<f64>,
 }
 
-/// What there is to know of some times.
+/// A summary of a set of durations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Times {
-    /// How many.
+pub struct DurationSummary {
+    /// Number of durations.
     pub count: u64,
-    /// Their mean.
+    /// Arithmetic mean.
     pub mean: Duration,
-    /// Half are no longer.
+    /// 50th percentile.
     pub p50: Duration,
-    /// Nine of ten are no longer.
+    /// 90th percentile.
     pub p90: Duration,
-    /// Nineteen of twenty are no longer.
+    /// 95th percentile.
     pub p95: Duration,
-    /// 99 of a hundred are no longer.
+    /// 99th percentile.
     pub p99: Duration,
-    /// The longest.
+    /// Maximum.
     pub max: Duration,
 }
 
-/// What came of one lane.
+/// The statistics of one lane.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct LaneFigures {
-    /// The requests that it was the last one to try. Their waits are those in its own queue, of all tries.
+pub struct LaneStatistics {
+    /// The requests whose last attempt was made on this lane. Their wait is the time in this lane's
+    /// own queue, over all attempts.
     #[serde(flatten)]
-    pub requests: Figures,
-    /// Tries, and how many of them did not end with a whole answer.
-    pub tries: u64,
-    /// Those that did not.
-    pub failed_tries: u64,
-    /// Loads that began.
+    pub requests: RequestStatistics,
+    /// Attempts made on this lane.
+    pub attempts: u64,
+    /// Attempts that did not end with a complete response.
+    pub failed_attempts: u64,
+    /// Engine loads that were started.
     pub loads: u64,
-    /// Mean time from there until it served.
+    /// Mean time from the start of a load until the engine was ready.
     #[serde(rename = "load-mean-s", serialize_with = "in_seconds")]
     pub load_mean: Duration,
-    /// Switches to it.
+    /// Switches to this lane: loads for which other engines had to be unloaded.
     pub switches: u64,
-    /// Mean time of its switches until the victims had finished their work.
+    /// Mean time a switch took until the victims had drained.
     #[serde(rename = "switch-drain-mean-s", serialize_with = "in_seconds")]
     pub drain_mean: Duration,
-    /// Mean time of its switches from there until the victims were gone.
+    /// Mean time from there until the victims had stopped.
     #[serde(rename = "switch-stop-mean-s", serialize_with = "in_seconds")]
     pub stop_mean: Duration,
-    /// Mean time of its switches from there until it served.
+    /// Mean time from there until this lane's engine was ready.
     #[serde(rename = "switch-load-mean-s", serialize_with = "in_seconds")]
     pub switch_load_mean: Duration,
-    /// Part of the run in each phase.
+    /// Share of the run spent in each phase.
     #[serde(serialize_with = "by_phase")]
     pub phases: [f64; PHASES],
-    /// Part of the run in which it worked on something.
+    /// Share of the run in which at least one slot was held.
     pub busy: f64,
-    /// Part of the run in which it held memory.
+    /// Share of the run in which the engine held memory.
     pub occupied: f64,
-    /// Part of its slots that were held, over the whole run.
+    /// Share of the slots that were in use, averaged over the run.
     pub slots_used: f64,
-    /// Requests that waited for it, on average.
+    /// Mean queue length over time.
     pub queue_mean: f64,
-    /// Longest queue.
+    /// Maximum queue length.
     pub queue_max: u64,
 }
 
-/// What came of one tenant.
+/// The statistics of one tenant.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct TenantFigures {
-    /// Its requests.
+pub struct TenantStatistics {
+    /// Requests of the tenant.
     #[serde(flatten)]
-    pub requests: Figures,
-    /// How promptly they were served, from 0 to 1: see [`jain`](super::jain) and `fairness.rs`.
+    pub requests: RequestStatistics,
+    /// How promptly its requests were served, from 0 to 1: see [`jain`](super::jain) and
+    /// `fairness.rs`.
     pub promptness: Option<f64>,
 }
 
-/// All ways to end, with their names.
-pub const HOWS: [(RequestResult, &str); 5] = [
+/// All request outcomes, in the order of [`RequestStatistics::ends`], with their names.
+pub const OUTCOMES: [(RequestResult, &str); 5] = [
     (RequestResult::Answered, "answered"),
     (RequestResult::FellBack, "fell-back"),
     (RequestResult::Rejected, "rejected"),
@@ -167,26 +172,26 @@ pub const HOWS: [(RequestResult, &str); 5] = [
     (RequestResult::ClientGone, "client-gone"),
 ];
 
-impl Figures {
-    /// Requests that ended.
+impl RequestStatistics {
+    /// Returns the number of requests that ended.
     pub fn requests(&self) -> u64 {
         self.ends.iter().sum()
     }
 
-    /// Requests that ended in this way.
+    /// Returns the number of requests with this outcome.
     pub fn ended(&self, how: RequestResult) -> u64 {
         self.ends[how as usize]
     }
 
-    /// Requests that got their whole answer, from the first lane or a later one.
+    /// Returns the number of requests that were served completely, by the first lane or a fallback.
     pub fn served(&self) -> u64 {
         self.ended(RequestResult::Answered) + self.ended(RequestResult::FellBack)
     }
 }
 
-impl Times {
-    /// Of all times in a histogram, if there are any.
-    pub fn of(histogram: &Histogram) -> Option<Self> {
+impl DurationSummary {
+    /// Summarizes a histogram; `None` if it is empty.
+    pub fn from_histogram(histogram: &Histogram) -> Option<Self> {
         Some(Self {
             count: histogram.count(),
             mean: histogram.mean()?,
@@ -199,11 +204,11 @@ impl Times {
     }
 }
 
-impl Serialize for Figures {
+impl Serialize for RequestStatistics {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("requests", &self.requests())?;
-        for (how, name) in HOWS {
+        for (how, name) in OUTCOMES {
             map.serialize_entry(name, &self.ended(how))?;
         }
         for (name, times) in

@@ -1,7 +1,7 @@
-//! Drawings as SVG, small enough to be written by hand: text in, text out, nothing that runs.
+//! Drawings as SVG, simple enough to be written as text, and without scripts.
 //!
-//! Elements have classes instead of colours. A page gives the classes their colours, light or dark; a drawing alone brings the
-//! light ones along.
+//! Elements have classes instead of colors. An HTML page defines the colors of the classes, light
+//! or dark; a drawing that is a file of its own contains the light ones.
 
 mod axis;
 mod bars;
@@ -11,14 +11,14 @@ use std::fmt::Write as _;
 
 pub(super) use self::axis::Axis;
 pub(super) use self::bars::{Bar, Bars, Row};
-pub(super) use self::chart::{Chart, Form, Line};
+pub(super) use self::chart::{Chart, DataSeries, Form};
 
-/// Rules that drawings need, in a page and alone. Colours are variables.
+/// Style sheet of drawings, in a page and as a file of their own. Colors are CSS variables.
 pub(super) const RULES: &str = include_str!("svg/drawing.css");
 
-/// The variables, and their light and dark colours. The series are those of M. Okabe and K. Ito, which people with any kind of
-/// colour vision can tell apart.
-pub(super) const COLOURS: [(&str, &str, &str); 23] = [
+/// CSS variables with their light and dark colors. The colors of the series are those of M. Okabe
+/// and K. Ito, which can be told apart with any kind of color vision.
+pub(super) const COLORS: [(&str, &str, &str); 23] = [
     ("--paper", "#ffffff", "#16181d"),
     ("--card", "#f7f8fa", "#1e2128"),
     ("--ink", "#1b1f24", "#e6e8eb"),
@@ -44,10 +44,10 @@ pub(super) const COLOURS: [(&str, &str, &str); 23] = [
     ("--hover", "#000000", "#ffffff"),
 ];
 
-/// How many colours series have.
+/// Number of colors of the series.
 pub(super) const SERIES: usize = 7;
 
-/// A drawing of a size, in which a unit is a pixel.
+/// A drawing of a fixed size in pixels.
 #[derive(Debug, Clone)]
 pub(super) struct Drawing {
     width: f64,
@@ -56,7 +56,7 @@ pub(super) struct Drawing {
     body: String,
 }
 
-/// Where a text is, from the point that it is given.
+/// The part of a text that is placed at its position.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Anchor {
     Start,
@@ -65,7 +65,7 @@ pub(super) enum Anchor {
 }
 
 impl Drawing {
-    /// With nothing on it but what it is called for those who do not see it.
+    /// Creates an empty drawing with a label for screen readers.
     pub(super) fn new(width: f64, height: f64, label: &str) -> Self {
         Self { width, height, label: label.to_owned(), body: String::new() }
     }
@@ -115,7 +115,7 @@ impl Drawing {
         ));
     }
 
-    /// A line through these points, with gaps where there are none.
+    /// Draws a polyline, which is interrupted where a point is missing.
     pub(super) fn path(&mut self, class: &str, points: &[Option<(f64, f64)>]) {
         let mut path = String::new();
         let mut pen_down = false;
@@ -125,7 +125,7 @@ impl Drawing {
                 continue;
             };
             path.push_str(&format!("{}{} {}", if pen_down { "L" } else { "M" }, at(*x), at(*y)));
-            // A point between two gaps is a line of no length, whose round ends are a dot.
+            // A point between two gaps becomes a line of length zero, whose round caps are a dot.
             if !pen_down && points.get(index + 1).is_none_or(Option::is_none) {
                 path.push_str("h0");
             }
@@ -137,43 +137,46 @@ impl Drawing {
     }
 
     fn add(&mut self, element: std::fmt::Arguments<'_>) {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         self.body.write_fmt(element).unwrap_or_default();
         self.body.push('\n');
     }
 
-    /// For a page that has the rules and the colours.
+    /// Renders the drawing for a page that has the style sheet and the colors.
     pub(super) fn inline(&self) -> String {
         let Self { width, height, .. } = self;
         let label = escaped(&self.label);
         let body = &self.body;
         format!(
-            "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\">\n{body}</svg>\n"
+            "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\">\n\
+             {body}</svg>\n"
         )
     }
 
-    /// For a file of its own, in light colours.
-    pub(super) fn alone(&self) -> String {
+    /// Renders the drawing as a file of its own, in light colors.
+    pub(super) fn standalone(&self) -> String {
         let Self { width, height, .. } = self;
         let label = escaped(&self.label);
         let body = &self.body;
-        let rules = COLOURS.iter().fold(RULES.to_owned(), |rules, (name, light, _)| {
+        let rules = COLORS.iter().fold(RULES.to_owned(), |rules, (name, light, _)| {
             rules.replace(&format!("var({name})"), light)
         });
         format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
-             height=\"{height}\" role=\"img\" aria-label=\"{label}\">\n<style>\n{rules}</style>\n\
-             <rect class=\"paper\" x=\"0\" y=\"0\" width=\"{width}\" height=\"{height}\"/>\n{body}</svg>\n"
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
+             width=\"{width}\" height=\"{height}\" role=\"img\" aria-label=\"{label}\">\n\
+             <style>\n{rules}</style>\n\
+             <rect class=\"paper\" x=\"0\" y=\"0\" width=\"{width}\" height=\"{height}\"/>\n\
+             {body}</svg>\n"
         )
     }
 }
 
-/// A place, to a tenth of a pixel.
+/// Formats a coordinate to a tenth of a pixel.
 fn at(value: f64) -> String {
     super::numbers::trimmed(value, 1)
 }
 
-/// Text of any origin, as text of a document and not as anything else.
+/// Escapes text of any origin for use in elements and attributes.
 pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -184,7 +187,7 @@ pub(super) fn escaped(text: &str) -> String {
             '"' => safe.push_str("&quot;"),
             '\'' => safe.push_str("&#39;"),
             '\n' => safe.push('\n'),
-            // XML knows none of these, and a page needs none.
+            // Control characters are not allowed in XML, and these two are not characters at all.
             c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => safe.push(' '),
             c => safe.push(c),
         }
@@ -192,12 +195,12 @@ pub(super) fn escaped(text: &str) -> String {
     safe
 }
 
-/// About how wide a text is.
+/// Estimates the width of a text in pixels.
 fn width_of(text: &str) -> f64 {
     text.chars().count() as f64 * 6.4
 }
 
-/// Samples of colours with their names, in rows of this width; says how high they are.
+/// Draws a legend in rows of at most `width`, and returns its height.
 fn legend(
     drawing: &mut Drawing,
     (left, top): (f64, f64),
@@ -207,13 +210,13 @@ fn legend(
     const LINE: f64 = 18.0;
     let (mut x, mut y) = (left, top);
     for (class, name) in names {
-        let takes = width_of(name) + 34.0;
-        if x > left && x + takes > left + width {
+        let item_width = width_of(name) + 34.0;
+        if x > left && x + item_width > left + width {
             (x, y) = (left, y + LINE);
         }
         drawing.rect(class, (x, y + 3.0), (12.0, 10.0), "");
         drawing.text("name", Anchor::Start, (x + 17.0, y + 12.0), name);
-        x += takes;
+        x += item_width;
     }
     if names.is_empty() { 0.0 } else { y + LINE - top }
 }

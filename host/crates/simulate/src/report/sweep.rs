@@ -1,4 +1,4 @@
-//! What becomes of the figures when one setting changes.
+//! Runs with different values of one key.
 
 use serde::Serialize;
 
@@ -6,16 +6,16 @@ use super::summary::Summary;
 use crate::compare::Estimate;
 use crate::metric::{Metric, Scope, Statistic};
 
-/// Runs with several values of one setting.
+/// The runs of a scenario with several values of one key.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Sweep {
-    /// The setting.
+    /// Path of the key.
     pub parameter: String,
-    /// What is shown; the most telling figures, if nothing.
+    /// Metrics that are shown; a default selection if empty.
     #[serde(skip)]
     pub shown: Vec<(Scope, Metric)>,
-    /// For each value, and each line of the plots.
+    /// The runs of each value, for each line of the plots.
     pub points: Vec<Point>,
 }
 
@@ -23,27 +23,28 @@ pub struct Sweep {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Point {
-    /// Whom it belongs to: the name of a variant.
+    /// The line of the plots that the point belongs to: the name of a variant.
     pub line: String,
     /// The value as it was written.
     pub value: String,
-    /// The value as a number, if it is one: where it is on the axis.
+    /// The value as a number, which is its position on the axis; `None` if it is not a number.
     pub number: Option<f64>,
-    /// One run for each seed.
+    /// The statistics of the runs, one for each seed.
     pub runs: Vec<Summary>,
 }
 
 impl Point {
-    /// A figure over all seeds.
+    /// Estimates a metric over all seeds. Returns `None` if no run has a value for it.
     pub fn estimate(&self, scope: &Scope, metric: Metric) -> Option<Estimate> {
-        let values: Vec<f64> = self.runs.iter().filter_map(|run| metric.of(scope, run)).collect();
-        Estimate::of(&values)
+        let values: Vec<f64> =
+            self.runs.iter().filter_map(|run| metric.value(scope, run)).collect();
+        Estimate::from_values(&values)
     }
 }
 
 impl Sweep {
-    /// What is shown.
-    pub fn figures(&self) -> Vec<(Scope, Metric)> {
+    /// Returns the metrics that are shown.
+    pub fn metrics(&self) -> Vec<(Scope, Metric)> {
         if !self.shown.is_empty() {
             return self.shown.clone();
         }
@@ -57,17 +58,17 @@ impl Sweep {
         of_classes.chain(of_all.map(|metric| (Scope::All, metric))).collect()
     }
 
-    /// The values, in order, each once.
+    /// Returns the distinct values, in order.
     pub fn values(&self) -> Vec<&str> {
         once(self.points.iter().map(|point| point.value.as_str()))
     }
 
-    /// The lines, in order, each once.
+    /// Returns the distinct lines, in order.
     pub fn lines(&self) -> Vec<&str> {
         once(self.points.iter().map(|point| point.line.as_str()))
     }
 
-    /// What came of a value.
+    /// Returns the runs of a line with a value.
     pub fn point(&self, line: &str, value: &str) -> Option<&Point> {
         self.points.iter().find(|point| point.line == line && point.value == value)
     }

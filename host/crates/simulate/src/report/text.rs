@@ -1,14 +1,14 @@
-//! Reports for a terminal: plain text, at most a hundred columns as long as names are of the usual length.
+//! Plain-text reports. Lines fit into 100 columns as long as names are of ordinary length.
 
 use super::numbers;
-use super::summary::Counted;
+use super::summary::EventCount;
 use super::{Report, Sweep, VariantReport};
 use crate::compare::{Comparison, Difference, Estimate};
 use crate::metric::{Metric, Scope, Statistic, Unit};
 use crate::objective::Judged;
 use crate::observe::RequestResult;
 
-pub(super) fn of(report: &Report) -> String {
+pub(super) fn render(report: &Report) -> String {
     let mut parts = vec![format!("{}\n", clean(&report.title))];
     if !report.scenario.is_empty() {
         parts.push(format!(
@@ -17,67 +17,67 @@ pub(super) fn of(report: &Report) -> String {
         ));
     }
     parts.extend(report.variants.iter().map(variant));
-    // Where the variants are the values of a sweep, they stand side by side in its own tables.
+    // The values of a sweep are shown side by side in the sweep's own tables.
     let values = report.sweep.iter().flat_map(|sweep| &sweep.points).map(|point| &point.value);
     let are_values = values.eq(report.variants.iter().map(|variant| &variant.name));
     if let Some(comparison) = report.comparison().filter(|_| !are_values) {
-        parts.push(compared(&comparison));
+        parts.push(comparison_tables(&comparison));
     }
-    parts.extend(report.sweep.as_ref().map(swept));
+    parts.extend(report.sweep.as_ref().map(sweep_tables));
     parts.join("\n")
 }
 
 fn variant(variant: &VariantReport) -> String {
-    let mut text = format!("{}: {}\n", clean(&variant.name), length(variant));
-    let classes = variant.names(|run| run.classes.iter().map(|it| it.name.clone()).collect());
+    let mut text = format!("{}: {}\n", clean(&variant.name), run_count(variant));
+    let classes = variant.names(|run| run.classes.iter().map(|class| class.name.clone()).collect());
     let mut scopes: Vec<(String, Scope)> = vec![("all".to_owned(), Scope::All)];
     scopes.extend(classes.into_iter().map(|name| (name.clone(), Scope::Class(name))));
-    text.push_str(&table(variant, "CLASS", &scopes, &OF_CLASSES));
-    let lanes = variant.names(|run| run.lanes.iter().map(|it| it.name.clone()).collect());
+    text.push_str(&table(variant, "CLASS", &scopes, &CLASS_COLUMNS));
+    let lanes = variant.names(|run| run.lanes.iter().map(|lane| lane.name.clone()).collect());
     let scopes: Vec<_> = lanes.into_iter().map(|name| (name.clone(), Scope::Lane(name))).collect();
     text.push('\n');
-    text.push_str(&table(variant, "LANE", &scopes, &OF_LANES));
+    text.push_str(&table(variant, "LANE", &scopes, &LANE_COLUMNS));
     text.push('\n');
     text.push_str(&remarks(variant));
     if !variant.objectives.is_empty() {
         text.push('\n');
-        text.push_str(&judged(&variant.objectives));
+        text.push_str(&objectives_table(&variant.objectives));
     }
     text
 }
 
-/// `3 seeds of 24 h`.
-pub(super) fn length(variant: &VariantReport) -> String {
+/// Describes how many runs a variant has, for example `mean over 3 seeds; first run 24 h`.
+pub(super) fn run_count(variant: &VariantReport) -> String {
     let Some(run) = variant.runs.first() else { return "no runs".to_owned() };
-    let span = numbers::span(run.summary.lasted);
+    let span = numbers::span(run.summary.duration);
     match variant.runs.len() {
-        1 => format!("one run of {span}, seed {}", run.summary.seed),
-        runs => format!("mean of {runs} seeds, the first one {span}"),
+        1 => format!("1 run of {span}, seed {}", run.summary.seed),
+        runs => format!("mean over {runs} seeds; first run {span}"),
     }
 }
 
-pub(super) const OF_CLASSES: [(&str, Metric); 10] = [
-    ("REQUESTS", Metric::Requests),
+pub(super) const CLASS_COLUMNS: [(&str, Metric); 10] = [
+    ("REQS", Metric::Requests),
     ("SERVED", Metric::ServedShare),
-    ("FELL BACK", Metric::Ended(RequestResult::FellBack)),
-    ("REFUSED", Metric::Ended(RequestResult::Rejected)),
+    ("FALLBACK", Metric::Ended(RequestResult::FellBack)),
+    ("REJECTED", Metric::Ended(RequestResult::Rejected)),
     ("ERRORS", Metric::Ended(RequestResult::Error)),
-    ("GONE", Metric::Ended(RequestResult::ClientGone)),
+    ("CANCELED", Metric::Ended(RequestResult::ClientGone)),
     ("WAIT P50", Metric::Wait(Statistic::P50)),
     ("P99", Metric::Wait(Statistic::P99)),
-    ("BYTE P50", Metric::FirstByte(Statistic::P50)),
+    ("TTFB P50", Metric::FirstByte(Statistic::P50)),
     ("P99", Metric::FirstByte(Statistic::P99)),
 ];
 
-pub(super) const OF_LANES: [(&str, Metric); 8] = [
-    ("REQUESTS", Metric::Requests),
+pub(super) const LANE_COLUMNS: [(&str, Metric); 8] = [
+    ("REQS", Metric::Requests),
     ("ERRORS", Metric::Ended(RequestResult::Error)),
     ("LOADS", Metric::Loads),
-    ("SWITCHES TO", Metric::Switches),
+    ("SWITCHES", Metric::Switches),
     ("BUSY", Metric::Busy),
     ("OCCUPIED", Metric::Occupied),
-    ("QUEUE", Metric::QueueMean),
-    ("LONGEST", Metric::QueueMax),
+    ("QUEUE MEAN", Metric::QueueMean),
+    ("MAX", Metric::QueueMax),
 ];
 
 fn table(
@@ -87,71 +87,85 @@ fn table(
     columns: &[(&str, Metric)],
 ) -> String {
     let mut rows = vec![
-        std::iter::once(head).chain(columns.iter().map(|it| it.0)).map(str::to_owned).collect(),
+        std::iter::once(head)
+            .chain(columns.iter().map(|(name, _)| *name))
+            .map(str::to_owned)
+            .collect(),
     ];
     for (name, scope) in scopes {
         let cells = columns.iter().map(|(_, metric)| {
-            numbers::maybe(metric.unit(), variant.estimate(scope, *metric).map(|it| it.mean))
+            let mean = variant.estimate(scope, *metric).map(|estimate| estimate.mean);
+            numbers::optional(metric.unit(), mean)
         });
         rows.push(std::iter::once(clean(name)).chain(cells).collect());
     }
     aligned(&rows)
 }
 
-/// What there is one of, and what people should see.
+/// Returns the run-wide metrics, the policies that decided, and the rejections and errors.
 fn remarks(variant: &VariantReport) -> String {
-    let of_all =
-        |metric: Metric| variant.estimate(&Scope::All, metric).map(|it| numbers::digits(it.mean));
+    let of_all = |metric: Metric| {
+        variant.estimate(&Scope::All, metric).map(|estimate| numbers::digits(estimate.mean))
+    };
     let mut text = String::new();
     let facts = [
-        of_all(Metric::SwitchesPerHour).map(|rate| format!("{rate} switches an hour")),
-        of_all(Metric::Fairness).map(|index| format!("fairness between tenants {index}")),
+        of_all(Metric::SwitchesPerHour).map(|rate| format!("{rate} switches/h")),
+        of_all(Metric::Fairness).map(|index| format!("tenant fairness {index}")),
         of_all(Metric::Lost).map(|lost| {
-            if lost == "0" { "nothing lost".to_owned() } else { format!("{lost} LOST") }
+            // A lost request is a bug of the simulator, so it must not be overlooked.
+            if lost == "0" { "0 lost".to_owned() } else { format!("{lost} LOST") }
         }),
     ];
     text.push_str(&facts.into_iter().flatten().collect::<Vec<_>>().join(", "));
     text.push('\n');
-    let said = |of: &[Counted]| {
-        let parts = of
-            .iter()
-            .map(|it| format!("  {:>8}  {}\n", numbers::count(it.count as f64), clean(&it.what)));
-        parts.collect::<String>()
+    let list = |counts: &[EventCount]| {
+        let lines = counts.iter().map(|event| {
+            format!("  {:>8}  {}\n", numbers::count(event.count as f64), clean(&event.name))
+        });
+        lines.collect::<String>()
     };
     if let Some(run) = variant.runs.first().map(|run| &run.summary) {
         if !run.policies.is_empty() {
-            text.push_str(&format!("who decided, seed {}:\n{}", run.seed, said(&run.policies)));
+            text.push_str(&format!(
+                "decisions by policy, seed {}:\n{}",
+                run.seed,
+                list(&run.policies)
+            ));
         }
         if !run.problems.is_empty() {
-            text.push_str(&format!("what went wrong, seed {}:\n{}", run.seed, said(&run.problems)));
+            text.push_str(&format!(
+                "rejections and errors, seed {}:\n{}",
+                run.seed,
+                list(&run.problems)
+            ));
         }
     }
     text
 }
 
-fn judged(objectives: &[Judged]) -> String {
+fn objectives_table(objectives: &[Judged]) -> String {
     let mut rows = vec![["OBJECTIVE", "", "MEAN", "WORST", "SEEDS"].map(str::to_owned).to_vec()];
-    for it in objectives {
-        let unit = it.metric.unit();
+    for judged in objectives {
+        let unit = judged.metric.unit();
         rows.push(vec![
-            clean(&it.objective),
-            if it.met { "met" } else { "NOT MET" }.to_owned(),
-            numbers::maybe(unit, it.mean),
-            numbers::maybe(unit, it.worst),
-            format!("{} of {}", it.runs_met, it.runs),
+            clean(&judged.objective),
+            if judged.met { "met" } else { "NOT MET" }.to_owned(),
+            numbers::optional(unit, judged.mean),
+            numbers::optional(unit, judged.worst),
+            format!("{} of {}", judged.runs_met, judged.runs),
         ]);
     }
     aligned(&rows)
 }
 
-/// One table for each variant, against the first one.
-fn compared(comparison: &Comparison) -> String {
+/// Renders one table for each variant, compared with the first one.
+fn comparison_tables(comparison: &Comparison) -> String {
     let first = comparison.variants.first().map(|name| clean(name)).unwrap_or_default();
     let mut tables = Vec::new();
     for (index, name) in comparison.variants.iter().enumerate().skip(1) {
         let name = clean(name);
         let head = [
-            "FIGURE".to_owned(),
+            "METRIC".to_owned(),
             first.clone(),
             name.clone(),
             "DIFFERENCE".to_owned(),
@@ -160,7 +174,7 @@ fn compared(comparison: &Comparison) -> String {
         let mut rows = vec![head.to_vec()];
         for line in &comparison.lines {
             let [before, after] = [&line.cells[0], &line.cells[index]].map(|cell| cell.mean);
-            // What is nothing everywhere is nothing to read.
+            // A metric that is zero in both variants carries no information.
             if before.unwrap_or(0.0) == 0.0 && after.unwrap_or(0.0) == 0.0 {
                 continue;
             }
@@ -168,36 +182,35 @@ fn compared(comparison: &Comparison) -> String {
             let difference = line.cells[index].difference;
             rows.push(vec![
                 clean(&line.name()),
-                numbers::maybe(unit, before),
-                numbers::maybe(unit, after),
+                numbers::optional(unit, before),
+                numbers::optional(unit, after),
                 difference.map_or_else(
                     || "-".to_owned(),
-                    |it| plus_minus(unit, &it).unwrap_or_else(|| "0".to_owned()),
+                    |difference| plus_minus(unit, &difference).unwrap_or_else(|| "0".to_owned()),
                 ),
-                difference.map_or("", |it| it.verdict.label()).to_owned(),
+                difference.map_or("", |difference| difference.verdict.label()).to_owned(),
             ]);
         }
-        tables.push(format!("{name} against {first}\n{}", aligned(&rows)));
+        tables.push(format!("{name} vs. {first}\n{}", aligned(&rows)));
     }
     tables.push(format!("{CAUTION}\n"));
     tables.join("\n")
 }
 
-/// What readers of many comparisons should know.
+/// Explains how differences are computed, and warns about multiple comparisons.
 pub(super) const CAUTION: &str = "\
-Means over the seeds; differences are taken within each seed, with the 95 % interval of Student's t.
-Of twenty figures that nothing has changed, one is expected to be called better or worse by chance.";
+Means over the seeds. Differences are paired by seed, with 95 % confidence intervals (Student's t).
+Of 20 metrics that have not changed, about one is expected to be called better or worse by chance.";
 
-/// `-12.3 ± 1.1 s`, or `None` for nothing to speak of.
+/// Formats a difference as `-12.3 ± 1.1 s`; `None` if it rounds to zero.
 pub(super) fn plus_minus(unit: Unit, difference: &Difference) -> Option<String> {
     let half = difference.interval.map(|(low, high)| (high - low) / 2.0);
     numbers::plus_minus(unit, difference.mean, half)
 }
 
-fn swept(sweep: &Sweep) -> String {
-    let figures = sweep.figures();
-    let mut tables = vec![format!("by {}\n", clean(&sweep.parameter))];
-    for (scope, metric) in figures {
+fn sweep_tables(sweep: &Sweep) -> String {
+    let mut tables = vec![format!("sweep of {}\n", clean(&sweep.parameter))];
+    for (scope, metric) in sweep.metrics() {
         let mut rows = vec![
             std::iter::once(String::new()).chain(sweep.values().into_iter().map(clean)).collect(),
         ];
@@ -205,7 +218,7 @@ fn swept(sweep: &Sweep) -> String {
             let cells = sweep.values().into_iter().map(|value| {
                 let point =
                     sweep.point(line, value).and_then(|point| point.estimate(&scope, metric));
-                point.map_or_else(|| "-".to_owned(), |it| estimate(metric.unit(), it))
+                point.map_or_else(|| "-".to_owned(), |point| estimate(metric.unit(), point))
             });
             rows.push(std::iter::once(clean(line)).chain(cells).collect());
         }
@@ -224,7 +237,8 @@ fn estimate(unit: Unit, estimate: Estimate) -> String {
     }
 }
 
-/// Columns with two blanks between them: the first one begins and all others end at the same place, but for words.
+/// Aligns columns with two spaces between them: numeric columns to the right, all others and the
+/// first one to the left.
 pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
@@ -248,7 +262,7 @@ pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// What a file says may hold anything; a terminal gets none of its commands.
+/// Replaces control characters, so that text from a file cannot send commands to the terminal.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

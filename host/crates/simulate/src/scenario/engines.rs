@@ -168,7 +168,7 @@ impl Engines {
             hang_detection_time: own
                 .hang_detection_time
                 .or(all.hang_detection_time)
-                .unwrap_or(lane.notices_hang),
+                .unwrap_or(lane.hang_detection_time),
         };
         let first_byte_timeout = own.first_byte_timeout.or(all.first_byte_timeout);
         (model, first_byte_timeout.unwrap_or(lane.first_byte))

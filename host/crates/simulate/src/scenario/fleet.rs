@@ -41,7 +41,7 @@ pub struct HostLane {
     pub first_byte: Duration,
     /// How long the host takes to detect that the engine hangs; [`Duration::MAX`] means that the
     /// host does not detect hangs.
-    pub notices_hang: Duration,
+    pub hang_detection_time: Duration,
 }
 
 /// The source of the lanes.
@@ -178,8 +178,8 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
             BackOff { first: Duration::ZERO, most: Duration::ZERO, ..DEFAULT_BACKOFF }
         },
     };
-    let notices_hang = if is_managed { 120 * SECOND } else { Duration::MAX };
-    Some(HostLane { info, setup, first_byte: 300 * SECOND, notices_hang })
+    let hang_detection_time = if is_managed { 120 * SECOND } else { Duration::MAX };
+    Some(HostLane { info, setup, first_byte: 300 * SECOND, hang_detection_time })
 }
 
 /// The default backoff of a host configuration.

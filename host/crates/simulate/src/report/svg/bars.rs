@@ -1,34 +1,34 @@
-//! What was when: one row of coloured bars for each lane.
+//! Timelines: one row of colored bars for each lane.
 
 use super::{Anchor, Axis, Drawing, legend, width_of};
 
-/// Rows of bars over time.
+/// A chart of rows of bars over time.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Bars {
     pub(in super::super) title: String,
     pub(in super::super) x: Axis,
-    /// Classes and names of the colours.
+    /// CSS classes and labels of the legend.
     pub(in super::super) legend: Vec<(String, String)>,
     pub(in super::super) rows: Vec<Row>,
 }
 
-/// One row.
+/// A row of bars.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Row {
     pub(in super::super) name: String,
-    /// What is said at its end.
+    /// Text at the end of the row.
     pub(in super::super) remark: String,
     pub(in super::super) bars: Vec<Bar>,
 }
 
-/// One bar. Later ones are drawn over earlier ones.
+/// A bar. Later bars are drawn over earlier ones.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Bar {
     pub(in super::super) from: f64,
     pub(in super::super) to: f64,
     pub(in super::super) class: &'static str,
     pub(in super::super) title: String,
-    /// It is seen, however short it is.
+    /// True if the bar is drawn wide enough to be seen, however short it is.
     pub(in super::super) always_seen: bool,
 }
 
@@ -38,8 +38,8 @@ const BAR: f64 = 22.0;
 
 impl Bars {
     pub(in super::super) fn draw(&self) -> Drawing {
-        let widest = |texts: fn(&Row) -> &str, most: f64| {
-            self.rows.iter().map(|row| width_of(texts(row))).fold(40.0, f64::max).min(most) + 14.0
+        let widest = |texts: fn(&Row) -> &str, max: f64| {
+            self.rows.iter().map(|row| width_of(texts(row))).fold(40.0, f64::max).min(max) + 14.0
         };
         let (left, right) = (widest(|row| &row.name, 220.0), widest(|row| &row.remark, 200.0));
         let width = WIDTH - left - right;
@@ -69,16 +69,16 @@ impl Bars {
             drawing.text("tick", Anchor::Start, (left + width + 8.0, y + 15.0), &row.remark);
             drawing.rect("cold", (left, y), (width, BAR), "");
             for bar in &row.bars {
-                let least = if bar.always_seen { 1.2 } else { 0.3 };
+                let min_width = if bar.always_seen { 1.2 } else { 0.3 };
                 let (from, to) = (x(bar.from), x(bar.to));
-                drawing.rect(bar.class, (from, y), ((to - from).max(least), BAR), &bar.title);
+                drawing.rect(bar.class, (from, y), ((to - from).max(min_width), BAR), &bar.title);
             }
         }
         drawing
     }
 }
 
-/// A name that fits.
+/// Truncates a name to a width in pixels.
 fn shortened(name: &str, width: f64) -> String {
     let fits = (width / width_of("x")).max(2.0) as usize;
     if name.chars().count() <= fits {

@@ -1,43 +1,44 @@
-//! Lines and stacked columns over an axis.
+//! Charts of lines or stacked columns.
 
 use super::{Anchor, Axis, Drawing, SERIES, legend};
 use crate::metric::Unit;
 use crate::report::numbers;
 
-/// A chart: some series of numbers that have their places in common.
+/// A chart of data series with common x values.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Chart {
     pub(in super::super) title: String,
     pub(in super::super) x: Axis,
     pub(in super::super) y: Axis,
-    /// What the numbers mean.
+    /// Unit of the y values.
     pub(in super::super) unit: Unit,
-    /// Where the values are, and what these places are called.
+    /// The x values, and their labels.
     pub(in super::super) places: Vec<(f64, String)>,
-    pub(in super::super) lines: Vec<Line>,
+    pub(in super::super) lines: Vec<DataSeries>,
     pub(in super::super) form: Form,
 }
 
-/// How it is drawn.
+/// The way in which series are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Form {
     Lines,
-    /// With a dot at each value.
+    /// Lines with a dot at each value.
     Dots,
-    /// Columns of so much of the width, on top of each other.
+    /// Columns on top of each other.
     Stacks,
 }
 
-/// One series.
+/// A data series.
 #[derive(Debug, Clone, Default)]
-pub(in super::super) struct Line {
+pub(in super::super) struct DataSeries {
     pub(in super::super) name: String,
-    pub(in super::super) colour: usize,
+    pub(in super::super) color: usize,
     pub(in super::super) values: Vec<Option<f64>>,
-    /// Halves of the intervals around them.
+    /// Half of the confidence interval of each value.
     pub(in super::super) halves: Vec<Option<f64>>,
-    /// Goes with another one of the same colour: thin, and not in the legend.
-    pub(in super::super) aside: bool,
+    /// True for a companion of another series of the same color: it is drawn thin, and is not in
+    /// the legend.
+    pub(in super::super) secondary: bool,
 }
 
 const WIDTH: f64 = 560.0;
@@ -46,7 +47,7 @@ const LEFT: f64 = 62.0;
 const RIGHT: f64 = 16.0;
 const BOTTOM: f64 = 42.0;
 
-/// Where the axes are.
+/// The position of the axes.
 struct Frame<'a> {
     chart: &'a Chart,
     top: f64,
@@ -68,13 +69,13 @@ impl Frame<'_> {
 
 impl Chart {
     pub(in super::super) fn draw(&self) -> Drawing {
-        let named = || self.lines.iter().filter(|line| !line.aside);
+        let named = || self.lines.iter().filter(|line| !line.secondary);
         let names: Vec<&str> = named().map(|line| line.name.as_str()).collect();
         let mut drawing =
             Drawing::new(WIDTH, HEIGHT, &format!("{}: {}", self.title, names.join(", ")));
         drawing.text("title", Anchor::Start, (8.0, 17.0), &self.title);
         let names: Vec<_> =
-            named().map(|line| (format!("f{}", line.colour % SERIES), line.name.clone())).collect();
+            named().map(|line| (format!("f{}", line.color % SERIES), line.name.clone())).collect();
         let high = legend(&mut drawing, (8.0, 24.0), WIDTH - 16.0, &names);
         let frame = Frame { chart: self, top: 34.0 + high };
         self.draw_axes(&mut drawing, &frame);
@@ -97,7 +98,7 @@ impl Chart {
         for (part, label) in self.x.ticks() {
             let x = LEFT + part * (WIDTH - LEFT - RIGHT);
             drawing.line("base", (x, base), (x, base + 4.0));
-            // Labels that would lie on each other are left out.
+            // Labels that would overlap are left out.
             let half = super::width_of(label) / 2.0;
             if x - half >= free_from {
                 drawing.text("tick", Anchor::Middle, (x.min(WIDTH - half), base + 16.0), label);
@@ -115,18 +116,18 @@ impl Chart {
 
     fn draw_lines(&self, drawing: &mut Drawing, frame: &Frame<'_>) {
         for line in &self.lines {
-            let colour = line.colour % SERIES;
+            let color = line.color % SERIES;
             let values = line.values.iter().zip(&self.places);
             let points: Vec<_> = values
                 .map(|(value, (place, _))| value.map(|value| (frame.x(*place), frame.y(value))))
                 .collect();
-            let thin = if line.aside { " thin" } else { "" };
-            drawing.path(&format!("s s{colour}{thin}"), &points);
+            let thin = if line.secondary { " thin" } else { "" };
+            drawing.path(&format!("s s{color}{thin}"), &points);
             if self.form == Form::Dots {
                 points
                     .iter()
                     .flatten()
-                    .for_each(|point| drawing.circle(&format!("f{colour}"), *point, 3.2));
+                    .for_each(|point| drawing.circle(&format!("f{color}"), *point, 3.2));
             }
             for ((half, value), (place, _)) in
                 line.halves.iter().zip(&line.values).zip(&self.places)
@@ -134,7 +135,7 @@ impl Chart {
                 if let (Some(half), Some(value)) = (half, value) {
                     let (x, low, high) =
                         (frame.x(*place), frame.y(value - half), frame.y(value + half));
-                    drawing.line(&format!("s{colour} whisker"), (x, low), (x, high));
+                    drawing.line(&format!("s{color} whisker"), (x, low), (x, high));
                 }
             }
         }
@@ -153,7 +154,7 @@ impl Chart {
                 let (top, bottom) = (frame.y(below + value), frame.y(below));
                 let place = (frame.x(*place) - width / 2.0, top);
                 drawing.rect(
-                    &format!("f{}", line.colour % SERIES),
+                    &format!("f{}", line.color % SERIES),
                     place,
                     (width, bottom - top),
                     "",
@@ -163,16 +164,16 @@ impl Chart {
         }
     }
 
-    /// The least distance of two neighbours.
+    /// Returns the minimum distance between neighboring x values, in pixels.
     fn column_width(&self, frame: &Frame<'_>) -> f64 {
         let between = self.places.windows(2).map(|pair| frame.x(pair[1].0) - frame.x(pair[0].0));
         between.filter(|width| *width > 0.1).fold(24.0, f64::min)
     }
 
-    /// What is where, for those who point at it.
+    /// Draws invisible areas with tooltips that list the values.
     fn draw_tips(&self, drawing: &mut Drawing, frame: &Frame<'_>) {
         for (index, (place, name)) in self.places.iter().enumerate() {
-            let said: Vec<String> = self
+            let values: Vec<String> = self
                 .lines
                 .iter()
                 .filter_map(|line| Some((line, line.values.get(index).copied().flatten()?)))
@@ -181,10 +182,10 @@ impl Chart {
                     format!("{}: {}", line.name, numbers::number(self.unit, value))
                 })
                 .collect();
-            if said.is_empty() {
+            if values.is_empty() {
                 continue;
             }
-            // From the middle between it and the one before it to the middle between it and the one after it.
+            // The area extends halfway to the neighboring x values.
             let middle = |other: Option<&(f64, String)>, edge: f64| {
                 other.map_or(edge, |(other, _)| f64::midpoint(frame.x(*place), frame.x(*other)))
             };
@@ -192,7 +193,12 @@ impl Chart {
             let from = middle(before, LEFT);
             let to = middle(self.places.get(index + 1), WIDTH - RIGHT);
             let size = ((to - from).max(1.0), HEIGHT - BOTTOM - frame.top);
-            drawing.rect("hover", (from, frame.top), size, &format!("{name}\n{}", said.join("\n")));
+            drawing.rect(
+                "hover",
+                (from, frame.top),
+                size,
+                &format!("{name}\n{}", values.join("\n")),
+            );
         }
     }
 }

@@ -1,19 +1,17 @@
-//! A made-up day, for pages that have something to show: two lanes that take turns, and one elsewhere. Not the simulation:
-//! whoever has to wait waits for the next turn of its lane.
+//! A synthetic day with enough data for every part of a report: two lanes that take turns, and an
+//! external one. This is not the simulation: a request simply waits for the next turn of its lane.
 
 use pointsman_domain::dispatch::SwitchReport;
 use pointsman_domain::{AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef};
 
-use super::{
-    Attempt, Collector, FinishedRequest, Observer as _, RequestResult, Run, ask, at, lane,
-};
-use crate::random::{Distribution, Random};
+use super::{Collector, FinishedRequest, RequestResult, Observer as _, Run, Attempt, ask, at, lane};
+use crate::random::{Random, Distribution};
 use crate::traffic::SimRequest;
 
-/// What happens, and when.
+/// An event of the day.
 enum Event {
     Engine(u32, EngineState),
-    /// By how much the queue of a lane and its work change.
+    /// Changes of the queue length of a lane and of its slots in use.
     Load(u32, i64, i64),
     Switched(u32),
     Ended(Box<SimRequest>, u32, RequestResult, [f64; 3]),
@@ -22,7 +20,7 @@ enum Event {
 pub(crate) const LANES: [&str; 3] = ["coder-32b", "writer-70b", "cloud"];
 pub(crate) const CLASSES: [&str; 3] = ["interactive", "agents", "batch"];
 
-/// With turns of this length, in seconds.
+/// Returns a run in which the two lanes take turns of `turn` seconds.
 pub(crate) fn run(seed: u64, turn: f64, hours: f64, rate: f64) -> Run {
     let mut random = Random::new(seed, "day");
     let end = hours * 3600.0;
@@ -31,7 +29,7 @@ pub(crate) fn run(seed: u64, turn: f64, hours: f64, rate: f64) -> Run {
     let (mut now, mut accepted) = (0.0, 0);
     while now < end {
         now += Distribution::Exponential { mean: 3600.0 / rate }.sample(&mut random);
-        // Less at night.
+        // The load falls to a tenth at night.
         let busy = 1.0 - (2.0 * now / 86_400.0 - 1.0).abs() * 0.9;
         if random.fraction() < busy {
             accepted += 1;
@@ -62,21 +60,21 @@ fn engines(turn: f64, end: f64) -> Vec<(f64, Event)> {
     events
 }
 
-/// When a request that comes now gets a slot of its lane, if it takes so long.
-fn slot(now: f64, lane: u32, turn: f64, takes: f64, free: &mut [f64; 4]) -> f64 {
+/// Returns when a request that arrives at `now` gets a slot of its lane.
+fn slot(now: f64, lane: u32, turn: f64, service: f64, free: &mut [f64; 4]) -> f64 {
     let first = (0..4).min_by(|a, b| free[*a].total_cmp(&free[*b])).unwrap_or(0);
-    let mut begin = free[first].max(now);
+    let mut start = free[first].max(now);
     if lane < 2 {
         let (mine, both) = (f64::from(lane) * turn, turn * 2.0);
-        let in_turn = (begin - mine).rem_euclid(both);
+        let in_turn = (start - mine).rem_euclid(both);
         if in_turn < 45.0 {
-            begin += 45.0 - in_turn;
-        } else if in_turn > turn - 30.0 - takes.min(60.0) {
-            begin += both - in_turn + 45.0;
+            start += 45.0 - in_turn;
+        } else if in_turn > turn - 30.0 - service.min(60.0) {
+            start += both - in_turn + 45.0;
         }
     }
-    free[first] = begin + takes;
-    begin
+    free[first] = start + service;
+    start
 }
 
 fn request(
@@ -93,10 +91,10 @@ fn request(
         _ => 1 + u32::from(random.fraction() < 0.2),
     };
     let tenant = format!("team-{}", (random.fraction() * random.fraction() * 12.0) as u32);
-    let takes = Distribution::from_percentiles(4.0, 30.0).sample(random);
-    let begin = slot(now, lane, turn, takes, &mut free[lane as usize]);
-    let asked = Box::new(ask(now, class, &tenant));
-    let wait = begin - now;
+    let service = Distribution::from_percentiles(4.0, 30.0).sample(random);
+    let start = slot(now, lane, turn, service, &mut free[lane as usize]);
+    let sent = Box::new(ask(now, class, &tenant));
+    let wait = start - now;
     let chance = random.fraction();
     let how = match chance {
         _ if wait > 900.0 && class == 0 => RequestResult::ClientGone,
@@ -106,11 +104,11 @@ fn request(
         _ => RequestResult::Answered,
     };
     events.push((now, Event::Load(lane, 1, 0)));
-    events.push((begin, Event::Load(lane, -1, 1)));
-    events.push((begin + takes, Event::Load(lane, 0, -1)));
+    events.push((start, Event::Load(lane, -1, 1)));
+    events.push((start + service, Event::Load(lane, 0, -1)));
     events.push((
-        begin + takes,
-        Event::Ended(asked, lane, how, [wait, wait + takes * 0.1, wait + takes]),
+        start + service,
+        Event::Ended(sent, lane, how, [wait, wait + service * 0.1, wait + service]),
     ));
 }
 
@@ -145,27 +143,22 @@ fn play(seed: u64, accepted: u64, events: Vec<(f64, Event)>, end: f64) -> Run {
                 };
                 to.switched(now, &report);
             }
-            Event::Ended(asked, lane, how, [wait, first, total]) => {
+            Event::Ended(sent, lane, how, [wait, first, total]) => {
                 last = f64::max(last, now.as_secs_f64());
                 to.decided(
-                    &asked,
+                    &sent,
                     Some(LaneId(lane)),
                     &[PolicyRef::new("cortex", "0.3.0+9f6cf3c7")],
                 );
                 let result =
                     if how.is_success() { AttemptResult::Ok } else { AttemptResult::EngineRestart };
                 to.ended(&FinishedRequest {
-                    request: &asked,
+                    request: &sent,
                     result: how,
-                    at: asked.at + at(total),
+                    at: sent.at + at(total),
                     wait: at(wait),
                     first_byte: how.is_success().then(|| at(first)),
-                    attempts: &[Attempt {
-                        lane: LaneId(lane),
-                        result,
-                        begun: asked.at,
-                        queue: at(wait),
-                    }],
+                    attempts: &[Attempt { lane: LaneId(lane), result, begun: sent.at, queue: at(wait) }],
                     cached_tokens: 20,
                     output_tokens: 200,
                     reason: match how {

@@ -1,4 +1,5 @@
-//! What a decision was made about, put together again from its record: the fleet, the request as far as it is known, the facts.
+//! The inputs of a decision, reconstructed from its record: the fleet, the request as far as it was
+//! recorded, and the facts.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,36 +15,36 @@ use pointsman_policy::marks;
 use pointsman_record::{DecisionRecord, RequestRecord, TopologyRecord};
 use serde_json::json;
 
-/// The lanes of a file by the number of their table.
+/// The topologies of a file by generation.
 #[derive(Debug, Default)]
 pub(super) struct Topologies(BTreeMap<u64, (Arc<Topology>, PlanLimits)>);
 
-/// What is known of a request beside the answers that policies got.
+/// Which parts of a request are known beyond the recorded host calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Known {
-    /// Its headers.
+pub(super) struct KnownInputs {
+    /// The headers.
     pub(super) headers: bool,
-    /// Its body, ...
+    /// The body, possibly with redactions.
     pub(super) body: bool,
-    /// ... and nothing of that was kept back.
-    pub(super) unmarked: bool,
-    /// Who asks.
+    /// Whether nothing in the body is redacted.
+    pub(super) unredacted: bool,
+    /// The tenant.
     pub(super) tenant: bool,
 }
 
-impl Known {
-    /// Every question about it can be answered.
-    pub(super) fn whole(self) -> bool {
-        self.body && self.unmarked
+impl KnownInputs {
+    /// Returns true if every question about the request can be answered.
+    pub(super) fn is_complete(self) -> bool {
+        self.body && self.unredacted
     }
 }
 
-/// One decision's inputs.
+/// The inputs of a decision.
 #[derive(Debug)]
-pub(super) struct Scene {
+pub(super) struct ReplayContext {
     pub(super) fleet: Arc<FleetView>,
     pub(super) limits: PlanLimits,
-    pub(super) known: Known,
+    pub(super) known: KnownInputs,
     pub(super) facts: Facts,
 }
 
@@ -53,12 +54,13 @@ impl Topologies {
         self.0.insert(generation, (Arc::new(Topology::new(generation, lanes)), limits));
     }
 
-    /// Another file begins: each stands for itself.
+    /// Removes all topologies; those of one file do not apply to another.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// The lanes as they were.
+    /// Returns the lanes of a generation with their recorded metrics; `None` if the generation is
+    /// unknown.
     pub(super) fn view(&self, generation: u64, stats: &[LaneStat]) -> Option<Arc<FleetView>> {
         let (topology, _) = self.0.get(&generation)?;
         let stat = |lane: &pointsman_domain::LaneInfo| {
@@ -74,9 +76,9 @@ impl Topologies {
     }
 }
 
-impl Scene {
-    /// `None` if the file does not say which lanes there were.
-    pub(super) fn of(record: &DecisionRecord, topologies: &Topologies) -> Option<Self> {
+impl ReplayContext {
+    /// Reconstructs the inputs of a record; `None` if its topology is unknown.
+    pub(super) fn new(record: &DecisionRecord, topologies: &Topologies) -> Option<Self> {
         let fleet = topologies.view(record.topology, &record.fleet)?;
         let limits = topologies.limits(record.topology)?.clone();
         let (request, known) = request(record);
@@ -84,31 +86,32 @@ impl Scene {
         Some(Self { fleet, limits, known, facts: Facts { request, now_ms, seed, age, attempt } })
     }
 
-    /// The facts of one call. A request that was not recorded takes the edits that were taken then.
+    /// Returns the facts of a call. If the body is not recorded, whether an edit can be applied is
+    /// taken from the record.
     pub(super) fn facts_for(
         &self,
         request: &Arc<dyn RequestView>,
         call: Option<&Consulted>,
     ) -> Facts {
-        let remembered = |call: &Consulted| -> Arc<dyn RequestView> {
-            let Memory { parts, .. } = Memory::of_view(&**request);
-            Arc::new(Memory { parts, call: Taken::of(call) })
+        let partial = |call: &Consulted| -> Arc<dyn RequestView> {
+            let PartialRequest { parts, .. } = PartialRequest::from_view(&**request);
+            Arc::new(PartialRequest { parts, recorded: RecordedEdits::new(call) })
         };
         let request = match call.filter(|_| !self.known.body) {
-            Some(call) => remembered(call),
+            Some(call) => partial(call),
             None => Arc::clone(request),
         };
         Facts { request, ..self.facts.clone() }
     }
 }
 
-/// The request, and what of it is known.
-fn request(record: &DecisionRecord) -> (Arc<dyn RequestView>, Known) {
+/// Returns the request, and which parts of it are known.
+fn request(record: &DecisionRecord) -> (Arc<dyn RequestView>, KnownInputs) {
     let tenant = record.tenant.as_deref().map(str::to_owned);
-    let mut known = Known {
+    let mut known = KnownInputs {
         headers: record.request.is_some(),
         body: false,
-        unmarked: false,
+        unredacted: false,
         tenant: !tenant.as_ref().is_some_and(|tenant| marks::redacted(&json!(tenant))),
     };
     let headers = record.request.as_ref().map(headers).unwrap_or_default();
@@ -119,11 +122,11 @@ fn request(record: &DecisionRecord) -> (Arc<dyn RequestView>, Known) {
             Request::parse(record.figures.endpoint, body.clone().into(), head.clone())
     {
         known.body = true;
-        known.unmarked = !marks::redacted(&json!(body));
+        known.unredacted = !marks::redacted(&json!(body));
         return (Arc::new(request), known);
     }
-    let parts = Parts { head, model: record.model.to_string(), figures: record.figures };
-    (Arc::new(Memory { parts, call: Taken::default() }), known)
+    let parts = RequestParts { head, model: record.model.to_string(), figures: record.figures };
+    (Arc::new(PartialRequest { parts, recorded: RecordedEdits::default() }), known)
 }
 
 fn headers(request: &RequestRecord) -> HeaderMap {
@@ -137,49 +140,50 @@ fn headers(request: &RequestRecord) -> HeaderMap {
     headers
 }
 
-/// A request of which there are figures and no text.
+/// A request of which only the head, the model and the metrics are known.
 #[derive(Debug)]
-struct Memory {
-    parts: Parts,
-    call: Taken,
+struct PartialRequest {
+    parts: RequestParts,
+    recorded: RecordedEdits,
 }
 
 #[derive(Debug, Clone)]
-struct Parts {
+struct RequestParts {
     head: Head,
     model: String,
     figures: Figures,
 }
 
-/// What became of a call's edits then. Whether an edit can be applied follows from a body that is not there.
+/// The recorded fate of a call's edits. Whether an edit can be applied depends on the body, which
+/// is not recorded.
 #[derive(Debug, Clone, Default)]
-struct Taken {
-    kept: Vec<Edit>,
-    refused: Vec<String>,
+struct RecordedEdits {
+    applied: Vec<Edit>,
+    rejected: Vec<String>,
 }
 
-impl Taken {
-    fn of(call: &Consulted) -> Self {
-        let kept = call.advice.as_ref().map(|advice| advice.edits.clone()).unwrap_or_default();
-        Self { kept, refused: call.dropped.clone() }
+impl RecordedEdits {
+    fn new(call: &Consulted) -> Self {
+        let applied = call.advice.as_ref().map(|advice| advice.edits.clone()).unwrap_or_default();
+        Self { applied, rejected: call.dropped.clone() }
     }
 
-    /// Why this edit was refused then, if it was.
-    fn refusal(&self, edit: &Edit) -> Option<String> {
+    /// Returns why this edit was rejected at the time of the record, if it was.
+    fn rejection(&self, edit: &Edit) -> Option<String> {
         let edit_now = json!(edit);
-        if self.kept.iter().any(|kept| marks::fits(&json!(kept), &edit_now)) {
+        if self.applied.iter().any(|applied| marks::fits(&json!(applied), &edit_now)) {
             return None;
         }
         let reason = |dropped: &String| {
             dropped.strip_prefix(edit.kind())?.strip_prefix(": ").map(str::to_owned)
         };
-        self.refused.iter().find_map(reason)
+        self.rejected.iter().find_map(reason)
     }
 }
 
-impl Memory {
-    /// What any view says that can be said without a body.
-    fn of_view(view: &dyn RequestView) -> Self {
+impl PartialRequest {
+    /// Copies the parts of a request that do not need a body.
+    fn from_view(view: &dyn RequestView) -> Self {
         let mut headers = HeaderMap::new();
         for (name, value) in view.headers() {
             if let (Ok(name), Ok(value)) =
@@ -190,12 +194,12 @@ impl Memory {
         }
         let head =
             Head { id: view.id().to_owned(), tenant: view.tenant().map(str::to_owned), headers };
-        let parts = Parts { head, model: view.model().to_owned(), figures: view.figures() };
-        Self { parts, call: Taken::default() }
+        let parts = RequestParts { head, model: view.model().to_owned(), figures: view.figures() };
+        Self { parts, recorded: RecordedEdits::default() }
     }
 }
 
-impl RequestView for Memory {
+impl RequestView for PartialRequest {
     fn figures(&self) -> Figures {
         self.parts.figures
     }
@@ -249,21 +253,21 @@ impl RequestView for Memory {
         Vec::new()
     }
 
-    /// The edits that change what is known here; all others are as good as applied.
+    /// Applies the edits of known parts; all others are assumed to succeed.
     fn edited(&self, edits: &[Edit]) -> (Arc<dyn RequestView>, Vec<(Edit, String)>) {
         let mut parts = self.parts.clone();
-        let mut refused = Vec::new();
+        let mut rejected = Vec::new();
         for edit in edits {
-            if let Some(reason) = self.call.refusal(edit) {
-                refused.push((edit.clone(), reason));
+            if let Some(reason) = self.recorded.rejection(edit) {
+                rejected.push((edit.clone(), reason));
                 continue;
             }
             let headers = &mut parts.head.headers;
             match edit {
                 Edit::SetModel(model) => parts.model.clone_from(model),
-                Edit::CapOutputTokens(most) => {
+                Edit::CapOutputTokens(max) => {
                     let limit = &mut parts.figures.max_output_tokens;
-                    *limit = if *limit == 0 { *most } else { (*limit).min(*most) };
+                    *limit = if *limit == 0 { *max } else { (*limit).min(*max) };
                 }
                 Edit::SetHeader(name, value) => {
                     if let (Ok(name), Ok(value)) =
@@ -282,6 +286,6 @@ impl RequestView for Memory {
                 | Edit::ReplaceBody(_) => {}
             }
         }
-        (Arc::new(Self { parts, call: Taken::default() }), refused)
+        (Arc::new(Self { parts, recorded: RecordedEdits::default() }), rejected)
     }
 }
