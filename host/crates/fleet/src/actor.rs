@@ -222,6 +222,7 @@ impl Actor {
                     let evicted: Vec<&str> =
                         report.victims.iter().map(|id| self.topology.name(*id)).collect();
                     tracing::info!(
+                        event = "lane_loaded",
                         lane = &*handle.name,
                         evicted = evicted.join(", "),
                         overdue = report.overdue,

@@ -219,7 +219,7 @@ impl Supervisor {
             status.starts += 1;
             status.progress = Some("started".to_owned());
         });
-        tracing::info!("engine started");
+        tracing::info!(event = "engine_starting", pid, port, "engine started");
         Ok(Engine { process, target: Arc::new(self.driver.target(port)), log, span: span.clone() })
     }
 
@@ -255,7 +255,8 @@ impl Supervisor {
                 self.load_failed(description, "start-timeout")
             }
             Some(Ok(Ok(()))) => {
-                tracing::info!(after_s = begun.elapsed().as_secs_f32(), "engine is ready");
+                let after_s = begun.elapsed().as_secs_f32();
+                tracing::info!(event = "engine_ready", after_s, "engine is ready");
                 self.record_canary(&engine).await;
                 self.serve(engine, spec).await
             }
@@ -280,7 +281,11 @@ impl Supervisor {
     /// Falls back to stopping and starting the engine for the rest of the host's life.
     fn disable_sleep(&mut self, error: &dyn std::error::Error) {
         self.sleep_disabled = true;
-        tracing::warn!(error = %error, "sleep mode failed; restarting the engine from now on");
+        tracing::warn!(
+            event = "sleep_disabled",
+            %error,
+            "sleep mode failed; restarting the engine from now on"
+        );
     }
 
     /// Wakes a sleeping engine up, and serves until it ends. Returns `None` if the engine failed
@@ -384,7 +389,7 @@ impl Supervisor {
 
     /// Stops an engine gracefully, and returns when none of its processes is left.
     async fn stop(&self, engine: Engine, spec: &ProcessSpec) {
-        tracing::info!("stopping engine");
+        tracing::info!(event = "engine_stopping", "stopping engine");
         let begun = Instant::now();
         self.until_ended(engine.process.stop(spec.stop_grace).await).await;
         tracing::info!(after_s = begun.elapsed().as_secs_f32(), "engine stopped");
@@ -435,14 +440,14 @@ impl Supervisor {
     }
 
     fn load_failed(&self, description: String, reason: &str) -> Outcome {
-        tracing::error!(reason, error = %description, "failed to load engine");
+        tracing::error!(event = "engine_load_failed", reason, error = %description, "failed to load engine");
         self.metrics.exited(self.lane, reason);
         self.send_event(EngineEvent::LoadFailed(description.into()), None);
         Outcome::Ended
     }
 
     fn lost(&self, description: String, reason: &str) -> Outcome {
-        tracing::error!(reason, error = %description, "engine lost");
+        tracing::error!(event = "engine_lost", reason, error = %description, "engine lost");
         self.metrics.exited(self.lane, reason);
         self.send_event(EngineEvent::Lost(description.into()), None);
         Outcome::Ended

@@ -111,7 +111,12 @@ impl Cache {
         let path = self.path(digest);
         let warn = |error: &dyn std::fmt::Display| {
             let error = format!("{error:#}");
-            tracing::warn!(file = %path.display(), error, "ignoring cached code of a policy");
+            tracing::warn!(
+                event = "cache_entry_rejected",
+                path = %path.display(),
+                error,
+                "ignoring cached code of a policy"
+            );
         };
         match read_ours(&path) {
             Ok(code) => code.component(engine).inspect_err(|error| warn(error)).ok(),

@@ -170,7 +170,10 @@ impl Advisor for Chain {
                     let advice = evaluate(version, &mut facts, fleet, trace);
                     advice.inspect_err(|error| {
                         let on_error = link.on_error.name();
-                        tracing::warn!(kind = error.kind(), %error, on_error, "no advice from policy");
+                        let kind = error.kind();
+                        tracing::warn!(
+                            event = "advice_failed", kind, %error, on_error, "no advice from policy"
+                        );
                     }).ok()
                 }
                 Err(problem) => {

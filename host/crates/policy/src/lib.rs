@@ -65,7 +65,7 @@ pub use policies::{
 };
 pub use replay::{Differing, Gap, Missing, Replayed, is_passing};
 pub use runtime::{Allocator, FUEL_PER_MS, Metering, Runtime, RuntimeError, RuntimeSettings};
-pub use slot::SlotError;
+pub use slot::{RejectionCode, SlotError};
 pub use spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
 pub use version::{CallError, InvalidConfig, LoadError};
 pub use workbench::{BenchPlan, Measured, Workbench};

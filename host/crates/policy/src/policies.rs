@@ -37,13 +37,10 @@ use crate::cases::FactsOf;
 use crate::chain::{Chain, Link};
 use crate::metrics::PolicyMetrics;
 use crate::runtime::Runtime;
-use crate::slot::{PolicySlot, SlotError, Versioned};
+use crate::slot::{PolicySlot, RejectReason, SlotError, Versioned};
 use crate::spec::{ChainSpec, PolicySpec, Rollout};
 use crate::store::{SlotRecord, Store};
 use crate::version::{Counts, LoadError, Version};
-
-/// The reason that is recorded when an operator rolls back.
-const ROLLED_BACK_BY_OPERATOR: &str = "rolled back by an operator";
 
 /// The current advisor of a host.
 pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;
@@ -307,7 +304,7 @@ impl Policies {
         let before = slot.clone();
         let (result, message) = match command {
             Command::RollBack(to) => {
-                let replaced = slot.roll_back(to.as_deref(), ROLLED_BACK_BY_OPERATOR)?;
+                let replaced = slot.roll_back(to.as_deref(), &RejectReason::operator())?;
                 let active = slot.active.as_ref().map_or("none", |version| version.id());
                 ("rolled-back", format!("rolled back {}; active: {active}", replaced.id()))
             }
@@ -370,7 +367,11 @@ impl Policies {
                 entry.slot.watch = None;
                 continue;
             }
-            tracing::error!(reason, "rolled back automatically");
+            let RejectReason { code, message: reason } = reason;
+            let code = code.as_str();
+            tracing::error!(
+                event = "policy_rolled_back", code, reason, "rolled back automatically"
+            );
             let message = format!("version {} was rolled back: {reason}", replaced.id());
             entry.problem = Some(PolicyProblem::new("rolled_back", message));
             self.metrics.record_change(&policy.name, "auto-rolled-back");

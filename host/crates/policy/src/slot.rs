@@ -14,6 +14,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::spec::{Probation, Rollout};
 use crate::version::Counts;
 
@@ -45,6 +47,47 @@ pub(crate) struct Watch {
     pub(crate) from: Counts,
 }
 
+/// Why a version was rejected, as a stable code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RejectionCode {
+    /// An operator rolled it back.
+    RolledBackByOperator,
+    /// Too many of its calls faulted during its probation or as a canary.
+    FaultRate,
+    /// Too many of its calls exceeded their budget during its probation or as a canary.
+    SlowCalls,
+    /// Its circuit breaker opened during its probation or as a canary.
+    BreakerOpen,
+}
+
+impl RejectionCode {
+    /// Returns the code as it is printed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RolledBackByOperator => "rolled_back_by_operator",
+            Self::FaultRate => "fault_rate",
+            Self::SlowCalls => "slow_calls",
+            Self::BreakerOpen => "breaker_open",
+        }
+    }
+}
+
+/// Why a version was rejected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RejectReason {
+    pub(crate) code: RejectionCode,
+    pub(crate) message: String,
+}
+
+impl RejectReason {
+    /// Returns the reason of a roll back that an operator asked for.
+    pub(crate) fn operator() -> Self {
+        let message = "rolled back by an operator".to_owned();
+        Self { code: RejectionCode::RolledBackByOperator, message }
+    }
+}
+
 /// The versions of one policy.
 #[derive(Debug, Clone)]
 pub(crate) struct PolicySlot<V> {
@@ -54,7 +97,7 @@ pub(crate) struct PolicySlot<V> {
     pub(crate) history: Vec<V>,
     pub(crate) watch: Option<Watch>,
     /// Fingerprints that are not loaded again, and the reasons; oldest first.
-    pub(crate) rejected: Vec<(String, String)>,
+    pub(crate) rejected: Vec<(String, RejectReason)>,
     pub(crate) disabled: bool,
 }
 
@@ -158,7 +201,11 @@ impl<V: Versioned> PolicySlot<V> {
 
     /// Drops the candidate; without one, or if `to` is given, rolls back to an earlier version.
     /// Rejects and returns the version that is replaced.
-    pub(crate) fn roll_back(&mut self, to: Option<&str>, reason: &str) -> Result<V, SlotError> {
+    pub(crate) fn roll_back(
+        &mut self,
+        to: Option<&str>,
+        reason: &RejectReason,
+    ) -> Result<V, SlotError> {
         if let (None, Some((candidate, _))) = (to, self.candidate.clone()) {
             self.candidate = None;
             self.reject(&candidate, reason);
@@ -187,7 +234,7 @@ impl<V: Versioned> PolicySlot<V> {
 
     /// Evaluates the versions on probation and in a canary. Rolls back, and returns the version
     /// that failed with the reason.
-    pub(crate) fn evaluate(&mut self, limits: Probation, now: Duration) -> Option<(V, String)> {
+    pub(crate) fn evaluate(&mut self, limits: Probation, now: Duration) -> Option<(V, RejectReason)> {
         // A shadow decides nothing, so it does no harm.
         let canary = self.candidate.as_ref().filter(|(_, rollout)| *rollout != Rollout::Shadow);
         if let Some(reason) =
@@ -211,9 +258,9 @@ impl<V: Versioned> PolicySlot<V> {
     }
 
     /// Returns the reason why a version was rejected, if it was.
-    pub(crate) fn rejection_reason(&self, fingerprint: &str) -> Option<&str> {
+    pub(crate) fn rejection_reason(&self, fingerprint: &str) -> Option<&RejectReason> {
         let mut rejected = self.rejected.iter();
-        rejected.find(|(rejected, _)| rejected == fingerprint).map(|(_, reason)| reason.as_str())
+        rejected.find(|(rejected, _)| rejected == fingerprint).map(|(_, reason)| reason)
     }
 
     /// Returns all versions.
@@ -258,12 +305,12 @@ impl<V: Versioned> PolicySlot<V> {
         })
     }
 
-    fn reject(&mut self, version: &V, reason: &str) {
+    fn reject(&mut self, version: &V, reason: &RejectReason) {
         self.rejected.retain(|(fingerprint, _)| fingerprint != version.fingerprint());
         if self.rejected.len() == MAX_REJECTED {
             self.rejected.remove(0);
         }
-        self.rejected.push((version.fingerprint().to_owned(), reason.to_owned()));
+        self.rejected.push((version.fingerprint().to_owned(), reason.clone()));
     }
 }
 
@@ -273,18 +320,25 @@ pub(crate) fn short(fingerprint: &str) -> String {
 }
 
 /// Returns the limit that the calls of a version violate, if they do.
-fn violation(version: &impl Versioned, from: Counts, limits: Probation) -> Option<String> {
+fn violation(
+    version: &impl Versioned,
+    from: Counts,
+    limits: Probation,
+) -> Option<RejectReason> {
     let counts = version.counts();
     let (calls, faults, slow) =
         (counts.calls - from.calls, counts.faults - from.faults, counts.slow - from.slow);
     if version.is_breaker_open() {
-        return Some(format!("circuit breaker opened: {faults} of {calls} calls faulted"));
+        let message = format!("circuit breaker opened: {faults} of {calls} calls faulted");
+        return Some(RejectReason { code: RejectionCode::BreakerOpen, message });
     }
     if faults >= MIN_FAULTS && faults * 1000 > calls * u64::from(limits.faults) {
-        return Some(format!("{faults} of {calls} calls faulted"));
+        let message = format!("{faults} of {calls} calls faulted");
+        return Some(RejectReason { code: RejectionCode::FaultRate, message });
     }
     if calls >= MIN_CALLS && slow * 1000 > calls * u64::from(limits.slow) {
-        return Some(format!("{slow} of {calls} calls exceeded their budget"));
+        let message = format!("{slow} of {calls} calls exceeded their budget");
+        return Some(RejectReason { code: RejectionCode::SlowCalls, message });
     }
     None
 }

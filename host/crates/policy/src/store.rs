@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::Bundle;
 use crate::manifest;
 use crate::signature;
+use crate::slot::RejectReason;
 use crate::spec::Settings;
 use crate::version::LoadError;
 
@@ -43,7 +44,7 @@ pub(crate) struct SlotRecord {
     pub(crate) history: Vec<String>,
     /// Fingerprints of rejected versions, and the reasons; oldest first.
     #[serde(alias = "set-aside")]
-    pub(crate) rejected: Vec<(String, String)>,
+    pub(crate) rejected: Vec<(String, RejectReason)>,
     pub(crate) disabled: bool,
 }
 
@@ -225,7 +226,7 @@ mod tests {
         SlotRecord {
             active: Some("two".into()),
             history: vec!["one".into()],
-            rejected: vec![("three".into(), "too many faults".into())],
+            rejected: vec![("three".into(), RejectReason::operator())],
             disabled: true,
             ..SlotRecord::default()
         }

@@ -339,6 +339,7 @@ impl Worker {
                     self.last_error_logged = Some(Instant::now());
                     let path = self.files.path();
                     tracing::error!(
+                        event = "records_dropped",
                         path = %path.display(),
                         error = %error,
                         "decision records are dropped"

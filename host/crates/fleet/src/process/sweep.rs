@@ -193,7 +193,13 @@ impl StateDir {
         let pid = leader.map(|leader| leader.pid);
         match outcome {
             SweepOutcome::AlreadyEnded | SweepOutcome::Ended => {
-                tracing::warn!(pid, ?outcome, "swept engine of an earlier host: {summary}");
+                tracing::warn!(
+                    event = "orphan_ended",
+                    lane,
+                    pid,
+                    ?outcome,
+                    "swept engine of an earlier host: {summary}"
+                );
                 file.iter().for_each(|file| remove_record(file));
             }
             // The record stays, so that the next host tries again.

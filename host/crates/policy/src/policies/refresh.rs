@@ -30,7 +30,8 @@ impl Policies {
         entry.stamp = stamp;
         match &change {
             Change::Failed(error) => {
-                tracing::error!(code = error.code(), %error, "failed to load policy");
+                let code = error.code();
+                tracing::error!(event = "policy_load_failed", code, %error, "failed to load policy");
                 entry.problem = Some(PolicyProblem::new(error.code(), error.to_string()));
                 self.metrics.record_load_failure(&policy.name);
                 self.metrics.record_change(&policy.name, "failed");
@@ -75,7 +76,7 @@ impl Policies {
                 return Change::Unchanged;
             }
             if let Some(reason) = slot.rejection_reason(&fingerprint) {
-                let (version, reason) = (short(&fingerprint), reason.to_owned());
+                let (version, reason) = (short(&fingerprint), reason.message.clone());
                 return Change::Failed(LoadError::Rejected { version, reason });
             }
             let mut history = slot.history.iter();
@@ -174,7 +175,7 @@ fn verify(bundle: &Bundle, spec: &ChainSpec) -> Result<(), LoadError> {
     let message = signature::message(&bundle.component, bundle.manifest_text.as_bytes());
     match signature::verify(&spec.signers, &message, text) {
         Ok(signer) => {
-            tracing::info!(signer, "signature verified");
+            tracing::info!(event = "signature_verified", signer, "signature verified");
             Ok(())
         }
         Err(error) => Err(LoadError::Signature { file, error }),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Policies, PolicyProblem, SlotEntry};
 use crate::background::Comparison;
-use crate::slot::short;
+use crate::slot::{RejectionCode, short};
 use crate::spec::{OnError, PolicySpec, Rollout};
 use crate::version::Version;
 
@@ -109,6 +109,8 @@ pub struct EarlierVersion {
 pub struct RejectedVersion {
     /// The beginning of the fingerprint.
     pub version: String,
+    /// The stable code of the reason.
+    pub code: RejectionCode,
     /// The reason of the rejection.
     pub reason: String,
 }
@@ -177,7 +179,8 @@ impl Policies {
                 .iter()
                 .map(|(version, reason)| RejectedVersion {
                     version: short(version),
-                    reason: reason.clone(),
+                    code: reason.code,
+                    reason: reason.message.clone(),
                 })
                 .collect(),
             idle_instances: active.map_or(0, Version::idle_instances),

@@ -57,6 +57,10 @@ fn new_version_becomes_active_and_history_is_bounded() {
     assert_eq!(format(&slot_with(&["a", "b", "a"])), "a//b");
 }
 
+fn operator() -> RejectReason {
+    RejectReason::operator()
+}
+
 #[test]
 fn first_version_becomes_active_with_any_rollout() {
     let mut slot = PolicySlot::default();
@@ -71,47 +75,48 @@ fn first_version_becomes_active_with_any_rollout() {
 #[test]
 fn roll_back_rejects_the_version_that_it_leaves() {
     let mut slot = slot_with(&["a", "b", "c"]);
-    assert_eq!(slot.roll_back(None, "requested").unwrap().name, "c");
+    assert_eq!(slot.roll_back(None, &operator()).unwrap().name, "c");
     assert_eq!(format(&slot), "b//ac");
-    assert_eq!(slot.rejection_reason("c"), Some("requested"));
-    assert_eq!(slot.roll_back(Some("a"), "requested").unwrap().name, "b");
+    assert_eq!(slot.rejection_reason("c"), Some(&operator()));
+    assert_eq!(slot.roll_back(Some("a"), &operator()).unwrap().name, "b");
     assert_eq!(format(&slot), "a//cb");
     // A promotion overrides the rejection.
     slot.promote(Some("c"), LIMITS, NOW, 2).unwrap();
     assert_eq!((format(&slot).as_str(), slot.rejection_reason("c")), ("c//ab", None));
     assert_eq!(slot.promote(Some("c"), LIMITS, NOW, 2), Err(SlotError::AlreadyActive("c".into())));
-    assert!(matches!(slot.roll_back(Some("x"), ""), Err(SlotError::VersionNotFound { .. })));
-    assert_eq!(slot_with(&["a"]).roll_back(None, ""), Err(SlotError::NoEarlierVersion));
+    assert!(matches!(slot.roll_back(Some("x"), &operator()), Err(SlotError::VersionNotFound { .. })));
+    assert_eq!(slot_with(&["a"]).roll_back(None, &operator()), Err(SlotError::NoEarlierVersion));
 }
 
 #[test]
 fn roll_back_drops_the_candidate_first() {
     let mut slot = slot_with(&["a"]);
     slot.stage(version("b"), CANARY, LIMITS, NOW, 2);
-    assert_eq!(slot.roll_back(None, "no").unwrap().name, "b");
-    assert_eq!((format(&slot).as_str(), slot.rejection_reason("b")), ("a//", Some("no")));
+    assert_eq!(slot.roll_back(None, &operator()).unwrap().name, "b");
+    assert_eq!((format(&slot).as_str(), slot.rejection_reason("b")), ("a//", Some(&operator())));
 }
 
 #[test]
 fn probation_ends_by_faults_slow_calls_breaker_or_timeout() {
     let counts = |calls, faults, slow| Counts { calls, faults, slow };
-    for (counts, open, rolled_back) in [
-        (counts(1000, 2, 0), false, false),
-        (counts(1000, 11, 0), false, true),
-        (counts(1000, 10, 0), false, false),
-        (counts(3, 3, 0), false, true),
-        (counts(49, 0, 49), false, false),
-        (counts(60, 0, 31), false, true),
-        (counts(60, 0, 30), false, false),
-        (counts(0, 0, 0), true, true),
+    for (counts, open, code) in [
+        (counts(1000, 2, 0), false, None),
+        (counts(1000, 11, 0), false, Some(RejectionCode::FaultRate)),
+        (counts(1000, 10, 0), false, None),
+        (counts(3, 3, 0), false, Some(RejectionCode::FaultRate)),
+        (counts(49, 0, 49), false, None),
+        (counts(60, 0, 31), false, Some(RejectionCode::SlowCalls)),
+        (counts(60, 0, 30), false, None),
+        (counts(0, 0, 0), true, Some(RejectionCode::BreakerOpen)),
     ] {
+        let rolled_back = code.is_some();
         let mut slot = slot_with(&["a", "b"]);
         let active = slot.active.as_mut().unwrap();
         (active.counts, active.open) = (counts, open);
         let replaced = slot.evaluate(LIMITS, NOW).map(|(replaced, _)| replaced.name);
         assert_eq!(replaced.as_deref(), rolled_back.then_some("b"), "{counts:?}");
         assert_eq!(format(&slot), if rolled_back { "a//b" } else { "b//a" });
-        assert_eq!(slot.rejection_reason("b").is_some(), rolled_back);
+        assert_eq!(slot.rejection_reason("b").map(|reason| reason.code), code);
     }
     let mut slot = slot_with(&["a", "b"]);
     assert_eq!(slot.evaluate(LIMITS, LIMITS.lasts), None);
@@ -148,8 +153,8 @@ fn probation_is_evaluated_while_a_candidate_is_staged() {
 #[test]
 fn roll_back_skips_rejected_versions() {
     let mut slot = slot_with(&["a", "b"]);
-    assert_eq!(slot.roll_back(None, "why").map(|replaced| replaced.name).as_deref(), Ok("b"));
-    assert_eq!(slot.roll_back(None, "why"), Err(SlotError::NoEarlierVersion));
+    assert_eq!(slot.roll_back(None, &operator()).map(|replaced| replaced.name).as_deref(), Ok("b"));
+    assert_eq!(slot.roll_back(None, &operator()), Err(SlotError::NoEarlierVersion));
     assert_eq!(format(&slot), "a//b");
     // It can be promoted by name.
     assert!(slot.promote(Some("b"), LIMITS, NOW, 2).is_ok());
@@ -171,7 +176,7 @@ proptest! {
                 0 => drop(slot.stage(version(&name), Rollout::Replace, LIMITS, NOW, 3)),
                 1 => drop(slot.stage(version(&name), CANARY, LIMITS, NOW, 3)),
                 2 => drop(slot.promote(open.then_some(name.as_str()), LIMITS, NOW, 3)),
-                3 => drop(slot.roll_back(open.then_some(name.as_str()), "why")),
+                3 => drop(slot.roll_back(open.then_some(name.as_str()), &operator())),
                 4 => if let Some(active) = &mut slot.active { active.open = open },
                 _ => drop(slot.evaluate(LIMITS, NOW)),
             }
