@@ -120,7 +120,7 @@ fn set_key(document: &mut Document, key: &str, value: &str) -> Result<()> {
 
 /// Returns the parts of a host's configuration that matter to a simulation.
 fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, ConfigError> {
-    let config = Config::load_over(file, &[Override::table(set)])?;
+    let config = Config::load_with_overrides(file, &[Override::table(set)])?;
     let lane = |lane: &pointsman_fleet::LaneSpec| HostLane {
         info: lane.info(),
         setup: lane.setup(),
@@ -138,7 +138,7 @@ fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, ConfigError> {
             .map(|group| GroupSetup { budget: group.budget })
             .collect(),
         rules: config.fleet.rules,
-        limits: PlanLimits { max_wait: config.queue.max_wait, max_steps: config.server.attempts },
+        limits: PlanLimits { max_wait: config.queue.max_wait, max_steps: config.server.max_attempts },
         deadline: config.server.deadline,
         chain: config.policies.chain,
     })

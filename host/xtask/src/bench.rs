@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command::{cargo, output, run, target_dir};
-use crate::setup;
+use pointsman_xtask::command::{cargo, output, run, target_dir};
+use pointsman_xtask::setup;
 
 /// Number of rounds of each measurement; tables show the medians.
 const ROUNDS: usize = 3;
@@ -72,7 +72,7 @@ fn turns(root: &Path) -> Result<()> {
 
 fn policies(root: &Path) -> Result<()> {
     let fresh = target_dir()?.join("guests").join("fresh");
-    crate::guests::build_all(root, &fresh)?;
+    crate::guests(root, &["--out", &fresh.to_string_lossy()])?;
     run(cargo(root)?
         .args(["bench", "--package", "pointsman", "--bench", "policies", "--quiet"])
         .env("POINTSMAN_FRESH_GUESTS", &fresh))

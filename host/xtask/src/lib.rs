@@ -1,4 +1,7 @@
-//! Functions shared by the development tasks and the tests.
+//! Development tasks of the project, and the parts of them that tests and other tools use.
+
+pub mod command;
+pub mod setup;
 
 use std::fmt::Write as _;
 use std::fs;

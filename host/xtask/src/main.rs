@@ -1,18 +1,18 @@
 //! `cargo xtask`: development tasks of the project.
 
 mod bench;
-mod command;
 mod demo;
-mod guests;
+mod deny;
+mod dist;
 mod plots;
 mod real_vllm;
-mod setup;
 mod test;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
+use pointsman_xtask::command::{self, cargo, root};
 
 const USAGE: &str = "\
 Development tasks of Pointsman:
@@ -22,6 +22,8 @@ Development tasks of Pointsman:
   cargo xtask guests               Build all policies from source and write them to policies/
   cargo xtask guests --out DIR     Build all policies, the examples in four languages and the
                                    templates into DIR, without changing the source tree
+  cargo xtask deny                 Check licences, sources, duplicates and advisories of dependencies
+  cargo xtask dist                 Build the release binary, with debug information in its own file
   cargo xtask plots                Regenerate the plots of the documentation
   cargo xtask bench [PART..]       Run benchmarks and print tables: all parts, or some of `parts`,
                                    `turns`, `policies`, `whole`, `truth` (simulator against host)
@@ -43,6 +45,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs the program that builds policies. It is a package of its own, because it needs the WIT
+/// toolchain, which would triple the build time of this one.
+fn guests(root: &Path, arguments: &[&str]) -> Result<()> {
+    let mut command = cargo(root)?;
+    command.args(["run", "--quiet", "--package", "pointsman-xtask-guests", "--"]).args(arguments);
+    command::run(&mut command)
+}
+
 fn run(arguments: &[&str]) -> Result<()> {
     let root = root()?;
     match arguments {
@@ -51,8 +61,10 @@ fn run(arguments: &[&str]) -> Result<()> {
             demo::demo(&root, Some(port.parse().context("--port: not a port")?))
         }
         ["test"] => test::test(&root),
-        ["guests"] => guests::rebuild(&root),
-        ["guests", "--out", dir] => guests::build_all(&root, &PathBuf::from(dir)),
+        ["guests"] => guests(&root, &[]),
+        ["guests", "--out", dir] => guests(&root, &["--out", dir]),
+        ["deny"] => deny::deny(&root),
+        ["dist"] => dist::dist(&root),
         ["plots"] => plots::plots(&root),
         ["bench", parts @ ..] => bench::bench(&root, parts),
         ["real-vllm", only @ ..] => real_vllm::real_vllm(&root, only),
@@ -62,13 +74,4 @@ fn run(arguments: &[&str]) -> Result<()> {
         }
         other => bail!("unknown task `{}`\n\n{USAGE}", other.join(" ")),
     }
-}
-
-/// Returns the root folder of the workspace.
-fn root() -> Result<PathBuf> {
-    // Read at run time: two clones may share a target directory, and with it this binary.
-    let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
-        .context("CARGO_MANIFEST_DIR is not set; run `cargo xtask`")?;
-    let manifest = PathBuf::from(manifest);
-    manifest.ancestors().nth(2).map(PathBuf::from).context("failed to find the workspace root")
 }

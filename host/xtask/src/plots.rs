@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command::{cargo, run};
+use pointsman_xtask::command::{cargo, run};
 
 /// Folder of the plots, `SCENARIO.PLOT.svg`. The existing files determine which plots are
 /// generated.

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command::{cache_dir, cargo, output, run, target_dir};
-use crate::setup;
+use pointsman_xtask::command::{cache_dir, cargo, output, run, target_dir};
+use pointsman_xtask::setup;
 
 /// The version that the responses in `tests/captures/` were recorded with.
 const VLLM: &str = "0.32.0";

