@@ -11,7 +11,6 @@
 //! that is generated once.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -119,7 +118,7 @@ impl RequestWriter {
             } else {
                 "max_tokens"
             };
-            let _ = write!(body, r#","{name}":{max_tokens}"#); // Writing to a Vec cannot fail.
+            body.extend_from_slice(format!(r#","{name}":{max_tokens}"#).as_bytes());
         }
         body.push(b'}');
         body.into()
