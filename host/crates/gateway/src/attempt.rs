@@ -130,20 +130,20 @@ impl AttemptError {
                 AcquireError::TimedOut { .. } | AcquireError::TooLate { .. } => {
                     ErrorCode::QueueTimeout
                 }
-                AcquireError::UnknownLane { .. }
+                AcquireError::UnknownLane
                 | AcquireError::NotServing { .. }
-                | AcquireError::NotLoaded { .. }
+                | AcquireError::NotLoaded
                 | AcquireError::LoadFailed { .. }
                 | AcquireError::Faulty { .. }
-                | AcquireError::Closing { .. } => ErrorCode::NoLaneAvailable,
+                | AcquireError::Closing => ErrorCode::NoLaneAvailable,
             },
             Self::Engine(error) => match error {
-                EngineError::Evicted { .. } => ErrorCode::NoLaneAvailable,
+                EngineError::Evicted => ErrorCode::NoLaneAvailable,
                 EngineError::IdleTimeout { .. } => ErrorCode::EngineTimeout,
                 EngineError::Connect { .. }
                 | EngineError::Broken { .. }
-                | EngineError::Unfinished { .. }
-                | EngineError::Aborted { .. } => ErrorCode::EngineError,
+                | EngineError::Unfinished
+                | EngineError::Aborted => ErrorCode::EngineError,
             },
             Self::Status { status, .. } if is_overloaded(*status) => ErrorCode::EngineOverloaded,
             Self::Status { .. } => ErrorCode::EngineError,
@@ -161,9 +161,7 @@ impl AttemptError {
                 | AcquireError::NotServing { retry_in, .. }
                 | AcquireError::LoadFailed { retry_in, .. }
                 | AcquireError::Faulty { retry_in } => Some(*retry_in),
-                AcquireError::UnknownLane { .. }
-                | AcquireError::NotLoaded { .. }
-                | AcquireError::Closing { .. } => None,
+                AcquireError::UnknownLane | AcquireError::NotLoaded | AcquireError::Closing => None,
             },
             Self::Status { retry_after, .. } => retry_after.map(Duration::from_secs),
             Self::Engine(_) | Self::FirstByteTimeout(_) => None,
