@@ -45,7 +45,7 @@ impl Config {
         let mut config = Self {
             rules: Rules { kinds: Kind::PATTERNS.to_vec(), words: Vec::new() },
             action: Action::Rewrite,
-            unreadable: Unreadable::Refuse,
+            unreadable: Unreadable::Reject,
             mask: "[{kind}]".to_owned(),
             private: ("private".to_owned(), "true".to_owned()),
         };

@@ -20,8 +20,8 @@ class Lifecycle(Protocol):
     @abstractmethod
     def configure(self, config: str) -> None:
         """
-        `config` is JSON text from the operator, `{}` where none is set. A policy that
-        returns an error is not put into service, and a running older version stays.
+        `config` is the operator's configuration as JSON text, `{}` if none is set. A
+        policy that returns an error is not activated, and the active version stays.
         
         Raises: `componentize_py_types.Err(wit_world.imports.types.PolicyError)`
         """
