@@ -168,13 +168,15 @@ impl Advisor for Chain {
             let advised = span.in_scope(|| match deciding {
                 Ok(version) => {
                     let advice = evaluate(version, &mut facts, fleet, trace);
-                    advice.inspect_err(|error| {
-                        let on_error = link.on_error.name();
-                        let kind = error.kind();
-                        tracing::warn!(
-                            event = "advice_failed", kind, %error, on_error, "no advice from policy"
-                        );
-                    }).ok()
+                    advice
+                        .inspect_err(|error| {
+                            let on_error = link.on_error.name();
+                            let kind = error.kind();
+                            tracing::warn!(
+                                event = "advice_failed", kind, %error, on_error, "no advice from policy"
+                            );
+                        })
+                        .ok()
                 }
                 Err(problem) => {
                     let (code, on_error) = (problem.code(), link.on_error.name());

@@ -2,9 +2,9 @@
 //! ones.
 //!
 //! ```text
-//!  folder ─ read ─ scan ─ compile ─ link ─ describe ─ configure ─ warm up ─ golden cases ─> version
-//!                                                                                              │
-//!                           PolicySlot: active, candidate, history, rejected  <────────────────┘
+//!   folder ─ read ─ scan ─ compile ─ link ─ describe ─ configure ─ golden cases ─> version
+//!                                                                                     │
+//!                           PolicySlot: active, candidate, history, rejected  <───────┘
 //!                                │ publish: one atomic swap
 //!                                ▼
 //!   requests ──────────────────> Chain (immutable; a request keeps the chain it started with)
@@ -52,7 +52,7 @@ pub enum Change {
     Active(String),
     /// A new version is the candidate.
     Candidate(String),
-    /// There is no new version.
+    /// The folder has no new version.
     Unchanged,
     /// The new version cannot be loaded; the active version stays.
     Failed(LoadError),

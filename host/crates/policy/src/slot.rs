@@ -124,7 +124,7 @@ pub(crate) enum Staged {
 /// An error of changing the version of a slot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SlotError {
-    /// There is no earlier version that was not rejected.
+    /// All earlier versions were rejected, or none exists.
     #[error("no earlier version to roll back to")]
     NoEarlierVersion,
     /// No version has this fingerprint.
@@ -135,7 +135,7 @@ pub enum SlotError {
         /// The beginnings of the fingerprints of all versions.
         known: Vec<String>,
     },
-    /// There is no candidate.
+    /// No candidate is staged.
     #[error("no candidate to promote; name a version")]
     NoCandidate,
     /// The version is active already.

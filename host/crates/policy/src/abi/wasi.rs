@@ -1,6 +1,6 @@
 //! The subset of WASI 0.2 for guests that expect an operating system: a clock that stands still,
-//! random numbers seeded by the decision, and output that goes to the log. There is no input, no
-//! blocking, and no way out of the sandbox; all other functions of `wasi:` trap.
+//! random numbers seeded by the decision, and output that goes to the log. Guests
+//! get no input, cannot block, and cannot leave the sandbox; all other functions of `wasi:` trap.
 //!
 //! The same request gets the same results, so every decision of such a guest can be reproduced.
 

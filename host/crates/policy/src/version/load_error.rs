@@ -1,7 +1,8 @@
 //! Errors that keep a policy version from being loaded.
 //!
-//! The message of an error includes that of its cause, because the status and the log show one text.
-//! So the cause is a field and not the `source` as well, which would print it twice in a chain.
+//! The message of an error includes that of its cause, because the status and the log show one
+//! text. So the cause is a field and not the `source` as well, which would print it twice in a
+//! chain.
 
 use std::io;
 
