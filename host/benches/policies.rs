@@ -185,10 +185,10 @@ fn shadows() {
             let mut other = PolicySpec { rollout, ..spec };
             other.settings.config = serde_json::json!({ "patience-ms": 1 });
             load(&policies, vec![other]);
-            assert!(policies.status()[0].trial.is_some());
+            assert!(policies.status()[0].candidate.is_some());
         }
         let figures = measured(&policies, &facts("auto", 2_000), &fleet(8), 1);
-        let trial = policies.status().remove(0).trial;
+        let trial = policies.status().remove(0).candidate;
         let trial = trial.map(|trial| serde_json::to_value(trial).unwrap()).unwrap_or_default();
         let count = |key: &str| trial[key].as_u64().unwrap_or(0);
         let compared = count("agreed") + count("differed") + count("failed");

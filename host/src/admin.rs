@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use pointsman_gateway::{AdminError, AdminSocket, ErrorCode, PolicyAdmin, PolicyCommand};
-use pointsman_policy::{Command, CommandError, Policies};
+use pointsman_policy::{Command, CommandError, Policies, SlotError};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -73,13 +73,18 @@ impl PolicyAdmin for AdminBackend {
 
 impl AdminBackend {
     fn admin_error(&self, name: &str, error: &CommandError) -> AdminError {
-        match error {
-            CommandError::NoSuchPolicy(_) => {
+        let code = match error {
+            CommandError::PolicyNotFound(_) => {
                 let known = self.policies.status().into_iter().map(|policy| policy.name);
-                AdminError::policy_not_found(name, &known.collect::<Vec<_>>())
+                return AdminError::policy_not_found(name, &known.collect::<Vec<_>>());
             }
-            CommandError::Refused(message) => AdminError::new(ErrorCode::ActivationFailed, message),
-        }
+            CommandError::Slot(SlotError::NoEarlierVersion) => ErrorCode::NoEarlierVersion,
+            CommandError::Slot(SlotError::VersionNotFound { .. }) => ErrorCode::VersionNotFound,
+            CommandError::Slot(SlotError::NoCandidate) => ErrorCode::NoCandidate,
+            CommandError::Slot(SlotError::AlreadyActive(_)) => ErrorCode::VersionAlreadyActive,
+            CommandError::Activation { .. } => ErrorCode::ActivationFailed,
+        };
+        AdminError::new(code, error.to_string())
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pointsman_domain::Facts;
 use pointsman_openai::{Head, Request};
-use pointsman_policy::CaseRequest;
+use pointsman_policy::{CaseRequest, FactsError};
 
 /// Returns the facts that a policy receives about a case's request.
-pub(crate) fn from_case(case: &CaseRequest) -> Result<Facts, String> {
+pub(crate) fn from_case(case: &CaseRequest) -> Result<Facts, FactsError> {
     let mut headers = HeaderMap::new();
     for (name, value) in &case.headers {
         let parsed = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(value).ok());
@@ -19,7 +19,7 @@ pub(crate) fn from_case(case: &CaseRequest) -> Result<Facts, String> {
     }
     let head = Head { id: "case".into(), tenant: case.tenant.clone(), headers };
     let body = case.body.get().to_owned().into();
-    let request = Request::parse(case.endpoint, body, head).map_err(|error| error.to_string())?;
+    let request = Request::parse(case.endpoint, body, head)?;
     Ok(Facts {
         request: Arc::new(request),
         now_ms: case.now_ms,

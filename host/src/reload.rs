@@ -84,7 +84,7 @@ impl Reloader {
 
     /// Triggers a scan without waiting for its result.
     pub(crate) fn wake(&self) {
-        let _ = self.wake.send(Wake::Reload(None)); // Fails only while the host stops.
+        self.wake.send(Wake::Reload(None)).ok(); // Fails only while the host stops.
     }
 
     /// Scans now and returns the result; `None` if the host is stopping.
@@ -103,7 +103,7 @@ impl Reloader {
 impl Drop for Reloader {
     fn drop(&mut self) {
         // Not joined: the thread may be compiling a policy, which can take seconds.
-        let _ = self.wake.send(Wake::Stop); // Fails only if the thread has ended.
+        self.wake.send(Wake::Stop).ok(); // Fails only if the thread has ended.
     }
 }
 
@@ -132,7 +132,7 @@ impl ConfigWatcher {
             };
             let reloaded = self.scan();
             if let Some(reply) = reply {
-                let _ = reply.send(reloaded); // The caller may have stopped waiting.
+                reply.send(reloaded).ok(); // The caller may have stopped waiting.
             }
         }
     }
@@ -209,8 +209,8 @@ fn debounce(woken: &Receiver<Wake>) -> Result<Option<Sender<Reloaded>>, Stopped>
 fn describe(change: &Change) -> String {
     match change {
         Change::Active(version) => format!("{version} is active"),
-        Change::Trial(version) => format!("{version} is staged as a candidate"),
-        Change::Same => "unchanged".to_owned(),
+        Change::Candidate(version) => format!("{version} is staged as a candidate"),
+        Change::Unchanged => "unchanged".to_owned(),
         Change::Failed(error) => format!("unchanged, because loading failed: {error}"),
         Change::Removed => "removed from the chain".to_owned(),
     }
@@ -241,7 +241,7 @@ impl Watched {
         let changed = move |event: notify::Result<notify::Event>| {
             // Reads are not changes: reading a policy would trigger the next scan, endlessly.
             if event.is_ok_and(|event| !event.kind.is_access()) {
-                let _ = wake.send(Wake::Changed); // Fails only while the host stops.
+                wake.send(Wake::Changed).ok(); // Fails only while the host stops.
             }
         };
         let watcher = notify::recommended_watcher(changed);
@@ -258,7 +258,7 @@ impl Watched {
             BTreeSet::from([parent.unwrap_or(Path::new(".")).to_owned(), config.dir.clone()]);
         wanted.extend(config.chain.policies.iter().map(|policy| policy.dir.clone()));
         for folder in self.folders.difference(&wanted) {
-            let _ = watcher.unwatch(folder); // Fails if the folder was removed.
+            watcher.unwatch(folder).ok(); // Fails if the folder was removed.
         }
         // Watches are renewed on every call: a folder that was replaced by another one of the same
         // name is not watched any more.

@@ -15,7 +15,7 @@ use pointsman_policy::Compiler;
 use pointsman_settings::Override;
 use pointsman_simulate::report::Report;
 use pointsman_simulate::{
-    Document, Experiment, HostConfig, HostLane, Progress, Scenario, SimulationEnv, ExperimentError,
+    Document, Experiment, ExperimentError, HostConfig, HostLane, Progress, Scenario, SimulationEnv,
 };
 
 use crate::chains;
@@ -57,7 +57,11 @@ pub(crate) fn stage() -> Result<SimulationEnv> {
         let config = host(file, set).map_err(|error| error.to_string())?;
         Ok(config)
     };
-    Ok(SimulationEnv::with_compiler(Compiler::this_program(), config::default_cache(), Box::new(resolve))?)
+    Ok(SimulationEnv::with_compiler(
+        Compiler::this_program(),
+        config::default_cache(),
+        Box::new(resolve),
+    )?)
 }
 
 fn document(options: &Simulate) -> Result<Document> {
@@ -138,7 +142,10 @@ fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, ConfigError> {
             .map(|group| GroupSetup { budget: group.budget })
             .collect(),
         rules: config.fleet.rules,
-        limits: PlanLimits { max_wait: config.queue.max_wait, max_steps: config.server.max_attempts },
+        limits: PlanLimits {
+            max_wait: config.queue.max_wait,
+            max_steps: config.server.max_attempts,
+        },
         deadline: config.server.deadline,
         chain: config.policies.chain,
     })

@@ -16,15 +16,14 @@ use pointsman_policy::{
 use prometheus_client::registry::Registry;
 
 /// What a policy gets to know of a case's request.
-pub(crate) fn facts_of(case: &CaseRequest) -> Result<Facts, String> {
+pub(crate) fn facts_of(case: &CaseRequest) -> Result<Facts, pointsman_policy::FactsError> {
     let headers = case
         .headers
         .iter()
         .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
         .collect();
     let head = Head { id: "case".into(), tenant: case.tenant.clone(), headers };
-    let request = Request::parse(case.endpoint, case.body.get().to_owned().into(), head)
-        .map_err(|error| error.to_string())?;
+    let request = Request::parse(case.endpoint, case.body.get().to_owned().into(), head)?;
     let (now_ms, seed) = (case.now_ms, case.seed);
     Ok(Facts { request: Arc::new(request), now_ms, seed, age: Duration::ZERO, attempt: 0 })
 }

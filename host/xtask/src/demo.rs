@@ -19,7 +19,9 @@ const QUESTION: &str = "What is the capital of France?";
 /// Builds and starts the host, sends a request, and waits until the host is stopped.
 pub(crate) fn demo(root: &Path, port: Option<u16>) -> Result<()> {
     println!("== building the host; the first build takes several minutes, mostly for wasmtime");
-    println!("== meanwhile: installing the engine and a small model (SmolLM2, 135 million parameters)");
+    println!(
+        "== meanwhile: installing the engine and a small model (SmolLM2, 135 million parameters)"
+    );
     // Downloads wait for the network and builds for the processor, so they overlap well.
     let install = std::thread::spawn(|| setup::venv(false));
     run(cargo(root)?.args(["build", "--package", "pointsman"]))?;

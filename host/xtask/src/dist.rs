@@ -32,7 +32,10 @@ pub(crate) fn dist(root: &Path) -> Result<()> {
         command.current_dir(&folder);
         command
     };
-    run(objcopy().args(["--only-keep-debug", "--compress-debug-sections"]).arg(&built).arg(&debug))?;
+    run(objcopy()
+        .args(["--only-keep-debug", "--compress-debug-sections"])
+        .arg(&built)
+        .arg(&debug))?;
     run(objcopy().arg("--strip-all").arg(&built).arg(&binary))?;
     run(objcopy().arg("--add-gnu-debuglink=pointsman.debug").arg(&binary))?;
     for file in [&binary, &debug] {

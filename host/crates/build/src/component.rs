@@ -21,8 +21,10 @@ const PACKAGE: &str = "pointsman:policy/";
 /// # Errors
 /// Returns an error if the module does not match its world.
 pub fn componentize(module: &[u8]) -> Result<Vec<u8>, BuildError> {
-    let mut encoder = ComponentEncoder::default();
-    let component = encoder.validate(true).module(module).and_then(|encoder| encoder.encode());
+    let component = ComponentEncoder::default()
+        .validate(true)
+        .module(module)
+        .and_then(|mut encoder| encoder.encode());
     component.map_err(|error| {
         BuildError::Component(format!("failed to convert the module to a component: {error:#}"))
     })
@@ -37,8 +39,7 @@ pub(crate) fn with_world(module: &[u8], world: &str) -> Result<Vec<u8>, BuildErr
     let package = resolve.push_source("pointsman.wit", &contract()).map_err(fail)?;
     let world = resolve.select_world(&[package], Some(world)).map_err(fail)?;
     let mut module = module.to_vec();
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false)
-        .map_err(fail)?;
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).map_err(fail)?;
     Ok(module)
 }
 

@@ -370,7 +370,10 @@ impl Policies {
             let RejectReason { code, message: reason } = reason;
             let code = code.as_str();
             tracing::error!(
-                event = "policy_rolled_back", code, reason, "rolled back automatically"
+                event = "policy_rolled_back",
+                code,
+                reason,
+                "rolled back automatically"
             );
             let message = format!("version {} was rolled back: {reason}", replaced.id());
             entry.problem = Some(PolicyProblem::new("rolled_back", message));

@@ -234,7 +234,11 @@ impl<V: Versioned> PolicySlot<V> {
 
     /// Evaluates the versions on probation and in a canary. Rolls back, and returns the version
     /// that failed with the reason.
-    pub(crate) fn evaluate(&mut self, limits: Probation, now: Duration) -> Option<(V, RejectReason)> {
+    pub(crate) fn evaluate(
+        &mut self,
+        limits: Probation,
+        now: Duration,
+    ) -> Option<(V, RejectReason)> {
         // A shadow decides nothing, so it does no harm.
         let canary = self.candidate.as_ref().filter(|(_, rollout)| *rollout != Rollout::Shadow);
         if let Some(reason) =
@@ -320,11 +324,7 @@ pub(crate) fn short(fingerprint: &str) -> String {
 }
 
 /// Returns the limit that the calls of a version violate, if they do.
-fn violation(
-    version: &impl Versioned,
-    from: Counts,
-    limits: Probation,
-) -> Option<RejectReason> {
+fn violation(version: &impl Versioned, from: Counts, limits: Probation) -> Option<RejectReason> {
     let counts = version.counts();
     let (calls, faults, slow) =
         (counts.calls - from.calls, counts.faults - from.faults, counts.slow - from.slow);

@@ -165,7 +165,10 @@ impl Experiment {
     ///
     /// # Errors
     /// If the scenario is invalid, or if a policy cannot be loaded.
-    pub fn from_scenario(scenario: &Scenario, env: &SimulationEnv) -> Result<Self, ExperimentError> {
+    pub fn from_scenario(
+        scenario: &Scenario,
+        env: &SimulationEnv,
+    ) -> Result<Self, ExperimentError> {
         let mut experiment = Self::new(scenario);
         let host = scenario.host(&*env.resolve)?;
         experiment.push(&chain_name(&host.chain), scenario, host, env)?;
@@ -202,7 +205,10 @@ impl Experiment {
     ///
     /// # Errors
     /// If the scenario is invalid.
-    pub fn policy_chain(scenario: &Scenario, env: &SimulationEnv) -> Result<ChainSpec, ScenarioError> {
+    pub fn policy_chain(
+        scenario: &Scenario,
+        env: &SimulationEnv,
+    ) -> Result<ChainSpec, ScenarioError> {
         Ok(scenario.host(&*env.resolve)?.chain)
     }
 

@@ -160,11 +160,15 @@ impl Metric {
     /// Returns which direction of change is an improvement.
     pub fn direction(self) -> Direction {
         match self {
-            Self::Ended(RequestResult::Answered) | Self::Share(RequestResult::Answered) => Direction::Higher,
+            Self::Ended(RequestResult::Answered) | Self::Share(RequestResult::Answered) => {
+                Direction::Higher
+            }
             Self::Served | Self::ServedShare | Self::Fairness => Direction::Higher,
             Self::Requests | Self::Busy | Self::Occupied => Direction::Neither,
             // A policy rejects requests on purpose.
-            Self::Ended(RequestResult::Rejected) | Self::Share(RequestResult::Rejected) => Direction::Neither,
+            Self::Ended(RequestResult::Rejected) | Self::Share(RequestResult::Rejected) => {
+                Direction::Neither
+            }
             Self::Wait(_)
             | Self::FirstByte(_)
             | Self::Total(_)

@@ -84,7 +84,10 @@ fn roll_back_rejects_the_version_that_it_leaves() {
     slot.promote(Some("c"), LIMITS, NOW, 2).unwrap();
     assert_eq!((format(&slot).as_str(), slot.rejection_reason("c")), ("c//ab", None));
     assert_eq!(slot.promote(Some("c"), LIMITS, NOW, 2), Err(SlotError::AlreadyActive("c".into())));
-    assert!(matches!(slot.roll_back(Some("x"), &operator()), Err(SlotError::VersionNotFound { .. })));
+    assert!(matches!(
+        slot.roll_back(Some("x"), &operator()),
+        Err(SlotError::VersionNotFound { .. })
+    ));
     assert_eq!(slot_with(&["a"]).roll_back(None, &operator()), Err(SlotError::NoEarlierVersion));
 }
 

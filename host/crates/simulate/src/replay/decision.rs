@@ -6,7 +6,7 @@ use pointsman_domain::{
     Advice, Advisor as _, BuiltIn, ChainInfo, Consulted, Decision, Edit, FailureReport, Merge,
     Merged, Plan, PolicyRef, Recovery, RequestView, Trace,
 };
-use pointsman_policy::{OnError, Replayed, is_passing, marks};
+use pointsman_policy::{CallError, OnError, Replayed, is_passing, marks};
 use pointsman_record::DecisionRecord;
 use serde_json::json;
 
@@ -188,7 +188,8 @@ impl DecisionReplay<'_> {
             Some(call) => {
                 let then =
                     call.advice.as_ref().ok_or_else(|| call.note.as_deref().unwrap_or_default());
-                let now = replayed.answer.as_ref().map_err(String::as_str);
+                let now = replayed.answer.as_ref().map_err(CallError::to_note);
+                let now = now.as_ref().copied().map_err(String::as_str);
                 self.verdict(
                     compare_results(then, now, &self.context.fleet.topology),
                     call,
@@ -251,7 +252,8 @@ impl DecisionReplay<'_> {
         }
         let note = call.note.as_deref().unwrap_or_default();
         let then = serde_json::from_str::<Recovery>(note).map_err(|_| note);
-        let answer = replayed.answer.as_ref().map_err(String::as_str);
+        let answer = replayed.answer.as_ref().map_err(CallError::to_note);
+        let answer = answer.as_ref().copied().map_err(String::as_str);
         (
             now,
             self.verdict(

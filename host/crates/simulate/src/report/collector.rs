@@ -13,7 +13,7 @@ use super::phase::{PHASES, Phase, Timeline};
 use super::series::{TimeSeries, micros};
 use super::summary::{EventCount, LaneStatistics, Named, Summary};
 use crate::histogram::Histogram;
-use crate::observe::{FinishedRequest, RequestResult, Observer};
+use crate::observe::{FinishedRequest, Observer, RequestResult};
 use crate::traffic::SimRequest;
 
 /// An observer that collects the statistics of a run.

@@ -7,8 +7,8 @@ use pointsman_domain::dispatch::SwitchReport;
 use pointsman_domain::{AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef};
 
 use super::*;
-use crate::observe::{FinishedRequest, RequestResult, Observer, Attempt};
-use crate::traffic::{SimRequest, ClassId};
+use crate::observe::{Attempt, FinishedRequest, Observer, RequestResult};
+use crate::traffic::{ClassId, SimRequest};
 
 pub(crate) fn at(seconds: f64) -> Duration {
     crate::random::seconds(seconds)
@@ -256,7 +256,13 @@ fn fairness_falls_if_tenants_starve() {
 fn tenants_and_error_texts_are_bounded() {
     let mut to = small();
     for tenant in 0..500 {
-        live(&mut to, &ask(1.0, 0, &format!("t{tenant:03}")), 0, RequestResult::Answered, [1.0, 2.0, 3.0]);
+        live(
+            &mut to,
+            &ask(1.0, 0, &format!("t{tenant:03}")),
+            0,
+            RequestResult::Answered,
+            [1.0, 2.0, 3.0],
+        );
     }
     let sent = ask(1.0, 0, "t000");
     for number in 0..1000 {
@@ -314,7 +320,13 @@ fn report() -> Report {
     let better = |seed: u64| {
         let mut to = small();
         live(&mut to, &ask(5.0, 0, "alice"), 0, RequestResult::Answered, [0.0, 1.0, 5.0]);
-        live(&mut to, &ask(5.0, 1, "bob\u{1b}"), 0, RequestResult::Answered, [2.0, 3.0, 7.0 + seed as f64]);
+        live(
+            &mut to,
+            &ask(5.0, 1, "bob\u{1b}"),
+            0,
+            RequestResult::Answered,
+            [2.0, 3.0, 7.0 + seed as f64],
+        );
         to.finish(seed, 2, at(100.0))
     };
     let seeded = |seed: u64| {

@@ -4,8 +4,10 @@
 use pointsman_domain::dispatch::SwitchReport;
 use pointsman_domain::{AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef};
 
-use super::{Collector, FinishedRequest, RequestResult, Observer as _, Run, Attempt, ask, at, lane};
-use crate::random::{Random, Distribution};
+use super::{
+    Attempt, Collector, FinishedRequest, Observer as _, RequestResult, Run, ask, at, lane,
+};
+use crate::random::{Distribution, Random};
 use crate::traffic::SimRequest;
 
 /// An event of the day.
@@ -158,7 +160,12 @@ fn play(seed: u64, accepted: u64, events: Vec<(f64, Event)>, end: f64) -> Run {
                     at: sent.at + at(total),
                     wait: at(wait),
                     first_byte: how.is_success().then(|| at(first)),
-                    attempts: &[Attempt { lane: LaneId(lane), result, begun: sent.at, queue: at(wait) }],
+                    attempts: &[Attempt {
+                        lane: LaneId(lane),
+                        result,
+                        begun: sent.at,
+                        queue: at(wait),
+                    }],
                     cached_tokens: 20,
                     output_tokens: 200,
                     reason: match how {
