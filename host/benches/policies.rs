@@ -1,10 +1,11 @@
-//! What policies cost, in tables: a policy that does nothing, the same policy in four languages, chains, many calls at once,
-//! a shadow, a swap. Real components in the runtime that serves; nothing is asserted about time.
+//! The cost of policies, as tables: a no-op policy, the same policy in four languages, chains,
+//! concurrent calls, staged versions, and activations. The components are real and run in the
+//! runtime that serves requests. No time is asserted.
 //!
-//! The languages are those that `cargo xtask guests` built into the folder that `POINTSMAN_FRESH_GUESTS` names; without it,
-//! that table is left out.
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has to fail")]
-#![expect(clippy::print_stdout, reason = "tables are what it is for")]
+//! The languages are those that `cargo xtask guests` built into the folder in the environment
+//! variable `POINTSMAN_FRESH_GUESTS`; without it, their table is omitted.
+#![expect(clippy::unwrap_used, reason = "a failed setup has to end the benchmark")]
+#![expect(clippy::print_stdout, reason = "the tables are the result")]
 
 mod shared;
 
@@ -19,26 +20,34 @@ use tempfile::TempDir;
 
 use self::shared::{facts, fleet, load, policies, policy_dir};
 
-/// Calls that are made before any is measured.
+/// Unmeasured calls before a measurement.
 const WARM_UP: usize = 200;
-/// Calls that are measured.
+/// Calls of a measurement.
 const CALLS: usize = 5_000;
+/// Calls of a measurement in which every call creates an instance, which takes milliseconds in some
+/// languages.
+const FRESH_CALLS: usize = 200;
+/// Activations of a measurement.
+const ACTIVATIONS: u32 = 20;
+/// The deadline of calls that compete with others for the CPU or run in an interpreter. The time of
+/// a call is measured; its deadline should not end it.
+const LONG_DEADLINE: Duration = Duration::from_millis(100);
 
 fn main() {
-    // Cargo asks every benchmark for its tests too.
+    // `cargo test` lists the tests of benchmarks, too.
     if std::env::args().any(|argument| argument == "--list") {
         return;
     }
-    nothing();
+    no_op_policy();
     languages();
     chains();
-    at_once();
-    shadows();
-    swaps();
+    concurrent_calls();
+    staged_versions();
+    activations();
 }
 
-/// A component that has no opinion on anything.
-fn no_op() -> TempDir {
+/// Creates the folder of a policy that gives no advice.
+fn no_op_dir() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let text = include_str!("../crates/policy/fixtures/small.wat");
     fs::write(dir.path().join("policy.wasm"), wat::parse_str(text).unwrap()).unwrap();
@@ -55,23 +64,25 @@ fn runtime() -> RuntimeSettings {
     }
 }
 
-fn nothing() {
-    println!("\nA policy that does nothing, and what it adds to having none (us)\n");
-    println!("| prompt | none p50 | no-op p50 | p99 | added, p50 |\n|---|---|---|---|---|");
-    let none = policies(runtime());
-    let dir = no_op();
-    let with = policies(runtime());
-    load(&with, vec![PolicySpec::new("small", dir.path().to_owned())]);
+fn no_op_policy() {
+    println!("\nA no-op policy, compared with no policy (us)\n");
+    println!("| prompt | no policy p50 | no-op p50 | p99 | added, p50 |\n|---|---|---|---|---|");
+    let empty = policies(runtime());
+    let dir = no_op_dir();
+    let no_op = policies(runtime());
+    load(&no_op, vec![PolicySpec::new("small", dir.path().to_owned())]);
     let fleet = fleet(8);
     for (size, bytes) in [("1 KB", 1_000), ("100 KB", 100_000), ("10 MB", 10_000_000)] {
         let facts = facts("auto", bytes);
-        let (none, with) = (measured(&none, &facts, &fleet, 0), measured(&with, &facts, &fleet, 1));
-        let added = with.p50.saturating_sub(none.p50);
+        let baseline = measure(&empty, &facts, &fleet, 0);
+        let no_op = measure(&no_op, &facts, &fleet, 1);
+        // The difference of two medians can be negative, because of noise.
+        let added = no_op.p50.saturating_sub(baseline.p50);
         println!(
             "| {size} | {} | {} | {} | {} |",
-            us(none.p50),
-            us(with.p50),
-            us(with.p99),
+            us(baseline.p50),
+            us(no_op.p50),
+            us(no_op.p99),
             us(added)
         );
     }
@@ -79,38 +90,39 @@ fn nothing() {
 
 fn languages() {
     let Some(built) = std::env::var_os("POINTSMAN_FRESH_GUESTS").map(PathBuf::from) else { return };
-    println!("\nThe same policy in four languages, 2 KB prompt: one call (us)\n");
+    println!("\nThe same policy in four languages, 2 KB prompt, time of a call (us)\n");
     println!(
-        "| language | component | 1 lane p50 | p99 | 8 lanes p50 | p99 | 64 lanes p50 | p99 | fresh instance, 8 lanes p50 |"
+        "| language | component | 1 lane p50 | p99 | 8 lanes p50 | p99 | 64 lanes p50 | p99 | new \
+         instance, 8 lanes p50 |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     let settings = RuntimeSettings { cache_dir: Some(built.join("bench-cache")), ..runtime() };
     for language in ["rust", "c", "javascript", "python"] {
         let folder = built.join(format!("team-lanes-{language}"));
         let bytes = fs::metadata(folder.join("policy.wasm")).unwrap().len();
-        let of = |dir: &Path| {
+        let loaded = |dir: &Path| {
             let mut spec = PolicySpec::new("team-lanes", dir.to_owned());
-            // Interpreters on a busy machine: what is measured is the call, not its deadline.
-            spec.settings.deadline = Some(Duration::from_millis(100));
+            spec.settings.deadline = Some(LONG_DEADLINE);
             let policies = policies(settings.clone());
             load(&policies, vec![spec]);
             policies
         };
-        let warm = of(&folder);
+        let warm = loaded(&folder);
         let mut cells = vec![language.to_owned(), format!("{} KB", bytes / 1000)];
         for lanes in [1, 8, 64] {
-            let figures = measured(&warm, &facts("auto", 2_000), &fleet(lanes), 1);
-            cells.extend([us(figures.p50), us(figures.p99)]);
+            let times = measure(&warm, &facts("auto", 2_000), &fleet(lanes), 1);
+            cells.extend([us(times.p50), us(times.p99)]);
         }
-        let fresh = fresh(&folder);
-        let figures = measured_times(&of(fresh.path()), &facts("auto", 2_000), &fleet(8), 1, 200);
-        cells.push(us(figures.p50));
+        let single_use = single_use_dir(&folder);
+        let (facts, fleet) = (facts("auto", 2_000), fleet(8));
+        let times = measure_calls(&loaded(single_use.path()), &facts, &fleet, 1, FRESH_CALLS);
+        cells.push(us(times.p50));
         println!("| {} |", cells.join(" | "));
     }
 }
 
-/// The same policy, with a new instance for each call.
-fn fresh(folder: &Path) -> TempDir {
+/// Creates a copy of a policy's folder whose instances are used for one call only.
+fn single_use_dir(folder: &Path) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::copy(folder.join("policy.wasm"), dir.path().join("policy.wasm")).unwrap();
     let manifest = fs::read_to_string(folder.join("policy.toml")).unwrap();
@@ -121,63 +133,58 @@ fn fresh(folder: &Path) -> TempDir {
 }
 
 fn chains() {
-    println!("\nChains of the tree's policies, 2 KB prompt, 8 lanes (us)\n");
+    println!("\nChains of built-in policies, 2 KB prompt, 8 lanes (us)\n");
     println!("| chain | p50 | p99 |\n|---|---|---|");
     let names = ["quota", "redact", "spread", "budget", "canary"];
     for chain in names.iter().map(std::slice::from_ref).chain([&names[..]]) {
         let policies = policies(runtime());
         load(&policies, chain.iter().map(|name| PolicySpec::new(name, policy_dir(name))).collect());
-        let figures = measured(&policies, &facts("auto", 2_000), &fleet(8), chain.len());
-        println!("| {} | {} | {} |", chain.join(", "), us(figures.p50), us(figures.p99));
+        let times = measure(&policies, &facts("auto", 2_000), &fleet(8), chain.len());
+        println!("| {} | {} | {} |", chain.join(", "), us(times.p50), us(times.p99));
     }
 }
 
-fn at_once() {
-    println!("\nCalls from many threads at once: cortex, 8 lanes (us)\n");
-    println!("| threads | calls | without advice | p50 | p99 | longest | instances afterwards |");
+fn concurrent_calls() {
+    println!("\nConcurrent calls: cortex, 8 lanes (us)\n");
+    println!("| threads | calls | without advice | p50 | p99 | max | instances afterwards |");
     println!("|---|---|---|---|---|---|---|");
     for threads in [1, 8, 64] {
         let policies = policies(runtime());
         let mut spec = PolicySpec::new("cortex", policy_dir("cortex"));
-        // With more threads than processors a call may be held up by others for long.
-        spec.settings.deadline = Some(Duration::from_millis(100));
+        spec.settings.deadline = Some(LONG_DEADLINE);
         load(&policies, vec![spec]);
         let advisor = policies.slot().load_full();
         let (facts, fleet) = (facts("coder", 1_000), fleet(8));
         let results: Vec<(Duration, bool)> = std::thread::scope(|scope| {
             let calls = || {
-                let call = |_| timed(&**advisor, &facts, &fleet, 1);
+                let call = |_| timed_call(&**advisor, &facts, &fleet, 1);
                 (0..CALLS / 4).map(call).collect::<Vec<_>>()
             };
             let running: Vec<_> = (0..threads).map(|_| scope.spawn(calls)).collect();
             running.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
-        let without = results.iter().filter(|(_, advised)| !advised).count();
+        let without_advice = results.iter().filter(|(_, advised)| !advised).count();
         let mut times: Vec<Duration> = results.iter().map(|(time, _)| *time).collect();
-        let longest = times.iter().max().copied().unwrap_or_default();
-        let figures = Figures::of(&mut times);
+        let max = times.iter().max().copied().unwrap_or_default();
+        let percentiles = Percentiles::from_times(&mut times);
         println!(
-            "| {threads} | {} | {without} | {} | {} | {} | {} |",
+            "| {threads} | {} | {without_advice} | {} | {} | {} | {} |",
             times.len(),
-            us(figures.p50),
-            us(figures.p99),
-            us(longest),
+            us(percentiles.p50),
+            us(percentiles.p99),
+            us(max),
             policies.status()[0].idle_instances
         );
     }
 }
 
-fn shadows() {
-    println!(
-        "\nWhat trying out another version costs the requests: cortex, 2 KB prompt, 8 lanes (us)\n"
-    );
-    println!("| | p50 | p99 | of them compared | dropped |\n|---|---|---|---|---|");
+fn staged_versions() {
+    println!("\nThe cost of a candidate for requests: cortex, 2 KB prompt, 8 lanes (us)\n");
+    println!("| candidate | p50 | p99 | compared | dropped |\n|---|---|---|---|---|");
     let canary = Rollout::Canary { share: 50, by: CanaryBy::Request };
-    for (name, rollout) in [
-        ("nothing is tried out", None),
-        ("a shadow", Some(Rollout::Shadow)),
-        ("a canary of 5 %", Some(canary)),
-    ] {
+    for (name, rollout) in
+        [("none", None), ("shadow", Some(Rollout::Shadow)), ("canary, 5 %", Some(canary))]
+    {
         let policies = policies(runtime());
         let spec = PolicySpec::new("cortex", policy_dir("cortex"));
         load(&policies, vec![spec.clone()]);
@@ -187,60 +194,65 @@ fn shadows() {
             load(&policies, vec![other]);
             assert!(policies.status()[0].candidate.is_some());
         }
-        let figures = measured(&policies, &facts("auto", 2_000), &fleet(8), 1);
-        let trial = policies.status().remove(0).candidate;
-        let trial = trial.map(|trial| serde_json::to_value(trial).unwrap()).unwrap_or_default();
-        let count = |key: &str| trial[key].as_u64().unwrap_or(0);
+        let times = measure(&policies, &facts("auto", 2_000), &fleet(8), 1);
+        let candidate = policies.status().remove(0).candidate;
+        let status = candidate.map(|candidate| serde_json::to_value(candidate).unwrap());
+        let status = status.unwrap_or_default();
+        let count = |key: &str| status[key].as_u64().unwrap_or(0);
         let compared = count("agreed") + count("differed") + count("failed");
         println!(
             "| {name} | {} | {} | {compared} | {} |",
-            us(figures.p50),
-            us(figures.p99),
+            us(times.p50),
+            us(times.p99),
             count("dropped")
         );
     }
 }
 
-fn swaps() {
+fn activations() {
     println!(
-        "\nA new version, from the changed file to the first decision by it (ms, the watcher's quarter of a second not counted)\n"
+        "\nActivation of a new version: from the changed file to the first decision by it, without \
+         the watcher's debounce time (ms)\n"
     );
-    println!("| what changed | p50 | longest |\n|---|---|---|");
+    println!("| change | p50 | max |\n|---|---|---|");
     let cache = tempfile::tempdir().unwrap();
     let settings = RuntimeSettings { cache_dir: Some(cache.path().to_owned()), ..runtime() };
-    for (what, component, cases) in [
-        ("the manifest of cortex, with its 30 golden cases", false, true),
-        ("the component of cortex, to be compiled, without cases", true, false),
+    for (change, changes_component, has_cases) in [
+        ("manifest of cortex, with its 30 golden cases", false, true),
+        ("component of cortex, which has to be compiled, without golden cases", true, false),
     ] {
         let dir = tempfile::tempdir().unwrap();
         for file in ["policy.wasm", "cases.jsonl"] {
-            if cases || file != "cases.jsonl" {
+            if has_cases || file != "cases.jsonl" {
                 fs::copy(policy_dir("cortex").join(file), dir.path().join(file)).unwrap();
             }
         }
         let manifest = fs::read_to_string(policy_dir("cortex").join("policy.toml")).unwrap();
+        // `[build]` has the digest of the component, which changes.
         let manifest = manifest.split("[build]").next().unwrap().to_owned();
         fs::write(dir.path().join("policy.toml"), &manifest).unwrap();
         let policies = policies(settings.clone());
         load(&policies, vec![PolicySpec::new("cortex", dir.path().to_owned())]);
-        let mut times: Vec<Duration> =
-            (0..20).map(|round| swap(&policies, dir.path(), &manifest, round, component)).collect();
-        let longest = times.iter().max().copied().unwrap_or_default();
-        let figures = Figures::of(&mut times);
+        let mut times: Vec<Duration> = (0..ACTIVATIONS)
+            .map(|round| activate(&policies, dir.path(), &manifest, round, changes_component))
+            .collect();
+        let max = times.iter().max().copied().unwrap_or_default();
+        let percentiles = Percentiles::from_times(&mut times);
         println!(
-            "| {what} | {:.1} | {:.1} |",
-            figures.p50.as_secs_f64() * 1e3,
-            longest.as_secs_f64() * 1e3
+            "| {change} | {:.1} | {:.1} |",
+            percentiles.p50.as_secs_f64() * 1e3,
+            max.as_secs_f64() * 1e3
         );
     }
 }
 
-fn swap(
+/// Changes the policy's component or manifest, and returns the time until the new version decides.
+fn activate(
     policies: &Arc<Policies>,
     dir: &Path,
     manifest: &str,
     round: u32,
-    component: bool,
+    changes_component: bool,
 ) -> Duration {
     let (facts, fleet) = (facts("coder", 1_000), fleet(8));
     let version = |policies: &Policies| {
@@ -248,8 +260,8 @@ fn swap(
         merged.by.first().map(|by| by.version.to_string())
     };
     let before = version(policies);
-    if component {
-        // A custom section more makes it another component.
+    if changes_component {
+        // An additional custom section changes the digest of the component, but not its behavior.
         let mut bytes = fs::read(policy_dir("cortex").join("policy.wasm")).unwrap();
         bytes.extend([0, 6, 1, b'n']);
         bytes.extend(round.to_le_bytes());
@@ -257,64 +269,72 @@ fn swap(
     } else {
         fs::write(dir.join("policy.toml"), format!("{manifest}\n# {round}\n")).unwrap();
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     policies.look();
     let after = version(policies);
-    let took = begun.elapsed();
+    let elapsed = started.elapsed();
     assert_ne!(before, after, "{:?}", policies.status());
-    took
+    elapsed
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Figures {
+struct Percentiles {
     p50: Duration,
     p99: Duration,
 }
 
-impl Figures {
-    fn of(times: &mut [Duration]) -> Self {
+impl Percentiles {
+    /// Sorts the times. There has to be at least one.
+    fn from_times(times: &mut [Duration]) -> Self {
         times.sort_unstable();
         let at = |permille: usize| times[(times.len() - 1) * permille / 1000];
         Self { p50: at(500), p99: at(990) }
     }
 }
 
-/// One call, and whether so many policies had advice.
-fn timed(
+/// Returns the duration of a call, and whether `policies` policies gave advice.
+fn timed_call(
     advisor: &dyn Advisor,
     facts: &Facts,
     fleet: &Arc<FleetView>,
     policies: usize,
 ) -> (Duration, bool) {
-    let begun = Instant::now();
+    let started = Instant::now();
     let merged = std::hint::black_box(advisor.advise(facts, fleet, &mut Trace::off()));
-    (begun.elapsed(), merged.by.len() == policies)
+    (started.elapsed(), merged.by.len() == policies)
 }
 
-fn measured(policies: &Policies, facts: &Facts, fleet: &Arc<FleetView>, advised: usize) -> Figures {
-    measured_times(policies, facts, fleet, advised, CALLS)
+/// Measures calls of a chain of which `advised` policies give advice.
+fn measure(
+    policies: &Policies,
+    facts: &Facts,
+    fleet: &Arc<FleetView>,
+    advised: usize,
+) -> Percentiles {
+    measure_calls(policies, facts, fleet, advised, CALLS)
 }
 
-fn measured_times(
+fn measure_calls(
     policies: &Policies,
     facts: &Facts,
     fleet: &Arc<FleetView>,
     advised: usize,
     calls: usize,
-) -> Figures {
+) -> Percentiles {
     let advisor = policies.slot().load_full();
-    let call = || timed(&**advisor, facts, fleet, advised);
+    let call = || timed_call(&**advisor, facts, fleet, advised);
     for _ in 0..WARM_UP.min(calls) {
         call();
     }
     let results: Vec<(Duration, bool)> = (0..calls).map(|_| call()).collect();
-    // A call that was ended by its deadline, on a busy machine, says nothing about what one costs.
+    // On a busy machine a call may reach its deadline, whose time is not that of a complete call.
     let mut times: Vec<Duration> =
         results.into_iter().filter(|(_, advised)| *advised).map(|(time, _)| time).collect();
     assert!(times.len() * 10 > calls * 9, "only {} of {calls} calls had advice", times.len());
-    Figures::of(&mut times)
+    Percentiles::from_times(&mut times)
 }
 
+/// Formats a duration in microseconds.
 fn us(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64() * 1e6)
 }

@@ -1,15 +1,16 @@
-//! What taking turns costs: the same workloads under three disciplines, in virtual time, as tables. Not a
-//! timing: the numbers are the same on every machine.
+//! The cost of lanes that take turns: the same workloads under three disciplines, in virtual time,
+//! as tables. The numbers are not times of this program, and are the same on every machine.
 //!
-//! orchestrator, coder and fast_rag share a GPU that fits one of them; loading takes 40 s, stopping 5 s, a
-//! request 4 s.
+//! The lanes orchestrator, coder and fast_rag share a GPU whose memory fits one of them. A load
+//! takes 40 s, a stop 5 s, and a response 4 s.
 //!
-//! - `fifo`: strictly one after the other. Lanes are exchanged whenever the next request is for another one.
-//! - `default`: the dispatcher with its own rules.
-//! - `cortex`: the same, with the advice of the cortex policy. A request that would come too late goes to
-//!   super_reader, which is always on.
+//! - `fifo`: strictly first come, first served. There is a switch whenever the next request is for
+//!   another lane.
+//! - `default`: the dispatcher with default rules.
+//! - `cortex`: the same, with the advice of the cortex policy. A request that would exceed its
+//!   maximum wait goes to super_reader, which is always loaded.
 //!
-//! With `--timeline` after `--`, what the engines do is printed, too.
+//! `-- --timeline` also prints the states of the engines over time.
 
 mod shared;
 #[path = "turns/world.rs"]
@@ -27,13 +28,13 @@ use pointsman_openai::{Head, Request};
 use pointsman_policy::{Policies, PolicySpec, RuntimeSettings};
 
 use self::shared::{load, policies, policy_dir};
-use self::world::{Asker, Discipline, Outcome, run, s};
+use self::world::{Client, Discipline, Outcome, run, s};
 
 const ORCHESTRATOR: LaneId = LaneId(0);
 const CODER: LaneId = LaneId(1);
 const FAST_RAG: LaneId = LaneId(2);
-/// As in examples/cortex.toml.
-const CORTEX_WAITS: Duration = s(300);
+/// `queue.max-wait` of `examples/cortex.toml`.
+const CORTEX_MAX_WAIT: Duration = s(300);
 
 fn topology() -> Arc<Topology> {
     let lanes = [
@@ -57,57 +58,59 @@ fn topology() -> Arc<Topology> {
     Arc::new(Topology::new(1, lanes.iter().map(info).collect()))
 }
 
-/// Three lanes that are asked in turn, once a second.
-fn alternating() -> Vec<Asker> {
+/// Returns a client that sends a request per second, to three lanes in turn.
+fn alternating() -> Vec<Client> {
     let lanes = vec![ORCHESTRATOR, CODER, FAST_RAG];
-    vec![Asker { lanes, priority: 0, begins: s(0), every: Some(s(1)), requests: Some(300) }]
+    let interval = Some(s(1));
+    vec![Client { lanes, priority: 0, start: s(0), interval, requests: Some(300) }]
 }
 
-/// Agents that plan and code in turn, and somebody who looks something up now and then.
-fn sessions() -> Vec<Asker> {
-    let session = |index| Asker {
+/// Returns agents that plan and code in turn, and a client that uses a third lane at intervals.
+fn sessions() -> Vec<Client> {
+    let session = |index| Client {
         lanes: vec![ORCHESTRATOR, CODER],
         priority: 0,
-        begins: s(index),
-        every: None,
+        start: s(index),
+        interval: None,
         requests: Some(20),
     };
-    let rag = Asker {
+    let retrieval = Client {
         lanes: vec![FAST_RAG],
         priority: 0,
-        begins: s(90),
-        every: Some(s(90)),
+        start: s(90),
+        interval: Some(s(90)),
         requests: None,
     };
-    (0..12).map(session).chain([rag]).collect()
+    (0..12).map(session).chain([retrieval]).collect()
 }
 
-/// Batches that keep the coder busy, and a person who asks for another lane.
-fn interactive() -> Vec<Asker> {
-    let batch = |index: u64| Asker {
+/// Returns batch clients that keep one lane busy, and a client with priority that uses another.
+fn interactive() -> Vec<Client> {
+    let batch = |index: u64| Client {
         lanes: vec![CODER],
         priority: 0,
-        begins: s(index / 4),
-        every: None,
+        start: s(index / 4),
+        interval: None,
         requests: Some(60),
     };
-    let person = Asker {
+    let interactive = Client {
         lanes: vec![FAST_RAG],
         priority: 10,
-        begins: s(60),
-        every: Some(s(60)),
+        start: s(60),
+        interval: Some(s(60)),
         requests: None,
     };
-    (0..16).map(batch).chain([person]).collect()
+    (0..16).map(batch).chain([interactive]).collect()
 }
 
-/// Patient, and nowhere else to go.
-fn as_asked(lane: LaneId, asker: &Asker, _: &Arc<FleetView>, _: Duration) -> Plan {
+/// Returns a plan without fallbacks and, for practical purposes, without a maximum wait.
+fn requested_lane(lane: LaneId, client: &Client, _: &Arc<FleetView>, _: Duration) -> Plan {
     Plan {
         steps: vec![Step { lane, edits: Vec::new() }],
         on: Triggers::ALL,
-        priority: asker.priority,
+        priority: client.priority,
         flow: None,
+        // Longer than any workload takes.
         max_wait: s(1_000_000),
         on_timeout: OnTimeout::Reject,
         first_token: None,
@@ -115,6 +118,7 @@ fn as_asked(lane: LaneId, asker: &Asker, _: &Arc<FleetView>, _: Duration) -> Pla
     }
 }
 
+/// Loads the cortex policy.
 fn cortex() -> Arc<Policies> {
     let policies = policies(RuntimeSettings { warm_instances: 1, ..RuntimeSettings::default() });
     let mut spec = PolicySpec::new("cortex", policy_dir("cortex"));
@@ -123,61 +127,56 @@ fn cortex() -> Arc<Policies> {
     policies
 }
 
+/// Returns the plan from a policy's advice about a request for `lane`.
 fn advised(chain: &dyn Advisor, lane: LaneId, view: &Arc<FleetView>, now: Duration) -> Plan {
     let model = view.topology.name(lane);
     let body =
         serde_json::json!({ "model": model, "messages": [{ "role": "user", "content": "hello" }] });
     let request =
         Request::parse(Endpoint::ChatCompletions, body.to_string().into(), Head::default());
-    let request = Arc::new(request.expect("a request"));
+    let request = Arc::new(request.expect("valid request"));
     let now_ms = u64::try_from(now.as_millis()).unwrap_or_default();
     let facts = Facts { request, now_ms, seed: 1, age: Duration::ZERO, attempt: 0 };
-    // The policy's deadline is the only thing here in real time: on a busy machine a call may miss it.
-    let mut tries = (0..1000).map(|_| chain.advise(&facts, view, &mut Trace::off()));
-    let merged = tries.find(|merged| merged.by.len() == 1).expect("the policy has an opinion");
-    match Plan::from_advice(&merged, view, &PlanLimits { max_wait: CORTEX_WAITS, max_steps: 8 }) {
+    // Only the deadline of the policy's calls is in real time. On a busy machine a call may exceed
+    // it, so it is repeated.
+    let mut calls = (0..1000).map(|_| chain.advise(&facts, view, &mut Trace::off()));
+    let merged = calls.find(|merged| merged.by.len() == 1).expect("policy gives advice");
+    let limits = PlanLimits { max_wait: CORTEX_MAX_WAIT, max_steps: 8 };
+    match Plan::from_advice(&merged, view, &limits) {
         Decision::Route(plan) => plan,
-        other => panic!("no route: {other:?}"),
+        other => panic!("not routed: {other:?}"),
     }
 }
 
+/// Formats a duration in seconds.
 fn seconds(duration: Duration) -> String {
     format!("{:.1}", duration.as_secs_f64())
 }
 
-/// Longest, mean and 99th percentile (nearest rank).
-fn waits(of: impl Iterator<Item = Duration>) -> [String; 3] {
-    let mut all: Vec<Duration> = of.collect();
+/// Returns the maximum, the mean and the 99th percentile (nearest rank), formatted in seconds.
+fn wait_statistics(waits: impl Iterator<Item = Duration>) -> [String; 3] {
+    let mut all: Vec<Duration> = waits.collect();
     all.sort_unstable();
+    // `max(1)`: of no waits, the mean is zero.
     let mean = all.iter().sum::<Duration>() / u32::try_from(all.len()).unwrap_or(u32::MAX).max(1);
     let p99 = all.get((all.len() * 99).div_ceil(100).max(1) - 1).copied().unwrap_or_default();
     [all.last().copied().unwrap_or_default(), mean, p99].map(seconds)
 }
 
+/// Returns the cells of a discipline, in the order of the columns in [`print_table`].
 fn row(name: &str, outcome: &Outcome) -> Vec<String> {
-    let [longest, mean, p99] = waits(outcome.waits.iter().map(|(_, wait)| *wait));
+    let [max, mean, p99] = wait_statistics(outcome.waits.iter().map(|(_, wait)| *wait));
     let rag = outcome.waits.iter().filter(|(lane, _)| *lane == FAST_RAG).map(|(_, wait)| *wait);
-    let [rag_longest, rag_mean, _] = waits(rag);
-    let counts = [outcome.elsewhere, outcome.errors].map(|count| count.to_string());
-    let [elsewhere, errors] = counts;
-    let (loads, answered) = (outcome.loads.to_string(), outcome.waits.len().to_string());
-    let (all, idle) = (seconds(outcome.answered_at), seconds(outcome.idle));
-    let expected =
-        seconds(outcome.expected / u32::try_from(outcome.waits.len()).unwrap_or(u32::MAX).max(1));
+    let [rag_max, rag_mean, _] = wait_statistics(rag);
+    let counts = [outcome.fell_back, outcome.errors].map(|count| count.to_string());
+    let [fell_back, errors] = counts;
+    let (loads, served) = (outcome.loads.to_string(), outcome.waits.len().to_string());
+    let (done, idle) = (seconds(outcome.done_at), seconds(outcome.idle));
+    let requests = u32::try_from(outcome.waits.len()).unwrap_or(u32::MAX).max(1);
+    let estimated = seconds(outcome.estimated / requests);
     let name = name.to_owned();
     vec![
-        name,
-        answered,
-        loads,
-        all,
-        longest,
-        mean,
-        expected,
-        p99,
-        rag_longest,
-        rag_mean,
-        elsewhere,
-        errors,
+        name, served, loads, done, max, mean, estimated, p99, rag_max, rag_mean, fell_back, errors,
         idle,
     ]
 }
@@ -185,20 +184,22 @@ fn row(name: &str, outcome: &Outcome) -> Vec<String> {
 fn print_table(title: &str, rows: &[Vec<String>]) {
     let head = [
         "discipline",
-        "answered",
+        "served",
         "loads",
         "all done",
-        "longest",
+        "max",
         "mean",
-        "expected",
+        "estimated",
         "p99",
-        "rag longest",
+        "rag max",
         "rag mean",
-        "elsewhere",
+        "fell back",
         "errors",
         "idle",
     ];
-    println!("\n{title} (times in seconds; idle: loaded and without work while somebody waited)");
+    println!(
+        "\n{title} (times in seconds; idle: a lane is loaded but unused while others are queued)"
+    );
     let head: Vec<String> = head.map(str::to_owned).to_vec();
     for cells in std::iter::once(&head).chain(rows) {
         let aligned =
@@ -211,37 +212,33 @@ fn main() {
     let timeline = std::env::args().any(|argument| argument == "--timeline");
     let (topology, policies) = (topology(), cortex());
     let chain = policies.slot().load_full();
-    let patient = Rules { queue: QueueLimits { per_lane: 1000, total: 1000 }, ..Rules::default() };
-    let at_once = Rules { min_residency: 0, linger: 0, ..patient };
-    let by_cortex = |lane: LaneId, _: &Asker, view: &Arc<FleetView>, now: Duration| {
+    let base = Rules { queue: QueueLimits { per_lane: 1000, total: 1000 }, ..Rules::default() };
+    let immediate = Rules { min_residency: 0, linger: 0, ..base };
+    let by_cortex = |lane: LaneId, _: &Client, view: &Arc<FleetView>, now: Duration| {
         advised(&**chain, lane, view, now)
     };
     let disciplines = [
-        Discipline { name: "fifo", rules: at_once, one_by_one: true, plan: &as_asked },
-        Discipline { name: "default", rules: patient, one_by_one: false, plan: &as_asked },
-        Discipline { name: "cortex", rules: patient, one_by_one: false, plan: &by_cortex },
+        Discipline { name: "fifo", rules: immediate, sequential: true, plan: &requested_lane },
+        Discipline { name: "default", rules: base, sequential: false, plan: &requested_lane },
+        Discipline { name: "cortex", rules: base, sequential: false, plan: &by_cortex },
     ];
     let workloads = [
-        ("300 requests, one a second, for three lanes in turn", alternating()),
+        ("300 requests, one per second, for three lanes in turn", alternating()),
         (
-            "12 sessions of 20 requests for orchestrator and coder in turn, fast_rag every 90 s",
+            "12 sessions, 20 requests each, for orchestrator and coder; fast_rag every 90 s",
             sessions(),
         ),
         (
-            "16 clients with 60 requests each for coder, fast_rag with priority 10 every 60 s",
+            "16 clients, 60 requests each, for coder; fast_rag with priority 10 every 60 s",
             interactive(),
         ),
     ];
-    for (title, askers) in &workloads {
+    for (title, clients) in &workloads {
         let mut rows = Vec::new();
         let mut fifo: Option<Outcome> = None;
         for discipline in &disciplines {
-            let outcome = run(discipline, askers, &topology);
-            assert_eq!(
-                outcome,
-                run(discipline, askers, &topology),
-                "the world is not deterministic"
-            );
+            let outcome = run(discipline, clients, &topology);
+            assert_eq!(outcome, run(discipline, clients, &topology), "runs are not deterministic");
             if timeline {
                 println!("\n{title}: {}\n{}", discipline.name, outcome.timeline.join("\n"));
             }
@@ -250,12 +247,12 @@ fn main() {
                 ("fifo", _) => fifo = Some(outcome),
                 ("default", Some(fifo)) => {
                     assert_eq!(
-                        (fifo.errors, outcome.errors, outcome.elsewhere),
+                        (fifo.errors, outcome.errors, outcome.fell_back),
                         (0, 0, 0),
                         "{title}"
                     );
                     assert!(
-                        outcome.loads < fifo.loads && outcome.answered_at < fifo.answered_at,
+                        outcome.loads < fifo.loads && outcome.done_at < fifo.done_at,
                         "{title}"
                     );
                 }

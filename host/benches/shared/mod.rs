@@ -1,6 +1,6 @@
-//! What the benchmarks of policies have in common: requests, fleets, and policies loaded as a host does.
-#![allow(dead_code, reason = "each benchmark uses a part of it")]
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has to fail")]
+//! Requests, fleets, and policies for benchmarks. Policies are loaded as in a host.
+#![allow(dead_code, reason = "each benchmark uses only some of the functions")]
+#![expect(clippy::unwrap_used, reason = "a failed setup has to end the benchmark")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +11,13 @@ use pointsman_domain::{
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
-    CaseRequest, ChainSpec, Policies, PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
+    CaseRequest, ChainSpec, FactsError, Policies, PolicyMetrics, PolicySpec, Runtime,
+    RuntimeSettings,
 };
 use prometheus_client::registry::Registry;
 
-/// What a policy gets to know of a case's request.
-pub(crate) fn facts_of(case: &CaseRequest) -> Result<Facts, pointsman_policy::FactsError> {
+/// Returns the facts that a policy receives about the request of a golden case.
+pub(crate) fn facts_from_case(case: &CaseRequest) -> Result<Facts, FactsError> {
     let headers = case
         .headers
         .iter()
@@ -28,7 +29,7 @@ pub(crate) fn facts_of(case: &CaseRequest) -> Result<Facts, pointsman_policy::Fa
     Ok(Facts { request: Arc::new(request), now_ms, seed, age: Duration::ZERO, attempt: 0 })
 }
 
-/// A chat request for `model` with a prompt of about so many bytes.
+/// Returns the facts of a chat request for `model` with a prompt of about `prompt_bytes` bytes.
 pub(crate) fn facts(model: &str, prompt_bytes: usize) -> Facts {
     let words = "some words of a prompt ";
     let prompt = words.repeat(prompt_bytes / words.len());
@@ -40,7 +41,8 @@ pub(crate) fn facts(model: &str, prompt_bytes: usize) -> Facts {
     Facts { request: Arc::new(request), now_ms: 1, seed: 1, age: Duration::ZERO, attempt: 0 }
 }
 
-/// So many lanes, ready and idle; the first ones have the names of Cortex's.
+/// Returns a view of `lanes` ready, idle lanes. The first five have the names of Cortex's lanes,
+/// which its policy looks up.
 pub(crate) fn fleet(lanes: usize) -> Arc<FleetView> {
     let names = ["orchestrator", "coder", "fast_rag", "super_reader", "governance"];
     let info = |index: usize| LaneInfo {
@@ -58,19 +60,22 @@ pub(crate) fn fleet(lanes: usize) -> Arc<FleetView> {
     Arc::new(FleetView::idle(Arc::new(topology), LaneState::Ready))
 }
 
-/// A folder of the tree's own policies.
+/// Returns the folder of a built-in policy.
 pub(crate) fn policy_dir(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies").join(name)
 }
 
-/// Policies, and nothing loaded yet.
+/// Returns policies with an empty chain.
 pub(crate) fn policies(settings: RuntimeSettings) -> Arc<Policies> {
     let runtime = Runtime::new(settings).unwrap();
     let metrics = PolicyMetrics::register(&mut Registry::default());
-    Policies::new(&runtime, &metrics, Box::new(facts_of)).unwrap()
+    Policies::new(&runtime, &metrics, Box::new(facts_from_case)).unwrap()
 }
 
-/// A chain of these, all in service.
+/// Loads a chain of these policies.
+///
+/// # Panics
+/// If one of them is not active afterwards.
 pub(crate) fn load(policies: &Policies, specs: Vec<PolicySpec>) {
     policies.apply(ChainSpec { policies: specs, keep: 3, ..ChainSpec::default() });
     for policy in policies.status() {

@@ -1,5 +1,5 @@
-//! A made-up world in virtual time: clients that ask, engines that take fixed times, and the dispatcher
-//! between them.
+//! The simulation loop in virtual time: clients that send requests, engines whose loads, stops and
+//! responses take fixed times, and the dispatcher in between.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -13,109 +13,125 @@ use pointsman_domain::dispatch::{
 };
 use pointsman_domain::{EngineState, FleetView, LaneId, Plan, Topology, Trigger};
 
+/// Returns a duration in seconds.
 pub(crate) const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-const LOAD: Duration = s(40);
-const STOP: Duration = s(5);
-const SERVE: Duration = s(4);
-/// The lanes that share a GPU, which fits one of them at a time. Those after them are always on.
-const SHARING: u32 = 3;
+const LOAD_TIME: Duration = s(40);
+const STOP_TIME: Duration = s(5);
+const RESPONSE_TIME: Duration = s(4);
+/// The lanes with lower ids share a GPU that fits one of them. The others are always loaded.
+const SHARED_LANES: u32 = 3;
 
-/// A client. It asks its lanes in turn.
+/// A client. It sends requests to its lanes in turn.
 #[derive(Debug, Clone)]
-pub(crate) struct Asker {
+pub(crate) struct Client {
     pub(crate) lanes: Vec<LaneId>,
     pub(crate) priority: i32,
-    pub(crate) begins: Duration,
-    /// Asks at this interval; `None`: whenever its last request was answered.
-    pub(crate) every: Option<Duration>,
-    /// Asks this often; `None`: as long as others go on.
+    /// Time of the first request.
+    pub(crate) start: Duration,
+    /// Time between requests; `None`: the next request follows the end of the previous one.
+    pub(crate) interval: Option<Duration>,
+    /// Number of requests; `None`: until all clients with a number of requests have sent theirs.
     pub(crate) requests: Option<usize>,
 }
 
-/// Makes the plan for a request of a client for a lane, from what is known of the lanes at a time.
-pub(crate) type Planner<'a> = dyn Fn(LaneId, &Asker, &Arc<FleetView>, Duration) -> Plan + 'a;
+/// Makes the plan for a client's request to a lane, given the state of the fleet and the time.
+pub(crate) type Planner<'a> = dyn Fn(LaneId, &Client, &Arc<FleetView>, Duration) -> Plan + 'a;
 
-/// How requests get to the dispatcher.
+/// How requests are planned and dispatched.
 pub(crate) struct Discipline<'a> {
     pub(crate) name: &'static str,
     pub(crate) rules: Rules,
-    /// The dispatcher gets a request when all before it have been granted.
-    pub(crate) one_by_one: bool,
+    /// A request is only given to the dispatcher once all earlier ones have been granted.
+    pub(crate) sequential: bool,
     pub(crate) plan: &'a Planner<'a>,
 }
 
-/// What became of a workload.
+/// The outcome of a workload.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
+    /// Loads of the shared lanes.
     pub(crate) loads: usize,
-    pub(crate) answered_at: Duration,
-    /// Each wait, with the lane that was asked for.
+    /// Time of the last response.
+    pub(crate) done_at: Duration,
+    /// The wait of each served request, with the first lane of its plan.
     pub(crate) waits: Vec<(LaneId, Duration)>,
-    /// What the estimates of those waits were, in all.
-    pub(crate) expected: Duration,
-    pub(crate) elsewhere: usize,
+    /// Sum of the estimated waits.
+    pub(crate) estimated: Duration,
+    /// Requests served by a later lane of their plan.
+    pub(crate) fell_back: usize,
     pub(crate) errors: usize,
-    /// Time with a loaded lane that had nothing to do while somebody waited for another one.
+    /// Time during which a shared lane was loaded but unused, while requests for another one were
+    /// queued.
     pub(crate) idle: Duration,
+    /// The states of the engines whenever one of them changed.
     pub(crate) timeline: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Happening {
+enum SimEvent {
     Loaded(LaneId),
     Stopped(LaneId),
-    Answered { request: usize, lane: LaneId, generation: Generation },
-    Asks(usize),
+    Responded {
+        request: usize,
+        lane: LaneId,
+        generation: Generation,
+    },
+    /// The next request of a client is due.
+    RequestDue(usize),
 }
 
 struct Request {
-    asker: usize,
-    asked: Duration,
+    client: usize,
+    arrived_at: Duration,
     plan: Plan,
     step: usize,
 }
 
 struct World<'a> {
     discipline: &'a Discipline<'a>,
-    askers: &'a [Asker],
+    clients: &'a [Client],
     topology: Arc<Topology>,
     dispatcher: Dispatcher,
     now: Duration,
-    /// Later ones at the same time have higher numbers.
-    coming: BinaryHeap<Reverse<(Duration, u64, Happening)>>,
-    numbers: u64,
+    /// Scheduled events. The number orders events at the same time, so that runs are reproducible.
+    scheduled: BinaryHeap<Reverse<(Duration, u64, SimEvent)>>,
+    last_event_number: u64,
     requests: Vec<Request>,
-    /// Which request a ticket is of.
+    /// The request of each ticket.
     tickets: Vec<usize>,
-    asked: Vec<usize>,
+    /// The number of requests that each client has sent.
+    sent: Vec<usize>,
     waiting: usize,
-    /// Requests that the dispatcher has not been given yet, and the one that it has.
-    line: VecDeque<usize>,
-    given: Option<usize>,
-    states: Vec<Option<EngineState>>,
+    /// With a sequential discipline: the requests that the dispatcher has not seen yet.
+    backlog: VecDeque<usize>,
+    /// With a sequential discipline: the request that waits in the dispatcher.
+    dispatched: Option<usize>,
+    /// The engine states in the last line of the timeline.
+    shown_states: Vec<Option<EngineState>>,
     outcome: Outcome,
 }
 
-/// Run a workload to its end.
+/// Runs a workload to its end.
 pub(crate) fn run(
     discipline: &Discipline<'_>,
-    askers: &[Asker],
+    clients: &[Client],
     topology: &Arc<Topology>,
 ) -> Outcome {
-    let sharing = |index: u32| index < SHARING;
+    let is_shared = |index: u32| index < SHARED_LANES;
     let setup = |index: u32, slots: u32| LaneSetup {
         slots,
-        group: if sharing(index) { 0 } else { usize::MAX },
+        // An index without a group gives the lane a group of its own.
+        group: if is_shared(index) { 0 } else { usize::MAX },
         need: 20,
         asleep: 0,
-        residency: match sharing(index) {
+        residency: match is_shared(index) {
             true => Residency::OnDemand { preload: false, unload_after: None },
             false => Residency::Always,
         },
-        expected_load: if sharing(index) { LOAD } else { Duration::ZERO },
+        expected_load: if is_shared(index) { LOAD_TIME } else { Duration::ZERO },
         back_off: BackOff {
             first: s(1),
             most: s(60),
@@ -125,174 +141,190 @@ pub(crate) fn run(
         },
     };
     let lanes = topology.lanes().iter().map(|lane| setup(lane.id.0, lane.slots)).collect();
+    // A budget of 30 fits one lane with a need of 20, but not two.
+    let groups = [GroupSetup { budget: 30 }];
     let mut world = World {
         discipline,
-        askers,
+        clients,
         topology: Arc::clone(topology),
-        dispatcher: Dispatcher::new(lanes, &[GroupSetup { budget: 30 }], discipline.rules),
+        dispatcher: Dispatcher::new(lanes, &groups, discipline.rules),
         now: Duration::ZERO,
-        coming: BinaryHeap::new(),
-        numbers: 0,
+        scheduled: BinaryHeap::new(),
+        last_event_number: 0,
         requests: Vec::new(),
         tickets: Vec::new(),
-        asked: vec![0; askers.len()],
+        sent: vec![0; clients.len()],
         waiting: 0,
-        line: VecDeque::new(),
-        given: None,
-        states: Vec::new(),
+        backlog: VecDeque::new(),
+        dispatched: None,
+        shown_states: Vec::new(),
         outcome: Outcome::default(),
     };
-    world.tell(Event::Tick);
-    for (asker, of) in askers.iter().enumerate() {
-        world.at(of.begins, Happening::Asks(asker));
+    // Loads the lanes that are always loaded.
+    world.dispatch(Event::Tick);
+    for (index, client) in clients.iter().enumerate() {
+        world.schedule(client.start, SimEvent::RequestDue(index));
     }
-    while world.go_on() {}
+    while world.step() {}
     world.outcome
 }
 
 impl World<'_> {
-    fn at(&mut self, when: Duration, happening: Happening) {
-        self.numbers += 1;
-        self.coming.push(Reverse((when, self.numbers, happening)));
+    fn schedule(&mut self, at: Duration, event: SimEvent) {
+        self.last_event_number += 1;
+        self.scheduled.push(Reverse((at, self.last_event_number, event)));
     }
 
-    /// Go to the next time at which something happens; `false` if nothing does any more.
-    fn go_on(&mut self) -> bool {
-        let coming = self.coming.peek().map(|Reverse((when, _, _))| *when);
+    /// Advances to the next event and handles it. Returns false if there is none.
+    fn step(&mut self) -> bool {
+        let scheduled = self.scheduled.peek().map(|Reverse((at, _, _))| *at);
         let wake = self.dispatcher.next_wake();
-        let Some(next) = coming.into_iter().chain(wake).min() else {
-            assert_eq!(self.waiting, 0, "stuck");
+        let Some(next) = scheduled.into_iter().chain(wake).min() else {
+            assert_eq!(self.waiting, 0, "requests wait, but no event is scheduled");
             return false;
         };
-        if coming.is_none() && self.waiting == 0 {
+        // Only wake-ups of the dispatcher are left, and no request depends on them.
+        if scheduled.is_none() && self.waiting == 0 {
             return false;
         }
+        // A wake-up may be in the past, when it was due before the current event.
         self.count_idle(next.saturating_sub(self.now));
         self.now = next.max(self.now);
-        if coming != Some(next) {
-            self.tell(Event::Tick);
-        } else if let Some(Reverse((_, _, happening))) = self.coming.pop() {
-            self.happens(happening);
+        if scheduled != Some(next) {
+            self.dispatch(Event::Tick);
+        } else if let Some(Reverse((_, _, event))) = self.scheduled.pop() {
+            self.handle(event);
         }
-        self.note();
+        self.record_states();
         true
     }
 
-    fn happens(&mut self, happening: Happening) {
-        match happening {
-            Happening::Loaded(lane) => self.tell(Event::Engine { lane, news: EngineEvent::Ready }),
-            Happening::Stopped(lane) => {
-                self.tell(Event::Engine { lane, news: EngineEvent::Stopped { asleep: false } })
+    fn handle(&mut self, event: SimEvent) {
+        match event {
+            SimEvent::Loaded(lane) => {
+                self.dispatch(Event::Engine { lane, news: EngineEvent::Ready })
             }
-            Happening::Answered { request, lane, generation } => {
-                self.outcome.answered_at = self.now;
-                let report = Report { held: SERVE, first_byte: Some(s(1)), ..Report::default() };
-                self.tell(Event::Released { lane, generation, report });
-                self.ended(request);
+            SimEvent::Stopped(lane) => {
+                self.dispatch(Event::Engine { lane, news: EngineEvent::Stopped { asleep: false } })
             }
-            Happening::Asks(asker) => self.asks(asker),
+            SimEvent::Responded { request, lane, generation } => {
+                self.outcome.done_at = self.now;
+                let report =
+                    Report { held: RESPONSE_TIME, first_byte: Some(s(1)), ..Report::default() };
+                self.dispatch(Event::Released { lane, generation, report });
+                self.end(request);
+            }
+            SimEvent::RequestDue(client) => self.send_request(client),
         }
     }
 
-    /// A client asks, if it has anything to ask any more.
-    fn asks(&mut self, asker: usize) {
-        let of = &self.askers[asker];
-        let others = || {
-            let mut others = self.askers.iter().zip(&self.asked);
-            others.any(|(of, asked)| of.requests.is_some_and(|most| *asked < most))
+    /// Sends the next request of a client, unless it has sent all of its requests.
+    fn send_request(&mut self, index: usize) {
+        let client = &self.clients[index];
+        let others_continue = || {
+            let mut others = self.clients.iter().zip(&self.sent);
+            others.any(|(client, sent)| client.requests.is_some_and(|total| *sent < total))
         };
-        if !of.requests.map_or_else(others, |most| self.asked[asker] < most) {
+        if !client.requests.map_or_else(others_continue, |total| self.sent[index] < total) {
             return;
         }
-        let lane = of.lanes[self.asked[asker] % of.lanes.len()];
-        self.asked[asker] += 1;
-        if let Some(every) = of.every {
-            self.at(self.now + every, Happening::Asks(asker));
+        let lane = client.lanes[self.sent[index] % client.lanes.len()];
+        self.sent[index] += 1;
+        if let Some(interval) = client.interval {
+            self.schedule(self.now + interval, SimEvent::RequestDue(index));
         }
         let stats = self.dispatcher.stats(self.now);
-        let expected = stats.get(lane.index()).map_or(0, |stat| stat.start_in_ms());
-        self.outcome.expected += Duration::from_millis(expected);
+        let estimated_ms = stats.get(lane.index()).map_or(0, |stat| stat.start_in_ms());
+        self.outcome.estimated += Duration::from_millis(estimated_ms);
         let view = Arc::new(FleetView { topology: Arc::clone(&self.topology), stats });
-        let plan = (self.discipline.plan)(lane, of, &view, self.now);
-        self.requests.push(Request { asker, asked: self.now, plan, step: 0 });
+        let plan = (self.discipline.plan)(lane, client, &view, self.now);
+        self.requests.push(Request { client: index, arrived_at: self.now, plan, step: 0 });
         self.waiting += 1;
-        match self.discipline.one_by_one {
-            true => self.line.push_back(self.requests.len() - 1),
-            false => self.tries(self.requests.len() - 1),
+        match self.discipline.sequential {
+            true => self.backlog.push_back(self.requests.len() - 1),
+            false => self.enqueue(self.requests.len() - 1),
         }
-        self.next_in_line();
+        self.dispatch_backlog();
     }
 
-    /// A request was answered, or was not.
-    fn ended(&mut self, request: usize) {
-        let asker = self.requests[request].asker;
-        if self.askers[asker].every.is_none() {
-            self.at(self.now, Happening::Asks(asker));
+    /// Handles the end of a request: a client without an interval sends the next one.
+    fn end(&mut self, request: usize) {
+        let client = self.requests[request].client;
+        if self.clients[client].interval.is_none() {
+            self.schedule(self.now, SimEvent::RequestDue(client));
         }
     }
 
-    fn next_in_line(&mut self) {
-        if self.given.is_none()
-            && let Some(request) = self.line.pop_front()
+    fn dispatch_backlog(&mut self) {
+        if self.dispatched.is_none()
+            && let Some(request) = self.backlog.pop_front()
         {
-            self.given = Some(request);
-            self.tries(request);
+            self.dispatched = Some(request);
+            self.enqueue(request);
         }
     }
 
-    /// Give a request to the dispatcher, for the step that it has got to.
-    fn tries(&mut self, request: usize) {
-        let Request { asker, plan, step, .. } = &self.requests[request];
-        let arrival = Enqueue {
+    /// Gives a request to the dispatcher, for the current step of its plan.
+    fn enqueue(&mut self, request: usize) {
+        let Request { client, plan, step, .. } = &self.requests[request];
+        let enqueue = Enqueue {
             ticket: Ticket(self.tickets.len() as u64),
             lane: plan.steps[*step].lane,
             priority: plan.priority,
-            flow: FlowId(*asker as u64),
+            flow: FlowId(*client as u64),
+            // Plans without a practical limit have a huge `max_wait`.
             deadline: self.now.saturating_add(plan.max_wait),
             switching: plan.switching,
             has_fallback: *step + 1 < plan.steps.len() && plan.moves_on(Trigger::QueueTimeout),
         };
         self.tickets.push(request);
-        self.tell(Event::Arrived(arrival));
+        self.dispatch(Event::Arrived(enqueue));
     }
 
-    fn tell(&mut self, event: Event) {
+    /// Passes an event to the dispatcher, and carries out the effects.
+    fn dispatch(&mut self, event: Event) {
         let mut effects = Vec::new();
         self.dispatcher.on(event, self.now, &mut effects);
         for effect in effects {
             match effect {
                 Effect::Load(lane) => {
-                    let sharing = lane.0 < SHARING;
-                    self.outcome.loads += usize::from(sharing);
-                    self.at(self.now + if sharing { LOAD } else { s(0) }, Happening::Loaded(lane));
+                    let is_shared = lane.0 < SHARED_LANES;
+                    self.outcome.loads += usize::from(is_shared);
+                    let load_time = if is_shared { LOAD_TIME } else { Duration::ZERO };
+                    self.schedule(self.now + load_time, SimEvent::Loaded(lane));
                 }
-                Effect::Unload { lane, .. } => self.at(self.now + STOP, Happening::Stopped(lane)),
+                Effect::Unload { lane, .. } => {
+                    self.schedule(self.now + STOP_TIME, SimEvent::Stopped(lane))
+                }
                 Effect::Grant { ticket, lane, generation, .. } => {
-                    self.granted(ticket, lane, generation)
+                    self.grant(ticket, lane, generation)
                 }
-                Effect::Reject { ticket, refusal } => self.refused(ticket, &refusal),
+                Effect::Reject { ticket, refusal } => self.reject(ticket, &refusal),
+                // No rules with a drain timeout are simulated, and switches are counted as loads.
                 Effect::Abort { .. } | Effect::Switched(_) => {}
             }
         }
     }
 
-    fn granted(&mut self, ticket: Ticket, lane: LaneId, generation: Generation) {
+    fn grant(&mut self, ticket: Ticket, lane: LaneId, generation: Generation) {
         let request = self.tickets[ticket.0 as usize];
-        let Request { plan, asked, step, .. } = &self.requests[request];
-        self.outcome.waits.push((plan.steps[0].lane, self.now - *asked));
-        self.outcome.elsewhere += usize::from(*step > 0);
+        let Request { plan, arrived_at, step, .. } = &self.requests[request];
+        self.outcome.waits.push((plan.steps[0].lane, self.now - *arrived_at));
+        self.outcome.fell_back += usize::from(*step > 0);
         self.waiting -= 1;
-        self.at(self.now + SERVE, Happening::Answered { request, lane, generation });
-        if self.given == Some(request) {
-            self.given = None;
-            self.next_in_line();
+        let event = SimEvent::Responded { request, lane, generation };
+        self.schedule(self.now + RESPONSE_TIME, event);
+        if self.dispatched == Some(request) {
+            self.dispatched = None;
+            self.dispatch_backlog();
         }
     }
 
-    fn refused(&mut self, ticket: Ticket, refusal: &AcquireError) {
+    /// Moves a rejected request to the next step of its plan, or ends it with an error.
+    fn reject(&mut self, ticket: Ticket, error: &AcquireError) {
         let request = self.tickets[ticket.0 as usize];
         let Request { plan, step, .. } = &mut self.requests[request];
-        let trigger = match refusal {
+        let trigger = match error {
             AcquireError::TimedOut { .. } | AcquireError::TooLate { .. } => {
                 Some(Trigger::QueueTimeout)
             }
@@ -306,47 +338,47 @@ impl World<'_> {
         };
         *step += 1;
         if *step < plan.steps.len() && trigger.is_some_and(|trigger| plan.moves_on(trigger)) {
-            self.tries(request);
+            self.enqueue(request);
             return;
         }
         self.outcome.errors += 1;
         self.waiting -= 1;
-        self.given = self.given.filter(|given| *given != request);
-        self.ended(request);
-        self.next_in_line();
+        self.dispatched = self.dispatched.filter(|dispatched| *dispatched != request);
+        self.end(request);
+        self.dispatch_backlog();
     }
 
-    fn sharing() -> impl Iterator<Item = LaneId> {
-        (0..SHARING).map(LaneId)
+    fn shared_lanes() -> impl Iterator<Item = LaneId> {
+        (0..SHARED_LANES).map(LaneId)
     }
 
-    fn count_idle(&mut self, time: Duration) {
-        let ready = |lane| self.dispatcher.engine_state(lane) == Some(EngineState::Ready);
-        let nothing_runs = Self::sharing().all(|lane| self.dispatcher.running(lane) == 0);
-        let waits = |lane| !self.dispatcher.queued_by_priority(lane).is_empty();
-        let somebody_waits = !self.line.is_empty() || Self::sharing().any(waits);
-        if somebody_waits && nothing_runs && Self::sharing().any(ready) {
-            self.outcome.idle += time;
+    fn count_idle(&mut self, elapsed: Duration) {
+        let is_ready = |lane| self.dispatcher.engine_state(lane) == Some(EngineState::Ready);
+        let is_unused = Self::shared_lanes().all(|lane| self.dispatcher.running(lane) == 0);
+        let has_queue = |lane| !self.dispatcher.queued_by_priority(lane).is_empty();
+        let is_demanded = !self.backlog.is_empty() || Self::shared_lanes().any(has_queue);
+        if is_demanded && is_unused && Self::shared_lanes().any(is_ready) {
+            self.outcome.idle += elapsed;
         }
     }
 
-    /// A line of the timeline whenever an engine has changed.
-    fn note(&mut self) {
+    /// Adds a line to the timeline if the state of an engine has changed.
+    fn record_states(&mut self) {
         let states: Vec<_> =
-            Self::sharing().map(|lane| self.dispatcher.engine_state(lane)).collect();
-        if states == self.states {
+            Self::shared_lanes().map(|lane| self.dispatcher.engine_state(lane)).collect();
+        if states == self.shown_states {
             return;
         }
         let mut line = format!("{:>8.1} s", self.now.as_secs_f64());
-        for (lane, state) in Self::sharing().zip(&states) {
-            let waiting: usize =
-                self.dispatcher.queued_by_priority(lane).iter().map(|(_, many)| many).sum();
+        for (lane, state) in Self::shared_lanes().zip(&states) {
+            let by_priority = self.dispatcher.queued_by_priority(lane);
+            let queued: usize = by_priority.iter().map(|(_, count)| count).sum();
             let state = state.map_or_else(String::new, |state| format!("{state:?}"));
             let (name, running) = (self.topology.name(lane), self.dispatcher.running(lane));
-            write!(line, "  {name} {state:<9} {running} run {waiting:>3} wait")
-                .expect("to a string");
+            write!(line, "  {name} {state:<9} {running} run {queued:>3} wait")
+                .expect("writing to a string does not fail");
         }
-        self.states = states;
+        self.shown_states = states;
         self.outcome.timeline.push(line);
     }
 }
