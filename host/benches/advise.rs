@@ -34,7 +34,7 @@ fn advise(criterion: &mut Criterion) {
             let mut trace = Trace::on();
             let merged = chain.advise(black_box(&facts), &fleet, &mut trace);
             // The trace is part of the measured work, so it must not be optimized away.
-            (merged, trace.into_consulted())
+            (merged, trace.into_calls())
         });
     });
 }

@@ -159,7 +159,7 @@ fn start_fleet(
     let mut spec = config.fleet.clone();
     spec.machine = options.machine.clone();
     match std::env::current_exe() {
-        Ok(program) => spec.keeper = Some(program),
+        Ok(program) => spec.watchdog = Some(program),
         Err(error) => {
             tracing::warn!(%error, "failed to find the path of this program; running without a \
                 watchdog")

@@ -3,11 +3,13 @@
 mod report;
 
 use std::fmt;
+use std::path::Path;
 
 use anyhow::Result;
 use pointsman_fleet::Machine;
 use pointsman_policy::{
-    Allocator, ChainSpec, Change, Compiler, Policies, PolicyMetrics, Runtime, RuntimeSettings,
+    Allocator, ChainSpec, Change, Compiler, InvalidConfig, LoadError, Policies, PolicyMetrics,
+    Runtime, RuntimeSettings,
 };
 use prometheus_client::registry::Registry;
 
@@ -42,9 +44,9 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     // Without the store: `check` validates what is in the folders, not what a running host has
     // active.
     let spec = ChainSpec { store: None, ..config.policies.chain.clone() };
-    let failed = |(name, change)| match change {
-        Change::Failed(error) => Some(format!("policy `{name}`: {error}")),
-        _ => None,
+    let failed = |(name, change): (String, Change)| match change {
+        Change::Failed(error) => Some(describe(&check.config, &config, &name, &error)),
+        Change::Active(_) | Change::Candidate(_) | Change::Unchanged | Change::Removed => None,
     };
     let failures: Vec<String> = chain.apply(spec).into_iter().filter_map(failed).collect();
     if !failures.is_empty() {
@@ -70,6 +72,34 @@ pub(crate) fn check(check: &Check) -> Result<()> {
         lines.iter().for_each(|line| println!("  {line}"));
     }
     Ok(())
+}
+
+/// Describes why a policy cannot be loaded, in the form of all other errors of a configuration:
+/// `FILE:LINE: KEY: MESSAGE [CODE]`.
+fn describe(file: &Path, config: &Config, name: &str, error: &LoadError) -> String {
+    let code = error.code();
+    let mut locations = config.policies.locations.iter();
+    let location = locations.find(|(other, _)| other == name).map(|(_, location)| location);
+    let Some(location) = location else {
+        return format!("{}: policy `{name}`: {error} [{code}]", file.display());
+    };
+    let (location, key, message) = match error.invalid_config() {
+        // The policy names the key within its `config`.
+        Some(InvalidConfig { key: Some(key), message }) => (
+            &location.config,
+            format!("{}.{key}", location.config.key()),
+            format!("policy `{name}`: {message}"),
+        ),
+        Some(InvalidConfig { key: None, message }) => (
+            &location.config,
+            location.config.key().to_owned(),
+            format!("policy `{name}`: {message}"),
+        ),
+        None => {
+            (&location.entry, location.entry.key().to_owned(), format!("policy `{name}`: {error}"))
+        }
+    };
+    format!("{}:{}: {key}: {message} [{code}]", file.display(), location.line())
 }
 
 /// Returns the environment that engines inherit, without values that are not UTF-8.

@@ -19,7 +19,9 @@ use std::time::Duration;
 use pointsman_domain::{PlanLimits, fnv1a_chain};
 use pointsman_fleet::FleetSpec;
 use pointsman_policy::ChainSpec;
-use pointsman_settings::{Code, Diagnostic, Override, Section, folder_of, missing, rules};
+use pointsman_settings::{
+    Code, Diagnostic, Location, Override, Section, folder_of, missing, rules,
+};
 
 pub(crate) use pointsman_settings::{FileError as ConfigError, format_duration};
 
@@ -86,6 +88,17 @@ pub(crate) struct Policies {
     /// How often policy folders are scanned without an event.
     pub(crate) poll_interval: Duration,
     pub(crate) chain: ChainSpec,
+    /// Where each policy of the chain is in the file, by name.
+    pub(crate) locations: Vec<(String, PolicyLocation)>,
+}
+
+/// Where a policy of the chain is in the file, for errors that only appear when it is loaded.
+#[derive(Debug)]
+pub(crate) struct PolicyLocation {
+    /// Its entry in the chain.
+    pub(crate) entry: Location,
+    /// Its `config`, or its entry if it has none.
+    pub(crate) config: Location,
 }
 
 impl Config {
@@ -136,7 +149,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     root.report_unknown();
     let lanes::Lanes { specs, needs } = lanes?;
     let machine = PathBuf::from("/");
-    let fleet = FleetSpec { lanes: specs, groups, rules, state_dir, keeper: None, machine };
+    let fleet = FleetSpec { lanes: specs, groups, rules, state_dir, watchdog: None, machine };
     Some(Config {
         server: server?,
         log,

@@ -42,8 +42,8 @@ fn lane(text: &str, name: &str) -> Result<String, (usize, String)> {
          it with \
          `pointsman check`.\n[[lanes]]\nname = {name}\n"
     );
-    for message in imported.settings.check() {
-        lane.push_str(&format!("# To do: {}\n", message.escape_debug()));
+    for problem in imported.settings.check() {
+        lane.push_str(&format!("# To do: {}\n", problem.to_string().escape_debug()));
     }
     lane.push_str(&imported.to_toml());
     Ok(lane)
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn missing_settings_are_listed() {
-        assert!(lane("A=1", "a").unwrap().contains("# To do: model is missing"));
+        assert!(lane("A=1", "a").unwrap().contains("# To do: model: missing"));
         assert_eq!(lane("A=1\nno", "a").unwrap_err().0, 2);
         assert!(lane("# nothing", "a").unwrap_err().1.contains("no variable"));
     }

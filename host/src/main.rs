@@ -21,7 +21,7 @@ mod telemetry;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use pointsman_policy::{CompileOrders, Metering};
+use pointsman_policy::{CompileArgs, Metering};
 
 use crate::cli::{Cli, Command, CompilePolicy};
 
@@ -38,10 +38,10 @@ fn main() -> ExitCode {
         Command::Simulate(options) => simulate::simulate(&options),
         Command::Replay(options) => replay::replay(&options),
         Command::ImportEnv(options) => import::import_env(&options).map(success),
-        Command::Watchdog => return pointsman_fleet::keeper_main(std::io::stdin()),
+        Command::Watchdog => return pointsman_fleet::watchdog_main(std::io::stdin()),
         Command::CompilePolicy(CompilePolicy { memory, cpu, parent, fuel }) => {
             let metering = if fuel { Metering::Fuel } else { Metering::Wall };
-            let orders = CompileOrders { memory, cpu, parent, metering };
+            let orders = CompileArgs { memory, cpu, parent, metering };
             return pointsman_policy::compile_main(orders, std::io::stdin(), std::io::stdout());
         }
     };
@@ -57,9 +57,9 @@ fn main() -> ExitCode {
             }
             let bad_config = error.is::<config::ConfigError>()
                 || error.is::<check::InvalidPolicies>()
-                || error.is::<policy::CannotLoad>()
+                || error.is::<policy::PolicyLoadError>()
                 || error.is::<pointsman_simulate::ExperimentError>()
-                || error.is::<replay::CannotReplay>();
+                || error.is::<replay::ReplayFailure>();
             if bad_config { ExitCode::from(BAD_CONFIG) } else { ExitCode::FAILURE }
         }
     }

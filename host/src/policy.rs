@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use http::Method;
 use serde_json::{Value, json};
 
-pub(crate) use self::author::CannotLoad;
+pub(crate) use self::author::PolicyLoadError;
 use self::author::print as print_text;
 use self::client::HostClient;
 use crate::cli::policy::{HostOptions, Policy, PolicyTarget};

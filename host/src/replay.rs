@@ -25,19 +25,19 @@ const INTERRUPTED: u8 = 130;
 
 /// An error in the records or policies, as opposed to one of the program.
 #[derive(Debug)]
-pub(crate) struct CannotReplay(anyhow::Error);
+pub(crate) struct ReplayFailure(anyhow::Error);
 
-impl fmt::Display for CannotReplay {
+impl fmt::Display for ReplayFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#}", self.0)
     }
 }
 
-impl std::error::Error for CannotReplay {}
+impl std::error::Error for ReplayFailure {}
 
 /// Runs the command.
 pub(crate) fn replay(options: &Options) -> Result<ExitCode> {
-    let report = run(options).map_err(CannotReplay)?;
+    let report = run(options).map_err(ReplayFailure)?;
     if options.json.as_deref() == Some(Path::new("-")) {
         print(&format!("{:#}\n", report.json()))?;
     } else {

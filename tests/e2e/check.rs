@@ -61,4 +61,21 @@ fn check_loads_policies() {
     let (code, _, err) = check(&file);
     assert_eq!(code, Some(78));
     assert!(err.contains("none/policy.toml") && err.contains("[file_missing]"), "{err}");
+    assert!(err.starts_with(&format!("{}:2: policies.chain[0].name: ", file.display())), "{err}");
+}
+
+#[test]
+fn invalid_policy_configuration_is_reported_with_file_line_and_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    let policies = root().join("policies");
+    let chain =
+        "[[policies.chain]]\nname = \"quota\"\nconfig = { tenants = { a = { wrong = 1 } } }\n";
+    let text = format!("[policies]\ndir = {policies:?}\n{chain}{}", lane("a", &["a"], &[]));
+    std::fs::write(&file, text).unwrap();
+    let (code, _, err) = check(&file);
+    assert_eq!(code, Some(78));
+    let position = format!("{}:5: policies.chain[0].config.tenants.a.wrong: ", file.display());
+    assert!(err.starts_with(&position), "{err}");
+    assert!(err.trim_end().ends_with("[config_invalid]"), "{err}");
 }

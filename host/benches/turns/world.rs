@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{
-    AcquireError, BackOff, Dispatcher, Effect, EngineEvent, Enqueue, Event, FlowId, Generation,
+    AcquireError, Backoff, Dispatcher, Effect, EngineEvent, Enqueue, Event, FlowId, Generation,
     GroupSetup, LaneSetup, Report, Residency, Rules, Ticket,
 };
 use pointsman_domain::{EngineState, FleetView, LaneId, Plan, Topology, Trigger};
@@ -132,12 +132,12 @@ pub(crate) fn run(
             false => Residency::Always,
         },
         expected_load: if is_shared(index) { LOAD_TIME } else { Duration::ZERO },
-        back_off: BackOff {
+        backoff: Backoff {
             first: s(1),
             most: s(60),
             reset_after: s(60),
-            give_up: 3,
-            failed_retry: s(600),
+            max_failures: 3,
+            retry_failed_after: s(600),
         },
     };
     let lanes = topology.lanes().iter().map(|lane| setup(lane.id.0, lane.slots)).collect();
@@ -275,7 +275,8 @@ impl World<'_> {
             // Plans without a practical limit have a huge `max_wait`.
             deadline: self.now.saturating_add(plan.max_wait),
             switching: plan.switching,
-            has_fallback: *step + 1 < plan.steps.len() && plan.moves_on(Trigger::QueueTimeout),
+            has_fallback: *step + 1 < plan.steps.len()
+                && plan.triggers_fallback(Trigger::QueueTimeout),
         };
         self.tickets.push(request);
         self.dispatch(Event::Arrived(enqueue));
@@ -325,11 +326,11 @@ impl World<'_> {
         let request = self.tickets[ticket.0 as usize];
         let Request { plan, step, .. } = &mut self.requests[request];
         let trigger = match error {
-            AcquireError::TimedOut { .. } | AcquireError::TooLate { .. } => {
+            AcquireError::TimedOut { .. } | AcquireError::DeadlineTooEarly { .. } => {
                 Some(Trigger::QueueTimeout)
             }
             AcquireError::QueueFull { .. }
-            | AcquireError::Faulty { .. }
+            | AcquireError::CircuitOpen { .. }
             | AcquireError::NotLoaded => Some(Trigger::Overloaded),
             AcquireError::NotServing { .. }
             | AcquireError::LoadFailed { .. }
@@ -337,7 +338,9 @@ impl World<'_> {
             AcquireError::Closing => None,
         };
         *step += 1;
-        if *step < plan.steps.len() && trigger.is_some_and(|trigger| plan.moves_on(trigger)) {
+        if *step < plan.steps.len()
+            && trigger.is_some_and(|trigger| plan.triggers_fallback(trigger))
+        {
             self.enqueue(request);
             return;
         }

@@ -2,7 +2,7 @@
 
 use pointsman_fleet::vllm::{Listen, Permille, VllmSettings, command};
 use pointsman_fleet::{
-    CommandLine, EngineSpec, Gpu, GroupSpec, LaneSpec, Machine, Pool, Residency, gib,
+    CommandLine, EngineSpec, Gpu, GroupSpec, LaneSpec, Machine, Pool, Residency, format_size,
 };
 
 use crate::config::{Config, format_duration, format_pool};
@@ -36,7 +36,7 @@ pub(super) fn lines(
         if let Some(total) = total.filter(|total| group.budget > *total) {
             lines.push(format!(
                 "  warning: the budget exceeds the memory of this machine, {}",
-                gib(total)
+                format_size(total)
             ));
         }
     }
@@ -50,7 +50,7 @@ pub(super) fn lines(
 
 fn describe_group(group: &GroupSpec, members: &[(&LaneSpec, &String)], lines: &mut Vec<String>) {
     let pool = format_pool(group.pool);
-    lines.push(format!("group {}: budget {}, pool {pool}", group.name, gib(group.budget)));
+    lines.push(format!("group {}: budget {}, pool {pool}", group.name, format_size(group.budget)));
     for (lane, need) in members {
         lines.push(format!("  {}: {need}", lane.name));
     }
@@ -66,16 +66,18 @@ fn describe_group(group: &GroupSpec, members: &[(&LaneSpec, &String)], lines: &m
         lines.push(format!(
             "  always loaded: {} ({}; {} remaining)",
             names(&fixed, ", "),
-            gib(held),
-            gib(available)
+            format_size(held),
+            format_size(available)
         ));
     }
     let all = on_demand.iter().fold(0u64, |sum, lane| sum.saturating_add(lane.need));
     match on_demand.len() {
         0 | 1 => {}
-        _ if all <= available => {
-            lines.push(format!("  all fit together: {} ({})", names(&on_demand, ", "), gib(all)))
-        }
+        _ if all <= available => lines.push(format!(
+            "  all fit together: {} ({})",
+            names(&on_demand, ", "),
+            format_size(all)
+        )),
         2..=MAX_ENUMERATED_LANES => {
             let needs: Vec<u64> = on_demand.iter().map(|lane| lane.need).collect();
             let sets = maximal_sets(&needs, available);
@@ -136,8 +138,8 @@ fn shared(groups: &[GroupSpec], machine: &Machine, gpus: &[Gpu]) -> Option<Strin
         format!(
             "warning: the budgets of all groups are {}, more than the {} that the GPU and the \
              system share",
-            gib(sum),
-            gib(all)
+            format_size(sum),
+            format_size(all)
         )
     })
 }
@@ -250,7 +252,12 @@ fn utilization(
             let part = |total: u64| {
                 let part = lane.need.saturating_mul(1000).div_ceil(total).clamp(1, 1000);
                 let part = u16::try_from(part).unwrap_or(1000);
-                format!("; here {} of {} is {}", gib(lane.need), gib(total), Permille(part))
+                format!(
+                    "; here {} of {} is {}",
+                    format_size(lane.need),
+                    format_size(total),
+                    Permille(part)
+                )
             };
             Some(format!(
                 "vLLM only starts if 0.92 of the GPU's memory is free{takes}; set \
@@ -267,8 +274,8 @@ fn utilization(
                      fraction, raise \
                      `memory`, or set `kv-cache-memory`",
                     Permille(part),
-                    gib(takes),
-                    gib(lane.need)
+                    format_size(takes),
+                    format_size(lane.need)
                 )
             })
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pointsman_fleet::{BackOff, CommandLine, EngineSpec, ExternalSpec, ProcessSpec, Secret};
+use pointsman_fleet::{Backoff, CommandLine, EngineSpec, ExternalSpec, ProcessSpec, Secret};
 
 use super::need::Model;
 use super::{secret, vllm};
@@ -124,12 +124,12 @@ pub(super) fn read_run(
         port: (port != 0).then_some(port),
         start_timeout: section.positive_duration("start-timeout", start_timeout),
         stop_grace: section.duration("stop-grace", stop_grace),
-        back_off: BackOff {
+        backoff: Backoff {
             first: initial,
             most: max,
             reset_after: backoff.duration("reset-after", 60 * SECOND),
-            give_up: backoff.integer("max-failures", 0..=1000, 5),
-            failed_retry: backoff.positive_duration("retry-failed-after", 600 * SECOND),
+            max_failures: backoff.integer("max-failures", 0..=1000, 5),
+            retry_failed_after: backoff.positive_duration("retry-failed-after", 600 * SECOND),
         },
     };
     backoff.report_unknown();
@@ -322,7 +322,7 @@ fn read_external(section: &Section<'_>, folder: &Path) -> Option<ExternalSpec> {
     });
     match ExternalSpec::try_new(url?, key, probe_interval) {
         Ok(spec) => Some(match authorities {
-            Some(pem) => spec.trusting(pem),
+            Some(pem) => spec.with_root_certificates(pem),
             None => spec,
         }),
         Err(error) => {

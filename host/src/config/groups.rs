@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pointsman_fleet::{GroupSpec, Pool};
 
-use pointsman_settings::{Code, Section, missing};
+use pointsman_settings::{Code, Problem, Section, missing};
 
 /// Reads all groups. A group with errors gets an unlimited budget, so that its lanes cause no
 /// further errors.
@@ -40,7 +40,8 @@ pub(super) fn read(root: &Section<'_>) -> Vec<GroupSpec> {
     groups
 }
 
-fn parse_pool(text: &str) -> Result<Option<Pool>, String> {
+/// Parses a pool as it is written in the file.
+fn parse_pool(text: &str) -> Result<Option<Pool>, Problem> {
     let minor = |text: &str| text.parse().ok().filter(|minor: &u32| (128..256).contains(minor));
     match (text, text.strip_prefix("gpu:")) {
         ("none", _) => Ok(None),
@@ -52,12 +53,14 @@ fn parse_pool(text: &str) -> Result<Option<Pool>, String> {
         (_, Some(number)) => Err(format!(
             "invalid render node \"{number}\": expected the number in /dev/dri/renderD128, for \
              example \"gpu:128\""
-        )),
+        )
+        .into()),
         _ => Err(format!(
             "unknown value \"{text}\": expected \"gpu\" (the first GPU), \"gpu:128\" \
-             (/dev/dri/renderD128), \
-             \"system\" or \"none\" (only the budget counts; free memory is not checked)"
-        )),
+             (/dev/dri/renderD128), \"system\" or \"none\" (only the budget counts; free memory \
+             is not checked)"
+        )
+        .into()),
     }
 }
 

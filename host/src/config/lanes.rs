@@ -225,23 +225,23 @@ fn read_engine_model(
 
 fn read_liveness(section: &Section<'_>, kind: Option<Kind>) -> Liveness {
     let table = section.section("liveness");
-    let (stall, probe_every) = match kind {
+    let (stall, probe_interval) = match kind {
         Some(Kind::Vllm) => (120, 60),
         Some(Kind::LlamaCpp | Kind::Command) | None => (120, 0),
         Some(Kind::External) => (0, 0),
     };
     let liveness = Liveness {
         stall: table.duration("stall-timeout", stall * SECOND),
-        probe_every: table.duration("probe-interval", probe_every * SECOND),
-        probe_limit: table.duration("probe-timeout", 30 * SECOND),
+        probe_interval: table.duration("probe-interval", probe_interval * SECOND),
+        probe_timeout: table.duration("probe-timeout", 30 * SECOND),
     };
-    if !liveness.probe_every.is_zero() && liveness.probe_limit.is_zero() {
+    if !liveness.probe_interval.is_zero() && liveness.probe_timeout.is_zero() {
         let message = "must be greater than zero; set `probe-interval = \"0s\"` to turn probes off";
         table.error_at("probe-timeout", Code::OutOfRange.with(message));
     }
     table.report_unknown();
     match kind {
-        Some(Kind::External) => Liveness { probe_limit: Duration::ZERO, ..liveness },
+        Some(Kind::External) => Liveness { probe_timeout: Duration::ZERO, ..liveness },
         _ => liveness,
     }
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use pointsman_fleet::vllm::VllmSettings;
 use pointsman_fleet::{
-    EngineSpec, Footprint, GroupSpec, LaneSpec, Residency, Serving, SwitchStrategy, gib, of_model,
+    EngineSpec, Footprint, GroupSpec, LaneSpec, Residency, Serving, UnloadMode, estimate_footprint,
+    format_size,
 };
 
 use super::engines::{Engine, Kind};
@@ -115,7 +116,7 @@ pub(super) fn read(
                 "" => String::new(),
                 text => format!("; computed from its files: {text}"),
             };
-            Need { bytes, text: format!("{} (`memory`{estimate})", gib(bytes)), ..need }
+            Need { bytes, text: format!("{} (`memory`{estimate})", format_size(bytes)), ..need }
         }
     };
     limit_cache(engine, &need);
@@ -124,8 +125,8 @@ pub(super) fn read(
             "sleep-memory",
             Code::OutOfRange.with(format!(
                 "{} exceeds the need of the lane while it is awake, {}",
-                gib(asleep),
-                gib(need.bytes)
+                format_size(asleep),
+                format_size(need.bytes)
             )),
         );
     }
@@ -137,18 +138,18 @@ fn read_asleep(lane: &Section<'_>, engine: &EngineSpec) -> u64 {
     let strategy = match engine {
         EngineSpec::Vllm { strategy, .. } => *strategy,
         EngineSpec::LlamaCpp { .. } | EngineSpec::Command { .. } | EngineSpec::External(_) => {
-            SwitchStrategy::Restart
+            UnloadMode::Restart
         }
     };
     match strategy {
-        SwitchStrategy::Restart if lane.has("sleep-memory") => lane.error_at(
+        UnloadMode::Restart if lane.has("sleep-memory") => lane.error_at(
             "sleep-memory",
             Code::Conflict.with(
                 "only used by a vLLM that sleeps; set `unload-mode = \"sleep-1\"` in its engine, \
                  or remove it",
             ),
         ),
-        SwitchStrategy::SleepOne | SwitchStrategy::SleepTwo
+        UnloadMode::SleepLevel1 | UnloadMode::SleepLevel2
             if lane.has("group") && !lane.has("sleep-memory") =>
         {
             lane.error_at(
@@ -199,11 +200,12 @@ fn compute(model: &Model) -> Result<Need, ComputeError> {
     let sequences = if model.cache.is_some() { 1 } else { model.sequences };
     let serving =
         Serving { context: context.into(), sequences: sequences.into(), eager: model.eager };
-    let mut footprint = of_model(&model.path, &serving).map_err(|error| ComputeError {
-        in_engine: true,
-        key: "model",
-        problem: Code::Unavailable.with(error.to_string()),
-    })?;
+    let mut footprint =
+        estimate_footprint(&model.path, &serving).map_err(|error| ComputeError {
+            in_engine: true,
+            key: "model",
+            problem: Code::Unavailable.with(error.to_string()),
+        })?;
     let mut text = footprint.explain();
     if let Some(cache) = model.cache {
         if cache < footprint.kv {
@@ -211,18 +213,18 @@ fn compute(model: &Model) -> Result<Need, ComputeError> {
                 "{} cannot hold one sequence of {context} tokens, which takes {}, and vLLM would \
                  not start; \
                  raise it, or lower `max-context`",
-                gib(cache),
-                gib(footprint.kv)
+                format_size(cache),
+                format_size(footprint.kv)
             );
             let problem = Code::OutOfRange.with(message);
             return Err(ComputeError { in_engine: true, key: "kv-cache-memory", problem });
         }
         footprint.kv = cache;
-        let (weights, overhead) = (gib(footprint.weights), gib(footprint.overhead));
+        let (weights, overhead) = (format_size(footprint.weights), format_size(footprint.overhead));
         text = format!(
             "weights {weights} + KV {} (`kv-cache-memory`) + overhead {overhead} = {}",
-            gib(cache),
-            gib(footprint.total())
+            format_size(cache),
+            format_size(footprint.total())
         );
     }
     let bytes = footprint.total();
@@ -273,7 +275,7 @@ impl Remedy {
             if self.vllm {
                 hints.push(format!(
                     "set a shared KV cache with `kv-cache-memory`, up to {}",
-                    gib(budget - fixed)
+                    format_size(budget - fixed)
                 ));
             }
         } else if !self.vllm {
@@ -283,7 +285,7 @@ impl Remedy {
             let weights = footprint.weights / 10 * 3;
             hints.push(format!(
                 "use a model with 4 bits per weight (AWQ or GPTQ), whose weights take about {}",
-                gib(weights)
+                format_size(weights)
             ));
             hints.push("reduce the KV cache with `slots` or `kv-cache-memory`".to_owned());
         } else {
@@ -311,7 +313,7 @@ fn is_unquantised(footprint: &Footprint) -> bool {
 pub(super) fn check(lanes: &[(&Section<'_>, &LaneSpec, &Need)], groups: &[GroupSpec]) {
     for (index, group) in groups.iter().enumerate() {
         let budget = group.budget;
-        let of_group = format!("{} of group \"{}\"", gib(budget), group.name);
+        let of_group = format!("{} of group \"{}\"", format_size(budget), group.name);
         let mut fitting = Vec::new();
         for lane in lanes.iter().filter(|(_, spec, _)| spec.group == Some(index)) {
             let (section, _, need) = lane;
@@ -331,7 +333,7 @@ pub(super) fn check(lanes: &[(&Section<'_>, &LaneSpec, &Need)], groups: &[GroupS
         let held = fixed.iter().fold(0u64, |sum, (_, _, need)| sum.saturating_add(need.bytes));
         let each: Vec<String> = fixed
             .iter()
-            .map(|(_, spec, need)| format!("{} {}", spec.name, gib(need.bytes)))
+            .map(|(_, spec, need)| format!("{} {}", spec.name, format_size(need.bytes)))
             .collect();
         let each = each.join(" + ");
         if let Some((section, _, _)) = fixed.last().filter(|_| held > budget) {
@@ -339,7 +341,7 @@ pub(super) fn check(lanes: &[(&Section<'_>, &LaneSpec, &Need)], groups: &[GroupS
                 "the lanes that are always loaded do not fit together: {each} = {} > {of_group}; \
                  set \
                  `load = \"on-demand\"` for one of them, or raise the budget",
-                gib(held)
+                format_size(held)
             );
             section.error_at(key_of_need(section), Code::OutOfMemory.with(message));
             continue;
@@ -352,8 +354,8 @@ pub(super) fn check(lanes: &[(&Section<'_>, &LaneSpec, &Need)], groups: &[GroupS
                      loaded; set \
                      `load = \"on-demand\"` for one of the others, or raise the budget",
                     spec.name,
-                    gib(need.bytes),
-                    gib(sum)
+                    format_size(need.bytes),
+                    format_size(sum)
                 );
                 section.error_at(key_of_need(section), Code::OutOfMemory.with(message));
             }

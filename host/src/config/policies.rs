@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Policies, default_cache};
+use super::{Policies, PolicyLocation, default_cache};
 use pointsman_domain::OnConflict;
 use pointsman_policy::ChainSpec;
 use pointsman_policy::signature::PublicKey;
@@ -21,7 +21,14 @@ pub(super) fn read(section: Section<'_>, folder: &Path, state: Option<&Path>) ->
     let on_conflict = section.choice("on-conflict", &on_conflict, OnConflict::Refuse);
     let keep = section.integer("keep", 0..=50, 3);
     let poll_interval = section.positive_duration("poll-interval", Duration::from_secs(5));
-    let chain = chain(&section.sections("chain"), |_, name| Some(dir.join(name)));
+    let entries = section.sections("chain");
+    let location = |entry: &Section<'_>| {
+        let name = entry.string("name")?.to_owned();
+        let (entry, config) = (entry.location("name"), entry.location("config"));
+        Some((name, PolicyLocation { entry, config }))
+    };
+    let locations = entries.iter().filter_map(location).collect();
+    let chain = chain(&entries, |_, name| Some(dir.join(name)));
     let signers: Vec<(String, PublicKey)> = section
         .sections("signers")
         .iter()
@@ -35,7 +42,7 @@ pub(super) fn read(section: Section<'_>, folder: &Path, state: Option<&Path>) ->
     section.report_unknown();
     let store = state.map(|state| state.join("policies"));
     let chain = ChainSpec { policies: chain, on_conflict, keep, signers, require_signature, store };
-    Policies { cache, dir, poll_interval, chain }
+    Policies { cache, dir, poll_interval, chain, locations }
 }
 
 /// Reads the name and the public key of a trusted signer.

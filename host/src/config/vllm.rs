@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pointsman_fleet::vllm::{GpuSelector, Permille, VllmSettings};
-use pointsman_fleet::{EngineSpec, SwitchStrategy};
+use pointsman_fleet::vllm::{GpuSelector, Permille, SettingProblem, VllmSettings};
+use pointsman_fleet::{EngineSpec, UnloadMode};
 
 use super::engines::{ANY, Basics, Engine, read_run};
 use super::need::Model;
@@ -14,30 +14,6 @@ use pointsman_settings::{Code, Section, format_duration};
 const START_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Time that vLLM's processes take to exit, on top of the time that running requests get.
 const TEARDOWN: Duration = Duration::from_secs(25);
-/// Keys that messages of [`VllmSettings::check`] begin with.
-const KEYS: [&str; 20] = [
-    "program",
-    "model",
-    "served-names",
-    "dtype",
-    "quantization",
-    "max-model-len",
-    "max-num-seqs",
-    "gpu-memory-utilization",
-    "tensor-parallel",
-    "pipeline-parallel",
-    "block-size",
-    "tool-call-parser",
-    "reasoning-parser",
-    "download-dir",
-    "load-format",
-    "device",
-    "hsa-override",
-    "cache-root",
-    "arguments",
-    "env",
-];
-
 pub(super) fn read(section: &Section<'_>, folder: &Path, basics: &Basics) -> Option<Engine> {
     let shutdown = section.duration("shutdown-timeout", Duration::from_secs(10));
     let run = read_run(section, folder, START_TIMEOUT, shutdown + TEARDOWN);
@@ -54,16 +30,16 @@ pub(super) fn read(section: &Section<'_>, folder: &Path, basics: &Basics) -> Opt
         );
     }
     let strategies = [
-        ("restart", SwitchStrategy::Restart),
-        ("sleep-1", SwitchStrategy::SleepOne),
-        ("sleep-2", SwitchStrategy::SleepTwo),
+        ("restart", UnloadMode::Restart),
+        ("sleep-1", UnloadMode::SleepLevel1),
+        ("sleep-2", UnloadMode::SleepLevel2),
     ];
-    let strategy = section.choice("unload-mode", &strategies, SwitchStrategy::Restart);
+    let strategy = section.choice("unload-mode", &strategies, UnloadMode::Restart);
     let model = section.required_string("model", "\"/models/coder-awq\"");
     let mut settings = read_settings(section, basics);
     settings.shutdown_timeout_s =
         u32::try_from(shutdown.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
-    settings.sleep_mode = strategy != SwitchStrategy::Restart;
+    settings.sleep_mode = strategy != UnloadMode::Restart;
     // A missing model has been reported; the other settings are checked nevertheless.
     settings.model = model.unwrap_or("model").to_owned();
     check(section, &settings, basics);
@@ -160,15 +136,8 @@ fn check(section: &Section<'_>, settings: &VllmSettings, basics: &Basics) {
     }
     // A cache of zero bytes has been reported already.
     let settings = VllmSettings { kv_cache_bytes: None, ..settings.clone() };
-    for sentence in settings.check() {
-        let first = sentence.split(' ').next().unwrap_or_default();
-        let key = KEYS.iter().find(|key| **key == first);
-        match key {
-            // The key stands before the sentence anyway.
-            Some(key) => section.error_at(key, sentence[first.len()..].trim_start()),
-            None if first.starts_with("--") => section.error_at("arguments", sentence),
-            None => section.error(sentence),
-        }
+    for SettingProblem { key, message } in settings.check() {
+        section.error_at(key, message);
     }
     let gpus = settings
         .tensor_parallel

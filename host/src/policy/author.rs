@@ -20,13 +20,13 @@ use crate::{config, facts, simulate};
 
 /// A policy that a host could not load.
 #[derive(Debug, thiserror::Error)]
-pub(crate) struct CannotLoad {
+pub(crate) struct PolicyLoadError {
     dir: PathBuf,
     #[source]
     error: LoadError,
 }
 
-impl fmt::Display for CannotLoad {
+impl fmt::Display for PolicyLoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (dir, error) = (self.dir.display().to_string(), self.error.to_string());
         // Most errors begin with a file in the folder.
@@ -164,9 +164,9 @@ fn load(dir: &Path, cache_dir: Option<std::path::PathBuf>) -> Result<Workbench> 
     Ok(Workbench::load(&runtime, dir).map_err(cannot_load(dir))?)
 }
 
-fn cannot_load(dir: &Path) -> impl FnOnce(LoadError) -> CannotLoad {
+fn cannot_load(dir: &Path) -> impl FnOnce(LoadError) -> PolicyLoadError {
     let dir = dir.to_owned();
-    move |error| CannotLoad { dir, error }
+    move |error| PolicyLoadError { dir, error }
 }
 
 fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {

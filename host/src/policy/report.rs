@@ -4,8 +4,8 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::Duration;
 
-use pointsman_policy::{CaseResult, Difference, Measured, Workbench};
-use pointsman_simulate::{Judged, Report};
+use pointsman_policy::{CaseResult, Difference, Measurement, Workbench};
+use pointsman_simulate::{ObjectiveResult, Report};
 use serde_json::{Value, json};
 
 use super::table::{aligned, clean};
@@ -54,7 +54,7 @@ pub(super) fn test_report(
 
 /// Formats the result of a scenario: one line, and the whole report if an objective is not met.
 pub(super) fn scenario_report(file: &Path, report: &Report, paint: Paint) -> String {
-    let objectives: Vec<&Judged> =
+    let objectives: Vec<&ObjectiveResult> =
         report.variants.iter().flat_map(|variant| &variant.objectives).collect();
     let met = objectives.iter().filter(|objective| objective.met).count();
     let all = objectives.len();
@@ -116,7 +116,7 @@ fn note_about_folder(name: &str, dir: &Path) -> Option<String> {
 }
 
 /// Formats a benchmark: the policy's sizes, and a table of its call times.
-pub(super) fn bench_report(bench: &Workbench, dir: &Path, measured: &[Measured]) -> String {
+pub(super) fn bench_report(bench: &Workbench, dir: &Path, measured: &[Measurement]) -> String {
     let head = [
         ["policy".to_owned(), format!("{} {} in {}", bench.name(), bench.version(), dir.display())],
         [
@@ -161,9 +161,9 @@ pub(super) fn bench_report(bench: &Workbench, dir: &Path, measured: &[Measured])
 }
 
 /// Returns a benchmark as JSON. Times are in microseconds.
-pub(super) fn bench_json(bench: &Workbench, measured: &[Measured]) -> Value {
+pub(super) fn bench_json(bench: &Workbench, measured: &[Measurement]) -> Value {
     let us = |time: Duration| (time.as_secs_f64() * 1e7).round() / 10.0;
-    let row = |row: &Measured| {
+    let row = |row: &Measurement| {
         json!({
             "lanes": row.lanes,
             "instance": if row.fresh { "new" } else { "warm" },

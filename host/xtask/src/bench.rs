@@ -206,8 +206,10 @@ fn haproxy(folder: &Path, engine: u16) -> Result<Server> {
     let port = free_port()?;
     let file = folder.join("haproxy.cfg");
     let config = format!(
-        "global\n  nbthread 2\ndefaults\n  mode http\n  option http-no-delay\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
-         frontend f\n  bind 127.0.0.1:{port}\n  default_backend b\nbackend b\n  http-reuse always\n  server s 127.0.0.1:{engine}\n"
+        "global\n  nbthread 2\ndefaults\n  mode http\n  option http-no-delay\n  timeout connect \
+         5s\n  timeout client 60s\n  timeout server 60s\n\
+         frontend f\n  bind 127.0.0.1:{port}\n  default_backend b\nbackend b\n  http-reuse \
+         always\n  server s 127.0.0.1:{engine}\n"
     );
     fs::write(&file, config)?;
     start("haproxy", Command::new("haproxy").arg("-db").arg("-f").arg(file), port, false)
@@ -225,7 +227,8 @@ fn pointsman(
     let file: PathBuf = folder.join(format!("{}.toml", name.replace(' ', "-")));
     let policies = root.join("policies");
     let config = format!(
-        "[log]\nlevel = \"warn\"\n[policies]\ndir = {policies:?}\n{policy}[[lanes]]\nname = \"coder\"\nmodels = [\"a\"]\nslots = 64\n\
+        "[log]\nlevel = \"warn\"\n[policies]\ndir = {policies:?}\n{policy}[[lanes]]\nname = \
+         \"coder\"\nmodels = [\"a\"]\nslots = 64\n\
          [lanes.engine]\ndriver = \"external\"\nurl = \"http://127.0.0.1:{engine}\"\n"
     );
     fs::write(&file, config)?;

@@ -60,7 +60,8 @@ pub(crate) fn demo(root: &Path, port: Option<u16>) -> Result<()> {
         "curl http://127.0.0.1:{port}/v1/chat/completions -H 'content-type: application/json' -i \\"
     );
     println!(
-        "  -d '{{\"model\": \"auto\", \"messages\": [{{\"role\": \"user\", \"content\": \"Why does fn main() not compile?\"}}]}}'"
+        "  -d '{{\"model\": \"auto\", \"messages\": [{{\"role\": \"user\", \"content\": \"Why \
+         does fn main() not compile?\"}}]}}'"
     );
     println!("curl http://127.0.0.1:{port}/status");
     println!("== press Ctrl-C to stop the host and its engines");
@@ -113,7 +114,8 @@ fn all_ready(status: &str) -> bool {
 fn ask(port: u16) -> Result<()> {
     println!("== request: {QUESTION}");
     let body = format!(
-        r#"{{"model": "auto", "max_tokens": 60, "temperature": 0, "messages": [{{"role": "user", "content": "{QUESTION}"}}]}}"#
+        r#"{{"model": "auto", "max_tokens": 60, "temperature": 0,
+            "messages": [{{"role": "user", "content": "{QUESTION}"}}]}}"#
     );
     let response = request(port, "POST", "/v1/chat/completions", &body)?;
     if response.status != 200 {
@@ -152,7 +154,8 @@ fn request(port: u16, method: &str, path: &str, body: &str) -> Result<Response> 
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: \
+         application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
     )?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();

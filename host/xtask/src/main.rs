@@ -22,7 +22,7 @@ Development tasks of Pointsman:
   cargo xtask guests               Build all policies from source and write them to policies/
   cargo xtask guests --out DIR     Build all policies, the examples in four languages and the
                                    templates into DIR, without changing the source tree
-  cargo xtask deny                 Check licences, sources, duplicates and advisories of dependencies
+  cargo xtask deny                 Check licences, sources, duplicates and advisories
   cargo xtask dist                 Build the release binary, with debug information in its own file
   cargo xtask plots                Regenerate the plots of the documentation
   cargo xtask bench [PART..]       Run benchmarks and print tables: all parts, or some of `parts`,

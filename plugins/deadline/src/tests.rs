@@ -46,7 +46,8 @@ fn requests_without_a_deadline_get_no_advice() {
 #[test]
 fn budget_precedence_is_header_tenant_model_default() {
     let policy = deadline(
-        r#"{"header": "x-ms", "tenants": {"acme": 4000}, "models": {"auto": 1000}, "default-ms": 100}"#,
+        r#"{"header": "x-ms", "tenants": {"acme": 4000}, "models": {"auto": 1000},
+            "default-ms": 100}"#,
     );
     let request_for =
         |model: &str| FakeRequest::chat(&format!(r#"{{"model": "{model}", "messages": []}}"#));
@@ -175,9 +176,10 @@ fn recovery_uses_current_metrics() {
         host.recover(policy, &request_within(ms), failed).unwrap()
     };
     assert_eq!(after(&strict, 5000, &failed(0, 1)), Recovery::Retry(FallbackStep::new(1)));
-    assert!(
-        matches!(after(&strict, 1000, &failed(0, 1)), Recovery::GiveUp(rejection) if rejection.status == 503)
-    );
+    assert!(matches!(
+        after(&strict, 1000, &failed(0, 1)),
+        Recovery::GiveUp(rejection) if rejection.status == 503
+    ));
     assert_eq!(after(&deadline("{}"), 1000, &failed(0, 1)), Recovery::Planned);
     assert_eq!(
         after(&strict, 5000, &failed(1, 1)),

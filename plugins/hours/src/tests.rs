@@ -6,7 +6,8 @@ use super::*;
 const CONFIG: &str = r#"{"utc-offset-min": 60, "schedules": [
     {"name": "office", "days": ["mon", "tue", "wed", "thu", "fri"], "from": "08:00", "to": "18:00",
      "prefer": ["small", "big"], "load": ["small"], "release": ["big"], "preload-min": 15},
-    {"name": "night", "from": "22:00", "to": "06:00", "prefer": ["big"], "only": true, "load": ["big"], "keep": ["small"]}
+    {"name": "night", "from": "22:00", "to": "06:00", "prefer": ["big"], "only": true,
+         "load": ["big"], "keep": ["small"]}
 ]}"#;
 
 /// Creates a host whose clock is this time after Monday, 2026-11-16, 00:00 at UTC+1.
@@ -79,7 +80,8 @@ fn ticks_preload_keep_and_release_lanes() {
 fn first_schedule_takes_precedence_per_lane() {
     let policy = hours(
         r#"{"schedules": [{"from": "00:00", "to": "24:00", "keep": ["big"]},
-                          {"from": "00:00", "to": "24:00", "release": ["big", "other"], "prefer": ["small"]}]}"#,
+                          {"from": "00:00", "to": "24:00", "release": ["big", "other"],
+             "prefer": ["small"]}]}"#,
     );
     let advice = monday(12, 0).advise(&policy, &request_for("auto")).unwrap();
     assert_eq!(
@@ -96,7 +98,8 @@ fn first_schedule_takes_precedence_per_lane() {
 #[test]
 fn unknown_lanes_are_logged_and_skipped() {
     let policy = hours(
-        r#"{"schedules": [{"from": "00:00", "to": "24:00", "load": ["gone", "other"], "prefer": ["gone"]}]}"#,
+        r#"{"schedules": [{"from": "00:00", "to": "24:00", "load": ["gone", "other"],
+            "prefer": ["gone"]}]}"#,
     );
     let host = monday(12, 0);
     assert_eq!(host.tick(&policy, 0), [hint(2, Wish::Keep, 120_000)]);

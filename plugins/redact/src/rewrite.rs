@@ -143,14 +143,12 @@ mod tests {
 
     #[test]
     fn only_strings_with_matches_change() {
+        let message = |text: &str| {
+            format!(r#"[ {{"role":"user", "n":1.50, "content":"{text}"}} , {{"content":"none"}}]"#)
+        };
         assert_eq!(
-            masked(
-                r#"[ {"role":"user", "n":1.50, "content":"a@b.de and \u00e4\n\"x\""} , {"content":"none"}]"#
-            ),
-            Some(
-                r#"[ {"role":"user", "n":1.50, "content":"[email] and ä\n\"x\""} , {"content":"none"}]"#
-                    .into()
-            )
+            masked(&message(r#"a@b.de and \u00e4\n\"x\""#)),
+            Some(message(r#"[email] and ä\n\"x\""#))
         );
         assert_eq!(masked(r#"{"content": "nothing here", "id": "a@b.de"}"#), None);
         assert_eq!(
@@ -158,7 +156,8 @@ mod tests {
             Some(r#"{"content": "[email]"}"#.into()),
             "escapes"
         );
-        let parts = r#"[{"type":"text","text":"Falcon"},{"type":"image_url","image_url":{"url":"https://a@b.de"}}]"#;
+        let image = r#"{"type":"image_url","image_url":{"url":"https://a@b.de"}}"#;
+        let parts = &format!(r#"[{{"type":"text","text":"Falcon"}},{image}]"#);
         assert_eq!(masked(parts), Some(parts.replace("Falcon", "[word]")));
     }
 

@@ -43,9 +43,11 @@ fn matches_are_masked_and_other_content_is_unchanged() {
     let request = chat(&json!([
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": [{"type": "text", "text": "I am jane@example.org"},
-                                     {"type": "image_url", "image_url": {"url": "https://x/jane@example.org"}}]},
+                                     {"type": "image_url",
+                    "image_url": {"url": "https://x/jane@example.org"}}]},
         {"role": "assistant", "content": null,
-         "tool_calls": [{"id": "1", "function": {"name": "call", "arguments": "{\"to\": \"+49 30 1234567\"}"}}]},
+         "tool_calls": [{"id": "1", "function": {"name": "call", "arguments": "{\"to\": \"+49 30 \
+          1234567\"}"}}]},
     ]));
     let (edits, reason) = edits(&redact("{}"), &request);
     assert_eq!(reason, "masked: 1 email, 1 phone");
@@ -170,7 +172,8 @@ fn long_text_is_scanned_across_piece_boundaries() {
 
 #[test]
 fn large_media_are_skipped_and_text_next_to_them_is_scanned() {
-    let image = json!({"type": "image_url", "image_url": {"url": format!("data:image/png;base64,{}", "A".repeat(90_000))}});
+    let url = format!("data:image/png;base64,{}", "A".repeat(90_000));
+    let image = json!({"type": "image_url", "image_url": {"url": url}});
     let request =
         chat(&json!([{"role": "user", "content": [image, {"type": "text", "text": "a@b.de"}]}]));
     let (edits, _) = edits(&redact("{}"), &request);

@@ -138,7 +138,7 @@ fn llama(options: &Options) -> Lines {
     lines
 }
 
-fn gib(bytes: u64) -> String {
+fn format_size(bytes: u64) -> String {
     let gib = bytes as f64 / f64::from(1 << 30);
     format!("{gib:.2}")
 }
@@ -164,9 +164,9 @@ pub(super) fn out_of_memory(options: &Options, full: Option<OutOfMemory>) -> Str
          memory utilization \
          ({part:.2}, {} GiB). Decrease GPU memory utilization or reduce GPU memory used by other \
          processes.",
-        gib(full.free),
-        gib(full.total),
-        gib(full.requested)
+        format_size(full.free),
+        format_size(full.total),
+        format_size(full.requested)
     );
     core("ERROR", "core.py:1120", &text) + &failure(1)
 }

@@ -114,7 +114,8 @@ impl Plan {
             return Ok(path);
         }
         Err(BuildError::Usage(format!(
-            "{} is missing; create a new policy with `pointsman policy new`, or copy it from another \
+            "{} is missing; create a new policy with `pointsman policy new`, or copy it from \
+             another \
              policy",
             path.display()
         )))

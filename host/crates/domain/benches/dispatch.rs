@@ -1,8 +1,8 @@
 //! Benchmarks of the dispatcher with 10,000 waiting requests: time per event, and memory per
 //! waiting request.
 //!
-//! There are 100 lanes in 20 groups, each of which has memory for one lane at a time. Measured is
-//! what the actor does for one event: [`Dispatcher::on`] followed by [`Dispatcher::next_wake`].
+//! There are 100 lanes in 20 groups, each of which has memory for one lane at a time. Measurement
+//! is what the actor does for one event: [`Dispatcher::on`] followed by [`Dispatcher::next_wake`].
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![expect(unsafe_code, reason = "counting bytes needs a custom allocator")]
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use pointsman_domain::dispatch::{
-    BackOff, Dispatcher, Effect, EngineEvent, Enqueue, Event, FlowId, Generation, GroupSetup,
+    Backoff, Dispatcher, Effect, EngineEvent, Enqueue, Event, FlowId, Generation, GroupSetup,
     LaneSetup, QueueLimits, Report, Residency, Rules, Ticket,
 };
 use pointsman_domain::{LaneId, Switching};
@@ -73,12 +73,12 @@ impl DispatcherBench {
             asleep: 0,
             residency: Residency::OnDemand { preload: index < GROUPS, unload_after: None },
             expected_load: Duration::from_secs(40),
-            back_off: BackOff {
+            backoff: Backoff {
                 first: Duration::from_secs(1),
                 most: Duration::from_secs(60),
                 reset_after: Duration::from_secs(60),
-                give_up: 3,
-                failed_retry: Duration::from_secs(600),
+                max_failures: 3,
+                retry_failed_after: Duration::from_secs(600),
             },
         };
         let many = WAITING as usize * 2;

@@ -26,7 +26,7 @@ pub trait Advisor: Send + Sync + fmt::Debug {
     }
 
     /// Returns true if [`Advisor::recover`] may return anything but [`Recovery::Planned`].
-    fn recovers(&self) -> bool {
+    fn has_recovery(&self) -> bool {
         false
     }
 
@@ -38,7 +38,7 @@ pub trait Advisor: Send + Sync + fmt::Debug {
 
     /// Returns true if [`Advisor::ended`] has an effect. If false, callers need not assemble
     /// outcomes.
-    fn learns(&self) -> bool {
+    fn observes_outcomes(&self) -> bool {
         false
     }
 
@@ -56,8 +56,8 @@ impl<A: Advisor> Advisor for Arc<A> {
         self.as_ref().chain()
     }
 
-    fn recovers(&self) -> bool {
-        self.as_ref().recovers()
+    fn has_recovery(&self) -> bool {
+        self.as_ref().has_recovery()
     }
 
     fn recover(
@@ -70,8 +70,8 @@ impl<A: Advisor> Advisor for Arc<A> {
         self.as_ref().recover(facts, fleet, failed, trace)
     }
 
-    fn learns(&self) -> bool {
-        self.as_ref().learns()
+    fn observes_outcomes(&self) -> bool {
+        self.as_ref().observes_outcomes()
     }
 
     fn ended(&self, outcome: &Outcome) {

@@ -63,14 +63,14 @@ pub struct FailureClass {
 impl From<&AcquireError> for FailureClass {
     fn from(error: &AcquireError) -> Self {
         let trigger = match error {
-            AcquireError::TimedOut { .. } | AcquireError::TooLate { .. } => {
+            AcquireError::TimedOut { .. } | AcquireError::DeadlineTooEarly { .. } => {
                 Some(Trigger::QueueTimeout)
             }
             AcquireError::QueueFull { .. } => Some(Trigger::Overloaded),
             AcquireError::NotServing { .. }
             | AcquireError::NotLoaded
             | AcquireError::LoadFailed { .. }
-            | AcquireError::Faulty { .. }
+            | AcquireError::CircuitOpen { .. }
             | AcquireError::UnknownLane => Some(Trigger::EngineRestart),
             AcquireError::Closing => None,
         };
@@ -148,8 +148,8 @@ impl<P: Borrow<Plan>> AttemptCursor<P> {
         let plan = self.plan();
         // A fallback only matters to the dispatcher if the request uses it both when it would have
         // to wait and when its lane is down.
-        let falls_back =
-            plan.moves_on(Trigger::QueueTimeout) && plan.moves_on(Trigger::EngineRestart);
+        let falls_back = plan.triggers_fallback(Trigger::QueueTimeout)
+            && plan.triggers_fallback(Trigger::EngineRestart);
         SlotRequest {
             lane: self.step().lane,
             priority: plan.priority,
@@ -168,7 +168,7 @@ impl<P: Borrow<Plan>> AttemptCursor<P> {
         fleet: &FleetView,
         in_time: bool,
     ) -> Option<&'static str> {
-        let able = fleet.stat(step.lane).is_some_and(|stat| stat.state.able_to_serve());
+        let able = fleet.stat(step.lane).is_some_and(|stat| stat.state.can_serve());
         match able {
             false => Some("the lane is down or unknown"),
             true if self.attempts_left == 0 || !in_time => Some("no attempts left"),
@@ -202,7 +202,7 @@ impl<P: Borrow<Plan>> AttemptCursor<P> {
     }
 
     fn falls_back_after(&self, failed: FailureClass) -> bool {
-        failed.trigger.is_some_and(|trigger| self.plan().moves_on(trigger))
+        failed.trigger.is_some_and(|trigger| self.plan().triggers_fallback(trigger))
     }
 
     fn count_step(&mut self) {

@@ -17,13 +17,13 @@ pub struct ChainInfo {
     pub on_conflict: OnConflict,
     /// The policies in call order. A policy that has a candidate version appears twice; the
     /// candidate is the second entry.
-    pub policies: Vec<LinkInfo>,
+    pub policies: Vec<ChainLink>,
 }
 
 /// One version of one policy within a chain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct LinkInfo {
+pub struct ChainLink {
     /// Name and version of the policy.
     pub policy: PolicyRef,
     /// Digest of the component, manifest and settings, in hexadecimal.
@@ -43,7 +43,7 @@ pub struct LinkInfo {
 
 impl ChainInfo {
     /// Describes a chain of these policies and computes its identifier.
-    pub fn new(on_conflict: OnConflict, policies: Vec<LinkInfo>) -> Self {
+    pub fn new(on_conflict: OnConflict, policies: Vec<ChainLink>) -> Self {
         let mut info = Self { chain: String::new(), on_conflict, policies };
         // The identifier is still empty here, so it does not hash itself. Serialising strings and
         // numbers cannot fail; an empty text would only make two chains share an identifier.
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn chain_id_depends_on_every_field() {
-        let link = |weight, config| LinkInfo {
+        let link = |weight, config| ChainLink {
             policy: PolicyRef::new("a", "1"),
             fingerprint: "f".to_owned(),
             component: "c".to_owned(),

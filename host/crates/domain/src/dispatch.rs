@@ -36,7 +36,7 @@ pub use self::events::{
 use self::lane::Lane;
 pub use self::metrics::Report;
 use self::queue::{Queue, Waiter};
-pub use self::setup::{BackOff, GroupSetup, LaneSetup, QueueLimits, Residency, Rules};
+pub use self::setup::{Backoff, GroupSetup, LaneSetup, QueueLimits, Residency, Rules};
 use self::switch::Group;
 use crate::advice::Switching;
 use crate::fleet_view::LaneId;
@@ -195,12 +195,12 @@ impl Dispatcher {
         }
         let Some(lane) = self.lanes.get(id.index()) else { return Err(AcquireError::UnknownLane) };
         if has_fallback && let Err(retry_in) = lane.breaker.check(now) {
-            return Err(AcquireError::Faulty { retry_in });
+            return Err(AcquireError::CircuitOpen { retry_in });
         }
         if lane.free_slots(now) > 0 && self.queue.is_empty(id) {
             return Ok(true);
         }
-        if !lane.state().able_to_serve() || lane.is_recovering() && has_fallback {
+        if !lane.state().can_serve() || lane.is_recovering() && has_fallback {
             return Err(self.not_serving(id, now));
         }
         let loaded = matches!(lane.engine, EngineState::Ready | EngineState::Starting);
@@ -216,7 +216,7 @@ impl Dispatcher {
         if has_fallback {
             let estimate = self.start_in(id, now);
             if now.saturating_add(estimate) > deadline {
-                return Err(AcquireError::TooLate { estimate });
+                return Err(AcquireError::DeadlineTooEarly { estimate });
             }
         }
         if self.queue.is_full(id, self.rules.queue) {
@@ -268,7 +268,7 @@ impl Dispatcher {
         };
         if opened && let Err(retry_in) = lane.breaker.check(now) {
             let rejected = self.queue.drain(id, |waiter| waiter.has_fallback);
-            reject_all(rejected, &AcquireError::Faulty { retry_in }, effects);
+            reject_all(rejected, &AcquireError::CircuitOpen { retry_in }, effects);
         }
         self.balance_lane(id, now, effects);
     }
@@ -287,7 +287,7 @@ impl Dispatcher {
                 if lane.engine == EngineState::Starting {
                     let loading_since = lane.since;
                     lane.on_ready(now);
-                    lane.transition(EngineTransition::Answers, now);
+                    lane.transition(EngineTransition::BecameReady, now);
                     self.report_switch(id, loading_since, now, effects);
                 }
             }

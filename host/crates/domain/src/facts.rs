@@ -47,7 +47,7 @@ impl Facts {
 /// the wire format.
 pub trait RequestView: Send + Sync + fmt::Debug {
     /// Returns the properties that every policy gets with the call.
-    fn figures(&self) -> Figures;
+    fn info(&self) -> RequestInfo;
     /// Returns the request id.
     fn id(&self) -> &str;
     /// Returns the model name that the client asked for; empty if it gave none.
@@ -81,7 +81,7 @@ pub trait RequestView: Send + Sync + fmt::Debug {
 /// Properties of a request that every policy gets by value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Figures {
+pub struct RequestInfo {
     /// Endpoint that received the request.
     pub endpoint: Endpoint,
     /// True if the client asked for a stream.

@@ -61,7 +61,7 @@ pub enum LaneState {
 
 impl LaneState {
     /// Returns true if a request may wait for a lane in this state.
-    pub fn able_to_serve(self) -> bool {
+    pub fn can_serve(self) -> bool {
         self != Self::Down
     }
 

@@ -33,9 +33,10 @@ pub use advice::{
 };
 pub use advisor::{Advisor, BuiltIn};
 pub use attempts::{AttemptCursor, FailureClass, NextAction, SlotRequest};
-pub use chain::{ChainInfo, LinkInfo};
+pub use chain::{ChainInfo, ChainLink};
 pub use facts::{
-    Endpoint, Facts, FieldValue, Figures, MessageInfo, RequestView, Role, char_slice, fnv1a_chain,
+    Endpoint, Facts, FieldValue, MessageInfo, RequestInfo, RequestView, Role, char_slice,
+    fnv1a_chain,
 };
 pub use fleet_view::{
     EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Permille, Topology,
@@ -43,6 +44,6 @@ pub use fleet_view::{
 pub use lifecycle::{EngineState, EngineTransition};
 pub use merge::{Merge, Merged, OnConflict, PolicyRef};
 pub use outcome::{AttemptResult, FailureReport, Outcome, Recovery};
-pub use permit::{Allow, Dropped, permit, permit_edits};
-pub use plan::{Decision, NoLane, Plan, PlanLimits, Step};
-pub use trace::{Consulted, Read, Trace};
+pub use permit::{Allow, Dropped, enforce_allow, enforce_allow_edits};
+pub use plan::{Decision, NoLaneReason, Plan, PlanLimits, Step};
+pub use trace::{PolicyCall, Read, Trace};

@@ -42,7 +42,7 @@ pub enum EngineTransition {
     /// The engine is to be started.
     Load,
     /// The engine responded to its readiness probe.
-    Answers,
+    BecameReady,
     /// The engine takes no new requests.
     Drain,
     /// Draining was cancelled: the engine takes requests again.
@@ -75,10 +75,10 @@ impl EngineState {
     /// Returns the next state; `None` if the transition is not allowed in this state.
     #[must_use]
     pub fn on(self, event: EngineTransition) -> Option<Self> {
-        use EngineTransition::{Answers, Drain, Exited, GiveUp, Keep, Load, Lost, Retry, Stop};
+        use EngineTransition::{BecameReady, Drain, Exited, GiveUp, Keep, Load, Lost, Retry, Stop};
         match (self, event) {
             (Self::Cold, Load) => Some(Self::Starting),
-            (Self::Starting, Answers) | (Self::Draining, Keep) => Some(Self::Ready),
+            (Self::Starting, BecameReady) | (Self::Draining, Keep) => Some(Self::Ready),
             (Self::Ready, Drain) => Some(Self::Draining),
             // A sleeping engine is `Cold`, too, and can be stopped.
             (Self::Cold | Self::Starting | Self::Ready | Self::Draining, Stop) => {
@@ -126,20 +126,22 @@ impl EngineState {
 #[cfg(test)]
 mod tests {
     use super::EngineState::{self, BackingOff, Cold, Failed, Ready, Starting, Stopping};
-    use super::EngineTransition::{Answers, Drain, Exited, GiveUp, Keep, Load, Lost, Retry, Stop};
+    use super::EngineTransition::{
+        BecameReady, Drain, Exited, GiveUp, Keep, Load, Lost, Retry, Stop,
+    };
 
     #[test]
     fn allowed_transitions_lead_to_the_expected_state() {
         for (events, end) in [
-            (vec![Load, Answers], Ready),
-            (vec![Load, Answers, Drain, Stop, Exited], Cold),
-            (vec![Load, Answers, Drain, Keep], Ready),
-            (vec![Load, Lost, Retry, Load, Answers], Ready),
-            (vec![Load, Answers, Lost, Retry], Cold),
-            (vec![Load, Answers, Stop, Lost], BackingOff),
+            (vec![Load, BecameReady], Ready),
+            (vec![Load, BecameReady, Drain, Stop, Exited], Cold),
+            (vec![Load, BecameReady, Drain, Keep], Ready),
+            (vec![Load, Lost, Retry, Load, BecameReady], Ready),
+            (vec![Load, BecameReady, Lost, Retry], Cold),
+            (vec![Load, BecameReady, Stop, Lost], BackingOff),
             (vec![Load, Stop, Exited, Load], Starting),
-            (vec![Load, Answers, Lost], BackingOff),
-            (vec![Load, Answers, Drain, Lost], BackingOff),
+            (vec![Load, BecameReady, Lost], BackingOff),
+            (vec![Load, BecameReady, Drain, Lost], BackingOff),
             (vec![Load, Lost, GiveUp], Failed),
             (vec![Load, Lost, GiveUp, Retry, Load], Starting),
             (vec![Load, Stop], Stopping),
@@ -152,14 +154,14 @@ mod tests {
     #[test]
     fn invalid_transitions_are_rejected() {
         for (state, event) in [
-            (Cold, Answers),
+            (Cold, BecameReady),
             (Cold, Drain),
-            (Stopping, Answers),
+            (Stopping, BecameReady),
             (Stopping, Keep),
             (Stopping, Load),
             (Ready, Load),
             (Starting, Drain),
-            (BackingOff, Answers),
+            (BackingOff, BecameReady),
             (BackingOff, Load),
             (Ready, Exited),
             (Cold, Lost),

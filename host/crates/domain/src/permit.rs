@@ -56,7 +56,7 @@ const MAX_STEPS: usize = 8;
 const MAX_NOTES: usize = 32;
 
 /// Removes from `advice` what `allow` does not permit, and returns what was dropped.
-pub fn permit(advice: &mut Advice, allow: &Allow) -> Vec<Dropped> {
+pub fn enforce_allow(advice: &mut Advice, allow: &Allow) -> Vec<Dropped> {
     let mut dropped = Vec::new();
     keep_allowed(&mut advice.edits, allow, &mut dropped);
     if let Some(fallback) = &mut advice.fallback {
@@ -82,7 +82,7 @@ pub fn permit(advice: &mut Advice, allow: &Allow) -> Vec<Dropped> {
 }
 
 /// Removes from `edits` what `allow` does not permit, and returns what was dropped.
-pub fn permit_edits(edits: &mut Vec<Edit>, allow: &Allow) -> Vec<Dropped> {
+pub fn enforce_allow_edits(edits: &mut Vec<Edit>, allow: &Allow) -> Vec<Dropped> {
     let mut dropped = Vec::new();
     keep_allowed(edits, allow, &mut dropped);
     dropped
@@ -165,7 +165,7 @@ mod tests {
             (Edit::SetHeader("Authorization".into(), "v".into()), false),
         ] {
             let mut advice = Advice { edits: vec![edit.clone()], ..Advice::default() };
-            let dropped = permit(&mut advice, &allow);
+            let dropped = enforce_allow(&mut advice, &allow);
             assert_eq!(advice.edits.len() == 1, allowed, "{edit:?}");
             assert_eq!(dropped.is_empty(), allowed, "{edit:?}");
         }
@@ -184,7 +184,7 @@ mod tests {
                 ..Allow::default()
             };
             let mut advice = advice.clone();
-            let dropped = permit(&mut advice, &allow);
+            let dropped = enforce_allow(&mut advice, &allow);
             assert_eq!(
                 (advice.edits.len(), dropped.len()),
                 (usize::from(body), usize::from(!body))
@@ -200,7 +200,7 @@ mod tests {
             edits: vec![Edit::CapOutputTokens(1); 40],
             ..Advice::default()
         };
-        let dropped = permit(&mut advice, &allow);
+        let dropped = enforce_allow(&mut advice, &allow);
         assert_eq!(advice.queue.as_ref().map(|queue| queue.priority), Some(3));
         assert_eq!(advice.edits.len(), MAX_EDITS);
         assert_eq!(

@@ -67,13 +67,13 @@ pub enum Decision {
     /// A policy rejects the request.
     Reject(PolicyRef, Rejection),
     /// No lane can serve the request now.
-    NoLane(NoLane),
+    NoLane(NoLaneReason),
 }
 
 /// The reason why no lane can serve a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum NoLane {
+pub enum NoLaneReason {
     /// No lane serves the model.
     #[error("no lane serves this model")]
     UnknownModel,
@@ -101,15 +101,15 @@ impl Plan {
             return Decision::Reject(policy.clone(), rejection.clone());
         }
         if merged.candidates.is_empty() {
-            return Decision::NoLane(NoLane::UnknownModel);
+            return Decision::NoLane(NoLaneReason::UnknownModel);
         }
         if merged.lanes.is_empty() {
-            return Decision::NoLane(NoLane::FilteredOut);
+            return Decision::NoLane(NoLaneReason::FilteredOut);
         }
         let ranked = rank(merged, fleet);
         let mut steps: Vec<Step> = Vec::new();
         let mut add = |lane: LaneId, edits: &[Edit]| {
-            let able = fleet.stat(lane).is_some_and(|stat| stat.state.able_to_serve());
+            let able = fleet.stat(lane).is_some_and(|stat| stat.state.can_serve());
             if able && steps.len() < limits.max_steps && steps.iter().all(|step| step.lane != lane)
             {
                 steps.push(Step { lane, edits: edits.to_vec() });
@@ -134,7 +134,7 @@ impl Plan {
             Some(fallback) => fallback.on,
         };
         if steps.is_empty() {
-            return Decision::NoLane(NoLane::AllDown);
+            return Decision::NoLane(NoLaneReason::AllDown);
         }
         let queue = merged.queue.as_ref();
         Decision::Route(Self {
@@ -155,7 +155,7 @@ impl Plan {
     }
 
     /// Returns true if `trigger` moves the request to its next step.
-    pub fn moves_on(&self, trigger: Trigger) -> bool {
+    pub fn triggers_fallback(&self, trigger: Trigger) -> bool {
         self.on.contains(trigger)
             && (trigger != Trigger::QueueTimeout || self.on_timeout == OnTimeout::FallBack)
     }
@@ -167,7 +167,7 @@ fn rank(merged: &Merged, fleet: &FleetView) -> Vec<LaneId> {
         .lanes
         .iter()
         .filter_map(|(lane, score)| fleet.stat(*lane).map(|stat| (stat, *score)))
-        .filter(|(stat, _)| stat.state.able_to_serve())
+        .filter(|(stat, _)| stat.state.can_serve())
         .map(|(stat, score)| {
             ((Reverse(score), stat.start_in_ms(), Reverse(stat.slots_free), stat.id), stat.id)
         })

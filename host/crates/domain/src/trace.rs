@@ -26,7 +26,7 @@ pub struct Read {
 /// One call of one policy's hook.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Consulted {
+pub struct PolicyCall {
     /// The policy version that was called.
     pub policy: PolicyRef,
     /// The hook that was called: `on-request` or `on-failure`.
@@ -53,7 +53,7 @@ pub struct Consulted {
 /// Collects the policy calls of one decision, if the decision may be recorded.
 #[derive(Debug, Default)]
 pub struct Trace {
-    consulted: Option<Vec<Consulted>>,
+    consulted: Option<Vec<PolicyCall>>,
 }
 
 impl Trace {
@@ -73,14 +73,14 @@ impl Trace {
     }
 
     /// Adds a call. `call` is not evaluated if the trace is off.
-    pub fn consulted(&mut self, call: impl FnOnce() -> Consulted) {
+    pub fn consulted(&mut self, call: impl FnOnce() -> PolicyCall) {
         if let Some(consulted) = &mut self.consulted {
             consulted.push(call());
         }
     }
 
     /// Returns the collected calls, in order.
-    pub fn into_consulted(self) -> Vec<Consulted> {
+    pub fn into_calls(self) -> Vec<PolicyCall> {
         self.consulted.unwrap_or_default()
     }
 }

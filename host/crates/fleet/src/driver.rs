@@ -6,7 +6,7 @@ use pointsman_domain::EngineKind;
 
 use crate::process::Launch;
 use crate::scrape::{self, EngineMetrics};
-use crate::spec::{CommandLine, EngineSpec, ExternalSpec, ProcessSpec, Secret, SwitchStrategy};
+use crate::spec::{CommandLine, EngineSpec, ExternalSpec, ProcessSpec, Secret, UnloadMode};
 use crate::tls::TrustedRoots;
 use crate::vllm::{self, VllmSettings};
 
@@ -66,8 +66,8 @@ pub(crate) trait Driver: Send + Sync {
         None
     }
     /// Returns how the engine frees its memory for other lanes.
-    fn strategy(&self) -> SwitchStrategy {
-        SwitchStrategy::Restart
+    fn strategy(&self) -> UnloadMode {
+        UnloadMode::Restart
     }
     /// Returns the model name for the host's own requests.
     fn model<'a>(&'a self, lane: &'a str) -> &'a str {
@@ -127,7 +127,7 @@ fn fill(command_line: &CommandLine, run: &ProcessSpec, lane: &str, port: u16) ->
 struct Vllm {
     settings: Box<VllmSettings>,
     run: ProcessSpec,
-    strategy: SwitchStrategy,
+    strategy: UnloadMode,
 }
 
 impl Driver for Vllm {
@@ -171,7 +171,7 @@ impl Driver for Vllm {
         &[("/metrics", |body| scrape::vllm(&String::from_utf8_lossy(body)))]
     }
 
-    fn strategy(&self) -> SwitchStrategy {
+    fn strategy(&self) -> UnloadMode {
         self.strategy
     }
 

@@ -126,21 +126,21 @@ impl Footprint {
         let dtype = self.dtype.as_ref().map_or_else(String::new, |dtype| format!(", {dtype}"));
         let graphs = match self.kind {
             Kind::Safetensors if !self.serving.eager => {
-                format!(" ({} of which for graphs)", gib(VLLM_GRAPHS))
+                format!(" ({} of which for graphs)", format_size(VLLM_GRAPHS))
             }
             Kind::Safetensors | Kind::Gguf => String::new(),
         };
         format!(
             "weights {} ({} {kind} {}{dtype}) + KV {} ({} x {} {}) + overhead {}{graphs} = {}",
-            gib(self.weights),
+            format_size(self.weights),
             self.files,
             plural(self.files == 1, "file"),
-            gib(self.kv),
+            format_size(self.kv),
             self.cache.explain(self.serving.context),
             self.serving.sequences,
             plural(self.serving.sequences == 1, "sequence"),
-            gib(self.overhead),
-            gib(self.total()),
+            format_size(self.overhead),
+            format_size(self.total()),
         )
     }
 }
@@ -165,7 +165,7 @@ impl Cache {
 
     fn explain(&self, context: u64) -> String {
         let (full, sliding) = self.tokens(context);
-        let product = |bytes, tokens| format!("{} per token x {tokens} tokens", gib(bytes));
+        let product = |bytes, tokens| format!("{} per token x {tokens} tokens", format_size(bytes));
         if self.sliding == 0 || sliding == full {
             return product(self.per_token(), full);
         }
@@ -179,7 +179,7 @@ fn plural(one: bool, word: &str) -> String {
 }
 
 /// Formats a size with one decimal: "1.5 GiB", or "1.5 MiB", "256 KiB" and "12 B" below.
-pub fn gib(bytes: u64) -> String {
+pub fn format_size(bytes: u64) -> String {
     let tenths = |unit: u64| (u128::from(bytes) * 10 + u128::from(unit) / 2) / u128::from(unit);
     for (unit, name) in [(KIB, "KiB"), (MIB, "MiB")] {
         if bytes < KIB {
@@ -207,7 +207,7 @@ pub fn gib(bytes: u64) -> String {
 ///
 /// # Errors
 /// Returns an error if the model is incomplete, or its description lacks a value.
-pub fn of_model(path: &Path, serving: &Serving) -> Result<Footprint, FootprintError> {
+pub fn estimate_footprint(path: &Path, serving: &Serving) -> Result<Footprint, FootprintError> {
     let metadata = fs::metadata(path).map_err(|source| cannot_read(path, source))?;
     if metadata.is_dir() {
         return folder_footprint(path, serving);

@@ -50,14 +50,14 @@ use self::memory_admission::MemoryReservation;
 use self::supervisor::Supervisor;
 use self::upstream::Upstream;
 
-pub use self::footprint::{Footprint, FootprintError, Serving, gib, of_model};
+pub use self::footprint::{Footprint, FootprintError, Serving, estimate_footprint, format_size};
 pub use self::lease::Lease;
 pub use self::memory::{Gpu, Holder, Machine, Pool};
 pub use self::metrics::FleetMetrics;
-pub use self::process::{StateDir, StateDirError, keeper_main};
+pub use self::process::{StateDir, StateDirError, watchdog_main};
 pub use self::spec::{
-    BackOff, CommandLine, EngineSpec, ExternalSpec, FleetSpec, GroupSpec, LaneSpec, Liveness,
-    ProcessSpec, Residency, Rules, Secret, SwitchStrategy, Timeouts, UrlError,
+    Backoff, CommandLine, EngineSpec, ExternalSpec, FleetSpec, GroupSpec, LaneSpec, Liveness,
+    ProcessSpec, Residency, Rules, Secret, Timeouts, UnloadMode, UrlError,
 };
 pub use self::upstream::{EngineBody, EngineError};
 
@@ -120,7 +120,7 @@ impl Fleet {
         spec: &FleetSpec,
         metrics: &Arc<FleetMetrics>,
     ) -> Result<(Self, FleetTasks), StateDirError> {
-        let state_dir = StateDir::open(spec.state_dir.as_deref(), spec.keeper.as_deref())?;
+        let state_dir = StateDir::open(spec.state_dir.as_deref(), spec.watchdog.as_deref())?;
         // Logs what it finds. Before the first load, so that the memory of old engines is free.
         state_dir.sweep();
         let topology = Arc::new(Topology::new(1, spec.lanes.iter().map(LaneSpec::info).collect()));
@@ -290,7 +290,7 @@ impl LaneSpec {
             asleep: self.asleep,
             residency: self.residency,
             expected_load: self.expected_load,
-            back_off: self.engine.run().map_or(spec::NO_BACK_OFF, |run| run.back_off),
+            backoff: self.engine.run().map_or(spec::NO_BACK_OFF, |run| run.backoff),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::LaneStatus;
-use crate::vllm::{Loading, Measured, Phase, fatal, measure, read};
+use crate::vllm::{Loading, Measurement, Phase, fatal, measure, read};
 
 /// A reader of an engine's log lines from its start until it serves. Clones share the same state.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub(crate) struct LoadLog {
 #[derive(Debug, Default)]
 struct LoadState {
     furthest: Option<(Phase, Option<u8>)>,
-    measured: Measured,
+    measured: Measurement,
     fatal: Option<String>,
     ready: bool,
 }

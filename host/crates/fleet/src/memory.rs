@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
-use crate::footprint::gib;
+use crate::footprint::format_size;
 
 #[cfg(test)]
 mod tests;
@@ -245,8 +245,8 @@ impl Machine {
                 let shared = if gpu.apu { gpu.gtt_total } else { 0 };
                 format!(
                     "{} free of {} on {name}",
-                    gib(free),
-                    gib(gpu.vram_total.saturating_add(shared))
+                    format_size(free),
+                    format_size(gpu.vram_total.saturating_add(shared))
                 )
             }
             None => format!(
@@ -258,7 +258,7 @@ impl Machine {
             self.available().filter(|available| gpu.apu && *available < gtt_free)
         {
             // Writing to a string cannot fail.
-            write!(line, ", limited by {} of available system memory", gib(available)).ok();
+            write!(line, ", limited by {} of available system memory", format_size(available)).ok();
         }
         line + &held_by(&self.holders())
     }
@@ -267,10 +267,11 @@ impl Machine {
         let Some((free, available)) = self.system_free().zip(self.available()) else {
             return "unknown free system memory: failed to read proc/meminfo".to_owned();
         };
-        let total = self.total().map_or_else(String::new, |total| format!(" of {}", gib(total)));
+        let total =
+            self.total().map_or_else(String::new, |total| format!(" of {}", format_size(total)));
         let limit =
             if free < available { ", limited by the control group (memory.max)" } else { "" };
-        format!("{} free{total} of system memory{limit}", gib(free))
+        format!("{} free{total} of system memory{limit}", format_size(free))
     }
 
     /// Reads the start of a file; bytes that are not UTF-8 are replaced.
@@ -321,7 +322,7 @@ fn gfx_name(version: u64) -> Option<String> {
 
 fn held_by(holders: &[Holder]) -> String {
     let name = |holder: &Holder| {
-        let size = holder.bytes.map(gib);
+        let size = holder.bytes.map(format_size);
         let facts = [Some(holder.name.clone()).filter(|name| !name.is_empty()), size];
         let facts: Vec<String> = facts.into_iter().flatten().collect();
         if facts.is_empty() {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::LaneStatus;
-use crate::footprint::gib;
+use crate::footprint::format_size;
 use crate::memory::{Machine, Pool};
 
 /// The interval between measurements. Drivers free memory lazily, and a measurement takes
@@ -20,7 +20,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 #[error(
     "memory did not become free within {} s: expected {}, found {found}",
-    .timeout.as_secs_f32(), gib(*.needed)
+    .timeout.as_secs_f32(), format_size(*.needed)
 )]
 pub(crate) struct AdmissionTimeout {
     /// Required free bytes.
@@ -72,8 +72,11 @@ impl MemoryReservation {
                     return Err(AdmissionTimeout { needed, timeout: self.timeout, found });
                 }
                 Some(free) => {
-                    let progress =
-                        format!("waiting for memory: {} of {} free", gib(free), gib(needed));
+                    let progress = format!(
+                        "waiting for memory: {} of {} free",
+                        format_size(free),
+                        format_size(needed)
+                    );
                     status.send_modify(|status| status.progress = Some(progress));
                 }
             }

@@ -254,9 +254,9 @@ impl FleetMetrics {
             AcquireError::NotServing { .. } => "not-serving",
             AcquireError::NotLoaded => "not-loaded",
             AcquireError::LoadFailed { .. } => "load-failed",
-            AcquireError::Faulty { .. } => "breaker-open",
+            AcquireError::CircuitOpen { .. } => "breaker-open",
             AcquireError::QueueFull { .. } => "queue-full",
-            AcquireError::TooLate { .. } => "too-late",
+            AcquireError::DeadlineTooEarly { .. } => "too-late",
             AcquireError::TimedOut { .. } => "timed-out",
             AcquireError::Closing => "closing",
         };

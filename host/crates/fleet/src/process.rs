@@ -43,7 +43,7 @@ use self::tracker::{ProcessTracker, Provenance, describe};
 pub(crate) use self::explain::explain;
 pub(crate) use self::output::LogTail;
 pub use self::state_dir::{StateDir, StateDirError};
-pub use self::watchdog::keeper_main;
+pub use self::watchdog::watchdog_main;
 
 /// The maximum time for the kernel to end processes after SIGKILL. A process that is blocked in a
 /// device driver ends when the driver returns.

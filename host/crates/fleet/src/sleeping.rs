@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 
 use crate::driver::Target;
 use crate::memory_admission::{AdmissionTimeout, MemoryReservation};
-use crate::spec::SwitchStrategy;
+use crate::spec::UnloadMode;
 use crate::supervisor::Supervisor;
 use crate::upstream::{EngineError, Upstream};
 use crate::vllm::sleep::{self, EngineApi, Level, MemoryGauge, SleepError};
@@ -59,8 +59,8 @@ impl MemoryGauge for PoolGauge<'_> {
     }
 }
 
-fn level(strategy: SwitchStrategy) -> Level {
-    if strategy == SwitchStrategy::SleepTwo { Level::Two } else { Level::One }
+fn level(strategy: UnloadMode) -> Level {
+    if strategy == UnloadMode::SleepLevel2 { Level::Two } else { Level::One }
 }
 
 /// Puts the engine to sleep.

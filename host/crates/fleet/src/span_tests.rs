@@ -112,7 +112,7 @@ fn sleeping_engine() -> EngineSpec {
             port: None,
             start_timeout: Duration::from_secs(1000),
             stop_grace: Duration::from_secs(10),
-            back_off: spec::NO_BACK_OFF,
+            backoff: spec::NO_BACK_OFF,
         },
     }
 }

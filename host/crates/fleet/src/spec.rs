@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
-pub use pointsman_domain::dispatch::{BackOff, Residency, Rules};
+pub use pointsman_domain::dispatch::{Backoff, Residency, Rules};
 
 use crate::memory::Pool;
 use crate::vllm::VllmSettings;
@@ -24,7 +24,7 @@ pub struct FleetSpec {
     pub state_dir: Option<PathBuf>,
     /// The program that ends the engines if the host is killed: the host's own, run as `pointsman
     /// watchdog`.
-    pub keeper: Option<PathBuf>,
+    pub watchdog: Option<PathBuf>,
     /// The parent of `/sys` and `/proc`: `/`, except in tests.
     pub machine: PathBuf,
 }
@@ -87,7 +87,7 @@ pub enum EngineSpec {
         /// How the host runs the process.
         run: ProcessSpec,
         /// How the engine frees its memory for other lanes.
-        strategy: SwitchStrategy,
+        strategy: UnloadMode,
     },
     /// A llama.cpp server that the host starts.
     LlamaCpp {
@@ -141,14 +141,14 @@ pub struct CommandLine {
 
 /// How an engine frees its memory for other lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SwitchStrategy {
+pub enum UnloadMode {
     /// The engine is stopped, and started again for the next load.
     #[default]
     Restart,
     /// The engine sleeps at level 1, with its weights in the host's memory.
-    SleepOne,
+    SleepLevel1,
     /// The engine sleeps at level 2, and reads its weights from the disk to wake up.
-    SleepTwo,
+    SleepLevel2,
 }
 
 /// How the host runs an engine process.
@@ -163,16 +163,16 @@ pub struct ProcessSpec {
     /// Time between SIGTERM and SIGKILL.
     pub stop_grace: Duration,
     /// Delays between starts after failures.
-    pub back_off: BackOff,
+    pub backoff: Backoff,
 }
 
 /// The backoff of an external engine, which the host does not start.
-pub(crate) const NO_BACK_OFF: BackOff = BackOff {
+pub(crate) const NO_BACK_OFF: Backoff = Backoff {
     first: Duration::ZERO,
     most: Duration::ZERO,
     reset_after: Duration::ZERO,
-    give_up: 0,
-    failed_retry: Duration::ZERO,
+    max_failures: 0,
+    retry_failed_after: Duration::ZERO,
 };
 
 /// Liveness checks, which detect an engine that hangs although `/health` passes. A zero duration
@@ -183,10 +183,10 @@ pub struct Liveness {
     /// while requests are in flight.
     pub stall: Duration,
     /// Interval between probes of an idle engine, each of which asks for one token.
-    pub probe_every: Duration,
+    pub probe_interval: Duration,
     /// Maximum time for the response to a probe; the engine is restarted after two failures in a
     /// row.
-    pub probe_limit: Duration,
+    pub probe_timeout: Duration,
 }
 
 /// An engine that the host does not start.
@@ -252,7 +252,7 @@ impl ExternalSpec {
 impl ExternalSpec {
     /// Trusts the certificates of a PEM text in addition to the system's.
     #[must_use]
-    pub fn trusting(mut self, pem: Vec<u8>) -> Self {
+    pub fn with_root_certificates(mut self, pem: Vec<u8>) -> Self {
         self.authorities = Some(pem);
         self
     }

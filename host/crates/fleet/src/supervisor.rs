@@ -32,7 +32,7 @@ use crate::metrics::FleetMetrics;
 use crate::probing::PROBE_TIMEOUT;
 use crate::process::{LogTail, Process, StateDir, SurvivingProcesses, explain, free_port};
 use crate::sleeping::{self, UpstreamApi};
-use crate::spec::{Liveness, ProcessSpec, SwitchStrategy};
+use crate::spec::{Liveness, ProcessSpec, UnloadMode};
 use crate::upstream::Upstream;
 use crate::vllm::sleep::{Canary, canary};
 
@@ -265,7 +265,7 @@ impl Supervisor {
 
     /// Records the canary baseline of an engine that may be put to sleep later.
     async fn record_canary(&mut self, engine: &Engine) {
-        if self.driver.strategy() == SwitchStrategy::Restart
+        if self.driver.strategy() == UnloadMode::Restart
             || self.sleep_disabled
             || self.canary_baseline.is_some()
         {
@@ -357,7 +357,7 @@ impl Supervisor {
     async fn unload(&mut self, engine: Engine, spec: &ProcessSpec, fully: bool) -> Outcome {
         if !fully
             && !self.sleep_disabled
-            && self.driver.strategy() != SwitchStrategy::Restart
+            && self.driver.strategy() != UnloadMode::Restart
             && self.canary_baseline.is_some()
         {
             let stop = self.stop.clone();
@@ -440,7 +440,12 @@ impl Supervisor {
     }
 
     fn load_failed(&self, description: String, reason: &str) -> Outcome {
-        tracing::error!(event = "engine_load_failed", reason, error = %description, "failed to load engine");
+        tracing::error!(
+            event = "engine_load_failed",
+            reason,
+            error = %description,
+            "failed to load engine"
+        );
         self.metrics.exited(self.lane, reason);
         self.send_event(EngineEvent::LoadFailed(description.into()), None);
         Outcome::Ended

@@ -52,8 +52,8 @@ pub(super) fn start_lane(
         timeouts: TIMEOUTS,
         liveness: Liveness {
             stall: Duration::ZERO,
-            probe_every: Duration::ZERO,
-            probe_limit: Duration::ZERO,
+            probe_interval: Duration::ZERO,
+            probe_timeout: Duration::ZERO,
         },
     };
     let metrics = FleetMetrics::register(&mut Registry::default(), &[("a".into(), slots)]);
@@ -62,7 +62,7 @@ pub(super) fn start_lane(
         groups: Vec::new(),
         rules: Rules { queue: limits, ..Rules::default() },
         state_dir: None,
-        keeper: None,
+        watchdog: None,
         machine: "/".into(),
     };
     Fleet::start(&spec, &metrics).unwrap()
@@ -273,7 +273,7 @@ async fn remote_engine_is_reached_by_tls_if_its_certificate_is_trusted() {
     });
     let external = ExternalSpec::try_new(&url, None, Duration::from_millis(100)).unwrap();
     let pem = issued.cert.pem().into_bytes();
-    let (fleet, _tasks) = start_fleet(external.clone().trusting(pem), 1, LIMITS);
+    let (fleet, _tasks) = start_fleet(external.clone().with_root_certificates(pem), 1, LIMITS);
     fleet.wait_for(serving).await;
     let lease = fleet.acquire(REQUEST).await.unwrap();
     assert_eq!(

@@ -22,8 +22,8 @@ pub(crate) mod sleep;
 
 pub use self::command::{Command, Listen, command};
 pub use self::import::{Imported, import};
-pub use self::progress::{Loading, Measured, Phase, fatal, measure, read};
-pub use self::settings::{GpuSelector, Permille, VllmSettings};
+pub use self::progress::{Loading, Measurement, Phase, fatal, measure, read};
+pub use self::settings::{GpuSelector, Permille, SettingProblem, VllmSettings};
 
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use pointsman_domain::{
     AttemptCursor, AttemptResult, FailureClass, Plan, RequestView as _, Step, Trigger,
 };
 use pointsman_fleet::{EngineBody, EngineError, Lease};
-use pointsman_openai::{EngineFailure, Request};
+use pointsman_openai::{EngineErrorBody, Request};
 use tokio::time::Instant;
 
 use crate::error::RETRY_LOST_ENGINE;
@@ -127,14 +127,14 @@ impl AttemptError {
         match self {
             Self::Acquire(error) => match error {
                 AcquireError::QueueFull { .. } => ErrorCode::QueueFull,
-                AcquireError::TimedOut { .. } | AcquireError::TooLate { .. } => {
+                AcquireError::TimedOut { .. } | AcquireError::DeadlineTooEarly { .. } => {
                     ErrorCode::QueueTimeout
                 }
                 AcquireError::UnknownLane
                 | AcquireError::NotServing { .. }
                 | AcquireError::NotLoaded
                 | AcquireError::LoadFailed { .. }
-                | AcquireError::Faulty { .. }
+                | AcquireError::CircuitOpen { .. }
                 | AcquireError::Closing => ErrorCode::NoLaneAvailable,
             },
             Self::Engine(error) => match error {
@@ -157,10 +157,10 @@ impl AttemptError {
             Self::Acquire(error) => match error {
                 AcquireError::QueueFull { retry_in, .. }
                 | AcquireError::TimedOut { retry_in, .. }
-                | AcquireError::TooLate { estimate: retry_in }
+                | AcquireError::DeadlineTooEarly { estimate: retry_in }
                 | AcquireError::NotServing { retry_in, .. }
                 | AcquireError::LoadFailed { retry_in, .. }
-                | AcquireError::Faulty { retry_in } => Some(*retry_in),
+                | AcquireError::CircuitOpen { retry_in } => Some(*retry_in),
                 AcquireError::UnknownLane | AcquireError::NotLoaded | AcquireError::Closing => None,
             },
             Self::Status { retry_after, .. } => retry_after.map(Duration::from_secs),
@@ -272,7 +272,7 @@ async fn first_byte(
             .headers
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok());
-        let message = EngineFailure::read(&error_body(body).await).message;
+        let message = EngineErrorBody::read(&error_body(body).await).message;
         return Err(AttemptError::Status { status: head.status, message, retry_after });
     }
     loop {

@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use pointsman_domain::{AttemptResult, NoLane, Rejection};
+use pointsman_domain::{AttemptResult, NoLaneReason, Rejection};
 use pointsman_openai::{BadRequest, ErrorBody, error_event};
 
 use crate::admin::AdminError;
@@ -47,7 +47,7 @@ pub(crate) enum RouteError {
     #[error("rejected by policy {policy}: {}", .rejection.message)]
     Rejected { policy: String, rejection: Rejection },
     #[error("no lane is available: {reason}")]
-    NoLane { reason: NoLane, retry_in: Duration },
+    NoLane { reason: NoLaneReason, retry_in: Duration },
     #[error("lane `{lane}`: {error}")]
     Attempt {
         lane: String,
@@ -306,13 +306,13 @@ mod tests {
                 ErrorCode::QueueTimeout,
             ),
             (
-                AttemptError::Acquire(AcquireError::TooLate { estimate: SECOND }),
+                AttemptError::Acquire(AcquireError::DeadlineTooEarly { estimate: SECOND }),
                 ErrorCode::QueueTimeout,
             ),
             (AttemptError::Acquire(AcquireError::UnknownLane), ErrorCode::NoLaneAvailable),
             (AttemptError::Acquire(not_serving), ErrorCode::NoLaneAvailable),
             (
-                AttemptError::Acquire(AcquireError::Faulty { retry_in: SECOND }),
+                AttemptError::Acquire(AcquireError::CircuitOpen { retry_in: SECOND }),
                 ErrorCode::NoLaneAvailable,
             ),
             (AttemptError::Acquire(AcquireError::Closing), ErrorCode::NoLaneAvailable),
@@ -350,7 +350,7 @@ mod tests {
             (Duration::from_secs(7), "7"),
             (Duration::MAX, "3600"),
         ] {
-            let error = RouteError::NoLane { reason: NoLane::AllDown, retry_in: after };
+            let error = RouteError::NoLane { reason: NoLaneReason::AllDown, retry_in: after };
             let response = error.error_response();
             assert_eq!(response.headers, [(header::RETRY_AFTER, seconds.parse().unwrap())]);
         }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{
-    AttemptResult, ChainInfo, Consulted, Decision, Facts, FleetView, LaneId, Merged, Outcome,
+    AttemptResult, ChainInfo, Decision, Facts, FleetView, LaneId, Merged, Outcome, PolicyCall,
     RequestView as _, Trace,
 };
 use pointsman_openai::Request;
 use pointsman_record::{
-    Body, DecisionRecord, End, Ended, Entry, Interest, Mode, Recorder, RequestRecord, TryRecord,
+    AttemptRecord, Body, DecisionRecord, End, Ended, Entry, Interest, Mode, Recorder, RequestRecord,
 };
 
 /// Approximate size in bytes of a request's headers, for the recorder's memory limit.
@@ -24,7 +24,7 @@ pub(crate) struct Recording {
     /// The record is discarded unless the request ends in an error.
     only_errors: bool,
     /// The current attempt.
-    attempt: Option<TryRecord>,
+    attempt: Option<AttemptRecord>,
 }
 
 /// Returns a trace that collects policy calls if the request with this id may be recorded.
@@ -54,11 +54,11 @@ impl Recording {
             seed: facts.seed,
             age: facts.age,
             attempt: facts.attempt,
-            figures: request.figures(),
+            figures: request.info(),
             topology: fleet.topology.generation(),
             chain: chain.map(|chain| chain.chain.as_str().into()),
             fleet: Vec::new(),
-            consulted: trace.into_consulted(),
+            consulted: trace.into_calls(),
             merged: merged.clone(),
             decision: decision.clone(),
             tries: Vec::new(),
@@ -84,7 +84,7 @@ impl Recording {
     }
 
     /// Adds the policy calls after a failed attempt.
-    pub(crate) fn add_policy_calls(&mut self, calls: Vec<Consulted>) {
+    pub(crate) fn add_policy_calls(&mut self, calls: Vec<PolicyCall>) {
         self.entry.decision.consulted.extend(calls);
     }
 
@@ -92,7 +92,7 @@ impl Recording {
     pub(crate) fn begin_attempt(&mut self, lane: LaneId, age: Duration) {
         let (result, zero) = (AttemptResult::Other, Duration::ZERO);
         self.attempt =
-            Some(TryRecord { lane, result, status: 0, begun: age, queue: zero, took: zero });
+            Some(AttemptRecord { lane, result, status: 0, begun: age, queue: zero, took: zero });
     }
 
     /// Sets how long the current attempt waited for a slot.
@@ -113,7 +113,7 @@ impl Recording {
     pub(crate) fn end_attempt(&mut self, result: AttemptResult, age: Duration) {
         if let Some(attempt) = self.attempt.take() {
             let took = age.saturating_sub(attempt.begun);
-            self.entry.decision.tries.push(TryRecord { result, took, ..attempt });
+            self.entry.decision.tries.push(AttemptRecord { result, took, ..attempt });
         }
     }
 

@@ -49,7 +49,7 @@ fn consult(
     begun: Duration,
 ) -> Recovery {
     // Without a trigger no other lane may help, so there is nothing to decide.
-    if !decision.advisor.recovers() || error.trigger().is_none() {
+    if !decision.advisor.has_recovery() || error.trigger().is_none() {
         return Recovery::Planned;
     }
     let age = tracker.age();

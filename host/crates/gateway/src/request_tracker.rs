@@ -121,7 +121,7 @@ impl RequestTracker {
         fleet: &FleetView,
         recording: Option<Recording>,
     ) {
-        let observer = advisor.learns().then(|| Arc::clone(advisor));
+        let observer = advisor.observes_outcomes().then(|| Arc::clone(advisor));
         if observer.is_none() && recording.is_none() {
             return;
         }
@@ -136,7 +136,7 @@ impl RequestTracker {
             queue: Duration::ZERO,
             ttft: Duration::ZERO,
             total: Duration::ZERO,
-            prompt_tokens: request.figures().prompt_tokens,
+            prompt_tokens: request.info().prompt_tokens,
             cached_tokens: 0,
             output_tokens: 0,
         };
@@ -162,7 +162,7 @@ impl RequestTracker {
     /// Adds the policy calls collected by [`RequestTracker::trace`] to the recording.
     pub(crate) fn add_policy_calls(&mut self, trace: Trace) {
         if let Some(recording) = self.recording() {
-            recording.add_policy_calls(trace.into_consulted());
+            recording.add_policy_calls(trace.into_calls());
         }
     }
 

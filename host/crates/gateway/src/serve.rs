@@ -10,7 +10,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pointsman_domain::{
-    AttemptCursor, Decision, Endpoint, Facts, FleetView, Merged, NoLane, Plan, RequestView as _,
+    AttemptCursor, Decision, Endpoint, Facts, FleetView, Merged, NoLaneReason, Plan,
+    RequestView as _,
 };
 use pointsman_openai::{Head, Request};
 use tracing::Instrument as _;
@@ -98,7 +99,10 @@ async fn execute(
 ) -> Result<EngineResponse, RouteError> {
     let Some(mut cursor) = AttemptCursor::new(&decision.plan, gateway.settings.plan.max_steps)
     else {
-        return Err(RouteError::NoLane { reason: NoLane::AllDown, retry_in: RETRY_LOST_ENGINE });
+        return Err(RouteError::NoLane {
+            reason: NoLaneReason::AllDown,
+            retry_in: RETRY_LOST_ENGINE,
+        });
     };
     loop {
         let begun = tracker.age();

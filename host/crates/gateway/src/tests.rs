@@ -119,7 +119,7 @@ impl TestGateway {
             groups: Vec::new(),
             rules: Rules::default(),
             state_dir: None,
-            keeper: None,
+            watchdog: None,
             machine: "/".into(),
         };
         let (fleet, fleet_tasks) = Fleet::start(&spec, &metrics).unwrap();
@@ -208,8 +208,8 @@ fn lane(name: &str, model: &str, slots: u32, port: u16) -> LaneSpec {
         timeouts: Timeouts { connect: 30 * second, first_byte: 30 * second, idle: 30 * second },
         liveness: Liveness {
             stall: Duration::ZERO,
-            probe_every: Duration::ZERO,
-            probe_limit: Duration::ZERO,
+            probe_interval: Duration::ZERO,
+            probe_timeout: Duration::ZERO,
         },
     }
 }

@@ -25,7 +25,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body::Frame;
 use pointsman_domain::AttemptResult;
 use pointsman_fleet::EngineError;
-use pointsman_openai::{EngineFailure, error_event};
+use pointsman_openai::{EngineErrorBody, error_event};
 use tokio::time::{Interval, MissedTickBehavior};
 use tracing::Span;
 
@@ -106,7 +106,7 @@ impl WaitingBody {
 /// Ends a request to which the engine responded without a stream, most likely because it rejected
 /// the request. The client, which expects a stream, gets the engine's message as an event.
 fn unexpected_body(response: EngineResponse, tracker: &mut RequestTracker) -> Bytes {
-    let message = EngineFailure::read(response.first.as_deref().unwrap_or_default()).message;
+    let message = EngineErrorBody::read(response.first.as_deref().unwrap_or_default()).message;
     let (lane, status) = (&response.lane, response.status.as_u16());
     let is_client_error = response.status.is_client_error();
     let (code, result) = match is_client_error && message.is_some() {

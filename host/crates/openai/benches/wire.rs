@@ -35,7 +35,7 @@ fn facts(criterion: &mut Criterion) {
                     black_box(body.clone()),
                     Head::default(),
                 );
-                request.unwrap().figures()
+                request.unwrap().info()
             });
         });
     }

@@ -82,7 +82,7 @@ impl ErrorBody {
     }
 
     /// Returns the error for an operator command that cannot be executed.
-    pub fn of_operator(code: &str, message: &str) -> Self {
+    pub fn operator_error(code: &str, message: &str) -> Self {
         Self::new(INVALID, code, message)
     }
 
@@ -167,12 +167,12 @@ pub fn error_event(error: &ErrorBody, mid_frame: bool) -> Bytes {
 
 /// The error that an engine reported.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct EngineFailure {
+pub struct EngineErrorBody {
     /// Error message, if one was found.
     pub message: Option<String>,
 }
 
-impl EngineFailure {
+impl EngineErrorBody {
     /// Reads an engine's error body. vLLM sends `{"error":{"message"}}`, `{"error":"…"}` or
     /// `{"detail":"…"}`, llama.cpp the first of these; other engines may send plain text.
     pub fn read(body: &[u8]) -> Self {
@@ -246,7 +246,11 @@ mod tests {
             ("{}", None),
             ("", None),
         ] {
-            assert_eq!(EngineFailure::read(body.as_bytes()).message.as_deref(), message, "{body}");
+            assert_eq!(
+                EngineErrorBody::read(body.as_bytes()).message.as_deref(),
+                message,
+                "{body}"
+            );
         }
     }
 }

@@ -17,9 +17,9 @@ mod text;
 mod usage;
 
 pub use edit::EditError;
-pub use error::{EngineFailure, ErrorBody, error_event};
+pub use error::{EngineErrorBody, ErrorBody, error_event};
 pub use json::PointerError;
 pub use request::{BadRequest, Head, Request};
 pub use sse::{StreamEnd, StreamWatch};
-pub use text::tokens_of;
+pub use text::estimate_tokens;
 pub use usage::{BodyTail, Usage};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use pointsman_domain::{
-    Edit, Endpoint, FieldValue, Figures, MessageInfo, RequestView, char_slice, fnv1a_chain,
+    Edit, Endpoint, FieldValue, MessageInfo, RequestInfo, RequestView, char_slice, fnv1a_chain,
 };
 use serde_json::value::RawValue;
 
@@ -55,7 +55,7 @@ struct Parsed {
     /// Byte range of the model's JSON literal in the body.
     model_range: Range<usize>,
     messages: Vec<Message>,
-    figures: Figures,
+    figures: RequestInfo,
 }
 
 /// The reason why a body is not a valid request.
@@ -149,7 +149,7 @@ impl Request {
             }
             Endpoint::Responses | Endpoint::Embeddings | Endpoint::Other => Vec::new(),
         };
-        let figures = Figures {
+        let figures = RequestInfo {
             endpoint,
             streaming,
             body_bytes: body.len() as u64,
@@ -229,7 +229,7 @@ impl Request {
 }
 
 impl RequestView for Request {
-    fn figures(&self) -> Figures {
+    fn info(&self) -> RequestInfo {
         self.0.figures
     }
 

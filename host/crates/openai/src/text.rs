@@ -35,13 +35,13 @@ impl Text {
 
     /// Returns the estimated number of tokens, from the literal with its escapes.
     pub(crate) fn tokens(&self, body: &str) -> usize {
-        tokens_of(&body[self.range.clone()])
+        estimate_tokens(&body[self.range.clone()])
     }
 }
 
 /// Returns the estimated number of tokens of a text. Common tokenizers produce about one token per
 /// four ASCII characters, per two letters of other alphabets, and per CJK character.
-pub fn tokens_of(text: &str) -> usize {
+pub fn estimate_tokens(text: &str) -> usize {
     if text.is_ascii() {
         return text.len().div_ceil(4);
     }
@@ -83,14 +83,14 @@ mod tests {
             ("Der schnelle braune Fuchs springt über den faulen Hund.", 17),
             ("我喜欢学习新的语言和文化。", 15),
         ] {
-            let estimate = tokens_of(text);
+            let estimate = estimate_tokens(text);
             assert!(
                 estimate * 2 >= tokens && estimate <= tokens * 2,
                 "{text}: {estimate} for {tokens}"
             );
         }
-        assert_eq!(tokens_of("a"), 1);
-        assert_eq!(tokens_of(""), 0);
+        assert_eq!(estimate_tokens("a"), 1);
+        assert_eq!(estimate_tokens(""), 0);
     }
 
     proptest! {

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, Advisor, BuiltIn, ChainInfo, Consulted, Facts, FailureReport, FleetView, LinkInfo,
-    Merge, Merged, OnConflict, Outcome, PolicyRef, Recovery, Trace, fnv1a_chain, permit,
-    permit_edits,
+    Advice, Advisor, BuiltIn, ChainInfo, ChainLink, Facts, FailureReport, FleetView, Merge, Merged,
+    OnConflict, Outcome, PolicyCall, PolicyRef, Recovery, Trace, enforce_allow,
+    enforce_allow_edits, fnv1a_chain,
 };
 
 use crate::background::{Background, ShadowJob};
@@ -99,8 +99,8 @@ impl Link {
     }
 
     /// Describes the versions for records.
-    fn infos(&self) -> impl Iterator<Item = LinkInfo> {
-        let info = |version: &Version, candidate: Option<&Rollout>| LinkInfo {
+    fn infos(&self) -> impl Iterator<Item = ChainLink> {
+        let info = |version: &Version, candidate: Option<&Rollout>| ChainLink {
             policy: version.reference.clone(),
             fingerprint: version.fingerprint.clone(),
             component: version.component_sha256().to_owned(),
@@ -173,7 +173,11 @@ impl Advisor for Chain {
                             let on_error = link.on_error.name();
                             let kind = error.kind();
                             tracing::warn!(
-                                event = "advice_failed", kind, %error, on_error, "no advice from policy"
+                                event = "advice_failed",
+                                kind,
+                                %error,
+                                on_error,
+                                "no advice from policy"
                             );
                         })
                         .ok()
@@ -217,7 +221,7 @@ impl Advisor for Chain {
         Some(&self.info)
     }
 
-    fn recovers(&self) -> bool {
+    fn has_recovery(&self) -> bool {
         self.has_on_failure
     }
 
@@ -246,7 +250,7 @@ impl Advisor for Chain {
         Recovery::Planned
     }
 
-    fn learns(&self) -> bool {
+    fn observes_outcomes(&self) -> bool {
         self.has_on_complete
     }
 
@@ -267,7 +271,7 @@ pub(crate) fn evaluate(
 ) -> Result<Advice, CallError> {
     let mut call = CallTrace::for_decision(trace);
     let (advised, dropped) = call_on_request(version, facts, fleet, &mut call);
-    trace.consulted(|| Consulted {
+    trace.consulted(|| PolicyCall {
         policy: version.reference.clone(),
         hook: Hook::Request.name().to_owned(),
         took: call.duration,
@@ -291,7 +295,7 @@ pub(crate) fn call_on_request(
     let mut dropped_parts = Vec::new();
     let mut advised = version.advise(facts, fleet, call);
     if let Ok(advice) = &mut advised {
-        for dropped in permit(advice, &version.allow) {
+        for dropped in enforce_allow(advice, &version.allow) {
             version.metrics().record_dropped(dropped.what);
             tracing::debug!(part = dropped.what, reason = %dropped.reason, "dropped advice");
             dropped_parts.push(format!("{}: {}", dropped.what, dropped.reason));
@@ -321,7 +325,7 @@ fn evaluate_recovery(
 ) -> Result<Recovery, CallError> {
     let mut call = CallTrace::for_decision(trace);
     let (recovery, dropped) = call_on_failure(version, facts, fleet, failed, &mut call);
-    trace.consulted(|| Consulted {
+    trace.consulted(|| PolicyCall {
         policy: version.reference.clone(),
         hook: Hook::Failure.name().to_owned(),
         took: call.duration,
@@ -349,7 +353,7 @@ pub(crate) fn call_on_failure(
     let mut dropped_parts = Vec::new();
     let mut recovery = version.recover(facts, fleet, failed, call);
     if let Ok(Recovery::Retry(step)) = &mut recovery {
-        for dropped in permit_edits(&mut step.edits, &version.allow) {
+        for dropped in enforce_allow_edits(&mut step.edits, &version.allow) {
             version.metrics().record_dropped(dropped.what);
             dropped_parts.push(format!("{}: {}", dropped.what, dropped.reason));
         }

@@ -358,7 +358,7 @@ fn extract_code(
 
 /// The arguments of the hidden subcommand that compiles.
 #[derive(Debug, Clone, Copy)]
-pub struct CompileOrders {
+pub struct CompileArgs {
     /// Maximum address space in bytes.
     pub memory: u64,
     /// Maximum CPU time in seconds.
@@ -370,7 +370,7 @@ pub struct CompileOrders {
 }
 
 /// Runs the compiling process: sets its own limits, reads a component, and writes the code.
-pub fn compile_main(orders: CompileOrders, input: impl Read, output: impl Write) -> ExitCode {
+pub fn compile_main(orders: CompileArgs, input: impl Read, output: impl Write) -> ExitCode {
     let result = confine(orders)
         .map_err(|error| (format!("failed to set resource limits: {error}"), ExitCode::FAILURE))
         .and_then(|()| compile_piped(orders.metering, input, output));
@@ -385,7 +385,7 @@ pub fn compile_main(orders: CompileOrders, input: impl Read, output: impl Write)
 }
 
 /// Sets the limits of this process. Called before any input is read.
-fn confine(orders: CompileOrders) -> io::Result<()> {
+fn confine(orders: CompileArgs) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have exited before the signal was requested.
     if rustix::process::getppid().map(Pid::as_raw_pid) != Some(orders.parent) {

@@ -55,7 +55,7 @@ struct LoadedPolicy {
 /// An error of loading a policy of a chain.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to load policy `{name}` from {}: {error}", dir.display())]
-pub struct RehearsalError {
+pub struct DryRunError {
     /// The name of the policy.
     pub name: String,
     /// The folder of the policy.
@@ -77,15 +77,14 @@ impl DryRunChain {
     ///
     /// # Errors
     /// If a policy cannot be loaded; the error is about the first one.
-    pub fn load(runtime: &Arc<Runtime>, chain: &ChainSpec) -> Result<Self, RehearsalError> {
+    pub fn load(runtime: &Arc<Runtime>, chain: &ChainSpec) -> Result<Self, DryRunError> {
         let metrics = PolicyMetrics::register(&mut Registry::default());
         let load = |policy: &PolicySpec| {
-            let version =
-                load_version(runtime, &metrics, policy).map_err(|error| RehearsalError {
-                    name: policy.name.clone(),
-                    dir: policy.dir.clone(),
-                    error: Box::new(error),
-                })?;
+            let version = load_version(runtime, &metrics, policy).map_err(|error| DryRunError {
+                name: policy.name.clone(),
+                dir: policy.dir.clone(),
+                error: Box::new(error),
+            })?;
             let (name, weight, on_error) = (policy.name.clone(), policy.weight, policy.on_error);
             Ok(LoadedPolicy { name, weight, on_error, version })
         };
@@ -236,8 +235,8 @@ impl DryRunSession {
     }
 
     /// Returns whether any policy has the hook `on-complete`.
-    pub fn learns(&self) -> bool {
-        self.chain.learns()
+    pub fn observes_outcomes(&self) -> bool {
+        self.chain.observes_outcomes()
     }
 
     /// Calls `on-complete` of all policies that export it, in batches of the same size as in a

@@ -52,20 +52,18 @@ pub use call::Fault;
 pub use cases::{
     CaseError, CaseFleet, CaseRequest, CaseResult, CaseStateError, Difference, FactsError, FactsOf,
 };
-pub use compile::{
-    CompileError, CompileLimits, CompileOrders, Compiler, OutputError, compile_main,
-};
+pub use compile::{CompileArgs, CompileError, CompileLimits, Compiler, OutputError, compile_main};
 pub use component::{ComponentError, SizeError};
-pub use dry_run::{CallStats, DryRunChain, DryRunSession, Hinted, RehearsalError};
+pub use dry_run::{CallStats, DryRunChain, DryRunError, DryRunSession, Hinted};
 pub use manifest::ManifestError;
 pub use metrics::PolicyMetrics;
 pub use policies::{
     AdvisorSlot, CandidateStatus, Change, Command, CommandError, EarlierVersion, Policies,
     PolicyErrorStatus, PolicyStatus, ProbationStatus, RejectedVersion,
 };
-pub use replay::{Differing, Gap, Missing, Replayed, is_passing};
+pub use replay::{Differing, Gap, Missing, Replayed, is_transient};
 pub use runtime::{Allocator, FUEL_PER_MS, Metering, Runtime, RuntimeError, RuntimeSettings};
 pub use slot::{RejectionCode, SlotError};
 pub use spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
 pub use version::{CallError, InvalidConfig, LoadError};
-pub use workbench::{BenchPlan, Measured, Workbench};
+pub use workbench::{BenchPlan, Measurement, Workbench};

@@ -111,7 +111,7 @@ impl fmt::Display for Differing {
 
 /// Returns whether the note of a recorded call stands for a transient failure, which a replay
 /// cannot reproduce: a timeout, an open breaker, or a failed instantiation.
-pub fn is_passing(note: &str) -> bool {
+pub fn is_transient(note: &str) -> bool {
     // Records of earlier versions have no kind in front of the message.
     const LEGACY: [&str; 3] =
         ["it did not finish within ", "it is out of service ", "no instance of it can be made: "];

@@ -75,9 +75,30 @@ impl RejectionCode {
 
 /// Why a version was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredReason")]
 pub(crate) struct RejectReason {
     pub(crate) code: RejectionCode,
     pub(crate) message: String,
+}
+
+/// The forms of a reason in the store. Format 1 has the message only, and operators were the usual
+/// cause.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StoredReason {
+    Message(String),
+    Full { code: RejectionCode, message: String },
+}
+
+impl From<StoredReason> for RejectReason {
+    fn from(stored: StoredReason) -> Self {
+        match stored {
+            StoredReason::Message(message) => {
+                Self { code: RejectionCode::RolledBackByOperator, message }
+            }
+            StoredReason::Full { code, message } => Self { code, message },
+        }
+    }
 }
 
 impl RejectReason {

@@ -254,7 +254,7 @@ mod tests {
         let store = Store::for_policy(dir.path(), "a");
         make_private(&store.dir).unwrap();
         let legacy = r#"{"active": "two", "trial": null, "history": ["one"],
-            "set-aside": [["three", "too many faults"]], "disabled": true}"#;
+            "set-aside": [["three", "rolled back by an operator"]], "disabled": true}"#;
         fs::write(store.dir.join(LEGACY_SLOT), legacy).unwrap();
         assert_eq!(store.read_slot(), record());
         store.write_slot(&record());

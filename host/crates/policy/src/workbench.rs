@@ -57,7 +57,7 @@ pub struct BenchPlan {
 
 /// A measurement.
 #[derive(Debug, Clone, Default)]
-pub struct Measured {
+pub struct Measurement {
     /// The number of lanes, if fleets were resized.
     pub lanes: Option<usize>,
     /// Whether each call created its instance.
@@ -72,7 +72,7 @@ pub struct Measured {
     pub memory: u64,
 }
 
-impl Measured {
+impl Measurement {
     /// Calls the policy `calls` times.
     fn run(&mut self, version: &Version, facts: &Facts, fleet: &Arc<FleetView>, calls: usize) {
         // The first call is not representative: all caches are cold.
@@ -173,7 +173,11 @@ impl Workbench {
     ///
     /// # Errors
     /// If a case is invalid, or the policy rejects its configuration.
-    pub fn bench(&self, facts_of: &FactsOf, plan: &BenchPlan) -> Result<Vec<Measured>, LoadError> {
+    pub fn bench(
+        &self,
+        facts_of: &FactsOf,
+        plan: &BenchPlan,
+    ) -> Result<Vec<Measurement>, LoadError> {
         let cases = self.samples(plan)?;
         let sizes =
             if plan.lanes.is_empty() { vec![None] } else { plan.lanes.iter().map(Some).collect() };
@@ -218,14 +222,14 @@ impl Workbench {
         calls: usize,
         lanes: Option<usize>,
         fresh: bool,
-    ) -> Result<Measured, LoadError> {
+    ) -> Result<Measurement, LoadError> {
         let mut bundle = self.bundle.clone();
         if fresh {
             bundle.manifest.limits.calls = Some(1);
         }
         let instances =
             ValidationInstances::new(&self.runtime, &bundle, &self.loaded, &Settings::default());
-        let mut measured = Measured { lanes, fresh, ..Measured::default() };
+        let mut measured = Measurement { lanes, fresh, ..Measurement::default() };
         for (index, case) in cases.iter().enumerate() {
             let state = case.checked_state(&self.cases_file())?;
             let version = instances.create(&case.config, state);
@@ -259,7 +263,7 @@ mod tests {
     fn percentile_is_a_measured_duration() {
         let percentile = |times: &[u64], percent| {
             let times = times.iter().map(|time| Duration::from_micros(*time)).collect();
-            Measured { times, ..Measured::default() }.percentile(percent)
+            Measurement { times, ..Measurement::default() }.percentile(percent)
         };
         let us = |time| Some(Duration::from_micros(time));
         assert_eq!(percentile(&[], 50), None);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use pointsman_domain::{
-    Consulted, Decision, Figures, FleetView, LaneInfo, LaneState, Merge, NoLane, OnConflict,
-    PlanLimits, PolicyRef, Read, Topology,
+    Decision, FleetView, LaneInfo, LaneState, Merge, NoLaneReason, OnConflict, PlanLimits,
+    PolicyCall, PolicyRef, Read, RequestInfo, Topology,
 };
 use pointsman_record::{
     DecisionRecord, End, Ended, Entry, Key, Mode, QueueLimits, Record, RecordMetrics, Recorder,
@@ -41,7 +41,7 @@ fn decision(fleet: &FleetView) -> DecisionRecord {
     let mut reads =
         vec![read("request.model", json!("auto")), read("request.text", json!("x".repeat(2048)))];
     reads.extend((0..10).map(|_| read("request.contains", json!(false))));
-    let consulted = Consulted {
+    let consulted = PolicyCall {
         policy: PolicyRef::new("cortex", "0.1.0"),
         hook: "on-request".to_owned(),
         took: Duration::from_micros(9),
@@ -59,13 +59,13 @@ fn decision(fleet: &FleetView) -> DecisionRecord {
         seed: 2,
         age: Duration::ZERO,
         attempt: 0,
-        figures: Figures::default(),
+        figures: RequestInfo::default(),
         topology: fleet.topology.generation(),
         chain: None,
         fleet: Vec::new(),
         consulted: vec![consulted],
         merged: Merge::new(fleet, "auto").finish(OnConflict::Refuse),
-        decision: Decision::NoLane(NoLane::AllDown),
+        decision: Decision::NoLane(NoLaneReason::AllDown),
         tries: Vec::new(),
         end: End { how: Ended::Error, total: Duration::ZERO },
         outcome: None,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pointsman_domain::units::micros;
 use pointsman_domain::{
-    AttemptResult, ChainInfo, Consulted, Decision, Figures, LaneId, LaneInfo, LaneStat, Merged,
-    Outcome, PlanLimits,
+    AttemptResult, ChainInfo, Decision, LaneId, LaneInfo, LaneStat, Merged, Outcome, PlanLimits,
+    PolicyCall, RequestInfo,
 };
 use serde::{Deserialize, Serialize};
 
@@ -63,7 +63,7 @@ pub struct DecisionRecord {
     pub attempt: u32,
     /// Properties of the request that every policy gets.
     #[serde(rename = "request-info", alias = "figures")]
-    pub figures: Figures,
+    pub figures: RequestInfo,
     /// Generation of the topology.
     pub topology: u64,
     /// Identifier of the chain of policies; `None` if there were no policies, or in records of
@@ -74,14 +74,14 @@ pub struct DecisionRecord {
     pub fleet: Vec<LaneStat>,
     /// Calls of policies in order, including those after failed attempts.
     #[serde(rename = "policy-calls", alias = "consulted")]
-    pub consulted: Vec<Consulted>,
+    pub consulted: Vec<PolicyCall>,
     /// The merged advice.
     pub merged: Merged,
     /// The host's decision.
     pub decision: Decision,
     /// Attempts on lanes, in order.
     #[serde(rename = "attempts", alias = "tries")]
-    pub tries: Vec<TryRecord>,
+    pub tries: Vec<AttemptRecord>,
     /// How the request ended for the client.
     pub end: End,
     /// The outcome as reported to `on-complete`; `None` if no lane was attempted.
@@ -94,7 +94,7 @@ pub struct DecisionRecord {
 /// One attempt on a lane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct TryRecord {
+pub struct AttemptRecord {
     /// Lane of the attempt.
     pub lane: LaneId,
     /// Result of the attempt.

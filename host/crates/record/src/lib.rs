@@ -36,7 +36,7 @@ mod weight;
 
 pub use self::file::files;
 pub use self::format::{
-    DecisionRecord, End, Ended, Record, RequestRecord, TopologyRecord, TryRecord, VERSION,
+    AttemptRecord, DecisionRecord, End, Ended, Record, RequestRecord, TopologyRecord, VERSION,
 };
 pub use self::metrics::RecordMetrics;
 pub use self::read::{ReadError, ReadProblem, records};

@@ -6,8 +6,8 @@
 //! Types are destructured completely, so that a new field does not compile before it is considered.
 
 use pointsman_domain::{
-    Advice, Consulted, Decision, Edit, FallbackAdvice, FallbackStep, LaneAdvice, Merged, Note,
-    Plan, PolicyRef, QueueAdvice, Read, Rejection, Scalar, Step,
+    Advice, Decision, Edit, FallbackAdvice, FallbackStep, LaneAdvice, Merged, Note, Plan,
+    PolicyCall, PolicyRef, QueueAdvice, Read, Rejection, Scalar, Step,
 };
 use serde_json::Value;
 
@@ -97,7 +97,7 @@ impl HeapSize for Read {
     }
 }
 
-impl HeapSize for Consulted {
+impl HeapSize for PolicyCall {
     fn heap_bytes(&self) -> usize {
         let Self { policy: _, hook, took: _, reads, advice, note, dropped, fleet } = self;
         hook.heap_bytes()

@@ -124,6 +124,16 @@ pub struct Location {
 }
 
 impl Location {
+    /// Returns the line number, starting at 1; 0 if the key has no position in the file.
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
+    /// Returns the dotted path of the key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Returns a diagnostic for this key.
     pub fn error(&self, problem: impl Into<Problem>) -> Diagnostic {
         let Problem { code, message } = problem.into();

@@ -198,7 +198,8 @@ mod tests {
         #[test]
         fn arbitrary_input_never_panics(path: String, value: String, file: String) {
             if let Ok(over) = Override::key(&path, &value) {
-                let _result = read(&file, &[over], |root| Some(root.keys().len()));
+                // Only a panic fails the test.
+                read(&file, &[over], |root| Some(root.keys().len())).ok();
             }
         }
     }

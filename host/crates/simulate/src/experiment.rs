@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pointsman_policy::{
-    Allocator, ChainSpec, Compiler, DryRunChain, Metering, RehearsalError, Runtime, RuntimeError,
+    Allocator, ChainSpec, Compiler, DryRunChain, DryRunError, Metering, Runtime, RuntimeError,
     RuntimeSettings,
 };
 use pointsman_settings::{Code, Problem};
@@ -106,7 +106,7 @@ pub enum ExperimentError {
     Scenario(#[from] ScenarioError),
     /// A policy cannot be loaded.
     #[error(transparent)]
-    Policy(#[from] RehearsalError),
+    Policy(#[from] DryRunError),
     /// A thread cannot be started.
     #[error("failed to start a simulation thread: {0}")]
     Thread(#[from] std::io::Error),

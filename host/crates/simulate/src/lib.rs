@@ -46,7 +46,9 @@ pub use self::fault::{FaultKind, InjectedFault, Schedule};
 pub use self::fleet::{DecodeRates, EngineModel, Fleet, Lane, ServiceModel};
 pub use self::histogram::Histogram;
 pub use self::metric::{Direction, Metric, Scope, ScopeError, Statistic, Unit};
-pub use self::objective::{Judged, Objective, ObjectiveError, ObjectiveErrorKind, Verdict};
+pub use self::objective::{
+    Objective, ObjectiveError, ObjectiveErrorKind, ObjectiveResult, Verdict,
+};
 pub use self::observe::{Attempt, FinishedRequest, Observer, RequestResult};
 pub use self::random::{Distribution, Random, seconds};
 pub use self::report::{Collector, Report, Run, Summary};

@@ -62,7 +62,7 @@ pub struct Verdict {
 /// The result of an objective over several runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Judged {
+pub struct ObjectiveResult {
     /// The objective as it was written.
     pub objective: String,
     /// True if there is at least one run and every run meets the objective.
@@ -122,11 +122,11 @@ impl Objective {
     }
 
     /// Evaluates the objective over several runs.
-    pub fn over<'a>(&self, runs: impl IntoIterator<Item = &'a Summary>) -> Judged {
+    pub fn over<'a>(&self, runs: impl IntoIterator<Item = &'a Summary>) -> ObjectiveResult {
         let verdicts: Vec<Verdict> = runs.into_iter().map(|run| self.judge(run)).collect();
         let values: Vec<f64> = verdicts.iter().filter_map(|verdict| verdict.value).collect();
         let runs_met = verdicts.iter().filter(|verdict| verdict.met).count();
-        Judged {
+        ObjectiveResult {
             objective: self.text.clone(),
             met: runs_met == verdicts.len() && runs_met > 0,
             runs_met,

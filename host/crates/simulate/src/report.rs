@@ -27,7 +27,7 @@ pub use self::summary::{
 pub use self::sweep::{Point, Sweep};
 use crate::compare::{Comparison, Estimate};
 use crate::metric::{Metric, Scope};
-use crate::objective::{Judged, Objective};
+use crate::objective::{Objective, ObjectiveResult};
 
 /// The result of a scenario. The same runs give the same report, byte for byte, on every machine.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ pub struct VariantReport {
     /// The runs, one for each seed.
     pub runs: Vec<Run>,
     /// The result of each objective.
-    pub objectives: Vec<Judged>,
+    pub objectives: Vec<ObjectiveResult>,
 }
 
 impl VariantReport {

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pointsman_domain::Endpoint;
-use pointsman_openai::{BadRequest, Head, Request, tokens_of};
+use pointsman_openai::{BadRequest, Head, Request, estimate_tokens};
 
 use crate::random::Random;
 use crate::traffic::{ClassId, SimRequest};
@@ -131,7 +131,7 @@ impl RequestWriter {
         let text = text.get(1..text.len() - 1).unwrap_or_default();
         body.push(b'"');
         body.extend_from_slice(text.as_bytes());
-        let written = tokens_of(text) + TOKENS_PER_MESSAGE;
+        let written = estimate_tokens(text) + TOKENS_PER_MESSAGE;
         // A text that is longer than the prompt leaves nothing to fill.
         let missing = (request.prompt_tokens as usize).saturating_sub(written) * CHARS_PER_TOKEN;
         let common = class_prefix.saturating_sub(written * CHARS_PER_TOKEN).min(missing);

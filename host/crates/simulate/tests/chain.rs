@@ -10,8 +10,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pointsman_domain::{
-    Advice, AttemptResult, Consulted, Endpoint, EngineKind, Facts, FailureReport, FleetView,
-    LaneId, LaneInfo, LaneState, Outcome, Read, Recovery, Topology, Trace,
+    Advice, AttemptResult, Endpoint, EngineKind, Facts, FailureReport, FleetView, LaneId, LaneInfo,
+    LaneState, Outcome, PolicyCall, Read, Recovery, Topology, Trace,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
@@ -129,7 +129,7 @@ fn run_session(session: DryRunSession) -> (Vec<String>, Vec<TimedHint>, Vec<Call
         let mut trace = Trace::on();
         let merged = chain.advisor().advise(&facts, &view, &mut trace);
         // Includes the time that each call took.
-        advice.push(format!("{merged:?} {:?}", trace.into_consulted()));
+        advice.push(format!("{merged:?} {:?}", trace.into_calls()));
         outcomes.push(outcome(&facts));
         if outcomes.len() == 16 {
             chain.observe(&view, now_ms, &std::mem::take(&mut outcomes));
@@ -288,7 +288,7 @@ fn load_error_names_the_policy() {
 }
 
 /// Returns the recorded calls of all policies of a chain for a request.
-fn record(dry_run: &DryRunChain, facts: &Facts, view: &Arc<FleetView>) -> Vec<Consulted> {
+fn record(dry_run: &DryRunChain, facts: &Facts, view: &Arc<FleetView>) -> Vec<PolicyCall> {
     let session = dry_run.begin();
     // Fills the state of the policies.
     for number in 0..4 {
@@ -296,11 +296,11 @@ fn record(dry_run: &DryRunChain, facts: &Facts, view: &Arc<FleetView>) -> Vec<Co
     }
     let mut trace = Trace::on();
     session.advisor().advise(facts, view, &mut trace);
-    trace.into_consulted()
+    trace.into_calls()
 }
 
 /// Replays a call of `quota` with a changed record.
-fn replay_quota(change: impl FnOnce(&mut Vec<Read>)) -> (Consulted, Replayed<Advice>) {
+fn replay_quota(change: impl FnOnce(&mut Vec<Read>)) -> (PolicyCall, Replayed<Advice>) {
     let dry_run = load(&six_policies());
     let (facts, view) = (facts(1, NOON), fleet(3));
     let call = record(&dry_run, &facts, &view).remove(0);
@@ -415,7 +415,7 @@ fn recover_call_is_replayed() {
     let mut trace = Trace::on();
     let recorded = session.advisor().recover(&facts, &view, &failure, &mut trace);
     assert!(matches!(recorded, Recovery::Retry(_)), "{recorded:?}");
-    let call = trace.into_consulted().remove(0);
+    let call = trace.into_calls().remove(0);
     let host_calls: Vec<&str> = call.reads.iter().map(|read| read.call.as_str()).collect();
     assert!(
         host_calls.starts_with(&["context", "failure"]) && host_calls.contains(&"request.header"),

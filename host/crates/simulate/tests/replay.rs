@@ -8,9 +8,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pointsman_domain::{
-    Advice, AttemptResult, ChainInfo, Consulted, Decision, Endpoint, EngineKind, Facts,
-    FailureReport, FleetView, LaneAdvice, LaneId, LaneInfo, LaneState, LinkInfo, Merge, Plan,
-    PlanLimits, PolicyRef, Topology, Trace,
+    Advice, AttemptResult, ChainInfo, ChainLink, Decision, Endpoint, EngineKind, Facts,
+    FailureReport, FleetView, LaneAdvice, LaneId, LaneInfo, LaneState, Merge, Plan, PlanLimits,
+    PolicyCall, PolicyRef, Topology, Trace,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{ChainSpec, DryRunChain, Metering, PolicySpec, Runtime, RuntimeSettings};
@@ -125,11 +125,11 @@ fn written(spec: &ChainSpec) -> Vec<Record> {
             seed: number.into(),
             age: Duration::ZERO,
             attempt: 0,
-            figures: facts.request.figures(),
+            figures: facts.request.info(),
             topology: 1,
             chain: Some(info.chain.as_str().into()),
             fleet: view.stats.clone(),
-            consulted: trace.into_consulted(),
+            consulted: trace.into_calls(),
             merged,
             decision,
             tries: Vec::new(),
@@ -150,7 +150,7 @@ fn decisions(records: &mut [Record]) -> impl Iterator<Item = &mut DecisionRecord
     })
 }
 
-fn calls<'a>(records: &'a mut [Record], name: &'a str) -> impl Iterator<Item = &'a mut Consulted> {
+fn calls<'a>(records: &'a mut [Record], name: &'a str) -> impl Iterator<Item = &'a mut PolicyCall> {
     decisions(records)
         .flat_map(|decision| &mut decision.consulted)
         .filter(move |call| &*call.policy.name == name)
@@ -455,7 +455,7 @@ fn candidate_and_active_versions_are_counted_separately() {
         panic!("expected the chain as the second record")
     };
     let ChainInfo { policies, .. } = chain;
-    let trial = LinkInfo {
+    let trial = ChainLink {
         policy: PolicyRef::new("cortex", "0.2.0+00000000"),
         fingerprint: "other".into(),
         component: "other".into(),

@@ -1,7 +1,7 @@
 //! Tests of `[lanes.engine]`, and of keys of lanes that depend on the engine.
 
 use pointsman_fleet::vllm::{GpuSelector, Permille, VllmSettings};
-use pointsman_fleet::{EngineSpec, Liveness, ProcessSpec, Residency, SwitchStrategy};
+use pointsman_fleet::{EngineSpec, Liveness, ProcessSpec, Residency, UnloadMode};
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn lane(source: &str) -> pointsman_fleet::LaneSpec {
     lanes.remove(0)
 }
 
-fn vllm(source: &str) -> (VllmSettings, ProcessSpec, SwitchStrategy) {
+fn vllm(source: &str) -> (VllmSettings, ProcessSpec, UnloadMode) {
     match lane(source).engine {
         EngineSpec::Vllm { settings, run, strategy } => (*settings, run, strategy),
         other => panic!("{other:?}"),
@@ -35,10 +35,10 @@ fn vllm_takes_defaults_from_its_lane() {
         shutdown_timeout_s: 10,
         ..VllmSettings::default()
     };
-    assert_eq!((settings, strategy), (expected, SwitchStrategy::Restart));
+    assert_eq!((settings, strategy), (expected, UnloadMode::Restart));
     let seconds = Duration::from_secs;
     assert_eq!((run.start_timeout, run.stop_grace, run.port), (seconds(1800), seconds(35), None));
-    assert_eq!((run.back_off.give_up, run.back_off.failed_retry), (5, seconds(600)));
+    assert_eq!((run.backoff.max_failures, run.backoff.retry_failed_after), (5, seconds(600)));
     let lane = lane(text);
     assert_eq!(lane.engine_model.as_deref(), Some("a"));
     assert_eq!(
@@ -46,7 +46,7 @@ fn vllm_takes_defaults_from_its_lane() {
         (Residency::Always, seconds(60), 0)
     );
     let liveness =
-        Liveness { stall: seconds(120), probe_every: seconds(60), probe_limit: seconds(30) };
+        Liveness { stall: seconds(120), probe_interval: seconds(60), probe_timeout: seconds(30) };
     assert_eq!(lane.liveness, liveness);
 }
 
@@ -113,7 +113,7 @@ fn all_vllm_keys_are_read() {
         arguments: vec!["-O1".to_owned()],
         env: vec![("A".to_owned(), "b".to_owned())],
     };
-    assert_eq!((settings, strategy), (expected, SwitchStrategy::SleepTwo));
+    assert_eq!((settings, strategy), (expected, UnloadMode::SleepLevel2));
     assert_eq!(run.start_timeout, Duration::from_secs(7200));
     assert_eq!(run.stop_grace, Duration::from_millis(26_500));
 }
@@ -192,7 +192,7 @@ fn llama_server_command_is_built_from_keys() {
     assert!(words("context = 4096\narguments = [\"-kvu\"]").contains("--ctx-size 4096"));
     let unknown = lane(&engine("driver = \"llama-cpp\"\nmodel = \"m.gguf\"\ncontext = 4096"));
     assert_eq!((unknown.max_context, unknown.engine_model), (1024, None));
-    assert_eq!(unknown.liveness.probe_every, Duration::ZERO);
+    assert_eq!(unknown.liveness.probe_interval, Duration::ZERO);
     for (keys, key, code) in [
         ("context = 4096", "context", Code::InvalidValue),
         ("gpu-layers = \"some\"", "gpu-layers", Code::InvalidValue),
@@ -243,8 +243,8 @@ fn external_engines_are_not_managed() {
     assert_eq!((lane.residency, lane.engine_model), (Residency::External, None));
     let off = Liveness {
         stall: Duration::ZERO,
-        probe_every: Duration::ZERO,
-        probe_limit: Duration::ZERO,
+        probe_interval: Duration::ZERO,
+        probe_timeout: Duration::ZERO,
     };
     assert_eq!(lane.liveness, off);
     for (key, value) in [

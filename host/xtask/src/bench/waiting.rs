@@ -23,9 +23,12 @@ const BODY_BYTES: usize = 1_000;
 pub(super) fn waiting(release: &Path, folder: &Path) -> Result<()> {
     let engine = release.join("fake-engine");
     let config = format!(
-        "server = {{ keep-alive = \"1s\" }}\nqueue = {{ per-lane = 10000, total = 10000, max-wait = \"5m\" }}\n\
-         [log]\nlevel = \"warn\"\n[state]\ndir = {:?}\n[[lanes]]\nname = \"a\"\nslots = 4\n[lanes.engine]\ndriver = \"llama-cpp\"\n\
-         command = [{engine:?}, \"--port\", \"{{port}}\", \"--alias\", \"a\", \"--load-ms\", \"{LOAD_MS}\"]\n",
+        "server = {{ keep-alive = \"1s\" }}\nqueue = {{ per-lane = 10000, total = 10000, max-wait \
+         = \"5m\" }}\n\
+         [log]\nlevel = \"warn\"\n[state]\ndir = {:?}\n[[lanes]]\nname = \"a\"\nslots = \
+         4\n[lanes.engine]\ndriver = \"llama-cpp\"\n\
+         command = [{engine:?}, \"--port\", \"{{port}}\", \"--alias\", \"a\", \"--load-ms\", \
+         \"{LOAD_MS}\"]\n",
         folder.join("state")
     );
     let file = folder.join("waiting.toml");
@@ -73,11 +76,13 @@ fn connect(port: u16) -> Result<TcpStream> {
 fn send_request(stream: &mut TcpStream, streaming: bool) -> Result<()> {
     let padding = "x".repeat(BODY_BYTES - 90);
     let body = format!(
-        "{{\"model\":\"a\",\"stream\":{streaming},\"max_tokens\":1,\"messages\":[{{\"role\":\"user\",\"content\":\"{padding}\"}}]}}"
+        "{{\"model\":\"a\",\"stream\":{streaming},\"max_tokens\":1,\
+         \"messages\":[{{\"role\":\"user\",\"content\":\"{padding}\"}}]}}"
     );
     write!(
         stream,
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: \
+         application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )?;
     Ok(())

@@ -57,7 +57,10 @@ pub mod hooks {
                     path: "../../../wit/0.1",
                     world: $world,
                     pub_export_macro: true,
-                    with: { "pointsman:policy/types@0.1.0": crate::guest::bindings::pointsman::policy::types },
+                    with: {
+                "pointsman:policy/types@0.1.0":
+                    crate::guest::bindings::pointsman::policy::types,
+            },
                 });
             }
         };
@@ -71,7 +74,8 @@ pub mod hooks {
     hook!(
         on_complete,
         "pointsman:sdk/on-complete-hook",
-        "package pointsman:sdk; world on-complete-hook { export pointsman:policy/on-complete@0.1.0; }"
+        "package pointsman:sdk; world on-complete-hook { export \
+         pointsman:policy/on-complete@0.1.0; }"
     );
     hook!(
         on_tick,

@@ -255,7 +255,8 @@ macro_rules! export_policy {
         const _: () = {
             type Exported = $crate::__Guest<$policy>;
             ::std::thread_local! {
-                static POLICY: ::std::cell::OnceCell<$policy> = const { ::std::cell::OnceCell::new() };
+                static POLICY: ::std::cell::OnceCell<$policy> =
+                const { ::std::cell::OnceCell::new() };
             }
             impl $crate::__Installed for $policy {
                 fn slot<R>(visit: impl FnOnce(&::std::cell::OnceCell<Self>) -> R) -> R {

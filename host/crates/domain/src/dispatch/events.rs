@@ -210,7 +210,7 @@ pub enum AcquireError {
     },
     /// The lane's circuit breaker is open.
     #[error("circuit breaker open for this lane")]
-    Faulty {
+    CircuitOpen {
         /// Time until the next attempt.
         retry_in: Duration,
     },
@@ -224,7 +224,7 @@ pub enum AcquireError {
     },
     /// The request would have waited beyond its deadline, and has a fallback.
     #[error("estimated wait of {} ms exceeds the deadline", .estimate.as_millis())]
-    TooLate {
+    DeadlineTooEarly {
         /// Estimated wait.
         estimate: Duration,
     },

@@ -169,9 +169,9 @@ impl Lane {
 
     /// Records that the engine exited unexpectedly, and schedules the next attempt to load it.
     pub(super) fn on_lost(&mut self, reason: Arc<str>, served: Option<Duration>, now: Duration) {
-        let back_off = self.setup.back_off;
+        let backoff = self.setup.backoff;
         self.failures = match served {
-            Some(served) if served >= back_off.reset_after => 1,
+            Some(served) if served >= backoff.reset_after => 1,
             _ => self.failures.saturating_add(1),
         };
         self.had_served = served.is_some();
@@ -179,13 +179,13 @@ impl Lane {
         self.asleep = false;
         self.pending_switch = None;
         self.problem = Some(reason);
-        self.retry_at = now.saturating_add(back_off.pause(self.failures));
-        if back_off.give_up > 0
-            && self.failures >= back_off.give_up
+        self.retry_at = now.saturating_add(backoff.pause(self.failures));
+        if backoff.max_failures > 0
+            && self.failures >= backoff.max_failures
             && self.setup.residency != Residency::External
         {
             self.transition(EngineTransition::GiveUp, now);
-            self.retry_at = now.saturating_add(back_off.failed_retry);
+            self.retry_at = now.saturating_add(backoff.retry_failed_after);
         }
     }
 }

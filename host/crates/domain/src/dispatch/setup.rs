@@ -30,7 +30,7 @@ pub enum Residency {
 
 /// Exponential backoff between failures of an engine, doubled from `first` to `most`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BackOff {
+pub struct Backoff {
     /// Initial backoff.
     pub first: Duration,
     /// Maximum backoff.
@@ -38,12 +38,12 @@ pub struct BackOff {
     /// Serving time after which a failure starts again with the initial backoff.
     pub reset_after: Duration,
     /// Number of consecutive failures after which the lane counts as failed; 0 for never.
-    pub give_up: u32,
+    pub max_failures: u32,
     /// Pause before a failed lane is loaded again.
-    pub failed_retry: Duration,
+    pub retry_failed_after: Duration,
 }
 
-impl BackOff {
+impl Backoff {
     /// Returns the pause after `failures` consecutive failures (at least 1).
     pub fn pause(&self, failures: u32) -> Duration {
         // More doublings would overflow the factor; 2^20 exceeds any sensible ratio of the two
@@ -69,7 +69,7 @@ pub struct LaneSetup {
     /// Expected duration of a load, until one has been observed.
     pub expected_load: Duration,
     /// Pauses between failures of the engine.
-    pub back_off: BackOff,
+    pub backoff: Backoff,
 }
 
 /// The configuration of a group of lanes that share memory.
@@ -129,15 +129,15 @@ mod tests {
     #[test]
     fn backoff_doubles_up_to_the_maximum() {
         let second = Duration::from_secs(1);
-        let back_off = BackOff {
+        let backoff = Backoff {
             first: second,
             most: 5 * second,
             reset_after: second,
-            give_up: 0,
-            failed_retry: second,
+            max_failures: 0,
+            retry_failed_after: second,
         };
         let pauses: Vec<u64> =
-            [1, 2, 3, 4, 99].map(|failures| back_off.pause(failures).as_secs()).to_vec();
+            [1, 2, 3, 4, 99].map(|failures| backoff.pause(failures).as_secs()).to_vec();
         assert_eq!(pauses, [1, 2, 4, 5, 5]);
     }
 }

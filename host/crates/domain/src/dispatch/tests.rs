@@ -24,12 +24,12 @@ pub(super) fn setup(slots: u32, group: usize, need_gib: u64) -> LaneSetup {
         asleep: 0,
         residency: Residency::OnDemand { preload: false, unload_after: None },
         expected_load: s(40),
-        back_off: BackOff {
+        backoff: Backoff {
             first: s(1),
             most: s(60),
             reset_after: s(60),
-            give_up: 3,
-            failed_retry: s(600),
+            max_failures: 3,
+            retry_failed_after: s(600),
         },
     }
 }
@@ -169,9 +169,11 @@ fn describe(error: &AcquireError) -> String {
         }
         AcquireError::NotLoaded => "not-loaded".to_owned(),
         AcquireError::LoadFailed { reason, .. } => format!("load-failed {reason}"),
-        AcquireError::Faulty { .. } => "circuit-open".to_owned(),
+        AcquireError::CircuitOpen { .. } => "circuit-open".to_owned(),
         AcquireError::QueueFull { queued, .. } => format!("queue-full {queued}"),
-        AcquireError::TooLate { estimate } => format!("too-late {}ms", estimate.as_millis()),
+        AcquireError::DeadlineTooEarly { estimate } => {
+            format!("too-late {}ms", estimate.as_millis())
+        }
         AcquireError::TimedOut { waited, .. } => format!("timed-out {}ms", waited.as_millis()),
         AcquireError::Closing => "closing".to_owned(),
     }

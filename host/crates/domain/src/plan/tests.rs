@@ -91,7 +91,7 @@ fn fallback_serves_if_all_candidates_are_down_and_restart_triggers_it() {
     let advice = |on| Advice { fallback: fall_back_to(&[3], on), ..Advice::default() };
     assert_eq!(steps(decide(&fleet, advice(Triggers::NONE.with(Trigger::EngineRestart)))), [3]);
     let overloaded = Triggers::NONE.with(Trigger::Overloaded);
-    assert_eq!(decide(&fleet, advice(overloaded)), Decision::NoLane(NoLane::AllDown));
+    assert_eq!(decide(&fleet, advice(overloaded)), Decision::NoLane(NoLaneReason::AllDown));
 }
 
 #[test]
@@ -99,10 +99,13 @@ fn no_lane_reports_the_reason() {
     let up = fleet(&[Ready]);
     let down = fleet(&[Down]);
     let nothing = Advice { lanes: LaneAdvice::Only(Vec::new()), ..Advice::default() };
-    assert_eq!(decide(&up, nothing), Decision::NoLane(NoLane::FilteredOut));
-    assert_eq!(decide(&down, Advice::default()), Decision::NoLane(NoLane::AllDown));
+    assert_eq!(decide(&up, nothing), Decision::NoLane(NoLaneReason::FilteredOut));
+    assert_eq!(decide(&down, Advice::default()), Decision::NoLane(NoLaneReason::AllDown));
     let unknown = Merge::new(&up, "nope").finish(OnConflict::Refuse);
-    assert_eq!(Plan::from_advice(&unknown, &up, &LIMITS), Decision::NoLane(NoLane::UnknownModel));
+    assert_eq!(
+        Plan::from_advice(&unknown, &up, &LIMITS),
+        Decision::NoLane(NoLaneReason::UnknownModel)
+    );
 }
 
 #[test]
@@ -121,7 +124,7 @@ fn max_wait_is_capped_and_timeout_falls_back_only_if_allowed() {
         let advice = Advice { queue: queue(seconds, on_timeout), ..Advice::default() };
         let Decision::Route(plan) = decide(&fleet, advice) else { panic!("expected a route") };
         assert_eq!(plan.max_wait, Duration::from_secs(wait));
-        assert_eq!(plan.moves_on(Trigger::QueueTimeout), moves);
-        assert!(plan.moves_on(Trigger::ConnectError));
+        assert_eq!(plan.triggers_fallback(Trigger::QueueTimeout), moves);
+        assert!(plan.triggers_fallback(Trigger::ConnectError));
     }
 }

@@ -40,7 +40,7 @@ fn with(config: &Value, key: &str, value: Value) -> Value {
 }
 
 fn error(path: &Path) -> FootprintError {
-    of_model(path, &ONE_SEQUENCE).unwrap_err()
+    estimate_footprint(path, &ONE_SEQUENCE).unwrap_err()
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn sizes_are_formatted() {
         (65_500_000_000, "61.0 GiB"),
         (u64::MAX, "17179869184.0 GiB"),
     ] {
-        assert_eq!(gib(bytes), text);
+        assert_eq!(format_size(bytes), text);
     }
 }
 
@@ -69,7 +69,7 @@ fn parts_of_a_61_gib_model_are_summed() {
     let files: Vec<(&str, u64)> =
         files.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
     let folder = folder(&qwen_32b(), &files);
-    let need = of_model(folder.path(), &ONE_SEQUENCE).unwrap();
+    let need = estimate_footprint(folder.path(), &ONE_SEQUENCE).unwrap();
     assert_eq!((need.kv_per_token, need.kv), (256 * KIB, 8 * GIB));
     let text = need.explain();
     assert_eq!(
@@ -77,7 +77,8 @@ fn parts_of_a_61_gib_model_are_summed() {
         "weights 61.0 GiB (26 safetensors files, bfloat16) + KV 8.0 GiB (256 KiB per token x \
          32768 tokens x 1 sequence) + overhead 3.1 GiB = 72.1 GiB"
     );
-    let graphs = of_model(folder.path(), &Serving { eager: false, ..ONE_SEQUENCE }).unwrap();
+    let graphs =
+        estimate_footprint(folder.path(), &Serving { eager: false, ..ONE_SEQUENCE }).unwrap();
     assert_eq!(graphs.total(), need.total() + GIB);
     assert!(
         graphs.explain().contains("overhead 4.1 GiB (1.0 GiB of which for graphs)"),
@@ -126,11 +127,12 @@ fn cache_size_follows_the_configuration() {
     ] {
         let folder = folder(&config, &[("model.safetensors", 5 * GIB)]);
         let serving = Serving { context: 1000, sequences: 1, eager: false };
-        let need = of_model(folder.path(), &serving).unwrap();
+        let need = estimate_footprint(folder.path(), &serving).unwrap();
         assert_eq!((need.kv_per_token, need.kv), (per_token, kv), "{config}");
         assert_eq!((need.weights, need.overhead), (5 * GIB, 3 * GIB));
         assert!(need.total() >= kv && need.explain().contains(" per token x "));
-        let three = of_model(folder.path(), &Serving { sequences: 3, ..serving }).unwrap();
+        let three =
+            estimate_footprint(folder.path(), &Serving { sequences: 3, ..serving }).unwrap();
         assert_eq!(three.kv, kv.saturating_mul(3));
     }
 }
@@ -142,8 +144,9 @@ fn explain_covers_windows_and_quantization() {
         with(&with(&config, "sliding_window", json!(1024)), "max_window_layers", json!(16));
     let config = with(&config, "quantization_config", json!({ "quant_method": "awq" }));
     let folder = folder(&config, &[("model.safetensors", GIB)]);
-    let text =
-        of_model(folder.path(), &Serving { sequences: 2, ..ONE_SEQUENCE }).unwrap().explain();
+    let text = estimate_footprint(folder.path(), &Serving { sequences: 2, ..ONE_SEQUENCE })
+        .unwrap()
+        .explain();
     assert_eq!(
         text,
         "weights 1.0 GiB (1 safetensors file, bfloat16, awq) + KV 4.4 GiB ((64 KiB per token x \
@@ -189,7 +192,7 @@ fn index_selects_the_files() {
     let index = folder.path().join("model.safetensors.index.json");
     let write = |map: Value| fs::write(&index, json!({ "weight_map": map }).to_string()).unwrap();
     write(json!({ "x": "a.safetensors", "y": "b.safetensors", "z": "a.safetensors" }));
-    assert_eq!(of_model(folder.path(), &ONE_SEQUENCE).unwrap().weights, 2 * GIB);
+    assert_eq!(estimate_footprint(folder.path(), &ONE_SEQUENCE).unwrap().weights, 2 * GIB);
     write(json!({ "x": "a.safetensors", "y": "c.safetensors" }));
     let missing = error(folder.path());
     let FootprintError::Missing(file, named_by) = &missing else { panic!("{missing:?}") };
@@ -346,14 +349,14 @@ fn cache_size_is_read_from_gguf_headers() {
         (small().number("llama.attention.value_length", 0), 30 * 9 * 64 * 2),
     ] {
         let (_root, path) = gguf_file("Small.Q4_K_M.gguf", &writer.done(), GIB);
-        let need = of_model(&path, &ONE_SEQUENCE).unwrap();
+        let need = estimate_footprint(&path, &ONE_SEQUENCE).unwrap();
         assert_eq!((need.kv_per_token, need.kv), (per_token, per_token * 32_768));
         assert_eq!((need.weights, need.overhead), (GIB, 512 * MIB + GIB / 20));
         assert_eq!((need.model.as_str(), need.dtype.as_deref()), ("Small.Q4_K_M", Some("Q4_K_M")));
     }
     let header = small().number("llama.attention.head_count_kv", 3).done();
     let (_root, path) = gguf_file("sha256-0123", &header, GIB);
-    let text = of_model(&path, &ONE_SEQUENCE).unwrap().explain();
+    let text = estimate_footprint(&path, &ONE_SEQUENCE).unwrap().explain();
     assert_eq!(
         text,
         "weights 1.0 GiB (1 GGUF file, Q4_K_M) + KV 720 MiB (22.5 KiB per token x 32768 tokens x \
@@ -370,7 +373,7 @@ fn all_parts_of_a_split_gguf_are_summed() {
     let FootprintError::Missing(file, named_by) = &missing else { panic!("{missing:?}") };
     assert_eq!((file, named_by), (&part(2), &first));
     sparse(&part(2), 2 * GIB);
-    let need = of_model(&first, &ONE_SEQUENCE).unwrap();
+    let need = estimate_footprint(&first, &ONE_SEQUENCE).unwrap();
     assert_eq!((need.weights, need.files, need.model.as_str()), (5 * GIB, 3, "big"));
     let later = error(&part(2));
     let FootprintError::LaterPart(file, found) = &later else { panic!("{later:?}") };
@@ -476,7 +479,7 @@ proptest! {
             bytes[index] = byte;
         }
         let (_root, path) = gguf_file("x.gguf", &bytes, 0);
-        if let Ok(need) = of_model(&path, &ONE_SEQUENCE) {
+        if let Ok(need) = estimate_footprint(&path, &ONE_SEQUENCE) {
             prop_assert!(need.explain().contains(" = ") && need.total() >= need.kv);
         }
     }
@@ -488,7 +491,8 @@ proptest! {
             "sliding_window": model[3],
         });
         let folder = folder(&config, &[("model.safetensors", 1)]);
-        if let Ok(need) = of_model(folder.path(), &Serving { context, sequences, eager: false }) {
+        let serving = Serving { context, sequences, eager: false };
+        if let Ok(need) = estimate_footprint(folder.path(), &serving) {
             prop_assert!(need.explain().contains(" = ") && need.total() >= need.kv);
         }
     }
@@ -499,7 +503,7 @@ proptest! {
         for content in [text.as_bytes(), &bytes] {
             fs::write(folder.path().join("config.json"), content).unwrap();
             // Must not panic; most inputs are errors.
-            of_model(folder.path(), &ONE_SEQUENCE).ok();
+            estimate_footprint(folder.path(), &ONE_SEQUENCE).ok();
         }
     }
 }

@@ -90,7 +90,7 @@ struct Running {
 impl StateDir {
     /// Opens and locks a state directory, creating it if it does not exist, and starts the
     /// watchdog: a program whose argument `watchdog` leads to
-    /// [`keeper_main`](super::keeper_main) with its standard input.
+    /// [`watchdog_main`](super::watchdog_main) with its standard input.
     ///
     /// Without a directory no records are kept; without a watchdog only the first process of each
     /// engine is sure to end when the host is killed.

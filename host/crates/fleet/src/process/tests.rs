@@ -347,7 +347,7 @@ pub(super) fn watchdog_program(dir: &Path) -> PathBuf {
 #[test]
 fn act_as_watchdog() {
     if std::env::var(ROLE).as_deref() == Ok("watchdog") {
-        assert_eq!(keeper_main(io::stdin()), std::process::ExitCode::SUCCESS);
+        assert_eq!(watchdog_main(io::stdin()), std::process::ExitCode::SUCCESS);
     }
 }
 

@@ -29,7 +29,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Runs the watchdog. Returns when the host is gone and none of its engines' processes is left, or
 /// 10 s after the host's end.
-pub fn keeper_main(input: impl Read) -> ExitCode {
+pub fn watchdog_main(input: impl Read) -> ExitCode {
     let runtime = ignore_termination_signals();
     let engines = read_engines(input);
     let survivors = end_all(engines);

@@ -161,7 +161,7 @@ fn truncate(text: &str) -> &str {
 
 /// The memory that an engine reports in its log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Measured {
+pub struct Measurement {
     /// Bytes of the weights: the last value of vLLM's workers, or the sum of llama.cpp's buffers.
     pub weights_bytes: Option<u64>,
     /// Bytes of the KV cache: the last value of vLLM's workers, or the sum of llama.cpp's caches.
@@ -170,9 +170,9 @@ pub struct Measured {
     pub kv_tokens: Option<u64>,
 }
 
-/// Reads the memory from a line into `into`. Use a new [`Measured`] for each start, because the
+/// Reads the memory from a line into `into`. Use a new [`Measurement`] for each start, because the
 /// sizes of llama.cpp's buffers are added up.
-pub fn measure(line: &str, into: &mut Measured) {
+pub fn measure(line: &str, into: &mut Measurement) {
     let text = message(line);
     let add = |sum: Option<u64>, more: u64| Some(sum.unwrap_or(0).saturating_add(more));
     if let Some(bytes) = size_after(text, "Model loading took ") {
@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn memory_is_read_from_log_lines() {
         let measured = |lines: &[&str]| {
-            let mut measured = Measured::default();
+            let mut measured = Measurement::default();
             lines.iter().for_each(|line| measure(line, &mut measured));
             (measured.weights_bytes, measured.kv_bytes, measured.kv_tokens)
         };

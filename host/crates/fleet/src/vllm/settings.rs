@@ -175,13 +175,29 @@ const DENIED_FLAGS: [(&str, &str); 7] = [
     ),
 ];
 
+/// A setting that vLLM cannot be started with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct SettingProblem {
+    /// The key of the setting in the configuration.
+    pub key: &'static str,
+    /// The cause and a hint.
+    pub message: String,
+}
+
+impl SettingProblem {
+    fn new(key: &'static str, message: impl Into<String>) -> Self {
+        Self { key, message: message.into() }
+    }
+}
+
 impl VllmSettings {
     /// Returns the problems of the settings; empty if vLLM can be started with them.
     #[must_use]
-    pub fn check(&self) -> Vec<String> {
+    pub fn check(&self) -> Vec<SettingProblem> {
         let mut problems = Vec::new();
         if self.program.first().is_none_or(String::is_empty) {
-            problems.push("program is empty: expected for example [\"vllm\"]".to_owned());
+            problems.push(SettingProblem::new("program", "empty: expected for example [\"vllm\"]"));
         }
         self.check_model(&mut problems);
         self.check_numbers(&mut problems);
@@ -191,32 +207,32 @@ impl VllmSettings {
         problems
     }
 
-    fn check_model(&self, problems: &mut Vec<String>) {
+    fn check_model(&self, problems: &mut Vec<SettingProblem>) {
         let lower = self.model.to_lowercase();
         if self.model.trim().is_empty() {
-            problems.push("model is missing: expected a folder, or a model on the hub".to_owned());
+            problems.push(SettingProblem::new(
+                "model",
+                "missing: expected a folder, or a model on the hub",
+            ));
         } else if lower.ends_with(".safetensors") {
-            problems.push(format!(
-                "model \"{}\" is a single file: expected the folder that contains it and \
-                 config.json",
+            let message = format!(
+                "\"{}\" is a single file: expected the folder that contains it and config.json",
                 self.model
-            ));
+            );
+            problems.push(SettingProblem::new("model", message));
         } else if lower.ends_with(".gguf") {
-            problems.push(format!(
-                "model \"{}\" is a GGUF file, which needs the llama.cpp driver",
-                self.model
-            ));
+            let message =
+                format!("\"{}\" is a GGUF file, which needs the llama.cpp driver", self.model);
+            problems.push(SettingProblem::new("model", message));
         }
     }
 
-    fn check_numbers(&self, problems: &mut Vec<String>) {
+    fn check_numbers(&self, problems: &mut Vec<SettingProblem>) {
         if let Some(Permille(part)) = self.gpu_memory_utilization
             && !(1..=1000).contains(&part)
         {
-            problems.push(format!(
-                "gpu-memory-utilization is {}: expected more than 0 and at most 1",
-                Permille(part)
-            ));
+            let message = format!("{} is out of range: expected (0, 1]", Permille(part));
+            problems.push(SettingProblem::new("gpu-memory-utilization", message));
         }
         let counts = [
             ("max-model-len", self.max_model_len),
@@ -226,8 +242,8 @@ impl VllmSettings {
             ("block-size", self.block_size),
         ];
         let zeros = counts.iter().filter(|(_, count)| *count == Some(0)).map(|(key, _)| *key);
-        for key in zeros.chain((self.kv_cache_bytes == Some(0)).then_some("kv-cache-bytes")) {
-            problems.push(format!("{key} is 0: expected at least 1"));
+        for key in zeros.chain((self.kv_cache_bytes == Some(0)).then_some("kv-cache-memory")) {
+            problems.push(SettingProblem::new(key, "0 is out of range: expected at least 1"));
         }
     }
 
@@ -247,50 +263,50 @@ impl VllmSettings {
         [("model", self.model.as_str())].into_iter().chain(names).chain(optional)
     }
 
-    fn check_values(&self, problems: &mut Vec<String>) {
+    fn check_values(&self, problems: &mut Vec<SettingProblem>) {
         for (key, value) in self.values() {
             // vLLM would parse such a value as a flag.
             if value.starts_with('-') {
-                problems.push(format!("{key} \"{}\" starts with a dash", value.escape_debug()));
+                let message = format!("\"{}\" starts with a dash", value.escape_debug());
+                problems.push(SettingProblem::new(key, message));
             }
             if value.is_empty() && key != "model" {
-                problems.push(format!("{key} is empty"));
+                problems.push(SettingProblem::new(key, "must not be empty"));
             }
         }
         let program = self.program.iter().map(|word| ("program", word.as_str()));
         let arguments = self.arguments.iter().map(|word| ("arguments", word.as_str()));
         for (key, word) in self.values().chain(program).chain(arguments) {
             if has_line_break_or_nul(word) {
-                problems.push(format!(
-                    "{key} \"{}\" contains a line break or NUL",
-                    word.escape_debug()
-                ));
+                let message = format!("\"{}\" contains a line break or NUL", word.escape_debug());
+                problems.push(SettingProblem::new(key, message));
             }
         }
     }
 
-    fn check_arguments(&self, problems: &mut Vec<String>) {
+    fn check_arguments(&self, problems: &mut Vec<SettingProblem>) {
         for word in self.arguments.iter().filter(|word| word.starts_with("--")) {
             // vLLM treats underscores in a flag like dashes.
             let flag = word.split('=').next().unwrap_or(word).replace('_', "-");
             let denied = DENIED_FLAGS.iter().find(|(name, _)| *name == flag);
             if let Some((name, why)) = denied {
-                problems.push(format!("{name} is not allowed among the arguments: {why}"));
+                let message = format!("flag {name} is not allowed here: {why}");
+                problems.push(SettingProblem::new("arguments", message));
             }
         }
     }
 
-    fn check_environment(&self, problems: &mut Vec<String>) {
+    fn check_environment(&self, problems: &mut Vec<SettingProblem>) {
         for (name, value) in &self.env {
             if name.is_empty() || name.contains('=') || has_line_break_or_nul(name) {
-                problems.push(format!("invalid variable name \"{}\" in env", name.escape_debug()));
+                let message = format!("invalid variable name \"{}\"", name.escape_debug());
+                problems.push(SettingProblem::new("env", message));
             }
             // The value is not quoted, because it may be a secret.
             if has_line_break_or_nul(value) {
-                problems.push(format!(
-                    "the value of env {} contains a line break or NUL",
-                    name.escape_debug()
-                ));
+                let message =
+                    format!("the value of {} contains a line break or NUL", name.escape_debug());
+                problems.push(SettingProblem::new("env", message));
             }
         }
         for (key, value) in [("hsa-override", &self.hsa_override), ("cache-root", &self.cache_root)]
@@ -299,16 +315,17 @@ impl VllmSettings {
                 .as_deref()
                 .is_some_and(|value| value.is_empty() || has_line_break_or_nul(value))
             {
-                problems.push(format!("{key} is empty, or contains a line break or NUL"));
+                problems.push(SettingProblem::new(key, "empty, or contains a line break or NUL"));
             }
         }
         if let Some(GpuSelector::Uuid(uuid)) = &self.device
             && !is_uuid(uuid)
         {
-            problems.push(format!(
-                "invalid device \"{}\": expected an index, or \"GPU-\" and a UUID",
+            let message = format!(
+                "invalid GPU \"{}\": expected an index, or \"GPU-\" and a UUID",
                 uuid.escape_debug()
-            ));
+            );
+            problems.push(SettingProblem::new("device", message));
         }
     }
 }

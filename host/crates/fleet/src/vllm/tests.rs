@@ -37,7 +37,7 @@ fn command_of_minimal_settings() {
     assert_eq!(found.env, pairs(&[("VLLM_NO_USAGE_STATS", "1"), ("VLLM_DO_NOT_TRACK", "1")]));
     assert!(removes(&found, "VLLM_PORT"), "{found:?}");
     assert_eq!(found.warnings, Vec::<String>::new());
-    assert_eq!(settings().check(), Vec::<String>::new());
+    assert_eq!(settings().check(), []);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn command_of_all_settings() {
         arguments: vec!["-O1".to_owned()],
         env: pairs(&[("VLLM_DO_NOT_TRACK", "0")]),
     };
-    assert_eq!(all.check(), Vec::<String>::new());
+    assert_eq!(all.check(), []);
     let found =
         command(&all, Listen::Socket("/run/a.sock"), &pairs(&[("HIP_VISIBLE_DEVICES", "0")]));
     let arguments = "--uds /run/a.sock --served-model-name a b --enable-request-id-headers \
@@ -171,32 +171,38 @@ fn configured_environment_is_cleaned() {
 #[test]
 fn check_reports_invalid_settings() {
     type Change = fn(&mut VllmSettings);
-    let table: &[(Change, &str)] = &[
-        (|s| s.arguments = vec!["--port=8000".to_owned()], "--port"),
-        (|s| s.arguments = vec!["--host".to_owned(), "0.0.0.0".to_owned()], "--host"),
-        (|s| s.arguments = vec!["--uds".to_owned()], "--uds"),
-        (|s| s.arguments = vec!["--served_model_name".to_owned()], "--served-model-name"),
-        (|s| s.arguments = vec!["--swap-space".to_owned()], "code 2"),
-        (|s| s.arguments = vec!["--disable-log-requests".to_owned()], "code 2"),
-        (|s| s.arguments = vec!["a\nb".to_owned()], "line break"),
-        (|s| s.gpu_memory_utilization = Some(Permille(0)), "gpu-memory-utilization is 0.0"),
-        (|s| s.gpu_memory_utilization = Some(Permille(1001)), "gpu-memory-utilization is 1.001"),
-        (|s| s.max_model_len = Some(0), "max-model-len is 0"),
-        (|s| s.kv_cache_bytes = Some(0), "kv-cache-bytes is 0"),
-        (|s| s.model = "/m/model.safetensors".to_owned(), "folder"),
-        (|s| s.model = "/m/a.GGUF".to_owned(), "llama.cpp"),
-        (|s| s.model = String::new(), "model is missing"),
-        (|s| s.model = "a\0".to_owned(), "NUL"),
-        (|s| s.dtype = Some("--x".to_owned()), "dash"),
-        (|s| s.program = Vec::new(), "program is empty"),
-        (|s| s.env = vec![("A=B".to_owned(), String::new())], "invalid variable name"),
-        (|s| s.device = Some(GpuSelector::Uuid("0,1".to_owned())), "device"),
+    let table: &[(Change, &str, &str)] = &[
+        (|s| s.arguments = vec!["--port=8000".to_owned()], "arguments", "--port"),
+        (|s| s.arguments = vec!["--host".to_owned(), "0.0.0.0".to_owned()], "arguments", "--host"),
+        (|s| s.arguments = vec!["--uds".to_owned()], "arguments", "--uds"),
+        (
+            |s| s.arguments = vec!["--served_model_name".to_owned()],
+            "arguments",
+            "--served-model-name",
+        ),
+        (|s| s.arguments = vec!["--swap-space".to_owned()], "arguments", "code 2"),
+        (|s| s.arguments = vec!["--disable-log-requests".to_owned()], "arguments", "code 2"),
+        (|s| s.arguments = vec!["a\nb".to_owned()], "arguments", "line break"),
+        (|s| s.gpu_memory_utilization = Some(Permille(0)), "gpu-memory-utilization", "0.0"),
+        (|s| s.gpu_memory_utilization = Some(Permille(1001)), "gpu-memory-utilization", "1.001"),
+        (|s| s.max_model_len = Some(0), "max-model-len", "0"),
+        (|s| s.kv_cache_bytes = Some(0), "kv-cache-memory", "0"),
+        (|s| s.model = "/m/model.safetensors".to_owned(), "model", "folder"),
+        (|s| s.model = "/m/a.GGUF".to_owned(), "model", "llama.cpp"),
+        (|s| s.model = String::new(), "model", "missing"),
+        (|s| s.model = "a\0".to_owned(), "model", "NUL"),
+        (|s| s.dtype = Some("--x".to_owned()), "dtype", "dash"),
+        (|s| s.program = Vec::new(), "program", "empty"),
+        (|s| s.env = vec![("A=B".to_owned(), String::new())], "env", "A=B"),
+        (|s| s.device = Some(GpuSelector::Uuid("0,1".to_owned())), "device", "0,1"),
     ];
-    for (change, part) in table {
+    for (change, key, part) in table {
         let mut changed = settings();
         change(&mut changed);
         let problems = changed.check();
-        assert!(problems.len() == 1 && problems[0].contains(part), "{part}: {problems:?}");
+        let [problem] = &problems[..] else { panic!("{key}: {problems:?}") };
+        assert_eq!(problem.key, *key);
+        assert!(problem.message.contains(part), "{part}: {problem}");
     }
 }
 
@@ -257,7 +263,7 @@ fn env_file_is_imported() {
     assert_eq!(settings.hsa_override, None);
     assert_eq!(settings.arguments, ["--enable-log-requests"]);
     assert_eq!(settings.env, pairs(&[("VLLM_LOGGING_LEVEL", "INFO")]));
-    assert_eq!(settings.check(), Vec::<String>::new());
+    assert_eq!(settings.check(), []);
     let toml = found.to_toml();
     assert!(toml.contains(
         "# VLLM_GPU_MEMORY_UTILIZATION becomes gpu-memory-utilization = 0.45\n\
@@ -361,10 +367,10 @@ fn progress_of_a_recorded_start_never_goes_back() {
     assert_eq!(found.last().unwrap().phase, Phase::Listening);
     assert_eq!(found[1].detail.as_deref(), Some("Resolved architecture: LlamaForCausalLM"));
     assert!(RECORDED.iter().all(|line| fatal(line).is_none()));
-    let mut measured = Measured::default();
+    let mut measured = Measurement::default();
     RECORDED.iter().for_each(|line| measure(line, &mut measured));
     let expected =
-        Measured { weights_bytes: None, kv_bytes: Some(1 << 30), kv_tokens: Some(1_048_576) };
+        Measurement { weights_bytes: None, kv_bytes: Some(1 << 30), kv_tokens: Some(1_048_576) };
     assert_eq!(measured, expected);
 }
 
@@ -401,7 +407,7 @@ proptest! {
             prop_assert!(loading.percent.unwrap_or(0) <= 100);
             prop_assert!(loading.detail.unwrap_or_default().len() <= 200);
         }
-        measure(&text, &mut Measured::default());
+        measure(&text, &mut Measurement::default());
         black_box(fatal(&text));
         black_box(Permille::parse(&text));
         black_box(GpuSelector::parse(&text));

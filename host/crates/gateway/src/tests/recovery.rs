@@ -48,7 +48,7 @@ impl Advisor for TestAdvisor {
         BuiltIn.advise(facts, fleet, trace)
     }
 
-    fn recovers(&self) -> bool {
+    fn has_recovery(&self) -> bool {
         self.on_failure.is_some()
     }
 
@@ -63,7 +63,7 @@ impl Advisor for TestAdvisor {
         self.on_failure.as_ref().map_or(Recovery::Planned, |on_failure| on_failure(facts, failed))
     }
 
-    fn learns(&self) -> bool {
+    fn observes_outcomes(&self) -> bool {
         self.observes
     }
 
@@ -229,8 +229,10 @@ async fn advisor_without_hooks_is_not_called() {
 
 #[tokio::test]
 async fn outcome_has_result_times_and_tokens() {
-    const USAGE: &str = r#""usage":{"prompt_tokens":70,"completion_tokens":5,
-        "prompt_tokens_details":{"cached_tokens":64}}"#;
+    const USAGE: &str = concat!(
+        r#""usage":{"prompt_tokens":70,"completion_tokens":5,"#,
+        r#""prompt_tokens_details":{"cached_tokens":64}}"#
+    );
     let plain = format!(r#"{{"choices":[],{USAGE},"prompt_logprobs":null}}"#);
     let event = format!("data: {{\"choices\":[{{\"finish_reason\":\"stop\"}}],{USAGE}}}\n\n");
     let whole = format!("{event}data: [DONE]\n\n");

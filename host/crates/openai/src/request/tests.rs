@@ -26,7 +26,7 @@ fn figures_describe_the_request() {
             {"role": "assistant", "content": null, "tool_calls": []},
         ],
     }));
-    let figures = request.figures();
+    let figures = request.info();
     assert!(figures.streaming && figures.has_tools && figures.has_media && figures.has_grammar);
     assert_eq!(
         (figures.max_output_tokens, figures.messages, figures.prompt_tokens),
@@ -41,7 +41,7 @@ fn figures_describe_the_request() {
     let plain = chat(
         &json!({"model": "m", "messages": [], "tools": [], "response_format": {"type": "text"}}),
     );
-    let figures = plain.figures();
+    let figures = plain.info();
     assert!(!(figures.streaming || figures.has_tools || figures.has_media || figures.has_grammar));
 }
 
@@ -55,9 +55,9 @@ fn prompts_have_four_forms() {
     ] {
         let body = json!({"model": "m", "prompt": prompt}).to_string();
         let request = parse(Endpoint::Completions, &body).unwrap();
-        assert_eq!(request.figures().prompt_tokens, tokens, "{prompt}");
+        assert_eq!(request.info().prompt_tokens, tokens, "{prompt}");
         assert_eq!(request.text(0, 0, 100), text, "{prompt}");
-        assert_eq!(request.figures().messages, 0);
+        assert_eq!(request.info().messages, 0);
     }
 }
 

@@ -62,7 +62,7 @@ pub(crate) fn configure(config: &str) -> Result<(), PolicyError> {
 
 /// Returns the maximum bytes of a result: a body that is a little longer than the original one.
 pub(crate) fn max_output_bytes(request: Option<&dyn domain::RequestView>) -> usize {
-    let bytes = request.map_or(0, |request| request.figures().body_bytes);
+    let bytes = request.map_or(0, |request| request.info().body_bytes);
     let body = usize::try_from(bytes).unwrap_or(MAX_BODY_BYTES);
     body.saturating_add(MAX_BODY_GROWTH).min(MAX_BODY_BYTES)
 }
@@ -85,7 +85,7 @@ pub(crate) fn advise(
         headers.iter().map(|&(name, value)| HeaderParam { name, value }).collect();
     let request = Request {
         method: "POST",
-        path: view.figures().endpoint.path().unwrap_or("/"),
+        path: view.info().endpoint.path().unwrap_or("/"),
         query: "",
         headers: &lowered_headers,
         body: view.bytes(0, usize::MAX),

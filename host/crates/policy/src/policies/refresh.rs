@@ -31,7 +31,9 @@ impl Policies {
         match &change {
             Change::Failed(error) => {
                 let code = error.code();
-                tracing::error!(event = "policy_load_failed", code, %error, "failed to load policy");
+                tracing::error!(
+                    event = "policy_load_failed", code, %error, "failed to load policy"
+                );
                 entry.problem = Some(PolicyProblem::new(error.code(), error.to_string()));
                 self.metrics.record_load_failure(&policy.name);
                 self.metrics.record_change(&policy.name, "failed");

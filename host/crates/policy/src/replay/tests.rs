@@ -4,7 +4,7 @@ use std::time::Duration;
 use pointsman_domain::Read;
 use serde_json::{Value, json};
 
-use super::{Gap, Missing, ReplayLog, TRUNCATED, fits, is_passing, redacted};
+use super::{Gap, Missing, ReplayLog, TRUNCATED, fits, is_transient, redacted};
 use crate::abi::PolicyError;
 use crate::call::Fault;
 use crate::host_call_mode::{Bytes, HostCall};
@@ -159,16 +159,16 @@ fn transient_failures_are_recognised_by_kind() {
         Fault::Timeout(Duration::from_millis(5)).into(),
         Fault::Instantiate(Arc::new(wasmtime::Error::msg("out of memory"))).into(),
     ];
-    assert!(transient.iter().all(|error| is_passing(&error.to_note())), "{transient:?}");
+    assert!(transient.iter().all(|error| is_transient(&error.to_note())), "{transient:?}");
     // The format of records before the kind was added.
-    assert!(is_passing("it did not finish within 5 ms"));
+    assert!(is_transient("it did not finish within 5 ms"));
     let permanent = [
         CallError::from(Fault::Trap(Arc::new(wasmtime::Error::msg("timeout: not a kind")))),
         PolicyError::Other("timeout: not a kind".to_owned()).into(),
         Fault::Memory(1).into(),
         Fault::Output(1).into(),
     ];
-    assert!(!permanent.iter().any(|error| is_passing(&error.to_note())), "{permanent:?}");
+    assert!(!permanent.iter().any(|error| is_transient(&error.to_note())), "{permanent:?}");
 }
 
 #[test]

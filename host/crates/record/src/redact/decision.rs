@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, ChainInfo, Consulted, Decision, Edit, FallbackAdvice, LaneAdvice, Merged, Note, Plan,
+    Advice, ChainInfo, Decision, Edit, FallbackAdvice, LaneAdvice, Merged, Note, Plan, PolicyCall,
     QueueAdvice, Read, Recovery, Rejection, Scalar,
 };
 use serde_json::Value;
@@ -92,8 +92,8 @@ impl Redaction<'_> {
         }
     }
 
-    fn consulted(&self, call: &mut Consulted) {
-        let Consulted { policy: _, hook: _, took: _, reads, advice, note, dropped, fleet: _ } =
+    fn consulted(&self, call: &mut PolicyCall) {
+        let PolicyCall { policy: _, hook: _, took: _, reads, advice, note, dropped, fleet: _ } =
             call;
         reads.iter_mut().for_each(|read| self.read(read));
         if let Some(advice) = advice {

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{
-    Advice, AttemptResult, Consulted, Decision, Edit, Endpoint, EngineKind, FallbackAdvice,
-    FallbackStep, Figures, FleetView, LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat, LaneState,
-    Merged, Metric, MetricWeight, NoLane, Note, OnTimeout, Outcome, Plan, PlanLimits, PolicyRef,
-    QueueAdvice, Read, Rejection, Scalar, Step, Switching, Topology, Triggers,
+    Advice, AttemptResult, Decision, Edit, Endpoint, EngineKind, FallbackAdvice, FallbackStep,
+    FleetView, LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat, LaneState, Merged, Metric,
+    MetricWeight, NoLaneReason, Note, OnTimeout, Outcome, Plan, PlanLimits, PolicyCall, PolicyRef,
+    QueueAdvice, Read, Rejection, RequestInfo, Scalar, Step, Switching, Topology, Triggers,
 };
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::{DecisionRecord, End, Ended, RequestRecord, TryRecord};
+use crate::{AttemptRecord, DecisionRecord, End, Ended, RequestRecord};
 
 pub(crate) fn limits() -> PlanLimits {
     PlanLimits { max_wait: Duration::from_secs(60), max_steps: 5 }
@@ -49,13 +49,13 @@ pub(crate) fn plain(id: &str) -> DecisionRecord {
         seed: u64::MAX,
         age: Duration::from_micros(90),
         attempt: 0,
-        figures: Figures::default(),
+        figures: RequestInfo::default(),
         topology: 1,
         chain: None,
         fleet: Vec::new(),
         consulted: Vec::new(),
         merged: merged(),
-        decision: Decision::NoLane(NoLane::AllDown),
+        decision: Decision::NoLane(NoLaneReason::AllDown),
         tries: Vec::new(),
         end: End { how: Ended::Error, total: Duration::from_millis(1) },
         outcome: None,
@@ -111,7 +111,7 @@ pub(crate) fn full() -> DecisionRecord {
         ..Advice::default()
     };
     let read = |call: &str, with: Vec<Value>, gave| Read { call: call.to_owned(), with, gave };
-    let consulted = Consulted {
+    let consulted = PolicyCall {
         policy: policy.clone(),
         hook: "on-request".to_owned(),
         took: Duration::from_micros(17),
@@ -142,7 +142,7 @@ pub(crate) fn full() -> DecisionRecord {
         first_token: Some(Duration::from_secs(9)),
         switching: Switching::WhenIdle,
     };
-    let attempt = |lane, result, status, begun, took| TryRecord {
+    let attempt = |lane, result, status, begun, took| AttemptRecord {
         lane: LaneId(lane),
         result,
         status,
@@ -155,7 +155,7 @@ pub(crate) fn full() -> DecisionRecord {
     DecisionRecord {
         tenant: Some("team-a".into()),
         topology: 3,
-        figures: Figures {
+        figures: RequestInfo {
             endpoint: Endpoint::ChatCompletions,
             streaming: true,
             body_bytes: 180,
@@ -338,7 +338,7 @@ fn read() -> impl Strategy<Value = Read> {
         .prop_map(|(call, with, gave)| Read { call: call.to_owned(), with, gave })
 }
 
-fn consulted() -> impl Strategy<Value = Consulted> {
+fn consulted() -> impl Strategy<Value = PolicyCall> {
     let parts = (
         any::<(String, String, String)>(),
         time(),
@@ -348,15 +348,20 @@ fn consulted() -> impl Strategy<Value = Consulted> {
         any::<std::vec::Vec<String>>(),
         any::<bool>(),
     );
-    parts.prop_map(|((name, version, hook), took, reads, advice, note, dropped, fleet)| Consulted {
-        policy: PolicyRef::new(&name, &version),
-        hook,
-        took,
-        reads,
-        advice,
-        note,
-        dropped,
-        fleet: fleet.then(|| LaneStat::idle(LaneId(0), LaneState::Ready, 4)).into_iter().collect(),
+    parts.prop_map(|((name, version, hook), took, reads, advice, note, dropped, fleet)| {
+        PolicyCall {
+            policy: PolicyRef::new(&name, &version),
+            hook,
+            took,
+            reads,
+            advice,
+            note,
+            dropped,
+            fleet: fleet
+                .then(|| LaneStat::idle(LaneId(0), LaneState::Ready, 4))
+                .into_iter()
+                .collect(),
+        }
     })
 }
 
@@ -374,7 +379,7 @@ pub(crate) fn topology() -> impl Strategy<Value = Topology> {
 
 pub(crate) fn decision() -> impl Strategy<Value = DecisionRecord> {
     let attempt = (lane_id(), any::<u16>(), time(), time(), time()).prop_map(
-        |(lane, status, begun, queue, took)| TryRecord {
+        |(lane, status, begun, queue, took)| AttemptRecord {
             lane,
             result: AttemptResult::EngineRestart,
             status,
@@ -398,7 +403,7 @@ pub(crate) fn decision() -> impl Strategy<Value = DecisionRecord> {
             let decision = match reject.clone() {
                 Some(rejection) => Decision::Reject(by.clone(), rejection),
                 None if routed => base.decision,
-                None => Decision::NoLane(NoLane::FilteredOut),
+                None => Decision::NoLane(NoLaneReason::FilteredOut),
             };
             let stat = LaneStat { queued, ..LaneStat::idle(LaneId(0), LaneState::Draining, 0) };
             DecisionRecord {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pointsman_domain::{ChainInfo, LinkInfo, OnConflict, PolicyRef};
+use pointsman_domain::{ChainInfo, ChainLink, OnConflict, PolicyRef};
 use prometheus_client::registry::Registry;
 use rustix::fs::{CWD, FileType, Mode as Bits, OFlags, mknodat};
 use tempfile::TempDir;
@@ -134,7 +134,7 @@ fn topology_is_written_before_its_first_decision_in_each_run() {
 #[test]
 fn chain_is_written_before_its_first_decision() {
     let harness = RecorderHarness::new(|settings| settings.redact.text = Rule::Drop);
-    let link = LinkInfo {
+    let link = ChainLink {
         policy: PolicyRef::new("a", "1"),
         fingerprint: "f".to_owned(),
         component: "c".to_owned(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pointsman_domain::{AttemptResult, Outcome};
-use pointsman_record::{DecisionRecord, Record, TryRecord, files, records};
+use pointsman_record::{AttemptRecord, DecisionRecord, Record, files, records};
 
 use super::error::TraceError;
 use super::rows::TraceRow;
@@ -72,7 +72,7 @@ fn row(record: DecisionRecord) -> TraceRow {
 /// Returns how long the engine that served the request worked on it: to the first byte, and from
 /// there to the end.
 fn recorded_times(
-    attempts: &[TryRecord],
+    attempts: &[AttemptRecord],
     outcome: Option<&Outcome>,
 ) -> Option<(Duration, Duration)> {
     let successful = attempts.last().filter(|attempt| attempt.result == AttemptResult::Ok)?;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pointsman_domain::{ChainInfo, LinkInfo, OnConflict, PolicyRef};
-use pointsman_policy::{ChainSpec, DryRunChain, OnError, PolicySpec, RehearsalError, marks};
+use pointsman_domain::{ChainInfo, ChainLink, OnConflict, PolicyRef};
+use pointsman_policy::{ChainSpec, DryRunChain, DryRunError, OnError, PolicySpec, marks};
 use pointsman_record::DecisionRecord;
 use serde_json::json;
 
@@ -29,7 +29,7 @@ pub enum ChainSource {
 pub enum ReplayError {
     /// A policy cannot be loaded.
     #[error(transparent)]
-    Policy(#[from] RehearsalError),
+    Policy(#[from] DryRunError),
     /// The configuration of a policy is redacted in the records.
     #[error(
         "configuration of policy `{0}` is redacted in the records; pass the host's configuration \
@@ -80,7 +80,7 @@ impl ReplayChain {
         recorded: &PolicyRef,
         recorded_chain: Option<&ChainInfo>,
     ) -> bool {
-        let named = |link: &&LinkInfo| link.policy.name == recorded.name;
+        let named = |link: &&ChainLink| link.policy.name == recorded.name;
         let Some(link) = self.info.as_ref().and_then(|info| info.policies.iter().find(named))
         else {
             return false;
@@ -168,7 +168,7 @@ impl<'a> ReplayChains<'a> {
 type RecordedLink = (Link, serde_json::Value);
 
 fn recorded_links(chain: &ChainInfo) -> Vec<RecordedLink> {
-    let recorded_link = |link: &LinkInfo| {
+    let recorded_link = |link: &ChainLink| {
         let on_error = serde_json::from_value(json!(link.on_error)).unwrap_or_default();
         let (name, weight) = (link.policy.name.to_string(), link.weight);
         (Link { name, weight, on_error, is_replayed: false }, link.config.clone())

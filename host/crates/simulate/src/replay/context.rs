@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pointsman_domain::{
-    Consulted, Edit, Facts, FieldValue, Figures, FleetView, LaneStat, LaneState, MessageInfo,
-    PlanLimits, RequestView, Topology,
+    Edit, Facts, FieldValue, FleetView, LaneStat, LaneState, MessageInfo, PlanLimits, PolicyCall,
+    RequestInfo, RequestView, Topology,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::marks;
@@ -91,9 +91,9 @@ impl ReplayContext {
     pub(super) fn facts_for(
         &self,
         request: &Arc<dyn RequestView>,
-        call: Option<&Consulted>,
+        call: Option<&PolicyCall>,
     ) -> Facts {
-        let partial = |call: &Consulted| -> Arc<dyn RequestView> {
+        let partial = |call: &PolicyCall| -> Arc<dyn RequestView> {
             let PartialRequest { parts, .. } = PartialRequest::from_view(&**request);
             Arc::new(PartialRequest { parts, recorded: RecordedEdits::new(call) })
         };
@@ -151,7 +151,7 @@ struct PartialRequest {
 struct RequestParts {
     head: Head,
     model: String,
-    figures: Figures,
+    figures: RequestInfo,
 }
 
 /// The recorded fate of a call's edits. Whether an edit can be applied depends on the body, which
@@ -163,7 +163,7 @@ struct RecordedEdits {
 }
 
 impl RecordedEdits {
-    fn new(call: &Consulted) -> Self {
+    fn new(call: &PolicyCall) -> Self {
         let applied = call.advice.as_ref().map(|advice| advice.edits.clone()).unwrap_or_default();
         Self { applied, rejected: call.dropped.clone() }
     }
@@ -194,13 +194,13 @@ impl PartialRequest {
         }
         let head =
             Head { id: view.id().to_owned(), tenant: view.tenant().map(str::to_owned), headers };
-        let parts = RequestParts { head, model: view.model().to_owned(), figures: view.figures() };
+        let parts = RequestParts { head, model: view.model().to_owned(), figures: view.info() };
         Self { parts, recorded: RecordedEdits::default() }
     }
 }
 
 impl RequestView for PartialRequest {
-    fn figures(&self) -> Figures {
+    fn info(&self) -> RequestInfo {
         self.parts.figures
     }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, Advisor as _, BuiltIn, ChainInfo, Consulted, Decision, Edit, FailureReport, Merge,
-    Merged, Plan, PolicyRef, Recovery, RequestView, Trace,
+    Advice, Advisor as _, BuiltIn, ChainInfo, Decision, Edit, FailureReport, Merge, Merged, Plan,
+    PolicyCall, PolicyRef, Recovery, RequestView, Trace,
 };
-use pointsman_policy::{CallError, OnError, Replayed, is_passing, marks};
+use pointsman_policy::{CallError, OnError, Replayed, is_transient, marks};
 use pointsman_record::DecisionRecord;
 use serde_json::json;
 
@@ -136,7 +136,7 @@ impl DecisionReplay<'_> {
     /// Returns what a policy advises for the request; `None` if that is unknown.
     fn advice_of(&mut self, link: &Link) -> Option<PolicyAdvice> {
         let of_link =
-            |call: &&Consulted| call.hook == ON_REQUEST && *call.policy.name == *link.name;
+            |call: &&PolicyCall| call.hook == ON_REQUEST && *call.policy.name == *link.name;
         let call = self.record.consulted.iter().find(of_link);
         if !link.is_replayed {
             // The recorded chain ended before this policy, so its advice is unknown.
@@ -161,7 +161,7 @@ impl DecisionReplay<'_> {
         self.replay_call(link, call)
     }
 
-    fn replay_call(&mut self, link: &Link, call: Option<&Consulted>) -> Option<PolicyAdvice> {
+    fn replay_call(&mut self, link: &Link, call: Option<&PolicyCall>) -> Option<PolicyAdvice> {
         let known = self.context.known;
         let facts = self.context.facts_for(&self.request, call);
         // Results that depend on the edits of earlier policies are outdated if those edits differ.
@@ -211,7 +211,7 @@ impl DecisionReplay<'_> {
     /// Returns what the policy of a call recommends after the same failed attempt.
     fn replay_failure(
         &self,
-        call: &Consulted,
+        call: &PolicyCall,
         topologies: &Topologies,
     ) -> (Option<PolicyRef>, CallVerdict) {
         if let Some(note) = transient_reason(call) {
@@ -267,7 +267,7 @@ impl DecisionReplay<'_> {
     fn verdict<A>(
         &self,
         divergences: Vec<Divergence>,
-        call: &Consulted,
+        call: &PolicyCall,
         replayed: &Replayed<A>,
     ) -> CallVerdict {
         if divergences.is_empty() {
@@ -283,7 +283,7 @@ impl DecisionReplay<'_> {
         &self,
         policy: &str,
         hook: &'static str,
-        call: Option<&Consulted>,
+        call: Option<&PolicyCall>,
         replayed: Option<PolicyRef>,
         verdict: CallVerdict,
     ) -> ReplayedCall {
@@ -296,6 +296,6 @@ impl DecisionReplay<'_> {
 }
 
 /// Returns why the recorded call gave no advice, if the reason was transient.
-fn transient_reason(call: &Consulted) -> Option<&str> {
-    call.note.as_deref().filter(|note| call.advice.is_none() && is_passing(note))
+fn transient_reason(call: &PolicyCall) -> Option<&str> {
+    call.note.as_deref().filter(|note| call.advice.is_none() && is_transient(note))
 }

@@ -1,7 +1,7 @@
 //! Inputs of a policy that a record does not contain. If none is missing, the replayed result is
 //! what the policy would have returned at the time of the record.
 
-use pointsman_domain::{Consulted, Read};
+use pointsman_domain::{PolicyCall, Read};
 use pointsman_policy::{Gap, Missing, Replayed, marks};
 use serde_json::Value;
 
@@ -98,7 +98,7 @@ pub(super) fn outdated_read(reads: &[Read]) -> Option<MissingInput> {
 
 /// Returns the metrics of the lanes after a failed attempt, if the policy read them and they are
 /// not recorded.
-pub(super) fn missing_lane_metrics(call: &Consulted, reads: &[Read]) -> Option<MissingInput> {
+pub(super) fn missing_lane_metrics(call: &PolicyCall, reads: &[Read]) -> Option<MissingInput> {
     let reads_metrics = |read: &Read| matches!(read.call.as_str(), "fleet.stat" | "fleet.stats");
     (call.fleet.is_empty() && reads.iter().any(reads_metrics)).then(|| {
         MissingInput::without_hint(
@@ -111,7 +111,7 @@ pub(super) fn missing_lane_metrics(call: &Consulted, reads: &[Read]) -> Option<M
 /// replay.
 pub(super) fn possible_causes<A>(
     replayed: &Replayed<A>,
-    call: &Consulted,
+    call: &PolicyCall,
     known: KnownInputs,
 ) -> Vec<String> {
     let mut causes = Vec::new();

@@ -202,7 +202,8 @@ fn start(effect: &ReplayEffect) -> String {
     }
     text.push_str(
         "(an estimate from the recorded lane metrics, which ignores how these decisions would\n\
-         change the queues; for that, run `pointsman simulate` with traffic of `format = \"records\"`)\n",
+         change the queues; for that, run `pointsman simulate` with traffic of `format = \
+         \"records\"`)\n",
     );
     text
 }

@@ -9,7 +9,7 @@ use super::text::{CAUTION, CLASS_COLUMNS, LANE_COLUMNS, plus_minus, run_count};
 use super::{Report, VariantReport, numbers};
 use crate::compare::{Change, Comparison, Difference, Line};
 use crate::metric::{Metric, Scope, Unit};
-use crate::objective::Judged;
+use crate::objective::ObjectiveResult;
 
 const PAGE_CSS: &str = include_str!("html/page.css");
 
@@ -147,7 +147,7 @@ fn objectives(report: &Report) -> String {
 }
 
 /// Renders whether an objective is met, and the values that decide it.
-fn objective_result(judged: &Judged) -> String {
+fn objective_result(judged: &ObjectiveResult) -> String {
     let (class, verdict) = if judged.met { ("good", "✓ met") } else { ("bad", "✗ not met") };
     let unit = judged.metric.unit();
     let mut values = numbers::optional(unit, judged.mean);

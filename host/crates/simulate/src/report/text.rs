@@ -5,7 +5,7 @@ use super::summary::EventCount;
 use super::{Report, Sweep, VariantReport};
 use crate::compare::{Comparison, Difference, Estimate};
 use crate::metric::{Metric, Scope, Statistic, Unit};
-use crate::objective::Judged;
+use crate::objective::ObjectiveResult;
 use crate::observe::RequestResult;
 
 pub(super) fn render(report: &Report) -> String {
@@ -143,7 +143,7 @@ fn remarks(variant: &VariantReport) -> String {
     text
 }
 
-fn objectives_table(objectives: &[Judged]) -> String {
+fn objectives_table(objectives: &[ObjectiveResult]) -> String {
     let mut rows = vec![["OBJECTIVE", "", "MEAN", "WORST", "SEEDS"].map(str::to_owned).to_vec()];
     for judged in objectives {
         let unit = judged.metric.unit();

@@ -35,7 +35,7 @@ fn generated_request_has_the_given_properties() {
         ..sim_request(1, 0, 900, 0)
     };
     let request = writer.write(&sim, "sim-9".to_owned()).unwrap();
-    let figures = request.figures();
+    let figures = request.info();
     assert_eq!((figures.prompt_tokens, figures.max_output_tokens, figures.messages), (900, 77, 1));
     assert_eq!((request.id(), request.model(), request.tenant()), ("sim-9", "auto", Some("acme")));
     assert_eq!((request.header("x-task"), figures.streaming), (Some("code"), true));
@@ -48,7 +48,7 @@ fn generated_request_has_the_given_properties() {
         let request = writer.write(&sim, String::new()).unwrap();
         let tokens = if endpoint == Endpoint::Completions { 40 } else { 0 };
         assert_eq!(
-            (request.figures().prompt_tokens, request.streaming()),
+            (request.info().prompt_tokens, request.streaming()),
             (tokens, false),
             "{endpoint:?}"
         );
@@ -91,8 +91,8 @@ proptest! {
         let sim =
             SimRequest { text: Arc::from(text.as_str()), ..sim_request(5, 0, prompt, shared) };
         let request = RequestWriter::new().write(&sim, String::new()).unwrap();
-        let tokens = request.figures().prompt_tokens;
-        let min = tokens_of(json_string(&text).trim_matches('"')) as u32;
+        let tokens = request.info().prompt_tokens;
+        let min = estimate_tokens(json_string(&text).trim_matches('"')) as u32;
         prop_assert!(
             tokens == prompt || tokens > prompt && tokens <= min + 8,
             "{tokens} for {prompt}"

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{BackOff, GroupSetup, LaneSetup, Residency, Rules};
+use pointsman_domain::dispatch::{Backoff, GroupSetup, LaneSetup, Residency, Rules};
 use pointsman_domain::{EngineKind, LaneId, LaneInfo, PlanLimits};
 use pointsman_policy::ChainSpec;
 use pointsman_settings::{Code, Location, Section, missing, nearest, rules};
@@ -171,11 +171,11 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
         asleep: 0,
         residency,
         expected_load,
-        back_off: if is_managed {
+        backoff: if is_managed {
             DEFAULT_BACKOFF
         } else {
             // The host does not restart external engines, so there is nothing to delay.
-            BackOff { first: Duration::ZERO, most: Duration::ZERO, ..DEFAULT_BACKOFF }
+            Backoff { first: Duration::ZERO, most: Duration::ZERO, ..DEFAULT_BACKOFF }
         },
     };
     let hang_detection_time = if is_managed { 120 * SECOND } else { Duration::MAX };
@@ -183,12 +183,12 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
 }
 
 /// The default backoff of a host configuration.
-const DEFAULT_BACKOFF: BackOff = BackOff {
+const DEFAULT_BACKOFF: Backoff = Backoff {
     first: SECOND,
     most: Duration::from_secs(60),
     reset_after: Duration::from_secs(60),
-    give_up: 5,
-    failed_retry: Duration::from_secs(600),
+    max_failures: 5,
+    retry_failed_after: Duration::from_secs(600),
 };
 
 /// Reads the index of the lane's group, and the memory that the lane needs of the group.

@@ -367,9 +367,9 @@ fn document_keys_can_be_overridden() {
             "did you mean `interactive`?",
         ),
         (
-            "fleet.switching.residense",
+            "fleet.switching.min-residence",
             "1",
-            "fleet.switching.residense",
+            "fleet.switching.min-residence",
             Code::UnknownKey,
             "did you mean `min-residency`?",
         ),

@@ -253,7 +253,7 @@ impl World<'_> {
     /// Asks the policies how to recover from a failed attempt. Advice that cannot be followed is
     /// ignored.
     fn recovery(&mut self, key: RequestKey, error: &AttemptError, what: AttemptResult) -> Recovery {
-        if !self.advisor.advisor().recovers() || error.class.trigger.is_none() {
+        if !self.advisor.advisor().has_recovery() || error.class.trigger.is_none() {
             return Recovery::Planned;
         }
         let fleet = self.fleet_view();

@@ -76,7 +76,7 @@ impl InFlightRequest {
         let edited = (!edits.is_empty()).then(|| self.request.apply(edits).0);
         let request = edited.as_ref().unwrap_or(&self.request);
         self.is_streaming = request.streaming();
-        let figures = request.figures();
+        let figures = request.info();
         let sim = &self.sim;
         // Edits can change the prompt. Only its estimate is known then, so the true length is
         // scaled by the change of the estimate.

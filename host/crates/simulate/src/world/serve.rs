@@ -26,7 +26,7 @@ impl World<'_> {
         let class_prefix = self.writer.class_prefix(&sim);
         let decided = match self.writer.write(&sim, id) {
             Ok(request) => self.decide(&sim, &request).map(|(merged, plan)| {
-                let estimate = request.figures().prompt_tokens;
+                let estimate = request.info().prompt_tokens;
                 (apply_edits(&request, &merged), plan, estimate)
             }),
             Err(error) => Err((RequestResult::Error, error.to_string())),
@@ -146,11 +146,13 @@ impl World<'_> {
             reason,
         });
         self.count(result);
-        if let Some(attempt) = ended.attempts.last().filter(|_| self.advisor.advisor().learns()) {
+        if let Some(attempt) =
+            ended.attempts.last().filter(|_| self.advisor.advisor().observes_outcomes())
+        {
             // An engine only reports token counts at the end of a complete response.
             let is_complete = last_attempt == AttemptResult::Ok;
             let usage = if is_complete { ended.usage } else { TokenUsage::default() };
-            let estimate = ended.request.figures().prompt_tokens;
+            let estimate = ended.request.info().prompt_tokens;
             let outcome = Outcome {
                 request_id: ended.request.id().into(),
                 tenant: ended.sim.tenant.clone(),

@@ -5,7 +5,7 @@ mod arbitrary;
 use std::collections::BTreeMap;
 
 use pointsman_domain::dispatch::{
-    BackOff, GroupSetup, LaneSetup, QueueLimits, Residency, Rules, SwitchReport,
+    Backoff, GroupSetup, LaneSetup, QueueLimits, Residency, Rules, SwitchReport,
 };
 use pointsman_domain::{AttemptResult, BuiltIn, EngineKind, LaneInfo, PlanLimits, PolicyRef};
 
@@ -149,12 +149,12 @@ fn lane(name: &str, models: &[&str]) -> Lane {
             asleep: 0,
             residency: Residency::OnDemand { preload: false, unload_after: None },
             expected_load: s(40),
-            back_off: BackOff {
+            backoff: Backoff {
                 first: s(1),
                 most: s(60),
                 reset_after: s(60),
-                give_up: 3,
-                failed_retry: s(600),
+                max_failures: 3,
+                retry_failed_after: s(600),
             },
         },
         first_byte_timeout: s(300),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::advice::{Metric, MetricWeight, Note, Rejection, Scalar};
-use crate::permit::{Allow, permit};
+use crate::permit::{Allow, enforce_allow};
 
 fn any_lanes() -> impl Strategy<Value = LaneAdvice> {
     let some_ids = || prop::collection::vec(any_id(), 0..40);
@@ -135,8 +135,8 @@ proptest! {
         let allow = Allow { fields: vec!["/a".into()], priority: (-5, 5), ..Allow::default() };
         let mut merge = Merge::new(&fleet, "m");
         for (mut advice, weight) in chain {
-            permit(&mut advice, &allow);
-            let dropped_again = permit(&mut advice.clone(), &allow);
+            enforce_allow(&mut advice, &allow);
+            let dropped_again = enforce_allow(&mut advice.clone(), &allow);
             prop_assert!(dropped_again.is_empty(), "permit is not idempotent");
             merge.add(&PolicyRef::new("p", "1"), weight, advice);
         }
@@ -147,7 +147,7 @@ proptest! {
                 prop_assert!(plan.max_wait <= LIMITS.max_wait && (-5..=5).contains(&plan.priority));
                 for (index, step) in plan.steps.iter().enumerate() {
                     let stat = fleet.stat(step.lane);
-                    prop_assert!(stat.is_some_and(|stat| stat.state.able_to_serve()), "{:?}", step);
+                    prop_assert!(stat.is_some_and(|stat| stat.state.can_serve()), "{:?}", step);
                     prop_assert!(plan.steps[..index].iter().all(|before| before.lane != step.lane));
                     let allowed =
                         |edit: &Edit| !matches!(edit, Edit::ReplaceBody(_) | Edit::SetModel(_));
@@ -159,8 +159,8 @@ proptest! {
                 prop_assert!((400..500).contains(&status) || status == 503);
             }
             Decision::NoLane(reason) => {
-                let able = states[..3].iter().any(|state| state.able_to_serve());
-                prop_assert!(reason != NoLane::AllDown || !able || !merged.lanes.is_empty());
+                let able = states[..3].iter().any(|state| state.can_serve());
+                prop_assert!(reason != NoLaneReason::AllDown || !able || !merged.lanes.is_empty());
             }
         }
     }

@@ -23,7 +23,7 @@ pub(super) struct CallInput {
     budget_us: u32,
     attempt: u32,
     #[serde(flatten)]
-    figures: domain::Figures,
+    figures: domain::RequestInfo,
 }
 
 impl From<CallContext<'_>> for CallInput {
@@ -36,7 +36,7 @@ impl From<CallContext<'_>> for CallInput {
             age_us: u64::try_from(facts.age.as_micros()).unwrap_or(u64::MAX),
             budget_us,
             attempt: facts.attempt,
-            figures: facts.request.figures(),
+            figures: facts.request.info(),
         }
     }
 }

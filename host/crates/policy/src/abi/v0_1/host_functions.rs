@@ -205,8 +205,8 @@ mod tests {
     use std::sync::Arc;
 
     use domain::{
-        Edit, FieldValue, Figures, FleetView, LaneState, MessageInfo, RequestView, Role, Topology,
-        char_slice,
+        Edit, FieldValue, FleetView, LaneState, MessageInfo, RequestInfo, RequestView, Role,
+        Topology, char_slice,
     };
     use prometheus_client::registry::Registry;
 
@@ -232,8 +232,8 @@ mod tests {
     struct TestRequest;
 
     impl RequestView for TestRequest {
-        fn figures(&self) -> Figures {
-            Figures { prompt_tokens: 3, ..Figures::default() }
+        fn info(&self) -> RequestInfo {
+            RequestInfo { prompt_tokens: 3, ..RequestInfo::default() }
         }
 
         fn id(&self) -> &str {

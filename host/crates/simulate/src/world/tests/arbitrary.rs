@@ -4,7 +4,7 @@ use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{
     Advice, Advisor, Allow, Edit, Facts, FailureReport, FallbackAdvice, FallbackStep, LaneAdvice,
     LaneScore, Merge, Merged, OnConflict, OnTimeout, Outcome, QueueAdvice, Recovery, Rejection,
-    Switching, Trace, Triggers, permit,
+    Switching, Trace, Triggers, enforce_allow,
 };
 use proptest::prelude::*;
 
@@ -81,17 +81,17 @@ impl Advisor for ArbitraryAdvisor {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Merged {
         let mut random = Random::new(facts.seed, "advice");
         let mut advice = self.advice(&mut random);
-        permit(&mut advice, &Allow { priority: (0, 5), ..Allow::default() });
+        enforce_allow(&mut advice, &Allow { priority: (0, 5), ..Allow::default() });
         let mut merge = Merge::new(fleet, facts.request.model());
         merge.add(&PolicyRef::new("anything", "1"), 1000, advice);
         merge.finish(OnConflict::Refuse)
     }
 
-    fn learns(&self) -> bool {
+    fn observes_outcomes(&self) -> bool {
         true
     }
 
-    fn recovers(&self) -> bool {
+    fn has_recovery(&self) -> bool {
         true
     }
 
@@ -178,13 +178,13 @@ fn any_lane() -> impl Strategy<Value = Lane> {
         prop_oneof![Just(0u32), 50u32..2000],
     );
     (setup, engine, others).prop_map(|(setup, engine, (models, first_byte, max_context))| {
-        let (slots, group, need, residency, give_up) = setup;
+        let (slots, group, need, residency, max_failures) = setup;
         let (load_mean, max_stop, service, kv_tokens, prefix_cache, hang_detection) = engine;
         let mut lane = lane("x", &models);
         lane.info.slots = slots;
         lane.info.max_context = max_context;
-        let back_off = BackOff { give_up, ..lane.setup.back_off };
-        lane.setup = LaneSetup { slots, group, need, residency, back_off, ..lane.setup };
+        let backoff = Backoff { max_failures, ..lane.setup.backoff };
+        lane.setup = LaneSetup { slots, group, need, residency, backoff, ..lane.setup };
         lane.first_byte_timeout = s(first_byte);
         lane.engine = EngineModel {
             load_time: Distribution::Exponential { mean: load_mean },
