@@ -175,7 +175,7 @@ impl HealthMonitor {
 
     /// Asks the engine for one token if no request is in flight and the last probe is due again.
     async fn probe_idle(&mut self) -> Option<Unhealthy> {
-        let Liveness { probe_interval: probe_interval, probe_timeout: probe_timeout, .. } =
+        let Liveness { probe_interval, probe_timeout, .. } =
             self.liveness;
         let (requests, idle_since) = self.upstream.activity.in_flight();
         if probe_interval.is_zero()
