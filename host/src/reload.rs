@@ -177,10 +177,12 @@ impl ConfigWatcher {
             let sections = restart_for.join(", ");
             tracing::warn!(sections, "configuration changes need a restart to take effect");
         }
-        self.set_status(ConfigStatus { error: None, restart_for });
         self.poll_interval = config.policies.poll_interval;
         self.watched.watch(&self.file, &config.policies);
-        self.policies.apply(config.policies.chain)
+        let changes = self.policies.apply(config.policies.chain);
+        // Last: who reads the status of a new configuration can rely on its policies being active.
+        self.set_status(ConfigStatus { error: None, restart_for });
+        changes
     }
 
     fn set_status(&self, status: ConfigStatus) {

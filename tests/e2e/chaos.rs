@@ -251,7 +251,7 @@ fn no_request_is_lost_while_lanes_switch_and_engines_fail() {
     let (late, accepted) = (resident(host.pid()), host.metric("pointsman_accepted_total", ""));
     println!("{accepted} requests, resident {early} kB and then {late} kB");
     assert!(late < early + 20_000, "memory grows: {early} kB and then {late} kB");
-    assert!(accepted > 50.0 && host.metric("pointsman_event_streamed_total", "") > 10.0);
+    assert!(accepted > 50.0 && host.metric("pointsman_answered_total", "") > 10.0);
     // Without further faults every lane serves again.
     for lane in ["orchestrator", "coder", "fast_rag", "reader", "governance"] {
         wait_until(&format!("{lane} serves"), || {

@@ -92,12 +92,12 @@ fn example_decides_identically_in_all_languages() {
         "long-lane": "reader"});
     let long = "word ".repeat(100);
     let requests: [(&str, &str, &str, [Option<&str>; 3]); 5] = [
-        ("acme-key", "hello", "", [Some("alpha"), None, Some("alpha: the home of acme")]),
+        ("acme-key", "hello", "", [Some("alpha"), None, Some("alpha: home lane of acme")]),
         (
             "other-key",
             "```rust```",
             "-3",
-            [Some("coder"), None, Some("coder: the prompt has code in it")],
+            [Some("coder"), None, Some("coder: the prompt contains code")],
         ),
         (
             "other-key",
@@ -109,14 +109,14 @@ fn example_decides_identically_in_all_languages() {
             "other-key",
             "hello",
             "no",
-            [Some("alpha"), None, Some("the shortest wait and the warmest cache")],
+            [Some("alpha"), None, Some("shortest wait and warmest cache")],
         ),
         // The code lane fails, and the first of the remaining candidates serves the request.
         (
             "other-key",
             "```fail```",
             "",
-            [Some("alpha"), Some("2"), Some("coder: the prompt has code in it")],
+            [Some("alpha"), Some("2"), Some("coder: the prompt contains code")],
         ),
     ];
     for language in LANGUAGES {

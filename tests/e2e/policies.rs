@@ -65,14 +65,14 @@ fn send_chat(host: &Host, model: &str, text: &str) -> pointsman_tests::client::R
 fn cortex_decides_by_model_name_and_content() {
     let host = cortex("");
     for (model, text, lane, why) in [
-        ("governance", "fn main()", "governance", "the model name stands for governance"),
-        ("auto", "plan my day", "orchestrator", "orchestrator: nothing points elsewhere"),
+        ("governance", "fn main()", "governance", "governance: requested by model name"),
+        ("auto", "plan my day", "orchestrator", "orchestrator: no other lane matches"),
         ("auto", "why does fn main() not compile?", "coder", "coder: the prompt is about code"),
         (
             "auto",
             "Context: the sky is blue.",
             "fast_rag",
-            "fast_rag: the prompt brings its sources",
+            "fast_rag: the prompt includes its sources",
         ),
     ] {
         let response = send_chat(&host, model, text);
@@ -156,9 +156,7 @@ fn faulting_policies_do_not_affect_requests() {
             );
             let failures = host.events("advice_failed", &[("kind", kind)]);
             assert!(
-                failures
-                    .iter()
-                    .any(|event| event.text("policy").starts_with(&format!("{name}@1+"))),
+                failures.iter().any(|event| event.text("policy") == *name),
                 "{name} is not in the log"
             );
             let kinds = pointsman_tests::client::get(host.port, "/metrics").text();
@@ -221,7 +219,7 @@ fn invalid_policies_are_not_loaded_and_are_reported() {
         ("newer", newer, "contract_mismatch", "pointsman:policy/request@0.1.9"),
         ("wasi", wasi, "import_forbidden", "wasi:http/outgoing@0.2.0"),
         ("missing", missing, "export_missing", "pointsman:policy/on-request"),
-        ("loop-in-start", build("loop-in-start"), "configure_failed", "50 ms"),
+        ("loop-in-start", build("loop-in-start"), "describe_failed", "50 ms"),
         ("loop-in-realloc", build("loop-in-realloc"), "configure_failed", "50 ms"),
         ("realloc-out-of-bounds", build("realloc-out-of-bounds"), "configure_failed", "trap"),
         ("trap-in-configure", build("trap-in-configure"), "configure_failed", "trap"),
@@ -362,7 +360,8 @@ fn compiled_policies_are_cached_and_damaged_entries_are_rejected() {
         assert!(response.header("x-pointsman-policy").unwrap().starts_with("no-opinion@1+"));
         assert_eq!(fs::read_dir(&cache).unwrap().count(), 1);
         let rejected = host.events("cache_entry_rejected", &[]).len();
-        assert_eq!(rejected, usize::from(round == 2), "round {round}");
+        // The cache is read before and after the compiler could run.
+        assert_eq!(rejected > 0, round == 2, "round {round}: {rejected}");
         host.signal(rustix::process::Signal::TERM);
         host.wait_for_exit();
         dir = std::mem::replace(&mut host.dir, tempfile::tempdir().unwrap());

@@ -144,7 +144,7 @@ fn real_lanes_switch() {
         }
     });
     host.assert_no_request_lost();
-    assert_eq!(host.metric("pointsman_event_streamed_total", ""), 200.0);
+    assert_eq!(host.metric("pointsman_answered_total", ""), 200.0);
     let loads = host.metric("pointsman_switches_total", "");
     assert!((3.0..30.0).contains(&loads), "{loads} loads for 200 requests");
     host.stop();

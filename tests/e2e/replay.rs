@@ -97,7 +97,7 @@ fn replay_agrees_with_records_and_shows_changes() {
     );
     // Nine requests reached this policy, and it was called after the failed attempt, too.
     assert_eq!(report["policies"]["deadline"]["calls"]["same"], 10, "{report:#}");
-    assert_eq!(report["effect"]["moves"]["refused"], json!({ "refused": 1 }));
+    assert_eq!(report["effect"]["moves"]["rejected"], json!({ "rejected": 1 }));
 
     // The configuration of the host is not needed: the records contain it.
     let quota = root().join("policies/quota");
@@ -164,7 +164,7 @@ fn redacted_input_is_named_and_invalid_lines_are_skipped() {
     let report = parse_json(&out);
     assert_eq!(report["decisions"]["unknown"], 0, "{report:#}");
     assert_eq!(
-        (code, &report["policies"]["redact"]["new"]),
+        (code, &report["policies"]["redact"]["not_recorded"]),
         (0, &json!(9)),
         "these requests contain nothing to redact\n{report:#}"
     );

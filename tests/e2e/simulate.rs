@@ -192,7 +192,7 @@ fn chains_are_compared_with_same_traffic() {
     let first = accepted(&variants[0]);
     assert!(first.len() == 4 && first.iter().all(|count| *count > 200), "{first:?}");
     assert!(variants.iter().all(|variant| accepted(variant) == first));
-    let decided = |variant: &Value| variant["runs"][0]["policies"][0]["what"].to_string();
+    let decided = |variant: &Value| variant["runs"][0]["policies"][0]["name"].to_string();
     assert!(
         decided(&variants[0]).contains("first-come@") && decided(&variants[1]).contains("spread@")
     );

@@ -146,6 +146,10 @@ fn style_rules() -> Vec<StyleRule> {
         };
         rule(forbidden, Box::new(find))
     };
+    let prefix = |prefix: String| {
+        let forbidden = prefix.clone();
+        rule(forbidden, Box::new(move |line: &str| line.contains(&prefix)))
+    };
     // "There … no", "no longer" and "no more" are plain English.
     let negation = ["is", "no", ""].join(" ");
     let forbidden = format!("{negation}…");
@@ -165,8 +169,8 @@ fn style_rules() -> Vec<StyleRule> {
         word(["mis", "take"].concat()),
         word(["mis", "takes"].concat()),
         phrase(["for", "ever"].join(" ")),
-        phrase(["const", "MOST_"].join(" ")),
-        phrase(["const", "LONGEST_"].join(" ")),
+        prefix(["const", "MOST_"].join(" ")),
+        prefix(["const", "LONGEST_"].join(" ")),
         phrase(["fn", "of("].join(" ")),
     ]
 }

@@ -18,11 +18,10 @@ use super::report::{self, Paint};
 use crate::cli::policy::{Bench, Test};
 use crate::{config, facts, simulate};
 
-/// A policy that a host could not load.
+/// A policy that a host could not load. The error is not a `source`, because the message includes it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) struct PolicyLoadError {
     dir: PathBuf,
-    #[source]
     error: LoadError,
 }
 
@@ -30,7 +29,8 @@ impl fmt::Display for PolicyLoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (dir, error) = (self.dir.display().to_string(), self.error.to_string());
         // Most errors begin with a file in the folder.
-        if error.starts_with(&dir) { f.write_str(&error) } else { write!(f, "{dir}: {error}") }
+        let prefix = if error.starts_with(&dir) { String::new() } else { format!("{dir}: ") };
+        write!(f, "{prefix}{error} [{}]", self.error.code())
     }
 }
 

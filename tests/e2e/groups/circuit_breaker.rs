@@ -117,7 +117,7 @@ fn queued_request_with_fallback_leaves_when_breaker_opens() {
         );
     }
     assert!(is_open(&host));
-    assert_eq!(host.metric("pointsman_queue_refused_total", "breaker-open"), 1.0);
+    assert_eq!(host.metric("pointsman_queue_rejected_total", "breaker-open"), 1.0);
     host.assert_no_request_lost();
 }
 

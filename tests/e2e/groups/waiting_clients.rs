@@ -149,8 +149,8 @@ fn queue_limits_reject_and_every_request_ends() {
             response.text()
         );
     }
-    assert_eq!(host.metric("pointsman_queue_refused_total", "queue-full"), 2.0);
-    assert_eq!(host.metric("pointsman_queue_refused_total", "timed-out"), 5.0);
+    assert_eq!(host.metric("pointsman_queue_rejected_total", "queue-full"), 2.0);
+    assert_eq!(host.metric("pointsman_queue_rejected_total", "timed-out"), 5.0);
     // No request needs another lane any more, so this one serves again.
     wait_until("lane a serves", || engine_is(&host, "a", "ready"));
     assert_eq!(send_chat(&host, "a").status, 200);
@@ -213,7 +213,7 @@ fn request_with_fallback_skips_wait_that_would_time_out() {
         assert_eq!(response.header("x-pointsman-attempts"), attempts);
         assert_eq!(host.lane("orchestrator")["starts"], i32::from(attempts.is_none()));
         assert_eq!(
-            host.metric("pointsman_queue_refused_total", "too-late"),
+            host.metric("pointsman_queue_rejected_total", "too-late"),
             f64::from(i32::from(attempts.is_some()))
         );
         host.assert_no_request_lost();

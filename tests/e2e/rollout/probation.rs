@@ -25,9 +25,9 @@ const SLOW: &str = r#"
     (br_if $again (local.get $left)))
   (i32.const 2048))"#;
 
-/// Waits until the version is rolled back under load, and asserts that it is rejected with this
-/// code.
-fn assert_rolled_back(deployment: &Deployment, load: &LoadGenerator, bad: &Value, code: &str) {
+/// Waits until the version is rolled back under load, and asserts that it is rejected with one
+/// of these codes.
+fn assert_rolled_back(deployment: &Deployment, load: &LoadGenerator, bad: &Value, codes: &[&str]) {
     assert_ne!(bad["probation"], Value::Null, "{bad}");
     let status = deployment.wait_for_policy("the version is rolled back", "p", |policy| {
         policy["version"] != bad["version"]
@@ -36,7 +36,7 @@ fn assert_rolled_back(deployment: &Deployment, load: &LoadGenerator, bad: &Value
     assert_eq!(deployment.reason("auto"), "old");
     let rejected = &status["rejected"][0];
     assert_eq!(rejected["version"], bad["fingerprint"].as_str().unwrap()[..8]);
-    assert_eq!(rejected["code"], code, "{rejected}");
+    assert!(codes.iter().any(|code| rejected["code"] == *code), "{rejected}");
     assert_eq!(
         deployment.host.metric("pointsman_policy_changes_total", "result=\"auto-rolled-back\""),
         1.0
@@ -46,6 +46,7 @@ fn assert_rolled_back(deployment: &Deployment, load: &LoadGenerator, bad: &Value
     let message = status["error"]["message"].as_str().unwrap();
     assert_eq!(status["error"]["code"], "rolled_back", "{status}");
     assert!(message.contains(version) && message.contains(reason), "{message}");
+    let code = rejected["code"].as_str().unwrap();
     let fields = [("policy", "p"), ("version", version), ("code", code)];
     deployment.host.wait_for_event("policy_rolled_back", &fields);
     // The version stays rejected, although its files are still in the folder.
@@ -62,7 +63,8 @@ fn occasionally_faulting_version_is_rolled_back() {
         start_deployment(old(), "probation = { duration = \"1h\", max-faults = \"2%\" }");
     let load = LoadGenerator::start(deployment.host.port, 2, "auto");
     let bad = deployment.deploy(&new().code(EVERY_20TH));
-    assert_rolled_back(&deployment, &load, &bad, "fault_rate");
+    // Three faults within ten seconds open the breaker as well; either may be seen first.
+    assert_rolled_back(&deployment, &load, &bad, &["fault_rate", "breaker_open"]);
     let seen = load.stop();
     assert!(seen.keys().all(|seen| seen.status == 200), "{seen:?}");
     deployment.host.assert_no_request_lost();
@@ -77,7 +79,7 @@ fn slow_version_is_rolled_back() {
     );
     let load = LoadGenerator::start(deployment.host.port, 2, "auto");
     let bad = deployment.deploy(&new().code(SLOW));
-    assert_rolled_back(&deployment, &load, &bad, "slow_calls");
+    assert_rolled_back(&deployment, &load, &bad, &["slow_calls"]);
     assert!(load.stop().keys().all(|seen| seen.status == 200));
 }
 

@@ -41,6 +41,22 @@ pub(crate) enum Unhealthy {
     ProbesFailed { failures: u32 },
 }
 
+/// Logs why an engine is considered dead, and returns the event.
+fn unhealthy(error: Unhealthy) -> HealthEvent {
+    let in_flight = match &error {
+        Unhealthy::Stalled { requests, .. } => Some(*requests),
+        Unhealthy::ProbesFailed { .. } => Some(0),
+        Unhealthy::ServerError { .. } => None,
+    };
+    match in_flight {
+        Some(in_flight) => {
+            tracing::warn!(event = "engine_hung", in_flight, %error, "engine hangs");
+        }
+        None => tracing::warn!(event = "engine_unhealthy", %error, "engine is unhealthy"),
+    }
+    HealthEvent::Unhealthy(error)
+}
+
 /// A finding of the [`HealthMonitor`].
 pub(crate) enum HealthEvent {
     /// The engine's metrics, and the rates since the last scrape.
@@ -95,14 +111,14 @@ impl HealthMonitor {
         loop {
             self.interval.tick().await;
             if let Some(error) = self.check_health().await {
-                return HealthEvent::Unhealthy(error);
+                return unhealthy(error);
             }
             let metrics = self.scrape().await;
             if let Some(error) = self.check_progress() {
-                return HealthEvent::Unhealthy(error);
+                return unhealthy(error);
             }
             if let Some(error) = self.probe_idle().await {
-                return HealthEvent::Unhealthy(error);
+                return unhealthy(error);
             }
             if let Some((metrics, rates)) = metrics {
                 return HealthEvent::Metrics(metrics, rates);
@@ -175,8 +191,7 @@ impl HealthMonitor {
 
     /// Asks the engine for one token if no request is in flight and the last probe is due again.
     async fn probe_idle(&mut self) -> Option<Unhealthy> {
-        let Liveness { probe_interval, probe_timeout, .. } =
-            self.liveness;
+        let Liveness { probe_interval, probe_timeout, .. } = self.liveness;
         let (requests, idle_since) = self.upstream.activity.in_flight();
         if probe_interval.is_zero()
             || requests > 0

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use wasmtime::{ResourceLimiter, Store, Trap};
 
+use crate::abi::VERSION;
 use crate::host_calls::HostState;
 use crate::runtime::{MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES, Metering, Runtime, TICK};
 
@@ -39,7 +40,18 @@ pub enum Fault {
     Panic(String),
 }
 
+/// The types of a component's exports do not match the contract. A context of the error in
+/// [`Fault::Instantiate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("built for an incompatible contract version (host: {VERSION})")]
+pub(crate) struct ContractMismatch;
+
 impl Fault {
+    /// Returns true if the component was built for a contract that does not match the host's.
+    pub(crate) fn is_contract_mismatch(&self) -> bool {
+        matches!(self, Self::Instantiate(error) if error.is::<ContractMismatch>())
+    }
+
     /// All values that [`Fault::kind`] returns.
     pub(crate) const KINDS: [&str; 6] =
         ["timeout", "memory", "output-too-large", "trap", "instantiate", "panic"];

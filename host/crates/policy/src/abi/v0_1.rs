@@ -15,6 +15,7 @@ use self::bindings::exports::pointsman::policy::on_request::{Context, PolicyErro
 use self::bindings::pointsman::policy::types;
 use self::convert::{CallInput, advice, failure, outcome, policy_error, recovery};
 use super::{CallContext, Description, Hooks, PACKAGE, PolicyError, PolicyHint, VERSION};
+use crate::call::ContractMismatch;
 use crate::host_calls::HostState;
 
 mod convert;
@@ -97,9 +98,7 @@ impl Linked {
         };
         // Linking checks the types of imports, but only the names of exports; their types are
         // checked here.
-        let mismatch = |error: wasmtime::Error| {
-            error.context(format!("built for an incompatible contract version (host: {VERSION})"))
-        };
+        let mismatch = |error: wasmtime::Error| error.context(ContractMismatch);
         macro_rules! hook {
             ($index:expr) => {
                 match $index.as_ref().and_then(|index| function(index, store)) {

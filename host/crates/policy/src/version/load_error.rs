@@ -156,6 +156,9 @@ impl LoadError {
             Self::Component { error, .. } => error.code(),
             Self::InterfaceNotAllowed { .. } => "import_forbidden",
             Self::DigestMismatch { .. } => "digest_mismatch",
+            Self::Describe(CallError::Fault(fault)) if fault.is_contract_mismatch() => {
+                "contract_mismatch"
+            }
             Self::Describe(_) => "describe_failed",
             Self::Configure(CallError::Policy(PolicyError::InvalidConfig(_))) => "config_invalid",
             Self::Configure(_) => "configure_failed",
