@@ -17,18 +17,24 @@
 //! fields it has are compared. Lanes are described by the fields of the contract's `lane-info` and
 //! `lane-stat`; all except the name are optional.
 
+mod error;
+mod expect;
+mod fleet;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pointsman_domain::{
-    Decision, Edit, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneStat, LaneState,
-    Merge, Merged, OnConflict, Plan, PlanLimits, Switching, Topology, Trace,
-};
-use serde::{Deserialize, Serialize};
+use pointsman_domain::{Endpoint, Facts, FleetView, Merge, OnConflict, Plan, PlanLimits, Trace};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use self::error::{CaseError, CaseStateError};
+pub use self::expect::Difference;
+use self::expect::{Expect, compare};
+pub use self::fleet::CaseFleet;
+use self::fleet::fleet;
 use crate::chain::evaluate;
 use crate::state::State;
 use crate::version::{Version, retry_on_timeout};
@@ -62,87 +68,6 @@ pub struct CaseRequest {
     pub seed: u64,
 }
 
-/// A golden case that is invalid or fails.
-#[derive(Debug, thiserror::Error)]
-pub enum CaseError {
-    /// A line is not a case.
-    #[error("{}:{line}: invalid case: {error}", file.display())]
-    Syntax {
-        /// The file.
-        file: PathBuf,
-        /// The line.
-        line: usize,
-        /// The error.
-        error: serde_json::Error,
-    },
-    /// The state of a case is invalid.
-    #[error("{}:{line}: case `{name}`: {error}", file.display())]
-    State {
-        /// The file.
-        file: PathBuf,
-        /// The line.
-        line: usize,
-        /// The name of the case.
-        name: String,
-        /// The error.
-        error: CaseStateError,
-    },
-    /// The request of a case is invalid.
-    #[error("{}:{line}: case `{name}`: invalid request: {error}", file.display())]
-    Request {
-        /// The file.
-        file: PathBuf,
-        /// The line.
-        line: usize,
-        /// The name of the case.
-        name: String,
-        /// The error.
-        error: FactsError,
-    },
-    /// The policy decided differently.
-    #[error(
-        "{}:{line}: case `{name}` failed: {}: expected {}, found {}",
-        file.display(), difference.what, difference.expected, difference.got
-    )]
-    Failed {
-        /// The file.
-        file: PathBuf,
-        /// The line.
-        line: usize,
-        /// The name of the case.
-        name: String,
-        /// The first difference.
-        difference: Difference,
-    },
-}
-
-/// An error in the state of a case.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CaseStateError {
-    /// A value is neither an integer nor a string.
-    #[error("invalid state `{key}`: expected an integer or a string")]
-    Type {
-        /// The key.
-        key: String,
-    },
-    /// A key or a value is too long.
-    #[error("invalid state `{key}`: key or value too long")]
-    TooLong {
-        /// The key.
-        key: String,
-    },
-}
-
-impl CaseError {
-    /// Returns the stable, machine-readable code of this error.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Syntax { .. } | Self::State { .. } | Self::Request { .. } => "case_invalid",
-            Self::Failed { .. } => "case_failed",
-        }
-    }
-}
-
 /// A golden case.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -157,91 +82,6 @@ pub(crate) struct Case {
     pub(crate) request: CaseRequest,
     pub(crate) fleet: CaseFleet,
     expect: Expect,
-}
-
-/// The lanes of a case.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CaseFleet {
-    lanes: Vec<CaseLane>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct CaseLane {
-    name: String,
-    models: Option<Vec<String>>,
-    #[serde(default)]
-    engine: EngineKind,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    max_context: u32,
-    #[serde(default = "default_slots")]
-    slots: u32,
-    #[serde(default)]
-    group: u32,
-    #[serde(default)]
-    cost_milli: u32,
-    #[serde(default = "default_state")]
-    state: LaneState,
-    slots_free: Option<u32>,
-    #[serde(default)]
-    running: u32,
-    #[serde(default)]
-    waiting: u32,
-    #[serde(default)]
-    queued: u32,
-    #[serde(default)]
-    kv_used: u16,
-    #[serde(default)]
-    errors: u16,
-    #[serde(default)]
-    ttft_p50_ms: u32,
-    #[serde(default)]
-    ttft_p99_ms: u32,
-    #[serde(default)]
-    decode_tps: u32,
-    #[serde(default)]
-    est_wait_ms: u32,
-    #[serde(default)]
-    ready_in_ms: u32,
-    #[serde(default)]
-    displaces: u32,
-    #[serde(default)]
-    cached_tokens: u32,
-    #[serde(default)]
-    stale_ms: u32,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Expect {
-    lane: Option<String>,
-    fallback: Option<Vec<String>>,
-    edits: Option<Vec<Edit>>,
-    reject: Option<ExpectReject>,
-    priority: Option<i32>,
-    switching: Option<Switching>,
-    why: Option<String>,
-}
-
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ExpectReject {
-    status: u16,
-    code: String,
-}
-
-/// A difference between the decision and a case.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    /// The part of the decision: `lane`, `fallback`, `edits`, …
-    pub what: &'static str,
-    /// The expected value.
-    pub expected: String,
-    /// The value that the policy decided.
-    pub got: String,
 }
 
 /// The result of a case.
@@ -407,125 +247,10 @@ fn differences(
     (compare(&case.expect, &merged, &decision, &fleet), took)
 }
 
-impl CaseFleet {
-    /// Returns a fleet of `lanes` lanes: the first of these, or copies of them under other names.
-    fn resized(&self, lanes: usize) -> Self {
-        let copy = |index: usize| index / self.lanes.len().max(1) + 1;
-        let numbered = |(index, lane): (usize, &CaseLane)| match copy(index) {
-            1 => lane.clone(),
-            copy => CaseLane { name: format!("{}-{copy}", lane.name), ..lane.clone() },
-        };
-        Self { lanes: self.lanes.iter().cycle().take(lanes).enumerate().map(numbered).collect() }
-    }
-}
-
-fn compare(
-    expect: &Expect,
-    merged: &Merged,
-    decision: &Decision,
-    fleet: &FleetView,
-) -> Vec<Difference> {
-    let (steps, reject, priority) = match decision {
-        Decision::Route(plan) => (
-            plan.steps.iter().map(|step| fleet.topology.name(step.lane).to_owned()).collect(),
-            None,
-            plan.priority,
-        ),
-        Decision::Reject(_, rejection) => (
-            Vec::new(),
-            Some(ExpectReject { status: rejection.status, code: rejection.code.clone() }),
-            0,
-        ),
-        Decision::NoLane(_) => (Vec::new(), None, 0),
-    };
-    let lane = match (decision, steps.first()) {
-        (_, Some(lane)) => lane.clone(),
-        (Decision::NoLane(reason), None) => format!("none: {reason}"),
-        (_, None) => {
-            let rejection =
-                reject.as_ref().map(|reject| format!("{} {}", reject.status, reject.code));
-            format!("none: rejected with {}", rejection.unwrap_or_default())
-        }
-    };
-    let mut found = Vec::new();
-    let mut compare_text = |what, expected: Option<&String>, got: &str| {
-        if let Some(expected) = expected.filter(|expected| *expected != got) {
-            found.push(Difference { what, expected: expected.clone(), got: got.to_owned() });
-        }
-    };
-    compare_text("lane", expect.lane.as_ref(), &lane);
-    compare_text("why", expect.why.as_ref(), &merged.why().unwrap_or_default());
-    let fallback: Vec<String> = steps.iter().skip(1).cloned().collect();
-    found.extend(differs("fallback", expect.fallback.as_ref(), &fallback));
-    found.extend(differs("edits", expect.edits.as_ref(), &merged.edits));
-    found.extend(differs("priority", expect.priority.as_ref(), &priority));
-    found.extend(differs("switching", expect.switching.as_ref(), &merged.switching));
-    if expect.reject.is_some() && expect.reject != reject {
-        found.extend(differs("reject", Some(&expect.reject), &reject));
-    }
-    found
-}
-
-/// Compares two values, and returns a difference as JSON, the format of cases.
-fn differs<T: PartialEq + Serialize>(
-    what: &'static str,
-    expected: Option<&T>,
-    got: &T,
-) -> Option<Difference> {
-    let json = |value: &T| serde_json::to_string(value).unwrap_or_default();
-    let expected = expected.filter(|expected| *expected != got)?;
-    Some(Difference { what, expected: json(expected), got: json(got) })
-}
-
-/// Creates the fleet of a case. Each case has its own topology generation, because instances may
-/// cache data of a topology.
-fn fleet(case: &CaseFleet, generation: u64) -> FleetView {
-    let info = |lane: &CaseLane| LaneInfo {
-        id: LaneId(0),
-        name: lane.name.clone(),
-        engine: lane.engine,
-        models: lane.models.clone().unwrap_or_else(|| vec![lane.name.clone()]),
-        labels: lane.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-        max_context: lane.max_context,
-        slots: lane.slots,
-        group: lane.group,
-        cost_milli: lane.cost_milli,
-    };
-    let topology = Topology::new(generation, case.lanes.iter().map(info).collect());
-    let stat = |(info, lane): (&LaneInfo, &CaseLane)| LaneStat {
-        id: info.id,
-        state: lane.state,
-        running: lane.running,
-        waiting: lane.waiting,
-        queued: lane.queued,
-        slots_free: lane.slots_free.unwrap_or(if lane.state.serving() { lane.slots } else { 0 }),
-        kv_used: lane.kv_used,
-        errors: lane.errors,
-        ttft_p50_ms: lane.ttft_p50_ms,
-        ttft_p99_ms: lane.ttft_p99_ms,
-        decode_tps: lane.decode_tps,
-        est_wait_ms: lane.est_wait_ms,
-        ready_in_ms: lane.ready_in_ms,
-        displaces: lane.displaces,
-        cached_tokens: lane.cached_tokens,
-        stale_ms: lane.stale_ms,
-    };
-    let stats = topology.lanes().iter().zip(&case.lanes).map(stat).collect();
-    FleetView { topology: Arc::new(topology), stats }
-}
-
 fn default_endpoint() -> Endpoint {
     Endpoint::ChatCompletions
 }
 
 fn empty_config() -> serde_json::Value {
     serde_json::json!({})
-}
-
-fn default_slots() -> u32 {
-    4
-}
-
-fn default_state() -> LaneState {
-    LaneState::Ready
 }

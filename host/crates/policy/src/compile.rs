@@ -13,21 +13,25 @@
 //! The code is trusted because this program wrote it to a private pipe. The header detects that the
 //! executable was replaced in between, or that the streams were mixed up.
 
+mod child;
+mod error;
+
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 
+pub use self::child::{CompileArgs, compile_main};
+pub use self::error::{CompileError, OutputError};
 use crate::cache::{Code, compatibility};
-use crate::component::MAX_COMPONENT_BYTES;
-use crate::runtime::{Metering, compiling_engine};
+use crate::runtime::Metering;
 
 /// The beginning of the output.
 const MAGIC: [u8; 16] = *b"pointsman code\n\0";
@@ -39,10 +43,6 @@ const MAX_STDERR_BYTES: u64 = 4 << 10;
 const EXIT_REJECTED: u8 = 65;
 /// Threads of the child. Each has its own heap, and all share the memory limit.
 const MAX_THREADS: usize = 4;
-/// The niceness of the child, which yields to the host.
-const NICENESS: i32 = 10;
-/// Maximum open files of the child.
-const MAX_OPEN_FILES: u64 = 32;
 
 /// The place where policies are compiled.
 #[derive(Debug, Clone, Default)]
@@ -80,75 +80,6 @@ impl Default for CompileLimits {
             cpu: Duration::from_secs(120),
             wall: Duration::from_secs(180),
             code: 256 << 20,
-        }
-    }
-}
-
-/// An error of compiling a component.
-#[derive(Debug, thiserror::Error)]
-pub enum CompileError {
-    /// The compiler rejected the component; its message.
-    #[error("compilation failed: {0}")]
-    Rejected(String),
-    /// The child could not be started, or communication with it failed.
-    #[error("failed to run the compiler: {0}")]
-    Start(io::Error),
-    /// The wall clock limit was reached.
-    #[error("compilation timed out after {} s", .0.as_secs_f32())]
-    Timeout(Duration),
-    /// The CPU time limit was reached.
-    #[error("compilation exceeded {} s of CPU time", .0.as_secs())]
-    CpuLimit(Duration),
-    /// The memory limit was reached.
-    #[error("compilation exceeded {} of memory", format_size(*.0))]
-    MemoryLimit(u64),
-    /// The compiled code is too large.
-    #[error("compiled code exceeds {}", format_size(*.0))]
-    OutputLimit(u64),
-    /// The child was killed, or crashed; the name of the signal.
-    #[error("compiler killed by {0}")]
-    Killed(String),
-    /// The child exited with an error.
-    #[error("compiler failed: {status}: {stderr}")]
-    Failed {
-        /// The exit status.
-        status: ExitStatus,
-        /// The beginning of its standard error.
-        stderr: String,
-    },
-    /// The output of the child is unusable.
-    #[error("invalid compiler output: {0}")]
-    Output(OutputError),
-}
-
-/// The reason why the output of the compiling child is unusable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum OutputError {
-    /// The output ends early, or its length is wrong.
-    #[error("truncated")]
-    Truncated,
-    /// The output does not begin with a header.
-    #[error("missing header; is the compiler the same program as the host?")]
-    NoHeader,
-    /// The child compiled other bytes than those that were sent.
-    #[error("compiled other input than was sent")]
-    WrongInput,
-    /// The code is for an engine of another version or with other settings.
-    #[error("built by another version; restart the host if its executable was replaced")]
-    WrongVersion,
-}
-
-impl CompileError {
-    /// Returns the stable, machine-readable code of this error.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Rejected(_) => "compile_failed",
-            Self::Start(_) => "compiler_unavailable",
-            Self::Timeout(_) => "compile_timeout",
-            Self::CpuLimit(_) => "compile_cpu_limit",
-            Self::MemoryLimit(_) => "compile_memory_limit",
-            Self::OutputLimit(_) => "compile_output_limit",
-            Self::Killed(_) | Self::Failed { .. } | Self::Output(_) => "compiler_failed",
         }
     }
 }
@@ -356,81 +287,6 @@ fn extract_code(
     }
 }
 
-/// The arguments of the hidden subcommand that compiles.
-#[derive(Debug, Clone, Copy)]
-pub struct CompileArgs {
-    /// Maximum address space in bytes.
-    pub memory: u64,
-    /// Maximum CPU time in seconds.
-    pub cpu: u64,
-    /// The process id of the parent: the child exits with it.
-    pub parent: i32,
-    /// The unit in which the time of calls to the code is measured: fuel, or the wall clock.
-    pub metering: Metering,
-}
-
-/// Runs the compiling process: sets its own limits, reads a component, and writes the code.
-pub fn compile_main(orders: CompileArgs, input: impl Read, output: impl Write) -> ExitCode {
-    let result = confine(orders)
-        .map_err(|error| (format!("failed to set resource limits: {error}"), ExitCode::FAILURE))
-        .and_then(|()| compile_piped(orders.metering, input, output));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err((message, code)) => {
-            // The parent may have exited; then the message has no reader.
-            writeln!(io::stderr(), "{message}").ok();
-            code
-        }
-    }
-}
-
-/// Sets the limits of this process. Called before any input is read.
-fn confine(orders: CompileArgs) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The parent may have exited before the signal was requested.
-    if rustix::process::getppid().map(Pid::as_raw_pid) != Some(orders.parent) {
-        return Err(io::Error::other("parent process has exited"));
-    }
-    let limit = |resource, soft, hard| {
-        rustix::process::setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })
-    };
-    limit(Resource::As, orders.memory, orders.memory)?;
-    // The soft limit raises SIGXCPU, which the parent recognises; the hard one SIGKILL, which could
-    // have any cause.
-    limit(Resource::Cpu, orders.cpu, orders.cpu.saturating_add(1))?;
-    limit(Resource::Core, 0, 0)?;
-    limit(Resource::Fsize, 0, 0)?;
-    limit(Resource::Nofile, MAX_OPEN_FILES, MAX_OPEN_FILES)?;
-    rustix::process::nice(NICENESS)?;
-    Ok(())
-}
-
-fn compile_piped(
-    metering: Metering,
-    input: impl Read,
-    mut output: impl Write,
-) -> Result<(), (String, ExitCode)> {
-    let failed =
-        |what: &str, error: &dyn std::fmt::Display| (format!("{what}: {error}"), ExitCode::FAILURE);
-    let mut bytes = Vec::new();
-    let read = input.take(MAX_COMPONENT_BYTES + 1).read_to_end(&mut bytes);
-    read.map_err(|error| failed("failed to read the component", &error))?;
-    let engine = compiling_engine(metering)
-        .map_err(|error| failed("failed to create the engine", &error))?;
-    let code = engine.precompile_component(&bytes);
-    let code = code.map_err(|error| (format!("{error:#}"), ExitCode::from(EXIT_REJECTED)))?;
-    let mut header = Vec::with_capacity(HEADER_LEN);
-    header.extend(MAGIC);
-    header.extend(&Sha256::digest(&bytes)[..]);
-    header.extend(compatibility(&engine).to_le_bytes());
-    header.extend((code.len() as u64).to_le_bytes());
-    let written = output
-        .write_all(&header)
-        .and_then(|()| output.write_all(&code))
-        .and_then(|()| output.flush());
-    written.map_err(|error| failed("failed to write the code", &error))
-}
-
 fn signal_name(signal: i32) -> String {
     let names = [
         (Signal::HUP, "SIGHUP"),
@@ -449,15 +305,6 @@ fn signal_name(signal: i32) -> String {
     ];
     let known = names.iter().find(|(known, _)| known.as_raw() == signal);
     known.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
-}
-
-/// Formats a size in the largest binary unit that divides it.
-fn format_size(bytes: u64) -> String {
-    match (bytes % (1 << 30), bytes % (1 << 20)) {
-        (0, _) => format!("{} GiB", bytes >> 30),
-        (_, 0) => format!("{} MiB", bytes >> 20),
-        _ => format!("{bytes} bytes"),
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 //! validated, which may take long; `registry` is only held for short operations, so that a roll
 //! back never waits for a compiler.
 
+mod command;
 mod refresh;
 mod status;
 
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use pointsman_domain::{Advisor, BuiltIn};
 
+pub use self::command::{Command, CommandError};
 pub use self::status::{
     CandidateStatus, EarlierVersion, PolicyErrorStatus, PolicyStatus, ProbationStatus,
     RejectedVersion,
@@ -37,7 +39,7 @@ use crate::cases::FactsOf;
 use crate::chain::{Chain, Link};
 use crate::metrics::PolicyMetrics;
 use crate::runtime::Runtime;
-use crate::slot::{PolicySlot, RejectReason, SlotError, Versioned};
+use crate::slot::{PolicySlot, RejectReason, Versioned};
 use crate::spec::{ChainSpec, PolicySpec, Rollout};
 use crate::store::{SlotRecord, Store};
 use crate::version::{Counts, LoadError, Version};
@@ -58,61 +60,6 @@ pub enum Change {
     Failed(LoadError),
     /// The policy was removed from the chain.
     Removed,
-}
-
-/// A command of an operator about one policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Drop the candidate; without one, roll back to this version, or to the previous one.
-    RollBack(Option<String>),
-    /// Activate this version, or the candidate.
-    Promote(Option<String>),
-    /// Remove the policy from the chain until it is enabled.
-    Disable,
-    /// Return the policy to the chain.
-    Enable,
-}
-
-impl Command {
-    /// Returns the name of the command, for logs.
-    fn name(&self) -> &'static str {
-        match self {
-            Self::RollBack(_) => "roll-back",
-            Self::Promote(_) => "promote",
-            Self::Disable => "disable",
-            Self::Enable => "enable",
-        }
-    }
-}
-
-/// An error of an operator's command. Nothing has changed.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    /// The chain has no policy of this name.
-    #[error("no policy `{0}` in the chain")]
-    PolicyNotFound(String),
-    /// The command does not apply to the versions of the policy.
-    #[error(transparent)]
-    Slot(#[from] SlotError),
-    /// The version that the command chose cannot be activated.
-    #[error("failed to activate version {version}: {error}")]
-    Activation {
-        /// The version.
-        version: String,
-        /// The error.
-        error: Box<LoadError>,
-    },
-}
-
-impl CommandError {
-    /// Returns the stable, machine-readable code of this error.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::PolicyNotFound(_) => "policy_not_found",
-            Self::Slot(error) => error.code(),
-            Self::Activation { .. } => "activation_failed",
-        }
-    }
 }
 
 /// The latest problem of a policy: a version that was not loaded, or that was rolled back.
@@ -287,60 +234,6 @@ impl Policies {
             (policy.name.clone(), change)
         };
         changed.iter().filter_map(current).map(refresh).collect()
-    }
-
-    /// Executes a command of an operator. Returns a message about the result.
-    ///
-    /// # Errors
-    /// If there is no such policy, or the command does not apply; then nothing has changed.
-    pub fn command(&self, name: &str, command: &Command) -> Result<String, CommandError> {
-        let mut registry = self.registry();
-        let Registry { spec, entries } = &mut *registry;
-        let policy = spec.policies.iter().find(|policy| policy.name == name);
-        let (Some(policy), Some(entry)) = (policy, entries.get_mut(name)) else {
-            return Err(CommandError::PolicyNotFound(name.to_owned()));
-        };
-        let slot = &mut entry.slot;
-        let before = slot.clone();
-        let (result, message) = match command {
-            Command::RollBack(to) => {
-                let replaced = slot.roll_back(to.as_deref(), &RejectReason::operator())?;
-                let active = slot.active.as_ref().map_or("none", |version| version.id());
-                ("rolled-back", format!("rolled back {}; active: {active}", replaced.id()))
-            }
-            Command::Promote(version) => {
-                let now = self.now();
-                let chosen = slot.promote(version.as_deref(), policy.probation, now, spec.keep)?;
-                ("promoted", format!("promoted {}", chosen.id()))
-            }
-            Command::Disable => {
-                slot.disabled = true;
-                ("disabled", "disabled".to_owned())
-            }
-            Command::Enable => {
-                slot.disabled = false;
-                ("enabled", "enabled".to_owned())
-            }
-        };
-        if let Err(error) = self.activate_instances(slot, &before) {
-            let version =
-                slot.active.as_ref().map_or_else(String::new, |version| version.id().into());
-            *slot = before;
-            let error = Box::new(error);
-            return Err(CommandError::Activation { version, error });
-        }
-        self.metrics.record_change(name, result);
-        let version = slot.active.as_ref().map_or("none", |version| version.id());
-        tracing::info!(
-            policy = name,
-            version,
-            command = command.name(),
-            result,
-            "operator command executed"
-        );
-        write_slot(spec, name, slot);
-        self.publish(&mut registry);
-        Ok(message)
     }
 
     /// Rolls back versions that fail their probation, and canaries that fail.

@@ -1,5 +1,6 @@
 //! One version of one policy: validated before it becomes active, then called under limits.
 
+mod hooks;
 mod instantiate;
 mod load_error;
 mod tally;
@@ -7,25 +8,23 @@ mod tally;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pointsman_domain::{
-    Advice, Allow, Facts, FailureReport, FleetView, Outcome, PolicyRef, Recovery,
-};
+use pointsman_domain::{Allow, PolicyRef};
 use tracing::Span;
 
-use crate::abi::{CallContext, Hooks, MAX_OUTPUT_BYTES, PolicyError, PolicyHint};
+use crate::abi::{Hooks, MAX_OUTPUT_BYTES, PolicyError};
 use crate::background::Comparison;
 use crate::breaker::Breaker;
 use crate::bundle::Bundle;
-use crate::call::{CallLimits, Current, Fault, guarded};
+use crate::call::{CallLimits, Fault};
 use crate::component::Loaded;
-use crate::host_call_mode::CallTrace;
 use crate::host_calls::{HostEnv, Shared};
 use crate::manifest::Manifest;
 use crate::metrics::{PolicyMetrics, VersionMetrics};
-use crate::pool::{Pool, WarmInstance};
-use crate::runtime::{MAX_MEMORY_BYTES, Metering, Runtime};
+use crate::pool::Pool;
+use crate::runtime::{MAX_MEMORY_BYTES, Runtime};
 use crate::spec::Settings;
 
+pub(crate) use self::hooks::Hook;
 pub use self::load_error::{InvalidConfig, LoadError};
 pub(crate) use self::tally::Counts;
 use self::tally::Tally;
@@ -97,27 +96,6 @@ pub(crate) fn retry_on_timeout<T>(
         }
     }
     result
-}
-
-/// The hooks of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hook {
-    Request,
-    Failure,
-    Complete,
-    Tick,
-}
-
-impl Hook {
-    /// Returns the name of the hook in the contract, which is also the value of the metric label.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Request => "on-request",
-            Self::Failure => "on-failure",
-            Self::Complete => "on-complete",
-            Self::Tick => "on-tick",
-        }
-    }
 }
 
 /// Creates the span of a policy call. Its level is the highest one, so that warnings carry the
@@ -308,166 +286,6 @@ impl Version {
     /// Returns the message of the first fault.
     pub(crate) fn first_fault(&self) -> Option<&str> {
         self.tally.first_fault()
-    }
-
-    /// Calls `on-request`. The host calls of the guest are handled as `trace` says.
-    pub(crate) fn advise(
-        &self,
-        facts: &Facts,
-        fleet: &Arc<FleetView>,
-        trace: &mut CallTrace,
-    ) -> Result<Advice, CallError> {
-        self.about_request(Hook::Request, facts, fleet, trace, |warm, context| {
-            warm.instance.advise(&mut warm.store, context)
-        })
-    }
-
-    /// Calls `on-failure` after a failed attempt.
-    pub(crate) fn recover(
-        &self,
-        facts: &Facts,
-        fleet: &Arc<FleetView>,
-        failed: &FailureReport,
-        trace: &mut CallTrace,
-    ) -> Result<Recovery, CallError> {
-        self.about_request(Hook::Failure, facts, fleet, trace, |warm, context| {
-            warm.instance.recover(&mut warm.store, context, failed)
-        })
-    }
-
-    /// Calls `on-complete` with the outcomes of requests.
-    pub(crate) fn observe(
-        &self,
-        fleet: &Arc<FleetView>,
-        now_ms: u64,
-        done: &[Outcome],
-    ) -> Result<(), CallError> {
-        let current = Current { request: None, fleet: Arc::clone(fleet) };
-        self.call(Hook::Complete, current, &mut CallTrace::default(), |warm| {
-            warm.instance.observe(&mut warm.store, now_ms, done).map(Ok)
-        })
-    }
-
-    /// Calls `on-tick`, which returns hints about lanes.
-    pub(crate) fn tick(
-        &self,
-        fleet: &Arc<FleetView>,
-        now_ms: u64,
-        seed: u64,
-    ) -> Result<Vec<PolicyHint>, CallError> {
-        let current = Current { request: None, fleet: Arc::clone(fleet) };
-        self.call(Hook::Tick, current, &mut CallTrace::default(), |warm| {
-            warm.instance.tick(&mut warm.store, now_ms, seed).map(Ok)
-        })
-    }
-
-    fn about_request<T>(
-        &self,
-        hook: Hook,
-        facts: &Facts,
-        fleet: &Arc<FleetView>,
-        trace: &mut CallTrace,
-        call: impl FnOnce(
-            &mut WarmInstance,
-            CallContext<'_>,
-        ) -> wasmtime::Result<Result<T, PolicyError>>,
-    ) -> Result<T, CallError> {
-        let current =
-            Current { request: Some(Arc::clone(&facts.request)), fleet: Arc::clone(fleet) };
-        let topology = fleet.topology.generation();
-        // Saturates at 71 minutes, far above MAX_DEADLINE.
-        let budget_us = u32::try_from(self.limits.deadline.as_micros()).unwrap_or(u32::MAX);
-        self.call(hook, current, trace, |warm| {
-            call(warm, CallContext { facts, topology, budget_us })
-        })
-    }
-
-    /// Calls a hook if its breaker is closed, and counts the result.
-    fn call<T>(
-        &self,
-        hook: Hook,
-        current: Current,
-        trace: &mut CallTrace,
-        call: impl FnOnce(&mut WarmInstance) -> wasmtime::Result<Result<T, PolicyError>>,
-    ) -> Result<T, CallError> {
-        let start = self.shared.clock.now();
-        if !self.breaker(hook).admits(start) {
-            let error = CallError::BreakerOpen;
-            self.metrics().record_failure(hook, error.kind(), false);
-            return Err(error);
-        }
-        let mut fuel = 0;
-        let result = self.call_instance(hook, current, trace, &mut fuel, call);
-        trace.duration = match self.limits.metering {
-            Metering::Wall => self.shared.clock.now().saturating_sub(start),
-            Metering::Fuel => {
-                self.tally.add_fuel(fuel);
-                Metering::time(fuel)
-            }
-        };
-        self.count(hook, trace.duration, result.as_ref().err());
-        result
-    }
-
-    /// Takes an instance from the pool, or creates one, and calls it under its limits.
-    fn call_instance<T>(
-        &self,
-        hook: Hook,
-        current: Current,
-        trace: &mut CallTrace,
-        fuel: &mut u64,
-        call: impl FnOnce(&mut WarmInstance) -> wasmtime::Result<Result<T, PolicyError>>,
-    ) -> Result<T, CallError> {
-        let mut warm = match self.pool.take() {
-            Some(warm) => warm,
-            None => self.instantiate()?,
-        };
-        let delays_request = matches!(hook, Hook::Request | Hook::Failure);
-        let deadline = if delays_request {
-            self.limits.deadline
-        } else {
-            self.limits.deadline.max(BACKGROUND_DEADLINE)
-        };
-        let output_bytes = warm.instance.max_output_bytes(current.request.as_deref());
-        let limits = CallLimits { deadline, output_bytes, ..self.limits };
-        warm.store.data_mut().begin(current, std::mem::take(&mut trace.host_calls));
-        // After a fault the instance is dropped: its memory may be in any state, and wasmtime
-        // refuses to enter it again.
-        let called = guarded(&mut *warm, limits, call);
-        (trace.host_calls, *fuel) = warm.store.data_mut().end();
-        let returned = called?;
-        if !warm.instance.needs_recycling(&warm.store) {
-            self.pool.put(warm, self.max_calls);
-        }
-        Ok(returned?)
-    }
-
-    fn count(&self, hook: Hook, duration: Duration, error: Option<&CallError>) {
-        self.tally.add_call();
-        // Only calls that delay a request have a budget.
-        if duration > self.budget && matches!(hook, Hook::Request | Hook::Failure) {
-            self.tally.add_slow();
-            self.metrics().record_slow();
-        }
-        let mut breaker = self.breaker(hook);
-        if let Some(CallError::Fault(fault)) = error {
-            self.tally.add_fault(fault);
-            if breaker.record_fault(self.shared.clock.now()) {
-                tracing::error!(kind = fault.kind(), error = %fault, "circuit breaker opened");
-                self.metrics().set_breaker_open(hook, true);
-            }
-            self.metrics().record_failure(hook, fault.kind(), true);
-            return;
-        }
-        if !breaker.is_closed() {
-            breaker.record_success();
-            tracing::info!("circuit breaker closed");
-            self.metrics().set_breaker_open(hook, false);
-        }
-        match error {
-            None => self.metrics().record_success(hook, duration),
-            Some(error) => self.metrics().record_failure(hook, error.kind(), false),
-        }
     }
 
     fn breaker(&self, hook: Hook) -> std::sync::MutexGuard<'_, Breaker> {

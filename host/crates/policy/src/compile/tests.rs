@@ -4,10 +4,8 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::{
-    CompileError, CompileLimits, Compiler, HEADER_LEN, MAGIC, OutputError, extract_code,
-    format_size,
-};
+use super::error::format_size;
+use super::{CompileError, CompileLimits, Compiler, HEADER_LEN, MAGIC, OutputError, extract_code};
 use crate::cache::compatibility;
 use crate::runtime::{Allocator, Metering, Runtime, RuntimeSettings, compiling_engine};
 

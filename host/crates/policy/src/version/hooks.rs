@@ -1,0 +1,197 @@
+//! The hooks of a version. Each call has its limits and a circuit breaker, and its result is
+//! counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pointsman_domain::{Advice, Facts, FailureReport, FleetView, Outcome, Recovery};
+
+use super::{BACKGROUND_DEADLINE, CallError, Version};
+use crate::abi::{CallContext, PolicyError, PolicyHint};
+use crate::call::{CallLimits, Current, guarded};
+use crate::host_call_mode::CallTrace;
+use crate::pool::WarmInstance;
+use crate::runtime::Metering;
+
+/// The hooks of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Request,
+    Failure,
+    Complete,
+    Tick,
+}
+
+impl Hook {
+    /// Returns the name of the hook in the contract, which is also the value of the metric label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Request => "on-request",
+            Self::Failure => "on-failure",
+            Self::Complete => "on-complete",
+            Self::Tick => "on-tick",
+        }
+    }
+}
+
+impl Version {
+    /// Calls `on-request`. The host calls of the guest are handled as `trace` says.
+    pub(crate) fn advise(
+        &self,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        trace: &mut CallTrace,
+    ) -> Result<Advice, CallError> {
+        self.about_request(Hook::Request, facts, fleet, trace, |warm, context| {
+            warm.instance.advise(&mut warm.store, context)
+        })
+    }
+
+    /// Calls `on-failure` after a failed attempt.
+    pub(crate) fn recover(
+        &self,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        failed: &FailureReport,
+        trace: &mut CallTrace,
+    ) -> Result<Recovery, CallError> {
+        self.about_request(Hook::Failure, facts, fleet, trace, |warm, context| {
+            warm.instance.recover(&mut warm.store, context, failed)
+        })
+    }
+
+    /// Calls `on-complete` with the outcomes of requests.
+    pub(crate) fn observe(
+        &self,
+        fleet: &Arc<FleetView>,
+        now_ms: u64,
+        done: &[Outcome],
+    ) -> Result<(), CallError> {
+        let current = Current { request: None, fleet: Arc::clone(fleet) };
+        self.call(Hook::Complete, current, &mut CallTrace::default(), |warm| {
+            warm.instance.observe(&mut warm.store, now_ms, done).map(Ok)
+        })
+    }
+
+    /// Calls `on-tick`, which returns hints about lanes.
+    pub(crate) fn tick(
+        &self,
+        fleet: &Arc<FleetView>,
+        now_ms: u64,
+        seed: u64,
+    ) -> Result<Vec<PolicyHint>, CallError> {
+        let current = Current { request: None, fleet: Arc::clone(fleet) };
+        self.call(Hook::Tick, current, &mut CallTrace::default(), |warm| {
+            warm.instance.tick(&mut warm.store, now_ms, seed).map(Ok)
+        })
+    }
+
+    fn about_request<T>(
+        &self,
+        hook: Hook,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        trace: &mut CallTrace,
+        call: impl FnOnce(
+            &mut WarmInstance,
+            CallContext<'_>,
+        ) -> wasmtime::Result<Result<T, PolicyError>>,
+    ) -> Result<T, CallError> {
+        let current =
+            Current { request: Some(Arc::clone(&facts.request)), fleet: Arc::clone(fleet) };
+        let topology = fleet.topology.generation();
+        // Saturates at 71 minutes, far above MAX_DEADLINE.
+        let budget_us = u32::try_from(self.limits.deadline.as_micros()).unwrap_or(u32::MAX);
+        self.call(hook, current, trace, |warm| {
+            call(warm, CallContext { facts, topology, budget_us })
+        })
+    }
+
+    /// Calls a hook if its breaker is closed, and counts the result.
+    fn call<T>(
+        &self,
+        hook: Hook,
+        current: Current,
+        trace: &mut CallTrace,
+        call: impl FnOnce(&mut WarmInstance) -> wasmtime::Result<Result<T, PolicyError>>,
+    ) -> Result<T, CallError> {
+        let start = self.shared.clock.now();
+        if !self.breaker(hook).admits(start) {
+            let error = CallError::BreakerOpen;
+            self.metrics().record_failure(hook, error.kind(), false);
+            return Err(error);
+        }
+        let mut fuel = 0;
+        let result = self.call_instance(hook, current, trace, &mut fuel, call);
+        trace.duration = match self.limits.metering {
+            Metering::Wall => self.shared.clock.now().saturating_sub(start),
+            Metering::Fuel => {
+                self.tally.add_fuel(fuel);
+                Metering::time(fuel)
+            }
+        };
+        self.count(hook, trace.duration, result.as_ref().err());
+        result
+    }
+
+    /// Takes an instance from the pool, or creates one, and calls it under its limits.
+    fn call_instance<T>(
+        &self,
+        hook: Hook,
+        current: Current,
+        trace: &mut CallTrace,
+        fuel: &mut u64,
+        call: impl FnOnce(&mut WarmInstance) -> wasmtime::Result<Result<T, PolicyError>>,
+    ) -> Result<T, CallError> {
+        let mut warm = match self.pool.take() {
+            Some(warm) => warm,
+            None => self.instantiate()?,
+        };
+        let delays_request = matches!(hook, Hook::Request | Hook::Failure);
+        let deadline = if delays_request {
+            self.limits.deadline
+        } else {
+            self.limits.deadline.max(BACKGROUND_DEADLINE)
+        };
+        let output_bytes = warm.instance.max_output_bytes(current.request.as_deref());
+        let limits = CallLimits { deadline, output_bytes, ..self.limits };
+        warm.store.data_mut().begin(current, std::mem::take(&mut trace.host_calls));
+        // After a fault the instance is dropped: its memory may be in any state, and wasmtime
+        // refuses to enter it again.
+        let called = guarded(&mut *warm, limits, call);
+        (trace.host_calls, *fuel) = warm.store.data_mut().end();
+        let returned = called?;
+        if !warm.instance.needs_recycling(&warm.store) {
+            self.pool.put(warm, self.max_calls);
+        }
+        Ok(returned?)
+    }
+
+    fn count(&self, hook: Hook, duration: Duration, error: Option<&CallError>) {
+        self.tally.add_call();
+        // Only calls that delay a request have a budget.
+        if duration > self.budget && matches!(hook, Hook::Request | Hook::Failure) {
+            self.tally.add_slow();
+            self.metrics().record_slow();
+        }
+        let mut breaker = self.breaker(hook);
+        if let Some(CallError::Fault(fault)) = error {
+            self.tally.add_fault(fault);
+            if breaker.record_fault(self.shared.clock.now()) {
+                tracing::error!(kind = fault.kind(), error = %fault, "circuit breaker opened");
+                self.metrics().set_breaker_open(hook, true);
+            }
+            self.metrics().record_failure(hook, fault.kind(), true);
+            return;
+        }
+        if !breaker.is_closed() {
+            breaker.record_success();
+            tracing::info!("circuit breaker closed");
+            self.metrics().set_breaker_open(hook, false);
+        }
+        match error {
+            None => self.metrics().record_success(hook, duration),
+            Some(error) => self.metrics().record_failure(hook, error.kind(), false),
+        }
+    }
+}
