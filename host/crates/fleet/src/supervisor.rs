@@ -9,8 +9,9 @@
 //!      └── LoadFailed ┴─────────┘            └─ Lost           └─> asleep ─Load─> wake ─> serve
 //! ```
 
+mod ending;
+
 use std::io;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, field};
 
+use self::ending::{Failure, with_log_tail};
 use crate::LaneStatus;
 use crate::actor::{Message, SupervisorCommand};
 use crate::driver::{Driver, Target};
@@ -30,7 +32,7 @@ use crate::loading::LoadLog;
 use crate::memory_admission::MemoryReservation;
 use crate::metrics::FleetMetrics;
 use crate::probing::PROBE_TIMEOUT;
-use crate::process::{LogTail, Process, StateDir, SurvivingProcesses, explain, free_port};
+use crate::process::{Process, StateDir, free_port};
 use crate::sleeping::{self, UpstreamApi};
 use crate::spec::{Liveness, ProcessSpec, UnloadMode};
 use crate::upstream::Upstream;
@@ -38,13 +40,9 @@ use crate::vllm::sleep::{Canary, canary};
 
 /// The interval between readiness probes of an engine that is loading.
 const LOADING_PROBE_INTERVAL: Duration = Duration::from_millis(50);
-/// The interval between attempts to end processes that survived SIGKILL.
-const KILL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// The maximum time for the first canary. Longer than that of a probe, because the first request
 /// may compile kernels.
 const CANARY_TIMEOUT: Duration = Duration::from_secs(4 * PROBE_TIMEOUT.as_secs());
-/// Number of the engine's last log lines that are quoted in a failure.
-const QUOTED_LINES: usize = 3;
 
 pub(crate) struct Supervisor {
     pub(crate) lane: LaneId,
@@ -105,12 +103,6 @@ impl StartError {
             Self::Spawn { .. } => "no-start",
         }
     }
-}
-
-/// Why an engine ended: a description for operators, and the value of the metric's `reason` label.
-struct Failure {
-    description: String,
-    reason: String,
 }
 
 impl Supervisor {
@@ -381,83 +373,6 @@ impl Supervisor {
         Outcome::Ended
     }
 
-    /// Stops an engine that is asleep, within the span of its start.
-    async fn stop_asleep(&self, engine: Engine, spec: &ProcessSpec) {
-        let span = engine.span.clone();
-        self.stop(engine, spec).instrument(span).await;
-    }
-
-    /// Stops an engine gracefully, and returns when none of its processes is left.
-    async fn stop(&self, engine: Engine, spec: &ProcessSpec) {
-        tracing::info!(event = "engine_stopping", "stopping engine");
-        let begun = Instant::now();
-        self.until_ended(engine.process.stop(spec.stop_grace).await).await;
-        tracing::info!(after_s = begun.elapsed().as_secs_f32(), "engine stopped");
-        self.status
-            .send_modify(|status| (status.pid, status.port, status.progress) = (None, None, None));
-    }
-
-    /// Kills an engine, and returns when none of its processes is left.
-    async fn kill(&self, engine: Engine) {
-        self.until_ended(engine.process.kill().await).await;
-        self.status
-            .send_modify(|status| (status.pid, status.port, status.progress) = (None, None, None));
-    }
-
-    /// Retries until all processes have ended. Processes that survive SIGKILL are blocked in a
-    /// device driver, and their memory is not free before they have ended.
-    async fn until_ended(&self, mut ended: Result<(), SurvivingProcesses>) {
-        while let Err(survivors) = ended {
-            let description = survivors.to_string();
-            tracing::error!(error = %description, "failed to end engine");
-            self.status.send_modify(|status| status.progress = Some(description));
-            tokio::time::sleep(KILL_RETRY_INTERVAL).await;
-            ended = survivors.retry().await;
-        }
-    }
-
-    /// Kills the remaining processes of an engine that ended by itself, and returns why it ended.
-    async fn clean_up(
-        &self,
-        engine: Engine,
-        ended: io::Result<ExitStatus>,
-        serving: bool,
-    ) -> Failure {
-        let (explanation, reason) = match ended {
-            Ok(status) => explain(status),
-            Err(error) => (format!("failed to wait for it: {error}"), "unknown".to_owned()),
-        };
-        let description = format!("the engine ended: {explanation}");
-        if serving {
-            // Before the cleanup, so that no request is sent to the engine while it lasts.
-            self.send_event(EngineEvent::Dying(description.as_str().into()), None);
-        }
-        let tail = engine.process.log_tail().clone();
-        let log = engine.log.clone();
-        self.kill(engine).await;
-        // After the kill, which reads the pipes to their end.
-        Failure { description: with_log_tail(description, &tail, &log), reason }
-    }
-
-    fn load_failed(&self, description: String, reason: &str) -> Outcome {
-        tracing::error!(
-            event = "engine_load_failed",
-            reason,
-            error = %description,
-            "failed to load engine"
-        );
-        self.metrics.exited(self.lane, reason);
-        self.send_event(EngineEvent::LoadFailed(description.into()), None);
-        Outcome::Ended
-    }
-
-    fn lost(&self, description: String, reason: &str) -> Outcome {
-        tracing::error!(event = "engine_lost", reason, error = %description, "engine lost");
-        self.metrics.exited(self.lane, reason);
-        self.send_event(EngineEvent::Lost(description.into()), None);
-        Outcome::Ended
-    }
-
     /// Waits until the engine is ready to serve requests.
     async fn until_ready(&self, target: &Target) {
         while self.probe(target).await.is_err() {
@@ -469,14 +384,5 @@ impl Supervisor {
     pub(crate) fn send_event(&self, event: EngineEvent, target: Option<Arc<Target>>) {
         // Fails only if the actor has ended, which needs no events.
         self.mailbox.send(Message::Engine { lane: self.lane, event, target }).ok();
-    }
-}
-
-/// Appends the cause found in the engine's log, and the end of that log.
-fn with_log_tail(description: String, tail: &LogTail, log: &LoadLog) -> String {
-    let cause = log.fatal().map(|cause| format!("; {cause}")).unwrap_or_default();
-    match tail.tail(QUOTED_LINES).join(" | ") {
-        lines if lines.is_empty() => format!("{description}{cause}"),
-        lines => format!("{description}{cause}; last log lines: {lines}"),
     }
 }

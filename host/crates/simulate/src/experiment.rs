@@ -14,13 +14,14 @@
 //! # }
 //! ```
 
+mod progress;
+
 use std::fmt;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use pointsman_policy::{
     Allocator, ChainSpec, Compiler, DryRunChain, DryRunError, Metering, Runtime, RuntimeError,
@@ -28,20 +29,20 @@ use pointsman_policy::{
 };
 use pointsman_settings::{Code, Problem};
 
+pub use self::progress::Progress;
+use self::progress::{ProgressTracker, ProgressTraffic};
 use crate::advisor::ChainAdvisor;
 use crate::fault::InjectedFault;
 use crate::objective::Objective;
 use crate::report::{Collector, Point, Report, Run, Sweep, VariantReport};
 use crate::scenario::{Host, HostConfig, Scenario, ScenarioError};
 use crate::trace::{Tee, TraceWriter};
-use crate::traffic::{SimRequest, Traffic};
+use crate::traffic::Traffic;
 use crate::world::{RunConfig, run};
 
 /// The stack size of the threads that run simulations. A policy may use 512 KiB of it, on top of
 /// the frames that lead to its call.
 const STACK_SIZE: usize = 4 << 20;
-/// The number of requests between two progress reports of a run.
-const PROGRESS_INTERVAL: u64 = 500;
 
 /// A function that reads a host configuration with some keys overridden.
 pub type Resolve = dyn Fn(&Path, &toml::Table) -> Result<HostConfig, Problem> + Send + Sync;
@@ -113,17 +114,6 @@ pub enum ExperimentError {
     /// The trace of the first run cannot be written.
     #[error("failed to write the trace: {0}")]
     Trace(#[source] std::io::Error),
-}
-
-/// The progress of an experiment.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Progress {
-    /// The number of runs.
-    pub runs: usize,
-    /// The number of runs that are complete.
-    pub completed: usize,
-    /// The progress of all runs together, from 0 to 1.
-    pub fraction: f64,
 }
 
 /// One column of an experiment: a scenario with its lanes and its policies.
@@ -401,55 +391,5 @@ impl Case {
         }
         on_progress(1.0);
         Ok(collector.finish(seed, totals.accepted, totals.ended_at))
-    }
-}
-
-/// Traffic that reports its progress.
-struct ProgressTraffic<'a, T> {
-    inner: &'a mut T,
-    count: u64,
-    duration: Duration,
-    on_progress: &'a dyn Fn(f64),
-}
-
-impl<T: Traffic> Traffic for ProgressTraffic<'_, T> {
-    fn classes(&self) -> &[String] {
-        self.inner.classes()
-    }
-
-    fn next(&mut self) -> Option<SimRequest> {
-        let request = self.inner.next()?;
-        self.count += 1;
-        if self.count.is_multiple_of(PROGRESS_INTERVAL) {
-            (self.on_progress)(request.at.as_secs_f64() / self.duration.as_secs_f64().max(1e-6));
-        }
-        Some(request)
-    }
-
-    fn follow_up(&mut self, request: &SimRequest, ended_at: Duration) -> Option<SimRequest> {
-        self.inner.follow_up(request, ended_at)
-    }
-}
-
-/// Combines the progress of all runs.
-struct ProgressTracker<'a> {
-    fractions: Mutex<Vec<f64>>,
-    progress: &'a (dyn Fn(Progress) + Sync),
-}
-
-impl<'a> ProgressTracker<'a> {
-    fn new(runs: usize, progress: &'a (dyn Fn(Progress) + Sync)) -> Self {
-        Self { fractions: Mutex::new(vec![0.0; runs]), progress }
-    }
-
-    fn report(&self, run: usize, fraction: f64) {
-        // Locked during the callback, so that the reported progress never decreases.
-        let mut fractions = lock(&self.fractions);
-        if let Some(entry) = fractions.get_mut(run) {
-            *entry = fraction.clamp(0.0, 1.0);
-        }
-        let completed = fractions.iter().filter(|fraction| **fraction >= 1.0).count();
-        let fraction = fractions.iter().sum::<f64>() / fractions.len().max(1) as f64;
-        (self.progress)(Progress { runs: fractions.len(), completed, fraction });
     }
 }

@@ -4,6 +4,7 @@
 //! in a fixed order: injected faults, engine progress, timeouts, arrivals, policy hooks, and the
 //! dispatcher's tick. All effects of one of these are applied before the next one begins.
 
+mod arrivals;
 mod attempts;
 mod faults;
 mod in_flight;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{Dispatcher, Effect, Event};
 use pointsman_domain::{EngineState, FleetView, LaneId, Topology};
 
+use self::arrivals::FollowUp;
 use self::faults::FaultInjector;
 use self::in_flight::InFlight;
 use self::outcomes::OutcomeQueue;
@@ -93,36 +95,6 @@ pub fn run(
     }
     world.report_outcomes();
     world.totals
-}
-
-/// A request that follows another one of the same client. Ordered by arrival time, then by the
-/// order in which the requests became known.
-struct FollowUp(Duration, u64, SimRequest);
-
-impl FollowUp {
-    fn key(&self) -> (Duration, u64) {
-        (self.0, self.1)
-    }
-}
-
-impl PartialEq for FollowUp {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for FollowUp {}
-
-impl PartialOrd for FollowUp {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for FollowUp {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.key().cmp(&other.key())
-    }
 }
 
 /// The state of a lane that was last reported to the observer.
@@ -236,12 +208,6 @@ impl<'a> World<'a> {
         [arrival, engines, timer, hooks, wake, fault].into_iter().flatten().min()
     }
 
-    fn next_arrival(&self) -> Option<Duration> {
-        let independent = self.next_request.as_ref().map(|request| request.at);
-        let follow_up = self.follow_ups.peek().map(|Reverse(follow_up)| follow_up.0);
-        independent.into_iter().chain(follow_up).min()
-    }
-
     /// Processes everything that is due at this time.
     fn advance_to(&mut self, time: Duration) {
         self.now = time.max(self.now);
@@ -286,30 +252,6 @@ impl<'a> World<'a> {
         // As in the host, one tick follows all events that came at the same time.
         self.dispatch(Event::Tick);
         self.apply_effects();
-    }
-
-    /// Returns the next request that arrives now.
-    fn pop_arrival(&mut self) -> Option<SimRequest> {
-        let follow_up = self.follow_ups.peek().map(|Reverse(follow_up)| follow_up.0);
-        let independent = self.next_request.as_ref().map(|request| request.at);
-        if self.next_arrival().is_none_or(|at| at > self.now) {
-            return None;
-        }
-        // At the same time, independent requests come first.
-        let is_independent = independent
-            .is_some_and(|independent| follow_up.is_none_or(|follow_up| independent <= follow_up));
-        if is_independent {
-            let next = self.traffic.next();
-            std::mem::replace(&mut self.next_request, next)
-        } else {
-            self.follow_ups.pop().map(|Reverse(FollowUp(_, _, request))| request)
-        }
-    }
-
-    fn schedule_follow_up(&mut self, request: SimRequest) {
-        self.follow_up_sequence += 1;
-        let at = request.at.max(self.now);
-        self.follow_ups.push(Reverse(FollowUp(at, self.follow_up_sequence, request)));
     }
 
     fn handle_signals(&mut self, lane: LaneId, signals: Vec<EngineSignal>) {

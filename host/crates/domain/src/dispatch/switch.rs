@@ -26,9 +26,11 @@
 //! **Invariant:** a lane that is loading, draining or stopping is never a victim, and no lane is
 //! unloaded while it has leases.
 
-use std::cmp::Reverse;
+mod demand;
+
 use std::time::Duration;
 
+pub(super) use self::demand::{Demand, EvictionScope};
 use super::events::{AcquireError, Effect, LaneHint, SwitchReport};
 use super::setup::{GroupSetup, Residency};
 use super::{Dispatcher, reject_all};
@@ -62,58 +64,6 @@ pub(super) struct Switch {
     drained: Option<Duration>,
     overdue: bool,
     aborted: bool,
-}
-
-/// The lanes that may be evicted for a demand. Each scope includes the ones before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum EvictionScope {
-    /// Idle lanes that a policy has released.
-    Released,
-    /// Idle lanes.
-    Idle,
-    /// Busy lanes, after their minimum residency.
-    Busy,
-    /// Every on-demand lane, now.
-    Overdue,
-}
-
-/// The demand for a lane, and its urgency.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Demand {
-    pub(super) lane: LaneId,
-    pub(super) scope: EvictionScope,
-    /// When the oldest waiting request that allows switching becomes overdue.
-    pub(super) overdue_at: Option<Duration>,
-    /// Highest priority of the waiting requests, including age.
-    pub(super) aged: i64,
-    /// True for an always-on lane.
-    always_on: bool,
-}
-
-impl Demand {
-    pub(super) fn new(
-        lane: LaneId,
-        scope: EvictionScope,
-        overdue_at: Option<Duration>,
-        aged: i64,
-    ) -> Self {
-        Self { lane, scope, overdue_at, aged, always_on: false }
-    }
-
-    /// Returns the sort key of the demand; smaller is more urgent.
-    pub(super) fn rank(
-        &self,
-    ) -> (bool, Option<Duration>, bool, Reverse<i64>, Option<Duration>, LaneId) {
-        let overdue = self.scope == EvictionScope::Overdue;
-        (
-            !overdue,
-            self.overdue_at.filter(|_| overdue),
-            !self.always_on,
-            Reverse(self.aged),
-            self.overdue_at,
-            self.lane,
-        )
-    }
 }
 
 impl Dispatcher {
@@ -326,29 +276,6 @@ impl Dispatcher {
                 }
             }
         }
-    }
-
-    /// Returns the demand for a lane that could be loaded; `None` if there is none.
-    pub(super) fn demand(&self, id: LaneId, now: Duration) -> Option<Demand> {
-        let lane = &self.lanes[id.index()];
-        if lane.engine != EngineState::Cold || lane.setup.residency == Residency::External {
-            return None;
-        }
-        let always_on = lane.setup.residency == Residency::Always;
-        let overdue_at = self
-            .queue
-            .oldest_allowing_switch(id)
-            .map(|since| since.saturating_add(self.rules.starvation_timeout));
-        let aged = self.queue.urgency(id, now);
-        let scope = match (overdue_at, aged) {
-            (Some(at), _) if at <= now => EvictionScope::Overdue,
-            (Some(_), _) => EvictionScope::Busy,
-            (None, _) if always_on => EvictionScope::Busy,
-            (None, Some(_)) => EvictionScope::Idle,
-            (None, None) if lane.hint_at(now) == Some(LaneHint::Load) => EvictionScope::Released,
-            (None, None) => return None,
-        };
-        Some(Demand { always_on, ..Demand::new(id, scope, overdue_at, aged.unwrap_or(i64::MIN)) })
     }
 
     fn begin_switch(

@@ -17,6 +17,8 @@
 //! has returned, the engine must not get any other request: vLLM would queue it instead of
 //! rejecting it.
 
+mod error;
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -25,6 +27,8 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+pub(crate) use self::error::SleepError;
+use self::error::{contradiction, meaning, quote};
 use crate::upstream::EngineError;
 
 #[cfg(test)]
@@ -35,8 +39,6 @@ const MIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Upper bound of all timeouts, so that adding one to the current time cannot overflow.
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
-/// Maximum number of bytes of a response that an error quotes.
-const MAX_QUOTE: usize = 200;
 /// Longer than one block of the KV cache (16 tokens), so that the output depends on reading the
 /// cache.
 const CANARY_PROMPT: &str = "The capital of France is Paris, the capital of Italy is Rome, \
@@ -80,90 +82,6 @@ pub(crate) enum Level {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Canary {
     text: String,
-}
-
-/// The reason why sleeping or waking up failed. In every case the process has to be restarted, and
-/// the lane should not use sleep mode any more.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SleepError {
-    /// The engine sent no response, or an incomplete one.
-    #[error("`{call}` failed, the engine has died or is about to: {source}")]
-    NoResponse {
-        /// Method and path.
-        call: String,
-        /// The cause.
-        source: EngineError,
-    },
-    /// The timeout expired.
-    #[error(
-        "`{call}` did not return within {} s in total: the engine hangs, or still has requests",
-        .timeout.as_secs_f32()
-    )]
-    TimedOut {
-        /// Method and path.
-        call: String,
-        /// Timeout of the whole operation.
-        timeout: Duration,
-    },
-    /// The status is not 200.
-    #[error("`{call}` returned {status}, {response}: {meaning}")]
-    Status {
-        /// Method and path.
-        call: String,
-        /// The status.
-        status: StatusCode,
-        /// The start of the response.
-        response: String,
-        /// What the status means.
-        meaning: &'static str,
-    },
-    /// The status is 200, but the response contradicts it.
-    #[error("`{call}` returned 200, {response}: {meaning}")]
-    Contradiction {
-        /// Method and path.
-        call: String,
-        /// The start of the response.
-        response: String,
-        /// The contradiction.
-        meaning: &'static str,
-    },
-    /// The engine did not report the expected state.
-    #[error(
-        "`GET /is_sleeping` returned {} for {} s although the engine had reported to be {}",
-        !.expected, .timeout.as_secs_f32(), if *.expected { "asleep" } else { "awake" }
-    )]
-    StateUnchanged {
-        /// The state that was expected: true for asleep.
-        expected: bool,
-        /// Timeout of the whole operation.
-        timeout: Duration,
-    },
-    /// The engine sleeps, but its memory is not free.
-    #[error(
-        "the engine is asleep, but has not freed its memory within {} s: \
-         expected {expected} bytes, found {}",
-        .timeout.as_secs_f32(),
-        .freed.map_or("an unknown number".to_owned(), |freed| freed.to_string())
-    )]
-    NotFreed {
-        /// The last measurement in bytes; `None` if the memory can no longer be measured.
-        freed: Option<u64>,
-        /// The expected number of bytes.
-        expected: u64,
-        /// Timeout of the whole operation.
-        timeout: Duration,
-    },
-    /// The output for the fixed prompt has changed.
-    #[error(
-        "the canary output changed after waking up, so weights or KV cache are damaged: \
-         expected {expected:?}, found {found:?}"
-    )]
-    CanaryChanged {
-        /// The output when the engine was loaded.
-        expected: String,
-        /// The output now. Neither text contains user data.
-        found: String,
-    },
 }
 
 /// Records the canary with which later ones are compared. The engine must be loaded and idle: in
@@ -393,42 +311,4 @@ impl<'a, A: EngineApi> Session<'a, A> {
 /// Parses JSON; anything else becomes `Null`.
 fn parse(response: &[u8]) -> Value {
     serde_json::from_slice(response).unwrap_or_default()
-}
-
-fn contradiction(
-    method: &Method,
-    path: &str,
-    response: &[u8],
-    meaning: &'static str,
-) -> SleepError {
-    SleepError::Contradiction {
-        call: format!("{method} {path}"),
-        response: quote(response),
-        meaning,
-    }
-}
-
-fn meaning(status: StatusCode, path: &str) -> &'static str {
-    match status {
-        StatusCode::NOT_FOUND if path.starts_with("/v1/") => {
-            "the engine does not serve a model with this name"
-        }
-        StatusCode::NOT_FOUND => {
-            "the engine is not vLLM, or runs without `--enable-sleep-mode` or \
-             `VLLM_SERVER_DEV_MODE=1`"
-        }
-        status if status.is_server_error() => "the engine is broken, and may end at any moment",
-        _ => "the engine does not support the call; it may have another version",
-    }
-}
-
-/// Returns the start of a response as one line in quotes.
-fn quote(response: &[u8]) -> String {
-    let text = String::from_utf8_lossy(response.get(..MAX_QUOTE).unwrap_or(response));
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.trim().is_empty() {
-        "empty response".to_owned()
-    } else {
-        format!("\"{}\"", text.trim())
-    }
 }

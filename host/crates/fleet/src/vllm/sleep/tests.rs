@@ -1,5 +1,6 @@
 use std::sync::Mutex;
 
+use super::error::MAX_QUOTE;
 use super::*;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
