@@ -240,8 +240,7 @@ impl Experiment {
                         .check(classes.iter().copied(), lanes.iter().copied())
                         .map(|()| objective)
                 });
-                let objective =
-                    objective.map_err(|error| scenario.objective_error(error.to_string()))?;
+                let objective = objective.map_err(|error| scenario.objective_error(error))?;
                 self.objectives.push(objective);
             }
         }
