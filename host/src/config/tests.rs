@@ -278,6 +278,16 @@ fn single_errors_have_key_and_code() {
             "keys[0].file",
             Code::Unavailable,
         ),
+    ] {
+        assert_rejects(&source, key, code);
+    }
+    let missing_file = format!("{LANE}[[keys]]\ntenant = \"t\"\nfile = \"none\"");
+    assert_rejects_with(&missing_file, "keys[0].file", Code::Unavailable, &["/conf/none"]);
+}
+
+#[test]
+fn errors_in_settings_of_the_host_have_key_and_code() {
+    for (source, key, code) in [
         (format!("[log]\nlevel = \"a=b=c\"\n{LANE}"), "log.level", Code::InvalidValue),
         (format!("[server]\nmax-attempts = 0\n{LANE}"), "server.max-attempts", Code::OutOfRange),
         (format!("[server]\ndeadline = \"0s\"\n{LANE}"), "server.deadline", Code::OutOfRange),
@@ -309,8 +319,6 @@ fn single_errors_have_key_and_code() {
     ] {
         assert_rejects(&source, key, code);
     }
-    let missing_file = format!("{LANE}[[keys]]\ntenant = \"t\"\nfile = \"none\"");
-    assert_rejects_with(&missing_file, "keys[0].file", Code::Unavailable, &["/conf/none"]);
 }
 
 #[test]
