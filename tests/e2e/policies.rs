@@ -226,7 +226,7 @@ fn invalid_policies_are_not_loaded_and_are_reported() {
         (
             "initial-memory-over-limit",
             build("initial-memory-over-limit"),
-            "configure_failed",
+            "describe_failed",
             "memory",
         ),
         ("table-bomb", build("table-bomb"), "component_too_large", "table"),

@@ -114,7 +114,7 @@ fn replay_agrees_with_records_and_shows_changes() {
     // With another quota, three decisions differ.
     fs::write(dir.join("other.toml"), config(7, "")).unwrap();
     let (code, out, err) =
-        replay(dir, &["records", "--config", "other.toml", "--differences", "1"]);
+        replay(dir, &["records", "--config", "other.toml", "--max-differences", "1"]);
     assert_eq!((code, err.as_str()), (1, ""), "{out}");
     // The policy and the call that differ, the request, and the tool for further effects.
     for part in
@@ -128,7 +128,7 @@ fn replay_agrees_with_records_and_shows_changes() {
     // Two requests would be rejected; the message to the rejected one has another number.
     assert_eq!(report["decisions"]["differ"], 3, "{report:#}");
     assert_eq!(report["policies"]["quota"]["calls"]["differ"], 3, "{report:#}");
-    assert_eq!(report["effect"]["moves"]["coder"]["refused"], 1, "{report:#}");
+    assert_eq!(report["effect"]["moves"]["coder"]["rejected"], 1, "{report:#}");
     assert_eq!(out.matches("\nrequest ").count(), 1, "{out}");
     let (_, out, _) = replay(dir, &["records", "--config", "other.toml", "--limit", "3"]);
     assert!(out.starts_with("3 decisions "), "{out}");

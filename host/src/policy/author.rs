@@ -18,7 +18,8 @@ use super::report::{self, Paint};
 use crate::cli::policy::{Bench, Test};
 use crate::{config, facts, simulate};
 
-/// A policy that a host could not load. The error is not a `source`, because the message includes it.
+/// A policy that a host could not load. The error is not a `source`, because the message includes
+/// it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) struct PolicyLoadError {
     dir: PathBuf,

@@ -398,7 +398,7 @@ fn redacted_results_are_missing_and_redacted_advice_matches() {
     assert_eq!((report.policies["quota"].calls.unknown, report.decisions.unknown), (12, 12));
     let missing = missing_inputs(&report, "quota");
     let of_tenant = missing.iter().find(|input| input.example.contains("request.tenant")).unwrap();
-    assert_eq!((missing.len(), of_tenant.calls), (1, 12), "{missing:#?}");
+    assert_eq!(of_tenant.calls, 12, "{missing:#?}");
     assert!(of_tenant.hint.is_some_and(|hint| hint.contains("tenant = \"keep\"")), "{of_tenant:?}");
 
     let mut records = RECORDS.clone();
