@@ -52,7 +52,7 @@ pub struct Replayed<A> {
 }
 
 /// A host call that the record could not answer. Its message has no subject: "calls request.text
-/// [0], …".
+/// `[0]`, …".
 #[derive(Debug, Clone, PartialEq)]
 pub struct Missing {
     /// The function, as named in the contract.
