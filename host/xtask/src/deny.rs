@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 use pointsman_xtask::command::{cache_dir, cargo, output, run};
 
-/// The version that is installed if there is none. Newer ones may reject `.cargo/deny.toml`.
+/// The version that is installed if there is none. Others may reject keys of `.cargo/deny.toml`.
 const CARGO_DENY: &str = "cargo-deny@0.20.2";
 
 /// Runs `cargo deny check`, and installs cargo-deny if it is missing.
@@ -19,13 +19,14 @@ pub(crate) fn deny(root: &Path) -> Result<()> {
         Command::new("timeout")
             .args(["60"])
             .arg(&program)
-            .args(["--config", ".cargo/deny.toml", "fetch", "db"])
+            .args(["fetch", "db"])
             .current_dir(root),
     )
     .is_some();
     let mut check = Command::new(&program);
-    check.current_dir(root).args(["--workspace", "check", "--config", ".cargo/deny.toml"]);
-    check.args(["--hide-inclusion-graph", "bans", "licenses", "sources"]);
+    // The configuration is found at `.cargo/deny.toml`.
+    check.current_dir(root).args(["--workspace", "check", "--hide-inclusion-graph"]);
+    check.args(["bans", "licenses", "sources"]);
     if fetched {
         check.arg("advisories");
     } else {
