@@ -39,11 +39,23 @@ impl fmt::Display for PolicyLoadError {
 pub(super) fn new(parent: &Path, name: &str, language: Language) -> Result<()> {
     let folder = pointsman_build::new_policy(parent, name, language)?;
     let folder = folder.display();
+    let program = invocation();
     print(&format!(
         "{folder}: created a policy in {language}; see its README.md. Next steps:\n\n  \
-         pointsman policy build {folder}\n  pointsman policy test {folder}\n"
+         {program} policy build {folder}\n  {program} policy test {folder}\n"
     ));
     Ok(())
+}
+
+/// Returns how this program can be called: by its name if that is on the PATH, else by its path.
+fn invocation() -> String {
+    let name = env!("CARGO_PKG_NAME");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_on_path = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    match std::env::current_exe() {
+        Ok(program) if !is_on_path => program.display().to_string(),
+        Ok(_) | Err(_) => name.to_owned(),
+    }
 }
 
 /// Builds a policy's component.

@@ -16,11 +16,7 @@ const CARGO_DENY: &str = "cargo-deny@0.20.2";
 pub(crate) fn deny(root: &Path) -> Result<()> {
     let program = program(root)?;
     let fetched = output(
-        Command::new("timeout")
-            .args(["60"])
-            .arg(&program)
-            .args(["fetch", "db"])
-            .current_dir(root),
+        Command::new("timeout").args(["60"]).arg(&program).args(["fetch", "db"]).current_dir(root),
     )
     .is_some();
     let mut check = Command::new(&program);
