@@ -23,8 +23,13 @@ fn config(links: &str) -> String {
 }
 
 fn start_deployment(guests: &[Guest]) -> Deployment {
+    start_deployment_with(guests, "")
+}
+
+/// Starts a host with these policies and these keys for each of them.
+fn start_deployment_with(guests: &[Guest], keys: &str) -> Deployment {
     let names: Vec<&str> = guests.iter().map(|guest| guest.name.as_str()).collect();
-    Deployment::start(FAKE_ENGINE, policy_dir(guests), &config(&chain(&names, "")))
+    Deployment::start(FAKE_ENGINE, policy_dir(guests), &config(&chain(&names, keys)))
 }
 
 fn engines(deployment: &Deployment) -> [u32; 2] {

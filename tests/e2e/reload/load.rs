@@ -7,7 +7,12 @@ use pointsman_tests::guests::Guest;
 use pointsman_tests::load::LoadGenerator;
 use serde_json::json;
 
-use super::{assert_versions_not_mixed, engines, start_deployment};
+use super::{assert_versions_not_mixed, engines, start_deployment_with};
+
+/// A deadline that no call misses while the compiler of the next version competes for the
+/// processors: these tests are about reloads, and a missed deadline would be a decision without
+/// advice.
+const PATIENT: &str = "deadline = \"250ms\"";
 
 /// Returns a version that prefers one lane, which is named in its reason.
 fn version(number: u64) -> Guest {
@@ -19,7 +24,7 @@ fn version(number: u64) -> Guest {
 
 #[test]
 fn in_flight_streams_survive_policy_changes() {
-    let deployment = start_deployment(&[version(0)]);
+    let deployment = start_deployment_with(&[version(0)], PATIENT);
     let before = engines(&deployment);
     for lane in ["a", "b"] {
         deployment.host.set_script(lane, json!({ "tokens": 40, "token-ms": 25 }));
@@ -69,7 +74,7 @@ fn in_flight_streams_survive_policy_changes() {
 fn many_reloads_lose_no_request_and_leak_nothing() {
     let reloads: u64 =
         std::env::var("RELOADS").ok().and_then(|number| number.parse().ok()).unwrap_or(60);
-    let deployment = start_deployment(&[version(0)]);
+    let deployment = start_deployment_with(&[version(0)], PATIENT);
     let pids = engines(&deployment);
     let load = LoadGenerator::start(deployment.host.port, 4, "auto");
     let mut versions = BTreeMap::new();

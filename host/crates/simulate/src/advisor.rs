@@ -29,7 +29,8 @@ pub trait SimAdvisor {
     /// Returns the advisor that is asked about requests.
     fn advisor(&self) -> &dyn Advisor;
 
-    /// Reports the outcomes of requests. Only called if [`Advisor::observes_outcomes`] returns true.
+    /// Reports the outcomes of requests. Only called if [`Advisor::observes_outcomes`] returns
+    /// true.
     fn observe(&mut self, _fleet: &Arc<FleetView>, _now_ms: u64, _outcomes: &[Outcome]) {}
 
     /// Returns the time of the next tick, if the advisor has a tick hook.
