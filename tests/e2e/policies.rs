@@ -360,7 +360,7 @@ fn compiled_policies_are_cached_and_damaged_entries_are_rejected() {
         assert!(response.header("x-pointsman-policy").unwrap().starts_with("no-opinion@1+"));
         assert_eq!(fs::read_dir(&cache).unwrap().count(), 1);
         let rejected = host.events("cache_entry_rejected", &[]).len();
-        // The cache is read before and after the compiler could run.
+        // One load may report the damaged entry more than once.
         assert_eq!(rejected > 0, round == 2, "round {round}: {rejected}");
         host.signal(rustix::process::Signal::TERM);
         host.wait_for_exit();
