@@ -7,63 +7,67 @@
 //!                           from the cache) └─ pool of warm instances, one guarded call at a time
 //! ```
 //!
-//! The effect of a policy on the host is bounded in `call` (time, memory, handles, size of
-//! results), in `host_calls` (functions, and amount of text they return) and in `scan`, `compile`
-//! and `component` (what may be loaded, and the process that compiles it). A failure of a policy
-//! becomes a [`Fault`] that is counted, and the request only loses the advice of this policy.
+//! The effect of a policy on the host is bounded in `version::call` (time, memory, handles, size of
+//! results), in `contract::live_api` (functions, and amount of text they return) and in
+//! `wasm::scan`, `wasm::validate` and `wasm::compile` (what may be loaded, and the process that
+//! compiles it). A failure of a policy becomes a [`Fault`] that is counted, and the request only
+//! loses the advice of this policy.
+//!
+//! # Layers
+//!
+//! A module imports from its own layer and from those above it in this list only:
+//!
+//! 1. the modules beside this file, except the following
+//! 2. `wasm`: the engine, and from bytes to compiled code; knows no policy
+//! 3. `contract`: what host and guests call of each other; knows no version
+//! 4. `version`: one version of a policy, from its folder to its calls
+//! 5. `chain`: several versions that decide together, and golden cases
+//! 6. `registry`: the policies of a running host
+//! 7. `tools`: chains and policies outside a running host
 
-mod abi;
-mod background;
-mod breaker;
-mod bundle;
-mod cache;
-mod call;
-mod cases;
 mod chain;
 mod clock;
-mod compile;
-mod component;
 mod contract;
-mod dry_run;
-mod host_call_log;
-mod host_call_mode;
-mod host_calls;
-mod manifest;
+mod contract_version;
+mod digest;
+mod fault;
+mod hook;
+mod limits;
 pub mod marks;
 mod metrics;
-mod policies;
-mod pool;
-mod replay;
-mod runtime;
-mod scan;
-mod schedule;
-pub mod signature;
-mod slot;
+mod registry;
 mod spec;
-mod state;
-mod store;
-mod validation;
+mod tools;
 mod version;
-mod workbench;
+mod wasm;
 
-pub use abi::PolicyError;
-pub use background::FleetLink;
-pub use call::Fault;
-pub use cases::{
-    CaseError, CaseFleet, CaseRequest, CaseResult, CaseStateError, Difference, FactsError, FactsOf,
-};
-pub use compile::{CompileArgs, CompileError, CompileLimits, Compiler, OutputError, compile_main};
-pub use component::{ComponentError, SizeError};
-pub use dry_run::{CallStats, DryRunChain, DryRunError, DryRunSession, Hinted};
-pub use manifest::ManifestError;
+pub use chain::cases::fleet::CaseFleet;
+pub use chain::cases::{CaseRequest, CaseResult, FactsOf};
+pub use contract::replay_log::{Differing, Gap, Missing};
+pub use contract::types::PolicyError;
+pub use fault::Fault;
 pub use metrics::PolicyMetrics;
-pub use policies::{
-    AdvisorSlot, CandidateStatus, Change, Command, CommandError, EarlierVersion, Policies,
-    PolicyErrorStatus, PolicyStatus, ProbationStatus, RejectedVersion,
+pub use registry::fleet_link::FleetLink;
+pub use registry::policies::command::{Command, CommandError};
+pub use registry::policies::{AdvisorSlot, Change, Policies};
+pub use registry::slot::{RejectionCode, SlotError};
+pub use registry::status::{
+    CandidateStatus, EarlierVersion, PolicyErrorStatus, PolicyStatus, ProbationStatus,
+    RejectedVersion,
 };
-pub use replay::{Differing, Gap, Missing, Replayed, is_transient};
-pub use runtime::{Allocator, FUEL_PER_MS, Metering, Runtime, RuntimeError, RuntimeSettings};
-pub use slot::{RejectionCode, SlotError};
 pub use spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
-pub use version::{CallError, InvalidConfig, LoadError};
-pub use workbench::{BenchPlan, Measurement, Workbench};
+pub use tools::dry_run::{CallStats, DryRunChain, DryRunError, DryRunSession, Hinted};
+pub use tools::replay::{Replayed, is_transient};
+pub use tools::workbench::{BenchPlan, Measurement, Workbench};
+pub use version::call_error::CallError;
+pub use version::case_error::{CaseError, CaseStateError, Difference, FactsError};
+pub use version::error::{InvalidConfig, LoadError};
+pub use version::manifest::ManifestError;
+pub use version::runtime::{Runtime, RuntimeSettings};
+pub use version::signature;
+pub use wasm::compile::child::{CompileArgs, compile_main};
+pub use wasm::compile::error::{CompileError, OutputError};
+pub use wasm::compile::{CompileLimits, Compiler};
+pub use wasm::engine::{Allocator, RuntimeError};
+pub use wasm::error::{ComponentError, SizeError};
+pub use wasm::metering::{FUEL_PER_MS, Metering};

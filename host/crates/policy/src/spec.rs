@@ -6,7 +6,7 @@ use std::time::Duration;
 use pointsman_domain::{OnConflict, PolicyRef, Rejection};
 use serde::{Deserialize, Serialize};
 
-use crate::signature::PublicKey;
+use crate::version::signature::PublicKey;
 
 /// The effect of a failed policy call on the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

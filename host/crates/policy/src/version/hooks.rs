@@ -6,33 +6,15 @@ use std::time::Duration;
 
 use pointsman_domain::{Advice, Facts, FailureReport, FleetView, Outcome, Recovery};
 
-use super::{BACKGROUND_DEADLINE, CallError, Version};
-use crate::abi::{CallContext, PolicyError, PolicyHint};
-use crate::call::{CallLimits, Current, guarded};
-use crate::host_call_mode::CallTrace;
-use crate::pool::WarmInstance;
-use crate::runtime::Metering;
-
-/// The hooks of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hook {
-    Request,
-    Failure,
-    Complete,
-    Tick,
-}
-
-impl Hook {
-    /// Returns the name of the hook in the contract, which is also the value of the metric label.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Request => "on-request",
-            Self::Failure => "on-failure",
-            Self::Complete => "on-complete",
-            Self::Tick => "on-tick",
-        }
-    }
-}
+use crate::contract::live_api::Current;
+use crate::contract::types::{CallContext, PolicyError, PolicyHint};
+use crate::hook::Hook;
+use crate::version::Version;
+use crate::version::call::{CallLimits, guarded};
+use crate::version::call_error::CallError;
+use crate::version::call_trace::CallTrace;
+use crate::version::pool::WarmInstance;
+use crate::wasm::metering::Metering;
 
 impl Version {
     /// Calls `on-request`. The host calls of the guest are handled as `trace` says.
@@ -100,8 +82,8 @@ impl Version {
         let current =
             Current { request: Some(Arc::clone(&facts.request)), fleet: Arc::clone(fleet) };
         let topology = fleet.topology.generation();
-        // Saturates at 71 minutes, far above MAX_DEADLINE.
-        let budget_us = u32::try_from(self.limits.deadline.as_micros()).unwrap_or(u32::MAX);
+        // Saturates at 71 minutes, far above the maximum deadline.
+        let budget_us = u32::try_from(self.config.limits.deadline.as_micros()).unwrap_or(u32::MAX);
         self.call(hook, current, trace, |warm| {
             call(warm, CallContext { facts, topology, budget_us })
         })
@@ -123,7 +105,7 @@ impl Version {
         }
         let mut fuel = 0;
         let result = self.call_instance(hook, current, trace, &mut fuel, call);
-        trace.duration = match self.limits.metering {
+        trace.duration = match self.config.limits.metering {
             Metering::Wall => self.shared.clock.now().saturating_sub(start),
             Metering::Fuel => {
                 self.tally.add_fuel(fuel);
@@ -149,12 +131,12 @@ impl Version {
         };
         let delays_request = matches!(hook, Hook::Request | Hook::Failure);
         let deadline = if delays_request {
-            self.limits.deadline
+            self.config.limits.deadline
         } else {
-            self.limits.deadline.max(BACKGROUND_DEADLINE)
+            self.config.background_deadline()
         };
         let output_bytes = warm.instance.max_output_bytes(current.request.as_deref());
-        let limits = CallLimits { deadline, output_bytes, ..self.limits };
+        let limits = CallLimits { deadline, output_bytes, ..self.config.limits };
         warm.store.data_mut().begin(current, std::mem::take(&mut trace.host_calls));
         // After a fault the instance is dropped: its memory may be in any state, and wasmtime
         // refuses to enter it again.
@@ -162,7 +144,7 @@ impl Version {
         (trace.host_calls, *fuel) = warm.store.data_mut().end();
         let returned = called?;
         if !warm.instance.needs_recycling(&warm.store) {
-            self.pool.put(warm, self.max_calls);
+            self.pool.put(warm, self.config.max_calls);
         }
         Ok(returned?)
     }
@@ -170,7 +152,7 @@ impl Version {
     fn count(&self, hook: Hook, duration: Duration, error: Option<&CallError>) {
         self.tally.add_call();
         // Only calls that delay a request have a budget.
-        if duration > self.budget && matches!(hook, Hook::Request | Hook::Failure) {
+        if duration > self.config.budget && matches!(hook, Hook::Request | Hook::Failure) {
             self.tally.add_slow();
             self.metrics().record_slow();
         }

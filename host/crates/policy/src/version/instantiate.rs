@@ -3,29 +3,32 @@
 
 use std::sync::Arc;
 
-use super::{BACKGROUND_DEADLINE, CallError, LoadError, Version, retry_on_timeout};
-use crate::abi::Description;
-use crate::call::{CallLimits, Fault, guarded, store};
-use crate::host_calls::HostState;
-use crate::pool::WarmInstance;
+use crate::contract::host_state::HostState;
+use crate::contract::types::Description;
+use crate::fault::Fault;
+use crate::version::Version;
+use crate::version::call::{guarded, store};
+use crate::version::call_error::{CallError, retry_on_timeout};
+use crate::version::error::LoadError;
+use crate::version::pool::WarmInstance;
 
 impl Version {
     /// Creates and configures a new instance.
     pub(super) fn instantiate(&self) -> Result<Box<WarmInstance>, CallError> {
         let mut warm = self.unconfigured()?;
-        let limits = self.background_limits();
+        let limits = self.config.background_limits();
         guarded(&mut *warm, limits, |warm| {
-            warm.instance.configure(&mut warm.store, &self.config)
+            warm.instance.configure(&mut warm.store, &self.config.config)
         })??;
         self.shared.metrics.record_memory(warm.store.data().memory.used());
         Ok(warm)
     }
 
     fn unconfigured(&self) -> Result<Box<WarmInstance>, Fault> {
-        let state = HostState::new(Arc::clone(&self.shared), self.limits.memory);
-        let mut store = store(&self.runtime, state);
-        let created = guarded(&mut store, self.background_limits(), |store| {
-            self.loaded.linked.instantiate(store)
+        let state = HostState::new(Arc::clone(&self.shared), self.config.limits.memory);
+        let mut store = store(&self.engine, state);
+        let created = guarded(&mut store, self.config.background_limits(), |store| {
+            self.artifact.instantiate(store)
         });
         let instance = created.map_err(|fault| match fault {
             Fault::Trap(cause) => Fault::Instantiate(cause),
@@ -38,17 +41,13 @@ impl Version {
         Ok(Box::new(WarmInstance { store, instance, calls: 0 }))
     }
 
-    fn background_limits(&self) -> CallLimits {
-        CallLimits { deadline: BACKGROUND_DEADLINE, ..self.limits }
-    }
-
     /// Creates the first instances, which validates that instances can be created and configured,
     /// and keeps the first requests from paying for it.
     pub(crate) fn warm_up(&self) -> Result<(), LoadError> {
         let _span = self.span("configure").entered();
-        for _ in 0..self.runtime.warm_instances.max(1) {
+        for _ in 0..self.config.warm_instances {
             let warm = retry_on_timeout(|| self.instantiate()).map_err(LoadError::Configure)?;
-            self.pool.put(warm, self.max_calls);
+            self.pool.put(warm, self.config.max_calls);
         }
         Ok(())
     }
@@ -59,21 +58,22 @@ impl Version {
         let _span = self.span("describe").entered();
         let describe = || {
             let mut warm = self.unconfigured()?;
-            let limits = self.background_limits();
+            let limits = self.config.background_limits();
             Ok(guarded(&mut *warm, limits, |warm| warm.instance.describe(&mut warm.store))?)
         };
         let described = retry_on_timeout(describe).map_err(LoadError::Describe)?;
+        let manifest = self.artifact.manifest();
         // A contract without `describe` leaves the manifest as the only source.
         let described = described.unwrap_or_else(|| Description {
-            name: self.manifest.name.clone(),
-            version: self.manifest.version.clone(),
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
             hints: Vec::new(),
         });
         let identity = |name: &str, version: &str| format!("`{name}` version `{version}`");
-        let manifest = identity(&self.manifest.name, &self.manifest.version);
+        let stated = identity(&manifest.name, &manifest.version);
         let found = identity(&described.name, &described.version);
-        if manifest != found {
-            let expected = format!("{manifest} (manifest)");
+        if stated != found {
+            let expected = format!("{stated} (manifest)");
             return Err(LoadError::DescriptionMismatch { expected, found });
         }
         if described.name != name {

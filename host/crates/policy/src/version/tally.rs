@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::call::Fault;
+use crate::fault::Fault;
 
 /// The calls of a version since it was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,7 +17,7 @@ pub(crate) struct Counts {
 /// The counters behind [`Counts`]. They are independent of each other, so relaxed ordering
 /// suffices.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     calls: AtomicU64,
     faults: AtomicU64,
     slow: AtomicU64,
@@ -26,33 +26,33 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn add_call(&self) {
+    pub(crate) fn add_call(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn add_slow(&self) {
+    pub(crate) fn add_slow(&self) {
         self.slow.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn add_fuel(&self, fuel: u64) {
+    pub(crate) fn add_fuel(&self, fuel: u64) {
         self.fuel.fetch_add(fuel, Ordering::Relaxed);
     }
 
-    pub(super) fn add_fault(&self, fault: &Fault) {
+    pub(crate) fn add_fault(&self, fault: &Fault) {
         self.faults.fetch_add(1, Ordering::Relaxed);
         self.first_fault.get_or_init(|| fault.to_string());
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts { calls: load(&self.calls), faults: load(&self.faults), slow: load(&self.slow) }
     }
 
-    pub(super) fn fuel(&self) -> u64 {
+    pub(crate) fn fuel(&self) -> u64 {
         self.fuel.load(Ordering::Relaxed)
     }
 
-    pub(super) fn first_fault(&self) -> Option<&str> {
+    pub(crate) fn first_fault(&self) -> Option<&str> {
         self.first_fault.get().map(String::as_str)
     }
 }

@@ -1,0 +1,114 @@
+//! Calls of one version about a request, without what the policy is not allowed to advise.
+
+use std::sync::Arc;
+
+use pointsman_domain::{
+    Advice, Facts, FailureReport, FleetView, PolicyCall, Recovery, Trace, enforce_allow,
+    enforce_allow_edits,
+};
+
+use crate::hook::Hook;
+use crate::version::Version;
+use crate::version::call_error::CallError;
+use crate::version::call_trace::CallTrace;
+
+/// Calls one policy, drops the parts of its advice that it is not allowed to give, and applies its
+/// edits to `facts`, for the policies that follow.
+pub(crate) fn evaluate(
+    version: &Version,
+    facts: &mut Facts,
+    fleet: &Arc<FleetView>,
+    trace: &mut Trace,
+) -> Result<Advice, CallError> {
+    let mut call = CallTrace::for_decision(trace);
+    let (advised, dropped) = call_on_request(version, facts, fleet, &mut call);
+    trace.consulted(|| PolicyCall {
+        policy: version.reference().clone(),
+        hook: Hook::Request.name().to_owned(),
+        took: call.duration,
+        reads: call.into_reads(),
+        advice: advised.as_ref().ok().cloned(),
+        note: advised.as_ref().err().map(CallError::to_note),
+        dropped,
+        fleet: Vec::new(),
+    });
+    advised
+}
+
+/// Calls `on-request` like [`evaluate`], with host calls as `call` says. Also returns the parts
+/// that were dropped, with the reasons.
+pub(crate) fn call_on_request(
+    version: &Version,
+    facts: &mut Facts,
+    fleet: &Arc<FleetView>,
+    call: &mut CallTrace,
+) -> (Result<Advice, CallError>, Vec<String>) {
+    let mut dropped_parts = Vec::new();
+    let mut advised = version.advise(facts, fleet, call);
+    if let Ok(advice) = &mut advised {
+        for dropped in enforce_allow(advice, &version.config().allow) {
+            version.metrics().record_dropped(dropped.what);
+            tracing::debug!(part = dropped.what, reason = %dropped.reason, "dropped advice");
+            dropped_parts.push(format!("{}: {}", dropped.what, dropped.reason));
+        }
+        // This host has no experimental hints; the metric tells the author that they had no effect.
+        advice.hints.iter().for_each(|_| version.metrics().record_dropped("hint"));
+        if !advice.edits.is_empty() {
+            let (edited, rejected) = facts.request.edited(&advice.edits);
+            for (edit, reason) in rejected {
+                version.metrics().record_dropped(edit.kind());
+                tracing::warn!(part = edit.kind(), reason, "dropped edit");
+                dropped_parts.push(format!("{}: {reason}", edit.kind()));
+                advice.edits.retain(|other| *other != edit);
+            }
+            facts.request = edited;
+        }
+    }
+    (advised, dropped_parts)
+}
+
+/// Calls `on-failure` of one policy, and records the call.
+pub(crate) fn evaluate_recovery(
+    version: &Version,
+    facts: &Facts,
+    fleet: &Arc<FleetView>,
+    failed: &FailureReport,
+    trace: &mut Trace,
+) -> Result<Recovery, CallError> {
+    let mut call = CallTrace::for_decision(trace);
+    let (recovery, dropped) = call_on_failure(version, facts, fleet, failed, &mut call);
+    trace.consulted(|| PolicyCall {
+        policy: version.reference().clone(),
+        hook: Hook::Failure.name().to_owned(),
+        took: call.duration,
+        reads: call.into_reads(),
+        advice: None,
+        note: Some(match &recovery {
+            Ok(recovery) => serde_json::to_string(recovery).unwrap_or_default(),
+            Err(error) => error.to_note(),
+        }),
+        dropped,
+        fleet: fleet.stats.clone(),
+    });
+    recovery
+}
+
+/// Calls `on-failure`, and drops the edits that the policy is not allowed to make. Also returns
+/// these, with the reasons.
+pub(crate) fn call_on_failure(
+    version: &Version,
+    facts: &Facts,
+    fleet: &Arc<FleetView>,
+    failed: &FailureReport,
+    call: &mut CallTrace,
+) -> (Result<Recovery, CallError>, Vec<String>) {
+    let mut dropped_parts = Vec::new();
+    let mut recovery = version.recover(facts, fleet, failed, call);
+    if let Ok(Recovery::Retry(step)) = &mut recovery {
+        for dropped in enforce_allow_edits(&mut step.edits, &version.config().allow) {
+            version.metrics().record_dropped(dropped.what);
+            dropped_parts.push(format!("{}: {}", dropped.what, dropped.reason));
+        }
+    }
+    (recovery, dropped_parts)
+}

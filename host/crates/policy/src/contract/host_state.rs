@@ -1,0 +1,91 @@
+//! The host's side of one instance: its limits, and the host calls of the running call.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::contract::host_api::HostApi;
+use crate::contract::host_call_log::HostCallLog;
+use crate::contract::host_call_mode::HostCallMode;
+use crate::contract::journal_api::JournalApi;
+use crate::contract::live_api::{Current, LiveApi};
+use crate::contract::replay_log::ReplayLog;
+use crate::contract::shared::Shared;
+use crate::contract::wasi_state::Wasi;
+use crate::wasm::memory_limit::MemoryLimit;
+
+/// The data of an instance's store.
+#[derive(Debug)]
+pub(crate) struct HostState {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) memory: MemoryLimit,
+    /// Only used by guests that import WASI.
+    pub(crate) wasi: Wasi,
+    /// Fuel that calls have consumed since [`HostState::end`].
+    pub(crate) fuel_used: u64,
+    host_calls: HostCalls,
+}
+
+/// The host calls of the running call, in each [mode](HostCallMode).
+#[derive(Debug)]
+enum HostCalls {
+    Live(LiveApi),
+    Record(JournalApi<HostCallLog>),
+    Replay(Box<JournalApi<ReplayLog>>),
+}
+
+impl HostState {
+    pub(crate) fn new(shared: Arc<Shared>, max_memory: u64) -> Self {
+        Self {
+            memory: MemoryLimit::new(max_memory),
+            wasi: Wasi::default(),
+            fuel_used: 0,
+            host_calls: HostCalls::Live(LiveApi::new(Arc::clone(&shared), None)),
+            shared,
+        }
+    }
+
+    /// Starts a call. Until its [end](HostState::end), host calls are answered from `current` and
+    /// handled as `mode` says.
+    pub(crate) fn begin(&mut self, current: Current, mode: HostCallMode) {
+        let live = LiveApi::new(Arc::clone(&self.shared), Some(current));
+        self.host_calls = match mode {
+            HostCallMode::Live => HostCalls::Live(live),
+            HostCallMode::Record(log) => HostCalls::Record(JournalApi::new(live, log)),
+            HostCallMode::Replay(log) => HostCalls::Replay(Box::new(JournalApi::new(live, *log))),
+        };
+    }
+
+    /// Ends a call. Returns the mode with what it logged, and the fuel that the call consumed.
+    pub(crate) fn end(&mut self) -> (HostCallMode, u64) {
+        let idle = HostCalls::Live(LiveApi::new(Arc::clone(&self.shared), None));
+        let mode = match std::mem::replace(&mut self.host_calls, idle) {
+            HostCalls::Live(_) => HostCallMode::Live,
+            HostCalls::Record(api) => HostCallMode::Record(api.into_journal()),
+            HostCalls::Replay(api) => HostCallMode::Replay(Box::new(api.into_journal())),
+        };
+        (mode, std::mem::take(&mut self.fuel_used))
+    }
+
+    /// Returns the host calls for the linker.
+    pub(crate) fn api(&mut self) -> &mut dyn HostApi {
+        match &mut self.host_calls {
+            HostCalls::Live(api) => api,
+            HostCalls::Record(api) => api,
+            HostCalls::Replay(api) => &mut **api,
+        }
+    }
+
+    /// Returns the value of an argument of the call: the recorded one if the call is replayed.
+    pub(crate) fn input<T>(&mut self, name: &'static str, value: T) -> T
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        match &mut self.host_calls {
+            HostCalls::Live(_) => value,
+            HostCalls::Record(api) => api.input(name, value),
+            HostCalls::Replay(api) => api.input(name, value),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Host calls that are answered from the inputs of the running call.
+
+use std::sync::Arc;
+
+use pointsman_domain::{
+    FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, RequestView,
+};
+
+use crate::contract::host_api::HostApi;
+use crate::contract::shared::{Level, Shared};
+use crate::contract::state::entry::StateError;
+
+/// Maximum bytes that one host call returns.
+const MAX_BYTES_PER_HOST_CALL: usize = 64 << 10;
+/// Maximum bytes that all host calls of one policy call return together.
+const MAX_BYTES_PER_CALL: usize = 1 << 20;
+/// Maximum messages that are described.
+const MAX_MESSAGES: usize = 4096;
+/// Maximum hashes of prompt blocks of one host call.
+const MAX_BLOCKS: u32 = 1024;
+
+/// The inputs of a running call, from which host calls are answered.
+#[derive(Debug, Clone)]
+pub(crate) struct Current {
+    /// `None` in hooks that are not about a request.
+    pub(crate) request: Option<Arc<dyn RequestView>>,
+    pub(crate) fleet: Arc<FleetView>,
+}
+
+/// The live implementation of host calls.
+#[derive(Debug)]
+pub(crate) struct LiveApi {
+    shared: Arc<Shared>,
+    current: Option<Current>,
+    /// Bytes that host calls may still return in this call.
+    bytes_left: usize,
+}
+
+impl LiveApi {
+    /// Answers host calls from `current`; without it, from empty inputs.
+    pub(crate) fn new(shared: Arc<Shared>, current: Option<Current>) -> Self {
+        Self { shared, current, bytes_left: MAX_BYTES_PER_CALL }
+    }
+
+    fn request(&self) -> Option<&dyn RequestView> {
+        self.current.as_ref()?.request.as_deref()
+    }
+
+    fn fleet(&self) -> Option<&FleetView> {
+        self.current.as_ref().map(|current| &*current.fleet)
+    }
+
+    fn allowed_bytes(&self, max_bytes: u32) -> usize {
+        (max_bytes as usize).min(MAX_BYTES_PER_HOST_CALL).min(self.bytes_left)
+    }
+}
+
+impl HostApi for LiveApi {
+    fn id(&mut self) -> String {
+        self.request().map_or_else(String::new, |request| request.id().to_owned())
+    }
+
+    fn model(&mut self) -> String {
+        self.request().map_or_else(String::new, |request| request.model().to_owned())
+    }
+
+    fn tenant(&mut self) -> Option<String> {
+        self.request()?.tenant().map(str::to_owned)
+    }
+
+    fn header(&mut self, name: &str) -> Option<String> {
+        self.request()?.header(name).map(str::to_owned)
+    }
+
+    fn field(&mut self, pointer: &str, max_bytes: u32) -> FieldValue {
+        let max_bytes = self.allowed_bytes(max_bytes);
+        let value =
+            self.request().map_or(FieldValue::Absent, |request| request.field(pointer, max_bytes));
+        if let FieldValue::Json(json) = &value {
+            self.bytes_left -= json.len();
+        }
+        value
+    }
+
+    fn messages(&mut self) -> Vec<MessageInfo> {
+        let mut messages = self.request().map_or_else(Vec::new, RequestView::messages);
+        messages.truncate(MAX_MESSAGES);
+        messages
+    }
+
+    fn text(&mut self, index: u32, offset: u64, max_bytes: u32) -> String {
+        let max_bytes = self.allowed_bytes(max_bytes);
+        let text = self.request().map_or_else(String::new, |request| {
+            request.text(index, offset, max_bytes).into_owned()
+        });
+        self.bytes_left -= text.len();
+        text
+    }
+
+    fn body(&mut self, offset: u64, max_bytes: u32) -> Vec<u8> {
+        let max_bytes = self.allowed_bytes(max_bytes);
+        let bytes = self
+            .request()
+            .map_or_else(Vec::new, |request| request.bytes(offset, max_bytes).to_vec());
+        self.bytes_left -= bytes.len();
+        bytes
+    }
+
+    fn contains(&mut self, needle: &str, ignore_case: bool) -> bool {
+        self.request().is_some_and(|request| request.contains(needle, ignore_case))
+    }
+
+    fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {
+        let blocks = max_blocks.min(MAX_BLOCKS) as usize;
+        self.request()
+            .map_or_else(Vec::new, |request| request.prefix_hashes(block_bytes as usize, blocks))
+    }
+
+    fn stats(&mut self) -> &[LaneStat] {
+        self.fleet().map_or(&[], |fleet| &fleet.stats)
+    }
+
+    fn stat(&mut self, lane: u32) -> Option<&LaneStat> {
+        self.fleet()?.stat(LaneId(lane))
+    }
+
+    fn candidates(&mut self) -> Vec<u32> {
+        let (Some(fleet), Some(request)) = (self.fleet(), self.request()) else {
+            return Vec::new();
+        };
+        fleet.topology.candidates(request.model()).iter().map(|lane| lane.0).collect()
+    }
+
+    fn info(&mut self, lane: u32) -> Option<&LaneInfo> {
+        self.fleet()?.topology.lane(LaneId(lane))
+    }
+
+    fn find(&mut self, name: &str) -> Option<u32> {
+        Some(self.fleet()?.topology.find(name)?.0)
+    }
+
+    fn with_label(&mut self, key: &str, value: &str) -> Vec<u32> {
+        let lanes =
+            self.fleet().map_or_else(Vec::new, |fleet| fleet.topology.with_label(key, value));
+        lanes.into_iter().map(|lane| lane.0).collect()
+    }
+
+    fn get(&mut self, key: &str) -> Option<Vec<u8>> {
+        self.shared.state.get(key)
+    }
+
+    fn put(&mut self, key: String, value: &[u8], ttl_ms: u32) -> Result<(), StateError> {
+        self.shared.state.put(key, value, ttl_ms)
+    }
+
+    fn delete(&mut self, key: &str) {
+        self.shared.state.delete(key);
+    }
+
+    fn increment(&mut self, key: String, by: i64, ttl_ms: u32) -> Result<i64, StateError> {
+        self.shared.state.increment(key, by, ttl_ms)
+    }
+
+    fn log(&mut self, level: Level, message: &str) {
+        self.shared.log(level, message);
+    }
+
+    fn log_enabled(&mut self, level: Level) -> bool {
+        self.shared.log_enabled(level)
+    }
+
+    fn add_metric(&mut self, name: &str, value: u64) {
+        self.shared.metrics.add(name, value);
+    }
+
+    fn record_metric(&mut self, name: &str, value: u64) {
+        self.shared.metrics.record_value(name, value);
+    }
+}

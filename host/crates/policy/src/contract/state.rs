@@ -1,0 +1,80 @@
+//! The key-value state of a policy: shared by its versions and bounded by eviction.
+//!
+//! It has two backends with the same limits. The one of a host is concurrent and uses real time.
+//! The one of a dry run uses a virtual clock, and its evictions only depend on the operations.
+
+mod concurrent;
+mod deterministic;
+pub(crate) mod entry;
+
+use self::concurrent::Concurrent;
+use self::deterministic::Deterministic;
+use crate::clock::Clock;
+use crate::contract::state::entry::StateError;
+
+/// Maximum length of a key in bytes.
+const MAX_KEY_BYTES: usize = 128;
+/// Maximum length of a value in bytes.
+const MAX_VALUE_BYTES: usize = 4096;
+
+/// The state of one policy.
+#[derive(Debug)]
+pub(crate) struct State(Backend);
+
+#[derive(Debug)]
+enum Backend {
+    Concurrent(Concurrent),
+    Deterministic(Deterministic),
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self(Backend::Concurrent(Concurrent::default()))
+    }
+}
+
+impl State {
+    /// Creates a deterministic state whose entries expire by `clock`.
+    pub(crate) fn deterministic(clock: Clock) -> Self {
+        Self(Backend::Deterministic(Deterministic::new(clock)))
+    }
+
+    /// Returns a value; for a counter, its number as little-endian bytes.
+    pub(crate) fn get(&self, key: &str) -> Option<Vec<u8>> {
+        match &self.0 {
+            Backend::Concurrent(entries) => entries.get(key),
+            Backend::Deterministic(entries) => entries.get(key),
+        }
+    }
+
+    pub(crate) fn put(&self, key: String, value: &[u8], ttl_ms: u32) -> Result<(), StateError> {
+        if key.len() > MAX_KEY_BYTES || value.len() > MAX_VALUE_BYTES {
+            return Err(StateError::TooLong);
+        }
+        match &self.0 {
+            Backend::Concurrent(entries) => entries.put(key, value, ttl_ms),
+            Backend::Deterministic(entries) => entries.put(&key, value, ttl_ms),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn delete(&self, key: &str) {
+        match &self.0 {
+            Backend::Concurrent(entries) => entries.delete(key),
+            Backend::Deterministic(entries) => entries.delete(key),
+        }
+    }
+
+    pub(crate) fn increment(&self, key: String, by: i64, ttl_ms: u32) -> Result<i64, StateError> {
+        if key.len() > MAX_KEY_BYTES {
+            return Err(StateError::TooLong);
+        }
+        match &self.0 {
+            Backend::Concurrent(entries) => entries.increment(key, by, ttl_ms),
+            Backend::Deterministic(entries) => entries.increment(&key, by, ttl_ms),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! Faults of guests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::contract_version::VERSION;
+
+/// A fault of a guest, after which its instance is dropped.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Fault {
+    /// The call exceeded its deadline.
+    #[error("call did not finish within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The guest exceeded its memory limit, in bytes.
+    #[error("memory limit of {0} bytes exceeded")]
+    Memory(u64),
+    /// The guest passed more than the maximum number of bytes to the host.
+    #[error("output exceeds {0} bytes")]
+    Output(usize),
+    /// The guest trapped, or returned a value that violates the contract.
+    #[error("trapped: {0:#}")]
+    Trap(Arc<wasmtime::Error>),
+    /// No instance could be created.
+    #[error("instantiation failed: {0:#}")]
+    Instantiate(Arc<wasmtime::Error>),
+    /// The host panicked during the call.
+    #[error("internal error while calling the policy: {0}")]
+    Panic(String),
+}
+
+/// The types of a component's exports do not match the contract. A context of the error in
+/// [`Fault::Instantiate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("built for an incompatible contract version (host: {VERSION})")]
+pub(crate) struct ContractMismatch;
+
+impl Fault {
+    /// Returns true if the component was built for a contract that does not match the host's.
+    pub(crate) fn is_contract_mismatch(&self) -> bool {
+        matches!(self, Self::Instantiate(error) if error.is::<ContractMismatch>())
+    }
+
+    /// All values that [`Fault::kind`] returns.
+    pub(crate) const KINDS: [&str; 6] =
+        ["timeout", "memory", "output-too-large", "trap", "instantiate", "panic"];
+
+    /// Returns the kind of this fault, which is a value of the metric labels `kind` and `result`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Timeout(_) => "timeout",
+            Self::Memory(_) => "memory",
+            Self::Output(_) => "output-too-large",
+            Self::Trap(_) => "trap",
+            Self::Instantiate(_) => "instantiate",
+            Self::Panic(_) => "panic",
+        }
+    }
+}
+
+/// Faults are equal if they have the same kind and message: errors of wasmtime cannot be compared.
+impl PartialEq for Fault {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind() == other.kind() && self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for Fault {}

@@ -1,0 +1,8 @@
+//! The policies of a running host: their versions, the store, and the background threads.
+
+pub(crate) mod background;
+pub(crate) mod fleet_link;
+pub(crate) mod policies;
+pub(crate) mod slot;
+pub(crate) mod status;
+pub(crate) mod store;

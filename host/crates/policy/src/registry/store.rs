@@ -1,0 +1,264 @@
+//! The version store on disk, so that a restarted host knows the active version of each policy, the
+//! earlier ones to roll back to, and the rejected ones.
+//!
+//! ```text
+//!   STORE/cortex/slot.json                the role of each version
+//!   STORE/cortex/<fingerprint>/           the files of a version, copied from the policy's folder
+//!     policy.toml  policy.wasm  cases.jsonl  policy.sig  settings.json
+//! ```
+//!
+//! Serving needs nothing of this: errors are logged and otherwise ignored.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::registry::slot::RejectReason;
+use crate::spec::Settings;
+use crate::version::bundle::Bundle;
+use crate::version::error::LoadError;
+use crate::version::manifest;
+use crate::version::signature;
+
+/// The file with the roles of the versions. Its format is that of [`SlotRecord`].
+const SLOT: &str = "slot.json";
+/// The file of format 1, in which the same fields have other names.
+const LEGACY_SLOT: &str = "place.json";
+const SETTINGS: &str = "settings.json";
+/// The version of the format of [`SLOT`].
+const FORMAT: u32 = 2;
+
+/// The roles of the versions of a policy, by their fingerprints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct SlotRecord {
+    /// The version of the format; format 1 did not have this field.
+    pub(crate) format: u32,
+    pub(crate) active: Option<String>,
+    /// The candidate. It is staged again from the policy's folder, so only its files are kept.
+    #[serde(alias = "trial")]
+    pub(crate) candidate: Option<String>,
+    pub(crate) history: Vec<String>,
+    /// Fingerprints of rejected versions, and the reasons; oldest first.
+    #[serde(alias = "set-aside")]
+    pub(crate) rejected: Vec<(String, RejectReason)>,
+    pub(crate) disabled: bool,
+}
+
+impl Default for SlotRecord {
+    fn default() -> Self {
+        Self {
+            format: FORMAT,
+            active: None,
+            candidate: None,
+            history: Vec::new(),
+            rejected: Vec::new(),
+            disabled: false,
+        }
+    }
+}
+
+/// An error of loading a stored version.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("{}: cannot read: {error}", file.display())]
+    Read { file: PathBuf, error: io::Error },
+    #[error("{}: invalid settings: {error}", file.display())]
+    Settings { file: PathBuf, error: serde_json::Error },
+    #[error("{}: files do not match the fingerprint", dir.display())]
+    Damaged { dir: PathBuf },
+}
+
+impl StoreError {
+    /// Returns the stable, machine-readable code of this error.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Load(error) => error.code(),
+            Self::Read { .. } => "file_unreadable",
+            Self::Settings { .. } | Self::Damaged { .. } => "store_damaged",
+        }
+    }
+}
+
+/// The folder of one policy in the store.
+#[derive(Debug)]
+pub(crate) struct Store {
+    dir: PathBuf,
+}
+
+impl Store {
+    /// Returns the folder of `policy` in `store`. Names of policies are valid folder names.
+    pub(crate) fn for_policy(store: &Path, policy: &str) -> Self {
+        Self { dir: store.join(policy) }
+    }
+
+    /// Reads the roles of the versions; empty if there are none, or they cannot be read.
+    pub(crate) fn read_slot(&self) -> SlotRecord {
+        let mut file = self.dir.join(SLOT);
+        let mut read = fs::read_to_string(&file);
+        if read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            file = self.dir.join(LEGACY_SLOT);
+            read = fs::read_to_string(&file);
+        }
+        let text = match read {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return SlotRecord::default(),
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "failed to read stored versions");
+                return SlotRecord::default();
+            }
+        };
+        let parsed = serde_json::from_str(&text).map(|record: SlotRecord| {
+            // The legacy format differs in names only, which the aliases accept.
+            SlotRecord { format: FORMAT, ..record }
+        });
+        parsed.unwrap_or_else(|error| {
+            tracing::warn!(
+                file = %file.display(), %error, "invalid stored versions; starting without them"
+            );
+            SlotRecord::default()
+        })
+    }
+
+    /// Writes the roles of the versions, and removes the files of versions without a role.
+    pub(crate) fn write_slot(&self, record: &SlotRecord) {
+        let text = serde_json::to_vec_pretty(record).unwrap_or_default();
+        if let Err(error) =
+            make_private(&self.dir).and_then(|()| write_atomically(&self.dir.join(SLOT), &text))
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "failed to store policy versions");
+            return;
+        }
+        // Only after the new file exists; an error leaves an old file that is not read any more.
+        fs::remove_file(self.dir.join(LEGACY_SLOT)).ok();
+        let has_role = |name: &str| {
+            let versions = record.active.iter().chain(&record.candidate).chain(&record.history);
+            versions.into_iter().any(|version| version == name)
+        };
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.path().is_dir() && !has_role(&name) {
+                // A folder that stays only takes disk space; the next write retries.
+                fs::remove_dir_all(entry.path()).ok();
+            }
+        }
+    }
+
+    /// Stores the files of a version.
+    pub(crate) fn save(&self, fingerprint: &str, bundle: &Bundle, settings: &Settings) {
+        let dir = self.dir.join(fingerprint);
+        let save = || -> io::Result<()> {
+            make_private(&dir)?;
+            let settings = serde_json::to_vec_pretty(settings).unwrap_or_default();
+            write_atomically(&dir.join(&bundle.manifest.file), &bundle.component)?;
+            if let Some(cases) = &bundle.cases {
+                write_atomically(&dir.join(&bundle.manifest.cases), cases.as_bytes())?;
+            }
+            if let Some(signature) = &bundle.signature {
+                write_atomically(&dir.join(signature::FILE), signature.as_bytes())?;
+            }
+            write_atomically(&dir.join(SETTINGS), &settings)?;
+            // Last: a folder with a manifest is complete.
+            write_atomically(&dir.join(manifest::FILE), bundle.manifest_text.as_bytes())
+        };
+        if let Err(error) = save() {
+            tracing::warn!(dir = %dir.display(), %error, "failed to store policy version");
+            // An incomplete folder has no manifest, so it is not loaded even if it stays.
+            fs::remove_dir_all(&dir).ok();
+        }
+    }
+
+    /// Loads the files of a version.
+    ///
+    /// # Errors
+    /// If a file is missing or unreadable, or the files are not those that were stored.
+    pub(crate) fn load(&self, fingerprint: &str) -> Result<(Bundle, Settings), StoreError> {
+        let dir = self.dir.join(fingerprint);
+        let bundle = Bundle::read(&dir)?;
+        let file = dir.join(SETTINGS);
+        let settings = match fs::read(&file) {
+            Ok(settings) => settings,
+            Err(error) => return Err(StoreError::Read { file, error }),
+        };
+        let settings: Settings = match serde_json::from_slice(&settings) {
+            Ok(settings) => settings,
+            Err(error) => return Err(StoreError::Settings { file, error }),
+        };
+        // A stored version that has changed is another version, which has not been validated.
+        if bundle.fingerprint(&settings) != fingerprint {
+            return Err(StoreError::Damaged { dir });
+        }
+        Ok((bundle, settings))
+    }
+}
+
+fn make_private(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn write_atomically(file: &Path, content: &[u8]) -> io::Result<()> {
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = file.with_file_name(name);
+    let written = (|| {
+        let mut opened =
+            fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        opened.write_all(content)?;
+        fs::rename(&new, file)
+    })();
+    if written.is_err() {
+        // On a full disk an incomplete file would take space for nothing; it is never read.
+        fs::remove_file(&new).ok();
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> SlotRecord {
+        SlotRecord {
+            active: Some("two".into()),
+            history: vec!["one".into()],
+            rejected: vec![("three".into(), RejectReason::operator())],
+            disabled: true,
+            ..SlotRecord::default()
+        }
+    }
+
+    #[test]
+    fn slot_is_read_back_and_versions_without_a_role_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::for_policy(dir.path(), "a");
+        assert_eq!(store.read_slot(), SlotRecord::default());
+        for name in ["one", "two", "three"] {
+            make_private(&dir.path().join("a").join(name)).unwrap();
+        }
+        store.write_slot(&record());
+        assert_eq!(store.read_slot(), record());
+        let exists = |name: &str| dir.path().join("a").join(name).exists();
+        assert!(exists("one") && exists("two") && !exists("three"));
+        fs::write(dir.path().join("a").join(SLOT), "half a fi").unwrap();
+        assert_eq!(store.read_slot(), SlotRecord::default());
+    }
+
+    #[test]
+    fn legacy_slot_is_read_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::for_policy(dir.path(), "a");
+        make_private(&store.dir).unwrap();
+        let legacy = r#"{"active": "two", "trial": null, "history": ["one"],
+            "set-aside": [["three", "rolled back by an operator"]], "disabled": true}"#;
+        fs::write(store.dir.join(LEGACY_SLOT), legacy).unwrap();
+        assert_eq!(store.read_slot(), record());
+        store.write_slot(&record());
+        assert!(store.dir.join(SLOT).exists() && !store.dir.join(LEGACY_SLOT).exists());
+        assert_eq!(store.read_slot(), record());
+    }
+}

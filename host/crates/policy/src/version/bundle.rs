@@ -1,0 +1,146 @@
+//! The files of a policy's folder that make a version. They are read completely before any of them
+//! is used.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::digest::hex;
+use crate::limits::MAX_COMPONENT_BYTES;
+use crate::spec::Settings;
+use crate::version::error::LoadError;
+use crate::version::manifest::{self, Manifest};
+use crate::version::signature;
+
+/// Maximum size of the manifest, the golden cases and the signature, in bytes each.
+const MAX_TEXT_BYTES: u64 = 8 << 20;
+/// Delay between two attempts to read a folder that is being written to. With
+/// [`MAX_SETTLE_ATTEMPTS`] this waits up to two seconds for a writer.
+const SETTLE_DELAY: Duration = Duration::from_millis(50);
+/// Attempts after which a folder that keeps changing is read as it is.
+const MAX_SETTLE_ATTEMPTS: u32 = 40;
+
+/// The contents of a policy's folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Bundle {
+    /// The folder, for messages.
+    pub(crate) dir: PathBuf,
+    pub(crate) manifest_text: String,
+    pub(crate) manifest: Manifest,
+    pub(crate) component: Vec<u8>,
+    /// `None` without golden cases.
+    pub(crate) cases: Option<String>,
+    pub(crate) signature: Option<String>,
+}
+
+/// The metadata of a folder's files. If the stamp is unchanged, so are the files.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Stamp(Vec<Option<FileStamp>>);
+
+/// Device, inode, size, and the times at which content and inode changed.
+type FileStamp = (u64, u64, u64, (i64, i64), (i64, i64));
+
+impl Stamp {
+    /// Reads the stamp of the files that a bundle consists of. Symbolic links are followed, because
+    /// some tools replace a whole folder by changing a link.
+    pub(crate) fn read(dir: &Path) -> Self {
+        // If a manifest renames its files, the manifest has changed, and so has the stamp.
+        let mut files = vec![dir.to_owned()];
+        files.extend(
+            [manifest::FILE, "policy.wasm", "cases.jsonl", signature::FILE]
+                .map(|name| dir.join(name)),
+        );
+        if let Ok(manifest) = Manifest::load(dir) {
+            files.extend([dir.join(manifest.file), dir.join(manifest.cases)]);
+        }
+        let stamp = |file: &PathBuf| {
+            let metadata = fs::metadata(file).ok()?;
+            let (modified, changed) = (
+                (metadata.mtime(), metadata.mtime_nsec()),
+                (metadata.ctime(), metadata.ctime_nsec()),
+            );
+            Some((metadata.dev(), metadata.ino(), metadata.size(), modified, changed))
+        };
+        Self(files.iter().map(stamp).collect())
+    }
+}
+
+impl Bundle {
+    /// Reads the folder, once it has stopped changing.
+    ///
+    /// # Errors
+    /// If a file is missing, unreadable, too large or invalid; the error names the file.
+    pub(crate) fn read(dir: &Path) -> Result<Self, LoadError> {
+        for _ in 0..MAX_SETTLE_ATTEMPTS {
+            let before = Stamp::read(dir);
+            let bundle = Self::read_once(dir);
+            if Stamp::read(dir) == before {
+                return bundle;
+            }
+            std::thread::park_timeout(SETTLE_DELAY);
+        }
+        Self::read_once(dir)
+    }
+
+    fn read_once(dir: &Path) -> Result<Self, LoadError> {
+        let manifest_text = read_text(&dir.join(manifest::FILE))?;
+        let manifest = Manifest::parse(&dir.join(manifest::FILE), &manifest_text)?;
+        let component = read(&dir.join(&manifest.file), MAX_COMPONENT_BYTES)?;
+        Ok(Self {
+            cases: optional(read_text(&dir.join(&manifest.cases)))?,
+            signature: optional(read_text(&dir.join(signature::FILE)))?,
+            dir: dir.to_owned(),
+            manifest_text,
+            manifest,
+            component,
+        })
+    }
+
+    /// Returns the digest, in hexadecimal, of everything that makes a version: component, manifest
+    /// and the operator's settings. Golden cases are not part of it: they validate a version and do
+    /// not change it.
+    pub(crate) fn fingerprint(&self, settings: &Settings) -> String {
+        let mut hasher = Sha256::new();
+        let settings = serde_json::to_vec(settings).unwrap_or_default();
+        for part in [self.component.as_slice(), self.manifest_text.as_bytes(), &settings] {
+            // With its length, so that bytes cannot move from one part to the next.
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        hex(&hasher.finalize())
+    }
+}
+
+fn read_text(file: &Path) -> Result<String, LoadError> {
+    String::from_utf8(read(file, MAX_TEXT_BYTES)?)
+        .map_err(|_| LoadError::FileNotUtf8 { file: file.display().to_string() })
+}
+
+/// Turns the error of a missing file into `None`.
+fn optional(read: Result<String, LoadError>) -> Result<Option<String>, LoadError> {
+    match read {
+        Ok(text) => Ok(Some(text)),
+        Err(LoadError::FileMissing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read(file: &Path, max: u64) -> Result<Vec<u8>, LoadError> {
+    let name = || file.display().to_string();
+    let to_error = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => LoadError::FileMissing { file: name() },
+        _ => LoadError::FileUnreadable { file: name(), error },
+    };
+    let opened = fs::File::open(file).map_err(to_error)?;
+    let mut content = Vec::new();
+    // One byte more than the maximum, to see that there is more.
+    opened.take(max + 1).read_to_end(&mut content).map_err(to_error)?;
+    if content.len() as u64 > max {
+        return Err(LoadError::FileTooLarge { file: name(), max });
+    }
+    Ok(content)
+}

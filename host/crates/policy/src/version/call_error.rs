@@ -1,0 +1,58 @@
+//! Errors of policy calls.
+
+use crate::contract::types::PolicyError;
+use crate::fault::Fault;
+
+/// Maximum attempts of a validation call that times out.
+const MAX_ATTEMPTS: u32 = 5;
+
+/// An error of a policy call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The call ended in a fault.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The policy returned an error.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The policy was not called, because it had failed too often.
+    #[error("circuit breaker open after repeated faults")]
+    BreakerOpen,
+}
+
+impl CallError {
+    /// Returns the kind of this error: a value of the metric label `result`, and the beginning of
+    /// the [note](CallError::to_note) in records.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Fault(fault) => fault.kind(),
+            Self::Policy(_) => "error",
+            Self::BreakerOpen => "breaker-open",
+        }
+    }
+
+    /// Returns the note that a record keeps of this error: `KIND: MESSAGE`.
+    pub fn to_note(&self) -> String {
+        format!("{}: {self}", self.kind())
+    }
+
+    fn is_timeout(&self) -> bool {
+        matches!(self, Self::Fault(Fault::Timeout(_)))
+    }
+}
+
+/// Repeats a validation call while it times out, up to [`MAX_ATTEMPTS`] times. Deadlines are wall
+/// clock time, and validation shares the machine with other work: a policy that really is too slow
+/// times out in every attempt.
+pub(crate) fn retry_on_timeout<T>(
+    mut call: impl FnMut() -> Result<T, CallError>,
+) -> Result<T, CallError> {
+    let mut result = call();
+    for _ in 1..MAX_ATTEMPTS {
+        match &result {
+            Err(error) if error.is_timeout() => result = call(),
+            _ => break,
+        }
+    }
+    result
+}

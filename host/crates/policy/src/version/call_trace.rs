@@ -1,0 +1,43 @@
+//! The trace of one policy call.
+
+use std::time::Duration;
+
+use pointsman_domain::{Read, Trace};
+
+use crate::contract::host_call_log::HostCallLog;
+use crate::contract::host_call_mode::HostCallMode;
+use crate::contract::replay_log::ReplayLog;
+
+/// The trace of one policy call: the mode of its host calls with what it logged, and the duration.
+#[derive(Debug, Default)]
+pub(crate) struct CallTrace {
+    pub(crate) host_calls: HostCallMode,
+    /// Wall clock time, or the time that the consumed fuel stands for.
+    pub(crate) duration: Duration,
+}
+
+impl CallTrace {
+    /// Creates a trace that logs host calls if the decision is recorded.
+    pub(crate) fn for_decision(trace: &Trace) -> Self {
+        let host_calls = if trace.is_on() {
+            HostCallMode::Record(HostCallLog::default())
+        } else {
+            HostCallMode::Live
+        };
+        Self { host_calls, duration: Duration::ZERO }
+    }
+
+    /// Creates a trace that answers host calls from a record.
+    pub(crate) fn replaying(record: &[Read]) -> Self {
+        let host_calls = HostCallMode::Replay(Box::new(ReplayLog::new(record)));
+        Self { host_calls, duration: Duration::ZERO }
+    }
+
+    /// Returns the logged host calls.
+    pub(crate) fn into_reads(self) -> Vec<Read> {
+        match self.host_calls {
+            HostCallMode::Record(log) => log.into_calls(),
+            HostCallMode::Live | HostCallMode::Replay(_) => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The engine that all policies run in, and the epoch clock that interrupts their calls.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use wasmparser::WasmFeatures;
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+
+use crate::limits::{
+    MAX_CORE_INSTANCES, MAX_INSTANCES, MAX_MEMORIES, MAX_MEMORY_BYTES, MAX_TABLE_ELEMENTS,
+    MAX_TABLES, MAX_TOTAL_CORE_INSTANCES,
+};
+use crate::wasm::features::FEATURES;
+use crate::wasm::metering::Metering;
+
+/// The interval of the epoch clock, which is the resolution of deadlines.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// The allocation strategy of instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Allocator {
+    /// In a pool, or on demand if the address space is too small for the pool.
+    #[default]
+    Auto,
+    /// In a pool that is reserved at the start, which makes instantiation fastest.
+    Pooling,
+    /// On demand, with separate mappings for each instance.
+    OnDemand,
+}
+
+/// An error of setting up a runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// wasmtime rejected the configuration, or could not reserve the address space.
+    #[error("failed to set up the WebAssembly engine: {0:#}")]
+    Engine(wasmtime::Error),
+    /// The thread of the epoch clock could not be spawned.
+    #[error("failed to spawn the epoch clock thread: {0}")]
+    Ticker(std::io::Error),
+}
+
+/// The engine that all policies run in, and the epoch clock that interrupts their calls.
+#[derive(Debug)]
+pub(crate) struct WasmEngine {
+    // First, so that it stops before the engine is dropped. `None` if fuel is metered.
+    _ticker: Option<Ticker>,
+    engine: Engine,
+    metering: Metering,
+    allocator: Allocator,
+}
+
+impl WasmEngine {
+    /// Creates an engine, and starts its epoch clock.
+    ///
+    /// # Errors
+    /// If wasmtime rejects the settings, or the epoch clock cannot be started.
+    pub(crate) fn new(metering: Metering, allocator: Allocator) -> Result<Self, RuntimeError> {
+        let on_demand = || engine(metering, InstanceAllocationStrategy::OnDemand);
+        let (engine, allocator) = match allocator {
+            Allocator::Pooling => (engine(metering, pooling())?, Allocator::Pooling),
+            Allocator::OnDemand => (on_demand()?, Allocator::OnDemand),
+            Allocator::Auto => match engine(metering, pooling()) {
+                Ok(engine) => (engine, Allocator::Pooling),
+                // The pool reserves address space, which `ulimit -v` and some containers limit.
+                Err(error) => {
+                    tracing::warn!(%error, "instance pool unavailable; allocating on demand");
+                    (on_demand()?, Allocator::OnDemand)
+                }
+            },
+        };
+        let ticker = match metering {
+            Metering::Wall => Some(Ticker::start(&engine).map_err(RuntimeError::Ticker)?),
+            Metering::Fuel => None,
+        };
+        Ok(Self { _ticker: ticker, engine, metering, allocator })
+    }
+
+    /// Returns the engine of wasmtime.
+    pub(crate) fn wasmtime(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Returns the unit in which the time of calls is measured.
+    pub(crate) fn metering(&self) -> Metering {
+        self.metering
+    }
+
+    /// Returns the allocation strategy in use, which is never [`Allocator::Auto`].
+    pub(crate) fn allocator(&self) -> Allocator {
+        self.allocator
+    }
+}
+
+/// Creates the engine of the compiling process: the same except for the pool, which would reserve
+/// terabytes of address space.
+pub(crate) fn compiling_engine(metering: Metering) -> Result<Engine, RuntimeError> {
+    engine(metering, InstanceAllocationStrategy::OnDemand)
+}
+
+fn engine(
+    metering: Metering,
+    strategy: InstanceAllocationStrategy,
+) -> Result<Engine, RuntimeError> {
+    let mut config = Config::new();
+    config
+        .allocation_strategy(strategy)
+        // Calls are synchronous; this removes the bookkeeping of async tasks.
+        .concurrency_support(false)
+        // Interrupts calls at their deadline, whatever the guest does.
+        .epoch_interruption(metering == Metering::Wall)
+        .consume_fuel(metering == Metering::Fuel)
+        // NaN payloads depend on the CPU and are observable by the guest.
+        .cranelift_nan_canonicalization(metering == Metering::Fuel)
+        .relaxed_simd_deterministic(metering == Metering::Fuel)
+        // Must fit into the stack of the calling thread; tokio workers have 2 MiB.
+        .max_wasm_stack(512 << 10)
+        .cranelift_opt_level(OptLevel::Speed)
+        .parallel_compilation(true)
+        // The allowed features are defined in one place, for this engine and for the scan.
+        .wasm_features(WasmFeatures::all(), false)
+        .wasm_features(FEATURES, true)
+        // Not for guests, whose modules the scan limits to one memory: where parts of a component
+        // pass strings to each other, as in QuickJS, the adapter that wasmtime generates accesses
+        // the memories of both. Without this feature wasmtime panics on such components.
+        .wasm_multi_memory(true)
+        .shared_memory(false);
+    Engine::new(&config).map_err(RuntimeError::Engine)
+}
+
+fn pooling() -> InstanceAllocationStrategy {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(MAX_INSTANCES)
+        .total_core_instances(MAX_TOTAL_CORE_INSTANCES)
+        .total_memories(MAX_INSTANCES)
+        .total_tables(MAX_INSTANCES * 4)
+        .max_core_instances_per_component(MAX_CORE_INSTANCES)
+        .max_memories_per_component(MAX_MEMORIES)
+        .max_tables_per_component(MAX_TABLES)
+        .table_elements(MAX_TABLE_ELEMENTS)
+        .max_memory_size(usize::try_from(MAX_MEMORY_BYTES).unwrap_or(usize::MAX))
+        .max_component_instance_size(4 << 20)
+        .max_core_instance_size(2 << 20)
+        // The memory of dropped instances is returned to the system, except for this much of each.
+        .linear_memory_keep_resident(64 << 10)
+        .table_keep_resident(16 << 10)
+        .max_unused_warm_slots(16);
+    InstanceAllocationStrategy::Pooling(pool)
+}
+
+/// The thread that increments the engine's epoch. It is not a task, because it must run while all
+/// worker threads are busy in guests.
+#[derive(Debug)]
+struct Ticker {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    fn start(engine: &Engine) -> std::io::Result<Self> {
+        let engine = engine.weak();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name("policy-epoch".into()).spawn(move || {
+            while !stopped.load(Ordering::Relaxed)
+                && let Some(engine) = engine.upgrade()
+            {
+                engine.increment_epoch();
+                drop(engine);
+                std::thread::park_timeout(TICK);
+            }
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // An error would mean that the thread panicked, which no longer matters here.
+            thread.join().ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::component::Component;
+
+    use super::*;
+    use crate::wasm::metering::FUEL_PER_MS;
+
+    /// A component of two parts, each with a memory, that pass a string from one to the other.
+    const TWO_MEMORIES: &str = r#"(component
+        (component $callee
+            (core module $m
+                (memory (export "memory") 1)
+                (func (export "take") (param i32 i32))
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0)))
+            (core instance $i (instantiate $m))
+            (func (export "take") (param "text" string)
+                (canon lift (core func $i "take")
+                    (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))
+        (component $caller
+            (import "take" (func $take (param "text" string)))
+            (core module $memory (memory (export "memory") 1))
+            (core instance $memory (instantiate $memory))
+            (core func $lowered (canon lower (func $take) (memory (core memory $memory "memory"))))
+            (core module $m
+                (import "" "take" (func $take (param i32 i32)))
+                (func (export "run") (call $take (i32.const 0) (i32.const 0))))
+            (core instance $i (instantiate $m (with "" (instance (export "take" (func $lowered))))))
+            (func (export "run") (canon lift (core func $i "run"))))
+        (instance $callee (instantiate $callee))
+        (instance $caller (instantiate $caller (with "take" (func $callee "take"))))
+        (export "run" (func $caller "run")))"#;
+
+    #[test]
+    fn fuel_converts_to_time_and_back() {
+        assert_eq!(Metering::fuel(Duration::from_millis(5)), 5 * FUEL_PER_MS);
+        for time in [Duration::ZERO, Duration::from_millis(50), Duration::from_micros(7)] {
+            assert_eq!(Metering::time(Metering::fuel(time)), time);
+        }
+        assert_eq!(Metering::fuel(Duration::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn component_with_two_memories_compiles() {
+        let engine = engine(Metering::Wall, InstanceAllocationStrategy::OnDemand).unwrap();
+        let compiled = Component::new(&engine, wat::parse_str(TWO_MEMORIES).unwrap());
+        assert!(compiled.is_ok(), "{:#}", compiled.err().unwrap());
+    }
+}
