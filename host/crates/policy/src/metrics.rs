@@ -1,9 +1,10 @@
 //! The metrics of policies, with their names and labels.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pointsman_domain::PolicyRef;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -227,14 +228,14 @@ impl PolicyMetrics {
     }
 
     fn add_reference(&self, version: &VersionLabels) {
-        let mut references = self.references.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut references = self.references.lock();
         *references.entry(version.clone()).or_default() += 1;
     }
 
     /// Removes the metrics of a version when its last user is dropped: a host that reloads for
     /// months must not accumulate those of every version it has ever loaded.
     fn remove_reference(&self, version: &VersionLabels) {
-        let mut references = self.references.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut references = self.references.lock();
         let Some(count) = references.get_mut(version) else { return };
         *count -= 1;
         if *count > 0 {

@@ -24,8 +24,9 @@ pub mod signature;
 pub(crate) mod tally;
 pub(crate) mod validate;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use pointsman_domain::PolicyRef;
 use tracing::Span;
 
@@ -155,12 +156,12 @@ impl Version {
 
     /// Updates the comparison with the active version.
     pub(crate) fn update_comparison(&self, change: impl FnOnce(&mut Comparison)) {
-        change(&mut self.comparison.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.comparison.lock());
     }
 
     /// Returns the comparison of this version, as a shadow, with the active one.
     pub(crate) fn comparison(&self) -> Comparison {
-        self.comparison.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.comparison.lock().clone()
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -178,6 +179,6 @@ impl Version {
     }
 
     fn breaker(&self, hook: Hook) -> MutexGuard<'_, Breaker> {
-        self.breakers[hook as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        self.breakers[hook as usize].lock()
     }
 }

@@ -1,8 +1,9 @@
 //! What all instances of a version share: its state, its clock, its metrics, and its log.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pointsman_domain::PolicyRef;
 
 use crate::clock::Clock;
@@ -58,7 +59,7 @@ impl Shared {
     /// Takes a log line from the rate limit. Returns false if the limit is reached.
     fn may_log(&self) -> bool {
         let now = self.clock.now();
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock();
         if now >= lines.0 + Duration::from_secs(1) {
             *lines = (now, 0);
         }

@@ -21,10 +21,11 @@ pub(crate) mod command;
 mod refresh;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use parking_lot::{Mutex, MutexGuard};
 use pointsman_domain::{Advisor, BuiltIn, Outcome};
 
 use crate::chain::Chain;
@@ -154,7 +155,7 @@ impl Policies {
     /// Applies a configured chain. Policies whose settings and folders are unchanged keep their
     /// versions.
     pub fn apply(&self, spec: ChainSpec) -> Vec<(String, Change)> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         let refreshed =
             spec.policies.iter().map(|policy| (policy.name.clone(), self.refresh(policy, &spec)));
         let mut changes: Vec<(String, Change)> = refreshed.collect();
@@ -201,7 +202,7 @@ impl Policies {
         if changed.is_empty() {
             return Vec::new();
         }
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         // The chain may have been reconfigured before the lock was taken.
         let spec = self.registry().spec.clone();
         let current =
@@ -314,7 +315,7 @@ impl Policies {
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+        self.registry.lock()
     }
 
     /// Returns the time since this value was created, which is the time base of probations.

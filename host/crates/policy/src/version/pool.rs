@@ -1,8 +1,7 @@
 //! The warm instances of one version. An instance is taken for a call and put back afterwards,
 //! unless the call ended in a fault.
 
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use wasmtime::Store;
 
 use crate::contract::guest::Instance;
@@ -40,14 +39,14 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn take(&self) -> Option<Box<WarmInstance>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        self.idle.lock().pop()
     }
 
     /// Puts an instance back for the next call, unless it has had `max_calls` calls.
     pub(crate) fn put(&self, mut warm: Box<WarmInstance>, max_calls: u32) {
         warm.calls += 1;
         if warm.calls < max_calls {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut idle = self.idle.lock();
             if idle.len() < MAX_IDLE {
                 idle.push(warm);
             }
@@ -55,18 +54,18 @@ impl Pool {
     }
 
     pub(crate) fn clear(&self) {
-        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        let idle = std::mem::take(&mut *self.idle.lock());
         // Outside the lock: unmapping the memories takes a while.
         drop(idle);
     }
 
     /// Returns the peak memory, in bytes, of an idle instance.
     pub(crate) fn peak_memory(&self) -> u64 {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = self.idle.lock();
         idle.iter().map(|warm| warm.store.data().memory.used()).max().unwrap_or(0)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.idle.lock().len()
     }
 }

@@ -12,9 +12,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -145,7 +146,7 @@ impl Cache {
     /// Marks the code of a component as in use.
     pub(crate) fn lease(&self, digest: &str) -> CacheLease {
         let name = Arc::from(self.name(digest));
-        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_use = self.in_use.lock();
         in_use.retain(|name| name.strong_count() > 0);
         in_use.push(Arc::downgrade(&name));
         CacheLease(name)
@@ -155,7 +156,7 @@ impl Cache {
     /// partial files.
     fn prune(&self, max_files: usize, max_bytes: u64) -> io::Result<()> {
         let in_use: Vec<Arc<str>> = {
-            let in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+            let in_use = self.in_use.lock();
             in_use.iter().filter_map(Weak::upgrade).collect()
         };
         let now = SystemTime::now();

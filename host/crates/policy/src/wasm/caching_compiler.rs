@@ -1,8 +1,9 @@
 //! From the bytes of a component to compiled code: from the cache, or from the compiler.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use wasmtime::component::Component;
 
 use crate::limits::{MAX_MEMORIES, MAX_MEMORY_BYTES, MAX_TABLE_ELEMENTS, MAX_TABLES, PAGE_BYTES};
@@ -59,7 +60,7 @@ impl CachingCompiler {
             return Ok(cached);
         }
         validate(bytes)?;
-        let _guard = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.compiling.lock();
         // Another policy with the same component may have been compiled while this one waited.
         if let Some(cached) = cached() {
             return Ok(cached);

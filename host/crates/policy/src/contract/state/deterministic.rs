@@ -2,8 +2,10 @@
 //! least recently used entries are evicted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock::Clock;
 use crate::contract::state::entry::{MAX_STATE_BYTES, StateError, weight};
@@ -94,7 +96,7 @@ impl Deterministic {
 
     /// Locks the entries, without those that have expired.
     fn current(&self) -> MutexGuard<'_, Entries> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.lock();
         entries.expire(self.clock.now());
         entries
     }
