@@ -90,11 +90,30 @@ pub(crate) struct Cache {
 }
 
 /// Keeps the code of a component in the cache while it is alive.
-/// The cache in one folder.
 #[derive(Debug)]
 pub(crate) struct CacheLease(
     #[expect(dead_code, reason = "only its reference count is used")] Arc<str>,
 );
+
+/// A file of the cache that is not loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {error}", path.display())]
+pub(crate) struct RejectedEntry {
+    path: PathBuf,
+    error: String,
+}
+
+impl RejectedEntry {
+    /// Logs that the component is compiled although there is a file.
+    pub(crate) fn log(&self) {
+        tracing::warn!(
+            event = "cache_entry_rejected",
+            path = %self.path.display(),
+            error = self.error,
+            "ignoring cached code of a policy"
+        );
+    }
+}
 
 impl Cache {
     /// Opens the cache in `dir`. Logs a warning and returns `None` if the folder cannot be created,
@@ -107,26 +126,22 @@ impl Cache {
         Some(Self { dir, compatibility: compatibility(engine), in_use: Mutex::default() })
     }
 
-    /// Loads the compiled code of the component with this digest.
-    pub(crate) fn load(&self, engine: &Engine, digest: &str) -> Option<Component> {
+    /// Loads the compiled code of the component with this digest; `None` if it is not in the cache.
+    ///
+    /// # Errors
+    /// If there is a file that must not be loaded.
+    pub(crate) fn load(
+        &self,
+        engine: &Engine,
+        digest: &str,
+    ) -> Result<Option<Component>, RejectedEntry> {
         let path = self.path(digest);
-        let warn = |error: &dyn std::fmt::Display| {
-            let error = format!("{error:#}");
-            tracing::warn!(
-                event = "cache_entry_rejected",
-                path = %path.display(),
-                error,
-                "ignoring cached code of a policy"
-            );
+        let loaded = match read_ours(&path) {
+            Ok(code) => code.component(engine).map(Some).map_err(|error| format!("{error:#}")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.to_string()),
         };
-        match read_ours(&path) {
-            Ok(code) => code.component(engine).inspect_err(|error| warn(error)).ok(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                warn(&error);
-                None
-            }
-        }
+        loaded.map_err(|error| RejectedEntry { path, error })
     }
 
     /// Stores compiled code, and removes the files that have not been used for the longest time.

@@ -52,17 +52,14 @@ impl CachingCompiler {
         bytes: &[u8],
         digest: &str,
     ) -> Result<(Component, Option<CacheLease>), ComponentError> {
-        let cached = || {
-            let cache = self.cache.as_ref()?;
-            Some((cache.load(engine.wasmtime(), digest)?, Some(cache.lease(digest))))
-        };
-        if let Some(cached) = cached() {
+        let mut was_rejected = false;
+        if let Some(cached) = self.cached(engine, digest, &mut was_rejected) {
             return Ok(cached);
         }
         validate(bytes)?;
         let _guard = self.compiling.lock();
         // Another policy with the same component may have been compiled while this one waited.
-        if let Some(cached) = cached() {
+        if let Some(cached) = self.cached(engine, digest, &mut was_rejected) {
             return Ok(cached);
         }
         let code = self.compiler.compile(engine.wasmtime(), engine.metering(), bytes)?;
@@ -75,6 +72,26 @@ impl CachingCompiler {
         let component = code.component(engine.wasmtime());
         let component = component.map_err(|error| ComponentError::Load(Arc::new(error)))?;
         Ok((component, lease))
+    }
+
+    /// Takes a component from the cache. A file that is rejected is logged once in each load,
+    /// although a load looks twice.
+    fn cached(
+        &self,
+        engine: &WasmEngine,
+        digest: &str,
+        was_rejected: &mut bool,
+    ) -> Option<(Component, Option<CacheLease>)> {
+        let cache = self.cache.as_ref()?;
+        match cache.load(engine.wasmtime(), digest) {
+            Ok(component) => Some((component?, Some(cache.lease(digest)))),
+            Err(rejected) => {
+                if !std::mem::replace(was_rejected, true) {
+                    rejected.log();
+                }
+                None
+            }
+        }
     }
 }
 
@@ -99,3 +116,6 @@ fn check_size(component: &Component) -> Result<(), ComponentError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
