@@ -15,7 +15,6 @@
 //!
 //! `dispatch/switch.rs` decides which lane is loaded and which one is evicted.
 
-mod breaker;
 mod costs;
 mod estimate;
 mod events;
@@ -194,7 +193,7 @@ impl Dispatcher {
             return Err(AcquireError::Closing);
         }
         let Some(lane) = self.lanes.get(id.index()) else { return Err(AcquireError::UnknownLane) };
-        if has_fallback && let Err(retry_in) = lane.breaker.check(now) {
+        if has_fallback && let Err(retry_in) = lane.check_breaker(now) {
             return Err(AcquireError::CircuitOpen { retry_in });
         }
         if lane.free_slots(now) > 0 && self.queue.is_empty(id) {
@@ -260,13 +259,17 @@ impl Dispatcher {
         }
         // A client that disconnected before the first byte says nothing about the engine.
         let opened = match report.first_byte.is_some() || report.failed {
-            true => lane.breaker.on_result(report.failed, now),
+            true if report.failed => lane.breaker.record_failure(now),
+            true => {
+                lane.breaker.record_success();
+                false
+            }
             false => {
                 lane.breaker.abandon_probe(now);
                 false
             }
         };
-        if opened && let Err(retry_in) = lane.breaker.check(now) {
+        if opened && let Err(retry_in) = lane.check_breaker(now) {
             let rejected = self.queue.drain(id, |waiter| waiter.has_fallback);
             reject_all(rejected, &AcquireError::CircuitOpen { retry_in }, effects);
         }

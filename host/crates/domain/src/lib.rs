@@ -15,6 +15,7 @@
 mod advice;
 mod advisor;
 mod attempts;
+mod breaker;
 mod chain;
 pub mod dispatch;
 mod facts;
@@ -33,6 +34,7 @@ pub use advice::{
 };
 pub use advisor::{Advisor, BuiltIn};
 pub use attempts::{AttemptCursor, FailureClass, NextAction, SlotRequest};
+pub use breaker::{Breaker, BreakerRules};
 pub use chain::{ChainInfo, ChainLink};
 pub use facts::{
     Endpoint, Facts, FieldValue, MessageInfo, RequestInfo, RequestView, Role, char_slice,

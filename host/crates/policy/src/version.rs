@@ -6,7 +6,6 @@
 //! ```
 
 pub(crate) mod artifact;
-pub(crate) mod breaker;
 pub(crate) mod bundle;
 pub(crate) mod call;
 pub(crate) mod call_error;
@@ -25,21 +24,30 @@ pub(crate) mod tally;
 pub(crate) mod validate;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use pointsman_domain::PolicyRef;
+use pointsman_domain::{Breaker, BreakerRules, PolicyRef};
 use tracing::Span;
 
 use crate::contract::shared::{HostEnv, Shared};
 use crate::hook::Hook;
 use crate::metrics::{PolicyMetrics, VersionMetrics};
 use crate::version::artifact::PolicyArtifact;
-use crate::version::breaker::Breaker;
 use crate::version::comparison::Comparison;
 use crate::version::config::VersionConfig;
 use crate::version::pool::Pool;
 use crate::version::tally::{Counts, Tally};
 use crate::wasm::engine::WasmEngine;
+
+/// The circuit breaker of a hook. Calls without a fault between faults do not count: a policy that
+/// fails every other time is not used either.
+static BREAKER: BreakerRules = BreakerRules {
+    failures: 3,
+    window: Some(Duration::from_secs(10)),
+    initial_backoff: Duration::from_secs(1),
+    max_backoff: Duration::from_secs(60),
+};
 
 /// Creates the span of a policy call. Its level is the highest one, so that warnings carry the
 /// fields whatever the log filter is; without a subscriber it costs a branch.
@@ -88,7 +96,7 @@ impl Version {
             registered: Arc::clone(metrics),
             shared: Arc::new(Shared::new(reference, env, version_metrics)),
             pool: Pool::default(),
-            breakers: Default::default(),
+            breakers: std::array::from_fn(|_| Mutex::new(Breaker::new(&BREAKER))),
             tally: Tally::default(),
             comparison: Mutex::default(),
         }
@@ -127,7 +135,7 @@ impl Version {
 
     /// Returns whether the breaker lets calls about requests through.
     pub(crate) fn is_admitting(&self) -> bool {
-        self.breaker(Hook::Request).is_closed()
+        !self.breaker(Hook::Request).is_open()
     }
 
     pub(crate) fn metrics(&self) -> &VersionMetrics {

@@ -3,17 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaker::Breaker;
 use super::costs::DurationEstimate;
 use super::events::{Generation, LaneHint};
 use super::metrics::LoadMetrics;
 use super::setup::{LaneSetup, Residency};
 use super::switch::Switch;
+use crate::breaker::{Breaker, BreakerRules};
 use crate::fleet_view::LaneState;
 use crate::lifecycle::{EngineState, EngineTransition};
 
 /// Expected duration of stopping an engine, until one has been observed.
 const EXPECTED_STOP: Duration = Duration::from_secs(5);
+
+/// The circuit breaker of a lane. Only failures of the engine count: no connection, a 5xx status, no
+/// response. Errors and disconnects of the client never count.
+static BREAKER: BreakerRules = BreakerRules {
+    failures: 5,
+    window: None,
+    initial_backoff: Duration::from_secs(5),
+    max_backoff: Duration::from_secs(60),
+};
 
 /// Consecutive crashes in service after which waiting requests are rejected instead of waiting for
 /// the engine to recover.
@@ -77,7 +86,7 @@ impl Lane {
             metrics: LoadMetrics::default(),
             load: DurationEstimate::new(setup.expected_load),
             stop: DurationEstimate::new(EXPECTED_STOP),
-            breaker: Breaker::default(),
+            breaker: Breaker::new(&BREAKER),
             pending_switch: None,
             setup,
         }
@@ -143,6 +152,13 @@ impl Lane {
             _ if self.is_recovering() => LaneState::Starting,
             engine => engine.lane_state(),
         }
+    }
+
+    /// Returns an error with the remaining time if a request with a fallback may not use the lane.
+    /// One request per backoff may, as a probe.
+    pub(super) fn check_breaker(&self, now: Duration) -> Result<(), Duration> {
+        // At least one second: the value becomes a `Retry-After` header in whole seconds.
+        self.breaker.check(now).map_err(|left| left.max(Duration::from_secs(1)))
     }
 
     /// Returns how long the engine has been serving; `None` if it is not serving.

@@ -98,7 +98,7 @@ impl Version {
         call: impl FnOnce(&mut WarmInstance) -> wasmtime::Result<Result<T, PolicyError>>,
     ) -> Result<T, CallError> {
         let start = self.shared.clock.now();
-        if !self.breaker(hook).admits(start) {
+        if !self.breaker(hook).admit(start) {
             let error = CallError::BreakerOpen;
             self.metrics().record_failure(hook, error.kind(), false);
             return Err(error);
@@ -159,15 +159,14 @@ impl Version {
         let mut breaker = self.breaker(hook);
         if let Some(CallError::Fault(fault)) = error {
             self.tally.add_fault(fault);
-            if breaker.record_fault(self.shared.clock.now()) {
+            if breaker.record_failure(self.shared.clock.now()) {
                 tracing::error!(kind = fault.kind(), error = %fault, "circuit breaker opened");
                 self.metrics().set_breaker_open(hook, true);
             }
             self.metrics().record_failure(hook, fault.kind(), true);
             return;
         }
-        if !breaker.is_closed() {
-            breaker.record_success();
+        if breaker.record_success() {
             tracing::info!("circuit breaker closed");
             self.metrics().set_breaker_open(hook, false);
         }
