@@ -22,6 +22,7 @@ pub(crate) mod runtime;
 pub mod signature;
 pub(crate) mod tally;
 pub(crate) mod validate;
+pub(crate) mod warm_instance;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,7 @@ use crate::version::comparison::Comparison;
 use crate::version::config::VersionConfig;
 use crate::version::pool::Pool;
 use crate::version::tally::{Counts, Tally};
+use crate::version::warm_instance::WarmInstance;
 use crate::wasm::engine::WasmEngine;
 
 /// The circuit breaker of a hook. Calls without a fault between faults do not count: a policy that
@@ -63,7 +65,7 @@ pub(crate) struct Version {
     /// Registers the metrics of forks.
     registered: Arc<PolicyMetrics>,
     shared: Arc<Shared>,
-    pool: Pool,
+    pool: Pool<WarmInstance>,
     // One per hook: a policy whose `on-tick` fails still decides about requests.
     breakers: [Mutex<Breaker>; 4],
     tally: Tally,
@@ -153,12 +155,17 @@ impl Version {
 
     /// Returns the peak memory, in bytes, of an idle instance.
     pub(crate) fn memory(&self) -> u64 {
-        self.pool.peak_memory()
+        self.pool.max_of(|warm| warm.store.data().memory.used())
     }
 
-    /// Drops all idle instances, because this version is not called any more.
+    /// Lets this version keep idle instances, because it is called from now on.
+    pub(crate) fn keep_instances(&self) {
+        self.pool.open();
+    }
+
+    /// Drops all idle instances and keeps no others, because this version is not called any more.
     pub(crate) fn release_instances(&self) {
-        self.pool.clear();
+        self.pool.close();
         self.metrics().remove_breaker_gauges();
     }
 

@@ -76,8 +76,13 @@ fn next_batch(outcomes: &Receiver<Outcome>) -> Option<Vec<Outcome>> {
         match outcomes.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(outcome) => batch.push(outcome),
             Err(RecvTimeoutError::Timeout) => break,
-            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Disconnected) if batch.is_empty() => return None,
+            // The next call finds the queue empty.
+            Err(RecvTimeoutError::Disconnected) => break,
         }
     }
     Some(batch)
 }
+
+#[cfg(test)]
+mod tests;

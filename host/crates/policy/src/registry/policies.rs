@@ -298,6 +298,8 @@ impl Policies {
         };
         let links = spec.policies.iter().filter_map(link).collect();
         let new = Arc::new(Chain::new(links, spec.on_conflict, Some(self.queues.clone())));
+        // A version that was released before, as when its policy was disabled.
+        new.versions().for_each(|version| version.keep_instances());
         let old = self.chain.swap(Arc::clone(&new));
         self.slot.store(Arc::new(Box::new(Arc::clone(&new))));
         let is_active = |version: &Version| {
@@ -358,3 +360,6 @@ fn write_slot(spec: &ChainSpec, name: &str, slot: &PolicySlot<Arc<Version>>) {
         ..SlotRecord::default()
     });
 }
+
+#[cfg(test)]
+mod tests;

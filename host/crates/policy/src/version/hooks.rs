@@ -13,7 +13,7 @@ use crate::version::Version;
 use crate::version::call::{CallLimits, guarded};
 use crate::version::call_error::CallError;
 use crate::version::call_trace::CallTrace;
-use crate::version::pool::WarmInstance;
+use crate::version::warm_instance::WarmInstance;
 use crate::wasm::metering::Metering;
 
 impl Version {
@@ -144,7 +144,7 @@ impl Version {
         (trace.host_calls, *fuel) = warm.store.data_mut().end();
         let returned = called?;
         if !warm.instance.needs_recycling(&warm.store) {
-            self.pool.put(warm, self.config.max_calls);
+            self.put_back(warm);
         }
         Ok(returned?)
     }

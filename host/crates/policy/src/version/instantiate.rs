@@ -10,7 +10,7 @@ use crate::version::Version;
 use crate::version::call::{guarded, store};
 use crate::version::call_error::{CallError, retry_on_timeout};
 use crate::version::error::LoadError;
-use crate::version::pool::WarmInstance;
+use crate::version::warm_instance::WarmInstance;
 
 impl Version {
     /// Creates and configures a new instance.
@@ -41,13 +41,22 @@ impl Version {
         Ok(Box::new(WarmInstance { store, instance, calls: 0 }))
     }
 
+    /// Puts an instance into the pool, unless it has had its maximum number of calls.
+    pub(super) fn put_back(&self, mut warm: Box<WarmInstance>) {
+        warm.calls += 1;
+        if warm.calls < self.config.max_calls {
+            self.pool.put(warm);
+        }
+    }
+
     /// Creates the first instances, which validates that instances can be created and configured,
     /// and keeps the first requests from paying for it.
     pub(crate) fn warm_up(&self) -> Result<(), LoadError> {
         let _span = self.span("configure").entered();
+        self.keep_instances();
         for _ in 0..self.config.warm_instances {
             let warm = retry_on_timeout(|| self.instantiate()).map_err(LoadError::Configure)?;
-            self.pool.put(warm, self.config.max_calls);
+            self.put_back(warm);
         }
         Ok(())
     }

@@ -1,0 +1,48 @@
+use std::fs;
+
+use pointsman_domain::{FleetView, LaneState, Topology};
+
+use super::command::Command;
+use super::*;
+use crate::version::runtime::RuntimeSettings;
+use crate::wasm::engine::Allocator;
+
+/// Policies with the one in `dir`.
+fn load(dir: &std::path::Path) -> Arc<Policies> {
+    let component = wat::parse_str(include_str!("../../../fixtures/small.wat")).unwrap();
+    fs::write(dir.join("policy.toml"), "name = \"small\"\nversion = \"1\"\napi = \"0.1\"\n")
+        .unwrap();
+    fs::write(dir.join("policy.wasm"), component).unwrap();
+    let settings = RuntimeSettings { allocator: Allocator::OnDemand, ..RuntimeSettings::default() };
+    let runtime = Runtime::new(settings).unwrap();
+    let metrics = PolicyMetrics::register(&mut prometheus_client::registry::Registry::default());
+    let policies = Policies::new(&runtime, &metrics, Box::new(|_| Err("no cases".into()))).unwrap();
+    let policy = PolicySpec::new("small", dir.to_owned());
+    let chain = ChainSpec { policies: vec![policy], ..ChainSpec::default() };
+    assert!(matches!(policies.apply(chain).as_slice(), [(_, Change::Active(_))]));
+    policies
+}
+
+/// Calls the active version, as a request does that started when it was in the chain.
+fn call(policies: &Policies) {
+    let version = policies.registry().entries["small"].slot.active.clone().unwrap();
+    let topology = Arc::new(Topology::new(1, Vec::new()));
+    let fleet = Arc::new(FleetView::idle(topology, LaneState::Ready));
+    version.observe(&fleet, 0, &[]).unwrap();
+}
+
+#[test]
+fn version_keeps_instances_only_while_it_is_in_the_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let policies = load(dir.path());
+    let idle = || policies.status()[0].idle_instances;
+    call(&policies);
+    assert_eq!(idle(), 1);
+    policies.command("small", &Command::Disable).unwrap();
+    assert_eq!(idle(), 0);
+    call(&policies);
+    assert_eq!(idle(), 0, "a call that ends later leaves no instance");
+    policies.command("small", &Command::Enable).unwrap();
+    call(&policies);
+    assert_eq!(idle(), 1);
+}
