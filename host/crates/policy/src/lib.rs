@@ -31,6 +31,7 @@ mod contract;
 mod contract_version;
 mod digest;
 mod fault;
+mod files;
 mod hook;
 mod limits;
 pub mod marks;

@@ -10,12 +10,13 @@
 //! Serving needs nothing of this: errors are logged and otherwise ignored.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::write_atomic;
 use crate::registry::slot::RejectReason;
 use crate::spec::Settings;
 use crate::version::bundle::Bundle;
@@ -129,7 +130,7 @@ impl Store {
     pub(crate) fn write_slot(&self, record: &SlotRecord) {
         let text = serde_json::to_vec_pretty(record).unwrap_or_default();
         if let Err(error) =
-            make_private(&self.dir).and_then(|()| write_atomically(&self.dir.join(SLOT), &text))
+            make_private(&self.dir).and_then(|()| write_private(&self.dir.join(SLOT), &text))
         {
             tracing::warn!(dir = %self.dir.display(), %error, "failed to store policy versions");
             return;
@@ -155,16 +156,16 @@ impl Store {
         let save = || -> io::Result<()> {
             make_private(&dir)?;
             let settings = serde_json::to_vec_pretty(settings).unwrap_or_default();
-            write_atomically(&dir.join(&bundle.manifest.file), &bundle.component)?;
+            write_private(&dir.join(&bundle.manifest.file), &bundle.component)?;
             if let Some(cases) = &bundle.cases {
-                write_atomically(&dir.join(&bundle.manifest.cases), cases.as_bytes())?;
+                write_private(&dir.join(&bundle.manifest.cases), cases.as_bytes())?;
             }
             if let Some(signature) = &bundle.signature {
-                write_atomically(&dir.join(signature::FILE), signature.as_bytes())?;
+                write_private(&dir.join(signature::FILE), signature.as_bytes())?;
             }
-            write_atomically(&dir.join(SETTINGS), &settings)?;
+            write_private(&dir.join(SETTINGS), &settings)?;
             // Last: a folder with a manifest is complete.
-            write_atomically(&dir.join(manifest::FILE), bundle.manifest_text.as_bytes())
+            write_private(&dir.join(manifest::FILE), bundle.manifest_text.as_bytes())
         };
         if let Err(error) = save() {
             tracing::warn!(dir = %dir.display(), %error, "failed to store policy version");
@@ -201,21 +202,8 @@ fn make_private(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-fn write_atomically(file: &Path, content: &[u8]) -> io::Result<()> {
-    let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = file.with_file_name(name);
-    let written = (|| {
-        let mut opened =
-            fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        opened.write_all(content)?;
-        fs::rename(&new, file)
-    })();
-    if written.is_err() {
-        // On a full disk an incomplete file would take space for nothing; it is never read.
-        fs::remove_file(&new).ok();
-    }
-    written
+fn write_private(file: &Path, content: &[u8]) -> io::Result<()> {
+    write_atomic(file, content, 0o600)
 }
 
 #[cfg(test)]

@@ -21,14 +21,15 @@
 //!   openssl pkey -in private.pem -pubout -out public.pem
 //! ```
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
 
 use crate::digest::hex;
+use crate::files::write_atomic;
 use crate::limits::MAX_COMPONENT_BYTES;
 use crate::version::manifest::{self, Manifest, ManifestError};
 
@@ -206,11 +207,8 @@ pub fn sign(dir: &Path, private_key: &str) -> Result<PathBuf, SignError> {
     let component = read(&dir.join(Manifest::load(dir)?.file), MAX_COMPONENT_BYTES)?;
     let signature = hex(key.sign(&message(&component, &manifest)).as_ref());
     let file = dir.join(FILE);
-    let new = dir.join(format!(".{FILE}.{}.new", std::process::id()));
-    let written = write_atomically(&new, &file, &signature);
-    if let Err(error) = written {
-        // The partial file may not exist; the error to report is the first one.
-        fs::remove_file(&new).ok();
+    // Readable for everyone: it is released with the policy.
+    if let Err(error) = write_atomic(&file, format!("{signature}\n").as_bytes(), 0o666) {
         return Err(SignError::File { file, error });
     }
     Ok(file)
@@ -238,13 +236,6 @@ fn read(file: &Path, max: u64) -> Result<Vec<u8>, SignError> {
         }
         Ok(_) => Ok(content),
     }
-}
-
-fn write_atomically(new: &Path, file: &Path, signature: &str) -> io::Result<()> {
-    let mut content = File::options().write(true).create_new(true).open(new)?;
-    writeln!(content, "{signature}")?;
-    content.sync_all()?;
-    fs::rename(new, file)
 }
 
 /// Returns the content of the first section with this label in a PEM file.

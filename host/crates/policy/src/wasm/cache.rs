@@ -8,10 +8,9 @@
 use std::cmp::Reverse;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +18,8 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
+
+use crate::files::{is_temporary, write_atomic};
 
 /// Length of the digest at the end of a file.
 const DIGEST_LEN: usize = 32;
@@ -31,8 +32,6 @@ const MAX_CACHE_BYTES: u64 = 1 << 30;
 const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 /// Extension of a complete file.
 const COMPLETE: &str = "cwasm";
-/// Extension of a file that is being written.
-const PARTIAL: &str = "new";
 
 /// Compiled code that this host's own compiler produced, now or before an earlier start. Only this
 /// type is ever loaded, and only these two sources create it.
@@ -148,7 +147,8 @@ impl Cache {
     /// Errors are logged: without the cache, the next start compiles again.
     pub(crate) fn store(&self, digest: &str, code: &Code) {
         let path = self.path(digest);
-        if let Err(error) = write_atomically(&path, &code.0) {
+        let content = [&code.0[..], &Sha256::digest(&code.0)].concat();
+        if let Err(error) = write_atomic(&path, &content, 0o600) {
             tracing::warn!(file = %path.display(), %error, "failed to cache compiled code");
         }
         if let Err(error) = self.prune(MAX_FILES, MAX_CACHE_BYTES) {
@@ -184,14 +184,12 @@ impl Cache {
                 continue;
             }
             let used = metadata.modified()?;
-            match path.extension().and_then(|end| end.to_str()) {
-                Some(COMPLETE) => files.push((used, metadata.len(), path)),
-                Some(PARTIAL)
-                    if now.duration_since(used).is_ok_and(|age| age > ABANDONED_AFTER) =>
-                {
-                    remove(&path)?
-                }
-                _ => {}
+            if path.extension().is_some_and(|end| end == COMPLETE) {
+                files.push((used, metadata.len(), path));
+            } else if is_temporary(&path)
+                && now.duration_since(used).is_ok_and(|age| age > ABANDONED_AFTER)
+            {
+                remove(&path)?;
             }
         }
         files.sort_by_key(|(used, ..)| Reverse(*used));
@@ -261,23 +259,6 @@ fn read_ours(path: &Path) -> io::Result<Code> {
     // May fail on a read-only file system, where nothing is pruned either.
     file.set_modified(SystemTime::now()).ok();
     Ok(Code(content))
-}
-
-fn write_atomically(path: &Path, code: &[u8]) -> io::Result<()> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let new = path.with_extension(format!("{}-{number}.{PARTIAL}", std::process::id()));
-    let written = (|| {
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(code)?;
-        file.write_all(&Sha256::digest(code))?;
-        fs::rename(&new, path)
-    })();
-    if written.is_err() {
-        // On a full disk a partial file would take space for nothing; pruning removes it otherwise.
-        fs::remove_file(&new).ok();
-    }
-    written
 }
 
 #[cfg(test)]
