@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::hex;
+use crate::digest::{hex, unhex};
 
 /// The encoding of bytes in records: as text if they are printable UTF-8, otherwise in hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,17 +38,10 @@ impl TryFrom<EncodedBytes> for Bytes {
     type Error = InvalidBytes;
 
     fn try_from(encoded: EncodedBytes) -> Result<Self, Self::Error> {
-        let hex = match encoded {
-            EncodedBytes::Text(text) => return Ok(Self(text.into_bytes())),
-            EncodedBytes::Hex(hex) => hex,
-        };
-        let byte = |pair: &[u8]| {
-            // `from_str_radix` would accept a sign.
-            let digits =
-                str::from_utf8(pair).ok().filter(|_| pair.iter().all(u8::is_ascii_hexdigit))?;
-            if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
-        };
-        hex.as_bytes().chunks(2).map(byte).collect::<Option<_>>().map(Self).ok_or(InvalidBytes)
+        match encoded {
+            EncodedBytes::Text(text) => Ok(Self(text.into_bytes())),
+            EncodedBytes::Hex(hex) => unhex(&hex).map(Self).ok_or(InvalidBytes),
+        }
     }
 }
 

@@ -25,10 +25,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use pem::Pem;
 use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
 
-use crate::digest::hex;
+use crate::digest::{hex, unhex};
 use crate::files::write_atomic;
 use crate::limits::MAX_COMPONENT_BYTES;
 use crate::version::manifest::{self, Manifest, ManifestError};
@@ -45,7 +48,7 @@ const SIGNATURE_LEN: usize = 64;
 const SPKI_PREFIX: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 /// Maximum length of a key or a signature as text, in bytes.
-const MAX_TEXT_BYTES: u64 = 16 << 10;
+const MAX_TEXT_BYTES: usize = 16 << 10;
 /// Maximum size of a manifest to sign, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
@@ -160,7 +163,7 @@ impl PublicKey {
             return Err(SignatureError::PrivateKey);
         }
         if text.contains("-----BEGIN") {
-            let der = pem(text, "PUBLIC KEY").ok_or(SignatureError::Key(KeyError::Pem))?;
+            let der = pem_section(text, "PUBLIC KEY").ok_or(SignatureError::Key(KeyError::Pem))?;
             let key =
                 der.strip_prefix(&SPKI_PREFIX).ok_or(SignatureError::Key(KeyError::Algorithm))?;
             return key.try_into().map(Self).map_err(|_| SignatureError::Key(KeyError::Length));
@@ -218,7 +221,7 @@ fn parse_private(text: &str) -> Result<Ed25519KeyPair, SignError> {
     if text.contains("BEGIN ENCRYPTED PRIVATE KEY") {
         return Err(SignError::Key(PrivateKeyError::Encrypted));
     }
-    let der = pem(text, "PRIVATE KEY").ok_or(SignError::Key(PrivateKeyError::NoPem))?;
+    let der = pem_section(text, "PRIVATE KEY").ok_or(SignError::Key(PrivateKeyError::NoPem))?;
     // "Maybe unchecked": OpenSSL omits the public key, so it cannot be checked against the private
     // one.
     Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der)
@@ -239,65 +242,29 @@ fn read(file: &Path, max: u64) -> Result<Vec<u8>, SignError> {
 }
 
 /// Returns the content of the first section with this label in a PEM file.
-fn pem(text: &str, label: &str) -> Option<Vec<u8>> {
-    let (_, rest) = text.split_once(&format!("-----BEGIN {label}-----"))?;
-    let (content, _) = rest.split_once(&format!("-----END {label}-----"))?;
-    base64(content)
+fn pem_section(text: &str, label: &str) -> Option<Vec<u8>> {
+    if text.len() > MAX_TEXT_BYTES {
+        return None;
+    }
+    let sections = pem::parse_many(text).ok()?;
+    sections.into_iter().find(|section| section.tag() == label).map(Pem::into_contents)
 }
 
-/// Decodes exactly `LENGTH` bytes in hexadecimal or base64.
+/// Decodes exactly `LENGTH` bytes in hexadecimal or base64 (RFC 4648, section 4).
 fn decode<const LENGTH: usize>(text: &str) -> Option<[u8; LENGTH]> {
     let text = text.trim();
     // The two encodings of the same number of bytes differ in length.
-    let bytes = if text.len() == 2 * LENGTH { unhex(text) } else { base64(text) };
+    let bytes = if text.len() == 2 * LENGTH { unhex(text) } else { decode_base64(text) };
     bytes?.try_into().ok()
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    text.as_bytes()
-        .chunks(2)
-        .map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?))
-        .collect()
-}
-
-/// Decodes base64 with padding (RFC 4648, section 4). Line breaks are allowed.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    if text.len() as u64 > MAX_TEXT_BYTES {
+/// Decodes base64 with padding. Line breaks are allowed; otherwise every value has one text only.
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    if text.len() > MAX_TEXT_BYTES {
         return None;
     }
     let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    let padding = digits.iter().rev().take_while(|digit| **digit == b'=').count();
-    if !digits.len().is_multiple_of(4) || padding > 2 {
-        return None;
-    }
-    let value = |digit: u8| {
-        Some(u32::from(match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        }))
-    };
-    let digits = &digits[..digits.len() - padding];
-    let mut decoded = Vec::with_capacity(digits.len() * 3 / 4);
-    for group in digits.chunks(4) {
-        let mut bits = 0;
-        for digit in group {
-            bits = bits << 6 | value(*digit)?;
-        }
-        bits <<= 6 * (4 - group.len());
-        let [_, whole @ ..] = bits.to_be_bytes();
-        let (bytes, rest) = whole.split_at(group.len() - 1);
-        // Unused bits have to be zero, so that every signature has exactly one text.
-        if rest.iter().any(|byte| *byte != 0) {
-            return None;
-        }
-        decoded.extend(bytes);
-    }
-    Some(decoded)
+    STANDARD.decode(digits).ok()
 }
 
 #[cfg(test)]

@@ -2,18 +2,10 @@ use std::fs;
 
 use proptest::prelude::*;
 
-use super::FILE;
-use super::KeyError;
-use super::PrivateKeyError;
-use super::PublicKey;
-use super::SignError;
-use super::SignatureError;
-use super::base64;
-use super::decode;
-use super::message;
-use super::pem;
-use super::sign;
-use super::verify;
+use super::{
+    FILE, KeyError, PrivateKeyError, PublicKey, SignError, SignatureError, decode, decode_base64,
+    message, pem_section, sign, verify,
+};
 
 const PRIVATE: &str = include_str!("../../../fixtures/keys/private.pem");
 const PUBLIC: &str = include_str!("../../../fixtures/keys/public.pem");
@@ -85,7 +77,7 @@ fn changed_signature_message_or_key_is_rejected() {
 #[test]
 fn openssl_public_key_is_parsed() {
     let key = PublicKey::parse(PUBLIC).unwrap();
-    let raw = pem(PUBLIC, "PUBLIC KEY").unwrap().split_off(12);
+    let raw = pem_section(PUBLIC, "PUBLIC KEY").unwrap().split_off(12);
     let hex: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(PublicKey::parse(&hex), Ok(key));
     assert_eq!(PublicKey::parse("Xv7Eujdc13T596D+UsVyuUrYwhiVNkpyBgRkFKJ2sKE="), Ok(key));
@@ -156,10 +148,10 @@ fn base64_accepts_only_the_canonical_encoding() {
     for (text, decoded) in
         [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9v\r\nYmFy\n", "foobar")]
     {
-        assert_eq!(base64(text).as_deref(), Some(decoded.as_bytes()), "{text}");
+        assert_eq!(decode_base64(text).as_deref(), Some(decoded.as_bytes()), "{text}");
     }
     for text in ["Zg", "Zg=", "Zh==", "Zm9=", "Z===", "====", "=Zg=", "Zm9v!", "Zm-_", "Zg==Zg=="] {
-        assert_eq!(base64(text), None, "{text}");
+        assert_eq!(decode_base64(text), None, "{text}");
     }
 }
 
