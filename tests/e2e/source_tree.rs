@@ -282,6 +282,7 @@ fn crate_dependencies_point_one_way() {
     let crates = [
         ("build", vec![]),
         ("domain", vec![]),
+        ("files", vec![]),
         ("openai", vec!["domain"]),
         ("policy", vec!["domain"]),
         ("fleet", vec!["domain"]),

@@ -1,0 +1,10 @@
+//! Files that other processes read, or that were written by others: durable and atomic writes,
+//! bounded reads that never block, and checks of folders that only the host may write to.
+
+mod folder;
+mod read;
+mod write;
+
+pub use self::folder::{FolderError, check_private, create_private};
+pub use self::read::{ReadError, open_regular, read_regular, read_regular_text};
+pub use self::write::{WriteError, WriteStep, is_temporary, write_atomic};
