@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use pointsman_domain::PlanLimits;
+use pointsman_files::write_atomic;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetTasks};
 use pointsman_gateway::{Gateway, GatewayMetrics, Keys, Settings};
 use pointsman_policy::{
@@ -171,10 +172,7 @@ fn start_fleet(
     Ok(Fleet::start(&spec, &metrics)?)
 }
 
-/// Writes the port file by renaming, so that a process that waits for the file never reads half of
-/// it.
+/// Writes the port file, of which a process that waits for it never reads half.
 fn write_port(file: &Path, port: u16) -> std::io::Result<()> {
-    let new = file.with_extension("new");
-    std::fs::write(&new, format!("{port}\n"))?;
-    std::fs::rename(&new, file)
+    Ok(write_atomic(file, format!("{port}\n").as_bytes(), 0o644)?)
 }

@@ -1,9 +1,10 @@
 //! Converts core modules to components, and checks and writes components.
 
-use std::fs;
-use std::io::Write as _;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use pointsman_files::write_atomic;
 use wit_component::{
     ComponentEncoder, DecodedWasm, StringEncoding, decode, embed_component_metadata,
 };
@@ -80,22 +81,10 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// Writes a file atomically.
+/// Writes the component, so that a host that watches the folder reads all of it.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".policy-")
-        .suffix(".tmp")
-        .tempfile_in(folder)
-        .map_err(BuildError::file(folder))?;
-    file.write_all(bytes).map_err(BuildError::file(path))?;
-    file.as_file().sync_all().map_err(BuildError::file(path))?;
-    let file = file.persist(path).map_err(|error| BuildError::file(path)(error.error))?;
-    // Temporary files are readable by their owner only, but the host may run as a different user.
-    #[cfg(unix)]
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .map_err(BuildError::file(path))?;
-    drop(file);
-    debug_assert!(fs::metadata(path).is_ok_and(|found| found.len() == bytes.len() as u64));
-    Ok(())
+    write_atomic(path, bytes, 0o644)
+        .map_err(|error| BuildError::File { file: error.path, source: error.source })?;
+    // Regardless of the umask, because the host may run as a different user.
+    fs::set_permissions(path, Permissions::from_mode(0o644)).map_err(BuildError::file(path))
 }

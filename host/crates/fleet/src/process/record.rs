@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
-use std::{fs, io};
 
+use pointsman_files::{WriteError, write_atomic};
 use serde_json::{Value, json};
 
 use super::marker::Marker;
@@ -111,11 +111,10 @@ impl Record {
         })
     }
 
-    /// Writes the record atomically: a reader finds all of it or nothing. Not synced to the disk,
-    /// because after a crash of the machine there is no engine left that could need it.
-    pub(super) fn write(&self, file: &Path) -> io::Result<()> {
-        let new = file.with_extension("new");
-        fs::write(&new, format!("{:#}\n", self.to_json())).and_then(|()| fs::rename(&new, file))
+    /// Writes the record durably: after a power failure there is no engine left, but its scratch
+    /// directory is.
+    pub(super) fn write(&self, file: &Path) -> Result<(), WriteError> {
+        write_atomic(file, format!("{:#}\n", self.to_json()).as_bytes(), 0o644)
     }
 }
 

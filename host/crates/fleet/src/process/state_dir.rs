@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use pointsman_files::write_atomic;
 use rustix::fs::FlockOperation;
 
 use super::cgroup::{self, Cgroup};
@@ -371,8 +372,7 @@ fn read_or_create_id(dir: &Path) -> io::Result<String> {
         return Ok(format!("{word}-{:x}", meta.ino()));
     }
     let word: String = proc::nonce().chars().filter(char::is_ascii_alphanumeric).take(12).collect();
-    let new = dir.join("id.new");
-    match fs::write(&new, format!("{word}\n")).and_then(|()| fs::rename(&new, &path)) {
+    match write_atomic(&path, format!("{word}\n").as_bytes(), 0o644) {
         Ok(()) => Ok(format!("{word}-{:x}", meta.ino())),
         Err(error) => {
             tracing::warn!(

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::{fs, thread};
 
+use pointsman_files::is_temporary;
+
 use super::KILL_TIMEOUT;
 use super::cgroup::Cgroup;
 use super::marker::{Marker, unescape};
@@ -103,6 +105,11 @@ impl StateDir {
             self.engines().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
         let mut records = Vec::new();
         for file in files.map(|entry| entry.path()) {
+            if is_temporary(&file) {
+                // An earlier host was killed while it wrote a record.
+                remove_record(&file);
+                continue;
+            }
             match fs::read(&file).ok().as_deref().and_then(Record::parse) {
                 Some(record) if record.marker.state_dir == self.id() => {
                     records.push((record, file));
