@@ -10,9 +10,10 @@ use wit_bindgen_core::wit_parser::Resolve;
 
 use crate::command::run;
 use crate::component::{componentize, contract, with_world};
+use crate::error::BuildError;
+use crate::language::Language;
 use crate::manifest::{Plan, World};
 use crate::tools::{Tool, Tools};
-use crate::{BuildError, Language};
 
 const ZIG: Tool = Tool {
     name: "zig",

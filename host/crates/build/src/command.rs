@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 
-use crate::BuildError;
+use crate::error::BuildError;
 
 /// Maximum number of output lines in an error.
 const MAX_ERROR_LINES: usize = 40;

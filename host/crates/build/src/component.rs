@@ -10,8 +10,8 @@ use wit_component::{
 };
 use wit_parser::{Resolve, WorldItem};
 
-use crate::BuildError;
 use crate::embedded::WIT;
+use crate::error::BuildError;
 
 /// Prefix of the interfaces that a policy may import.
 const PACKAGE: &str = "pointsman:policy/";

@@ -1,6 +1,6 @@
 //! The contract, the SDKs and the templates, embedded at build time.
 
-use crate::Language;
+use crate::language::Language;
 
 include!(concat!(env!("OUT_DIR"), "/files.rs"));
 

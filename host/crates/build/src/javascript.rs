@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::command::run;
+use crate::error::BuildError;
+use crate::language::Language;
 use crate::manifest::{Plan, World};
 use crate::tools::{Tool, Tools};
-use crate::{BuildError, Language};
 
 const COMPONENTIZE: Tool = Tool {
     name: "componentize-qjs",

@@ -4,7 +4,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{BuildError, Language};
+use crate::error::BuildError;
+use crate::language::Language;
 
 /// File name of the manifest.
 pub(crate) const FILE: &str = "policy.toml";

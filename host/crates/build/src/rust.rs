@@ -11,9 +11,10 @@ use serde::Deserialize;
 
 use crate::command::{output, run};
 use crate::component::componentize;
+use crate::error::BuildError;
+use crate::language::Language;
 use crate::manifest::Plan;
 use crate::tools::{Tool, Tools};
-use crate::{BuildError, Language};
 
 /// The compilation target of policies.
 pub const TARGET: &str = "wasm32-unknown-unknown";

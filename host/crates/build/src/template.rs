@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::embedded::TEMPLATES;
+use crate::error::BuildError;
+use crate::language::Language;
 use crate::vendor::{vendor, write};
-use crate::{BuildError, Language};
 
 /// The placeholder of the policy's name in templates.
 const NAME: &str = "POLICY_NAME";

@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use crate::BuildError;
+use crate::error::BuildError;
 
 /// The folders to search for tools, and the target folder of cargo builds.
 #[derive(Debug, Clone, Default)]

@@ -6,8 +6,11 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use crate::c;
 use crate::embedded::{WIT, WORKSPACE, sdk};
-use crate::{BuildError, Language, c, manifest::World};
+use crate::error::BuildError;
+use crate::language::Language;
+use crate::manifest::World;
 
 /// Path of the contract relative to the Rust SDK, in the project and in a policy's folder.
 const CONTRACT_PATHS: (&str, &str) = ("../../../wit/0.1", "../wit");
