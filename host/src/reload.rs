@@ -13,11 +13,12 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use parking_lot::Mutex;
 use pointsman_policy::{Change, Policies};
 use serde::Serialize;
 
@@ -96,7 +97,7 @@ impl Reloader {
 
     /// Returns which part of the configuration is active.
     pub(crate) fn status(&self) -> ConfigStatus {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.status.lock().clone()
     }
 }
 
@@ -147,7 +148,7 @@ impl ConfigWatcher {
         changes.extend(self.policies.look());
         let policies =
             changes.into_iter().map(|(name, change)| (name, describe(&change))).collect();
-        let config = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let config = self.status.lock().clone();
         Reloaded { config, policies }
     }
 
@@ -186,7 +187,7 @@ impl ConfigWatcher {
     }
 
     fn set_status(&self, status: ConfigStatus) {
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+        *self.status.lock() = status;
     }
 }
 

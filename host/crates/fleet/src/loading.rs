@@ -1,7 +1,8 @@
 //! The log of a loading engine: its progress, the memory it reports, and the cause of a failure.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::LaneStatus;
@@ -29,7 +30,7 @@ impl LoadLog {
 
     /// Reads one line of the engine's log.
     pub(crate) fn line(&self, line: &str) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if state.fatal.is_none() {
             // The first fatal line is the cause; those after it are consequences.
             state.fatal = fatal(line);
@@ -60,7 +61,7 @@ impl LoadLog {
 
     /// Records that the engine serves, and publishes the memory that it reported.
     pub(crate) fn ready(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         state.ready = true;
         // An error before this point did not prevent the engine from loading, so it will not be the
         // cause of a later end.
@@ -77,6 +78,6 @@ impl LoadLog {
 
     /// Returns the cause of the engine's end, if its log contains one.
     pub(crate) fn fatal(&self) -> Option<String> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).fatal.clone()
+        self.state.lock().fatal.clone()
     }
 }

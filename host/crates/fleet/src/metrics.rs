@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pointsman_domain::dispatch::{AcquireError, SwitchReport};
 use pointsman_domain::{LaneId, LaneStat, LaneState};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -304,7 +305,7 @@ impl FleetMetrics {
                 None => by_label.push((priority, length)),
             }
         }
-        let mut gauges = lane.by_priority.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gauges = lane.by_priority.lock();
         for (priority, length) in &by_label {
             let labels = LanePriority { lane: lane.name.clone(), priority: *priority };
             let gauge =

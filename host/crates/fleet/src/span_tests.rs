@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -50,7 +50,7 @@ struct Collector {
 impl Collector {
     /// Returns the first event with this message.
     fn event(&self, message: &str) -> Option<Collected> {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = self.events.lock();
         events.iter().find(|event| event.fields["message"] == message).cloned()
     }
 }
@@ -63,14 +63,14 @@ impl Subscriber for Collector {
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
         let mut span = Collected { name: attributes.metadata().name(), ..Collected::default() };
         attributes.record(&mut FieldVisitor(&mut span.fields));
-        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spans = self.spans.lock();
         spans.push(span);
         // Ids start at 1.
         Id::from_u64(spans.len() as u64)
     }
 
     fn record(&self, id: &Id, values: &Record<'_>) {
-        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spans = self.spans.lock();
         let span = &mut spans[id.into_u64() as usize - 1];
         values.record(&mut FieldVisitor(&mut span.fields));
     }
@@ -80,12 +80,12 @@ impl Subscriber for Collector {
     fn event(&self, event: &Event<'_>) {
         let mut collected = Collected::default();
         event.record(&mut FieldVisitor(&mut collected.fields));
-        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        let spans = self.spans.lock();
         collected.parents = ENTERED.with_borrow(|entered| {
             let entered = entered.iter().map(|id| &spans[*id as usize - 1]);
             entered.map(|span| (span.name, span.fields.clone())).collect()
         });
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(collected);
+        self.events.lock().push(collected);
     }
 
     fn enter(&self, id: &Id) {

@@ -2,8 +2,9 @@
 //! with the last lines kept for failure messages.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Number of lines kept for failure messages.
@@ -33,7 +34,7 @@ pub(crate) struct LogTail(Arc<Mutex<VecDeque<String>>>);
 
 impl LogTail {
     pub(super) fn push(&self, line: &str) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.0.lock();
         if lines.len() == MAX_TAIL_LINES {
             lines.pop_front();
         }
@@ -43,12 +44,12 @@ impl LogTail {
     /// Returns the last line; empty lines are never kept.
     #[cfg(test)]
     pub(crate) fn last(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).back().cloned()
+        self.0.lock().back().cloned()
     }
 
     /// Returns up to `count` last lines, oldest first.
     pub(crate) fn tail(&self, count: usize) -> Vec<String> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.0.lock();
         // Fewer lines than `count` may have been written.
         lines.iter().skip(lines.len().saturating_sub(count)).cloned().collect()
     }

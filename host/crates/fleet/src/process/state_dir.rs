@@ -12,9 +12,10 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use pointsman_files::write_atomic;
 use rustix::fs::FlockOperation;
 
@@ -237,7 +238,7 @@ impl StateDir {
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.running.lock()
     }
 
     /// Leaves everything as if the host and its watchdog had been killed.
@@ -265,7 +266,7 @@ impl StateDir {
 impl Drop for Inner {
     fn drop(&mut self) {
         // Before the lock is released, so that the next host finds none of the engines.
-        self.running.get_mut().unwrap_or_else(PoisonError::into_inner).watchdog = None;
+        self.running.get_mut().watchdog = None;
         if let Some(paths) = &self.paths {
             // Closing the file is not enough while a child before its exec has it open too. If this
             // fails, the lock is released when that child has called exec.
