@@ -14,68 +14,65 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{
-    AcquireError, Dispatcher, Effect, EngineEvent, Enqueue, Event, Generation, LaneHint, Report,
-    Ticket,
+    AcquireError, Dispatcher, Effect, EngineEvent, Event, Generation, Ticket,
 };
 use pointsman_domain::{FleetView, LaneId, LaneStat, LaneState, Topology};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::LaneStatus;
 use crate::driver::Target;
-use crate::lease::Lease;
+use crate::message::{Grant, GrantSender, Message, Slot, SupervisorCommand};
 use crate::metrics::FleetMetrics;
 use crate::scrape::{EngineMetrics, Rates};
+use crate::spec::LaneSpec;
+use crate::status::LaneStatus;
 use crate::upstream::Upstream;
-
-/// A message to the actor. The mailbox is unbounded: every message belongs to a request or to an
-/// engine, whose numbers are bounded elsewhere, and a lease has to release its slot from `drop`,
-/// which cannot wait.
-#[derive(Debug)]
-pub(crate) enum Message {
-    SlotRequest { request: Enqueue, reply: oneshot::Sender<Result<Lease, AcquireError>> },
-    Cancelled(Ticket),
-    Released { lane: LaneId, generation: Generation, report: Report },
-    Engine { lane: LaneId, event: EngineEvent, target: Option<Arc<Target>> },
-    EngineReport { lane: LaneId, metrics: EngineMetrics, rates: Rates },
-    Hinted { lane: LaneId, hint: Option<LaneHint>, duration: Duration },
-    Close,
-}
-
-/// A command of the dispatcher to the supervisor of an engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SupervisorCommand {
-    /// Start the engine, or wake it up.
-    Load,
-    /// Stop the engine, or put it to sleep.
-    Unload {
-        /// Stop the engine even if it could sleep.
-        fully: bool,
-    },
-}
 
 /// The actor's state of a lane beyond what the dispatcher knows.
 #[derive(Debug)]
 pub(crate) struct LaneHandle {
-    pub(crate) name: Arc<str>,
-    pub(crate) engine_model: Option<Arc<str>>,
-    pub(crate) upstream: Arc<Upstream>,
-    pub(crate) commands: UnboundedSender<SupervisorCommand>,
-    pub(crate) status: watch::Sender<LaneStatus>,
-    pub(crate) target: Option<Arc<Target>>,
+    name: Arc<str>,
+    engine_model: Option<Arc<str>>,
+    upstream: Arc<Upstream>,
+    commands: UnboundedSender<SupervisorCommand>,
+    status: watch::Sender<LaneStatus>,
+    target: Option<Arc<Target>>,
     /// Cancelled to abort the leases of the current generation; `None` without a drain timeout.
-    pub(crate) abort: Option<CancellationToken>,
+    abort: Option<CancellationToken>,
     /// The last metrics of the engine, and when they were scraped.
-    pub(crate) last_report: Option<(EngineMetrics, Rates, Instant)>,
+    last_report: Option<(EngineMetrics, Rates, Instant)>,
     /// The next first byte is the first one after a switch.
-    pub(crate) first_after_switch: bool,
+    first_after_switch: bool,
+}
+
+impl LaneHandle {
+    /// Creates the handle of a lane. Its leases can be aborted if `can_abort`.
+    pub(crate) fn new(
+        lane: &LaneSpec,
+        upstream: &Arc<Upstream>,
+        commands: UnboundedSender<SupervisorCommand>,
+        status: &watch::Sender<LaneStatus>,
+        can_abort: bool,
+    ) -> Self {
+        Self {
+            name: lane.name.as_str().into(),
+            engine_model: lane.engine_model.as_deref().map(Arc::from),
+            upstream: Arc::clone(upstream),
+            commands,
+            status: status.clone(),
+            target: None,
+            abort: can_abort.then(CancellationToken::new),
+            last_report: None,
+            first_after_switch: false,
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Waiting {
-    reply: oneshot::Sender<Result<Lease, AcquireError>>,
+    reply: GrantSender,
     priority: i32,
 }
 
@@ -178,8 +175,8 @@ impl Actor {
         match effect {
             Effect::Grant { ticket, lane, generation, waited } => {
                 let Some(Waiting { reply, priority }) = waiting.remove(&ticket) else {
-                    // Cancelled in the same batch: dropping the lease frees the slot again.
-                    drop(self.lease(lane, generation, 0));
+                    // Cancelled in the same batch: dropping the grant frees the slot again.
+                    drop(self.grant(lane, generation, 0));
                     return;
                 };
                 self.metrics.granted(lane, priority, waited);
@@ -189,8 +186,8 @@ impl Actor {
                     retry_in: Duration::from_secs(1),
                 };
                 // The engine may have gone down in the same batch, so that there is no target.
-                let result = self.lease(lane, generation, priority).ok_or_else(lost);
-                // If the request has been dropped, so is the lease, which frees the slot.
+                let result = self.grant(lane, generation, priority).ok_or_else(lost);
+                // If the request has been dropped, so is the grant, which frees the slot.
                 drop(reply.send(result));
             }
             Effect::Reject { ticket, refusal } => {
@@ -245,20 +242,17 @@ impl Actor {
         }
     }
 
-    fn lease(&self, lane: LaneId, generation: Generation, priority: i32) -> Option<Lease> {
+    fn grant(&self, lane: LaneId, generation: Generation, priority: i32) -> Option<Grant> {
         let handle = self.lanes.get(lane.index())?;
-        Some(Lease {
-            lane,
-            generation,
+        Some(Grant {
+            // First, because a slot that is dropped is released.
+            target: handle.target.clone()?,
+            slot: Slot::new(lane, generation, self.mailbox.clone()),
             lane_name: Arc::clone(&handle.name),
             engine_model: handle.engine_model.clone(),
-            target: handle.target.clone()?,
             upstream: Arc::clone(&handle.upstream),
-            mailbox: self.mailbox.clone(),
             abort: handle.abort.clone(),
             priority,
-            granted: Instant::now(),
-            report: Report::default(),
         })
     }
 

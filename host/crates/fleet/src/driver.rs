@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use pointsman_domain::EngineKind;
 
-use crate::process::Launch;
+use crate::launch::{HOST, Launch};
 use crate::scrape::{self, EngineMetrics};
 use crate::spec::{CommandLine, EngineSpec, ExternalSpec, ProcessSpec, Secret, UnloadMode};
 use crate::tls::TrustedRoots;
 use crate::vllm::{self, VllmSettings};
-
-/// The address that engines started by the host listen on; they serve the host alone.
-pub(crate) const HOST: &str = "127.0.0.1";
 
 /// The address of an engine.
 #[derive(Debug, Clone)]

@@ -7,14 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::driver::{Driver, Target};
 use crate::scrape::{EngineMetrics, Rates, rates};
 use crate::spec::Liveness;
-use crate::supervisor::Supervisor;
-use crate::upstream::Upstream;
+use crate::upstream::{EngineError, Upstream};
 
 /// The interval between health checks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -65,14 +65,20 @@ pub(crate) enum HealthEvent {
     Unhealthy(Unhealthy),
 }
 
+/// A serving engine, and what its lane expects of it.
+pub(crate) struct ServingEngine {
+    /// The name of the lane.
+    pub(crate) lane: String,
+    pub(crate) slots: u32,
+    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) target: Arc<Target>,
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) liveness: Liveness,
+}
+
 /// A monitor of one serving engine.
 pub(crate) struct HealthMonitor {
-    name: String,
-    slots: u32,
-    driver: Arc<dyn Driver>,
-    target: Arc<Target>,
-    upstream: Arc<Upstream>,
-    liveness: Liveness,
+    engine: ServingEngine,
     interval: Interval,
     last_scrape: Option<(EngineMetrics, Instant)>,
     /// When the engine's counters last showed progress.
@@ -85,18 +91,13 @@ pub(crate) struct HealthMonitor {
 }
 
 impl HealthMonitor {
-    /// Creates a monitor of a supervisor's engine at `target`.
-    pub(crate) fn new(supervisor: &Supervisor, target: &Arc<Target>) -> Self {
+    /// Creates a monitor of an engine that has become ready.
+    pub(crate) fn new(engine: ServingEngine) -> Self {
         let now = Instant::now();
         let mut interval = tokio::time::interval(CHECK_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            name: supervisor.name.clone(),
-            slots: supervisor.slots,
-            driver: Arc::clone(&supervisor.driver),
-            target: Arc::clone(target),
-            upstream: Arc::clone(&supervisor.upstream),
-            liveness: supervisor.liveness,
+            engine,
             interval,
             last_scrape: None,
             last_progress: now,
@@ -128,21 +129,25 @@ impl HealthMonitor {
 
     /// Checks whether the engine itself reports that it cannot serve.
     async fn check_health(&mut self) -> Option<Unhealthy> {
-        let path = *self.driver.ready_paths().first()?;
-        match self.upstream.call(&self.target, Method::GET, path, None, CHECK_TIMEOUT).await {
+        let path = self.engine.driver.ready_paths().first().copied()?.to_owned();
+        match self.get(&path).await {
             Ok((status, _)) if status.is_server_error() => self.failed_checks += 1,
             // A refused connection or a timeout is left to the other checks: a process that has
             // ended is noticed by its supervisor, a busy one is alive.
             Ok(_) | Err(_) => self.failed_checks = 0,
         }
-        (self.failed_checks >= MAX_FAILED_PROBES)
-            .then(|| Unhealthy::ServerError { path: path.to_owned() })
+        (self.failed_checks >= MAX_FAILED_PROBES).then_some(Unhealthy::ServerError { path })
+    }
+
+    async fn get(&self, path: &str) -> Result<(StatusCode, Bytes), EngineError> {
+        let ServingEngine { upstream, target, .. } = &self.engine;
+        upstream.call(target, Method::GET, path, None, CHECK_TIMEOUT).await
     }
 
     async fn scrape(&mut self) -> Option<(EngineMetrics, Rates)> {
         let mut metrics: Option<EngineMetrics> = None;
-        for (path, parse) in self.driver.metrics_sources() {
-            match self.upstream.call(&self.target, Method::GET, path, None, CHECK_TIMEOUT).await {
+        for (path, parse) in self.engine.driver.metrics_sources() {
+            match self.get(path).await {
                 Ok((status, body)) if status.is_success() => {
                     metrics = Some(metrics.unwrap_or_default().or(parse(&body)));
                 }
@@ -169,10 +174,10 @@ impl HealthMonitor {
     /// inside the engine, in the engine's own order.
     fn compare_slots(&self, metrics: &EngineMetrics) {
         if self.last_scrape.is_none()
-            && let Some(slots) = metrics.slots.filter(|slots| *slots < self.slots)
+            && let Some(slots) = metrics.slots.filter(|slots| *slots < self.engine.slots)
         {
             tracing::warn!(
-                lane_slots = self.slots,
+                lane_slots = self.engine.slots,
                 engine_slots = slots,
                 "lane has more slots than its engine; lower `slots`, or give the engine more"
             );
@@ -181,8 +186,8 @@ impl HealthMonitor {
 
     /// Checks that a byte or a token has been produced recently if requests are in flight.
     fn check_progress(&self) -> Option<Unhealthy> {
-        let stall_timeout = self.liveness.stall;
-        let (requests, idle_since) = self.upstream.activity.in_flight();
+        let stall_timeout = self.engine.liveness.stall;
+        let (requests, idle_since) = self.engine.upstream.activity.in_flight();
         // Either kind of progress counts: bytes of responses, or tokens in the engine's counters.
         let idle = idle_since.min(self.last_progress.elapsed());
         (!stall_timeout.is_zero() && requests > 0 && idle >= stall_timeout)
@@ -191,8 +196,8 @@ impl HealthMonitor {
 
     /// Asks the engine for one token if no request is in flight and the last probe is due again.
     async fn probe_idle(&mut self) -> Option<Unhealthy> {
-        let Liveness { probe_interval, probe_timeout, .. } = self.liveness;
-        let (requests, idle_since) = self.upstream.activity.in_flight();
+        let Liveness { probe_interval, probe_timeout, .. } = self.engine.liveness;
+        let (requests, idle_since) = self.engine.upstream.activity.in_flight();
         if probe_interval.is_zero()
             || requests > 0
             || idle_since.min(self.last_probe.elapsed()) < probe_interval
@@ -200,11 +205,11 @@ impl HealthMonitor {
             return None;
         }
         self.last_probe = Instant::now();
-        let model = serde_json::Value::from(self.driver.model(&self.name));
+        let model = serde_json::Value::from(self.engine.driver.model(&self.engine.lane));
         let body = format!(r#"{{"model":{model},"prompt":"1","max_tokens":1}}"#);
         let path = "/v1/completions";
-        let response =
-            self.upstream.call(&self.target, Method::POST, path, Some(&body), probe_timeout).await;
+        let ServingEngine { upstream, target, .. } = &self.engine;
+        let response = upstream.call(target, Method::POST, path, Some(&body), probe_timeout).await;
         match response {
             // A client error proves that the engine is alive: one that serves embeddings has no
             // completions endpoint.
@@ -214,7 +219,7 @@ impl HealthMonitor {
                 self.failed_probes = 0;
             }
             // A request was sent meanwhile; its progress is checked instead.
-            Ok(_) | Err(_) if self.upstream.activity.in_flight().0 > 0 => {}
+            Ok(_) | Err(_) if self.engine.upstream.activity.in_flight().0 > 0 => {}
             Ok((status, _)) => {
                 self.failed_probes += 1;
                 tracing::warn!(status = %status, "liveness probe of the idle engine failed");

@@ -13,16 +13,19 @@ mod actor;
 mod driver;
 mod footprint;
 mod health;
+mod launch;
 mod lease;
 mod loading;
 mod memory;
 mod memory_admission;
+mod message;
 mod metrics;
 mod probing;
 mod process;
 mod scrape;
 mod sleeping;
 mod spec;
+mod status;
 mod supervisor;
 mod tls;
 mod upstream;
@@ -35,9 +38,7 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{
     AcquireError, Dispatcher, GroupSetup, LaneHint, LaneSetup, Ticket,
 };
-use pointsman_domain::{
-    EngineState, FleetView, LaneId, LaneInfo, LaneState, SlotRequest, Topology,
-};
+use pointsman_domain::{FleetView, LaneId, LaneInfo, LaneState, SlotRequest, Topology};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -45,9 +46,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use self::actor::{Actor, LaneHandle, Message};
+use self::actor::{Actor, LaneHandle};
 use self::memory_admission::MemoryReservation;
-use self::supervisor::Supervisor;
+use self::message::{EngineReporter, Message};
+use self::supervisor::{Links, Shared, Supervisor};
 use self::upstream::Upstream;
 
 pub use self::footprint::{Footprint, FootprintError, Serving, estimate_footprint, format_size};
@@ -59,34 +61,8 @@ pub use self::spec::{
     Backoff, CommandLine, EngineSpec, ExternalSpec, FleetSpec, GroupSpec, LaneSpec, Liveness,
     ProcessSpec, Residency, Rules, Secret, Timeouts, UnloadMode, UrlError,
 };
+pub use self::status::LaneStatus;
 pub use self::upstream::{EngineBody, EngineError};
-
-/// The status of a lane, as shown to operators.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LaneStatus {
-    /// The name of the lane.
-    pub name: String,
-    /// The state of the lane.
-    pub state: LaneState,
-    /// The state of the lane's engine.
-    pub engine: EngineState,
-    /// Process id of the engine, if the host started it.
-    pub pid: Option<u32>,
-    /// Port of the engine, if the host started it.
-    pub port: Option<u16>,
-    /// Number of times the engine was started.
-    pub starts: u64,
-    /// Progress of the current load.
-    pub progress: Option<String>,
-    /// The last failure, until the lane serves again.
-    pub problem: Option<String>,
-    /// Bytes of the model's weights, as reported by the engine while it loaded.
-    pub weights_bytes: Option<u64>,
-    /// Bytes of the key-value cache.
-    pub kv_bytes: Option<u64>,
-    /// Capacity of the key-value cache in tokens.
-    pub kv_tokens: Option<u64>,
-}
 
 /// A handle to all lanes. Clones share the same lanes.
 #[derive(Debug, Clone)]
@@ -130,6 +106,7 @@ impl Fleet {
         let started = Instant::now();
         let stop = CancellationToken::new();
         let machine = Arc::new(Machine::new(&spec.machine));
+        let shared = Shared { metrics: Arc::clone(metrics), stop: stop.clone(), state_dir };
         let mut supervisors = JoinSet::new();
         let mut handles = Vec::new();
         let mut statuses = Vec::new();
@@ -139,40 +116,18 @@ impl Fleet {
             let (status, status_receiver) =
                 watch::channel(LaneStatus { name: lane.name.clone(), ..LaneStatus::default() });
             statuses.push(status_receiver);
-            let (commands, command_receiver) = unbounded_channel();
-            handles.push(LaneHandle {
-                name: lane.name.as_str().into(),
-                engine_model: lane.engine_model.as_deref().map(Arc::from),
-                upstream: Arc::clone(&upstream),
-                commands,
-                status: status.clone(),
-                target: None,
-                abort: spec.rules.drain_timeout.map(|_| CancellationToken::new()),
-                last_report: None,
-                first_after_switch: false,
-            });
+            let (command_sender, commands) = unbounded_channel();
+            let can_abort = spec.rules.drain_timeout.is_some();
+            handles.push(LaneHandle::new(lane, &upstream, command_sender, &status, can_abort));
+            let reporter = EngineReporter::new(info.id, mailbox.clone());
+            let links = Links { upstream, reporter, commands, status };
             let group = lane.group.and_then(|group| spec.groups.get(group));
+            let reservation = group.and_then(|group| reservation(group, lane, &machine));
             // At the error level, because a log filter that drops the span would also drop the
             // lane from the warnings and errors inside.
             let span = tracing::error_span!("lane", lane = lane.name, driver = driver.name());
-            let supervisor = Supervisor {
-                lane: info.id,
-                name: lane.name.clone(),
-                slots: lane.slots,
-                driver,
-                upstream,
-                mailbox: mailbox.clone(),
-                commands: command_receiver,
-                status,
-                metrics: Arc::clone(metrics),
-                stop: stop.clone(),
-                state_dir: state_dir.clone(),
-                reservation: group.and_then(|group| reservation(group, lane, &machine)),
-                liveness: lane.liveness,
-                probe_interval: lane.engine.probe_interval(),
-                sleep_disabled: false,
-                canary_baseline: None,
-            };
+            let supervisor =
+                Supervisor::new(info.id, lane, driver, links, shared.clone(), reservation);
             supervisors.spawn(supervisor.run().instrument(span));
         }
         let actor = Actor {
@@ -235,7 +190,7 @@ impl Fleet {
         let mut cancel = CancelOnDrop { mailbox: &self.mailbox, ticket: Some(ticket) };
         let result = response.await.unwrap_or(Err(AcquireError::Closing));
         cancel.ticket = None;
-        result
+        result.map(Lease::new)
     }
 }
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::LaneStatus;
 use crate::footprint::format_size;
 use crate::memory::{Machine, Pool};
+use crate::status::LaneStatus;
 
 /// The interval between measurements. Drivers free memory lazily, and a measurement takes
 /// microseconds.

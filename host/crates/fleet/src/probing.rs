@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::EngineEvent;
 
-use crate::driver::Target;
-use crate::supervisor::Supervisor;
-use crate::upstream::EngineError;
+use crate::driver::{Driver, Target};
+use crate::message::EngineReporter;
+use crate::upstream::{EngineError, Upstream};
 
 /// The maximum time for the response to a probe.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,51 +26,57 @@ pub(crate) enum ProbeError {
     NoReadyPath { path: String },
 }
 
-impl Supervisor {
-    /// Probes the driver's readiness paths once; the first path that exists decides.
-    ///
-    /// # Errors
-    /// Returns an error if the engine is not ready to serve requests.
-    pub(crate) async fn probe(&self, target: &Target) -> Result<(), ProbeError> {
-        let mut last = "";
-        let paths = self.driver.ready_paths();
-        for path in &paths {
-            last = path;
-            let response =
-                self.upstream.call(target, http::Method::GET, path, None, PROBE_TIMEOUT).await;
-            match response? {
-                (status, _) if status.is_success() => return Ok(()),
-                (http::StatusCode::NOT_FOUND, _) => {}
-                (status, _) => {
-                    return Err(ProbeError::Status { path: (*path).to_owned(), status });
-                }
+/// Probes the driver's readiness paths once; the first path that exists decides.
+///
+/// # Errors
+/// Returns an error if the engine is not ready to serve requests.
+pub(crate) async fn probe(
+    driver: &dyn Driver,
+    upstream: &Upstream,
+    target: &Target,
+) -> Result<(), ProbeError> {
+    let mut last = "";
+    let paths = driver.ready_paths();
+    for path in &paths {
+        last = path;
+        let response = upstream.call(target, http::Method::GET, path, None, PROBE_TIMEOUT).await;
+        match response? {
+            (status, _) if status.is_success() => return Ok(()),
+            (http::StatusCode::NOT_FOUND, _) => {}
+            (status, _) => {
+                return Err(ProbeError::Status { path: (*path).to_owned(), status });
             }
         }
-        Err(ProbeError::NoReadyPath { path: last.to_owned() })
     }
+    Err(ProbeError::NoReadyPath { path: last.to_owned() })
+}
 
-    /// Probes an external engine at intervals, and reports changes of its readiness. Never returns.
-    pub(crate) async fn watch_external(&self) {
-        let target = Arc::new(self.driver.target(0));
-        let engine = &target.authority;
-        let mut ready = None;
-        loop {
-            let problem = self.probe(&target).await.err();
-            if ready != Some(problem.is_none()) {
-                ready = Some(problem.is_none());
-                match &problem {
-                    None => {
-                        tracing::info!(engine, "external engine is ready");
-                        self.send_event(EngineEvent::Ready, Some(Arc::clone(&target)));
-                    }
-                    Some(error) => {
-                        tracing::warn!(engine, error = %error, "external engine is not ready");
-                        let problem = format!("the engine at {engine}: {error}");
-                        self.send_event(EngineEvent::Lost(problem.into()), None);
-                    }
+/// Probes an external engine at intervals, and reports changes of its readiness. Never returns.
+pub(crate) async fn watch_external(
+    driver: &dyn Driver,
+    upstream: &Upstream,
+    interval: Duration,
+    reporter: &EngineReporter,
+) {
+    let target = Arc::new(driver.target(0));
+    let engine = &target.authority;
+    let mut ready = None;
+    loop {
+        let problem = probe(driver, upstream, &target).await.err();
+        if ready != Some(problem.is_none()) {
+            ready = Some(problem.is_none());
+            match &problem {
+                None => {
+                    tracing::info!(engine, "external engine is ready");
+                    reporter.ready(&target);
+                }
+                Some(error) => {
+                    tracing::warn!(engine, error = %error, "external engine is not ready");
+                    let problem = format!("the engine at {engine}: {error}");
+                    reporter.event(EngineEvent::Lost(problem.into()));
                 }
             }
-            tokio::time::sleep(self.probe_interval).await;
         }
+        tokio::time::sleep(interval).await;
     }
 }

@@ -6,6 +6,7 @@
 //! [`StateDir::sweep`] does.
 
 mod cgroup;
+mod command;
 mod explain;
 mod marker;
 mod output;
@@ -22,19 +23,19 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::io::AsFd;
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::path::Path;
+use std::process::ExitStatus;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::task::JoinSet;
 use tracing::Span;
 
-use crate::driver::HOST;
+use crate::launch::{HOST, Launch};
 
 use self::cgroup::Cgroup;
-use self::marker::VARIABLE;
+use self::command::{command, folder_variables};
 use self::output::{Stream, read_lines};
 use self::proc::ProcessSnapshot;
 use self::record::{Record, port_in};
@@ -50,19 +51,6 @@ pub use self::watchdog::watchdog_main;
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The maximum time to read the last lines of an engine that has ended.
 const DRAIN_OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// A program to start, with its arguments and environment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Launch {
-    /// Program and arguments, with all placeholders replaced.
-    pub(crate) command: Vec<String>,
-    /// Variables to add to the host's environment.
-    pub(crate) env: Vec<(String, String)>,
-    /// Variables to remove from the host's environment.
-    pub(crate) remove_env: Vec<String>,
-    /// Working directory; the host's if `None`.
-    pub(crate) directory: Option<PathBuf>,
-}
 
 /// A running engine. Dropping it kills the engine without waiting.
 #[derive(Debug)]
@@ -331,67 +319,6 @@ impl Drop for TreeGuard {
 fn inode(pipe: &impl AsFd) -> Option<u64> {
     let pipe = pipe.as_fd().try_clone_to_owned().ok()?;
     File::from(pipe).metadata().ok().map(|meta| meta.ino())
-}
-
-/// Returns the variables to set to the engine's scratch directory: those that the operator has not
-/// set.
-fn folder_variables(launch: &Launch) -> Vec<&'static str> {
-    let is_set = |name: &str| launch.env.iter().any(|(set, _)| set == name);
-    scratch::VARIABLES.into_iter().filter(|name| !is_set(name)).collect()
-}
-
-fn command(launch: &Launch, record: &Record, cgroup: Option<&Cgroup>) -> Command {
-    let (program, arguments) =
-        launch.command.split_first().map_or(("", &[][..]), |(first, rest)| (first, rest));
-    let mut command = Command::new(program);
-    command.args(arguments);
-    launch.remove_env.iter().for_each(|name| {
-        command.env_remove(name);
-    });
-    command
-        .envs(launch.env.iter().map(|(name, value)| (name, value)))
-        // Last, so that the operator's environment cannot replace the marker.
-        .env(VARIABLE, record.marker.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    if let Some(folder) = &record.folder {
-        command.envs(folder_variables(launch).into_iter().map(|name| (name, folder)));
-    }
-    if let Some(directory) = &launch.directory {
-        command.current_dir(directory);
-    }
-    configure_child(&mut command, cgroup.and_then(|cgroup| cgroup.open_procs().ok()));
-    command
-}
-
-/// Makes the child a session leader, which `setproctitle` cannot hide, has the kernel kill it when
-/// the host ends for any reason, and moves it into the control group of `cgroup_procs`.
-#[expect(
-    unsafe_code,
-    reason = "`pre_exec` is unsafe; the closure only calls async-signal-safe functions"
-)]
-fn configure_child(command: &mut Command, cgroup_procs: Option<File>) {
-    let host = rustix::process::getpid();
-    // SAFETY: only async-signal-safe functions may run between fork and exec. The closure makes the
-    // system calls setsid, prctl, getppid and write; it takes no lock and does not allocate,
-    // because errors are built from their numbers.
-    unsafe {
-        command.pre_exec(move || {
-            rustix::process::setsid()?;
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            if rustix::process::getppid() != Some(host) {
-                // The host ended before the death signal was set, so it will never be sent.
-                return Err(io::Error::from(rustix::io::Errno::SRCH));
-            }
-            if let Some(procs) = &cgroup_procs {
-                // Without a control group, the tracker's other criteria still apply.
-                rustix::io::write(procs, b"0").ok();
-            }
-            Ok(())
-        });
-    }
 }
 
 /// Returns a free port of the loopback address. Another process may take the port before the engine

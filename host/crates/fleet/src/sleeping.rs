@@ -1,18 +1,18 @@
 //! Sleep and wake-up of a lane's engine: connects [`vllm::sleep`](crate::vllm::sleep) to the
-//! supervisor's connection, memory reservation and canary baseline.
+//! lane's connection, memory reservation and canary baseline.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use tokio::sync::watch;
 
 use crate::driver::Target;
 use crate::memory_admission::{AdmissionTimeout, MemoryReservation};
 use crate::spec::UnloadMode;
-use crate::supervisor::Supervisor;
+use crate::status::LaneStatus;
 use crate::upstream::{EngineError, Upstream};
-use crate::vllm::sleep::{self, EngineApi, Level, MemoryGauge, SleepError};
+use crate::vllm::sleep::{self, Canary, EngineApi, Level, MemoryGauge, SleepError};
 
 /// The maximum time to wake up. Published times are 0.3 to 6 s; large models that read their
 /// weights again need more.
@@ -59,42 +59,48 @@ impl MemoryGauge for PoolGauge<'_> {
     }
 }
 
-fn level(strategy: UnloadMode) -> Level {
-    if strategy == UnloadMode::SleepLevel2 { Level::Two } else { Level::One }
+/// Puts one engine to sleep and wakes it up.
+pub(crate) struct Sleeper<'a> {
+    pub(crate) api: UpstreamApi<'a>,
+    pub(crate) strategy: UnloadMode,
+    pub(crate) reservation: Option<&'a MemoryReservation>,
 }
 
-/// Puts the engine to sleep.
-///
-/// # Errors
-/// Returns an error if the engine is not asleep after `timeout`, or still holds its memory.
-pub(crate) async fn sleep(
-    target: &Arc<Target>,
-    supervisor: &Supervisor,
-    timeout: Duration,
-) -> Result<(), SleepError> {
-    let api = UpstreamApi { upstream: &supervisor.upstream, target };
-    let reservation = supervisor.reservation.as_ref();
-    let expected = reservation.map_or(0, MemoryReservation::freed_by_sleep);
-    let level = level(supervisor.driver.strategy());
-    let freed = sleep::sleep(&api, &PoolGauge(reservation), level, expected, timeout).await?;
-    tracing::info!(freed_bytes = freed, "engine is asleep");
-    Ok(())
-}
-
-/// Wakes the engine up and compares its canary output with the baseline.
-///
-/// # Errors
-/// Returns an error if the memory is not free, the engine does not wake up, or its output changed.
-pub(crate) async fn wake(target: &Arc<Target>, supervisor: &Supervisor) -> Result<(), WakeError> {
-    let baseline = supervisor.canary_baseline.as_ref().ok_or(WakeError::NoBaseline)?;
-    if let Some(reservation) = &supervisor.reservation {
-        // The engine still holds what it kept while asleep.
-        reservation.admit(reservation.freed_by_sleep(), &supervisor.status).await?;
+impl Sleeper<'_> {
+    fn level(&self) -> Level {
+        if self.strategy == UnloadMode::SleepLevel2 { Level::Two } else { Level::One }
     }
-    let api = UpstreamApi { upstream: &supervisor.upstream, target };
-    let level = level(supervisor.driver.strategy());
-    let model = supervisor.driver.model(&supervisor.name);
-    sleep::wake(&api, level, model, baseline, WAKE_TIMEOUT).await?;
-    tracing::info!("engine is awake");
-    Ok(())
+
+    /// Puts the engine to sleep.
+    ///
+    /// # Errors
+    /// Returns an error if the engine is not asleep after `timeout`, or still holds its memory.
+    pub(crate) async fn sleep(&self, timeout: Duration) -> Result<(), SleepError> {
+        let expected = self.reservation.map_or(0, MemoryReservation::freed_by_sleep);
+        let gauge = PoolGauge(self.reservation);
+        let freed = sleep::sleep(&self.api, &gauge, self.level(), expected, timeout).await?;
+        tracing::info!(freed_bytes = freed, "engine is asleep");
+        Ok(())
+    }
+
+    /// Wakes the engine up and compares its canary output with the baseline.
+    ///
+    /// # Errors
+    /// Returns an error if the memory is not free, the engine does not wake up, or its output
+    /// changed.
+    pub(crate) async fn wake(
+        &self,
+        model: &str,
+        baseline: Option<&Canary>,
+        status: &watch::Sender<LaneStatus>,
+    ) -> Result<(), WakeError> {
+        let baseline = baseline.ok_or(WakeError::NoBaseline)?;
+        if let Some(reservation) = self.reservation {
+            // The engine still holds what it kept while asleep.
+            reservation.admit(reservation.freed_by_sleep(), status).await?;
+        }
+        sleep::wake(&self.api, self.level(), model, baseline, WAKE_TIMEOUT).await?;
+        tracing::info!("engine is awake");
+        Ok(())
+    }
 }

@@ -188,12 +188,12 @@ async fn shutdown_rejects_queued_requests() {
     let mut waiting = JoinSet::new();
     waiting.spawn({
         let fleet = fleet.clone();
-        async move { fleet.acquire(REQUEST).await.map(|lease| lease.generation) }
+        async move { fleet.acquire(REQUEST).await.map(|lease| lease.generation()) }
     });
     fleet.wait_for(|view| view.stats[0].queued == 1).await;
     tasks.shutdown().await;
     assert_eq!(waiting.join_next().await.unwrap().unwrap(), Err(AcquireError::Closing));
-    assert_eq!(held[0].generation, Generation(1));
+    assert_eq!(held[0].generation(), Generation(1));
 }
 
 /// Many tasks acquire leases, hold them, and cancel their requests: there are never more leases

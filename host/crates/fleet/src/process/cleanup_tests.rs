@@ -1,6 +1,7 @@
 //! Files that an engine leaves behind are removed with it, whichever process ends the engine.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Child as StdChild, Command as StdCommand};
 use std::time::Instant;
 

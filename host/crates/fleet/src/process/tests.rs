@@ -1,5 +1,6 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::{Command as StdCommand, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;

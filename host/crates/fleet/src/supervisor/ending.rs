@@ -37,14 +37,16 @@ impl Supervisor {
         let begun = Instant::now();
         self.until_ended(engine.process.stop(spec.stop_grace).await).await;
         tracing::info!(after_s = begun.elapsed().as_secs_f32(), "engine stopped");
-        self.status
+        self.links
+            .status
             .send_modify(|status| (status.pid, status.port, status.progress) = (None, None, None));
     }
 
     /// Kills an engine, and returns when none of its processes is left.
     pub(super) async fn kill(&self, engine: Engine) {
         self.until_ended(engine.process.kill().await).await;
-        self.status
+        self.links
+            .status
             .send_modify(|status| (status.pid, status.port, status.progress) = (None, None, None));
     }
 
@@ -54,7 +56,7 @@ impl Supervisor {
         while let Err(survivors) = ended {
             let description = survivors.to_string();
             tracing::error!(error = %description, "failed to end engine");
-            self.status.send_modify(|status| status.progress = Some(description));
+            self.links.status.send_modify(|status| status.progress = Some(description));
             tokio::time::sleep(KILL_RETRY_INTERVAL).await;
             ended = survivors.retry().await;
         }
@@ -74,7 +76,7 @@ impl Supervisor {
         let description = format!("the engine ended: {explanation}");
         if serving {
             // Before the cleanup, so that no request is sent to the engine while it lasts.
-            self.send_event(EngineEvent::Dying(description.as_str().into()), None);
+            self.links.reporter.event(EngineEvent::Dying(description.as_str().into()));
         }
         let tail = engine.process.log_tail().clone();
         let log = engine.log.clone();
@@ -90,15 +92,15 @@ impl Supervisor {
             error = %description,
             "failed to load engine"
         );
-        self.metrics.exited(self.lane, reason);
-        self.send_event(EngineEvent::LoadFailed(description.into()), None);
+        self.shared.metrics.exited(self.lane, reason);
+        self.links.reporter.event(EngineEvent::LoadFailed(description.into()));
         Outcome::Ended
     }
 
     pub(super) fn lost(&self, description: String, reason: &str) -> Outcome {
         tracing::error!(event = "engine_lost", reason, error = %description, "engine lost");
-        self.metrics.exited(self.lane, reason);
-        self.send_event(EngineEvent::Lost(description.into()), None);
+        self.shared.metrics.exited(self.lane, reason);
+        self.links.reporter.event(EngineEvent::Lost(description.into()));
         Outcome::Ended
     }
 }

@@ -1,0 +1,133 @@
+//! What the actor exchanges with requests, leases and supervisors.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pointsman_domain::LaneId;
+use pointsman_domain::dispatch::{
+    AcquireError, EngineEvent, Enqueue, Generation, LaneHint, Report, Ticket,
+};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::Target;
+use crate::scrape::{EngineMetrics, Rates};
+use crate::upstream::Upstream;
+
+/// A message to the actor. The mailbox is unbounded: every message belongs to a request or to an
+/// engine, whose numbers are bounded elsewhere, and a lease has to release its slot from `drop`,
+/// which cannot wait.
+#[derive(Debug)]
+pub(crate) enum Message {
+    SlotRequest { request: Enqueue, reply: GrantSender },
+    Cancelled(Ticket),
+    Released { lane: LaneId, generation: Generation, report: Report },
+    Engine { lane: LaneId, event: EngineEvent, target: Option<Arc<Target>> },
+    EngineReport { lane: LaneId, metrics: EngineMetrics, rates: Rates },
+    Hinted { lane: LaneId, hint: Option<LaneHint>, duration: Duration },
+    Close,
+}
+
+/// The channel on which a request gets its result.
+pub(crate) type GrantSender = oneshot::Sender<Result<Grant, AcquireError>>;
+
+/// A command of the dispatcher to the supervisor of an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SupervisorCommand {
+    /// Start the engine, or wake it up.
+    Load,
+    /// Stop the engine, or put it to sleep.
+    Unload {
+        /// Stop the engine even if it could sleep.
+        fully: bool,
+    },
+}
+
+/// A granted slot, and what a request needs to use it.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) slot: Slot,
+    pub(crate) lane_name: Arc<str>,
+    pub(crate) engine_model: Option<Arc<str>>,
+    pub(crate) target: Arc<Target>,
+    pub(crate) upstream: Arc<Upstream>,
+    /// Cancelled to abort the in-flight responses of this generation; `None` without a drain
+    /// timeout.
+    pub(crate) abort: Option<CancellationToken>,
+    pub(crate) priority: i32,
+}
+
+/// A slot of a lane. It is released on drop, wherever the grant is at that time.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    lane: LaneId,
+    generation: Generation,
+    granted: Instant,
+    pub(crate) report: Report,
+    mailbox: UnboundedSender<Message>,
+}
+
+impl Slot {
+    pub(crate) fn new(
+        lane: LaneId,
+        generation: Generation,
+        mailbox: UnboundedSender<Message>,
+    ) -> Self {
+        Self { lane, generation, granted: Instant::now(), report: Report::default(), mailbox }
+    }
+
+    /// Returns the time since the slot was granted.
+    pub(crate) fn held(&self) -> Duration {
+        self.granted.elapsed()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.report.held = self.held();
+        let Self { lane, generation, report, .. } = *self;
+        // Fails only if the actor has ended, and the slots with it.
+        self.mailbox.send(Message::Released { lane, generation, report }).ok();
+    }
+}
+
+/// Reports what happens to the engine of one lane.
+#[derive(Debug, Clone)]
+pub(crate) struct EngineReporter {
+    lane: LaneId,
+    mailbox: UnboundedSender<Message>,
+}
+
+impl EngineReporter {
+    pub(crate) fn new(lane: LaneId, mailbox: UnboundedSender<Message>) -> Self {
+        Self { lane, mailbox }
+    }
+
+    /// Reports that the engine is ready to serve at `target`.
+    pub(crate) fn ready(&self, target: &Arc<Target>) {
+        self.send(EngineEvent::Ready, Some(Arc::clone(target)));
+    }
+
+    /// Reports an event after which the engine does not serve.
+    pub(crate) fn event(&self, event: EngineEvent) {
+        self.send(event, None);
+    }
+
+    /// Reports the engine's own metrics.
+    pub(crate) fn metrics(&self, metrics: EngineMetrics, rates: Rates) {
+        // Fails only if the actor has ended; the metrics are not needed then.
+        self.mailbox.send(Message::EngineReport { lane: self.lane, metrics, rates }).ok();
+    }
+
+    fn send(&self, event: EngineEvent, target: Option<Arc<Target>>) {
+        // Fails only if the actor has ended, which needs no events.
+        self.mailbox.send(Message::Engine { lane: self.lane, event, target }).ok();
+    }
+}

@@ -1,0 +1,30 @@
+//! The status of a lane.
+
+use pointsman_domain::{EngineState, LaneState};
+
+/// The status of a lane, as shown to operators.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LaneStatus {
+    /// The name of the lane.
+    pub name: String,
+    /// The state of the lane.
+    pub state: LaneState,
+    /// The state of the lane's engine.
+    pub engine: EngineState,
+    /// Process id of the engine, if the host started it.
+    pub pid: Option<u32>,
+    /// Port of the engine, if the host started it.
+    pub port: Option<u16>,
+    /// Number of times the engine was started.
+    pub starts: u64,
+    /// Progress of the current load.
+    pub progress: Option<String>,
+    /// The last failure, until the lane serves again.
+    pub problem: Option<String>,
+    /// Bytes of the model's weights, as reported by the engine while it loaded.
+    pub weights_bytes: Option<u64>,
+    /// Bytes of the key-value cache.
+    pub kv_bytes: Option<u64>,
+    /// Capacity of the key-value cache in tokens.
+    pub kv_tokens: Option<u64>,
+}

@@ -1,0 +1,162 @@
+//! The start of an engine: memory admission, process, readiness.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{Instrument as _, Span, field};
+
+use super::ending::Failure;
+use super::{Engine, Outcome, Supervisor};
+use crate::driver::Target;
+use crate::loading::LoadLog;
+use crate::probing::{PROBE_TIMEOUT, probe};
+use crate::process::{Process, free_port};
+use crate::spec::{ProcessSpec, UnloadMode};
+use crate::vllm::sleep::canary;
+
+/// The interval between readiness probes of an engine that is loading.
+const LOADING_PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// The maximum time for the first canary. Longer than that of a probe, because the first request
+/// may compile kernels.
+const CANARY_TIMEOUT: Duration = Duration::from_secs(4 * PROBE_TIMEOUT.as_secs());
+
+/// The reason why an engine's process could not be started.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    /// The kernel has no free port.
+    #[error("failed to find a free port: {0}")]
+    NoPort(#[source] io::Error),
+    /// The program cannot be run.
+    #[error("failed to start `{program}`: {source}")]
+    Spawn { program: String, source: io::Error },
+}
+
+impl StartError {
+    /// Returns the value of the metric's `reason` label.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NoPort(_) => "no-port",
+            Self::Spawn { .. } => "no-start",
+        }
+    }
+}
+
+impl Supervisor {
+    /// Loads the engine, and serves until it ends.
+    pub(super) async fn load(&mut self, spec: &ProcessSpec) -> Outcome {
+        let stop = self.shared.stop.clone();
+        if let Some(reservation) = &self.reservation {
+            let admitted = reservation.admit(reservation.need, &self.links.status);
+            match stop.run_until_cancelled(admitted).await {
+                None => return Outcome::HostStopping,
+                Some(Ok(waited)) => self.shared.metrics.freed(self.lane, waited),
+                Some(Err(error)) => return self.load_failed(error.to_string(), "no-memory"),
+            }
+        }
+        let start = self.links.status.borrow().starts + 1;
+        // At the error level for the same reason as the span of the lane.
+        let span = tracing::error_span!("engine", start, pid = field::Empty, port = field::Empty);
+        let started = async {
+            match self.start(spec, &span) {
+                Ok(engine) => self.await_ready(engine, spec).await,
+                Err(error) => self.load_failed(error.to_string(), error.reason()),
+            }
+        };
+        started.instrument(span.clone()).await
+    }
+
+    /// Starts the process. To be called within `span`, which gets the process id and the port.
+    fn start(&self, spec: &ProcessSpec, span: &Span) -> Result<Engine, StartError> {
+        let port = spec.port.map_or_else(free_port, Ok).map_err(StartError::NoPort)?;
+        let prepared = self.driver.prepare(&self.name, port);
+        for warning in prepared.warnings {
+            tracing::warn!("{warning}");
+        }
+        let log = LoadLog::new(self.links.status.clone());
+        let on_line = log.clone();
+        let process = Process::start(
+            &self.name,
+            &prepared.launch,
+            &self.shared.state_dir,
+            move |line: &str| on_line.line(line),
+        )
+        .map_err(|source| {
+            let program = prepared.launch.command.first().cloned().unwrap_or_default();
+            StartError::Spawn { program, source }
+        })?;
+        let pid = process.id();
+        span.record("pid", pid).record("port", port);
+        self.shared.metrics.started(self.lane);
+        self.links.status.send_modify(|status| {
+            (status.pid, status.port) = (Some(pid), Some(port));
+            status.starts += 1;
+            status.progress = Some("started".to_owned());
+        });
+        tracing::info!(event = "engine_starting", pid, port, "engine started");
+        Ok(Engine { process, target: Arc::new(self.driver.target(port)), log, span: span.clone() })
+    }
+
+    /// Waits until the engine is ready, and serves until it ends.
+    async fn await_ready(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Outcome {
+        let begun = Instant::now();
+        let ready = tokio::select! {
+            () = self.shared.stop.cancelled() => None,
+            ended = engine.process.ended() => Some(Err(ended)),
+            ready = tokio::time::timeout(spec.start_timeout, self.until_ready(&engine.target)) => {
+                Some(Ok(ready))
+            }
+        };
+        match ready {
+            None => {
+                self.stop(engine, spec).await;
+                Outcome::HostStopping
+            }
+            Some(Err(ended)) => {
+                let Failure { description, reason } = self.clean_up(engine, ended, false).await;
+                self.load_failed(description, &reason)
+            }
+            Some(Ok(Err(_))) => {
+                let timeout = spec.start_timeout.as_secs_f32();
+                let progress = engine
+                    .log
+                    .progress()
+                    .map(|progress| format!("; last progress: {progress}"))
+                    .unwrap_or_default();
+                self.kill(engine).await;
+                let description =
+                    format!("the engine was not ready within {timeout} s of its start{progress}");
+                self.load_failed(description, "start-timeout")
+            }
+            Some(Ok(Ok(()))) => {
+                let after_s = begun.elapsed().as_secs_f32();
+                tracing::info!(event = "engine_ready", after_s, "engine is ready");
+                self.record_canary(&engine).await;
+                self.serve(engine, spec).await
+            }
+        }
+    }
+
+    /// Records the canary baseline of an engine that may be put to sleep later.
+    async fn record_canary(&mut self, engine: &Engine) {
+        if self.driver.strategy() == UnloadMode::Restart
+            || self.sleep_disabled
+            || self.canary_baseline.is_some()
+        {
+            return;
+        }
+        let api = self.api(&engine.target);
+        match canary(&api, self.driver.model(&self.name), CANARY_TIMEOUT).await {
+            Ok(canary) => self.canary_baseline = Some(canary),
+            Err(error) => self.disable_sleep(&error),
+        }
+    }
+
+    /// Waits until the engine is ready to serve requests.
+    async fn until_ready(&self, target: &Target) {
+        while probe(&*self.driver, &self.links.upstream, target).await.is_err() {
+            tokio::time::sleep(LOADING_PROBE_INTERVAL).await;
+        }
+    }
+}
