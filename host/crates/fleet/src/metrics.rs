@@ -1,8 +1,8 @@
 //! The Prometheus metrics of the fleet.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 use crate::scrape::EngineMetrics;
 
@@ -118,45 +118,33 @@ impl FleetMetrics {
     /// Registers the metrics of lanes with these names and numbers of slots, in the order of their
     /// ids.
     pub fn register(registry: &mut Registry, lanes: &[(String, u32)]) -> Arc<Self> {
-        let slots: Family<Lane, Gauge> = Family::default();
-        let running: Family<Lane, Gauge> = Family::default();
-        let queued: Family<Lane, Gauge> = Family::default();
-        let waiting_in_engine: Family<Lane, Gauge> = Family::default();
-        let kv_used: Family<Lane, FloatGauge> = Family::default();
-        let ready_in: Family<Lane, FloatGauge> = Family::default();
-        let breaker: Family<Lane, Gauge> = Family::default();
-        let states: Family<LaneInState, Gauge> = Family::default();
-        registry.register(
-            "pointsman_lane_slots",
-            "Maximum number of concurrent requests",
-            slots.clone(),
-        );
-        registry.register("pointsman_lane_running", "Requests that hold a slot", running.clone());
-        registry.register("pointsman_lane_queued", "Requests queued for the lane", queued.clone());
-        registry.register(
-            "pointsman_engine_waiting",
-            "Requests queued inside the engine",
-            waiting_in_engine.clone(),
-        );
-        registry.register(
+        let slots: Family<Lane, Gauge> =
+            add(registry, "pointsman_lane_slots", "Maximum number of concurrent requests");
+        let running: Family<Lane, Gauge> =
+            add(registry, "pointsman_lane_running", "Requests that hold a slot");
+        let queued: Family<Lane, Gauge> =
+            add(registry, "pointsman_lane_queued", "Requests queued for the lane");
+        let waiting_in_engine: Family<Lane, Gauge> =
+            add(registry, "pointsman_engine_waiting", "Requests queued inside the engine");
+        let kv_used: Family<Lane, FloatGauge> = add(
+            registry,
             "pointsman_engine_kv_used_ratio",
             "Used part of the key-value cache, from 0 to 1",
-            kv_used.clone(),
         );
-        registry.register(
+        let ready_in: Family<Lane, FloatGauge> = add(
+            registry,
             "pointsman_lane_ready_in_seconds",
             "Estimated time until the lane is ready",
-            ready_in.clone(),
         );
-        registry.register(
+        let breaker: Family<Lane, Gauge> = add(
+            registry,
             "pointsman_lane_breaker_open",
             "1 while the circuit breaker of the lane is open",
-            breaker.clone(),
         );
-        registry.register(
+        let states: Family<LaneInState, Gauge> = add(
+            registry,
             "pointsman_lane_state",
             "1 for the current state of the lane, 0 for the others",
-            states.clone(),
         );
         let metrics = Self::new(registry);
         let lane_metrics = |(name, count): &(String, u32)| {
@@ -183,60 +171,45 @@ impl FleetMetrics {
     }
 
     fn new(registry: &mut Registry) -> Self {
-        let metrics = Self {
+        Self {
             lanes: Vec::new(),
-            wait: Family::new_with_constructor(WaitBuckets),
-            queued: Family::default(),
-            rejected: Family::default(),
-            starts: Family::default(),
-            exits: Family::default(),
-            switches: Family::default(),
-            switch_parts: Family::new_with_constructor(LoadBuckets),
-            memory: Family::default(),
-        };
-        registry.register(
-            "pointsman_queue_wait_seconds",
-            "Time in the queue until a slot was granted, by priority",
-            metrics.wait.clone(),
-        );
-        registry.register(
-            "pointsman_queue_length",
-            "Queued requests, by priority",
-            metrics.queued.clone(),
-        );
-        registry.register(
-            "pointsman_queue_rejected",
-            "Requests rejected without a slot, by reason",
-            metrics.rejected.clone(),
-        );
-        registry.register(
-            "pointsman_engine_starts",
-            "Engine processes started",
-            metrics.starts.clone(),
-        );
-        registry.register(
-            "pointsman_engine_exits",
-            "Engine failures: failed loads, and engines that ended or hung, by reason",
-            metrics.exits.clone(),
-        );
-        registry.register(
-            "pointsman_switches",
-            "Lane loads, by whether other lanes were evicted and whether the starvation timeout \
+            wait: register(
+                registry,
+                "pointsman_queue_wait_seconds",
+                "Time in the queue until a slot was granted, by priority",
+                Family::new_with_constructor(WaitBuckets),
+            ),
+            queued: add(registry, "pointsman_queue_length", "Queued requests, by priority"),
+            rejected: add(
+                registry,
+                "pointsman_queue_rejected",
+                "Requests rejected without a slot, by reason",
+            ),
+            starts: add(registry, "pointsman_engine_starts", "Engine processes started"),
+            exits: add(
+                registry,
+                "pointsman_engine_exits",
+                "Engine failures: failed loads, and engines that ended or hung, by reason",
+            ),
+            switches: add(
+                registry,
+                "pointsman_switches",
+                "Lane loads, by whether other lanes were evicted and whether the starvation timeout \
              had expired",
-            metrics.switches.clone(),
-        );
-        registry.register(
-            "pointsman_switch_seconds",
-            "Duration of each part of a switch: drain, stop, free (waiting for memory, within \
+            ),
+            switch_parts: register(
+                registry,
+                "pointsman_switch_seconds",
+                "Duration of each part of a switch: drain, stop, free (waiting for memory, within \
              load), load, first-answer (the first byte after the load)",
-            metrics.switch_parts.clone(),
-        );
-        registry.register(
-            "pointsman_group_memory_bytes",
-            "Memory held by all lanes of this lane's group",
-            metrics.memory.clone(),
-        );
-        metrics
+                Family::new_with_constructor(LoadBuckets),
+            ),
+            memory: add(
+                registry,
+                "pointsman_group_memory_bytes",
+                "Memory held by all lanes of this lane's group",
+            ),
+        }
     }
 
     /// Records a granted request and its time in the queue.
@@ -382,4 +355,15 @@ impl FleetMetrics {
 /// Returns the value of a priority's label.
 fn priority_label(priority: i32) -> i32 {
     priority.clamp(-MAX_PRIORITY, MAX_PRIORITY)
+}
+
+/// Creates and registers a metric.
+fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    register(registry, name, help, M::default())
+}
+
+/// Registers a metric, and returns it.
+fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
 }

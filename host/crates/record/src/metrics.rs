@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 /// The reason why a record was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,36 +36,23 @@ impl RecordMetrics {
     /// Registers the metrics of decision records.
     pub fn register(registry: &mut Registry) -> Arc<Self> {
         let metrics = Self {
-            written: Counter::default(),
-            bytes: Counter::default(),
-            errors: Counter::default(),
-            dropped: Family::default(),
+            written: add(registry, "pointsman_records_written", "Decision records written"),
+            bytes: add(registry, "pointsman_records_bytes", "Bytes of decision records written"),
+            errors: add(
+                registry,
+                "pointsman_records_errors",
+                "Failed writes, openings and rotations of decision records",
+            ),
+            dropped: add(
+                registry,
+                "pointsman_records_dropped",
+                "Decision records that were not written, by reason",
+            ),
         };
         for reason in [DropReason::Queue, DropReason::Disk, DropReason::Stopped] {
             // Creates the series, so that they are exported before the first drop.
             metrics.dropped(reason, 0);
         }
-        let registered = &metrics;
-        registry.register(
-            "pointsman_records_written",
-            "Decision records written",
-            registered.written.clone(),
-        );
-        registry.register(
-            "pointsman_records_bytes",
-            "Bytes of decision records written",
-            registered.bytes.clone(),
-        );
-        registry.register(
-            "pointsman_records_errors",
-            "Failed writes, openings and rotations of decision records",
-            registered.errors.clone(),
-        );
-        registry.register(
-            "pointsman_records_dropped",
-            "Decision records that were not written, by reason",
-            registered.dropped.clone(),
-        );
         Arc::new(metrics)
     }
 
@@ -88,4 +75,11 @@ impl From<DropReason> for DropLabels {
         };
         Self { reason }
     }
+}
+
+/// Creates and registers a metric.
+fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
