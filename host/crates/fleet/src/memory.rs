@@ -1,7 +1,9 @@
 //! Free memory, and the processes that hold it, from files of the Linux kernel. Needs no tool of
 //! ROCm.
 //!
-//! All input is untrusted: a malformed value is treated as missing.
+//! All input is untrusted: a malformed value is treated as missing. `meminfo` is therefore read
+//! here and not by `procfs-core`, which accepts a file only with all fields of Linux: sandboxes such
+//! as gVisor write some of them.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};

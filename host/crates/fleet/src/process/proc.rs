@@ -1,8 +1,13 @@
 //! Process information from `/proc`. Formats: proc_pid_stat(5), proc_pid_environ(5),
 //! proc_pid_fd(5).
+//!
+//! The parsers are those of `procfs-core`, with one exception: the environment, of which its map
+//! keeps the last entry of a name, where `getenv` takes the first.
 
 use std::time::Duration;
 
+use procfs_core::process::{FDTarget, Stat};
+use procfs_core::{FromRead as _, Uptime};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use super::marker::{Marker, in_environ};
@@ -34,33 +39,26 @@ pub(super) struct ProcessSnapshot {
 }
 
 impl ProcessSnapshot {
-    /// Parses one line of `/proc/<pid>/stat`. The name is in parentheses and may contain any
-    /// character, including parentheses.
-    pub(super) fn parse(stat: &str) -> Option<Self> {
-        let (pid, rest) = stat.split_once(" (")?;
-        let (name, rest) = rest.rsplit_once(") ")?;
-        // The manual numbers fields from 1, and the state is field 3.
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3).copied();
-        let number = |at: usize| field(at)?.parse().ok();
-        // The main thread of a process can be a zombie while other threads run; the process is
-        // alive then.
-        let threads: u64 = field(20)?.parse().ok()?;
+    /// Parses `/proc/<pid>/stat`.
+    pub(super) fn parse(stat: &[u8]) -> Option<Self> {
+        let stat = Stat::from_read(stat).ok()?;
+        let id = |number: i32| u32::try_from(number).ok();
         Some(Self {
-            id: Id { pid: pid.parse().ok()?, start: field(22)?.parse().ok()? },
-            name: name.to_owned(),
-            parent: number(4)?,
-            group: number(5)?,
-            session: number(6)?,
-            dead: matches!(field(3)?, "Z" | "X") && threads <= 1,
+            id: Id { pid: id(stat.pid)?, start: stat.starttime },
+            name: stat.comm,
+            parent: id(stat.ppid)?,
+            group: id(stat.pgrp)?,
+            session: id(stat.session)?,
+            // The main thread of a process can be a zombie while other threads run; the process is
+            // alive then.
+            dead: matches!(stat.state, 'Z' | 'X') && stat.num_threads <= 1,
         })
     }
 }
 
 /// Returns a snapshot of the process with this id.
 pub(super) fn snapshot(pid: u32) -> Option<ProcessSnapshot> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    ProcessSnapshot::parse(&String::from_utf8_lossy(&stat))
+    ProcessSnapshot::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// Returns snapshots of all processes. A process that exists during the whole call is included; one
@@ -99,7 +97,10 @@ pub(super) fn output_pipes(pid: u32) -> Vec<u64> {
     [1, 2]
         .into_iter()
         .filter_map(|fd| std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok())
-        .filter_map(|link| link.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok())
+        .filter_map(|link| match link.to_str()?.parse() {
+            Ok(FDTarget::Pipe(inode)) => Some(inode),
+            Ok(_) | Err(_) => None,
+        })
         .collect()
 }
 
@@ -171,8 +172,7 @@ fn random(file: &str) -> String {
 
 /// Returns how long a process has been running.
 pub(super) fn age(id: Id) -> Option<Duration> {
-    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
-    let now = Duration::try_from_secs_f64(uptime.split(' ').next()?.parse().ok()?).ok()?;
+    let now = Uptime::from_file("/proc/uptime").ok()?.uptime_duration();
     now.checked_sub(Duration::from_millis(id.start * (1000 / TICKS_PER_SECOND)))
 }
 
@@ -180,10 +180,17 @@ pub(super) fn age(id: Id) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    /// Parses a line with this start, number of threads and 29 more fields.
+    fn parse(start: &str, threads: u32) -> Option<ProcessSnapshot> {
+        let rest = " 0".repeat(28);
+        let middle = "7 8 9 0 -1 4194304 1 0 0 0 0 0 0 0 20 0";
+        let line = format!("{start} {middle} {threads} 0 1316959 3133440{rest}\n");
+        ProcessSnapshot::parse(line.as_bytes())
+    }
+
     #[test]
     fn stat_with_parentheses_in_the_name_is_parsed() {
-        let tail = "7 8 9 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 3 0 1316959 3133440 412";
-        let process = ProcessSnapshot::parse(&format!("42 (a) S (b)) R {tail}")).unwrap();
+        let process = parse("42 (a) S (b)) R", 3).unwrap();
         assert_eq!(
             (process.id, process.name.as_str()),
             (Id { pid: 42, start: 1_316_959 }, "a) S (b)")
@@ -193,14 +200,10 @@ mod tests {
             (7, 8, 9, false)
         );
         // The main thread is a zombie, but other threads are running.
-        assert!(!ProcessSnapshot::parse(&format!("42 (a) Z {tail}")).unwrap().dead);
-        assert!(
-            ProcessSnapshot::parse(&format!("42 (a) Z {}", tail.replace(" 3 0 13", " 1 0 13")))
-                .unwrap()
-                .dead
-        );
-        assert_eq!(ProcessSnapshot::parse("42 (a) R 1 2"), None);
-        assert_eq!(ProcessSnapshot::parse(""), None);
+        assert!(!parse("42 (a) Z", 3).unwrap().dead);
+        assert!(parse("42 (a) Z", 1).unwrap().dead);
+        assert_eq!(ProcessSnapshot::parse(b"42 (a) R 1 2"), None);
+        assert_eq!(ProcessSnapshot::parse(b""), None);
     }
 
     #[test]
