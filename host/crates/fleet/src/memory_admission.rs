@@ -95,3 +95,62 @@ impl MemoryReservation {
         self.need.saturating_sub(self.asleep)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    fn set_available(root: &Path, kib: u64) {
+        fs::create_dir_all(root.join("proc")).unwrap();
+        let text = format!("MemTotal: 4096 kB\nMemAvailable: {kib} kB\n");
+        fs::write(root.join("proc/meminfo"), text).unwrap();
+    }
+
+    fn reservation(root: &Path) -> MemoryReservation {
+        MemoryReservation {
+            machine: Arc::new(Machine::new(root)),
+            pool: Pool::System,
+            need: 0,
+            asleep: 0,
+            timeout: Duration::from_secs(10),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn admission_waits_until_memory_is_free() {
+        let root = tempfile::tempdir().unwrap();
+        set_available(root.path(), 1024);
+        let (status, mut progress) = watch::channel(LaneStatus::default());
+        let reservation = reservation(root.path());
+        let free = async {
+            progress.wait_for(|status| status.progress.is_some()).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            set_available(root.path(), 2048);
+        };
+        let (waited, ()) = tokio::join!(reservation.admit(2 << 20, &status), free);
+        let waited = waited.unwrap();
+        let most = Duration::from_secs(3) + POLL_INTERVAL;
+        assert!((Duration::from_secs(3)..=most).contains(&waited), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn admission_gives_up_after_its_timeout() {
+        let root = tempfile::tempdir().unwrap();
+        set_available(root.path(), 1024);
+        let (status, _progress) = watch::channel(LaneStatus::default());
+        let (reservation, begun) = (reservation(root.path()), Instant::now());
+        let error = reservation.admit(2 << 20, &status).await.unwrap_err();
+        assert_eq!((error.needed, error.timeout), (2 << 20, reservation.timeout));
+        assert_eq!(begun.elapsed(), reservation.timeout);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unknown_free_memory_does_not_delay_a_load() {
+        let root = tempfile::tempdir().unwrap();
+        let (status, _progress) = watch::channel(LaneStatus::default());
+        let waited = reservation(root.path()).admit(u64::MAX, &status).await.unwrap();
+        assert_eq!(waited, Duration::ZERO);
+    }
+}

@@ -122,16 +122,12 @@ async fn engine_events_are_inside_the_lane_and_engine_spans() {
     let collector = Collector::default();
     let _default = tracing::subscriber::set_default(collector.clone());
     let (fleet, tasks) = start_lane(sleeping_engine(), Residency::Always, 1, LIMITS);
-    let started = async {
-        loop {
-            if let Some(event) = collector.event("engine started") {
-                return event;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
+    // The supervisor logs the start before it waits for anything else.
+    let mut status = fleet.statuses[0].clone();
+    let started = status.wait_for(|status| status.pid.is_some());
     let started = tokio::time::timeout(Duration::from_secs(30), started).await.unwrap();
-    let status = fleet.status().remove(0);
+    let status = started.unwrap().clone();
+    let started = collector.event("engine started").unwrap();
     tasks.shutdown().await;
     let stopped = collector.event("engine stopped").unwrap();
     for event in [started, stopped] {

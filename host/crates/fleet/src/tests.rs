@@ -84,16 +84,16 @@ pub(super) const LIMITS: QueueLimits = QueueLimits { per_lane: 1000, total: 1000
 
 /// Runs an engine that responds to probes, and to every other request with `response`. Counts the
 /// connections that the client closes.
-async fn engine(listener: TcpListener, response: &'static str, closed: Arc<AtomicU32>) {
+async fn engine(listener: TcpListener, response: &'static str, closed: watch::Sender<u32>) {
     let mut connections = JoinSet::new();
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
-        let closed = Arc::clone(&closed);
+        let closed = closed.clone();
         connections.spawn(async move {
             let mut received = vec![0; 4096];
             while let Ok(count) = stream.read(&mut received).await {
                 if count == 0 {
-                    closed.fetch_add(1, Ordering::SeqCst);
+                    closed.send_modify(|closed| *closed += 1);
                     return;
                 }
                 let health = received.starts_with(b"GET /health");
@@ -109,12 +109,12 @@ async fn engine(listener: TcpListener, response: &'static str, closed: Arc<Atomi
 
 async fn start_fleet_with_engine(
     response: &'static str,
-) -> (Fleet, FleetTasks, Arc<AtomicU32>, JoinSet<()>) {
+) -> (Fleet, FleetTasks, watch::Receiver<u32>, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let closed = Arc::new(AtomicU32::new(0));
+    let (sender, closed) = watch::channel(0);
     let mut tasks = JoinSet::new();
-    tasks.spawn(engine(listener, response, Arc::clone(&closed)));
+    tasks.spawn(engine(listener, response, sender));
     let (fleet, fleet_tasks) = fleet(port, 2, LIMITS);
     fleet.wait_for(serving).await;
     (fleet, fleet_tasks, closed, tasks)
@@ -124,13 +124,10 @@ async fn send(lease: &Lease) -> Result<http::Response<EngineBody>, EngineError> 
     lease.send("/v1/chat/completions", http::HeaderMap::new(), "{}".into()).await
 }
 
-async fn until(condition: impl Fn() -> bool) {
-    let waited = tokio::time::timeout(Duration::from_secs(30), async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
-    waited.await.unwrap();
+/// Waits until the client has closed a connection.
+async fn until_closed(mut closed: watch::Receiver<u32>) {
+    let waited = closed.wait_for(|closed| *closed == 1);
+    tokio::time::timeout(Duration::from_secs(30), waited).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -140,14 +137,14 @@ async fn dropping_a_response_or_its_future_closes_the_connection() {
     let lease = fleet.acquire(REQUEST).await.unwrap();
     let mut body = send(&lease).await.unwrap().into_body();
     let data = body.frame().await.unwrap().unwrap().into_data().unwrap();
-    assert_eq!((&data[..], closed.load(Ordering::SeqCst)), (&b"hello"[..], 0));
+    assert_eq!((&data[..], *closed.borrow()), (&b"hello"[..], 0));
     drop(body);
-    until(|| closed.load(Ordering::SeqCst) == 1).await;
+    until_closed(closed).await;
 
     let (fleet, _tasks, closed, _engine) = start_fleet_with_engine("").await;
     let lease = fleet.acquire(REQUEST).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(100), send(&lease)).await.is_err());
-    until(|| closed.load(Ordering::SeqCst) == 1).await;
+    until_closed(closed).await;
 }
 
 #[tokio::test]
@@ -207,7 +204,7 @@ async fn no_lease_is_lost_when_requests_are_cancelled() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut tasks = JoinSet::new();
-    tasks.spawn(engine(listener, "", Arc::default()));
+    tasks.spawn(engine(listener, "", watch::channel(0).0));
     let (fleet, _tasks) = fleet(port, SLOTS, LIMITS);
     fleet.wait_for(serving).await;
     let held = Arc::new(AtomicU32::new(0));
