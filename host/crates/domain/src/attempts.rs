@@ -9,7 +9,6 @@
 //!
 //! A failed attempt has sent nothing to the client, so a request is never retried above 0 bytes.
 
-use std::borrow::Borrow;
 use std::time::Duration;
 
 use crate::advice::{FallbackStep, Rejection, Switching, Trigger};
@@ -20,13 +19,13 @@ use crate::plan::{Plan, Step};
 
 /// A request for a slot of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SlotRequest<'a> {
+pub struct SlotRequest {
     /// The lane.
     pub lane: LaneId,
     /// Priority; higher is served first.
     pub priority: i32,
     /// Flow for fair sharing among requests of the same priority.
-    pub flow: &'a str,
+    pub flow: FlowId,
     /// Maximum wait.
     pub max_wait: Duration,
     /// Whether lanes may be loaded or switched for the request.
@@ -35,14 +34,14 @@ pub struct SlotRequest<'a> {
     pub has_fallback: bool,
 }
 
-impl SlotRequest<'_> {
+impl SlotRequest {
     /// Converts the request into the dispatcher's event, with a deadline `max_wait` from `now`.
     pub fn arrival(&self, ticket: Ticket, now: Duration) -> Enqueue {
         Enqueue {
             ticket,
             lane: self.lane,
             priority: self.priority,
-            flow: FlowId::from_name(self.flow),
+            flow: self.flow,
             deadline: now.saturating_add(self.max_wait),
             switching: self.switching,
             has_fallback: self.has_fallback,
@@ -94,8 +93,8 @@ pub enum NextAction {
 
 /// A cursor over the steps of a plan. Tracks the current step and the attempts left.
 #[derive(Debug)]
-pub struct AttemptCursor<P> {
-    plan: P,
+pub struct AttemptCursor {
+    plan: Plan,
     /// Number of planned steps that were started; at least one.
     started: usize,
     /// Step inserted by a policy, which takes precedence over the planned one. Boxed because such
@@ -106,11 +105,11 @@ pub struct AttemptCursor<P> {
     lane_retried: bool,
 }
 
-impl<P: Borrow<Plan>> AttemptCursor<P> {
+impl AttemptCursor {
     /// Creates a cursor at the first step of `plan`, limited to `max_attempts` steps. Returns
     /// `None` if the plan has no steps.
-    pub fn new(plan: P, max_attempts: usize) -> Option<Self> {
-        let has_step = !plan.borrow().steps.is_empty();
+    pub fn new(plan: Plan, max_attempts: usize) -> Option<Self> {
+        let has_step = !plan.steps.is_empty();
         // The first attempt is always made, even with a limit of 0.
         let attempts_left = max_attempts.saturating_sub(1);
         has_step.then(|| Self {
@@ -124,12 +123,12 @@ impl<P: Borrow<Plan>> AttemptCursor<P> {
 
     /// Returns the plan being executed.
     pub fn plan(&self) -> &Plan {
-        self.plan.borrow()
+        &self.plan
     }
 
     /// Returns the step being attempted.
     pub fn step(&self) -> &Step {
-        self.inserted.as_deref().unwrap_or_else(|| &self.plan().steps[self.started - 1])
+        self.inserted.as_deref().unwrap_or_else(|| &self.plan.steps[self.started - 1])
     }
 
     /// Returns the number of steps that may still be started.
@@ -139,13 +138,13 @@ impl<P: Borrow<Plan>> AttemptCursor<P> {
 
     /// Returns true if the plan has another step that may be attempted.
     pub fn has_next(&self) -> bool {
-        self.attempts_left > 0 && self.started < self.plan().steps.len()
+        self.attempts_left > 0 && self.started < self.plan.steps.len()
     }
 
-    /// Returns the request for a slot of the current lane. `left` is the time left for the whole
-    /// request and caps the wait.
-    pub fn slot_request<'a>(&'a self, tenant: Option<&'a str>, left: Duration) -> SlotRequest<'a> {
-        let plan = self.plan();
+    /// Returns the request for a slot of the current lane. `tenant` is the flow unless the plan names
+    /// another one. `left` is the time left for the whole request and caps the wait.
+    pub fn slot_request(&self, tenant: FlowId, left: Duration) -> SlotRequest {
+        let plan = &self.plan;
         // A fallback only matters to the dispatcher if the request uses it both when it would have
         // to wait and when its lane is down.
         let falls_back = plan.triggers_fallback(Trigger::QueueTimeout)
@@ -153,7 +152,7 @@ impl<P: Borrow<Plan>> AttemptCursor<P> {
         SlotRequest {
             lane: self.step().lane,
             priority: plan.priority,
-            flow: plan.flow.as_deref().or(tenant).unwrap_or(""),
+            flow: plan.flow.as_deref().map_or(tenant, FlowId::from_name),
             max_wait: plan.max_wait.min(left),
             switching: plan.switching,
             has_fallback: self.has_next() && falls_back,
@@ -202,7 +201,7 @@ impl<P: Borrow<Plan>> AttemptCursor<P> {
     }
 
     fn falls_back_after(&self, failed: FailureClass) -> bool {
-        failed.trigger.is_some_and(|trigger| self.plan().triggers_fallback(trigger))
+        failed.trigger.is_some_and(|trigger| self.plan.triggers_fallback(trigger))
     }
 
     fn count_step(&mut self) {
@@ -244,7 +243,7 @@ mod tests {
     #[test]
     fn policy_step_is_inserted_before_the_remaining_plan() {
         let plan = plan(&[0, 1]);
-        let mut cursor = AttemptCursor::new(&plan, 8).unwrap();
+        let mut cursor = AttemptCursor::new(plan.clone(), 8).unwrap();
         assert_eq!((cursor.step().lane, cursor.has_next()), (LaneId(0), true));
         assert_eq!(
             (cursor.after(BUSY, retry(7), true), cursor.step().lane),
@@ -261,7 +260,7 @@ mod tests {
     #[test]
     fn attempts_are_limited_and_an_unreached_lane_is_retried_once() {
         let plan = plan(&[0, 1, 2]);
-        let mut cursor = AttemptCursor::new(&plan, 2).unwrap();
+        let mut cursor = AttemptCursor::new(plan.clone(), 2).unwrap();
         assert_eq!(
             (cursor.after(BUSY, Recovery::Planned, true), cursor.attempts_left()),
             (NextAction::Attempt, 0)
@@ -272,7 +271,7 @@ mod tests {
         );
         assert_eq!(cursor.after(GONE, Recovery::Planned, true), NextAction::Fail);
         assert_eq!(
-            AttemptCursor::new(&plan, 8).unwrap().after(GONE, Recovery::Planned, false),
+            AttemptCursor::new(plan, 8).unwrap().after(GONE, Recovery::Planned, false),
             NextAction::Fail,
             "too late"
         );
@@ -281,27 +280,28 @@ mod tests {
     #[test]
     fn policy_step_on_a_down_lane_is_rejected() {
         let plan = plan(&[0]);
-        let cursor = AttemptCursor::new(&plan, 1).unwrap();
+        let cursor = AttemptCursor::new(plan, 1).unwrap();
         let view = crate::FleetView {
             topology: crate::Topology::new(1, Vec::new()).into(),
             stats: Vec::new(),
         };
         let step = FallbackStep { lane: LaneId(0), edits: Vec::new() };
         assert!(cursor.objection(&step, &view, true).is_some());
-        assert!(AttemptCursor::new(&self::plan(&[]), 8).is_none());
+        assert!(AttemptCursor::new(self::plan(&[]), 8).is_none());
     }
 
     #[test]
     fn flow_defaults_to_the_tenant() {
         let plan = plan(&[0, 1]);
-        let cursor = AttemptCursor::new(&plan, 8).unwrap();
-        let request = cursor.slot_request(Some("acme"), Duration::from_secs(9));
+        let cursor = AttemptCursor::new(plan.clone(), 8).unwrap();
+        let acme = FlowId::from_name("acme");
+        let request = cursor.slot_request(acme, Duration::from_secs(9));
         assert_eq!(
             (request.flow, request.max_wait.as_secs(), request.has_fallback),
-            ("acme", 9, true)
+            (acme, 9, true)
         );
         let enqueue = request.arrival(Ticket(1), Duration::from_secs(1));
-        assert_eq!((enqueue.flow, enqueue.deadline.as_secs()), (FlowId::from_name("acme"), 10));
+        assert_eq!((enqueue.flow, enqueue.deadline.as_secs()), (acme, 10));
         assert_ne!(FlowId::from_name("acme"), FlowId::from_name(""));
     }
 }

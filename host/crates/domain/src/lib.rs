@@ -10,6 +10,8 @@
 //!                          (policies)   (merge)      (the host decides)
 //!
 //!   dispatch::Event ──> Dispatcher::on(event, now) ──> dispatch::Effect
+//!
+//!   request_flow::Event ──> RequestFlow::on(event, age) ──> request_flow::Effects
 //! ```
 
 mod advice;
@@ -25,6 +27,7 @@ mod merge;
 mod outcome;
 mod permit;
 mod plan;
+pub mod request_flow;
 mod trace;
 pub mod units;
 
@@ -45,7 +48,11 @@ pub use fleet_view::{
 };
 pub use lifecycle::{EngineState, EngineTransition};
 pub use merge::{Merge, Merged, OnConflict, PolicyRef};
-pub use outcome::{AttemptResult, FailureReport, Outcome, Recovery};
+pub use outcome::{
+    Attempt, AttemptResult, FailureReport, Outcome, OutcomeSubject, Recovery, RequestResult,
+    TokenCounts,
+};
 pub use permit::{Allow, Dropped, enforce_allow, enforce_allow_edits};
 pub use plan::{Decision, NoLaneReason, Plan, PlanLimits, Step};
+pub use request_flow::{Deadline, RequestFlow};
 pub use trace::{PolicyCall, Read, Trace};

@@ -64,6 +64,82 @@ impl From<Trigger> for AttemptResult {
     }
 }
 
+/// The end of a request, as it is counted. Every request has exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RequestResult {
+    /// The first lane of the plan sent a complete response.
+    Answered,
+    /// A fallback lane sent a complete response.
+    FellBack,
+    /// A policy rejected the request.
+    Rejected,
+    /// The client received an error.
+    Error,
+    /// The client disconnected before the response was complete.
+    ClientGone,
+}
+
+impl RequestResult {
+    /// Returns true if the client received a complete response.
+    pub fn is_success(self) -> bool {
+        match self {
+            Self::Answered | Self::FellBack => true,
+            Self::Rejected | Self::Error | Self::ClientGone => false,
+        }
+    }
+}
+
+/// An attempt to serve a request on one lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    /// The lane.
+    pub lane: LaneId,
+    /// How the attempt ended.
+    pub result: AttemptResult,
+    /// HTTP status of the engine's response; 0 if there was none.
+    pub status: u16,
+    /// Age of the request when the attempt began.
+    pub begun: Duration,
+    /// How long the request waited for a slot.
+    pub queue: Duration,
+    /// Duration of the attempt, including the wait for a slot.
+    pub took: Duration,
+}
+
+impl Attempt {
+    /// Creates an attempt that begins at this age of its request.
+    pub fn new(lane: LaneId, age: Duration) -> Self {
+        let (result, zero) = (AttemptResult::Other, Duration::ZERO);
+        Self { lane, result, status: 0, begun: age, queue: zero, took: zero }
+    }
+}
+
+/// Token counts of a response, as the engine reports them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TokenCounts {
+    /// Tokens of the prompt; 0 if the engine reported none.
+    pub prompt: u32,
+    /// Prompt tokens served from the engine's prefix cache.
+    pub cached: u32,
+    /// Tokens of the response.
+    pub output: u32,
+}
+
+/// The request that an outcome is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutcomeSubject {
+    /// Request id.
+    pub request_id: Arc<str>,
+    /// Tenant of the request.
+    pub tenant: Option<Arc<str>>,
+    /// Model name that the client asked for.
+    pub model: Arc<str>,
+    /// Generation of the topology.
+    pub topology: u64,
+    /// The host's estimate of the prompt tokens, before any edits.
+    pub prompt_tokens: u32,
+}
+
 /// A failed attempt, as reported to `on-failure`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -180,7 +180,7 @@ impl Fleet {
     ///
     /// # Errors
     /// Returns the reason why the dispatcher rejected the request.
-    pub async fn acquire(&self, request: SlotRequest<'_>) -> Result<Lease, AcquireError> {
+    pub async fn acquire(&self, request: SlotRequest) -> Result<Lease, AcquireError> {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
         let request = request.arrival(ticket, self.started.elapsed());
         let (reply, response) = oneshot::channel();

@@ -1,7 +1,7 @@
 use std::sync::atomic::AtomicU32;
 
 use http_body_util::BodyExt as _;
-use pointsman_domain::dispatch::{Generation, QueueLimits};
+use pointsman_domain::dispatch::{FlowId, Generation, QueueLimits};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -72,10 +72,10 @@ fn serving(view: &Arc<FleetView>) -> bool {
     view.stats.iter().all(|stat| stat.state.serving())
 }
 
-const REQUEST: SlotRequest<'_> = SlotRequest {
+const REQUEST: SlotRequest = SlotRequest {
     lane: LaneId(0),
     priority: 0,
-    flow: "",
+    flow: FlowId(0),
     max_wait: Duration::from_secs(60),
     switching: pointsman_domain::Switching::Allow,
     has_fallback: false,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use http_body_util::BodyExt;
-use pointsman_domain::dispatch::AcquireError;
+use pointsman_domain::dispatch::{AcquireError, FlowId};
 use pointsman_domain::{
     AttemptCursor, AttemptResult, FailureClass, Plan, RequestView as _, Step, Trigger,
 };
@@ -203,12 +203,13 @@ pub(crate) async fn attempt(
     gateway: &Gateway,
     decision: &RoutingDecision,
     tracker: &mut RequestTracker,
-    cursor: &AttemptCursor<&Plan>,
+    cursor: &AttemptCursor,
     left: Duration,
 ) -> Result<EngineResponse, AttemptError> {
     let RoutingDecision { plan, request, .. } = decision;
     let step = cursor.step();
-    let slot_request = cursor.slot_request(request.tenant(), left);
+    let tenant = FlowId::from_name(request.tenant().unwrap_or(""));
+    let slot_request = cursor.slot_request(tenant, left);
     let started = Instant::now();
     let acquired = gateway.fleet.acquire(slot_request).await;
     tracker.end_wait();

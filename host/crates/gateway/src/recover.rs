@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pointsman_domain::{AttemptCursor, FailureReport, NextAction, Plan, Recovery};
+use pointsman_domain::{AttemptCursor, FailureReport, NextAction, Recovery};
 
 use crate::Gateway;
 use crate::attempt::AttemptError;
@@ -19,7 +19,7 @@ pub(crate) fn recover(
     gateway: &Gateway,
     decision: &RoutingDecision,
     tracker: &mut RequestTracker,
-    cursor: &mut AttemptCursor<&Plan>,
+    cursor: &mut AttemptCursor,
     error: AttemptError,
     begun: Duration,
 ) -> Result<(), RouteError> {
@@ -44,7 +44,7 @@ fn consult(
     gateway: &Gateway,
     decision: &RoutingDecision,
     tracker: &mut RequestTracker,
-    cursor: &AttemptCursor<&Plan>,
+    cursor: &AttemptCursor,
     error: &AttemptError,
     begun: Duration,
 ) -> Recovery {

@@ -97,7 +97,7 @@ async fn execute(
     decision: &RoutingDecision,
     tracker: &mut RequestTracker,
 ) -> Result<EngineResponse, RouteError> {
-    let Some(mut cursor) = AttemptCursor::new(&decision.plan, gateway.settings.plan.max_steps)
+    let Some(mut cursor) = AttemptCursor::new(decision.plan.clone(), gateway.settings.plan.max_steps)
     else {
         return Err(RouteError::NoLane {
             reason: NoLaneReason::AllDown,

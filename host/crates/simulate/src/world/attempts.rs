@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{AcquireError, Event, Generation, Report, Ticket};
+use pointsman_domain::dispatch::{AcquireError, Event, FlowId, Generation, Report, Ticket};
 use pointsman_domain::{
     AttemptResult, FailureClass, FailureReport, LaneId, NextAction, Recovery, Trace, Trigger,
 };
@@ -43,7 +43,8 @@ impl World<'_> {
             queue: Duration::ZERO,
         });
         request.stage = RequestStage::Queued(ticket);
-        let slot_request = request.cursor.slot_request(request.sim.tenant.as_deref(), left);
+        let tenant = FlowId::from_name(request.sim.tenant.as_deref().unwrap_or(""));
+        let slot_request = request.cursor.slot_request(tenant, left);
         let arrival = slot_request.arrival(ticket, self.now);
         self.count_waiting(lane, true);
         self.dispatch(Event::Arrived(arrival));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{Generation, Ticket};
-use pointsman_domain::{AttemptCursor, LaneId, Plan, RequestView as _};
+use pointsman_domain::{AttemptCursor, LaneId, RequestView as _};
 use pointsman_openai::Request;
 
 use crate::engine::{Job, RequestKey, TokenUsage};
@@ -15,7 +15,7 @@ use crate::traffic::SimRequest;
 pub(super) struct InFlightRequest {
     pub(super) sim: SimRequest,
     pub(super) request: Request,
-    pub(super) cursor: AttemptCursor<Plan>,
+    pub(super) cursor: AttemptCursor,
     pub(super) stage: RequestStage,
     pub(super) attempts: Vec<Attempt>,
     /// Whether an attempt was made on another lane than the first one.

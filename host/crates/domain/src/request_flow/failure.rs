@@ -1,0 +1,118 @@
+//! How engines fail requests, and what each failure means.
+
+use crate::advice::Trigger;
+use crate::attempts::FailureClass;
+use crate::outcome::AttemptResult;
+
+const TOO_MANY_REQUESTS: u16 = 429;
+const SERVICE_UNAVAILABLE: u16 = 503;
+
+/// How an engine failed a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineFailure {
+    /// No connection could be made, so that the engine did not get the request.
+    Connect,
+    /// The connection broke.
+    Broken,
+    /// No data arrived for too long.
+    IdleTimeout,
+    /// The first byte did not arrive in time.
+    FirstByteTimeout,
+    /// The engine returned a status that another lane might not return.
+    Status(u16),
+    /// The stream ended without its end marker.
+    Unfinished,
+    /// The engine reported an error in the middle of the stream.
+    ErrorEvent,
+    /// The client was promised a stream, and the response is something else.
+    NotAStream,
+    /// The host aborted the response because the lane has to make room for another one.
+    Evicted,
+    /// The host aborted the response because it is stopping.
+    Aborted,
+}
+
+impl EngineFailure {
+    /// Returns true if the status means that another lane, or the same one a moment later, may
+    /// accept the request. Such a response is a failed attempt and is not passed on.
+    pub fn is_failed_status(status: u16) -> bool {
+        status == TOO_MANY_REQUESTS || status >= 500
+    }
+
+    /// Returns the trigger for the plan's fallback.
+    pub fn trigger(self) -> Trigger {
+        match self {
+            Self::Connect => Trigger::ConnectError,
+            Self::Evicted => Trigger::EngineRestart,
+            Self::FirstByteTimeout => Trigger::FirstTokenTimeout,
+            Self::Status(TOO_MANY_REQUESTS | SERVICE_UNAVAILABLE) => Trigger::Overloaded,
+            Self::Status(_)
+            | Self::Broken
+            | Self::IdleTimeout
+            | Self::Unfinished
+            | Self::ErrorEvent
+            | Self::NotAStream
+            | Self::Aborted => Trigger::ServerError,
+        }
+    }
+
+    /// Returns the result of the attempt. What the host aborts to stop is not the engine's failure.
+    pub fn result(self) -> AttemptResult {
+        match self {
+            Self::Aborted => AttemptResult::Other,
+            Self::Connect
+            | Self::Broken
+            | Self::IdleTimeout
+            | Self::FirstByteTimeout
+            | Self::Status(_)
+            | Self::Unfinished
+            | Self::ErrorEvent
+            | Self::NotAStream
+            | Self::Evicted => self.trigger().into(),
+        }
+    }
+
+    /// Returns true if the failure counts against the lane. An engine that is overloaded works as
+    /// intended, and so does one whose response the host aborted.
+    pub fn blames_engine(self) -> bool {
+        match self {
+            Self::Evicted | Self::Aborted | Self::NotAStream => false,
+            Self::Status(status) => status != TOO_MANY_REQUESTS,
+            Self::Connect
+            | Self::Broken
+            | Self::IdleTimeout
+            | Self::FirstByteTimeout
+            | Self::Unfinished
+            | Self::ErrorEvent => true,
+        }
+    }
+
+    /// Returns true if the connection is gone, and perhaps the engine with it.
+    pub fn is_severed(self) -> bool {
+        matches!(self, Self::Connect | Self::Broken)
+    }
+
+    /// Returns the HTTP status of the engine's response; 0 if there was none.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Status(status) => status,
+            Self::Connect
+            | Self::Broken
+            | Self::IdleTimeout
+            | Self::FirstByteTimeout
+            | Self::Unfinished
+            | Self::ErrorEvent
+            | Self::NotAStream
+            | Self::Evicted
+            | Self::Aborted => 0,
+        }
+    }
+
+    /// Returns what the choice of the next attempt depends on.
+    pub fn class(self) -> FailureClass {
+        FailureClass {
+            trigger: Some(self.trigger()),
+            safe_to_resend: matches!(self, Self::Connect),
+        }
+    }
+}
