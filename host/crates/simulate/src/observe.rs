@@ -3,34 +3,10 @@
 use std::time::Duration;
 
 use pointsman_domain::dispatch::SwitchReport;
+pub use pointsman_domain::RequestResult;
 use pointsman_domain::{AttemptResult, EngineState, LaneId};
 
 use crate::traffic::SimRequest;
-
-/// How a request ended for its client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum RequestResult {
-    /// The first lane of the plan sent a complete response.
-    Answered,
-    /// A fallback lane sent a complete response.
-    FellBack,
-    /// A policy rejected the request.
-    Rejected,
-    /// The client received an error.
-    Error,
-    /// The client disconnected.
-    ClientGone,
-}
-
-impl RequestResult {
-    /// Returns true if the client received a complete response.
-    pub fn is_success(self) -> bool {
-        match self {
-            Self::Answered | Self::FellBack => true,
-            Self::Rejected | Self::Error | Self::ClientGone => false,
-        }
-    }
-}
 
 /// An attempt to serve a request on one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

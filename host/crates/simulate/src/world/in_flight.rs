@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{Generation, Ticket};
-use pointsman_domain::{AttemptCursor, LaneId, RequestView as _};
+use pointsman_domain::{LaneId, RequestFlow, RequestView as _};
 use pointsman_openai::Request;
 
 use crate::engine::{Job, RequestKey, TokenUsage};
-use crate::observe::Attempt;
 use crate::traffic::SimRequest;
 
 /// An in-flight request.
@@ -15,17 +14,12 @@ use crate::traffic::SimRequest;
 pub(super) struct InFlightRequest {
     pub(super) sim: SimRequest,
     pub(super) request: Request,
-    pub(super) cursor: AttemptCursor,
+    pub(super) flow: RequestFlow,
     pub(super) stage: RequestStage,
-    pub(super) attempts: Vec<Attempt>,
-    /// Whether an attempt was made on another lane than the first one.
-    pub(super) fell_back: bool,
     /// When the client disconnects if it has not received the first byte.
     pub(super) client_leaves_at: Duration,
     /// The request's entry in the timer set.
     pub(super) timer: Option<Duration>,
-    /// The time from arrival to the first byte of the response.
-    pub(super) first_byte: Option<Duration>,
     pub(super) usage: TokenUsage,
     /// Whether the request asked for a stream when it was last sent to an engine.
     pub(super) is_streaming: bool,
@@ -35,7 +29,7 @@ pub(super) struct InFlightRequest {
     pub(super) original_estimate: u32,
 }
 
-/// The position of an in-flight request in the pipeline.
+/// What an in-flight request holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestStage {
     /// Between two attempts.
@@ -62,17 +56,10 @@ impl InFlightRequest {
         now.saturating_sub(self.sim.at)
     }
 
-    /// Ends the queueing time of the current attempt.
-    pub(super) fn leave_queue(&mut self, now: Duration) {
-        if let Some(attempt) = self.attempts.last_mut() {
-            attempt.queue = now.saturating_sub(attempt.begun);
-        }
-    }
-
     /// Returns the request as a job for an engine, after the edits of the plan and of the current
     /// step, or `None` if its prompt exceeds the engine's maximum context (0 means unlimited).
     pub(super) fn prepare_job(&mut self, max_context: u32) -> Option<Job> {
-        let edits = &self.cursor.step().edits;
+        let edits = self.flow.step_edits();
         let edited = (!edits.is_empty()).then(|| self.request.apply(edits).0);
         let request = edited.as_ref().unwrap_or(&self.request);
         self.is_streaming = request.streaming();

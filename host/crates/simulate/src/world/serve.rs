@@ -1,21 +1,20 @@
-//! The arrival and the end of a request: the counterpart of the gateway's `serve`.
+//! The arrival and the end of a request.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use pointsman_domain::request_flow::{Action, Effects, End, ErrorAnswer, Event};
 use pointsman_domain::{
-    AttemptCursor, AttemptResult, Decision, Facts, Merged, Outcome, Plan, RequestView as _, Trace,
+    Deadline, Decision, Facts, OutcomeSubject, Plan, RequestFlow, RequestResult, RequestView as _,
+    Trace,
 };
 use pointsman_openai::Request;
 
 use super::World;
 use super::in_flight::{InFlightRequest, RequestStage};
-use crate::engine::TokenUsage;
-use crate::observe::{FinishedRequest, RequestResult};
+use crate::engine::{RequestKey, TokenUsage};
+use crate::observe::{Attempt, FinishedRequest};
 use crate::traffic::SimRequest;
-
-/// The end of a request that is not sent to any lane, with its reason.
-type NotRouted = (RequestResult, String);
 
 impl World<'_> {
     /// Serves a request that arrives now: decides about it, and starts the first attempt.
@@ -23,154 +22,162 @@ impl World<'_> {
         self.totals.accepted += 1;
         let number = self.totals.accepted;
         let id = sim.id.get_or_insert_with(|| format!("sim-{number}").into()).as_ref().to_owned();
+        let config = self.config.fleet;
+        let mut flow = RequestFlow::new(Deadline::new(config.deadline), &config.limits);
         let class_prefix = self.writer.class_prefix(&sim);
-        let decided = match self.writer.write(&sim, id) {
-            Ok(request) => self.decide(&sim, &request).map(|(merged, plan)| {
-                let estimate = request.info().prompt_tokens;
-                (apply_edits(&request, &merged), plan, estimate)
-            }),
-            Err(error) => Err((RequestResult::Error, error.to_string())),
+        let request = match self.accept(&sim, id) {
+            Ok(request) => request,
+            Err(reason) => {
+                let effects = flow.on(Event::Refused, self.age(&sim));
+                return self.finish_unrouted(&sim, &flow, &effects, &reason);
+            }
         };
-        let routed = decided.and_then(|(request, plan, estimate)| {
-            let cursor = AttemptCursor::new(plan, self.config.fleet.limits.max_steps);
-            cursor
-                .map(|cursor| (request, cursor, estimate))
-                .ok_or_else(|| (RequestResult::Error, "the plan has no steps".to_owned()))
-        });
-        match routed {
-            Ok((request, cursor, original_estimate)) => {
-                let client_leaves_at = sim
-                    .client_timeout
-                    .map_or(Duration::MAX, |timeout| sim.at.saturating_add(timeout));
-                let key = self.in_flight.insert(InFlightRequest {
-                    sim,
-                    request,
-                    cursor,
-                    stage: RequestStage::BetweenAttempts,
-                    attempts: Vec::with_capacity(1),
-                    fell_back: false,
-                    client_leaves_at,
-                    timer: None,
-                    first_byte: None,
-                    usage: TokenUsage::default(),
-                    is_streaming: false,
-                    class_prefix,
-                    original_estimate,
-                });
-                self.totals.max_in_flight = self.totals.max_in_flight.max(self.in_flight.len());
-                self.update_timer(key);
-                self.start_attempt(key);
-            }
-            Err((result, reason)) => {
-                self.observer.ended(&FinishedRequest {
-                    request: &sim,
-                    result,
-                    at: self.now,
-                    wait: Duration::ZERO,
-                    first_byte: None,
-                    attempts: &[],
-                    cached_tokens: 0,
-                    output_tokens: 0,
-                    reason: Some(&reason),
-                });
-                self.count(result);
-                self.continue_session(&sim);
-            }
+        drop(flow.on(Event::Accepted { tenant: sim.tenant.as_deref() }, self.age(&sim)));
+        let original_estimate = request.info().prompt_tokens;
+        let (request, effects) = self.decide(&sim, &request, &mut flow);
+        if matches!(effects.action, Action::End(_)) {
+            return self.finish_unrouted(&sim, &flow, &effects, "");
         }
+        let client_leaves_at =
+            sim.client_timeout.map_or(Duration::MAX, |timeout| sim.at.saturating_add(timeout));
+        let key = self.in_flight.insert(InFlightRequest {
+            sim,
+            request,
+            flow,
+            stage: RequestStage::BetweenAttempts,
+            client_leaves_at,
+            timer: None,
+            usage: TokenUsage::default(),
+            is_streaming: false,
+            class_prefix,
+            original_estimate,
+        });
+        self.totals.max_in_flight = self.totals.max_in_flight.max(self.in_flight.len());
+        self.carry_out(key, effects, "");
     }
 
-    fn decide(&mut self, sim: &SimRequest, request: &Request) -> Result<(Merged, Plan), NotRouted> {
-        let fleet = self.fleet_view();
-        if fleet.topology.candidates(request.model()).is_empty() {
-            let reason = format!("no lane serves model `{}`", request.model());
-            return Err((RequestResult::Error, reason));
+    fn age(&self, sim: &SimRequest) -> Duration {
+        self.now.saturating_sub(sim.at)
+    }
+
+    /// Returns the HTTP request, or why it is invalid.
+    fn accept(&mut self, sim: &SimRequest, id: String) -> Result<Request, String> {
+        let request = self.writer.write(sim, id).map_err(|error| error.to_string())?;
+        if self.topology.candidates(request.model()).is_empty() {
+            return Err(format!("no lane serves model `{}`", request.model()));
         }
-        let facts = self.facts(request, sim.at, 0);
-        let merged = self.advisor.advisor().advise(&facts, &fleet, &mut Trace::off());
+        Ok(request)
+    }
+
+    /// Asks the policies and decides. Returns the request with the policies' edits, of which those
+    /// that cannot be applied are dropped, as in the gateway.
+    fn decide(
+        &mut self,
+        sim: &SimRequest,
+        request: &Request,
+        flow: &mut RequestFlow,
+    ) -> (Request, Effects) {
+        let fleet = self.fleet_view();
+        let facts = self.facts(request, sim.at, flow.attempt_count());
+        let advisor = self.advisor.advisor();
+        let merged = advisor.advise(&facts, &fleet, &mut Trace::off());
+        let has_recovery = advisor.has_recovery();
         let decision = Plan::from_advice(&merged, &fleet, &self.config.fleet.limits);
         let first = match &decision {
             Decision::Route(plan) => plan.steps.first().map(|step| step.lane),
             Decision::Reject(..) | Decision::NoLane(_) => None,
         };
         self.observer.decided(sim, first, &merged.by);
-        match decision {
-            Decision::Route(plan) => Ok((merged, plan)),
-            Decision::Reject(policy, rejection) => {
-                let reason = format!("rejected by {policy}: {}", rejection.message);
-                Err((RequestResult::Rejected, reason))
-            }
-            Decision::NoLane(reason) => Err((RequestResult::Error, reason.to_string())),
-        }
+        let effects = flow.on(Event::Decided { decision, has_recovery }, self.age(sim));
+        let edited =
+            if merged.edits.is_empty() { request.clone() } else { request.apply(&merged.edits).0 };
+        (edited, effects)
     }
 
-    /// Returns the facts that policies receive after this many failed attempts.
-    pub(super) fn facts(
-        &self,
-        request: &Request,
-        arrived_at: Duration,
-        failed_attempts: usize,
-    ) -> Facts {
+    /// Returns the facts that policies receive after this many attempts.
+    pub(super) fn facts(&self, request: &Request, arrived_at: Duration, attempt: u32) -> Facts {
         Facts {
             request: Arc::new(request.clone()),
             now_ms: self.now_ms(),
             seed: Facts::seed(request.id()),
             age: self.now.saturating_sub(arrived_at),
-            attempt: u32::try_from(failed_attempts).unwrap_or(u32::MAX),
+            attempt,
+        }
+    }
+
+    /// Removes a request together with its timer.
+    pub(super) fn remove(&mut self, key: RequestKey) -> Option<InFlightRequest> {
+        let request = self.in_flight.remove(key)?;
+        if let Some(timer) = request.timer {
+            self.timers.remove(&(timer, key));
+        }
+        Some(request)
+    }
+
+    /// Reports the end of a request without any attempt.
+    fn finish_unrouted(
+        &mut self,
+        sim: &SimRequest,
+        flow: &RequestFlow,
+        effects: &Effects,
+        reason: &str,
+    ) {
+        if let Action::End(end) = &effects.action {
+            self.report_end(sim, flow, TokenUsage::default(), end, reason);
+            self.continue_session(sim);
         }
     }
 
     /// Reports the end of a request that has been removed from the in-flight requests.
-    pub(super) fn finish(
-        &mut self,
-        ended: &mut InFlightRequest,
-        result: RequestResult,
-        last_attempt: AttemptResult,
-        reason: Option<&str>,
-    ) {
-        if let Some(attempt) = ended.attempts.last_mut() {
-            attempt.result = last_attempt;
-        }
-        let queues = ended.attempts.iter().map(|attempt| attempt.queue).sum();
-        let successful = ended.attempts.last().filter(|_| result.is_success());
-        let wait = successful
-            .map_or(queues, |attempt| (attempt.begun + attempt.queue).saturating_sub(ended.sim.at));
-        self.observer.ended(&FinishedRequest {
-            request: &ended.sim,
-            result,
-            at: self.now,
-            wait,
-            first_byte: ended.first_byte,
-            attempts: &ended.attempts,
-            cached_tokens: ended.usage.cached,
-            output_tokens: ended.usage.generated,
-            reason,
-        });
-        self.count(result);
-        if let Some(attempt) =
-            ended.attempts.last().filter(|_| self.advisor.advisor().observes_outcomes())
-        {
-            // An engine only reports token counts at the end of a complete response.
-            let is_complete = last_attempt == AttemptResult::Ok;
-            let usage = if is_complete { ended.usage } else { TokenUsage::default() };
-            let estimate = ended.request.info().prompt_tokens;
-            let outcome = Outcome {
+    pub(super) fn finish_request(&mut self, ended: &InFlightRequest, end: &End, reason: &str) {
+        self.report_end(&ended.sim, &ended.flow, ended.usage, end, reason);
+        if self.advisor.advisor().observes_outcomes() {
+            let subject = OutcomeSubject {
                 request_id: ended.request.id().into(),
                 tenant: ended.sim.tenant.clone(),
                 model: ended.request.model().into(),
-                lane: attempt.lane,
                 topology: self.topology.generation(),
-                ended: last_attempt,
-                tries: u32::try_from(ended.attempts.len()).unwrap_or(u32::MAX),
-                queue: queues,
-                ttft: ended.first_byte.unwrap_or_default(),
-                total: ended.age(self.now),
-                prompt_tokens: if is_complete { ended.sim.prompt_tokens } else { estimate },
-                cached_tokens: usage.cached,
-                output_tokens: usage.generated,
+                prompt_tokens: ended.request.info().prompt_tokens,
             };
-            self.outcomes.push(outcome, self.now);
+            if let Some(outcome) = ended.flow.outcome(subject) {
+                self.outcomes.push(outcome, self.now);
+            }
         }
         self.continue_session(&ended.sim);
+    }
+
+    fn report_end(
+        &mut self,
+        sim: &SimRequest,
+        flow: &RequestFlow,
+        usage: TokenUsage,
+        end: &End,
+        reason: &str,
+    ) {
+        let attempts: Vec<Attempt> = flow
+            .attempts()
+            .map(|attempt| Attempt {
+                lane: attempt.lane,
+                result: attempt.result,
+                begun: sim.at.saturating_add(attempt.begun),
+                queue: attempt.queue,
+            })
+            .collect();
+        let queues = flow.attempts().map(|attempt| attempt.queue).sum();
+        let successful = flow.attempts().last().filter(|_| end.result.is_success());
+        let reason = reason_for_people(end, reason);
+        self.observer.ended(&FinishedRequest {
+            request: sim,
+            result: end.result,
+            at: self.now,
+            wait: successful.map_or(queues, |attempt| attempt.begun + attempt.queue),
+            first_byte: flow.ttft(),
+            attempts: &attempts,
+            cached_tokens: usage.cached,
+            output_tokens: usage.generated,
+            reason: reason.as_deref(),
+        });
+        self.count(end.result);
     }
 
     fn count(&mut self, result: RequestResult) {
@@ -193,8 +200,20 @@ impl World<'_> {
     }
 }
 
-/// Returns the request with the policies' edits. Edits that cannot be applied are dropped, as in
-/// the gateway.
-fn apply_edits(request: &Request, merged: &Merged) -> Request {
-    if merged.edits.is_empty() { request.clone() } else { request.apply(&merged.edits).0 }
+/// Returns why a request was rejected or failed. `failure` describes the last failure.
+fn reason_for_people(end: &End, failure: &str) -> Option<String> {
+    match (&end.answer, end.result) {
+        (Some(ErrorAnswer::Rejected { policy: Some(policy), rejection }), _) => {
+            Some(format!("rejected by {policy}: {}", rejection.message))
+        }
+        (Some(ErrorAnswer::Rejected { policy: None, rejection }), _) => {
+            Some(rejection.message.clone())
+        }
+        (Some(ErrorAnswer::NoLane(reason)), _) => Some(reason.to_string()),
+        (Some(ErrorAnswer::Refused | ErrorAnswer::Failed | ErrorAnswer::Stopping), _)
+        | (None, RequestResult::Error | RequestResult::Rejected) => Some(failure.to_owned()),
+        (None, RequestResult::Answered | RequestResult::FellBack | RequestResult::ClientGone) => {
+            None
+        }
+    }
 }
