@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use pointsman_domain::PlanLimits;
 use pointsman_files::write_atomic;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetTasks};
-use pointsman_gateway::{Gateway, GatewayMetrics, Keys, Settings};
+use pointsman_gateway::{Gateway, GatewayMetrics, GatewayParts, Keys, Settings};
 use pointsman_policy::{
     Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
 };
@@ -73,7 +73,7 @@ async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> 
     let backend =
         Arc::new(AdminBackend { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
     let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
-    let gateway = Arc::new(Gateway {
+    let gateway = Gateway::new(GatewayParts {
         settings: Settings {
             max_body: config.server.max_body,
             plan: PlanLimits {
@@ -100,7 +100,7 @@ async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> 
     });
     let mut server = JoinSet::new();
     server.spawn(async move {
-        tokio::join!(Arc::clone(&gateway).serve(listener), operators.serve(gateway, backend));
+        tokio::join!(gateway.serve(listener), operators.serve(&gateway, backend));
     });
     let startup_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(event = "listening", %address, startup_ms, "listening on http://{address}");

@@ -109,6 +109,11 @@ impl RequestFlow {
         self.ttft
     }
 
+    /// Returns the age at the end; `None` before it.
+    pub fn total(&self) -> Option<Duration> {
+        self.ended.map(|(_, total)| total)
+    }
+
     /// Returns the token counts that the engine reported.
     pub fn usage(&self) -> Option<TokenCounts> {
         self.usage

@@ -13,7 +13,6 @@
 //! The admin API never shares a listener with clients: the permission to send requests does not
 //! include the permission to change policies.
 
-use std::fmt;
 use std::sync::Arc;
 
 use axum::Router;
@@ -27,11 +26,14 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tracing::{Instrument as _, Span};
 
+use crate::admin_error::AdminError;
 use crate::error::RouteError;
-use crate::error_code::ErrorCode;
-use crate::routes::{error, only, unknown_path};
+use crate::gateway::Gateway;
+use crate::identity::Keys;
+use crate::response::{error, only, unknown_path};
 use crate::socket::AdminSocket;
-use crate::{Gateway, Keys, listen, request_id, status};
+use crate::status::StatusSources;
+use crate::{listen, request_id, response, status};
 
 /// Bytes of a command's body.
 const MAX_BODY: usize = 64 << 10;
@@ -73,42 +75,6 @@ pub enum PolicyCommand {
     Enable,
 }
 
-/// The reason why a command was not executed, with its stable code.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AdminError {
-    code: ErrorCode,
-    message: String,
-}
-
-impl AdminError {
-    /// Creates an error. The code determines the HTTP status.
-    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
-
-    /// Creates the error for an unknown policy, which lists the known ones.
-    pub fn policy_not_found(name: &str, known: &[String]) -> Self {
-        let known = match known {
-            [] => "no policies are configured".to_owned(),
-            known => format!("expected `{}`", known.join("` or `")),
-        };
-        Self::new(ErrorCode::PolicyNotFound, format!("unknown policy `{name}`: {known}"))
-    }
-
-    /// Returns the stable code.
-    pub fn code(&self) -> ErrorCode {
-        self.code
-    }
-}
-
-impl fmt::Display for AdminError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for AdminError {}
-
 /// The listeners of the admin API.
 #[derive(Debug, Default)]
 pub struct Admin {
@@ -119,20 +85,20 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves until [`Gateway::stop`] is cancelled and the connections are closed.
-    pub async fn serve(self, gateway: Arc<Gateway>, policies: Arc<dyn PolicyAdmin>) {
-        let stop = gateway.stop.clone();
+    /// Serves until the gateway is stopped and the connections are closed.
+    pub async fn serve(self, gateway: &Gateway, policies: Arc<dyn PolicyAdmin>) {
+        let (stop, host) = (gateway.stop(), gateway.status());
         let socket = async {
             if let Some(socket) = self.socket {
                 // Without keys: the file mode restricts the socket to the host's user and root.
-                let router = router(Arc::clone(&gateway), Arc::clone(&policies), Keys::default());
+                let router = router(Arc::clone(host), Arc::clone(&policies), Keys::default());
                 listen::listen(socket, router, stop.clone()).await;
             }
         };
         let port = async {
             if let Some((listener, token)) = self.port {
                 let keys = Keys::new([(token, "operator".to_owned())]);
-                let router = router(Arc::clone(&gateway), Arc::clone(&policies), keys);
+                let router = router(Arc::clone(host), Arc::clone(&policies), keys);
                 listen::listen(listener, router, stop.clone()).await;
             }
         };
@@ -142,11 +108,11 @@ impl Admin {
 
 type Policies = Arc<dyn PolicyAdmin>;
 
-fn router(gateway: Arc<Gateway>, policies: Policies, keys: Keys) -> Router {
+fn router(host: Arc<StatusSources>, policies: Policies, keys: Keys) -> Router {
     let host_routes = Router::new()
         .route("/status", only("GET, HEAD", get(status::status)))
         .route("/metrics", only("GET, HEAD", get(status::metrics)))
-        .with_state(gateway);
+        .with_state(host);
     Router::new()
         .route("/policies", only("GET, HEAD", get(list)))
         .route("/policies/{name}", only("GET, HEAD", get(show)))
@@ -256,7 +222,7 @@ async fn respond(
 ) -> Response {
     let span = Span::current();
     match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
-        Ok(Ok(value)) => status::json(value.to_string()),
+        Ok(Ok(value)) => response::json(value.to_string()),
         Ok(Err(refused)) => error(request, refused.into()),
         // The work has panicked, and the panic hook has printed where.
         Err(panic) => {

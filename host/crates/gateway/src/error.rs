@@ -10,20 +10,16 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use pointsman_domain::{AttemptResult, NoLaneReason, Rejection};
-use pointsman_openai::{BadRequest, ErrorBody, error_event};
+use pointsman_domain::{NoLaneReason, Rejection};
+use pointsman_openai::{BadRequest, ErrorBody};
 
-use crate::admin::AdminError;
-use crate::attempt::AttemptError;
+use crate::admin_error::AdminError;
 use crate::error_code::ErrorCode;
+use crate::failure::{AttemptError, RETRY_LOST_ENGINE};
+use crate::headers::{self, to_header_value};
 use crate::identity::Unauthorized;
-use crate::request_tracker::{Failure, RequestTracker};
-use crate::stream;
 
-/// `Retry-After` when an engine was lost: about the time that a small engine takes to restart.
-pub(crate) const RETRY_LOST_ENGINE: Duration = Duration::from_secs(5);
 /// Upper bound of `Retry-After` in seconds. Estimates of a cold fleet can be far higher, and
 /// clients should not stay away for that long.
 const MAX_RETRY_AFTER: u64 = 3600;
@@ -83,20 +79,6 @@ impl From<Unauthorized> for RouteError {
 }
 
 impl RouteError {
-    /// Ends the request and returns its error response.
-    pub(crate) fn into_response(self, tracker: &mut RequestTracker) -> Response {
-        let response = self.error_response();
-        self.report(tracker, response.status, &response);
-        response.into_response()
-    }
-
-    /// Ends the request and returns the event for a client that has already received status 200.
-    pub(crate) fn into_event(self, tracker: &mut RequestTracker) -> Bytes {
-        let response = self.error_response();
-        self.report(tracker, StatusCode::OK, &response);
-        error_event(&response.body, false)
-    }
-
     /// Logs the error and returns its response, for requests that do not enter the pipeline. Must
     /// be called inside a span with the request's id.
     pub(crate) fn into_untracked_response(self) -> Response {
@@ -111,14 +93,6 @@ impl RouteError {
             tracing::info!(event = "request_failed", status, code, error, "request failed");
         }
         response.into_response()
-    }
-
-    /// Returns the result of the last attempt, for policies that observe outcomes.
-    pub(crate) fn result(&self) -> AttemptResult {
-        match self {
-            Self::Attempt { error, .. } => error.result(),
-            _ => AttemptResult::Other,
-        }
     }
 
     /// Returns the code of the error; `None` for a rejection, whose code is the policy's.
@@ -145,18 +119,8 @@ impl RouteError {
         })
     }
 
-    fn report(&self, tracker: &mut RequestTracker, status: StatusCode, response: &ErrorResponse) {
-        let failure = Failure {
-            status: Some(status),
-            code: response.body.code.as_deref(),
-            error: self,
-            abort_cause: None,
-            is_severe: response.status.is_server_error(),
-        };
-        tracker.fail(self.result(), &failure);
-    }
-
-    fn error_response(&self) -> ErrorResponse {
+    /// Returns the response to a request that ends with this error.
+    pub(crate) fn error_response(&self) -> ErrorResponse {
         let response = match self {
             Self::Rejected { rejection, .. } => ErrorResponse::from_rejection(rejection),
             _ => {
@@ -177,13 +141,13 @@ impl RouteError {
                 let seconds = rejection.retry_after_s;
                 let after = seconds.map(|seconds| Duration::from_secs(seconds.into()));
                 response
-                    .with_optional(stream::POLICY, stream::to_header_value(policy))
+                    .with_optional(headers::POLICY, to_header_value(policy))
                     .with_retry_after(after)
             }
             Self::NoLane { retry_in, .. } => response.with_retry_after(Some(*retry_in)),
             Self::Stopping => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
             Self::Attempt { lane, error } => response
-                .with_optional(stream::LANE, stream::to_header_value(lane))
+                .with_optional(headers::LANE, to_header_value(lane))
                 .with_retry_after(error.retry_in()),
             Self::ContentType(_)
             | Self::BodyTooLarge { .. }
@@ -211,9 +175,9 @@ impl RouteError {
 
 /// An error response before it is serialised.
 #[derive(Debug)]
-struct ErrorResponse {
-    status: StatusCode,
-    body: ErrorBody,
+pub(crate) struct ErrorResponse {
+    pub(crate) status: StatusCode,
+    pub(crate) body: ErrorBody,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -261,7 +225,7 @@ impl ErrorResponse {
         }
     }
 
-    fn into_response(self) -> Response {
+    pub(crate) fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.body.to_json()));
         *response.status_mut() = self.status;
         response
@@ -331,7 +295,7 @@ mod tests {
             assert_eq!(response.body.code.as_deref(), Some(code.as_str()), "{error}");
             let has_header = |header| response.headers.iter().any(|(name, _)| *name == header);
             assert_eq!(has_header(header::RETRY_AFTER), code.has_retry_after(), "{error}");
-            assert!(has_header(stream::LANE), "{error}");
+            assert!(has_header(headers::LANE), "{error}");
         }
     }
 

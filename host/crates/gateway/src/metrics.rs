@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_record::Ended;
+use pointsman_domain::RequestResult;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,39 +11,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// The end of a request. Every accepted request has exactly one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// A complete response from the first lane attempted.
-    Answered,
-    /// A complete response from a later lane.
-    FellBack,
-    /// An explicit error.
-    Error,
-    /// The client disconnected before the response was complete.
-    ClientGone,
-}
-
-impl End {
-    /// Returns the value of the label `outcome`.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Answered => "answered",
-            Self::FellBack => "fell-back",
-            Self::Error => "error",
-            Self::ClientGone => "client-gone",
-        }
-    }
-}
-
-impl From<End> for Ended {
-    fn from(end: End) -> Self {
-        match end {
-            End::Answered => Self::Answered,
-            End::FellBack => Self::FellBack,
-            End::Error => Self::Error,
-            End::ClientGone => Self::ClientGone,
-        }
+/// Returns the value of the label `outcome`. For a client, a rejection is an error.
+pub(crate) fn label(result: RequestResult) -> &'static str {
+    match result {
+        RequestResult::Answered => "answered",
+        RequestResult::FellBack => "fell-back",
+        RequestResult::Rejected | RequestResult::Error => "error",
+        RequestResult::ClientGone => "client-gone",
     }
 }
 
@@ -140,16 +114,26 @@ impl GatewayMetrics {
     }
 
     /// Counts the end of a request.
-    pub(crate) fn ended(&self, endpoint: &'static str, lane: &str, end: End, took: Duration) {
+    pub(crate) fn ended(
+        &self,
+        endpoint: &'static str,
+        lane: &str,
+        result: RequestResult,
+        took: Duration,
+    ) {
         self.in_flight.dec();
-        match end {
-            End::Answered => self.answered.inc(),
-            End::FellBack => self.fell_back.inc(),
-            End::Error => self.errors.inc(),
-            End::ClientGone => self.client_gone.inc(),
+        match result {
+            RequestResult::Answered => self.answered.inc(),
+            RequestResult::FellBack => self.fell_back.inc(),
+            RequestResult::Rejected | RequestResult::Error => self.errors.inc(),
+            RequestResult::ClientGone => self.client_gone.inc(),
         };
         self.requests
-            .get_or_create(&RequestLabels { endpoint, lane: lane.to_owned(), outcome: end.label() })
+            .get_or_create(&RequestLabels {
+                endpoint,
+                lane: lane.to_owned(),
+                outcome: label(result),
+            })
             .inc();
         self.seconds.observe(took.as_secs_f64());
     }

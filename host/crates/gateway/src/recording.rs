@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{
-    AttemptResult, ChainInfo, Decision, Facts, FleetView, LaneId, Merged, Outcome, PolicyCall,
+    Attempt, ChainInfo, Decision, Facts, FleetView, Merged, Outcome, PolicyCall, RequestResult,
     RequestView as _, Trace,
 };
 use pointsman_openai::Request;
@@ -23,8 +23,6 @@ pub(crate) struct Recording {
     entry: Entry,
     /// The record is discarded unless the request ends in an error.
     only_errors: bool,
-    /// The current attempt.
-    attempt: Option<AttemptRecord>,
 }
 
 /// Returns a trace that collects policy calls if the request with this id may be recorded.
@@ -74,7 +72,6 @@ impl Recording {
             recorder: recorder.clone(),
             only_errors: recorder.interest(&decision.request_id) == Interest::IfError,
             entry: Entry { decision, fleet: Arc::clone(fleet), chain: chain.cloned(), request },
-            attempt: None,
         })
     }
 
@@ -88,47 +85,39 @@ impl Recording {
         self.entry.decision.consulted.extend(calls);
     }
 
-    /// Begins an attempt on a lane at this age of the request.
-    pub(crate) fn begin_attempt(&mut self, lane: LaneId, age: Duration) {
-        let (result, zero) = (AttemptResult::Other, Duration::ZERO);
-        self.attempt =
-            Some(AttemptRecord { lane, result, status: 0, begun: age, queue: zero, took: zero });
-    }
-
-    /// Sets how long the current attempt waited for a slot.
-    pub(crate) fn set_wait(&mut self, queue: Duration) {
-        if let Some(attempt) = &mut self.attempt {
-            attempt.queue = queue;
-        }
-    }
-
-    /// Sets the status of the engine's response.
-    pub(crate) fn set_status(&mut self, status: u16) {
-        if let Some(attempt) = &mut self.attempt {
-            attempt.status = status;
-        }
-    }
-
-    /// Ends the current attempt.
-    pub(crate) fn end_attempt(&mut self, result: AttemptResult, age: Duration) {
-        if let Some(attempt) = self.attempt.take() {
-            let took = age.saturating_sub(attempt.begun);
-            self.entry.decision.tries.push(AttemptRecord { result, took, ..attempt });
-        }
-    }
-
-    /// Hands the record to the recorder after the request has ended.
-    pub(crate) fn finish(mut self, how: Ended, last: AttemptResult, outcome: Outcome) {
+    /// Hands the record to the recorder after the request has ended. The outcome is `None` without
+    /// an attempt: there is no lane that it could be about.
+    pub(crate) fn finish<'a>(
+        mut self,
+        result: RequestResult,
+        total: Duration,
+        attempts: impl Iterator<Item = &'a Attempt>,
+        outcome: Option<Outcome>,
+    ) {
+        let how = ended(result);
         if self.only_errors && how != Ended::Error {
             return;
         }
-        self.end_attempt(last, outcome.total);
-        let Self { recorder, mut entry, .. } = self;
-        entry.decision.end = End { how, total: outcome.total };
-        // Without an attempt there is no lane that the outcome could be about.
-        entry.decision.outcome = (outcome.tries > 0).then_some(outcome);
-        recorder.record(entry);
+        let decision = &mut self.entry.decision;
+        decision.tries = attempts.map(attempt_record).collect();
+        decision.end = End { how, total };
+        decision.outcome = outcome;
+        self.recorder.record(self.entry);
     }
+}
+
+fn ended(result: RequestResult) -> Ended {
+    match result {
+        RequestResult::Answered => Ended::Answered,
+        RequestResult::FellBack => Ended::FellBack,
+        RequestResult::Rejected | RequestResult::Error => Ended::Error,
+        RequestResult::ClientGone => Ended::ClientGone,
+    }
+}
+
+fn attempt_record(attempt: &Attempt) -> AttemptRecord {
+    let Attempt { lane, result, status, begun, queue, took } = *attempt;
+    AttemptRecord { lane, result, status, begun, queue, took }
 }
 
 /// Returns the whole request for the record, with its approximate size. It is only converted on

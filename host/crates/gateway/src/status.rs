@@ -12,22 +12,35 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use pointsman_domain::{LaneStat, LaneState};
+use pointsman_fleet::Fleet;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
-use crate::Gateway;
+use crate::response::{json, typed};
+use crate::settings::StatusPart;
+
+/// What the status pages show.
+pub(crate) struct StatusSources {
+    pub(crate) fleet: Fleet,
+    pub(crate) policies: StatusPart,
+    pub(crate) config: StatusPart,
+    pub(crate) registry: Registry,
+    /// Cancelled when the gateway stops.
+    pub(crate) stop: CancellationToken,
+}
 
 pub(crate) async fn live() -> Response {
     json(json!({ "status": "ok" }).to_string())
 }
 
-pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
+pub(crate) async fn ready(State(host): State<Arc<StatusSources>>) -> Response {
     use LaneState::{Degraded, Draining, Ready, Unloaded};
     let accepts = |state: LaneState| matches!(state, Ready | Degraded | Unloaded | Draining);
-    let has_lane = gateway.fleet.view().stats.iter().any(|stat| accepts(stat.state));
-    let status = match (gateway.stop.is_cancelled(), has_lane) {
+    let has_lane = host.fleet.view().stats.iter().any(|stat| accepts(stat.state));
+    let status = match (host.stop.is_cancelled(), has_lane) {
         (true, _) => "stopping",
         (false, false) => "no lane is serving",
         (false, true) => "ok",
@@ -35,19 +48,19 @@ pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
     with_status(status == "ok", json!({ "status": status }))
 }
 
-pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> Response {
-    match unavailable(&gateway) {
+pub(crate) async fn health(State(host): State<Arc<StatusSources>>) -> Response {
+    match unavailable(&host) {
         None => with_status(true, json!({ "status": "ok" })),
         Some(reason) => with_status(false, json!({ "status": "unavailable", "reason": reason })),
     }
 }
 
 /// Returns why no request can be served now; `None` if one can.
-fn unavailable(gateway: &Gateway) -> Option<String> {
-    if gateway.stop.is_cancelled() {
+fn unavailable(host: &StatusSources) -> Option<String> {
+    if host.stop.is_cancelled() {
         return Some("the host is shutting down".to_owned());
     }
-    let view = gateway.fleet.view();
+    let view = host.fleet.view();
     let busy = |stat: &LaneStat| matches!(stat.state, LaneState::Starting | LaneState::Draining);
     let serving = view.stats.iter().any(|stat| stat.state.serving());
     let loadable = view.stats.iter().any(|stat| stat.state == LaneState::Unloaded);
@@ -66,9 +79,9 @@ fn unavailable(gateway: &Gateway) -> Option<String> {
     Some(view.stats.iter().map(describe).collect::<Vec<_>>().join("; "))
 }
 
-pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> Response {
-    let view = gateway.fleet.view();
-    let lanes: Vec<Value> = gateway
+pub(crate) async fn status(State(host): State<Arc<StatusSources>>) -> Response {
+    let view = host.fleet.view();
+    let lanes: Vec<Value> = host
         .fleet
         .status()
         .into_iter()
@@ -99,17 +112,17 @@ pub(crate) async fn status(State(gateway): State<Arc<Gateway>>) -> Response {
         .collect();
     let body = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "stopping": gateway.stop.is_cancelled(),
+        "stopping": host.stop.is_cancelled(),
         "lanes": lanes,
-        "config": (gateway.config)(),
-        "policies": (gateway.policies)(),
+        "config": (host.config)(),
+        "policies": (host.policies)(),
     });
     json(body.to_string())
 }
 
-pub(crate) async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
+pub(crate) async fn metrics(State(host): State<Arc<StatusSources>>) -> Response {
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &gateway.registry) {
+    match prometheus_client::encoding::text::encode(&mut text, &host.registry) {
         Ok(()) => typed("application/openmetrics-text; version=1.0.0; charset=utf-8", text.into()),
         Err(error) => {
             tracing::error!(%error, "failed to encode the metrics");
@@ -126,16 +139,5 @@ fn with_status(is_ok: bool, body: Value) -> Response {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    response
-}
-
-/// Returns a response with a JSON body.
-pub(crate) fn json(body: impl Into<Bytes>) -> Response {
-    typed("application/json", body.into())
-}
-
-fn typed(content_type: &'static str, body: Bytes) -> Response {
-    let mut response = Response::new(Body::from(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

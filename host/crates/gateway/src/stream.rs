@@ -7,40 +7,30 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 use http_body::Frame;
-use pointsman_domain::AttemptResult;
-use pointsman_fleet::{EngineBody, EngineError, Lease};
+use pointsman_domain::request_flow::{EngineFailure, Event};
+use pointsman_fleet::{EngineBody, EngineError};
 use pointsman_openai::{BodyTail, StreamEnd, StreamWatch, error_event};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::Span;
 
-use crate::Gateway;
-use crate::attempt::{self, EngineResponse, HOP_BY_HOP};
+use crate::attempt::EngineResponse;
 use crate::error;
 use crate::error_code::ErrorCode;
+use crate::execute::ExecutionResult;
+use crate::failure::{cause_of, engine_failure};
+use crate::headers::{ATTEMPTS, HOP_BY_HOP, LANE, POLICY, REASON, to_header_value};
 use crate::request_tracker::{Failure, RequestTracker};
-use crate::serve::RoutingDecision;
 
-/// Names the lane whose engine responded.
-pub(crate) const LANE: HeaderName = HeaderName::from_static("x-pointsman-lane");
-/// Names the policies that decided, with their versions.
-pub(crate) const POLICY: HeaderName = HeaderName::from_static("x-pointsman-policy");
-/// The policies' reason.
-pub(crate) const REASON: HeaderName = HeaderName::from_static("x-pointsman-reason");
-/// The number of attempts, if there was more than one.
-pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-pointsman-attempts");
-
-/// Characters of a text that fit into a header of ours. Many proxies limit all headers to 8 KiB.
-const MAX_HEADER_VALUE: usize = 512;
-
-/// Returns the client's response for an engine's response.
-pub(crate) fn into_response(
-    gateway: &Gateway,
-    engine_response: EngineResponse,
-    decision: &RoutingDecision,
-    tracker: RequestTracker,
-) -> Response {
+/// Returns the client's response after the execution of a decision. `abort` is cancelled when the
+/// drain timeout of the host has expired.
+pub(crate) fn into_response(abort: CancellationToken, done: ExecutionResult) -> Response {
+    let ExecutionResult { result, decision, mut tracker } = done;
+    let engine_response = match result {
+        Ok(response) => response,
+        Err(error) => return tracker.error_response(&error),
+    };
     let mut headers = engine_response.headers.clone();
     for name in &HOP_BY_HOP {
         headers.remove(name);
@@ -59,24 +49,17 @@ pub(crate) fn into_response(
             headers.insert(name, value);
         }
     }
-    if tracker.attempts() > 1 {
-        headers.insert(ATTEMPTS, tracker.attempts().into());
+    let attempts = tracker.flow().attempt_count();
+    if attempts > 1 {
+        headers.insert(ATTEMPTS, attempts.into());
     }
     let status = engine_response.status;
     let span = tracker.span().clone();
-    let body = ResponseBody::new(gateway, engine_response, tracker);
+    let body = ResponseBody::new(abort, engine_response, tracker);
     let mut response = Response::new(Body::new(InSpan::new(span, body)));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
-}
-
-/// Returns `text` as a header value. Characters other than visible ASCII become question marks,
-/// and long text is truncated.
-pub(crate) fn to_header_value(text: &str) -> Option<HeaderValue> {
-    let visible = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
-    let text: String = text.chars().take(MAX_HEADER_VALUE).map(visible).collect();
-    HeaderValue::from_str(&text).ok()
 }
 
 /// A body that is polled inside the span of its request. hyper polls bodies long after the
@@ -131,8 +114,8 @@ pub(crate) struct ResponseBody {
     tail: Option<BodyTail>,
     status: StatusCode,
     lane: String,
-    lease: Option<Lease>,
-    tracker: RequestTracker,
+    // After `rest`: the connection to the engine is closed before its slot is released.
+    tracker: Box<RequestTracker>,
     abort_signal: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -195,28 +178,17 @@ impl http_body::Body for ResponseBody {
 }
 
 impl ResponseBody {
-    /// Creates the body and notes the first byte.
+    /// Creates the body of an engine's response.
     pub(crate) fn new(
-        gateway: &Gateway,
+        abort: CancellationToken,
         response: EngineResponse,
-        mut tracker: RequestTracker,
+        tracker: Box<RequestTracker>,
     ) -> Self {
-        tracker.first_byte(response.status);
         let watch = response.is_stream().then(StreamWatch::default);
         let tail = (watch.is_none() && tracker.needs_usage()).then(BodyTail::default);
-        let EngineResponse { lane, lease, status, first, rest, .. } = response;
-        let abort_signal = Box::pin(gateway.abort.clone().cancelled_owned());
-        Self {
-            first,
-            rest: Some(rest),
-            watch,
-            tail,
-            status,
-            lane,
-            lease: Some(lease),
-            tracker,
-            abort_signal,
-        }
+        let EngineResponse { lane, status, first, rest, .. } = response;
+        let abort_signal = Box::pin(abort.cancelled_owned());
+        Self { first, rest: Some(rest), watch, tail, status, lane, tracker, abort_signal }
     }
 
     /// Inspects a chunk and returns what of it is passed on to the client.
@@ -248,7 +220,7 @@ impl ResponseBody {
                     abort_cause: None,
                     is_severe: true,
                 };
-                self.fail(AttemptResult::ServerError, true, false, &failure);
+                self.fail(EngineFailure::ErrorEvent, &failure);
                 Poll::Ready(None)
             }
             StreamEnd::Unfinished { .. } => self.abort(EngineError::Unfinished),
@@ -262,53 +234,42 @@ impl ResponseBody {
             let message = format!("lane `{}`: {error}", self.lane);
             error_event(&error::body(ErrorCode::EngineError, message), mid_frame)
         });
-        // What the host aborts is not the engine's failure.
-        let blame = !matches!(error, EngineError::Aborted | EngineError::Evicted);
         let failure = Failure {
             status: None,
             // Only an event carries a code to the client.
             code: event.as_ref().map(|_| ErrorCode::EngineError.as_str()),
             error: &error,
-            abort_cause: Some(attempt::cause_of(&error)),
+            abort_cause: Some(cause_of(&error)),
             is_severe: true,
         };
-        self.fail(attempt::result_of(&error), blame, error.is_severed(), &failure);
+        self.fail(engine_failure(&error), &failure);
         Poll::Ready(Some(event.map(Frame::data).ok_or(error)))
     }
 
     /// Ends the response after the engine's whole body was passed on.
     fn complete(&mut self) {
-        if self.status.is_success() {
-            self.release(false, false);
-            self.tracker.complete();
-            return;
-        }
-        let is_client_error = self.status.is_client_error();
-        let result =
-            if is_client_error { AttemptResult::Other } else { AttemptResult::ServerError };
+        self.end(Event::Completed);
         let failure = Failure {
             status: None,
             code: None,
             error: &format_args!("engine returned status {}", self.status.as_u16()),
             abort_cause: None,
-            is_severe: !is_client_error,
+            is_severe: !self.status.is_client_error(),
         };
-        self.fail(result, !is_client_error, false, &failure);
+        self.tracker.report(Some(&failure).filter(|_| !self.status.is_success()));
     }
 
-    fn fail(&mut self, result: AttemptResult, blame: bool, severed: bool, failure: &Failure<'_>) {
-        // A failure that follows from an invalid request is not the engine's.
-        self.release(blame && !self.status.is_client_error(), severed);
-        self.tracker.fail(result, failure);
+    fn fail(&mut self, engine_failure: EngineFailure, failure: &Failure<'_>) {
+        self.end(Event::Failed(engine_failure));
+        self.tracker.report(Some(failure));
     }
 
-    /// Releases the lease, and with it the slot, and notes the token usage.
-    fn release(&mut self, blame: bool, severed: bool) {
+    /// Closes the connection to the engine, and feeds the end of the response to the flow, which
+    /// releases the slot.
+    fn end(&mut self, event: Event<'_>) {
         self.rest = None;
         self.note_usage();
-        if let Some(lease) = self.lease.take() {
-            lease.finish(blame, severed);
-        }
+        self.tracker.on(event);
     }
 
     fn note_usage(&mut self) {

@@ -27,7 +27,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Gateway, GatewayMetrics, Keys, Settings, serve};
+use crate::{Gateway, GatewayMetrics, GatewayParts, Keys, Settings, routes, serve};
 
 /// The API key that all requests carry.
 const API_KEY: &str = "secret-api-key";
@@ -82,7 +82,8 @@ impl Engines {
 /// A gateway with the lanes `a` and `b` for the model `m`, ranked in this order, and the lane `c`
 /// for another model.
 pub(crate) struct TestGateway {
-    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) gateway: Gateway,
+    abort: CancellationToken,
     engines: Arc<Engines>,
     _fleet: FleetTasks,
     _engines: JoinSet<()>,
@@ -96,7 +97,7 @@ impl TestGateway {
     /// Creates a gateway after changing its defaults.
     pub(crate) async fn with(
         advisor: impl Advisor + 'static,
-        configure: impl FnOnce(&mut Gateway),
+        configure: impl FnOnce(&mut GatewayParts),
     ) -> Self {
         let engines = Arc::<Engines>::default();
         let mut tasks = JoinSet::new();
@@ -125,7 +126,7 @@ impl TestGateway {
         let (fleet, fleet_tasks) = Fleet::start(&spec, &metrics).unwrap();
         fleet.wait_for(|view| view.stats.iter().all(|stat| stat.state.serving())).await;
         let advisor: Box<dyn Advisor> = Box::new(advisor);
-        let mut gateway = Gateway {
+        let mut parts = GatewayParts {
             settings: Settings {
                 max_body: 1 << 20,
                 plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MAX_ATTEMPTS },
@@ -144,8 +145,16 @@ impl TestGateway {
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
         };
-        configure(&mut gateway);
-        Self { gateway: Arc::new(gateway), engines, _fleet: fleet_tasks, _engines: tasks }
+        configure(&mut parts);
+        let abort = parts.abort.clone();
+        let gateway = Gateway::new(parts);
+        Self { gateway, abort, engines, _fleet: fleet_tasks, _engines: tasks }
+    }
+
+    /// Returns the routes for clients.
+    pub(crate) fn router(&self) -> Router {
+        let (pipeline, status) = (self.gateway.pipeline(), self.gateway.status());
+        routes::router(Arc::clone(pipeline), Arc::clone(status))
     }
 
     /// Sets an engine's responses to the next requests.
@@ -170,7 +179,7 @@ impl TestGateway {
             .header("authorization", format!("Bearer {API_KEY}"))
             .body(Body::from(body))
             .unwrap();
-        serve::serve(Arc::clone(&self.gateway), Endpoint::ChatCompletions, request).await
+        serve::serve(Arc::clone(self.gateway.pipeline()), Endpoint::ChatCompletions, request).await
     }
 
     /// Sends a request and returns status, headers and body of the response.
@@ -183,7 +192,8 @@ impl TestGateway {
     /// Returns the lines of a metric.
     fn metric(&self, name: &str) -> String {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.gateway.registry).unwrap();
+        prometheus_client::encoding::text::encode(&mut text, &self.gateway.status().registry)
+            .unwrap();
         text.lines().filter(|line| line.starts_with(name)).collect::<Vec<_>>().join("\n")
     }
 }

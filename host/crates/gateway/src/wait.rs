@@ -14,7 +14,6 @@
 //! only after the first interval, and everything faster has a status of its own.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,18 +22,20 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body::Frame;
-use pointsman_domain::AttemptResult;
+use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_fleet::EngineError;
 use pointsman_openai::{EngineErrorBody, error_event};
 use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use crate::attempt::EngineResponse;
+use crate::error;
 use crate::error_code::ErrorCode;
+use crate::execute::ExecutionResult;
+use crate::headers::{POLICY, REASON, to_header_value};
 use crate::request_tracker::{Failure, RequestTracker};
-use crate::serve::ExecutionResult;
-use crate::stream::{InSpan, POLICY, REASON, ResponseBody, to_header_value};
-use crate::{Gateway, error};
+use crate::stream::{InSpan, ResponseBody};
 
 const COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
 /// Disables the response buffering of nginx (its `proxy_buffering`).
@@ -44,7 +45,7 @@ type Execution = Pin<Box<dyn Future<Output = ExecutionResult> + Send>>;
 
 /// The body of a response to a request that is still being executed.
 pub(crate) struct WaitingBody {
-    gateway: Arc<Gateway>,
+    abort: CancellationToken,
     state: State,
     interval: Interval,
 }
@@ -58,11 +59,11 @@ enum State {
 impl WaitingBody {
     /// Creates a body that waits for `execution`, with a comment now and after each interval. The
     /// execution ends at the latest when the host aborts what is left.
-    pub(crate) fn new(gateway: Arc<Gateway>, execution: Execution, interval: Duration) -> Self {
+    pub(crate) fn new(abort: CancellationToken, execution: Execution, interval: Duration) -> Self {
         let mut interval = tokio::time::interval(interval);
         // A client that reads slowly gets no burst of comments.
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { gateway, state: State::Waiting(execution), interval }
+        Self { abort, state: State::Waiting(execution), interval }
     }
 
     /// Returns the response with this body.
@@ -93,12 +94,12 @@ impl WaitingBody {
         let ExecutionResult { result, mut tracker, .. } = done;
         match result {
             Ok(response) if response.is_stream() => {
-                let body = ResponseBody::new(&self.gateway, response, tracker);
+                let body = ResponseBody::new(self.abort.clone(), response, tracker);
                 self.state = State::Responding(Box::new(body));
                 None
             }
             Ok(response) => Some(unexpected_body(response, &mut tracker)),
-            Err(error) => Some(error.into_event(&mut tracker)),
+            Err(error) => Some(tracker.error_event(&error)),
         }
     }
 }
@@ -109,26 +110,25 @@ fn unexpected_body(response: EngineResponse, tracker: &mut RequestTracker) -> By
     let message = EngineErrorBody::read(response.first.as_deref().unwrap_or_default()).message;
     let (lane, status) = (&response.lane, response.status.as_u16());
     let is_client_error = response.status.is_client_error();
-    let (code, result) = match is_client_error && message.is_some() {
-        true => (ErrorCode::InvalidRequest, AttemptResult::Other),
-        false if is_client_error => (ErrorCode::EngineError, AttemptResult::Other),
-        false => (ErrorCode::EngineError, AttemptResult::ServerError),
+    let code = match is_client_error && message.is_some() {
+        true => ErrorCode::InvalidRequest,
+        false => ErrorCode::EngineError,
     };
     let message = match message {
         Some(message) if is_client_error => message,
         Some(message) => format!("lane `{lane}`: engine returned status {status}: {message}"),
         None => format!("lane `{lane}`: engine returned status {status} instead of a stream"),
     };
-    response.lease.finish(response.status.is_server_error(), false);
     // The engine's message may quote the prompt, which does not belong into the log.
     let failure = Failure {
-        status: Some(StatusCode::OK),
+        status: Some(StatusCode::OK.as_u16()),
         code: Some(code.as_str()),
         error: &format_args!("engine returned status {status} instead of a stream"),
         abort_cause: None,
         is_severe: !is_client_error,
     };
-    tracker.fail(result, &failure);
+    tracker.on(Event::Failed(EngineFailure::NotAStream));
+    tracker.report(Some(&failure));
     error_event(&error::body(code, message), false)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::EngineFailure;
+use super::failure::EngineFailure;
 use crate::advice::Rejection;
 use crate::attempts::SlotRequest;
 use crate::dispatch::AcquireError;

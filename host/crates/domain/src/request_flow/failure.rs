@@ -36,7 +36,7 @@ impl EngineFailure {
     /// Returns true if the status means that another lane, or the same one a moment later, may
     /// accept the request. Such a response is a failed attempt and is not passed on.
     pub fn is_failed_status(status: u16) -> bool {
-        status == TOO_MANY_REQUESTS || status >= 500
+        status == TOO_MANY_REQUESTS || (500..600).contains(&status)
     }
 
     /// Returns the trigger for the plan's fallback.

@@ -3,6 +3,7 @@ use pointsman_domain::BuiltIn;
 use tower_service::Service as _;
 
 use super::*;
+use crate::error_code::ErrorCode;
 use crate::tests::TestGateway;
 
 /// Two policies, of which only `one` accepts commands.
@@ -39,7 +40,8 @@ async fn send(
     body: &'static str,
 ) -> (StatusCode, Value) {
     let test = TestGateway::new(BuiltIn).await;
-    let mut router = router(Arc::clone(&test.gateway), Arc::new(TestPolicies), keys.clone());
+    let mut router =
+        router(Arc::clone(test.gateway.status()), Arc::new(TestPolicies), keys.clone());
     let mut request = Request::builder().method(method).uri(path);
     if let Some(header) = header {
         request = request.header("authorization", header);
@@ -181,7 +183,7 @@ async fn port_requires_token_for_every_path() {
 #[tokio::test]
 async fn client_listener_has_no_admin_routes() {
     let test = TestGateway::new(BuiltIn).await;
-    let mut router = crate::routes::router(Arc::clone(&test.gateway));
+    let mut router = test.router();
     for path in ["/policies", "/policies/one", "/policies/one/disable", "/reload"] {
         let request = Request::post(path).body(Body::empty()).unwrap();
         assert_eq!(router.call(request).await.unwrap().status(), StatusCode::NOT_FOUND, "{path}");

@@ -203,7 +203,7 @@ async fn client_error_is_not_a_failed_attempt() {
 #[tokio::test]
 async fn deciding_advisor_handles_failure_and_outcome() {
     let (gateway, advisor) = with(|_, failed| retry(failed.lane)).await;
-    advisor.slot.set(Arc::clone(&gateway.gateway.advisor)).unwrap();
+    advisor.slot.set(Arc::clone(&gateway.gateway.pipeline().advisor)).unwrap();
     gateway.script("a", &[json(500, "{}")]);
     assert_eq!(gateway.send(BODY).await.0, 200);
     assert_eq!(gateway.attempted_lanes(), "aa");

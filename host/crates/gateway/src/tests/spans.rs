@@ -74,9 +74,9 @@ impl Write for Log {
 
 /// Creates a gateway with one API key, which all requests of the tests carry.
 async fn gateway(keep_alive: Duration) -> TestGateway {
-    TestGateway::with(BuiltIn, |gateway| {
-        gateway.keys = Keys::new([(API_KEY.to_owned(), "team-a".to_owned())]);
-        gateway.settings.keep_alive = keep_alive;
+    TestGateway::with(BuiltIn, |parts| {
+        parts.keys = Keys::new([(API_KEY.to_owned(), "team-a".to_owned())]);
+        parts.settings.keep_alive = keep_alive;
     })
     .await
 }
@@ -227,7 +227,7 @@ async fn aborted_stream_is_logged_once_with_its_cause() {
     let gateway = gateway(Duration::ZERO).await;
     gateway.script("a", &[stream("data: {}\n\n", true)]);
     let response = gateway.begin(STREAM).await;
-    gateway.gateway.abort.cancel();
+    gateway.abort.cancel();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert!(String::from_utf8_lossy(&body).contains(r#""code":"engine_error""#), "{body:?}");
     let [aborted] = &log.warnings_of("the-id")[..] else { panic!("{}", log.text()) };
@@ -245,7 +245,7 @@ async fn health_and_metrics_are_not_logged() {
 
     let gateway = gateway(Duration::ZERO).await;
     let (log, _guard) = Log::start();
-    let mut router = crate::routes::router(Arc::clone(&gateway.gateway));
+    let mut router = gateway.router();
     for path in ["/health", "/livez", "/readyz", "/status", "/metrics"] {
         let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
         assert!(router.call(request).await.unwrap().status().is_success(), "{path}");

@@ -1,0 +1,214 @@
+//! From the bytes of a request to the routing decision: identity, facts, advice, plan, edits.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use pointsman_domain::request_flow::{Action, End, ErrorAnswer, Event};
+use pointsman_domain::{
+    Edit, Endpoint, Facts, FleetView, Merged, NoLaneReason, Plan, RequestView as _, SlotRequest,
+};
+use pointsman_openai::{Head, Request};
+use tracing::Span;
+
+use crate::error::RouteError;
+use crate::failure::RETRY_LOST_ENGINE;
+use crate::pipeline::Pipeline;
+use crate::recording::{self, Recording};
+use crate::request_tracker::RequestTracker;
+use crate::settings::AdvisorHandle;
+
+/// Bodies up to this size are copied out of the connection's read buffer.
+const SMALL_BODY: usize = 16 << 10;
+
+/// The routing decision about a request, with everything that its execution needs. The plan itself
+/// is in the flow of the request.
+#[derive(Debug)]
+pub(crate) struct RoutingDecision {
+    /// The policies that took part in the decision, or `built-in`.
+    pub(crate) policies: String,
+    /// Is consulted again after a failed attempt, and receives the outcome.
+    pub(crate) advisor: AdvisorHandle,
+    /// The policies' reason.
+    pub(crate) reason: Option<String>,
+    /// The request with the policies' edits.
+    pub(crate) request: Request,
+    /// The slot that the first attempt needs.
+    pub(crate) slot_request: SlotRequest,
+}
+
+/// Decides about one request. **Every step is one line**; the tracker learns the result.
+pub(crate) async fn decide(
+    pipeline: &Pipeline,
+    endpoint: Endpoint,
+    id: &str,
+    parts: Parts,
+    body: axum::body::Body,
+    tracker: &mut RequestTracker,
+) -> Result<RoutingDecision, RouteError> {
+    let accepted = accept(pipeline, endpoint, id, parts, body, tracker.span()).await;
+    if accepted.is_err() {
+        tracker.on(Event::Refused);
+    }
+    let (request, fleet) = accepted?;
+    tracker.on(Event::Accepted { tenant: request.tenant() });
+    let advisor = pipeline.advisor.load_full();
+    let facts = facts(&request, tracker);
+    let recorder = pipeline.recorder.as_ref();
+    let mut trace = recording::trace(recorder, request.id());
+    let merged = advisor.advise(&facts, &fleet, &mut trace);
+    let decision = Plan::from_advice(&merged, &fleet, &pipeline.settings.plan);
+    let policies = policies(&merged);
+    tracker.span().record("policy", policies.as_str());
+    let recording = Recording::new(
+        recorder,
+        trace,
+        &request,
+        &facts,
+        (&fleet, advisor.chain()),
+        (&merged, &decision),
+    );
+    tracker.set_decision(&advisor, &request, &fleet.topology, recording);
+    let decided = Event::Decided { decision, has_recovery: advisor.has_recovery() };
+    let slot_request = slot_request(tracker.on(decided), &merged, &fleet)?;
+    let edited = apply(&request, &merged.edits);
+    Ok(RoutingDecision { policies, advisor, reason: merged.why(), request: edited, slot_request })
+}
+
+/// Returns a valid request for a model that a lane serves, and the snapshot of the fleet that the
+/// decision is based on.
+async fn accept(
+    pipeline: &Pipeline,
+    endpoint: Endpoint,
+    id: &str,
+    parts: Parts,
+    body: axum::body::Body,
+    span: &Span,
+) -> Result<(Request, Arc<FleetView>), RouteError> {
+    let tenant = pipeline.keys.tenant(&parts.headers)?;
+    span.record("tenant", tenant.as_deref());
+    let body = read(&parts.headers, body, pipeline.settings.max_body).await?;
+    let head = Head { id: id.to_owned(), tenant, headers: detached(&parts.headers) };
+    let request = Request::parse(endpoint, body, head)?;
+    let fleet = pipeline.fleet.view();
+    check_model(&request, &fleet)?;
+    // Only recorded if a lane serves the model: other names are the client's and may be long.
+    span.record("model", request.model());
+    Ok((request, fleet))
+}
+
+/// Returns the slot that the first attempt needs.
+fn slot_request(
+    action: Action,
+    merged: &Merged,
+    fleet: &FleetView,
+) -> Result<SlotRequest, RouteError> {
+    let no_lane = |reason, retry_in| RouteError::NoLane { reason, retry_in };
+    match action {
+        Action::Acquire(slot_request) => Ok(slot_request),
+        Action::End(End { answer: Some(ErrorAnswer::Rejected { policy, rejection }), .. }) => {
+            let policy = policy.map(|policy| policy.to_string()).unwrap_or_default();
+            Err(RouteError::Rejected { policy, rejection })
+        }
+        Action::End(End { answer: Some(ErrorAnswer::NoLane(reason)), .. }) => {
+            Err(no_lane(reason, retry_in(merged, fleet)))
+        }
+        // Never: a decision leads to an attempt or to one of these ends.
+        Action::Wait
+        | Action::Advise
+        | Action::Send { .. }
+        | Action::Recover(_)
+        | Action::Respond
+        | Action::End(_) => Err(no_lane(NoLaneReason::AllDown, RETRY_LOST_ENGINE)),
+    }
+}
+
+fn policies(merged: &Merged) -> String {
+    let policies: Vec<String> = merged.by.iter().map(ToString::to_string).collect();
+    if policies.is_empty() { "built-in".to_owned() } else { policies.join(", ") }
+}
+
+/// Reads the whole body, which has to be JSON of at most `max` bytes.
+async fn read(
+    headers: &HeaderMap,
+    body: axum::body::Body,
+    max: usize,
+) -> Result<Bytes, RouteError> {
+    let given = headers.get(http::header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+    let essence = given.unwrap_or("").split(';').next().unwrap_or("").trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(RouteError::ContentType(given.map(str::to_owned)));
+    }
+    match Limited::new(body, max).collect().await {
+        Ok(collected) => Ok(detached_body(collected.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => Err(RouteError::BodyTooLarge { max }),
+        Err(error) => Err(RouteError::IncompleteBody(error)),
+    }
+}
+
+/// Copies a small body. Body and headers are slices of the connection's read buffer, and would
+/// keep all of it alive while the request is queued.
+fn detached_body(body: Bytes) -> Bytes {
+    if body.len() <= SMALL_BODY { Bytes::copy_from_slice(&body) } else { body }
+}
+
+/// Copies the headers, for the same reason as [`detached_body`].
+fn detached(headers: &HeaderMap) -> HeaderMap {
+    let copy = |(name, value): (&HeaderName, &HeaderValue)| {
+        let mut copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+        copy.set_sensitive(value.is_sensitive());
+        Some((HeaderName::from_bytes(name.as_str().as_bytes()).ok()?, copy))
+    };
+    let mut detached = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers.iter().filter_map(copy) {
+        detached.append(name, value);
+    }
+    detached
+}
+
+/// Checks that a lane serves the model.
+fn check_model(request: &Request, fleet: &FleetView) -> Result<(), RouteError> {
+    let model = request.model();
+    if fleet.topology.candidates(model).is_empty() {
+        let available = fleet.topology.models().into_iter().map(str::to_owned).collect();
+        return Err(RouteError::UnknownModel { model: model.to_owned(), available });
+    }
+    Ok(())
+}
+
+/// Returns the facts for the policies. The attempts so far are those that have failed.
+pub(crate) fn facts(request: &Request, tracker: &RequestTracker) -> Facts {
+    // A clock before 1970 gives 0, and one beyond the year 500 million saturates.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Facts {
+        request: Arc::new(request.clone()),
+        now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        seed: Facts::seed(request.id()),
+        age: tracker.age(),
+        attempt: tracker.flow().attempt_count(),
+    }
+}
+
+/// Returns when the first candidate lane is expected to serve again.
+fn retry_in(merged: &Merged, fleet: &FleetView) -> Duration {
+    let ready =
+        merged.candidates.iter().filter_map(|lane| fleet.stat(*lane)).map(|stat| stat.ready_in_ms);
+    let soonest = ready.filter(|ready_in| *ready_in > 0).min();
+    soonest.map_or(RETRY_LOST_ENGINE, |ready_in| Duration::from_millis(ready_in.into()))
+}
+
+/// Returns the request with these edits. Edits that cannot be applied are dropped and logged;
+/// they were counted when the policy returned them.
+pub(crate) fn apply(request: &Request, edits: &[Edit]) -> Request {
+    if edits.is_empty() {
+        return request.clone();
+    }
+    let (edited, dropped) = request.apply(edits);
+    for (edit, reason) in dropped {
+        tracing::warn!(edit = edit.kind(), reason, "edit of a policy was dropped");
+    }
+    edited
+}

@@ -1,0 +1,111 @@
+//! Executes a decision: feeds what happens to a request to its flow, and carries out the effects,
+//! until an engine responds or the request fails.
+
+use pointsman_domain::request_flow::{Action, End, ErrorAnswer, Event};
+use pointsman_domain::{FailureReport, Recovery, SlotRequest};
+
+use crate::attempt::{self, EngineResponse};
+use crate::decision::{RoutingDecision, facts};
+use crate::error::RouteError;
+use crate::failure::AttemptError;
+use crate::pipeline::Pipeline;
+use crate::request_tracker::RequestTracker;
+
+/// The result of executing a decision, with the state that the response needs.
+#[derive(Debug)]
+pub(crate) struct ExecutionResult {
+    pub(crate) result: Result<EngineResponse, RouteError>,
+    pub(crate) decision: RoutingDecision,
+    pub(crate) tracker: Box<RequestTracker>,
+}
+
+/// Executes a decision until the host aborts what is left at the end of its drain timeout.
+pub(crate) async fn execute_or_abort(
+    pipeline: &Pipeline,
+    decision: &RoutingDecision,
+    tracker: &mut RequestTracker,
+) -> Result<EngineResponse, RouteError> {
+    let execution = execute(pipeline, decision, tracker);
+    match pipeline.abort.run_until_cancelled(execution).await {
+        Some(result) => result,
+        None => {
+            tracker.on(Event::Stopping);
+            Err(RouteError::Stopping)
+        }
+    }
+}
+
+/// Attempts the lanes of the plan until one responds.
+async fn execute(
+    pipeline: &Pipeline,
+    decision: &RoutingDecision,
+    tracker: &mut RequestTracker,
+) -> Result<EngineResponse, RouteError> {
+    let mut slot_request = decision.slot_request;
+    loop {
+        let fleet = &pipeline.fleet;
+        match attempt::attempt(fleet, &decision.request, tracker, slot_request).await {
+            Ok(response) => {
+                pipeline.metrics.attempted(&response.lane, "ok");
+                return Ok(response);
+            }
+            Err(error) => slot_request = recover(pipeline, decision, tracker, error)?,
+        }
+    }
+}
+
+/// Returns the slot that the attempt after a failed one needs.
+///
+/// # Errors
+/// If there is no further attempt; the error is the one for the client.
+fn recover(
+    pipeline: &Pipeline,
+    decision: &RoutingDecision,
+    tracker: &mut RequestTracker,
+    error: AttemptError,
+) -> Result<SlotRequest, RouteError> {
+    let lane = tracker.lane_name().to_owned();
+    pipeline.metrics.attempted(&lane, error.label());
+    let mut action = tracker.on(error.event());
+    let result = tracker.last_result().label();
+    if let Action::Recover(report) = &action {
+        action = consult(pipeline, decision, tracker, report);
+    }
+    let next_lane = matches!(action, Action::Acquire(_)).then(|| tracker.lane_name());
+    tracing::info!(result, next_lane, error = %error, "attempt failed");
+    match action {
+        Action::Acquire(slot_request) => Ok(slot_request),
+        Action::End(End { answer: Some(ErrorAnswer::Rejected { rejection, .. }), .. }) => {
+            Err(RouteError::Rejected { policy: decision.policies.clone(), rejection })
+        }
+        Action::End(_)
+        | Action::Wait
+        | Action::Advise
+        | Action::Send { .. }
+        | Action::Recover(_)
+        | Action::Respond => Err(RouteError::Attempt { lane, error }),
+    }
+}
+
+/// Asks the advisor that decided about the request what follows a failed attempt.
+fn consult(
+    pipeline: &Pipeline,
+    decision: &RoutingDecision,
+    tracker: &mut RequestTracker,
+    report: &FailureReport,
+) -> Action {
+    let fleet = pipeline.fleet.view();
+    let facts = facts(&decision.request, tracker);
+    let mut trace = tracker.trace();
+    let recovery = decision.advisor.recover(&facts, &fleet, report, &mut trace);
+    tracker.add_policy_calls(trace);
+    let requested_lane = match &recovery {
+        Recovery::Retry(step) => fleet.topology.name(step.lane),
+        Recovery::Planned | Recovery::GiveUp(_) => "",
+    };
+    let effects = tracker.handle(Event::Recovered { recovery, fleet: &fleet });
+    if let Some(reason) = effects.ignored_retry {
+        tracing::info!(requested_lane, reason, "retry requested by a policy was ignored");
+    }
+    effects.action
+}

@@ -1,0 +1,23 @@
+//! The components that the requests of clients need.
+
+use std::sync::Arc;
+
+use pointsman_fleet::Fleet;
+use pointsman_record::Recorder;
+use tokio_util::sync::CancellationToken;
+
+use crate::identity::Keys;
+use crate::metrics::GatewayMetrics;
+use crate::settings::{AdvisorSlot, Settings};
+
+/// The components that the requests of clients need.
+pub(crate) struct Pipeline {
+    pub(crate) settings: Settings,
+    pub(crate) keys: Keys,
+    pub(crate) fleet: Fleet,
+    pub(crate) advisor: AdvisorSlot,
+    pub(crate) recorder: Option<Recorder>,
+    pub(crate) metrics: Arc<GatewayMetrics>,
+    /// When cancelled, requests that are left get an error.
+    pub(crate) abort: CancellationToken,
+}

@@ -1,0 +1,51 @@
+//! Responses to requests that do not enter the pipeline.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use axum::routing::MethodRouter;
+use bytes::Bytes;
+use http::{HeaderValue, Method, header};
+use tracing::Span;
+
+use crate::error::RouteError;
+use crate::request_id;
+
+/// Rejects other methods with an error body in OpenAI's form, which axum does not produce.
+pub(crate) fn only<S: Clone + Send + Sync + 'static>(
+    allowed: &'static str,
+    methods: MethodRouter<S>,
+) -> MethodRouter<S> {
+    methods.fallback(move |method: Method, request: Request| async move {
+        error(request, RouteError::Method { method, allowed })
+    })
+}
+
+pub(crate) async fn unknown_path(request: Request) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    error(request, RouteError::UnknownPath { method, path })
+}
+
+/// Returns the error response to a request that does not enter the pipeline.
+pub(crate) fn error(request: Request, error: RouteError) -> Response {
+    let (mut parts, _) = request.into_parts();
+    let id = request_id::ensure(&mut parts);
+    // The admin API has entered a span with the id already.
+    let span = Some(Span::current()).filter(|current| !current.is_none());
+    let span = span.unwrap_or_else(|| tracing::info_span!("request", request_id = id));
+    let mut response = span.in_scope(|| error.into_untracked_response());
+    request_id::set(response.headers_mut(), &id);
+    response
+}
+
+/// Returns a response with a JSON body.
+pub(crate) fn json(body: impl Into<Bytes>) -> Response {
+    typed("application/json", body.into())
+}
+
+/// Returns a response with a body of this type.
+pub(crate) fn typed(content_type: &'static str, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
