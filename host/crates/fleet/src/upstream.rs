@@ -20,7 +20,6 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use pointsman_domain::Trigger;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -58,25 +57,6 @@ pub enum EngineError {
     /// The host aborted the response because its lane has to make room for another lane.
     #[error("aborted: the lane is being evicted and the drain timeout expired")]
     Evicted,
-}
-
-impl EngineError {
-    /// Returns true if the connection is gone, and perhaps the engine with it.
-    pub fn is_severed(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Broken(_))
-    }
-
-    /// Returns the fallback trigger of this error for a request of which no response byte has been
-    /// sent to the client.
-    pub fn trigger(&self) -> Trigger {
-        match self {
-            Self::Connect(_) => Trigger::ConnectError,
-            Self::Evicted => Trigger::EngineRestart,
-            Self::Broken(_) | Self::IdleTimeout(_) | Self::Unfinished | Self::Aborted => {
-                Trigger::ServerError
-            }
-        }
-    }
 }
 
 /// Returns the innermost source, which says what happened ("connection refused"); the layers above
