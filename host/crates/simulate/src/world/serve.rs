@@ -137,7 +137,7 @@ impl World<'_> {
                 tenant: ended.sim.tenant.clone(),
                 model: ended.request.model().into(),
                 topology: self.topology.generation(),
-                prompt_tokens: ended.request.info().prompt_tokens,
+                prompt_tokens: ended.original_estimate,
             };
             if let Some(outcome) = ended.flow.outcome(subject) {
                 self.outcomes.push(outcome, self.now);
