@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use pointsman_domain::{PlanLimits, fnv1a_chain};
 use pointsman_fleet::FleetSpec;
-use pointsman_policy::ChainSpec;
 use pointsman_settings::{
     Code, Diagnostic, Location, Override, Section, folder_of, missing, rules,
 };
+use pointsman_spec::ChainSpec;
 
 pub(crate) use pointsman_settings::{FileError as ConfigError, format_duration};
 

@@ -284,11 +284,12 @@ fn crate_dependencies_point_one_way() {
         ("domain", vec![]),
         ("files", vec![]),
         ("openai", vec!["domain"]),
-        ("policy", vec!["domain"]),
+        ("spec", vec!["domain"]),
+        ("policy", vec!["domain", "spec"]),
         ("fleet", vec!["domain", "files"]),
         ("record", vec!["domain"]),
         ("gateway", vec!["domain", "fleet", "openai", "record"]),
-        ("settings", vec!["domain", "policy"]),
+        ("settings", vec!["domain", "spec"]),
         ("simulate", vec!["domain", "openai", "policy", "record", "settings"]),
     ];
     for (name, allowed) in &crates {

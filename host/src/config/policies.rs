@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use super::{Policies, PolicyLocation, default_cache};
 use pointsman_domain::OnConflict;
-use pointsman_policy::ChainSpec;
-use pointsman_policy::signature::PublicKey;
 use pointsman_settings::{Code, Section, chain};
+use pointsman_spec::{ChainSpec, PublicKey};
 
 /// Reads the section. `state` is the state directory.
 pub(super) fn read(section: Section<'_>, folder: &Path, state: Option<&Path>) -> Policies {

@@ -21,8 +21,8 @@ use crate::chain::link::Link;
 use crate::chain::queues::Queues;
 use crate::chain::shadow::ShadowJob;
 use crate::hook::Hook;
-use crate::spec::OnError;
 use crate::version::{Version, policy_span};
+use pointsman_spec::OnError;
 
 /// The policies in the order in which they are called.
 #[derive(Debug)]

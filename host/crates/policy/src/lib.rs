@@ -37,7 +37,6 @@ mod limits;
 pub mod marks;
 mod metrics;
 mod registry;
-mod spec;
 mod tools;
 mod version;
 mod wasm;
@@ -48,6 +47,7 @@ pub use contract::replay_log::{Differing, Gap, Missing};
 pub use contract::types::PolicyError;
 pub use fault::Fault;
 pub use metrics::PolicyMetrics;
+pub use pointsman_spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
 pub use registry::fleet_link::FleetLink;
 pub use registry::policies::command::{Command, CommandError};
 pub use registry::policies::{AdvisorSlot, Change, Policies};
@@ -56,7 +56,6 @@ pub use registry::status::{
     CandidateStatus, EarlierVersion, PolicyErrorStatus, PolicyStatus, ProbationStatus,
     RejectedVersion,
 };
-pub use spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
 pub use tools::dry_run::{CallStats, DryRunChain, DryRunError, DryRunSession, Hinted};
 pub use tools::replay::{Replayed, is_transient};
 pub use tools::workbench::{BenchPlan, Measurement, Workbench};

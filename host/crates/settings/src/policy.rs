@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use pointsman_domain::units;
-use pointsman_policy::{CanaryBy, OnError, PolicySpec, Probation, Rollout, Settings};
+use pointsman_spec::{CanaryBy, OnError, PolicySpec, Probation, Rollout, Settings};
 
 use crate::diagnostics::{Code, Problem};
 use crate::section::Section;

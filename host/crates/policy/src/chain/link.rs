@@ -5,8 +5,8 @@ use std::sync::Arc;
 use pointsman_domain::{ChainLink, Facts, PolicyRef, fnv1a_chain};
 
 use crate::chain::problem::PolicyProblem;
-use crate::spec::{CanaryBy, OnError, Rollout};
 use crate::version::Version;
+use pointsman_spec::{CanaryBy, OnError, Rollout};
 
 /// One policy of the chain.
 #[derive(Debug)]

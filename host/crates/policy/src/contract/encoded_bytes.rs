@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{hex, unhex};
+use pointsman_spec::encoding::unhex;
+
+use crate::digest::hex;
 
 /// The encoding of bytes in records: as text if they are printable UTF-8, otherwise in hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

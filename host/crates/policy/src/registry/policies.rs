@@ -40,12 +40,12 @@ use crate::registry::fleet_link::FleetLink;
 use crate::registry::slot::{PolicySlot, RejectReason, Versioned};
 use crate::registry::status::{PolicyStatus, policy_status};
 use crate::registry::store::{SlotRecord, Store};
-use crate::spec::{ChainSpec, PolicySpec, Rollout};
 use crate::version::Version;
 use crate::version::bundle::Stamp;
 use crate::version::error::LoadError;
 use crate::version::runtime::Runtime;
 use crate::version::tally::Counts;
+use pointsman_spec::{ChainSpec, PolicySpec, Rollout};
 
 /// The current advisor of a host.
 pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;

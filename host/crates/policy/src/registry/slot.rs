@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Probation, Rollout};
 use crate::version::tally::Counts;
+use pointsman_spec::{Probation, Rollout};
 
 /// Faults below which a fault rate is not significant.
 const MIN_FAULTS: u64 = 3;

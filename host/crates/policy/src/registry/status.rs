@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::chain::problem::PolicyProblem;
 use crate::registry::slot::{PolicySlot, RejectionCode, short};
-use crate::spec::{OnError, PolicySpec, Rollout};
 use crate::version::Version;
 use crate::version::comparison::Comparison;
+use pointsman_spec::{OnError, PolicySpec, Rollout};
 
 /// The status of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

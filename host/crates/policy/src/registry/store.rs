@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::write_atomic;
 use crate::registry::slot::RejectReason;
-use crate::spec::Settings;
 use crate::version::bundle::Bundle;
 use crate::version::error::LoadError;
 use crate::version::manifest;
 use crate::version::signature;
+use pointsman_spec::Settings;
 
 /// The file with the roles of the versions. Its format is that of [`SlotRecord`].
 const SLOT: &str = "slot.json";

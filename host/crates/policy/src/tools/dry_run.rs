@@ -32,7 +32,6 @@ use crate::contract::shared::HostEnv;
 use crate::contract::state::State;
 use crate::limits::MAX_BATCH;
 use crate::metrics::PolicyMetrics;
-use crate::spec::{ChainSpec, OnError, PolicySpec};
 use crate::tools::replay::Replayed;
 use crate::version::Version;
 use crate::version::artifact::PolicyArtifact;
@@ -42,6 +41,7 @@ use crate::version::call_trace::CallTrace;
 use crate::version::config::VersionConfig;
 use crate::version::error::LoadError;
 use crate::version::runtime::Runtime;
+use pointsman_spec::{ChainSpec, OnError, PolicySpec};
 
 /// A loaded chain, from which any number of sessions can be started.
 pub struct DryRunChain {

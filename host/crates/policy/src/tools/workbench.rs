@@ -11,13 +11,13 @@ use serde_json::value::RawValue;
 use crate::chain::cases::fleet::CaseFleet;
 use crate::chain::cases::{self, Case, CaseResult, FactsOf};
 use crate::chain::evaluate::evaluate;
-use crate::spec::Settings;
 use crate::version::Version;
 use crate::version::artifact::PolicyArtifact;
 use crate::version::bundle::Bundle;
 use crate::version::error::LoadError;
 use crate::version::runtime::Runtime;
 use crate::version::validate::ValidationInstances;
+use pointsman_spec::Settings;
 
 /// The request to measure a policy without golden cases with.
 const REQUEST: &str =

@@ -11,10 +11,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::digest::hex;
 use crate::limits::MAX_COMPONENT_BYTES;
-use crate::spec::Settings;
 use crate::version::error::LoadError;
 use crate::version::manifest::{self, Manifest};
 use crate::version::signature;
+use pointsman_spec::Settings;
 
 /// Maximum size of the manifest, the golden cases and the signature, in bytes each.
 const MAX_TEXT_BYTES: u64 = 8 << 20;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use pointsman_domain::{Allow, PolicyRef};
 
 use crate::limits::{MAX_MEMORY_BYTES, MAX_OUTPUT_BYTES};
-use crate::spec::Settings;
 use crate::version::bundle::Bundle;
 use crate::version::call::CallLimits;
 use crate::version::runtime::Runtime;
+use pointsman_spec::Settings;
 
 /// Deadline of a call if neither the operator nor the manifest sets one.
 const DEFAULT_DEADLINE: Duration = Duration::from_millis(5);

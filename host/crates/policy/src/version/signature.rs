@@ -25,13 +25,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use pem::Pem;
+use pointsman_spec::PublicKey;
+use pointsman_spec::encoding::{decode, pem_section};
 use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
 
-use crate::digest::{hex, unhex};
+use crate::digest::hex;
 use crate::files::write_atomic;
 use crate::limits::MAX_COMPONENT_BYTES;
 use crate::version::manifest::{self, Manifest, ManifestError};
@@ -40,32 +39,14 @@ use crate::version::manifest::{self, Manifest, ManifestError};
 pub const FILE: &str = "policy.sig";
 /// The domain separator of our signatures.
 const DOMAIN: &[u8] = b"pointsman policy v1\n";
-/// Length of a public key in bytes.
-const KEY_LEN: usize = 32;
 /// Length of a signature in bytes.
 const SIGNATURE_LEN: usize = 64;
-/// The prefix of a public Ed25519 key as SubjectPublicKeyInfo (RFC 8410).
-const SPKI_PREFIX: [u8; 12] =
-    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-/// Maximum length of a key or a signature as text, in bytes.
-const MAX_TEXT_BYTES: usize = 16 << 10;
 /// Maximum size of a manifest to sign, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
-/// An error in a signature or in a public key.
+/// An error in a signature.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// A private key where a public one is expected.
-    #[error(
-        "expected a public key, found a private key; extract the public key with `openssl pkey -in \
-         FILE -pubout`, and store the private key elsewhere"
-    )]
-    PrivateKey,
-    /// Text that is not a public Ed25519 key.
-    #[error(
-        "invalid public Ed25519 key: {0}; create one with `openssl pkey -in private.pem -pubout`"
-    )]
-    Key(KeyError),
     /// Text that is not a signature.
     #[error("invalid signature: expected 64 bytes, hex or base64")]
     Format,
@@ -77,28 +58,10 @@ pub enum SignatureError {
     Unknown(String),
 }
 
-/// The reason why a text is not a public key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// Damaged PEM.
-    #[error("damaged PEM")]
-    Pem,
-    /// A key of another algorithm.
-    #[error("key of another algorithm")]
-    Algorithm,
-    /// A key of the wrong length.
-    #[error("wrong key length")]
-    Length,
-    /// Neither PEM, hexadecimal nor base64.
-    #[error("expected PEM, or 32 bytes in hex or base64")]
-    Format,
-}
-
 impl SignatureError {
     /// Returns the stable, machine-readable code of this error.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::PrivateKey | Self::Key(_) => "key_invalid",
             Self::Format => "signature_invalid",
             Self::NoKeys | Self::Unknown(_) => "signature_untrusted",
         }
@@ -149,29 +112,6 @@ pub enum PrivateKeyError {
     Rejected(ring::error::KeyRejected),
 }
 
-/// A public Ed25519 key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PublicKey([u8; KEY_LEN]);
-
-impl PublicKey {
-    /// Parses a key in PEM as written by OpenSSL, or its 32 bytes in hexadecimal or base64.
-    ///
-    /// # Errors
-    /// If the text is not a public Ed25519 key.
-    pub fn parse(text: &str) -> Result<Self, SignatureError> {
-        if text.contains("PRIVATE KEY-----") {
-            return Err(SignatureError::PrivateKey);
-        }
-        if text.contains("-----BEGIN") {
-            let der = pem_section(text, "PUBLIC KEY").ok_or(SignatureError::Key(KeyError::Pem))?;
-            let key =
-                der.strip_prefix(&SPKI_PREFIX).ok_or(SignatureError::Key(KeyError::Algorithm))?;
-            return key.try_into().map(Self).map_err(|_| SignatureError::Key(KeyError::Length));
-        }
-        decode(text).map(Self).ok_or(SignatureError::Key(KeyError::Format))
-    }
-}
-
 /// Returns the message that is signed for a component and a manifest.
 pub fn message(component: &[u8], manifest: &[u8]) -> Vec<u8> {
     [DOMAIN, &Sha256::digest(component)[..], &Sha256::digest(manifest)[..]].concat()
@@ -191,7 +131,7 @@ pub fn verify<'a>(
         return Err(SignatureError::NoKeys);
     }
     let is_by = |key: &PublicKey| {
-        UnparsedPublicKey::new(&ED25519, key.0).verify(message, &signature).is_ok()
+        UnparsedPublicKey::new(&ED25519, key.as_bytes()).verify(message, &signature).is_ok()
     };
     keys.iter().find(|(_, key)| is_by(key)).map(|(name, _)| name.as_str()).ok_or_else(|| {
         let names: Vec<String> = keys.iter().map(|(name, _)| format!("`{name}`")).collect();
@@ -239,32 +179,6 @@ fn read(file: &Path, max: u64) -> Result<Vec<u8>, SignError> {
         }
         Ok(_) => Ok(content),
     }
-}
-
-/// Returns the content of the first section with this label in a PEM file.
-fn pem_section(text: &str, label: &str) -> Option<Vec<u8>> {
-    if text.len() > MAX_TEXT_BYTES {
-        return None;
-    }
-    let sections = pem::parse_many(text).ok()?;
-    sections.into_iter().find(|section| section.tag() == label).map(Pem::into_contents)
-}
-
-/// Decodes exactly `LENGTH` bytes in hexadecimal or base64 (RFC 4648, section 4).
-fn decode<const LENGTH: usize>(text: &str) -> Option<[u8; LENGTH]> {
-    let text = text.trim();
-    // The two encodings of the same number of bytes differ in length.
-    let bytes = if text.len() == 2 * LENGTH { unhex(text) } else { decode_base64(text) };
-    bytes?.try_into().ok()
-}
-
-/// Decodes base64 with padding. Line breaks are allowed; otherwise every value has one text only.
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    if text.len() > MAX_TEXT_BYTES {
-        return None;
-    }
-    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    STANDARD.decode(digits).ok()
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use crate::contract::state::State;
 use crate::metrics::PolicyMetrics;
-use crate::spec::Settings;
 use crate::version::Version;
 use crate::version::artifact::PolicyArtifact;
 use crate::version::bundle::Bundle;
 use crate::version::config::VersionConfig;
 use crate::version::runtime::Runtime;
+use pointsman_spec::Settings;
 
 /// Creates versions that only validation calls, each with its own configuration and state. Their
 /// metrics are not exported.

@@ -7,7 +7,6 @@ use crate::chain::problem::PolicyProblem;
 use crate::registry::policies::{Change, Policies, SlotEntry, write_slot};
 use crate::registry::slot::{Staged, short};
 use crate::registry::store::{SlotRecord, Store, StoreError};
-use crate::spec::{ChainSpec, PolicySpec, Rollout, Settings};
 use crate::version::Version;
 use crate::version::artifact::PolicyArtifact;
 use crate::version::bundle::{Bundle, Stamp};
@@ -15,6 +14,7 @@ use crate::version::config::VersionConfig;
 use crate::version::error::LoadError;
 use crate::version::signature;
 use crate::version::validate::ValidationInstances;
+use pointsman_spec::{ChainSpec, PolicySpec, Rollout, Settings};
 
 impl Policies {
     /// Loads the version in the folder of a policy, if it is new. The caller holds `changing`, and

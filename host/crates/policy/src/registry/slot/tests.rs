@@ -29,7 +29,7 @@ fn version(name: &str) -> TestVersion {
 
 const NOW: Duration = Duration::ZERO;
 const LIMITS: Probation = Probation { lasts: Duration::from_secs(60), faults: 10, slow: 500 };
-const CANARY: Rollout = Rollout::Canary { share: 100, by: crate::spec::CanaryBy::Tenant };
+const CANARY: Rollout = Rollout::Canary { share: 100, by: pointsman_spec::CanaryBy::Tenant };
 
 fn slot_with(names: &[&str]) -> PolicySlot<TestVersion> {
     let mut slot = PolicySlot::default();

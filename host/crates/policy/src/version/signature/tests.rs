@@ -2,16 +2,12 @@ use std::fs;
 
 use proptest::prelude::*;
 
-use super::{
-    FILE, KeyError, PrivateKeyError, PublicKey, SignError, SignatureError, decode, decode_base64,
-    message, pem_section, sign, verify,
-};
+use super::{FILE, PrivateKeyError, PublicKey, SignError, SignatureError, message, sign, verify};
 
 const PRIVATE: &str = include_str!("../../../fixtures/keys/private.pem");
 const PUBLIC: &str = include_str!("../../../fixtures/keys/public.pem");
 const OTHER: &str = include_str!("../../../fixtures/keys/other-public.pem");
 const P256: &str = include_str!("../../../fixtures/keys/p256.pem");
-const P256_PUBLIC: &str = include_str!("../../../fixtures/keys/p256-public.pem");
 const ENCRYPTED: &str = include_str!("../../../fixtures/keys/encrypted.pem");
 /// Made with `openssl pkeyutl -sign -rawin -inkey private.pem` from the message for `a component`
 /// and `a manifest`.
@@ -74,28 +70,6 @@ fn changed_signature_message_or_key_is_rejected() {
     }
 }
 
-#[test]
-fn openssl_public_key_is_parsed() {
-    let key = PublicKey::parse(PUBLIC).unwrap();
-    let raw = pem_section(PUBLIC, "PUBLIC KEY").unwrap().split_off(12);
-    let hex: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(PublicKey::parse(&hex), Ok(key));
-    assert_eq!(PublicKey::parse("Xv7Eujdc13T596D+UsVyuUrYwhiVNkpyBgRkFKJ2sKE="), Ok(key));
-    for (text, error) in [
-        (PRIVATE, SignatureError::PrivateKey),
-        (ENCRYPTED, SignatureError::PrivateKey),
-        (P256_PUBLIC, SignatureError::Key(KeyError::Algorithm)),
-        (&PUBLIC.replace("MCow", "MCo"), SignatureError::Key(KeyError::Pem)),
-        (&PUBLIC.replace("END", "end"), SignatureError::Key(KeyError::Pem)),
-        (&PUBLIC.replace("sKE=", "sA=="), SignatureError::Key(KeyError::Length)),
-        ("", SignatureError::Key(KeyError::Format)),
-        (&hex[1..], SignatureError::Key(KeyError::Format)),
-        (HEX, SignatureError::Key(KeyError::Format)),
-    ] {
-        assert_eq!(PublicKey::parse(text), Err(error), "{text}");
-    }
-}
-
 fn policy() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("policy.toml"), "name = \"small\"\nversion = \"1\"\napi = \"0.1\"\n")
@@ -143,28 +117,12 @@ fn sign_rejects_invalid_keys_and_policies() {
     assert!(!dir.path().join(FILE).exists());
 }
 
-#[test]
-fn base64_accepts_only_the_canonical_encoding() {
-    for (text, decoded) in
-        [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9v\r\nYmFy\n", "foobar")]
-    {
-        assert_eq!(decode_base64(text).as_deref(), Some(decoded.as_bytes()), "{text}");
-    }
-    for text in ["Zg", "Zg=", "Zh==", "Zm9=", "Z===", "====", "=Zg=", "Zm9v!", "Zm-_", "Zg==Zg=="] {
-        assert_eq!(decode_base64(text), None, "{text}");
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn parsers_do_not_panic(text in "\\PC{0,200}") {
-        // Only panics matter: a random text may be a valid key.
-        PublicKey::parse(&text).ok();
-        PublicKey::parse(&format!("-----BEGIN PUBLIC KEY-----{text}-----END PUBLIC KEY-----")).ok();
         prop_assert!(verify(&keys(), b"", &text).is_err());
-        decode::<32>(&text);
         prop_assert!(super::parse_private(&text).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The configuration of policies.
+//! The chain of policies: its order, its weights, and how new versions are rolled out.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use pointsman_domain::{OnConflict, PolicyRef, Rejection};
 use serde::{Deserialize, Serialize};
 
-use crate::version::signature::PublicKey;
+use crate::public_key::PublicKey;
 
 /// The effect of a failed policy call on the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -1,0 +1,10 @@
+//! The configuration of policies as data: what `settings` reads and `policy` carries out.
+//!
+//! It is a crate of its own so that reading a configuration does not link a WebAssembly engine.
+
+mod chain;
+pub mod encoding;
+mod public_key;
+
+pub use self::chain::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
+pub use self::public_key::{KeyError, PublicKey, PublicKeyError};
