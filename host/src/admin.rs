@@ -8,12 +8,14 @@ use pointsman_policy::{Command, CommandError, Policies, SlotError};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use crate::config;
 use crate::reload::Reloader;
+
+// The configuration checks the length of the path, so that an error names its line.
+const _: () = assert!(pointsman_config::MAX_SOCKET_PATH == AdminSocket::MAX_PATH);
 
 /// Opens the listeners. Called before any engine is started, so that a second host with the same
 /// configuration fails without side effects.
-pub(crate) async fn open(admin: &config::Admin) -> Result<pointsman_gateway::Admin> {
+pub(crate) async fn open(admin: &pointsman_config::Admin) -> Result<pointsman_gateway::Admin> {
     let socket = admin.socket.as_deref().map(AdminSocket::bind).transpose()?;
     let port = match &admin.port {
         None => None,
@@ -23,7 +25,7 @@ pub(crate) async fn open(admin: &config::Admin) -> Result<pointsman_gateway::Adm
             })?;
             let address = listener.local_addr().context("listener has no local address")?;
             tracing::info!(event = "admin_listening", %address, "admin API listening");
-            Some((listener, token.0.clone()))
+            Some((listener, token.reveal().to_owned()))
         }
     };
     if let Some(socket) = &socket {

@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::AdminBackend;
 use crate::cli::Serve;
-use crate::config::{self, Config};
 use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
 use crate::{admin, facts, shutdown, telemetry};
+use pointsman_config::Config;
 
 /// Stack size of a worker thread in bytes. A policy can use 512 KiB of it, on top of the frames of
 /// the request that calls it.
@@ -122,7 +122,10 @@ async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> 
 
 /// Loads the policies. A policy that cannot be loaded does not keep the host from serving: its
 /// `on-error` mode applies.
-fn load_policies(config: &config::Policies, registry: &mut Registry) -> Result<Arc<Policies>> {
+fn load_policies(
+    config: &pointsman_config::Policies,
+    registry: &mut Registry,
+) -> Result<Arc<Policies>> {
     let metrics = PolicyMetrics::register(registry);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let settings = RuntimeSettings {

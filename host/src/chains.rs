@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use pointsman_policy::{ChainSpec, PolicySpec};
 use tempfile::TempDir;
 
-use crate::config::Config;
+use pointsman_config::Config;
 
 /// Chains by name, and the temporary folders that they refer to.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use pointsman_policy::{
 use prometheus_client::registry::Registry;
 
 use crate::cli::Check;
-use crate::config::Config;
 use crate::facts;
+use pointsman_config::Config;
 
 /// The errors of policies that cannot be loaded.
 #[derive(Debug)]

@@ -8,7 +8,6 @@ mod app;
 mod chains;
 mod check;
 mod cli;
-mod config;
 mod facts;
 mod import;
 mod policy;
@@ -55,7 +54,7 @@ fn main() -> ExitCode {
             {
                 eprintln!("{error:#}");
             }
-            let bad_config = error.is::<config::ConfigError>()
+            let bad_config = error.is::<pointsman_config::ConfigError>()
                 || error.is::<check::InvalidPolicies>()
                 || error.is::<policy::PolicyLoadError>()
                 || error.is::<pointsman_simulate::ExperimentError>()

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use pointsman_policy::{Change, Policies};
 use serde::Serialize;
 
-use crate::config::Config;
+use pointsman_config::Config;
 
 /// Events that are closer together than this count as one change.
 const QUIET_PERIOD: Duration = Duration::from_millis(250);
@@ -63,7 +63,7 @@ impl Reloader {
     /// Starts watching the file that `config` was read from and the folders of its policies.
     pub(crate) fn start(
         file: &Path,
-        config: &crate::config::Policies,
+        config: &pointsman_config::Policies,
         policies: Arc<Policies>,
     ) -> std::io::Result<Self> {
         let (wake, woken) = channel();
@@ -254,7 +254,7 @@ impl Watched {
         Self { watcher: watcher.ok(), folders: BTreeSet::new() }
     }
 
-    fn watch(&mut self, file: &Path, config: &crate::config::Policies) {
+    fn watch(&mut self, file: &Path, config: &pointsman_config::Policies) {
         let Some(watcher) = &mut self.watcher else { return };
         let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
         let mut wanted =

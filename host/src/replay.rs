@@ -17,8 +17,8 @@ use pointsman_simulate::replay::{ChainSource, Replay, ReplayReport};
 
 use crate::chains;
 use crate::cli::replay::Replay as Options;
-use crate::config::Config;
 use crate::simulate::{print, stage, write_file};
+use pointsman_config::Config;
 
 /// Exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells.
 const INTERRUPTED: u8 = 130;

@@ -20,7 +20,7 @@ use pointsman_simulate::{
 
 use crate::chains;
 use crate::cli::simulate::Simulate;
-use crate::config::{self, Config, ConfigError};
+use pointsman_config::{Config, ConfigError};
 
 /// Resolution of the progress bar.
 const STEPS: u64 = 1000;
@@ -59,7 +59,7 @@ pub(crate) fn stage() -> Result<SimulationEnv> {
     };
     Ok(SimulationEnv::with_compiler(
         Compiler::this_program(),
-        config::default_cache(),
+        pointsman_config::default_cache(),
         Box::new(resolve),
     )?)
 }

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::config::{Log, LogFormat};
+use pointsman_config::{Log, LogFormat};
 
 /// Installs the global subscriber. `filter`, from the command line, overrides the configuration.
 ///

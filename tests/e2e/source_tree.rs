@@ -290,6 +290,7 @@ fn crate_dependencies_point_one_way() {
         ("record", vec!["domain"]),
         ("gateway", vec!["domain", "fleet", "openai", "record"]),
         ("settings", vec!["domain", "spec"]),
+        ("config", vec!["domain", "fleet", "record", "settings", "spec"]),
         ("simulate", vec!["domain", "openai", "policy", "record", "settings"]),
     ];
     for (name, allowed) in &crates {

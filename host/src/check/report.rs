@@ -5,7 +5,7 @@ use pointsman_fleet::{
     CommandLine, EngineSpec, Gpu, GroupSpec, LaneSpec, Machine, Pool, Residency, format_size,
 };
 
-use crate::config::{Config, format_duration, format_pool};
+use pointsman_config::{Config, format_duration, format_pool};
 
 /// Maximum number of on-demand lanes in a group for which all sets are enumerated (2^16 at most).
 const MAX_ENUMERATED_LANES: usize = 16;

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::report::{self, Paint};
 use crate::cli::policy::{Bench, Test};
-use crate::{config, facts, simulate};
+use crate::{facts, simulate};
 
 /// A policy that a host could not load. The error is not a `source`, because the message includes
 /// it.
@@ -81,7 +81,7 @@ pub(super) fn build(dir: &Path, verbose: bool) -> Result<()> {
 
 /// Runs golden cases and scenarios. Returns failure if a case differs or an objective is not met.
 pub(super) fn test(options: &Test) -> Result<ExitCode> {
-    let bench = load(&options.dir, config::default_cache())?;
+    let bench = load(&options.dir, pointsman_config::default_cache())?;
     let is_selected =
         |name: &str| options.case.as_ref().is_none_or(|part| name.contains(part.as_str()));
     let results = bench.test(&facts::from_case, is_selected).map_err(cannot_load(&options.dir))?;

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::cli::policy::HostAddress;
-use crate::config::Admin;
+use pointsman_config::Admin;
 
 /// Long, because the host may compile a large policy before it responds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -91,7 +91,7 @@ impl HostClient {
             // The socket needs no token, so it is preferred.
             (Some(path), _) => Ok(Self::Socket(path)),
             (None, Some((address, token))) => {
-                Ok(Self::Port { address: address.to_string(), token: token.0 })
+                Ok(Self::Port { address: address.to_string(), token: token.reveal().to_owned() })
             }
             (None, None) => Err(ClientError::AdminDisabled(file.to_owned()).into()),
         }

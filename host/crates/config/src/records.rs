@@ -5,8 +5,7 @@ use std::path::Path;
 use pointsman_domain::PlanLimits;
 use pointsman_record::{Key, Mode, QueueLimits, Redact, Rule, Sample, Settings};
 
-use super::secret;
-use pointsman_settings::{Code, Section, missing};
+use pointsman_settings::{Code, Section, missing, secret};
 
 /// Default headers to redact: they contain addresses of clients.
 const PERSONAL: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];

@@ -19,86 +19,103 @@ use std::time::Duration;
 use pointsman_domain::{PlanLimits, fnv1a_chain};
 use pointsman_fleet::FleetSpec;
 use pointsman_settings::{
-    Code, Diagnostic, Location, Override, Section, folder_of, missing, rules,
+    Code, Diagnostic, Location, Override, Section, folder_of, missing, rules, secret,
 };
 use pointsman_spec::ChainSpec;
 
-pub(crate) use pointsman_settings::{FileError as ConfigError, format_duration};
+pub use pointsman_settings::{FileError as ConfigError, format_duration};
 
-pub(crate) use self::admin::Admin;
-pub(crate) use self::groups::format_pool;
+pub use self::admin::{Admin, MAX_SOCKET_PATH, Token};
+pub use self::groups::format_pool;
 
 /// A valid configuration.
 #[derive(Debug)]
-pub(crate) struct Config {
-    pub(crate) server: Server,
-    pub(crate) log: Log,
+pub struct Config {
+    /// The public listener and the limits of requests.
+    pub server: Server,
+    /// What is logged, and how.
+    pub log: Log,
     /// API keys and their tenants.
-    pub(crate) keys: Vec<(String, String)>,
-    pub(crate) queue: Queue,
-    pub(crate) policies: Policies,
+    pub keys: Vec<(String, String)>,
+    /// Limits of waiting.
+    pub queue: Queue,
+    /// The policies.
+    pub policies: Policies,
     /// Settings of decision records, if they are enabled.
-    pub(crate) records: Option<pointsman_record::Settings>,
+    pub records: Option<pointsman_record::Settings>,
     /// Where the admin API listens.
-    pub(crate) admin: Admin,
+    pub admin: Admin,
     /// Lanes, groups and the rules of the queue. The watchdog program is set by the caller.
-    pub(crate) fleet: FleetSpec,
+    pub fleet: FleetSpec,
     /// For each lane, how its memory need was computed.
-    pub(crate) needs: Vec<String>,
+    pub needs: Vec<String>,
 }
 
+/// The public listener and the limits of requests.
 #[derive(Debug)]
-pub(crate) struct Server {
-    pub(crate) listen: SocketAddr,
-    pub(crate) max_body: usize,
-    pub(crate) drain_timeout: Duration,
+pub struct Server {
+    /// The address.
+    pub listen: SocketAddr,
+    /// Maximum size of a request body in bytes.
+    pub max_body: usize,
+    /// Maximum time that requests in flight may take after the host was told to stop.
+    pub drain_timeout: Duration,
     /// Interval of keep-alive comments in streams that wait for their first byte; `None` turns them
     /// off.
-    pub(crate) keep_alive: Option<Duration>,
+    pub keep_alive: Option<Duration>,
     /// Maximum number of attempts per request, on all lanes together.
-    pub(crate) max_attempts: usize,
+    pub max_attempts: usize,
     /// Maximum time from a request to the first byte of its response, over all attempts.
-    pub(crate) deadline: Duration,
+    pub deadline: Duration,
 }
 
+/// What is logged, and how.
 #[derive(Debug)]
-pub(crate) struct Log {
-    pub(crate) filter: String,
-    pub(crate) format: LogFormat,
+pub struct Log {
+    /// The filter: a level, or directives of `tracing`.
+    pub filter: String,
+    /// The format of a line.
+    pub format: LogFormat,
 }
 
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LogFormat {
+pub enum LogFormat {
+    /// Text for people.
     Text,
+    /// One JSON object per line.
     Json,
 }
 
+/// Limits of waiting.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub struct Queue {
     /// Maximum time in a queue, whatever policies advise. The other rules are in `fleet`.
-    pub(crate) max_wait: Duration,
+    pub max_wait: Duration,
 }
 
+/// The policies, and where they are.
 #[derive(Debug)]
-pub(crate) struct Policies {
+pub struct Policies {
     /// Folder of compiled policies.
-    pub(crate) cache: Option<PathBuf>,
+    pub cache: Option<PathBuf>,
     /// Parent folder of the policies' folders.
-    pub(crate) dir: PathBuf,
+    pub dir: PathBuf,
     /// How often policy folders are scanned without an event.
-    pub(crate) poll_interval: Duration,
-    pub(crate) chain: ChainSpec,
+    pub poll_interval: Duration,
+    /// The chain.
+    pub chain: ChainSpec,
     /// Where each policy of the chain is in the file, by name.
-    pub(crate) locations: Vec<(String, PolicyLocation)>,
+    pub locations: Vec<(String, PolicyLocation)>,
 }
 
 /// Where a policy of the chain is in the file, for errors that only appear when it is loaded.
 #[derive(Debug)]
-pub(crate) struct PolicyLocation {
+pub struct PolicyLocation {
     /// Its entry in the chain.
-    pub(crate) entry: Location,
+    pub entry: Location,
     /// Its `config`, or its entry if it has none.
-    pub(crate) config: Location,
+    pub config: Location,
 }
 
 impl Config {
@@ -106,7 +123,7 @@ impl Config {
     ///
     /// # Errors
     /// All errors in the file, in its order.
-    pub(crate) fn load(file: &Path) -> Result<Self, ConfigError> {
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
         Self::load_with_overrides(file, &[])
     }
 
@@ -114,10 +131,7 @@ impl Config {
     ///
     /// # Errors
     /// All errors in the file and in the overrides.
-    pub(crate) fn load_with_overrides(
-        file: &Path,
-        overrides: &[Override],
-    ) -> Result<Self, ConfigError> {
+    pub fn load_with_overrides(file: &Path, overrides: &[Override]) -> Result<Self, ConfigError> {
         let source = ConfigError::source(file)?;
         Self::parse(&source, overrides, file).map_err(|errors| ConfigError::new(file, errors))
     }
@@ -218,54 +232,8 @@ fn read_key(section: Section<'_>, folder: &Path) -> Option<(String, String)> {
     Some((key?, tenant?))
 }
 
-/// Reads a secret from the environment variable or the file that these keys name. Returns `None` if
-/// neither key is set, or after reporting an error.
-pub(crate) fn secret(
-    section: &Section<'_>,
-    env: &'static str,
-    file: &'static str,
-    folder: &Path,
-) -> Option<String> {
-    let (key, found) = match (section.string(env), section.string(file)) {
-        (Some(_), Some(_)) => {
-            let message = format!("conflicts with `{env}`; remove one of the two");
-            section.error_at(file, Code::Conflict.with(message));
-            return None;
-        }
-        (Some(name), None) => (
-            env,
-            std::env::var(name).map_err(|_| {
-                format!("environment variable `{name}` is not set, or is not valid UTF-8")
-            }),
-        ),
-        (None, Some(name)) => {
-            let path = folder.join(name);
-            (
-                file,
-                std::fs::read_to_string(&path)
-                    .map_err(|error| format!("cannot read {}: {error}", path.display())),
-            )
-        }
-        (None, None) => return None,
-    };
-    let checked = found.and_then(|secret| match secret.trim() {
-        "" => Err("the secret is empty".to_owned()),
-        secret if secret.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(secret.to_owned()),
-        _ => {
-            Err("the secret contains characters that are not allowed in an HTTP header".to_owned())
-        }
-    });
-    match checked {
-        Ok(secret) => Some(secret),
-        Err(message) => {
-            section.error_at(key, Code::Unavailable.with(message));
-            None
-        }
-    }
-}
-
 /// Returns the default folder of compiled policies, below the user's cache folder.
-pub(crate) fn default_cache() -> Option<PathBuf> {
+pub fn default_cache() -> Option<PathBuf> {
     let cache = env_folder("XDG_CACHE_HOME")
         .or_else(|| env_folder("HOME").map(|home| home.join(".cache")))?;
     Some(cache.join("pointsman").join("policies"))

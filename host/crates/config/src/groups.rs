@@ -65,7 +65,7 @@ fn parse_pool(text: &str) -> Result<Option<Pool>, Problem> {
 }
 
 /// Formats a pool as it is written in the file.
-pub(crate) fn format_pool(pool: Option<Pool>) -> String {
+pub fn format_pool(pool: Option<Pool>) -> String {
     match pool {
         None => "none".to_owned(),
         Some(Pool::System) => "system".to_owned(),

@@ -3,23 +3,33 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use pointsman_gateway::AdminSocket;
+use pointsman_settings::{Code, Diagnostics, Section, folder_of, secret};
 use toml::de::DeTable;
 
-use super::{ConfigError, secret, state_dir};
-use pointsman_settings::{Code, Diagnostics, Section, folder_of};
+use super::{ConfigError, state_dir};
+
+/// Bytes of a socket's path: the system's limit is 107, and the temporary name has four more.
+pub const MAX_SOCKET_PATH: usize = 103;
 
 /// The listeners of the admin API. Both are optional.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Admin {
-    pub(crate) socket: Option<PathBuf>,
+pub struct Admin {
+    /// Path of the Unix socket.
+    pub socket: Option<PathBuf>,
     /// A loopback address, and the token that its clients need.
-    pub(crate) port: Option<(SocketAddr, Token)>,
+    pub port: Option<(SocketAddr, Token)>,
 }
 
 /// A secret that is never printed.
 #[derive(PartialEq, Eq)]
-pub(crate) struct Token(pub(crate) String);
+pub struct Token(String);
+
+impl Token {
+    /// Returns the secret.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -40,7 +50,7 @@ fn socket(section: &Section<'_>, folder: &Path, state: Option<&Path>) -> Option<
         Some(path) => folder.join(path),
         None => state?.join("admin.sock"),
     };
-    let (length, max) = (path.as_os_str().len(), AdminSocket::MAX_PATH);
+    let (length, max) = (path.as_os_str().len(), MAX_SOCKET_PATH);
     if length > max {
         section.error_at(
             "socket",
@@ -90,7 +100,7 @@ impl Admin {
     ///
     /// # Errors
     /// The errors in `[state]` and `[admin]`.
-    pub(crate) fn find(file: &Path) -> Result<Self, ConfigError> {
+    pub fn find(file: &Path) -> Result<Self, ConfigError> {
         let source = ConfigError::source(file)?;
         let diagnostics = Diagnostics::new(&source);
         let (document, errors) = DeTable::parse_recoverable(&source);

@@ -28,7 +28,7 @@ fn tcp_listener_requires_loopback_and_a_token() {
     let token = format!("token-file = {file:?}");
     for address in ["127.0.0.1:9101", "[::1]:0"] {
         let (listen, token) = admin(&format!("listen = \"{address}\"\n{token}")).port.unwrap();
-        assert_eq!((listen, token.0.as_str()), (address.parse().unwrap(), "t0ken"));
+        assert_eq!((listen, token.reveal()), (address.parse().unwrap(), "t0ken"));
         assert_eq!(format!("{token:?}"), "Token(…)");
     }
     for (section, key, code) in [

@@ -6,8 +6,8 @@ use std::time::Duration;
 use pointsman_fleet::{Backoff, CommandLine, EngineSpec, ExternalSpec, ProcessSpec, Secret};
 
 use super::need::Model;
-use super::{secret, vllm};
-use pointsman_settings::{Code, Section, missing};
+use super::vllm;
+use pointsman_settings::{Code, Section, missing, secret};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Flags of llama-server that must not be in `arguments`, because the host sets them, and what to

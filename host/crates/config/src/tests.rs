@@ -4,7 +4,7 @@ mod memory;
 
 use pointsman_domain::dispatch::{QueueLimits, Rules};
 use pointsman_domain::units;
-use pointsman_policy::OnError;
+use pointsman_spec::OnError;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -368,7 +368,7 @@ fn durations_are_formatted_as_written() {
 
 /// Returns the path of an example.
 fn example(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../examples").join(name)
 }
 
 #[test]

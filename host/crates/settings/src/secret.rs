@@ -1,0 +1,52 @@
+//! Secrets, which are never written in a configuration itself.
+
+use std::path::Path;
+
+use crate::diagnostics::Code;
+use crate::section::Section;
+
+/// Reads a secret from the environment variable or the file that these keys name. Returns `None` if
+/// neither key is set, or after reporting an error.
+pub fn secret(
+    section: &Section<'_>,
+    env: &'static str,
+    file: &'static str,
+    folder: &Path,
+) -> Option<String> {
+    let (key, found) = match (section.string(env), section.string(file)) {
+        (Some(_), Some(_)) => {
+            let message = format!("conflicts with `{env}`; remove one of the two");
+            section.error_at(file, Code::Conflict.with(message));
+            return None;
+        }
+        (Some(name), None) => (
+            env,
+            std::env::var(name).map_err(|_| {
+                format!("environment variable `{name}` is not set, or is not valid UTF-8")
+            }),
+        ),
+        (None, Some(name)) => {
+            let path = folder.join(name);
+            (
+                file,
+                std::fs::read_to_string(&path)
+                    .map_err(|error| format!("cannot read {}: {error}", path.display())),
+            )
+        }
+        (None, None) => return None,
+    };
+    let checked = found.and_then(|secret| match secret.trim() {
+        "" => Err("the secret is empty".to_owned()),
+        secret if secret.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(secret.to_owned()),
+        _ => {
+            Err("the secret contains characters that are not allowed in an HTTP header".to_owned())
+        }
+    });
+    match checked {
+        Ok(secret) => Some(secret),
+        Err(message) => {
+            section.error_at(key, Code::Unavailable.with(message));
+            None
+        }
+    }
+}
