@@ -5,22 +5,17 @@ use std::io::BufWriter;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pointsman_domain::PlanLimits;
-use pointsman_domain::dispatch::GroupSetup;
 use pointsman_policy::Compiler;
-use pointsman_settings::Override;
 use pointsman_simulate::report::Report;
 use pointsman_simulate::{
-    Document, Experiment, ExperimentError, HostConfig, HostLane, Progress, Scenario, SimulationEnv,
+    Document, Experiment, ExperimentError, Progress, Scenario, SimulationEnv,
 };
 
 use crate::chains;
 use crate::cli::simulate::Simulate;
-use pointsman_config::{Config, ConfigError};
 
 /// Resolution of the progress bar.
 const STEPS: u64 = 1000;
@@ -50,18 +45,9 @@ pub(crate) fn simulate(options: &Simulate) -> Result<ExitCode> {
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Returns the environment of simulations: with the host's compiler and compilation cache, and able
-/// to read host configurations.
+/// Returns the environment of simulations, with the host's compiler and compilation cache.
 pub(crate) fn stage() -> Result<SimulationEnv> {
-    let resolve = |file: &Path, set: &toml::Table| {
-        let config = host(file, set).map_err(|error| error.to_string())?;
-        Ok(config)
-    };
-    Ok(SimulationEnv::with_compiler(
-        Compiler::this_program(),
-        pointsman_config::default_cache(),
-        Box::new(resolve),
-    )?)
+    Ok(SimulationEnv::with_compiler(Compiler::this_program(), pointsman_config::default_cache())?)
 }
 
 fn document(options: &Simulate) -> Result<Document> {
@@ -90,7 +76,7 @@ fn experiment(options: &Simulate, document: &Document, env: &SimulationEnv) -> R
         return Ok(experiment);
     }
     if !options.compare.is_empty() {
-        let chain = Experiment::policy_chain(&scenario, env).map_err(ExperimentError::from)?;
+        let chain = Experiment::policy_chain(&scenario).map_err(ExperimentError::from)?;
         let mut experiment = Experiment::new(&scenario);
         for (name, chain) in chains::named(&options.compare, &chain)?.list() {
             experiment.add(name, &scenario, Some(chain.clone()), env)?;
@@ -120,35 +106,6 @@ fn key_and_value(text: &str) -> Result<(&str, &str)> {
 
 fn set_key(document: &mut Document, key: &str, value: &str) -> Result<()> {
     document.set(key, value).map_err(anyhow::Error::msg)
-}
-
-/// Returns the parts of a host's configuration that matter to a simulation.
-fn host(file: &Path, set: &toml::Table) -> Result<HostConfig, ConfigError> {
-    let config = Config::load_with_overrides(file, &[Override::table(set)])?;
-    let lane = |lane: &pointsman_fleet::LaneSpec| HostLane {
-        info: lane.info(),
-        setup: lane.setup(),
-        first_byte: lane.timeouts.first_byte,
-        hang_detection_time: Some(lane.liveness.stall)
-            .filter(|stall| !stall.is_zero())
-            .unwrap_or(Duration::MAX),
-    };
-    Ok(HostConfig {
-        lanes: config.fleet.lanes.iter().map(lane).collect(),
-        groups: config
-            .fleet
-            .groups
-            .iter()
-            .map(|group| GroupSetup { budget: group.budget })
-            .collect(),
-        rules: config.fleet.rules,
-        limits: PlanLimits {
-            max_wait: config.queue.max_wait,
-            max_steps: config.server.max_attempts,
-        },
-        deadline: config.server.deadline,
-        chain: config.policies.chain,
-    })
 }
 
 fn progress_bar(quiet: bool) -> ProgressBar {

@@ -291,7 +291,7 @@ fn crate_dependencies_point_one_way() {
         ("gateway", vec!["domain", "fleet", "openai", "record"]),
         ("settings", vec!["domain", "spec"]),
         ("config", vec!["domain", "fleet", "record", "settings", "spec"]),
-        ("simulate", vec!["domain", "openai", "policy", "record", "settings"]),
+        ("simulate", vec!["config", "domain", "fleet", "openai", "policy", "record", "settings"]),
     ];
     for (name, allowed) in &crates {
         let manifest = read_toml(&root().join("host/crates").join(name).join("Cargo.toml"));

@@ -19,7 +19,7 @@ mod progress;
 use std::fmt;
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,7 +27,6 @@ use pointsman_policy::{
     Allocator, ChainSpec, Compiler, DryRunChain, DryRunError, Metering, Runtime, RuntimeError,
     RuntimeSettings,
 };
-use pointsman_settings::{Code, Problem};
 
 pub use self::progress::Progress;
 use self::progress::{ProgressTracker, ProgressTraffic};
@@ -35,7 +34,7 @@ use crate::advisor::ChainAdvisor;
 use crate::fault::InjectedFault;
 use crate::objective::Objective;
 use crate::report::{Collector, Point, Report, Run, Sweep, VariantReport};
-use crate::scenario::{Host, HostConfig, Scenario, ScenarioError};
+use crate::scenario::{Host, Scenario, ScenarioError, load_host_config};
 use crate::trace::{Tee, TraceWriter};
 use crate::traffic::Traffic;
 use crate::world::{RunConfig, run};
@@ -44,13 +43,9 @@ use crate::world::{RunConfig, run};
 /// the frames that lead to its call.
 const STACK_SIZE: usize = 4 << 20;
 
-/// A function that reads a host configuration with some keys overridden.
-pub type Resolve = dyn Fn(&Path, &toml::Table) -> Result<HostConfig, Problem> + Send + Sync;
-
-/// The environment of simulations: a runtime for policies, and a reader of host configurations.
+/// The environment of simulations: a runtime for policies.
 pub struct SimulationEnv {
     pub(crate) runtime: Arc<Runtime>,
-    resolve: Box<Resolve>,
 }
 
 impl fmt::Debug for SimulationEnv {
@@ -60,32 +55,21 @@ impl fmt::Debug for SimulationEnv {
 }
 
 impl SimulationEnv {
-    /// Creates an environment for scenarios that define their own lanes. Policies are compiled in
-    /// this process, without a cache.
+    /// Creates an environment that compiles policies in this process, without a cache.
     ///
     /// # Errors
     /// If the WebAssembly engine cannot be created.
     pub fn new() -> Result<Self, RuntimeError> {
-        let unsupported = |file: &Path, _: &toml::Table| {
-            let message = format!(
-                "cannot read {}: host configurations are only supported by `pointsman simulate`; \
-                 define the lanes in the scenario",
-                file.display()
-            );
-            Err(Code::Unavailable.with(message))
-        };
-        Self::with_compiler(Compiler::default(), None, Box::new(unsupported))
+        Self::with_compiler(Compiler::default(), None)
     }
 
-    /// Creates an environment with a compiler, a folder that caches compiled policies, and a reader
-    /// of host configurations.
+    /// Creates an environment with a compiler and a folder that caches compiled policies.
     ///
     /// # Errors
     /// If the WebAssembly engine cannot be created.
     pub fn with_compiler(
         compiler: Compiler,
         cache_dir: Option<PathBuf>,
-        resolve: Box<Resolve>,
     ) -> Result<Self, RuntimeError> {
         let settings = RuntimeSettings {
             cache_dir,
@@ -95,7 +79,7 @@ impl SimulationEnv {
             // Fuel instead of time: results must not depend on the speed of the machine.
             metering: Metering::Fuel,
         };
-        Ok(Self { runtime: Runtime::new(settings)?, resolve })
+        Ok(Self { runtime: Runtime::new(settings)? })
     }
 }
 
@@ -160,7 +144,7 @@ impl Experiment {
         env: &SimulationEnv,
     ) -> Result<Self, ExperimentError> {
         let mut experiment = Self::new(scenario);
-        let host = scenario.host(&*env.resolve)?;
+        let host = scenario.host(&load_host_config)?;
         experiment.push(&chain_name(&host.chain), scenario, host, env)?;
         for variant in &scenario.variants {
             experiment.add(&variant.name, &variant.scenario, None, env)?;
@@ -195,11 +179,8 @@ impl Experiment {
     ///
     /// # Errors
     /// If the scenario is invalid.
-    pub fn policy_chain(
-        scenario: &Scenario,
-        env: &SimulationEnv,
-    ) -> Result<ChainSpec, ScenarioError> {
-        Ok(scenario.host(&*env.resolve)?.chain)
+    pub fn policy_chain(scenario: &Scenario) -> Result<ChainSpec, ScenarioError> {
+        Ok(scenario.host(&load_host_config)?.chain)
     }
 
     /// Adds a case. `chain` replaces the scenario's policies. The objectives are those of the first
@@ -214,7 +195,7 @@ impl Experiment {
         chain: Option<ChainSpec>,
         env: &SimulationEnv,
     ) -> Result<(), ExperimentError> {
-        let mut host = scenario.host(&*env.resolve)?;
+        let mut host = scenario.host(&load_host_config)?;
         if let Some(chain) = chain {
             host.chain = chain;
         }

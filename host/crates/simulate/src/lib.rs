@@ -41,7 +41,7 @@ mod world;
 pub use self::advisor::{ChainAdvisor, SimAdvisor, TimedHint};
 pub use self::arrivals::{Arrivals, TraceError, TraceLineError};
 pub use self::compare::{Cell, Change, Comparison, Difference, Estimate, Line};
-pub use self::experiment::{Experiment, ExperimentError, Progress, Resolve, SimulationEnv};
+pub use self::experiment::{Experiment, ExperimentError, Progress, SimulationEnv};
 pub use self::fault::{FaultKind, InjectedFault, Schedule};
 pub use self::fleet::{DecodeRates, EngineModel, Fleet, Lane, ServiceModel};
 pub use self::histogram::Histogram;

@@ -13,6 +13,7 @@
 mod engines;
 mod faults;
 mod fleet;
+mod host_config;
 mod quantity;
 mod traffic;
 
@@ -29,6 +30,7 @@ use toml::de::DeValue;
 
 pub use self::engines::Engines;
 pub use self::fleet::{FleetSource, HostConfig, HostLane};
+pub(crate) use self::host_config::load_host_config;
 pub(crate) use self::quantity::parse_timestamp;
 pub use self::traffic::{
     ArrivalProcess, Models, Sessions, Tenants, TraceFile, TraceFormat, TrafficSource, TrafficStream,

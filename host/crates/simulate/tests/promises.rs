@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pointsman_policy::Compiler;
-use pointsman_settings::Code;
 use pointsman_simulate::{Document, Experiment, Report, SimulationEnv, Summary};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -174,17 +173,8 @@ fn check_promises(run: &Summary) -> Result<(), TestCaseError> {
 /// Returns an environment whose cache compiles each policy once for all cases.
 fn simulation_env() -> (SimulationEnv, TempDir) {
     let cache = tempfile::tempdir().unwrap();
-    let no_config =
-        |_: &Path, _: &toml::Table| Err(Code::Unavailable.with("no host configuration"));
-    (
-        SimulationEnv::with_compiler(
-            Compiler::default(),
-            Some(cache.path().to_owned()),
-            Box::new(no_config),
-        )
-        .unwrap(),
-        cache,
-    )
+    let dir = Some(cache.path().to_owned());
+    (SimulationEnv::with_compiler(Compiler::default(), dir).unwrap(), cache)
 }
 
 #[test]
