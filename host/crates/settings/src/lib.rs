@@ -14,13 +14,15 @@ mod policy;
 mod rules;
 mod secret;
 mod section;
+mod value;
 
 pub use self::diagnostics::{Code, Diagnostic, Diagnostics, FileError, Location, Problem};
 pub use self::overrides::{InvalidPath, Override};
 pub use self::policy::chain;
 pub use self::rules::rules;
 pub use self::secret::secret;
-pub use self::section::{Section, format_duration, missing, nearest};
+pub use self::section::Section;
+pub use self::value::{format_duration, missing, nearest};
 
 use std::path::Path;
 

@@ -4,7 +4,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::diagnostics::{Code, Diagnostics, Problem};
-use crate::section::nearest;
+use crate::value::nearest;
 
 /// Keys that can name an element of a list; an element can also be addressed by its index.
 const NAME_KEYS: [&str; 3] = ["name", "class", "lane"];

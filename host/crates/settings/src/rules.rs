@@ -5,7 +5,8 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{QueueLimits, Rules};
 
 use crate::diagnostics::Code;
-use crate::section::{Section, format_duration};
+use crate::section::Section;
+use crate::value::format_duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
