@@ -286,7 +286,7 @@ fn crate_dependencies_point_one_way() {
         ("openai", vec!["domain"]),
         ("spec", vec!["domain"]),
         ("policy", vec!["domain", "spec"]),
-        ("fleet", vec!["domain", "files"]),
+        ("fleet", vec!["domain", "files", "settings"]),
         ("record", vec!["domain"]),
         ("gateway", vec!["domain", "fleet", "openai", "record"]),
         ("settings", vec!["domain", "spec"]),

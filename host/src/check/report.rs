@@ -1,8 +1,7 @@
 //! The summary of a configuration that `check` prints. It contains no secrets.
 
-use pointsman_fleet::vllm::{Listen, Permille, VllmSettings, command};
 use pointsman_fleet::{
-    CommandLine, EngineSpec, Gpu, GroupSpec, LaneSpec, Machine, Pool, Residency, format_size,
+    Gpu, GroupSpec, LaneContext, LaneSpec, Machine, Pool, Residency, format_size,
 };
 
 use pointsman_config::{Config, format_duration, format_pool};
@@ -43,7 +42,10 @@ pub(super) fn lines(
     lines.extend(shared(&fleet.groups, machine, &gpus));
     for lane in &fleet.lanes {
         let group = lane.group.and_then(|index| fleet.groups.get(index));
-        describe_lane(lane, group, &gpus, environment, &mut lines);
+        let pool = group.and_then(|group| group.pool);
+        let pool_total = pool.and_then(|pool| total(pool, machine, &gpus));
+        let context = LaneContext { need: lane.need, pool, pool_total, environment };
+        describe_lane(lane, &context, &mut lines);
     }
     lines
 }
@@ -144,13 +146,7 @@ fn shared(groups: &[GroupSpec], machine: &Machine, gpus: &[Gpu]) -> Option<Strin
     })
 }
 
-fn describe_lane(
-    lane: &LaneSpec,
-    group: Option<&GroupSpec>,
-    gpus: &[Gpu],
-    environment: &[(String, String)],
-    lines: &mut Vec<String>,
-) {
+fn describe_lane(lane: &LaneSpec, around: &LaneContext<'_>, lines: &mut Vec<String>) {
     let when = match lane.residency {
         Residency::External => "external".to_owned(),
         Residency::Always => "always loaded".to_owned(),
@@ -167,37 +163,14 @@ fn describe_lane(
         tokens => format!("{tokens} tokens"),
     };
     let slots = lane.slots;
-    let driver = match &lane.engine {
-        EngineSpec::Vllm { .. } => "vllm",
-        EngineSpec::LlamaCpp { .. } => "llama-cpp",
-        EngineSpec::Command { .. } => "command",
-        EngineSpec::External(_) => "external",
-    };
+    let driver = lane.engine.info().key;
     let s = if slots == 1 { "" } else { "s" };
     lines.push(format!("lane {}: {driver}, {when}, {slots} slot{s}, {context}", lane.name));
-    match &lane.engine {
-        EngineSpec::Vllm { settings, run, .. } => {
-            let found = command(settings, Listen::Port(run.port.unwrap_or(0)), environment);
-            let mut words = found.words;
-            if let Some(place) =
-                words.iter().position(|word| word == "--port").filter(|_| run.port.is_none())
-                && let Some(port) = words.get_mut(place + 1)
-            {
-                "{port}".clone_into(port);
-            }
-            describe_command(&words, &found.env, lines);
-            lines.extend(found.warnings.iter().map(|warning| format!("  warning: {warning}")));
-            lines.extend(
-                utilization(settings, lane, group, gpus).map(|note| format!("  warning: {note}")),
-            );
-        }
-        EngineSpec::LlamaCpp { words, .. } => {
-            describe_command(&words.command, &words.env, lines);
-            lines.extend(prompt_cache(words, group).map(|note| format!("  warning: {note}")));
-        }
-        EngineSpec::Command { words, .. } => describe_command(&words.command, &words.env, lines),
-        EngineSpec::External(_) => {}
+    let description = lane.engine.describe(around);
+    if let Some(command_line) = &description.command {
+        describe_command(&command_line.command, &command_line.env, lines);
     }
+    lines.extend(description.warnings.iter().map(|warning| format!("  warning: {warning}")));
 }
 
 /// Describes a command line with secrets hidden, and names the variables: their values may be
@@ -233,68 +206,6 @@ fn describe_command(words: &[String], env: &[(String, String)], lines: &mut Vec<
         let names: Vec<&str> = env.iter().map(|(name, _)| name.as_str()).collect();
         lines.push(format!("  environment: {}", names.join(", ")));
     }
-}
-
-/// Warns if the fraction of the GPU that a vLLM takes does not match its need.
-fn utilization(
-    settings: &VllmSettings,
-    lane: &LaneSpec,
-    group: Option<&GroupSpec>,
-    gpus: &[Gpu],
-) -> Option<String> {
-    let Some(Pool::Gpu { minor }) = group?.pool else { return None };
-    let gpu = gpus.iter().find(|gpu| minor.is_none_or(|minor| minor == gpu.minor));
-    let total = gpu.map(total_memory).filter(|total| *total > 0);
-    match settings.gpu_memory_utilization {
-        None => {
-            let takes =
-                if settings.kv_cache_bytes.is_some() { "" } else { ", and takes that much" };
-            let part = |total: u64| {
-                let part = lane.need.saturating_mul(1000).div_ceil(total).clamp(1, 1000);
-                let part = u16::try_from(part).unwrap_or(1000);
-                format!(
-                    "; here {} of {} is {}",
-                    format_size(lane.need),
-                    format_size(total),
-                    Permille(part)
-                )
-            };
-            Some(format!(
-                "vLLM only starts if 0.92 of the GPU's memory is free{takes}; set \
-                 `gpu-memory-utilization` to the \
-                 fraction that this lane may take{}",
-                total.map(part).unwrap_or_default()
-            ))
-        }
-        Some(Permille(part)) if settings.kv_cache_bytes.is_none() => {
-            let takes = total? / 1000 * u64::from(part);
-            (takes > lane.need).then(|| {
-                format!(
-                    "vLLM takes {} of the GPU, {}, but the group reserves {} for it; lower the \
-                     fraction, raise \
-                     `memory`, or set `kv-cache-memory`",
-                    Permille(part),
-                    format_size(takes),
-                    format_size(lane.need)
-                )
-            })
-        }
-        Some(_) => None,
-    }
-}
-
-/// Warns about llama-server's prompt cache in system memory, which is not part of any budget.
-fn prompt_cache(words: &CommandLine, group: Option<&GroupSpec>) -> Option<String> {
-    let counted = group?.pool == Some(Pool::System);
-    let is_set = words
-        .command
-        .iter()
-        .any(|word| ["--cache-ram", "-cram"].contains(&word.split('=').next().unwrap_or_default()));
-    (counted && !is_set).then(|| {
-        "llama-server also caches up to 8 GiB of prompts in memory; set \
-         `arguments = [\"--cache-ram\", \"MIB\"]`, and include that in `memory`"
-            .to_owned()
-    })
 }
 
 #[cfg(test)]

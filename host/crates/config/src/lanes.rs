@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use pointsman_fleet::{GroupSpec, LaneSpec, Liveness, Residency, Timeouts};
+use pointsman_fleet::{
+    ANY_NAME, DRIVERS, DriverInfo, GroupSpec, LaneBasics, LaneDefaults, LaneSpec, Liveness,
+    Residency, Timeouts,
+};
+use pointsman_settings::{Code, Section, missing};
 
-use super::engines::{self, Basics, Kind};
 use super::need::{self, Need};
-use pointsman_settings::{Code, Section};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -76,7 +78,8 @@ fn read_lane<'a>(
     if models.as_ref().is_some_and(Vec::is_empty) {
         section.error_at("models", "must not be empty; remove it to serve the lane's own name");
     }
-    let basics = Basics {
+    let basics = LaneBasics {
+        folder,
         name: name.unwrap_or("lane").to_owned(),
         models: models.unwrap_or_else(|| name.into_iter().map(str::to_owned).collect()),
         max_context: section.integer("max-context", 0..=100_000_000, 0),
@@ -87,14 +90,13 @@ fn read_lane<'a>(
     let engine_model = section.string("engine-model").map(str::to_owned);
     let group = read_group(section, groups, unknown);
     let engine_section = section.section("engine");
-    let kind = engines::read_kind(&engine_section, section);
-    let engine = kind.and_then(|kind| engines::read(&engine_section, kind, folder, &basics));
-    let residency = read_residency(section, kind);
-    let expected_load = section.positive_duration(
-        "expected-load-time",
-        if kind == Some(Kind::Vllm) { 60 * SECOND } else { 10 * SECOND },
-    );
-    let liveness = read_liveness(section, kind);
+    let driver = read_driver(&engine_section, section);
+    let engine = driver.and_then(|driver| driver.read(&engine_section, &basics));
+    // The defaults of a lane whose driver is invalid only serve to find further errors.
+    let defaults = driver.map_or(LaneDefaults::MANAGED, |driver| driver.defaults);
+    let residency = read_residency(section, driver);
+    let expected_load = section.positive_duration("expected-load-time", defaults.expected_load);
+    let liveness = read_liveness(section, defaults);
     let timeouts = read_timeouts(&section.section("timeouts"));
     // Looked up even if the engine is invalid, so that they count as known keys.
     for key in ["memory", "sleep-memory"] {
@@ -125,11 +127,34 @@ fn read_lane<'a>(
         expected_load,
         cost_milli,
         engine_model,
-        engine: engine.spec,
+        engine: engine.into_spec(),
         timeouts,
         liveness,
     };
     Some((lane, need))
+}
+
+/// Reads `driver`, which determines how the rest of the section is read.
+fn read_driver(section: &Section<'_>, lane: &Section<'_>) -> Option<&'static DriverInfo> {
+    if !lane.has("engine") {
+        lane.error_at("engine", missing("`[lanes.engine]` with a `driver`"));
+        return None;
+    }
+    if !section.has("driver") {
+        let keys: Vec<String> = DRIVERS
+            .iter()
+            .map(|driver| {
+                let purpose = driver.purpose.map(|purpose| format!(" ({purpose})"));
+                format!("\"{}\"{}", driver.key, purpose.unwrap_or_default())
+            })
+            .collect();
+        let (last, others) = keys.split_last()?;
+        let message = format!("missing; set it to {} or {last}", others.join(", "));
+        section.error_at("driver", Code::MissingKey.with(message));
+        return None;
+    }
+    let choices: Vec<_> = DRIVERS.iter().map(|driver| (driver.key, Some(*driver))).collect();
+    section.choice("driver", &choices, None)
 }
 
 /// Returns the index of a lane's group. `unknown` collects undeclared groups, so that the full hint
@@ -163,18 +188,20 @@ fn read_group<'a>(
     group
 }
 
-fn read_residency(section: &Section<'_>, kind: Option<Kind>) -> Residency {
+fn read_residency(section: &Section<'_>, driver: Option<&DriverInfo>) -> Residency {
     #[derive(Clone, Copy, PartialEq)]
     enum Load {
         OnDemand,
         AtStart,
         Always,
     }
-    if kind == Some(Kind::External) {
+    if let Some(driver) = driver.filter(|driver| !driver.defaults.is_managed) {
         for key in ["load", "unload-after", "expected-load-time", "liveness"] {
             if section.has(key) {
-                let message =
-                    "not allowed with driver \"external\", whose engine the host does not start";
+                let message = format!(
+                    "not allowed with driver \"{}\", whose engine the host does not start",
+                    driver.key
+                );
                 section.error_at(key, Code::Conflict.with(message));
             }
         }
@@ -209,8 +236,7 @@ fn read_engine_model(
     names: &[String],
 ) -> Option<String> {
     let Some(wanted) = wanted else { return names.first().cloned() };
-    let served =
-        names.is_empty() || names.iter().any(|name| *name == wanted || name == engines::ANY);
+    let served = names.is_empty() || names.iter().any(|name| *name == wanted || name == ANY_NAME);
     if !served {
         let message = format!(
             "the engine does not serve \"{wanted}\": expected one of \"{}\"; add it to the \
@@ -223,16 +249,11 @@ fn read_engine_model(
     Some(wanted)
 }
 
-fn read_liveness(section: &Section<'_>, kind: Option<Kind>) -> Liveness {
+fn read_liveness(section: &Section<'_>, defaults: LaneDefaults) -> Liveness {
     let table = section.section("liveness");
-    let (stall, probe_interval) = match kind {
-        Some(Kind::Vllm) => (120, 60),
-        Some(Kind::LlamaCpp | Kind::Command) | None => (120, 0),
-        Some(Kind::External) => (0, 0),
-    };
     let liveness = Liveness {
-        stall: table.duration("stall-timeout", stall * SECOND),
-        probe_interval: table.duration("probe-interval", probe_interval * SECOND),
+        stall: table.duration("stall-timeout", defaults.stall),
+        probe_interval: table.duration("probe-interval", defaults.probe_interval),
         probe_timeout: table.duration("probe-timeout", 30 * SECOND),
     };
     if !liveness.probe_interval.is_zero() && liveness.probe_timeout.is_zero() {
@@ -240,9 +261,10 @@ fn read_liveness(section: &Section<'_>, kind: Option<Kind>) -> Liveness {
         table.error_at("probe-timeout", Code::OutOfRange.with(message));
     }
     table.report_unknown();
-    match kind {
-        Some(Kind::External) => Liveness { probe_timeout: Duration::ZERO, ..liveness },
-        _ => liveness,
+    if defaults.is_managed {
+        liveness
+    } else {
+        Liveness { probe_timeout: Duration::ZERO, ..liveness }
     }
 }
 

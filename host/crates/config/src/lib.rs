@@ -4,13 +4,11 @@
 //! come from environment variables or files and are never written in the configuration itself.
 
 mod admin;
-mod engines;
 mod groups;
 mod lanes;
 mod need;
 mod policies;
 mod records;
-mod vllm;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,44 +1,10 @@
 //! How much memory a lane needs, and whether its group's budget covers it.
 
-use std::path::PathBuf;
-
-use pointsman_fleet::vllm::VllmSettings;
 use pointsman_fleet::{
-    EngineSpec, Footprint, GroupSpec, LaneSpec, Residency, Serving, UnloadMode, estimate_footprint,
-    format_size,
+    EngineConfig, Footprint, GroupSpec, LaneSpec, Model, Residency, Serving, UnloadMode,
+    estimate_footprint, format_size,
 };
-
-use super::engines::{Engine, Kind};
 use pointsman_settings::{Code, Problem, Section};
-
-/// A model on disk, and how it is served.
-pub(super) struct Model {
-    path: PathBuf,
-    kind: Kind,
-    /// Maximum sequence length in tokens, if known.
-    context: Option<u32>,
-    sequences: u32,
-    eager: bool,
-    /// Size of the KV cache in bytes, if configured instead of computed from the sequences.
-    cache: Option<u64>,
-}
-
-impl Model {
-    pub(super) fn llama_cpp(path: PathBuf, context: Option<u32>, slots: u32) -> Self {
-        Self { path, kind: Kind::LlamaCpp, context, sequences: slots, eager: true, cache: None }
-    }
-
-    pub(super) fn vllm(path: PathBuf, settings: &VllmSettings, slots: u32) -> Self {
-        Self {
-            path,
-            kind: Kind::Vllm,
-            context: settings.max_model_len,
-            sequences: settings.max_num_seqs.unwrap_or(slots),
-            eager: settings.enforce_eager,
-            cache: settings.kv_cache_bytes.filter(|bytes| *bytes > 0),
-        }
-    }
-}
 
 /// The memory that a lane takes of its group's budget.
 #[derive(Default)]
@@ -53,8 +19,8 @@ pub(super) struct Need {
 
 #[derive(Default)]
 struct Remedy {
-    footprint: Option<Footprint>,
-    vllm: bool,
+    /// The computed need, and what the engine's driver suggests to reduce it.
+    computed: Option<(Footprint, fn(&Footprint, Option<u64>) -> Vec<String>)>,
     sequences: u64,
 }
 
@@ -71,10 +37,10 @@ pub(super) fn read(
     lane: &Section<'_>,
     section: &Section<'_>,
     group: Option<&GroupSpec>,
-    engine: &mut Engine,
+    engine: &mut EngineConfig,
 ) -> Option<Need> {
     let declared = lane.bytes("memory");
-    let asleep = read_asleep(lane, &engine.spec);
+    let asleep = read_asleep(lane, engine.strategy());
     if group.is_none() {
         for key in ["memory", "sleep-memory"] {
             // An unknown group has been reported already.
@@ -133,14 +99,8 @@ pub(super) fn read(
     Some(Need { asleep, ..need })
 }
 
-fn read_asleep(lane: &Section<'_>, engine: &EngineSpec) -> u64 {
+fn read_asleep(lane: &Section<'_>, strategy: UnloadMode) -> u64 {
     let asleep = lane.bytes("sleep-memory");
-    let strategy = match engine {
-        EngineSpec::Vllm { strategy, .. } => *strategy,
-        EngineSpec::LlamaCpp { .. } | EngineSpec::Command { .. } | EngineSpec::External(_) => {
-            UnloadMode::Restart
-        }
-    };
     match strategy {
         UnloadMode::Restart if lane.has("sleep-memory") => lane.error_at(
             "sleep-memory",
@@ -168,21 +128,21 @@ fn read_asleep(lane: &Section<'_>, engine: &EngineSpec) -> u64 {
 }
 
 /// Explains why `memory` is required.
-fn missing_memory(engine: &Engine) -> Problem {
+fn missing_memory(engine: &EngineConfig) -> Problem {
     let example = "set for example `memory = \"22GiB\"`";
-    let message = match (&engine.model, &engine.spec) {
-        (Some(model), _) => format!(
+    let message = match &engine.model {
+        Some(model) => format!(
             "missing, and cannot be computed because {} does not exist on this machine; \
              {example}: the \
              size of the weight files, the KV cache, and 2 to 4 GiB",
             model.path.display()
         ),
-        (None, EngineSpec::External(_)) => format!(
+        None if !engine.is_managed() => format!(
             "missing; the host does not load or unload an external engine, so its memory always \
              counts: \
              {example}, or remove `group`"
         ),
-        (None, _) => {
+        None => {
             format!("missing; {example}, the memory that the engine holds while it runs")
         }
     };
@@ -228,43 +188,37 @@ fn compute(model: &Model) -> Result<Need, ComputeError> {
         );
     }
     let bytes = footprint.total();
-    let vllm = model.kind == Kind::Vllm;
-    let remedy = Remedy { footprint: Some(footprint), vllm, sequences: sequences.into() };
+    let computed = Some((footprint, model.remedies));
+    let remedy = Remedy { computed, sequences: sequences.into() };
     Ok(Need { bytes, asleep: 0, text, remedy })
 }
 
-/// Limits vLLM's KV cache to what the weights leave of the need: without a limit vLLM takes nearly
-/// the whole GPU. If the rest does not hold one sequence, vLLM would not start; then no limit is
-/// set, since the operator may know better.
-fn limit_cache(engine: &mut Engine, need: &Need) {
-    let (EngineSpec::Vllm { settings, .. }, Some(footprint)) =
-        (&mut engine.spec, &need.remedy.footprint)
-    else {
-        return;
-    };
+/// Limits the engine's KV cache to what the weights leave of the need: without a limit vLLM takes
+/// nearly the whole GPU. If the rest does not hold one sequence, vLLM would not start; then no limit
+/// is set, since the operator may know better.
+fn limit_cache(engine: &mut EngineConfig, need: &Need) {
+    let Some((footprint, _)) = &need.remedy.computed else { return };
     let left = need.bytes.saturating_sub(footprint.weights).saturating_sub(footprint.overhead);
     let one = footprint.kv / need.remedy.sequences.max(1);
-    if settings.gpu_memory_utilization.is_none()
-        && settings.kv_cache_bytes.is_none()
-        && left >= one.max(1)
-    {
-        settings.kv_cache_bytes = Some(left);
+    if left >= one.max(1) {
+        engine.limit_kv_cache(left);
     }
 }
 
 impl Remedy {
     /// Suggests how to make the lane fit into a budget.
     fn hint(&self, budget: u64) -> String {
-        let Some(footprint) = &self.footprint else {
+        let Some((footprint, remedies)) = &self.computed else {
             return "use a model with fewer bits per weight, less context or fewer slots, or raise \
                 the budget"
                 .to_owned();
         };
         let fixed = footprint.weights.saturating_add(footprint.overhead);
+        let room = (fixed < budget).then(|| budget - fixed);
         let mut hints = Vec::new();
-        if fixed < budget {
+        if let Some(room) = room {
             let each = footprint.kv_per_token.saturating_mul(self.sequences).max(1);
-            let tokens = (budget - fixed) / each / 1024 * 1024;
+            let tokens = room / each / 1024 * 1024;
             if tokens > 0 {
                 hints.push(format!(
                     "lower `max-context` to {tokens} with {} concurrent sequences",
@@ -272,40 +226,10 @@ impl Remedy {
                 ));
             }
             hints.push("reduce `slots`".to_owned());
-            if self.vllm {
-                hints.push(format!(
-                    "set a shared KV cache with `kv-cache-memory`, up to {}",
-                    format_size(budget - fixed)
-                ));
-            }
-        } else if !self.vllm {
-            hints.push("use a file with fewer bits per weight, for example Q4_K_M".to_owned());
-        } else if is_unquantised(footprint) {
-            // 4 bits per weight, scales for groups of 128, and embeddings that are not quantised.
-            let weights = footprint.weights / 10 * 3;
-            hints.push(format!(
-                "use a model with 4 bits per weight (AWQ or GPTQ), whose weights take about {}",
-                format_size(weights)
-            ));
-            hints.push("reduce the KV cache with `slots` or `kv-cache-memory`".to_owned());
-        } else {
-            hints.push("use a smaller model".to_owned());
         }
-        if self.vllm {
-            hints.push(
-                "use more GPUs with `tensor-parallel`, and raise the budget accordingly".to_owned(),
-            );
-        }
+        hints.extend(remedies(footprint, room));
         hints.join("; or ")
     }
-}
-
-/// Returns true if the weights have 16 bits or more.
-fn is_unquantised(footprint: &Footprint) -> bool {
-    matches!(
-        footprint.dtype.as_deref(),
-        Some("bfloat16" | "float16" | "float32" | "half" | "float") | None
-    )
 }
 
 /// Checks that each lane fits into its group's budget, alone and next to the lanes that are always

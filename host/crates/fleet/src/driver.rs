@@ -1,14 +1,24 @@
-//! Drivers: what differs between kinds of engines.
+//! What differs between kinds of engines. Each kind is one folder in `drivers`.
+//!
+//! ```text
+//!   DRIVERS ──key──> DriverInfo ──read [lanes.engine]──> EngineConfig ──> EngineSpec of a lane
+//! ```
 
+use std::any::Any;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pointsman_domain::EngineKind;
+use pointsman_settings::Section;
 
+use crate::engine_spec::{CommandLine, ProcessSpec, Secret, UnloadMode};
+use crate::footprint::Footprint;
 use crate::launch::{HOST, Launch};
-use crate::scrape::{self, EngineMetrics};
-use crate::spec::{CommandLine, EngineSpec, ExternalSpec, ProcessSpec, Secret, UnloadMode};
+use crate::memory::Pool;
+use crate::scrape::EngineMetrics;
 use crate::tls::TrustedRoots;
-use crate::vllm::{self, VllmSettings};
 
 /// The address of an engine.
 #[derive(Debug, Clone)]
@@ -25,6 +35,19 @@ pub(crate) struct Target {
     pub(crate) priorities: bool,
 }
 
+impl Target {
+    /// Returns the address of an engine that the host started on `port`.
+    pub(crate) fn local(port: u16) -> Self {
+        Self {
+            https: false,
+            authority: format!("{HOST}:{port}"),
+            base_path: String::new(),
+            key: None,
+            priorities: false,
+        }
+    }
+}
+
 /// A prepared start of an engine.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -36,23 +59,28 @@ pub(crate) struct Prepared {
 /// An endpoint with metrics: a path, and the parser of its responses.
 pub(crate) type MetricsSource = (&'static str, fn(&[u8]) -> EngineMetrics);
 
-/// One kind of engine.
-pub(crate) trait Driver: Send + Sync {
-    /// Returns the name of the driver in the configuration.
-    fn name(&self) -> &'static str;
-    /// Returns the kind of engine that policies see.
-    fn kind(&self) -> EngineKind;
+/// The engine of one lane: its settings, and what differs between kinds of engines.
+pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
+    /// Returns what the driver declares.
+    fn info(&self) -> &'static DriverInfo;
     /// Returns how the host runs the engine, or `None` for an external one.
     fn run(&self) -> Option<&ProcessSpec>;
     /// Prepares to start the engine of a lane on `port`.
     fn prepare(&self, lane: &str, port: u16) -> Prepared;
     /// Returns the address of an engine that was started on `port`.
-    fn target(&self, port: u16) -> Target;
+    fn target(&self, port: u16) -> Target {
+        Target::local(port)
+    }
     /// Returns the readiness paths. The first one that exists decides: a 2xx status means ready.
     fn ready_paths(&self) -> Vec<&str>;
     /// Returns the endpoints with metrics.
     fn metrics_sources(&self) -> &'static [MetricsSource] {
         &[]
+    }
+    /// Returns the interval between readiness probes of an external engine; zero for one that the
+    /// host starts, whose end its supervisor notices.
+    fn probe_interval(&self) -> Duration {
+        Duration::ZERO
     }
     /// Returns true if a connection to the engine can be reused for several requests.
     fn reuses_connections(&self) -> bool {
@@ -70,202 +98,187 @@ pub(crate) trait Driver: Send + Sync {
     fn model<'a>(&'a self, lane: &'a str) -> &'a str {
         lane
     }
+    /// Limits the engine's KV cache, if it takes all free memory without a limit.
+    fn limit_kv_cache(&mut self, _bytes: u64) {}
+    /// Describes how the engine is started, and warns of settings that do not fit the lane.
+    fn describe(&self, lane: &LaneContext<'_>) -> Description;
 }
 
-/// Creates the driver of an engine.
-pub(crate) fn driver(spec: &EngineSpec) -> Arc<dyn Driver> {
-    match spec.clone() {
-        EngineSpec::Vllm { settings, run, strategy } => Arc::new(Vllm { settings, run, strategy }),
-        // Returns 503 on every path while loading, then 200 on `/health`.
-        EngineSpec::LlamaCpp { words, run } => Arc::new(Program {
-            name: "llama-cpp",
-            kind: EngineKind::LlamaCpp,
-            command_line: words,
-            ready_path: "/health".to_owned(),
-            run,
-        }),
-        EngineSpec::Command { words, ready, run } => Arc::new(Program {
-            name: "command",
-            kind: EngineKind::Other,
-            command_line: words,
-            ready_path: ready,
-            run,
-        }),
-        EngineSpec::External(external) => Arc::new(External(external)),
+/// A driver as the configuration knows it: what an entry of the list of drivers declares.
+#[derive(Debug)]
+pub struct DriverInfo {
+    /// The value of `driver` in `[lanes.engine]`.
+    pub key: &'static str,
+    /// What it is for, if the key does not say it.
+    pub purpose: Option<&'static str>,
+    /// The kind of engine that policies see. The contract is frozen: a kind that it does not have
+    /// is `Other`.
+    pub kind: EngineKind,
+    /// The defaults of the lane's keys.
+    pub defaults: LaneDefaults,
+    /// Reads `[lanes.engine]`. Returns `None` only if an error was reported.
+    pub(crate) read: fn(&Section<'_>, &LaneBasics<'_>) -> Option<EngineConfig>,
+}
+
+impl DriverInfo {
+    /// Reads `[lanes.engine]`, whose `driver` has been read already, and reports unknown keys.
+    /// Returns `None` only if an error was reported.
+    pub fn read(&self, section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
+        let engine = (self.read)(section, lane);
+        section.report_unknown();
+        engine
     }
 }
 
-fn local(port: u16) -> Target {
-    Target {
-        https: false,
-        authority: format!("{HOST}:{port}"),
-        base_path: String::new(),
-        key: None,
-        priorities: false,
-    }
+/// Defaults of keys of a lane that depend on its driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneDefaults {
+    /// The host starts and stops the engine.
+    pub is_managed: bool,
+    /// Expected duration of a load, until one has been measured.
+    pub expected_load: Duration,
+    /// Maximum time without progress while requests are in flight; zero disables the check.
+    pub stall: Duration,
+    /// Interval between probes of an idle engine; zero disables them.
+    pub probe_interval: Duration,
 }
 
-/// Replaces the placeholders for lane, host and port in a command line.
-fn fill(command_line: &CommandLine, run: &ProcessSpec, lane: &str, port: u16) -> Prepared {
-    let fill = |word: &String| {
-        word.replace("{port}", &port.to_string()).replace("{host}", HOST).replace("{lane}", lane)
+impl LaneDefaults {
+    /// The defaults of an engine that the host starts.
+    pub const MANAGED: Self = Self {
+        is_managed: true,
+        expected_load: Duration::from_secs(10),
+        stall: Duration::from_secs(120),
+        probe_interval: Duration::ZERO,
     };
-    let launch = Launch {
-        command: command_line.command.iter().map(fill).collect(),
-        env: command_line.env.iter().map(|(name, value)| (name.clone(), fill(value))).collect(),
-        remove_env: Vec::new(),
-        directory: run.directory.clone(),
-    };
-    Prepared { launch, warnings: Vec::new() }
 }
 
-/// The driver of `vllm serve`, which refuses connections while loading, then returns 200 with an
-/// empty body on `/health`.
-struct Vllm {
-    settings: Box<VllmSettings>,
-    run: ProcessSpec,
-    strategy: UnloadMode,
+/// The properties of a lane that its engine depends on.
+#[derive(Debug)]
+pub struct LaneBasics<'a> {
+    /// The folder of the configuration, which paths are relative to.
+    pub folder: &'a Path,
+    /// The name of the lane.
+    pub name: String,
+    /// The model names that the lane serves.
+    pub models: Vec<String>,
+    /// Maximum sequence length in tokens; 0 if unknown.
+    pub max_context: u32,
+    /// Maximum number of concurrent requests.
+    pub slots: u32,
 }
 
-impl Driver for Vllm {
-    fn name(&self) -> &'static str {
-        "vllm"
+/// An entry in an engine's names that stands for further, unknown names.
+pub const ANY_NAME: &str = "*";
+
+/// An engine as it was read from the configuration, with the properties that its lane takes over.
+#[derive(Debug)]
+pub struct EngineConfig {
+    pub(crate) driver: Box<dyn Driver>,
+    /// Maximum sequence length in tokens; 0 if unknown.
+    pub max_context: u32,
+    /// The model names that the engine serves, its own first; empty if the engine ignores the name.
+    pub names: Vec<String>,
+    /// The model files that the memory need is computed from.
+    pub model: Option<Model>,
+}
+
+impl EngineConfig {
+    /// Creates an engine about whose model nothing is known.
+    pub(crate) fn new(driver: impl Driver) -> Self {
+        Self { driver: Box::new(driver), max_context: 0, names: Vec::new(), model: None }
     }
 
-    fn kind(&self) -> EngineKind {
-        EngineKind::Vllm
+    /// Returns how the engine frees its memory for other lanes.
+    pub fn strategy(&self) -> UnloadMode {
+        self.driver.strategy()
     }
 
-    fn run(&self) -> Option<&ProcessSpec> {
-        Some(&self.run)
+    /// Returns true if the host starts and stops the engine.
+    pub fn is_managed(&self) -> bool {
+        self.driver.info().defaults.is_managed
     }
 
-    fn prepare(&self, _lane: &str, port: u16) -> Prepared {
-        // Variables that are not UTF-8 are inherited anyway; vLLM's own are all ASCII.
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        let inherited: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
-        let command = vllm::command(&self.settings, vllm::Listen::Port(port), &inherited);
-        let launch = Launch {
-            command: command.words,
-            env: command.env,
-            remove_env: command.remove_env,
-            directory: self.run.directory.clone(),
-        };
-        Prepared { launch, warnings: command.warnings }
+    /// Limits the engine's KV cache, if it takes all free memory without a limit.
+    pub fn limit_kv_cache(&mut self, bytes: u64) {
+        self.driver.limit_kv_cache(bytes);
     }
 
-    fn target(&self, port: u16) -> Target {
-        Target { priorities: self.settings.priority_scheduling, ..local(port) }
-    }
-
-    fn ready_paths(&self) -> Vec<&str> {
-        vec!["/health"]
-    }
-
-    fn metrics_sources(&self) -> &'static [MetricsSource] {
-        &[("/metrics", |body| scrape::vllm(&String::from_utf8_lossy(body)))]
-    }
-
-    fn strategy(&self) -> UnloadMode {
-        self.strategy
-    }
-
-    fn model<'a>(&'a self, _lane: &'a str) -> &'a str {
-        self.settings.served_names.first().unwrap_or(&self.settings.model)
+    /// Returns the engine of the lane.
+    pub fn into_spec(self) -> EngineSpec {
+        EngineSpec(self.driver.into())
     }
 }
 
-/// The driver of a program with a command line: a llama.cpp server, or any other server with the
-/// OpenAI API.
-struct Program {
-    name: &'static str,
-    kind: EngineKind,
-    command_line: CommandLine,
-    ready_path: String,
-    run: ProcessSpec,
+/// A model on disk, and how it is served: what its memory need is computed from.
+#[derive(Debug)]
+pub struct Model {
+    /// The model's folder or file.
+    pub path: PathBuf,
+    /// Maximum sequence length in tokens, if known.
+    pub context: Option<u32>,
+    /// Number of concurrent sequences.
+    pub sequences: u32,
+    /// The engine captures no graphs.
+    pub eager: bool,
+    /// Size of the KV cache in bytes, if configured instead of computed from the sequences.
+    pub cache: Option<u64>,
+    /// What this kind of engine offers against a need that exceeds the budget, given the bytes that
+    /// the budget leaves for the KV cache, or `None` if the weights alone exceed it.
+    pub remedies: fn(&Footprint, Option<u64>) -> Vec<String>,
 }
 
-impl Driver for Program {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn kind(&self) -> EngineKind {
-        self.kind
-    }
-
-    fn run(&self) -> Option<&ProcessSpec> {
-        Some(&self.run)
-    }
-
-    fn prepare(&self, lane: &str, port: u16) -> Prepared {
-        fill(&self.command_line, &self.run, lane, port)
-    }
-
-    fn target(&self, port: u16) -> Target {
-        local(port)
-    }
-
-    fn ready_paths(&self) -> Vec<&str> {
-        vec![&self.ready_path]
-    }
-
-    fn reuses_connections(&self) -> bool {
-        // llama.cpp's server closes the connection after a stream without announcing it (seen with
-        // b115xx).
-        self.kind != EngineKind::LlamaCpp
-    }
-
-    fn metrics_sources(&self) -> &'static [MetricsSource] {
-        match self.kind {
-            EngineKind::LlamaCpp => &LLAMA_CPP_METRICS,
-            EngineKind::Vllm | EngineKind::External | EngineKind::Other => &[],
-        }
-    }
+/// The lane around an engine, for its description.
+#[derive(Debug)]
+pub struct LaneContext<'a> {
+    /// Bytes of the group's memory that the loaded engine holds.
+    pub need: u64,
+    /// The memory pool of the lane's group.
+    pub pool: Option<Pool>,
+    /// The size of that pool on this machine in bytes, if known.
+    pub pool_total: Option<u64>,
+    /// The environment that engines inherit.
+    pub environment: &'a [(String, String)],
 }
 
-/// llama.cpp has metrics only if started with `--metrics`; it has slots unless started with
-/// `--no-slots`.
-const LLAMA_CPP_METRICS: [MetricsSource; 2] = [
-    ("/metrics", |body| scrape::llama_cpp(&String::from_utf8_lossy(body))),
-    ("/slots", |body| {
-        let (slots, slots_busy) = scrape::slots(body).unzip();
-        EngineMetrics { slots, slots_busy, running: slots_busy, ..EngineMetrics::default() }
-    }),
-];
+/// How an engine is started.
+#[derive(Debug, Default)]
+pub struct Description {
+    /// The command line and the variables that are set; `None` for an external engine.
+    pub command: Option<CommandLine>,
+    /// Settings that work but are not advisable.
+    pub warnings: Vec<String>,
+}
 
-/// The driver of an existing server with the OpenAI API. Not every server has `/health`.
-struct External(ExternalSpec);
+/// The engine of a lane. Clones share the settings.
+#[derive(Debug, Clone)]
+pub struct EngineSpec(pub(crate) Arc<dyn Driver>);
 
-impl Driver for External {
-    fn name(&self) -> &'static str {
-        "external"
+impl EngineSpec {
+    /// Returns what the engine's driver declares.
+    pub fn info(&self) -> &'static DriverInfo {
+        self.0.info()
     }
 
-    fn kind(&self) -> EngineKind {
-        EngineKind::External
+    /// Returns how the host runs the engine, or `None` for an external one.
+    pub fn run(&self) -> Option<&ProcessSpec> {
+        self.0.run()
     }
 
-    fn run(&self) -> Option<&ProcessSpec> {
-        None
+    /// Returns the interval between readiness probes of an external engine.
+    pub(crate) fn probe_interval(&self) -> Duration {
+        self.0.probe_interval()
     }
 
-    fn prepare(&self, _lane: &str, _port: u16) -> Prepared {
-        Prepared { launch: Launch::default(), warnings: Vec::new() }
+    /// Describes how the engine is started, and warns of settings that do not fit the lane.
+    pub fn describe(&self, lane: &LaneContext<'_>) -> Description {
+        self.0.describe(lane)
     }
 
-    fn target(&self, _port: u16) -> Target {
-        let ExternalSpec { https, authority, base_path, key, .. } = self.0.clone();
-        Target { https, authority, base_path, key, priorities: false }
-    }
-
-    fn trusted_roots(&self) -> Option<TrustedRoots<'_>> {
-        self.0.https.then_some(TrustedRoots { additional: self.0.authorities.as_deref() })
-    }
-
-    fn ready_paths(&self) -> Vec<&str> {
-        vec!["/health", "/v1/models"]
+    /// Returns the settings of an engine whose driver is `D`, for example
+    /// [`Vllm`](crate::vllm::Vllm).
+    pub fn downcast_ref<D: Any>(&self) -> Option<&D> {
+        let driver: &dyn Any = &*self.0;
+        driver.downcast_ref()
     }
 }

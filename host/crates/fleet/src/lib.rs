@@ -11,6 +11,8 @@
 
 mod actor;
 mod driver;
+pub mod drivers;
+mod engine_spec;
 mod footprint;
 mod health;
 mod launch;
@@ -29,7 +31,6 @@ mod status;
 mod supervisor;
 mod tls;
 mod upstream;
-pub mod vllm;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,15 +53,19 @@ use self::message::{EngineReporter, Message};
 use self::supervisor::{Links, Shared, Supervisor};
 use self::upstream::Upstream;
 
+pub use self::driver::{
+    ANY_NAME, Description, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
+    LaneDefaults, Model,
+};
+pub use self::drivers::external::{ExternalSpec, UrlError};
+pub use self::drivers::{DRIVERS, vllm};
+pub use self::engine_spec::{Backoff, CommandLine, ProcessSpec, Secret, UnloadMode};
 pub use self::footprint::{Footprint, FootprintError, Serving, estimate_footprint, format_size};
 pub use self::lease::Lease;
 pub use self::memory::{Gpu, Holder, Machine, Pool};
 pub use self::metrics::FleetMetrics;
 pub use self::process::{StateDir, StateDirError, watchdog_main};
-pub use self::spec::{
-    Backoff, CommandLine, EngineSpec, ExternalSpec, FleetSpec, GroupSpec, LaneSpec, Liveness,
-    ProcessSpec, Residency, Rules, Secret, Timeouts, UnloadMode, UrlError,
-};
+pub use self::spec::{FleetSpec, GroupSpec, LaneSpec, Liveness, Residency, Rules, Timeouts};
 pub use self::status::LaneStatus;
 pub use self::upstream::{EngineBody, EngineError};
 
@@ -111,7 +116,7 @@ impl Fleet {
         let mut handles = Vec::new();
         let mut statuses = Vec::new();
         for (info, lane) in topology.lanes().iter().zip(&spec.lanes) {
-            let driver = driver::driver(&lane.engine);
+            let driver = Arc::clone(&lane.engine.0);
             let upstream = Arc::new(Upstream::new(lane.timeouts, lane.slots, &*driver));
             let (status, status_receiver) =
                 watch::channel(LaneStatus { name: lane.name.clone(), ..LaneStatus::default() });
@@ -125,7 +130,7 @@ impl Fleet {
             let reservation = group.and_then(|group| reservation(group, lane, &machine));
             // At the error level, because a log filter that drops the span would also drop the
             // lane from the warnings and errors inside.
-            let span = tracing::error_span!("lane", lane = lane.name, driver = driver.name());
+            let span = tracing::error_span!("lane", lane = lane.name, driver = driver.info().key);
             let supervisor =
                 Supervisor::new(info.id, lane, driver, links, shared.clone(), reservation);
             supervisors.spawn(supervisor.run().instrument(span));
@@ -225,7 +230,7 @@ impl LaneSpec {
         LaneInfo {
             id: LaneId(0),
             name: self.name.clone(),
-            engine: driver::driver(&self.engine).kind(),
+            engine: self.engine.info().kind,
             models: self.models.clone(),
             labels: self.labels.clone(),
             max_context: self.max_context,
@@ -245,7 +250,7 @@ impl LaneSpec {
             asleep: self.asleep,
             residency: self.residency,
             expected_load: self.expected_load,
-            backoff: self.engine.run().map_or(spec::NO_BACK_OFF, |run| run.backoff),
+            backoff: self.engine.run().map_or(engine_spec::NO_BACK_OFF, |run| run.backoff),
         }
     }
 }

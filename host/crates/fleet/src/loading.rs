@@ -5,8 +5,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::drivers::vllm::{Loading, Measurement, Phase, fatal, measure, read};
 use crate::status::LaneStatus;
-use crate::vllm::{Loading, Measurement, Phase, fatal, measure, read};
 
 /// A reader of an engine's log lines from its start until it serves. Clones share the same state.
 #[derive(Debug, Clone)]

@@ -1,18 +1,16 @@
-//! Parsers of the engines' own metrics: the `/metrics` of vLLM and llama.cpp, and llama.cpp's
-//! `/slots`.
+//! The engines' own metrics, and the Prometheus text that most of them come in. The names of the
+//! metrics are in the folders of the drivers.
 //!
-//! The names are those of vLLM 0.32.0 and llama.cpp b11434. All input is untrusted: a value that is
-//! malformed, negative or NaN is treated as missing. The caller limits the size of the text.
+//! All input is untrusted: a value that is malformed, negative or NaN is treated as missing. The
+//! caller limits the size of the text.
 
 use std::time::Duration;
-
-use serde_json::Value;
 
 #[cfg(test)]
 mod tests;
 
 /// Maximum number of lines that are read. vLLM writes about 700 for each of its engines.
-const MAX_LINES: usize = 100_000;
+pub(crate) const MAX_LINES: usize = 100_000;
 
 /// The metrics of an engine; a metric that the engine does not report is `None`. Counters start at
 /// zero with the engine.
@@ -36,7 +34,7 @@ pub(crate) struct EngineMetrics {
     pub(crate) preemptions: Option<u64>,
     /// At least one engine sleeps, at any level.
     pub(crate) asleep: Option<bool>,
-    /// Number of slots. Not a metric, see [`slots`].
+    /// Number of slots. Not a metric: llama.cpp reports it in `/slots`.
     pub(crate) slots: Option<u32>,
     /// Number of slots in use.
     pub(crate) slots_busy: Option<u32>,
@@ -59,63 +57,6 @@ impl EngineMetrics {
             slots_busy: self.slots_busy.or(other.slots_busy),
         }
     }
-}
-
-/// Parses vLLM's `/metrics`. The values of several engines (data parallel) are added up.
-pub(crate) fn vllm(text: &str) -> EngineMetrics {
-    let mut metrics = EngineMetrics::default();
-    for Sample { name, labels, value } in samples(text, "vllm:") {
-        match name {
-            "num_requests_running" => add_requests(&mut metrics.running, value),
-            "num_requests_waiting" => add_requests(&mut metrics.waiting, value),
-            // Some versions report both names, with the same value; the second one is older.
-            "kv_cache_usage_perc" | "gpu_cache_usage_perc" => keep_max(&mut metrics.kv_used, value),
-            "prefix_cache_queries" => add(&mut metrics.prefix_queries, value),
-            "prefix_cache_hits" => add(&mut metrics.prefix_hits, value),
-            "prompt_tokens" => add(&mut metrics.prompt_tokens, value),
-            "generation_tokens" => add(&mut metrics.generated_tokens, value),
-            "num_preemptions" => add(&mut metrics.preemptions, value),
-            "engine_sleep_state" => sleep_state(&mut metrics.asleep, labels, value),
-            _ => {}
-        }
-    }
-    metrics
-}
-
-/// Parses llama.cpp's `/metrics`, which exists only with `--metrics`.
-pub(crate) fn llama_cpp(text: &str) -> EngineMetrics {
-    let mut metrics = EngineMetrics::default();
-    let mut computed = None;
-    for Sample { name, value, .. } in samples(text, "llamacpp:") {
-        match name {
-            "requests_processing" => add_requests(&mut metrics.running, value),
-            "requests_deferred" => add_requests(&mut metrics.waiting, value),
-            // Builds of 2025 and older.
-            "kv_cache_usage_ratio" => keep_max(&mut metrics.kv_used, value),
-            "prompt_tokens" => add(&mut computed, value),
-            "prompt_tokens_cached" => add(&mut metrics.prefix_hits, value),
-            "tokens_predicted" => add(&mut metrics.generated_tokens, value),
-            _ => {}
-        }
-    }
-    // Each prompt token is counted as either computed or cached, and every one is looked up.
-    let total = |cached: u64| computed.map(|computed: u64| computed.saturating_add(cached));
-    metrics.prefix_queries = metrics.prefix_hits.and_then(total);
-    metrics.prompt_tokens = total(metrics.prefix_hits.unwrap_or(0));
-    metrics
-}
-
-/// Parses llama.cpp's `/slots`: the number of slots, and of those in use. The endpoint does not
-/// exist with `--no-slots`.
-pub(crate) fn slots(json: &[u8]) -> Option<(u32, u32)> {
-    let Ok(Value::Array(slots)) = serde_json::from_slice(json) else { return None };
-    let mut busy = 0;
-    for slot in &slots {
-        // Builds before November 2024 report a number, 0 for idle.
-        let state = || slot["state"].as_u64().map(|state| state != 0);
-        busy += u32::from(slot["is_processing"].as_bool().or_else(state)?);
-    }
-    Some((u32::try_from(slots.len()).ok()?, busy))
 }
 
 /// Rates computed from two scrapes of one engine.
@@ -169,18 +110,18 @@ pub(crate) fn rates(earlier: &EngineMetrics, later: &EngineMetrics, between: Dur
 }
 
 /// One line of metrics.
-struct Sample<'a> {
+pub(crate) struct Sample<'a> {
     /// Without the engine's prefix and without `_total`, because versions differ in whether
     /// counters have that suffix.
-    name: &'a str,
+    pub(crate) name: &'a str,
     /// The text between the braces.
-    labels: &'a str,
+    pub(crate) labels: &'a str,
     /// Finite and not negative.
-    value: f64,
+    pub(crate) value: f64,
 }
 
 /// Returns the samples whose names start with `prefix`.
-fn samples<'a>(text: &'a str, prefix: &'static str) -> impl Iterator<Item = Sample<'a>> {
+pub(crate) fn samples<'a>(text: &'a str, prefix: &'static str) -> impl Iterator<Item = Sample<'a>> {
     let lines = text.lines().take(MAX_LINES);
     lines.filter_map(move |line| sample(line.trim_ascii_start().strip_prefix(prefix)?))
 }
@@ -217,7 +158,7 @@ fn find_unquoted(text: &str, wanted: u8) -> Option<usize> {
 }
 
 /// Returns the value of a label as it is written, without its quotes.
-fn label<'a>(mut labels: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn label<'a>(mut labels: &'a str, name: &str) -> Option<&'a str> {
     loop {
         let end = find_unquoted(labels, b',').unwrap_or(labels.len());
         let (pair, rest) = labels.split_at_checked(end)?;
@@ -230,30 +171,20 @@ fn label<'a>(mut labels: &'a str, name: &str) -> Option<&'a str> {
     }
 }
 
-/// Reads a line of vLLM's sleep state, which has one line per state, with 1 for the current one.
-/// All of them are 0 while the engine is only paused.
-fn sleep_state(asleep: &mut Option<bool>, labels: &str, value: f64) {
-    let is_asleep = match label(labels, "sleep_state") {
-        Some("awake") => value == 0.0,
-        // A 0 leaves open which of the other states is the current one.
-        Some("weights_offloaded" | "discard_all") if value > 0.0 => true,
-        _ => return,
-    };
-    *asleep = Some(is_asleep || *asleep == Some(true));
-}
-
-fn add(sum: &mut Option<u64>, value: f64) {
+/// Adds a counter's value.
+pub(crate) fn add(sum: &mut Option<u64>, value: f64) {
     // The cast and the sum saturate: the value comes from outside.
     *sum = Some(sum.unwrap_or(0).saturating_add(value as u64));
 }
 
-fn add_requests(sum: &mut Option<u32>, value: f64) {
+/// Adds a number of requests.
+pub(crate) fn add_requests(sum: &mut Option<u32>, value: f64) {
     // As above.
     *sum = Some(sum.unwrap_or(0).saturating_add(value as u32));
 }
 
 /// Keeps the maximum of several engines; `part` is from 0 to 1.
-fn keep_max(max: &mut Option<u16>, part: f64) {
+pub(crate) fn keep_max(max: &mut Option<u16>, part: f64) {
     *max = Some(max.unwrap_or(0).max(permille(part)));
 }
 

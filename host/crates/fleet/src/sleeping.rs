@@ -1,5 +1,5 @@
-//! Sleep and wake-up of a lane's engine: connects [`vllm::sleep`](crate::vllm::sleep) to the
-//! lane's connection, memory reservation and canary baseline.
+//! Sleep and wake-up of a lane's engine: connects [`vllm::sleep`](crate::drivers::vllm::sleep) to
+//! the lane's connection, memory reservation and canary baseline.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use http::{Method, StatusCode};
 use tokio::sync::watch;
 
 use crate::driver::Target;
+use crate::drivers::vllm::sleep::{self, Canary, EngineApi, Level, MemoryGauge, SleepError};
+use crate::engine_spec::UnloadMode;
 use crate::memory_admission::{AdmissionTimeout, MemoryReservation};
-use crate::spec::UnloadMode;
 use crate::status::LaneStatus;
 use crate::upstream::{EngineError, Upstream};
-use crate::vllm::sleep::{self, Canary, EngineApi, Level, MemoryGauge, SleepError};
 
 /// The maximum time to wake up. Published times are 0.3 to 6 s; large models that read their
 /// weights again need more.

@@ -9,6 +9,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
+use super::drivers::command::Program;
 use super::tests::{LIMITS, start_lane};
 use super::*;
 
@@ -101,20 +102,21 @@ impl Subscriber for Collector {
 
 /// An engine that is started, but never ready.
 fn sleeping_engine() -> EngineSpec {
-    EngineSpec::Command {
-        words: CommandLine {
+    let program = Program {
+        command_line: CommandLine {
             command: ["sleep", "1000"].map(str::to_owned).to_vec(),
             env: Vec::new(),
         },
-        ready: "/health".into(),
+        ready_path: "/health".into(),
         run: ProcessSpec {
             directory: None,
             port: None,
             start_timeout: Duration::from_secs(1000),
             stop_grace: Duration::from_secs(10),
-            backoff: spec::NO_BACK_OFF,
+            backoff: engine_spec::NO_BACK_OFF,
         },
-    }
+    };
+    driver::EngineConfig::new(program).into_spec()
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ use tracing::{Instrument as _, Span};
 
 use self::ending::{Failure, with_log_tail};
 use crate::driver::{Driver, Target};
+use crate::drivers::vllm::sleep::Canary;
+use crate::engine_spec::{ProcessSpec, UnloadMode};
 use crate::health::{HealthEvent, HealthMonitor, ServingEngine};
 use crate::loading::LoadLog;
 use crate::memory_admission::MemoryReservation;
@@ -32,10 +34,9 @@ use crate::metrics::FleetMetrics;
 use crate::probing::watch_external;
 use crate::process::{Process, StateDir};
 use crate::sleeping::{Sleeper, UpstreamApi};
-use crate::spec::{LaneSpec, Liveness, ProcessSpec, UnloadMode};
+use crate::spec::{LaneSpec, Liveness};
 use crate::status::LaneStatus;
 use crate::upstream::Upstream;
-use crate::vllm::sleep::Canary;
 
 /// What the supervisors of all lanes share.
 #[derive(Debug, Clone)]

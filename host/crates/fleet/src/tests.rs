@@ -25,7 +25,7 @@ fn fleet(port: u16, slots: u32, limits: QueueLimits) -> (Fleet, FleetTasks) {
 }
 
 fn start_fleet(external: ExternalSpec, slots: u32, limits: QueueLimits) -> (Fleet, FleetTasks) {
-    start_lane(EngineSpec::External(external), Residency::External, slots, limits)
+    start_lane(external.into(), Residency::External, slots, limits)
 }
 
 /// Starts a fleet with one lane named `a`.

@@ -18,8 +18,7 @@ use http_body_util::BodyExt as _;
 use pointsman_domain::dispatch::{Residency, Rules};
 use pointsman_domain::{Advisor, Endpoint, PlanLimits};
 use pointsman_fleet::{
-    EngineSpec, ExternalSpec, Fleet, FleetMetrics, FleetSpec, FleetTasks, LaneSpec, Liveness,
-    Timeouts,
+    ExternalSpec, Fleet, FleetMetrics, FleetSpec, FleetTasks, LaneSpec, Liveness, Timeouts,
 };
 use prometheus_client::registry::Registry;
 use serde_json::Value;
@@ -214,7 +213,7 @@ fn lane(name: &str, model: &str, slots: u32, port: u16) -> LaneSpec {
         expected_load: second,
         cost_milli: 0,
         engine_model: None,
-        engine: EngineSpec::External(ExternalSpec::try_new(&url, None, second).unwrap()),
+        engine: ExternalSpec::try_new(&url, None, second).unwrap().into(),
         timeouts: Timeouts { connect: 30 * second, first_byte: 30 * second, idle: 30 * second },
         liveness: Liveness {
             stall: Duration::ZERO,

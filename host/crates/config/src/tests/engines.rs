@@ -1,7 +1,9 @@
 //! Tests of `[lanes.engine]`, and of keys of lanes that depend on the engine.
 
-use pointsman_fleet::vllm::{GpuSelector, Permille, VllmSettings};
-use pointsman_fleet::{EngineSpec, Liveness, ProcessSpec, Residency, UnloadMode};
+use pointsman_fleet::drivers::command::Program;
+use pointsman_fleet::drivers::llama_cpp::LlamaCpp;
+use pointsman_fleet::vllm::{GpuSelector, Permille, Vllm, VllmSettings};
+use pointsman_fleet::{CommandLine, Liveness, ProcessSpec, Residency, UnloadMode};
 
 use super::*;
 
@@ -15,10 +17,9 @@ fn lane(source: &str) -> pointsman_fleet::LaneSpec {
 }
 
 fn vllm(source: &str) -> (VllmSettings, ProcessSpec, UnloadMode) {
-    match lane(source).engine {
-        EngineSpec::Vllm { settings, run, strategy } => (*settings, run, strategy),
-        other => panic!("{other:?}"),
-    }
+    let engine = lane(source).engine;
+    let vllm = engine.downcast_ref::<Vllm>().unwrap();
+    (vllm.settings.clone(), vllm.run.clone(), vllm.strategy)
 }
 
 #[test]
@@ -172,9 +173,9 @@ fn llama_server_command_is_built_from_keys() {
     let text = "[[lanes]]\nname = \"a\"\nmax-context = 4096\nslots = 2\n[lanes.engine]\ndriver = \
         \"llama-cpp\"\n\
                 model = \"m.gguf\"\n";
-    let words = |more: &str| match lane(&format!("{text}{more}\n")).engine {
-        EngineSpec::LlamaCpp { words, .. } => words.command.join(" "),
-        other => panic!("{other:?}"),
+    let words = |more: &str| {
+        let engine = lane(&format!("{text}{more}\n")).engine;
+        engine.downcast_ref::<LlamaCpp>().unwrap().command_line.command.join(" ")
     };
     let begin = "llama-server --model m.gguf --host {host} --port {port} --parallel 2";
     assert_eq!(words(""), format!("{begin} --ctx-size 8192 --alias {{lane}} --metrics"));
@@ -215,8 +216,10 @@ fn llama_server_command_is_built_from_keys() {
 fn command_driver_runs_any_program() {
     let text = "driver = \"command\"\ncommand = [\"ollama\", \"serve\"]\nenv = { OLLAMA_HOST = \
         \"127.0.0.1:{port}\" }\n";
-    let EngineSpec::Command { words, ready, run } = lane(&engine(text)).engine else { panic!() };
-    assert_eq!((words.command.len(), words.env.len(), ready.as_str()), (2, 1, "/health"));
+    let ollama = lane(&engine(text)).engine;
+    let Program { command_line, ready_path, run } = ollama.downcast_ref().unwrap();
+    let CommandLine { command, env } = command_line;
+    assert_eq!((command.len(), env.len(), ready_path.as_str()), (2, 1, "/health"));
     assert_eq!(
         (run.start_timeout, run.stop_grace),
         (Duration::from_secs(120), Duration::from_secs(10))

@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 
-use pointsman_fleet::{EngineSpec, Pool, Residency};
+use pointsman_fleet::vllm::Vllm;
+use pointsman_fleet::{Pool, Residency};
 use tempfile::TempDir;
 
 use super::*;
@@ -131,12 +132,8 @@ fn need_is_computed_and_limits_the_cache() {
     let model = qwen_32b(18, ", \"quantization_config\": {\"quant_method\": \"awq\"}");
     let settings = |source: &str| {
         let config = parse(source).unwrap_or_else(|errors| panic!("{errors:#?}"));
-        match &config.fleet.lanes[0].engine {
-            EngineSpec::Vllm { settings, .. } => {
-                (config.fleet.lanes[0].need >> 30, settings.kv_cache_bytes)
-            }
-            other => panic!("{other:?}"),
-        }
+        let lane = &config.fleet.lanes[0];
+        (lane.need >> 30, lane.engine.downcast_ref::<Vllm>().unwrap().settings.kv_cache_bytes)
     };
     let lane = "max-context = 32768\nslots = 2";
     assert_eq!(settings(&vllm(&model, lane, "")), (18 + 16 + 3, Some(16 << 30)));

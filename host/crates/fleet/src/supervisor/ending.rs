@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::{Engine, Outcome, Supervisor};
+use crate::engine_spec::ProcessSpec;
 use crate::loading::LoadLog;
 use crate::process::{LogTail, SurvivingProcesses, explain};
-use crate::spec::ProcessSpec;
 
 /// The interval between attempts to end processes that survived SIGKILL.
 const KILL_RETRY_INTERVAL: Duration = Duration::from_secs(5);

@@ -10,11 +10,11 @@ use tracing::{Instrument as _, Span, field};
 use super::ending::Failure;
 use super::{Engine, Outcome, Supervisor};
 use crate::driver::Target;
+use crate::drivers::vllm::sleep::canary;
+use crate::engine_spec::{ProcessSpec, UnloadMode};
 use crate::loading::LoadLog;
 use crate::probing::{PROBE_TIMEOUT, probe};
 use crate::process::{Process, free_port};
-use crate::spec::{ProcessSpec, UnloadMode};
-use crate::vllm::sleep::canary;
 
 /// The interval between readiness probes of an engine that is loading.
 const LOADING_PROBE_INTERVAL: Duration = Duration::from_millis(50);

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{Backoff, GroupSetup, LaneSetup, Residency, Rules};
-use pointsman_domain::{EngineKind, LaneId, LaneInfo, PlanLimits};
+use pointsman_domain::{LaneId, LaneInfo, PlanLimits};
+use pointsman_fleet::{DRIVERS, DriverInfo, vllm};
 use pointsman_policy::ChainSpec;
 use pointsman_settings::{Code, Location, Section, missing, nearest, rules};
 use serde::Deserialize as _;
@@ -133,26 +134,19 @@ fn read_group(section: &Section<'_>) -> (String, u64) {
 }
 
 fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane> {
-    let kinds = [
-        ("vllm", EngineKind::Vllm),
-        ("llama-cpp", EngineKind::LlamaCpp),
-        ("command", EngineKind::Other),
-        ("external", EngineKind::External),
-    ];
     let name = section.required_string("name", "\"coder\"");
     let models = section.strings("models").filter(|models| !models.is_empty());
-    let engine = section.choice("engine", &kinds, EngineKind::Vllm);
+    let drivers: Vec<_> = DRIVERS.iter().map(|driver| (driver.key, *driver)).collect();
+    let driver = section.choice("engine", &drivers, &vllm::DRIVER);
     let group = read_group_and_memory(section, groups);
-    let residency = read_residency(section, engine);
-    let expected_load = section.positive_duration(
-        "expected-load-time",
-        if engine == EngineKind::Vllm { 60 * SECOND } else { 10 * SECOND },
-    );
+    let residency = read_residency(section, driver);
+    let expected_load =
+        section.positive_duration("expected-load-time", driver.defaults.expected_load);
     let slots = section.integer("slots", 1..=10_000, 4);
     let info = LaneInfo {
         id: LaneId(0),
         name: name.unwrap_or_default().to_owned(),
-        engine,
+        engine: driver.kind,
         models: models.unwrap_or_else(|| name.into_iter().map(str::to_owned).collect()),
         labels: section.string_pairs("labels"),
         max_context: section.integer("max-context", 0..=100_000_000, 0),
@@ -178,7 +172,7 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
             Backoff { first: Duration::ZERO, most: Duration::ZERO, ..DEFAULT_BACKOFF }
         },
     };
-    let hang_detection_time = if is_managed { 120 * SECOND } else { Duration::MAX };
+    let hang_detection_time = if is_managed { driver.defaults.stall } else { Duration::MAX };
     Some(HostLane { info, setup, first_byte: 300 * SECOND, hang_detection_time })
 }
 
@@ -225,8 +219,8 @@ fn read_group_and_memory(section: &Section<'_>, groups: &[(String, u64)]) -> Opt
     Some((index, memory?))
 }
 
-fn read_residency(section: &Section<'_>, engine: EngineKind) -> Residency {
-    if engine == EngineKind::External {
+fn read_residency(section: &Section<'_>, driver: &DriverInfo) -> Residency {
+    if !driver.defaults.is_managed {
         for key in ["load", "unload-after", "expected-load-time"] {
             if section.has(key) {
                 let message = "not used by an external engine, which the host does not load; \

@@ -1,203 +1,177 @@
-//! vLLM: its command line, its log, and the import of settings from environment variables.
+//! `driver = "vllm"`: `vllm serve`, which refuses connections while loading, then returns 200 with
+//! an empty body on `/health`.
 //!
 //! ```text
-//!   env file ──parse_env_file, import──> VllmSettings ──check──> problems
-//!                                             │
-//!                                          command ──> arguments + environment ──> the process
-//!                                                                                      │ log lines
-//!                                                                  progress: read, measure, fatal
+//!   [lanes.engine] ──section──> VllmSettings ──check──> problems
+//!   env file ──────import─────>      │
+//!                                 command ──> arguments + environment ──> the process
+//!                                                                             │ log lines
+//!                                                         progress: read, measure, fatal
 //! ```
 //!
-//! These modules do not start processes, read files or access the host's environment: all input
-//! and output is text and values. The details are those of vLLM 0.32.0: its `envs.py` and argument
-//! parser, and a recorded start.
-
-use std::str::Chars;
+//! The modules `command`, `import`, `progress` and `settings` do not start processes, read files or
+//! access the host's environment: all input and output is text and values. The details are those
+//! of vLLM 0.32.0: its `envs.py` and argument parser, and a recorded start.
 
 pub mod command;
+mod env_file;
 pub mod import;
+mod metrics;
+mod need;
 pub mod progress;
+mod section;
 pub mod settings;
 pub(crate) mod sleep;
 
+use std::time::Duration;
+
+use pointsman_domain::EngineKind;
+
 pub use self::command::{Command, Listen, command};
+pub use self::env_file::parse_env_file;
 pub use self::import::{Imported, import};
 pub use self::progress::{Loading, Measurement, Phase, fatal, measure, read};
 pub use self::settings::{GpuSelector, Permille, SettingProblem, VllmSettings};
+use crate::driver::{
+    Description, Driver, DriverInfo, LaneContext, LaneDefaults, MetricsSource, Prepared, Target,
+};
+use crate::engine_spec::{CommandLine, ProcessSpec, UnloadMode};
+use crate::footprint::format_size;
+use crate::launch::Launch;
+use crate::memory::Pool;
+
+/// The driver.
+pub static DRIVER: DriverInfo = DriverInfo {
+    key: "vllm",
+    purpose: None,
+    kind: EngineKind::Vllm,
+    defaults: LaneDefaults {
+        expected_load: Duration::from_secs(60),
+        probe_interval: Duration::from_secs(60),
+        ..LaneDefaults::MANAGED
+    },
+    read: section::read,
+};
+
+/// A vLLM server.
+#[derive(Debug)]
+pub struct Vllm {
+    /// Settings of vLLM.
+    pub settings: VllmSettings,
+    /// How the host runs the process.
+    pub run: ProcessSpec,
+    /// How the engine frees its memory for other lanes.
+    pub strategy: UnloadMode,
+}
+
+impl Driver for Vllm {
+    fn info(&self) -> &'static DriverInfo {
+        &DRIVER
+    }
+
+    fn run(&self) -> Option<&ProcessSpec> {
+        Some(&self.run)
+    }
+
+    fn prepare(&self, _lane: &str, port: u16) -> Prepared {
+        // Variables that are not UTF-8 are inherited anyway; vLLM's own are all ASCII.
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let inherited: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
+        let command = command(&self.settings, Listen::Port(port), &inherited);
+        let launch = Launch {
+            command: command.words,
+            env: command.env,
+            remove_env: command.remove_env,
+            directory: self.run.directory.clone(),
+        };
+        Prepared { launch, warnings: command.warnings }
+    }
+
+    fn target(&self, port: u16) -> Target {
+        Target { priorities: self.settings.priority_scheduling, ..Target::local(port) }
+    }
+
+    fn ready_paths(&self) -> Vec<&str> {
+        vec!["/health"]
+    }
+
+    fn metrics_sources(&self) -> &'static [MetricsSource] {
+        &[("/metrics", |body| metrics::vllm(&String::from_utf8_lossy(body)))]
+    }
+
+    fn strategy(&self) -> UnloadMode {
+        self.strategy
+    }
+
+    fn model<'a>(&'a self, _lane: &'a str) -> &'a str {
+        self.settings.served_names.first().unwrap_or(&self.settings.model)
+    }
+
+    fn limit_kv_cache(&mut self, bytes: u64) {
+        let settings = &mut self.settings;
+        if settings.gpu_memory_utilization.is_none() && settings.kv_cache_bytes.is_none() {
+            settings.kv_cache_bytes = Some(bytes);
+        }
+    }
+
+    fn describe(&self, lane: &LaneContext<'_>) -> Description {
+        let port = Listen::Port(self.run.port.unwrap_or(0));
+        let mut found = command(&self.settings, port, lane.environment);
+        if let Some(place) =
+            found.words.iter().position(|word| word == "--port").filter(|_| self.run.port.is_none())
+            && let Some(port) = found.words.get_mut(place + 1)
+        {
+            "{port}".clone_into(port);
+        }
+        found.warnings.extend(utilization(&self.settings, lane));
+        let command = CommandLine { command: found.words, env: found.env };
+        Description { command: Some(command), warnings: found.warnings }
+    }
+}
+
+/// Warns if the fraction of the GPU that a vLLM takes does not match its need.
+fn utilization(settings: &VllmSettings, lane: &LaneContext<'_>) -> Option<String> {
+    let Some(Pool::Gpu { .. }) = lane.pool else { return None };
+    let total = lane.pool_total;
+    match settings.gpu_memory_utilization {
+        None => {
+            let takes =
+                if settings.kv_cache_bytes.is_some() { "" } else { ", and takes that much" };
+            let part = |total: u64| {
+                let part = lane.need.saturating_mul(1000).div_ceil(total).clamp(1, 1000);
+                let part = u16::try_from(part).unwrap_or(1000);
+                format!(
+                    "; here {} of {} is {}",
+                    format_size(lane.need),
+                    format_size(total),
+                    Permille(part)
+                )
+            };
+            Some(format!(
+                "vLLM only starts if 0.92 of the GPU's memory is free{takes}; set \
+                 `gpu-memory-utilization` to the \
+                 fraction that this lane may take{}",
+                total.map(part).unwrap_or_default()
+            ))
+        }
+        Some(Permille(part)) if settings.kv_cache_bytes.is_none() => {
+            let takes = total? / 1000 * u64::from(part);
+            (takes > lane.need).then(|| {
+                format!(
+                    "vLLM takes {} of the GPU, {}, but the group reserves {} for it; lower the \
+                     fraction, raise \
+                     `memory`, or set `kv-cache-memory`",
+                    Permille(part),
+                    format_size(takes),
+                    format_size(lane.need)
+                )
+            })
+        }
+        Some(_) => None,
+    }
+}
 
 #[cfg(test)]
 mod tests;
-
-/// Dockerfile instructions that set no environment variable.
-const INSTRUCTIONS: [&str; 17] = [
-    "ADD",
-    "ARG",
-    "CMD",
-    "COPY",
-    "ENTRYPOINT",
-    "EXPOSE",
-    "FROM",
-    "HEALTHCHECK",
-    "LABEL",
-    "MAINTAINER",
-    "ONBUILD",
-    "RUN",
-    "SHELL",
-    "STOPSIGNAL",
-    "USER",
-    "VOLUME",
-    "WORKDIR",
-];
-
-/// The reason why a line of an env file is invalid. Never quotes the line, which may be secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-enum EnvSyntaxError {
-    #[error("not an assignment: expected KEY=VALUE")]
-    NotAnAssignment,
-    #[error("invalid variable name before `=`")]
-    InvalidName,
-    #[error("invalid ENV instruction: expected ENV KEY=VALUE")]
-    InvalidEnv,
-    #[error("unexpected text after the closing quote")]
-    TextAfterQuote,
-    #[error("missing closing quote")]
-    UnclosedQuote,
-}
-
-/// Parses the variables that a text sets: lines of `KEY=VALUE` or `export KEY=VALUE`, `ENV`
-/// instructions of a Dockerfile, `- KEY=VALUE` or `KEY: VALUE` of a compose file. Other
-/// instructions and lower-case keys are ignored.
-///
-/// # Errors
-/// Returns the number of the first invalid line, from 1, and what is wrong with it. The line is not
-/// quoted, because it may be secret.
-pub fn parse_env_file(text: &str) -> Result<Vec<(String, String)>, (usize, String)> {
-    let mut found = Vec::new();
-    let mut lines = text.lines().map(str::trim).enumerate();
-    while let Some((index, line)) = lines.next() {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        // A backslash continues a line; comments in between are skipped, as in a Dockerfile.
-        let mut joined = line.to_owned();
-        while joined.ends_with('\\') {
-            joined.pop();
-            let Some((_, more)) = lines.by_ref().find(|(_, more)| !more.starts_with('#')) else {
-                break;
-            };
-            joined.extend([" ", more]);
-        }
-        statement(joined.trim(), &mut found).map_err(|error| (index + 1, error.to_string()))?;
-    }
-    Ok(found)
-}
-
-fn statement(line: &str, found: &mut Vec<(String, String)>) -> Result<(), EnvSyntaxError> {
-    let (first, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    match first {
-        "export" => return assignment(rest, found),
-        "ENV" => return docker_env(rest.trim(), found),
-        "-" => {
-            let item = rest.trim();
-            let bare = ['"', '\'']
-                .iter()
-                .find_map(|&mark| item.strip_prefix(mark)?.strip_suffix(mark))
-                .unwrap_or(item);
-            // Ports and volumes of a compose file are written as list items too.
-            let is_assignment = bare.split_once('=').is_some_and(|(name, _)| is_name(name));
-            return if is_assignment { assignment(bare, found) } else { Ok(()) };
-        }
-        _ if INSTRUCTIONS.contains(&first) => return Ok(()),
-        _ => {}
-    }
-    match line.split_once([':', '=']) {
-        Some((name, rest)) if line.as_bytes().get(name.len()) == Some(&b':') => {
-            let name = name.trim_end();
-            if is_name(name) && !name.contains(|letter: char| letter.is_ascii_lowercase()) {
-                found.push((name.to_owned(), value(rest)?));
-            }
-            Ok(())
-        }
-        _ => assignment(line, found),
-    }
-}
-
-fn assignment(line: &str, found: &mut Vec<(String, String)>) -> Result<(), EnvSyntaxError> {
-    let (name, rest) = line.split_once('=').ok_or(EnvSyntaxError::NotAnAssignment)?;
-    let name = name.trim();
-    if !is_name(name) {
-        return Err(EnvSyntaxError::InvalidName);
-    }
-    found.push((name.to_owned(), value(rest)?));
-    Ok(())
-}
-
-/// Parses `KEY=VALUE KEY=VALUE`, or `KEY VALUE` where the rest of the line is the value.
-fn docker_env(rest: &str, found: &mut Vec<(String, String)>) -> Result<(), EnvSyntaxError> {
-    let (first, more) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-    if !first.contains('=') {
-        return assignment(&format!("{first}={more}"), found);
-    }
-    for word in split_words(rest)? {
-        let (name, value) = word
-            .split_once('=')
-            .filter(|(name, _)| is_name(name))
-            .ok_or(EnvSyntaxError::InvalidEnv)?;
-        found.push((name.to_owned(), value.to_owned()));
-    }
-    Ok(())
-}
-
-fn is_name(text: &str) -> bool {
-    !text.starts_with(|first: char| first.is_ascii_digit())
-        && !text.is_empty()
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
-
-/// Parses a value, without its quotes and without the comment after it.
-fn value(rest: &str) -> Result<String, EnvSyntaxError> {
-    let mut letters = rest.trim_start().chars();
-    if let Some(mark @ ('"' | '\'')) = letters.next() {
-        let value = quoted(&mut letters, mark)?;
-        let after = letters.as_str().trim_start();
-        let is_end = after.is_empty() || after.starts_with('#');
-        return if is_end { Ok(value) } else { Err(EnvSyntaxError::TextAfterQuote) };
-    }
-    let comment = rest
-        .match_indices('#')
-        .map(|(at, _)| at)
-        .find(|&at| rest.get(..at).is_some_and(|before| before.ends_with(char::is_whitespace)));
-    Ok(comment.and_then(|at| rest.get(..at)).unwrap_or(rest).trim().to_owned())
-}
-
-/// Parses up to the closing `mark`. A backslash escapes only in double quotes.
-fn quoted(letters: &mut Chars<'_>, mark: char) -> Result<String, EnvSyntaxError> {
-    let mut value = String::new();
-    while let Some(letter) = letters.next() {
-        match letter {
-            _ if letter == mark => return Ok(value),
-            '\\' if mark == '"' => value.extend(letters.next()),
-            _ => value.push(letter),
-        }
-    }
-    Err(EnvSyntaxError::UnclosedQuote)
-}
-
-/// Splits words as in a Dockerfile, and removes their quotes.
-fn split_words(text: &str) -> Result<Vec<String>, EnvSyntaxError> {
-    let mut words = vec![String::new()];
-    let mut letters = text.chars();
-    while let Some(letter) = letters.next() {
-        if letter.is_whitespace() {
-            words.push(String::new());
-        } else if let Some(word) = words.last_mut() {
-            match letter {
-                '"' | '\'' => word.push_str(&quoted(&mut letters, letter)?),
-                '\\' => word.extend(letters.next()),
-                _ => word.push(letter),
-            }
-        }
-    }
-    words.retain(|word| !word.is_empty());
-    Ok(words)
-}

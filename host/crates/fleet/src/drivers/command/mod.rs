@@ -1,0 +1,75 @@
+//! `driver = "command"`: any program with the OpenAI API that the host starts.
+
+use pointsman_domain::EngineKind;
+use pointsman_settings::Section;
+
+use super::process_section::{SECOND, fill, read_command_line, read_run};
+use crate::driver::{
+    Description, Driver, DriverInfo, EngineConfig, LaneBasics, LaneContext, LaneDefaults, Prepared,
+};
+use crate::engine_spec::{CommandLine, ProcessSpec};
+
+/// The driver.
+pub static DRIVER: DriverInfo = DriverInfo {
+    key: "command",
+    purpose: Some("any other program"),
+    kind: EngineKind::Other,
+    defaults: LaneDefaults::MANAGED,
+    read,
+};
+
+fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
+    let example = "command = [\"python3\", \"server.py\", \"--port\", \"{port}\"]";
+    let command_line = read_command_line(section, example);
+    let run = read_run(section, lane.folder, 120 * SECOND, 10 * SECOND);
+    let ready = section.string("ready").unwrap_or("/health");
+    let is_path = ready.starts_with('/') && ready.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_path {
+        section.error_at(
+            "ready",
+            format!(
+                "invalid path \"{}\": expected for example \"/health\", or \"/api/version\" for \
+                 Ollama",
+                ready.escape_debug()
+            ),
+        );
+    }
+    Some(EngineConfig::new(Program {
+        command_line: command_line?,
+        ready_path: ready.to_owned(),
+        run,
+    }))
+}
+
+/// A program with a command line.
+#[derive(Debug)]
+pub struct Program {
+    /// Program, arguments and environment.
+    pub command_line: CommandLine,
+    /// Path that returns a 2xx status when the engine is ready.
+    pub ready_path: String,
+    /// How the host runs the process.
+    pub run: ProcessSpec,
+}
+
+impl Driver for Program {
+    fn info(&self) -> &'static DriverInfo {
+        &DRIVER
+    }
+
+    fn run(&self) -> Option<&ProcessSpec> {
+        Some(&self.run)
+    }
+
+    fn prepare(&self, lane: &str, port: u16) -> Prepared {
+        fill(&self.command_line, &self.run, lane, port)
+    }
+
+    fn ready_paths(&self) -> Vec<&str> {
+        vec![&self.ready_path]
+    }
+
+    fn describe(&self, _lane: &LaneContext<'_>) -> Description {
+        Description { command: Some(self.command_line.clone()), warnings: Vec::new() }
+    }
+}

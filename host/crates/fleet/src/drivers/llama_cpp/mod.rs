@@ -1,0 +1,82 @@
+//! `driver = "llama-cpp"`: a llama.cpp server that the host starts.
+//!
+//! It returns 503 on every path while loading, then 200 on `/health`.
+
+mod metrics;
+mod section;
+
+use pointsman_domain::EngineKind;
+
+use super::process_section::fill;
+use crate::driver::{
+    Description, Driver, DriverInfo, LaneContext, LaneDefaults, MetricsSource, Prepared,
+};
+use crate::engine_spec::{CommandLine, ProcessSpec};
+use crate::memory::Pool;
+
+/// The driver.
+pub static DRIVER: DriverInfo = DriverInfo {
+    key: "llama-cpp",
+    purpose: None,
+    kind: EngineKind::LlamaCpp,
+    defaults: LaneDefaults::MANAGED,
+    read: section::read,
+};
+
+/// A llama.cpp server.
+#[derive(Debug)]
+pub struct LlamaCpp {
+    /// Program, arguments and environment.
+    pub command_line: CommandLine,
+    /// How the host runs the process.
+    pub run: ProcessSpec,
+}
+
+impl Driver for LlamaCpp {
+    fn info(&self) -> &'static DriverInfo {
+        &DRIVER
+    }
+
+    fn run(&self) -> Option<&ProcessSpec> {
+        Some(&self.run)
+    }
+
+    fn prepare(&self, lane: &str, port: u16) -> Prepared {
+        fill(&self.command_line, &self.run, lane, port)
+    }
+
+    fn ready_paths(&self) -> Vec<&str> {
+        vec!["/health"]
+    }
+
+    fn reuses_connections(&self) -> bool {
+        // The server closes the connection after a stream without announcing it (seen with b115xx).
+        false
+    }
+
+    fn metrics_sources(&self) -> &'static [MetricsSource] {
+        &metrics::SOURCES
+    }
+
+    fn describe(&self, lane: &LaneContext<'_>) -> Description {
+        let warning = prompt_cache(&self.command_line, lane.pool);
+        Description {
+            command: Some(self.command_line.clone()),
+            warnings: warning.into_iter().collect(),
+        }
+    }
+}
+
+/// Warns about llama-server's prompt cache in system memory, which is not part of any budget.
+fn prompt_cache(command_line: &CommandLine, pool: Option<Pool>) -> Option<String> {
+    let counted = pool == Some(Pool::System);
+    let is_set = command_line
+        .command
+        .iter()
+        .any(|word| ["--cache-ram", "-cram"].contains(&word.split('=').next().unwrap_or_default()));
+    (counted && !is_set).then(|| {
+        "llama-server also caches up to 8 GiB of prompts in memory; set \
+         `arguments = [\"--cache-ram\", \"MIB\"]`, and include that in `memory`"
+            .to_owned()
+    })
+}

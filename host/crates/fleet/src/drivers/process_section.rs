@@ -1,0 +1,108 @@
+//! Reads the keys that engines with a process share: how it is run, and its command line.
+
+use std::path::Path;
+use std::time::Duration;
+
+use pointsman_settings::{Code, Section, missing};
+
+use crate::driver::Prepared;
+use crate::engine_spec::{Backoff, CommandLine, ProcessSpec};
+use crate::launch::{HOST, Launch};
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+/// Reads how a process is run. `start_timeout` and `stop_grace` are the defaults.
+pub(super) fn read_run(
+    section: &Section<'_>,
+    folder: &Path,
+    start_timeout: Duration,
+    stop_grace: Duration,
+) -> ProcessSpec {
+    let port = section.integer("port", 1..=65_535, 0u16);
+    let backoff = section.section("backoff");
+    let initial = backoff.duration("initial", SECOND);
+    let max = backoff.duration("max", 60 * SECOND);
+    if initial.is_zero() || max < initial {
+        let message = "`initial` must be greater than zero, and `max` not less than `initial`";
+        backoff.error_at("max", Code::OutOfRange.with(message));
+    }
+    let spec = ProcessSpec {
+        directory: Some(folder.join(section.string("directory").unwrap_or("."))),
+        port: (port != 0).then_some(port),
+        start_timeout: section.positive_duration("start-timeout", start_timeout),
+        stop_grace: section.duration("stop-grace", stop_grace),
+        backoff: Backoff {
+            first: initial,
+            most: max,
+            reset_after: backoff.duration("reset-after", 60 * SECOND),
+            max_failures: backoff.integer("max-failures", 0..=1000, 5),
+            retry_failed_after: backoff.positive_duration("retry-failed-after", 600 * SECOND),
+        },
+    };
+    backoff.report_unknown();
+    spec
+}
+
+/// Reads a command from the file. `{port}` must be in the command or its environment unless the
+/// port is fixed.
+pub(super) fn read_command_line(section: &Section<'_>, example: &str) -> Option<CommandLine> {
+    let command = section.strings("command");
+    let env = read_env(section);
+    let has_port = |word: &String| word.contains("{port}");
+    let mut values = env.iter().map(|(_, value)| value);
+    match &command {
+        None if !section.has("command") => {
+            section.error_at("command", missing(format!("`{example}`")));
+        }
+        Some(command) if command.first().is_none_or(|word| word.trim().is_empty()) => {
+            section.error_at(
+                "command",
+                format!("must begin with a program; set for example `{example}`"),
+            );
+        }
+        Some(command)
+            if !section.has("port") && !command.iter().any(has_port) && !values.any(has_port) =>
+        {
+            section.error_at(
+                "command",
+                "does not pass the port to the engine; put `{port}` into the command or `env`, or \
+                 set `port`",
+            );
+        }
+        _ => {}
+    }
+    Some(CommandLine { command: command?, env })
+}
+
+pub(super) fn read_env(section: &Section<'_>) -> Vec<(String, String)> {
+    let env = section.string_pairs("env");
+    for (name, value) in &env {
+        // The message leaves the value out: it may be a secret.
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            section.error_at(
+                "env",
+                format!("invalid environment variable \"{}\"", name.escape_debug()),
+            );
+        }
+    }
+    env
+}
+
+/// Replaces the placeholders for lane, host and port in a command line.
+pub(super) fn fill(
+    command_line: &CommandLine,
+    run: &ProcessSpec,
+    lane: &str,
+    port: u16,
+) -> Prepared {
+    let fill = |word: &String| {
+        word.replace("{port}", &port.to_string()).replace("{host}", HOST).replace("{lane}", lane)
+    };
+    let launch = Launch {
+        command: command_line.command.iter().map(fill).collect(),
+        env: command_line.env.iter().map(|(name, value)| (name.clone(), fill(value))).collect(),
+        remove_env: Vec::new(),
+        directory: run.directory.clone(),
+    };
+    Prepared { launch, warnings: Vec::new() }
+}

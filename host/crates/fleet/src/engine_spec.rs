@@ -1,0 +1,83 @@
+//! The parts of an engine's configuration that drivers share.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use pointsman_domain::dispatch::Backoff;
+
+/// A command line.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CommandLine {
+    /// Program and arguments; the placeholders `{port}`, `{host}` and `{lane}` are replaced.
+    pub command: Vec<String>,
+    /// Variables to add to the host's environment; placeholders are replaced in their values.
+    pub env: Vec<(String, String)>,
+}
+
+/// How an engine frees its memory for other lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnloadMode {
+    /// The engine is stopped, and started again for the next load.
+    #[default]
+    Restart,
+    /// The engine sleeps at level 1, with its weights in the host's memory.
+    SleepLevel1,
+    /// The engine sleeps at level 2, and reads its weights from the disk to wake up.
+    SleepLevel2,
+}
+
+/// How the host runs an engine process.
+#[derive(Debug, Clone)]
+pub struct ProcessSpec {
+    /// Working directory; the host's if `None`.
+    pub directory: Option<PathBuf>,
+    /// Port; if `None`, a free one is chosen at each start.
+    pub port: Option<u16>,
+    /// Maximum time from the start of the process until the engine is ready.
+    pub start_timeout: Duration,
+    /// Time between SIGTERM and SIGKILL.
+    pub stop_grace: Duration,
+    /// Delays between starts after failures.
+    pub backoff: Backoff,
+}
+
+/// The backoff of an external engine, which the host does not start.
+pub(crate) const NO_BACK_OFF: Backoff = Backoff {
+    first: Duration::ZERO,
+    most: Duration::ZERO,
+    reset_after: Duration::ZERO,
+    max_failures: 0,
+    retry_failed_after: Duration::ZERO,
+};
+
+/// A secret text, which debug output does not show.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret text.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Secret;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        assert_eq!(format!("{:?}", Some(Secret::new("key".into()))), "Some(Secret(…))");
+    }
+}
