@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
 use serde_json::{Map, Value};
 
 /// Formats policies as a table, one per line.
@@ -65,16 +67,12 @@ fn notes(policy: &Value) -> Vec<String> {
 
 /// Formats rows as columns, separated by two blanks. The last column is not padded.
 pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
-    let width =
-        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let mut text = String::new();
-    for row in rows {
-        let cells =
-            row.iter().enumerate().map(|(column, cell)| format!("{cell:<0$}", width(column)));
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
+    let mut table = Table::new();
+    table.load_style(NOTHING).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
-    text
+    format!("{}\n", table.trim_fmt())
 }
 
 /// Writes one line for each field that is not empty, and nested fields below it, indented.
