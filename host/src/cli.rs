@@ -30,7 +30,7 @@ pub(crate) enum Command {
     Simulate(simulate::Simulate),
     /// Replay recorded decisions: compare what policies decide now with what was decided.
     Replay(replay::Replay),
-    /// Generate a vLLM lane from an env file, a Dockerfile or a compose file.
+    /// Generate a vLLM lane from an env file or a compose file.
     ImportEnv(ImportEnv),
     /// Stop the engines if the host is killed; started by `serve`.
     #[command(hide = true)]
@@ -66,7 +66,8 @@ pub(crate) struct Check {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ImportEnv {
-    /// Input file; `-` reads standard input.
+    /// Input file: a compose file if it ends with `.yaml` or `.yml`, else an env file; `-` reads
+    /// an env file from standard input.
     pub(crate) file: PathBuf,
     /// Name of the lane.
     #[arg(long, value_name = "NAME", default_value = "vllm")]

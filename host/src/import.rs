@@ -1,13 +1,54 @@
-//! `pointsman import-env`: converts vLLM settings in environment variables to a lane.
+//! `pointsman import-env`: converts the vLLM settings of another deployment to a lane. Each format
+//! that is read is one module.
+
+mod compose;
 
 use std::io::Read as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
 use pointsman_fleet::vllm::{import, parse_env_file};
 
 use crate::cli::ImportEnv;
 
-/// Reads an env file, a Dockerfile or a compose file, and prints the lane that it describes.
+/// Environment variables, in the order of the file.
+type Variables = Vec<(String, String)>;
+
+/// Why a file cannot be imported. Never quotes the file, which may contain secrets.
+#[derive(Debug)]
+struct ImportError {
+    /// The line, from 1.
+    line: usize,
+    message: String,
+}
+
+/// The format of a file.
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    EnvFile,
+    Compose,
+}
+
+impl Format {
+    /// Returns the format by the extension of a file's name.
+    fn from_name(file: &Path) -> Self {
+        match file.extension().and_then(|extension| extension.to_str()) {
+            Some("yaml" | "yml") => Self::Compose,
+            _ => Self::EnvFile,
+        }
+    }
+
+    fn variables(self, text: &str) -> Result<Variables, ImportError> {
+        match self {
+            Self::EnvFile => {
+                parse_env_file(text).map_err(|(line, message)| ImportError { line, message })
+            }
+            Self::Compose => compose::variables(text),
+        }
+    }
+}
+
+/// Reads an env file or a compose file, and prints the lane that it describes.
 pub(crate) fn import_env(options: &ImportEnv) -> Result<()> {
     let file = options.file.display();
     let text = if options.file.as_os_str() == "-" {
@@ -17,8 +58,8 @@ pub(crate) fn import_env(options: &ImportEnv) -> Result<()> {
         std::fs::read_to_string(&options.file)
     };
     let text = text.with_context(|| format!("cannot read {file}"))?;
-    let lane =
-        lane(&text, &options.lane).map_err(|(line, what)| anyhow!("{file}:{line}: {what}"))?;
+    let lane = lane(Format::from_name(&options.file), &text, &options.lane)
+        .map_err(|error| anyhow!("{file}:{}: {}", error.line, error.message))?;
     #[expect(clippy::print_stdout, reason = "the output of the command")]
     {
         print!("{lane}");
@@ -27,13 +68,14 @@ pub(crate) fn import_env(options: &ImportEnv) -> Result<()> {
 }
 
 /// Returns the TOML of a lane with the settings in `text`.
-///
-/// # Errors
-/// The number of the line that cannot be read, and why.
-fn lane(text: &str, name: &str) -> Result<String, (usize, String)> {
-    let variables = parse_env_file(text)?;
+fn lane(format: Format, text: &str, name: &str) -> Result<String, ImportError> {
+    let variables = format.variables(text)?;
     if variables.is_empty() {
-        return Err((1, "no variables found; expected lines of KEY=VALUE".to_owned()));
+        let message = match format {
+            Format::EnvFile => "no variables found; expected lines of KEY=VALUE",
+            Format::Compose => "no variables found; expected services with an `environment`",
+        };
+        return Err(ImportError { line: 1, message: message.to_owned() });
     }
     let imported = import(&variables);
     let name = serde_json::Value::from(name);
@@ -57,7 +99,7 @@ mod tests {
     fn imported_settings_are_a_valid_lane() {
         let text = "VLLM_MODEL=/m/x/model.safetensors\nVLLM_MAX_MODEL_LEN=32K # \
             long\nHF_TOKEN=hf_s3cret\n";
-        let lane = lane(text, "the \"coder\"").unwrap();
+        let lane = lane(Format::EnvFile, text, "the \"coder\"").unwrap();
         assert!(lane.contains("name = \"the \\\"coder\\\"\"\n"), "{lane}");
         assert!(
             lane.contains("\nmodel = \"/m/x\"\n") && lane.contains("\nmax-model-len = 32768\n"),
@@ -67,9 +109,23 @@ mod tests {
     }
 
     #[test]
+    fn format_depends_on_the_extension() {
+        let compose = "services:\n  a:\n    environment:\n      VLLM_MODEL: /m\n";
+        for name in ["compose.yaml", "dir/docker-compose.yml"] {
+            let lane = lane(Format::from_name(Path::new(name)), compose, "a").unwrap();
+            assert!(lane.contains("\nmodel = \"/m\"\n"), "{lane}");
+        }
+        for name in ["-", ".env", "vllm.env"] {
+            let lane = lane(Format::from_name(Path::new(name)), "VLLM_MODEL=/m", "a").unwrap();
+            assert!(lane.contains("\nmodel = \"/m\"\n"), "{lane}");
+        }
+    }
+
+    #[test]
     fn missing_settings_are_listed() {
-        assert!(lane("A=1", "a").unwrap().contains("# To do: model: missing"));
-        assert_eq!(lane("A=1\nno", "a").unwrap_err().0, 2);
-        assert!(lane("# nothing", "a").unwrap_err().1.contains("no variable"));
+        let env = |text| lane(Format::EnvFile, text, "a");
+        assert!(env("A=1").unwrap().contains("# To do: model: missing"));
+        assert_eq!(env("A=1\nno").unwrap_err().line, 2);
+        assert!(env("# nothing").unwrap_err().message.contains("no variable"));
     }
 }
