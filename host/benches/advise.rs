@@ -23,7 +23,7 @@ fn advise(criterion: &mut Criterion) {
     ] {
         let (facts, fleet) = (facts(model, 2070), fleet(lanes));
         // A call without advice would be faster than the one to measure.
-        assert_eq!(chain.advise(&facts, &fleet, &mut Trace::off()).by.len(), 1);
+        assert_eq!(chain.advise(&facts, &fleet, &mut Trace::off()).merged.by.len(), 1);
         criterion.bench_function(name, |bencher| {
             bencher.iter(|| chain.advise(black_box(&facts), &fleet, &mut Trace::off()))
         });

@@ -139,7 +139,7 @@ fn advised(chain: &dyn Advisor, lane: LaneId, view: &Arc<FleetView>, now: Durati
     let facts = Facts { request, now_ms, seed: 1, age: Duration::ZERO, attempt: 0 };
     // Only the deadline of the policy's calls is in real time. On a busy machine a call may exceed
     // it, so it is repeated.
-    let mut calls = (0..1000).map(|_| chain.advise(&facts, view, &mut Trace::off()));
+    let mut calls = (0..1000).map(|_| chain.advise(&facts, view, &mut Trace::off()).merged);
     let merged = calls.find(|merged| merged.by.len() == 1).expect("policy gives advice");
     let limits = PlanLimits { max_wait: CORTEX_MAX_WAIT, max_steps: 8 };
     match Plan::from_advice(&merged, view, &limits) {

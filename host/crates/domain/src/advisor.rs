@@ -4,11 +4,28 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::chain::ChainInfo;
-use crate::facts::Facts;
+use crate::facts::{Facts, RequestView};
 use crate::fleet_view::FleetView;
 use crate::merge::{Merge, Merged, OnConflict};
 use crate::outcome::{FailureReport, Outcome, Recovery};
 use crate::trace::Trace;
+
+/// The result of [`Advisor::advise`].
+#[derive(Debug, Clone)]
+pub struct Advised {
+    /// The merged advice.
+    pub merged: Merged,
+    /// The request with the edits of the merged advice, so that they are applied only once; `None`
+    /// if there are no edits, or if the advisor has not applied them.
+    pub edited: Option<Arc<dyn RequestView>>,
+}
+
+impl From<Merged> for Advised {
+    /// For advice without edits, or whose edits have not been applied yet.
+    fn from(merged: Merged) -> Self {
+        Self { merged, edited: None }
+    }
+}
 
 /// A source of routing advice. Implemented by the chain of policies, and by [`BuiltIn`] when no
 /// policies are configured.
@@ -18,7 +35,7 @@ use crate::trace::Trace;
 /// for a request.
 pub trait Advisor: Send + Sync + fmt::Debug {
     /// Returns the merged advice about one request, from one snapshot of the fleet.
-    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Merged;
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Advised;
 
     /// Returns the description of the policy chain for records; `None` if there are no policies.
     fn chain(&self) -> Option<&Arc<ChainInfo>> {
@@ -48,7 +65,7 @@ pub trait Advisor: Send + Sync + fmt::Debug {
 }
 
 impl<A: Advisor> Advisor for Arc<A> {
-    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Merged {
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Advised {
         self.as_ref().advise(facts, fleet, trace)
     }
 
@@ -86,7 +103,7 @@ impl<A: Advisor> Advisor for Arc<A> {
 pub struct BuiltIn;
 
 impl Advisor for BuiltIn {
-    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Merged {
-        Merge::new(fleet, facts.request.model()).finish(OnConflict::Refuse)
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Advised {
+        Merge::new(fleet, facts.request.model()).finish(OnConflict::Refuse).into()
     }
 }

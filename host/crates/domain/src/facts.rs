@@ -1,6 +1,7 @@
 //! What a policy may know about one request. Numbers are passed by value; everything else is read
 //! lazily through [`RequestView`].
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -44,8 +45,8 @@ impl Facts {
 ///
 /// Implemented by the parsed request of the wire crate. A policy host can therefore serve a
 /// policy's reads, and apply the edits of one policy before calling the next, without depending on
-/// the wire format.
-pub trait RequestView: Send + Sync + fmt::Debug {
+/// the wire format. `Any`, so that the host can get the edited request back in its own type.
+pub trait RequestView: Any + Send + Sync + fmt::Debug {
     /// Returns the properties that every policy gets with the call.
     fn info(&self) -> RequestInfo;
     /// Returns the request id.
@@ -74,8 +75,18 @@ pub trait RequestView: Send + Sync + fmt::Debug {
     fn contains(&self, needle: &str, ignore_case: bool) -> bool;
     /// Returns the hashes of the leading blocks of the prompt (see [`fnv1a_chain`]).
     fn prefix_hashes(&self, block_bytes: usize, max_blocks: usize) -> Vec<u64>;
-    /// Returns the request with `edits` applied, and the edits that failed, each with the reason.
-    fn edited(&self, edits: &[Edit]) -> (Arc<dyn RequestView>, Vec<(Edit, String)>);
+    /// Returns the request with `edits` applied in order, and the edits that could not be applied. A
+    /// dropped edit does not affect the others.
+    fn edited(&self, edits: &[Edit]) -> (Arc<dyn RequestView>, Vec<DroppedEdit>);
+}
+
+/// An edit that cannot be applied or that would make the request invalid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DroppedEdit {
+    /// Position in the list of edits.
+    pub index: usize,
+    /// The reason, for people.
+    pub reason: String,
 }
 
 /// Properties of a request that every policy gets by value.

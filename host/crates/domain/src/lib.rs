@@ -35,13 +35,13 @@ pub use advice::{
     Advice, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneScore, Metric, MetricWeight, Note,
     OnTimeout, QueueAdvice, Rejection, Scalar, Switching, Trigger, Triggers,
 };
-pub use advisor::{Advisor, BuiltIn};
+pub use advisor::{Advised, Advisor, BuiltIn};
 pub use attempts::{AttemptCursor, FailureClass, NextAction, SlotRequest};
 pub use breaker::{Breaker, BreakerRules};
 pub use chain::{ChainInfo, ChainLink};
 pub use facts::{
-    Endpoint, Facts, FieldValue, MessageInfo, RequestInfo, RequestView, Role, char_slice,
-    fnv1a_chain,
+    DroppedEdit, Endpoint, Facts, FieldValue, MessageInfo, RequestInfo, RequestView, Role,
+    char_slice, fnv1a_chain,
 };
 pub use fleet_view::{
     EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Permille, Topology,

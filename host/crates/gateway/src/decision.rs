@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pointsman_domain::request_flow::{Action, End, ErrorAnswer, Event};
 use pointsman_domain::{
-    Edit, Endpoint, Facts, FleetView, Merged, NoLaneReason, Plan, RequestView as _, SlotRequest,
+    Advised, DroppedEdit, Edit, Endpoint, Facts, FleetView, Merged, NoLaneReason, Plan,
+    RequestView as _, SlotRequest,
 };
 use pointsman_openai::{Head, Request};
 use tracing::Span;
@@ -59,7 +60,7 @@ pub(crate) async fn decide(
     let facts = facts(&request, tracker);
     let recorder = pipeline.recorder.as_ref();
     let mut trace = recording::trace(recorder, request.id());
-    let merged = advisor.advise(&facts, &fleet, &mut trace);
+    let Advised { merged, edited } = advisor.advise(&facts, &fleet, &mut trace);
     let decision = Plan::from_advice(&merged, &fleet, &pipeline.settings.plan);
     let policies = policies(&merged);
     tracker.span().record("policy", policies.as_str());
@@ -74,7 +75,8 @@ pub(crate) async fn decide(
     tracker.set_decision(&advisor, &request, &fleet.topology, recording);
     let decided = Event::Decided { decision, has_recovery: advisor.has_recovery() };
     let slot_request = slot_request(tracker.on(decided), &merged, &fleet)?;
-    let edited = apply(&request, &merged.edits);
+    let edited = edited.and_then(Request::from_view);
+    let edited = edited.unwrap_or_else(|| apply(&request, &merged.edits));
     Ok(RoutingDecision { policies, advisor, reason: merged.why(), request: edited, slot_request })
 }
 
@@ -207,8 +209,8 @@ pub(crate) fn apply(request: &Request, edits: &[Edit]) -> Request {
         return request.clone();
     }
     let (edited, dropped) = request.apply(edits);
-    for (edit, reason) in dropped {
-        tracing::warn!(edit = edit.kind(), reason, "edit of a policy was dropped");
+    for DroppedEdit { index, reason } in dropped {
+        tracing::warn!(edit = edits[index].kind(), reason, "edit of a policy was dropped");
     }
     edited
 }

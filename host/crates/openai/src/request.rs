@@ -2,6 +2,7 @@
 
 mod shape;
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use pointsman_domain::{
-    Edit, Endpoint, FieldValue, MessageInfo, RequestInfo, RequestView, char_slice, fnv1a_chain,
+    DroppedEdit, Edit, Endpoint, FieldValue, MessageInfo, RequestInfo, RequestView, char_slice,
+    fnv1a_chain,
 };
 use serde_json::value::RawValue;
 
@@ -207,19 +209,25 @@ impl Request {
         std::str::from_utf8(&self.0.body).unwrap_or("{}")
     }
 
-    /// Returns the request with `edits` applied, and the edits that failed, each with the reason.
-    /// An edit is applied as a whole or not at all; a failed edit does not affect the others.
+    /// Returns the request with `edits` applied in order, and the edits that could not be applied. A
+    /// dropped edit does not affect the others.
     #[must_use]
-    pub fn apply(&self, edits: &[Edit]) -> (Self, Vec<(Edit, String)>) {
+    pub fn apply(&self, edits: &[Edit]) -> (Self, Vec<DroppedEdit>) {
         let mut request = self.clone();
-        let mut failed = Vec::new();
-        for edit in edits {
+        let mut dropped = Vec::new();
+        for (index, edit) in edits.iter().enumerate() {
             match crate::edit::apply(&request, edit) {
                 Ok(edited) => request = edited,
-                Err(error) => failed.push((edit.clone(), error.to_string())),
+                Err(error) => dropped.push(DroppedEdit { index, reason: error.to_string() }),
             }
         }
-        (request, failed)
+        (request, dropped)
+    }
+
+    /// Returns the request behind a view; `None` if the view is of another type.
+    pub fn from_view(view: Arc<dyn RequestView>) -> Option<Self> {
+        let any: Arc<dyn Any + Send + Sync> = view;
+        any.downcast::<Self>().ok().map(|request| (*request).clone())
     }
 
     fn texts(&self) -> impl Iterator<Item = &str> {
@@ -304,9 +312,9 @@ impl RequestView for Request {
         fnv1a_chain(self.texts().map(str::as_bytes), block_bytes, max_blocks)
     }
 
-    fn edited(&self, edits: &[Edit]) -> (Arc<dyn RequestView>, Vec<(Edit, String)>) {
-        let (request, failed) = self.apply(edits);
-        (Arc::new(request), failed)
+    fn edited(&self, edits: &[Edit]) -> (Arc<dyn RequestView>, Vec<DroppedEdit>) {
+        let (request, dropped) = self.apply(edits);
+        (Arc::new(request), dropped)
     }
 }
 

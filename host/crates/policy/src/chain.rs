@@ -12,7 +12,7 @@ pub(crate) mod shadow;
 use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, Advisor, BuiltIn, ChainInfo, Facts, FailureReport, FleetView, Merge, Merged,
+    Advice, Advised, Advisor, BuiltIn, ChainInfo, Facts, FailureReport, FleetView, Merge,
     OnConflict, Outcome, Recovery, Trace,
 };
 
@@ -87,9 +87,10 @@ impl Chain {
 }
 
 impl Advisor for Chain {
-    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Merged {
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Advised {
         let mut merge = Merge::new(fleet, facts.request.model());
         let mut facts = facts.clone();
+        let mut edited = None;
         for link in &self.links {
             // The shadow has to see the request as the deciding version did, before its edits.
             let before = link.shadow().map(|shadow| (shadow, facts.clone()));
@@ -130,9 +131,13 @@ impl Advisor for Chain {
                 });
             }
             if let Some(advice) = advised {
+                let has_edits = !advice.edits.is_empty();
                 merge.add(&policy, link.weight, advice);
                 if merge.ended() {
                     break;
+                }
+                if has_edits {
+                    edited = Some(Arc::clone(&facts.request));
                 }
                 continue;
             }
@@ -146,7 +151,7 @@ impl Advisor for Chain {
                 }
             }
         }
-        merge.finish(self.on_conflict)
+        Advised { merged: merge.finish(self.on_conflict), edited }
     }
 
     fn chain(&self) -> Option<&Arc<ChainInfo>> {

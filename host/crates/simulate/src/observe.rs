@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pointsman_domain::dispatch::SwitchReport;
 pub use pointsman_domain::RequestResult;
+use pointsman_domain::dispatch::SwitchReport;
 use pointsman_domain::{AttemptResult, EngineState, LaneId};
 
 use crate::traffic::SimRequest;

@@ -127,7 +127,7 @@ fn run_session(session: DryRunSession) -> (Vec<String>, Vec<TimedHint>, Vec<Call
             hints.extend(chain.tick(&view, now, now_ms));
         }
         let mut trace = Trace::on();
-        let merged = chain.advisor().advise(&facts, &view, &mut trace);
+        let merged = chain.advisor().advise(&facts, &view, &mut trace).merged;
         // Includes the time that each call took.
         advice.push(format!("{merged:?} {:?}", trace.into_calls()));
         outcomes.push(outcome(&facts));
@@ -202,7 +202,7 @@ fn cortex_chain() -> ChainSpec {
 
 /// Returns true if no policy rejects the request.
 fn is_admitted(chain: &ChainAdvisor, facts: &Facts) -> bool {
-    chain.advisor().advise(facts, &fleet(0), &mut Trace::off()).reject.is_none()
+    chain.advisor().advise(facts, &fleet(0), &mut Trace::off()).merged.reject.is_none()
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn written(spec: &ChainSpec) -> Vec<Record> {
         let facts =
             Facts { request, now_ms: NOON, seed: number.into(), age: Duration::ZERO, attempt: 0 };
         let mut trace = Trace::on();
-        let merged = advisor.advise(&facts, &view, &mut trace);
+        let merged = advisor.advise(&facts, &view, &mut trace).merged;
         let decision = Plan::from_advice(&merged, &view, &topology().limits);
         if let Decision::Route(plan) = &decision {
             let failed = FailureReport {

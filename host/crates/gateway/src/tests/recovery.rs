@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use pointsman_domain::{
-    Advisor, AttemptResult, BuiltIn, Edit, Facts, FailureReport, FallbackStep, FleetView, LaneId,
-    Merged, Outcome, Recovery, Rejection, Trace,
+    Advised, Advisor, AttemptResult, BuiltIn, Edit, Facts, FailureReport, FallbackStep, FleetView,
+    LaneId, Outcome, Recovery, Rejection, Trace,
 };
 
 use super::{MAX_ATTEMPTS, TestGateway, json, stream};
@@ -41,7 +41,7 @@ impl fmt::Debug for TestAdvisor {
 }
 
 impl Advisor for TestAdvisor {
-    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Merged {
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Advised {
         if let Some(slot) = self.slot.get() {
             slot.store(Arc::new(Box::new(BuiltIn)));
         }

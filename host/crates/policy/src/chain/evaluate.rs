@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, Facts, FailureReport, FleetView, PolicyCall, Recovery, Trace, enforce_allow,
-    enforce_allow_edits,
+    Advice, DroppedEdit, Facts, FailureReport, FleetView, PolicyCall, Recovery, Trace,
+    enforce_allow, enforce_allow_edits,
 };
 
 use crate::hook::Hook;
@@ -54,13 +54,18 @@ pub(crate) fn call_on_request(
         // This host has no experimental hints; the metric tells the author that they had no effect.
         advice.hints.iter().for_each(|_| version.metrics().record_dropped("hint"));
         if !advice.edits.is_empty() {
-            let (edited, rejected) = facts.request.edited(&advice.edits);
-            for (edit, reason) in rejected {
-                version.metrics().record_dropped(edit.kind());
-                tracing::warn!(part = edit.kind(), reason, "dropped edit");
-                dropped_parts.push(format!("{}: {reason}", edit.kind()));
-                advice.edits.retain(|other| *other != edit);
+            let (edited, dropped) = facts.request.edited(&advice.edits);
+            for DroppedEdit { index, reason } in &dropped {
+                let kind = advice.edits[*index].kind();
+                version.metrics().record_dropped(kind);
+                tracing::warn!(part = kind, reason, "dropped edit");
+                dropped_parts.push(format!("{kind}: {reason}"));
             }
+            let mut index = 0..;
+            advice.edits.retain(|_| {
+                let index = index.next();
+                !dropped.iter().any(|dropped| Some(dropped.index) == index)
+            });
             facts.request = edited;
         }
     }

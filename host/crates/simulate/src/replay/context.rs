@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pointsman_domain::{
-    Edit, Facts, FieldValue, FleetView, LaneStat, LaneState, MessageInfo, PlanLimits, PolicyCall,
-    RequestInfo, RequestView, Topology,
+    DroppedEdit, Edit, Facts, FieldValue, FleetView, LaneStat, LaneState, MessageInfo, PlanLimits,
+    PolicyCall, RequestInfo, RequestView, Topology,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::marks;
@@ -254,12 +254,12 @@ impl RequestView for PartialRequest {
     }
 
     /// Applies the edits of known parts; all others are assumed to succeed.
-    fn edited(&self, edits: &[Edit]) -> (Arc<dyn RequestView>, Vec<(Edit, String)>) {
+    fn edited(&self, edits: &[Edit]) -> (Arc<dyn RequestView>, Vec<DroppedEdit>) {
         let mut parts = self.parts.clone();
         let mut rejected = Vec::new();
-        for edit in edits {
+        for (index, edit) in edits.iter().enumerate() {
             if let Some(reason) = self.recorded.rejection(edit) {
-                rejected.push((edit.clone(), reason));
+                rejected.push(DroppedEdit { index, reason });
                 continue;
             }
             let headers = &mut parts.head.headers;

@@ -119,7 +119,7 @@ impl DecisionReplay<'_> {
                 (None, OnError::Skip) => {}
                 (None, OnError::Default) => {
                     let facts = self.context.facts_for(&self.request, None);
-                    return BuiltIn.advise(&facts, fleet, &mut Trace::off());
+                    return BuiltIn.advise(&facts, fleet, &mut Trace::off()).merged;
                 }
                 (None, OnError::Refuse) => {
                     let reject = Some(OnError::refusal(&policy));

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pointsman_domain::request_flow::{Action, Effects, End, ErrorAnswer, Event};
 use pointsman_domain::{
-    Deadline, Decision, Facts, OutcomeSubject, Plan, RequestFlow, RequestResult, RequestView as _,
-    Trace,
+    Advised, Deadline, Decision, Facts, OutcomeSubject, Plan, RequestFlow, RequestResult,
+    RequestView as _, Trace,
 };
 use pointsman_openai::Request;
 
@@ -80,7 +80,7 @@ impl World<'_> {
         let fleet = self.fleet_view();
         let facts = self.facts(request, sim.at, flow.attempt_count());
         let advisor = self.advisor.advisor();
-        let merged = advisor.advise(&facts, &fleet, &mut Trace::off());
+        let Advised { merged, edited } = advisor.advise(&facts, &fleet, &mut Trace::off());
         let has_recovery = advisor.has_recovery();
         let decision = Plan::from_advice(&merged, &fleet, &self.config.fleet.limits);
         let first = match &decision {
@@ -89,8 +89,8 @@ impl World<'_> {
         };
         self.observer.decided(sim, first, &merged.by);
         let effects = flow.on(Event::Decided { decision, has_recovery }, self.age(sim));
-        let edited =
-            if merged.edits.is_empty() { request.clone() } else { request.apply(&merged.edits).0 };
+        let edited = edited.and_then(Request::from_view);
+        let edited = edited.unwrap_or_else(|| request.apply(&merged.edits).0);
         (edited, effects)
     }
 

@@ -146,8 +146,8 @@ mod tests {
     use std::sync::Arc;
 
     use domain::{
-        Edit, FieldValue, FleetView, LaneState, MessageInfo, RequestInfo, RequestView, Role,
-        Topology, char_slice,
+        DroppedEdit, Edit, FieldValue, FleetView, LaneState, MessageInfo, RequestInfo, RequestView,
+        Role, Topology, char_slice,
     };
     use prometheus_client::registry::Registry;
     use serde_json::json;
@@ -223,7 +223,7 @@ mod tests {
             vec![u64::MAX]
         }
 
-        fn edited(&self, _: &[Edit]) -> (Arc<dyn RequestView>, Vec<(Edit, String)>) {
+        fn edited(&self, _: &[Edit]) -> (Arc<dyn RequestView>, Vec<DroppedEdit>) {
             (Arc::new(Self), Vec::new())
         }
     }

@@ -2,8 +2,8 @@
 
 use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{
-    Advice, Advisor, Allow, Edit, Facts, FailureReport, FallbackAdvice, FallbackStep, LaneAdvice,
-    LaneScore, Merge, Merged, OnConflict, OnTimeout, Outcome, QueueAdvice, Recovery, Rejection,
+    Advice, Advised, Advisor, Allow, Edit, Facts, FailureReport, FallbackAdvice, FallbackStep,
+    LaneAdvice, LaneScore, Merge, OnConflict, OnTimeout, Outcome, QueueAdvice, Recovery, Rejection,
     Switching, Trace, Triggers, enforce_allow,
 };
 use proptest::prelude::*;
@@ -78,13 +78,13 @@ impl ArbitraryAdvisor {
 }
 
 impl Advisor for ArbitraryAdvisor {
-    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Merged {
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Advised {
         let mut random = Random::new(facts.seed, "advice");
         let mut advice = self.advice(&mut random);
         enforce_allow(&mut advice, &Allow { priority: (0, 5), ..Allow::default() });
         let mut merge = Merge::new(fleet, facts.request.model());
         merge.add(&PolicyRef::new("anything", "1"), 1000, advice);
-        merge.finish(OnConflict::Refuse)
+        merge.finish(OnConflict::Refuse).into()
     }
 
     fn observes_outcomes(&self) -> bool {
