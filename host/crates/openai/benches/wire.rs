@@ -1,4 +1,4 @@
-//! Benchmarks of the wire format: parsing a request, and observing a chunk of a stream.
+//! Benchmarks of the wire format: parsing and editing a request, and observing a chunk of a stream.
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up must fail")]
 
@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use pointsman_domain::{Endpoint, RequestView as _};
+use pointsman_domain::{Edit, Endpoint, RequestView as _};
 use pointsman_openai::{Head, Request, StreamWatch};
 
 fn body(bytes: usize, text: &str) -> Bytes {
@@ -41,6 +41,25 @@ fn facts(criterion: &mut Criterion) {
     }
 }
 
+fn edits(criterion: &mut Criterion) {
+    let body = body(1_000_000, "some words ");
+    let request = Request::parse(Endpoint::ChatCompletions, body, Head::default()).unwrap();
+    let edits: Vec<Edit> = (0..16)
+        .map(|number| Edit::SetField(format!("/field-{number}"), number.to_string()))
+        .collect();
+    for count in [1, 16] {
+        let name = format!("{count} edits of a body of 1 MB");
+        criterion.bench_function(&name, |bencher| {
+            bencher.iter(|| black_box(&request).apply(black_box(&edits[..count])));
+        });
+    }
+    let headers: Vec<Edit> =
+        (0..16).map(|number| Edit::SetHeader(format!("x-{number}"), "v".to_owned())).collect();
+    criterion.bench_function("16 headers of a request of 1 MB", |bencher| {
+        bencher.iter(|| black_box(&request).apply(black_box(&headers)));
+    });
+}
+
 fn stream(criterion: &mut Criterion) {
     let chunk = Bytes::from_static(
         concat!(
@@ -59,5 +78,5 @@ fn stream(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, facts, stream);
+criterion_group!(benches, facts, edits, stream);
 criterion_main!(benches);

@@ -7,7 +7,9 @@
 //! * **Streams are observed, never re-encoded.** The engine's bytes are forwarded unchanged, unless
 //!   they would make a broken stream look complete.
 
+mod document;
 mod edit;
+mod endpoint;
 mod error;
 mod json;
 pub mod models;
@@ -17,6 +19,7 @@ mod text;
 mod usage;
 
 pub use edit::EditError;
+pub use endpoint::{EndpointShape, SERVED, StreamKind};
 pub use error::{EngineErrorBody, ErrorBody, error_event};
 pub use json::PointerError;
 pub use request::{BadRequest, Head, Request};

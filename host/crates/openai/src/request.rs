@@ -1,5 +1,6 @@
 //! A request: the client's bytes, an index into them, and the reads that policies may make.
 
+mod check;
 mod shape;
 
 use std::any::Any;
@@ -15,10 +16,12 @@ use pointsman_domain::{
 };
 use serde_json::value::RawValue;
 
+pub(crate) use self::check::check_field;
 use self::shape::{
-    Message, Shape, count_tokens, has_grammar, output_limit, read_message, read_prompt,
+    Message, Shape, count_tokens, has_grammar, output_limit, read_model, read_prompt, read_stream,
     saturating_u32,
 };
+use crate::endpoint::{EndpointShape, PromptShape};
 use crate::error::ErrorBody;
 use crate::json;
 use crate::text::contains;
@@ -46,12 +49,14 @@ pub struct Head {
 
 /// A parsed request. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Request(Arc<Parsed>);
+pub struct Request {
+    head: Arc<Head>,
+    parsed: Arc<Parsed>,
+}
 
 #[derive(Debug)]
 struct Parsed {
     endpoint: Endpoint,
-    head: Head,
     body: Bytes,
     model: String,
     /// Byte range of the model's JSON literal in the body.
@@ -115,10 +120,8 @@ impl Request {
     /// # Errors
     /// If the body is not JSON or lacks a field that routing needs. All other fields are left for
     /// the engine to validate.
-    pub fn parse(endpoint: Endpoint, body: Bytes, mut head: Head) -> Result<Self, BadRequest> {
-        for name in &CREDENTIALS {
-            head.headers.remove(name);
-        }
+    pub fn parse(endpoint: Endpoint, body: Bytes, head: Head) -> Result<Self, BadRequest> {
+        json::work::count(2 * body.len()); // as UTF-8 and as JSON
         let text = std::str::from_utf8(&body)
             .map_err(|error| BadRequest::Encoding(error.valid_up_to()))?;
         if !matches!(text.trim_ascii_start().as_bytes().first(), None | Some(b'{')) {
@@ -126,38 +129,19 @@ impl Request {
         }
         let shape: Shape<'_> = serde_json::from_str(text).map_err(BadRequest::Json)?;
         let model_json = shape.model.map(RawValue::get);
-        let missing = |name| BadRequest::Missing { name };
-        let model: String = serde_json::from_str(model_json.ok_or_else(|| missing("model"))?)
-            .map_err(|_| BadRequest::invalid("model", "a string"))?;
+        let model = read_model(model_json)?;
         let model_range = json::range_in(text, model_json.unwrap_or_default());
-        let streaming = match shape.stream.map(RawValue::get) {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(_) => return Err(BadRequest::invalid("stream", "true or false")),
-        };
+        let streaming = read_stream(shape.stream.map(RawValue::get))?;
+        let format = EndpointShape::for_endpoint(endpoint);
         let mut token_ids = 0;
-        let messages = match endpoint {
-            Endpoint::ChatCompletions => {
-                let messages = shape.messages.as_ref();
-                let messages = messages.ok_or_else(|| missing("messages"))?;
-                messages
-                    .iter()
-                    .map(|message| read_message(text, message))
-                    .collect::<Result<_, _>>()?
-            }
-            Endpoint::Completions => {
-                let prompt = shape.prompt.ok_or_else(|| missing("prompt"))?;
-                vec![read_prompt(text, prompt.get(), &mut token_ids)?]
-            }
-            Endpoint::Responses | Endpoint::Embeddings | Endpoint::Other => Vec::new(),
-        };
+        let messages = read_prompt(text, format.prompt, &shape, &mut token_ids)?;
         let figures = RequestInfo {
             endpoint,
             streaming,
             body_bytes: body.len() as u64,
             prompt_tokens: count_tokens(text, &messages, token_ids),
-            max_output_tokens: output_limit(&shape),
-            messages: if endpoint == Endpoint::ChatCompletions {
+            max_output_tokens: output_limit(&shape, format),
+            messages: if format.prompt == PromptShape::Messages {
                 saturating_u32(messages.len())
             } else {
                 0
@@ -169,59 +153,61 @@ impl Request {
             has_media: messages.iter().any(|message| message.media_parts > 0),
             has_grammar: has_grammar(&shape),
         };
-        Ok(Self(Arc::new(Parsed { endpoint, head, body, model, model_range, messages, figures })))
+        let parsed = Parsed { endpoint, body, model, model_range, messages, figures };
+        Ok(Self { head: without_credentials(head), parsed: Arc::new(parsed) })
+    }
+
+    /// Returns the request with other metadata, without parsing the body again.
+    pub(crate) fn with_head(&self, head: Head) -> Self {
+        Self { head: without_credentials(head), parsed: Arc::clone(&self.parsed) }
     }
 
     /// Returns the endpoint that received the request.
     pub fn endpoint(&self) -> Endpoint {
-        self.0.endpoint
+        self.parsed.endpoint
     }
 
     /// Returns true if the client asked for a stream.
     pub fn streaming(&self) -> bool {
-        self.0.figures.streaming
+        self.parsed.figures.streaming
     }
 
     /// Returns the body to send to the engine: the client's bytes, unless the request was edited.
     pub fn body(&self) -> &Bytes {
-        &self.0.body
+        &self.parsed.body
     }
 
     /// Returns the body with another model name, without parsing it again.
     pub fn body_with_model(&self, model: &str) -> Bytes {
         let literal = serde_json::Value::from(model).to_string();
-        json::splice(self.json(), self.0.model_range.clone(), &literal).into()
+        json::splice(self.json(), self.parsed.model_range.clone(), &literal).into()
     }
 
     /// Returns the headers, without credentials.
     pub fn headers(&self) -> &HeaderMap {
-        &self.0.head.headers
+        &self.head.headers
     }
 
     /// Returns the metadata of the request.
     pub(crate) fn head(&self) -> &Head {
-        &self.0.head
+        &self.head
     }
 
     /// Returns the body as text.
     pub(crate) fn json(&self) -> &str {
         // Parsing has validated the UTF-8; the fallback is unreachable.
-        std::str::from_utf8(&self.0.body).unwrap_or("{}")
+        std::str::from_utf8(&self.parsed.body).unwrap_or("{}")
     }
 
     /// Returns the request with `edits` applied in order, and the edits that could not be applied. A
     /// dropped edit does not affect the others.
     #[must_use]
     pub fn apply(&self, edits: &[Edit]) -> (Self, Vec<DroppedEdit>) {
-        let mut request = self.clone();
-        let mut dropped = Vec::new();
-        for (index, edit) in edits.iter().enumerate() {
-            match crate::edit::apply(&request, edit) {
-                Ok(edited) => request = edited,
-                Err(error) => dropped.push(DroppedEdit { index, reason: error.to_string() }),
-            }
-        }
-        (request, dropped)
+        let (request, dropped) = crate::edit::apply(self, edits);
+        let dropped = dropped
+            .into_iter()
+            .map(|(index, error)| DroppedEdit { index, reason: error.to_string() });
+        (request, dropped.collect())
     }
 
     /// Returns the request behind a view; `None` if the view is of another type.
@@ -232,33 +218,44 @@ impl Request {
 
     fn texts(&self) -> impl Iterator<Item = &str> {
         let body = self.json();
-        self.0.messages.iter().flat_map(|message| &message.texts).map(move |text| text.read(body))
+        self.parsed
+            .messages
+            .iter()
+            .flat_map(|message| &message.texts)
+            .map(move |text| text.read(body))
     }
+}
+
+fn without_credentials(mut head: Head) -> Arc<Head> {
+    for name in &CREDENTIALS {
+        head.headers.remove(name);
+    }
+    Arc::new(head)
 }
 
 impl RequestView for Request {
     fn info(&self) -> RequestInfo {
-        self.0.figures
+        self.parsed.figures
     }
 
     fn id(&self) -> &str {
-        &self.0.head.id
+        &self.head.id
     }
 
     fn model(&self) -> &str {
-        &self.0.model
+        &self.parsed.model
     }
 
     fn tenant(&self) -> Option<&str> {
-        self.0.head.tenant.as_deref()
+        self.head.tenant.as_deref()
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.0.head.headers.get(name)?.to_str().ok()
+        self.head.headers.get(name)?.to_str().ok()
     }
 
     fn headers(&self) -> Vec<(&str, &[u8])> {
-        self.0.head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
+        self.head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
     }
 
     fn field(&self, pointer: &str, max_bytes: usize) -> FieldValue {
@@ -273,7 +270,7 @@ impl RequestView for Request {
     }
 
     fn messages(&self) -> Vec<MessageInfo> {
-        if self.0.endpoint != Endpoint::ChatCompletions {
+        if EndpointShape::for_endpoint(self.parsed.endpoint).prompt != PromptShape::Messages {
             return Vec::new();
         }
         let body = self.json();
@@ -283,12 +280,12 @@ impl RequestView for Request {
             parts: message.parts,
             media_parts: message.media_parts,
         };
-        self.0.messages.iter().map(info).collect()
+        self.parsed.messages.iter().map(info).collect()
     }
 
     fn text(&self, index: u32, offset: u64, max_bytes: usize) -> Cow<'_, str> {
         let body = self.json();
-        match self.0.messages.get(index as usize).map(|message| message.texts.as_slice()) {
+        match self.parsed.messages.get(index as usize).map(|message| message.texts.as_slice()) {
             None | Some([]) => Cow::Borrowed(""),
             Some([text]) => Cow::Borrowed(char_slice(text.read(body), offset, max_bytes)),
             Some(texts) => {
@@ -299,7 +296,7 @@ impl RequestView for Request {
     }
 
     fn bytes(&self, offset: u64, max_bytes: usize) -> &[u8] {
-        let body: &[u8] = &self.0.body;
+        let body: &[u8] = &self.parsed.body;
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(body.len());
         &body[start..start.saturating_add(max_bytes).min(body.len())]
     }

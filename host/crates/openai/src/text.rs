@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use crate::json::work;
+
 /// A JSON string literal within a body.
 #[derive(Debug)]
 pub(crate) struct Text {
@@ -15,6 +17,7 @@ pub(crate) struct Text {
 impl Text {
     /// Creates a text from the literal `json` (with quotes), which is at `range` in the body.
     pub(crate) fn new(json: &str, range: Range<usize>) -> Self {
+        work::count(json.len());
         let escaped = memchr::memchr(b'\\', json.as_bytes()).is_some();
         Self { range: range.start + 1..range.end - 1, escaped, decoded: OnceLock::new() }
     }
@@ -35,6 +38,7 @@ impl Text {
 
     /// Returns the estimated number of tokens, from the literal with its escapes.
     pub(crate) fn tokens(&self, body: &str) -> usize {
+        work::count(self.range.len());
         estimate_tokens(&body[self.range.clone()])
     }
 }

@@ -1,11 +1,17 @@
 //! The parts of a body that are parsed: messages, prompts, and the fields that the request
 //! properties are derived from.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use pointsman_domain::Role;
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::BadRequest;
+use crate::endpoint::{EndpointShape, OutputLimit, PromptShape};
 use crate::json;
 use crate::text::Text;
 
@@ -21,15 +27,33 @@ pub(super) struct Message {
     pub(super) media_parts: u32,
 }
 
+impl Message {
+    pub(super) fn new(role: Role) -> Self {
+        Self { role, texts: Vec::new(), parts: 0, media_parts: 0 }
+    }
+
+    /// Adds a part that is the string literal `json`, a slice of `body`.
+    fn add_text(&mut self, body: &str, json: &str) {
+        if json.starts_with('"') {
+            self.parts += 1;
+            self.texts.push(Text::new(json, json::range_in(body, json)));
+        }
+    }
+}
+
 /// The fields that are parsed. All other fields are skipped and preserved.
 #[derive(Deserialize)]
 pub(super) struct Shape<'a> {
     #[serde(borrow, default)]
     pub(super) model: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    pub(super) messages: Option<Vec<MessageShape<'a>>>,
+    pub(super) messages: Option<Vec<Object<MessageShape<'a>>>>,
     #[serde(borrow, default)]
     pub(super) prompt: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) input: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) instructions: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) stream: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -37,11 +61,16 @@ pub(super) struct Shape<'a> {
     #[serde(borrow, default)]
     pub(super) max_completion_tokens: Option<&'a RawValue>,
     #[serde(borrow, default)]
+    pub(super) max_output_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     pub(super) tools: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) functions: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) response_format: Option<&'a RawValue>,
+    /// Format of the output at the endpoint for responses.
+    #[serde(borrow, default)]
+    pub(super) text: Option<&'a RawValue>,
     // Fields by which vLLM and llama.cpp constrain the output besides `response_format`.
     #[serde(borrow, default)]
     pub(super) structured_outputs: Option<&'a RawValue>,
@@ -60,13 +89,84 @@ pub(super) struct MessageShape<'a> {
 }
 
 #[derive(Deserialize)]
-struct PartShape<'a> {
+pub(super) struct PartShape<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Option<&'a RawValue>,
     #[serde(borrow, default)]
     text: Option<&'a RawValue>,
     #[serde(borrow, default)]
     refusal: Option<&'a RawValue>,
+}
+
+/// An object. Types derived from `Deserialize` alone would accept arrays too.
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
+/// Reads the model from the JSON text of its field.
+pub(super) fn read_model(json: Option<&str>) -> Result<String, BadRequest> {
+    let json = json.ok_or(BadRequest::Missing { name: "model" })?;
+    serde_json::from_str(json).map_err(|_| BadRequest::invalid("model", "a string"))
+}
+
+/// Reads whether the client asks for a stream from the JSON text of the field.
+pub(super) fn read_stream(json: Option<&str>) -> Result<bool, BadRequest> {
+    match json {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(BadRequest::invalid("stream", "true or false")),
+    }
+}
+
+/// Reads the prompt. At endpoints without chat messages, all of it is one message.
+pub(super) fn read_prompt(
+    body: &str,
+    prompt: PromptShape,
+    shape: &Shape<'_>,
+    token_ids: &mut usize,
+) -> Result<Vec<Message>, BadRequest> {
+    let required = |name, json: Option<&RawValue>, token_ids| {
+        let json = json.ok_or(BadRequest::Missing { name })?.get();
+        read_texts(body, name, json, token_ids).map(|message| vec![message])
+    };
+    match prompt {
+        PromptShape::Messages => {
+            let messages = shape.messages.as_ref();
+            let messages = messages.ok_or(BadRequest::Missing { name: "messages" })?;
+            messages.iter().map(|Object(message)| read_message(body, message)).collect()
+        }
+        PromptShape::Prompt => required("prompt", shape.prompt, token_ids),
+        PromptShape::Input => required("input", shape.input, token_ids),
+        PromptShape::Items => {
+            let mut message = Message::new(Role::User);
+            if let Some(instructions) = shape.instructions.map(RawValue::get) {
+                message.add_text(body, instructions);
+            }
+            if let Some(input) = shape.input.map(RawValue::get) {
+                *token_ids += TOKENS_PER_MESSAGE * read_items(body, input, &mut message)?;
+            }
+            Ok(vec![message])
+        }
+        PromptShape::Unknown => Ok(Vec::new()),
+    }
 }
 
 pub(super) fn read_message(body: &str, shape: &MessageShape<'_>) -> Result<Message, BadRequest> {
@@ -76,41 +176,24 @@ pub(super) fn read_message(body: &str, shape: &MessageShape<'_>) -> Result<Messa
         Some("\"assistant\"") => Role::Assistant,
         Some("\"tool\"" | "\"function\"") => Role::Tool,
         Some(_) => Role::Other,
-        None => return Err(BadRequest::invalid("messages", "a `role` in every message")),
+        None => return Err(missing_role()),
     };
-    let mut message = Message { role, texts: Vec::new(), parts: 0, media_parts: 0 };
-    let Some(content) = shape.content.map(RawValue::get) else { return Ok(message) };
+    let mut message = Message::new(role);
+    if let Some(content) = shape.content.map(RawValue::get) {
+        read_content(body, content, &mut message)?;
+    }
+    Ok(message)
+}
+
+/// Reads the content of a chat message: a string, or an array of parts.
+pub(super) fn read_content(
+    body: &str,
+    content: &str,
+    message: &mut Message,
+) -> Result<(), BadRequest> {
     match content.as_bytes().first() {
-        Some(b'"') => {
-            message.parts = 1;
-            message.texts.push(Text::new(content, json::range_in(body, content)));
-        }
-        Some(b'[') => {
-            let parts: Vec<PartShape<'_>> = serde_json::from_str(content).map_err(|_| {
-                BadRequest::invalid(
-                    "messages",
-                    "every part of a message's `content` to be an object",
-                )
-            })?;
-            for part in parts {
-                message.parts += 1;
-                let text = part
-                    .text
-                    .or(part.refusal)
-                    .map(RawValue::get)
-                    .filter(|text| text.starts_with('"'));
-                let is_text = matches!(
-                    part.kind.map(RawValue::get),
-                    None | Some("\"text\"" | "\"input_text\"" | "\"refusal\"")
-                );
-                match text {
-                    Some(text) if is_text => {
-                        message.texts.push(Text::new(text, json::range_in(body, text)))
-                    }
-                    _ => message.media_parts += 1,
-                }
-            }
-        }
+        Some(b'"') => message.add_text(body, content),
+        Some(b'[') => read_parts(body, content, message).map_err(|_| invalid_part())?,
         _ => {
             return Err(BadRequest::invalid(
                 "messages",
@@ -118,34 +201,110 @@ pub(super) fn read_message(body: &str, shape: &MessageShape<'_>) -> Result<Messa
             ));
         }
     }
-    Ok(message)
+    Ok(())
 }
 
-/// Reads a prompt: a string, an array of strings, an array of token ids, or an array of such
-/// arrays.
-pub(super) fn read_prompt(
+pub(super) fn missing_role() -> BadRequest {
+    BadRequest::invalid("messages", "a `role` in every message")
+}
+
+pub(super) fn invalid_part() -> BadRequest {
+    BadRequest::invalid("messages", "every part of a message's `content` to be an object")
+}
+
+fn read_parts(body: &str, content: &str, message: &mut Message) -> Result<(), serde_json::Error> {
+    json::work::count(content.len());
+    let parts: Vec<Object<PartShape<'_>>> = serde_json::from_str(content)?;
+    for Object(part) in parts {
+        let text =
+            part.text.or(part.refusal).map(RawValue::get).filter(|text| text.starts_with('"'));
+        let is_text = matches!(
+            part.kind.map(RawValue::get),
+            None | Some("\"text\"" | "\"input_text\"" | "\"output_text\"" | "\"refusal\"")
+        );
+        match text {
+            Some(text) if is_text => message.add_text(body, text),
+            _ => {
+                message.parts += 1;
+                message.media_parts += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads a prompt or input: a string, an array of strings, an array of token ids, or an array of
+/// such arrays.
+pub(super) fn read_texts(
     body: &str,
-    prompt: &str,
+    name: &'static str,
+    json: &str,
     token_ids: &mut usize,
 ) -> Result<Message, BadRequest> {
-    let invalid =
-        || BadRequest::invalid("prompt", "a string, or an array of strings or of token ids");
-    let mut message = Message { role: Role::User, texts: Vec::new(), parts: 0, media_parts: 0 };
-    let pieces = match prompt.as_bytes().first() {
-        Some(b'"') => vec![prompt],
-        Some(b'[') => json::elements(prompt).ok_or_else(invalid)?,
+    let invalid = || BadRequest::invalid(name, "a string, or an array of strings or of token ids");
+    let mut message = Message::new(Role::User);
+    let pieces = match json.as_bytes().first() {
+        Some(b'"') => vec![json],
+        Some(b'[') => json::elements(json).ok_or_else(invalid)?,
         _ => return Err(invalid()),
     };
     for piece in pieces {
-        message.parts += 1;
         match piece.as_bytes().first() {
-            Some(b'"') => message.texts.push(Text::new(piece, json::range_in(body, piece))),
+            Some(b'"') => {
+                message.add_text(body, piece);
+                continue;
+            }
             Some(b'[') => *token_ids += json::elements(piece).ok_or_else(invalid)?.len(),
             Some(b'0'..=b'9') => *token_ids += 1,
             _ => return Err(invalid()),
         }
+        message.parts += 1;
     }
     Ok(message)
+}
+
+/// The fields of an item that have text: a message, or the call of a tool or its result.
+#[derive(Deserialize)]
+struct ItemShape<'a> {
+    #[serde(borrow, default)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    arguments: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    output: Option<&'a RawValue>,
+}
+
+/// Reads the input of a response: a string, or an array of items. Returns the number of items. What
+/// is unknown has no text, because engines add kinds of items.
+pub(super) fn read_items(
+    body: &str,
+    input: &str,
+    message: &mut Message,
+) -> Result<usize, BadRequest> {
+    let invalid = || BadRequest::invalid("input", "a string or an array of items");
+    let items = match input.as_bytes().first() {
+        Some(b'"') => {
+            message.add_text(body, input);
+            return Ok(0);
+        }
+        Some(b'[') => json::elements(input).ok_or_else(invalid)?,
+        _ => return Err(invalid()),
+    };
+    for item in &items {
+        json::work::count(item.len());
+        let Ok(Object(item)) = serde_json::from_str::<Object<ItemShape<'_>>>(item) else {
+            continue;
+        };
+        for text in [item.content, item.arguments, item.output].into_iter().flatten() {
+            match text.get().as_bytes().first() {
+                Some(b'"') => message.add_text(body, text.get()),
+                // Parts that are not objects have no text either.
+                Some(b'[') => read_parts(body, text.get(), message).unwrap_or_default(),
+                _ => {}
+            }
+        }
+    }
+    Ok(items.len())
 }
 
 pub(super) fn count_tokens(body: &str, messages: &[Message], token_ids: usize) -> u32 {
@@ -155,16 +314,29 @@ pub(super) fn count_tokens(body: &str, messages: &[Message], token_ids: usize) -
     saturating_u32(messages.iter().map(count).sum::<usize>() + token_ids)
 }
 
-pub(super) fn output_limit(shape: &Shape<'_>) -> u32 {
-    let limit = [shape.max_completion_tokens, shape.max_tokens].into_iter().flatten().next();
-    limit.and_then(|limit| limit.get().parse().ok()).unwrap_or(0)
+/// Returns the first limit of the output that the request has, or 0.
+pub(super) fn output_limit(shape: &Shape<'_>, format: &EndpointShape) -> u32 {
+    let read = |limit: &OutputLimit| match limit {
+        OutputLimit::CompletionTokens => shape.max_completion_tokens,
+        OutputLimit::Tokens => shape.max_tokens,
+        OutputLimit::OutputTokens => shape.max_output_tokens,
+    };
+    format
+        .output_limits
+        .iter()
+        .find_map(read)
+        .and_then(|limit| limit.get().parse().ok())
+        .unwrap_or(0)
 }
 
 pub(super) fn has_grammar(shape: &Shape<'_>) -> bool {
-    let format =
-        shape.response_format.and_then(|format| json::find(format.get(), &["type".to_owned()]));
-    let constrained = matches!(format, Some("\"json_object\"" | "\"json_schema\""));
-    constrained
+    let of = |field: Option<&RawValue>, path: &[&str]| {
+        let path: Vec<String> = path.iter().map(|key| (*key).to_owned()).collect();
+        let kind = field.and_then(|field| json::find(field.get(), &path));
+        matches!(kind, Some("\"json_object\"" | "\"json_schema\""))
+    };
+    of(shape.response_format, &["type"])
+        || of(shape.text, &["format", "type"])
         || [shape.structured_outputs, shape.grammar, shape.json_schema].iter().any(Option::is_some)
 }
 

@@ -62,13 +62,56 @@ fn prompts_have_four_forms() {
 }
 
 #[test]
+fn input_is_the_prompt_of_embeddings_and_responses() {
+    use Endpoint::{Embeddings, Responses};
+    for (endpoint, body, tokens, text) in [
+        (Embeddings, json!({"input": "abcdefgh"}), 4 + 2, "abcdefgh"),
+        (Embeddings, json!({"input": ["abcd", "efgh"]}), 4 + 2, "abcdefgh"),
+        (Embeddings, json!({"input": [1, 2, 3]}), 4 + 3, ""),
+        (Responses, json!({"input": "abcdefgh"}), 4 + 2, "abcdefgh"),
+        (Responses, json!({"instructions": "abcd", "input": "efgh"}), 4 + 2, "abcdefgh"),
+        (Responses, json!({}), 4, ""),
+        (
+            Responses,
+            json!({"input": [
+                {"role": "user", "content": [
+                    {"type": "input_text", "text": "abcd"},
+                    {"type": "input_image", "image_url": "x"},
+                ]},
+                {"type": "function_call", "arguments": "efgh"},
+                {"type": "function_call_output", "output": "ijkl"},
+                {"type": "item_reference", "id": "1"},
+                "unknown",
+            ]}),
+            4 + 5 * 4 + 3,
+            "abcdefghijkl",
+        ),
+    ] {
+        let mut whole = json!({"model": "m"});
+        whole.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
+        let request = parse(endpoint, &whole.to_string()).unwrap();
+        let info = request.info();
+        assert_eq!((info.prompt_tokens, info.messages), (tokens, 0), "{whole}");
+        assert_eq!(request.text(0, 0, 100), text, "{whole}");
+        assert_eq!(info.has_media, whole.to_string().contains("input_image"), "{whole}");
+    }
+    let limited = json!({
+        "model": "m", "input": "", "max_output_tokens": 7,
+        "text": {"format": {"type": "json_schema"}},
+    });
+    let info = parse(Responses, &limited.to_string()).unwrap().info();
+    assert_eq!((info.max_output_tokens, info.has_grammar), (7, true));
+}
+
+#[test]
 fn invalid_bodies_are_rejected_with_the_field() {
-    use Endpoint::{ChatCompletions, Completions};
+    use Endpoint::{ChatCompletions, Completions, Embeddings, Responses};
     for (body, message) in [
         // Messages of serde_json, which are to reach the client.
         ("", "EOF while parsing"),
         ("{\"model\": ", "line 1 column"),
         (r#"{"model":"m","messages":"hi"}"#, "expected a sequence"),
+        (r#"{"model":"m","messages":[["user","hi"]]}"#, "expected an object"),
         (r#"{"model":"a","model":"b","messages":[]}"#, "duplicate field `model`"),
         (r#"{"model":"a","messages":[]} x"#, "trailing characters"),
     ] {
@@ -84,6 +127,7 @@ fn invalid_bodies_are_rejected_with_the_field() {
         (ChatCompletions, "{}", "model"),
         (ChatCompletions, r#"{"model":"m"}"#, "messages"),
         (Completions, r#"{"model":"m"}"#, "prompt"),
+        (Embeddings, r#"{"model":"m"}"#, "input"),
     ] {
         let error = parse(endpoint, body).unwrap_err();
         assert!(matches!(error, BadRequest::Missing { name } if name == field), "{body}: {error}");
@@ -105,6 +149,8 @@ fn invalid_bodies_are_rejected_with_the_field() {
             "true or false",
         ),
         (Completions, r#"{"model":"m","prompt":{}}"#, "prompt", "a string"),
+        (Embeddings, r#"{"model":"m","input":[null]}"#, "input", "a string"),
+        (Responses, r#"{"model":"m","input":5}"#, "input", "a string"),
     ] {
         let error = parse(endpoint, body).unwrap_err();
         let as_expected = matches!(

@@ -46,7 +46,7 @@ fn generated_request_has_the_given_properties() {
         let sim =
             SimRequest { endpoint, stream: false, max_tokens: Some(5), ..sim_request(1, 0, 40, 0) };
         let request = writer.write(&sim, String::new()).unwrap();
-        let tokens = if endpoint == Endpoint::Completions { 40 } else { 0 };
+        let tokens = if endpoint == Endpoint::Other { 0 } else { 40 };
         assert_eq!(
             (request.info().prompt_tokens, request.streaming()),
             (tokens, false),

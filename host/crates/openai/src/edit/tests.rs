@@ -1,0 +1,385 @@
+use pointsman_domain::Endpoint;
+
+use super::*;
+
+fn edited(endpoint: Endpoint, body: &str, edit: Edit) -> Result<String, EditError> {
+    let request = Request::parse(endpoint, Bytes::from(body.to_owned()), Head::default()).unwrap();
+    let (request, mut dropped) = apply(&request, &[edit]);
+    dropped.pop().map_or_else(|| Ok(request.json().to_owned()), |(_, error)| Err(error))
+}
+
+fn chat(body: &str, edit: Edit) -> Result<String, EditError> {
+    edited(Endpoint::ChatCompletions, body, edit)
+}
+
+const BODY: &str = r#"{"model":"a","messages":[{"role":"user","content":"hi"}],"x":1.50}"#;
+
+#[test]
+fn edits_change_only_their_target() {
+    for (edit, expected) in [
+        (
+            Edit::SetModel("b\"".into()),
+            r#"{"model":"b\"","messages":[{"role":"user","content":"hi"}],"x":1.50}"#,
+        ),
+        (
+            Edit::CapOutputTokens(9),
+            concat!(
+                r#"{"max_tokens":9,"model":"a","#,
+                r#""messages":[{"role":"user","content":"hi"}],"x":1.50}"#,
+            ),
+        ),
+        (
+            Edit::SetField("/x".into(), " 2 ".into()),
+            r#"{"model":"a","messages":[{"role":"user","content":"hi"}],"x":2}"#,
+        ),
+        (
+            Edit::SetField("/messages/0/content".into(), "\"yo\"".into()),
+            r#"{"model":"a","messages":[{"role":"user","content":"yo"}],"x":1.50}"#,
+        ),
+        (
+            Edit::RemoveField("/x".into()),
+            r#"{"model":"a","messages":[{"role":"user","content":"hi"}]}"#,
+        ),
+        (
+            Edit::PrependSystem("be \"kind\"".into()),
+            concat!(
+                r#"{"model":"a","messages":[{"role":"system","content":"be \"kind\""},"#,
+                r#"{"role":"user","content":"hi"}],"x":1.50}"#,
+            ),
+        ),
+    ] {
+        assert_eq!(chat(BODY, edit.clone()).unwrap(), expected, "{edit:?}");
+    }
+}
+
+#[test]
+fn edits_that_would_break_the_request_are_rejected() {
+    type Expected = fn(&EditError) -> bool;
+    let rejected: [(Edit, Expected); 6] = [
+        (Edit::SetField("/x".into(), "{".into()), |error| matches!(error, EditError::Value(_))),
+        (Edit::SetField("".into(), "{}".into()), |error| {
+            matches!(error, EditError::Pointer(PointerError::Empty))
+        }),
+        (Edit::SetField("/model".into(), "5".into()), |error| {
+            matches!(error, EditError::InvalidRequest(BadRequest::Invalid { name: "model", .. }))
+        }),
+        (Edit::RemoveField("/messages".into()), |error| {
+            matches!(error, EditError::InvalidRequest(BadRequest::Missing { name: "messages" }))
+        }),
+        (
+            Edit::SetHeader("bad name".into(), "v".into()),
+            |error| matches!(error, EditError::HeaderName { name, .. } if name == "bad name"),
+        ),
+        (
+            Edit::SetHeader("x-a".into(), "a\nb".into()),
+            |error| matches!(error, EditError::HeaderValue { name, .. } if name == "x-a"),
+        ),
+    ];
+    for (edit, expected) in rejected {
+        let result = chat(BODY, edit.clone());
+        assert!(result.as_ref().is_err_and(expected), "{edit:?}: {result:?}");
+    }
+    let prompt = edited(
+        Endpoint::Completions,
+        r#"{"model":"a","prompt":"p"}"#,
+        Edit::PrependSystem("s".into()),
+    );
+    assert!(matches!(prompt, Err(EditError::NotChat)), "{prompt:?}");
+}
+
+#[test]
+fn replaced_body_keeps_model_and_stream() {
+    let new = |body: &str| chat(BODY, Edit::ReplaceBody(body.to_owned()));
+    for body in [r#" {"messages":[],"model":"a"}"#, r#"{"model":"a","messages":[],"stream":false}"#]
+    {
+        assert_eq!(new(body).unwrap(), body);
+    }
+    type Expected = fn(&EditError) -> bool;
+    let rejected: [(&str, Expected); 7] = [
+        ("", |error| matches!(error, EditError::InvalidRequest(BadRequest::Json(_)))),
+        ("[]", |error| matches!(error, EditError::InvalidRequest(BadRequest::NotAnObject))),
+        (r#"{"model":"a","messages":[]"#, |error| {
+            matches!(error, EditError::InvalidRequest(BadRequest::Json(_)))
+        }),
+        (r#"{"model":"a","prompt":"p"}"#, |error| {
+            matches!(error, EditError::InvalidRequest(BadRequest::Missing { name: "messages" }))
+        }),
+        (r#"{"messages":[]}"#, |error| {
+            matches!(error, EditError::InvalidRequest(BadRequest::Missing { name: "model" }))
+        }),
+        (r#"{"model":"b","messages":[]}"#, |error| match error {
+            EditError::ModelChanged { from, to } => from == "a" && to == "b",
+            _ => false,
+        }),
+        (r#"{"model":"a","messages":[],"stream":true}"#, |error| {
+            matches!(error, EditError::StreamChanged { requested: false })
+        }),
+    ];
+    for (body, expected) in rejected {
+        let result = new(body);
+        assert!(result.as_ref().is_err_and(expected), "{body}: {result:?}");
+    }
+}
+
+#[test]
+fn output_limits_are_only_ever_lowered() {
+    let body = |limits: &str| format!(r#"{{"model":"a","messages":[],{limits}}}"#);
+    for (limits, expected) in [
+        (r#""max_tokens":100"#, r#""max_tokens":10"#),
+        (r#""max_tokens":5"#, r#""max_tokens":5"#),
+        (r#""max_completion_tokens":100"#, r#""max_completion_tokens":10"#),
+        (
+            r#""max_tokens":100,"max_completion_tokens":7"#,
+            r#""max_tokens":10,"max_completion_tokens":7"#,
+        ),
+        (r#""max_tokens":-1"#, r#""max_tokens":10"#),
+    ] {
+        assert_eq!(
+            chat(&body(limits), Edit::CapOutputTokens(10)).unwrap(),
+            body(expected),
+            "{limits}"
+        );
+    }
+}
+
+#[test]
+fn old_messages_are_dropped_together_with_their_tool_results() {
+    let body = |messages: &str| format!(r#"{{"model":"a","messages":[{messages}]}}"#);
+    let message = |role: &str| format!(r#"{{"role":"{role}","content":"x"}}"#);
+    let list = |roles: &[&str]| {
+        body(&roles.iter().map(|role| message(role)).collect::<Vec<_>>().join(","))
+    };
+    for (roles, count, expected) in [
+        (vec!["system", "user", "assistant", "user"], 1, vec!["system", "user"]),
+        (vec!["user", "system", "user"], 1, vec!["system", "user"]),
+        (vec!["user", "assistant", "tool", "tool", "assistant"], 3, vec!["assistant"]),
+        (vec!["user", "assistant", "tool"], 5, vec!["user", "assistant", "tool"]),
+        (vec!["developer", "user"], 0, vec!["developer"]),
+    ] {
+        assert_eq!(
+            chat(&list(&roles), Edit::KeepLastMessages(count)).unwrap(),
+            list(&expected),
+            "{roles:?}, {count}"
+        );
+    }
+}
+
+mod one_by_one {
+    //! Applying edits at once gives the same as applying them one by one, where each result is
+    //! parsed in full, in bounded time.
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::json::work::counted;
+
+    const POINTERS: &[&str] = &[
+        "/model",
+        "/stream",
+        "/x",
+        "/x/y",
+        "/max_tokens",
+        "/tools",
+        "/tools/-",
+        "/messages",
+        "/messages/-",
+        "/messages/0",
+        "/messages/1",
+        "/messages/9",
+        "/messages/0/role",
+        "/messages/0/name",
+        "/messages/0/content",
+        "/messages/1/content/0",
+        "/messages/1/content/-",
+        "/messages/1/content/0/text",
+        "/messages/1/role/x",
+        "/prompt",
+        "/prompt/0",
+        "/prompt/-",
+        "/prompt/0/0",
+        "/input",
+        "/input/0",
+        "/input/0/content",
+        "/instructions",
+        "/input/-",
+        "",
+        "x",
+    ];
+    const VALUES: &[&str] = &[
+        "null",
+        "true",
+        "5",
+        "-5",
+        "\"text\"",
+        " \"padded\" ",
+        "[]",
+        "{}",
+        "[1,2]",
+        "[[1], [2]]",
+        "[\"a\", \"b\"]",
+        "{",
+        "{\"y\": 1}",
+        "{\"role\":\"user\"}",
+        "{\"role\":null}",
+        "{\"role\":\"user\",\"content\":[5]}",
+        "[{\"role\":\"tool\",\"content\":\"r\"}]",
+        "{\"role\":\"user\",\"role\":\"tool\"}",
+        "{\"type\":\"text\",\"text\":\"t\"}",
+        "[\"user\",\"x\"]",
+        "{\"\\ud800\":1}",
+    ];
+    const BODIES: &[&str] = &[
+        r#" {"model":"a","messages":[{"role":"user","content":"hi"}, {"role":"tool","content":[{"text":"p"}]}],"x":{ } } "#,
+        r#"{ "model" : "a" , "messages" : [ ] , "max_tokens":100, "input":["i"] }"#,
+        r#"{"model":"a","prompt":["p",[1, 2],3],"messages":null,"input":{},"stream":true}"#,
+        r#"{"prompt":"p","model":"a","input":[{"role":"user","content":"hi"}],"messages":[{}]}"#,
+    ];
+
+    fn any_edit() -> impl Strategy<Value = Edit> {
+        let (pointer, value) = (prop::sample::select(POINTERS), prop::sample::select(VALUES));
+        prop_oneof![
+            4 => (pointer.clone(), value.clone())
+                .prop_map(|(pointer, value)| Edit::SetField(pointer.into(), value.into())),
+            2 => pointer.prop_map(|pointer| Edit::RemoveField(pointer.into())),
+            1 => Just(Edit::SetModel("b\"".into())),
+            1 => (0u32..9).prop_map(Edit::CapOutputTokens),
+            1 => Just(Edit::PrependSystem("s".into())),
+            1 => (0u32..3).prop_map(Edit::KeepLastMessages),
+            1 => Just(Edit::SetHeader("x-a".into(), "v".into())),
+            1 => Just(Edit::SetHeader("authorization".into(), "v".into())),
+            1 => Just(Edit::RemoveHeader("x-b".into())),
+            1 => value.prop_map(|body| Edit::ReplaceBody(body.into())),
+            1 => prop::sample::select(BODIES).prop_map(|body| Edit::ReplaceBody(body.into())),
+        ]
+    }
+
+    fn indices(dropped: &[(usize, EditError)]) -> Vec<usize> {
+        dropped.iter().map(|(index, _)| *index).collect()
+    }
+
+    /// Applies one edit without the rules of `check_field`: the parser alone decides.
+    fn apply_and_parse(request: &Request, edit: &Edit) -> Option<Request> {
+        let mut body = Node::new(request.json().trim_ascii());
+        match edit {
+            Edit::SetField(pointer, value) => {
+                serde_json::from_str::<serde::de::IgnoredAny>(value).ok()?;
+                body.set(&json::tokens(pointer).ok()?, value.trim_ascii().into()).ok()?;
+            }
+            Edit::RemoveField(pointer) => body.remove(&json::tokens(pointer).ok()?).ok()?,
+            other => {
+                let (edited, dropped) = apply(request, std::slice::from_ref(other));
+                return dropped.is_empty().then_some(edited);
+            }
+        }
+        Request::parse(request.endpoint(), body.write().into(), request.head().clone()).ok()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn edits_at_once_equal_edits_one_by_one(
+            edits in prop::collection::vec(any_edit(), 0..8),
+            body in prop::sample::select(BODIES),
+            endpoint in prop::sample::select(&[
+                Endpoint::ChatCompletions,
+                Endpoint::Completions,
+                Endpoint::Responses,
+                Endpoint::Embeddings,
+                Endpoint::Other,
+            ]),
+        ) {
+            let mut head = Head::default();
+            head.headers.insert("x-b", "v".parse().unwrap());
+            let Ok(request) = Request::parse(endpoint, Bytes::from(body), head) else {
+                return Ok(());
+            };
+            let mut expected = request.clone();
+            let mut expected_dropped = Vec::new();
+            for (index, edit) in edits.iter().enumerate() {
+                match apply_and_parse(&expected, edit) {
+                    Some(edited) => expected = edited,
+                    None => expected_dropped.push(index),
+                }
+            }
+            let fallbacks = super::super::FALLBACKS.get();
+            let (edited, dropped) = apply(&request, &edits);
+            prop_assert_eq!(edited.json(), expected.json());
+            prop_assert_eq!(indices(&dropped), expected_dropped);
+            prop_assert_eq!(edited.headers(), expected.headers());
+            prop_assert_eq!(edited.info(), expected.info());
+            prop_assert_eq!(edited.messages(), expected.messages());
+            prop_assert_eq!(super::super::FALLBACKS.get(), fallbacks, "edits were applied again");
+        }
+    }
+
+    /// A chat of about a megabyte.
+    fn large() -> Request {
+        let messages: Vec<Value> = (0..100)
+            .map(|index| {
+                let text = "some words ".repeat(950);
+                match index % 2 {
+                    0 => json!({"role": "user", "content": text}),
+                    _ => json!({
+                        "role": "assistant",
+                        "content": [{"type": "text", "text": text}],
+                    }),
+                }
+            })
+            .collect();
+        let body = json!({"model": "a", "messages": messages}).to_string();
+        assert!(body.len() > 1_000_000);
+        Request::parse(Endpoint::ChatCompletions, Bytes::from(body), Head::default()).unwrap()
+    }
+
+    #[test]
+    fn sixteen_edits_work_at_most_twice_as_much_as_one() {
+        let request = large();
+        let set = |pointer: &str| Edit::SetField(pointer.into(), "\"v\"".into());
+        let edits = [
+            Edit::SetModel("b".into()),
+            set("/x"),
+            Edit::CapOutputTokens(5),
+            set("/metadata"),
+            Edit::PrependSystem("s".into()),
+            set("/messages/1/content"),
+            Edit::RemoveField("/x".into()),
+            Edit::KeepLastMessages(99),
+            set("/messages/5/name"),
+            set("/messages/9/content/0/text"),
+            Edit::PrependSystem("t".into()),
+            // Dropped: a role is required.
+            Edit::RemoveField("/messages/3/role".into()),
+            Edit::SetHeader("x-a".into(), "v".into()),
+            set("/messages/80/name"),
+            Edit::KeepLastMessages(98),
+            Edit::RemoveField("/messages/7/content/0".into()),
+        ];
+        let work = |edits: &[Edit]| counted(|| drop(apply(&request, edits)));
+        let one = work(&edits[..1]);
+        let all = work(&edits);
+        assert!(all <= 2 * one, "{all} bytes for {}, {one} for one", edits.len());
+        for edit in &edits {
+            let (one, sixteen) = (work(&[edit.clone()]), work(&vec![edit.clone(); 16]));
+            assert!(sixteen <= 2 * one, "{edit:?}: {sixteen} bytes for 16, {one} for one");
+        }
+        let (_, dropped) = apply(&request, &edits);
+        assert_eq!(indices(&dropped), [11]);
+    }
+
+    #[test]
+    fn headers_are_edited_without_reading_the_body() {
+        let request = large();
+        let edits = [
+            Edit::SetHeader("x-a".into(), "v".into()),
+            Edit::RemoveHeader("x-b".into()),
+            Edit::SetHeader("bad name".into(), "v".into()),
+        ];
+        assert_eq!(counted(|| drop(apply(&request, &edits))), 0);
+        let (edited, dropped) = apply(&request, &edits);
+        assert_eq!(edited.body(), request.body());
+        assert_eq!(edited.header("x-a"), Some("v"));
+        assert_eq!(indices(&dropped), [2]);
+    }
+}

@@ -1,0 +1,95 @@
+//! The wire format of each endpoint, in one table.
+
+use pointsman_domain::Endpoint;
+
+/// The endpoints that the host serves. The others are known to the contract only.
+pub const SERVED: [Endpoint; 2] = [Endpoint::ChatCompletions, Endpoint::Completions];
+
+/// The wire format of one endpoint.
+#[derive(Debug)]
+pub struct EndpointShape {
+    /// Where the prompt is.
+    pub(crate) prompt: PromptShape,
+    /// Fields of the body that limit the length of the response, in the order in which they are
+    /// read. [`Edit::CapOutputTokens`](pointsman_domain::Edit) sets the last one if the request has
+    /// none. Empty if the length of a response does not vary.
+    pub(crate) output_limits: &'static [OutputLimit],
+    /// How streams are structured.
+    pub stream: StreamKind,
+}
+
+/// Where the prompt of a request is, and what it looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PromptShape {
+    /// Chat messages in `messages`.
+    Messages,
+    /// A text, texts or token ids in `prompt`.
+    Prompt,
+    /// A text, texts or token ids in `input`.
+    Input,
+    /// A text or items in `input`, and a text in `instructions`.
+    Items,
+    /// Unknown: the request has no text for policies, and 0 tokens.
+    Unknown,
+}
+
+/// A field that limits the length of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OutputLimit {
+    CompletionTokens,
+    Tokens,
+    OutputTokens,
+}
+
+impl OutputLimit {
+    /// Returns the name of the field.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::CompletionTokens => "max_completion_tokens",
+            Self::Tokens => "max_tokens",
+            Self::OutputTokens => "max_output_tokens",
+        }
+    }
+}
+
+/// How a stream ends, and where it reports the usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StreamKind {
+    /// Chunks with a `finish_reason` and a top-level `usage`, then `[DONE]`.
+    #[default]
+    Chunks,
+    /// Events with a `type`, of which the last one has a `response` with the `usage`.
+    Events,
+}
+
+impl EndpointShape {
+    /// Returns the shape of an endpoint.
+    pub fn for_endpoint(endpoint: Endpoint) -> &'static Self {
+        const TOKENS: &[OutputLimit] = &[OutputLimit::CompletionTokens, OutputLimit::Tokens];
+        match endpoint {
+            Endpoint::ChatCompletions => &Self {
+                prompt: PromptShape::Messages,
+                output_limits: TOKENS,
+                stream: StreamKind::Chunks,
+            },
+            Endpoint::Completions => &Self {
+                prompt: PromptShape::Prompt,
+                output_limits: TOKENS,
+                stream: StreamKind::Chunks,
+            },
+            Endpoint::Responses => &Self {
+                prompt: PromptShape::Items,
+                output_limits: &[OutputLimit::OutputTokens],
+                stream: StreamKind::Events,
+            },
+            Endpoint::Embeddings => {
+                &Self { prompt: PromptShape::Input, output_limits: &[], stream: StreamKind::Chunks }
+            }
+            Endpoint::Other => &Self {
+                prompt: PromptShape::Unknown,
+                output_limits: TOKENS,
+                stream: StreamKind::Chunks,
+            },
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a change of one field may break. A valid request with a valid change is valid, so that
+//! several edits need only one parse.
+
+use pointsman_domain::Role;
+
+use super::BadRequest;
+use super::shape::{
+    Message, MessageShape, Object, PartShape, invalid_part, missing_role, read_content, read_items,
+    read_message, read_model, read_stream, read_texts,
+};
+use crate::endpoint::PromptShape;
+
+/// Checks that a request with such a prompt stays valid if the field at `tokens` is set to the JSON
+/// text `value`, or removed.
+///
+/// # Errors
+/// The reason why the request would be invalid.
+pub(crate) fn check_field(
+    prompt: PromptShape,
+    tokens: &[String],
+    value: Option<&str>,
+) -> Result<(), BadRequest> {
+    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    match (tokens.as_slice(), prompt) {
+        (["model"], _) => read_model(not_null(value)).map(drop),
+        (["stream"], _) => read_stream(not_null(value)).map(drop),
+        (["messages", deeper @ ..], _) => {
+            check_messages(deeper, value, prompt == PromptShape::Messages)
+        }
+        (["prompt", deeper @ ..], PromptShape::Prompt) => check_texts("prompt", deeper, value),
+        (["input", deeper @ ..], PromptShape::Input) => check_texts("input", deeper, value),
+        (["input"], PromptShape::Items) => match not_null(value) {
+            Some(value) => read_items(value, value, &mut Message::new(Role::User)).map(drop),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// A field that is null counts as missing; an element of an array does not.
+fn not_null(value: Option<&str>) -> Option<&str> {
+    value.filter(|value| *value != "null")
+}
+
+/// Checks a change of `messages`, which is an array of objects at all endpoints, and of valid chat
+/// messages if `is_chat`.
+fn check_messages(tokens: &[&str], value: Option<&str>, is_chat: bool) -> Result<(), BadRequest> {
+    let check = |value: &str, message: &MessageShape<'_>| {
+        if is_chat { read_message(value, message).map(drop) } else { Ok(()) }
+    };
+    match (tokens, value) {
+        ([], value) => match not_null(value) {
+            Some(value) => {
+                let messages: Vec<Object<MessageShape<'_>>> =
+                    serde_json::from_str(value).map_err(BadRequest::Json)?;
+                messages.iter().try_for_each(|Object(message)| check(value, message))
+            }
+            None if is_chat => Err(BadRequest::Missing { name: "messages" }),
+            None => Ok(()),
+        },
+        ([_], Some(value)) => {
+            let Object(message) = serde_json::from_str(value).map_err(BadRequest::Json)?;
+            check(value, &message)
+        }
+        ([_, "role"], value) if is_chat && not_null(value).is_none() => Err(missing_role()),
+        ([_, "content"], value) if is_chat => match not_null(value) {
+            Some(value) => read_content(value, value, &mut Message::new(Role::User)),
+            None => Ok(()),
+        },
+        ([_, "content", _], Some(value)) if is_chat => {
+            let part: Result<Object<PartShape<'_>>, _> = serde_json::from_str(value);
+            part.map(drop).map_err(|_| invalid_part())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks a change of a prompt that is a text, or an array of texts, token ids or arrays of these.
+fn check_texts(name: &'static str, tokens: &[&str], value: Option<&str>) -> Result<(), BadRequest> {
+    let check = |value: &str| read_texts(value, name, value, &mut 0).map(drop);
+    match (tokens, value) {
+        ([], value) => match not_null(value) {
+            Some(value) => check(value),
+            None => Err(BadRequest::Missing { name }),
+        },
+        ([_], Some(value)) => check(&format!("[{value}]")),
+        _ => Ok(()),
+    }
+}
