@@ -10,7 +10,7 @@ use pointsman_domain::dispatch::AcquireError;
 use pointsman_domain::request_flow::EngineFailure;
 use pointsman_domain::{RequestView as _, SlotRequest};
 use pointsman_fleet::{EngineBody, Fleet, Lease};
-use pointsman_openai::{EngineErrorBody, Request};
+use pointsman_openai::{EndpointShape, EngineErrorBody, Request, StreamKind};
 
 use crate::decision::apply;
 use crate::failure::AttemptError;
@@ -27,6 +27,8 @@ pub(crate) struct EngineResponse {
     pub(crate) lane: String,
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    /// How the body is structured if it is a stream.
+    pub(crate) kind: StreamKind,
     /// The first chunk of the body; `None` if the body is empty.
     pub(crate) first: Option<Bytes>,
     /// The remaining body.
@@ -72,7 +74,8 @@ async fn send(
     let received = tokio::time::timeout(timeout, first_byte(lease, &request)).await;
     let (head, first, rest) = received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))?;
     tracker.first_byte(head.status);
-    Ok(EngineResponse { lane, status: head.status, headers: head.headers, first, rest })
+    let kind = EndpointShape::for_endpoint(request.endpoint()).stream;
+    Ok(EngineResponse { lane, status: head.status, headers: head.headers, kind, first, rest })
 }
 
 async fn first_byte(

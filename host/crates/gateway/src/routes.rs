@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
-use pointsman_domain::Endpoint;
+use pointsman_openai::SERVED;
 
 use crate::error::RouteError;
 use crate::pipeline::Pipeline;
@@ -22,22 +22,17 @@ pub(crate) fn router(pipeline: Arc<Pipeline>, host: Arc<StatusSources>) -> Route
         .route("/status", only("GET, HEAD", get(status::status)))
         .route("/metrics", only("GET, HEAD", get(status::metrics)))
         .with_state(host);
-    Router::new()
-        .route("/v1/chat/completions", only("POST", post(chat_completions)))
-        .route("/v1/completions", only("POST", post(completions)))
+    let served = SERVED.into_iter().filter_map(|endpoint| Some((endpoint, endpoint.path()?)));
+    let router = served.fold(Router::new(), |router, (endpoint, path)| {
+        let serve = move |State(pipeline), request| serve::serve(pipeline, endpoint, request);
+        router.route(path, only("POST", post(serve)))
+    });
+    router
         .route("/v1/models", only("GET, HEAD", get(models)))
         .route("/v1/models/{*id}", only("GET, HEAD", get(model)))
         .with_state(pipeline)
         .merge(host_routes)
         .fallback(unknown_path)
-}
-
-async fn chat_completions(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
-    serve::serve(pipeline, Endpoint::ChatCompletions, request).await
-}
-
-async fn completions(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
-    serve::serve(pipeline, Endpoint::Completions, request).await
 }
 
 async fn models(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {

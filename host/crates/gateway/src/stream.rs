@@ -184,7 +184,7 @@ impl ResponseBody {
         response: EngineResponse,
         tracker: Box<RequestTracker>,
     ) -> Self {
-        let watch = response.is_stream().then(StreamWatch::default);
+        let watch = response.is_stream().then(|| StreamWatch::new(response.kind));
         let tail = (watch.is_none() && tracker.needs_usage()).then(BodyTail::default);
         let EngineResponse { lane, status, first, rest, .. } = response;
         let abort_signal = Box::pin(abort.cancelled_owned());

@@ -12,6 +12,7 @@
 //!     └───────────> failed ──blank line──> muted: nothing is forwarded
 //! ```
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use memchr::memchr;
 use memchr::memmem::Finder;
 use serde::Deserialize;
 
+use crate::endpoint::StreamKind;
 use crate::usage::{self, Usage};
 
 /// Maximum length of a line that is parsed; longer lines are forwarded without being parsed.
@@ -27,7 +29,7 @@ const MAX_LINE_BYTES: usize = 1 << 20;
 /// How a stream ended, as observed so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamEnd {
-    /// With `[DONE]`, or at least with a `finish_reason`.
+    /// With `[DONE]`, or at least with a `finish_reason` or the event that has the whole response.
     Complete,
     /// With an error event.
     Failed,
@@ -42,6 +44,7 @@ pub enum StreamEnd {
 /// The observer of one stream.
 #[derive(Debug, Default)]
 pub struct StreamWatch {
+    kind: StreamKind,
     /// Start of an incomplete line, carried over from earlier chunks.
     partial: Vec<u8>,
     /// True if the last line is incomplete.
@@ -56,7 +59,18 @@ pub struct StreamWatch {
     usage: Option<Usage>,
 }
 
+/// The types of events that end a stream of the kind [`StreamKind::Events`].
+const RESPONSE_COMPLETED: &str = "response.completed";
+const RESPONSE_INCOMPLETE: &str = "response.incomplete";
+const RESPONSE_FAILED: &str = "response.failed";
+const ERROR_EVENT: &str = "error";
+
 impl StreamWatch {
+    /// Creates the observer of a stream of this kind.
+    pub fn new(kind: StreamKind) -> Self {
+        Self { kind, ..Self::default() }
+    }
+
     /// Observes a chunk and returns the part to forward: all of it, except what follows an error
     /// event.
     pub fn chunk(&mut self, chunk: Bytes) -> Bytes {
@@ -129,6 +143,14 @@ impl StreamWatch {
             return;
         }
         self.events += 1;
+        match self.kind {
+            StreamKind::Chunks => self.chunk_event(data),
+            StreamKind::Events => self.typed_event(data),
+        }
+    }
+
+    /// Observes the data of an event of the kind [`StreamKind::Chunks`].
+    fn chunk_event(&mut self, data: &[u8]) {
         static FINISH: LazyLock<Finder<'static>> =
             LazyLock::new(|| Finder::new(b"\"finish_reason\":"));
         static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\":"));
@@ -140,6 +162,41 @@ impl StreamWatch {
         if usage::is_in(data) || ERROR.find(data).is_some() {
             self.parse_event(data);
         }
+    }
+
+    /// Observes the data of an event of the kind [`StreamKind::Events`].
+    fn typed_event(&mut self, data: &[u8]) {
+        #[derive(Deserialize)]
+        struct Event<'a> {
+            #[serde(borrow, rename = "type")]
+            kind: Cow<'a, str>,
+            #[serde(default)]
+            response: Option<Response>,
+        }
+        #[derive(Deserialize)]
+        struct Response {
+            #[serde(default)]
+            usage: Option<Usage>,
+        }
+        // Most events are deltas of a text, which do not have these words as whole strings.
+        static LAST: LazyLock<[Finder<'static>; 4]> = LazyLock::new(|| {
+            [
+                Finder::new(b"\"response.completed\""),
+                Finder::new(b"\"response.incomplete\""),
+                Finder::new(b"\"response.failed\""),
+                Finder::new(b"\"error\""),
+            ]
+        });
+        if !LAST.iter().any(|word| word.find(data).is_some()) {
+            return;
+        }
+        let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else { return };
+        match &*event.kind {
+            RESPONSE_COMPLETED | RESPONSE_INCOMPLETE => self.finished = true,
+            RESPONSE_FAILED | ERROR_EVENT => self.failed = true,
+            _ => return,
+        }
+        self.usage = event.response.and_then(|response| response.usage).or(self.usage);
     }
 
     /// Parses an event that contains one of the keys, which may also belong to a nested object.

@@ -21,14 +21,14 @@ pub struct Usage {
     pub completion_tokens: u32,
 }
 
-/// The serialised form of [`Usage`].
+/// The serialised form of [`Usage`]. The aliases are the names at the endpoint for responses.
 #[derive(Deserialize)]
 struct WireUsage {
-    #[serde(default)]
+    #[serde(default, alias = "input_tokens")]
     prompt_tokens: u32,
-    #[serde(default)]
+    #[serde(default, alias = "output_tokens")]
     completion_tokens: u32,
-    #[serde(default)]
+    #[serde(default, alias = "input_tokens_details")]
     prompt_tokens_details: Option<PromptTokensDetails>,
 }
 
@@ -122,6 +122,7 @@ mod tests {
                 r#"{"usage": {"prompt_tokens_details":{"cached_tokens":null},"prompt_tokens":1}}"#,
                 Some((1, 0)),
             ),
+            (r#"{"usage":{"input_tokens":2,"output_tokens":3,"total_tokens":5}}"#, Some((2, 3))),
             ("", None),
         ] {
             let found = found.map(|(prompt_tokens, completion_tokens)| Usage {

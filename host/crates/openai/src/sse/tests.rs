@@ -4,7 +4,11 @@ use super::*;
 
 /// Feeds `stream` in pieces of `size`; returns the forwarded bytes and the observer.
 fn watch(stream: &[u8], size: usize) -> (Vec<u8>, StreamWatch) {
-    let mut watch = StreamWatch::default();
+    watch_kind(StreamKind::Chunks, stream, size)
+}
+
+fn watch_kind(kind: StreamKind, stream: &[u8], size: usize) -> (Vec<u8>, StreamWatch) {
+    let mut watch = StreamWatch::new(kind);
     let mut forwarded = Vec::new();
     for piece in stream.chunks(size.max(1)) {
         forwarded.extend_from_slice(&watch.chunk(Bytes::copy_from_slice(piece)));
@@ -51,6 +55,41 @@ fn stream_ends_are_distinguished() {
             );
         }
     }
+}
+
+/// The event that ends a stream of the endpoint for responses.
+const COMPLETED: &str = concat!(
+    r#"data: {"type":"response.completed","response":{"error":null,"usage":"#,
+    r#"{"input_tokens":3,"output_tokens":5,"input_tokens_details":{"cached_tokens":2}}}}"#,
+    "\n\n",
+);
+
+#[test]
+fn typed_events_end_a_stream_of_responses() {
+    let delta = |text: &str| {
+        format!("data: {{\"type\":\"response.output_text.delta\",\"delta\":{text}}}\n\n")
+    };
+    let quoted = delta(r#""\"response.completed\" \"error\"""#);
+    let nested = "data: {\"type\":\"x\",\"item\":\"response.completed\"}\n\n".to_owned();
+    let failed = "data: {\"type\":\"response.failed\",\"response\":{}}\n\n".to_owned();
+    let error = "data: {\"type\":\"error\",\"message\":\"m\"}\n\n".to_owned();
+    let incomplete = COMPLETED.replace("completed", "incomplete");
+    let unfinished = StreamEnd::Unfinished { mid_frame: false };
+    for (stream, end) in [
+        (format!("{quoted}{COMPLETED}"), StreamEnd::Complete),
+        (format!("{quoted}{incomplete}"), StreamEnd::Complete),
+        (format!("{quoted}{nested}"), unfinished),
+        (format!("{quoted}{failed}"), StreamEnd::Failed),
+        (format!("{quoted}{error}"), StreamEnd::Failed),
+    ] {
+        for size in [1, 4096] {
+            let (_, watch) = watch_kind(StreamKind::Events, stream.as_bytes(), size);
+            assert_eq!(watch.end(), end, "{stream}");
+        }
+    }
+    let (_, watch) = watch_kind(StreamKind::Events, COMPLETED.as_bytes(), 4096);
+    let usage = Usage { prompt_tokens: 3, cached_tokens: 2, completion_tokens: 5 };
+    assert_eq!((watch.usage(), watch.events()), (Some(usage), 1));
 }
 
 #[test]
