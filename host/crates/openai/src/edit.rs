@@ -136,7 +136,8 @@ fn apply_at_once(
 struct Draft<'a> {
     request: &'a Request,
     shape: &'static EndpointShape,
-    body: Node<'a>,
+    /// The body, if an edit needed it.
+    body: Option<Node<'a>>,
     /// True if an edit concerned the body; otherwise the body keeps the client's bytes.
     body_is_edited: bool,
     /// The headers, if an edit concerned them.
@@ -145,9 +146,13 @@ struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     fn new(request: &'a Request) -> Self {
-        let body = Node::new(request.json().trim_ascii());
         let shape = EndpointShape::for_endpoint(request.endpoint());
-        Self { request, shape, body, body_is_edited: false, headers: None }
+        Self { request, shape, body: None, body_is_edited: false, headers: None }
+    }
+
+    fn body(&mut self) -> &mut Node<'a> {
+        let request = self.request;
+        self.body.get_or_insert_with(|| Node::new(request.json().trim_ascii()))
     }
 
     /// Applies one edit; if it fails, the draft is unchanged.
@@ -155,21 +160,21 @@ impl<'a> Draft<'a> {
         match edit {
             Edit::SetModel(model) => {
                 let model = Value::from(model.as_str()).to_string();
-                self.body.set(&["model".to_owned()], model.into())?;
+                self.body().set(&["model".to_owned()], model.into())?;
             }
             Edit::CapOutputTokens(limit) => self.cap_output(*limit)?,
             Edit::SetField(pointer, value) => {
                 serde_json::from_str::<serde::de::IgnoredAny>(value).map_err(EditError::Value)?;
                 let (tokens, value) = (json::tokens(pointer)?, value.trim_ascii());
                 check_field(self.shape.prompt, &tokens, Some(value))?;
-                self.body.set(&tokens, value.into())?;
+                self.body().set(&tokens, value.into())?;
             }
             Edit::RemoveField(pointer) => {
                 let tokens = json::tokens(pointer)?;
-                if self.body.has(&tokens)? {
+                if self.body().has(&tokens)? {
                     check_field(self.shape.prompt, &tokens, None)?;
                 }
-                self.body.remove(&tokens)?;
+                self.body().remove(&tokens)?;
             }
             Edit::PrependSystem(text) => {
                 let message =
@@ -192,7 +197,7 @@ impl<'a> Draft<'a> {
         let limits = self.shape.output_limits;
         let mut limited = false;
         for name in limits.iter().map(|limit| limit.name()) {
-            let Some(limit) = self.body.member(name)? else { continue };
+            let Some(limit) = self.body().member(name)? else { continue };
             if limit.text() == Some("null") {
                 continue;
             }
@@ -203,7 +208,7 @@ impl<'a> Draft<'a> {
             }
         }
         match limits.last().filter(|_| !limited) {
-            Some(limit) => self.body.set(&[limit.name().to_owned()], max.to_string().into()),
+            Some(limit) => self.body().set(&[limit.name().to_owned()], max.to_string().into()),
             None => Ok(()),
         }
     }
@@ -212,7 +217,7 @@ impl<'a> Draft<'a> {
         if self.shape.prompt != PromptShape::Messages {
             return Err(EditError::NotChat);
         }
-        let messages = self.body.member("messages")?.ok_or(EditError::NoMessages)?;
+        let messages = self.body().member("messages")?.ok_or(EditError::NoMessages)?;
         messages.open()?.ok_or(EditError::MessagesNotArray)
     }
 
@@ -235,13 +240,11 @@ impl<'a> Draft<'a> {
         let mut head: Head = self.request.head().clone();
         if let Some(headers) = self.headers {
             head.headers = headers;
-        } else if !self.body_is_edited {
-            return Ok(self.request.clone());
         }
-        if !self.body_is_edited {
-            return Ok(self.request.with_head(head));
+        match self.body.filter(|_| self.body_is_edited) {
+            Some(body) => Request::parse(self.request.endpoint(), Bytes::from(body.write()), head),
+            None => Ok(self.request.with_head(head)),
         }
-        Request::parse(self.request.endpoint(), Bytes::from(self.body.write()), head)
     }
 }
 

@@ -195,6 +195,7 @@ impl Request {
 
     /// Returns the body as text.
     pub(crate) fn json(&self) -> &str {
+        json::work::count(self.parsed.body.len());
         // Parsing has validated the UTF-8; the fallback is unreachable.
         std::str::from_utf8(&self.parsed.body).unwrap_or("{}")
     }

@@ -361,7 +361,8 @@ mod one_by_one {
         let all = work(&edits);
         assert!(all <= 2 * one, "{all} bytes for {}, {one} for one", edits.len());
         for edit in &edits {
-            let (one, sixteen) = (work(&[edit.clone()]), work(&vec![edit.clone(); 16]));
+            let one = work(std::slice::from_ref(edit));
+            let sixteen = work(&vec![edit.clone(); 16]);
             assert!(sixteen <= 2 * one, "{edit:?}: {sixteen} bytes for 16, {one} for one");
         }
         let (_, dropped) = apply(&request, &edits);
