@@ -14,6 +14,9 @@
 //!   request_flow::Event ──> RequestFlow::on(event, age) ──> request_flow::Effects
 //! ```
 
+// A new variant has to be decided in every match; a test may match what it is about.
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
+
 mod advice;
 mod advisor;
 mod attempts;

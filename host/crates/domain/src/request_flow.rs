@@ -264,10 +264,8 @@ impl RequestFlow {
             }
             State::Responding => {
                 let is_client_error = route.is_client_error();
-                let last = match failure {
-                    EngineFailure::NotAStream if is_client_error => AttemptResult::Other,
-                    failure => failure.result(),
-                };
+                let is_refusal = is_client_error && failure == EngineFailure::NotAStream;
+                let last = if is_refusal { AttemptResult::Other } else { failure.result() };
                 // A failure that follows from an invalid request is not the engine's.
                 let failed = failure.blames_engine() && !is_client_error;
                 self.end(End { result: RequestResult::Error, last, answer: None }, age)

@@ -138,16 +138,15 @@ impl Dispatcher {
         let lane = &self.lanes[id.index()];
         let stop = lane.stop.estimate();
         let drain = if lane.running > 0 { lane.metrics.mean_held() } else { Duration::ZERO };
-        let first = match lane.engine {
-            EngineState::Starting => {
-                let min_residency =
-                    permille_of(self.switch_cost(id, demand.lane), self.rules.min_residency);
-                lane.load.remaining(now.saturating_sub(lane.since)).saturating_add(min_residency)
-            }
-            _ => match self.evictable_at(id, demand, now) {
+        let first = if lane.engine == EngineState::Starting {
+            let min_residency =
+                permille_of(self.switch_cost(id, demand.lane), self.rules.min_residency);
+            lane.load.remaining(now.saturating_sub(lane.since)).saturating_add(min_residency)
+        } else {
+            match self.evictable_at(id, demand, now) {
                 Some(at) => at.saturating_sub(now),
                 None => self.rules.starvation_timeout,
-            },
+            }
         };
         first.saturating_add(drain).saturating_add(stop)
     }

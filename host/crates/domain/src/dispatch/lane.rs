@@ -109,13 +109,14 @@ impl Lane {
 
     /// Returns the bytes that the lane holds of its group's budget.
     pub(super) fn held_bytes(&self) -> u64 {
-        match self.engine {
-            // The memory of an always-on lane is reserved even while the lane is down.
-            _ if self.setup.residency == Residency::Always => self.setup.need,
-            EngineState::Cold | EngineState::Stopping if self.asleep => self.setup.asleep,
-            engine if engine.holds_memory() => self.setup.need,
-            _ => 0,
+        // The memory of an always-on lane is reserved even while the lane is down.
+        if self.setup.residency == Residency::Always {
+            return self.setup.need;
         }
+        if self.asleep && matches!(self.engine, EngineState::Cold | EngineState::Stopping) {
+            return self.setup.asleep;
+        }
+        if self.engine.holds_memory() { self.setup.need } else { 0 }
     }
 
     /// Returns true if the lane can be evicted at all.
@@ -147,10 +148,12 @@ impl Lane {
 
     /// Returns the lane's state as policies and operators see it.
     pub(super) fn state(&self) -> LaneState {
-        match self.engine {
-            EngineState::Ready if self.breaker.is_open() => LaneState::Degraded,
-            _ if self.is_recovering() => LaneState::Starting,
-            engine => engine.lane_state(),
+        if self.engine == EngineState::Ready && self.breaker.is_open() {
+            LaneState::Degraded
+        } else if self.is_recovering() {
+            LaneState::Starting
+        } else {
+            self.engine.lane_state()
         }
     }
 
