@@ -22,6 +22,8 @@ Development tasks of Pointsman:
   cargo xtask guests               Build all policies from source and write them to policies/
   cargo xtask guests --out DIR     Build all policies, the examples in four languages and the
                                    templates into DIR, without changing the source tree
+  cargo xtask contract             Regenerate what follows from the contract, and list what is left;
+                                   with `--check`, only compare
   cargo xtask deny                 Check licences, sources, duplicates and advisories
   cargo xtask dist                 Build the release binary, with debug information in its own file
   cargo xtask plots                Regenerate the plots of the documentation
@@ -63,6 +65,8 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["test"] => test::test(&root),
         ["guests"] => guests(&root, &[]),
         ["guests", "--out", dir] => guests(&root, &["--out", dir]),
+        ["contract"] => guests(&root, &["contract"]),
+        ["contract", "--check"] => guests(&root, &["contract", "--check"]),
         ["deny"] => deny::deny(&root),
         ["dist"] => dist::dist(&root),
         ["plots"] => plots::plots(&root),

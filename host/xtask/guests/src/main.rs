@@ -5,6 +5,7 @@
 //!
 //! This is a program of its own so that `cargo xtask demo` does not compile the WIT toolchain.
 
+mod contract;
 mod examples;
 
 use std::fs;
@@ -32,7 +33,9 @@ fn run() -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => rebuild(&root),
         ["--out", out] => build_all(&root, Path::new(out)),
-        _ => bail!("unknown arguments; expected none, or `--out DIR`"),
+        ["contract"] => contract::write(&root),
+        ["contract", "--check"] => contract::check(&root),
+        _ => bail!("unknown arguments; expected none, `--out DIR`, or `contract [--check]`"),
     }
 }
 
