@@ -112,7 +112,7 @@ impl AttemptCursor {
         let has_step = !plan.steps.is_empty();
         // The first attempt is always made, even with a limit of 0.
         let attempts_left = max_attempts.saturating_sub(1);
-        has_step.then(|| Self {
+        has_step.then_some(Self {
             plan,
             started: 1,
             inserted: None,
