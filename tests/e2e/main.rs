@@ -11,6 +11,7 @@ mod groups;
 mod hostile_policies;
 mod languages;
 mod middleware;
+mod module_cycles;
 mod openai;
 mod policies;
 mod policy_cli;

@@ -8,8 +8,9 @@ use pointsman_tests::host::root;
 use pointsman_xtask::{guest_inputs_sha256, sha256};
 use toml::{Table, Value};
 
-/// The maximum number of lines of a file with code.
-const MAX_CODE_LINES: usize = 420;
+/// The maximum number of lines of a file with code, without blank lines and tests at its end. The
+/// maximum length of a function is in `.clippy.toml`.
+const MAX_CODE_LINES: usize = 400;
 /// The maximum number of lines of a file with tests.
 const MAX_TEST_LINES: usize = 600;
 /// The maximum width of a line of Rust.
@@ -38,7 +39,7 @@ fn files(ending: &str) -> Vec<PathBuf> {
 
 fn is_test(path: &Path) -> bool {
     let path = path.strip_prefix(root()).unwrap();
-    path.ends_with("tests.rs")
+    path.to_string_lossy().ends_with("tests.rs")
         || path
             .components()
             .any(|part| ["tests", "benches"].iter().any(|name| part.as_os_str() == *name))
@@ -47,10 +48,12 @@ fn is_test(path: &Path) -> bool {
 #[test]
 fn files_are_short() {
     for path in files(".rs") {
-        let max = if is_test(&path) { MAX_TEST_LINES } else { MAX_CODE_LINES };
         let text = fs::read_to_string(&path).unwrap();
-        // Tests at the end of a file do not count as code.
-        let lines = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap().lines().count();
+        let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
+        let (max, lines) = match is_test(&path) {
+            true => (MAX_TEST_LINES, text.lines().count()),
+            false => (MAX_CODE_LINES, code.lines().filter(|line| !line.is_empty()).count()),
+        };
         assert!(
             lines <= max,
             "{} has {lines} lines (maximum: {max}); split the file",

@@ -46,6 +46,7 @@ mod responses;
 mod script;
 mod serve;
 mod sleep_mode;
+mod sleep_state;
 mod vllm;
 
 use std::path::Path;

@@ -10,6 +10,7 @@ pub mod guests;
 pub mod host;
 pub mod load;
 pub mod log;
+pub mod module_graph;
 pub mod simulation_accuracy;
 
 use std::time::{Duration, Instant};

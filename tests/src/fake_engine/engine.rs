@@ -14,7 +14,7 @@ use super::memory::Memory;
 use super::options::Options;
 use super::queue::Queue;
 use super::script::ResponseScript;
-use super::sleep_mode::SleepState;
+use super::sleep_state::SleepState;
 
 /// The conditions that affect all completions.
 #[derive(Debug, Clone, Copy, Default)]

@@ -12,25 +12,6 @@ use super::completion::CORE_DEAD;
 use super::engine::Engine;
 use super::responses::{Reply, empty, failure, ok, vllm_error};
 
-/// The state of the sleep mode.
-#[derive(Debug, Default)]
-pub(super) struct SleepState {
-    /// The level, while the engine sleeps.
-    pub(super) level: Option<u8>,
-    weights_offloaded: bool,
-    cache_offloaded: bool,
-    /// The weights were discarded and have not been loaded again.
-    lost: bool,
-    garbage: bool,
-}
-
-impl SleepState {
-    /// Returns true if the engine generates wrong output.
-    pub(super) fn has_wrong_output(&self) -> bool {
-        self.garbage || self.lost
-    }
-}
-
 /// Returns the values of a parameter in the query.
 fn values<'a>(query: &'a str, name: &str) -> Vec<&'a str> {
     query
