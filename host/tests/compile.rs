@@ -228,6 +228,7 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < Duration::from_secs(60), "timed out waiting until {what}");
+        #[expect(clippy::disallowed_methods, reason = "polls a condition")]
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }

@@ -93,9 +93,7 @@ fn no_request_is_lost_while_engines_crash() {
                     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
                     rustix::process::kill_process(pid, Signal::KILL).ok();
                 }
-                std::thread::park_timeout(std::time::Duration::from_millis(
-                    100 + random.below(400),
-                ));
+                pointsman_tests::pause(std::time::Duration::from_millis(100 + random.below(400)));
             }
         });
         clients.into_iter().for_each(|client| client.join().unwrap());
@@ -237,7 +235,7 @@ fn no_request_is_lost_while_lanes_switch_and_engines_fail() {
         }
         let mut random = Random(seed | 1);
         while Instant::now() < end {
-            std::thread::park_timeout(Duration::from_millis(100 + random.below(400)));
+            pointsman_tests::pause(Duration::from_millis(100 + random.below(400)));
             inject_fault(&host, &mut random);
             if early == 0
                 && end.saturating_duration_since(Instant::now())

@@ -200,7 +200,7 @@ fn driver(root: &Path, linger_ms: u64, off: &AtomicBool) {
             }
         }
         helpers.retain(|_, helper| helper.try_wait().unwrap().is_none());
-        std::thread::park_timeout(Duration::from_millis(2));
+        pointsman_tests::pause(Duration::from_millis(2));
     }
     for mut helper in helpers.into_values() {
         helper.kill().unwrap();

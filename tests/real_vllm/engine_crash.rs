@@ -91,7 +91,7 @@ fn wait_until_served(host: &Host) -> Vec<String> {
             let wait = response.header("retry-after").unwrap_or("none");
             rejected.push(format!("{} (retry-after {wait})", response.status));
             println!("{}", response.text());
-            std::thread::park_timeout(Duration::from_millis(500));
+            pointsman_tests::pause(Duration::from_millis(500));
         }
         served
     });

@@ -68,7 +68,7 @@ impl TestEnvironment {
             assert!(start.elapsed() < LOAD_TIMEOUT, "{}", host.lane(VLLM));
             // The request is rejected immediately while the lane is down.
             raw_request(host.port, "POST", CHAT, &chat_body(VLLM, 1, &json!({})).to_string()).ok();
-            std::thread::park_timeout(Duration::from_millis(200));
+            pointsman_tests::pause(Duration::from_millis(200));
         }
         wait_long("the lane is idle", || host.lane(VLLM)["running"] == 0);
         running

@@ -95,7 +95,7 @@ fn assert_kill_leaves_nothing(
     request.join().unwrap().ok();
     let left = || remains(&processes, session);
     while !left().is_empty() && killed.elapsed() < CLEANUP_TIMEOUT {
-        std::thread::park_timeout(Duration::from_millis(50));
+        pointsman_tests::pause(Duration::from_millis(50));
     }
     let (took, left) = (killed.elapsed(), left());
     let names: Vec<String> = left.iter().map(|pid| format!("{} {pid}", name(*pid))).collect();

@@ -20,6 +20,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use pointsman_tests::wait_at_most;
+
 use crate::environment::TestEnvironment;
 
 const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");
@@ -75,11 +77,8 @@ fn main() -> ExitCode {
 }
 
 /// Waits for a condition, for as long as a start of vLLM may take; returns how long it took.
-fn wait_long(what: &str, mut condition: impl FnMut() -> bool) -> Duration {
+fn wait_long(what: &str, condition: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < LOAD_TIMEOUT, "waited too long: {what}");
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
+    wait_at_most(LOAD_TIMEOUT, what, condition);
     start.elapsed()
 }

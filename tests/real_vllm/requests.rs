@@ -45,7 +45,7 @@ pub(crate) fn stream_and_metrics(environment: &mut TestEnvironment) {
         let lane = host.lane(VLLM);
         fastest = lane["decode_tokens_per_second"].as_f64().unwrap_or(0.0).max(fastest);
         fullest = lane["kv_used_permille"].as_f64().unwrap_or(0.0).max(fullest);
-        std::thread::park_timeout(Duration::from_millis(100));
+        pointsman_tests::pause(Duration::from_millis(100));
     }
     let outcome = response.join().unwrap();
     assert!(

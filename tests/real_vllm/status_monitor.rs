@@ -51,7 +51,7 @@ impl StatusMonitor {
                     if let Some(status) = read_status(port) {
                         record(&mut history.lock().unwrap(), &status);
                     }
-                    std::thread::park_timeout(POLL_INTERVAL);
+                    pointsman_tests::pause(POLL_INTERVAL);
                 }
             }
         });

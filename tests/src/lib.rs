@@ -13,7 +13,10 @@ pub mod log;
 pub mod module_graph;
 pub mod simulation_accuracy;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+pub use pointsman_xtask::wait::pause;
+use pointsman_xtask::wait::poll;
 
 /// The maximum time that a test waits for a condition before it counts as hung.
 ///
@@ -24,10 +27,15 @@ pub const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 /// If the condition does not hold within [`WAIT_TIMEOUT`].
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < WAIT_TIMEOUT, "timed out waiting until {what}");
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_at_most(WAIT_TIMEOUT, what, condition);
+}
+
+/// Waits until a condition holds, for conditions that may take longer than [`WAIT_TIMEOUT`].
+///
+/// # Panics
+/// If the condition does not hold within `timeout`.
+pub fn wait_at_most(timeout: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let found = poll(timeout, Duration::from_millis(10), || condition().then_some(()));
+    assert!(found.is_some(), "timed out waiting until {what}");
 }

@@ -40,7 +40,7 @@ impl LoadGenerator {
                     *decisions.entry(send_request(port, &model)).or_default() += 1;
                     requests.fetch_add(1, Ordering::Relaxed);
                     // Leave some CPU to the host under test.
-                    std::thread::park_timeout(Duration::from_millis(2));
+                    crate::pause(Duration::from_millis(2));
                 }
                 decisions
             })

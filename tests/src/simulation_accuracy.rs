@@ -221,7 +221,7 @@ pub fn run_on_host(host: &Host, workload: &[WorkloadRequest]) -> RunTrace {
             let port = host.port;
             scope.spawn(move || {
                 while let Some(early) = request.at.checked_sub(start.elapsed()) {
-                    std::thread::park_timeout(early);
+                    crate::pause(early);
                 }
                 let body = json!({
                     "model": request.model, "messages": [{ "role": "user",

@@ -255,10 +255,10 @@ fn start(name: &'static str, command: &mut Command, port: u16, with_port: bool) 
         if start.elapsed() > Duration::from_secs(30) {
             bail!("{name} is not listening on port {port}");
         }
-        std::thread::park_timeout(Duration::from_millis(20));
+        pointsman_xtask::wait::pause(Duration::from_millis(20));
     }
     // Wait until the lanes are ready.
-    std::thread::park_timeout(Duration::from_millis(500));
+    pointsman_xtask::wait::pause(Duration::from_millis(500));
     Ok(server)
 }
 

@@ -101,7 +101,7 @@ fn wait_ready(host: &mut Host, port_file: &Path) -> Result<u16> {
         if start.elapsed() > READY_TIMEOUT {
             bail!("not all lanes ready after {} s", READY_TIMEOUT.as_secs());
         }
-        std::thread::park_timeout(Duration::from_millis(100));
+        pointsman_xtask::wait::pause(Duration::from_millis(100));
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod setup;
+pub mod wait;
 
 use std::fmt::Write as _;
 use std::fs;

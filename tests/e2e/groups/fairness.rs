@@ -161,9 +161,7 @@ fn no_request_is_lost_while_lanes_switch_and_engines_crash() {
                     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
                     rustix::process::kill_process(pid, Signal::KILL).ok();
                 }
-                std::thread::park_timeout(std::time::Duration::from_millis(
-                    200 + random.below(600),
-                ));
+                pointsman_tests::pause(std::time::Duration::from_millis(200 + random.below(600)));
             }
         });
         all.into_iter().for_each(|client| client.join().unwrap());

@@ -62,10 +62,10 @@ fn run(options: &Options) -> Result<()> {
         let clients: Vec<_> = (0..options.connections)
             .map(|_| scope.spawn(|| client(options.port, &request, &measuring, &stop)))
             .collect();
-        std::thread::park_timeout(Duration::from_secs(1));
+        pointsman_tests::pause(Duration::from_secs(1));
         let start = Instant::now();
         measuring.store(true, Ordering::Relaxed);
-        std::thread::park_timeout(Duration::from_secs(options.seconds));
+        pointsman_tests::pause(Duration::from_secs(options.seconds));
         stop.store(true, Ordering::Relaxed);
         let seconds = start.elapsed().as_secs_f64();
         for client in clients {

@@ -117,6 +117,7 @@ fn record(criterion: &mut Criterion) {
                 recorder.record(entry);
                 elapsed += started.elapsed();
                 // Let the writer run.
+                #[expect(clippy::disallowed_methods, reason = "paces the benchmark")]
                 std::thread::park_timeout(Duration::from_micros(50));
             }
             elapsed

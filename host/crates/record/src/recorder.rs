@@ -284,6 +284,7 @@ impl Worker {
                     // Write everything that is queued with one write.
                     queue.try_iter().for_each(|message| self.take(message));
                     self.flush();
+                    #[expect(clippy::disallowed_methods, reason = "more records may arrive")]
                     std::thread::park_timeout(BATCH_DELAY);
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}

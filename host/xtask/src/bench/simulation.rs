@@ -122,6 +122,6 @@ fn measured(command: &mut Command) -> Result<(Duration, u64)> {
             }
             return Ok((start.elapsed(), memory));
         }
-        std::thread::park_timeout(Duration::from_millis(20));
+        pointsman_xtask::wait::pause(Duration::from_millis(20));
     }
 }

@@ -47,7 +47,9 @@ pub(super) fn waiting(release: &Path, folder: &Path) -> Result<()> {
     }
     wait_for_metric(port, "pointsman_lane_queued{lane=\"a\"}", REQUESTS as f64)?;
     // Wait for the first keep-alive of the streams, whose cost is included.
-    std::thread::park_timeout(Duration::from_millis(1_500));
+    for stream in clients.iter().step_by(2) {
+        stream.peek(&mut [0]).context("no keep-alive")?;
+    }
     let each = |more: u64, less: u64| more.saturating_sub(less) as f64 / REQUESTS as f64;
     println!(
         "{REQUESTS} waiting requests, half of them streams: {:.1} KiB each, plus the body of \
@@ -95,7 +97,7 @@ fn wait_for_metric(port: u16, name: &str, expected: f64) -> Result<()> {
         if start.elapsed() > Duration::from_secs(120) {
             bail!("{name} did not become {expected}");
         }
-        std::thread::park_timeout(Duration::from_millis(50));
+        pointsman_xtask::wait::pause(Duration::from_millis(50));
     }
     Ok(())
 }

@@ -81,6 +81,7 @@ impl Bundle {
             if Stamp::read(dir) == before {
                 return bundle;
             }
+            #[expect(clippy::disallowed_methods, reason = "no event to wait for")]
             std::thread::park_timeout(SETTLE_DELAY);
         }
         Self::read_once(dir)

@@ -168,6 +168,7 @@ impl Ticker {
             {
                 engine.increment_epoch();
                 drop(engine);
+                #[expect(clippy::disallowed_methods, reason = "a ticker")]
                 std::thread::park_timeout(TICK);
             }
         })?;

@@ -71,6 +71,7 @@ impl RecorderHarness {
             < count
         {
             assert!(started.elapsed() < TIMEOUT, "{metrics:?}");
+            #[expect(clippy::disallowed_methods, reason = "polls a condition")]
             std::thread::park_timeout(Duration::from_millis(1));
         }
     }
