@@ -310,5 +310,7 @@ fn crate_dependencies_point_one_way() {
             assert_eq!(depends, allowed.contains(other), "{name} -> {other}");
         }
         assert_eq!(depends_on("wasmtime"), *name == "policy", "{name} -> wasmtime");
+        let dependencies = manifest["dependencies"].as_table().unwrap();
+        assert!(!dependencies.contains_key("pointsman-fuzz"), "{name}: only for tests");
     }
 }

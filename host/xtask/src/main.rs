@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod deny;
 mod dist;
+mod fuzz;
 mod plots;
 mod real_vllm;
 mod test;
@@ -26,6 +27,9 @@ Development tasks of Pointsman:
                                    with `--check`, only compare
   cargo xtask deny                 Check licences, sources, duplicates and advisories
   cargo xtask dist                 Build the release binary, with debug information in its own file
+  cargo xtask fuzz [TARGET..] [--seconds N]
+                                   Fuzz all targets, or some, for N seconds each (60), guided by
+                                   the code that inputs reach
   cargo xtask plots                Regenerate the plots of the documentation
   cargo xtask bench [PART..]       Run benchmarks and print tables: all parts, or some of `parts`,
                                    `turns`, `policies`, `whole`, `truth` (simulator against host)
@@ -69,6 +73,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["contract", "--check"] => guests(&root, &["contract", "--check"]),
         ["deny"] => deny::deny(&root),
         ["dist"] => dist::dist(&root),
+        ["fuzz", arguments @ ..] => fuzz::fuzz(&root, arguments),
         ["plots"] => plots::plots(&root),
         ["bench", parts @ ..] => bench::bench(&root, parts),
         ["real-vllm", only @ ..] => real_vllm::real_vllm(&root, only),

@@ -278,6 +278,8 @@ fn dispatcher(spec: &FleetSpec) -> Dispatcher {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod span_tests;
 #[cfg(test)]
 mod tests;

@@ -29,3 +29,6 @@ pub use request::{BadRequest, Head, Request};
 pub use sse::{StreamEnd, StreamWatch};
 pub use text::estimate_tokens;
 pub use usage::{BodyTail, Usage};
+
+#[cfg(test)]
+mod fuzz;

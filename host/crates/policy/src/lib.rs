@@ -71,3 +71,6 @@ pub use wasm::compile::{CompileLimits, Compiler};
 pub use wasm::engine::{Allocator, RuntimeError};
 pub use wasm::error::{ComponentError, SizeError};
 pub use wasm::metering::{FUEL_PER_MS, Metering};
+
+#[cfg(test)]
+mod fuzz;

@@ -45,4 +45,6 @@ pub use self::redact::{Key, Redact, Rule, is_redacted};
 pub use self::sample::{Interest, Sample};
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

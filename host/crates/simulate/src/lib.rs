@@ -60,3 +60,6 @@ pub use self::scenario::{
 pub use self::trace::TraceWriter;
 pub use self::traffic::{ClassId, SimRequest, Traffic};
 pub use self::world::{RunConfig, Totals, run};
+
+#[cfg(test)]
+mod fuzz;

@@ -293,28 +293,6 @@ mod tests {
         tick = "30s"
     "#;
 
-    proptest::proptest! {
-        #![proptest_config(proptest::prelude::ProptestConfig {
-            failure_persistence: None,
-            ..Default::default()
-        })]
-
-        /// A manifest with a part removed, doubled or replaced is accepted or rejected with its
-        /// name.
-        #[test]
-        fn damaged_manifest_is_rejected_with_its_file(
-            from in 0usize..420, length in 0usize..40, instead in ".{0,20}",
-        ) {
-            let cut = |at: usize| WHOLE.floor_char_boundary(at.min(WHOLE.len()));
-            let (from, to) = (cut(from), cut(from + length));
-            let text = format!("{}{instead}{}", &WHOLE[..from], &WHOLE[to..]);
-            if let Err(error) = Manifest::parse(Path::new(FILE), &text) {
-                proptest::prop_assert!(error.to_string().starts_with(FILE));
-                proptest::prop_assert_eq!(error.code(), "manifest_invalid");
-            }
-        }
-    }
-
     #[test]
     fn complete_manifest_is_parsed() {
         let manifest = load(WHOLE).unwrap();

@@ -15,7 +15,7 @@ pub(super) const SOURCES: [MetricsSource; 2] = [
 ];
 
 /// Parses llama.cpp's `/metrics`, which exists only with `--metrics`.
-fn llama_cpp(text: &str) -> EngineMetrics {
+pub(crate) fn llama_cpp(text: &str) -> EngineMetrics {
     let mut metrics = EngineMetrics::default();
     let mut computed = None;
     for Sample { name, value, .. } in samples(text, "llamacpp:") {
@@ -39,7 +39,7 @@ fn llama_cpp(text: &str) -> EngineMetrics {
 
 /// Parses llama.cpp's `/slots`: the number of slots, and of those in use. The endpoint does not
 /// exist with `--no-slots`.
-fn slots(json: &[u8]) -> Option<(u32, u32)> {
+pub(crate) fn slots(json: &[u8]) -> Option<(u32, u32)> {
     let Ok(Value::Array(slots)) = serde_json::from_slice(json) else { return None };
     let mut busy = 0;
     for slot in &slots {

@@ -2,7 +2,7 @@
 //!
 //! It returns 503 on every path while loading, then 200 on `/health`.
 
-mod metrics;
+pub(crate) mod metrics;
 mod section;
 
 use pointsman_domain::EngineKind;

@@ -3,7 +3,7 @@
 use crate::scrape::{EngineMetrics, Sample, add, add_requests, keep_max, label, samples};
 
 /// Parses vLLM's `/metrics`. The values of several engines (data parallel) are added up.
-pub(super) fn vllm(text: &str) -> EngineMetrics {
+pub(crate) fn vllm(text: &str) -> EngineMetrics {
     let mut metrics = EngineMetrics::default();
     for Sample { name, labels, value } in samples(text, "vllm:") {
         match name {

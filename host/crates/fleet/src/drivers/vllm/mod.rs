@@ -16,7 +16,7 @@
 pub mod command;
 mod env_file;
 pub mod import;
-mod metrics;
+pub(crate) mod metrics;
 mod need;
 pub mod progress;
 mod section;
