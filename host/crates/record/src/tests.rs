@@ -46,15 +46,6 @@ proptest! {
     }
 
     #[test]
-    fn reader_accepts_arbitrary_input(
-        text: Vec<u8>,
-        line in "\\{\"v\":1,\"kind\":\"(decision|topology)\".*",
-    ) {
-        read(&text);
-        read(line.as_bytes());
-    }
-
-    #[test]
     fn weight_is_in_proportion_to_the_written_size(decision in decision()) {
         let written = Record::Decision(Box::new(decision.clone())).to_line().unwrap().len();
         let weight = decision.weight();

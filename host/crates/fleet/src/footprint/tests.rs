@@ -458,33 +458,6 @@ fn truncated_gguf_is_rejected() {
 
 proptest! {
     #[test]
-    fn any_bytes_after_the_magic_are_accepted(
-        version in 2_u32..4,
-        keys in 0_u64..5,
-        rest: Vec<u8>,
-    ) {
-        let bytes =
-            [b"GGUF", &version.to_le_bytes()[..], &[0; 8], &keys.to_le_bytes(), &rest].concat();
-        // Must not panic; most inputs are errors.
-        Header::read(bytes.as_slice()).ok();
-    }
-
-    #[test]
-    fn changed_bytes_are_accepted(
-        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..9)
-    ) {
-        let mut bytes = small().done();
-        for (index, byte) in changes {
-            let index = index.index(bytes.len());
-            bytes[index] = byte;
-        }
-        let (_root, path) = gguf_file("x.gguf", &bytes, 0);
-        if let Ok(need) = estimate_footprint(&path, &ONE_SEQUENCE) {
-            prop_assert!(need.explain().contains(" = ") && need.total() >= need.kv);
-        }
-    }
-
-    #[test]
     fn any_numbers_are_accepted_without_overflow(model: [u64; 4], context: u64, sequences: u64) {
         let config = json!({
             "num_hidden_layers": model[0], "num_attention_heads": model[1], "hidden_size": model[2],
@@ -494,16 +467,6 @@ proptest! {
         let serving = Serving { context, sequences, eager: false };
         if let Ok(need) = estimate_footprint(folder.path(), &serving) {
             prop_assert!(need.explain().contains(" = ") && need.total() >= need.kv);
-        }
-    }
-
-    #[test]
-    fn any_configuration_is_accepted(text in ".{0,200}", bytes: Vec<u8>) {
-        let folder = folder(&json!(null), &[("model.safetensors", 1)]);
-        for content in [text.as_bytes(), &bytes] {
-            fs::write(folder.path().join("config.json"), content).unwrap();
-            // Must not panic; most inputs are errors.
-            estimate_footprint(folder.path(), &ONE_SEQUENCE).ok();
         }
     }
 }
