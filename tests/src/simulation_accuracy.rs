@@ -11,6 +11,8 @@ use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use pointsman_record::{Record, files, records};
@@ -63,6 +65,9 @@ pub struct LaneSwitch {
 pub struct RunTrace {
     pub grants: BTreeMap<String, Grant>,
     pub switches: Vec<LaneSwitch>,
+    /// By how much the machine delayed threads during a run in real time, in seconds: 99 of 100
+    /// wake-ups were this late, or less.
+    pub noise: f64,
 }
 
 impl RunTrace {
@@ -152,11 +157,14 @@ pub const REQUESTS_PER_ROUND: usize = 18;
 /// The time between the starts of two rounds. A round is finished by then, unless the machine is
 /// very busy.
 const ROUND_INTERVAL_MS: u64 = 5_000;
+/// The additional time for the last request of an independent round.
+const LAST_REQUEST_MS: u64 = 2_000;
 
 /// Returns a workload of this many rounds, in each of which one or two agents use their lanes, with
 /// other requests in between.
 ///
-/// A difference in one round that a millisecond has caused does not affect the next round.
+/// A difference in one round that a millisecond has caused does not affect the next round, unless
+/// another lane is loaded then.
 pub fn workload(rounds: usize) -> Vec<WorkloadRequest> {
     let texts = ["plan my day", "why does fn main() not compile?", "Context: the sky is blue."];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
@@ -189,6 +197,24 @@ pub fn workload(rounds: usize) -> Vec<WorkloadRequest> {
     all
 }
 
+/// Returns the same workload with one more request at the end of each round, for the same lane. As
+/// this lane is loaded at the start of every round, a difference in one round does not affect the
+/// next one.
+pub fn independent_rounds(rounds: usize) -> Vec<WorkloadRequest> {
+    let more = |round: usize| Duration::from_millis(round as u64 * LAST_REQUEST_MS);
+    let mut all = workload(rounds);
+    all.iter_mut().for_each(|request| request.at += more(request.round));
+    let last = |round: usize| WorkloadRequest {
+        round,
+        at: Duration::from_millis((round as u64 + 1) * ROUND_INTERVAL_MS) + more(round),
+        model: SWITCHING_LANES[0].0,
+        text: "plan my day".to_owned(),
+        max_tokens: TOKENS,
+    };
+    all.extend((0..rounds).map(last));
+    all
+}
+
 /// Returns the configuration of a host with three lanes that share memory, one that is always
 /// loaded, and these policies. All engines are fake engines.
 pub fn config(fake_engine: &str, policies: &str) -> String {
@@ -214,10 +240,12 @@ pub fn config(fake_engine: &str, policies: &str) -> String {
 ///
 /// # Panics
 /// If a request fails.
-pub fn run_on_host(host: &Host, workload: &[WorkloadRequest]) -> RunTrace {
+pub fn run_on_host<'a>(host: &Host, workload: &'a [WorkloadRequest]) -> RunTrace {
     let start = Instant::now();
-    std::thread::scope(|scope| {
-        for (number, request) in workload.iter().enumerate() {
+    let done = AtomicBool::new(false);
+    let noise = std::thread::scope(|scope| {
+        let noise = scope.spawn(|| measure_noise(&done));
+        let send_request = |(number, request): (usize, &'a WorkloadRequest)| {
             let port = host.port;
             scope.spawn(move || {
                 while let Some(early) = request.at.checked_sub(start.elapsed()) {
@@ -234,8 +262,13 @@ pub fn run_on_host(host: &Host, workload: &[WorkloadRequest]) -> RunTrace {
                 let response =
                     send(port, "POST", "/v1/chat/completions", &headers, body.as_bytes());
                 assert_eq!(response.status, 200, "{}", response.text());
-            });
-        }
+            })
+        };
+        let clients: Vec<_> = workload.iter().enumerate().map(send_request).collect();
+        let clients: Vec<_> = clients.into_iter().map(ScopedJoinHandle::join).collect();
+        done.store(true, Ordering::Relaxed);
+        assert!(clients.iter().all(Result::is_ok), "a request failed");
+        noise.join().unwrap()
     });
     host.assert_no_request_lost();
     let written = || host.metric("pointsman_records_written_total", "");
@@ -243,7 +276,21 @@ pub fn run_on_host(host: &Host, workload: &[WorkloadRequest]) -> RunTrace {
     RunTrace {
         grants: recorded_grants(&host.dir.path().join("records")),
         switches: logged_switches(host),
+        noise,
     }
+}
+
+/// Measures how late threads are woken up, until `done`.
+fn measure_noise(done: &AtomicBool) -> f64 {
+    const PAUSE: Duration = Duration::from_millis(2);
+    let mut delays = Vec::new();
+    while !done.load(Ordering::Relaxed) {
+        let before = Instant::now();
+        crate::pause(PAUSE);
+        delays.push(before.elapsed().saturating_sub(PAUSE).as_secs_f64());
+    }
+    delays.sort_by(f64::total_cmp);
+    delays[delays.len() * 99 / 100]
 }
 
 /// Reads the grants from decision records.
@@ -301,6 +348,27 @@ pub fn scenario(engines: &str, set: &str) -> String {
 
 /// Returns engines that take exactly the recorded times.
 pub fn recorded_engines(trace: &RunTrace) -> String {
+    shifted_engines(trace, || 0.0)
+}
+
+/// Returns engines whose loads and stops take up to `noise` seconds more or less than the recorded
+/// times. Each number `variant` gives other times; with 0 all are longer, with 1 all are shorter.
+pub fn perturbed_engines(trace: &RunTrace, noise: f64, variant: u64) -> String {
+    let mut random = Random(variant.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    shifted_engines(trace, || match variant {
+        0 => noise,
+        1 => -noise,
+        _ => noise * (random.below(2001) as f64 / 1e3 - 1.0),
+    })
+}
+
+fn shifted_engines(trace: &RunTrace, mut shift: impl FnMut() -> f64) -> String {
+    let switches = trace.switches.iter().map(|switch| LaneSwitch {
+        load: (switch.load + shift()).max(0.0),
+        stop: (switch.stop + shift()).max(0.0),
+        ..switch.clone()
+    });
+    let trace = &RunTrace { switches: switches.collect(), ..RunTrace::default() };
     let mut text =
         "[engines.default]\nload = \"0s\"\nservice-time = { first-token = \"250ms\", use-recorded \
          = true }\n"
