@@ -10,6 +10,7 @@ pub mod guests;
 pub mod host;
 pub mod load;
 pub mod log;
+pub mod memory;
 pub mod module_graph;
 pub mod simulation_accuracy;
 
