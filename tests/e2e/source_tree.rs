@@ -288,7 +288,7 @@ fn crate_dependencies_point_one_way() {
         ("files", vec![]),
         ("openai", vec!["domain"]),
         ("spec", vec!["domain"]),
-        ("policy", vec!["domain", "spec"]),
+        ("policy", vec!["domain", "files", "spec"]),
         ("fleet", vec!["domain", "files", "settings"]),
         ("record", vec!["domain"]),
         ("gateway", vec!["domain", "fleet", "openai", "record"]),

@@ -31,7 +31,6 @@ mod contract;
 mod contract_version;
 mod digest;
 mod fault;
-mod files;
 mod hook;
 mod limits;
 pub mod marks;

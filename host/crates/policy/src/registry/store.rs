@@ -14,15 +14,15 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use pointsman_files::write_atomic;
+use pointsman_spec::Settings;
 use serde::{Deserialize, Serialize};
 
-use crate::files::write_atomic;
 use crate::registry::slot::RejectReason;
 use crate::version::bundle::Bundle;
 use crate::version::error::LoadError;
 use crate::version::manifest;
 use crate::version::signature;
-use pointsman_spec::Settings;
 
 /// The file with the roles of the versions. Its format is that of [`SlotRecord`].
 const SLOT: &str = "slot.json";
@@ -203,7 +203,7 @@ fn make_private(dir: &Path) -> io::Result<()> {
 }
 
 fn write_private(file: &Path, content: &[u8]) -> io::Result<()> {
-    write_atomic(file, content, 0o600)
+    Ok(write_atomic(file, content, 0o600)?)
 }
 
 #[cfg(test)]

@@ -25,13 +25,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use pointsman_files::write_atomic;
 use pointsman_spec::PublicKey;
 use pointsman_spec::encoding::{decode, pem_section};
 use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
 
 use crate::digest::hex;
-use crate::files::write_atomic;
 use crate::limits::MAX_COMPONENT_BYTES;
 use crate::version::manifest::{self, Manifest, ManifestError};
 
@@ -152,7 +152,7 @@ pub fn sign(dir: &Path, private_key: &str) -> Result<PathBuf, SignError> {
     let file = dir.join(FILE);
     // Readable for everyone: it is released with the policy.
     if let Err(error) = write_atomic(&file, format!("{signature}\n").as_bytes(), 0o666) {
-        return Err(SignError::File { file, error });
+        return Err(SignError::File { file, error: error.into() });
     }
     Ok(file)
 }

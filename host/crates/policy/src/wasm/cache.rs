@@ -16,10 +16,10 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use pointsman_files::{is_temporary, write_atomic};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::files::{is_temporary, write_atomic};
 
 /// Length of the digest at the end of a file.
 const DIGEST_LEN: usize = 32;

@@ -69,13 +69,13 @@ fn prune_keeps_and_counts_leased_files() {
 #[test]
 fn prune_removes_only_its_own_files() {
     let (_dir, cache) = cache();
-    file(&cache, "half.7-1.new", 1, ABANDONED_AFTER + minutes(1));
-    file(&cache, "being-written.7-2.new", 1, minutes(1));
+    file(&cache, "half.7-1.pointsman-tmp", 1, ABANDONED_AFTER + minutes(1));
+    file(&cache, "being-written.7-2.pointsman-tmp", 1, minutes(1));
     file(&cache, "notes.txt", 1 << 20, minutes(1_000_000));
     fs::create_dir(cache.dir.join("folder.cwasm")).unwrap();
     std::os::unix::fs::symlink("/dev/null", cache.dir.join("link.cwasm")).unwrap();
     cache.prune(0, 0).unwrap();
-    assert_eq!(files(&cache), ["being-written.7-2.new", "folder.cwasm", "link.cwasm", "notes.txt"]);
+    assert_eq!(files(&cache), ["being-written.7-2.pointsman-tmp", "folder.cwasm", "link.cwasm", "notes.txt"]);
 }
 
 #[test]
