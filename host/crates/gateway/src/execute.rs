@@ -67,12 +67,11 @@ fn recover(
     let lane = tracker.lane_name().to_owned();
     pipeline.metrics.attempted(&lane, error.label());
     let mut action = tracker.on(error.event());
-    let result = tracker.last_result().label();
     if let Action::Recover(report) = &action {
         action = consult(pipeline, decision, tracker, report);
     }
     let next_lane = matches!(action, Action::Acquire(_)).then(|| tracker.lane_name());
-    tracing::info!(result, next_lane, error = %error, "attempt failed");
+    tracing::info!(result = error.result().label(), next_lane, error = %error, "attempt failed");
     match action {
         Action::Acquire(slot_request) => Ok(slot_request),
         Action::End(End { answer: Some(ErrorAnswer::Rejected { rejection, .. }), .. }) => {

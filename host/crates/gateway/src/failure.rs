@@ -48,15 +48,23 @@ impl AttemptError {
         }
     }
 
-    /// Returns the label of the attempt's result.
+    /// Returns the result of the attempt, for the log.
+    pub(crate) fn result(&self) -> AttemptResult {
+        self.trigger().map_or(AttemptResult::Other, AttemptResult::from)
+    }
+
+    /// Returns the metric label of the attempt's result.
     pub(crate) fn label(&self) -> &'static str {
-        let trigger = match self {
+        self.trigger().map_or("closing", |trigger| AttemptResult::from(trigger).label())
+    }
+
+    fn trigger(&self) -> Option<Trigger> {
+        match self {
             Self::Acquire(error) => FailureClass::from(error).trigger,
             Self::Engine(error) => Some(engine_failure(error).trigger()),
             Self::Status { status, .. } => Some(EngineFailure::Status(status.as_u16()).trigger()),
             Self::FirstByteTimeout(_) => Some(EngineFailure::FirstByteTimeout.trigger()),
-        };
-        trigger.map_or("closing", |trigger| AttemptResult::from(trigger).label())
+        }
     }
 
     /// Returns the code for the client, if this was the last attempt.

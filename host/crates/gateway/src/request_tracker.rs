@@ -209,11 +209,6 @@ impl RequestTracker {
         }
     }
 
-    /// Returns the result of the last attempt.
-    pub(crate) fn last_result(&self) -> AttemptResult {
-        self.flow.attempts().last().map_or(AttemptResult::Other, |attempt| attempt.result)
-    }
-
     /// Records the attempt that begins in the span.
     pub(crate) fn record_attempt(&self) {
         self.span.record("lane", self.lane_name()).record("attempt", self.flow.attempt_count());
