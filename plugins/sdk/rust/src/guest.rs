@@ -8,7 +8,7 @@ use self::bindings::pointsman::policy::{fleet, log, metrics, request, state};
 use self::hooks::on_complete::exports::pointsman::policy::on_complete;
 use self::hooks::on_failure::exports::pointsman::policy::on_failure;
 use self::hooks::on_tick::exports::pointsman::policy::on_tick;
-use crate::services::{Services, Source};
+use crate::services::{Host, Services, Source};
 use crate::{
     Advice, Background, Call, Context, Failure, FieldValue, FleetView, LaneId, LaneInfo, LaneStat,
     LaneWish, Level, Log, MessageInfo, Metrics, Observe, Outcome, Policy, PolicyError, Recover,
@@ -171,10 +171,6 @@ impl<P: Installed + Tick> on_tick::Guest for Guest<P> {
         with_policy::<P, _>(|policy| policy.tick(&background(now_ms), seed), |_| Vec::new())
     }
 }
-
-/// The host, reached through the imports of the component.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Host;
 
 impl RequestView for Host {
     fn id(&self) -> String {

@@ -14,6 +14,10 @@ pub(crate) trait Services {
     fn enabled(&self, level: Level) -> bool;
 }
 
+/// The host, reached through the imports of the component.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Host;
+
 /// A reference to the services. Natively it points to the fake host of a test. In a component the
 /// host is known at compile time: static dispatch lets the linker drop the imports that a policy
 /// does not use.
@@ -27,7 +31,7 @@ mod host_source {
     use std::marker::PhantomData;
     use std::ops::Deref;
 
-    use crate::guest::Host;
+    use super::Host;
 
     #[derive(Clone, Copy)]
     pub(crate) struct Source<'a>(PhantomData<&'a Host>);
