@@ -13,11 +13,7 @@ use toml::Table;
 
 /// The crates that have cycles, which are being removed.
 const WITH_CYCLES: &[&str] = &[
-    "host",
-    "host/crates/openai",
-    "host/crates/settings",
     "host/crates/simulate",
-    "plugins/sdk/rust",
 ];
 
 /// Returns the folders of all packages.

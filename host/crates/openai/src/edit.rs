@@ -4,13 +4,14 @@
 use bytes::Bytes;
 use http::header::{InvalidHeaderName, InvalidHeaderValue};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use pointsman_domain::{Edit, RequestView as _};
+use pointsman_domain::{DroppedEdit, Edit, RequestView as _};
 use serde_json::Value;
 
+use crate::bad_request::BadRequest;
 use crate::document::{Container, Node};
 use crate::endpoint::{EndpointShape, PromptShape};
 use crate::json::{self, PointerError};
-use crate::request::{BadRequest, Head, Request, check_field};
+use crate::request::{Head, Request, check_field};
 
 /// The reason why an edit cannot be applied.
 #[derive(Debug, thiserror::Error)]
@@ -74,10 +75,23 @@ thread_local! {
 /// The position of an edit that was dropped, with the reason.
 type Dropped = (usize, EditError);
 
+impl Request {
+    /// Returns the request with `edits` applied in order, and the edits that could not be applied. A
+    /// dropped edit does not affect the others.
+    #[must_use]
+    pub fn apply(&self, edits: &[Edit]) -> (Self, Vec<DroppedEdit>) {
+        let (request, dropped) = apply(self, edits);
+        let dropped = dropped
+            .into_iter()
+            .map(|(index, error)| DroppedEdit { index, reason: error.to_string() });
+        (request, dropped.collect())
+    }
+}
+
 /// Returns the request with `edits` applied in order, and the edits that were dropped.
 ///
 /// The body is scanned, copied and parsed once for all edits, except that a new body begins anew.
-pub(crate) fn apply(request: &Request, edits: &[Edit]) -> (Request, Vec<Dropped>) {
+fn apply(request: &Request, edits: &[Edit]) -> (Request, Vec<Dropped>) {
     let mut request = request.clone();
     let mut dropped = Vec::new();
     let mut index = 0;

@@ -10,6 +10,7 @@
 // A new variant has to be decided in every match; a test may match what it is about.
 #![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
+mod bad_request;
 mod document;
 mod edit;
 mod endpoint;
@@ -21,11 +22,12 @@ mod sse;
 mod text;
 mod usage;
 
+pub use bad_request::BadRequest;
 pub use edit::EditError;
 pub use endpoint::{EndpointShape, SERVED, StreamKind};
 pub use error::{EngineErrorBody, ErrorBody, error_event};
 pub use json::PointerError;
-pub use request::{BadRequest, Head, Request};
+pub use request::{Head, Request};
 pub use sse::{StreamEnd, StreamWatch};
 pub use text::estimate_tokens;
 pub use usage::{BodyTail, Usage};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use pointsman_domain::{
-    DroppedEdit, Edit, Endpoint, FieldValue, MessageInfo, RequestInfo, RequestView, char_slice,
+    Endpoint, FieldValue, MessageInfo, RequestInfo, RequestView, char_slice,
     fnv1a_chain,
 };
 use serde_json::value::RawValue;
@@ -21,8 +21,8 @@ use self::shape::{
     Message, Shape, count_tokens, has_grammar, output_limit, read_model, read_prompt, read_stream,
     saturating_u32,
 };
+use crate::bad_request::BadRequest;
 use crate::endpoint::{EndpointShape, PromptShape};
-use crate::error::ErrorBody;
 use crate::json;
 use crate::text::contains;
 
@@ -63,55 +63,6 @@ struct Parsed {
     model_range: Range<usize>,
     messages: Vec<Message>,
     figures: RequestInfo,
-}
-
-/// The reason why a body is not a valid request.
-#[derive(Debug, thiserror::Error)]
-pub enum BadRequest {
-    /// The body is not UTF-8; the byte offset of the first error.
-    #[error("request body is not valid UTF-8 at byte {0}")]
-    Encoding(usize),
-    /// The body is not valid JSON, or a field has the wrong type. The message of the source names
-    /// line and column.
-    #[error("invalid request body: {0}")]
-    Json(#[source] serde_json::Error),
-    /// The body is JSON, but not an object.
-    #[error("request body must be a JSON object")]
-    NotAnObject,
-    /// A required field is missing.
-    #[error("`{name}` is required")]
-    Missing {
-        /// Name of the field.
-        name: &'static str,
-    },
-    /// A field has an invalid value.
-    #[error("invalid `{name}`: expected {expected}")]
-    Invalid {
-        /// Name of the field.
-        name: &'static str,
-        /// Description of valid values.
-        expected: &'static str,
-    },
-}
-
-impl BadRequest {
-    /// Returns the HTTP status of the response.
-    pub fn status(&self) -> u16 {
-        400
-    }
-
-    /// Returns the body of the response.
-    pub fn body(&self) -> ErrorBody {
-        let param = match self {
-            Self::Missing { name } | Self::Invalid { name, .. } => Some((*name).to_owned()),
-            Self::Encoding(_) | Self::Json(_) | Self::NotAnObject => None,
-        };
-        ErrorBody { param, ..ErrorBody::invalid_request(&self.to_string()) }
-    }
-
-    fn invalid(name: &'static str, expected: &'static str) -> Self {
-        Self::Invalid { name, expected }
-    }
 }
 
 impl Request {
@@ -198,17 +149,6 @@ impl Request {
         json::work::count(self.parsed.body.len());
         // Parsing has validated the UTF-8; the fallback is unreachable.
         std::str::from_utf8(&self.parsed.body).unwrap_or("{}")
-    }
-
-    /// Returns the request with `edits` applied in order, and the edits that could not be applied. A
-    /// dropped edit does not affect the others.
-    #[must_use]
-    pub fn apply(&self, edits: &[Edit]) -> (Self, Vec<DroppedEdit>) {
-        let (request, dropped) = crate::edit::apply(self, edits);
-        let dropped = dropped
-            .into_iter()
-            .map(|(index, error)| DroppedEdit { index, reason: error.to_string() });
-        (request, dropped.collect())
     }
 
     /// Returns the request behind a view; `None` if the view is of another type.

@@ -3,11 +3,11 @@
 
 use pointsman_domain::Role;
 
-use super::BadRequest;
 use super::shape::{
     Message, MessageShape, Object, PartShape, invalid_part, missing_role, read_content, read_items,
     read_message, read_model, read_stream, read_texts,
 };
+use crate::bad_request::BadRequest;
 use crate::endpoint::PromptShape;
 
 /// Checks that a request with such a prompt stays valid if the field at `tokens` is set to the JSON

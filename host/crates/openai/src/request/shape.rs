@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::BadRequest;
+use crate::bad_request::BadRequest;
 use crate::endpoint::{EndpointShape, OutputLimit, PromptShape};
 use crate::json;
 use crate::text::Text;
