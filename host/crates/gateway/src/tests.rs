@@ -4,7 +4,7 @@ mod recovery;
 mod spans;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -98,6 +98,7 @@ impl TestGateway {
         advisor: impl Advisor + 'static,
         configure: impl FnOnce(&mut GatewayParts),
     ) -> Self {
+        keep_callsites_enabled();
         let engines = Arc::<Engines>::default();
         let mut tasks = JoinSet::new();
         let mut lanes = Vec::new();
@@ -195,6 +196,19 @@ impl TestGateway {
             .unwrap();
         text.lines().filter(|line| line.starts_with(name)).collect::<Vec<_>>().join("\n")
     }
+}
+
+/// Installs a subscriber that discards everything. Without one, a test whose thread has none can
+/// disable a callsite for the log of another test at the same time.
+fn keep_callsites_enabled() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(std::io::sink)
+            .finish();
+        tracing::subscriber::set_global_default(subscriber).ok();
+    });
 }
 
 fn lane(name: &str, model: &str, slots: u32, port: u16) -> LaneSpec {
