@@ -236,7 +236,7 @@ impl World<'_> {
         let stats = self.dispatcher.stats(self.now);
         let estimated_ms = stats.get(lane.index()).map_or(0, |stat| stat.start_in_ms());
         self.outcome.estimated += Duration::from_millis(estimated_ms);
-        let view = Arc::new(FleetView { topology: Arc::clone(&self.topology), stats });
+        let view = Arc::new(FleetView::new(Arc::clone(&self.topology), stats));
         let plan = (self.discipline.plan)(lane, client, &view, self.now);
         self.requests.push(Request { client: index, arrived_at: self.now, plan, step: 0 });
         self.waiting += 1;

@@ -281,10 +281,8 @@ mod tests {
     fn policy_step_on_a_down_lane_is_rejected() {
         let plan = plan(&[0]);
         let cursor = AttemptCursor::new(plan, 1).unwrap();
-        let view = crate::FleetView {
-            topology: crate::Topology::new(1, Vec::new()).into(),
-            stats: Vec::new(),
-        };
+        let topology = crate::Topology::new(1, Vec::new()).into();
+        let view = crate::FleetView::new(topology, Vec::new());
         let step = FallbackStep { lane: LaneId(0), edits: Vec::new() };
         assert!(cursor.objection(&step, &view, true).is_some());
         assert!(AttemptCursor::new(self::plan(&[]), 8).is_none());

@@ -251,16 +251,24 @@ impl Topology {
     }
 }
 
-/// A snapshot of all lanes.
+/// A snapshot of all lanes. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct FleetView {
     /// The table of lanes.
     pub topology: Arc<Topology>,
-    /// Statistics of the lanes, in id order.
-    pub stats: Vec<LaneStat>,
+    /// Statistics of the lanes, in id order, without `cached` below.
+    stats: Arc<[LaneStat]>,
+    /// Cached tokens of one request, in id order. Apart from the statistics, which all requests
+    /// share.
+    cached: Box<[(LaneId, u32)]>,
 }
 
 impl FleetView {
+    /// Creates a view with the statistics of the lanes, in id order.
+    pub fn new(topology: Arc<Topology>, stats: Vec<LaneStat>) -> Self {
+        Self { topology, stats: stats.into(), cached: Box::default() }
+    }
+
     /// Creates a view in which every lane is idle in `state`.
     pub fn idle(topology: Arc<Topology>, state: LaneState) -> Self {
         let stats = topology
@@ -268,11 +276,36 @@ impl FleetView {
             .iter()
             .map(|lane| LaneStat::idle(lane.id, state, lane.slots))
             .collect();
-        Self { topology, stats }
+        Self::new(topology, stats)
     }
 
     /// Returns the statistics of one lane.
-    pub fn stat(&self, id: LaneId) -> Option<&LaneStat> {
-        self.stats.get(id.index())
+    pub fn stat(&self, id: LaneId) -> Option<LaneStat> {
+        self.stats.get(id.index()).map(|stat| self.with_overlay(*stat))
+    }
+
+    /// Returns the statistics of all lanes, in id order.
+    pub fn stats(&self) -> impl Iterator<Item = LaneStat> + '_ {
+        self.stats.iter().map(|stat| self.with_overlay(*stat))
+    }
+
+    /// Returns the statistics of all lanes for changes. Copies them if they are shared.
+    pub fn stats_mut(&mut self) -> &mut [LaneStat] {
+        Arc::make_mut(&mut self.stats)
+    }
+
+    /// Returns the view for one request with these numbers of cached tokens. Shares everything
+    /// else.
+    #[must_use]
+    pub fn with_cached(&self, mut cached: Vec<(LaneId, u32)>) -> Self {
+        cached.sort_unstable_by_key(|(lane, _)| *lane);
+        Self { cached: cached.into(), ..self.clone() }
+    }
+
+    fn with_overlay(&self, mut stat: LaneStat) -> LaneStat {
+        if let Ok(at) = self.cached.binary_search_by_key(&stat.id, |(lane, _)| *lane) {
+            stat.cached_tokens = self.cached[at].1;
+        }
+        stat
     }
 }

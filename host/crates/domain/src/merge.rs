@@ -225,7 +225,7 @@ fn scale(fleet: &FleetView, candidates: &[LaneId], metric: Metric) -> Vec<i64> {
             // A candidate without statistics ranks last. A quarter of the range keeps `best -
             // worst` from
             // overflowing.
-            fleet.stat(*lane).map_or(i64::MIN / 4, |stat| utility(stat, cost, metric))
+            fleet.stat(*lane).map_or(i64::MIN / 4, |stat| utility(&stat, cost, metric))
         })
         .collect();
     let best = utilities.iter().copied().max().unwrap_or(0);

@@ -273,7 +273,7 @@ impl Actor {
         }
         let memory = |stat: &LaneStat| self.dispatcher.group_memory(stat.id);
         self.metrics.lanes(&stats, &|lane| self.dispatcher.queued_by_priority(lane), &memory);
-        self.view.send_replace(Arc::new(FleetView { topology: Arc::clone(&self.topology), stats }));
+        self.view.send_replace(Arc::new(FleetView::new(Arc::clone(&self.topology), stats)));
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) fn start_lane(
 }
 
 fn serving(view: &Arc<FleetView>) -> bool {
-    view.stats.iter().all(|stat| stat.state.serving())
+    view.stats().all(|stat| stat.state.serving())
 }
 
 const REQUEST: SlotRequest = SlotRequest {
@@ -162,8 +162,8 @@ async fn silent_engine_causes_an_idle_timeout() {
 async fn unreachable_engine_takes_its_lane_down() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let (fleet, tasks) = fleet(port, 1, LIMITS);
-    let view = fleet.wait_for(|view| view.stats[0].state == LaneState::Down).await;
-    assert_eq!(view.stats[0].slots_free, 0);
+    let view = fleet.wait_for(|view| view.stat(LaneId(0)).unwrap().state == LaneState::Down).await;
+    assert_eq!(view.stat(LaneId(0)).unwrap().slots_free, 0);
     let error = fleet.acquire(REQUEST).await.unwrap_err();
     assert!(
         matches!(&error, AcquireError::NotServing { reason: Some(reason), .. }
@@ -187,7 +187,7 @@ async fn shutdown_rejects_queued_requests() {
         let fleet = fleet.clone();
         async move { fleet.acquire(REQUEST).await.map(|lease| lease.generation()) }
     });
-    fleet.wait_for(|view| view.stats[0].queued == 1).await;
+    fleet.wait_for(|view| view.stat(LaneId(0)).unwrap().queued == 1).await;
     tasks.shutdown().await;
     assert_eq!(waiting.join_next().await.unwrap().unwrap(), Err(AcquireError::Closing));
     assert_eq!(held[0].generation(), Generation(1));
@@ -231,8 +231,12 @@ async fn no_lease_is_lost_when_requests_are_cancelled() {
     while let Some(result) = clients.join_next().await {
         result.unwrap();
     }
-    let view = fleet.wait_for(|view| view.stats[0].running == 0 && view.stats[0].queued == 0).await;
-    assert_eq!(view.stats[0].slots_free, SLOTS);
+    let view = fleet
+        .wait_for(|view| {
+            view.stat(LaneId(0)).unwrap().running == 0 && view.stat(LaneId(0)).unwrap().queued == 0
+        })
+        .await;
+    assert_eq!(view.stat(LaneId(0)).unwrap().slots_free, SLOTS);
 }
 
 #[tokio::test]
@@ -279,7 +283,7 @@ async fn remote_engine_is_reached_by_tls_if_its_certificate_is_trusted() {
     );
 
     let (fleet, _tasks) = start_fleet(external, 1, LIMITS);
-    fleet.wait_for(|view| view.stats[0].state == LaneState::Down).await;
+    fleet.wait_for(|view| view.stat(LaneId(0)).unwrap().state == LaneState::Down).await;
     let error = fleet.acquire(REQUEST).await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
 }

@@ -39,7 +39,7 @@ pub(crate) async fn live() -> Response {
 pub(crate) async fn ready(State(host): State<Arc<StatusSources>>) -> Response {
     use LaneState::{Degraded, Draining, Ready, Unloaded};
     let accepts = |state: LaneState| matches!(state, Ready | Degraded | Unloaded | Draining);
-    let has_lane = host.fleet.view().stats.iter().any(|stat| accepts(stat.state));
+    let has_lane = host.fleet.view().stats().any(|stat| accepts(stat.state));
     let status = match (host.stop.is_cancelled(), has_lane) {
         (true, _) => "stopping",
         (false, false) => "no lane is serving",
@@ -61,13 +61,13 @@ fn unavailable(host: &StatusSources) -> Option<String> {
         return Some("the host is shutting down".to_owned());
     }
     let view = host.fleet.view();
-    let busy = |stat: &LaneStat| matches!(stat.state, LaneState::Starting | LaneState::Draining);
-    let serving = view.stats.iter().any(|stat| stat.state.serving());
-    let loadable = view.stats.iter().any(|stat| stat.state == LaneState::Unloaded);
-    if serving || (loadable && !view.stats.iter().any(busy)) {
+    let busy = |stat: LaneStat| matches!(stat.state, LaneState::Starting | LaneState::Draining);
+    let serving = view.stats().any(|stat| stat.state.serving());
+    let loadable = view.stats().any(|stat| stat.state == LaneState::Unloaded);
+    if serving || (loadable && !view.stats().any(busy)) {
         return None;
     }
-    let describe = |stat: &LaneStat| {
+    let describe = |stat: LaneStat| {
         let name = view.topology.name(stat.id);
         match stat.state {
             LaneState::Starting => {
@@ -76,7 +76,7 @@ fn unavailable(host: &StatusSources) -> Option<String> {
             state => format!("{name} is {}", state.label()),
         }
     };
-    Some(view.stats.iter().map(describe).collect::<Vec<_>>().join("; "))
+    Some(view.stats().map(describe).collect::<Vec<_>>().join("; "))
 }
 
 pub(crate) async fn status(State(host): State<Arc<StatusSources>>) -> Response {

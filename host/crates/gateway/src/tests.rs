@@ -124,7 +124,7 @@ impl TestGateway {
             machine: "/".into(),
         };
         let (fleet, fleet_tasks) = Fleet::start(&spec, &metrics).unwrap();
-        fleet.wait_for(|view| view.stats.iter().all(|stat| stat.state.serving())).await;
+        fleet.wait_for(|view| view.stats().all(|stat| stat.state.serving())).await;
         let advisor: Box<dyn Advisor> = Box::new(advisor);
         let mut parts = GatewayParts {
             settings: Settings {

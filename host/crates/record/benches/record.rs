@@ -127,7 +127,7 @@ fn record(criterion: &mut Criterion) {
 
     criterion.bench_function("serialise a record as JSON", |bencher| {
         let record = Record::Decision(Box::new(DecisionRecord {
-            fleet: fleet.stats.clone(),
+            fleet: fleet.stats().collect(),
             ..one.clone()
         }));
         bencher.iter(|| black_box(&record).to_line());

@@ -299,7 +299,7 @@ impl Worker {
     fn take(&mut self, message: Message) {
         let Message::Entry(entry, weight) = message else { return };
         let Entry { mut decision, fleet, chain, request } = *entry;
-        decision.fleet.clone_from(&fleet.stats);
+        decision.fleet = fleet.stats().collect();
         decision.request = request.map(|(_, request)| request());
         self.shared.bytes.fetch_sub(weight, Ordering::Relaxed);
         self.redact.apply(&mut decision);

@@ -321,7 +321,7 @@ impl<'a> World<'a> {
                 stat.stale_ms = metrics.age_ms(at);
             }
         }
-        let view = Arc::new(FleetView { topology: Arc::clone(&self.topology), stats });
+        let view = Arc::new(FleetView::new(Arc::clone(&self.topology), stats));
         self.view = Some((at, Arc::clone(&view)));
         view
     }

@@ -64,7 +64,7 @@ fn fleet(load: u32) -> Arc<FleetView> {
     };
     let topology = Topology::new(1, names.iter().map(info).collect());
     let mut view = FleetView::idle(Arc::new(topology), LaneState::Ready);
-    for (lane, stat) in view.stats.iter_mut().enumerate() {
+    for (lane, stat) in view.stats_mut().iter_mut().enumerate() {
         stat.running = (load + u32::try_from(lane).unwrap()) % 8;
         stat.slots_free = 8 - stat.running;
         stat.est_wait_ms = load * 37 % 900;

@@ -67,7 +67,7 @@ fn topology() -> TopologyRecord {
 fn fleet(load: u32) -> Arc<FleetView> {
     let topology = Topology::new(1, topology().lanes);
     let mut view = FleetView::idle(Arc::new(topology), LaneState::Ready);
-    for (lane, stat) in view.stats.iter_mut().enumerate() {
+    for (lane, stat) in view.stats_mut().iter_mut().enumerate() {
         stat.est_wait_ms = (load * 37 + 11 * u32::try_from(lane).unwrap()) % 900;
     }
     Arc::new(view)
@@ -128,7 +128,7 @@ fn written(spec: &ChainSpec) -> Vec<Record> {
             figures: facts.request.info(),
             topology: 1,
             chain: Some(info.chain.as_str().into()),
-            fleet: view.stats.clone(),
+            fleet: view.stats().collect(),
             consulted: trace.into_calls(),
             merged,
             decision,

@@ -69,9 +69,9 @@ fn ignore_filters_drops_conflicting_filters_from_the_end() {
 #[test]
 fn blending_scales_over_the_candidates() {
     let mut fleet = fleet(3);
-    fleet.stats[0].est_wait_ms = 100;
-    fleet.stats[1].est_wait_ms = 0;
-    fleet.stats[2].est_wait_ms = 50;
+    fleet.stats_mut()[0].est_wait_ms = 100;
+    fleet.stats_mut()[1].est_wait_ms = 0;
+    fleet.stats_mut()[2].est_wait_ms = 50;
     let weight = |metric, weight| MetricWeight { metric, weight };
     let all = ids(&[0, 1, 2]);
     assert_eq!(blend(&fleet, &all, &[weight(Metric::EstWait, 10)]), [0, 1000, 500]);

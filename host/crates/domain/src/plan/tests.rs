@@ -23,7 +23,7 @@ fn fleet(states: &[LaneState]) -> FleetView {
     };
     let topology = Arc::new(Topology::new(1, (0..states.len()).map(info).collect()));
     let mut fleet = FleetView::idle(topology, LaneState::Ready);
-    for (stat, state) in fleet.stats.iter_mut().zip(states) {
+    for (stat, state) in fleet.stats_mut().iter_mut().zip(states) {
         stat.state = *state;
     }
     fleet
@@ -54,8 +54,8 @@ use LaneState::{Down, Draining, Ready, Starting, Unloaded};
 fn without_advice_lanes_are_ordered_by_time_to_start() {
     let mut fleet = fleet(&[Ready, Ready, Ready, Ready]);
     assert_eq!(steps(decide(&fleet, Advice::default())), [0, 1, 2]);
-    fleet.stats[0].est_wait_ms = 10;
-    fleet.stats[2].slots_free = 9;
+    fleet.stats_mut()[0].est_wait_ms = 10;
+    fleet.stats_mut()[2].slots_free = 9;
     assert_eq!(steps(decide(&fleet, Advice::default())), [2, 1, 0]);
 }
 

@@ -41,7 +41,7 @@ fn fleet(lanes: usize) -> FleetView {
     };
     let topology = Topology::new(1, (0..lanes).map(info).collect());
     let mut fleet = FleetView::idle(topology.into(), LaneState::Ready);
-    if let Some(last) = fleet.stats.last_mut() {
+    if let Some(last) = fleet.stats_mut().last_mut() {
         last.state = LaneState::Down;
     }
     fleet

@@ -93,7 +93,7 @@ pub(crate) fn evaluate_recovery(
             Err(error) => error.to_note(),
         }),
         dropped,
-        fleet: fleet.stats.clone(),
+        fleet: fleet.stats().collect(),
     });
     recovery
 }

@@ -37,9 +37,9 @@ pub(crate) trait HostApi {
     fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> Vec<u64>;
 
     /// Returns the statistics of all lanes.
-    fn stats(&mut self) -> &[LaneStat];
+    fn stats(&mut self) -> Vec<LaneStat>;
     /// Returns the statistics of a lane.
-    fn stat(&mut self, lane: u32) -> Option<&LaneStat>;
+    fn stat(&mut self, lane: u32) -> Option<LaneStat>;
     /// Returns the candidate lanes of the request.
     fn candidates(&mut self) -> Vec<u32>;
     /// Returns the description of a lane.

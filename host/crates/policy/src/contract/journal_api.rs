@@ -128,12 +128,12 @@ impl<J: Journal> HostApi for JournalApi<J> {
     // Every record has the statistics and the descriptions of the lanes, so only the calls are
     // logged, without results.
 
-    fn stats(&mut self) -> &[LaneStat] {
+    fn stats(&mut self) -> Vec<LaneStat> {
         self.resolve("fleet.stats", Vec::new(), ());
         self.live.stats()
     }
 
-    fn stat(&mut self, lane: u32) -> Option<&LaneStat> {
+    fn stat(&mut self, lane: u32) -> Option<LaneStat> {
         self.resolve("fleet.stat", vec![json!(lane)], ());
         self.live.stat(lane)
     }

@@ -116,11 +116,11 @@ impl HostApi for LiveApi {
             .map_or_else(Vec::new, |request| request.prefix_hashes(block_bytes as usize, blocks))
     }
 
-    fn stats(&mut self) -> &[LaneStat] {
-        self.fleet().map_or(&[], |fleet| &fleet.stats)
+    fn stats(&mut self) -> Vec<LaneStat> {
+        self.fleet().map_or_else(Vec::new, |fleet| fleet.stats().collect())
     }
 
-    fn stat(&mut self, lane: u32) -> Option<&LaneStat> {
+    fn stat(&mut self, lane: u32) -> Option<LaneStat> {
         self.fleet()?.stat(LaneId(lane))
     }
 

@@ -288,7 +288,8 @@ mod tests {
             let view = case().view(lanes);
             let lanes = view.topology.lanes();
             assert!(
-                lanes.iter().all(|lane| lane.models == ["auto"]) && view.stats.len() == lanes.len()
+                lanes.iter().all(|lane| lane.models == ["auto"])
+                    && view.stats().count() == lanes.len()
             );
             lanes.iter().map(|lane| lane.name.clone()).collect::<Vec<_>>()
         };

@@ -68,7 +68,7 @@ impl Topologies {
             found.unwrap_or_else(|| LaneStat::idle(lane.id, LaneState::Down, lane.slots))
         };
         let stats = topology.lanes().iter().map(stat).collect();
-        Some(Arc::new(FleetView { topology: Arc::clone(topology), stats }))
+        Some(Arc::new(FleetView::new(Arc::clone(topology), stats)))
     }
 
     fn limits(&self, generation: u64) -> Option<&PlanLimits> {

@@ -107,7 +107,7 @@ pub(super) fn fleet(case: &CaseFleet, generation: u64) -> FleetView {
         stale_ms: lane.stale_ms,
     };
     let stats = topology.lanes().iter().zip(&case.lanes).map(stat).collect();
-    FleetView { topology: Arc::new(topology), stats }
+    FleetView::new(Arc::new(topology), stats)
 }
 
 fn default_slots() -> u32 {

@@ -278,7 +278,7 @@ pub(super) fn lane_info(info: &domain::LaneInfo) -> types::LaneInfo {
     }
 }
 
-pub(super) fn lane_stat(stat: &domain::LaneStat) -> types::LaneStat {
+pub(super) fn lane_stat(stat: domain::LaneStat) -> types::LaneStat {
     types::LaneStat {
         id: stat.id.0,
         state: match stat.state {

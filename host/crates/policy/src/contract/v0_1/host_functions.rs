@@ -71,7 +71,7 @@ impl request::Host for dyn HostApi + '_ {
 
 impl fleet::Host for dyn HostApi + '_ {
     fn stats(&mut self) -> Vec<types::LaneStat> {
-        HostApi::stats(self).iter().map(lane_stat).collect()
+        HostApi::stats(self).into_iter().map(lane_stat).collect()
     }
 
     fn stat(&mut self, lane: u32) -> Option<types::LaneStat> {
