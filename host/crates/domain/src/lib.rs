@@ -30,6 +30,7 @@ mod merge;
 mod outcome;
 mod permit;
 mod plan;
+mod prefix_index;
 pub mod request_flow;
 mod trace;
 pub mod units;
@@ -57,5 +58,6 @@ pub use outcome::{
 };
 pub use permit::{Allow, Dropped, enforce_allow, enforce_allow_edits};
 pub use plan::{Decision, NoLaneReason, Plan, PlanLimits, Step};
+pub use prefix_index::{BLOCK_BYTES, PrefixIndex, PromptHasher, PromptHashes, ServedPrompt};
 pub use request_flow::{Deadline, RequestFlow};
 pub use trace::{PolicyCall, Read, Trace};
