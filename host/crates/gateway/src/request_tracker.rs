@@ -244,7 +244,7 @@ impl RequestTracker {
     pub(crate) fn set_usage(&mut self, usage: Usage) {
         self.on(Event::Usage(TokenCounts {
             prompt: usage.prompt_tokens,
-            cached: usage.cached_tokens,
+            cached: usage.cached_tokens.unwrap_or(0),
             output: usage.completion_tokens,
         }));
     }

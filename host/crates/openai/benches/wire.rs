@@ -5,8 +5,8 @@
 use std::hint::black_box;
 
 use bytes::Bytes;
-use criterion::{Criterion, criterion_group, criterion_main};
-use pointsman_domain::{Edit, Endpoint, RequestView as _};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use pointsman_domain::{Edit, Endpoint, LaneId, PrefixIndex, RequestView as _};
 use pointsman_openai::{Head, Request, StreamWatch};
 
 fn body(bytes: usize, text: &str) -> Bytes {
@@ -60,6 +60,27 @@ fn edits(criterion: &mut Criterion) {
     });
 }
 
+fn prompt_hashes(criterion: &mut Criterion) {
+    let index = PrefixIndex::new(8);
+    for (name, bytes) in [("1 KB", 1_000), ("100 KB", 100_000)] {
+        let text = body(bytes, "some words, a \"line\"\n");
+        let parse =
+            || Request::parse(Endpoint::ChatCompletions, text.clone(), Head::default()).unwrap();
+        criterion.bench_function(&format!("hashing a prompt of {name}"), |bencher| {
+            let hash = |request: Request| request.prompt_hashes(index.hasher()).clone();
+            bencher.iter_batched(parse, hash, BatchSize::SmallInput);
+        });
+        let request = parse();
+        let prompt = request.prompt_hashes(index.hasher());
+        criterion.bench_function(&format!("noting a prompt of {name} as served"), |bencher| {
+            bencher.iter(|| index.served(LaneId(0), black_box(prompt)));
+        });
+        criterion.bench_function(&format!("looking up a prompt of {name}, one lane"), |bencher| {
+            bencher.iter(|| index.cached_tokens(LaneId(0), black_box(prompt)));
+        });
+    }
+}
+
 fn stream(criterion: &mut Criterion) {
     let chunk = Bytes::from_static(
         concat!(
@@ -78,5 +99,5 @@ fn stream(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, facts, edits, stream);
+criterion_group!(benches, facts, edits, prompt_hashes, stream);
 criterion_main!(benches);

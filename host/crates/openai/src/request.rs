@@ -6,13 +6,13 @@ mod shape;
 use std::any::Any;
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use pointsman_domain::{
-    Endpoint, FieldValue, MessageInfo, RequestInfo, RequestView, char_slice,
-    fnv1a_chain,
+    Endpoint, FieldValue, MessageInfo, PromptHasher, PromptHashes, RequestInfo, RequestView, Role,
+    char_slice, fnv1a_chain,
 };
 use serde_json::value::RawValue;
 
@@ -62,7 +62,10 @@ struct Parsed {
     /// Byte range of the model's JSON literal in the body.
     model_range: Range<usize>,
     messages: Vec<Message>,
+    /// The definitions of tools, which chat templates put before the messages.
+    tools: Option<Range<usize>>,
     figures: RequestInfo,
+    prompt_hashes: OnceLock<PromptHashes>,
 }
 
 impl Request {
@@ -104,7 +107,10 @@ impl Request {
             has_media: messages.iter().any(|message| message.media_parts > 0),
             has_grammar: has_grammar(&shape),
         };
-        let parsed = Parsed { endpoint, body, model, model_range, messages, figures };
+        let tools = shape.tools.map(|tools| json::range_in(text, tools.get()));
+        let prompt_hashes = OnceLock::new();
+        let parsed =
+            Parsed { endpoint, body, model, model_range, messages, tools, figures, prompt_hashes };
         Ok(Self { head: without_credentials(head), parsed: Arc::new(parsed) })
     }
 
@@ -157,6 +163,28 @@ impl Request {
         any.downcast::<Self>().ok().map(|request| (*request).clone())
     }
 
+    /// Returns the hashes of the prompt, which are computed once. Empty for embeddings, whose engines
+    /// cache no prefixes, and for endpoints whose prompts are unknown.
+    ///
+    /// The prompt is hashed as the JSON literals of tools, messages and their tool calls, in this
+    /// order. Resolving escapes would cost several times as much, and a client writes the same text
+    /// in the same way every time.
+    pub fn prompt_hashes(&self, hasher: &PromptHasher) -> &PromptHashes {
+        self.parsed.prompt_hashes.get_or_init(|| {
+            let body: &[u8] = &self.parsed.body;
+            let has_prompt = |message: &Message| !message.literals.is_empty();
+            if !self.parsed.messages.iter().any(has_prompt) {
+                return PromptHashes::default();
+            }
+            let tools = self.parsed.tools.iter().map(|range| &body[range.clone()]);
+            let messages = self.parsed.messages.iter().flat_map(|message| {
+                let literals = message.literals.iter().map(|range| &body[range.clone()]);
+                std::iter::once(role_mark(message.role)).chain(literals)
+            });
+            hasher.hash(&self.parsed.model, tools.chain(messages))
+        })
+    }
+
     fn texts(&self) -> impl Iterator<Item = &str> {
         let body = self.json();
         self.parsed
@@ -164,6 +192,17 @@ impl Request {
             .iter()
             .flat_map(|message| &message.texts)
             .map(move |text| text.read(body))
+    }
+}
+
+/// Returns what separates a message from the one before, and differs by role.
+fn role_mark(role: Role) -> &'static [u8] {
+    match role {
+        Role::System => b"\nsystem:",
+        Role::User => b"\nuser:",
+        Role::Assistant => b"\nassistant:",
+        Role::Tool => b"\ntool:",
+        Role::Other => b"\nother:",
     }
 }
 

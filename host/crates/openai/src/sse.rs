@@ -21,7 +21,7 @@ use memchr::memmem::Finder;
 use serde::Deserialize;
 
 use crate::endpoint::StreamKind;
-use crate::usage::{self, Usage};
+use crate::usage::{self, Timings, Usage};
 
 /// Maximum length of a line that is parsed; longer lines are forwarded without being parsed.
 const MAX_LINE_BYTES: usize = 1 << 20;
@@ -154,12 +154,13 @@ impl StreamWatch {
         static FINISH: LazyLock<Finder<'static>> =
             LazyLock::new(|| Finder::new(b"\"finish_reason\":"));
         static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\":"));
-        if let Some(at) = FINISH.find(data) {
-            self.finished |=
-                data[at + FINISH.needle().len()..].trim_ascii_start().starts_with(b"\"");
-        }
-        // If usage is requested, vLLM sends `"usage":null` in every chunk but the last.
-        if usage::is_in(data) || ERROR.find(data).is_some() {
+        let finishes = FINISH.find(data).is_some_and(|at| {
+            data[at + FINISH.needle().len()..].trim_ascii_start().starts_with(b"\"")
+        });
+        self.finished |= finishes;
+        // If usage is requested, vLLM sends `"usage":null` in every chunk but the last. If it is
+        // not, llama.cpp's last chunk still has its timings.
+        if finishes || usage::is_in(data) || ERROR.find(data).is_some() {
             self.parse_event(data);
         }
     }
@@ -207,10 +208,13 @@ impl StreamWatch {
             error: Option<serde::de::IgnoredAny>,
             #[serde(default)]
             usage: Option<Usage>,
+            #[serde(default)]
+            timings: Option<Timings>,
         }
         if let Ok(event) = serde_json::from_slice::<Event>(data) {
             self.failed |= event.error.is_some();
-            self.usage = event.usage.or(self.usage);
+            let timings = event.timings.and_then(Timings::usage);
+            self.usage = event.usage.or(timings).or(self.usage);
         }
     }
 }

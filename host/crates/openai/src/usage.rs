@@ -15,8 +15,9 @@ const KEY: &[u8] = b"\"usage\":";
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
-    /// Prompt tokens served from the engine's prefix cache.
-    pub cached_tokens: u32,
+    /// Prompt tokens served from the engine's prefix cache; `None` if the engine does not report
+    /// them, like vLLM without `--enable-prompt-tokens-details`.
+    pub cached_tokens: Option<u32>,
     /// Tokens of the response.
     pub completion_tokens: u32,
 }
@@ -43,9 +44,32 @@ impl From<WireUsage> for Usage {
         let cached = wire.prompt_tokens_details.and_then(|details| details.cached_tokens);
         Self {
             prompt_tokens: wire.prompt_tokens,
-            cached_tokens: cached.unwrap_or_default(),
+            cached_tokens: cached,
             completion_tokens: wire.completion_tokens,
         }
+    }
+}
+
+/// llama.cpp's `timings`, which its responses have in addition to the usage, and its streams even
+/// if the client has not asked for the usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) struct Timings {
+    #[serde(default)]
+    cache_n: Option<u32>,
+    #[serde(default)]
+    prompt_n: Option<u32>,
+    #[serde(default)]
+    predicted_n: Option<u32>,
+}
+
+impl Timings {
+    /// Returns the usage; `None` if a count is missing.
+    pub(crate) fn usage(self) -> Option<Usage> {
+        Some(Usage {
+            prompt_tokens: self.cache_n?.saturating_add(self.prompt_n?),
+            cached_tokens: self.cache_n,
+            completion_tokens: self.predicted_n?,
+        })
     }
 }
 
@@ -94,7 +118,7 @@ mod tests {
         r#""usage":{"prompt_tokens":7,"total_tokens":9,"completion_tokens":2,"#,
         r#""prompt_tokens_details":{"cached_tokens":4}},"prompt_logprobs":null}"#,
     );
-    const USAGE: Usage = Usage { prompt_tokens: 7, cached_tokens: 4, completion_tokens: 2 };
+    const USAGE: Usage = Usage { prompt_tokens: 7, cached_tokens: Some(4), completion_tokens: 2 };
 
     fn usage(body: &str, size: usize) -> Option<Usage> {
         let mut tail = BodyTail::default();
@@ -127,7 +151,7 @@ mod tests {
         ] {
             let found = found.map(|(prompt_tokens, completion_tokens)| Usage {
                 prompt_tokens,
-                cached_tokens: 0,
+                cached_tokens: None,
                 completion_tokens,
             });
             assert_eq!(usage(body, 4096), found, "{body}");

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use pointsman_domain::Role;
 use serde::Deserialize;
@@ -25,11 +26,19 @@ pub(super) struct Message {
     pub(super) texts: Vec<Text>,
     pub(super) parts: u32,
     pub(super) media_parts: u32,
+    /// The literals in the body that become part of the engine's prompt.
+    pub(super) literals: Vec<Range<usize>>,
 }
 
 impl Message {
     pub(super) fn new(role: Role) -> Self {
-        Self { role, texts: Vec::new(), parts: 0, media_parts: 0 }
+        Self { role, texts: Vec::new(), parts: 0, media_parts: 0, literals: Vec::new() }
+    }
+
+    /// Sets the literals of `body` that become part of the engine's prompt.
+    fn set_literals<const N: usize>(&mut self, body: &str, fields: [Option<&RawValue>; N]) {
+        let literals = fields.into_iter().flatten().map(RawValue::get);
+        self.literals = literals.map(|literal| json::range_in(body, literal)).collect();
     }
 
     /// Adds a part that is the string literal `json`, a slice of `body`.
@@ -86,6 +95,8 @@ pub(super) struct MessageShape<'a> {
     pub(super) role: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) content: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) tool_calls: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -153,10 +164,16 @@ pub(super) fn read_prompt(
             let messages = messages.ok_or(BadRequest::Missing { name: "messages" })?;
             messages.iter().map(|Object(message)| read_message(body, message)).collect()
         }
-        PromptShape::Prompt => required("prompt", shape.prompt, token_ids),
+        PromptShape::Prompt => {
+            let mut messages = required("prompt", shape.prompt, token_ids)?;
+            messages.iter_mut().for_each(|message| message.set_literals(body, [shape.prompt]));
+            Ok(messages)
+        }
+        // No literals: engines cache no prefixes of embeddings.
         PromptShape::Input => required("input", shape.input, token_ids),
         PromptShape::Items => {
             let mut message = Message::new(Role::User);
+            message.set_literals(body, [shape.instructions, shape.input]);
             if let Some(instructions) = shape.instructions.map(RawValue::get) {
                 message.add_text(body, instructions);
             }
@@ -179,6 +196,7 @@ pub(super) fn read_message(body: &str, shape: &MessageShape<'_>) -> Result<Messa
         None => return Err(missing_role()),
     };
     let mut message = Message::new(role);
+    message.set_literals(body, [shape.content, shape.tool_calls]);
     if let Some(content) = shape.content.map(RawValue::get) {
         read_content(body, content, &mut message)?;
     }

@@ -1,4 +1,4 @@
-use pointsman_domain::Role;
+use pointsman_domain::{LaneId, PrefixIndex, Role};
 use serde_json::{Value, json};
 
 use super::*;
@@ -252,4 +252,56 @@ fn replacing_the_model_changes_nothing_else() {
         &request.body_with_model("b\n")[..],
         br#" {"x":1e5, "model" : "b\n", "messages":[]} "#
     );
+}
+
+#[test]
+fn prompts_of_later_turns_extend_those_of_earlier_ones() {
+    let hasher = PromptHasher::default();
+    let index = PrefixIndex::new(1);
+    let lane = LaneId(0);
+    let message = |role: &str, content: Value| json!({ "role": role, "content": content });
+    let long = "word ".repeat(200);
+    let first = vec![message("system", json!(long)), message("user", json!("one \"quoted\""))];
+    let second =
+        [first.clone(), vec![message("assistant", json!("yes")), message("user", json!(long))]]
+            .concat();
+    let cached = |body: &Value| {
+        let request = chat(body);
+        index.cached_tokens(lane, request.prompt_hashes(index.hasher()))
+    };
+    let served = chat(&json!({ "model": "m", "messages": first }));
+    index.served(lane, served.prompt_hashes(index.hasher()));
+    // Other fields do not matter: temperature, stream, the order of keys.
+    let turn = json!({ "messages": second, "stream": true, "model": "m", "temperature": 0.5 });
+    assert!(cached(&turn) >= 200, "{}", cached(&turn));
+    for other in [
+        json!({ "model": "n", "messages": second }),
+        json!({ "model": "m", "messages": second, "tools": [{ "type": "function" }] }),
+        json!({ "model": "m", "messages": [message("user", json!(long))] }),
+    ] {
+        assert_eq!(cached(&other), 0, "{other}");
+    }
+    // Images and tool calls are part of the prompt.
+    let with = |what: &str| {
+        let image = json!([{ "type": "image_url", "image_url": { "url": what.repeat(200) } }]);
+        let calls = json!([{ "function": { "name": "f", "arguments": what.repeat(200) } }]);
+        let parts = |content, calls| {
+            let call = json!({ "role": "assistant", "content": null, "tool_calls": calls });
+            let body = json!({ "model": "m", "messages": [message("user", content), call] });
+            chat(&body).prompt_hashes(&hasher).clone()
+        };
+        (parts(image, json!([])), parts(json!("x"), calls))
+    };
+    let (cat, dog) = (with("cat"), with("dog"));
+    assert!(cat.0 != dog.0 && cat.1 != dog.1 && cat == with("cat"));
+    // Other endpoints have a prompt too, but embeddings no prefix cache.
+    for (endpoint, has_prompt) in
+        [(Endpoint::Completions, true), (Endpoint::Responses, true), (Endpoint::Embeddings, false)]
+    {
+        let body = json!({ "model": endpoint.label(), "prompt": long, "input": long }).to_string();
+        let request = parse(endpoint, &body).unwrap();
+        let prompt = request.prompt_hashes(index.hasher());
+        index.served(lane, prompt);
+        assert_eq!(index.cached_tokens(lane, prompt) > 0, has_prompt, "{endpoint:?}");
+    }
 }

@@ -88,8 +88,25 @@ fn typed_events_end_a_stream_of_responses() {
         }
     }
     let (_, watch) = watch_kind(StreamKind::Events, COMPLETED.as_bytes(), 4096);
-    let usage = Usage { prompt_tokens: 3, cached_tokens: 2, completion_tokens: 5 };
+    let usage = Usage { prompt_tokens: 3, cached_tokens: Some(2), completion_tokens: 5 };
     assert_eq!((watch.usage(), watch.events()), (Some(usage), 1));
+}
+
+#[test]
+fn llama_cpp_reports_usage_in_its_timings() {
+    // The end of a stream of build b11549 whose client has not asked for the usage.
+    let last = concat!(
+        r#"data: {"choices":[{"finish_reason":"length","index":0,"delta":{}}],"created":1,"#,
+        r#""object":"chat.completion.chunk","timings":{"cache_n":32,"prompt_n":1,"#,
+        r#""prompt_ms":30.378,"predicted_n":5,"predicted_ms":30.724}}"#,
+        "\n\n",
+    );
+    let timings = Usage { prompt_tokens: 33, cached_tokens: Some(32), completion_tokens: 5 };
+    assert_eq!(watch(format!("{last}{DONE}").as_bytes(), 7).1.usage(), Some(timings));
+    let (_, watched) = watch(format!("{last}{USAGE}{DONE}").as_bytes(), 4096);
+    assert_eq!(watched.usage().map(|usage| usage.prompt_tokens), Some(3), "usage is preferred");
+    let partial = LAST.replace("]}", "],\"timings\":{\"prompt_n\":1}}");
+    assert_eq!(watch(partial.as_bytes(), 4096).1.usage(), None);
 }
 
 #[test]
@@ -109,7 +126,7 @@ fn usage_and_events_are_counted() {
     let (_, watch) = watch(format!("{CHUNK}{CHUNK}{LAST}{USAGE}{DONE}").as_bytes(), 5);
     assert_eq!(
         watch.usage(),
-        Some(Usage { prompt_tokens: 3, cached_tokens: 2, completion_tokens: 5 })
+        Some(Usage { prompt_tokens: 3, cached_tokens: Some(2), completion_tokens: 5 })
     );
     assert_eq!(watch.events(), 4);
 }
