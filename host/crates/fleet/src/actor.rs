@@ -16,7 +16,7 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{
     AcquireError, Dispatcher, Effect, EngineEvent, Event, Generation, Ticket,
 };
-use pointsman_domain::{FleetView, LaneId, LaneStat, LaneState, Topology};
+use pointsman_domain::{EngineKind, FleetView, LaneId, LaneStat, LaneState, PrefixIndex, Topology};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -80,6 +80,7 @@ struct Waiting {
 pub(crate) struct Actor {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) topology: Arc<Topology>,
+    pub(crate) prefixes: Arc<PrefixIndex>,
     pub(crate) lanes: Vec<LaneHandle>,
     pub(crate) started: Instant,
     pub(crate) mailbox: UnboundedSender<Message>,
@@ -144,6 +145,8 @@ impl Actor {
                 Event::Released { lane, generation, report }
             }
             Message::Engine { lane, event, target } => {
+                // An engine has nothing cached when it starts or wakes up.
+                self.prefixes.reset(lane, self.prefix_capacity(lane));
                 if let Some(handle) = self.lanes.get_mut(lane.index()) {
                     handle.target = target;
                     if event == EngineEvent::Ready {
@@ -251,9 +254,21 @@ impl Actor {
             lane_name: Arc::clone(&handle.name),
             engine_model: handle.engine_model.clone(),
             upstream: Arc::clone(&handle.upstream),
+            prefixes: Arc::clone(&self.prefixes),
             abort: handle.abort.clone(),
             priority,
         })
+    }
+
+    /// Returns the capacity of a lane's prefix cache in tokens, if the engine has reported it.
+    fn prefix_capacity(&self, lane: LaneId) -> Option<u64> {
+        match self.topology.lane(lane)?.engine {
+            // It keeps prompts beyond its key-value cache in main memory (`--cache-ram`).
+            EngineKind::LlamaCpp => None,
+            EngineKind::Vllm | EngineKind::External | EngineKind::Other => {
+                self.lanes.get(lane.index())?.status.borrow().kv_tokens
+            }
+        }
     }
 
     fn publish(&self, now: Duration) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response};
+use pointsman_domain::{PromptHasher, PromptHashes, ServedPrompt};
 
 use crate::message::Grant;
 use crate::upstream::{EngineBody, EngineError};
@@ -14,11 +15,13 @@ const VLLM_PRIORITY: HeaderName = HeaderName::from_static("x-vllm-priority");
 #[derive(Debug)]
 pub struct Lease {
     grant: Grant,
+    /// What was known of the prompt that the engine has processed.
+    served: Option<ServedPrompt>,
 }
 
 impl Lease {
     pub(crate) fn new(grant: Grant) -> Self {
-        Self { grant }
+        Self { grant, served: None }
     }
 
     /// Returns the name of the lane.
@@ -68,6 +71,32 @@ impl Lease {
     /// Records that the first byte of the response body has arrived.
     pub fn first_byte(&mut self) {
         self.grant.slot.report.first_byte = Some(self.grant.slot.held());
+    }
+
+    /// Returns the hasher for [`Lease::prompt_served`].
+    pub fn prompt_hasher(&self) -> &PromptHasher {
+        self.grant.prefixes.hasher()
+    }
+
+    /// Records that the engine has processed the prompt, which is in its prefix cache now.
+    pub fn prompt_served(&mut self, prompt: &PromptHashes) {
+        let Grant { prefixes, slot, .. } = &self.grant;
+        self.served = (!prompt.is_empty()).then(|| prefixes.served(slot.lane(), prompt));
+    }
+
+    /// Returns true if the engine's usage of tokens is worth knowing: it improves the estimates of
+    /// cached tokens.
+    pub fn needs_usage(&self) -> bool {
+        self.served.is_some()
+    }
+
+    /// Records the prompt tokens that the engine reported, and how many of them were cached, if it
+    /// reports that.
+    pub fn report_usage(&mut self, prompt_tokens: u32, cached: Option<u32>) {
+        let Grant { prefixes, slot, .. } = &self.grant;
+        if let Some(served) = self.served.take() {
+            prefixes.report(slot.lane(), &served, prompt_tokens, cached);
+        }
     }
 
     /// Ends the lease and reports whether the engine failed the request, and whether because its

@@ -39,7 +39,9 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{
     AcquireError, Dispatcher, GroupSetup, LaneHint, LaneSetup, Ticket,
 };
-use pointsman_domain::{FleetView, LaneId, LaneInfo, LaneState, SlotRequest, Topology};
+use pointsman_domain::{
+    FleetView, LaneId, LaneInfo, LaneState, PrefixIndex, SlotRequest, Topology,
+};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -75,6 +77,7 @@ pub struct Fleet {
     mailbox: UnboundedSender<Message>,
     view: watch::Receiver<Arc<FleetView>>,
     statuses: Arc<[watch::Receiver<LaneStatus>]>,
+    prefixes: Arc<PrefixIndex>,
     tickets: Arc<AtomicU64>,
     started: Instant,
 }
@@ -135,8 +138,10 @@ impl Fleet {
                 Supervisor::new(info.id, lane, driver, links, shared.clone(), reservation);
             supervisors.spawn(supervisor.run().instrument(span));
         }
+        let prefixes = Arc::new(PrefixIndex::new(spec.lanes.len()));
         let actor = Actor {
             dispatcher: dispatcher(spec),
+            prefixes: Arc::clone(&prefixes),
             topology,
             lanes: handles,
             started,
@@ -147,15 +152,18 @@ impl Fleet {
         let mut actors = JoinSet::new();
         actors.spawn(actor.run(messages));
         let tasks = FleetTasks { mailbox: mailbox.clone(), supervisors, _actor: actors, stop };
-        Ok((
-            Self { mailbox, view, statuses: statuses.into(), tickets: Arc::default(), started },
-            tasks,
-        ))
+        let statuses = statuses.into();
+        Ok((Self { mailbox, view, statuses, prefixes, tickets: Arc::default(), started }, tasks))
     }
 
     /// Returns the current state of the lanes.
     pub fn view(&self) -> Arc<FleetView> {
         Arc::clone(&self.view.borrow())
+    }
+
+    /// Returns the index of the prompts that the lanes have served. Leases keep it up to date.
+    pub fn prefix_index(&self) -> &PrefixIndex {
+        &self.prefixes
     }
 
     /// Waits until `condition` holds for the current view, and returns that view. Pends forever

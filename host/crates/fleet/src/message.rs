@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::LaneId;
 use pointsman_domain::dispatch::{
     AcquireError, EngineEvent, Enqueue, Generation, LaneHint, Report, Ticket,
 };
+use pointsman_domain::{LaneId, PrefixIndex};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -53,6 +53,8 @@ pub(crate) struct Grant {
     pub(crate) engine_model: Option<Arc<str>>,
     pub(crate) target: Arc<Target>,
     pub(crate) upstream: Arc<Upstream>,
+    /// The prompts that the lanes have served.
+    pub(crate) prefixes: Arc<PrefixIndex>,
     /// Cancelled to abort the in-flight responses of this generation; `None` without a drain
     /// timeout.
     pub(crate) abort: Option<CancellationToken>,
@@ -76,6 +78,11 @@ impl Slot {
         mailbox: UnboundedSender<Message>,
     ) -> Self {
         Self { lane, generation, granted: Instant::now(), report: Report::default(), mailbox }
+    }
+
+    /// Returns the lane of the slot.
+    pub(crate) fn lane(&self) -> LaneId {
+        self.lane
     }
 
     /// Returns the time since the slot was granted.

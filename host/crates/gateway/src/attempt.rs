@@ -73,7 +73,7 @@ async fn send(
     };
     let received = tokio::time::timeout(timeout, first_byte(lease, &request)).await;
     let (head, first, rest) = received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))?;
-    tracker.first_byte(head.status);
+    tracker.first_byte(head.status, &request);
     let kind = EndpointShape::for_endpoint(request.endpoint()).stream;
     Ok(EngineResponse { lane, status: head.status, headers: head.headers, kind, first, rest })
 }

@@ -12,6 +12,7 @@ use pointsman_domain::{
     Advised, DroppedEdit, Edit, Endpoint, Facts, FleetView, Merged, NoLaneReason, Plan,
     RequestView as _, SlotRequest,
 };
+use pointsman_fleet::Fleet;
 use pointsman_openai::{Head, Request};
 use tracing::Span;
 
@@ -95,11 +96,18 @@ async fn accept(
     let body = read(&parts.headers, body, pipeline.settings.max_body).await?;
     let head = Head { id: id.to_owned(), tenant, headers: detached(&parts.headers) };
     let request = Request::parse(endpoint, body, head)?;
-    let fleet = pipeline.fleet.view();
+    let fleet = fleet_view(&pipeline.fleet, &request);
     check_model(&request, &fleet)?;
     // Only recorded if a lane serves the model: other names are the client's and may be long.
     span.record("model", request.model());
     Ok((request, fleet))
+}
+
+/// Returns the fleet view for a request, with the estimates of its cached tokens.
+pub(crate) fn fleet_view(fleet: &Fleet, request: &Request) -> Arc<FleetView> {
+    let index = fleet.prefix_index();
+    let prompt = request.prompt_hashes(index.hasher());
+    index.annotate(&fleet.view(), request.model(), prompt, request.info().prompt_tokens)
 }
 
 /// Returns the slot that the first attempt needs.

@@ -5,7 +5,7 @@ use pointsman_domain::request_flow::{Action, End, ErrorAnswer, Event};
 use pointsman_domain::{FailureReport, Recovery, SlotRequest};
 
 use crate::attempt::{self, EngineResponse};
-use crate::decision::{RoutingDecision, facts};
+use crate::decision::{RoutingDecision, facts, fleet_view};
 use crate::error::RouteError;
 use crate::failure::AttemptError;
 use crate::pipeline::Pipeline;
@@ -93,7 +93,7 @@ fn consult(
     tracker: &mut RequestTracker,
     report: &FailureReport,
 ) -> Action {
-    let fleet = pipeline.fleet.view();
+    let fleet = fleet_view(&pipeline.fleet, &decision.request);
     let facts = facts(&decision.request, tracker);
     let mut trace = tracker.trace();
     let recovery = decision.advisor.recover(&facts, &fleet, report, &mut trace);

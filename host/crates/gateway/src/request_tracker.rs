@@ -176,10 +176,12 @@ impl RequestTracker {
     /// Returns true if the token usage of the response has a receiver. Reading the usage of a
     /// response that is not a stream means to keep its tail, which is not done for the log alone.
     pub(crate) fn needs_usage(&self) -> bool {
-        self.report.as_ref().is_some_and(|report| {
-            report.observer.is_some()
-                || report.recording.as_ref().is_some_and(Recording::is_certain)
-        })
+        let corrects_estimates = self.lease.as_ref().is_some_and(Lease::needs_usage);
+        corrects_estimates
+            || self.report.as_ref().is_some_and(|report| {
+                report.observer.is_some()
+                    || report.recording.as_ref().is_some_and(Recording::is_certain)
+            })
     }
 
     /// Returns the trace for policy calls that follow the decision.
@@ -229,10 +231,14 @@ impl RequestTracker {
         }
     }
 
-    /// Notes that the first byte of the response has arrived.
-    pub(crate) fn first_byte(&mut self, status: StatusCode) {
+    /// Notes that the first byte of the response to `request`, as it was sent, has arrived.
+    pub(crate) fn first_byte(&mut self, status: StatusCode, request: &Request) {
         if let Some(lease) = &mut self.lease {
             lease.first_byte();
+            if status.is_success() {
+                let prompt = request.prompt_hashes(lease.prompt_hasher());
+                lease.prompt_served(prompt);
+            }
         }
         self.on(Event::FirstByte { status: status.as_u16() });
         if let Some(ttft) = self.flow.ttft() {
@@ -242,6 +248,9 @@ impl RequestTracker {
 
     /// Notes the token counts that the engine reported.
     pub(crate) fn set_usage(&mut self, usage: Usage) {
+        if let Some(lease) = &mut self.lease {
+            lease.report_usage(usage.prompt_tokens, usage.cached_tokens);
+        }
         self.on(Event::Usage(TokenCounts {
             prompt: usage.prompt_tokens,
             cached: usage.cached_tokens.unwrap_or(0),

@@ -1,5 +1,6 @@
 //! The gateway with a real fleet, scripted engines and test advisors.
 
+mod cached_tokens;
 mod recovery;
 mod spans;
 
