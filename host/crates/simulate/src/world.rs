@@ -9,6 +9,7 @@ mod attempts;
 mod faults;
 mod in_flight;
 mod outcomes;
+mod prefixes;
 mod serve;
 mod supervisor;
 
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{Dispatcher, Effect, Event};
-use pointsman_domain::{EngineState, FleetView, LaneId, Topology};
+use pointsman_domain::{EngineState, FleetView, LaneId, PrefixIndex, Topology};
 
 use self::arrivals::FollowUp;
 use self::faults::FaultInjector;
@@ -131,6 +132,8 @@ struct World<'a> {
     changed_at: Duration,
     /// The fleet view, and the time whose state it shows. Dropped when the dispatcher changes.
     view: Option<(Duration, Arc<FleetView>)>,
+    /// The prompts that the lanes have served, as the host knows them.
+    prefixes: PrefixIndex,
     /// The number of requests that wait for each lane.
     waiting: Vec<usize>,
     reported: Vec<ReportedLane>,
@@ -168,6 +171,7 @@ impl<'a> World<'a> {
             writer: RequestWriter::new(),
             changed_at: Duration::ZERO,
             view: None,
+            prefixes: PrefixIndex::new(fleet.lanes.len()),
             waiting: vec![0; fleet.lanes.len()],
             reported: vec![ReportedLane::default(); fleet.lanes.len()],
             totals: Totals::default(),
@@ -263,7 +267,11 @@ impl<'a> World<'a> {
                         self.on_disconnected(key, usage);
                     }
                 }
-                EngineSignal::Event(event) => self.dispatch(Event::Engine { lane, news: event }),
+                EngineSignal::Event(event) => {
+                    let capacity = self.config.fleet.lanes[lane.index()].engine.kv_tokens;
+                    self.prefixes.reset(lane, capacity);
+                    self.dispatch(Event::Engine { lane, news: event });
+                }
             }
         }
     }

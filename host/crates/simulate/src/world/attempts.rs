@@ -118,11 +118,14 @@ impl World<'_> {
             ResponseProgress::FirstToken(key) => {
                 // A response that is not streamed is sent when it is complete.
                 if self.in_flight.get(key).is_some_and(|request| request.is_streaming) {
+                    self.prompt_served(key);
                     self.feed(key, Event::FirstByte { status: OK }, "");
                 }
             }
             ResponseProgress::Done(key, usage) => {
+                self.prompt_served(key);
                 self.feed(key, Event::FirstByte { status: OK }, "");
+                self.report_usage(key, usage);
                 let Some(request) = self.in_flight.get(key) else { return };
                 request.usage = usage;
                 // An engine only reports token counts at the end of a complete response.
@@ -200,11 +203,11 @@ impl World<'_> {
 
     /// Asks the policies how to recover from a failed attempt.
     fn recover(&mut self, key: RequestKey, report: &FailureReport, reason: &str) {
-        let fleet = self.fleet_view();
         let Some(request) = self.in_flight.get(key) else { return };
         let (arrived_at, attempts) = (request.sim.at, request.flow.attempt_count());
-        // Cloned because `facts` borrows all of `self`.
+        // Cloned because the calls below borrow all of `self`.
         let http_request = request.request.clone();
+        let fleet = self.fleet_view_for(&http_request);
         let facts = self.facts(&http_request, arrived_at, attempts);
         let recovery = self.advisor.advisor().recover(&facts, &fleet, report, &mut Trace::off());
         self.feed(key, Event::Recovered { recovery, fleet: &fleet }, reason);

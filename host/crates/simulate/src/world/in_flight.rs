@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{Generation, Ticket};
-use pointsman_domain::{LaneId, RequestFlow, RequestView as _};
+use pointsman_domain::{LaneId, RequestFlow, RequestView as _, ServedPrompt};
 use pointsman_openai::Request;
 
 use crate::engine::{Job, RequestKey, TokenUsage};
@@ -14,6 +14,10 @@ use crate::traffic::SimRequest;
 pub(super) struct InFlightRequest {
     pub(super) sim: SimRequest,
     pub(super) request: Request,
+    /// The request as it was last sent to an engine, with the edits of the step.
+    pub(super) sent: Option<Request>,
+    /// What the prefix index knew of the prompt that the engine has processed.
+    pub(super) served: Option<ServedPrompt>,
     pub(super) flow: RequestFlow,
     pub(super) stage: RequestStage,
     /// When the client disconnects if it has not received the first byte.
@@ -86,7 +90,9 @@ impl InFlightRequest {
             session_prefix: (sim.session, sim.shared_tokens),
             recorded_times: sim.recorded_times,
         };
-        (max_context == 0 || prompt < max_context).then_some(job)
+        let fits = max_context == 0 || prompt < max_context;
+        self.sent = fits.then(|| request.clone());
+        fits.then_some(job)
     }
 }
 

@@ -43,6 +43,8 @@ impl World<'_> {
         let key = self.in_flight.insert(InFlightRequest {
             sim,
             request,
+            sent: None,
+            served: None,
             flow,
             stage: RequestStage::BetweenAttempts,
             client_leaves_at,
@@ -77,7 +79,7 @@ impl World<'_> {
         request: &Request,
         flow: &mut RequestFlow,
     ) -> (Request, Effects) {
-        let fleet = self.fleet_view();
+        let fleet = self.fleet_view_for(request);
         let facts = self.facts(request, sim.at, flow.attempt_count());
         let advisor = self.advisor.advisor();
         let Advised { merged, edited } = advisor.advise(&facts, &fleet, &mut Trace::off());
