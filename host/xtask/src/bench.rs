@@ -22,13 +22,14 @@ const ROUNDS: usize = 3;
 /// A part of the benchmark: name, title and function.
 type Part = (&'static str, &'static str, fn(&Path) -> Result<()>);
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("parts", "the parts", parts),
     (
         "turns",
         "the same workload with first come first served, the dispatcher's rules and cortex",
         turns,
     ),
+    ("cached", "conversations with and without the weight `cached-tokens`", cached),
     (
         "policies",
         "policies: in four languages, in chains, concurrent, as candidates, replaced",
@@ -68,6 +69,13 @@ fn parts(root: &Path) -> Result<()> {
 
 fn turns(root: &Path) -> Result<()> {
     run(cargo(root)?.args(["bench", "--package", "pointsman", "--bench", "turns", "--quiet"]))
+}
+
+fn cached(root: &Path) -> Result<()> {
+    let venv = setup::venv(false)?;
+    run(cargo(root)?
+        .args(["bench", "--package", "pointsman", "--bench", "cached", "--quiet"])
+        .env("POINTSMAN_VENV", venv))
 }
 
 fn policies(root: &Path) -> Result<()> {
