@@ -11,6 +11,7 @@ mod generator;
 mod reader;
 mod recorded;
 mod rows;
+mod spec;
 mod times;
 
 use std::collections::BTreeMap;
@@ -18,14 +19,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_settings::Location;
-
 use self::conversations::{Conversations, Turn};
 pub use self::error::{TraceError, TraceLineError};
 use self::generator::RequestGenerator;
 use self::rows::{SortedRows, TraceRow};
+pub use self::spec::{
+    ArrivalProcess, Models, Sessions, Tenants, TraceFile, TraceFormat, TrafficSource, TrafficStream,
+};
 use self::times::ArrivalTimes;
-use crate::scenario::{TraceFile, TraceFormat, TrafficSource, TrafficStream};
 use crate::traffic::{ClassId, SimRequest, Traffic};
 
 /// The position of a stream's index in the session numbers of its requests.
@@ -77,11 +78,14 @@ enum SourceState {
 impl Arrivals {
     /// Creates the traffic of these streams, and generates the first request of each. The wall
     /// clock at the start is given in milliseconds since the Unix epoch.
-    pub(crate) fn new(
+    ///
+    /// # Errors
+    /// The index of a stream whose trace file cannot be read, with the cause.
+    pub fn new(
         streams: &[Arc<TrafficStream>],
         seed: u64,
         start_ms: u64,
-    ) -> Result<Self, (Location, TraceError)> {
+    ) -> Result<Self, (usize, TraceError)> {
         let mut classes: Vec<String> = Vec::new();
         let mut states = Vec::new();
         for (index, stream) in streams.iter().enumerate() {
@@ -93,7 +97,7 @@ impl Arrivals {
                 });
             let class = ClassId(u16::try_from(class).unwrap_or(u16::MAX));
             let mut state = StreamState::new(stream, index as u64, class, seed, start_ms);
-            state.advance().map_err(|error| (stream.location.clone(), error))?;
+            state.advance().map_err(|error| (index, error))?;
             states.push(state);
         }
         Ok(Self { classes, streams: states, error: None })

@@ -34,12 +34,16 @@ pub mod replay;
 pub mod report;
 mod request;
 mod scenario;
+mod timestamp;
 mod trace;
 mod traffic;
 mod world;
 
 pub use self::advisor::{ChainAdvisor, SimAdvisor, TimedHint};
-pub use self::arrivals::{Arrivals, TraceError, TraceLineError};
+pub use self::arrivals::{
+    ArrivalProcess, Arrivals, Models, Sessions, Tenants, TraceError, TraceFile, TraceFormat,
+    TraceLineError, TrafficSource, TrafficStream,
+};
 pub use self::compare::{Cell, Change, Comparison, Difference, Estimate, Line};
 pub use self::experiment::{Experiment, ExperimentError, Progress, SimulationEnv};
 pub use self::fault::{FaultKind, InjectedFault, Schedule};
@@ -53,9 +57,7 @@ pub use self::observe::{Attempt, FinishedRequest, Observer, RequestResult};
 pub use self::random::{Distribution, Random, seconds};
 pub use self::report::{Collector, Report, Run, Summary};
 pub use self::scenario::{
-    ArrivalProcess, Document, Engines, FleetSource, Host, HostConfig, HostLane, Models, Scenario,
-    ScenarioError, Sessions, Tenants, TraceFile, TraceFormat, TrafficSource, TrafficStream,
-    Variant,
+    Document, Engines, FleetSource, Host, HostConfig, HostLane, Scenario, ScenarioError, Variant,
 };
 pub use self::trace::TraceWriter;
 pub use self::traffic::{ClassId, SimRequest, Traffic};

@@ -31,13 +31,10 @@ use toml::de::DeValue;
 pub use self::engines::Engines;
 pub use self::fleet::{FleetSource, HostConfig, HostLane};
 pub(crate) use self::host_config::load_host_config;
-pub(crate) use self::quantity::parse_timestamp;
-pub use self::traffic::{
-    ArrivalProcess, Models, Sessions, Tenants, TraceFile, TraceFormat, TrafficSource, TrafficStream,
-};
-use crate::arrivals::Arrivals;
+use crate::arrivals::{Arrivals, TrafficStream};
 use crate::fault::InjectedFault;
 use crate::fleet::{Fleet, Lane};
+use crate::timestamp;
 
 /// All errors of a scenario.
 pub type ScenarioError = FileError;
@@ -127,6 +124,8 @@ struct Locations {
     objectives: Location,
     fleet: Location,
     traffic: Location,
+    /// The trace file of each stream.
+    streams: Vec<Location>,
 }
 
 /// A scenario with some keys overridden.
@@ -215,7 +214,10 @@ impl Scenario {
     /// If a trace file cannot be read.
     pub fn traffic(&self, seed: u64) -> Result<Arrivals, ScenarioError> {
         Arrivals::new(&self.streams, seed, self.start_ms)
-            .map_err(|(location, error)| self.error(vec![location.error(&error)]))
+            .map_err(|(stream, error)| {
+                let location = self.locations.streams.get(stream);
+                self.error(vec![location.unwrap_or(&self.locations.traffic).error(&error)])
+            })
     }
 
     /// Returns an error in the `objectives` key, which the reports parse.
@@ -300,15 +302,16 @@ fn read_without_variants(root: &Section<'_>, file: &Path) -> Option<Scenario> {
     let duration = root.positive_duration("duration", Duration::from_secs(86_400));
     let seeds = read_seeds(root);
     let objectives = root.strings("objectives").unwrap_or_default();
+    let fleet = fleet::read(&root.section("fleet"), folder);
+    let engines = engines::read(&root.section("engines"));
+    let policies = read_policies(root, folder);
+    let (streams, stream_locations) = traffic::read(root, folder, duration).into_iter().unzip();
     let locations = Locations {
         objectives: root.location("objectives"),
         fleet: root.location("fleet"),
         traffic: root.location("traffic"),
+        streams: stream_locations,
     };
-    let fleet = fleet::read(&root.section("fleet"), folder);
-    let engines = engines::read(&root.section("engines"));
-    let policies = read_policies(root, folder);
-    let streams = traffic::read(root, folder, duration);
     let faults = faults::read(root);
     // Marks the key as known; `read` reads the variants.
     let _ = root.has("variants");
@@ -335,8 +338,8 @@ fn read_without_variants(root: &Section<'_>, file: &Path) -> Option<Scenario> {
 fn read_start_time(root: &Section<'_>) -> u64 {
     let Some(value) = root.value("start-time") else { return DEFAULT_START_MS };
     let micros = match value.get_ref() {
-        DeValue::Datetime(datetime) => quantity::timestamp(datetime),
-        other => other.as_str().and_then(parse_timestamp),
+        DeValue::Datetime(datetime) => timestamp::micros(datetime),
+        other => other.as_str().and_then(timestamp::parse),
     };
     let ms = micros.and_then(|micros| u64::try_from(micros / 1000).ok());
     ms.unwrap_or_else(|| {

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use super::error::{TraceError, TraceLineError};
 use super::rows::{Lines, TraceRow};
-use crate::scenario::parse_timestamp;
+use crate::timestamp;
 
 /// Opens an Azure trace: `TIMESTAMP,ContextTokens,GeneratedTokens`.
 pub(super) fn azure(file: &Path) -> impl Iterator<Item = Result<TraceRow, TraceError>> + use<> {
     let read = |fields: [&str; 3]| {
         let [at, prompt, output] = fields;
-        let time = parse_timestamp(at).ok_or_else(|| TraceLineError::InvalidTime(at.to_owned()))?;
+        let time =
+            timestamp::parse(at).ok_or_else(|| TraceLineError::InvalidTime(at.to_owned()))?;
         Ok(Some(TraceRow {
             at: time,
             prompt: Some(tokens(prompt)?),

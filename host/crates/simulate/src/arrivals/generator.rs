@@ -9,8 +9,8 @@ use pointsman_domain::Endpoint;
 
 use super::conversations::Turn;
 use super::rows::TraceRow;
+use super::spec::{Models, Sessions, TrafficSource, TrafficStream};
 use crate::random::{Distribution, Random};
-use crate::scenario::{Models, Sessions, TrafficSource, TrafficStream};
 use crate::traffic::{ClassId, SimRequest};
 
 /// Generates the requests of one stream.

@@ -3,8 +3,8 @@
 use std::f64::consts::TAU;
 use std::time::Duration;
 
+use super::spec::ArrivalProcess;
 use crate::random::{Distribution, Random, seconds};
-use crate::scenario::ArrivalProcess;
 
 const SECONDS_PER_DAY: f64 = 86_400.0;
 

@@ -5,6 +5,7 @@ use pointsman_policy::OnError;
 use proptest::prelude::*;
 
 use super::*;
+use crate::arrivals::{ArrivalProcess, TrafficSource};
 use crate::fault::{FaultKind, Schedule};
 use crate::fleet::{DecodeRates, EngineModel, ServiceModel};
 use crate::random::Distribution;

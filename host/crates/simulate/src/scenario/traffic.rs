@@ -10,64 +10,16 @@ use pointsman_settings::{Code, Location, Section, missing};
 use toml::de::DeValue;
 
 use self::source::read_source;
-pub use self::source::{ArrivalProcess, Sessions, TraceFile, TraceFormat, TrafficSource};
 use super::quantity::{Unit, conflict, distribution, number, required_distribution};
+use crate::arrivals::{Models, Tenants, TraceFormat, TrafficSource, TrafficStream};
 use crate::random::Distribution;
 
-/// A stream of similar requests. Lengths are in tokens.
-#[derive(Debug, Clone)]
-pub struct TrafficStream {
-    /// The class in which the requests are reported.
-    pub class: String,
-    /// When the requests arrive.
-    pub source: TrafficSource,
-    /// The models that the requests name; `None` means those of the trace file.
-    pub models: Option<Models>,
-    /// The tenants; `None` means those of the trace file, or anonymous requests.
-    pub tenants: Option<Tenants>,
-    /// The length of prompts.
-    pub prompt: Distribution,
-    /// The length of the prefix that all prompts share.
-    pub shared_prefix: u32,
-    /// The length of responses.
-    pub output: Distribution,
-    /// The `max_tokens` parameter of the requests.
-    pub max_tokens: Option<u32>,
-    /// Whether the requests ask for streams.
-    pub stream: bool,
-    /// The time after which clients disconnect if they have not received the first byte.
-    pub client_timeout: Option<Duration>,
-    /// The start of the prompts.
-    pub text: Arc<str>,
-    /// Headers, with names in lower case.
-    pub headers: Arc<[(String, String)]>,
-    /// The time before which no request arrives.
-    pub from: Duration,
-    /// The time from which on no request arrives.
-    pub until: Duration,
-    /// The position of the stream in the scenario file.
-    pub location: Location,
-}
-
-/// How requests choose their model.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Models {
-    /// At random, by cumulative weights.
-    Weighted(Vec<(Arc<str>, f64)>),
-    /// The turns of a session use these models in rotation.
-    PerTurn(Vec<Arc<str>>),
-}
-
-/// Tenants with the cumulative weights of their requests.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tenants(pub Vec<(Arc<str>, f64)>);
-
-/// Reads `[[traffic]]`.
+/// Reads `[[traffic]]`. Each stream comes with the position of its trace file.
 pub(super) fn read(
     root: &Section<'_>,
     folder: &Path,
     duration: Duration,
-) -> Vec<Arc<TrafficStream>> {
+) -> Vec<(Arc<TrafficStream>, Location)> {
     let sections = root.sections("traffic");
     if sections.is_empty() {
         let message = "no traffic defined: add a `[[traffic]]` with a `model` and a `rate`";
@@ -75,8 +27,10 @@ pub(super) fn read(
     }
     sections
         .iter()
-        .filter_map(|section| read_stream(section, folder, duration))
-        .map(Arc::new)
+        .filter_map(|section| {
+            let stream = read_stream(section, folder, duration)?;
+            Some((Arc::new(stream), section.location("file")))
+        })
         .collect()
 }
 
@@ -116,7 +70,6 @@ fn read_stream(section: &Section<'_>, folder: &Path, duration: Duration) -> Opti
         headers: read_headers(section),
         from: section.duration("from", Duration::ZERO),
         until: section.duration("until", duration).min(duration),
-        location: section.location("file"),
     };
     if section.has("until") && stream.until <= stream.from {
         section.error_at("until", Code::Conflict.with("must be later than `from`"));

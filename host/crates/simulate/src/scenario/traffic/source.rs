@@ -1,97 +1,16 @@
 //! When the requests of a stream arrive: arrival processes, sessions and trace files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use pointsman_settings::{Code, Section, missing};
 
+use crate::arrivals::{ArrivalProcess, Sessions, TraceFile, TraceFormat, TrafficSource};
 use crate::random::Distribution;
 use crate::scenario::quantity::{
     Unit, conflict, distribution, must_be_positive, number, rate, required_distribution,
     required_interval, time_of_day,
 };
-
-/// When the requests of a stream arrive.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TrafficSource {
-    /// Independently of earlier requests (an open system).
-    Open(ArrivalProcess),
-    /// One after the other, from clients that wait for each response (a closed system).
-    Sessions(Sessions),
-    /// As recorded in a trace file.
-    Trace(TraceFile),
-}
-
-/// The process by which requests or sessions arrive.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ArrivalProcess {
-    /// A Poisson process with a rate per second.
-    Poisson(f64),
-    /// A Poisson process whose rate follows a sine wave over the day.
-    Daily {
-        /// The maximum rate per second.
-        peak: f64,
-        /// The minimum rate per second.
-        trough: f64,
-        /// The time of day of the maximum.
-        peak_at: Duration,
-    },
-    /// Arrivals with intervals from this distribution, in seconds.
-    Every(Distribution),
-    /// Bursts of arrivals.
-    Bursts {
-        /// The time from the start of a burst to the start of the next, in seconds. A burst does
-        /// not start before the previous one is over.
-        every: Distribution,
-        /// The number of arrivals in a burst.
-        size: Distribution,
-        /// The time between two arrivals of a burst, in seconds.
-        gap: Distribution,
-    },
-}
-
-/// Sessions: clients that send their next request after they have received a response.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sessions {
-    /// When sessions start.
-    pub arrivals: ArrivalProcess,
-    /// The number of requests in a session.
-    pub turns: Distribution,
-    /// The time from the end of a response to the next request, in seconds.
-    pub think_time: Distribution,
-    /// The maximum length of a prompt; a longer one is sent without the session's history.
-    pub max_prompt: Option<u32>,
-}
-
-/// A trace file: recorded requests.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TraceFile {
-    /// The file, or a folder with decision records.
-    pub file: PathBuf,
-    /// The format.
-    pub format: TraceFormat,
-    /// The factor by which recorded time runs faster.
-    pub speed: f64,
-    /// The maximum number of requests to read.
-    pub limit: Option<u64>,
-    /// When conversations start, for formats without times.
-    pub arrivals: Option<ArrivalProcess>,
-    /// The time from a response to the next turn of a conversation, in seconds.
-    pub think_time: Distribution,
-}
-
-/// The format of a trace file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TraceFormat {
-    /// An Azure LLM inference trace (CSV).
-    Azure,
-    /// A BurstGPT trace (CSV).
-    BurstGpt,
-    /// Conversations as in ShareGPT (JSON).
-    ShareGpt,
-    /// Decision records of a host.
-    Records,
-}
 
 /// The keys that define an arrival process.
 const ARRIVAL_KEYS: [&str; 4] = ["rate", "daily", "every", "bursts"];
