@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pointsman_domain::ChainInfo;
 use pointsman_policy::ChainSpec;
 use pointsman_record::{Record, files, records};
-use pointsman_simulate::replay::{ChainSource, Replay, ReplayReport};
+use pointsman_replay::{ChainSource, Replay, ReplayReport};
 
 use crate::chains;
 use crate::cli::replay::Replay as Options;
@@ -67,7 +67,7 @@ fn run(options: &Options) -> Result<ReplayReport> {
         None => ChainSource::Recorded { overrides: policies.list.clone() },
     };
     let env = stage()?;
-    let mut replay = Replay::new(&env, source, options.max_differences)?;
+    let mut replay = Replay::new(env.runtime(), source, options.max_differences)?;
     let bar = progress_bar(options.quiet, &files);
     let interrupted = watch_for_interrupt()?;
     for path in &files {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pointsman_policy::Compiler;
-use pointsman_simulate::report::Report;
+use pointsman_report::Report;
 use pointsman_simulate::{
     Document, Experiment, ExperimentError, Progress, Scenario, SimulationEnv,
 };

@@ -291,10 +291,15 @@ fn crate_dependencies_point_one_way() {
         ("policy", vec!["domain", "files", "spec"]),
         ("fleet", vec!["domain", "files", "settings"]),
         ("record", vec!["domain"]),
+        ("replay", vec!["domain", "openai", "policy", "record", "report"]),
+        ("report", vec!["domain"]),
         ("gateway", vec!["domain", "fleet", "openai", "record"]),
         ("settings", vec!["domain", "spec"]),
         ("config", vec!["domain", "fleet", "record", "settings", "spec"]),
-        ("simulate", vec!["config", "domain", "fleet", "openai", "policy", "record", "settings"]),
+        (
+            "simulate",
+            vec!["config", "domain", "fleet", "openai", "policy", "record", "report", "settings"],
+        ),
     ];
     for (name, allowed) in &crates {
         let manifest = read_toml(&root().join("host/crates").join(name).join("Cargo.toml"));

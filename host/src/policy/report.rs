@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pointsman_policy::{CaseResult, Difference, Measurement, Workbench};
-use pointsman_simulate::{ObjectiveResult, Report};
+use pointsman_report::{ObjectiveResult, Report};
 use serde_json::{Value, json};
 
 use super::table::{aligned, clean};

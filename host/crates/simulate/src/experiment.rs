@@ -14,6 +14,7 @@
 //! # }
 //! ```
 
+mod objectives;
 mod progress;
 
 use std::fmt;
@@ -27,13 +28,12 @@ use pointsman_policy::{
     Allocator, ChainSpec, Compiler, DryRunChain, DryRunError, Metering, Runtime, RuntimeError,
     RuntimeSettings,
 };
+use pointsman_report::{Collector, Objective, Point, Report, Run, Sweep, VariantReport};
 
 pub use self::progress::Progress;
 use self::progress::{ProgressTracker, ProgressTraffic};
 use crate::advisor::ChainAdvisor;
 use crate::fault::InjectedFault;
-use crate::objective::Objective;
-use crate::report::{Collector, Point, Report, Run, Sweep, VariantReport};
 use crate::scenario::{Host, Scenario, ScenarioError, load_host_config};
 use crate::trace::{Tee, TraceWriter};
 use crate::traffic::Traffic;
@@ -45,7 +45,7 @@ const STACK_SIZE: usize = 4 << 20;
 
 /// The environment of simulations: a runtime for policies.
 pub struct SimulationEnv {
-    pub(crate) runtime: Arc<Runtime>,
+    runtime: Arc<Runtime>,
 }
 
 impl fmt::Debug for SimulationEnv {
@@ -80,6 +80,11 @@ impl SimulationEnv {
             metering: Metering::Fuel,
         };
         Ok(Self { runtime: Runtime::new(settings)? })
+    }
+
+    /// Returns the runtime, which meters fuel.
+    pub fn runtime(&self) -> &Arc<Runtime> {
+        &self.runtime
     }
 }
 
@@ -215,15 +220,7 @@ impl Experiment {
             let classes: Vec<&str> = traffic.classes().iter().map(String::as_str).collect();
             let lanes: Vec<&str> =
                 host.fleet.lanes.iter().map(|lane| lane.info.name.as_str()).collect();
-            for text in &scenario.objectives {
-                let objective = Objective::parse(text).and_then(|objective| {
-                    objective
-                        .check(classes.iter().copied(), lanes.iter().copied())
-                        .map(|()| objective)
-                });
-                let objective = objective.map_err(|error| scenario.objective_error(error))?;
-                self.objectives.push(objective);
-            }
+            self.objectives = objectives::parse(scenario, &classes, &lanes)?;
         }
         let chain = DryRunChain::load(&env.runtime, &host.chain)?;
         self.cases.push(Case {
@@ -305,7 +302,6 @@ impl Experiment {
             .collect();
         let sweep = self.parameter.as_ref().map(|parameter| Sweep {
             parameter: parameter.clone(),
-            shown: Vec::new(),
             points: variants.iter().map(|variant| point(&self.title, variant)).collect(),
         });
         Report { title: self.title.clone(), scenario: self.scenario.clone(), variants, sweep }

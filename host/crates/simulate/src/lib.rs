@@ -5,7 +5,7 @@
 //!   Traffic ──SimRequest──> World ──Facts──> SimAdvisor (the policy chain, or any Advisor)
 //!                            │ ▲                └─Advice─> domain: Plan, Dispatcher, ...
 //!                            │ └─ events: tokens, loads, crashes, clients that disconnect
-//!                            └──> Observer: reports and traces
+//!                            └──> Observer: traces, and statistics of pointsman-report
 //! ```
 //!
 //! The simulator is not a second implementation: advice, plans, queues, switching and fallbacks are
@@ -20,18 +20,12 @@
 
 mod advisor;
 mod arrivals;
-mod compare;
 mod engine;
 mod experiment;
 mod fault;
 mod fleet;
-mod histogram;
-mod metric;
-mod objective;
 mod observe;
 mod random;
-pub mod replay;
-pub mod report;
 mod request;
 mod scenario;
 mod timestamp;
@@ -44,18 +38,11 @@ pub use self::arrivals::{
     ArrivalProcess, Arrivals, Models, Sessions, Tenants, TraceError, TraceFile, TraceFormat,
     TraceLineError, TrafficSource, TrafficStream,
 };
-pub use self::compare::{Cell, Change, Comparison, Difference, Estimate, Line};
 pub use self::experiment::{Experiment, ExperimentError, Progress, SimulationEnv};
 pub use self::fault::{FaultKind, InjectedFault, Schedule};
 pub use self::fleet::{DecodeRates, EngineModel, Fleet, Lane, ServiceModel};
-pub use self::histogram::Histogram;
-pub use self::metric::{Direction, Metric, Scope, ScopeError, Statistic, Unit};
-pub use self::objective::{
-    Objective, ObjectiveError, ObjectiveErrorKind, ObjectiveResult, Verdict,
-};
 pub use self::observe::{Attempt, FinishedRequest, Observer, RequestResult};
 pub use self::random::{Distribution, Random, seconds};
-pub use self::report::{Collector, Report, Run, Summary};
 pub use self::scenario::{
     Document, Engines, FleetSource, Host, HostConfig, HostLane, Scenario, ScenarioError, Variant,
 };

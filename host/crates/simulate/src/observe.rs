@@ -4,22 +4,11 @@ use std::time::Duration;
 
 pub use pointsman_domain::RequestResult;
 use pointsman_domain::dispatch::SwitchReport;
-use pointsman_domain::{AttemptResult, EngineState, LaneId};
+use pointsman_domain::{EngineState, LaneId, PolicyRef};
+pub use pointsman_report::Attempt;
+use pointsman_report::{Collector, EndedRequest};
 
 use crate::traffic::SimRequest;
-
-/// An attempt to serve a request on one lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attempt {
-    /// The lane.
-    pub lane: LaneId,
-    /// How the attempt ended.
-    pub result: AttemptResult,
-    /// When the attempt began.
-    pub begun: Duration,
-    /// How long the request waited for a slot.
-    pub queue: Duration,
-}
 
 /// A request that has ended.
 #[derive(Debug, Clone, Copy)]
@@ -49,13 +38,7 @@ pub struct FinishedRequest<'a> {
 pub trait Observer {
     /// Called when a request was decided, with the lane of the first attempt and the policies that
     /// contributed to the decision.
-    fn decided(
-        &mut self,
-        _: &SimRequest,
-        _first: Option<LaneId>,
-        _by: &[pointsman_domain::PolicyRef],
-    ) {
-    }
+    fn decided(&mut self, _: &SimRequest, _first: Option<LaneId>, _by: &[PolicyRef]) {}
     /// Called when a request was granted a slot.
     fn granted(&mut self, _at: Duration, _: &SimRequest, _lane: LaneId) {}
     /// Called when a request has ended.
@@ -67,4 +50,39 @@ pub trait Observer {
     fn load(&mut self, _at: Duration, _lane: LaneId, _waiting: usize, _running: u32) {}
     /// Called when a switch is complete.
     fn switched(&mut self, _at: Duration, _: &SwitchReport) {}
+}
+
+impl Observer for Collector {
+    fn decided(&mut self, request: &SimRequest, _first: Option<LaneId>, by: &[PolicyRef]) {
+        self.arrived(request.at, usize::from(request.class.0), by);
+    }
+
+    fn ended(&mut self, ended: &FinishedRequest<'_>) {
+        self.ended(&EndedRequest {
+            arrived_at: ended.request.at,
+            class: usize::from(ended.request.class.0),
+            tenant: ended.request.tenant.as_ref(),
+            prompt_tokens: ended.request.prompt_tokens,
+            result: ended.result,
+            at: ended.at,
+            wait: ended.wait,
+            first_byte: ended.first_byte,
+            attempts: ended.attempts,
+            cached_tokens: ended.cached_tokens,
+            output_tokens: ended.output_tokens,
+            reason: ended.reason,
+        });
+    }
+
+    fn engine(&mut self, at: Duration, lane: LaneId, state: EngineState) {
+        self.engine(at, lane, state);
+    }
+
+    fn load(&mut self, at: Duration, lane: LaneId, waiting: usize, running: u32) {
+        self.load(at, lane, waiting, running);
+    }
+
+    fn switched(&mut self, _: Duration, report: &SwitchReport) {
+        self.switched(report);
+    }
 }

@@ -213,11 +213,10 @@ impl Scenario {
     /// # Errors
     /// If a trace file cannot be read.
     pub fn traffic(&self, seed: u64) -> Result<Arrivals, ScenarioError> {
-        Arrivals::new(&self.streams, seed, self.start_ms)
-            .map_err(|(stream, error)| {
-                let location = self.locations.streams.get(stream);
-                self.error(vec![location.unwrap_or(&self.locations.traffic).error(&error)])
-            })
+        Arrivals::new(&self.streams, seed, self.start_ms).map_err(|(stream, error)| {
+            let location = self.locations.streams.get(stream);
+            self.error(vec![location.unwrap_or(&self.locations.traffic).error(&error)])
+        })
     }
 
     /// Returns an error in the `objectives` key, which the reports parse.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pointsman_policy::Compiler;
-use pointsman_simulate::{Document, Experiment, Report, SimulationEnv, Summary};
+use pointsman_report::{Report, Summary};
+use pointsman_simulate::{Document, Experiment, SimulationEnv};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
