@@ -21,8 +21,8 @@ pub struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     /// Creates a replay with the policies of `source`, which run in `runtime`. The runtime has to
-    /// meter fuel: results must not depend on the speed of the machine. The report lists at most `max_differences`
-    /// decisions that differ from the record.
+    /// meter fuel, because results must not depend on the speed of the machine. The report lists at
+    /// most `max_differences` decisions that differ from the record.
     ///
     /// # Errors
     /// Returns an error if a policy cannot be loaded.

@@ -110,13 +110,12 @@ impl LaneCounters {
 
     /// Accounts for the time since the last change.
     fn pass(&mut self, index: usize, at: Duration, series: &mut TimeSeries) {
-        let (phase, waiting, running) = (self.phase() as usize, self.waiting.now, self.running.now);
+        let (phase, waiting) = (self.phase() as usize, self.waiting.now);
         self.phases_us[phase] += micros(at.saturating_sub(self.since));
         series.between(self.since, at, |interval, us| {
             let lane = &mut interval.lanes[index];
             lane.phases_us[phase] += us;
             lane.waiting_us += u128::from(waiting) * u128::from(us);
-            lane.running_us += u128::from(running) * u128::from(us);
             lane.max_waiting = lane.max_waiting.max(waiting);
         });
         self.since = self.since.max(at);

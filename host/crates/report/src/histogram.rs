@@ -1,8 +1,7 @@
 //! A histogram of durations with logarithmic buckets, bounded in memory and in relative error.
 //!
-//! The crate `hdrhistogram` does not replace it: reports promise exact means and maxima, and its
-//! mean is computed from the middles of buckets. It also fixes the range or reallocates a whole
-//! table when it grows, while a time series has hundreds of histograms with few values each.
+//! It is not the crate `hdrhistogram`, because reports promise exact means and maxima: there, both
+//! are those of buckets.
 
 use std::time::Duration;
 

@@ -66,8 +66,6 @@ pub struct LaneInterval {
     pub max_waiting: u64,
     /// Integral of the queue length over time, in microseconds.
     pub waiting_us: u128,
-    /// Integral of the slots in use over time, in microseconds.
-    pub running_us: u128,
     /// Time in each phase, in microseconds.
     pub phases_us: [u64; PHASES],
 }
@@ -85,7 +83,6 @@ impl Merge for Interval {
         for (lane, more) in self.lanes.iter_mut().zip(&other.lanes) {
             lane.max_waiting = lane.max_waiting.max(more.max_waiting);
             lane.waiting_us += more.waiting_us;
-            lane.running_us += more.running_us;
             for (time, more) in lane.phases_us.iter_mut().zip(more.phases_us) {
                 *time += more;
             }
@@ -115,11 +112,6 @@ impl LaneInterval {
     /// Returns the mean queue length.
     pub fn mean_waiting(&self) -> f64 {
         part(self.waiting_us, self.observed_us())
-    }
-
-    /// Returns the mean number of slots in use.
-    pub fn mean_running(&self) -> f64 {
-        part(self.running_us, self.observed_us())
     }
 
     /// Returns the share of the time that was spent in a phase.

@@ -91,10 +91,7 @@ fn intervals_add_up_to_the_whole_run() {
     assert_eq!(intervals[5].classes[0].waits.max(), Some(at(35.0)));
     assert_eq!((intervals[51].classes[1].fell_back, intervals[60].classes[1].rejected), (1, 1));
     assert_eq!((intervals[80].classes[0].errors, intervals[90].classes[0].client_gone), (1, 1));
-    assert!(
-        close(intervals[10].lanes[0].mean_waiting(), 2.0)
-            && close(intervals[45].lanes[0].mean_running(), 2.0)
-    );
+    assert!(close(intervals[10].lanes[0].mean_waiting(), 2.0));
     assert!(close(intervals[75].lanes[0].share(Phase::Draining), 1.0));
     assert!(intervals.iter().all(|interval| {
         interval.lanes.iter().all(|lane| lane.phases_us.iter().sum::<u64>() == 1_000_000)
