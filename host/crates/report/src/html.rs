@@ -1,6 +1,6 @@
 //! Self-contained HTML reports: nothing is fetched, no script runs, and the page can be printed.
 
-use std::fmt::Display;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::compare::{Change, Comparison, Difference, Line};
 use crate::metric::{Metric, Scope, Unit};
@@ -8,8 +8,8 @@ use crate::numbers;
 use crate::objective::ObjectiveResult;
 use crate::plots::{Plot, Section};
 use crate::report::{Report, VariantReport};
-use crate::summary::EventCount;
-use crate::svg::{COLORS, RULES, SERIES, escaped};
+use crate::summary::{EventCount, LaneStatistics, Named};
+use crate::svg::{COLORS, RULES, SERIES, Text};
 use crate::text::{CAUTION, CLASS_COLUMNS, LANE_COLUMNS, plus_minus, run_count};
 
 const PAGE_CSS: &str = include_str!("html/page.css");
@@ -23,28 +23,42 @@ impl Report {
 }
 
 fn render(report: &Report) -> String {
-    let title = escaped(&report.title);
-    let (light, dark) = (colors(|color| color.1), colors(|color| color.2));
-    let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
-         <meta name=\"color-scheme\" content=\"light dark\"/>\n<title>{title}</title>\n<style>\n\
-         :root {{ {light} }}\n\
-         @media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n\
-         {PAGE_CSS}{RULES}</style>\n</head>\n<body>\n<main>\n"
-    );
-    page.push_str(&head(report));
-    page.push_str(&objectives(report));
-    page.push_str(&statistics(report));
     let plots = report.plots();
-    for (section, title, note) in SECTIONS {
-        page.push_str(&plot_section(&plots, section, title, note));
-        if section == Section::Engines {
-            report.variants.iter().for_each(|variant| page.push_str(&details(variant)));
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (Text(&report.title)) }
+                style { (PreEscaped(style_sheet())) }
+            }
+            body {
+                main {
+                    (head(report))
+                    (objectives(report))
+                    (statistics(report))
+                    @for (section, title, note) in SECTIONS {
+                        (plot_section(&plots, section, title, note))
+                        @if section == Section::Engines {
+                            @for variant in &report.variants { (details(variant)) }
+                        }
+                    }
+                }
+            }
         }
-    }
-    page.push_str("</main>\n</body>\n</html>\n");
-    page
+    };
+    page.into_string() + "\n"
+}
+
+fn style_sheet() -> String {
+    let (light, dark) = (colors(|color| color.1), colors(|color| color.2));
+    format!(
+        ":root {{ {light} }}\n\
+         @media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n\
+         {PAGE_CSS}{RULES}"
+    )
 }
 
 const SECTIONS: [(Section, &str, &str); 5] = [
@@ -82,81 +96,100 @@ fn colors(select: fn(&(&'static str, &'static str, &'static str)) -> &'static st
         .join(" ")
 }
 
-fn head(report: &Report) -> String {
-    let mut text = format!("<header>\n<h1>{}</h1>\n", escaped(&report.title));
-    if !report.scenario.is_empty() {
-        text.push_str(&format!(
-            "<p class=\"scenario\">{}</p>\n",
-            escaped(report.scenario.trim_end())
-        ));
+fn head(report: &Report) -> Markup {
+    html! {
+        header {
+            h1 { (Text(&report.title)) }
+            @if !report.scenario.is_empty() {
+                p class="scenario" { (Text(report.scenario.trim_end())) }
+            }
+            ul class="variants" {
+                @for (index, variant) in report.variants.iter().enumerate() {
+                    (variant_item(index, variant))
+                }
+            }
+        }
     }
-    text.push_str("<ul class=\"variants\">\n");
-    for (index, variant) in report.variants.iter().enumerate() {
-        let (met, all) = (
-            variant.objectives.iter().filter(|judged| judged.met).count(),
-            variant.objectives.len(),
-        );
-        let verdict = match (met, all) {
-            (_, 0) => String::new(),
-            _ if met == all => format!("<span class=\"good\">✓ all {all} objectives met</span>"),
-            _ => format!("<span class=\"bad\">✗ {met} of {all} objectives met</span>"),
-        };
-        let requests = variant.estimate(&Scope::All, Metric::Requests);
-        let requests = requests.map_or_else(String::new, |estimate| {
-            format!("{} requests, ", numbers::count(estimate.mean))
-        });
-        text.push_str(&format!(
-            "<li><span class=\"swatch b{}\"></span><strong>{}</strong> {requests}{} {verdict}\
-             </li>\n",
-            index % SERIES,
-            escaped(&variant.name),
-            escaped(&run_count(variant)),
-        ));
+}
+
+fn variant_item(index: usize, variant: &VariantReport) -> Markup {
+    let all = variant.objectives.len();
+    let met = variant.objectives.iter().filter(|judged| judged.met).count();
+    let requests = variant.estimate(&Scope::All, Metric::Requests);
+    html! {
+        li {
+            span class={ "swatch b" (index % SERIES) } {}
+            strong { (Text(&variant.name)) }
+            " "
+            @if let Some(estimate) = requests { (numbers::count(estimate.mean)) " requests, " }
+            (run_count(variant))
+            @if all > 0 {
+                " "
+                @if met == all {
+                    span class="good" { "✓ all " (all) " objectives met" }
+                } @else {
+                    span class="bad" { "✗ " (met) " of " (all) " objectives met" }
+                }
+            }
+        }
     }
-    text.push_str("</ul>\n</header>\n");
-    text
 }
 
-/// Renders a table from the text of its head and the HTML cells of its rows.
-fn table(head: &[String], rows: &[Vec<String>]) -> String {
-    let cells = head.iter().map(|cell| format!("<th scope=\"col\">{}</th>", escaped(cell)));
-    let mut text = format!(
-        "<div class=\"wide\"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n",
-        cells.collect::<String>()
-    );
-    rows.iter().for_each(|row| text.push_str(&format!("<tr>{}</tr>\n", row.concat())));
-    text.push_str("</tbody>\n</table></div>\n");
-    text
+/// Renders a table from the text of its head and the cells of its rows.
+fn table(head: &[String], rows: &[Markup]) -> Markup {
+    html! {
+        div class="wide" {
+            table {
+                thead { tr { @for cell in head { th scope="col" { (Text(cell)) } } } }
+                tbody { @for row in rows { tr { (row) } "\n" } }
+            }
+        }
+    }
 }
 
-fn cell(content: impl Display) -> String {
-    format!("<td>{content}</td>")
+fn row_head(text: &str) -> Markup {
+    html! { th scope="row" { (Text(text)) } }
 }
 
-fn row_head(text: &str) -> String {
-    format!("<th scope=\"row\">{}</th>", escaped(text))
+/// Renders the cells of metrics of one scope.
+fn metric_cells<'a>(
+    variant: &VariantReport,
+    scope: &Scope,
+    metrics: impl IntoIterator<Item = &'a Metric>,
+) -> Markup {
+    html! {
+        @for metric in metrics {
+            @let mean = variant.estimate(scope, *metric).map(|estimate| estimate.mean);
+            td { (numbers::optional(metric.unit(), mean)) }
+        }
+    }
 }
 
-fn objectives(report: &Report) -> String {
+fn objectives(report: &Report) -> Markup {
     let Some(first) = report.variants.first().filter(|variant| !variant.objectives.is_empty())
     else {
-        return String::new();
+        return Markup::default();
     };
     let names = report.variants.iter().map(|variant| variant.name.clone());
     let head: Vec<String> = std::iter::once("objective".to_owned()).chain(names).collect();
-    let rows = first.objectives.iter().enumerate().map(|(index, objective)| {
-        let cells = report.variants.iter().map(|variant| {
-            let result = variant.objectives.get(index).map_or_else(String::new, objective_result);
-            format!("<td class=\"change\">{result}</td>")
-        });
-        std::iter::once(row_head(&objective.objective)).chain(cells).collect()
-    });
-    let rows: Vec<Vec<String>> = rows.collect();
-    format!("<section class=\"left\">\n<h2>Objectives</h2>\n{}</section>\n", table(&head, &rows))
+    let row = |(index, objective): (usize, &ObjectiveResult)| {
+        html! {
+            (row_head(&objective.objective))
+            @for variant in &report.variants {
+                td class="change" {
+                    @if let Some(judged) = variant.objectives.get(index) {
+                        (objective_result(judged))
+                    }
+                }
+            }
+        }
+    };
+    let rows: Vec<Markup> = first.objectives.iter().enumerate().map(row).collect();
+    html! { section class="left" { h2 { "Objectives" } (table(&head, &rows)) } }
 }
 
 /// Renders whether an objective is met, and the values that decide it.
-fn objective_result(judged: &ObjectiveResult) -> String {
+fn objective_result(judged: &ObjectiveResult) -> Markup {
     let (class, verdict) = if judged.met { ("good", "✓ met") } else { ("bad", "✗ not met") };
     let unit = judged.metric.unit();
     let mut values = numbers::optional(unit, judged.mean);
@@ -167,30 +200,28 @@ fn objective_result(judged: &ObjectiveResult) -> String {
     if !judged.met && judged.runs_met > 0 {
         values.push_str(&format!(", met by {} of {} seeds", judged.runs_met, judged.runs));
     }
-    format!(
-        "<span class=\"{class}\">{verdict}</span> <span class=\"soft\">{}</span>",
-        escaped(&values)
-    )
+    html! { span class=(class) { (verdict) } " " span class="soft" { (values) } }
 }
 
 /// Renders the statistics: by class if there is one variant, side by side if there are several.
-fn statistics(report: &Report) -> String {
+fn statistics(report: &Report) -> Markup {
     let tables = match &report.variants[..] {
-        [] => return String::new(),
+        [] => return Markup::default(),
         [variant] => single_variant(variant),
         _ => side_by_side(report),
     };
-    format!("<section>\n<h2>Statistics</h2>\n{tables}</section>\n")
+    html! { section { h2 { "Statistics" } (tables) } }
 }
 
-fn single_variant(variant: &VariantReport) -> String {
+fn single_variant(variant: &VariantReport) -> Markup {
     let classes = variant.names(|run| run.classes.iter().map(|class| class.name.clone()).collect());
     let classes = classes.into_iter().map(|name| (name.clone(), Scope::Class(name)));
     let scopes: Vec<(String, Scope)> = classes.chain([("all".to_owned(), Scope::All)]).collect();
-    let run_metrics = Metric::RUN_METRICS.map(|metric| (metric.to_string(), metric));
     let all = [("all".to_owned(), Scope::All)];
-    let columns = CLASS_COLUMNS.map(|(_, metric)| (metric.to_string(), metric));
-    grid(variant, "class", &scopes, &columns) + &grid(variant, "", &all, &run_metrics)
+    html! {
+        (grid(variant, "class", &scopes, &CLASS_COLUMNS.map(|(_, metric)| metric)))
+        (grid(variant, "", &all, &Metric::RUN_METRICS))
+    }
 }
 
 /// Renders a table with a row for each scope and a column for each metric.
@@ -198,22 +229,18 @@ fn grid(
     variant: &VariantReport,
     head: &str,
     scopes: &[(String, Scope)],
-    columns: &[(String, Metric)],
-) -> String {
-    let names = columns.iter().map(|(name, _)| name.clone());
+    metrics: &[Metric],
+) -> Markup {
+    let names = metrics.iter().map(ToString::to_string);
     let head: Vec<String> = std::iter::once(head.to_owned()).chain(names).collect();
-    let rows = scopes.iter().map(|(name, scope)| {
-        let cells = columns.iter().map(|(_, metric)| {
-            let mean = variant.estimate(scope, *metric).map(|estimate| estimate.mean);
-            cell(escaped(&numbers::optional(metric.unit(), mean)))
-        });
-        std::iter::once(row_head(name)).chain(cells).collect()
-    });
-    table(&head, &rows.collect::<Vec<_>>())
+    let row = |(name, scope): &(String, Scope)| {
+        html! { (row_head(name)) (metric_cells(variant, scope, metrics)) }
+    };
+    table(&head, &scopes.iter().map(row).collect::<Vec<_>>())
 }
 
 /// Renders each variant in comparison with the first one.
-fn side_by_side(report: &Report) -> String {
+fn side_by_side(report: &Report) -> Markup {
     let comparison = Comparison::new(&report.summaries());
     let first = comparison.variants.iter().take(1).cloned();
     // The column of differences that follows each of the other variants has no name.
@@ -236,29 +263,29 @@ fn side_by_side(report: &Report) -> String {
                 Scope::Tenant(name) => format!("tenant {name}"),
                 Scope::Lane(name) => format!("lane {name}"),
             };
-            let columns = head.len();
-            rows.push(vec![format!(
-                "<th class=\"scope\" colspan=\"{columns}\">{}</th>",
-                escaped(&heading)
-            )]);
+            rows.push(html! { th class="scope" colspan=(head.len()) { (Text(&heading)) } });
         }
         rows.push(comparison_row(line));
     }
-    format!("{}<p class=\"note\">{}</p>\n", table(&head, &rows), escaped(CAUTION))
+    html! { (table(&head, &rows)) p class="note" { (CAUTION) } }
 }
 
-fn comparison_row(line: &Line) -> Vec<String> {
+fn comparison_row(line: &Line) -> Markup {
     let unit = line.unit();
-    let cells = line.cells.iter().enumerate().map(|(index, value)| {
-        let mean = cell(escaped(&numbers::optional(unit, value.mean)));
-        let difference =
-            value.difference.map_or_else(String::new, |difference| change(unit, &difference));
-        if index == 0 { mean } else { format!("{mean}<td class=\"change\">{difference}</td>") }
-    });
-    std::iter::once(row_head(&line.metric.to_string())).chain(cells).collect()
+    html! {
+        (row_head(&line.metric.to_string()))
+        @for (index, value) in line.cells.iter().enumerate() {
+            td { (numbers::optional(unit, value.mean)) }
+            @if index > 0 {
+                td class="change" {
+                    @if let Some(difference) = &value.difference { (change(unit, difference)) }
+                }
+            }
+        }
+    }
 }
 
-fn change(unit: Unit, difference: &Difference) -> String {
+fn change(unit: Unit, difference: &Difference) -> Markup {
     let (class, sign) = match difference.verdict {
         Change::Better => ("good", "▲ better"),
         Change::Worse => ("bad", "▼ worse"),
@@ -267,75 +294,65 @@ fn change(unit: Unit, difference: &Difference) -> String {
         }
     };
     match plus_minus(unit, difference) {
-        None => "<span class=\"soft\">equal</span>".to_owned(),
-        Some(size) => {
-            let size = escaped(&size);
-            format!("<span class=\"{class}\">{sign}</span> <span class=\"soft\">{size}</span>")
+        None => html! { span class="soft" { "equal" } },
+        Some(size) => html! { span class=(class) { (sign) } " " span class="soft" { (size) } },
+    }
+}
+
+fn plot_section(plots: &[Plot], section: Section, title: &str, note: &str) -> Markup {
+    let plots: Vec<&Plot> = plots.iter().filter(|plot| plot.section == section).collect();
+    if plots.is_empty() {
+        return Markup::default();
+    }
+    let class = if section == Section::Engines { "rows" } else { "plots" };
+    html! {
+        section {
+            h2 { (title) }
+            p class="note" { (note) }
+            div class=(class) { @for plot in plots { figure { (plot.drawing.inline()) } "\n" } }
         }
     }
 }
 
-fn plot_section(plots: &[Plot], section: Section, title: &str, note: &str) -> String {
-    let drawings: String = plots
-        .iter()
-        .filter(|plot| plot.section == section)
-        .map(|plot| format!("<figure>\n{}</figure>\n", plot.drawing.inline()))
-        .collect();
-    if drawings.is_empty() {
-        return String::new();
-    }
-    let class = if section == Section::Engines { "rows" } else { "plots" };
-    format!(
-        "<section>\n<h2>{title}</h2>\n<p class=\"note\">{note}</p>\n<div class=\"{class}\">\n\
-         {drawings}</div>\n</section>\n"
-    )
-}
-
 /// Renders the lanes of a variant, its deciding policies, and its rejections and errors.
-fn details(variant: &VariantReport) -> String {
-    let Some(run) = variant.runs.first().map(|run| &run.summary) else { return String::new() };
-    let columns = LANE_COLUMNS.map(|(_, metric)| (metric.to_string(), metric));
-    let names = columns.iter().map(|(name, _)| name.clone());
+fn details(variant: &VariantReport) -> Markup {
+    let Some(run) = variant.runs.first().map(|run| &run.summary) else { return Markup::default() };
+    let metrics = LANE_COLUMNS.map(|(_, metric)| metric);
+    let names = metrics.iter().map(ToString::to_string);
     let times = ["load mean".to_owned(), "drain mean".to_owned()];
     let head: Vec<String> = std::iter::once("lane".to_owned()).chain(names).chain(times).collect();
-    let rows = run.lanes.iter().map(|lane| {
-        let scope = Scope::Lane(lane.name.clone());
-        let cells = columns.iter().map(|(_, metric)| {
-            let mean = variant.estimate(&scope, *metric).map(|estimate| estimate.mean);
-            cell(escaped(&numbers::optional(metric.unit(), mean)))
-        });
-        let times = [lane.value.load_mean, lane.value.drain_mean].map(|time| {
-            let text =
-                if time.is_zero() { "-".to_owned() } else { numbers::time(time.as_secs_f64()) };
-            cell(escaped(&text))
-        });
-        std::iter::once(row_head(&lane.name)).chain(cells).chain(times).collect()
-    });
-    let rows: Vec<Vec<String>> = rows.collect();
-    let name = escaped(&variant.name);
-    let counts = event_counts("decisions by policy, first seed", &run.policies)
-        + &event_counts("rejections and errors, first seed", &run.problems);
-    let counts = if counts.is_empty() {
-        counts
-    } else {
-        format!("<div class=\"beside\">\n{counts}</div>\n")
+    let row = |lane: &Named<LaneStatistics>| {
+        html! {
+            (row_head(&lane.name))
+            (metric_cells(variant, &Scope::Lane(lane.name.clone()), &metrics))
+            @for time in [lane.value.load_mean, lane.value.drain_mean] {
+                td { @if time.is_zero() { "-" } @else { (numbers::time(time.as_secs_f64())) } }
+            }
+        }
     };
-    format!(
-        "<details open=\"open\">\n<summary>Lanes: {name}</summary>\n{}{counts}</details>\n",
-        table(&head, &rows)
-    )
+    let rows: Vec<Markup> = run.lanes.iter().map(row).collect();
+    html! {
+        details open="open" {
+            summary { "Lanes: " (Text(&variant.name)) }
+            (table(&head, &rows))
+            @if !(run.policies.is_empty() && run.problems.is_empty()) {
+                div class="beside" {
+                    (event_counts("decisions by policy, first seed", &run.policies))
+                    (event_counts("rejections and errors, first seed", &run.problems))
+                }
+            }
+        }
+    }
 }
 
-fn event_counts(head: &str, counted: &[EventCount]) -> String {
+fn event_counts(head: &str, counted: &[EventCount]) -> Markup {
     if counted.is_empty() {
-        return String::new();
+        return Markup::default();
     }
-    let rows: Vec<Vec<String>> = counted
-        .iter()
-        .map(|event| {
-            vec![row_head(&event.name), cell(escaped(&numbers::count(event.count as f64)))]
-        })
-        .collect();
+    let row = |event: &EventCount| {
+        html! { (row_head(&event.name)) td { (numbers::count(event.count as f64)) } }
+    };
+    let rows: Vec<Markup> = counted.iter().map(row).collect();
     table(&[head.to_owned(), "requests".to_owned()], &rows)
 }
 

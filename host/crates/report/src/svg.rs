@@ -1,4 +1,4 @@
-//! Drawings as SVG, simple enough to be written as text, and without scripts.
+//! Drawings as SVG, without scripts.
 //!
 //! Elements have classes instead of colors. An HTML page defines the colors of the classes, light
 //! or dark; a drawing that is a file of its own contains the light ones.
@@ -7,7 +7,7 @@ mod axis;
 mod bars;
 mod chart;
 
-use std::fmt::Write as _;
+use maud::{Markup, PreEscaped, Render, html};
 
 pub(crate) use self::axis::Axis;
 pub(crate) use self::bars::{Bar, Bars, Row};
@@ -77,17 +77,14 @@ impl Drawing {
             Anchor::Middle => "middle",
             Anchor::End => "end",
         };
-        let (x, y, text) = (at(x), at(y), escaped(text));
-        self.add(format_args!(
-            r#"<text class="{class}" x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>"#
-        ));
+        self.add(&html! {
+            text class=(class) x=(at(x)) y=(at(y)) text-anchor=(anchor) { (Text(text)) }
+        });
     }
 
     pub(crate) fn line(&mut self, class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64)) {
         let [x1, y1, x2, y2] = [x1, y1, x2, y2].map(at);
-        self.add(format_args!(
-            r#"<line class="{class}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>"#
-        ));
+        self.add(&html! { line class=(class) x1=(x1) y1=(y1) x2=(x2) y2=(y2) {} });
     }
 
     pub(crate) fn rect(
@@ -95,25 +92,18 @@ impl Drawing {
         class: &str,
         (x, y): (f64, f64),
         (width, height): (f64, f64),
-        title: &str,
+        tooltip: &str,
     ) {
         let [x, y, width, height] = [x, y, width, height].map(at);
-        let open =
-            format!(r#"<rect class="{class}" x="{x}" y="{y}" width="{width}" height="{height}""#);
-        if title.is_empty() {
-            self.add(format_args!("{open}/>"));
-        } else {
-            self.add(format_args!("{open}><title>{}</title></rect>", escaped(title)));
-        }
+        self.add(&html! {
+            rect class=(class) x=(x) y=(y) width=(width) height=(height) {
+                @if !tooltip.is_empty() { title { (Text(tooltip)) } }
+            }
+        });
     }
 
     pub(crate) fn circle(&mut self, class: &str, (x, y): (f64, f64), radius: f64) {
-        self.add(format_args!(
-            r#"<circle class="{class}" cx="{}" cy="{}" r="{}"/>"#,
-            at(x),
-            at(y),
-            at(radius)
-        ));
+        self.add(&html! { circle class=(class) cx=(at(x)) cy=(at(y)) r=(at(radius)) {} });
     }
 
     /// Draws a polyline, which is interrupted where a point is missing.
@@ -133,42 +123,43 @@ impl Drawing {
             pen_down = true;
         }
         if !path.is_empty() {
-            self.add(format_args!(r#"<path class="{class}" d="{path}"/>"#));
+            self.add(&html! { path class=(class) d=(path) {} });
         }
     }
 
-    fn add(&mut self, element: std::fmt::Arguments<'_>) {
-        // Writing to a string cannot fail.
-        self.body.write_fmt(element).unwrap_or_default();
+    fn add(&mut self, element: &Markup) {
+        self.body.push_str(&element.0);
         self.body.push('\n');
     }
 
     /// Renders the drawing for a page that has the style sheet and the colors.
-    pub(crate) fn inline(&self) -> String {
-        let Self { width, height, .. } = self;
-        let label = escaped(&self.label);
-        let body = &self.body;
-        format!(
-            "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\">\n\
-             {body}</svg>\n"
-        )
+    pub(crate) fn inline(&self) -> Markup {
+        html! {
+            svg viewBox=(self.view_box()) role="img" aria-label=(Text(&self.label)) {
+                "\n" (PreEscaped(&self.body))
+            }
+        }
     }
 
     /// Renders the drawing as a file of its own, in light colors.
     pub(crate) fn standalone(&self) -> String {
         let Self { width, height, .. } = self;
-        let label = escaped(&self.label);
-        let body = &self.body;
         let rules = COLORS.iter().fold(RULES.to_owned(), |rules, (name, light, _)| {
             rules.replace(&format!("var({name})"), light)
         });
-        format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
-             width=\"{width}\" height=\"{height}\" role=\"img\" aria-label=\"{label}\">\n\
-             <style>\n{rules}</style>\n\
-             <rect class=\"paper\" x=\"0\" y=\"0\" width=\"{width}\" height=\"{height}\"/>\n\
-             {body}</svg>\n"
-        )
+        let drawing = html! {
+            svg xmlns="http://www.w3.org/2000/svg" viewBox=(self.view_box()) width=(width)
+                height=(height) role="img" aria-label=(Text(&self.label)) {
+                "\n" style { "\n" (PreEscaped(rules)) }
+                "\n" rect class="paper" x="0" y="0" width=(width) height=(height) {}
+                "\n" (PreEscaped(&self.body))
+            }
+        };
+        drawing.into_string() + "\n"
+    }
+
+    fn view_box(&self) -> String {
+        format!("0 0 {} {}", self.width, self.height)
     }
 }
 
@@ -177,23 +168,19 @@ fn at(value: f64) -> String {
     numbers::trimmed(value, 1)
 }
 
-/// Escapes text of any origin for use in elements and attributes.
-pub(crate) fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            '\n' => safe.push('\n'),
+/// A text of any origin, in an element or an attribute.
+pub(crate) struct Text<'a>(pub(crate) &'a str);
+
+impl Render for Text<'_> {
+    fn render_to(&self, buffer: &mut String) {
+        let allowed = |c: char| match c {
+            '\n' => c,
             // Control characters are not allowed in XML, and these two are not characters at all.
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => safe.push(' '),
-            c => safe.push(c),
-        }
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => ' ',
+            c => c,
+        };
+        self.0.chars().map(allowed).collect::<String>().render_to(buffer);
     }
-    safe
 }
 
 /// Estimates the width of a text in pixels.
