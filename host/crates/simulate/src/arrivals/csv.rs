@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use csv_core::ReadRecordResult;
+
 use super::error::{TraceError, TraceLineError};
 use super::rows::{Lines, TraceRow};
 use crate::timestamp;
@@ -22,6 +24,7 @@ pub(super) fn azure(file: &Path) -> impl Iterator<Item = Result<TraceRow, TraceE
     };
     Table {
         lines: Lines::open(file),
+        splitter: Splitter::default(),
         columns: None,
         names: ["TIMESTAMP", "ContextTokens", "GeneratedTokens"],
         read,
@@ -49,7 +52,8 @@ pub(super) fn burst_gpt(file: &Path) -> impl Iterator<Item = Result<TraceRow, Tr
         Ok(Some(row).filter(|_| output > 0))
     };
     let names = ["Timestamp", "Model", "Request tokens", "Response tokens"];
-    Table { lines: Lines::open(file), columns: None, names, read }
+    let splitter = Splitter::default();
+    Table { lines: Lines::open(file), splitter, columns: None, names, read }
 }
 
 fn tokens(text: &str) -> Result<u32, TraceLineError> {
@@ -59,6 +63,7 @@ fn tokens(text: &str) -> Result<u32, TraceLineError> {
 /// A table with columns of these names, in any order. `read` returns `None` for rows to skip.
 struct Table<const N: usize, F> {
     lines: Lines,
+    splitter: Splitter,
     /// The index of each column, once the header has been read.
     columns: Option<[usize; N]>,
     names: [&'static str; N],
@@ -77,12 +82,12 @@ where
                 Ok(line) => line,
                 Err(error) => return Some(Err(error)),
             };
-            let fields: Vec<&str> = fields(&line).collect();
+            let fields = self.splitter.fields(line.trim_start_matches('\u{feff}'));
             if fields == [""] {
                 continue;
             }
             let Some(columns) = self.columns else {
-                match self.parse_header(&fields) {
+                match parse_header(self.names, &fields) {
                     Ok(columns) => self.columns = Some(columns),
                     Err(error) => return Some(Err(self.lines.error(error))),
                 }
@@ -98,22 +103,107 @@ where
     }
 }
 
-impl<const N: usize, F> Table<N, F> {
-    fn parse_header(&self, fields: &[&str]) -> Result<[usize; N], TraceLineError> {
-        let mut columns = [0; N];
-        for (column, name) in columns.iter_mut().zip(self.names) {
-            let index = fields.iter().position(|field| field.eq_ignore_ascii_case(name));
-            *column = index.ok_or_else(|| TraceLineError::MissingColumn {
-                name,
-                expected: self.names.join("`, `"),
-            })?;
-        }
-        Ok(columns)
+/// Returns the index of each column in the fields of a header.
+fn parse_header<const N: usize>(
+    names: [&'static str; N],
+    fields: &[&str],
+) -> Result<[usize; N], TraceLineError> {
+    let mut columns = [0; N];
+    for (column, name) in columns.iter_mut().zip(names) {
+        let index = fields.iter().position(|field| field.eq_ignore_ascii_case(name));
+        *column = index
+            .ok_or_else(|| TraceLineError::MissingColumn { name, expected: names.join("`, `") })?;
+    }
+    Ok(columns)
+}
+
+/// Splits lines into fields, which may be quoted. Line breaks in fields are not supported, so that
+/// a line with a missing quote does not swallow the rest of the file.
+///
+/// This uses the parser of the `csv` crate without its reader, which does not count lines exactly
+/// and has no maximum length.
+struct Splitter {
+    parser: csv_core::Reader,
+    text: Vec<u8>,
+    /// The end of each field in `text`.
+    ends: Vec<usize>,
+}
+
+impl Default for Splitter {
+    fn default() -> Self {
+        Self { parser: csv_core::Reader::new(), text: Vec::new(), ends: Vec::new() }
     }
 }
 
-/// Splits a line into fields. The fields of these traces are numbers, times and plain names, and
-/// never contain a comma.
-fn fields(line: &str) -> impl Iterator<Item = &str> {
-    line.trim_start_matches('\u{feff}').split(',').map(|field| field.trim().trim_matches('"'))
+impl Splitter {
+    /// Returns the fields of a line without surrounding spaces. An empty line has one empty field.
+    fn fields(&mut self, line: &str) -> Vec<&str> {
+        self.parser.reset();
+        // Fields are never longer than the line, and there is a field for each comma and one more.
+        // The parser needs space for one byte and one field more than it writes.
+        self.text.resize(line.len() + 1, 0);
+        self.ends.resize(line.bytes().filter(|byte| *byte == b',').count() + 2, 0);
+        let (mut input, mut written, mut count) = (line.as_bytes(), 0, 0);
+        loop {
+            let (text, ends) = (&mut self.text[written..], &mut self.ends[count..]);
+            let (result, read, added, fields) = self.parser.read_record(input, text, ends);
+            input = &input[read..];
+            written += added;
+            count += fields;
+            match result {
+                // An empty input tells the parser that the line has ended.
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::Record
+                | ReadRecordResult::End
+                | ReadRecordResult::OutputFull
+                | ReadRecordResult::OutputEndsFull => break,
+            }
+        }
+        let mut start = 0;
+        let mut fields = Vec::with_capacity(count.max(1));
+        for end in &self.ends[..count] {
+            // Removing quotes leaves valid UTF-8.
+            let field = str::from_utf8(&self.text[start..*end]).unwrap_or_default();
+            fields.push(field.trim());
+            start = *end;
+        }
+        if fields.is_empty() {
+            fields.push("");
+        }
+        fields
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn quoted_fields_may_contain_commas_and_quotes() {
+        let mut splitter = Splitter::default();
+        for (line, fields) in [
+            ("a,b,c\n", &["a", "b", "c"][..]),
+            ("\"a, b\",\"say \"\"c\"\"\",\r\n", &["a, b", "say \"c\"", ""]),
+            (" a , b", &["a", "b"]),
+            ("\"a,b\n", &["a,b"]),
+            (",,", &["", "", ""]),
+            ("", &[""]),
+            ("  \n", &[""]),
+        ] {
+            assert_eq!(splitter.fields(line), fields, "{line:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn fields_round_trip(fields in prop::collection::vec("[a-z0-9\",é ]{0,12}", 2..8)) {
+            let quoted = |field: &String| format!("\"{}\"", field.replace('"', "\"\""));
+            let line = fields.iter().map(quoted).collect::<Vec<_>>().join(",");
+            let expected: Vec<&str> = fields.iter().map(|field| field.trim()).collect();
+            let mut splitter = Splitter::default();
+            prop_assert_eq!(splitter.fields(&line), expected);
+        }
+    }
 }

@@ -454,11 +454,46 @@ fn error_in_the_middle_of_a_trace_ends_the_run() {
     );
 }
 
+/// Returns the lengths of all requests of a trace, in order.
+fn lengths(format: &str, content: &str) -> Vec<(u32, u32)> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(content.as_bytes()).unwrap();
+    let path = file.path().to_str().unwrap();
+    let keys = format!("file = \"{path}\"\nformat = \"{format}\"\nmodel = \"a\"");
+    let requests = all_requests(&trace(&keys), 1);
+    requests.iter().map(|request| (request.prompt_tokens, request.output_tokens)).collect()
+}
+
+#[test]
+fn model_names_with_commas_are_one_field() {
+    let content = "Timestamp,Model,Request tokens,Response tokens\n5,\"GPT-4, turbo\",30,40\n";
+    assert_eq!(lengths("burstgpt", content), [(30, 40)]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn trace_readers_never_panic(
+    fn csv_traces_are_read_as_written(
+        mut rows in prop::collection::vec((0u32..3000, 1u32..100_000, 1u32..100_000), 0..20),
+        quote: bool,
+    ) {
+        let quoted = |field: String| if quote { format!("\"{field}\"") } else { field };
+        let mut azure = "TIMESTAMP,ContextTokens,GeneratedTokens\n".to_owned();
+        let mut burst_gpt = "Model,Response tokens,Request tokens,Timestamp\n".to_owned();
+        for (second, prompt, output) in &rows {
+            let time = quoted(format!("2023-11-16 18:{:02}:{:02}", second / 60, second % 60));
+            azure += &format!("{time},{},{output}\n", quoted(prompt.to_string()));
+            burst_gpt += &format!("m,{output},{prompt},{}\n", quoted(second.to_string()));
+        }
+        rows.sort_by_key(|(second, ..)| *second);
+        let expected: Vec<_> = rows.iter().map(|(_, prompt, output)| (*prompt, *output)).collect();
+        prop_assert_eq!(lengths("azure", &azure), expected.clone());
+        prop_assert_eq!(lengths("burstgpt", &burst_gpt), expected);
+    }
+
+    #[test]
+    fn errors_in_traces_name_a_line_of_the_file(
         content: Vec<u8>,
         rows in prop::collection::vec(
             "[0-9]{0,12}[-.,:\"e ]?[0-9]{0,6},[a-z0-9]{0,3},[0-9.-]{0,12},[0-9]{0,12}",
@@ -467,15 +502,25 @@ proptest! {
         objects in "(\\[?\\{\"conversations\": ?\\[(\\{\"from\":\"(gpt|human)\",\"value\":\
                     \"[a-z{\\[\\\\\"]{0,9}\"\\},?){0,4}\\]\\},?){0,3}",
     ) {
-        // The errors do not matter here.
-        for format in ["azure", "burstgpt", "sharegpt", "records"] {
-            let _ = trace_error(format, &content);
-        }
         let rows = rows.join("\n");
         let azure = format!("TIMESTAMP,x,ContextTokens,GeneratedTokens\n{rows}");
-        let _ = trace_error("azure", azure.as_bytes());
         let burst_gpt = format!("Timestamp,Model,Request tokens,Response tokens\n{rows}");
-        let _ = trace_error("burstgpt", burst_gpt.as_bytes());
-        let _ = trace_error("sharegpt", objects.as_bytes());
+        let cases = [
+            ("azure", azure.as_bytes()),
+            ("burstgpt", burst_gpt.as_bytes()),
+            ("sharegpt", objects.as_bytes()),
+            ("azure", &content[..]),
+            ("burstgpt", &content[..]),
+            ("sharegpt", &content[..]),
+            ("records", &content[..]),
+        ];
+        for (format, content) in cases {
+            let Some(error) = trace_error(format, content) else { continue };
+            prop_assert_eq!(error.code, Code::InvalidValue, "{}", error);
+            let line = error.message.strip_prefix("FILE:").and_then(|rest| rest.split_once(':'));
+            let line = line.and_then(|(line, _)| line.parse::<usize>().ok());
+            let lines = content.iter().filter(|byte| **byte == b'\n').count() + 1;
+            prop_assert!(line.is_some_and(|line| (1..=lines).contains(&line)), "{}", error);
+        }
     }
 }
