@@ -229,11 +229,42 @@ fn metric_without_value_does_not_meet_an_objective() {
 
 proptest! {
     #[test]
-    fn parsing_never_panics(text in ".{0,60}") {
-        if let Err(error) = Objective::parse(&text) {
-            let message = error.to_string();
-            prop_assert!(!message.contains(char::is_control), "{message:?}");
+    fn errors_name_the_objective_on_one_line(text in ".{0,60}") {
+        match Objective::parse(&text) {
+            Ok(objective) => {
+                prop_assert!(text.contains(['<', '>', '=', '!']), "{text:?}");
+                prop_assert_eq!(normal(&objective.text), normal(&text));
+            }
+            Err(error) => {
+                let message = error.to_string();
+                prop_assert!(!message.contains(char::is_control), "{message:?}");
+                prop_assert_eq!(error.objective.as_str(), text.trim());
+            }
         }
+    }
+
+    #[test]
+    fn objectives_are_read_as_written(
+        scope in r"(|class\.|tenant\.[a-z]{1,8}\.|lane\.[a-z]{1,8}\.|[a-z]{1,8}\.x\.)",
+        statistic in prop::sample::select(Statistic::ALL.to_vec()),
+        op in prop::sample::select(vec!["<", "<=", ">", ">=", "==", "!="]),
+        value in 0u32..100_000,
+        run_value in 0u32..100_000,
+    ) {
+        let objective = Objective::parse(&format!("{scope}total.{} {op} {value}ms", statistic.0));
+        let objective = objective.map_err(|error| TestCaseError::fail(error.to_string()))?;
+        prop_assert_eq!(objective.scope.to_string(), scope);
+        prop_assert_eq!(objective.metric, Metric::Total(statistic.1));
+        let (left, right) = (run_value, value);
+        let expected = match op {
+            "<" => left < right,
+            "<=" => left <= right,
+            ">" => left > right,
+            ">=" => left >= right,
+            "==" => left == right,
+            _ => left != right,
+        };
+        prop_assert_eq!(objective.holds(f64::from(run_value) / 1e3), expected);
     }
 
     #[test]
@@ -247,4 +278,9 @@ proptest! {
             prop_assert_eq!(Objective::parse(objective.text.as_str()), Ok(objective));
         }
     }
+}
+
+/// Returns a text without white space.
+fn normal(text: &str) -> String {
+    text.split_whitespace().collect()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::random::Distribution;
 
 /// A stream of similar requests. Lengths are in tokens.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TrafficStream {
     /// The class in which the requests are reported.
     pub class: String,

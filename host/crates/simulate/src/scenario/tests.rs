@@ -1,8 +1,8 @@
+mod arbitrary;
 mod errors;
 
 use pointsman_domain::dispatch::Residency;
 use pointsman_policy::OnError;
-use proptest::prelude::*;
 
 use super::*;
 use crate::arrivals::{ArrivalProcess, TrafficSource};
@@ -428,85 +428,3 @@ fn all_forms_of_a_key_are_accepted() {
         assert!(scenario.faults(&fleet).is_ok(), "{source}");
     }
 }
-
-proptest! {
-    #[test]
-    fn parser_never_panics_on_arbitrary_text(text: String) {
-        drop(parse(&text)); // Only panics matter.
-    }
-
-    #[test]
-    fn parser_never_panics_on_arbitrary_values(
-        keys in prop::collection::vec(
-            (prop::sample::select(KEYS), prop::sample::select(VALUES)),
-            1..8,
-        ),
-        seed: u64,
-    ) {
-        let mut document = Document::new(COMPLETE.to_owned(), Path::new("/conf/day.toml"));
-        for (key, value) in keys {
-            document.set(key, value).unwrap();
-        }
-        let Ok(scenario) = document.scenario() else { return Ok(()) };
-        if let Ok(host) = scenario.host(&no_config) {
-            drop(scenario.faults(&host.fleet)); // Only panics matter.
-        }
-        // The trace file does not exist.
-        prop_assert!(scenario.traffic(seed).is_err());
-    }
-}
-
-const KEYS: &[&str] = &[
-    "start-time",
-    "duration",
-    "seeds",
-    "fleet.groups.gpu0.memory",
-    "fleet.lanes.coder.memory",
-    "fleet.lanes.coder.group",
-    "fleet.lanes.cloud.load",
-    "engines.default.load",
-    "engines.default.decode",
-    "engines.coder",
-    "traffic.interactive.daily",
-    "traffic.interactive.prompt",
-    "traffic.interactive.models",
-    "traffic.interactive.tenants",
-    "traffic.interactive.skew",
-    "traffic.agents.sessions",
-    "traffic.agents.sessions.turns",
-    "traffic.agents.turns",
-    "traffic.2.bursts.every",
-    "traffic.2.bursts",
-    "traffic.3.speed",
-    "failures.0.at",
-    "failures.0.lane",
-    "variants.no-policies.set",
-];
-const VALUES: &[&str] = &[
-    "0",
-    "-1",
-    "0xffff_ffff_ffff_ffff_ffff",
-    "9223372036854775807",
-    "nan",
-    "inf",
-    "1e999",
-    "1e-9",
-    "0.5",
-    "true",
-    "[]",
-    "[0]",
-    "[[1, 2]]",
-    "{}",
-    "{ mean = 1e300 }",
-    "{ median = 0, p99 = 0 }",
-    "{ median = 1e-300, p99 = 1e9 }",
-    "{ min = 1e-9, shape = 0.01, max = 1e11 }",
-    "\"\"",
-    "\"18446744073709551615B\"",
-    "\"18446744073709551615ms\"",
-    "\"9000000000000us\"",
-    "\"1e5/s\"",
-    "\"99999-01-01T00:00:00Z\"",
-    "2020-01-01",
-    "0000-01-01T00:00:00Z",
-];
