@@ -11,8 +11,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use pointsman_domain::{
-    Endpoint, FieldValue, MessageInfo, PromptHasher, PromptHashes, RequestInfo, RequestView, Role,
-    char_slice, fnv1a_chain,
+    DroppedEdit, Edit, Endpoint, FieldValue, MessageInfo, PromptHasher, PromptHashes, RequestInfo,
+    RequestView, Role, char_slice, fnv1a_chain,
 };
 use serde_json::value::RawValue;
 

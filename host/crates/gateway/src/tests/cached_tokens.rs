@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use pointsman_domain::{
-    Advice, Advisor, Edit, Facts, FleetView, LaneAdvice, LaneId, Merge, Merged, Metric,
+    Advice, Advised, Advisor, Edit, Facts, FleetView, LaneAdvice, LaneId, Merge, Metric,
     MetricWeight, OnConflict, PolicyRef, Trace,
 };
 
@@ -17,7 +17,7 @@ struct FollowCache {
 }
 
 impl Advisor for FollowCache {
-    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Merged {
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Advised {
         let cached = fleet.stats().map(|stat| stat.cached_tokens).collect();
         self.seen.lock().unwrap().push(cached);
         let weights = vec![MetricWeight { metric: Metric::CachedTokens, weight: 1000 }];
@@ -25,7 +25,7 @@ impl Advisor for FollowCache {
         let advice = Advice { lanes: LaneAdvice::Blend(weights), edits, ..Advice::default() };
         let mut merge = Merge::new(fleet, facts.request.model());
         merge.add(&PolicyRef::new("follow", "1"), 1000, advice);
-        merge.finish(OnConflict::Refuse)
+        merge.finish(OnConflict::Refuse).into()
     }
 }
 
