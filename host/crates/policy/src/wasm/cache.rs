@@ -15,11 +15,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 use pointsman_files::{is_temporary, write_atomic};
+use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
-
 
 /// Length of the digest at the end of a file.
 const DIGEST_LEN: usize = 32;

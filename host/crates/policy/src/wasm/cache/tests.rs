@@ -75,7 +75,10 @@ fn prune_removes_only_its_own_files() {
     fs::create_dir(cache.dir.join("folder.cwasm")).unwrap();
     std::os::unix::fs::symlink("/dev/null", cache.dir.join("link.cwasm")).unwrap();
     cache.prune(0, 0).unwrap();
-    assert_eq!(files(&cache), ["being-written.7-2.pointsman-tmp", "folder.cwasm", "link.cwasm", "notes.txt"]);
+    assert_eq!(
+        files(&cache),
+        ["being-written.7-2.pointsman-tmp", "folder.cwasm", "link.cwasm", "notes.txt"]
+    );
 }
 
 #[test]
