@@ -265,4 +265,6 @@ fn env_folder(name: &str) -> Option<PathBuf> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
