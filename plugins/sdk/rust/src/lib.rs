@@ -53,6 +53,7 @@
 
 mod advice;
 pub mod config;
+mod generated;
 mod guest;
 mod lanes;
 mod services;
@@ -60,16 +61,16 @@ mod services;
 pub mod testing;
 
 #[doc(hidden)]
-pub use guest::bindings as __bindings;
+pub use generated::bindings as __bindings;
 #[doc(hidden)]
-pub use guest::hooks as __hooks;
+pub use generated::hooks as __hooks;
 #[doc(hidden)]
 pub use guest::{Guest as __Guest, Installed as __Installed};
 pub use lanes::{TopologyCache, mix64, stable_hash};
 pub use services::{Log, Metrics, State};
 
-pub use guest::bindings::pointsman::policy::state::StateError;
-pub use guest::bindings::pointsman::policy::types::{
+pub use generated::bindings::pointsman::policy::state::StateError;
+pub use generated::bindings::pointsman::policy::types::{
     Advice, Context, Edit, Endpoint, Engine, Failure, FallbackAdvice, FallbackStep, FieldValue,
     LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat, LaneState, LaneWish, Level, MessageInfo,
     Metric, MetricWeight, Note, OnTimeout, Outcome, Permille, PolicyError, QueueAdvice, Recovery,
