@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{
-    Advice, Advisor, Facts, FleetView, LaneAdvice, Merge, Merged, Metric, MetricWeight, OnConflict,
-    PolicyRef, Trace,
+    Advice, Advised, Advisor, Facts, FleetView, LaneAdvice, Merge, Metric, MetricWeight,
+    OnConflict, PolicyRef, Trace,
 };
 
 /// The name of both lanes' model.
@@ -39,12 +39,12 @@ impl Blend {
 }
 
 impl Advisor for Blend {
-    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Merged {
+    fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Advised {
         let mut merge = Merge::new(fleet, facts.request.model());
         let lanes = LaneAdvice::Blend(self.0.clone());
         let advice = Advice { lanes, ..Advice::default() };
         merge.add(&PolicyRef::new("blend", "1"), 1000, advice);
-        merge.finish(OnConflict::Refuse)
+        merge.finish(OnConflict::Refuse).into()
     }
 }
 

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use pointsman_domain::dispatch::{Residency, Rules};
 use pointsman_domain::{Advisor, PlanLimits};
 use pointsman_fleet::{
-    EngineSpec, ExternalSpec, Fleet, FleetMetrics, FleetSpec, FleetTasks, LaneSpec, Liveness,
-    Timeouts,
+    ExternalSpec, Fleet, FleetMetrics, FleetSpec, FleetTasks, LaneSpec, Liveness, Timeouts,
 };
 use pointsman_gateway::{Gateway, GatewayMetrics, GatewayParts, Keys, Settings};
 use prometheus_client::registry::Registry;
@@ -71,6 +70,7 @@ impl Python {
         let started = Instant::now();
         while !engine.is_healthy() {
             assert!(started.elapsed() < READY_TIMEOUT, "the engine is not ready");
+            #[expect(clippy::disallowed_methods, reason = "a port can only be polled")]
             std::thread::park_timeout(Duration::from_millis(50));
         }
         engine
@@ -161,7 +161,7 @@ fn lane(name: &str, port: u16) -> LaneSpec {
         expected_load: second,
         cost_milli: 0,
         engine_model: None,
-        engine: EngineSpec::External(ExternalSpec::try_new(&url, None, second).unwrap()),
+        engine: ExternalSpec::try_new(&url, None, second).unwrap().into(),
         timeouts: Timeouts { connect: 30 * second, first_byte: 600 * second, idle: 600 * second },
         liveness: Liveness {
             stall: Duration::ZERO,

@@ -79,9 +79,9 @@ mod tests {
         let list = "services:\n  vllm:\n    image: x:1\n    ports:\n      - \"8000:8000\"\n    \
                     environment:\n      - A=1\n      - 'B=2 # no comment'\n      - C\n";
         assert_eq!(variables(list).unwrap(), pairs(&[("A", "1"), ("B", "2 # no comment")]));
-        let mapping = "services:\n  vllm:\n    environment:\n      A: 1\n      B: \"x: y\" # y\n      \
-                       C: a=b\n      D: 0.45\n      E:\n      F: true\n      G: |\n        two\n        \
-                       lines\n";
+        let mapping = "services:\n  vllm:\n    environment:\n      A: 1\n      \
+                       B: \"x: y\" # y\n      C: a=b\n      D: 0.45\n      E:\n      \
+                       F: true\n      G: |\n        two\n        lines\n";
         let expected = [
             ("A", "1"),
             ("B", "x: y"),

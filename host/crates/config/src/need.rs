@@ -1,7 +1,7 @@
 //! How much memory a lane needs, and whether its group's budget covers it.
 
 use pointsman_fleet::{
-    EngineConfig, Footprint, GroupSpec, LaneSpec, Model, Residency, Serving, UnloadMode,
+    EngineConfig, Footprint, GroupSpec, LaneSpec, Model, Remedies, Residency, Serving, UnloadMode,
     estimate_footprint, format_size,
 };
 use pointsman_settings::{Code, Problem, Section};
@@ -20,7 +20,7 @@ pub(super) struct Need {
 #[derive(Default)]
 struct Remedy {
     /// The computed need, and what the engine's driver suggests to reduce it.
-    computed: Option<(Footprint, fn(&Footprint, Option<u64>) -> Vec<String>)>,
+    computed: Option<(Footprint, Remedies)>,
     sequences: u64,
 }
 
@@ -194,8 +194,8 @@ fn compute(model: &Model) -> Result<Need, ComputeError> {
 }
 
 /// Limits the engine's KV cache to what the weights leave of the need: without a limit vLLM takes
-/// nearly the whole GPU. If the rest does not hold one sequence, vLLM would not start; then no limit
-/// is set, since the operator may know better.
+/// nearly the whole GPU. If the rest does not hold one sequence, vLLM would not start; then no
+/// limit is set, since the operator may know better.
 fn limit_cache(engine: &mut EngineConfig, need: &Need) {
     let Some((footprint, _)) = &need.remedy.computed else { return };
     let left = need.bytes.saturating_sub(footprint.weights).saturating_sub(footprint.overhead);

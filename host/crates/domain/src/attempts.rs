@@ -141,8 +141,8 @@ impl AttemptCursor {
         self.attempts_left > 0 && self.started < self.plan.steps.len()
     }
 
-    /// Returns the request for a slot of the current lane. `tenant` is the flow unless the plan names
-    /// another one. `left` is the time left for the whole request and caps the wait.
+    /// Returns the request for a slot of the current lane. `tenant` is the flow unless the plan
+    /// names another one. `left` is the time left for the whole request and caps the wait.
     pub fn slot_request(&self, tenant: FlowId, left: Duration) -> SlotRequest {
         let plan = &self.plan;
         // A fallback only matters to the dispatcher if the request uses it both when it would have

@@ -75,8 +75,8 @@ pub trait RequestView: Any + Send + Sync + fmt::Debug {
     fn contains(&self, needle: &str, ignore_case: bool) -> bool;
     /// Returns the hashes of the leading blocks of the prompt (see [`fnv1a_chain`]).
     fn prefix_hashes(&self, block_bytes: usize, max_blocks: usize) -> Vec<u64>;
-    /// Returns the request with `edits` applied in order, and the edits that could not be applied. A
-    /// dropped edit does not affect the others.
+    /// Returns the request with `edits` applied in order, and the edits that could not be applied.
+    /// A dropped edit does not affect the others.
     fn edited(&self, edits: &[Edit]) -> (Arc<dyn RequestView>, Vec<DroppedEdit>);
 }
 

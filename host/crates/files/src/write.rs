@@ -97,8 +97,8 @@ fn folder_of(path: &Path) -> &Path {
 /// Syncs the entries of a folder to the disk.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     let opened = match File::open(folder) {
-        // A folder may be writable and not readable. There is no way to sync it then, and the file
-        // is written.
+        // A folder may be writable and not readable. It cannot be synced then; the file has been
+        // written.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
         opened => opened?,
     };

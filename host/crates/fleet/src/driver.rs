@@ -210,6 +210,11 @@ impl EngineConfig {
     }
 }
 
+/// What an engine with this footprint offers against a need that exceeds the budget, for people.
+/// The number is the bytes that the budget leaves for the KV cache; `None` if the weights alone
+/// exceed it.
+pub type Remedies = fn(&Footprint, Option<u64>) -> Vec<String>;
+
 /// A model on disk, and how it is served: what its memory need is computed from.
 #[derive(Debug)]
 pub struct Model {
@@ -223,9 +228,8 @@ pub struct Model {
     pub eager: bool,
     /// Size of the KV cache in bytes, if configured instead of computed from the sequences.
     pub cache: Option<u64>,
-    /// What this kind of engine offers against a need that exceeds the budget, given the bytes that
-    /// the budget leaves for the KV cache, or `None` if the weights alone exceed it.
-    pub remedies: fn(&Footprint, Option<u64>) -> Vec<String>,
+    /// What this kind of engine offers against a need that exceeds the budget.
+    pub remedies: Remedies,
 }
 
 /// The lane around an engine, for its description.

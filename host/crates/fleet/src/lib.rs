@@ -57,7 +57,7 @@ use self::upstream::Upstream;
 
 pub use self::driver::{
     ANY_NAME, Description, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
-    LaneDefaults, Model,
+    LaneDefaults, Model, Remedies,
 };
 pub use self::drivers::external::{ExternalSpec, UrlError};
 pub use self::drivers::{DRIVERS, vllm};

@@ -2,8 +2,8 @@
 //! ROCm.
 //!
 //! All input is untrusted: a malformed value is treated as missing. `meminfo` is therefore read
-//! here and not by `procfs-core`, which accepts a file only with all fields of Linux: sandboxes such
-//! as gVisor write some of them.
+//! here and not by `procfs-core`, which accepts a file only with all fields of Linux: sandboxes
+//! such as gVisor write some of them.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};

@@ -194,8 +194,8 @@ impl FleetMetrics {
             switches: add(
                 registry,
                 "pointsman_switches",
-                "Lane loads, by whether other lanes were evicted and whether the starvation timeout \
-             had expired",
+                "Lane loads, by whether other lanes were evicted and whether the starvation \
+                 timeout had expired",
             ),
             switch_parts: register(
                 registry,

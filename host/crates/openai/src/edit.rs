@@ -76,8 +76,8 @@ thread_local! {
 type Dropped = (usize, EditError);
 
 impl Request {
-    /// Returns the request with `edits` applied in order, and the edits that could not be applied. A
-    /// dropped edit does not affect the others.
+    /// Returns the request with `edits` applied in order, and the edits that could not be applied.
+    /// A dropped edit does not affect the others.
     #[must_use]
     pub fn apply(&self, edits: &[Edit]) -> (Self, Vec<DroppedEdit>) {
         let (request, dropped) = apply(self, edits);

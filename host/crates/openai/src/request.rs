@@ -163,8 +163,8 @@ impl Request {
         any.downcast::<Self>().ok().map(|request| (*request).clone())
     }
 
-    /// Returns the hashes of the prompt, which are computed once. Empty for embeddings, whose engines
-    /// cache no prefixes, and for endpoints whose prompts are unknown.
+    /// Returns the hashes of the prompt, which are computed once. Empty for embeddings, whose
+    /// engines cache no prefixes, and for endpoints whose prompts are unknown.
     ///
     /// The prompt is hashed as the JSON literals of tools, messages and their tool calls, in this
     /// order. Resolving escapes would cost several times as much, and a client writes the same text

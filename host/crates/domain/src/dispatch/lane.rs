@@ -15,8 +15,8 @@ use crate::lifecycle::{EngineState, EngineTransition};
 /// Expected duration of stopping an engine, until one has been observed.
 const EXPECTED_STOP: Duration = Duration::from_secs(5);
 
-/// The circuit breaker of a lane. Only failures of the engine count: no connection, a 5xx status, no
-/// response. Errors and disconnects of the client never count.
+/// The circuit breaker of a lane. Only failures of the engine count: no connection, a 5xx status,
+/// no response. Errors and disconnects of the client never count.
 static BREAKER: BreakerRules = BreakerRules {
     failures: 5,
     window: None,

@@ -5,8 +5,8 @@
 //! not older than the engine, are owned by the host's user, and that a process of the engine can
 //! write to. A model that was put there for several engines is older, or only read.
 //!
-//! `/proc/<pid>/maps` is parsed here and not by `procfs-core`, which gives up at the first line that
-//! is not UTF-8, as the path of any mapped file may be.
+//! `/proc/<pid>/maps` is parsed here and not by `procfs-core`, which gives up at the first line
+//! that is not UTF-8, as the path of any mapped file may be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};

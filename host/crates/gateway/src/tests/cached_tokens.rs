@@ -94,7 +94,7 @@ async fn estimates_follow_the_reports_of_the_engine() {
 #[tokio::test]
 async fn prompt_is_remembered_as_it_was_sent() {
     let (gateway, advisor) = gateway().await;
-    *advisor.edits.lock().unwrap() = vec![Edit::PrependSystem("s".repeat(500).into())];
+    *advisor.edits.lock().unwrap() = vec![Edit::PrependSystem("s".repeat(500))];
     assert_eq!(gateway.send(turn(4000, 0)).await.0, 200);
     assert_eq!(gateway.send(turn(4000, 1)).await.0, 200);
     assert_eq!(advisor.last(), [0, 0, 0], "the policy's message comes first");

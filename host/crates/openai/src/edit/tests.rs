@@ -230,7 +230,8 @@ mod one_by_one {
         "{\"\\ud800\":1}",
     ];
     const BODIES: &[&str] = &[
-        r#" {"model":"a","messages":[{"role":"user","content":"hi"}, {"role":"tool","content":[{"text":"p"}]}],"x":{ } } "#,
+        r#" {"model":"a","messages":[{"role":"user","content":"hi"},
+            {"role":"tool","content":[{"text":"p"}]}],"x":{ } } "#,
         r#"{ "model" : "a" , "messages" : [ ] , "max_tokens":100, "input":["i"] }"#,
         r#"{"model":"a","prompt":["p",[1, 2],3],"messages":null,"input":{},"stream":true}"#,
         r#"{"prompt":"p","model":"a","input":[{"role":"user","content":"hi"}],"messages":[{}]}"#,

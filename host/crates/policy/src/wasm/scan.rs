@@ -4,8 +4,8 @@
 //! The time and the memory of a compiler grow with its input, sometimes faster than linearly. So
 //! the outline is read first, in one pass that only keeps counts ([`scan`]); a component within the
 //! limits is validated, function by function, with exactly the WebAssembly proposals that the
-//! engine enables (`wasm::validate`). Both are bounded for any input: the limits bound the memory of
-//! the validator, and a timeout its time.
+//! engine enables (`wasm::validate`). Both are bounded for any input: the limits bound the memory
+//! of the validator, and a timeout its time.
 
 use wasmparser::{
     ComponentExternName, ComponentInstance, ComponentTypeRef, Encoding, Instance, MemoryType,

@@ -113,6 +113,6 @@ fn thread_ends_with_its_host_although_requests_still_report() {
         drop(host);
         hooks.join().unwrap();
         requests.join().unwrap();
-        assert!(report(&queue, 0).is_empty(), "nobody reads the queue any more");
+        assert!(report(&queue, 0).is_empty(), "the queue has no reader any more");
     });
 }

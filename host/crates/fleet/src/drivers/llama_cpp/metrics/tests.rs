@@ -92,7 +92,8 @@ proptest! {
     fn almost_valid_lines_are_accepted(
         lines in prop::collection::vec(
             concat!(
-                "llamacpp:(requests_processing|prompt_tokens(_cached)?)(_total)?[ {}\"\\\\,=ä]{0,4}",
+                "llamacpp:(requests_processing|prompt_tokens(_cached)?)(_total)?",
+                "[ {}\"\\\\,=ä]{0,4}",
                 "(sleep_state=\"(awake|discard_all|\\\\\"|é)?\"?,?){0,2}[}\" ]{0,3}",
                 "([0-9.eE+-]{0,8}|NaN|[+-]?Inf)[\r ]?",
             ),
