@@ -13,7 +13,7 @@
 //!
 //! The tests run a bounded number of inputs, which are mutations of the corpus. `cargo xtask fuzz`
 //! runs a target for as long as wanted, and compiles the crate under test so that it counts which
-//! of its code was reached ([`coverage`]): inputs that reach new code are kept and mutated further.
+//! of its code was reached (`coverage`): inputs that reach new code are kept and mutated further.
 //!
 //! | environment variable | effect |
 //! |---|---|

@@ -51,8 +51,8 @@ pub enum Compiler {
     InProcess,
     /// In a confined child process.
     Child {
-        /// The executable: the same program, which calls [`compile_main`] for the subcommand
-        /// `compile-policy`.
+        /// The executable: the same program, which calls
+        /// [`compile_main`](crate::compile_main) for the subcommand `compile-policy`.
         program: PathBuf,
         /// The limits of the child.
         limits: CompileLimits,
