@@ -113,8 +113,11 @@ mod tests {
         vendor(dir.path(), Language::Rust).unwrap();
         let manifest = fs::read_to_string(dir.path().join("sdk/Cargo.toml")).unwrap();
         assert!(!manifest.contains("workspace"), "{manifest}");
-        let guest = fs::read_to_string(dir.path().join("sdk/src/guest.rs")).unwrap();
-        assert!(guest.contains("\"../wit\"") && !guest.contains("../../../wit"), "{guest}");
+        let bindings = fs::read_to_string(dir.path().join("sdk/src/generated.rs")).unwrap();
+        assert!(
+            bindings.contains("\"../wit\"") && !bindings.contains("../../../wit"),
+            "{bindings}"
+        );
         assert!(dir.path().join("wit/policy.wit").exists());
     }
 }
