@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use pointsman_policy::{CaseResult, Difference, Measurement, Workbench};
+use pointsman_report::table::clean;
 use pointsman_report::{ObjectiveResult, Report};
 use serde_json::{Value, json};
 
-use super::table::{aligned, clean};
+use super::table::aligned;
 
 /// Colours the output if it goes to a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

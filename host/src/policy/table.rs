@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use pointsman_report::table::clean;
 use serde_json::{Map, Value};
 
 /// Formats policies as a table, one per line.
@@ -122,11 +123,6 @@ fn scalar(value: &Value) -> String {
         // JSON escapes control characters.
         other => other.to_string(),
     }
-}
-
-/// Replaces control characters: texts of policies must not reach the terminal as commands.
-pub(super) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Formats a duration in a suitable unit.

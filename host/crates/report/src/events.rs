@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::{AttemptResult, LaneId, RequestResult};
+use pointsman_domain::{Attempt, RequestResult};
 
 /// All request results with their names, in the order of their variants.
 pub const OUTCOMES: [(RequestResult, &str); 5] = [
@@ -13,19 +13,6 @@ pub const OUTCOMES: [(RequestResult, &str); 5] = [
     (RequestResult::Error, "errors"),
     (RequestResult::ClientGone, "client-gone"),
 ];
-
-/// An attempt to serve a request on one lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attempt {
-    /// The lane.
-    pub lane: LaneId,
-    /// How the attempt ended.
-    pub result: AttemptResult,
-    /// When the attempt began.
-    pub begun: Duration,
-    /// How long the request waited for a slot.
-    pub queue: Duration,
-}
 
 /// A request that has ended. Times are relative to the start of the run.
 #[derive(Debug, Clone, Copy)]

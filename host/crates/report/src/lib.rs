@@ -33,7 +33,7 @@ mod text;
 
 pub use self::collector::Collector;
 pub use self::compare::{Cell, Change, Comparison, Difference, Estimate, Line};
-pub use self::events::{Attempt, EndedRequest, OUTCOMES};
+pub use self::events::{EndedRequest, OUTCOMES};
 pub use self::fairness::jain;
 pub use self::histogram::Histogram;
 pub use self::metric::{Direction, Metric, Scope, ScopeError, Statistic, Unit};

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::SwitchReport;
 use pointsman_domain::{
-    AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef, RequestResult,
+    Attempt, AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef, RequestResult,
 };
 
 use crate::collector::Collector;
-use crate::events::{Attempt, EndedRequest};
+use crate::events::EndedRequest;
 use crate::run::Run;
 
 /// A request as it arrives.
@@ -74,14 +74,14 @@ pub(crate) fn live(
     [wait, first, end]: [f64; 3],
 ) {
     to.arrived(request.at, request.class, &[PolicyRef::new("cortex", "1.0.0")]);
-    let failed = Attempt {
-        lane: LaneId(1 - lane),
-        result: AttemptResult::Overloaded,
-        begun: request.at,
-        queue: at(0.0),
+    let attempt = |lane, result, queue| Attempt {
+        result,
+        queue,
+        ..Attempt::new(LaneId(lane), Duration::ZERO)
     };
+    let failed = attempt(1 - lane, AttemptResult::Overloaded, Duration::ZERO);
     let result = if how.is_success() { AttemptResult::Ok } else { AttemptResult::ServerError };
-    let last = Attempt { lane: LaneId(lane), result, begun: request.at, queue: at(wait) };
+    let last = attempt(lane, result, at(wait));
     let attempts = if how == RequestResult::FellBack { vec![failed, last] } else { vec![last] };
     to.ended(&EndedRequest {
         result: how,

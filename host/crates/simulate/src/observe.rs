@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-pub use pointsman_domain::RequestResult;
 use pointsman_domain::dispatch::SwitchReport;
+pub use pointsman_domain::{Attempt, RequestResult};
 use pointsman_domain::{EngineState, LaneId, PolicyRef};
-pub use pointsman_report::Attempt;
 use pointsman_report::{Collector, EndedRequest};
 
 use crate::traffic::SimRequest;

@@ -1,10 +1,14 @@
 //! A synthetic day with enough data for every part of a report: two lanes that take turns, and an
 //! external one. This is not the simulation: a request simply waits for the next turn of its lane.
 
-use pointsman_domain::dispatch::SwitchReport;
-use pointsman_domain::{AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef};
+use std::time::Duration;
 
-use super::{Attempt, Collector, EndedRequest, RequestResult, Run, TestRequest, at, lane};
+use pointsman_domain::dispatch::SwitchReport;
+use pointsman_domain::{
+    Attempt, AttemptResult, EngineKind, EngineState, LaneId, LaneInfo, PolicyRef,
+};
+
+use super::{Collector, EndedRequest, RequestResult, Run, TestRequest, at, lane};
 
 /// Random numbers: Marsaglia's xorshift, with the seed as its state.
 struct Random(u64);
@@ -166,10 +170,9 @@ fn play(seed: u64, accepted: u64, events: Vec<(f64, Event)>, end: f64) -> Run {
                     wait: at(wait),
                     first_byte: how.is_success().then(|| at(first)),
                     attempts: &[Attempt {
-                        lane: LaneId(lane),
                         result,
-                        begun: sent.at,
                         queue: at(wait),
+                        ..Attempt::new(LaneId(lane), Duration::ZERO)
                     }],
                     cached_tokens: 20,
                     output_tokens: 200,

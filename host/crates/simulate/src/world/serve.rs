@@ -156,15 +156,7 @@ impl World<'_> {
         end: &End,
         reason: &str,
     ) {
-        let attempts: Vec<Attempt> = flow
-            .attempts()
-            .map(|attempt| Attempt {
-                lane: attempt.lane,
-                result: attempt.result,
-                begun: sim.at.saturating_add(attempt.begun),
-                queue: attempt.queue,
-            })
-            .collect();
+        let attempts: Vec<Attempt> = flow.attempts().copied().collect();
         let queues = flow.attempts().map(|attempt| attempt.queue).sum();
         let successful = flow.attempts().last().filter(|_| end.result.is_success());
         let reason = reason_for_people(end, reason);
