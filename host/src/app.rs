@@ -33,7 +33,10 @@ const WORKER_STACK: usize = 4 << 20;
 pub(crate) fn serve(options: &Serve) -> Result<()> {
     let begun = Instant::now();
     let config = Config::load(&options.config)?;
-    telemetry::start(&config.log, options.log.as_deref())?;
+    // Dropped last, which writes the last lines.
+    let log = telemetry::start(&config.log, options.log.as_deref())?;
+    let mut registry = Registry::default();
+    log.register(&mut registry);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_stack_size(WORKER_STACK)
@@ -44,15 +47,19 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     let options = options.clone();
     let main = runtime.block_on(async move {
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { run(config, &options, begun).await });
+        tasks.spawn(async move { run(config, &options, registry, begun).await });
         tasks.join_next().await
     });
     main.transpose().context("the host failed")?.unwrap_or(Ok(()))
 }
 
-async fn run(mut config: Config, options: &Serve, begun: Instant) -> Result<()> {
+async fn run(
+    mut config: Config,
+    options: &Serve,
+    mut registry: Registry,
+    begun: Instant,
+) -> Result<()> {
     let signals = Signals::listen()?;
-    let mut registry = Registry::default();
     let policies = load_policies(&config.policies, &mut registry)?;
     let address = options.listen.unwrap_or(config.server.listen);
     let listener =

@@ -1,124 +1,122 @@
 //! The program's own log, on standard error.
 //!
-//! Both formats show the fields of the spans around an event, such as id and lane of a request.
-//! The text format shows a field that was recorded again, such as the lane after a fallback, once
-//! for each value; the last one applies. The JSON format has the last value, in `span` for the
-//! innermost span and in `spans` for all of them, outermost first.
+//! ```text
+//!   event ──> fields: cut ──> rate limit ──> format: escaped ──> bounded buffer ──> thread
+//! ```
+//!
+//! Logging never blocks and never fails: a thread of its own writes the lines, and what its reader
+//! does not take is dropped and counted (`pointsman_log_lines_dropped_total`). Both formats show
+//! the fields of the spans around an event, such as id and lane of a request, with their current
+//! values. The JSON format has them in `span` for the innermost span and in `spans` for all of
+//! them, outermost first.
 
-use std::io::IsTerminal as _;
+mod fields;
+mod format;
+mod layer;
+mod metrics;
+mod rate_limit;
+mod writer;
+
+use std::fs::File;
+use std::io::{IsTerminal as _, Write};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use prometheus_client::registry::Registry;
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use pointsman_config::{Log, LogFormat};
+use pointsman_config::Log;
 
-/// Installs the global subscriber. `filter`, from the command line, overrides the configuration.
+use self::format::Format;
+use self::layer::{LogLayer, dropped_line, suppressed_line};
+use self::metrics::LogMetrics;
+use self::rate_limit::RateLimiter;
+use self::writer::Sink;
+
+/// Maximum time to write the last lines when the host ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A handle to the log. Dropping it writes the last lines, for at most a second.
+#[derive(Debug)]
+pub(crate) struct LogHandle {
+    sink: Sink,
+    metrics: LogMetrics,
+}
+
+impl LogHandle {
+    /// Registers the metrics of the log.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+    }
+}
+
+impl Drop for LogHandle {
+    fn drop(&mut self) {
+        // If the reader has stalled, there is no one left to tell.
+        self.sink.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// Installs the global subscriber, and logs panics. `filter`, from the command line, overrides the
+/// configuration.
 ///
 /// # Errors
 /// If the filter is invalid or a subscriber is already installed.
-pub(crate) fn start(log: &Log, filter: Option<&str>) -> Result<()> {
+pub(crate) fn start(log: &Log, filter: Option<&str>) -> Result<LogHandle> {
     let text = filter.unwrap_or(&log.filter);
     let filter: EnvFilter = text.parse().with_context(|| {
         format!("--log: invalid level or filter \"{text}\": expected for example \"info\"")
     })?;
     let has_colors = std::io::stderr().is_terminal();
-    let installed = match log.format {
-        LogFormat::Text => text_subscriber(filter, has_colors, std::io::stderr).try_init(),
-        LogFormat::Json => json_subscriber(filter, std::io::stderr).try_init(),
+    // Not `Stderr`, whose lock the writing thread would hold while the reader stalls.
+    let descriptor = std::io::stderr().as_fd().try_clone_to_owned();
+    let out = File::from(descriptor.context("failed to open standard error")?);
+    let format = Format { format: log.format, has_colors };
+    let (subscriber, handle) =
+        subscriber(filter, format, out).context("failed to spawn the log thread")?;
+    subscriber.try_init().context("failed to initialize logging")?;
+    log_panics();
+    Ok(handle)
+}
+
+fn subscriber(
+    filter: EnvFilter,
+    format: Format,
+    out: impl Write + Send + 'static,
+) -> std::io::Result<(impl Subscriber + Send + Sync, LogHandle)> {
+    let (limiter, metrics) = (Arc::<RateLimiter>::default(), LogMetrics::default());
+    let limits = Arc::clone(&limiter);
+    let own_lines = move |dropped: u64| {
+        let dropped = (dropped > 0).then(|| dropped_line(format, dropped));
+        let suppressed = limits.sweep(Instant::now());
+        let suppressed = suppressed.iter().map(|kind| suppressed_line(format, kind));
+        dropped.into_iter().chain(suppressed).collect()
     };
-    installed.context("failed to initialize logging")
+    let sink = Sink::start(out, metrics.clone(), own_lines)?;
+    let handle = LogHandle { sink: sink.clone(), metrics: metrics.clone() };
+    let layer = LogLayer { format, limiter, metrics, sink };
+    Ok((tracing_subscriber::registry().with(filter).with(layer), handle))
 }
 
-fn text_subscriber<W>(filter: EnvFilter, has_colors: bool, writer: W) -> impl Subscriber
-where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
-{
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .with_ansi(has_colors)
-        .finish()
-}
-
-/// Event fields are at the top level, so that log processors find them without a path.
-fn json_subscriber<W>(filter: EnvFilter, writer: W) -> impl Subscriber
-where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
-{
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .json()
-        .flatten_event(true)
-        .finish()
+/// Logs panics as events. The hook of the standard library writes to standard error, and would wait
+/// for a reader that stalls.
+fn log_panics() {
+    let default_hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let payload = panic.payload_as_str().unwrap_or("no message");
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(event = "panic", location, "panicked: {payload}");
+        // For developers, who want the backtrace.
+        if std::env::var_os("RUST_BACKTRACE").is_some() {
+            default_hook(panic);
+        }
+    }));
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
-    use serde_json::Value;
-    use tracing::field::Empty;
-
-    use super::*;
-
-    #[derive(Clone, Default)]
-    struct Buffer(Arc<Mutex<Vec<u8>>>);
-
-    impl Buffer {
-        fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-        }
-    }
-
-    impl Write for Buffer {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl<'a> MakeWriter<'a> for Buffer {
-        type Writer = Self;
-
-        fn make_writer(&'a self) -> Self {
-            self.clone()
-        }
-    }
-
-    fn log_one_event() {
-        let span = tracing::info_span!("request", request_id = "the-id", lane = Empty);
-        span.record("lane", "a");
-        span.record("lane", "b");
-        span.in_scope(|| tracing::warn!(status = 502, "request failed"));
-    }
-
-    #[test]
-    fn text_shows_span_fields() {
-        let buffer = Buffer::default();
-        let subscriber = text_subscriber(EnvFilter::new("info"), false, buffer.clone());
-        tracing::subscriber::with_default(subscriber, log_one_event);
-        let text = buffer.text();
-        assert!(text.contains(r#"request{request_id="the-id" lane="a" lane="b"}"#), "{text}");
-        assert!(text.contains("status=502"), "{text}");
-    }
-
-    #[test]
-    fn json_shows_span_fields() {
-        let buffer = Buffer::default();
-        let subscriber = json_subscriber(EnvFilter::new("info"), buffer.clone());
-        tracing::subscriber::with_default(subscriber, log_one_event);
-        let event: Value = serde_json::from_str(&buffer.text()).unwrap();
-        assert_eq!(event["status"], 502);
-        for span in [&event["span"], &event["spans"][0]] {
-            assert_eq!((&span["request_id"], &span["lane"]), (&"the-id".into(), &"b".into()));
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,189 @@
+//! The two formats of a log line.
+//!
+//! A line is exactly one line, whatever its values contain: control characters, and characters that
+//! change the direction of text or are invisible, are escaped. Otherwise a client could write lines
+//! of its own, or control the terminal of an operator.
+
+use std::fmt::Write as _;
+
+use pointsman_config::LogFormat;
+use serde_json::{Map, Value};
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+
+use super::fields::{Fields, MESSAGE};
+
+/// How lines are written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Format {
+    pub(super) format: LogFormat,
+    /// Only for text.
+    pub(super) has_colors: bool,
+}
+
+/// One event, with the names and the fields of the spans around it, outermost first.
+#[derive(Debug)]
+pub(super) struct Line<'a> {
+    pub(super) level: Level,
+    pub(super) target: &'a str,
+    pub(super) fields: &'a Fields,
+    pub(super) spans: &'a [(&'static str, Fields)],
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn new(
+        metadata: &'a Metadata<'_>,
+        fields: &'a Fields,
+        spans: &'a [(&'static str, Fields)],
+    ) -> Self {
+        Self { level: *metadata.level(), target: metadata.target(), fields, spans }
+    }
+}
+
+impl Format {
+    /// Returns the line, with the line break at its end.
+    pub(super) fn line(self, line: &Line<'_>) -> String {
+        match self.format {
+            LogFormat::Text => text(line, self.has_colors),
+            LogFormat::Json => json(line),
+        }
+    }
+}
+
+fn timestamp() -> String {
+    let mut text = String::new();
+    // Fails only if writing to the string did.
+    SystemTime.format_time(&mut Writer::new(&mut text)).ok();
+    text
+}
+
+fn text(line: &Line<'_>, has_colors: bool) -> String {
+    let paint = |code: &str, text: &str| match has_colors {
+        true => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
+        false => text.to_owned(),
+    };
+    let color = match line.level {
+        Level::ERROR => "31",
+        Level::WARN => "33",
+        Level::INFO => "32",
+        Level::DEBUG => "34",
+        Level::TRACE => "35",
+    };
+    let level = paint(color, &format!("{:>5}", line.level));
+    let mut text = format!("{} {level} ", paint("2", &timestamp()));
+    for (name, fields) in line.spans {
+        text.push_str(name);
+        text.push('{');
+        for (index, (name, value)) in fields.iter().enumerate() {
+            push_field(&mut text, if index == 0 { "" } else { " " }, name, value);
+        }
+        text.push_str("}:");
+    }
+    if !line.spans.is_empty() {
+        text.push(' ');
+    }
+    text.push_str(&paint("2", &format!("{}:", line.target)));
+    if let Some(message) = line.fields.get(MESSAGE).and_then(Value::as_str) {
+        text.push(' ');
+        push_escaped(&mut text, message);
+    }
+    for (name, value) in line.fields.iter().filter(|(name, _)| *name != MESSAGE) {
+        push_field(&mut text, " ", name, value);
+    }
+    text.push('\n');
+    text
+}
+
+/// Appends `name=value`. Strings are quoted, so that they cannot look like further fields.
+fn push_field(text: &mut String, separator: &str, name: &str, value: &Value) {
+    text.push_str(separator);
+    text.push_str(name);
+    text.push('=');
+    match value.as_str() {
+        Some(value) => {
+            text.push('"');
+            push_escaped(text, &value.replace('\\', "\\\\").replace('"', "\\\""));
+            text.push('"');
+        }
+        // Numbers and booleans.
+        None => text.push_str(&value.to_string()),
+    }
+}
+
+fn push_escaped(text: &mut String, value: &str) {
+    for letter in value.chars() {
+        match letter {
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            '\t' => text.push_str("\\t"),
+            letter if is_unsafe(letter) => text.extend(letter.escape_unicode()),
+            letter => text.push(letter),
+        }
+    }
+}
+
+/// Returns true for control characters, and for characters that are invisible or change the order
+/// in which others are shown (Unicode's category Cf).
+fn is_unsafe(letter: char) -> bool {
+    letter.is_control()
+        || matches!(
+            letter,
+            '\u{ad}'
+                | '\u{600}'..='\u{605}'
+                | '\u{61c}'
+                | '\u{6dd}'
+                | '\u{70f}'
+                | '\u{890}'..='\u{891}'
+                | '\u{8e2}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{110bd}'
+                | '\u{110cd}'
+                | '\u{13430}'..='\u{1343f}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// Event fields are at the top level, so that log processors find them without a path.
+fn json(line: &Line<'_>) -> String {
+    let mut object = Map::new();
+    object.insert("timestamp".to_owned(), timestamp().into());
+    object.insert("level".to_owned(), line.level.as_str().into());
+    object.extend(entries(line.fields));
+    object.insert("target".to_owned(), line.target.into());
+    let span = |(name, fields): &(&'static str, Fields)| {
+        let mut span: Map<String, Value> = entries(fields).collect();
+        span.insert("name".to_owned(), (*name).into());
+        Value::from(span)
+    };
+    let spans: Vec<Value> = line.spans.iter().map(span).collect();
+    if let Some(innermost) = spans.last() {
+        object.insert("span".to_owned(), innermost.clone());
+        object.insert("spans".to_owned(), spans.into());
+    }
+    let object = Value::from(object).to_string();
+    let mut text = String::with_capacity(object.len() + 1);
+    for letter in object.chars() {
+        // JSON has escaped what is below U+0020. All others are within strings.
+        if is_unsafe(letter) {
+            for unit in letter.encode_utf16(&mut [0; 2]) {
+                write!(text, "\\u{unit:04x}").ok(); // A string accepts everything.
+            }
+        } else {
+            text.push(letter);
+        }
+    }
+    text.push('\n');
+    text
+}
+
+fn entries(fields: &Fields) -> impl Iterator<Item = (String, Value)> {
+    fields.iter().map(|(name, value)| (name.to_owned(), value.clone()))
+}
