@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 
 use crate::cli::Check;
 use crate::facts;
+use crate::output::print;
 use pointsman_config::Config;
 
 /// The errors of policies that cannot be loaded.
@@ -58,20 +59,12 @@ pub(crate) fn check(check: &Check) -> Result<()> {
         .map(|policy| format!("{}@{}", policy.name, policy.version))
         .collect();
     let lines = report::lines(&config, &Machine::new(config.fleet.machine.clone()), &environment());
-    #[expect(clippy::print_stdout, reason = "the output of the command")]
-    {
-        println!("{}: OK", check.config.display());
-        println!(
-            "  policies: {}",
-            if policies.is_empty() {
-                "none (built-in routing)".to_owned()
-            } else {
-                policies.join(", ")
-            }
-        );
-        lines.iter().for_each(|line| println!("  {line}"));
-    }
-    Ok(())
+    let policies = match policies.is_empty() {
+        true => "none (built-in routing)".to_owned(),
+        false => policies.join(", "),
+    };
+    let lines: String = lines.iter().map(|line| format!("  {line}\n")).collect();
+    print(&format!("{}: OK\n  policies: {policies}\n{lines}", check.config.display()))
 }
 
 /// Describes why a policy cannot be loaded, in the form of all other errors of a configuration:

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow};
 use pointsman_fleet::vllm::{import, parse_env_file};
 
 use crate::cli::ImportEnv;
+use crate::output::print;
 
 /// Environment variables, in the order of the file.
 type Variables = Vec<(String, String)>;
@@ -60,11 +61,7 @@ pub(crate) fn import_env(options: &ImportEnv) -> Result<()> {
     let text = text.with_context(|| format!("cannot read {file}"))?;
     let lane = lane(Format::from_name(&options.file), &text, &options.lane)
         .map_err(|error| anyhow!("{file}:{}: {}", error.line, error.message))?;
-    #[expect(clippy::print_stdout, reason = "the output of the command")]
-    {
-        print!("{lane}");
-    }
-    Ok(())
+    print(&lane)
 }
 
 /// Returns the TOML of a lane with the settings in `text`.

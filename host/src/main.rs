@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod facts;
 mod import;
+mod output;
 mod policy;
 mod reload;
 mod replay;
@@ -47,13 +48,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            #[expect(
-                clippy::print_stderr,
-                reason = "the only place where the program prints why it fails"
-            )]
-            {
-                eprintln!("{error:#}");
-            }
+            output::print_error(format!("{error:#}"));
             let bad_config = error.is::<pointsman_config::ConfigError>()
                 || error.is::<check::InvalidPolicies>()
                 || error.is::<policy::PolicyLoadError>()

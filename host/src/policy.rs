@@ -12,9 +12,9 @@ use http::Method;
 use serde_json::{Value, json};
 
 pub(crate) use self::author::PolicyLoadError;
-use self::author::print as print_text;
 use self::client::HostClient;
 use crate::cli::policy::{HostOptions, Policy, PolicyTarget};
+use crate::output;
 
 /// Runs a subcommand.
 pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
@@ -29,8 +29,7 @@ pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
         Policy::Show(PolicyTarget { name, host }) => {
             let path = format!("/policies/{}", percent_encoded(&name));
             let policy = call(&host, Method::GET, &path, None)?;
-            print(&host, &policy, table::details);
-            Ok(())
+            print(&host, &policy, table::details)
         }
         Policy::Rollback { target, to } => send_command(&target, "rollback", to),
         Policy::Promote { target, version } => send_command(&target, "promote", version),
@@ -45,8 +44,7 @@ fn print_list(host: &HostOptions, method: Method, path: &str) -> Result<()> {
     let mut response = call(host, method, path, None)?;
     print(host, &response["policies"].take(), |policies| {
         table::list(policies.as_array().map_or(&[], Vec::as_slice))
-    });
-    Ok(())
+    })
 }
 
 /// Sends a command and prints the policy after it.
@@ -58,8 +56,7 @@ fn send_command(
     let path = format!("/policies/{}/{command}", percent_encoded(name));
     let body = version.map(|version| json!({ "version": version }));
     let policy = call(host, Method::POST, &path, body)?;
-    print(host, &policy, |policy| table::list(std::slice::from_ref(policy)));
-    Ok(())
+    print(host, &policy, |policy| table::list(std::slice::from_ref(policy)))
 }
 
 fn call(host: &HostOptions, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
@@ -70,8 +67,8 @@ fn call(host: &HostOptions, method: Method, path: &str, body: Option<Value>) -> 
     Ok(runtime.block_on(client.call(method, path, body))?)
 }
 
-fn print(host: &HostOptions, value: &Value, to_text: impl Fn(&Value) -> String) {
-    print_text(&if host.json { format!("{value:#}\n") } else { to_text(value) });
+fn print(host: &HostOptions, value: &Value, to_text: impl Fn(&Value) -> String) -> Result<()> {
+    output::print(&if host.json { format!("{value:#}\n") } else { to_text(value) })
 }
 
 /// Encodes a name as one segment of a path.

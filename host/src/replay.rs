@@ -17,7 +17,8 @@ use pointsman_replay::{ChainSource, Replay, ReplayReport};
 
 use crate::chains;
 use crate::cli::replay::Replay as Options;
-use crate::simulate::{print, stage, write_file};
+use crate::output::print;
+use crate::simulate::{stage, write_file};
 use pointsman_config::Config;
 
 /// Exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells.

@@ -16,6 +16,7 @@ use pointsman_simulate::{
 
 use crate::chains;
 use crate::cli::simulate::Simulate;
+use crate::output::print;
 
 /// Resolution of the progress bar.
 const STEPS: u64 = 1000;
@@ -145,12 +146,4 @@ fn write(options: &Simulate, report: &Report) -> Result<()> {
 
 pub(crate) fn write_file(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| format!("failed to write {}", file.display()))
-}
-
-pub(crate) fn print(text: &str) -> Result<()> {
-    #[expect(clippy::print_stdout, reason = "standard output is where reports belong")]
-    {
-        print!("{text}");
-    }
-    Ok(())
 }

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::report::{self, Paint};
 use crate::cli::policy::{Bench, Test};
+use crate::output::{print, print_error};
 use crate::{facts, simulate};
 
 /// A policy that a host could not load. The error is not a `source`, because the message includes
@@ -43,8 +44,7 @@ pub(super) fn new(parent: &Path, name: &str, language: Language) -> Result<()> {
     print(&format!(
         "{folder}: created a policy in {language}; see its README.md. Next steps:\n\n  \
          {program} policy build {folder}\n  {program} policy test {folder}\n"
-    ));
-    Ok(())
+    ))
 }
 
 /// Returns how this program can be called: by its name if that is on the PATH, else by its path.
@@ -61,12 +61,9 @@ fn invocation() -> String {
 /// Builds a policy's component.
 pub(super) fn build(dir: &Path, verbose: bool) -> Result<()> {
     let mut log = |line: &str| {
-        #[expect(
-            clippy::print_stderr,
-            reason = "progress for --verbose; the result goes to standard output"
-        )]
         if verbose {
-            eprintln!("{line}");
+            // Progress; the result goes to standard output.
+            print_error(line.to_owned());
         }
     };
     let built = pointsman_build::build(dir, &Tools::from_environment(), &mut log)?;
@@ -75,8 +72,7 @@ pub(super) fn build(dir: &Path, verbose: bool) -> Result<()> {
         built.component.display(),
         report::bytes(built.bytes),
         report::time(built.took)
-    ));
-    Ok(())
+    ))
 }
 
 /// Runs golden cases and scenarios. Returns failure if a case differs or an objective is not met.
@@ -89,7 +85,7 @@ pub(super) fn test(options: &Test) -> Result<ExitCode> {
         anyhow::bail!("--case: no golden case of `{}` has \"{part}\" in its name", bench.name());
     }
     let paint = Paint::for_stdout();
-    print(&report::test_report(&bench, &options.dir, &results, options.times, paint));
+    print(&report::test_report(&bench, &options.dir, &results, options.times, paint))?;
     let cases_failed = results.iter().any(|case| !case.differences.is_empty());
     // Scenarios take seconds, and `--case` is for quick repetitions of one case.
     let scenarios_failed = options.case.is_none() && scenarios(&options.dir, paint)?;
@@ -118,7 +114,7 @@ fn scenarios(dir: &Path, paint: Paint) -> Result<bool> {
         // Variants are for comparisons by `pointsman simulate`; only the scenario has to pass.
         scenario.variants.clear();
         let report = Experiment::from_scenario(&scenario, &env)?.run()?;
-        print(&report::scenario_report(&file, &report, paint));
+        print(&report::scenario_report(&file, &report, paint))?;
         has_failed |= !report.met();
     }
     Ok(has_failed)
@@ -141,8 +137,7 @@ pub(super) fn bench(options: &Bench) -> Result<()> {
     } else {
         report::bench_report(&bench, &options.dir, &measured)
     };
-    print(&text);
-    Ok(())
+    print(&text)
 }
 
 /// Signs a policy.
@@ -160,8 +155,7 @@ pub(super) fn sign(dir: &Path, key: &Path) -> Result<()> {
     print(&format!(
         "{}: signed the component and the manifest; sign again after changing either of them\n",
         file.display()
-    ));
-    Ok(())
+    ))
 }
 
 fn load(dir: &Path, cache_dir: Option<std::path::PathBuf>) -> Result<Workbench> {
@@ -186,12 +180,4 @@ fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
     let text = std::fs::read_to_string(file);
     let text = text.with_context(|| format!("{}: failed to read the file", file.display()))?;
     serde_json::from_str(&text).with_context(|| file.display().to_string())
-}
-
-/// Prints the result of a command.
-pub(super) fn print(text: &str) {
-    #[expect(clippy::print_stdout, reason = "the result of the command")]
-    {
-        print!("{text}");
-    }
 }

@@ -1,0 +1,36 @@
+//! What commands print.
+
+use std::io::{self, ErrorKind, Write as _};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+/// Maximum time to print why the program fails. A reader that stalls must not keep it from ending.
+const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Prints text to standard output. A reader that goes away, such as `head`, is not an error: it has
+/// seen enough.
+///
+/// # Errors
+/// If writing fails for another reason, such as a full disk.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("failed to write to standard output"),
+    }
+}
+
+/// Prints a line to standard error, as far as there is a reader.
+pub(crate) fn print_error(line: String) {
+    let (done, printed) = channel();
+    let print = move || {
+        // Fails if the reader is gone; there is no other place to report errors.
+        writeln!(io::stderr(), "{line}").ok();
+        done.send(()).ok(); // Fails if the time is over.
+    };
+    if std::thread::Builder::new().spawn(print).is_ok() {
+        printed.recv_timeout(ERROR_TIMEOUT).ok(); // Fails if the time is over.
+    }
+}
