@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use pointsman_policy::{ChainSpec, PolicySpec};
+use pointsman_files::{read_regular, read_regular_text};
+use pointsman_policy::{ChainSpec, MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES, PolicySpec};
 use tempfile::TempDir;
 
 use pointsman_config::Config;
@@ -89,13 +90,9 @@ fn name_in(manifest: &Path) -> Result<String> {
 }
 
 fn read_manifest(manifest: &Path) -> Result<toml::Table> {
-    let text = fs::read_to_string(manifest).with_context(|| {
-        format!(
-            "cannot read {}; expected a policy folder, a component (.wasm), a configuration \
-             (.toml) or `none`",
-            manifest.display()
-        )
-    })?;
+    let text = read_regular_text(manifest, MAX_MANIFEST_BYTES).context(
+        "expected a policy folder, a component (.wasm), a configuration (.toml) or `none`",
+    )?;
     text.parse().with_context(|| manifest.display().to_string())
 }
 
@@ -109,8 +106,9 @@ fn folder_for(component: &Path, scenario: &ChainSpec) -> Result<(TempDir, String
     table.remove("build");
     table.insert("file".to_owned(), "policy.wasm".into());
     let folder = TempDir::new().context("failed to create a temporary folder")?;
-    fs::copy(component, folder.path().join("policy.wasm"))
-        .with_context(|| format!("cannot read {}", component.display()))?;
+    let bytes = read_regular(component, MAX_COMPONENT_BYTES)?;
+    fs::write(folder.path().join("policy.wasm"), bytes)
+        .context("failed to write the temporary folder")?;
     fs::write(folder.path().join("policy.toml"), table.to_string())
         .context("failed to write the temporary folder")?;
     let name = name_in(&folder.path().join("policy.toml"))?;

@@ -6,11 +6,15 @@ mod compose;
 use std::io::Read as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use pointsman_files::read_regular_text;
 use pointsman_fleet::vllm::{import, parse_env_file};
 
 use crate::cli::ImportEnv;
 use crate::output::print;
+
+/// Maximum size of an env file or a compose file in bytes.
+const MAX_FILE_BYTES: u64 = 8 << 20;
 
 /// Environment variables, in the order of the file.
 type Variables = Vec<(String, String)>;
@@ -54,11 +58,16 @@ pub(crate) fn import_env(options: &ImportEnv) -> Result<()> {
     let file = options.file.display();
     let text = if options.file.as_os_str() == "-" {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map(|_| text)
+        let mut input = std::io::stdin().take(MAX_FILE_BYTES + 1);
+        let size = input.read_to_string(&mut text).context("failed to read standard input")?;
+        ensure!(
+            size as u64 <= MAX_FILE_BYTES,
+            "standard input has more than {MAX_FILE_BYTES} bytes"
+        );
+        text
     } else {
-        std::fs::read_to_string(&options.file)
+        read_regular_text(&options.file, MAX_FILE_BYTES)?
     };
-    let text = text.with_context(|| format!("cannot read {file}"))?;
     let lane = lane(Format::from_name(&options.file), &text, &options.lane)
         .map_err(|error| anyhow!("{file}:{}: {}", error.line, error.message))?;
     print(&lane)

@@ -74,6 +74,7 @@ impl Reloader {
             started_with: sections(file).unwrap_or_default(),
             policies,
             poll_interval: config.poll_interval,
+            has_store: config.chain.store.is_some(),
             watched: Watched::new(wake.clone()),
             status: Arc::clone(&status),
         };
@@ -115,6 +116,8 @@ struct ConfigWatcher {
     started_with: toml::Table,
     policies: Arc<Policies>,
     poll_interval: Duration,
+    /// False if the host runs without a state directory.
+    has_store: bool,
     watched: Watched,
     status: Arc<Mutex<ConfigStatus>>,
 }
@@ -180,7 +183,9 @@ impl ConfigWatcher {
         }
         self.poll_interval = config.policies.poll_interval;
         self.watched.watch(&self.file, &config.policies);
-        let changes = self.policies.apply(config.policies.chain);
+        let mut chain = config.policies.chain;
+        chain.store.take_if(|_| !self.has_store);
+        let changes = self.policies.apply(chain);
         // Last: who reads the status of a new configuration can rely on its policies being active.
         self.set_status(ConfigStatus { error: None, restart_for });
         changes
@@ -230,7 +235,7 @@ fn stamp(file: &Path) -> Stamp {
 
 /// Reads the top-level tables of a configuration file.
 fn sections(file: &Path) -> Option<toml::Table> {
-    std::fs::read_to_string(file).ok()?.parse().ok()
+    Config::source(file).ok()?.parse().ok()
 }
 
 /// The watched folders. Without a watcher only polling finds changes.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pointsman_domain::ChainInfo;
+use pointsman_files::open_regular;
 use pointsman_policy::ChainSpec;
 use pointsman_record::{Record, files, records};
 use pointsman_replay::{ChainSource, Replay, ReplayReport};
@@ -73,10 +74,10 @@ fn run(options: &Options) -> Result<ReplayReport> {
     let interrupted = watch_for_interrupt()?;
     for path in &files {
         replay.start_file(&path.display().to_string());
-        let file = match File::open(path) {
+        let file = match open_regular(path) {
             Ok(file) => file,
             Err(error) => {
-                replay.skip_line(&format!("failed to open: {error}"));
+                replay.skip_line(&error.to_string());
                 continue;
             }
         };
@@ -146,7 +147,7 @@ fn missing_policies(files: &[PathBuf]) -> String {
             _ => None,
         };
         // The chain is recorded before the first decision, so there is no need to read whole files.
-        records(BufReader::new(File::open(path).ok()?)).take(1000).find_map(of_chain)
+        records(BufReader::new(open_regular(path).ok()?)).take(1000).find_map(of_chain)
     };
     let names = |chain: ChainInfo| {
         let names: Vec<String> =

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use pointsman_build::{Language, Tools};
+use pointsman_files::read_regular_text;
 use pointsman_policy::{
     Allocator, BenchPlan, CaseFleet, Compiler, LoadError, Runtime, RuntimeSettings, Workbench,
     signature,
@@ -18,6 +19,11 @@ use super::report::{self, Paint};
 use crate::cli::policy::{Bench, Test};
 use crate::output::{print, print_error};
 use crate::{facts, simulate};
+
+/// Maximum size of the file of a private key in bytes.
+const MAX_KEY_BYTES: u64 = 64 << 10;
+/// Maximum size of a request or a description of lanes in bytes; that of a request to a host.
+const MAX_JSON_BYTES: u64 = 32 << 20;
 
 /// A policy that a host could not load. The error is not a `source`, because the message includes
 /// it.
@@ -142,9 +148,7 @@ pub(super) fn bench(options: &Bench) -> Result<()> {
 
 /// Signs a policy.
 pub(super) fn sign(dir: &Path, key: &Path) -> Result<()> {
-    let text = std::fs::read_to_string(key);
-    let text =
-        text.with_context(|| format!("{}: failed to read the private key", key.display()))?;
+    let text = read_regular_text(key, MAX_KEY_BYTES).context("failed to read the private key")?;
     let file = match signature::sign(dir, &text) {
         Ok(file) => file,
         Err(error @ signature::SignError::Key(_)) => {
@@ -177,7 +181,6 @@ fn cannot_load(dir: &Path) -> impl FnOnce(LoadError) -> PolicyLoadError {
 }
 
 fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(file);
-    let text = text.with_context(|| format!("{}: failed to read the file", file.display()))?;
+    let text = read_regular_text(file, MAX_JSON_BYTES)?;
     serde_json::from_str(&text).with_context(|| file.display().to_string())
 }

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use pointsman_files::read_regular;
 use wit_bindgen_core::Files;
 use wit_bindgen_core::wit_parser::Resolve;
 
 use crate::command::run;
-use crate::component::{componentize, contract, with_world};
+use crate::component::{MAX_OUTPUT_BYTES, componentize, contract, with_world};
 use crate::error::BuildError;
 use crate::language::Language;
 use crate::manifest::{Plan, World};
@@ -56,7 +57,7 @@ pub(crate) fn build(
     }
     command.args(sources(plan, &sdk)?).arg("-o").arg(&module);
     run(&mut command, log)?;
-    let module = fs::read(&module).map_err(BuildError::file(&module))?;
+    let module = read_regular(&module, MAX_OUTPUT_BYTES)?;
     componentize(&with_world(&module, plan.world.name())?)
 }
 

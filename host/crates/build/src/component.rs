@@ -13,6 +13,8 @@ use wit_parser::{Resolve, WorldItem};
 use crate::embedded::WIT;
 use crate::error::BuildError;
 
+/// Maximum size of the output of a compiler in bytes; CPython's component has 18 MB.
+pub(crate) const MAX_OUTPUT_BYTES: u64 = 256 << 20;
 /// Prefix of the interfaces that a policy may import.
 const PACKAGE: &str = "pointsman:policy/";
 

@@ -16,6 +16,9 @@ pub enum BuildError {
         /// The cause.
         source: std::io::Error,
     },
+    /// A file cannot be read.
+    #[error(transparent)]
+    Read(#[from] pointsman_files::ReadError),
     /// The manifest is invalid or does not describe how to build the policy.
     #[error("{}: {problem}", file.display())]
     Manifest {

@@ -8,7 +8,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use pointsman_files::read_regular;
+
 use crate::command::run;
+use crate::component::MAX_OUTPUT_BYTES;
 use crate::error::BuildError;
 use crate::language::Language;
 use crate::manifest::{Plan, World};
@@ -59,7 +62,7 @@ pub(crate) fn build(
         .args(["--stub-wasi", "--sync", "--minify", "--output"])
         .arg(&component);
     run(&mut command, log)?;
-    fs::read(&component).map_err(BuildError::file(&component))
+    Ok(read_regular(&component, MAX_OUTPUT_BYTES)?)
 }
 
 /// Returns the source of the entry module, which binds the policy to the host.

@@ -2,11 +2,14 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use pointsman_files::read_regular_text;
 use serde::Deserialize;
 
 use crate::error::BuildError;
 use crate::language::Language;
 
+/// Maximum size of a manifest of a policy or of a crate, in bytes.
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// File name of the manifest.
 pub(crate) const FILE: &str = "policy.toml";
 
@@ -65,7 +68,7 @@ impl Plan {
     pub(crate) fn load(folder: &Path) -> Result<Self, BuildError> {
         let folder = std::path::absolute(folder).map_err(BuildError::file(folder))?;
         let file = folder.join(FILE);
-        let text = std::fs::read_to_string(&file).map_err(BuildError::file(&file))?;
+        let text = read_regular_text(&file, MAX_MANIFEST_BYTES)?;
         let fail = |problem: String| BuildError::Manifest { file: file.clone(), problem };
         let manifest: Manifest =
             toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;

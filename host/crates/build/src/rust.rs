@@ -7,13 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use pointsman_files::{read_regular, read_regular_text};
 use serde::Deserialize;
 
 use crate::command::{output, run};
-use crate::component::componentize;
+use crate::component::{MAX_OUTPUT_BYTES, componentize};
 use crate::error::BuildError;
 use crate::language::Language;
-use crate::manifest::Plan;
+use crate::manifest::{MAX_MANIFEST_BYTES, Plan};
 use crate::tools::{Tool, Tools};
 
 /// The compilation target of policies.
@@ -133,7 +134,7 @@ pub fn rust_module(
     }
     run(command.env("CARGO_TARGET_DIR", target).env("RUSTFLAGS", flags), log)?;
     let module = target.join(TARGET).join("guest").join(format!("{library}.wasm"));
-    fs::read(&module).map_err(BuildError::file(&module))
+    Ok(read_regular(&module, MAX_OUTPUT_BYTES)?)
 }
 
 /// Returns the name of the library target of a crate.
@@ -147,7 +148,7 @@ fn library_name(manifest: &Path) -> Result<String, BuildError> {
         package: Named,
         lib: Option<Named>,
     }
-    let text = fs::read_to_string(manifest).map_err(BuildError::file(manifest))?;
+    let text = read_regular_text(manifest, MAX_MANIFEST_BYTES)?;
     let fail = |problem: String| BuildError::Manifest { file: manifest.to_owned(), problem };
     let Manifest { package, lib } =
         toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;

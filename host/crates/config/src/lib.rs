@@ -43,6 +43,8 @@ pub struct Config {
     pub records: Option<pointsman_record::Settings>,
     /// Where the admin API listens.
     pub admin: Admin,
+    /// True if `state.dir` is not set, so that the state directory is the default one.
+    pub has_default_state: bool,
     /// Lanes, groups and the rules of the queue. The watchdog program is set by the caller.
     pub fleet: FleetSpec,
     /// For each lane, how its memory need was computed.
@@ -134,6 +136,14 @@ impl Config {
         Self::parse(&source, overrides, file).map_err(|errors| ConfigError::new(file, errors))
     }
 
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn source(file: &Path) -> Result<String, ConfigError> {
+        ConfigError::source(file)
+    }
+
     fn parse(source: &str, overrides: &[Override], file: &Path) -> Result<Self, Vec<Diagnostic>> {
         pointsman_settings::read(source, overrides, |root| read(root, file))
     }
@@ -148,6 +158,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         root.sections("keys").into_iter().filter_map(|section| read_key(section, folder)).collect();
     let state = root.section("state");
     let state_dir = state_dir(&state, file, folder);
+    let has_default_state = !state.has("dir");
     state.report_unknown();
     let admin = admin::read(&root.section("admin"), folder, state_dir.as_deref());
     let (rules, max_wait) = rules(&root.section("queue"), &root.section("switching"));
@@ -170,6 +181,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         policies,
         records,
         admin,
+        has_default_state,
         fleet,
         needs,
     })

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use super::{Policies, PolicyLocation, default_cache};
 use pointsman_domain::OnConflict;
+use pointsman_files::read_regular_text;
 use pointsman_settings::{Code, Section, chain};
 use pointsman_spec::{ChainSpec, PublicKey};
+
+/// Maximum size of a file with a public key in bytes.
+const MAX_KEY_BYTES: u64 = 64 << 10;
 
 /// Reads the section. `state` is the state directory.
 pub(super) fn read(section: Section<'_>, folder: &Path, state: Option<&Path>) -> Policies {
@@ -50,11 +54,9 @@ fn read_signer(section: &Section<'_>, folder: &Path) -> Option<(String, PublicKe
     let file = section.required_string("file", "\"release.pub\"").map(|file| folder.join(file));
     section.report_unknown();
     let file = file?;
-    let key = std::fs::read_to_string(&file)
-        .map_err(|error| format!("cannot read {}: {error}", file.display()))
-        .and_then(|text| {
-            PublicKey::parse(&text).map_err(|error| format!("{}: {error}", file.display()))
-        });
+    let key = read_regular_text(&file, MAX_KEY_BYTES).map_err(|error| error.to_string()).and_then(
+        |text| PublicKey::parse(&text).map_err(|error| format!("{}: {error}", file.display())),
+    );
     match key {
         Ok(key) => Some((name?, key)),
         Err(message) => {

@@ -45,6 +45,13 @@ pub enum FolderError {
     },
 }
 
+impl FolderError {
+    /// Returns true if there is no such folder.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 impl From<FolderError> for io::Error {
     fn from(error: FolderError) -> Self {
         let kind = match &error {
@@ -101,6 +108,17 @@ pub fn check_private(path: &Path) -> Result<(), FolderError> {
     Ok(())
 }
 
+/// Checks that this user can create files in a folder. File systems that are mounted read-only are
+/// not writable for root either.
+///
+/// # Errors
+/// If the folder is not writable.
+pub fn check_writable(path: &Path) -> Result<(), FolderError> {
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(path, access)
+        .map_err(|error| FolderError::Io { path: path.to_owned(), source: error.into() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +159,15 @@ mod tests {
         }
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         check_private(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn missing_and_read_only_folders_are_not_writable() {
+        let dir = tempfile::tempdir().unwrap();
+        check_writable(dir.path()).unwrap();
+        assert!(check_writable(&dir.path().join("missing")).unwrap_err().is_not_found());
+        // Nothing can be created there, not even by root.
+        assert!(matches!(check_writable(Path::new("/proc")), Err(FolderError::Io { .. })));
     }
 
     /// Only root can give files away; as another user, the folder of root is tested alone.

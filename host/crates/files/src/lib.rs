@@ -5,6 +5,9 @@ mod folder;
 mod read;
 mod write;
 
-pub use self::folder::{FolderError, check_private, create_private};
-pub use self::read::{ReadError, open_regular, read_regular, read_regular_text};
+pub use self::folder::{FolderError, check_private, check_writable, create_private};
+pub use self::read::{
+    ReadError, open_private, open_private_with, open_regular, read_private, read_regular,
+    read_regular_text,
+};
 pub use self::write::{WriteError, WriteStep, is_temporary, write_atomic};

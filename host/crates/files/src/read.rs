@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -29,6 +29,9 @@ pub enum ReadError {
         /// The maximum size in bytes.
         max: u64,
     },
+    /// Another user owns the file, or other users may write to it.
+    #[error("{} is owned or writable by another user", .0.display())]
+    Foreign(PathBuf),
     /// The file was to be text, and is not UTF-8.
     #[error("{} is not UTF-8", .0.display())]
     NotUtf8(PathBuf),
@@ -46,6 +49,7 @@ impl From<ReadError> for io::Error {
         let kind = match &error {
             ReadError::Io { source, .. } => source.kind(),
             ReadError::NotRegular(_) => io::ErrorKind::InvalidInput,
+            ReadError::Foreign(_) => io::ErrorKind::PermissionDenied,
             ReadError::TooLarge { .. } => io::ErrorKind::FileTooLarge,
             ReadError::NotUtf8(_) => io::ErrorKind::InvalidData,
         };
@@ -59,23 +63,65 @@ impl From<ReadError> for io::Error {
 /// # Errors
 /// If the file cannot be opened, or is not a regular file.
 pub fn open_regular(path: &Path) -> Result<File, ReadError> {
-    let fail = |source| ReadError::Io { path: path.to_owned(), source };
-    // Without NONBLOCK, opening a pipe waits for a writer. Regular files ignore the flag.
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let file = match opened {
-        // Sockets cannot be opened, nor devices without a driver.
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
-            return Err(ReadError::NotRegular(path.to_owned()));
-        }
-        opened => opened.map_err(fail)?,
-    };
-    // Of the opened file, because the path may lead to another one meanwhile.
-    if file.metadata().map_err(fail)?.is_file() {
+    open(path, OpenOptions::new().read(true), OFlags::empty())
+}
+
+/// Opens a file that only this user can have written: it belongs to this user, other users cannot
+/// write to it, and the path does not end with a link. Parents are not checked; see
+/// [`check_private`](crate::check_private). Never blocks.
+///
+/// # Errors
+/// If the file cannot be opened, is not a regular file, or another user can have written it.
+pub fn open_private(path: &Path) -> Result<File, ReadError> {
+    open_private_with(path, OpenOptions::new().read(true))
+}
+
+/// Opens a file as [`open_private`] does, with these options. A new file gets the mode 0600.
+///
+/// # Errors
+/// As [`open_private`].
+pub fn open_private_with(path: &Path, options: &mut OpenOptions) -> Result<File, ReadError> {
+    let file = open(path, options.mode(0o600), OFlags::NOFOLLOW)?;
+    let metadata =
+        file.metadata().map_err(|source| ReadError::Io { path: path.to_owned(), source })?;
+    let is_own = metadata.uid() == rustix::process::geteuid().as_raw();
+    if is_own && metadata.mode() & 0o022 == 0 {
         Ok(file)
     } else {
-        Err(ReadError::NotRegular(path.to_owned()))
+        Err(ReadError::Foreign(path.to_owned()))
     }
+}
+
+/// Reads a file of at most `max` bytes that only this user can have written.
+///
+/// # Errors
+/// As [`open_private`], and if the file is larger.
+pub fn read_private(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
+    read(path, open_private(path)?, max)
+}
+
+/// Opens a regular file without blocking.
+fn open(path: &Path, options: &mut OpenOptions, flags: OFlags) -> Result<File, ReadError> {
+    let fail = |source: io::Error| ReadError::Io { path: path.to_owned(), source };
+    let not_regular = || ReadError::NotRegular(path.to_owned());
+    // Without NONBLOCK, opening a pipe waits for a writer. Regular files ignore the flag.
+    let flags = (flags | OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = match options.custom_flags(flags).open(path) {
+        Ok(file) => file,
+        // Sockets cannot be opened, nor devices without a driver; a link is not followed, and a
+        // folder not opened for writing.
+        Err(error) if is_about_kind(&error) => return Err(not_regular()),
+        Err(error) => return Err(fail(error)),
+    };
+    // Of the opened file, because the path may lead to another one meanwhile.
+    if file.metadata().map_err(fail)?.is_file() { Ok(file) } else { Err(not_regular()) }
+}
+
+/// Returns true if the error says that the path does not lead to a regular file.
+fn is_about_kind(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let kinds = [Errno::NXIO, Errno::LOOP, Errno::ISDIR];
+    kinds.iter().any(|kind| error.raw_os_error() == Some(kind.raw_os_error()))
 }
 
 /// Reads a regular file of at most `max` bytes.
@@ -83,9 +129,12 @@ pub fn open_regular(path: &Path) -> Result<File, ReadError> {
 /// # Errors
 /// If the file cannot be read, is not a regular file, or is larger.
 pub fn read_regular(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
+    read(path, open_regular(path)?, max)
+}
+
+fn read(path: &Path, file: File, max: u64) -> Result<Vec<u8>, ReadError> {
     let fail = |source| ReadError::Io { path: path.to_owned(), source };
     let too_large = || ReadError::TooLarge { path: path.to_owned(), max };
-    let file = open_regular(path)?;
     let size = file.metadata().map_err(fail)?.len();
     if size > max {
         return Err(too_large());
@@ -141,6 +190,35 @@ mod tests {
         let error = read_regular(dir.path(), 1).unwrap_err();
         assert!(!error.is_not_found());
         assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn private_files_are_those_that_only_this_user_can_have_written() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("file"), dir.path().join("link"));
+        let mut options = OpenOptions::new();
+        open_private_with(&path, options.append(true).create(true)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        fs::write(&path, "1").unwrap();
+        assert_eq!(read_private(&path, 1).unwrap(), b"1");
+        symlink(&path, &link).unwrap();
+        for options in [OpenOptions::new().read(true), OpenOptions::new().append(true).create(true)]
+        {
+            let error = open_private_with(&link, options).unwrap_err();
+            assert!(matches!(error, ReadError::NotRegular(_)), "{error}");
+            let error = open_private_with(dir.path(), options).unwrap_err();
+            assert!(matches!(error, ReadError::NotRegular(_)), "{error}");
+        }
+        for mode in [0o620, 0o602] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(read_private(&path, 1), Err(ReadError::Foreign(_))));
+        }
+        if rustix::process::geteuid().is_root() {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+            assert!(matches!(read_private(&path, 1), Err(ReadError::Foreign(_))));
+        }
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! are read.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use pointsman_files::{open_regular, read_regular};
 use serde_json::{Map, Value};
 
 use self::config::Config;
@@ -226,7 +227,7 @@ pub fn estimate_footprint(path: &Path, serving: &Serving) -> Result<Footprint, F
     }
     // Ollama's blobs are GGUF files without the extension.
     let mut magic = Vec::new();
-    let file = File::open(path).map_err(|source| cannot_read(path, source))?;
+    let file = open_regular(path).map_err(|error| cannot_read(path, error.into()))?;
     file.take(4).read_to_end(&mut magic).map_err(|source| cannot_read(path, source))?;
     if magic == gguf::MAGIC || has_extension("gguf") {
         return gguf::footprint(path, serving);
@@ -250,7 +251,7 @@ fn size_of(path: &Path, named_by: &Path) -> Result<u64, FootprintError> {
         }
     };
     if metadata.len() < KIB {
-        let bytes = fs::read(path).map_err(|source| cannot_read(path, source))?;
+        let bytes = read_regular(path, KIB).map_err(|error| cannot_read(path, error.into()))?;
         if bytes.starts_with(b"version https://git-lfs") {
             return Err(FootprintError::Pointer(path.to_owned()));
         }
@@ -352,12 +353,10 @@ fn describe_contents(found: &BTreeSet<String>) -> String {
 
 /// Reads a JSON object from a file; `None` if the file does not exist.
 fn read_json(path: &Path) -> Result<Option<Map<String, Value>>, FootprintError> {
-    let file = match File::open(path) {
-        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|source| cannot_read(path, source))?,
+    let bytes = match read_regular(path, MAX_JSON) {
+        Err(error) if error.is_not_found() => return Ok(None),
+        read => read.map_err(|error| cannot_read(path, error.into()))?,
     };
-    let mut bytes = Vec::new();
-    file.take(MAX_JSON).read_to_end(&mut bytes).map_err(|source| cannot_read(path, source))?;
     let object = serde_json::from_slice(&bytes);
     let malformed =
         |error| FootprintError::Malformed(path.to_owned(), format!("not a JSON object: {error}"));

@@ -6,9 +6,11 @@
 //! such as gVisor write some of them.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
+
+use pointsman_files::open_regular;
 
 use crate::footprint::format_size;
 
@@ -279,7 +281,7 @@ impl Machine {
     /// Reads the start of a file; bytes that are not UTF-8 are replaced.
     fn text(&self, path: &str) -> Option<String> {
         let mut bytes = Vec::new();
-        let file = File::open(self.root.join(path)).ok()?;
+        let file = open_regular(&self.root.join(path)).ok()?;
         file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }

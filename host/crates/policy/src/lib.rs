@@ -45,6 +45,7 @@ pub use chain::cases::{CaseRequest, CaseResult, FactsOf};
 pub use contract::replay_log::{Differing, Gap, Missing};
 pub use contract::types::PolicyError;
 pub use fault::Fault;
+pub use limits::{MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES};
 pub use metrics::PolicyMetrics;
 pub use pointsman_spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
 pub use registry::fleet_link::FleetLink;

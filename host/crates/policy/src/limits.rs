@@ -20,7 +20,9 @@ pub(crate) const MAX_MEMORY_BYTES: u64 = 256 << 20;
 /// Bytes of a page of linear memory.
 pub(crate) const PAGE_BYTES: u64 = 64 << 10;
 /// Maximum size of a component, in bytes. CPython's has 18.4 MB.
-pub(crate) const MAX_COMPONENT_BYTES: u64 = 32 << 20;
+pub const MAX_COMPONENT_BYTES: u64 = 32 << 20;
+/// Maximum size of a manifest, in bytes.
+pub const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// Maximum bytes that the host copies out of a policy in one call: results, and arguments of host
 /// calls.
 pub(crate) const MAX_OUTPUT_BYTES: usize = 256 << 10;

@@ -6,6 +6,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use pointsman_domain::units::UnitError;
+use pointsman_files::read_regular_text;
+
+/// Maximum size of a configuration or a scenario in bytes.
+const MAX_FILE_BYTES: u64 = 8 << 20;
 
 /// The stable code of an error in a configuration or scenario file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -197,13 +201,13 @@ impl FileError {
         Self { file: file.to_owned(), diagnostics }
     }
 
-    /// Reads the text of a file.
+    /// Reads the text of a regular file of at most 8 MiB.
     ///
     /// # Errors
     /// If the file cannot be read.
     pub fn source(file: &Path) -> Result<String, Self> {
-        std::fs::read_to_string(file).map_err(|error| {
-            let problem = Code::Unreadable.with(format!("cannot read the file: {error}"));
+        read_regular_text(file, MAX_FILE_BYTES).map_err(|error| {
+            let problem = Code::Unreadable.with(error.to_string());
             Self::new(file, vec![Location::default().error(problem)])
         })
     }

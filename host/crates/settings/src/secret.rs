@@ -2,8 +2,13 @@
 
 use std::path::Path;
 
+use pointsman_files::read_regular_text;
+
 use crate::diagnostics::Code;
 use crate::section::Section;
+
+/// Maximum size of the file of a secret in bytes.
+const MAX_SECRET_BYTES: u64 = 64 << 10;
 
 /// Reads a secret from the environment variable or the file that these keys name. Returns `None` if
 /// neither key is set, or after reporting an error.
@@ -27,11 +32,7 @@ pub fn secret(
         ),
         (None, Some(name)) => {
             let path = folder.join(name);
-            (
-                file,
-                std::fs::read_to_string(&path)
-                    .map_err(|error| format!("cannot read {}: {error}", path.display())),
-            )
+            (file, read_regular_text(&path, MAX_SECRET_BYTES).map_err(|error| error.to_string()))
         }
         (None, None) => return None,
     };

@@ -2,9 +2,10 @@
 //! actually present, and every loop consumes a byte budget.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
+
+use pointsman_files::open_regular;
 
 use super::{
     Cache, Footprint, FootprintError, Kind, MIB, OVERHEAD_DIVISOR, Serving, cannot_read, key_error,
@@ -46,7 +47,7 @@ const ARRAY: u32 = 9;
 pub(super) fn footprint(path: &Path, serving: &Serving) -> Result<Footprint, FootprintError> {
     let malformed = |problem: &str| FootprintError::Malformed(path.to_owned(), problem.to_owned());
     let (weights, files) = sizes(path)?;
-    let file = File::open(path).map_err(|source| cannot_read(path, source))?;
+    let file = open_regular(path).map_err(|error| cannot_read(path, error.into()))?;
     let header = Header::read(BufReader::new(file)).map_err(|error| match error {
         HeaderError::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
             malformed("the file ends in its header")

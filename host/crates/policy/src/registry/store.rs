@@ -11,17 +11,18 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use pointsman_files::write_atomic;
+use pointsman_files::{
+    FolderError, ReadError, check_private, create_private, read_private, write_atomic,
+};
 use pointsman_spec::Settings;
 use serde::{Deserialize, Serialize};
 
 use crate::registry::slot::RejectReason;
 use crate::version::bundle::Bundle;
 use crate::version::error::LoadError;
-use crate::version::manifest;
+use crate::version::manifest::{self, read_error_code};
 use crate::version::signature;
 
 /// The file with the roles of the versions. Its format is that of [`SlotRecord`].
@@ -29,6 +30,8 @@ const SLOT: &str = "slot.json";
 /// The file of format 1, in which the same fields have other names.
 const LEGACY_SLOT: &str = "place.json";
 const SETTINGS: &str = "settings.json";
+/// Maximum size of [`SLOT`] and [`SETTINGS`] in bytes.
+const MAX_RECORD_BYTES: u64 = 8 << 20;
 /// The version of the format of [`SLOT`].
 const FORMAT: u32 = 2;
 
@@ -67,8 +70,10 @@ impl Default for SlotRecord {
 pub(crate) enum StoreError {
     #[error(transparent)]
     Load(#[from] LoadError),
-    #[error("{}: cannot read: {error}", file.display())]
-    Read { file: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     #[error("{}: invalid settings: {error}", file.display())]
     Settings { file: PathBuf, error: serde_json::Error },
     #[error("{}: files do not match the fingerprint", dir.display())]
@@ -76,11 +81,21 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
+    /// Returns true if there is no such file or folder.
+    fn is_not_found(&self) -> bool {
+        match self {
+            Self::Read(error) => error.is_not_found(),
+            Self::Folder(error) => error.is_not_found(),
+            Self::Load(_) | Self::Settings { .. } | Self::Damaged { .. } => false,
+        }
+    }
+
     /// Returns the stable, machine-readable code of this error.
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Load(error) => error.code(),
-            Self::Read { .. } => "file_unreadable",
+            Self::Read(error) => read_error_code(error),
+            Self::Folder(_) => "store_untrusted",
             Self::Settings { .. } | Self::Damaged { .. } => "store_damaged",
         }
     }
@@ -101,20 +116,21 @@ impl Store {
     /// Reads the roles of the versions; empty if there are none, or they cannot be read.
     pub(crate) fn read_slot(&self) -> SlotRecord {
         let mut file = self.dir.join(SLOT);
-        let mut read = fs::read_to_string(&file);
-        if read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        let mut read = self.read(&file);
+        if read.as_ref().is_err_and(StoreError::is_not_found) {
             file = self.dir.join(LEGACY_SLOT);
-            read = fs::read_to_string(&file);
+            read = self.read(&file);
         }
         let text = match read {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return SlotRecord::default(),
+            Err(error) if error.is_not_found() => return SlotRecord::default(),
             Err(error) => {
-                tracing::warn!(file = %file.display(), %error, "failed to read stored versions");
+                let code = error.code();
+                tracing::warn!(code, %error, "failed to read stored versions");
                 return SlotRecord::default();
             }
         };
-        let parsed = serde_json::from_str(&text).map(|record: SlotRecord| {
+        let parsed = serde_json::from_slice(&text).map(|record: SlotRecord| {
             // The legacy format differs in names only, which the aliases accept.
             SlotRecord { format: FORMAT, ..record }
         });
@@ -126,12 +142,17 @@ impl Store {
         })
     }
 
+    /// Reads a file that only this user can have written.
+    fn read(&self, file: &Path) -> Result<Vec<u8>, StoreError> {
+        check_private(&self.dir)?;
+        Ok(read_private(file, MAX_RECORD_BYTES)?)
+    }
+
     /// Writes the roles of the versions, and removes the files of versions without a role.
     pub(crate) fn write_slot(&self, record: &SlotRecord) {
         let text = serde_json::to_vec_pretty(record).unwrap_or_default();
-        if let Err(error) =
-            make_private(&self.dir).and_then(|()| write_private(&self.dir.join(SLOT), &text))
-        {
+        let written = create_private(&self.dir).map_err(io::Error::from);
+        if let Err(error) = written.and_then(|()| write_private(&self.dir.join(SLOT), &text)) {
             tracing::warn!(dir = %self.dir.display(), %error, "failed to store policy versions");
             return;
         }
@@ -154,7 +175,7 @@ impl Store {
     pub(crate) fn save(&self, fingerprint: &str, bundle: &Bundle, settings: &Settings) {
         let dir = self.dir.join(fingerprint);
         let save = || -> io::Result<()> {
-            make_private(&dir)?;
+            create_private(&dir)?;
             let settings = serde_json::to_vec_pretty(settings).unwrap_or_default();
             write_private(&dir.join(&bundle.manifest.file), &bundle.component)?;
             if let Some(cases) = &bundle.cases {
@@ -180,12 +201,11 @@ impl Store {
     /// If a file is missing or unreadable, or the files are not those that were stored.
     pub(crate) fn load(&self, fingerprint: &str) -> Result<(Bundle, Settings), StoreError> {
         let dir = self.dir.join(fingerprint);
+        check_private(&self.dir)?;
+        check_private(&dir)?;
         let bundle = Bundle::read(&dir)?;
         let file = dir.join(SETTINGS);
-        let settings = match fs::read(&file) {
-            Ok(settings) => settings,
-            Err(error) => return Err(StoreError::Read { file, error }),
-        };
+        let settings = read_private(&file, MAX_RECORD_BYTES)?;
         let settings: Settings = match serde_json::from_slice(&settings) {
             Ok(settings) => settings,
             Err(error) => return Err(StoreError::Settings { file, error }),
@@ -196,10 +216,6 @@ impl Store {
         }
         Ok((bundle, settings))
     }
-}
-
-fn make_private(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 fn write_private(file: &Path, content: &[u8]) -> io::Result<()> {
@@ -226,7 +242,7 @@ mod tests {
         let store = Store::for_policy(dir.path(), "a");
         assert_eq!(store.read_slot(), SlotRecord::default());
         for name in ["one", "two", "three"] {
-            make_private(&dir.path().join("a").join(name)).unwrap();
+            create_private(&dir.path().join("a").join(name)).unwrap();
         }
         store.write_slot(&record());
         assert_eq!(store.read_slot(), record());
@@ -240,7 +256,7 @@ mod tests {
     fn legacy_slot_is_read_and_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::for_policy(dir.path(), "a");
-        make_private(&store.dir).unwrap();
+        create_private(&store.dir).unwrap();
         let legacy = r#"{"active": "two", "trial": null, "history": ["one"],
             "set-aside": [["three", "rolled back by an operator"]], "disabled": true}"#;
         fs::write(store.dir.join(LEGACY_SLOT), legacy).unwrap();

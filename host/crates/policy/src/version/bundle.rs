@@ -2,21 +2,21 @@
 //! is used.
 
 use std::fs;
-use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pointsman_files::{ReadError, read_regular, read_regular_text};
 use sha2::{Digest as _, Sha256};
 
 use crate::digest::hex;
-use crate::limits::MAX_COMPONENT_BYTES;
+use crate::limits::{MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES};
 use crate::version::error::LoadError;
 use crate::version::manifest::{self, Manifest};
 use crate::version::signature;
 use pointsman_spec::Settings;
 
-/// Maximum size of the manifest, the golden cases and the signature, in bytes each.
+/// Maximum size of the golden cases and the signature, in bytes each.
 const MAX_TEXT_BYTES: u64 = 8 << 20;
 /// Delay between two attempts to read a folder that is being written to. With
 /// [`MAX_SETTLE_ATTEMPTS`] this waits up to two seconds for a writer.
@@ -88,12 +88,13 @@ impl Bundle {
     }
 
     fn read_once(dir: &Path) -> Result<Self, LoadError> {
-        let manifest_text = read_text(&dir.join(manifest::FILE))?;
+        let manifest_text = read_regular_text(&dir.join(manifest::FILE), MAX_MANIFEST_BYTES)?;
         let manifest = Manifest::parse(&dir.join(manifest::FILE), &manifest_text)?;
-        let component = read(&dir.join(&manifest.file), MAX_COMPONENT_BYTES)?;
+        let component = read_regular(&dir.join(&manifest.file), MAX_COMPONENT_BYTES)?;
+        let text = |name: &Path| optional(read_regular_text(&dir.join(name), MAX_TEXT_BYTES));
         Ok(Self {
-            cases: optional(read_text(&dir.join(&manifest.cases)))?,
-            signature: optional(read_text(&dir.join(signature::FILE)))?,
+            cases: text(&manifest.cases)?,
+            signature: text(Path::new(signature::FILE))?,
             dir: dir.to_owned(),
             manifest_text,
             manifest,
@@ -116,32 +117,11 @@ impl Bundle {
     }
 }
 
-fn read_text(file: &Path) -> Result<String, LoadError> {
-    String::from_utf8(read(file, MAX_TEXT_BYTES)?)
-        .map_err(|_| LoadError::FileNotUtf8 { file: file.display().to_string() })
-}
-
 /// Turns the error of a missing file into `None`.
-fn optional(read: Result<String, LoadError>) -> Result<Option<String>, LoadError> {
+fn optional(read: Result<String, ReadError>) -> Result<Option<String>, ReadError> {
     match read {
         Ok(text) => Ok(Some(text)),
-        Err(LoadError::FileMissing { .. }) => Ok(None),
+        Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-fn read(file: &Path, max: u64) -> Result<Vec<u8>, LoadError> {
-    let name = || file.display().to_string();
-    let to_error = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => LoadError::FileMissing { file: name() },
-        _ => LoadError::FileUnreadable { file: name(), error },
-    };
-    let opened = fs::File::open(file).map_err(to_error)?;
-    let mut content = Vec::new();
-    // One byte more than the maximum, to see that there is more.
-    opened.take(max + 1).read_to_end(&mut content).map_err(to_error)?;
-    if content.len() as u64 > max {
-        return Err(LoadError::FileTooLarge { file: name(), max });
-    }
-    Ok(content)
 }

@@ -4,13 +4,13 @@
 //! text. So the cause is a field and not the `source` as well, which would print it twice in a
 //! chain.
 
-use std::io;
+use pointsman_files::ReadError;
 
 use crate::contract::track::Track;
 use crate::contract::types::PolicyError;
 use crate::version::call_error::CallError;
 use crate::version::case_error::CaseError;
-use crate::version::manifest::ManifestError;
+use crate::version::manifest::{ManifestError, read_error_code};
 use crate::version::signature::SignatureError;
 use crate::wasm::error::ComponentError;
 
@@ -20,34 +20,9 @@ pub enum LoadError {
     /// The manifest is unreadable or invalid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A file of the policy does not exist.
-    #[error("{file}: file not found")]
-    FileMissing {
-        /// The file.
-        file: String,
-    },
-    /// A file of the policy cannot be read.
-    #[error("{file}: cannot read: {error}")]
-    FileUnreadable {
-        /// The file.
-        file: String,
-        /// The error of the file system.
-        error: io::Error,
-    },
-    /// A file of the policy exceeds its maximum size.
-    #[error("{file}: file is larger than {max} bytes")]
-    FileTooLarge {
-        /// The file.
-        file: String,
-        /// The maximum size in bytes.
-        max: u64,
-    },
-    /// A text file of the policy is not UTF-8.
-    #[error("{file}: not valid UTF-8")]
-    FileNotUtf8 {
-        /// The file.
-        file: String,
-    },
+    /// A file of the policy is missing, too large, not a regular file, or cannot be read.
+    #[error(transparent)]
+    File(#[from] ReadError),
     /// The operator requires a signature, and the policy has none.
     #[error("{file}: signature missing; sign the policy with `pointsman policy sign`")]
     SignatureMissing {
@@ -147,10 +122,7 @@ impl LoadError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Manifest(error) => error.code(),
-            Self::FileMissing { .. } => "file_missing",
-            Self::FileUnreadable { .. } => "file_unreadable",
-            Self::FileTooLarge { .. } => "file_too_large",
-            Self::FileNotUtf8 { .. } => "file_not_utf8",
+            Self::File(error) => read_error_code(error),
             Self::SignatureMissing { .. } => "signature_missing",
             Self::Signature { error, .. } => error.code(),
             Self::UnsupportedApi { .. } => "contract_mismatch",

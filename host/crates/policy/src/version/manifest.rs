@@ -1,11 +1,13 @@
 //! The manifest of a policy: `policy.toml` in its folder.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pointsman_domain::{Allow, units};
+use pointsman_files::{ReadError, read_regular_text};
 use serde::{Deserialize, Deserializer};
+
+use crate::limits::MAX_MANIFEST_BYTES;
 
 /// The name of the manifest in a policy's folder.
 pub(crate) const FILE: &str = "policy.toml";
@@ -119,7 +121,7 @@ pub(crate) struct Build {
 
 /// An error in a manifest, with its file.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {problem}", file.display())]
+#[error("{}{problem}", prefix(file, problem))]
 pub struct ManifestError {
     file: PathBuf,
     problem: ManifestProblem,
@@ -128,11 +130,10 @@ pub struct ManifestError {
 /// The cause of a [`ManifestError`].
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ManifestProblem {
-    #[error("cannot read: {0}")]
-    Read(io::Error),
-    // The message of a TOML error ends with a line break.
-    #[error("{}", .0.to_string().trim_end())]
-    Syntax(toml::de::Error),
+    #[error(transparent)]
+    Read(ReadError),
+    #[error("{0}")]
+    Syntax(String),
     #[error(
         "{key}: invalid file name \"{}\": expected a file in the policy's folder",
         path.display()
@@ -149,7 +150,7 @@ impl ManifestError {
     /// Returns the stable, machine-readable code of this error.
     pub fn code(&self) -> &'static str {
         match &self.problem {
-            ManifestProblem::Read(_) => "file_unreadable",
+            ManifestProblem::Read(error) => read_error_code(error),
             ManifestProblem::Syntax(_)
             | ManifestProblem::Path { .. }
             | ManifestProblem::UnknownInterface(_) => "manifest_invalid",
@@ -170,7 +171,7 @@ impl Manifest {
     /// If the manifest is unreadable or invalid; the error names the file and, if known, the line.
     pub(crate) fn load(dir: &Path) -> Result<Self, ManifestError> {
         let file = dir.join(FILE);
-        match std::fs::read_to_string(&file) {
+        match read_regular_text(&file, MAX_MANIFEST_BYTES) {
             Ok(text) => Self::parse(&file, &text),
             Err(error) => Err(ManifestError { file, problem: ManifestProblem::Read(error) }),
         }
@@ -183,7 +184,7 @@ impl Manifest {
     pub(crate) fn parse(file: &Path, text: &str) -> Result<Self, ManifestError> {
         let fail = |problem| ManifestError { file: file.to_owned(), problem };
         let manifest: Self =
-            toml::from_str(text).map_err(|error| fail(ManifestProblem::Syntax(error)))?;
+            toml::from_str(text).map_err(|error| fail(syntax_problem(file, text, &error)))?;
         for (key, path) in [("file", &manifest.file), ("cases", &manifest.cases)] {
             // A path out of the folder would let a manifest read any file of the host.
             if path.components().count() != 1 || path.file_name().is_none() {
@@ -213,6 +214,46 @@ impl Manifest {
     /// Returns the names of the policy's custom metrics.
     pub(crate) fn metrics(&self) -> &[String] {
         &self.allow.metrics
+    }
+}
+
+/// Returns the beginning of an error message. Errors of reading name the file themselves.
+fn prefix(file: &Path, problem: &ManifestProblem) -> String {
+    match problem {
+        ManifestProblem::Read(_) => String::new(),
+        ManifestProblem::Syntax(_)
+        | ManifestProblem::Path { .. }
+        | ManifestProblem::UnknownInterface(_) => format!("{}: ", file.display()),
+    }
+}
+
+/// Describes an error in a manifest. Its lines are only quoted if the file is in the policy's folder:
+/// a link to another file of the host must not show that file to people who see the error.
+fn syntax_problem(file: &Path, text: &str, error: &toml::de::Error) -> ManifestProblem {
+    let is_inside = || {
+        let folder = file.parent()?.canonicalize().ok()?;
+        Some(file.canonicalize().ok()?.starts_with(folder))
+    };
+    // The message of a TOML error ends with a line break.
+    ManifestProblem::Syntax(match is_inside() {
+        Some(true) => error.to_string().trim_end().to_owned(),
+        _ => {
+            let end = error.span().map_or(0, |span| span.start);
+            let line = text.bytes().take(end).filter(|byte| *byte == b'\n').count() + 1;
+            format!("invalid manifest at line {line} of a file outside of the policy's folder")
+        }
+    })
+}
+
+/// Returns the stable, machine-readable code of an error of reading a policy's file.
+pub(crate) fn read_error_code(error: &ReadError) -> &'static str {
+    match error {
+        error if error.is_not_found() => "file_missing",
+        ReadError::Io { .. } => "file_unreadable",
+        ReadError::NotRegular(_) => "file_not_regular",
+        ReadError::TooLarge { .. } => "file_too_large",
+        ReadError::NotUtf8(_) => "file_not_utf8",
+        ReadError::Foreign(_) => "file_untrusted",
     }
 }
 
@@ -250,6 +291,39 @@ mod tests {
         assert_eq!(manifest.file, Path::new("policy.wasm"));
         assert_eq!(manifest.allow(), Allow::default());
         assert_eq!(manifest.limits.deadline, None);
+    }
+
+    #[test]
+    fn other_files_are_not_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, secret) = (dir.path().join("policy"), dir.path().join("secret"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(&secret, "# none\nroot:x:0:0:hunter2").unwrap();
+        std::os::unix::fs::symlink(&secret, folder.join(FILE)).unwrap();
+        let error = Manifest::load(&folder).unwrap_err();
+        assert_eq!(error.code(), "manifest_invalid");
+        assert!(!error.to_string().contains("root"), "{error}");
+        // A link within the folder, as in a volume of Kubernetes.
+        std::fs::rename(&secret, folder.join("data")).unwrap();
+        std::fs::remove_file(folder.join(FILE)).unwrap();
+        std::os::unix::fs::symlink("data", folder.join(FILE)).unwrap();
+        assert!(Manifest::load(&folder).unwrap_err().to_string().contains("root"));
+    }
+
+    #[test]
+    fn only_regular_files_of_a_limited_size_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        let code = || Manifest::load(dir.path()).unwrap_err().code();
+        assert_eq!(code(), "file_missing");
+        std::fs::create_dir(&file).unwrap();
+        assert_eq!(code(), "file_not_regular");
+        std::fs::remove_dir(&file).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &file).unwrap();
+        assert_eq!(code(), "file_not_regular");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::File::create(&file).unwrap().set_len(MAX_MANIFEST_BYTES + 1).unwrap();
+        assert_eq!(code(), "file_too_large");
     }
 
     #[test]

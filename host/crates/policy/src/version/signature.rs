@@ -21,18 +21,17 @@
 //!   openssl pkey -in private.pem -pubout -out public.pem
 //! ```
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use pointsman_files::write_atomic;
+use pointsman_files::{ReadError, read_regular, write_atomic};
 use pointsman_spec::PublicKey;
 use pointsman_spec::encoding::{decode, pem_section};
 use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
 
 use crate::digest::hex;
-use crate::limits::MAX_COMPONENT_BYTES;
+use crate::limits::{MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES};
 use crate::version::manifest::{self, Manifest, ManifestError};
 
 /// The name of the signature in a policy's folder.
@@ -41,8 +40,6 @@ pub const FILE: &str = "policy.sig";
 const DOMAIN: &[u8] = b"pointsman policy v1\n";
 /// Length of a signature in bytes.
 const SIGNATURE_LEN: usize = 64;
-/// Maximum size of a manifest to sign, in bytes.
-const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 /// An error in a signature.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,21 +71,16 @@ pub enum SignError {
     /// The manifest is unreadable or invalid.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A file cannot be read or written.
+    /// A file cannot be read, or is larger than the maximum.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The signature cannot be written.
     #[error("{}: {error}", file.display())]
     File {
         /// The file.
         file: PathBuf,
         /// The error of the file system.
         error: io::Error,
-    },
-    /// The file is larger than the maximum.
-    #[error("{}: file is larger than {max} bytes", file.display())]
-    TooLarge {
-        /// The file.
-        file: PathBuf,
-        /// The maximum size in bytes.
-        max: u64,
     },
     /// The text is not an unencrypted private Ed25519 key.
     #[error(
@@ -146,8 +138,8 @@ pub fn verify<'a>(
 /// If the policy cannot be read, the key is invalid, or the file cannot be written.
 pub fn sign(dir: &Path, private_key: &str) -> Result<PathBuf, SignError> {
     let key = parse_private(private_key)?;
-    let manifest = read(&dir.join(manifest::FILE), MAX_MANIFEST_BYTES)?;
-    let component = read(&dir.join(Manifest::load(dir)?.file), MAX_COMPONENT_BYTES)?;
+    let manifest = read_regular(&dir.join(manifest::FILE), MAX_MANIFEST_BYTES)?;
+    let component = read_regular(&dir.join(Manifest::load(dir)?.file), MAX_COMPONENT_BYTES)?;
     let signature = hex(key.sign(&message(&component, &manifest)).as_ref());
     let file = dir.join(FILE);
     // Readable for everyone: it is released with the policy.
@@ -166,19 +158,6 @@ fn parse_private(text: &str) -> Result<Ed25519KeyPair, SignError> {
     // one.
     Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der)
         .map_err(|error| SignError::Key(PrivateKeyError::Rejected(error)))
-}
-
-fn read(file: &Path, max: u64) -> Result<Vec<u8>, SignError> {
-    let mut content = Vec::new();
-    // One byte more than the maximum, to see that there is more.
-    let read = File::open(file).and_then(|opened| opened.take(max + 1).read_to_end(&mut content));
-    match read {
-        Err(error) => Err(SignError::File { file: file.to_owned(), error }),
-        Ok(_) if content.len() as u64 > max => {
-            Err(SignError::TooLarge { file: file.to_owned(), max })
-        }
-        Ok(_) => Ok(content),
-    }
 }
 
 #[cfg(test)]

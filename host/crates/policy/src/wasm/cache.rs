@@ -6,16 +6,15 @@
 //! code depends on: the version and the settings of wasmtime, and the CPU.
 
 use std::cmp::Reverse;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use pointsman_files::{is_temporary, write_atomic};
+use pointsman_files::{ReadError, create_private, is_temporary, open_private, write_atomic};
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -93,6 +92,17 @@ pub(crate) struct CacheLease(
     #[expect(dead_code, reason = "only its reference count is used")] Arc<str>,
 );
 
+/// The reason why a file of the cache is not loaded.
+#[derive(Debug, thiserror::Error)]
+enum ReadCodeError {
+    #[error(transparent)]
+    Open(#[from] ReadError),
+    #[error("failed to read: {0}")]
+    Read(#[from] io::Error),
+    #[error("digest mismatch")]
+    Digest,
+}
+
 /// A file of the cache that is not loaded.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {error}", path.display())]
@@ -117,7 +127,7 @@ impl Cache {
     /// Opens the cache in `dir`. Logs a warning and returns `None` if the folder cannot be created,
     /// or other users can write to it.
     pub(crate) fn open(dir: PathBuf, engine: &Engine) -> Option<Self> {
-        if let Err(error) = make_private(&dir) {
+        if let Err(error) = create_private(&dir) {
             tracing::warn!(dir = %dir.display(), %error, "compilation cache disabled");
             return None;
         }
@@ -136,7 +146,7 @@ impl Cache {
         let path = self.path(digest);
         let loaded = match read_ours(&path) {
             Ok(code) => code.component(engine).map(Some).map_err(|error| format!("{error:#}")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(ReadCodeError::Open(error)) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.to_string()),
         };
         loaded.map_err(|error| RejectedEntry { path, error })
@@ -226,34 +236,15 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Creates `dir` if needed, and checks that only this user can write to it.
-fn make_private(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    check_ours(&fs::metadata(dir)?)
-}
-
-fn check_ours(metadata: &fs::Metadata) -> io::Result<()> {
-    let deny = |why| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
-        return deny("owned by another user");
-    }
-    if metadata.mode() & 0o022 != 0 {
-        return deny("writable by other users; run chmod go-w");
-    }
-    Ok(())
-}
-
 /// Reads a file that only this user can have written, and marks it as used now.
-fn read_ours(path: &Path) -> io::Result<Code> {
-    let mut file = File::open(path)?;
-    check_ours(&file.metadata()?)?;
+fn read_ours(path: &Path) -> Result<Code, ReadCodeError> {
+    let mut file = open_private(path)?;
     let mut content = Vec::new();
-    io::Read::read_to_end(&mut file, &mut content)?;
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "digest mismatch");
-    let length = content.len().checked_sub(DIGEST_LEN).ok_or_else(damaged)?;
+    let size = file.by_ref().take(MAX_CACHE_BYTES).read_to_end(&mut content)?;
+    let length = size.checked_sub(DIGEST_LEN).ok_or(ReadCodeError::Digest)?;
     let digest = content.split_off(length);
     if Sha256::digest(&content)[..] != digest[..] {
-        return Err(damaged());
+        return Err(ReadCodeError::Digest);
     }
     // May fail on a read-only file system, where nothing is pruned either.
     file.set_modified(SystemTime::now()).ok();

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{BufReader, Error};
 use std::path::{Path, PathBuf};
 
+use pointsman_files::open_regular;
+
 use super::error::{TraceError, TraceLineError};
 
 /// A trace file that is read item by item. The first error ends the file.
@@ -20,7 +22,7 @@ impl TraceReader {
     pub(super) fn open(file: &Path, line: u64) -> Self {
         Self {
             file: file.to_owned(),
-            input: File::open(file).map(BufReader::new).map_err(Some),
+            input: open_regular(file).map(BufReader::new).map_err(|error| Some(error.into())),
             line,
         }
     }

@@ -1,6 +1,5 @@
 //! The decision records of a host as traffic.
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pointsman_domain::{AttemptResult, Outcome};
+use pointsman_files::open_regular;
 use pointsman_record::{AttemptRecord, DecisionRecord, Record, files, records};
 
 use super::error::TraceError;
@@ -30,9 +30,9 @@ fn failed(error: TraceError) -> Rows {
 }
 
 fn rows_of_file(path: PathBuf) -> Rows {
-    let file = match File::open(&path) {
+    let file = match open_regular(&path) {
         Ok(file) => BufReader::new(file),
-        Err(source) => return failed(TraceError::Open { path, source }),
+        Err(error) => return failed(TraceError::Open { path, source: error.into() }),
     };
     Box::new(records(file).filter_map(move |record| match record {
         Ok(Record::Decision(decision)) => Some(Ok(row(*decision))),

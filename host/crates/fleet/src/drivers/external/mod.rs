@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::Uri;
 use pointsman_domain::EngineKind;
+use pointsman_files::read_regular;
 use pointsman_settings::{Code, Section, secret};
 
 use crate::driver::{
@@ -15,6 +16,8 @@ use crate::launch::Launch;
 use crate::tls::TrustedRoots;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Maximum size of a file with certificates in bytes; those of Debian have 220 kB.
+const MAX_CERTIFICATES_BYTES: u64 = 8 << 20;
 
 /// The driver.
 pub static DRIVER: DriverInfo = DriverInfo {
@@ -31,10 +34,9 @@ fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
     let probe_interval = section.duration("probe-interval", 5 * SECOND);
     let authorities = section.string("ca-file").and_then(|file| {
         let path = lane.folder.join(file);
-        let read = std::fs::read(&path);
+        let read = read_regular(&path, MAX_CERTIFICATES_BYTES);
         read.inspect_err(|error| {
-            let message = format!("cannot read {}: {error}", path.display());
-            section.error_at("ca-file", Code::Unavailable.with(message))
+            section.error_at("ca-file", Code::Unavailable.with(error.to_string()));
         })
         .ok()
     });

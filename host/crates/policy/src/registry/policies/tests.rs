@@ -46,3 +46,41 @@ fn version_keeps_instances_only_while_it_is_in_the_chain() {
     call(&policies);
     assert_eq!(idle(), 1);
 }
+
+/// Pipes without a writer, endless files and files that are too large are reported, and the policy
+/// loads once they are gone.
+#[test]
+fn files_that_cannot_be_read_are_reported_and_do_not_block() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let dir = tempfile::tempdir().unwrap();
+    let policies = load(dir.path());
+    let pipe = |path: &std::path::Path| {
+        mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    };
+    let endless = |path: &std::path::Path| std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+    let huge = |path: &std::path::Path| {
+        fs::File::create(path).unwrap().set_len(500 << 20).unwrap();
+    };
+    let damages: [(&str, &dyn Fn(&std::path::Path)); 3] =
+        [("file_not_regular", &pipe), ("file_not_regular", &endless), ("file_too_large", &huge)];
+    for name in ["policy.toml", "policy.wasm", "cases.jsonl", "policy.sig"] {
+        for (code, damage) in damages {
+            let path = dir.path().join(name);
+            let good = fs::read(&path).ok();
+            fs::remove_file(&path).ok(); // Two of them do not exist.
+            damage(&path);
+            let changes = policies.look();
+            let [(_, Change::Failed(error))] = changes.as_slice() else {
+                panic!("{name}: {changes:?}")
+            };
+            assert_eq!(error.code(), code, "{name}");
+            assert!(error.to_string().contains(name), "{error}");
+            assert_eq!(policies.status()[0].state, "active", "{name}");
+            fs::remove_file(&path).unwrap();
+            if let Some(good) = good {
+                fs::write(&path, good).unwrap();
+            }
+            assert!(matches!(policies.look().as_slice(), [(_, Change::Unchanged)]), "{name}");
+        }
+    }
+}
