@@ -100,6 +100,53 @@ fn files_contain_no_paths_of_a_machine() {
     }
 }
 
+/// Files that open files without `pointsman-files`, and what they open. All else is read by its
+/// functions, which never block and accept only regular files of a limited size: a named pipe or an
+/// endless file in a policy's folder must not stop the host.
+const OPENS_FILES_ITSELF: [(&str, &str); 7] = [
+    ("fleet/src/process/proc.rs", "/proc"),
+    ("fleet/src/process/shared.rs", "/proc"),
+    ("fleet/src/process/cgroup.rs", "control groups"),
+    ("fleet/src/process/state_dir.rs", "/proc"),
+    ("gateway/src/socket.rs", "a folder, to lock it"),
+    ("record/src/file.rs", "decision records, which may be a pipe"),
+    ("record/src/redact.rs", "/dev/urandom"),
+];
+
+#[test]
+fn files_are_read_without_blocking() {
+    let calls = [
+        "fs::read(",
+        "fs::read_to_string(",
+        "fs::copy(",
+        "File::open(",
+        "File::options(",
+        "OpenOptions::new(",
+        "tokio::fs",
+    ];
+    let mut found = String::new();
+    for path in files(".rs").into_iter().filter(|path| !is_test(path)) {
+        let name = path.strip_prefix(root()).unwrap().display().to_string();
+        let is_host = name.starts_with("host/src/") || name.starts_with("host/crates/");
+        let is_exempt = name.contains("crates/files/")
+            || name.ends_with("build.rs")
+            || name.ends_with("fuzz.rs")
+            || name.ends_with("_tests.rs")
+            || OPENS_FILES_ITSELF.iter().any(|(file, _)| name.ends_with(file));
+        if !is_host || is_exempt {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("\n#[cfg(test)]\n").next().unwrap();
+        for (index, line) in code.lines().enumerate() {
+            if calls.iter().any(|call| line.contains(call)) {
+                writeln!(found, "{name}:{}: {}", index + 1, line.trim()).unwrap();
+            }
+        }
+    }
+    assert!(found.is_empty(), "use `pointsman-files` for:\n{found}");
+}
+
 /// The files that the style rules do not apply to: captures of engines, preserved policies,
 /// released contracts, the contract of vLLM Router, and generated bindings.
 const EXEMPT_FROM_STYLE: [&str; 5] = [
@@ -290,15 +337,18 @@ fn crate_dependencies_point_one_way() {
         ("spec", vec!["domain"]),
         ("policy", vec!["domain", "files", "spec"]),
         ("fleet", vec!["domain", "files", "settings"]),
-        ("record", vec!["domain"]),
+        ("record", vec!["domain", "files"]),
         ("replay", vec!["domain", "openai", "policy", "record", "report"]),
         ("report", vec!["domain"]),
         ("gateway", vec!["domain", "fleet", "openai", "record"]),
-        ("settings", vec!["domain", "spec"]),
-        ("config", vec!["domain", "fleet", "record", "settings", "spec"]),
+        ("settings", vec!["domain", "files", "spec"]),
+        ("config", vec!["domain", "files", "fleet", "record", "settings", "spec"]),
         (
             "simulate",
-            vec!["config", "domain", "fleet", "openai", "policy", "record", "report", "settings"],
+            vec![
+                "config", "domain", "files", "fleet", "openai", "policy", "record", "report",
+                "settings",
+            ],
         ),
     ];
     for (name, allowed) in &crates {

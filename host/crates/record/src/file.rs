@@ -2,13 +2,12 @@
 //! so on up to a maximum number. Files are readable by their owner only and always consist of
 //! complete lines.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use pointsman_files::create_private;
 use rustix::fs::OFlags;
 
 const CURRENT_FILE: &str = "decisions.jsonl";
@@ -65,9 +64,10 @@ impl Files {
     /// Creates the directory, if necessary. Files are opened by [`Files::prepare`].
     ///
     /// # Errors
-    /// If the directory cannot be created.
+    /// If the directory cannot be created, or other users can write to it: they could replace the
+    /// files by links to others.
     pub(crate) fn new(dir: PathBuf, max_size: u64, keep: u32) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        create_private(&dir)?;
         Ok(Self { dir, max_size, keep, open: None, has_partial_line: false })
     }
 
@@ -148,12 +148,19 @@ impl Files {
 impl Open {
     fn at(path: &Path) -> io::Result<Self> {
         // Without a reader, opening a pipe fails at once instead of blocking.
-        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-        let is_pipe = fs::metadata(path).is_ok_and(|meta| !meta.is_file());
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
+        let flags = flags.bits().cast_signed();
+        let is_pipe = fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file());
         let mut options = OpenOptions::new();
         options.append(true).read(!is_pipe).create(true).mode(0o600).custom_flags(flags);
         let mut file = options.open(path)?;
         let meta = file.metadata()?;
+        if meta.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the file is owned by another user",
+            ));
+        }
         let regular = meta.is_file();
         let mut size = meta.len();
         if regular {

@@ -76,8 +76,11 @@ pub(super) fn all() -> Vec<ProcessSnapshot> {
 pub(super) enum Environ {
     /// Nothing: the process belongs to another user, or is about to exec.
     Hidden,
-    /// No marker: the process is not part of an engine, or has overwritten it.
+    /// Variables without a marker: the process is not part of an engine, or was started with an
+    /// environment of its own.
     Plain,
+    /// No variables: the process has overwritten them, as `setproctitle` does.
+    Overwritten,
     /// The process is part of an engine.
     Marked(Marker),
 }
@@ -85,9 +88,11 @@ pub(super) enum Environ {
 /// Reads the marker from the environment of a process.
 pub(super) fn environ(pid: u32) -> Environ {
     match std::fs::read(format!("/proc/{pid}/environ")) {
-        Ok(environ) if !environ.is_empty() => {
-            in_environ(&environ).map_or(Environ::Plain, Environ::Marked)
-        }
+        Ok(environ) if !environ.is_empty() => match in_environ(&environ) {
+            Some(marker) => Environ::Marked(marker),
+            None if environ.contains(&b'=') => Environ::Plain,
+            None => Environ::Overwritten,
+        },
         Ok(_) | Err(_) => Environ::Hidden,
     }
 }

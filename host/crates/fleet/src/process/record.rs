@@ -17,6 +17,9 @@ const VERSION: u64 = 2;
 /// Maximum number of shared memory files in a record.
 const MAX_SHARED: usize = 64;
 
+/// Maximum size of the file of a record in bytes.
+pub(super) const MAX_BYTES: u64 = 1 << 20;
+
 /// The record of one engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
@@ -114,7 +117,7 @@ impl Record {
     /// Writes the record durably: after a power failure there is no engine left, but its scratch
     /// directory is.
     pub(super) fn write(&self, file: &Path) -> Result<(), WriteError> {
-        write_atomic(file, format!("{:#}\n", self.to_json()).as_bytes(), 0o644)
+        write_atomic(file, format!("{:#}\n", self.to_json()).as_bytes(), 0o600)
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
-use pointsman_files::write_atomic;
+use pointsman_files::{FolderError, create_private, open_private_with, read_private, write_atomic};
 use rustix::fs::FlockOperation;
 
 use super::cgroup::{self, Cgroup};
@@ -28,6 +28,8 @@ use super::watchdog::Watchdog;
 
 /// The maximum time to wait for the lock: children of an earlier host hold it until their exec.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum size in bytes of the files with a process id or the id of the directory.
+const MAX_WORD: u64 = 128;
 /// The interval between attempts to take the lock.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -46,6 +48,9 @@ pub enum StateDirError {
         /// The process id of the other host, if its lock file contains one.
         pid: Option<u32>,
     },
+    /// Other users may write to the directory, so its records cannot be trusted.
+    #[error("unsafe state directory: {0}")]
+    Unsafe(FolderError),
     /// The directory cannot be read or written.
     #[error("failed to open the state directory {}: {source}", dir.display())]
     Io {
@@ -301,7 +306,19 @@ pub(super) fn remove_record(file: &Path) {
 /// The reason why a state directory cannot be locked.
 enum LockError {
     InUse(Option<u32>),
+    Folder(FolderError),
     Io(io::Error),
+}
+
+impl From<FolderError> for LockError {
+    fn from(error: FolderError) -> Self {
+        match error {
+            FolderError::Io { .. } | FolderError::NotAFolder(_) => Self::Io(error.into()),
+            FolderError::ForeignLink { .. }
+            | FolderError::ForeignOwner { .. }
+            | FolderError::Writable { .. } => Self::Folder(error),
+        }
+    }
 }
 
 impl From<io::Error> for LockError {
@@ -315,6 +332,7 @@ impl LockError {
         let dir = dir.to_owned();
         match self {
             Self::InUse(pid) => StateDirError::InUse { dir, pid },
+            Self::Folder(error) => StateDirError::Unsafe(error),
             Self::Io(source) => StateDirError::Io { dir, source },
         }
     }
@@ -324,14 +342,12 @@ impl LockError {
 /// dropped.
 fn lock(dir: &Path) -> Result<(String, LockedPaths), LockError> {
     let engines = dir.join("engines");
-    fs::create_dir_all(&engines)?;
+    create_private(dir)?;
+    create_private(&engines)?;
     let lock_file = dir.join("lock");
-    let mut lock = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&lock_file)?;
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut lock = open_private_with(&lock_file, &mut options).map_err(io::Error::from)?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
     while let Err(error) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         if error != rustix::io::Errno::WOULDBLOCK {
@@ -340,7 +356,7 @@ fn lock(dir: &Path) -> Result<(String, LockedPaths), LockError> {
         if Instant::now() >= deadline {
             let mut text = String::new();
             // If this fails, the error message does not name the other host.
-            drop(lock.read_to_string(&mut text));
+            drop(Read::by_ref(&mut lock).take(MAX_WORD).read_to_string(&mut text));
             return Err(LockError::InUse(text.trim().parse().ok()));
         }
         proc::pause(LOCK_RETRY_INTERVAL);
@@ -367,13 +383,14 @@ fn read_or_create_id(dir: &Path) -> io::Result<String> {
     let is_word = |word: &str| {
         (8..=64).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_alphanumeric())
     };
-    if let Some(word) = fs::read_to_string(&path).ok().map(|word| word.trim().to_owned())
-        && is_word(&word)
+    let known = read_private(&path, MAX_WORD).ok().and_then(|word| String::from_utf8(word).ok());
+    if let Some(word) = known.as_deref().map(str::trim)
+        && is_word(word)
     {
         return Ok(format!("{word}-{:x}", meta.ino()));
     }
     let word: String = proc::nonce().chars().filter(char::is_ascii_alphanumeric).take(12).collect();
-    match write_atomic(&path, format!("{word}\n").as_bytes(), 0o644) {
+    match write_atomic(&path, format!("{word}\n").as_bytes(), 0o600) {
         Ok(()) => Ok(format!("{word}-{:x}", meta.ino())),
         Err(error) => {
             tracing::warn!(

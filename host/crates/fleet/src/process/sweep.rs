@@ -1,17 +1,17 @@
 //! Ends the engines that an earlier host left running.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::time::Duration;
 use std::{fs, thread};
 
-use pointsman_files::is_temporary;
+use pointsman_files::{is_temporary, read_private};
 
 use super::KILL_TIMEOUT;
-use super::cgroup::Cgroup;
+use super::cgroup::{self, Cgroup};
 use super::marker::{Marker, unescape};
 use super::proc::{self, Environ, ProcessSnapshot};
-use super::record::Record;
+use super::record::{self, Record};
 use super::scratch;
 use super::state_dir::{StateDir, remove_record};
 use super::tracker::{ProcessTracker, Provenance, describe};
@@ -110,9 +110,10 @@ impl StateDir {
                 remove_record(&file);
                 continue;
             }
-            match fs::read(&file).ok().as_deref().and_then(Record::parse) {
+            let content = read_private(&file, record::MAX_BYTES).ok();
+            match content.as_deref().and_then(Record::parse) {
                 Some(record) if record.marker.state_dir == self.id() => {
-                    records.push((record, file));
+                    records.push((self.trusted(record), file));
                 }
                 Some(_) => {
                     tracing::warn!(
@@ -128,6 +129,19 @@ impl StateDir {
             }
         }
         records
+    }
+
+    /// Removes a control group from a record that cannot have been created for one of this
+    /// directory's engines: all processes in it would be ended.
+    fn trusted(&self, mut record: Record) -> Record {
+        let prefix = self.cgroup_prefix();
+        let is_own = |group: &PathBuf| {
+            group.starts_with(cgroup::ROOT)
+                && group.components().all(|part| !matches!(part, Component::ParentDir))
+                && group.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+        };
+        record.cgroup = record.cgroup.filter(is_own);
+        record
     }
 
     /// Returns the populated control groups of this directory's engines, and removes the empty

@@ -240,6 +240,55 @@ async fn record_exists_while_the_engine_runs() {
     assert!(!file.exists());
 }
 
+/// Files that other users may have placed in the directory are not used, and a folder that they can
+/// write to is rejected.
+#[test]
+fn state_directory_is_private() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let (state, victim) = (dir.path().join("state"), dir.path().join("victim"));
+    drop(StateDir::open(Some(&state), None).unwrap());
+    for (name, mode) in [("", 0o700), ("engines", 0o700), ("lock", 0o600), ("id", 0o600)] {
+        let metadata = std::fs::metadata(state.join(name)).unwrap();
+        assert_eq!(metadata.mode() & 0o777, mode, "{name}");
+    }
+    std::fs::write(&victim, "precious").unwrap();
+    std::fs::remove_file(state.join("lock")).unwrap();
+    symlink(&victim, state.join("lock")).unwrap();
+    let error = StateDir::open(Some(&state), None).unwrap_err();
+    assert!(matches!(error, StateDirError::Io { .. }), "{error}");
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+    std::fs::remove_file(state.join("lock")).unwrap();
+    for folder in [&state, &state.join("engines")] {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let error = StateDir::open(Some(&state), None).unwrap_err();
+        assert!(matches!(error, StateDirError::Unsafe(_)), "{error}");
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+/// A forged record names a process that is not an engine, and a control group of others.
+#[test]
+fn forged_record_ends_no_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let state_dir = StateDir::open(Some(dir.path()), None).unwrap();
+    let victim = UnrelatedProcess::start(&["setsid", "sleep", "1000"]);
+    let id = until("the program of the process", || {
+        let process = proc::snapshot(victim.id())?;
+        (process.name == "sleep").then_some(process.id)
+    });
+    let record = Record {
+        leader: Some(id),
+        cgroup: Some("/sys/fs/cgroup/system.slice".into()),
+        ..Record::new(state_dir.new_marker("a"), state_dir.boot())
+    };
+    let file = dir.path().join("engines/a.json");
+    record.write(&file).unwrap();
+    let outcomes: Vec<_> = state_dir.sweep().into_iter().map(|engine| engine.outcome).collect();
+    assert_eq!(outcomes, [SweepOutcome::AlreadyEnded]);
+    assert!(!file.exists() && alive(victim.id()));
+}
+
 #[test]
 fn state_directory_is_locked_by_one_host() {
     let dir = tempfile::tempdir().unwrap();

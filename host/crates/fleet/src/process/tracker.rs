@@ -61,6 +61,8 @@ pub(super) struct ProcessTracker {
 struct Evidence {
     marker: bool,
     pipe: bool,
+    /// The environment has variables, but not the marker.
+    plain: bool,
 }
 
 impl ProcessTracker {
@@ -127,7 +129,16 @@ impl ProcessTracker {
     /// Returns true if the group with the leader's id is still the one that the leader created.
     fn owns_group_of(&self, leader: Id, others: &[ProcessSnapshot], evidence: &[Evidence]) -> bool {
         match others.iter().find(|process| process.id.pid == leader.pid) {
-            Some(process) => process.id == leader,
+            // A record can be wrong, if only because it was restored from a backup. What it names
+            // is not ended if nothing else says that it is an engine.
+            Some(process) => {
+                process.id == leader
+                    && (self.provenance != Provenance::Recorded
+                        || others.iter().zip(evidence).any(|(process, evidence)| {
+                            is_member(process, leader)
+                                && (evidence.marker || evidence.pipe || !evidence.plain)
+                        }))
+            }
             // An id is not reused while a group or a session has it. But the whole group may have
             // ended, and a later group with the same id may have lost its leader too.
             None => {
@@ -150,8 +161,9 @@ impl ProcessTracker {
                 .any(|pipe| self.record.pipes.contains(pipe));
         // A process that is about to exec shows no environment yet, so it is read again next time.
         let settled = environ != Environ::Hidden;
+        let plain = environ == Environ::Plain;
         let marker = matches!(environ, Environ::Marked(marker) if marker == self.record.marker);
-        let evidence = Evidence { marker, pipe };
+        let evidence = Evidence { marker, pipe, plain };
         if settled {
             self.evidence.insert(process.id, evidence);
         }

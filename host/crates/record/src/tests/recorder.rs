@@ -228,7 +228,13 @@ fn records_are_dropped_while_the_disk_is_full() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("records/decisions.jsonl");
     fs::create_dir(file.parent().unwrap()).unwrap();
-    symlink("/dev/full", &file).unwrap();
+    // Number 7 of the memory devices is /dev/full. Only root can create it; a link to it, which is
+    // not followed, serves other users.
+    let full =
+        mknodat(CWD, &file, FileType::CharacterDevice, Bits::RUSR | Bits::WUSR, (1 << 8) | 7);
+    if full.is_err() {
+        symlink("/dev/full", &file).unwrap();
+    }
     let harness = RecorderHarness::in_dir(dir, |_| {});
     for number in 1..=20 {
         harness.record("lost");
@@ -243,6 +249,25 @@ fn records_are_dropped_while_the_disk_is_full() {
     let (_dir, metrics) = harness.finish();
     assert_eq!(contents(&file), ["t1", "kept"]);
     assert_eq!((metrics.written.get(), metrics.errors.get()), (1, 20));
+}
+
+#[test]
+fn links_are_not_followed_and_folders_of_others_are_rejected() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, victim) = (dir.path().join("records"), dir.path().join("victim"));
+    fs::create_dir(&folder).unwrap();
+    fs::write(&victim, "precious").unwrap();
+    symlink(&victim, folder.join("decisions.jsonl")).unwrap();
+    let harness = RecorderHarness::in_dir(dir, |_| {});
+    harness.record("lost");
+    harness.wait_for(1);
+    let (dir, metrics) = harness.finish();
+    assert_eq!(metrics.dropped_for(DropReason::Disk), 1);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let error = crate::file::Files::new(folder, 1, 1).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    drop(dir);
 }
 
 /// A partial write, for which a pipe without a reader serves.
