@@ -1,8 +1,9 @@
 //! `pointsman serve`: builds the parts of the host, connects them, and runs them.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use pointsman_domain::PlanLimits;
@@ -22,12 +23,16 @@ use crate::admin::AdminBackend;
 use crate::cli::Serve;
 use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
-use crate::{admin, facts, shutdown, telemetry};
+use crate::startup::EarlyConnections;
+use crate::{admin, facts, shutdown, state, telemetry};
 use pointsman_config::Config;
 
 /// Stack size of a worker thread in bytes. A policy can use 512 KiB of it, on top of the frames of
 /// the request that calls it.
 const WORKER_STACK: usize = 4 << 20;
+
+/// Time for blocking tasks to end when the host has stopped.
+const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves until a signal stops the host.
 pub(crate) fn serve(options: &Serve) -> Result<()> {
@@ -50,6 +55,9 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
         tasks.spawn(async move { run(config, &options, registry, begun).await });
         tasks.join_next().await
     });
+    // A blocking task that compiles a policy, or reads from a disk that hangs, must not keep the
+    // process; its compiler ends with it.
+    runtime.shutdown_timeout(BLOCKING_TIMEOUT);
     main.transpose().context("the host failed")?.unwrap_or(Ok(()))
 }
 
@@ -59,12 +67,20 @@ async fn run(
     mut registry: Registry,
     begun: Instant,
 ) -> Result<()> {
-    let signals = Signals::listen()?;
-    let policies = load_policies(&config.policies, &mut registry)?;
-    let address = options.listen.unwrap_or(config.server.listen);
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let address = listener.local_addr().context("failed to read the address of the listener")?;
+    let mut signals = Signals::listen()?;
+    state::prepare(&mut config)?;
+    let (listener, address) = bind(options.listen.unwrap_or(config.server.listen)).await?;
+    // Clients are answered from here on.
+    let policy_metrics = PolicyMetrics::register(&mut registry);
+    let mut early = EarlyConnections::default();
+    let load = load_policies(&config.policies, policy_metrics);
+    let policies = tokio::select! {
+        loaded = early.serve_while(&listener, load) => loaded?,
+        signal = signals.stop() => {
+            tracing::info!(event = "start_aborted", signal, "stopped while policies were loaded");
+            return Ok(());
+        }
+    };
 
     let operators = admin::open(&config.admin).await?;
     let gateway_metrics = GatewayMetrics::register(&mut registry);
@@ -81,16 +97,7 @@ async fn run(
         Arc::new(AdminBackend { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
     let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
     let gateway = Gateway::new(GatewayParts {
-        settings: Settings {
-            max_body: config.server.max_body,
-            plan: PlanLimits {
-                max_wait: config.queue.max_wait,
-                max_steps: config.server.max_attempts,
-            },
-            deadline: config.server.deadline,
-            keep_alive: config.server.keep_alive.unwrap_or_default(),
-            started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-        },
+        settings: gateway_settings(&config.server, config.queue.max_wait),
         keys: Keys::new(config.keys),
         fleet,
         advisor: policies.slot(),
@@ -107,7 +114,8 @@ async fn run(
     });
     let mut server = JoinSet::new();
     server.spawn(async move {
-        tokio::join!(gateway.serve(listener), operators.serve(&gateway, backend));
+        let operators = operators.serve(&gateway, backend);
+        tokio::join!(gateway.serve(listener), operators, early.finish());
     });
     let startup_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(event = "listening", %address, startup_ms, "listening on http://{address}");
@@ -127,13 +135,29 @@ async fn run(
     shutdown::run(running, signals).await
 }
 
-/// Loads the policies. A policy that cannot be loaded does not keep the host from serving: its
-/// `on-error` mode applies.
-fn load_policies(
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener.local_addr().context("failed to read the address of the listener")?;
+    Ok((listener, address))
+}
+
+fn gateway_settings(server: &pointsman_config::Server, max_wait: Duration) -> Settings {
+    Settings {
+        max_body: server.max_body,
+        plan: PlanLimits { max_wait, max_steps: server.max_attempts },
+        deadline: server.deadline,
+        keep_alive: server.keep_alive.unwrap_or_default(),
+        started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+    }
+}
+
+/// Loads the policies, on a blocking thread. A policy that cannot be loaded does not keep the host
+/// from serving: its `on-error` mode applies.
+async fn load_policies(
     config: &pointsman_config::Policies,
-    registry: &mut Registry,
+    metrics: Arc<PolicyMetrics>,
 ) -> Result<Arc<Policies>> {
-    let metrics = PolicyMetrics::register(registry);
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let settings = RuntimeSettings {
         cache_dir: config.cache.clone(),
@@ -142,14 +166,18 @@ fn load_policies(
         warm_instances: workers.min(16),
         ..RuntimeSettings::default()
     };
-    let runtime = Runtime::new(settings)?;
-    let policies = Policies::new(&runtime, &metrics, Box::new(facts::from_case))
-        .context("failed to spawn the policy threads")?;
-    policies.apply(config.chain.clone());
-    if config.chain.policies.is_empty() {
+    let chain = config.chain.clone();
+    if chain.policies.is_empty() {
         tracing::info!("no policies configured; using built-in routing");
     }
-    Ok(policies)
+    let load = move || -> Result<Arc<Policies>> {
+        let runtime = Runtime::new(settings)?;
+        let policies = Policies::new(&runtime, &metrics, Box::new(facts::from_case))
+            .context("failed to spawn the policy threads")?;
+        policies.apply(chain);
+        Ok(policies)
+    };
+    tokio::task::spawn_blocking(load).await.context("failed to load the policies")?
 }
 
 /// Returns the access to lanes that policies have outside of requests: reading their state and

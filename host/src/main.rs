@@ -16,6 +16,8 @@ mod reload;
 mod replay;
 mod shutdown;
 mod simulate;
+mod startup;
+mod state;
 mod telemetry;
 
 use std::process::ExitCode;

@@ -43,6 +43,18 @@ impl Signals {
         })
     }
 
+    /// Waits for a signal that stops a host that is starting, and returns its name. SIGHUP has no
+    /// effect, because the files are being read.
+    pub(crate) async fn stop(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.hangup.recv() => {}
+            }
+        }
+    }
+
     /// Waits for a signal that stops the host, and returns its name. SIGHUP reloads the
     /// configuration.
     pub(crate) async fn next(&mut self, reloader: &Reloader) -> &'static str {

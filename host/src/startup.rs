@@ -1,0 +1,151 @@
+//! Answers clients while the host starts: loading policies may take minutes, in which an
+//! orchestrator must not take the host for dead, nor a load balancer for ready.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use pointsman_openai::ErrorBody;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// Time for a client to send the head of its request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a client to take its response.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum number of connections. Further ones wait in the listener's backlog.
+const MAX_CONNECTIONS: usize = 256;
+/// Pause after a failed `accept`.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// Connections of clients that were accepted while the host started.
+#[derive(Debug, Default)]
+pub(crate) struct EarlyConnections(JoinSet<()>);
+
+impl EarlyConnections {
+    /// Answers the clients of `listener` until `loading` is done, and returns its result. Each
+    /// connection gets one response, so that the client's next request finds a host that is ready.
+    pub(crate) async fn serve_while<T>(
+        &mut self,
+        listener: &TcpListener,
+        loading: impl Future<Output = T>,
+    ) -> T {
+        let mut loading = std::pin::pin!(loading);
+        loop {
+            tokio::select! {
+                loaded = &mut loading => return loaded,
+                Some(_) = self.0.join_next() => {}
+                accepted = listener.accept(), if self.0.len() < MAX_CONNECTIONS => match accepted {
+                    Ok((stream, _)) => {
+                        let serve = tokio::time::timeout(CONNECTION_TIMEOUT, serve(stream));
+                        self.0.spawn(async { serve.await.unwrap_or_default() });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "failed to accept a connection");
+                        tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Waits until the clients have taken their responses.
+    pub(crate) async fn finish(mut self) {
+        while self.0.join_next().await.is_some() {}
+    }
+}
+
+async fn serve(stream: TcpStream) {
+    let respond = |request: http::Request<hyper::body::Incoming>| async move {
+        Ok::<_, Infallible>(response(request.uri().path()))
+    };
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service_fn(respond));
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "connection ended with an error");
+    }
+}
+
+/// Returns the response to a request for this path. The bodies of the health checks are those of a
+/// host that has started.
+fn response(path: &str) -> Response<Full<Bytes>> {
+    let (status, body) = match path {
+        "/livez" => (StatusCode::OK, json!({ "status": "ok" })),
+        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, json!({ "status": "starting" })),
+        "/health" => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            json!({ "status": "unavailable", "reason": "the host is starting" }),
+        ),
+        _ => {
+            let error = ErrorBody {
+                message: "The router is starting: its policies are being loaded.".to_owned(),
+                kind: "server_error",
+                param: None,
+                code: Some("starting".to_owned()),
+            };
+            (StatusCode::SERVICE_UNAVAILABLE, json!({ "error": error }))
+        }
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn get(address: std::net::SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        // The host closes the connection.
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn clients_are_answered_while_the_host_starts() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut early = EarlyConnections::default();
+        let idle = TcpStream::connect(address).await.unwrap();
+        let loading =
+            async { (get(address, "/livez").await, get(address, "/v1/chat/completions").await) };
+        let (live, chat) = early.serve_while(&listener, loading).await;
+        assert!(live.starts_with("HTTP/1.1 200 ") && live.contains("connection: close"), "{live}");
+        assert!(chat.starts_with("HTTP/1.1 503 ") && chat.contains("retry-after: 1"), "{chat}");
+        drop(idle);
+        early.finish().await;
+    }
+
+    #[tokio::test]
+    async fn only_the_liveness_check_succeeds() {
+        for path in ["/readyz", "/health", "/status", "/metrics", "/v1/models", "/"] {
+            let response = response(path);
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        }
+        let body = response("/v1/models").into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"]["code"], "starting");
+    }
+}
