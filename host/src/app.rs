@@ -24,7 +24,7 @@ use crate::cli::Serve;
 use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
 use crate::startup::EarlyConnections;
-use crate::{admin, facts, shutdown, state, telemetry};
+use crate::{admin, facts, memory, shutdown, state, telemetry};
 use pointsman_config::Config;
 
 /// Stack size of a worker thread in bytes. A policy can use 512 KiB of it, on top of the frames of
@@ -114,8 +114,11 @@ async fn run(
     });
     let mut server = JoinSet::new();
     server.spawn(async move {
-        let operators = operators.serve(&gateway, backend);
-        tokio::join!(gateway.serve(listener), operators, early.finish());
+        let serve = async {
+            let operators = operators.serve(&gateway, backend);
+            tokio::join!(gateway.serve(listener), operators, early.finish());
+        };
+        tokio::select! { () = serve => {}, () = memory::trim_after_peaks() => {} }
     });
     let startup_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(event = "listening", %address, startup_ms, "listening on http://{address}");

@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod facts;
 mod import;
+mod memory;
 mod output;
 mod policy;
 mod reload;
