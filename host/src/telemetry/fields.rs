@@ -26,7 +26,7 @@ pub(super) const MESSAGE: &str = "message";
 const LONG: [&str; 3] = ["error", "reason", "sections"];
 /// Fields that tell repeated events of a call site apart. Their values are the host's own or from
 /// its configuration, so a client cannot create any number of them.
-const IDENTITY: [&str; 5] = ["event", "code", "lane", "policy", "tenant"];
+const IDENTITY: [&str; 6] = ["event", "code", "kind", "lane", "policy", "tenant"];
 
 /// The fields of an event or a span, in the order of their first recording.
 #[derive(Debug, Clone, Default)]
