@@ -5,6 +5,7 @@ use std::fs;
 use pointsman_tests::client::{Response, chat, send};
 use pointsman_tests::guests::{build, middleware};
 use pointsman_tests::host::{Host, program};
+use pointsman_tests::wait_until;
 use serde_json::{Value, json};
 
 use crate::{FAKE_ENGINE, lane};
@@ -233,10 +234,12 @@ fn wasi_is_deterministic_per_request() {
     assert_eq!(send_chat(&host).status, 200);
     assert_eq!(host.metric("pointsman_policy_faults_total", "kind=\"trap\""), 2.0);
     // What the guest writes to its standard error, and the function that trapped.
-    let events = host.all_events();
     for line in ["first line", "second line"] {
-        assert!(events.iter().any(|event| event.message().contains(line)), "{line}: {events:#?}");
+        wait_until(&format!("the log has `{line}`"), || {
+            host.all_events().iter().any(|event| event.message().contains(line))
+        });
     }
+    host.wait_for_event("advice_failed", &[("kind", "trap")]);
     let function = "wasi:sockets/tcp-create-socket@0.2.3#create-tcp-socket";
     let failures = host.events("advice_failed", &[("kind", "trap")]);
     assert!(failures.iter().any(|event| event.text("error").contains(function)), "{failures:#?}");

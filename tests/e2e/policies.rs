@@ -156,11 +156,7 @@ fn faulting_policies_do_not_affect_requests() {
                 "{name}\n{}",
                 host.log_text()
             );
-            let failures = host.events("advice_failed", &[("kind", kind)]);
-            assert!(
-                failures.iter().any(|event| event.text("policy") == *name),
-                "{name} is not in the log"
-            );
+            host.wait_for_event("advice_failed", &[("kind", kind), ("policy", name)]);
             let kinds = pointsman_tests::client::get(host.port, "/metrics").text();
             assert!(
                 kinds.lines().any(

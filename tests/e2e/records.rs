@@ -244,6 +244,7 @@ fn unwritable_records_are_dropped_and_counted() {
     wait_until("every record is counted", || host.metric(DROPPED, "") == 200.0);
     assert_eq!(host.metric(WRITTEN, ""), 0.0);
     assert!(host.metric(DROPPED, "reason=\"disk\"") > 0.0);
+    host.wait_for_event("records_dropped", &[]);
     assert_eq!(host.events("records_dropped", &[]).len(), 1);
     host.stop();
 }
