@@ -41,6 +41,9 @@ use self::writer::Sink;
 /// Maximum time to write the last lines when the host ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often the number of events that the rate limit left out is logged.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A handle to the log. Dropping it writes the last lines, for at most a second.
 #[derive(Debug)]
 pub(crate) struct LogHandle {
@@ -91,9 +94,15 @@ fn subscriber(
 ) -> std::io::Result<(impl Subscriber + Send + Sync, LogHandle)> {
     let (limiter, metrics) = (Arc::<RateLimiter>::default(), LogMetrics::default());
     let limits = Arc::clone(&limiter);
+    let mut swept_at = Instant::now();
     let own_lines = move |dropped: u64| {
         let dropped = (dropped > 0).then(|| dropped_line(format, dropped));
-        let suppressed = limits.sweep(Instant::now());
+        // Not each time that a line is written, because all kinds of events are looked at.
+        let is_due = swept_at.elapsed() >= SWEEP_INTERVAL;
+        let suppressed = if is_due { limits.sweep(Instant::now()) } else { Vec::new() };
+        if is_due {
+            swept_at = Instant::now();
+        }
         let suppressed = suppressed.iter().map(|kind| suppressed_line(format, kind));
         dropped.into_iter().chain(suppressed).collect()
     };

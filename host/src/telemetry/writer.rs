@@ -44,7 +44,7 @@ impl Sink {
     pub(super) fn start(
         mut out: impl Write + Send + 'static,
         metrics: LogMetrics,
-        own_lines: impl Fn(u64) -> String + Send + 'static,
+        mut own_lines: impl FnMut(u64) -> String + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Shared { state: Mutex::default(), changed: Condvar::new(), metrics };
         let sink = Self(Arc::new(shared));
@@ -52,7 +52,7 @@ impl Sink {
         std::thread::Builder::new().name("log".into()).spawn(move || {
             // Until the process ends: there is no time at which nothing can be logged any more.
             loop {
-                shared.write_next(&mut out, &own_lines);
+                shared.write_next(&mut out, &mut own_lines);
             }
         })?;
         Ok(sink)
@@ -88,7 +88,7 @@ impl Sink {
 
 impl Shared {
     /// Waits for lines, and writes them.
-    fn write_next(&self, out: &mut impl Write, own_lines: &impl Fn(u64) -> String) {
+    fn write_next(&self, out: &mut impl Write, own_lines: &mut impl FnMut(u64) -> String) {
         let mut state = self.state.lock();
         if state.buffer.is_empty() {
             self.changed.wait_for(&mut state, IDLE_INTERVAL);
