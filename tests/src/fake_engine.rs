@@ -47,6 +47,7 @@ mod script;
 mod serve;
 mod sleep_mode;
 mod sleep_state;
+mod steps;
 mod vllm;
 
 use std::path::Path;

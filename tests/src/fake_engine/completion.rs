@@ -34,6 +34,8 @@ pub(super) struct Completion {
     pub(super) tokens: u64,
     pub(super) finish: &'static str,
     pub(super) include_usage: bool,
+    /// The response is a stream.
+    pub(super) streamed: bool,
 }
 
 /// Returns a JSON value as an event of a stream.

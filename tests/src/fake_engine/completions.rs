@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, request};
@@ -17,6 +16,7 @@ use super::options::Flavour;
 use super::response_body::{BodyEnd, ResponseBody, Step, Tails};
 use super::responses::{Reply, failure, llama_error, ok, text, vllm_error};
 use super::script::ResponseScript;
+use super::steps;
 
 /// Responds to a request for a chat completion or a text completion.
 pub(super) async fn complete(engine: Arc<Engine>, request: Request<Incoming>) -> Reply {
@@ -178,7 +178,34 @@ fn check_fields(
             return reject(StatusCode::NOT_FOUND, &message, "NotFoundError", "model");
         }
     }
+    check_media(engine, request_body)?;
     check_length(engine, request_body, tokens)
+}
+
+/// Rejects media for a model that reads only text, with the status of the real engine.
+fn check_media(engine: &Engine, request_body: &Value) -> Result<(), Box<Reply>> {
+    let messages = request_body["messages"].as_array().into_iter().flatten();
+    let mut parts = messages.filter_map(|message| message["content"].as_array()).flatten();
+    let kind = parts.find_map(|part| match part["type"].as_str()? {
+        "image_url" => Some("image"),
+        "input_audio" => Some("audio"),
+        "input_video" | "video_url" => Some("video"),
+        _ => None,
+    });
+    let Some(kind) = kind else { return Ok(()) };
+    Err(Box::new(match engine.options.flavour {
+        Flavour::LlamaCpp => {
+            let message = format!(
+                "{kind} input is not supported - hint: if this is unexpected, you may need to \
+                 provide the mmproj"
+            );
+            llama_error(engine, StatusCode::INTERNAL_SERVER_ERROR, &message, "server_error")
+        }
+        Flavour::Vllm => {
+            let message = format!("At most 0 {kind}(s) may be provided in one prompt.");
+            vllm_error(engine, StatusCode::BAD_REQUEST, &message, "BadRequestError", None)
+        }
+    }))
 }
 
 fn check_length(engine: &Engine, request_body: &Value, tokens: u64) -> Result<(), Box<Reply>> {
@@ -271,6 +298,7 @@ fn validate(
         tokens: max_tokens.unwrap_or(script.tokens).min(10_000),
         finish: if max_tokens.is_some() { "length" } else { "stop" },
         include_usage: request_body["stream_options"]["include_usage"] == true,
+        streamed: request_body["stream"] == true,
     })
 }
 
@@ -290,7 +318,7 @@ async fn respond(
     let permit = Arc::clone(&engine.queue).admit(if policy { priority } else { 0 });
     let mut steps = VecDeque::from([Step::Admit(Box::pin(permit))]);
     if request_body["stream"] == true {
-        stream(script, &completion, &mut steps);
+        steps::stream(script, &completion, &mut steps);
         let tails = Tails {
             aborted: Bytes::from(completion.piece("", Some("abort")) + &completion.last()),
             core_dead: Bytes::from(core_dead_event()),
@@ -308,13 +336,7 @@ async fn respond(
         }
         return Ok(response);
     }
-    steps.push_back(Step::Wait(Duration::from_millis(
-        script.token_ms.saturating_mul(completion.tokens),
-    )));
-    steps.extend(script.die_after.map(|_| Step::Die));
-    steps.extend(script.oom_after.map(|_| Step::Oom));
-    steps.push_back(Step::Count(completion.tokens));
-    steps.push_back(Step::Finish(completion.finish));
+    steps::whole(script, &completion, &mut steps);
     let (_, ending) =
         ResponseBody::in_flight(engine, &completion.id, steps, Tails::default()).collect().await;
     let mut body = match ending {
@@ -332,50 +354,4 @@ async fn respond(
         if engine.options.vllm() { "application/json" } else { "application/json; charset=utf-8" },
         body,
     )
-}
-
-/// Appends the steps of a streamed completion.
-fn stream(script: &ResponseScript, completion: &Completion, steps: &mut VecDeque<Step>) {
-    let send = |steps: &mut VecDeque<Step>, text: String| {
-        let bytes = Bytes::from(text);
-        let size = script.chunk_size.unwrap_or(bytes.len()).max(1);
-        let chunks = (0..bytes.len())
-            .step_by(size)
-            .map(|start| bytes.slice(start..(start + size).min(bytes.len())));
-        steps.extend(chunks.map(Step::Send));
-    };
-    let vllm = completion.flavour == Flavour::Vllm;
-    if let Some(first) = completion.first() {
-        send(steps, first);
-    }
-    for token in 0..completion.tokens {
-        steps.push_back(Step::Wait(Duration::from_millis(script.token_ms)));
-        let here = |fault: Option<u64>| fault == Some(token);
-        steps.extend(here(script.stall_after).then_some(Step::Stall));
-        steps.extend(here(script.die_after).then_some(Step::Die));
-        steps.extend(here(script.oom_after).then_some(Step::Oom));
-        if here(script.malformed) {
-            send(
-                steps,
-                format!(
-                    "data: {{\"id\":\"{}\",\"choices\":[{{\"index\":0,\"del\n\n",
-                    completion.id
-                ),
-            );
-        }
-        if here(script.end_after) {
-            return;
-        }
-        if here(script.error_after) {
-            return send(steps, core_dead_event());
-        }
-        steps.push_back(Step::Count(1));
-        let finish = (vllm && token + 1 == completion.tokens).then_some(completion.finish);
-        send(steps, completion.piece(&completion.token(token), finish));
-    }
-    if !vllm || completion.tokens == 0 {
-        send(steps, completion.piece("", Some(completion.finish)));
-    }
-    steps.push_back(Step::Finish(completion.finish));
-    send(steps, completion.last());
 }

@@ -39,6 +39,8 @@ pub(super) struct Counts {
     pub(super) prompt_tokens: u64,
     pub(super) cached_tokens: u64,
     pub(super) generation_tokens: u64,
+    /// Batches of tokens that were computed.
+    pub(super) batches: u64,
     pub(super) stop: u64,
     pub(super) length: u64,
     pub(super) abort: u64,
@@ -54,7 +56,8 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Adds a prompt to the prefix cache; returns the number of cached tokens, in blocks of 16.
+    /// Adds a prompt to the prefix cache; returns the number of cached tokens, in blocks of 16. The
+    /// tokens are counted when the prompt has been read.
     pub(super) fn prompt(&mut self, prompt: &str, tokens: u64) -> u64 {
         let mut hasher = DefaultHasher::new();
         let (mut cached, mut missed) = (0, false);
@@ -63,10 +66,7 @@ impl Counts {
             missed |= self.blocks.insert(hasher.finish());
             cached += if missed { 0 } else { 16 };
         }
-        let cached = cached.min(tokens.saturating_sub(1));
-        self.prompt_tokens += tokens;
-        self.cached_tokens += cached;
-        cached
+        cached.min(tokens.saturating_sub(1))
     }
 
     pub(super) fn reset_prefix_cache(&mut self) {

@@ -97,7 +97,7 @@ pub(super) fn llama(engine: &Engine) -> String {
             "n_decode_total",
             "Total number of llama_decode() calls, excluding speculative decoding and multimodal \
              decoding",
-            made,
+            counts.batches,
         ),
         ("n_tokens_max", "Largest observed sequence length (prompt + generation)", 0),
         ("spec_decode_num_draft_tokens_total", "Speculative: Total draft tokens generated", 0),

@@ -25,8 +25,14 @@ pub(super) enum Step {
     Admit(Boxed<QueuePermit>),
     Send(Bytes),
     Wait(Duration),
+    /// Count a prompt that has been read: its tokens, and those that were cached.
+    CountPrompt(u64, u64),
     /// Count this many generated tokens.
     Count(u64),
+    /// Count a batch of tokens that was computed.
+    CountBatch,
+    /// Use a processor for this time.
+    Compute(Duration),
     /// Count a finished completion with this finish reason.
     Finish(&'static str),
     Stall,
@@ -246,6 +252,19 @@ impl ResponseBody {
                     busy.engine.counts().generation_tokens += *tokens;
                 }
             }
+            Some(Step::CountPrompt(tokens, cached)) => {
+                if let Some(busy) = &self.busy {
+                    let mut counts = busy.engine.counts();
+                    counts.prompt_tokens += *tokens;
+                    counts.cached_tokens += *cached;
+                }
+            }
+            Some(Step::CountBatch) => {
+                if let Some(busy) = &self.busy {
+                    busy.engine.counts().batches += 1;
+                }
+            }
+            Some(Step::Compute(time)) => compute(*time),
             Some(Step::Finish(reason)) => {
                 if let Some(busy) = &self.busy {
                     let mut counts = busy.engine.counts();
@@ -275,6 +294,20 @@ impl ResponseBody {
         self.steps.pop_front();
         Poll::Ready(())
     }
+}
+
+/// Uses about half of a processor for this time, in the background.
+fn compute(time: Duration) {
+    let end = std::time::Instant::now() + time;
+    std::thread::spawn(move || {
+        while std::time::Instant::now() < end {
+            let pause = std::time::Instant::now() + Duration::from_millis(10);
+            while std::time::Instant::now() < pause {
+                std::hint::spin_loop();
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    });
 }
 
 impl Body for ResponseBody {

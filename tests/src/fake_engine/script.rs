@@ -10,6 +10,15 @@ pub struct ResponseScript {
     pub tokens: u64,
     /// Milliseconds before each token.
     pub token_ms: u64,
+    /// Milliseconds to read a prompt, before the first token.
+    pub prompt_ms: u64,
+    /// Number of batches in which a prompt is read. llama.cpp counts each of them when it is done;
+    /// neither engine counts the tokens of a prompt before its first output.
+    pub prompt_batches: u64,
+    /// Use a processor while a prompt is read.
+    pub computes: bool,
+    /// Milliseconds between the comments that llama.cpp sends while it reads a prompt.
+    pub ping_ms: u64,
     /// Respond to every request with this status and an error body.
     pub status: Option<u16>,
     /// Never send the head of a response.
@@ -55,6 +64,10 @@ impl Default for ResponseScript {
         Self {
             tokens: 5,
             token_ms: 0,
+            prompt_ms: 0,
+            prompt_batches: 1,
+            computes: false,
+            ping_ms: 30_000,
             status: None,
             hang: false,
             stall_after: None,
