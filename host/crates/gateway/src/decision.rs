@@ -95,7 +95,7 @@ async fn accept(
     span.record("tenant", tenant.as_deref());
     let body = read(&parts.headers, body, pipeline.settings.max_body).await?;
     let head = Head { id: id.to_owned(), tenant, headers: detached(&parts.headers) };
-    let request = Request::parse(endpoint, body, head)?;
+    let request = Request::parse(endpoint, body, head)?.without_operator_fields()?;
     let fleet = fleet_view(&pipeline.fleet, &request);
     check_model(&request, &fleet)?;
     // Only recorded if a lane serves the model: other names are the client's and may be long.

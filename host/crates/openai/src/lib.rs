@@ -17,6 +17,7 @@ mod endpoint;
 mod error;
 mod json;
 pub mod models;
+mod operator_fields;
 mod request;
 mod sse;
 mod text;
