@@ -158,11 +158,22 @@ fn engine_without_response_is_gateway_timeout() {
     let config = lane("a", &["a"], &["--script", r#"{"hang": true}"#])
         + "[lanes.timeouts]\nfirst-byte = \"200ms\"\n";
     let host = host(&config);
-    let response = post(host.port, CHAT, &chat("a", json!({})));
+    let response = post(host.port, CHAT, &chat("a", json!({ "stream": true })));
     assert_eq!(
         (response.status, &response.json()["error"]["code"]),
         (504, &json!("engine_timeout"))
     );
+    host.assert_no_request_lost();
+}
+
+/// A response that is not streamed has no byte until it is complete: only the deadline limits it.
+#[test]
+fn whole_response_is_not_limited_by_its_first_byte() {
+    let script = r#"{"token-ms": 200, "tokens": 5}"#;
+    let config = lane("a", &["a"], &["--script", script])
+        + "[lanes.timeouts]\nfirst-byte = \"200ms\"\nidle = \"200ms\"\n";
+    let host = host(&config);
+    assert_eq!(post(host.port, CHAT, &chat("a", json!({}))).status, 200);
     host.assert_no_request_lost();
 }
 

@@ -54,7 +54,7 @@ raises(openai.BadRequestError, None, lambda: create(model="a", messages="hello")
 raises(openai.InternalServerError, "engine_error", lambda: create(model="broken", messages=messages))
 busy = raises(openai.InternalServerError, "engine_overloaded", lambda: create(model="busy", messages=messages))
 assert busy.status_code == 503 and int(busy.response.headers["retry-after"]) >= 1
-raises(openai.InternalServerError, "engine_timeout", lambda: create(model="slow", messages=messages))
+raises(openai.InternalServerError, "engine_timeout", lambda: create(model="slow", messages=messages, stream=True))
 raises(openai.AuthenticationError, "invalid_api_key", lambda: client.with_options(api_key="wrong").models.list())
 chunks_before_error = []
 error = raises(openai.APIError, "engine_error", lambda: chunks_before_error.extend(create(model="truncated", messages=messages, stream=True)))

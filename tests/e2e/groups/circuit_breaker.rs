@@ -95,9 +95,10 @@ fn queued_request_with_fallback_leaves_when_breaker_opens() {
     let limits = "slots = 1\ntimeouts = { first-byte = \"400ms\" }";
     let host = start(&two_lanes(limits, r#"--script '{"hang": true}'"#));
     host.wait_for_lane("a", "ready");
-    let mut fail = vec![spawn_chat(&host, "a", json!({}))];
+    let stream = || spawn_chat(&host, "a", json!({ "stream": true }));
+    let mut fail = vec![stream()];
     wait_until("the slot is taken", || host.lane("a")["running"] == 1);
-    fail.extend((0..4).map(|_| spawn_chat(&host, "a", json!({}))));
+    fail.extend((0..4).map(|_| stream()));
     wait_until("four requests are queued", || queue_length(&host, "a") == 4);
     let with_fallback = spawn_chat(&host, "m", json!({}));
     let response = with_fallback.join().unwrap();

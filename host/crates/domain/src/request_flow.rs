@@ -225,9 +225,11 @@ impl RequestFlow {
         };
         route.leave_queue(age);
         self.state = State::Sent;
-        // The plan limits the time to the first token, which can only be observed in a stream.
-        let first_token = route.cursor.plan().first_token.filter(|_| is_streaming);
-        let timeout = first_token.unwrap_or(lane_limit).min(self.deadline.left(age));
+        // The plan and the lane limit the time to the first token, which can only be observed in a
+        // stream: any other response is computed before its first byte.
+        let left = self.deadline.left(age);
+        let first_token = route.cursor.plan().first_token.unwrap_or(lane_limit);
+        let timeout = if is_streaming { first_token.min(left) } else { left };
         Action::Send { timeout }.into()
     }
 

@@ -31,7 +31,7 @@ pub enum Event<'a> {
     },
     /// The request has a slot: a result of [`Action::Acquire`].
     Granted {
-        /// The lane's limit of the time to the first byte.
+        /// The lane's limit of the time to the first byte of a stream.
         first_byte_timeout: Duration,
         /// True if the request asks for a stream, after the edits of the step.
         is_streaming: bool,
