@@ -117,6 +117,7 @@ async fn gateway(
         rules: Rules::default(),
         state_dir: None,
         watchdog: None,
+        secret_variables: Vec::new(),
         machine: "/".into(),
     };
     let (fleet, tasks) = Fleet::start(&spec, &metrics).unwrap();

@@ -172,7 +172,15 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     root.report_unknown();
     let lanes::Lanes { specs, needs } = lanes?;
     let machine = PathBuf::from("/");
-    let fleet = FleetSpec { lanes: specs, groups, rules, state_dir, watchdog: None, machine };
+    let fleet = FleetSpec {
+        lanes: specs,
+        groups,
+        rules,
+        state_dir,
+        watchdog: None,
+        secret_variables: root.secret_variables(),
+        machine,
+    };
     Some(Config {
         server: server?,
         log,

@@ -62,6 +62,15 @@ fn one_lane_is_enough() {
     assert!(config.policies.chain.policies.is_empty() && config.keys.is_empty());
 }
 
+#[test]
+fn variables_with_secrets_are_known_wherever_they_are_named() {
+    let engine = LANE.replace("127.0.0.1:1\"", "127.0.0.1:1\"\nkey-env = \"CARGO_PKG_NAME\"");
+    let keys = "[[keys]]\ntenant = \"t\"\nenv = \"CARGO_PKG_VERSION\"\n";
+    let config = parse(&format!("{engine}{keys}")).unwrap();
+    assert_eq!(config.fleet.secret_variables, ["CARGO_PKG_NAME", "CARGO_PKG_VERSION"]);
+    assert!(parse(LANE).unwrap().fleet.secret_variables.is_empty());
+}
+
 /// A configuration with keys of every table.
 const EVERYTHING: &str = r#"
         [server]

@@ -114,7 +114,12 @@ impl Fleet {
         let started = Instant::now();
         let stop = CancellationToken::new();
         let machine = Arc::new(Machine::new(&spec.machine));
-        let shared = Shared { metrics: Arc::clone(metrics), stop: stop.clone(), state_dir };
+        let shared = Shared {
+            metrics: Arc::clone(metrics),
+            stop: stop.clone(),
+            state_dir,
+            secret_variables: spec.secret_variables.as_slice().into(),
+        };
         let mut supervisors = JoinSet::new();
         let mut handles = Vec::new();
         let mut statuses = Vec::new();

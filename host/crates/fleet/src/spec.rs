@@ -23,6 +23,8 @@ pub struct FleetSpec {
     /// The program that ends the engines if the host is killed: the host's own, run as `pointsman
     /// watchdog`.
     pub watchdog: Option<PathBuf>,
+    /// Names of environment variables that hold secrets of the host. Engines do not inherit them.
+    pub secret_variables: Vec<String>,
     /// The parent of `/sys` and `/proc`: `/`, except in tests.
     pub machine: PathBuf,
 }

@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<FleetMetrics>,
     pub(crate) stop: CancellationToken,
     pub(crate) state_dir: StateDir,
+    /// Names of environment variables that hold secrets of the host.
+    pub(crate) secret_variables: Arc<[String]>,
 }
 
 /// The connections of a supervisor to the rest of the fleet.

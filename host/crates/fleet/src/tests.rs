@@ -63,6 +63,7 @@ pub(super) fn start_lane(
         rules: Rules { queue: limits, ..Rules::default() },
         state_dir: None,
         watchdog: None,
+        secret_variables: Vec::new(),
         machine: "/".into(),
     };
     Fleet::start(&spec, &metrics).unwrap()

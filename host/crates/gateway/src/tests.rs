@@ -128,6 +128,7 @@ impl TestGateway {
         fleet.wait_for(|view| view.stats().all(|stat| stat.state.serving())).await;
         let advisor: Box<dyn Advisor> = Box::new(advisor);
         let mut parts = GatewayParts {
+            secret_variables: Vec::new(),
             settings: Settings {
                 max_body: 1 << 20,
                 plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MAX_ATTEMPTS },

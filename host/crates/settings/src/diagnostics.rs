@@ -150,12 +150,14 @@ impl Location {
 pub struct Diagnostics<'a> {
     source: &'a str,
     found: RefCell<Vec<(Range<usize>, Diagnostic)>>,
+    /// Names of environment variables that secrets were read from.
+    secret_variables: RefCell<Vec<String>>,
 }
 
 impl<'a> Diagnostics<'a> {
     /// Creates an empty collection for the text of a file.
     pub fn new(source: &'a str) -> Self {
-        Self { source, found: RefCell::default() }
+        Self { source, found: RefCell::default(), secret_variables: RefCell::default() }
     }
 
     /// Adds an error at a byte range of the source. A range past the end of the source marks a key
@@ -163,6 +165,19 @@ impl<'a> Diagnostics<'a> {
     pub fn add(&self, range: Range<usize>, key: &str, problem: impl Into<Problem>) {
         let diagnostic = self.location(range.clone(), key).error(problem);
         self.found.borrow_mut().push((range, diagnostic));
+    }
+
+    /// Notes the name of an environment variable that holds a secret.
+    pub(crate) fn add_secret_variable(&self, name: &str) {
+        self.secret_variables.borrow_mut().push(name.to_owned());
+    }
+
+    /// Returns the names of the environment variables that hold secrets, sorted.
+    pub(crate) fn secret_variables(&self) -> Vec<String> {
+        let mut names = self.secret_variables.borrow().clone();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Returns all errors in the order of the file, without duplicates.

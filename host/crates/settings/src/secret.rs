@@ -18,6 +18,7 @@ pub fn secret(
     file: &'static str,
     folder: &Path,
 ) -> Option<String> {
+    section.string(env).into_iter().for_each(|name| section.add_secret_variable(name));
     let (key, found) = match (section.string(env), section.string(file)) {
         (Some(_), Some(_)) => {
             let message = format!("conflicts with `{env}`; remove one of the two");

@@ -37,6 +37,16 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Returns the names of the environment variables that secrets were read from, anywhere in the
+    /// file so far. A process that the program starts must not inherit them.
+    pub fn secret_variables(&self) -> Vec<String> {
+        self.diagnostics.secret_variables()
+    }
+
+    pub(crate) fn add_secret_variable(&self, name: &str) {
+        self.diagnostics.add_secret_variable(name);
+    }
+
     /// Returns a copy of this table with the keys of another table merged into it.
     pub fn merged(&self, over: &DeTable<'a>) -> DeTable<'a> {
         let mut table = self.table.cloned().unwrap_or_default();

@@ -101,6 +101,22 @@ async fn launch_options_reach_the_command_and_its_output_is_kept() {
 }
 
 #[tokio::test]
+async fn watchdog_inherits_no_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = watchdog_program(dir.path());
+    let state_dir = StateDir::open(Some(dir.path()), Some(&program)).unwrap();
+    let id = state_dir.watchdog().unwrap();
+    let environ = until("the watchdog runs", || {
+        let environ = std::fs::read(format!("/proc/{id}/environ")).ok()?;
+        let environ = String::from_utf8_lossy(&environ).into_owned();
+        environ.contains(ROLE).then_some(environ)
+    });
+    // Set by cargo for this test.
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    assert!(!environ.contains("CARGO_MANIFEST_DIR"), "{environ}");
+}
+
+#[tokio::test]
 async fn long_lines_are_split_and_progress_bars_are_lines() {
     let script = concat!(
         r"head -c 10000 /dev/zero | tr '\0' x; echo; ",

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::signal::unix::SignalKind;
 
-use super::marker::{Marker, VARIABLE};
+use super::marker::Marker;
 use super::proc;
 use super::record::Record;
 use super::tracker::{ProcessTracker, Provenance, describe};
@@ -157,8 +157,9 @@ impl Watchdog {
         self.running = None;
         let mut child = own_session(&mut Command::new(&self.program))
             .arg(SUBCOMMAND)
-            // Otherwise the watchdog of a host that is itself an engine would be taken for one.
-            .env_remove(VARIABLE)
+            // It needs nothing of the host's environment, which may hold secrets. And the watchdog
+            // of a host that is itself an engine would be taken for one by the marker in it.
+            .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()?;

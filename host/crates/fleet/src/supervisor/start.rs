@@ -75,17 +75,17 @@ impl Supervisor {
             tracing::warn!("{warning}");
         }
         let log = LoadLog::new(self.links.status.clone());
+        let mut launch = prepared.launch;
+        launch.remove_env.extend(self.shared.secret_variables.iter().cloned());
         let on_line = log.clone();
-        let process = Process::start(
-            &self.name,
-            &prepared.launch,
-            &self.shared.state_dir,
-            move |line: &str| on_line.line(line),
-        )
-        .map_err(|source| {
-            let program = prepared.launch.command.first().cloned().unwrap_or_default();
-            StartError::Spawn { program, source }
-        })?;
+        let process =
+            Process::start(&self.name, &launch, &self.shared.state_dir, move |line: &str| {
+                on_line.line(line)
+            })
+            .map_err(|source| {
+                let program = launch.command.first().cloned().unwrap_or_default();
+                StartError::Spawn { program, source }
+            })?;
         let pid = process.id();
         span.record("pid", pid).record("port", port);
         self.shared.metrics.started(self.lane);
