@@ -74,7 +74,7 @@ fn broken_streams_end_with_error_event() {
     let host = host(&(lane("a", &["a"], &[]) + "[lanes.timeouts]\nidle = \"300ms\"\n"));
     for (script, code) in [
         (json!({ "end-after": 2 }), json!("engine_error")),
-        (json!({ "stall-after": 2 }), json!("engine_error")),
+        (json!({ "stall-after": 2 }), json!("engine_timeout")),
         // The engine's own error event; the host must hold back vLLM's `[DONE]` after it.
         (json!({ "error-after": 2 }), json!(500)),
         (json!({ "error-after": 2, "chunk-size": 5 }), json!(500)),

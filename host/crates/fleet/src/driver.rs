@@ -33,6 +33,8 @@ pub(crate) struct Target {
     pub(crate) key: Option<Secret>,
     /// The engine orders its own queue by `X-Vllm-Priority`, lower first (engines.md section 1.3).
     pub(crate) priorities: bool,
+    /// The host does not run the engine.
+    pub(crate) external: bool,
 }
 
 impl Target {
@@ -44,6 +46,7 @@ impl Target {
             base_path: String::new(),
             key: None,
             priorities: false,
+            external: false,
         }
     }
 }

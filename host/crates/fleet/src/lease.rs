@@ -39,6 +39,16 @@ impl Lease {
         self.grant.upstream.timeouts.first_byte
     }
 
+    /// Returns true if the host does not run the engine.
+    pub fn is_external(&self) -> bool {
+        self.grant.target.external
+    }
+
+    /// Returns true if requests carry a key of the host for the engine.
+    pub fn sends_key(&self) -> bool {
+        self.grant.target.key.is_some()
+    }
+
     /// Sends a request to the engine and returns the response head with its streaming body.
     /// Dropping the future or the body closes the connection.
     ///

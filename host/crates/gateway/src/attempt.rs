@@ -7,19 +7,15 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use pointsman_domain::dispatch::AcquireError;
-use pointsman_domain::request_flow::EngineFailure;
 use pointsman_domain::{RequestView as _, SlotRequest};
 use pointsman_fleet::{EngineBody, Fleet, Lease};
-use pointsman_openai::{EndpointShape, EngineErrorBody, Request, StreamKind};
+use pointsman_openai::{EndpointShape, Request, StreamKind};
 
 use crate::decision::apply;
+use crate::engine_status::check_status;
 use crate::failure::AttemptError;
-use crate::headers::HOP_BY_HOP;
-use crate::request_id;
 use crate::request_tracker::RequestTracker;
-
-/// Bytes of an engine's error body that are read for its message. Longer bodies have none.
-const MAX_ERROR_BODY: usize = 64 << 10;
+use crate::{headers, request_id};
 
 /// An engine's response, of which the first byte has arrived.
 #[derive(Debug)]
@@ -88,15 +84,7 @@ async fn first_byte(
         None => request.body().clone(),
     };
     let response = lease.send(path, headers_for_engine(request), body).await?;
-    let (head, mut body) = response.into_parts();
-    if EngineFailure::is_failed_status(head.status.as_u16()) {
-        let retry_after = head
-            .headers
-            .get(header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.parse().ok());
-        let message = EngineErrorBody::read(&error_body(body).await).message;
-        return Err(AttemptError::Status { status: head.status, message, retry_after });
-    }
+    let (head, mut body) = check_status(lease, response).await?.into_parts();
     loop {
         match body.frame().await.transpose()? {
             None => return Ok((head, None, body)),
@@ -109,26 +97,9 @@ async fn first_byte(
     }
 }
 
-/// Reads an engine's error body; empty if it is too long or cannot be read.
-async fn error_body(body: EngineBody) -> Bytes {
-    let collected = http_body_util::Limited::new(body, MAX_ERROR_BODY).collect().await;
-    // The status alone describes the failure; a missing message is not worth another error.
-    collected.map(http_body_util::Collected::to_bytes).unwrap_or_default()
-}
-
-/// Returns the client's headers without those that concern its connection to the host.
-/// Credentials were removed when the request was parsed, and a compressed response could not be
-/// inspected.
+/// Returns the headers of a request to an engine.
 fn headers_for_engine(request: &Request) -> HeaderMap {
-    let mut headers = request.headers().clone();
-    for name in HOP_BY_HOP.iter().chain(&[
-        header::HOST,
-        header::CONTENT_LENGTH,
-        header::ACCEPT_ENCODING,
-        header::EXPECT,
-    ]) {
-        headers.remove(name);
-    }
+    let mut headers = headers::for_engine(request.headers());
     headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     request_id::set(&mut headers, request.id());
     headers

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use pointsman_domain::{NoLaneReason, Rejection};
 use pointsman_openai::{BadRequest, ErrorBody};
 
@@ -147,6 +147,7 @@ impl RouteError {
             Self::NoLane { retry_in, .. } => response.with_retry_after(Some(*retry_in)),
             Self::Stopping => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
             Self::Attempt { lane, error } => response
+                .with_all(error.headers())
                 .with_optional(headers::LANE, to_header_value(lane))
                 .with_retry_after(error.retry_in()),
             Self::ContentType(_)
@@ -165,9 +166,10 @@ impl RouteError {
     /// quote the prompt, which does not belong into the log.
     fn client_message(&self) -> String {
         match self {
-            Self::Attempt {
-                error: AttemptError::Status { message: Some(message), .. }, ..
-            } => format!("{self}: {message}"),
+            Self::Attempt { error, .. } => match error.engine_message() {
+                Some(message) => format!("{self}: {message}"),
+                None => self.to_string(),
+            },
             _ => self.to_string(),
         }
     }
@@ -203,6 +205,12 @@ impl ErrorResponse {
 
     fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
+        self
+    }
+
+    fn with_all(mut self, headers: Option<&HeaderMap>) -> Self {
+        let headers = headers.into_iter().flatten();
+        self.headers.extend(headers.map(|(name, value)| (name.clone(), value.clone())));
         self
     }
 
@@ -256,6 +264,10 @@ mod tests {
         AttemptError::Status { status, message: Some("out of memory".into()), retry_after: None }
     }
 
+    fn unsupported(status: u16) -> AttemptError {
+        AttemptError::Unsupported { status: StatusCode::from_u16(status).unwrap(), message: None }
+    }
+
     #[test]
     fn attempt_errors_have_codes_and_retry_after() {
         let not_serving =
@@ -287,6 +299,21 @@ mod tests {
             (status(429), ErrorCode::EngineOverloaded),
             (status(503), ErrorCode::EngineOverloaded),
             (status(500), ErrorCode::EngineError),
+            (status(307), ErrorCode::EngineError),
+            (unsupported(500), ErrorCode::InvalidRequest),
+            (unsupported(501), ErrorCode::NotSupported),
+            (
+                AttemptError::KeyRefused { status: StatusCode::FORBIDDEN },
+                ErrorCode::EngineKeyRefused,
+            ),
+            (
+                AttemptError::RateLimited {
+                    message: None,
+                    retry_after: None,
+                    headers: Box::default(),
+                },
+                ErrorCode::EngineRateLimited,
+            ),
         ] {
             let error = RouteError::Attempt { lane: "a".into(), error };
             let response = error.error_response();

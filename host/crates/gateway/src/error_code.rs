@@ -89,10 +89,17 @@ error_codes! {
     QueueFull = "queue_full", TOO_MANY_REQUESTS, "rate_limit_error", retry_after: true;
     /// No slot became free within the maximum wait.
     QueueTimeout = "queue_timeout", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
-    /// The engine returned 429 or 503.
+    /// The engine returned 503, or an engine that the host runs 429.
     EngineOverloaded = "engine_overloaded", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
     /// The engine failed, or a response ended after its first byte.
     EngineError = "engine_error", BAD_GATEWAY, "server_error", retry_after: false;
+    /// The engine refused the host's own key; the operator has to correct it.
+    EngineKeyRefused = "engine_key_refused", BAD_GATEWAY, "server_error", retry_after: false;
+    /// An external engine returned 429: it limits the rate of the host's requests.
+    EngineRateLimited = "engine_rate_limited", TOO_MANY_REQUESTS, "rate_limit_error",
+        retry_after: true;
+    /// The engine does not support what the request asks for (501).
+    NotSupported = "not_supported", NOT_IMPLEMENTED, "invalid_request_error", retry_after: false;
     /// The engine sent no first byte in time.
     EngineTimeout = "engine_timeout", GATEWAY_TIMEOUT, "timeout_error", retry_after: false;
     /// Admin: no policy has this name.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use pointsman_domain::dispatch::AcquireError;
 use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_domain::{AttemptResult, FailureClass, Trigger};
@@ -32,6 +32,27 @@ pub(crate) enum AttemptError {
         /// `Retry-After` of the engine, in seconds.
         retry_after: Option<u64>,
     },
+    /// The engine, a remote API, limits the rate of the host's requests.
+    #[error("engine returned status 429")]
+    RateLimited {
+        /// The engine's own message.
+        message: Option<String>,
+        /// `Retry-After` of the engine, in seconds.
+        retry_after: Option<u64>,
+        /// The headers about the limits, for the client.
+        headers: Box<HeaderMap>,
+    },
+    /// The engine cannot do what the client asks for, such as reading an image.
+    #[error("engine does not support the request (status {})", .status.as_u16())]
+    Unsupported {
+        status: StatusCode,
+        /// The engine's own message.
+        message: Option<String>,
+    },
+    /// The engine refused the host's credentials; those of clients are never sent. The engine's
+    /// message is left out, because it may quote the key.
+    #[error("the engine refused the host's key (status {})", .status.as_u16())]
+    KeyRefused { status: StatusCode },
     /// The first byte did not arrive within the plan's or the lane's timeout.
     #[error("engine sent no first byte within {} ms", .0.as_millis())]
     FirstByteTimeout(Duration),
@@ -40,12 +61,26 @@ pub(crate) enum AttemptError {
 impl AttemptError {
     /// Returns the event for the flow of the request.
     pub(crate) fn event(&self) -> Event<'_> {
-        match self {
-            Self::Acquire(error) => Event::Denied(error),
-            Self::Engine(error) => Event::Failed(engine_failure(error)),
-            Self::Status { status, .. } => Event::Failed(EngineFailure::Status(status.as_u16())),
-            Self::FirstByteTimeout(_) => Event::Failed(EngineFailure::FirstByteTimeout),
+        match self.failure() {
+            Ok(failure) => Event::Failed(failure),
+            Err(error) => Event::Denied(error),
         }
+    }
+
+    /// Returns how the engine failed, or why the lane granted no slot.
+    fn failure(&self) -> Result<EngineFailure, &AcquireError> {
+        Ok(match self {
+            Self::Acquire(error) => return Err(error),
+            Self::Engine(error) => engine_failure(error),
+            Self::Status { status, .. } | Self::KeyRefused { status } => {
+                EngineFailure::Status(status.as_u16())
+            }
+            Self::RateLimited { .. } => {
+                EngineFailure::Status(StatusCode::TOO_MANY_REQUESTS.as_u16())
+            }
+            Self::Unsupported { status, .. } => EngineFailure::Unsupported(status.as_u16()),
+            Self::FirstByteTimeout(_) => EngineFailure::FirstByteTimeout,
+        })
     }
 
     /// Returns the result of the attempt, for the log.
@@ -55,15 +90,43 @@ impl AttemptError {
 
     /// Returns the metric label of the attempt's result.
     pub(crate) fn label(&self) -> &'static str {
-        self.trigger().map_or("closing", |trigger| AttemptResult::from(trigger).label())
+        match (self, self.trigger()) {
+            (_, Some(trigger)) => AttemptResult::from(trigger).label(),
+            (Self::Unsupported { .. }, None) => "unsupported",
+            (_, None) => "closing",
+        }
     }
 
     fn trigger(&self) -> Option<Trigger> {
+        match self.failure() {
+            Ok(failure) => failure.trigger(),
+            Err(error) => FailureClass::from(error).trigger,
+        }
+    }
+
+    /// Returns the engine's own message, which may quote the prompt.
+    pub(crate) fn engine_message(&self) -> Option<&str> {
         match self {
-            Self::Acquire(error) => FailureClass::from(error).trigger,
-            Self::Engine(error) => Some(engine_failure(error).trigger()),
-            Self::Status { status, .. } => Some(EngineFailure::Status(status.as_u16()).trigger()),
-            Self::FirstByteTimeout(_) => Some(EngineFailure::FirstByteTimeout.trigger()),
+            Self::Status { message, .. }
+            | Self::RateLimited { message, .. }
+            | Self::Unsupported { message, .. } => message.as_deref(),
+            Self::Acquire(_)
+            | Self::Engine(_)
+            | Self::KeyRefused { .. }
+            | Self::FirstByteTimeout(_) => None,
+        }
+    }
+
+    /// Returns the engine's headers for the client.
+    pub(crate) fn headers(&self) -> Option<&HeaderMap> {
+        match self {
+            Self::RateLimited { headers, .. } => Some(headers),
+            Self::Status { .. }
+            | Self::Unsupported { .. }
+            | Self::Acquire(_)
+            | Self::Engine(_)
+            | Self::KeyRefused { .. }
+            | Self::FirstByteTimeout(_) => None,
         }
     }
 
@@ -82,19 +145,20 @@ impl AttemptError {
                 | AcquireError::CircuitOpen { .. }
                 | AcquireError::Closing => ErrorCode::NoLaneAvailable,
             },
-            Self::Engine(error) => match error {
-                EngineError::Evicted => ErrorCode::NoLaneAvailable,
-                EngineError::IdleTimeout { .. } => ErrorCode::EngineTimeout,
-                EngineError::Connect { .. }
-                | EngineError::Broken { .. }
-                | EngineError::Unfinished
-                | EngineError::Aborted => ErrorCode::EngineError,
-            },
+            Self::Engine(error) => engine_code(error),
             Self::Status { status, .. } => {
-                let is_overloaded =
-                    EngineFailure::Status(status.as_u16()).trigger() == Trigger::Overloaded;
-                if is_overloaded { ErrorCode::EngineOverloaded } else { ErrorCode::EngineError }
+                let failure = EngineFailure::Status(status.as_u16());
+                match failure.trigger() == Some(Trigger::Overloaded) {
+                    true => ErrorCode::EngineOverloaded,
+                    false => ErrorCode::EngineError,
+                }
             }
+            Self::RateLimited { .. } => ErrorCode::EngineRateLimited,
+            Self::Unsupported { status: StatusCode::NOT_IMPLEMENTED, .. } => {
+                ErrorCode::NotSupported
+            }
+            Self::Unsupported { .. } => ErrorCode::InvalidRequest,
+            Self::KeyRefused { .. } => ErrorCode::EngineKeyRefused,
             Self::FirstByteTimeout(_) => ErrorCode::EngineTimeout,
         }
     }
@@ -111,10 +175,27 @@ impl AttemptError {
                 | AcquireError::CircuitOpen { retry_in } => Some(*retry_in),
                 AcquireError::UnknownLane | AcquireError::NotLoaded | AcquireError::Closing => None,
             },
-            Self::Status { retry_after, .. } => retry_after.map(Duration::from_secs),
-            Self::Engine(_) | Self::FirstByteTimeout(_) => None,
+            Self::Status { retry_after, .. } | Self::RateLimited { retry_after, .. } => {
+                retry_after.map(Duration::from_secs)
+            }
+            Self::Engine(_)
+            | Self::Unsupported { .. }
+            | Self::KeyRefused { .. }
+            | Self::FirstByteTimeout(_) => None,
         };
         self.code().has_retry_after().then(|| estimate.unwrap_or(RETRY_LOST_ENGINE))
+    }
+}
+
+/// Returns the code of a response that failed, or was broken off, with this error.
+pub(crate) fn engine_code(error: &EngineError) -> ErrorCode {
+    match error {
+        EngineError::Evicted => ErrorCode::NoLaneAvailable,
+        EngineError::IdleTimeout { .. } => ErrorCode::EngineTimeout,
+        EngineError::Connect { .. }
+        | EngineError::Broken { .. }
+        | EngineError::Unfinished
+        | EngineError::Aborted => ErrorCode::EngineError,
     }
 }
 

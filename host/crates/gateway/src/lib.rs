@@ -22,6 +22,7 @@ mod admin;
 mod admin_error;
 mod attempt;
 mod decision;
+mod engine_status;
 mod error;
 mod error_code;
 mod execute;

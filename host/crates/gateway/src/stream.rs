@@ -17,10 +17,9 @@ use tracing::Span;
 
 use crate::attempt::EngineResponse;
 use crate::error;
-use crate::error_code::ErrorCode;
 use crate::execute::ExecutionResult;
-use crate::failure::{cause_of, engine_failure};
-use crate::headers::{ATTEMPTS, HOP_BY_HOP, LANE, POLICY, REASON, to_header_value};
+use crate::failure::{cause_of, engine_code, engine_failure};
+use crate::headers::{self, ATTEMPTS, LANE, POLICY, REASON, to_header_value};
 use crate::request_tracker::{Failure, RequestTracker};
 
 /// Returns the client's response after the execution of a decision. `abort` is cancelled when the
@@ -31,11 +30,7 @@ pub(crate) fn into_response(abort: CancellationToken, done: ExecutionResult) -> 
         Ok(response) => response,
         Err(error) => return tracker.error_response(&error),
     };
-    let mut headers = engine_response.headers.clone();
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-    headers.remove(header::SERVER);
+    let mut headers = headers::for_client(&engine_response.headers);
     if engine_response.is_stream() {
         // An error event may have to be appended.
         headers.remove(header::CONTENT_LENGTH);
@@ -229,15 +224,16 @@ impl ResponseBody {
 
     /// Aborts the response: with an error event if it is a stream, else by closing the connection.
     fn abort(&mut self, error: EngineError) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
+        let code = engine_code(&error);
         let event = self.watch.as_ref().map(|watch| {
             let mid_frame = matches!(watch.end(), StreamEnd::Unfinished { mid_frame: true });
             let message = format!("lane `{}`: {error}", self.lane);
-            error_event(&error::body(ErrorCode::EngineError, message), mid_frame)
+            error_event(&error::body(code, message), mid_frame)
         });
         let failure = Failure {
             status: None,
             // Only an event carries a code to the client.
-            code: event.as_ref().map(|_| ErrorCode::EngineError.as_str()),
+            code: event.as_ref().map(|_| code.as_str()),
             error: &error,
             abort_cause: Some(cause_of(&error)),
             is_severe: true,

@@ -1,6 +1,7 @@
 //! The gateway with a real fleet, scripted engines and test advisors.
 
 mod cached_tokens;
+mod engine_responses;
 mod recovery;
 mod spans;
 
@@ -40,16 +41,18 @@ struct Reply {
     status: u16,
     content_type: &'static str,
     body: &'static str,
+    /// Further headers.
+    headers: &'static [(&'static str, &'static str)],
     /// The body never ends.
     hangs: bool,
 }
 
 fn json(status: u16, body: &'static str) -> Reply {
-    Reply { status, content_type: "application/json", body, hangs: false }
+    Reply { status, content_type: "application/json", body, headers: &[], hangs: false }
 }
 
 fn stream(body: &'static str, hangs: bool) -> Reply {
-    Reply { status: 200, content_type: "text/event-stream", body, hangs }
+    Reply { status: 200, content_type: "text/event-stream", body, headers: &[], hangs }
 }
 
 /// All engines: their scripted responses, and the requests they received, in order.
@@ -67,14 +70,17 @@ impl Engines {
         let body = request.into_body().collect().await.unwrap().to_bytes();
         self.received.lock().unwrap().push((name, serde_json::from_slice(&body).unwrap()));
         let reply = self.scripts.lock().unwrap().get_mut(name).and_then(VecDeque::pop_front);
-        let Reply { status, content_type, body, hangs } = reply.unwrap_or(json(200, "{}"));
+        let reply = reply.unwrap_or(json(200, "{}"));
+        let Reply { status, content_type, body, headers, hangs } = reply;
         let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(
             body.as_bytes(),
         ))]);
         let rest = futures_util::stream::pending().take(usize::from(hangs));
         let mut response = Response::new(Body::from_stream(body.chain(rest)));
         *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
-        response.headers_mut().insert("content-type", content_type.parse().unwrap());
+        for (name, value) in headers.iter().chain(&[("content-type", content_type)]) {
+            response.headers_mut().insert(*name, value.parse().unwrap());
+        }
         response
     }
 }
@@ -122,13 +128,13 @@ impl TestGateway {
             rules: Rules::default(),
             state_dir: None,
             watchdog: None,
+            secret_variables: Vec::new(),
             machine: "/".into(),
         };
         let (fleet, fleet_tasks) = Fleet::start(&spec, &metrics).unwrap();
         fleet.wait_for(|view| view.stats().all(|stat| stat.state.serving())).await;
         let advisor: Box<dyn Advisor> = Box::new(advisor);
         let mut parts = GatewayParts {
-            secret_variables: Vec::new(),
             settings: Settings {
                 max_body: 1 << 20,
                 plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MAX_ATTEMPTS },

@@ -170,6 +170,8 @@ pub fn error_event(error: &ErrorBody, mid_frame: bool) -> Bytes {
 pub struct EngineErrorBody {
     /// Error message, if one was found.
     pub message: Option<String>,
+    /// The engine's own type of the error, if it has one.
+    pub kind: Option<String>,
 }
 
 impl EngineErrorBody {
@@ -188,7 +190,8 @@ impl EngineErrorBody {
             (None, false) => String::from_utf8_lossy(body).trim().to_owned(),
         };
         let text: String = text.chars().take(MAX_CHARS).collect();
-        Self { message: (!text.is_empty()).then_some(text) }
+        let kind = json.as_ref().and_then(|json| json.pointer("/error/type")?.as_str());
+        Self { message: (!text.is_empty()).then_some(text), kind: kind.map(str::to_owned) }
     }
 }
 

@@ -20,6 +20,8 @@ pub enum EngineFailure {
     FirstByteTimeout,
     /// The engine returned a status that another lane might not return.
     Status(u16),
+    /// The engine reported with this status that it cannot do what the client asks for.
+    Unsupported(u16),
     /// The stream ended without its end marker.
     Unfinished,
     /// The engine reported an error in the middle of the stream.
@@ -34,25 +36,28 @@ pub enum EngineFailure {
 
 impl EngineFailure {
     /// Returns true if the status means that another lane, or the same one a moment later, may
-    /// accept the request. Such a response is a failed attempt and is not passed on.
+    /// accept the request. Such a response is a failed attempt and is not passed on. That includes
+    /// statuses that no server of an API should return: redirections, unfinished handshakes, and
+    /// those that HTTP does not define.
     pub fn is_failed_status(status: u16) -> bool {
-        status == TOO_MANY_REQUESTS || (500..600).contains(&status)
+        status == TOO_MANY_REQUESTS || !matches!(status, 200..300 | 400..500)
     }
 
-    /// Returns the trigger for the plan's fallback.
-    pub fn trigger(self) -> Trigger {
+    /// Returns the trigger for the plan's fallback; `None` if no other lane can help.
+    pub fn trigger(self) -> Option<Trigger> {
         match self {
-            Self::Connect => Trigger::ConnectError,
-            Self::Evicted => Trigger::EngineRestart,
-            Self::FirstByteTimeout => Trigger::FirstTokenTimeout,
-            Self::Status(TOO_MANY_REQUESTS | SERVICE_UNAVAILABLE) => Trigger::Overloaded,
+            Self::Connect => Some(Trigger::ConnectError),
+            Self::Evicted => Some(Trigger::EngineRestart),
+            Self::FirstByteTimeout => Some(Trigger::FirstTokenTimeout),
+            Self::Status(TOO_MANY_REQUESTS | SERVICE_UNAVAILABLE) => Some(Trigger::Overloaded),
+            Self::Unsupported(_) => None,
             Self::Status(_)
             | Self::Broken
             | Self::IdleTimeout
             | Self::Unfinished
             | Self::ErrorEvent
             | Self::NotAStream
-            | Self::Aborted => Trigger::ServerError,
+            | Self::Aborted => Some(Trigger::ServerError),
         }
     }
 
@@ -65,18 +70,20 @@ impl EngineFailure {
             | Self::IdleTimeout
             | Self::FirstByteTimeout
             | Self::Status(_)
+            | Self::Unsupported(_)
             | Self::Unfinished
             | Self::ErrorEvent
             | Self::NotAStream
-            | Self::Evicted => self.trigger().into(),
+            | Self::Evicted => self.trigger().map_or(AttemptResult::Other, AttemptResult::from),
         }
     }
 
     /// Returns true if the failure counts against the lane. An engine that is overloaded works as
-    /// intended, and so does one whose response the host aborted.
+    /// intended, and so does one whose response the host aborted, or that cannot do what a client
+    /// asks for.
     pub fn blames_engine(self) -> bool {
         match self {
-            Self::Evicted | Self::Aborted | Self::NotAStream => false,
+            Self::Evicted | Self::Aborted | Self::NotAStream | Self::Unsupported(_) => false,
             Self::Status(status) => status != TOO_MANY_REQUESTS,
             Self::Connect
             | Self::Broken
@@ -95,7 +102,7 @@ impl EngineFailure {
     /// Returns the HTTP status of the engine's response; 0 if there was none.
     pub fn status(self) -> u16 {
         match self {
-            Self::Status(status) => status,
+            Self::Status(status) | Self::Unsupported(status) => status,
             Self::Connect
             | Self::Broken
             | Self::IdleTimeout
@@ -110,9 +117,6 @@ impl EngineFailure {
 
     /// Returns what the choice of the next attempt depends on.
     pub fn class(self) -> FailureClass {
-        FailureClass {
-            trigger: Some(self.trigger()),
-            safe_to_resend: matches!(self, Self::Connect),
-        }
+        FailureClass { trigger: self.trigger(), safe_to_resend: matches!(self, Self::Connect) }
     }
 }

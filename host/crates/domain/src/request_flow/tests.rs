@@ -142,6 +142,25 @@ fn only_streams_are_limited_to_their_first_token() {
 }
 
 #[test]
+fn request_that_no_engine_supports_is_the_clients_failure() {
+    let mut flow = queued(plan(&[0, 1]), true);
+    drop(flow.on(granted(false), ms(12)));
+    let effects = flow.on(Event::Failed(EngineFailure::Unsupported(501)), ms(20));
+    assert_eq!(effects.release, Some(Release::Lease(LeaseEnd { failed: false, severed: false })));
+    let (result, last) = (RequestResult::Error, AttemptResult::Other);
+    assert_eq!(end(effects), End { result, last, answer: Some(ErrorAnswer::Failed) });
+    assert_eq!(flow.attempts().last().unwrap().status, 501);
+}
+
+#[test]
+fn only_responses_and_client_errors_are_passed_on() {
+    let passed = |status: &u16| !EngineFailure::is_failed_status(*status);
+    let all = [101, 200, 204, 299, 301, 304, 307, 400, 404, 428, 429, 499, 500, 503, 600, 999];
+    let passed: Vec<u16> = all.into_iter().filter(passed).collect();
+    assert_eq!(passed, [200, 204, 299, 400, 404, 428, 499]);
+}
+
+#[test]
 fn policies_decide_after_a_failed_attempt() {
     let fleet = fleet(3);
     let rejection = Rejection {

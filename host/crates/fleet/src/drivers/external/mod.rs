@@ -140,7 +140,7 @@ impl Driver for ExternalSpec {
 
     fn target(&self, _port: u16) -> Target {
         let Self { https, authority, base_path, key, .. } = self.clone();
-        Target { https, authority, base_path, key, priorities: false }
+        Target { https, authority, base_path, key, priorities: false, external: true }
     }
 
     fn probe_interval(&self) -> Duration {

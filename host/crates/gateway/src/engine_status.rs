@@ -1,0 +1,158 @@
+//! What the status of an engine's response means: a response for the client, the client's mistake,
+//! or a failed attempt.
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use pointsman_domain::request_flow::EngineFailure;
+use pointsman_fleet::{EngineBody, EngineError, Lease};
+use pointsman_openai::EngineErrorBody;
+
+use crate::failure::AttemptError;
+use crate::headers;
+
+/// Bytes of an engine's error body that are read for its message. Longer bodies have none.
+const MAX_ERROR_BODY: usize = 64 << 10;
+
+/// What a request may have that a model or an engine does not support.
+const PARTS_OF_REQUESTS: [&str; 9] =
+    ["image", "audio", "video", "vision", "multimodal", "tool", "grammar", "logprobs", "embedding"];
+
+/// Returns a response that is for the client.
+///
+/// # Errors
+/// Returns an error if the response is one that another lane might not return, or is not the
+/// client's to see.
+pub(crate) async fn check_status(
+    lease: &Lease,
+    response: Response<EngineBody>,
+) -> Result<Response<EngineBody>, AttemptError> {
+    let status = response.status();
+    if has_two_lengths(response.headers()) {
+        let cause = "the response has both Content-Length and Transfer-Encoding";
+        return Err(EngineError::Broken(cause.into()).into());
+    }
+    if is_about_key(status, lease.sends_key()) {
+        return Err(AttemptError::KeyRefused { status });
+    }
+    if !EngineFailure::is_failed_status(status.as_u16()) {
+        return Ok(response);
+    }
+    let (head, body) = response.into_parts();
+    let retry_after = head
+        .headers
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let error = EngineErrorBody::read(&error_body(body).await);
+    if is_unsupported(status, &error) {
+        return Err(AttemptError::Unsupported { status, message: error.message });
+    }
+    let message = error.message;
+    if status == StatusCode::TOO_MANY_REQUESTS && lease.is_external() {
+        let headers = Box::new(headers::of_rate_limit(&head.headers));
+        return Err(AttemptError::RateLimited { message, retry_after, headers });
+    }
+    Err(AttemptError::Status { status, message, retry_after })
+}
+
+/// Returns true if a message has two lengths, of which a proxy and its client may each believe
+/// another one. hyper refuses two different values of `Content-Length` itself.
+fn has_two_lengths(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH)
+}
+
+/// Returns true if the status is about the host's credentials or its account. Clients' credentials
+/// are never sent to engines.
+fn is_about_key(status: StatusCode, sends_key: bool) -> bool {
+    match status {
+        StatusCode::UNAUTHORIZED => true,
+        StatusCode::FORBIDDEN | StatusCode::PAYMENT_REQUIRED => sends_key,
+        _ => false,
+    }
+}
+
+/// Returns true if the engine does not support what the request asks for, which is the client's
+/// mistake. llama.cpp returns 501 with the type `not_supported_error` for an endpoint or a feature
+/// that it was not started with, but 500 with the type `server_error` for an image, audio or video
+/// for a model that reads only text: "image input is not supported - hint: …". Ollama returns 500
+/// with the type `api_error`.
+fn is_unsupported(status: StatusCode, error: &EngineErrorBody) -> bool {
+    match status {
+        StatusCode::NOT_IMPLEMENTED => true,
+        StatusCode::INTERNAL_SERVER_ERROR => {
+            let message = error.message.as_deref().unwrap_or("").to_ascii_lowercase();
+            let says = |word: &str| message.contains(word);
+            let refuses = says("not support") || says("unsupported");
+            // A failure of a driver may say "operation not supported" too, but of no part of a
+            // request.
+            error.kind.as_deref() == Some("not_supported_error")
+                || (refuses && PARTS_OF_REQUESTS.into_iter().any(says) && !says("error:"))
+        }
+        _ => false,
+    }
+}
+
+/// Reads an engine's error body; empty if it is too long or cannot be read.
+async fn error_body(body: EngineBody) -> Bytes {
+    let collected = http_body_util::Limited::new(body, MAX_ERROR_BODY).collect().await;
+    // The status alone describes the failure; a missing message is not worth another error.
+    collected.map(http_body_util::Collected::to_bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unsupported(status: u16, body: &str) -> bool {
+        let error = EngineErrorBody::read(body.as_bytes());
+        is_unsupported(StatusCode::from_u16(status).unwrap(), &error)
+    }
+
+    #[test]
+    fn unsupported_requests_are_told_from_failures() {
+        let llama = |code: u16, kind: &str, message: &str| {
+            format!(r#"{{"error":{{"code":{code},"message":"{message}","type":"{kind}"}}}}"#)
+        };
+        let hint = "hint: if this is unexpected, you may need to provide the mmproj";
+        for (status, body, expected) in [
+            (
+                500,
+                llama(500, "server_error", &format!("image input is not supported - {hint}")),
+                true,
+            ),
+            (
+                500,
+                llama(500, "server_error", &format!("audio input is not supported - {hint}")),
+                true,
+            ),
+            (500, llama(500, "server_error", "video input is not supported"), true),
+            (500, llama(500, "not_supported_error", "no"), true),
+            (
+                501,
+                llama(501, "not_supported_error", "This server does not support embeddings"),
+                true,
+            ),
+            (501, String::new(), true),
+            (500, llama(500, "api_error", "this model does not support tools"), true),
+            (500, llama(500, "server_error", "HIP error: operation not supported"), false),
+            (500, llama(500, "InternalServerError", "CUDA error: image not supported"), false),
+            (500, llama(500, "server_error", "failed to process image"), false),
+            (500, llama(500, "server_error", "Compute error."), false),
+            (500, String::new(), false),
+            (503, llama(503, "server_error", "image input is not supported"), false),
+        ] {
+            assert_eq!(unsupported(status, &body), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn statuses_about_the_hosts_key_are_not_for_clients() {
+        for (status, with_key, without) in
+            [(401, true, true), (403, true, false), (402, true, false), (404, false, false)]
+        {
+            let status = StatusCode::from_u16(status).unwrap();
+            let about = [is_about_key(status, true), is_about_key(status, false)];
+            assert_eq!(about, [with_key, without], "{status}");
+        }
+    }
+}
