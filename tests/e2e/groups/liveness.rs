@@ -43,7 +43,8 @@ fn broken_streams_never_look_complete() {
         let (response, complete) = event_stream.finish();
         assert!(complete, "{script}: {}", response.text());
         let error = final_error(&response.text());
-        assert!(error["code"] == "engine_error" || error["code"] == 500, "{script}: {error}");
+        let codes = [json!("engine_error"), json!("engine_timeout"), json!(500)];
+        assert!(codes.contains(&error["code"]), "{script}: {error}");
         if dies {
             wait_until("the engine is no longer ready", || host.lane("a")["engine"] != "ready");
             assert_eq!(send_chat(&host, "a").status, 200);
@@ -83,11 +84,11 @@ fn hung_engine_with_healthy_probe_is_restarted() {
     host.set_script("a", json!({ "health-lies": true }));
     let (response, complete) = event_stream.finish();
     assert!(complete, "{}", response.text());
-    assert_eq!(final_error(&response.text())["code"], "engine_error");
+    assert_eq!(final_error(&response.text())["code"], "engine_hung");
     let whole = whole.join().unwrap();
     assert_eq!(
         (whole.status, &whole.json()["error"]["code"]),
-        (502, &json!("engine_error")),
+        (502, &json!("engine_hung")),
         "{}",
         whole.text()
     );
@@ -97,6 +98,37 @@ fn hung_engine_with_healthy_probe_is_restarted() {
     host.wait_for_event("engine_hung", &[("lane", "a"), ("in_flight", "2")]);
     assert_eq!(host.metric("pointsman_engine_exits_total", "reason=\"hang\""), 1.0);
     assert_eq!(host.lane("a")["starts"], 2);
+    host.assert_no_request_lost();
+}
+
+/// llama.cpp counts no token before a response ends, and sends nothing before the first token. It
+/// is alive as long as batches are counted, or its process computes.
+#[test]
+fn long_prompt_is_not_a_hang() {
+    let liveness = "liveness = { stall-timeout = \"1500ms\" }";
+    let host = start(&single_lane_group("", &[llama_lane("a", liveness, "")]));
+    host.wait_for_lane("a", "ready");
+    for script in [
+        // Batches, while the process sleeps.
+        json!({ "prompt-ms": 4000, "prompt-batches": 8, "tokens": 3, "ping-ms": 500 }),
+        // One batch, for which the process computes.
+        json!({ "prompt-ms": 4000, "computes": true, "tokens": 3 }),
+        // A long response that is not streamed.
+        json!({ "token-ms": 400, "tokens": 10 }),
+    ] {
+        host.set_script("a", script.clone());
+        let whole = spawn_chat(&host, "a", json!({}));
+        let (response, complete) = start_stream(&host, "a").finish();
+        assert!(complete && response.text().ends_with("data: [DONE]\n\n"), "{script}");
+        assert_eq!(whole.join().unwrap().status, 200, "{script}");
+    }
+    assert_eq!(host.lane("a")["starts"], 1);
+    // An engine that neither counts nor computes hangs, whatever it sends to keep connections open.
+    host.set_script("a", json!({ "prompt-ms": 3_600_000, "ping-ms": 200 }));
+    let mut event_stream = start_stream(&host, "a");
+    assert!(event_stream.read_until(":"));
+    let (response, _) = event_stream.finish();
+    assert_eq!(final_error(&response.text())["code"], "engine_hung", "{}", response.text());
     host.assert_no_request_lost();
 }
 

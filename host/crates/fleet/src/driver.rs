@@ -13,10 +13,12 @@ use std::time::Duration;
 use pointsman_domain::EngineKind;
 use pointsman_settings::Section;
 
+use crate::activity::Activity;
 use crate::engine_spec::{CommandLine, ProcessSpec, Secret, UnloadMode};
 use crate::footprint::Footprint;
 use crate::launch::{HOST, Launch};
 use crate::memory::Pool;
+use crate::progress::Evidence;
 use crate::scrape::EngineMetrics;
 use crate::tls::TrustedRoots;
 
@@ -35,6 +37,8 @@ pub(crate) struct Target {
     pub(crate) priorities: bool,
     /// The host does not run the engine.
     pub(crate) external: bool,
+    /// The requests in flight at this start of the engine.
+    pub(crate) activity: Arc<Activity>,
 }
 
 impl Target {
@@ -47,6 +51,7 @@ impl Target {
             key: None,
             priorities: false,
             external: false,
+            activity: Arc::default(),
         }
     }
 }
@@ -79,6 +84,10 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     /// Returns the endpoints with metrics.
     fn metrics_sources(&self) -> &'static [MetricsSource] {
         &[]
+    }
+    /// Returns what silence and computing mean for the engine.
+    fn progress_evidence(&self) -> Evidence {
+        Evidence { prompts: false, counters: false, computing: true }
     }
     /// Returns the interval between readiness probes of an external engine; zero for one that the
     /// host starts, whose end its supervisor notices.

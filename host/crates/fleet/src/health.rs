@@ -1,8 +1,8 @@
 //! Health monitoring of a serving engine: liveness checks, and the engine's own metrics.
 //!
 //! A failing `/health` is believed, a passing one is not: engines have answered 200 for hours
-//! without producing a token. Liveness is measured in bytes and tokens instead. With requests in
-//! flight some progress has to be made, and an idle engine is asked for one token at intervals.
+//! without producing a token. With requests in flight, liveness is judged from what the engine does
+//! (see [`crate::progress`]), and an idle engine is asked for one token at intervals.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,9 @@ use http::{Method, StatusCode};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::driver::{Driver, Target};
-use crate::scrape::{EngineMetrics, Rates, rates};
+use crate::process::ProcessObserver;
+use crate::progress::{Hang, Observation, Progress};
+use crate::scrape::{EngineMetrics, Rates, has_progressed, rates};
 use crate::spec::Liveness;
 use crate::upstream::{EngineError, Upstream};
 
@@ -30,7 +32,7 @@ pub(crate) enum Unhealthy {
     /// The engine itself reports that it cannot serve.
     #[error("the engine is unhealthy: {path} returns a server error")]
     ServerError { path: String },
-    /// Requests are in flight, and neither a byte nor a token has been produced for too long.
+    /// Requests are in flight, and the engine has made no progress for too long.
     #[error(
         "the engine hangs: no progress for {} s with {requests} requests in flight",
         .idle.as_secs()
@@ -39,6 +41,16 @@ pub(crate) enum Unhealthy {
     /// The idle engine failed to produce a token.
     #[error("the engine hangs: idle, but {failures} liveness probes in a row failed")]
     ProbesFailed { failures: u32 },
+}
+
+impl Unhealthy {
+    /// Returns true if the engine hangs; false if it reports its failure itself.
+    pub(crate) fn is_hang(&self) -> bool {
+        match self {
+            Self::Stalled { .. } | Self::ProbesFailed { .. } => true,
+            Self::ServerError { .. } => false,
+        }
+    }
 }
 
 /// Logs why an engine is considered dead, and returns the event.
@@ -74,6 +86,8 @@ pub(crate) struct ServingEngine {
     pub(crate) target: Arc<Target>,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) liveness: Liveness,
+    /// The engine's processes; `None` in tests.
+    pub(crate) processes: Option<ProcessObserver>,
 }
 
 /// A monitor of one serving engine.
@@ -81,8 +95,16 @@ pub(crate) struct HealthMonitor {
     engine: ServingEngine,
     interval: Interval,
     last_scrape: Option<(EngineMetrics, Instant)>,
-    /// When the engine's counters last showed progress.
-    last_progress: Instant,
+    progress: Progress,
+    /// The last known value of each counter. A busy engine may not respond to each scrape.
+    counters: Option<EngineMetrics>,
+    /// A counter has moved since the last check of the progress.
+    counters_moved: bool,
+    /// [`Activity::received`](crate::activity::Activity::received) at that check, and its time.
+    received: u64,
+    last_check: Instant,
+    /// [`Activity::traffic`](crate::activity::Activity::traffic), and when it was seen to change.
+    traffic: (u64, Instant),
     /// Consecutive server errors of the health endpoint.
     failed_checks: u32,
     /// Consecutive failed liveness probes.
@@ -96,11 +118,18 @@ impl HealthMonitor {
         let now = Instant::now();
         let mut interval = tokio::time::interval(CHECK_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let evidence = engine.driver.progress_evidence();
+        let activity = &engine.target.activity;
         Self {
+            progress: Progress::new(engine.liveness.stall, evidence),
+            received: activity.received(),
+            traffic: (activity.traffic(), now),
             engine,
             interval,
             last_scrape: None,
-            last_progress: now,
+            counters: None,
+            counters_moved: false,
+            last_check: now,
             failed_checks: 0,
             failed_probes: 0,
             last_probe: now,
@@ -115,7 +144,7 @@ impl HealthMonitor {
                 return unhealthy(error);
             }
             let metrics = self.scrape().await;
-            if let Some(error) = self.check_progress() {
+            if let Some(error) = self.check_progress().await {
                 return unhealthy(error);
             }
             if let Some(error) = self.probe_idle().await {
@@ -163,9 +192,10 @@ impl HealthMonitor {
             Some((earlier, scraped)) => rates(earlier, &metrics, now.duration_since(*scraped)),
             None => Rates::default(),
         };
-        if rates.progressed == Some(true) {
-            self.last_progress = now;
+        if let Some(earlier) = &self.counters {
+            self.counters_moved |= has_progressed(earlier, &metrics);
         }
+        self.counters = Some(metrics.or(self.counters.unwrap_or_default()));
         self.last_scrape = Some((metrics, now));
         Some((metrics, rates))
     }
@@ -184,20 +214,41 @@ impl HealthMonitor {
         }
     }
 
-    /// Checks that a byte or a token has been produced recently if requests are in flight.
-    fn check_progress(&self) -> Option<Unhealthy> {
-        let stall_timeout = self.engine.liveness.stall;
-        let (requests, idle_since) = self.engine.upstream.activity.in_flight();
-        // Either kind of progress counts: bytes of responses, or tokens in the engine's counters.
-        let idle = idle_since.min(self.last_progress.elapsed());
-        (!stall_timeout.is_zero() && requests > 0 && idle >= stall_timeout)
-            .then_some(Unhealthy::Stalled { requests, idle })
+    /// Judges whether the engine is alive while requests are in flight.
+    async fn check_progress(&mut self) -> Option<Unhealthy> {
+        let (now, activity) = (Instant::now(), &self.engine.target.activity);
+        let received = activity.received();
+        let mut seen = Observation {
+            elapsed: now.duration_since(self.last_check),
+            in_flight: activity.in_flight(),
+            progressed: self.counters_moved || received != self.received,
+            reports: self.counters.is_some(),
+            computed: None,
+        };
+        (self.last_check, self.received, self.counters_moved) = (now, received, false);
+        if self.progress.needs_computed(&seen)
+            && let Some(processes) = &self.engine.processes
+        {
+            seen.computed = processes.computed().await;
+        }
+        let Hang { requests, idle } = self.progress.observe(&seen)?;
+        Some(Unhealthy::Stalled { requests, idle })
+    }
+
+    /// Returns the number of requests in flight, and the time since there was any traffic.
+    fn idle_since(&mut self) -> (u32, Duration) {
+        let activity = &self.engine.target.activity;
+        let traffic = activity.traffic();
+        if traffic != self.traffic.0 {
+            self.traffic = (traffic, Instant::now());
+        }
+        (activity.in_flight().total(), self.traffic.1.elapsed())
     }
 
     /// Asks the engine for one token if no request is in flight and the last probe is due again.
     async fn probe_idle(&mut self) -> Option<Unhealthy> {
         let Liveness { probe_interval, probe_timeout, .. } = self.engine.liveness;
-        let (requests, idle_since) = self.engine.upstream.activity.in_flight();
+        let (requests, idle_since) = self.idle_since();
         if probe_interval.is_zero()
             || requests > 0
             || idle_since.min(self.last_probe.elapsed()) < probe_interval
@@ -219,7 +270,7 @@ impl HealthMonitor {
                 self.failed_probes = 0;
             }
             // A request was sent meanwhile; its progress is checked instead.
-            Ok(_) | Err(_) if self.engine.upstream.activity.in_flight().0 > 0 => {}
+            Ok(_) | Err(_) if self.engine.target.activity.in_flight().total() > 0 => {}
             Ok((status, _)) => {
                 self.failed_probes += 1;
                 tracing::warn!(status = %status, "liveness probe of the idle engine failed");

@@ -116,6 +116,12 @@ impl Lease {
         self.grant.slot.report.severed = severed;
     }
 
+    /// Returns the traffic of the engine's current start.
+    #[cfg(test)]
+    pub(crate) fn activity(&self) -> &crate::activity::Activity {
+        &self.grant.target.activity
+    }
+
     #[cfg(test)]
     pub(crate) fn generation(&self) -> pointsman_domain::dispatch::Generation {
         self.grant.slot.generation()

@@ -9,6 +9,7 @@
 //!                      supervisor (one per engine): admit memory, start, probe, watch, sleep, stop
 //! ```
 
+mod activity;
 mod actor;
 mod driver;
 pub mod drivers;
@@ -24,6 +25,7 @@ mod message;
 mod metrics;
 mod probing;
 mod process;
+mod progress;
 mod scrape;
 mod sleeping;
 mod spec;

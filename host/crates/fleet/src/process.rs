@@ -9,6 +9,7 @@ mod cgroup;
 mod command;
 mod explain;
 mod marker;
+mod observer;
 mod output;
 mod proc;
 mod record;
@@ -42,6 +43,7 @@ use self::record::{Record, port_in};
 use self::tracker::{ProcessTracker, Provenance, describe};
 
 pub(crate) use self::explain::explain;
+pub(crate) use self::observer::ProcessObserver;
 pub(crate) use self::output::LogTail;
 pub use self::state_dir::{StateDir, StateDirError};
 pub use self::watchdog::watchdog_main;
@@ -60,6 +62,8 @@ pub(crate) struct Process {
     log_tail: LogTail,
     readers: JoinSet<()>,
     tree: TreeGuard,
+    /// The record of the start, by which its processes are found.
+    record: Record,
 }
 
 /// Processes that did not end after SIGKILL. Their memory is not free, so no other engine may be
@@ -153,7 +157,7 @@ impl Process {
         let id = child.id().unwrap_or_default();
         let tree = TreeGuard {
             tree: Some(Box::new(TrackedTree {
-                tracker: ProcessTracker::new(record, Provenance::Child),
+                tracker: ProcessTracker::new(record.clone(), Provenance::Child),
                 state_dir: state_dir.clone(),
                 span: Span::current(),
             })),
@@ -169,12 +173,17 @@ impl Process {
             let (lane, tail) = (lane.to_owned(), log_tail.clone());
             readers.spawn(read_lines(lane, Stream::Stderr, pipe, tail, on_line));
         }
-        Ok(Self { child, id, log_tail, readers, tree })
+        Ok(Self { child, id, log_tail, readers, tree, record })
     }
 
     /// Returns the id of the process, which is also that of its group and its session.
     pub(crate) fn id(&self) -> u32 {
         self.id
+    }
+
+    /// Returns an observer of the engine's processes.
+    pub(crate) fn observer(&self) -> ProcessObserver {
+        ProcessObserver::new(self.record.clone())
     }
 
     /// Records the resources that the engine would leave behind if all its processes died before

@@ -30,6 +30,10 @@ pub(crate) struct EngineMetrics {
     pub(crate) prompt_tokens: Option<u64>,
     /// Counter: generated tokens.
     pub(crate) generated_tokens: Option<u64>,
+    /// Counter: batches of tokens, of prompts or generated, that were computed.
+    pub(crate) batches: Option<u64>,
+    /// A number that changes when the state of the work on a request changes.
+    pub(crate) work_state: Option<u64>,
     /// Counter: requests that lost their KV cache to others and were restarted.
     pub(crate) preemptions: Option<u64>,
     /// At least one engine sleeps, at any level.
@@ -51,6 +55,8 @@ impl EngineMetrics {
             prefix_hits: self.prefix_hits.or(other.prefix_hits),
             prompt_tokens: self.prompt_tokens.or(other.prompt_tokens),
             generated_tokens: self.generated_tokens.or(other.generated_tokens),
+            batches: self.batches.or(other.batches),
+            work_state: self.work_state.or(other.work_state),
             preemptions: self.preemptions.or(other.preemptions),
             asleep: self.asleep.or(other.asleep),
             slots: self.slots.or(other.slots),
@@ -68,9 +74,22 @@ pub(crate) struct Rates {
     pub(crate) decode_tps: Option<u32>,
     /// Part of the prompt tokens that was found in the prefix cache, in thousandths.
     pub(crate) prefix_hit: Option<u16>,
-    /// True if any token was read or generated. An engine may need minutes for a long prompt, and
-    /// count its tokens only then.
-    pub(crate) progressed: Option<bool>,
+}
+
+/// Returns true if the later scrape shows that the engine has worked in between: a counter has
+/// moved, or the use of the KV cache, which grows with each part of a prompt. The numbers of
+/// running and waiting requests prove nothing, because a hung engine accepts requests.
+pub(crate) fn has_progressed(earlier: &EngineMetrics, later: &EngineMetrics) -> bool {
+    let counters: [fn(&EngineMetrics) -> Option<u64>; 7] = [
+        |metrics| metrics.prefix_queries,
+        |metrics| metrics.prompt_tokens,
+        |metrics| metrics.generated_tokens,
+        |metrics| metrics.preemptions,
+        |metrics| metrics.batches,
+        |metrics| metrics.work_state,
+        |metrics| metrics.kv_used.map(u64::from),
+    ];
+    counters.iter().any(|value| value(earlier).zip(value(later)).is_some_and(|(e, l)| e != l))
 }
 
 /// Compares two scrapes. A counter that decreased shows that the engine was restarted; then no
@@ -89,13 +108,8 @@ pub(crate) fn rates(earlier: &EngineMetrics, later: &EngineMetrics, between: Dur
     {
         return Rates::default();
     }
-    let [queries, hits, read, generated, _] = counters
+    let [queries, hits, _, generated, _] = counters
         .map(|counter| counter(later).zip(counter(earlier)).and_then(|(l, e)| l.checked_sub(e)));
-    let progressed = match (read, generated) {
-        (Some(1..), _) | (_, Some(1..)) => Some(true),
-        (Some(0), Some(0)) => Some(false),
-        _ => None,
-    };
     let running = earlier.running.zip(later.running).filter(|(e, l)| *e > 0 && *l > 0);
     let decode_tps = running.zip(generated).and_then(|((e, l), generated)| {
         let seconds = between.as_secs_f64();
@@ -106,7 +120,7 @@ pub(crate) fn rates(earlier: &EngineMetrics, later: &EngineMetrics, between: Dur
         .zip(hits)
         .filter(|(queries, _)| *queries > 0)
         .map(|(queries, hits)| permille(hits as f64 / queries as f64));
-    Rates { decode_tps, prefix_hit, progressed }
+    Rates { decode_tps, prefix_hit }
 }
 
 /// One line of metrics.

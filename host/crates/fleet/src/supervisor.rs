@@ -214,7 +214,7 @@ impl Supervisor {
     /// Serves until the engine ends, hangs or has to be unloaded.
     async fn serve(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Outcome {
         engine.log.ready();
-        let mut monitor = HealthMonitor::new(self.serving(&engine.target));
+        let mut monitor = HealthMonitor::new(self.serving(&engine));
         self.links.reporter.ready(&engine.target);
         engine.process.record_resources();
         loop {
@@ -241,6 +241,10 @@ impl Supervisor {
                 HealthEvent::Metrics(metrics, rates) => self.links.reporter.metrics(metrics, rates),
                 HealthEvent::Unhealthy(error) => {
                     let description = error.to_string();
+                    // First, so that requests that the engine's end breaks learn the reason.
+                    if error.is_hang() {
+                        engine.target.activity.hung().cancel();
+                    }
                     self.links.reporter.event(EngineEvent::Dying(description.as_str().into()));
                     let description =
                         with_log_tail(description, engine.process.log_tail(), &engine.log);
@@ -285,14 +289,15 @@ impl Supervisor {
         Sleeper { api, strategy, reservation: self.reservation.as_ref() }
     }
 
-    fn serving(&self, target: &Arc<Target>) -> ServingEngine {
+    fn serving(&self, engine: &Engine) -> ServingEngine {
         ServingEngine {
             lane: self.name.clone(),
             slots: self.slots,
             driver: Arc::clone(&self.driver),
-            target: Arc::clone(target),
+            target: Arc::clone(&engine.target),
             upstream: Arc::clone(&self.links.upstream),
             liveness: self.liveness,
+            processes: Some(engine.process.observer()),
         }
     }
 }

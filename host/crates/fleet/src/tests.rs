@@ -160,6 +160,37 @@ async fn silent_engine_causes_an_idle_timeout() {
 }
 
 #[tokio::test]
+async fn silence_before_the_first_data_is_no_idle_timeout() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+                transfer-encoding: chunked\r\n\r\n3\r\n:\n\n\r\n";
+    let (fleet, _tasks, _closed, _engine) = start_fleet_with_engine(head).await;
+    let lease = fleet.acquire(REQUEST).await.unwrap();
+    let mut body = send(&lease).await.unwrap().into_body();
+    assert_eq!(&body.frame().await.unwrap().unwrap().into_data().unwrap()[..], b":\n\n");
+    let in_flight = lease.activity().in_flight();
+    assert_eq!((in_flight.first_data, lease.activity().received()), (1, 0));
+    assert!(tokio::time::timeout(3 * TIMEOUTS.idle, body.frame()).await.is_err());
+}
+
+#[tokio::test]
+async fn requests_learn_that_their_engine_hangs() {
+    let streaming = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    for response in [streaming, ""] {
+        let (fleet, _tasks, _closed, _engine) = start_fleet_with_engine(response).await;
+        let lease = fleet.acquire(REQUEST).await.unwrap();
+        let hung = lease.activity().hung().clone();
+        let request = async { send(&lease).await?.into_body().collect().await };
+        let (result, ()) = tokio::join!(request, async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            hung.cancel();
+        });
+        let error = result.unwrap_err();
+        assert!(matches!(error, EngineError::Hung), "{error}");
+        assert_eq!(lease.activity().in_flight().total(), 0);
+    }
+}
+
+#[tokio::test]
 async fn unreachable_engine_takes_its_lane_down() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let (fleet, tasks) = fleet(port, 1, LIMITS);

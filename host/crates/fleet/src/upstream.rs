@@ -6,8 +6,6 @@
 use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::activity::{InFlightGuard, Phase, is_data};
 use crate::driver::{Driver, Target};
 use crate::spec::Timeouts;
 use crate::tls;
@@ -54,6 +53,9 @@ pub enum EngineError {
     /// The host aborted the response because it is stopping.
     #[error("aborted: the host is stopping")]
     Aborted,
+    /// The host took the engine for hung, and ended it together with its responses.
+    #[error("aborted: the host took the engine for hung and is restarting it")]
+    Hung,
     /// The host aborted the response because its lane has to make room for another lane.
     #[error("aborted: the lane is being evicted and the drain timeout expired")]
     Evicted,
@@ -69,51 +71,6 @@ fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 's
     cause
 }
 
-/// The traffic between the host and an engine, from which the health monitor judges whether the
-/// engine is alive.
-#[derive(Debug)]
-pub(crate) struct Activity {
-    since: Instant,
-    /// Requests whose response is not complete.
-    requests: AtomicU32,
-    /// When a request was last sent or a byte last received, in milliseconds since `since`.
-    last_activity: AtomicU64,
-}
-
-impl Activity {
-    /// Records that data was sent or received.
-    pub(crate) fn record(&self, now: Instant) {
-        // Saturates after half a billion years.
-        let elapsed = u64::try_from(now.duration_since(self.since).as_millis()).unwrap_or(u64::MAX);
-        self.last_activity.store(elapsed, Ordering::Relaxed);
-    }
-
-    /// Returns the number of in-flight requests, and the time since the last activity.
-    pub(crate) fn in_flight(&self) -> (u32, Duration) {
-        let last = Duration::from_millis(self.last_activity.load(Ordering::Relaxed));
-        // Another thread may record activity between the two clock readings.
-        (self.requests.load(Ordering::Relaxed), self.since.elapsed().saturating_sub(last))
-    }
-}
-
-/// A guard that counts one request as in-flight until dropped.
-#[derive(Debug)]
-struct InFlightGuard(Arc<Activity>);
-
-impl InFlightGuard {
-    fn new(activity: &Arc<Activity>) -> Self {
-        activity.requests.fetch_add(1, Ordering::Relaxed);
-        activity.record(Instant::now());
-        Self(Arc::clone(activity))
-    }
-}
-
-impl Drop for InFlightGuard {
-    fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// The HTTP client of one lane, used for all generations of its engine.
 #[derive(Debug)]
 pub(crate) struct Upstream {
@@ -123,7 +80,6 @@ pub(crate) struct Upstream {
     fresh: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     reuses_connections: bool,
     pub(crate) timeouts: Timeouts,
-    pub(crate) activity: Arc<Activity>,
 }
 
 impl Upstream {
@@ -138,17 +94,11 @@ impl Upstream {
                 .pool_max_idle_per_host(max_idle)
                 .build(tls::connector(connector, driver.trusted_roots()))
         };
-        let activity = Activity {
-            since: Instant::now(),
-            requests: AtomicU32::new(0),
-            last_activity: AtomicU64::new(0),
-        };
         Self {
             pooled: client(slots as usize),
             fresh: client(0),
             reuses_connections: driver.reuses_connections(),
             timeouts,
-            activity: Arc::new(activity),
         }
     }
 
@@ -164,8 +114,13 @@ impl Upstream {
         let key = request.headers_mut().remove(header::AUTHORIZATION);
         *request.headers_mut() = headers;
         request.headers_mut().extend(key.map(|key| (header::AUTHORIZATION, key)));
-        let in_flight = InFlightGuard::new(&self.activity);
-        let response = self.send(request).await?;
+        let in_flight = InFlightGuard::new(&target.activity);
+        let hung = target.activity.hung();
+        let response = match hung.run_until_cancelled(self.send(request)).await {
+            Some(Err(_)) if hung.is_cancelled() => return Err(EngineError::Hung),
+            Some(response) => response?,
+            None => return Err(EngineError::Hung),
+        };
         Ok(response.map(|body| EngineBody::new(body, self.timeouts.idle, in_flight)))
     }
 
@@ -260,25 +215,43 @@ fn client_error(error: hyper_util::client::legacy::Error) -> EngineError {
 pub struct EngineBody {
     incoming: Incoming,
     idle_timeout: Duration,
-    last_frame: Instant,
+    /// When data arrived last, or the client took it; comments of a stream do not count.
+    last_data: Instant,
     // Reset only when it fires, because a response can have thousands of frames.
     idle_timer: Pin<Box<Sleep>>,
     in_flight: InFlightGuard,
     abort: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    hung: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl EngineBody {
     fn new(incoming: Incoming, idle_timeout: Duration, in_flight: InFlightGuard) -> Self {
-        let last_frame = Instant::now();
-        in_flight.0.record(last_frame);
+        let hung = Box::pin(in_flight.activity().hung().clone().cancelled_owned());
         Self {
             incoming,
             idle_timeout,
-            last_frame,
+            last_data: Instant::now(),
             idle_timer: Box::pin(tokio::time::sleep(idle_timeout)),
             in_flight,
             abort: None,
+            hung,
         }
+    }
+
+    /// Notes a frame that has arrived.
+    fn received(
+        &mut self,
+        frame: Result<Frame<Bytes>, hyper::Error>,
+    ) -> Result<Frame<Bytes>, EngineError> {
+        let frame = frame.map_err(|error| match self.in_flight.activity().hung().is_cancelled() {
+            true => EngineError::Hung,
+            false => EngineError::Broken(error.into()),
+        })?;
+        if frame.data_ref().is_some_and(|data| is_data(data)) {
+            self.last_data = Instant::now();
+            self.in_flight.received();
+        }
+        Ok(frame)
     }
 
     /// Ends the body with [`EngineError::Evicted`] when `abort` is cancelled.
@@ -299,22 +272,30 @@ impl Body for EngineBody {
         let this = &mut *self;
         // Data that has arrived is delivered before an abort or a timeout is reported.
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
-            this.last_frame = Instant::now();
-            this.in_flight.0.record(this.last_frame);
-            return Poll::Ready(
-                frame.map(|frame| frame.map_err(|error| EngineError::Broken(error.into()))),
-            );
+            return Poll::Ready(frame.map(|frame| this.received(frame)));
+        }
+        if this.in_flight.wants_data() {
+            // The client may have taken its time.
+            this.last_data = Instant::now();
+        }
+        if this.hung.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(EngineError::Hung)));
         }
         if this.abort.as_mut().is_some_and(|abort| abort.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Some(Err(EngineError::Evicted)));
         }
         loop {
             ready!(this.idle_timer.as_mut().poll(cx));
-            let deadline = this.last_frame + this.idle_timeout;
-            if Instant::now() >= deadline {
+            let now = Instant::now();
+            if this.in_flight.phase() == Phase::FirstData {
+                // Until then, the timeout of the first byte applies.
+                this.last_data = now;
+            }
+            let deadline = this.last_data + this.idle_timeout;
+            if now >= deadline {
                 return Poll::Ready(Some(Err(EngineError::IdleTimeout(this.idle_timeout))));
             }
-            // Frames have arrived since the timer was set.
+            // Data has arrived since the timer was set.
             this.idle_timer.as_mut().reset(deadline);
         }
     }

@@ -300,6 +300,7 @@ mod tests {
             (status(503), ErrorCode::EngineOverloaded),
             (status(500), ErrorCode::EngineError),
             (status(307), ErrorCode::EngineError),
+            (AttemptError::Engine(EngineError::Hung), ErrorCode::EngineHung),
             (unsupported(500), ErrorCode::InvalidRequest),
             (unsupported(501), ErrorCode::NotSupported),
             (

@@ -93,6 +93,8 @@ error_codes! {
     EngineOverloaded = "engine_overloaded", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
     /// The engine failed, or a response ended after its first byte.
     EngineError = "engine_error", BAD_GATEWAY, "server_error", retry_after: false;
+    /// The host took the engine for hung, and restarts it.
+    EngineHung = "engine_hung", BAD_GATEWAY, "server_error", retry_after: true;
     /// The engine refused the host's own key; the operator has to correct it.
     EngineKeyRefused = "engine_key_refused", BAD_GATEWAY, "server_error", retry_after: false;
     /// An external engine returned 429: it limits the rate of the host's requests.

@@ -191,6 +191,7 @@ impl AttemptError {
 pub(crate) fn engine_code(error: &EngineError) -> ErrorCode {
     match error {
         EngineError::Evicted => ErrorCode::NoLaneAvailable,
+        EngineError::Hung => ErrorCode::EngineHung,
         EngineError::IdleTimeout { .. } => ErrorCode::EngineTimeout,
         EngineError::Connect { .. }
         | EngineError::Broken { .. }
@@ -207,6 +208,7 @@ pub(crate) fn engine_failure(error: &EngineError) -> EngineFailure {
         EngineError::IdleTimeout(_) => EngineFailure::IdleTimeout,
         EngineError::Unfinished => EngineFailure::Unfinished,
         EngineError::Aborted => EngineFailure::Aborted,
+        EngineError::Hung => EngineFailure::Hung,
         EngineError::Evicted => EngineFailure::Evicted,
     }
 }
@@ -219,6 +221,7 @@ pub(crate) fn cause_of(error: &EngineError) -> &'static str {
         EngineError::IdleTimeout { .. } => "idle_timeout",
         EngineError::Unfinished => "unfinished",
         EngineError::Aborted => "aborted",
+        EngineError::Hung => "hung",
         EngineError::Evicted => "evicted",
     }
 }

@@ -216,8 +216,10 @@ fn llama_server_command_is_built_from_keys() {
 fn command_driver_runs_any_program() {
     let text = "driver = \"command\"\ncommand = [\"ollama\", \"serve\"]\nenv = { OLLAMA_HOST = \
         \"127.0.0.1:{port}\" }\n";
-    let ollama = lane(&engine(text)).engine;
-    let Program { command_line, ready_path, run } = ollama.downcast_ref().unwrap();
+    let lane = self::lane(&engine(text));
+    // Nothing is known of the engine's work.
+    assert_eq!(lane.liveness.stall, Duration::ZERO);
+    let Program { command_line, ready_path, run } = lane.engine.downcast_ref().unwrap();
     let CommandLine { command, env } = command_line;
     assert_eq!((command.len(), env.len(), ready_path.as_str()), (2, 1, "/health"));
     assert_eq!(

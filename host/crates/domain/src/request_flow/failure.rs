@@ -22,6 +22,8 @@ pub enum EngineFailure {
     Status(u16),
     /// The engine reported with this status that it cannot do what the client asks for.
     Unsupported(u16),
+    /// The host took the engine for hung, and ended it.
+    Hung,
     /// The stream ended without its end marker.
     Unfinished,
     /// The engine reported an error in the middle of the stream.
@@ -47,7 +49,7 @@ impl EngineFailure {
     pub fn trigger(self) -> Option<Trigger> {
         match self {
             Self::Connect => Some(Trigger::ConnectError),
-            Self::Evicted => Some(Trigger::EngineRestart),
+            Self::Evicted | Self::Hung => Some(Trigger::EngineRestart),
             Self::FirstByteTimeout => Some(Trigger::FirstTokenTimeout),
             Self::Status(TOO_MANY_REQUESTS | SERVICE_UNAVAILABLE) => Some(Trigger::Overloaded),
             Self::Unsupported(_) => None,
@@ -74,6 +76,7 @@ impl EngineFailure {
             | Self::Unfinished
             | Self::ErrorEvent
             | Self::NotAStream
+            | Self::Hung
             | Self::Evicted => self.trigger().map_or(AttemptResult::Other, AttemptResult::from),
         }
     }
@@ -90,13 +93,14 @@ impl EngineFailure {
             | Self::IdleTimeout
             | Self::FirstByteTimeout
             | Self::Unfinished
+            | Self::Hung
             | Self::ErrorEvent => true,
         }
     }
 
     /// Returns true if the connection is gone, and perhaps the engine with it.
     pub fn is_severed(self) -> bool {
-        matches!(self, Self::Connect | Self::Broken)
+        matches!(self, Self::Connect | Self::Broken | Self::Hung)
     }
 
     /// Returns the HTTP status of the engine's response; 0 if there was none.
@@ -110,6 +114,7 @@ impl EngineFailure {
             | Self::Unfinished
             | Self::ErrorEvent
             | Self::NotAStream
+            | Self::Hung
             | Self::Evicted
             | Self::Aborted => 0,
         }

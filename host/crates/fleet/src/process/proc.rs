@@ -14,7 +14,7 @@ use super::marker::{Marker, in_environ};
 
 /// Ticks per second of start times: `USER_HZ`, which is 100 on every architecture that Rust has a
 /// Linux target for.
-const TICKS_PER_SECOND: u64 = 100;
+pub(super) const TICKS_PER_SECOND: u64 = 100;
 
 /// The identity of a process. Unlike a process id alone, it is never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +36,8 @@ pub(super) struct ProcessSnapshot {
     pub(super) session: u32,
     /// The process is a zombie: it has ended, but its parent has not reaped it. It holds no memory.
     pub(super) dead: bool,
+    /// Processor time that the process has used, in ticks of [`TICKS_PER_SECOND`].
+    pub(super) used: u64,
 }
 
 impl ProcessSnapshot {
@@ -52,6 +54,7 @@ impl ProcessSnapshot {
             // The main thread of a process can be a zombie while other threads run; the process is
             // alive then.
             dead: matches!(stat.state, 'Z' | 'X') && stat.num_threads <= 1,
+            used: stat.utime.saturating_add(stat.stime),
         })
     }
 }
@@ -214,7 +217,7 @@ mod tests {
     #[test]
     fn the_own_process_is_found() {
         let me = snapshot(std::process::id()).unwrap();
-        assert!(!me.dead && all().contains(&me));
+        assert!(!me.dead && all().iter().any(|process| process.id == me.id));
         assert!(age(me.id).unwrap() < Duration::from_secs(3600));
     }
 }

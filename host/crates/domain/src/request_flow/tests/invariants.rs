@@ -42,7 +42,7 @@ fn rejection() -> Rejection {
 }
 
 fn arbitrary_decision(choose: &mut Choose<'_>) -> Event<'static> {
-    let decision = match choose(11) {
+    let decision = match choose(12) {
         0 => Decision::NoLane(NoLaneReason::FilteredOut),
         1 => Decision::Reject(PolicyRef::new("p", "1"), rejection()),
         _ => Decision::Route(arbitrary_plan(choose)),
@@ -59,7 +59,7 @@ fn arbitrary_recovery(choose: &mut Choose<'_>) -> Recovery {
 }
 
 fn arbitrary_failure(choose: &mut Choose<'_>) -> Event<'static> {
-    Event::Failed(match choose(11) {
+    Event::Failed(match choose(12) {
         0 | 1 => EngineFailure::Connect,
         2 => EngineFailure::Broken,
         3 => EngineFailure::IdleTimeout,
@@ -68,7 +68,8 @@ fn arbitrary_failure(choose: &mut Choose<'_>) -> Event<'static> {
         6 => EngineFailure::Unfinished,
         7 => EngineFailure::ErrorEvent,
         8 => EngineFailure::NotAStream,
-        9 => EngineFailure::Unsupported(501),
+        9 => EngineFailure::Hung,
+        10 => EngineFailure::Unsupported(501),
         _ => EngineFailure::Evicted,
     })
 }
@@ -100,7 +101,7 @@ impl Inputs {
 
     /// Returns one of all events.
     fn arbitrary(&self, choose: &mut Choose<'_>) -> Event<'_> {
-        match choose(11) {
+        match choose(12) {
             0 => Event::Accepted { tenant: None },
             1 => Event::Refused,
             2 => arbitrary_decision(choose),

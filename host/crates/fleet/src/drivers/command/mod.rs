@@ -1,5 +1,7 @@
 //! `driver = "command"`: any program with the OpenAI API that the host starts.
 
+use std::time::Duration;
+
 use pointsman_domain::EngineKind;
 use pointsman_settings::Section;
 
@@ -14,7 +16,8 @@ pub static DRIVER: DriverInfo = DriverInfo {
     key: "command",
     purpose: Some("any other program"),
     kind: EngineKind::Other,
-    defaults: LaneDefaults::MANAGED,
+    // Nothing is known of its work, so that silence proves nothing.
+    defaults: LaneDefaults { stall: Duration::ZERO, ..LaneDefaults::MANAGED },
     read,
 };
 

@@ -1,5 +1,6 @@
 //! `driver = "external"`: an existing server with the OpenAI API, which the host does not start.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
@@ -140,7 +141,15 @@ impl Driver for ExternalSpec {
 
     fn target(&self, _port: u16) -> Target {
         let Self { https, authority, base_path, key, .. } = self.clone();
-        Target { https, authority, base_path, key, priorities: false, external: true }
+        Target {
+            https,
+            authority,
+            base_path,
+            key,
+            priorities: false,
+            external: true,
+            activity: Arc::default(),
+        }
     }
 
     fn probe_interval(&self) -> Duration {

@@ -1,5 +1,7 @@
 //! llama.cpp's own metrics: `/metrics`, and `/slots`. The names are those of b11434.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use serde_json::Value;
 
 use crate::driver::MetricsSource;
@@ -10,7 +12,14 @@ pub(super) const SOURCES: [MetricsSource; 2] = [
     ("/metrics", |body| llama_cpp(&String::from_utf8_lossy(body))),
     ("/slots", |body| {
         let (slots, slots_busy) = slots(body).unzip();
-        EngineMetrics { slots, slots_busy, running: slots_busy, ..EngineMetrics::default() }
+        let work_state = work_state(body);
+        EngineMetrics {
+            slots,
+            slots_busy,
+            running: slots_busy,
+            work_state,
+            ..EngineMetrics::default()
+        }
     }),
 ];
 
@@ -26,6 +35,7 @@ pub(crate) fn llama_cpp(text: &str) -> EngineMetrics {
             "kv_cache_usage_ratio" => keep_max(&mut metrics.kv_used, value),
             "prompt_tokens" => add(&mut computed, value),
             "prompt_tokens_cached" => add(&mut metrics.prefix_hits, value),
+            "n_decode" => add(&mut metrics.batches, value),
             "tokens_predicted" => add(&mut metrics.generated_tokens, value),
             _ => {}
         }
@@ -48,6 +58,22 @@ pub(crate) fn slots(json: &[u8]) -> Option<(u32, u32)> {
         busy += u32::from(slot["is_processing"].as_bool().or_else(state)?);
     }
     Some((u32::try_from(slots.len()).ok()?, busy))
+}
+
+/// Returns a number that changes with the progress of any slot: the tokens of its prompt that were
+/// processed, and those that it has generated. `None` if the slots do not report them.
+pub(crate) fn work_state(json: &[u8]) -> Option<u64> {
+    let Ok(Value::Array(slots)) = serde_json::from_slice(json) else { return None };
+    let mut hasher = DefaultHasher::new();
+    let mut known = false;
+    for slot in &slots {
+        for key in ["id_task", "n_prompt_tokens_processed", "n_past", "n_decoded", "next_token"] {
+            let value = slot.get(key).map(Value::to_string);
+            known |= value.is_some();
+            value.hash(&mut hasher);
+        }
+    }
+    known.then(|| hasher.finish())
 }
 
 #[cfg(test)]

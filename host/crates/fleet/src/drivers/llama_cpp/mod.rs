@@ -13,6 +13,7 @@ use crate::driver::{
 };
 use crate::engine_spec::{CommandLine, ProcessSpec};
 use crate::memory::Pool;
+use crate::progress::Evidence;
 
 /// The driver.
 pub static DRIVER: DriverInfo = DriverInfo {
@@ -52,6 +53,12 @@ impl Driver for LlamaCpp {
     fn reuses_connections(&self) -> bool {
         // The server closes the connection after a stream without announcing it (seen with b115xx).
         false
+    }
+
+    fn progress_evidence(&self) -> Evidence {
+        // `n_decode` and the slots move with each batch of a prompt. A batch can take longer than
+        // any timeout on a processor, which is then in use.
+        Evidence { prompts: true, counters: true, computing: true }
     }
 
     fn metrics_sources(&self) -> &'static [MetricsSource] {

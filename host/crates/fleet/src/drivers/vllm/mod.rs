@@ -39,6 +39,7 @@ use crate::engine_spec::{CommandLine, ProcessSpec, UnloadMode};
 use crate::footprint::format_size;
 use crate::launch::Launch;
 use crate::memory::Pool;
+use crate::progress::Evidence;
 
 /// The driver.
 pub static DRIVER: DriverInfo = DriverInfo {
@@ -95,6 +96,12 @@ impl Driver for Vllm {
 
     fn ready_paths(&self) -> Vec<&str> {
         vec!["/health"]
+    }
+
+    fn progress_evidence(&self) -> Evidence {
+        // Tokens, also those of the prompt, are counted with the first output. The processes poll
+        // the GPU in a loop, whether it works or not.
+        Evidence { prompts: false, counters: true, computing: false }
     }
 
     fn metrics_sources(&self) -> &'static [MetricsSource] {

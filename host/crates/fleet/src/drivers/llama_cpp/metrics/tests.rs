@@ -34,6 +34,7 @@ fn recorded_llama_cpp_metrics_are_parsed() {
         prefix_hits: Some(0),
         prompt_tokens: Some(0),
         generated_tokens: Some(0),
+        batches: Some(0),
         ..EngineMetrics::default()
     };
     assert_eq!(llama_cpp(LLAMA_CPP), idle);
@@ -76,6 +77,25 @@ fn slots_are_counted() {
         "[[",
     ] {
         assert_eq!(slots(other.as_bytes()), None, "{other}");
+    }
+}
+
+#[test]
+fn work_on_a_prompt_changes_the_state() {
+    // As in the capture of a long prompt.
+    let slots = |read: u32, decoded: u32| {
+        let next = format!("{{\"has_next_token\":true,\"n_decoded\":{decoded}}}");
+        let slot = format!(
+            "[{{\"id\":0,\"is_processing\":true,\"n_prompt_tokens_processed\":{read},\
+             \"next_token\":[{next}]}}]"
+        );
+        work_state(slot.as_bytes()).unwrap()
+    };
+    assert_eq!(slots(0, 0), slots(0, 0));
+    assert_ne!(slots(0, 0), slots(2048, 0));
+    assert_ne!(slots(3781, 0), slots(3781, 1));
+    for other in ["", "{}", r#"[{"id":0,"is_processing":false}]"#] {
+        assert_eq!(work_state(other.as_bytes()), None, "{other}");
     }
 }
 

@@ -56,8 +56,7 @@ fn recorded() -> EngineMetrics {
         generated_tokens: Some(32),
         preemptions: Some(0),
         asleep: Some(false),
-        slots: None,
-        slots_busy: None,
+        ..EngineMetrics::default()
     }
 }
 
