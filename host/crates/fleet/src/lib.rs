@@ -68,6 +68,7 @@ pub use self::footprint::{Footprint, FootprintError, Serving, estimate_footprint
 pub use self::lease::Lease;
 pub use self::memory::{Gpu, Holder, Machine, Pool};
 pub use self::metrics::FleetMetrics;
+use self::process::reap_orphans;
 pub use self::process::{StateDir, StateDirError, watchdog_main};
 pub use self::spec::{FleetSpec, GroupSpec, LaneSpec, Liveness, Residency, Rules, Timeouts};
 pub use self::status::LaneStatus;
@@ -123,6 +124,13 @@ impl Fleet {
             secret_variables: spec.secret_variables.as_slice().into(),
         };
         let mut supervisors = JoinSet::new();
+        let (reaper_stop, reaper_dir) = (stop.clone(), shared.state_dir.clone());
+        supervisors.spawn(async move {
+            let ended = reaper_stop.run_until_cancelled(reap_orphans(reaper_dir)).await;
+            if let Some(Err(error)) = ended {
+                tracing::warn!(error = %error, "orphans of engines are reaped only at their end");
+            }
+        });
         let mut handles = Vec::new();
         let mut statuses = Vec::new();
         for (info, lane) in topology.lanes().iter().zip(&spec.lanes) {

@@ -12,6 +12,7 @@ mod marker;
 mod observer;
 mod output;
 mod proc;
+mod reaper;
 mod record;
 mod scratch;
 mod shared;
@@ -45,6 +46,7 @@ use self::tracker::{ProcessTracker, Provenance, describe};
 pub(crate) use self::explain::explain;
 pub(crate) use self::observer::ProcessObserver;
 pub(crate) use self::output::LogTail;
+pub(crate) use self::reaper::reap_orphans;
 pub use self::state_dir::{StateDir, StateDirError};
 pub use self::watchdog::watchdog_main;
 

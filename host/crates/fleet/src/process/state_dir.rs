@@ -7,7 +7,7 @@
 //!   <dir>/tmp/<lane>-<nonce>/  its scratch directory
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -240,6 +240,15 @@ impl StateDir {
         {
             remove_record(&record_file(dir, &marker.lane));
         }
+    }
+
+    /// Returns the ids of the children that the host waits for itself: the first processes of its
+    /// engines, and the watchdog.
+    pub(super) fn children(&self) -> HashSet<u32> {
+        let running = self.running();
+        let leaders = running.engines.values().filter_map(|record| record.leader);
+        let watchdog = running.watchdog.as_ref().and_then(Watchdog::id);
+        leaders.map(|leader| leader.pid).chain(watchdog).collect()
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {

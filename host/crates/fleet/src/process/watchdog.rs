@@ -172,7 +172,6 @@ impl Watchdog {
     }
 
     /// Returns the process id, if the watchdog was started.
-    #[cfg(test)]
     pub(super) fn id(&self) -> Option<u32> {
         self.running.as_ref().map(|(child, _)| child.id())
     }
