@@ -34,6 +34,9 @@ pub struct ProcessSpec {
     pub directory: Option<PathBuf>,
     /// Port; if `None`, a free one is chosen at each start.
     pub port: Option<u16>,
+    /// The engine is ready only if one of its own processes listens on the port. False for an
+    /// engine in a container, whose processes are not the host's descendants.
+    pub check_listener: bool,
     /// Maximum time from the start of the process until the engine is ready.
     pub start_timeout: Duration,
     /// Time between SIGTERM and SIGKILL.

@@ -271,16 +271,23 @@ impl HealthMonitor {
             }
             // A request was sent meanwhile; its progress is checked instead.
             Ok(_) | Err(_) if self.engine.target.activity.in_flight().total() > 0 => {}
-            Ok((status, _)) => {
-                self.failed_probes += 1;
-                tracing::warn!(status = %status, "liveness probe of the idle engine failed");
-            }
-            Err(error) => {
-                self.failed_probes += 1;
-                tracing::warn!(error = %error, "liveness probe of the idle engine failed");
-            }
+            failed => self.count_failed_probe(failed.map(|(status, _)| status)).await,
         }
         let failures = self.failed_probes;
         (failures >= MAX_FAILED_PROBES).then_some(Unhealthy::ProbesFailed { failures })
+    }
+
+    /// Counts a failed probe, unless the engine has worked meanwhile: for a client that does not
+    /// use the host, for example.
+    async fn count_failed_probe(&mut self, failed: Result<StatusCode, EngineError>) {
+        self.scrape().await;
+        if std::mem::take(&mut self.counters_moved) {
+            self.failed_probes = 0;
+            return;
+        }
+        self.failed_probes += 1;
+        let status = failed.as_ref().ok().map(|status| tracing::field::display(*status));
+        let error = failed.as_ref().err().map(tracing::field::display);
+        tracing::warn!(status, error, "liveness probe of the idle engine failed");
     }
 }

@@ -8,6 +8,7 @@
 mod cgroup;
 mod command;
 mod explain;
+mod listener;
 mod marker;
 mod observer;
 mod output;

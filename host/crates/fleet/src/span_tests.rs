@@ -101,7 +101,7 @@ impl Subscriber for Collector {
 }
 
 /// An engine that is started, but never ready.
-fn sleeping_engine() -> EngineSpec {
+pub(super) fn sleeping_engine(port: Option<u16>, check_listener: bool) -> EngineSpec {
     let program = Program {
         command_line: CommandLine {
             command: ["sleep", "1000"].map(str::to_owned).to_vec(),
@@ -110,7 +110,8 @@ fn sleeping_engine() -> EngineSpec {
         ready_path: "/health".into(),
         run: ProcessSpec {
             directory: None,
-            port: None,
+            port,
+            check_listener,
             start_timeout: Duration::from_secs(1000),
             stop_grace: Duration::from_secs(10),
             backoff: engine_spec::NO_BACK_OFF,
@@ -123,7 +124,7 @@ fn sleeping_engine() -> EngineSpec {
 async fn engine_events_are_inside_the_lane_and_engine_spans() {
     let collector = Collector::default();
     let _default = tracing::subscriber::set_default(collector.clone());
-    let (fleet, tasks) = start_lane(sleeping_engine(), Residency::Always, 1, LIMITS);
+    let (fleet, tasks) = start_lane(sleeping_engine(None, true), Residency::Always, 1, LIMITS);
     // The supervisor logs the start before it waits for anything else.
     let mut status = fleet.statuses[0].clone();
     let started = status.wait_for(|status| status.pid.is_some());

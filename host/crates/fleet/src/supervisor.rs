@@ -77,6 +77,7 @@ pub(crate) struct Supervisor {
 pub(crate) struct Engine {
     process: Process,
     target: Arc<Target>,
+    port: u16,
     log: LoadLog,
     /// The `engine` span of this start, entered again to stop the engine while it sleeps.
     span: Span,

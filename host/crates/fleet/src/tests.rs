@@ -190,6 +190,22 @@ async fn requests_learn_that_their_engine_hangs() {
     }
 }
 
+/// A local process that is quicker at the engine's port gets no requests.
+#[tokio::test]
+async fn engine_is_ready_only_if_it_listens_itself() {
+    for check_listener in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(engine(listener, "", watch::channel(0).0));
+        let spec = super::span_tests::sleeping_engine(Some(port), check_listener);
+        let (fleet, fleet_tasks) = start_lane(spec, Residency::Always, 1, LIMITS);
+        let ready = tokio::time::timeout(Duration::from_secs(2), fleet.wait_for(serving)).await;
+        assert_eq!(ready.is_ok(), !check_listener);
+        fleet_tasks.shutdown().await;
+    }
+}
+
 #[tokio::test]
 async fn unreachable_engine_takes_its_lane_down() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();

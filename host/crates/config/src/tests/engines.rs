@@ -220,6 +220,7 @@ fn command_driver_runs_any_program() {
     // Nothing is known of the engine's work.
     assert_eq!(lane.liveness.stall, Duration::ZERO);
     let Program { command_line, ready_path, run } = lane.engine.downcast_ref().unwrap();
+    assert!(run.check_listener);
     let CommandLine { command, env } = command_line;
     assert_eq!((command.len(), env.len(), ready_path.as_str()), (2, 1, "/health"));
     assert_eq!(

@@ -29,6 +29,7 @@ pub(super) fn read_run(
     let spec = ProcessSpec {
         directory: Some(folder.join(section.string("directory").unwrap_or("."))),
         port: (port != 0).then_some(port),
+        check_listener: section.bool("check-listener", true),
         start_timeout: section.positive_duration("start-timeout", start_timeout),
         stop_grace: section.duration("stop-grace", stop_grace),
         backoff: Backoff {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::listener;
 use super::proc::{Id, TICKS_PER_SECOND};
 use super::record::Record;
 use super::tracker::{ProcessTracker, Provenance};
@@ -37,6 +38,17 @@ impl ProcessObserver {
     /// call, and if no process can be read.
     pub(crate) async fn computed(&self) -> Option<bool> {
         self.blocking(Observer::computed).await.flatten()
+    }
+
+    /// Returns true if the engine's processes listen on the port of the loopback address, and no
+    /// other process does; `None` if that cannot be read.
+    pub(crate) async fn listens_on(&self, port: u16) -> Option<bool> {
+        let listens = move |observer: &mut Observer| {
+            let found = observer.tracker.scan();
+            let pids: Vec<u32> = found.iter().map(|process| process.id.pid).collect();
+            listener::is_held_by(&pids, port)
+        };
+        self.blocking(listens).await.flatten()
     }
 
     /// Runs a reading of `/proc`, which takes some milliseconds.

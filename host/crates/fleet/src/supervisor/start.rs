@@ -12,9 +12,10 @@ use super::{Engine, Outcome, Supervisor};
 use crate::driver::Target;
 use crate::drivers::vllm::sleep::canary;
 use crate::engine_spec::{ProcessSpec, UnloadMode};
+use crate::launch::HOST;
 use crate::loading::LoadLog;
 use crate::probing::{PROBE_TIMEOUT, probe};
-use crate::process::{Process, free_port};
+use crate::process::{Process, ProcessObserver, free_port};
 
 /// The interval between readiness probes of an engine that is loading.
 const LOADING_PROBE_INTERVAL: Duration = Duration::from_millis(50);
@@ -74,9 +75,9 @@ impl Supervisor {
         for warning in prepared.warnings {
             tracing::warn!("{warning}");
         }
-        let log = LoadLog::new(self.links.status.clone());
         let mut launch = prepared.launch;
         launch.remove_env.extend(self.shared.secret_variables.iter().cloned());
+        let log = LoadLog::new(self.links.status.clone());
         let on_line = log.clone();
         let process =
             Process::start(&self.name, &launch, &self.shared.state_dir, move |line: &str| {
@@ -95,16 +96,19 @@ impl Supervisor {
             status.progress = Some("started".to_owned());
         });
         tracing::info!(event = "engine_starting", pid, port, "engine started");
-        Ok(Engine { process, target: Arc::new(self.driver.target(port)), log, span: span.clone() })
+        let target = Arc::new(self.driver.target(port));
+        Ok(Engine { process, target, port, log, span: span.clone() })
     }
 
     /// Waits until the engine is ready, and serves until it ends.
     async fn await_ready(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Outcome {
         let begun = Instant::now();
+        let observer = spec.check_listener.then(|| engine.process.observer());
+        let until_ready = self.until_ready(&engine.target, engine.port, observer);
         let ready = tokio::select! {
             () = self.shared.stop.cancelled() => None,
             ended = engine.process.ended() => Some(Err(ended)),
-            ready = tokio::time::timeout(spec.start_timeout, self.until_ready(&engine.target)) => {
+            ready = tokio::time::timeout(spec.start_timeout, until_ready) => {
                 Some(Ok(ready))
             }
         };
@@ -153,10 +157,41 @@ impl Supervisor {
         }
     }
 
-    /// Waits until the engine is ready to serve requests.
-    async fn until_ready(&self, target: &Target) {
-        while probe(&*self.driver, &self.links.upstream, target).await.is_err() {
+    /// Waits until the engine is ready to serve requests. Nothing is sent to the port before the
+    /// `observer` has found the engine's own processes listening on it.
+    async fn until_ready(&self, target: &Target, port: u16, observer: Option<ProcessObserver>) {
+        let mut unverified = observer;
+        let mut warned = false;
+        loop {
+            if let Some(observer) = &unverified
+                && is_bound(port).await
+            {
+                let listens = observer.listens_on(port).await;
+                if listens == Some(false) && !warned {
+                    warned = true;
+                    tracing::warn!(
+                        event = "foreign_listener",
+                        port,
+                        "another process listens on the engine's port; waiting for the engine \
+                         (`check-listener = false` for an engine in a container)"
+                    );
+                }
+                if listens != Some(false) {
+                    unverified = None;
+                }
+            }
+            if unverified.is_none()
+                && probe(&*self.driver, &self.links.upstream, target).await.is_ok()
+            {
+                return;
+            }
             tokio::time::sleep(LOADING_PROBE_INTERVAL).await;
         }
     }
+}
+
+/// Returns true if a process listens on the port.
+async fn is_bound(port: u16) -> bool {
+    let connected = tokio::net::TcpStream::connect((HOST, port));
+    tokio::time::timeout(PROBE_TIMEOUT, connected).await.is_ok_and(|connected| connected.is_ok())
 }

@@ -332,7 +332,7 @@ fn client_and_first_byte_timeouts_expire() {
         with_timeout(1, 60, true),
         request(s(2), "m"),
         // A response that is not streamed has its first byte when it is complete: too late for the
-        // client of the first of these, and for the lane in the second.
+        // client of the first of these. The lane's limit is for streams only.
         with_timeout(60, 1, false),
         with_timeout(61, 9, false),
     ];
@@ -342,11 +342,15 @@ fn client_and_first_byte_timeouts_expire() {
         (44_000, RequestResult::Answered),
         (44_000, RequestResult::Answered),
         (61_000, RequestResult::ClientGone),
-        (62_500, RequestResult::Error),
+        (65_000, RequestResult::Answered),
     ];
     assert_eq!(log.ends_in_ms(), expected);
     assert_eq!(totals.client_gone, 2);
-    assert_eq!(log.ends[4].attempts[0], AttemptResult::FirstTokenTimeout);
+    let first_byte_timeout = Duration::from_millis(500);
+    let fleet = self::fleet(vec![Lane { first_byte_timeout, ..lane("a", &["m"]) }]);
+    let (_, log) = simulate(&fleet, &[], [with_timeout(0, 60, true)]);
+    assert_eq!(log.ends_in_ms(), [(40_500, RequestResult::Error)]);
+    assert_eq!(log.ends[0].attempts[0], AttemptResult::FirstTokenTimeout);
 }
 
 #[test]
