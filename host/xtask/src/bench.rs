@@ -237,7 +237,8 @@ fn pointsman(
     let config = format!(
         "[log]\nlevel = \"warn\"\n[policies]\ndir = {policies:?}\n{policy}[[lanes]]\nname = \
          \"coder\"\nmodels = [\"a\"]\nslots = 64\n\
-         [lanes.engine]\ndriver = \"external\"\nurl = \"http://127.0.0.1:{engine}\"\n"
+         [lanes.engine]\ndriver = \"external\"\nurl = \"http://127.0.0.1:{engine}\"\n\
+         reuse-connections = true\n"
     );
     fs::write(&file, config)?;
     let mut command = Command::new(release.join("pointsman"));

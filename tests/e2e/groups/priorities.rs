@@ -50,7 +50,8 @@ fn spawn_chat(host: &Host, priority: u64) -> std::thread::JoinHandle<u16> {
 /// Returns the ids of the requests in the order in which the engine served them.
 fn served(host: &Host) -> Vec<String> {
     let served = engine_state(host, "a")["served"].clone();
-    let id = |id: &Value| id.as_str().unwrap().trim_start_matches("chatcmpl-").to_owned();
+    // The host appends a random part to each id.
+    let id = |id: &Value| id.as_str().unwrap().split('-').nth(1).unwrap_or_default().to_owned();
     let ids = served.as_array().unwrap().iter().map(id);
     ids.filter(|id| id.starts_with('p')).collect()
 }

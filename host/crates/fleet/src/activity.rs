@@ -2,7 +2,7 @@
 //! that engine is alive. Requests to an earlier start are never counted for a later one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,11 @@ impl InFlight {
     }
 }
 
+/// Values of [`Activity::repeats_ids`].
+const UNKNOWN: u8 = 0;
+const REPEATS: u8 = 1;
+const CONFUSED: u8 = 2;
+
 /// The traffic between the host and one start of an engine.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
@@ -46,6 +51,8 @@ pub(crate) struct Activity {
     received: AtomicU64,
     /// Requests that were sent or have ended.
     turnover: AtomicU64,
+    /// Whether the engine repeats the ids of requests in its responses: see [`crate::proof`].
+    repeats_ids: AtomicU8,
     /// Cancelled when the host takes the engine for hung, before it is killed.
     hung: CancellationToken,
 }
@@ -74,6 +81,24 @@ impl Activity {
     /// The token of requests that end because the host takes the engine for hung.
     pub(crate) fn hung(&self) -> &CancellationToken {
         &self.hung
+    }
+
+    /// Returns true if the engine has proved to repeat the ids of requests, and has never confused
+    /// them.
+    pub(crate) fn repeats_ids(&self) -> bool {
+        self.repeats_ids.load(Ordering::Relaxed) == REPEATS
+    }
+
+    /// Notes that the engine has repeated an id.
+    pub(crate) fn prove_ids(&self) {
+        let (unknown, order) = (UNKNOWN, Ordering::Relaxed);
+        // Fails if it is known already, or if the engine has confused responses.
+        self.repeats_ids.compare_exchange(unknown, REPEATS, order, order).ok();
+    }
+
+    /// Notes that the engine has sent the response of another request.
+    pub(crate) fn distrust_ids(&self) {
+        self.repeats_ids.store(CONFUSED, Ordering::Relaxed);
     }
 
     fn counter(&self, phase: Phase) -> &AtomicU32 {

@@ -19,6 +19,7 @@ use crate::footprint::Footprint;
 use crate::launch::{HOST, Launch};
 use crate::memory::Pool;
 use crate::progress::Evidence;
+use crate::proof::Reuse;
 use crate::scrape::EngineMetrics;
 use crate::tls::TrustedRoots;
 
@@ -94,9 +95,9 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     fn probe_interval(&self) -> Duration {
         Duration::ZERO
     }
-    /// Returns true if a connection to the engine can be reused for several requests.
-    fn reuses_connections(&self) -> bool {
-        true
+    /// Returns whether a connection to the engine is used for several requests.
+    fn reuse(&self) -> Reuse {
+        Reuse::Never
     }
     /// Returns the roots that the engine's certificate is verified against, or `None` without TLS.
     fn trusted_roots(&self) -> Option<TrustedRoots<'_>> {

@@ -26,6 +26,7 @@ mod metrics;
 mod probing;
 mod process;
 mod progress;
+mod proof;
 mod scrape;
 mod sleeping;
 mod spec;

@@ -108,6 +108,7 @@ pub(super) fn sleeping_engine(port: Option<u16>, check_listener: bool) -> Engine
             env: Vec::new(),
         },
         ready_path: "/health".into(),
+        reuse_connections: false,
         run: ProcessSpec {
             directory: None,
             port,

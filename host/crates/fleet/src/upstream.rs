@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::activity::{InFlightGuard, Phase, is_data};
 use crate::driver::{Driver, Target};
+use crate::proof::{Mismatch, Proof, Reuse, names_other, set_engine_id};
 use crate::spec::Timeouts;
 use crate::tls;
 
@@ -47,6 +48,9 @@ pub enum EngineError {
     /// No data was received within the timeout.
     #[error("the engine sent no data for {} s", .0.as_secs_f32())]
     IdleTimeout(Duration),
+    /// The response is that of another request.
+    #[error("the engine sent the response of another request")]
+    WrongResponse,
     /// The stream ended without its end marker.
     #[error("the engine ended the stream before the response was complete")]
     Unfinished,
@@ -78,7 +82,7 @@ pub(crate) struct Upstream {
     pooled: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     /// Opens a new connection for each request.
     fresh: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    reuses_connections: bool,
+    reuse: Reuse,
     pub(crate) timeouts: Timeouts,
 }
 
@@ -94,12 +98,7 @@ impl Upstream {
                 .pool_max_idle_per_host(max_idle)
                 .build(tls::connector(connector, driver.trusted_roots()))
         };
-        Self {
-            pooled: client(slots as usize),
-            fresh: client(0),
-            reuses_connections: driver.reuses_connections(),
-            timeouts,
-        }
+        Self { pooled: client(slots as usize), fresh: client(0), reuse: driver.reuse(), timeouts }
     }
 
     /// Sends a request, and returns as soon as the response head has arrived.
@@ -116,19 +115,56 @@ impl Upstream {
         request.headers_mut().extend(key.map(|key| (header::AUTHORIZATION, key)));
         let in_flight = InFlightGuard::new(&target.activity);
         let hung = target.activity.hung();
-        let response = match hung.run_until_cancelled(self.send(request)).await {
+        let sent = self.send_proven(target, path, request);
+        let (response, proof) = match hung.run_until_cancelled(sent).await {
             Some(Err(_)) if hung.is_cancelled() => return Err(EngineError::Hung),
-            Some(response) => response?,
+            Some(sent) => sent?,
             None => return Err(EngineError::Hung),
         };
-        Ok(response.map(|body| EngineBody::new(body, self.timeouts.idle, in_flight)))
+        Ok(response.map(|body| EngineBody::new(body, self.timeouts.idle, in_flight, proof)))
     }
 
-    /// Sends a request, and retries it once on a new connection if a pooled one was closed before
-    /// any response. The engine may close an idle connection at the moment it is reused; the
-    /// request was then most likely not read either.
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, EngineError> {
-        if !self.reuses_connections {
+    /// Sends a request under an id of the host's own. Returns the response with what proves that it
+    /// is that of the request, if the engine can prove it.
+    async fn send_proven(
+        &self,
+        target: &Target,
+        path: &str,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<(Response<Incoming>, Option<Proof>), EngineError> {
+        let id = set_engine_id(request.headers_mut());
+        if self.reuse != Reuse::Proven {
+            return Ok((self.send(request, self.reuse == Reuse::Always).await?, None));
+        }
+        let pooled = target.activity.repeats_ids();
+        let proof = |id| Proof::new(path, id, pooled, &target.activity);
+        let retry = pooled.then(|| request.clone());
+        let response = self.send(request, pooled).await?;
+        if names_other(response.headers(), &id) {
+            target.activity.distrust_ids();
+            return Err(EngineError::WrongResponse);
+        }
+        match retry {
+            // An error has no id, and might be that of an earlier request.
+            Some(mut request) if !response.status().is_success() => {
+                drop(response);
+                set_engine_id(request.headers_mut());
+                Ok((self.send(request, false).await?, None))
+            }
+            Some(_) | None if response.status().is_success() => Ok((response, proof(id))),
+            Some(_) | None => Ok((response, None)),
+        }
+    }
+
+    /// Sends a request, on a pooled connection if `pooled`, and retries it once on a new connection
+    /// if a pooled one was closed before any response. The engine may close an idle connection at
+    /// the moment it is reused; the request was then most likely not read either.
+    async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        pooled: bool,
+    ) -> Result<Response<Incoming>, EngineError> {
+        if !pooled {
             return self.fresh.request(request).await.map_err(client_error);
         }
         let retry = request.clone();
@@ -160,7 +196,8 @@ impl Upstream {
             request.headers_mut().insert(header::CONTENT_TYPE, json);
         }
         let response = async {
-            let (head, body) = self.send(request).await?.into_parts();
+            let pooled = self.reuse == Reuse::Always;
+            let (head, body) = self.send(request, pooled).await?.into_parts();
             let body = Limited::new(body, MAX_RESPONSE).collect().await;
             let body = body.map_err(EngineError::Broken)?;
             Ok((head.status, body.to_bytes()))
@@ -220,12 +257,19 @@ pub struct EngineBody {
     // Reset only when it fires, because a response can have thousands of frames.
     idle_timer: Pin<Box<Sleep>>,
     in_flight: InFlightGuard,
+    /// Until it is known that the response is that of the request.
+    proof: Option<Proof>,
     abort: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     hung: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl EngineBody {
-    fn new(incoming: Incoming, idle_timeout: Duration, in_flight: InFlightGuard) -> Self {
+    fn new(
+        incoming: Incoming,
+        idle_timeout: Duration,
+        in_flight: InFlightGuard,
+        proof: Option<Proof>,
+    ) -> Self {
         let hung = Box::pin(in_flight.activity().hung().clone().cancelled_owned());
         Self {
             incoming,
@@ -233,25 +277,47 @@ impl EngineBody {
             last_data: Instant::now(),
             idle_timer: Box::pin(tokio::time::sleep(idle_timeout)),
             in_flight,
+            proof,
             abort: None,
             hung,
         }
     }
 
-    /// Notes a frame that has arrived.
+    /// Notes what has arrived, and returns what of it is passed on: an empty frame while it is not
+    /// known whether the response is that of the request.
     fn received(
         &mut self,
-        frame: Result<Frame<Bytes>, hyper::Error>,
-    ) -> Result<Frame<Bytes>, EngineError> {
-        let frame = frame.map_err(|error| match self.in_flight.activity().hung().is_cancelled() {
-            true => EngineError::Hung,
-            false => EngineError::Broken(error.into()),
-        })?;
-        if frame.data_ref().is_some_and(|data| is_data(data)) {
+        frame: Option<Result<Frame<Bytes>, hyper::Error>>,
+    ) -> Option<Result<Frame<Bytes>, EngineError>> {
+        let wrong = |_: Mismatch| EngineError::WrongResponse;
+        let data = match frame {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => data,
+                Err(trailers) => return Some(Ok(trailers)),
+            },
+            Some(Err(error)) => {
+                let hung = self.in_flight.activity().hung().is_cancelled();
+                let broken = || EngineError::Broken(error.into());
+                return Some(Err(if hung { EngineError::Hung } else { broken() }));
+            }
+            None => match self.proof.take()?.end() {
+                Ok(held) if held.is_empty() => return None,
+                Ok(held) => held,
+                Err(mismatch) => return Some(Err(wrong(mismatch))),
+            },
+        };
+        if is_data(&data) {
             self.last_data = Instant::now();
             self.in_flight.received();
         }
-        Ok(frame)
+        let Some(proof) = &mut self.proof else { return Some(Ok(Frame::data(data))) };
+        let checked = proof.chunk(data).map_err(wrong).map(|(data, is_over)| {
+            if is_over {
+                self.proof = None;
+            }
+            Frame::data(data)
+        });
+        Some(checked)
     }
 
     /// Ends the body with [`EngineError::Evicted`] when `abort` is cancelled.
@@ -272,7 +338,7 @@ impl Body for EngineBody {
         let this = &mut *self;
         // Data that has arrived is delivered before an abort or a timeout is reported.
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
-            return Poll::Ready(frame.map(|frame| this.received(frame)));
+            return Poll::Ready(this.received(frame));
         }
         if this.in_flight.wants_data() {
             // The client may have taken its time.
@@ -301,7 +367,7 @@ impl Body for EngineBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.proof.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -195,6 +195,7 @@ pub(crate) fn engine_code(error: &EngineError) -> ErrorCode {
         EngineError::IdleTimeout { .. } => ErrorCode::EngineTimeout,
         EngineError::Connect { .. }
         | EngineError::Broken { .. }
+        | EngineError::WrongResponse
         | EngineError::Unfinished
         | EngineError::Aborted => ErrorCode::EngineError,
     }
@@ -204,7 +205,7 @@ pub(crate) fn engine_code(error: &EngineError) -> ErrorCode {
 pub(crate) fn engine_failure(error: &EngineError) -> EngineFailure {
     match error {
         EngineError::Connect(_) => EngineFailure::Connect,
-        EngineError::Broken(_) => EngineFailure::Broken,
+        EngineError::Broken(_) | EngineError::WrongResponse => EngineFailure::Broken,
         EngineError::IdleTimeout(_) => EngineFailure::IdleTimeout,
         EngineError::Unfinished => EngineFailure::Unfinished,
         EngineError::Aborted => EngineFailure::Aborted,
@@ -218,6 +219,7 @@ pub(crate) fn cause_of(error: &EngineError) -> &'static str {
     match error {
         EngineError::Connect { .. } => "connect",
         EngineError::Broken { .. } => "broken",
+        EngineError::WrongResponse => "wrong_response",
         EngineError::IdleTimeout { .. } => "idle_timeout",
         EngineError::Unfinished => "unfinished",
         EngineError::Aborted => "aborted",

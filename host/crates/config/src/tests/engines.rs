@@ -219,14 +219,19 @@ fn command_driver_runs_any_program() {
     let lane = self::lane(&engine(text));
     // Nothing is known of the engine's work.
     assert_eq!(lane.liveness.stall, Duration::ZERO);
-    let Program { command_line, ready_path, run } = lane.engine.downcast_ref().unwrap();
-    assert!(run.check_listener);
+    let Program { command_line, ready_path, reuse_connections, run } =
+        lane.engine.downcast_ref().unwrap();
+    assert!(!reuse_connections && run.check_listener);
     let CommandLine { command, env } = command_line;
     assert_eq!((command.len(), env.len(), ready_path.as_str()), (2, 1, "/health"));
     assert_eq!(
         (run.start_timeout, run.stop_grace),
         (Duration::from_secs(120), Duration::from_secs(10))
     );
+    let set = format!("{text}reuse-connections = true\ncheck-listener = false\n");
+    let set = self::lane(&engine(&set)).engine;
+    let Program { reuse_connections, run, .. } = set.downcast_ref().unwrap();
+    assert!(*reuse_connections && !run.check_listener);
     for (keys, key, code) in [
         (format!("{text}ready = \"health\""), "ready", Code::InvalidValue),
         ("driver = \"command\"".to_owned(), "command", Code::MissingKey),

@@ -10,6 +10,7 @@ use crate::driver::{
     Description, Driver, DriverInfo, EngineConfig, LaneBasics, LaneContext, LaneDefaults, Prepared,
 };
 use crate::engine_spec::{CommandLine, ProcessSpec};
+use crate::proof::Reuse;
 
 /// The driver.
 pub static DRIVER: DriverInfo = DriverInfo {
@@ -40,6 +41,7 @@ fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
     Some(EngineConfig::new(Program {
         command_line: command_line?,
         ready_path: ready.to_owned(),
+        reuse_connections: section.bool("reuse-connections", false),
         run,
     }))
 }
@@ -51,6 +53,8 @@ pub struct Program {
     pub command_line: CommandLine,
     /// Path that returns a 2xx status when the engine is ready.
     pub ready_path: String,
+    /// Connections are used for several requests.
+    pub reuse_connections: bool,
     /// How the host runs the process.
     pub run: ProcessSpec,
 }
@@ -70,6 +74,10 @@ impl Driver for Program {
 
     fn ready_paths(&self) -> Vec<&str> {
         vec![&self.ready_path]
+    }
+
+    fn reuse(&self) -> Reuse {
+        if self.reuse_connections { Reuse::Always } else { Reuse::Never }
     }
 
     fn describe(&self, _lane: &LaneContext<'_>) -> Description {

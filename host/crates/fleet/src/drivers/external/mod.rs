@@ -14,6 +14,7 @@ use crate::driver::{
 };
 use crate::engine_spec::{ProcessSpec, Secret};
 use crate::launch::Launch;
+use crate::proof::Reuse;
 use crate::tls::TrustedRoots;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,7 +42,9 @@ fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
         })
         .ok()
     });
-    match ExternalSpec::try_new(url?, key, probe_interval) {
+    let reuse = section.bool("reuse-connections", false);
+    let spec = ExternalSpec::try_new(url?, key, probe_interval);
+    match spec.map(|spec| spec.with_reused_connections(reuse)) {
         Ok(spec) => Some(EngineConfig::new(match authorities {
             Some(pem) => spec.with_root_certificates(pem),
             None => spec,
@@ -63,6 +66,8 @@ pub struct ExternalSpec {
     pub(crate) base_path: String,
     pub(crate) key: Option<Secret>,
     pub(crate) probe_interval: Duration,
+    /// Connections are used for several requests.
+    pub(crate) reuse_connections: bool,
 }
 
 /// Minimum interval between readiness probes of an external engine; a shorter one would only load
@@ -105,11 +110,20 @@ impl ExternalSpec {
                     base_path,
                     key,
                     probe_interval,
+                    reuse_connections: false,
                 })
             }
             (Some(_), Some(_)) => Err(UrlError::Scheme(url.to_owned())),
             _ => Err(UrlError::Malformed(url.to_owned())),
         }
+    }
+
+    /// Uses connections for several requests. An engine that sends one response too many then gives
+    /// later requests the responses of others.
+    #[must_use]
+    pub fn with_reused_connections(mut self, reuse: bool) -> Self {
+        self.reuse_connections = reuse;
+        self
     }
 
     /// Trusts the certificates of a PEM text in addition to the system's.
@@ -150,6 +164,10 @@ impl Driver for ExternalSpec {
             external: true,
             activity: Arc::default(),
         }
+    }
+
+    fn reuse(&self) -> Reuse {
+        if self.reuse_connections { Reuse::Always } else { Reuse::Never }
     }
 
     fn probe_interval(&self) -> Duration {

@@ -14,6 +14,7 @@ use crate::driver::{
 use crate::engine_spec::{CommandLine, ProcessSpec};
 use crate::memory::Pool;
 use crate::progress::Evidence;
+use crate::proof::Reuse;
 
 /// The driver.
 pub static DRIVER: DriverInfo = DriverInfo {
@@ -50,9 +51,9 @@ impl Driver for LlamaCpp {
         vec!["/health"]
     }
 
-    fn reuses_connections(&self) -> bool {
+    fn reuse(&self) -> Reuse {
         // The server closes the connection after a stream without announcing it (seen with b115xx).
-        false
+        Reuse::Never
     }
 
     fn progress_evidence(&self) -> Evidence {

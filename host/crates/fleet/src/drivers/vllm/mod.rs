@@ -40,6 +40,7 @@ use crate::footprint::format_size;
 use crate::launch::Launch;
 use crate::memory::Pool;
 use crate::progress::Evidence;
+use crate::proof::Reuse;
 
 /// The driver.
 pub static DRIVER: DriverInfo = DriverInfo {
@@ -96,6 +97,10 @@ impl Driver for Vllm {
 
     fn ready_paths(&self) -> Vec<&str> {
         vec!["/health"]
+    }
+
+    fn reuse(&self) -> Reuse {
+        Reuse::Proven
     }
 
     fn progress_evidence(&self) -> Evidence {
