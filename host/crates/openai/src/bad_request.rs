@@ -10,11 +10,25 @@ pub enum BadRequest {
     Encoding(usize),
     /// The body is not valid JSON, or a field has the wrong type. The message of the source names
     /// line and column.
-    #[error("invalid request body: {0}")]
+    #[error("invalid request body: {}", excerpt(.0))]
     Json(#[source] serde_json::Error),
     /// The body is JSON, but not an object.
     #[error("request body must be a JSON object")]
     NotAnObject,
+    /// The body has more parts than the host keeps track of.
+    #[error("request body has too many {what}: at most {max} are allowed")]
+    TooMany {
+        /// Description of the parts.
+        what: &'static str,
+        /// The limit.
+        max: usize,
+    },
+    /// Arrays and objects of the body are nested too deeply.
+    #[error("arrays and objects of the request body are nested more than {max} levels deep")]
+    TooDeep {
+        /// The limit.
+        max: usize,
+    },
     /// A required field is missing.
     #[error("`{name}` is required")]
     Missing {
@@ -31,6 +45,18 @@ pub enum BadRequest {
     },
 }
 
+/// Returns the message of a parser, without most of a client's text that it quotes.
+fn excerpt(error: &serde_json::Error) -> String {
+    const MAX_BYTES: usize = 300;
+    let message = error.to_string();
+    match message.get(..message.floor_char_boundary(MAX_BYTES)) {
+        Some(begin) if begin.len() < message.len() => {
+            format!("{begin}… at line {} column {}", error.line(), error.column())
+        }
+        Some(_) | None => message,
+    }
+}
+
 impl BadRequest {
     /// Returns the HTTP status of the response.
     pub fn status(&self) -> u16 {
@@ -41,7 +67,11 @@ impl BadRequest {
     pub fn body(&self) -> ErrorBody {
         let param = match self {
             Self::Missing { name } | Self::Invalid { name, .. } => Some((*name).to_owned()),
-            Self::Encoding(_) | Self::Json(_) | Self::NotAnObject => None,
+            Self::Encoding(_)
+            | Self::Json(_)
+            | Self::NotAnObject
+            | Self::TooMany { .. }
+            | Self::TooDeep { .. } => None,
         };
         ErrorBody { param, ..ErrorBody::invalid_request(&self.to_string()) }
     }

@@ -7,6 +7,12 @@ use std::collections::VecDeque;
 use serde_json::Value;
 
 use crate::json::{self, PointerError};
+use crate::scan::{self, Children};
+
+/// Maximum number of children of an array or object that an edit looks into. Bounds the memory of
+/// an edit to about a hundred megabytes; a valid request has fewer members
+/// ([`crate::limits::MAX_MEMBERS`]), so that only arrays of numbers can exceed it.
+const MAX_CHILDREN: usize = 1_000_000;
 
 /// A JSON value.
 #[derive(Debug)]
@@ -14,7 +20,7 @@ pub(crate) enum Node<'a> {
     /// The text of the value.
     Text(Cow<'a, str>),
     /// The children of an array or object that an edit has looked into.
-    Open(Container<'a>),
+    Open(Box<Container<'a>>),
 }
 
 /// An array or object. Its text is the leads and values of its children, followed by the tail.
@@ -66,7 +72,7 @@ impl<'a> Node<'a> {
                 Cow::Owned(text) => Container::parse(text)?.map(Container::into_owned),
             };
             let Some(container) = container else { return Ok(None) };
-            *self = Self::Open(container);
+            *self = Self::Open(Box::new(container));
         }
         match self {
             Self::Open(container) => Ok(Some(container)),
@@ -168,7 +174,7 @@ impl<'a> Node<'a> {
     fn into_owned(self) -> Node<'static> {
         match self {
             Self::Text(text) => Node::Text(Cow::Owned(text.into_owned())),
-            Self::Open(container) => Node::Open(container.into_owned()),
+            Self::Open(container) => Node::Open(Box::new(container.into_owned())),
         }
     }
 }
@@ -176,26 +182,29 @@ impl<'a> Node<'a> {
 impl<'a> Container<'a> {
     /// Returns the children of `json`; `None` if it is neither an array nor an object.
     fn parse(json: &'a str) -> Result<Option<Self>, PointerError> {
-        let invalid = || PointerError::InvalidJson;
-        let (brackets, children) = match json.as_bytes().first() {
-            Some(b'{') => (Brackets::Object, json::members(json).ok_or_else(invalid)?),
-            Some(b'[') => {
-                let elements = json::elements(json).ok_or_else(invalid)?;
-                let elements = elements.into_iter().map(|value| (Cow::Borrowed(""), value));
-                (Brackets::Array, elements.collect())
-            }
+        let bytes = json.as_bytes();
+        let brackets = match bytes.first() {
+            Some(b'{') => Brackets::Object,
+            Some(b'[') => Brackets::Array,
             _ => return Ok(None),
         };
+        let Some(mut found) = Children::new(bytes, 0) else { return Ok(None) };
         let mut end = 0;
-        let children = children
-            .into_iter()
-            .map(|(key, value)| {
-                let range = json::range_in(json, value);
-                let lead = Cow::Borrowed(&json[end..range.start]);
-                end = range.end;
-                Child { lead, key, value: Node::new(value) }
-            })
-            .collect();
+        let mut children = VecDeque::new();
+        while let Some(scan::Child { key, start }) = found.next() {
+            if children.len() == MAX_CHILDREN {
+                return Err(PointerError::TooManyChildren);
+            }
+            let lead = json.get(end..start).ok_or(PointerError::InvalidJson)?;
+            end = scan::value_end(bytes, start);
+            found.continue_at(end);
+            let value = json.get(start..end).ok_or(PointerError::InvalidJson)?;
+            children.push_back(Child {
+                lead: Cow::Borrowed(lead),
+                key: scan::key(&bytes[key]),
+                value: Node::new(value),
+            });
+        }
         Ok(Some(Self { brackets, children, tail: Cow::Borrowed(&json[end..]) }))
     }
 

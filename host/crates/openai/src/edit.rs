@@ -11,7 +11,10 @@ use crate::bad_request::BadRequest;
 use crate::document::{Container, Node};
 use crate::endpoint::{EndpointShape, PromptShape};
 use crate::json::{self, PointerError};
-use crate::request::{Head, Request, check_field};
+use crate::request::{Head, Limit, Request, check_field, read_stream};
+
+/// vLLM's minimum number of tokens.
+const MIN_TOKENS: &str = "min_tokens";
 
 /// The reason why an edit cannot be applied.
 #[derive(Debug, thiserror::Error)]
@@ -176,17 +179,19 @@ impl<'a> Draft<'a> {
                 let model = Value::from(model.as_str()).to_string();
                 self.body().set(&["model".to_owned()], model.into())?;
             }
-            Edit::CapOutputTokens(limit) => self.cap_output(*limit)?,
+            Edit::CapOutputTokens(limit) => return Ok(self.cap_output(*limit)?),
             Edit::SetField(pointer, value) => {
                 serde_json::from_str::<serde::de::IgnoredAny>(value).map_err(EditError::Value)?;
                 let (tokens, value) = (json::tokens(pointer)?, value.trim_ascii());
                 check_field(self.shape.prompt, &tokens, Some(value))?;
+                self.guard(&tokens, Some(value))?;
                 self.body().set(&tokens, value.into())?;
             }
             Edit::RemoveField(pointer) => {
                 let tokens = json::tokens(pointer)?;
                 if self.body().has(&tokens)? {
                     check_field(self.shape.prompt, &tokens, None)?;
+                    self.guard(&tokens, None)?;
                 }
                 self.body().remove(&tokens)?;
             }
@@ -206,25 +211,63 @@ impl<'a> Draft<'a> {
     }
 
     /// Lowers the limits that the request has. If it has none, sets the one that every engine
-    /// supports, which is the last one.
+    /// supports, which is the last one. What is low enough keeps its bytes.
     fn cap_output(&mut self, max: u32) -> Result<(), PointerError> {
         let limits = self.shape.output_limits;
-        let mut limited = false;
-        for name in limits.iter().map(|limit| limit.name()) {
-            let Some(limit) = self.body().member(name)? else { continue };
-            if limit.text() == Some("null") {
-                continue;
+        let Some(default) = limits.last() else { return Ok(()) };
+        let mut is_limited = false;
+        for limit in limits {
+            is_limited |= self.lower(limit.name(), max)?;
+        }
+        // vLLM rejects a minimum above the maximum.
+        self.lower(MIN_TOKENS, max)?;
+        if !is_limited {
+            self.body().set(&[default.name().to_owned()], max.to_string().into())?;
+            self.body_is_edited = true;
+        }
+        Ok(())
+    }
+
+    /// Lowers a field that is a number of tokens. Returns false if the request does not have it.
+    fn lower(&mut self, name: &str, max: u32) -> Result<bool, PointerError> {
+        let Some(field) = self.body().member(name)? else { return Ok(false) };
+        let text = field.text().unwrap_or_default();
+        let new = match Limit::read(text) {
+            None => return Ok(false),
+            // vLLM takes a number in a string, for which llama.cpp has no limit.
+            Some(Limit::Tokens(tokens)) if tokens <= u64::from(max) => {
+                text.starts_with('"').then_some(tokens)
             }
-            limited = true;
-            let limit_now = limit.text().and_then(|limit| limit.parse::<u64>().ok());
-            if limit_now.is_none_or(|limit| limit > u64::from(max)) {
-                *limit = Node::Text(max.to_string().into());
+            Some(Limit::Tokens(_) | Limit::Unlimited) => Some(max.into()),
+        };
+        if let Some(new) = new {
+            *field = Node::Text(new.to_string().into());
+            self.body_is_edited = true;
+        }
+        Ok(true)
+    }
+
+    /// Checks that setting a field of the body changes neither the model, by which lanes were
+    /// selected, nor whether the response is a stream. For the model there is an edit of its own.
+    fn guard(&mut self, tokens: &[String], value: Option<&str>) -> Result<(), EditError> {
+        let [name] = tokens else { return Ok(()) };
+        let value = value.filter(|value| *value != "null");
+        if name == "stream" {
+            let requested = self.request.streaming();
+            if read_stream(value)? != requested {
+                return Err(EditError::StreamChanged { requested });
             }
         }
-        match limits.last().filter(|_| !limited) {
-            Some(limit) => self.body().set(&[limit.name().to_owned()], max.to_string().into()),
-            None => Ok(()),
+        if name == "model" {
+            let read = |json: &str| serde_json::from_str::<String>(json).unwrap_or_default();
+            let now = self.body().member(name)?.and_then(|model| model.text());
+            let from = now.map(read).unwrap_or_default();
+            let to = value.map(read).unwrap_or_default();
+            if from != to {
+                return Err(EditError::ModelChanged { from, to });
+            }
         }
+        Ok(())
     }
 
     fn messages(&mut self) -> Result<&mut Container<'a>, EditError> {

@@ -10,9 +10,9 @@ pub const SERVED: [Endpoint; 2] = [Endpoint::ChatCompletions, Endpoint::Completi
 pub struct EndpointShape {
     /// Where the prompt is.
     pub(crate) prompt: PromptShape,
-    /// Fields of the body that limit the length of the response, in the order in which they are
-    /// read. [`Edit::CapOutputTokens`](pointsman_domain::Edit) sets the last one if the request has
-    /// none. Empty if the length of a response does not vary.
+    /// Fields of the body that limit the length of the response.
+    /// [`Edit::CapOutputTokens`](pointsman_domain::Edit) sets the last one if the request has none.
+    /// Empty if the length of a response does not vary.
     pub(crate) output_limits: &'static [OutputLimit],
     /// How streams are structured.
     pub stream: StreamKind,
@@ -37,6 +37,7 @@ pub(crate) enum PromptShape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OutputLimit {
     CompletionTokens,
+    Predict,
     Tokens,
     OutputTokens,
 }
@@ -46,6 +47,8 @@ impl OutputLimit {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::CompletionTokens => "max_completion_tokens",
+            // llama.cpp's own name, which counts at all of its endpoints.
+            Self::Predict => "n_predict",
             Self::Tokens => "max_tokens",
             Self::OutputTokens => "max_output_tokens",
         }
@@ -65,7 +68,8 @@ pub enum StreamKind {
 impl EndpointShape {
     /// Returns the shape of an endpoint.
     pub fn for_endpoint(endpoint: Endpoint) -> &'static Self {
-        const TOKENS: &[OutputLimit] = &[OutputLimit::CompletionTokens, OutputLimit::Tokens];
+        const TOKENS: &[OutputLimit] =
+            &[OutputLimit::CompletionTokens, OutputLimit::Predict, OutputLimit::Tokens];
         match endpoint {
             Endpoint::ChatCompletions => &Self {
                 prompt: PromptShape::Messages,
@@ -79,7 +83,7 @@ impl EndpointShape {
             },
             Endpoint::Responses => &Self {
                 prompt: PromptShape::Items,
-                output_limits: &[OutputLimit::OutputTokens],
+                output_limits: &[OutputLimit::Predict, OutputLimit::OutputTokens],
                 stream: StreamKind::Events,
             },
             Endpoint::Embeddings => {

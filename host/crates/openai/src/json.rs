@@ -1,11 +1,6 @@
-//! Finding values in JSON text.
+//! JSON Pointers and ranges of JSON text.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
-
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 
 /// Maximum number of tokens in a JSON Pointer. Bounds the recursion of edits.
 pub(crate) const MAX_DEPTH: usize = 32;
@@ -25,6 +20,9 @@ pub enum PointerError {
     /// The text that the pointer refers to is not JSON.
     #[error("body is not valid JSON")]
     InvalidJson,
+    /// The array or object has too many children for an edit.
+    #[error("array or object has too many elements to edit")]
+    TooManyChildren,
     /// The object has no such member.
     #[error("no member `{0}`")]
     NoMember(String),
@@ -58,20 +56,6 @@ pub(crate) fn tokens(pointer: &str) -> Result<Vec<String>, PointerError> {
     Ok(tokens)
 }
 
-/// Returns the JSON text of the value at `tokens`.
-pub(crate) fn find<'a>(json: &'a str, tokens: &[String]) -> Option<&'a str> {
-    let mut json = json;
-    for token in tokens {
-        json = match json.as_bytes().first()? {
-            // Of duplicate members the last one counts, as in most parsers.
-            b'{' => members(json)?.into_iter().rev().find(|(key, _)| key == token)?.1,
-            b'[' => elements(json)?.get(token.parse::<usize>().ok()?).copied()?,
-            _ => return None,
-        };
-    }
-    Some(json)
-}
-
 /// Returns `json` with `range` replaced.
 pub(crate) fn splice(json: &str, range: Range<usize>, with: &str) -> String {
     let mut out = String::with_capacity(json.len() - range.len() + with.len());
@@ -79,22 +63,6 @@ pub(crate) fn splice(json: &str, range: Range<usize>, with: &str) -> String {
     out.push_str(with);
     out.push_str(&json[range.end..]);
     out
-}
-
-/// Returns the members of an object with the JSON text of their values.
-pub(crate) fn members(json: &str) -> Option<Vec<(Cow<'_, str>, &str)>> {
-    work::count(json.len());
-    let mut deserializer = serde_json::Deserializer::from_str(json);
-    let members = deserializer.deserialize_map(Members).ok()?;
-    deserializer.end().ok()?;
-    Some(members)
-}
-
-/// Returns the JSON text of the elements of an array.
-pub(crate) fn elements(json: &str) -> Option<Vec<&str>> {
-    work::count(json.len());
-    let elements: Vec<&RawValue> = serde_json::from_str(json).ok()?;
-    Some(elements.into_iter().map(RawValue::get).collect())
 }
 
 /// Counts bytes that are scanned or copied, so that tests can bound the work of an edit without
@@ -124,92 +92,6 @@ pub(crate) mod work {
             let before = BYTES.get();
             work();
             BYTES.get() - before
-        }
-    }
-}
-
-struct Members;
-
-impl<'de> Visitor<'de> for Members {
-    type Value = Vec<(Cow<'de, str>, &'de str)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
-        while let Some(key) = map.next_key_seed(Key)? {
-            members.push((key, map.next_value::<&RawValue>()?.get()));
-        }
-        Ok(members)
-    }
-}
-
-/// A key, borrowed if it has no escapes.
-struct Key;
-
-impl<'de> DeserializeSeed<'de> for Key {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Key {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(key))
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(key.to_owned()))
-    }
-}
-
-/// Returns true if `json` is an empty array or object.
-pub(crate) fn is_empty(json: &str) -> bool {
-    struct Empty;
-    impl<'de> Visitor<'de> for Empty {
-        type Value = bool;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an array or object")
-        }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
-            let empty = seq.next_element::<IgnoredAny>()?.is_none();
-            while seq.next_element::<IgnoredAny>()?.is_some() {}
-            Ok(empty)
-        }
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
-            let empty = map.next_entry::<IgnoredAny, IgnoredAny>()?.is_none();
-            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-            Ok(empty)
-        }
-    }
-    serde_json::Deserializer::from_str(json).deserialize_any(Empty).unwrap_or(false)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn empty_arrays_and_objects_are_detected() {
-        for (json, empty) in [
-            ("[]", true),
-            ("[ ]", true),
-            ("[1]", false),
-            ("{}", true),
-            (r#"{"a":1}"#, false),
-            ("5", false),
-        ] {
-            assert_eq!(is_empty(json), empty, "{json}");
         }
     }
 }

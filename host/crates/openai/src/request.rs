@@ -1,6 +1,8 @@
 //! A request: the client's bytes, an index into them, and the reads that policies may make.
 
 mod check;
+mod output;
+mod prompt;
 mod shape;
 
 use std::any::Any;
@@ -12,19 +14,21 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use pointsman_domain::{
     DroppedEdit, Edit, Endpoint, FieldValue, MessageInfo, PromptHasher, PromptHashes, RequestInfo,
-    RequestView, Role, char_slice, fnv1a_chain,
+    RequestView, Role, fnv1a_chain,
 };
 use serde_json::value::RawValue;
 
 pub(crate) use self::check::check_field;
-use self::shape::{
-    Message, Shape, count_tokens, has_grammar, output_limit, read_model, read_prompt, read_stream,
-    saturating_u32,
-};
+pub(crate) use self::output::Limit;
+use self::output::{choices, output_limit};
+use self::prompt::{Message, Prompt, saturating_u32};
+pub(crate) use self::shape::read_stream;
+use self::shape::{Shape, has_children, has_grammar, read_model};
 use crate::bad_request::BadRequest;
 use crate::endpoint::{EndpointShape, PromptShape};
-use crate::json;
-use crate::text::contains;
+use crate::index::Index;
+use crate::text::{append_slice, contains};
+use crate::{json, limits};
 
 /// Headers that carry credentials. They are removed on parsing: policies do not see them and
 /// engines do not get them.
@@ -61,11 +65,14 @@ struct Parsed {
     model: String,
     /// Byte range of the model's JSON literal in the body.
     model_range: Range<usize>,
-    messages: Vec<Message>,
+    prompt: Prompt,
     /// The definitions of tools, which chat templates put before the messages.
     tools: Option<Range<usize>>,
     figures: RequestInfo,
+    choices: u32,
     prompt_hashes: OnceLock<PromptHashes>,
+    /// Where fields are, for policies that read many of them.
+    index: Index,
 }
 
 impl Request {
@@ -75,42 +82,53 @@ impl Request {
     /// If the body is not JSON or lacks a field that routing needs. All other fields are left for
     /// the engine to validate.
     pub fn parse(endpoint: Endpoint, body: Bytes, head: Head) -> Result<Self, BadRequest> {
-        json::work::count(2 * body.len()); // as UTF-8 and as JSON
+        json::work::count(3 * body.len()); // as UTF-8, for its structure, and as JSON
         let text = std::str::from_utf8(&body)
             .map_err(|error| BadRequest::Encoding(error.valid_up_to()))?;
         if !matches!(text.trim_ascii_start().as_bytes().first(), None | Some(b'{')) {
             return Err(BadRequest::NotAnObject);
         }
+        limits::check(text.as_bytes())?;
         let shape: Shape<'_> = serde_json::from_str(text).map_err(BadRequest::Json)?;
         let model_json = shape.model.map(RawValue::get);
         let model = read_model(model_json)?;
         let model_range = json::range_in(text, model_json.unwrap_or_default());
         let streaming = read_stream(shape.stream.map(RawValue::get))?;
         let format = EndpointShape::for_endpoint(endpoint);
-        let mut token_ids = 0;
-        let messages = read_prompt(text, format.prompt, &shape, &mut token_ids)?;
+        let prompt = Prompt::read(text, format.prompt, &shape)?;
+        let messages = prompt.messages();
+        let is_chat = format.prompt == PromptShape::Messages;
         let figures = RequestInfo {
             endpoint,
             streaming,
             body_bytes: body.len() as u64,
-            prompt_tokens: count_tokens(text, &messages, token_ids),
+            prompt_tokens: prompt.tokens(text),
             max_output_tokens: output_limit(&shape, format),
-            messages: if format.prompt == PromptShape::Messages {
-                saturating_u32(messages.len())
-            } else {
-                0
-            },
+            messages: if is_chat { saturating_u32(messages.len()) } else { 0 },
             has_tools: [shape.tools, shape.functions]
                 .iter()
                 .flatten()
-                .any(|list| !json::is_empty(list.get())),
+                .any(|list| has_children(list.get())),
             has_media: messages.iter().any(|message| message.media_parts > 0),
             has_grammar: has_grammar(&shape),
         };
+        let choices = choices(&shape).saturating_mul(prompt.prompts() as u64);
+        let choices = u32::try_from(choices).unwrap_or(u32::MAX);
         let tools = shape.tools.map(|tools| json::range_in(text, tools.get()));
-        let prompt_hashes = OnceLock::new();
-        let parsed =
-            Parsed { endpoint, body, model, model_range, messages, tools, figures, prompt_hashes };
+        let (prompt_hashes, index) = (OnceLock::new(), Index::default());
+        drop(shape);
+        let parsed = Parsed {
+            endpoint,
+            body,
+            model,
+            model_range,
+            prompt,
+            tools,
+            figures,
+            choices,
+            prompt_hashes,
+            index,
+        };
         Ok(Self { head: without_credentials(head), parsed: Arc::new(parsed) })
     }
 
@@ -127,6 +145,12 @@ impl Request {
     /// Returns true if the client asked for a stream.
     pub fn streaming(&self) -> bool {
         self.parsed.figures.streaming
+    }
+
+    /// Returns the number of choices that the client asked for: of a response that is a stream,
+    /// each of them has an end of its own.
+    pub fn choices(&self) -> u32 {
+        self.parsed.choices
     }
 
     /// Returns the body to send to the engine: the client's bytes, unless the request was edited.
@@ -172,13 +196,16 @@ impl Request {
     pub fn prompt_hashes(&self, hasher: &PromptHasher) -> &PromptHashes {
         self.parsed.prompt_hashes.get_or_init(|| {
             let body: &[u8] = &self.parsed.body;
-            let has_prompt = |message: &Message| !message.literals.is_empty();
-            if !self.parsed.messages.iter().any(has_prompt) {
+            let messages = self.parsed.prompt.messages();
+            let literals = |message: &'_ Message| {
+                message.literals.clone().into_iter().filter(|literal| !literal.is_empty())
+            };
+            if !messages.iter().any(|message| literals(message).next().is_some()) {
                 return PromptHashes::default();
             }
             let tools = self.parsed.tools.iter().map(|range| &body[range.clone()]);
-            let messages = self.parsed.messages.iter().flat_map(|message| {
-                let literals = message.literals.iter().map(|range| &body[range.clone()]);
+            let messages = messages.iter().flat_map(|message| {
+                let literals = literals(message).map(|range| &body[range]);
                 std::iter::once(role_mark(message.role)).chain(literals)
             });
             hasher.hash(&self.parsed.model, tools.chain(messages))
@@ -186,12 +213,7 @@ impl Request {
     }
 
     fn texts(&self) -> impl Iterator<Item = &str> {
-        let body = self.json();
-        self.parsed
-            .messages
-            .iter()
-            .flat_map(|message| &message.texts)
-            .map(move |text| text.read(body))
+        self.parsed.prompt.texts().iter().map(|text| text.read(&self.parsed.body))
     }
 }
 
@@ -239,13 +261,13 @@ impl RequestView for Request {
     }
 
     fn field(&self, pointer: &str, max_bytes: usize) -> FieldValue {
-        let found = json::tokens(pointer)
-            .ok()
-            .and_then(|tokens| json::find(self.json().trim_ascii(), &tokens));
-        match found {
+        let body: &[u8] = &self.parsed.body;
+        let found =
+            json::tokens(pointer).ok().and_then(|tokens| self.parsed.index.find(body, &tokens));
+        match found.and_then(|range| body.get(range)) {
             None => FieldValue::Absent,
             Some(json) if json.len() > max_bytes => FieldValue::TooLarge(json.len() as u64),
-            Some(json) => FieldValue::Json(json.to_owned()),
+            Some(json) => FieldValue::Json(String::from_utf8_lossy(json).into_owned()),
         }
     }
 
@@ -253,26 +275,33 @@ impl RequestView for Request {
         if EndpointShape::for_endpoint(self.parsed.endpoint).prompt != PromptShape::Messages {
             return Vec::new();
         }
-        let body = self.json();
-        let info = |message: &Message| MessageInfo {
+        let (body, prompt): (&[u8], &Prompt) = (&self.parsed.body, &self.parsed.prompt);
+        let info = |(index, message): (usize, &Message)| MessageInfo {
             role: message.role,
-            text_bytes: message.texts.iter().map(|text| text.read(body).len() as u64).sum(),
+            text_bytes: prompt.text_bytes(body, index) as u64,
             parts: message.parts,
             media_parts: message.media_parts,
         };
-        self.parsed.messages.iter().map(info).collect()
+        prompt.messages().iter().enumerate().map(info).collect()
     }
 
     fn text(&self, index: u32, offset: u64, max_bytes: usize) -> Cow<'_, str> {
-        let body = self.json();
-        match self.parsed.messages.get(index as usize).map(|message| message.texts.as_slice()) {
-            None | Some([]) => Cow::Borrowed(""),
-            Some([text]) => Cow::Borrowed(char_slice(text.read(body), offset, max_bytes)),
-            Some(texts) => {
-                let whole: String = texts.iter().map(|text| text.read(body)).collect();
-                Cow::Owned(char_slice(&whole, offset, max_bytes).to_owned())
+        let body: &[u8] = &self.parsed.body;
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let (texts, mut offset) = self.parsed.prompt.texts_from(body, index as usize, offset);
+        let mut slice = String::new();
+        let mut rest = max_bytes;
+        for text in texts {
+            if rest == 0 {
+                break;
             }
+            let text = text.bytes(body);
+            append_slice(&mut slice, text, offset, rest);
+            // What is left out at the end of this text is not filled by the next one.
+            rest = rest.saturating_sub(text.len().saturating_sub(offset));
+            offset = 0;
         }
+        Cow::Owned(slice)
     }
 
     fn bytes(&self, offset: u64, max_bytes: usize) -> &[u8] {

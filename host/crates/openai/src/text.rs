@@ -11,7 +11,7 @@ pub(crate) struct Text {
     /// Byte range of the literal, without the quotes.
     range: Range<usize>,
     escaped: bool,
-    decoded: OnceLock<String>,
+    decoded: OnceLock<Box<str>>,
 }
 
 impl Text {
@@ -22,18 +22,30 @@ impl Text {
         Self { range: range.start + 1..range.end - 1, escaped, decoded: OnceLock::new() }
     }
 
-    /// Returns the text with escapes resolved. `body` is the body that contains the literal.
-    pub(crate) fn read<'a>(&'a self, body: &'a str) -> &'a str {
+    /// Returns the text with escapes resolved, as UTF-8. `body` is the body that contains the
+    /// literal.
+    pub(crate) fn bytes<'a>(&'a self, body: &'a [u8]) -> &'a [u8] {
         let literal = &body[self.range.clone()];
         if !self.escaped {
             return literal;
         }
-        self.decoded.get_or_init(|| {
+        let decoded = self.decoded.get_or_init(|| {
+            work::count(literal.len());
             let quoted = &body[self.range.start - 1..self.range.end + 1];
             // JSON allows an unpaired surrogate, but Rust strings do not. The escapes are then
             // returned as they are written.
-            serde_json::from_str(quoted).unwrap_or_else(|_| literal.to_owned())
-        })
+            let decoded: Result<Box<str>, _> = serde_json::from_slice(quoted);
+            decoded.unwrap_or_else(|_| String::from_utf8_lossy(literal).into())
+        });
+        decoded.as_bytes()
+    }
+
+    /// Returns the text with escapes resolved. Validates it, so use [`Text::bytes`] for a part.
+    pub(crate) fn read<'a>(&'a self, body: &'a [u8]) -> &'a str {
+        let bytes = self.bytes(body);
+        work::count(bytes.len());
+        // Parsing has validated the body; the fallback is unreachable.
+        std::str::from_utf8(bytes).unwrap_or_default()
     }
 
     /// Returns the estimated number of tokens, from the literal with its escapes.
@@ -41,6 +53,24 @@ impl Text {
         work::count(self.range.len());
         estimate_tokens(&body[self.range.clone()])
     }
+}
+
+/// Appends at most `max` bytes of `text` from byte `offset`, which both move inwards to character
+/// boundaries. Looks at no other bytes than these.
+pub(crate) fn append_slice(out: &mut String, text: &[u8], offset: usize, max: usize) {
+    let is_boundary = |at: usize| text.get(at).is_none_or(|byte| !(0x80..0xc0).contains(byte));
+    let mut end = offset.saturating_add(max).min(text.len());
+    let mut start = offset.min(text.len());
+    while !is_boundary(start) {
+        start += 1;
+    }
+    while end > start && !is_boundary(end) {
+        end -= 1;
+    }
+    let slice = text.get(start..end).unwrap_or_default();
+    work::count(slice.len());
+    // Both ends are boundaries of valid UTF-8; the fallback is unreachable.
+    out.push_str(std::str::from_utf8(slice).unwrap_or_default());
 }
 
 /// Returns the estimated number of tokens of a text. Common tokenizers produce about one token per
@@ -113,7 +143,7 @@ mod tests {
             let body = format!("[{}]", serde_json::to_string(&text).unwrap());
             let literal = &body[1..body.len() - 1];
             let read = Text::new(literal, 1..body.len() - 1);
-            prop_assert_eq!(read.read(&body), &text);
+            prop_assert_eq!(read.read(body.as_bytes()), &text);
         }
     }
 }

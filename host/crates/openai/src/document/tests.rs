@@ -1,5 +1,6 @@
 use super::*;
-use crate::json::{MAX_DEPTH, find, tokens};
+use crate::index::find;
+use crate::json::{MAX_DEPTH, tokens};
 use proptest::prelude::*;
 
 fn set(json: &str, tokens: &[String], value: &str) -> Result<String, PointerError> {

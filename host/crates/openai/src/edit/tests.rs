@@ -133,6 +133,15 @@ fn output_limits_are_only_ever_lowered() {
             r#""max_tokens":10,"max_completion_tokens":7"#,
         ),
         (r#""max_tokens":-1"#, r#""max_tokens":10"#),
+        (r#""n_predict":-1,"max_tokens":5"#, r#""n_predict":10,"max_tokens":5"#),
+        (r#""max_tokens":5,"n_predict":40"#, r#""max_tokens":5,"n_predict":10"#),
+        (r#""max_tokens":100000.0"#, r#""max_tokens":10"#),
+        (r#""max_tokens":1e1"#, r#""max_tokens":1e1"#),
+        (r#""max_tokens":"100""#, r#""max_tokens":10"#),
+        (r#""max_tokens":"5""#, r#""max_tokens":5"#),
+        (r#""max_tokens":[5]"#, r#""max_tokens":10"#),
+        (r#""max_tokens":50,"min_tokens":40"#, r#""max_tokens":10,"min_tokens":10"#),
+        (r#""max_tokens":5,"n_predict":null"#, r#""max_tokens":5,"n_predict":null"#),
     ] {
         assert_eq!(
             chat(&body(limits), Edit::CapOutputTokens(10)).unwrap(),
@@ -140,6 +149,37 @@ fn output_limits_are_only_ever_lowered() {
             "{limits}"
         );
     }
+}
+
+#[test]
+fn body_keeps_its_bytes_if_no_limit_is_lowered() {
+    let body = r#" {"model":"a","messages":[],"max_tokens":1e1, "n_predict": 5, "n":3} "#;
+    assert_eq!(chat(body, Edit::CapOutputTokens(10)).unwrap(), body);
+    let input = r#" {"model":"a","input":"x"} "#;
+    let kept = edited(Endpoint::Embeddings, input, Edit::CapOutputTokens(10));
+    assert_eq!(kept.unwrap(), input);
+}
+
+#[test]
+fn fields_keep_model_and_stream() {
+    let stream = r#"{"model":"a","messages":[],"stream":true}"#;
+    for (body, edit, is_valid) in [
+        (BODY, Edit::SetField("/stream".into(), "false".into()), true),
+        (BODY, Edit::SetField("/stream".into(), "null".into()), true),
+        (BODY, Edit::SetField("/stream".into(), "true".into()), false),
+        (BODY, Edit::RemoveField("/stream".into()), true),
+        (stream, Edit::SetField("/stream".into(), "true".into()), true),
+        (stream, Edit::SetField("/stream".into(), "null".into()), false),
+        (stream, Edit::RemoveField("/stream".into()), false),
+    ] {
+        let result = chat(body, edit.clone());
+        let is_refused = matches!(result, Err(EditError::StreamChanged { .. }));
+        assert_eq!((result.is_ok(), is_refused), (is_valid, !is_valid), "{body} {edit:?}");
+    }
+    let model = |to: &str| chat(BODY, Edit::SetField("/model".into(), to.into()));
+    assert!(model(r#""a""#).is_ok());
+    let other = model("\"b\"");
+    assert!(matches!(&other, Err(EditError::ModelChanged { to, .. }) if to == "b"), "{other:?}");
 }
 
 #[test]
@@ -273,7 +313,10 @@ mod one_by_one {
                 return dropped.is_empty().then_some(edited);
             }
         }
-        Request::parse(request.endpoint(), body.write().into(), request.head().clone()).ok()
+        let edited =
+            Request::parse(request.endpoint(), body.write().into(), request.head().clone()).ok()?;
+        let keeps_model = edited.model() == request.model();
+        (keeps_model && edited.streaming() == request.streaming()).then_some(edited)
     }
 
     proptest! {
@@ -368,6 +411,19 @@ mod one_by_one {
         }
         let (_, dropped) = apply(&request, &edits);
         assert_eq!(indices(&dropped), [11]);
+    }
+
+    #[test]
+    fn many_members_are_edited_in_one_pass() {
+        let members: Vec<String> = (0..60_000).map(|number| format!("\"k{number}\":0")).collect();
+        let body = format!("{{\"model\":\"a\",\"messages\":[],{}}}", members.join(","));
+        let request =
+            Request::parse(Endpoint::ChatCompletions, Bytes::from(body), Head::default()).unwrap();
+        let edits: Vec<Edit> =
+            (0..32).map(|number| Edit::SetField(format!("/k{number}00"), "1".into())).collect();
+        let one = counted(|| drop(apply(&request, &edits[..1])));
+        let all = counted(|| drop(apply(&request, &edits)));
+        assert!(all <= 2 * one, "{all} bytes for 32 edits, {one} for one");
     }
 
     #[test]

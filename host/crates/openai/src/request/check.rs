@@ -1,12 +1,8 @@
 //! What a change of one field may break. A valid request with a valid change is valid, so that
 //! several edits need only one parse.
 
-use pointsman_domain::Role;
-
-use super::shape::{
-    Message, MessageShape, Object, PartShape, invalid_part, missing_role, read_content, read_items,
-    read_message, read_model, read_stream, read_texts,
-};
+use super::prompt::{Prompt, invalid_part, missing_role};
+use super::shape::{MessageShape, Messages, Object, PartShape, read_model, read_stream};
 use crate::bad_request::BadRequest;
 use crate::endpoint::PromptShape;
 
@@ -30,7 +26,7 @@ pub(crate) fn check_field(
         (["prompt", deeper @ ..], PromptShape::Prompt) => check_texts("prompt", deeper, value),
         (["input", deeper @ ..], PromptShape::Input) => check_texts("input", deeper, value),
         (["input"], PromptShape::Items) => match not_null(value) {
-            Some(value) => read_items(value, value, &mut Message::new(Role::User)).map(drop),
+            Some(value) => Prompt::default().read_items(value, value),
             None => Ok(()),
         },
         _ => Ok(()),
@@ -46,14 +42,14 @@ fn not_null(value: Option<&str>) -> Option<&str> {
 /// messages if `is_chat`.
 fn check_messages(tokens: &[&str], value: Option<&str>, is_chat: bool) -> Result<(), BadRequest> {
     let check = |value: &str, message: &MessageShape<'_>| {
-        if is_chat { read_message(value, message).map(drop) } else { Ok(()) }
+        if is_chat { Prompt::default().read_message(value, message) } else { Ok(()) }
     };
     match (tokens, value) {
         ([], value) => match not_null(value) {
             Some(value) => {
-                let messages: Vec<Object<MessageShape<'_>>> =
+                let messages: Messages<'_> =
                     serde_json::from_str(value).map_err(BadRequest::Json)?;
-                messages.iter().try_for_each(|Object(message)| check(value, message))
+                messages.0.iter().try_for_each(|Object(message)| check(value, message))
             }
             None if is_chat => Err(BadRequest::Missing { name: "messages" }),
             None => Ok(()),
@@ -64,7 +60,7 @@ fn check_messages(tokens: &[&str], value: Option<&str>, is_chat: bool) -> Result
         }
         ([_, "role"], value) if is_chat && not_null(value).is_none() => Err(missing_role()),
         ([_, "content"], value) if is_chat => match not_null(value) {
-            Some(value) => read_content(value, value, &mut Message::new(Role::User)),
+            Some(value) => Prompt::default().read_content(value, value),
             None => Ok(()),
         },
         ([_, "content", _], Some(value)) if is_chat => {
@@ -77,7 +73,7 @@ fn check_messages(tokens: &[&str], value: Option<&str>, is_chat: bool) -> Result
 
 /// Checks a change of a prompt that is a text, or an array of texts, token ids or arrays of these.
 fn check_texts(name: &'static str, tokens: &[&str], value: Option<&str>) -> Result<(), BadRequest> {
-    let check = |value: &str| read_texts(value, name, value, &mut 0).map(drop);
+    let check = |value: &str| Prompt::default().read_texts(value, name, value);
     match (tokens, value) {
         ([], value) => match not_null(value) {
             Some(value) => check(value),

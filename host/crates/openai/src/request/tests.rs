@@ -1,4 +1,5 @@
 use pointsman_domain::{LaneId, PrefixIndex, Role};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -163,6 +164,146 @@ fn invalid_bodies_are_rejected_with_the_field() {
         Request::parse(ChatCompletions, Bytes::from_static(b"{\"a\":\"\xff\"}"), Head::default())
             .unwrap_err();
     assert!(matches!(error, BadRequest::Encoding(6)), "{error}");
+}
+
+#[test]
+fn output_limits_are_read_under_all_names() {
+    for (endpoint, fields, limit) in [
+        (Endpoint::ChatCompletions, r#""max_tokens":5"#, 5),
+        (Endpoint::ChatCompletions, r#""max_completion_tokens":7,"max_tokens":5"#, 7),
+        (Endpoint::ChatCompletions, r#""n_predict":40,"max_tokens":5"#, 40),
+        (Endpoint::ChatCompletions, r#""n_predict":-1,"max_tokens":5"#, 0),
+        (Endpoint::ChatCompletions, r#""n_predict":null,"max_tokens":5.0"#, 5),
+        (Endpoint::ChatCompletions, r#""max_tokens":100,"n":3"#, 300),
+        (Endpoint::ChatCompletions, r#""max_tokens":100,"n_cmpl":3"#, 300),
+        (Endpoint::Completions, r#""max_tokens":100,"n":2,"best_of":5"#, 500),
+        (Endpoint::Completions, r#""max_tokens":4000000000,"n":2"#, u32::MAX),
+        (Endpoint::Responses, r#""max_output_tokens":7,"n_predict":8"#, 8),
+        (Endpoint::Embeddings, r#""max_tokens":5"#, 0),
+        (Endpoint::ChatCompletions, r#""n":3"#, 0),
+    ] {
+        let body = format!(r#"{{"model":"m","messages":[],"prompt":"","input":"",{fields}}}"#);
+        let request = parse(endpoint, &body).unwrap();
+        assert_eq!(request.info().max_output_tokens, limit, "{endpoint:?} {fields}");
+    }
+}
+
+#[test]
+fn choices_are_counted_for_each_prompt() {
+    for (endpoint, fields, choices) in [
+        (Endpoint::ChatCompletions, r#""n":null"#, 1),
+        (Endpoint::ChatCompletions, r#""n":3"#, 3),
+        (Endpoint::ChatCompletions, r#""n":-1"#, 1),
+        (Endpoint::Completions, r#""prompt":"a","n":2,"best_of":5"#, 2),
+        (Endpoint::Completions, r#""prompt":["a","b"],"n":2"#, 4),
+        (Endpoint::Completions, r#""prompt":[1,2,3]"#, 1),
+        (Endpoint::Completions, r#""prompt":[[1,2],[3]]"#, 2),
+    ] {
+        let body = format!(r#"{{"model":"m","messages":[],{fields}}}"#);
+        assert_eq!(parse(endpoint, &body).unwrap().choices(), choices, "{endpoint:?} {fields}");
+    }
+}
+
+#[test]
+fn parts_of_a_body_are_limited() {
+    use Endpoint::{ChatCompletions, Completions, Embeddings, Responses};
+    let list = |element: &str, count: usize| vec![element; count].join(",");
+    let parts = |count| format!(r#""messages":[{{"role":"a","content":[{}]}}]"#, list("{}", count));
+    type Body<'a> = Box<dyn Fn(usize) -> String + 'a>;
+    let bodies: [(Endpoint, Body<'_>); 7] = [
+        (Completions, Box::new(|count| format!(r#""prompt":[{}]"#, list("\"\"", count)))),
+        (Completions, Box::new(|count| format!(r#""prompt":[{}]"#, list("[1]", count)))),
+        (Embeddings, Box::new(|count| format!(r#""input":[{}]"#, list("\"\"", count)))),
+        (Responses, Box::new(|count| format!(r#""input":[{}]"#, list("{}", count)))),
+        (ChatCompletions, {
+            let message = r#"{"role":"a"}"#;
+            Box::new(move |count| format!(r#""messages":[{}]"#, list(message, count)))
+        }),
+        (ChatCompletions, Box::new(parts)),
+        (ChatCompletions, {
+            Box::new(|count| {
+                let members = "\"\":0";
+                format!(r#""messages":[],"x":{{{}}}"#, list(members, 5 * count))
+            })
+        }),
+    ];
+    for (endpoint, body) in &bodies {
+        let parse = |count| parse(*endpoint, &format!(r#"{{"model":"m",{}}}"#, body(count)));
+        let valid = parse(limits::MAX_ITEMS - 1);
+        assert!(valid.is_ok(), "{endpoint:?} {:.40}", body(1));
+        let error = parse(limits::MAX_ITEMS + 1).unwrap_err();
+        assert!(matches!(error, BadRequest::TooMany { .. }), "{endpoint:?} {:.40}", body(1));
+    }
+    // Token ids take no memory, so they are not limited.
+    let ids = format!(r#"{{"model":"m","prompt":[{}]}}"#, list("1", 2 * limits::MAX_ITEMS));
+    let request = parse(Completions, &ids).unwrap();
+    assert_eq!(request.info().prompt_tokens as usize, 4 + 2 * limits::MAX_ITEMS);
+    let deep = format!(r#"{{"model":"m","x":{}{}}}"#, "[".repeat(128), "]".repeat(128));
+    assert!(matches!(parse(ChatCompletions, &deep), Err(BadRequest::TooDeep { .. })));
+}
+
+/// Returns the bytes that are scanned or copied if all messages are read, in all ways.
+fn work_of_reading(messages: usize) -> usize {
+    let message = json!({"role": "user", "content": [{"text": "a\nb"}, {"text": "four"}]});
+    let body = json!({"model": "m", "messages": vec![message; messages]}).to_string();
+    json::work::counted(|| {
+        let request = parse(Endpoint::ChatCompletions, &body).unwrap();
+        assert_eq!(request.messages().len(), messages);
+        for index in 0..messages {
+            for pointer in ["", "/content", "/content/1/text"] {
+                let found = request.field(&format!("/messages/{index}{pointer}"), 1000);
+                assert!(matches!(found, FieldValue::Json(_)));
+            }
+            assert_eq!(request.text(u32::try_from(index).unwrap(), 2, 3), "bfo");
+        }
+    })
+}
+
+#[test]
+fn reading_all_messages_takes_linear_time() {
+    let (few, many) = (work_of_reading(2_000), work_of_reading(20_000));
+    assert!(many <= 15 * few, "{few} bytes for 2,000 messages, {many} for 20,000");
+}
+
+/// Returns the bytes that are scanned or copied if the text of one message is read in windows.
+fn work_of_windows(parts: usize) -> usize {
+    let content = vec![json!({"text": "a\nb and more"}); parts];
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": content}]});
+    let request = chat(&body);
+    let whole = "a\nb and more".repeat(parts);
+    json::work::counted(|| {
+        for offset in (0..whole.len()).step_by(100) {
+            let expected = &whole[offset..whole.len().min(offset + 100)];
+            assert_eq!(request.text(0, offset as u64, 100), expected);
+        }
+    })
+}
+
+#[test]
+fn reading_a_text_in_windows_takes_linear_time() {
+    let (few, many) = (work_of_windows(1_000), work_of_windows(10_000));
+    assert!(many <= 15 * few, "{few} bytes for 1,000 parts, {many} for 10,000");
+}
+
+proptest! {
+    #[test]
+    fn windows_of_a_text_are_those_of_the_whole(
+        texts in prop::collection::vec("[aé€\\n]{0,4}", 0..5),
+        offset in 0_usize..20,
+        max in 0_usize..20,
+    ) {
+        let parts: Vec<Value> = texts.iter().map(|text| json!({"text": text})).collect();
+        let request = chat(&json!({"model": "m", "messages": [
+            {"role": "user", "content": "before"},
+            {"role": "user", "content": parts},
+        ]}));
+        let whole = texts.concat();
+        prop_assert_eq!(
+            request.text(1, offset as u64, max),
+            pointsman_domain::char_slice(&whole, offset as u64, max)
+        );
+        prop_assert_eq!(request.messages()[1].text_bytes, whole.len() as u64);
+    }
 }
 
 #[test]

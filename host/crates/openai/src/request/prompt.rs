@@ -1,0 +1,419 @@
+//! The prompt of a request: its messages, and where in the body their texts are.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use pointsman_domain::Role;
+use serde::Deserialize;
+use serde::de::{Deserializer as _, IgnoredAny, SeqAccess, Visitor};
+use serde_json::Deserializer;
+use serde_json::value::RawValue;
+
+use super::shape::{MessageShape, Object, PartShape, Shape};
+use crate::bad_request::BadRequest;
+use crate::endpoint::PromptShape;
+use crate::json;
+use crate::limits::MAX_ITEMS;
+use crate::text::Text;
+
+/// Approximate number of tokens that a chat template adds per message.
+const TOKENS_PER_MESSAGE: usize = 4;
+
+/// The prompt of a request. Messages and texts are in one list each, because a request may have a
+/// hundred thousand of them.
+#[derive(Debug, Default)]
+pub(super) struct Prompt {
+    messages: Vec<Message>,
+    texts: Vec<Text>,
+    /// Number of token ids, for which there is no text.
+    token_ids: usize,
+    /// Number of messages, parts and items.
+    items: usize,
+    /// Number of texts and token arrays that are a prompt each.
+    prompts: usize,
+    /// Bytes of all texts up to each text, with escapes resolved; found when it is first needed.
+    ends: OnceLock<Vec<usize>>,
+}
+
+/// A chat message, or the prompt of another endpoint.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) role: Role,
+    pub(super) parts: u32,
+    pub(super) media_parts: u32,
+    /// The end of its texts in the list of all texts. They begin where those before it end.
+    texts_end: usize,
+    /// The literals in the body that become part of the engine's prompt. Empty ranges are none.
+    pub(super) literals: [Range<usize>; 2],
+}
+
+impl Prompt {
+    /// Reads the prompt. At endpoints without chat messages, all of it is one message.
+    pub(super) fn read(
+        body: &str,
+        prompt: PromptShape,
+        shape: &Shape<'_>,
+    ) -> Result<Self, BadRequest> {
+        let mut read = Self::default();
+        let required = |name, json: Option<&RawValue>, read: &mut Self| {
+            let json = json.ok_or(BadRequest::Missing { name })?.get();
+            read.begin(Role::User)?;
+            read.read_texts(body, name, json)
+        };
+        match prompt {
+            PromptShape::Messages => {
+                let messages = shape.messages.as_ref();
+                let messages = messages.ok_or(BadRequest::Missing { name: "messages" })?;
+                // Exact, because doubling would take twice the memory for a moment.
+                read.messages.reserve_exact(messages.0.len());
+                for Object(message) in &messages.0 {
+                    read.read_message(body, message)?;
+                }
+            }
+            PromptShape::Prompt => {
+                required("prompt", shape.prompt, &mut read)?;
+                read.set_literals(body, [shape.prompt, None]);
+            }
+            // No literals: engines cache no prefixes of embeddings.
+            PromptShape::Input => required("input", shape.input, &mut read)?,
+            PromptShape::Items => {
+                read.begin(Role::User)?;
+                read.set_literals(body, [shape.instructions, shape.input]);
+                if let Some(instructions) = shape.instructions.map(RawValue::get) {
+                    read.add_text(body, instructions);
+                }
+                if let Some(input) = shape.input.map(RawValue::get) {
+                    read.read_items(body, input)?;
+                }
+            }
+            PromptShape::Unknown => {}
+        }
+        Ok(read)
+    }
+
+    /// Returns the messages.
+    pub(super) fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Returns all texts.
+    pub(super) fn texts(&self) -> &[Text] {
+        &self.texts
+    }
+
+    /// Returns the texts of a message.
+    fn range(&self, index: usize) -> Option<Range<usize>> {
+        let end = self.messages.get(index)?.texts_end;
+        let start = match index.checked_sub(1) {
+            Some(before) => self.messages.get(before)?.texts_end,
+            None => 0,
+        };
+        Some(start..end)
+    }
+
+    /// Returns the number of bytes of all texts before the text `index`.
+    fn bytes_before(&self, body: &[u8], index: usize) -> usize {
+        let ends = self.ends.get_or_init(|| {
+            let mut end = 0;
+            let add = |text: &Text| {
+                end += text.bytes(body).len();
+                end
+            };
+            self.texts.iter().map(add).collect()
+        });
+        index.checked_sub(1).and_then(|before| ends.get(before)).copied().unwrap_or(0)
+    }
+
+    /// Returns the number of bytes of a message's text.
+    pub(super) fn text_bytes(&self, body: &[u8], index: usize) -> usize {
+        let Some(range) = self.range(index) else { return 0 };
+        self.bytes_before(body, range.end) - self.bytes_before(body, range.start)
+    }
+
+    /// Returns the texts of a message from the one that has the byte `offset` of the message's
+    /// text, and the offset of that byte in it.
+    pub(super) fn texts_from(&self, body: &[u8], index: usize, offset: usize) -> (&[Text], usize) {
+        let Some(range) = self.range(index) else { return (&[], 0) };
+        if range.len() <= 1 {
+            return (&self.texts[range], offset);
+        }
+        let begin = self.bytes_before(body, range.start);
+        let wanted = begin.saturating_add(offset);
+        // `bytes_before` has found all ends.
+        let ends = self.ends.get().map_or(&[][..], |ends| &ends[range.clone()]);
+        let first = range.start + ends.partition_point(|end| *end <= wanted);
+        (&self.texts[first..range.end], wanted - self.bytes_before(body, first).min(wanted))
+    }
+
+    /// Returns the number of prompts that get a response each.
+    pub(super) fn prompts(&self) -> usize {
+        self.prompts.max(1)
+    }
+
+    /// Returns the estimated number of tokens.
+    pub(super) fn tokens(&self, body: &str) -> u32 {
+        let texts: usize = self.texts.iter().map(|text| text.tokens(body)).sum();
+        saturating_u32(TOKENS_PER_MESSAGE * self.messages.len() + texts + self.token_ids)
+    }
+
+    /// Counts a message, part or item.
+    fn count_item(&mut self) -> Result<(), BadRequest> {
+        self.items += 1;
+        match self.items > MAX_ITEMS {
+            true => {
+                Err(BadRequest::TooMany { what: "messages, parts and prompts", max: MAX_ITEMS })
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, role: Role) -> Result<(), BadRequest> {
+        self.count_item()?;
+        let texts_end = self.texts.len();
+        let literals = [0..0, 0..0];
+        self.messages.push(Message { role, parts: 0, media_parts: 0, texts_end, literals });
+        Ok(())
+    }
+
+    /// Sets the literals of `body` that become part of the engine's prompt.
+    fn set_literals(&mut self, body: &str, fields: [Option<&RawValue>; 2]) {
+        if let Some(message) = self.messages.last_mut() {
+            message.literals =
+                fields.map(|field| field.map_or(0..0, |field| json::range_in(body, field.get())));
+        }
+    }
+
+    /// Adds a part that is the string literal `json`, a slice of `body`, to the last message.
+    fn add_text(&mut self, body: &str, json: &str) {
+        let Some(message) = self.messages.last_mut().filter(|_| json.starts_with('"')) else {
+            return;
+        };
+        message.parts += 1;
+        self.texts.push(Text::new(json, json::range_in(body, json)));
+        message.texts_end = self.texts.len();
+    }
+
+    /// Adds a part without text to the last message.
+    fn add_part(&mut self, is_media: bool) {
+        if let Some(message) = self.messages.last_mut() {
+            message.parts += 1;
+            message.media_parts += u32::from(is_media);
+        }
+    }
+
+    /// Reads a chat message.
+    pub(super) fn read_message(
+        &mut self,
+        body: &str,
+        shape: &MessageShape<'_>,
+    ) -> Result<(), BadRequest> {
+        let role = match shape.role.map(RawValue::get) {
+            Some("\"user\"") => Role::User,
+            Some("\"system\"" | "\"developer\"") => Role::System,
+            Some("\"assistant\"") => Role::Assistant,
+            Some("\"tool\"" | "\"function\"") => Role::Tool,
+            Some(_) => Role::Other,
+            None => return Err(missing_role()),
+        };
+        self.begin(role)?;
+        self.set_literals(body, [shape.content, shape.tool_calls]);
+        match shape.content.map(RawValue::get) {
+            Some(content) => self.read_content(body, content),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the content of a chat message: a string, or an array of parts.
+    pub(super) fn read_content(&mut self, body: &str, content: &str) -> Result<(), BadRequest> {
+        match content.as_bytes().first() {
+            Some(b'"') => self.add_text(body, content),
+            Some(b'[') => self.read_parts(body, content)?,
+            _ => {
+                return Err(BadRequest::invalid(
+                    "messages",
+                    "a message's `content` to be a string, an array of parts, or null",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_parts(&mut self, body: &str, content: &str) -> Result<(), BadRequest> {
+        for_each(content, invalid_part, |part| {
+            let Object(part) =
+                serde_json::from_str::<Object<PartShape<'_>>>(part).map_err(|_| invalid_part())?;
+            self.count_item()?;
+            let text =
+                part.text.or(part.refusal).map(RawValue::get).filter(|text| text.starts_with('"'));
+            let is_text = matches!(
+                part.kind.map(RawValue::get),
+                None | Some("\"text\"" | "\"input_text\"" | "\"output_text\"" | "\"refusal\"")
+            );
+            match text {
+                Some(text) if is_text => self.add_text(body, text),
+                _ => self.add_part(true),
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads a prompt or input: a string, an array of strings, an array of token ids, or an array
+    /// of such arrays.
+    pub(super) fn read_texts(
+        &mut self,
+        body: &str,
+        name: &'static str,
+        json: &str,
+    ) -> Result<(), BadRequest> {
+        let invalid =
+            || BadRequest::invalid(name, "a string, or an array of strings or of token ids");
+        match json.as_bytes().first() {
+            Some(b'"') => {
+                self.add_text(body, json);
+                return Ok(());
+            }
+            Some(b'[') => {}
+            _ => return Err(invalid()),
+        }
+        for_each(json, invalid, |piece| {
+            match piece.as_bytes().first() {
+                Some(b'"') => {
+                    self.add_text(body, piece);
+                    self.prompts += 1;
+                    return self.count_item();
+                }
+                Some(b'[') => {
+                    self.prompts += 1;
+                    for_each_ignored(piece, || self.token_ids += 1).map_err(|_| invalid())?;
+                    self.count_item()?;
+                }
+                Some(b'0'..=b'9') => self.token_ids += 1,
+                _ => return Err(invalid()),
+            }
+            self.add_part(false);
+            Ok(())
+        })
+    }
+
+    /// Reads the input of a response: a string, or an array of items. What is unknown has no text,
+    /// because engines add kinds of items.
+    pub(super) fn read_items(&mut self, body: &str, input: &str) -> Result<(), BadRequest> {
+        let invalid = || BadRequest::invalid("input", "a string or an array of items");
+        match input.as_bytes().first() {
+            Some(b'"') => {
+                self.add_text(body, input);
+                return Ok(());
+            }
+            Some(b'[') => {}
+            _ => return Err(invalid()),
+        }
+        for_each(input, invalid, |item| {
+            self.count_item()?;
+            // Each item is a message for the engine's chat template.
+            self.token_ids += TOKENS_PER_MESSAGE;
+            let Ok(Object(item)) = serde_json::from_str::<Object<ItemShape<'_>>>(item) else {
+                return Ok(());
+            };
+            for text in [item.content, item.arguments, item.output].into_iter().flatten() {
+                match text.get().as_bytes().first() {
+                    Some(b'"') => self.add_text(body, text.get()),
+                    Some(b'[') => match self.read_parts(body, text.get()) {
+                        // Parts that are not objects have no text either.
+                        Err(BadRequest::Invalid { .. }) | Ok(()) => {}
+                        Err(error) => return Err(error),
+                    },
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The fields of an item that have text: a message, or the call of a tool or its result.
+#[derive(Deserialize)]
+struct ItemShape<'a> {
+    #[serde(borrow, default)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    arguments: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    output: Option<&'a RawValue>,
+}
+
+pub(super) fn missing_role() -> BadRequest {
+    BadRequest::invalid("messages", "a `role` in every message")
+}
+
+pub(super) fn invalid_part() -> BadRequest {
+    BadRequest::invalid("messages", "every part of a message's `content` to be an object")
+}
+
+/// Calls `read` with the JSON text of each element of an array, without a list of them.
+///
+/// # Errors
+/// The first error of `read`, or `invalid` if `json` is not an array.
+fn for_each(
+    json: &str,
+    invalid: impl Fn() -> BadRequest,
+    mut read: impl FnMut(&str) -> Result<(), BadRequest>,
+) -> Result<(), BadRequest> {
+    json::work::count(json.len());
+    let mut failed = None;
+    let elements =
+        Elements(|element: &str| read(element).map_err(|error| failed = Some(error)).is_ok());
+    let visited = Deserializer::from_str(json).deserialize_seq(elements);
+    match (failed, visited) {
+        (Some(error), _) => Err(error),
+        (None, Ok(())) => Ok(()),
+        (None, Err(_)) => Err(invalid()),
+    }
+}
+
+/// Calls `read` until it returns false.
+struct Elements<F>(F);
+
+impl<'de, F: FnMut(&'de str) -> bool> Visitor<'de> for Elements<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(element) = seq.next_element::<&RawValue>()? {
+            if !(self.0)(element.get()) {
+                return Err(serde::de::Error::custom("stopped"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Calls `count` for each element of an array.
+fn for_each_ignored(json: &str, count: impl FnMut()) -> Result<(), serde_json::Error> {
+    struct Ignored<F>(F);
+
+    impl<'de, F: FnMut()> Visitor<'de> for Ignored<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+            while seq.next_element::<IgnoredAny>()?.is_some() {
+                (self.0)();
+            }
+            Ok(())
+        }
+    }
+
+    json::work::count(json.len());
+    Deserializer::from_str(json).deserialize_seq(Ignored(count))
+}
+
+pub(super) fn saturating_u32(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
