@@ -207,6 +207,23 @@ async fn engine_is_ready_only_if_it_listens_itself() {
 }
 
 #[tokio::test]
+async fn frames_are_data_only_if_the_reader_says_so() {
+    let (fleet, _tasks, _closed, _engine) = start_fleet_with_engine(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    )
+    .await;
+    let lease = fleet.acquire(REQUEST).await.unwrap();
+    let mut body = send(&lease).await.unwrap().into_body();
+    body.require_reports();
+    assert!(body.frame().await.unwrap().is_ok());
+    // Before the first report, the caller limits the wait.
+    assert!(tokio::time::timeout(2 * TIMEOUTS.idle, body.frame()).await.is_err());
+    body.report_data();
+    let error = body.frame().await.unwrap().unwrap_err();
+    assert!(matches!(error, EngineError::IdleTimeout(idle) if idle == TIMEOUTS.idle), "{error}");
+}
+
+#[tokio::test]
 async fn unreachable_engine_takes_its_lane_down() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let (fleet, tasks) = fleet(port, 1, LIMITS);

@@ -261,6 +261,8 @@ pub struct EngineBody {
     proof: Option<Proof>,
     abort: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     hung: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Data counts only when the reader reports it.
+    reader_reports: bool,
 }
 
 impl EngineBody {
@@ -280,7 +282,21 @@ impl EngineBody {
             proof,
             abort: None,
             hung,
+            reader_reports: false,
         }
+    }
+
+    /// Makes data count only if the reader reports it with [`EngineBody::report_data`]: the reader
+    /// of an event stream knows which bytes are events, wherever they are split. Until the first
+    /// report the idle timeout does not apply: the time to the first byte is the caller's to limit.
+    pub fn require_reports(&mut self) {
+        self.reader_reports = true;
+    }
+
+    /// Records that data of the response has arrived.
+    pub fn report_data(&mut self) {
+        self.last_data = Instant::now();
+        self.in_flight.received();
     }
 
     /// Notes what has arrived, and returns what of it is passed on: an empty frame while it is not
@@ -306,9 +322,8 @@ impl EngineBody {
                 Err(mismatch) => return Some(Err(wrong(mismatch))),
             },
         };
-        if is_data(&data) {
-            self.last_data = Instant::now();
-            self.in_flight.received();
+        if !self.reader_reports && is_data(&data) {
+            self.report_data();
         }
         let Some(proof) = &mut self.proof else { return Some(Ok(Frame::data(data))) };
         let checked = proof.chunk(data).map_err(wrong).map(|(data, is_over)| {
