@@ -39,7 +39,7 @@ fn stream_beyond_drain_timeout_ends_with_error_event() {
     host.signal(Signal::TERM);
     let (response, _) = event_stream.finish();
     let text = response.text();
-    assert!(text.contains("\"engine_error\"") && !text.contains("[DONE]"), "{text}");
+    assert!(text.contains("\"stopping\"") && !text.contains("[DONE]"), "{text}");
     assert!(host.wait_for_exit().success());
     host.wait_for_event("response_aborted", &[("cause", "aborted")]);
 }

@@ -169,7 +169,7 @@ fn requests_beyond_drain_timeout_are_aborted_with_error() {
     let other = spawn_chat(&host, "b", json!({}));
     let (response, complete) = aborted.finish();
     let error = final_error(&response.text());
-    assert!(complete && error["code"] == "engine_error", "{error}");
+    assert!(complete && error["code"] == "no_lane_available", "{error}");
     host.wait_for_event("response_aborted", &[("lane", "a"), ("cause", "evicted")]);
     let whole = whole.join().unwrap();
     assert_eq!((whole.status, &whole.json()["error"]["code"]), (503, &json!("no_lane_available")));

@@ -1,18 +1,19 @@
 //! One attempt on one lane: acquire a lease, send the request, and wait for the first byte.
 //!
 //! Until the first byte arrives, nothing has been sent to the client and the request can still go
-//! to another lane. From then on the response belongs to the client.
+//! to another lane. From then on the response belongs to the client. The first byte of a stream is
+//! that of its first event with data: comments are not part of a response.
 
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use pointsman_domain::dispatch::AcquireError;
 use pointsman_domain::{RequestView as _, SlotRequest};
-use pointsman_fleet::{EngineBody, Fleet, Lease};
-use pointsman_openai::{EndpointShape, Request, StreamKind};
+use pointsman_fleet::{EngineBody, EngineError, Fleet, Lease};
+use pointsman_openai::{EndpointShape, EngineErrorBody, Request, StreamEnd, StreamWatch};
 
 use crate::decision::apply;
-use crate::engine_status::check_status;
+use crate::engine_status::{MAX_ERROR_BODY, attempt_error, check_status, is_for_client};
 use crate::failure::AttemptError;
 use crate::request_tracker::RequestTracker;
 use crate::{headers, request_id};
@@ -23,20 +24,12 @@ pub(crate) struct EngineResponse {
     pub(crate) lane: String,
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// How the body is structured if it is a stream.
-    pub(crate) kind: StreamKind,
-    /// The first chunk of the body; `None` if the body is empty.
+    /// The observer of a stream of server-sent events, which has observed `first`.
+    pub(crate) watch: Option<StreamWatch>,
+    /// The first bytes of the body; `None` if the body is empty.
     pub(crate) first: Option<Bytes>,
-    /// The remaining body.
-    pub(crate) rest: EngineBody,
-}
-
-impl EngineResponse {
-    /// Returns true if the body consists of server-sent events.
-    pub(crate) fn is_stream(&self) -> bool {
-        let content_type = self.headers.get(header::CONTENT_TYPE);
-        content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
-    }
+    /// The remaining body; `None` if there is none.
+    pub(crate) rest: Option<EngineBody>,
 }
 
 /// Makes one attempt: waits for the slot, sends the request and awaits the first byte. The tracker
@@ -67,17 +60,17 @@ async fn send(
         // Never: a request that waits accepts a slot.
         return Err(AttemptError::Acquire(AcquireError::Closing));
     };
-    let received = tokio::time::timeout(timeout, first_byte(lease, &request)).await;
-    let (head, first, rest) = received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))?;
-    tracker.first_byte(head.status, &request);
-    let kind = EndpointShape::for_endpoint(request.endpoint()).stream;
-    Ok(EngineResponse { lane, status: head.status, headers: head.headers, kind, first, rest })
+    let received = tokio::time::timeout(timeout, first_byte(lease, &request, lane)).await;
+    let response = received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))?;
+    tracker.first_byte(response.status, &request);
+    Ok(response)
 }
 
 async fn first_byte(
     lease: &Lease,
     request: &Request,
-) -> Result<(http::response::Parts, Option<Bytes>, EngineBody), AttemptError> {
+    lane: String,
+) -> Result<EngineResponse, AttemptError> {
     let path = request.endpoint().path().unwrap_or("/");
     let body = match lease.engine_model() {
         Some(model) => request.body_with_model(model),
@@ -85,22 +78,111 @@ async fn first_byte(
     };
     let response = lease.send(path, headers_for_engine(request), body).await?;
     let (head, mut body) = check_status(lease, response).await?.into_parts();
-    loop {
-        match body.frame().await.transpose()? {
-            None => return Ok((head, None, body)),
-            Some(frame) => match frame.into_data() {
-                Ok(data) if !data.is_empty() => return Ok((head, Some(data), body)),
-                // Empty frames and trailers are not a first byte.
-                _ => {}
-            },
+    let (status, headers) = (head.status, head.headers);
+    if status.is_success() && is_observable_stream(&headers) {
+        let kind = EndpointShape::for_endpoint(request.endpoint()).stream;
+        let mut watch = StreamWatch::new(kind, request.choices());
+        let first = first_event(&mut body, &mut watch).await?;
+        // After an event with content the stream is the client's, whether or not both arrived at a
+        // time.
+        if watch.end() == StreamEnd::Failed && watch.events() == 1 {
+            return first_error(lease, lane, headers, &watch);
+        }
+        let (watch, first, rest) = (Some(watch), Some(first), Some(body));
+        return Ok(EngineResponse { lane, status, headers, watch, first, rest });
+    }
+    let mut first = BytesMut::new();
+    while let Some(data) = next_data(&mut body).await? {
+        first.extend_from_slice(&data);
+        // A client that waits for a stream gets an engine's error as an event, which needs all of
+        // it. An empty frame is not a first byte.
+        let wants_more = status.is_client_error() && first.len() < MAX_ERROR_BODY;
+        if !first.is_empty() && !wants_more {
+            break;
         }
     }
+    let first = Some(first.freeze()).filter(|first| !first.is_empty());
+    Ok(EngineResponse { lane, status, headers, watch: None, first, rest: Some(body) })
+}
+
+/// Returns true if the body consists of server-sent events that can be observed. An encoded body
+/// is passed on as it is: nothing can be appended to it either.
+fn is_observable_stream(headers: &HeaderMap) -> bool {
+    let is = |name, expected: &str| {
+        let value = headers.get(name).and_then(|value| value.to_str().ok());
+        let value = value.map(|value| value.split(';').next().unwrap_or_default().trim());
+        value.map(|value| value.eq_ignore_ascii_case(expected))
+    };
+    is(header::CONTENT_TYPE, "text/event-stream") == Some(true)
+        && is(header::CONTENT_ENCODING, "identity") != Some(false)
+}
+
+/// Returns the next data of a body.
+async fn next_data(body: &mut EngineBody) -> Result<Option<Bytes>, EngineError> {
+    while let Some(frame) = body.frame().await.transpose()? {
+        // Trailers are not data.
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
+}
+
+/// Awaits the first event that has data. Comments and blank lines before it are dropped: engines
+/// send them while they read a prompt, and they must not keep the request from another lane.
+async fn first_event(
+    body: &mut EngineBody,
+    watch: &mut StreamWatch,
+) -> Result<Bytes, AttemptError> {
+    body.require_reports();
+    let mut held = BytesMut::new();
+    while !watch.has_begun() {
+        let Some(data) = next_data(body).await? else {
+            return match watch.end_of_body() {
+                StreamEnd::Complete | StreamEnd::Failed => Ok(held.freeze()),
+                StreamEnd::Unfinished { .. } => Err(EngineError::Unfinished.into()),
+            };
+        };
+        held.extend_from_slice(&watch.chunk(data));
+        if watch.is_silent() {
+            held.clear();
+        } else if watch.content_bytes() == 0 && held.len() > MAX_ERROR_BODY {
+            // The beginning of a comment, of which the rest remains one.
+            held.truncate(0);
+            held.extend_from_slice(b":");
+        }
+    }
+    body.report_data();
+    Ok(held.freeze())
+}
+
+/// Returns what follows if the first event of a stream is an error. Nothing has been sent to the
+/// client, so it is treated like a response with the status that the error has.
+fn first_error(
+    lease: &Lease,
+    lane: String,
+    mut headers: HeaderMap,
+    watch: &StreamWatch,
+) -> Result<EngineResponse, AttemptError> {
+    let data = watch.error().unwrap_or_default();
+    let error = EngineErrorBody::read(data);
+    let Some(status) = error.status.and_then(|status| StatusCode::from_u16(status).ok()) else {
+        return Err(AttemptError::ErrorEvent { message: error.message });
+    };
+    if !is_for_client(lease, status) {
+        return Err(attempt_error(lease, status, &headers, error));
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let first = Some(Bytes::copy_from_slice(data));
+    Ok(EngineResponse { lane, status, headers, watch: None, first, rest: None })
 }
 
 /// Returns the headers of a request to an engine.
 fn headers_for_engine(request: &Request) -> HeaderMap {
     let mut headers = headers::for_engine(request.headers());
-    headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     request_id::set(&mut headers, request.id());
     headers
 }

@@ -12,7 +12,7 @@ use crate::failure::AttemptError;
 use crate::headers;
 
 /// Bytes of an engine's error body that are read for its message. Longer bodies have none.
-const MAX_ERROR_BODY: usize = 64 << 10;
+pub(crate) const MAX_ERROR_BODY: usize = 64 << 10;
 
 /// What a request may have that a model or an engine does not support.
 const PARTS_OF_REQUESTS: [&str; 9] =
@@ -32,27 +32,41 @@ pub(crate) async fn check_status(
         let cause = "the response has both Content-Length and Transfer-Encoding";
         return Err(EngineError::Broken(cause.into()).into());
     }
-    if is_about_key(status, lease.sends_key()) {
-        return Err(AttemptError::KeyRefused { status });
-    }
-    if !EngineFailure::is_failed_status(status.as_u16()) {
+    if is_for_client(lease, status) {
         return Ok(response);
     }
     let (head, body) = response.into_parts();
-    let retry_after = head
-        .headers
-        .get(header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let error = EngineErrorBody::read(&error_body(body).await);
+    Err(attempt_error(lease, status, &head.headers, error))
+}
+
+/// Returns true if a response with this status is for the client.
+pub(crate) fn is_for_client(lease: &Lease, status: StatusCode) -> bool {
+    !is_about_key(status, lease.sends_key()) && !EngineFailure::is_failed_status(status.as_u16())
+}
+
+/// Returns the error of an attempt whose response is not for the client.
+pub(crate) fn attempt_error(
+    lease: &Lease,
+    status: StatusCode,
+    headers: &HeaderMap,
+    error: EngineErrorBody,
+) -> AttemptError {
+    if is_about_key(status, lease.sends_key()) {
+        return AttemptError::KeyRefused { status };
+    }
     if is_unsupported(status, &error) {
-        return Err(AttemptError::Unsupported { status, message: error.message });
+        return AttemptError::Unsupported { status, message: error.message };
     }
     let message = error.message;
+    let retry_after = headers
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok());
     if status == StatusCode::TOO_MANY_REQUESTS && lease.is_external() {
-        let headers = Box::new(headers::of_rate_limit(&head.headers));
-        return Err(AttemptError::RateLimited { message, retry_after, headers });
+        let headers = Box::new(headers::of_rate_limit(headers));
+        return AttemptError::RateLimited { message, retry_after, headers };
     }
-    Err(AttemptError::Status { status, message, retry_after })
+    AttemptError::Status { status, message, retry_after }
 }
 
 /// Returns true if a message has two lengths, of which a proxy and its client may each believe

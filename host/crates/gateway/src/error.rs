@@ -24,13 +24,16 @@ use crate::identity::Unauthorized;
 /// clients should not stay away for that long.
 const MAX_RETRY_AFTER: u64 = 3600;
 
+/// Bytes of a client's text that a message quotes.
+const MAX_EXCERPT: usize = 200;
+
 /// The reason why a client gets an error response. The message is for the log; the client's
 /// message may have more detail.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RouteError {
     #[error("missing or invalid API key; send it as `Authorization: Bearer KEY`")]
     Unauthorized,
-    #[error("expected content type `application/json`, found {}", quoted(.0.as_deref()))]
+    #[error("expected content type `application/json`, found {}", content_type(.0.as_deref()))]
     ContentType(Option<String>),
     #[error("request body exceeds {max} bytes")]
     BodyTooLarge { max: usize },
@@ -38,7 +41,11 @@ pub(crate) enum RouteError {
     IncompleteBody(#[source] Box<dyn Error + Send + Sync>),
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
-    #[error("no lane serves model `{model}`; available models: {}", .available.join(", "))]
+    #[error(
+        "no lane serves model `{}`; available models: {}",
+        excerpt(.model),
+        .available.join(", ")
+    )]
     UnknownModel { model: String, available: Vec<String> },
     #[error("rejected by policy {policy}: {}", .rejection.message)]
     Rejected { policy: String, rejection: Rejection },
@@ -52,15 +59,15 @@ pub(crate) enum RouteError {
     },
     #[error("the host is shutting down")]
     Stopping,
-    #[error("unknown path: {method} {path}")]
+    #[error("unknown path: {} {}", excerpt(.method.as_str()), excerpt(.path))]
     UnknownPath { method: Method, path: String },
-    #[error("method {method} is not allowed for this path; use {allowed}")]
+    #[error("method {} is not allowed for this path; use {allowed}", excerpt(.method.as_str()))]
     Method { method: Method, allowed: &'static str },
-    #[error("unknown command `{0}`: expected rollback, promote, disable or enable")]
+    #[error("unknown command `{}`: expected rollback, promote, disable or enable", excerpt(.0))]
     UnknownCommand(String),
     #[error("invalid command body: expected an empty body or {{\"version\": \"ab12cd34\"}}")]
     InvalidCommandBody,
-    #[error("`{0}` does not take a version: it applies to the policy")]
+    #[error("`{}` does not take a version: it applies to the policy", excerpt(.0))]
     VersionNotAllowed(String),
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -68,8 +75,16 @@ pub(crate) enum RouteError {
     Internal { request_id: String },
 }
 
-fn quoted(content_type: Option<&str>) -> String {
-    content_type.map_or_else(|| "none".to_owned(), |content_type| format!("`{content_type}`"))
+fn content_type(given: Option<&str>) -> String {
+    given.map_or_else(|| "none".to_owned(), |given| format!("`{}`", excerpt(given)))
+}
+
+/// Returns the beginning of a text that a client sent, with control characters and others that are
+/// not visible escaped.
+fn excerpt(text: &str) -> String {
+    let end = text.floor_char_boundary(MAX_EXCERPT);
+    let rest = if end < text.len() { "…" } else { "" };
+    format!("{}{rest}", text[..end].escape_debug())
 }
 
 impl From<Unauthorized> for RouteError {
@@ -103,14 +118,21 @@ impl RouteError {
             Self::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
             Self::IncompleteBody(_) => ErrorCode::IncompleteBody,
             // Without a parameter the body as a whole could not be parsed.
-            Self::BadRequest(error) => match error.body().param {
-                None => ErrorCode::InvalidJson,
-                Some(_) => ErrorCode::InvalidRequest,
+            Self::BadRequest(error) => match error {
+                BadRequest::Encoding(_) | BadRequest::Json(_) | BadRequest::NotAnObject => {
+                    ErrorCode::InvalidJson
+                }
+                BadRequest::TooMany { .. } => ErrorCode::TooManyItems,
+                BadRequest::TooDeep { .. } => ErrorCode::TooDeeplyNested,
+                BadRequest::Missing { .. } | BadRequest::Invalid { .. } => {
+                    ErrorCode::InvalidRequest
+                }
             },
             Self::InvalidCommandBody | Self::VersionNotAllowed(_) => ErrorCode::InvalidRequest,
             Self::UnknownModel { .. } => ErrorCode::ModelNotFound,
             Self::Rejected { .. } => return None,
-            Self::NoLane { .. } | Self::Stopping => ErrorCode::NoLaneAvailable,
+            Self::NoLane { .. } => ErrorCode::NoLaneAvailable,
+            Self::Stopping => ErrorCode::Stopping,
             Self::Attempt { error, .. } => error.code(),
             Self::UnknownPath { .. } | Self::UnknownCommand(_) => ErrorCode::NotFound,
             Self::Method { .. } => ErrorCode::MethodNotAllowed,
@@ -194,7 +216,7 @@ impl ErrorResponse {
         let status = status.unwrap_or(StatusCode::FORBIDDEN);
         let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
         let (message, code) = (rejection.message.clone(), Some(rejection.code.clone()));
-        let body = ErrorBody { message, kind, param: None, code };
+        let body = ErrorBody { message, kind, param: None, code, status: None };
         Self { status, body, headers: Vec::new() }
     }
 
@@ -246,7 +268,8 @@ impl ErrorResponse {
 
 /// Returns the error body for a code.
 pub(crate) fn body(code: ErrorCode, message: String) -> ErrorBody {
-    ErrorBody { message, kind: code.kind(), param: None, code: Some(code.as_str().to_owned()) }
+    let (kind, code) = (code.kind(), Some(code.as_str().to_owned()));
+    ErrorBody { message, kind, param: None, code, status: None }
 }
 
 #[cfg(test)]
@@ -291,7 +314,9 @@ mod tests {
                 AttemptError::Acquire(AcquireError::CircuitOpen { retry_in: SECOND }),
                 ErrorCode::NoLaneAvailable,
             ),
-            (AttemptError::Acquire(AcquireError::Closing), ErrorCode::NoLaneAvailable),
+            (AttemptError::Acquire(AcquireError::Closing), ErrorCode::Stopping),
+            (AttemptError::Engine(EngineError::Aborted), ErrorCode::Stopping),
+            (AttemptError::ErrorEvent { message: None }, ErrorCode::EngineError),
             (AttemptError::Engine(EngineError::Evicted), ErrorCode::NoLaneAvailable),
             (AttemptError::Engine(EngineError::Unfinished), ErrorCode::EngineError),
             (AttemptError::Engine(EngineError::IdleTimeout(SECOND)), ErrorCode::EngineTimeout),
@@ -332,6 +357,23 @@ mod tests {
         let error = RouteError::Attempt { lane: "a".into(), error: status(500) };
         assert!(!error.to_string().contains("out of memory"));
         assert!(error.error_response().body.message.contains("out of memory"));
+    }
+
+    #[test]
+    fn texts_of_clients_are_cut_and_escaped() {
+        let model = format!("m\n\u{202e}\0{}", "é".repeat(1 << 20));
+        let path = model.clone();
+        for error in [
+            RouteError::UnknownModel { model: model.clone(), available: Vec::new() },
+            RouteError::ContentType(Some(model.clone())),
+            RouteError::UnknownPath { method: Method::GET, path },
+            RouteError::UnknownCommand(model.clone()),
+            RouteError::VersionNotAllowed(model),
+        ] {
+            let message = error.error_response().body.message;
+            assert!(message.len() < 400, "{message}");
+            assert!(message.contains("m\\n\\u{202e}\\0é"), "{message}");
+        }
     }
 
     #[test]

@@ -70,6 +70,11 @@ error_codes! {
     InvalidJson = "invalid_json", BAD_REQUEST, "invalid_request_error", retry_after: false;
     /// A field or parameter is missing or invalid.
     InvalidRequest = "invalid_request", BAD_REQUEST, "invalid_request_error", retry_after: false;
+    /// The request body has too many messages, parts, prompts or members of objects.
+    TooManyItems = "too_many_items", BAD_REQUEST, "invalid_request_error", retry_after: false;
+    /// Arrays and objects of the request body are nested too deeply.
+    TooDeeplyNested = "too_deeply_nested", BAD_REQUEST, "invalid_request_error",
+        retry_after: false;
     /// The content type is not `application/json`.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE,
         "invalid_request_error", retry_after: false;
@@ -83,15 +88,17 @@ error_codes! {
     /// The path does not support the method.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "invalid_request_error",
         retry_after: false;
-    /// No lane can serve the request now, or the host shuts down.
+    /// No lane can serve the request now.
     NoLaneAvailable = "no_lane_available", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
+    /// The host shuts down.
+    Stopping = "stopping", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
     /// The queue has reached its limit.
     QueueFull = "queue_full", TOO_MANY_REQUESTS, "rate_limit_error", retry_after: true;
     /// No slot became free within the maximum wait.
     QueueTimeout = "queue_timeout", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
     /// The engine returned 503, or an engine that the host runs 429.
     EngineOverloaded = "engine_overloaded", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
-    /// The engine failed, or a response ended after its first byte.
+    /// The engine failed, before or after the first byte of its response.
     EngineError = "engine_error", BAD_GATEWAY, "server_error", retry_after: false;
     /// The host took the engine for hung, and restarts it.
     EngineHung = "engine_hung", BAD_GATEWAY, "server_error", retry_after: true;
@@ -102,7 +109,7 @@ error_codes! {
         retry_after: true;
     /// The engine does not support what the request asks for (501).
     NotSupported = "not_supported", NOT_IMPLEMENTED, "invalid_request_error", retry_after: false;
-    /// The engine sent no first byte in time.
+    /// The engine sent no first byte in time, or stalled after it.
     EngineTimeout = "engine_timeout", GATEWAY_TIMEOUT, "timeout_error", retry_after: false;
     /// Admin: no policy has this name.
     PolicyNotFound = "policy_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;

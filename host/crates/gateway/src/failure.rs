@@ -53,6 +53,12 @@ pub(crate) enum AttemptError {
     /// message is left out, because it may quote the key.
     #[error("the engine refused the host's key (status {})", .status.as_u16())]
     KeyRefused { status: StatusCode },
+    /// The first event of the engine's stream is an error without a status.
+    #[error("engine reported an error as the first event of the stream")]
+    ErrorEvent {
+        /// The engine's own message, as in [`AttemptError::Status`].
+        message: Option<String>,
+    },
     /// The first byte did not arrive within the plan's or the lane's timeout.
     #[error("engine sent no first byte within {} ms", .0.as_millis())]
     FirstByteTimeout(Duration),
@@ -79,6 +85,7 @@ impl AttemptError {
                 EngineFailure::Status(StatusCode::TOO_MANY_REQUESTS.as_u16())
             }
             Self::Unsupported { status, .. } => EngineFailure::Unsupported(status.as_u16()),
+            Self::ErrorEvent { .. } => EngineFailure::ErrorEvent,
             Self::FirstByteTimeout(_) => EngineFailure::FirstByteTimeout,
         })
     }
@@ -109,7 +116,8 @@ impl AttemptError {
         match self {
             Self::Status { message, .. }
             | Self::RateLimited { message, .. }
-            | Self::Unsupported { message, .. } => message.as_deref(),
+            | Self::Unsupported { message, .. }
+            | Self::ErrorEvent { message } => message.as_deref(),
             Self::Acquire(_)
             | Self::Engine(_)
             | Self::KeyRefused { .. }
@@ -122,6 +130,7 @@ impl AttemptError {
         match self {
             Self::RateLimited { headers, .. } => Some(headers),
             Self::Status { .. }
+            | Self::ErrorEvent { .. }
             | Self::Unsupported { .. }
             | Self::Acquire(_)
             | Self::Engine(_)
@@ -142,8 +151,8 @@ impl AttemptError {
                 | AcquireError::NotServing { .. }
                 | AcquireError::NotLoaded
                 | AcquireError::LoadFailed { .. }
-                | AcquireError::CircuitOpen { .. }
-                | AcquireError::Closing => ErrorCode::NoLaneAvailable,
+                | AcquireError::CircuitOpen { .. } => ErrorCode::NoLaneAvailable,
+                AcquireError::Closing => ErrorCode::Stopping,
             },
             Self::Engine(error) => engine_code(error),
             Self::Status { status, .. } => {
@@ -159,6 +168,7 @@ impl AttemptError {
             }
             Self::Unsupported { .. } => ErrorCode::InvalidRequest,
             Self::KeyRefused { .. } => ErrorCode::EngineKeyRefused,
+            Self::ErrorEvent { .. } => ErrorCode::EngineError,
             Self::FirstByteTimeout(_) => ErrorCode::EngineTimeout,
         }
     }
@@ -179,6 +189,7 @@ impl AttemptError {
                 retry_after.map(Duration::from_secs)
             }
             Self::Engine(_)
+            | Self::ErrorEvent { .. }
             | Self::Unsupported { .. }
             | Self::KeyRefused { .. }
             | Self::FirstByteTimeout(_) => None,
@@ -196,8 +207,8 @@ pub(crate) fn engine_code(error: &EngineError) -> ErrorCode {
         EngineError::Connect { .. }
         | EngineError::Broken { .. }
         | EngineError::WrongResponse
-        | EngineError::Unfinished
-        | EngineError::Aborted => ErrorCode::EngineError,
+        | EngineError::Unfinished => ErrorCode::EngineError,
+        EngineError::Aborted => ErrorCode::Stopping,
     }
 }
 

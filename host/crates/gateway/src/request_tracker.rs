@@ -270,7 +270,7 @@ impl RequestTracker {
     pub(crate) fn error_event(&mut self, error: &RouteError) -> Bytes {
         let response = error.error_response();
         self.report_error(error, StatusCode::OK, &response);
-        error_event(&response.body, false)
+        error_event(&response.body.with_status(response.status.as_u16()), false)
     }
 
     fn report_error(&mut self, error: &RouteError, status: StatusCode, response: &ErrorResponse) {

@@ -31,7 +31,7 @@ pub(crate) fn into_response(abort: CancellationToken, done: ExecutionResult) -> 
         Err(error) => return tracker.error_response(&error),
     };
     let mut headers = headers::for_client(&engine_response.headers);
-    if engine_response.is_stream() {
+    if engine_response.watch.is_some() {
         // An error event may have to be appended.
         headers.remove(header::CONTENT_LENGTH);
     }
@@ -125,21 +125,20 @@ impl http_body::Body for ResponseBody {
         let this = &mut *self;
         loop {
             if let Some(first) = this.first.take() {
-                let data = this.observe(first);
+                if let Some(tail) = &mut this.tail {
+                    tail.chunk(&first);
+                }
                 // hyper does not poll for the end of a body of known length, because it counts.
-                if this.watch.is_none() && this.rest.as_ref().is_some_and(EngineBody::is_end_stream)
+                if this.watch.is_none() && this.rest.as_ref().is_none_or(EngineBody::is_end_stream)
                 {
                     this.complete();
                 }
-                if let Some(data) = data {
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                continue;
+                return Poll::Ready(Some(Ok(Frame::data(first))));
             }
             let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
             match Pin::new(rest).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => this.first = Some(data),
+                    Ok(data) => this.first = this.observe(data),
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 Poll::Ready(Some(Err(error))) => return this.abort(error),
@@ -158,17 +157,13 @@ impl http_body::Body for ResponseBody {
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        match (&self.watch, &self.rest) {
-            (None, Some(rest)) => {
-                let first = self.first.as_ref().map_or(0, Bytes::len) as u64;
-                rest.size_hint()
-                    .exact()
-                    .map(|rest| http_body::SizeHint::with_exact(rest + first))
-                    .unwrap_or_default()
-            }
-            // A stream may grow by an error event.
-            _ => http_body::SizeHint::default(),
+        // A stream may grow by an error event.
+        if self.watch.is_some() {
+            return http_body::SizeHint::default();
         }
+        let first = self.first.as_ref().map_or(0, Bytes::len) as u64;
+        let rest = self.rest.as_ref().map_or(Some(0), |rest| rest.size_hint().exact());
+        rest.map(|rest| http_body::SizeHint::with_exact(rest + first)).unwrap_or_default()
     }
 }
 
@@ -179,28 +174,28 @@ impl ResponseBody {
         response: EngineResponse,
         tracker: Box<RequestTracker>,
     ) -> Self {
-        let watch = response.is_stream().then(|| StreamWatch::new(response.kind));
+        let EngineResponse { lane, status, watch, first, rest, .. } = response;
         let tail = (watch.is_none() && tracker.needs_usage()).then(BodyTail::default);
-        let EngineResponse { lane, status, first, rest, .. } = response;
         let abort_signal = Box::pin(abort.cancelled_owned());
-        Self { first, rest: Some(rest), watch, tail, status, lane, tracker, abort_signal }
+        Self { first, rest, watch, tail, status, lane, tracker, abort_signal }
     }
 
     /// Inspects a chunk and returns what of it is passed on to the client.
-    fn observe(&mut self, data: Bytes) -> Option<Bytes> {
-        let data = match &mut self.watch {
-            Some(watch) => watch.chunk(data),
-            None => data,
-        };
-        if let Some(tail) = &mut self.tail {
-            tail.chunk(&data);
+    fn observe(&mut self, mut data: Bytes) -> Option<Bytes> {
+        if let Some(watch) = &mut self.watch {
+            let before = watch.content_bytes();
+            data = watch.chunk(data);
+            let has_content = watch.content_bytes() > before;
+            if let Some(rest) = self.rest.as_mut().filter(|_| has_content) {
+                rest.report_data();
+            }
         }
         (!data.is_empty()).then_some(data)
     }
 
     /// Ends the response after the engine's body has ended.
     fn ended(&mut self) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
-        let end = self.watch.as_ref().map_or(StreamEnd::Complete, StreamWatch::end);
+        let end = self.watch.as_mut().map_or(StreamEnd::Complete, StreamWatch::end_of_body);
         match end {
             StreamEnd::Complete => {
                 self.complete();

@@ -4,6 +4,7 @@ mod cached_tokens;
 mod engine_responses;
 mod recovery;
 mod spans;
+mod streams;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, Once};
@@ -40,6 +41,7 @@ const MAX_ATTEMPTS: usize = 3;
 struct Reply {
     status: u16,
     content_type: &'static str,
+    encoding: Option<&'static str>,
     body: &'static str,
     /// Further headers.
     headers: &'static [(&'static str, &'static str)],
@@ -48,11 +50,13 @@ struct Reply {
 }
 
 fn json(status: u16, body: &'static str) -> Reply {
-    Reply { status, content_type: "application/json", body, headers: &[], hangs: false }
+    let content_type = "application/json";
+    Reply { status, content_type, encoding: None, body, headers: &[], hangs: false }
 }
 
 fn stream(body: &'static str, hangs: bool) -> Reply {
-    Reply { status: 200, content_type: "text/event-stream", body, headers: &[], hangs }
+    let content_type = "text/event-stream";
+    Reply { status: 200, content_type, encoding: None, body, headers: &[], hangs }
 }
 
 /// All engines: their scripted responses, and the requests they received, in order.
@@ -60,6 +64,8 @@ fn stream(body: &'static str, hangs: bool) -> Reply {
 struct Engines {
     scripts: Mutex<HashMap<&'static str, VecDeque<Reply>>>,
     received: Mutex<Vec<(&'static str, Value)>>,
+    /// The encodings that the last request accepted.
+    accepted: Mutex<Vec<http::HeaderValue>>,
 }
 
 impl Engines {
@@ -67,11 +73,13 @@ impl Engines {
         if request.method() == http::Method::GET {
             return Response::new(Body::from("{}"));
         }
+        *self.accepted.lock().unwrap() =
+            request.headers().get_all("accept-encoding").iter().cloned().collect();
         let body = request.into_body().collect().await.unwrap().to_bytes();
         self.received.lock().unwrap().push((name, serde_json::from_slice(&body).unwrap()));
         let reply = self.scripts.lock().unwrap().get_mut(name).and_then(VecDeque::pop_front);
         let reply = reply.unwrap_or(json(200, "{}"));
-        let Reply { status, content_type, body, headers, hangs } = reply;
+        let Reply { status, content_type, encoding, body, headers, hangs } = reply;
         let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(
             body.as_bytes(),
         ))]);
@@ -80,6 +88,9 @@ impl Engines {
         *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
         for (name, value) in headers.iter().chain(&[("content-type", content_type)]) {
             response.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        if let Some(encoding) = encoding {
+            response.headers_mut().insert("content-encoding", encoding.parse().unwrap());
         }
         response
     }

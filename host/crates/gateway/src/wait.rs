@@ -24,7 +24,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body::Frame;
 use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_fleet::EngineError;
-use pointsman_openai::{EngineErrorBody, error_event};
+use pointsman_openai::{EngineErrorBody, engine_error_event, error_event};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -93,7 +93,7 @@ impl WaitingBody {
     fn on_executed(&mut self, done: ExecutionResult) -> Option<Bytes> {
         let ExecutionResult { result, mut tracker, .. } = done;
         match result {
-            Ok(response) if response.is_stream() => {
+            Ok(response) if response.watch.is_some() => {
                 let body = ResponseBody::new(self.abort.clone(), response, tracker);
                 self.state = State::Responding(Box::new(body));
                 None
@@ -105,19 +105,17 @@ impl WaitingBody {
 }
 
 /// Ends a request to which the engine responded without a stream, most likely because it rejected
-/// the request. The client, which expects a stream, gets the engine's message as an event.
+/// the request. The client, which expects a stream, gets the engine's error as an event, with the
+/// status that the response would have had.
 fn unexpected_body(response: EngineResponse, tracker: &mut RequestTracker) -> Bytes {
-    let message = EngineErrorBody::read(response.first.as_deref().unwrap_or_default()).message;
     let (lane, status) = (&response.lane, response.status.as_u16());
     let is_client_error = response.status.is_client_error();
+    let body = response.first.as_deref().unwrap_or_default();
+    let own = is_client_error.then(|| engine_error_event(body, status)).flatten();
+    let message = EngineErrorBody::read(body).message.filter(|_| !is_encoded(&response));
     let code = match is_client_error && message.is_some() {
         true => ErrorCode::InvalidRequest,
         false => ErrorCode::EngineError,
-    };
-    let message = match message {
-        Some(message) if is_client_error => message,
-        Some(message) => format!("lane `{lane}`: engine returned status {status}: {message}"),
-        None => format!("lane `{lane}`: engine returned status {status} instead of a stream"),
     };
     // The engine's message may quote the prompt, which does not belong into the log.
     let failure = Failure {
@@ -129,7 +127,19 @@ fn unexpected_body(response: EngineResponse, tracker: &mut RequestTracker) -> By
     };
     tracker.on(Event::Failed(EngineFailure::NotAStream));
     tracker.report(Some(&failure));
-    error_event(&error::body(code, message), false)
+    own.unwrap_or_else(|| {
+        let message = match message {
+            Some(message) if is_client_error => message,
+            Some(message) => format!("lane `{lane}`: engine returned status {status}: {message}"),
+            None => format!("lane `{lane}`: engine returned status {status} instead of a stream"),
+        };
+        let status = if is_client_error { status } else { code.status().as_u16() };
+        error_event(&error::body(code, message).with_status(status), false)
+    })
+}
+
+fn is_encoded(response: &EngineResponse) -> bool {
+    response.headers.contains_key(header::CONTENT_ENCODING)
 }
 
 impl http_body::Body for WaitingBody {

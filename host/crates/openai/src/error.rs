@@ -21,6 +21,10 @@ pub struct ErrorBody {
     pub param: Option<String>,
     /// Stable code for programs.
     pub code: Option<String>,
+    /// HTTP status, if the error is an event of a response that has already begun with another
+    /// one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
 }
 
 const INVALID: &str = "invalid_request_error";
@@ -28,12 +32,14 @@ const SERVER: &str = "server_error";
 
 impl ErrorBody {
     fn new(kind: &'static str, code: &str, message: impl Into<String>) -> Self {
-        Self { message: message.into(), kind, param: None, code: Some(code.to_owned()) }
+        let (message, code) = (message.into(), Some(code.to_owned()));
+        Self { message, kind, param: None, code, status: None }
     }
 
     /// Returns the error for an invalid request.
     pub fn invalid_request(message: &str) -> Self {
-        Self { message: message.to_owned(), kind: INVALID, param: None, code: None }
+        let message = message.to_owned();
+        Self { message, kind: INVALID, param: None, code: None, status: None }
     }
 
     /// Returns the error for a model that no lane serves.
@@ -147,6 +153,12 @@ impl ErrorBody {
         )
     }
 
+    /// Returns the error with the HTTP status that its response would have had.
+    #[must_use]
+    pub fn with_status(self, status: u16) -> Self {
+        Self { status: Some(status), ..self }
+    }
+
     /// Returns the error as JSON.
     pub fn to_json(&self) -> String {
         #[derive(Serialize)]
@@ -165,6 +177,20 @@ pub fn error_event(error: &ErrorBody, mid_frame: bool) -> Bytes {
     format!("{close}data: {}\n\n", error.to_json()).into()
 }
 
+/// Returns an engine's error body as an event, with its type, param, code and whatever else the
+/// engine says, and with the HTTP status of its response; `None` if the body is not an error
+/// object.
+pub fn engine_error_event(body: &[u8], status: u16) -> Option<Bytes> {
+    let mut body: Value = serde_json::from_slice(body).ok()?;
+    let error = body.get_mut("error")?.as_object_mut()?;
+    for field in ["message", "type", "param", "code"] {
+        error.entry(field).or_insert(Value::Null);
+    }
+    error.insert("status".to_owned(), status.into());
+    let event = serde_json::json!({ "error": error });
+    Some(format!("data: {event}\n\n").into())
+}
+
 /// The error that an engine reported.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EngineErrorBody {
@@ -172,6 +198,8 @@ pub struct EngineErrorBody {
     pub message: Option<String>,
     /// The engine's own type of the error, if it has one.
     pub kind: Option<String>,
+    /// HTTP status, if one was found: some engines send it as the code of the error.
+    pub status: Option<u16>,
 }
 
 impl EngineErrorBody {
@@ -191,8 +219,22 @@ impl EngineErrorBody {
         };
         let text: String = text.chars().take(MAX_CHARS).collect();
         let kind = json.as_ref().and_then(|json| json.pointer("/error/type")?.as_str());
-        Self { message: (!text.is_empty()).then_some(text), kind: kind.map(str::to_owned) }
+        let kind = kind.map(str::to_owned);
+        let status = json.as_ref().and_then(|json| {
+            let paths = ["/error/code", "/error/status", "/code", "/status"];
+            paths.iter().find_map(|path| error_status(json.pointer(path)?))
+        });
+        Self { message: (!text.is_empty()).then_some(text), kind, status }
     }
+}
+
+/// Returns the HTTP status of an error if `code` is one, as a number or as a text.
+fn error_status(code: &Value) -> Option<u16> {
+    let status = match code {
+        Value::String(text) => text.parse().ok()?,
+        code => u16::try_from(code.as_u64()?).ok()?,
+    };
+    (400..600).contains(&status).then_some(status)
 }
 
 #[cfg(test)]
@@ -215,6 +257,36 @@ mod tests {
                 "\"param\":null,\"code\":null}}\n\n",
             )
         );
+    }
+
+    #[test]
+    fn errors_of_engines_keep_their_fields_as_events() {
+        let error = br#"{"error":{"message":"too long","type":"BadRequestError",
+            "param":"input_tokens","code":400,"n":1}}"#;
+        let event = engine_error_event(error, 400).unwrap();
+        let data = event.strip_prefix(b"data: ").unwrap();
+        let event: Value = serde_json::from_slice(data).unwrap();
+        let expected = serde_json::json!({"error": {"message": "too long", "status": 400,
+            "type": "BadRequestError", "param": "input_tokens", "code": 400, "n": 1}});
+        assert_eq!(event, expected);
+        for body in [r#"{"detail":"x"}"#, r#"{"error":"x"}"#, "x"] {
+            assert_eq!(engine_error_event(body.as_bytes(), 400), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn status_of_an_error_is_found() {
+        for (body, status) in [
+            (r#"{"error":{"code":502}}"#, Some(502)),
+            (r#"{"error":{"code":"429"}}"#, Some(429)),
+            (r#"{"error":{"code":"rate_limit","status":429}}"#, Some(429)),
+            (r#"{"object":"error","message":"m","code":400}"#, Some(400)),
+            (r#"{"error":{"code":70000}}"#, None),
+            (r#"{"error":{"code":200}}"#, None),
+            (r#"{"error":"x"}"#, None),
+        ] {
+            assert_eq!(EngineErrorBody::read(body.as_bytes()).status, status, "{body}");
+        }
     }
 
     #[test]

@@ -62,6 +62,7 @@ fn watch<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (StreamWatch, Vec<u8>) {
     for chunk in chunks {
         forwarded.extend(watch.chunk(Bytes::copy_from_slice(chunk)));
     }
+    watch.end_of_body();
     (watch, forwarded)
 }
 

@@ -29,7 +29,7 @@ mod usage;
 pub use bad_request::BadRequest;
 pub use edit::EditError;
 pub use endpoint::{EndpointShape, SERVED, StreamKind};
-pub use error::{EngineErrorBody, ErrorBody, error_event};
+pub use error::{EngineErrorBody, ErrorBody, engine_error_event, error_event};
 pub use json::PointerError;
 pub use request::{Head, Request};
 pub use sse::{StreamEnd, StreamWatch};

@@ -7,21 +7,21 @@
 //!
 //! ```text
 //!             data: {…}                 data: [DONE]
-//!   open ───────────────> open ────────────────────────> done
+//!   open ───────────────────> open ────────────────────────> done
 //!     │ data: {"error":…}
 //!     └───────────> failed ──blank line──> muted: nothing is forwarded
 //! ```
+//!
+//! Comment lines (`: …`) are not part of a response: llama.cpp sends them while it reads a prompt.
 
-use std::borrow::Cow;
-use std::sync::LazyLock;
+mod event;
 
 use bytes::Bytes;
-use memchr::memchr;
-use memchr::memmem::Finder;
-use serde::Deserialize;
+use memchr::memchr2;
 
+use self::event::Ended;
 use crate::endpoint::StreamKind;
-use crate::usage::{self, Timings, Usage};
+use crate::usage::Usage;
 
 /// Maximum length of a line that is parsed; longer lines are forwarded without being parsed.
 const MAX_LINE_BYTES: usize = 1 << 20;
@@ -29,7 +29,8 @@ const MAX_LINE_BYTES: usize = 1 << 20;
 /// How a stream ended, as observed so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamEnd {
-    /// With `[DONE]`, or at least with a `finish_reason` or the event that has the whole response.
+    /// With `[DONE]`, or at least with a `finish_reason` of every choice or the event that has the
+    /// whole response.
     Complete,
     /// With an error event.
     Failed,
@@ -49,67 +50,79 @@ pub struct StreamWatch {
     partial: Vec<u8>,
     /// True if the last line is incomplete.
     mid_line: bool,
+    /// True if the incomplete line is a comment.
+    in_comment: bool,
+    /// True if the last byte was a carriage return: a line feed that follows belongs to it.
+    after_return: bool,
     /// True if the last event is not yet terminated by a blank line.
     mid_frame: bool,
     done: bool,
-    finished: bool,
+    ended: Ended,
     failed: bool,
     muted: bool,
+    /// The fields of the current event say that it is an error.
+    is_error_event: bool,
+    /// The data of the error event.
+    error: Option<Vec<u8>>,
     events: u64,
+    content_bytes: u64,
     usage: Option<Usage>,
 }
 
-/// The types of events that end a stream of the kind [`StreamKind::Events`].
-const RESPONSE_COMPLETED: &str = "response.completed";
-const RESPONSE_INCOMPLETE: &str = "response.incomplete";
-const RESPONSE_FAILED: &str = "response.failed";
-const ERROR_EVENT: &str = "error";
-
 impl StreamWatch {
-    /// Creates the observer of a stream of this kind.
-    pub fn new(kind: StreamKind) -> Self {
-        Self { kind, ..Self::default() }
+    /// Creates the observer of a stream of this kind, whose response has this many choices.
+    pub fn new(kind: StreamKind, choices: u32) -> Self {
+        Self { kind, ended: Ended::new(choices), ..Self::default() }
     }
 
     /// Observes a chunk and returns the part to forward: all of it, except what follows an error
     /// event.
     pub fn chunk(&mut self, chunk: Bytes) -> Bytes {
-        if self.muted {
-            return Bytes::new();
+        let mut at = 0;
+        if std::mem::take(&mut self.after_return) && chunk.first() == Some(&b'\n') {
+            at = 1;
         }
-        let mut rest: &[u8] = &chunk;
-        while let Some(end) = memchr(b'\n', rest) {
-            let (line, after) = rest.split_at(end + 1);
-            rest = after;
-            if self.partial.is_empty() {
-                self.line(line);
-            } else {
-                let mut whole = std::mem::take(&mut self.partial);
-                whole.extend_from_slice(line);
-                self.line(&whole);
+        if self.muted {
+            // The line feed ends the error event too.
+            return chunk.slice(..at);
+        }
+        while let Some(found) = memchr2(b'\n', b'\r', &chunk[at..]) {
+            let end = at + found;
+            self.line_part(&chunk[at..end]);
+            self.line_end();
+            at = end + 1;
+            if chunk[end] == b'\r' {
+                match chunk.get(at) {
+                    Some(b'\n') => at += 1,
+                    Some(_) => {}
+                    None => self.after_return = true,
+                }
             }
-            self.mid_line = false;
             if self.failed && !self.mid_frame {
                 self.muted = true;
-                return chunk.slice(..chunk.len() - rest.len());
+                return chunk.slice(..at);
             }
         }
-        if !rest.is_empty() {
-            self.mid_line = true;
-            // Beyond the limit the line is incomplete in `partial`, so it does not parse and is
-            // ignored.
-            if self.partial.len() + rest.len() <= MAX_LINE_BYTES {
-                self.partial.extend_from_slice(rest);
-            }
+        if at < chunk.len() {
+            self.line_part(&chunk[at..]);
         }
         chunk
     }
 
-    /// Returns how the stream ended, if it ends here.
+    /// Observes the end of the body, at which an incomplete last line counts as a line if it is
+    /// whole. Returns how the stream ended.
+    pub fn end_of_body(&mut self) -> StreamEnd {
+        if self.mid_line && event::is_whole(&self.partial) {
+            self.line_end();
+        }
+        self.end()
+    }
+
+    /// Returns how the stream ended, if it breaks off here.
     pub fn end(&self) -> StreamEnd {
         if self.failed {
             StreamEnd::Failed
-        } else if self.done || (self.finished && !self.mid_line) {
+        } else if self.done || (self.ended.is_complete() && !self.mid_line) {
             StreamEnd::Complete
         } else {
             StreamEnd::Unfinished { mid_frame: self.mid_frame || self.mid_line }
@@ -121,100 +134,90 @@ impl StreamWatch {
         self.events
     }
 
+    /// Returns the number of bytes so far that are not in comments or blank lines: by these an
+    /// engine shows that it makes progress.
+    pub fn content_bytes(&self) -> u64 {
+        self.content_bytes
+    }
+
+    /// Returns true if the stream has begun for the client: with an event that has data, or with a
+    /// line that is too long to be observed.
+    pub fn has_begun(&self) -> bool {
+        self.events > 0 || self.done || self.failed || self.partial.len() >= MAX_LINE_BYTES
+    }
+
+    /// Returns true if nothing but comments and blank lines has been observed.
+    pub fn is_silent(&self) -> bool {
+        self.content_bytes == 0 && !self.mid_line
+    }
+
+    /// Returns the data of the error event that has failed the stream.
+    pub fn error(&self) -> Option<&[u8]> {
+        self.error.as_deref()
+    }
+
     /// Returns the last `usage` that was observed.
     pub fn usage(&self) -> Option<Usage> {
         self.usage
     }
 
-    /// Observes one complete line, including its line ending.
-    fn line(&mut self, line: &[u8]) {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-        if line.is_empty() {
+    /// Observes a part of a line, without its ending.
+    fn line_part(&mut self, part: &[u8]) {
+        let Some(first) = part.first() else { return };
+        if !self.mid_line {
+            self.mid_line = true;
+            self.in_comment = *first == b':';
+        }
+        if self.in_comment {
+            return;
+        }
+        self.content_bytes += part.len() as u64;
+        let rest = MAX_LINE_BYTES.saturating_sub(self.partial.len());
+        // A longer line is incomplete here, and is not parsed.
+        self.partial.extend_from_slice(&part[..part.len().min(rest)]);
+    }
+
+    /// Observes the end of a line.
+    fn line_end(&mut self) {
+        if !std::mem::take(&mut self.mid_line) {
             self.mid_frame = false;
+            self.is_error_event = false;
             return;
         }
         self.mid_frame = true;
-        let Some(data) = line.strip_prefix(b"data:") else { return };
+        if std::mem::take(&mut self.in_comment) {
+            return;
+        }
+        let line = std::mem::take(&mut self.partial);
+        self.line(&line);
+        self.partial = line;
+        self.partial.clear();
+    }
+
+    /// Observes one complete line that is neither blank nor a comment.
+    fn line(&mut self, line: &[u8]) {
+        let is_long = line.len() >= MAX_LINE_BYTES;
+        let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+        if let Some(name) = line.strip_prefix(b"event:") {
+            self.is_error_event = name.trim_ascii() == b"error";
+        }
+        // Earlier builds of llama.cpp report errors in a field of their own.
+        let error = line.strip_prefix(b"error:");
+        let Some(data) = line.strip_prefix(b"data:").or(error) else { return };
         let data = data.trim_ascii();
         if data == b"[DONE]" {
             self.done = true;
             return;
         }
         self.events += 1;
-        match self.kind {
-            StreamKind::Chunks => self.chunk_event(data),
-            StreamKind::Events => self.typed_event(data),
-        }
-    }
-
-    /// Observes the data of an event of the kind [`StreamKind::Chunks`].
-    fn chunk_event(&mut self, data: &[u8]) {
-        static FINISH: LazyLock<Finder<'static>> =
-            LazyLock::new(|| Finder::new(b"\"finish_reason\":"));
-        static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\":"));
-        let finishes = FINISH.find(data).is_some_and(|at| {
-            data[at + FINISH.needle().len()..].trim_ascii_start().starts_with(b"\"")
-        });
-        self.finished |= finishes;
-        // If usage is requested, vLLM sends `"usage":null` in every chunk but the last. If it is
-        // not, llama.cpp's last chunk still has its timings.
-        if finishes || usage::is_in(data) || ERROR.find(data).is_some() {
-            self.parse_event(data);
-        }
-    }
-
-    /// Observes the data of an event of the kind [`StreamKind::Events`].
-    fn typed_event(&mut self, data: &[u8]) {
-        #[derive(Deserialize)]
-        struct Event<'a> {
-            #[serde(borrow, rename = "type")]
-            kind: Cow<'a, str>,
-            #[serde(default)]
-            response: Option<Response>,
-        }
-        #[derive(Deserialize)]
-        struct Response {
-            #[serde(default)]
-            usage: Option<Usage>,
-        }
-        // Most events are deltas of a text, which do not have these words as whole strings.
-        static LAST: LazyLock<[Finder<'static>; 4]> = LazyLock::new(|| {
-            [
-                Finder::new(b"\"response.completed\""),
-                Finder::new(b"\"response.incomplete\""),
-                Finder::new(b"\"response.failed\""),
-                Finder::new(b"\"error\""),
-            ]
-        });
-        if !LAST.iter().any(|word| word.find(data).is_some()) {
+        if is_long {
             return;
         }
-        let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else { return };
-        match &*event.kind {
-            RESPONSE_COMPLETED | RESPONSE_INCOMPLETE => self.finished = true,
-            RESPONSE_FAILED | ERROR_EVENT => self.failed = true,
-            _ => return,
-        }
-        self.usage = event.response.and_then(|response| response.usage).or(self.usage);
-    }
-
-    /// Parses an event that contains one of the keys, which may also belong to a nested object.
-    fn parse_event(&mut self, data: &[u8]) {
-        #[derive(Deserialize)]
-        struct Event {
-            #[serde(default)]
-            error: Option<serde::de::IgnoredAny>,
-            #[serde(default)]
-            usage: Option<Usage>,
-            #[serde(default)]
-            timings: Option<Timings>,
-        }
-        if let Ok(event) = serde_json::from_slice::<Event>(data) {
-            self.failed |= event.error.is_some();
-            let timings = event.timings.and_then(Timings::usage);
-            self.usage = event.usage.or(timings).or(self.usage);
+        let seen = event::read(self.kind, data, &mut self.ended);
+        self.usage = seen.usage.or(self.usage);
+        if seen.is_error || self.is_error_event || error.is_some() {
+            self.failed = true;
+            self.error.get_or_insert_with(|| data.to_owned());
         }
     }
 }

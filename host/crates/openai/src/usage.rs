@@ -26,9 +26,9 @@ pub struct Usage {
 #[derive(Deserialize)]
 struct WireUsage {
     #[serde(default, alias = "input_tokens")]
-    prompt_tokens: u32,
+    prompt_tokens: u64,
     #[serde(default, alias = "output_tokens")]
-    completion_tokens: u32,
+    completion_tokens: u64,
     #[serde(default, alias = "input_tokens_details")]
     prompt_tokens_details: Option<PromptTokensDetails>,
 }
@@ -36,16 +36,21 @@ struct WireUsage {
 #[derive(Deserialize)]
 struct PromptTokensDetails {
     #[serde(default)]
-    cached_tokens: Option<u32>,
+    cached_tokens: Option<u64>,
+}
+
+/// Saturates: no model has a context of so many tokens.
+fn saturating(tokens: u64) -> u32 {
+    u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
 impl From<WireUsage> for Usage {
     fn from(wire: WireUsage) -> Self {
         let cached = wire.prompt_tokens_details.and_then(|details| details.cached_tokens);
         Self {
-            prompt_tokens: wire.prompt_tokens,
-            cached_tokens: cached,
-            completion_tokens: wire.completion_tokens,
+            prompt_tokens: saturating(wire.prompt_tokens),
+            cached_tokens: cached.map(saturating),
+            completion_tokens: saturating(wire.completion_tokens),
         }
     }
 }

@@ -244,7 +244,12 @@ async fn outcome_has_result_times_and_tokens() {
         (STREAM, stream(whole, false), AttemptResult::Ok, Some((70, 64, 5))),
         (STREAM, stream("data: {}\n\ndata: [DONE]\n\n", false), AttemptResult::Ok, None),
         (STREAM, stream("data: {}\n\n", false), AttemptResult::ServerError, None),
-        (STREAM, stream("data: {\"error\":{}}\n\n", false), AttemptResult::ServerError, None),
+        (
+            STREAM,
+            stream("data: {}\n\ndata: {\"error\":{}}\n\n", false),
+            AttemptResult::ServerError,
+            None,
+        ),
         // The client has read the last event and disconnects before the end.
         (STREAM, stream(event, true), AttemptResult::ClientGone, Some((70, 64, 5))),
     ] {

@@ -8,7 +8,7 @@ fn watch(stream: &[u8], size: usize) -> (Vec<u8>, StreamWatch) {
 }
 
 fn watch_kind(kind: StreamKind, stream: &[u8], size: usize) -> (Vec<u8>, StreamWatch) {
-    let mut watch = StreamWatch::new(kind);
+    let mut watch = StreamWatch::new(kind, 1);
     let mut forwarded = Vec::new();
     for piece in stream.chunks(size.max(1)) {
         forwarded.extend_from_slice(&watch.chunk(Bytes::copy_from_slice(piece)));
@@ -55,6 +55,102 @@ fn stream_ends_are_distinguished() {
             );
         }
     }
+}
+
+/// Returns the last chunk of a choice.
+fn last(index: u32, reason: &str) -> String {
+    format!("data: {{\"choices\":[{{\"index\":{index},\"finish_reason\":{reason}}}]}}\n\n")
+}
+
+#[test]
+fn stream_is_complete_when_all_choices_have_ended() {
+    let (first, second) = (last(0, "\"stop\""), last(1, "\"length\""));
+    for (stream, choices, is_complete) in [
+        (first.clone(), 1, true),
+        (first.clone(), 2, false),
+        (format!("{first}{first}"), 2, false),
+        (format!("{first}{CHUNK}"), 2, false),
+        (format!("{first}{second}"), 2, true),
+        (format!("{first}{DONE}"), 2, true),
+        (last(7, "\"stop\""), 1, false),
+        (last(0, "\"\""), 1, false),
+        (last(0, "\"null\""), 1, false),
+        (last(0, "\"None\""), 1, false),
+        (last(0, "null"), 1, false),
+        (last(0, "\"stop\"").replace(':', " : "), 1, false),
+        (last(0, "\"stop\"").replace("\":", "\" : "), 1, true),
+    ] {
+        for size in [1, 4096] {
+            let mut watch = StreamWatch::new(StreamKind::Chunks, choices);
+            for piece in stream.as_bytes().chunks(size) {
+                watch.chunk(Bytes::copy_from_slice(piece));
+            }
+            let end = watch.end_of_body();
+            assert_eq!(end == StreamEnd::Complete, is_complete, "{stream} of {choices}: {end:?}");
+        }
+    }
+}
+
+#[test]
+fn last_line_needs_no_line_ending() {
+    let unfinished = StreamEnd::Unfinished { mid_frame: true };
+    for (stream, end) in [
+        (format!("{CHUNK}data: [DONE]"), StreamEnd::Complete),
+        (format!("{CHUNK}data: [DONE]\n"), StreamEnd::Complete),
+        (format!("{CHUNK}{}", LAST.trim_end()), StreamEnd::Complete),
+        (format!("{CHUNK}{}", ERROR.trim_end()), StreamEnd::Failed),
+        // A line that was cut does not count, even if it says so.
+        (format!("{CHUNK}{}", LAST.trim_end().strip_suffix("]}").unwrap()), unfinished),
+        (format!("{CHUNK}data: [DON"), unfinished),
+        (format!("{CHUNK}{LAST}").replace('\n', "\r"), StreamEnd::Complete),
+    ] {
+        for size in [1, 7, 4096] {
+            let (forwarded, mut watch) = watch(stream.as_bytes(), size);
+            assert_eq!(watch.end_of_body(), end, "{stream:?} in pieces of {size}");
+            assert_eq!(forwarded, stream.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn comments_are_neither_events_nor_content() {
+    for size in [1, 3, 4096] {
+        let (_, comments) = watch(b": ping\n\n:\r\n\r\n:data: {}\n", size);
+        assert!(comments.is_silent() && !comments.has_begun());
+        assert_eq!((comments.events(), comments.content_bytes()), (0, 0));
+        let (_, event) = watch(format!(": ping\n\n{CHUNK}").as_bytes(), size);
+        assert!(!event.is_silent() && event.has_begun());
+        assert_eq!((event.events(), event.content_bytes()), (1, CHUNK.trim_end().len() as u64));
+    }
+    let (_, name) = watch(b"event: message\n", 4096);
+    assert!(!name.is_silent() && !name.has_begun());
+}
+
+#[test]
+fn errors_are_recognised_in_all_forms() {
+    for (event, is_error) in [
+        (ERROR, true),
+        ("data:{\"error\" : \"text\"}\n\n", true),
+        ("data: {\"usage\":{\"prompt_tokens\":99999999999},\"error\":{\"code\":1}}\n\n", true),
+        ("data: {\"usage\":{\"prompt_tokens\":-1},\"error\":{}}\n\n", true),
+        ("data: {\"error\":{},\"error\":null}\n\n", true),
+        ("event: error\ndata: {\"message\":\"m\"}\n\n", true),
+        ("error: {\"message\":\"m\"}\n\n", true),
+        ("data: {\"error\":null}\n\n", false),
+        ("event: error\n\ndata: {}\n\n", false),
+        ("data: {\"choices\":[{\"error\":1}]}\n\n", false),
+    ] {
+        let (_, watch) = watch(event.as_bytes(), 5);
+        assert_eq!(watch.end() == StreamEnd::Failed, is_error, "{event}");
+        assert_eq!(watch.error().is_some(), is_error, "{event}");
+    }
+}
+
+#[test]
+fn large_counts_of_tokens_saturate() {
+    let usage = "data: {\"usage\":{\"prompt_tokens\":99999999999,\"completion_tokens\":1}}\n\n";
+    let expected = Usage { prompt_tokens: u32::MAX, cached_tokens: None, completion_tokens: 1 };
+    assert_eq!(watch(usage.as_bytes(), 5).1.usage(), Some(expected));
 }
 
 /// The event that ends a stream of the endpoint for responses.
@@ -144,7 +240,8 @@ fn bytes_after_an_error_event_are_held_back() {
     }
 }
 
-const PARTS: [&str; 8] = [CHUNK, LAST, USAGE, DONE, ": ping\n\n", "data: x\r\n", "\n", "junk"];
+const PARTS: [&str; 9] =
+    [CHUNK, LAST, USAGE, DONE, ": ping\n\n", "data: x\r\n", "\n", "junk", "\r"];
 
 proptest! {
     /// Without an error event every byte is forwarded, and chunk boundaries do not change what is
@@ -158,8 +255,25 @@ proptest! {
         let (forwarded, pieces) = watch(stream.as_bytes(), size);
         let (_, whole) = watch(stream.as_bytes(), stream.len().max(1));
         prop_assert_eq!(forwarded, stream.as_bytes());
-        let observed = |watch: &StreamWatch| (watch.end(), watch.events(), watch.usage());
+        let observed = |watch: &StreamWatch| {
+            (watch.end(), watch.events(), watch.usage(), watch.content_bytes(), watch.is_silent())
+        };
         prop_assert_eq!(observed(&pieces), observed(&whole));
+    }
+
+    /// What is forwarded of a stream with an error event does not depend on chunk boundaries.
+    #[test]
+    fn error_ends_a_stream_for_any_chunk_size(
+        before in prop::collection::vec(prop::sample::select(PARTS.to_vec()), 0..6),
+        after in prop::collection::vec(prop::sample::select(PARTS.to_vec()), 0..6),
+        error in prop::sample::select(vec![ERROR.to_owned(), ERROR.replace('\n', "\r\n")]),
+        size in 1usize..200,
+    ) {
+        let stream = format!("{}\n\n{error}{}", before.concat(), after.concat());
+        let (forwarded, pieces) = watch(stream.as_bytes(), size);
+        let (whole, _) = watch(stream.as_bytes(), stream.len());
+        prop_assert_eq!(pieces.end(), StreamEnd::Failed);
+        prop_assert_eq!(forwarded, whole);
     }
 
     #[test]

@@ -1,0 +1,148 @@
+//! What counts as the beginning and the end of an engine's stream, and what is refused before.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use pointsman_domain::BuiltIn;
+use serde_json::{Value, json};
+
+use super::{Reply, TestGateway, json as reply_json, stream};
+
+const STREAM: &str =
+    r#"{"model":"m","messages":[{"role":"user","content":"hello"}],"stream":true}"#;
+const WHOLE: &str =
+    "data: {\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+
+async fn gateway() -> TestGateway {
+    TestGateway::new(BuiltIn).await
+}
+
+fn code(body: &str) -> Value {
+    let data = body.rsplit("data: ").next().unwrap_or_default();
+    let body: Value = serde_json::from_str(data.trim_end()).unwrap_or_default();
+    body["error"]["code"].clone()
+}
+
+#[tokio::test]
+async fn stream_without_content_is_a_failed_attempt() {
+    for first in [
+        ": ping\n\n:\n\n",
+        "",
+        "event: message\n",
+        "data: {\"error\":{\"message\":\"m\",\"code\":500}}\n\ndata: [DONE]\n\n",
+        "data: {\"error\":{\"message\":\"m\"}}\n\n",
+        "data: {\"error\":{\"message\":\"m\",\"code\":\"429\"}}\n\n",
+        ": PROCESSING\n\ndata: {\"error\":\"m\"}\n\n",
+        "event: error\ndata: {\"message\":\"m\"}\n\n",
+        "data: {\"error\":{}}",
+    ] {
+        let gateway = gateway().await;
+        gateway.script("a", &[stream(first, false)]);
+        gateway.script("b", &[stream(WHOLE, false)]);
+        let (status, headers, body) = gateway.send(STREAM).await;
+        assert_eq!((status, body.as_str()), (200, WHOLE), "{first}");
+        assert_eq!(headers["x-pointsman-lane"], "b", "{first}");
+        assert_eq!(gateway.attempted_lanes(), "ab", "{first}");
+    }
+}
+
+#[tokio::test]
+async fn comments_before_the_first_event_are_dropped() {
+    let gateway = gateway().await;
+    let whole: &str = format!(": ping\n\n:\n\n{WHOLE}").leak();
+    gateway.script("a", &[stream(whole, false)]);
+    let (status, _, body) = gateway.send(STREAM).await;
+    assert_eq!(status, 200);
+    assert!(body.ends_with(WHOLE), "{body}");
+    assert_eq!(gateway.metric("pointsman_answered_total"), "pointsman_answered_total 1");
+}
+
+#[tokio::test]
+async fn clients_error_as_first_event_is_its_response() {
+    let gateway = gateway().await;
+    let error = "data: {\"error\":{\"message\":\"too long\",\"code\":400}}\n\ndata: [DONE]\n\n";
+    gateway.script("a", &[stream(error, false)]);
+    let (status, headers, body) = gateway.send(STREAM).await;
+    assert_eq!(status, 400);
+    assert_eq!(headers["content-type"], "application/json");
+    assert_eq!(body, r#"{"error":{"message":"too long","code":400}}"#);
+    assert_eq!(gateway.attempted_lanes(), "a");
+}
+
+#[tokio::test]
+async fn ends_of_streams_are_recognised() {
+    let event = "data: {\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}]}";
+    let two = r#"{"model":"m","messages":[],"stream":true,"n":2}"#;
+    for (request, body, is_complete) in [
+        (STREAM, format!("{event}\n\n"), true),
+        (STREAM, event.to_owned(), true),
+        (STREAM, format!("{event}\n\ndata: [DONE]"), true),
+        (STREAM, event.replace("stop", ""), false),
+        (STREAM, event.replace("\"stop\"", "\"null\""), false),
+        (two, format!("{event}\n\n"), false),
+        (two, format!("{event}\n\n{}", event.replace(":0", ":1")), true),
+    ] {
+        let gateway = gateway().await;
+        let body: &'static str = body.leak();
+        for content_type in ["text/event-stream", "Text/Event-Stream; charset=utf-8"] {
+            gateway.script("a", &[Reply { content_type, ..stream(body, false) }]);
+            let (status, _, sent) = gateway.send(request).await;
+            let expected = if is_complete { Value::Null } else { json!("engine_error") };
+            assert_eq!((status, code(&sent)), (200, expected), "{body}");
+            assert!(sent.starts_with(body));
+        }
+    }
+}
+
+#[tokio::test]
+async fn encoded_stream_is_passed_on_as_it_is() {
+    let gateway = gateway().await;
+    let reply = Reply { encoding: Some("gzip"), ..stream("not observed", false) };
+    gateway.script("a", &[reply]);
+    let (status, headers, body) = gateway.send(STREAM).await;
+    assert_eq!((status, body.as_str()), (200, "not observed"));
+    assert_eq!(headers["content-encoding"], "gzip");
+    assert_eq!(gateway.metric("pointsman_answered_total"), "pointsman_answered_total 1");
+    assert_eq!(*gateway.engines.accepted.lock().unwrap(), ["identity"]);
+}
+
+#[tokio::test]
+async fn engines_error_keeps_its_fields_after_keep_alive_comments() {
+    let gateway = TestGateway::with(BuiltIn, |parts| {
+        parts.settings.keep_alive = Duration::from_millis(50);
+    })
+    .await;
+    // All slots are taken, so that the client waits.
+    gateway.script("a", &[stream("data: {}\n\n", true); 3]);
+    gateway.script("b", &[stream("data: {}\n\n", true); 2]);
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(gateway.begin(STREAM).await);
+    }
+    let response = gateway.begin(STREAM).await;
+    let error = concat!(
+        r#"{"error":{"message":"too long","type":"BadRequestError","#,
+        r#""param":"input_tokens","code":400}}"#
+    );
+    gateway.script("a", &[reply_json(400, error)]);
+    gateway.script("b", &[reply_json(400, error)]);
+    drop(held);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    let event: Value = serde_json::from_str(body.split("data: ").nth(1).unwrap()).unwrap();
+    let expected = json!({"message": "too long", "type": "BadRequestError",
+        "param": "input_tokens", "code": 400, "status": 400});
+    assert_eq!(event["error"], expected);
+}
+
+#[tokio::test]
+async fn host_that_stops_says_so() {
+    let gateway = gateway().await;
+    gateway.script("a", &[stream("data: {}\n\n", true)]);
+    let response = gateway.begin(STREAM).await;
+    gateway.abort.cancel();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(code(&String::from_utf8(body.to_vec()).unwrap()), "stopping");
+    let (status, _, body) = gateway.send(STREAM).await;
+    assert_eq!((status, code(&body)), (503, json!("stopping")));
+}

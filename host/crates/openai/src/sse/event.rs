@@ -1,0 +1,168 @@
+//! What the data of one event says about its stream.
+
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+use serde::de::IgnoredAny;
+
+use crate::endpoint::StreamKind;
+use crate::scan::{self, Child, Children};
+use crate::usage::{self, Timings, Usage};
+
+/// The types of events that end a stream of the kind [`StreamKind::Events`].
+const RESPONSE_COMPLETED: &str = "response.completed";
+const RESPONSE_INCOMPLETE: &str = "response.incomplete";
+const RESPONSE_FAILED: &str = "response.failed";
+const ERROR_EVENT: &str = "error";
+
+/// What an event says, besides its content.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) is_error: bool,
+    pub(super) usage: Option<Usage>,
+}
+
+/// Which choices of a response have ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// The number of choices that the client asked for.
+    choices: u32,
+    indices: HashSet<u32>,
+    /// The event with the whole response has arrived.
+    whole: bool,
+}
+
+impl Default for Ended {
+    fn default() -> Self {
+        Self::new(1)
+    }
+}
+
+impl Ended {
+    pub(super) fn new(choices: u32) -> Self {
+        Self { choices: choices.max(1), indices: HashSet::new(), whole: false }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.whole || self.indices.len() >= self.choices as usize
+    }
+
+    /// Notes the end of a choice. Others than those that were asked for do not count, so that an
+    /// engine cannot fill the memory.
+    fn note(&mut self, index: u32) {
+        if index < self.choices {
+            self.indices.insert(index);
+        }
+    }
+}
+
+/// Returns true if a line without a line ending is whole, so that it counts at the end of a body.
+pub(super) fn is_whole(line: &[u8]) -> bool {
+    let Some(data) = line.strip_prefix(b"data:").map(<[u8]>::trim_ascii) else { return false };
+    data == b"[DONE]" || serde_json::from_slice::<IgnoredAny>(data).is_ok()
+}
+
+/// Reads the data of an event.
+pub(super) fn read(kind: StreamKind, data: &[u8], ended: &mut Ended) -> Seen {
+    match kind {
+        StreamKind::Chunks => chunk(data, ended),
+        StreamKind::Events => typed(data, ended),
+    }
+}
+
+/// Reads an event of the kind [`StreamKind::Chunks`].
+fn chunk(data: &[u8], ended: &mut Ended) -> Seen {
+    static FINISH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"finish_reason\""));
+    static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
+    let finishes = FINISH.find_iter(data).any(|at| {
+        let value = data[at + FINISH.needle().len()..].trim_ascii_start();
+        let value = value.strip_prefix(b":").unwrap_or(value).trim_ascii_start();
+        value.starts_with(b"\"")
+    });
+    // If usage is requested, vLLM sends `"usage":null` in every chunk but the last. If it is not,
+    // llama.cpp's last chunk still has its timings.
+    if !(finishes || usage::is_in(data) || ERROR.find(data).is_some()) {
+        return Seen::default();
+    }
+    let mut seen = Seen::default();
+    let mut timings = None;
+    for_each_member(data, 0, |key, start| match key {
+        "error" => seen.is_error |= value(data, start) != b"null",
+        "usage" => seen.usage = serde_json::from_slice(value(data, start)).ok().or(seen.usage),
+        "timings" => {
+            timings = serde_json::from_slice(value(data, start)).ok().and_then(Timings::usage);
+        }
+        "choices" if finishes => {
+            for choice in Children::new(data, start).into_iter().flatten() {
+                note_choice(data, choice.start, ended);
+            }
+        }
+        _ => {}
+    });
+    seen.usage = seen.usage.or(timings);
+    seen
+}
+
+/// Notes whether the choice that begins at `start` has ended.
+fn note_choice(data: &[u8], start: usize, ended: &mut Ended) {
+    let (mut index, mut is_finished) = (0, false);
+    for_each_member(data, start, |key, start| match key {
+        "index" => index = serde_json::from_slice(value(data, start)).unwrap_or(u32::MAX),
+        "finish_reason" => {
+            let reason: Option<String> = serde_json::from_slice(value(data, start)).ok();
+            // Some engines write a missing reason as an empty string, or as the word for null.
+            is_finished = reason.is_some_and(|reason| {
+                !["", "null", "none"].iter().any(|word| reason.eq_ignore_ascii_case(word))
+            });
+        }
+        _ => {}
+    });
+    if is_finished {
+        ended.note(index);
+    }
+}
+
+/// Reads an event of the kind [`StreamKind::Events`].
+fn typed(data: &[u8], ended: &mut Ended) -> Seen {
+    // Most events are deltas of a text, which do not have these words as whole strings.
+    static LAST: LazyLock<[Finder<'static>; 4]> = LazyLock::new(|| {
+        [
+            Finder::new(b"\"response.completed\""),
+            Finder::new(b"\"response.incomplete\""),
+            Finder::new(b"\"response.failed\""),
+            Finder::new(b"\"error\""),
+        ]
+    });
+    if !LAST.iter().any(|word| word.find(data).is_some()) {
+        return Seen::default();
+    }
+    let (mut kind, mut usage) = (String::new(), None);
+    for_each_member(data, 0, |key, start| match key {
+        "type" => kind = serde_json::from_slice(value(data, start)).unwrap_or_default(),
+        "response" => for_each_member(data, start, |key, start| {
+            if key == "usage" {
+                usage = serde_json::from_slice(value(data, start)).ok();
+            }
+        }),
+        _ => {}
+    });
+    match &*kind {
+        RESPONSE_COMPLETED | RESPONSE_INCOMPLETE => ended.whole = true,
+        RESPONSE_FAILED | ERROR_EVENT => return Seen { is_error: true, usage },
+        _ => return Seen::default(),
+    }
+    Seen { is_error: false, usage }
+}
+
+/// Calls `read` with key and start of each member of the object that begins at `start`.
+fn for_each_member(data: &[u8], start: usize, mut read: impl FnMut(&str, usize)) {
+    // An array has no keys.
+    for Child { key, start } in Children::new(data, start).into_iter().flatten() {
+        read(&scan::key(&data[key]), start);
+    }
+}
+
+fn value(data: &[u8], start: usize) -> &[u8] {
+    data.get(start..scan::value_end(data, start)).unwrap_or_default()
+}
