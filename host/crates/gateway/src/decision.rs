@@ -14,6 +14,8 @@ use pointsman_domain::{
 };
 use pointsman_fleet::Fleet;
 use pointsman_openai::{Head, Request};
+use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use tracing::Span;
 
 use crate::error::RouteError;
@@ -25,6 +27,12 @@ use crate::settings::AdvisorHandle;
 
 /// Bodies up to this size are copied out of the connection's read buffer.
 const SMALL_BODY: usize = 16 << 10;
+/// Bodies above this size are parsed on a thread of their own, because that takes milliseconds
+/// during which the worker could serve no other request.
+const LARGE_BODY: usize = 256 << 10;
+/// Large bodies that are parsed at a time. Bounds threads and memory; parsing is CPU work.
+const MAX_PARSERS: usize = 2;
+static PARSERS: Semaphore = Semaphore::const_new(MAX_PARSERS);
 
 /// The routing decision about a request, with everything that its execution needs. The plan itself
 /// is in the flow of the request.
@@ -95,12 +103,40 @@ async fn accept(
     span.record("tenant", tenant.as_deref());
     let body = read(&parts.headers, body, pipeline.settings.max_body).await?;
     let head = Head { id: id.to_owned(), tenant, headers: detached(&parts.headers) };
-    let request = Request::parse(endpoint, body, head)?.without_operator_fields()?;
+    let request = parse(&pipeline.fleet, endpoint, body, head).await?;
     let fleet = fleet_view(&pipeline.fleet, &request);
     check_model(&request, &fleet)?;
     // Only recorded if a lane serves the model: other names are the client's and may be long.
     span.record("model", request.model());
     Ok((request, fleet))
+}
+
+/// Parses a request, and hashes its prompt if it is large.
+async fn parse(
+    fleet: &Fleet,
+    endpoint: Endpoint,
+    body: Bytes,
+    head: Head,
+) -> Result<Request, RouteError> {
+    if body.len() <= LARGE_BODY {
+        return Ok(Request::parse(endpoint, body, head)?.without_operator_fields()?);
+    }
+    let permit = PARSERS.acquire().await;
+    let hasher = fleet.prefix_index().hasher().clone();
+    let parsing = tokio::task::spawn_blocking(move || {
+        let request = Request::parse(endpoint, body, head)?.without_operator_fields()?;
+        // The fleet view needs them.
+        request.prompt_hashes(&hasher);
+        // Held here, because the thread continues if the client leaves.
+        drop(permit);
+        Ok(request)
+    });
+    match parsing.await.map_err(JoinError::try_into_panic) {
+        Ok(parsed) => parsed,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime is shutting down.
+        Err(Err(_)) => Err(RouteError::Stopping),
+    }
 }
 
 /// Returns the fleet view for a request, with the estimates of its cached tokens.

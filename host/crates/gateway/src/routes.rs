@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -47,12 +48,14 @@ async fn models(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Resp
 
 async fn model(
     State(pipeline): State<Arc<Pipeline>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
     if let Err(unauthorized) = pipeline.keys.tenant(request.headers()) {
         return error(request, unauthorized.into());
     }
+    // An id that is not UTF-8 is as unknown as any other; the message has it as it was sent.
+    let id = id.map_or_else(|_| request.uri().path().to_owned(), |Path(id)| id);
     let topology = &pipeline.fleet.view().topology;
     match pointsman_openai::models::one(topology, &id, pipeline.settings.started_at) {
         Some(body) => json(body),

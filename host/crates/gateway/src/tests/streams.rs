@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
+use http::Request;
 use http_body_util::BodyExt as _;
 use pointsman_domain::BuiltIn;
 use serde_json::{Value, json};
+use tower_service::Service as _;
 
 use super::{Reply, TestGateway, json as reply_json, stream};
+use crate::Keys;
 
 const STREAM: &str =
     r#"{"model":"m","messages":[{"role":"user","content":"hello"}],"stream":true}"#;
@@ -145,4 +149,44 @@ async fn host_that_stops_says_so() {
     assert_eq!(code(&String::from_utf8(body.to_vec()).unwrap()), "stopping");
     let (status, _, body) = gateway.send(STREAM).await;
     assert_eq!((status, code(&body)), (503, json!("stopping")));
+}
+
+#[tokio::test]
+async fn large_bodies_are_parsed_and_limited() {
+    let gateway = gateway().await;
+    let text: &str =
+        json!({"model": "m", "messages": [{"role": "user", "content": "x".repeat(300 << 10)}]})
+            .to_string()
+            .leak();
+    assert_eq!(gateway.send(text).await.0, 200);
+    let many: &str = format!(r#"{{"model":"m","messages":[],"x":{{{}}}}}"#, {
+        vec!["\"\":0"; 100_000].join(",")
+    })
+    .leak();
+    assert_eq!(gateway.send(many).await.0, 200);
+    let items = vec!["{}"; 100_001].join(",");
+    let items: &str =
+        format!(r#"{{"model":"m","messages":[{{"role":"user","content":[{items}]}}]}}"#).leak();
+    let deep: &str =
+        format!(r#"{{"model":"m","messages":[],"x":{}{}}}"#, "[".repeat(200), "]".repeat(200))
+            .leak();
+    for (body, expected) in [(items, "too_many_items"), (deep, "too_deeply_nested")] {
+        let (status, _, body) = gateway.send(body).await;
+        assert_eq!((status, code(&body)), (400, json!(expected)));
+    }
+}
+
+#[tokio::test]
+async fn model_that_is_not_utf8_is_unknown() {
+    for (key, expected) in [("secret-key-1", "model_not_found"), ("other", "invalid_api_key")] {
+        let keys = Keys::new([("secret-key-1".to_owned(), "acme".to_owned())]);
+        let gateway = TestGateway::with(BuiltIn, |parts| parts.keys = keys).await;
+        let request = Request::get("/v1/models/%ff%0a")
+            .header("authorization", format!("Bearer {key}"))
+            .body(Body::empty())
+            .unwrap();
+        let response = gateway.router().call(request).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(code(&String::from_utf8(body.to_vec()).unwrap()), expected);
+    }
 }
