@@ -160,7 +160,8 @@ impl Dispatcher {
     /// 6. The lane is not loaded and the request does not allow loading it: reject.
     /// 7. The deadline has passed: reject.
     /// 8. The estimated wait exceeds the deadline and the request has a fallback: reject.
-    /// 9. The queue is full: reject.
+    /// 9. The queue is full: reject. A flow with at least two requests more than the flow of this
+    ///    one gives up a place: its newest request is rejected instead.
     /// 10. Otherwise the request waits.
     fn arrive(&mut self, enqueue: Enqueue, now: Duration, effects: &mut Vec<Effect>) {
         let Enqueue { ticket, lane: id, priority, flow, deadline, switching, has_fallback } =
@@ -178,17 +179,25 @@ impl Dispatcher {
         if granted {
             self.grant(ticket, id, now, now, effects);
         } else {
+            let displaced = if self.queue.is_full(id, self.rules.queue) {
+                self.displace(flow, id, now, effects)
+            } else {
+                None
+            };
             let waiter =
                 Waiter { ticket, priority, flow, since: now, deadline, switching, has_fallback };
             self.queue.push(id, waiter);
             self.balance_lane(id, now, effects);
+            if let Some(other) = displaced.filter(|other| *other != id) {
+                self.balance_lane(other, now, effects);
+            }
         }
     }
 
     /// Returns true if the request can have a slot now, false if it has to wait for one, and an
     /// error if it may not wait.
     fn may_wait(&self, enqueue: &Enqueue, now: Duration) -> Result<bool, AcquireError> {
-        let Enqueue { lane: id, deadline, switching, has_fallback, .. } = *enqueue;
+        let Enqueue { lane: id, flow, deadline, switching, has_fallback, .. } = *enqueue;
         if self.closed {
             return Err(AcquireError::Closing);
         }
@@ -218,11 +227,32 @@ impl Dispatcher {
                 return Err(AcquireError::DeadlineTooEarly { estimate });
             }
         }
-        if self.queue.is_full(id, self.rules.queue) {
-            let queued = self.queue.waiting(id);
-            return Err(AcquireError::QueueFull { queued, retry_in: self.start_in(id, now) });
+        let limits = self.rules.queue;
+        if self.queue.is_full(id, limits) && self.queue.displaced_by(flow, id, limits).is_none() {
+            return Err(self.queue_full(id, now));
         }
         Ok(false)
+    }
+
+    fn queue_full(&self, id: LaneId, now: Duration) -> AcquireError {
+        let queued = self.queue.waiting(id);
+        AcquireError::QueueFull { queued, retry_in: self.start_in(id, now) }
+    }
+
+    /// Rejects the request that makes room for one of `flow`, and returns its lane.
+    fn displace(
+        &mut self,
+        flow: FlowId,
+        id: LaneId,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) -> Option<LaneId> {
+        let ticket = self.queue.displaced_by(flow, id, self.rules.queue)?;
+        let lane = self.queue.lane_of(ticket)?;
+        let refusal = self.queue_full(lane, now);
+        self.queue.remove(ticket);
+        effects.push(Effect::Reject { ticket, refusal });
+        Some(lane)
     }
 
     fn not_serving(&self, id: LaneId, now: Duration) -> AcquireError {

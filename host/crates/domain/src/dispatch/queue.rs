@@ -180,6 +180,39 @@ impl Queue {
         self.waiting(lane) >= limits.per_lane || self.len() >= limits.total
     }
 
+    /// Returns the request that makes room in a full queue for a request of `flow`: the newest one
+    /// of the flow with the most, if that flow has at least two more. So a place goes to the flow
+    /// that has fewer even then, and no request takes the place of one that could take it back.
+    pub(super) fn displaced_by(
+        &self,
+        flow: FlowId,
+        lane: LaneId,
+        limits: QueueLimits,
+    ) -> Option<Ticket> {
+        // If the lane's own limit is reached, only a place in its queue helps.
+        let is_lane_full = self.waiting(lane) >= limits.per_lane;
+        let lanes = self.lanes.iter().enumerate();
+        let lanes = lanes.filter(|(index, _)| !is_lane_full || *index == lane.index());
+        let mut flows: BTreeMap<FlowId, (usize, ArrivalSeq, Ticket)> = BTreeMap::new();
+        for level in lanes.flat_map(|(_, queue)| queue.levels.values()) {
+            for (seq, waiter) in &level.waiting {
+                let entry = flows.entry(waiter.flow).or_insert((0, *seq, waiter.ticket));
+                entry.0 += 1;
+                if *seq > entry.1 {
+                    (entry.1, entry.2) = (*seq, waiter.ticket);
+                }
+            }
+        }
+        let own = flows.get(&flow).map_or(0, |(count, ..)| *count);
+        // Numbers of arrivals are unique, so the order of the flows does not matter.
+        let (most, _, ticket) = flows.into_values().max()?;
+        (most >= own + 2).then_some(ticket)
+    }
+
+    pub(super) fn lane_of(&self, ticket: Ticket) -> Option<LaneId> {
+        self.positions.get(&ticket).map(|(lane, ..)| *lane)
+    }
+
     pub(super) fn waiting(&self, lane: LaneId) -> usize {
         self.lanes.get(lane.index()).map_or(0, |queue| queue.length)
     }
@@ -273,6 +306,28 @@ mod tests {
             queue.push(LANE, waiter(ticket, 0, flow, 0));
         }
         assert_eq!(order(&mut queue, 1), [1, 4, 5, 2, 6, 3]);
+    }
+
+    #[test]
+    fn newest_request_of_the_largest_flow_is_displaced() {
+        let limits = QueueLimits { per_lane: 5, total: 7 };
+        let mut queue = Queue::new(2, Duration::ZERO);
+        for (ticket, priority, flow) in [(1, 0, 7), (2, 9, 7), (3, 0, 8), (4, 0, 7), (5, 0, 8)] {
+            queue.push(LANE, waiter(ticket, priority, flow, 0));
+        }
+        let displaced = |queue: &Queue, flow, lane| {
+            queue.displaced_by(FlowId(flow), lane, limits).map(|ticket| ticket.0)
+        };
+        assert_eq!(displaced(&queue, 9, LANE), Some(4));
+        assert_eq!(displaced(&queue, 8, LANE), None, "one more is no reason");
+        assert_eq!(displaced(&queue, 7, LANE), None, "its own requests are not displaced");
+        // Over all lanes, flow 8 has the most requests now.
+        let other = LaneId(1);
+        for (ticket, flow) in [(6, 8), (7, 8)] {
+            queue.push(other, waiter(ticket, 0, flow, 0));
+        }
+        assert_eq!(displaced(&queue, 9, other), Some(7));
+        assert_eq!(displaced(&queue, 9, LANE), Some(4), "only a place in the lane's queue helps");
     }
 
     #[test]

@@ -421,3 +421,46 @@ proptest! {
         prop_assert!(model.waiting.is_empty());
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// No request is rejected because the queue is full while another flow has two more requests
+    /// than its own has without it: a flow with a single request never is while another has two.
+    #[test]
+    fn places_of_a_full_queue_are_shared_between_flows(
+        arrivals in prop::collection::vec((0..6u64, -1..2, any::<bool>()), 1..150),
+    ) {
+        let rules = Rules { queue: QueueLimits { per_lane: 7, total: 7 }, ..rules() };
+        let groups = [GroupSetup { budget: 20 << 30 }];
+        // Its engine never becomes ready, so that all requests wait.
+        let mut dispatcher = Dispatcher::new(vec![setup(1, 0, 10)], &groups, rules);
+        let mut waiting: BTreeMap<u64, u64> = BTreeMap::new();
+        for (ticket, (flow, priority, cancels)) in (1..).zip(arrivals) {
+            let mut effects = Vec::new();
+            if cancels && let Some((ticket, _)) = waiting.pop_first() {
+                dispatcher.on(Event::Cancelled(Ticket(ticket)), s(0), &mut effects);
+            }
+            waiting.insert(ticket, flow);
+            dispatcher.on(Event::Arrived(Enqueue {
+                ticket: Ticket(ticket),
+                lane: LaneId(0),
+                priority,
+                flow: FlowId(flow),
+                deadline: s(1000),
+                switching: Switching::Allow,
+                has_fallback: false,
+            }), s(0), &mut effects);
+            for effect in effects {
+                let Effect::Reject { ticket, refusal } = effect else { continue };
+                prop_assert!(matches!(refusal, AcquireError::QueueFull { .. }), "{refusal:?}");
+                let flow = waiting.remove(&ticket.0).unwrap();
+                let count = |flow| waiting.values().filter(|other| **other == flow).count();
+                let most = (0..6).map(count).max().unwrap();
+                prop_assert!(most <= count(flow) + 1, "{waiting:?} without {flow}");
+            }
+            prop_assert_eq!(dispatcher.queued(), waiting.len());
+            prop_assert!(waiting.len() <= 7);
+        }
+    }
+}
