@@ -9,7 +9,10 @@ use anyhow::{Context as _, Result};
 use pointsman_domain::PlanLimits;
 use pointsman_files::write_atomic;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetTasks};
-use pointsman_gateway::{Gateway, GatewayMetrics, GatewayParts, Keys, Settings};
+use pointsman_gateway::{
+    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, Settings,
+    raise_descriptor_limit,
+};
 use pointsman_policy::{
     Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
 };
@@ -17,14 +20,13 @@ use pointsman_record::{RecordMetrics, Recorder};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::admin::AdminBackend;
 use crate::cli::Serve;
 use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
 use crate::startup::EarlyConnections;
-use crate::{admin, facts, memory, shutdown, state, telemetry};
+use crate::{admin, facts, memory, service_manager, shutdown, state, telemetry};
 use pointsman_config::Config;
 
 /// Stack size of a worker thread in bytes. A policy can use 512 KiB of it, on top of the frames of
@@ -95,7 +97,7 @@ async fn run(
     let reloader = Arc::new(reloader);
     let backend =
         Arc::new(AdminBackend { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
-    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+    let drain = Drain::default();
     let gateway = Gateway::new(GatewayParts {
         settings: gateway_settings(&config.server, config.queue.max_wait),
         keys: Keys::new(config.keys),
@@ -109,8 +111,7 @@ async fn run(
         recorder,
         metrics: gateway_metrics,
         registry,
-        stop: stop.clone(),
-        abort: abort.clone(),
+        drain: drain.clone(),
     });
     let mut server = JoinSet::new();
     server.spawn(async move {
@@ -126,13 +127,14 @@ async fn run(
         write_port(file, address.port())
             .with_context(|| format!("failed to write the port to {}", file.display()))?;
     }
+    service_manager::ready();
     let running = Running {
         reloader,
         server,
         fleet: fleet_tasks,
-        stop,
-        abort,
+        drain,
         drain_timeout: config.server.drain_timeout,
+        limit: shutdown::limit(config.server.drain_timeout, &config.fleet),
         records,
     };
     shutdown::run(running, signals).await
@@ -147,7 +149,15 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
 
 fn gateway_settings(server: &pointsman_config::Server, max_wait: Duration) -> Settings {
     Settings {
+        connections: ConnectionSettings {
+            max: raise_descriptor_limit(),
+            idle_timeout: server.idle_timeout,
+            write_timeout: server.write_timeout,
+            hosts: server.hosts.clone(),
+        },
         max_body: server.max_body,
+        body_timeout: server.body_timeout,
+        body_memory: server.body_memory,
         plan: PlanLimits { max_wait, max_steps: server.max_attempts },
         deadline: server.deadline,
         keep_alive: server.keep_alive.unwrap_or_default(),

@@ -15,6 +15,7 @@ mod output;
 mod policy;
 mod reload;
 mod replay;
+mod service_manager;
 mod shutdown;
 mod simulate;
 mod startup;

@@ -1,26 +1,35 @@
 //! Graceful shutdown.
 //!
 //! ```text
-//!   first signal    not ready, no new connections; in-flight responses continue
+//!   first signal    not ready; new requests get 503, in-flight responses continue
 //!   drain timeout   remaining responses are aborted with an explicit error event
-//!   then            queued requests are rejected, engines are stopped group by group
-//!   second signal   skips draining
+//!   then            queued requests are rejected, engines are stopped group by group; health checks
+//!                   are still answered
+//!   at the end      the listeners close
+//!   second signal   skips draining; engines get a few seconds, then the watchdog kills them
 //! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use pointsman_fleet::FleetTasks;
+use pointsman_fleet::{FleetSpec, FleetTasks};
+use pointsman_gateway::Drain;
 use pointsman_record::Writer;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::reload::Reloader;
+use crate::service_manager;
 
 /// Time for clients to read the error event that ends an aborted stream.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time for connections to close at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time for engines to stop after a second signal.
+const FORCED_STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Time to write the decision records that are still queued.
 const RECORDS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -74,11 +83,23 @@ pub(crate) struct Running {
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) server: JoinSet<()>,
     pub(crate) fleet: FleetTasks,
-    pub(crate) stop: CancellationToken,
-    pub(crate) abort: CancellationToken,
+    pub(crate) drain: Drain,
     pub(crate) drain_timeout: Duration,
+    /// Maximum duration of the whole shutdown, see [`limit`].
+    pub(crate) limit: Duration,
     /// Writes decision records.
     pub(crate) records: Option<Writer>,
+}
+
+/// Returns the maximum duration of a shutdown.
+pub(crate) fn limit(drain_timeout: Duration, fleet: &FleetSpec) -> Duration {
+    /// Time for the system to end killed processes, and for what else is not counted.
+    const MARGIN: Duration = Duration::from_secs(5);
+    let engines = fleet.lanes.iter().filter_map(|lane| lane.engine.run());
+    let longest_grace = engines.map(|engine| engine.stop_grace).max().unwrap_or_default();
+    [drain_timeout, ABORT_TIMEOUT, longest_grace, CLOSE_TIMEOUT, RECORDS_TIMEOUT, MARGIN]
+        .into_iter()
+        .fold(Duration::ZERO, Duration::saturating_add)
 }
 
 /// Serves until a signal arrives, then shuts down.
@@ -91,27 +112,42 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
         }
         name = signals.next(&running.reloader) => {
             let timeout_s = running.drain_timeout.as_secs_f32();
-            tracing::info!(event = "draining", signal = name, timeout_s, "draining; a second \
-                signal skips it");
+            let limit_s = running.limit.as_secs_f32();
+            tracing::info!(event = "draining", signal = name, timeout_s, limit_s, "draining; a \
+                second signal skips it");
         }
     }
-    running.stop.cancel();
-    let drained = tokio::select! {
-        drained = tokio::time::timeout(running.drain_timeout, running.server.join_next()) => {
-            drained.is_ok()
+    service_manager::stopping(running.limit);
+    running.drain.begin();
+    let (drained, is_forced) = tokio::select! {
+        drained = tokio::time::timeout(running.drain_timeout, running.drain.drained()) => {
+            (drained.is_ok(), false)
         }
         name = signals.next(&running.reloader) => {
             tracing::warn!(signal = name, "second signal: skipping the drain");
-            false
+            (false, true)
         }
     };
     if !drained {
-        running.abort.cancel();
-        if tokio::time::timeout(ABORT_TIMEOUT, running.server.join_next()).await.is_err() {
-            running.server.shutdown().await;
-        }
+        running.drain.abort();
+        tokio::time::timeout(ABORT_TIMEOUT, running.drain.drained()).await.ok();
+        running.drain.cut();
     }
-    running.fleet.shutdown().await;
+    let forced = async {
+        if !is_forced {
+            let name = signals.next(&running.reloader).await;
+            tracing::warn!(signal = name, "second signal: not waiting for the engines");
+        }
+        tokio::time::sleep(FORCED_STOP_TIMEOUT).await;
+    };
+    tokio::select! {
+        () = running.fleet.shutdown() => {}
+        () = forced => tracing::warn!("engines are left to the watchdog, which kills them"),
+    }
+    running.drain.close();
+    if tokio::time::timeout(CLOSE_TIMEOUT, running.server.join_next()).await.is_err() {
+        running.server.shutdown().await;
+    }
     finish_records(running.records).await;
     tracing::info!("stopped");
     Ok(())

@@ -1,12 +1,14 @@
 //! Graceful shutdown of the host.
 
-use pointsman_tests::client::{chat, stream};
-use pointsman_tests::host::is_alive;
-use pointsman_tests::wait_until;
+use std::os::unix::net::UnixDatagram;
+
+use pointsman_tests::WAIT_TIMEOUT;
+use pointsman_tests::client::{chat, get, post, stream};
+use pointsman_tests::host::{Host, is_alive, program};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::{host, lane, one_lane};
+use crate::{FAKE_ENGINE, host, lane, one_lane};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -18,9 +20,12 @@ fn stream_finishes_within_drain_timeout() {
     assert!(event_stream.read_until("word1"));
     host.signal(Signal::INT);
     host.wait_for_event("draining", &[("signal", "SIGINT")]);
-    wait_until("the port is closed", || {
-        std::net::TcpStream::connect(("127.0.0.1", host.port)).is_err()
-    });
+    for (path, status) in [("/livez", 200), ("/readyz", 503), ("/health", 503)] {
+        assert_eq!(get(host.port, path).status, status, "{path}");
+    }
+    let rejected = post(host.port, CHAT, &chat("a", json!({})));
+    assert_eq!((rejected.status, rejected.error_code()), (503, json!("stopping")));
+    assert!(rejected.header("retry-after").is_some());
     let (response, complete) = event_stream.finish();
     assert!(complete && response.text().ends_with("data: [DONE]\n\n"), "{}", response.text());
     assert!(host.wait_for_exit().success());
@@ -57,4 +62,29 @@ fn second_signal_skips_draining() {
     assert!(!response.text().contains("[DONE]"));
     assert!(host.wait_for_exit().success());
     assert!(!is_alive(engine));
+}
+
+#[test]
+fn service_manager_is_notified() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
+    let receive = || {
+        let mut buffer = [0; 200];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let notify = path.to_str().unwrap().to_owned();
+    let config = format!("server.drain-timeout = \"100s\"\n{}", lane("a", &["a"], &[]));
+    let env = [("NOTIFY_SOCKET", notify.as_str())];
+    let mut host = Host::start_in(&program(FAKE_ENGINE), dir, &config, &env);
+    assert_eq!(receive(), "READY=1");
+    host.signal(Signal::TERM);
+    let stopping = receive();
+    let micros = stopping.strip_prefix("STOPPING=1\nEXTEND_TIMEOUT_USEC=");
+    let micros: u64 = micros.expect("the host asks for time").parse().unwrap();
+    // The drain, and the `stop-grace` of the engine, which is 2 s.
+    assert!((102_000_000..150_000_000).contains(&micros), "{stopping}");
+    assert!(host.wait_for_exit().success());
 }

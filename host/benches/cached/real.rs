@@ -13,10 +13,11 @@ use pointsman_domain::{Advisor, PlanLimits};
 use pointsman_fleet::{
     ExternalSpec, Fleet, FleetMetrics, FleetSpec, FleetTasks, LaneSpec, Liveness, Timeouts,
 };
-use pointsman_gateway::{Gateway, GatewayMetrics, GatewayParts, Keys, Settings};
+use pointsman_gateway::{
+    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, Settings,
+};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::{Blend, MODEL, Turn};
 
@@ -44,14 +45,14 @@ impl Python {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         listener.set_nonblocking(true).unwrap();
-        let stop = CancellationToken::new();
+        let drain = Drain::default();
         let ports = [engines[0].port, engines[1].port];
-        let (gateway, tasks) = runtime.block_on(gateway(ports, blend, stop.clone()));
+        let (gateway, tasks) = runtime.block_on(gateway(ports, blend, drain.clone()));
         let serving = runtime.spawn(async move {
             gateway.serve(tokio::net::TcpListener::from_std(listener).unwrap()).await;
         });
         let turns = converse(port);
-        stop.cancel();
+        drain.close();
         runtime.block_on(async {
             serving.await.unwrap();
             tasks.shutdown().await;
@@ -102,11 +103,7 @@ impl Drop for Engine {
 }
 
 /// Returns a gateway whose lanes are ready.
-async fn gateway(
-    engines: [u16; 2],
-    blend: Blend,
-    stop: CancellationToken,
-) -> (Gateway, FleetTasks) {
+async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, FleetTasks) {
     let lanes = vec![lane("a", engines[0]), lane("b", engines[1])];
     let mut registry = Registry::default();
     let names: Vec<_> = lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
@@ -126,7 +123,10 @@ async fn gateway(
     let deadline = Duration::from_secs(600);
     let gateway = Gateway::new(GatewayParts {
         settings: Settings {
+            connections: ConnectionSettings::default(),
             max_body: 1 << 20,
+            body_timeout: deadline,
+            body_memory: 128 << 20,
             plan: PlanLimits { max_wait: deadline, max_steps: 1 },
             deadline,
             keep_alive: Duration::ZERO,
@@ -140,8 +140,7 @@ async fn gateway(
         recorder: None,
         metrics: GatewayMetrics::register(&mut registry),
         registry,
-        stop,
-        abort: CancellationToken::new(),
+        drain,
     });
     (gateway, tasks)
 }

@@ -1,9 +1,12 @@
 //! The summary of a configuration that `check` prints. It contains no secrets.
 
+use std::time::Duration;
+
 use pointsman_fleet::{
     Gpu, GroupSpec, LaneContext, LaneSpec, Machine, Pool, Residency, format_size,
 };
 
+use crate::shutdown;
 use pointsman_config::{Config, format_duration, format_pool};
 
 /// Maximum number of on-demand lanes in a group for which all sets are enumerated (2^16 at most).
@@ -17,7 +20,7 @@ pub(super) fn lines(
     environment: &[(String, String)],
 ) -> Vec<String> {
     let fleet = &config.fleet;
-    let mut lines = Vec::new();
+    let mut lines = vec![shutdown_line(config)];
     if let Some(dir) = &fleet.state_dir {
         lines.push(format!("state directory: {}", dir.display()));
     }
@@ -48,6 +51,27 @@ pub(super) fn lines(
         describe_lane(lane, &context, &mut lines);
     }
     lines
+}
+
+/// Returns how long a shutdown takes at most, and warns if a service manager may not wait for it.
+fn shutdown_line(config: &Config) -> String {
+    /// `docker stop` and `docker compose stop`.
+    const DOCKER: Duration = Duration::from_secs(10);
+    /// `DefaultTimeoutStopSec` of systemd.
+    const SYSTEMD: Duration = Duration::from_secs(90);
+    let limit = shutdown::limit(config.server.drain_timeout, &config.fleet);
+    let seconds = format_duration(Duration::from_secs(limit.as_secs()));
+    let warning = match limit {
+        limit if limit > SYSTEMD => {
+            " (warning: more than the 90s of systemd, unless Type=notify, and the 10s of Docker; \
+             set TimeoutStopSec or stop_grace_period)"
+        }
+        limit if limit > DOCKER => {
+            " (warning: more than the 10s of Docker; set stop_grace_period there)"
+        }
+        _ => "",
+    };
+    format!("shutdown: {seconds} at most{warning}")
 }
 
 fn describe_group(group: &GroupSpec, members: &[(&LaneSpec, &String)], lines: &mut Vec<String>) {

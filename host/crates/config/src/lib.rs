@@ -56,8 +56,19 @@ pub struct Config {
 pub struct Server {
     /// The address.
     pub listen: SocketAddr,
+    /// Names by which clients address the host, in addition to those of its address: `name`,
+    /// `*.suffix`, or `*` for all.
+    pub hosts: Vec<String>,
     /// Maximum size of a request body in bytes.
     pub max_body: usize,
+    /// Maximum size of all request bodies in flight in bytes; at least that of one.
+    pub body_memory: usize,
+    /// Maximum time for which a client may send nothing of a body that it has begun.
+    pub body_timeout: Duration,
+    /// Maximum time for which a client may take nothing of a response.
+    pub write_timeout: Duration,
+    /// Maximum time between two requests on a connection.
+    pub idle_timeout: Duration,
     /// Maximum time that requests in flight may take after the host was told to stop.
     pub drain_timeout: Duration,
     /// Interval of keep-alive comments in streams that wait for their first byte; `None` turns them
@@ -208,6 +219,17 @@ fn read_server(section: Section<'_>) -> Option<Server> {
     if !(1..=MAX_BODY_LIMIT).contains(&max_body) {
         section.error_at("max-body", Code::OutOfRange.with("must be between 1B and 1GiB"));
     }
+    let hosts = section.strings("hosts").unwrap_or_default();
+    check_hosts(&section, &hosts);
+    let body_memory = section.bytes("body-memory").unwrap_or(max_body.max(128 << 20));
+    if body_memory < max_body {
+        section.error_at("body-memory", Code::OutOfRange.with("must be at least `max-body`"));
+    }
+    let body_timeout = section.positive_duration("body-timeout", Duration::from_secs(30));
+    let write_timeout = section.positive_duration("write-timeout", Duration::from_secs(30));
+    // Longer than the 60 s for which load balancers keep idle connections by default: they must be
+    // the first to close one, or they send a request on a connection that is being closed.
+    let idle_timeout = section.positive_duration("idle-timeout", Duration::from_secs(75));
     let drain_timeout = section.duration("drain-timeout", Duration::from_secs(30));
     let keep_alive = section.duration("keep-alive", Duration::from_secs(10));
     let max_attempts = section.integer("max-attempts", 1..=20, 5);
@@ -215,12 +237,35 @@ fn read_server(section: Section<'_>) -> Option<Server> {
     section.report_unknown();
     Some(Server {
         listen: listen?,
+        hosts,
         max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
+        body_memory: usize::try_from(body_memory).unwrap_or(usize::MAX),
+        body_timeout,
+        write_timeout,
+        idle_timeout,
         drain_timeout,
         keep_alive: Some(keep_alive).filter(|interval| !interval.is_zero()),
         max_attempts,
         deadline,
     })
+}
+
+/// Reports names that no `Host` can have, so that a typing error does not lock clients out.
+fn check_hosts(section: &Section<'_>, hosts: &[String]) {
+    for host in hosts {
+        let name = host.strip_prefix("*.").unwrap_or(host);
+        let is_label = |label: &str| {
+            !label.is_empty()
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        if host != "*" && !name.split('.').all(is_label) {
+            let message = format!(
+                "invalid host name \"{host}\": expected a name without scheme and port, for \
+                 example \"router.example.org\", \"*.example.org\", or \"*\" for all names"
+            );
+            section.error_at("hosts", Code::InvalidValue.with(message));
+        }
+    }
 }
 
 fn read_log(section: Section<'_>) -> Log {

@@ -301,6 +301,21 @@ fn errors_in_settings_of_the_host_have_key_and_code() {
         (format!("[server]\nmax-attempts = 0\n{LANE}"), "server.max-attempts", Code::OutOfRange),
         (format!("[server]\ndeadline = \"0s\"\n{LANE}"), "server.deadline", Code::OutOfRange),
         (
+            format!("[server]\nbody-memory = \"31MiB\"\n{LANE}"),
+            "server.body-memory",
+            Code::OutOfRange,
+        ),
+        (
+            format!("[server]\nhosts = [\"http://a.example\"]\n{LANE}"),
+            "server.hosts",
+            Code::InvalidValue,
+        ),
+        (
+            format!("[server]\nhosts = [\"a.*.example\"]\n{LANE}"),
+            "server.hosts",
+            Code::InvalidValue,
+        ),
+        (
             format!("[switching]\nstarvation-timeout = \"60s\"\n{LANE}"),
             "switching.starvation-timeout",
             Code::Conflict,

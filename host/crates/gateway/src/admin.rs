@@ -35,6 +35,8 @@ use crate::socket::AdminSocket;
 use crate::status::StatusSources;
 use crate::{listen, request_id, response, status};
 
+/// Open connections of a listener.
+const MAX_CONNECTIONS: usize = 64;
 /// Bytes of a command's body.
 const MAX_BODY: usize = 64 << 10;
 
@@ -85,21 +87,25 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves until the gateway is stopped and the connections are closed.
+    /// Serves until the drain is closed.
     pub async fn serve(self, gateway: &Gateway, policies: Arc<dyn PolicyAdmin>) {
-        let (stop, host) = (gateway.stop(), gateway.status());
+        let (drain, host) = (gateway.drain(), gateway.status());
+        let metrics = gateway.metrics();
         let socket = async {
             if let Some(socket) = self.socket {
                 // Without keys: the file mode restricts the socket to the host's user and root.
                 let router = router(Arc::clone(host), Arc::clone(&policies), Keys::default());
-                listen::listen(socket, router, stop.clone()).await;
+                let limits = gateway.limits(MAX_CONNECTIONS, None);
+                listen::listen(socket, router, limits, drain.clone(), Arc::clone(metrics)).await;
             }
         };
         let port = async {
             if let Some((listener, token)) = self.port {
                 let keys = Keys::new([(token, "operator".to_owned())]);
                 let router = router(Arc::clone(host), Arc::clone(&policies), keys);
-                listen::listen(listener, router, stop.clone()).await;
+                let hosts = Some(gateway.allowed_hosts(&listener));
+                let limits = gateway.limits(MAX_CONNECTIONS, hosts);
+                listen::listen(listener, router, limits, drain.clone(), Arc::clone(metrics)).await;
             }
         };
         tokio::join!(socket, port);

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use pointsman_domain::request_flow::{Action, End, ErrorAnswer, Event};
 use pointsman_domain::{
     Advised, DroppedEdit, Edit, Endpoint, Facts, FleetView, Merged, NoLaneReason, Plan,
@@ -24,9 +22,8 @@ use crate::pipeline::Pipeline;
 use crate::recording::{self, Recording};
 use crate::request_tracker::RequestTracker;
 use crate::settings::AdvisorHandle;
+use crate::upload;
 
-/// Bodies up to this size are copied out of the connection's read buffer.
-const SMALL_BODY: usize = 16 << 10;
 /// Bodies above this size are parsed on a thread of their own, because that takes milliseconds
 /// during which the worker could serve no other request.
 const LARGE_BODY: usize = 256 << 10;
@@ -101,7 +98,7 @@ async fn accept(
 ) -> Result<(Request, Arc<FleetView>), RouteError> {
     let tenant = pipeline.keys.tenant(&parts.headers)?;
     span.record("tenant", tenant.as_deref());
-    let body = read(&parts.headers, body, pipeline.settings.max_body).await?;
+    let body = upload::receive(&pipeline.uploads, &parts.headers, body).await?;
     let head = Head { id: id.to_owned(), tenant, headers: detached(&parts.headers) };
     let request = parse(&pipeline.fleet, endpoint, body, head).await?;
     let fleet = fleet_view(&pipeline.fleet, &request);
@@ -177,31 +174,8 @@ fn policies(merged: &Merged) -> String {
     if policies.is_empty() { "built-in".to_owned() } else { policies.join(", ") }
 }
 
-/// Reads the whole body, which has to be JSON of at most `max` bytes.
-async fn read(
-    headers: &HeaderMap,
-    body: axum::body::Body,
-    max: usize,
-) -> Result<Bytes, RouteError> {
-    let given = headers.get(http::header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
-    let essence = given.unwrap_or("").split(';').next().unwrap_or("").trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(RouteError::ContentType(given.map(str::to_owned)));
-    }
-    match Limited::new(body, max).collect().await {
-        Ok(collected) => Ok(detached_body(collected.to_bytes())),
-        Err(error) if error.is::<LengthLimitError>() => Err(RouteError::BodyTooLarge { max }),
-        Err(error) => Err(RouteError::IncompleteBody(error)),
-    }
-}
-
-/// Copies a small body. Body and headers are slices of the connection's read buffer, and would
-/// keep all of it alive while the request is queued.
-fn detached_body(body: Bytes) -> Bytes {
-    if body.len() <= SMALL_BODY { Bytes::copy_from_slice(&body) } else { body }
-}
-
-/// Copies the headers, for the same reason as [`detached_body`].
+/// Copies the headers, which are slices of the connection's read buffer and would keep all of it
+/// alive while the request is queued.
 fn detached(headers: &HeaderMap) -> HeaderMap {
     let copy = |(name, value): (&HeaderName, &HeaderValue)| {
         let mut copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;

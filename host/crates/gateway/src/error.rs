@@ -37,6 +37,10 @@ pub(crate) enum RouteError {
     ContentType(Option<String>),
     #[error("request body exceeds {max} bytes")]
     BodyTooLarge { max: usize },
+    #[error("the request body did not arrive in time")]
+    BodyTimeout,
+    #[error("the host has no memory for another request body of this size at the moment")]
+    BodyMemory,
     #[error("failed to read the request body: {0}")]
     IncompleteBody(#[source] Box<dyn Error + Send + Sync>),
     #[error(transparent)]
@@ -59,6 +63,10 @@ pub(crate) enum RouteError {
     },
     #[error("the host is shutting down")]
     Stopping,
+    #[error("`Host` does not name this host; add the name to `server.hosts` if it should")]
+    HostNotAllowed,
+    #[error("invalid request head: {0}")]
+    InvalidHead(&'static str),
     #[error("unknown path: {} {}", excerpt(.method.as_str()), excerpt(.path))]
     UnknownPath { method: Method, path: String },
     #[error("method {} is not allowed for this path; use {allowed}", excerpt(.method.as_str()))]
@@ -128,11 +136,16 @@ impl RouteError {
                     ErrorCode::InvalidRequest
                 }
             },
-            Self::InvalidCommandBody | Self::VersionNotAllowed(_) => ErrorCode::InvalidRequest,
+            Self::InvalidHead(_) | Self::InvalidCommandBody | Self::VersionNotAllowed(_) => {
+                ErrorCode::InvalidRequest
+            }
             Self::UnknownModel { .. } => ErrorCode::ModelNotFound,
             Self::Rejected { .. } => return None,
             Self::NoLane { .. } => ErrorCode::NoLaneAvailable,
             Self::Stopping => ErrorCode::Stopping,
+            Self::BodyTimeout => ErrorCode::RequestTimeout,
+            Self::BodyMemory => ErrorCode::HostOverloaded,
+            Self::HostNotAllowed => ErrorCode::HostNotAllowed,
             Self::Attempt { error, .. } => error.code(),
             Self::UnknownPath { .. } | Self::UnknownCommand(_) => ErrorCode::NotFound,
             Self::Method { .. } => ErrorCode::MethodNotAllowed,
@@ -167,14 +180,17 @@ impl RouteError {
                     .with_retry_after(after)
             }
             Self::NoLane { retry_in, .. } => response.with_retry_after(Some(*retry_in)),
-            Self::Stopping => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
+            Self::Stopping | Self::BodyMemory => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
             Self::Attempt { lane, error } => response
                 .with_all(error.headers())
                 .with_optional(headers::LANE, to_header_value(lane))
                 .with_retry_after(error.retry_in()),
             Self::ContentType(_)
             | Self::BodyTooLarge { .. }
+            | Self::BodyTimeout
             | Self::IncompleteBody(_)
+            | Self::HostNotAllowed
+            | Self::InvalidHead(_)
             | Self::UnknownPath { .. }
             | Self::UnknownCommand(_)
             | Self::InvalidCommandBody

@@ -64,6 +64,9 @@ macro_rules! error_codes {
 error_codes! {
     /// The API key or admin token is missing or unknown.
     InvalidApiKey = "invalid_api_key", UNAUTHORIZED, "invalid_request_error", retry_after: false;
+    /// The `Host` is not one of the listener's; see `server.hosts`.
+    HostNotAllowed = "host_not_allowed", MISDIRECTED_REQUEST, "invalid_request_error",
+        retry_after: false;
     /// The request body ended early or could not be read.
     IncompleteBody = "incomplete_body", BAD_REQUEST, "invalid_request_error", retry_after: false;
     /// The request body is not UTF-8 or not a JSON object.
@@ -81,6 +84,9 @@ error_codes! {
     /// The request body exceeds `server.max-body`.
     RequestTooLarge = "request_too_large", PAYLOAD_TOO_LARGE, "invalid_request_error",
         retry_after: false;
+    /// The request body did not arrive in time; see `server.body-timeout`.
+    RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "invalid_request_error",
+        retry_after: false;
     /// No lane serves the model.
     ModelNotFound = "model_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
     /// The path or the admin command does not exist.
@@ -88,9 +94,11 @@ error_codes! {
     /// The path does not support the method.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "invalid_request_error",
         retry_after: false;
+    /// The bodies of the requests in flight use all of `server.body-memory`.
+    HostOverloaded = "host_overloaded", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
     /// No lane can serve the request now.
     NoLaneAvailable = "no_lane_available", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
-    /// The host shuts down.
+    /// The host shuts down, and accepts no new requests.
     Stopping = "stopping", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
     /// The queue has reached its limit.
     QueueFull = "queue_full", TOO_MANY_REQUESTS, "rate_limit_error", retry_after: true;

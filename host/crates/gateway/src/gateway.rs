@@ -7,15 +7,18 @@ use pointsman_fleet::Fleet;
 use pointsman_record::Recorder;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
+use crate::connection::Timeouts;
+use crate::drain::Drain;
+use crate::hosts::AllowedHosts;
 use crate::identity::Keys;
-use crate::listen;
+use crate::listen::{self, Limits};
 use crate::metrics::GatewayMetrics;
 use crate::pipeline::Pipeline;
 use crate::routes;
 use crate::settings::{AdvisorSlot, Settings, StatusPart};
 use crate::status::StatusSources;
+use crate::upload::{BodyMemory, Uploads};
 
 /// The components that a gateway is made of.
 pub struct GatewayParts {
@@ -37,10 +40,8 @@ pub struct GatewayParts {
     pub metrics: Arc<GatewayMetrics>,
     /// Metrics of all components, for `/metrics`.
     pub registry: Registry,
-    /// When cancelled, no connections and requests are accepted any more; others may finish.
-    pub stop: CancellationToken,
-    /// When cancelled, the drain timeout has expired: requests that are left get an error.
-    pub abort: CancellationToken,
+    /// The phases of the shutdown, which the caller begins.
+    pub drain: Drain,
 }
 
 impl fmt::Debug for GatewayParts {
@@ -57,28 +58,54 @@ impl fmt::Debug for GatewayParts {
 pub struct Gateway {
     pipeline: Arc<Pipeline>,
     status: Arc<StatusSources>,
-    stop: CancellationToken,
+    drain: Drain,
 }
 
 impl Gateway {
     /// Creates a gateway, which gives each of its parts what it needs.
     pub fn new(parts: GatewayParts) -> Self {
-        let GatewayParts { settings, keys, fleet, advisor, recorder, metrics, abort, .. } = parts;
+        let GatewayParts { settings, keys, fleet, advisor, recorder, metrics, drain, .. } = parts;
         let status = StatusSources {
             fleet: fleet.clone(),
             policies: parts.policies,
             config: parts.config,
             registry: parts.registry,
-            stop: parts.stop.clone(),
+            stop: drain.stopping().clone(),
         };
-        let pipeline = Pipeline { settings, keys, fleet, advisor, recorder, metrics, abort };
-        Self { pipeline: Arc::new(pipeline), status: Arc::new(status), stop: parts.stop }
+        let gauge = metrics.body_bytes.clone();
+        let memory = BodyMemory::new(settings.body_memory, settings.max_body, gauge);
+        let uploads = Uploads {
+            max_body: settings.max_body,
+            timeout: settings.body_timeout,
+            memory: Arc::new(memory),
+            stop: drain.stopping().clone(),
+        };
+        let abort = drain.aborting().clone();
+        let pipeline =
+            Pipeline { settings, keys, uploads, fleet, advisor, recorder, metrics, abort };
+        Self { pipeline: Arc::new(pipeline), status: Arc::new(status), drain }
     }
 
-    /// Serves `listener` until the gateway is stopped and the connections are closed.
+    /// Serves `listener` until the drain is closed.
     pub async fn serve(&self, listener: TcpListener) {
         let router = routes::router(Arc::clone(&self.pipeline), Arc::clone(&self.status));
-        listen::listen(listener, router, self.stop.clone()).await;
+        let hosts = Some(self.allowed_hosts(&listener));
+        let limits = self.limits(self.pipeline.settings.connections.max, hosts);
+        let metrics = Arc::clone(&self.pipeline.metrics);
+        listen::listen(listener, router, limits, self.drain.clone(), metrics).await;
+    }
+
+    /// Returns the names by which a listener may be addressed.
+    pub(crate) fn allowed_hosts(&self, listener: &TcpListener) -> AllowedHosts {
+        let names = &self.pipeline.settings.connections.hosts;
+        AllowedHosts::new(listen::address_of(listener), names)
+    }
+
+    /// Returns the limits of a listener.
+    pub(crate) fn limits(&self, connections: usize, hosts: Option<AllowedHosts>) -> Limits {
+        let settings = &self.pipeline.settings.connections;
+        let timeouts = Timeouts { idle: settings.idle_timeout, write: settings.write_timeout };
+        Limits { connections, timeouts, hosts }
     }
 
     /// Returns what the status pages show, which the admin API serves as well.
@@ -86,9 +113,14 @@ impl Gateway {
         &self.status
     }
 
-    /// Returns the token that is cancelled when the gateway stops.
-    pub(crate) fn stop(&self) -> &CancellationToken {
-        &self.stop
+    /// Returns the phases of the shutdown.
+    pub(crate) fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// Returns the metrics of the gateway.
+    pub(crate) fn metrics(&self) -> &Arc<GatewayMetrics> {
+        &self.pipeline.metrics
     }
 
     #[cfg(test)]

@@ -21,7 +21,10 @@
 mod admin;
 mod admin_error;
 mod attempt;
+mod connection;
 mod decision;
+mod descriptors;
+mod drain;
 mod engine_status;
 mod error;
 mod error_code;
@@ -29,9 +32,12 @@ mod execute;
 mod failure;
 mod gateway;
 mod headers;
+mod hosts;
 mod identity;
+mod idle;
 mod listen;
 mod metrics;
+mod pace;
 mod pipeline;
 mod recording;
 mod request_id;
@@ -43,15 +49,18 @@ mod settings;
 mod socket;
 mod status;
 mod stream;
+mod upload;
 mod wait;
 
 pub use self::admin::{Admin, PolicyAdmin, PolicyCommand};
 pub use self::admin_error::AdminError;
+pub use self::descriptors::raise_descriptor_limit;
+pub use self::drain::Drain;
 pub use self::error_code::ErrorCode;
 pub use self::gateway::{Gateway, GatewayParts};
 pub use self::identity::{Keys, Unauthorized};
 pub use self::metrics::GatewayMetrics;
-pub use self::settings::{AdvisorSlot, Settings, StatusPart};
+pub use self::settings::{AdvisorSlot, ConnectionSettings, Settings, StatusPart};
 pub use self::socket::{AdminSocket, SocketError};
 
 #[cfg(test)]

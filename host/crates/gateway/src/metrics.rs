@@ -34,12 +34,24 @@ struct AttemptLabels {
     result: &'static str,
 }
 
+/// A connection, as long as it is open.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// The metrics of the gateway.
 #[derive(Debug)]
 pub struct GatewayMetrics {
     pub(crate) accepted: Counter,
     pub(crate) in_flight: Gauge,
     pub(crate) first_byte_seconds: Histogram,
+    pub(crate) body_bytes: Gauge,
+    connections: Gauge,
     answered: Counter,
     fell_back: Counter,
     errors: Counter,
@@ -58,6 +70,8 @@ impl GatewayMetrics {
             accepted: Counter::default(),
             in_flight: Gauge::default(),
             first_byte_seconds: seconds(),
+            body_bytes: Gauge::default(),
+            connections: Gauge::default(),
             answered: Counter::default(),
             fell_back: Counter::default(),
             errors: Counter::default(),
@@ -72,6 +86,16 @@ impl GatewayMetrics {
             "pointsman_in_flight",
             "Accepted requests that have not ended",
             m.in_flight.clone(),
+        );
+        registry.register(
+            "pointsman_connections",
+            "Open connections of clients and operators",
+            m.connections.clone(),
+        );
+        registry.register(
+            "pointsman_body_bytes",
+            "Size of the request bodies in flight",
+            m.body_bytes.clone(),
         );
         registry.register(
             "pointsman_answered",
@@ -111,6 +135,12 @@ impl GatewayMetrics {
             first_byte,
         );
         Arc::new(metrics)
+    }
+
+    /// Counts a connection until the value is dropped.
+    pub(crate) fn open_connection(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
     }
 
     /// Counts the end of a request.

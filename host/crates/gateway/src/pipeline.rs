@@ -9,11 +9,13 @@ use tokio_util::sync::CancellationToken;
 use crate::identity::Keys;
 use crate::metrics::GatewayMetrics;
 use crate::settings::{AdvisorSlot, Settings};
+use crate::upload::Uploads;
 
 /// The components that the requests of clients need.
 pub(crate) struct Pipeline {
     pub(crate) settings: Settings,
     pub(crate) keys: Keys,
+    pub(crate) uploads: Uploads,
     pub(crate) fleet: Fleet,
     pub(crate) advisor: AdvisorSlot,
     pub(crate) recorder: Option<Recorder>,

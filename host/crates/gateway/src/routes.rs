@@ -5,9 +5,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
+use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use pointsman_openai::SERVED;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::RouteError;
 use crate::pipeline::Pipeline;
@@ -16,6 +18,7 @@ use crate::status::StatusSources;
 use crate::{serve, status};
 
 pub(crate) fn router(pipeline: Arc<Pipeline>, host: Arc<StatusSources>) -> Router {
+    let stop = host.stop.clone();
     let host_routes = Router::new()
         .route("/health", only("GET, HEAD", get(status::health)))
         .route("/livez", only("GET, HEAD", get(status::live)))
@@ -32,8 +35,18 @@ pub(crate) fn router(pipeline: Arc<Pipeline>, host: Arc<StatusSources>) -> Route
         .route("/v1/models", only("GET, HEAD", get(models)))
         .route("/v1/models/{*id}", only("GET, HEAD", get(model)))
         .with_state(pipeline)
+        .route_layer(middleware::from_fn_with_state(stop, reject_while_stopping))
         .merge(host_routes)
         .fallback(unknown_path)
+}
+
+/// Rejects new requests once the host stops. Health and status still respond.
+async fn reject_while_stopping(
+    State(stop): State<CancellationToken>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if stop.is_cancelled() { error(request, RouteError::Stopping) } else { next.run(request).await }
 }
 
 async fn models(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {

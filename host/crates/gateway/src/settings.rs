@@ -15,11 +15,43 @@ pub(crate) type AdvisorHandle = Arc<Box<dyn Advisor>>;
 /// Returns a part of `/status` that another component provides.
 pub type StatusPart = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 
+/// Limits of the connections of clients.
+#[derive(Debug, Clone)]
+pub struct ConnectionSettings {
+    /// Maximum number of open connections.
+    pub max: usize,
+    /// Maximum time between two requests on a connection.
+    pub idle_timeout: Duration,
+    /// Maximum time for which a client may take nothing of a response.
+    pub write_timeout: Duration,
+    /// Names by which clients address the host, in addition to those of its address.
+    pub hosts: Vec<String>,
+}
+
+impl Default for ConnectionSettings {
+    /// Returns the defaults of the configuration, for as many connections as a process can have
+    /// that does not raise its limit of open files.
+    fn default() -> Self {
+        Self {
+            max: 384,
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
+            hosts: Vec::new(),
+        }
+    }
+}
+
 /// Settings of the HTTP side.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Limits of connections.
+    pub connections: ConnectionSettings,
     /// Maximum size of a request body in bytes.
     pub max_body: usize,
+    /// Maximum time for which a client may send nothing of a body that it has begun.
+    pub body_timeout: Duration,
+    /// Maximum size of all request bodies in flight in bytes.
+    pub body_memory: usize,
     /// Limits of every plan.
     pub plan: PlanLimits,
     /// Maximum time from a request to the first byte of its response, over all attempts.

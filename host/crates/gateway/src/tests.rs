@@ -2,6 +2,7 @@
 
 mod cached_tokens;
 mod engine_responses;
+mod listener;
 mod recovery;
 mod spans;
 mod streams;
@@ -27,9 +28,10 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
-use crate::{Gateway, GatewayMetrics, GatewayParts, Keys, Settings, routes, serve};
+use crate::{
+    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, Settings, routes, serve,
+};
 
 /// The API key that all requests carry.
 const API_KEY: &str = "secret-api-key";
@@ -100,7 +102,7 @@ impl Engines {
 /// for another model.
 pub(crate) struct TestGateway {
     pub(crate) gateway: Gateway,
-    abort: CancellationToken,
+    drain: Drain,
     engines: Arc<Engines>,
     _fleet: FleetTasks,
     _engines: JoinSet<()>,
@@ -147,7 +149,10 @@ impl TestGateway {
         let advisor: Box<dyn Advisor> = Box::new(advisor);
         let mut parts = GatewayParts {
             settings: Settings {
+                connections: ConnectionSettings::default(),
                 max_body: 1 << 20,
+                body_timeout: Duration::from_secs(30),
+                body_memory: 8 << 20,
                 plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MAX_ATTEMPTS },
                 deadline: Duration::from_secs(30),
                 keep_alive: Duration::ZERO,
@@ -161,13 +166,12 @@ impl TestGateway {
             recorder: None,
             metrics: GatewayMetrics::register(&mut registry),
             registry,
-            stop: CancellationToken::new(),
-            abort: CancellationToken::new(),
+            drain: Drain::default(),
         };
         configure(&mut parts);
-        let abort = parts.abort.clone();
+        let drain = parts.drain.clone();
         let gateway = Gateway::new(parts);
-        Self { gateway, abort, engines, _fleet: fleet_tasks, _engines: tasks }
+        Self { gateway, drain, engines, _fleet: fleet_tasks, _engines: tasks }
     }
 
     /// Returns the routes for clients.

@@ -227,7 +227,7 @@ async fn aborted_stream_is_logged_once_with_its_cause() {
     let gateway = gateway(Duration::ZERO).await;
     gateway.script("a", &[stream("data: {}\n\n", true)]);
     let response = gateway.begin(STREAM).await;
-    gateway.abort.cancel();
+    gateway.drain.abort();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert!(String::from_utf8_lossy(&body).contains(r#""code":"engine_error""#), "{body:?}");
     let [aborted] = &log.warnings_of("the-id")[..] else { panic!("{}", log.text()) };

@@ -1,0 +1,238 @@
+//! Receives the bodies of requests, within limits of size, time and memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::RouteError;
+use crate::pace::Pace;
+
+/// Bytes per second that a client has to send on average while the host waits for it, so that a
+/// trickle does not hold memory for long: 32 MiB take nine minutes at most.
+const MIN_UPLOAD_RATE: u32 = 64 << 10;
+/// Bodies up to this size may use all of the memory for bodies, larger ones only three quarters,
+/// so that large ones cannot keep small ones out.
+const SMALL_SHARE: usize = 1 << 20;
+/// Capacity that a body begins with, if it has no known length.
+const FIRST_CAPACITY: usize = 8 << 10;
+
+/// The limits of request bodies.
+#[derive(Debug)]
+pub(crate) struct Uploads {
+    /// Maximum size of a body in bytes.
+    pub(crate) max_body: usize,
+    /// Maximum time for which a client sends nothing.
+    pub(crate) timeout: Duration,
+    pub(crate) memory: Arc<BodyMemory>,
+    /// Cancelled when the host stops: bodies that have not been received are rejected.
+    pub(crate) stop: CancellationToken,
+}
+
+/// The memory that all bodies of requests in flight use.
+#[derive(Debug)]
+pub(crate) struct BodyMemory {
+    limit: usize,
+    /// Limit for bodies larger than [`SMALL_SHARE`].
+    large_limit: usize,
+    used: AtomicUsize,
+    /// The bytes in use, as a metric.
+    gauge: Gauge,
+}
+
+impl BodyMemory {
+    /// Creates the memory of `limit` bytes, of which one body has at most `max_body`.
+    pub(crate) fn new(limit: usize, max_body: usize, gauge: Gauge) -> Self {
+        let large_limit = (limit - limit / 4).max(max_body.min(limit));
+        Self { limit, large_limit, used: AtomicUsize::new(0), gauge }
+    }
+}
+
+/// A body, or what was received of it. Its memory is given back when the last reference is dropped,
+/// wherever that is.
+#[derive(Debug)]
+struct Received {
+    data: Vec<u8>,
+    memory: Arc<BodyMemory>,
+}
+
+impl Received {
+    /// Appends a chunk; `expected` is the length of the whole body if it is known.
+    fn push(&mut self, chunk: &[u8], expected: usize) -> Result<(), RouteError> {
+        let length = self.data.len() + chunk.len();
+        let memory = &self.memory;
+        let limit = if length > SMALL_SHARE { memory.large_limit } else { memory.limit };
+        let add = |used: usize| used.checked_add(chunk.len()).filter(|used| *used <= limit);
+        // Relaxed: the counter guards no other memory.
+        memory
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .map_err(|_| RouteError::BodyMemory)?;
+        memory.gauge.inc_by(chunk.len() as i64);
+        if self.data.capacity() < length {
+            // Doubled, but not by what the client announces and may never send, nor beyond that.
+            let capacity = (2 * length).max(FIRST_CAPACITY).min(expected.max(length));
+            self.data.reserve_exact(capacity - self.data.len());
+        }
+        self.data.extend_from_slice(chunk);
+        Ok(())
+    }
+}
+
+impl AsRef<[u8]> for Received {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.data.len(), Ordering::Relaxed);
+        self.memory.gauge.dec_by(self.data.len() as i64);
+    }
+}
+
+/// Receives a whole body, which has to be JSON.
+pub(crate) async fn receive(
+    uploads: &Uploads,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Bytes, RouteError> {
+    check_content_type(headers)?;
+    // The announced length: known before any byte of the body is read.
+    if body.size_hint().lower() > uploads.max_body as u64 {
+        return Err(RouteError::BodyTooLarge { max: uploads.max_body });
+    }
+    let received = uploads.stop.run_until_cancelled(receive_json(uploads, body)).await;
+    received.unwrap_or(Err(RouteError::Stopping))
+}
+
+async fn receive_json(uploads: &Uploads, mut body: Body) -> Result<Bytes, RouteError> {
+    let exact = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+    let expected = exact.unwrap_or(usize::MAX);
+    let mut received = Received { data: Vec::new(), memory: Arc::clone(&uploads.memory) };
+    let mut pace = Pace::new(uploads.timeout, MIN_UPLOAD_RATE);
+    loop {
+        let deadline = pace.wait(Instant::now());
+        let frame = timeout_at(deadline, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| RouteError::BodyTimeout)? else { break };
+        let frame = frame.map_err(|error| RouteError::IncompleteBody(error.into()))?;
+        // Trailers have no meaning here.
+        let Ok(chunk) = frame.into_data() else { continue };
+        if received.data.len() + chunk.len() > uploads.max_body {
+            return Err(RouteError::BodyTooLarge { max: uploads.max_body });
+        }
+        received.push(&chunk, expected)?;
+        pace.progress(chunk.len(), Instant::now());
+    }
+    Ok(Bytes::from_owner(received))
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), RouteError> {
+    let given = headers.get(http::header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+    let essence = given.unwrap_or("").split(';').next().unwrap_or("").trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        Ok(())
+    } else {
+        Err(RouteError::ContentType(given.map(str::to_owned)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt as _, stream};
+    use http::{HeaderValue, header};
+
+    use super::*;
+    use crate::error_code::ErrorCode;
+
+    const MIB: usize = 1 << 20;
+
+    fn uploads(max_body: usize, memory: usize) -> Uploads {
+        Uploads {
+            max_body,
+            timeout: Duration::from_secs(30),
+            memory: Arc::new(BodyMemory::new(memory, max_body, Gauge::default())),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    async fn receive_body(uploads: &Uploads, body: Body) -> Result<Bytes, ErrorCode> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        receive(uploads, &headers, body).await.map_err(|error| error.code().unwrap())
+    }
+
+    fn chunks(chunk: usize, pause: Duration) -> impl futures_util::Stream<Item = Bytes> + Send {
+        stream::repeat(()).then(move |()| async move {
+            tokio::time::sleep(pause).await;
+            Bytes::from(vec![b' '; chunk])
+        })
+    }
+
+    fn body(chunks: impl futures_util::Stream<Item = Bytes> + Send + 'static) -> Body {
+        Body::from_stream(chunks.map(Ok::<_, std::io::Error>))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn body_that_is_too_large_is_rejected_before_it_is_read() {
+        let uploads = uploads(10, MIB);
+        let error = receive_body(&uploads, Body::from("12345678901")).await.unwrap_err();
+        assert_eq!(error, ErrorCode::RequestTooLarge);
+        let endless = body(chunks(4, Duration::ZERO));
+        assert_eq!(receive_body(&uploads, endless).await, Err(ErrorCode::RequestTooLarge));
+        assert_eq!(receive_body(&uploads, Body::from("{}")).await.unwrap(), "{}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_and_trickling_uploads_time_out() {
+        let uploads = uploads(32 * MIB, 64 * MIB);
+        let begun = Instant::now();
+        // A fast beginning does not help.
+        let stalled = chunks(MIB, Duration::ZERO).take(31).chain(stream::pending());
+        assert_eq!(receive_body(&uploads, body(stalled)).await, Err(ErrorCode::RequestTimeout));
+        assert_eq!(begun.elapsed().as_secs(), 30);
+        let trickle = body(chunks(1, Duration::from_secs(1)));
+        assert_eq!(receive_body(&uploads, trickle).await, Err(ErrorCode::RequestTimeout));
+        assert_eq!(begun.elapsed().as_secs(), 60);
+        assert_eq!(uploads.memory.used.load(Ordering::Relaxed), 0);
+        // A slow client that keeps the minimum rate.
+        let slow = chunks(128 << 10, Duration::from_secs(2)).take(50);
+        assert!(receive_body(&uploads, body(slow)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn uploads_end_when_the_host_stops() {
+        let uploads = uploads(MIB, MIB);
+        let stalled = receive_body(&uploads, body(stream::pending()));
+        let (result, ()) = tokio::join!(stalled, async { uploads.stop.cancel() });
+        assert_eq!(result, Err(ErrorCode::Stopping));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_shared_and_given_back() {
+        let uploads = uploads(4 * MIB, 8 * MIB);
+        let large = || body(chunks(MIB, Duration::ZERO).take(3));
+        let first = receive_body(&uploads, large()).await.unwrap();
+        let second = receive_body(&uploads, large()).await.unwrap();
+        assert_eq!(receive_body(&uploads, large()).await, Err(ErrorCode::HostOverloaded));
+        // Large bodies leave a quarter to small ones.
+        let small = receive_body(&uploads, Body::from(vec![b' '; MIB])).await.unwrap();
+        assert_eq!(uploads.memory.used.load(Ordering::Relaxed), 7 * MIB);
+        assert_eq!(uploads.memory.gauge.get(), 7 << 20);
+        let slice = first.slice(1..2);
+        drop((first, second, small));
+        assert_eq!(uploads.memory.used.load(Ordering::Relaxed), 3 * MIB, "a slice keeps the body");
+        drop(slice);
+        assert_eq!(uploads.memory.used.load(Ordering::Relaxed), 0);
+        assert!(receive_body(&uploads, large()).await.is_ok());
+    }
+}
