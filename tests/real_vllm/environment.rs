@@ -53,7 +53,8 @@ impl TestEnvironment {
         let config = self.config();
         let running = self.running.get_or_insert_with(|| {
             let host = Host::start(&program(FAKE_ENGINE), &config);
-            let monitor = StatusMonitor::start(host.port);
+            let monitor =
+                StatusMonitor::start(host.admin_socket().expect("an admin socket").to_owned());
             Rc::new(MonitoredHost { monitor, host })
         });
         Rc::clone(running)

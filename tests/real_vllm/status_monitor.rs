@@ -1,14 +1,15 @@
 //! A monitor that polls `/status` and records the states of the engines.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pointsman_tests::client::get_unix;
 use serde_json::Value;
 
-use crate::client::raw_request;
 use crate::processes::session_members;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -41,14 +42,14 @@ pub(crate) struct StatusMonitor {
 }
 
 impl StatusMonitor {
-    /// Starts monitoring the host on this port, whose lanes have memory for one engine.
-    pub(crate) fn start(port: u16) -> Self {
+    /// Starts monitoring the host with this admin socket, whose lanes have memory for one engine.
+    pub(crate) fn start(socket: PathBuf) -> Self {
         let (history, stop) = (Arc::<Mutex<History>>::default(), Arc::<AtomicBool>::default());
         let thread = std::thread::spawn({
             let (history, stop) = (Arc::clone(&history), Arc::clone(&stop));
             move || {
                 while !stop.load(Ordering::Relaxed) {
-                    if let Some(status) = read_status(port) {
+                    if let Some(status) = read_status(&socket) {
                         record(&mut history.lock().unwrap(), &status);
                     }
                     pointsman_tests::pause(POLL_INTERVAL);
@@ -108,9 +109,9 @@ impl Drop for StatusMonitor {
 }
 
 /// Reads the status; `None` if the host does not respond.
-fn read_status(port: u16) -> Option<Value> {
-    let response = raw_request(port, "GET", "/status", "").ok()?;
-    serde_json::from_str(response.split_once("\r\n\r\n")?.1).ok()
+fn read_status(socket: &Path) -> Option<Value> {
+    let response = get_unix(socket, "/status").ok()?;
+    serde_json::from_slice(&response.body).ok()
 }
 
 /// Adds a status to the history.

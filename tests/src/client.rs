@@ -1,7 +1,9 @@
 //! A plain HTTP/1.1 client without any conversion: tests see what is on the wire.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -151,6 +153,33 @@ pub fn send(
 
 pub fn get(port: u16, path: &str) -> Response {
     send(port, "GET", path, &[], b"")
+}
+
+/// Sends a request over a Unix socket, and reads the whole response, whose length is known.
+///
+/// # Errors
+/// If no response arrives.
+pub fn get_unix(socket: &Path, path: &str) -> io::Result<Response> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(WAIT_TIMEOUT))?;
+    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response)?;
+    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+    let end = response.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(invalid)?;
+    let head = String::from_utf8_lossy(&response[..end]).into_owned();
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let header = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        Some((name.to_ascii_lowercase(), value.trim().to_owned()))
+    };
+    Ok(Response {
+        status: status.ok_or_else(invalid)?,
+        headers: lines.filter_map(header).collect(),
+        body: response.split_off(end + 4),
+    })
 }
 
 /// Sends a JSON body and reads the whole response.

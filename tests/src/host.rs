@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::client::{get, post};
+use crate::client::{Response, get, get_unix, post};
 use crate::log::{self, LogEvent};
 use crate::wait_until;
 
@@ -27,6 +28,7 @@ pub struct Host {
     pub port: u16,
     pub dir: TempDir,
     log: PathBuf,
+    admin_socket: OnceLock<PathBuf>,
     exited: bool,
 }
 
@@ -98,7 +100,8 @@ impl Host {
         command.arg("--port-file").arg(&port_file);
         command.env("XDG_STATE_HOME", dir.path().join("state")).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
-        let mut host = Self { child: command.spawn().unwrap(), port: 0, dir, log, exited: false };
+        let (child, admin_socket) = (command.spawn().unwrap(), OnceLock::new());
+        let mut host = Self { child, port: 0, dir, log, admin_socket, exited: false };
         wait_until("the host listens", || {
             if let Some(status) = host.child.try_wait().unwrap() {
                 panic!("the host exited: {status}\n{}", host.log_text());
@@ -160,8 +163,29 @@ impl Host {
         found.unwrap()
     }
 
+    /// Returns the socket of the admin API; `None` if the host has none.
+    pub fn admin_socket(&self) -> Option<&Path> {
+        if self.admin_socket.get().is_none() {
+            let events = self.events("admin_listening", &[]);
+            let mut sockets = events.iter().map(|event| event.text("socket"));
+            let socket = sockets.find(|socket| !socket.is_empty())?;
+            // Another thread may have found the same socket.
+            self.admin_socket.set(socket.into()).ok();
+        }
+        self.admin_socket.get().map(PathBuf::as_path)
+    }
+
+    /// Sends a request as an operator, or as a client if the host has no admin socket.
+    pub fn get(&self, path: &str) -> Response {
+        match self.admin_socket() {
+            Some(socket) => get_unix(socket, path).expect("a response on the admin socket"),
+            None => get(self.port, path),
+        }
+    }
+
+    /// Returns the status that operators see.
     pub fn status(&self) -> Value {
-        get(self.port, "/status").json()
+        self.get("/status").json()
     }
 
     /// Returns the status of a lane.
@@ -189,7 +213,7 @@ impl Host {
 
     /// Returns the sum of a metric over all label sets that contain `labels`.
     pub fn metric(&self, name: &str, labels: &str) -> f64 {
-        let text = get(self.port, "/metrics").text();
+        let text = self.get("/metrics").text();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let matching = lines.filter(|line| {
             line.strip_prefix(name)

@@ -7,7 +7,8 @@
 //!   POST /policies/{name}/promote              promote the candidate, or {"version": "ab12cd34"}
 //!   POST /policies/{name}/disable, …/enable    disable or re-enable a policy
 //!   POST /reload                               reload changed files now
-//!   GET  /status, /metrics                     as for clients
+//!   GET  /status                               more than clients see: configuration, problems, …
+//!   GET  /metrics                              as for clients
 //! ```
 //!
 //! The admin API never shares a listener with clients: the permission to send requests does not
@@ -116,7 +117,7 @@ type Policies = Arc<dyn PolicyAdmin>;
 
 fn router(host: Arc<StatusSources>, policies: Policies, keys: Keys) -> Router {
     let host_routes = Router::new()
-        .route("/status", only("GET, HEAD", get(status::status)))
+        .route("/status", only("GET, HEAD", get(status::full_status)))
         .route("/metrics", only("GET, HEAD", get(status::metrics)))
         .with_state(host);
     Router::new()

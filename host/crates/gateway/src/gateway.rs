@@ -70,6 +70,7 @@ impl Gateway {
             policies: parts.policies,
             config: parts.config,
             registry: parts.registry,
+            keys: keys.clone(),
             stop: drain.stopping().clone(),
         };
         let gauge = metrics.body_bytes.clone();

@@ -24,7 +24,7 @@ pub(crate) fn router(pipeline: Arc<Pipeline>, host: Arc<StatusSources>) -> Route
         .route("/livez", only("GET, HEAD", get(status::live)))
         .route("/readyz", only("GET, HEAD", get(status::ready)))
         .route("/status", only("GET, HEAD", get(status::status)))
-        .route("/metrics", only("GET, HEAD", get(status::metrics)))
+        .route("/metrics", only("GET, HEAD", get(status::client_metrics)))
         .with_state(host);
     let served = SERVED.into_iter().filter_map(|endpoint| Some((endpoint, endpoint.path()?)));
     let router = served.fold(Router::new(), |router, (endpoint, path)| {

@@ -6,11 +6,16 @@
 //!   requests are queued for that time.
 //! * `/health`: as of a single engine: 200 `{"status":"ok"}` if a request could be served now or
 //!   would load a lane; 503 with the reason while no request can be served, as during a switch.
+//! * `/status`: for clients, names, states, versions and counts; for operators, on the listeners of
+//!   the admin API, also configuration, problems, processes and ports.
+//!
+//! If there are API keys, `/status` and `/metrics` require one of them on the listener for clients,
+//! and `/health` gives the reason only with one.
 
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use pointsman_domain::{LaneStat, LaneState};
@@ -19,7 +24,8 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::response::{json, typed};
+use crate::identity::Keys;
+use crate::response::{error, json, typed};
 use crate::settings::StatusPart;
 
 /// What the status pages show.
@@ -28,6 +34,8 @@ pub(crate) struct StatusSources {
     pub(crate) policies: StatusPart,
     pub(crate) config: StatusPart,
     pub(crate) registry: Registry,
+    /// The API keys of the clients.
+    pub(crate) keys: Keys,
     /// Cancelled when the gateway stops.
     pub(crate) stop: CancellationToken,
 }
@@ -48,9 +56,13 @@ pub(crate) async fn ready(State(host): State<Arc<StatusSources>>) -> Response {
     with_status(status == "ok", json!({ "status": status }))
 }
 
-pub(crate) async fn health(State(host): State<Arc<StatusSources>>) -> Response {
+pub(crate) async fn health(State(host): State<Arc<StatusSources>>, request: Request) -> Response {
     match unavailable(&host) {
         None => with_status(true, json!({ "status": "ok" })),
+        // The reason names lanes.
+        Some(_) if host.keys.tenant(request.headers()).is_err() => {
+            with_status(false, json!({ "status": "unavailable" }))
+        }
         Some(reason) => with_status(false, json!({ "status": "unavailable", "reason": reason })),
     }
 }
@@ -79,7 +91,42 @@ fn unavailable(host: &StatusSources) -> Option<String> {
     Some(view.stats().map(describe).collect::<Vec<_>>().join("; "))
 }
 
-pub(crate) async fn status(State(host): State<Arc<StatusSources>>) -> Response {
+/// The part of the status that clients see.
+pub(crate) async fn status(State(host): State<Arc<StatusSources>>, request: Request) -> Response {
+    if let Err(unauthorized) = host.keys.tenant(request.headers()) {
+        return error(request, unauthorized.into());
+    }
+    let view = host.fleet.view();
+    let lane = |stat: LaneStat| {
+        json!({
+            "name": view.topology.name(stat.id),
+            "state": stat.state.label(),
+            "running": stat.running,
+            "queued": stat.queued,
+            "slots_free": stat.slots_free,
+        })
+    };
+    let policies = (host.policies)();
+    let body = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "stopping": host.stop.is_cancelled(),
+        "lanes": view.stats().map(lane).collect::<Vec<_>>(),
+        "policies": policies.as_array().into_iter().flatten().map(public_part).collect::<Vec<_>>(),
+    });
+    json(body.to_string())
+}
+
+/// Returns the fields of a policy's status that clients see. A list of what is shown, so that a new
+/// field is not.
+fn public_part(policy: &Value) -> Value {
+    const FIELDS: [&str; 8] =
+        ["name", "state", "version", "fingerprint", "component_sha256", "calls", "faults", "slow"];
+    let field = |name: &str| Some((name.to_owned(), policy.get(name)?.clone()));
+    Value::Object(FIELDS.into_iter().filter_map(field).collect())
+}
+
+/// The whole status, for operators.
+pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Response {
     let view = host.fleet.view();
     let lanes: Vec<Value> = host
         .fleet
@@ -118,6 +165,17 @@ pub(crate) async fn status(State(host): State<Arc<StatusSources>>) -> Response {
         "policies": (host.policies)(),
     });
     json(body.to_string())
+}
+
+/// The metrics, for clients with a key.
+pub(crate) async fn client_metrics(
+    State(host): State<Arc<StatusSources>>,
+    request: Request,
+) -> Response {
+    match host.keys.tenant(request.headers()) {
+        Ok(_) => metrics(State(host)).await,
+        Err(unauthorized) => error(request, unauthorized.into()),
+    }
 }
 
 pub(crate) async fn metrics(State(host): State<Arc<StatusSources>>) -> Response {

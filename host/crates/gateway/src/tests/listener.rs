@@ -1,6 +1,7 @@
-//! The listener for clients: its limits, and the drain.
+//! The listener for clients: what it shows, its limits, and the drain.
 
 use pointsman_domain::BuiltIn;
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -131,6 +132,57 @@ async fn cut_closes_connections_that_are_open() {
     let mut new = Client::connect(port).await;
     new.send(&get("/livez", "")).await;
     assert_eq!(status_of(&new.read_to_end().await), "200");
+}
+
+#[tokio::test]
+async fn status_for_clients_has_no_details() {
+    let policy = json!({
+        "name": "p", "state": "active", "version": "1@ab", "fingerprint": "ab",
+        "component_sha256": "cd", "calls": 3, "faults": 1, "slow": 0,
+        "config": { "secret": 1 }, "error": { "message": "secret" }, "candidate": "secret",
+    });
+    let Served { port, .. } = serve_port(move |parts| {
+        parts.policies = Box::new(move || json!([policy]));
+        parts.config = Box::new(|| json!({ "error": "secret" }));
+    })
+    .await;
+    let mut client = Client::connect(port).await;
+    client.send(&get("/status", "connection: close\r\n")).await;
+    let response = client.read_to_end().await;
+    let body: Value = serde_json::from_str(response.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let keys =
+        |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    assert_eq!(keys(&body), "version stopping lanes policies");
+    assert_eq!(keys(&body["lanes"][0]), "name state running queued slots_free");
+    assert_eq!(
+        keys(&body["policies"][0]),
+        "name state version fingerprint component_sha256 calls faults slow"
+    );
+    assert!(!response.contains("secret"), "{response}");
+}
+
+#[tokio::test]
+async fn status_and_metrics_require_a_key_if_there_is_one() {
+    let Served { port, .. } = serve_port(|parts| {
+        parts.keys = Keys::new([(API_KEY.to_owned(), "team".to_owned())]);
+    })
+    .await;
+    let key = format!("authorization: Bearer {API_KEY}\r\n");
+    for (path, header, status) in [
+        ("/status", "", "401"),
+        ("/metrics", "", "401"),
+        ("/status", &*key, "200"),
+        ("/metrics", &*key, "200"),
+        ("/livez", "", "200"),
+        ("/readyz", "", "200"),
+        ("/health", "", "200"),
+    ] {
+        let mut client = Client::connect(port).await;
+        client.send(&get(path, &format!("{header}connection: close\r\n"))).await;
+        let response = client.read_to_end().await;
+        assert_eq!(status_of(&response), status, "{path} {header}");
+        assert_eq!(response.contains("invalid_api_key"), status == "401", "{response}");
+    }
 }
 
 #[tokio::test]
