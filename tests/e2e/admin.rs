@@ -28,7 +28,7 @@ fn start_in(dir: tempfile::TempDir, admin: &str) -> Host {
          [[policies.chain]]\nname = \"cortex\"\n[[policies.chain]]\nname = \"missing\"\n{}",
         lane("a", &["a"], &[])
     );
-    Host::start_in(&program(FAKE_ENGINE), dir, &config, &[("ADMIN_TOKEN", "t0ken")])
+    Host::start_in(&program(FAKE_ENGINE), dir, &config, &[("ADMIN_TOKEN", "t0ken-0123456789")])
         .wait_until_ready()
 }
 
@@ -56,7 +56,7 @@ fn policy(arguments: &[&str]) -> (i32, String, String) {
     command
         .arg("policy")
         .args(arguments)
-        .env("GOOD", "t0ken")
+        .env("GOOD", "t0ken-0123456789")
         .env("BAD", "guess")
         .env_remove("UNSET");
     let output = command.stdin(Stdio::null()).output().unwrap();
@@ -133,7 +133,8 @@ fn admin_port_requires_token() {
     let host = start("socket = \"\"\nlisten = \"127.0.0.1:0\"\ntoken-env = \"ADMIN_TOKEN\"");
     assert!(!socket(&host).exists());
     let port = admin_port(&host);
-    for (header, status) in [(None, 401), (Some("Bearer guess"), 401), (Some("Bearer t0ken"), 200)]
+    for (header, status) in
+        [(None, 401), (Some("Bearer guess"), 401), (Some("Bearer t0ken-0123456789"), 200)]
     {
         let headers: Vec<(&str, &str)> =
             header.map(|header| ("authorization", header)).into_iter().collect();
@@ -151,14 +152,16 @@ fn admin_port_requires_token() {
     assert!(code == 1 && err.contains("[invalid_api_key]"), "{err}");
     let (code, _, err) = policy(&["list", "--url", &url, "--token-env", "UNSET"]);
     assert!(code == 1 && err.contains("UNSET"), "{err}");
-    assert!(!host.log_text().contains("t0ken"));
+    assert!(!host.log_text().contains("t0ken-0123456789"));
 }
 
 #[test]
 fn second_host_does_not_take_over_socket() {
     let host = start("");
     let mut second = Command::new(program(FAKE_ENGINE));
-    second.args(["serve", "--listen", "127.0.0.1:0", &config(&host)]).env("ADMIN_TOKEN", "t0ken");
+    second
+        .args(["serve", "--listen", "127.0.0.1:0", &config(&host)])
+        .env("ADMIN_TOKEN", "t0ken-0123456789");
     let output = second.stdin(Stdio::null()).output().unwrap();
     let err = String::from_utf8_lossy(&output.stderr);
     let socket = socket(&host).display().to_string();
@@ -188,7 +191,7 @@ fn stale_socket_of_killed_host_is_replaced() {
         .args(["serve", "--listen", "127.0.0.1:0", "--port-file"])
         .arg(path.join("port"))
         .arg(&file)
-        .env("ADMIN_TOKEN", "t0ken")
+        .env("ADMIN_TOKEN", "t0ken-0123456789")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -14,7 +14,7 @@ use crate::wait_until;
 /// The admin API of these hosts, with a socket and a port.
 const ADMIN: &str =
     "[admin]\nsocket = \"admin.sock\"\nlisten = \"127.0.0.1:0\"\ntoken-env = \"ADMIN_TOKEN\"\n";
-const TOKEN: &str = "t0ken";
+const TOKEN: &str = "t0ken-0123456789";
 
 /// A running host with policies in a directory of its own.
 #[derive(Debug)]

@@ -28,8 +28,8 @@ fn host_killed_during_reload_recovers() {
         let asking = std::thread::spawn(move || {
             // The host is killed before it responds.
             let stream = std::net::TcpStream::connect(("127.0.0.1", admin));
-            let request = "POST /reload HTTP/1.1\r\nhost: x\r\nauthorization: Bearer t0ken\r\n\
-                content-length: 0\r\n\r\n";
+            let request = "POST /reload HTTP/1.1\r\nhost: x\r\n\
+                authorization: Bearer t0ken-0123456789\r\ncontent-length: 0\r\n\r\n";
             stream
                 .and_then(|mut stream| std::io::Write::write_all(&mut stream, request.as_bytes()))
                 .is_ok()

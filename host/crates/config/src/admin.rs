@@ -8,8 +8,11 @@ use toml::de::DeTable;
 
 use super::{ConfigError, state_dir};
 
-/// Bytes of a socket's path: the system's limit is 107, and the temporary name has four more.
-pub const MAX_SOCKET_PATH: usize = 103;
+/// Bytes of a socket's path: the system's limit is 107, and the temporary name has six more.
+pub const MAX_SOCKET_PATH: usize = 101;
+
+/// Minimum length of a token: 64 bits, if it is random and hexadecimal.
+const MIN_TOKEN: usize = 16;
 
 /// The listeners of the admin API. Both are optional.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -68,6 +71,15 @@ fn socket(section: &Section<'_>, folder: &Path, state: Option<&Path>) -> Option<
 
 fn port(section: &Section<'_>, folder: &Path) -> Option<(SocketAddr, Token)> {
     let token = secret(section, "token-env", "token-file", folder);
+    if token.as_ref().is_some_and(|token| token.len() < MIN_TOKEN) {
+        let key = if section.has("token-env") { "token-env" } else { "token-file" };
+        let message = format!(
+            "the token has fewer than {MIN_TOKEN} characters and could be guessed; generate one, \
+             for example with `openssl rand -hex 32`"
+        );
+        section.error_at(key, Code::OutOfRange.with(message));
+        return None;
+    }
     let address = section.parsed("listen", |text| match text.parse::<SocketAddr>() {
         Ok(address) if address.ip().is_loopback() => Ok(address),
         Ok(_) => Err(format!(

@@ -15,6 +15,7 @@
 //! include the permission to change policies.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -22,20 +23,24 @@ use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+use http::HeaderMap;
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tracing::{Instrument as _, Span};
 
 use crate::admin_error::AdminError;
 use crate::error::RouteError;
 use crate::gateway::Gateway;
-use crate::identity::Keys;
+use crate::identity::{Keys, Unauthorized};
 use crate::response::{error, only, unknown_path};
 use crate::socket::AdminSocket;
 use crate::status::StatusSources;
 use crate::{listen, request_id, response, status};
 
+/// Pause after a wrong token, for all requests of the listener: ten guesses per second.
+const GUESS_DELAY: Duration = Duration::from_millis(100);
 /// Open connections of a listener.
 const MAX_CONNECTIONS: usize = 64;
 /// Bytes of a command's body.
@@ -116,6 +121,7 @@ impl Admin {
 type Policies = Arc<dyn PolicyAdmin>;
 
 fn router(host: Arc<StatusSources>, policies: Policies, keys: Keys) -> Router {
+    let gate = Gate { keys, turn: Arc::default() };
     let host_routes = Router::new()
         .route("/status", only("GET, HEAD", get(status::full_status)))
         .route("/metrics", only("GET, HEAD", get(status::metrics)))
@@ -129,18 +135,46 @@ fn router(host: Arc<StatusSources>, policies: Policies, keys: Keys) -> Router {
         .merge(host_routes)
         .fallback(unknown_path)
         // Last, so that no route and no fallback responds without authentication.
-        .layer(middleware::from_fn_with_state(Arc::new(keys), authenticate))
+        .layer(middleware::from_fn_with_state(Arc::new(gate), authenticate))
+}
+
+/// The token of a listener, and what slows guesses down.
+#[derive(Debug)]
+struct Gate {
+    keys: Keys,
+    /// Held while a token is compared, and for [`GUESS_DELAY`] after one was wrong.
+    turn: Arc<Mutex<()>>,
+}
+
+impl Gate {
+    /// Checks the token of a request. All requests of a listener take turns, so that neither more
+    /// connections nor leaving early makes guesses faster.
+    async fn check(&self, headers: &HeaderMap) -> Result<(), Unauthorized> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let checked = self.keys.tenant(headers).map(|_| ());
+        if checked.is_err() {
+            // A task of its own, because the client may leave.
+            tokio::spawn(async move {
+                tokio::time::sleep(GUESS_DELAY).await;
+                drop(turn);
+            });
+        }
+        checked
+    }
 }
 
 /// Rejects requests without a valid token, and runs all others inside a span with their id.
-async fn authenticate(State(keys): State<Arc<Keys>>, request: Request, next: Next) -> Response {
+async fn authenticate(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let request_id = request_id::ensure(&mut parts);
     let span = tracing::info_span!("admin", request_id, method = %parts.method);
     let request = Request::from_parts(parts, body);
     async {
-        match keys.tenant(request.headers()) {
-            Ok(_) => next.run(request).await,
+        match gate.check(request.headers()).await {
+            Ok(()) => next.run(request).await,
             Err(unauthorized) => error(request, unauthorized.into()),
         }
     }

@@ -26,6 +26,11 @@ impl Keys {
         Self { keys: keys.into_iter().map(digest).collect() }
     }
 
+    /// Returns true if all requests are accepted.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// Returns the tenant of a request with these headers.
     ///
     /// # Errors

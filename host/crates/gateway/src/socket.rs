@@ -45,8 +45,8 @@ pub struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Bytes of a path: the system's limit is 107, and the temporary name has four more.
-    pub const MAX_PATH: usize = 103;
+    /// Bytes of a path: the system's limit is 107, and the temporary name has six more.
+    pub const MAX_PATH: usize = 101;
 
     /// Listens on `path`. A missing folder is created with access for the host's user only. The
     /// stale socket of a host that has ended is replaced. Must be called within a Tokio runtime.
@@ -71,17 +71,7 @@ impl AdminSocket {
             Err(_) if is_socket(path) => {}
             Err(_) => return Err(SocketError::NotASocket(path.to_owned())),
         }
-        // Created under another name, so that no client connects before the mode is set.
-        let mut new = path.as_os_str().to_owned();
-        new.push(".new");
-        let new = PathBuf::from(new);
-        if is_socket(&new) {
-            fs::remove_file(&new).map_err(fail)?;
-        }
-        let listener = UnixListener::bind(&new).map_err(fail)?;
-        let published = fs::set_permissions(&new, Permissions::from_mode(0o600))
-            .and_then(|()| fs::rename(&new, path));
-        published.map_err(fail)?;
+        let listener = bind_private(path).map_err(fail)?;
         Ok(Self { listener, path: path.to_owned() })
     }
 
@@ -89,6 +79,32 @@ impl AdminSocket {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Binds the socket in a new folder that only the host's user can enter, and moves it to `path`
+/// when its mode is set: whatever umask and the mode of the folder are, no other user can connect
+/// in between.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let mut private = path.as_os_str().to_owned();
+    private.push(".new");
+    let private = PathBuf::from(private);
+    let socket = private.join("s");
+    // What a host left that was killed here, or the socket that an earlier version left.
+    if is_socket(&private) {
+        fs::remove_file(&private)?;
+    }
+    if is_socket(&socket) {
+        fs::remove_file(&socket)?;
+    }
+    if fs::symlink_metadata(&private).is_ok_and(|meta| meta.is_dir()) {
+        fs::remove_dir(&private)?;
+    }
+    DirBuilder::new().mode(0o700).create(&private)?;
+    let listener = UnixListener::bind(&socket)?;
+    fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
+    fs::rename(&socket, path)?;
+    fs::remove_dir(&private)?;
+    Ok(listener)
 }
 
 fn is_socket(path: &Path) -> bool {
@@ -150,6 +166,11 @@ mod tests {
         for left in ["admin.sock", "admin.sock.new"] {
             drop(std::os::unix::net::UnixListener::bind(dir.path().join(left)).unwrap());
         }
+        let socket = AdminSocket::bind(&path).unwrap();
+        drop(socket);
+        fs::create_dir(dir.path().join("admin.sock.new")).unwrap();
+        let left = dir.path().join("admin.sock.new/s");
+        drop(std::os::unix::net::UnixListener::bind(left).unwrap());
         let socket = AdminSocket::bind(&path).unwrap();
         let (accepted, _) = tokio::join!(socket.accept(), UnixStream::connect(&path));
         accepted.unwrap();

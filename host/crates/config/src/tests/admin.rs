@@ -24,14 +24,21 @@ fn socket_defaults_to_the_state_directory() {
 fn tcp_listener_requires_loopback_and_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("token");
-    std::fs::write(&file, "t0ken\n").unwrap();
+    std::fs::write(&file, "t0ken-0123456789\n").unwrap();
     let token = format!("token-file = {file:?}");
     for address in ["127.0.0.1:9101", "[::1]:0"] {
         let (listen, token) = admin(&format!("listen = \"{address}\"\n{token}")).port.unwrap();
-        assert_eq!((listen, token.reveal()), (address.parse().unwrap(), "t0ken"));
+        assert_eq!((listen, token.reveal()), (address.parse().unwrap(), "t0ken-0123456789"));
         assert_eq!(format!("{token:?}"), "Token(…)");
     }
+    let short = dir.path().join("short");
+    std::fs::write(&short, "fifteen-letters\n").unwrap();
     for (section, key, code) in [
+        (
+            &*format!("listen = \"127.0.0.1:9101\"\ntoken-file = {short:?}"),
+            "admin.token-file",
+            Code::OutOfRange,
+        ),
         ("listen = \"127.0.0.1:9101\"", "admin.listen", Code::MissingKey),
         (&*format!("listen = \"0.0.0.0:9101\"\n{token}"), "admin.listen", Code::InvalidValue),
         (&*format!("listen = \"here\"\n{token}"), "admin.listen", Code::InvalidValue),

@@ -180,6 +180,25 @@ async fn port_requires_token_for_every_path() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn guesses_take_turns_even_if_the_client_leaves() {
+    let keys = Keys::new([("t0ken".to_owned(), "operator".to_owned())]);
+    let gate = Gate { keys, turn: Arc::default() };
+    let headers = |token: &str| {
+        let value = format!("Bearer {token}").parse().unwrap();
+        HeaderMap::from_iter([(http::header::AUTHORIZATION, value)])
+    };
+    let begun = tokio::time::Instant::now();
+    for _ in 0..10 {
+        assert_eq!(gate.check(&headers("guess")).await, Err(Unauthorized));
+        // The client does not wait for the pause, and guesses again.
+    }
+    assert_eq!(gate.check(&headers("t0ken")).await, Ok(()));
+    assert_eq!(begun.elapsed(), 10 * GUESS_DELAY);
+    assert_eq!(gate.check(&headers("t0ken")).await, Ok(()));
+    assert_eq!(begun.elapsed(), 10 * GUESS_DELAY, "the right token is not delayed");
+}
+
 #[tokio::test]
 async fn client_listener_has_no_admin_routes() {
     let test = TestGateway::new(BuiltIn).await;
