@@ -1,5 +1,6 @@
 //! `pointsman serve`: builds the parts of the host, connects them, and runs them.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -161,6 +162,8 @@ fn gateway_settings(server: &pointsman_config::Server, max_wait: Duration) -> Se
         plan: PlanLimits { max_wait, max_steps: server.max_attempts },
         deadline: server.deadline,
         keep_alive: server.keep_alive.unwrap_or_default(),
+        // Random, from the keys that the standard library draws for each process.
+        nonce: RandomState::new().hash_one(()),
         started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
     }
 }

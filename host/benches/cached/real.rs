@@ -130,6 +130,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
             plan: PlanLimits { max_wait: deadline, max_steps: 1 },
             deadline,
             keep_alive: Duration::ZERO,
+            nonce: 0,
             started_at: 0,
         },
         keys: Keys::default(),

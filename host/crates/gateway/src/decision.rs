@@ -65,7 +65,7 @@ pub(crate) async fn decide(
     let advisor = pipeline.advisor.load_full();
     let facts = facts(&request, tracker);
     let recorder = pipeline.recorder.as_ref();
-    let mut trace = recording::trace(recorder, request.id());
+    let mut trace = recording::trace(recorder, &facts);
     let Advised { merged, edited } = advisor.advise(&facts, &fleet, &mut trace);
     let decision = Plan::from_advice(&merged, &fleet, &pipeline.settings.plan);
     let policies = policies(&merged);
@@ -206,7 +206,7 @@ pub(crate) fn facts(request: &Request, tracker: &RequestTracker) -> Facts {
     Facts {
         request: Arc::new(request.clone()),
         now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
-        seed: Facts::seed(request.id()),
+        seed: tracker.seed(request.id()),
         age: tracker.age(),
         attempt: tracker.flow().attempt_count(),
     }

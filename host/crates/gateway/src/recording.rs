@@ -25,9 +25,15 @@ pub(crate) struct Recording {
     only_errors: bool,
 }
 
-/// Returns a trace that collects policy calls if the request with this id may be recorded.
-pub(crate) fn trace(recorder: Option<&Recorder>, request_id: &str) -> Trace {
-    match recorder.map(|recorder| recorder.interest(request_id)) {
+/// Returns whether the request is one of those that are recorded. Selected by the seed: a client
+/// that chooses its id must not choose that.
+fn interest(recorder: &Recorder, facts: &Facts) -> Interest {
+    recorder.interest(&format!("{:x}", facts.seed))
+}
+
+/// Returns a trace that collects policy calls if the request with these facts may be recorded.
+pub(crate) fn trace(recorder: Option<&Recorder>, facts: &Facts) -> Trace {
+    match recorder.map(|recorder| interest(recorder, facts)) {
         None | Some(Interest::No) => Trace::off(),
         Some(Interest::IfError | Interest::Yes) => Trace::on(),
     }
@@ -70,7 +76,7 @@ impl Recording {
         };
         Some(Self {
             recorder: recorder.clone(),
-            only_errors: recorder.interest(&decision.request_id) == Interest::IfError,
+            only_errors: interest(recorder, facts) == Interest::IfError,
             entry: Entry { decision, fleet: Arc::clone(fleet), chain: chain.cloned(), request },
         })
     }

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
 use pointsman_domain::{
-    AttemptResult, Deadline, OutcomeSubject, RequestFlow, RequestResult, RequestView as _,
+    AttemptResult, Deadline, Facts, OutcomeSubject, RequestFlow, RequestResult, RequestView as _,
     TokenCounts, Topology, Trace,
 };
 use pointsman_fleet::Lease;
@@ -56,6 +56,7 @@ pub(crate) struct RequestTracker {
     endpoint: &'static str,
     span: Span,
     started: Instant,
+    nonce: u64,
     flow: RequestFlow,
     lease: Option<Lease>,
     /// The names of the lanes; `None` before the decision.
@@ -105,6 +106,7 @@ impl RequestTracker {
             endpoint,
             span,
             started: Instant::now(),
+            nonce: settings.nonce,
             flow: RequestFlow::new(Deadline::new(settings.deadline), &settings.plan),
             lease: None,
             topology: None,
@@ -116,6 +118,11 @@ impl RequestTracker {
     /// Returns the span of the request.
     pub(crate) fn span(&self) -> &Span {
         &self.span
+    }
+
+    /// Returns the seed of the decision about the request with this id.
+    pub(crate) fn seed(&self, id: &str) -> u64 {
+        Facts::seed(&format!("{:016x}{id}", self.nonce))
     }
 
     /// Returns the flow of the request.

@@ -59,6 +59,9 @@ pub struct Settings {
     /// Interval of the comments that a streaming client gets while it waits for the first byte;
     /// zero disables them.
     pub keep_alive: Duration,
+    /// A secret number, from which and from the request's id the seed of a decision is derived: so
+    /// the clients, which may choose ids, do not choose seeds.
+    pub nonce: u64,
     /// When the host started, in seconds since the Unix epoch: `created` of the models.
     pub started_at: u64,
 }

@@ -156,6 +156,7 @@ impl TestGateway {
                 plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MAX_ATTEMPTS },
                 deadline: Duration::from_secs(30),
                 keep_alive: Duration::ZERO,
+                nonce: 0,
                 started_at: 0,
             },
             keys: Keys::default(),

@@ -67,15 +67,19 @@ impl Link {
 }
 
 /// Returns whether the request is one of the `share` thousandths that the canary decides. The
-/// result only depends on the request.
+/// result only depends on the tenant, or on the seed of the request, which a client cannot choose.
 fn is_canary(facts: &Facts, share: u16, by: CanaryBy) -> bool {
     let request = &facts.request;
-    let key = match by {
-        CanaryBy::Tenant => request.tenant().unwrap_or(request.id()),
-        CanaryBy::Request => request.id(),
+    let tenant = match by {
+        CanaryBy::Tenant => request.tenant(),
+        CanaryBy::Request => None,
     };
-    let hash =
-        fnv1a_chain([key.as_bytes()], key.len().max(1), 1).first().copied().unwrap_or_default();
+    let hash = match tenant {
+        Some(key) => {
+            fnv1a_chain([key.as_bytes()], key.len().max(1), 1).first().copied().unwrap_or_default()
+        }
+        None => facts.seed,
+    };
     // The low bits of FNV are weak for short keys; the high bits of a product are not.
     let spread = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     spread % 1000 < u64::from(share)
