@@ -88,4 +88,7 @@ pub(crate) struct CompilePolicy {
     /// Compile for metering by fuel instead of time.
     #[arg(long)]
     pub(crate) fuel: bool,
+    /// Compile for a process whose address space is limited.
+    #[arg(long)]
+    pub(crate) limited_address_space: bool,
 }

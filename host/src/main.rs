@@ -25,7 +25,7 @@ mod telemetry;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use pointsman_policy::{CompileArgs, Metering};
+use pointsman_policy::{AddressSpace, CompileArgs, Metering};
 
 use crate::cli::{Cli, Command, CompilePolicy};
 
@@ -43,9 +43,17 @@ fn main() -> ExitCode {
         Command::Replay(options) => replay::replay(&options),
         Command::ImportEnv(options) => import::import_env(&options).map(success),
         Command::Watchdog => return pointsman_fleet::watchdog_main(std::io::stdin()),
-        Command::CompilePolicy(CompilePolicy { memory, cpu, parent, fuel }) => {
+        Command::CompilePolicy(CompilePolicy {
+            memory,
+            cpu,
+            parent,
+            fuel,
+            limited_address_space,
+        }) => {
             let metering = if fuel { Metering::Fuel } else { Metering::Wall };
-            let orders = CompileArgs { memory, cpu, parent, metering };
+            let address_space =
+                if limited_address_space { AddressSpace::Limited } else { AddressSpace::Ample };
+            let orders = CompileArgs { memory, cpu, parent, metering, address_space };
             return pointsman_policy::compile_main(orders, std::io::stdin(), std::io::stdout());
         }
     };

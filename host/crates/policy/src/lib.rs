@@ -68,7 +68,7 @@ pub use version::signature;
 pub use wasm::compile::child::{CompileArgs, compile_main};
 pub use wasm::compile::error::{CompileError, OutputError};
 pub use wasm::compile::{CompileLimits, Compiler};
-pub use wasm::engine::{Allocator, RuntimeError};
+pub use wasm::engine::{AddressSpace, Allocator, RuntimeError};
 pub use wasm::error::{ComponentError, SizeError};
 pub use wasm::metering::{FUEL_PER_MS, Metering};
 

@@ -111,7 +111,7 @@ mod tests {
     use wasmtime::component::{Component, Linker};
 
     use super::*;
-    use crate::wasm::engine::compiling_engine;
+    use crate::wasm::engine::{AddressSpace, compiling_engine};
 
     /// Exports a function that returns a string of 100 bytes.
     const RETURNS_100_BYTES: &str = r#"(component
@@ -126,7 +126,7 @@ mod tests {
     /// Fails when wasmtime renames the private type that [`is_output_limit`] recognises.
     #[test]
     fn exhausted_host_call_fuel_is_classified_as_output() {
-        let engine = compiling_engine(Metering::Fuel).unwrap();
+        let engine = compiling_engine(Metering::Fuel, AddressSpace::Ample).unwrap();
         let bytes = wat::parse_str(RETURNS_100_BYTES).unwrap();
         let component = Component::new(&engine, bytes).unwrap();
         let limits = CallLimits {

@@ -30,6 +30,7 @@ use wasmtime::Engine;
 
 use crate::wasm::cache::{Code, compatibility};
 use crate::wasm::compile::error::{CompileError, OutputError};
+use crate::wasm::engine::AddressSpace;
 use crate::wasm::metering::Metering;
 
 /// The beginning of the output.
@@ -103,7 +104,8 @@ impl Compiler {
                 Err(error) => Err(CompileError::Rejected(format!("{error:#}"))),
             },
             Self::Child { program, limits } => {
-                let mut child = start(program, metering, *limits).map_err(CompileError::Start)?;
+                let mut child = start(program, metering, AddressSpace::of(engine), *limits)
+                    .map_err(CompileError::Start)?;
                 let output = run_child(&mut child, *limits, bytes).map_err(CompileError::Start)?;
                 let output = output.into_result(*limits)?;
                 let code = extract_code(output, &Sha256::digest(bytes), compatibility(engine))
@@ -117,6 +119,7 @@ impl Compiler {
 fn start(
     program: &std::path::Path,
     metering: Metering,
+    space: AddressSpace,
     limits: CompileLimits,
 ) -> io::Result<Child> {
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
@@ -127,6 +130,7 @@ fn start(
         .args(["--cpu", &limits.cpu.as_secs().to_string()])
         .args(["--parent", &std::process::id().to_string()])
         .args((metering == Metering::Fuel).then_some("--fuel"))
+        .args((space == AddressSpace::Limited).then_some("--limited-address-space"))
         .current_dir("/")
         .env_clear()
         // Every thread and every heap reserves address space, used or not.

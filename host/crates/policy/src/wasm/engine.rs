@@ -18,6 +18,39 @@ use crate::wasm::metering::Metering;
 /// The interval of the epoch clock, which is the resolution of deadlines.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
+/// Address space that a linear memory reserves at first, and for further growth, if address space
+/// is limited. A memory that outgrows its reservation is copied.
+const LIMITED_RESERVATION: u64 = 16 << 20;
+/// Bytes behind a linear memory that are not accessible, if address space is limited.
+const LIMITED_GUARD: u64 = 64 << 10;
+
+/// The address space of the process, on which compiled code depends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AddressSpace {
+    /// Each linear memory reserves 4 GiB, which spares most checks of bounds.
+    #[default]
+    Ample,
+    /// As with `ulimit -v`: linear memories reserve little more than they need.
+    Limited,
+}
+
+impl AddressSpace {
+    /// Returns the address space that code for this engine was compiled for.
+    pub(crate) fn of(engine: &Engine) -> Self {
+        if engine.get_memory_reservation() == LIMITED_RESERVATION {
+            Self::Limited
+        } else {
+            Self::Ample
+        }
+    }
+
+    /// Returns the address space of this process.
+    fn of_process() -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::As).current;
+        if limit.is_some() { Self::Limited } else { Self::Ample }
+    }
+}
+
 /// The allocation strategy of instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Allocator {
@@ -57,16 +90,17 @@ impl WasmEngine {
     /// # Errors
     /// If wasmtime rejects the settings, or the epoch clock cannot be started.
     pub(crate) fn new(metering: Metering, allocator: Allocator) -> Result<Self, RuntimeError> {
-        let on_demand = || engine(metering, InstanceAllocationStrategy::OnDemand);
+        let on_demand = |space| engine(metering, InstanceAllocationStrategy::OnDemand, space);
+        let pooling = || engine(metering, pooling(), AddressSpace::Ample);
         let (engine, allocator) = match allocator {
-            Allocator::Pooling => (engine(metering, pooling())?, Allocator::Pooling),
-            Allocator::OnDemand => (on_demand()?, Allocator::OnDemand),
-            Allocator::Auto => match engine(metering, pooling()) {
+            Allocator::Pooling => (pooling()?, Allocator::Pooling),
+            Allocator::OnDemand => (on_demand(AddressSpace::of_process())?, Allocator::OnDemand),
+            Allocator::Auto => match pooling() {
                 Ok(engine) => (engine, Allocator::Pooling),
                 // The pool reserves address space, which `ulimit -v` and some containers limit.
                 Err(error) => {
                     tracing::warn!(%error, "instance pool unavailable; allocating on demand");
-                    (on_demand()?, Allocator::OnDemand)
+                    (on_demand(AddressSpace::Limited)?, Allocator::OnDemand)
                 }
             },
         };
@@ -95,15 +129,29 @@ impl WasmEngine {
 
 /// Creates the engine of the compiling process: the same except for the pool, which would reserve
 /// terabytes of address space.
-pub(crate) fn compiling_engine(metering: Metering) -> Result<Engine, RuntimeError> {
-    engine(metering, InstanceAllocationStrategy::OnDemand)
+pub(crate) fn compiling_engine(
+    metering: Metering,
+    space: AddressSpace,
+) -> Result<Engine, RuntimeError> {
+    engine(metering, InstanceAllocationStrategy::OnDemand, space)
 }
 
 fn engine(
     metering: Metering,
     strategy: InstanceAllocationStrategy,
+    space: AddressSpace,
 ) -> Result<Engine, RuntimeError> {
     let mut config = Config::new();
+    match space {
+        AddressSpace::Ample => {}
+        AddressSpace::Limited => {
+            config
+                .memory_reservation(LIMITED_RESERVATION)
+                .memory_reservation_for_growth(LIMITED_RESERVATION)
+                .memory_guard_size(LIMITED_GUARD)
+                .guard_before_linear_memory(false);
+        }
+    }
     config
         .allocation_strategy(strategy)
         // Calls are synchronous; this removes the bookkeeping of async tasks.
@@ -229,8 +277,19 @@ mod tests {
     }
 
     #[test]
+    fn code_depends_on_the_address_space() {
+        let engines = [AddressSpace::Ample, AddressSpace::Limited].map(|space| {
+            let engine = compiling_engine(Metering::Wall, space).unwrap();
+            assert_eq!(AddressSpace::of(&engine), space);
+            engine
+        });
+        let compatibility = engines.each_ref().map(crate::wasm::cache::compatibility);
+        assert_ne!(compatibility[0], compatibility[1]);
+    }
+
+    #[test]
     fn component_with_two_memories_compiles() {
-        let engine = engine(Metering::Wall, InstanceAllocationStrategy::OnDemand).unwrap();
+        let engine = compiling_engine(Metering::Wall, AddressSpace::Ample).unwrap();
         let compiled = Component::new(&engine, wat::parse_str(TWO_MEMORIES).unwrap());
         assert!(compiled.is_ok(), "{:#}", compiled.err().unwrap());
     }

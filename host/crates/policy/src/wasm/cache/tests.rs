@@ -4,13 +4,16 @@ use std::time::{Duration, SystemTime};
 
 use super::ABANDONED_AFTER;
 use super::{Cache, Code, compatibility};
-use crate::wasm::engine::compiling_engine;
+use crate::wasm::engine::{AddressSpace, compiling_engine};
 use crate::wasm::metering::Metering;
 
 fn cache() -> (tempfile::TempDir, Cache) {
     let dir = tempfile::tempdir().unwrap();
-    let cache =
-        Cache::open(dir.path().join("cache"), &compiling_engine(Metering::Wall).unwrap()).unwrap();
+    let cache = Cache::open(
+        dir.path().join("cache"),
+        &compiling_engine(Metering::Wall, AddressSpace::Ample).unwrap(),
+    )
+    .unwrap();
     (dir, cache)
 }
 
@@ -83,7 +86,7 @@ fn prune_removes_only_its_own_files() {
 
 #[test]
 fn load_marks_the_file_as_used() {
-    let engine = compiling_engine(Metering::Wall).unwrap();
+    let engine = compiling_engine(Metering::Wall, AddressSpace::Ample).unwrap();
     let (_dir, cache) = cache();
     let bytes = wat::parse_str(include_str!("../../../fixtures/small.wat")).unwrap();
     let code = Code::from_compiler(engine.precompile_component(&bytes).unwrap());
@@ -98,8 +101,8 @@ fn load_marks_the_file_as_used() {
 
 #[test]
 fn code_is_not_loaded_by_an_engine_with_other_metering() {
-    let [wall, fuel] =
-        [Metering::Wall, Metering::Fuel].map(|metering| compiling_engine(metering).unwrap());
+    let [wall, fuel] = [Metering::Wall, Metering::Fuel]
+        .map(|metering| compiling_engine(metering, AddressSpace::Ample).unwrap());
     assert_ne!(compatibility(&wall), compatibility(&fuel), "both would use the same file");
     let component = wat::parse_str("(component)").unwrap();
     for (built_for, other) in [(&wall, &fuel), (&fuel, &wall)] {

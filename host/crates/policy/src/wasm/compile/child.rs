@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::limits::MAX_COMPONENT_BYTES;
 use crate::wasm::cache::compatibility;
 use crate::wasm::compile::{EXIT_REJECTED, HEADER_LEN, MAGIC};
-use crate::wasm::engine::compiling_engine;
+use crate::wasm::engine::{AddressSpace, compiling_engine};
 use crate::wasm::metering::Metering;
 
 /// The niceness of the child, which yields to the host.
@@ -28,13 +28,15 @@ pub struct CompileArgs {
     pub parent: i32,
     /// The unit in which the time of calls to the code is measured: fuel, or the wall clock.
     pub metering: Metering,
+    /// The address space of the process that runs the code.
+    pub address_space: AddressSpace,
 }
 
 /// Runs the compiling process: sets its own limits, reads a component, and writes the code.
 pub fn compile_main(orders: CompileArgs, input: impl Read, output: impl Write) -> ExitCode {
     let result = confine(orders)
         .map_err(|error| (format!("failed to set resource limits: {error}"), ExitCode::FAILURE))
-        .and_then(|()| compile_piped(orders.metering, input, output));
+        .and_then(|()| compile_piped(orders, input, output));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err((message, code)) => {
@@ -52,8 +54,11 @@ fn confine(orders: CompileArgs) -> io::Result<()> {
     if rustix::process::getppid().map(Pid::as_raw_pid) != Some(orders.parent) {
         return Err(io::Error::other("parent process has exited"));
     }
-    let limit = |resource, soft, hard| {
-        rustix::process::setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })
+    let limit = |resource, soft: u64, hard: u64| {
+        // The process may have been started with a lower limit, which it cannot raise.
+        let inherited = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        let (current, maximum) = (Some(soft.min(inherited)), Some(hard.min(inherited)));
+        rustix::process::setrlimit(resource, Rlimit { current, maximum })
     };
     limit(Resource::As, orders.memory, orders.memory)?;
     // The soft limit raises SIGXCPU, which the parent recognises; the hard one SIGKILL, which could
@@ -67,7 +72,7 @@ fn confine(orders: CompileArgs) -> io::Result<()> {
 }
 
 fn compile_piped(
-    metering: Metering,
+    orders: CompileArgs,
     input: impl Read,
     mut output: impl Write,
 ) -> Result<(), (String, ExitCode)> {
@@ -76,7 +81,7 @@ fn compile_piped(
     let mut bytes = Vec::new();
     let read = input.take(MAX_COMPONENT_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|error| failed("failed to read the component", &error))?;
-    let engine = compiling_engine(metering)
+    let engine = compiling_engine(orders.metering, orders.address_space)
         .map_err(|error| failed("failed to create the engine", &error))?;
     let code = engine.precompile_component(&bytes);
     let code = code.map_err(|error| (format!("{error:#}"), ExitCode::from(EXIT_REJECTED)))?;

@@ -9,7 +9,7 @@ use crate::version::runtime::{Runtime, RuntimeSettings};
 use crate::wasm::cache::compatibility;
 use crate::wasm::compile::error::format_size;
 use crate::wasm::compile::error::{CompileError, OutputError};
-use crate::wasm::engine::{Allocator, compiling_engine};
+use crate::wasm::engine::{AddressSpace, Allocator, compiling_engine};
 use crate::wasm::metering::Metering;
 
 /// Compiles with a child that behaves as `behaviour` says, and returns the error.
@@ -19,7 +19,7 @@ fn compile_with(behaviour: &str, limits: CompileLimits, bytes: &[u8]) -> Compile
     let script =
         Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("fixtures/compiler.sh");
     symlink(script, &program).unwrap();
-    let engine = compiling_engine(Metering::Wall).unwrap();
+    let engine = compiling_engine(Metering::Wall, AddressSpace::Ample).unwrap();
     Compiler::Child { program, limits }.compile(&engine, Metering::Wall, bytes).unwrap_err()
 }
 
@@ -109,7 +109,7 @@ fn output_of_the_child_is_bounded() {
 
 #[test]
 fn missing_program_is_reported() {
-    let engine = compiling_engine(Metering::Wall).unwrap();
+    let engine = compiling_engine(Metering::Wall, AddressSpace::Ample).unwrap();
     let compiler =
         Compiler::Child { program: "/nowhere/pointsman".into(), limits: CompileLimits::default() };
     let error = compiler.compile(&engine, Metering::Wall, b"").unwrap_err();
@@ -148,7 +148,7 @@ fn code_is_compatible_with_and_without_a_pool() {
             Runtime::new(RuntimeSettings { allocator, ..RuntimeSettings::default() }).unwrap();
         compatibility(runtime.engine.wasmtime())
     };
-    let child = compatibility(&compiling_engine(Metering::Wall).unwrap());
+    let child = compatibility(&compiling_engine(Metering::Wall, AddressSpace::Ample).unwrap());
     assert_eq!(compatibility_with(Allocator::Pooling), child);
     assert_eq!(compatibility_with(Allocator::OnDemand), child);
 }

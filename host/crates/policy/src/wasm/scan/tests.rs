@@ -240,7 +240,7 @@ fn false_section_counts_are_rejected() {
 
 #[test]
 fn scan_and_engine_allow_the_same_features() {
-    let engine = crate::wasm::engine::compiling_engine(Metering::Wall).unwrap();
+    let engine = crate::wasm::engine::compiling_engine(Metering::Wall, Default::default()).unwrap();
     for (proposal, allowed, text) in [
         (
             "bulk memory",
