@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use memchr::memmem;
+
 use crate::json::work;
 
 /// A JSON string literal within a body.
@@ -87,19 +89,31 @@ pub fn estimate_tokens(text: &str) -> usize {
     ascii.div_ceil(4) + two_bytes.div_ceil(2) + three_bytes + 2 * four_bytes
 }
 
-/// Returns true if `text` contains `needle`. `ignore_case` folds ASCII letters only.
+/// Bytes of the text whose letters are folded at a time: a copy of all of it could be large.
+const FOLDED_BYTES: usize = 16 << 10;
+
+/// Returns true if `text` contains `needle`. `ignore_case` folds ASCII letters only. Takes time
+/// linear in the length of `text`, whatever both contain.
 pub(crate) fn contains(text: &str, needle: &str, ignore_case: bool) -> bool {
-    if !ignore_case {
-        return memchr::memmem::find(text.as_bytes(), needle.as_bytes()).is_some();
-    }
     let (text, needle) = (text.as_bytes(), needle.as_bytes());
-    // Search for the byte of `needle` that is rarest in prose, for example the colon of `context:`.
-    let anchor =
-        needle.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b' ').unwrap_or(0);
-    let Some(byte) = needle.get(anchor) else { return true };
-    memchr::memchr2_iter(byte.to_ascii_lowercase(), byte.to_ascii_uppercase(), text)
-        .filter_map(|at| text.get(at.checked_sub(anchor)?..)?.get(..needle.len()))
-        .any(|part| part.eq_ignore_ascii_case(needle))
+    // Also keeps the search for a long text in many short ones linear.
+    if needle.len() > text.len() {
+        return false;
+    }
+    if !ignore_case {
+        return memmem::find(text, needle).is_some();
+    }
+    let needle = needle.to_ascii_lowercase();
+    let finder = memmem::Finder::new(&needle);
+    let step = FOLDED_BYTES.max(needle.len());
+    let mut folded = Vec::new();
+    // Each piece overlaps the next one by the length of the needle.
+    (0..text.len().max(1)).step_by(step).any(|start| {
+        let piece = &text[start..(start + step + needle.len()).min(text.len())];
+        folded.clear();
+        folded.extend(piece.iter().map(u8::to_ascii_lowercase));
+        finder.find(&folded).is_some()
+    })
 }
 
 #[cfg(test)]
@@ -125,6 +139,21 @@ mod tests {
         }
         assert_eq!(estimate_tokens("a"), 1);
         assert_eq!(estimate_tokens(""), 0);
+    }
+
+    #[test]
+    fn search_finds_matches_across_pieces() {
+        let text = "x".repeat(3 * FOLDED_BYTES);
+        for at in [0, FOLDED_BYTES - 3, FOLDED_BYTES, 2 * FOLDED_BYTES - 1, text.len() - 6] {
+            let mut text = text.clone();
+            text.replace_range(at..at + 6, "NeEdLe");
+            assert!(contains(&text, "needle", true), "{at}");
+            assert!(!contains(&text, "needles", true), "{at}");
+        }
+        // A search that compares at every position would take minutes.
+        let repetitive = "a".repeat(8 << 20);
+        assert!(!contains(&repetitive, &("a".repeat(100_000) + "b"), true));
+        assert!(contains("", "", true));
     }
 
     proptest! {
