@@ -84,6 +84,36 @@ fn faults_are_counted_and_open_breaker() {
     deployment.host.assert_no_request_lost();
 }
 
+/// A guest without a loop that searches the whole prompt two thousand times.
+fn searching_guest(name: &str) -> Guest {
+    let search = r#"(drop (call $contains (TEXT "needle") (i32.const 1)))"#;
+    let code = format!(
+        "(USE request.contains $contains)\n(ADVISE {} (i32.const 2048))",
+        search.repeat(2000)
+    );
+    Guest::new(name).code(&code)
+}
+
+#[test]
+fn host_calls_without_a_loop_are_limited() {
+    let deployment = start_deployment(
+        &[searching_guest("searches"), Guest::new("good").reason("good")],
+        &(chain(&["searches"], "deadline = \"100ms\"") + &chain(&["good"], "")),
+    );
+    let body = chat(
+        "auto",
+        json!({ "messages": [
+            { "role": "user", "content": "a".repeat(8 << 20) },
+        ]}),
+    );
+    let response = post(deployment.host.port, CHAT, &body);
+    assert_eq!(response.header("x-pointsman-reason"), Some("good"), "{}", response.text());
+    let failed = deployment.host.events("advice_failed", &[("policy", "searches")]);
+    let kinds: Vec<String> = failed.iter().map(|event| event.text("kind")).collect();
+    assert!(kinds == ["host-calls"] || kinds == ["timeout"], "{kinds:?}");
+    deployment.host.assert_no_request_lost();
+}
+
 /// Returns a section of a component that contains a core module.
 fn section(module: &[u8]) -> Vec<u8> {
     let mut section = vec![1];

@@ -2,6 +2,7 @@
 //! and the hooks that the host calls. Versions of policies are not known here.
 
 pub(crate) mod encoded_bytes;
+pub(crate) mod guarded_api;
 pub(crate) mod guest;
 pub(crate) mod host_api;
 pub(crate) mod host_call_log;

@@ -8,7 +8,7 @@ use crate::contract_version::VERSION;
 /// A fault of a guest, after which its instance is dropped.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Fault {
-    /// The call exceeded its deadline.
+    /// The call exceeded its deadline, in CPU time.
     #[error("call did not finish within {} ms", .0.as_millis())]
     Timeout(Duration),
     /// The guest exceeded its memory limit, in bytes.
@@ -17,6 +17,9 @@ pub enum Fault {
     /// The guest passed more than the maximum number of bytes to the host.
     #[error("output exceeds {0} bytes")]
     Output(usize),
+    /// The host calls of the call examined more than the maximum number of bytes.
+    #[error("host calls examined more than {0} bytes")]
+    HostCalls(u64),
     /// The guest trapped, or returned a value that violates the contract.
     #[error("trapped: {0:#}")]
     Trap(Arc<wasmtime::Error>),
@@ -41,8 +44,8 @@ impl Fault {
     }
 
     /// All values that [`Fault::kind`] returns.
-    pub(crate) const KINDS: [&str; 6] =
-        ["timeout", "memory", "output-too-large", "trap", "instantiate", "panic"];
+    pub(crate) const KINDS: [&str; 7] =
+        ["timeout", "memory", "output-too-large", "host-calls", "trap", "instantiate", "panic"];
 
     /// Returns the kind of this fault, which is a value of the metric labels `kind` and `result`.
     pub fn kind(&self) -> &'static str {
@@ -50,6 +53,7 @@ impl Fault {
             Self::Timeout(_) => "timeout",
             Self::Memory(_) => "memory",
             Self::Output(_) => "output-too-large",
+            Self::HostCalls(_) => "host-calls",
             Self::Trap(_) => "trap",
             Self::Instantiate(_) => "instantiate",
             Self::Panic(_) => "panic",

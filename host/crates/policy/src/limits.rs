@@ -26,5 +26,10 @@ pub const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// Maximum bytes that the host copies out of a policy in one call: results, and arguments of host
 /// calls.
 pub(crate) const MAX_OUTPUT_BYTES: usize = 256 << 10;
+/// Maximum bytes that all host calls of one policy call examine together: searches, hashes, and what
+/// they return. A search through this much takes several milliseconds.
+pub(crate) const MAX_SCANNED_BYTES: u64 = 64 << 20;
+/// Maximum length of a text that a policy searches for, in bytes.
+pub(crate) const MAX_NEEDLE_BYTES: usize = 1 << 10;
 /// Maximum outcomes of one call of `on-complete`.
 pub(crate) const MAX_BATCH: usize = 256;

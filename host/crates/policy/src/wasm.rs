@@ -4,6 +4,7 @@
 pub(crate) mod cache;
 pub(crate) mod caching_compiler;
 pub(crate) mod compile;
+pub(crate) mod deadline;
 pub(crate) mod engine;
 pub(crate) mod error;
 pub(crate) mod features;

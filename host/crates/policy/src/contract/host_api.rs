@@ -58,6 +58,11 @@ pub(crate) trait HostApi {
     /// Increments a counter of the state.
     fn increment(&mut self, key: String, by: i64, ttl_ms: u32) -> Result<i64, StateError>;
 
+    /// Counts bytes that host calls examine, see [`MAX_SCANNED_BYTES`](crate::limits).
+    fn charge(&mut self, bytes: u64);
+    /// Returns the bytes that host calls of this policy call have examined.
+    fn scanned_bytes(&self) -> u64;
+
     /// Logs a line.
     fn log(&mut self, level: Level, message: &str);
     /// Returns whether a line of this severity would be logged.

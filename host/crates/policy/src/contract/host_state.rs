@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::contract::guarded_api::GuardedApi;
 use crate::contract::host_api::HostApi;
 use crate::contract::host_call_log::HostCallLog;
 use crate::contract::host_call_mode::HostCallMode;
@@ -13,6 +14,7 @@ use crate::contract::live_api::{Current, LiveApi};
 use crate::contract::replay_log::ReplayLog;
 use crate::contract::shared::Shared;
 use crate::contract::wasi_state::Wasi;
+use crate::wasm::deadline::Deadline;
 use crate::wasm::memory_limit::MemoryLimit;
 
 /// The data of an instance's store.
@@ -24,6 +26,8 @@ pub(crate) struct HostState {
     pub(crate) wasi: Wasi,
     /// Fuel that calls have consumed since [`HostState::end`].
     pub(crate) fuel_used: u64,
+    /// The deadline of the running call; `None` if calls are limited by fuel.
+    pub(crate) deadline: Option<Deadline>,
     host_calls: HostCalls,
 }
 
@@ -35,12 +39,22 @@ enum HostCalls {
     Replay(Box<JournalApi<ReplayLog>>),
 }
 
+/// The time that a call took, in the unit of its metering.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct TimeUsed {
+    /// 0 unless fuel is metered.
+    pub(crate) fuel: u64,
+    /// The deadline of the call, which can be asked for its CPU time on the same thread.
+    pub(crate) deadline: Option<Deadline>,
+}
+
 impl HostState {
     pub(crate) fn new(shared: Arc<Shared>, max_memory: u64) -> Self {
         Self {
             memory: MemoryLimit::new(max_memory),
             wasi: Wasi::default(),
             fuel_used: 0,
+            deadline: None,
             host_calls: HostCalls::Live(LiveApi::new(Arc::clone(&shared), None)),
             shared,
         }
@@ -57,24 +71,26 @@ impl HostState {
         };
     }
 
-    /// Ends a call. Returns the mode with what it logged, and the fuel that the call consumed.
-    pub(crate) fn end(&mut self) -> (HostCallMode, u64) {
+    /// Ends a call. Returns the mode with what it logged, and the time that the call took.
+    pub(crate) fn end(&mut self) -> (HostCallMode, TimeUsed) {
         let idle = HostCalls::Live(LiveApi::new(Arc::clone(&self.shared), None));
         let mode = match std::mem::replace(&mut self.host_calls, idle) {
             HostCalls::Live(_) => HostCallMode::Live,
             HostCalls::Record(api) => HostCallMode::Record(api.into_journal()),
             HostCalls::Replay(api) => HostCallMode::Replay(Box::new(api.into_journal())),
         };
-        (mode, std::mem::take(&mut self.fuel_used))
+        let (fuel, deadline) = (std::mem::take(&mut self.fuel_used), self.deadline.take());
+        (mode, TimeUsed { fuel, deadline })
     }
 
     /// Returns the host calls for the linker.
-    pub(crate) fn api(&mut self) -> &mut dyn HostApi {
-        match &mut self.host_calls {
+    pub(crate) fn api(&mut self) -> GuardedApi<'_> {
+        let api: &mut dyn HostApi = match &mut self.host_calls {
             HostCalls::Live(api) => api,
             HostCalls::Record(api) => api,
             HostCalls::Replay(api) => &mut **api,
-        }
+        };
+        GuardedApi::new(api, self.deadline.as_ref())
     }
 
     /// Returns the value of an argument of the call: the recorded one if the call is replayed.

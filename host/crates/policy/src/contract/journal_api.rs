@@ -180,6 +180,14 @@ impl<J: Journal> HostApi for JournalApi<J> {
         self.resolve("state.increment", args, live).into()
     }
 
+    fn charge(&mut self, bytes: u64) {
+        self.live.charge(bytes);
+    }
+
+    fn scanned_bytes(&self) -> u64 {
+        self.live.scanned_bytes()
+    }
+
     fn log(&mut self, level: Level, message: &str) {
         self.live.log(level, message);
     }

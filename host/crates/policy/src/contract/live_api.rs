@@ -9,6 +9,7 @@ use pointsman_domain::{
 use crate::contract::host_api::HostApi;
 use crate::contract::shared::{Level, Shared};
 use crate::contract::state::entry::StateError;
+use crate::limits::MAX_SCANNED_BYTES;
 
 /// Maximum bytes that one host call returns.
 const MAX_BYTES_PER_HOST_CALL: usize = 64 << 10;
@@ -34,12 +35,14 @@ pub(crate) struct LiveApi {
     current: Option<Current>,
     /// Bytes that host calls may still return in this call.
     bytes_left: usize,
+    /// Bytes that host calls have examined in this call.
+    scanned_bytes: u64,
 }
 
 impl LiveApi {
     /// Answers host calls from `current`; without it, from empty inputs.
     pub(crate) fn new(shared: Arc<Shared>, current: Option<Current>) -> Self {
-        Self { shared, current, bytes_left: MAX_BYTES_PER_CALL }
+        Self { shared, current, bytes_left: MAX_BYTES_PER_CALL, scanned_bytes: 0 }
     }
 
     fn request(&self) -> Option<&dyn RequestView> {
@@ -53,6 +56,20 @@ impl LiveApi {
     fn allowed_bytes(&self, max_bytes: u32) -> usize {
         (max_bytes as usize).min(MAX_BYTES_PER_HOST_CALL).min(self.bytes_left)
     }
+
+    /// Counts a host call that may examine up to `max` bytes of the request. Returns the request,
+    /// unless the call exceeds the limit.
+    fn scan(&mut self, max: u64) -> Option<&dyn RequestView> {
+        let body_bytes = self.request()?.info().body_bytes;
+        self.charge(max.min(body_bytes));
+        if self.scanned_bytes > MAX_SCANNED_BYTES { None } else { self.request() }
+    }
+
+    /// Counts the bytes that a host call returns.
+    fn charged<T: AsRef<[u8]>>(&mut self, result: T) -> T {
+        self.charge(result.as_ref().len() as u64);
+        result
+    }
 }
 
 impl HostApi for LiveApi {
@@ -61,7 +78,8 @@ impl HostApi for LiveApi {
     }
 
     fn model(&mut self) -> String {
-        self.request().map_or_else(String::new, |request| request.model().to_owned())
+        let model = self.request().map_or_else(String::new, |request| request.model().to_owned());
+        self.charged(model)
     }
 
     fn tenant(&mut self) -> Option<String> {
@@ -69,7 +87,8 @@ impl HostApi for LiveApi {
     }
 
     fn header(&mut self, name: &str) -> Option<String> {
-        self.request()?.header(name).map(str::to_owned)
+        let value = self.request()?.header(name)?.to_owned();
+        Some(self.charged(value))
     }
 
     fn field(&mut self, pointer: &str, max_bytes: u32) -> FieldValue {
@@ -78,6 +97,7 @@ impl HostApi for LiveApi {
             self.request().map_or(FieldValue::Absent, |request| request.field(pointer, max_bytes));
         if let FieldValue::Json(json) = &value {
             self.bytes_left -= json.len();
+            self.charge(json.len() as u64);
         }
         value
     }
@@ -85,6 +105,7 @@ impl HostApi for LiveApi {
     fn messages(&mut self) -> Vec<MessageInfo> {
         let mut messages = self.request().map_or_else(Vec::new, RequestView::messages);
         messages.truncate(MAX_MESSAGES);
+        self.charge((messages.len() * size_of::<MessageInfo>()) as u64);
         messages
     }
 
@@ -94,7 +115,7 @@ impl HostApi for LiveApi {
             request.text(index, offset, max_bytes).into_owned()
         });
         self.bytes_left -= text.len();
-        text
+        self.charged(text)
     }
 
     fn body(&mut self, offset: u64, max_bytes: u32) -> Vec<u8> {
@@ -103,17 +124,18 @@ impl HostApi for LiveApi {
             .request()
             .map_or_else(Vec::new, |request| request.bytes(offset, max_bytes).to_vec());
         self.bytes_left -= bytes.len();
-        bytes
+        self.charged(bytes)
     }
 
     fn contains(&mut self, needle: &str, ignore_case: bool) -> bool {
-        self.request().is_some_and(|request| request.contains(needle, ignore_case))
+        self.scan(u64::MAX).is_some_and(|request| request.contains(needle, ignore_case))
     }
 
     fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {
-        let blocks = max_blocks.min(MAX_BLOCKS) as usize;
-        self.request()
-            .map_or_else(Vec::new, |request| request.prefix_hashes(block_bytes as usize, blocks))
+        let blocks = max_blocks.min(MAX_BLOCKS);
+        self.scan(u64::from(block_bytes) * u64::from(blocks)).map_or_else(Vec::new, |request| {
+            request.prefix_hashes(block_bytes as usize, blocks as usize)
+        })
     }
 
     fn stats(&mut self) -> Vec<LaneStat> {
@@ -146,7 +168,8 @@ impl HostApi for LiveApi {
     }
 
     fn get(&mut self, key: &str) -> Option<Vec<u8>> {
-        self.shared.state.get(key)
+        let value = self.shared.state.get(key)?;
+        Some(self.charged(value))
     }
 
     fn put(&mut self, key: String, value: &[u8], ttl_ms: u32) -> Result<(), StateError> {
@@ -159,6 +182,15 @@ impl HostApi for LiveApi {
 
     fn increment(&mut self, key: String, by: i64, ttl_ms: u32) -> Result<i64, StateError> {
         self.shared.state.increment(key, by, ttl_ms)
+    }
+
+    fn charge(&mut self, bytes: u64) {
+        // Saturates above the limit.
+        self.scanned_bytes = self.scanned_bytes.saturating_add(bytes);
+    }
+
+    fn scanned_bytes(&self) -> u64 {
+        self.scanned_bytes
     }
 
     fn log(&mut self, level: Level, message: &str) {

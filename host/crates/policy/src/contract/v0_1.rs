@@ -12,7 +12,7 @@ use wasmtime::{Engine, Store};
 use self::bindings::exports::pointsman::policy::on_request::{Context, PolicyError as WitError};
 use self::bindings::pointsman::policy::types;
 use self::convert::{CallInput, advice, failure, outcome, policy_error, recovery};
-use crate::contract::host_api::HostApi;
+use crate::contract::guarded_api::GuardedApi;
 use crate::contract::host_state::HostState;
 use crate::contract::types::{CallContext, Description, Hooks, PolicyError, PolicyHint};
 use crate::contract_version::{PACKAGE, VERSION};
@@ -47,7 +47,7 @@ pub(crate) struct Instance {
 struct HostCalls;
 
 impl HasData for HostCalls {
-    type Data<'a> = &'a mut dyn HostApi;
+    type Data<'a> = GuardedApi<'a>;
 }
 
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<HostState>> {

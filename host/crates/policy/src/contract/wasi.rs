@@ -4,8 +4,10 @@
 //!
 //! The same request gets the same results, so every decision of such a guest can be reproduced.
 
-use wasmtime::StoreContextMut;
-use wasmtime::component::{Component, ComponentType, Linker, LinkerInstance, Lower, Resource};
+use wasmtime::component::{
+    Component, ComponentNamedList, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource,
+};
+use wasmtime::{AsContextMut, StoreContextMut};
 
 use crate::contract::host_state::HostState;
 use crate::contract::shared::Level;
@@ -21,6 +23,24 @@ const MAX_WRITE_BYTES: u64 = 4 << 10;
 /// a guest differ.
 type AnyResource = Resource<()>;
 type Cx<'a> = StoreContextMut<'a, HostState>;
+type Defining<'a> = LinkerInstance<'a, HostState>;
+
+/// Defines a function. It is a host call like those of the contract, with the same limits.
+fn function<P, R>(
+    to: &mut Defining<'_>,
+    name: &str,
+    call: impl Fn(Cx<'_>, P) -> wasmtime::Result<R> + Send + Sync + 'static,
+) -> wasmtime::Result<()>
+where
+    P: ComponentNamedList + Lift + 'static,
+    R: ComponentNamedList + Lower + 'static,
+{
+    to.func_wrap(name, move |mut cx: Cx<'_>, params: P| {
+        let result = call(cx.as_context_mut(), params);
+        cx.data_mut().api().call(|_| ())?;
+        result
+    })
+}
 
 /// The error of a stream.
 #[derive(ComponentType, Lower)]
@@ -92,27 +112,25 @@ pub(crate) fn define(
     linker.define_unknown_imports_as_traps(component)
 }
 
-type Defining<'a> = LinkerInstance<'a, HostState>;
-
 fn random(mut to: Defining<'_>) -> wasmtime::Result<()> {
-    to.func_wrap("get-random-bytes", |mut cx: Cx<'_>, (count,): (u64,)| {
+    function(&mut to, "get-random-bytes", |mut cx: Cx<'_>, (count,): (u64,)| {
         Ok((cx.data_mut().wasi.bytes(count)?,))
     })?;
-    to.func_wrap("get-random-u64", |mut cx: Cx<'_>, (): ()| Ok((cx.data_mut().wasi.draw(),)))
+    function(&mut to, "get-random-u64", |mut cx: Cx<'_>, (): ()| Ok((cx.data_mut().wasi.draw(),)))
 }
 
 fn insecure(mut to: Defining<'_>) -> wasmtime::Result<()> {
-    to.func_wrap("get-insecure-random-bytes", |mut cx: Cx<'_>, (count,): (u64,)| {
+    function(&mut to, "get-insecure-random-bytes", |mut cx: Cx<'_>, (count,): (u64,)| {
         Ok((cx.data_mut().wasi.bytes(count)?,))
     })?;
-    to.func_wrap("get-insecure-random-u64", |mut cx: Cx<'_>, (): ()| {
+    function(&mut to, "get-insecure-random-u64", |mut cx: Cx<'_>, (): ()| {
         Ok((cx.data_mut().wasi.draw(),))
     })
 }
 
 fn insecure_seed(mut to: Defining<'_>) -> wasmtime::Result<()> {
     for name in ["insecure-seed", "get-insecure-seed"] {
-        to.func_wrap(name, |mut cx: Cx<'_>, (): ()| {
+        function(&mut to, name, |mut cx: Cx<'_>, (): ()| {
             let wasi = &mut cx.data_mut().wasi;
             Ok(((wasi.draw(), wasi.draw()),))
         })?;
@@ -121,69 +139,75 @@ fn insecure_seed(mut to: Defining<'_>) -> wasmtime::Result<()> {
 }
 
 fn wall_clock(mut to: Defining<'_>) -> wasmtime::Result<()> {
-    to.func_wrap("now", |cx: Cx<'_>, (): ()| {
+    function(&mut to, "now", |cx: Cx<'_>, (): ()| {
         let now_ms = cx.data().wasi.now_ms;
         let nanoseconds = u32::try_from(now_ms % 1000).unwrap_or(0) * 1_000_000;
         Ok((Datetime { seconds: now_ms / 1000, nanoseconds },))
     })?;
-    to.func_wrap("resolution", |_: Cx<'_>, (): ()| {
+    function(&mut to, "resolution", |_: Cx<'_>, (): ()| {
         Ok((Datetime { seconds: 0, nanoseconds: 1_000_000 },))
     })
 }
 
 fn monotonic_clock(mut to: Defining<'_>) -> wasmtime::Result<()> {
-    to.func_wrap("now", |cx: Cx<'_>, (): ()| {
+    function(&mut to, "now", |cx: Cx<'_>, (): ()| {
         Ok((cx.data().wasi.now_ms.saturating_mul(1_000_000),))
     })?;
-    to.func_wrap("resolution", |_: Cx<'_>, (): ()| Ok((1_000_000_u64,)))?;
+    function(&mut to, "resolution", |_: Cx<'_>, (): ()| Ok((1_000_000_u64,)))?;
     for name in ["subscribe-instant", "subscribe-duration"] {
-        to.func_wrap(name, |_: Cx<'_>, (_when,): (u64,)| Ok((AnyResource::new_own(SINGLETON),)))?;
+        function(&mut to, name, |_: Cx<'_>, (_when,): (u64,)| {
+            Ok((AnyResource::new_own(SINGLETON),))
+        })?;
     }
     Ok(())
 }
 
 fn environment(mut to: Defining<'_>) -> wasmtime::Result<()> {
-    to.func_wrap("get-environment", |_: Cx<'_>, (): ()| Ok((Vec::<(String, String)>::new(),)))?;
-    to.func_wrap("get-arguments", |_: Cx<'_>, (): ()| Ok((Vec::<String>::new(),)))?;
-    to.func_wrap("initial-cwd", |_: Cx<'_>, (): ()| Ok((None::<String>,)))
+    function(&mut to, "get-environment", |_: Cx<'_>, (): ()| {
+        Ok((Vec::<(String, String)>::new(),))
+    })?;
+    function(&mut to, "get-arguments", |_: Cx<'_>, (): ()| Ok((Vec::<String>::new(),)))?;
+    function(&mut to, "initial-cwd", |_: Cx<'_>, (): ()| Ok((None::<String>,)))
 }
 
 fn exit(mut to: Defining<'_>) -> wasmtime::Result<()> {
-    to.func_wrap("exit", |_: Cx<'_>, (status,): (Result<(), ()>,)| -> wasmtime::Result<()> {
+    function(&mut to, "exit", |_: Cx<'_>, (status,): (Result<(), ()>,)| -> wasmtime::Result<()> {
         wasmtime::bail!("called exit with {}", if status.is_ok() { "success" } else { "an error" })
     })
 }
 
 fn standard(mut to: Defining<'_>, name: &str, stream: u32) -> wasmtime::Result<()> {
-    to.func_wrap(name, move |_: Cx<'_>, (): ()| Ok((AnyResource::new_own(stream),)))
+    function(&mut to, name, move |_: Cx<'_>, (): ()| Ok((AnyResource::new_own(stream),)))
 }
 
 fn no_terminal(mut to: Defining<'_>, name: &str) -> wasmtime::Result<()> {
-    to.func_wrap(name, |_: Cx<'_>, (): ()| Ok((None::<AnyResource>,)))
+    function(&mut to, name, |_: Cx<'_>, (): ()| Ok((None::<AnyResource>,)))
 }
 
 fn streams(mut to: Defining<'_>) -> wasmtime::Result<()> {
     for name in ["[method]output-stream.write", "[method]output-stream.blocking-write-and-flush"] {
-        to.func_wrap(name, |mut cx: Cx<'_>, (stream, text): (AnyResource, Vec<u8>)| {
+        function(&mut to, name, |mut cx: Cx<'_>, (stream, text): (AnyResource, Vec<u8>)| {
             cx.data_mut().print(stream.rep(), &text);
             Ok((Ok::<(), StreamError>(()),))
         })?;
     }
-    to.func_wrap("[method]output-stream.check-write", |_: Cx<'_>, (_stream,): (AnyResource,)| {
-        Ok((Ok::<u64, StreamError>(MAX_WRITE_BYTES),))
-    })?;
+    function(
+        &mut to,
+        "[method]output-stream.check-write",
+        |_: Cx<'_>, (_stream,): (AnyResource,)| Ok((Ok::<u64, StreamError>(MAX_WRITE_BYTES),)),
+    )?;
     for name in ["[method]output-stream.flush", "[method]output-stream.blocking-flush"] {
-        to.func_wrap(name, |_: Cx<'_>, (_stream,): (AnyResource,)| {
+        function(&mut to, name, |_: Cx<'_>, (_stream,): (AnyResource,)| {
             Ok((Ok::<(), StreamError>(()),))
         })?;
     }
     for name in ["[method]input-stream.read", "[method]input-stream.blocking-read"] {
-        to.func_wrap(name, |_: Cx<'_>, (_stream, _count): (AnyResource, u64)| {
+        function(&mut to, name, |_: Cx<'_>, (_stream, _count): (AnyResource, u64)| {
             Ok((Err::<Vec<u8>, _>(StreamError::Closed),))
         })?;
     }
     for name in ["[method]output-stream.subscribe", "[method]input-stream.subscribe"] {
-        to.func_wrap(name, |_: Cx<'_>, (_stream,): (AnyResource,)| {
+        function(&mut to, name, |_: Cx<'_>, (_stream,): (AnyResource,)| {
             Ok((AnyResource::new_own(SINGLETON),))
         })?;
     }
@@ -192,14 +216,18 @@ fn streams(mut to: Defining<'_>) -> wasmtime::Result<()> {
 
 /// Defines polling. Time stands still during a decision, so every pollable is ready.
 fn poll(mut to: Defining<'_>) -> wasmtime::Result<()> {
-    to.func_wrap("[method]pollable.ready", |_: Cx<'_>, (_pollable,): (AnyResource,)| Ok((true,)))?;
-    to.func_wrap("[method]pollable.block", |_: Cx<'_>, (_pollable,): (AnyResource,)| Ok(()))?;
-    to.func_wrap("poll", |_: Cx<'_>, (all,): (Vec<AnyResource>,)| {
+    function(&mut to, "[method]pollable.ready", |_: Cx<'_>, (_pollable,): (AnyResource,)| {
+        Ok((true,))
+    })?;
+    function(&mut to, "[method]pollable.block", |_: Cx<'_>, (_pollable,): (AnyResource,)| Ok(()))?;
+    function(&mut to, "poll", |_: Cx<'_>, (all,): (Vec<AnyResource>,)| {
         wasmtime::ensure!(!all.is_empty(), "poll of an empty list");
         Ok(((0..u32::try_from(all.len())?).collect::<Vec<u32>>(),))
     })
 }
 
 fn preopens(mut to: Defining<'_>) -> wasmtime::Result<()> {
-    to.func_wrap("get-directories", |_: Cx<'_>, (): ()| Ok((Vec::<(AnyResource, String)>::new(),)))
+    function(&mut to, "get-directories", |_: Cx<'_>, (): ()| {
+        Ok((Vec::<(AnyResource, String)>::new(),))
+    })
 }

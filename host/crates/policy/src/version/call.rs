@@ -4,11 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::{Store, Trap};
+use wasmtime::{Store, Trap, UpdateDeadline};
 
+use crate::contract::guarded_api::ScanLimitExceeded;
 use crate::contract::host_state::HostState;
 use crate::fault::Fault;
-use crate::wasm::engine::{TICK, WasmEngine};
+use crate::limits::MAX_SCANNED_BYTES;
+use crate::wasm::deadline::{Deadline, ticks};
+use crate::wasm::engine::WasmEngine;
 use crate::wasm::metering::Metering;
 
 /// Maximum resource handles of one instance. The policy contract has no resources; WASI gives a
@@ -18,6 +21,7 @@ const MAX_HANDLES: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CallLimits {
     pub(crate) metering: Metering,
+    /// CPU time, or the fuel that it stands for.
     pub(crate) deadline: Duration,
     /// Bytes.
     pub(crate) memory: u64,
@@ -25,21 +29,16 @@ pub(crate) struct CallLimits {
     pub(crate) output_bytes: usize,
 }
 
-impl CallLimits {
-    /// Returns the deadline in ticks of the epoch. The first tick may come at once, so the call is
-    /// interrupted between this many ticks and one tick less.
-    fn ticks(self) -> u64 {
-        u64::try_from(self.deadline.as_millis() / TICK.as_millis())
-            .unwrap_or(u64::MAX)
-            .saturating_add(1)
-    }
-}
-
 /// Creates the store of an instance.
 pub(crate) fn store(engine: &WasmEngine, state: HostState) -> Store<HostState> {
     let mut store = Store::new(engine.wasmtime(), state);
     store.limiter(|state| &mut state.memory);
     store.set_max_component_handles(MAX_HANDLES);
+    // Ticks are wall clock time: a call that was preempted goes on.
+    store.epoch_deadline_callback(|cx| {
+        let left = cx.data().deadline.and_then(|deadline| deadline.left());
+        Ok(left.map_or(UpdateDeadline::Interrupt, |left| UpdateDeadline::Continue(ticks(left))))
+    });
     store
 }
 
@@ -64,7 +63,10 @@ pub(crate) fn guarded<G: Guest, T>(
     let fuel = Metering::fuel(limits.deadline);
     // Before every call: an epoch deadline is absolute, so one that is set once expires for good.
     match limits.metering {
-        Metering::Wall => store.set_epoch_deadline(limits.ticks()),
+        Metering::Wall => {
+            store.data_mut().deadline = Some(Deadline::start(limits.deadline));
+            store.set_epoch_deadline(ticks(limits.deadline));
+        }
         Metering::Fuel => {
             store.set_fuel(fuel).map_err(|error| Fault::Panic(format!("{error:#}")))?
         }
@@ -93,6 +95,7 @@ pub(crate) fn guarded<G: Guest, T>(
 fn classify(error: wasmtime::Error, memory_exceeded: bool, limits: CallLimits) -> Fault {
     match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt | Trap::OutOfFuel) => Fault::Timeout(limits.deadline),
+        None if error.is::<ScanLimitExceeded>() => Fault::HostCalls(MAX_SCANNED_BYTES),
         // Most guests trap shortly after a failed memory growth, so this comes before other traps.
         _ if memory_exceeded => Fault::Memory(limits.memory),
         None if is_output_limit(&error) => Fault::Output(limits.output_bytes),
@@ -108,10 +111,19 @@ fn is_output_limit(error: &wasmtime::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread::{self, JoinHandle};
+    use std::time::Instant;
+
+    use pointsman_domain::PolicyRef;
+    use prometheus_client::registry::Registry;
     use wasmtime::component::{Component, Linker};
 
     use super::*;
-    use crate::wasm::engine::{AddressSpace, compiling_engine};
+    use crate::contract::shared::Shared;
+    use crate::contract::state::State;
+    use crate::metrics::{PolicyMetrics, VersionMetrics};
+    use crate::wasm::engine::{AddressSpace, Allocator, compiling_engine};
 
     /// Exports a function that returns a string of 100 bytes.
     const RETURNS_100_BYTES: &str = r#"(component
@@ -147,5 +159,91 @@ mod tests {
         assert_eq!(call(100).unwrap(), 100);
         let fault = classify(call(99).unwrap_err(), false, limits);
         assert!(matches!(fault, Fault::Output(99)), "{fault:?}");
+    }
+
+    /// Exports a function that counts down to zero.
+    const COUNTS_DOWN: &str = r#"(component
+        (core module $m
+            (func (export "run") (param i32)
+                (loop $again
+                    (local.set 0 (i32.sub (local.get 0) (i32.const 1)))
+                    (br_if $again (local.get 0)))))
+        (core instance $i (instantiate $m))
+        (func (export "run") (param "count" u32) (canon lift (core func $i "run"))))"#;
+
+    /// Runs threads that compete for every CPU until it is dropped.
+    struct BusyThreads {
+        stop: Arc<AtomicBool>,
+        threads: Vec<JoinHandle<()>>,
+    }
+
+    impl BusyThreads {
+        fn start(per_cpu: usize) -> Self {
+            let stop = Arc::new(AtomicBool::new(false));
+            let count = per_cpu * thread::available_parallelism().unwrap().get();
+            let spin = |stop: Arc<AtomicBool>| {
+                move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                }
+            };
+            let threads = (0..count).map(|_| thread::spawn(spin(Arc::clone(&stop)))).collect();
+            Self { stop, threads }
+        }
+    }
+
+    impl Drop for BusyThreads {
+        fn drop(&mut self) {
+            self.stop.store(true, Ordering::Relaxed);
+            self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+        }
+    }
+
+    #[test]
+    fn preempted_call_is_no_fault_and_spinning_one_is() {
+        let engine = WasmEngine::new(Metering::Wall, Allocator::OnDemand).unwrap();
+        let bytes = wat::parse_str(COUNTS_DOWN).unwrap();
+        let component = Component::new(engine.wasmtime(), bytes).unwrap();
+        let metrics = PolicyMetrics::register(&mut Registry::default());
+        let policy = PolicyRef::new("p", "1");
+        let metrics = VersionMetrics::new(&metrics, &policy, &[]);
+        let shared = Shared::new(policy, Arc::<State>::default(), metrics);
+        let mut store = store(&engine, HostState::new(Arc::new(shared), 1 << 20));
+        let mut limits = CallLimits {
+            metering: Metering::Wall,
+            deadline: Duration::from_secs(1),
+            memory: 1 << 20,
+            output_bytes: 1 << 10,
+        };
+        let linker = Linker::new(engine.wasmtime());
+        let instance = guarded(&mut store, limits, |store| linker.instantiate(store, &component));
+        let instance = instance.unwrap();
+        let run = instance.get_typed_func::<(u32,), ()>(&mut store, "run").unwrap();
+        let count_down = |store: &mut Store<HostState>, limits, count| {
+            let start = Instant::now();
+            let result = guarded(store, limits, |store| run.call(store, (count,)));
+            let cpu_time = store.data().deadline.unwrap().cpu_used();
+            (result, start.elapsed(), cpu_time)
+        };
+        // Long enough that other threads get their turns meanwhile.
+        let count = 5_000_000;
+        let (result, _, cpu_time) = count_down(&mut store, limits, count);
+        result.unwrap();
+        limits.deadline = cpu_time * 3;
+        let busy = BusyThreads::start(8);
+        let mut was_preempted = false;
+        for _ in 0..5 {
+            let (result, wall, _) = count_down(&mut store, limits, count);
+            result.unwrap();
+            was_preempted |= wall > limits.deadline;
+        }
+        assert!(was_preempted, "the threads must compete for the CPUs");
+        drop(busy);
+        // From zero, it counts through all of 2^32.
+        limits.deadline = Duration::from_millis(5);
+        let (result, _, cpu_time) = count_down(&mut store, limits, 0);
+        assert_eq!(result.unwrap_err().kind(), "timeout");
+        assert!(cpu_time >= limits.deadline && cpu_time < 50 * limits.deadline, "{cpu_time:?}");
     }
 }

@@ -6,6 +6,7 @@ use pointsman_domain::{Read, Trace};
 
 use crate::contract::host_call_log::HostCallLog;
 use crate::contract::host_call_mode::HostCallMode;
+use crate::contract::host_state::TimeUsed;
 use crate::contract::replay_log::ReplayLog;
 
 /// The trace of one policy call: the mode of its host calls with what it logged, and the duration.
@@ -14,9 +15,26 @@ pub(crate) struct CallTrace {
     pub(crate) host_calls: HostCallMode,
     /// Wall clock time, or the time that the consumed fuel stands for.
     pub(crate) duration: Duration,
+    /// CPU time, if the call took longer than [`MIN_MEASURED`]; otherwise the duration.
+    pub(crate) cpu_time: Duration,
 }
 
+/// Durations up to this one are taken as CPU time, which spares most calls a system call.
+const MIN_MEASURED: Duration = Duration::from_micros(200);
+
 impl CallTrace {
+    /// Sets the times of a call that ended on this thread.
+    pub(crate) fn set_wall(&mut self, duration: Duration, used: &TimeUsed) {
+        let measured = used.deadline.filter(|_| duration > MIN_MEASURED);
+        self.duration = duration;
+        self.cpu_time = measured.map_or(duration, |deadline| deadline.cpu_used().min(duration));
+    }
+
+    /// Sets the times to the one that the consumed fuel stands for.
+    pub(crate) fn set_metered(&mut self, duration: Duration) {
+        (self.duration, self.cpu_time) = (duration, duration);
+    }
+
     /// Creates a trace that logs host calls if the decision is recorded.
     pub(crate) fn for_decision(trace: &Trace) -> Self {
         let host_calls = if trace.is_on() {
@@ -24,13 +42,13 @@ impl CallTrace {
         } else {
             HostCallMode::Live
         };
-        Self { host_calls, duration: Duration::ZERO }
+        Self { host_calls, ..Self::default() }
     }
 
     /// Creates a trace that answers host calls from a record.
     pub(crate) fn replaying(record: &[Read]) -> Self {
         let host_calls = HostCallMode::Replay(Box::new(ReplayLog::new(record)));
-        Self { host_calls, duration: Duration::ZERO }
+        Self { host_calls, ..Self::default() }
     }
 
     /// Returns the logged host calls.

@@ -2,10 +2,10 @@
 //! counted.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use pointsman_domain::{Advice, Facts, FailureReport, FleetView, Outcome, Recovery};
 
+use crate::contract::host_state::TimeUsed;
 use crate::contract::live_api::Current;
 use crate::contract::types::{CallContext, PolicyError, PolicyHint};
 use crate::hook::Hook;
@@ -103,16 +103,16 @@ impl Version {
             self.metrics().record_failure(hook, error.kind(), false);
             return Err(error);
         }
-        let mut fuel = 0;
-        let result = self.call_instance(hook, current, trace, &mut fuel, call);
-        trace.duration = match self.config.limits.metering {
-            Metering::Wall => self.shared.clock.now().saturating_sub(start),
+        let mut used = TimeUsed::default();
+        let result = self.call_instance(hook, current, trace, &mut used, call);
+        match self.config.limits.metering {
+            Metering::Wall => trace.set_wall(self.shared.clock.now().saturating_sub(start), &used),
             Metering::Fuel => {
-                self.tally.add_fuel(fuel);
-                Metering::time(fuel)
+                self.tally.add_fuel(used.fuel);
+                trace.set_metered(Metering::time(used.fuel));
             }
-        };
-        self.count(hook, trace.duration, result.as_ref().err());
+        }
+        self.count(hook, trace, result.as_ref().err());
         result
     }
 
@@ -122,7 +122,7 @@ impl Version {
         hook: Hook,
         current: Current,
         trace: &mut CallTrace,
-        fuel: &mut u64,
+        used: &mut TimeUsed,
         call: impl FnOnce(&mut WarmInstance) -> wasmtime::Result<Result<T, PolicyError>>,
     ) -> Result<T, CallError> {
         let mut warm = match self.pool.take() {
@@ -141,7 +141,7 @@ impl Version {
         // After a fault the instance is dropped: its memory may be in any state, and wasmtime
         // refuses to enter it again.
         let called = guarded(&mut *warm, limits, call);
-        (trace.host_calls, *fuel) = warm.store.data_mut().end();
+        (trace.host_calls, *used) = warm.store.data_mut().end();
         let returned = called?;
         if !warm.instance.needs_recycling(&warm.store) {
             self.put_back(warm);
@@ -149,10 +149,10 @@ impl Version {
         Ok(returned?)
     }
 
-    fn count(&self, hook: Hook, duration: Duration, error: Option<&CallError>) {
+    fn count(&self, hook: Hook, trace: &CallTrace, error: Option<&CallError>) {
         self.tally.add_call();
         // Only calls that delay a request have a budget.
-        if duration > self.config.budget && matches!(hook, Hook::Request | Hook::Failure) {
+        if trace.cpu_time > self.config.budget && matches!(hook, Hook::Request | Hook::Failure) {
             self.tally.add_slow();
             self.metrics().record_slow();
         }
@@ -171,7 +171,7 @@ impl Version {
             self.metrics().set_breaker_open(hook, false);
         }
         match error {
-            None => self.metrics().record_success(hook, duration),
+            None => self.metrics().record_success(hook, trace.duration),
             Some(error) => self.metrics().record_failure(hook, error.kind(), false),
         }
     }

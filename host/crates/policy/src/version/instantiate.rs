@@ -35,6 +35,7 @@ impl Version {
             fault @ (Fault::Timeout(_)
             | Fault::Memory(_)
             | Fault::Output(_)
+            | Fault::HostCalls(_)
             | Fault::Instantiate(_)
             | Fault::Panic(_)) => fault,
         })?;

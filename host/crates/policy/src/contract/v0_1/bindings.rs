@@ -7,4 +7,9 @@
     reason = "generated from the WIT, which documents it"
 )]
 
-wasmtime::component::bindgen!({ path: "../../../wit/0.1", world: "policy" });
+wasmtime::component::bindgen!({
+    path: "../../../wit/0.1",
+    world: "policy",
+    // A host call ends the call of a guest that has exceeded its limits.
+    imports: { default: trappable },
+});

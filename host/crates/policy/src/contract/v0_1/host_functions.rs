@@ -1,42 +1,44 @@
-//! The host functions of track 0.1: conversion between its types and those of [`HostApi`].
+//! The host functions of track 0.1: conversion between its types and those of
+//! [`HostApi`](crate::contract::host_api::HostApi).
 
 use pointsman_domain as domain;
 
-use crate::contract::host_api::HostApi;
+use crate::contract::guarded_api::GuardedApi;
 use crate::contract::state::entry::StateError;
 use crate::contract::v0_1::bindings::pointsman::policy::{
     fleet, log, metrics, request, state, types,
 };
 use crate::contract::v0_1::convert::{lane_info, lane_stat, level};
+use crate::limits::MAX_NEEDLE_BYTES;
 
-impl types::Host for dyn HostApi + '_ {}
+impl types::Host for GuardedApi<'_> {}
 
-impl request::Host for dyn HostApi + '_ {
-    fn id(&mut self) -> String {
-        HostApi::id(self)
+impl request::Host for GuardedApi<'_> {
+    fn id(&mut self) -> wasmtime::Result<String> {
+        self.call(|api| api.id())
     }
 
-    fn model(&mut self) -> String {
-        HostApi::model(self)
+    fn model(&mut self) -> wasmtime::Result<String> {
+        self.call(|api| api.model())
     }
 
-    fn tenant(&mut self) -> Option<String> {
-        HostApi::tenant(self)
+    fn tenant(&mut self) -> wasmtime::Result<Option<String>> {
+        self.call(|api| api.tenant())
     }
 
-    fn header(&mut self, name: String) -> Option<String> {
-        HostApi::header(self, &name)
+    fn header(&mut self, name: String) -> wasmtime::Result<Option<String>> {
+        self.call(|api| api.header(&name))
     }
 
-    fn field(&mut self, pointer: String, max_bytes: u32) -> types::FieldValue {
-        match HostApi::field(self, &pointer, max_bytes) {
+    fn field(&mut self, pointer: String, max_bytes: u32) -> wasmtime::Result<types::FieldValue> {
+        Ok(match self.call(|api| api.field(&pointer, max_bytes))? {
             domain::FieldValue::Absent => types::FieldValue::Absent,
             domain::FieldValue::Json(json) => types::FieldValue::Json(json),
             domain::FieldValue::TooLarge(size) => types::FieldValue::TooLarge(size),
-        }
+        })
     }
 
-    fn messages(&mut self) -> Vec<types::MessageInfo> {
+    fn messages(&mut self) -> wasmtime::Result<Vec<types::MessageInfo>> {
         let info = |info: domain::MessageInfo| types::MessageInfo {
             role: match info.role {
                 domain::Role::System => types::Role::System,
@@ -49,87 +51,102 @@ impl request::Host for dyn HostApi + '_ {
             parts: info.parts,
             media_parts: info.media_parts,
         };
-        HostApi::messages(self).into_iter().map(info).collect()
+        Ok(self.call(|api| api.messages())?.into_iter().map(info).collect())
     }
 
-    fn text(&mut self, index: u32, offset: u64, max_bytes: u32) -> String {
-        HostApi::text(self, index, offset, max_bytes)
+    fn text(&mut self, index: u32, offset: u64, max_bytes: u32) -> wasmtime::Result<String> {
+        self.call(|api| api.text(index, offset, max_bytes))
     }
 
-    fn body(&mut self, offset: u64, max_bytes: u32) -> Vec<u8> {
-        HostApi::body(self, offset, max_bytes)
+    fn body(&mut self, offset: u64, max_bytes: u32) -> wasmtime::Result<Vec<u8>> {
+        self.call(|api| api.body(offset, max_bytes))
     }
 
-    fn contains(&mut self, needle: String, ignore_case: bool) -> bool {
-        HostApi::contains(self, &needle, ignore_case)
+    fn contains(&mut self, needle: String, ignore_case: bool) -> wasmtime::Result<bool> {
+        wasmtime::ensure!(
+            needle.len() <= MAX_NEEDLE_BYTES,
+            "search for {} bytes (maximum: {MAX_NEEDLE_BYTES})",
+            needle.len()
+        );
+        self.call(|api| api.contains(&needle, ignore_case))
     }
 
-    fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {
-        HostApi::prefix_hashes(self, block_bytes, max_blocks)
-    }
-}
-
-impl fleet::Host for dyn HostApi + '_ {
-    fn stats(&mut self) -> Vec<types::LaneStat> {
-        HostApi::stats(self).into_iter().map(lane_stat).collect()
-    }
-
-    fn stat(&mut self, lane: u32) -> Option<types::LaneStat> {
-        HostApi::stat(self, lane).map(lane_stat)
-    }
-
-    fn candidates(&mut self) -> Vec<u32> {
-        HostApi::candidates(self)
-    }
-
-    fn info(&mut self, lane: u32) -> Option<types::LaneInfo> {
-        HostApi::info(self, lane).map(lane_info)
-    }
-
-    fn find(&mut self, name: String) -> Option<u32> {
-        HostApi::find(self, &name)
-    }
-
-    fn with_label(&mut self, key: String, value: String) -> Vec<u32> {
-        HostApi::with_label(self, &key, &value)
+    fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> wasmtime::Result<Vec<u64>> {
+        self.call(|api| api.prefix_hashes(block_bytes, max_blocks))
     }
 }
 
-impl log::Host for dyn HostApi + '_ {
-    fn write(&mut self, severity: types::Level, message: String) {
-        HostApi::log(self, level(severity), &message);
+impl fleet::Host for GuardedApi<'_> {
+    fn stats(&mut self) -> wasmtime::Result<Vec<types::LaneStat>> {
+        Ok(self.call(|api| api.stats())?.into_iter().map(lane_stat).collect())
     }
 
-    fn enabled(&mut self, severity: types::Level) -> bool {
-        HostApi::log_enabled(self, level(severity))
+    fn stat(&mut self, lane: u32) -> wasmtime::Result<Option<types::LaneStat>> {
+        self.call(|api| api.stat(lane).map(lane_stat))
+    }
+
+    fn candidates(&mut self) -> wasmtime::Result<Vec<u32>> {
+        self.call(|api| api.candidates())
+    }
+
+    fn info(&mut self, lane: u32) -> wasmtime::Result<Option<types::LaneInfo>> {
+        self.call(|api| api.info(lane).map(lane_info))
+    }
+
+    fn find(&mut self, name: String) -> wasmtime::Result<Option<u32>> {
+        self.call(|api| api.find(&name))
+    }
+
+    fn with_label(&mut self, key: String, value: String) -> wasmtime::Result<Vec<u32>> {
+        self.call(|api| api.with_label(&key, &value))
     }
 }
 
-impl metrics::Host for dyn HostApi + '_ {
-    fn add(&mut self, name: String, value: u64) {
-        HostApi::add_metric(self, &name, value);
+impl log::Host for GuardedApi<'_> {
+    fn write(&mut self, severity: types::Level, message: String) -> wasmtime::Result<()> {
+        self.call(|api| api.log(level(severity), &message))
     }
 
-    fn record_value(&mut self, name: String, value: u64) {
-        HostApi::record_metric(self, &name, value);
+    fn enabled(&mut self, severity: types::Level) -> wasmtime::Result<bool> {
+        self.call(|api| api.log_enabled(level(severity)))
     }
 }
 
-impl state::Host for dyn HostApi + '_ {
-    fn get(&mut self, key: String) -> Option<Vec<u8>> {
-        HostApi::get(self, &key)
+impl metrics::Host for GuardedApi<'_> {
+    fn add(&mut self, name: String, value: u64) -> wasmtime::Result<()> {
+        self.call(|api| api.add_metric(&name, value))
     }
 
-    fn put(&mut self, key: String, value: Vec<u8>, ttl_ms: u32) -> Result<(), state::StateError> {
-        HostApi::put(self, key, &value, ttl_ms).map_err(state_error)
+    fn record_value(&mut self, name: String, value: u64) -> wasmtime::Result<()> {
+        self.call(|api| api.record_metric(&name, value))
+    }
+}
+
+impl state::Host for GuardedApi<'_> {
+    fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
+        self.call(|api| api.get(&key))
     }
 
-    fn delete(&mut self, key: String) {
-        HostApi::delete(self, &key);
+    fn put(
+        &mut self,
+        key: String,
+        value: Vec<u8>,
+        ttl_ms: u32,
+    ) -> wasmtime::Result<Result<(), state::StateError>> {
+        self.call(|api| api.put(key, &value, ttl_ms).map_err(state_error))
     }
 
-    fn increment(&mut self, key: String, by: i64, ttl_ms: u32) -> Result<i64, state::StateError> {
-        HostApi::increment(self, key, by, ttl_ms).map_err(state_error)
+    fn delete(&mut self, key: String) -> wasmtime::Result<()> {
+        self.call(|api| api.delete(&key))
+    }
+
+    fn increment(
+        &mut self,
+        key: String,
+        by: i64,
+        ttl_ms: u32,
+    ) -> wasmtime::Result<Result<i64, state::StateError>> {
+        self.call(|api| api.increment(key, by, ttl_ms).map_err(state_error))
     }
 }
 
@@ -144,6 +161,7 @@ fn state_error(error: StateError) -> state::StateError {
 mod tests {
     use std::borrow::Cow;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use domain::{
         DroppedEdit, Edit, FieldValue, FleetView, LaneState, MessageInfo, RequestInfo, RequestView,
@@ -151,8 +169,10 @@ mod tests {
     };
     use prometheus_client::registry::Registry;
     use serde_json::json;
+    use wasmtime::Trap;
 
     use super::*;
+    use crate::contract::guarded_api::ScanLimitExceeded;
     use crate::contract::host_call_log::HostCallLog;
     use crate::contract::host_call_mode::HostCallMode;
     use crate::contract::host_state::HostState;
@@ -160,7 +180,9 @@ mod tests {
     use crate::contract::replay_log::ReplayLog;
     use crate::contract::shared::Shared;
     use crate::contract::state::State;
+    use crate::limits::MAX_SCANNED_BYTES;
     use crate::metrics::{PolicyMetrics, VersionMetrics};
+    use crate::wasm::deadline::Deadline;
 
     /// Ends the call, and returns its logged host calls.
     fn end_and_log(state: &mut HostState) -> Vec<domain::Read> {
@@ -176,7 +198,7 @@ mod tests {
 
     impl RequestView for TestRequest {
         fn info(&self) -> RequestInfo {
-            RequestInfo { prompt_tokens: 3, ..RequestInfo::default() }
+            RequestInfo { prompt_tokens: 3, body_bytes: 30 << 20, ..RequestInfo::default() }
         }
 
         fn id(&self) -> &str {
@@ -239,6 +261,11 @@ mod tests {
         state
     }
 
+    fn current() -> Current {
+        let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
+        Current { request: Some(Arc::new(TestRequest)), fleet: Arc::new(fleet) }
+    }
+
     fn recording() -> HostState {
         host(HostCallMode::Record(HostCallLog::default()), Some(Arc::new(TestRequest)))
     }
@@ -248,8 +275,8 @@ mod tests {
         macro_rules! results {
             ($($interface:ident: $($function:ident($($with:expr),*))*;)*) => {
                 vec![$($({
-                    let result = $interface::Host::$function(&mut *state.api(), $($with),*);
-                    format!("{result:?}")
+                    let result = $interface::Host::$function(&mut state.api(), $($with),*);
+                    format!("{:?}", result.unwrap())
                 },)*)*]
             };
         }
@@ -260,7 +287,7 @@ mod tests {
                 prefix_hashes(64, 1);
             fleet: stats() stat(3) candidates() info(3) find("a".to_owned())
                 with_label("tier".to_owned(), "gpu".to_owned());
-            state: put("k".to_owned(), b"v".to_vec(), 5) get("k".to_owned())
+            state: put("k".to_owned(), b"v".to_vec(), 60_000) get("k".to_owned())
                 increment("k".to_owned(), 1, 0) delete("k".to_owned())
                 increment("n".to_owned(), 2, 0);
         }
@@ -291,7 +318,7 @@ mod tests {
             "fleet.info[3] = null",
             r#"fleet.find["a"] = null"#,
             r#"fleet.with-label["tier","gpu"] = []"#,
-            r#"state.put["k",{"text":"v"},5] = {"ok":null}"#,
+            r#"state.put["k",{"text":"v"},60000] = {"ok":null}"#,
             r#"state.get["k"] = {"text":"v"}"#,
             r#"state.increment["k",1,0] = {"error":"not-a-counter"}"#,
             r#"state.delete["k"] = null"#,
@@ -303,10 +330,8 @@ mod tests {
     #[test]
     fn replayed_call_gets_the_recorded_results() {
         let mut then = recording();
-        state::Host::increment(&mut *then.api(), "n".to_owned(), 40, 0).unwrap();
-        let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
-        let current = Current { request: Some(Arc::new(TestRequest)), fleet: Arc::new(fleet) };
-        then.begin(current, HostCallMode::Record(HostCallLog::default()));
+        state::Host::increment(&mut then.api(), "n".to_owned(), 40, 0).unwrap().unwrap();
+        then.begin(current(), HostCallMode::Record(HostCallLog::default()));
         let results = call_everything(&mut then);
         let record = end_and_log(&mut then);
 
@@ -333,5 +358,35 @@ mod tests {
             end_and_log(&mut state).is_empty(),
             "the log of one call must not leak into the next"
         );
+    }
+
+    #[test]
+    fn host_calls_end_after_the_scan_limit() {
+        let mut state = host(HostCallMode::Live, Some(Arc::new(TestRequest)));
+        let search = |state: &mut HostState, needle: &str| {
+            request::Host::contains(&mut state.api(), needle.to_owned(), false)
+        };
+        assert!(search(&mut state, "secret").unwrap() && search(&mut state, "secret").unwrap());
+        let error = search(&mut state, "secret").unwrap_err();
+        assert!(error.is::<ScanLimitExceeded>(), "{error:?}");
+        // The limit is that of one call.
+        drop(state.end());
+        state.begin(current(), HostCallMode::Live);
+        assert!(search(&mut state, "secret").unwrap());
+        assert!(search(&mut state, &"n".repeat(MAX_NEEDLE_BYTES)).is_ok());
+        assert!(search(&mut state, &"n".repeat(MAX_NEEDLE_BYTES + 1)).is_err());
+        // Calls that examine nothing count as well.
+        let ids = (0..MAX_SCANNED_BYTES).map(|_| request::Host::id(&mut state.api()));
+        assert!(ids.take_while(Result::is_ok).count() < 1 << 18);
+    }
+
+    #[test]
+    fn host_calls_end_after_the_deadline() {
+        let mut state = recording();
+        state.deadline = Some(Deadline::start(Duration::from_secs(60)));
+        assert!(request::Host::id(&mut state.api()).is_ok());
+        state.deadline = Some(Deadline::start(Duration::ZERO));
+        let error = request::Host::id(&mut state.api()).unwrap_err();
+        assert_eq!(error.downcast_ref(), Some(&Trap::Interrupt));
     }
 }

@@ -1,0 +1,48 @@
+//! Host calls within the limits of the running call. Every host call of a guest passes through
+//! here: code without loops and calls has no epoch checks, but may make any number of host calls.
+
+use wasmtime::Trap;
+
+use crate::contract::host_api::HostApi;
+use crate::limits::MAX_SCANNED_BYTES;
+use crate::wasm::deadline::Deadline;
+
+/// Bytes that every host call counts in addition to those that it examines.
+const HOST_CALL_COST: u64 = 256;
+
+/// Host calls of one policy call examined more than [`MAX_SCANNED_BYTES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("host calls examined more than {MAX_SCANNED_BYTES} bytes")]
+pub(crate) struct ScanLimitExceeded;
+
+/// The host calls of the running call, with its limits.
+pub(crate) struct GuardedApi<'a> {
+    api: &'a mut dyn HostApi,
+    deadline: Option<&'a Deadline>,
+}
+
+impl<'a> GuardedApi<'a> {
+    /// Limits host calls to `deadline`; `None` if the call is limited by fuel.
+    pub(crate) fn new(api: &'a mut dyn HostApi, deadline: Option<&'a Deadline>) -> Self {
+        Self { api, deadline }
+    }
+
+    /// Makes one host call. Each one is bounded by itself, so the limits are checked afterwards.
+    ///
+    /// # Errors
+    /// If the call has exceeded its deadline, or the bytes that host calls may examine.
+    pub(crate) fn call<T>(
+        &mut self,
+        call: impl FnOnce(&mut dyn HostApi) -> T,
+    ) -> wasmtime::Result<T> {
+        self.api.charge(HOST_CALL_COST);
+        let result = call(self.api);
+        if self.api.scanned_bytes() > MAX_SCANNED_BYTES {
+            return Err(ScanLimitExceeded.into());
+        }
+        if self.deadline.is_some_and(|deadline| deadline.left().is_none()) {
+            return Err(Trap::Interrupt.into());
+        }
+        Ok(result)
+    }
+}
