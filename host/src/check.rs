@@ -63,7 +63,12 @@ pub(crate) fn check(check: &Check) -> Result<()> {
         true => "none (built-in routing)".to_owned(),
         false => policies.join(", "),
     };
-    let lines: String = lines.iter().map(|line| format!("  {line}\n")).collect();
+    let on_failure = config.policies.chain.policies.iter().map(|policy| {
+        let (on_error, on_open) = (policy.on_error, policy.on_open.unwrap_or(policy.on_error));
+        let (on_error, on_open) = (on_error.name(), on_open.name());
+        format!("policy {}: on-error = \"{on_error}\", on-open = \"{on_open}\"", policy.name)
+    });
+    let lines: String = on_failure.chain(lines).map(|line| format!("  {line}\n")).collect();
     print(&format!("{}: OK\n  policies: {policies}\n{lines}", check.config.display()))
 }
 

@@ -1,11 +1,14 @@
 //! Probation: a version that has just become active is watched, and rolled back automatically.
 
+use pointsman_tests::client::{chat, post};
 use pointsman_tests::deployment::Deployment;
 use pointsman_tests::guests::replace_file;
 use pointsman_tests::load::LoadGenerator;
 use serde_json::{Value, json};
 
 use super::{new, old, start_deployment};
+
+const CHAT: &str = "/v1/chat/completions";
 
 /// Code that traps in every twentieth call, counted in the state of the policy.
 const EVERY_20TH: &str = r#"
@@ -81,6 +84,30 @@ fn slow_version_is_rolled_back() {
     let bad = deployment.deploy(&new().code(SLOW));
     assert_rolled_back(&deployment, &load, &bad, &["slow_calls"]);
     assert!(load.stop().keys().all(|seen| seen.status == 200));
+}
+
+/// Code that traps for some requests.
+const TRAPS_FOR_SOME: &str = r#"
+(USE request.contains $contains)
+(ADVISE
+  (if (call $contains (TEXT "poison") (i32.const 0)) (then unreachable))
+  (i32.const 2048))"#;
+
+#[test]
+fn faults_of_both_versions_do_not_end_probation() {
+    let deployment =
+        start_deployment(old().code(TRAPS_FOR_SOME), "probation = { duration = \"2s\" }");
+    let watched = deployment.deploy(&new().code(TRAPS_FOR_SOME));
+    assert_ne!(watched["probation"], Value::Null, "{watched}");
+    let poison = json!({ "messages": [{ "role": "user", "content": "poison" }] });
+    for _ in 0..3 {
+        let response = post(deployment.host.port, CHAT, &chat("auto", poison.clone()));
+        assert_eq!(response.status, 200, "{}", response.text());
+    }
+    assert_eq!(deployment.policy("p")["faults"], 3);
+    let passed = deployment
+        .wait_for_policy("the probation is over", "p", |policy| policy["probation"].is_null());
+    assert_eq!((&passed["version"], &passed["rejected"]), (&watched["version"], &json!([])));
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod permit;
 mod plan;
 mod prefix_index;
 pub mod request_flow;
+mod tenant_breaker;
 mod trace;
 pub mod units;
 
@@ -60,4 +61,5 @@ pub use permit::{Allow, Dropped, enforce_allow, enforce_allow_edits};
 pub use plan::{Decision, NoLaneReason, Plan, PlanLimits, Step};
 pub use prefix_index::{BLOCK_BYTES, PrefixIndex, PromptHasher, PromptHashes, ServedPrompt};
 pub use request_flow::{Deadline, RequestFlow};
+pub use tenant_breaker::{BreakerChange, BreakerScope, TenantBreaker, TenantBreakerRules};
 pub use trace::{PolicyCall, Read, Trace};

@@ -1,6 +1,7 @@
 //! The policies of a host, in order, as one advisor. A chain is immutable: a change creates a new
 //! chain, and a request keeps the chain that decided it.
 
+pub(crate) mod baseline;
 pub(crate) mod cases;
 pub(crate) mod evaluate;
 pub(crate) mod link;
@@ -16,11 +17,12 @@ use pointsman_domain::{
     OnConflict, Outcome, Recovery, Trace,
 };
 
-use crate::chain::evaluate::{evaluate, evaluate_recovery};
+use crate::chain::evaluate::{Evaluation, evaluate, evaluate_recovery};
 use crate::chain::link::Link;
 use crate::chain::queues::Queues;
 use crate::chain::shadow::ShadowJob;
 use crate::hook::Hook;
+use crate::version::call_error::CallError;
 use crate::version::{Version, policy_span};
 use pointsman_spec::OnError;
 
@@ -86,32 +88,36 @@ impl Chain {
     }
 }
 
+/// Logs that a policy gave no advice, and what that means for the request.
+fn log_failure(error: &CallError, on_error: OnError) {
+    let (kind, on_error) = (error.kind(), on_error.name());
+    tracing::warn!(event = "advice_failed", kind, %error, on_error, "no advice from policy");
+}
+
 impl Advisor for Chain {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Advised {
         let mut merge = Merge::new(fleet, facts.request.model());
         let mut facts = facts.clone();
         let mut edited = None;
         for link in &self.links {
-            // The shadow has to see the request as the deciding version did, before its edits.
-            let before = link.shadow().map(|shadow| (shadow, facts.clone()));
+            // Others have to see the request as the deciding version did, before its edits.
+            let before = facts.clone();
             let deciding = link.deciding(&facts);
+            let mut on_error = link.on_error;
             let policy =
                 deciding.map_or_else(|_| link.unavailable(), |version| version.reference().clone());
             let span = policy_span(&policy, Hook::Request.name());
             let advised = span.in_scope(|| match deciding {
                 Ok(version) => {
-                    let advice = evaluate(version, &mut facts, fleet, trace);
-                    advice
+                    let Evaluation { result, defect } = evaluate(version, &mut facts, fleet, trace);
+                    if let Some(defect) = defect {
+                        let inputs = (&before, fleet, None);
+                        link.report_defect(version, defect, inputs, self.queues.as_ref());
+                    }
+                    result
                         .inspect_err(|error| {
-                            let on_error = link.on_error.name();
-                            let kind = error.kind();
-                            tracing::warn!(
-                                event = "advice_failed",
-                                kind,
-                                %error,
-                                on_error,
-                                "no advice from policy"
-                            );
+                            on_error = link.effect_of(error);
+                            log_failure(error, on_error);
                         })
                         .ok()
                 }
@@ -121,11 +127,11 @@ impl Advisor for Chain {
                     None
                 }
             });
-            if let (Some((shadow, facts)), Some(queues)) = (before, &self.queues) {
+            if let (Some(shadow), Some(queues)) = (link.shadow(), &self.queues) {
                 queues.evaluate_shadow(ShadowJob {
                     request_span: tracing::Span::current(),
                     shadow: Arc::clone(shadow),
-                    facts,
+                    facts: before,
                     fleet: Arc::clone(fleet),
                     advice: advised.clone(),
                 });
@@ -141,7 +147,7 @@ impl Advisor for Chain {
                 }
                 continue;
             }
-            match link.on_error {
+            match on_error {
                 OnError::Skip => {}
                 OnError::Default => return BuiltIn.advise(&facts, fleet, trace),
                 OnError::Refuse => {
@@ -176,7 +182,13 @@ impl Advisor for Chain {
                 continue;
             }
             let _span = version.span(Hook::Failure.name()).entered();
-            match evaluate_recovery(version, facts, fleet, failed, trace) {
+            let Evaluation { result, defect } =
+                evaluate_recovery(version, facts, fleet, failed, trace);
+            if let Some(defect) = defect {
+                let inputs = (facts, fleet, Some(*failed));
+                link.report_defect(version, defect, inputs, self.queues.as_ref());
+            }
+            match result {
                 Ok(Recovery::Planned) => {}
                 Ok(recovery) => return recovery,
                 Err(error) => {

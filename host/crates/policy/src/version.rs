@@ -25,13 +25,14 @@ pub(crate) mod validate;
 pub(crate) mod warm_instance;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use pointsman_domain::{Breaker, BreakerRules, PolicyRef};
+use pointsman_domain::{PolicyRef, TenantBreaker, TenantBreakerRules};
+use prometheus_client::registry::Registry;
 use tracing::Span;
 
 use crate::contract::shared::{HostEnv, Shared};
+use crate::contract::state::State;
 use crate::hook::Hook;
 use crate::metrics::{PolicyMetrics, VersionMetrics};
 use crate::version::artifact::PolicyArtifact;
@@ -42,14 +43,9 @@ use crate::version::tally::{Counts, Tally};
 use crate::version::warm_instance::WarmInstance;
 use crate::wasm::engine::WasmEngine;
 
-/// The circuit breaker of a hook. Calls without a fault between faults do not count: a policy that
-/// fails every other time is not used either.
-static BREAKER: BreakerRules = BreakerRules {
-    failures: 3,
-    window: Some(Duration::from_secs(10)),
-    initial_backoff: Duration::from_secs(1),
-    max_backoff: Duration::from_secs(60),
-};
+/// The circuit breaker of a hook: it opens when more than a fifth of the calls of ten seconds fault.
+/// A lower rate costs less than the policy is worth.
+static BREAKER: TenantBreakerRules = TenantBreakerRules { min_faults: 3, max_percent: 20 };
 
 /// Creates the span of a policy call. Its level is the highest one, so that warnings carry the
 /// fields whatever the log filter is; without a subscriber it costs a branch.
@@ -67,7 +63,7 @@ pub(crate) struct Version {
     shared: Arc<Shared>,
     pool: Pool<WarmInstance>,
     // One per hook: a policy whose `on-tick` fails still decides about requests.
-    breakers: [Mutex<Breaker>; 4],
+    breakers: [Mutex<TenantBreaker>; 4],
     tally: Tally,
     // Only used while the version is a shadow.
     comparison: Mutex<Comparison>,
@@ -98,7 +94,7 @@ impl Version {
             registered: Arc::clone(metrics),
             shared: Arc::new(Shared::new(reference, env, version_metrics)),
             pool: Pool::default(),
-            breakers: std::array::from_fn(|_| Mutex::new(Breaker::new(&BREAKER))),
+            breakers: std::array::from_fn(|_| Mutex::new(TenantBreaker::new(&BREAKER))),
             tally: Tally::default(),
             comparison: Mutex::default(),
         }
@@ -108,6 +104,14 @@ impl Version {
     /// shadow that is promoted, and for dry runs.
     pub(crate) fn fork(&self, env: impl Into<HostEnv>) -> Self {
         Self::new(&self.engine, &self.artifact, Arc::clone(&self.config), &self.registered, env)
+    }
+
+    /// Creates the same version with a state and metrics of its own: its calls have no effect, and
+    /// are not counted.
+    pub(crate) fn fork_uncounted(&self) -> Self {
+        let metrics = PolicyMetrics::register(&mut Registry::default());
+        let (artifact, config) = (&self.artifact, Arc::clone(&self.config));
+        Self::new(&self.engine, artifact, config, &metrics, Arc::<State>::default())
     }
 
     /// Returns the component and its manifest.
@@ -135,9 +139,14 @@ impl Version {
         &self.config.reference.version
     }
 
-    /// Returns whether the breaker lets calls about requests through.
+    /// Returns whether the breaker lets calls about requests through, except for single tenants.
     pub(crate) fn is_admitting(&self) -> bool {
         !self.breaker(Hook::Request).is_open()
+    }
+
+    /// Returns the number of tenants for whose requests the breaker lets no calls through.
+    pub(crate) fn stopped_tenants(&self) -> usize {
+        self.breaker(Hook::Request).open_tenants()
     }
 
     pub(crate) fn metrics(&self) -> &VersionMetrics {
@@ -179,6 +188,11 @@ impl Version {
         self.comparison.lock().clone()
     }
 
+    /// Counts a fault or a slow call against this version in its probation.
+    pub(crate) fn add_defect(&self, is_fault: bool) {
+        self.tally.add_own(is_fault);
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         self.tally.counts()
     }
@@ -193,7 +207,7 @@ impl Version {
         self.tally.first_fault()
     }
 
-    fn breaker(&self, hook: Hook) -> MutexGuard<'_, Breaker> {
+    fn breaker(&self, hook: Hook) -> MutexGuard<'_, TenantBreaker> {
         self.breakers[hook as usize].lock()
     }
 }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use pointsman_domain::units;
-use pointsman_spec::{CanaryBy, OnError, PolicySpec, Probation, Rollout, Settings};
+use pointsman_spec::{
+    CanaryBy, OnError, PolicySpec, Probation, Rollout, Settings,
+};
 
 use crate::diagnostics::{Code, Problem};
 use crate::section::Section;
@@ -48,6 +50,7 @@ fn read_policy(
         [("skip", OnError::Skip), ("default", OnError::Default), ("refuse", OnError::Refuse)];
     let weight = section.integer("weight", 0..=1_000_000, 1000);
     let on_error = section.choice("on-error", &modes, OnError::Skip);
+    let on_open = section.choice("on-open", &modes.map(|(name, mode)| (name, Some(mode))), None);
     let settings = Settings {
         config: section.json("config").unwrap_or_else(|| serde_json::json!({})),
         deadline: section.parsed("deadline", units::duration),
@@ -59,7 +62,15 @@ fn read_policy(
     let dir = dir(section, name.unwrap_or_default());
     section.report_unknown();
     let spec = PolicySpec::new(name?, dir?);
-    Some(PolicySpec { weight, on_error, rollout, probation, settings, ..spec })
+    Some(PolicySpec {
+        weight,
+        on_error,
+        on_open,
+        rollout,
+        probation,
+        settings,
+        ..spec
+    })
 }
 
 /// Reads how a new version is rolled out.

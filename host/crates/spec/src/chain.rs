@@ -132,6 +132,8 @@ pub struct PolicySpec {
     pub weight: u32,
     /// The effect of a failed call on the request.
     pub on_error: OnError,
+    /// The effect of a circuit breaker that is open for all tenants; `None`: that of `on_error`.
+    pub on_open: Option<OnError>,
     /// The rollout of new versions.
     pub rollout: Rollout,
     /// The limits under which new versions are rolled back.
@@ -148,6 +150,7 @@ impl PolicySpec {
             name: name.to_owned(),
             weight: 1000,
             on_error: OnError::default(),
+            on_open: None,
             rollout: Rollout::default(),
             probation: Probation::default(),
             settings: Settings::default(),

@@ -225,7 +225,7 @@ fn differences(
     let evaluated = retry_on_timeout(|| {
         let version = version();
         let start = Instant::now();
-        let advice = evaluate(&version, &mut facts.clone(), &fleet, &mut Trace::off());
+        let advice = evaluate(&version, &mut facts.clone(), &fleet, &mut Trace::off()).result;
         took = start.elapsed();
         Ok((version.reference().clone(), advice?))
     });

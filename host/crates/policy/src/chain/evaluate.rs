@@ -7,10 +7,17 @@ use pointsman_domain::{
     enforce_allow, enforce_allow_edits,
 };
 
+use crate::chain::baseline::Defect;
 use crate::hook::Hook;
 use crate::version::Version;
 use crate::version::call_error::CallError;
 use crate::version::call_trace::CallTrace;
+
+/// The result of a call, and what it says about a version on probation.
+pub(crate) struct Evaluation<T> {
+    pub(crate) result: Result<T, CallError>,
+    pub(crate) defect: Option<Defect>,
+}
 
 /// Calls one policy, drops the parts of its advice that it is not allowed to give, and applies its
 /// edits to `facts`, for the policies that follow.
@@ -19,9 +26,10 @@ pub(crate) fn evaluate(
     facts: &mut Facts,
     fleet: &Arc<FleetView>,
     trace: &mut Trace,
-) -> Result<Advice, CallError> {
+) -> Evaluation<Advice> {
     let mut call = CallTrace::for_decision(trace);
     let (advised, dropped) = call_on_request(version, facts, fleet, &mut call);
+    let defect = Defect::of(version, &call, advised.as_ref().err());
     trace.consulted(|| PolicyCall {
         policy: version.reference().clone(),
         hook: Hook::Request.name().to_owned(),
@@ -32,7 +40,7 @@ pub(crate) fn evaluate(
         dropped,
         fleet: Vec::new(),
     });
-    advised
+    Evaluation { result: advised, defect }
 }
 
 /// Calls `on-request` like [`evaluate`], with host calls as `call` says. Also returns the parts
@@ -79,9 +87,10 @@ pub(crate) fn evaluate_recovery(
     fleet: &Arc<FleetView>,
     failed: &FailureReport,
     trace: &mut Trace,
-) -> Result<Recovery, CallError> {
+) -> Evaluation<Recovery> {
     let mut call = CallTrace::for_decision(trace);
     let (recovery, dropped) = call_on_failure(version, facts, fleet, failed, &mut call);
+    let defect = Defect::of(version, &call, recovery.as_ref().err());
     trace.consulted(|| PolicyCall {
         policy: version.reference().clone(),
         hook: Hook::Failure.name().to_owned(),
@@ -95,7 +104,7 @@ pub(crate) fn evaluate_recovery(
         dropped,
         fleet: fleet.stats().collect(),
     });
-    recovery
+    Evaluation { result: recovery, defect }
 }
 
 /// Calls `on-failure`, and drops the edits that the policy is not allowed to make. Also returns

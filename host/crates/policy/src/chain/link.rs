@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use pointsman_domain::{ChainLink, Facts, PolicyRef, fnv1a_chain};
+use pointsman_domain::{ChainLink, Facts, FailureReport, FleetView, PolicyRef, fnv1a_chain};
 
+use crate::chain::baseline::{Baseline, Defect};
 use crate::chain::problem::PolicyProblem;
+use crate::chain::queues::Queues;
 use crate::version::Version;
+use crate::version::call_error::CallError;
 use pointsman_spec::{CanaryBy, OnError, Rollout};
 
 /// One policy of the chain.
@@ -14,10 +17,14 @@ pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) weight: u32,
     pub(crate) on_error: OnError,
+    /// The effect of a breaker that is open for all tenants on the request.
+    pub(crate) on_open: OnError,
     /// The active version, or the reason why there is none.
     pub(crate) active: Result<Arc<Version>, PolicyProblem>,
     /// The candidate, a shadow or a canary.
     pub(crate) candidate: Option<(Arc<Version>, Rollout)>,
+    /// The version on probation and the canary, each with the version before.
+    pub(crate) baselines: Vec<Baseline>,
 }
 
 impl Link {
@@ -58,6 +65,37 @@ impl Link {
             .as_ref()
             .filter(|(_, rollout)| *rollout == Rollout::Shadow)
             .map(|(version, _)| version)
+    }
+
+    /// Counts a fault or a slow call against the version, if the version before does better.
+    /// `inputs` are what the version got.
+    pub(crate) fn report_defect(
+        &self,
+        version: &Arc<Version>,
+        defect: Defect,
+        inputs: (&Facts, &Arc<FleetView>, Option<FailureReport>),
+        queues: Option<&Queues>,
+    ) {
+        let (facts, fleet, failed) = inputs;
+        let baseline = self.baselines.iter().find(|baseline| baseline.is_about(version));
+        match (baseline, queues) {
+            (Some(baseline), Some(queues)) => {
+                queues.compare_baseline(baseline.job(defect, facts.clone(), fleet, failed));
+            }
+            // Without a version before, everything is the version's own.
+            _ => version.add_defect(defect == Defect::Fault),
+        }
+    }
+
+    /// Returns the effect of a failed call on the request. A breaker of one tenant has the effect
+    /// of the faults that opened it.
+    pub(crate) fn effect_of(&self, error: &CallError) -> OnError {
+        match error {
+            CallError::BreakerOpen => self.on_open,
+            CallError::Fault(_) | CallError::Policy(_) | CallError::TenantBreakerOpen => {
+                self.on_error
+            }
+        }
     }
 
     /// Returns the reference of a policy without an active version.

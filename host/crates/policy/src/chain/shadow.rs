@@ -27,7 +27,7 @@ pub(crate) fn evaluate_shadow(job: ShadowJob) {
     let _request_span = request_span.entered();
     let _span = shadow.span(Hook::Request.name()).entered();
     let request = facts.request.id().to_owned();
-    let evaluated = evaluate(&shadow, &mut facts, &fleet, &mut Trace::off());
+    let evaluated = evaluate(&shadow, &mut facts, &fleet, &mut Trace::off()).result;
     let result = match (&advice, &evaluated) {
         (_, Err(_)) => "failed",
         (Some(active), Ok(shadow)) if differences(active, shadow).is_empty() => "agreed",

@@ -2,7 +2,8 @@
 //! probation.
 //!
 //! ```text
-//!   request ──shadow job──> bounded queue ──> thread `policy-shadow`   evaluates and compares
+//!   request ──job─────────> bounded queue ──> thread `policy-shadow`   shadows, and comparisons of
+//!                                                                      versions on probation
 //!           ──outcome─────> bounded queue ──> thread `policy-hooks`    on-complete in batches,
 //!                                                                      on-tick, probation
 //! ```
@@ -15,8 +16,7 @@ use std::time::{Duration, Instant};
 
 use pointsman_domain::Outcome;
 
-use crate::chain::queues::Inboxes;
-use crate::chain::shadow::{ShadowJob, evaluate_shadow};
+use crate::chain::queues::{Inboxes, Job};
 use crate::limits::MAX_BATCH;
 
 /// The interval at which outcomes are delivered, ticks are checked and probations are evaluated.
@@ -42,20 +42,20 @@ pub(crate) fn start<H: Heartbeat + 'static>(
     host: Weak<H>,
     inboxes: Inboxes,
 ) -> std::io::Result<()> {
-    let Inboxes { shadows, outcomes } = inboxes;
+    let Inboxes { jobs, outcomes } = inboxes;
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-    thread("policy-shadow").spawn(move || evaluate_shadows(&shadows))?;
+    thread("policy-shadow").spawn(move || run_jobs(&jobs))?;
     thread("policy-hooks").spawn(move || run_hooks(&host, || next_batch(&outcomes)))?;
     Ok(())
 }
 
-fn evaluate_shadows(jobs: &Receiver<ShadowJob>) {
+fn run_jobs(jobs: &Receiver<Job>) {
     // Threads that serve requests have priority. On Linux, `nice` only affects the calling thread.
     if let Err(error) = rustix::process::nice(SHADOW_NICENESS) {
         tracing::debug!(%error, "failed to lower the priority of the shadow thread");
     }
     for job in jobs {
-        evaluate_shadow(job);
+        job.run();
     }
 }
 

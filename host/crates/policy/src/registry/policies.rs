@@ -29,6 +29,7 @@ use parking_lot::{Mutex, MutexGuard};
 use pointsman_domain::{Advisor, BuiltIn, Outcome};
 
 use crate::chain::Chain;
+use crate::chain::baseline::Baseline;
 use crate::chain::cases::FactsOf;
 use crate::chain::link::Link;
 use crate::chain::problem::PolicyProblem;
@@ -292,8 +293,10 @@ impl Policies {
                 name: policy.name.clone(),
                 weight: policy.weight,
                 on_error: policy.on_error,
+                on_open: policy.on_open.unwrap_or(policy.on_error),
                 active: entry.slot.active.clone().ok_or_else(problem),
                 candidate: entry.slot.candidate.clone(),
+                baselines: baselines(&entry.slot),
             })
         };
         let links = spec.policies.iter().filter_map(link).collect();
@@ -347,6 +350,15 @@ impl Heartbeat for Policies {
 fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Returns what a canary and a version on probation are compared with: the version before.
+fn baselines(slot: &PolicySlot<Arc<Version>>) -> Vec<Baseline> {
+    let Some(active) = &slot.active else { return Vec::new() };
+    let canary = slot.candidate.iter().filter(|(_, rollout)| *rollout != Rollout::Shadow);
+    let canary = canary.map(|(canary, _)| Baseline::new(canary, active));
+    let watched = slot.watch.and_then(|_| Some(Baseline::new(active, slot.earlier()?)));
+    canary.chain(watched).collect()
 }
 
 fn write_slot(spec: &ChainSpec, name: &str, slot: &PolicySlot<Arc<Version>>) {

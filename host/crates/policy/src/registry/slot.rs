@@ -249,7 +249,7 @@ impl<V: Versioned> PolicySlot<V> {
     }
 
     /// Returns the latest earlier version that was not rejected.
-    fn earlier(&self) -> Option<&V> {
+    pub(crate) fn earlier(&self) -> Option<&V> {
         self.history.iter().find(|version| self.rejection_reason(version.fingerprint()).is_none())
     }
 
@@ -347,9 +347,13 @@ pub(crate) fn short(fingerprint: &str) -> String {
 /// Returns the limit that the calls of a version violate, if they do.
 fn violation(version: &impl Versioned, from: Counts, limits: Probation) -> Option<RejectReason> {
     let counts = version.counts();
-    let (calls, faults, slow) =
-        (counts.calls - from.calls, counts.faults - from.faults, counts.slow - from.slow);
-    if version.is_breaker_open() {
+    let (calls, faults, slow) = (
+        counts.calls - from.calls,
+        counts.own_faults - from.own_faults,
+        counts.own_slow - from.own_slow,
+    );
+    // Faults that the version before has as well may open the breaker, too.
+    if version.is_breaker_open() && faults >= MIN_FAULTS {
         let message = format!("circuit breaker opened: {faults} of {calls} calls faulted");
         return Some(RejectReason { code: RejectionCode::BreakerOpen, message });
     }

@@ -30,6 +30,10 @@ pub struct PolicyStatus {
     pub weight: u32,
     /// The effect of a failed call on the request.
     pub on_error: OnError,
+    /// The effect of a breaker that is open for all tenants on the request.
+    pub on_open: OnError,
+    /// Tenants for whose requests alone the policy is not called, because it failed too often.
+    pub stopped_tenants: usize,
     /// The configuration.
     pub config: serde_json::Value,
     /// The latest problem: a version that was not loaded, or that was rolled back automatically.
@@ -146,6 +150,8 @@ pub(crate) fn policy_status(
         hooks: active.map_or_else(Vec::new, hooks),
         weight: policy.weight,
         on_error: policy.on_error,
+        on_open: policy.on_open.unwrap_or(policy.on_error),
+        stopped_tenants: active.map_or(0, Version::stopped_tenants),
         config: active
             .map_or(&policy.settings.config, |version| &version.config().settings.config)
             .clone(),

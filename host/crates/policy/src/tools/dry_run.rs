@@ -54,6 +54,7 @@ struct LoadedPolicy {
     name: String,
     weight: u32,
     on_error: OnError,
+    on_open: OnError,
     /// Validated, and never called: sessions use forks of it.
     version: Version,
 }
@@ -91,8 +92,13 @@ impl DryRunChain {
                 dir: policy.dir.clone(),
                 error: Box::new(error),
             })?;
-            let (name, weight, on_error) = (policy.name.clone(), policy.weight, policy.on_error);
-            Ok(LoadedPolicy { name, weight, on_error, version })
+            Ok(LoadedPolicy {
+                name: policy.name.clone(),
+                weight: policy.weight,
+                on_error: policy.on_error,
+                on_open: policy.on_open.unwrap_or(policy.on_error),
+                version,
+            })
         };
         let policies = chain.policies.iter().map(load).collect::<Result<_, _>>()?;
         Ok(Self { policies, on_conflict: chain.on_conflict })
@@ -111,8 +117,10 @@ impl DryRunChain {
             name: policy.name.clone(),
             weight: policy.weight,
             on_error: policy.on_error,
+            on_open: policy.on_open,
             active: Ok(Arc::new(policy.version.fork(HostEnv::virtual_time(&clock)))),
             candidate: None,
+            baselines: Vec::new(),
         };
         let chain = Chain::new(self.policies.iter().map(link).collect(), self.on_conflict, None);
         DryRunSession { chain, clock, schedule: Schedule::default() }

@@ -67,6 +67,7 @@ mod tests {
     fn transient_failures_are_recognised_by_kind() {
         let transient = [
             CallError::BreakerOpen,
+            CallError::TenantBreakerOpen,
             Fault::Timeout(Duration::from_millis(5)).into(),
             Fault::Instantiate(Arc::new(wasmtime::Error::msg("out of memory"))).into(),
         ];

@@ -83,7 +83,7 @@ impl Measurement {
             // Edits of the policy change the facts.
             let mut facts = facts.clone();
             let start = Instant::now();
-            let advice = evaluate(version, &mut facts, fleet, &mut Trace::off());
+            let advice = evaluate(version, &mut facts, fleet, &mut Trace::off()).result;
             let took = start.elapsed();
             match advice {
                 _ if call < warm_up_calls => {}

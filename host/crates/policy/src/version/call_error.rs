@@ -1,7 +1,18 @@
 //! Errors of policy calls.
 
+use pointsman_domain::BreakerScope;
+
 use crate::contract::types::PolicyError;
 use crate::fault::Fault;
+
+impl From<BreakerScope> for CallError {
+    fn from(scope: BreakerScope) -> Self {
+        match scope {
+            BreakerScope::All => Self::BreakerOpen,
+            BreakerScope::Tenant => Self::TenantBreakerOpen,
+        }
+    }
+}
 
 /// Maximum attempts of a validation call that times out.
 const MAX_ATTEMPTS: u32 = 5;
@@ -18,6 +29,9 @@ pub enum CallError {
     /// The policy was not called, because it had failed too often.
     #[error("circuit breaker open after repeated faults")]
     BreakerOpen,
+    /// The policy was not called, because it had failed too often for requests of this tenant.
+    #[error("circuit breaker open for this tenant after repeated faults")]
+    TenantBreakerOpen,
 }
 
 impl CallError {
@@ -27,7 +41,7 @@ impl CallError {
         match self {
             Self::Fault(fault) => fault.kind(),
             Self::Policy(_) => "error",
-            Self::BreakerOpen => "breaker-open",
+            Self::BreakerOpen | Self::TenantBreakerOpen => "breaker-open",
         }
     }
 
@@ -36,14 +50,19 @@ impl CallError {
         format!("{}: {self}", self.kind())
     }
 
+    /// Returns whether the call ended in a fault of the guest.
+    pub(crate) fn is_fault(&self) -> bool {
+        matches!(self, Self::Fault(_))
+    }
+
     fn is_timeout(&self) -> bool {
         matches!(self, Self::Fault(Fault::Timeout(_)))
     }
 }
 
-/// Repeats a validation call while it times out, up to [`MAX_ATTEMPTS`] times. Deadlines are wall
-/// clock time, and validation shares the machine with other work: a policy that really is too slow
-/// times out in every attempt.
+/// Repeats a validation call while it times out, up to [`MAX_ATTEMPTS`] times. The CPU time
+/// of a call depends on caches and other threads of its core: a policy that really is too slow times
+/// out in every attempt.
 pub(crate) fn retry_on_timeout<T>(
     mut call: impl FnMut() -> Result<T, CallError>,
 ) -> Result<T, CallError> {

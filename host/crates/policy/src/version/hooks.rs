@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use pointsman_domain::{Advice, Facts, FailureReport, FleetView, Outcome, Recovery};
+use pointsman_domain::{
+    Advice, BreakerChange, BreakerScope, Facts, FailureReport, FleetView, Outcome, Recovery,
+    RequestView,
+};
 
 use crate::contract::host_state::TimeUsed;
 use crate::contract::live_api::Current;
@@ -98,8 +101,10 @@ impl Version {
         call: impl FnOnce(&mut WarmInstance) -> wasmtime::Result<Result<T, PolicyError>>,
     ) -> Result<T, CallError> {
         let start = self.shared.clock.now();
-        if !self.breaker(hook).admit(start) {
-            let error = CallError::BreakerOpen;
+        let request = current.request.clone();
+        let tenant = request.as_deref().and_then(RequestView::tenant);
+        if let Err(scope) = self.breaker(hook).admit(tenant, start) {
+            let error = CallError::from(scope);
             self.metrics().record_failure(hook, error.kind(), false);
             return Err(error);
         }
@@ -112,7 +117,7 @@ impl Version {
                 trace.set_metered(Metering::time(used.fuel));
             }
         }
-        self.count(hook, trace, result.as_ref().err());
+        self.count(hook, tenant, trace, result.as_ref().err());
         result
     }
 
@@ -149,30 +154,60 @@ impl Version {
         Ok(returned?)
     }
 
-    fn count(&self, hook: Hook, trace: &CallTrace, error: Option<&CallError>) {
+    fn count(
+        &self,
+        hook: Hook,
+        tenant: Option<&str>,
+        trace: &CallTrace,
+        error: Option<&CallError>,
+    ) {
         self.tally.add_call();
+        let now = self.shared.clock.now();
         // Only calls that delay a request have a budget.
-        if trace.cpu_time > self.config.budget && matches!(hook, Hook::Request | Hook::Failure) {
-            self.tally.add_slow();
-            self.metrics().record_slow();
-        }
-        let mut breaker = self.breaker(hook);
-        if let Some(CallError::Fault(fault)) = error {
-            self.tally.add_fault(fault);
-            if breaker.record_failure(self.shared.clock.now()) {
-                tracing::error!(kind = fault.kind(), error = %fault, "circuit breaker opened");
-                self.metrics().set_breaker_open(hook, true);
+        if matches!(hook, Hook::Request | Hook::Failure) {
+            if trace.cpu_time > self.config.budget {
+                self.tally.add_slow();
+                self.metrics().record_slow();
             }
-            self.metrics().record_failure(hook, fault.kind(), true);
-            return;
         }
-        if breaker.record_success() {
-            tracing::info!("circuit breaker closed");
-            self.metrics().set_breaker_open(hook, false);
+        let is_fault = error.is_some_and(CallError::is_fault);
+        let changes = self.breaker(hook).record(tenant, now, is_fault);
+        for change in changes.into_iter().flatten() {
+            self.report_breaker(hook, tenant, change, error);
         }
         match error {
             None => self.metrics().record_success(hook, trace.duration),
-            Some(error) => self.metrics().record_failure(hook, error.kind(), false),
+            Some(error) => {
+                if let CallError::Fault(fault) = error {
+                    self.tally.add_fault(fault);
+                    // Calls about requests are compared with the version before by the chain.
+                    if matches!(hook, Hook::Complete | Hook::Tick) {
+                        self.tally.add_own(true);
+                    }
+                }
+                self.metrics().record_failure(hook, error.kind(), is_fault);
+            }
+        }
+    }
+
+    /// Logs that a breaker opened or closed. The gauge is that of all tenants.
+    fn report_breaker(
+        &self,
+        hook: Hook,
+        tenant: Option<&str>,
+        change: BreakerChange,
+        error: Option<&CallError>,
+    ) {
+        let tenant = tenant.filter(|_| change.scope == BreakerScope::Tenant);
+        if change.opened {
+            let kind = error.map(CallError::kind);
+            let error = error.map(ToString::to_string);
+            tracing::error!(kind, error, tenant, "circuit breaker opened");
+        } else {
+            tracing::info!(tenant, "circuit breaker closed");
+        }
+        if change.scope == BreakerScope::All {
+            self.metrics().set_breaker_open(hook, self.breaker(hook).is_open());
         }
     }
 }

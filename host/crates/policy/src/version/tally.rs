@@ -12,6 +12,10 @@ pub(crate) struct Counts {
     pub(crate) faults: u64,
     /// Calls that took longer than the budget.
     pub(crate) slow: u64,
+    /// Faults that the version before did not have for the same inputs.
+    pub(crate) own_faults: u64,
+    /// Slow calls that were not slow with the version before.
+    pub(crate) own_slow: u64,
 }
 
 /// The counters behind [`Counts`]. They are independent of each other, so relaxed ordering
@@ -21,6 +25,8 @@ pub(crate) struct Tally {
     calls: AtomicU64,
     faults: AtomicU64,
     slow: AtomicU64,
+    own_faults: AtomicU64,
+    own_slow: AtomicU64,
     fuel: AtomicU64,
     first_fault: OnceLock<String>,
 }
@@ -43,9 +49,21 @@ impl Tally {
         self.first_fault.get_or_init(|| fault.to_string());
     }
 
+    /// Counts a fault, or a slow call, that the version before did not have.
+    pub(crate) fn add_own(&self, is_fault: bool) {
+        let counter = if is_fault { &self.own_faults } else { &self.own_slow };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts { calls: load(&self.calls), faults: load(&self.faults), slow: load(&self.slow) }
+        Counts {
+            calls: load(&self.calls),
+            faults: load(&self.faults),
+            slow: load(&self.slow),
+            own_faults: load(&self.own_faults),
+            own_slow: load(&self.own_slow),
+        }
     }
 
     pub(crate) fn fuel(&self) -> u64 {

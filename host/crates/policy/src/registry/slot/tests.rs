@@ -101,7 +101,13 @@ fn roll_back_drops_the_candidate_first() {
 
 #[test]
 fn probation_ends_by_faults_slow_calls_breaker_or_timeout() {
-    let counts = |calls, faults, slow| Counts { calls, faults, slow };
+    let counts = |calls, own_faults, own_slow| Counts {
+        calls,
+        faults: calls,
+        slow: calls,
+        own_faults,
+        own_slow,
+    };
     for (counts, open, code) in [
         (counts(1000, 2, 0), false, None),
         (counts(1000, 11, 0), false, Some(RejectionCode::FaultRate)),
@@ -110,7 +116,9 @@ fn probation_ends_by_faults_slow_calls_breaker_or_timeout() {
         (counts(49, 0, 49), false, None),
         (counts(60, 0, 31), false, Some(RejectionCode::SlowCalls)),
         (counts(60, 0, 30), false, None),
-        (counts(0, 0, 0), true, Some(RejectionCode::BreakerOpen)),
+        (counts(1000, 3, 0), true, Some(RejectionCode::BreakerOpen)),
+        // The version before has the faults that opened the breaker as well.
+        (counts(1000, 2, 0), true, None),
     ] {
         let rolled_back = code.is_some();
         let mut slot = slot_with(&["a", "b"]);
@@ -132,7 +140,8 @@ fn probation_ends_by_faults_slow_calls_breaker_or_timeout() {
 fn failing_canary_is_dropped_and_shadow_is_not() {
     for (rollout, is_dropped) in [(CANARY, true), (Rollout::Shadow, false)] {
         let mut slot = slot_with(&["a"]);
-        slot.stage(TestVersion { open: true, ..version("b") }, rollout, LIMITS, NOW, 2);
+        let counts = Counts { calls: 3, faults: 3, own_faults: 3, ..Counts::default() };
+        slot.stage(TestVersion { counts, open: true, ..version("b") }, rollout, LIMITS, NOW, 2);
         assert_eq!(slot.evaluate(LIMITS, NOW).is_some(), is_dropped);
         assert_eq!(format(&slot), if is_dropped { "a//" } else { "a/b/" });
     }
@@ -144,7 +153,9 @@ fn probation_is_evaluated_while_a_candidate_is_staged() {
         let mut slot = slot_with(&["a", "b"]);
         slot.stage(version("c"), rollout, LIMITS, NOW, 2);
         assert_eq!(slot.evaluate(LIMITS, NOW), None);
-        slot.active.as_mut().unwrap().open = true;
+        let active = slot.active.as_mut().unwrap();
+        active.open = true;
+        active.counts = Counts { calls: 3, faults: 3, own_faults: 3, ..Counts::default() };
         assert_eq!(
             slot.evaluate(LIMITS, NOW).map(|(replaced, _)| replaced.name).as_deref(),
             Some("b")

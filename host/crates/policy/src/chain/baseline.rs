@@ -1,0 +1,115 @@
+//! Faults and slow calls of a version on probation, compared with the version before: what a request
+//! does to both says nothing about the new one. Without this, a client could keep out a new version
+//! with requests that no version can handle.
+
+use std::sync::Arc;
+
+use pointsman_domain::{Facts, FailureReport, FleetView};
+
+use crate::hook::Hook;
+use crate::version::Version;
+use crate::version::call_error::CallError;
+use crate::version::call_trace::CallTrace;
+
+/// A version on probation, or a canary, with the version before.
+#[derive(Debug)]
+pub(crate) struct Baseline {
+    version: Arc<Version>,
+    /// A fork of the version before, whose calls have no effect and are not counted.
+    before: Arc<Version>,
+}
+
+impl Baseline {
+    pub(crate) fn new(version: &Arc<Version>, before: &Version) -> Self {
+        Self { version: Arc::clone(version), before: Arc::new(before.fork_uncounted()) }
+    }
+
+    /// Returns whether `version` is the one on probation.
+    pub(crate) fn is_about(&self, version: &Arc<Version>) -> bool {
+        Arc::ptr_eq(&self.version, version)
+    }
+
+    /// Returns a job that repeats a call with the version before.
+    pub(crate) fn job(
+        &self,
+        defect: Defect,
+        facts: Facts,
+        fleet: &Arc<FleetView>,
+        failed: Option<FailureReport>,
+    ) -> BaselineJob {
+        BaselineJob {
+            request_span: tracing::Span::current(),
+            version: Arc::clone(&self.version),
+            before: Arc::clone(&self.before),
+            defect,
+            facts,
+            fleet: Arc::clone(fleet),
+            failed,
+        }
+    }
+}
+
+/// What can end a probation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Defect {
+    /// The call ended in a fault.
+    Fault,
+    /// The call exceeded its budget.
+    Slow,
+}
+
+impl Defect {
+    /// Returns what counts against a version after this call, if anything does.
+    pub(crate) fn of(
+        version: &Version,
+        call: &CallTrace,
+        error: Option<&CallError>,
+    ) -> Option<Self> {
+        if error.is_some_and(CallError::is_fault) {
+            return Some(Self::Fault);
+        }
+        (call.cpu_time > version.config().budget).then_some(Self::Slow)
+    }
+}
+
+/// A call of a version on probation that is repeated with the version before.
+#[derive(Debug)]
+pub(crate) struct BaselineJob {
+    request_span: tracing::Span,
+    version: Arc<Version>,
+    before: Arc<Version>,
+    defect: Defect,
+    facts: Facts,
+    fleet: Arc<FleetView>,
+    /// The failed attempt, for a call of `on-failure`.
+    failed: Option<FailureReport>,
+}
+
+impl BaselineJob {
+    /// Repeats the call, and counts it against the version on probation if the version before does
+    /// better.
+    pub(crate) fn run(self) {
+        let Self { request_span, version, before, defect, facts, fleet, failed } = self;
+        let _request_span = request_span.entered();
+        let mut call = CallTrace::default();
+        let result = match failed {
+            None => {
+                let _span = before.span(Hook::Request.name()).entered();
+                before.advise(&facts, &fleet, &mut call).map(drop)
+            }
+            Some(failed) => {
+                let _span = before.span(Hook::Failure.name()).entered();
+                before.recover(&facts, &fleet, &failed, &mut call).map(drop)
+            }
+        };
+        match result {
+            // With an open breaker the version before has had faults of its own.
+            Err(CallError::Fault(_) | CallError::BreakerOpen | CallError::TenantBreakerOpen) => {}
+            Ok(()) | Err(CallError::Policy(_)) => {
+                if defect == Defect::Fault || call.cpu_time <= before.config().budget {
+                    version.add_defect(defect == Defect::Fault);
+                }
+            }
+        }
+    }
+}
