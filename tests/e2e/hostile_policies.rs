@@ -1,8 +1,11 @@
 //! Hostile policies, in addition to those of `policies.rs`: each only loses its advice.
 
+use std::time::{Duration, Instant};
+
 use pointsman_tests::client::{chat, get, post};
 use pointsman_tests::deployment::{Deployment, chain, policy_dir};
 use pointsman_tests::guests::{Guest, component, module, replace_file};
+use pointsman_tests::load::LoadGenerator;
 use pointsman_tests::memory::assert_no_steady_growth;
 use pointsman_tests::wait_until;
 use serde_json::{Value, json};
@@ -111,6 +114,29 @@ fn host_calls_without_a_loop_are_limited() {
     let failed = deployment.host.events("advice_failed", &[("policy", "searches")]);
     let kinds: Vec<String> = failed.iter().map(|event| event.text("kind")).collect();
     assert!(kinds == ["host-calls"] || kinds == ["timeout"], "{kinds:?}");
+    deployment.host.assert_no_request_lost();
+}
+
+/// Four policies that take long, under requests of several clients: the host answers meanwhile.
+#[test]
+fn slow_policies_do_not_hold_up_the_host() {
+    let slow = "(ADVISE (local $left i32) (local.set $left (i32.const 30000000)) \
+                (loop $again (local.set $left (i32.sub (local.get $left) (i32.const 1))) \
+                (br_if $again (local.get $left))) (i32.const 2048))";
+    let names = ["slow-1", "slow-2", "slow-3", "slow-4"];
+    let guests = names.map(|name| Guest::new(name).code(slow));
+    let deployment = start_deployment(&guests, &chain(&names, "deadline = \"100ms\""));
+    let load = LoadGenerator::start(deployment.host.port, 8, "auto");
+    load.wait_for_requests(20);
+    let waits = (0..200).map(|_| {
+        let start = Instant::now();
+        assert_eq!(get(deployment.host.port, "/livez").status, 200);
+        start.elapsed()
+    });
+    let longest = waits.max().unwrap();
+    println!("longest wait of /livez: {longest:?}");
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    assert!(load.stop().keys().all(|seen| seen.status == 200));
     deployment.host.assert_no_request_lost();
 }
 

@@ -173,7 +173,8 @@ fn faulting_policies_do_not_affect_requests() {
     assert_eq!(host.metric("pointsman_policy_calls_total", "result=\"breaker-open\""), 10.0);
     assert_eq!(host.metric("pointsman_policy_faults_total", ""), 30.0);
     let after = host.resource_usage();
-    assert_eq!(after.threads, before.threads, "the number of threads must not change");
+    // New versions are called on threads for blocking calls, which stay for a few seconds.
+    assert!(after.threads <= before.threads + 2, "{before:?} {after:?}");
     // Without reuse of memory, `grow-memory` alone would take up to 64 MiB in each round.
     assert_no_steady_growth(&resident, 8 << 20);
     host.assert_no_request_lost();

@@ -37,6 +37,12 @@ pub trait Advisor: Send + Sync + fmt::Debug {
     /// Returns the merged advice about one request, from one snapshot of the fleet.
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Advised;
 
+    /// Returns whether [`Advisor::advise`] and [`Advisor::recover`] may take so long for this request
+    /// that they must not be called on a thread that serves other requests as well.
+    fn may_block(&self, _: &Facts) -> bool {
+        false
+    }
+
     /// Returns the description of the policy chain for records; `None` if there are no policies.
     fn chain(&self) -> Option<&Arc<ChainInfo>> {
         None
@@ -67,6 +73,10 @@ pub trait Advisor: Send + Sync + fmt::Debug {
 impl<A: Advisor> Advisor for Arc<A> {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Advised {
         self.as_ref().advise(facts, fleet, trace)
+    }
+
+    fn may_block(&self, facts: &Facts) -> bool {
+        self.as_ref().may_block(facts)
     }
 
     fn chain(&self) -> Option<&Arc<ChainInfo>> {

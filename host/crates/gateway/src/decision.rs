@@ -65,8 +65,9 @@ pub(crate) async fn decide(
     let advisor = pipeline.advisor.load_full();
     let facts = facts(&request, tracker);
     let recorder = pipeline.recorder.as_ref();
-    let mut trace = recording::trace(recorder, &facts);
-    let Advised { merged, edited } = advisor.advise(&facts, &fleet, &mut trace);
+    let trace = recording::trace(recorder, &facts);
+    let advised = pipeline.policy_threads.advise(&advisor, &facts, &fleet, trace).await;
+    let (Advised { merged, edited }, trace) = advised;
     let decision = Plan::from_advice(&merged, &fleet, &pipeline.settings.plan);
     let policies = policies(&merged);
     tracker.span().record("policy", policies.as_str());

@@ -49,7 +49,7 @@ async fn execute(
                 pipeline.metrics.attempted(&response.lane, "ok");
                 return Ok(response);
             }
-            Err(error) => slot_request = recover(pipeline, decision, tracker, error)?,
+            Err(error) => slot_request = recover(pipeline, decision, tracker, error).await?,
         }
     }
 }
@@ -58,7 +58,7 @@ async fn execute(
 ///
 /// # Errors
 /// If there is no further attempt; the error is the one for the client.
-fn recover(
+async fn recover(
     pipeline: &Pipeline,
     decision: &RoutingDecision,
     tracker: &mut RequestTracker,
@@ -68,7 +68,7 @@ fn recover(
     pipeline.metrics.attempted(&lane, error.label());
     let mut action = tracker.on(error.event());
     if let Action::Recover(report) = &action {
-        action = consult(pipeline, decision, tracker, report);
+        action = consult(pipeline, decision, tracker, *report).await;
     }
     let next_lane = matches!(action, Action::Acquire(_)).then(|| tracker.lane_name());
     tracing::info!(result = error.result().label(), next_lane, error = %error, "attempt failed");
@@ -87,16 +87,17 @@ fn recover(
 }
 
 /// Asks the advisor that decided about the request what follows a failed attempt.
-fn consult(
+async fn consult(
     pipeline: &Pipeline,
     decision: &RoutingDecision,
     tracker: &mut RequestTracker,
-    report: &FailureReport,
+    report: FailureReport,
 ) -> Action {
     let fleet = fleet_view(&pipeline.fleet, &decision.request);
     let facts = facts(&decision.request, tracker);
-    let mut trace = tracker.trace();
-    let recovery = decision.advisor.recover(&facts, &fleet, report, &mut trace);
+    let trace = tracker.trace();
+    let threads = &pipeline.policy_threads;
+    let (recovery, trace) = threads.recover(&decision.advisor, &facts, &fleet, report, trace).await;
     tracker.add_policy_calls(trace);
     let requested_lane = match &recovery {
         Recovery::Retry(step) => fleet.topology.name(step.lane),

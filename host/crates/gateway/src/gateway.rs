@@ -15,6 +15,7 @@ use crate::identity::Keys;
 use crate::listen::{self, Limits};
 use crate::metrics::GatewayMetrics;
 use crate::pipeline::Pipeline;
+use crate::policy_threads::PolicyThreads;
 use crate::routes;
 use crate::settings::{AdvisorSlot, Settings, StatusPart};
 use crate::status::StatusSources;
@@ -81,9 +82,17 @@ impl Gateway {
             memory: Arc::new(memory),
             stop: drain.stopping().clone(),
         };
-        let abort = drain.aborting().clone();
-        let pipeline =
-            Pipeline { settings, keys, uploads, fleet, advisor, recorder, metrics, abort };
+        let pipeline = Pipeline {
+            settings,
+            keys,
+            uploads,
+            fleet,
+            advisor,
+            policy_threads: PolicyThreads::default(),
+            recorder,
+            metrics,
+            abort: drain.aborting().clone(),
+        };
         Self { pipeline: Arc::new(pipeline), status: Arc::new(status), drain }
     }
 

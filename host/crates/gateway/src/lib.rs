@@ -39,6 +39,7 @@ mod listen;
 mod metrics;
 mod pace;
 mod pipeline;
+mod policy_threads;
 mod recording;
 mod request_id;
 mod request_tracker;

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::identity::Keys;
 use crate::metrics::GatewayMetrics;
+use crate::policy_threads::PolicyThreads;
 use crate::settings::{AdvisorSlot, Settings};
 use crate::upload::Uploads;
 
@@ -18,6 +19,7 @@ pub(crate) struct Pipeline {
     pub(crate) uploads: Uploads,
     pub(crate) fleet: Fleet,
     pub(crate) advisor: AdvisorSlot,
+    pub(crate) policy_threads: PolicyThreads,
     pub(crate) recorder: Option<Recorder>,
     pub(crate) metrics: Arc<GatewayMetrics>,
     /// When cancelled, requests that are left get an error.

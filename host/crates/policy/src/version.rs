@@ -17,6 +17,7 @@ pub(crate) mod error;
 mod hooks;
 mod instantiate;
 pub(crate) mod manifest;
+pub(crate) mod pace;
 pub(crate) mod pool;
 pub(crate) mod runtime;
 pub mod signature;
@@ -38,6 +39,7 @@ use crate::metrics::{PolicyMetrics, VersionMetrics};
 use crate::version::artifact::PolicyArtifact;
 use crate::version::comparison::Comparison;
 use crate::version::config::VersionConfig;
+use crate::version::pace::Pace;
 use crate::version::pool::Pool;
 use crate::version::tally::{Counts, Tally};
 use crate::version::warm_instance::WarmInstance;
@@ -65,6 +67,7 @@ pub(crate) struct Version {
     // One per hook: a policy whose `on-tick` fails still decides about requests.
     breakers: [Mutex<TenantBreaker>; 4],
     tally: Tally,
+    pace: Pace,
     // Only used while the version is a shadow.
     comparison: Mutex<Comparison>,
 }
@@ -96,6 +99,7 @@ impl Version {
             pool: Pool::default(),
             breakers: std::array::from_fn(|_| Mutex::new(TenantBreaker::new(&BREAKER))),
             tally: Tally::default(),
+            pace: Pace::default(),
             comparison: Mutex::default(),
         }
     }
@@ -147,6 +151,12 @@ impl Version {
     /// Returns the number of tenants for whose requests the breaker lets no calls through.
     pub(crate) fn stopped_tenants(&self) -> usize {
         self.breaker(Hook::Request).open_tenants()
+    }
+
+    /// Returns whether a call about a request may take longer than a thread that serves other
+    /// requests can be held.
+    pub(crate) fn may_block(&self) -> bool {
+        self.pace.may_be_slow(self.shared.clock.now(), self.config.limits.deadline)
     }
 
     pub(crate) fn metrics(&self) -> &VersionMetrics {

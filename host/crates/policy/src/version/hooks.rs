@@ -132,7 +132,13 @@ impl Version {
     ) -> Result<T, CallError> {
         let mut warm = match self.pool.take() {
             Some(warm) => warm,
-            None => self.instantiate()?,
+            None => {
+                let start = self.shared.clock.now();
+                let warm = self.instantiate()?;
+                let now = self.shared.clock.now();
+                self.pace.record_part(now, now.saturating_sub(start));
+                warm
+            }
         };
         let delays_request = matches!(hook, Hook::Request | Hook::Failure);
         let deadline = if delays_request {
@@ -165,6 +171,7 @@ impl Version {
         let now = self.shared.clock.now();
         // Only calls that delay a request have a budget.
         if matches!(hook, Hook::Request | Hook::Failure) {
+            self.pace.record(now, trace.cpu_time);
             if trace.cpu_time > self.config.budget {
                 self.tally.add_slow();
                 self.metrics().record_slow();
