@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use pointsman_domain::units;
 use pointsman_spec::{
-    CanaryBy, OnError, PolicySpec, Probation, Rollout, Settings,
+    CanaryBy, OnError, PolicySpec, Probation, Rollout, Settings, VersionNumberError,
 };
 
 use crate::diagnostics::{Code, Problem};
@@ -59,6 +59,8 @@ fn read_policy(
     };
     let rollout = read_rollout(section);
     let probation = read_probation(&section.section("probation"));
+    let version = |text: &str| text.parse().map_err(|error: VersionNumberError| error.to_string());
+    let min_version = section.parsed("min-version", version);
     let dir = dir(section, name.unwrap_or_default());
     section.report_unknown();
     let spec = PolicySpec::new(name?, dir?);
@@ -68,6 +70,7 @@ fn read_policy(
         on_open,
         rollout,
         probation,
+        min_version,
         settings,
         ..spec
     })

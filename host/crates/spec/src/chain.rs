@@ -7,6 +7,7 @@ use pointsman_domain::{OnConflict, PolicyRef, Rejection};
 use serde::{Deserialize, Serialize};
 
 use crate::public_key::PublicKey;
+use crate::version_number::VersionNumber;
 
 /// The effect of a failed policy call on the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -138,6 +139,8 @@ pub struct PolicySpec {
     pub rollout: Rollout,
     /// The limits under which new versions are rolled back.
     pub probation: Probation,
+    /// The earliest version that is loaded.
+    pub min_version: Option<VersionNumber>,
     /// The settings of its versions.
     pub settings: Settings,
 }
@@ -153,6 +156,7 @@ impl PolicySpec {
             on_open: None,
             rollout: Rollout::default(),
             probation: Probation::default(),
+            min_version: None,
             settings: Settings::default(),
         }
     }

@@ -37,6 +37,14 @@ pub enum LoadError {
         /// The verification error.
         error: SignatureError,
     },
+    /// The operator only allows later versions.
+    #[error("version {version} is older than `min-version` ({min})")]
+    VersionTooOld {
+        /// The version in the manifest.
+        version: String,
+        /// The earliest version that is allowed.
+        min: String,
+    },
     /// The manifest names a policy API that this host does not serve.
     #[error("{file}: unsupported policy API \"{api}\": expected {}", Track::NAMES)]
     UnsupportedApi {
@@ -125,6 +133,7 @@ impl LoadError {
             Self::File(error) => read_error_code(error),
             Self::SignatureMissing { .. } => "signature_missing",
             Self::Signature { error, .. } => error.code(),
+            Self::VersionTooOld { .. } => "version_too_old",
             Self::UnsupportedApi { .. } => "contract_mismatch",
             Self::Component { error, .. } => error.code(),
             Self::InterfaceNotAllowed { .. } => "import_forbidden",

@@ -14,7 +14,7 @@ use crate::version::config::VersionConfig;
 use crate::version::error::LoadError;
 use crate::version::signature;
 use crate::version::validate::ValidationInstances;
-use pointsman_spec::{ChainSpec, PolicySpec, Rollout, Settings};
+use pointsman_spec::{ChainSpec, PolicySpec, Rollout, Settings, VersionNumber};
 
 impl Policies {
     /// Loads the version in the folder of a policy, if it is new. The caller holds `changing`, and
@@ -60,7 +60,7 @@ impl Policies {
             Err(error) => return Change::Failed(error),
         };
         // Even if this version is active already: signatures may have become required since.
-        if let Err(error) = verify(&bundle, spec) {
+        if let Err(error) = verify(&bundle, policy, spec) {
             return Change::Failed(error);
         }
         let fingerprint = bundle.fingerprint(&policy.settings);
@@ -147,7 +147,7 @@ impl Policies {
         let SlotRecord { format: _, active, candidate: _, history, rejected, disabled } = record;
         let load = |fingerprint: &str| -> Result<Arc<Version>, StoreError> {
             let (bundle, settings) = store.load(fingerprint)?;
-            verify(&bundle, spec)?;
+            verify(&bundle, policy, spec)?;
             Ok(Arc::new(self.validate(policy, &bundle, &settings, false)?))
         };
         let mut load = |fingerprint: String| match load(&fingerprint) {
@@ -170,8 +170,20 @@ impl Policies {
     }
 }
 
-/// Checks that a trusted signer signed the version. This happens before its bytes are parsed.
-fn verify(bundle: &Bundle, spec: &ChainSpec) -> Result<(), LoadError> {
+/// Checks that a trusted signer signed the version, before its bytes are parsed, and that it is not
+/// older than the operator allows: old signatures stay valid.
+fn verify(bundle: &Bundle, policy: &PolicySpec, spec: &ChainSpec) -> Result<(), LoadError> {
+    verify_signature(bundle, spec)?;
+    let Some(min) = &policy.min_version else { return Ok(()) };
+    let version = &bundle.manifest.version;
+    // A version that is not a number cannot be compared, so it is not known to be recent.
+    if version.parse::<VersionNumber>().is_ok_and(|version| version >= *min) {
+        return Ok(());
+    }
+    Err(LoadError::VersionTooOld { version: version.clone(), min: min.to_string() })
+}
+
+fn verify_signature(bundle: &Bundle, spec: &ChainSpec) -> Result<(), LoadError> {
     let file = bundle.dir.join(signature::FILE).display().to_string();
     let Some(text) = bundle.signature.as_ref().filter(|_| !spec.signers.is_empty()) else {
         return if spec.require_signature {

@@ -23,6 +23,24 @@ fn load(dir: &std::path::Path) -> Arc<Policies> {
     policies
 }
 
+#[test]
+fn version_before_the_minimum_is_not_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let policies = load(dir.path());
+    let apply = |min: &str| {
+        let min_version = Some(min.parse().unwrap());
+        let policy = PolicySpec { min_version, ..PolicySpec::new("small", dir.path().to_owned()) };
+        let chain = ChainSpec { policies: vec![policy], ..ChainSpec::default() };
+        policies.apply(chain).remove(0).1
+    };
+    assert!(matches!(apply("1.0"), Change::Unchanged));
+    let refused = apply("1.0.1");
+    assert!(
+        matches!(&refused, Change::Failed(error) if error.code() == "version_too_old"),
+        "{refused:?}"
+    );
+}
+
 /// Calls the active version, as a request does that started when it was in the chain.
 fn call(policies: &Policies) {
     let version = policies.registry().entries["small"].slot.active.clone().unwrap();
