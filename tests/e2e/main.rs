@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod admin;
+mod attacks;
 mod captures;
 mod chaos;
 mod check;

@@ -117,8 +117,9 @@ impl Host {
     pub fn wait_until_ready(self) -> Self {
         wait_until("all lanes are ready", || {
             let status = self.status();
-            let mut lanes = status["lanes"].as_array().unwrap().iter();
-            lanes.all(|lane| lane["state"] == "ready" || lane["state"] == "unloaded")
+            let is_settled = |lane: &Value| lane["state"] == "ready" || lane["state"] == "unloaded";
+            // There are no lanes yet while policies are loaded.
+            status["lanes"].as_array().is_some_and(|lanes| lanes.iter().all(is_settled))
         });
         self
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test whose setup fails must fail")]
 #![allow(missing_docs, reason = "test code: the names of most items say what they are")]
 
+pub mod attack;
 pub mod client;
 pub mod deployment;
 pub mod fake_engine;
