@@ -1,5 +1,6 @@
 //! `cargo xtask`: development tasks of the project.
 
+mod attacks;
 mod bench;
 mod demo;
 mod deny;
@@ -20,6 +21,9 @@ Development tasks of Pointsman:
 
   cargo xtask demo [--port PORT]   Serve a small model on three lanes and send a request
   cargo xtask test                 Run everything that CI runs: format, lints, documentation, tests
+  cargo xtask test --attacks       Run the attacks on a host that take minutes, and a short soak
+  cargo xtask soak [--minutes N]   Serve honest traffic beside attackers for N minutes (30), and print
+                                   figures
   cargo xtask guests               Build all policies from source and write them to policies/
   cargo xtask guests --out DIR     Build all policies, the examples in four languages and the
                                    templates into DIR, without changing the source tree
@@ -67,6 +71,9 @@ fn run(arguments: &[&str]) -> Result<()> {
             demo::demo(&root, Some(port.parse().context("--port: not a port")?))
         }
         ["test"] => test::test(&root),
+        ["test", "--attacks"] => attacks::attacks(&root),
+        ["soak"] => attacks::soak(&root, None),
+        ["soak", "--minutes", minutes] => attacks::soak(&root, Some(minutes)),
         ["guests"] => guests(&root, &[]),
         ["guests", "--out", dir] => guests(&root, &["--out", dir]),
         ["contract"] => guests(&root, &["contract"]),

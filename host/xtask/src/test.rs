@@ -30,6 +30,10 @@ pub(crate) fn test(root: &Path) -> Result<()> {
         "-D",
         "warnings",
     ]))?;
+    // `--all-targets` leaves this one out, because it is not a default test.
+    run(cargo(root)?
+        .args(["clippy", "--workspace", "--test", "attacks", "--quiet"])
+        .args(["--", "-D", "warnings"]))?;
     run(cargo(root)?
         .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
         .env("RUSTDOCFLAGS", "-D warnings"))?;

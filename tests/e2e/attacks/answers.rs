@@ -308,6 +308,27 @@ fn surplus_response_reaches_no_other_client() {
     host.assert_no_request_lost();
 }
 
+/// A response that is not streamed is complete only at its first byte, so its limit is the deadline.
+#[test]
+fn plain_response_is_limited_by_the_deadline_alone() {
+    let engine = HostileEngine::start(|_, stream| {
+        pause(Duration::from_secs(2));
+        let length = GOOD_BODY.len();
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: \
+             {length}\r\nconnection: close\r\n\r\n{GOOD_BODY}"
+        )?;
+        Ok(Next::Close)
+    });
+    let host = host(&external_lane("a", &["a"], &engine, "timeouts = { first-byte = \"500ms\" }"));
+    let plain = post(host.port, CHAT, &chat("a", json!({})));
+    assert_eq!((plain.status, plain.text().as_str()), (200, GOOD_BODY));
+    let response = stream(host.port, CHAT, &streamed("a")).finish().0;
+    assert_eq!(response.status, 504, "{}", response.text());
+    host.assert_no_request_lost();
+}
+
 /// After a keep-alive comment the head is sent, so the error is an event; it keeps its fields.
 #[test]
 fn error_after_keep_alive_keeps_code_and_param() {

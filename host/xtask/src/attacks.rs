@@ -1,0 +1,44 @@
+//! `cargo xtask test --attacks` and `cargo xtask soak`: attacks on a host that take minutes. Not part
+//! of `cargo xtask test`, because they measure time and memory, and need the whole machine.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use pointsman_xtask::command::{cargo, run};
+
+/// The test of the soak.
+const SOAK: &str = "soak::honest_traffic_survives_all_attacks";
+/// Minutes of the soak: in the run of all attacks, and alone.
+const MINUTES: u64 = 2;
+const MINUTES_ALONE: u64 = 30;
+
+/// Runs all attacks, and a short soak.
+pub(crate) fn attacks(root: &Path) -> Result<()> {
+    run_tests(root, &[], MINUTES)
+}
+
+/// Runs the soak only, for `minutes`, and prints its figures.
+pub(crate) fn soak(root: &Path, minutes: Option<&str>) -> Result<()> {
+    let minutes = match minutes {
+        Some(minutes) => minutes.parse().context("--minutes: not a number")?,
+        None => MINUTES_ALONE,
+    };
+    run_tests(root, &["--exact", SOAK], minutes)
+}
+
+fn run_tests(root: &Path, filter: &[&str], minutes: u64) -> Result<()> {
+    let start = Instant::now();
+    println!("== building the host");
+    // The whole workspace, as for the tests: selecting packages would select other features of
+    // their dependencies, and compile wasmtime twice.
+    run(cargo(root)?.args(["build", "--workspace", "--bins", "--quiet"]))?;
+    println!("== attacks, with a soak of {minutes} minutes");
+    // The figures are of one test at a time, and part of the result.
+    let mut tests = cargo(root)?;
+    tests.args(["test", "--package", "pointsman-tests", "--test", "attacks", "--"]).args(filter);
+    tests.args(["--test-threads", "1", "--nocapture"]);
+    run(tests.env("SOAK_SECONDS", (60 * minutes).to_string()))?;
+    println!("== all passed in {} s", start.elapsed().as_secs());
+    Ok(())
+}
