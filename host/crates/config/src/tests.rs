@@ -1,6 +1,7 @@
 mod admin;
 mod engines;
 mod memory;
+mod security_page;
 
 use pointsman_domain::dispatch::{QueueLimits, Rules};
 use pointsman_domain::units;
