@@ -227,8 +227,8 @@ fn prefix(file: &Path, problem: &ManifestProblem) -> String {
     }
 }
 
-/// Describes an error in a manifest. Its lines are only quoted if the file is in the policy's folder:
-/// a link to another file of the host must not show that file to people who see the error.
+/// Describes an error in a manifest. Its lines are only quoted if the file is in the policy's
+/// folder: a link to another file of the host must not show that file to people who see the error.
 fn syntax_problem(file: &Path, text: &str, error: &toml::de::Error) -> ManifestProblem {
     let is_inside = || {
         let folder = file.parent()?.canonicalize().ok()?;
