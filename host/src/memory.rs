@@ -1,10 +1,11 @@
 //! Returns memory to the system after a peak.
 //!
 //! glibc returns the free end of each of its arenas only, and after a burst of large requests some
-//! small allocation is near the end of each of them. Measured with eight clients that send bodies of
-//! 20 MB: of a peak of 350 MiB, 200 to 330 MiB stayed resident; 48 MiB stayed with `malloc_trim`,
-//! which took up to 80 ms for that, and less than 0.1 ms with nothing to return. Limits of the
-//! number of arenas, of the size that is mapped, and of the size that is trimmed changed nothing.
+//! small allocation is near the end of each of them. Measured with eight clients that send bodies
+//! of 20 MB: of a peak of 350 MiB, 200 to 330 MiB stayed resident; 48 MiB stayed with
+//! `malloc_trim`, which took up to 80 ms for that, and less than 0.1 ms with nothing to return.
+//! Limits of the number of arenas, of the size that is mapped, and of the size that is trimmed
+//! changed nothing.
 
 use std::path::Path;
 use std::time::Duration;
@@ -40,8 +41,8 @@ fn resident_kb() -> Option<u64> {
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "the allocator of the C library has no safe interface")]
 fn trim() {
-    // SAFETY: the function has no preconditions, may be called by any thread, and only returns pages
-    // that the allocator does not use.
+    // SAFETY: the function has no preconditions, may be called by any thread, and only returns
+    // pages that the allocator does not use.
     unsafe { libc::malloc_trim(0) };
 }
 
