@@ -51,7 +51,7 @@ async fn stream_without_content_is_a_failed_attempt() {
 }
 
 #[tokio::test]
-async fn comments_before_the_first_event_are_dropped() {
+async fn comments_before_the_first_event_change_nothing() {
     let gateway = gateway().await;
     let whole: &str = format!(": ping\n\n:\n\n{WHOLE}").leak();
     gateway.script("a", &[stream(whole, false)]);
@@ -81,8 +81,8 @@ async fn ends_of_streams_are_recognised() {
         (STREAM, format!("{event}\n\n"), true),
         (STREAM, event.to_owned(), true),
         (STREAM, format!("{event}\n\ndata: [DONE]"), true),
-        (STREAM, event.replace("stop", ""), false),
-        (STREAM, event.replace("\"stop\"", "\"null\""), false),
+        (STREAM, event.replace("stop", "") + "\n\n", false),
+        (STREAM, event.replace("\"stop\"", "\"null\"") + "\n\n", false),
         (two, format!("{event}\n\n"), false),
         (two, format!("{event}\n\n{}", event.replace(":0", ":1")), true),
     ] {
