@@ -26,6 +26,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
@@ -175,7 +176,10 @@ async fn serve_connection(
     let stream = ClientStream::new(stream, Arc::clone(&activity), listener.limits.timeouts);
     // A connection that is accepted after the cut only ends when the listener closes.
     let cutting = listener.drain.cutting();
-    let cut = (!cutting.is_cancelled()).then(|| cutting.clone()).unwrap_or_default();
+    let cut = match cutting.is_cancelled() {
+        true => CancellationToken::new(),
+        false => cutting.clone(),
+    };
     let service = {
         let activity = Arc::clone(&activity);
         service_fn(move |request: Request<Incoming>| {

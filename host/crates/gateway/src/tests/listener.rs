@@ -11,7 +11,7 @@ use super::*;
 struct Served {
     test: TestGateway,
     port: u16,
-    server: tokio::task::JoinHandle<()>,
+    server: JoinSet<()>,
 }
 
 async fn serve_port(configure: impl FnOnce(&mut GatewayParts)) -> Served {
@@ -19,7 +19,8 @@ async fn serve_port(configure: impl FnOnce(&mut GatewayParts)) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let gateway = test.gateway.clone();
-    let server = tokio::spawn(async move { gateway.serve(listener).await });
+    let mut server = JoinSet::new();
+    server.spawn(async move { gateway.serve(listener).await });
     Served { test, port, server }
 }
 
@@ -75,7 +76,7 @@ const MESSAGES: &str = r#""messages":[{"role":"user","content":"hi"}]"#;
 
 #[tokio::test]
 async fn drain_keeps_answering_until_it_is_closed() {
-    let Served { test, port, server } = serve_port(|_| ()).await;
+    let Served { test, port, mut server } = serve_port(|_| ()).await;
     test.script("a", &[stream("data: {\"choices\":[]}\n\n", true)]);
     let mut streaming = Client::connect(port).await;
     let mut idle = Client::connect(port).await;
@@ -116,13 +117,13 @@ async fn drain_keeps_answering_until_it_is_closed() {
     let rest = streaming.read_until("error").await;
     assert!(rest.contains("\"error\"") && !rest.contains("[DONE]"), "{rest}");
     test.drain.close();
-    server.await.unwrap();
+    server.join_next().await.unwrap().unwrap();
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
 }
 
 #[tokio::test]
 async fn cut_closes_connections_that_are_open() {
-    let Served { test, port, .. } = serve_port(|_| ()).await;
+    let Served { test, port, server: _server } = serve_port(|_| ()).await;
     let mut idle = Client::connect(port).await;
     idle.send(&get("/livez", "")).await;
     idle.read_until("ok").await;
@@ -141,7 +142,7 @@ async fn status_for_clients_has_no_details() {
         "component_sha256": "cd", "calls": 3, "faults": 1, "slow": 0,
         "config": { "secret": 1 }, "error": { "message": "secret" }, "candidate": "secret",
     });
-    let Served { port, .. } = serve_port(move |parts| {
+    let Served { port, server: _server, .. } = serve_port(move |parts| {
         parts.policies = Box::new(move || json!([policy]));
         parts.config = Box::new(|| json!({ "error": "secret" }));
     })
@@ -163,7 +164,7 @@ async fn status_for_clients_has_no_details() {
 
 #[tokio::test]
 async fn status_and_metrics_require_a_key_if_there_is_one() {
-    let Served { port, .. } = serve_port(|parts| {
+    let Served { port, server: _server, .. } = serve_port(|parts| {
         parts.keys = Keys::new([(API_KEY.to_owned(), "team".to_owned())]);
     })
     .await;
@@ -187,7 +188,7 @@ async fn status_and_metrics_require_a_key_if_there_is_one() {
 
 #[tokio::test]
 async fn requests_for_other_hosts_are_refused() {
-    let Served { port, .. } = serve_port(|parts| {
+    let Served { port, server: _server, .. } = serve_port(|parts| {
         parts.settings.connections.hosts = vec!["router.example".to_owned()];
     })
     .await;
@@ -209,7 +210,8 @@ async fn requests_for_other_hosts_are_refused() {
 
 #[tokio::test]
 async fn longest_idle_connection_makes_room() {
-    let Served { port, .. } = serve_port(|parts| parts.settings.connections.max = 2).await;
+    let Served { port, server: _server, .. } =
+        serve_port(|parts| parts.settings.connections.max = 2).await;
     let mut clients = Vec::new();
     for _ in 0..2 {
         let mut client = Client::connect(port).await;
@@ -230,7 +232,7 @@ async fn longest_idle_connection_makes_room() {
 
 #[tokio::test]
 async fn client_that_does_not_read_frees_the_lane() {
-    let Served { test, port, .. } = serve_port(|parts| {
+    let Served { test, port, server: _server } = serve_port(|parts| {
         parts.settings.connections.write_timeout = Duration::from_millis(200);
     })
     .await;
@@ -248,7 +250,7 @@ async fn client_that_does_not_read_frees_the_lane() {
 
 #[tokio::test]
 async fn upload_that_is_too_large_is_refused_at_once() {
-    let Served { test, port, .. } = serve_port(|parts| {
+    let Served { test, port, server: _server } = serve_port(|parts| {
         parts.keys = Keys::new([(API_KEY.to_owned(), "team".to_owned())]);
     })
     .await;

@@ -144,9 +144,10 @@ async fn host_that_stops_says_so() {
     let gateway = gateway().await;
     gateway.script("a", &[stream("data: {}\n\n", true)]);
     let response = gateway.begin(STREAM).await;
-    gateway.abort.cancel();
+    gateway.drain.begin();
+    gateway.drain.abort();
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    assert_eq!(code(&String::from_utf8(body.to_vec()).unwrap()), "stopping");
+    assert_eq!(code(std::str::from_utf8(&body).unwrap()), "stopping");
     let (status, _, body) = gateway.send(STREAM).await;
     assert_eq!((status, code(&body)), (503, json!("stopping")));
 }
@@ -187,6 +188,6 @@ async fn model_that_is_not_utf8_is_unknown() {
             .unwrap();
         let response = gateway.router().call(request).await.unwrap();
         let body = response.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(code(&String::from_utf8(body.to_vec()).unwrap()), expected);
+        assert_eq!(code(std::str::from_utf8(&body).unwrap()), expected);
     }
 }
