@@ -28,6 +28,7 @@ use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 
 use crate::admin_error::AdminError;
@@ -121,7 +122,7 @@ impl Admin {
 type Policies = Arc<dyn PolicyAdmin>;
 
 fn router(host: Arc<StatusSources>, policies: Policies, keys: Keys) -> Router {
-    let gate = Gate { keys, turn: Arc::default() };
+    let gate = Gate { keys, next_check: Mutex::new(Instant::now()) };
     let host_routes = Router::new()
         .route("/status", only("GET, HEAD", get(status::full_status)))
         .route("/metrics", only("GET, HEAD", get(status::metrics)))
@@ -142,8 +143,8 @@ fn router(host: Arc<StatusSources>, policies: Policies, keys: Keys) -> Router {
 #[derive(Debug)]
 struct Gate {
     keys: Keys,
-    /// Held while a token is compared, and for [`GUESS_DELAY`] after one was wrong.
-    turn: Arc<Mutex<()>>,
+    /// When the next token may be compared: [`GUESS_DELAY`] after one was wrong.
+    next_check: Mutex<Instant>,
 }
 
 impl Gate {
@@ -153,14 +154,12 @@ impl Gate {
         if self.keys.is_empty() {
             return Ok(());
         }
-        let turn = Arc::clone(&self.turn).lock_owned().await;
+        // Held while waiting, so that the guesses of many connections wait one after the other.
+        let mut next_check = self.next_check.lock().await;
+        tokio::time::sleep_until(*next_check).await;
         let checked = self.keys.tenant(headers).map(|_| ());
         if checked.is_err() {
-            // A task of its own, because the client may leave.
-            tokio::spawn(async move {
-                tokio::time::sleep(GUESS_DELAY).await;
-                drop(turn);
-            });
+            *next_check = Instant::now() + GUESS_DELAY;
         }
         checked
     }

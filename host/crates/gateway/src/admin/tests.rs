@@ -183,7 +183,7 @@ async fn port_requires_token_for_every_path() {
 #[tokio::test(start_paused = true)]
 async fn guesses_take_turns_even_if_the_client_leaves() {
     let keys = Keys::new([("t0ken".to_owned(), "operator".to_owned())]);
-    let gate = Gate { keys, turn: Arc::default() };
+    let gate = Gate { keys, next_check: Mutex::new(Instant::now()) };
     let headers = |token: &str| {
         let value = format!("Bearer {token}").parse().unwrap();
         HeaderMap::from_iter([(http::header::AUTHORIZATION, value)])
