@@ -25,10 +25,10 @@ pub(crate) struct Recording {
     only_errors: bool,
 }
 
-/// Returns whether the request is one of those that are recorded. Selected by the seed: a client
-/// that chooses its id must not choose that.
+/// Returns whether the request is one of those that are recorded. Selected by the seed and the
+/// time: a client that chooses or repeats an id must not choose that.
 fn interest(recorder: &Recorder, facts: &Facts) -> Interest {
-    recorder.interest(&format!("{:x}", facts.seed))
+    recorder.interest(&format!("{:x}-{:x}", facts.seed, facts.now_ms))
 }
 
 /// Returns a trace that collects policy calls if the request with these facts may be recorded.
