@@ -213,6 +213,14 @@ impl TestGateway {
         (head.status.as_u16(), head.headers, String::from_utf8(body.to_vec()).unwrap())
     }
 
+    /// Waits until a request is queued for a lane.
+    async fn wait_for_queued(&self, lane: &str) {
+        let line = format!("pointsman_lane_queued{{lane={lane:?}}} 1");
+        while self.metric(&line).is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Returns the lines of a metric.
     fn metric(&self, name: &str) -> String {
         let mut text = String::new();

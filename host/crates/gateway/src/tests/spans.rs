@@ -7,6 +7,7 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use pointsman_domain::BuiltIn;
 use serde_json::Value;
+use tokio::sync::Notify;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -123,12 +124,19 @@ async fn queued_request_with_fallback(keep_alive: Duration) -> (Log, String) {
         if is_on_a { on_a.push(response) } else { on_b.push(response) }
     }
     assert_eq!((on_a.len(), on_b.len()), (3, 2));
+    let waits = Notify::new();
     let request = async {
         let response = gateway.begin_with_id("the-request", STREAM).await;
+        waits.notify_one();
         response.into_body().collect().await.unwrap().to_bytes()
     };
     let release_slots = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        if keep_alive.is_zero() {
+            gateway.wait_for_queued("a").await;
+        } else {
+            // The first comment brings the head of the response.
+            waits.notified().await;
+        }
         // Lane `b` first, so that its slot is free for the fallback.
         on_b.pop();
         on_a.pop();
@@ -140,7 +148,7 @@ async fn queued_request_with_fallback(keep_alive: Duration) -> (Log, String) {
 }
 
 #[track_caller]
-fn assert_one_span(log: &Log) {
+fn assert_one_span(log: &Log, waited: Duration) {
     let events = log.events_of("the-request");
     for message in ["new", "close"] {
         let mut spans = with_message(&events, message);
@@ -162,7 +170,8 @@ fn assert_one_span(log: &Log) {
         "{finished}"
     );
     let millis = |field: &str| finished[field].as_u64().unwrap();
-    assert!(millis("duration_ms") >= millis("ttft_ms") && millis("ttft_ms") >= 50, "{finished}");
+    assert!(millis("duration_ms") >= millis("ttft_ms"), "{finished}");
+    assert!(u128::from(millis("ttft_ms")) >= waited.as_millis(), "{finished}");
     for event in events.iter().filter(|event| is_ours(event)) {
         let repeated = SPAN_FIELDS.iter().find(|field| event.get(**field).is_some());
         assert_eq!(repeated, None, "{event}");
@@ -180,14 +189,16 @@ fn assert_one_span(log: &Log) {
 async fn one_span_covers_queue_attempts_and_stream() {
     let (log, body) = queued_request_with_fallback(Duration::ZERO).await;
     assert_eq!(body, REPLY);
-    assert_one_span(&log);
+    assert_one_span(&log, Duration::ZERO);
 }
 
 #[tokio::test]
 async fn one_span_covers_keep_alive_comments() {
-    let (log, body) = queued_request_with_fallback(Duration::from_millis(20)).await;
+    // The requests that take the slots have to begin within this time, without a comment.
+    let keep_alive = Duration::from_secs(2);
+    let (log, body) = queued_request_with_fallback(keep_alive).await;
     assert!(body.starts_with(": keep-alive\n\n") && body.ends_with(REPLY), "{body}");
-    assert_one_span(&log);
+    assert_one_span(&log, keep_alive);
 }
 
 #[tokio::test]
@@ -229,14 +240,14 @@ async fn aborted_stream_is_logged_once_with_its_cause() {
     let response = gateway.begin(STREAM).await;
     gateway.drain.abort();
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    assert!(String::from_utf8_lossy(&body).contains(r#""code":"engine_error""#), "{body:?}");
+    assert!(String::from_utf8_lossy(&body).contains(r#""code":"stopping""#), "{body:?}");
     let [aborted] = &log.warnings_of("the-id")[..] else { panic!("{}", log.text()) };
     assert_span(aborted, "a", 1);
     assert_eq!(
         (&aborted["event"], &aborted["cause"]),
         (&"response_aborted".into(), &"aborted".into())
     );
-    assert_eq!((&aborted["status"], &aborted["code"]), (&200.into(), &"engine_error".into()));
+    assert_eq!((&aborted["status"], &aborted["code"]), (&200.into(), &"stopping".into()));
 }
 
 #[tokio::test]
