@@ -230,9 +230,9 @@ impl EngineErrorBody {
 
 /// Returns the HTTP status of an error if `code` is one, as a number or as a text.
 fn error_status(code: &Value) -> Option<u16> {
-    let status = match code {
-        Value::String(text) => text.parse().ok()?,
-        code => u16::try_from(code.as_u64()?).ok()?,
+    let status = match code.as_str() {
+        Some(text) => text.parse().ok()?,
+        None => u16::try_from(code.as_u64()?).ok()?,
     };
     (400..600).contains(&status).then_some(status)
 }

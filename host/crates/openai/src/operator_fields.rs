@@ -46,7 +46,7 @@ impl Request {
         let given: Vec<[String; 1]> = FIELDS
             .iter()
             .copied()
-            .filter(|field| is_given(&field))
+            .filter(|field| is_given(field))
             .map(|f| [f.to_owned()])
             .collect();
         if given.is_empty() {
@@ -80,7 +80,7 @@ mod tests {
     fn fields_of_the_operator_are_removed() {
         let body = r#"{"priority": -999, "model":"m", "id_slot":0,"prompt":"p" ,"cache_salt":"x","#;
         let body = format!(r#"{body}"\u0070riority":-7,"priority":-1,"lora":[{{"id":0}}],"n":1}}"#);
-        assert_eq!(without(&body), r#"{"model":"m","prompt":"p" ,"n":1}"#);
+        assert_eq!(without(&body), r#"{ "model":"m","prompt":"p","n":1}"#);
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Iterator for Children<'_> {
             self.skip_separator(b':');
         }
         self.skips_value = true;
-        (self.at < self.json.len()).then(|| Child { key, start: self.at })
+        (self.at < self.json.len()).then_some(Child { key, start: self.at })
     }
 }
 

@@ -1,6 +1,8 @@
 //! Parsing a large body takes little more memory than the body, whatever is in it.
 //! Each case runs in the process of this one test, which measures the peak of the process.
 
+#![cfg(test)]
+
 use std::fs;
 
 use bytes::Bytes;

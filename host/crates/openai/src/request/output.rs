@@ -56,6 +56,13 @@ pub(super) fn output_limit(shape: &Shape<'_>, format: &EndpointShape) -> u32 {
             Limit::Unlimited => return 0,
         }
     }
+    // vLLM rejects a minimum above the maximum; another engine may generate that many.
+    if highest > 0
+        && let Some(Limit::Tokens(minimum)) =
+            shape.min_tokens.and_then(|minimum| Limit::read(minimum.get()))
+    {
+        highest = highest.max(minimum);
+    }
     let generated = count(shape.best_of).max(choices(shape));
     let total = highest.saturating_mul(generated);
     saturating_u32(usize::try_from(total).unwrap_or(usize::MAX))

@@ -37,6 +37,9 @@ pub(super) struct Shape<'a> {
     // llama.cpp's name of the limit.
     #[serde(borrow, default)]
     pub(super) n_predict: Option<&'a RawValue>,
+    // vLLM's minimum.
+    #[serde(borrow, default)]
+    pub(super) min_tokens: Option<&'a RawValue>,
     // The number of choices; `n_cmpl` is llama.cpp's name.
     #[serde(borrow, default)]
     pub(super) n: Option<&'a RawValue>,

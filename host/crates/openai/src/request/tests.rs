@@ -173,6 +173,8 @@ fn output_limits_are_read_under_all_names() {
         (Endpoint::ChatCompletions, r#""max_completion_tokens":7,"max_tokens":5"#, 7),
         (Endpoint::ChatCompletions, r#""n_predict":40,"max_tokens":5"#, 40),
         (Endpoint::ChatCompletions, r#""n_predict":-1,"max_tokens":5"#, 0),
+        (Endpoint::ChatCompletions, r#""min_tokens":9,"max_tokens":5"#, 9),
+        (Endpoint::ChatCompletions, r#""min_tokens":9"#, 0),
         (Endpoint::ChatCompletions, r#""n_predict":null,"max_tokens":5.0"#, 5),
         (Endpoint::ChatCompletions, r#""max_tokens":100,"n":3"#, 300),
         (Endpoint::ChatCompletions, r#""max_tokens":100,"n_cmpl":3"#, 300),
