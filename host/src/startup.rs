@@ -92,6 +92,7 @@ fn response(path: &str) -> Response<Full<Bytes>> {
                 kind: "server_error",
                 param: None,
                 code: Some("starting".to_owned()),
+                status: None,
             };
             (StatusCode::SERVICE_UNAVAILABLE, json!({ "error": error }))
         }

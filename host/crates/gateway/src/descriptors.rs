@@ -9,7 +9,8 @@ const RESERVE: u64 = 256;
 const MAX_CONNECTIONS: u64 = 16_384;
 
 /// Raises the limit of open descriptors as far as the system allows, and returns the number of
-/// connections that fit into it. Each may need a second descriptor, for the connection to an engine.
+/// connections that fit into it. Each may need a second descriptor, for the connection to an
+/// engine.
 pub fn raise_descriptor_limit() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // Without a limit, the default of most systems' kernels is more than is ever used.

@@ -1,5 +1,5 @@
-//! What the status of an engine's response means: a response for the client, the client's mistake,
-//! or a failed attempt.
+//! What the status of an engine's response means: a response for the client, an error of
+//! the client, or a failed attempt.
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -59,9 +59,8 @@ pub(crate) fn attempt_error(
         return AttemptError::Unsupported { status, message: error.message };
     }
     let message = error.message;
-    let retry_after = headers
-        .get(header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let retry_after =
+        headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     if status == StatusCode::TOO_MANY_REQUESTS && lease.is_external() {
         let headers = Box::new(headers::of_rate_limit(headers));
         return AttemptError::RateLimited { message, retry_after, headers };
@@ -85,8 +84,8 @@ fn is_about_key(status: StatusCode, sends_key: bool) -> bool {
     }
 }
 
-/// Returns true if the engine does not support what the request asks for, which is the client's
-/// mistake. llama.cpp returns 501 with the type `not_supported_error` for an endpoint or a feature
+/// Returns true if the engine does not support what the request asks for, which is an error of the
+/// client. llama.cpp returns 501 with the type `not_supported_error` for an endpoint or a feature
 /// that it was not started with, but 500 with the type `server_error` for an image, audio or video
 /// for a model that reads only text: "image input is not supported - hint: …". Ollama returns 500
 /// with the type `api_error`.

@@ -1,7 +1,7 @@
 //! Calls of policies that may take long, outside of the threads that serve all requests.
 //!
-//! A task that blocks its thread does not only delay itself: the runtime does not move the task that
-//! waits next on that thread to another one.
+//! A task that blocks its thread does not only delay itself: the runtime does not move the task
+//! that waits next on that thread to another one.
 
 use std::sync::Arc;
 use std::thread::available_parallelism;

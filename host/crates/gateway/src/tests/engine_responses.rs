@@ -98,7 +98,8 @@ async fn headers_of_an_engine_cannot_pose_as_the_hosts() {
 #[tokio::test]
 async fn fields_of_the_operator_do_not_reach_engines() {
     let gateway = TestGateway::new(BuiltIn).await;
-    let body = r#"{"model":"m","messages":[{"role":"user","content":"x"}],"priority":-9,"id_slot":0,"temperature":0}"#;
+    let body = r#"{"model":"m","messages":[{"role":"user","content":"x"}],"priority":-9,
+        "id_slot":0,"temperature":0}"#;
     gateway.send(body).await;
     let received = gateway.engines.received.lock().unwrap().clone();
     let sent = &received[0].1;
