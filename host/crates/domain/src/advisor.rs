@@ -37,8 +37,8 @@ pub trait Advisor: Send + Sync + fmt::Debug {
     /// Returns the merged advice about one request, from one snapshot of the fleet.
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Advised;
 
-    /// Returns whether [`Advisor::advise`] and [`Advisor::recover`] may take so long for this request
-    /// that they must not be called on a thread that serves other requests as well.
+    /// Returns whether [`Advisor::advise`] and [`Advisor::recover`] may take so long for this
+    /// request that they must not be called on a thread that serves other requests as well.
     fn may_block(&self, _: &Facts) -> bool {
         false
     }

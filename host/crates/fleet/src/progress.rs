@@ -3,8 +3,8 @@
 //! * **Progress** is data of a response, or a counter of the engine that moves.
 //! * **Life** is progress, or that the engine's processes compute, where that is evidence (see
 //!   [`Evidence::computing`]). It is believed up to a far limit without progress.
-//! * **A hang** is silence for the stall timeout while a response has begun and its client waits for
-//!   more; or for [`PROMPT_FACTOR`] times that if a prompt may be part of the same batch.
+//! * **A hang** is silence for the stall timeout while a response has begun and its client waits
+//!   for more; or for [`PROMPT_FACTOR`] times that if a prompt may be part of the same batch.
 //! * Silence before the first data of all responses is a hang only if the engine counts what it
 //!   does before that (see [`Evidence::prompts`]), or after the far limit.
 //! * Silence while only clients are waited for proves nothing.

@@ -84,7 +84,7 @@ const REQUEST: SlotRequest = SlotRequest {
 pub(super) const LIMITS: QueueLimits = QueueLimits { per_lane: 1000, total: 1000 };
 
 /// Runs an engine that responds to probes, and to every other request with `response`. Counts the
-/// connections that the client closes.
+/// connections with such a request that the client closes.
 async fn engine(listener: TcpListener, response: &'static str, closed: watch::Sender<u32>) {
     let mut connections = JoinSet::new();
     loop {
@@ -94,7 +94,8 @@ async fn engine(listener: TcpListener, response: &'static str, closed: watch::Se
             let mut received = vec![0; 4096];
             while let Ok(count) = stream.read(&mut received).await {
                 if count == 0 {
-                    closed.send_modify(|closed| *closed += 1);
+                    let had_request = received.starts_with(b"POST");
+                    closed.send_modify(|closed| *closed += u32::from(had_request));
                     return;
                 }
                 let health = received.starts_with(b"GET /health");
@@ -125,7 +126,7 @@ async fn send(lease: &Lease) -> Result<http::Response<EngineBody>, EngineError> 
     lease.send("/v1/chat/completions", http::HeaderMap::new(), "{}".into()).await
 }
 
-/// Waits until the client has closed a connection.
+/// Waits until the client has closed the connection of a request.
 async fn until_closed(mut closed: watch::Receiver<u32>) {
     let waited = closed.wait_for(|closed| *closed == 1);
     tokio::time::timeout(Duration::from_secs(30), waited).await.unwrap().unwrap();

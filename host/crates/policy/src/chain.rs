@@ -132,13 +132,13 @@ impl Advisor for Chain {
                 }
             });
             if let (Some(shadow), Some(queues)) = (link.shadow(), &self.queues) {
-                queues.evaluate_shadow(ShadowJob {
+                queues.evaluate_shadow(Box::new(ShadowJob {
                     request_span: tracing::Span::current(),
                     shadow: Arc::clone(shadow),
                     facts: before,
                     fleet: Arc::clone(fleet),
                     advice: advised.clone(),
-                });
+                }));
             }
             if let Some(advice) = advised {
                 let has_edits = !advice.edits.is_empty();

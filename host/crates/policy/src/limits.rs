@@ -26,8 +26,8 @@ pub const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// Maximum bytes that the host copies out of a policy in one call: results, and arguments of host
 /// calls.
 pub(crate) const MAX_OUTPUT_BYTES: usize = 256 << 10;
-/// Maximum bytes that all host calls of one policy call examine together: searches, hashes, and what
-/// they return. A search through this much takes several milliseconds.
+/// Maximum bytes that all host calls of one policy call examine together: searches, hashes, and
+/// what they return. A search through this much takes several milliseconds.
 pub(crate) const MAX_SCANNED_BYTES: u64 = 64 << 20;
 /// Maximum length of a text that a policy searches for, in bytes.
 pub(crate) const MAX_NEEDLE_BYTES: usize = 1 << 10;

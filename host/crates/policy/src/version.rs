@@ -45,8 +45,8 @@ use crate::version::tally::{Counts, Tally};
 use crate::version::warm_instance::WarmInstance;
 use crate::wasm::engine::WasmEngine;
 
-/// The circuit breaker of a hook: it opens when more than a fifth of the calls of ten seconds fault.
-/// A lower rate costs less than the policy is worth.
+/// The circuit breaker of a hook: it opens when more than a fifth of the calls of ten seconds
+/// fault. A lower rate costs less than the policy is worth.
 static BREAKER: TenantBreakerRules = TenantBreakerRules { min_faults: 3, max_percent: 20 };
 
 /// Creates the span of a policy call. Its level is the highest one, so that warnings carry the

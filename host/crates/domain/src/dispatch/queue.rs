@@ -319,7 +319,7 @@ mod tests {
             queue.displaced_by(FlowId(flow), lane, limits).map(|ticket| ticket.0)
         };
         assert_eq!(displaced(&queue, 9, LANE), Some(4));
-        assert_eq!(displaced(&queue, 8, LANE), None, "one more is no reason");
+        assert_eq!(displaced(&queue, 8, LANE), None, "one more does not suffice");
         assert_eq!(displaced(&queue, 7, LANE), None, "its own requests are not displaced");
         // Over all lanes, flow 8 has the most requests now.
         let other = LaneId(1);

@@ -70,7 +70,9 @@ mod tests {
     #[tokio::test]
     async fn orphans_are_reaped_while_their_engine_runs() {
         let state_dir = without_dir();
-        let reaper = tokio::spawn(reap_orphans(state_dir.clone()));
+        // Dropped at the end, which aborts it.
+        let mut reaper = tokio::task::JoinSet::new();
+        reaper.spawn(reap_orphans(state_dir.clone()));
         // The shell in the middle ends at once, and leaves its child to the host.
         let script = "(sh -c 'echo $$; exec sleep 0.2' & ); \
                       (setsid sh -c 'echo $$; exec sleep 0.2' & ); exec sleep 1000";
@@ -87,6 +89,5 @@ mod tests {
         let id = process.id();
         until("the engine runs", || proc::snapshot(id).filter(|engine| !engine.dead));
         process.kill().await.unwrap();
-        reaper.abort();
     }
 }

@@ -1,6 +1,6 @@
-//! Faults and slow calls of a version on probation, compared with the version before: what a request
-//! does to both says nothing about the new one. Without this, a client could keep out a new version
-//! with requests that no version can handle.
+//! Faults and slow calls of a version on probation, compared with the version before: what a
+//! request does to both says nothing about the new one. Without this, a client could keep out a new
+//! version with requests that no version can handle.
 
 use std::sync::Arc;
 
@@ -60,7 +60,7 @@ pub(crate) enum Defect {
 
 impl Defect {
     /// Returns what counts against a version after this call, if anything does.
-    pub(crate) fn of(
+    pub(crate) fn find(
         version: &Version,
         call: &CallTrace,
         error: Option<&CallError>,

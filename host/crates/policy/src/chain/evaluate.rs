@@ -29,7 +29,7 @@ pub(crate) fn evaluate(
 ) -> Evaluation<Advice> {
     let mut call = CallTrace::for_decision(trace);
     let (advised, dropped) = call_on_request(version, facts, fleet, &mut call);
-    let defect = Defect::of(version, &call, advised.as_ref().err());
+    let defect = Defect::find(version, &call, advised.as_ref().err());
     trace.consulted(|| PolicyCall {
         policy: version.reference().clone(),
         hook: Hook::Request.name().to_owned(),
@@ -90,7 +90,7 @@ pub(crate) fn evaluate_recovery(
 ) -> Evaluation<Recovery> {
     let mut call = CallTrace::for_decision(trace);
     let (recovery, dropped) = call_on_failure(version, facts, fleet, failed, &mut call);
-    let defect = Defect::of(version, &call, recovery.as_ref().err());
+    let defect = Defect::find(version, &call, recovery.as_ref().err());
     trace.consulted(|| PolicyCall {
         policy: version.reference().clone(),
         hook: Hook::Failure.name().to_owned(),

@@ -16,14 +16,14 @@ const MAX_OUTCOME_QUEUE: usize = 4096;
 /// A call in the background.
 #[derive(Debug)]
 pub(crate) enum Job {
-    Shadow(ShadowJob),
+    Shadow(Box<ShadowJob>),
     Baseline(BaselineJob),
 }
 
 impl Job {
     pub(crate) fn run(self) {
         match self {
-            Self::Shadow(job) => evaluate_shadow(job),
+            Self::Shadow(job) => evaluate_shadow(*job),
             Self::Baseline(job) => job.run(),
         }
     }
@@ -54,7 +54,7 @@ impl Queues {
     }
 
     /// Queues a shadow job, or drops it if the queue is full.
-    pub(crate) fn evaluate_shadow(&self, job: ShadowJob) {
+    pub(crate) fn evaluate_shadow(&self, job: Box<ShadowJob>) {
         if let Err(
             TrySendError::Full(Job::Shadow(job)) | TrySendError::Disconnected(Job::Shadow(job)),
         ) = self.jobs.try_send(Job::Shadow(job))

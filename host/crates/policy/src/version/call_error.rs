@@ -60,9 +60,9 @@ impl CallError {
     }
 }
 
-/// Repeats a validation call while it times out, up to [`MAX_ATTEMPTS`] times. The CPU time
-/// of a call depends on caches and other threads of its core: a policy that really is too slow times
-/// out in every attempt.
+/// Repeats a validation call while it times out, up to [`MAX_ATTEMPTS`] times. The CPU time of a
+/// call depends on caches and other threads of its core: a policy that really is too slow times out
+/// in every attempt.
 pub(crate) fn retry_on_timeout<T>(
     mut call: impl FnMut() -> Result<T, CallError>,
 ) -> Result<T, CallError> {

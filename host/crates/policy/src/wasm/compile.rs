@@ -104,7 +104,7 @@ impl Compiler {
                 Err(error) => Err(CompileError::Rejected(format!("{error:#}"))),
             },
             Self::Child { program, limits } => {
-                let mut child = start(program, metering, AddressSpace::of(engine), *limits)
+                let mut child = start(program, metering, AddressSpace::for_engine(engine), *limits)
                     .map_err(CompileError::Start)?;
                 let output = run_child(&mut child, *limits, bytes).map_err(CompileError::Start)?;
                 let output = output.into_result(*limits)?;

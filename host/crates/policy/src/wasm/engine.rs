@@ -36,7 +36,7 @@ pub enum AddressSpace {
 
 impl AddressSpace {
     /// Returns the address space that code for this engine was compiled for.
-    pub(crate) fn of(engine: &Engine) -> Self {
+    pub(crate) fn for_engine(engine: &Engine) -> Self {
         if engine.get_memory_reservation() == LIMITED_RESERVATION {
             Self::Limited
         } else {
@@ -280,7 +280,7 @@ mod tests {
     fn code_depends_on_the_address_space() {
         let engines = [AddressSpace::Ample, AddressSpace::Limited].map(|space| {
             let engine = compiling_engine(Metering::Wall, space).unwrap();
-            assert_eq!(AddressSpace::of(&engine), space);
+            assert_eq!(AddressSpace::for_engine(&engine), space);
             engine
         });
         let compatibility = engines.each_ref().map(crate::wasm::cache::compatibility);

@@ -79,7 +79,8 @@ fn files_that_cannot_be_read_are_reported_and_do_not_block() {
     let huge = |path: &std::path::Path| {
         fs::File::create(path).unwrap().set_len(500 << 20).unwrap();
     };
-    let damages: [(&str, &dyn Fn(&std::path::Path)); 3] =
+    type Damage<'a> = &'a dyn Fn(&std::path::Path);
+    let damages: [(&str, Damage<'_>); 3] =
         [("file_not_regular", &pipe), ("file_not_regular", &endless), ("file_too_large", &huge)];
     for name in ["policy.toml", "policy.wasm", "cases.jsonl", "policy.sig"] {
         for (code, damage) in damages {
