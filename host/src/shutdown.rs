@@ -3,8 +3,8 @@
 //! ```text
 //!   first signal    not ready; new requests get 503, in-flight responses continue
 //!   drain timeout   remaining responses are aborted with an explicit error event
-//!   then            queued requests are rejected, engines are stopped group by group; health checks
-//!                   are still answered
+//!   then            queued requests are rejected, engines are stopped group by group; health
+//!                   checks are still answered
 //!   at the end      the listeners close
 //!   second signal   skips draining; engines get a few seconds, then the watchdog kills them
 //! ```

@@ -1,5 +1,5 @@
-//! `cargo xtask test --attacks` and `cargo xtask soak`: attacks on a host that take minutes. Not part
-//! of `cargo xtask test`, because they measure time and memory, and need the whole machine.
+//! `cargo xtask test --attacks` and `cargo xtask soak`: attacks on a host that take minutes. Not
+//! part of `cargo xtask test`, because they measure time and memory, and need the whole machine.
 
 use std::path::Path;
 use std::time::Instant;
@@ -36,7 +36,7 @@ fn run_tests(root: &Path, filter: &[&str], minutes: u64) -> Result<()> {
     println!("== attacks, with a soak of {minutes} minutes");
     // The figures are of one test at a time, and part of the result.
     let mut tests = cargo(root)?;
-    tests.args(["test", "--package", "pointsman-tests", "--test", "attacks", "--"]).args(filter);
+    tests.args(["test", "--workspace", "--test", "attacks", "--"]).args(filter);
     tests.args(["--test-threads", "1", "--nocapture"]);
     run(tests.env("SOAK_SECONDS", (60 * minutes).to_string()))?;
     println!("== all passed in {} s", start.elapsed().as_secs());

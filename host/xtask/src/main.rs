@@ -22,8 +22,8 @@ Development tasks of Pointsman:
   cargo xtask demo [--port PORT]   Serve a small model on three lanes and send a request
   cargo xtask test                 Run everything that CI runs: format, lints, documentation, tests
   cargo xtask test --attacks       Run the attacks on a host that take minutes, and a short soak
-  cargo xtask soak [--minutes N]   Serve honest traffic beside attackers for N minutes (30), and print
-                                   figures
+  cargo xtask soak [--minutes N]   Serve honest traffic beside attackers for N minutes (30), and
+                                   print figures
   cargo xtask guests               Build all policies from source and write them to policies/
   cargo xtask guests --out DIR     Build all policies, the examples in four languages and the
                                    templates into DIR, without changing the source tree

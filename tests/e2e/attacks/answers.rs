@@ -308,7 +308,8 @@ fn surplus_response_reaches_no_other_client() {
     host.assert_no_request_lost();
 }
 
-/// A response that is not streamed is complete only at its first byte, so its limit is the deadline.
+/// A response that is not streamed is complete only at its first byte, so its limit is the
+/// deadline.
 #[test]
 fn plain_response_is_limited_by_the_deadline_alone() {
     let engine = HostileEngine::start(|_, stream| {

@@ -146,19 +146,6 @@ fn idle_connections_do_not_use_up_descriptors() {
 }
 
 #[test]
-fn half_closing_client_gets_its_answer() {
-    let host = one_lane(&[]);
-    let body = chat("a", json!({})).to_string();
-    let mut client = RawClient::connect(host.port);
-    client.send(request_head(CHAT, body.len(), ""));
-    client.send(&body);
-    client.finish_sending();
-    let response = client.read_response(SOON);
-    assert_eq!(response.status(), Some(200), "{}", response.text());
-    host.assert_no_request_lost();
-}
-
-#[test]
 fn name_that_is_not_utf8_gets_a_json_error() {
     let host = one_lane(&[]);
     let mut client = RawClient::connect(host.port);

@@ -1,7 +1,7 @@
 //! Clients that send and read bytes, and stop in the middle.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -81,11 +81,6 @@ impl RawClient {
     /// Sends bytes; returns false if the server has closed the connection.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).is_ok()
-    }
-
-    /// Ends the sending side of the connection.
-    pub fn finish_sending(&mut self) {
-        self.stream.shutdown(Shutdown::Write).ok();
     }
 
     /// Reads until the server closes the connection, for at most `timeout`.

@@ -297,6 +297,7 @@ impl ResponseBody {
 }
 
 /// Uses about half of a processor for this time, in the background.
+#[expect(clippy::disallowed_methods, reason = "the engine computes for a given time")]
 fn compute(time: Duration) {
     let end = std::time::Instant::now() + time;
     std::thread::spawn(move || {
