@@ -48,6 +48,12 @@ pub trait Advisor: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Returns true if the advice may depend on the lanes' cached tokens. If false, callers need
+    /// not estimate them.
+    fn uses_cached_tokens(&self) -> bool {
+        true
+    }
+
     /// Returns true if [`Advisor::recover`] may return anything but [`Recovery::Planned`].
     fn has_recovery(&self) -> bool {
         false
@@ -83,6 +89,10 @@ impl<A: Advisor> Advisor for Arc<A> {
         self.as_ref().chain()
     }
 
+    fn uses_cached_tokens(&self) -> bool {
+        self.as_ref().uses_cached_tokens()
+    }
+
     fn has_recovery(&self) -> bool {
         self.as_ref().has_recovery()
     }
@@ -115,5 +125,9 @@ pub struct BuiltIn;
 impl Advisor for BuiltIn {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Advised {
         Merge::new(fleet, facts.request.model()).finish(OnConflict::Refuse).into()
+    }
+
+    fn uses_cached_tokens(&self) -> bool {
+        false
     }
 }

@@ -13,13 +13,17 @@ impl World<'_> {
     /// Returns the fleet view for a request, with the estimates of its cached tokens.
     pub(super) fn fleet_view_for(&mut self, request: &Request) -> Arc<FleetView> {
         let view = self.fleet_view();
+        if !self.advisor.advisor().uses_cached_tokens() {
+            return view;
+        }
         let prompt = request.prompt_hashes(self.prefixes.hasher());
         self.prefixes.annotate(&view, request.model(), prompt, request.info().prompt_tokens)
     }
 
     /// The first byte of a response shows that the engine has processed the prompt.
     pub(super) fn prompt_served(&mut self, key: RequestKey) {
-        if let Some(request) = self.in_flight.get(key)
+        if self.advisor.advisor().uses_cached_tokens()
+            && let Some(request) = self.in_flight.get(key)
             && let (RequestStage::Leased(lease), None, Some(sent)) =
                 (request.stage, request.served, &request.sent)
         {
