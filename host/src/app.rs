@@ -1,5 +1,6 @@
 //! `pointsman serve`: builds the parts of the host, connects them, and runs them.
 
+use std::future::Future;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use pointsman_domain::PlanLimits;
 use pointsman_files::write_atomic;
-use pointsman_fleet::{Fleet, FleetMetrics, FleetTasks};
+use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
     ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, Settings,
     raise_descriptor_limit,
@@ -27,7 +28,7 @@ use crate::cli::Serve;
 use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
 use crate::startup::EarlyConnections;
-use crate::{admin, facts, memory, service_manager, shutdown, state, telemetry};
+use crate::{admin, facts, inherited, memory, service_manager, shutdown, state, telemetry};
 use pointsman_config::Config;
 
 /// Stack size of a worker thread in bytes. A policy can use 512 KiB of it, on top of the frames of
@@ -77,13 +78,8 @@ async fn run(
     let policy_metrics = PolicyMetrics::register(&mut registry);
     let mut early = EarlyConnections::default();
     let load = load_policies(&config.policies, policy_metrics);
-    let policies = tokio::select! {
-        loaded = early.serve_while(&listener, load) => loaded?,
-        signal = signals.stop() => {
-            tracing::info!(event = "start_aborted", signal, "stopped while policies were loaded");
-            return Ok(());
-        }
-    };
+    let mut step = Step { early: &mut early, listener: &listener, signals: &mut signals };
+    let Some(policies) = step.finish("policies were loaded", load).await? else { return Ok(()) };
 
     let operators = admin::open(&config.admin).await?;
     let gateway_metrics = GatewayMetrics::register(&mut registry);
@@ -91,7 +87,10 @@ async fn run(
     let records =
         records.map(|records| Recorder::start(records, RecordMetrics::register(&mut registry)));
     let (recorder, records) = records.transpose()?.unzip();
-    let (fleet, fleet_tasks) = start_fleet(&config, options, &mut registry)?;
+    let spec = fleet_spec(&config, options);
+    let opened = step.finish("engines of an earlier host were ended", open_state(&spec)).await?;
+    let Some(state_dir) = opened else { return Ok(()) };
+    let (fleet, fleet_tasks) = start_fleet(&spec, state_dir, &mut registry);
     policies.attach(fleet_link(&fleet));
     let reloader = Reloader::start(&options.config, &config.policies, Arc::clone(&policies))
         .context("failed to spawn the reload thread")?;
@@ -139,6 +138,31 @@ async fn run(
         records,
     };
     shutdown::run(running, signals).await
+}
+
+/// What goes on during a step of the start that takes long.
+struct Step<'a> {
+    early: &'a mut EarlyConnections,
+    listener: &'a TcpListener,
+    signals: &'a mut Signals,
+}
+
+impl Step<'_> {
+    /// Answers clients until `work` is done, and returns its result; `None` if a signal stops the
+    /// host before that. `name` says for the log what was done.
+    async fn finish<T>(
+        &mut self,
+        name: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<Option<T>> {
+        tokio::select! {
+            done = self.early.serve_while(self.listener, work) => done.map(Some),
+            signal = self.signals.stop() => {
+                tracing::info!(event = "start_aborted", signal, "stopped while {name}");
+                Ok(None)
+            }
+        }
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
@@ -206,11 +230,20 @@ fn fleet_link(fleet: &Fleet) -> FleetLink {
     }
 }
 
-fn start_fleet(
-    config: &Config,
-    options: &Serve,
-    registry: &mut Registry,
-) -> Result<(Fleet, FleetTasks)> {
+/// Opens the state directory and ends the engines that an earlier host left running, on a blocking
+/// thread: that takes some seconds. Logs what it finds. Before the first load, so that the memory
+/// of old engines is free.
+async fn open_state(spec: &FleetSpec) -> Result<StateDir> {
+    let (dir, watchdog) = (spec.state_dir.clone(), spec.watchdog.clone());
+    let open = move || -> Result<StateDir> {
+        let state_dir = StateDir::open(dir.as_deref(), watchdog.as_deref())?;
+        state_dir.sweep();
+        Ok(state_dir)
+    };
+    tokio::task::spawn_blocking(open).await.context("failed to open the state directory")?
+}
+
+fn fleet_spec(config: &Config, options: &Serve) -> FleetSpec {
     let mut spec = config.fleet.clone();
     spec.machine = options.machine.clone();
     match std::env::current_exe() {
@@ -220,10 +253,21 @@ fn start_fleet(
                 watchdog")
         }
     }
+    for warning in inherited::warnings(&spec) {
+        tracing::warn!("{warning}");
+    }
+    spec
+}
+
+fn start_fleet(
+    spec: &FleetSpec,
+    state_dir: StateDir,
+    registry: &mut Registry,
+) -> (Fleet, FleetTasks) {
     let names: Vec<(String, u32)> =
         spec.lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
     let metrics = FleetMetrics::register(registry, &names);
-    Ok(Fleet::start(&spec, &metrics)?)
+    Fleet::start_with(spec, &metrics, state_dir)
 }
 
 /// Writes the port file, of which a process that waits for it never reads half.

@@ -17,7 +17,8 @@ pub(crate) fn from_case(case: &CaseRequest) -> Result<Facts, FactsError> {
             parsed.ok_or_else(|| format!("`{name}: {value}` is not a valid header"))?;
         headers.insert(name, value);
     }
-    let head = Head { id: "case".into(), tenant: case.tenant.clone(), headers };
+    let tenant = case.tenant.clone();
+    let head = Head { id: "case".into(), tenant, headers, ..Head::default() };
     let body = case.body.get().to_owned().into();
     let request = Request::parse(case.endpoint, body, head)?;
     Ok(Facts {

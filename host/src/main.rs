@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod facts;
 mod import;
+mod inherited;
 mod memory;
 mod output;
 mod policy;
@@ -36,7 +37,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let success = |()| ExitCode::SUCCESS;
     let result = match cli.command {
-        Command::Serve(serve) => app::serve(&serve).map(success),
+        Command::Serve(serve) => {
+            memory::configure();
+            app::serve(&serve).map(success)
+        }
         Command::Check(check) => check::check(&check).map(success),
         Command::Policy(command) => policy::policy(command),
         Command::Simulate(options) => simulate::simulate(&options),

@@ -1,5 +1,6 @@
-//! Answers clients while the host starts: loading policies may take minutes, in which an
-//! orchestrator must not take the host for dead, nor a load balancer for ready.
+//! Answers clients while the host starts: loading policies may take minutes, and ending the engines
+//! of an earlier host some seconds, in which an orchestrator must not take the host for dead, nor a
+//! load balancer for ready.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -88,7 +89,7 @@ fn response(path: &str) -> Response<Full<Bytes>> {
         ),
         _ => {
             let error = ErrorBody {
-                message: "The router is starting: its policies are being loaded.".to_owned(),
+                message: "The router is starting.".to_owned(),
                 kind: "server_error",
                 param: None,
                 code: Some("starting".to_owned()),

@@ -5,9 +5,9 @@ use pointsman_config::Config;
 use pointsman_files::{FolderError, check_writable, create_private};
 
 /// Creates the state directory and checks that only this user can write to it. If the default
-/// directory cannot be written, as in a container with a read-only root, the configuration is
-/// changed to work without one: engines are only tracked in memory, versions of policies are not
-/// stored, and there is no admin socket.
+/// directory cannot be written, as in a container with a read-only root or with a folder of root,
+/// the configuration is changed to work without one: engines are only tracked in memory, versions
+/// of policies are not stored, and there is no admin socket.
 ///
 /// # Errors
 /// If the directory of the configuration cannot be used, or other users can write to any of them.
@@ -18,6 +18,8 @@ pub(crate) fn prepare(config: &mut Config) -> Result<()> {
     };
     let is_unwritable = match &error {
         FolderError::Io { .. } | FolderError::NotAFolder(_) => true,
+        // As a container's image or runtime creates it. Root has no need to attack.
+        FolderError::ForeignOwner { owner: 0, .. } => true,
         // An attacker may have prepared it.
         FolderError::ForeignLink { .. }
         | FolderError::ForeignOwner { .. }
@@ -41,7 +43,7 @@ pub(crate) fn prepare(config: &mut Config) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
     use super::*;
 
@@ -70,6 +72,20 @@ mod tests {
         prepare(&mut config).unwrap();
         assert_eq!((&config.fleet.state_dir, &config.admin.socket), (&None, &None));
         assert_eq!(config.policies.chain.store, None);
+    }
+
+    /// The tests may run as root, whose own folder this is.
+    #[test]
+    fn default_directory_of_root_is_not_used() {
+        for (state, is_default) in [("", true), ("[state]\ndir = \"/usr\"\n", false)] {
+            let (dir, mut config) = config(state);
+            if fs::metadata(dir.path()).unwrap().uid() == 0 {
+                continue;
+            }
+            config.fleet.state_dir = Some("/usr".into());
+            assert_eq!(prepare(&mut config).is_ok(), is_default);
+            assert_eq!(config.fleet.state_dir.is_none(), is_default);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use pointsman_fleet::{
     Gpu, GroupSpec, LaneContext, LaneSpec, Machine, Pool, Residency, format_size,
 };
 
-use crate::shutdown;
+use crate::{inherited, shutdown};
 use pointsman_config::{Config, format_duration, format_pool};
 
 /// Maximum number of on-demand lanes in a group for which all sets are enumerated (2^16 at most).
@@ -24,6 +24,7 @@ pub(super) fn lines(
     if let Some(dir) = &fleet.state_dir {
         lines.push(format!("state directory: {}", dir.display()));
     }
+    lines.extend(inherited::warnings(fleet).iter().map(|warning| format!("warning: {warning}")));
     let gpus = machine.gpus();
     for (index, group) in fleet.groups.iter().enumerate() {
         let members: Vec<(&LaneSpec, &String)> = fleet

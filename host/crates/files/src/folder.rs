@@ -28,7 +28,11 @@ pub enum FolderError {
         owner: u32,
     },
     /// Another user owns the folder.
-    #[error("{} is owned by another user (id {owner})", path.display())]
+    #[error(
+        "{} is owned by another user (id {owner}); use a folder below it, which the host creates \
+         itself, or run chown",
+        path.display()
+    )]
     ForeignOwner {
         /// The folder.
         path: PathBuf,
@@ -36,7 +40,12 @@ pub enum FolderError {
         owner: u32,
     },
     /// Other users may write to the folder.
-    #[error("{} is writable by other users; run chmod go-w", path.display())]
+    #[error(
+        "{} is writable by other users; use a folder below it, which the host creates itself, or \
+         run chmod go-w (a Kubernetes volume with fsGroup also needs fsGroupChangePolicy: \
+         OnRootMismatch)",
+        path.display()
+    )]
     Writable {
         /// The folder.
         path: PathBuf,

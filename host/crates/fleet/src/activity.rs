@@ -140,6 +140,16 @@ impl InFlightGuard {
         self.set(Phase::Client);
     }
 
+    /// Records that something which is not data waits for the client: comments. Returns true if the
+    /// request waited for the engine until then. Before the first data it still does.
+    pub(crate) fn passed_on(&mut self) -> bool {
+        let waited = self.phase == Phase::Data;
+        if waited {
+            self.set(Phase::Client);
+        }
+        waited
+    }
+
     /// Records that the client waits for more data. Returns true if it has just taken what had
     /// arrived.
     pub(crate) fn wants_data(&mut self) -> bool {
@@ -204,12 +214,16 @@ mod tests {
         let counts = |first_data, data, client| InFlight { first_data, data, client };
         assert_eq!(activity.in_flight(), counts(2, 0, 0));
         // Until data has arrived, a request waits for the first data, however often it is polled.
-        assert!(!first.wants_data());
+        assert!(!first.wants_data() && !first.passed_on());
         assert_eq!(activity.in_flight(), counts(2, 0, 0));
         first.received();
         assert_eq!((activity.in_flight(), activity.received()), (counts(1, 0, 1), 1));
         assert!(first.wants_data());
         assert_eq!(activity.in_flight(), counts(1, 1, 0));
+        // A comment waits for the client like data, but it does not count as progress.
+        assert!(first.passed_on() && !first.passed_on());
+        assert_eq!((activity.in_flight(), activity.received()), (counts(1, 0, 1), 1));
+        assert!(first.wants_data());
         let traffic = activity.traffic();
         drop(second);
         assert_eq!((activity.in_flight(), activity.received()), (counts(0, 1, 0), 1));

@@ -99,8 +99,8 @@ pub struct FleetTasks {
 
 impl Fleet {
     /// Starts all lanes: ends the engines that an earlier host left running, and loads the lanes
-    /// that are to be loaded. Returns while the engines are starting. Must be called within a
-    /// runtime, on a thread that lives as long as the host.
+    /// that are to be loaded. Blocks while it ends them, and returns while the new ones are
+    /// starting. Must be called within a runtime, on a thread that lives as long as the host.
     ///
     /// # Errors
     /// Returns an error if the state directory cannot be used or is in use by another host.
@@ -111,6 +111,16 @@ impl Fleet {
         let state_dir = StateDir::open(spec.state_dir.as_deref(), spec.watchdog.as_deref())?;
         // Logs what it finds. Before the first load, so that the memory of old engines is free.
         state_dir.sweep();
+        Ok(Self::start_with(spec, metrics, state_dir))
+    }
+
+    /// Starts all lanes like [`Fleet::start`], with a state directory that has been opened and
+    /// [swept](StateDir::sweep) before: that blocks for some seconds.
+    pub fn start_with(
+        spec: &FleetSpec,
+        metrics: &Arc<FleetMetrics>,
+        state_dir: StateDir,
+    ) -> (Self, FleetTasks) {
         let topology = Arc::new(Topology::new(1, spec.lanes.iter().map(LaneSpec::info).collect()));
         let first = FleetView::idle(Arc::clone(&topology), LaneState::Starting);
         let (view_sender, view) = watch::channel(Arc::new(first));
@@ -169,7 +179,7 @@ impl Fleet {
         actors.spawn(actor.run(messages));
         let tasks = FleetTasks { mailbox: mailbox.clone(), supervisors, _actor: actors, stop };
         let statuses = statuses.into();
-        Ok((Self { mailbox, view, statuses, prefixes, tickets: Arc::default(), started }, tasks))
+        (Self { mailbox, view, statuses, prefixes, tickets: Arc::default(), started }, tasks)
     }
 
     /// Returns the current state of the lanes.

@@ -73,13 +73,18 @@ pub(crate) struct Progress {
     /// Time without any sign of life while requests waited for the engine that it should have
     /// served.
     silent: Duration,
-    /// Time without progress while requests waited for the engine.
+    /// Time without progress while requests waited for the engine, also earlier ones: a hung engine
+    /// may have a single client, which gives up and tries again.
     unproven: Duration,
+    /// Time since a request last waited for the engine. What an engine did before a long pause says
+    /// nothing about it now, and liveness probes have asked it meanwhile.
+    idle: Duration,
 }
 
 impl Progress {
     pub(crate) fn new(stall: Duration, evidence: Evidence) -> Self {
-        Self { stall, evidence, silent: Duration::ZERO, unproven: Duration::ZERO }
+        let zero = Duration::ZERO;
+        Self { stall, evidence, silent: zero, unproven: zero, idle: zero }
     }
 
     /// Returns true if the processor time of the engine is evidence, and worth measuring.
@@ -113,8 +118,13 @@ impl Progress {
     /// Judges what was seen since the last check.
     pub(crate) fn observe(&mut self, seen: &Observation) -> Option<Hang> {
         let step = seen.elapsed.min(MAX_STEP);
-        if seen.progressed || self.counted(seen) == 0 {
-            (self.silent, self.unproven) = (Duration::ZERO, Duration::ZERO);
+        let is_idle = self.counted(seen) == 0;
+        self.idle = if is_idle { self.idle + step } else { Duration::ZERO };
+        if seen.progressed || self.idle >= self.stall {
+            self.unproven = Duration::ZERO;
+        }
+        if seen.progressed || is_idle {
+            self.silent = Duration::ZERO;
             return None;
         }
         self.unproven += step;

@@ -17,6 +17,8 @@ use crate::activity::{Activity, is_data};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The endpoints whose responses begin with the id of the request.
 const PROVABLE_PATHS: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
+/// Length of the random part of an id.
+const RANDOM_DIGITS: usize = 16;
 /// Bytes of a response within which its id is expected.
 const MAX_BEFORE_ID: usize = 1024;
 
@@ -34,7 +36,7 @@ pub(crate) enum Reuse {
 /// Gives a request an id of the host's own for the engine, and returns it: the client's id, which
 /// other clients may have chosen too, followed by a random part.
 pub(crate) fn set_engine_id(headers: &mut HeaderMap) -> String {
-    let random = format!("{:016x}", RandomState::new().build_hasher().finish());
+    let random = format!("{:0RANDOM_DIGITS$x}", RandomState::new().build_hasher().finish());
     let id = match headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok()) {
         Some(id) => format!("{id}-{random}"),
         None => random,
@@ -52,6 +54,16 @@ pub(crate) fn names_other(headers: &HeaderMap, id: &str) -> bool {
     headers.get(&REQUEST_ID).is_some_and(|echoed| echoed.as_bytes() != id.as_bytes())
 }
 
+/// Returns true if the headers of a response name this request, which proves that it is its own.
+pub(crate) fn names_this(headers: &HeaderMap, id: &str) -> bool {
+    headers.get(&REQUEST_ID).is_some_and(|echoed| echoed.as_bytes() == id.as_bytes())
+}
+
+/// Returns true if the responses of this path begin with the id of their request.
+pub(crate) fn is_provable(path: &str) -> bool {
+    PROVABLE_PATHS.contains(&path)
+}
+
 /// The response does not belong to its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mismatch;
@@ -59,7 +71,9 @@ pub(crate) struct Mismatch;
 /// Looks for the id of a request at the beginning of its response.
 #[derive(Debug)]
 pub(crate) struct Proof {
-    id: String,
+    /// The random part of the id. What the client chose of it may have characters that JSON
+    /// escapes.
+    unique: String,
     /// Without the id, the response is not accepted.
     required: bool,
     activity: Arc<Activity>,
@@ -71,12 +85,13 @@ impl Proof {
     /// ids.
     pub(crate) fn new(
         path: &str,
-        id: String,
+        id: &str,
         required: bool,
         activity: &Arc<Activity>,
     ) -> Option<Self> {
-        PROVABLE_PATHS.contains(&path).then(|| Self {
-            id,
+        let unique = id.get(id.len().saturating_sub(RANDOM_DIGITS)..).unwrap_or(id);
+        is_provable(path).then(|| Self {
+            unique: unique.to_owned(),
             required,
             activity: Arc::clone(activity),
             held: BytesMut::new(),
@@ -93,7 +108,7 @@ impl Proof {
             return Ok((chunk, false));
         }
         self.held.extend_from_slice(&chunk);
-        let found = contains(&self.held, self.id.as_bytes());
+        let found = contains(&self.held, self.unique.as_bytes());
         if !found && self.held.len() < MAX_BEFORE_ID {
             return Ok((Bytes::new(), false));
         }
@@ -140,7 +155,7 @@ mod tests {
     use super::*;
 
     fn proof(required: bool, activity: &Arc<Activity>) -> Proof {
-        Proof::new("/v1/chat/completions", "abc-1".to_owned(), required, activity).unwrap()
+        Proof::new("/v1/chat/completions", "abc-1", required, activity).unwrap()
     }
 
     #[test]
@@ -154,7 +169,7 @@ mod tests {
         let all = chunk("data: {\"id\":\"chatcmpl-abc-1\"}");
         assert_eq!(proof.chunk(chunk("c-1\"}")), Ok((all, true)));
         assert!(activity.repeats_ids());
-        assert!(Proof::new("/v1/embeddings", String::new(), true, &activity).is_none());
+        assert!(Proof::new("/v1/embeddings", "", true, &activity).is_none());
     }
 
     #[test]
@@ -189,6 +204,20 @@ mod tests {
         assert!(id.starts_with("mine-") && first != id && second[REQUEST_ID] == *id);
         assert!(!names_other(&second, &id) && names_other(&headers, &id));
         assert!(!names_other(&HeaderMap::new(), &id));
-        assert_eq!(set_engine_id(&mut HeaderMap::new()).len(), 16);
+        assert!(names_this(&second, &id) && !names_this(&headers, &id));
+        assert!(!names_this(&HeaderMap::new(), &id));
+        assert_eq!(set_engine_id(&mut HeaderMap::new()).len(), RANDOM_DIGITS);
+    }
+
+    #[test]
+    fn id_that_json_escapes_is_found() {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, HeaderValue::from_static("a\"b\\c"));
+        let id = set_engine_id(&mut headers);
+        let activity = Arc::new(Activity::default());
+        let mut proof = Proof::new("/v1/completions", &id, true, &activity).unwrap();
+        let body = serde_json::json!({ "id": format!("cmpl-{id}-0") }).to_string();
+        let (passed, is_over) = proof.chunk(Bytes::from(body.clone())).unwrap();
+        assert!(is_over && passed == body.as_bytes());
     }
 }

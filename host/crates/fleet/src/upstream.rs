@@ -23,7 +23,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::activity::{InFlightGuard, Phase, is_data};
 use crate::driver::{Driver, Target};
-use crate::proof::{Mismatch, Proof, Reuse, names_other, set_engine_id};
+use crate::proof::{Mismatch, Proof, Reuse, is_provable, names_other, names_this, set_engine_id};
 use crate::spec::Timeouts;
 use crate::tls;
 
@@ -136,22 +136,24 @@ impl Upstream {
         if self.reuse != Reuse::Proven {
             return Ok((self.send(request, self.reuse == Reuse::Always).await?, None));
         }
-        let pooled = target.activity.repeats_ids();
-        let proof = |id| Proof::new(path, id, pooled, &target.activity);
+        let pooled = target.activity.repeats_ids() && is_provable(path);
         let retry = pooled.then(|| request.clone());
         let response = self.send(request, pooled).await?;
         if names_other(response.headers(), &id) {
             target.activity.distrust_ids();
             return Err(EngineError::WrongResponse);
         }
+        if response.status().is_success() {
+            return Ok((response, Proof::new(path, &id, pooled, &target.activity)));
+        }
         match retry {
-            // An error has no id, and might be that of an earlier request.
-            Some(mut request) if !response.status().is_success() => {
+            // The body of an error has no id. If its headers have none either, it might be that of
+            // an earlier request.
+            Some(mut request) if !names_this(response.headers(), &id) => {
                 drop(response);
                 set_engine_id(request.headers_mut());
                 Ok((self.send(request, false).await?, None))
             }
-            Some(_) | None if response.status().is_success() => Ok((response, proof(id))),
             Some(_) | None => Ok((response, None)),
         }
     }
@@ -254,6 +256,8 @@ pub struct EngineBody {
     idle_timeout: Duration,
     /// When data arrived last, or the client took it; comments of a stream do not count.
     last_data: Instant,
+    /// When a frame without data was passed on that the client has not taken yet.
+    passed_on: Option<Instant>,
     // Reset only when it fires, because a response can have thousands of frames.
     idle_timer: Pin<Box<Sleep>>,
     in_flight: InFlightGuard,
@@ -277,6 +281,7 @@ impl EngineBody {
             incoming,
             idle_timeout,
             last_data: Instant::now(),
+            passed_on: None,
             idle_timer: Box::pin(tokio::time::sleep(idle_timeout)),
             in_flight,
             proof,
@@ -296,6 +301,7 @@ impl EngineBody {
     /// Records that data of the response has arrived.
     pub fn report_data(&mut self) {
         self.last_data = Instant::now();
+        self.passed_on = None;
         self.in_flight.received();
     }
 
@@ -324,6 +330,8 @@ impl EngineBody {
         };
         if !self.reader_reports && is_data(&data) {
             self.report_data();
+        } else if self.in_flight.passed_on() {
+            self.passed_on = Some(Instant::now());
         }
         let Some(proof) = &mut self.proof else { return Some(Ok(Frame::data(data))) };
         let checked = proof.chunk(data).map_err(wrong).map(|(data, is_over)| {
@@ -357,7 +365,11 @@ impl Body for EngineBody {
         }
         if this.in_flight.wants_data() {
             // The client may have taken its time.
-            this.last_data = Instant::now();
+            let now = Instant::now();
+            this.last_data = match this.passed_on.take() {
+                Some(passed_on) => this.last_data + now.duration_since(passed_on),
+                None => now,
+            };
         }
         if this.hung.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(EngineError::Hung)));

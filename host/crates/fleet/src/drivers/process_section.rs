@@ -11,7 +11,8 @@ use crate::launch::{HOST, Launch};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-/// Reads how a process is run. `start_timeout` and `stop_grace` are the defaults.
+/// Reads how a process is run. `start_timeout` and `stop_grace` are the defaults. The caller passes
+/// the command to [`allow_foreign_listener`] when it has read it.
 pub(super) fn read_run(
     section: &Section<'_>,
     folder: &Path,
@@ -42,6 +43,24 @@ pub(super) fn read_run(
     };
     backoff.report_unknown();
     spec
+}
+
+/// Turns the check of the listener off for an engine in a container, unless the file sets it: its
+/// port is held by a process of the container runtime.
+pub(super) fn allow_foreign_listener(
+    section: &Section<'_>,
+    command: &[String],
+    run: &mut ProcessSpec,
+) {
+    if is_container(command) && !section.has("check-listener") {
+        run.check_listener = false;
+    }
+}
+
+/// Returns true if the program of a command is a container tool.
+pub(super) fn is_container(command: &[String]) -> bool {
+    let name = command.first().map(|word| word.rsplit('/').next().unwrap_or(word));
+    matches!(name, Some("docker" | "podman" | "nerdctl"))
 }
 
 /// Reads a command from the file. `{port}` must be in the command or its environment unless the
@@ -106,4 +125,23 @@ pub(super) fn fill(
         directory: run.directory.clone(),
     };
     Prepared { launch, warnings: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_container;
+
+    #[test]
+    fn container_tools_are_recognized_with_or_without_their_path() {
+        for (program, expected) in [
+            ("docker", true),
+            ("/usr/bin/podman", true),
+            ("nerdctl", true),
+            ("vllm", false),
+            ("docker/server", false),
+        ] {
+            assert_eq!(is_container(&[program.to_owned(), "run".to_owned()]), expected);
+        }
+        assert!(!is_container(&[]));
+    }
 }

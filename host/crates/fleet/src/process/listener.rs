@@ -3,8 +3,9 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 use procfs_core::net::{TcpNetEntries, TcpNetEntry, TcpState};
 use procfs_core::process::FDTarget;
@@ -15,7 +16,7 @@ use super::proc::TICKS_PER_SECOND;
 /// Returns true if the sockets that a connection to the loopback address and `port` reaches belong
 /// to one of these processes, and false if there is none, or another process holds one of them.
 /// Returns `None` if that cannot be read: without `/proc`, or if a process of the engine runs as
-/// another user.
+/// another user. The kernel may then refuse to list its files, or only to show what each one is.
 pub(super) fn is_held_by(pids: &[u32], port: u16) -> Option<bool> {
     let sockets = listening(&entries()?, port);
     if sockets.is_empty() {
@@ -25,19 +26,34 @@ pub(super) fn is_held_by(pids: &[u32], port: u16) -> Option<bool> {
     let mut all_read = true;
     for pid in pids {
         match std::fs::read_dir(format!("/proc/{pid}/fd")) {
-            Ok(files) => held.extend(files.flatten().filter_map(|file| {
-                match std::fs::read_link(file.path()).ok()?.to_str()?.parse() {
-                    Ok(FDTarget::Socket(inode)) => Some(inode),
-                    Ok(_) | Err(_) => None,
+            Ok(files) => {
+                for file in files.flatten() {
+                    match std::fs::read_link(file.path()) {
+                        Ok(target) => held.extend(socket(&target)),
+                        Err(error) => all_read &= !is_denied(&error),
+                    }
                 }
-            })),
-            Err(error) => all_read &= error.kind() != std::io::ErrorKind::PermissionDenied,
+            }
+            Err(error) => all_read &= !is_denied(&error),
         }
     }
     match sockets.iter().all(|socket| held.contains(socket)) {
         true => Some(true),
         false => all_read.then_some(false),
     }
+}
+
+/// Returns the inode of a socket that a link in `/proc/PID/fd` leads to.
+fn socket(target: &Path) -> Option<u64> {
+    match target.to_str()?.parse() {
+        Ok(FDTarget::Socket(inode)) => Some(inode),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Returns true if something of a process exists, and must not be read.
+fn is_denied(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 /// Returns the inodes of the sockets that accept connections to the loopback address and `port`:
@@ -95,6 +111,15 @@ mod tests {
             drop(listener);
             assert_eq!(is_held_by(&[me], port), Some(false), "{address}");
         }
+    }
+
+    #[test]
+    fn links_that_must_not_be_read_are_told_from_closed_files() {
+        assert_eq!(socket(Path::new("socket:[17]")), Some(17));
+        assert_eq!(socket(Path::new("/dev/null")), None);
+        assert!(is_denied(&io::ErrorKind::PermissionDenied.into()));
+        // The file was closed, or the process has ended, since the folder was read.
+        assert!(!is_denied(&io::ErrorKind::NotFound.into()));
     }
 
     #[test]

@@ -41,11 +41,15 @@ impl ProcessObserver {
     }
 
     /// Returns true if the engine's processes listen on the port of the loopback address, and no
-    /// other process does; `None` if that cannot be read.
+    /// other process does; `None` if that cannot be read, or if no process of the engine is visible
+    /// (`/proc` mounted with `hidepid`).
     pub(crate) async fn listens_on(&self, port: u16) -> Option<bool> {
         let listens = move |observer: &mut Observer| {
             let found = observer.tracker.scan();
             let pids: Vec<u32> = found.iter().map(|process| process.id.pid).collect();
+            if pids.is_empty() {
+                return None;
+            }
             listener::is_held_by(&pids, port)
         };
         self.blocking(listens).await.flatten()

@@ -80,6 +80,30 @@ fn progress_begins_the_silence_anew() {
 }
 
 #[test]
+fn hung_engine_whose_only_client_tries_again_is_found() {
+    let mut progress = Progress::new(STALL, VLLM);
+    let hang = (1..=3600).find_map(|second| {
+        // The client gives up after 5 minutes, and pauses for 10 s.
+        let in_flight = if second % 310 < 300 { PROMPT } else { InFlight::default() };
+        progress.observe(&seen(in_flight, None))
+    });
+    assert_eq!(hang, Some(Hang { requests: 1, idle: 10 * STALL }));
+}
+
+#[test]
+fn engine_that_was_idle_is_not_judged_by_what_was_before() {
+    let mut progress = Progress::new(STALL, VLLM);
+    for _ in 0..10 {
+        for _ in 0..1199 {
+            assert_eq!(progress.observe(&seen(PROMPT, None)), None);
+        }
+        for _ in 0..120 {
+            assert_eq!(progress.observe(&seen(InFlight::default(), None)), None);
+        }
+    }
+}
+
+#[test]
 fn pause_of_the_host_is_not_silence_of_the_engine() {
     let mut progress = Progress::new(STALL, VLLM);
     let pause = Observation { elapsed: Duration::from_secs(3600), ..seen(STREAM, None) };

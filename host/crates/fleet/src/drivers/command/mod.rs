@@ -5,7 +5,7 @@ use std::time::Duration;
 use pointsman_domain::EngineKind;
 use pointsman_settings::Section;
 
-use super::process_section::{SECOND, fill, read_command_line, read_run};
+use super::process_section::{SECOND, allow_foreign_listener, fill, read_command_line, read_run};
 use crate::driver::{
     Description, Driver, DriverInfo, EngineConfig, LaneBasics, LaneContext, LaneDefaults, Prepared,
 };
@@ -25,7 +25,10 @@ pub static DRIVER: DriverInfo = DriverInfo {
 fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
     let example = "command = [\"python3\", \"server.py\", \"--port\", \"{port}\"]";
     let command_line = read_command_line(section, example);
-    let run = read_run(section, lane.folder, 120 * SECOND, 10 * SECOND);
+    let mut run = read_run(section, lane.folder, 120 * SECOND, 10 * SECOND);
+    if let Some(command_line) = &command_line {
+        allow_foreign_listener(section, &command_line.command, &mut run);
+    }
     let ready = section.string("ready").unwrap_or("/health");
     let is_path = ready.starts_with('/') && ready.bytes().all(|byte| byte.is_ascii_graphic());
     if !is_path {

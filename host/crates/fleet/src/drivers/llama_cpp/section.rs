@@ -4,7 +4,9 @@ use pointsman_settings::{Code, Section, missing};
 
 use super::LlamaCpp;
 use crate::driver::{EngineConfig, LaneBasics, Model};
-use crate::drivers::process_section::{SECOND, read_command_line, read_env, read_run};
+use crate::drivers::process_section::{
+    SECOND, allow_foreign_listener, read_command_line, read_env, read_run,
+};
 use crate::engine_spec::{CommandLine, ProcessSpec};
 use crate::footprint::Footprint;
 
@@ -24,7 +26,7 @@ const RESERVED_FLAGS: [(&str, &str); 10] = [
 ];
 
 pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
-    let run = read_run(section, lane.folder, 120 * SECOND, 10 * SECOND);
+    let mut run = read_run(section, lane.folder, 120 * SECOND, 10 * SECOND);
     if !section.has("command") {
         return read_llama_server(section, lane, run);
     }
@@ -34,15 +36,16 @@ pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<Engin
             section.error_at(key, Code::Conflict.with(message));
         }
     }
-    let command_line = read_command_line(section, "model = \"model.gguf\"");
-    Some(EngineConfig::new(LlamaCpp { command_line: command_line?, run }))
+    let command_line = read_command_line(section, "model = \"model.gguf\"")?;
+    allow_foreign_listener(section, &command_line.command, &mut run);
+    Some(EngineConfig::new(LlamaCpp { command_line, run }))
 }
 
 /// Reads a llama-server whose command line the host builds.
 fn read_llama_server(
     section: &Section<'_>,
     lane: &LaneBasics<'_>,
-    run: ProcessSpec,
+    mut run: ProcessSpec,
 ) -> Option<EngineConfig> {
     let mut command = section.strings("program").unwrap_or_else(|| vec!["llama-server".to_owned()]);
     if command.first().is_none_or(|word| word.trim().is_empty()) {
@@ -58,6 +61,7 @@ fn read_llama_server(
             ),
         );
     }
+    allow_foreign_listener(section, &command, &mut run);
     let model = section.string("model").filter(|model| !model.is_empty());
     let arguments = section.strings("arguments").unwrap_or_default();
     check_arguments(section, &arguments);

@@ -1,6 +1,7 @@
 //! The command line and the environment of a vLLM process.
 
 use super::settings::VllmSettings;
+use crate::drivers::process_section::is_container;
 
 /// Variables found in settings for vLLM that do not exist in `envs.py` of 0.32.0, and what to use
 /// instead.
@@ -79,11 +80,6 @@ pub fn command(
         );
     }
     Command { words: arguments(settings, listen), env: set, remove_env: remove, warnings }
-}
-
-fn is_container(program: &[String]) -> bool {
-    let name = program.first().map(|word| word.rsplit('/').next().unwrap_or(word));
-    matches!(name, Some("docker" | "podman" | "nerdctl"))
 }
 
 /// Builds the argument vector of `vllm serve`.

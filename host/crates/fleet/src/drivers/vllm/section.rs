@@ -7,7 +7,7 @@ use pointsman_settings::{Code, Section, format_duration};
 use super::settings::{GpuSelector, Permille, SettingProblem, VllmSettings};
 use super::{Vllm, need};
 use crate::driver::{ANY_NAME, EngineConfig, LaneBasics};
-use crate::drivers::process_section::read_run;
+use crate::drivers::process_section::{allow_foreign_listener, read_run};
 use crate::engine_spec::UnloadMode;
 
 /// The first load on a new type of GPU compiles kernels for many minutes.
@@ -17,7 +17,7 @@ const TEARDOWN: Duration = Duration::from_secs(25);
 
 pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
     let shutdown = section.duration("shutdown-timeout", Duration::from_secs(10));
-    let run = read_run(section, lane.folder, START_TIMEOUT, shutdown + TEARDOWN);
+    let mut run = read_run(section, lane.folder, START_TIMEOUT, shutdown + TEARDOWN);
     if run.stop_grace < shutdown {
         section.error_at(
             "stop-grace",
@@ -38,6 +38,7 @@ pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<Engin
     let strategy = section.choice("unload-mode", &strategies, UnloadMode::Restart);
     let model = section.required_string("model", "\"/models/coder-awq\"");
     let mut settings = read_settings(section, lane);
+    allow_foreign_listener(section, &settings.program, &mut run);
     settings.shutdown_timeout_s =
         u32::try_from(shutdown.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
     settings.sleep_mode = strategy != UnloadMode::Restart;
