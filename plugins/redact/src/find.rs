@@ -268,19 +268,26 @@ fn iban(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     if !has_prefix || !starts_at_boundary(bytes, at) {
         return None;
     }
-    let mut account: Vec<u8> = Vec::with_capacity(MAX_LENGTH);
+    // The check digits are valid (ISO 7064) if the number without the head, followed by the head,
+    // has the remainder 1. The remainder grows with the number, so each end costs a few steps.
+    let (mut length, mut remainder) = (0, 0);
     let (mut next, mut best) = (at, None);
-    while account.len() < MAX_LENGTH {
+    while length < MAX_LENGTH {
         match bytes.get(next) {
-            Some(byte) if byte.is_ascii_alphanumeric() => account.push(byte.to_ascii_uppercase()),
+            Some(byte) if byte.is_ascii_alphanumeric() => {
+                if length >= head.len() {
+                    remainder = append_to_remainder(remainder, *byte);
+                }
+                length += 1;
+            }
             Some(b' ') if bytes.get(next + 1).is_some_and(u8::is_ascii_alphanumeric) => {}
             _ => break,
         }
         next += 1;
-        if account.len() >= MIN_LENGTH
+        if length >= MIN_LENGTH
             && bytes[next - 1] != b' '
             && ends_at_boundary(bytes, next)
-            && has_valid_check_digits(&account)
+            && head.iter().fold(remainder, |all, byte| append_to_remainder(all, *byte)) == 1
         {
             best = Some(at..next);
         }
@@ -288,15 +295,13 @@ fn iban(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     best
 }
 
-/// Returns true if the check digits are valid (ISO 7064): with the first four characters moved to
-/// the end and letters read as numbers from 10, the remainder modulo 97 is 1.
-fn has_valid_check_digits(account: &[u8]) -> bool {
-    let rotated = account[4..].iter().chain(&account[..4]);
-    let remainder = rotated.fold(0u32, |remainder, byte| match byte {
-        b'0'..=b'9' => (remainder * 10 + u32::from(byte - b'0')) % 97,
-        letter => (remainder * 100 + u32::from(letter - b'A') + 10) % 97,
-    });
-    remainder == 1
+/// Returns the remainder modulo 97 of a number after a digit, or a letter that is read as a number
+/// from 10, is appended to it.
+fn append_to_remainder(remainder: u32, byte: u8) -> u32 {
+    match byte.to_ascii_uppercase() {
+        digit @ b'0'..=b'9' => (remainder * 10 + u32::from(digit - b'0')) % 97,
+        letter => (remainder * 100 + u32::from(letter.saturating_sub(b'A')) + 10) % 97,
+    }
 }
 
 /// Returns all occurrences of a word. If the word begins or ends with a letter or digit, the match

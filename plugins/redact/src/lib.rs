@@ -53,6 +53,9 @@ const MAX_EDIT_BYTES: usize = 200 << 10;
 const MAX_EDITS: usize = 32;
 /// Maximum number of elements of a list that are read one by one.
 const MAX_ELEMENTS: usize = 4096;
+/// Maximum reads of fields of one request. A prompt of so many small parts takes longer to scan
+/// than a call may take.
+const MAX_VISITS: usize = 10_000;
 /// Maximum depth of lists and objects that are read element by element.
 const MAX_DEPTH: usize = 8;
 
@@ -66,15 +69,15 @@ impl Policy for Redact {
 
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
         let masker = Masker { rules: &self.config.rules, mask: &self.config.mask };
-        let mut scan =
-            Scan { call, masker, edits: Vec::new(), counts: Counts::default(), unreadable: false };
+        let mut scan = Scan::new(call, masker, &self.config);
         for root in ROOTS {
             scan.visit(root, MAX_DEPTH);
+            if scan.is_decided() {
+                break;
+            }
         }
+        let too_many = scan.has_too_many_edits();
         let Scan { edits, counts, mut unreadable, .. } = scan;
-        let edit_bytes: usize =
-            edits.iter().map(|(pointer, json)| pointer.len() + json.len()).sum();
-        let too_many = edits.len() > MAX_EDITS || edit_bytes > MAX_EDIT_BYTES;
         unreadable |= too_many && self.config.action == Action::Rewrite;
         call.metrics.add("found", counts.total());
         call.metrics.add("unreadable", u64::from(unreadable));
@@ -144,20 +147,65 @@ fn reject_too_large() -> Advice {
 struct Scan<'a> {
     call: &'a Call<'a>,
     masker: Masker<'a>,
+    config: &'a Config,
     /// JSON Pointers and their new values.
     edits: Vec<(String, String)>,
+    edit_bytes: usize,
     counts: Counts,
+    /// Reads of fields that are left.
+    visits_left: usize,
     unreadable: bool,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    fn new(call: &'a Call<'a>, masker: Masker<'a>, config: &'a Config) -> Self {
+        Self {
+            call,
+            masker,
+            config,
+            edits: Vec::new(),
+            edit_bytes: 0,
+            counts: Counts::default(),
+            visits_left: MAX_VISITS,
+            unreadable: false,
+        }
+    }
+
+    fn has_too_many_edits(&self) -> bool {
+        self.edits.len() > MAX_EDITS || self.edit_bytes > MAX_EDIT_BYTES
+    }
+
+    /// Returns whether the rest of the prompt makes no difference.
+    fn is_decided(&self) -> bool {
+        (self.unreadable && self.config.unreadable != Unreadable::Pass)
+            || (self.has_too_many_edits() && self.config.action == Action::Rewrite)
+    }
+
+    fn edit(&mut self, pointer: &str, json: String) {
+        self.edit_bytes += pointer.len() + json.len();
+        self.edits.push((pointer.to_owned(), json));
+    }
+
+    /// Reads a field. After the maximum number of reads, all fields are absent.
+    fn read(&mut self, pointer: &str, max_bytes: u32) -> FieldValue {
+        if self.visits_left == 0 {
+            self.unreadable = true;
+            return FieldValue::Absent;
+        }
+        self.visits_left -= 1;
+        self.call.request.field(pointer, max_bytes)
+    }
+
     /// Scans a value, or its elements if it is too large to be read in one piece. Returns false if
-    /// the value does not exist.
+    /// the value does not exist, or nothing else has to be scanned.
     fn visit(&mut self, pointer: &str, depth: usize) -> bool {
-        match self.call.request.field(pointer, PIECE_BYTES) {
+        if self.is_decided() {
+            return false;
+        }
+        match self.read(pointer, PIECE_BYTES) {
             FieldValue::Absent => return false,
             FieldValue::Json(json) => match self.masker.json(&json, &mut self.counts) {
-                Ok(Some(masked)) => self.edits.push((pointer.to_owned(), masked)),
+                Ok(Some(masked)) => self.edit(pointer, masked),
                 Ok(None) => {}
                 Err(_) => self.unreadable = true,
             },
@@ -169,8 +217,8 @@ impl Scan<'_> {
 
     /// Scans the elements of a list or object, or a long string.
     fn descend(&mut self, pointer: &str, depth: usize) {
-        let has_key = |key: &str| {
-            let field = self.call.request.field(&format!("{pointer}/{key}"), 64);
+        let mut has_key = |key: &str| {
+            let field = self.read(&format!("{pointer}/{key}"), 64);
             !matches!(field, FieldValue::Absent)
         };
         if has_key("0") {
@@ -184,7 +232,7 @@ impl Scan<'_> {
             for key in TEXT_KEYS {
                 self.visit(&format!("{pointer}/{key}"), depth);
             }
-        } else {
+        } else if !self.is_decided() {
             self.scan_long_text(pointer);
         }
     }
@@ -216,8 +264,11 @@ impl Scan<'_> {
         let is_complete =
             !first.is_empty() && first.len() == text.floor_char_boundary(PIECE_BYTES as usize);
         self.unreadable |= !is_complete;
+        if self.is_decided() {
+            return;
+        }
         if let Some(masked) = self.masker.text(&text, &mut self.counts) {
-            self.edits.push((pointer.to_owned(), quote_json(&masked)));
+            self.edit(pointer, quote_json(&masked));
         }
     }
 }

@@ -211,6 +211,16 @@ fn unreadable_prompts_are_handled_as_configured() {
 }
 
 #[test]
+fn prompt_of_too_many_parts_is_unreadable() {
+    let parts = vec![json!({"type": "text", "text": "x"}); 3_000];
+    let message = json!({"role": "user", "content": parts});
+    let request = chat(&Value::from(vec![message; 4]));
+    assert_eq!(host().advise(&redact("{}"), &request).unwrap().reject.unwrap().status, 413);
+    let passed = host().advise(&redact(r#"{"unreadable": "pass"}"#), &request).unwrap();
+    assert!(passed.reject.is_none(), "{passed:?}");
+}
+
+#[test]
 fn prompt_with_too_many_matches_is_unreadable() {
     let message = json!({"role": "user", "content": format!("{} a@b.de", "word ".repeat(500))});
     let request = chat(&Value::from(vec![message; 40]));

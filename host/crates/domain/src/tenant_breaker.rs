@@ -2,8 +2,8 @@
 //! use by that tenant.
 //!
 //! Each tenant has a breaker, and all tenants share one. A breaker opens by the rate of faults
-//! within a window, and the shared one only if more than one tenant had faults. All requests
-//! without a tenant are those of one tenant.
+//! within a window, and the shared one only if tenants other than the one with the most faults had
+//! some as well. All requests without a tenant are those of one tenant.
 //!
 //! Time is an argument, so that a breaker works with any clock.
 
@@ -16,8 +16,11 @@ use self::window::Window;
 use crate::breaker::{Breaker, BreakerRules};
 
 /// Maximum tenants with counters of their own; further ones share those of requests without a
-/// tenant. A tenant takes about 300 bytes.
+/// tenant. A tenant takes about 500 bytes.
 const MAX_TENANTS: usize = 1024;
+/// Faults of tenants other than the one with the most faults, below which the shared breaker stays
+/// closed: a single one may be a coincidence.
+const MIN_OTHER_FAULTS: u32 = 2;
 
 /// When a [`TenantBreaker`] opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,14 +77,17 @@ pub struct TenantBreaker {
 /// The calls of some tenants, and the breaker that stops them.
 #[derive(Debug)]
 struct Guarded {
+    /// The calls since its breaker opened.
     calls: Window,
-    last_fault: Option<Duration>,
+    /// The calls since the shared breaker opened. Unused in the shared one.
+    shared: Window,
     breaker: Breaker,
 }
 
 impl Default for Guarded {
     fn default() -> Self {
-        Self { calls: Window::default(), last_fault: None, breaker: Breaker::new(&BACKOFF) }
+        let (calls, shared) = (Window::default(), Window::default());
+        Self { calls, shared, breaker: Breaker::new(&BACKOFF) }
     }
 }
 
@@ -99,7 +105,6 @@ impl Guarded {
         if !is_fault {
             return self.breaker.record_success().then_some(false);
         }
-        self.last_fault = Some(now);
         let (calls, faults) = self.calls.totals(now);
         let counts = self.breaker.is_open() || (may_open && rules.are_exceeded(calls, faults));
         let opened = counts && self.breaker.record_failure(now);
@@ -108,11 +113,6 @@ impl Guarded {
             self.calls = Window::default();
         }
         opened.then_some(true)
-    }
-
-    /// Returns whether it had a fault within the window.
-    fn is_faulting(&self, now: Duration) -> bool {
-        self.last_fault.is_some_and(|last| last + window::LENGTH > now)
     }
 }
 
@@ -160,11 +160,33 @@ impl TenantBreaker {
             Some(own) => own,
             None => &mut self.anonymous,
         };
-        let own_change = own.record(rules, now, is_fault, true);
-        let of_several = is_fault && self.faulting_tenants(now) > 1;
-        let all_change = self.all.record(rules, now, is_fault, of_several);
+        let own_was_open = own.breaker.is_open();
+        own.shared.add(now, is_fault);
         let change = |scope| move |opened| BreakerChange { scope, opened };
-        [own_change.map(change(scope)), all_change.map(change(BreakerScope::All))]
+        let own_change = own.record(rules, now, is_fault, true).map(change(scope));
+        if is_fault && own_was_open && self.all.breaker.is_open() {
+            // That this tenant still faults says nothing about the others.
+            self.all.breaker.abandon_probe(now);
+            return [own_change, None];
+        }
+        let of_several = is_fault && self.faults_of_others(now) >= MIN_OTHER_FAULTS;
+        let all_change = self.all.record(rules, now, is_fault, of_several);
+        if all_change == Some(true) {
+            let all = self.tenants.values_mut().chain([&mut self.anonymous]);
+            all.for_each(|tenant| tenant.shared = Window::default());
+        }
+        [own_change, all_change.map(change(BreakerScope::All))]
+    }
+
+    /// Records that a call for this tenant ended without a verdict: it does not count, and if it
+    /// was a probe, another one is admitted.
+    pub fn abandon(&mut self, tenant: Option<&str>, now: Duration) {
+        let own = match tenant.and_then(|tenant| self.tenants.get_mut(tenant)) {
+            Some(own) => own,
+            None => &mut self.anonymous,
+        };
+        own.breaker.abandon_probe(now);
+        self.all.breaker.abandon_probe(now);
     }
 
     /// Returns whether all tenants, or all requests without one, are stopped or probed.
@@ -200,9 +222,14 @@ impl TenantBreaker {
         }
     }
 
-    fn faulting_tenants(&self, now: Duration) -> usize {
+    /// Returns the faults within the window of all tenants but the one with the most faults.
+    fn faults_of_others(&self, now: Duration) -> u32 {
         let all = self.tenants.values().chain([&self.anonymous]);
-        all.filter(|tenant| tenant.is_faulting(now)).count()
+        let (sum, max) = all.fold((0u32, 0), |(sum, max), tenant| {
+            let (_, faults) = tenant.shared.totals(now);
+            (sum.saturating_add(faults), faults.max(max))
+        });
+        sum.saturating_sub(max)
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod schedule;
 pub(crate) mod shadow;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pointsman_domain::{
     Advice, Advised, Advisor, BuiltIn, ChainInfo, Facts, FailureReport, FleetView, Merge,
@@ -23,6 +24,7 @@ use crate::chain::queues::Queues;
 use crate::chain::shadow::ShadowJob;
 use crate::hook::Hook;
 use crate::version::call_error::CallError;
+use crate::version::pace::MAX_DEADLINE;
 use crate::version::{Version, policy_span};
 use pointsman_spec::OnError;
 
@@ -165,16 +167,22 @@ impl Advisor for Chain {
     }
 
     fn may_block(&self, facts: &Facts) -> bool {
+        if self.links.is_empty() {
+            return false;
+        }
+        let versions = || self.links.iter().filter_map(move |link| link.deciding(facts).ok());
+        let deadlines: Duration = versions().map(|version| version.config().limits.deadline).sum();
+        let is_long = deadlines > MAX_DEADLINE;
         facts.request.info().body_bytes > MAX_INLINE_BODY
-            || self
-                .links
-                .iter()
-                .filter_map(|link| link.deciding(facts).ok())
-                .any(|version| version.may_block())
+            || versions().any(|version| version.may_block(is_long))
     }
 
     fn chain(&self) -> Option<&Arc<ChainInfo>> {
         Some(&self.info)
+    }
+
+    fn uses_cached_tokens(&self) -> bool {
+        !self.links.is_empty()
     }
 
     fn has_recovery(&self) -> bool {

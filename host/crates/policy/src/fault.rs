@@ -11,6 +11,10 @@ pub enum Fault {
     /// The call exceeded its deadline, in CPU time.
     #[error("call did not finish within {} ms", .0.as_millis())]
     Timeout(Duration),
+    /// The thread did not get the CPU time of the deadline before the wall clock limit. Other work
+    /// preempted it, so the call does not count against the policy.
+    #[error("call did not get {} ms of CPU time before the wall clock limit", .0.as_millis())]
+    WallLimit(Duration),
     /// The guest exceeded its memory limit, in bytes.
     #[error("memory limit of {0} bytes exceeded")]
     Memory(u64),
@@ -44,13 +48,22 @@ impl Fault {
     }
 
     /// All values that [`Fault::kind`] returns.
-    pub(crate) const KINDS: [&str; 7] =
-        ["timeout", "memory", "output-too-large", "host-calls", "trap", "instantiate", "panic"];
+    pub(crate) const KINDS: [&str; 8] = [
+        "timeout",
+        "wall-limit",
+        "memory",
+        "output-too-large",
+        "host-calls",
+        "trap",
+        "instantiate",
+        "panic",
+    ];
 
     /// Returns the kind of this fault, which is a value of the metric labels `kind` and `result`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Timeout(_) => "timeout",
+            Self::WallLimit(_) => "wall-limit",
             Self::Memory(_) => "memory",
             Self::Output(_) => "output-too-large",
             Self::HostCalls(_) => "host-calls",

@@ -66,6 +66,8 @@ pub(crate) struct Version {
     pool: Pool<WarmInstance>,
     // One per hook: a policy whose `on-tick` fails still decides about requests.
     breakers: [Mutex<TenantBreaker>; 4],
+    /// False in the version that another one is compared with.
+    has_breakers: bool,
     tally: Tally,
     pace: Pace,
     // Only used while the version is a shadow.
@@ -98,6 +100,7 @@ impl Version {
             shared: Arc::new(Shared::new(reference, env, version_metrics)),
             pool: Pool::default(),
             breakers: std::array::from_fn(|_| Mutex::new(TenantBreaker::new(&BREAKER))),
+            has_breakers: true,
             tally: Tally::default(),
             pace: Pace::default(),
             comparison: Mutex::default(),
@@ -111,11 +114,12 @@ impl Version {
     }
 
     /// Creates the same version with a state and metrics of its own: its calls have no effect, and
-    /// are not counted.
+    /// are not counted. It has no breakers, because each call is compared by itself.
     pub(crate) fn fork_uncounted(&self) -> Self {
         let metrics = PolicyMetrics::register(&mut Registry::default());
         let (artifact, config) = (&self.artifact, Arc::clone(&self.config));
-        Self::new(&self.engine, artifact, config, &metrics, Arc::<State>::default())
+        let fork = Self::new(&self.engine, artifact, config, &metrics, Arc::<State>::default());
+        Self { has_breakers: false, ..fork }
     }
 
     /// Returns the component and its manifest.
@@ -154,9 +158,14 @@ impl Version {
     }
 
     /// Returns whether a call about a request may take longer than a thread that serves other
-    /// requests can be held.
-    pub(crate) fn may_block(&self) -> bool {
-        self.pace.may_be_slow(self.shared.clock.now(), self.config.limits.deadline)
+    /// requests can be held. `in_long_chain` is true if other versions are called as well, and all
+    /// their deadlines together are long.
+    pub(crate) fn may_block(&self, in_long_chain: bool) -> bool {
+        let now = self.shared.clock.now();
+        // Without an idle instance the call would create one.
+        self.pool.len() == 0
+            || self.pace.may_be_slow(now, self.config.limits.deadline)
+            || in_long_chain && self.pace.is_noticeable(now)
     }
 
     pub(crate) fn metrics(&self) -> &VersionMetrics {

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-/// The length of the window. The oldest second leaves it as a whole.
-pub(super) const LENGTH: Duration = Duration::from_secs(SECONDS as u64);
+/// The length of the window in seconds. The oldest second leaves it as a whole.
 const SECONDS: usize = 10;
 
 /// The calls of the last ten seconds.

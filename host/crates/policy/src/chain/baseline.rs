@@ -3,6 +3,7 @@
 //! version with requests that no version can handle.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pointsman_domain::{Facts, FailureReport, FleetView};
 
@@ -10,6 +11,7 @@ use crate::hook::Hook;
 use crate::version::Version;
 use crate::version::call_error::CallError;
 use crate::version::call_trace::CallTrace;
+use crate::version::config::VersionConfig;
 
 /// A version on probation, or a canary, with the version before.
 #[derive(Debug)]
@@ -52,8 +54,10 @@ impl Baseline {
 /// What can end a probation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Defect {
-    /// The call ended in a fault.
+    /// The call ended in a fault other than a timeout.
     Fault,
+    /// The call exceeded its deadline.
+    Timeout,
     /// The call exceeded its budget.
     Slow,
 }
@@ -65,10 +69,32 @@ impl Defect {
         call: &CallTrace,
         error: Option<&CallError>,
     ) -> Option<Self> {
-        if error.is_some_and(CallError::is_fault) {
-            return Some(Self::Fault);
+        match error {
+            Some(error) if error.is_preempted() => None,
+            Some(error) if error.is_timeout() => Some(Self::Timeout),
+            Some(error) if error.is_fault() => Some(Self::Fault),
+            Some(_) | None => (call.cpu_time > version.config().budget).then_some(Self::Slow),
         }
-        (call.cpu_time > version.config().budget).then_some(Self::Slow)
+    }
+
+    /// Returns whether it counts as a fault, and not as a slow call.
+    pub(crate) fn is_fault(self) -> bool {
+        match self {
+            Self::Fault | Self::Timeout => true,
+            Self::Slow => false,
+        }
+    }
+
+    /// Returns whether only the version with `config` has this defect, if the version before took
+    /// `before` for the same request. If both take almost as long, only one exceeds a limit by
+    /// chance.
+    fn is_own(self, config: &VersionConfig, before: Duration) -> bool {
+        let limit = match self {
+            Self::Fault => return true,
+            Self::Timeout => config.limits.deadline,
+            Self::Slow => config.budget,
+        };
+        before < limit / 2
     }
 }
 
@@ -86,6 +112,11 @@ pub(crate) struct BaselineJob {
 }
 
 impl BaselineJob {
+    /// Returns the size of the body that the job keeps in memory.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.facts.request.info().body_bytes
+    }
+
     /// Repeats the call, and counts it against the version on probation if the version before does
     /// better.
     pub(crate) fn run(self) {
@@ -103,11 +134,11 @@ impl BaselineJob {
             }
         };
         match result {
-            // With an open breaker the version before has had faults of its own.
+            // The version before has no breakers, so the last two do not occur.
             Err(CallError::Fault(_) | CallError::BreakerOpen | CallError::TenantBreakerOpen) => {}
             Ok(()) | Err(CallError::Policy(_)) => {
-                if defect == Defect::Fault || call.cpu_time <= before.config().budget {
-                    version.add_defect(defect == Defect::Fault);
+                if defect.is_own(version.config(), call.cpu_time) {
+                    version.add_defect(defect.is_fault());
                 }
             }
         }

@@ -83,7 +83,7 @@ impl Link {
                 queues.compare_baseline(baseline.job(defect, facts.clone(), fleet, failed));
             }
             // Without a version before, everything is the version's own.
-            _ => version.add_defect(defect == Defect::Fault),
+            _ => version.add_defect(defect.is_fault()),
         }
     }
 

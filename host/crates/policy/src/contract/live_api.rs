@@ -57,11 +57,12 @@ impl LiveApi {
         (max_bytes as usize).min(MAX_BYTES_PER_HOST_CALL).min(self.bytes_left)
     }
 
-    /// Counts a host call that may examine up to `max` bytes of the request. Returns the request,
-    /// unless the call exceeds the limit.
+    /// Counts a host call that may examine up to `max` bytes of the text of the request, without
+    /// images and other parts that are not text. Returns the request, unless the call exceeds the
+    /// limit.
     fn scan(&mut self, max: u64) -> Option<&dyn RequestView> {
-        let body_bytes = self.request()?.info().body_bytes;
-        self.charge(max.min(body_bytes));
+        let text_bytes = self.request()?.text_size();
+        self.charge(max.min(text_bytes));
         if self.scanned_bytes > MAX_SCANNED_BYTES { None } else { self.request() }
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use pointsman_domain::Outcome;
 
-use crate::chain::queues::{Inboxes, Job};
+use crate::chain::queues::{Inboxes, QueuedJob};
 use crate::limits::MAX_BATCH;
 
 /// The interval at which outcomes are delivered, ticks are checked and probations are evaluated.
@@ -49,7 +49,7 @@ pub(crate) fn start<H: Heartbeat + 'static>(
     Ok(())
 }
 
-fn run_jobs(jobs: &Receiver<Job>) {
+fn run_jobs(jobs: &Receiver<QueuedJob>) {
     // Threads that serve requests have priority. On Linux, `nice` only affects the calling thread.
     if let Err(error) = rustix::process::nice(SHADOW_NICENESS) {
         tracing::debug!(%error, "failed to lower the priority of the shadow thread");

@@ -45,13 +45,13 @@ pub struct Replayed<A> {
 }
 
 /// Returns whether the note of a recorded call stands for a transient failure, which a replay
-/// cannot reproduce: a timeout, an open breaker, or a failed instantiation.
+/// cannot reproduce: a timeout, preemption, an open breaker, or a failed instantiation.
 pub fn is_transient(note: &str) -> bool {
     // Records of earlier versions have no kind in front of the message.
     const LEGACY: [&str; 3] =
         ["it did not finish within ", "it is out of service ", "no instance of it can be made: "];
     let kind = note.split_once(": ").map_or("", |(kind, _)| kind);
-    matches!(kind, "timeout" | "breaker-open" | "instantiate")
+    matches!(kind, "timeout" | "wall-limit" | "breaker-open" | "instantiate")
         || LEGACY.iter().any(|prefix| note.starts_with(prefix))
 }
 
@@ -69,6 +69,7 @@ mod tests {
             CallError::BreakerOpen,
             CallError::TenantBreakerOpen,
             Fault::Timeout(Duration::from_millis(5)).into(),
+            Fault::WallLimit(Duration::from_millis(5)).into(),
             Fault::Instantiate(Arc::new(wasmtime::Error::msg("out of memory"))).into(),
         ];
         assert!(transient.iter().all(|error| is_transient(&error.to_note())), "{transient:?}");

@@ -82,7 +82,10 @@ pub(crate) fn guarded<G: Guest, T>(
     }
     match called {
         Ok(Ok(result)) => Ok(result),
-        Ok(Err(error)) => Err(classify(error, guest.store().data().memory.exceeded, limits)),
+        Ok(Err(error)) => {
+            let state = guest.store().data();
+            Err(classify(error, state.memory.exceeded, state.deadline, limits))
+        }
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             Err(Fault::Panic(
@@ -92,8 +95,18 @@ pub(crate) fn guarded<G: Guest, T>(
     }
 }
 
-fn classify(error: wasmtime::Error, memory_exceeded: bool, limits: CallLimits) -> Fault {
+/// Returns the fault that `error` stands for. `deadline` is that of the call, which ended on this
+/// thread.
+fn classify(
+    error: wasmtime::Error,
+    memory_exceeded: bool,
+    deadline: Option<Deadline>,
+    limits: CallLimits,
+) -> Fault {
     match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) if deadline.is_some_and(|deadline| !deadline.is_used_up()) => {
+            Fault::WallLimit(limits.deadline)
+        }
         Some(Trap::Interrupt | Trap::OutOfFuel) => Fault::Timeout(limits.deadline),
         None if error.is::<ScanLimitExceeded>() => Fault::HostCalls(MAX_SCANNED_BYTES),
         // Most guests trap shortly after a failed memory growth, so this comes before other traps.
@@ -157,8 +170,22 @@ mod tests {
             run.call(&mut store, ()).map(|(text,)| text.len())
         };
         assert_eq!(call(100).unwrap(), 100);
-        let fault = classify(call(99).unwrap_err(), false, limits);
+        let fault = classify(call(99).unwrap_err(), false, None, limits);
         assert!(matches!(fault, Fault::Output(99)), "{fault:?}");
+    }
+
+    #[test]
+    fn interrupted_call_with_cpu_time_left_was_preempted() {
+        let limits = CallLimits {
+            metering: Metering::Wall,
+            deadline: Duration::from_secs(60),
+            memory: 1 << 20,
+            output_bytes: 1 << 10,
+        };
+        let classified =
+            |deadline| classify(Trap::Interrupt.into(), false, Some(deadline), limits).kind();
+        assert_eq!(classified(Deadline::start(limits.deadline)), "wall-limit");
+        assert_eq!(classified(Deadline::start(Duration::ZERO)), "timeout");
     }
 
     /// Exports a function that counts down to zero.

@@ -52,24 +52,31 @@ impl CallError {
 
     /// Returns whether the call ended in a fault of the guest.
     pub(crate) fn is_fault(&self) -> bool {
-        matches!(self, Self::Fault(_))
+        matches!(self, Self::Fault(_)) && !self.is_preempted()
     }
 
-    fn is_timeout(&self) -> bool {
+    /// Returns whether the call ended because its thread got no CPU time, which says nothing about
+    /// the guest.
+    pub(crate) fn is_preempted(&self) -> bool {
+        matches!(self, Self::Fault(Fault::WallLimit(_)))
+    }
+
+    /// Returns whether the call exceeded its CPU time.
+    pub(crate) fn is_timeout(&self) -> bool {
         matches!(self, Self::Fault(Fault::Timeout(_)))
     }
 }
 
-/// Repeats a validation call while it times out, up to [`MAX_ATTEMPTS`] times. The CPU time of a
-/// call depends on caches and other threads of its core: a policy that really is too slow times out
-/// in every attempt.
+/// Repeats a validation call while it times out or is preempted, up to [`MAX_ATTEMPTS`] times. The
+/// CPU time of a call depends on caches and other threads of its core: a policy that really is too
+/// slow times out in every attempt.
 pub(crate) fn retry_on_timeout<T>(
     mut call: impl FnMut() -> Result<T, CallError>,
 ) -> Result<T, CallError> {
     let mut result = call();
     for _ in 1..MAX_ATTEMPTS {
         match &result {
-            Err(error) if error.is_timeout() => result = call(),
+            Err(error) if error.is_timeout() || error.is_preempted() => result = call(),
             _ => break,
         }
     }

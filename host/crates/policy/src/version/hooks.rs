@@ -2,6 +2,7 @@
 //! counted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pointsman_domain::{
     Advice, BreakerChange, BreakerScope, Facts, FailureReport, FleetView, Outcome, Recovery,
@@ -103,11 +104,7 @@ impl Version {
         let start = self.shared.clock.now();
         let request = current.request.clone();
         let tenant = request.as_deref().and_then(RequestView::tenant);
-        if let Err(scope) = self.breaker(hook).admit(tenant, start) {
-            let error = CallError::from(scope);
-            self.metrics().record_failure(hook, error.kind(), false);
-            return Err(error);
-        }
+        self.admit(hook, tenant, start)?;
         let mut used = TimeUsed::default();
         let result = self.call_instance(hook, current, trace, &mut used, call);
         match self.config.limits.metering {
@@ -119,6 +116,18 @@ impl Version {
         }
         self.count(hook, tenant, trace, result.as_ref().err());
         result
+    }
+
+    /// Returns an error, and counts it, if a breaker of this version stops the call.
+    fn admit(&self, hook: Hook, tenant: Option<&str>, now: Duration) -> Result<(), CallError> {
+        if !self.has_breakers {
+            return Ok(());
+        }
+        self.breaker(hook).admit(tenant, now).map_err(|scope| {
+            let error = CallError::from(scope);
+            self.metrics().record_failure(hook, error.kind(), false);
+            error
+        })
     }
 
     /// Takes an instance from the pool, or creates one, and calls it under its limits.
@@ -177,23 +186,44 @@ impl Version {
                 self.metrics().record_slow();
             }
         }
-        let is_fault = error.is_some_and(CallError::is_fault);
-        let changes = self.breaker(hook).record(tenant, now, is_fault);
-        for change in changes.into_iter().flatten() {
-            self.report_breaker(hook, tenant, change, error);
-        }
+        self.record_with_breaker(hook, tenant, now, error);
         match error {
             None => self.metrics().record_success(hook, trace.duration),
             Some(error) => {
-                if let CallError::Fault(fault) = error {
+                if let CallError::Fault(fault) = error
+                    && error.is_fault()
+                {
                     self.tally.add_fault(fault);
                     // Calls about requests are compared with the version before by the chain.
                     if matches!(hook, Hook::Complete | Hook::Tick) {
                         self.tally.add_own(true);
                     }
                 }
-                self.metrics().record_failure(hook, error.kind(), is_fault);
+                let has_fault_kind = matches!(error, CallError::Fault(_));
+                self.metrics().record_failure(hook, error.kind(), has_fault_kind);
             }
+        }
+    }
+
+    /// Counts the end of a call with the breaker of its hook, unless the call was preempted.
+    fn record_with_breaker(
+        &self,
+        hook: Hook,
+        tenant: Option<&str>,
+        now: Duration,
+        error: Option<&CallError>,
+    ) {
+        if !self.has_breakers {
+            return;
+        }
+        if error.is_some_and(CallError::is_preempted) {
+            self.breaker(hook).abandon(tenant, now);
+            return;
+        }
+        let is_fault = error.is_some_and(CallError::is_fault);
+        let changes = self.breaker(hook).record(tenant, now, is_fault);
+        for change in changes.into_iter().flatten() {
+            self.report_breaker(hook, tenant, change, error);
         }
     }
 

@@ -33,6 +33,7 @@ impl Version {
         let instance = created.map_err(|fault| match fault {
             Fault::Trap(cause) => Fault::Instantiate(cause),
             fault @ (Fault::Timeout(_)
+            | Fault::WallLimit(_)
             | Fault::Memory(_)
             | Fault::Output(_)
             | Fault::HostCalls(_)

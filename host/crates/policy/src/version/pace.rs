@@ -5,10 +5,12 @@ use std::time::Duration;
 
 /// Calls above this CPU time are slow.
 const MAX_FAST: Duration = Duration::from_millis(1);
+/// Calls above this CPU time are noticeable: several of them in a row are as long as a slow one.
+const MAX_UNNOTICED: Duration = Duration::from_micros(250);
 /// The time for which a version counts as slow after a slow call.
 const MEMORY: Duration = Duration::from_secs(10);
 /// Deadlines above this one are those of versions that may become slow without a warning.
-const MAX_DEADLINE: Duration = Duration::from_millis(20);
+pub(crate) const MAX_DEADLINE: Duration = Duration::from_millis(20);
 /// First calls, after which a version is known well enough.
 const FIRST_CALLS: u32 = 8;
 
@@ -19,6 +21,8 @@ pub(crate) struct Pace {
     calls: AtomicU32,
     /// In milliseconds of the version's clock.
     slow_until: AtomicU64,
+    /// In milliseconds of the version's clock.
+    noticeable_until: AtomicU64,
 }
 
 impl Pace {
@@ -35,6 +39,9 @@ impl Pace {
         if time > MAX_FAST {
             self.slow_until.store(millis(now + MEMORY), Ordering::Relaxed);
         }
+        if time > MAX_UNNOTICED {
+            self.noticeable_until.store(millis(now + MEMORY), Ordering::Relaxed);
+        }
     }
 
     /// Returns whether the next call may be slow.
@@ -42,6 +49,11 @@ impl Pace {
         deadline > MAX_DEADLINE
             || self.calls.load(Ordering::Relaxed) < FIRST_CALLS
             || millis(now) < self.slow_until.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether several calls like the latest ones in a row may be slow.
+    pub(crate) fn is_noticeable(&self, now: Duration) -> bool {
+        millis(now) < self.noticeable_until.load(Ordering::Relaxed)
     }
 }
 
@@ -53,6 +65,15 @@ fn millis(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_are_noticeable_until_they_get_faster() {
+        let (pace, second) = (Pace::default(), Duration::from_secs(1));
+        pace.record(second, MAX_UNNOTICED);
+        assert!(!pace.is_noticeable(second));
+        pace.record(second, MAX_UNNOTICED * 2);
+        assert!(pace.is_noticeable(second) && !pace.is_noticeable(second + MEMORY));
+    }
 
     #[test]
     fn version_is_fast_after_fast_calls_until_a_slow_one() {

@@ -1,7 +1,8 @@
 //! The deadline of a call, in CPU time of the thread that makes it.
 //!
 //! A thread that other work preempts does not use up its deadline, so a busy machine causes no
-//! faults. A far limit in wall clock time bounds how long a call holds its thread.
+//! faults. A far limit in wall clock time bounds how long a call holds its thread; a call that it
+//! ends was preempted, so that says nothing about the policy.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::wasm::engine::TICK;
 /// Wall clock time that a call may take, as a multiple of its deadline, but at least [`MIN_WALL`].
 const WALL_FACTOR: u32 = 10;
 /// Minimum wall clock limit, which is above the delays of an overloaded scheduler.
-const MIN_WALL: Duration = Duration::from_secs(1);
+const MIN_WALL: Duration = Duration::from_secs(3);
 
 /// The deadline of a running call.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +42,12 @@ impl Deadline {
             return None;
         }
         self.limit.checked_sub(self.cpu_used()).filter(|left| !left.is_zero())
+    }
+
+    /// Returns whether the CPU time is used up, and not only the wall clock limit. Called on the
+    /// thread that started the deadline.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.cpu_used() >= self.limit
     }
 
     /// Returns the CPU time since the start. Called on the thread that started the deadline.
@@ -79,6 +86,7 @@ mod tests {
             std::hint::spin_loop();
         }
         assert_eq!(deadline.left(), None);
+        assert!(deadline.is_used_up());
     }
 
     #[test]
@@ -86,6 +94,7 @@ mod tests {
         let start = Instant::now().checked_sub(MIN_WALL).unwrap();
         let deadline = Deadline { start, ..Deadline::start(Duration::from_millis(5)) };
         assert_eq!(deadline.left(), None);
+        assert!(!deadline.is_used_up());
         let longer = Deadline { limit: MIN_WALL / 4, ..deadline };
         assert!(longer.left().is_some(), "ten times the deadline");
     }
