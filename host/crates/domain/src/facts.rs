@@ -68,6 +68,11 @@ pub trait RequestView: Any + Send + Sync + fmt::Debug {
     /// Returns at most `max_bytes` of the text of message `index` from byte `offset`, shortened to
     /// character boundaries (see [`char_slice`]).
     fn text(&self, index: u32, offset: u64, max_bytes: usize) -> Cow<'_, str>;
+    /// Returns the number of bytes that a search through all texts reads at most. Callers charge
+    /// searches by it.
+    fn text_size(&self) -> u64 {
+        self.info().body_bytes
+    }
     /// Returns at most `max_bytes` raw bytes of the body from `offset`.
     fn bytes(&self, offset: u64, max_bytes: usize) -> &[u8];
     /// Returns true if the text of any message contains `needle`. `ignore_case` folds ASCII letters

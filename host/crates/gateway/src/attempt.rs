@@ -18,6 +18,10 @@ use crate::failure::AttemptError;
 use crate::request_tracker::RequestTracker;
 use crate::{headers, request_id};
 
+/// Maximum number of bytes of a stream that are held until its first event. An event that is
+/// longer than the observer parses counts as one long before.
+const MAX_HELD_BYTES: usize = 2 << 20;
+
 /// An engine's response, of which the first byte has arrived.
 #[derive(Debug)]
 pub(crate) struct EngineResponse {
@@ -146,10 +150,13 @@ async fn first_event(
         held.extend_from_slice(&watch.chunk(data));
         if watch.is_silent() {
             held.clear();
-        } else if watch.content_bytes() == 0 && held.len() > MAX_ERROR_BODY {
+        } else if watch.has_only_comments() && held.len() > MAX_ERROR_BODY {
             // The beginning of a comment, of which the rest remains one.
             held.truncate(0);
             held.extend_from_slice(b":");
+        } else if held.len() > MAX_HELD_BYTES && !watch.has_begun() {
+            let cause = "the stream has too many lines before its first event";
+            return Err(EngineError::Broken(cause.into()).into());
         }
     }
     body.report_data();

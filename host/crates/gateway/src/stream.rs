@@ -99,6 +99,7 @@ impl<B: http_body::Body + Unpin> http_body::Body for InSpan<B> {
 ///               │ ├──end────> ended: complete   a stream without an end marker gets an error event
 ///               │ └──error──> ended: failed     a stream gets an error event, other bodies abort
 ///               └──abort────> ended: failed     the drain timeout of the host has expired
+///   a stream that is over (`[DONE]`, or the engine's own error event) gets no event behind it
 ///   dropped before the end: client gone         dropping the lease stops the engine's work
 /// ```
 pub(crate) struct ResponseBody {
@@ -134,6 +135,10 @@ impl http_body::Body for ResponseBody {
                     this.complete();
                 }
                 return Poll::Ready(Some(Ok(Frame::data(first))));
+            }
+            // Nothing that follows an engine's error event is passed on.
+            if this.rest.is_some() && this.watch.as_ref().is_some_and(StreamWatch::is_muted) {
+                return this.ended();
             }
             let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
             match Pin::new(rest).poll_frame(cx) {
@@ -218,7 +223,12 @@ impl ResponseBody {
     }
 
     /// Aborts the response: with an error event if it is a stream, else by closing the connection.
+    /// A stream that is over ends as it is.
     fn abort(&mut self, error: EngineError) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
+        // Never calls this function again: what is over is not unfinished.
+        if self.watch.as_ref().is_some_and(StreamWatch::is_over) {
+            return self.ended();
+        }
         let code = engine_code(&error);
         let event = self.watch.as_ref().map(|watch| {
             let mid_frame = matches!(watch.end(), StreamEnd::Unfinished { mid_frame: true });

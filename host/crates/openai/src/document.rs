@@ -97,7 +97,8 @@ impl<'a> Node<'a> {
         Ok(true)
     }
 
-    /// Sets the value at `tokens`. A missing last member is added; `-` appends to an array.
+    /// Sets the value at `tokens`. A missing last member is added; `-` appends to an array. A
+    /// member that is given several times becomes one, because engines differ in which one counts.
     pub(crate) fn set(
         &mut self,
         tokens: &[String],
@@ -110,7 +111,11 @@ impl<'a> Node<'a> {
         let not_a_container = || PointerError::NotAContainer(token.clone());
         let container = self.open()?.ok_or_else(not_a_container)?;
         match (container.position(token), container.brackets) {
-            (Some(at), _) => container.children[at].value.set(deeper, value),
+            (Some(at), _) => {
+                container.children[at].value.set(deeper, value)?;
+                container.remove_duplicates(at, token);
+                Ok(())
+            }
             (None, Brackets::Object) if deeper.is_empty() => {
                 container.push_front(token, value);
                 Ok(())
@@ -124,18 +129,37 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Removes the value at `tokens`. Removing a missing value changes nothing.
+    /// Removes the value at `tokens`, or all values of a member that is given several times.
+    /// Removing a missing value changes nothing.
     pub(crate) fn remove(&mut self, tokens: &[String]) -> Result<(), PointerError> {
         let [token, deeper @ ..] = tokens else { return Err(PointerError::Empty) };
         let Some(container) = self.open()? else { return Ok(()) };
         match container.position(token) {
             None => Ok(()),
             Some(at) if deeper.is_empty() => {
-                container.remove(at);
+                container.remove(at, token);
                 Ok(())
             }
-            Some(at) => container.children[at].value.remove(deeper),
+            Some(at) => {
+                container.children[at].value.remove(deeper)?;
+                container.remove_duplicates(at, token);
+                Ok(())
+            }
         }
+    }
+
+    /// Removes all members of an object whose keys `is_removed` returns true for, in one pass. A
+    /// value that is not an object is left as it is.
+    pub(crate) fn remove_members(
+        &mut self,
+        is_removed: impl Fn(&str) -> bool,
+    ) -> Result<(), PointerError> {
+        let Some(container) = self.open()? else { return Ok(()) };
+        match container.brackets {
+            Brackets::Object => container.retain(|_, key| !is_removed(key)),
+            Brackets::Array => {}
+        }
+        Ok(())
     }
 
     /// Returns the text of the value.
@@ -254,10 +278,33 @@ impl<'a> Container<'a> {
         self.children.push_back(Child { lead, key: Cow::Borrowed(""), value: Node::Text(value) });
     }
 
-    /// Removes a child, with the white space before it, or after it if it is the first one.
-    fn remove(&mut self, at: usize) {
-        drop(self.children.remove(at));
-        if at > 0 {
+    /// Removes the child at a position, which `token` names, and all other members of that name.
+    fn remove(&mut self, at: usize, token: &str) {
+        match self.brackets {
+            Brackets::Object => self.retain(|_, key| key != token),
+            Brackets::Array => self.retain(|other, _| other != at),
+        }
+    }
+
+    /// Removes all members named `token` except the one at `at`. An array has no duplicates.
+    fn remove_duplicates(&mut self, at: usize, token: &str) {
+        match self.brackets {
+            Brackets::Object => self.retain(|other, key| other == at || key != token),
+            Brackets::Array => {}
+        }
+    }
+
+    /// Keeps the children for whose position and key `is_kept` returns true. The others go with the
+    /// white space before them, or after them if they are the first ones.
+    fn retain(&mut self, is_kept: impl Fn(usize, &str) -> bool) {
+        let (mut at, mut keeps_first) = (0, true);
+        self.children.retain(|child| {
+            let keeps = is_kept(at, &child.key);
+            keeps_first &= keeps || at > 0;
+            at += 1;
+            keeps
+        });
+        if keeps_first {
             return;
         }
         let [open, both] = match self.brackets {

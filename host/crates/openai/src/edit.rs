@@ -210,14 +210,14 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Lowers the limits that the request has. If it has none, sets the one that every engine
-    /// supports, which is the last one. What is low enough keeps its bytes.
+    /// Lowers the limits that the request has. If it has none that every engine reads, sets the
+    /// last one, which is such a limit. What is low enough keeps its bytes.
     fn cap_output(&mut self, max: u32) -> Result<(), PointerError> {
         let limits = self.shape.output_limits;
         let Some(default) = limits.last() else { return Ok(()) };
         let mut is_limited = false;
         for limit in limits {
-            is_limited |= self.lower(limit.name(), max)?;
+            is_limited |= self.lower(limit.name(), max)? && limit.is_read_by_all(self.shape.prompt);
         }
         // vLLM rejects a minimum above the maximum.
         self.lower(MIN_TOKENS, max)?;

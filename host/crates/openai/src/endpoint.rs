@@ -11,7 +11,8 @@ pub struct EndpointShape {
     /// Where the prompt is.
     pub(crate) prompt: PromptShape,
     /// Fields of the body that limit the length of the response.
-    /// [`Edit::CapOutputTokens`](pointsman_domain::Edit) sets the last one if the request has none.
+    /// [`Edit::CapOutputTokens`](pointsman_domain::Edit) sets the last one if the request has none
+    /// that every engine reads.
     /// Empty if the length of a response does not vary.
     pub(crate) output_limits: &'static [OutputLimit],
     /// How streams are structured.
@@ -51,6 +52,16 @@ impl OutputLimit {
             Self::Predict => "n_predict",
             Self::Tokens => "max_tokens",
             Self::OutputTokens => "max_output_tokens",
+        }
+    }
+
+    /// Returns true if every engine reads the field in requests with such a prompt. vLLM ignores
+    /// `n_predict`, and reads `max_completion_tokens` of chat requests only.
+    pub(crate) fn is_read_by_all(self, prompt: PromptShape) -> bool {
+        match self {
+            Self::CompletionTokens => prompt == PromptShape::Messages,
+            Self::Predict => false,
+            Self::Tokens | Self::OutputTokens => true,
         }
     }
 }

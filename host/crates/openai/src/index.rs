@@ -16,6 +16,9 @@ const SMALL: usize = 256;
 /// Minimum distance in bytes of two elements whose positions are kept. Bounds the index of an array
 /// to a quarter of the array.
 const MIN_DISTANCE: usize = 32;
+/// Elements of an array from this position on are not found: the array has so many of them that it
+/// is a list of token ids. Bounds the time of a read.
+const MAX_ELEMENTS: usize = 1_000_000;
 /// Values of at least this length have their end kept.
 const LONG: usize = 4 << 10;
 
@@ -81,6 +84,9 @@ impl Index {
         match &*self.positions(json, start)? {
             Positions::Array(elements) => {
                 let number: usize = token.parse().ok()?;
+                if number >= MAX_ELEMENTS {
+                    return None;
+                }
                 let after = elements.partition_point(|(at, _)| *at as usize <= number);
                 let (at, position) = elements.get(after.checked_sub(1)?)?;
                 let mut from = Children::from_element(json, start + *position as usize);
@@ -117,7 +123,7 @@ impl Index {
         let children = Children::new(json, start)?;
         if json.get(start) == Some(&b'[') {
             let mut elements: Vec<(u32, u32)> = Vec::new();
-            for (number, child) in (0..).zip(children) {
+            for (number, child) in (0..).zip(children.take(MAX_ELEMENTS)) {
                 let position = relative(child.start);
                 let last = elements.last().map(|(_, last)| *last);
                 if last.is_none_or(|last| (position - last) as usize >= MIN_DISTANCE) {

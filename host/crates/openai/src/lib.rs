@@ -31,7 +31,7 @@ pub use edit::EditError;
 pub use endpoint::{EndpointShape, SERVED, StreamKind};
 pub use error::{EngineErrorBody, ErrorBody, engine_error_event, error_event};
 pub use json::PointerError;
-pub use request::{Head, Request};
+pub use request::{Head, Hold, Request};
 pub use sse::{StreamEnd, StreamWatch};
 pub use text::estimate_tokens;
 pub use usage::{BodyTail, Usage};

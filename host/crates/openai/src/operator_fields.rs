@@ -7,6 +7,7 @@ use pointsman_domain::{FieldValue, RequestView as _};
 
 use crate::bad_request::BadRequest;
 use crate::document::Node;
+use crate::limits::MAX_MEMBERS;
 use crate::request::Request;
 
 /// The fields, with the engine that reads them. Policies may set any of them.
@@ -40,37 +41,30 @@ impl Request {
     /// fields keeps its bytes.
     ///
     /// # Errors
-    /// Never for a request that was parsed: none of these fields is required.
+    /// Never for a request that was parsed: none of these fields is required, and the number of
+    /// members is limited.
     pub fn without_operator_fields(self) -> Result<Self, BadRequest> {
         let is_given = |field: &&str| self.field(&format!("/{field}"), 0) != FieldValue::Absent;
-        let given: Vec<[String; 1]> = FIELDS
-            .iter()
-            .copied()
-            .filter(|field| is_given(field))
-            .map(|f| [f.to_owned()])
-            .collect();
-        if given.is_empty() {
+        if !FIELDS.iter().any(is_given) {
             return Ok(self);
         }
         let mut body = Node::new(self.json().trim_ascii());
-        for field in &given {
-            // A field may be given several times, of which engines read any.
-            while body.has(field).unwrap_or(false) && body.remove(field).is_ok() {}
-        }
+        // A field may be given several times, of which engines read any.
+        body.remove_members(|key| FIELDS.contains(&key))
+            .map_err(|_| BadRequest::TooMany { what: "members of objects", max: MAX_MEMBERS })?;
         Self::parse(self.endpoint(), Bytes::from(body.write()), self.head().clone())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderMap;
     use pointsman_domain::Endpoint;
 
     use super::*;
     use crate::request::Head;
 
     fn without(body: &str) -> String {
-        let head = Head { id: "r".to_owned(), tenant: None, headers: HeaderMap::new() };
+        let head = Head { id: "r".to_owned(), ..Head::default() };
         let request = Request::parse(Endpoint::Completions, body.to_owned().into(), head).unwrap();
         let request = request.without_operator_fields().unwrap();
         String::from_utf8(request.body().to_vec()).unwrap()

@@ -7,6 +7,7 @@ mod shape;
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -49,6 +50,26 @@ pub struct Head {
     pub tenant: Option<String>,
     /// Headers of the request. Credential headers are removed on parsing.
     pub headers: HeaderMap,
+    /// What the request holds until it ends, whatever becomes of its body; all edited copies hold
+    /// the same.
+    pub hold: Option<Hold>,
+}
+
+/// Something that is held for a request, and dropped with the last copy of the request.
+#[derive(Clone)]
+pub struct Hold(Arc<dyn Any + Send + Sync>);
+
+impl Hold {
+    /// Shares `held` with a request.
+    pub fn new<T: Any + Send + Sync>(held: Arc<T>) -> Self {
+        Self(held)
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hold").field("copies", &Arc::strong_count(&self.0)).finish()
+    }
 }
 
 /// A parsed request. Cloning is cheap.
@@ -304,6 +325,10 @@ impl RequestView for Request {
         Cow::Owned(slice)
     }
 
+    fn text_size(&self) -> u64 {
+        self.parsed.prompt.text_size() as u64
+    }
+
     fn bytes(&self, offset: u64, max_bytes: usize) -> &[u8] {
         let body: &[u8] = &self.parsed.body;
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(body.len());
@@ -315,7 +340,9 @@ impl RequestView for Request {
     }
 
     fn prefix_hashes(&self, block_bytes: usize, max_blocks: usize) -> Vec<u64> {
-        fnv1a_chain(self.texts().map(str::as_bytes), block_bytes, max_blocks)
+        // Not as `str`, which would validate texts that are not hashed to their end.
+        let texts = self.parsed.prompt.texts().iter().map(|text| text.bytes(&self.parsed.body));
+        fnv1a_chain(texts, block_bytes, max_blocks)
     }
 
     fn edited(&self, edits: &[Edit]) -> (Arc<dyn RequestView>, Vec<DroppedEdit>) {

@@ -52,6 +52,10 @@ pub struct StreamWatch {
     mid_line: bool,
     /// True if the incomplete line is a comment.
     in_comment: bool,
+    /// True if the incomplete line has data.
+    in_data: bool,
+    /// True if any line was neither blank nor a comment.
+    has_fields: bool,
     /// True if the last byte was a carriage return: a line feed that follows belongs to it.
     after_return: bool,
     /// True if the last event is not yet terminated by a blank line.
@@ -134,8 +138,8 @@ impl StreamWatch {
         self.events
     }
 
-    /// Returns the number of bytes so far that are not in comments or blank lines: by these an
-    /// engine shows that it makes progress.
+    /// Returns the number of bytes so far in lines with data: by these an engine shows that it
+    /// makes progress, and not by names and ids of events or by comments.
     pub fn content_bytes(&self) -> u64 {
         self.content_bytes
     }
@@ -146,9 +150,26 @@ impl StreamWatch {
         self.events > 0 || self.done || self.failed || self.partial.len() >= MAX_LINE_BYTES
     }
 
-    /// Returns true if nothing but comments and blank lines has been observed.
+    /// Returns true if nothing but whole comments and blank lines has been observed.
     pub fn is_silent(&self) -> bool {
-        self.content_bytes == 0 && !self.mid_line
+        !self.has_fields && !self.mid_line
+    }
+
+    /// Returns true if nothing but comments, of which the last one may be incomplete, and blank
+    /// lines has been observed.
+    pub fn has_only_comments(&self) -> bool {
+        !self.has_fields
+    }
+
+    /// Returns true if the response is over, whatever the engine still sends: after `[DONE]`, the
+    /// event that has the whole response, or an error event. Nothing may be appended to it.
+    pub fn is_over(&self) -> bool {
+        self.failed || self.done || (self.ended.has_whole_response() && !self.mid_line)
+    }
+
+    /// Returns true if nothing more is forwarded, because an error event has ended the stream.
+    pub fn is_muted(&self) -> bool {
+        self.muted
     }
 
     /// Returns the data of the error event that has failed the stream.
@@ -171,10 +192,18 @@ impl StreamWatch {
         if self.in_comment {
             return;
         }
-        self.content_bytes += part.len() as u64;
-        let rest = MAX_LINE_BYTES.saturating_sub(self.partial.len());
+        self.has_fields = true;
+        let before = self.partial.len();
+        let rest = MAX_LINE_BYTES.saturating_sub(before);
         // A longer line is incomplete here, and is not parsed.
         self.partial.extend_from_slice(&part[..part.len().min(rest)]);
+        if self.in_data {
+            self.content_bytes += part.len() as u64;
+        } else if event::has_data(&self.partial) {
+            self.in_data = true;
+            // The name of the field may have arrived in parts.
+            self.content_bytes += (before + part.len()) as u64;
+        }
     }
 
     /// Observes the end of a line.
@@ -185,6 +214,7 @@ impl StreamWatch {
             return;
         }
         self.mid_frame = true;
+        self.in_data = false;
         if std::mem::take(&mut self.in_comment) {
             return;
         }
@@ -197,7 +227,7 @@ impl StreamWatch {
     /// Observes one complete line that is neither blank nor a comment.
     fn line(&mut self, line: &[u8]) {
         let is_long = line.len() >= MAX_LINE_BYTES;
-        let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+        let line = event::without_mark(line);
         if let Some(name) = line.strip_prefix(b"event:") {
             self.is_error_event = name.trim_ascii() == b"error";
         }

@@ -153,6 +153,41 @@ async fn host_that_stops_says_so() {
 }
 
 #[tokio::test]
+async fn stream_that_is_over_gets_no_error_event() {
+    let gateway = gateway().await;
+    gateway.script("a", &[stream(WHOLE, true)]);
+    let mut body = gateway.begin(STREAM).await.into_body();
+    let mut sent = Vec::new();
+    while !sent.ends_with(b"[DONE]\n\n") {
+        sent.extend(body.frame().await.unwrap().unwrap().into_data().unwrap());
+    }
+    gateway.drain.begin();
+    gateway.drain.abort();
+    assert!(body.frame().await.is_none());
+    assert_eq!(sent, WHOLE.as_bytes());
+}
+
+#[tokio::test]
+async fn error_event_ends_the_stream_of_an_engine_that_hangs() {
+    let gateway = gateway().await;
+    let events = "data: {}\n\ndata: {\"error\":{\"message\":\"m\"}}\n\n";
+    gateway.script("a", &[stream(events, true)]);
+    let sent = tokio::time::timeout(Duration::from_secs(10), gateway.send(STREAM)).await;
+    let (status, _, body) = sent.expect("the stream ends before the idle timeout");
+    assert_eq!((status, body.as_str()), (200, events));
+}
+
+#[tokio::test]
+async fn endless_lines_without_an_event_are_a_failed_attempt() {
+    let gateway = gateway().await;
+    gateway.script("a", &[stream("event: x\n\n".repeat(300_000).leak(), true)]);
+    gateway.script("b", &[stream(WHOLE, false)]);
+    let (status, _, body) = gateway.send(STREAM).await;
+    assert_eq!((status, body.as_str()), (200, WHOLE));
+    assert_eq!(gateway.attempted_lanes(), "ab");
+}
+
+#[tokio::test]
 async fn large_bodies_are_parsed_and_limited() {
     let gateway = gateway().await;
     let text: &str =

@@ -52,6 +52,35 @@ fn edits_change_nothing_else() {
     }
 }
 
+#[test]
+fn duplicate_members_are_edited_together() {
+    let body = r#"{"user":"a" , "x":1,"\u0075ser":"b","o":{"k":1},"o":{"k":2, "l":3},"user":"c" }"#;
+    for (pointer, expected) in [
+        ("/user", r#"{ "x":1,"o":{"k":1},"o":{"k":2, "l":3} }"#),
+        ("/o/k", r#"{"user":"a" , "x":1,"\u0075ser":"b","o":{ "l":3},"user":"c" }"#),
+    ] {
+        let removed = remove(body, &tokens(pointer).unwrap()).unwrap();
+        assert_eq!(removed, expected, "remove {pointer}");
+    }
+    let set = set(body, &tokens("/user").unwrap(), "0").unwrap();
+    assert_eq!(set, r#"{ "x":1,"o":{"k":1},"o":{"k":2, "l":3},"user":0 }"#);
+}
+
+#[test]
+fn many_members_are_removed_at_once() {
+    for (json, expected) in [
+        (r#"{ "a":1 , "b":2, "a":3 ,"c":4 }"#, r#"{ "b":2 ,"c":4 }"#),
+        (r#"{ "a":1,"a":2 }"#, "{}"),
+        (r#"{"b":1 , "a":2 }"#, r#"{"b":1 }"#),
+        ("{ }", "{ }"),
+        (r#"["a"]"#, r#"["a"]"#),
+    ] {
+        let mut document = Node::new(json);
+        document.remove_members(|key| key == "a").unwrap();
+        assert_eq!(document.write(), expected, "{json}");
+    }
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

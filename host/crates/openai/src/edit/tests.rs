@@ -152,6 +152,27 @@ fn output_limits_are_only_ever_lowered() {
 }
 
 #[test]
+fn limits_that_an_engine_ignores_are_not_the_only_ones() {
+    for (endpoint, limits, expected) in [
+        (Endpoint::ChatCompletions, r#""n_predict":5"#, r#""max_tokens":10,"n_predict":5"#),
+        (Endpoint::Completions, r#""n_predict":50"#, r#""max_tokens":10,"n_predict":10"#),
+        (
+            Endpoint::Completions,
+            r#""max_completion_tokens":5"#,
+            r#""max_tokens":10,"max_completion_tokens":5"#,
+        ),
+        (Endpoint::ChatCompletions, r#""max_completion_tokens":5"#, r#""max_completion_tokens":5"#),
+        (Endpoint::Responses, r#""n_predict":5"#, r#""max_output_tokens":10,"n_predict":5"#),
+    ] {
+        let body = |limits: &str| {
+            format!(r#"{{{limits},"model":"a","messages":[],"prompt":"p","input":"i"}}"#)
+        };
+        let capped = edited(endpoint, &body(limits), Edit::CapOutputTokens(10));
+        assert_eq!(capped.unwrap(), body(expected), "{endpoint:?} {limits}");
+    }
+}
+
+#[test]
 fn body_keeps_its_bytes_if_no_limit_is_lowered() {
     let body = r#" {"model":"a","messages":[],"max_tokens":1e1, "n_predict": 5, "n":3} "#;
     assert_eq!(chat(body, Edit::CapOutputTokens(10)).unwrap(), body);

@@ -38,7 +38,8 @@ fn round_up(number: f64) -> u64 {
 /// Returns the maximum number of tokens of all choices of the response; 0 if it is not limited.
 ///
 /// Engines differ in which of several limits counts: llama.cpp prefers `n_predict` to `max_tokens`,
-/// vLLM ignores it. So the highest limit counts.
+/// vLLM ignores it. So the highest limit counts. A limit that some engines ignore counts even
+/// if it is the only one: an edit that caps the output adds one that all of them read.
 pub(super) fn output_limit(shape: &Shape<'_>, format: &EndpointShape) -> u32 {
     let limits = format.output_limits.iter().filter_map(|limit| {
         let field = match limit {

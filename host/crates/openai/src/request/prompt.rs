@@ -26,6 +26,8 @@ const TOKENS_PER_MESSAGE: usize = 4;
 pub(super) struct Prompt {
     messages: Vec<Message>,
     texts: Vec<Text>,
+    /// Bytes of the literals of all texts, with their quotes.
+    text_size: usize,
     /// Number of token ids, for which there is no text.
     token_ids: usize,
     /// Number of messages, parts and items.
@@ -100,6 +102,11 @@ impl Prompt {
     /// Returns all texts.
     pub(super) fn texts(&self) -> &[Text] {
         &self.texts
+    }
+
+    /// Returns the number of bytes of the literals of all texts.
+    pub(super) fn text_size(&self) -> usize {
+        self.text_size
     }
 
     /// Returns the texts of a message.
@@ -190,6 +197,7 @@ impl Prompt {
             return;
         };
         message.parts += 1;
+        self.text_size += json.len();
         self.texts.push(Text::new(json, json::range_in(body, json)));
         message.texts_end = self.texts.len();
     }

@@ -34,6 +34,7 @@ fn figures_describe_the_request() {
     );
     let info =
         |role, text_bytes, parts, media_parts| MessageInfo { role, text_bytes, parts, media_parts };
+    assert_eq!(request.text_size(), 9 + 10);
     let expected =
         [info(Role::System, 7, 1, 0), info(Role::User, 8, 2, 1), info(Role::Assistant, 0, 0, 0)];
     assert_eq!(request.messages(), expected);

@@ -44,6 +44,11 @@ impl Ended {
         Self { choices: choices.max(1), indices: HashSet::new(), whole: false }
     }
 
+    /// Returns true if the event with the whole response has arrived.
+    pub(super) fn has_whole_response(&self) -> bool {
+        self.whole
+    }
+
     pub(super) fn is_complete(&self) -> bool {
         self.whole || self.indices.len() >= self.choices as usize
     }
@@ -55,6 +60,18 @@ impl Ended {
             self.indices.insert(index);
         }
     }
+}
+
+/// Returns a line without the byte order mark that a stream may begin with.
+pub(super) fn without_mark(line: &[u8]) -> &[u8] {
+    line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line)
+}
+
+/// Returns true if a line, of which at least the name of the field has arrived, has data. Earlier
+/// builds of llama.cpp report errors in a field of their own.
+pub(super) fn has_data(line: &[u8]) -> bool {
+    let line = without_mark(line);
+    line.starts_with(b"data:") || line.starts_with(b"error:")
 }
 
 /// Returns true if a line without a line ending is whole, so that it counts at the end of a body.

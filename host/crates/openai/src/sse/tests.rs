@@ -123,7 +123,37 @@ fn comments_are_neither_events_nor_content() {
         assert_eq!((event.events(), event.content_bytes()), (1, CHUNK.trim_end().len() as u64));
     }
     let (_, name) = watch(b"event: message\n", 4096);
-    assert!(!name.is_silent() && !name.has_begun());
+    assert!(!name.is_silent() && !name.has_only_comments() && !name.has_begun());
+    let (_, comment) = watch(b":\n\n: pi", 4096);
+    assert!(!comment.is_silent() && comment.has_only_comments());
+}
+
+#[test]
+fn only_data_is_progress() {
+    for size in [1, 2, 4096] {
+        let (_, fields) = watch(b"event: ping\nid: 7\nretry: 1\n\ndatum: 1\ndata\n\n", size);
+        assert_eq!(fields.content_bytes(), 0);
+        for (line, bytes) in [("data: {}", 8), ("error: {}", 9), ("\u{feff}data: {}", 11)] {
+            let (_, data) = watch(format!("{line}\nid: 7\n\n").as_bytes(), size);
+            assert_eq!(data.content_bytes(), bytes, "{line}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_appended_to_a_response_that_is_over() {
+    for (stream, is_over, is_muted) in [
+        (format!("{CHUNK}{LAST}"), false, false),
+        (format!("{CHUNK}{DONE}"), true, false),
+        (format!("{CHUNK}{}", ERROR.trim_end()), false, false),
+        (format!("{CHUNK}{}\n", ERROR.trim_end()), true, false),
+        (format!("{CHUNK}{ERROR}"), true, true),
+    ] {
+        let (_, watch) = watch(stream.as_bytes(), 7);
+        assert_eq!((watch.is_over(), watch.is_muted()), (is_over, is_muted), "{stream}");
+    }
+    let (_, watch) = watch_kind(StreamKind::Events, COMPLETED.as_bytes(), 7);
+    assert!(watch.is_over());
 }
 
 #[test]
