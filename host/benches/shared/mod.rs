@@ -23,7 +23,8 @@ pub(crate) fn facts_from_case(case: &CaseRequest) -> Result<Facts, FactsError> {
         .iter()
         .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
         .collect();
-    let head = Head { id: "case".into(), tenant: case.tenant.clone(), headers };
+    let tenant = case.tenant.clone();
+    let head = Head { id: "case".into(), tenant, headers, ..Head::default() };
     let request = Request::parse(case.endpoint, case.body.get().to_owned().into(), head)?;
     let (now_ms, seed) = (case.now_ms, case.seed);
     Ok(Facts { request: Arc::new(request), now_ms, seed, age: Duration::ZERO, attempt: 0 })

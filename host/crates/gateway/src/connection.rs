@@ -29,10 +29,11 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes per second that a client has to take on average while it keeps the host waiting. A stream
 /// of 20 tokens per second has about four times as many.
 const MIN_WRITE_RATE: u32 = 1 << 10;
-/// Time for a client to stop sending after the host has closed its side. If the host closed both
-/// sides at once, the system would reset the connection, and the client could lose a response that
-/// it has not read yet.
-const LINGER: Duration = Duration::from_secs(5);
+/// Time for a client to stop sending after the host has closed its side, in total and without any
+/// data. If the host closed both sides at once, the system would reset the connection, and the
+/// client could lose a response that it has not read yet. nginx has the same.
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_SILENCE: Duration = Duration::from_secs(5);
 
 const IDLE: u8 = 0;
 const BUSY: u8 = 1;
@@ -146,7 +147,28 @@ pub(crate) struct ClientStream<S> {
     blocked: Pin<Box<Sleep>>,
     pace: Pace,
     /// Ends the time to wait for the client's end of the connection.
-    linger: Option<Pin<Box<Sleep>>>,
+    linger: Option<Linger>,
+}
+
+/// The wait for the client's end of a connection.
+#[derive(Debug)]
+struct Linger {
+    end: Instant,
+    /// Ends the time without data, at `end` at the latest.
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Linger {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self { end: now + LINGER, timer: Box::pin(sleep_until(now + LINGER_SILENCE)) }
+    }
+
+    /// Notes that the client has sent data.
+    fn progress(&mut self) {
+        let deadline = (Instant::now() + LINGER_SILENCE).min(self.end);
+        self.timer.as_mut().reset(deadline);
+    }
 }
 
 impl<S> ClientStream<S> {
@@ -262,17 +284,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         if this.linger.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }
-        let linger =
-            this.linger.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + LINGER)));
+        let linger = this.linger.get_or_insert_with(Linger::begin);
         let mut discarded = [0; DISCARD];
         loop {
             // First, so that a client that never stops sending does not keep the connection.
-            if linger.as_mut().poll(cx).is_ready() {
+            if linger.timer.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             let mut buffer = ReadBuf::new(&mut discarded);
             match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {}
+                Ok(()) if !buffer.filled().is_empty() => linger.progress(),
                 // The client has closed its side, or reset the connection.
                 Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }
@@ -381,6 +402,24 @@ mod tests {
         let (_client, server) = duplex(64);
         let (mut stream, _activity) = connection(server);
         stream.shutdown().await.unwrap();
-        assert_eq!(begun.elapsed(), Duration::from_secs(1) + LINGER);
+        assert_eq!(begun.elapsed(), Duration::from_secs(1) + LINGER_SILENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shutdown_does_not_wait_for_an_endless_client() {
+        let (mut client, server) = duplex(64);
+        let (mut stream, _activity) = connection(server);
+        let begun = Instant::now();
+        let send = async {
+            for _ in 0..100 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                client.write_all(&[0; 8]).await.unwrap();
+            }
+        };
+        tokio::select! {
+            closed = stream.shutdown() => closed.unwrap(),
+            () = send => {}
+        }
+        assert_eq!(begun.elapsed(), LINGER);
     }
 }

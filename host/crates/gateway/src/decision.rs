@@ -12,8 +12,7 @@ use pointsman_domain::{
     RequestView as _, SlotRequest,
 };
 use pointsman_fleet::Fleet;
-use pointsman_openai::{Head, Request};
-use tokio::sync::Semaphore;
+use pointsman_openai::{Head, Hold, Request};
 use tokio::task::JoinError;
 use tracing::Span;
 
@@ -29,8 +28,7 @@ use crate::upload;
 /// during which the worker could serve no other request.
 const LARGE_BODY: usize = 256 << 10;
 /// Large bodies that are parsed at a time. Bounds threads and memory; parsing is CPU work.
-const MAX_PARSERS: usize = 2;
-static PARSERS: Semaphore = Semaphore::const_new(MAX_PARSERS);
+pub(crate) const MAX_PARSERS: usize = 2;
 
 /// The routing decision about a request, with everything that its execution needs. The plan itself
 /// is in the flow of the request.
@@ -100,9 +98,11 @@ async fn accept(
 ) -> Result<(Request, Arc<FleetView>), RouteError> {
     let tenant = pipeline.keys.tenant(&parts.headers)?;
     span.record("tenant", tenant.as_deref());
-    let body = upload::receive(&pipeline.uploads, &parts.headers, body).await?;
-    let head = Head { id: id.to_owned(), tenant, headers: detached(&parts.headers) };
-    let request = parse(&pipeline.fleet, endpoint, body, head).await?;
+    let received = upload::receive(&pipeline.uploads, &parts.headers, body, tenant.as_deref());
+    let (body, reservation) = received.await?;
+    let headers = detached(&parts.headers);
+    let head = Head { id: id.to_owned(), tenant, headers, hold: Some(Hold::new(reservation)) };
+    let request = parse(pipeline, endpoint, body, head).await?;
     let fleet = fleet_view(&pipeline.fleet, &request);
     check_model(&request, &fleet)?;
     // Only recorded if a lane serves the model: other names are the client's and may be long.
@@ -112,7 +112,7 @@ async fn accept(
 
 /// Parses a request, and hashes its prompt if it is large.
 async fn parse(
-    fleet: &Fleet,
+    pipeline: &Pipeline,
     endpoint: Endpoint,
     body: Bytes,
     head: Head,
@@ -120,15 +120,19 @@ async fn parse(
     if body.len() <= LARGE_BODY {
         return Ok(Request::parse(endpoint, body, head)?.without_operator_fields()?);
     }
-    let permit = PARSERS.acquire().await;
-    let hasher = fleet.prefix_index().hasher().clone();
+    let permit = pipeline.parsers.acquire(head.tenant.as_deref()).await;
+    let hasher = pipeline.fleet.prefix_index().hasher().clone();
+    let span = Span::current();
     let parsing = tokio::task::spawn_blocking(move || {
-        let request = Request::parse(endpoint, body, head)?.without_operator_fields()?;
-        // The fleet view needs them.
-        request.prompt_hashes(&hasher);
+        let parsed = span.in_scope(|| {
+            let request = Request::parse(endpoint, body, head)?.without_operator_fields()?;
+            // The fleet view needs them.
+            request.prompt_hashes(&hasher);
+            Ok::<_, RouteError>(request)
+        });
         // Held here, because the thread continues if the client leaves.
         drop(permit);
-        Ok(request)
+        parsed
     });
     match parsing.await.map_err(JoinError::try_into_panic) {
         Ok(parsed) => parsed,

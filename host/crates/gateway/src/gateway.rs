@@ -9,7 +9,9 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::connection::Timeouts;
+use crate::decision::MAX_PARSERS;
 use crate::drain::Drain;
+use crate::fair_permits::FairPermits;
 use crate::hosts::AllowedHosts;
 use crate::identity::Keys;
 use crate::listen::{self, Limits};
@@ -86,6 +88,7 @@ impl Gateway {
             settings,
             keys,
             uploads,
+            parsers: FairPermits::new(MAX_PARSERS),
             fleet,
             advisor,
             policy_threads: PolicyThreads::default(),

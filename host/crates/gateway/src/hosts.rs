@@ -6,8 +6,9 @@
 //!
 //! Accepted are IP addresses, because a browser does not resolve them: only loopback addresses and
 //! the listener's own if it listens on one; names without a dot, such as `localhost` or the name of
-//! a container, because a web site in the internet does not have such a name; names below
-//! `localhost`; and the configured names.
+//! a container, because a web site in the internet does not have such a name; names below domains
+//! that are reserved for local networks, for the same reason; the machine's own name; and the
+//! configured names. `/livez` and `/readyz` disclose nothing, and may be requested by any name.
 
 use std::net::IpAddr;
 
@@ -16,6 +17,13 @@ use http::uri::Authority;
 use http::{HeaderMap, Uri, Version};
 
 use crate::error::RouteError;
+
+/// Domains that the public DNS does not have. `.svc` is the short form of Kubernetes, whose long
+/// one ends in `.local`.
+const LOCAL_DOMAINS: [&str; 6] =
+    [".localhost", ".local", ".internal", ".svc", ".home.arpa", ".lan"];
+/// Paths whose responses have no details.
+const OPEN_PATHS: [&str; 2] = ["/livez", "/readyz"];
 
 /// The names by which clients may address a listener.
 #[derive(Debug, Clone)]
@@ -27,7 +35,10 @@ pub(crate) struct AllowedHosts {
 
 impl AllowedHosts {
     pub(crate) fn new(listener: IpAddr, names: &[String]) -> Self {
-        Self { listener, names: names.iter().map(|name| name.to_ascii_lowercase()).collect() }
+        let system = rustix::system::uname();
+        let machine = system.nodename().to_str().ok().filter(|name| !name.contains('*'));
+        let names = names.iter().map(String::as_str).chain(machine);
+        Self { listener, names: names.map(str::to_ascii_lowercase).collect() }
     }
 
     /// Checks that a request has one `Host`, that it is an allowed one, and that the request is
@@ -50,6 +61,7 @@ impl AllowedHosts {
             (Some(_), Some(_)) => {
                 return Err(RouteError::InvalidHead("more than one `Host` header"));
             }
+            (Some(_), None) if OPEN_PATHS.contains(&uri.path()) => return Ok(()),
             (Some(host), None) => {
                 let authority = Authority::try_from(host.as_bytes()).ok();
                 if !authority.is_some_and(|authority| self.allows(&authority)) {
@@ -77,7 +89,8 @@ impl AllowedHosts {
                 || address == self.listener
                 || self.names.iter().any(|name| name == host);
         }
-        let is_local = !host.contains(['.', ':']) || host.ends_with(".localhost");
+        let is_local =
+            !host.contains(['.', ':']) || LOCAL_DOMAINS.iter().any(|domain| host.ends_with(domain));
         !host.is_empty() && (is_local || self.names.iter().any(|name| matches(name, host)))
     }
 }
@@ -112,6 +125,12 @@ mod tests {
             "LOCALHOST:8000",
             "localhost.",
             "a.localhost",
+            "my-mac.local:8000",
+            "vm.c.project.internal",
+            "pointsman.team.svc",
+            "pointsman.team.svc.cluster.local",
+            "nas.home.arpa",
+            "router.lan",
             "pointsman:8000",
             "127.0.0.1:9",
             "[::1]:8000",
@@ -128,6 +147,8 @@ mod tests {
             "10.0.0.1",
             "0.0.0.0:8000",
             "internal.example",
+            "local.evil.example",
+            "a.notlocal",
             "xrouter.example.org",
             "user@localhost",
             "",
@@ -140,6 +161,23 @@ mod tests {
         assert_eq!(check(&public, "evil.example"), Some(ErrorCode::HostNotAllowed));
         let all = AllowedHosts::new([127, 0, 0, 1].into(), &["*".to_owned()]);
         assert_eq!(check(&all, "any.example"), None);
+    }
+
+    #[test]
+    fn machine_and_open_paths_are_accepted() {
+        let hosts = AllowedHosts::new([127, 0, 0, 1].into(), &[]);
+        let system = rustix::system::uname();
+        assert_eq!(check(&hosts, system.nodename().to_str().unwrap()), None);
+        let headers = HeaderMap::from_iter([(HOST, "evil.example".parse().unwrap())]);
+        for (path, code) in [
+            ("/livez", None),
+            ("/readyz", None),
+            ("/status", Some(ErrorCode::HostNotAllowed)),
+            ("/livez/x", Some(ErrorCode::HostNotAllowed)),
+        ] {
+            let result = hosts.check(Version::HTTP_11, &Uri::from_static(path), &headers);
+            assert_eq!(result.err().and_then(|error| error.code()), code, "{path}");
+        }
     }
 
     #[test]

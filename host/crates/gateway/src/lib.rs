@@ -30,6 +30,7 @@ mod error;
 mod error_code;
 mod execute;
 mod failure;
+mod fair_permits;
 mod gateway;
 mod headers;
 mod hosts;

@@ -9,15 +9,16 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, StatusCode, Version, header};
-use http_body::Frame;
+use http::{HeaderName, HeaderValue, Request, Version, header};
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -46,9 +47,10 @@ const EVICT_INTERVAL: Duration = Duration::from_millis(50);
 const MAX_HEAD: usize = 32 << 10;
 /// Maximum size of hyper's buffers of a connection, one for reading and one for writing.
 const BUFFER: usize = 64 << 10;
-/// Size of the system's buffer for a connection's unsent bytes. Without a limit it grows to
-/// megabytes, and only tells that the client reads when a third of it has become free.
-const SEND_BUFFER: usize = 256 << 10;
+/// Size of the system's buffer for a connection's unsent bytes; Linux takes twice as much. It only
+/// tells that the client reads when a third of it has become free, which a slow client has to get
+/// done within the write timeout. Without a limit it grows to megabytes.
+const SEND_BUFFER: usize = 64 << 10;
 /// Announces the idle timeout, so that clients do not send a request when it is about to expire.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -214,7 +216,8 @@ async fn serve(
     request: Request<Incoming>,
     guard: RequestGuard,
 ) -> Response<GuardedBody> {
-    let request = request.map(Body::new);
+    let unread = Arc::new(AtomicBool::new(!request.body().is_end_stream()));
+    let request = request.map(|body| Body::new(RequestBody { body, unread: Arc::clone(&unread) }));
     // Only then a client does not expect to keep the connection.
     let is_last =
         request.version() < Version::HTTP_11 || request.headers().contains_key(header::CONNECTION);
@@ -233,8 +236,8 @@ async fn serve(
             response
         }
     };
-    let leaves_body_unread =
-        matches!(response.status(), StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE);
+    // hyper closes the connection then, unless the rest has arrived by chance.
+    let leaves_body_unread = unread.load(Ordering::Relaxed);
     let headers = response.headers_mut();
     if listener.drain.stopping().is_cancelled() || leaves_body_unread {
         headers.insert(header::CONNECTION, CLOSE);
@@ -248,6 +251,37 @@ async fn serve(
 }
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+/// The body of a request, which notes when all of it was read.
+struct RequestBody {
+    body: Incoming,
+    unread: Arc<AtomicBool>,
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            // Relaxed: the flag guards no other memory.
+            self.unread.store(false, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// The body of a response, with which the request ends.
 struct GuardedBody {

@@ -6,6 +6,7 @@ use pointsman_fleet::Fleet;
 use pointsman_record::Recorder;
 use tokio_util::sync::CancellationToken;
 
+use crate::fair_permits::FairPermits;
 use crate::identity::Keys;
 use crate::metrics::GatewayMetrics;
 use crate::policy_threads::PolicyThreads;
@@ -17,6 +18,8 @@ pub(crate) struct Pipeline {
     pub(crate) settings: Settings,
     pub(crate) keys: Keys,
     pub(crate) uploads: Uploads,
+    /// Limits the large bodies that are parsed at a time.
+    pub(crate) parsers: FairPermits,
     pub(crate) fleet: Fleet,
     pub(crate) advisor: AdvisorSlot,
     pub(crate) policy_threads: PolicyThreads,

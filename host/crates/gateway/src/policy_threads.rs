@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use pointsman_domain::{Advised, Facts, FailureReport, FleetView, Recovery, Trace};
-use tokio::sync::Semaphore;
+use pointsman_domain::{Advised, Facts, FailureReport, FleetView, Recovery, RequestView, Trace};
 use tracing::Span;
 
+use crate::fair_permits::FairPermits;
 use crate::settings::AdvisorHandle;
 
 /// Calls at a time for each CPU, and at least in total. They compete with the threads that serve
@@ -23,14 +23,14 @@ const LARGE_BODY: u64 = 256 << 10;
 /// The limits of policy calls outside of the threads that serve requests.
 #[derive(Debug)]
 pub(crate) struct PolicyThreads {
-    small: Arc<Semaphore>,
-    large: Arc<Semaphore>,
+    small: FairPermits,
+    large: FairPermits,
 }
 
 impl Default for PolicyThreads {
     fn default() -> Self {
         let cpus = available_parallelism().map_or(1, usize::from);
-        let permits = || Arc::new(Semaphore::new((cpus * CALLS_PER_CPU).max(MIN_CALLS)));
+        let permits = || FairPermits::new((cpus * CALLS_PER_CPU).max(MIN_CALLS));
         Self { small: permits(), large: permits() }
     }
 }
@@ -45,13 +45,13 @@ impl PolicyThreads {
         fleet: &Arc<FleetView>,
         mut trace: Trace,
     ) -> (Advised, Trace) {
-        if !advisor.may_block(facts) {
+        if !may_block(advisor, facts) {
             let advised = advisor.advise(facts, fleet, &mut trace);
             return (advised, trace);
         }
-        let body_bytes = facts.request.info().body_bytes;
+        let request = Arc::clone(&facts.request);
         let (advisor, facts, fleet) = (Arc::clone(advisor), facts.clone(), Arc::clone(fleet));
-        self.run(body_bytes, move || (advisor.advise(&facts, &fleet, &mut trace), trace)).await
+        self.run(&*request, move || (advisor.advise(&facts, &fleet, &mut trace), trace)).await
     }
 
     /// Calls [`Advisor::recover`](pointsman_domain::Advisor::recover) in the same way.
@@ -63,13 +63,13 @@ impl PolicyThreads {
         failed: FailureReport,
         mut trace: Trace,
     ) -> (Recovery, Trace) {
-        if !advisor.may_block(facts) {
+        if !may_block(advisor, facts) {
             let recovery = advisor.recover(facts, fleet, &failed, &mut trace);
             return (recovery, trace);
         }
-        let body_bytes = facts.request.info().body_bytes;
+        let request = Arc::clone(&facts.request);
         let (advisor, facts, fleet) = (Arc::clone(advisor), facts.clone(), Arc::clone(fleet));
-        self.run(body_bytes, move || (advisor.recover(&facts, &fleet, &failed, &mut trace), trace))
+        self.run(&*request, move || (advisor.recover(&facts, &fleet, &failed, &mut trace), trace))
             .await
     }
 
@@ -77,12 +77,12 @@ impl PolicyThreads {
     /// request is gone; until then it counts.
     async fn run<T: Send + 'static>(
         &self,
-        body_bytes: u64,
+        request: &dyn RequestView,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        let permits = if body_bytes < LARGE_BODY { &self.small } else { &self.large };
-        // The semaphore is never closed; without a permit the call would only be unlimited.
-        let permit = Arc::clone(permits).acquire_owned().await.ok();
+        let is_small = request.info().body_bytes < LARGE_BODY;
+        let permits = if is_small { &self.small } else { &self.large };
+        let permit = permits.acquire(request.tenant()).await;
         let span = Span::current();
         let task = tokio::task::spawn_blocking(move || {
             let result = span.in_scope(call);
@@ -96,6 +96,12 @@ impl PolicyThreads {
             Err(Err(_)) => std::future::pending().await,
         }
     }
+}
+
+/// Returns whether a call may block. A chain without policies does nothing, however large the body.
+fn may_block(advisor: &AdvisorHandle, facts: &Facts) -> bool {
+    let is_empty = advisor.chain().is_some_and(|chain| chain.policies.is_empty());
+    !is_empty && advisor.may_block(facts)
 }
 
 #[cfg(test)]
@@ -142,7 +148,7 @@ mod tests {
         let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
         let fleet = Arc::new(fleet);
         let threads = PolicyThreads::default();
-        let max = threads.small.available_permits();
+        let max = threads.small.available();
         let calls = (0..2 * max).map(|_| threads.advise(&advisor, &facts, &fleet, Trace::off()));
         let others = async {
             for _ in 0..2 * max {
@@ -151,6 +157,6 @@ mod tests {
             }
         };
         let (advised, ()) = tokio::join!(futures_util::future::join_all(calls), others);
-        assert_eq!((advised.len(), threads.small.available_permits()), (2 * max, max));
+        assert_eq!((advised.len(), threads.small.available()), (2 * max, max));
     }
 }

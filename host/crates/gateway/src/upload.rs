@@ -1,7 +1,8 @@
 //! Receives the bodies of requests, within limits of size, time and memory.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -43,7 +44,11 @@ pub(crate) struct BodyMemory {
     limit: usize,
     /// Limit for bodies larger than [`SMALL_SHARE`].
     large_limit: usize,
+    /// Limit for such bodies of one tenant.
+    tenant_limit: usize,
     used: AtomicUsize,
+    /// The bytes that each tenant uses for bodies larger than [`SMALL_SHARE`], if any.
+    large_by_tenant: Mutex<HashMap<String, usize>>,
     /// The bytes in use, as a metric.
     gauge: Gauge,
 }
@@ -51,40 +56,103 @@ pub(crate) struct BodyMemory {
 impl BodyMemory {
     /// Creates the memory of `limit` bytes, of which one body has at most `max_body`.
     pub(crate) fn new(limit: usize, max_body: usize, gauge: Gauge) -> Self {
-        let large_limit = (limit - limit / 4).max(max_body.min(limit));
-        Self { limit, large_limit, used: AtomicUsize::new(0), gauge }
+        let one_body = max_body.min(limit);
+        let large_limit = (limit - limit / 4).max(one_body);
+        Self {
+            limit,
+            large_limit,
+            tenant_limit: (large_limit / 2).max(one_body),
+            used: AtomicUsize::new(0),
+            large_by_tenant: Mutex::default(),
+            gauge,
+        }
+    }
+
+    fn large_by_tenant(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        // Every statement leaves a valid state behind, so a panic elsewhere does no harm.
+        self.large_by_tenant.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds to the large bodies of a tenant, up to its limit.
+    fn add_large(&self, tenant: &str, bytes: usize) -> Result<(), RouteError> {
+        let mut tenants = self.large_by_tenant();
+        let used = tenants.get(tenant).copied().unwrap_or(0).saturating_add(bytes);
+        if used > self.tenant_limit {
+            return Err(RouteError::BodyMemory);
+        }
+        tenants.insert(tenant.to_owned(), used);
+        Ok(())
+    }
+
+    /// Subtracts from the large bodies of a tenant.
+    fn subtract_large(&self, tenant: &str, bytes: usize) {
+        let mut tenants = self.large_by_tenant();
+        if let Some(used) = tenants.get_mut(tenant) {
+            *used = used.saturating_sub(bytes);
+            if *used == 0 {
+                tenants.remove(tenant);
+            }
+        }
     }
 }
 
-/// A body, or what was received of it. Its memory is given back when the last reference is dropped,
-/// wherever that is.
+/// The memory of one body. It is given back on drop: when the request has ended and nothing refers
+/// to the received bytes any more. Edited copies of the body take its place, and are not counted.
 #[derive(Debug)]
-struct Received {
-    data: Vec<u8>,
+pub(crate) struct Reservation {
     memory: Arc<BodyMemory>,
+    tenant: Option<String>,
+    bytes: usize,
+    /// The bytes that count as the tenant's: all, once the body is large.
+    tenant_bytes: usize,
 }
 
-impl Received {
-    /// Appends a chunk; `expected` is the length of the whole body if it is known.
-    fn push(&mut self, chunk: &[u8], expected: usize) -> Result<(), RouteError> {
-        let length = self.data.len() + chunk.len();
+impl Reservation {
+    fn new(memory: &Arc<BodyMemory>, tenant: Option<&str>) -> Self {
+        let (memory, tenant) = (Arc::clone(memory), tenant.map(str::to_owned));
+        Self { memory, tenant, bytes: 0, tenant_bytes: 0 }
+    }
+
+    /// Adds the memory of the next chunk.
+    fn grow(&mut self, bytes: usize) -> Result<(), RouteError> {
+        let length = self.bytes + bytes;
         let memory = &self.memory;
-        let limit = if length > SMALL_SHARE { memory.large_limit } else { memory.limit };
-        let add = |used: usize| used.checked_add(chunk.len()).filter(|used| *used <= limit);
+        let is_large = length > SMALL_SHARE;
+        if let Some(tenant) = &self.tenant
+            && is_large
+        {
+            memory.add_large(tenant, length - self.tenant_bytes)?;
+            self.tenant_bytes = length;
+        }
+        let limit = if is_large { memory.large_limit } else { memory.limit };
+        let add = |used: usize| used.checked_add(bytes).filter(|used| *used <= limit);
         // Relaxed: the counter guards no other memory.
         memory
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
             .map_err(|_| RouteError::BodyMemory)?;
-        memory.gauge.inc_by(chunk.len() as i64);
-        if self.data.capacity() < length {
-            // Doubled, but not by what the client announces and may never send, nor beyond that.
-            let capacity = (2 * length).max(FIRST_CAPACITY).min(expected.max(length));
-            self.data.reserve_exact(capacity - self.data.len());
-        }
-        self.data.extend_from_slice(chunk);
+        memory.gauge.inc_by(bytes as i64);
+        self.bytes = length;
         Ok(())
     }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.memory.gauge.dec_by(self.bytes as i64);
+        if let Some(tenant) = &self.tenant
+            && self.tenant_bytes > 0
+        {
+            self.memory.subtract_large(tenant, self.tenant_bytes);
+        }
+    }
+}
+
+/// A received body, which keeps its reservation while there are references to its bytes.
+struct Received {
+    data: Vec<u8>,
+    _reservation: Arc<Reservation>,
 }
 
 impl AsRef<[u8]> for Received {
@@ -93,32 +161,43 @@ impl AsRef<[u8]> for Received {
     }
 }
 
-impl Drop for Received {
-    fn drop(&mut self) {
-        self.memory.used.fetch_sub(self.data.len(), Ordering::Relaxed);
-        self.memory.gauge.dec_by(self.data.len() as i64);
+/// Appends a chunk; `expected` is the length of the whole body if it is known.
+fn append(data: &mut Vec<u8>, chunk: &[u8], expected: usize) {
+    let length = data.len() + chunk.len();
+    if data.capacity() < length {
+        // Doubled, but not by what the client announces and may never send, nor beyond that.
+        let capacity = (2 * length).max(FIRST_CAPACITY).min(expected.max(length));
+        data.reserve_exact(capacity - data.len());
     }
+    data.extend_from_slice(chunk);
 }
 
-/// Receives a whole body, which has to be JSON.
+/// Receives a whole body, which has to be JSON. The request has to keep the reservation until it
+/// ends, because its body may be replaced by an edited one. `tenant` is `None` without keys.
 pub(crate) async fn receive(
     uploads: &Uploads,
     headers: &HeaderMap,
     body: Body,
-) -> Result<Bytes, RouteError> {
+    tenant: Option<&str>,
+) -> Result<(Bytes, Arc<Reservation>), RouteError> {
     check_content_type(headers)?;
     // The announced length: known before any byte of the body is read.
     if body.size_hint().lower() > uploads.max_body as u64 {
         return Err(RouteError::BodyTooLarge { max: uploads.max_body });
     }
-    let received = uploads.stop.run_until_cancelled(receive_json(uploads, body)).await;
+    let received = uploads.stop.run_until_cancelled(receive_json(uploads, body, tenant)).await;
     received.unwrap_or(Err(RouteError::Stopping))
 }
 
-async fn receive_json(uploads: &Uploads, mut body: Body) -> Result<Bytes, RouteError> {
+async fn receive_json(
+    uploads: &Uploads,
+    mut body: Body,
+    tenant: Option<&str>,
+) -> Result<(Bytes, Arc<Reservation>), RouteError> {
     let exact = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
     let expected = exact.unwrap_or(usize::MAX);
-    let mut received = Received { data: Vec::new(), memory: Arc::clone(&uploads.memory) };
+    let mut reservation = Reservation::new(&uploads.memory, tenant);
+    let mut data = Vec::new();
     let mut pace = Pace::new(uploads.timeout, MIN_UPLOAD_RATE);
     loop {
         let deadline = pace.wait(Instant::now());
@@ -127,13 +206,16 @@ async fn receive_json(uploads: &Uploads, mut body: Body) -> Result<Bytes, RouteE
         let frame = frame.map_err(|error| RouteError::IncompleteBody(error.into()))?;
         // Trailers have no meaning here.
         let Ok(chunk) = frame.into_data() else { continue };
-        if received.data.len() + chunk.len() > uploads.max_body {
+        if data.len() + chunk.len() > uploads.max_body {
             return Err(RouteError::BodyTooLarge { max: uploads.max_body });
         }
-        received.push(&chunk, expected)?;
+        reservation.grow(chunk.len())?;
+        append(&mut data, &chunk, expected);
         pace.progress(chunk.len(), Instant::now());
     }
-    Ok(Bytes::from_owner(received))
+    let reservation = Arc::new(reservation);
+    let received = Received { data, _reservation: Arc::clone(&reservation) };
+    Ok((Bytes::from_owner(received), reservation))
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), RouteError> {
@@ -166,9 +248,17 @@ mod tests {
     }
 
     async fn receive_body(uploads: &Uploads, body: Body) -> Result<Bytes, ErrorCode> {
+        receive_from(uploads, body, None).await.map(|(body, _)| body)
+    }
+
+    async fn receive_from(
+        uploads: &Uploads,
+        body: Body,
+        tenant: Option<&str>,
+    ) -> Result<(Bytes, Arc<Reservation>), ErrorCode> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        receive(uploads, &headers, body).await.map_err(|error| error.code().unwrap())
+        receive(uploads, &headers, body, tenant).await.map_err(|error| error.code().unwrap())
     }
 
     fn chunks(chunk: usize, pause: Duration) -> impl futures_util::Stream<Item = Bytes> + Send {
@@ -234,5 +324,31 @@ mod tests {
         drop(slice);
         assert_eq!(uploads.memory.used.load(Ordering::Relaxed), 0);
         assert!(receive_body(&uploads, large()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_held_by_the_request() {
+        let uploads = uploads(MIB, MIB);
+        let (body, reservation) = receive_from(&uploads, Body::from("{}"), None).await.unwrap();
+        drop(body);
+        assert_eq!(uploads.memory.used.load(Ordering::Relaxed), 2, "the body was edited");
+        drop(reservation);
+        assert_eq!(uploads.memory.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_of_one_tenant_get_half() {
+        let uploads = uploads(4 * MIB, 16 * MIB);
+        let large = || body(chunks(MIB, Duration::ZERO).take(3));
+        let receive = |tenant| receive_from(&uploads, large(), Some(tenant));
+        let first = (receive("a").await.unwrap(), receive("a").await.unwrap());
+        assert_eq!(receive("a").await.unwrap_err(), ErrorCode::HostOverloaded);
+        // The rejected body does not count, small ones are not limited, nor are other tenants.
+        assert_eq!(uploads.memory.used.load(Ordering::Relaxed), 6 * MIB);
+        let small = receive_from(&uploads, Body::from(vec![b' '; MIB]), Some("a")).await.unwrap();
+        let other = receive("b").await.unwrap();
+        drop((first, small, other));
+        assert!(uploads.memory.large_by_tenant().is_empty());
+        assert!(receive("a").await.is_ok());
     }
 }

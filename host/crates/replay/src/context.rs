@@ -120,7 +120,8 @@ fn request(record: &DecisionRecord) -> (Arc<dyn RequestView>, KnownInputs) {
         tenant: !tenant.as_ref().is_some_and(|tenant| marks::redacted(&json!(tenant))),
     };
     let headers = record.request.as_ref().map(headers).unwrap_or_default();
-    let head = Head { id: record.request_id.to_string(), tenant, headers };
+    let id = record.request_id.to_string();
+    let head = Head { id, tenant, headers, ..Head::default() };
     let body = record.request.as_ref().and_then(|request| request.body.as_ref());
     if let Some(body) = body
         && let Ok(request) =
@@ -197,8 +198,8 @@ impl PartialRequest {
                 headers.append(name, value);
             }
         }
-        let head =
-            Head { id: view.id().to_owned(), tenant: view.tenant().map(str::to_owned), headers };
+        let (id, tenant) = (view.id().to_owned(), view.tenant().map(str::to_owned));
+        let head = Head { id, tenant, headers, ..Head::default() };
         let parts = RequestParts { head, model: view.model().to_owned(), figures: view.info() };
         Self { parts, recorded: RecordedEdits::default() }
     }

@@ -83,6 +83,7 @@ fn request(number: u32) -> Request {
         id: format!("request-{number}"),
         tenant: Some(format!("team-{}", number % 2)),
         headers,
+        ..Head::default()
     };
     Request::parse(Endpoint::ChatCompletions, body.to_string().into(), head).unwrap()
 }

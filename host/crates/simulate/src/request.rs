@@ -82,7 +82,8 @@ impl RequestWriter {
                 headers.append(name, value);
             }
         }
-        let head = Head { id, tenant: request.tenant.as_deref().map(str::to_owned), headers };
+        let tenant = request.tenant.as_deref().map(str::to_owned);
+        let head = Head { id, tenant, headers, ..Head::default() };
         let body = match &request.body {
             Some(body) => body.clone(),
             None => self.body(request),

@@ -85,6 +85,7 @@ fn facts(number: u32, now_ms: u64) -> Facts {
         id: format!("request-{number}"),
         tenant: Some(format!("team-{}", number % 4)),
         headers,
+        ..Head::default()
     };
     let request = Request::parse(Endpoint::ChatCompletions, body.to_string().into(), head).unwrap();
     Facts {

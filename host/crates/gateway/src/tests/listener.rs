@@ -193,7 +193,8 @@ async fn requests_for_other_hosts_are_refused() {
     })
     .await;
     for (head, status, code) in [
-        ("GET /livez HTTP/1.1\r\nhost: evil.example\r\n", "421", "host_not_allowed"),
+        ("GET /livez HTTP/1.1\r\nhost: evil.example\r\n", "200", "ok"),
+        ("GET /health HTTP/1.1\r\nhost: evil.example\r\n", "421", "host_not_allowed"),
         ("GET /status HTTP/1.1\r\nhost: evil.example\r\n", "421", "host_not_allowed"),
         ("GET /livez HTTP/1.1\r\n", "400", "invalid_request"),
         ("GET /livez HTTP/1.1\r\nhost: a\r\nhost: b\r\n", "400", "invalid_request"),
@@ -268,4 +269,29 @@ async fn upload_that_is_too_large_is_refused_at_once() {
         assert_eq!(status_of(&response), status, "{response}");
     }
     drop(test);
+}
+
+#[tokio::test]
+async fn connection_is_only_kept_if_the_body_was_read() {
+    let Served { test, port, server: _server } = serve_port(|_| ()).await;
+    test.script("c", &[json(200, "{}")]);
+    let head = "HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n";
+    for (line, status) in [
+        ("POST /v1/unknown", "404"),
+        ("PUT /v1/chat/completions", "405"),
+        ("POST /v1/chat/completions", "415"),
+    ] {
+        let mut client = Client::connect(port).await;
+        client.send(&format!("{line} {head}")).await;
+        let response = client.read_to_end().await;
+        assert!(response.contains("connection: close"), "{line}: {response}");
+        assert!(!response.contains("keep-alive"), "{line}: {response}");
+        assert_eq!(status_of(&response), status, "{response}");
+    }
+    let mut client = Client::connect(port).await;
+    client.send(&chat("[]")).await;
+    assert!(client.read_until("error").await.contains("keep-alive: timeout="));
+    client.send(&chat(&format!(r#"{{"model":"other",{MESSAGES}}}"#))).await;
+    let response = client.read_until("{}").await;
+    assert!(response.contains("keep-alive: timeout="), "{response}");
 }
