@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pointsman_tests::attack::{RawClient, idle_connections, request_head};
 use pointsman_tests::client::{chat, open};
 use pointsman_tests::pause;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::CHAT;
 
@@ -127,7 +127,7 @@ pub(crate) const ATTACKS: [Attack; 10] = [
         drop(clients);
     }),
     ("many parts", |port, key| {
-        let parts = vec![Value::from(json!({})); 100_001];
+        let parts = vec![json!({}); 100_001];
         let body = json!({ "model": "main", "messages": [{ "role": "user", "content": parts }] });
         finish(send(client(port), key, &body.to_string()));
         pause(PAUSE);
