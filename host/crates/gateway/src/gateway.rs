@@ -81,6 +81,7 @@ impl Gateway {
         let uploads = Uploads {
             max_body: settings.max_body,
             timeout: settings.body_timeout,
+            deadline: settings.deadline,
             memory: Arc::new(memory),
             stop: drain.stopping().clone(),
         };

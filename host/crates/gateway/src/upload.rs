@@ -33,6 +33,8 @@ pub(crate) struct Uploads {
     pub(crate) max_body: usize,
     /// Maximum time for which a client sends nothing.
     pub(crate) timeout: Duration,
+    /// Maximum time of a request before the first byte of its response, which includes its body.
+    pub(crate) deadline: Duration,
     pub(crate) memory: Arc<BodyMemory>,
     /// Cancelled when the host stops: bodies that have not been received are rejected.
     pub(crate) stop: CancellationToken,
@@ -185,8 +187,11 @@ pub(crate) async fn receive(
     if body.size_hint().lower() > uploads.max_body as u64 {
         return Err(RouteError::BodyTooLarge { max: uploads.max_body });
     }
-    let received = uploads.stop.run_until_cancelled(receive_json(uploads, body, tenant)).await;
-    received.unwrap_or(Err(RouteError::Stopping))
+    let receiving = tokio::time::timeout(uploads.deadline, receive_json(uploads, body, tenant));
+    match uploads.stop.run_until_cancelled(receiving).await {
+        Some(received) => received.unwrap_or(Err(RouteError::BodyTimeout)),
+        None => Err(RouteError::Stopping),
+    }
 }
 
 async fn receive_json(
@@ -242,6 +247,7 @@ mod tests {
         Uploads {
             max_body,
             timeout: Duration::from_secs(30),
+            deadline: Duration::from_secs(3_600),
             memory: Arc::new(BodyMemory::new(memory, max_body, Gauge::default())),
             stop: CancellationToken::new(),
         }
@@ -305,6 +311,15 @@ mod tests {
         let stalled = receive_body(&uploads, body(stream::pending()));
         let (result, ()) = tokio::join!(stalled, async { uploads.stop.cancel() });
         assert_eq!(result, Err(ErrorCode::Stopping));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deadline_includes_the_body() {
+        let uploads = Uploads { deadline: Duration::from_secs(5), ..uploads(MIB, MIB) };
+        let begun = Instant::now();
+        let result = receive_body(&uploads, body(stream::pending())).await;
+        assert_eq!(result, Err(ErrorCode::RequestTimeout));
+        assert_eq!(begun.elapsed(), uploads.deadline);
     }
 
     #[tokio::test(start_paused = true)]
