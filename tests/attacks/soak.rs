@@ -7,8 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use pointsman_tests::attack::{
-    GOOD_BODY, GOOD_STREAM, HostileEngine, MemorySampler, Next, ReceivedRequest, STREAM_HEAD,
-    chunk, external_lane,
+    HostileEngine, MemorySampler, ReceivedRequest, STREAM_HEAD, answer, chunk, external_lane,
 };
 use pointsman_tests::host::{Host, program, root};
 use pointsman_tests::memory::assert_no_steady_growth;
@@ -33,20 +32,11 @@ fn watching_engine() -> (HostileEngine, Arc<AtomicU64>) {
     let disclosed = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&disclosed);
     let engine = HostileEngine::start(move |request, stream| {
-        let text = request.text();
-        if text.contains(ADDRESS) {
+        if request.text().contains(ADDRESS) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
         pause(Duration::from_millis(2));
-        if text.contains("\"stream\":true") {
-            stream.write_all(STREAM_HEAD.as_bytes())?;
-            stream.write_all(&chunk(GOOD_STREAM.as_bytes()))?;
-            stream.write_all(b"0\r\n\r\n")?;
-        } else {
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
-            write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{GOOD_BODY}", GOOD_BODY.len())?;
-        }
-        Ok(Next::Close)
+        answer(request, stream)
     });
     (engine, disclosed)
 }

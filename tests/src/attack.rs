@@ -8,7 +8,8 @@ mod memory;
 mod socket;
 
 pub use engine::{
-    GOOD_BODY, GOOD_STREAM, HostileEngine, Next, ReceivedRequest, STREAM_HEAD, chunk, external_lane,
+    GOOD_BODY, GOOD_STREAM, HostileEngine, Next, ReceivedRequest, STREAM_HEAD, answer, chunk,
+    external_lane,
 };
 pub use launcher::launcher;
 pub use memory::MemorySampler;

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use pointsman_tests::attack::{
-    GOOD_BODY, GOOD_STREAM, HostileEngine, Next, STREAM_HEAD, chunk, external_lane,
+    GOOD_BODY, GOOD_STREAM, HostileEngine, Next, STREAM_HEAD, answer, chunk, external_lane,
 };
 use pointsman_tests::client::{chat, open, post, stream};
 use pointsman_tests::host::{Host, program};
@@ -312,15 +312,9 @@ fn surplus_response_reaches_no_other_client() {
 /// deadline.
 #[test]
 fn plain_response_is_limited_by_the_deadline_alone() {
-    let engine = HostileEngine::start(|_, stream| {
+    let engine = HostileEngine::start(|request, stream| {
         pause(Duration::from_secs(2));
-        let length = GOOD_BODY.len();
-        write!(
-            stream,
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: \
-             {length}\r\nconnection: close\r\n\r\n{GOOD_BODY}"
-        )?;
-        Ok(Next::Close)
+        answer(request, stream)
     });
     let host = host(&external_lane("a", &["a"], &engine, "timeouts = { first-byte = \"500ms\" }"));
     let plain = post(host.port, CHAT, &chat("a", json!({})));

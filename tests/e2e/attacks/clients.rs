@@ -1,13 +1,12 @@
 //! Clients that send too much, too slowly, or nothing.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pointsman_tests::attack::{
-    GOOD_BODY, HostileEngine, Next, RawClient, client_that_does_not_read, external_lane,
-    idle_connections, launcher, request_head,
+    HostileEngine, RawClient, answer, client_that_does_not_read, external_lane, idle_connections,
+    launcher, request_head,
 };
 use pointsman_tests::client::{chat, post, send};
 use pointsman_tests::host::{Host, fake_lane, program};
@@ -60,17 +59,11 @@ fn body_of_too_many_pieces_is_refused() {
 fn held_engine() -> (HostileEngine, Arc<AtomicBool>) {
     let released = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&released);
-    let engine = HostileEngine::start(move |_, stream| {
+    let engine = HostileEngine::start(move |request, stream| {
         while !flag.load(Ordering::Relaxed) {
             pause(Duration::from_millis(10));
         }
-        let length = GOOD_BODY.len();
-        write!(
-            stream,
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: \
-             {length}\r\nconnection: close\r\n\r\n{GOOD_BODY}"
-        )?;
-        Ok(Next::Close)
+        answer(request, stream)
     });
     (engine, released)
 }

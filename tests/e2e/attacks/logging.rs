@@ -36,25 +36,24 @@ fn is_served(host: &Host) {
     assert_eq!(post(host.port, CHAT, &chat("a", json!({}))).status, 200);
 }
 
+fn assert_serves_and_stops(mut host: Host) {
+    is_served(&host);
+    host.assert_no_request_lost();
+    host.signal(rustix::process::Signal::TERM);
+    assert!(host.wait_for_exit().success());
+}
+
 #[test]
 fn reader_of_the_log_that_goes_away_harms_nothing() {
     let host = host_by("head -c 1 < $LOG > /dev/null &", " 2> $LOG");
-    is_served(&host);
-    host.assert_no_request_lost();
-    let mut host = host;
-    host.signal(rustix::process::Signal::TERM);
-    assert!(host.wait_for_exit().success());
+    assert_serves_and_stops(host);
 }
 
 #[test]
 fn reader_of_the_log_that_stalls_harms_nothing() {
     // Opens the pipe and never reads; not a child of the host.
     let host = host_by("(sleep 60 < $LOG &)", " 2> $LOG");
-    is_served(&host);
-    host.assert_no_request_lost();
-    let mut host = host;
-    host.signal(rustix::process::Signal::TERM);
-    assert!(host.wait_for_exit().success());
+    assert_serves_and_stops(host);
 }
 
 /// In the text format, what a client sends begins no line and has no control characters.

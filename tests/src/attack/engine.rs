@@ -57,6 +57,23 @@ pub enum Next {
     Close,
 }
 
+/// Answers a request properly, as a stream if it asks for one.
+///
+/// # Errors
+/// If the host has closed the connection.
+pub fn answer(request: &ReceivedRequest, stream: &mut TcpStream) -> std::io::Result<Next> {
+    if request.text().contains("\"stream\":true") {
+        stream.write_all(STREAM_HEAD.as_bytes())?;
+        stream.write_all(&chunk(GOOD_STREAM.as_bytes()))?;
+        stream.write_all(b"0\r\n\r\n")?;
+    } else {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
+        let length = GOOD_BODY.len();
+        write!(stream, "{head}\r\ncontent-length: {length}\r\n\r\n{GOOD_BODY}")?;
+    }
+    Ok(Next::Close)
+}
+
 /// Writes the response to a `POST`. An error ends the connection, as when the host has closed it.
 type Script = dyn Fn(&ReceivedRequest, &mut TcpStream) -> std::io::Result<Next> + Send + Sync;
 
@@ -120,18 +137,7 @@ impl HostileEngine {
 
     /// Starts an engine that answers every request properly.
     pub fn honest() -> Self {
-        Self::start(|request, stream| {
-            if request.text().contains("\"stream\":true") {
-                stream.write_all(STREAM_HEAD.as_bytes())?;
-                stream.write_all(&chunk(GOOD_STREAM.as_bytes()))?;
-                stream.write_all(b"0\r\n\r\n")?;
-            } else {
-                let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
-                let length = GOOD_BODY.len();
-                write!(stream, "{head}\r\ncontent-length: {length}\r\n\r\n{GOOD_BODY}")?;
-            }
-            Ok(Next::Close)
-        })
+        Self::start(answer)
     }
 
     /// Returns the first thousand `POST` requests, in the order in which they were read.

@@ -19,14 +19,12 @@ use tracing::Span;
 use crate::error::RouteError;
 use crate::failure::RETRY_LOST_ENGINE;
 use crate::pipeline::Pipeline;
+use crate::policy_threads::LARGE_BODY;
 use crate::recording::{self, Recording};
 use crate::request_tracker::RequestTracker;
 use crate::settings::AdvisorHandle;
 use crate::upload;
 
-/// Bodies above this size are parsed on a thread of their own, because that takes milliseconds
-/// during which the worker could serve no other request.
-const LARGE_BODY: usize = 256 << 10;
 /// Large bodies that are parsed at a time. Bounds threads and memory; parsing is CPU work.
 pub(crate) const MAX_PARSERS: usize = 2;
 

@@ -16,9 +16,10 @@ use crate::settings::AdvisorHandle;
 /// requests, so more calls would not end earlier.
 const CALLS_PER_CPU: usize = 2;
 const MIN_CALLS: usize = 4;
-/// Bytes of a body from which on a request is large. Edits of large bodies take longer than all
-/// policies together, so these requests do not share a limit with the others.
-const LARGE_BODY: u64 = 256 << 10;
+/// Bytes of a body from which on a request is large. Parsing takes milliseconds then, during which a
+/// worker could serve no other request. Edits take longer than all policies together, so large
+/// requests do not share a limit with the others.
+pub(crate) const LARGE_BODY: usize = 256 << 10;
 
 /// The limits of policy calls outside of the threads that serve requests.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl PolicyThreads {
         request: &dyn RequestView,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        let is_small = request.info().body_bytes < LARGE_BODY;
+        let is_small = request.info().body_bytes < LARGE_BODY as u64;
         let permits = if is_small { &self.small } else { &self.large };
         let permit = permits.acquire(request.tenant()).await;
         let span = Span::current();
