@@ -16,8 +16,8 @@ use crate::settings::AdvisorHandle;
 /// requests, so more calls would not end earlier.
 const CALLS_PER_CPU: usize = 2;
 const MIN_CALLS: usize = 4;
-/// Bytes of a body from which on a request is large. Parsing takes milliseconds then, during which a
-/// worker could serve no other request. Edits take longer than all policies together, so large
+/// Bytes of a body from which on a request is large. Parsing takes milliseconds then, during which
+/// a worker could serve no other request. Edits take longer than all policies together, so large
 /// requests do not share a limit with the others.
 pub(crate) const LARGE_BODY: usize = 256 << 10;
 
