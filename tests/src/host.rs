@@ -42,11 +42,15 @@ pub struct ResourceUsage {
     pub threads: usize,
 }
 
-/// Returns the path of the host program, which is built beside the fake engine.
+/// Returns the path of the host program: that in `POINTSMAN_PROGRAM`, with which figures of a
+/// release binary are measured, or the one which is built beside the fake engine.
 ///
 /// # Panics
 /// If the host program has not been built.
 pub fn program(fake_engine: &str) -> PathBuf {
+    if let Some(program) = std::env::var_os("POINTSMAN_PROGRAM") {
+        return program.into();
+    }
     let program = Path::new(fake_engine).with_file_name("pointsman");
     assert!(
         program.exists(),

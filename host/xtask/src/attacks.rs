@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
-use pointsman_xtask::command::{cargo, run};
+use anyhow::{Context as _, Result, bail};
+use pointsman_xtask::command::{cargo, run, target_dir};
 
 /// The test of the soak.
 const SOAK: &str = "soak::honest_traffic_survives_all_attacks";
@@ -15,19 +15,25 @@ const MINUTES_ALONE: u64 = 30;
 
 /// Runs all attacks, and a short soak.
 pub(crate) fn attacks(root: &Path) -> Result<()> {
-    run_tests(root, &[], MINUTES)
+    run_tests(root, &[], MINUTES, None)
 }
 
-/// Runs the soak only, for `minutes`, and prints its figures.
-pub(crate) fn soak(root: &Path, minutes: Option<&str>) -> Result<()> {
+/// Runs the soak only, for `minutes`, and prints its figures. With `is_release`, those of the binary
+/// that `cargo xtask dist` built.
+pub(crate) fn soak(root: &Path, minutes: Option<&str>, is_release: bool) -> Result<()> {
     let minutes = match minutes {
         Some(minutes) => minutes.parse().context("--minutes: not a number")?,
         None => MINUTES_ALONE,
     };
-    run_tests(root, &["--exact", SOAK], minutes)
+    let program = is_release.then(|| target_dir().map(|target| target.join("dist/pointsman")));
+    let program = program.transpose()?;
+    if let Some(missing) = program.as_ref().filter(|program| !program.exists()) {
+        bail!("{} is missing; build it with: cargo xtask dist", missing.display());
+    }
+    run_tests(root, &["--exact", SOAK], minutes, program.as_deref())
 }
 
-fn run_tests(root: &Path, filter: &[&str], minutes: u64) -> Result<()> {
+fn run_tests(root: &Path, filter: &[&str], minutes: u64, program: Option<&Path>) -> Result<()> {
     let start = Instant::now();
     println!("== building the host");
     // The whole workspace, as for the tests: selecting packages would select other features of
@@ -38,6 +44,10 @@ fn run_tests(root: &Path, filter: &[&str], minutes: u64) -> Result<()> {
     let mut tests = cargo(root)?;
     tests.args(["test", "--workspace", "--test", "attacks", "--"]).args(filter);
     tests.args(["--test-threads", "1", "--nocapture"]);
+    if let Some(program) = program {
+        println!("== host: {}", program.display());
+        tests.env("POINTSMAN_PROGRAM", program);
+    }
     run(tests.env("SOAK_SECONDS", (60 * minutes).to_string()))?;
     println!("== all passed in {} s", start.elapsed().as_secs());
     Ok(())

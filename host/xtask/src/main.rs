@@ -22,7 +22,8 @@ Development tasks of Pointsman:
   cargo xtask demo [--port PORT]   Serve a small model on three lanes and send a request
   cargo xtask test                 Run everything that CI runs: format, lints, documentation, tests
   cargo xtask test --attacks       Run the attacks on a host that take minutes, and a short soak
-  cargo xtask soak [--minutes N]   Serve honest traffic beside attackers for N minutes (30), and
+  cargo xtask soak [--release] [--minutes N]
+                                   Serve honest traffic beside attackers for N minutes (30), and
                                    print figures
   cargo xtask guests               Build all policies from source and write them to policies/
   cargo xtask guests --out DIR     Build all policies, the examples in four languages and the
@@ -72,8 +73,10 @@ fn run(arguments: &[&str]) -> Result<()> {
         }
         ["test"] => test::test(&root),
         ["test", "--attacks"] => attacks::attacks(&root),
-        ["soak"] => attacks::soak(&root, None),
-        ["soak", "--minutes", minutes] => attacks::soak(&root, Some(minutes)),
+        ["soak"] => attacks::soak(&root, None, false),
+        ["soak", "--minutes", minutes] => attacks::soak(&root, Some(minutes), false),
+        ["soak", "--release"] => attacks::soak(&root, None, true),
+        ["soak", "--release", "--minutes", minutes] => attacks::soak(&root, Some(minutes), true),
         ["guests"] => guests(&root, &[]),
         ["guests", "--out", dir] => guests(&root, &["--out", dir]),
         ["contract"] => guests(&root, &["contract"]),
