@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
+use futures_util::future::join_all;
 use pointsman_domain::PlanLimits;
 use pointsman_files::write_atomic;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
-    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, Settings,
-    raise_descriptor_limit,
+    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, HealthRule, Keys,
+    ListenerSettings, Settings, raise_descriptor_limit,
 };
 use pointsman_policy::{
     Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
@@ -29,7 +30,7 @@ use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
 use crate::startup::EarlyConnections;
 use crate::{admin, facts, inherited, memory, service_manager, shutdown, state, telemetry};
-use pointsman_config::Config;
+use pointsman_config::{Config, Listener};
 
 /// Stack size of a worker thread in bytes. A policy can use 512 KiB of it, on top of the frames of
 /// the request that calls it.
@@ -73,12 +74,12 @@ async fn run(
 ) -> Result<()> {
     let mut signals = Signals::listen()?;
     state::prepare(&mut config)?;
-    let (listener, address) = bind(options.listen.unwrap_or(config.server.listen)).await?;
+    let listeners = bind(&config.server.listeners, options.listen).await?;
     // Clients are answered from here on.
     let policy_metrics = PolicyMetrics::register(&mut registry);
     let mut early = EarlyConnections::default();
     let load = load_policies(&config.policies, policy_metrics);
-    let mut step = Step { early: &mut early, listener: &listener, signals: &mut signals };
+    let mut step = Step { early: &mut early, listeners: &listeners, signals: &mut signals };
     let Some(policies) = step.finish("policies were loaded", load).await? else { return Ok(()) };
 
     let operators = admin::open(&config.admin).await?;
@@ -113,17 +114,23 @@ async fn run(
         registry,
         drain: drain.clone(),
     });
+    let addresses: Vec<SocketAddr> = listeners.iter().map(|bound| bound.address).collect();
     let mut server = JoinSet::new();
     server.spawn(async move {
         let serve = async {
             let operators = operators.serve(&gateway, backend);
-            tokio::join!(gateway.serve(listener), operators, early.finish());
+            let clients = listeners
+                .into_iter()
+                .map(|Bound { listener, settings, .. }| gateway.serve(listener, settings));
+            tokio::join!(join_all(clients), operators, early.finish());
         };
         tokio::select! { () = serve => {}, () = memory::trim_after_peaks() => {} }
     });
     let startup_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(event = "listening", %address, startup_ms, "listening on http://{address}");
-    if let Some(file) = &options.port_file {
+    for address in &addresses {
+        tracing::info!(event = "listening", %address, startup_ms, "listening on http://{address}");
+    }
+    if let (Some(file), Some(address)) = (&options.port_file, addresses.first()) {
         write_port(file, address.port())
             .with_context(|| format!("failed to write the port to {}", file.display()))?;
     }
@@ -143,7 +150,7 @@ async fn run(
 /// What goes on during a step of the start that takes long.
 struct Step<'a> {
     early: &'a mut EarlyConnections,
-    listener: &'a TcpListener,
+    listeners: &'a [Bound],
     signals: &'a mut Signals,
 }
 
@@ -156,7 +163,7 @@ impl Step<'_> {
         work: impl Future<Output = Result<T>>,
     ) -> Result<Option<T>> {
         tokio::select! {
-            done = self.early.serve_while(self.listener, work) => done.map(Some),
+            done = self.early.serve_while(self.listeners, work) => done.map(Some),
             signal = self.signals.stop() => {
                 tracing::info!(event = "start_aborted", signal, "stopped while {name}");
                 Ok(None)
@@ -165,11 +172,44 @@ impl Step<'_> {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let address = listener.local_addr().context("failed to read the address of the listener")?;
-    Ok((listener, address))
+/// A listener for clients that accepts connections.
+pub(crate) struct Bound {
+    pub(crate) listener: TcpListener,
+    pub(crate) address: SocketAddr,
+    pub(crate) settings: ListenerSettings,
+}
+
+impl Bound {
+    /// Binds an address.
+    pub(crate) async fn new(address: SocketAddr, settings: ListenerSettings) -> Result<Self> {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?;
+        let address = listener.local_addr().context("failed to read the address of a listener")?;
+        Ok(Self { listener, address, settings })
+    }
+}
+
+/// Binds the addresses for clients. `first` replaces the address of the first listener.
+async fn bind(listeners: &[Listener], first: Option<SocketAddr>) -> Result<Vec<Bound>> {
+    let mut bound = Vec::with_capacity(listeners.len());
+    for (index, listener) in listeners.iter().enumerate() {
+        let address = first.filter(|_| index == 0).unwrap_or(listener.address);
+        bound.push(Bound::new(address, listener_settings(listener)).await?);
+    }
+    Ok(bound)
+}
+
+fn listener_settings(listener: &Listener) -> ListenerSettings {
+    ListenerSettings {
+        path_prefix: listener.path_prefix.clone(),
+        default_model: listener.default_model.clone(),
+        models: listener.models.iter().cloned().collect(),
+        health: match listener.health {
+            pointsman_config::HealthRule::AnyLane => HealthRule::AnyLane,
+            pointsman_config::HealthRule::AllLanes => HealthRule::AllLanes,
+        },
+    }
 }
 
 fn gateway_settings(server: &pointsman_config::Server, max_wait: Duration) -> Settings {

@@ -4,9 +4,11 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::select_all;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::server::conn::http1;
@@ -14,8 +16,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pointsman_openai::ErrorBody;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+
+use crate::app::Bound;
 
 /// Time for a client to send the head of its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,11 +35,11 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 pub(crate) struct EarlyConnections(JoinSet<()>);
 
 impl EarlyConnections {
-    /// Answers the clients of `listener` until `loading` is done, and returns its result. Each
+    /// Answers the clients of `listeners` until `loading` is done, and returns its result. Each
     /// connection gets one response, so that the client's next request finds a host that is ready.
     pub(crate) async fn serve_while<T>(
         &mut self,
-        listener: &TcpListener,
+        listeners: &[Bound],
         loading: impl Future<Output = T>,
     ) -> T {
         let mut loading = std::pin::pin!(loading);
@@ -43,7 +47,7 @@ impl EarlyConnections {
             tokio::select! {
                 loaded = &mut loading => return loaded,
                 Some(_) = self.0.join_next() => {}
-                accepted = listener.accept(), if self.0.len() < MAX_CONNECTIONS => match accepted {
+                accepted = accept(listeners), if self.0.len() < MAX_CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
                         let serve = tokio::time::timeout(CONNECTION_TIMEOUT, serve(stream));
                         self.0.spawn(async { serve.await.unwrap_or_default() });
@@ -61,6 +65,11 @@ impl EarlyConnections {
     pub(crate) async fn finish(mut self) {
         while self.0.join_next().await.is_some() {}
     }
+}
+
+/// Accepts the next connection on any of these listeners.
+async fn accept(listeners: &[Bound]) -> std::io::Result<(TcpStream, SocketAddr)> {
+    select_all(listeners.iter().map(|bound| Box::pin(bound.listener.accept()))).await.0
 }
 
 async fn serve(stream: TcpStream) {
@@ -111,6 +120,7 @@ fn response(path: &str) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
+    use pointsman_gateway::ListenerSettings;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -127,13 +137,14 @@ mod tests {
 
     #[tokio::test]
     async fn clients_are_answered_while_the_host_starts() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = ([127, 0, 0, 1], 0).into();
+        let listeners = [Bound::new(address, ListenerSettings::default()).await.unwrap()];
+        let address = listeners[0].address;
         let mut early = EarlyConnections::default();
         let idle = TcpStream::connect(address).await.unwrap();
         let loading =
             async { (get(address, "/livez").await, get(address, "/v1/chat/completions").await) };
-        let (live, chat) = early.serve_while(&listener, loading).await;
+        let (live, chat) = early.serve_while(&listeners, loading).await;
         assert!(live.starts_with("HTTP/1.1 200 ") && live.contains("connection: close"), "{live}");
         assert!(chat.starts_with("HTTP/1.1 503 ") && chat.contains("retry-after: 1"), "{chat}");
         drop(idle);

@@ -20,12 +20,12 @@ pub(super) struct Lanes {
     pub(super) needs: Vec<String>,
 }
 
-/// Reads all lanes. `listen` is the port of the host. Returns `None` only if an error was reported.
+/// Reads all lanes. `taken` are the ports of the host. Returns `None` only if an error was reported.
 pub(super) fn read(
     root: &Section<'_>,
     groups: &[GroupSpec],
     folder: &Path,
-    listen: Option<u16>,
+    taken: &[u16],
 ) -> Option<Lanes> {
     let sections = root.sections("lanes");
     if sections.is_empty() {
@@ -48,7 +48,7 @@ pub(super) fn read(
         if let Some(port) = lane.engine.run().and_then(|run| run.port) {
             let other =
                 ports.insert(port, lane.name.clone()).map(|name| format!("lane \"{name}\""));
-            let own = (listen == Some(port)).then(|| "`server.listen`".to_owned());
+            let own = taken.contains(&port).then(|| "the host's listeners".to_owned());
             if let Some(other) = other.or(own) {
                 let message = format!(
                     "port {port} is also used by {other}; remove `port` to get a free one at each \

@@ -6,11 +6,11 @@
 mod admin;
 mod groups;
 mod lanes;
+mod listeners;
 mod need;
 mod policies;
 mod records;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,11 +25,12 @@ pub use pointsman_settings::{FileError as ConfigError, format_duration};
 
 pub use self::admin::{Admin, MAX_SOCKET_PATH, Token};
 pub use self::groups::format_pool;
+pub use self::listeners::{HealthRule, Listener};
 
 /// A valid configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// The public listener and the limits of requests.
+    /// The public listeners and the limits of requests.
     pub server: Server,
     /// What is logged, and how.
     pub log: Log,
@@ -51,11 +52,11 @@ pub struct Config {
     pub needs: Vec<String>,
 }
 
-/// The public listener and the limits of requests.
+/// The public listeners and the limits of requests.
 #[derive(Debug)]
 pub struct Server {
-    /// The address.
-    pub listen: SocketAddr,
+    /// The addresses, of which that of `server.listen` is the first.
+    pub listeners: Vec<Listener>,
     /// Names by which clients address the host, in addition to those of its address: `name`,
     /// `*.suffix`, or `*` for all.
     pub hosts: Vec<String>,
@@ -78,6 +79,13 @@ pub struct Server {
     pub max_attempts: usize,
     /// Maximum time from a request to the first byte of its response, over all attempts.
     pub deadline: Duration,
+}
+
+impl Server {
+    /// Returns the ports on which clients are served.
+    fn ports(&self) -> impl Iterator<Item = u16> {
+        self.listeners.iter().map(|listener| listener.address.port())
+    }
 }
 
 /// What is logged, and how.
@@ -163,7 +171,8 @@ impl Config {
 /// Reads the whole file. Returns `None` only if an error was reported.
 fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let folder = folder_of(file);
-    let server = read_server(root.section("server"));
+    let listeners = listeners::read(root);
+    let server = read_server(root.section("server"), listeners);
     let log = read_log(root.section("log"));
     let keys =
         root.sections("keys").into_iter().filter_map(|section| read_key(section, folder)).collect();
@@ -178,8 +187,8 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let records =
         records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
     let groups = groups::read(root);
-    let taken = server.as_ref().map(|server| server.listen.port());
-    let lanes = lanes::read(root, &groups, folder, taken);
+    let taken: Vec<u16> = server.iter().flat_map(Server::ports).collect();
+    let lanes = lanes::read(root, &groups, folder, &taken);
     root.report_unknown();
     let lanes::Lanes { specs, needs } = lanes?;
     let machine = PathBuf::from("/");
@@ -206,15 +215,8 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     })
 }
 
-fn read_server(section: Section<'_>) -> Option<Server> {
+fn read_server(section: Section<'_>, listeners: Option<Vec<Listener>>) -> Option<Server> {
     const MAX_BODY_LIMIT: u64 = 1 << 30;
-    let listen = section.parsed("listen", |text| {
-        text.parse().map_err(|_| {
-            format!("invalid address \"{text}\": expected IP:PORT, for example 127.0.0.1:8000")
-        })
-    });
-    let listen =
-        if section.has("listen") { listen } else { Some(SocketAddr::from(([127, 0, 0, 1], 8000))) };
     let max_body = section.bytes("max-body").unwrap_or(32 << 20);
     if !(1..=MAX_BODY_LIMIT).contains(&max_body) {
         section.error_at("max-body", Code::OutOfRange.with("must be between 1B and 1GiB"));
@@ -236,7 +238,7 @@ fn read_server(section: Section<'_>) -> Option<Server> {
     let deadline = section.positive_duration("deadline", Duration::from_secs(600));
     section.report_unknown();
     Some(Server {
-        listen: listen?,
+        listeners: listeners?,
         hosts,
         max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
         body_memory: usize::try_from(body_memory).unwrap_or(usize::MAX),

@@ -45,7 +45,7 @@ const LANE: &str = "[[lanes]]\nname = \"a\"\n[lanes.engine]\ndriver = \"external
 #[test]
 fn one_lane_is_enough() {
     let config = parse(LANE).unwrap();
-    assert_eq!(config.server.listen, "127.0.0.1:8000".parse().unwrap());
+    assert_eq!(config.server.listeners[0].address, "127.0.0.1:8000".parse().unwrap());
     assert_eq!(config.server.max_body, 32 << 20);
     assert_eq!(
         (config.server.keep_alive, config.server.max_attempts),

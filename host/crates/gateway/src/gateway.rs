@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use axum::Extension;
 use pointsman_fleet::Fleet;
 use pointsman_record::Recorder;
 use prometheus_client::registry::Registry;
@@ -19,7 +20,7 @@ use crate::metrics::GatewayMetrics;
 use crate::pipeline::Pipeline;
 use crate::policy_threads::PolicyThreads;
 use crate::routes;
-use crate::settings::{AdvisorSlot, Settings, StatusPart};
+use crate::settings::{AdvisorSlot, ListenerSettings, Settings, StatusPart};
 use crate::status::StatusSources;
 use crate::upload::{BodyMemory, Uploads};
 
@@ -101,8 +102,9 @@ impl Gateway {
     }
 
     /// Serves `listener` until the drain is closed.
-    pub async fn serve(&self, listener: TcpListener) {
-        let router = routes::router(Arc::clone(&self.pipeline), Arc::clone(&self.status));
+    pub async fn serve(&self, listener: TcpListener, settings: ListenerSettings) {
+        let router = routes::router(Arc::clone(&self.pipeline), Arc::clone(&self.status))
+            .layer(Extension(Arc::new(settings)));
         let hosts = Some(self.allowed_hosts(&listener));
         let limits = self.limits(self.pipeline.settings.connections.max, hosts);
         let metrics = Arc::clone(&self.pipeline.metrics);

@@ -62,7 +62,9 @@ pub use self::error_code::ErrorCode;
 pub use self::gateway::{Gateway, GatewayParts};
 pub use self::identity::{Keys, Unauthorized};
 pub use self::metrics::GatewayMetrics;
-pub use self::settings::{AdvisorSlot, ConnectionSettings, Settings, StatusPart};
+pub use self::settings::{
+    AdvisorSlot, ConnectionSettings, HealthRule, ListenerSettings, Settings, StatusPart,
+};
 pub use self::socket::{AdminSocket, SocketError};
 
 #[cfg(test)]

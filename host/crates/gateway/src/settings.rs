@@ -1,5 +1,6 @@
 //! Settings of the HTTP side, and types of the components that the binary provides.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,41 @@ pub(crate) type AdvisorHandle = Arc<Box<dyn Advisor>>;
 
 /// Returns a part of `/status` that another component provides.
 pub type StatusPart = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// What distinguishes a listener from others. The requests that arrive on it have it as an
+/// extension, in an `Arc`.
+#[derive(Debug, Clone)]
+pub struct ListenerSettings {
+    /// Path below which all routes are, with a leading slash and without a trailing one; empty for
+    /// none.
+    pub path_prefix: String,
+    /// Model of requests that name none.
+    pub default_model: Option<String>,
+    /// Model names that only this listener has, each with the model name that it stands for.
+    pub models: HashMap<String, String>,
+    /// When `/health` is 200.
+    pub health: HealthRule,
+}
+
+impl Default for ListenerSettings {
+    fn default() -> Self {
+        Self {
+            path_prefix: String::new(),
+            default_model: None,
+            models: HashMap::new(),
+            health: HealthRule::AnyLane,
+        }
+    }
+}
+
+/// When `/health` is 200.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HealthRule {
+    /// If a request for some model can be served now.
+    AnyLane,
+    /// If no lane is loading, being switched or down.
+    AllLanes,
+}
 
 /// Limits of the connections of clients.
 #[derive(Debug, Clone)]

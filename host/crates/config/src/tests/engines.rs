@@ -283,7 +283,7 @@ fn port_conflicts_are_rejected() {
     let port = "lanes[1].engine.port";
     assert_rejects_with(&source, port, Code::Conflict, &["9001", "lane \"a\""]);
     let port = "lanes[0].engine.port";
-    assert_rejects_with(&lane("a", 8000), port, Code::Conflict, &["8000", "`server.listen`"]);
+    assert_rejects_with(&lane("a", 8000), port, Code::Conflict, &["8000", "listeners"]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ async fn serve_port(configure: impl FnOnce(&mut GatewayParts)) -> Served {
     let port = listener.local_addr().unwrap().port();
     let gateway = test.gateway.clone();
     let mut server = JoinSet::new();
-    server.spawn(async move { gateway.serve(listener).await });
+    server.spawn(async move { gateway.serve(listener, ListenerSettings::default()).await });
     Served { test, port, server }
 }
 
