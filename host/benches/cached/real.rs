@@ -14,7 +14,8 @@ use pointsman_fleet::{
     ExternalSpec, Fleet, FleetMetrics, FleetSpec, FleetTasks, LaneSpec, Liveness, Timeouts,
 };
 use pointsman_gateway::{
-    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, Settings,
+    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, ListenerSettings,
+    Settings,
 };
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -49,7 +50,8 @@ impl Python {
         let ports = [engines[0].port, engines[1].port];
         let (gateway, tasks) = runtime.block_on(gateway(ports, blend, drain.clone()));
         let serving = runtime.spawn(async move {
-            gateway.serve(tokio::net::TcpListener::from_std(listener).unwrap()).await;
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            gateway.serve(listener, ListenerSettings::default()).await;
         });
         let turns = converse(port);
         drain.close();
