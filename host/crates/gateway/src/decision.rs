@@ -13,11 +13,11 @@ use pointsman_domain::{
 };
 use pointsman_fleet::Fleet;
 use pointsman_openai::{Head, Hold, Request};
-use tokio::task::JoinError;
 use tracing::Span;
 
 use crate::error::RouteError;
 use crate::failure::RETRY_LOST_ENGINE;
+use crate::large_thread;
 use crate::pipeline::Pipeline;
 use crate::policy_threads::LARGE_BODY;
 use crate::recording::{self, Recording};
@@ -121,23 +121,16 @@ async fn parse(
     let permit = pipeline.parsers.acquire(head.tenant.as_deref()).await;
     let hasher = pipeline.fleet.prefix_index().hasher().clone();
     let span = Span::current();
-    let parsing = tokio::task::spawn_blocking(move || {
+    let parse = move || {
         let parsed = span.in_scope(|| {
             let request = Request::parse(endpoint, body, head)?.without_operator_fields()?;
-            // The fleet view needs them.
             request.prompt_hashes(&hasher);
-            Ok::<_, RouteError>(request)
+            Ok(request)
         });
-        // Held here, because the thread continues if the client leaves.
         drop(permit);
         parsed
-    });
-    match parsing.await.map_err(JoinError::try_into_panic) {
-        Ok(parsed) => parsed,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // The runtime is shutting down.
-        Err(Err(_)) => Err(RouteError::Stopping),
-    }
+    };
+    large_thread::run(parse).await
 }
 
 /// Returns the fleet view for a request, with the estimates of its cached tokens.

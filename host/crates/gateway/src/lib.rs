@@ -36,6 +36,7 @@ mod headers;
 mod hosts;
 mod identity;
 mod idle;
+mod large_thread;
 mod listen;
 mod metrics;
 mod pace;

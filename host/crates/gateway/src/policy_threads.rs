@@ -10,6 +10,7 @@ use pointsman_domain::{Advised, Facts, FailureReport, FleetView, Recovery, Reque
 use tracing::Span;
 
 use crate::fair_permits::FairPermits;
+use crate::large_thread;
 use crate::settings::AdvisorHandle;
 
 /// Calls at a time for each CPU, and at least in total. They compete with the threads that serve
@@ -85,11 +86,15 @@ impl PolicyThreads {
         let permits = if is_small { &self.small } else { &self.large };
         let permit = permits.acquire(request.tenant()).await;
         let span = Span::current();
-        let task = tokio::task::spawn_blocking(move || {
+        let call = move || {
             let result = span.in_scope(call);
             drop(permit);
             result
-        });
+        };
+        if !is_small {
+            return large_thread::run(call).await;
+        }
+        let task = tokio::task::spawn_blocking(call);
         match task.await.map_err(tokio::task::JoinError::try_into_panic) {
             Ok(result) => result,
             Err(Ok(panic)) => std::panic::resume_unwind(panic),
