@@ -39,6 +39,7 @@ mod idle;
 mod large_thread;
 mod listen;
 mod metrics;
+mod models;
 mod pace;
 mod pipeline;
 mod policy_threads;

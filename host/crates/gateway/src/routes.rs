@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -12,8 +11,9 @@ use pointsman_openai::SERVED;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::RouteError;
+use crate::models::{model, models};
 use crate::pipeline::Pipeline;
-use crate::response::{error, json, only, unknown_path};
+use crate::response::{error, only, unknown_path};
 use crate::status::StatusSources;
 use crate::{serve, status};
 
@@ -47,34 +47,4 @@ async fn reject_while_stopping(
     next: Next,
 ) -> Response {
     if stop.is_cancelled() { error(request, RouteError::Stopping) } else { next.run(request).await }
-}
-
-async fn models(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
-    match pipeline.keys.tenant(request.headers()) {
-        Err(unauthorized) => error(request, unauthorized.into()),
-        Ok(_) => {
-            let topology = &pipeline.fleet.view().topology;
-            json(pointsman_openai::models::list(topology, pipeline.settings.started_at))
-        }
-    }
-}
-
-async fn model(
-    State(pipeline): State<Arc<Pipeline>>,
-    id: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Response {
-    if let Err(unauthorized) = pipeline.keys.tenant(request.headers()) {
-        return error(request, unauthorized.into());
-    }
-    // An id that is not UTF-8 is as unknown as any other; the message has it as it was sent.
-    let id = id.map_or_else(|_| request.uri().path().to_owned(), |Path(id)| id);
-    let topology = &pipeline.fleet.view().topology;
-    match pointsman_openai::models::one(topology, &id, pipeline.settings.started_at) {
-        Some(body) => json(body),
-        None => {
-            let available = topology.models().into_iter().map(str::to_owned).collect();
-            error(request, RouteError::UnknownModel { model: id, available })
-        }
-    }
 }
