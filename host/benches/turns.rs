@@ -49,6 +49,7 @@ fn topology() -> Arc<Topology> {
         name: (*name).to_owned(),
         engine: if *group > 0 { EngineKind::Vllm } else { EngineKind::LlamaCpp },
         models: vec![(*name).to_owned()],
+        names: Default::default(),
         labels: Vec::new(),
         max_context: 32_768,
         slots: *slots,

@@ -112,6 +112,7 @@ fn lane(name: &str) -> Lane {
             name: name.to_owned(),
             engine: EngineKind::External,
             models: vec![MODEL.to_owned()],
+            names: Default::default(),
             labels: Vec::new(),
             max_context: 0,
             slots: 8,

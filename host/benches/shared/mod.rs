@@ -51,6 +51,7 @@ pub(crate) fn fleet(lanes: usize) -> Arc<FleetView> {
         name: names.get(index).map_or_else(|| format!("lane-{index}"), |name| (*name).to_owned()),
         engine: EngineKind::Vllm,
         models: vec!["auto".into(), names.get(index).copied().unwrap_or("other").into()],
+        names: Default::default(),
         labels: Vec::new(),
         max_context: 32_768,
         slots: 4,

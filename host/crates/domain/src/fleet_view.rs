@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model_names::{LaneNames, ModelNames, NameKind};
+
 /// A fraction in thousandths.
 pub type Permille = u16;
 
@@ -95,6 +97,9 @@ pub struct LaneInfo {
     pub engine: EngineKind,
     /// Model names that the lane serves.
     pub models: Vec<String>,
+    /// Further names that the lane answers to. Policies do not see them.
+    #[serde(default, skip_serializing_if = "LaneNames::is_empty")]
+    pub names: LaneNames,
     /// Labels set by the operator.
     pub labels: Vec<(String, String)>,
     /// Maximum sequence length in tokens; 0 if unknown.
@@ -184,27 +189,29 @@ impl LaneStat {
 pub struct Topology {
     generation: u64,
     lanes: Vec<LaneInfo>,
-    by_model: HashMap<String, Vec<LaneId>>,
+    models: ModelNames<LaneId>,
     by_name: HashMap<String, LaneId>,
 }
 
 impl Topology {
     /// Creates a topology and sets the ids of `lanes` to their positions.
     pub fn new(generation: u64, mut lanes: Vec<LaneInfo>) -> Self {
-        let mut by_model: HashMap<String, Vec<LaneId>> = HashMap::new();
+        let mut models = ModelNames::default();
         let mut by_name = HashMap::new();
         for (index, lane) in lanes.iter_mut().enumerate() {
             lane.id = LaneId(u32::try_from(index).unwrap_or(u32::MAX));
             by_name.insert(lane.name.clone(), lane.id);
-            for model in &lane.models {
-                let ids = by_model.entry(model.clone()).or_default();
-                // A lane may list the same model twice.
-                if ids.last() != Some(&lane.id) {
-                    ids.push(lane.id);
-                }
+            lane.models.iter().for_each(|model| models.add(NameKind::Listed, model, lane.id));
+            models.add(NameKind::Own, &lane.name, lane.id);
+            let LaneNames { own, adapters, derived } = &lane.names;
+            own.iter().for_each(|name| models.add(NameKind::Own, name, lane.id));
+            for adapter in adapters {
+                models.add(NameKind::Own, adapter, lane.id);
+                models.add(NameKind::Own, &adapter_of_lane(&lane.name, adapter), lane.id);
             }
+            derived.iter().for_each(|name| models.add(NameKind::Derived, name, lane.id));
         }
-        Self { generation, lanes, by_model, by_name }
+        Self { generation, lanes, models, by_name }
     }
 
     /// Returns the generation, which changes with every new topology.
@@ -232,15 +239,37 @@ impl Topology {
         self.lane(id).map_or("unknown lane", |lane| lane.name.as_str())
     }
 
-    /// Returns the lanes that serve a model, in id order.
+    /// Returns the lanes that answer to a model name, in id order.
     pub fn candidates(&self, model: &str) -> &[LaneId] {
-        self.by_model.get(model).map_or(&[], Vec::as_slice)
+        self.models.resolve(model).map_or(&[], |(_, lanes)| lanes)
     }
 
-    /// Returns all model names, sorted.
+    /// Returns the name by which the lanes answer to a model name that a client wrote: the name
+    /// itself, or another spelling of it. There are only as many of these as lanes have names.
+    pub fn resolved(&self, model: &str) -> Option<&str> {
+        self.models.resolve(model).map(|(name, _)| name)
+    }
+
+    /// Returns the adapter of a lane that a model name stands for; `None` if it stands for the
+    /// lane's own model.
+    pub fn adapter(&self, lane: LaneId, model: &str) -> Option<&str> {
+        let LaneInfo { name, names: LaneNames { adapters, .. }, .. } = self.lane(lane)?;
+        if adapters.is_empty() {
+            return None;
+        }
+        let model = self.resolved(model)?;
+        let of_lane = model.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix(':'));
+        let is = |wanted: &str| adapters.iter().find(|adapter| *adapter == wanted);
+        of_lane.and_then(is).or_else(|| is(model)).map(String::as_str)
+    }
+
+    /// Returns the names that are shown to clients, sorted: the models of all lanes, and the names
+    /// of the lanes.
     pub fn models(&self) -> Vec<&str> {
-        let mut models: Vec<&str> = self.by_model.keys().map(String::as_str).collect();
+        let lanes = self.lanes.iter().map(|lane| lane.name.as_str());
+        let mut models: Vec<&str> = self.models.of(NameKind::Listed).chain(lanes).collect();
         models.sort_unstable();
+        models.dedup();
         models
     }
 
@@ -249,6 +278,11 @@ impl Topology {
         let has = |lane: &&LaneInfo| lane.labels.iter().any(|(k, v)| k == key && v == value);
         self.lanes.iter().filter(has).map(|lane| lane.id).collect()
     }
+}
+
+/// Returns the name of an adapter that says which lane has it.
+pub fn adapter_of_lane(lane: &str, adapter: &str) -> String {
+    format!("{lane}:{adapter}")
 }
 
 /// A snapshot of all lanes. Cloning is cheap.

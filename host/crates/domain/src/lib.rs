@@ -27,6 +27,7 @@ mod facts;
 mod fleet_view;
 mod lifecycle;
 mod merge;
+mod model_names;
 mod outcome;
 mod permit;
 mod plan;
@@ -50,9 +51,11 @@ pub use facts::{
 };
 pub use fleet_view::{
     EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Permille, Topology,
+    adapter_of_lane,
 };
 pub use lifecycle::{EngineState, EngineTransition};
 pub use merge::{Merge, Merged, OnConflict, PolicyRef};
+pub use model_names::{LaneNames, derived_names, is_local_path, public_name};
 pub use outcome::{
     Attempt, AttemptResult, FailureReport, Outcome, OutcomeSubject, Recovery, RequestResult,
     TokenCounts,

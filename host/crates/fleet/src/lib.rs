@@ -43,7 +43,7 @@ use pointsman_domain::dispatch::{
     AcquireError, Dispatcher, GroupSetup, LaneHint, LaneSetup, Ticket,
 };
 use pointsman_domain::{
-    FleetView, LaneId, LaneInfo, LaneState, PrefixIndex, SlotRequest, Topology,
+    FleetView, LaneId, LaneInfo, LaneNames, LaneState, PrefixIndex, SlotRequest, Topology,
 };
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
@@ -266,6 +266,7 @@ impl LaneSpec {
             name: self.name.clone(),
             engine: self.engine.info().kind,
             models: self.models.clone(),
+            names: LaneNames::default(),
             labels: self.labels.clone(),
             max_context: self.max_context,
             slots: self.slots,

@@ -24,6 +24,7 @@ fn fleet(lanes: usize) -> Arc<FleetView> {
         name: format!("lane-{number}"),
         engine: pointsman_domain::EngineKind::Vllm,
         models: vec!["auto".to_owned()],
+        names: Default::default(),
         labels: Vec::new(),
         max_context: 32768,
         slots: 4,

@@ -53,6 +53,7 @@ fn topology() -> TopologyRecord {
         name: (*name).to_owned(),
         engine: EngineKind::Vllm,
         models: vec!["auto".into(), (*name).to_owned()],
+        names: Default::default(),
         labels: Vec::new(),
         max_context: 32_768,
         slots: 8,

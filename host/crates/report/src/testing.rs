@@ -56,6 +56,7 @@ pub(crate) fn lane(id: u32, name: &str, engine: EngineKind) -> LaneInfo {
         name: name.to_owned(),
         engine,
         models: vec!["auto".to_owned()],
+        names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
         slots: 4,

@@ -56,6 +56,7 @@ fn fleet(load: u32) -> Arc<FleetView> {
         name: (*name).to_owned(),
         engine: EngineKind::Vllm,
         models: vec!["auto".into(), (*name).to_owned()],
+        names: Default::default(),
         labels: vec![("tier".into(), if name.len() > 8 { "b" } else { "a" }.into())],
         max_context: 32_768,
         slots: 8,

@@ -12,6 +12,7 @@ fn fleet(lanes: usize) -> FleetView {
         name: format!("lane-{index}"),
         engine: EngineKind::Other,
         models: if index == 9 { vec!["other".into()] } else { vec!["m".into()] },
+        names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
         slots: 4,

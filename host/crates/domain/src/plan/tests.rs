@@ -15,6 +15,7 @@ fn fleet(states: &[LaneState]) -> FleetView {
         name: format!("lane-{index}"),
         engine: EngineKind::Other,
         models: if index == 3 { vec!["reserve".into()] } else { vec!["m".into()] },
+        names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
         slots: 4,

@@ -58,6 +58,7 @@ fn view_of_a_request_has_its_cached_tokens() {
         name: name.into(),
         engine: EngineKind::Vllm,
         models: vec![model.into()],
+        names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
         slots: 1,

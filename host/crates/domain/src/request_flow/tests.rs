@@ -33,6 +33,7 @@ fn fleet(lanes: usize) -> FleetView {
         name: format!("lane-{index}"),
         engine: EngineKind::Other,
         models: vec!["m".into()],
+        names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
         slots: 1,

@@ -26,6 +26,7 @@ pub(crate) fn lane(name: &str) -> LaneInfo {
         name: name.to_owned(),
         engine: EngineKind::Vllm,
         models: vec![name.to_owned(), "auto".to_owned()],
+        names: Default::default(),
         labels: vec![("tier".to_owned(), "gpu".to_owned())],
         max_context: 32768,
         slots: 4,

@@ -148,6 +148,7 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
         name: name.unwrap_or_default().to_owned(),
         engine: driver.kind,
         models: models.unwrap_or_else(|| name.into_iter().map(str::to_owned).collect()),
+        names: Default::default(),
         labels: section.string_pairs("labels"),
         max_context: section.integer("max-context", 0..=100_000_000, 0),
         slots,

@@ -136,6 +136,7 @@ fn lane(name: &str, models: &[&str]) -> Lane {
             name: name.to_owned(),
             engine: EngineKind::Vllm,
             models: models.iter().map(|model| (*model).to_owned()).collect(),
+            names: Default::default(),
             labels: Vec::new(),
             max_context: 0,
             slots: 8,

@@ -81,6 +81,7 @@ pub(super) fn fleet(case: &CaseFleet, generation: u64) -> FleetView {
         name: lane.name.clone(),
         engine: lane.engine,
         models: lane.models.clone().unwrap_or_else(|| vec![lane.name.clone()]),
+        names: Default::default(),
         labels: lane.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         max_context: lane.max_context,
         slots: lane.slots,
