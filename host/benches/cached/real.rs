@@ -154,6 +154,7 @@ fn lane(name: &str, port: u16) -> LaneSpec {
     LaneSpec {
         name: name.into(),
         models: vec![MODEL.into()],
+        names: Default::default(),
         labels: Vec::new(),
         max_context: 2048,
         slots: 2,

@@ -172,7 +172,11 @@ fn check_fields(
             return reject(bad, message, "BadRequestError", "stream_options");
         }
         let (names, model) = (engine.options.names(), request_body["model"].as_str());
-        if let Some(model) = model.filter(|model| !names.iter().any(|name| name == model)) {
+        let is_known = |model: &&str| {
+            names.iter().any(|name| name == model)
+                || engine.options.adapters().any(|(name, _)| name == *model)
+        };
+        if let Some(model) = model.filter(|model| !is_known(model)) {
             let message =
                 format!("The model `{model}` does not exist. Valid aliases: {}.", names.join(", "));
             return reject(StatusCode::NOT_FOUND, &message, "NotFoundError", "model");
@@ -282,6 +286,9 @@ fn validate(
         }
         Flavour::LlamaCpp => format!("chatcmpl-{}", engine.id(32, false)),
     };
+    let wanted = request_body["model"].as_str();
+    let adapter =
+        engine.options.adapters().map(|(name, _)| name).find(|name| Some(*name) == wanted);
     let max_tokens = max_tokens(request_body);
     let garbage = script.garbage || engine.sleep_state().has_wrong_output();
     Ok(Completion {
@@ -290,7 +297,7 @@ fn validate(
         garbage,
         chat,
         id,
-        model: engine.name().to_owned(),
+        model: adapter.unwrap_or(engine.name()).to_owned(),
         created: engine.created,
         prompt,
         prompt_tokens,

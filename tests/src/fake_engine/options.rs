@@ -38,6 +38,9 @@ pub struct Options {
     /// Names of the model, instead of `--alias`.
     #[arg(long, num_args = 1..)]
     pub served_model_name: Vec<String>,
+    /// LoRA adapters as `name=path` (vLLM).
+    #[arg(long, num_args = 1..)]
+    pub lora_modules: Vec<String>,
     /// Reject requests without one of these keys.
     #[arg(long, num_args = 1..)]
     pub api_key: Vec<String>,
@@ -126,6 +129,11 @@ impl Options {
         } else {
             &self.served_model_name
         }
+    }
+
+    /// Returns the LoRA adapters with their paths.
+    pub(super) fn adapters(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.lora_modules.iter().filter_map(|module| module.split_once('='))
     }
 
     /// Returns true if the engine was started with the command line of a real engine.

@@ -87,18 +87,24 @@ pub(super) async fn respond(engine: Arc<Engine>, mut request: Request<Incoming>)
 }
 
 fn models(engine: &Engine) -> Value {
-    let model = |name: &String| {
+    let card = |name: &str, root: &str, parent: Option<&str>, max_model_len: Option<u64>| {
         let permission = json!({ "id": format!("modelperm-{}", engine.id(16, true)),
             "object": "model_permission", "created": engine.created, "allow_create_engine": false,
             "allow_sampling": true, "allow_logprobs": true, "allow_search_indices": false,
                 "allow_view": true,
             "allow_fine_tuning": false, "organization": "*", "group": null, "is_blocking": false });
         json!({ "id": name, "object": "model", "created": engine.created, "owned_by": "vllm",
-            "root": engine.options.model.as_ref().unwrap_or(name), "parent": null,
-            "max_model_len": engine.options.max_model_len.unwrap_or(32_768),
+            "root": root, "parent": parent, "max_model_len": max_model_len,
                 "permission": [permission] })
     };
-    json!({ "object": "list", "data": engine.options.names().iter().map(model).collect::<Value>() })
+    let context = Some(engine.options.max_model_len.unwrap_or(32_768));
+    let model =
+        |name: &String| card(name, engine.options.model.as_ref().unwrap_or(name), None, context);
+    // Adapters belong to the first name, and have no length of their own.
+    let adapter = |(name, path)| card(name, path, Some(engine.name()), None);
+    let adapters = engine.options.adapters().map(adapter);
+    let data: Value = engine.options.names().iter().map(model).chain(adapters).collect();
+    json!({ "object": "list", "data": data })
 }
 
 /// Responds on the endpoints that are implemented only as far as the captures need.

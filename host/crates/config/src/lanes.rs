@@ -1,12 +1,13 @@
 //! Reads `[[lanes]]`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
+use pointsman_domain::{LaneNames, derived_names};
 use pointsman_fleet::{
-    ANY_NAME, DRIVERS, DriverInfo, GroupSpec, LaneBasics, LaneDefaults, LaneSpec, Liveness,
-    Residency, Timeouts,
+    ANY_NAME, DRIVERS, DriverInfo, EngineConfig, GroupSpec, LaneBasics, LaneDefaults, LaneSpec,
+    Liveness, Residency, Timeouts,
 };
 use pointsman_settings::{Code, Section, missing};
 
@@ -111,12 +112,14 @@ fn read_lane<'a>(
         &mut engine,
     );
     let engine_model = read_engine_model(section, engine_model, &engine.names);
+    let names = read_names(&basics, &engine, engine_model.as_deref());
     let max_context = if basics.max_context == 0 { engine.max_context } else { basics.max_context };
     name?;
     let need = need?;
     let lane = LaneSpec {
         name: basics.name,
         models: basics.models,
+        names,
         labels,
         max_context,
         slots: basics.slots,
@@ -227,6 +230,28 @@ fn read_residency(section: &Section<'_>, driver: Option<&DriverInfo>) -> Residen
             Residency::OnDemand { preload: load == Load::AtStart, unload_after }
         }
     }
+}
+
+/// Returns the names that the lane answers to besides its models: those of its engine.
+fn read_names(
+    lane: &LaneBasics<'_>,
+    engine: &EngineConfig,
+    engine_model: Option<&str>,
+) -> LaneNames {
+    let adapters = engine.card().adapter_names();
+    let is_new = |name: &&String| {
+        *name != ANY_NAME
+            && **name != lane.name
+            && !lane.models.contains(name)
+            && !adapters.contains(name)
+    };
+    let own = engine.names.iter().filter(is_new).cloned().collect();
+    let sent = engine_model.into_iter().flat_map(|model| derived_names(model, None));
+    let derived = engine.derived_names.iter().cloned().chain(sent);
+    let mut derived: Vec<String> = derived.filter(|name| is_new(&name)).collect();
+    let mut seen = HashSet::new();
+    derived.retain(|name| seen.insert(name.clone()));
+    LaneNames { own, adapters, derived }
 }
 
 /// Returns the model name that is sent to the engine.

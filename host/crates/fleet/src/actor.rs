@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::Target;
 use crate::message::{Grant, GrantSender, Message, Slot, SupervisorCommand};
 use crate::metrics::FleetMetrics;
+use crate::model_card::ModelCard;
 use crate::scrape::{EngineMetrics, Rates};
 use crate::spec::LaneSpec;
 use crate::status::LaneStatus;
@@ -35,6 +36,8 @@ use crate::upstream::Upstream;
 pub(crate) struct LaneHandle {
     name: Arc<str>,
     engine_model: Option<Arc<str>>,
+    /// The maximum sequence length and the card of the configuration.
+    configured: (u32, ModelCard),
     upstream: Arc<Upstream>,
     commands: UnboundedSender<SupervisorCommand>,
     status: watch::Sender<LaneStatus>,
@@ -59,6 +62,7 @@ impl LaneHandle {
         Self {
             name: lane.name.as_str().into(),
             engine_model: lane.engine_model.as_deref().map(Arc::from),
+            configured: (lane.max_context, lane.engine.card()),
             upstream: Arc::clone(upstream),
             commands,
             status: status.clone(),
@@ -165,6 +169,10 @@ impl Actor {
                 }
                 return;
             }
+            Message::Learned { lane, card } => {
+                self.learn(lane, &card);
+                return;
+            }
             Message::Hinted { lane, hint, duration } => {
                 // Saturating: a policy may ask for any duration.
                 Event::Hinted { lane, hint, until: now.saturating_add(duration) }
@@ -253,11 +261,35 @@ impl Actor {
             slot: Slot::new(lane, generation, self.mailbox.clone()),
             lane_name: Arc::clone(&handle.name),
             engine_model: handle.engine_model.clone(),
+            topology: Arc::clone(&self.topology),
             upstream: Arc::clone(&handle.upstream),
             prefixes: Arc::clone(&self.prefixes),
             abort: handle.abort.clone(),
             priority,
         })
+    }
+
+    /// Notes what an engine says about its model. It stays known while the lane is unloaded; what
+    /// the next start of the engine says replaces it. A different context or other adapters make a
+    /// new topology.
+    fn learn(&mut self, lane: LaneId, learned: &ModelCard) {
+        let Some(handle) = self.lanes.get(lane.index()) else { return };
+        let (max_context, card) = &handle.configured;
+        let card = card.clone().completed(learned);
+        let mut lanes = self.topology.lanes().to_vec();
+        if let Some(info) = lanes.get_mut(lane.index()) {
+            info.names.adapters = card.adapter_names();
+            // An engine that does not say it once has not changed it.
+            info.max_context = match max_context {
+                0 => card.context.unwrap_or(info.max_context),
+                _ => *max_context,
+            };
+        }
+        handle.status.send_modify(|status| status.card = card);
+        if lanes != self.topology.lanes() {
+            let generation = self.topology.generation() + 1;
+            self.topology = Arc::new(Topology::new(generation, lanes));
+        }
     }
 
     /// Returns the capacity of a lane's prefix cache in tokens, if the engine has reported it.

@@ -18,6 +18,7 @@ use crate::engine_spec::{CommandLine, ProcessSpec, Secret, UnloadMode};
 use crate::footprint::Footprint;
 use crate::launch::{HOST, Launch};
 use crate::memory::Pool;
+use crate::model_card::ModelCard;
 use crate::progress::Evidence;
 use crate::proof::Reuse;
 use crate::scrape::EngineMetrics;
@@ -111,6 +112,10 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     fn model<'a>(&'a self, lane: &'a str) -> &'a str {
         lane
     }
+    /// Returns what the settings say about the model.
+    fn card(&self) -> ModelCard {
+        ModelCard::default()
+    }
     /// Limits the engine's KV cache, if it takes all free memory without a limit.
     fn limit_kv_cache(&mut self, _bytes: u64) {}
     /// Describes how the engine is started, and warns of settings that do not fit the lane.
@@ -192,6 +197,8 @@ pub struct EngineConfig {
     pub max_context: u32,
     /// The model names that the engine serves, its own first; empty if the engine ignores the name.
     pub names: Vec<String>,
+    /// Names by which clients may know the engine's model.
+    pub derived_names: Vec<String>,
     /// The model files that the memory need is computed from.
     pub model: Option<Model>,
 }
@@ -199,12 +206,23 @@ pub struct EngineConfig {
 impl EngineConfig {
     /// Creates an engine about whose model nothing is known.
     pub(crate) fn new(driver: impl Driver) -> Self {
-        Self { driver: Box::new(driver), max_context: 0, names: Vec::new(), model: None }
+        Self {
+            driver: Box::new(driver),
+            max_context: 0,
+            names: Vec::new(),
+            derived_names: Vec::new(),
+            model: None,
+        }
     }
 
     /// Returns how the engine frees its memory for other lanes.
     pub fn strategy(&self) -> UnloadMode {
         self.driver.strategy()
+    }
+
+    /// Returns what the settings say about the model.
+    pub fn card(&self) -> ModelCard {
+        self.driver.card()
     }
 
     /// Returns true if the host starts and stops the engine.
@@ -280,6 +298,11 @@ impl EngineSpec {
     /// Returns how the host runs the engine, or `None` for an external one.
     pub fn run(&self) -> Option<&ProcessSpec> {
         self.0.run()
+    }
+
+    /// Returns what the settings say about the model.
+    pub fn card(&self) -> ModelCard {
+        self.0.card()
     }
 
     /// Returns the interval between readiness probes of an external engine.

@@ -29,9 +29,11 @@ impl Lease {
         &self.grant.lane_name
     }
 
-    /// Returns the model name to send to the engine, or `None` to keep the client's.
-    pub fn engine_model(&self) -> Option<&str> {
-        self.grant.engine_model.as_deref()
+    /// Returns the model name to send to the engine for a request that names `model`, or `None` to
+    /// keep the client's.
+    pub fn engine_model(&self, model: &str) -> Option<&str> {
+        let Grant { topology, slot, engine_model, .. } = &self.grant;
+        topology.adapter(slot.lane(), model).or(engine_model.as_deref())
     }
 
     /// Returns the maximum time from sending a request to the first byte of the response body.

@@ -17,12 +17,14 @@ mod engine_spec;
 mod footprint;
 mod health;
 mod launch;
+mod learning;
 mod lease;
 mod loading;
 mod memory;
 mod memory_admission;
 mod message;
 mod metrics;
+mod model_card;
 mod probing;
 mod process;
 mod progress;
@@ -43,7 +45,7 @@ use pointsman_domain::dispatch::{
     AcquireError, Dispatcher, GroupSetup, LaneHint, LaneSetup, Ticket,
 };
 use pointsman_domain::{
-    FleetView, LaneId, LaneInfo, LaneNames, LaneState, PrefixIndex, SlotRequest, Topology,
+    FleetView, LaneId, LaneInfo, LaneState, PrefixIndex, SlotRequest, Topology,
 };
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
@@ -69,6 +71,7 @@ pub use self::footprint::{Footprint, FootprintError, Serving, estimate_footprint
 pub use self::lease::Lease;
 pub use self::memory::{Gpu, Holder, Machine, Pool};
 pub use self::metrics::FleetMetrics;
+pub use self::model_card::{Adapter, ModelCard};
 use self::process::reap_orphans;
 pub use self::process::{StateDir, StateDirError, watchdog_main};
 pub use self::spec::{FleetSpec, GroupSpec, LaneSpec, Liveness, Residency, Rules, Timeouts};
@@ -147,8 +150,11 @@ impl Fleet {
         for (info, lane) in topology.lanes().iter().zip(&spec.lanes) {
             let driver = Arc::clone(&lane.engine.0);
             let upstream = Arc::new(Upstream::new(lane.timeouts, lane.slots, &*driver));
-            let (status, status_receiver) =
-                watch::channel(LaneStatus { name: lane.name.clone(), ..LaneStatus::default() });
+            let (status, status_receiver) = watch::channel(LaneStatus {
+                name: lane.name.clone(),
+                card: lane.engine.card(),
+                ..LaneStatus::default()
+            });
             statuses.push(status_receiver);
             let (command_sender, commands) = unbounded_channel();
             let can_abort = spec.rules.drain_timeout.is_some();
@@ -266,7 +272,7 @@ impl LaneSpec {
             name: self.name.clone(),
             engine: self.engine.info().kind,
             models: self.models.clone(),
-            names: LaneNames::default(),
+            names: self.names.clone(),
             labels: self.labels.clone(),
             max_context: self.max_context,
             slots: self.slots,

@@ -6,13 +6,14 @@ use std::time::Duration;
 use pointsman_domain::dispatch::{
     AcquireError, EngineEvent, Enqueue, Generation, LaneHint, Report, Ticket,
 };
-use pointsman_domain::{LaneId, PrefixIndex};
+use pointsman_domain::{LaneId, PrefixIndex, Topology};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Target;
+use crate::model_card::ModelCard;
 use crate::scrape::{EngineMetrics, Rates};
 use crate::upstream::Upstream;
 
@@ -26,6 +27,7 @@ pub(crate) enum Message {
     Released { lane: LaneId, generation: Generation, report: Report },
     Engine { lane: LaneId, event: EngineEvent, target: Option<Arc<Target>> },
     EngineReport { lane: LaneId, metrics: EngineMetrics, rates: Rates },
+    Learned { lane: LaneId, card: Box<ModelCard> },
     Hinted { lane: LaneId, hint: Option<LaneHint>, duration: Duration },
     Close,
 }
@@ -51,6 +53,8 @@ pub(crate) struct Grant {
     pub(crate) slot: Slot,
     pub(crate) lane_name: Arc<str>,
     pub(crate) engine_model: Option<Arc<str>>,
+    /// The lanes and their names when the slot was granted.
+    pub(crate) topology: Arc<Topology>,
     pub(crate) target: Arc<Target>,
     pub(crate) upstream: Arc<Upstream>,
     /// The prompts that the lanes have served.
@@ -125,6 +129,13 @@ impl EngineReporter {
     /// Reports an event after which the engine does not serve.
     pub(crate) fn event(&self, event: EngineEvent) {
         self.send(event, None);
+    }
+
+    /// Reports what the engine says about its model.
+    pub(crate) fn learned(&self, card: ModelCard) {
+        let card = Box::new(card);
+        // Fails only if the actor has ended; the card is not needed then.
+        self.mailbox.send(Message::Learned { lane: self.lane, card }).ok();
     }
 
     /// Reports the engine's own metrics.

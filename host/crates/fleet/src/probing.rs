@@ -6,6 +6,7 @@ use std::time::Duration;
 use pointsman_domain::dispatch::EngineEvent;
 
 use crate::driver::{Driver, Target};
+use crate::learning::learn;
 use crate::message::EngineReporter;
 use crate::upstream::{EngineError, Upstream};
 
@@ -51,11 +52,13 @@ pub(crate) async fn probe(
     Err(ProbeError::NoReadyPath { path: last.to_owned() })
 }
 
-/// Probes an external engine at intervals, and reports changes of its readiness. Never returns.
+/// Probes an external engine at intervals, and reports changes of its readiness, and what it says
+/// about `models` when it becomes ready. Never returns.
 pub(crate) async fn watch_external(
     driver: &dyn Driver,
     upstream: &Upstream,
     interval: Duration,
+    models: &[String],
     reporter: &EngineReporter,
 ) {
     let target = Arc::new(driver.target(0));
@@ -68,6 +71,7 @@ pub(crate) async fn watch_external(
             match &problem {
                 None => {
                     tracing::info!(engine, "external engine is ready");
+                    reporter.learned(learn(driver, upstream, &target, models).await);
                     reporter.ready(&target);
                 }
                 Some(error) => {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pointsman_domain::LaneNames;
 pub use pointsman_domain::dispatch::{Residency, Rules};
 
 use crate::driver::EngineSpec;
@@ -49,6 +50,8 @@ pub struct LaneSpec {
     pub name: String,
     /// Model names that the lane serves.
     pub models: Vec<String>,
+    /// Further names that the lane answers to.
+    pub names: LaneNames,
     /// Labels for policies.
     pub labels: Vec<(String, String)>,
     /// Maximum sequence length in tokens; 0 if unknown.

@@ -2,6 +2,8 @@
 
 use pointsman_domain::{EngineState, LaneState};
 
+use crate::model_card::ModelCard;
+
 /// The status of a lane, as shown to operators.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LaneStatus {
@@ -27,4 +29,6 @@ pub struct LaneStatus {
     pub kv_bytes: Option<u64>,
     /// Capacity of the key-value cache in tokens.
     pub kv_tokens: Option<u64>,
+    /// What is known of the model; kept while the lane is unloaded.
+    pub card: ModelCard,
 }

@@ -61,6 +61,8 @@ pub(crate) struct Supervisor {
     lane: LaneId,
     name: String,
     slots: u32,
+    /// Names of the lane's own model in the engine's list of models.
+    models: Vec<String>,
     driver: Arc<dyn Driver>,
     links: Links,
     shared: Shared,
@@ -108,6 +110,7 @@ impl Supervisor {
             lane,
             name: spec.name.clone(),
             slots: spec.slots,
+            models: spec.engine_model.iter().chain(&spec.models).cloned().collect(),
             driver,
             links,
             shared,
@@ -125,7 +128,8 @@ impl Supervisor {
             return self.handle_commands(&spec).await;
         }
         let Links { upstream, reporter, .. } = &self.links;
-        let watch = watch_external(&*self.driver, upstream, self.probe_interval, reporter);
+        let (driver, models) = (&*self.driver, self.models.as_slice());
+        let watch = watch_external(driver, upstream, self.probe_interval, models, reporter);
         self.shared.stop.run_until_cancelled(watch).await;
     }
 

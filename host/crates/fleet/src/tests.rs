@@ -38,6 +38,7 @@ pub(super) fn start_lane(
     let lane = LaneSpec {
         name: "a".into(),
         models: vec!["a".into()],
+        names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
         slots,
@@ -83,8 +84,12 @@ const REQUEST: SlotRequest = SlotRequest {
 };
 pub(super) const LIMITS: QueueLimits = QueueLimits { per_lane: 1000, total: 1000 };
 
-/// Runs an engine that responds to probes, and to every other request with `response`. Counts the
-/// connections with such a request that the client closes.
+/// The models of [`engine`]: its own, and an adapter.
+const MODELS: &str =
+    r#"{"data":[{"id":"a","parent":null,"max_model_len":4096},{"id":"sql","parent":"a"}]}"#;
+
+/// Runs an engine that responds to probes and lists its models, and responds to every other request
+/// with `response`. Counts the connections with such a request that the client closes.
 async fn engine(listener: TcpListener, response: &'static str, closed: watch::Sender<u32>) {
     let mut connections = JoinSet::new();
     loop {
@@ -98,9 +103,14 @@ async fn engine(listener: TcpListener, response: &'static str, closed: watch::Se
                     closed.send_modify(|closed| *closed += u32::from(had_request));
                     return;
                 }
-                let health = received.starts_with(b"GET /health");
-                let message =
-                    if health { "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n" } else { response };
+                let list = |body: &str| {
+                    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+                };
+                let message = match &received {
+                    request if request.starts_with(b"GET /health") => list(""),
+                    request if request.starts_with(b"GET /v1/models") => list(MODELS),
+                    _ => response.to_owned(),
+                };
                 if stream.write_all(message.as_bytes()).await.is_err() {
                     return;
                 }
@@ -147,6 +157,25 @@ async fn dropping_a_response_or_its_future_closes_the_connection() {
     let lease = fleet.acquire(REQUEST).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(100), send(&lease)).await.is_err());
     until_closed(closed).await;
+}
+
+#[tokio::test]
+async fn context_and_adapters_are_learned_from_a_ready_engine() {
+    let (fleet, _tasks, _closed, _engine) = start_fleet_with_engine("").await;
+    let topology = Arc::clone(&fleet.view().topology);
+    let lane = topology.lane(LaneId(0)).unwrap();
+    assert_eq!((topology.generation(), lane.max_context), (2, 4096));
+    for name in ["a", "sql", "a:sql"] {
+        assert_eq!(topology.candidates(name), [LaneId(0)], "{name}");
+    }
+    let lease = fleet.acquire(REQUEST).await.unwrap();
+    let asked = ["a", "sql", "a:sql", "any/sql"].map(|model| lease.engine_model(model));
+    assert_eq!(asked, [None, Some("sql"), Some("sql"), Some("sql")]);
+    let status = &fleet.status()[0];
+    assert_eq!(
+        (status.card.context, status.card.adapter_names()),
+        (Some(4096), vec!["sql".to_owned()])
+    );
 }
 
 #[tokio::test]

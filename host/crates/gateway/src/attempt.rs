@@ -76,7 +76,7 @@ async fn first_byte(
     lane: String,
 ) -> Result<EngineResponse, AttemptError> {
     let path = request.endpoint().path().unwrap_or("/");
-    let body = match lease.engine_model() {
+    let body = match lease.engine_model(request.model()) {
         Some(model) => request.body_with_model(model),
         None => request.body().clone(),
     };

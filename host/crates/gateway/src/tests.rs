@@ -249,6 +249,7 @@ fn lane(name: &str, model: &str, slots: u32, port: u16) -> LaneSpec {
     LaneSpec {
         name: name.into(),
         models: vec![model.into()],
+        names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
         slots,

@@ -71,6 +71,7 @@ fn all_vllm_keys_are_read() {
         trust-remote-code = true
         tool-call-parser = "hermes"
         reasoning-parser = "qwen3"
+        adapters = { z = "/z" }
         download-dir = "/d"
         load-format = "dummy"
         priority-scheduling = false
@@ -102,6 +103,7 @@ fn all_vllm_keys_are_read() {
         trust_remote_code: true,
         tool_call_parser: text("hermes"),
         reasoning_parser: text("qwen3"),
+        adapters: vec![("z".to_owned(), "/z".to_owned())],
         download_dir: text("/d"),
         load_format: text("dummy"),
         priority_scheduling: false,

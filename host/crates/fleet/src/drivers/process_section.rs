@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use pointsman_domain::{derived_names, is_local_path};
 use pointsman_settings::{Code, Section, missing};
 
 use crate::driver::Prepared;
@@ -106,6 +107,14 @@ pub(super) fn read_env(section: &Section<'_>) -> Vec<(String, String)> {
         }
     }
     env
+}
+
+/// Returns the names by which clients may know the model that is `written` in the file, and that is
+/// at `path` if it is not on a hub.
+pub(super) fn names_of_model(written: &str, path: &Path) -> Vec<String> {
+    let is_path = is_local_path(written) || path.exists();
+    let absolute = is_path.then(|| std::path::absolute(path).ok()).flatten();
+    derived_names(written, absolute.as_deref().and_then(Path::to_str))
 }
 
 /// Replaces the placeholders for lane, host and port in a command line.

@@ -13,6 +13,7 @@ use crate::driver::Target;
 use crate::drivers::vllm::sleep::canary;
 use crate::engine_spec::{ProcessSpec, UnloadMode};
 use crate::launch::HOST;
+use crate::learning::learn;
 use crate::loading::LoadLog;
 use crate::probing::{PROBE_TIMEOUT, probe};
 use crate::process::{Process, ProcessObserver, free_port};
@@ -136,9 +137,18 @@ impl Supervisor {
             Some(Ok(Ok(()))) => {
                 let after_s = begun.elapsed().as_secs_f32();
                 tracing::info!(event = "engine_ready", after_s, "engine is ready");
+                self.learn(&engine.target).await;
                 self.record_canary(&engine).await;
                 self.serve(engine, spec).await
             }
+        }
+    }
+
+    /// Asks the engine about its models, before requests are sent to it.
+    async fn learn(&self, target: &Target) {
+        let learned = learn(&*self.driver, &self.links.upstream, target, &self.models);
+        if let Some(card) = self.shared.stop.run_until_cancelled(learned).await {
+            self.links.reporter.learned(card);
         }
     }
 

@@ -5,7 +5,7 @@
 pub(crate) mod metrics;
 mod section;
 
-use pointsman_domain::EngineKind;
+use pointsman_domain::{EngineKind, public_name};
 
 use super::process_section::fill;
 use crate::driver::{
@@ -13,6 +13,7 @@ use crate::driver::{
 };
 use crate::engine_spec::{CommandLine, ProcessSpec};
 use crate::memory::Pool;
+use crate::model_card::ModelCard;
 use crate::progress::Evidence;
 use crate::proof::Reuse;
 
@@ -66,6 +67,17 @@ impl Driver for LlamaCpp {
         &metrics::SOURCES
     }
 
+    fn card(&self) -> ModelCard {
+        let command = self.command_line.command.as_slice();
+        let projector = ["--mmproj", "-mm", "--mmproj-url", "-mmu"];
+        ModelCard {
+            root: model(command).map(|model| public_name(model).to_owned()),
+            owner: Some("llamacpp".to_owned()),
+            vision: flag_value(command, &projector).is_some(),
+            ..ModelCard::default()
+        }
+    }
+
     fn describe(&self, lane: &LaneContext<'_>) -> Description {
         let warning = prompt_cache(&self.command_line, lane.pool);
         Description {
@@ -73,6 +85,22 @@ impl Driver for LlamaCpp {
             warnings: warning.into_iter().collect(),
         }
     }
+}
+
+/// Returns the model in a command line: a file, or a name on the hub.
+fn model(command: &[String]) -> Option<&str> {
+    flag_value(command, &["--model", "-m", "-hf", "-hfr", "--hf-repo"])
+}
+
+/// Returns the value of the first of these flags.
+fn flag_value<'a>(command: &'a [String], flags: &[&str]) -> Option<&'a str> {
+    let place = command.iter().position(|word| flags.contains(&word.as_str()));
+    let next = place.and_then(|place| command.get(place + 1)).map(String::as_str);
+    let joined = || {
+        let parts = command.iter().filter_map(|word| word.split_once('='));
+        parts.into_iter().find(|(flag, _)| flags.contains(flag)).map(|(_, value)| value)
+    };
+    next.or_else(joined)
 }
 
 /// Warns about llama-server's prompt cache in system memory, which is not part of any budget.

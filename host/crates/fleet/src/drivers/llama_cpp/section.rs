@@ -2,10 +2,10 @@
 
 use pointsman_settings::{Code, Section, missing};
 
-use super::LlamaCpp;
+use super::{LlamaCpp, model};
 use crate::driver::{EngineConfig, LaneBasics, Model};
 use crate::drivers::process_section::{
-    SECOND, allow_foreign_listener, read_command_line, read_env, read_run,
+    SECOND, allow_foreign_listener, names_of_model, read_command_line, read_env, read_run,
 };
 use crate::engine_spec::{CommandLine, ProcessSpec};
 use crate::footprint::Footprint;
@@ -38,7 +38,10 @@ pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<Engin
     }
     let command_line = read_command_line(section, "model = \"model.gguf\"")?;
     allow_foreign_listener(section, &command_line.command, &mut run);
-    Some(EngineConfig::new(LlamaCpp { command_line, run }))
+    let derived_names = model(&command_line.command).map_or_else(Vec::new, |model| {
+        names_of_model(model, &run.directory.clone().unwrap_or_default().join(model))
+    });
+    Some(EngineConfig { derived_names, ..EngineConfig::new(LlamaCpp { command_line, run }) })
 }
 
 /// Reads a llama-server whose command line the host builds.
@@ -83,6 +86,7 @@ fn read_llama_server(
     }
     command.push("--metrics".to_owned());
     command.extend(arguments);
+    let derived_names = names_of_model(model?, &run.directory.as_deref()?.join(model?));
     let model = run.directory.as_deref()?.join(model?);
     let each = context.map(|tokens| tokens / lane.slots);
     let command_line = CommandLine { command, env: read_env(section) };
@@ -96,6 +100,7 @@ fn read_llama_server(
     };
     Some(EngineConfig {
         max_context: each.unwrap_or(0),
+        derived_names,
         model: Some(model),
         ..EngineConfig::new(LlamaCpp { command_line, run })
     })

@@ -134,6 +134,10 @@ fn arguments(settings: &VllmSettings, listen: Listen<'_>) -> Vec<String> {
             push(&[flag]);
         }
     }
+    if !settings.adapters.is_empty() {
+        push(&["--enable-lora", "--lora-modules"]);
+        settings.adapters.iter().for_each(|(name, path)| push(&[&format!("{name}={path}")]));
+    }
     words.extend(settings.arguments.iter().cloned());
     words
 }

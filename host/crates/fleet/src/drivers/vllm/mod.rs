@@ -25,7 +25,7 @@ pub(crate) mod sleep;
 
 use std::time::Duration;
 
-use pointsman_domain::EngineKind;
+use pointsman_domain::{EngineKind, public_name};
 
 pub use self::command::{Command, Listen, command};
 pub use self::env_file::parse_env_file;
@@ -39,6 +39,7 @@ use crate::engine_spec::{CommandLine, ProcessSpec, UnloadMode};
 use crate::footprint::format_size;
 use crate::launch::Launch;
 use crate::memory::Pool;
+use crate::model_card::{Adapter, ModelCard};
 use crate::progress::Evidence;
 use crate::proof::Reuse;
 
@@ -64,6 +65,8 @@ pub struct Vllm {
     pub run: ProcessSpec,
     /// How the engine frees its memory for other lanes.
     pub strategy: UnloadMode,
+    /// The model's own configuration says that it reads images.
+    pub vision: bool,
 }
 
 impl Driver for Vllm {
@@ -119,6 +122,23 @@ impl Driver for Vllm {
 
     fn model<'a>(&'a self, _lane: &'a str) -> &'a str {
         self.settings.served_names.first().unwrap_or(&self.settings.model)
+    }
+
+    fn card(&self) -> ModelCard {
+        let public = |model: &str| Some(public_name(model).to_owned());
+        let adapters = self.settings.adapters.iter();
+        ModelCard {
+            root: public(&self.settings.model),
+            owner: Some("vllm".to_owned()),
+            context: self.settings.max_model_len,
+            trained_context: None,
+            tools: self.settings.tool_call_parser.is_some(),
+            reasoning: self.settings.reasoning_parser.is_some(),
+            vision: self.vision,
+            adapters: adapters
+                .map(|(name, path)| Adapter { name: name.clone(), root: public(path) })
+                .collect(),
+        }
     }
 
     fn limit_kv_cache(&mut self, bytes: u64) {

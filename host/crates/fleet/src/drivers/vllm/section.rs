@@ -1,19 +1,23 @@
 //! Reads `[lanes.engine]` with `driver = "vllm"`.
 
+use std::path::Path;
 use std::time::Duration;
 
+use pointsman_files::read_regular;
 use pointsman_settings::{Code, Section, format_duration};
 
 use super::settings::{GpuSelector, Permille, SettingProblem, VllmSettings};
 use super::{Vllm, need};
 use crate::driver::{ANY_NAME, EngineConfig, LaneBasics};
-use crate::drivers::process_section::{allow_foreign_listener, read_run};
+use crate::drivers::process_section::{allow_foreign_listener, names_of_model, read_run};
 use crate::engine_spec::UnloadMode;
 
 /// The first load on a new type of GPU compiles kernels for many minutes.
 const START_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Time that vLLM's processes take to exit, on top of the time that running requests get.
 const TEARDOWN: Duration = Duration::from_secs(25);
+/// Maximum size of a model's `config.json` in bytes.
+const MAX_MODEL_CONFIG_BYTES: u64 = 1 << 20;
 
 pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
     let shutdown = section.duration("shutdown-timeout", Duration::from_secs(10));
@@ -51,7 +55,9 @@ pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<Engin
     if names.is_empty() {
         names.push(settings.model.clone());
     }
+    names.extend(settings.adapters.iter().map(|(name, _)| name.clone()));
     let path = run.directory.as_deref()?.join(model?);
+    let vision = has_vision(&path);
     if adapters {
         names.truncate(1);
         names.push(ANY_NAME.to_owned());
@@ -59,9 +65,17 @@ pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<Engin
     Some(EngineConfig {
         max_context: settings.max_model_len.unwrap_or(0),
         names,
+        derived_names: names_of_model(model?, &path),
         model: Some(need::model(path, &settings, lane.slots)),
-        ..EngineConfig::new(Vllm { settings, run, strategy })
+        ..EngineConfig::new(Vllm { settings, run, strategy, vision })
     })
+}
+
+/// Returns true if the model in a local folder reads images.
+fn has_vision(folder: &Path) -> bool {
+    let config = read_regular(&folder.join("config.json"), MAX_MODEL_CONFIG_BYTES).ok();
+    let config = config.and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
+    config.is_some_and(|config| config.get("vision_config").is_some_and(|vision| !vision.is_null()))
 }
 
 /// Reads all settings except the model, the sleep mode and the shutdown timeout.
@@ -87,9 +101,12 @@ fn read_settings(section: &Section<'_>, lane: &LaneBasics<'_>) -> VllmSettings {
             )
         })
     };
+    let adapters = section.string_pairs("adapters");
     VllmSettings {
         program: section.strings("program").unwrap_or_else(|| VllmSettings::default().program),
-        served_names: section.strings("served-names").unwrap_or_else(|| default_names(lane)),
+        served_names: section
+            .strings("served-names")
+            .unwrap_or_else(|| default_names(lane, &adapters)),
         dtype: text("dtype"),
         quantization: text("quantization"),
         max_model_len: section
@@ -107,6 +124,7 @@ fn read_settings(section: &Section<'_>, lane: &LaneBasics<'_>) -> VllmSettings {
         trust_remote_code: section.bool("trust-remote-code", false),
         tool_call_parser: text("tool-call-parser"),
         reasoning_parser: text("reasoning-parser"),
+        adapters,
         download_dir: text("download-dir"),
         load_format: text("load-format"),
         priority_scheduling: section.bool("priority-scheduling", true),
@@ -121,11 +139,12 @@ fn read_settings(section: &Section<'_>, lane: &LaneBasics<'_>) -> VllmSettings {
 }
 
 /// Returns the default served names: the lane's name, which vLLM reports as the model, and the
-/// lane's models.
-fn default_names(lane: &LaneBasics<'_>) -> Vec<String> {
+/// lane's models, except those that are adapters.
+fn default_names(lane: &LaneBasics<'_>, adapters: &[(String, String)]) -> Vec<String> {
     let mut names = vec![lane.name.clone()];
     for model in &lane.models {
-        if !names.contains(model) {
+        let is_adapter = adapters.iter().any(|(name, _)| name == model);
+        if !is_adapter && !names.contains(model) {
             names.push(model.clone());
         }
     }

@@ -100,6 +100,9 @@ pub struct VllmSettings {
     pub tool_call_parser: Option<String>,
     /// Parser of the model's reasoning (`--reasoning-parser`).
     pub reasoning_parser: Option<String>,
+    /// LoRA adapters by name, with their folders or names on the hub (`--enable-lora` and
+    /// `--lora-modules`).
+    pub adapters: Vec<(String, String)>,
     /// Folder for downloads (`--download-dir`).
     pub download_dir: Option<String>,
     /// Format of the weights, such as `auto` or `dummy` (`--load-format`).
@@ -145,6 +148,7 @@ impl Default for VllmSettings {
             trust_remote_code: false,
             tool_call_parser: None,
             reasoning_parser: None,
+            adapters: Vec::new(),
             download_dir: None,
             load_format: None,
             priority_scheduling: true,
@@ -203,6 +207,7 @@ impl VllmSettings {
         self.check_numbers(&mut problems);
         self.check_values(&mut problems);
         self.check_arguments(&mut problems);
+        self.check_adapters(&mut problems);
         self.check_environment(&mut problems);
         problems
     }
@@ -293,6 +298,29 @@ impl VllmSettings {
                 let message = format!("flag {name} is not allowed here: {why}");
                 problems.push(SettingProblem::new("arguments", message));
             }
+        }
+    }
+
+    fn check_adapters(&self, problems: &mut Vec<SettingProblem>) {
+        for (name, path) in &self.adapters {
+            // vLLM reads `name=path`, or JSON.
+            let is_name = !name.is_empty() && !name.starts_with(['-', '{']) && !name.contains('=');
+            if !is_name
+                || path.is_empty()
+                || [name, path].into_iter().any(|text| has_line_break_or_nul(text))
+            {
+                let message = format!("invalid adapter \"{}\"", name.escape_debug());
+                problems.push(SettingProblem::new("adapters", message));
+            }
+            if self.served_names.contains(name) {
+                let message = format!("\"{name}\" is also a name of the model itself");
+                problems.push(SettingProblem::new("adapters", message));
+            }
+        }
+        let is_lora = |word: &String| word.replace('_', "-").starts_with("--lora-modules");
+        if !self.adapters.is_empty() && self.arguments.iter().any(is_lora) {
+            let message = "conflicts with --lora-modules in `arguments`; move those here";
+            problems.push(SettingProblem::new("adapters", message));
         }
     }
 

@@ -60,6 +60,7 @@ fn command_of_all_settings() {
         trust_remote_code: true,
         tool_call_parser: text("hermes"),
         reasoning_parser: text("qwen3"),
+        adapters: pairs(&[("sql", "/l/sql"), ("css", "org/css")]),
         download_dir: text("/d"),
         load_format: text("dummy"),
         priority_scheduling: false,
@@ -84,7 +85,8 @@ fn command_of_all_settings() {
                  --reasoning-parser qwen3 \
                  --download-dir /d --load-format dummy --shutdown-timeout 30 \
                  --enable-auto-tool-choice \
-                 --enforce-eager --trust-remote-code --enable-sleep-mode -O1";
+                 --enforce-eager --trust-remote-code --enable-sleep-mode --enable-lora \
+                 --lora-modules sql=/l/sql css=org/css -O1";
     assert_eq!(found.words[..3], ["/opt/venv/bin/vllm", "serve", "org/a model"]);
     assert_eq!(found.words[3..].join(" "), arguments);
     for (name, value) in [

@@ -1,0 +1,59 @@
+//! What is known of the model of a lane besides its names: from the configuration, and from the
+//! engine itself once it has been ready.
+
+/// What is known of the model of a lane, for lists of models.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModelCard {
+    /// The name of the model on a hub, or the last part of its path.
+    pub root: Option<String>,
+    /// The kind of engine, as engines of that kind name themselves.
+    pub owner: Option<String>,
+    /// Maximum sequence length in tokens.
+    pub context: Option<u32>,
+    /// Sequence length in tokens that the model was trained with.
+    pub trained_context: Option<u32>,
+    /// The model calls tools, and the engine finds the calls in its output.
+    pub tools: bool,
+    /// The engine returns the reasoning of the model apart from its answer.
+    pub reasoning: bool,
+    /// The model reads images.
+    pub vision: bool,
+    /// The LoRA adapters that the engine has loaded.
+    pub adapters: Vec<Adapter>,
+}
+
+/// A LoRA adapter of an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapter {
+    /// Its name as a model of the engine.
+    pub name: String,
+    /// The adapter, like [`ModelCard::root`].
+    pub root: Option<String>,
+}
+
+impl ModelCard {
+    /// Returns the card with what `learned` knows in addition.
+    #[must_use]
+    pub fn completed(mut self, learned: &Self) -> Self {
+        let Self { root, owner, context, trained_context, tools, reasoning, vision, adapters } =
+            learned;
+        self.root = self.root.or_else(|| root.clone());
+        self.owner = self.owner.or_else(|| owner.clone());
+        self.context = self.context.or(*context);
+        self.trained_context = self.trained_context.or(*trained_context);
+        self.tools |= tools;
+        self.reasoning |= reasoning;
+        self.vision |= vision;
+        for adapter in adapters {
+            if self.adapters.iter().all(|known| known.name != adapter.name) {
+                self.adapters.push(adapter.clone());
+            }
+        }
+        self
+    }
+
+    /// Returns the names of the adapters.
+    pub fn adapter_names(&self) -> Vec<String> {
+        self.adapters.iter().map(|adapter| adapter.name.clone()).collect()
+    }
+}
