@@ -7,6 +7,7 @@ mod admin;
 mod groups;
 mod lanes;
 mod listeners;
+mod models;
 mod need;
 mod policies;
 mod records;
@@ -188,7 +189,8 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
     let groups = groups::read(root);
     let taken: Vec<u16> = server.iter().flat_map(Server::ports).collect();
-    let lanes = lanes::read(root, &groups, folder, &taken);
+    let mut lanes = lanes::read(root, &groups, folder, &taken);
+    models::read(root, lanes.as_mut().map(|lanes| lanes.specs.as_mut_slice()));
     root.report_unknown();
     let lanes::Lanes { specs, needs } = lanes?;
     let machine = PathBuf::from("/");

@@ -1,6 +1,7 @@
 mod admin;
 mod engines;
 mod memory;
+mod models;
 mod security_page;
 
 use pointsman_domain::dispatch::{QueueLimits, Rules};
@@ -426,7 +427,7 @@ fn reference_configuration_lists_all_keys() {
          1\n[state]\nzzz = 1\n[admin]\nzzz = 1\n",
         "[policies]\nzzz = 1\nsigners = [{ zzz = 1 }]\n[[policies.chain]]\nzzz = 1\ncanary = { \
          zzz = 1 }\n\
-         probation = { zzz = 1 }\n[[keys]]\nzzz = 1\n[[groups]]\nzzz = 1\n",
+         probation = { zzz = 1 }\n[[keys]]\nzzz = 1\n[[groups]]\nzzz = 1\n[[models]]\nzzz = 1\n",
         &engine("driver = \"vllm\"\n[lanes.engine.backoff]\nzzz = 1\n[lanes.liveness]\nzzz = 1"),
         &engine("driver = \"llama-cpp\"\n[lanes.timeouts]\nzzz = 1"),
         &engine("driver = \"llama-cpp\"\ncommand = []"),
@@ -439,7 +440,7 @@ fn reference_configuration_lists_all_keys() {
         .filter(|error| error.code == Code::UnknownKey && error.key.ends_with("zzz"))
         .filter_map(|error| Some(error.message.split_once("expected one of ")?.1))
         .collect();
-    assert_eq!(known.len(), 27, "{errors:#?}");
+    assert_eq!(known.len(), 28, "{errors:#?}");
     let keys = known.iter().flat_map(|keys| keys.split(", ")).map(|key| key.trim_matches('`'));
     for key in keys {
         let is_there = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];
