@@ -228,7 +228,7 @@ fn models_are_listed_and_looked_up() {
     let list = get(host.port, "/v1/models").json();
     let ids: Vec<&str> =
         list["data"].as_array().unwrap().iter().map(|card| card["id"].as_str().unwrap()).collect();
-    assert_eq!((list["object"].as_str(), ids), (Some("list"), vec!["a", "auto", "org/b"]));
+    assert_eq!((list["object"].as_str(), ids), (Some("list"), vec!["a", "auto", "b", "org/b"]));
     assert_eq!(get(host.port, "/v1/models/auto").json()["lanes"], json!(["a", "b"]));
     assert_eq!(get(host.port, "/v1/models/org/b").json()["id"], "org/b");
     assert_eq!(get(host.port, "/health").json(), json!({ "status": "ok" }));

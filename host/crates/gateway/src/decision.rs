@@ -18,6 +18,7 @@ use tracing::Span;
 use crate::error::RouteError;
 use crate::failure::RETRY_LOST_ENGINE;
 use crate::large_thread;
+use crate::models::unknown_model;
 use crate::pipeline::Pipeline;
 use crate::policy_threads::LARGE_BODY;
 use crate::recording::{self, Recording};
@@ -103,8 +104,9 @@ async fn accept(
     let request = parse(pipeline, endpoint, body, head).await?;
     let fleet = fleet_view(&pipeline.fleet, &request);
     check_model(&request, &fleet)?;
-    // Only recorded if a lane serves the model: other names are the client's and may be long.
-    span.record("model", request.model());
+    // Only recorded if a lane serves the model, and as the lane spells it: other names are the
+    // client's and may be long.
+    span.record("model", fleet.topology.resolved(request.model()));
     Ok((request, fleet))
 }
 
@@ -190,8 +192,7 @@ fn detached(headers: &HeaderMap) -> HeaderMap {
 fn check_model(request: &Request, fleet: &FleetView) -> Result<(), RouteError> {
     let model = request.model();
     if fleet.topology.candidates(model).is_empty() {
-        let available = fleet.topology.models().into_iter().map(str::to_owned).collect();
-        return Err(RouteError::UnknownModel { model: model.to_owned(), available });
+        return Err(unknown_model(&fleet.topology, model));
     }
     Ok(())
 }

@@ -46,11 +46,10 @@ pub(crate) enum RouteError {
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
     #[error(
-        "no lane serves model `{}`; available models: {}",
-        excerpt(.model),
-        .available.join(", ")
+        "no lane serves model `{}`; {hint}",
+        excerpt(.model)
     )]
-    UnknownModel { model: String, available: Vec<String> },
+    UnknownModel { model: String, hint: String },
     #[error("rejected by policy {policy}: {}", .rejection.message)]
     Rejected { policy: String, rejection: Rejection },
     #[error("no lane is available: {reason}")]
@@ -380,7 +379,7 @@ mod tests {
         let model = format!("m\n\u{202e}\0{}", "é".repeat(1 << 20));
         let path = model.clone();
         for error in [
-            RouteError::UnknownModel { model: model.clone(), available: Vec::new() },
+            RouteError::UnknownModel { model: model.clone(), hint: String::new() },
             RouteError::ContentType(Some(model.clone())),
             RouteError::UnknownPath { method: Method::GET, path },
             RouteError::UnknownCommand(model.clone()),

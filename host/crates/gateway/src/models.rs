@@ -1,23 +1,38 @@
-//! `GET /v1/models` and `GET /v1/models/{id}`.
+//! `GET /v1/models` and `GET /v1/models/{id}`: the models that clients can name on a listener, and
+//! what is known of them. The answers are the same while a lane is unloaded, except for the state.
 
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
+use pointsman_domain::{FleetView, LaneId, LaneState, Topology, adapter_of_lane};
+use pointsman_fleet::{LaneStatus, ModelCard};
+use pointsman_openai::models::{ModelEntry, list, one};
 
 use crate::error::RouteError;
 use crate::pipeline::Pipeline;
 use crate::response::{error, json};
+use crate::settings::ListenerSettings;
+
+/// The owner of models that no kind of engine, or more than one, serves.
+const OWNER: &str = "pointsman";
+/// Maximum number of models that an error names.
+const MAX_NAMED: usize = 20;
+/// Length in bytes above which a name is not compared with the known ones.
+const MAX_COMPARED: usize = 200;
+/// Similarity above which a known name is suggested; 1 for equal names.
+const SIMILAR: f64 = 0.8;
 
 pub(crate) async fn models(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
-    match pipeline.keys.tenant(request.headers()) {
-        Err(unauthorized) => error(request, unauthorized.into()),
-        Ok(_) => {
-            let topology = &pipeline.fleet.view().topology;
-            json(pointsman_openai::models::list(topology, pipeline.settings.started_at))
-        }
+    if let Err(unauthorized) = pipeline.keys.tenant(request.headers()) {
+        return error(request, unauthorized.into());
     }
+    let catalog = Catalog::new(&pipeline, &request);
+    let names = catalog.names();
+    let entries: Vec<ModelEntry<'_>> =
+        names.iter().filter_map(|name| catalog.entry(name)).collect();
+    json(list(&entries, pipeline.settings.started_at))
 }
 
 pub(crate) async fn model(
@@ -30,12 +45,152 @@ pub(crate) async fn model(
     }
     // An id that is not UTF-8 is as unknown as any other; the message has it as it was sent.
     let id = id.map_or_else(|_| request.uri().path().to_owned(), |Path(id)| id);
-    let topology = &pipeline.fleet.view().topology;
-    match pointsman_openai::models::one(topology, &id, pipeline.settings.started_at) {
-        Some(body) => json(body),
+    let catalog = Catalog::new(&pipeline, &request);
+    // A client that joins the id to the path, or a proxy between, may make one slash of two.
+    let absolute = format!("/{id}");
+    match catalog.entry(&id).or_else(|| catalog.entry(&absolute)) {
+        Some(entry) => json(one(&entry, pipeline.settings.started_at)),
         None => {
-            let available = topology.models().into_iter().map(str::to_owned).collect();
-            error(request, RouteError::UnknownModel { model: id, available })
+            let unknown = unknown_model(&catalog.view.topology, &id);
+            error(request, unknown)
         }
     }
+}
+
+/// Returns the error for a model that no lane serves.
+pub(crate) fn unknown_model(topology: &Topology, model: &str) -> RouteError {
+    let known = topology.models();
+    let near = nearest(model, &known).map(|near| format!("did you mean `{near}`? "));
+    let named = known.get(..MAX_NAMED).unwrap_or(&known).join(", ");
+    let rest = known.len().saturating_sub(MAX_NAMED);
+    let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    let hint = format!("{}available models: {named}{rest}", near.unwrap_or_default());
+    RouteError::UnknownModel { model: model.to_owned(), hint }
+}
+
+/// Returns the known name that is most similar to `name`, with and without organisations, and
+/// whichever letters are capitals.
+fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
+    if name.len() > MAX_COMPARED {
+        return None;
+    }
+    let last = |name: &str| name.rsplit('/').next().unwrap_or(name).to_lowercase();
+    let (whole, own) = (name.to_lowercase(), last(name));
+    known
+        .iter()
+        .map(|known| {
+            let of_whole = strsim::jaro_winkler(&known.to_lowercase(), &whole);
+            (of_whole.max(strsim::jaro_winkler(&last(known), &own)), *known)
+        })
+        .filter(|(similarity, _)| *similarity > SIMILAR)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, near)| near)
+}
+
+/// The models of a listener at one time.
+struct Catalog {
+    view: Arc<FleetView>,
+    /// The status of each lane, in the order of their ids.
+    statuses: Vec<LaneStatus>,
+    listener: Arc<ListenerSettings>,
+}
+
+impl Catalog {
+    fn new(pipeline: &Pipeline, request: &Request) -> Self {
+        let listener = request.extensions().get::<Arc<ListenerSettings>>();
+        Self {
+            view: pipeline.fleet.view(),
+            statuses: pipeline.fleet.status(),
+            listener: listener.cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Returns the names that are listed, sorted.
+    fn names(&self) -> Vec<String> {
+        let topology = &self.view.topology;
+        let mut names: Vec<String> = topology.models().into_iter().map(str::to_owned).collect();
+        for lane in topology.lanes() {
+            for adapter in &lane.names.adapters {
+                names.extend([adapter.clone(), adapter_of_lane(&lane.name, adapter)]);
+            }
+        }
+        names.extend(self.listener.models.keys().cloned());
+        names.extend(self.listener.default_model.clone());
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Returns the model with a name, which may be any that a request may have; `None` if no lane
+    /// serves it.
+    fn entry<'a>(&'a self, name: &'a str) -> Option<ModelEntry<'a>> {
+        let model = self.listener.models.get(name).map_or(name, String::as_str);
+        let topology = &self.view.topology;
+        let lanes = topology.candidates(model);
+        let first = lanes.first()?;
+        let adapter = topology.adapter(*first, model);
+        let cards: Vec<&ModelCard> = lanes.iter().filter_map(|lane| self.card(*lane)).collect();
+        let root = |card: &&'a ModelCard| match adapter {
+            None => card.root.as_deref(),
+            Some(name) => {
+                card.adapters.iter().find(|adapter| adapter.name == name)?.root.as_deref()
+            }
+        };
+        let contexts = lanes.iter().filter_map(|lane| topology.lane(*lane));
+        let contexts = contexts.map(|lane| lane.max_context).filter(|tokens| *tokens > 0);
+        Some(ModelEntry {
+            id: name,
+            owner: shared(cards.iter().map(|card| card.owner.as_deref())).unwrap_or(OWNER),
+            root: shared(cards.iter().map(root)),
+            parent: adapter.map(|_| topology.name(*first)),
+            // The smallest, because any of the lanes may get a request.
+            context: contexts.min(),
+            trained_context: cards.iter().filter_map(|card| card.trained_context).min(),
+            lanes: lanes.iter().map(|lane| topology.name(*lane)).collect(),
+            state: self.state(lanes),
+            capabilities: capabilities(&cards),
+        })
+    }
+
+    fn card(&self, lane: LaneId) -> Option<&ModelCard> {
+        self.statuses.get(lane.index()).map(|status| &status.card)
+    }
+
+    /// Returns the state of the lane that is nearest to serving.
+    fn state(&self, lanes: &[LaneId]) -> &'static str {
+        let states = lanes.iter().filter_map(|lane| self.view.stat(*lane));
+        let (_, word) = states.map(|stat| distance(stat.state)).min().unwrap_or((0, "unknown"));
+        word
+    }
+}
+
+/// Returns how far a state is from serving, and the word for it.
+fn distance(state: LaneState) -> (u8, &'static str) {
+    match state {
+        LaneState::Ready => (0, "ready"),
+        LaneState::Degraded => (1, "degraded"),
+        LaneState::Starting => (2, "loading"),
+        LaneState::Draining => (3, "draining"),
+        LaneState::Unloaded => (4, "unloaded"),
+        LaneState::Down => (5, "down"),
+    }
+}
+
+/// Returns what all lanes can do.
+fn capabilities(cards: &[&ModelCard]) -> Vec<&'static str> {
+    let mut all = vec!["chat", "completion"];
+    let have: [(&str, fn(&ModelCard) -> bool); 3] = [
+        ("tools", |card| card.tools),
+        ("reasoning", |card| card.reasoning),
+        ("vision", |card| card.vision),
+    ];
+    let of_all = |(_, has): &&(&str, fn(&ModelCard) -> bool)| cards.iter().all(|card| has(card));
+    all.extend(have.iter().filter(of_all).map(|(name, _)| *name));
+    all
+}
+
+/// Returns the value that all lanes have.
+fn shared<'a>(mut values: impl Iterator<Item = Option<&'a str>>) -> Option<&'a str> {
+    let first = values.next()??;
+    values.all(|value| value == Some(first)).then_some(first)
 }

@@ -1,28 +1,124 @@
-//! `GET /v1/models` and `GET /v1/models/{id}`: the models that the lanes serve.
+//! `GET /v1/models` and `GET /v1/models/{id}`: the form of a model in lists.
+//!
+//! The fields are those of OpenAI, vLLM and llama.cpp, and the other spellings of the context length
+//! that agents look for.
 
-use pointsman_domain::Topology;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-/// Returns the body of the model list, sorted by id. `created` is in seconds since the Unix epoch.
-pub fn list(topology: &Topology, created: u64) -> String {
-    let data: Vec<Value> =
-        topology.models().into_iter().map(|id| card(topology, id, created)).collect();
+/// A model that clients can name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModelEntry<'a> {
+    /// Its name.
+    pub id: &'a str,
+    /// The kind of engine that serves it.
+    pub owner: &'a str,
+    /// The model that is served under the name; the name itself if that is not known.
+    pub root: Option<&'a str>,
+    /// The model that an adapter belongs to.
+    pub parent: Option<&'a str>,
+    /// Maximum sequence length in tokens, if known.
+    pub context: Option<u32>,
+    /// Sequence length in tokens that the model was trained with, if known.
+    pub trained_context: Option<u32>,
+    /// Names of the lanes that serve it.
+    pub lanes: Vec<&'a str>,
+    /// Whether it is loaded.
+    pub state: &'a str,
+    /// What it can do.
+    pub capabilities: Vec<&'a str>,
+}
+
+/// Returns the body of the list of models. `created` is in seconds since the Unix epoch.
+pub fn list(entries: &[ModelEntry<'_>], created: u64) -> String {
+    let data: Vec<Value> = entries.iter().map(|entry| card(entry, created)).collect();
     json!({ "object": "list", "data": data }).to_string()
 }
 
-/// Returns the body for one model; `None` if no lane serves it.
-pub fn one(topology: &Topology, id: &str, created: u64) -> Option<String> {
-    (!topology.candidates(id).is_empty()).then(|| card(topology, id, created).to_string())
+/// Returns the body for one model.
+pub fn one(entry: &ModelEntry<'_>, created: u64) -> String {
+    card(entry, created).to_string()
 }
 
-fn card(topology: &Topology, id: &str, created: u64) -> Value {
-    let lanes: Vec<&str> =
-        topology.candidates(id).iter().map(|lane| topology.name(*lane)).collect();
-    json!({
-        "id": id,
-        "object": "model",
-        "created": created,
-        "owned_by": "pointsman",
-        "lanes": lanes,
-    })
+fn card(entry: &ModelEntry<'_>, created: u64) -> Value {
+    let mut card = Map::new();
+    let mut set = |key: &str, value: Value| card.insert(key.to_owned(), value);
+    set("id", entry.id.into());
+    set("object", "model".into());
+    set("created", created.into());
+    set("owned_by", entry.owner.into());
+    set("root", entry.root.unwrap_or(entry.id).into());
+    set("parent", entry.parent.into());
+    // The spellings of vLLM, of OpenRouter and LM Studio, and of others.
+    for key in ["max_model_len", "context_length", "context_window", "max_context_length"] {
+        if let Some(context) = entry.context {
+            set(key, context.into());
+        }
+    }
+    // The spellings of llama.cpp.
+    let mut meta = Map::new();
+    for (key, tokens) in [("n_ctx", entry.context), ("n_ctx_train", entry.trained_context)] {
+        if let Some(tokens) = tokens {
+            meta.insert(key.to_owned(), tokens.into());
+        }
+    }
+    if !meta.is_empty() {
+        set("meta", meta.into());
+    }
+    set("lanes", entry.lanes.as_slice().into());
+    set("state", entry.state.into());
+    set("capabilities", entry.capabilities.as_slice().into());
+    set("permission", json!([]));
+    Value::Object(card)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_have_the_fields_that_clients_read() {
+        let entry = ModelEntry {
+            id: "coder:sql",
+            owner: "vllm",
+            root: Some("sql"),
+            parent: Some("coder"),
+            context: Some(32_768),
+            trained_context: Some(131_072),
+            lanes: vec!["coder"],
+            state: "unloaded",
+            capabilities: vec!["chat", "completion", "tools"],
+        };
+        let expected = json!({
+            "id": "coder:sql",
+            "object": "model",
+            "created": 7,
+            "owned_by": "vllm",
+            "root": "sql",
+            "parent": "coder",
+            "max_model_len": 32_768,
+            "context_length": 32_768,
+            "context_window": 32_768,
+            "max_context_length": 32_768,
+            "meta": { "n_ctx": 32_768, "n_ctx_train": 131_072 },
+            "lanes": ["coder"],
+            "state": "unloaded",
+            "capabilities": ["chat", "completion", "tools"],
+            "permission": [],
+        });
+        assert_eq!(serde_json::from_str::<Value>(&one(&entry, 7)).unwrap(), expected);
+        let body: Value = serde_json::from_str(&list(&[entry], 7)).unwrap();
+        assert_eq!(body, json!({ "object": "list", "data": [expected] }));
+    }
+
+    #[test]
+    fn unknown_lengths_are_left_out() {
+        let entry =
+            ModelEntry { id: "a", owner: "pointsman", state: "ready", ..Default::default() };
+        let body: Value = serde_json::from_str(&one(&entry, 7)).unwrap();
+        let expected = json!({
+            "id": "a", "object": "model", "created": 7, "owned_by": "pointsman", "root": "a",
+            "parent": null, "lanes": [], "state": "ready", "capabilities": [], "permission": [],
+        });
+        assert_eq!(body, expected);
+    }
 }
