@@ -12,6 +12,7 @@ mod groups;
 mod hostile_policies;
 mod languages;
 mod middleware;
+mod models;
 mod module_cycles;
 mod openai;
 mod policies;
