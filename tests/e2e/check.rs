@@ -50,6 +50,19 @@ fn all_errors_have_file_line_key_and_code() {
 }
 
 #[test]
+fn names_of_lanes_are_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    let engine = "driver = \"vllm\"\nmodel = \"org/name\"\nadapters = { sql = \"/l/sql\" }\n";
+    let lane = format!("[[lanes]]\nname = \"a\"\nmodels = [\"m\"]\n[lanes.engine]\n{engine}");
+    std::fs::write(&file, lane).unwrap();
+    let (code, out, err) = check(&file);
+    assert_eq!(code, Some(0), "{err}");
+    let line = out.lines().find_map(|line| line.trim().strip_prefix("models: "));
+    assert_eq!(line, Some("m, a:sql, sql, a; also org/name, name"));
+}
+
+#[test]
 fn check_loads_policies() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.toml");

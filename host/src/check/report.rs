@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pointsman_domain::adapter_of_lane;
 use pointsman_fleet::{
     Gpu, GroupSpec, LaneContext, LaneSpec, Machine, Pool, Residency, format_size,
 };
@@ -191,11 +192,27 @@ fn describe_lane(lane: &LaneSpec, around: &LaneContext<'_>, lines: &mut Vec<Stri
     let driver = lane.engine.info().key;
     let s = if slots == 1 { "" } else { "s" };
     lines.push(format!("lane {}: {driver}, {when}, {slots} slot{s}, {context}", lane.name));
+    lines.push(format!("  models: {}", names(lane)));
     let description = lane.engine.describe(around);
     if let Some(command_line) = &description.command {
         describe_command(&command_line.command, &command_line.env, lines);
     }
     lines.extend(description.warnings.iter().map(|warning| format!("  warning: {warning}")));
+}
+
+/// Returns the model names that a lane answers to, those that are listed first.
+fn names(lane: &LaneSpec) -> String {
+    let adapters = lane.names.adapters.iter().map(|adapter| adapter_of_lane(&lane.name, adapter));
+    let mut listed = lane.models.clone();
+    listed.extend(adapters.chain(lane.names.adapters.iter().cloned()));
+    if !listed.contains(&lane.name) {
+        listed.push(lane.name.clone());
+    }
+    let others: Vec<&str> =
+        lane.names.own.iter().chain(&lane.names.derived).map(String::as_str).collect();
+    let also =
+        if others.is_empty() { String::new() } else { format!("; also {}", others.join(", ")) };
+    format!("{}{also}", listed.join(", ")).escape_debug().to_string()
 }
 
 /// Describes a command line with secrets hidden, and names the variables: their values may be
