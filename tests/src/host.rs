@@ -112,7 +112,9 @@ impl Host {
             }
             port_file.exists()
         });
-        host.port = fs::read_to_string(&port_file).unwrap().trim().parse().unwrap();
+        // The first listener's; further ones follow.
+        let ports = fs::read_to_string(&port_file).unwrap();
+        host.port = ports.lines().next().unwrap().parse().unwrap();
         host
     }
 
