@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use pointsman_gateway::{AdminError, AdminSocket, ErrorCode, PolicyAdmin, PolicyCommand};
+use pointsman_gateway::{AdminError, ErrorCode, PolicyAdmin, PolicyCommand, SocketFile};
 use pointsman_policy::{Command, CommandError, Policies, SlotError};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -11,12 +11,12 @@ use tokio::net::TcpListener;
 use crate::reload::Reloader;
 
 // The configuration checks the length of the path, so that an error names its line.
-const _: () = assert!(pointsman_config::MAX_SOCKET_PATH == AdminSocket::MAX_PATH);
+const _: () = assert!(pointsman_config::MAX_SOCKET_PATH == SocketFile::MAX_PATH);
 
 /// Opens the listeners. Called before any engine is started, so that a second host with the same
 /// configuration fails without side effects.
 pub(crate) async fn open(admin: &pointsman_config::Admin) -> Result<pointsman_gateway::Admin> {
-    let socket = admin.socket.as_deref().map(AdminSocket::bind).transpose()?;
+    let socket = admin.socket.as_deref().map(SocketFile::bind_admin).transpose()?;
     let port = match &admin.port {
         None => None,
         Some((address, token)) => {

@@ -341,7 +341,7 @@ fn crate_dependencies_point_one_way() {
         ("record", vec!["domain", "files"]),
         ("replay", vec!["domain", "openai", "policy", "record", "report"]),
         ("report", vec!["domain"]),
-        ("gateway", vec!["domain", "fleet", "openai", "record"]),
+        ("gateway", vec!["domain", "files", "fleet", "openai", "record"]),
         ("settings", vec!["domain", "files", "spec"]),
         ("config", vec!["domain", "files", "fleet", "record", "settings", "spec"]),
         (

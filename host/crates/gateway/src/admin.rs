@@ -32,11 +32,16 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 
 use crate::admin_error::AdminError;
+use crate::client_listener::address_of;
 use crate::error::RouteError;
 use crate::gateway::Gateway;
+use crate::hosts::AllowedHosts;
 use crate::identity::{Keys, Unauthorized};
+use crate::idle::ConnectionPool;
+use crate::listen::Limits;
+use crate::protocols::Protocols;
 use crate::response::{error, only, unknown_path};
-use crate::socket::AdminSocket;
+use crate::socket::SocketFile;
 use crate::status::StatusSources;
 use crate::{listen, request_id, response, status};
 
@@ -88,7 +93,7 @@ pub enum PolicyCommand {
 #[derive(Debug, Default)]
 pub struct Admin {
     /// A Unix socket. Its file mode restricts access.
-    pub socket: Option<AdminSocket>,
+    pub socket: Option<SocketFile>,
     /// A TCP port, and the token that requests need there.
     pub port: Option<(TcpListener, String)>,
 }
@@ -102,7 +107,7 @@ impl Admin {
             if let Some(socket) = self.socket {
                 // Without keys: the file mode restricts the socket to the host's user and root.
                 let router = router(Arc::clone(host), Arc::clone(&policies), Keys::default());
-                let limits = gateway.limits(MAX_CONNECTIONS, None);
+                let limits = limits(gateway, None);
                 listen::listen(socket, router, limits, drain.clone(), Arc::clone(metrics)).await;
             }
         };
@@ -110,13 +115,18 @@ impl Admin {
             if let Some((listener, token)) = self.port {
                 let keys = Keys::new([(token, "operator".to_owned())]);
                 let router = router(Arc::clone(host), Arc::clone(&policies), keys);
-                let hosts = Some(gateway.allowed_hosts(&listener));
-                let limits = gateway.limits(MAX_CONNECTIONS, hosts);
+                let hosts = Some(gateway.allowed_hosts(address_of(&listener)));
+                let limits = limits(gateway, hosts);
                 listen::listen(listener, router, limits, drain.clone(), Arc::clone(metrics)).await;
             }
         };
         tokio::join!(socket, port);
     }
+}
+
+/// Returns the limits of a listener, which has its own connections.
+fn limits(gateway: &Gateway, hosts: Option<AllowedHosts>) -> Limits {
+    gateway.limits(ConnectionPool::new(MAX_CONNECTIONS), hosts, Protocols::default())
 }
 
 type Policies = Arc<dyn PolicyAdmin>;

@@ -1,128 +1,30 @@
 //! One connection of a client: how long it may be idle, and how long it may keep the host waiting.
 //!
-//! ```text
-//!             head complete            body of the response ended          last byte written
-//!   idle ──────────────────────> busy ─────────────────────────> flushing ──────────────────> idle
-//! ```
-//!
 //! hyper has one time limit for heads, which includes the time between two requests, and none for
-//! writing. [`ClientStream`] is the connection as hyper sees it, with these limits.
+//! writing. [`ClientStream`] is the connection with these limits, as hyper or TLS sees it.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::drain::Drain;
-use crate::idle::IdleConnections;
-use crate::pace::Pace;
+use crate::activity::Activity;
+use crate::pace::{MIN_WRITE_RATE, Pace};
 
-/// Time for the rest of a request's head after its first byte.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes per second that a client has to take on average while it keeps the host waiting. A stream
-/// of 20 tokens per second has about four times as many.
-const MIN_WRITE_RATE: u32 = 1 << 10;
+/// Time for the rest of a request's head after its first byte, and for what comes before the first
+/// head: a TLS handshake, or the header of the PROXY protocol.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a client sends first if it speaks HTTP/2.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Time for a client to stop sending after the host has closed its side, in total and without any
 /// data. If the host closed both sides at once, the system would reset the connection, and the
 /// client could lose a response that it has not read yet. nginx has the same.
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(5);
-
-const IDLE: u8 = 0;
-const BUSY: u8 = 1;
-const FLUSHING: u8 = 2;
-
-/// What a connection is doing, shared by its stream and by the requests on it.
-#[derive(Debug)]
-pub(crate) struct Activity {
-    phase: AtomicU8,
-    state: Mutex<State>,
-    drain: Drain,
-    idle: Arc<IdleConnections>,
-    evict: CancellationToken,
-}
-
-#[derive(Debug)]
-enum State {
-    /// Between requests, or before the head of the first one is complete; with its number among
-    /// the idle connections.
-    Idle(u64),
-    /// With a request, for which a drain waits.
-    Busy { _request: Option<TaskTrackerToken> },
-}
-
-impl Activity {
-    /// Registers a new connection.
-    pub(crate) fn new(drain: Drain, idle: Arc<IdleConnections>) -> Arc<Self> {
-        let evict = CancellationToken::new();
-        let state = Mutex::new(State::Idle(idle.insert(&evict)));
-        Arc::new(Self { phase: AtomicU8::new(IDLE), state, drain, idle, evict })
-    }
-
-    /// Notes a request, until the guard is dropped with the body of its response. `None` if the
-    /// connection is being closed because it was idle: the request must not begin.
-    pub(crate) fn begin(self: &Arc<Self>) -> Option<RequestGuard> {
-        let mut state = self.state();
-        if let State::Idle(seq) = &*state
-            && !self.idle.remove(*seq)
-        {
-            return None;
-        }
-        *state = State::Busy { _request: self.drain.register() };
-        self.phase.store(BUSY, Ordering::Release);
-        Some(RequestGuard(Arc::clone(self)))
-    }
-
-    /// Waits until the connection has to make room for another one.
-    pub(crate) async fn evicted(&self) {
-        self.evict.cancelled().await;
-    }
-
-    /// Notes that all bytes were written. Returns true if the connection has become idle by that.
-    fn flushed(&self) -> bool {
-        let becomes_idle = self.phase.load(Ordering::Acquire) == FLUSHING;
-        if becomes_idle {
-            *self.state() = State::Idle(self.idle.insert(&self.evict));
-            self.phase.store(IDLE, Ordering::Release);
-        }
-        becomes_idle
-    }
-
-    fn is_idle(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == IDLE
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Every statement leaves a valid state behind, so a panic elsewhere does no harm.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Activity {
-    fn drop(&mut self) {
-        if let State::Idle(seq) = &*self.state() {
-            self.idle.remove(*seq);
-        }
-    }
-}
-
-/// A request in progress. Dropped with the body of its response, which hyper has then copied into
-/// its own buffer.
-#[derive(Debug)]
-pub(crate) struct RequestGuard(Arc<Activity>);
-
-impl Drop for RequestGuard {
-    fn drop(&mut self) {
-        self.0.phase.store(FLUSHING, Ordering::Release);
-    }
-}
 
 /// Limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +42,8 @@ pub(crate) struct ClientStream<S> {
     stream: S,
     activity: Arc<Activity>,
     timeouts: Timeouts,
+    /// Bytes that were read to detect the protocol.
+    detected: Vec<u8>,
     /// Ends the time without a complete head; `None` during a request.
     head: Option<Pin<Box<Sleep>>>,
     has_begun_head: bool,
@@ -177,12 +81,24 @@ impl<S> ClientStream<S> {
             stream,
             activity,
             timeouts,
+            detected: Vec::new(),
             head: None,
             has_begun_head: false,
             blocked: Box::pin(sleep_until(Instant::now())),
             pace: Pace::new(timeouts.write, MIN_WRITE_RATE),
             linger: None,
         }
+    }
+
+    /// Notes that what precedes the requests is complete, such as a TLS handshake: the time until
+    /// the first request begins.
+    pub(crate) fn begin_requests(&mut self) {
+        (self.head, self.has_begun_head) = (None, false);
+    }
+
+    /// Returns the connection's activity.
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
     }
 
     /// Notes the result of a write, and fails if the client has taken nothing for too long.
@@ -212,6 +128,31 @@ impl<S> ClientStream<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> ClientStream<S> {
+    /// Waits for the first bytes, and returns true if they are those of HTTP/2. They are read again
+    /// afterwards.
+    ///
+    /// # Errors
+    /// If reading fails.
+    pub(crate) async fn detect_http2(&mut self) -> io::Result<bool> {
+        let mut first = Vec::with_capacity(PREFACE.len());
+        let mut buffer = [0; PREFACE.len()];
+        while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+            match self.read(&mut buffer[first.len()..]).await? {
+                0 => break,
+                read => first.extend_from_slice(&buffer[first.len()..][..read]),
+            }
+        }
+        let is_http2 = first == PREFACE;
+        self.detected = first;
+        if is_http2 {
+            // There is no head to wait for yet.
+            self.begin_requests();
+        }
+        Ok(is_http2)
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -219,8 +160,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if !this.detected.is_empty() {
+            let count = this.detected.len().min(buffer.remaining());
+            buffer.put_slice(&this.detected[..count]);
+            this.detected.drain(..count);
+            return Poll::Ready(Ok(()));
+        }
+        this.activity.register(cx.waker());
         if !this.activity.is_idle() {
-            (this.head, this.has_begun_head) = (None, false);
+            this.begin_requests();
             return Pin::new(&mut this.stream).poll_read(cx, buffer);
         }
         let idle = this.timeouts.idle;
@@ -229,11 +177,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
         match Pin::new(&mut this.stream).poll_read(cx, buffer) {
             Poll::Pending => {
                 ready!(head.as_mut().poll(cx));
+                if this.activity.is_http2() && this.activity.expire() {
+                    // The client is told first, so that it does not send a request just now.
+                    head.as_mut().reset(Instant::now() + LINGER_SILENCE);
+                    ready!(head.as_mut().poll(cx));
+                }
                 // As if the client had closed its side: hyper then closes the connection.
                 Poll::Ready(Ok(()))
             }
             read @ Poll::Ready(_) => {
-                if buffer.filled().len() > filled && !this.has_begun_head {
+                // With HTTP/2, anything but a head may arrive, and does not prolong the time.
+                let is_head = buffer.filled().len() > filled && !this.activity.is_http2();
+                if is_head && !this.has_begun_head {
                     this.has_begun_head = true;
                     head.as_mut().reset(Instant::now() + HEAD_TIMEOUT);
                 }
@@ -303,9 +258,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::io::{AsyncWriteExt as _, duplex};
 
     use super::*;
+    use crate::drain::Drain;
+    use crate::idle::IdleConnections;
 
     const TIMEOUTS: Timeouts =
         Timeouts { idle: Duration::from_secs(75), write: Duration::from_secs(30) };
@@ -327,6 +284,51 @@ mod tests {
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 3);
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(begun.elapsed(), HEAD_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http2_is_detected_by_the_first_bytes() {
+        for (sent, expected) in [
+            (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nrest"[..], true),
+            (b"PRI * HTTP/2.0\r\n\r\nSM", false),
+            (b"PRI", false),
+            (b"POST / HTTP/1.1\r\n", false),
+            (b"", false),
+        ] {
+            let (mut client, server) = duplex(64);
+            let (mut stream, _activity) = connection(server);
+            let send = async {
+                for byte in sent {
+                    client.write_all(&[*byte]).await.unwrap();
+                }
+                drop(client);
+            };
+            let (detected, ()) = tokio::join!(stream.detect_http2(), send);
+            assert_eq!(detected.unwrap(), expected);
+            let mut read = Vec::new();
+            stream.read_to_end(&mut read).await.unwrap();
+            assert_eq!(read, sent);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_http2_connection_is_told_before_it_ends() {
+        let (mut client, server) = duplex(64);
+        let (mut stream, activity) = connection(server);
+        activity.set_http2();
+        let begun = Instant::now();
+        let ping = async {
+            tokio::time::sleep(Duration::from_secs(70)).await;
+            client.write_all(b"ping").await.unwrap();
+            activity.retired().await;
+            begun.elapsed().as_secs()
+        };
+        let read = async {
+            assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 4);
+            assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
+            begun.elapsed().as_secs()
+        };
+        assert_eq!(tokio::join!(ping, read), (75, 80));
     }
 
     #[tokio::test(start_paused = true)]

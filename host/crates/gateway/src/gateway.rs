@@ -1,24 +1,27 @@
 //! The gateway: its parts, and the listener for clients.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Extension;
 use pointsman_fleet::Fleet;
 use pointsman_record::Recorder;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 
+use crate::client_listener::ClientListener;
 use crate::connection::Timeouts;
 use crate::decision::MAX_PARSERS;
 use crate::drain::Drain;
 use crate::fair_permits::FairPermits;
 use crate::hosts::AllowedHosts;
 use crate::identity::Keys;
+use crate::idle::ConnectionPool;
 use crate::listen::{self, Limits};
 use crate::metrics::GatewayMetrics;
 use crate::pipeline::Pipeline;
 use crate::policy_threads::PolicyThreads;
+use crate::protocols::Protocols;
 use crate::routes;
 use crate::settings::{AdvisorSlot, ListenerSettings, Settings, StatusPart};
 use crate::status::StatusSources;
@@ -63,6 +66,8 @@ pub struct Gateway {
     pipeline: Arc<Pipeline>,
     status: Arc<StatusSources>,
     drain: Drain,
+    /// The connections of clients, on all listeners.
+    connections: Arc<ConnectionPool>,
 }
 
 impl Gateway {
@@ -86,6 +91,7 @@ impl Gateway {
             memory: Arc::new(memory),
             stop: drain.stopping().clone(),
         };
+        let connections = ConnectionPool::new(settings.connections.max);
         let pipeline = Pipeline {
             settings,
             keys,
@@ -98,30 +104,42 @@ impl Gateway {
             metrics,
             abort: drain.aborting().clone(),
         };
-        Self { pipeline: Arc::new(pipeline), status: Arc::new(status), drain }
+        Self { pipeline: Arc::new(pipeline), status: Arc::new(status), drain, connections }
     }
 
-    /// Serves `listener` until the drain is closed.
-    pub async fn serve(&self, listener: TcpListener, settings: ListenerSettings) {
+    /// Serves `listener` until the drain is closed. The maximum number of connections is that of
+    /// all listeners together.
+    pub async fn serve(&self, listener: impl Into<ClientListener>, settings: ListenerSettings) {
+        let listener = listener.into();
         let router = routes::router(Arc::clone(&self.pipeline), Arc::clone(&self.status))
             .layer(Extension(Arc::new(settings)));
-        let hosts = Some(self.allowed_hosts(&listener));
-        let limits = self.limits(self.pipeline.settings.connections.max, hosts);
+        let hosts = listener.ip().map(|ip| self.allowed_hosts(ip));
+        let protocols = listener.protocols().clone();
+        let tls = protocols.tls.clone();
+        let limits = self.limits(Arc::clone(&self.connections), hosts, protocols);
         let metrics = Arc::clone(&self.pipeline.metrics);
-        listen::listen(listener, router, limits, self.drain.clone(), metrics).await;
+        let serve = listen::listen(listener, router, limits, self.drain.clone(), metrics);
+        match tls {
+            Some(tls) => tokio::select! { () = serve => {}, () = tls.reload_on_changes() => {} },
+            None => serve.await,
+        }
     }
 
     /// Returns the names by which a listener may be addressed.
-    pub(crate) fn allowed_hosts(&self, listener: &TcpListener) -> AllowedHosts {
-        let names = &self.pipeline.settings.connections.hosts;
-        AllowedHosts::new(listen::address_of(listener), names)
+    pub(crate) fn allowed_hosts(&self, listener: IpAddr) -> AllowedHosts {
+        AllowedHosts::new(listener, &self.pipeline.settings.connections.hosts)
     }
 
     /// Returns the limits of a listener.
-    pub(crate) fn limits(&self, connections: usize, hosts: Option<AllowedHosts>) -> Limits {
+    pub(crate) fn limits(
+        &self,
+        pool: Arc<ConnectionPool>,
+        hosts: Option<AllowedHosts>,
+        protocols: Protocols,
+    ) -> Limits {
         let settings = &self.pipeline.settings.connections;
         let timeouts = Timeouts { idle: settings.idle_timeout, write: settings.write_timeout };
-        Limits { connections, timeouts, hosts }
+        Limits { pool, timeouts, hosts, protocols }
     }
 
     /// Returns what the status pages show, which the admin API serves as well.

@@ -57,6 +57,12 @@ impl AllowedHosts {
         match (hosts.next(), hosts.next()) {
             // Health checks of load balancers use HTTP/1.0 without a name.
             (None, _) if version < Version::HTTP_11 => {}
+            // With HTTP/2, the name is the authority.
+            (None, _) if version >= Version::HTTP_2 && uri.authority().is_some() => {
+                if OPEN_PATHS.contains(&uri.path()) {
+                    return Ok(());
+                }
+            }
             (None, _) => return Err(RouteError::InvalidHead("missing `Host` header")),
             (Some(_), Some(_)) => {
                 return Err(RouteError::InvalidHead("more than one `Host` header"));
@@ -201,5 +207,12 @@ mod tests {
         assert_eq!(check(new, "/", &twice), invalid);
         assert_eq!(check(new, "http://evil.example/", &[(HOST, "localhost")]), not_allowed);
         assert_eq!(check(old, "http://evil.example/", &[]), not_allowed);
+        // With HTTP/2, the URI has the name.
+        let http2 = Version::HTTP_2;
+        assert_eq!(check(http2, "http://localhost/", &[]), None);
+        assert_eq!(check(http2, "http://evil.example/", &[]), not_allowed);
+        assert_eq!(check(http2, "http://evil.example/livez", &[]), None);
+        assert_eq!(check(http2, "http://localhost/", &[(HOST, "evil.example")]), not_allowed);
+        assert_eq!(check(http2, "/", &[]), invalid);
     }
 }

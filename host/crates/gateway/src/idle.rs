@@ -1,14 +1,55 @@
-//! The idle connections of a listener, of which the longest idle one makes room for a new one.
+//! How many connections may be open, and the idle ones, of which the longest idle one makes room for
+//! a new one.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// The order in which connections became idle; earlier ones have smaller numbers.
-type IdleSeq = u64;
+/// Interval at which a new connection looks for an idle one to take the place of, while all are
+/// busy.
+const EVICT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The idle connections of a listener, in the order in which they became idle.
+/// The places of connections, which one or more listeners share.
+#[derive(Debug)]
+pub(crate) struct ConnectionPool {
+    permits: Arc<Semaphore>,
+    idle: Arc<IdleConnections>,
+}
+
+impl ConnectionPool {
+    /// Creates a pool for at most this many connections.
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { permits: Arc::new(Semaphore::new(max)), idle: Arc::default() })
+    }
+
+    /// Returns the idle connections of all listeners.
+    pub(crate) fn idle(&self) -> &Arc<IdleConnections> {
+        &self.idle
+    }
+
+    /// Waits for the place of a connection. The longest idle connection makes room if none is free.
+    pub(crate) async fn make_room(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Some(permit);
+        }
+        loop {
+            self.idle.evict_longest();
+            let acquired = Arc::clone(&self.permits).acquire_owned();
+            if let Ok(permit) = tokio::time::timeout(EVICT_INTERVAL, acquired).await {
+                // The semaphore is never closed.
+                return permit.ok();
+            }
+        }
+    }
+}
+
+/// The order in which connections became idle; earlier ones have smaller numbers.
+pub(crate) type IdleSeq = u64;
+
+/// The idle connections of a pool, in the order in which they became idle.
 #[derive(Debug, Default)]
 pub(crate) struct IdleConnections(Mutex<Idle>);
 

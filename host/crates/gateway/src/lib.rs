@@ -18,13 +18,17 @@
 //! not depend on WebAssembly. The admin API ([`Admin`]) has listeners of its own, which clients
 //! cannot reach. The codes of all errors are in [`ErrorCode`].
 
+mod activity;
 mod admin;
 mod admin_error;
 mod attempt;
+mod body;
+mod client_listener;
 mod connection;
 mod decision;
 mod descriptors;
 mod drain;
+mod early;
 mod engine_status;
 mod error;
 mod error_code;
@@ -34,6 +38,8 @@ mod fair_permits;
 mod gateway;
 mod headers;
 mod hosts;
+mod http_connection;
+mod http_version;
 mod identity;
 mod idle;
 mod large_thread;
@@ -43,6 +49,8 @@ mod models;
 mod pace;
 mod pipeline;
 mod policy_threads;
+mod protocols;
+mod proxy_protocol;
 mod recording;
 mod request_id;
 mod request_tracker;
@@ -53,13 +61,17 @@ mod settings;
 mod socket;
 mod status;
 mod stream;
+mod tls;
+mod unsent;
 mod upload;
 mod wait;
 
 pub use self::admin::{Admin, PolicyAdmin, PolicyCommand};
 pub use self::admin_error::AdminError;
+pub use self::client_listener::{ClientListener, ListenAddress};
 pub use self::descriptors::raise_descriptor_limit;
 pub use self::drain::Drain;
+pub use self::early::EarlyConnection;
 pub use self::error_code::ErrorCode;
 pub use self::gateway::{Gateway, GatewayParts};
 pub use self::identity::{Keys, Unauthorized};
@@ -67,7 +79,8 @@ pub use self::metrics::GatewayMetrics;
 pub use self::settings::{
     AdvisorSlot, ConnectionSettings, HealthRule, ListenerSettings, Settings, StatusPart,
 };
-pub use self::socket::{AdminSocket, SocketError};
+pub use self::socket::{SocketError, SocketFile};
+pub use self::tls::{Tls, TlsError, TlsFiles};
 
 #[cfg(test)]
 mod tests;

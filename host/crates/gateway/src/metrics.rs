@@ -34,6 +34,11 @@ struct AttemptLabels {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedLabels {
+    reason: &'static str,
+}
+
 /// A connection, as long as it is open.
 #[derive(Debug)]
 pub(crate) struct OpenConnection(Gauge);
@@ -52,6 +57,7 @@ pub struct GatewayMetrics {
     pub(crate) first_byte_seconds: Histogram,
     pub(crate) body_bytes: Gauge,
     connections: Gauge,
+    refused: Family<RefusedLabels, Counter>,
     answered: Counter,
     fell_back: Counter,
     errors: Counter,
@@ -72,6 +78,7 @@ impl GatewayMetrics {
             first_byte_seconds: seconds(),
             body_bytes: Gauge::default(),
             connections: Gauge::default(),
+            refused: Family::default(),
             answered: Counter::default(),
             fell_back: Counter::default(),
             errors: Counter::default(),
@@ -91,6 +98,11 @@ impl GatewayMetrics {
             "pointsman_connections",
             "Open connections of clients and operators",
             m.connections.clone(),
+        );
+        registry.register(
+            "pointsman_refused_connections",
+            "Connections that ended before their first request, by reason",
+            m.refused.clone(),
         );
         registry.register(
             "pointsman_body_bytes",
@@ -141,6 +153,11 @@ impl GatewayMetrics {
     pub(crate) fn open_connection(&self) -> OpenConnection {
         self.connections.inc();
         OpenConnection(self.connections.clone())
+    }
+
+    /// Counts a connection that did not speak the protocol of its listener.
+    pub(crate) fn refused_connection(&self, reason: &'static str) {
+        self.refused.get_or_create(&RefusedLabels { reason }).inc();
     }
 
     /// Counts the end of a request.

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Bytes per second that a client has to take on average while it keeps the host waiting. A stream
+/// of 20 tokens per second has about four times as many.
+pub(crate) const MIN_WRITE_RATE: u32 = 1 << 10;
+
 /// Measures how far a peer lags behind. Waiting adds to the lag, and bytes reduce it at the minimum
 /// rate, so that neither silence nor a trickle of bytes lasts longer than the limit. Only time in
 /// which the host waits for the peer counts, and a fast beginning does not buy a pause later.

@@ -1,5 +1,5 @@
-//! The Unix socket of the admin API: only the host's user and root can open it, and its file is
-//! removed when the host ends.
+//! Unix sockets that the host listens on: that of the admin API, which only the host's user and root
+//! can open, and those for clients. Their files are removed when the host ends.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -7,11 +7,12 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
+use socket2::SockRef;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::listen::Acceptor;
+use crate::listen::{Acceptor, limit_send_buffer};
 
-/// An error in creating the socket.
+/// An error in creating a socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Another process listens on the socket.
@@ -19,19 +20,26 @@ pub enum SocketError {
     Taken(PathBuf),
     /// The path exists and is another kind of file.
     #[error(
-        "cannot create the admin socket: {} exists and is not a socket; \
-         remove the file or set `admin.socket` to another path",
-        .0.display()
+        "cannot create the socket of {key}: {} exists and is not a socket; \
+         remove the file or set {key} to another path",
+        path.display()
     )]
-    NotASocket(PathBuf),
+    NotASocket {
+        /// Path of the file.
+        path: PathBuf,
+        /// The key of the configuration that names the path.
+        key: &'static str,
+    },
     /// The file system or the network stack failed.
     #[error(
-        "cannot create the admin socket {}: {source}; set `admin.socket` to another path",
+        "cannot create the socket of {key} at {}: {source}; set {key} to another path",
         path.display()
     )]
     Io {
         /// Path of the socket.
         path: PathBuf,
+        /// The key of the configuration that names the path.
+        key: &'static str,
         /// The cause.
         source: io::Error,
     },
@@ -39,39 +47,59 @@ pub enum SocketError {
 
 /// A listening Unix socket. Its file is removed when it is dropped.
 #[derive(Debug)]
-pub struct AdminSocket {
+pub struct SocketFile {
     listener: UnixListener,
     path: PathBuf,
 }
 
-impl AdminSocket {
+impl SocketFile {
     /// Bytes of a path: the system's limit is 107, and the temporary name has six more.
     pub const MAX_PATH: usize = 101;
 
-    /// Listens on `path`. A missing folder is created with access for the host's user only. The
-    /// stale socket of a host that has ended is replaced. Must be called within a Tokio runtime.
+    /// Listens on the socket of the admin API, with access for the host's user only. Must be called
+    /// within a Tokio runtime.
     ///
     /// # Errors
     /// If another host listens on the socket, or the socket cannot be created.
-    pub fn bind(path: &Path) -> Result<Self, SocketError> {
-        let fail = |source| SocketError::Io { path: path.to_owned(), source };
+    pub fn bind_admin(path: &Path) -> Result<Self, SocketError> {
+        Self::bind(path, 0o600, 0o700, "`admin.socket`")
+    }
+
+    /// Listens on a socket for clients, whose file gets this mode. Must be called within a Tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// If another process listens on the socket, or the socket cannot be created.
+    pub fn bind_clients(path: &Path, mode: u32) -> Result<Self, SocketError> {
+        Self::bind(path, mode, 0o755, "the listener's address")
+    }
+
+    /// Listens on `path`. A missing folder is created. The stale socket of a host that has ended is
+    /// replaced.
+    fn bind(
+        path: &Path,
+        mode: u32,
+        folder_mode: u32,
+        key: &'static str,
+    ) -> Result<Self, SocketError> {
+        let fail = |source| SocketError::Io { path: path.to_owned(), key, source };
         let folder =
             path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail)?;
+        DirBuilder::new().recursive(true).mode(folder_mode).create(folder).map_err(fail)?;
         // Serialises hosts that start at the same time; released at the end of this function.
         let folder_lock = File::open(folder).map_err(fail)?;
         if let Err(error) = folder_lock.lock() {
             // Some network file systems have no locks. Only simultaneous starts need them.
-            tracing::debug!(%error, "failed to lock the folder of the admin socket");
+            tracing::debug!(%error, "failed to lock the folder of a socket");
         }
         match StdUnixStream::connect(path).map_err(|error| error.kind()) {
             Ok(_) => return Err(SocketError::Taken(path.to_owned())),
             Err(io::ErrorKind::NotFound) => {}
             // No process listens on the socket, so its host has ended. Other files are kept.
             Err(_) if is_socket(path) => {}
-            Err(_) => return Err(SocketError::NotASocket(path.to_owned())),
+            Err(_) => return Err(SocketError::NotASocket { path: path.to_owned(), key }),
         }
-        let listener = bind_private(path).map_err(fail)?;
+        let listener = bind_private(path, mode).map_err(fail)?;
         Ok(Self { listener, path: path.to_owned() })
     }
 
@@ -84,7 +112,7 @@ impl AdminSocket {
 /// Binds the socket in a new folder that only the host's user can enter, and moves it to `path`
 /// when its mode is set: whatever umask and the mode of the folder are, no other user can connect
 /// in between.
-fn bind_private(path: &Path) -> io::Result<UnixListener> {
+fn bind_private(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let mut private = path.as_os_str().to_owned();
     private.push(".new");
     let private = PathBuf::from(private);
@@ -101,7 +129,7 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     }
     DirBuilder::new().mode(0o700).create(&private)?;
     let listener = UnixListener::bind(&socket)?;
-    fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
+    fs::set_permissions(&socket, Permissions::from_mode(mode))?;
     fs::rename(&socket, path)?;
     fs::remove_dir(&private)?;
     Ok(listener)
@@ -112,19 +140,21 @@ fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
 }
 
-impl Drop for AdminSocket {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(%error, "failed to remove the admin socket");
+            tracing::debug!(%error, "failed to remove a socket");
         }
     }
 }
 
-impl Acceptor for AdminSocket {
+impl Acceptor for SocketFile {
     type Connection = UnixStream;
 
     async fn accept(&self) -> io::Result<UnixStream> {
-        Ok(self.listener.accept().await?.0)
+        let (stream, _) = self.listener.accept().await?;
+        limit_send_buffer(SockRef::from(&stream));
+        Ok(stream)
     }
 }
 
@@ -140,7 +170,7 @@ mod tests {
     async fn socket_is_private_and_removed_on_drop() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/of/host/admin.sock");
-        let socket = AdminSocket::bind(&path).unwrap();
+        let socket = SocketFile::bind_admin(&path).unwrap();
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
         assert_eq!(
             fs::read_dir(path.parent().unwrap()).unwrap().count(),
@@ -154,11 +184,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn socket_for_clients_has_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let socket = SocketFile::bind_clients(&path, 0o660).unwrap();
+        assert_eq!(mode(&path), 0o660);
+        let taken = SocketFile::bind_clients(&path, 0o660);
+        assert!(matches!(taken, Err(SocketError::Taken(_))));
+        assert!(path.exists());
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
     async fn bind_rejects_live_sockets_and_replaces_stale_ones() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("admin.sock");
-        let live = AdminSocket::bind(&path).unwrap();
-        let error = AdminSocket::bind(&path).unwrap_err();
+        let live = SocketFile::bind_admin(&path).unwrap();
+        let error = SocketFile::bind_admin(&path).unwrap_err();
         assert!(matches!(&error, SocketError::Taken(taken) if *taken == path), "{error}");
         assert!(path.exists());
         drop(live);
@@ -166,12 +209,12 @@ mod tests {
         for left in ["admin.sock", "admin.sock.new"] {
             drop(std::os::unix::net::UnixListener::bind(dir.path().join(left)).unwrap());
         }
-        let socket = AdminSocket::bind(&path).unwrap();
+        let socket = SocketFile::bind_admin(&path).unwrap();
         drop(socket);
         fs::create_dir(dir.path().join("admin.sock.new")).unwrap();
         let left = dir.path().join("admin.sock.new/s");
         drop(std::os::unix::net::UnixListener::bind(left).unwrap());
-        let socket = AdminSocket::bind(&path).unwrap();
+        let socket = SocketFile::bind_admin(&path).unwrap();
         let (accepted, _) = tokio::join!(socket.accept(), UnixStream::connect(&path));
         accepted.unwrap();
     }
@@ -181,10 +224,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("admin.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(AdminSocket::bind(&path), Err(SocketError::NotASocket(_))));
+        assert!(matches!(SocketFile::bind_admin(&path), Err(SocketError::NotASocket { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         let below = path.join("admin.sock");
-        let error = AdminSocket::bind(&below).unwrap_err();
+        let error = SocketFile::bind_admin(&below).unwrap_err();
         assert!(matches!(&error, SocketError::Io { path, .. } if *path == below), "{error}");
         assert!(error.to_string().contains("`admin.socket`"), "{error}");
     }

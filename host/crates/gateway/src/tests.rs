@@ -3,6 +3,7 @@
 mod cached_tokens;
 mod engine_responses;
 mod listener;
+mod protocols;
 mod recovery;
 mod spans;
 mod streams;

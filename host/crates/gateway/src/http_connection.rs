@@ -1,0 +1,180 @@
+//! Serves the requests of a connection.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderName, HeaderValue, Method, Request, Version, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service as _;
+
+use crate::activity::{Activity, RequestGuard};
+use crate::body::{GuardedBody, RequestBody};
+use crate::connection::{ClientStream, Timeouts};
+use crate::drain::Drain;
+use crate::hosts::AllowedHosts;
+use crate::http_version::{http1, http2};
+use crate::idle::IdleConnections;
+use crate::metrics::GatewayMetrics;
+use crate::protocols::{HttpVersion, Protocols};
+use crate::response;
+use crate::unsent::StreamTasks;
+
+/// Announces the idle timeout, so that clients do not send a request when it is about to expire.
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+/// What the connections of a listener share.
+pub(crate) struct Listener {
+    pub(crate) router: Router,
+    pub(crate) timeouts: Timeouts,
+    /// Host names of the listener; `None` for a Unix socket.
+    pub(crate) hosts: Option<AllowedHosts>,
+    pub(crate) protocols: Protocols,
+    /// The value of the header `Keep-Alive`.
+    pub(crate) keep_alive: Option<HeaderValue>,
+    pub(crate) drain: Drain,
+    pub(crate) idle: Arc<IdleConnections>,
+    pub(crate) metrics: Arc<GatewayMetrics>,
+    /// The connections, and the streams of those with HTTP/2.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Serves a connection until it ends, has to make room for another one, or is cut by the drain.
+pub(crate) async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    listener: Arc<Listener>,
+) {
+    let _open = listener.metrics.open_connection();
+    let activity = Activity::new(listener.drain.clone(), Arc::clone(&listener.idle));
+    let stream = ClientStream::new(stream, Arc::clone(&activity), listener.timeouts);
+    // A connection that is accepted after the cut only ends when the listener closes.
+    let cutting = listener.drain.cutting();
+    let cut = match cutting.is_cancelled() {
+        true => CancellationToken::new(),
+        false => cutting.clone(),
+    };
+    let serve = async {
+        match listener.protocols.establish(stream).await {
+            Ok((stream, version)) => serve_requests(stream, version, &listener, &activity).await,
+            Err(error) => {
+                listener.metrics.refused_connection(error.reason());
+                // The field `error` has the log limit the rate of these lines.
+                tracing::info!(
+                    event = "connection_refused",
+                    reason = error.reason(),
+                    %error,
+                    "closing a connection before its first request"
+                );
+            }
+        }
+    };
+    tokio::select! {
+        () = serve => {}
+        () = activity.evicted() => tracing::debug!("closing an idle connection to make room"),
+        () = cut.cancelled() => {}
+    }
+}
+
+async fn serve_requests(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    version: HttpVersion,
+    listener: &Arc<Listener>,
+    activity: &Arc<Activity>,
+) {
+    let service = {
+        let (listener, activity) = (Arc::clone(listener), Arc::clone(activity));
+        service_fn(move |request: Request<Incoming>| {
+            let (listener, request_guard) = (Arc::clone(&listener), activity.begin());
+            async move {
+                match request_guard {
+                    Some(guard) => Ok::<_, Infallible>(serve(&listener, request, guard).await),
+                    // The connection is about to be closed, see above.
+                    None => std::future::pending().await,
+                }
+            }
+        })
+    };
+    let stream = TokioIo::new(stream);
+    let result = match version {
+        HttpVersion::Http1 => http1().serve_connection(stream, service).await,
+        HttpVersion::Http2 => {
+            // The streams are tasks of their own, which end with the connection.
+            let ended = CancellationToken::new();
+            let _ended_on_drop = ended.clone().drop_guard();
+            let tasks = StreamTasks::new(listener.tasks.clone(), ended, listener.timeouts.write);
+            let mut connection = pin!(http2(tasks).serve_connection(stream, service));
+            tokio::select! {
+                result = connection.as_mut() => result,
+                () = activity.retired() => {
+                    // Tells the client, and ends the connection after its requests.
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended with an error");
+    }
+}
+
+/// Serves a request if its host name is one of the listener's.
+async fn serve(
+    listener: &Listener,
+    request: Request<Incoming>,
+    guard: RequestGuard,
+) -> Response<GuardedBody> {
+    let unread = Arc::new(AtomicBool::new(!request.body().is_end_stream()));
+    let request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&unread))));
+    let (version, is_head) = (request.version(), request.method() == Method::HEAD);
+    // Only then a client does not expect to keep the connection.
+    let is_last = version < Version::HTTP_11 || request.headers().contains_key(header::CONNECTION);
+    let checked = match &listener.hosts {
+        Some(hosts) => hosts.check(version, request.uri(), request.headers()),
+        None => Ok(()),
+    };
+    let mut response = match checked {
+        Ok(()) => {
+            let mut router = listener.router.clone();
+            router.call(request).await.unwrap_or_else(|never| match never {})
+        }
+        Err(error) => {
+            let mut response = response::error(request, error);
+            response.headers_mut().insert(header::CONNECTION, CLOSE);
+            response
+        }
+    };
+    if version >= Version::HTTP_2 {
+        // These concern a connection, which has other requests as well.
+        response.headers_mut().remove(header::CONNECTION);
+        response.headers_mut().remove(KEEP_ALIVE);
+        return response.map(|body| {
+            // hyper only drops the body itself with HTTP/1.
+            GuardedBody::new(if is_head { Body::empty() } else { body }, guard)
+        });
+    }
+    // hyper closes the connection then, unless the rest has arrived by chance.
+    let leaves_body_unread = unread.load(Ordering::Relaxed);
+    let headers = response.headers_mut();
+    if listener.drain.stopping().is_cancelled() || leaves_body_unread {
+        headers.insert(header::CONNECTION, CLOSE);
+    } else if let Some(keep_alive) = &listener.keep_alive
+        && !is_last
+        && !headers.contains_key(header::CONNECTION)
+    {
+        headers.insert(KEEP_ALIVE, keep_alive.clone());
+    }
+    response.map(|body| GuardedBody::new(body, guard))
+}
