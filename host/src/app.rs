@@ -2,35 +2,32 @@
 
 use std::future::Future;
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use futures_util::future::join_all;
 use pointsman_domain::PlanLimits;
-use pointsman_files::write_atomic;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
-    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, HealthRule, Keys,
-    ListenerSettings, Settings, raise_descriptor_limit,
+    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, Settings,
+    raise_descriptor_limit,
 };
 use pointsman_policy::{
     Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
 };
 use pointsman_record::{RecordMetrics, Recorder};
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::admin::AdminBackend;
 use crate::cli::Serve;
+use crate::listeners::{self, Bound};
 use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
 use crate::startup::EarlyConnections;
 use crate::{admin, facts, inherited, memory, service_manager, shutdown, state, telemetry};
-use pointsman_config::{Config, Listener};
+use pointsman_config::Config;
 
 /// Stack size of a worker thread in bytes. A policy can use 512 KiB of it, on top of the frames of
 /// the request that calls it.
@@ -74,7 +71,7 @@ async fn run(
 ) -> Result<()> {
     let mut signals = Signals::listen()?;
     state::prepare(&mut config)?;
-    let listeners = bind(&config.server.listeners, options.listen).await?;
+    let listeners = listeners::open(options, &config.server.listeners).await?;
     // Clients are answered from here on.
     let policy_metrics = PolicyMetrics::register(&mut registry);
     let mut early = EarlyConnections::default();
@@ -114,7 +111,7 @@ async fn run(
         registry,
         drain: drain.clone(),
     });
-    let addresses: Vec<SocketAddr> = listeners.iter().map(|bound| bound.address).collect();
+    let addresses: Vec<_> = listeners.iter().map(|bound| bound.address.clone()).collect();
     let mut server = JoinSet::new();
     server.spawn(async move {
         let serve = async {
@@ -126,14 +123,7 @@ async fn run(
         };
         tokio::select! { () = serve => {}, () = memory::trim_after_peaks() => {} }
     });
-    let startup_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    for address in &addresses {
-        tracing::info!(event = "listening", %address, startup_ms, "listening on http://{address}");
-    }
-    if let (Some(file), Some(address)) = (&options.port_file, addresses.first()) {
-        write_port(file, address.port())
-            .with_context(|| format!("failed to write the port to {}", file.display()))?;
-    }
+    listeners::announce(&addresses, begun, options.port_file.as_deref())?;
     service_manager::ready();
     let running = Running {
         reloader,
@@ -169,46 +159,6 @@ impl Step<'_> {
                 Ok(None)
             }
         }
-    }
-}
-
-/// A listener for clients that accepts connections.
-pub(crate) struct Bound {
-    pub(crate) listener: TcpListener,
-    pub(crate) address: SocketAddr,
-    pub(crate) settings: ListenerSettings,
-}
-
-impl Bound {
-    /// Binds an address.
-    pub(crate) async fn new(address: SocketAddr, settings: ListenerSettings) -> Result<Self> {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address}"))?;
-        let address = listener.local_addr().context("failed to read the address of a listener")?;
-        Ok(Self { listener, address, settings })
-    }
-}
-
-/// Binds the addresses for clients. `first` replaces the address of the first listener.
-async fn bind(listeners: &[Listener], first: Option<SocketAddr>) -> Result<Vec<Bound>> {
-    let mut bound = Vec::with_capacity(listeners.len());
-    for (index, listener) in listeners.iter().enumerate() {
-        let address = first.filter(|_| index == 0).unwrap_or(listener.address);
-        bound.push(Bound::new(address, listener_settings(listener)).await?);
-    }
-    Ok(bound)
-}
-
-fn listener_settings(listener: &Listener) -> ListenerSettings {
-    ListenerSettings {
-        path_prefix: listener.path_prefix.clone(),
-        default_model: listener.default_model.clone(),
-        models: listener.models.iter().cloned().collect(),
-        health: match listener.health {
-            pointsman_config::HealthRule::AnyLane => HealthRule::AnyLane,
-            pointsman_config::HealthRule::AllLanes => HealthRule::AllLanes,
-        },
     }
 }
 
@@ -308,9 +258,4 @@ fn start_fleet(
         spec.lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
     let metrics = FleetMetrics::register(registry, &names);
     Fleet::start_with(spec, &metrics, state_dir)
-}
-
-/// Writes the port file, of which a process that waits for it never reads half.
-fn write_port(file: &Path, port: u16) -> std::io::Result<()> {
-    Ok(write_atomic(file, format!("{port}\n").as_bytes(), 0o644)?)
 }

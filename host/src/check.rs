@@ -14,8 +14,8 @@ use pointsman_policy::{
 use prometheus_client::registry::Registry;
 
 use crate::cli::Check;
-use crate::facts;
 use crate::output::print;
+use crate::{facts, listeners};
 use pointsman_config::Config;
 
 /// The errors of policies that cannot be loaded.
@@ -33,6 +33,7 @@ impl std::error::Error for InvalidPolicies {}
 /// Checks a configuration and prints a summary of it.
 pub(crate) fn check(check: &Check) -> Result<()> {
     let config = Config::load(&check.config)?;
+    listeners::read_tls(&check.config, &config.server.listeners)?;
     let settings = RuntimeSettings {
         cache_dir: config.policies.cache.clone(),
         compiler: Compiler::this_program(),

@@ -11,6 +11,7 @@ mod cli;
 mod facts;
 mod import;
 mod inherited;
+mod listeners;
 mod memory;
 mod output;
 mod policy;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
             output::print_error(format!("{error:#}"));
             let bad_config = error.is::<pointsman_config::ConfigError>()
                 || error.is::<check::InvalidPolicies>()
+                || error.is::<listeners::InvalidTls>()
                 || error.is::<policy::PolicyLoadError>()
                 || error.is::<pointsman_simulate::ExperimentError>()
                 || error.is::<replay::ReplayFailure>();

@@ -2,29 +2,20 @@
 //! of an earlier host some seconds, in which an orchestrator must not take the host for dead, nor a
 //! load balancer for ready.
 
-use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::select_all;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use pointsman_gateway::EarlyConnection;
 use pointsman_openai::ErrorBody;
 use serde_json::json;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::app::Bound;
+use crate::listeners::Bound;
 
-/// Time for a client to send the head of its request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for a client to take its response.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of connections. Further ones wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 256;
 /// Pause after a failed `accept`.
@@ -48,9 +39,8 @@ impl EarlyConnections {
                 loaded = &mut loading => return loaded,
                 Some(_) = self.0.join_next() => {}
                 accepted = accept(listeners), if self.0.len() < MAX_CONNECTIONS => match accepted {
-                    Ok((stream, _)) => {
-                        let serve = tokio::time::timeout(CONNECTION_TIMEOUT, serve(stream));
-                        self.0.spawn(async { serve.await.unwrap_or_default() });
+                    Ok(connection) => {
+                        self.0.spawn(connection.respond(response));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "failed to accept a connection");
@@ -68,22 +58,8 @@ impl EarlyConnections {
 }
 
 /// Accepts the next connection on any of these listeners.
-async fn accept(listeners: &[Bound]) -> std::io::Result<(TcpStream, SocketAddr)> {
-    select_all(listeners.iter().map(|bound| Box::pin(bound.listener.accept()))).await.0
-}
-
-async fn serve(stream: TcpStream) {
-    let respond = |request: http::Request<hyper::body::Incoming>| async move {
-        Ok::<_, Infallible>(response(request.uri().path()))
-    };
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service_fn(respond));
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "connection ended with an error");
-    }
+async fn accept(listeners: &[Bound]) -> std::io::Result<EarlyConnection> {
+    select_all(listeners.iter().map(|bound| Box::pin(bound.listener.accept_early()))).await.0
 }
 
 /// Returns the response to a request for this path. The bodies of the health checks are those of a
@@ -120,8 +96,9 @@ fn response(path: &str) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
-    use pointsman_gateway::ListenerSettings;
+    use pointsman_gateway::{ListenAddress, ListenerSettings};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -137,9 +114,10 @@ mod tests {
 
     #[tokio::test]
     async fn clients_are_answered_while_the_host_starts() {
-        let address = ([127, 0, 0, 1], 0).into();
-        let listeners = [Bound::new(address, ListenerSettings::default()).await.unwrap()];
-        let address = listeners[0].address;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bound = Bound::new(listener.into(), ListenerSettings::default()).unwrap();
+        let ListenAddress::Tcp(address) = bound.address else { panic!() };
+        let listeners = [bound];
         let mut early = EarlyConnections::default();
         let idle = TcpStream::connect(address).await.unwrap();
         let loading =

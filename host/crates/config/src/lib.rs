@@ -26,7 +26,7 @@ pub use pointsman_settings::{FileError as ConfigError, format_duration};
 
 pub use self::admin::{Admin, MAX_SOCKET_PATH, Token};
 pub use self::groups::format_pool;
-pub use self::listeners::{HealthRule, Listener};
+pub use self::listeners::{Address, ClientCertificates, HealthRule, Listener, Tls};
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ pub struct Server {
 impl Server {
     /// Returns the ports on which clients are served.
     fn ports(&self) -> impl Iterator<Item = u16> {
-        self.listeners.iter().map(|listener| listener.address.port())
+        self.listeners.iter().filter_map(|listener| Some(listener.address.tcp()?.port()))
     }
 }
 
@@ -172,8 +172,9 @@ impl Config {
 /// Reads the whole file. Returns `None` only if an error was reported.
 fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let folder = folder_of(file);
-    let listeners = listeners::read(root);
-    let server = read_server(root.section("server"), listeners);
+    let server = root.section("server");
+    let listeners = listeners::read(root, &server, folder);
+    let server = read_server(server, listeners);
     let log = read_log(root.section("log"));
     let keys =
         root.sections("keys").into_iter().filter_map(|section| read_key(section, folder)).collect();
@@ -188,9 +189,14 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let records =
         records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
     let groups = groups::read(root);
-    let taken: Vec<u16> = server.iter().flat_map(Server::ports).collect();
+    let admin_port = admin.port.as_ref().map(|(address, _)| address.port());
+    let taken: Vec<u16> = server.iter().flat_map(Server::ports).chain(admin_port).collect();
     let mut lanes = lanes::read(root, &groups, folder, &taken);
     models::read(root, lanes.as_mut().map(|lanes| lanes.specs.as_mut_slice()));
+    if let Some(server) = &server {
+        let lanes = lanes.as_ref().map(|lanes| lanes.specs.as_slice());
+        listeners::check(root, &server.listeners, &admin, lanes);
+    }
     root.report_unknown();
     let lanes::Lanes { specs, needs } = lanes?;
     let machine = PathBuf::from("/");

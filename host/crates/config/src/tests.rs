@@ -46,7 +46,7 @@ const LANE: &str = "[[lanes]]\nname = \"a\"\n[lanes.engine]\ndriver = \"external
 #[test]
 fn one_lane_is_enough() {
     let config = parse(LANE).unwrap();
-    assert_eq!(config.server.listeners[0].address, "127.0.0.1:8000".parse().unwrap());
+    assert_eq!(config.server.listeners[0].address, Address::default());
     assert_eq!(config.server.max_body, 32 << 20);
     assert_eq!(
         (config.server.keep_alive, config.server.max_attempts),
@@ -424,7 +424,7 @@ fn reference_configuration_lists_all_keys() {
         |keys: &str| format!("[[lanes]]\nname = \"n\"\nzzz = 1\n[lanes.engine]\nzzz = 1\n{keys}\n");
     let tables = [
         "zzz = 1\n[server]\nzzz = 1\n[log]\nzzz = 1\n[queue]\nzzz = 1\n[switching]\nzzz = \
-         1\n[state]\nzzz = 1\n[admin]\nzzz = 1\n",
+         1\n[state]\nzzz = 1\n[admin]\nzzz = 1\n[[listeners]]\nzzz = 1\ntls = { zzz = 1 }\n",
         "[policies]\nzzz = 1\nsigners = [{ zzz = 1 }]\n[[policies.chain]]\nzzz = 1\ncanary = { \
          zzz = 1 }\n\
          probation = { zzz = 1 }\n[[keys]]\nzzz = 1\n[[groups]]\nzzz = 1\n[[models]]\nzzz = 1\n",
@@ -440,7 +440,7 @@ fn reference_configuration_lists_all_keys() {
         .filter(|error| error.code == Code::UnknownKey && error.key.ends_with("zzz"))
         .filter_map(|error| Some(error.message.split_once("expected one of ")?.1))
         .collect();
-    assert_eq!(known.len(), 28, "{errors:#?}");
+    assert_eq!(known.len(), 30, "{errors:#?}");
     let keys = known.iter().flat_map(|keys| keys.split(", ")).map(|key| key.trim_matches('`'));
     for key in keys {
         let is_there = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];
