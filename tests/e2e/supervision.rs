@@ -65,6 +65,7 @@ fn failed_command_is_named_in_status() {
     wait_until("the lane is down", || host.lane("a")["state"] == "down");
     let problem = host.lane("a")["problem"].as_str().unwrap().to_owned();
     assert!(problem.contains("no-such-program"), "{problem}");
+    assert_eq!(host.lane("a")["problem_code"], "program_not_found");
     host.wait_for_event("engine_load_failed", &[("lane", "a")]);
 }
 

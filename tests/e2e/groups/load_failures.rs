@@ -52,6 +52,8 @@ fn failed_load_rejects_all_waiting_requests_with_cause() {
             );
             let message = response.json()["error"]["message"].as_str().unwrap().to_owned();
             assert!(message.contains(cause) && message.contains(last), "{message}");
+            assert_eq!(message.matches(last).count(), 1, "quoted once: {message}");
+            assert!(message.len() < 1200, "{message}");
             assert!(response.header("retry-after").is_some());
         }
         wait_until("the status has the problem", || {

@@ -106,6 +106,7 @@ fn queue_timeout_has_retry_after() {
         response.text()
     );
     assert!(response.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+    assert!(response.text().contains("still loading"), "{}", response.text());
     assert!(response.header("x-request-id").is_some_and(|id| id.len() == 32));
     assert_eq!(response.header("x-pointsman-lane"), Some("a"));
     // The load goes on without the client.

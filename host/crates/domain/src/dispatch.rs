@@ -20,20 +20,21 @@ mod estimate;
 mod events;
 mod lane;
 mod metrics;
+mod problem;
 mod queue;
 mod setup;
 mod switch;
 mod victims;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::events::{
     AcquireError, Effect, EngineEvent, Enqueue, Event, FlowId, Generation, LaneHint, SwitchReport,
-    Ticket,
+    Ticket, again,
 };
 use self::lane::Lane;
 pub use self::metrics::Report;
+pub use self::problem::Problem;
 use self::queue::{Queue, Waiter};
 pub use self::setup::{Backoff, GroupSetup, LaneSetup, QueueLimits, Residency, Rules};
 use self::switch::Group;
@@ -139,7 +140,7 @@ impl Dispatcher {
     }
 
     /// Returns the last problem of a lane's engine; cleared when the engine serves again.
-    pub fn problem(&self, lane: LaneId) -> Option<Arc<str>> {
+    pub fn problem(&self, lane: LaneId) -> Option<Problem> {
         self.lanes.get(lane.index())?.problem.clone()
     }
 
@@ -216,10 +217,7 @@ impl Dispatcher {
             return Err(AcquireError::NotLoaded);
         }
         if deadline <= now {
-            return Err(AcquireError::TimedOut {
-                waited: Duration::ZERO,
-                retry_in: self.start_in(id, now),
-            });
+            return Err(self.timed_out(id, Duration::ZERO, now));
         }
         if has_fallback {
             let estimate = self.start_in(id, now);
@@ -236,7 +234,12 @@ impl Dispatcher {
 
     fn queue_full(&self, id: LaneId, now: Duration) -> AcquireError {
         let queued = self.queue.waiting(id);
-        AcquireError::QueueFull { queued, retry_in: self.start_in(id, now) }
+        AcquireError::QueueFull { queued, retry_in: self.retry_in(id, now) }
+    }
+
+    fn timed_out(&self, id: LaneId, waited: Duration, now: Duration) -> AcquireError {
+        let state = self.lanes[id.index()].state();
+        AcquireError::TimedOut { state, waited, retry_in: self.retry_in(id, now) }
     }
 
     /// Rejects the request that makes room for one of `flow`, and returns its lane.
@@ -390,6 +393,9 @@ impl Dispatcher {
         effects: &mut Vec<Effect>,
     ) {
         let lane = &mut self.lanes[id.index()];
+        if lane.running == 0 {
+            lane.busy_since = now;
+        }
         lane.running += 1;
         lane.last_used = now;
         let waited = now.saturating_sub(since);
@@ -398,8 +404,7 @@ impl Dispatcher {
 
     fn expire(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         while let Some((lane, Waiter { ticket, since, .. })) = self.queue.pop_expired(now) {
-            let retry_in = self.start_in(lane, now);
-            let error = AcquireError::TimedOut { waited: now.saturating_sub(since), retry_in };
+            let error = self.timed_out(lane, now.saturating_sub(since), now);
             effects.push(Effect::Reject { ticket, refusal: error });
             self.balance_lane(lane, now, effects);
         }

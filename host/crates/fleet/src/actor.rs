@@ -314,7 +314,7 @@ impl Actor {
             handle.status.send_if_modified(|status| {
                 let changed = status.state != stat.state || status.engine != engine;
                 (status.state, status.engine) = (stat.state, engine);
-                status.problem = problem.map(|problem| problem.to_string());
+                status.problem = problem;
                 changed
             });
         }

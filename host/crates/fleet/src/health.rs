@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use pointsman_domain::dispatch::Problem;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::driver::{Driver, Target};
+use crate::failures::FailureKind;
 use crate::process::ProcessObserver;
 use crate::progress::{Hang, Observation, Progress};
 use crate::scrape::{EngineMetrics, Rates, has_progressed, rates};
@@ -50,6 +52,12 @@ impl Unhealthy {
             Self::Stalled { .. } | Self::ProbesFailed { .. } => true,
             Self::ServerError { .. } => false,
         }
+    }
+
+    /// Returns the problem of the engine.
+    pub(crate) fn problem(&self) -> Problem {
+        let code = if self.is_hang() { "engine_hung" } else { "engine_unhealthy" };
+        FailureKind::with_code(code).problem_because(&self.to_string())
     }
 }
 

@@ -14,6 +14,7 @@ mod actor;
 mod driver;
 pub mod drivers;
 mod engine_spec;
+mod failures;
 mod footprint;
 mod health;
 mod launch;
@@ -67,6 +68,7 @@ pub use self::driver::{
 pub use self::drivers::external::{ExternalSpec, UrlError};
 pub use self::drivers::{DRIVERS, vllm};
 pub use self::engine_spec::{Backoff, CommandLine, ProcessSpec, Secret, UnloadMode};
+pub use self::failures::{FAILURES, FailureKind};
 pub use self::footprint::{Footprint, FootprintError, Serving, estimate_footprint, format_size};
 pub use self::lease::Lease;
 pub use self::memory::{Gpu, Holder, Machine, Pool};

@@ -1,11 +1,15 @@
-//! The log of a loading engine: its progress, the memory it reports, and the cause of a failure.
+//! The log of an engine: its progress and the memory it reports while it loads, and the cause of a
+//! failure.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::drivers::vllm::{Loading, Measurement, Phase, fatal, measure, read};
+use crate::drivers::vllm::{Loading, Measurement, Phase, measure, message, read};
+use crate::failures::{Certainty, FailureKind, quote, recognise};
 use crate::status::LaneStatus;
 
 /// A reader of an engine's log lines from its start until it serves. Clones share the same state.
@@ -19,9 +23,23 @@ pub(crate) struct LoadLog {
 struct LoadState {
     furthest: Option<(Phase, Option<u8>)>,
     measured: Measurement,
-    fatal: Option<String>,
+    cause: Option<Cause>,
     ready: bool,
 }
+
+/// The cause of an engine's end, as its log shows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Cause {
+    pub(crate) kind: &'static FailureKind,
+    pub(crate) certainty: Certainty,
+    /// The line, as it is quoted.
+    pub(crate) line: String,
+    found: Instant,
+}
+
+/// How long before its end a serving engine logs the cause. An older line may be the text of a
+/// request.
+const MAX_CAUSE_AGE: Duration = Duration::from_secs(30);
 
 impl LoadLog {
     pub(crate) fn new(status: watch::Sender<LaneStatus>) -> Self {
@@ -31,10 +49,7 @@ impl LoadLog {
     /// Reads one line of the engine's log.
     pub(crate) fn line(&self, line: &str) {
         let mut state = self.state.lock();
-        if state.fatal.is_none() {
-            // The first fatal line is the cause; those after it are consequences.
-            state.fatal = fatal(line);
-        }
+        state.note_cause(line);
         if state.ready {
             // Lines of a serving engine may quote requests.
             return;
@@ -65,7 +80,7 @@ impl LoadLog {
         state.ready = true;
         // An error before this point did not prevent the engine from loading, so it will not be the
         // cause of a later end.
-        state.fatal = None;
+        state.cause = None;
         let measured = state.measured;
         drop(state);
         self.status.send_modify(|status| {
@@ -76,8 +91,36 @@ impl LoadLog {
         });
     }
 
+    /// Returns true if the engine has served.
+    pub(crate) fn has_served(&self) -> bool {
+        self.state.lock().ready
+    }
+
     /// Returns the cause of the engine's end, if its log contains one.
-    pub(crate) fn fatal(&self) -> Option<String> {
-        self.state.lock().fatal.clone()
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        let state = self.state.lock();
+        let is_current = |cause: &&Cause| !state.ready || cause.found.elapsed() <= MAX_CAUSE_AGE;
+        state.cause.as_ref().filter(is_current).cloned()
     }
 }
+
+impl LoadState {
+    /// Notes the cause that a line shows. The first line with a sign counts, and those after it are
+    /// consequences; a hint counts until there is a sign.
+    fn note_cause(&mut self, line: &str) {
+        let is_current = |cause: &&Cause| !self.ready || cause.found.elapsed() <= MAX_CAUSE_AGE;
+        let known = self.cause.as_ref().filter(is_current).map(|cause| cause.certainty);
+        if known == Some(Certainty::Sign) {
+            return;
+        }
+        let line = message(line);
+        if let Some((kind, certainty)) = recognise(line)
+            && known.is_none_or(|known| certainty > known)
+        {
+            self.cause = Some(Cause { kind, certainty, line: quote(line), found: Instant::now() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

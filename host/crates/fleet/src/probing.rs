@@ -7,6 +7,7 @@ use pointsman_domain::dispatch::EngineEvent;
 
 use crate::driver::{Driver, Target};
 use crate::learning::learn;
+use crate::failures::FailureKind;
 use crate::message::EngineReporter;
 use crate::upstream::{EngineError, Upstream};
 
@@ -76,8 +77,12 @@ pub(crate) async fn watch_external(
                 }
                 Some(error) => {
                     tracing::warn!(engine, error = %error, "external engine is not ready");
-                    let problem = format!("the engine at {engine}: {error}");
-                    reporter.event(EngineEvent::Lost(problem.into()));
+                    let kind = FailureKind::with_code("engine_unreachable");
+                    let cause = format!("{}: {error}", kind.cause);
+                    // The address is the operator's business.
+                    let details = format!("the engine at {engine}");
+                    let problem = kind.problem_because(&cause).with_details(details);
+                    reporter.event(EngineEvent::Lost(problem));
                 }
             }
         }

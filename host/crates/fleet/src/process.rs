@@ -44,7 +44,7 @@ use self::proc::ProcessSnapshot;
 use self::record::{Record, port_in};
 use self::tracker::{ProcessTracker, Provenance, describe};
 
-pub(crate) use self::explain::explain;
+pub(crate) use self::explain::{Explanation, explain};
 pub(crate) use self::observer::ProcessObserver;
 pub(crate) use self::output::LogTail;
 pub(crate) use self::reaper::reap_orphans;

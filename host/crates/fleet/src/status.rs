@@ -1,5 +1,6 @@
 //! The status of a lane.
 
+use pointsman_domain::dispatch::Problem;
 use pointsman_domain::{EngineState, LaneState};
 
 use crate::model_card::ModelCard;
@@ -22,7 +23,7 @@ pub struct LaneStatus {
     /// Progress of the current load.
     pub progress: Option<String>,
     /// The last failure, until the lane serves again.
-    pub problem: Option<String>,
+    pub problem: Option<Problem>,
     /// Bytes of the model's weights, as reported by the engine while it loaded.
     pub weights_bytes: Option<u64>,
     /// Bytes of the key-value cache.

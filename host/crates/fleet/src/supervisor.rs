@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
-use self::ending::{Failure, with_log_tail};
+use self::ending::{Failure, with_log};
 use crate::driver::{Driver, Target};
 use crate::drivers::vllm::sleep::Canary;
 use crate::engine_spec::{ProcessSpec, UnloadMode};
@@ -231,8 +231,8 @@ impl Supervisor {
                     return Outcome::HostStopping;
                 }
                 ended = engine.process.ended() => {
-                    let Failure { description, reason } = self.clean_up(engine, ended, true).await;
-                    return self.lost(description, &reason);
+                    let Failure { problem, reason } = self.clean_up(engine, ended, true).await;
+                    return self.lost(problem, &reason);
                 }
                 command = self.links.commands.recv() => match command {
                     Some(SupervisorCommand::Unload { fully }) => {
@@ -245,16 +245,15 @@ impl Supervisor {
             match event {
                 HealthEvent::Metrics(metrics, rates) => self.links.reporter.metrics(metrics, rates),
                 HealthEvent::Unhealthy(error) => {
-                    let description = error.to_string();
+                    let problem = error.problem();
                     // First, so that requests that the engine's end breaks learn the reason.
                     if error.is_hang() {
                         engine.target.activity.hung().cancel();
                     }
-                    self.links.reporter.event(EngineEvent::Dying(description.as_str().into()));
-                    let description =
-                        with_log_tail(description, engine.process.log_tail(), &engine.log);
+                    self.links.reporter.event(EngineEvent::Dying(problem.clone()));
+                    let problem = with_log(problem, engine.process.log_tail(), &engine.log);
                     self.kill(engine).await;
-                    return self.lost(description, "hang");
+                    return self.lost(problem, "hang");
                 }
             }
         }

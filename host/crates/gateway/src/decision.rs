@@ -15,7 +15,7 @@ use pointsman_fleet::Fleet;
 use pointsman_openai::{Head, Hold, Request};
 use tracing::Span;
 
-use crate::error::RouteError;
+use crate::error::{DownLane, RouteError};
 use crate::failure::RETRY_LOST_ENGINE;
 use crate::large_thread;
 use crate::models::unknown_model;
@@ -79,7 +79,8 @@ pub(crate) async fn decide(
     );
     tracker.set_decision(&advisor, &request, &fleet.topology, recording);
     let decided = Event::Decided { decision, has_recovery: advisor.has_recovery() };
-    let slot_request = slot_request(tracker.on(decided), &merged, &fleet)?;
+    let action = tracker.on(decided);
+    let slot_request = slot_request(action, &merged, &fleet, &pipeline.fleet)?;
     let edited = edited.and_then(Request::from_view);
     let edited = edited.unwrap_or_else(|| apply(&request, &merged.edits));
     Ok(RoutingDecision { policies, advisor, reason: merged.why(), request: edited, slot_request })
@@ -146,9 +147,13 @@ pub(crate) fn fleet_view(fleet: &Fleet, request: &Request) -> Arc<FleetView> {
 fn slot_request(
     action: Action,
     merged: &Merged,
-    fleet: &FleetView,
+    view: &FleetView,
+    fleet: &Fleet,
 ) -> Result<SlotRequest, RouteError> {
-    let no_lane = |reason, retry_in| RouteError::NoLane { reason, retry_in };
+    let no_lane = |reason, retry_in| {
+        let lanes = down_lanes(merged, view, fleet);
+        RouteError::NoLane { reason, lanes, retry_in }
+    };
     match action {
         Action::Acquire(slot_request) => Ok(slot_request),
         Action::End(End { answer: Some(ErrorAnswer::Rejected { policy, rejection }), .. }) => {
@@ -156,7 +161,7 @@ fn slot_request(
             Err(RouteError::Rejected { policy, rejection })
         }
         Action::End(End { answer: Some(ErrorAnswer::NoLane(reason)), .. }) => {
-            Err(no_lane(reason, retry_in(merged, fleet)))
+            Err(no_lane(reason, retry_in(merged, view)))
         }
         // Never: a decision leads to an attempt or to one of these ends.
         Action::Wait
@@ -166,6 +171,19 @@ fn slot_request(
         | Action::Respond
         | Action::End(_) => Err(no_lane(NoLaneReason::AllDown, RETRY_LOST_ENGINE)),
     }
+}
+
+/// Returns the lanes that could serve the request if they were not down.
+fn down_lanes(merged: &Merged, view: &FleetView, fleet: &Fleet) -> Vec<DownLane> {
+    let statuses = fleet.status();
+    let down = merged.lanes.iter().filter_map(|(lane, _)| view.stat(*lane));
+    down.filter(|stat| !stat.state.can_serve())
+        .map(|stat| DownLane {
+            name: view.topology.name(stat.id).to_owned(),
+            problem: statuses.get(stat.id.index()).and_then(|status| status.problem.clone()),
+            retry_in: Duration::from_millis(stat.ready_in_ms.into()),
+        })
+        .collect()
 }
 
 fn policies(merged: &Merged) -> String {

@@ -11,17 +11,17 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use pointsman_domain::dispatch::{Problem, again};
 use pointsman_domain::{NoLaneReason, Rejection};
 use pointsman_openai::{BadRequest, ErrorBody};
 
 use crate::admin_error::AdminError;
 use crate::error_code::ErrorCode;
-use crate::failure::{AttemptError, RETRY_LOST_ENGINE};
+use crate::failure::{AttemptError, MAX_RETRY_ESTIMATE, RETRY_LOST_ENGINE, whole_seconds};
 use crate::headers::{self, to_header_value};
 use crate::identity::Unauthorized;
 
-/// Upper bound of `Retry-After` in seconds. Estimates of a cold fleet can be far higher, and
-/// clients should not stay away for that long.
+/// Upper bound of the `Retry-After` that a policy or an engine sets, in seconds.
 const MAX_RETRY_AFTER: u64 = 3600;
 
 /// Bytes of a client's text that a message quotes.
@@ -52,8 +52,8 @@ pub(crate) enum RouteError {
     UnknownModel { model: String, hint: String },
     #[error("rejected by policy {policy}: {}", .rejection.message)]
     Rejected { policy: String, rejection: Rejection },
-    #[error("no lane is available: {reason}")]
-    NoLane { reason: NoLaneReason, retry_in: Duration },
+    #[error("no lane is available: {reason}{}", explained(.lanes))]
+    NoLane { reason: NoLaneReason, lanes: Vec<DownLane>, retry_in: Duration },
     #[error("lane `{lane}`: {error}")]
     Attempt {
         lane: String,
@@ -80,6 +80,32 @@ pub(crate) enum RouteError {
     Admin(#[from] AdminError),
     #[error("internal error while applying the command; see the host log (request {request_id})")]
     Internal { request_id: String },
+}
+
+/// A lane that is down.
+#[derive(Debug)]
+pub(crate) struct DownLane {
+    pub(crate) name: String,
+    pub(crate) problem: Option<Problem>,
+    pub(crate) retry_in: Duration,
+}
+
+/// Returns why lanes are down and when they may serve again. Of several lanes only the causes,
+/// because the ends of their logs would make the message too long.
+fn explained(lanes: &[DownLane]) -> String {
+    /// Maximum number of lanes that a message explains.
+    const MAX_LANES: usize = 4;
+    let explain = |lane: &DownLane| {
+        let problem = lane.problem.as_ref().map(|problem| match lanes.len() {
+            1 => problem.for_clients(),
+            _ => problem.in_short(),
+        });
+        let problem = problem.unwrap_or_else(|| "it is down".to_owned());
+        format!("; lane `{}`: {problem}{}", lane.name, again(lane.retry_in))
+    };
+    let left = lanes.len().saturating_sub(MAX_LANES);
+    let more = if left == 0 { String::new() } else { format!("; {left} more lanes are down") };
+    lanes.iter().take(MAX_LANES).map(explain).collect::<String>() + &more
 }
 
 fn content_type(given: Option<&str>) -> String {
@@ -178,7 +204,9 @@ impl RouteError {
                     .with_optional(headers::POLICY, to_header_value(policy))
                     .with_retry_after(after)
             }
-            Self::NoLane { retry_in, .. } => response.with_retry_after(Some(*retry_in)),
+            Self::NoLane { retry_in, .. } => {
+                response.with_retry_after(Some((*retry_in).min(MAX_RETRY_ESTIMATE)))
+            }
             Self::Stopping | Self::BodyMemory => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
             Self::Attempt { lane, error } => response
                 .with_all(error.headers())
@@ -262,9 +290,8 @@ impl ErrorResponse {
     fn with_retry_after(self, after: Option<Duration>) -> Self {
         match after {
             Some(after) => {
-                // Saturating, because estimates may be `Duration::MAX`.
-                let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0));
-                self.with(header::RETRY_AFTER, seconds.clamp(1, MAX_RETRY_AFTER).into())
+                let seconds = whole_seconds(after).clamp(1, MAX_RETRY_AFTER);
+                self.with(header::RETRY_AFTER, seconds.into())
             }
             None => self,
         }
@@ -316,7 +343,11 @@ mod tests {
                 ErrorCode::QueueFull,
             ),
             (
-                AttemptError::Acquire(AcquireError::TimedOut { waited: SECOND, retry_in: SECOND }),
+                AttemptError::Acquire(AcquireError::TimedOut {
+                    state: LaneState::Ready,
+                    waited: SECOND,
+                    retry_in: SECOND,
+                }),
                 ErrorCode::QueueTimeout,
             ),
             (
@@ -397,11 +428,55 @@ mod tests {
             (Duration::ZERO, "1"),
             (Duration::from_millis(1001), "2"),
             (Duration::from_secs(7), "7"),
-            (Duration::MAX, "3600"),
+            (Duration::from_secs(658), "60"),
+            (Duration::MAX, "60"),
         ] {
-            let error = RouteError::NoLane { reason: NoLaneReason::AllDown, retry_in: after };
+            let (reason, lanes) = (NoLaneReason::AllDown, Vec::new());
+            let error = RouteError::NoLane { reason, lanes, retry_in: after };
             let response = error.error_response();
             assert_eq!(response.headers, [(header::RETRY_AFTER, seconds.parse().unwrap())]);
         }
+    }
+
+    #[test]
+    fn every_client_learns_why_lanes_are_down() {
+        let lane = |name: &str, seconds| DownLane {
+            name: name.to_owned(),
+            problem: Some(
+                Problem::new("gpu_not_found", "the engine finds no GPU; check /dev/kfd")
+                    .with_log("log: No HIP GPUs are available".to_owned())
+                    .with_details("the engine at 10.0.0.7:8000".to_owned()),
+            ),
+            retry_in: Duration::from_secs(seconds),
+        };
+        let message = |lanes: Vec<DownLane>| {
+            let (reason, retry_in) = (NoLaneReason::AllDown, Duration::from_secs(658));
+            RouteError::NoLane { reason, lanes, retry_in }.error_response().body.message
+        };
+        let one = message(vec![lane("a", 658)]);
+        for part in ["`a`", "[gpu_not_found]", "/dev/kfd", "No HIP GPUs", "about 658 s"] {
+            assert!(one.contains(part), "{part}: {one}");
+        }
+        let two = message(vec![lane("a", 658), lane("b", 7)]);
+        for part in ["`a`", "`b`", "[gpu_not_found]", "/dev/kfd", "about 658 s", "about 7 s"] {
+            assert!(two.contains(part), "{part}: {two}");
+        }
+        assert!(!two.contains("HIP") && !one.contains("10.0.0.7"), "{one} {two}");
+        let many = message((0..100).map(|_| lane("a", 1)).collect());
+        assert!(many.contains("96 more") && many.len() < 1000, "{many}");
+    }
+
+    #[test]
+    fn wait_for_a_load_is_told_with_the_time_left() {
+        let timed_out = |state| {
+            let retry_in = Duration::from_secs(39);
+            let error = AcquireError::TimedOut { state, waited: 3 * SECOND, retry_in };
+            let error = AttemptError::Acquire(error);
+            RouteError::Attempt { lane: "a".into(), error }.error_response().body.message
+        };
+        let loading = timed_out(LaneState::Starting);
+        assert!(loading.contains("loading") && loading.contains("39 s"), "{loading}");
+        let busy = timed_out(LaneState::Ready);
+        assert!(!busy.contains("loading") && !busy.contains("39 s"), "{busy}");
     }
 }

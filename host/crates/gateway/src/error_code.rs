@@ -107,7 +107,7 @@ error_codes! {
     /// The engine returned 503, or an engine that the host runs 429.
     EngineOverloaded = "engine_overloaded", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
     /// The engine failed, before or after the first byte of its response.
-    EngineError = "engine_error", BAD_GATEWAY, "server_error", retry_after: false;
+    EngineError = "engine_error", BAD_GATEWAY, "server_error", retry_after: true;
     /// The host took the engine for hung, and restarts it.
     EngineHung = "engine_hung", BAD_GATEWAY, "server_error", retry_after: true;
     /// The engine refused the host's own key; the operator has to correct it.
@@ -118,7 +118,7 @@ error_codes! {
     /// The engine does not support what the request asks for (501).
     NotSupported = "not_supported", NOT_IMPLEMENTED, "invalid_request_error", retry_after: false;
     /// The engine sent no first byte in time, or stalled after it.
-    EngineTimeout = "engine_timeout", GATEWAY_TIMEOUT, "timeout_error", retry_after: false;
+    EngineTimeout = "engine_timeout", GATEWAY_TIMEOUT, "timeout_error", retry_after: true;
     /// Admin: no policy has this name.
     PolicyNotFound = "policy_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
     /// Admin: no version matches the given fingerprint.

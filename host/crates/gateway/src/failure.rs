@@ -13,6 +13,16 @@ use crate::error_code::ErrorCode;
 /// `Retry-After` when an engine was lost: about the time that a small engine takes to restart.
 pub(crate) const RETRY_LOST_ENGINE: Duration = Duration::from_secs(5);
 
+/// Maximum `Retry-After` that the host estimates. Client libraries honour up to 60 s, and retry
+/// within seconds if they are told to wait longer.
+pub(crate) const MAX_RETRY_ESTIMATE: Duration = Duration::from_secs(60);
+
+/// Returns whole seconds, rounded up so that a client never comes too early.
+pub(crate) fn whole_seconds(duration: Duration) -> u64 {
+    // Saturating, because estimates may be `Duration::MAX`.
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
+}
+
 /// The reason why an attempt failed. Nothing has been sent to the client.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AttemptError {
@@ -182,7 +192,9 @@ impl AttemptError {
                 | AcquireError::DeadlineTooEarly { estimate: retry_in }
                 | AcquireError::NotServing { retry_in, .. }
                 | AcquireError::LoadFailed { retry_in, .. }
-                | AcquireError::CircuitOpen { retry_in } => Some(*retry_in),
+                | AcquireError::CircuitOpen { retry_in } => {
+                    Some((*retry_in).min(MAX_RETRY_ESTIMATE))
+                }
                 AcquireError::UnknownLane | AcquireError::NotLoaded | AcquireError::Closing => None,
             },
             Self::Status { retry_after, .. } | Self::RateLimited { retry_after, .. } => {

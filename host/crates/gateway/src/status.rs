@@ -18,6 +18,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
+use pointsman_domain::dispatch::Problem;
 use pointsman_domain::{LaneStat, LaneState};
 use pointsman_fleet::Fleet;
 use prometheus_client::registry::Registry;
@@ -150,7 +151,8 @@ pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Respo
                 "pid": lane.pid,
                 "port": lane.port,
                 "starts": lane.starts,
-                "problem": lane.problem,
+                "problem": lane.problem.as_ref().map(ToString::to_string),
+                "problem_code": lane.problem.as_ref().and_then(Problem::code),
                 "running": stat.map(|stat| stat.running),
                 "queued": stat.map(|stat| stat.queued),
                 "slots_free": stat.map(|stat| stat.slots_free),

@@ -8,6 +8,9 @@ use super::switch::{Demand, EvictionScope, Group, permille_of};
 use crate::fleet_view::{LaneId, LaneStat};
 use crate::lifecycle::EngineState;
 
+/// Limits of the time after which a request may be sent again while nothing has been measured.
+const BLIND_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 impl Dispatcher {
     /// Returns the statistics of all lanes, in id order.
     pub fn stats(&self, now: Duration) -> Vec<LaneStat> {
@@ -34,6 +37,16 @@ impl Dispatcher {
     /// Returns the estimated time until a request that arrived now would start.
     pub(super) fn start_in(&self, id: LaneId, now: Duration) -> Duration {
         self.ready_in(id, now).saturating_add(self.queue_wait(id))
+    }
+
+    /// Returns the time after which a rejected request may be sent again. Before any request has
+    /// been served, the running ones are expected to take as long again as they have taken.
+    pub(super) fn retry_in(&self, id: LaneId, now: Duration) -> Duration {
+        let estimate = self.start_in(id, now);
+        let Some(lane) = self.lanes.get(id.index()) else { return estimate };
+        let is_blind = lane.metrics.is_untrained() && lane.running > 0;
+        let age = now.saturating_sub(lane.busy_since);
+        if is_blind { estimate.max(age.clamp(BLIND_RETRY.0, BLIND_RETRY.1)) } else { estimate }
     }
 
     /// Returns the estimated time until a lane serves.

@@ -1,9 +1,9 @@
 //! Events that the dispatcher handles and effects that it requests.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::metrics::Report;
+use super::problem::Problem;
 use crate::advice::Switching;
 use crate::facts::fnv1a_chain;
 use crate::fleet_view::{LaneId, LaneState};
@@ -75,12 +75,12 @@ pub enum EngineEvent {
     /// The engine serves.
     Ready,
     /// The engine exited before it served, or could not be started; its processes are gone.
-    LoadFailed(Arc<str>),
+    LoadFailed(Problem),
     /// The engine exited or hangs and must get no requests. Its remains are being cleaned up;
     /// `Lost` or `LoadFailed` follows.
-    Dying(Arc<str>),
+    Dying(Problem),
     /// The engine exited, or hung and was killed; its processes are gone.
-    Lost(Arc<str>),
+    Lost(Problem),
     /// The engine was stopped as requested and its processes are gone, or it sleeps with its memory
     /// released.
     Stopped {
@@ -188,12 +188,12 @@ pub enum AcquireError {
     #[error("unknown lane")]
     UnknownLane,
     /// The lane is down.
-    #[error("the lane is {}{}", .state.label(), with_reason(.reason.as_deref()))]
+    #[error("the lane is {}{}{}", .state.label(), of(.reason.as_ref()), again(*.retry_in))]
     NotServing {
         /// State of the lane.
         state: LaneState,
         /// What happened to the engine.
-        reason: Option<Arc<str>>,
+        reason: Option<Problem>,
         /// Estimated time until the lane may serve again.
         retry_in: Duration,
     },
@@ -201,11 +201,11 @@ pub enum AcquireError {
     #[error("the lane is not loaded and the request does not allow loading it")]
     NotLoaded,
     /// The lane's engine could not be loaded.
-    #[error("the lane could not be loaded: {reason}")]
+    #[error("the lane could not be loaded: {}{}", .reason.for_clients(), again(*.retry_in))]
     LoadFailed {
-        /// What happened, including the engine's last output.
-        reason: Arc<str>,
-        /// Time until the next attempt.
+        /// What happened.
+        reason: Problem,
+        /// Estimated time until the lane may serve.
         retry_in: Duration,
     },
     /// The lane's circuit breaker is open.
@@ -215,7 +215,7 @@ pub enum AcquireError {
         retry_in: Duration,
     },
     /// The lane's queue, or the total of all queues, is full.
-    #[error("queue is full ({queued} requests)")]
+    #[error("queue is full ({queued} requests){}", if_long(*.retry_in))]
     QueueFull {
         /// Number of requests waiting for the lane.
         queued: usize,
@@ -229,8 +229,10 @@ pub enum AcquireError {
         estimate: Duration,
     },
     /// The request exceeded its maximum wait.
-    #[error("no free slot after waiting {} ms", .waited.as_millis())]
+    #[error("{}", timed_out(*.state, *.waited, *.retry_in))]
     TimedOut {
+        /// State of the lane at the end of the wait.
+        state: LaneState,
         /// How long the request waited.
         waited: Duration,
         /// Estimated time until a slot would have been free.
@@ -241,6 +243,44 @@ pub enum AcquireError {
     Closing,
 }
 
-fn with_reason(reason: Option<&str>) -> String {
-    reason.map(|reason| format!(": {reason}")).unwrap_or_default()
+fn of(problem: Option<&Problem>) -> String {
+    problem.map(|problem| format!(": {}", problem.for_clients())).unwrap_or_default()
+}
+
+/// Returns when a lane may serve again, for the end of a message; nothing if that is not known.
+pub fn again(retry_in: Duration) -> String {
+    let is_known = !retry_in.is_zero() && retry_in < UNKNOWN;
+    let text = || format!("; it may serve again in about {} s", whole_seconds(retry_in));
+    is_known.then(text).unwrap_or_default()
+}
+
+/// Returns when a slot may be free if that takes longer than clients are asked to wait.
+fn if_long(retry_in: Duration) -> String {
+    let is_long = (Duration::from_secs(60)..UNKNOWN).contains(&retry_in);
+    let text = || format!("; a slot may be free in about {} s", whole_seconds(retry_in));
+    is_long.then(text).unwrap_or_default()
+}
+
+fn timed_out(state: LaneState, waited: Duration, retry_in: Duration) -> String {
+    let waited = waited.as_millis();
+    match state {
+        LaneState::Starting => {
+            let left = whole_seconds(retry_in);
+            format!("the lane is still loading after a wait of {waited} ms, about {left} s left")
+        }
+        LaneState::Unloaded | LaneState::Draining | LaneState::Down => {
+            format!("the lane is {} after a wait of {waited} ms{}", state.label(), again(retry_in))
+        }
+        LaneState::Ready | LaneState::Degraded => {
+            format!("no free slot after waiting {waited} ms{}", if_long(retry_in))
+        }
+    }
+}
+
+/// Estimates from this on stand for an unknown time.
+const UNKNOWN: Duration = Duration::from_secs(86_400);
+
+/// Returns whole seconds, rounded up.
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }

@@ -1,11 +1,11 @@
 //! The dispatcher's state of one lane.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::costs::DurationEstimate;
 use super::events::{Generation, LaneHint};
 use super::metrics::LoadMetrics;
+use super::problem::Problem;
 use super::setup::{LaneSetup, Residency};
 use super::switch::Switch;
 use crate::breaker::{Breaker, BreakerRules};
@@ -38,6 +38,8 @@ pub(super) struct Lane {
     pub(super) up_since: Duration,
     /// When a lease was last granted or released.
     pub(super) last_used: Duration,
+    /// When the first of the current leases was granted.
+    pub(super) busy_since: Duration,
     /// True if the engine is_asleep: its state is `Cold` but it holds the memory of a sleeper.
     pub(super) asleep: bool,
     pub(super) generation: Generation,
@@ -54,7 +56,7 @@ pub(super) struct Lane {
     /// True if the engine had served before it last exited.
     pub(super) had_served: bool,
     pub(super) retry_at: Duration,
-    pub(super) problem: Option<Arc<str>>,
+    pub(super) problem: Option<Problem>,
     pub(super) hint: Option<(LaneHint, Duration)>,
     pub(super) metrics: LoadMetrics,
     pub(super) load: DurationEstimate,
@@ -73,6 +75,7 @@ impl Lane {
             since: Duration::ZERO,
             up_since: Duration::ZERO,
             last_used: Duration::ZERO,
+            busy_since: Duration::ZERO,
             asleep: false,
             generation: Generation::default(),
             running: 0,
@@ -187,7 +190,7 @@ impl Lane {
     }
 
     /// Records that the engine exited unexpectedly, and schedules the next attempt to load it.
-    pub(super) fn on_lost(&mut self, reason: Arc<str>, served: Option<Duration>, now: Duration) {
+    pub(super) fn on_lost(&mut self, reason: Problem, served: Option<Duration>, now: Duration) {
         let backoff = self.setup.backoff;
         self.failures = match served {
             Some(served) if served >= backoff.reset_after => 1,

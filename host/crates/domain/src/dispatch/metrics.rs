@@ -53,6 +53,11 @@ impl LoadMetrics {
         self.mean_held.unwrap_or_default().saturating_mul(rounds)
     }
 
+    /// Returns true if no request has been served yet, so that all estimates are zero.
+    pub(super) fn is_untrained(&self) -> bool {
+        self.mean_held.is_none()
+    }
+
     /// Returns the average time that a slot is held.
     pub(super) fn mean_held(&self) -> Duration {
         self.mean_held.unwrap_or_default()

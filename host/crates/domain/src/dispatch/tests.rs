@@ -165,7 +165,8 @@ fn describe(error: &AcquireError) -> String {
     match error {
         AcquireError::UnknownLane => "unknown-lane".to_owned(),
         AcquireError::NotServing { state, reason, .. } => {
-            format!("not-serving {} {}", state.label(), reason.as_deref().unwrap_or("-"))
+            let reason = reason.as_ref().map_or("-".to_owned(), ToString::to_string);
+            format!("not-serving {} {reason}", state.label())
         }
         AcquireError::NotLoaded => "not-loaded".to_owned(),
         AcquireError::LoadFailed { reason, .. } => format!("load-failed {reason}"),
@@ -345,4 +346,43 @@ fn stats_estimate_when_a_lane_would_be_ready() {
     assert_eq!(harness.dispatcher.stats(harness.now)[B.index()].displaces, 1);
     harness.release(ticket);
     assert_eq!(ready_in(&harness, B), 2 + 5 + 40, "an idle lane lingers for 2 s");
+}
+
+#[test]
+fn rejected_request_comes_back_no_sooner_than_the_running_ones_may_end() {
+    let rules = Rules { queue: QueueLimits { per_lane: 0, total: 9 }, ..rules() };
+    let mut harness = DispatcherHarness::new(vec![setup(1, 0, 10)], 30, rules);
+    harness.on(Event::Hinted { lane: A, hint: Some(LaneHint::Load), until: Duration::MAX });
+    harness.finish_load(A);
+    let retry_in = |harness: &DispatcherHarness| {
+        let error = harness.dispatcher.queue_full(A, harness.now);
+        let AcquireError::QueueFull { retry_in, .. } = error else { panic!("{error:?}") };
+        retry_in
+    };
+    let running = harness.arrive(A);
+    for (after, seconds) in [(0, 1), (7, 7), (13, 20), (100, 30)] {
+        harness.advance_to(harness.now + s(after));
+        assert_eq!(retry_in(&harness), s(seconds), "{after}");
+    }
+    harness.release(running);
+    harness.arrive(A);
+    harness.advance_to(harness.now + s(9));
+    assert_eq!(retry_in(&harness), s(1), "as long as the last one was served");
+}
+
+/// A lane that cannot be loaded takes memory from another one only for a request.
+#[test]
+fn failed_lane_evicts_no_other_lane_without_a_request() {
+    let mut harness = DispatcherHarness::exclusive_lanes(2);
+    let failing = harness.arrive(B);
+    harness.engine_event(B, EngineEvent::LoadFailed("out of memory".into()));
+    let ticket = harness.arrive(A);
+    harness.finish_load(A);
+    harness.release(ticket);
+    harness.take_log();
+    harness.advance_to(harness.now + s(2000));
+    assert_eq!((harness.take_log(), harness.state(A)), (Vec::new(), LaneState::Ready), "{failing}");
+    harness.arrive(B);
+    harness.advance_to(harness.now + s(100));
+    assert_eq!(harness.take_log(), ["unload A"]);
 }

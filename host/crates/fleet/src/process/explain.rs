@@ -6,6 +6,26 @@ use std::process::ExitStatus;
 /// Offset of the exit codes with which a shell or a launcher passes a signal on.
 const SIGNAL_OFFSET: i32 = 128;
 
+/// The end of a process, explained.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Explanation {
+    /// What the status means.
+    pub(crate) text: String,
+    /// The value of the metric's `reason` label.
+    pub(crate) reason: String,
+    /// The code of the kind of failure.
+    pub(crate) code: &'static str,
+}
+
+/// The kinds of failures that a `reason` shows. All other ends have the code `engine_ended`.
+const KINDS: [(&str, &str); 5] = [
+    ("SIGILL", "illegal_instruction"),
+    ("SIGBUS", "shared_memory_full"),
+    ("SIGKILL", "killed"),
+    ("exit-126", "program_not_executable"),
+    ("exit-127", "program_not_found"),
+];
+
 /// Exit codes with a known meaning. Sources: argparse (2), POSIX shells (126, 127), podman and
 /// docker (125), Python interrupted while vLLM initialises (130), vLLM's own tracebacks (1).
 const CODES: [(i32, &str); 7] = [
@@ -42,8 +62,16 @@ const SIGNALS: [(i32, &str, &str); 15] = [
     (31, "SIGSYS", "SIGSYS: a sandbox blocked a system call"),
 ];
 
-/// Returns an explanation of how a process ended, and a value for a metric's `reason` label.
-pub(crate) fn explain(status: ExitStatus) -> (String, String) {
+/// Returns an explanation of how a process ended.
+pub(crate) fn explain(status: ExitStatus) -> Explanation {
+    let (text, reason) = describe(status);
+    let kind = KINDS.iter().find(|(known, _)| *known == reason);
+    let code = kind.map_or("engine_ended", |(_, code)| code);
+    Explanation { text, reason, code }
+}
+
+/// Returns an explanation and a value for a metric's `reason` label.
+fn describe(status: ExitStatus) -> (String, String) {
     let code = status.code();
     let known = code.and_then(|code| CODES.iter().find(|row| row.0 == code));
     let signal = status
@@ -89,9 +117,9 @@ mod tests {
             (200 << 8, "exit-200", "exit code 200"),
             (10, "signal-10", "signal 10"),
         ] {
-            let (explanation, label) = explain(ExitStatus::from_raw(status));
-            assert_eq!(label, reason, "{status}: {explanation}");
-            assert!(explanation.contains(part), "{status}: {explanation}");
+            let explanation = explain(ExitStatus::from_raw(status));
+            assert_eq!(explanation.reason, reason, "{status}: {explanation:?}");
+            assert!(explanation.text.contains(part), "{status}: {explanation:?}");
         }
     }
 }

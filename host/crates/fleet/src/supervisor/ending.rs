@@ -4,23 +4,25 @@ use std::io;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::EngineEvent;
+use pointsman_domain::dispatch::{EngineEvent, Problem};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::{Engine, Outcome, Supervisor};
+use crate::drivers::vllm::message;
 use crate::engine_spec::ProcessSpec;
-use crate::loading::LoadLog;
-use crate::process::{LogTail, SurvivingProcesses, explain};
+use crate::failures::{Certainty, FailureKind, quote};
+use crate::loading::{Cause, LoadLog};
+use crate::process::{Explanation, LogTail, SurvivingProcesses, explain};
 
 /// The interval between attempts to end processes that survived SIGKILL.
 const KILL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of the engine's last log lines that are quoted in a failure.
 const QUOTED_LINES: usize = 3;
 
-/// Why an engine ended: a description for operators, and the value of the metric's `reason` label.
+/// Why an engine ended, and the value of the metric's `reason` label.
 pub(super) struct Failure {
-    pub(super) description: String,
+    pub(super) problem: Problem,
     pub(super) reason: String,
 }
 
@@ -69,47 +71,79 @@ impl Supervisor {
         ended: io::Result<ExitStatus>,
         serving: bool,
     ) -> Failure {
-        let (explanation, reason) = match ended {
+        let explanation = match ended {
             Ok(status) => explain(status),
-            Err(error) => (format!("failed to wait for it: {error}"), "unknown".to_owned()),
+            Err(error) => Explanation {
+                text: format!("failed to wait for it: {error}"),
+                reason: "unknown".to_owned(),
+                code: "engine_ended",
+            },
         };
-        let description = format!("the engine ended: {explanation}");
         if serving {
             // Before the cleanup, so that no request is sent to the engine while it lasts.
-            self.links.reporter.event(EngineEvent::Dying(description.as_str().into()));
+            self.links.reporter.event(EngineEvent::Dying(problem(&explanation, None)));
         }
         let tail = engine.process.log_tail().clone();
         let log = engine.log.clone();
         self.kill(engine).await;
         // After the kill, which reads the pipes to their end.
-        Failure { description: with_log_tail(description, &tail, &log), reason }
+        let problem = problem(&explanation, log.cause().as_ref());
+        Failure { problem: with_log(problem, &tail, &log), reason: explanation.reason }
     }
 
-    pub(super) fn load_failed(&self, description: String, reason: &str) -> Outcome {
+    pub(super) fn load_failed(&self, problem: Problem, reason: &str) -> Outcome {
         tracing::error!(
             event = "engine_load_failed",
             reason,
-            error = %description,
+            code = problem.code(),
+            error = %problem,
             "failed to load engine"
         );
         self.shared.metrics.exited(self.lane, reason);
-        self.links.reporter.event(EngineEvent::LoadFailed(description.into()));
+        self.links.reporter.event(EngineEvent::LoadFailed(problem));
         Outcome::Ended
     }
 
-    pub(super) fn lost(&self, description: String, reason: &str) -> Outcome {
-        tracing::error!(event = "engine_lost", reason, error = %description, "engine lost");
+    pub(super) fn lost(&self, problem: Problem, reason: &str) -> Outcome {
+        let code = problem.code();
+        tracing::error!(event = "engine_lost", reason, code, error = %problem, "engine lost");
         self.shared.metrics.exited(self.lane, reason);
-        self.links.reporter.event(EngineEvent::Lost(description.into()));
+        self.links.reporter.event(EngineEvent::Lost(problem));
         Outcome::Ended
     }
 }
 
-/// Appends the cause found in the engine's log, and the end of that log.
-pub(super) fn with_log_tail(description: String, tail: &LogTail, log: &LoadLog) -> String {
-    let cause = log.fatal().map(|cause| format!("; {cause}")).unwrap_or_default();
-    match tail.tail(QUOTED_LINES).join(" | ") {
-        lines if lines.is_empty() => format!("{description}{cause}"),
-        lines => format!("{description}{cause}; last log lines: {lines}"),
+/// Returns the problem of an engine that ended by itself. A sign in its log says more than its exit
+/// status, and a hint more than a status that says nothing.
+fn problem(explanation: &Explanation, cause: Option<&Cause>) -> Problem {
+    let Explanation { text, code, .. } = explanation;
+    // Only the first part, because what follows repeats or guesses the cause.
+    let status = text.split(':').next().unwrap_or_default();
+    match cause {
+        Some(cause) if cause.certainty == Certainty::Sign || *code == "engine_ended" => {
+            cause.kind.problem_because(&format!("{} ({status})", cause.kind.cause))
+        }
+        Some(_) | None => {
+            let kind = FailureKind::with_code(code);
+            kind.problem_because(&format!("the engine ended: {text}"))
+        }
+    }
+}
+
+/// Adds the end of the engine's log, and the line that shows the cause. Clients do not see the log
+/// of an engine that has served, because it may quote requests.
+pub(super) fn with_log(problem: Problem, tail: &LogTail, log: &LoadLog) -> Problem {
+    let mut lines: Vec<String> =
+        tail.tail(QUOTED_LINES).iter().map(|line| quote(message(line))).collect();
+    if let Some(Cause { line, .. }) = log.cause()
+        && !lines.contains(&line)
+    {
+        lines.insert(0, line);
+    }
+    let text = format!("log: {}", lines.join(" | "));
+    match lines.is_empty() {
+        true => problem,
+        false if log.has_served() => problem.with_details(text),
+        false => problem.with_log(text),
     }
 }

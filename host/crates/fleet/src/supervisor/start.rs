@@ -4,14 +4,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pointsman_domain::dispatch::Problem;
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field};
 
-use super::ending::Failure;
+use super::ending::{Failure, with_log};
 use super::{Engine, Outcome, Supervisor};
 use crate::driver::Target;
 use crate::drivers::vllm::sleep::canary;
 use crate::engine_spec::{ProcessSpec, UnloadMode};
+use crate::failures::FailureKind;
 use crate::launch::HOST;
 use crate::learning::learn;
 use crate::loading::LoadLog;
@@ -43,6 +45,18 @@ impl StartError {
             Self::Spawn { .. } => "no-start",
         }
     }
+
+    fn problem(&self) -> Problem {
+        let code = match self {
+            Self::NoPort(_) => "no_port",
+            Self::Spawn { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => "program_not_found",
+                io::ErrorKind::PermissionDenied => "program_not_executable",
+                _ => "program_not_started",
+            },
+        };
+        FailureKind::with_code(code).problem_because(&self.to_string())
+    }
 }
 
 impl Supervisor {
@@ -54,7 +68,10 @@ impl Supervisor {
             match stop.run_until_cancelled(admitted).await {
                 None => return Outcome::HostStopping,
                 Some(Ok(waited)) => self.shared.metrics.freed(self.lane, waited),
-                Some(Err(error)) => return self.load_failed(error.to_string(), "no-memory"),
+                Some(Err(error)) => {
+                    let kind = FailureKind::with_code("memory_not_free");
+                    return self.load_failed(kind.problem_because(&error.to_string()), "no-memory");
+                }
             }
         }
         let start = self.links.status.borrow().starts + 1;
@@ -63,7 +80,7 @@ impl Supervisor {
         let started = async {
             match self.start(spec, &span) {
                 Ok(engine) => self.await_ready(engine, spec).await,
-                Err(error) => self.load_failed(error.to_string(), error.reason()),
+                Err(error) => self.load_failed(error.problem(), error.reason()),
             }
         };
         started.instrument(span.clone()).await
@@ -119,8 +136,8 @@ impl Supervisor {
                 Outcome::HostStopping
             }
             Some(Err(ended)) => {
-                let Failure { description, reason } = self.clean_up(engine, ended, false).await;
-                self.load_failed(description, &reason)
+                let Failure { problem, reason } = self.clean_up(engine, ended, false).await;
+                self.load_failed(problem, &reason)
             }
             Some(Ok(Err(_))) => {
                 let timeout = spec.start_timeout.as_secs_f32();
@@ -129,10 +146,12 @@ impl Supervisor {
                     .progress()
                     .map(|progress| format!("; last progress: {progress}"))
                     .unwrap_or_default();
+                let (tail, log) = (engine.process.log_tail().clone(), engine.log.clone());
                 self.kill(engine).await;
-                let description =
+                let cause =
                     format!("the engine was not ready within {timeout} s of its start{progress}");
-                self.load_failed(description, "start-timeout")
+                let problem = FailureKind::with_code("start_timeout").problem_because(&cause);
+                self.load_failed(with_log(problem, &tail, &log), "start-timeout")
             }
             Some(Ok(Ok(()))) => {
                 let after_s = begun.elapsed().as_secs_f32();

@@ -7,10 +7,9 @@
 //!                   └ failed load ──> Off
 //! ```
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{EngineEvent, Residency};
+use pointsman_domain::dispatch::{EngineEvent, Problem, Residency};
 
 use crate::engine::{Engine, Job, RequestKey, ResponseProgress, ScrapedMetrics, TokenUsage};
 use crate::fault::FaultKind;
@@ -235,7 +234,7 @@ impl Supervisor {
     }
 
     fn crash(&mut self, now: Duration, signals: &mut Vec<EngineSignal>) {
-        let reason: Arc<str> = "injected crash".into();
+        let reason = Problem::from("injected crash");
         match self.lifecycle {
             // An engine that is ending anyway cannot crash.
             Lifecycle::Off | Lifecycle::Stopping { .. } | Lifecycle::Dying { .. } => {}
@@ -254,7 +253,7 @@ impl Supervisor {
             Lifecycle::Serving => {
                 signals.push(EngineSignal::Disconnected(self.stop_engine(now)));
                 self.lifecycle = Lifecycle::Off;
-                signals.push(EngineSignal::Event(EngineEvent::Dying(Arc::clone(&reason))));
+                signals.push(EngineSignal::Event(EngineEvent::Dying(reason.clone())));
                 signals.push(EngineSignal::Event(EngineEvent::Lost(reason)));
             }
         }
@@ -334,6 +333,6 @@ impl Supervisor {
     }
 }
 
-fn hang_reason() -> Arc<str> {
+fn hang_reason() -> Problem {
     "injected hang".into()
 }

@@ -83,7 +83,7 @@ struct Inputs {
 impl Inputs {
     fn new() -> Self {
         let denials = [
-            AcquireError::TimedOut { waited: ms(1), retry_in: ms(1) },
+            AcquireError::TimedOut { state: LaneState::Ready, waited: ms(1), retry_in: ms(1) },
             AcquireError::NotServing { state: LaneState::Down, reason: None, retry_in: ms(1) },
             AcquireError::QueueFull { queued: 1, retry_in: ms(1) },
             AcquireError::Closing,

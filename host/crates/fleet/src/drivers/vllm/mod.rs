@@ -6,7 +6,7 @@
 //!   env file ──────import─────>      │
 //!                                 command ──> arguments + environment ──> the process
 //!                                                                             │ log lines
-//!                                                         progress: read, measure, fatal
+//!                                                         progress: read, measure
 //! ```
 //!
 //! The modules `command`, `import`, `progress` and `settings` do not start processes, read files or
@@ -30,7 +30,8 @@ use pointsman_domain::{EngineKind, public_name};
 pub use self::command::{Command, Listen, command};
 pub use self::env_file::parse_env_file;
 pub use self::import::{Imported, import};
-pub use self::progress::{Loading, Measurement, Phase, fatal, measure, read};
+pub(crate) use self::progress::message;
+pub use self::progress::{Loading, Measurement, Phase, measure, read};
 pub use self::settings::{GpuSelector, Permille, SettingProblem, VllmSettings};
 use crate::driver::{
     Description, Driver, DriverInfo, LaneContext, LaneDefaults, MetricsSource, Prepared, Target,

@@ -1,4 +1,4 @@
-//! The log of a loading engine: its progress, the memory it takes, and the cause of a failure.
+//! The log of a loading engine: its progress, and the memory it takes.
 //!
 //! The lines are those of vLLM 0.32 and llama.cpp. Read them only while the engine starts: later
 //! lines may quote requests.
@@ -130,7 +130,7 @@ fn is_number(text: &str) -> bool {
 
 /// Strips the prefix of the logger: `(EngineCore pid=3852) INFO 11-21 03:32:14 [core.py:133] `, or
 /// llama.cpp's time and level.
-fn message(line: &str) -> &str {
+pub(crate) fn message(line: &str) -> &str {
     let mut rest = line.trim();
     if rest.starts_with('(')
         && let Some((before, after)) = rest.split_once(") ")
@@ -231,80 +231,6 @@ fn tokens(text: &str) -> Option<u64> {
     let word = text.split_whitespace().next()?;
     let digits: String = word.chars().filter(|letter| *letter != ',').collect();
     is_number(&digits).then(|| digits.parse().ok())?
-}
-
-/// Lower-case texts in log lines that show why an engine failed, and the explanation for operators.
-const FATAL: [(&str, &str); 32] = [
-    ("less than desired gpu memory utilization", "not enough free memory on the GPU"),
-    (
-        "no available memory for the cache blocks",
-        "no memory is left for the KV cache; raise the memory utilization",
-    ),
-    ("larger than the available kv cache memory", "the KV cache is too small for max-model-len"),
-    (
-        "larger than the maximum number of tokens that can be stored",
-        "the KV cache is too small for max-model-len",
-    ),
-    ("out of memory", "the GPU's memory is full"),
-    ("outofmemory", "the GPU's memory is full"),
-    ("outofdevicememory", "the GPU's memory is full"),
-    ("failed to allocate", "a memory allocation failed"),
-    ("unable to allocate", "a memory allocation failed"),
-    ("invalid device function", "the engine was built for another GPU"),
-    ("no kernel image is available", "the engine was built for another GPU"),
-    ("one of gpu archs of", "VLLM_ROCM_USE_AITER does not work on this GPU"),
-    (
-        "memory access fault by gpu",
-        "invalid GPU memory access, as with an HSA_OVERRIDE_GFX_VERSION of another GPU",
-    ),
-    ("failed to infer device type", "vLLM found no device that it was built for"),
-    ("non-integer device id", "vLLM does not accept a UUID in HIP_VISIBLE_DEVICES; use `device`"),
-    (
-        "was supported in vllm until",
-        "this version of vLLM no longer supports the model's architecture",
-    ),
-    ("are not supported for now", "this version of vLLM does not support the model's architecture"),
-    (
-        "unknown model architecture",
-        "this version of llama.cpp does not support the model's architecture",
-    ),
-    ("unrecognized arguments", "the engine does not support an argument"),
-    ("error: invalid argument", "the engine does not support an argument"),
-    ("address already in use", "the port is in use"),
-    ("couldn't bind http server socket", "the port is in use"),
-    ("gated repo", "the model hub requires a token for this model"),
-    ("repository not found", "the model does not exist on the hub, or requires a token"),
-    (
-        "offline mode is enabled",
-        "the model is not on this machine, and the hub is disabled (offline mode)",
-    ),
-    (
-        "localentrynotfounderror",
-        "the model is not on this machine, and the hub is disabled (offline mode)",
-    ),
-    ("no such file", "a file is missing"),
-    ("failed to open gguf file", "failed to read the model"),
-    ("error loading model", "failed to load the model"),
-    ("failed to load model", "failed to load the model"),
-    (
-        "engine core initialization failed",
-        "vLLM's engine core failed to start; the cause is earlier in its log",
-    ),
-    (
-        "enginecore failed to start",
-        "vLLM's engine core failed to start; the cause is earlier in its log",
-    ),
-];
-
-/// Returns an explanation of a line that is known to show why an engine ended; `None` for other
-/// lines. Call this for each line of an engine that failed, and keep the first result: the later
-/// ones are consequences.
-#[must_use]
-pub fn fatal(line: &str) -> Option<String> {
-    let text = message(line);
-    let lower = text.to_lowercase();
-    let (_, explanation) = FATAL.iter().find(|(pattern, _)| lower.contains(pattern))?;
-    Some(format!("{explanation}: {}", truncate(text)))
 }
 
 #[cfg(test)]
@@ -409,36 +335,5 @@ mod tests {
             "Available KV cache memory: 1e99 GiB",
         ]);
         assert_eq!(odd, (None, None, None));
-    }
-
-    #[test]
-    fn causes_are_read_from_log_lines() {
-        let table = [
-            (
-                "ValueError: Free memory on device cuda:0 (1/2 GiB) on startup is less than \
-                 desired GPU memory utilization",
-                "not enough",
-            ),
-            ("RuntimeError: HIP error: invalid device function", "built for another GPU"),
-            ("Model architecture X was supported in vLLM until v0.9", "no longer"),
-            ("vllm: error: unrecognized arguments: --swap-space 4", "an argument"),
-            ("OSError: [Errno 98] Address already in use", "port is in use"),
-            ("FileNotFoundError: [Errno 2] No such file or directory: '/m'", "file is missing"),
-            (
-                "torch.OutOfMemoryError: HIP out of memory. Tried to allocate 2.00 GiB",
-                "memory is full",
-            ),
-            (
-                "(APIServer pid=1) ERROR 11-21 03:31:49 [a.py:1] Engine core initialization \
-                 failed.",
-                "earlier in its log",
-            ),
-        ];
-        for (line, part) in table {
-            let explanation = fatal(line).unwrap();
-            assert!(explanation.contains(part), "{explanation}");
-            assert!(!explanation.contains("pid="), "{explanation}");
-        }
-        assert_eq!(fatal("INFO 11-21 03:31:49 [a.py:1] Supported tasks: ['generate']"), None);
     }
 }

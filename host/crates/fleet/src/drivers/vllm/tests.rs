@@ -5,6 +5,7 @@ use std::hint::black_box;
 use proptest::prelude::*;
 
 use super::*;
+use crate::failures::{quote, recognise};
 
 fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
     list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -360,7 +361,7 @@ fn progress_of_a_recorded_start_never_goes_back() {
     assert!(found.is_sorted_by_key(|loading| loading.phase), "{found:?}");
     assert_eq!(found.last().unwrap().phase, Phase::Listening);
     assert_eq!(found[1].detail.as_deref(), Some("Resolved architecture: LlamaForCausalLM"));
-    assert!(RECORDED.iter().all(|line| fatal(line).is_none()));
+    assert!(RECORDED.iter().all(|line| recognise(message(line)).is_none()));
     let mut measured = Measurement::default();
     RECORDED.iter().for_each(|line| measure(line, &mut measured));
     let expected =
@@ -402,7 +403,8 @@ proptest! {
             prop_assert!(loading.detail.unwrap_or_default().len() <= 200);
         }
         measure(&text, &mut Measurement::default());
-        black_box(fatal(&text));
+        prop_assert!(quote(&text).len() <= 203);
+        black_box(recognise(&text));
         black_box(Permille::parse(&text));
         black_box(GpuSelector::parse(&text));
         let env = vec![(name, text.clone())];
