@@ -63,6 +63,29 @@ fn names_of_lanes_are_printed() {
 }
 
 #[test]
+fn one_problem_is_reported_once_and_missing_programs_are_warned_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    let model = dir.path().join("model.safetensors");
+    std::fs::write(&model, "").unwrap();
+    let lane = "[[lanes]]\nname = \"a\"\ngroup = \"g\"\nmax-context = 1024\n[lanes.engine]\n";
+    let group = "[[groups]]\nname = \"g\"\nmemory = \"9GiB\"\n";
+    let engine = format!("driver = \"vllm\"\nmodel = {model:?}\n");
+    std::fs::write(&file, format!("{group}{lane}{engine}")).unwrap();
+    let (code, _, err) = check(&file);
+    assert_eq!((code, err.matches("lanes[0].engine.model").count()), (Some(78), 1), "{err}");
+    let lane = "[[lanes]]\nname = \"a\"\n[lanes.engine]\ndriver = \"command\"\n";
+    for (program, is_missing) in [("no-such-program", true), ("./no-such", true), ("sh", false)] {
+        let engine = format!("command = [{program:?}, \"{{port}}\"]\n");
+        std::fs::write(&file, format!("{lane}{engine}")).unwrap();
+        let (code, out, err) = check(&file);
+        assert_eq!(code, Some(0), "{err}");
+        let warns = out.lines().any(|line| line.contains("warning") && line.contains(program));
+        assert_eq!(warns, is_missing, "{out}");
+    }
+}
+
+#[test]
 fn check_loads_policies() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.toml");

@@ -1,5 +1,7 @@
 //! The summary of a configuration that `check` prints. It contains no secrets.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use pointsman_domain::adapter_of_lane;
@@ -195,6 +197,17 @@ fn describe_lane(lane: &LaneSpec, around: &LaneContext<'_>, lines: &mut Vec<Stri
     lines.push(format!("  models: {}", names(lane)));
     let description = lane.engine.describe(around);
     if let Some(command_line) = &description.command {
+        let program = command_line.command.first().map_or("", String::as_str);
+        let directory = lane.engine.run().and_then(|run| run.directory.as_deref());
+        let env = command_line.env.iter().chain(around.environment);
+        let paths = env.into_iter().find(|(name, _)| name == "PATH").map_or("", |(_, paths)| paths);
+        if !program_exists(program, directory, paths) {
+            let place = if program.contains('/') { "" } else { " in PATH" };
+            let program = program.escape_debug();
+            lines.push(format!(
+                "  warning: `program` or `command`: no executable file `{program}`{place}"
+            ));
+        }
         describe_command(&command_line.command, &command_line.env, lines);
     }
     lines.extend(description.warnings.iter().map(|warning| format!("  warning: {warning}")));
@@ -213,6 +226,19 @@ fn names(lane: &LaneSpec) -> String {
     let also =
         if others.is_empty() { String::new() } else { format!("; also {}", others.join(", ")) };
     format!("{}{also}", listed.join(", ")).escape_debug().to_string()
+}
+
+/// Returns true if a program exists. It is looked for as the system does when it starts it, in the
+/// working directory of the engine, and in the folders of PATH if it has no path.
+fn program_exists(program: &str, directory: Option<&Path>, paths: &str) -> bool {
+    let is_executable = |path: &Path| {
+        let found = path.metadata();
+        found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    match program.contains('/') {
+        true => is_executable(&directory.unwrap_or(Path::new(".")).join(program)),
+        false => std::env::split_paths(paths).any(|folder| is_executable(&folder.join(program))),
+    }
 }
 
 /// Describes a command line with secrets hidden, and names the variables: their values may be
@@ -260,6 +286,24 @@ mod tests {
         assert_eq!(maximal_sets(&[30, 30, 14], 48), [vec![0, 2], vec![1, 2]]);
         assert_eq!(maximal_sets(&[30, 30, 20], 48), [vec![0], vec![1], vec![2]]);
         assert_eq!(maximal_sets(&[u64::MAX, 1], 48), [vec![1]]);
+    }
+
+    #[test]
+    fn programs_are_found_in_path_and_relative_to_the_working_directory() {
+        let bin = Some(Path::new("/bin"));
+        for (program, directory, paths, expected) in [
+            ("sh", None, "/nowhere:/bin", true),
+            ("sh", bin, "/nowhere", false),
+            ("sh", None, "", false),
+            ("./sh", bin, "", true),
+            ("/bin/sh", None, "", true),
+            ("/bin", None, "", false),
+            ("/etc/passwd", None, "", false),
+            ("/no/such", None, "/bin", false),
+            ("", None, "/bin", false),
+        ] {
+            assert_eq!(program_exists(program, directory, paths), expected, "{program}");
+        }
     }
 
     #[test]

@@ -59,7 +59,10 @@ pub(super) fn read(
         Ok(computed) => computed,
         Err(error) if declared.is_none() || error.key == "kv-cache-memory" => {
             let section = if error.in_engine { section } else { lane };
-            section.error_at(error.key, error.problem);
+            // What is wrong with the key itself also keeps its file from being read.
+            if !section.has_error_at(error.key) {
+                section.error_at(error.key, error.problem);
+            }
             return None;
         }
         Err(_) => None,

@@ -167,6 +167,11 @@ impl<'a> Diagnostics<'a> {
         self.found.borrow_mut().push((range, diagnostic));
     }
 
+    /// Returns true if there is an error at this byte range.
+    pub(crate) fn has_error_at(&self, range: &Range<usize>) -> bool {
+        self.found.borrow().iter().any(|(known, _)| known == range)
+    }
+
     /// Notes the name of an environment variable that holds a secret.
     pub(crate) fn add_secret_variable(&self, name: &str) {
         self.secret_variables.borrow_mut().push(name.to_owned());

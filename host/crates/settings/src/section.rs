@@ -72,6 +72,11 @@ impl<'a> Section<'a> {
         self.diagnostics.add(self.key_range(key), &self.path(key), problem);
     }
 
+    /// Returns true if an error was reported at `key` of this table.
+    pub fn has_error_at(&self, key: &str) -> bool {
+        self.diagnostics.has_error_at(&self.key_range(key))
+    }
+
     /// Reports an error about this table.
     pub fn error(&self, problem: impl Into<Problem>) {
         self.diagnostics.add(self.range.clone(), &self.path, problem);
