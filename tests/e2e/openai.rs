@@ -206,6 +206,24 @@ fn unavailable_lane_is_503_with_retry_after() {
 }
 
 #[test]
+fn health_is_that_of_all_lanes_or_of_one() {
+    let lanes = [lane("a", &["a"], &[]), lane("b", &["b"], &["--exit-code", "3"])].concat();
+    let config = format!("server = {{ health = \"all-lanes\" }}\n{lanes}");
+    let host = Host::start(&program(FAKE_ENGINE), &config);
+    wait_until("lane a serves and lane b is down", || {
+        host.lane("a")["state"] == "ready" && host.lane("b")["state"] == "down"
+    });
+    let health = get(host.port, "/health");
+    let reason = health.json()["reason"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(health.status, 503);
+    assert!(reason.starts_with("b is down") && reason.contains("[engine_ended]"), "{reason}");
+    assert_eq!(get(host.port, "/health?lane=a").json(), json!({ "status": "ok" }));
+    assert_eq!(get(host.port, "/health?lane=b").status, 503);
+    let unknown = get(host.port, "/health?lane=c");
+    assert_eq!((unknown.status, &unknown.json()["error"]["code"]), (404, &json!("lane_not_found")));
+}
+
+#[test]
 fn queue_rejects_when_full_and_queued_request_gets_next_slot() {
     let engine = pointsman_tests::host::fake_lane(
         FAKE_ENGINE,

@@ -50,6 +50,8 @@ pub(crate) enum RouteError {
         excerpt(.model)
     )]
     UnknownModel { model: String, hint: String },
+    #[error("no lane has the name `{}`", excerpt(.0))]
+    UnknownLane(String),
     #[error("rejected by policy {policy}: {}", .rejection.message)]
     Rejected { policy: String, rejection: Rejection },
     #[error("no lane is available: {reason}{}", explained(.lanes))]
@@ -165,6 +167,7 @@ impl RouteError {
                 ErrorCode::InvalidRequest
             }
             Self::UnknownModel { .. } => ErrorCode::ModelNotFound,
+            Self::UnknownLane(_) => ErrorCode::LaneNotFound,
             Self::Rejected { .. } => return None,
             Self::NoLane { .. } => ErrorCode::NoLaneAvailable,
             Self::Stopping => ErrorCode::Stopping,
@@ -218,6 +221,7 @@ impl RouteError {
             | Self::IncompleteBody(_)
             | Self::HostNotAllowed
             | Self::InvalidHead(_)
+            | Self::UnknownLane(_)
             | Self::UnknownPath { .. }
             | Self::UnknownCommand(_)
             | Self::InvalidCommandBody
@@ -414,6 +418,7 @@ mod tests {
             RouteError::ContentType(Some(model.clone())),
             RouteError::UnknownPath { method: Method::GET, path },
             RouteError::UnknownCommand(model.clone()),
+            RouteError::UnknownLane(model.clone()),
             RouteError::VersionNotAllowed(model),
         ] {
             let message = error.error_response().body.message;

@@ -37,6 +37,7 @@ mod failure;
 mod fair_permits;
 mod gateway;
 mod headers;
+mod health;
 mod hosts;
 mod http_connection;
 mod http_version;

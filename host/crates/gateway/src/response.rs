@@ -1,14 +1,18 @@
 //! Responses to requests that do not enter the pipeline.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::MethodRouter;
 use bytes::Bytes;
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method, StatusCode, header};
+use serde_json::Value;
 use tracing::Span;
 
 use crate::error::RouteError;
+use crate::failure::{MAX_RETRY_ESTIMATE, whole_seconds};
 use crate::request_id;
 
 /// Rejects other methods with an error body in OpenAI's form, which axum does not produce.
@@ -47,5 +51,17 @@ pub(crate) fn json(body: impl Into<Bytes>) -> Response {
 pub(crate) fn typed(content_type: &'static str, body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Returns the response to a health check. `retry_in` is the time until one that fails may succeed,
+/// and `None` if this one succeeds.
+pub(crate) fn check_result(retry_in: Option<Duration>, body: &Value) -> Response {
+    let mut response = json(body.to_string());
+    if let Some(retry_in) = retry_in {
+        let seconds = whole_seconds(retry_in.min(MAX_RETRY_ESTIMATE)).max(1);
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
     response
 }

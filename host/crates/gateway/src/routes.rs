@@ -15,12 +15,12 @@ use crate::models::{model, models};
 use crate::pipeline::Pipeline;
 use crate::response::{error, only, unknown_path};
 use crate::status::StatusSources;
-use crate::{serve, status};
+use crate::{health, serve, status};
 
 pub(crate) fn router(pipeline: Arc<Pipeline>, host: Arc<StatusSources>) -> Router {
     let stop = host.stop.clone();
     let host_routes = Router::new()
-        .route("/health", only("GET, HEAD", get(status::health)))
+        .route("/health", only("GET, HEAD", get(health::health)))
         .route("/livez", only("GET, HEAD", get(status::live)))
         .route("/readyz", only("GET, HEAD", get(status::ready)))
         .route("/status", only("GET, HEAD", get(status::status)))

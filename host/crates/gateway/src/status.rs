@@ -1,11 +1,10 @@
-//! Health, readiness, status and metrics. None of them logs a request: they are polled.
+//! Liveness, readiness, status and metrics. None of them logs a request: they are polled.
 //!
 //! * `/livez`: the process responds. Stays 200 while engines load, switch or fail, so that no
 //!   orchestrator restarts the host because of an engine.
 //! * `/readyz`: for load balancers: the host accepts requests. Stays 200 during a switch, because
 //!   requests are queued for that time.
-//! * `/health`: as of a single engine: 200 `{"status":"ok"}` if a request could be served now or
-//!   would load a lane; 503 with the reason while no request can be served, as during a switch.
+//! * `/health`: as of a single engine; see [`crate::health`].
 //! * `/status`: for clients, names, states, versions and counts; for operators, on the listeners of
 //!   the admin API, also configuration, problems, processes and ports.
 //!
@@ -13,11 +12,12 @@
 //! and `/health` gives the reason only with one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use pointsman_domain::dispatch::Problem;
 use pointsman_domain::{LaneStat, LaneState};
 use pointsman_fleet::Fleet;
@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::Keys;
-use crate::response::{error, json, typed};
+use crate::response::{check_result, error, json, typed};
 use crate::settings::StatusPart;
 
 /// What the status pages show.
@@ -54,42 +54,8 @@ pub(crate) async fn ready(State(host): State<Arc<StatusSources>>) -> Response {
         (false, false) => "no lane is serving",
         (false, true) => "ok",
     };
-    with_status(status == "ok", json!({ "status": status }))
-}
-
-pub(crate) async fn health(State(host): State<Arc<StatusSources>>, request: Request) -> Response {
-    match unavailable(&host) {
-        None => with_status(true, json!({ "status": "ok" })),
-        // The reason names lanes.
-        Some(_) if host.keys.tenant(request.headers()).is_err() => {
-            with_status(false, json!({ "status": "unavailable" }))
-        }
-        Some(reason) => with_status(false, json!({ "status": "unavailable", "reason": reason })),
-    }
-}
-
-/// Returns why no request can be served now; `None` if one can.
-fn unavailable(host: &StatusSources) -> Option<String> {
-    if host.stop.is_cancelled() {
-        return Some("the host is shutting down".to_owned());
-    }
-    let view = host.fleet.view();
-    let busy = |stat: LaneStat| matches!(stat.state, LaneState::Starting | LaneState::Draining);
-    let serving = view.stats().any(|stat| stat.state.serving());
-    let loadable = view.stats().any(|stat| stat.state == LaneState::Unloaded);
-    if serving || (loadable && !view.stats().any(busy)) {
-        return None;
-    }
-    let describe = |stat: LaneStat| {
-        let name = view.topology.name(stat.id);
-        match stat.state {
-            LaneState::Starting => {
-                format!("{name} is loading, about {} s left", stat.ready_in_ms.div_ceil(1000))
-            }
-            state => format!("{name} is {}", state.label()),
-        }
-    };
-    Some(view.stats().map(describe).collect::<Vec<_>>().join("; "))
+    let retry_in = (status != "ok").then_some(Duration::ZERO);
+    check_result(retry_in, &json!({ "status": status }))
 }
 
 /// The part of the status that clients see.
@@ -191,13 +157,4 @@ pub(crate) async fn metrics(State(host): State<Arc<StatusSources>>) -> Response 
             response
         }
     }
-}
-
-fn with_status(is_ok: bool, body: Value) -> Response {
-    let mut response = json(body.to_string());
-    if !is_ok {
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    response
 }

@@ -2,6 +2,7 @@
 
 mod cached_tokens;
 mod engine_responses;
+mod health;
 mod listener;
 mod protocols;
 mod recovery;
@@ -28,7 +29,7 @@ use pointsman_fleet::{
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
     ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, Settings, routes, serve,
@@ -106,6 +107,7 @@ pub(crate) struct TestGateway {
     drain: Drain,
     engines: Arc<Engines>,
     _fleet: FleetTasks,
+    engine_tasks: HashMap<&'static str, AbortHandle>,
     _engines: JoinSet<()>,
 }
 
@@ -122,6 +124,7 @@ impl TestGateway {
         keep_callsites_enabled();
         let engines = Arc::<Engines>::default();
         let mut tasks = JoinSet::new();
+        let mut engine_tasks = HashMap::new();
         let mut lanes = Vec::new();
         for (name, model, slots) in [("a", "m", 3), ("b", "m", 2), ("c", "other", 1)] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -130,7 +133,8 @@ impl TestGateway {
             let router = Router::new().fallback(move |request: Request| async move {
                 engines.respond(name, request).await
             });
-            tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+            let task = tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+            engine_tasks.insert(name, task);
         }
         let mut registry = Registry::default();
         let names: Vec<(String, u32)> =
@@ -173,13 +177,18 @@ impl TestGateway {
         configure(&mut parts);
         let drain = parts.drain.clone();
         let gateway = Gateway::new(parts);
-        Self { gateway, drain, engines, _fleet: fleet_tasks, _engines: tasks }
+        Self { gateway, drain, engines, _fleet: fleet_tasks, engine_tasks, _engines: tasks }
     }
 
     /// Returns the routes for clients.
     pub(crate) fn router(&self) -> Router {
         let (pipeline, status) = (self.gateway.pipeline(), self.gateway.status());
         routes::router(Arc::clone(pipeline), Arc::clone(status))
+    }
+
+    /// Stops an engine, so that its port refuses connections.
+    fn stop_engine(&self, lane: &str) {
+        self.engine_tasks[lane].abort();
     }
 
     /// Sets an engine's responses to the next requests.

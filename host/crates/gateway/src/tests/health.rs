@@ -1,0 +1,76 @@
+//! `/health` of the host and of its lanes.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::Request;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
+use pointsman_domain::{BuiltIn, LaneState};
+use serde_json::{Value, json};
+use tower_service::Service as _;
+
+use super::{API_KEY, TestGateway};
+use crate::settings::{HealthRule, ListenerSettings};
+
+/// Sends a check to a listener with the rule, and returns status, `Retry-After` and body.
+async fn check(
+    gateway: &TestGateway,
+    health: HealthRule,
+    method: Method,
+    path: &str,
+    key: &str,
+) -> (StatusCode, bool, Value) {
+    let settings = ListenerSettings { health, ..ListenerSettings::default() };
+    let mut router = gateway.router().layer(Extension(Arc::new(settings)));
+    let request = Request::builder().method(method).uri(path);
+    let request = request.header("authorization", format!("Bearer {key}"));
+    let response = router.call(request.body(Body::empty()).unwrap()).await.unwrap();
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let has_retry_after = head.headers.contains_key("retry-after");
+    (head.status, has_retry_after, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn health_follows_the_rule_of_the_listener_and_the_lane_of_the_query() {
+    let gateway = TestGateway::with(BuiltIn, |parts| {
+        parts.keys = crate::Keys::new([(API_KEY.to_owned(), "acme".to_owned())]);
+    })
+    .await;
+    let ok = (StatusCode::OK, false, json!({ "status": "ok" }));
+    let rules = [HealthRule::AnyLane, HealthRule::AllLanes];
+    for rule in rules {
+        for path in ["/health", "/health?lane=a", "/health?lane=c&x=y", "/health?"] {
+            assert_eq!(check(&gateway, rule, Method::GET, path, "").await, ok, "{path}");
+            let (status, _, body) = check(&gateway, rule, Method::HEAD, path, "").await;
+            assert_eq!((status, body), (StatusCode::OK, Value::Null), "{path}");
+        }
+        let (status, _, body) = check(&gateway, rule, Method::GET, "/health?lane=x%20y", "").await;
+        let code = &body["error"]["code"];
+        assert_eq!((status, code), (StatusCode::NOT_FOUND, &json!("lane_not_found")), "{body}");
+    }
+    // The engine of lane `c` goes away.
+    gateway.stop_engine("c");
+    let down = |view: &Arc<pointsman_domain::FleetView>| {
+        view.stats().any(|stat| stat.state == LaneState::Down)
+    };
+    gateway.gateway.pipeline().fleet.wait_for(down).await;
+    let [any, all] = rules;
+    let get = async |rule, path, key| check(&gateway, rule, Method::GET, path, key).await;
+    assert_eq!(get(any, "/health", API_KEY).await, ok);
+    assert_eq!(get(any, "/health?lane=a", API_KEY).await, ok);
+    for (rule, path) in [(all, "/health"), (any, "/health?lane=c"), (all, "/health?lane=c")] {
+        let (status, has_retry_after, body) = get(rule, path, API_KEY).await;
+        assert_eq!((status, has_retry_after), (StatusCode::SERVICE_UNAVAILABLE, true), "{path}");
+        let reason = body["reason"].as_str().unwrap();
+        assert!(reason.contains("c is down") && reason.contains("[engine_unreachable]"), "{body}");
+        assert!(!reason.contains("127.0.0.1"), "{body}");
+        let (status, _, body) = get(rule, path, "").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(body, json!({ "status": "unavailable" }), "lanes are named with a key only");
+    }
+    gateway.drain.begin();
+    assert_eq!(get(any, "/health?lane=a", API_KEY).await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
