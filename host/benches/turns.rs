@@ -107,7 +107,7 @@ fn interactive() -> Vec<Client> {
 /// Returns a plan without fallbacks and, for practical purposes, without a maximum wait.
 fn requested_lane(lane: LaneId, client: &Client, _: &Arc<FleetView>, _: Duration) -> Plan {
     Plan {
-        steps: vec![Step { lane, edits: Vec::new() }],
+        steps: vec![Step { lane, edits: Vec::new(), context: 0 }],
         on: Triggers::ALL,
         priority: client.priority,
         flow: None,

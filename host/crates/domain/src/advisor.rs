@@ -124,7 +124,9 @@ pub struct BuiltIn;
 
 impl Advisor for BuiltIn {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Advised {
-        Merge::new(fleet, facts.request.model()).finish(OnConflict::Refuse).into()
+        let mut merge = Merge::new(fleet, facts.request.model());
+        merge.set_need(facts.request.info().into());
+        merge.finish(OnConflict::Refuse).into()
     }
 
     fn uses_cached_tokens(&self) -> bool {

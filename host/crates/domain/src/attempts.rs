@@ -57,6 +57,9 @@ pub struct FailureClass {
     /// True if the request did not reach an engine because the engine was already gone. The same
     /// lane can then be attempted once more, where the request waits for the engine to come back.
     pub safe_to_resend: bool,
+    /// The engine's maximum sequence length, which the request exceeds; 0 if the engine did not
+    /// say it. Only a step with a longer context can help then.
+    pub exceeded_context: Option<u32>,
 }
 
 impl From<&AcquireError> for FailureClass {
@@ -76,6 +79,7 @@ impl From<&AcquireError> for FailureClass {
         Self {
             trigger,
             safe_to_resend: matches!(error, AcquireError::NotServing { reason: None, .. }),
+            exceeded_context: None,
         }
     }
 }
@@ -183,25 +187,43 @@ impl AttemptCursor {
             Recovery::GiveUp(rejection) => NextAction::Reject(rejection),
             Recovery::Retry(FallbackStep { lane, edits }) => {
                 self.count_step();
-                self.inserted = Some(Box::new(Step { lane, edits }));
+                self.inserted = Some(Box::new(Step { lane, edits, context: 0 }));
                 NextAction::Attempt
             }
-            Recovery::Planned if in_time && self.has_next() && self.falls_back_after(failed) => {
-                self.count_step();
-                self.started += 1;
-                NextAction::Attempt
-            }
-            // Retry the same lane once if the request did not reach it.
-            Recovery::Planned if in_time && failed.safe_to_resend && !self.lane_retried => {
-                self.lane_retried = true;
-                NextAction::Attempt
-            }
-            Recovery::Planned => NextAction::Fail,
+            Recovery::Planned if !in_time => NextAction::Fail,
+            Recovery::Planned => match self.next_step(failed) {
+                Some(next) => {
+                    self.count_step();
+                    self.started = next + 1;
+                    NextAction::Attempt
+                }
+                // Retry the same lane once if the request did not reach it.
+                None if failed.safe_to_resend && !self.lane_retried => {
+                    self.lane_retried = true;
+                    NextAction::Attempt
+                }
+                None => NextAction::Fail,
+            },
         }
     }
 
-    fn falls_back_after(&self, failed: FailureClass) -> bool {
-        failed.trigger.is_some_and(|trigger| self.plan.triggers_fallback(trigger))
+    /// Returns the index of the planned step that follows a failed attempt, if there is one.
+    fn next_step(&self, failed: FailureClass) -> Option<usize> {
+        if !self.has_next() {
+            return None;
+        }
+        let Some(exceeded) = failed.exceeded_context else {
+            let trigger = failed.trigger?;
+            return self.plan.triggers_fallback(trigger).then_some(self.started);
+        };
+        // A plan that does not continue after an engine's error does not do so after this one.
+        if !self.plan.triggers_fallback(Trigger::ServerError) {
+            return None;
+        }
+        let exceeded = if exceeded > 0 { exceeded } else { self.step().context };
+        let is_longer = |index: &usize| self.plan.steps[*index].context > exceeded;
+        // Of an unknown length, none is known to be longer.
+        (self.started..self.plan.steps.len()).find(is_longer).filter(|_| exceeded > 0)
     }
 
     fn count_step(&mut self) {
@@ -215,16 +237,17 @@ mod tests {
     use super::*;
     use crate::advice::{OnTimeout, Triggers};
 
-    const BUSY: FailureClass =
-        FailureClass { trigger: Some(Trigger::QueueTimeout), safe_to_resend: false };
+    const NO_TRIGGER: FailureClass =
+        FailureClass { trigger: None, safe_to_resend: false, exceeded_context: None };
+    const BUSY: FailureClass = FailureClass { trigger: Some(Trigger::QueueTimeout), ..NO_TRIGGER };
     const GONE: FailureClass =
-        FailureClass { trigger: Some(Trigger::ConnectError), safe_to_resend: true };
+        FailureClass { trigger: Some(Trigger::ConnectError), safe_to_resend: true, ..NO_TRIGGER };
 
     fn plan(lanes: &[u32]) -> Plan {
         Plan {
             steps: lanes
                 .iter()
-                .map(|lane| Step { lane: LaneId(*lane), edits: Vec::new() })
+                .map(|lane| Step { lane: LaneId(*lane), edits: Vec::new(), context: 0 })
                 .collect(),
             on: Triggers::ALL,
             priority: 3,
@@ -275,6 +298,33 @@ mod tests {
             NextAction::Fail,
             "too late"
         );
+    }
+
+    #[test]
+    fn request_that_is_too_long_continues_at_a_longer_context() {
+        let contexts = |all: &[u32]| {
+            let mut plan = plan(&[0, 1, 2, 3]);
+            for (step, context) in plan.steps.iter_mut().zip(all) {
+                step.context = *context;
+            }
+            plan
+        };
+        let too_long = |exceeded| FailureClass { exceeded_context: Some(exceeded), ..NO_TRIGGER };
+        for (plan, exceeded, expected) in [
+            (contexts(&[1000, 1000, 0, 4000]), 0, Some(3)),
+            (contexts(&[1000, 2000, 0, 4000]), 0, Some(1)),
+            // What the engine says counts.
+            (contexts(&[1000, 2000, 0, 4000]), 2000, Some(3)),
+            (contexts(&[0, 2000, 0, 4000]), 1000, Some(1)),
+            (contexts(&[0, 2000, 0, 4000]), 0, None),
+            (contexts(&[4000, 2000, 0, 4000]), 0, None),
+            (Plan { on: Triggers::NONE, ..contexts(&[1000, 2000]) }, 0, None),
+        ] {
+            let mut cursor = AttemptCursor::new(plan, 8).unwrap();
+            let next = cursor.after(too_long(exceeded), Recovery::Planned, true);
+            let lane = (next == NextAction::Attempt).then(|| cursor.step().lane.0);
+            assert_eq!(lane, expected, "{cursor:?}");
+        }
     }
 
     #[test]

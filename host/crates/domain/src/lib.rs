@@ -22,6 +22,7 @@ mod advisor;
 mod attempts;
 mod breaker;
 mod chain;
+mod context_need;
 pub mod dispatch;
 mod facts;
 mod fleet_view;
@@ -45,6 +46,7 @@ pub use advisor::{Advised, Advisor, BuiltIn};
 pub use attempts::{AttemptCursor, FailureClass, NextAction, SlotRequest};
 pub use breaker::{Breaker, BreakerRules};
 pub use chain::{ChainInfo, ChainLink};
+pub use context_need::ContextNeed;
 pub use facts::{
     DroppedEdit, Endpoint, Facts, FieldValue, MessageInfo, RequestInfo, RequestView, Role,
     char_slice, fnv1a_chain,

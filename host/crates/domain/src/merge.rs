@@ -13,6 +13,7 @@ use crate::advice::{
     Advice, Edit, FallbackAdvice, LaneAdvice, Metric, MetricWeight, Note, QueueAdvice, Rejection,
     Switching,
 };
+use crate::context_need::ContextNeed;
 use crate::fleet_view::{FleetView, LaneId, LaneStat};
 
 /// The name and version of a policy, as shown in responses and records.
@@ -58,6 +59,9 @@ pub struct Merged {
     pub reject: Option<(PolicyRef, Rejection)>,
     /// Lanes that serve the request's model, before any filter.
     pub candidates: Vec<LaneId>,
+    /// What the request, with the edits, needs of a lane's context.
+    #[serde(default, skip_serializing_if = "ContextNeed::is_unknown")]
+    pub need: ContextNeed,
     /// Candidates that passed the filters, with their scores, in id order.
     pub lanes: Vec<(LaneId, i64)>,
     /// The strictest switching advice.
@@ -99,6 +103,7 @@ impl<'a> Merge<'a> {
         let merged = Merged {
             by: Vec::new(),
             reject: None,
+            need: ContextNeed::default(),
             lanes: Vec::new(),
             switching: Switching::Allow,
             queue: None,
@@ -108,6 +113,12 @@ impl<'a> Merge<'a> {
             candidates,
         };
         Self { fleet, scores: vec![0; merged.candidates.len()], merged, filters: Vec::new() }
+    }
+
+    /// Sets what the request needs of a lane's context, with the edits so far. Without it, the
+    /// request fits into any lane.
+    pub fn set_need(&mut self, need: ContextNeed) {
+        self.merged.need = need;
     }
 
     /// Returns true if a policy rejected the request, which ends the chain.

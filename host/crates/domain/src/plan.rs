@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::advice::{Edit, OnTimeout, Rejection, Switching, Trigger, Triggers};
+use crate::context_need::ContextFit;
 use crate::fleet_view::{FleetView, LaneId};
 use crate::merge::{Merged, PolicyRef};
 
@@ -45,6 +46,15 @@ pub struct Step {
     pub lane: LaneId,
     /// Edits for this step, in addition to those of the whole request.
     pub edits: Vec<Edit>,
+    /// Maximum sequence length of a lane that serves the model of the request; 0 if it is unknown,
+    /// or if the lane serves another model. A request that is too long for the engine of an
+    /// earlier step continues at a step with a longer context.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub context: u32,
+}
+
+fn is_zero(context: &u32) -> bool {
+    *context == 0
 }
 
 /// Limits that the host enforces on every plan.
@@ -89,13 +99,15 @@ impl Plan {
     /// Derives the decision about one request from the merged advice.
     ///
     /// 1. A rejection ends it.
-    /// 2. The candidates that passed the filters are ranked: highest score first; on a tie the
-    ///    shortest time to start, then the most free slots, then the lowest id. Lanes that are down
-    ///    are excluded; a draining lane is eligible, because a request may wait for it.
+    /// 2. The candidates that passed the filters are ranked: highest score first; on a tie those
+    ///    into whose context the request fits by its estimate, then the shortest time to start, then
+    ///    the most free slots, then the lowest id. Lanes that are down are excluded; a draining lane
+    ///    is eligible, because a request may wait for it. Lanes whose context is certainly too short
+    ///    come last, whatever their score: they are of use only if the estimate is wrong.
     /// 3. The first step is the best of them.
-    /// 4. The remaining steps are the policies' fallback. Without one, they are the other
-    ///    candidates in rank order, so that a request is served whenever any lane that it may use
-    ///    can serve it.
+    /// 4. The remaining steps are the policies' fallback, without lanes whose context is certainly
+    ///    too short, if others are left. Without a fallback, they are the other candidates in rank
+    ///    order, so that a request is served whenever any lane that it may use can serve it.
     pub fn from_advice(merged: &Merged, fleet: &FleetView, limits: &PlanLimits) -> Decision {
         if let Some((policy, rejection)) = &merged.reject {
             return Decision::Reject(policy.clone(), rejection.clone());
@@ -112,7 +124,11 @@ impl Plan {
             let able = fleet.stat(lane).is_some_and(|stat| stat.state.can_serve());
             if able && steps.len() < limits.max_steps && steps.iter().all(|step| step.lane != lane)
             {
-                steps.push(Step { lane, edits: edits.to_vec() });
+                let context = match merged.candidates.contains(&lane) {
+                    true => max_context(fleet, lane),
+                    false => 0,
+                };
+                steps.push(Step { lane, edits: edits.to_vec(), context });
             }
         };
         if let Some(best) = ranked.first() {
@@ -133,6 +149,7 @@ impl Plan {
             }
             Some(fallback) => fallback.on,
         };
+        skip_short_contexts(&mut steps, usize::from(!ranked.is_empty()), merged, fleet);
         if steps.is_empty() {
             return Decision::NoLane(NoLaneReason::AllDown);
         }
@@ -161,6 +178,27 @@ impl Plan {
     }
 }
 
+fn max_context(fleet: &FleetView, lane: LaneId) -> u32 {
+    fleet.topology.lane(lane).map_or(0, |lane| lane.max_context)
+}
+
+/// Removes the policies' fallback steps whose context is certainly too short, if other steps are
+/// left. The first `ranked` steps stay: if no candidate has a longer context, the engine's error is
+/// the response. A step with edits stays, because they may shorten the request.
+fn skip_short_contexts(steps: &mut Vec<Step>, ranked: usize, merged: &Merged, fleet: &FleetView) {
+    let is_short = |step: &Step| {
+        let fit = merged.need.fit(max_context(fleet, step.lane));
+        step.edits.is_empty() && fit == ContextFit::TooLong
+    };
+    if merged.fallback.is_some() && !steps.iter().all(is_short) {
+        let mut index = 0;
+        steps.retain(|step| {
+            index += 1;
+            index <= ranked || !is_short(step)
+        });
+    }
+}
+
 /// Returns the filtered lanes that are able to serve, best first.
 fn rank(merged: &Merged, fleet: &FleetView) -> Vec<LaneId> {
     let mut able: Vec<_> = merged
@@ -169,11 +207,13 @@ fn rank(merged: &Merged, fleet: &FleetView) -> Vec<LaneId> {
         .filter_map(|(lane, score)| fleet.stat(*lane).map(|stat| (stat, *score)))
         .filter(|(stat, _)| stat.state.can_serve())
         .map(|(stat, score)| {
-            ((Reverse(score), stat.start_in_ms(), Reverse(stat.slots_free), stat.id), stat.id)
+            let fit = merged.need.fit(max_context(fleet, stat.id));
+            let start = (stat.start_in_ms(), Reverse(stat.slots_free), stat.id);
+            (fit == ContextFit::TooLong, Reverse(score), fit, start)
         })
         .collect();
-    able.sort_unstable_by_key(|(key, _)| *key);
-    able.into_iter().map(|(_, lane)| lane).collect()
+    able.sort_unstable();
+    able.into_iter().map(|(.., (.., lane))| lane).collect()
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub use self::deadline::Deadline;
 pub use self::events::{Action, Effects, End, ErrorAnswer, Event, LeaseEnd, Release};
-pub use self::failure::EngineFailure;
+pub use self::failure::{Declined, EngineFailure};
 use self::route::Route;
 use crate::advice::Edit;
 use crate::attempts::{FailureClass, NextAction};
@@ -45,9 +45,18 @@ enum State {
     Deciding,
     Queued,
     Sent,
-    Recovering(FailureClass),
+    Recovering(FailedAttempt),
     Responding,
     Ended,
+}
+
+/// An attempt that has failed, until it is known what follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FailedAttempt {
+    class: FailureClass,
+    /// How the lease ends if another attempt follows, if the engine's response is kept until then.
+    /// Without another attempt, the response is the client's.
+    kept: Option<LeaseEnd>,
 }
 
 /// The flow of one request.
@@ -240,7 +249,7 @@ impl RequestFlow {
         route.leave_queue(age);
         let class = FailureClass::from(error);
         route.end_attempt(class.trigger.map_or(AttemptResult::Other, AttemptResult::from), age);
-        self.attempt_failed(class, age)
+        self.attempt_failed(FailedAttempt { class, kept: None }, age)
     }
 
     fn first_byte(&mut self, status: u16, age: Duration) -> Effects {
@@ -262,7 +271,12 @@ impl RequestFlow {
                 route.attempt.status = failure.status();
                 route.end_attempt(failure.result(), age);
                 let end = LeaseEnd { failed: failure.blames_engine(), severed };
-                self.attempt_failed(failure.class(), age).releasing(Release::Lease(end))
+                let class = failure.class();
+                if let EngineFailure::Declined { .. } = failure {
+                    return self.attempt_failed(FailedAttempt { class, kept: Some(end) }, age);
+                }
+                self.attempt_failed(FailedAttempt { class, kept: None }, age)
+                    .releasing(Release::Lease(end))
             }
             State::Responding => {
                 let is_client_error = route.is_client_error();
@@ -282,18 +296,18 @@ impl RequestFlow {
     }
 
     /// Asks the policies what follows a failed attempt, or continues with the plan.
-    fn attempt_failed(&mut self, class: FailureClass, age: Duration) -> Effects {
+    fn attempt_failed(&mut self, failed: FailedAttempt, age: Duration) -> Effects {
         let Some(route) = &self.route else { return Effects::default() };
-        self.state = State::Recovering(class);
-        // Without a trigger no other lane may help, so there is nothing to decide.
-        if route.has_recovery && class.trigger.is_some() {
+        self.state = State::Recovering(failed);
+        // Without a trigger policies have nothing to decide.
+        if route.has_recovery && failed.class.trigger.is_some() {
             return Action::Recover(route.failure_report(self.deadline.is_in_time(age))).into();
         }
-        self.next_attempt(class, Recovery::Planned, age)
+        self.next_attempt(failed, Recovery::Planned, age)
     }
 
     fn recovered(&mut self, recovery: Recovery, fleet: &FleetView, age: Duration) -> Effects {
-        let (State::Recovering(class), Some(route)) = (self.state, &self.route) else {
+        let (State::Recovering(failed), Some(route)) = (self.state, &self.route) else {
             return Effects::default();
         };
         let in_time = self.deadline.is_in_time(age);
@@ -302,20 +316,32 @@ impl RequestFlow {
             Recovery::Planned | Recovery::GiveUp(_) => None,
         };
         let recovery = if ignored_retry.is_some() { Recovery::Planned } else { recovery };
-        Effects { ignored_retry, ..self.next_attempt(class, recovery, age) }
+        Effects { ignored_retry, ..self.next_attempt(failed, recovery, age) }
     }
 
-    fn next_attempt(&mut self, class: FailureClass, recovery: Recovery, age: Duration) -> Effects {
+    fn next_attempt(
+        &mut self,
+        failed: FailedAttempt,
+        recovery: Recovery,
+        age: Duration,
+    ) -> Effects {
         let Some(route) = &mut self.route else { return Effects::default() };
         let last = route.attempt.result;
-        match route.advance(class, recovery, self.deadline.is_in_time(age), age) {
+        let FailedAttempt { class, kept } = failed;
+        let effects = match route.advance(class, recovery, self.deadline.is_in_time(age), age) {
             NextAction::Attempt => self.enqueue(age),
             NextAction::Reject(rejection) => {
                 let answer = ErrorAnswer::Rejected { policy: None, rejection };
                 self.end(End { result: RequestResult::Rejected, ..fail(answer) }, age)
             }
+            NextAction::Fail if kept.is_some() => {
+                self.ttft = Some(age);
+                self.state = State::Responding;
+                return Action::Respond.into();
+            }
             NextAction::Fail => self.end(End { last, ..fail(ErrorAnswer::Failed) }, age),
-        }
+        };
+        Effects { release: kept.map(Release::Lease), ..effects }
     }
 
     /// The whole response was passed on. It may be an error that no other lane would avoid.
@@ -357,7 +383,8 @@ impl RequestFlow {
                 Some(Release::Ticket)
             }
             State::Sent | State::Responding => Some(Release::Lease(LeaseEnd::default())),
-            State::Arrived | State::Deciding | State::Recovering(_) => None,
+            State::Recovering(FailedAttempt { kept, .. }) => kept.map(Release::Lease),
+            State::Arrived | State::Deciding => None,
         };
         Effects { release, ..self.end(end, age) }
     }

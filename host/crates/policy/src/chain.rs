@@ -163,6 +163,7 @@ impl Advisor for Chain {
                 }
             }
         }
+        merge.set_need(facts.request.info().into());
         Advised { merged: merge.finish(self.on_conflict), edited }
     }
 

@@ -192,8 +192,18 @@ impl HeapSize for Note {
 
 impl HeapSize for Merged {
     fn heap_bytes(&self) -> usize {
-        let Self { by, reject, candidates, lanes, switching: _, queue, fallback, edits, notes } =
-            self;
+        let Self {
+            by,
+            reject,
+            candidates,
+            need: _,
+            lanes,
+            switching: _,
+            queue,
+            fallback,
+            edits,
+            notes,
+        } = self;
         let lanes = size_of_val(candidates.as_slice()) + size_of_val(lanes.as_slice());
         by.heap_bytes()
             + reject.heap_bytes()
@@ -224,7 +234,7 @@ impl HeapSize for Plan {
 
 impl HeapSize for Step {
     fn heap_bytes(&self) -> usize {
-        let Self { lane: _, edits } = self;
+        let Self { lane: _, edits, context: _ } = self;
         edits.heap_bytes()
     }
 }

@@ -107,8 +107,13 @@ pub(crate) fn replay_decision(
 }
 
 impl DecisionReplay<'_> {
-    /// Merges the advice of all policies as a host does.
+    /// Merges the advice of all policies as a host does. The request may be recorded in part, so
+    /// what it needs is taken from the record.
     fn merged(&mut self) -> Merged {
+        Merged { need: self.record.merged.need, ..self.merged_advice() }
+    }
+
+    fn merged_advice(&mut self) -> Merged {
         let fleet = &self.context.fleet;
         let mut merge = Merge::new(fleet, &self.record.model);
         for link in &self.chain.links {

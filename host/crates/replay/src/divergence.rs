@@ -198,7 +198,11 @@ pub(crate) fn compare_decisions(
         let (recorded, replayed) = (first(topology, before), first(topology, after));
         divergences.found.push(Divergence { part: "lane", recorded, replayed });
     }
-    let further = |plan: &Plan| plan.steps.iter().skip(1).cloned().collect::<Vec<Step>>();
+    // Older records have no contexts, which follow from the lanes.
+    let further = |plan: &Plan| {
+        let steps = plan.steps.iter().skip(1).cloned();
+        steps.map(|step| Step { context: 0, ..step }).collect::<Vec<Step>>()
+    };
     divergences.compare("fallback", &further(before), &further(after), |topology, steps| {
         list(steps.iter().map(|next| step(topology, next.lane, &next.edits)))
     });

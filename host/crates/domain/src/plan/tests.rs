@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::advice::{Advice, FallbackAdvice, FallbackStep, LaneAdvice, LaneScore, QueueAdvice};
+use crate::context_need::ContextNeed;
 use crate::fleet_view::{EngineKind, LaneInfo, LaneState, Topology};
 use crate::merge::{Merge, OnConflict};
 
@@ -30,8 +31,21 @@ fn fleet(states: &[LaneState]) -> FleetView {
     fleet
 }
 
+/// Returns a fleet of lanes that are ready and have contexts of these lengths.
+fn fleet_with_contexts(contexts: &[u32]) -> FleetView {
+    let ready = fleet(&vec![Ready; contexts.len()]);
+    let lanes = ready.topology.lanes().iter().zip(contexts);
+    let lanes = lanes.map(|(lane, context)| LaneInfo { max_context: *context, ..lane.clone() });
+    FleetView::idle(Arc::new(Topology::new(1, lanes.collect())), Ready)
+}
+
 fn decide(fleet: &FleetView, advice: Advice) -> Decision {
+    decide_with(fleet, advice, 0)
+}
+
+fn decide_with(fleet: &FleetView, advice: Advice, prompt: u32) -> Decision {
     let mut merge = Merge::new(fleet, "m");
+    merge.set_need(ContextNeed { prompt, output: 0 });
     merge.add(&PolicyRef::new("p", "1"), 1000, advice);
     Plan::from_advice(&merge.finish(OnConflict::Refuse), fleet, &LIMITS)
 }
@@ -72,6 +86,59 @@ fn score_outranks_time_to_start_but_not_a_down_lane() {
         1,
         "a draining lane is loaded again"
     );
+}
+
+#[test]
+fn lanes_with_a_short_context_come_last() {
+    let scores = |lane| LaneAdvice::Scores(vec![LaneScore { lane: LaneId(lane), score: 1000 }]);
+    for (contexts, prompt, advice, expected) in [
+        ([1000, 1000, 9000], 1000, LaneAdvice::Any, [0, 1, 2]),
+        ([1000, 1000, 9000], 1100, LaneAdvice::Any, [2, 0, 1]),
+        ([1000, 0, 9000], 3000, LaneAdvice::Any, [1, 2, 0]),
+        // A score decides if the estimate is only doubtful.
+        ([1000, 1000, 9000], 1100, scores(1), [1, 2, 0]),
+        ([1000, 1000, 9000], 3000, scores(1), [2, 1, 0]),
+        // All are too short: the engines' errors are the responses.
+        ([1000, 1000, 1000], 3000, scores(1), [1, 0, 2]),
+    ] {
+        let advice = Advice { lanes: advice, ..Advice::default() };
+        let got = steps(decide_with(&fleet_with_contexts(&contexts), advice, prompt));
+        assert_eq!(got, expected, "{contexts:?} {prompt}");
+    }
+}
+
+#[test]
+fn planned_fallback_skips_short_contexts() {
+    let decide = |contexts: [u32; 4], step: FallbackStep| {
+        let fallback = vec![step, FallbackStep { lane: LaneId(3), edits: Vec::new() }];
+        let advice = Advice {
+            lanes: LaneAdvice::Only(vec![LaneId(0)]),
+            fallback: Some(FallbackAdvice {
+                on: Triggers::ALL,
+                steps: fallback,
+                first_token: None,
+            }),
+            ..Advice::default()
+        };
+        steps(decide_with(&fleet_with_contexts(&contexts), advice, 3000))
+    };
+    let plain = FallbackStep { lane: LaneId(1), edits: Vec::new() };
+    let edited = FallbackStep { edits: vec![Edit::KeepLastMessages(1)], ..plain.clone() };
+    assert_eq!(decide([9000, 1000, 0, 9000], plain.clone()), [0, 3]);
+    assert_eq!(decide([9000, 1000, 0, 9000], edited), [0, 1, 3]);
+    assert_eq!(decide([9000, 1000, 0, 1000], plain.clone()), [0]);
+    assert_eq!(decide([1000, 1000, 0, 1000], plain.clone()), [0, 1, 3]);
+    // Another model is not an answer to a prompt that is too long.
+    assert_eq!(decide([1000, 1000, 0, 9000], plain), [0, 3]);
+}
+
+#[test]
+fn steps_know_the_contexts_of_candidates_only() {
+    let advice = Advice { fallback: fall_back_to(&[1, 3], Triggers::ALL), ..Advice::default() };
+    let fleet = fleet_with_contexts(&[9000, 8000, 7000, 6000]);
+    let Decision::Route(plan) = decide(&fleet, advice) else { panic!("expected a route") };
+    let contexts: Vec<u32> = plan.steps.iter().map(|step| step.context).collect();
+    assert_eq!(contexts, [9000, 8000, 0]);
 }
 
 #[test]

@@ -114,7 +114,8 @@ pub enum Action {
     },
     /// Ask the advisor that decided what follows a failed attempt.
     Recover(FailureReport),
-    /// Pass the response on to the client as it arrives.
+    /// Pass the response on to the client as it arrives. After an attempt that an engine declined,
+    /// it is the response that was kept.
     Respond,
     /// The request has ended: send the error response, if there is one, and report the outcome.
     End(End),

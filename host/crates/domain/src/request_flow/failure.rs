@@ -4,6 +4,7 @@ use crate::advice::Trigger;
 use crate::attempts::FailureClass;
 use crate::outcome::AttemptResult;
 
+const PAYMENT_REQUIRED: u16 = 402;
 const TOO_MANY_REQUESTS: u16 = 429;
 const SERVICE_UNAVAILABLE: u16 = 503;
 
@@ -20,6 +21,22 @@ pub enum EngineFailure {
     FirstByteTimeout,
     /// The engine returned a status that another lane might not return.
     Status(u16),
+    /// The engine returned a status for which the lane's configuration names a trigger, and which
+    /// is not for the client.
+    Mapped {
+        /// HTTP status of the response.
+        status: u16,
+        /// The configured trigger.
+        trigger: Trigger,
+    },
+    /// The engine returned an error that is the client's, unless another lane serves the request.
+    /// The response is kept until that is known.
+    Declined {
+        /// HTTP status of the response.
+        status: u16,
+        /// Why another lane may serve the request.
+        reason: Declined,
+    },
     /// The engine reported with this status that it cannot do what the client asks for.
     Unsupported(u16),
     /// The host took the engine for hung, and ended it.
@@ -34,6 +51,18 @@ pub enum EngineFailure {
     Evicted,
     /// The host aborted the response because it is stopping.
     Aborted,
+}
+
+/// Why another lane may serve a request that an engine declined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Declined {
+    /// The lane's configuration names this trigger for the status.
+    Configured(Trigger),
+    /// The request exceeds the context of the engine.
+    TooLong {
+        /// The engine's maximum sequence length; 0 if the engine did not say it.
+        max_context: u32,
+    },
 }
 
 impl EngineFailure {
@@ -52,7 +81,9 @@ impl EngineFailure {
             Self::Evicted | Self::Hung => Some(Trigger::EngineRestart),
             Self::FirstByteTimeout => Some(Trigger::FirstTokenTimeout),
             Self::Status(TOO_MANY_REQUESTS | SERVICE_UNAVAILABLE) => Some(Trigger::Overloaded),
-            Self::Unsupported(_) => None,
+            Self::Mapped { trigger, .. }
+            | Self::Declined { reason: Declined::Configured(trigger), .. } => Some(trigger),
+            Self::Unsupported(_) | Self::Declined { reason: Declined::TooLong { .. }, .. } => None,
             Self::Status(_)
             | Self::Broken
             | Self::IdleTimeout
@@ -72,6 +103,8 @@ impl EngineFailure {
             | Self::IdleTimeout
             | Self::FirstByteTimeout
             | Self::Status(_)
+            | Self::Mapped { .. }
+            | Self::Declined { .. }
             | Self::Unsupported(_)
             | Self::Unfinished
             | Self::ErrorEvent
@@ -83,11 +116,16 @@ impl EngineFailure {
 
     /// Returns true if the failure counts against the lane. An engine that is overloaded works as
     /// intended, and so does one whose response the host aborted, or that cannot do what a client
-    /// asks for.
+    /// asks for. A client can provoke most statuses from 400 to 499, so they do not count, but for
+    /// 402: the account is the host's.
     pub fn blames_engine(self) -> bool {
         match self {
             Self::Evicted | Self::Aborted | Self::NotAStream | Self::Unsupported(_) => false,
             Self::Status(status) => status != TOO_MANY_REQUESTS,
+            Self::Mapped { status, trigger } => {
+                status != TOO_MANY_REQUESTS && trigger != Trigger::Overloaded
+            }
+            Self::Declined { status, .. } => status == PAYMENT_REQUIRED,
             Self::Connect
             | Self::Broken
             | Self::IdleTimeout
@@ -106,7 +144,10 @@ impl EngineFailure {
     /// Returns the HTTP status of the engine's response; 0 if there was none.
     pub fn status(self) -> u16 {
         match self {
-            Self::Status(status) | Self::Unsupported(status) => status,
+            Self::Status(status)
+            | Self::Unsupported(status)
+            | Self::Mapped { status, .. }
+            | Self::Declined { status, .. } => status,
             Self::Connect
             | Self::Broken
             | Self::IdleTimeout
@@ -122,6 +163,13 @@ impl EngineFailure {
 
     /// Returns what the choice of the next attempt depends on.
     pub fn class(self) -> FailureClass {
-        FailureClass { trigger: self.trigger(), safe_to_resend: matches!(self, Self::Connect) }
+        let exceeded_context =
+            if let Self::Declined { reason: Declined::TooLong { max_context }, .. } = self {
+                Some(max_context)
+            } else {
+                None
+            };
+        let safe_to_resend = matches!(self, Self::Connect);
+        FailureClass { trigger: self.trigger(), safe_to_resend, exceeded_context }
     }
 }

@@ -1,7 +1,7 @@
 mod invariants;
 
 use super::*;
-use crate::advice::{FallbackStep, OnTimeout, Rejection, Switching, Triggers};
+use crate::advice::{FallbackStep, OnTimeout, Rejection, Switching, Trigger, Triggers};
 use crate::fleet_view::{EngineKind, LaneInfo, LaneState, Topology};
 use crate::plan::{Plan, Step};
 
@@ -15,7 +15,10 @@ fn ms(millis: u64) -> Duration {
 
 fn plan(lanes: &[u32]) -> Plan {
     Plan {
-        steps: lanes.iter().map(|lane| Step { lane: LaneId(*lane), edits: Vec::new() }).collect(),
+        steps: lanes
+            .iter()
+            .map(|lane| Step { lane: LaneId(*lane), edits: Vec::new(), context: 0 })
+            .collect(),
         on: Triggers::ALL,
         priority: 0,
         flow: None,
@@ -151,6 +154,57 @@ fn request_that_no_engine_supports_is_the_clients_failure() {
     let (result, last) = (RequestResult::Error, AttemptResult::Other);
     assert_eq!(end(effects), End { result, last, answer: Some(ErrorAnswer::Failed) });
     assert_eq!(flow.attempts().last().unwrap().status, 501);
+}
+
+#[test]
+fn declined_request_continues_or_gets_the_response_that_was_kept() {
+    let declined = |status, reason| Event::Failed(EngineFailure::Declined { status, reason });
+    let configured = Declined::Configured(Trigger::ServerError);
+    for (status, reason, failed) in [
+        (404, configured, false),
+        (402, configured, true),
+        (400, Declined::TooLong { max_context: 1000 }, false),
+    ] {
+        let mut plan = plan(&[0, 1]);
+        plan.steps[1].context = 4000;
+        let mut flow = queued(plan, false);
+        drop(flow.on(granted(false), ms(3)));
+        let effects = flow.on(declined(status, reason), ms(4));
+        assert_eq!(effects.release, Some(Release::Lease(LeaseEnd { failed, severed: false })));
+        assert_eq!(acquires(&effects), 1);
+        drop(flow.on(granted(false), ms(5)));
+        let effects = flow.on(declined(status, reason), ms(6));
+        assert_eq!((effects.release, effects.action), (None, Action::Respond));
+        assert_eq!(flow.ttft(), Some(ms(6)));
+        let effects = flow.on(Event::Completed, ms(7));
+        assert_eq!(effects.release, Some(Release::Lease(LeaseEnd::default())));
+        let (result, last) = (RequestResult::Error, AttemptResult::Other);
+        assert_eq!(end(effects), End { result, last, answer: None });
+        assert_eq!(flow.attempts().last().unwrap().status, status);
+    }
+}
+
+#[test]
+fn policies_are_asked_about_a_configured_status_while_the_response_is_kept() {
+    let reason = Declined::Configured(Trigger::Overloaded);
+    let fleet = fleet(3);
+    for (recovery, lane) in [(Recovery::Planned, None), (retry(1), Some(1))] {
+        let mut flow = queued(plan(&[0]), true);
+        drop(flow.on(granted(false), ms(3)));
+        let effects =
+            flow.on(Event::Failed(EngineFailure::Declined { status: 409, reason }), ms(4));
+        assert_eq!(effects.release, None);
+        let Action::Recover(report) = effects.action else { panic!("{effects:?}") };
+        assert_eq!((report.what, report.status), (AttemptResult::Overloaded, 409));
+        let effects = flow.on(Event::Recovered { recovery, fleet: &fleet }, ms(5));
+        match lane {
+            Some(lane) => {
+                assert_eq!(effects.release, Some(Release::Lease(LeaseEnd::default())));
+                assert_eq!(acquires(&effects), lane);
+            }
+            None => assert_eq!((effects.release, effects.action), (None, Action::Respond)),
+        }
+    }
 }
 
 #[test]

@@ -225,11 +225,12 @@ fn differences(
     let evaluated = retry_on_timeout(|| {
         let version = version();
         let start = Instant::now();
-        let advice = evaluate(&version, &mut facts.clone(), &fleet, &mut Trace::off()).result;
+        let mut facts = facts.clone();
+        let advice = evaluate(&version, &mut facts, &fleet, &mut Trace::off()).result;
         took = start.elapsed();
-        Ok((version.reference().clone(), advice?))
+        Ok((version.reference().clone(), advice?, facts.request.info()))
     });
-    let (reference, advice) = match evaluated {
+    let (reference, advice, info) = match evaluated {
         Ok(advice) => advice,
         Err(error) => {
             let (expected, got) = ("some".to_owned(), format!("none: {error}"));
@@ -237,6 +238,7 @@ fn differences(
         }
     };
     merge.add(&reference, 1000, advice);
+    merge.set_need(info.into());
     let merged = merge.finish(OnConflict::Refuse);
     let decision = Plan::from_advice(&merged, &fleet, &limits);
     (compare(&case.expect, &merged, &decision, &fleet), took)

@@ -166,6 +166,7 @@ impl Redaction<'_> {
             by: _,
             reject,
             candidates: _,
+            need: _,
             lanes: _,
             switching: _,
             queue,

@@ -69,6 +69,7 @@ fn merged() -> Merged {
         by: Vec::new(),
         reject: None,
         candidates: vec![LaneId(0), LaneId(1)],
+        need: pointsman_domain::ContextNeed::default(),
         lanes: vec![(LaneId(0), 1000), (LaneId(1), -5)],
         switching: Switching::Allow,
         queue: None,
@@ -132,8 +133,8 @@ pub(crate) fn full() -> DecisionRecord {
     };
     let plan = Plan {
         steps: vec![
-            Step { lane: LaneId(0), edits: vec![] },
-            Step { lane: LaneId(1), edits: vec![] },
+            Step { lane: LaneId(0), edits: vec![], context: 0 },
+            Step { lane: LaneId(1), edits: vec![], context: 0 },
         ],
         on: Triggers::ALL,
         priority: 3,

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{self, AcquireError, Generation, Report, Ticket};
-use pointsman_domain::request_flow::{Action, Effects, EngineFailure, Event, LeaseEnd, Release};
+use pointsman_domain::request_flow::{
+    Action, Declined, Effects, EngineFailure, Event, LeaseEnd, Release,
+};
 use pointsman_domain::{FailureReport, LaneId, SlotRequest, TokenCounts, Trace};
 
 use super::World;
@@ -95,7 +97,11 @@ impl World<'_> {
             }
             None => {
                 let reason = "the prompt exceeds the model's maximum context";
-                self.feed(key, Event::FirstByte { status: BAD_REQUEST }, reason);
+                let max_context = self.config.fleet.lanes[lane.index()].info.max_context;
+                let reason_of = Declined::TooLong { max_context };
+                let failure = EngineFailure::Declined { status: BAD_REQUEST, reason: reason_of };
+                self.feed(key, Event::Failed(failure), reason);
+                // Ignored if another lane has a longer context.
                 self.feed(key, Event::Completed, reason);
             }
         }

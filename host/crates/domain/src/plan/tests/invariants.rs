@@ -130,8 +130,14 @@ proptest! {
         states in any_states(),
         chain in prop::collection::vec((any_advice(), 0u32..5000), 0..4),
         conflict in any_on_conflict(),
+        contexts in prop::collection::vec(prop_oneof![Just(0), any::<u32>()], 4),
+        prompt in any::<u32>(),
     ) {
-        let fleet = Arc::new(fleet(&states));
+        let mut fleet = fleet_with_contexts(&contexts);
+        for (stat, state) in fleet.stats_mut().iter_mut().zip(&states) {
+            stat.state = *state;
+        }
+        let fleet = Arc::new(fleet);
         let allow = Allow { fields: vec!["/a".into()], priority: (-5, 5), ..Allow::default() };
         let mut merge = Merge::new(&fleet, "m");
         for (mut advice, weight) in chain {
@@ -140,7 +146,16 @@ proptest! {
             prop_assert!(dropped_again.is_empty(), "permit is not idempotent");
             merge.add(&PolicyRef::new("p", "1"), weight, advice);
         }
+        merge.set_need(ContextNeed { prompt, output: 0 });
         let merged = merge.finish(conflict);
+        // However wrong the estimate is, it never excludes the only lane.
+        let is_routed =
+            |decision: &Decision| matches!(decision, Decision::Route(_));
+        let any_length = Merged { need: ContextNeed::default(), ..merged.clone() };
+        prop_assert_eq!(
+            is_routed(&Plan::from_advice(&merged, &fleet, &LIMITS)),
+            is_routed(&Plan::from_advice(&any_length, &fleet, &LIMITS))
+        );
         match Plan::from_advice(&merged, &fleet, &LIMITS) {
             Decision::Route(plan) => {
                 prop_assert!((1..=LIMITS.max_steps).contains(&plan.steps.len()));

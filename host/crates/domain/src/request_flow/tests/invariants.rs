@@ -34,7 +34,11 @@ fn arbitrary_plan(choose: &mut Choose<'_>) -> Plan {
     let on = Triggers::EVERY.into_iter().filter(|_| choose(3) > 0).collect();
     let on_timeout = if choose(4) == 0 { OnTimeout::Reject } else { OnTimeout::FallBack };
     let first_token = (choose(3) == 0).then(|| ms(choose(90_000) as u64));
-    Plan { on, on_timeout, first_token, ..plan(&lanes) }
+    let mut plan = Plan { on, on_timeout, first_token, ..plan(&lanes) };
+    for step in &mut plan.steps {
+        step.context = u32::try_from(choose(4) * 1000).unwrap();
+    }
+    plan
 }
 
 fn rejection() -> Rejection {
@@ -59,7 +63,7 @@ fn arbitrary_recovery(choose: &mut Choose<'_>) -> Recovery {
 }
 
 fn arbitrary_failure(choose: &mut Choose<'_>) -> Event<'static> {
-    Event::Failed(match choose(12) {
+    Event::Failed(match choose(14) {
         0 | 1 => EngineFailure::Connect,
         2 => EngineFailure::Broken,
         3 => EngineFailure::IdleTimeout,
@@ -70,6 +74,14 @@ fn arbitrary_failure(choose: &mut Choose<'_>) -> Event<'static> {
         8 => EngineFailure::NotAStream,
         9 => EngineFailure::Hung,
         10 => EngineFailure::Unsupported(501),
+        11 => EngineFailure::Declined {
+            status: 404,
+            reason: Declined::Configured([Trigger::ServerError, Trigger::Overloaded][choose(2)]),
+        },
+        12 => EngineFailure::Declined {
+            status: 400,
+            reason: Declined::TooLong { max_context: u32::try_from(choose(2000)).unwrap() },
+        },
         _ => EngineFailure::Evicted,
     })
 }
@@ -143,6 +155,8 @@ struct Ledger {
     /// The lanes of all attempts.
     lanes: Vec<LaneId>,
     sent: usize,
+    /// The last response was declined by the engine, and is kept with its lease.
+    keeps_response: bool,
     /// The first byte of a response was passed on.
     has_first_byte: bool,
     answers: usize,
@@ -161,6 +175,10 @@ impl Ledger {
             Event::Granted { .. } => true,
             Event::Denied(_) => {
                 self.waits = false;
+                false
+            }
+            Event::Failed(failure) => {
+                self.keeps_response = matches!(failure, EngineFailure::Declined { .. });
                 false
             }
             _ => false,
@@ -195,7 +213,8 @@ impl Ledger {
                 self.sent += 1;
             }
             Action::Recover(report) => {
-                assert!(is_idle && is_unanswered && report.sent_bytes == 0);
+                assert!(is_idle || self.keeps_response && !self.waits);
+                assert!(is_unanswered && report.sent_bytes == 0);
                 assert_eq!(Some(&report.lane), self.lanes.last());
                 self.recoveries += 1;
             }
