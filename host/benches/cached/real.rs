@@ -166,6 +166,7 @@ fn lane(name: &str, port: u16) -> LaneSpec {
         cost_milli: 0,
         engine_model: None,
         engine: ExternalSpec::try_new(&url, None, second).unwrap().into(),
+        fallback_statuses: std::collections::BTreeMap::new(),
         timeouts: Timeouts { connect: 30 * second, first_byte: 600 * second, idle: 600 * second },
         liveness: Liveness {
             stall: Duration::ZERO,

@@ -1,10 +1,11 @@
 //! Reads `[[lanes]]`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
-use pointsman_domain::{LaneNames, derived_names};
+use pointsman_domain::request_flow::EngineFailure;
+use pointsman_domain::{LaneNames, Trigger, derived_names};
 use pointsman_fleet::{
     ANY_NAME, DRIVERS, DriverInfo, EngineConfig, GroupSpec, LaneBasics, LaneDefaults, LaneSpec,
     Liveness, Residency, Timeouts,
@@ -99,6 +100,9 @@ fn read_lane<'a>(
     let expected_load = section.positive_duration("expected-load-time", defaults.expected_load);
     let liveness = read_liveness(section, defaults);
     let timeouts = read_timeouts(&section.section("timeouts"));
+    let is_external = driver.is_some_and(|driver| !driver.defaults.is_managed);
+    let statuses = &section.section("fallback-statuses");
+    let fallback_statuses = read_fallback_statuses(statuses, is_external);
     // Looked up even if the engine is invalid, so that they count as known keys.
     for key in ["memory", "sleep-memory"] {
         section.has(key);
@@ -131,6 +135,7 @@ fn read_lane<'a>(
         cost_milli,
         engine_model,
         engine: engine.into_spec(),
+        fallback_statuses,
         timeouts,
         liveness,
     };
@@ -291,6 +296,41 @@ fn read_liveness(section: &Section<'_>, defaults: LaneDefaults) -> Liveness {
     } else {
         Liveness { probe_timeout: Duration::ZERO, ..liveness }
     }
+}
+
+/// Returns the statuses for which a request continues on another lane. An engine that the host does
+/// not start may have lost its model (404), its credit (402) or its free slots (409), which is not
+/// the client's concern while another lane serves the model.
+fn read_fallback_statuses(section: &Section<'_>, is_external: bool) -> BTreeMap<u16, Trigger> {
+    let words = [
+        ("server-error", Some(Trigger::ServerError)),
+        ("overloaded", Some(Trigger::Overloaded)),
+        ("connect-error", Some(Trigger::ConnectError)),
+        ("engine-restart", Some(Trigger::EngineRestart)),
+        ("none", None),
+    ];
+    let defaults =
+        [(402, Trigger::ServerError), (404, Trigger::ServerError), (409, Trigger::Overloaded)];
+    let mut statuses: BTreeMap<u16, Trigger> =
+        defaults.into_iter().filter(|_| is_external).collect();
+    for key in section.keys() {
+        let trigger = section.choice(key, &words, None);
+        let Some(status) = key.parse().ok().filter(|status| (400..600).contains(status)) else {
+            let message = format!("invalid status \"{key}\": expected 400 to 599");
+            section.error_at(key, Code::InvalidValue.with(message));
+            continue;
+        };
+        match trigger {
+            Some(trigger) => drop(statuses.insert(status, trigger)),
+            None if EngineFailure::is_failed_status(status) => {
+                let message = "\"none\" is not allowed: a response with this status is never for \
+                               the client";
+                section.error_at(key, Code::Conflict.with(message));
+            }
+            None => drop(statuses.remove(&status)),
+        }
+    }
+    statuses
 }
 
 fn read_timeouts(section: &Section<'_>) -> Timeouts {

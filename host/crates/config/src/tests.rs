@@ -141,6 +141,8 @@ const EVERYTHING: &str = r#"
         probe-timeout = "2s"
         [lanes.timeouts]
         idle = "9s"
+        [lanes.fallback-statuses]
+        409 = "overloaded"
         "#;
 
 #[test]
@@ -188,6 +190,8 @@ fn all_keys_of_a_lane_are_read() {
         pointsman_fleet::Residency::OnDemand { preload: true, unload_after: Some(seconds(8)) };
     assert_eq!(lane.residency, residency);
     assert_eq!(lane.engine_model.as_deref(), Some("served"));
+    let statuses = [(409, pointsman_domain::Trigger::Overloaded)];
+    assert_eq!(lane.fallback_statuses, statuses.into());
     let run = lane.engine.run().unwrap();
     assert_eq!((run.backoff.max_failures, run.backoff.retry_failed_after), (0, seconds(4)));
     let liveness = lane.liveness;

@@ -9,14 +9,16 @@
 //!           ─EngineReport─┘
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{
     AcquireError, Dispatcher, Effect, EngineEvent, Event, Generation, Ticket,
 };
-use pointsman_domain::{EngineKind, FleetView, LaneId, LaneStat, LaneState, PrefixIndex, Topology};
+use pointsman_domain::{
+    EngineKind, FleetView, LaneId, LaneStat, LaneState, PrefixIndex, Topology, Trigger,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -38,6 +40,7 @@ pub(crate) struct LaneHandle {
     engine_model: Option<Arc<str>>,
     /// The maximum sequence length and the card of the configuration.
     configured: (u32, ModelCard),
+    fallback_statuses: Arc<BTreeMap<u16, Trigger>>,
     upstream: Arc<Upstream>,
     commands: UnboundedSender<SupervisorCommand>,
     status: watch::Sender<LaneStatus>,
@@ -63,6 +66,7 @@ impl LaneHandle {
             name: lane.name.as_str().into(),
             engine_model: lane.engine_model.as_deref().map(Arc::from),
             configured: (lane.max_context, lane.engine.card()),
+            fallback_statuses: Arc::new(lane.fallback_statuses.clone()),
             upstream: Arc::clone(upstream),
             commands,
             status: status.clone(),
@@ -262,6 +266,7 @@ impl Actor {
             lane_name: Arc::clone(&handle.name),
             engine_model: handle.engine_model.clone(),
             topology: Arc::clone(&self.topology),
+            fallback_statuses: Arc::clone(&handle.fallback_statuses),
             upstream: Arc::clone(&handle.upstream),
             prefixes: Arc::clone(&self.prefixes),
             abort: handle.abort.clone(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response};
-use pointsman_domain::{PromptHasher, PromptHashes, ServedPrompt};
+use pointsman_domain::{PromptHasher, PromptHashes, ServedPrompt, Trigger};
 
 use crate::message::Grant;
 use crate::upstream::{EngineBody, EngineError};
@@ -49,6 +49,11 @@ impl Lease {
     /// Returns true if requests carry a key of the host for the engine.
     pub fn sends_key(&self) -> bool {
         self.grant.target.key.is_some()
+    }
+
+    /// Returns the configured trigger for a status of the engine.
+    pub fn fallback_trigger(&self, status: u16) -> Option<Trigger> {
+        self.grant.fallback_statuses.get(&status).copied()
     }
 
     /// Sends a request to the engine and returns the response head with its streaming body.

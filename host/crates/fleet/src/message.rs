@@ -1,12 +1,13 @@
 //! What the actor exchanges with requests, leases and supervisors.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{
     AcquireError, EngineEvent, Enqueue, Generation, LaneHint, Report, Ticket,
 };
-use pointsman_domain::{LaneId, PrefixIndex, Topology};
+use pointsman_domain::{LaneId, PrefixIndex, Topology, Trigger};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -55,6 +56,7 @@ pub(crate) struct Grant {
     pub(crate) engine_model: Option<Arc<str>>,
     /// The lanes and their names when the slot was granted.
     pub(crate) topology: Arc<Topology>,
+    pub(crate) fallback_statuses: Arc<BTreeMap<u16, Trigger>>,
     pub(crate) target: Arc<Target>,
     pub(crate) upstream: Arc<Upstream>,
     /// The prompts that the lanes have served.

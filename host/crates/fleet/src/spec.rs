@@ -1,9 +1,10 @@
 //! The validated configuration of lanes and their engines.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pointsman_domain::LaneNames;
+use pointsman_domain::{LaneNames, Trigger};
 pub use pointsman_domain::dispatch::{Residency, Rules};
 
 use crate::driver::EngineSpec;
@@ -74,6 +75,9 @@ pub struct LaneSpec {
     pub engine_model: Option<String>,
     /// The engine.
     pub engine: EngineSpec,
+    /// Statuses of the engine for which a request continues on another lane, each with the trigger
+    /// that the plan has to contain.
+    pub fallback_statuses: BTreeMap<u16, Trigger>,
     /// Timeouts of requests to the engine.
     pub timeouts: Timeouts,
     /// Liveness checks of the engine.

@@ -50,6 +50,7 @@ pub(super) fn start_lane(
         cost_milli: 0,
         engine_model: None,
         engine,
+        fallback_statuses: std::collections::BTreeMap::new(),
         timeouts: TIMEOUTS,
         liveness: Liveness {
             stall: Duration::ZERO,

@@ -8,12 +8,13 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use pointsman_domain::dispatch::AcquireError;
+use pointsman_domain::request_flow::Declined;
 use pointsman_domain::{RequestView as _, SlotRequest};
 use pointsman_fleet::{EngineBody, EngineError, Fleet, Lease};
 use pointsman_openai::{EndpointShape, EngineErrorBody, Request, StreamEnd, StreamWatch};
 
 use crate::decision::apply;
-use crate::engine_status::{MAX_ERROR_BODY, attempt_error, check_status, is_for_client};
+use crate::engine_status::{MAX_ERROR_BODY, attempt_error, check_status, declined, is_for_client};
 use crate::failure::AttemptError;
 use crate::request_tracker::RequestTracker;
 use crate::{headers, request_id};
@@ -37,7 +38,8 @@ pub(crate) struct EngineResponse {
 }
 
 /// Makes one attempt: waits for the slot, sends the request and awaits the first byte. The tracker
-/// learns of each success; a failure is for the caller to feed to it.
+/// learns of each success; a failure is for the caller to feed to it, and so is a response that is
+/// the client's only if no other lane serves the request, which comes with the reason.
 ///
 /// # Errors
 /// If the lane grants no slot in time, or the engine fails before its first byte.
@@ -46,7 +48,7 @@ pub(crate) async fn attempt(
     request: &Request,
     tracker: &mut RequestTracker,
     slot_request: SlotRequest,
-) -> Result<EngineResponse, AttemptError> {
+) -> Result<(EngineResponse, Option<Declined>), AttemptError> {
     tracker.record_attempt();
     let lease = fleet.acquire(slot_request).await.map_err(AttemptError::Acquire)?;
     // Boxed, because its state takes some kilobytes that a queued request does not need yet.
@@ -57,7 +59,7 @@ async fn send(
     tracker: &mut RequestTracker,
     lease: Lease,
     request: &Request,
-) -> Result<EngineResponse, AttemptError> {
+) -> Result<(EngineResponse, Option<Declined>), AttemptError> {
     let request = apply(request, tracker.flow().step_edits());
     let lane = lease.lane_name().to_owned();
     let Some((lease, timeout)) = tracker.grant(lease, request.streaming()) else {
@@ -66,8 +68,12 @@ async fn send(
     };
     let received = tokio::time::timeout(timeout, first_byte(lease, &request, lane)).await;
     let response = received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))?;
-    tracker.first_byte(response.status, &request);
-    Ok(response)
+    let body = response.first.as_deref().unwrap_or_default();
+    let declined = declined(lease, response.status, body);
+    if declined.is_none() {
+        tracker.first_byte(response.status, &request);
+    }
+    Ok((response, declined))
 }
 
 async fn first_byte(

@@ -4,15 +4,19 @@
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
-use pointsman_domain::request_flow::EngineFailure;
+use pointsman_domain::request_flow::{Declined, EngineFailure};
 use pointsman_fleet::{EngineBody, EngineError, Lease};
 use pointsman_openai::EngineErrorBody;
+use serde_json::Value;
 
 use crate::failure::AttemptError;
 use crate::headers;
 
 /// Bytes of an engine's error body that are read for its message. Longer bodies have none.
 pub(crate) const MAX_ERROR_BODY: usize = 64 << 10;
+
+/// How vLLM and OpenAI say that a request is too long, before the length.
+const MAXIMUM_CONTEXT: &str = "maximum context length";
 
 /// What a request may have that a model or an engine does not support.
 const PARTS_OF_REQUESTS: [&str; 9] =
@@ -43,6 +47,43 @@ pub(crate) async fn check_status(
 /// Returns true if a response with this status is for the client.
 pub(crate) fn is_for_client(lease: &Lease, status: StatusCode) -> bool {
     !is_about_key(status, lease.sends_key()) && !EngineFailure::is_failed_status(status.as_u16())
+}
+
+/// Returns why another lane may serve a request to which the engine responded like this; `None` if
+/// the response is the client's in any case. `body` is the whole body of an error, or its beginning
+/// if it is long.
+pub(crate) fn declined(lease: &Lease, status: StatusCode, body: &[u8]) -> Option<Declined> {
+    if !status.is_client_error() {
+        return None;
+    }
+    let too_long = || {
+        let is_invalid = matches!(status, StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE);
+        let max_context = is_invalid.then(|| exceeded_context(body)).flatten()?;
+        Some(Declined::TooLong { max_context })
+    };
+    lease.fallback_trigger(status.as_u16()).map(Declined::Configured).or_else(too_long)
+}
+
+/// Returns the engine's maximum sequence length, which a request exceeds, if that is what its error
+/// says; 0 if the error does not name the length. vLLM and OpenAI: "This model's maximum context
+/// length is 512 tokens. However, …"; llama.cpp: the type `exceed_context_size_error` with `n_ctx`.
+fn exceeded_context(body: &[u8]) -> Option<u32> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
+    let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
+    if text("type") == "exceed_context_size_error" {
+        let n_ctx = error.get("n_ctx").and_then(Value::as_u64).unwrap_or(0);
+        return Some(u32::try_from(n_ctx).unwrap_or(u32::MAX));
+    }
+    let message = text("message");
+    let (_, rest) = match message.split_once(MAXIMUM_CONTEXT) {
+        Some(parts) => parts,
+        None if text("code") == "context_length_exceeded" => return Some(0),
+        None => return None,
+    };
+    let rest = rest.trim_start_matches(" is ");
+    let digits = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+    Some(rest[..digits].parse().unwrap_or(0))
 }
 
 /// Returns the error of an attempt whose response is not for the client.
@@ -155,6 +196,31 @@ mod tests {
             (503, llama(503, "server_error", "image input is not supported"), false),
         ] {
             assert_eq!(unsupported(status, &body), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn errors_of_requests_that_are_too_long_are_recognised() {
+        let captured = include_str!("../../../../tests/captures/vllm-0.32.0/err-too-long.http");
+        let (_, captured) = captured.split_once("{").unwrap();
+        let captured = format!("{{{}", captured.lines().next().unwrap());
+        for (body, expected) in [
+            (captured.as_str(), Some(512)),
+            (
+                concat!(
+                    r#"{"error":{"code":400,"message":"request (9 tokens) exceeds the available "#,
+                    r#"context size (8 tokens), try increasing it","#,
+                    r#""type":"exceed_context_size_error","n_prompt_tokens":9,"n_ctx":8}}"#,
+                ),
+                Some(8),
+            ),
+            (r#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#, Some(0)),
+            (r#"{"message":"the maximum context length was exceeded","code":400}"#, Some(0)),
+            (r#"{"error":{"message":"'messages' is required"}}"#, None),
+            ("maximum context length is 5", None),
+            ("", None),
+        ] {
+            assert_eq!(exceeded_context(body.as_bytes()), expected, "{body}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Executes a decision: feeds what happens to a request to its flow, and carries out the effects,
 //! until an engine responds or the request fails.
 
-use pointsman_domain::request_flow::{Action, End, ErrorAnswer, Event};
+use pointsman_domain::request_flow::{Action, Declined, End, EngineFailure, ErrorAnswer, Event};
 use pointsman_domain::{FailureReport, Recovery, SlotRequest};
 
 use crate::attempt::{self, EngineResponse};
@@ -45,9 +45,15 @@ async fn execute(
     loop {
         let fleet = &pipeline.fleet;
         match attempt::attempt(fleet, &decision.request, tracker, slot_request).await {
-            Ok(response) => {
+            Ok((response, None)) => {
                 pipeline.metrics.attempted(&response.lane, "ok");
                 return Ok(response);
+            }
+            Ok((response, Some(reason))) => {
+                match decline(pipeline, decision, tracker, &response, reason).await? {
+                    Some(next) => slot_request = next,
+                    None => return Ok(response),
+                }
             }
             Err(error) => slot_request = recover(pipeline, decision, tracker, error).await?,
         }
@@ -66,10 +72,9 @@ async fn recover(
 ) -> Result<SlotRequest, RouteError> {
     let lane = tracker.lane_name().to_owned();
     pipeline.metrics.attempted(&lane, error.label());
-    let mut action = tracker.on(error.event());
-    if let Action::Recover(report) = &action {
-        action = consult(pipeline, decision, tracker, *report).await;
-    }
+    let event = error.event(|status| tracker.fallback_trigger(status));
+    let action = tracker.on(event);
+    let action = next_action(pipeline, decision, tracker, action).await;
     let next_lane = matches!(action, Action::Acquire(_)).then(|| tracker.lane_name());
     tracing::info!(result = error.result().label(), next_lane, error = %error, "attempt failed");
     match action {
@@ -83,6 +88,58 @@ async fn recover(
         | Action::Send { .. }
         | Action::Recover(_)
         | Action::Respond => Err(RouteError::Attempt { lane, error }),
+    }
+}
+
+/// Returns the slot that the attempt on another lane needs, after an engine declined the request;
+/// `None` if there is no further attempt, and the engine's response is the client's.
+///
+/// # Errors
+/// If a policy rejects the request.
+async fn decline(
+    pipeline: &Pipeline,
+    decision: &RoutingDecision,
+    tracker: &mut RequestTracker,
+    response: &EngineResponse,
+    reason: Declined,
+) -> Result<Option<SlotRequest>, RouteError> {
+    let status = response.status.as_u16();
+    let action = tracker.on(Event::Failed(EngineFailure::Declined { status, reason }));
+    match next_action(pipeline, decision, tracker, action).await {
+        Action::Acquire(slot_request) => {
+            pipeline.metrics.attempted(&response.lane, "declined");
+            let next_lane = tracker.lane_name();
+            tracing::info!(status, next_lane, ?reason, "engine declined the request");
+            Ok(Some(slot_request))
+        }
+        Action::End(End { answer: Some(ErrorAnswer::Rejected { rejection, .. }), .. }) => {
+            pipeline.metrics.attempted(&response.lane, "declined");
+            Err(RouteError::Rejected { policy: decision.policies.clone(), rejection })
+        }
+        Action::Respond
+        | Action::End(_)
+        | Action::Wait
+        | Action::Advise
+        | Action::Send { .. }
+        | Action::Recover(_) => {
+            pipeline.metrics.attempted(&response.lane, "ok");
+            tracker.first_byte(response.status, &decision.request);
+            Ok(None)
+        }
+    }
+}
+
+/// Returns the action that follows a failed attempt, after the policies were asked if they have to
+/// be.
+async fn next_action(
+    pipeline: &Pipeline,
+    decision: &RoutingDecision,
+    tracker: &mut RequestTracker,
+    action: Action,
+) -> Action {
+    match action {
+        Action::Recover(report) => consult(pipeline, decision, tracker, report).await,
+        action => action,
     }
 }
 

@@ -75,9 +75,14 @@ pub(crate) enum AttemptError {
 }
 
 impl AttemptError {
-    /// Returns the event for the flow of the request.
-    pub(crate) fn event(&self) -> Event<'_> {
+    /// Returns the event for the flow of the request. `configured` returns the trigger that the
+    /// configuration of the lane names for a status.
+    pub(crate) fn event(&self, configured: impl Fn(u16) -> Option<Trigger>) -> Event<'_> {
         match self.failure() {
+            Ok(EngineFailure::Status(status)) => Event::Failed(match configured(status) {
+                Some(trigger) => EngineFailure::Mapped { status, trigger },
+                None => EngineFailure::Status(status),
+            }),
             Ok(failure) => Event::Failed(failure),
             Err(error) => Event::Denied(error),
         }

@@ -22,7 +22,7 @@ use http::StatusCode;
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
 use pointsman_domain::{
     AttemptResult, Deadline, Facts, OutcomeSubject, RequestFlow, RequestResult, RequestView as _,
-    TokenCounts, Topology, Trace,
+    TokenCounts, Topology, Trace, Trigger,
 };
 use pointsman_fleet::Lease;
 use pointsman_openai::{Request, Usage, error_event};
@@ -221,6 +221,11 @@ impl RequestTracker {
     /// Records the attempt that begins in the span.
     pub(crate) fn record_attempt(&self) {
         self.span.record("lane", self.lane_name()).record("attempt", self.flow.attempt_count());
+    }
+
+    /// Returns the trigger that the configuration of the current lane names for a status.
+    pub(crate) fn fallback_trigger(&self, status: u16) -> Option<Trigger> {
+        self.lease.as_ref()?.fallback_trigger(status)
     }
 
     /// Takes a lease that was granted. Returns it together with the maximum time to the first byte;

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http_body_util::BodyExt as _;
 use pointsman_domain::dispatch::{Residency, Rules};
-use pointsman_domain::{Advisor, Endpoint, PlanLimits};
+use pointsman_domain::{Advisor, Endpoint, PlanLimits, Trigger};
 use pointsman_fleet::{
     ExternalSpec, Fleet, FleetMetrics, FleetSpec, FleetTasks, LaneSpec, Liveness, Timeouts,
 };
@@ -261,7 +261,11 @@ fn lane(name: &str, model: &str, slots: u32, port: u16) -> LaneSpec {
         models: vec![model.into()],
         names: Default::default(),
         labels: Vec::new(),
-        max_context: 0,
+        max_context: match name {
+            "a" => 1000,
+            "b" => 4000,
+            _ => 0,
+        },
         slots,
         group: None,
         need: 0,
@@ -271,6 +275,12 @@ fn lane(name: &str, model: &str, slots: u32, port: u16) -> LaneSpec {
         cost_milli: 0,
         engine_model: None,
         engine: ExternalSpec::try_new(&url, None, second).unwrap().into(),
+        fallback_statuses: [
+            (402, Trigger::ServerError),
+            (404, Trigger::ServerError),
+            (409, Trigger::Overloaded),
+        ]
+        .into(),
         timeouts: Timeouts { connect: 30 * second, first_byte: 30 * second, idle: 30 * second },
         liveness: Liveness {
             stall: Duration::ZERO,

@@ -289,6 +289,30 @@ fn port_conflicts_are_rejected() {
 }
 
 #[test]
+fn statuses_of_external_engines_have_defaults() {
+    use pointsman_domain::Trigger::{Overloaded, ServerError};
+    let with = |statuses: &str| lane(&format!("{LANE}[lanes.fallback-statuses]\n{statuses}"));
+    let statuses = |statuses: &str| with(statuses).fallback_statuses;
+    let defaults = [(402, ServerError), (404, ServerError), (409, Overloaded)];
+    assert_eq!(statuses(""), defaults.into());
+    let changed = statuses("404 = \"none\"\n410 = \"server-error\"\n529 = \"overloaded\"");
+    let expected = [(402, ServerError), (409, Overloaded), (410, ServerError), (529, Overloaded)];
+    assert_eq!(changed, expected.into());
+    let vllm = lane(&engine("driver = \"vllm\"\nmodel = \"org/m\""));
+    assert!(vllm.fallback_statuses.is_empty());
+    for (status, code) in [
+        ("399 = \"server-error\"", Code::InvalidValue),
+        ("600 = \"server-error\"", Code::InvalidValue),
+        ("404 = \"timeout\"", Code::InvalidValue),
+        ("429 = \"none\"", Code::Conflict),
+    ] {
+        let (key, _) = status.split_once(' ').unwrap();
+        let source = format!("{LANE}[lanes.fallback-statuses]\n{status}\n");
+        assert_rejects(&source, &format!("lanes[0].fallback-statuses.{key}"), code);
+    }
+}
+
+#[test]
 fn invalid_lane_times_are_rejected() {
     let with =
         |more: &str| LANE.replace("driver = \"external\"\nurl = \"http://127.0.0.1:1\"", more);

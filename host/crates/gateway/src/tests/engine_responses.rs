@@ -49,6 +49,50 @@ async fn statuses_of_engines_are_translated() {
 }
 
 #[tokio::test]
+async fn declined_request_goes_to_another_lane_before_the_client_sees_the_error() {
+    let gone = r#"{"error":{"message":"The model `m` does not exist.","code":404}}"#;
+    let pinned = r#"{"error":{"code":"slots_pinned_error","message":"All models are pinned."}}"#;
+    let spent = r#"{"error":{"code":402,"message":"Insufficient credits"}}"#;
+    let too_long = concat!(
+        r#"{"error":{"message":"This model's maximum context length is 1000 tokens. However, "#,
+        r#"your prompt contains at least 1001 input tokens.","type":"BadRequestError","code":400}}"#,
+    );
+    for (status, body) in [(404, gone), (409, pinned), (402, spent), (400, too_long)] {
+        let gateway = TestGateway::new(BuiltIn).await;
+        gateway.script("a", &[json(status, body)]);
+        let (got, headers, _) = gateway.send(BODY).await;
+        assert_eq!((got, &*gateway.attempted_lanes()), (200, "ab"), "{status}");
+        assert_eq!(headers["x-pointsman-attempts"], "2");
+        assert_eq!(headers["x-pointsman-lane"], "b");
+        let declined = gateway.metric("pointsman_attempts_total{lane=\"a\",result=\"declined\"}");
+        assert!(declined.ends_with(" 1"), "{declined}");
+        // No other lane is left: the response of the last engine is the client's.
+        let gateway = TestGateway::new(BuiltIn).await;
+        let last = [json(status, body)];
+        gateway.script("a", &last);
+        gateway.script("b", &last);
+        let (got, headers, text) = gateway.send(BODY).await;
+        assert_eq!((got, text.as_str()), (status, body));
+        assert_eq!(
+            (&*gateway.attempted_lanes(), &headers["x-pointsman-lane"]),
+            ("ab", &"b".parse().unwrap())
+        );
+    }
+}
+
+#[tokio::test]
+async fn request_that_is_too_long_only_goes_to_a_longer_context() {
+    // The engine's context is longer than that of the other lane.
+    let error = r#"{"error":{"code":400,"type":"exceed_context_size_error","n_ctx":5000}}"#;
+    assert_eq!(send(json(400, error)).await.3, "a");
+    let gateway = TestGateway::new(BuiltIn).await;
+    let text = "word ".repeat(1200);
+    let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#);
+    assert_eq!(gateway.send(body.leak()).await.0, 200);
+    assert_eq!(gateway.attempted_lanes(), "b", "the prompt is too long for the first lane");
+}
+
+#[tokio::test]
 async fn key_of_the_host_is_not_quoted() {
     let gateway = TestGateway::new(BuiltIn).await;
     let reply = json(401, r#"{"error":{"message":"Incorrect API key provided: sk-up"}}"#);
