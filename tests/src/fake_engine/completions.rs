@@ -183,6 +183,7 @@ fn check_fields(
         }
     }
     check_media(engine, request_body)?;
+    check_tools(engine, request_body)?;
     check_length(engine, request_body, tokens)
 }
 
@@ -196,7 +197,7 @@ fn check_media(engine: &Engine, request_body: &Value) -> Result<(), Box<Reply>> 
         "input_video" | "video_url" => Some("video"),
         _ => None,
     });
-    let Some(kind) = kind else { return Ok(()) };
+    let Some(kind) = kind.filter(|_| !engine.options.vision) else { return Ok(()) };
     Err(Box::new(match engine.options.flavour {
         Flavour::LlamaCpp => {
             let message = format!(
@@ -206,10 +207,29 @@ fn check_media(engine: &Engine, request_body: &Value) -> Result<(), Box<Reply>> 
             llama_error(engine, StatusCode::INTERNAL_SERVER_ERROR, &message, "server_error")
         }
         Flavour::Vllm => {
-            let message = format!("At most 0 {kind}(s) may be provided in one prompt.");
+            let model = engine.options.model.as_deref().unwrap_or(engine.name());
+            let message = format!("{model} is not a multimodal model");
             vllm_error(engine, StatusCode::BAD_REQUEST, &message, "BadRequestError", None)
         }
     }))
+}
+
+/// Rejects tools that the model may choose from, if vLLM was started without a parser for its
+/// calls. Without `tool_choice`, that is the default.
+fn check_tools(engine: &Engine, request_body: &Value) -> Result<(), Box<Reply>> {
+    let options = &engine.options;
+    let parses = options.enable_auto_tool_choice && options.tool_call_parser.is_some();
+    let has_tools = request_body["tools"].as_array().is_some_and(|tools| !tools.is_empty());
+    let is_auto = match request_body["tool_choice"].as_str() {
+        Some(choice) => choice == "auto",
+        None => has_tools && request_body["tool_choice"].is_null(),
+    };
+    if !options.vllm() || parses || !is_auto {
+        return Ok(());
+    }
+    let message = "\"auto\" tool choice requires --enable-auto-tool-choice and \
+                   --tool-call-parser to be set";
+    Err(Box::new(vllm_error(engine, StatusCode::BAD_REQUEST, message, "BadRequestError", None)))
 }
 
 fn check_length(engine: &Engine, request_body: &Value, tokens: u64) -> Result<(), Box<Reply>> {

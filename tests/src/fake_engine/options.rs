@@ -62,6 +62,15 @@ pub struct Options {
     /// Enable the sleep mode endpoints, if `VLLM_SERVER_DEV_MODE` is 1.
     #[arg(long)]
     pub enable_sleep_mode: bool,
+    /// Accept requests with tools (vLLM), together with the parser.
+    #[arg(long)]
+    pub enable_auto_tool_choice: bool,
+    /// Parser of tool calls (vLLM).
+    #[arg(long)]
+    pub tool_call_parser: Option<String>,
+    /// The model reads images, audio and video.
+    #[arg(long)]
+    pub vision: bool,
     /// Enable `/metrics` (llama.cpp with a model; otherwise always enabled).
     #[arg(long)]
     pub metrics: bool,
