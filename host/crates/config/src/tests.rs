@@ -419,6 +419,34 @@ fn examples_are_valid() {
     let is_always_loaded =
         |index: usize| cortex.fleet.lanes[index].residency == pointsman_fleet::Residency::Always;
     assert_eq!([0, 1, 2, 3, 4].map(is_always_loaded), [false, false, false, true, true]);
+    let addresses: Vec<String> =
+        cortex.server.listeners.iter().map(|listener| listener.address.to_string()).collect();
+    let ports = [8000, 11434, 8080, 8081].map(|port| format!("127.0.0.1:{port}"));
+    assert_eq!(addresses, ports, "the addresses of the engines that the host replaces");
+}
+
+/// Agents send tools to each model, with the names of the models that the engines had.
+#[test]
+fn lanes_of_cortex_parse_tools_and_have_the_names_of_their_models() {
+    let cortex = Config::load(&example("cortex.toml")).unwrap();
+    let aliases = &cortex.policies.chain.policies[0].settings.config["aliases"];
+    for (lane, name) in cortex.fleet.lanes.iter().zip([
+        Some("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"),
+        Some("Qwen/Qwen2.5-Coder-32B-Instruct"),
+        Some("meta-llama/Llama-3.2-11B-Vision-Instruct"),
+        None,
+        None,
+    ]) {
+        let vllm = lane.engine.downcast_ref::<pointsman_fleet::vllm::Vllm>();
+        assert_eq!(vllm.is_some(), name.is_some(), "{}", lane.name);
+        let (Some(vllm), Some(name)) = (vllm, name) else { continue };
+        assert_eq!(vllm.settings.tool_call_parser.as_deref(), Some("hermes"), "{}", lane.name);
+        let (_, bare) = name.split_once('/').unwrap();
+        for name in [name, bare] {
+            assert!(lane.models.iter().any(|model| model == name), "{name}");
+            assert_eq!(aliases[name], lane.name.as_str());
+        }
+    }
 }
 
 #[test]
