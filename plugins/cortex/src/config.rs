@@ -1,7 +1,7 @@
 //! The configuration of the policy.
 
 use pointsman_sdk::config::Value;
-use pointsman_sdk::{PolicyError, config};
+use pointsman_sdk::{PolicyError, Triggers, config};
 
 use crate::lanes::Lane;
 
@@ -21,6 +21,9 @@ pub(crate) struct Config {
     pub(crate) patience_ms: u32,
     /// Timeout for the first token, after which a request falls back.
     pub(crate) first_token_ms: Option<u32>,
+    /// Events after which a request falls back to super_reader. By default all, but for a full
+    /// queue if super_reader does not serve the model name of the request.
+    pub(crate) fallback_on: Option<Triggers>,
     /// A system message to insert before all others.
     pub(crate) system_prompt: Option<SystemPrompt>,
 }
@@ -43,6 +46,7 @@ impl Default for Config {
             task_header: "x-cortex-task".to_owned(),
             patience_ms: 20_000,
             first_token_ms: None,
+            fallback_on: None,
             system_prompt: None,
         }
     }
@@ -69,6 +73,9 @@ impl Config {
                     config.first_token_ms =
                         if is_set { Some(value.integer(0..=u32::MAX)?) } else { None };
                 }
+                "fallback-on" => {
+                    config.fallback_on = Some(value.list(trigger)?.into_iter().collect());
+                }
                 "system-prompt" => config.system_prompt = Some(system_prompt(value)?),
                 _ => return Err(value.unknown_key()),
             }
@@ -80,6 +87,17 @@ impl Config {
 
 fn lane(value: &Value<'_, '_>) -> Result<Lane, PolicyError> {
     value.choice(&Lane::ALL.map(|lane| (lane.name(), lane)))
+}
+
+fn trigger(value: &Value<'_, '_>) -> Result<Triggers, PolicyError> {
+    value.choice(&[
+        ("queue-timeout", Triggers::QUEUE_TIMEOUT),
+        ("connect-error", Triggers::CONNECT_ERROR),
+        ("overloaded", Triggers::OVERLOADED),
+        ("server-error", Triggers::SERVER_ERROR),
+        ("engine-restart", Triggers::ENGINE_RESTART),
+        ("first-token-timeout", Triggers::FIRST_TOKEN_TIMEOUT),
+    ])
 }
 
 fn system_prompt(value: &Value<'_, '_>) -> Result<SystemPrompt, PolicyError> {

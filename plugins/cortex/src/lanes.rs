@@ -33,23 +33,32 @@ impl Lane {
     }
 }
 
-/// The ids and context lengths of the lanes. Read once per topology, because reading them costs
-/// more than the rest of a decision.
+/// The ids, context lengths and labels of the lanes. Read once per topology, because reading them
+/// costs more than the rest of a decision.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     topology: Cell<Option<u64>>,
     ids: Cell<[Option<LaneId>; 5]>,
     contexts: Cell<[u32; 5]>,
+    /// Lanes with the label `vision = "true"`: their models read images.
+    vision: Cell<[bool; 5]>,
+    /// Lanes with the label `tools = "true"`: their engines parse calls of tools.
+    tools: Cell<[bool; 5]>,
 }
 
 impl Lanes {
     pub(crate) fn refresh(&self, call: &Call<'_>) {
         if self.topology.replace(Some(call.context.topology)) != Some(call.context.topology) {
             self.ids.set(Lane::ALL.map(|lane| call.fleet.find(lane.name())));
-            let context = |id: Option<LaneId>| {
-                id.and_then(|id| call.fleet.info(id)).map_or(0, |info| info.max_context)
+            let infos = self.ids.get().map(|id| id.and_then(|id| call.fleet.info(id)));
+            let has = |key| {
+                infos
+                    .each_ref()
+                    .map(|info| info.as_ref().is_some_and(|info| info.label(key) == Some("true")))
             };
-            self.contexts.set(self.ids.get().map(context));
+            self.vision.set(has("vision"));
+            self.tools.set(has("tools"));
+            self.contexts.set(infos.map(|info| info.map_or(0, |info| info.max_context)));
         }
     }
 
@@ -63,8 +72,21 @@ impl Lanes {
         max == 0 || u64::from(context.prompt_tokens) + u64::from(context.max_output_tokens) <= max
     }
 
-    /// Returns the fallback lane, if the request fits into its context.
-    pub(crate) fn fallback(&self, context: &Context) -> Option<LaneId> {
-        self.id(Lane::SuperReader).filter(|_| self.fits(Lane::SuperReader, context))
+    /// Returns true if the model of the lane reads images.
+    pub(crate) fn sees(&self, lane: Lane) -> bool {
+        self.vision.get()[lane as usize]
+    }
+
+    /// Returns true if the engine of the lane parses calls of tools.
+    pub(crate) fn calls_tools(&self, lane: Lane) -> bool {
+        self.tools.get()[lane as usize]
+    }
+
+    /// Returns the fallback lane of `lane`, if the request fits into its context, and if it can
+    /// read what `lane` reads.
+    pub(crate) fn fallback(&self, lane: Lane, context: &Context) -> Option<LaneId> {
+        let other = Lane::SuperReader;
+        let is_blind = context.has_media && self.sees(lane) && !self.sees(other);
+        self.id(other).filter(|_| self.fits(other, context) && !is_blind)
     }
 }

@@ -5,11 +5,15 @@
 //! 2. For any other model name (such as `auto`), the content selects the lane: the task header
 //!    first; otherwise a long prompt goes to super_reader, one about code to coder, one that
 //!    includes its sources to fast_rag, and all others to orchestrator.
-//! 3. Among the suitable lanes, a busy or unloaded lane is skipped if another could start much
+//! 3. A request with images goes to a lane with the label `vision = "true"`, and one with tools to
+//!    a lane with the label `tools = "true"`, if the model is served by such a lane.
+//! 4. Among the suitable lanes, a busy or unloaded lane is skipped if another could start much
 //!    sooner.
 //!
-//! Failed requests fall back to super_reader, if they fit into its context. Requests for governance
-//! never leave that lane, and no other requests are sent to it.
+//! Failed requests fall back to super_reader, if they fit into its context. A full queue is not a
+//! failure of a request for one model: the client gets its error, because a later attempt gets the
+//! model that it asked for (`fallback-on` changes this). Requests for governance never leave that
+//! lane, and no other requests are sent to it.
 
 mod config;
 mod lanes;
@@ -45,7 +49,7 @@ impl Policy for Cortex {
         let model = call.request.model();
         let named = self.lane_for_model(&model).and_then(|lane| Some((lane, self.lanes.id(lane)?)));
         Ok(match named.filter(|(_, id)| candidates.contains(id)) {
-            Some((lane, id)) => self.to_named_lane(call, lane, id),
+            Some((lane, id)) => self.to_named_lane(call, &candidates, lane, id),
             None => self.by_content(call, &candidates),
         })
     }
@@ -69,10 +73,16 @@ impl Cortex {
         })
     }
 
-    fn to_named_lane(&self, call: &Call<'_>, lane: Lane, id: LaneId) -> Advice {
+    fn to_named_lane(
+        &self,
+        call: &Call<'_>,
+        candidates: &[LaneId],
+        lane: Lane,
+        id: LaneId,
+    ) -> Advice {
         let advice =
             Advice::only([id]).with_reason(format!("{}: requested by model name", lane.name()));
-        self.with_lane_defaults(call, lane, advice)
+        self.with_lane_defaults(call, candidates, lane, advice)
     }
 
     fn by_content(&self, call: &Call<'_>, candidates: &[LaneId]) -> Advice {
@@ -84,6 +94,7 @@ impl Cortex {
                 usable.push((*lane, id));
             }
         }
+        self.keep_capable(call, &mut usable);
         let Some(chosen) = self.choose_by_load(call, &usable) else {
             // Any lane that serves the model is fine, except governance.
             let advice = Advice::any().with_reason("no Cortex lane serves this model");
@@ -105,7 +116,27 @@ impl Cortex {
                 )
             }
         };
-        self.with_lane_defaults(call, lane, Advice::ordered(order).with_reason(reason))
+        let advice = Advice::ordered(order).with_reason(reason);
+        self.with_lane_defaults(call, candidates, lane, advice)
+    }
+
+    /// Removes lanes that cannot read the images of a request or parse its tools, if others can. An
+    /// operator who sets no labels gets the lanes of the task.
+    fn keep_capable(&self, call: &Call<'_>, usable: &mut Vec<(Lane, LaneId)>) {
+        let sees = |(lane, _): &(Lane, LaneId)| self.lanes.sees(*lane);
+        if call.context.has_media && usable.iter().any(sees) {
+            usable.retain(sees);
+        }
+        // A lane that is down does not exclude the others: their models may answer without tools.
+        let calls_tools = |(lane, _): &(Lane, LaneId)| self.lanes.calls_tools(*lane);
+        let is_available = |(_, id): &(Lane, LaneId)| {
+            call.fleet.stat(*id).is_some_and(|stat| stat.start_in_ms().is_some())
+        };
+        if call.context.has_tools
+            && usable.iter().any(|lane| calls_tools(lane) && is_available(lane))
+        {
+            usable.retain(calls_tools);
+        }
     }
 
     /// Classifies a request. Every task allows all lanes except governance: a response from a less
@@ -151,13 +182,27 @@ impl Cortex {
     }
 
     /// Adds the fallback and the system prompt, which depend only on the lane.
-    fn with_lane_defaults(&self, call: &Call<'_>, lane: Lane, mut advice: Advice) -> Advice {
+    fn with_lane_defaults(
+        &self,
+        call: &Call<'_>,
+        candidates: &[LaneId],
+        lane: Lane,
+        mut advice: Advice,
+    ) -> Advice {
         let fallback = match lane {
-            Lane::Orchestrator | Lane::Coder | Lane::FastRag => self.lanes.fallback(call.context),
+            Lane::Orchestrator | Lane::Coder | Lane::FastRag => {
+                self.lanes.fallback(lane, call.context)
+            }
             Lane::SuperReader | Lane::Governance => None,
         };
+        let on = match fallback {
+            None => Triggers::empty(),
+            Some(id) => self.config.fallback_on.unwrap_or_else(|| match candidates.contains(&id) {
+                true => Triggers::all(),
+                false => Triggers::all() - Triggers::OVERLOADED,
+            }),
+        };
         let steps: Vec<FallbackStep> = fallback.into_iter().map(FallbackStep::new).collect();
-        let on = if steps.is_empty() { Triggers::empty() } else { Triggers::all() };
         advice.fallback =
             Some(FallbackAdvice { on, steps, first_token_ms: self.config.first_token_ms });
         if let Some(prompt) = &self.config.system_prompt

@@ -74,6 +74,67 @@ fn content_selects_the_lane_for_other_model_names() {
     }
 }
 
+/// Returns a fleet in which these lanes have a label.
+fn labelled(key: &str, lanes: &[usize]) -> FakeFleet {
+    let mut fleet = FakeFleet::new(&LANES);
+    for lane in lanes {
+        fleet.lanes[*lane].labels.push((key.into(), "true".into()));
+    }
+    fleet
+}
+
+fn with_image(model: &str) -> FakeRequest {
+    let image = r#"{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}"#;
+    let mut request = FakeRequest::chat(&format!(
+        r#"{{"model": "{model}", "messages": [{{"role": "user", "content": [{image}]}}]}}"#
+    ));
+    request.context.has_media = true;
+    request
+}
+
+#[test]
+fn images_go_to_a_lane_that_reads_them() {
+    let policy = cortex("{}");
+    let mut fleet = labelled("vision", &[2]);
+    let none: Vec<String> = Vec::new();
+    let decision = decide(&policy, &with_image("auto"), &fleet);
+    assert_eq!((decision.0.as_str(), decision.1), ("fast_rag", none));
+    // Its load time does not matter: no other lane can answer.
+    fleet.stat_mut("fast_rag").ready_in_ms = 90_000;
+    assert_eq!(decide(&policy, &with_image("auto"), &fleet).0, "fast_rag");
+    assert_eq!(decide(&policy, &request_for("auto", "hi"), &fleet).0, "orchestrator");
+    let fallback = decide(&cortex("{}"), &with_image("fast_rag"), &labelled("vision", &[2, 3])).1;
+    assert_eq!(fallback, ["super_reader"]);
+    // Without labels, the task decides.
+    let fleet = FakeFleet::new(&LANES);
+    assert_eq!(decide(&cortex("{}"), &with_image("auto"), &fleet).0, "orchestrator");
+}
+
+#[test]
+fn tools_go_to_a_lane_that_parses_their_calls() {
+    let request = FakeRequest::chat(
+        r#"{"model": "auto", "messages": [{"role": "user", "content": "hi"}],
+            "tools": [{"type": "function", "function": {"name": "f"}}]}"#,
+    );
+    let mut fleet = labelled("tools", &[1]);
+    assert_eq!(decide(&cortex("{}"), &request, &fleet).0, "coder");
+    fleet.stat_mut("coder").state = LaneState::Down;
+    assert_eq!(decide(&cortex("{}"), &request, &fleet).0, "orchestrator");
+}
+
+#[test]
+fn full_queue_is_not_answered_by_another_model() {
+    let on = |config: &str, model| {
+        let fleet = FakeFleet::new(&LANES);
+        advise(&cortex(config), &request_for(model, "hi"), &fleet).unwrap().fallback.unwrap().on
+    };
+    assert_eq!(on("{}", "coder"), Triggers::all() - Triggers::OVERLOADED);
+    assert_eq!(on("{}", "auto"), Triggers::all(), "any model will do");
+    let all = r#"{"fallback-on": ["queue-timeout", "overloaded"]}"#;
+    assert_eq!(on(all, "coder"), Triggers::QUEUE_TIMEOUT | Triggers::OVERLOADED);
+    assert_eq!(on(r#"{"fallback-on": []}"#, "auto"), Triggers::empty());
+}
+
 #[test]
 fn lanes_that_start_too_late_are_skipped() {
     let policy = cortex(r#"{"patience-ms": 1000}"#);
@@ -164,6 +225,7 @@ fn invalid_configuration_names_the_key() {
         ),
         (r#"{"system-prompt": {"lanes": []}}"#, "system-prompt: `text` is required"),
         (r#"{"system-prompt": {"text": "a", "lane": "b"}}"#, "system-prompt.lane: unknown key"),
+        (r#"{"fallback-on": ["full"]}"#, "fallback-on[0]: expected \"queue-timeout\""),
         (r#"{"aliases": {"a": "b"}}"#, "aliases.a: expected \"orchestrator\""),
         ("", "invalid JSON"),
     ] {
