@@ -92,7 +92,7 @@ async fn recover(
 }
 
 /// Returns the slot that the attempt on another lane needs, after an engine declined the request;
-/// `None` if there is no further attempt, and the engine's response is the client's.
+/// `None` if no attempt follows, so that the engine's response is the client's.
 ///
 /// # Errors
 /// If a policy rejects the request.

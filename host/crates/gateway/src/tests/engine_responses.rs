@@ -55,7 +55,7 @@ async fn declined_request_goes_to_another_lane_before_the_client_sees_the_error(
     let spent = r#"{"error":{"code":402,"message":"Insufficient credits"}}"#;
     let too_long = concat!(
         r#"{"error":{"message":"This model's maximum context length is 1000 tokens. However, "#,
-        r#"your prompt contains at least 1001 input tokens.","type":"BadRequestError","code":400}}"#,
+        r#"your prompt contains 1001 input tokens.","type":"BadRequestError","code":400}}"#,
     );
     for (status, body) in [(404, gone), (409, pinned), (402, spent), (400, too_long)] {
         let gateway = TestGateway::new(BuiltIn).await;
