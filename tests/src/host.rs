@@ -93,14 +93,27 @@ impl Host {
     /// Starts a host in an existing directory, with additional environment variables, and waits
     /// until it listens.
     pub fn start_in(program: &Path, dir: TempDir, config: &str, env: &[(&str, &str)]) -> Self {
+        Self::launch(program, dir, config, env, &["--listen", "127.0.0.1:0"])
+    }
+
+    /// Starts a host that listens where its configuration says, and waits until it listens.
+    pub fn start_as_configured(program: &Path, dir: TempDir, config: &str) -> Self {
+        Self::launch(program, dir, config, &[], &[])
+    }
+
+    fn launch(
+        program: &Path,
+        dir: TempDir,
+        config: &str,
+        env: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Self {
         let file = dir.path().join("pointsman.toml");
         fs::write(&file, with_json_log(config)).unwrap();
         let log = dir.path().join("log");
         let port_file = dir.path().join("port");
         let mut command = Command::new(program);
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "debug,hyper_util=info"])
-            .arg(&file);
+        command.args(["serve", "--log", "debug,hyper_util=info"]).args(arguments).arg(&file);
         command.arg("--port-file").arg(&port_file);
         command.env("XDG_STATE_HOME", dir.path().join("state")).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
@@ -116,6 +129,20 @@ impl Host {
         let ports = fs::read_to_string(&port_file).unwrap();
         host.port = ports.lines().next().unwrap().parse().unwrap();
         host
+    }
+
+    /// Returns the port of a listener: 0 is `server.listen`, 1 the first of `[[listeners]]`.
+    ///
+    /// # Panics
+    /// If the host has fewer listeners with a port.
+    pub fn listener_port(&self, index: usize) -> u16 {
+        let mut port = None;
+        wait_until(&format!("listener {index} is in the log"), || {
+            let events = self.events("listening", &[]);
+            port = events.get(index).map(|event| event.text("address"));
+            port.is_some()
+        });
+        port.unwrap().rsplit(':').next().unwrap().parse().unwrap()
     }
 
     /// Waits until every lane is ready or, if it is loaded on demand, unloaded.
@@ -259,6 +286,11 @@ impl Host {
             maps: read("maps").lines().count(),
             threads: line("Threads:").parse().unwrap(),
         }
+    }
+
+    /// Returns the number of open descriptors of the host.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     pub fn signal(&self, signal: Signal) {
