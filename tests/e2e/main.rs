@@ -28,6 +28,7 @@ mod simulate;
 mod simulation_accuracy;
 mod source_tree;
 mod stream;
+mod streams;
 mod supervision;
 
 use pointsman_tests::host::{Host, fake_lane, program};

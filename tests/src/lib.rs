@@ -14,6 +14,7 @@ pub mod log;
 pub mod memory;
 pub mod module_graph;
 pub mod simulation_accuracy;
+pub mod streams;
 
 use std::time::Duration;
 

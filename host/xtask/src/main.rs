@@ -8,6 +8,7 @@ mod dist;
 mod fuzz;
 mod plots;
 mod real_vllm;
+mod streams;
 mod test;
 
 use std::path::Path;
@@ -22,6 +23,9 @@ Development tasks of Pointsman:
   cargo xtask demo [--port PORT]   Serve a small model on three lanes and send a request
   cargo xtask test                 Run everything that CI runs: format, lints, documentation, tests
   cargo xtask test --attacks       Run the attacks on a host that take minutes, and a short soak
+  cargo xtask test --streams [--release]
+                                   Serve a thousand streams at a time for five minutes, and print
+                                   figures
   cargo xtask soak [--release] [--minutes N]
                                    Serve honest traffic beside attackers for N minutes (30), and
                                    print figures
@@ -73,6 +77,8 @@ fn run(arguments: &[&str]) -> Result<()> {
         }
         ["test"] => test::test(&root),
         ["test", "--attacks"] => attacks::attacks(&root),
+        ["test", "--streams"] => streams::streams(&root, false),
+        ["test", "--streams", "--release"] => streams::streams(&root, true),
         ["soak"] => attacks::soak(&root, None, false),
         ["soak", "--minutes", minutes] => attacks::soak(&root, Some(minutes), false),
         ["soak", "--release"] => attacks::soak(&root, None, true),
