@@ -175,7 +175,7 @@ impl Random {
 ///
 /// Its driver frees the memory of a process some time after the process has exited. The driver runs
 /// in the test process, because everything that an engine starts is killed with the engine.
-struct FakeMachine {
+pub(crate) struct FakeMachine {
     root: TempDir,
     linger_ms: u64,
     off: Arc<AtomicBool>,
@@ -226,7 +226,7 @@ impl Drop for FakeMachine {
 impl FakeMachine {
     /// Makes a machine with `total` bytes of memory, which are freed `linger_ms` after their
     /// holder has exited.
-    fn new(total: u64, linger_ms: u64) -> Self {
+    pub(crate) fn new(total: u64, linger_ms: u64) -> Self {
         let root = tempfile::tempdir().unwrap();
         let card = root.path().join("sys/class/drm/renderD128/device");
         fs::create_dir_all(&card).unwrap();
@@ -245,12 +245,12 @@ impl FakeMachine {
         Self { root, linger_ms, off, driver: Some(driver) }
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.root.path()
     }
 
     /// Returns the flags of a fake engine that holds this much memory.
-    fn flags(&self, bytes: u64) -> String {
+    pub(crate) fn flags(&self, bytes: u64) -> String {
         let (root, linger) = (self.path().display(), self.linger_ms);
         format!("--memory-root {root} --memory-bytes {bytes} --memory-linger-ms {linger}")
     }
@@ -275,7 +275,7 @@ impl FakeMachine {
     }
 
     /// Returns a program that runs the host on this machine.
-    fn program(&self) -> std::path::PathBuf {
+    pub(crate) fn program(&self) -> std::path::PathBuf {
         let script = self.path().join("host");
         let host = program(FAKE_ENGINE);
         let text = format!(

