@@ -23,6 +23,7 @@ mod real;
 mod records;
 mod reload;
 mod replay;
+mod requirements;
 mod rollout;
 mod shutdown;
 mod simulate;
