@@ -12,6 +12,7 @@ mod cortex;
 mod groups;
 mod hostile_policies;
 mod languages;
+mod listeners;
 mod middleware;
 mod models;
 mod module_cycles;

@@ -6,6 +6,7 @@
 pub mod attack;
 pub mod client;
 pub mod deployment;
+pub mod encoding;
 pub mod fake_engine;
 pub mod guests;
 pub mod host;
