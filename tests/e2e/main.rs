@@ -14,6 +14,8 @@ mod hostile_policies;
 mod languages;
 mod listeners;
 mod middleware;
+
+mod model_names;
 mod models;
 mod module_cycles;
 mod openai;
