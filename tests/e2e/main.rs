@@ -29,6 +29,7 @@ mod reload;
 mod replay;
 mod requirements;
 mod rollout;
+mod routing;
 mod shutdown;
 mod simulate;
 mod simulation_accuracy;
