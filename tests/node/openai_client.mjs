@@ -31,4 +31,11 @@ await assert.rejects(async () => {
   for await (const _ of await client.chat.completions.create({ model: "truncated", messages, stream: true }));
 }, OpenAI.APIError);
 
+// Base URLs as they are written in settings.
+for (const base of ["", "/", "/v1/", "//v1"]) {
+  const other = new OpenAI({ baseURL: `http://127.0.0.1:${port}${base}`, apiKey: key, maxRetries: 0 });
+  const chat = await other.chat.completions.create({ model: "a", messages, max_tokens: 1 });
+  assert.equal(chat.model, "a");
+}
+
 console.log("ok");

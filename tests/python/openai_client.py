@@ -60,4 +60,10 @@ chunks_before_error = []
 error = raises(openai.APIError, "engine_error", lambda: chunks_before_error.extend(create(model="truncated", messages=messages, stream=True)))
 assert chunks_before_error, "the chunks before the error"
 
+# Base URLs as they are written in settings.
+for base in ["", "/", "/v1/", "//v1"]:
+    other = openai.OpenAI(base_url=f"http://127.0.0.1:{port}{base}", api_key=key, max_retries=0)
+    assert other.chat.completions.create(model="a", messages=messages, max_tokens=1).model == "a"
+    assert other.models.retrieve("a").id == "a"
+
 print("ok")
