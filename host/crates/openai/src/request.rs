@@ -163,6 +163,11 @@ impl Request {
         self.parsed.endpoint
     }
 
+    /// Returns the name of the model for responses: the one that the client asked for.
+    pub fn response_model(&self) -> &str {
+        self.model()
+    }
+
     /// Returns true if the client asked for a stream.
     pub fn streaming(&self) -> bool {
         self.parsed.figures.streaming
