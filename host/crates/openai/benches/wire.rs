@@ -7,7 +7,7 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use pointsman_domain::{Edit, Endpoint, LaneId, PrefixIndex, RequestView as _};
-use pointsman_openai::{Head, Request, StreamWatch};
+use pointsman_openai::{Head, Request, StreamRewrite, StreamWatch};
 
 fn body(bytes: usize, text: &str) -> Bytes {
     let text = text.repeat(bytes / text.len() + 1);
@@ -96,6 +96,10 @@ fn stream(criterion: &mut Criterion) {
     criterion.bench_function("watch a chunk of a stream", |bencher| {
         let mut watch = StreamWatch::default();
         bencher.iter(|| watch.chunk(black_box(chunk.clone())));
+    });
+    criterion.bench_function("rewrite a chunk of a stream", |bencher| {
+        let mut rewrite = StreamRewrite::new(Some("org/name"), true).unwrap();
+        bencher.iter(|| rewrite.chunk(black_box(chunk.clone())));
     });
 }
 

@@ -5,7 +5,7 @@ use pointsman_domain::{Edit, Endpoint, RequestView as _};
 use pointsman_fuzz::Fuzz;
 use serde_json::Value;
 
-use crate::{Head, Request, StreamEnd, StreamWatch};
+use crate::{Head, ModelSplice, Request, StreamEnd, StreamRewrite, StreamWatch};
 
 const CHAT: &str = r#"{"model": "m", "stream": false, "messages": [
     {"role": "system", "content": "You are brief."},
@@ -81,6 +81,44 @@ fn streams() {
             (parts.end(), parts.events(), parts.usage()),
             (whole.end(), whole.events(), whole.usage())
         );
+        assert_eq!(rewrite(input.chunks(size)), rewrite([input].into_iter()));
         whole.end() == StreamEnd::Complete
+    });
+}
+
+fn rewrite<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut rewrite =
+        StreamRewrite::new(Some("org/other"), true).expect("there is something to do");
+    let mut sent = Vec::new();
+    for chunk in chunks {
+        sent.extend(rewrite.chunk(Bytes::copy_from_slice(chunk)));
+    }
+    sent.extend(rewrite.finish());
+    sent
+}
+
+fn splice<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut splice = ModelSplice::new("org/other", b"").expect("nothing has arrived");
+    let mut sent = Vec::new();
+    for chunk in chunks {
+        sent.extend(splice.chunk(Bytes::copy_from_slice(chunk)));
+    }
+    sent
+}
+
+/// Chunk boundaries make no difference, and only the name of the model is replaced.
+#[test]
+fn response_bodies() {
+    let fuzz = Fuzz::new("response_bodies").input(CHAT).input(COMPLETION);
+    fuzz.input(r#"{"choices":[{"model":"x"}],"mod\u0065l" : "a\"b","n":1e5}"#).run(|input| {
+        let sent = splice([input].into_iter());
+        let size = 1 + usize::from(input.first().copied().unwrap_or_default()) % 7;
+        assert_eq!(splice(input.chunks(size)), sent);
+        let Ok(Value::Object(mut expected)) = serde_json::from_slice(input) else { return false };
+        if let Some(model) = expected.get_mut("model").filter(|model| model.is_string()) {
+            *model = "org/other".into();
+        }
+        assert_eq!(serde_json::from_slice::<Value>(&sent).ok(), Some(Value::Object(expected)));
+        true
     });
 }

@@ -56,12 +56,17 @@ pub(crate) fn tokens(pointer: &str) -> Result<Vec<String>, PointerError> {
     Ok(tokens)
 }
 
-/// Returns `json` with `range` replaced.
-pub(crate) fn splice(json: &str, range: Range<usize>, with: &str) -> String {
-    let mut out = String::with_capacity(json.len() - range.len() + with.len());
-    out.push_str(&json[..range.start]);
-    out.push_str(with);
-    out.push_str(&json[range.end..]);
+/// Returns `json` with some ranges replaced, which are in order and do not overlap.
+pub(crate) fn splice(json: &str, parts: &[(Range<usize>, String)]) -> String {
+    let more: usize = parts.iter().map(|(_, with)| with.len()).sum();
+    let mut out = String::with_capacity(json.len() + more);
+    let mut copied = 0;
+    for (range, with) in parts {
+        out.push_str(&json[copied..range.start]);
+        out.push_str(with);
+        copied = range.end;
+    }
+    out.push_str(&json[copied..]);
     out
 }
 

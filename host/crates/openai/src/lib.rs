@@ -4,8 +4,9 @@
 //!
 //! * **Unknown content is preserved.** A request is kept as the client's bytes with an index into
 //!   them, and an edit replaces exactly the bytes that it concerns.
-//! * **Streams are observed, never re-encoded.** The engine's bytes are forwarded unchanged, unless
-//!   they would make a broken stream look complete.
+//! * **Responses are observed, never re-encoded.** The engine's bytes are forwarded unchanged,
+//!   except for the name of the model, a usage that only the host has asked for, and what would
+//!   make a broken stream look complete.
 
 // A new variant has to be decided in every match; a test may match what it is about.
 #![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
@@ -22,6 +23,7 @@ pub mod models;
 mod operator_fields;
 mod request;
 mod scan;
+mod splice;
 mod sse;
 mod text;
 mod usage;
@@ -31,8 +33,9 @@ pub use edit::EditError;
 pub use endpoint::{EndpointShape, SERVED, StreamKind};
 pub use error::{EngineErrorBody, ErrorBody, engine_error_event, error_event};
 pub use json::PointerError;
-pub use request::{Head, Hold, Request};
-pub use sse::{StreamEnd, StreamWatch};
+pub use request::{EngineRequestBody, Head, Hold, Request};
+pub use splice::ModelSplice;
+pub use sse::{StreamEnd, StreamRewrite, StreamWatch};
 pub use text::estimate_tokens;
 pub use usage::{BodyTail, Usage};
 

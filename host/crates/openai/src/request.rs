@@ -1,6 +1,7 @@
 //! A request: the client's bytes, an index into them, and the reads that policies may make.
 
 mod check;
+mod engine_body;
 mod output;
 mod prompt;
 mod shape;
@@ -20,6 +21,7 @@ use pointsman_domain::{
 use serde_json::value::RawValue;
 
 pub(crate) use self::check::check_field;
+pub use self::engine_body::EngineRequestBody;
 pub(crate) use self::output::Limit;
 use self::output::{choices, output_limit};
 use self::prompt::{Message, Prompt, saturating_u32};
@@ -182,12 +184,6 @@ impl Request {
     /// Returns the body to send to the engine: the client's bytes, unless the request was edited.
     pub fn body(&self) -> &Bytes {
         &self.parsed.body
-    }
-
-    /// Returns the body with another model name, without parsing it again.
-    pub fn body_with_model(&self, model: &str) -> Bytes {
-        let literal = serde_json::Value::from(model).to_string();
-        json::splice(self.json(), self.parsed.model_range.clone(), &literal).into()
     }
 
     /// Returns the headers, without credentials.

@@ -15,11 +15,13 @@
 //! Comment lines (`: …`) are not part of a response: llama.cpp sends them while it reads a prompt.
 
 mod event;
+mod rewrite;
 
 use bytes::Bytes;
 use memchr::memchr2;
 
 use self::event::Ended;
+pub use self::rewrite::StreamRewrite;
 use crate::endpoint::StreamKind;
 use crate::usage::Usage;
 
@@ -69,6 +71,7 @@ pub struct StreamWatch {
     /// The data of the error event.
     error: Option<Vec<u8>>,
     events: u64,
+    content_events: u64,
     content_bytes: u64,
     usage: Option<Usage>,
 }
@@ -136,6 +139,12 @@ impl StreamWatch {
     /// Returns the number of events with data so far.
     pub fn events(&self) -> u64 {
         self.events
+    }
+
+    /// Returns the number of events so far that have some text of the response: at most as many as
+    /// the response has tokens.
+    pub fn content_events(&self) -> u64 {
+        self.content_events
     }
 
     /// Returns the number of bytes so far in lines with data: by these an engine shows that it
@@ -244,6 +253,7 @@ impl StreamWatch {
             return;
         }
         let seen = event::read(self.kind, data, &mut self.ended);
+        self.content_events += u64::from(event::has_content(data));
         self.usage = seen.usage.or(self.usage);
         if seen.is_error || self.is_error_event || error.is_some() {
             self.failed = true;

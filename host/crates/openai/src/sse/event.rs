@@ -88,15 +88,42 @@ pub(super) fn read(kind: StreamKind, data: &[u8], ended: &mut Ended) -> Seen {
     }
 }
 
-/// Reads an event of the kind [`StreamKind::Chunks`].
-fn chunk(data: &[u8], ended: &mut Ended) -> Seen {
+/// Returns true if the data of an event has a part of the response's text, of its reasoning, or of
+/// the arguments of a tool call.
+pub(super) fn has_content(data: &[u8]) -> bool {
+    static TEXT: LazyLock<[Finder<'static>; 6]> = LazyLock::new(|| {
+        [
+            Finder::new(b"\"content\":"),
+            Finder::new(b"\"text\":"),
+            Finder::new(b"\"reasoning_content\":"),
+            Finder::new(b"\"reasoning\":"),
+            Finder::new(b"\"arguments\":"),
+            Finder::new(b"\"delta\":"),
+        ]
+    });
+    TEXT.iter().any(|key| {
+        key.find_iter(data).any(|at| {
+            let value = data[at + key.needle().len()..].trim_ascii_start();
+            value.starts_with(b"\"") && !value.starts_with(b"\"\"")
+        })
+    })
+}
+
+/// Returns true if the data of an event has a reason why a choice has ended. A cheap hint: it may be
+/// an empty one, or nested in another field.
+pub(super) fn has_finish_reason(data: &[u8]) -> bool {
     static FINISH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"finish_reason\""));
-    static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
-    let finishes = FINISH.find_iter(data).any(|at| {
+    FINISH.find_iter(data).any(|at| {
         let value = data[at + FINISH.needle().len()..].trim_ascii_start();
         let value = value.strip_prefix(b":").unwrap_or(value).trim_ascii_start();
         value.starts_with(b"\"")
-    });
+    })
+}
+
+/// Reads an event of the kind [`StreamKind::Chunks`].
+fn chunk(data: &[u8], ended: &mut Ended) -> Seen {
+    static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
+    let finishes = has_finish_reason(data);
     // If usage is requested, vLLM sends `"usage":null` in every chunk but the last. If it is not,
     // llama.cpp's last chunk still has its timings.
     if !(finishes || usage::is_in(data) || ERROR.find(data).is_some()) {

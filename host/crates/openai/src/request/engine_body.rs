@@ -1,0 +1,87 @@
+//! The body that an engine gets: with its own name of the model, and a request for the usage of a
+//! stream, which engines report on request only.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::Request;
+use crate::endpoint::{EndpointShape, StreamKind};
+use crate::index::Index;
+use crate::json;
+use crate::scan::Children;
+
+const OPTIONS: &str = "stream_options";
+const USAGE: &str = "include_usage";
+/// vLLM's option that puts the usage into every chunk, if the usage is asked for at all.
+const CONTINUOUS: &str = "continuous_usage_stats";
+
+/// The body of a request as an engine gets it.
+#[derive(Debug, Clone)]
+pub struct EngineRequestBody {
+    /// The body.
+    pub body: Bytes,
+    /// The body asks for the usage of a stream, and the client does not.
+    pub adds_usage: bool,
+}
+
+impl Request {
+    /// Returns the body with another model name, without parsing it again.
+    pub fn body_with_model(&self, model: &str) -> Bytes {
+        self.body_for_engine(Some(model), false).body
+    }
+
+    /// Returns the body for an engine, without parsing it again: with another model name if `model`
+    /// is one, and with a request for the usage of a stream if `asks_usage` and the client has not
+    /// asked for it.
+    pub fn body_for_engine(&self, model: Option<&str>, asks_usage: bool) -> EngineRequestBody {
+        let has_chunks = EndpointShape::for_endpoint(self.endpoint()).stream == StreamKind::Chunks;
+        let usage = (asks_usage && has_chunks && self.streaming())
+            .then(|| ask(&self.parsed.body, &self.parsed.index))
+            .flatten();
+        let adds_usage = usage.is_some();
+        let literal = model.map(|model| serde_json::Value::from(model).to_string());
+        let model = literal.map(|literal| (self.parsed.model_range.clone(), literal));
+        let mut parts: Vec<(Range<usize>, String)> = usage.into_iter().chain(model).collect();
+        if parts.is_empty() {
+            return EngineRequestBody { body: self.body().clone(), adds_usage };
+        }
+        parts.sort_unstable_by_key(|(range, _)| range.start);
+        EngineRequestBody { body: json::splice(self.json(), &parts).into(), adds_usage }
+    }
+}
+
+/// Returns the part of a body to replace, and by what, so that the engine reports the usage in the
+/// stream. `None` if the client asks for it already, or for something that is the engine's to judge.
+fn ask(body: &[u8], index: &Index) -> Option<(Range<usize>, String)> {
+    let find = |path: &[&str]| {
+        let path: Vec<String> = path.iter().map(|key| (*key).to_owned()).collect();
+        index.find(body, &path)
+    };
+    let text = |range: &Range<usize>| body.get(range.clone());
+    let all = || format!("{{\"{USAGE}\":true}}");
+    let Some(options) = find(&[OPTIONS]) else {
+        let start = body.len() - body.trim_ascii_start().len() + 1;
+        // A request has at least a model, so that a member follows.
+        return Some((start..start, format!("\"{OPTIONS}\":{},", all())));
+    };
+    if text(&options)? == b"null" {
+        return Some((options, all()));
+    }
+    let mut members = Children::new(body, options.start).filter(|_| body[options.start] == b'{')?;
+    let is_empty = members.next().is_none();
+    if find(&[OPTIONS, CONTINUOUS]).is_some_and(|range| text(&range) == Some(b"true")) {
+        return None;
+    }
+    match find(&[OPTIONS, USAGE]) {
+        None => {
+            let start = options.start + 1;
+            let comma = if is_empty { "" } else { "," };
+            Some((start..start, format!("\"{USAGE}\":true{comma}")))
+        }
+        Some(range) => match text(&range)? {
+            b"false" | b"null" => Some((range, "true".to_owned())),
+            _ => None,
+        },
+    }
+}
