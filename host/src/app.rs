@@ -10,8 +10,8 @@ use futures_util::future::join_all;
 use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
-    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, Settings,
-    raise_descriptor_limit,
+    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, ResponseModel,
+    Settings, raise_descriptor_limit,
 };
 use pointsman_policy::{
     Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
@@ -176,6 +176,10 @@ fn gateway_settings(server: &pointsman_config::Server, max_wait: Duration) -> Se
         plan: PlanLimits { max_wait, max_steps: server.max_attempts },
         deadline: server.deadline,
         keep_alive: server.keep_alive.unwrap_or_default(),
+        response_model: match server.response_model {
+            pointsman_config::ResponseModel::Asked => ResponseModel::Asked,
+            pointsman_config::ResponseModel::Engine => ResponseModel::Engine,
+        },
         // Random, from the keys that the standard library draws for each process.
         nonce: RandomState::new().hash_one(()),
         started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),

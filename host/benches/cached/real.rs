@@ -15,7 +15,7 @@ use pointsman_fleet::{
 };
 use pointsman_gateway::{
     ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, ListenerSettings,
-    Settings,
+    ResponseModel, Settings,
 };
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -132,6 +132,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
             plan: PlanLimits { max_wait: deadline, max_steps: 1 },
             deadline,
             keep_alive: Duration::ZERO,
+            response_model: ResponseModel::Asked,
             nonce: 0,
             started_at: 0,
         },
@@ -165,6 +166,7 @@ fn lane(name: &str, port: u16) -> LaneSpec {
         expected_load: second,
         cost_milli: 0,
         engine_model: None,
+        stream_usage: false,
         engine: ExternalSpec::try_new(&url, None, second).unwrap().into(),
         fallback_statuses: std::collections::BTreeMap::new(),
         timeouts: Timeouts { connect: 30 * second, first_byte: 600 * second, idle: 600 * second },

@@ -199,13 +199,9 @@ fn lane_is_ready_under_any_model_name() {
         llama_lane("d", "models = [\"five\"]", ""),
     ];
     let host = start(&single_lane_group(SWITCH_IMMEDIATELY, &lanes));
-    for (asked, lane, name) in [
-        ("one", "a", "a"),
-        ("org/two", "a", "a"),
-        ("three", "b", "inner"),
-        ("four", "c", "inner"),
-        ("five", "d", "d"),
-    ] {
+    for (asked, lane) in
+        [("one", "a"), ("org/two", "a"), ("three", "b"), ("four", "c"), ("five", "d")]
+    {
         let response = post(host.port, CHAT, &chat(asked, json!({})));
         assert_eq!(
             (response.status, response.header("x-pointsman-lane")),
@@ -213,7 +209,7 @@ fn lane_is_ready_under_any_model_name() {
             "{}",
             response.text()
         );
-        assert_eq!(response.json()["model"], name, "{asked}");
+        assert_eq!(response.json()["model"], asked);
         let model = engine_state(&host, lane)["model"].as_str().unwrap().to_owned();
         assert!(model.starts_with(&format!("/m/{lane}")), "{model}");
     }

@@ -76,6 +76,8 @@ pub struct Server {
     /// Interval of keep-alive comments in streams that wait for their first byte; `None` turns them
     /// off.
     pub keep_alive: Option<Duration>,
+    /// The name of the model in responses.
+    pub response_model: ResponseModel,
     /// Maximum number of attempts per request, on all lanes together.
     pub max_attempts: usize,
     /// Maximum time from a request to the first byte of its response, over all attempts.
@@ -87,6 +89,15 @@ impl Server {
     fn ports(&self) -> impl Iterator<Item = u16> {
         self.listeners.iter().filter_map(|listener| Some(listener.address.tcp()?.port()))
     }
+}
+
+/// The name of the model in responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseModel {
+    /// The name that the client asked for.
+    Asked,
+    /// The name that the engine uses.
+    Engine,
 }
 
 /// What is logged, and how.
@@ -242,6 +253,8 @@ fn read_server(section: Section<'_>, listeners: Option<Vec<Listener>>) -> Option
     let idle_timeout = section.positive_duration("idle-timeout", Duration::from_secs(75));
     let drain_timeout = section.duration("drain-timeout", Duration::from_secs(30));
     let keep_alive = section.duration("keep-alive", Duration::from_secs(10));
+    let names = [("asked", ResponseModel::Asked), ("engine", ResponseModel::Engine)];
+    let response_model = section.choice("response-model", &names, ResponseModel::Asked);
     let max_attempts = section.integer("max-attempts", 1..=20, 5);
     let deadline = section.positive_duration("deadline", Duration::from_secs(600));
     section.report_unknown();
@@ -255,6 +268,7 @@ fn read_server(section: Section<'_>, listeners: Option<Vec<Listener>>) -> Option
         idle_timeout,
         drain_timeout,
         keep_alive: Some(keep_alive).filter(|interval| !interval.is_zero()),
+        response_model,
         max_attempts,
         deadline,
     })

@@ -80,6 +80,7 @@ const EVERYTHING: &str = r#"
         max-body = "1KiB"
         drain-timeout = "5s"
         keep-alive = "0s"
+        response-model = "engine"
         max-attempts = 2
         deadline = "1m"
         [state]
@@ -124,6 +125,7 @@ const EVERYTHING: &str = r#"
         unload-after = "8s"
         expected-load-time = "6s"
         engine-model = "served"
+        stream-usage = false
         [lanes.engine]
         driver = "llama-cpp"
         command = ["llama-server", "--port", "{port}"]
@@ -160,6 +162,7 @@ fn all_keys_are_read() {
     let seconds = Duration::from_secs;
     let (server, fleet) = (&config.server, &config.fleet);
     assert_eq!((server.keep_alive, server.max_attempts, server.deadline), (None, 2, seconds(60)));
+    assert_eq!(server.response_model, ResponseModel::Engine);
     assert_eq!(fleet.state_dir.as_deref(), Some(Path::new("/conf/s")));
     let rules = Rules {
         queue: QueueLimits { per_lane: 1, total: 2 },
@@ -192,6 +195,7 @@ fn all_keys_of_a_lane_are_read() {
     assert_eq!(lane.engine_model.as_deref(), Some("served"));
     let statuses = [(409, pointsman_domain::Trigger::Overloaded)];
     assert_eq!(lane.fallback_statuses, statuses.into());
+    assert!(!lane.stream_usage);
     let run = lane.engine.run().unwrap();
     assert_eq!((run.backoff.max_failures, run.backoff.retry_failed_after), (0, seconds(4)));
     let liveness = lane.liveness;

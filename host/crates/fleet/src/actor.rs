@@ -41,6 +41,7 @@ pub(crate) struct LaneHandle {
     /// The maximum sequence length and the card of the configuration.
     configured: (u32, ModelCard),
     fallback_statuses: Arc<BTreeMap<u16, Trigger>>,
+    stream_usage: bool,
     upstream: Arc<Upstream>,
     commands: UnboundedSender<SupervisorCommand>,
     status: watch::Sender<LaneStatus>,
@@ -67,6 +68,7 @@ impl LaneHandle {
             engine_model: lane.engine_model.as_deref().map(Arc::from),
             configured: (lane.max_context, lane.engine.card()),
             fallback_statuses: Arc::new(lane.fallback_statuses.clone()),
+            stream_usage: lane.stream_usage,
             upstream: Arc::clone(upstream),
             commands,
             status: status.clone(),
@@ -267,6 +269,7 @@ impl Actor {
             engine_model: handle.engine_model.clone(),
             topology: Arc::clone(&self.topology),
             fallback_statuses: Arc::clone(&handle.fallback_statuses),
+            stream_usage: handle.stream_usage,
             upstream: Arc::clone(&handle.upstream),
             prefixes: Arc::clone(&self.prefixes),
             abort: handle.abort.clone(),

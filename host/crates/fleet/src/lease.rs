@@ -36,6 +36,11 @@ impl Lease {
         topology.adapter(slot.lane(), model).or(engine_model.as_deref())
     }
 
+    /// Returns true if the host asks for the usage of streams whose clients have not.
+    pub fn asks_stream_usage(&self) -> bool {
+        self.grant.stream_usage
+    }
+
     /// Returns the maximum time from sending a request to the first byte of the response body.
     pub fn first_byte_timeout(&self) -> Duration {
         self.grant.upstream.timeouts.first_byte

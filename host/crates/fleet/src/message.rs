@@ -57,6 +57,7 @@ pub(crate) struct Grant {
     /// The lanes and their names when the slot was granted.
     pub(crate) topology: Arc<Topology>,
     pub(crate) fallback_statuses: Arc<BTreeMap<u16, Trigger>>,
+    pub(crate) stream_usage: bool,
     pub(crate) target: Arc<Target>,
     pub(crate) upstream: Arc<Upstream>,
     /// The prompts that the lanes have served.

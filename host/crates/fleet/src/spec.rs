@@ -73,6 +73,8 @@ pub struct LaneSpec {
     pub cost_milli: u32,
     /// Model name to send to the engine; `None` keeps the client's.
     pub engine_model: Option<String>,
+    /// Ask the engine for the usage of streams whose clients have not, and hide it from them.
+    pub stream_usage: bool,
     /// The engine.
     pub engine: EngineSpec,
     /// Statuses of the engine for which a request continues on another lane, each with the trigger

@@ -49,6 +49,7 @@ pub(super) fn start_lane(
         expected_load: Duration::from_secs(1),
         cost_milli: 0,
         engine_model: None,
+        stream_usage: false,
         engine,
         fallback_statuses: std::collections::BTreeMap::new(),
         timeouts: TIMEOUTS,

@@ -11,12 +11,16 @@ use pointsman_domain::dispatch::AcquireError;
 use pointsman_domain::request_flow::Declined;
 use pointsman_domain::{RequestView as _, SlotRequest};
 use pointsman_fleet::{EngineBody, EngineError, Fleet, Lease};
-use pointsman_openai::{EndpointShape, EngineErrorBody, Request, StreamEnd, StreamWatch};
+use pointsman_openai::{
+    EndpointShape, EngineErrorBody, Request, StreamEnd, StreamKind, StreamWatch,
+};
 
 use crate::decision::apply;
 use crate::engine_status::{MAX_ERROR_BODY, attempt_error, check_status, declined, is_for_client};
 use crate::failure::AttemptError;
 use crate::request_tracker::RequestTracker;
+use crate::rewrite::{Rewrite, WantedRewrite};
+use crate::settings::ResponseModel;
 use crate::{headers, request_id};
 
 /// Maximum number of bytes of a stream that are held until its first event. An event that is
@@ -35,6 +39,8 @@ pub(crate) struct EngineResponse {
     pub(crate) first: Option<Bytes>,
     /// The remaining body; `None` if there is none.
     pub(crate) rest: Option<EngineBody>,
+    /// What is changed of both on the way to the client.
+    pub(crate) rewrite: Option<Rewrite>,
 }
 
 /// Makes one attempt: waits for the slot, sends the request and awaits the first byte. The tracker
@@ -48,17 +54,19 @@ pub(crate) async fn attempt(
     request: &Request,
     tracker: &mut RequestTracker,
     slot_request: SlotRequest,
+    names: ResponseModel,
 ) -> Result<(EngineResponse, Option<Declined>), AttemptError> {
     tracker.record_attempt();
     let lease = fleet.acquire(slot_request).await.map_err(AttemptError::Acquire)?;
     // Boxed, because its state takes some kilobytes that a queued request does not need yet.
-    Box::pin(send(tracker, lease, request)).await
+    Box::pin(send(tracker, lease, request, names)).await
 }
 
 async fn send(
     tracker: &mut RequestTracker,
     lease: Lease,
     request: &Request,
+    names: ResponseModel,
 ) -> Result<(EngineResponse, Option<Declined>), AttemptError> {
     let request = apply(request, tracker.flow().step_edits());
     let lane = lease.lane_name().to_owned();
@@ -66,7 +74,7 @@ async fn send(
         // Never: a request that waits accepts a slot.
         return Err(AttemptError::Acquire(AcquireError::Closing));
     };
-    let received = tokio::time::timeout(timeout, first_byte(lease, &request, lane)).await;
+    let received = tokio::time::timeout(timeout, first_byte(lease, &request, lane, names)).await;
     let response = received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))?;
     let body = response.first.as_deref().unwrap_or_default();
     let declined = declined(lease, response.status, body);
@@ -80,13 +88,13 @@ async fn first_byte(
     lease: &Lease,
     request: &Request,
     lane: String,
+    names: ResponseModel,
 ) -> Result<EngineResponse, AttemptError> {
     let path = request.endpoint().path().unwrap_or("/");
-    let body = match lease.engine_model(request.model()) {
-        Some(model) => request.body_with_model(model),
-        None => request.body().clone(),
-    };
-    let response = lease.send(path, headers_for_engine(request), body).await?;
+    let model = lease.engine_model(request.model());
+    let sent = request.body_for_engine(model, lease.asks_stream_usage());
+    let wanted = WantedRewrite::new(request, lease, names, sent.adds_usage);
+    let response = lease.send(path, headers_for_engine(request), sent.body).await?;
     let (head, mut body) = check_status(lease, response).await?.into_parts();
     let (status, headers) = (head.status, head.headers);
     if status.is_success() && is_observable_stream(&headers) {
@@ -99,7 +107,8 @@ async fn first_byte(
             return first_error(lease, lane, headers, &watch);
         }
         let (watch, first, rest) = (Some(watch), Some(first), Some(body));
-        return Ok(EngineResponse { lane, status, headers, watch, first, rest });
+        let rewrite = (kind == StreamKind::Chunks).then(|| wanted.of_stream()).flatten();
+        return Ok(EngineResponse { lane, status, headers, watch, first, rest, rewrite });
     }
     let mut first = BytesMut::new();
     while let Some(data) = next_data(&mut body).await? {
@@ -112,7 +121,9 @@ async fn first_byte(
         }
     }
     let first = Some(first.freeze()).filter(|first| !first.is_empty());
-    Ok(EngineResponse { lane, status, headers, watch: None, first, rest: Some(body) })
+    let begin = first.as_deref().unwrap_or_default();
+    let rewrite = status.is_success().then(|| wanted.of_body(&headers, begin)).flatten();
+    Ok(EngineResponse { lane, status, headers, watch: None, first, rest: Some(body), rewrite })
 }
 
 /// Returns true if the body consists of server-sent events that can be observed. An encoded body
@@ -188,7 +199,7 @@ fn first_error(
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let first = Some(Bytes::copy_from_slice(data));
-    Ok(EngineResponse { lane, status, headers, watch: None, first, rest: None })
+    Ok(EngineResponse { lane, status, headers, watch: None, first, rest: None, rewrite: None })
 }
 
 /// Returns the headers of a request to an engine.

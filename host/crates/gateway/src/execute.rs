@@ -43,8 +43,9 @@ async fn execute(
 ) -> Result<EngineResponse, RouteError> {
     let mut slot_request = decision.slot_request;
     loop {
-        let fleet = &pipeline.fleet;
-        match attempt::attempt(fleet, &decision.request, tracker, slot_request).await {
+        let (fleet, names) = (&pipeline.fleet, pipeline.settings.response_model);
+        let request = &decision.request;
+        match attempt::attempt(fleet, request, tracker, slot_request, names).await {
             Ok((response, None)) => {
                 pipeline.metrics.attempted(&response.lane, "ok");
                 return Ok(response);

@@ -56,6 +56,7 @@ mod recording;
 mod request_id;
 mod request_tracker;
 mod response;
+mod rewrite;
 mod routes;
 mod serve;
 mod settings;
@@ -78,7 +79,8 @@ pub use self::gateway::{Gateway, GatewayParts};
 pub use self::identity::{Keys, Unauthorized};
 pub use self::metrics::GatewayMetrics;
 pub use self::settings::{
-    AdvisorSlot, ConnectionSettings, HealthRule, ListenerSettings, Settings, StatusPart,
+    AdvisorSlot, ConnectionSettings, HealthRule, ListenerSettings, ResponseModel, Settings,
+    StatusPart,
 };
 pub use self::socket::{SocketError, SocketFile};
 pub use self::tls::{Tls, TlsError, TlsFiles};

@@ -270,6 +270,15 @@ impl RequestTracker {
         }));
     }
 
+    /// Notes that the response has at least so many tokens: the engine has reported no usage, or
+    /// its stream was cut before that.
+    pub(crate) fn set_output_tokens(&mut self, at_least: u64) {
+        let output = u32::try_from(at_least).unwrap_or(u32::MAX);
+        if output > 0 {
+            self.on(Event::Usage(TokenCounts { prompt: 0, cached: 0, output }));
+        }
+    }
+
     /// Reports the end of the request, and returns its error response.
     pub(crate) fn error_response(&mut self, error: &RouteError) -> Response {
         let response = error.error_response();
@@ -344,7 +353,8 @@ impl RequestTracker {
                     duration_ms = millis(total),
                     ttft_ms = self.flow.ttft().map(millis),
                     attempts = self.flow.attempt_count(),
-                    prompt_tokens = usage.map(|usage| usage.prompt),
+                    // Without a prompt, the engine has reported nothing.
+                    prompt_tokens = usage.map(|usage| usage.prompt).filter(|prompt| *prompt > 0),
                     cached_tokens = usage.map(|usage| usage.cached),
                     output_tokens = usage.map(|usage| usage.output),
                     code = failure.and_then(|failure| failure.code),

@@ -51,6 +51,16 @@ pub enum HealthRule {
     AllLanes,
 }
 
+/// The name of the model in responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResponseModel {
+    /// The name that the client asked for.
+    #[default]
+    Asked,
+    /// The name that the engine uses.
+    Engine,
+}
+
 /// Limits of the connections of clients.
 #[derive(Debug, Clone)]
 pub struct ConnectionSettings {
@@ -95,6 +105,8 @@ pub struct Settings {
     /// Interval of the comments that a streaming client gets while it waits for the first byte;
     /// zero disables them.
     pub keep_alive: Duration,
+    /// The name of the model in responses.
+    pub response_model: ResponseModel,
     /// A secret number, from which and from the request's id the seed of a decision is derived: so
     /// the clients, which may choose ids, do not choose seeds.
     pub nonce: u64,

@@ -21,6 +21,7 @@ use crate::execute::ExecutionResult;
 use crate::failure::{cause_of, engine_code, engine_failure};
 use crate::headers::{self, ATTEMPTS, LANE, POLICY, REASON, to_header_value};
 use crate::request_tracker::{Failure, RequestTracker};
+use crate::rewrite::Rewrite;
 
 /// Returns the client's response after the execution of a decision. `abort` is cancelled when the
 /// drain timeout of the host has expired.
@@ -31,8 +32,8 @@ pub(crate) fn into_response(abort: CancellationToken, done: ExecutionResult) -> 
         Err(error) => return tracker.error_response(&error),
     };
     let mut headers = headers::for_client(&engine_response.headers);
-    if engine_response.watch.is_some() {
-        // An error event may have to be appended.
+    if engine_response.watch.is_some() || engine_response.rewrite.is_some() {
+        // An error event may have to be appended, and another name may have another length.
         headers.remove(header::CONTENT_LENGTH);
     }
     for (name, value) in [
@@ -106,6 +107,10 @@ pub(crate) struct ResponseBody {
     first: Option<Bytes>,
     rest: Option<EngineBody>,
     watch: Option<StreamWatch>,
+    /// What is changed after it was observed.
+    rewrite: Option<Rewrite>,
+    /// The engine's body has ended, and only what was held of it is still to be passed on.
+    is_last: bool,
     /// The tail of a body that is not a stream, if its token usage is needed.
     tail: Option<BodyTail>,
     status: StatusCode,
@@ -126,9 +131,6 @@ impl http_body::Body for ResponseBody {
         let this = &mut *self;
         loop {
             if let Some(first) = this.first.take() {
-                if let Some(tail) = &mut this.tail {
-                    tail.chunk(&first);
-                }
                 // hyper does not poll for the end of a body of known length, because it counts.
                 if this.watch.is_none() && this.rest.as_ref().is_none_or(EngineBody::is_end_stream)
                 {
@@ -136,18 +138,22 @@ impl http_body::Body for ResponseBody {
                 }
                 return Poll::Ready(Some(Ok(Frame::data(first))));
             }
-            // Nothing that follows an engine's error event is passed on.
-            if this.rest.is_some() && this.watch.as_ref().is_some_and(StreamWatch::is_muted) {
+            let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
+            if this.is_last {
                 return this.ended();
             }
-            let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
+            // Nothing that follows an engine's error event is passed on.
+            if this.watch.as_ref().is_some_and(StreamWatch::is_muted) {
+                this.end_of_data();
+                continue;
+            }
             match Pin::new(rest).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => this.first = this.observe(data),
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
                 Poll::Ready(Some(Err(error))) => return this.abort(error),
-                Poll::Ready(None) => return this.ended(),
+                Poll::Ready(None) => this.end_of_data(),
                 // Polled last, so that a body that is complete is never aborted.
                 Poll::Pending => {
                     std::task::ready!(this.abort_signal.as_mut().poll(cx));
@@ -162,12 +168,12 @@ impl http_body::Body for ResponseBody {
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        // A stream may grow by an error event.
-        if self.watch.is_some() {
+        let rest = self.rest.as_ref().map_or(Some(0), |rest| rest.size_hint().exact());
+        // A stream may grow by an error event, and the rest of a body by another name.
+        if self.watch.is_some() || (self.rewrite.is_some() && rest != Some(0)) {
             return http_body::SizeHint::default();
         }
         let first = self.first.as_ref().map_or(0, Bytes::len) as u64;
-        let rest = self.rest.as_ref().map_or(Some(0), |rest| rest.size_hint().exact());
         rest.map(|rest| http_body::SizeHint::with_exact(rest + first)).unwrap_or_default()
     }
 }
@@ -179,10 +185,26 @@ impl ResponseBody {
         response: EngineResponse,
         tracker: Box<RequestTracker>,
     ) -> Self {
-        let EngineResponse { lane, status, watch, first, rest, .. } = response;
+        let EngineResponse { lane, status, watch, first, rest, rewrite, .. } = response;
         let tail = (watch.is_none() && tracker.needs_usage()).then(BodyTail::default);
         let abort_signal = Box::pin(abort.cancelled_owned());
-        Self { first, rest, watch, tail, status, lane, tracker, abort_signal }
+        let (first_data, first) = (first, None);
+        let is_last = false;
+        let mut body = Self {
+            first,
+            rest,
+            watch,
+            rewrite,
+            is_last,
+            tail,
+            status,
+            lane,
+            tracker,
+            abort_signal,
+        };
+        // The observer has seen it already.
+        body.first = first_data.and_then(|data| body.pass_on(data));
+        body
     }
 
     /// Inspects a chunk and returns what of it is passed on to the client.
@@ -195,7 +217,29 @@ impl ResponseBody {
                 rest.report_data();
             }
         }
+        self.pass_on(data)
+    }
+
+    /// Returns what of an observed chunk is passed on to the client.
+    fn pass_on(&mut self, mut data: Bytes) -> Option<Bytes> {
+        if let Some(tail) = &mut self.tail {
+            tail.chunk(&data);
+        }
+        if let Some(rewrite) = &mut self.rewrite {
+            data = rewrite.chunk(data);
+        }
         (!data.is_empty()).then_some(data)
+    }
+
+    /// Lets what is still held of the body be passed on, and then the body end.
+    fn end_of_data(&mut self) {
+        self.is_last = true;
+        self.first = self.held();
+    }
+
+    /// Returns what is still held of the body.
+    fn held(&mut self) -> Option<Bytes> {
+        self.rewrite.as_mut().map(Rewrite::finish).filter(|held| !held.is_empty())
     }
 
     /// Ends the response after the engine's body has ended.
@@ -225,15 +269,21 @@ impl ResponseBody {
     /// Aborts the response: with an error event if it is a stream, else by closing the connection.
     /// A stream that is over ends as it is.
     fn abort(&mut self, error: EngineError) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
+        let held = self.held().unwrap_or_default();
         // Never calls this function again: what is over is not unfinished.
         if self.watch.as_ref().is_some_and(StreamWatch::is_over) {
-            return self.ended();
+            self.is_last = true;
+            return match held.is_empty() {
+                true => self.ended(),
+                false => Poll::Ready(Some(Ok(Frame::data(held)))),
+            };
         }
         let code = engine_code(&error);
         let event = self.watch.as_ref().map(|watch| {
             let mid_frame = matches!(watch.end(), StreamEnd::Unfinished { mid_frame: true });
             let message = format!("lane `{}`: {error}", self.lane);
-            error_event(&error::body(code, message), mid_frame)
+            let event = error_event(&error::body(code, message), mid_frame);
+            if held.is_empty() { event } else { [held, event].concat().into() }
         });
         let failure = Failure {
             status: None,
@@ -280,6 +330,8 @@ impl ResponseBody {
         };
         if let Some(usage) = usage {
             self.tracker.set_usage(usage);
+        } else if let Some(watch) = &self.watch {
+            self.tracker.set_output_tokens(watch.content_events());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod cached_tokens;
 mod engine_responses;
+mod fidelity;
 mod health;
 mod listener;
 mod protocols;
@@ -32,7 +33,8 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
-    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, Settings, routes, serve,
+    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, ResponseModel,
+    Settings, routes, serve,
 };
 
 /// The API key that all requests carry.
@@ -68,6 +70,8 @@ fn stream(body: &'static str, hangs: bool) -> Reply {
 struct Engines {
     scripts: Mutex<HashMap<&'static str, VecDeque<Reply>>>,
     received: Mutex<Vec<(&'static str, Value)>>,
+    /// The ids of the requests, in order.
+    ids: Mutex<Vec<String>>,
     /// The encodings that the last request accepted.
     accepted: Mutex<Vec<http::HeaderValue>>,
 }
@@ -79,6 +83,8 @@ impl Engines {
         }
         *self.accepted.lock().unwrap() =
             request.headers().get_all("accept-encoding").iter().cloned().collect();
+        let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
+        self.ids.lock().unwrap().extend(id.map(str::to_owned));
         let body = request.into_body().collect().await.unwrap().to_bytes();
         self.received.lock().unwrap().push((name, serde_json::from_slice(&body).unwrap()));
         let reply = self.scripts.lock().unwrap().get_mut(name).and_then(VecDeque::pop_front);
@@ -121,6 +127,15 @@ impl TestGateway {
         advisor: impl Advisor + 'static,
         configure: impl FnOnce(&mut GatewayParts),
     ) -> Self {
+        Self::with_lanes(advisor, |_| (), configure).await
+    }
+
+    /// Creates a gateway after changing its lanes and its defaults.
+    async fn with_lanes(
+        advisor: impl Advisor + 'static,
+        change_lane: impl Fn(&mut LaneSpec),
+        configure: impl FnOnce(&mut GatewayParts),
+    ) -> Self {
         keep_callsites_enabled();
         let engines = Arc::<Engines>::default();
         let mut tasks = JoinSet::new();
@@ -136,6 +151,7 @@ impl TestGateway {
             let task = tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
             engine_tasks.insert(name, task);
         }
+        lanes.iter_mut().for_each(change_lane);
         let mut registry = Registry::default();
         let names: Vec<(String, u32)> =
             lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
@@ -161,6 +177,7 @@ impl TestGateway {
                 plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MAX_ATTEMPTS },
                 deadline: Duration::from_secs(30),
                 keep_alive: Duration::ZERO,
+                response_model: ResponseModel::Asked,
                 nonce: 0,
                 started_at: 0,
             },
@@ -274,6 +291,7 @@ fn lane(name: &str, model: &str, slots: u32, port: u16) -> LaneSpec {
         expected_load: second,
         cost_milli: 0,
         engine_model: None,
+        stream_usage: false,
         engine: ExternalSpec::try_new(&url, None, second).unwrap().into(),
         fallback_statuses: [
             (402, Trigger::ServerError),

@@ -1,0 +1,83 @@
+//! What of a response is changed on its way to the client: the name of the model, and the usage of
+//! a stream that the client has not asked for.
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use pointsman_fleet::Lease;
+use pointsman_openai::{ModelSplice, Request, StreamRewrite};
+
+use crate::settings::ResponseModel;
+
+/// The changes of one response.
+#[derive(Debug)]
+pub(crate) enum Rewrite {
+    /// The changes of a stream of events.
+    Stream(StreamRewrite),
+    /// The changes of any other body.
+    Body(ModelSplice),
+}
+
+impl Rewrite {
+    /// Takes a chunk of the engine's body, and returns what is passed on instead.
+    pub(crate) fn chunk(&mut self, chunk: Bytes) -> Bytes {
+        match self {
+            Self::Stream(rewrite) => rewrite.chunk(chunk),
+            Self::Body(splice) => splice.chunk(chunk),
+        }
+    }
+
+    /// Returns what is still held at the end of the engine's body.
+    pub(crate) fn finish(&mut self) -> Bytes {
+        match self {
+            Self::Stream(rewrite) => rewrite.finish(),
+            Self::Body(_) => Bytes::new(),
+        }
+    }
+}
+
+/// The changes that a response needs as far as they are known before it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WantedRewrite<'a> {
+    /// The name of the model for the client, unless the engine uses the same.
+    model: Option<&'a str>,
+    /// The client has not asked for the usage of the stream, but the host has.
+    hides_usage: bool,
+}
+
+impl<'a> WantedRewrite<'a> {
+    /// Returns the changes that the response to a request needs.
+    pub(crate) fn new(
+        request: &'a Request,
+        lease: &Lease,
+        names: ResponseModel,
+        hides_usage: bool,
+    ) -> Self {
+        let asked = request.response_model();
+        // An engine that the host runs answers by the name that it is sent. Other names have to be
+        // looked for in the response.
+        let is_equal = lease.engine_model(request.model()) == Some(asked) && !lease.is_external();
+        let model = (names == ResponseModel::Asked && !is_equal).then_some(asked);
+        Self { model, hides_usage }
+    }
+
+    /// Returns the changes of a stream of events.
+    pub(crate) fn of_stream(self) -> Option<Rewrite> {
+        StreamRewrite::new(self.model, self.hides_usage).map(Rewrite::Stream)
+    }
+
+    /// Returns the changes of another body with these headers that begins with `first`.
+    pub(crate) fn of_body(self, headers: &HeaderMap, first: &[u8]) -> Option<Rewrite> {
+        let model = self.model.filter(|_| is_json(headers))?;
+        ModelSplice::new(model, first).map(Rewrite::Body)
+    }
+}
+
+/// Returns true if a body is JSON and not encoded.
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let kind = value(header::CONTENT_TYPE).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let encoding = value(header::CONTENT_ENCODING).unwrap_or("identity");
+    (kind == "application/json" || kind.ends_with("+json"))
+        && encoding.trim().eq_ignore_ascii_case("identity")
+}
