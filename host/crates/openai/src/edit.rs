@@ -1,12 +1,15 @@
 //! Typed edits. Each edit replaces exactly the bytes that it concerns, and sees the results of the
 //! edits before it. An edit that would make the request invalid is dropped.
 
+mod conversation;
+
 use bytes::Bytes;
 use http::header::{InvalidHeaderName, InvalidHeaderValue};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pointsman_domain::{DroppedEdit, Edit, RequestView as _};
 use serde_json::Value;
 
+use self::conversation::Conversation;
 use crate::bad_request::BadRequest;
 use crate::document::{Container, Node};
 use crate::endpoint::{EndpointShape, PromptShape};
@@ -51,6 +54,12 @@ pub enum EditError {
     /// The `messages` of the request are not an array.
     #[error("`messages` is not an array")]
     MessagesNotArray,
+    /// The message is the last one of the user, or a call of a tool or its result.
+    #[error("message {index} cannot be removed alone: the conversation would not be valid")]
+    MessageNeeded {
+        /// Position of the message.
+        index: usize,
+    },
     /// The header name is invalid.
     #[error("invalid header name `{name}`")]
     HeaderName {
@@ -191,6 +200,7 @@ impl<'a> Draft<'a> {
                 let tokens = json::tokens(pointer)?;
                 if self.body().has(&tokens)? {
                     check_field(self.shape.prompt, &tokens, None)?;
+                    self.check_removal(&tokens)?;
                     self.guard(&tokens, None)?;
                 }
                 self.body().remove(&tokens)?;
@@ -200,7 +210,11 @@ impl<'a> Draft<'a> {
                     format!("{{\"role\":\"system\",\"content\":{}}}", Value::from(&**text));
                 self.messages()?.push_front("", message);
             }
-            Edit::KeepLastMessages(count) => keep_last(self.messages()?, *count as usize)?,
+            Edit::KeepLastMessages(count) => {
+                let messages = self.messages()?;
+                let keep = Conversation::read(messages)?.keep_last(*count as usize);
+                messages.keep(&keep);
+            }
             Edit::SetHeader(name, value) => return self.set_header(name, Some(value)),
             Edit::RemoveHeader(name) => return self.set_header(name, None),
             // The caller replaces the body before it creates the draft.
@@ -270,6 +284,21 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Checks that removing a field does not remove a message that others depend on, or the last
+    /// one of the user.
+    fn check_removal(&mut self, tokens: &[String]) -> Result<(), EditError> {
+        let ([field, index], PromptShape::Messages) = (tokens, self.shape.prompt) else {
+            return Ok(());
+        };
+        match index.parse() {
+            Ok(index) if field == "messages" => {
+                let can_remove = Conversation::read(self.messages()?)?.can_remove(index);
+                if can_remove { Ok(()) } else { Err(EditError::MessageNeeded { index }) }
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     fn messages(&mut self) -> Result<&mut Container<'a>, EditError> {
         if self.shape.prompt != PromptShape::Messages {
             return Err(EditError::NotChat);
@@ -318,42 +347,6 @@ fn replace_body(request: &Request, body: &str) -> Result<Request, EditError> {
         return Err(EditError::StreamChanged { requested: request.streaming() });
     }
     Ok(replaced)
-}
-
-/// Keeps the system messages and the last `count` others. A tool result is kept only together with
-/// the message that made the call, because engines reject one without the other.
-fn keep_last(messages: &mut Container<'_>, count: usize) -> Result<(), PointerError> {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Kind {
-        System,
-        ToolResult,
-        Other,
-    }
-    let kinds = messages.values().map(|message| {
-        Ok(match message.member("role")?.and_then(|role| role.text()) {
-            Some("\"system\"" | "\"developer\"") => Kind::System,
-            Some("\"tool\"" | "\"function\"") => Kind::ToolResult,
-            _ => Kind::Other,
-        })
-    });
-    let kinds = kinds.collect::<Result<Vec<Kind>, PointerError>>()?;
-    let others = kinds.iter().filter(|kind| **kind != Kind::System).count();
-    let mut to_drop = others.saturating_sub(count);
-    let mut dropping = to_drop > 0;
-    let keep = kinds.into_iter().map(|kind| {
-        if kind == Kind::System {
-            return true;
-        }
-        if to_drop > 0 {
-            to_drop -= 1;
-            return false;
-        }
-        // The call that a tool result belongs to was just dropped.
-        dropping &= kind == Kind::ToolResult;
-        !dropping
-    });
-    messages.keep(&keep.collect::<Vec<bool>>());
-    Ok(())
 }
 
 #[cfg(test)]

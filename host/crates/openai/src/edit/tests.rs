@@ -213,15 +213,98 @@ fn old_messages_are_dropped_together_with_their_tool_results() {
     for (roles, count, expected) in [
         (vec!["system", "user", "assistant", "user"], 1, vec!["system", "user"]),
         (vec!["user", "system", "user"], 1, vec!["system", "user"]),
-        (vec!["user", "assistant", "tool", "tool", "assistant"], 3, vec!["assistant"]),
+        (vec!["user", "assistant", "tool", "tool", "assistant"], 3, vec!["user", "assistant"]),
         (vec!["user", "assistant", "tool"], 5, vec!["user", "assistant", "tool"]),
-        (vec!["developer", "user"], 0, vec!["developer"]),
+        // An agent asks for what follows from the results.
+        (vec!["system", "user", "assistant", "tool", "tool"], 2, {
+            vec!["system", "user", "assistant", "tool", "tool"]
+        }),
+        (vec!["user", "user", "assistant", "tool", "assistant", "tool"], 1, {
+            vec!["user", "assistant", "tool"]
+        }),
+        (vec!["user", "assistant", "tool", "user"], 2, vec!["user"]),
+        (vec!["user", "assistant", "tool"], 0, vec!["user"]),
+        (vec!["developer", "user"], 0, vec!["developer", "user"]),
     ] {
         assert_eq!(
             chat(&list(&roles), Edit::KeepLastMessages(count)).unwrap(),
             list(&expected),
             "{roles:?}, {count}"
         );
+    }
+}
+
+mod conversations {
+    //! After any edit, the result of a tool has its call, and the last message of the user is left.
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Returns the messages of turns: of a user, of an agent with calls and their results, or of
+    /// the system.
+    fn messages() -> impl Strategy<Value = Vec<Value>> {
+        prop::collection::vec((0..6_usize, 0..3_usize), 1..10).prop_map(|turns| {
+            let mut messages = Vec::new();
+            for (turn, (kind, results)) in turns.into_iter().enumerate() {
+                let id = |call: usize| format!("{turn}-{call}");
+                match kind {
+                    0 => messages.push(json!({"role": "system", "content": turn.to_string()})),
+                    1 | 2 => messages.push(json!({"role": "user", "content": turn.to_string()})),
+                    3 => messages.push(json!({"role": "assistant", "content": turn.to_string()})),
+                    _ => {
+                        let calls: Vec<Value> =
+                            (0..=results).map(|call| json!({"id": id(call)})).collect();
+                        messages.push(json!({"role": "assistant", "content": null,
+                            "tool_calls": calls}));
+                        messages.extend((0..=results).map(|call| {
+                            json!({"role": "tool", "tool_call_id": id(call), "content": "x"})
+                        }));
+                    }
+                }
+            }
+            messages
+        })
+    }
+
+    fn ids<'a>(messages: &'a [Value], role: &str) -> Vec<&'a str> {
+        let of_role = messages.iter().filter(|message| message["role"] == role);
+        let ids = of_role.flat_map(|message| {
+            let calls = message["tool_calls"].as_array().into_iter().flatten();
+            calls.map(|call| &call["id"]).chain([&message["tool_call_id"]])
+        });
+        let mut ids: Vec<&str> = ids.filter_map(Value::as_str).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn last_user(messages: &[Value]) -> Option<&Value> {
+        messages.iter().rev().find(|message| message["role"] == "user")
+    }
+
+    proptest! {
+        #[test]
+        fn edits_keep_a_conversation_whole(
+            before in messages(),
+            edits in prop::collection::vec(
+                prop_oneof![
+                    (0..12_u32).prop_map(Edit::KeepLastMessages),
+                    (0..12_u32).prop_map(|at| Edit::RemoveField(format!("/messages/{at}"))),
+                    Just(Edit::PrependSystem("s".into())),
+                ],
+                1..4,
+            ),
+        ) {
+            let body = json!({"model": "a", "messages": before}).to_string();
+            let head = Head::default();
+            let request = Request::parse(Endpoint::ChatCompletions, body.into(), head).unwrap();
+            let (edited, _) = request.apply(&edits);
+            let after: Value = serde_json::from_slice(edited.body()).unwrap();
+            let after = after["messages"].as_array().unwrap();
+            prop_assert_eq!(ids(after, "assistant"), ids(after, "tool"));
+            prop_assert_eq!(last_user(after), last_user(&before));
+        }
     }
 }
 
@@ -320,6 +403,11 @@ mod one_by_one {
         dropped.iter().map(|(index, _)| *index).collect()
     }
 
+    /// Returns true if a pointer refers to a message, whose removal has a rule of its own.
+    fn is_message(pointer: &str) -> bool {
+        pointer.strip_prefix("/messages/").is_some_and(|index| !index.contains('/'))
+    }
+
     /// Applies one edit without the rules of `check_field`: the parser alone decides.
     fn apply_and_parse(request: &Request, edit: &Edit) -> Option<Request> {
         let mut body = Node::new(request.json().trim_ascii());
@@ -328,7 +416,9 @@ mod one_by_one {
                 serde_json::from_str::<serde::de::IgnoredAny>(value).ok()?;
                 body.set(&json::tokens(pointer).ok()?, value.trim_ascii().into()).ok()?;
             }
-            Edit::RemoveField(pointer) => body.remove(&json::tokens(pointer).ok()?).ok()?,
+            Edit::RemoveField(pointer) if !is_message(pointer) => {
+                body.remove(&json::tokens(pointer).ok()?).ok()?;
+            }
             other => {
                 let (edited, dropped) = apply(request, std::slice::from_ref(other));
                 return dropped.is_empty().then_some(edited);
