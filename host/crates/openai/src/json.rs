@@ -1,5 +1,6 @@
 //! JSON Pointers and ranges of JSON text.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Maximum number of tokens in a JSON Pointer. Bounds the recursion of edits.
@@ -70,6 +71,45 @@ pub(crate) fn splice(json: &str, parts: &[(Range<usize>, String)]) -> String {
     out
 }
 
+/// Length of an escape with a code unit of UTF-16.
+const UNIT: usize = r"\ud800".len();
+
+/// Returns JSON text with U+FFFD instead of each half of a surrogate pair that is alone. JSON allows
+/// such escapes and clients that cut texts send them, but most strings cannot hold what they stand
+/// for. All positions stay the same.
+pub(crate) fn without_half_pairs(json: &str) -> Cow<'_, str> {
+    let bytes = json.as_bytes();
+    let mut fixed: Option<String> = None;
+    let mut copied = 0;
+    let mut at = 0;
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr::memchr(b'\\', rest)) {
+        at += found;
+        let Some(unit) = code_unit(bytes, at) else {
+            at += 2;
+            continue;
+        };
+        let is_pair = (0xd800..0xdc00).contains(&unit)
+            && code_unit(bytes, at + UNIT).is_some_and(|low| (0xdc00..0xe000).contains(&low));
+        if !is_pair && (0xd800..0xe000).contains(&unit) {
+            let fixed = fixed.get_or_insert_default();
+            fixed.push_str(&json[copied..at]);
+            fixed.push_str(r"\ufffd");
+            copied = at + UNIT;
+        }
+        at += if is_pair { 2 * UNIT } else { UNIT };
+    }
+    match fixed {
+        None => Cow::Borrowed(json),
+        Some(fixed) => Cow::Owned(fixed + &json[copied..]),
+    }
+}
+
+/// Returns the code unit of the escape at `at`; `None` if another one is there.
+fn code_unit(json: &[u8], at: usize) -> Option<u16> {
+    let digits = json.get(at..at + UNIT)?.strip_prefix(br"\u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
 /// Counts bytes that are scanned or copied, so that tests can bound the work of an edit without
 /// measuring time.
 pub(crate) mod work {
@@ -97,6 +137,30 @@ pub(crate) mod work {
             let before = BYTES.get();
             work();
             BYTES.get() - before
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_pairs_are_replaced() {
+        for (json, expected) in [
+            (r#""a""#, r#""a""#),
+            (r#""\ud83d\ude00 \n\u00e9""#, r#""\ud83d\ude00 \n\u00e9""#),
+            (r#""x \uD83D y""#, r#""x \ufffd y""#),
+            (r#""\ude00\ud83d""#, r#""\ufffd\ufffd""#),
+            (r#""\ud83d\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#),
+            (r#""\ud83d\n""#, r#""\ufffd\n""#),
+            (r#""\\ud83d""#, r#""\\ud83d""#),
+            (r#""\\\ud83d é""#, r#""\\\ufffd é""#),
+            (r#"{"\udfff":"\udbff"}"#, r#"{"\ufffd":"\ufffd"}"#),
+            (r"\", r"\"),
+            (r"\ud83", r"\ud83"),
+        ] {
+            assert_eq!(without_half_pairs(json), expected, "{json}");
         }
     }
 }

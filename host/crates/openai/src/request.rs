@@ -289,7 +289,10 @@ impl RequestView for Request {
         match found.and_then(|range| body.get(range)) {
             None => FieldValue::Absent,
             Some(json) if json.len() > max_bytes => FieldValue::TooLarge(json.len() as u64),
-            Some(json) => FieldValue::Json(String::from_utf8_lossy(json).into_owned()),
+            // As the texts are read: few parsers of policies accept half a surrogate pair.
+            Some(json) => FieldValue::Json(
+                json::without_half_pairs(&String::from_utf8_lossy(json)).into_owned(),
+            ),
         }
     }
 

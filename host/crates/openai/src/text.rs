@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use memchr::memmem;
 
-use crate::json::work;
+use crate::json::{without_half_pairs, work};
 
 /// A JSON string literal within a body.
 #[derive(Debug)]
@@ -24,7 +24,8 @@ impl Text {
         Self { range: range.start + 1..range.end - 1, escaped, decoded: OnceLock::new() }
     }
 
-    /// Returns the text with escapes resolved, as UTF-8. `body` is the body that contains the
+    /// Returns the text with escapes resolved, as UTF-8; the half of a surrogate pair, which UTF-8
+    /// does not have, as U+FFFD. `body` is the body that contains the
     /// literal.
     pub(crate) fn bytes<'a>(&'a self, body: &'a [u8]) -> &'a [u8] {
         let literal = &body[self.range.clone()];
@@ -34,10 +35,12 @@ impl Text {
         let decoded = self.decoded.get_or_init(|| {
             work::count(literal.len());
             let quoted = &body[self.range.start - 1..self.range.end + 1];
-            // JSON allows an unpaired surrogate, but Rust strings do not. The escapes are then
-            // returned as they are written.
             let decoded: Result<Box<str>, _> = serde_json::from_slice(quoted);
-            decoded.unwrap_or_else(|_| String::from_utf8_lossy(literal).into())
+            decoded.unwrap_or_else(|_| {
+                // The half of a surrogate pair.
+                let quoted = String::from_utf8_lossy(quoted);
+                serde_json::from_str(&without_half_pairs(&quoted)).unwrap_or_default()
+            })
         });
         decoded.as_bytes()
     }

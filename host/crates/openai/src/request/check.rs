@@ -1,8 +1,8 @@
 //! What a change of one field may break. A valid request with a valid change is valid, so that
 //! several edits need only one parse.
 
-use super::prompt::{Prompt, invalid_part, missing_role};
-use super::shape::{MessageShape, Messages, Object, PartShape, read_model, read_stream};
+use super::prompt::{Prompt, missing_role};
+use super::shape::{MessageShape, Messages, Object, read_model, read_stream};
 use crate::bad_request::BadRequest;
 use crate::endpoint::PromptShape;
 
@@ -63,10 +63,7 @@ fn check_messages(tokens: &[&str], value: Option<&str>, is_chat: bool) -> Result
             Some(value) => Prompt::default().read_content(value, value),
             None => Ok(()),
         },
-        ([_, "content", _], Some(value)) if is_chat => {
-            let part: Result<Object<PartShape<'_>>, _> = serde_json::from_str(value);
-            part.map(drop).map_err(|_| invalid_part())
-        }
+        ([_, "content", _], Some(value)) if is_chat => Prompt::default().read_part(value, value),
         _ => Ok(()),
     }
 }

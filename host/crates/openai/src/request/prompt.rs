@@ -5,12 +5,11 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use pointsman_domain::Role;
-use serde::Deserialize;
 use serde::de::{Deserializer as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
-use super::shape::{MessageShape, Object, PartShape, Shape};
+use super::shape::{ItemShape, MessageShape, Object, PartShape, Shape};
 use crate::bad_request::BadRequest;
 use crate::endpoint::PromptShape;
 use crate::json;
@@ -237,33 +236,48 @@ impl Prompt {
         match content.as_bytes().first() {
             Some(b'"') => self.add_text(body, content),
             Some(b'[') => self.read_parts(body, content)?,
-            _ => {
-                return Err(BadRequest::invalid(
-                    "messages",
-                    "a message's `content` to be a string, an array of parts, or null",
-                ));
-            }
+            Some(b'{') => self.read_part(body, content)?,
+            // A number, or true or false, is the engine's to judge.
+            _ => self.add_part(false),
         }
         Ok(())
     }
 
     fn read_parts(&mut self, body: &str, content: &str) -> Result<(), BadRequest> {
         for_each(content, invalid_part, |part| {
-            let Object(part) =
-                serde_json::from_str::<Object<PartShape<'_>>>(part).map_err(|_| invalid_part())?;
             self.count_item()?;
-            let text =
-                part.text.or(part.refusal).map(RawValue::get).filter(|text| text.starts_with('"'));
-            let is_text = matches!(
-                part.kind.map(RawValue::get),
-                None | Some("\"text\"" | "\"input_text\"" | "\"output_text\"" | "\"refusal\"")
-            );
-            match text {
-                Some(text) if is_text => self.add_text(body, text),
-                _ => self.add_part(true),
-            }
-            Ok(())
+            self.read_part(body, part)
         })
+    }
+
+    /// Reads a part of a message's content: an object, or a text as vLLM takes it. Other values have
+    /// no text, and are the engine's to judge; an array may have some, which policies would not see.
+    pub(super) fn read_part(&mut self, body: &str, part: &str) -> Result<(), BadRequest> {
+        match part.as_bytes().first() {
+            Some(b'"') => {
+                self.add_text(body, part);
+                return Ok(());
+            }
+            Some(b'{') => {}
+            Some(b'[') => return Err(invalid_part()),
+            _ => {
+                self.add_part(false);
+                return Ok(());
+            }
+        }
+        let Object(part) =
+            serde_json::from_str::<Object<PartShape<'_>>>(part).map_err(|_| invalid_part())?;
+        let text =
+            part.text.or(part.refusal).map(RawValue::get).filter(|text| text.starts_with('"'));
+        let is_text = matches!(
+            part.kind.map(RawValue::get),
+            None | Some("\"text\"" | "\"input_text\"" | "\"output_text\"" | "\"refusal\"")
+        );
+        match text {
+            Some(text) if is_text => self.add_text(body, text),
+            _ => self.add_part(true),
+        }
+        Ok(())
     }
 
     /// Reads a prompt or input: a string, an array of strings, an array of token ids, or an array
@@ -339,23 +353,15 @@ impl Prompt {
     }
 }
 
-/// The fields of an item that have text: a message, or the call of a tool or its result.
-#[derive(Deserialize)]
-struct ItemShape<'a> {
-    #[serde(borrow, default)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    arguments: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    output: Option<&'a RawValue>,
-}
-
 pub(super) fn missing_role() -> BadRequest {
     BadRequest::invalid("messages", "a `role` in every message")
 }
 
-pub(super) fn invalid_part() -> BadRequest {
-    BadRequest::invalid("messages", "every part of a message's `content` to be an object")
+fn invalid_part() -> BadRequest {
+    BadRequest::invalid(
+        "messages",
+        "every part of a message's `content` to be an object or a string",
+    )
 }
 
 /// Calls `read` with the JSON text of each element of an array, without a list of them.

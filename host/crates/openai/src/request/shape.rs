@@ -85,6 +85,17 @@ pub(super) struct PartShape<'a> {
     pub(super) refusal: Option<&'a RawValue>,
 }
 
+/// The fields of an item that have text: a message, or the call of a tool or its result.
+#[derive(Deserialize)]
+pub(super) struct ItemShape<'a> {
+    #[serde(borrow, default)]
+    pub(super) content: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) arguments: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) output: Option<&'a RawValue>,
+}
+
 /// An object. Types derived from `Deserialize` alone would accept arrays too.
 pub(super) struct Object<T>(pub(super) T);
 

@@ -105,6 +105,51 @@ fn input_is_the_prompt_of_embeddings_and_responses() {
 }
 
 #[test]
+fn content_is_the_engines_to_judge() {
+    for (content, text, parts, media) in [
+        (r#"["ab",{"type":"text","text":"cd"},"ef"]"#, "abcdef", 3, 0),
+        (r#"["ab",{"type":"image_url","image_url":{"url":"x"}}]"#, "ab", 2, 1),
+        (r#"[1,true,null,"ab"]"#, "ab", 4, 0),
+        (r#"{"type":"text","text":"ab"}"#, "ab", 1, 0),
+        (r#"{"type":"image_url"}"#, "", 1, 1),
+        ("5", "", 1, 0),
+        ("true", "", 1, 0),
+        ("[]", "", 0, 0),
+        ("null", "", 0, 0),
+    ] {
+        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":{content}}}]}}"#);
+        let request = parse(Endpoint::ChatCompletions, &body).unwrap();
+        assert_eq!(request.body(), &body, "{content}");
+        assert_eq!(request.text(0, 0, 100), text, "{content}");
+        let message = request.messages()[0];
+        assert_eq!((message.parts, message.media_parts), (parts, media), "{content}");
+        assert_eq!(request.contains("ef", false), text.contains("ef"), "{content}");
+    }
+}
+
+#[test]
+fn halves_of_surrogate_pairs_are_read_as_replacement_characters() {
+    let body = concat!(
+        r#"{"model":"m","messages":[{"role":"user","content":"cut \ud83d end"},"#,
+        r#"{"role":"user","content":"\ud83d\ude00 \\ud83d"}],"x":1}"#,
+    );
+    let request = parse(Endpoint::ChatCompletions, body).unwrap();
+    assert_eq!(request.text(0, 0, 100), "cut \u{fffd} end");
+    assert_eq!(request.text(1, 0, 100), "\u{1f600} \\ud83d");
+    assert!(request.contains("\u{fffd} END", true) && !request.contains("ud83d end", false));
+    let FieldValue::Json(messages) = request.field("/messages", 1000) else { panic!("too large") };
+    let messages: Value = serde_json::from_str(&messages).unwrap();
+    assert_eq!(messages[0]["content"], "cut \u{fffd} end");
+    assert_eq!(messages[1]["content"], "\u{1f600} \\ud83d");
+    // The engine gets what the client has sent, as far as it was not edited.
+    assert_eq!(request.body(), body);
+    let (edited, dropped) =
+        request.apply(&[Edit::SetField("/messages/1/content".into(), "\"x\"".into())]);
+    assert!(dropped.is_empty());
+    assert_eq!(edited.body(), &body.replace(r#""\ud83d\ude00 \\ud83d""#, "\"x\""));
+}
+
+#[test]
 fn invalid_bodies_are_rejected_with_the_field() {
     use Endpoint::{ChatCompletions, Completions, Embeddings, Responses};
     for (body, message) in [
@@ -139,7 +184,7 @@ fn invalid_bodies_are_rejected_with_the_field() {
         (ChatCompletions, r#"{"model":"m","messages":[{"content":"x"}]}"#, "messages", "`role`"),
         (
             ChatCompletions,
-            r#"{"model":"m","messages":[{"role":"user","content":5}]}"#,
+            r#"{"model":"m","messages":[{"role":"user","content":[["x"]]}]}"#,
             "messages",
             "`content`",
         ),
@@ -348,7 +393,7 @@ fn text_is_read_with_escapes_resolved() {
         r#"{"model":"m","messages":[{"role":"user","content":"\ud800"}]}"#,
     )
     .unwrap();
-    assert_eq!(unpaired.text(0, 0, 100), r"\ud800");
+    assert_eq!(unpaired.text(0, 0, 100), "\u{fffd}");
 }
 
 #[test]
