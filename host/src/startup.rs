@@ -75,9 +75,10 @@ fn response(path: &str) -> Response<Full<Bytes>> {
         _ => {
             let error = ErrorBody {
                 message: "The router is starting.".to_owned(),
-                kind: "server_error",
+                kind: "server_error".into(),
                 param: None,
                 code: Some("starting".to_owned()),
+                host_code: None,
                 status: None,
             };
             (StatusCode::SERVICE_UNAVAILABLE, json!({ "error": error }))

@@ -191,7 +191,7 @@ fn first_error(
     let data = watch.error().unwrap_or_default();
     let error = EngineErrorBody::read(data);
     let Some(status) = error.status.and_then(|status| StatusCode::from_u16(status).ok()) else {
-        return Err(AttemptError::ErrorEvent { message: error.message });
+        return Err(AttemptError::ErrorEvent { said: Box::new(error) });
     };
     if !is_for_client(lease, status) {
         return Err(attempt_error(lease, status, &headers, error));

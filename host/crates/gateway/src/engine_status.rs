@@ -97,16 +97,16 @@ pub(crate) fn attempt_error(
         return AttemptError::KeyRefused { status };
     }
     if is_unsupported(status, &error) {
-        return AttemptError::Unsupported { status, message: error.message };
+        return AttemptError::Unsupported { status, said: Box::new(error) };
     }
-    let message = error.message;
+    let said = Box::new(error);
     let retry_after =
         headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     if status == StatusCode::TOO_MANY_REQUESTS && lease.is_external() {
         let headers = Box::new(headers::of_rate_limit(headers));
-        return AttemptError::RateLimited { message, retry_after, headers };
+        return AttemptError::RateLimited { said, retry_after, headers };
     }
-    AttemptError::Status { status, message, retry_after }
+    AttemptError::Status { status, said, retry_after }
 }
 
 /// Returns true if a message has two lengths, of which a proxy and its client may each believe

@@ -13,7 +13,7 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use pointsman_domain::dispatch::{Problem, again};
 use pointsman_domain::{NoLaneReason, Rejection};
-use pointsman_openai::{BadRequest, ErrorBody};
+use pointsman_openai::{BadRequest, EngineErrorBody, ErrorBody};
 
 use crate::admin_error::AdminError;
 use crate::error_code::ErrorCode;
@@ -133,7 +133,7 @@ impl RouteError {
     /// be called inside a span with the request's id.
     pub(crate) fn into_untracked_response(self) -> Response {
         let response = self.error_response();
-        let (status, code) = (response.status.as_u16(), response.body.code.as_deref());
+        let (status, code) = (response.status.as_u16(), response.body.stable_code());
         // A string, so that the text format quotes it: it may contain client input.
         let error = self.to_string();
         let error = error.as_str();
@@ -188,7 +188,7 @@ impl RouteError {
             Self::Rejected { rejection, .. } => ErrorResponse::from_rejection(rejection),
             _ => {
                 let code = self.code().unwrap_or(ErrorCode::InternalError);
-                ErrorResponse::new(code, self.client_message())
+                ErrorResponse::new(code, self.client_message()).with_details_of(self)
             }
         };
         match self {
@@ -234,8 +234,9 @@ impl RouteError {
     /// Returns the message for the client. An engine's message is only added here, because it may
     /// quote the prompt, which does not belong into the log.
     fn client_message(&self) -> String {
+        let message = |error: &'_ EngineErrorBody| error.message.clone();
         match self {
-            Self::Attempt { error, .. } => match error.engine_message() {
+            Self::Attempt { error, .. } => match error.engine_error().and_then(message) {
                 Some(message) => format!("{self}: {message}"),
                 None => self.to_string(),
             },
@@ -263,8 +264,19 @@ impl ErrorResponse {
         let status = status.unwrap_or(StatusCode::FORBIDDEN);
         let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
         let (message, code) = (rejection.message.clone(), Some(rejection.code.clone()));
-        let body = ErrorBody { message, kind, param: None, code, status: None };
+        let kind = kind.into();
+        let body = ErrorBody { message, kind, param: None, code, host_code: None, status: None };
         Self { status, body, headers: Vec::new() }
+    }
+
+    /// Adds what the engine says of an error that it has reported.
+    fn with_details_of(mut self, error: &RouteError) -> Self {
+        if let RouteError::Attempt { error, .. } = error
+            && let Some(said) = error.engine_details()
+        {
+            self.body = self.body.with_details_of(said);
+        }
+        self
     }
 
     fn with_param(mut self, param: Option<String>) -> Self {
@@ -307,6 +319,9 @@ impl ErrorResponse {
         response
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(code) = self.body.stable_code().and_then(to_header_value) {
+            response.headers_mut().insert(headers::CODE, code);
+        }
         response.headers_mut().extend(self.headers);
         response
     }
@@ -314,8 +329,8 @@ impl ErrorResponse {
 
 /// Returns the error body for a code.
 pub(crate) fn body(code: ErrorCode, message: String) -> ErrorBody {
-    let (kind, code) = (code.kind(), Some(code.as_str().to_owned()));
-    ErrorBody { message, kind, param: None, code, status: None }
+    let (kind, code) = (code.kind().into(), Some(code.as_str().to_owned()));
+    ErrorBody { message, kind, param: None, code, host_code: None, status: None }
 }
 
 #[cfg(test)]
@@ -330,11 +345,14 @@ mod tests {
 
     fn status(status: u16) -> AttemptError {
         let status = StatusCode::from_u16(status).unwrap();
-        AttemptError::Status { status, message: Some("out of memory".into()), retry_after: None }
+        let message = Some("out of memory".into());
+        let said = Box::new(EngineErrorBody { message, ..EngineErrorBody::default() });
+        AttemptError::Status { status, said, retry_after: None }
     }
 
     fn unsupported(status: u16) -> AttemptError {
-        AttemptError::Unsupported { status: StatusCode::from_u16(status).unwrap(), message: None }
+        let status = StatusCode::from_u16(status).unwrap();
+        AttemptError::Unsupported { status, said: Box::default() }
     }
 
     #[test]
@@ -366,7 +384,7 @@ mod tests {
             ),
             (AttemptError::Acquire(AcquireError::Closing), ErrorCode::Stopping),
             (AttemptError::Engine(EngineError::Aborted), ErrorCode::Stopping),
-            (AttemptError::ErrorEvent { message: None }, ErrorCode::EngineError),
+            (AttemptError::ErrorEvent { said: Box::default() }, ErrorCode::EngineError),
             (AttemptError::Engine(EngineError::Evicted), ErrorCode::NoLaneAvailable),
             (AttemptError::Engine(EngineError::Unfinished), ErrorCode::EngineError),
             (AttemptError::Engine(EngineError::IdleTimeout(SECOND)), ErrorCode::EngineTimeout),
@@ -384,7 +402,7 @@ mod tests {
             ),
             (
                 AttemptError::RateLimited {
-                    message: None,
+                    said: Box::default(),
                     retry_after: None,
                     headers: Box::default(),
                 },

@@ -7,6 +7,7 @@ use pointsman_domain::dispatch::AcquireError;
 use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_domain::{AttemptResult, FailureClass, Trigger};
 use pointsman_fleet::EngineError;
+use pointsman_openai::EngineErrorBody;
 
 use crate::error_code::ErrorCode;
 
@@ -36,17 +37,17 @@ pub(crate) enum AttemptError {
     #[error("engine returned status {}", .status.as_u16())]
     Status {
         status: StatusCode,
-        /// The engine's own message. Not part of the error's message, because it may quote the
+        /// The engine's own error. Not part of the error's message, because it may quote the
         /// prompt.
-        message: Option<String>,
+        said: Box<EngineErrorBody>,
         /// `Retry-After` of the engine, in seconds.
         retry_after: Option<u64>,
     },
     /// The engine, a remote API, limits the rate of the host's requests.
     #[error("engine returned status 429")]
     RateLimited {
-        /// The engine's own message.
-        message: Option<String>,
+        /// The engine's own error.
+        said: Box<EngineErrorBody>,
         /// `Retry-After` of the engine, in seconds.
         retry_after: Option<u64>,
         /// The headers about the limits, for the client.
@@ -56,8 +57,8 @@ pub(crate) enum AttemptError {
     #[error("engine does not support the request (status {})", .status.as_u16())]
     Unsupported {
         status: StatusCode,
-        /// The engine's own message.
-        message: Option<String>,
+        /// The engine's own error.
+        said: Box<EngineErrorBody>,
     },
     /// The engine refused the host's credentials; those of clients are never sent. The engine's
     /// message is left out, because it may quote the key.
@@ -66,8 +67,8 @@ pub(crate) enum AttemptError {
     /// The first event of the engine's stream is an error without a status.
     #[error("engine reported an error as the first event of the stream")]
     ErrorEvent {
-        /// The engine's own message, as in [`AttemptError::Status`].
-        message: Option<String>,
+        /// The engine's own error, as in [`AttemptError::Status`].
+        said: Box<EngineErrorBody>,
     },
     /// The first byte did not arrive within the plan's or the lane's timeout.
     #[error("engine sent no first byte within {} ms", .0.as_millis())]
@@ -126,18 +127,25 @@ impl AttemptError {
         }
     }
 
-    /// Returns the engine's own message, which may quote the prompt.
-    pub(crate) fn engine_message(&self) -> Option<&str> {
+    /// Returns the engine's own error, whose message may quote the prompt.
+    pub(crate) fn engine_error(&self) -> Option<&EngineErrorBody> {
         match self {
-            Self::Status { message, .. }
-            | Self::RateLimited { message, .. }
-            | Self::Unsupported { message, .. }
-            | Self::ErrorEvent { message } => message.as_deref(),
+            Self::Status { said, .. }
+            | Self::RateLimited { said, .. }
+            | Self::Unsupported { said, .. }
+            | Self::ErrorEvent { said } => Some(said),
             Self::Acquire(_)
             | Self::Engine(_)
             | Self::KeyRefused { .. }
             | Self::FirstByteTimeout(_) => None,
         }
+    }
+
+    /// Returns the engine's own error if its type, parameter and code fit the error that the client
+    /// gets: not if the engine takes an error of the client for one of its own.
+    pub(crate) fn engine_details(&self) -> Option<&EngineErrorBody> {
+        let is_clients = self.code() == ErrorCode::InvalidRequest;
+        self.engine_error().filter(|_| !is_clients)
     }
 
     /// Returns the engine's headers for the client.

@@ -11,6 +11,9 @@ pub(crate) const REASON: HeaderName = HeaderName::from_static("x-pointsman-reaso
 /// The number of attempts, if there was more than one.
 pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-pointsman-attempts");
 
+/// The stable code of an error.
+pub(crate) const CODE: HeaderName = HeaderName::from_static("x-pointsman-code");
+
 /// Headers that concern a single connection (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,

@@ -297,7 +297,7 @@ impl RequestTracker {
     fn report_error(&mut self, error: &RouteError, status: StatusCode, response: &ErrorResponse) {
         self.report(Some(&Failure {
             status: Some(status.as_u16()),
-            code: response.body.code.as_deref(),
+            code: response.body.stable_code(),
             error,
             abort_cause: None,
             is_severe: response.status.is_server_error(),

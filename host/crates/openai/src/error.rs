@@ -4,6 +4,8 @@
 //! (`invalid_request_error`, `model_not_found`, `invalid_api_key`). OpenAI's client libraries
 //! choose the exception by the HTTP status. Codes are stable; messages are not.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use pointsman_domain::Rejection;
 use serde::Serialize;
@@ -16,11 +18,14 @@ pub struct ErrorBody {
     pub message: String,
     /// Type of the error.
     #[serde(rename = "type")]
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// Request field that caused the error.
     pub param: Option<String>,
-    /// Stable code for programs.
+    /// Code for programs: a stable one, or the engine's own.
     pub code: Option<String>,
+    /// The stable code, if `code` is the engine's.
+    #[serde(rename = "pointsman_code", skip_serializing_if = "Option::is_none")]
+    pub host_code: Option<String>,
     /// HTTP status, if the error is an event of a response that has already begun with another
     /// one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,13 +38,13 @@ const SERVER: &str = "server_error";
 impl ErrorBody {
     fn new(kind: &'static str, code: &str, message: impl Into<String>) -> Self {
         let (message, code) = (message.into(), Some(code.to_owned()));
-        Self { message, kind, param: None, code, status: None }
+        Self { message, kind: kind.into(), param: None, code, host_code: None, status: None }
     }
 
     /// Returns the error for an invalid request.
     pub fn invalid_request(message: &str) -> Self {
-        let message = message.to_owned();
-        Self { message, kind: INVALID, param: None, code: None, status: None }
+        let (message, kind) = (message.to_owned(), INVALID.into());
+        Self { message, kind, param: None, code: None, host_code: None, status: None }
     }
 
     /// Returns the error for a model that no lane serves.
@@ -153,6 +158,28 @@ impl ErrorBody {
         )
     }
 
+    /// Returns the stable code.
+    pub fn stable_code(&self) -> Option<&str> {
+        self.host_code.as_deref().or(self.code.as_deref())
+    }
+
+    /// Returns the error with the type, the parameter and the code of an engine's error, as far as
+    /// it has them: client libraries and programs know these.
+    #[must_use]
+    pub fn with_details_of(mut self, engine: &EngineErrorBody) -> Self {
+        if let Some(kind) = &engine.kind {
+            self.kind = kind.clone().into();
+        }
+        if engine.param.is_some() {
+            self.param.clone_from(&engine.param);
+        }
+        if engine.code.is_some() && engine.code != self.code {
+            self.host_code = self.code.take();
+            self.code.clone_from(&engine.code);
+        }
+        self
+    }
+
     /// Returns the error with the HTTP status that its response would have had.
     #[must_use]
     pub fn with_status(self, status: u16) -> Self {
@@ -198,6 +225,10 @@ pub struct EngineErrorBody {
     pub message: Option<String>,
     /// The engine's own type of the error, if it has one.
     pub kind: Option<String>,
+    /// The field of the request that the engine names.
+    pub param: Option<String>,
+    /// The engine's own code, unless it is only a number, like the status.
+    pub code: Option<String>,
     /// HTTP status, if one was found: some engines send it as the code of the error.
     pub status: Option<u16>,
 }
@@ -207,6 +238,7 @@ impl EngineErrorBody {
     /// `{"detail":"…"}`, llama.cpp the first of these; other engines may send plain text.
     pub fn read(body: &[u8]) -> Self {
         const MAX_CHARS: usize = 2000;
+        const MAX_FIELD: usize = 200;
         let json: Option<Value> = serde_json::from_slice(body).ok();
         let found = json.as_ref().and_then(|json| {
             let paths = ["/error/message", "/error", "/detail", "/message"];
@@ -218,13 +250,17 @@ impl EngineErrorBody {
             (None, false) => String::from_utf8_lossy(body).trim().to_owned(),
         };
         let text: String = text.chars().take(MAX_CHARS).collect();
-        let kind = json.as_ref().and_then(|json| json.pointer("/error/type")?.as_str());
-        let kind = kind.map(str::to_owned);
+        let field = |path| {
+            let text = json.as_ref().and_then(|json| json.pointer(path)?.as_str());
+            text.filter(|text| !text.is_empty()).map(|text| text.chars().take(MAX_FIELD).collect())
+        };
+        let (kind, param) = (field("/error/type"), field("/error/param"));
+        let code = field("/error/code").filter(|code: &String| code.parse::<f64>().is_err());
         let status = json.as_ref().and_then(|json| {
             let paths = ["/error/code", "/error/status", "/code", "/status"];
             paths.iter().find_map(|path| error_status(json.pointer(path)?))
         });
-        Self { message: (!text.is_empty()).then_some(text), kind, status }
+        Self { message: (!text.is_empty()).then_some(text), kind, param, code, status }
     }
 }
 
@@ -257,6 +293,36 @@ mod tests {
                 "\"param\":null,\"code\":null}}\n\n",
             )
         );
+    }
+
+    #[test]
+    fn details_of_engines_are_kept() {
+        let own = || ErrorBody::engine_failed("a", "x");
+        for (engine, kind, param, code, host_code) in [
+            ("{}", "server_error", None, "engine_error", None),
+            (
+                r#"{"error":{"type":"T","param":"p","code":500}}"#,
+                "T",
+                Some("p"),
+                "engine_error",
+                None,
+            ),
+            (r#"{"error":{"type":null,"code":"500"}}"#, "server_error", None, "engine_error", None),
+            (
+                r#"{"error":{"type":7,"param":null,"code":"quota"}}"#,
+                "server_error",
+                None,
+                "quota",
+                { Some("engine_error") },
+            ),
+            (r#"{"error":{"code":"engine_error"}}"#, "server_error", None, "engine_error", None),
+        ] {
+            let body = own().with_details_of(&EngineErrorBody::read(engine.as_bytes()));
+            assert_eq!((&*body.kind, body.param.as_deref()), (kind, param), "{engine}");
+            assert_eq!(body.code.as_deref(), Some(code), "{engine}");
+            assert_eq!(body.host_code.as_deref(), host_code, "{engine}");
+            assert_eq!(body.stable_code(), Some("engine_error"), "{engine}");
+        }
     }
 
     #[test]

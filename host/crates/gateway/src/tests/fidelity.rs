@@ -163,6 +163,34 @@ async fn stream_that_breaks_off_loses_no_event() {
 }
 
 #[tokio::test]
+async fn errors_keep_what_the_engine_says() {
+    let error = concat!(
+        r#"{"error":{"message":"no","type":"insufficient_quota","param":"model","#,
+        r#""code":"insufficient_quota"}}"#,
+    );
+    let vllm = r#"{"error":{"message":"no","type":"InternalServerError","param":null,"code":500}}"#;
+    for (reply, kind, param, code, own) in [
+        (reply_json(429, error), "insufficient_quota", json!("model"), "insufficient_quota", {
+            "engine_rate_limited"
+        }),
+        (reply_json(500, vllm), "InternalServerError", Value::Null, "engine_error", "engine_error"),
+        (reply_json(500, "oops"), "server_error", Value::Null, "engine_error", "engine_error"),
+    ] {
+        let gateway = TestGateway::new(BuiltIn).await;
+        gateway.script("a", &[reply]);
+        gateway.script("b", &[reply]);
+        let (_, headers, body) = gateway.send(WHOLE).await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let error = &body["error"];
+        assert_eq!((&error["type"], &error["param"]), (&json!(kind), &param), "{reply:?}");
+        assert_eq!(error["code"], code, "{reply:?}");
+        assert_eq!(headers["x-pointsman-code"], own, "{reply:?}");
+        let stable = error.get("pointsman_code").unwrap_or(&error["code"]);
+        assert_eq!(stable, own, "{reply:?}");
+    }
+}
+
+#[tokio::test]
 async fn each_attempt_has_an_id_of_its_own() {
     let gateway = TestGateway::new(BuiltIn).await;
     gateway.script("a", &[reply_json(500, "{}")]);
