@@ -13,6 +13,8 @@ pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-pointsman-att
 
 /// The stable code of an error.
 pub(crate) const CODE: HeaderName = HeaderName::from_static("x-pointsman-code");
+/// Turns off the buffering of proxies for one response.
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Headers that concern a single connection (RFC 9110 section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -56,7 +58,7 @@ const OPERATOR_PREFIXES: [&str; 2] = ["x-vllm-", "x-pointsman-"];
 
 /// Headers of an engine's response that reach the client, beside those that begin with one of
 /// [`CLIENT_PREFIXES`]. `X-Request-Id` is the host's own.
-const FOR_CLIENTS: [HeaderName; 12] = [
+const FOR_CLIENTS: [HeaderName; 11] = [
     header::CONTENT_TYPE,
     // The host counts the bytes of the body against it.
     header::CONTENT_LENGTH,
@@ -68,8 +70,6 @@ const FOR_CLIENTS: [HeaderName; 12] = [
     header::RETRY_AFTER,
     HeaderName::from_static("retry-after-ms"),
     HeaderName::from_static("x-should-retry"),
-    // Proxies in front of the host must not collect the events of a stream.
-    HeaderName::from_static("x-accel-buffering"),
     // OpenAI's libraries show these.
     HeaderName::from_static("openai-processing-ms"),
 ];
@@ -97,11 +97,30 @@ pub(crate) fn for_engine(client: &HeaderMap) -> HeaderMap {
 /// Returns the headers of an engine's response that reach the client.
 pub(crate) fn for_client(engine: &HeaderMap) -> HeaderMap {
     let named = named_in_connection(engine);
-    retained(engine, |name| {
+    let mut headers = retained(engine, |name| {
         let allowed = FOR_CLIENTS.contains(name)
             || CLIENT_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
         allowed && !named.contains(name)
-    })
+    });
+    if is_event_stream(&headers) {
+        make_unbuffered(&mut headers);
+    }
+    headers
+}
+
+/// Returns true if the body of a message is a stream of events.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("text/event-stream")
+}
+
+/// Keeps proxies from collecting the events of a stream, and from storing it.
+pub(crate) fn make_unbuffered(headers: &mut HeaderMap) {
+    // nginx buffers responses unless it is told otherwise (`proxy_buffering`).
+    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    let no_cache = HeaderValue::from_static("no-cache");
+    headers.entry(header::CACHE_CONTROL).or_insert(no_cache);
 }
 
 /// Returns the headers of a response with status 429 that tell a client when to retry.
@@ -182,6 +201,7 @@ mod tests {
         assert_eq!(
             names(&for_client(&engine)),
             [
+                "cache-control",
                 "content-type",
                 "openai-processing-ms",
                 "retry-after",
@@ -194,6 +214,23 @@ mod tests {
             names(&of_rate_limit(&engine)),
             ["x-ratelimit-limit-requests", "x-ratelimit-remaining-tokens", "x-should-retry",]
         );
+    }
+
+    #[test]
+    fn only_streams_are_unbuffered() {
+        for (content_type, expected) in [
+            ("text/event-stream; charset=utf-8", Some("no")),
+            ("Text/Event-Stream", Some("no")),
+            ("application/json", None),
+        ] {
+            let engine = headers(&[("content-type", content_type), ("x-accel-buffering", "yes")]);
+            let client = for_client(&engine);
+            let text = |name| client.get(name).map(|value: &HeaderValue| value.to_str().unwrap());
+            assert_eq!(text("x-accel-buffering"), expected, "{content_type}");
+            assert_eq!(text("cache-control"), expected.map(|_| "no-cache"), "{content_type}");
+        }
+        let own = headers(&[("content-type", "text/event-stream"), ("cache-control", "no-store")]);
+        assert_eq!(for_client(&own)["cache-control"], "no-store");
     }
 
     #[test]

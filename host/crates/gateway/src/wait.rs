@@ -20,7 +20,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use http_body::Frame;
 use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_fleet::EngineError;
@@ -33,13 +33,11 @@ use crate::attempt::EngineResponse;
 use crate::error;
 use crate::error_code::ErrorCode;
 use crate::execute::ExecutionResult;
-use crate::headers::{POLICY, REASON, to_header_value};
+use crate::headers::{POLICY, REASON, make_unbuffered, to_header_value};
 use crate::request_tracker::{Failure, RequestTracker};
 use crate::stream::{InSpan, ResponseBody};
 
 const COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
-/// Disables the response buffering of nginx (its `proxy_buffering`).
-const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 type Execution = Pin<Box<dyn Future<Output = ExecutionResult> + Send>>;
 
@@ -79,8 +77,7 @@ impl WaitingBody {
             header::CONTENT_TYPE,
             HeaderValue::from_static("text/event-stream; charset=utf-8"),
         );
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        make_unbuffered(headers);
         for (name, value) in [(POLICY, Some(policies)), (REASON, reason)] {
             if let Some(value) = value.and_then(to_header_value) {
                 headers.insert(name, value);
