@@ -24,6 +24,9 @@ use crate::proof::Reuse;
 use crate::scrape::EngineMetrics;
 use crate::tls::TrustedRoots;
 
+/// The path of the API, unless an external engine has another one.
+pub(crate) const API_PATH: &str = "/v1";
+
 /// The address of an engine.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
@@ -31,8 +34,10 @@ pub(crate) struct Target {
     pub(crate) https: bool,
     /// Host and port.
     pub(crate) authority: String,
-    /// Prefix of every path.
+    /// Prefix of every path outside the API.
     pub(crate) base_path: String,
+    /// The path of the API, which takes the place of `/v1`.
+    pub(crate) api_path: String,
     /// Bearer token.
     pub(crate) key: Option<Secret>,
     /// The engine orders its own queue by `X-Vllm-Priority`, lower first (engines.md section 1.3).
@@ -44,12 +49,22 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Returns where a path is at the engine.
+    pub(crate) fn path(&self, path: &str) -> String {
+        let in_api = path.strip_prefix(API_PATH).filter(|rest| rest.starts_with('/'));
+        match in_api {
+            Some(rest) => format!("{}{rest}", self.api_path),
+            None => format!("{}{path}", self.base_path),
+        }
+    }
+
     /// Returns the address of an engine that the host started on `port`.
     pub(crate) fn local(port: u16) -> Self {
         Self {
             https: false,
             authority: format!("{HOST}:{port}"),
             base_path: String::new(),
+            api_path: API_PATH.to_owned(),
             key: None,
             priorities: false,
             external: false,
@@ -83,6 +98,11 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     }
     /// Returns the readiness paths. The first one that exists decides: a 2xx status means ready.
     fn ready_paths(&self) -> Vec<&str>;
+    /// Returns true if an engine that has none of these paths may be ready all the same: it responds,
+    /// but is known to lack paths that others have.
+    fn ready_paths_are_optional(&self) -> bool {
+        false
+    }
     /// Returns the endpoints with metrics.
     fn metrics_sources(&self) -> &'static [MetricsSource] {
         &[]

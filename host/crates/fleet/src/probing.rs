@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use pointsman_domain::dispatch::EngineEvent;
 
 use crate::driver::{Driver, Target};
@@ -22,13 +23,14 @@ pub(crate) enum ProbeError {
     Engine(#[from] EngineError),
     /// The engine responded with an error status.
     #[error("{path} returned {status}")]
-    Status { path: String, status: http::StatusCode },
+    Status { path: String, status: StatusCode },
     /// The engine has none of the driver's readiness paths; this is the last one tried.
     #[error("{path} does not exist")]
     NoReadyPath { path: String },
 }
 
-/// Probes the driver's readiness paths once; the first path that exists decides.
+/// Probes the driver's readiness paths once; the first path that exists decides. Without paths, the
+/// engine is taken for ready.
 ///
 /// # Errors
 /// Returns an error if the engine is not ready to serve requests.
@@ -44,11 +46,14 @@ pub(crate) async fn probe(
         let response = upstream.call(target, http::Method::GET, path, None, PROBE_TIMEOUT).await;
         match response? {
             (status, _) if status.is_success() => return Ok(()),
-            (http::StatusCode::NOT_FOUND, _) => {}
+            (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, _) => {}
             (status, _) => {
                 return Err(ProbeError::Status { path: (*path).to_owned(), status });
             }
         }
+    }
+    if paths.is_empty() || driver.ready_paths_are_optional() {
+        return Ok(());
     }
     Err(ProbeError::NoReadyPath { path: last.to_owned() })
 }

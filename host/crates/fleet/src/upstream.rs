@@ -217,7 +217,7 @@ fn request(
     body: Bytes,
 ) -> Result<Request<Full<Bytes>>, EngineError> {
     let scheme = if target.https { "https" } else { "http" };
-    let uri = format!("{scheme}://{}{}{path}", target.authority, target.base_path);
+    let uri = format!("{scheme}://{}{}", target.authority, target.path(path));
     let mut request = Request::builder().method(method).uri(uri);
     if let Some(key) = &target.key {
         let bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));

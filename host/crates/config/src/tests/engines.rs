@@ -272,6 +272,19 @@ fn external_engines_are_not_managed() {
 }
 
 #[test]
+fn probe_path_is_below_the_url() {
+    let source = |path: &str| {
+        LANE.replace("127.0.0.1:1\"", &format!("127.0.0.1:1\"\nprobe-path = \"{path}\""))
+    };
+    for path in ["/models", "/status?a=b", ""] {
+        assert!(parse(&source(path)).is_ok(), "{path}");
+    }
+    for path in ["models", "/a b", "/a#b"] {
+        assert_rejects(&source(path), "lanes[0].engine.probe-path", Code::InvalidValue);
+    }
+}
+
+#[test]
 fn port_conflicts_are_rejected() {
     let lane = |name: &str, port: u16| {
         format!(

@@ -9,7 +9,7 @@ use pointsman_files::read_regular;
 use pointsman_settings::{Code, Section, secret};
 
 use crate::driver::{
-    Description, Driver, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
+    API_PATH, Description, Driver, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
     LaneDefaults, Prepared, Target,
 };
 use crate::engine_spec::{ProcessSpec, Secret};
@@ -43,17 +43,34 @@ fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
         .ok()
     });
     let reuse = section.bool("reuse-connections", false);
+    let probe_path = section.string("probe-path");
+    if probe_path.is_some_and(|path| !is_probe_path(path)) {
+        let message = "expected a path below `url` with a leading `/`, for example \"/models\"";
+        section.error_at("probe-path", Code::InvalidValue.with(message));
+    }
     let spec = ExternalSpec::try_new(url?, key, probe_interval);
     match spec.map(|spec| spec.with_reused_connections(reuse)) {
-        Ok(spec) => Some(EngineConfig::new(match authorities {
-            Some(pem) => spec.with_root_certificates(pem),
-            None => spec,
-        })),
+        Ok(mut spec) => {
+            if let Some(path) = probe_path {
+                spec = spec.with_probe_path(path);
+            }
+            if let Some(pem) = authorities {
+                spec = spec.with_root_certificates(pem);
+            }
+            Some(EngineConfig::new(spec))
+        }
         Err(error) => {
             section.error_at("url", error.to_string());
             None
         }
     }
+}
+
+/// Returns true for a path that can follow that of the URL; an empty one turns probes off.
+fn is_probe_path(path: &str) -> bool {
+    path.is_empty()
+        || (path.starts_with('/')
+            && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#'))
 }
 
 /// An engine that the host does not start.
@@ -63,7 +80,14 @@ pub struct ExternalSpec {
     /// PEM of certificates to trust in addition to the system's.
     pub(crate) authorities: Option<Vec<u8>>,
     pub(crate) authority: String,
+    /// Prefix of paths outside the API.
     pub(crate) base_path: String,
+    /// The path of the API.
+    pub(crate) api_path: String,
+    /// The readiness paths; empty for an engine that is not probed.
+    pub(crate) probe_paths: Vec<String>,
+    /// The engine may lack them.
+    pub(crate) probe_is_optional: bool,
     pub(crate) key: Option<Secret>,
     pub(crate) probe_interval: Duration,
     /// Connections are used for several requests.
@@ -86,8 +110,8 @@ pub enum UrlError {
 }
 
 impl ExternalSpec {
-    /// Creates the engine at `url`. The path of the URL, without a trailing `/v1`, becomes the
-    /// prefix of every request path.
+    /// Creates the engine at `url`. The path of the URL is that of the API; without a path, it is
+    /// `/v1`.
     ///
     /// # Errors
     /// Returns an error if the URL cannot be used.
@@ -100,7 +124,17 @@ impl ExternalSpec {
         match (uri.scheme_str(), uri.authority()) {
             (Some(scheme @ ("http" | "https")), Some(authority)) => {
                 let path = uri.path().trim_end_matches('/');
-                let base_path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
+                let api_path = if path.is_empty() { API_PATH } else { path }.to_owned();
+                let before_v1 = api_path.strip_suffix(API_PATH);
+                let has_own_path = before_v1.is_none();
+                let base_path = before_v1.unwrap_or(&api_path).to_owned();
+                let models = format!("{API_PATH}/models");
+                // Not every server has `/health`. An API with a path of its own is that of a
+                // service, which has no `/health`, and some have no list of models either.
+                let probe_paths = match has_own_path {
+                    true => vec![models],
+                    false => vec!["/health".to_owned(), models],
+                };
                 let probe_interval = probe_interval.max(MIN_PROBE_INTERVAL);
                 let authority = authority.to_string();
                 Ok(Self {
@@ -108,6 +142,9 @@ impl ExternalSpec {
                     authorities: None,
                     authority,
                     base_path,
+                    api_path,
+                    probe_paths,
+                    probe_is_optional: has_own_path,
                     key,
                     probe_interval,
                     reuse_connections: false,
@@ -116,6 +153,15 @@ impl ExternalSpec {
             (Some(_), Some(_)) => Err(UrlError::Scheme(url.to_owned())),
             _ => Err(UrlError::Malformed(url.to_owned())),
         }
+    }
+
+    /// Probes a path below the URL instead of the default ones; an empty one turns probes off.
+    #[must_use]
+    pub fn with_probe_path(mut self, path: &str) -> Self {
+        let path = (!path.is_empty()).then(|| format!("{API_PATH}{path}"));
+        self.probe_paths = path.into_iter().collect();
+        self.probe_is_optional = false;
+        self
     }
 
     /// Uses connections for several requests. An engine that sends one response too many then gives
@@ -154,11 +200,12 @@ impl Driver for ExternalSpec {
     }
 
     fn target(&self, _port: u16) -> Target {
-        let Self { https, authority, base_path, key, .. } = self.clone();
+        let Self { https, authority, base_path, api_path, key, .. } = self.clone();
         Target {
             https,
             authority,
             base_path,
+            api_path,
             key,
             priorities: false,
             external: true,
@@ -179,8 +226,11 @@ impl Driver for ExternalSpec {
     }
 
     fn ready_paths(&self) -> Vec<&str> {
-        // Not every server has `/health`.
-        vec!["/health", "/v1/models"]
+        self.probe_paths.iter().map(String::as_str).collect()
+    }
+
+    fn ready_paths_are_optional(&self) -> bool {
+        self.probe_is_optional
     }
 
     fn describe(&self, _lane: &LaneContext<'_>) -> Description {
@@ -194,18 +244,32 @@ mod tests {
 
     #[test]
     fn urls_are_parsed() {
-        let spec = |url| {
-            ExternalSpec::try_new(url, None, Duration::ZERO)
-                .map(|spec| (spec.authority, spec.base_path))
-        };
-        let parsed = |authority: &str, path: &str| Ok((authority.to_owned(), path.to_owned()));
-        assert_eq!(spec("http://127.0.0.1:8080"), parsed("127.0.0.1:8080", ""));
-        assert_eq!(spec("http://h:1/v1/"), parsed("h:1", ""));
-        assert_eq!(spec("http://h:1/api/v1"), parsed("h:1", "/api"));
+        let spec = |url: &str| ExternalSpec::try_new(url, None, Duration::ZERO);
+        for (url, authority, chat, probes) in [
+            ("http://127.0.0.1:8080", "127.0.0.1:8080", "/v1", &["/health", "/v1/models"][..]),
+            ("http://h:1/", "h:1", "/v1", &["/health", "/v1/models"]),
+            ("http://h:1/v1/", "h:1", "/v1", &["/health", "/v1/models"]),
+            ("http://h:1/api/v1", "h:1", "/api/v1", &["/api/health", "/api/v1/models"]),
+            ("https://api.openai.com/v1", "api.openai.com", "/v1", &["/health", "/v1/models"]),
+            ("https://h/api/paas/v4", "h", "/api/paas/v4", &["/api/paas/v4/models"]),
+            ("https://h/v1beta/openai/", "h", "/v1beta/openai", &["/v1beta/openai/models"]),
+            ("https://h/api/v3", "h", "/api/v3", &["/api/v3/models"]),
+        ] {
+            let spec = spec(url).unwrap();
+            let target = spec.target(0);
+            assert_eq!(target.authority, authority, "{url}");
+            let chat = format!("{chat}/chat/completions");
+            assert_eq!(target.path("/v1/chat/completions"), chat, "{url}");
+            let paths: Vec<_> = spec.ready_paths().iter().map(|path| target.path(path)).collect();
+            assert_eq!(paths, probes, "{url}");
+        }
+        let own = spec("https://h/api/v3").unwrap().with_probe_path("/status?a=b");
+        assert_eq!(own.target(0).path(own.ready_paths()[0]), "/api/v3/status?a=b");
+        assert!(own.with_probe_path("").ready_paths().is_empty());
+        let spec = |url| spec(url).map(|spec| spec.authority);
         for url in ["", "127.0.0.1:8080", "/v1", "not a url"] {
             assert_eq!(spec(url), Err(UrlError::Malformed(url.to_owned())), "{url}");
         }
-        assert_eq!(spec("https://api.openai.com/v1"), parsed("api.openai.com", ""));
         assert_eq!(spec("ftp://h"), Err(UrlError::Scheme("ftp://h".to_owned())));
     }
 }
