@@ -61,7 +61,7 @@ pub(crate) fn names_this(headers: &HeaderMap, id: &str) -> bool {
 
 /// Returns true if the responses of this path begin with the id of their request.
 pub(crate) fn is_provable(path: &str) -> bool {
-    PROVABLE_PATHS.contains(&path)
+    PROVABLE_PATHS.contains(&path.split('?').next().unwrap_or_default())
 }
 
 /// The response does not belong to its request.

@@ -90,11 +90,12 @@ async fn first_byte(
     lane: String,
     names: ResponseModel,
 ) -> Result<EngineResponse, AttemptError> {
-    let path = request.endpoint().path().unwrap_or("/");
+    // Engines that the host runs read nothing from it that a client should choose.
+    let path = request.path(lease.is_external());
     let model = lease.engine_model(request.model());
     let sent = request.body_for_engine(model, lease.asks_stream_usage());
     let wanted = WantedRewrite::new(request, lease, names, sent.adds_usage);
-    let response = lease.send(path, headers_for_engine(request), sent.body).await?;
+    let response = lease.send(&path, headers_for_engine(request), sent.body).await?;
     let (head, mut body) = check_status(lease, response).await?.into_parts();
     let (status, headers) = (head.status, head.headers);
     if status.is_success() && is_observable_stream(&headers) {

@@ -24,7 +24,7 @@ use crate::policy_threads::LARGE_BODY;
 use crate::recording::{self, Recording};
 use crate::request_tracker::RequestTracker;
 use crate::settings::AdvisorHandle;
-use crate::upload;
+use crate::{paths, upload};
 
 /// Large bodies that are parsed at a time. Bounds threads and memory; parsing is CPU work.
 pub(crate) const MAX_PARSERS: usize = 2;
@@ -101,7 +101,13 @@ async fn accept(
     let received = upload::receive(&pipeline.uploads, &parts.headers, body, tenant.as_deref());
     let (body, reservation) = received.await?;
     let headers = detached(&parts.headers);
-    let head = Head { id: id.to_owned(), tenant, headers, hold: Some(Hold::new(reservation)) };
+    let head = Head {
+        id: id.to_owned(),
+        tenant,
+        headers,
+        query: paths::query_for_engine(&parts.uri),
+        hold: Some(Hold::new(reservation)),
+    };
     let request = parse(pipeline, endpoint, body, head).await?;
     let fleet = fleet_view(&pipeline.fleet, &request);
     check_model(&request, &fleet)?;

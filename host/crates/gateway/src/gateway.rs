@@ -4,7 +4,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::Extension;
 use pointsman_fleet::Fleet;
 use pointsman_record::Recorder;
 use prometheus_client::registry::Registry;
@@ -111,8 +110,9 @@ impl Gateway {
     /// all listeners together.
     pub async fn serve(&self, listener: impl Into<ClientListener>, settings: ListenerSettings) {
         let listener = listener.into();
-        let router = routes::router(Arc::clone(&self.pipeline), Arc::clone(&self.status))
-            .layer(Extension(Arc::new(settings)));
+        let settings = Arc::new(settings);
+        let (pipeline, status) = (Arc::clone(&self.pipeline), Arc::clone(&self.status));
+        let router = routes::for_listener(pipeline, status, &settings);
         let hosts = listener.ip().map(|ip| self.allowed_hosts(ip));
         let protocols = listener.protocols().clone();
         let tls = protocols.tls.clone();

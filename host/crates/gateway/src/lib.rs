@@ -48,6 +48,7 @@ mod listen;
 mod metrics;
 mod models;
 mod pace;
+mod paths;
 mod pipeline;
 mod policy_threads;
 mod protocols;

@@ -15,19 +15,38 @@ use crate::error::RouteError;
 use crate::failure::{MAX_RETRY_ESTIMATE, whole_seconds};
 use crate::request_id;
 
-/// Rejects other methods with an error body in OpenAI's form, which axum does not produce.
+/// Rejects other methods with an error body in OpenAI's form, which axum does not produce. `OPTIONS`
+/// is told which methods there are.
 pub(crate) fn only<S: Clone + Send + Sync + 'static>(
     allowed: &'static str,
     methods: MethodRouter<S>,
 ) -> MethodRouter<S> {
     methods.fallback(move |method: Method, request: Request| async move {
-        error(request, RouteError::Method { method, allowed })
+        match method == Method::OPTIONS {
+            true => self::allowed(allowed),
+            false => error(request, RouteError::Method { method, allowed }),
+        }
     })
+}
+
+/// Returns the response to `OPTIONS` for a path that has these methods.
+pub(crate) fn allowed(methods: &str) -> Response {
+    let mut response = no_content();
+    let methods = HeaderValue::from_str(&format!("{methods}, OPTIONS")).ok();
+    response.headers_mut().extend(methods.map(|methods| (header::ALLOW, methods)));
+    response
 }
 
 pub(crate) async fn unknown_path(request: Request) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     error(request, RouteError::UnknownPath { method, path })
+}
+
+/// Returns a response without a body.
+pub(crate) fn no_content() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 /// Returns the error response to a request that does not enter the pipeline.

@@ -2,20 +2,60 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
+use http::Method;
 use pointsman_openai::SERVED;
 use tokio_util::sync::CancellationToken;
+use tower_service::Service as _;
 
 use crate::error::RouteError;
 use crate::models::{model, models};
 use crate::pipeline::Pipeline;
-use crate::response::{error, only, unknown_path};
+use crate::response::{allowed, error, only, unknown_path};
+use crate::settings::ListenerSettings;
 use crate::status::StatusSources;
-use crate::{health, serve, status};
+use crate::{health, paths, serve, status};
+
+/// Returns the routes of a listener for clients.
+pub(crate) fn for_listener(
+    pipeline: Arc<Pipeline>,
+    host: Arc<StatusSources>,
+    settings: &Arc<ListenerSettings>,
+) -> Router {
+    let routes = router(pipeline, host);
+    let listener = Arc::clone(settings);
+    // A fallback, because routes are chosen before middlewares could change the path.
+    let all = Router::new().fallback(move |request: Request| {
+        let (routes, listener) = (routes.clone(), Arc::clone(&listener));
+        async move { with_normal_path(routes, &listener, request).await }
+    });
+    all.layer(Extension(Arc::clone(settings)))
+}
+
+/// Passes a request to its route, whichever form its path has.
+async fn with_normal_path(
+    mut routes: Router,
+    listener: &ListenerSettings,
+    mut request: Request,
+) -> Response {
+    if request.method() == Method::OPTIONS && request.uri().path() == "*" {
+        return allowed("GET, HEAD, POST");
+    }
+    let Some(path) = listener.route(request.uri().path()) else {
+        return unknown_path(request).await;
+    };
+    if path != request.uri().path() {
+        let Some(uri) = paths::replace(request.uri(), path) else {
+            return unknown_path(request).await;
+        };
+        *request.uri_mut() = uri;
+    }
+    routes.call(request).await.unwrap_or_else(|never| match never {})
+}
 
 pub(crate) fn router(pipeline: Arc<Pipeline>, host: Arc<StatusSources>) -> Router {
     let stop = host.stop.clone();

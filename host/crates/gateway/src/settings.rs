@@ -7,6 +7,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use pointsman_domain::{Advisor, PlanLimits};
 
+use crate::paths;
+
 /// The active advisor. Replaced as a whole; a request keeps the one that decided about it.
 pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;
 
@@ -29,6 +31,14 @@ pub struct ListenerSettings {
     pub models: HashMap<String, String>,
     /// When `/health` is 200.
     pub health: HealthRule,
+}
+
+impl ListenerSettings {
+    /// Returns the path of the route for a request, below the path prefix and in one form; `None`
+    /// if the path is not one of the listener.
+    pub fn route(&self, path: &str) -> Option<String> {
+        paths::normalize(path, &self.path_prefix)
+    }
 }
 
 impl Default for ListenerSettings {

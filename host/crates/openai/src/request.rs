@@ -52,6 +52,8 @@ pub struct Head {
     pub tenant: Option<String>,
     /// Headers of the request. Credential headers are removed on parsing.
     pub headers: HeaderMap,
+    /// The query of the request for external engines; empty for none.
+    pub query: String,
     /// What the request holds until it ends, whatever becomes of its body; all edited copies hold
     /// the same.
     pub hold: Option<Hold>,
@@ -184,6 +186,15 @@ impl Request {
     /// Returns the body to send to the engine: the client's bytes, unless the request was edited.
     pub fn body(&self) -> &Bytes {
         &self.parsed.body
+    }
+
+    /// Returns the path of the endpoint, with the query of the request if `with_query`.
+    pub fn path(&self, with_query: bool) -> Cow<'_, str> {
+        let path = self.endpoint().path().unwrap_or("/");
+        match self.head.query.as_str() {
+            query if with_query && !query.is_empty() => Cow::Owned(format!("{path}?{query}")),
+            _ => Cow::Borrowed(path),
+        }
     }
 
     /// Returns the headers, without credentials.

@@ -1,0 +1,200 @@
+//! One normal form of the paths of requests, so that each endpoint needs one route.
+//!
+//! Clients build paths from a base URL with or without `/v1` and with or without a trailing slash.
+//! All of these forms are the same endpoint, below the path prefix of the listener.
+
+use http::Uri;
+use http::uri::PathAndQuery;
+use pointsman_openai::SERVED;
+
+/// The beginning of the paths of the API.
+const API: &str = "/v1";
+/// Paths that exist without the path prefix of the listener too: load balancers and orchestrators
+/// check the host by address.
+const WITHOUT_PREFIX: [&str; 3] = ["/livez", "/readyz", "/health"];
+
+/// Maximum length of a query that is passed on to engines.
+const MAX_QUERY: usize = 1024;
+/// Parameters that may be credentials, in lower case.
+const CREDENTIALS: [&str; 8] = [
+    "key",
+    "api_key",
+    "api-key",
+    "apikey",
+    "access_token",
+    "token",
+    "authorization",
+    "subscription-key",
+];
+
+/// Returns the path of a route: without the path prefix, with one `/v1` if it is one of the API,
+/// and without repeated and trailing slashes. Encoded characters stay encoded. Returns `None` for a
+/// path that is not below the prefix, and for one that can be read in two ways: with `..` or an
+/// encoded NUL.
+pub(crate) fn normalize(path: &str, prefix: &str) -> Option<String> {
+    if is_ambiguous(path) {
+        return None;
+    }
+    let path = with_single_slashes(path);
+    let below = path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let Some(mut path) = below else {
+        return WITHOUT_PREFIX.contains(&path.as_str()).then_some(path);
+    };
+    // A client that adds `/v1` to a base URL that has it.
+    while let Some(rest) = path.strip_prefix(API).filter(|rest| in_api(rest)) {
+        path = rest;
+    }
+    Some(match path {
+        "" => "/".to_owned(),
+        _ if is_endpoint(path) => format!("{API}{path}"),
+        _ => path.to_owned(),
+    })
+}
+
+/// Replaces the path of a URI, and keeps its query.
+pub(crate) fn replace(uri: &Uri, path: String) -> Option<Uri> {
+    let path = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+/// Returns what of a query is passed on to external engines: nothing of one that is too long. Parameters that
+/// may be credentials of the client for the host are left out.
+pub(crate) fn query_for_engine(uri: &Uri) -> String {
+    let query = uri.query().unwrap_or_default();
+    if query.len() > MAX_QUERY || !query.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return String::new();
+    }
+    let is_passed = |parameter: &&str| {
+        let name = parameter.split('=').next().unwrap_or_default().to_ascii_lowercase();
+        // An encoded name might be any.
+        !name.is_empty() && !name.contains('%') && !CREDENTIALS.contains(&name.as_str())
+    };
+    query.split('&').filter(is_passed).collect::<Vec<_>>().join("&")
+}
+
+/// Returns the path without repeated slashes and without a trailing one: empty for the root.
+fn with_single_slashes(path: &str) -> String {
+    let segments = path.split('/').filter(|segment| !segment.is_empty());
+    segments.flat_map(|segment| ["/", segment]).collect()
+}
+
+fn in_api(path: &str) -> bool {
+    path.strip_prefix(API).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Returns true for a path of the API that lacks its `/v1`.
+fn is_endpoint(path: &str) -> bool {
+    let is_path_of = |full: &str| full.strip_prefix(API) == Some(path);
+    path == "/models"
+        || path.starts_with("/models/")
+        || SERVED.iter().filter_map(|endpoint| endpoint.path()).any(is_path_of)
+}
+
+/// Returns true for a path that servers and their clients read differently.
+fn is_ambiguous(path: &str) -> bool {
+    if !path.contains(['%', '.']) {
+        return false;
+    }
+    let path = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/");
+    path.contains("%00") || path.split('/').any(|segment| segment == "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn all_forms_of_a_base_url_have_one_path() {
+        let chat = Some("/v1/chat/completions");
+        for (path, expected) in [
+            ("/v1/chat/completions", chat),
+            ("/chat/completions", chat),
+            ("/v1/v1/chat/completions", chat),
+            ("//v1//chat/completions", chat),
+            ("/v1/chat/completions/", chat),
+            ("/completions", Some("/v1/completions")),
+            ("/models", Some("/v1/models")),
+            ("/v1/models/", Some("/v1/models")),
+            ("/models/org/name", Some("/v1/models/org/name")),
+            ("/v1/models/org%2Fname", Some("/v1/models/org%2Fname")),
+            ("/v1/models/v1/chat/completions", Some("/v1/models/v1/chat/completions")),
+            ("/v1/models/a.b", Some("/v1/models/a.b")),
+            ("/health/", Some("/health")),
+            ("/", Some("/")),
+            ("//", Some("/")),
+            ("/v1", Some("/v1")),
+            ("/v1/v1", Some("/v1")),
+            ("/v10/models", Some("/v10/models")),
+            ("/v1/health", Some("/v1/health")),
+            ("/completion", Some("/completion")),
+            ("/v1/../status", None),
+            ("/v1/%2E%2e/status", None),
+            ("/v1/models/a%2f..%2fb", None),
+            ("/v1/models/a%00", None),
+        ] {
+            assert_eq!(normalize(path, "").as_deref(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_health_is_served_beside_the_prefix() {
+        for (path, expected) in [
+            ("/llm/v1/models", Some("/v1/models")),
+            ("/llm/models", Some("/v1/models")),
+            ("//llm//v1/chat/completions/", Some("/v1/chat/completions")),
+            ("/llm", Some("/")),
+            ("/llm/health", Some("/health")),
+            ("/health", Some("/health")),
+            ("/livez/", Some("/livez")),
+            ("/readyz", Some("/readyz")),
+            ("/status", None),
+            ("/v1/models", None),
+            ("/llmx/v1/models", None),
+            ("/", None),
+        ] {
+            assert_eq!(normalize(path, "/llm").as_deref(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn query_and_authority_stay() {
+        let uri = |path| replace(&Uri::from_static(path), "/v1/models".to_owned()).unwrap();
+        assert_eq!(uri("//models/?a=%20b&a="), "/v1/models?a=%20b&a=");
+        assert_eq!(uri("http://h:1/models"), "http://h:1/v1/models");
+    }
+
+    #[test]
+    fn credentials_and_long_queries_are_not_passed_on() {
+        let long = format!("/x?{}", "a".repeat(MAX_QUERY + 1));
+        for (uri, expected) in [
+            ("/x", ""),
+            ("/x?", ""),
+            ("/x?api-version=2024-10-21&a=%20b", "api-version=2024-10-21&a=%20b"),
+            ("/x?key=secret&b=1&API-Key=s&access_token=s", "b=1"),
+            ("/x?%6bey=secret&&=1", ""),
+            (long.as_str(), ""),
+        ] {
+            assert_eq!(query_for_engine(&uri.parse().unwrap()), expected, "{uri}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn normal_form_is_stable(path in "(/|v1|models|chat|completions|a|%2F|\\.|%2e|é){0,12}") {
+            let Some(normal) = normalize(&path, "") else { return Ok(()) };
+            prop_assert!(normal.starts_with('/') && !normal.contains("//"));
+            prop_assert!(normal == "/" || !normal.ends_with('/'));
+            let forms = [(format!("{normal}/"), ""), (format!("/p/{normal}"), "/p")];
+            for (form, prefix) in forms.into_iter().chain([(normal.clone(), "")]) {
+                prop_assert_eq!(normalize(&form, prefix), Some(normal.clone()));
+            }
+        }
+    }
+}
