@@ -7,8 +7,8 @@ use http::StatusCode;
 use pointsman_domain::dispatch::EngineEvent;
 
 use crate::driver::{Driver, Target};
-use crate::learning::learn;
 use crate::failures::FailureKind;
+use crate::learning::learn;
 use crate::message::EngineReporter;
 use crate::upstream::{EngineError, Upstream};
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pointsman_domain::{LaneNames, Trigger};
 pub use pointsman_domain::dispatch::{Residency, Rules};
+use pointsman_domain::{LaneNames, Trigger};
 
 use crate::driver::EngineSpec;
 use crate::memory::Pool;

@@ -12,7 +12,7 @@ use pointsman_domain::{
     RequestView as _, SlotRequest,
 };
 use pointsman_fleet::Fleet;
-use pointsman_openai::{Head, Hold, Request};
+use pointsman_openai::{Head, Hold, ModelNames, Request};
 use tracing::Span;
 
 use crate::error::{DownLane, RouteError};
@@ -23,7 +23,7 @@ use crate::pipeline::Pipeline;
 use crate::policy_threads::LARGE_BODY;
 use crate::recording::{self, Recording};
 use crate::request_tracker::RequestTracker;
-use crate::settings::AdvisorHandle;
+use crate::settings::{AdvisorHandle, ListenerSettings};
 use crate::{paths, upload};
 
 /// Large bodies that are parsed at a time. Bounds threads and memory; parsing is CPU work.
@@ -107,8 +107,10 @@ async fn accept(
         headers,
         query: paths::query_for_engine(&parts.uri),
         hold: Some(Hold::new(reservation)),
+        ..Head::default()
     };
-    let request = parse(pipeline, endpoint, body, head).await?;
+    let listener = parts.extensions.get::<Arc<ListenerSettings>>().cloned().unwrap_or_default();
+    let request = parse(pipeline, endpoint, body, head, listener).await?;
     let fleet = fleet_view(&pipeline.fleet, &request);
     check_model(&request, &fleet)?;
     // Only recorded if a lane serves the model, and as the lane spells it: other names are the
@@ -123,16 +125,24 @@ async fn parse(
     endpoint: Endpoint,
     body: Bytes,
     head: Head,
+    listener: Arc<ListenerSettings>,
 ) -> Result<Request, RouteError> {
+    let read = move |body, head| -> Result<Request, RouteError> {
+        let (default, targets) = (listener.default_model.as_deref(), &listener.models);
+        let names = ModelNames { default, targets };
+        let request = Request::parse_with_names(endpoint, body, head, names)?;
+        Ok(request.without_operator_fields()?)
+    };
     if body.len() <= LARGE_BODY {
-        return Ok(Request::parse(endpoint, body, head)?.without_operator_fields()?);
+        return read(body, head);
     }
     let permit = pipeline.parsers.acquire(head.tenant.as_deref()).await;
     let hasher = pipeline.fleet.prefix_index().hasher().clone();
     let span = Span::current();
     let parse = move || {
         let parsed = span.in_scope(|| {
-            let request = Request::parse(endpoint, body, head)?.without_operator_fields()?;
+            let request = read(body, head)?;
+            // The fleet view needs them.
             request.prompt_hashes(&hasher);
             Ok(request)
         });

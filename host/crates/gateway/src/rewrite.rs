@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use pointsman_domain::RequestView as _;
 use pointsman_fleet::Lease;
 use pointsman_openai::{ModelSplice, Request, StreamRewrite};
 

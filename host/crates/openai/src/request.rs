@@ -2,6 +2,7 @@
 
 mod check;
 mod engine_body;
+mod names;
 mod output;
 mod prompt;
 mod shape;
@@ -22,6 +23,8 @@ use serde_json::value::RawValue;
 
 pub(crate) use self::check::check_field;
 pub use self::engine_body::EngineRequestBody;
+pub use self::names::ModelNames;
+use self::names::Renamed;
 pub(crate) use self::output::Limit;
 use self::output::{choices, output_limit};
 use self::prompt::{Message, Prompt, saturating_u32};
@@ -52,6 +55,9 @@ pub struct Head {
     pub tenant: Option<String>,
     /// Headers of the request. Credential headers are removed on parsing.
     pub headers: HeaderMap,
+    /// The model name for responses, whatever becomes of that in the body; `None` before parsing,
+    /// for the name in the body.
+    pub response_model: Option<String>,
     /// The query of the request for external engines; empty for none.
     pub query: String,
     /// What the request holds until it ends, whatever becomes of its body; all edited copies hold
@@ -106,7 +112,7 @@ impl Request {
     /// # Errors
     /// If the body is not JSON or lacks a field that routing needs. All other fields are left for
     /// the engine to validate.
-    pub fn parse(endpoint: Endpoint, body: Bytes, head: Head) -> Result<Self, BadRequest> {
+    pub fn parse(endpoint: Endpoint, body: Bytes, mut head: Head) -> Result<Self, BadRequest> {
         json::work::count(3 * body.len()); // as UTF-8, for its structure, and as JSON
         let text = std::str::from_utf8(&body)
             .map_err(|error| BadRequest::Encoding(error.valid_up_to()))?;
@@ -142,6 +148,7 @@ impl Request {
         let tools = shape.tools.map(|tools| json::range_in(text, tools.get()));
         let (prompt_hashes, index) = (OnceLock::new(), Index::default());
         drop(shape);
+        head.response_model.get_or_insert_with(|| model.clone());
         let parsed = Parsed {
             endpoint,
             body,
@@ -157,6 +164,25 @@ impl Request {
         Ok(Self { head: without_credentials(head), parsed: Arc::new(parsed) })
     }
 
+    /// Parses a body that may have a model name of the listener on which it arrived, or none.
+    ///
+    /// # Errors
+    /// As [`Request::parse`].
+    pub fn parse_with_names(
+        endpoint: Endpoint,
+        body: Bytes,
+        mut head: Head,
+        names: ModelNames<'_>,
+    ) -> Result<Self, BadRequest> {
+        match names.rename(&body) {
+            None => Self::parse(endpoint, body, head),
+            Some(Renamed { body, response_model }) => {
+                head.response_model = Some(response_model);
+                Self::parse(endpoint, body, head)
+            }
+        }
+    }
+
     /// Returns the request with other metadata, without parsing the body again.
     pub(crate) fn with_head(&self, head: Head) -> Self {
         Self { head: without_credentials(head), parsed: Arc::clone(&self.parsed) }
@@ -165,11 +191,6 @@ impl Request {
     /// Returns the endpoint that received the request.
     pub fn endpoint(&self) -> Endpoint {
         self.parsed.endpoint
-    }
-
-    /// Returns the name of the model for responses: the one that the client asked for.
-    pub fn response_model(&self) -> &str {
-        self.model()
     }
 
     /// Returns true if the client asked for a stream.
@@ -186,6 +207,13 @@ impl Request {
     /// Returns the body to send to the engine: the client's bytes, unless the request was edited.
     pub fn body(&self) -> &Bytes {
         &self.parsed.body
+    }
+
+    /// Returns the model name for the `model` field of responses: the one that the client asked
+    /// for, whatever it stands for and whatever policies made of it; if the client named none, that
+    /// of the model that was chosen for it.
+    pub fn response_model(&self) -> &str {
+        self.head.response_model.as_deref().unwrap_or(&self.parsed.model)
     }
 
     /// Returns the path of the endpoint, with the query of the request if `with_query`.

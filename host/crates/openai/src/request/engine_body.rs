@@ -40,6 +40,7 @@ impl Request {
             .then(|| ask(&self.parsed.body, &self.parsed.index))
             .flatten();
         let adds_usage = usage.is_some();
+        let model = model.filter(|model| *model != self.parsed.model);
         let literal = model.map(|model| serde_json::Value::from(model).to_string());
         let model = literal.map(|literal| (self.parsed.model_range.clone(), literal));
         let mut parts: Vec<(Range<usize>, String)> = usage.into_iter().chain(model).collect();

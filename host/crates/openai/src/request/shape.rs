@@ -149,10 +149,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for Messages<'a> {
     }
 }
 
-/// Reads the model from the JSON text of its field.
+/// Reads the model from the JSON text of its field. An empty name is as good as none.
 pub(super) fn read_model(json: Option<&str>) -> Result<String, BadRequest> {
     let json = json.ok_or(BadRequest::Missing { name: "model" })?;
-    serde_json::from_str(json).map_err(|_| BadRequest::invalid("model", "a string"))
+    let model: String =
+        serde_json::from_str(json).map_err(|_| BadRequest::invalid("model", "a string"))?;
+    if model.is_empty() { Err(BadRequest::Missing { name: "model" }) } else { Ok(model) }
 }
 
 /// Reads whether the client asks for a stream from the JSON text of the field.

@@ -171,6 +171,8 @@ fn invalid_bodies_are_rejected_with_the_field() {
     assert_eq!(error.body().param, None);
     for (endpoint, body, field) in [
         (ChatCompletions, "{}", "model"),
+        (ChatCompletions, r#"{"model":null,"messages":[]}"#, "model"),
+        (ChatCompletions, r#"{"model":"","messages":[]}"#, "model"),
         (ChatCompletions, r#"{"model":"m"}"#, "messages"),
         (Completions, r#"{"model":"m"}"#, "prompt"),
         (Embeddings, r#"{"model":"m"}"#, "input"),
@@ -431,6 +433,29 @@ fn credential_headers_are_removed() {
     assert_eq!(request.header("authorization"), None);
     assert_eq!(request.headers().len(), 1);
     assert_eq!(RequestView::headers(&request), [("x-task", b"v".as_slice())]);
+}
+
+#[test]
+fn response_model_is_the_name_that_the_client_asked_for() {
+    let targets = [("alias".to_owned(), "target".to_owned())].into();
+    let names = ModelNames { default: Some("fallback"), targets: &targets };
+    for (model, parsed, response) in [
+        (r#""model":"alias","#, "target", "alias"),
+        (r#""model":"other","#, "other", "other"),
+        ("", "fallback", "fallback"),
+    ] {
+        let body = format!(r#"{{{model}"priority":1,"messages":[]}}"#);
+        let head = Head { query: "a=b".to_owned(), ..Head::default() };
+        let chat = Endpoint::ChatCompletions;
+        let request = Request::parse_with_names(chat, body.into(), head, names).unwrap();
+        let request = request.without_operator_fields().unwrap();
+        assert_eq!((request.model(), request.response_model()), (parsed, response));
+        let (edited, dropped) = request.apply(&[Edit::SetModel("edited".to_owned())]);
+        assert!(dropped.is_empty());
+        assert_eq!((edited.model(), edited.response_model()), ("edited", response));
+        assert_eq!(edited.path(true), "/v1/chat/completions?a=b");
+        assert_eq!(edited.path(false), "/v1/chat/completions");
+    }
 }
 
 #[test]
