@@ -116,6 +116,7 @@ fn settings(listener: &Listener) -> ListenerSettings {
             pointsman_config::HealthRule::AnyLane => HealthRule::AnyLane,
             pointsman_config::HealthRule::AllLanes => HealthRule::AllLanes,
         },
+        compression: listener.compression,
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Listener {
     pub http2: bool,
     /// True if each connection begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
+    /// Compress responses, except streams, for clients that accept it.
+    pub compression: bool,
 }
 
 /// When `/health` is 200.
@@ -117,6 +119,7 @@ fn options(section: &Section<'_>, address: Option<Address>, folder: &Path) -> Op
         Some(tls) => Some(tls?),
         None => None,
     };
+    let compression = section.bool("compression", true);
     Some(Listener {
         address: address?,
         path_prefix,
@@ -126,6 +129,7 @@ fn options(section: &Section<'_>, address: Option<Address>, folder: &Path) -> Op
         tls,
         http2,
         proxy_protocol,
+        compression,
     })
 }
 

@@ -11,6 +11,7 @@
 
 mod activity;
 mod actor;
+mod content_encoding;
 mod driver;
 pub mod drivers;
 mod engine_spec;
@@ -61,6 +62,7 @@ use self::message::{EngineReporter, Message};
 use self::supervisor::{Links, Shared, Supervisor};
 use self::upstream::Upstream;
 
+pub use self::content_encoding::{ContentEncoding, DecodedBody, UnsupportedEncoding, decode};
 pub use self::driver::{
     ANY_NAME, Description, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
     LaneDefaults, Model, Remedies,

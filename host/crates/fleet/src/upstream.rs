@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::activity::{InFlightGuard, Phase, is_data};
+use crate::content_encoding::{ContentEncoding, DecodedBody, decode};
 use crate::driver::{Driver, Target};
 use crate::proof::{Mismatch, Proof, Reuse, is_provable, names_other, names_this, set_engine_id};
 use crate::spec::Timeouts;
@@ -121,6 +122,7 @@ impl Upstream {
             Some(sent) => sent?,
             None => return Err(EngineError::Hung),
         };
+        let response = decoded(response).await;
         Ok(response.map(|body| EngineBody::new(body, self.timeouts.idle, in_flight, proof)))
     }
 
@@ -199,7 +201,7 @@ impl Upstream {
         }
         let response = async {
             let pooled = self.reuse == Reuse::Always;
-            let (head, body) = self.send(request, pooled).await?.into_parts();
+            let (head, body) = decoded(self.send(request, pooled).await?).await.into_parts();
             let body = Limited::new(body, MAX_RESPONSE).collect().await;
             let body = body.map_err(EngineError::Broken)?;
             Ok((head.status, body.to_bytes()))
@@ -232,6 +234,18 @@ fn request(
     request.body(Full::new(body)).map_err(|error| EngineError::Connect(error.into()))
 }
 
+/// Decodes the body of a response. Engines are asked for identity, but proxies in front of some
+/// compress all the same. A body that the host cannot decode stays as it is, with its header.
+async fn decoded(response: Response<Incoming>) -> Response<DecodedBody<Incoming>> {
+    let (mut head, body) = response.into_parts();
+    let encoding = ContentEncoding::of_message(&head.headers).unwrap_or_default();
+    if encoding.is_some() {
+        head.headers.remove(header::CONTENT_ENCODING);
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
+    Response::from_parts(head, decode(encoding, body).await)
+}
+
 /// Returns true if the connection was closed before any part of a response arrived.
 fn closed_before_response(error: &hyper_util::client::legacy::Error) -> bool {
     let source =
@@ -252,7 +266,7 @@ fn client_error(error: hyper_util::client::legacy::Error) -> EngineError {
 /// The body of an engine's response.
 #[derive(Debug)]
 pub struct EngineBody {
-    incoming: Incoming,
+    incoming: DecodedBody<Incoming>,
     idle_timeout: Duration,
     /// When data arrived last, or the client took it; comments of a stream do not count.
     last_data: Instant,
@@ -271,7 +285,7 @@ pub struct EngineBody {
 
 impl EngineBody {
     fn new(
-        incoming: Incoming,
+        incoming: DecodedBody<Incoming>,
         idle_timeout: Duration,
         in_flight: InFlightGuard,
         proof: Option<Proof>,
@@ -309,7 +323,7 @@ impl EngineBody {
     /// known whether the response is that of the request.
     fn received(
         &mut self,
-        frame: Option<Result<Frame<Bytes>, hyper::Error>>,
+        frame: Option<Result<Frame<Bytes>, Cause>>,
     ) -> Option<Result<Frame<Bytes>, EngineError>> {
         let wrong = |_: Mismatch| EngineError::WrongResponse;
         let data = match frame {
@@ -319,7 +333,7 @@ impl EngineBody {
             },
             Some(Err(error)) => {
                 let hung = self.in_flight.activity().hung().is_cancelled();
-                let broken = || EngineError::Broken(error.into());
+                let broken = || EngineError::Broken(error);
                 return Some(Err(if hung { EngineError::Hung } else { broken() }));
             }
             None => match self.proof.take()?.end() {

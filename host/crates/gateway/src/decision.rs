@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pointsman_domain::request_flow::{Action, End, ErrorAnswer, Event};
 use pointsman_domain::{
     Advised, DroppedEdit, Edit, Endpoint, Facts, FleetView, Merged, NoLaneReason, Plan,
@@ -100,7 +100,11 @@ async fn accept(
     span.record("tenant", tenant.as_deref());
     let received = upload::receive(&pipeline.uploads, &parts.headers, body, tenant.as_deref());
     let (body, reservation) = received.await?;
-    let headers = detached(&parts.headers);
+    let mut headers = detached(&parts.headers);
+    if headers.remove(header::CONTENT_ENCODING).is_some() {
+        // The body has been decoded.
+        headers.remove(header::CONTENT_LENGTH);
+    }
     let head = Head {
         id: id.to_owned(),
         tenant,

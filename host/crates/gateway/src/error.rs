@@ -13,6 +13,7 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use pointsman_domain::dispatch::{Problem, again};
 use pointsman_domain::{NoLaneReason, Rejection};
+use pointsman_fleet::ContentEncoding;
 use pointsman_openai::{BadRequest, EngineErrorBody, ErrorBody};
 
 use crate::admin_error::AdminError;
@@ -35,6 +36,18 @@ pub(crate) enum RouteError {
     Unauthorized,
     #[error("expected content type `application/json`, found {}", content_type(.0.as_deref()))]
     ContentType(Option<String>),
+    #[error(
+        "unsupported content encoding `{}`: expected one of {}",
+        excerpt(.0),
+        ContentEncoding::NAMES
+    )]
+    ContentEncoding(String),
+    #[error("the request body is not valid {encoding}: {cause}")]
+    InvalidEncoding {
+        encoding: &'static str,
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
     #[error("request body exceeds {max} bytes")]
     BodyTooLarge { max: usize },
     #[error("the request body did not arrive in time")]
@@ -150,6 +163,8 @@ impl RouteError {
         Some(match self {
             Self::Unauthorized => ErrorCode::InvalidApiKey,
             Self::ContentType(_) => ErrorCode::UnsupportedMediaType,
+            Self::ContentEncoding(_) => ErrorCode::UnsupportedEncoding,
+            Self::InvalidEncoding { .. } => ErrorCode::InvalidEncoding,
             Self::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
             Self::IncompleteBody(_) => ErrorCode::IncompleteBody,
             // Without a parameter the body as a whole could not be parsed.
@@ -195,6 +210,10 @@ impl RouteError {
             Self::Unauthorized => {
                 response.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
             }
+            Self::ContentEncoding(_) => {
+                let supported = HeaderValue::from_static(ContentEncoding::NAMES);
+                response.with(header::ACCEPT_ENCODING, supported)
+            }
             Self::BadRequest(error) => response.with_param(error.body().param),
             Self::UnknownModel { .. } => response.with_param(Some("model".to_owned())),
             Self::Method { allowed, .. } => {
@@ -216,6 +235,7 @@ impl RouteError {
                 .with_optional(headers::LANE, to_header_value(lane))
                 .with_retry_after(error.retry_in()),
             Self::ContentType(_)
+            | Self::InvalidEncoding { .. }
             | Self::BodyTooLarge { .. }
             | Self::BodyTimeout
             | Self::IncompleteBody(_)

@@ -81,6 +81,12 @@ error_codes! {
     /// The content type is not `application/json`.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE,
         "invalid_request_error", retry_after: false;
+    /// The request body has a content encoding that the host cannot decode, or several.
+    UnsupportedEncoding = "unsupported_encoding", UNSUPPORTED_MEDIA_TYPE,
+        "invalid_request_error", retry_after: false;
+    /// The request body is not what its content encoding says, or ends early.
+    InvalidEncoding = "invalid_encoding", BAD_REQUEST, "invalid_request_error",
+        retry_after: false;
     /// The request body exceeds `server.max-body`.
     RequestTooLarge = "request_too_large", PAYLOAD_TOO_LARGE, "invalid_request_error",
         retry_after: false;

@@ -24,6 +24,7 @@ mod admin_error;
 mod attempt;
 mod body;
 mod client_listener;
+mod compression;
 mod connection;
 mod decision;
 mod descriptors;

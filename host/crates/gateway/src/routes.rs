@@ -12,6 +12,7 @@ use pointsman_openai::SERVED;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
+use crate::compression::{Encoders, compress};
 use crate::error::RouteError;
 use crate::models::{model, models};
 use crate::pipeline::Pipeline;
@@ -33,6 +34,10 @@ pub(crate) fn for_listener(
         let (routes, listener) = (routes.clone(), Arc::clone(&listener));
         async move { with_normal_path(routes, &listener, request).await }
     });
+    let all = match settings.compression {
+        true => all.layer(middleware::from_fn_with_state(Encoders::default(), compress)),
+        false => all,
+    };
     all.layer(Extension(Arc::clone(settings)))
 }
 

@@ -31,6 +31,8 @@ pub struct ListenerSettings {
     pub models: HashMap<String, String>,
     /// When `/health` is 200.
     pub health: HealthRule,
+    /// Compress responses, except streams, for clients that accept it.
+    pub compression: bool,
 }
 
 impl ListenerSettings {
@@ -48,6 +50,7 @@ impl Default for ListenerSettings {
             default_model: None,
             models: HashMap::new(),
             health: HealthRule::AnyLane,
+            compression: true,
         }
     }
 }

@@ -48,21 +48,23 @@ struct Reply {
     status: u16,
     content_type: &'static str,
     encoding: Option<&'static str>,
-    body: &'static str,
+    body: &'static [u8],
     /// Further headers.
     headers: &'static [(&'static str, &'static str)],
     /// The body never ends.
     hangs: bool,
+    /// The response has a `Content-Length`.
+    length: bool,
 }
 
 fn json(status: u16, body: &'static str) -> Reply {
-    let content_type = "application/json";
-    Reply { status, content_type, encoding: None, body, headers: &[], hangs: false }
+    let (content_type, body) = ("application/json", body.as_bytes());
+    Reply { status, content_type, encoding: None, body, headers: &[], hangs: false, length: false }
 }
 
 fn stream(body: &'static str, hangs: bool) -> Reply {
-    let content_type = "text/event-stream";
-    Reply { status: 200, content_type, encoding: None, body, headers: &[], hangs }
+    let (content_type, body) = ("text/event-stream", body.as_bytes());
+    Reply { status: 200, content_type, encoding: None, body, headers: &[], hangs, length: false }
 }
 
 /// All engines: their scripted responses, and the requests they received, in order.
@@ -89,15 +91,18 @@ impl Engines {
         self.received.lock().unwrap().push((name, serde_json::from_slice(&body).unwrap()));
         let reply = self.scripts.lock().unwrap().get_mut(name).and_then(VecDeque::pop_front);
         let reply = reply.unwrap_or(json(200, "{}"));
-        let Reply { status, content_type, encoding, body, headers, hangs } = reply;
-        let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(
-            body.as_bytes(),
-        ))]);
+        let Reply { status, content_type, encoding, body, headers, hangs, length } = reply;
+        let length = length.then_some(body.len());
+        let body = Ok::<_, std::io::Error>(Bytes::from_static(body));
+        let body = futures_util::stream::iter([body]);
         let rest = futures_util::stream::pending().take(usize::from(hangs));
         let mut response = Response::new(Body::from_stream(body.chain(rest)));
         *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
         for (name, value) in headers.iter().chain(&[("content-type", content_type)]) {
             response.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        if let Some(length) = length {
+            response.headers_mut().insert("content-length", length.into());
         }
         if let Some(encoding) = encoding {
             response.headers_mut().insert("content-encoding", encoding.parse().unwrap());

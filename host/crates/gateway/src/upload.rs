@@ -1,28 +1,35 @@
 //! Receives the bodies of requests, within limits of size, time and memory.
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::future::Future as _;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::HeaderMap;
-use http_body::Body as _;
+use http::{HeaderMap, header};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use pointsman_fleet::{ContentEncoding, UnsupportedEncoding, decode};
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::RouteError;
 use crate::pace::Pace;
 
-/// Bytes per second that a client has to send on average while the host waits for it, so that a
-/// trickle does not hold memory for long: 32 MiB take nine minutes at most.
+/// Bytes per second that a client has to send on average while the host waits for it, before they
+/// are decoded, so that a trickle does not hold memory for long: 32 MiB take nine minutes at most.
 const MIN_UPLOAD_RATE: u32 = 64 << 10;
 /// Bodies up to this size may use all of the memory for bodies, larger ones only three quarters,
 /// so that large ones cannot keep small ones out.
 const SMALL_SHARE: usize = 1 << 20;
+/// Bytes that are decoded before other tasks get their turn: about a millisecond.
+const MAX_UNYIELDED: usize = 128 << 10;
 /// Capacity that a body begins with, if it has no known length.
 const FIRST_CAPACITY: usize = 8 << 10;
 
@@ -174,8 +181,74 @@ fn append(data: &mut Vec<u8>, chunk: &[u8], expected: usize) {
     data.extend_from_slice(chunk);
 }
 
-/// Receives a whole body, which has to be JSON. The request has to keep the reservation until it
-/// ends, because its body may be replaced by an edited one. `tenant` is `None` without keys.
+/// The bytes of a body as they arrive. They must arrive in time, whatever they decode to, and must
+/// not be more than the body may have after decoding.
+struct Wire {
+    body: Body,
+    pace: Pace,
+    timer: Pin<Box<Sleep>>,
+    /// Bytes that may still arrive.
+    left: usize,
+}
+
+/// The reason why the bytes of a body end early.
+#[derive(Debug, thiserror::Error)]
+enum WireError {
+    #[error("the request body did not arrive in time")]
+    Timeout,
+    #[error("the request body is too large")]
+    TooLarge,
+    #[error(transparent)]
+    Incomplete(axum::Error),
+}
+
+impl Wire {
+    fn new(uploads: &Uploads, body: Body) -> Self {
+        let pace = Pace::new(uploads.timeout, MIN_UPLOAD_RATE);
+        let timer = Box::pin(tokio::time::sleep(uploads.timeout));
+        Self { body, pace, timer, left: uploads.max_body }
+    }
+}
+
+impl http_body::Body for Wire {
+    type Data = Bytes;
+    type Error = WireError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, WireError>>> {
+        let this = &mut *self;
+        let deadline = this.pace.wait(Instant::now());
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+            if this.timer.deadline() != deadline {
+                this.timer.as_mut().reset(deadline);
+            }
+            ready!(this.timer.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(WireError::Timeout)));
+        };
+        let Some(frame) = frame else { return Poll::Ready(None) };
+        let frame = frame.map_err(WireError::Incomplete).and_then(|frame| {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            this.left = this.left.checked_sub(length).ok_or(WireError::TooLarge)?;
+            this.pace.progress(length, Instant::now());
+            Ok(frame)
+        });
+        Poll::Ready(Some(frame))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Receives a whole body, which has to be JSON, and decodes it if it is encoded. The request has to
+/// keep the reservation until it ends, because its body may be replaced by an edited one. `tenant`
+/// is `None` without keys.
 pub(crate) async fn receive(
     uploads: &Uploads,
     headers: &HeaderMap,
@@ -183,11 +256,14 @@ pub(crate) async fn receive(
     tenant: Option<&str>,
 ) -> Result<(Bytes, Arc<Reservation>), RouteError> {
     check_content_type(headers)?;
+    let encoding = ContentEncoding::of_message(headers);
+    let encoding = encoding.map_err(|UnsupportedEncoding| content_encoding(headers))?;
     // The announced length: known before any byte of the body is read.
     if body.size_hint().lower() > uploads.max_body as u64 {
         return Err(RouteError::BodyTooLarge { max: uploads.max_body });
     }
-    let receiving = tokio::time::timeout(uploads.deadline, receive_json(uploads, body, tenant));
+    let receiving = receive_json(uploads, encoding, body, tenant);
+    let receiving = tokio::time::timeout(uploads.deadline, receiving);
     match uploads.stop.run_until_cancelled(receiving).await {
         Some(received) => received.unwrap_or(Err(RouteError::BodyTimeout)),
         None => Err(RouteError::Stopping),
@@ -196,19 +272,18 @@ pub(crate) async fn receive(
 
 async fn receive_json(
     uploads: &Uploads,
-    mut body: Body,
+    encoding: Option<ContentEncoding>,
+    body: Body,
     tenant: Option<&str>,
 ) -> Result<(Bytes, Arc<Reservation>), RouteError> {
     let exact = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
-    let expected = exact.unwrap_or(usize::MAX);
+    let expected = exact.filter(|_| encoding.is_none()).unwrap_or(usize::MAX);
+    let mut body = decode(encoding, Wire::new(uploads, body)).await;
     let mut reservation = Reservation::new(&uploads.memory, tenant);
     let mut data = Vec::new();
-    let mut pace = Pace::new(uploads.timeout, MIN_UPLOAD_RATE);
-    loop {
-        let deadline = pace.wait(Instant::now());
-        let frame = timeout_at(deadline, body.frame()).await;
-        let Some(frame) = frame.map_err(|_| RouteError::BodyTimeout)? else { break };
-        let frame = frame.map_err(|error| RouteError::IncompleteBody(error.into()))?;
+    let mut unyielded = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| body_error(error, encoding, uploads.max_body))?;
         // Trailers have no meaning here.
         let Ok(chunk) = frame.into_data() else { continue };
         if data.len() + chunk.len() > uploads.max_body {
@@ -216,15 +291,45 @@ async fn receive_json(
         }
         reservation.grow(chunk.len())?;
         append(&mut data, &chunk, expected);
-        pace.progress(chunk.len(), Instant::now());
+        unyielded += chunk.len();
+        // A few bytes may decode to very many, without ever waiting for the client.
+        if encoding.is_some() && unyielded >= MAX_UNYIELDED {
+            unyielded = 0;
+            tokio::task::yield_now().await;
+        }
     }
     let reservation = Arc::new(reservation);
     let received = Received { data, _reservation: Arc::clone(&reservation) };
     Ok((Bytes::from_owner(received), reservation))
 }
 
+/// Returns why a body could not be received: an error that is not one of the connection is one of
+/// the decoder.
+fn body_error(
+    error: Box<dyn Error + Send + Sync>,
+    encoding: Option<ContentEncoding>,
+    max: usize,
+) -> RouteError {
+    match error.downcast::<WireError>().map(|error| *error) {
+        Ok(WireError::Timeout) => RouteError::BodyTimeout,
+        Ok(WireError::TooLarge) => RouteError::BodyTooLarge { max },
+        Ok(WireError::Incomplete(error)) => RouteError::IncompleteBody(error.into()),
+        Err(cause) => match encoding {
+            Some(encoding) => RouteError::InvalidEncoding { encoding: encoding.name(), cause },
+            None => RouteError::IncompleteBody(cause),
+        },
+    }
+}
+
+/// Returns the error for an encoding that the host cannot decode.
+fn content_encoding(headers: &HeaderMap) -> RouteError {
+    let values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let names: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    RouteError::ContentEncoding(names.join(", "))
+}
+
 fn check_content_type(headers: &HeaderMap) -> Result<(), RouteError> {
-    let given = headers.get(http::header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+    let given = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let essence = given.unwrap_or("").split(';').next().unwrap_or("").trim();
     if essence.eq_ignore_ascii_case("application/json") {
         Ok(())
@@ -339,6 +444,76 @@ mod tests {
         drop(slice);
         assert_eq!(uploads.memory.used.load(Ordering::Relaxed), 0);
         assert!(receive_body(&uploads, large()).await.is_ok());
+    }
+
+    /// Receives a body with this `Content-Encoding`.
+    async fn receive_encoded(
+        uploads: &Uploads,
+        encoding: &'static str,
+        body: Body,
+    ) -> Result<Bytes, ErrorCode> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
+        let received = receive(uploads, &headers, body, None).await;
+        received.map(|(body, _)| body).map_err(|error| error.code().unwrap())
+    }
+
+    async fn encoded(encoding: &'static str, body: impl Into<Body>) -> Bytes {
+        let body = crate::compression::encode(encoding, body.into()).await;
+        body.collect().await.unwrap().to_bytes()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn encoded_bodies_are_decoded() {
+        let uploads = uploads(MIB, 8 * MIB);
+        let text: String = (0..20_000).map(|number| format!("{number} ")).collect();
+        for name in ["gzip", "deflate", "br", "zstd"] {
+            let sent = encoded(name, text.clone()).await;
+            let body = receive_encoded(&uploads, name, Body::from(sent.clone())).await.unwrap();
+            assert_eq!(body, text, "{name}");
+            assert_eq!(uploads.memory.used.load(Ordering::Relaxed), text.len(), "{name}");
+            drop(body);
+            let cut = Body::from(sent.slice(..sent.len() - 1));
+            let code = receive_encoded(&uploads, name, cut).await;
+            assert_eq!(code, Err(ErrorCode::InvalidEncoding), "{name}");
+            let plain = receive_encoded(&uploads, name, Body::from("{}")).await;
+            assert_eq!(plain, Err(ErrorCode::InvalidEncoding), "{name}");
+            assert_eq!(uploads.memory.used.load(Ordering::Relaxed), 0, "{name}");
+        }
+        let plain = receive_encoded(&uploads, "identity", Body::from("{}")).await;
+        assert_eq!(plain.unwrap(), "{}");
+        for name in ["compress", "gzip, br"] {
+            let code = receive_encoded(&uploads, name, Body::from("{}")).await;
+            assert_eq!(code, Err(ErrorCode::UnsupportedEncoding), "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bomb_is_refused_at_the_limit() {
+        let uploads = uploads(4 * MIB, 8 * MIB);
+        let zeros = || body(stream::repeat(Bytes::from_static(&[0; 1 << 16])).take(1 << 10));
+        for name in ["gzip", "deflate", "br", "zstd"] {
+            let bomb = encoded(name, zeros()).await;
+            assert!(bomb.len() < MIB, "{name}: {}", bomb.len());
+            let code = receive_encoded(&uploads, name, Body::from(bomb)).await;
+            assert_eq!(code, Err(ErrorCode::RequestTooLarge), "{name}");
+            assert_eq!(uploads.memory.used.load(Ordering::Relaxed), 0, "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn encoded_uploads_time_out_by_the_bytes_that_arrive() {
+        let uploads = uploads(MIB, 8 * MIB);
+        let begun = Instant::now();
+        let sent = encoded("br", "{}".repeat(1000)).await;
+        let stalled = stream::iter([sent.slice(..10)]).chain(stream::pending());
+        let code = receive_encoded(&uploads, "br", body(stalled)).await;
+        assert_eq!(code, Err(ErrorCode::RequestTimeout));
+        assert_eq!(begun.elapsed().as_secs(), 30);
+        let broken = stream::iter([Ok(sent.slice(..10)), Err(std::io::Error::other("reset"))]);
+        let code = receive_encoded(&uploads, "br", Body::from_stream(broken)).await;
+        assert_eq!(code, Err(ErrorCode::IncompleteBody));
     }
 
     #[tokio::test(start_paused = true)]

@@ -99,15 +99,38 @@ async fn ends_of_streams_are_recognised() {
 }
 
 #[tokio::test]
-async fn encoded_stream_is_passed_on_as_it_is() {
+async fn stream_of_unknown_encoding_is_passed_on_as_it_is() {
     let gateway = gateway().await;
-    let reply = Reply { encoding: Some("gzip"), ..stream("not observed", false) };
+    let reply = Reply { encoding: Some("compress"), ..stream("not observed", false) };
     gateway.script("a", &[reply]);
     let (status, headers, body) = gateway.send(STREAM).await;
     assert_eq!((status, body.as_str()), (200, "not observed"));
-    assert_eq!(headers["content-encoding"], "gzip");
+    assert_eq!(headers["content-encoding"], "compress");
     assert_eq!(gateway.metric("pointsman_answered_total"), "pointsman_answered_total 1");
     assert_eq!(*gateway.engines.accepted.lock().unwrap(), ["identity"]);
+}
+
+/// An event with content, one with a `finish_reason`, and `[DONE]`.
+const ENCODED: &[u8] =
+    b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\x4a\x49\x2c\x49\xb4\x52\xa8\x56\x4a\xce\xc8\xcf\
+    \x4c\x4e\x2d\x56\xb2\x8a\xae\x56\xca\xcc\x4b\x49\xad\x50\xb2\x32\xd0\x51\x4a\x49\xcd\x29\x49\
+    \x54\xb2\x02\x4a\xe7\xe7\x95\xa4\xe6\x95\x28\x59\x29\x25\x2a\xd5\xd6\xc6\xd6\x72\x71\x01\x00\
+    \x00\x00\xff\xff\
+    \x4b\x21\x4a\x63\xad\x8e\x52\x5a\x66\x5e\x66\x71\x46\x7c\x51\x6a\x62\x71\x7e\x1e\xd0\x80\xe2\
+    \x92\xfc\x02\x25\x24\x23\xa2\x5d\xfc\xfd\x5c\x63\xb9\xb8\x00\x06\xf1\xee\xa9\x8a\x00\x00\x00";
+
+#[tokio::test]
+async fn encoded_stream_is_decoded_and_observed() {
+    let gateway = gateway().await;
+    let whole = Reply { encoding: Some("GZIP"), body: ENCODED, ..stream("", false) };
+    let cut = Reply { body: &ENCODED[..72], ..whole };
+    gateway.script("a", &[whole, cut]);
+    let (status, headers, body) = gateway.send(STREAM).await;
+    assert_eq!((status, headers.get("content-encoding")), (200, None));
+    assert!(body.starts_with("data: {") && body.ends_with("data: [DONE]\n\n"), "{body}");
+    assert_eq!(gateway.metric("pointsman_answered_total"), "pointsman_answered_total 1");
+    let (status, _, body) = gateway.send(STREAM).await;
+    assert_eq!((status, code(&body)), (200, Value::from("engine_error")), "{body}");
 }
 
 #[tokio::test]
