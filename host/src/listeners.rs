@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use pointsman_config::{Address, ClientCertificates, Listener};
 use pointsman_files::write_atomic;
 use pointsman_gateway::{
-    ClientListener, HealthRule, ListenAddress, ListenerSettings, SocketFile, Tls, TlsFiles,
+    ClientListener, Cors, HealthRule, ListenAddress, ListenerSettings, SocketFile, Tls, TlsFiles,
 };
 use tokio::net::TcpListener;
 
@@ -116,6 +116,12 @@ fn settings(listener: &Listener) -> ListenerSettings {
             pointsman_config::HealthRule::AnyLane => HealthRule::AnyLane,
             pointsman_config::HealthRule::AllLanes => HealthRule::AllLanes,
         },
+        cors: listener.cors.clone().map(|cors| Cors {
+            origins: cors.origins,
+            credentials: cors.credentials,
+            headers: cors.headers,
+            max_age: cors.max_age,
+        }),
         compression: listener.compression,
     }
 }

@@ -26,7 +26,7 @@ pub use pointsman_settings::{FileError as ConfigError, format_duration};
 
 pub use self::admin::{Admin, MAX_SOCKET_PATH, Token};
 pub use self::groups::format_pool;
-pub use self::listeners::{Address, ClientCertificates, HealthRule, Listener, Tls};
+pub use self::listeners::{Address, ClientCertificates, Cors, HealthRule, Listener, Tls};
 
 /// A valid configuration.
 #[derive(Debug)]

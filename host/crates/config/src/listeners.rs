@@ -2,6 +2,7 @@
 
 mod address;
 mod check;
+mod cors;
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use pointsman_settings::{Code, Location, Section, missing};
 
 pub use self::address::Address;
 pub(super) use self::check::check;
+pub use self::cors::Cors;
 
 /// An address on which clients are served, with its options.
 #[derive(Debug, Clone)]
@@ -30,6 +32,8 @@ pub struct Listener {
     pub http2: bool,
     /// True if each connection begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
+    /// Which pages of other origins may use the listener; `None` for none.
+    pub cors: Option<Cors>,
     /// Compress responses, except streams, for clients that accept it.
     pub compression: bool,
 }
@@ -119,6 +123,7 @@ fn options(section: &Section<'_>, address: Option<Address>, folder: &Path) -> Op
         Some(tls) => Some(tls?),
         None => None,
     };
+    let cors = section.has("cors").then(|| cors::read(&section.section("cors")));
     let compression = section.bool("compression", true);
     Some(Listener {
         address: address?,
@@ -129,6 +134,7 @@ fn options(section: &Section<'_>, address: Option<Address>, folder: &Path) -> Op
         tls,
         http2,
         proxy_protocol,
+        cors,
         compression,
     })
 }

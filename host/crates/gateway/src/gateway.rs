@@ -117,6 +117,7 @@ impl Gateway {
         let protocols = listener.protocols().clone();
         let tls = protocols.tls.clone();
         let limits = self.limits(Arc::clone(&self.connections), hosts, protocols);
+        let limits = Limits { cors: settings.cors.clone().map(Arc::new), ..limits };
         let metrics = Arc::clone(&self.pipeline.metrics);
         let serve = listen::listen(listener, router, limits, self.drain.clone(), metrics);
         match tls {
@@ -139,7 +140,7 @@ impl Gateway {
     ) -> Limits {
         let settings = &self.pipeline.settings.connections;
         let timeouts = Timeouts { idle: settings.idle_timeout, write: settings.write_timeout };
-        Limits { pool, timeouts, hosts, protocols }
+        Limits { pool, timeouts, hosts, protocols, cors: None }
     }
 
     /// Returns what the status pages show, which the admin API serves as well.

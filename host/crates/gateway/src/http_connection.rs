@@ -21,6 +21,7 @@ use tower_service::Service as _;
 use crate::activity::{Activity, RequestGuard};
 use crate::body::{GuardedBody, RequestBody};
 use crate::connection::{ClientStream, Timeouts};
+use crate::cors::{Cors, CorsHeaders};
 use crate::drain::Drain;
 use crate::hosts::AllowedHosts;
 use crate::http_version::{http1, http2};
@@ -42,6 +43,8 @@ pub(crate) struct Listener {
     /// Host names of the listener; `None` for a Unix socket.
     pub(crate) hosts: Option<AllowedHosts>,
     pub(crate) protocols: Protocols,
+    /// Which pages of other origins may use the listener; `None` for none.
+    pub(crate) cors: Option<Arc<Cors>>,
     /// The value of the header `Keep-Alive`.
     pub(crate) keep_alive: Option<HeaderValue>,
     pub(crate) drain: Drain,
@@ -141,11 +144,15 @@ async fn serve(
     let (version, is_head) = (request.version(), request.method() == Method::HEAD);
     // Only then a client does not expect to keep the connection.
     let is_last = version < Version::HTTP_11 || request.headers().contains_key(header::CONNECTION);
+    let cors = listener.cors.as_ref();
+    let cors = cors.map(|cors| cors.headers_for(request.method(), request.headers()));
     let checked = match &listener.hosts {
         Some(hosts) => hosts.check(version, request.uri(), request.headers()),
         None => Ok(()),
     };
     let mut response = match checked {
+        // Without a key, which browsers do not send with it.
+        Ok(()) if cors.as_ref().is_some_and(CorsHeaders::is_preflight) => response::no_content(),
         Ok(()) => {
             let mut router = listener.router.clone();
             router.call(request).await.unwrap_or_else(|never| match never {})
@@ -156,6 +163,9 @@ async fn serve(
             response
         }
     };
+    if let Some(cors) = cors {
+        cors.apply(response.headers_mut());
+    }
     if version >= Version::HTTP_2 {
         // These concern a connection, which has other requests as well.
         response.headers_mut().remove(header::CONNECTION);

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use crate::connection::Timeouts;
+use crate::cors::Cors;
 use crate::drain::Drain;
 use crate::hosts::AllowedHosts;
 use crate::http_connection::{Listener, serve_connection};
@@ -70,6 +71,8 @@ pub(crate) struct Limits {
     /// Host names of the listener; `None` for a Unix socket.
     pub(crate) hosts: Option<AllowedHosts>,
     pub(crate) protocols: Protocols,
+    /// Which pages of other origins may use the listener; `None` for none.
+    pub(crate) cors: Option<Arc<Cors>>,
 }
 
 /// Serves `router` until the drain is closed, and then closes all connections. Dropping the future
@@ -84,13 +87,14 @@ pub(crate) async fn listen(
     let tasks = TaskTracker::new();
     let close = drain.closing().child_token();
     let _close_on_drop = close.clone().drop_guard();
-    let Limits { pool, timeouts, hosts, protocols } = limits;
+    let Limits { pool, timeouts, hosts, protocols, cors } = limits;
     let keep_alive = HeaderValue::from_str(&format!("timeout={}", timeouts.idle.as_secs())).ok();
     let listener = Arc::new(Listener {
         router,
         timeouts,
         hosts,
         protocols,
+        cors,
         keep_alive,
         drain,
         idle: Arc::clone(pool.idle()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use pointsman_domain::{Advisor, PlanLimits};
 
+use crate::cors::Cors;
 use crate::paths;
 
 /// The active advisor. Replaced as a whole; a request keeps the one that decided about it.
@@ -31,6 +32,8 @@ pub struct ListenerSettings {
     pub models: HashMap<String, String>,
     /// When `/health` is 200.
     pub health: HealthRule,
+    /// Which pages of other origins may use the listener; `None` for none.
+    pub cors: Option<Cors>,
     /// Compress responses, except streams, for clients that accept it.
     pub compression: bool,
 }
@@ -50,6 +53,7 @@ impl Default for ListenerSettings {
             default_model: None,
             models: HashMap::new(),
             health: HealthRule::AnyLane,
+            cors: None,
             compression: true,
         }
     }
