@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::select_all;
+use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use pointsman_gateway::EarlyConnection;
+use pointsman_gateway::{EarlyConnection, ListenerSettings};
 use pointsman_openai::ErrorBody;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -39,8 +40,9 @@ impl EarlyConnections {
                 loaded = &mut loading => return loaded,
                 Some(_) = self.0.join_next() => {}
                 accepted = accept(listeners), if self.0.len() < MAX_CONNECTIONS => match accepted {
-                    Ok(connection) => {
-                        self.0.spawn(connection.respond(response));
+                    Ok((connection, settings)) => {
+                        let settings = settings.clone();
+                        self.0.spawn(connection.respond(move |head| respond(&settings, head)));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "failed to accept a connection");
@@ -57,9 +59,26 @@ impl EarlyConnections {
     }
 }
 
-/// Accepts the next connection on any of these listeners.
-async fn accept(listeners: &[Bound]) -> std::io::Result<EarlyConnection> {
-    select_all(listeners.iter().map(|bound| Box::pin(bound.listener.accept_early()))).await.0
+/// Accepts the next connection on any of these listeners. Returns it with the listener's settings.
+async fn accept(listeners: &[Bound]) -> std::io::Result<(EarlyConnection, &ListenerSettings)> {
+    let accepting = listeners.iter().map(|bound| Box::pin(bound.listener.accept_early()));
+    let (accepted, index, _) = select_all(accepting).await;
+    accepted.map(|connection| (connection, &listeners[index].settings))
+}
+
+/// Returns the response to a request, which pages of other origins may read as those of a host that
+/// has started.
+fn respond(settings: &ListenerSettings, head: &Parts) -> Response<Full<Bytes>> {
+    let cors = settings.cors.as_ref().map(|cors| cors.headers_for(&head.method, &head.headers));
+    let mut response = response(&settings.route(head.uri.path()).unwrap_or_default());
+    if let Some(cors) = cors {
+        if cors.is_preflight() {
+            response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+        }
+        cors.apply(response.headers_mut());
+    }
+    response
 }
 
 /// Returns the response to a request for this path. The bodies of the health checks are those of a
@@ -97,7 +116,7 @@ fn response(path: &str) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
-    use pointsman_gateway::{ListenAddress, ListenerSettings};
+    use pointsman_gateway::ListenAddress;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
@@ -128,6 +147,37 @@ mod tests {
         assert!(chat.starts_with("HTTP/1.1 503 ") && chat.contains("retry-after: 1"), "{chat}");
         drop(idle);
         early.finish().await;
+    }
+
+    #[test]
+    fn pages_may_read_that_the_host_starts() {
+        let cors = pointsman_gateway::Cors {
+            origins: vec!["*".to_owned()],
+            credentials: false,
+            headers: None,
+            max_age: Duration::ZERO,
+        };
+        let settings = ListenerSettings {
+            path_prefix: "/llm".to_owned(),
+            cors: Some(cors),
+            ..ListenerSettings::default()
+        };
+        let respond = |method: &str, path: &str, asks: bool| {
+            let mut request = http::Request::builder().method(method).uri(path);
+            request = request.header(header::ORIGIN, "http://a");
+            if asks {
+                request = request.header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST");
+            }
+            respond(&settings, &request.body(()).unwrap().into_parts().0)
+        };
+        let ready = respond("GET", "/llm/readyz", false);
+        assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(ready.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+        let preflight = respond("OPTIONS", "/llm/v1/models", true);
+        assert_eq!(preflight.status(), StatusCode::NO_CONTENT);
+        assert_eq!(preflight.headers()[header::ACCESS_CONTROL_MAX_AGE], "0");
+        assert_eq!(respond("GET", "/llm/livez/", false).status(), StatusCode::OK);
+        assert_eq!(respond("GET", "/livez", false).status(), StatusCode::OK);
     }
 
     #[tokio::test]

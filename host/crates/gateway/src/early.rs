@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
+use http::request::Parts;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -50,15 +51,15 @@ impl ClientListener {
 }
 
 impl EarlyConnection {
-    /// Responds to the first request, given its path, and closes the connection: the client's next
+    /// Responds to the first request, given its head, and closes the connection: the client's next
     /// request finds a gateway. Ends after a limited time.
-    pub async fn respond(self, respond: fn(&str) -> Response<Full<Bytes>>) {
+    pub async fn respond(self, respond: impl Fn(&Parts) -> Response<Full<Bytes>>) {
         if tokio::time::timeout(CONNECTION_TIMEOUT, self.serve(respond)).await.is_err() {
             tracing::debug!("closing a connection: it has taken too long");
         }
     }
 
-    async fn serve(self, respond: fn(&str) -> Response<Full<Bytes>>) {
+    async fn serve(self, respond: impl Fn(&Parts) -> Response<Full<Bytes>>) {
         let activity = Activity::new(Drain::default(), Arc::default());
         let stream = ClientStream::new(self.stream, Arc::clone(&activity), TIMEOUTS);
         let (stream, version) = match self.protocols.establish(stream).await {
@@ -73,7 +74,7 @@ impl EarlyConnection {
             service_fn(move |request: http::Request<Incoming>| {
                 // Dropped with the response: what is left to write is small.
                 let _request = activity.begin();
-                let response = respond(request.uri().path());
+                let response = respond(&request.into_parts().0);
                 async move { Ok::<_, Infallible>(response) }
             })
         };
