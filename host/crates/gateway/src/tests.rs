@@ -4,6 +4,7 @@ mod cached_tokens;
 mod engine_responses;
 mod fidelity;
 mod health;
+mod http_layer;
 mod listener;
 mod protocols;
 mod recovery;

@@ -9,31 +9,38 @@ use super::*;
 use crate::ListenerSettings;
 
 /// A gateway that serves a port.
-struct Served {
-    test: TestGateway,
-    port: u16,
+pub(super) struct Served {
+    pub(super) test: TestGateway,
+    pub(super) port: u16,
     server: JoinSet<()>,
 }
 
 async fn serve_port(configure: impl FnOnce(&mut GatewayParts)) -> Served {
+    serve_listener(ListenerSettings::default(), configure).await
+}
+
+pub(super) async fn serve_listener(
+    settings: ListenerSettings,
+    configure: impl FnOnce(&mut GatewayParts),
+) -> Served {
     let test = TestGateway::with(BuiltIn, configure).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let gateway = test.gateway.clone();
     let mut server = JoinSet::new();
-    server.spawn(async move { gateway.serve(listener, ListenerSettings::default()).await });
+    server.spawn(async move { gateway.serve(listener, settings).await });
     Served { test, port, server }
 }
 
 /// A connection of a client.
-struct Client(TcpStream);
+pub(super) struct Client(TcpStream);
 
 impl Client {
-    async fn connect(port: u16) -> Self {
+    pub(super) async fn connect(port: u16) -> Self {
         Self(TcpStream::connect(("127.0.0.1", port)).await.unwrap())
     }
 
-    async fn send(&mut self, request: &str) {
+    pub(super) async fn send(&mut self, request: &str) {
         self.0.write_all(request.as_bytes()).await.unwrap();
     }
 
@@ -50,7 +57,7 @@ impl Client {
     }
 
     /// Reads until the server closes the connection.
-    async fn read_to_end(&mut self) -> String {
+    pub(super) async fn read_to_end(&mut self) -> String {
         let mut text = String::new();
         self.0.read_to_string(&mut text).await.ok();
         text
@@ -69,7 +76,7 @@ fn chat(body: &str) -> String {
     )
 }
 
-fn status_of(response: &str) -> &str {
+pub(super) fn status_of(response: &str) -> &str {
     response.split(' ').nth(1).unwrap_or_default()
 }
 
