@@ -114,9 +114,9 @@ async fn accept(
         ..Head::default()
     };
     let listener = parts.extensions.get::<Arc<ListenerSettings>>().cloned().unwrap_or_default();
-    let request = parse(pipeline, endpoint, body, head, listener).await?;
+    let request = parse(pipeline, endpoint, body, head, Arc::clone(&listener)).await?;
     let fleet = fleet_view(&pipeline.fleet, &request);
-    check_model(&request, &fleet)?;
+    check_model(&request, &fleet, &listener)?;
     // Only recorded if a lane serves the model, and as the lane spells it: other names are the
     // client's and may be long.
     span.record("model", fleet.topology.resolved(request.model()));
@@ -227,10 +227,14 @@ fn detached(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// Checks that a lane serves the model.
-fn check_model(request: &Request, fleet: &FleetView) -> Result<(), RouteError> {
+fn check_model(
+    request: &Request,
+    fleet: &FleetView,
+    listener: &ListenerSettings,
+) -> Result<(), RouteError> {
     let model = request.model();
     if fleet.topology.candidates(model).is_empty() {
-        return Err(unknown_model(&fleet.topology, model));
+        return Err(unknown_model(&fleet.topology, listener, model));
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use axum::response::Response;
 use pointsman_domain::{FleetView, LaneId, LaneState, Topology, adapter_of_lane};
 use pointsman_fleet::{LaneStatus, ModelCard};
 use pointsman_openai::models::{ModelEntry, list, one};
+use pointsman_openai::{ANY_MODEL, ModelNames};
 
 use crate::error::RouteError;
 use crate::pipeline::Pipeline;
@@ -29,7 +30,7 @@ pub(crate) async fn models(State(pipeline): State<Arc<Pipeline>>, request: Reque
         return error(request, unauthorized.into());
     }
     let catalog = Catalog::new(&pipeline, &request);
-    let names = catalog.names();
+    let names = listed_names(&catalog.view.topology, &catalog.listener);
     let entries: Vec<ModelEntry<'_>> =
         names.iter().filter_map(|name| catalog.entry(name)).collect();
     json(list(&entries, pipeline.settings.started_at))
@@ -51,15 +52,19 @@ pub(crate) async fn model(
     match catalog.entry(&id).or_else(|| catalog.entry(&absolute)) {
         Some(entry) => json(one(&entry, pipeline.settings.started_at)),
         None => {
-            let unknown = unknown_model(&catalog.view.topology, &id);
+            let unknown = unknown_model(&catalog.view.topology, &catalog.listener, &id);
             error(request, unknown)
         }
     }
 }
 
 /// Returns the error for a model that no lane serves.
-pub(crate) fn unknown_model(topology: &Topology, model: &str) -> RouteError {
-    let known = topology.models();
+pub(crate) fn unknown_model(
+    topology: &Topology,
+    listener: &ListenerSettings,
+    model: &str,
+) -> RouteError {
+    let known = listed_names(topology, listener);
     let near = nearest(model, &known).map(|near| format!("did you mean `{near}`? "));
     let named = known.get(..MAX_NAMED).unwrap_or(&known).join(", ");
     let rest = known.len().saturating_sub(MAX_NAMED);
@@ -70,7 +75,7 @@ pub(crate) fn unknown_model(topology: &Topology, model: &str) -> RouteError {
 
 /// Returns the known name that is most similar to `name`, with and without organisations, and
 /// whichever letters are capitals.
-fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
+fn nearest<'n>(name: &str, known: &'n [String]) -> Option<&'n str> {
     if name.len() > MAX_COMPARED {
         return None;
     }
@@ -80,11 +85,35 @@ fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
         .iter()
         .map(|known| {
             let of_whole = strsim::jaro_winkler(&known.to_lowercase(), &whole);
-            (of_whole.max(strsim::jaro_winkler(&last(known), &own)), *known)
+            (of_whole.max(strsim::jaro_winkler(&last(known), &own)), known.as_str())
         })
         .filter(|(similarity, _)| *similarity > SIMILAR)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, near)| near)
+}
+
+/// Returns the names that are listed on a listener, sorted. If one of its names stands for all
+/// others, those of the lanes would all be the same model.
+fn listed_names(topology: &Topology, listener: &ListenerSettings) -> Vec<String> {
+    let mut names = match listener.models.get(ANY_MODEL) {
+        Some(target) => vec![target.clone()],
+        None => names_of_lanes(topology),
+    };
+    names.extend(listener.models.keys().filter(|name| *name != ANY_MODEL).cloned());
+    names.extend(listener.default_model.clone());
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn names_of_lanes(topology: &Topology) -> Vec<String> {
+    let mut names: Vec<String> = topology.models().into_iter().map(str::to_owned).collect();
+    for lane in topology.lanes() {
+        for adapter in &lane.names.adapters {
+            names.extend([adapter.clone(), adapter_of_lane(&lane.name, adapter)]);
+        }
+    }
+    names
 }
 
 /// The models of a listener at one time.
@@ -105,26 +134,12 @@ impl Catalog {
         }
     }
 
-    /// Returns the names that are listed, sorted.
-    fn names(&self) -> Vec<String> {
-        let topology = &self.view.topology;
-        let mut names: Vec<String> = topology.models().into_iter().map(str::to_owned).collect();
-        for lane in topology.lanes() {
-            for adapter in &lane.names.adapters {
-                names.extend([adapter.clone(), adapter_of_lane(&lane.name, adapter)]);
-            }
-        }
-        names.extend(self.listener.models.keys().cloned());
-        names.extend(self.listener.default_model.clone());
-        names.sort_unstable();
-        names.dedup();
-        names
-    }
-
     /// Returns the model with a name, which may be any that a request may have; `None` if no lane
     /// serves it.
     fn entry<'a>(&'a self, name: &'a str) -> Option<ModelEntry<'a>> {
-        let model = self.listener.models.get(name).map_or(name, String::as_str);
+        let ListenerSettings { default_model, models: targets, .. } = &*self.listener;
+        let names = ModelNames { default: default_model.as_deref(), targets };
+        let model = names.target(name).unwrap_or(name);
         let topology = &self.view.topology;
         let lanes = topology.candidates(model);
         let first = lanes.first()?;

@@ -33,7 +33,7 @@ pub use edit::EditError;
 pub use endpoint::{EndpointShape, SERVED, StreamKind};
 pub use error::{EngineErrorBody, ErrorBody, engine_error_event, error_event};
 pub use json::PointerError;
-pub use request::{EngineRequestBody, Head, Hold, ModelNames, Request};
+pub use request::{ANY_MODEL, EngineRequestBody, Head, Hold, ModelNames, Request};
 pub use splice::ModelSplice;
 pub use sse::{StreamEnd, StreamRewrite, StreamWatch};
 pub use text::estimate_tokens;

@@ -23,8 +23,8 @@ use serde_json::value::RawValue;
 
 pub(crate) use self::check::check_field;
 pub use self::engine_body::EngineRequestBody;
-pub use self::names::ModelNames;
 use self::names::Renamed;
+pub use self::names::{ANY_MODEL, ModelNames};
 pub(crate) use self::output::Limit;
 use self::output::{choices, output_limit};
 use self::prompt::{Message, Prompt, saturating_u32};

@@ -14,9 +14,12 @@ use crate::json;
 pub struct ModelNames<'a> {
     /// Model of requests that name none.
     pub default: Option<&'a str>,
-    /// Names, each with the model name that it stands for.
+    /// Names, each with the model name that it stands for; [`ANY_MODEL`] is all others.
     pub targets: &'a HashMap<String, String>,
 }
+
+/// The name that stands for all names that a listener does not have itself.
+pub const ANY_MODEL: &str = "*";
 
 /// A body with the name of a model that lanes may serve.
 #[derive(Debug)]
@@ -37,7 +40,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
     Deserialize::deserialize(deserializer).map(Some)
 }
 
-impl ModelNames<'_> {
+impl<'a> ModelNames<'a> {
     /// Replaces the model name in a body, or inserts it, and keeps all other bytes. Returns `None`
     /// if the body is to stay as it is, and for one that is not valid.
     pub(super) fn rename(&self, body: &[u8]) -> Option<Renamed> {
@@ -75,8 +78,10 @@ impl ModelNames<'_> {
         Some(Renamed { body: body.into(), response_model })
     }
 
-    fn target(&self, name: &str) -> Option<&str> {
-        self.targets.get(name).map(String::as_str)
+    /// Returns the model name that a name stands for on the listener; `None` for itself.
+    pub fn target(&self, name: &str) -> Option<&'a str> {
+        let target = self.targets.get(name).or_else(|| self.targets.get(ANY_MODEL));
+        target.map(String::as_str)
     }
 }
 
@@ -133,5 +138,10 @@ mod tests {
             assert_eq!(rename(names, body), renamed, "{body}");
         }
         assert_eq!(rename(names, r#"{"model":"coder"}"#), None);
+        // A name for all others, as one engine with one model has.
+        let targets = HashMap::from([pair("a", "b"), pair(ANY_MODEL, "reader")]);
+        let names = ModelNames { default: None, targets: &targets };
+        let model = |name| names.target(name).unwrap_or(name);
+        assert_eq!(["a", "b", "x", ANY_MODEL].map(model), ["b", "reader", "reader", "reader"]);
     }
 }
