@@ -99,8 +99,8 @@ fn lane(format: Format, text: &str, name: &str) -> Result<String, ImportError> {
     Ok(lane)
 }
 
-/// Returns the model names of a lane: its name, by which the router's own clients know it, and those
-/// by which clients of the deployment asked vLLM.
+/// Returns the model names of a lane: its name, by which the router's own clients know it, and
+/// those by which clients of the deployment asked vLLM.
 fn models<'a>(lane: &'a str, model: &'a str) -> Vec<&'a str> {
     let mut models = vec![lane];
     // vLLM answers to the text of its setting; people also write a name without its organisation.

@@ -22,7 +22,8 @@ pub(super) struct Lanes {
     pub(super) needs: Vec<String>,
 }
 
-/// Reads all lanes. `taken` are the ports of the host. Returns `None` only if an error was reported.
+/// Reads all lanes. `taken` are the ports of the host. Returns `None` only if an error was
+/// reported.
 pub(super) fn read(
     root: &Section<'_>,
     groups: &[GroupSpec],
@@ -76,17 +77,7 @@ fn read_lane<'a>(
     folder: &Path,
 ) -> Option<(LaneSpec, Need)> {
     let name = section.required_string("name", "\"orchestrator\"");
-    let models = section.strings("models");
-    if models.as_ref().is_some_and(Vec::is_empty) {
-        section.error_at("models", "must not be empty; remove it to serve the lane's own name");
-    }
-    let basics = LaneBasics {
-        folder,
-        name: name.unwrap_or("lane").to_owned(),
-        models: models.unwrap_or_else(|| name.into_iter().map(str::to_owned).collect()),
-        max_context: section.integer("max-context", 0..=100_000_000, 0),
-        slots: section.integer("slots", 1..=10_000, 4),
-    };
+    let basics = read_basics(section, folder, name);
     let labels = section.string_pairs("labels");
     let cost_milli = section.integer("cost", 0..=1_000_000_000, 0);
     let engine_model = section.string("engine-model").map(str::to_owned);
@@ -142,6 +133,21 @@ fn read_lane<'a>(
         liveness,
     };
     Some((lane, need))
+}
+
+/// Reads what the engine depends on. A missing name has been reported.
+fn read_basics<'a>(section: &Section<'_>, folder: &'a Path, name: Option<&str>) -> LaneBasics<'a> {
+    let models = section.strings("models");
+    if models.as_ref().is_some_and(Vec::is_empty) {
+        section.error_at("models", "must not be empty; remove it to serve the lane's own name");
+    }
+    LaneBasics {
+        folder,
+        name: name.unwrap_or("lane").to_owned(),
+        models: models.unwrap_or_else(|| name.into_iter().map(str::to_owned).collect()),
+        max_context: section.integer("max-context", 0..=100_000_000, 0),
+        slots: section.integer("slots", 1..=10_000, 4),
+    }
 }
 
 /// Reads `driver`, which determines how the rest of the section is read.

@@ -54,7 +54,8 @@ fn add(section: &Section<'_>, lane: &mut LaneSpec, name: &str, is_wanted: bool, 
     // Names of one kind are those of all lanes that have them.
     if listed || (is_hidden && lane.name == name) {
         let message = format!(
-            "lane \"{}\" also has the name \"{name}\"; add the lane here, or remove one of the names",
+            "lane \"{}\" also has the name \"{name}\"; add the lane here, or remove one of the \
+             names",
             lane.name
         );
         section.error_at("lanes", Code::Conflict.with(message));

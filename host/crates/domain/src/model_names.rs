@@ -9,9 +9,9 @@
 //! 3. without an organisation or provider in front: `Qwen/Qwen3-8B` is `Qwen3-8B`;
 //! 4. with the organisation: `Qwen3-8B` is `Qwen/Qwen3-8B`, if exactly one such name is listed.
 //!
-//! For each spelling, names of one [`NameKind`] win over those of the later kinds: a lane that lists
-//! a name is never joined by one whose folder happens to be called the same. Within a kind, all lanes
-//! that have the name are candidates, also if their models differ.
+//! For each spelling, names of one [`NameKind`] win over those of the later kinds: a lane that
+//! lists a name is never joined by one whose folder happens to be called the same. Within a kind,
+//! all lanes that have the name are candidates, also if their models differ.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -1,7 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`: the form of a model in lists.
 //!
-//! The fields are those of OpenAI, vLLM and llama.cpp, and the other spellings of the context length
-//! that agents look for.
+//! The fields are those of OpenAI, vLLM and llama.cpp, and the other spellings of the context
+//! length that agents look for.
 
 use serde_json::{Map, Value, json};
 

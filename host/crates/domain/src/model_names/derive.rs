@@ -1,9 +1,9 @@
 //! The names that follow from the model of an engine.
 
 /// Returns the names by which clients may know a model that an engine reads: as it is `written` in
-/// the configuration, which is a name on a hub, a folder or a file; its `absolute` path, if it may be
-/// one; and the last part of it, without `.gguf`. A folder of the Hugging Face cache also has the
-/// name of its model on the hub.
+/// the configuration, which is a name on a hub, a folder or a file; its `absolute` path, if it may
+/// be one; and the last part of it, without `.gguf`. A folder of the Hugging Face cache also has
+/// the name of its model on the hub.
 pub fn derived_names(written: &str, absolute: Option<&str>) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut add = |name: &str| {
