@@ -264,7 +264,7 @@ fn read_names(
     let mut derived: Vec<String> = derived.filter(|name| is_new(&name)).collect();
     let mut seen = HashSet::new();
     derived.retain(|name| seen.insert(name.clone()));
-    LaneNames { own, adapters, derived }
+    LaneNames { own, shared: Vec::new(), adapters, derived }
 }
 
 /// Returns the model name that is sent to the engine.

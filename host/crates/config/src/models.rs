@@ -45,7 +45,10 @@ fn add(section: &Section<'_>, lane: &mut LaneSpec, name: &str, is_wanted: bool, 
     let listed = lane.models.iter().any(|model| model == name);
     if is_wanted {
         match (is_hidden, listed) {
-            (false, false) => lane.models.push(name.to_owned()),
+            (false, false) => {
+                lane.models.push(name.to_owned());
+                lane.names.shared.push(name.to_owned());
+            }
             (true, false) => lane.names.own.push(name.to_owned()),
             (_, true) => {}
         }

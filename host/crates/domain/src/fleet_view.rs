@@ -203,7 +203,7 @@ impl Topology {
             by_name.insert(lane.name.clone(), lane.id);
             lane.models.iter().for_each(|model| models.add(NameKind::Listed, model, lane.id));
             models.add(NameKind::Own, &lane.name, lane.id);
-            let LaneNames { own, adapters, derived } = &lane.names;
+            let LaneNames { own, shared: _, adapters, derived } = &lane.names;
             own.iter().for_each(|name| models.add(NameKind::Own, name, lane.id));
             for adapter in adapters {
                 models.add(NameKind::Own, adapter, lane.id);
@@ -261,6 +261,20 @@ impl Topology {
         let of_lane = model.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix(':'));
         let is = |wanted: &str| adapters.iter().find(|adapter| *adapter == wanted);
         of_lane.and_then(is).or_else(|| is(model)).map(String::as_str)
+    }
+
+    /// Returns the model of a lane that a request is for whose engine is not to be asked for one
+    /// name only: the spelling that the lane lists, or its first model if the client used another
+    /// name of it or of the host. `None` if that is `model` itself, or not known.
+    pub fn model_of(&self, lane: LaneId, model: &str) -> Option<&str> {
+        let name = self.resolved(model)?;
+        let lane = self.lane(lane)?;
+        let is_own = |model: &&String| !lane.names.shared.contains(model);
+        let mut own = lane.models.iter().filter(is_own).map(String::as_str);
+        let listed = own.clone().find(|own| *own == name);
+        // The name of a lane is only the default of its models, and unknown to its engine.
+        let first = own.next().filter(|first| *first != lane.name);
+        listed.or(first).filter(|wanted| *wanted != model)
     }
 
     /// Returns the names that are shown to clients, sorted: the models of all lanes, and the names
@@ -341,5 +355,60 @@ impl FleetView {
             stat.cached_tokens = self.cached[at].1;
         }
         stat
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(name: &str, models: &[&str], names: LaneNames) -> LaneInfo {
+        LaneInfo {
+            id: LaneId(0),
+            name: name.to_owned(),
+            engine: EngineKind::External,
+            models: models.iter().map(|model| (*model).to_owned()).collect(),
+            names,
+            labels: Vec::new(),
+            max_context: 0,
+            slots: 1,
+            group: 0,
+            cost_milli: 0,
+        }
+    }
+
+    #[test]
+    fn engines_are_asked_for_models_that_they_know() {
+        let shared = || vec!["gpt-4o".to_owned()];
+        let names = |adapters| LaneNames { shared: shared(), adapters, ..LaneNames::default() };
+        let topology = Topology::new(
+            1,
+            vec![
+                lane("api", &["Org-1/Big", "Small", "gpt-4o"], names(vec!["sql".to_owned()])),
+                lane("any", &["any", "gpt-4o"], names(Vec::new())),
+                lane("other", &["Elsewhere"], LaneNames::default()),
+            ],
+        );
+        for (lane, model, adapter, of_lane) in [
+            (0, "Small", None, None),
+            (0, "x/Small", None, Some("Small")),
+            (0, "Big", None, Some("Org-1/Big")),
+            (0, "api", None, Some("Org-1/Big")),
+            (0, "gpt-4o", None, Some("Org-1/Big")),
+            (0, "api:sql", Some("sql"), Some("Org-1/Big")),
+            (0, "x/sql", Some("sql"), Some("Org-1/Big")),
+            // As the fallback of a request for another lane.
+            (0, "Elsewhere", None, Some("Org-1/Big")),
+            // Set by a policy.
+            (0, "unknown", None, None),
+            // A lane that lists nothing serves what its clients ask for.
+            (1, "any", None, None),
+            (1, "gpt-4o", None, None),
+            (1, "any:sql", None, None),
+        ] {
+            let lane = LaneId(lane);
+            let found = (topology.adapter(lane, model), topology.model_of(lane, model));
+            assert_eq!(found, (adapter, of_lane), "{lane} {model}");
+        }
     }
 }

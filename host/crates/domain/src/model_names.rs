@@ -38,6 +38,10 @@ pub struct LaneNames {
     /// not to be listed. The name of the lane is always one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub own: Vec<String>,
+    /// Those of the lane's models that it shares with other lanes: names of the host, which its
+    /// engine does not know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<String>,
     /// Adapters of the engine. The lane answers to `lane:adapter`, and to the adapter's own name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub adapters: Vec<String>,
@@ -48,7 +52,7 @@ pub struct LaneNames {
 
 impl LaneNames {
     pub(crate) fn is_empty(&self) -> bool {
-        self.own.is_empty() && self.adapters.is_empty() && self.derived.is_empty()
+        *self == Self::default()
     }
 }
 

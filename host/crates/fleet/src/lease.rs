@@ -33,7 +33,9 @@ impl Lease {
     /// keep the client's.
     pub fn engine_model(&self, model: &str) -> Option<&str> {
         let Grant { topology, slot, engine_model, .. } = &self.grant;
-        topology.adapter(slot.lane(), model).or(engine_model.as_deref())
+        let adapter = topology.adapter(slot.lane(), model);
+        let of_lane = || topology.model_of(slot.lane(), model);
+        adapter.or(engine_model.as_deref()).or_else(of_lane)
     }
 
     /// Returns true if the host asks for the usage of streams whose clients have not.
