@@ -74,9 +74,9 @@ pub(crate) fn splice(json: &str, parts: &[(Range<usize>, String)]) -> String {
 /// Length of an escape with a code unit of UTF-16.
 const UNIT: usize = r"\ud800".len();
 
-/// Returns JSON text with U+FFFD instead of each half of a surrogate pair that is alone. JSON allows
-/// such escapes and clients that cut texts send them, but most strings cannot hold what they stand
-/// for. All positions stay the same.
+/// Returns JSON text with U+FFFD instead of each half of a surrogate pair that is alone. JSON
+/// allows such escapes and clients that cut texts send them, but most strings cannot hold what they
+/// stand for. All positions stay the same.
 pub(crate) fn without_half_pairs(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
     let mut fixed: Option<String> = None;

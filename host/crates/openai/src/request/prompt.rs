@@ -250,8 +250,9 @@ impl Prompt {
         })
     }
 
-    /// Reads a part of a message's content: an object, or a text as vLLM takes it. Other values have
-    /// no text, and are the engine's to judge; an array may have some, which policies would not see.
+    /// Reads a part of a message's content: an object, or a text as vLLM takes it. Other values
+    /// have no text, and are the engine's to judge; an array may have some, which policies would
+    /// not see.
     pub(super) fn read_part(&mut self, body: &str, part: &str) -> Result<(), BadRequest> {
         match part.as_bytes().first() {
             Some(b'"') => {
