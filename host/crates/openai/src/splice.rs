@@ -285,7 +285,8 @@ mod tests {
             model in "[a-z/\"\\\\é]{0,12}",
             size in 1_usize..40,
         ) {
-            let member = |(key, value): &(String, Value)| format!("{} : {value}", Value::from(&**key));
+            let member =
+                |(key, value): &(String, Value)| format!("{} : {value}", Value::from(&**key));
             let body = |name: &str| {
                 let model = format!("\"model\" :{name}");
                 let members = before.iter().map(member).chain([model]);

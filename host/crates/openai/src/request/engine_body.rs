@@ -53,7 +53,8 @@ impl Request {
 }
 
 /// Returns the part of a body to replace, and by what, so that the engine reports the usage in the
-/// stream. `None` if the client asks for it already, or for something that is the engine's to judge.
+/// stream. `None` if the client asks for it already, or for something that is the engine's to
+/// judge.
 fn ask(body: &[u8], index: &Index) -> Option<(Range<usize>, String)> {
     let find = |path: &[&str]| {
         let path: Vec<String> = path.iter().map(|key| (*key).to_owned()).collect();

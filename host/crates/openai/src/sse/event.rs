@@ -109,8 +109,8 @@ pub(super) fn has_content(data: &[u8]) -> bool {
     })
 }
 
-/// Returns true if the data of an event has a reason why a choice has ended. A cheap hint: it may be
-/// an empty one, or nested in another field.
+/// Returns true if the data of an event has a reason why a choice has ended. A cheap hint: it may
+/// be an empty one, or nested in another field.
 pub(super) fn has_finish_reason(data: &[u8]) -> bool {
     static FINISH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"finish_reason\""));
     FINISH.find_iter(data).any(|at| {
