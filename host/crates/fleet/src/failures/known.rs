@@ -192,6 +192,11 @@ kinds! {
         "the engine was killed (SIGKILL), often by the kernel because the system's memory was full",
         "read the kernel's log (`dmesg`); lower the memory that the lanes need, or add swap space",
         [], [];
+    "container_failed":
+        "the container tool could not start the engine",
+        "check the image, the options, and the access to the container runtime",
+        ["error response from daemon", "cannot connect to the docker daemon", "pull access denied",
+         "manifest unknown"], [];
     "program_not_found":
         "the program was not found",
         "install it, or correct `program` or `command`",

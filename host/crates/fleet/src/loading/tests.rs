@@ -259,6 +259,11 @@ fn failures_of_models_and_hubs_are_recognised() {
             &["`port`"],
         ),
         (
+            "docker: Error response from daemon: pull access denied for nope.".into(),
+            "container_failed",
+            &["image"],
+        ),
+        (
             "/bin/sh: line 1: 4711 Illegal instruction (core dumped)".into(),
             "illegal_instruction",
             &["CPU"],

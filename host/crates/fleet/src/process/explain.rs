@@ -18,10 +18,11 @@ pub(crate) struct Explanation {
 }
 
 /// The kinds of failures that a `reason` shows. All other ends have the code `engine_ended`.
-const KINDS: [(&str, &str); 5] = [
+const KINDS: [(&str, &str); 6] = [
     ("SIGILL", "illegal_instruction"),
     ("SIGBUS", "shared_memory_full"),
     ("SIGKILL", "killed"),
+    ("exit-125", "container_failed"),
     ("exit-126", "program_not_executable"),
     ("exit-127", "program_not_found"),
 ];
@@ -94,6 +95,7 @@ fn describe(status: ExitStatus) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failures::FailureKind;
 
     #[test]
     fn exit_statuses_are_explained() {
@@ -119,6 +121,7 @@ mod tests {
         ] {
             let explanation = explain(ExitStatus::from_raw(status));
             assert_eq!(explanation.reason, reason, "{status}: {explanation:?}");
+            assert_eq!(FailureKind::with_code(explanation.code).code, explanation.code);
             assert!(explanation.text.contains(part), "{status}: {explanation:?}");
         }
     }
