@@ -188,7 +188,7 @@ pub enum AcquireError {
     #[error("unknown lane")]
     UnknownLane,
     /// The lane is down.
-    #[error("the lane is {}{}{}", .state.label(), of(.reason.as_ref()), again(*.retry_in))]
+    #[error("the lane is {}{}{}", .state.label(), cause_of(.reason.as_ref()), again(*.retry_in))]
     NotServing {
         /// State of the lane.
         state: LaneState,
@@ -209,7 +209,10 @@ pub enum AcquireError {
         retry_in: Duration,
     },
     /// The lane's circuit breaker is open.
-    #[error("circuit breaker open for this lane")]
+    #[error(
+        "circuit breaker open for this lane: its engine failed several requests in a row{}",
+        again(*.retry_in)
+    )]
     CircuitOpen {
         /// Time until the next attempt.
         retry_in: Duration,
@@ -243,7 +246,7 @@ pub enum AcquireError {
     Closing,
 }
 
-fn of(problem: Option<&Problem>) -> String {
+fn cause_of(problem: Option<&Problem>) -> String {
     problem.map(|problem| format!(": {}", problem.for_clients())).unwrap_or_default()
 }
 
