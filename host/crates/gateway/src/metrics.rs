@@ -87,66 +87,79 @@ impl GatewayMetrics {
             attempts: Family::default(),
             seconds: seconds(),
         };
-        let m = &metrics;
-        registry.register("pointsman_accepted", "Requests accepted", m.accepted.clone());
+        metrics.register_flow(registry);
+        metrics.register_ends(registry);
+        Arc::new(metrics)
+    }
+
+    /// Registers what is open or in flight.
+    fn register_flow(&self, registry: &mut Registry) {
+        registry.register("pointsman_accepted", "Requests accepted", self.accepted.clone());
         registry.register(
             "pointsman_in_flight",
             "Accepted requests that have not ended",
-            m.in_flight.clone(),
+            self.in_flight.clone(),
         );
         registry.register(
             "pointsman_connections",
             "Open connections of clients and operators",
-            m.connections.clone(),
+            self.connections.clone(),
         );
         registry.register(
             "pointsman_refused_connections",
             "Connections that ended before their first request, by reason",
-            m.refused.clone(),
+            self.refused.clone(),
         );
         registry.register(
             "pointsman_body_bytes",
             "Size of the request bodies in flight",
-            m.body_bytes.clone(),
+            self.body_bytes.clone(),
         );
+    }
+
+    /// Registers how requests end, and how long they take.
+    fn register_ends(&self, registry: &mut Registry) {
         registry.register(
             "pointsman_answered",
             "Requests answered by the first lane attempted",
-            m.answered.clone(),
+            self.answered.clone(),
         );
         registry.register(
             "pointsman_fell_back",
             "Requests answered by a later lane",
-            m.fell_back.clone(),
+            self.fell_back.clone(),
         );
         registry.register(
             "pointsman_errors",
             "Requests that ended in an explicit error",
-            m.errors.clone(),
+            self.errors.clone(),
         );
         registry.register(
             "pointsman_client_gone",
             "Requests whose client disconnected",
-            m.client_gone.clone(),
+            self.client_gone.clone(),
         );
         registry.register(
             "pointsman_requests",
             "Requests by endpoint, lane and outcome",
-            m.requests.clone(),
+            self.requests.clone(),
         );
-        registry.register("pointsman_attempts", "Attempts by lane and result", m.attempts.clone());
+        registry.register(
+            "pointsman_attempts",
+            "Attempts by lane and result",
+            self.attempts.clone(),
+        );
         registry.register(
             "pointsman_request_seconds",
             "Time from request to last byte",
-            m.seconds.clone(),
+            self.seconds.clone(),
         );
-        let first_byte = m.first_byte_seconds.clone();
+        let first_byte = self.first_byte_seconds.clone();
         registry.register(
             "pointsman_first_byte_seconds",
             "Time from request to first byte",
             first_byte,
         );
-        Arc::new(metrics)
     }
 
     /// Counts a connection until the value is dropped.

@@ -194,13 +194,13 @@ fn distance(state: LaneState) -> (u8, &'static str) {
 /// Returns what all lanes can do.
 fn capabilities(cards: &[&ModelCard]) -> Vec<&'static str> {
     let mut all = vec!["chat", "completion"];
-    let have: [(&str, fn(&ModelCard) -> bool); 3] = [
-        ("tools", |card| card.tools),
-        ("reasoning", |card| card.reasoning),
-        ("vision", |card| card.vision),
-    ];
-    let of_all = |(_, has): &&(&str, fn(&ModelCard) -> bool)| cards.iter().all(|card| has(card));
-    all.extend(have.iter().filter(of_all).map(|(name, _)| *name));
+    for (name, has) in [
+        ("tools", cards.iter().all(|card| card.tools)),
+        ("reasoning", cards.iter().all(|card| card.reasoning)),
+        ("vision", cards.iter().all(|card| card.vision)),
+    ] {
+        all.extend(has.then_some(name));
+    }
     all
 }
 

@@ -114,11 +114,8 @@ impl ModelSplice {
                 self.state = if is_array { State::Done } else { State::Outside };
             }
             // Another value than an object is passed on as it is.
-            _ if self.state == State::Start => {
-                if !byte.is_ascii_whitespace() {
-                    self.state = State::Done;
-                }
-            }
+            _ if self.state == State::Start && byte.is_ascii_whitespace() => {}
+            _ if self.state == State::Start => self.state = State::Done,
             b'}' | b']' => {
                 self.depth -= 1;
                 if self.depth == 0 {

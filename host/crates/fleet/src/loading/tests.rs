@@ -165,7 +165,7 @@ fn failures_of_memory_and_disk_are_recognised() {
 }
 
 #[test]
-fn failures_of_models_and_hubs_are_recognised() {
+fn failures_of_hubs_are_recognised() {
     let network = &["network", "DNS", "download the model first", "offline"][..];
     check(&[
         (
@@ -216,6 +216,12 @@ fn failures_of_models_and_hubs_are_recognised() {
             "model_not_cached",
             &["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"],
         ),
+    ]);
+}
+
+#[test]
+fn failures_of_models_and_programs_are_recognised() {
+    check(&[
         (
             vllm(
                 "safetensors_rust.SafetensorError: Error while deserializing header: \

@@ -175,10 +175,13 @@ impl Pending {
     }
 }
 
+/// Where the lines of an event's data begin: in the data, and in the event.
+type Lines = Vec<(usize, usize)>;
+
 /// Returns the data of an event, and where each line of it begins; `None` if it has none.
-fn data(raw: &[u8]) -> Option<(Cow<'_, [u8]>, Vec<(usize, usize)>)> {
+fn data(raw: &[u8]) -> Option<(Cow<'_, [u8]>, Lines)> {
     let mut json = Cow::Borrowed(&raw[..0]);
-    let mut lines = Vec::new();
+    let mut lines = Lines::new();
     let mut at = 0;
     while at < raw.len() {
         let end = memchr2(b'\n', b'\r', &raw[at..]).map_or(raw.len(), |found| at + found);
