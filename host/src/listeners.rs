@@ -169,4 +169,19 @@ mod tests {
         write_ports(&file, &[tcp(8000), unix, tcp(443)]).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "8000\n443\n");
     }
+
+    #[test]
+    fn unusable_files_are_errors_of_the_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("p.toml");
+        let lane = "[[lanes]]\nname = \"a\"\n[lanes.engine]\ndriver = \"external\"\nurl = \
+                    \"http://127.0.0.1:1\"\n";
+        let tls = "tls = { certificate = \"none.pem\", key = \"none.pem\" }\n";
+        fs::write(&file, format!("[server]\n{tls}{lane}")).unwrap();
+        let config = pointsman_config::Config::load(&file).unwrap();
+        let error = read_tls(&file, &config.server.listeners).unwrap_err().to_string();
+        let place = format!("{}:2: server.tls: ", file.display());
+        assert!(error.starts_with(&place) && error.ends_with("[unavailable]"), "{error}");
+        assert!(error.contains("none.pem"), "{error}");
+    }
 }

@@ -58,14 +58,13 @@ pub(crate) struct GuardedBody {
     guard: Arc<RequestGuard>,
     /// `None` with HTTP/1.
     unsent: Option<Arc<Unsent>>,
-    has_ended: bool,
 }
 
 impl GuardedBody {
     /// Guards a body. Called by the task of the stream.
     pub(crate) fn new(body: Body, guard: RequestGuard) -> Self {
         let unsent = Unsent::of_stream();
-        Self { body, guard: Arc::new(guard), unsent, has_ended: false }
+        Self { body, guard: Arc::new(guard), unsent }
     }
 }
 
@@ -77,26 +76,23 @@ impl http_body::Body for GuardedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<GuardedData>, axum::Error>>> {
-        let Self { body, guard, unsent, has_ended } = &mut *self;
+        let Self { body, guard, unsent } = &mut *self;
         let Some(unsent) = unsent else {
             let frame = ready!(Pin::new(body).poll_frame(cx));
             let data = |bytes| GuardedData { bytes, of_stream: None };
             return Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(data))));
         };
-        if !*has_ended {
-            ready!(unsent.poll_room(cx));
-            if let Some(frame) = ready!(Pin::new(body).poll_frame(cx)) {
-                let data = |bytes: Bytes| {
-                    unsent.add(bytes.len());
-                    let of_stream = Some((Arc::clone(unsent), Arc::clone(guard)));
-                    GuardedData { bytes, of_stream }
-                };
-                return Poll::Ready(Some(frame.map(|frame| frame.map_data(data))));
-            }
-            *has_ended = true;
+        // One piece at a time: while a part of it waits for the client, hyper asks for the next
+        // piece, and learns in time that the client has taken too long.
+        if let Err(error) = ready!(unsent.poll_taken(cx)) {
+            return Poll::Ready(Some(Err(axum::Error::new(error))));
         }
-        ready!(unsent.poll_all_taken(cx));
-        Poll::Ready(None)
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        let data = |bytes: Bytes| {
+            unsent.add(bytes.len());
+            GuardedData { bytes, of_stream: Some((Arc::clone(unsent), Arc::clone(guard))) }
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(data))))
     }
 
     fn is_end_stream(&self) -> bool {

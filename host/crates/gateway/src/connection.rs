@@ -146,7 +146,7 @@ impl<S: AsyncRead + Unpin> ClientStream<S> {
         let is_http2 = first == PREFACE;
         self.detected = first;
         if is_http2 {
-            // There is no head to wait for yet.
+            // The time until the first head begins.
             self.begin_requests();
         }
         Ok(is_http2)

@@ -1,5 +1,5 @@
-//! How many connections may be open, and the idle ones, of which the longest idle one makes room for
-//! a new one.
+//! How many connections may be open, and the idle ones, of which the longest idle one makes room
+//! for a new one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

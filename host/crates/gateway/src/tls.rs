@@ -47,6 +47,7 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
+        #[source]
         error: pem::Error,
     },
     /// A file has no certificate.
@@ -62,13 +63,18 @@ pub enum TlsError {
     )]
     EncryptedKey(PathBuf),
     /// Certificate and key cannot be used together, or one of them is of an unsupported kind.
-    #[error("certificate {} and key {} cannot be used: {error}", certificate.display(), key.display())]
+    #[error(
+        "certificate {} and key {} cannot be used: {error}",
+        certificate.display(),
+        key.display()
+    )]
     Pair {
         /// The file of the certificate.
         certificate: PathBuf,
         /// The file of the key.
         key: PathBuf,
         /// The cause.
+        #[source]
         error: rustls::Error,
     },
     /// A certificate of an authority cannot be used.
@@ -77,6 +83,7 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
         /// The cause.
+        #[source]
         error: rustls::Error,
     },
     /// The authorities cannot be used.
@@ -85,6 +92,7 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
         /// The cause.
+        #[source]
         error: VerifierBuilderError,
     },
 }

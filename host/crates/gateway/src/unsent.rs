@@ -4,6 +4,7 @@
 //! flow control of HTTP/2 only stops that stream. So each stream has the limits that a connection
 //! has with HTTP/1, and is reset alone.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -15,9 +16,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::pace::{MIN_WRITE_RATE, Pace};
-
-/// Bytes of a response that wait for the client, after which no more are fetched from the engine.
-const MAX_UNSENT: usize = 64 << 10;
 
 tokio::task_local! {
     /// That of the stream whose task this is.
@@ -32,14 +30,16 @@ pub(crate) struct Unsent(Mutex<State>);
 struct State {
     bytes: usize,
     pace: Pace,
-    /// Waits until fewer bytes are left.
+    /// The client has taken too long.
+    is_expired: bool,
+    /// Waits until the client has taken everything.
     body: Option<Waker>,
 }
 
 impl Unsent {
     fn new(limit: Duration) -> Arc<Self> {
         let pace = Pace::new(limit, MIN_WRITE_RATE);
-        Arc::new(Self(Mutex::new(State { bytes: 0, pace, body: None })))
+        Arc::new(Self(Mutex::new(State { bytes: 0, pace, is_expired: false, body: None })))
     }
 
     /// Returns that of the stream whose task calls this; `None` with HTTP/1.
@@ -47,20 +47,17 @@ impl Unsent {
         UNSENT.try_with(Arc::clone).ok()
     }
 
-    /// Waits until there is room for more bytes.
-    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_at_most(MAX_UNSENT - 1, cx)
-    }
-
-    /// Waits until the client has taken everything.
-    pub(crate) fn poll_all_taken(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_at_most(0, cx)
-    }
-
-    fn poll_at_most(&self, bytes: usize, cx: &mut Context<'_>) -> Poll<()> {
+    /// Waits until the client has taken everything that was handed to hyper.
+    ///
+    /// # Errors
+    /// If the client has taken too long.
+    pub(crate) fn poll_taken(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.state();
-        if state.bytes <= bytes {
-            return Poll::Ready(());
+        if state.is_expired {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if state.bytes == 0 {
+            return Poll::Ready(Ok(()));
         }
         state.body = Some(cx.waker().clone());
         Poll::Pending
@@ -88,8 +85,7 @@ impl Unsent {
         state.bytes = state.bytes.saturating_sub(bytes);
         if state.bytes > 0 {
             state.pace.wait(now);
-        }
-        if let Some(body) = state.body.take() {
+        } else if let Some(body) = state.body.take() {
             body.wake();
         }
     }
@@ -155,8 +151,14 @@ impl<F: Future<Output = ()>> Future for Paced<F> {
         // Bytes may be written between the end of the timer and the look at the deadline.
         while let Some(deadline) = unsent.deadline() {
             if deadline <= Instant::now() {
+                unsent.state().is_expired = true;
+                // The body fails now, and hyper resets the stream with an error. If hyper waits for
+                // the flow control of a piece that it has, dropping the stream cancels it.
+                let poll = || stream.as_mut().poll(cx).is_ready();
+                let has_failed = UNSENT.sync_scope(Arc::clone(unsent), poll);
                 tracing::info!(
                     event = "slow_client",
+                    cancelled = !has_failed,
                     "resetting a stream: the client does not read its response"
                 );
                 return Poll::Ready(());

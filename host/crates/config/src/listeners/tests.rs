@@ -25,7 +25,11 @@ fn options_are_read() {
         models = { reader = "m" }
         health = "all-lanes"
         proxy-protocol = true
-        tls = { certificate = "c.pem", key = "/k.pem", client-ca = "ca.pem", client-certificates = "optional" }
+        [listeners.tls]
+        certificate = "c.pem"
+        key = "/k.pem"
+        client-ca = "ca.pem"
+        client-certificates = "optional"
         "#;
     let listeners = parse(source).unwrap();
     let path = PathBuf::from("/conf/run/api.sock");

@@ -57,7 +57,7 @@ async fn http2_on(
     tasks: &mut JoinSet<()>,
 ) -> Sender {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(64 << 10)
+        .initial_stream_window_size(66_666)
         .initial_connection_window_size(1 << 20)
         .handshake(TokioIo::new(stream))
         .await
@@ -71,9 +71,8 @@ fn get(uri: &str) -> Request<Full<Bytes>> {
 }
 
 fn chat(model: &str, is_stream: bool) -> Request<Full<Bytes>> {
-    let body = format!(
-        r#"{{"model":"{model}","stream":{is_stream},"messages":[{{"role":"user","content":"hi"}}]}}"#
-    );
+    let messages = r#""messages":[{"role":"user","content":"hi"}]"#;
+    let body = format!(r#"{{"model":"{model}","stream":{is_stream},{messages}}}"#);
     Request::post("http://localhost/v1/chat/completions")
         .header("content-type", "application/json")
         .body(Full::from(body))

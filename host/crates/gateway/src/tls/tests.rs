@@ -17,9 +17,16 @@ fn write(dir: &TempDir, pair: &CertifiedKey<KeyPair>) -> TlsFiles {
         client_ca: None,
         client_certificates_optional: false,
     };
-    fs::write(&files.certificate, pair.cert.pem()).unwrap();
-    fs::write(&files.key, pair.signing_key.serialize_pem()).unwrap();
+    replace(&files.certificate, &pair.cert.pem());
+    replace(&files.key, &pair.signing_key.serialize_pem());
     files
+}
+
+/// Writes a file atomically, so that it is a new one even within a tick of the clock.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(&new, path).unwrap();
 }
 
 #[test]
@@ -99,7 +106,7 @@ async fn changed_files_are_reloaded_if_they_can_be_used() {
     reload_until(&tls, || false).await;
     assert!(is_first(), "without a change, nothing is read");
     // The key does not belong to the certificate.
-    fs::write(&files.key, issue().signing_key.serialize_pem()).unwrap();
+    replace(&files.key, &issue().signing_key.serialize_pem());
     reload_until(&tls, || false).await;
     assert!(is_first());
     write(&dir, &issue());
