@@ -77,15 +77,20 @@ impl FailureKind {
 
 /// Returns a log line as it is quoted: without secrets, and of limited length.
 pub(crate) fn quote(line: &str) -> String {
+    let mut text = without_secrets(line);
+    text.truncate(text.floor_char_boundary(MAX_QUOTE));
+    text
+}
+
+/// Returns a text with secrets replaced.
+pub(crate) fn without_secrets(line: &str) -> String {
     let mut is_secret = false;
     let words = line.split(' ').map(|word| {
         let hidden = is_secret || has_token(word);
         is_secret = word.eq_ignore_ascii_case("bearer");
         if hidden && !word.is_empty() { SECRET } else { word }
     });
-    let text = words.collect::<Vec<_>>().join(" ");
-    let end = text.floor_char_boundary(MAX_QUOTE);
-    text[..end].to_owned()
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Returns true if a word contains a token of a model hub or API.

@@ -59,8 +59,8 @@ kinds! {
          "no available memory for the cache blocks"], [];
     "gpu_memory_full":
         "the GPU's memory is full",
-        "lower `gpu-memory-utilization`, `max-model-len` or `max-num-seqs`, or use a quantised \
-         model (AWQ, GPTQ, GGUF Q4)",
+        "lower `gpu-memory-utilization`, `max-model-len` or `max-num-seqs` (llama.cpp: `context` \
+         or `gpu-layers`), or use a quantised model (AWQ, GPTQ, GGUF Q4)",
         ["hip out of memory", "cuda out of memory", "outofmemory", "outofdevicememory",
          "hiperroroutofmemory", "out of memory"], [];
     "shared_memory_full":

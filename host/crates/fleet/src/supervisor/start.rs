@@ -8,12 +8,12 @@ use pointsman_domain::dispatch::Problem;
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field};
 
-use super::ending::{Failure, with_log};
+use super::ending::Failure;
 use super::{Engine, Outcome, Supervisor};
 use crate::driver::Target;
 use crate::drivers::vllm::sleep::canary;
 use crate::engine_spec::{ProcessSpec, UnloadMode};
-use crate::failures::FailureKind;
+use crate::failures::{FailureKind, without_secrets};
 use crate::launch::HOST;
 use crate::learning::learn;
 use crate::loading::LoadLog;
@@ -144,14 +144,15 @@ impl Supervisor {
                 let progress = engine
                     .log
                     .progress()
-                    .map(|progress| format!("; last progress: {progress}"))
+                    .map(|progress| format!("; last progress: {}", without_secrets(&progress)))
                     .unwrap_or_default();
-                let (tail, log) = (engine.process.log_tail().clone(), engine.log.clone());
+                // Only the line with the cause: the last ones are those of a start without errors.
+                let cause = engine.log.cause().map(|cause| format!("log: {}", cause.line));
                 self.kill(engine).await;
-                let cause =
+                let what =
                     format!("the engine was not ready within {timeout} s of its start{progress}");
-                let problem = FailureKind::with_code("start_timeout").problem_because(&cause);
-                self.load_failed(with_log(problem, &tail, &log), "start-timeout")
+                let problem = FailureKind::with_code("start_timeout").problem_because(&what);
+                self.load_failed(problem.with_log(cause.unwrap_or_default()), "start-timeout")
             }
             Some(Ok(Ok(()))) => {
                 let after_s = begun.elapsed().as_secs_f32();
