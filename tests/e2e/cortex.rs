@@ -189,7 +189,7 @@ fn serve_backend() {
     let host = Host::start_as_configured(&program, host.into_dir(), &config).wait_until_ready();
     wait_for_answers(&host, 20.0);
     backend.phase("steady");
-    wait_for_switches(&host, 2.0);
+    wait_for_switches(&host, 1.0);
     let report = backend.stop();
 
     print_table(&report);

@@ -228,10 +228,10 @@ fn quota_counts_output_under_all_its_names() {
         json!({ "n_predict": 100_000 }),
         json!({ "max_tokens": 100_000.0 }),
         json!({ "max_tokens": 1000, "n": 100 }),
-        json!({ "min_tokens": 100_000 }),
     ] {
         let response = post(host.port, CHAT, &chat("a", more.clone()));
-        assert_eq!(response.status, 429, "{more}: {}", response.text());
+        // More than the quota of a whole window.
+        assert_eq!(response.error_code(), "token_quota_exceeded", "{more}: {}", response.text());
     }
     assert_eq!(post(host.port, CHAT, &chat("a", json!({ "max_tokens": 10 }))).status, 200);
     host.assert_no_request_lost();
@@ -241,18 +241,17 @@ fn quota_counts_output_under_all_its_names() {
 #[test]
 fn half_a_surrogate_pair_passes_the_redaction() {
     let policies = root().join("policies");
-    let config = format!(
-        "[policies]\ndir = {policies:?}\ncache = \"cache\"\n[[policies.chain]]\nname = \"redact\"\n{}",
-        lane("a", &["a"], &["--script", r#"{"echo": true}"#])
-    );
-    let host = host(&config);
+    let chain = "[[policies.chain]]\nname = \"redact\"";
+    let engine = HostileEngine::honest();
+    let lane = external_lane("a", &["a"], &engine, "");
+    let host = host(&format!("[policies]\ndir = {policies:?}\ncache = \"cache\"\n{chain}\n{lane}"));
     for half in ["\\ud83d", "\\ude00", "\\ud83d\\ud83d", "\\uD83D end \\u00e9"] {
         let body = format!(
             "{{\"model\":\"a\",\"messages\":[{{\"role\":\"user\",\"content\":\"cut {half}\"}}]}}"
         );
         let response = send(host.port, "POST", CHAT, &[JSON], body.as_bytes());
         assert_eq!(response.status, 200, "{half}: {}", response.text());
-        assert_eq!(response.json()["body"], body, "{half}");
+        assert_eq!(engine.requests().last().unwrap().text(), body, "{half}");
     }
     host.assert_no_request_lost();
 }
@@ -265,7 +264,11 @@ fn error_keeps_the_engines_type_param_and_code() {
     for status in ["400 Bad Request", "422 Unprocessable Content", "429 Too Many Requests"] {
         let engine = HostileEngine::answering(status, "", &error.to_string());
         let host = host(&external_lane("a", &["a"], &engine, ""));
-        let got = post(host.port, CHAT, &chat("a", json!({}))).json()["error"].clone();
+        let response = post(host.port, CHAT, &chat("a", json!({})));
+        if status.starts_with("429") {
+            assert_eq!(response.header("x-pointsman-code"), Some("engine_rate_limited"));
+        }
+        let got = response.json()["error"].clone();
         for key in ["type", "param", "code"] {
             assert_eq!(got[key], error["error"][key], "{status} {key}: {got}");
         }

@@ -12,7 +12,7 @@ const CHAT: &str = "/v1/chat/completions";
 fn vllm(name: &str, model: &str, models: &[&str]) -> String {
     format!(
         "[[lanes]]\nname = {name:?}\nmodels = {models:?}\nmax-context = 32768\nload = \"on-demand\"\n\
-         memory = \"1GiB\"\nexpected-load-time = \"1s\"\n[lanes.engine]\ndriver = \"vllm\"\n\
+         expected-load-time = \"1s\"\n[lanes.engine]\ndriver = \"vllm\"\n\
          program = [{FAKE_ENGINE:?}]\nmodel = {model:?}\n"
     )
 }

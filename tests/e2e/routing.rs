@@ -84,7 +84,8 @@ fn refusal_of_the_only_engine_reaches_the_client() {
 fn lane_with_context(name: &str, context: u32, slots: u32, engine: u32) -> String {
     let more = format!("max-context = {context}\nslots = {slots}");
     let engine = engine.to_string();
-    let arguments = ["--flavour", "vllm", "--max-model-len", &engine];
+    let arguments =
+        ["--flavour", "vllm", "--max-model-len", &engine, "--served-model-name", name, "m"];
     fake_lane(FAKE_ENGINE, name, &[name, "m"], &more, &arguments)
 }
 
@@ -103,7 +104,7 @@ fn prompt_too_long_for_the_first_lane_goes_to_the_longer_one() {
         .concat(),
     );
     let response = post(host.port, CHAT, &with_words("m", 10));
-    assert_eq!(lane_and_attempts(&response), (Some("short"), Some("1")));
+    assert_eq!(lane_and_attempts(&response), (Some("short"), None));
     for _ in 0..3 {
         let response = post(host.port, CHAT, &with_words("m", 3000));
         assert_eq!(response.header("x-pointsman-lane"), Some("long"), "{}", response.text());
@@ -244,6 +245,6 @@ fn picture_goes_to_the_lane_that_sees() {
     let body =
         json!({ "model": "auto", "messages": [{ "role": "user", "content": [text, picture] }] });
     let response = post(host.port, CHAT, &body);
-    assert_eq!(lane_and_attempts(&response), (Some("fast_rag"), Some("1")));
+    assert_eq!(lane_and_attempts(&response), (Some("fast_rag"), None));
     host.assert_no_request_lost();
 }
