@@ -34,8 +34,8 @@ LANES = {
     "orchestrator": (VLLM, "DeepSeek-R1-Distill-Qwen-32B", "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"),
     "coder": (VLLM, "Qwen2.5-Coder-32B-Instruct", "Qwen/Qwen2.5-Coder-32B-Instruct"),
     "fast_rag": (VLLM, "Llama-3.2-11B-Vision-Instruct", "meta-llama/Llama-3.2-11B-Vision-Instruct"),
-    "super_reader": ("http://localhost:8080/v1", "super_reader", "super_reader"),
-    "governance": ("http://localhost:8081/v1", "governance", "governance"),
+    "super_reader": ("http://localhost:8080/v1", "super_reader", "Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf"),
+    "governance": ("http://localhost:8081/v1", "governance", "any-model"),
 }
 HEALTH_URL = "http://localhost:8000/health"
 RECONNECT_SECONDS = 5
@@ -213,7 +213,7 @@ async def prefixed():
 
 async def llama_cpp():
     for lane in ["super_reader", "governance"]:
-        await stream(lane, LANES[lane][1])
+        await stream(lane, LANES[lane][2])
         await without_model(lane)
 
 
