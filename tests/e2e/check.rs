@@ -80,7 +80,9 @@ fn one_problem_is_reported_once_and_missing_programs_are_warned_about() {
         std::fs::write(&file, format!("{lane}{engine}")).unwrap();
         let (code, out, err) = check(&file);
         assert_eq!(code, Some(0), "{err}");
-        let warns = out.lines().any(|line| line.contains("warning") && line.contains(program));
+        let warns = out.lines().any(|line| {
+            line.trim().starts_with("warning") && line.contains(&format!("`{program}`"))
+        });
         assert_eq!(warns, is_missing, "{out}");
     }
 }

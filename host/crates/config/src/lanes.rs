@@ -88,7 +88,7 @@ fn read_lane<'a>(
     // The defaults of a lane whose driver is invalid only serve to find further errors.
     let defaults = driver.map_or(LaneDefaults::MANAGED, |driver| driver.defaults);
     let residency = read_residency(section, driver);
-    let stream_usage = section.bool("stream-usage", defaults.stream_usage);
+    let stream_usage = section.bool("stream-usage", true);
     let expected_load = section.positive_duration("expected-load-time", defaults.expected_load);
     let liveness = read_liveness(section, defaults);
     let timeouts = read_timeouts(&section.section("timeouts"));

@@ -478,7 +478,7 @@ fn reference_configuration_lists_all_keys() {
         .filter(|error| error.code == Code::UnknownKey && error.key.ends_with("zzz"))
         .filter_map(|error| Some(error.message.split_once("expected one of ")?.1))
         .collect();
-    assert_eq!(known.len(), 31, "{errors:#?}");
+    assert_eq!(known.len(), 30, "{errors:#?}");
     let keys = known.iter().flat_map(|keys| keys.split(", ")).map(|key| key.trim_matches('`'));
     for key in keys {
         let is_there = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];

@@ -179,8 +179,6 @@ pub struct LaneDefaults {
     pub stall: Duration,
     /// Interval between probes of an idle engine; zero disables them.
     pub probe_interval: Duration,
-    /// The engine takes `stream_options.include_usage`, and reports the usage of a stream then.
-    pub stream_usage: bool,
 }
 
 impl LaneDefaults {
@@ -190,7 +188,6 @@ impl LaneDefaults {
         expected_load: Duration::from_secs(10),
         stall: Duration::from_secs(120),
         probe_interval: Duration::ZERO,
-        stream_usage: false,
     };
 }
 

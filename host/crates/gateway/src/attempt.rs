@@ -12,7 +12,7 @@ use pointsman_domain::request_flow::Declined;
 use pointsman_domain::{RequestView as _, SlotRequest};
 use pointsman_fleet::{EngineBody, EngineError, Fleet, Lease};
 use pointsman_openai::{
-    EndpointShape, EngineErrorBody, Request, StreamEnd, StreamKind, StreamWatch,
+    EndpointShape, EngineErrorBody, EngineRequestBody, Request, StreamEnd, StreamKind, StreamWatch,
 };
 
 use crate::decision::apply;
@@ -74,8 +74,23 @@ async fn send(
         // Never: a request that waits accepts a slot.
         return Err(AttemptError::Acquire(AcquireError::Closing));
     };
-    let received = tokio::time::timeout(timeout, first_byte(lease, &request, lane, names)).await;
-    let response = received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))?;
+    let receive = async |sent: EngineRequestBody| {
+        let received = first_byte(lease, &request, lane.clone(), names, sent);
+        let received = tokio::time::timeout(timeout, received).await;
+        received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))
+    };
+    let model = lease.engine_model(request.model());
+    let sent = request.body_for_engine(model, lease.asks_stream_usage());
+    let adds_usage = sent.adds_usage;
+    let mut response = receive(sent).await?;
+    if adds_usage && refuses_usage(&response) {
+        tracing::warn!(
+            "the engine does not accept `stream_options`, sending the request again; set \
+             `stream-usage = false` for this lane"
+        );
+        // Not remembered: the error may quote the client, who must not turn this off for others.
+        response = receive(request.body_for_engine(model, false)).await?;
+    }
     let body = response.first.as_deref().unwrap_or_default();
     let declined = declined(lease, response.status, body);
     if declined.is_none() {
@@ -84,16 +99,24 @@ async fn send(
     Ok((response, declined))
 }
 
+/// Returns true if an engine rejects a request because it asks for the usage of the stream, as
+/// strict APIs do that do not know the option.
+fn refuses_usage(response: &EngineResponse) -> bool {
+    const OPTION: &[u8] = b"stream_options";
+    let body = response.first.as_deref().unwrap_or_default();
+    matches!(response.status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
+        && body.windows(OPTION.len()).any(|part| part == OPTION)
+}
+
 async fn first_byte(
     lease: &Lease,
     request: &Request,
     lane: String,
     names: ResponseModel,
+    sent: EngineRequestBody,
 ) -> Result<EngineResponse, AttemptError> {
     // Engines that the host runs read nothing from it that a client should choose.
     let path = request.path(lease.is_external());
-    let model = lease.engine_model(request.model());
-    let sent = request.body_for_engine(model, lease.asks_stream_usage());
     let wanted = WantedRewrite::new(request, lease, names, sent.adds_usage);
     let response = lease.send(&path, headers_for_engine(request), sent.body).await?;
     let (head, mut body) = check_status(lease, response).await?.into_parts();

@@ -129,6 +129,26 @@ async fn usage_of_streams_is_asked_for_and_hidden() {
 }
 
 #[tokio::test]
+async fn engine_that_rejects_the_option_gets_the_request_without_it() {
+    let gateway = TestGateway::with_lanes(BuiltIn, |lane| lane.stream_usage = true, |_| ()).await;
+    let events: &str = format!("{CHUNK}{LAST}{DONE}").leak();
+    let rejected = r#"{"error":{"message":"extra field: stream_options"}}"#;
+    gateway.script("a", &[reply_json(422, rejected), stream(events, false)]);
+    let (status, _, body) = gateway.send(STREAM).await;
+    assert_eq!((status, body), (200, asked(events)));
+    let received: Vec<Value> = {
+        let mut received = gateway.engines.received.lock().unwrap();
+        received.drain(..).map(|(_, body)| body["stream_options"].clone()).collect()
+    };
+    assert_eq!(received, [json!({"include_usage": true}), Value::Null]);
+    // What the client asked for is the client's to hear.
+    let own = STREAM.replace("\"stream\":true", "\"stream\":true,\"stream_options\":7").leak();
+    gateway.script("a", &[reply_json(422, rejected)]);
+    let (status, _, body) = gateway.send(own).await;
+    assert_eq!((status, body.as_str()), (422, rejected));
+}
+
+#[tokio::test]
 async fn events_are_counted_without_a_usage() {
     let observer = Arc::<Observer>::default();
     let gateway = TestGateway::new(Arc::clone(&observer)).await;

@@ -59,7 +59,8 @@ async fn all_forms_of_a_path_are_served_below_the_prefix() {
     }
     for (settings, path, expected) in [
         (&root, "/models/m", 200),
-        (&root, "/v1/models/org%2Fm", 404),
+        (&root, "/v1/models/org%2Fm", 200),
+        (&root, "/v1/models/org%2Fx", 404),
         (&prefixed, "/llm/models/", 200),
         (&prefixed, "/health", 200),
         (&prefixed, "/readyz", 200),
@@ -204,7 +205,9 @@ async fn pages_of_listed_origins_may_read_every_response() {
         assert_eq!(status_of(&response), status, "{response}");
         let allowed = "access-control-allow-origin: https://chat.example.org";
         assert!(response.contains(allowed), "{response}");
-        let is_exposed = response.contains("access-control-expose-headers: x-request-id");
+        let is_exposed = response.lines().any(|line| {
+            line.starts_with("access-control-expose-headers: ") && line.contains("x-request-id")
+        });
         assert!(is_exposed || status == "204", "{response}");
     }
     test.drain.begin();

@@ -22,7 +22,7 @@ pub static DRIVER: DriverInfo = DriverInfo {
     key: "llama-cpp",
     purpose: None,
     kind: EngineKind::LlamaCpp,
-    defaults: LaneDefaults { stream_usage: true, ..LaneDefaults::MANAGED },
+    defaults: LaneDefaults::MANAGED,
     read: section::read,
 };
 

@@ -52,7 +52,6 @@ pub static DRIVER: DriverInfo = DriverInfo {
     defaults: LaneDefaults {
         expected_load: Duration::from_secs(60),
         probe_interval: Duration::from_secs(60),
-        stream_usage: true,
         ..LaneDefaults::MANAGED
     },
     read: section::read,
