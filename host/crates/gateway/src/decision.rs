@@ -131,9 +131,15 @@ async fn parse(
     head: Head,
     listener: Arc<ListenerSettings>,
 ) -> Result<Request, RouteError> {
+    let fleet = pipeline.fleet.view();
     let read = move |body, head| -> Result<Request, RouteError> {
-        let (default, targets) = (listener.default_model.as_deref(), &listener.models);
-        let names = ModelNames { default, targets };
+        // Clients of one engine name no model, and a host with one lane is not different to them.
+        let only = match fleet.topology.lanes() {
+            [lane] => Some(lane.name.as_str()),
+            _ => None,
+        };
+        let default = listener.default_model.as_deref().or(only);
+        let names = ModelNames { default, targets: &listener.models };
         let request = Request::parse_with_names(endpoint, body, head, names)?;
         Ok(request.without_operator_fields()?)
     };
