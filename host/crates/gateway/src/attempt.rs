@@ -117,7 +117,7 @@ async fn first_byte(
 ) -> Result<EngineResponse, AttemptError> {
     // Engines that the host runs read nothing from it that a client should choose.
     let path = request.path(lease.is_external());
-    let wanted = WantedRewrite::new(request, lease, names, sent.adds_usage);
+    let wanted = WantedRewrite::new(request, names, sent.adds_usage);
     let response = lease.send(&path, headers_for_engine(request), sent.body).await?;
     let (head, mut body) = check_status(lease, response).await?.into_parts();
     let (status, headers) = (head.status, head.headers);

@@ -3,8 +3,6 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use pointsman_domain::RequestView as _;
-use pointsman_fleet::Lease;
 use pointsman_openai::{ModelSplice, Request, StreamRewrite};
 
 use crate::settings::ResponseModel;
@@ -39,7 +37,7 @@ impl Rewrite {
 /// The changes that a response needs as far as they are known before it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WantedRewrite<'a> {
-    /// The name of the model for the client, unless the engine uses the same.
+    /// The name of the model for the client.
     model: Option<&'a str>,
     /// The client has not asked for the usage of the stream, but the host has.
     hides_usage: bool,
@@ -47,18 +45,11 @@ pub(crate) struct WantedRewrite<'a> {
 
 impl<'a> WantedRewrite<'a> {
     /// Returns the changes that the response to a request needs.
-    pub(crate) fn new(
-        request: &'a Request,
-        lease: &Lease,
-        names: ResponseModel,
-        hides_usage: bool,
-    ) -> Self {
+    pub(crate) fn new(request: &'a Request, names: ResponseModel, hides_usage: bool) -> Self {
+        // What the engine is sent says little: vLLM answers by the first of its names. The first
+        // event or the first bytes of a response decide whether the rest is looked at.
         let asked = request.response_model();
-        // An engine that the host runs answers by the name that it is sent. Other names have to be
-        // looked for in the response.
-        let is_equal = lease.engine_model(request.model()) == Some(asked) && !lease.is_external();
-        let model = (names == ResponseModel::Asked && !is_equal).then_some(asked);
-        Self { model, hides_usage }
+        Self { model: (names == ResponseModel::Asked).then_some(asked), hides_usage }
     }
 
     /// Returns the changes of a stream of events.
