@@ -21,6 +21,8 @@ use tower_http::CompressionLevel;
 use tower_http::compression::Compression;
 use tower_service::Service;
 
+use crate::stream::EngineLength;
+
 /// Minimum size of a body that is compressed; a packet has about as much.
 const MIN_SIZE: u64 = 1 << 10;
 /// Responses that are compressed at a time, each of which takes up to about a megabyte. Further
@@ -99,7 +101,8 @@ fn is_compressible(response: &Response) -> bool {
     let headers = response.headers();
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let announced = text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
-    let size = announced.or_else(|| response.body().size_hint().exact());
+    let engine = response.extensions().get().map(|EngineLength(length)| *length);
+    let size = announced.or(engine).or_else(|| response.body().size_hint().exact());
     let content_type = text(header::CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
     let is_fixed = text(header::CACHE_CONTROL).is_some_and(|value| value.contains("no-transform"));
     size.is_some_and(|size| size >= MIN_SIZE)

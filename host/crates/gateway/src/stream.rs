@@ -23,6 +23,10 @@ use crate::headers::{self, ATTEMPTS, LANE, POLICY, REASON, to_header_value};
 use crate::request_tracker::{Failure, RequestTracker};
 use crate::rewrite::Rewrite;
 
+/// The length that an engine announced for a body whose length changes on its way to the client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EngineLength(pub(crate) u64);
+
 /// Returns the client's response after the execution of a decision. `abort` is cancelled when the
 /// drain timeout of the host has expired.
 pub(crate) fn into_response(abort: CancellationToken, done: ExecutionResult) -> Response {
@@ -32,9 +36,10 @@ pub(crate) fn into_response(abort: CancellationToken, done: ExecutionResult) -> 
         Err(error) => return tracker.error_response(&error),
     };
     let mut headers = headers::for_client(&engine_response.headers);
+    let mut length = None;
     if engine_response.watch.is_some() || engine_response.rewrite.is_some() {
         // An error event may have to be appended, and another name may have another length.
-        headers.remove(header::CONTENT_LENGTH);
+        length = headers.remove(header::CONTENT_LENGTH);
     }
     for (name, value) in [
         (LANE, Some(&engine_response.lane)),
@@ -55,6 +60,10 @@ pub(crate) fn into_response(abort: CancellationToken, done: ExecutionResult) -> 
     let mut response = Response::new(Body::new(InSpan::new(span, body)));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    if let Some(length) = length {
+        response.extensions_mut().insert(EngineLength(length));
+    }
     response
 }
 
