@@ -26,8 +26,8 @@ const CAP_FIVE: &str = "(ADVISE
   (i32.store (i32.const 3004) (i32.const 5))
   (call $pair (i32.const 2156) (i32.const 3000) (i32.const 1))
   (i32.const 2048))";
-const ALLOW: &str = "[allow]\nsystem = true\nfields = [\"/max_tokens\", \"/max_completion_tokens\", \
-    \"/n_predict\", \"/max_output_tokens\", \"/num_predict\"]\n";
+const ALLOW: &str = "[allow]\nsystem = true\nfields = [\"/max_tokens\", \
+    \"/max_completion_tokens\", \"/n_predict\", \"/max_output_tokens\", \"/num_predict\"]\n";
 
 /// Returns a lane whose engine calls the model `engine`, whatever the client asked for.
 fn renaming_lane(flavour: &str, more: &str) -> String {
@@ -94,7 +94,8 @@ fn model_of_another_lane_comes_back_as_asked() {
 /// Everything but one value keeps its bytes: key order, white space, numbers, nested `model` keys.
 #[test]
 fn only_the_value_of_the_model_changes() {
-    let body = r#" {"choices":[{"message":{"model":"engine","content":"\"model\":\"engine\""}}], "x":1.50,"big":18446744073709551616,
+    let body = r#" {"choices":[{"message":{"model":"engine","content":"\"model\":\"engine\""}}],
+        "x":1.50,"big":18446744073709551616,
         "model" : "engine","created":1E5,"x":null} "#;
     let engine = HostileEngine::answering("200 OK", "", body);
     let lane = external_lane("a", &["asked"], &engine, "engine-model = \"engine\"");
@@ -138,7 +139,8 @@ fn budget_counts_streams_without_usage() {
     };
     let config = format!(
         "[policies]\ndir = {policies:?}\ncache = \"cache\"\n[[policies.chain]]\nname = \"budget\"\n\
-         config = {{ tiers = [\"best\", \"cheap\"], thresholds = [500], default-milli = 5000 }}\n{}{}",
+         config = {{ tiers = [\"best\", \"cheap\"], thresholds = [500], default-milli = 5000 \
+         }}\n{}{}",
         lane("best", 1000, 8),
         lane("cheap", 1, 4)
     );
@@ -177,7 +179,8 @@ fn echoed(host: &Host, body: &str) -> Value {
 #[test]
 fn edits_keep_tool_calls_and_last_user_message() {
     let host = echo_host(&Guest::new("trim").code(KEEP_TWO).manifest(ALLOW));
-    let call = |id: &str| json!({ "id": id, "type": "function", "function": { "name": "read", "arguments": "{}" } });
+    let function = json!({ "name": "read", "arguments": "{}" });
+    let call = |id: &str| json!({ "id": id, "type": "function", "function": function });
     let result = |id: &str| json!({ "role": "tool", "tool_call_id": id, "content": "text" });
     let user = |text: &str| json!({ "role": "user", "content": text });
     let calls =

@@ -11,8 +11,8 @@ const CHAT: &str = "/v1/chat/completions";
 /// Returns a lane with a fake vLLM, loaded on demand.
 fn vllm(name: &str, model: &str, models: &[&str]) -> String {
     format!(
-        "[[lanes]]\nname = {name:?}\nmodels = {models:?}\nmax-context = 32768\nload = \"on-demand\"\n\
-         expected-load-time = \"1s\"\n[lanes.engine]\ndriver = \"vllm\"\n\
+        "[[lanes]]\nname = {name:?}\nmodels = {models:?}\nmax-context = 32768\nload = \
+         \"on-demand\"\nexpected-load-time = \"1s\"\n[lanes.engine]\ndriver = \"vllm\"\n\
          program = [{FAKE_ENGINE:?}]\nmodel = {model:?}\n"
     )
 }

@@ -93,13 +93,17 @@ fn cortex_decides_by_model_name_and_content() {
 #[test]
 fn cortex_falls_back_to_super_reader_except_for_governance() {
     let host = cortex("");
-    host.set_script("orchestrator", json!({ "status": 503 }));
+    host.set_script("orchestrator", json!({ "status": 500 }));
     let response = send_chat(&host, "orchestrator", "hi");
     assert_eq!((response.status, response.header("x-pointsman-lane")), (200, Some("super_reader")));
     assert_eq!(response.header("x-pointsman-attempts"), Some("2"));
     host.set_script("governance", json!({ "status": 500 }));
     let response = send_chat(&host, "governance", "hi");
     assert_eq!((response.status, response.header("x-pointsman-lane")), (502, Some("governance")));
+    // An overload passes: a request for one model waits for it.
+    host.set_script("coder", json!({ "status": 503 }));
+    let response = send_chat(&host, "coder", "hi");
+    assert_eq!((response.status, response.error_code()), (503, "engine_overloaded".into()));
     host.assert_no_request_lost();
 }
 

@@ -89,7 +89,7 @@ fn decisions_are_recorded_with_outcome() {
     streaming["stream"] = json!(true);
     streaming["stream_options"] = json!({ "include_usage": true });
     assert_eq!(send_chat(&host, "stream", &streaming), 200);
-    host.set_script("orchestrator", json!({ "status": 503 }));
+    host.set_script("orchestrator", json!({ "status": 500 }));
     assert_eq!(send_chat(&host, "fallback", &chat_with_secrets("orchestrator")), 200);
     host.set_script("governance", json!({ "status": 500 }));
     assert_eq!(send_chat(&host, "error", &chat_with_secrets("governance")), 502);
@@ -142,7 +142,7 @@ fn decisions_are_recorded_with_outcome() {
     let results: Vec<_> =
         fell_back.tries.iter().map(|attempt| (attempt.result, attempt.status)).collect();
     assert_eq!(fell_back.end.how, Ended::FellBack);
-    assert_eq!(results, [(AttemptResult::Overloaded, 503), (AttemptResult::Ok, 200)]);
+    assert_eq!(results, [(AttemptResult::ServerError, 500), (AttemptResult::Ok, 200)]);
     let error = record(&found, "error");
     assert_eq!(
         (error.end.how, error.tries[0].result, error.tries[0].status),

@@ -18,8 +18,8 @@ pub(crate) fn attacks(root: &Path) -> Result<()> {
     run_tests(root, &[], MINUTES, None)
 }
 
-/// Runs the soak only, for `minutes`, and prints its figures. With `is_release`, those of the binary
-/// that `cargo xtask dist` built.
+/// Runs the soak only, for `minutes`, and prints its figures. With `is_release`, those of the
+/// binary that `cargo xtask dist` built.
 pub(crate) fn soak(root: &Path, minutes: Option<&str>, is_release: bool) -> Result<()> {
     let minutes = match minutes {
         Some(minutes) => minutes.parse().context("--minutes: not a number")?,

@@ -281,7 +281,7 @@ impl Topology {
     /// of the lanes.
     pub fn models(&self) -> Vec<&str> {
         let lanes = self.lanes.iter().map(|lane| lane.name.as_str());
-        let mut models: Vec<&str> = self.models.of(NameKind::Listed).chain(lanes).collect();
+        let mut models: Vec<&str> = self.models.names(NameKind::Listed).chain(lanes).collect();
         models.sort_unstable();
         models.dedup();
         models

@@ -133,7 +133,7 @@ impl<L: Copy + PartialEq> ModelNames<L> {
     }
 
     /// Returns the names of a kind, in any order.
-    pub(crate) fn of(&self, kind: NameKind) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self, kind: NameKind) -> impl Iterator<Item = &str> {
         self.kinds[kind as usize].keys().map(String::as_str)
     }
 }

@@ -98,8 +98,8 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     }
     /// Returns the readiness paths. The first one that exists decides: a 2xx status means ready.
     fn ready_paths(&self) -> Vec<&str>;
-    /// Returns true if an engine that has none of these paths may be ready all the same: it responds,
-    /// but is known to lack paths that others have.
+    /// Returns true if an engine that has none of these paths may be ready all the same: it
+    /// responds, but is known to lack paths that others have.
     fn ready_paths_are_optional(&self) -> bool {
         false
     }

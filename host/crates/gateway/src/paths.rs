@@ -62,8 +62,8 @@ pub(crate) fn replace(uri: &Uri, path: String) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Returns what of a query is passed on to external engines: nothing of one that is too long. Parameters that
-/// may be credentials of the client for the host are left out.
+/// Returns what of a query is passed on to external engines: nothing of one that is too long.
+/// Parameters that may be credentials of the client for the host are left out.
 pub(crate) fn query_for_engine(uri: &Uri) -> String {
     let query = uri.query().unwrap_or_default();
     if query.len() > MAX_QUERY || !query.bytes().all(|byte| byte.is_ascii_graphic()) {

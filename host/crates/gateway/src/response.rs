@@ -15,8 +15,8 @@ use crate::error::RouteError;
 use crate::failure::{MAX_RETRY_ESTIMATE, whole_seconds};
 use crate::request_id;
 
-/// Rejects other methods with an error body in OpenAI's form, which axum does not produce. `OPTIONS`
-/// is told which methods there are.
+/// Rejects other methods with an error body in OpenAI's form, which axum does not produce.
+/// `OPTIONS` is told which methods there are.
 pub(crate) fn only<S: Clone + Send + Sync + 'static>(
     allowed: &'static str,
     methods: MethodRouter<S>,

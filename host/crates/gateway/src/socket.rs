@@ -1,5 +1,5 @@
-//! Unix sockets that the host listens on: that of the admin API, which only the host's user and root
-//! can open, and those for clients. Their files are removed when the host ends.
+//! Unix sockets that the host listens on: that of the admin API, which only the host's user and
+//! root can open, and those for clients. Their files are removed when the host ends.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;

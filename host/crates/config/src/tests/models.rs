@@ -99,7 +99,8 @@ fn invalid_names_are_rejected() {
 fn invalid_adapters_are_rejected() {
     let vllm = |lane: &str, engine: &str| {
         format!(
-            "[[lanes]]\nname = \"a\"\n{lane}\n[lanes.engine]\ndriver = \"vllm\"\nmodel = \"m\"\n{engine}\n"
+            "[[lanes]]\nname = \"a\"\n{lane}\n[lanes.engine]\ndriver = \"vllm\"\nmodel = \"m\"\n\
+             {engine}\n"
         )
     };
     for adapters in ["\"\" = \"x\"", "a = \"x\"", "\"b=c\" = \"x\"", "b = \"\"", "\"-b\" = \"x\""] {
