@@ -60,6 +60,20 @@ fn listener_has_default_model_and_names_of_its_own() {
     host.stop();
 }
 
+/// A host with one lane is not different from its engine; with several, one has to be named.
+#[test]
+fn request_without_a_model_is_for_the_only_lane() {
+    let body = json!({ "messages": [{ "role": "user", "content": "hi" }] });
+    let one = host(&lane("a", &["a"], &[]));
+    let response = post(one.port, CHAT, &body);
+    assert_eq!((response.status, response.header("x-pointsman-lane")), (200, Some("a")));
+    one.assert_no_request_lost();
+    let two = host(&(lane("a", &["a"], &[]) + &lane("b", &["b"], &[])));
+    let response = post(two.port, CHAT, &body);
+    assert_eq!((response.status, response.error_code()), (400, json!("invalid_request")));
+    two.assert_no_request_lost();
+}
+
 /// A default model changes nothing else of the body.
 #[test]
 fn default_model_keeps_the_bytes_of_the_body() {

@@ -85,7 +85,7 @@ fn errors_have_openai_format() {
     let table: [Row; 11] = [
         ("POST", CHAT, &[JSON], "{", 400, "invalid_json", "line 1 column 1"),
         ("POST", CHAT, &[JSON], "[]", 400, "invalid_json", ""),
-        ("POST", CHAT, &[JSON], r#"{"messages":[]}"#, 400, "invalid_request", "model"),
+        ("POST", CHAT, &[JSON], r#"{"model":7,"messages":[]}"#, 400, "invalid_request", "model"),
         ("POST", CHAT, &[JSON], r#"{"model":"a"}"#, 400, "invalid_request", "messages"),
         (
             "POST",

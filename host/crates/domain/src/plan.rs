@@ -101,9 +101,10 @@ impl Plan {
     /// 1. A rejection ends it.
     /// 2. The candidates that passed the filters are ranked: highest score first; on a tie those
     ///    into whose context the request fits by its estimate, then the shortest time to start,
-    ///    then the most free slots, then the lowest id. Lanes that are down are excluded; a draining
-    ///    lane is eligible, because a request may wait for it. Lanes whose context is certainly too
-    ///    short come last, whatever their score: they are of use only if the estimate is wrong.
+    ///    then the most free slots, then the lowest id. Lanes that are down are excluded; a
+    ///    draining lane is eligible, because a request may wait for it. Lanes whose context is
+    ///    certainly too short come last, whatever their score: they are of use only if the estimate
+    ///    is wrong.
     /// 3. The first step is the best of them.
     /// 4. The remaining steps are the policies' fallback, without lanes whose context is certainly
     ///    too short, if others are left. Without a fallback, they are the other candidates in rank

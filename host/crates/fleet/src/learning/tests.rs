@@ -45,7 +45,10 @@ fn captured_model_lists_are_read() {
 
 #[test]
 fn adapters_of_the_own_model_are_read() {
-    let card = |id: &str, root: &str, parent: Value| json!({ "id": id, "root": root, "parent": parent, "max_model_len": 4096 });
+    let card = |id: &str, root: &str, parent: Value| {
+        let length = 4096;
+        json!({ "id": id, "root": root, "parent": parent, "max_model_len": length })
+    };
     let list = json!({ "data": [
         card("coder", "/m/coder", Value::Null),
         card("coder-32b", "/m/coder", Value::Null),
