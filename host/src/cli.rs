@@ -47,7 +47,7 @@ pub(crate) struct Serve {
     /// Listen on this address instead of `server.listen`; port 0 picks a free port.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Write the bound port to this file.
+    /// Write the bound ports of all TCP listeners to this file, one per line.
     #[arg(long, value_name = "FILE")]
     pub(crate) port_file: Option<PathBuf>,
     /// Log filter, overriding `log.level`: a level, or directives such as `info,engine=off`.
