@@ -206,7 +206,7 @@ impl Topology {
             let LaneNames { own, shared: _, adapters, derived } = &lane.names;
             own.iter().for_each(|name| models.add(NameKind::Own, name, lane.id));
             for adapter in adapters {
-                models.add(NameKind::Own, adapter, lane.id);
+                models.add(NameKind::Adapter, adapter, lane.id);
                 models.add(NameKind::Own, &adapter_of_lane(&lane.name, adapter), lane.id);
             }
             derived.iter().for_each(|name| models.add(NameKind::Derived, name, lane.id));

@@ -61,17 +61,20 @@ impl LaneNames {
 pub(crate) enum NameKind {
     /// A model that the lane lists.
     Listed,
-    /// Another name that the operator wrote, or an adapter.
+    /// Another name that the operator wrote.
     Own,
     /// A name of the engine's model.
     Derived,
+    /// An adapter, which an engine may have named: only if no other spelling of a name is known, so
+    /// that an engine cannot take over the names of others.
+    Adapter,
 }
 
 /// The names of all lanes. Generic over the lane, so that tests can use letters.
 #[derive(Debug)]
 pub(crate) struct ModelNames<L> {
     /// The names of each kind, with their lanes in the order in which they were added.
-    kinds: [HashMap<String, Vec<L>>; 3],
+    kinds: [HashMap<String, Vec<L>>; 4],
     /// For the last part of each listed name with an organisation, that name; `None` if several
     /// listed names have it.
     with_organisation: HashMap<String, Option<String>>,
@@ -122,14 +125,19 @@ impl<L: Copy + PartialEq> ModelNames<L> {
         let in_folder = || self.exact(model_folder(name)?);
         let without = || self.exact(without_organisation(name)?);
         let with = || self.exact(self.with_organisation.get(name)?.as_deref()?);
-        in_folder().or_else(without).or_else(with)
+        let named = |name: &str| self.of_kind(NameKind::Adapter, name);
+        let adapter = || named(name).or_else(|| named(without_organisation(name)?));
+        in_folder().or_else(without).or_else(with).or_else(adapter)
     }
 
     fn exact(&self, name: &str) -> Option<(&str, &[L])> {
-        self.kinds.iter().find_map(|kind| {
-            let (name, lanes) = kind.get_key_value(name)?;
-            Some((name.as_str(), lanes.as_slice()))
-        })
+        let kinds = [NameKind::Listed, NameKind::Own, NameKind::Derived];
+        kinds.into_iter().find_map(|kind| self.of_kind(kind, name))
+    }
+
+    fn of_kind(&self, kind: NameKind, name: &str) -> Option<(&str, &[L])> {
+        let (name, lanes) = self.kinds[kind as usize].get_key_value(name)?;
+        Some((name.as_str(), lanes.as_slice()))
     }
 
     /// Returns the names of a kind, in any order.

@@ -1,4 +1,4 @@
-use super::NameKind::{Derived, Listed, Own};
+use super::NameKind::{Adapter, Derived, Listed, Own};
 use super::*;
 
 /// Three lanes: `a` and `b` share a listed model, and the folders of `b` and `c` end the same.
@@ -52,6 +52,20 @@ fn names_are_resolved_by_kind_and_spelling() {
         let found = names.resolve(name).map(|(key, lanes)| (key, String::from_iter(lanes)));
         assert_eq!(found, Some((key, lanes.to_owned())), "{name}");
     }
+}
+
+/// Engines choose the names of their adapters.
+#[test]
+fn adapter_never_takes_the_name_of_another_lane() {
+    let mut names = names();
+    let taken = ["auto", "coder", "reader", "awq", "Qwen3-8B", "other/coder-32b", "R1"];
+    let before = taken.map(|name| names.resolve(name).map(|(_, lanes)| lanes.to_vec()));
+    for name in taken.into_iter().chain(["sql"]) {
+        names.add(Adapter, name, 'e');
+    }
+    let after = taken.map(|name| names.resolve(name).map(|(_, lanes)| lanes.to_vec()));
+    assert_eq!(after, before);
+    assert_eq!(names.resolve("sql"), Some(("sql", &['e'][..])));
 }
 
 #[test]
