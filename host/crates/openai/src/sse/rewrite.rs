@@ -185,7 +185,11 @@ impl StreamRewrite {
         let Some(event) = Payload::read(raw) else {
             // A blank line, fields without data, `[DONE]`, or data that is not an object.
             let is_blank = raw.trim_ascii().is_empty();
-            if let Some(pending) = self.pending.as_mut().filter(|_| is_blank) {
+            // Without a limit, an engine could fill the memory with blank lines.
+            if let Some(pending) = &mut self.pending
+                && is_blank
+                && pending.bytes().len() + raw.len() <= MAX_EVENT_BYTES
+            {
                 pending.extend(raw);
                 return AfterReturn::Pending;
             }

@@ -1,6 +1,7 @@
 //! The JSON object in the data of one event, with its place in the event's text.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 
 use memchr::memchr2;
@@ -163,10 +164,14 @@ impl Pending {
     /// Adds the members of the event with the usage that this event does not have.
     pub(super) fn add_members_of(&mut self, usage: &Payload<'_>) {
         let Some(own) = Payload::read(&self.0) else { return };
-        let is_added =
-            |key: &str| !["usage", "choices"].contains(&key) && own.member(key).is_none();
+        // A set, because both events may have very many members.
+        let own_keys: HashSet<_> = own.members.iter().map(|member| own.key(member)).collect();
+        let is_added = |member: &&Member| {
+            let key = usage.key(member);
+            key != "usage" && key != "choices" && !own_keys.contains(&key)
+        };
         let mut added = Vec::new();
-        for member in usage.members.iter().filter(|member| is_added(&usage.key(member))) {
+        for member in usage.members.iter().filter(is_added) {
             added.push(b',');
             added.extend_from_slice(&usage.json[member.key.start..member.value.end]);
         }

@@ -126,6 +126,34 @@ fn events_are_changed_wherever_they_are_cut() {
     }
 }
 
+/// An event that waits for the usage is not held for ever, nor all that follows it.
+#[test]
+fn endless_blank_lines_are_forwarded() {
+    let mut rewrite = StreamRewrite::new(Some("m"), true).unwrap();
+    rewrite.chunk(LAST.as_bytes().into());
+    let lines = Bytes::from(vec![b'\n'; 1 << 20]);
+    let passed: usize = (0..8).map(|_| rewrite.chunk(lines.clone()).len()).sum();
+    assert!(passed > 6 << 20, "{passed}");
+    assert!(rewrite.finish().is_empty());
+}
+
+#[test]
+fn usage_with_very_many_members_is_merged_in_time() {
+    let members = |letter: char| -> String {
+        (0..60_000).map(|index| format!(",\"{letter}{index}\":0")).collect()
+    };
+    let last =
+        format!("data: {{\"choices\":[{{\"finish_reason\":\"stop\"}}]{}}}\n\n", members('a'));
+    let usage = format!("data: {{\"choices\":[],\"usage\":{{}}{}}}\n\n", members('b'));
+    let mut rewrite = StreamRewrite::new(None, true).unwrap();
+    let start = std::time::Instant::now();
+    rewrite.chunk(last.into());
+    let merged = rewrite.chunk(usage.into());
+    assert!(merged.ends_with(b",\"b59999\":0}\n\n"), "{}", merged.len());
+    // Each member compared with each other one takes ten times as long.
+    assert!(start.elapsed() < std::time::Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
 #[test]
 fn long_event_is_forwarded_as_it_is() {
     let long = format!("data: {{\"model\":\"e\",\"x\":\"{}\"}}\n\n", "x".repeat(MAX_EVENT_BYTES));
