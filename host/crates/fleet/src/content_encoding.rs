@@ -14,6 +14,9 @@ use http_body::{Body, Frame, SizeHint};
 use tower_http::decompression::{Decompression, DecompressionBody};
 use tower_service::Service;
 
+/// Bytes that are decoded before other tasks get their turn: about a millisecond.
+const MAX_UNYIELDED: usize = 128 << 10;
+
 /// The cause of an error of a body.
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -85,6 +88,8 @@ impl ContentEncoding {
 pub struct DecodedBody<B: Body> {
     body: DecompressionBody<B>,
     is_encoded: bool,
+    /// Bytes since the reader last had to wait.
+    unyielded: usize,
 }
 
 impl<B: Body> fmt::Debug for DecodedBody<B> {
@@ -105,7 +110,22 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let this = &mut *self;
+        // A few bytes may decode to very many, and a reader that never waits holds up its thread,
+        // and all time limits that it has.
+        if this.is_encoded && this.unyielded >= MAX_UNYIELDED {
+            this.unyielded = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        this.unyielded = match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.unyielded.saturating_add(frame.data_ref().map_or(0, Bytes::len))
+            }
+            Poll::Ready(_) | Poll::Pending => 0,
+        };
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -127,7 +147,7 @@ pub async fn decode<B: Body>(encoding: Option<ContentEncoding>, body: B) -> Deco
     // tower-http has decoders as services only.
     let decoded: Result<_, Infallible> = Decompression::new(Echo).call(request).await;
     let body = decoded.unwrap_or_else(|never| match never {}).into_body();
-    DecodedBody { body, is_encoded: encoding.is_some() }
+    DecodedBody { body, is_encoded: encoding.is_some(), unyielded: 0 }
 }
 
 /// Returns the body of the request as the response.

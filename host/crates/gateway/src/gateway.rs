@@ -24,7 +24,7 @@ use crate::protocols::Protocols;
 use crate::routes;
 use crate::settings::{AdvisorSlot, ListenerSettings, Settings, StatusPart};
 use crate::status::StatusSources;
-use crate::upload::{BodyMemory, Uploads};
+use crate::upload::{BodyMemory, MAX_DECODERS, Uploads};
 
 /// The components that a gateway is made of.
 pub struct GatewayParts {
@@ -88,6 +88,7 @@ impl Gateway {
             timeout: settings.body_timeout,
             deadline: settings.deadline,
             memory: Arc::new(memory),
+            decoders: FairPermits::new(MAX_DECODERS),
             stop: drain.stopping().clone(),
         };
         let connections = ConnectionPool::new(settings.connections.max);

@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::RouteError;
+use crate::fair_permits::FairPermits;
 use crate::pace::Pace;
 
 /// Bytes per second that a client has to send on average while the host waits for it, before they
@@ -28,8 +29,9 @@ const MIN_UPLOAD_RATE: u32 = 64 << 10;
 /// Bodies up to this size may use all of the memory for bodies, larger ones only three quarters,
 /// so that large ones cannot keep small ones out.
 const SMALL_SHARE: usize = 1 << 20;
-/// Bytes that are decoded before other tasks get their turn: about a millisecond.
-const MAX_UNYIELDED: usize = 128 << 10;
+/// Encoded bodies that are decoded at a time. A decoder takes one or two megabytes for its tables,
+/// and its window, which is not larger than what it has decoded.
+pub(crate) const MAX_DECODERS: usize = 64;
 /// Capacity that a body begins with, if it has no known length.
 const FIRST_CAPACITY: usize = 8 << 10;
 
@@ -43,6 +45,8 @@ pub(crate) struct Uploads {
     /// Maximum time of a request before the first byte of its response, which includes its body.
     pub(crate) deadline: Duration,
     pub(crate) memory: Arc<BodyMemory>,
+    /// Limits the encoded bodies that are decoded at a time.
+    pub(crate) decoders: FairPermits,
     /// Cancelled when the host stops: bodies that have not been received are rejected.
     pub(crate) stop: CancellationToken,
 }
@@ -278,10 +282,14 @@ async fn receive_json(
 ) -> Result<(Bytes, Arc<Reservation>), RouteError> {
     let exact = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
     let expected = exact.filter(|_| encoding.is_none()).unwrap_or(usize::MAX);
+    // A decoder has memory that no byte of its body accounts for.
+    let _decoder = match encoding {
+        Some(_) => Some(uploads.decoders.acquire(tenant).await),
+        None => None,
+    };
     let mut body = decode(encoding, Wire::new(uploads, body)).await;
     let mut reservation = Reservation::new(&uploads.memory, tenant);
     let mut data = Vec::new();
-    let mut unyielded = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| body_error(error, encoding, uploads.max_body))?;
         // Trailers have no meaning here.
@@ -291,12 +299,6 @@ async fn receive_json(
         }
         reservation.grow(chunk.len())?;
         append(&mut data, &chunk, expected);
-        unyielded += chunk.len();
-        // A few bytes may decode to very many, without ever waiting for the client.
-        if encoding.is_some() && unyielded >= MAX_UNYIELDED {
-            unyielded = 0;
-            tokio::task::yield_now().await;
-        }
     }
     let reservation = Arc::new(reservation);
     let received = Received { data, _reservation: Arc::clone(&reservation) };
@@ -354,6 +356,7 @@ mod tests {
             timeout: Duration::from_secs(30),
             deadline: Duration::from_secs(3_600),
             memory: Arc::new(BodyMemory::new(memory, max_body, Gauge::default())),
+            decoders: FairPermits::new(MAX_DECODERS),
             stop: CancellationToken::new(),
         }
     }
