@@ -14,6 +14,7 @@ use pointsman_fleet::{EngineBody, EngineError, Fleet, Lease};
 use pointsman_openai::{
     EndpointShape, EngineErrorBody, EngineRequestBody, Request, StreamEnd, StreamKind, StreamWatch,
 };
+use tokio::time::Instant;
 
 use crate::decision::apply;
 use crate::engine_status::{MAX_ERROR_BODY, attempt_error, check_status, declined, is_for_client};
@@ -74,9 +75,10 @@ async fn send(
         // Never: a request that waits accepts a slot.
         return Err(AttemptError::Acquire(AcquireError::Closing));
     };
+    let end = Instant::now() + timeout;
     let receive = async |sent: EngineRequestBody| {
         let received = first_byte(lease, &request, lane.clone(), names, sent);
-        let received = tokio::time::timeout(timeout, received).await;
+        let received = tokio::time::timeout_at(end, received).await;
         received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))
     };
     let model = lease.engine_model(request.model());
