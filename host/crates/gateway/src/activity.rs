@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -87,7 +88,7 @@ impl Activity {
         drop(state);
         self.used.cancel();
         let token = self.drain.register();
-        Some(RequestGuard { activity: Arc::clone(self), token })
+        Some(RequestGuard { activity: Arc::clone(self), token, place: None })
     }
 
     /// Waits until the connection has to make room for another one.
@@ -175,6 +176,16 @@ pub(crate) struct RequestGuard {
     activity: Arc<Activity>,
     /// For a drain that waits; `None` if it had begun before the request.
     token: Option<TaskTrackerToken>,
+    /// The place of a request whose connection has several.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl RequestGuard {
+    /// Takes a place that the request keeps until it has ended. Returns false if none is free.
+    pub(crate) fn take_place(&mut self, places: &Arc<Semaphore>) -> bool {
+        self.place = Arc::clone(places).try_acquire_owned().ok();
+        self.place.is_some()
+    }
 }
 
 impl Drop for RequestGuard {

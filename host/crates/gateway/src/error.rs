@@ -54,6 +54,8 @@ pub(crate) enum RouteError {
     BodyTimeout,
     #[error("the host has no memory for another request body of this size at the moment")]
     BodyMemory,
+    #[error("the host has too many requests in flight at the moment")]
+    TooManyRequests,
     #[error("failed to read the request body: {0}")]
     IncompleteBody(#[source] Box<dyn Error + Send + Sync>),
     #[error(transparent)]
@@ -187,7 +189,7 @@ impl RouteError {
             Self::NoLane { .. } => ErrorCode::NoLaneAvailable,
             Self::Stopping => ErrorCode::Stopping,
             Self::BodyTimeout => ErrorCode::RequestTimeout,
-            Self::BodyMemory => ErrorCode::HostOverloaded,
+            Self::BodyMemory | Self::TooManyRequests => ErrorCode::HostOverloaded,
             Self::HostNotAllowed => ErrorCode::HostNotAllowed,
             Self::Attempt { error, .. } => error.code(),
             Self::UnknownPath { .. } | Self::UnknownCommand(_) => ErrorCode::NotFound,
@@ -229,7 +231,9 @@ impl RouteError {
             Self::NoLane { retry_in, .. } => {
                 response.with_retry_after(Some((*retry_in).min(MAX_RETRY_ESTIMATE)))
             }
-            Self::Stopping | Self::BodyMemory => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
+            Self::Stopping | Self::BodyMemory | Self::TooManyRequests => {
+                response.with_retry_after(Some(RETRY_LOST_ENGINE))
+            }
             Self::Attempt { lane, error } => response
                 .with_all(error.headers())
                 .with_optional(headers::LANE, to_header_value(lane))

@@ -102,7 +102,8 @@ error_codes! {
     /// The path does not support the method.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "invalid_request_error",
         retry_after: false;
-    /// The bodies of the requests in flight use all of `server.body-memory`.
+    /// The bodies of the requests in flight use all of `server.body-memory`, or all places of
+    /// requests with HTTP/2 are taken.
     HostOverloaded = "host_overloaded", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
     /// No lane can serve the request now.
     NoLaneAvailable = "no_lane_available", SERVICE_UNAVAILABLE, "server_error", retry_after: true;

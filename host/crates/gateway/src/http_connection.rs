@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
@@ -23,6 +24,7 @@ use crate::body::{GuardedBody, RequestBody};
 use crate::connection::{ClientStream, Timeouts};
 use crate::cors::{Cors, CorsHeaders};
 use crate::drain::Drain;
+use crate::error::RouteError;
 use crate::hosts::AllowedHosts;
 use crate::http_version::{http1, http2};
 use crate::idle::IdleConnections;
@@ -49,6 +51,8 @@ pub(crate) struct Listener {
     pub(crate) keep_alive: Option<HeaderValue>,
     pub(crate) drain: Drain,
     pub(crate) idle: Arc<IdleConnections>,
+    /// Places of requests on connections with HTTP/2.
+    pub(crate) requests: Arc<Semaphore>,
     pub(crate) metrics: Arc<GatewayMetrics>,
     /// The connections, and the streams of those with HTTP/2.
     pub(crate) tasks: TaskTracker,
@@ -137,8 +141,9 @@ async fn serve_requests(
 async fn serve(
     listener: &Listener,
     request: Request<Incoming>,
-    guard: RequestGuard,
+    mut guard: RequestGuard,
 ) -> Response<GuardedBody> {
+    let has_place = request.version() < Version::HTTP_2 || guard.take_place(&listener.requests);
     let unread = Arc::new(AtomicBool::new(!request.body().is_end_stream()));
     let request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&unread))));
     let (version, is_head) = (request.version(), request.method() == Method::HEAD);
@@ -153,6 +158,7 @@ async fn serve(
     let mut response = match checked {
         // Without a key, which browsers do not send with it.
         Ok(()) if cors.as_ref().is_some_and(CorsHeaders::is_preflight) => response::no_content(),
+        Ok(()) if !has_place => response::error(request, RouteError::TooManyRequests),
         Ok(()) => {
             let mut router = listener.router.clone();
             router.call(request).await.unwrap_or_else(|never| match never {})

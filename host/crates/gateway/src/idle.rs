@@ -16,13 +16,22 @@ const EVICT_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct ConnectionPool {
     permits: Arc<Semaphore>,
+    /// Places of requests on connections that have several.
+    requests: Arc<Semaphore>,
     idle: Arc<IdleConnections>,
 }
 
 impl ConnectionPool {
     /// Creates a pool for at most this many connections.
     pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { permits: Arc::new(Semaphore::new(max)), idle: Arc::default() })
+        let places = || Arc::new(Semaphore::new(max));
+        Arc::new(Self { permits: places(), requests: places(), idle: Arc::default() })
+    }
+
+    /// Returns the places of requests on connections with HTTP/2: as many as of connections, so
+    /// that HTTP/2 does not multiply the requests that clients can have in flight.
+    pub(crate) fn requests(&self) -> &Arc<Semaphore> {
+        &self.requests
     }
 
     /// Returns the idle connections of all listeners.

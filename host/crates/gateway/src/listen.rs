@@ -98,6 +98,7 @@ pub(crate) async fn listen(
         keep_alive,
         drain,
         idle: Arc::clone(pool.idle()),
+        requests: Arc::clone(pool.requests()),
         metrics,
         tasks: tasks.clone(),
     });
