@@ -32,6 +32,10 @@ pub(crate) async fn health(State(host): State<Arc<StatusSources>>, request: Requ
     let rule = settings.map_or(HealthRule::AnyLane, |settings| settings.health);
     let (rule, lanes) = match requested_lane(&request) {
         None => (rule, view.stats().collect()),
+        // Whether a lane exists, and how it is, is told with a key only.
+        Some(_) if let Err(unauthorized) = host.keys.tenant(request.headers()) => {
+            return error(request, unauthorized.into());
+        }
         Some(name) => match view.topology.find(&name).and_then(|id| view.stat(id)) {
             Some(stat) => (HealthRule::AllLanes, vec![stat]),
             None => return error(request, RouteError::UnknownLane(name)),

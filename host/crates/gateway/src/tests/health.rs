@@ -42,14 +42,24 @@ async fn health_follows_the_rule_of_the_listener_and_the_lane_of_the_query() {
     let ok = (StatusCode::OK, false, json!({ "status": "ok" }));
     let rules = [HealthRule::AnyLane, HealthRule::AllLanes];
     for rule in rules {
-        for path in ["/health", "/health?lane=a", "/health?lane=c&x=y", "/health?"] {
-            assert_eq!(check(&gateway, rule, Method::GET, path, "").await, ok, "{path}");
-            let (status, _, body) = check(&gateway, rule, Method::HEAD, path, "").await;
+        for (path, key) in [
+            ("/health", ""),
+            ("/health?", ""),
+            ("/health?lane=a", API_KEY),
+            ("/health?lane=c&x=y", API_KEY),
+        ] {
+            assert_eq!(check(&gateway, rule, Method::GET, path, key).await, ok, "{path}");
+            let (status, _, body) = check(&gateway, rule, Method::HEAD, path, key).await;
             assert_eq!((status, body), (StatusCode::OK, Value::Null), "{path}");
         }
-        let (status, _, body) = check(&gateway, rule, Method::GET, "/health?lane=x%20y", "").await;
-        let code = &body["error"]["code"];
-        assert_eq!((status, code), (StatusCode::NOT_FOUND, &json!("lane_not_found")), "{body}");
+        for (path, key, status, code) in [
+            ("/health?lane=x%20y", API_KEY, StatusCode::NOT_FOUND, "lane_not_found"),
+            ("/health?lane=x%20y", "", StatusCode::UNAUTHORIZED, "invalid_api_key"),
+            ("/health?lane=a", "", StatusCode::UNAUTHORIZED, "invalid_api_key"),
+        ] {
+            let (found, _, body) = check(&gateway, rule, Method::GET, path, key).await;
+            assert_eq!((found, &body["error"]["code"]), (status, &json!(code)), "{path} {body}");
+        }
     }
     // The engine of lane `c` goes away.
     gateway.stop_engine("c");
@@ -67,10 +77,10 @@ async fn health_follows_the_rule_of_the_listener_and_the_lane_of_the_query() {
         let reason = body["reason"].as_str().unwrap();
         assert!(reason.contains("c is down") && reason.contains("[engine_unreachable]"), "{body}");
         assert!(!reason.contains("127.0.0.1"), "{body}");
-        let (status, _, body) = get(rule, path, "").await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(body, json!({ "status": "unavailable" }), "lanes are named with a key only");
     }
+    let (status, _, body) = get(all, "/health", "").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(body, json!({ "status": "unavailable" }), "lanes are named with a key only");
     gateway.drain.begin();
     assert_eq!(get(any, "/health?lane=a", API_KEY).await.0, StatusCode::SERVICE_UNAVAILABLE);
 }
