@@ -273,15 +273,14 @@ fn compressed_stream_of_engine_is_complete() {
         Ok(Next::Close)
     });
     let host = host(&external_lane("m", &["m"], &engine, ""));
+    // More requests than failures open a breaker.
     for _ in 0..12 {
         let body = chat("m", json!({ "stream": true }));
         let (response, complete) = stream(host.port, CHAT, &body).finish();
         assert!(complete && response.status == 200);
         assert!(!response.text().contains("\"error\""), "{}", response.text());
-        match response.header("content-encoding") {
-            Some(encoding) => assert_eq!(encoding, "gzip"),
-            None => assert!(response.text().ends_with("data: [DONE]\n\n"), "{}", response.text()),
-        }
+        assert_eq!(response.header("content-encoding"), None);
+        assert!(response.text().ends_with("data: [DONE]\n\n"), "{}", response.text());
     }
     assert_eq!(host.metric("pointsman_errors_total", ""), 0.0);
     assert_eq!(host.metric("pointsman_lane_breaker_open", ""), 0.0);

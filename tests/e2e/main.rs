@@ -15,7 +15,6 @@ mod hostile_policies;
 mod languages;
 mod listeners;
 mod middleware;
-
 mod model_names;
 mod models;
 mod module_cycles;

@@ -1,6 +1,6 @@
 //! What precedes the requests of a connection: the header of the PROXY protocol, a TLS handshake,
 //! and the choice between HTTP/1 and HTTP/2. All of it happens in the task of the connection, so
-//! that a client that is slow or sends nonsense holds up no other one.
+//! that a client that is slow or sends invalid data holds up no other one.
 
 use std::io;
 use std::sync::Arc;
