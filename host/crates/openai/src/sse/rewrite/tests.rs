@@ -126,7 +126,7 @@ fn events_are_changed_wherever_they_are_cut() {
     }
 }
 
-/// An event that waits for the usage is not held for ever, nor all that follows it.
+/// An event that waits for the usage is not held forever, nor what follows it.
 #[test]
 fn endless_blank_lines_are_forwarded() {
     let mut rewrite = StreamRewrite::new(Some("m"), true).unwrap();
