@@ -52,6 +52,7 @@ fn topology() -> Arc<Topology> {
         names: Default::default(),
         labels: Vec::new(),
         max_context: 32_768,
+        endpoints: pointsman_domain::EndpointSet::all(),
         slots: *slots,
         group: *group,
         cost_milli: 0,

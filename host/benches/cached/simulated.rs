@@ -115,6 +115,7 @@ fn lane(name: &str) -> Lane {
             names: Default::default(),
             labels: Vec::new(),
             max_context: 0,
+            endpoints: pointsman_domain::EndpointSet::all(),
             slots: 8,
             group: 0,
             cost_milli: 0,

@@ -54,6 +54,7 @@ pub(crate) fn fleet(lanes: usize) -> Arc<FleetView> {
         names: Default::default(),
         labels: Vec::new(),
         max_context: 32_768,
+        endpoints: pointsman_domain::EndpointSet::all(),
         slots: 4,
         group: 0,
         cost_milli: 0,

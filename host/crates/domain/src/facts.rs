@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::advice::Edit;
+use crate::endpoint::Endpoint;
 
 /// One request as an advisor sees it.
 #[derive(Debug, Clone)]
@@ -116,47 +117,6 @@ pub struct RequestInfo {
     pub has_media: bool,
     /// True if the request constrains the output (JSON mode, schema or grammar).
     pub has_grammar: bool,
-}
-
-/// The OpenAI endpoint of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Endpoint {
-    /// `/v1/chat/completions`
-    ChatCompletions,
-    /// `/v1/completions`
-    Completions,
-    /// `/v1/responses`
-    Responses,
-    /// `/v1/embeddings`
-    Embeddings,
-    /// Any other endpoint.
-    #[default]
-    Other,
-}
-
-impl Endpoint {
-    /// Returns the path of the endpoint on an engine; `None` for [`Endpoint::Other`].
-    pub fn path(self) -> Option<&'static str> {
-        match self {
-            Self::ChatCompletions => Some("/v1/chat/completions"),
-            Self::Completions => Some("/v1/completions"),
-            Self::Responses => Some("/v1/responses"),
-            Self::Embeddings => Some("/v1/embeddings"),
-            Self::Other => None,
-        }
-    }
-
-    /// Returns the metric label of this endpoint.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::ChatCompletions => "chat-completions",
-            Self::Completions => "completions",
-            Self::Responses => "responses",
-            Self::Embeddings => "embeddings",
-            Self::Other => "other",
-        }
-    }
 }
 
 /// Role and size of one chat message.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::endpoint::{Endpoint, EndpointSet, Serving};
 use crate::model_names::{LaneNames, ModelNames, NameKind};
 
 /// A fraction in thousandths.
@@ -104,6 +105,9 @@ pub struct LaneInfo {
     pub labels: Vec<(String, String)>,
     /// Maximum sequence length in tokens; 0 if unknown.
     pub max_context: u32,
+    /// Endpoints that the engine has.
+    #[serde(default = "EndpointSet::all", skip_serializing_if = "EndpointSet::is_all")]
+    pub endpoints: EndpointSet,
     /// Number of requests that the lane serves at a time.
     pub slots: u32,
     /// Memory group: lanes with the same number share memory; 0 for a lane with its own memory.
@@ -239,6 +243,11 @@ impl Topology {
         self.lane(id).map_or("unknown lane", |lane| lane.name.as_str())
     }
 
+    /// Returns how a lane serves an endpoint.
+    pub fn serving(&self, lane: LaneId, endpoint: Endpoint) -> Serving {
+        self.lane(lane).map_or(Serving::Not, |lane| lane.endpoints.serving(endpoint))
+    }
+
     /// Returns the lanes that answer to a model name, in id order.
     pub fn candidates(&self, model: &str) -> &[LaneId] {
         self.models.resolve(model).map_or(&[], |(_, lanes)| lanes)
@@ -371,6 +380,7 @@ mod tests {
             names,
             labels: Vec::new(),
             max_context: 0,
+            endpoints: EndpointSet::all(),
             slots: 1,
             group: 0,
             cost_milli: 0,

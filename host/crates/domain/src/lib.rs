@@ -24,6 +24,7 @@ mod breaker;
 mod chain;
 mod context_need;
 pub mod dispatch;
+mod endpoint;
 mod facts;
 mod fleet_view;
 mod lifecycle;
@@ -47,9 +48,10 @@ pub use attempts::{AttemptCursor, FailureClass, NextAction, SlotRequest};
 pub use breaker::{Breaker, BreakerRules};
 pub use chain::{ChainInfo, ChainLink};
 pub use context_need::ContextNeed;
+pub use endpoint::{Endpoint, EndpointSet, Serving};
 pub use facts::{
-    DroppedEdit, Endpoint, Facts, FieldValue, MessageInfo, RequestInfo, RequestView, Role,
-    char_slice, fnv1a_chain,
+    DroppedEdit, Facts, FieldValue, MessageInfo, RequestInfo, RequestView, Role, char_slice,
+    fnv1a_chain,
 };
 pub use fleet_view::{
     EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Permille, Topology,

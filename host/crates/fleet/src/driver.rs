@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::EngineKind;
+use pointsman_domain::{Endpoint, EndpointSet, EngineKind};
 use pointsman_settings::Section;
 
 use crate::activity::Activity;
@@ -135,6 +135,10 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     /// Returns what the settings say about the model.
     fn card(&self) -> ModelCard {
         ModelCard::default()
+    }
+    /// Returns the endpoints that the engine is known or assumed to have.
+    fn endpoints(&self) -> EndpointSet {
+        EndpointSet::new([Endpoint::ChatCompletions, Endpoint::Completions, Endpoint::Embeddings])
     }
     /// Limits the engine's KV cache, if it takes all free memory without a limit.
     fn limit_kv_cache(&mut self, _bytes: u64) {}
@@ -323,6 +327,11 @@ impl EngineSpec {
     /// Returns what the settings say about the model.
     pub fn card(&self) -> ModelCard {
         self.0.card()
+    }
+
+    /// Returns the endpoints that the engine is known or assumed to have.
+    pub fn endpoints(&self) -> EndpointSet {
+        self.0.endpoints()
     }
 
     /// Returns the interval between readiness probes of an external engine.

@@ -64,7 +64,8 @@ impl Secret {
         Self(text)
     }
 
-    pub(crate) fn reveal(&self) -> &str {
+    /// Returns the text, which must not be logged.
+    pub fn reveal(&self) -> &str {
         &self.0
     }
 }

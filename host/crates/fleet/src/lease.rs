@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response};
-use pointsman_domain::{PromptHasher, PromptHashes, ServedPrompt, Trigger};
+use pointsman_domain::{Endpoint, PromptHasher, PromptHashes, ServedPrompt, Serving, Trigger};
 
 use crate::message::Grant;
 use crate::upstream::{EngineBody, EngineError};
@@ -36,6 +36,11 @@ impl Lease {
         let adapter = topology.adapter(slot.lane(), model);
         let of_lane = || topology.model_of(slot.lane(), model);
         adapter.or(engine_model.as_deref()).or_else(of_lane)
+    }
+
+    /// Returns how the engine serves an endpoint.
+    pub fn serving(&self, endpoint: Endpoint) -> Serving {
+        self.grant.topology.serving(self.grant.slot.lane(), endpoint)
     }
 
     /// Returns true if the host asks for the usage of streams whose clients have not.

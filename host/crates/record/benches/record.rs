@@ -27,6 +27,7 @@ fn fleet(lanes: usize) -> Arc<FleetView> {
         names: Default::default(),
         labels: Vec::new(),
         max_context: 32768,
+        endpoints: pointsman_domain::EndpointSet::all(),
         slots: 4,
         group: 0,
         cost_milli: 0,

@@ -56,6 +56,7 @@ fn topology() -> TopologyRecord {
         names: Default::default(),
         labels: Vec::new(),
         max_context: 32_768,
+        endpoints: pointsman_domain::EndpointSet::all(),
         slots: 8,
         group: 1,
         cost_milli: 500,

@@ -59,6 +59,7 @@ pub(crate) fn lane(id: u32, name: &str, engine: EngineKind) -> LaneInfo {
         names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
+        endpoints: pointsman_domain::EndpointSet::all(),
         slots: 4,
         group: 0,
         cost_milli: 0,

@@ -99,15 +99,14 @@ impl RequestWriter {
         );
         body.extend_from_slice(br#"{"model":"#);
         body.extend_from_slice(model.as_bytes());
+        let has_messages = has_messages(request.endpoint);
         body.extend_from_slice(match request.endpoint {
-            Endpoint::ChatCompletions | Endpoint::Other => {
-                br#","messages":[{"role":"user","content":"#
-            }
-            Endpoint::Completions => br#","prompt":"#,
-            Endpoint::Responses | Endpoint::Embeddings => br#","input":"#.as_slice(),
+            _ if has_messages => br#","messages":[{"role":"user","content":"#.as_slice(),
+            Endpoint::Responses | Endpoint::Embeddings => br#","input":"#,
+            _ => br#","prompt":"#,
         });
         self.prompt(request, prefix, &mut body);
-        if matches!(request.endpoint, Endpoint::ChatCompletions | Endpoint::Other) {
+        if has_messages {
             body.extend_from_slice(b"}]");
         }
         if request.stream {
@@ -158,6 +157,14 @@ impl RequestWriter {
             at = 0;
         }
     }
+}
+
+/// Returns true if the prompt of an endpoint is a list of messages, or not known.
+fn has_messages(endpoint: Endpoint) -> bool {
+    matches!(
+        endpoint,
+        Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::OllamaChat | Endpoint::Other
+    )
 }
 
 fn json_string(text: &str) -> String {

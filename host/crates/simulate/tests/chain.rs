@@ -59,6 +59,7 @@ fn fleet(load: u32) -> Arc<FleetView> {
         names: Default::default(),
         labels: vec![("tier".into(), if name.len() > 8 { "b" } else { "a" }.into())],
         max_context: 32_768,
+        endpoints: pointsman_domain::EndpointSet::all(),
         slots: 8,
         group: 1,
         cost_milli: 500,

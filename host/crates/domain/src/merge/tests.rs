@@ -15,6 +15,7 @@ fn fleet(lanes: usize) -> FleetView {
         names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
+        endpoints: crate::EndpointSet::all(),
         slots: 4,
         group: 0,
         cost_milli: u32::try_from(index).unwrap() * 10,

@@ -19,6 +19,7 @@ fn fleet(states: &[LaneState]) -> FleetView {
         names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
+        endpoints: crate::EndpointSet::all(),
         slots: 4,
         group: 0,
         cost_milli: 0,

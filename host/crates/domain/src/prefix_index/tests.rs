@@ -61,6 +61,7 @@ fn view_of_a_request_has_its_cached_tokens() {
         names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
+        endpoints: crate::EndpointSet::all(),
         slots: 1,
         group: 0,
         cost_milli: 0,

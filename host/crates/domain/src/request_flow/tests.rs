@@ -39,6 +39,7 @@ fn fleet(lanes: usize) -> FleetView {
         names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
+        endpoints: crate::EndpointSet::all(),
         slots: 1,
         group: 0,
         cost_milli: 0,

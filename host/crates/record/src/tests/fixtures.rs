@@ -29,6 +29,7 @@ pub(crate) fn lane(name: &str) -> LaneInfo {
         names: Default::default(),
         labels: vec![("tier".to_owned(), "gpu".to_owned())],
         max_context: 32768,
+        endpoints: pointsman_domain::EndpointSet::all(),
         slots: 4,
         group: 1,
         cost_milli: 0,

@@ -151,6 +151,7 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
         names: Default::default(),
         labels: section.string_pairs("labels"),
         max_context: section.integer("max-context", 0..=100_000_000, 0),
+        endpoints: pointsman_domain::EndpointSet::all(),
         slots,
         // Policies number groups from 1; 0 means no group.
         group: group.and_then(|(group, _)| u32::try_from(group + 1).ok()).unwrap_or(0),

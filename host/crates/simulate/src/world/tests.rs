@@ -139,6 +139,7 @@ fn lane(name: &str, models: &[&str]) -> Lane {
             names: Default::default(),
             labels: Vec::new(),
             max_context: 0,
+            endpoints: pointsman_domain::EndpointSet::all(),
             slots: 8,
             group: 1,
             cost_milli: 0,

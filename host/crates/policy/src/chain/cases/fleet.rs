@@ -84,6 +84,7 @@ pub(super) fn fleet(case: &CaseFleet, generation: u64) -> FleetView {
         names: Default::default(),
         labels: lane.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         max_context: lane.max_context,
+        endpoints: pointsman_domain::EndpointSet::all(),
         slots: lane.slots,
         group: lane.group,
         cost_milli: lane.cost_milli,

@@ -56,7 +56,31 @@ impl From<CallInput> for Context {
                 domain::Endpoint::Completions => types::Endpoint::Completions,
                 domain::Endpoint::Responses => types::Endpoint::Responses,
                 domain::Endpoint::Embeddings => types::Endpoint::Embeddings,
-                domain::Endpoint::Other => types::Endpoint::Other,
+                // The enum of the contract is frozen.
+                domain::Endpoint::Messages
+                | domain::Endpoint::CountTokens
+                | domain::Endpoint::Rerank
+                | domain::Endpoint::Score
+                | domain::Endpoint::Classify
+                | domain::Endpoint::Pooling
+                | domain::Endpoint::Tokenize
+                | domain::Endpoint::Detokenize
+                | domain::Endpoint::Moderations
+                | domain::Endpoint::ImageGenerations
+                | domain::Endpoint::ImageEdits
+                | domain::Endpoint::ImageVariations
+                | domain::Endpoint::Transcriptions
+                | domain::Endpoint::Translations
+                | domain::Endpoint::Speech
+                | domain::Endpoint::LlamaCompletion
+                | domain::Endpoint::LlamaInfill
+                | domain::Endpoint::LlamaEmbedding
+                | domain::Endpoint::LlamaApplyTemplate
+                | domain::Endpoint::OllamaChat
+                | domain::Endpoint::OllamaGenerate
+                | domain::Endpoint::OllamaEmbed
+                | domain::Endpoint::OllamaEmbeddings
+                | domain::Endpoint::Other => types::Endpoint::Other,
             },
             streaming: figures.streaming,
             body_bytes: figures.body_bytes,
