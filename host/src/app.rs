@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
-    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, ResponseModel,
+    ApiKey, ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, ResponseModel,
     Settings, raise_descriptor_limit,
 };
 use pointsman_policy::{
@@ -98,7 +98,7 @@ async fn run(
     let drain = Drain::default();
     let gateway = Gateway::new(GatewayParts {
         settings: gateway_settings(&config.server, config.queue.max_wait),
-        keys: Keys::new(config.keys),
+        keys: Keys::new(config.keys.into_iter().map(api_key)),
         fleet,
         advisor: policies.slot(),
         config: {
@@ -262,4 +262,9 @@ fn start_fleet(
         spec.lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
     let metrics = FleetMetrics::register(registry, &names);
     Fleet::start_with(spec, &metrics, state_dir)
+}
+
+fn api_key(key: pointsman_config::ApiKey) -> ApiKey {
+    let pointsman_config::ApiKey { secret, tenant, engine_admin } = key;
+    ApiKey { secret: secret.reveal().to_owned(), tenant, engine_admin }
 }

@@ -36,7 +36,7 @@ pub struct Config {
     /// What is logged, and how.
     pub log: Log,
     /// API keys and their tenants.
-    pub keys: Vec<(String, String)>,
+    pub keys: Vec<ApiKey>,
     /// Limits of waiting.
     pub queue: Queue,
     /// The policies.
@@ -309,14 +309,26 @@ fn read_log(section: Section<'_>) -> Log {
     Log { filter: filter.unwrap_or_else(|| "info".to_owned()), format }
 }
 
-fn read_key(section: Section<'_>, folder: &Path) -> Option<(String, String)> {
+/// An API key of clients.
+#[derive(Debug, Clone)]
+pub struct ApiKey {
+    /// The key.
+    pub secret: pointsman_fleet::Secret,
+    /// The tenant that uses it.
+    pub tenant: String,
+    /// The key may use the paths of engines that show or change what clients share.
+    pub engine_admin: bool,
+}
+
+fn read_key(section: Section<'_>, folder: &Path) -> Option<ApiKey> {
     let tenant = section.required_string("tenant", "\"team-a\"").map(str::to_owned);
     let key = secret(&section, "env", "file", folder);
     if !section.has("env") && !section.has("file") {
         section.error_at("env", missing("`env = \"VARIABLE\"` or `file = \"PATH\"`"));
     }
+    let engine_admin = section.bool("engine-admin", false);
     section.report_unknown();
-    Some((key?, tenant?))
+    Some(ApiKey { secret: pointsman_fleet::Secret::new(key?), tenant: tenant?, engine_admin })
 }
 
 /// Returns the default folder of compiled policies, below the user's cache folder.

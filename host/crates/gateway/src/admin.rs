@@ -36,7 +36,7 @@ use crate::client_listener::address_of;
 use crate::error::RouteError;
 use crate::gateway::Gateway;
 use crate::hosts::AllowedHosts;
-use crate::identity::{Keys, Unauthorized};
+use crate::identity::{ApiKey, Keys, Unauthorized};
 use crate::idle::ConnectionPool;
 use crate::listen::Limits;
 use crate::protocols::Protocols;
@@ -113,7 +113,7 @@ impl Admin {
         };
         let port = async {
             if let Some((listener, token)) = self.port {
-                let keys = Keys::new([(token, "operator".to_owned())]);
+                let keys = Keys::new([ApiKey::new(&token, "operator")]);
                 let router = router(Arc::clone(host), Arc::clone(&policies), keys);
                 let hosts = Some(gateway.allowed_hosts(address_of(&listener)));
                 let limits = limits(gateway, hosts);
@@ -167,7 +167,7 @@ impl Gate {
         // Held while waiting, so that the guesses of many connections wait one after the other.
         let mut next_check = self.next_check.lock().await;
         tokio::time::sleep_until(*next_check).await;
-        let checked = self.keys.tenant(headers).map(|_| ());
+        let checked = self.keys.identity(headers).map(drop);
         if checked.is_err() {
             *next_check = Instant::now() + GUESS_DELAY;
         }

@@ -33,7 +33,7 @@ pub(crate) async fn health(State(host): State<Arc<StatusSources>>, request: Requ
     let (rule, lanes) = match requested_lane(&request) {
         None => (rule, view.stats().collect()),
         // Whether a lane exists, and how it is, is told with a key only.
-        Some(_) if let Err(unauthorized) = host.keys.tenant(request.headers()) => {
+        Some(_) if let Err(unauthorized) = host.keys.identity(request.headers()) => {
             return error(request, unauthorized.into());
         }
         Some(name) => match view.topology.find(&name).and_then(|id| view.stat(id)) {
@@ -50,7 +50,7 @@ pub(crate) async fn health(State(host): State<Arc<StatusSources>>, request: Requ
     match reason {
         None => check_result(None, &json!({ "status": "ok" })),
         // The reason names lanes.
-        Some((_, retry_in)) if host.keys.tenant(request.headers()).is_err() => {
+        Some((_, retry_in)) if host.keys.identity(request.headers()).is_err() => {
             check_result(Some(retry_in), &json!({ "status": "unavailable" }))
         }
         Some((reason, retry_in)) => {

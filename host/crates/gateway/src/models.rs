@@ -26,7 +26,7 @@ const MAX_COMPARED: usize = 200;
 const SIMILAR: f64 = 0.8;
 
 pub(crate) async fn models(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
-    if let Err(unauthorized) = pipeline.keys.tenant(request.headers()) {
+    if let Err(unauthorized) = pipeline.keys.identity(request.headers()) {
         return error(request, unauthorized.into());
     }
     let catalog = Catalog::new(&pipeline, &request);
@@ -41,7 +41,7 @@ pub(crate) async fn model(
     id: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
-    if let Err(unauthorized) = pipeline.keys.tenant(request.headers()) {
+    if let Err(unauthorized) = pipeline.keys.identity(request.headers()) {
         return error(request, unauthorized.into());
     }
     // An id that is not UTF-8 is as unknown as any other; the message has it as it was sent.

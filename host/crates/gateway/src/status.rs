@@ -60,7 +60,7 @@ pub(crate) async fn ready(State(host): State<Arc<StatusSources>>) -> Response {
 
 /// The part of the status that clients see.
 pub(crate) async fn status(State(host): State<Arc<StatusSources>>, request: Request) -> Response {
-    if let Err(unauthorized) = host.keys.tenant(request.headers()) {
+    if let Err(unauthorized) = host.keys.identity(request.headers()) {
         return error(request, unauthorized.into());
     }
     let view = host.fleet.view();
@@ -140,7 +140,7 @@ pub(crate) async fn client_metrics(
     State(host): State<Arc<StatusSources>>,
     request: Request,
 ) -> Response {
-    match host.keys.tenant(request.headers()) {
+    match host.keys.identity(request.headers()) {
         Ok(_) => metrics(State(host)).await,
         Err(unauthorized) => error(request, unauthorized.into()),
     }

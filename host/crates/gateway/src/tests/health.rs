@@ -36,7 +36,7 @@ async fn check(
 #[tokio::test]
 async fn health_follows_the_rule_of_the_listener_and_the_lane_of_the_query() {
     let gateway = TestGateway::with(BuiltIn, |parts| {
-        parts.keys = crate::Keys::new([(API_KEY.to_owned(), "acme".to_owned())]);
+        parts.keys = crate::Keys::new([crate::ApiKey::new(API_KEY, "acme")]);
     })
     .await;
     let ok = (StatusCode::OK, false, json!({ "status": "ok" }));

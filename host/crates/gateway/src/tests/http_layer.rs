@@ -181,7 +181,7 @@ async fn pages_of_listed_origins_may_read_every_response() {
     };
     let settings = ListenerSettings { cors: Some(cors), ..ListenerSettings::default() };
     let Served { test, port, .. } = &serve_listener(settings, |parts| {
-        parts.keys = Keys::new([(API_KEY.to_owned(), "team".to_owned())]);
+        parts.keys = Keys::new([crate::identity::ApiKey::new(API_KEY, "team")]);
     })
     .await;
     let send = async |line: &str, host: &str, headers: &str| {

@@ -388,7 +388,7 @@ async fn listeners_share_the_limit_of_connections() {
 #[tokio::test]
 async fn body_is_only_asked_for_if_it_will_be_read() {
     let Served { test, port, tasks: _tasks } = serve_with(
-        |parts| parts.keys = Keys::new([(API_KEY.to_owned(), "team".to_owned())]),
+        |parts| parts.keys = Keys::new([crate::identity::ApiKey::new(API_KEY, "team")]),
         |listener| listener,
     )
     .await;

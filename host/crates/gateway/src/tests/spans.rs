@@ -76,7 +76,7 @@ impl Write for Log {
 /// Creates a gateway with one API key, which all requests of the tests carry.
 async fn gateway(keep_alive: Duration) -> TestGateway {
     TestGateway::with(BuiltIn, |parts| {
-        parts.keys = Keys::new([(API_KEY.to_owned(), "team-a".to_owned())]);
+        parts.keys = Keys::new([crate::identity::ApiKey::new(API_KEY, "team-a")]);
         parts.settings.keep_alive = keep_alive;
     })
     .await

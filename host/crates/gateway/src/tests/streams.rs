@@ -238,7 +238,7 @@ async fn large_bodies_are_parsed_and_limited() {
 #[tokio::test]
 async fn model_that_is_not_utf8_is_unknown() {
     for (key, expected) in [("secret-key-1", "model_not_found"), ("other", "invalid_api_key")] {
-        let keys = Keys::new([("secret-key-1".to_owned(), "acme".to_owned())]);
+        let keys = Keys::new([crate::identity::ApiKey::new("secret-key-1", "acme")]);
         let gateway = TestGateway::with(BuiltIn, |parts| parts.keys = keys).await;
         let request = Request::get("/v1/models/%ff%0a")
             .header("authorization", format!("Bearer {key}"))
