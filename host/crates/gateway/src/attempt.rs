@@ -9,10 +9,11 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use pointsman_domain::dispatch::AcquireError;
 use pointsman_domain::request_flow::Declined;
-use pointsman_domain::{RequestView as _, SlotRequest};
+use pointsman_domain::{RequestView as _, Serving, SlotRequest};
 use pointsman_fleet::{EngineBody, EngineError, Fleet, Lease};
 use pointsman_openai::{
-    EndpointShape, EngineErrorBody, EngineRequestBody, Request, StreamEnd, StreamKind, StreamWatch,
+    EndpointShape, EngineErrorBody, EngineRequestBody, ErrorBody, ErrorForm, Request, StreamEnd,
+    StreamKind, StreamWatch, Translate,
 };
 use tokio::time::Instant;
 
@@ -75,14 +76,16 @@ async fn send(
         // Never: a request that waits accepts a slot.
         return Err(AttemptError::Acquire(AcquireError::Closing));
     };
+    let form = EndpointShape::for_endpoint(request.endpoint()).errors;
+    let (sent_request, translation) = for_engine(lease, &request)?;
     let end = Instant::now() + timeout;
     let receive = async |sent: EngineRequestBody| {
-        let received = first_byte(lease, &request, lane.clone(), names, sent);
+        let received = first_byte(lease, &sent_request, lane.clone(), names, sent);
         let received = tokio::time::timeout_at(end, received).await;
         received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))
     };
     let model = lease.engine_model(request.model());
-    let sent = request.body_for_engine(model, lease.asks_stream_usage());
+    let sent = sent_request.body_for_engine(model, lease.asks_stream_usage());
     let adds_usage = sent.adds_usage;
     let mut response = receive(sent).await?;
     if adds_usage && refuses_usage(&response) {
@@ -91,7 +94,10 @@ async fn send(
              `stream-usage = false` for this lane"
         );
         // Not remembered: the error may quote the client, who must not turn this off for others.
-        response = receive(request.body_for_engine(model, false)).await?;
+        response = receive(sent_request.body_for_engine(model, false)).await?;
+    }
+    if let Some(translation) = translation {
+        translate(&mut response, translation, form);
     }
     let body = response.first.as_deref().unwrap_or_default();
     let declined = declined(lease, response.status, body);
@@ -99,6 +105,40 @@ async fn send(
         tracker.first_byte(response.status, &request);
     }
     Ok((response, declined))
+}
+
+/// Returns the request as the engine can serve it, and what translates the response.
+fn for_engine(
+    lease: &Lease,
+    request: &Request,
+) -> Result<(Request, Option<Box<dyn Translate>>), AttemptError> {
+    if lease.serving(request.endpoint()) != Serving::Translated {
+        return Ok((request.clone(), None));
+    }
+    match request.translated().map_err(AttemptError::Untranslatable)? {
+        Some(translation) => Ok((translation.request, Some(translation.response))),
+        None => Ok((request.clone(), None)),
+    }
+}
+
+/// Makes the response one of the endpoint that the client asked.
+fn translate(response: &mut EngineResponse, translation: Box<dyn Translate>, form: ErrorForm) {
+    if response.status.is_success() {
+        let content_type = HeaderValue::from_static(translation.content_type());
+        response.headers.insert(header::CONTENT_TYPE, content_type);
+        response.rewrite = Some(Rewrite::Translation(translation));
+        return;
+    }
+    let said = EngineErrorBody::read(response.first.as_deref().unwrap_or_default());
+    let message = said.message.clone().unwrap_or_else(|| response.status.to_string());
+    let error = ErrorBody::invalid_request(&message).with_details_of(&said);
+    let body = form.body(&error, response.status.as_u16());
+    response.headers.remove(header::CONTENT_LENGTH);
+    response.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.first = Some(body.into());
+    // The rest of an error that is longer than what is read of its body.
+    response.rest = None;
+    response.rewrite = None;
 }
 
 /// Returns true if an engine rejects a request because it asks for the usage of the stream, as

@@ -96,7 +96,8 @@ async fn accept(
     body: axum::body::Body,
     span: &Span,
 ) -> Result<(Request, Arc<FleetView>), RouteError> {
-    let tenant = pipeline.keys.tenant(&parts.headers)?;
+    let identity = pipeline.keys.identity(&parts.headers)?;
+    let tenant = identity.tenant;
     span.record("tenant", tenant.as_deref());
     let received = upload::receive(&pipeline.uploads, &parts.headers, body, tenant.as_deref());
     let (body, reservation) = received.await?;
@@ -108,6 +109,7 @@ async fn accept(
     let head = Head {
         id: id.to_owned(),
         tenant,
+        key: identity.key,
         headers,
         query: paths::query_for_engine(&parts.uri),
         hold: Some(Hold::new(reservation)),

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use pointsman_domain::dispatch::{Problem, again};
 use pointsman_domain::{NoLaneReason, Rejection};
 use pointsman_fleet::ContentEncoding;
-use pointsman_openai::{BadRequest, EngineErrorBody, ErrorBody};
+use pointsman_openai::{BadRequest, EngineErrorBody, ErrorBody, ErrorForm};
 
 use crate::admin_error::AdminError;
 use crate::error_code::ErrorCode;
@@ -338,7 +338,13 @@ impl ErrorResponse {
     }
 
     pub(crate) fn into_response(self) -> Response {
-        let mut response = Response::new(Body::from(self.body.to_json()));
+        self.into_response_in(ErrorForm::OpenAi)
+    }
+
+    /// Returns the response in the form of the API that the client uses.
+    pub(crate) fn into_response_in(self, form: ErrorForm) -> Response {
+        let body = form.body(&self.body, self.status.as_u16());
+        let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         response
             .headers_mut()

@@ -7,7 +7,7 @@ use pointsman_domain::dispatch::AcquireError;
 use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_domain::{AttemptResult, FailureClass, Trigger};
 use pointsman_fleet::EngineError;
-use pointsman_openai::EngineErrorBody;
+use pointsman_openai::{BadRequest, EngineErrorBody};
 
 use crate::error_code::ErrorCode;
 
@@ -60,6 +60,10 @@ pub(crate) enum AttemptError {
         /// The engine's own error.
         said: Box<EngineErrorBody>,
     },
+    /// The engine does not have the endpoint, and the request has something that the endpoint which
+    /// the engine has cannot express.
+    #[error(transparent)]
+    Untranslatable(BadRequest),
     /// The engine refused the host's credentials; those of clients are never sent. The engine's
     /// message is left out, because it may quote the key.
     #[error("the engine refused the host's key (status {})", .status.as_u16())]
@@ -101,6 +105,7 @@ impl AttemptError {
                 EngineFailure::Status(StatusCode::TOO_MANY_REQUESTS.as_u16())
             }
             Self::Unsupported { status, .. } => EngineFailure::Unsupported(status.as_u16()),
+            Self::Untranslatable(_) => EngineFailure::Unsupported(400),
             Self::ErrorEvent { .. } => EngineFailure::ErrorEvent,
             Self::FirstByteTimeout(_) => EngineFailure::FirstByteTimeout,
         })
@@ -115,7 +120,7 @@ impl AttemptError {
     pub(crate) fn label(&self) -> &'static str {
         match (self, self.trigger()) {
             (_, Some(trigger)) => AttemptResult::from(trigger).label(),
-            (Self::Unsupported { .. }, None) => "unsupported",
+            (Self::Unsupported { .. } | Self::Untranslatable(_), None) => "unsupported",
             (_, None) => "closing",
         }
     }
@@ -136,6 +141,7 @@ impl AttemptError {
             | Self::ErrorEvent { said } => Some(said),
             Self::Acquire(_)
             | Self::Engine(_)
+            | Self::Untranslatable(_)
             | Self::KeyRefused { .. }
             | Self::FirstByteTimeout(_) => None,
         }
@@ -157,6 +163,7 @@ impl AttemptError {
             | Self::Unsupported { .. }
             | Self::Acquire(_)
             | Self::Engine(_)
+            | Self::Untranslatable(_)
             | Self::KeyRefused { .. }
             | Self::FirstByteTimeout(_) => None,
         }
@@ -189,7 +196,7 @@ impl AttemptError {
             Self::Unsupported { status: StatusCode::NOT_IMPLEMENTED, .. } => {
                 ErrorCode::NotSupported
             }
-            Self::Unsupported { .. } => ErrorCode::InvalidRequest,
+            Self::Unsupported { .. } | Self::Untranslatable(_) => ErrorCode::InvalidRequest,
             Self::KeyRefused { .. } => ErrorCode::EngineKeyRefused,
             Self::ErrorEvent { .. } => ErrorCode::EngineError,
             Self::FirstByteTimeout(_) => ErrorCode::EngineTimeout,
@@ -216,6 +223,7 @@ impl AttemptError {
             Self::Engine(_)
             | Self::ErrorEvent { .. }
             | Self::Unsupported { .. }
+            | Self::Untranslatable(_)
             | Self::KeyRefused { .. }
             | Self::FirstByteTimeout(_) => None,
         };

@@ -80,7 +80,7 @@ pub use self::drain::Drain;
 pub use self::early::EarlyConnection;
 pub use self::error_code::ErrorCode;
 pub use self::gateway::{Gateway, GatewayParts};
-pub use self::identity::{Keys, Unauthorized};
+pub use self::identity::{ApiKey, Identity, Keys, Unauthorized};
 pub use self::metrics::GatewayMetrics;
 pub use self::settings::{
     AdvisorSlot, ConnectionSettings, HealthRule, ListenerSettings, ResponseModel, Settings,

@@ -21,11 +21,11 @@ use bytes::Bytes;
 use http::StatusCode;
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
 use pointsman_domain::{
-    AttemptResult, Deadline, Facts, OutcomeSubject, RequestFlow, RequestResult, RequestView as _,
-    TokenCounts, Topology, Trace, Trigger,
+    AttemptResult, Deadline, Endpoint, Facts, OutcomeSubject, RequestFlow, RequestResult,
+    RequestView as _, TokenCounts, Topology, Trace, Trigger,
 };
 use pointsman_fleet::Lease;
-use pointsman_openai::{Request, Usage, error_event};
+use pointsman_openai::{EndpointShape, ErrorForm, Request, Usage};
 use tokio::time::Instant;
 use tracing::Span;
 use tracing::field::Empty;
@@ -53,7 +53,7 @@ pub(crate) fn request_span(request_id: &str, endpoint: &'static str) -> Span {
 #[derive(Debug)]
 pub(crate) struct RequestTracker {
     metrics: Arc<GatewayMetrics>,
-    endpoint: &'static str,
+    endpoint: Endpoint,
     span: Span,
     started: Instant,
     nonce: u64,
@@ -95,7 +95,7 @@ impl RequestTracker {
     /// steps, each of which would have space for it.
     pub(crate) fn new(
         metrics: Arc<GatewayMetrics>,
-        endpoint: &'static str,
+        endpoint: Endpoint,
         span: Span,
         settings: &Settings,
     ) -> Box<Self> {
@@ -113,6 +113,11 @@ impl RequestTracker {
             ended: None,
             report: None,
         })
+    }
+
+    /// Returns the form of errors for the client.
+    pub(crate) fn error_form(&self) -> ErrorForm {
+        EndpointShape::for_endpoint(self.endpoint).errors
     }
 
     /// Returns the span of the request.
@@ -283,7 +288,7 @@ impl RequestTracker {
     pub(crate) fn error_response(&mut self, error: &RouteError) -> Response {
         let response = error.error_response();
         self.report_error(error, response.status, &response);
-        response.into_response()
+        response.into_response_in(self.error_form())
     }
 
     /// Reports the end of the request, and returns the event for a client that has already received
@@ -291,7 +296,7 @@ impl RequestTracker {
     pub(crate) fn error_event(&mut self, error: &RouteError) -> Bytes {
         let response = error.error_response();
         self.report_error(error, StatusCode::OK, &response);
-        error_event(&response.body.with_status(response.status.as_u16()), false)
+        self.error_form().event(&response.body.with_status(response.status.as_u16()), false)
     }
 
     fn report_error(&mut self, error: &RouteError, status: StatusCode, response: &ErrorResponse) {
@@ -309,7 +314,7 @@ impl RequestTracker {
     pub(crate) fn report(&mut self, failure: Option<&Failure<'_>>) {
         let Some((result, last)) = self.ended.take() else { return };
         let total = self.flow.total().unwrap_or_default();
-        self.metrics.ended(self.endpoint, self.lane_name(), result, total);
+        self.metrics.ended(self.endpoint.label(), self.lane_name(), result, total);
         self.log_end(result, last, total, failure);
         let Some(report) = self.report.take() else { return };
         let OutcomeReport { subject, observer, recording } = *report;

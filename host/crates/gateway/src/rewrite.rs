@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use pointsman_openai::{ModelSplice, Request, StreamRewrite};
+use pointsman_openai::{ModelSplice, Request, StreamRewrite, Translate};
 
 use crate::settings::ResponseModel;
 
@@ -14,6 +14,8 @@ pub(crate) enum Rewrite {
     Stream(StreamRewrite),
     /// The changes of any other body.
     Body(ModelSplice),
+    /// The whole response becomes that of another endpoint.
+    Translation(Box<dyn Translate>),
 }
 
 impl Rewrite {
@@ -22,14 +24,17 @@ impl Rewrite {
         match self {
             Self::Stream(rewrite) => rewrite.chunk(chunk),
             Self::Body(splice) => splice.chunk(chunk),
+            Self::Translation(translation) => translation.chunk(&chunk),
         }
     }
 
-    /// Returns what is still held at the end of the engine's body.
-    pub(crate) fn finish(&mut self) -> Bytes {
+    /// Returns what is still held at the end of the engine's body. `is_complete` is false for a
+    /// stream that broke off.
+    pub(crate) fn finish(&mut self, is_complete: bool) -> Bytes {
         match self {
             Self::Stream(rewrite) => rewrite.finish(),
             Self::Body(_) => Bytes::new(),
+            Self::Translation(translation) => translation.finish(is_complete),
         }
     }
 }

@@ -24,8 +24,7 @@ pub(crate) async fn serve(
     let id = request_id::ensure(&mut parts);
     let span = request_span(&id, endpoint.label());
     let metrics = Arc::clone(&pipeline.metrics);
-    let mut tracker =
-        RequestTracker::new(metrics, endpoint.label(), span.clone(), &pipeline.settings);
+    let mut tracker = RequestTracker::new(metrics, endpoint, span.clone(), &pipeline.settings);
     // Boxed, here and in `attempt`, so that a queued request does not carry the states of all
     // other steps with it.
     let steps = async {

@@ -11,7 +11,7 @@ use http::{StatusCode, header};
 use http_body::Frame;
 use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_fleet::{EngineBody, EngineError};
-use pointsman_openai::{BodyTail, StreamEnd, StreamWatch, error_event};
+use pointsman_openai::{BodyTail, StreamEnd, StreamWatch};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::Span;
 
@@ -243,12 +243,14 @@ impl ResponseBody {
     /// Lets what is still held of the body be passed on, and then the body end.
     fn end_of_data(&mut self) {
         self.is_last = true;
-        self.first = self.held();
+        let end = self.watch.as_mut().map_or(StreamEnd::Complete, StreamWatch::end_of_body);
+        self.first = self.held(end == StreamEnd::Complete);
     }
 
     /// Returns what is still held of the body.
-    fn held(&mut self) -> Option<Bytes> {
-        self.rewrite.as_mut().map(Rewrite::finish).filter(|held| !held.is_empty())
+    fn held(&mut self, is_complete: bool) -> Option<Bytes> {
+        let held = self.rewrite.as_mut().map(|rewrite| rewrite.finish(is_complete));
+        held.filter(|held| !held.is_empty())
     }
 
     /// Ends the response after the engine's body has ended.
@@ -278,9 +280,10 @@ impl ResponseBody {
     /// Aborts the response: with an error event if it is a stream, else by closing the connection.
     /// A stream that is over ends as it is.
     fn abort(&mut self, error: EngineError) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
-        let held = self.held().unwrap_or_default();
+        let is_over = self.watch.as_ref().is_some_and(StreamWatch::is_over);
+        let held = self.held(is_over).unwrap_or_default();
         // Never calls this function again: what is over is not unfinished.
-        if self.watch.as_ref().is_some_and(StreamWatch::is_over) {
+        if is_over {
             self.is_last = true;
             return match held.is_empty() {
                 true => self.ended(),
@@ -291,7 +294,8 @@ impl ResponseBody {
         let event = self.watch.as_ref().map(|watch| {
             let mid_frame = matches!(watch.end(), StreamEnd::Unfinished { mid_frame: true });
             let message = format!("lane `{}`: {error}", self.lane);
-            let event = error_event(&error::body(code, message), mid_frame);
+            let form = self.tracker.error_form();
+            let event = form.event(&error::body(code, message), mid_frame);
             if held.is_empty() { event } else { [held, event].concat().into() }
         });
         let failure = Failure {

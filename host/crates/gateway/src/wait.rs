@@ -24,7 +24,7 @@ use http::{HeaderValue, StatusCode, header};
 use http_body::Frame;
 use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_fleet::EngineError;
-use pointsman_openai::{EngineErrorBody, engine_error_event, error_event};
+use pointsman_openai::{EngineErrorBody, ErrorForm, engine_error_event};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -124,14 +124,15 @@ fn unexpected_body(response: EngineResponse, tracker: &mut RequestTracker) -> By
     };
     tracker.on(Event::Failed(EngineFailure::NotAStream));
     tracker.report(Some(&failure));
-    own.unwrap_or_else(|| {
+    let form = tracker.error_form();
+    own.filter(|_| form == ErrorForm::OpenAi).unwrap_or_else(|| {
         let message = match message {
             Some(message) if is_client_error => message,
             Some(message) => format!("lane `{lane}`: engine returned status {status}: {message}"),
             None => format!("lane `{lane}`: engine returned status {status} instead of a stream"),
         };
         let status = if is_client_error { status } else { code.status().as_u16() };
-        error_event(&error::body(code, message).with_status(status), false)
+        form.event(&error::body(code, message).with_status(status), false)
     })
 }
 

@@ -2,8 +2,21 @@
 
 use pointsman_domain::Endpoint;
 
+use crate::error_form::ErrorForm;
+
 /// The endpoints that the host serves. The others are known to the contract only.
-pub const SERVED: [Endpoint; 2] = [Endpoint::ChatCompletions, Endpoint::Completions];
+pub const SERVED: [Endpoint; 10] = [
+    Endpoint::ChatCompletions,
+    Endpoint::Completions,
+    Endpoint::Embeddings,
+    Endpoint::Rerank,
+    Endpoint::Score,
+    Endpoint::Classify,
+    Endpoint::Pooling,
+    Endpoint::Tokenize,
+    Endpoint::Detokenize,
+    Endpoint::Moderations,
+];
 
 /// The wire format of one endpoint.
 #[derive(Debug)]
@@ -17,6 +30,8 @@ pub struct EndpointShape {
     pub(crate) output_limits: &'static [OutputLimit],
     /// How streams are structured.
     pub stream: StreamKind,
+    /// The form of errors.
+    pub errors: ErrorForm,
 }
 
 /// Where the prompt of a request is, and what it looks like.
@@ -30,6 +45,9 @@ pub(crate) enum PromptShape {
     Input,
     /// A text or items in `input`, and a text in `instructions`.
     Items,
+    /// Texts in these fields: a text, texts, or objects that have texts. The first one is required
+    /// if there is only one.
+    Fields(&'static [&'static str]),
     /// Unknown: the request has no text for policies, and 0 tokens.
     Unknown,
 }
@@ -86,24 +104,149 @@ impl EndpointShape {
                 prompt: PromptShape::Messages,
                 output_limits: TOKENS,
                 stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
             },
             Endpoint::Completions => &Self {
                 prompt: PromptShape::Prompt,
                 output_limits: TOKENS,
                 stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
             },
             Endpoint::Responses => &Self {
                 prompt: PromptShape::Items,
                 output_limits: &[OutputLimit::Predict, OutputLimit::OutputTokens],
                 stream: StreamKind::Events,
+                errors: ErrorForm::Responses,
             },
-            Endpoint::Embeddings => {
-                &Self { prompt: PromptShape::Input, output_limits: &[], stream: StreamKind::Chunks }
-            }
+            Endpoint::Embeddings | Endpoint::Moderations => &Self {
+                prompt: PromptShape::Input,
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
+            Endpoint::Messages => &Self {
+                prompt: PromptShape::Messages,
+                output_limits: &[OutputLimit::Tokens],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::Anthropic,
+            },
+            Endpoint::CountTokens => &Self {
+                prompt: PromptShape::Messages,
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::Anthropic,
+            },
+            Endpoint::Rerank => &Self {
+                prompt: PromptShape::Fields(&["query", "documents"]),
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
+            Endpoint::Score => &Self {
+                prompt: PromptShape::Fields(&[
+                    "text_1",
+                    "text_2",
+                    "queries",
+                    "documents",
+                    "data_1",
+                    "data_2",
+                ]),
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
+            Endpoint::Classify | Endpoint::Pooling => &Self {
+                prompt: PromptShape::Fields(&["input", "messages"]),
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
+            Endpoint::Tokenize => &Self {
+                prompt: PromptShape::Fields(&["prompt", "content", "messages"]),
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
+            Endpoint::ImageGenerations => &Self {
+                prompt: PromptShape::Fields(&["prompt"]),
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
+            Endpoint::Speech => &Self {
+                prompt: PromptShape::Fields(&["input"]),
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
+            Endpoint::LlamaCompletion => &Self {
+                prompt: PromptShape::Fields(&["prompt"]),
+                output_limits: &[OutputLimit::Predict],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
+            Endpoint::LlamaInfill => &Self {
+                prompt: PromptShape::Fields(&[
+                    "input_prefix",
+                    "input_suffix",
+                    "input_extra",
+                    "prompt",
+                ]),
+                output_limits: &[OutputLimit::Predict],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
+            Endpoint::LlamaEmbedding => &Self {
+                prompt: PromptShape::Fields(&["content", "input"]),
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
+            Endpoint::LlamaApplyTemplate => &Self {
+                prompt: PromptShape::Fields(&["messages"]),
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
+            Endpoint::OllamaChat => &Self {
+                prompt: PromptShape::Messages,
+                output_limits: TOKENS,
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::Ollama,
+            },
+            Endpoint::OllamaGenerate => &Self {
+                prompt: PromptShape::Fields(&["system", "prompt", "suffix"]),
+                output_limits: TOKENS,
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::Ollama,
+            },
+            Endpoint::OllamaEmbed => &Self {
+                prompt: PromptShape::Fields(&["input"]),
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::Ollama,
+            },
+            Endpoint::OllamaEmbeddings => &Self {
+                prompt: PromptShape::Fields(&["prompt"]),
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::Ollama,
+            },
+            Endpoint::Detokenize
+            | Endpoint::ImageEdits
+            | Endpoint::ImageVariations
+            | Endpoint::Transcriptions
+            | Endpoint::Translations => &Self {
+                prompt: PromptShape::Unknown,
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
             Endpoint::Other => &Self {
                 prompt: PromptShape::Unknown,
                 output_limits: TOKENS,
                 stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
             },
         }
     }

@@ -16,6 +16,7 @@ mod document;
 mod edit;
 mod endpoint;
 mod error;
+mod error_form;
 mod index;
 mod json;
 mod limits;
@@ -26,17 +27,20 @@ mod scan;
 mod splice;
 mod sse;
 mod text;
+mod translate;
 mod usage;
 
 pub use bad_request::BadRequest;
 pub use edit::EditError;
 pub use endpoint::{EndpointShape, SERVED, StreamKind};
 pub use error::{EngineErrorBody, ErrorBody, engine_error_event, error_event};
+pub use error_form::ErrorForm;
 pub use json::PointerError;
 pub use request::{ANY_MODEL, EngineRequestBody, Head, Hold, ModelNames, Request};
 pub use splice::ModelSplice;
 pub use sse::{StreamEnd, StreamRewrite, StreamWatch};
 pub use text::estimate_tokens;
+pub use translate::{Translate, Translation};
 pub use usage::{BodyTail, Usage};
 
 #[cfg(test)]

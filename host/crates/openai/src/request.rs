@@ -53,6 +53,8 @@ pub struct Head {
     pub id: String,
     /// Authenticated tenant.
     pub tenant: Option<String>,
+    /// What distinguishes the API key from others; 0 if the host has no keys.
+    pub key: u64,
     /// Headers of the request. Credential headers are removed on parsing.
     pub headers: HeaderMap,
     /// The model name for responses, whatever becomes of that in the body; `None` before parsing,

@@ -12,8 +12,10 @@ use serde_json::value::RawValue;
 use super::shape::{ItemShape, MessageShape, Object, PartShape, Shape};
 use crate::bad_request::BadRequest;
 use crate::endpoint::PromptShape;
+use crate::index;
 use crate::json;
 use crate::limits::MAX_ITEMS;
+use crate::scan::{self, Children};
 use crate::text::Text;
 
 /// Approximate number of tokens that a chat template adds per message.
@@ -86,6 +88,15 @@ impl Prompt {
                 }
                 if let Some(input) = shape.input.map(RawValue::get) {
                     read.read_items(body, input)?;
+                }
+            }
+            PromptShape::Fields(fields) => {
+                read.begin(Role::User)?;
+                for field in fields {
+                    let path = [(*field).to_owned()];
+                    if let Some(json) = index::find(body, &path) {
+                        read.read_field(body, json)?;
+                    }
                 }
             }
             PromptShape::Unknown => {}
@@ -317,6 +328,26 @@ impl Prompt {
             self.add_part(false);
             Ok(())
         })
+    }
+
+    /// Reads a field that has texts: a text, or a list or object in which there are some. What is
+    /// nested too deeply was refused before.
+    fn read_field(&mut self, body: &str, json: &str) -> Result<(), BadRequest> {
+        match json.as_bytes().first() {
+            Some(b'"') => {
+                self.add_text(body, json);
+                Ok(())
+            }
+            Some(b'[' | b'{') => {
+                for child in Children::new(json.as_bytes(), 0).into_iter().flatten() {
+                    self.count_item()?;
+                    let end = scan::value_end(json.as_bytes(), child.start);
+                    self.read_field(body, json.get(child.start..end).unwrap_or_default())?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads the input of a response: a string, or an array of items. What is unknown has no text,

@@ -1,0 +1,69 @@
+//! The forms of errors: each API has its own.
+
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::error::{ErrorBody, error_event};
+
+/// The form of the errors of an API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ErrorForm {
+    /// `{"error":{"message","type","param","code"}}`, and `data:` with the same in streams.
+    #[default]
+    OpenAi,
+    /// As [`ErrorForm::OpenAi`], except that events of streams are those of the responses API.
+    Responses,
+    /// `{"type":"error","error":{"type","message"}}`.
+    Anthropic,
+    /// `{"error":"message"}`, also as a line of a stream.
+    Ollama,
+}
+
+impl ErrorForm {
+    /// Returns the body of an error response with this status.
+    pub fn body(self, error: &ErrorBody, status: u16) -> String {
+        match self {
+            Self::OpenAi | Self::Responses => error.to_json(),
+            Self::Anthropic => {
+                let kind = anthropic_kind(status);
+                let code = error.stable_code();
+                let error = json!({ "type": kind, "message": error.message, "code": code });
+                json!({ "type": "error", "error": error }).to_string()
+            }
+            Self::Ollama => json!({ "error": error.message }).to_string(),
+        }
+    }
+
+    /// Returns what ends a broken stream with this error. If the stream broke within an event
+    /// (`mid_frame`), that event is terminated first.
+    pub fn event(self, error: &ErrorBody, mid_frame: bool) -> Bytes {
+        match self {
+            Self::OpenAi | Self::Responses => error_event(error, mid_frame),
+            Self::Anthropic => {
+                let close = if mid_frame { "\n\n" } else { "" };
+                let body = self.body(error, error.status.unwrap_or(500));
+                format!("{close}event: error\ndata: {body}\n\n").into()
+            }
+            Self::Ollama => {
+                let close = if mid_frame { "\n" } else { "" };
+                format!("{close}{}\n", self.body(error, 500)).into()
+            }
+        }
+    }
+}
+
+/// Returns Anthropic's type of errors with this status.
+fn anthropic_kind(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        402 => "billing_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 | 529 => "overloaded_error",
+        504 => "timeout_error",
+        400..500 => "invalid_request_error",
+        _ => "api_error",
+    }
+}

@@ -1,0 +1,1 @@
+//! The embedded store for what outlives a restart.
