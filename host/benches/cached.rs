@@ -40,7 +40,8 @@ impl Blend {
 
 impl Advisor for Blend {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Advised {
-        let mut merge = Merge::new(fleet, facts.request.model());
+        let endpoint = facts.request.info().endpoint;
+        let mut merge = Merge::new(fleet, facts.request.model(), endpoint);
         let lanes = LaneAdvice::Blend(self.0.clone());
         let advice = Advice { lanes, ..Advice::default() };
         merge.add(&PolicyRef::new("blend", "1"), 1000, advice);

@@ -124,7 +124,8 @@ pub struct BuiltIn;
 
 impl Advisor for BuiltIn {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, _: &mut Trace) -> Advised {
-        let mut merge = Merge::new(fleet, facts.request.model());
+        let endpoint = facts.request.info().endpoint;
+        let mut merge = Merge::new(fleet, facts.request.model(), endpoint);
         merge.set_need(facts.request.info().into());
         merge.finish(OnConflict::Refuse).into()
     }

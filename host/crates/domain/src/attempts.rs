@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::advice::{FallbackStep, Rejection, Switching, Trigger};
 use crate::dispatch::{AcquireError, Enqueue, FlowId, Ticket};
+use crate::endpoint::Endpoint;
 use crate::fleet_view::{FleetView, LaneId};
 use crate::outcome::Recovery;
 use crate::plan::{Plan, Step};
@@ -168,12 +169,15 @@ impl AttemptCursor {
     pub fn objection(
         &self,
         step: &FallbackStep,
-        fleet: &FleetView,
+        (fleet, endpoint): (&FleetView, Endpoint),
         in_time: bool,
     ) -> Option<&'static str> {
         let able = fleet.stat(step.lane).is_some_and(|stat| stat.state.can_serve());
         match able {
             false => Some("the lane is down or unknown"),
+            true if !fleet.topology.can_serve(step.lane, endpoint) => {
+                Some("the lane does not serve the endpoint")
+            }
             true if self.attempts_left == 0 || !in_time => Some("no attempts left"),
             true => None,
         }
@@ -334,7 +338,7 @@ mod tests {
         let topology = crate::Topology::new(1, Vec::new()).into();
         let view = crate::FleetView::new(topology, Vec::new());
         let step = FallbackStep { lane: LaneId(0), edits: Vec::new() };
-        assert!(cursor.objection(&step, &view, true).is_some());
+        assert!(cursor.objection(&step, (&view, Endpoint::ChatCompletions), true).is_some());
         assert!(AttemptCursor::new(self::plan(&[]), 8).is_none());
     }
 

@@ -248,9 +248,24 @@ impl Topology {
         self.lane(lane).map_or(Serving::Not, |lane| lane.endpoints.serving(endpoint))
     }
 
-    /// Returns the lanes that answer to a model name, in id order.
+    /// Returns true if a lane exists and serves an endpoint, itself or by translation.
+    pub fn can_serve(&self, lane: LaneId, endpoint: Endpoint) -> bool {
+        self.serving(lane, endpoint) != Serving::Not
+    }
+
+    /// Returns the lanes that answer to a model name, in id order, whatever endpoints they have.
     pub fn candidates(&self, model: &str) -> &[LaneId] {
         self.models.resolve(model).map_or(&[], |(_, lanes)| lanes)
+    }
+
+    /// Returns the lanes that answer to a model name and can serve an endpoint, in id order.
+    pub fn candidates_for(
+        &self,
+        model: &str,
+        endpoint: Endpoint,
+    ) -> impl Iterator<Item = LaneId> + use<'_> {
+        let lanes = self.candidates(model).iter().copied();
+        lanes.filter(move |lane| self.can_serve(*lane, endpoint))
     }
 
     /// Returns the name by which the lanes answer to a model name that a client wrote: the name

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::advice::{
-    Advice, Edit, FallbackAdvice, LaneAdvice, Metric, MetricWeight, Note, QueueAdvice, Rejection,
-    Switching,
+    Advice, Edit, FallbackAdvice, FallbackStep, LaneAdvice, Metric, MetricWeight, Note,
+    QueueAdvice, Rejection, Switching,
 };
 use crate::context_need::ContextNeed;
+use crate::endpoint::Endpoint;
 use crate::fleet_view::{FleetView, LaneId, LaneStat};
 
 /// The name and version of a policy, as shown in responses and records.
@@ -57,7 +58,7 @@ pub struct Merged {
     pub by: Vec<PolicyRef>,
     /// The rejection of the request and the policy that issued it.
     pub reject: Option<(PolicyRef, Rejection)>,
-    /// Lanes that serve the request's model, before any filter.
+    /// Lanes that serve the request's model and endpoint, before any filter.
     pub candidates: Vec<LaneId>,
     /// What the request, with the edits, needs of a lane's context.
     #[serde(default, skip_serializing_if = "ContextNeed::is_unknown")]
@@ -91,15 +92,16 @@ impl Merged {
 #[derive(Debug)]
 pub struct Merge<'a> {
     fleet: &'a FleetView,
+    endpoint: Endpoint,
     merged: Merged,
     scores: Vec<i64>,
     filters: Vec<Vec<bool>>,
 }
 
 impl<'a> Merge<'a> {
-    /// Creates an empty merge for a request for `model`.
-    pub fn new(fleet: &'a FleetView, model: &str) -> Self {
-        let candidates = fleet.topology.candidates(model).to_vec();
+    /// Creates an empty merge for a request for `model` at `endpoint`.
+    pub fn new(fleet: &'a FleetView, model: &str, endpoint: Endpoint) -> Self {
+        let candidates: Vec<LaneId> = fleet.topology.candidates_for(model, endpoint).collect();
         let merged = Merged {
             by: Vec::new(),
             reject: None,
@@ -112,7 +114,8 @@ impl<'a> Merge<'a> {
             notes: Vec::new(),
             candidates,
         };
-        Self { fleet, scores: vec![0; merged.candidates.len()], merged, filters: Vec::new() }
+        let scores = vec![0; merged.candidates.len()];
+        Self { fleet, endpoint, scores, merged, filters: Vec::new() }
     }
 
     /// Sets what the request needs of a lane's context, with the edits so far. Without it, the
@@ -146,8 +149,15 @@ impl<'a> Merge<'a> {
         if advice.queue.is_some() {
             self.merged.queue = advice.queue;
         }
-        if advice.fallback.is_some() {
-            self.merged.fallback = advice.fallback;
+        if let Some(mut fallback) = advice.fallback {
+            // A lane that cannot serve the endpoint counts as one that does not exist, which the
+            // plan leaves out.
+            let topology = &self.fleet.topology;
+            let is_unknown = |lane| topology.lane(lane).is_none();
+            fallback.steps.retain(|FallbackStep { lane, .. }| {
+                is_unknown(*lane) || topology.can_serve(*lane, self.endpoint)
+            });
+            self.merged.fallback = Some(fallback);
         }
     }
 

@@ -32,6 +32,7 @@ use self::route::Route;
 use crate::advice::Edit;
 use crate::attempts::{FailureClass, NextAction};
 use crate::dispatch::{AcquireError, FlowId};
+use crate::endpoint::Endpoint;
 use crate::fleet_view::{FleetView, LaneId};
 use crate::outcome::{
     Attempt, AttemptResult, Outcome, OutcomeSubject, Recovery, RequestResult, TokenCounts,
@@ -174,7 +175,9 @@ impl RequestFlow {
                 }
                 Effects::default()
             }
-            Event::Recovered { recovery, fleet } => self.recovered(recovery, fleet, age),
+            Event::Recovered { recovery, fleet, endpoint } => {
+                self.recovered(recovery, (fleet, endpoint), age)
+            }
             Event::Stopping => self.stopping(age),
             Event::ClientGone => {
                 let (result, last) = (RequestResult::ClientGone, AttemptResult::ClientGone);
@@ -306,13 +309,18 @@ impl RequestFlow {
         self.next_attempt(failed, Recovery::Planned, age)
     }
 
-    fn recovered(&mut self, recovery: Recovery, fleet: &FleetView, age: Duration) -> Effects {
+    fn recovered(
+        &mut self,
+        recovery: Recovery,
+        (fleet, endpoint): (&FleetView, Endpoint),
+        age: Duration,
+    ) -> Effects {
         let (State::Recovering(failed), Some(route)) = (self.state, &self.route) else {
             return Effects::default();
         };
         let in_time = self.deadline.is_in_time(age);
         let ignored_retry = match &recovery {
-            Recovery::Retry(step) => route.cursor.objection(step, fleet, in_time),
+            Recovery::Retry(step) => route.cursor.objection(step, (fleet, endpoint), in_time),
             Recovery::Planned | Recovery::GiveUp(_) => None,
         };
         let recovery = if ignored_retry.is_some() { Recovery::Planned } else { recovery };

@@ -161,7 +161,8 @@ async fn consult(
         Recovery::Retry(step) => fleet.topology.name(step.lane),
         Recovery::Planned | Recovery::GiveUp(_) => "",
     };
-    let effects = tracker.handle(Event::Recovered { recovery, fleet: &fleet });
+    let endpoint = decision.request.endpoint();
+    let effects = tracker.handle(Event::Recovered { recovery, fleet: &fleet, endpoint });
     if let Some(reason) = effects.ignored_retry {
         tracing::info!(requested_lane, reason, "retry requested by a policy was ignored");
     }

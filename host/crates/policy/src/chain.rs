@@ -102,7 +102,8 @@ fn log_failure(error: &CallError, on_error: OnError) {
 
 impl Advisor for Chain {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Advised {
-        let mut merge = Merge::new(fleet, facts.request.model());
+        let endpoint = facts.request.info().endpoint;
+        let mut merge = Merge::new(fleet, facts.request.model(), endpoint);
         let mut facts = facts.clone();
         let mut edited = None;
         for link in &self.links {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use pointsman_domain::{
-    Decision, FleetView, LaneInfo, LaneState, Merge, NoLaneReason, OnConflict, PlanLimits,
-    PolicyCall, PolicyRef, Read, RequestInfo, Topology,
+    Decision, Endpoint, FleetView, LaneInfo, LaneState, Merge, NoLaneReason, OnConflict,
+    PlanLimits, PolicyCall, PolicyRef, Read, RequestInfo, Topology,
 };
 use pointsman_record::{
     DecisionRecord, End, Ended, Entry, Key, Mode, QueueLimits, Record, RecordMetrics, Recorder,
@@ -66,7 +66,7 @@ fn decision(fleet: &FleetView) -> DecisionRecord {
         chain: None,
         fleet: Vec::new(),
         consulted: vec![consulted],
-        merged: Merge::new(fleet, "auto").finish(OnConflict::Refuse),
+        merged: Merge::new(fleet, "auto", Endpoint::ChatCompletions).finish(OnConflict::Refuse),
         decision: Decision::NoLane(NoLaneReason::AllDown),
         tries: Vec::new(),
         end: End { how: Ended::Error, total: Duration::ZERO },

@@ -115,7 +115,7 @@ impl DecisionReplay<'_> {
 
     fn merged_advice(&mut self) -> Merged {
         let fleet = &self.context.fleet;
-        let mut merge = Merge::new(fleet, &self.record.model);
+        let mut merge = Merge::new(fleet, &self.record.model, self.record.figures.endpoint);
         for link in &self.chain.links {
             let Some((policy, advice)) = self.advice_of(link) else { continue };
             match (advice, link.on_error) {

@@ -319,7 +319,7 @@ fn transient_failures_in_the_record_do_not_count_as_differences() {
     // The host decided without its advice.
     let first = decisions(&mut records).next().unwrap();
     let view = fleet(0);
-    let mut merge = Merge::new(&view, "auto");
+    let mut merge = Merge::new(&view, "auto", Endpoint::ChatCompletions);
     for call in first.consulted.iter().filter(|call| call.hook == "on-request") {
         call.advice.clone().into_iter().for_each(|advice| merge.add(&call.policy, 1000, advice));
     }

@@ -29,7 +29,7 @@ fn ids(ids: &[u32]) -> Vec<LaneId> {
 
 fn lanes(advice: &[LaneAdvice], conflict: OnConflict) -> Vec<(u32, i64)> {
     let fleet = fleet(3);
-    let mut merge = Merge::new(&fleet, "m");
+    let mut merge = Merge::new(&fleet, "m", Endpoint::ChatCompletions);
     for lanes in advice {
         merge.add(
             &PolicyRef::new("p", "1"),
@@ -89,7 +89,7 @@ fn blending_scales_over_the_candidates() {
 #[test]
 fn first_rejection_ends_the_chain() {
     let fleet = fleet(2);
-    let mut merge = Merge::new(&fleet, "m");
+    let mut merge = Merge::new(&fleet, "m", Endpoint::ChatCompletions);
     let rejection = |code: &str| Rejection {
         status: 429,
         code: code.into(),
@@ -113,7 +113,7 @@ fn first_rejection_ends_the_chain() {
 #[test]
 fn last_queue_advice_and_strictest_switching_win() {
     let fleet = fleet(2);
-    let mut merge = Merge::new(&fleet, "m");
+    let mut merge = Merge::new(&fleet, "m", Endpoint::ChatCompletions);
     for (priority, switching) in [(1, Switching::Never), (2, Switching::Allow)] {
         let queue = Some(QueueAdvice { priority, ..QueueAdvice::default() });
         let advice = Advice { queue, switching: Some(switching), ..Advice::default() };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::advice::{Advice, FallbackAdvice, FallbackStep, LaneAdvice, LaneScore, QueueAdvice};
 use crate::context_need::ContextNeed;
+use crate::endpoint::{Endpoint, EndpointSet};
 use crate::fleet_view::{EngineKind, LaneInfo, LaneState, Topology};
 use crate::merge::{Merge, OnConflict};
 
@@ -45,7 +46,7 @@ fn decide(fleet: &FleetView, advice: Advice) -> Decision {
 }
 
 fn decide_with(fleet: &FleetView, advice: Advice, prompt: u32) -> Decision {
-    let mut merge = Merge::new(fleet, "m");
+    let mut merge = Merge::new(fleet, "m", Endpoint::ChatCompletions);
     merge.set_need(ContextNeed { prompt, output: 0 });
     merge.add(&PolicyRef::new("p", "1"), 1000, advice);
     Plan::from_advice(&merge.finish(OnConflict::Refuse), fleet, &LIMITS)
@@ -170,7 +171,7 @@ fn no_lane_reports_the_reason() {
     let nothing = Advice { lanes: LaneAdvice::Only(Vec::new()), ..Advice::default() };
     assert_eq!(decide(&up, nothing), Decision::NoLane(NoLaneReason::FilteredOut));
     assert_eq!(decide(&down, Advice::default()), Decision::NoLane(NoLaneReason::AllDown));
-    let unknown = Merge::new(&up, "nope").finish(OnConflict::Refuse);
+    let unknown = Merge::new(&up, "nope", Endpoint::ChatCompletions).finish(OnConflict::Refuse);
     assert_eq!(
         Plan::from_advice(&unknown, &up, &LIMITS),
         Decision::NoLane(NoLaneReason::UnknownModel)
@@ -195,5 +196,38 @@ fn max_wait_is_capped_and_timeout_falls_back_only_if_allowed() {
         assert_eq!(plan.max_wait, Duration::from_secs(wait));
         assert_eq!(plan.triggers_fallback(Trigger::QueueTimeout), moves);
         assert!(plan.triggers_fallback(Trigger::ConnectError));
+    }
+}
+
+#[test]
+fn lanes_that_cannot_serve_the_endpoint_do_not_exist_for_it() {
+    let ready = fleet(&[Ready, Unloaded, Ready, Ready]);
+    let sets = [
+        EndpointSet::new([Endpoint::Embeddings]),
+        EndpointSet::new([Endpoint::ChatCompletions]),
+        EndpointSet::new([Endpoint::Messages]),
+        EndpointSet::new([Endpoint::Rerank]),
+    ];
+    let lanes = ready.topology.lanes().iter().zip(sets);
+    let lanes = lanes.map(|(lane, endpoints)| LaneInfo { endpoints, ..lane.clone() }).collect();
+    let fleet = FleetView::idle(Arc::new(Topology::new(1, lanes)), Ready);
+    for (endpoint, fallback, expected) in [
+        (Endpoint::Embeddings, &[][..], Some(vec![0])),
+        // Lane 1 would translate it, and lane 2 has it.
+        (Endpoint::Messages, &[], Some(vec![1, 2])),
+        (Endpoint::ChatCompletions, &[2, 0, 3, 9], Some(vec![1])),
+        (Endpoint::Embeddings, &[1, 2, 3], Some(vec![0])),
+        // Only a lane of another model has it.
+        (Endpoint::Rerank, &[3], None),
+    ] {
+        let mut merge = Merge::new(&fleet, "m", endpoint);
+        let fallback =
+            if fallback.is_empty() { None } else { fall_back_to(fallback, Triggers::ALL) };
+        merge.add(&PolicyRef::new("p", "1"), 1000, Advice { fallback, ..Advice::default() });
+        let decision = Plan::from_advice(&merge.finish(OnConflict::Refuse), &fleet, &LIMITS);
+        match expected {
+            Some(expected) => assert_eq!(steps(decision), expected, "{endpoint:?}"),
+            None => assert_eq!(decision, Decision::NoLane(NoLaneReason::UnknownModel)),
+        }
     }
 }

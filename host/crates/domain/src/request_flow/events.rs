@@ -6,6 +6,7 @@ use super::failure::EngineFailure;
 use crate::advice::Rejection;
 use crate::attempts::SlotRequest;
 use crate::dispatch::AcquireError;
+use crate::endpoint::Endpoint;
 use crate::fleet_view::FleetView;
 use crate::merge::PolicyRef;
 use crate::outcome::{AttemptResult, FailureReport, Recovery, RequestResult, TokenCounts};
@@ -56,6 +57,8 @@ pub enum Event<'a> {
         recovery: Recovery,
         /// The fleet by now.
         fleet: &'a FleetView,
+        /// The endpoint of the request, which the lane of a policy has to serve.
+        endpoint: Endpoint,
     },
     /// The host stops and its drain timeout has expired.
     Stopping,

@@ -197,7 +197,10 @@ fn policies_are_asked_about_a_configured_status_while_the_response_is_kept() {
         assert_eq!(effects.release, None);
         let Action::Recover(report) = effects.action else { panic!("{effects:?}") };
         assert_eq!((report.what, report.status), (AttemptResult::Overloaded, 409));
-        let effects = flow.on(Event::Recovered { recovery, fleet: &fleet }, ms(5));
+        let effects = flow.on(
+            Event::Recovered { recovery, fleet: &fleet, endpoint: Endpoint::ChatCompletions },
+            ms(5),
+        );
         match lane {
             Some(lane) => {
                 assert_eq!(effects.release, Some(Release::Lease(LeaseEnd::default())));
@@ -239,7 +242,10 @@ fn policies_decide_after_a_failed_attempt() {
         let what = AttemptResult::Overloaded;
         assert_eq!((report.what, report.status, report.elapsed), (what, 503, ms(8)));
         assert_eq!(report.attempts_left, 2);
-        let effects = flow.on(Event::Recovered { recovery, fleet: &fleet }, ms(11));
+        let effects = flow.on(
+            Event::Recovered { recovery, fleet: &fleet, endpoint: Endpoint::ChatCompletions },
+            ms(11),
+        );
         assert_eq!(effects.ignored_retry, ignored);
         match lane {
             Some(lane) => assert_eq!(acquires(&effects), lane),
@@ -280,7 +286,11 @@ fn nothing_is_attempted_after_the_deadline() {
     let effects = flow.on(Event::Denied(&error), DEADLINE);
     let Action::Recover(report) = effects.action else { panic!("{effects:?}") };
     assert_eq!(report.attempts_left, 0);
-    let recovered = Event::Recovered { recovery: retry(1), fleet: &fleet(3) };
+    let recovered = Event::Recovered {
+        recovery: retry(1),
+        fleet: &fleet(3),
+        endpoint: Endpoint::ChatCompletions,
+    };
     let effects = flow.on(recovered, DEADLINE);
     assert_eq!(effects.ignored_retry, Some("no attempts left"));
     let end = end(effects);

@@ -23,7 +23,8 @@ impl Advisor for FollowCache {
         let weights = vec![MetricWeight { metric: Metric::CachedTokens, weight: 1000 }];
         let edits = self.edits.lock().unwrap().clone();
         let advice = Advice { lanes: LaneAdvice::Blend(weights), edits, ..Advice::default() };
-        let mut merge = Merge::new(fleet, facts.request.model());
+        let endpoint = facts.request.info().endpoint;
+        let mut merge = Merge::new(fleet, facts.request.model(), endpoint);
         merge.add(&PolicyRef::new("follow", "1"), 1000, advice);
         merge.finish(OnConflict::Refuse).into()
     }

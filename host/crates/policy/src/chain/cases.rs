@@ -220,7 +220,8 @@ fn differences(
 ) -> (Vec<Difference>, Duration) {
     let limits = PlanLimits { max_wait: Duration::MAX, max_steps: usize::MAX };
     let fleet = case.view(None);
-    let mut merge = Merge::new(&fleet, facts.request.model());
+    let endpoint = facts.request.info().endpoint;
+    let mut merge = Merge::new(&fleet, facts.request.model(), endpoint);
     let mut took = Duration::ZERO;
     let evaluated = retry_on_timeout(|| {
         let version = version();

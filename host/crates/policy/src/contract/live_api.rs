@@ -151,7 +151,9 @@ impl HostApi for LiveApi {
         let (Some(fleet), Some(request)) = (self.fleet(), self.request()) else {
             return Vec::new();
         };
-        fleet.topology.candidates(request.model()).iter().map(|lane| lane.0).collect()
+        let endpoint = request.info().endpoint;
+        let lanes = fleet.topology.candidates_for(request.model(), endpoint);
+        lanes.map(|lane| lane.0).collect()
     }
 
     fn info(&mut self, lane: u32) -> Option<&LaneInfo> {

@@ -216,7 +216,8 @@ impl World<'_> {
         let fleet = self.fleet_view_for(&http_request);
         let facts = self.facts(&http_request, arrived_at, attempts);
         let recovery = self.advisor.advisor().recover(&facts, &fleet, report, &mut Trace::off());
-        self.feed(key, Event::Recovered { recovery, fleet: &fleet }, reason);
+        let endpoint = facts.request.info().endpoint;
+        self.feed(key, Event::Recovered { recovery, fleet: &fleet, endpoint }, reason);
     }
 
     fn leave_queue(&mut self, key: RequestKey) {

@@ -65,8 +65,9 @@ impl World<'_> {
     /// Returns the HTTP request, or why it is invalid.
     fn accept(&mut self, sim: &SimRequest, id: String) -> Result<Request, String> {
         let request = self.writer.write(sim, id).map_err(|error| error.to_string())?;
-        if self.topology.candidates(request.model()).is_empty() {
-            return Err(format!("no lane serves model `{}`", request.model()));
+        let (model, endpoint) = (request.model(), request.info().endpoint);
+        if self.topology.candidates_for(model, endpoint).next().is_none() {
+            return Err(format!("no lane serves model `{model}` at {}", endpoint.label()));
         }
         Ok(request)
     }

@@ -139,7 +139,7 @@ proptest! {
         }
         let fleet = Arc::new(fleet);
         let allow = Allow { fields: vec!["/a".into()], priority: (-5, 5), ..Allow::default() };
-        let mut merge = Merge::new(&fleet, "m");
+        let mut merge = Merge::new(&fleet, "m", Endpoint::ChatCompletions);
         for (mut advice, weight) in chain {
             enforce_allow(&mut advice, &allow);
             let dropped_again = enforce_allow(&mut advice.clone(), &allow);

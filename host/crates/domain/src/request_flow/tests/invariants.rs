@@ -108,7 +108,11 @@ impl Inputs {
     }
 
     fn recovered(&self, choose: &mut Choose<'_>) -> Event<'_> {
-        Event::Recovered { recovery: arbitrary_recovery(choose), fleet: &self.fleet }
+        Event::Recovered {
+            recovery: arbitrary_recovery(choose),
+            fleet: &self.fleet,
+            endpoint: Endpoint::ChatCompletions,
+        }
     }
 
     /// Returns one of all events.

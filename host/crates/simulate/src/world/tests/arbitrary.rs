@@ -82,7 +82,8 @@ impl Advisor for ArbitraryAdvisor {
         let mut random = Random::new(facts.seed, "advice");
         let mut advice = self.advice(&mut random);
         enforce_allow(&mut advice, &Allow { priority: (0, 5), ..Allow::default() });
-        let mut merge = Merge::new(fleet, facts.request.model());
+        let endpoint = facts.request.info().endpoint;
+        let mut merge = Merge::new(fleet, facts.request.model(), endpoint);
         merge.add(&PolicyRef::new("anything", "1"), 1000, advice);
         merge.finish(OnConflict::Refuse).into()
     }
