@@ -120,7 +120,10 @@ fn models_are_listed_with_what_is_known_of_them() {
         "max_context_length": 16384, "meta": { "n_ctx": 16384 }, "lanes": ["orchestrator"],
         "state": "unloaded", "capabilities": ["chat", "completion", "tools"], "permission": [],
     });
-    assert_eq!(model("orchestrator"), orchestrator);
+    let mut listed = model("orchestrator");
+    let endpoints = listed.as_object_mut().unwrap().remove("endpoints").unwrap();
+    assert!(endpoints.as_array().unwrap().contains(&json!("chat-completions")), "{endpoints}");
+    assert_eq!(listed, orchestrator);
     // What an engine says is known from when it was ready on.
     assert_eq!(model("coder").get("max_model_len"), None);
     ask(&host, "coder");

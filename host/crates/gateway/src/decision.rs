@@ -18,7 +18,7 @@ use tracing::Span;
 use crate::error::{DownLane, RouteError};
 use crate::failure::RETRY_LOST_ENGINE;
 use crate::large_thread;
-use crate::models::unknown_model;
+use crate::models::{endpoint_not_supported, unknown_model};
 use crate::pipeline::Pipeline;
 use crate::policy_threads::LARGE_BODY;
 use crate::recording::{self, Recording};
@@ -234,7 +234,8 @@ fn detached(headers: &HeaderMap) -> HeaderMap {
     detached
 }
 
-/// Checks that a lane serves the model.
+/// Checks that a lane serves the model, and that one of these can serve the endpoint: no lane is
+/// loaded for a request that its engine cannot serve.
 fn check_model(
     request: &Request,
     fleet: &FleetView,
@@ -243,6 +244,10 @@ fn check_model(
     let model = request.model();
     if fleet.topology.candidates(model).is_empty() {
         return Err(unknown_model(&fleet.topology, listener, model));
+    }
+    let endpoint = request.endpoint();
+    if fleet.topology.candidates_for(model, endpoint).next().is_none() {
+        return Err(endpoint_not_supported(&fleet.topology, listener, model, endpoint));
     }
     Ok(())
 }

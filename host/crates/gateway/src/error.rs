@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use pointsman_domain::dispatch::{Problem, again};
-use pointsman_domain::{NoLaneReason, Rejection};
+use pointsman_domain::{Endpoint, NoLaneReason, Rejection};
 use pointsman_fleet::ContentEncoding;
 use pointsman_openai::{BadRequest, EngineErrorBody, ErrorBody, ErrorForm};
 
@@ -65,6 +65,12 @@ pub(crate) enum RouteError {
         excerpt(.model)
     )]
     UnknownModel { model: String, hint: String },
+    #[error(
+        "model `{}` cannot be used at {}; {hint}",
+        excerpt(.model),
+        .endpoint.path().unwrap_or("this endpoint")
+    )]
+    EndpointNotSupported { model: String, endpoint: Endpoint, hint: String },
     #[error("no lane has the name `{}`", excerpt(.0))]
     UnknownLane(String),
     #[error("rejected by policy {policy}: {}", .rejection.message)]
@@ -184,6 +190,7 @@ impl RouteError {
                 ErrorCode::InvalidRequest
             }
             Self::UnknownModel { .. } => ErrorCode::ModelNotFound,
+            Self::EndpointNotSupported { .. } => ErrorCode::EndpointNotSupported,
             Self::UnknownLane(_) => ErrorCode::LaneNotFound,
             Self::Rejected { .. } => return None,
             Self::NoLane { .. } => ErrorCode::NoLaneAvailable,
@@ -217,7 +224,9 @@ impl RouteError {
                 response.with(header::ACCEPT_ENCODING, supported)
             }
             Self::BadRequest(error) => response.with_param(error.body().param),
-            Self::UnknownModel { .. } => response.with_param(Some("model".to_owned())),
+            Self::UnknownModel { .. } | Self::EndpointNotSupported { .. } => {
+                response.with_param(Some("model".to_owned()))
+            }
             Self::Method { allowed, .. } => {
                 response.with(header::ALLOW, HeaderValue::from_static(allowed))
             }

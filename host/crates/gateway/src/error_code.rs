@@ -95,6 +95,9 @@ error_codes! {
         retry_after: false;
     /// No lane serves the model.
     ModelNotFound = "model_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
+    /// No lane that serves the model can serve the endpoint; see `lanes.endpoints`.
+    EndpointNotSupported = "endpoint_not_supported", NOT_FOUND, "invalid_request_error",
+        retry_after: false;
     /// No lane has the name that `/health?lane=` asks for.
     LaneNotFound = "lane_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
     /// The path or the admin command does not exist.

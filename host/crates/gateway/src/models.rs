@@ -6,10 +6,12 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use pointsman_domain::{FleetView, LaneId, LaneState, Topology, adapter_of_lane};
+use pointsman_domain::{
+    Endpoint, FleetView, LaneId, LaneInfo, LaneState, Topology, adapter_of_lane,
+};
 use pointsman_fleet::{LaneStatus, ModelCard};
 use pointsman_openai::models::{ModelEntry, list, one};
-use pointsman_openai::{ANY_MODEL, ModelNames};
+use pointsman_openai::{ANY_MODEL, ModelNames, SERVED};
 
 use crate::error::RouteError;
 use crate::pipeline::Pipeline;
@@ -66,11 +68,41 @@ pub(crate) fn unknown_model(
 ) -> RouteError {
     let known = listed_names(topology, listener);
     let near = nearest(model, &known).map(|near| format!("did you mean `{near}`? "));
-    let named = known.get(..MAX_NAMED).unwrap_or(&known).join(", ");
-    let rest = known.len().saturating_sub(MAX_NAMED);
-    let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-    let hint = format!("{}available models: {named}{rest}", near.unwrap_or_default());
+    let hint = format!("{}available models: {}", near.unwrap_or_default(), enumerated(&known));
     RouteError::UnknownModel { model: model.to_owned(), hint }
+}
+
+/// Returns the error for an endpoint that no lane of a model can serve.
+pub(crate) fn endpoint_not_supported(
+    topology: &Topology,
+    listener: &ListenerSettings,
+    model: &str,
+    endpoint: Endpoint,
+) -> RouteError {
+    let names = names_of(listener);
+    let is_able = |name: &String| {
+        let model = names.target(name).unwrap_or(name);
+        topology.candidates_for(model, endpoint).next().is_some()
+    };
+    let able: Vec<String> = listed_names(topology, listener).into_iter().filter(is_able).collect();
+    let hint = match able.is_empty() {
+        true => "no model can".to_owned(),
+        false => format!("models that can: {}", enumerated(&able)),
+    };
+    RouteError::EndpointNotSupported { model: model.to_owned(), endpoint, hint }
+}
+
+/// Returns the first names, and how many more there are.
+fn enumerated(names: &[String]) -> String {
+    let named = names.get(..MAX_NAMED).unwrap_or(names).join(", ");
+    match names.len().saturating_sub(MAX_NAMED) {
+        0 => named,
+        rest => format!("{named} and {rest} more"),
+    }
+}
+
+fn names_of(listener: &ListenerSettings) -> ModelNames<'_> {
+    ModelNames { default: listener.default_model.as_deref(), targets: &listener.models }
 }
 
 /// Returns the known name that is most similar to `name`, with and without organisations, and
@@ -137,9 +169,7 @@ impl Catalog {
     /// Returns the model with a name, which may be any that a request may have; `None` if no lane
     /// serves it.
     fn entry<'a>(&'a self, name: &'a str) -> Option<ModelEntry<'a>> {
-        let ListenerSettings { default_model, models: targets, .. } = &*self.listener;
-        let names = ModelNames { default: default_model.as_deref(), targets };
-        let model = names.target(name).unwrap_or(name);
+        let model = names_of(&self.listener).target(name).unwrap_or(name);
         let topology = &self.view.topology;
         let lanes = topology.candidates(model);
         let first = lanes.first()?;
@@ -151,8 +181,10 @@ impl Catalog {
                 card.adapters.iter().find(|adapter| adapter.name == name)?.root.as_deref()
             }
         };
-        let contexts = lanes.iter().filter_map(|lane| topology.lane(*lane));
-        let contexts = contexts.map(|lane| lane.max_context).filter(|tokens| *tokens > 0);
+        let infos = || lanes.iter().filter_map(|lane| topology.lane(*lane));
+        let contexts = infos().map(|lane| lane.max_context).filter(|tokens| *tokens > 0);
+        let serves =
+            |endpoint: &Endpoint| lanes.iter().any(|lane| topology.can_serve(*lane, *endpoint));
         Some(ModelEntry {
             id: name,
             owner: shared(cards.iter().map(|card| card.owner.as_deref())).unwrap_or(OWNER),
@@ -163,7 +195,8 @@ impl Catalog {
             trained_context: cards.iter().filter_map(|card| card.trained_context).min(),
             lanes: lanes.iter().map(|lane| topology.name(*lane)).collect(),
             state: self.state(lanes),
-            capabilities: capabilities(&cards),
+            capabilities: capabilities(&cards, infos),
+            endpoints: SERVED.into_iter().filter(serves).map(Endpoint::label).collect(),
         })
     }
 
@@ -192,9 +225,15 @@ fn distance(state: LaneState) -> (u8, &'static str) {
 }
 
 /// Returns what all lanes can do.
-fn capabilities(cards: &[&ModelCard]) -> Vec<&'static str> {
-    let mut all = vec!["chat", "completion"];
+fn capabilities<'a, I: Iterator<Item = &'a LaneInfo>>(
+    cards: &[&ModelCard],
+    lanes: impl Fn() -> I,
+) -> Vec<&'static str> {
+    let has = |endpoint| lanes().all(|lane| lane.endpoints.contains(endpoint));
+    let mut all = Vec::new();
     for (name, has) in [
+        ("chat", has(Endpoint::ChatCompletions)),
+        ("completion", has(Endpoint::Completions)),
         ("tools", cards.iter().all(|card| card.tools)),
         ("reasoning", cards.iter().all(|card| card.reasoning)),
         ("vision", cards.iter().all(|card| card.vision)),

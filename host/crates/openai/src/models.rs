@@ -26,6 +26,8 @@ pub struct ModelEntry<'a> {
     pub state: &'a str,
     /// What it can do.
     pub capabilities: Vec<&'a str>,
+    /// Labels of the endpoints at which it can be used.
+    pub endpoints: Vec<&'a str>,
 }
 
 /// Returns the body of the list of models. `created` is in seconds since the Unix epoch.
@@ -67,6 +69,7 @@ fn card(entry: &ModelEntry<'_>, created: u64) -> Value {
     set("lanes", entry.lanes.as_slice().into());
     set("state", entry.state.into());
     set("capabilities", entry.capabilities.as_slice().into());
+    set("endpoints", entry.endpoints.as_slice().into());
     set("permission", json!([]));
     Value::Object(card)
 }
@@ -87,6 +90,7 @@ mod tests {
             lanes: vec!["coder"],
             state: "unloaded",
             capabilities: vec!["chat", "completion", "tools"],
+            endpoints: vec!["chat-completions", "completions"],
         };
         let expected = json!({
             "id": "coder:sql",
@@ -103,6 +107,7 @@ mod tests {
             "lanes": ["coder"],
             "state": "unloaded",
             "capabilities": ["chat", "completion", "tools"],
+            "endpoints": ["chat-completions", "completions"],
             "permission": [],
         });
         assert_eq!(serde_json::from_str::<Value>(&one(&entry, 7)).unwrap(), expected);
@@ -117,7 +122,8 @@ mod tests {
         let body: Value = serde_json::from_str(&one(&entry, 7)).unwrap();
         let expected = json!({
             "id": "a", "object": "model", "created": 7, "owned_by": "pointsman", "root": "a",
-            "parent": null, "lanes": [], "state": "ready", "capabilities": [], "permission": [],
+            "parent": null, "lanes": [], "state": "ready", "capabilities": [], "endpoints": [],
+            "permission": [],
         });
         assert_eq!(body, expected);
     }
