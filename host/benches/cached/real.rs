@@ -158,6 +158,7 @@ fn lane(name: &str, port: u16) -> LaneSpec {
         names: Default::default(),
         labels: Vec::new(),
         max_context: 2048,
+        endpoints: None,
         slots: 2,
         group: None,
         need: 0,

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use pointsman_domain::request_flow::EngineFailure;
-use pointsman_domain::{LaneNames, Trigger, derived_names};
+use pointsman_domain::{Endpoint, EndpointSet, LaneNames, Trigger, derived_names};
 use pointsman_fleet::{
     ANY_NAME, DRIVERS, DriverInfo, EngineConfig, GroupSpec, LaneBasics, LaneDefaults, LaneSpec,
     Liveness, Residency, Timeouts,
 };
-use pointsman_settings::{Code, Section, missing};
+use pointsman_settings::{Code, Section, missing, nearest};
 
 use super::need::{self, Need};
 
@@ -88,6 +88,7 @@ fn read_lane<'a>(
     // The defaults of a lane whose driver is invalid only serve to find further errors.
     let defaults = driver.map_or(LaneDefaults::MANAGED, |driver| driver.defaults);
     let residency = read_residency(section, driver);
+    let endpoints = read_endpoints(section);
     let stream_usage = section.bool("stream-usage", true);
     let expected_load = section.positive_duration("expected-load-time", defaults.expected_load);
     let liveness = read_liveness(section, defaults);
@@ -118,6 +119,7 @@ fn read_lane<'a>(
         names,
         labels,
         max_context,
+        endpoints,
         slots: basics.slots,
         group,
         need: need.bytes,
@@ -202,6 +204,29 @@ fn read_group<'a>(
         unknown.push(name);
     }
     group
+}
+
+/// Reads the endpoints of a lane, by their names; `None` if they follow from the engine.
+fn read_endpoints(section: &Section<'_>) -> Option<EndpointSet> {
+    let names = section.strings("endpoints")?;
+    if names.is_empty() {
+        let message = "must not be empty; remove it to use those of the engine";
+        section.error_at("endpoints", message);
+    }
+    let labels = || Endpoint::ALL.into_iter().map(Endpoint::label);
+    let read = |name: &String| {
+        let endpoint = Endpoint::from_label(name);
+        if endpoint.is_none() {
+            let hint = match nearest(name, labels()) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("expected one of {}", labels().collect::<Vec<_>>().join(", ")),
+            };
+            let message = format!("unknown endpoint \"{}\"; {hint}", name.escape_debug());
+            section.error_at("endpoints", Code::UnknownName.with(message));
+        }
+        endpoint
+    };
+    Some(EndpointSet::new(names.iter().filter_map(read)))
 }
 
 fn read_residency(section: &Section<'_>, driver: Option<&DriverInfo>) -> Residency {

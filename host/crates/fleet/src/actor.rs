@@ -17,7 +17,7 @@ use pointsman_domain::dispatch::{
     AcquireError, Dispatcher, Effect, EngineEvent, Event, Generation, Ticket,
 };
 use pointsman_domain::{
-    EngineKind, FleetView, LaneId, LaneStat, LaneState, PrefixIndex, Topology, Trigger,
+    EndpointSet, EngineKind, FleetView, LaneId, LaneStat, LaneState, PrefixIndex, Topology, Trigger,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
@@ -38,8 +38,8 @@ use crate::upstream::Upstream;
 pub(crate) struct LaneHandle {
     name: Arc<str>,
     engine_model: Option<Arc<str>>,
-    /// The maximum sequence length and the card of the configuration.
-    configured: (u32, ModelCard),
+    /// The maximum sequence length, the endpoints and the card of the configuration.
+    configured: (u32, Option<EndpointSet>, ModelCard),
     fallback_statuses: Arc<BTreeMap<u16, Trigger>>,
     stream_usage: bool,
     upstream: Arc<Upstream>,
@@ -66,7 +66,7 @@ impl LaneHandle {
         Self {
             name: lane.name.as_str().into(),
             engine_model: lane.engine_model.as_deref().map(Arc::from),
-            configured: (lane.max_context, lane.engine.card()),
+            configured: (lane.max_context, lane.endpoints, lane.engine.card()),
             fallback_statuses: Arc::new(lane.fallback_statuses.clone()),
             stream_usage: lane.stream_usage,
             upstream: Arc::clone(upstream),
@@ -278,11 +278,11 @@ impl Actor {
     }
 
     /// Notes what an engine says about its model. It stays known while the lane is unloaded; what
-    /// the next start of the engine says replaces it. A different context or other adapters make a
-    /// new topology.
+    /// the next start of the engine says replaces it. A different context, other adapters or other
+    /// endpoints make a new topology. What the operator wrote stays.
     fn learn(&mut self, lane: LaneId, learned: &ModelCard) {
         let Some(handle) = self.lanes.get(lane.index()) else { return };
-        let (max_context, card) = &handle.configured;
+        let (max_context, endpoints, card) = &handle.configured;
         let card = card.clone().completed(learned);
         let mut lanes = self.topology.lanes().to_vec();
         if let Some(info) = lanes.get_mut(lane.index()) {
@@ -292,6 +292,7 @@ impl Actor {
                 0 => card.context.unwrap_or(info.max_context),
                 _ => *max_context,
             };
+            info.endpoints = endpoints.or(card.endpoints).unwrap_or(info.endpoints);
         }
         handle.status.send_modify(|status| status.card = card);
         if lanes != self.topology.lanes() {

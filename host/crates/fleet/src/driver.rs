@@ -73,6 +73,28 @@ impl Target {
     }
 }
 
+/// The endpoints of an engine of which nothing is known but that it has OpenAI's API: chat and
+/// completions, and all that the host only passes on. What such an engine lacks of these, it says
+/// itself; the endpoints of other APIs are translated.
+pub(crate) const OPENAI_API: [Endpoint; 16] = [
+    Endpoint::ChatCompletions,
+    Endpoint::Completions,
+    Endpoint::Embeddings,
+    Endpoint::Rerank,
+    Endpoint::Score,
+    Endpoint::Classify,
+    Endpoint::Pooling,
+    Endpoint::Tokenize,
+    Endpoint::Detokenize,
+    Endpoint::Moderations,
+    Endpoint::ImageGenerations,
+    Endpoint::ImageEdits,
+    Endpoint::ImageVariations,
+    Endpoint::Transcriptions,
+    Endpoint::Translations,
+    Endpoint::Speech,
+];
+
 /// A prepared start of an engine.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -136,9 +158,10 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     fn card(&self) -> ModelCard {
         ModelCard::default()
     }
-    /// Returns the endpoints that the engine is known or assumed to have.
+    /// Returns the endpoints that the engine has by its settings and its model's files, or is
+    /// assumed to have. What the engine says itself once it is ready replaces them.
     fn endpoints(&self) -> EndpointSet {
-        EndpointSet::new([Endpoint::ChatCompletions, Endpoint::Completions, Endpoint::Embeddings])
+        EndpointSet::new(OPENAI_API)
     }
     /// Limits the engine's KV cache, if it takes all free memory without a limit.
     fn limit_kv_cache(&mut self, _bytes: u64) {}
@@ -329,7 +352,8 @@ impl EngineSpec {
         self.0.card()
     }
 
-    /// Returns the endpoints that the engine is known or assumed to have.
+    /// Returns the endpoints that the engine has by its settings and its model's files, or is
+    /// assumed to have.
     pub fn endpoints(&self) -> EndpointSet {
         self.0.endpoints()
     }

@@ -1,15 +1,17 @@
-//! What a ready engine says about its models: their context length and its adapters.
+//! What a ready engine says about its models: their context length, its adapters and its endpoints.
 //!
-//! vLLM and llama.cpp list their models at `/v1/models`; llama.cpp describes its model at `/props`.
+//! vLLM and llama.cpp list their models at `/v1/models`; llama.cpp describes its model at `/props`,
+//! and vLLM its routes at `/openapi.json`.
 //! All input is untrusted: what is malformed, too long or too much is left out.
 
 use std::time::Duration;
 
 use http::Method;
-use pointsman_domain::{EngineKind, public_name};
+use pointsman_domain::{Endpoint, EndpointSet, EngineKind, public_name};
 use serde_json::Value;
 
 use crate::driver::{Driver, Target};
+use crate::drivers::llama_cpp;
 use crate::model_card::{Adapter, ModelCard};
 use crate::upstream::Upstream;
 
@@ -35,11 +37,34 @@ pub(crate) async fn learn(
     };
     let listed = get("/v1/models").await.map(|list| read_models(&list, names));
     let listed = listed.unwrap_or_default();
-    if driver.info().kind != EngineKind::LlamaCpp {
-        return listed;
+    match (driver.info().kind, listed.owner.as_deref()) {
+        (EngineKind::LlamaCpp, _) => {
+            let props = get("/props").await.map(|props| read_props(&props, driver.endpoints()));
+            listed.completed(&props.unwrap_or_default())
+        }
+        (EngineKind::Vllm, _) | (EngineKind::External, Some("vllm")) => {
+            // Not there with `--disable-fastapi-docs`.
+            let routes = get("/openapi.json").await;
+            let endpoints = routes.and_then(|routes| read_routes(&routes));
+            ModelCard { endpoints, ..listed }
+        }
+        // How it was started is not known: it says itself if it lacks one of these.
+        (EngineKind::External, Some("llamacpp")) => {
+            ModelCard { endpoints: Some(llama_cpp::endpoints(true, true)), ..listed }
+        }
+        (EngineKind::External | EngineKind::Other, _) => listed,
     }
-    let props = get("/props").await.map(|props| read_props(&props));
-    listed.completed(&props.unwrap_or_default())
+}
+
+/// Reads the OpenAPI description of vLLM, which has the routes that its model can serve. Returns
+/// `None` if it has none that the host knows.
+fn read_routes(description: &Value) -> Option<EndpointSet> {
+    let paths = &description["paths"];
+    let has = |endpoint: &Endpoint| {
+        endpoint.path().is_some_and(|path| paths.get(path).is_some_and(Value::is_object))
+    };
+    let set = EndpointSet::new(Endpoint::ALL.into_iter().filter(has));
+    (set != EndpointSet::default()).then_some(set)
 }
 
 /// Reads `/v1/models`.
@@ -93,13 +118,16 @@ fn adapter(card: &Value) -> Option<Adapter> {
     Some(Adapter { name: text(&card["id"])?, root: public_text(&card["root"]) })
 }
 
-/// Reads llama.cpp's `/props`.
-fn read_props(props: &Value) -> ModelCard {
+/// Reads llama.cpp's `/props`. `endpoints` are those that follow from its command line.
+fn read_props(props: &Value, endpoints: EndpointSet) -> ModelCard {
+    let hears = props["modalities"]["audio"] == true;
+    let transcriptions = EndpointSet::new([Endpoint::Transcriptions]);
     ModelCard {
         root: public_text(&props["model_path"]),
         context: tokens(&props["default_generation_settings"]["n_ctx"]),
         tools: props["chat_template_caps"]["supports_tool_calls"] == true,
         vision: props["modalities"]["vision"] == true,
+        endpoints: hears.then(|| endpoints.union(transcriptions)),
         ..ModelCard::default()
     }
 }

@@ -279,7 +279,7 @@ impl LaneSpec {
             names: self.names.clone(),
             labels: self.labels.clone(),
             max_context: self.max_context,
-            endpoints: self.engine.endpoints(),
+            endpoints: self.endpoints.unwrap_or_else(|| self.engine.endpoints()),
             slots: self.slots,
             // Policies number groups from 1; 0 means no group.
             group: self.group.and_then(|group| u32::try_from(group + 1).ok()).unwrap_or(0),

@@ -1,6 +1,8 @@
 //! What is known of the model of a lane besides its names: from the configuration, and from the
 //! engine itself once it has been ready.
 
+use pointsman_domain::EndpointSet;
+
 /// What is known of the model of a lane, for lists of models.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelCard {
@@ -18,6 +20,8 @@ pub struct ModelCard {
     pub reasoning: bool,
     /// The model reads images.
     pub vision: bool,
+    /// The endpoints that the engine says it has.
+    pub endpoints: Option<EndpointSet>,
     /// The LoRA adapters that the engine has loaded.
     pub adapters: Vec<Adapter>,
 }
@@ -35,8 +39,17 @@ impl ModelCard {
     /// Returns the card with what `learned` knows in addition.
     #[must_use]
     pub fn completed(mut self, learned: &Self) -> Self {
-        let Self { root, owner, context, trained_context, tools, reasoning, vision, adapters } =
-            learned;
+        let Self {
+            root,
+            owner,
+            context,
+            trained_context,
+            tools,
+            reasoning,
+            vision,
+            endpoints,
+            adapters,
+        } = learned;
         self.root = self.root.or_else(|| root.clone());
         self.owner = self.owner.or_else(|| owner.clone());
         self.context = self.context.or(*context);
@@ -44,6 +57,7 @@ impl ModelCard {
         self.tools |= tools;
         self.reasoning |= reasoning;
         self.vision |= vision;
+        self.endpoints = self.endpoints.or(*endpoints);
         for adapter in adapters {
             if self.adapters.iter().all(|known| known.name != adapter.name) {
                 self.adapters.push(adapter.clone());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use pointsman_domain::dispatch::{Residency, Rules};
-use pointsman_domain::{LaneNames, Trigger};
+use pointsman_domain::{EndpointSet, LaneNames, Trigger};
 
 use crate::driver::EngineSpec;
 use crate::memory::Pool;
@@ -57,6 +57,9 @@ pub struct LaneSpec {
     pub labels: Vec<(String, String)>,
     /// Maximum sequence length in tokens; 0 if unknown.
     pub max_context: u32,
+    /// Endpoints that the engine has; `None` if they follow from its settings, and from what it
+    /// says when it is ready.
+    pub endpoints: Option<EndpointSet>,
     /// Maximum number of concurrent requests.
     pub slots: u32,
     /// Index of the group; `None` for a lane that shares no memory.

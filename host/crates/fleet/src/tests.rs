@@ -41,6 +41,7 @@ pub(super) fn start_lane(
         names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
+        endpoints: None,
         slots,
         group: None,
         need: 0,

@@ -289,6 +289,7 @@ fn lane(name: &str, model: &str, slots: u32, port: u16) -> LaneSpec {
             "b" => 4000,
             _ => 0,
         },
+        endpoints: None,
         slots,
         group: None,
         need: 0,

@@ -352,3 +352,40 @@ fn invalid_lane_times_are_rejected() {
     let residency = Residency::OnDemand { preload: false, unload_after: None };
     assert_eq!(config.fleet.lanes[0].residency, residency);
 }
+
+#[test]
+fn endpoints_of_a_lane_override_those_of_its_engine() {
+    use pointsman_domain::{Endpoint, EndpointSet};
+    let source = |endpoints: &str, engine: &str| {
+        format!("[[lanes]]\nname = \"a\"\n{endpoints}\n[lanes.engine]\n{engine}\n")
+    };
+    let llama = "driver = \"llama-cpp\"\nmodel = \"m.gguf\"";
+    let of = |endpoints: &str, engine: &str| lane(&source(endpoints, engine)).info().endpoints;
+    let configured = of("endpoints = [\"embeddings\", \"rerank\"]", llama);
+    assert_eq!(configured, EndpointSet::new([Endpoint::Embeddings, Endpoint::Rerank]));
+    let flags = |flags: &str| of("", &format!("{llama}\n{flags}"));
+    for (keys, embeds, ranks) in [
+        ("", false, false),
+        ("arguments = [\"--embeddings\"]", true, false),
+        ("arguments = [\"--embd-gemma-default\"]", true, false),
+        ("arguments = [\"--embd-normalize\", \"2\"]", false, false),
+        ("arguments = [\"--reranking\"]", false, true),
+        ("env = { LLAMA_ARG_EMBEDDINGS = \"1\" }", true, false),
+        ("env = { LLAMA_ARG_EMBEDDINGS = \"0\" }", false, false),
+    ] {
+        let set = flags(keys);
+        let has = (set.contains(Endpoint::Embeddings), set.contains(Endpoint::Rerank));
+        assert_eq!(has, (embeds, ranks), "{keys}");
+        assert!(set.contains(Endpoint::ChatCompletions) && set.contains(Endpoint::Messages));
+    }
+    let external = of("", "driver = \"external\"\nurl = \"http://127.0.0.1:1\"");
+    assert!(external.contains(Endpoint::Rerank) && !external.contains(Endpoint::Messages));
+    for (endpoints, hint) in [
+        ("endpoints = [\"embedding\"]", "did you mean \"embeddings\"?"),
+        ("endpoints = [\"x\"]", "expected one of chat-completions"),
+        ("endpoints = []", "must not be empty"),
+    ] {
+        let errors = parse(&source(endpoints, llama)).unwrap_err();
+        assert!(errors.iter().any(|error| error.to_string().contains(hint)), "{errors:#?}");
+    }
+}

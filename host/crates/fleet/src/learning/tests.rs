@@ -38,7 +38,7 @@ fn captured_model_lists_are_read() {
         context: Some(1024),
         ..ModelCard::default()
     };
-    assert_eq!(read_props(&props), described);
+    assert_eq!(read_props(&props, EndpointSet::default()), described);
     let both = llama_cpp.completed(&described);
     assert_eq!((both.root, both.trained_context), (described.root, Some(8192)));
 }
@@ -72,10 +72,30 @@ fn adapters_of_the_own_model_are_read() {
 fn nothing_is_learned_from_other_answers() {
     for list in [json!(null), json!([]), json!({ "data": 5 }), json!({ "data": [] })] {
         assert_eq!(read_models(&list, &[]), ModelCard::default(), "{list}");
-        assert_eq!(read_props(&list), ModelCard::default(), "{list}");
+        assert_eq!(read_props(&list, EndpointSet::default()), ModelCard::default(), "{list}");
     }
     let odd = json!({ "data": [{ "id": "a", "max_model_len": -1, "meta": { "n_ctx": 0 },
         "context_length": 8192, "owned_by": "a\u{7}" }] });
     let learned = read_models(&odd, &[]);
     assert_eq!((learned.context, learned.owner), (Some(8192), None));
+}
+
+#[test]
+fn endpoints_are_read_from_what_engines_say() {
+    let set = |endpoints: &[Endpoint]| EndpointSet::new(endpoints.iter().copied());
+    let route = json!({ "post": {} });
+    let routes = json!({ "openapi": "3.1.0", "paths": { "/health": { "get": {} },
+        "/v1/embeddings": route, "/v1/rerank": route, "/rerank": route, "/tokenize": route,
+        "/v1/messages/count_tokens": route, "/v1/score": 5 } });
+    let expected =
+        [Endpoint::Embeddings, Endpoint::Rerank, Endpoint::Tokenize, Endpoint::CountTokens];
+    assert_eq!(read_routes(&routes), Some(set(&expected)));
+    for odd in [json!(null), json!({ "paths": [] }), json!({ "paths": { "/health": {} } })] {
+        assert_eq!(read_routes(&odd), None, "{odd}");
+    }
+    let chat = set(&[Endpoint::ChatCompletions]);
+    let props = |hears: bool| json!({ "modalities": { "vision": false, "audio": hears } });
+    assert_eq!(read_props(&props(false), chat).endpoints, None);
+    let both = set(&[Endpoint::ChatCompletions, Endpoint::Transcriptions]);
+    assert_eq!(read_props(&props(true), chat).endpoints, Some(both));
 }

@@ -5,7 +5,7 @@
 pub(crate) mod metrics;
 mod section;
 
-use pointsman_domain::{EngineKind, public_name};
+use pointsman_domain::{Endpoint, EndpointSet, EngineKind, public_name};
 
 use super::process_section::fill;
 use crate::driver::{
@@ -78,6 +78,21 @@ impl Driver for LlamaCpp {
         }
     }
 
+    fn endpoints(&self) -> EndpointSet {
+        let CommandLine { command, env } = &self.command_line;
+        let has = |flags: &[&str], variable: &str| {
+            let is_on = |value: &str| !matches!(value, "" | "0" | "off" | "false" | "disabled");
+            command.iter().any(|word| flags.contains(&word.as_str()))
+                || env.iter().any(|(name, value)| name == variable && is_on(value))
+        };
+        // Presets of embedding models, such as `--embd-gemma-default`.
+        let is_preset = |word: &String| word.starts_with("--embd-") && word.ends_with("-default");
+        let embeds = has(&["--embedding", "--embeddings"], "LLAMA_ARG_EMBEDDINGS")
+            || command.iter().any(is_preset);
+        let ranks = has(&["--rerank", "--reranking"], "LLAMA_ARG_RERANKING");
+        endpoints(embeds, ranks)
+    }
+
     fn describe(&self, lane: &LaneContext<'_>) -> Description {
         let warning = prompt_cache(&self.command_line, lane.pool);
         Description {
@@ -85,6 +100,26 @@ impl Driver for LlamaCpp {
             warnings: warning.into_iter().collect(),
         }
     }
+}
+
+/// Returns the endpoints of llama-server. It has those for embeddings and for ranking only if it
+/// was started for them, and generates text all the same.
+pub(crate) fn endpoints(embeds: bool, ranks: bool) -> EndpointSet {
+    let always = EndpointSet::new([
+        Endpoint::ChatCompletions,
+        Endpoint::Completions,
+        Endpoint::Responses,
+        Endpoint::Messages,
+        Endpoint::CountTokens,
+        Endpoint::Tokenize,
+        Endpoint::Detokenize,
+        Endpoint::LlamaCompletion,
+        Endpoint::LlamaInfill,
+        Endpoint::LlamaApplyTemplate,
+    ]);
+    let embed = [Endpoint::Embeddings, Endpoint::LlamaEmbedding].into_iter().filter(|_| embeds);
+    let rank = [Endpoint::Rerank].into_iter().filter(|_| ranks);
+    always.union(EndpointSet::new(embed.chain(rank)))
 }
 
 /// Returns the model in a command line: a file, or a name on the hub.

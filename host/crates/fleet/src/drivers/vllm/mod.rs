@@ -14,9 +14,11 @@
 //! of vLLM 0.32.0: its `envs.py` and argument parser, and a recorded start.
 
 pub mod command;
+mod endpoints;
 mod env_file;
 pub mod import;
 pub(crate) mod metrics;
+mod model_folder;
 mod need;
 pub mod progress;
 mod section;
@@ -25,7 +27,7 @@ pub(crate) mod sleep;
 
 use std::time::Duration;
 
-use pointsman_domain::{EngineKind, public_name};
+use pointsman_domain::{EndpointSet, EngineKind, public_name};
 
 pub use self::command::{Command, Listen, command};
 pub use self::env_file::parse_env_file;
@@ -68,6 +70,8 @@ pub struct Vllm {
     pub strategy: UnloadMode,
     /// The model's own configuration says that it reads images.
     pub vision: bool,
+    /// The endpoints of the model, as far as its files and the settings tell.
+    pub endpoints: EndpointSet,
 }
 
 impl Driver for Vllm {
@@ -136,10 +140,15 @@ impl Driver for Vllm {
             tools: self.settings.tool_call_parser.is_some(),
             reasoning: self.settings.reasoning_parser.is_some(),
             vision: self.vision,
+            endpoints: None,
             adapters: adapters
                 .map(|(name, path)| Adapter { name: name.clone(), root: public(path) })
                 .collect(),
         }
+    }
+
+    fn endpoints(&self) -> EndpointSet {
+        self.endpoints
     }
 
     fn limit_kv_cache(&mut self, bytes: u64) {

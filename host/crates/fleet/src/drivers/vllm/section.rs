@@ -1,11 +1,11 @@
 //! Reads `[lanes.engine]` with `driver = "vllm"`.
 
-use std::path::Path;
 use std::time::Duration;
 
-use pointsman_files::read_regular;
 use pointsman_settings::{Code, Section, format_duration};
 
+use super::endpoints::endpoints;
+use super::model_folder::ModelFolder;
 use super::settings::{GpuSelector, Permille, SettingProblem, VllmSettings};
 use super::{Vllm, need};
 use crate::driver::{ANY_NAME, EngineConfig, LaneBasics};
@@ -16,8 +16,6 @@ use crate::engine_spec::UnloadMode;
 const START_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Time that vLLM's processes take to exit, on top of the time that running requests get.
 const TEARDOWN: Duration = Duration::from_secs(25);
-/// Maximum size of a model's `config.json` in bytes.
-const MAX_MODEL_CONFIG_BYTES: u64 = 1 << 20;
 
 pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
     let shutdown = section.duration("shutdown-timeout", Duration::from_secs(10));
@@ -57,7 +55,9 @@ pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<Engin
     }
     names.extend(settings.adapters.iter().map(|(name, _)| name.clone()));
     let path = run.directory.as_deref()?.join(model?);
-    let vision = has_vision(&path);
+    let folder = ModelFolder::read(&path);
+    let endpoints = endpoints(&folder, &settings.arguments);
+    let vision = folder.has_vision;
     if adapters {
         names.truncate(1);
         names.push(ANY_NAME.to_owned());
@@ -67,15 +67,8 @@ pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<Engin
         names,
         derived_names: names_of_model(model?, &path),
         model: Some(need::model(path, &settings, lane.slots)),
-        ..EngineConfig::new(Vllm { settings, run, strategy, vision })
+        ..EngineConfig::new(Vllm { settings, run, strategy, vision, endpoints })
     })
-}
-
-/// Returns true if the model in a local folder reads images.
-fn has_vision(folder: &Path) -> bool {
-    let config = read_regular(&folder.join("config.json"), MAX_MODEL_CONFIG_BYTES).ok();
-    let config = config.and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
-    config.is_some_and(|config| config.get("vision_config").is_some_and(|vision| !vision.is_null()))
 }
 
 /// Reads all settings except the model, the sleep mode and the shutdown timeout.
