@@ -5,10 +5,15 @@
 
 use http::Uri;
 use http::uri::PathAndQuery;
+use pointsman_domain::Endpoint;
 use pointsman_openai::SERVED;
 
 /// The beginning of the paths of the API.
 const API: &str = "/v1";
+/// Further paths of endpoints, without the beginning of the API: those that vLLM and llama.cpp have
+/// besides the usual ones.
+const ALIASES: [(&str, Endpoint); 2] =
+    [("/reranking", Endpoint::Rerank), ("/v2/rerank", Endpoint::Rerank)];
 /// Paths that exist without the path prefix of the listener too: load balancers and orchestrators
 /// check the host by address.
 const WITHOUT_PREFIX: [&str; 3] = ["/livez", "/readyz", "/health"];
@@ -44,9 +49,12 @@ pub(crate) fn normalize(path: &str, prefix: &str) -> Option<String> {
     while let Some(rest) = path.strip_prefix(API).filter(|rest| in_api(rest)) {
         path = rest;
     }
+    if let Some(endpoint) = endpoint(path) {
+        return Some(endpoint.to_owned());
+    }
     Some(match path {
         "" => "/".to_owned(),
-        _ if is_endpoint(path) => format!("{API}{path}"),
+        _ if path == "/models" || path.starts_with("/models/") => format!("{API}{path}"),
         _ => path.to_owned(),
     })
 }
@@ -87,12 +95,17 @@ fn in_api(path: &str) -> bool {
     path.strip_prefix(API).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Returns true for a path of the API that lacks its `/v1`.
-fn is_endpoint(path: &str) -> bool {
-    let is_path_of = |full: &str| full.strip_prefix(API) == Some(path);
-    path == "/models"
-        || path.starts_with("/models/")
-        || SERVED.iter().filter_map(|endpoint| endpoint.path()).any(is_path_of)
+/// Returns the path of the endpoint that a path stands for, with or without `/v1`.
+fn endpoint(path: &str) -> Option<&'static str> {
+    let bare = without_api(path);
+    let served = SERVED.iter().filter_map(|endpoint| endpoint.path());
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == bare).map(|(_, endpoint)| *endpoint);
+    let alias = alias.filter(|endpoint| SERVED.contains(endpoint)).and_then(Endpoint::path);
+    served.into_iter().find(|path| without_api(path) == bare).or(alias)
+}
+
+fn without_api(path: &str) -> &str {
+    path.strip_prefix(API).filter(|rest| rest.starts_with('/')).unwrap_or(path)
 }
 
 /// Returns true for a path that servers and their clients read differently.
@@ -126,6 +139,18 @@ mod tests {
             ("/v1/models/org%2Fname", Some("/v1/models/org%2Fname")),
             ("/v1/models/v1/chat/completions", Some("/v1/models/v1/chat/completions")),
             ("/v1/models/a.b", Some("/v1/models/a.b")),
+            ("/embeddings", Some("/v1/embeddings")),
+            ("/rerank", Some("/v1/rerank")),
+            ("/v1/v1/rerank", Some("/v1/rerank")),
+            ("/v2/rerank", Some("/v1/rerank")),
+            ("/reranking", Some("/v1/rerank")),
+            ("/v1/reranking", Some("/v1/rerank")),
+            ("/score", Some("/v1/score")),
+            ("/v1/classify", Some("/classify")),
+            ("/v1/pooling/", Some("/pooling")),
+            ("/v1/tokenize", Some("/tokenize")),
+            ("/detokenize", Some("/detokenize")),
+            ("/moderations", Some("/v1/moderations")),
             ("/health/", Some("/health")),
             ("/", Some("/")),
             ("//", Some("/")),

@@ -41,12 +41,10 @@ pub(crate) enum PromptShape {
     Messages,
     /// A text, texts or token ids in `prompt`.
     Prompt,
-    /// A text, texts or token ids in `input`.
-    Input,
     /// A text or items in `input`, and a text in `instructions`.
     Items,
-    /// Texts in these fields: a text, texts, or objects that have texts. The first one is required
-    /// if there is only one.
+    /// Texts in these fields: a text, token ids, or lists or objects that have such. Whether they
+    /// are complete is the engine's to judge.
     Fields(&'static [&'static str]),
     /// Unknown: the request has no text for policies, and 0 tokens.
     Unknown,
@@ -119,7 +117,8 @@ impl EndpointShape {
                 errors: ErrorForm::Responses,
             },
             Endpoint::Embeddings | Endpoint::Moderations => &Self {
-                prompt: PromptShape::Input,
+                // vLLM also takes messages, and llama.cpp its own name.
+                prompt: PromptShape::Fields(&["input", "messages", "content"]),
                 output_limits: &[],
                 stream: StreamKind::Chunks,
                 errors: ErrorForm::OpenAi,
@@ -137,7 +136,7 @@ impl EndpointShape {
                 errors: ErrorForm::Anthropic,
             },
             Endpoint::Rerank => &Self {
-                prompt: PromptShape::Fields(&["query", "documents"]),
+                prompt: PromptShape::Fields(&["query", "documents", "texts"]),
                 output_limits: &[],
                 stream: StreamKind::Chunks,
                 errors: ErrorForm::OpenAi,
@@ -232,8 +231,13 @@ impl EndpointShape {
                 stream: StreamKind::Chunks,
                 errors: ErrorForm::Ollama,
             },
-            Endpoint::Detokenize
-            | Endpoint::ImageEdits
+            Endpoint::Detokenize => &Self {
+                prompt: PromptShape::Fields(&["tokens"]),
+                output_limits: &[],
+                stream: StreamKind::Chunks,
+                errors: ErrorForm::OpenAi,
+            },
+            Endpoint::ImageEdits
             | Endpoint::ImageVariations
             | Endpoint::Transcriptions
             | Endpoint::Translations => &Self {

@@ -341,6 +341,10 @@ mod one_by_one {
         "/prompt",
         "/prompt/0",
         "/prompt/-",
+        "/query",
+        "/documents",
+        "/documents/-",
+        "/documents/1/text",
         "/prompt/0/0",
         "/input",
         "/input/0",
@@ -378,6 +382,7 @@ mod one_by_one {
             {"role":"tool","content":[{"text":"p"}]}],"x":{ } } "#,
         r#"{ "model" : "a" , "messages" : [ ] , "max_tokens":100, "input":["i"] }"#,
         r#"{"model":"a","prompt":["p",[1, 2],3],"messages":null,"input":{},"stream":true}"#,
+        r#"{"model":"a","query":"q","documents":["d",{"text":"t"}],"top_n":1,"prompt":[1,"p"]}"#,
         r#"{"prompt":"p","model":"a","input":[{"role":"user","content":"hi"}],"messages":[{}]}"#,
     ];
 
@@ -442,6 +447,8 @@ mod one_by_one {
                 Endpoint::Completions,
                 Endpoint::Responses,
                 Endpoint::Embeddings,
+                Endpoint::Rerank,
+                Endpoint::Tokenize,
                 Endpoint::Other,
             ]),
         ) {

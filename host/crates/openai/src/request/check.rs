@@ -1,7 +1,7 @@
 //! What a change of one field may break. A valid request with a valid change is valid, so that
 //! several edits need only one parse.
 
-use super::prompt::{Prompt, missing_role};
+use super::prompt::{MAX_FIELD_DEPTH, Prompt, missing_role};
 use super::shape::{MessageShape, Messages, Object, read_model, read_stream};
 use crate::bad_request::BadRequest;
 use crate::endpoint::PromptShape;
@@ -24,7 +24,10 @@ pub(crate) fn check_field(
             check_messages(deeper, value, prompt == PromptShape::Messages)
         }
         (["prompt", deeper @ ..], PromptShape::Prompt) => check_texts("prompt", deeper, value),
-        (["input", deeper @ ..], PromptShape::Input) => check_texts("input", deeper, value),
+        ([field, ..], PromptShape::Fields(fields)) if fields.contains(field) => match value {
+            Some(value) => Prompt::default().read_field(value, value, MAX_FIELD_DEPTH),
+            None => Ok(()),
+        },
         (["input"], PromptShape::Items) => match not_null(value) {
             Some(value) => Prompt::default().read_items(value, value),
             None => Ok(()),

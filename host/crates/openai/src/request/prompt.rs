@@ -21,6 +21,27 @@ use crate::text::Text;
 /// Approximate number of tokens that a chat template adds per message.
 const TOKENS_PER_MESSAGE: usize = 4;
 
+/// Maximum depth at which a field is searched for texts: below a list of documents or messages, a
+/// list of the parts of each. Bounds the time, because each level is scanned once more.
+pub(super) const MAX_FIELD_DEPTH: usize = 6;
+/// Members of objects in such a field that are images, recordings and the like.
+const MEDIA: [&str; 12] = [
+    "image_url",
+    "video_url",
+    "audio_url",
+    "input_audio",
+    "image",
+    "images",
+    "audio",
+    "video",
+    "file",
+    "image_embeds",
+    "audio_embeds",
+    "multimodal_data",
+];
+/// Members of objects in such a field that say what the object is.
+const NO_TEXT: [&str; 5] = ["type", "role", "id", "tool_call_id", "detail"];
+
 /// The prompt of a request. Messages and texts are in one list each, because a request may have a
 /// hundred thousand of them.
 #[derive(Debug, Default)]
@@ -78,8 +99,6 @@ impl Prompt {
                 required("prompt", shape.prompt, &mut read)?;
                 read.set_literals(body, [shape.prompt, None]);
             }
-            // No literals: engines cache no prefixes of embeddings.
-            PromptShape::Input => required("input", shape.input, &mut read)?,
             PromptShape::Items => {
                 read.begin(Role::User)?;
                 read.set_literals(body, [shape.instructions, shape.input]);
@@ -90,12 +109,13 @@ impl Prompt {
                     read.read_items(body, input)?;
                 }
             }
+            // No literals: engines cache no prefixes of embeddings and the like.
             PromptShape::Fields(fields) => {
                 read.begin(Role::User)?;
                 for field in fields {
                     let path = [(*field).to_owned()];
                     if let Some(json) = index::find(body, &path) {
-                        read.read_field(body, json)?;
+                        read.read_field(body, json, MAX_FIELD_DEPTH)?;
                     }
                 }
             }
@@ -330,24 +350,39 @@ impl Prompt {
         })
     }
 
-    /// Reads a field that has texts: a text, or a list or object in which there are some. What is
-    /// nested too deeply was refused before.
-    fn read_field(&mut self, body: &str, json: &str) -> Result<(), BadRequest> {
+    /// Reads a field that has texts: a text, token ids, or a list or object in which there are some.
+    pub(super) fn read_field(
+        &mut self,
+        body: &str,
+        json: &str,
+        depth: usize,
+    ) -> Result<(), BadRequest> {
         match json.as_bytes().first() {
-            Some(b'"') => {
-                self.add_text(body, json);
-                Ok(())
-            }
-            Some(b'[' | b'{') => {
+            Some(b'"') if is_data_url(json) => self.add_part(true),
+            Some(b'"') => self.add_text(body, json),
+            Some(b'[' | b'{') if depth > 0 => {
                 for child in Children::new(json.as_bytes(), 0).into_iter().flatten() {
-                    self.count_item()?;
                     let end = scan::value_end(json.as_bytes(), child.start);
-                    self.read_field(body, json.get(child.start..end).unwrap_or_default())?;
+                    let value = json.get(child.start..end).unwrap_or_default();
+                    if child.key.is_empty()
+                        && value.starts_with(|first: char| first.is_ascii_digit())
+                    {
+                        // Without an item of its own: lists of token ids are long.
+                        self.token_ids += 1;
+                        continue;
+                    }
+                    self.count_item()?;
+                    let key = scan::key(json.as_bytes().get(child.key).unwrap_or_default());
+                    if MEDIA.contains(&&*key) {
+                        self.add_part(true);
+                    } else if !NO_TEXT.contains(&&*key) {
+                        self.read_field(body, value, depth - 1)?;
+                    }
                 }
-                Ok(())
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(())
     }
 
     /// Reads the input of a response: a string, or an array of items. What is unknown has no text,
@@ -383,6 +418,17 @@ impl Prompt {
             Ok(())
         })
     }
+}
+
+/// Returns true for a literal that is a file in the form of a URL.
+fn is_data_url(literal: &str) -> bool {
+    /// Length in bytes up to which the type of the file is looked for.
+    const MAX_TYPE: usize = 200;
+    literal.starts_with("\"data:")
+        && literal
+            .get(..literal.floor_char_boundary(MAX_TYPE))
+            .unwrap_or(literal)
+            .contains(";base64,")
 }
 
 pub(super) fn missing_role() -> BadRequest {

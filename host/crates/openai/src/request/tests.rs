@@ -105,6 +105,53 @@ fn input_is_the_prompt_of_embeddings_and_responses() {
 }
 
 #[test]
+fn texts_of_fields_are_the_prompt() {
+    use Endpoint::{
+        Classify, Detokenize, Embeddings, Moderations, Pooling, Rerank, Score, Tokenize,
+    };
+    let url = "data:image/png;base64,iVBORw0KGgo=";
+    let parts = json!([
+        {"type": "text", "text": "abcd"},
+        {"type": "image_url", "image_url": {"url": url}},
+    ]);
+    for (endpoint, fields, tokens, text, has_media) in [
+        (
+            Rerank,
+            json!({"query": "abcd", "documents": ["efgh", {"text": "ijkl"}]}),
+            3,
+            "abcdefghijkl",
+            false,
+        ),
+        (Rerank, json!({"query": "abcd", "texts": ["efgh"], "top_n": 1}), 2, "abcdefgh", false),
+        (Rerank, json!({"query": "abcd", "documents": {"content": parts}}), 2, "abcdabcd", true),
+        (Rerank, json!({"query": url, "documents": [url]}), 0, "", true),
+        (Score, json!({"text_1": "abcd", "text_2": ["efgh"]}), 2, "abcdefgh", false),
+        (Score, json!({"queries": "abcd", "documents": ["efgh"]}), 2, "abcdefgh", false),
+        (Score, json!({"data_1": "abcd", "data_2": {"content": parts}}), 2, "abcdabcd", true),
+        (Classify, json!({"input": ["abcd", "efgh"]}), 2, "abcdefgh", false),
+        (Pooling, json!({"messages": [{"role": "user", "content": parts}]}), 1, "abcd", true),
+        (Tokenize, json!({"prompt": "abcd"}), 1, "abcd", false),
+        (Tokenize, json!({"content": "abcd", "add_special": true}), 1, "abcd", false),
+        (Detokenize, json!({"tokens": [1, 2, 3]}), 3, "", false),
+        (Embeddings, json!({"input": [[1, 2], [3]]}), 3, "", false),
+        (Embeddings, json!({"messages": [{"role": "user", "content": "abcd"}]}), 1, "abcd", false),
+        (Embeddings, json!({"content": "abcd", "encoding_format": "base64"}), 1, "abcd", false),
+        (Moderations, json!({"input": parts}), 1, "abcd", true),
+        // The engine's to judge.
+        (Rerank, json!({"query": 5, "documents": null}), 0, "", false),
+        (Embeddings, json!({}), 0, "", false),
+    ] {
+        let mut whole = json!({"model": "m"});
+        whole.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let request = parse(endpoint, &whole.to_string()).unwrap();
+        let info = request.info();
+        assert_eq!((info.prompt_tokens, info.messages), (4 + tokens, 0), "{whole}");
+        assert_eq!(request.text(0, 0, 100), text, "{whole}");
+        assert_eq!((info.has_media, info.max_output_tokens), (has_media, 0), "{whole}");
+    }
+}
+
+#[test]
 fn content_is_the_engines_to_judge() {
     for (content, text, parts, media) in [
         (r#"["ab",{"type":"text","text":"cd"},"ef"]"#, "abcdef", 3, 0),
@@ -151,7 +198,7 @@ fn halves_of_surrogate_pairs_are_read_as_replacement_characters() {
 
 #[test]
 fn invalid_bodies_are_rejected_with_the_field() {
-    use Endpoint::{ChatCompletions, Completions, Embeddings, Responses};
+    use Endpoint::{ChatCompletions, Completions, Responses};
     for (body, message) in [
         // Messages of serde_json, which are to reach the client.
         ("", "EOF while parsing"),
@@ -175,7 +222,6 @@ fn invalid_bodies_are_rejected_with_the_field() {
         (ChatCompletions, r#"{"model":"","messages":[]}"#, "model"),
         (ChatCompletions, r#"{"model":"m"}"#, "messages"),
         (Completions, r#"{"model":"m"}"#, "prompt"),
-        (Embeddings, r#"{"model":"m"}"#, "input"),
     ] {
         let error = parse(endpoint, body).unwrap_err();
         assert!(matches!(error, BadRequest::Missing { name } if name == field), "{body}: {error}");
@@ -197,7 +243,6 @@ fn invalid_bodies_are_rejected_with_the_field() {
             "true or false",
         ),
         (Completions, r#"{"model":"m","prompt":{}}"#, "prompt", "a string"),
-        (Embeddings, r#"{"model":"m","input":[null]}"#, "input", "a string"),
         (Responses, r#"{"model":"m","input":5}"#, "input", "a string"),
     ] {
         let error = parse(endpoint, body).unwrap_err();
@@ -260,10 +305,11 @@ fn parts_of_a_body_are_limited() {
     let list = |element: &str, count: usize| vec![element; count].join(",");
     let parts = |count| format!(r#""messages":[{{"role":"a","content":[{}]}}]"#, list("{}", count));
     type Body<'a> = Box<dyn Fn(usize) -> String + 'a>;
-    let bodies: [(Endpoint, Body<'_>); 7] = [
+    let bodies: [(Endpoint, Body<'_>); 8] = [
         (Completions, Box::new(|count| format!(r#""prompt":[{}]"#, list("\"\"", count)))),
         (Completions, Box::new(|count| format!(r#""prompt":[{}]"#, list("[1]", count)))),
         (Embeddings, Box::new(|count| format!(r#""input":[{}]"#, list("\"\"", count)))),
+        (Endpoint::Rerank, Box::new(|count| format!(r#""documents":[{}]"#, list("{}", count)))),
         (Responses, Box::new(|count| format!(r#""input":[{}]"#, list("{}", count)))),
         (ChatCompletions, {
             let message = r#"{"role":"a"}"#;
