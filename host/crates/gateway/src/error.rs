@@ -182,9 +182,9 @@ impl RouteError {
                 }
                 BadRequest::TooMany { .. } => ErrorCode::TooManyItems,
                 BadRequest::TooDeep { .. } => ErrorCode::TooDeeplyNested,
-                BadRequest::Missing { .. } | BadRequest::Invalid { .. } => {
-                    ErrorCode::InvalidRequest
-                }
+                BadRequest::Missing { .. }
+                | BadRequest::Invalid { .. }
+                | BadRequest::Unsupported { .. } => ErrorCode::InvalidRequest,
             },
             Self::InvalidHead(_) | Self::InvalidCommandBody | Self::VersionNotAllowed(_) => {
                 ErrorCode::InvalidRequest

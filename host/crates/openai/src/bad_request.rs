@@ -43,6 +43,14 @@ pub enum BadRequest {
         /// Description of valid values.
         expected: &'static str,
     },
+    /// The engine lacks the endpoint, and the one that it has cannot express a part of the request.
+    #[error("unsupported `{name}`: {what}")]
+    Unsupported {
+        /// Name of the field.
+        name: &'static str,
+        /// Description of the part.
+        what: String,
+    },
 }
 
 /// Returns the message of a parser, without most of a client's text that it quotes.
@@ -66,7 +74,9 @@ impl BadRequest {
     /// Returns the body of the response.
     pub fn body(&self) -> ErrorBody {
         let param = match self {
-            Self::Missing { name } | Self::Invalid { name, .. } => Some((*name).to_owned()),
+            Self::Missing { name }
+            | Self::Invalid { name, .. }
+            | Self::Unsupported { name, .. } => Some((*name).to_owned()),
             Self::Encoding(_)
             | Self::Json(_)
             | Self::NotAnObject
@@ -78,5 +88,9 @@ impl BadRequest {
 
     pub(crate) fn invalid(name: &'static str, expected: &'static str) -> Self {
         Self::Invalid { name, expected }
+    }
+
+    pub(crate) fn unsupported(name: &'static str, what: &str) -> Self {
+        Self::Unsupported { name, what: what.to_owned() }
     }
 }

@@ -11,6 +11,7 @@
 // A new variant has to be decided in every match; a test may match what it is about.
 #![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
+mod anthropic;
 mod bad_request;
 mod document;
 mod edit;

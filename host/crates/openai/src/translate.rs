@@ -14,6 +14,7 @@ use std::fmt;
 use bytes::Bytes;
 use pointsman_domain::Endpoint;
 
+use crate::anthropic;
 use crate::bad_request::BadRequest;
 use crate::request::Request;
 
@@ -48,7 +49,7 @@ impl Request {
     /// If the request has something that the other endpoint cannot express.
     pub fn translated(&self) -> Result<Option<Translation>, BadRequest> {
         match self.endpoint() {
-            Endpoint::Messages => Ok(None),
+            Endpoint::Messages => anthropic::translate(self).map(Some),
             Endpoint::Responses => Ok(None),
             Endpoint::OllamaChat
             | Endpoint::OllamaGenerate
