@@ -173,7 +173,7 @@ async fn first_byte(
             return first_error(lease, lane, headers, &watch);
         }
         let (watch, first, rest) = (Some(watch), Some(first), Some(body));
-        let rewrite = (kind == StreamKind::Chunks).then(|| wanted.of_stream()).flatten();
+        let rewrite = (kind != StreamKind::Events).then(|| wanted.of_stream()).flatten();
         return Ok(EngineResponse { lane, status, headers, watch, first, rest, rewrite });
     }
     let mut first = BytesMut::new();

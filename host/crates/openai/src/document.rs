@@ -63,6 +63,14 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Returns true if the value is an array.
+    pub(crate) fn is_array(&self) -> bool {
+        match self {
+            Self::Text(text) => text.starts_with('['),
+            Self::Open(container) => matches!(container.brackets, Brackets::Array),
+        }
+    }
+
     /// Returns the children; `None` if the value has none because it is not a container.
     pub(crate) fn open(&mut self) -> Result<Option<&mut Container<'a>>, PointerError> {
         if let Self::Text(text) = self {

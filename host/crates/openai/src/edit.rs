@@ -2,6 +2,7 @@
 //! edits before it. An edit that would make the request invalid is dropped.
 
 mod conversation;
+mod system;
 
 use bytes::Bytes;
 use http::header::{InvalidHeaderName, InvalidHeaderValue};
@@ -205,6 +206,9 @@ impl<'a> Draft<'a> {
                 }
                 self.body().remove(&tokens)?;
             }
+            Edit::PrependSystem(text) if self.shape.prompt == PromptShape::Blocks => {
+                system::prepend(self.body(), text)?;
+            }
             Edit::PrependSystem(text) => {
                 let message =
                     format!("{{\"role\":\"system\",\"content\":{}}}", Value::from(&**text));
@@ -287,7 +291,7 @@ impl<'a> Draft<'a> {
     /// Checks that removing a field does not remove a message that others depend on, or the last
     /// one of the user.
     fn check_removal(&mut self, tokens: &[String]) -> Result<(), EditError> {
-        let ([field, index], PromptShape::Messages) = (tokens, self.shape.prompt) else {
+        let ([field, index], true) = (tokens, self.shape.prompt.is_chat()) else {
             return Ok(());
         };
         match index.parse() {
@@ -300,7 +304,7 @@ impl<'a> Draft<'a> {
     }
 
     fn messages(&mut self) -> Result<&mut Container<'a>, EditError> {
-        if self.shape.prompt != PromptShape::Messages {
+        if !self.shape.prompt.is_chat() {
             return Err(EditError::NotChat);
         }
         let messages = self.body().member("messages")?.ok_or(EditError::NoMessages)?;

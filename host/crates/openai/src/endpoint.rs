@@ -5,7 +5,7 @@ use pointsman_domain::Endpoint;
 use crate::error_form::ErrorForm;
 
 /// The endpoints that the host serves. The others are known to the contract only.
-pub const SERVED: [Endpoint; 10] = [
+pub const SERVED: [Endpoint; 12] = [
     Endpoint::ChatCompletions,
     Endpoint::Completions,
     Endpoint::Embeddings,
@@ -16,6 +16,8 @@ pub const SERVED: [Endpoint; 10] = [
     Endpoint::Tokenize,
     Endpoint::Detokenize,
     Endpoint::Moderations,
+    Endpoint::Messages,
+    Endpoint::CountTokens,
 ];
 
 /// The wire format of one endpoint.
@@ -39,6 +41,8 @@ pub struct EndpointShape {
 pub(crate) enum PromptShape {
     /// Chat messages in `messages`.
     Messages,
+    /// Chat messages with content blocks in `messages`, and a text or blocks in `system`.
+    Blocks,
     /// A text, texts or token ids in `prompt`.
     Prompt,
     /// A text or items in `input`, and a text in `instructions`.
@@ -48,6 +52,13 @@ pub(crate) enum PromptShape {
     Fields(&'static [&'static str]),
     /// Unknown: the request has no text for policies, and 0 tokens.
     Unknown,
+}
+
+impl PromptShape {
+    /// Returns true if the prompt consists of chat messages.
+    pub(crate) fn is_chat(self) -> bool {
+        matches!(self, Self::Messages | Self::Blocks)
+    }
 }
 
 /// A field that limits the length of a response.
@@ -90,6 +101,8 @@ pub enum StreamKind {
     Chunks,
     /// Events with a `type`, of which the last one has a `response` with the `usage`.
     Events,
+    /// Events with a `type`, from `message_start` to `message_stop`.
+    Messages,
 }
 
 impl EndpointShape {
@@ -124,13 +137,13 @@ impl EndpointShape {
                 errors: ErrorForm::OpenAi,
             },
             Endpoint::Messages => &Self {
-                prompt: PromptShape::Messages,
+                prompt: PromptShape::Blocks,
                 output_limits: &[OutputLimit::Tokens],
-                stream: StreamKind::Chunks,
+                stream: StreamKind::Messages,
                 errors: ErrorForm::Anthropic,
             },
             Endpoint::CountTokens => &Self {
-                prompt: PromptShape::Messages,
+                prompt: PromptShape::Blocks,
                 output_limits: &[],
                 stream: StreamKind::Chunks,
                 errors: ErrorForm::Anthropic,

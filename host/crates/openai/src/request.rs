@@ -33,7 +33,7 @@ use self::shape::{Shape, has_children, has_grammar, read_model};
 use crate::bad_request::BadRequest;
 use crate::endpoint::{EndpointShape, PromptShape};
 use crate::index::Index;
-use crate::text::{append_slice, contains};
+use crate::text::{append_slice, contains, estimate_tokens};
 use crate::{json, limits};
 
 /// Headers that carry credentials. They are removed on parsing: policies do not see them and
@@ -99,8 +99,9 @@ struct Parsed {
     /// Byte range of the model's JSON literal in the body.
     model_range: Range<usize>,
     prompt: Prompt,
-    /// The definitions of tools, which chat templates put before the messages.
-    tools: Option<Range<usize>>,
+    /// The definitions of tools and the system prompt, which chat templates put before the
+    /// messages.
+    preamble: [Option<Range<usize>>; 2],
     figures: RequestInfo,
     choices: u32,
     prompt_hashes: OnceLock<PromptHashes>,
@@ -130,7 +131,7 @@ impl Request {
         let format = EndpointShape::for_endpoint(endpoint);
         let prompt = Prompt::read(text, format.prompt, &shape)?;
         let messages = prompt.messages();
-        let is_chat = format.prompt == PromptShape::Messages;
+        let is_chat = format.prompt.is_chat();
         let figures = RequestInfo {
             endpoint,
             streaming,
@@ -147,7 +148,8 @@ impl Request {
         };
         let choices = choices(&shape).saturating_mul(prompt.prompts() as u64);
         let choices = u32::try_from(choices).unwrap_or(u32::MAX);
-        let tools = shape.tools.map(|tools| json::range_in(text, tools.get()));
+        let system = shape.system.filter(|_| format.prompt == PromptShape::Blocks);
+        let preamble = [shape.tools, system].map(|json| Some(json::range_in(text, json?.get())));
         let (prompt_hashes, index) = (OnceLock::new(), Index::default());
         drop(shape);
         head.response_model.get_or_insert_with(|| model.clone());
@@ -157,7 +159,7 @@ impl Request {
             model,
             model_range,
             prompt,
-            tools,
+            preamble,
             figures,
             choices,
             prompt_hashes,
@@ -253,8 +255,8 @@ impl Request {
     /// Returns the hashes of the prompt, which are computed once. Empty for embeddings, whose
     /// engines cache no prefixes, and for endpoints whose prompts are unknown.
     ///
-    /// The prompt is hashed as the JSON literals of tools, messages and their tool calls, in this
-    /// order. Resolving escapes would cost several times as much, and a client writes the same text
+    /// The prompt is hashed as the JSON literals of tools, system prompt, messages and their tool
+    /// calls, in this order. Resolving escapes would cost several times as much, and a client writes the same text
     /// in the same way every time.
     pub fn prompt_hashes(&self, hasher: &PromptHasher) -> &PromptHashes {
         self.parsed.prompt_hashes.get_or_init(|| {
@@ -266,13 +268,23 @@ impl Request {
             if !messages.iter().any(|message| literals(message).next().is_some()) {
                 return PromptHashes::default();
             }
-            let tools = self.parsed.tools.iter().map(|range| &body[range.clone()]);
+            let preamble = self.parsed.preamble.iter().flatten();
+            let preamble = preamble.map(|range| &body[range.clone()]);
             let messages = messages.iter().flat_map(|message| {
                 let literals = literals(message).map(|range| &body[range]);
                 std::iter::once(role_mark(message.role)).chain(literals)
             });
-            hasher.hash(&self.parsed.model, tools.chain(messages))
+            hasher.hash(&self.parsed.model, preamble.chain(messages))
         })
+    }
+
+    /// Returns the estimated number of tokens of the prompt with its tools, which the estimate for
+    /// policies does not count.
+    pub fn estimated_input_tokens(&self) -> u32 {
+        let [tools, _] = &self.parsed.preamble;
+        let tools = tools.as_ref().and_then(|range| self.json().get(range.clone()));
+        let tools = saturating_u32(tools.map_or(0, estimate_tokens));
+        self.parsed.figures.prompt_tokens.saturating_add(tools)
     }
 
     fn texts(&self) -> impl Iterator<Item = &str> {
@@ -338,7 +350,7 @@ impl RequestView for Request {
     }
 
     fn messages(&self) -> Vec<MessageInfo> {
-        if EndpointShape::for_endpoint(self.parsed.endpoint).prompt != PromptShape::Messages {
+        if !EndpointShape::for_endpoint(self.parsed.endpoint).prompt.is_chat() {
             return Vec::new();
         }
         let (body, prompt): (&[u8], &Prompt) = (&self.parsed.body, &self.parsed.prompt);

@@ -22,7 +22,8 @@ pub struct Usage {
     pub completion_tokens: u32,
 }
 
-/// The serialised form of [`Usage`]. The aliases are the names at the endpoint for responses.
+/// The serialised form of [`Usage`]. The aliases are the names at the endpoints for responses
+/// and messages.
 #[derive(Deserialize)]
 struct WireUsage {
     #[serde(default, alias = "input_tokens")]
@@ -31,6 +32,11 @@ struct WireUsage {
     completion_tokens: u64,
     #[serde(default, alias = "input_tokens_details")]
     prompt_tokens_details: Option<PromptTokensDetails>,
+    // Anthropic's, whose `input_tokens` do not include them.
+    #[serde(default)]
+    cache_read_input_tokens: Option<u64>,
+    #[serde(default)]
+    cache_creation_input_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -47,10 +53,25 @@ fn saturating(tokens: u64) -> u32 {
 impl From<WireUsage> for Usage {
     fn from(wire: WireUsage) -> Self {
         let cached = wire.prompt_tokens_details.and_then(|details| details.cached_tokens);
+        let (read, created) = (wire.cache_read_input_tokens, wire.cache_creation_input_tokens);
+        let apart = read.unwrap_or(0).saturating_add(created.unwrap_or(0));
+        let cached = cached.or(read);
         Self {
-            prompt_tokens: saturating(wire.prompt_tokens),
+            prompt_tokens: saturating(wire.prompt_tokens.saturating_add(apart)),
             cached_tokens: cached.map(saturating),
             completion_tokens: saturating(wire.completion_tokens),
+        }
+    }
+}
+
+impl Usage {
+    /// Returns the usage with the prompt of `prompt`, if this one has none.
+    pub(crate) fn with_prompt_of(self, prompt: Option<Self>) -> Self {
+        match prompt {
+            Some(Self { prompt_tokens, cached_tokens, .. }) if self.prompt_tokens == 0 => {
+                Self { prompt_tokens, cached_tokens, ..self }
+            }
+            Some(_) | None => self,
         }
     }
 }

@@ -39,12 +39,11 @@ impl Conversation {
         // The last message that is neither a system message nor the result of a tool.
         let mut last = None;
         for (index, message) in messages.values().enumerate() {
-            let kind = kind(message)?;
+            let (kind, id) = kind(message)?;
             let mut group = index;
             match kind {
                 Kind::System => {}
                 Kind::ToolResult => {
-                    let id = text(message, "tool_call_id")?;
                     // Without an id, or with an unknown one, its place says which call it answers.
                     let call = id.and_then(|id| calls.get(&id).copied());
                     group = call.or(last).unwrap_or(index);
@@ -95,13 +94,42 @@ impl Conversation {
     }
 }
 
-fn kind(message: &mut Node<'_>) -> Result<Kind, PointerError> {
+/// Returns the kind of a message, and for the result of a tool the id of its call. At Anthropic's
+/// endpoint, results are blocks of messages of the user.
+fn kind(message: &mut Node<'_>) -> Result<(Kind, Option<String>), PointerError> {
     Ok(match message.member("role")?.and_then(|role| role.text()) {
-        Some("\"system\"" | "\"developer\"") => Kind::System,
-        Some("\"tool\"" | "\"function\"") => Kind::ToolResult,
-        Some("\"user\"") => Kind::User,
-        Some(_) | None => Kind::Other,
+        Some("\"system\"" | "\"developer\"") => (Kind::System, None),
+        Some("\"tool\"" | "\"function\"") => (Kind::ToolResult, text(message, "tool_call_id")?),
+        Some("\"user\"") => {
+            let mut result = None;
+            for_each_block(message, "\"tool_result\"", |block| {
+                let id = text(block, "tool_use_id")?;
+                result.get_or_insert(id);
+                Ok(())
+            })?;
+            match result {
+                Some(id) => (Kind::ToolResult, id),
+                None => (Kind::User, None),
+            }
+        }
+        Some(_) | None => (Kind::Other, None),
     })
+}
+
+/// Calls `read` with each content block of a message that has this type.
+fn for_each_block(
+    message: &mut Node<'_>,
+    kind: &str,
+    mut read: impl FnMut(&mut Node<'_>) -> Result<(), PointerError>,
+) -> Result<(), PointerError> {
+    let Some(content) = message.member("content")? else { return Ok(()) };
+    let Some(blocks) = content.open()? else { return Ok(()) };
+    for block in blocks.values() {
+        if block.member("type")?.and_then(|kind| kind.text()) == Some(kind) {
+            read(block)?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the text of a member that is a string.
@@ -113,6 +141,10 @@ fn text(node: &mut Node<'_>, key: &str) -> Result<Option<String>, PointerError> 
 
 /// Calls `found` with the id of each call of a message.
 fn read_calls(message: &mut Node<'_>, mut found: impl FnMut(String)) -> Result<(), PointerError> {
+    for_each_block(message, "\"tool_use\"", |block| {
+        text(block, "id")?.map(&mut found);
+        Ok(())
+    })?;
     let Some(calls) = message.member("tool_calls")? else { return Ok(()) };
     let Some(calls) = calls.open()? else { return Ok(()) };
     for call in calls.values() {

@@ -1,6 +1,8 @@
 //! What a change of one field may break. A valid request with a valid change is valid, so that
 //! several edits need only one parse.
 
+use serde_json::value::RawValue;
+
 use super::prompt::{MAX_FIELD_DEPTH, Prompt, missing_role};
 use super::shape::{MessageShape, Messages, Object, read_model, read_stream};
 use crate::bad_request::BadRequest;
@@ -20,9 +22,8 @@ pub(crate) fn check_field(
     match (tokens.as_slice(), prompt) {
         (["model"], _) => read_model(not_null(value)).map(drop),
         (["stream"], _) => read_stream(not_null(value)).map(drop),
-        (["messages", deeper @ ..], _) => {
-            check_messages(deeper, value, prompt == PromptShape::Messages)
-        }
+        (["messages", deeper @ ..], _) => check_messages(deeper, value, prompt.is_chat()),
+        (["system", deeper @ ..], PromptShape::Blocks) => check_system(deeper, value),
         (["prompt", deeper @ ..], PromptShape::Prompt) => check_texts("prompt", deeper, value),
         ([field, ..], PromptShape::Fields(fields)) if fields.contains(field) => match value {
             Some(value) => Prompt::default().read_field(value, value, MAX_FIELD_DEPTH),
@@ -66,7 +67,26 @@ fn check_messages(tokens: &[&str], value: Option<&str>, is_chat: bool) -> Result
             Some(value) => Prompt::default().read_content(value, value),
             None => Ok(()),
         },
-        ([_, "content", _], Some(value)) if is_chat => Prompt::default().read_part(value, value),
+        // A block may have blocks in turn.
+        ([_, "content", _] | [_, "content", _, "content", _], Some(value)) if is_chat => {
+            Prompt::default().read_part(value, value)
+        }
+        ([_, "content", _, "content"], Some(value)) if is_chat => {
+            Prompt::default().read_content(value, value)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks a change of the system prompt of a request with content blocks.
+fn check_system(tokens: &[&str], value: Option<&str>) -> Result<(), BadRequest> {
+    let check = |system: &str| {
+        let system = serde_json::from_str(system).map_err(BadRequest::Json)?;
+        Prompt::default().read_system(RawValue::get(system), Some(system))
+    };
+    match (tokens, value) {
+        ([], Some(value)) => check(value),
+        ([_], Some(value)) => check(&format!("[{value}]")),
         _ => Ok(()),
     }
 }

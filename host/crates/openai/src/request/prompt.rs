@@ -1,14 +1,15 @@
 //! The prompt of a request: its messages, and where in the body their texts are.
 
-use std::fmt;
+mod blocks;
+mod elements;
+
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use pointsman_domain::Role;
-use serde::de::{Deserializer as _, IgnoredAny, SeqAccess, Visitor};
-use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
+use self::elements::{for_each, for_each_ignored};
 use super::shape::{ItemShape, MessageShape, Object, PartShape, Shape};
 use crate::bad_request::BadRequest;
 use crate::endpoint::PromptShape;
@@ -48,6 +49,8 @@ const NO_TEXT: [&str; 5] = ["type", "role", "id", "tool_call_id", "detail"];
 pub(super) struct Prompt {
     messages: Vec<Message>,
     texts: Vec<Text>,
+    /// The number of texts of the system prompt, which are before those of all messages.
+    system_texts: usize,
     /// Bytes of the literals of all texts, with their quotes.
     text_size: usize,
     /// Number of token ids, for which there is no text.
@@ -86,7 +89,10 @@ impl Prompt {
             read.read_texts(body, name, json)
         };
         match prompt {
-            PromptShape::Messages => {
+            PromptShape::Messages | PromptShape::Blocks => {
+                if prompt == PromptShape::Blocks {
+                    read.read_system(body, shape.system)?;
+                }
                 let messages = shape.messages.as_ref();
                 let messages = messages.ok_or(BadRequest::Missing { name: "messages" })?;
                 // Exact, because doubling would take twice the memory for a moment.
@@ -139,12 +145,16 @@ impl Prompt {
         self.text_size
     }
 
-    /// Returns the texts of a message.
+    /// Returns the texts of a message. What follows the last message is the system prompt, so that
+    /// the messages have the indices that they have in the body.
     fn range(&self, index: usize) -> Option<Range<usize>> {
+        if index == self.messages.len() {
+            return Some(0..self.system_texts);
+        }
         let end = self.messages.get(index)?.texts_end;
         let start = match index.checked_sub(1) {
             Some(before) => self.messages.get(before)?.texts_end,
-            None => 0,
+            None => self.system_texts,
         };
         Some(start..end)
     }
@@ -227,9 +237,14 @@ impl Prompt {
             return;
         };
         message.parts += 1;
+        message.texts_end = self.texts.len() + 1;
+        self.push_text(body, json);
+    }
+
+    /// Adds the string literal `json`, a slice of `body`.
+    fn push_text(&mut self, body: &str, json: &str) {
         self.text_size += json.len();
         self.texts.push(Text::new(json, json::range_in(body, json)));
-        message.texts_end = self.texts.len();
     }
 
     /// Adds a part without text to the last message.
@@ -301,12 +316,22 @@ impl Prompt {
             serde_json::from_str::<Object<PartShape<'_>>>(part).map_err(|_| invalid_part())?;
         let text =
             part.text.or(part.refusal).map(RawValue::get).filter(|text| text.starts_with('"'));
+        let kind = part.kind.map(RawValue::get);
         let is_text = matches!(
-            part.kind.map(RawValue::get),
+            kind,
             None | Some("\"text\"" | "\"input_text\"" | "\"output_text\"" | "\"refusal\"")
         );
-        match text {
-            Some(text) if is_text => self.add_text(body, text),
+        match (kind, text) {
+            (_, Some(text)) if is_text => self.add_text(body, text),
+            (Some("\"thinking\""), _) => {
+                self.add_text(body, part.thinking.map(RawValue::get).unwrap_or_default());
+            }
+            (Some("\"tool_use\"" | "\"redacted_thinking\""), _) => self.add_part(false),
+            (Some("\"tool_result\"" | "\"search_result\""), _) => {
+                self.add_part(false);
+                self.read_nested(body, part.content)?;
+            }
+            (Some("\"document\""), _) => self.read_document(body, part.source)?,
             _ => self.add_part(true),
         }
         Ok(())
@@ -440,70 +465,6 @@ fn invalid_part() -> BadRequest {
         "messages",
         "every part of a message's `content` to be an object or a string",
     )
-}
-
-/// Calls `read` with the JSON text of each element of an array, without a list of them.
-///
-/// # Errors
-/// The first error of `read`, or `invalid` if `json` is not an array.
-fn for_each(
-    json: &str,
-    invalid: impl Fn() -> BadRequest,
-    mut read: impl FnMut(&str) -> Result<(), BadRequest>,
-) -> Result<(), BadRequest> {
-    json::work::count(json.len());
-    let mut failed = None;
-    let elements =
-        Elements(|element: &str| read(element).map_err(|error| failed = Some(error)).is_ok());
-    let visited = Deserializer::from_str(json).deserialize_seq(elements);
-    match (failed, visited) {
-        (Some(error), _) => Err(error),
-        (None, Ok(())) => Ok(()),
-        (None, Err(_)) => Err(invalid()),
-    }
-}
-
-/// Calls `read` until it returns false.
-struct Elements<F>(F);
-
-impl<'de, F: FnMut(&'de str) -> bool> Visitor<'de> for Elements<F> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(element) = seq.next_element::<&RawValue>()? {
-            if !(self.0)(element.get()) {
-                return Err(serde::de::Error::custom("stopped"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Calls `count` for each element of an array.
-fn for_each_ignored(json: &str, count: impl FnMut()) -> Result<(), serde_json::Error> {
-    struct Ignored<F>(F);
-
-    impl<'de, F: FnMut()> Visitor<'de> for Ignored<F> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an array")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-            while seq.next_element::<IgnoredAny>()?.is_some() {
-                (self.0)();
-            }
-            Ok(())
-        }
-    }
-
-    json::work::count(json.len());
-    Deserializer::from_str(json).deserialize_seq(Ignored(count))
 }
 
 pub(super) fn saturating_u32(number: usize) -> u32 {

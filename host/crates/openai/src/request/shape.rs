@@ -20,6 +20,9 @@ pub(super) struct Shape<'a> {
     pub(super) model: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) messages: Option<Messages<'a>>,
+    // The system prompt of requests with content blocks.
+    #[serde(borrow, default)]
+    pub(super) system: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) prompt: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -83,6 +86,24 @@ pub(super) struct PartShape<'a> {
     pub(super) text: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) refusal: Option<&'a RawValue>,
+    // What content blocks have instead of a text.
+    #[serde(borrow, default)]
+    pub(super) thinking: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) content: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) source: Option<&'a RawValue>,
+}
+
+/// Where a document is.
+#[derive(Deserialize)]
+pub(super) struct SourceShape<'a> {
+    #[serde(borrow, default, rename = "type")]
+    pub(super) kind: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) content: Option<&'a RawValue>,
 }
 
 /// The fields of an item that have text: a message, or the call of a tool or its result.

@@ -16,6 +16,11 @@ const RESPONSE_INCOMPLETE: &str = "response.incomplete";
 const RESPONSE_FAILED: &str = "response.failed";
 const ERROR_EVENT: &str = "error";
 
+/// The types of events of the kind [`StreamKind::Messages`] that say how it goes.
+const MESSAGE_START: &str = "message_start";
+const MESSAGE_DELTA: &str = "message_delta";
+const MESSAGE_STOP: &str = "message_stop";
+
 /// What an event says, besides its content.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -23,14 +28,16 @@ pub(super) struct Seen {
     pub(super) usage: Option<Usage>,
 }
 
-/// Which choices of a response have ended.
+/// Which choices of a response have ended, and what else is kept between events.
 #[derive(Debug)]
 pub(super) struct Ended {
     /// The number of choices that the client asked for.
     choices: u32,
     indices: HashSet<u32>,
-    /// The event with the whole response has arrived.
+    /// The event with the whole response, or the one that ends a message, has arrived.
     whole: bool,
+    /// The usage at the beginning of a message, which has its prompt.
+    prompt: Option<Usage>,
 }
 
 impl Default for Ended {
@@ -41,7 +48,7 @@ impl Default for Ended {
 
 impl Ended {
     pub(super) fn new(choices: u32) -> Self {
-        Self { choices: choices.max(1), indices: HashSet::new(), whole: false }
+        Self { choices: choices.max(1), indices: HashSet::new(), whole: false, prompt: None }
     }
 
     /// Returns true if the event with the whole response has arrived.
@@ -85,13 +92,14 @@ pub(super) fn read(kind: StreamKind, data: &[u8], ended: &mut Ended) -> Seen {
     match kind {
         StreamKind::Chunks => chunk(data, ended),
         StreamKind::Events => typed(data, ended),
+        StreamKind::Messages => message(data, ended),
     }
 }
 
 /// Returns true if the data of an event has a part of the response's text, of its reasoning, or of
 /// the arguments of a tool call.
 pub(super) fn has_content(data: &[u8]) -> bool {
-    static TEXT: LazyLock<[Finder<'static>; 6]> = LazyLock::new(|| {
+    static TEXT: LazyLock<[Finder<'static>; 8]> = LazyLock::new(|| {
         [
             Finder::new(b"\"content\":"),
             Finder::new(b"\"text\":"),
@@ -99,6 +107,9 @@ pub(super) fn has_content(data: &[u8]) -> bool {
             Finder::new(b"\"reasoning\":"),
             Finder::new(b"\"arguments\":"),
             Finder::new(b"\"delta\":"),
+            // Those of content blocks.
+            Finder::new(b"\"thinking\":"),
+            Finder::new(b"\"partial_json\":"),
         ]
     });
     TEXT.iter().any(|key| {
@@ -197,6 +208,47 @@ fn typed(data: &[u8], ended: &mut Ended) -> Seen {
         _ => return Seen::default(),
     }
     Seen { is_error: false, usage }
+}
+
+/// Reads an event of the kind [`StreamKind::Messages`].
+fn message(data: &[u8], ended: &mut Ended) -> Seen {
+    // Most events are deltas of a text, which do not have these words as whole strings.
+    static WORDS: LazyLock<[Finder<'static>; 4]> = LazyLock::new(|| {
+        [
+            Finder::new(b"\"message_start\""),
+            Finder::new(b"\"message_delta\""),
+            Finder::new(b"\"message_stop\""),
+            Finder::new(b"\"error\""),
+        ]
+    });
+    if !WORDS.iter().any(|word| word.find(data).is_some()) {
+        return Seen::default();
+    }
+    let (mut kind, mut has_error) = (String::new(), false);
+    let (mut usage, mut start_usage) = (None, None);
+    for_each_member(data, 0, |key, start| match key {
+        "type" => kind = serde_json::from_slice(value(data, start)).unwrap_or_default(),
+        "error" => has_error |= value(data, start) != b"null",
+        "usage" => usage = serde_json::from_slice(value(data, start)).ok(),
+        "message" => for_each_member(data, start, |key, start| {
+            if key == "usage" {
+                start_usage = serde_json::from_slice(value(data, start)).ok();
+            }
+        }),
+        _ => {}
+    });
+    match &*kind {
+        // Each of the two has what the other one lacks.
+        MESSAGE_START => ended.prompt = start_usage,
+        MESSAGE_DELTA => {
+            let usage = usage.map(|usage: Usage| usage.with_prompt_of(ended.prompt));
+            return Seen { is_error: false, usage };
+        }
+        MESSAGE_STOP => ended.whole = true,
+        // Errors of the engine's server have no type.
+        _ => return Seen { is_error: has_error || kind == ERROR_EVENT, usage: None },
+    }
+    Seen { is_error: false, usage: start_usage }
 }
 
 /// Calls `read` with key and start of each member of the object that begins at `start`.

@@ -10,6 +10,9 @@ use crate::scan::{self, Child, Children};
 use crate::splice::MODEL;
 use crate::sse::event::{has_finish_reason, without_mark};
 
+/// The member of the event that begins a message, which has the name.
+const MESSAGE: &str = "message";
+
 /// An event whose data is an object.
 #[derive(Debug)]
 pub(super) struct Payload<'a> {
@@ -87,8 +90,32 @@ impl<'a> Payload<'a> {
 
     /// Returns whether the name of the model is this literal; `None` if the event names none.
     pub(super) fn model_is(&self, literal: &str) -> Option<bool> {
-        let model = self.value(self.member(MODEL)?);
-        (model.first() == Some(&b'"')).then(|| model == literal.as_bytes())
+        let model = self.models().pop()?;
+        Some(self.json[model] == *literal.as_bytes())
+    }
+
+    /// Returns where the names of the model are: in the event, or in the message that it begins.
+    fn models(&self) -> Vec<Range<usize>> {
+        let is_name = |range: &Range<usize>| self.json[range.clone()].starts_with(b"\"");
+        let mut models = Vec::new();
+        for member in &self.members {
+            match &*self.key(member) {
+                MODEL => models.push(member.value.clone()),
+                MESSAGE => {
+                    let start = member.value.start;
+                    for Child { key, start } in
+                        Children::new(&self.json, start).into_iter().flatten()
+                    {
+                        if !key.is_empty() && scan::key(&self.json[key]) == MODEL {
+                            models.push(start..scan::value_end(&self.json, start));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        models.retain(is_name);
+        models
     }
 
     /// Returns the text of the event with another name of the model, and without a `usage` that is
@@ -96,18 +123,17 @@ impl<'a> Payload<'a> {
     pub(super) fn changed(&self, model: Option<&str>, hides_usage: bool) -> Pending {
         let mut text = Vec::with_capacity(self.raw.len() + model.map_or(0, str::len));
         let mut copied = 0;
-        for (index, member) in self.members.iter().enumerate() {
-            let key = self.key(member);
-            let value = self.value(member);
-            let (range, with) = match model {
-                Some(model) if key == MODEL && value.starts_with(b"\"") => {
-                    (member.value.clone(), model)
-                }
-                _ if hides_usage && key == "usage" && value == b"null" => {
-                    (self.with_comma(index), "")
-                }
-                _ => continue,
-            };
+        let mut changes: Vec<(Range<usize>, &str)> = Vec::new();
+        if let Some(model) = model {
+            changes.extend(self.models().into_iter().map(|range| (range, model)));
+        }
+        for (index, member) in self.members.iter().enumerate().filter(|_| hides_usage) {
+            if self.key(member) == "usage" && self.value(member) == b"null" {
+                changes.push((self.with_comma(index), ""));
+            }
+        }
+        changes.sort_unstable_by_key(|(range, _)| range.start);
+        for (range, with) in changes {
             // Both ends of a string are in the same line, and a member is only removed if the data
             // has no other one.
             let range = self.in_raw(range.start)..self.in_raw(range.end);
