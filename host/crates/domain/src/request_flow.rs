@@ -5,7 +5,7 @@
 //!      │                     │                ▲  │ denied         │ failed              │
 //!      │                     │   next attempt │  ▼                │                     │
 //!      │                     │               Recovering <─────────┘                     │
-//!      │ refused             │ rejected, no   │ gives up                     completed, │
+//!      │ refused, served     │ rejected, no   │ gives up                     completed, │
 //!      ▼                     ▼ lane           ▼                                 failed  ▼
 //!    Ended <───────────────────────────────────────────────────────────────────────── Ended
 //!      from every state: the client is gone, the host stops
@@ -161,6 +161,7 @@ impl RequestFlow {
         match event {
             Event::Accepted { tenant } => self.accepted(tenant),
             Event::Refused => self.refused(age),
+            Event::Served => self.served(age),
             Event::Decided { decision, has_recovery } => self.decided(decision, has_recovery, age),
             Event::Granted { first_byte_timeout, is_streaming } => {
                 self.granted(first_byte_timeout, is_streaming, age)
@@ -200,6 +201,14 @@ impl RequestFlow {
             return Effects::default();
         }
         self.end(fail(ErrorAnswer::Refused), age)
+    }
+
+    fn served(&mut self, age: Duration) -> Effects {
+        if self.state != State::Arrived {
+            return Effects::default();
+        }
+        let (result, last) = (RequestResult::Answered, AttemptResult::Ok);
+        self.end(End { result, last, answer: None }, age)
     }
 
     /// Begins the first attempt of a plan, or ends the request without any.

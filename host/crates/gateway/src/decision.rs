@@ -45,16 +45,17 @@ pub(crate) struct RoutingDecision {
     pub(crate) slot_request: SlotRequest,
 }
 
-/// Decides about one request. **Every step is one line**; the tracker learns the result.
+/// A valid request for a model that a lane serves, and the snapshot of the fleet that the decision
+/// is based on.
+pub(crate) type Accepted = (Request, Arc<FleetView>);
+
+/// Decides about one request that was accepted or refused. **Every step is one line**; the tracker
+/// learns the result.
 pub(crate) async fn decide(
     pipeline: &Pipeline,
-    endpoint: Endpoint,
-    id: &str,
-    parts: Parts,
-    body: axum::body::Body,
+    accepted: Result<Accepted, RouteError>,
     tracker: &mut RequestTracker,
 ) -> Result<RoutingDecision, RouteError> {
-    let accepted = accept(pipeline, endpoint, id, parts, body, tracker.span()).await;
     if accepted.is_err() {
         tracker.on(Event::Refused);
     }
@@ -86,16 +87,15 @@ pub(crate) async fn decide(
     Ok(RoutingDecision { policies, advisor, reason: merged.why(), request: edited, slot_request })
 }
 
-/// Returns a valid request for a model that a lane serves, and the snapshot of the fleet that the
-/// decision is based on.
-async fn accept(
+/// Receives a request and checks it.
+pub(crate) async fn accept(
     pipeline: &Pipeline,
     endpoint: Endpoint,
     id: &str,
     parts: Parts,
     body: axum::body::Body,
     span: &Span,
-) -> Result<(Request, Arc<FleetView>), RouteError> {
+) -> Result<Accepted, RouteError> {
     let identity = pipeline.keys.identity(&parts.headers)?;
     let tenant = identity.tenant;
     span.record("tenant", tenant.as_deref());
@@ -245,7 +245,11 @@ fn check_model(
     if fleet.topology.candidates(model).is_empty() {
         return Err(unknown_model(&fleet.topology, listener, model));
     }
-    let endpoint = request.endpoint();
+    // The host can count tokens itself, for engines that serve the messages.
+    let endpoint = match request.endpoint() {
+        Endpoint::CountTokens => Endpoint::Messages,
+        endpoint => endpoint,
+    };
     if fleet.topology.candidates_for(model, endpoint).next().is_none() {
         return Err(endpoint_not_supported(&fleet.topology, listener, model, endpoint));
     }

@@ -152,7 +152,7 @@ impl From<Unauthorized> for RouteError {
 impl RouteError {
     /// Logs the error and returns its response, for requests that do not enter the pipeline. Must
     /// be called inside a span with the request's id.
-    pub(crate) fn into_untracked_response(self) -> Response {
+    pub(crate) fn into_untracked_response(self, form: ErrorForm) -> Response {
         let response = self.error_response();
         let (status, code) = (response.status.as_u16(), response.body.stable_code());
         // A string, so that the text format quotes it: it may contain client input.
@@ -163,7 +163,7 @@ impl RouteError {
         } else {
             tracing::info!(event = "request_failed", status, code, error, "request failed");
         }
-        response.into_response()
+        response.into_response_in(form)
     }
 
     /// Returns the code of the error; `None` for a rejection, whose code is the policy's.
@@ -344,10 +344,6 @@ impl ErrorResponse {
             }
             None => self,
         }
-    }
-
-    pub(crate) fn into_response(self) -> Response {
-        self.into_response_in(ErrorForm::OpenAi)
     }
 
     /// Returns the response in the form of the API that the client uses.

@@ -27,6 +27,7 @@ mod client_listener;
 mod compression;
 mod connection;
 mod cors;
+mod count_tokens;
 mod decision;
 mod descriptors;
 mod drain;

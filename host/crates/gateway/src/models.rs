@@ -10,7 +10,7 @@ use pointsman_domain::{
     Endpoint, FleetView, LaneId, LaneInfo, LaneState, Topology, adapter_of_lane,
 };
 use pointsman_fleet::{LaneStatus, ModelCard};
-use pointsman_openai::models::{ModelEntry, list, one};
+use pointsman_openai::models::{ModelEntry, anthropic_list, anthropic_one, list, one};
 use pointsman_openai::{ANY_MODEL, ModelNames, SERVED};
 
 use crate::error::RouteError;
@@ -35,6 +35,7 @@ pub(crate) async fn models(State(pipeline): State<Arc<Pipeline>>, request: Reque
     let names = listed_names(&catalog.view.topology, &catalog.listener);
     let entries: Vec<ModelEntry<'_>> =
         names.iter().filter_map(|name| catalog.entry(name)).collect();
+    let list = if is_anthropic(&request) { anthropic_list } else { list };
     json(list(&entries, pipeline.settings.started_at))
 }
 
@@ -52,12 +53,20 @@ pub(crate) async fn model(
     // A client that joins the id to the path, or a proxy between, may make one slash of two.
     let absolute = format!("/{id}");
     match catalog.entry(&id).or_else(|| catalog.entry(&absolute)) {
-        Some(entry) => json(one(&entry, pipeline.settings.started_at)),
+        Some(entry) => {
+            let one = if is_anthropic(&request) { anthropic_one } else { one };
+            json(one(&entry, pipeline.settings.started_at))
+        }
         None => {
             let unknown = unknown_model(&catalog.view.topology, &catalog.listener, &id);
             error(request, unknown)
         }
     }
+}
+
+/// Returns true for a request of Anthropic's libraries, whose lists have another form.
+fn is_anthropic(request: &Request) -> bool {
+    request.headers().contains_key("anthropic-version")
 }
 
 /// Returns the error for a model that no lane serves.

@@ -28,9 +28,14 @@ pub(crate) fn get(headers: &HeaderMap) -> &str {
 
 /// Sets the id of a message.
 pub(crate) fn set(headers: &mut HeaderMap, id: &str) {
+    set_as(REQUEST_ID, headers, id);
+}
+
+/// Sets the id of a message under another name.
+pub(crate) fn set_as(name: HeaderName, headers: &mut HeaderMap, id: &str) {
     // A valid id is always a valid header value.
     if let Ok(value) = HeaderValue::from_str(id) {
-        headers.insert(REQUEST_ID, value);
+        headers.insert(name, value);
     }
 }
 

@@ -8,6 +8,7 @@ use axum::response::Response;
 use axum::routing::MethodRouter;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
+use pointsman_openai::ErrorForm;
 use serde_json::Value;
 use tracing::Span;
 
@@ -56,7 +57,8 @@ pub(crate) fn error(request: Request, error: RouteError) -> Response {
     // The admin API has entered a span with the id already.
     let span = Some(Span::current()).filter(|current| !current.is_none());
     let span = span.unwrap_or_else(|| tracing::info_span!("request", request_id = id));
-    let mut response = span.in_scope(|| error.into_untracked_response());
+    let form = ErrorForm::for_path(parts.uri.path());
+    let mut response = span.in_scope(|| error.into_untracked_response(form));
     request_id::set(response.headers_mut(), &id);
     response
 }

@@ -4,15 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
+use http::HeaderName;
 use pointsman_domain::Endpoint;
+use pointsman_domain::request_flow::Event;
+use pointsman_openai::{EndpointShape, ErrorForm};
 use tracing::Instrument as _;
 
-use crate::decision::{RoutingDecision, decide};
+use crate::count_tokens;
+use crate::decision::{RoutingDecision, accept, decide};
 use crate::execute::{ExecutionResult, execute_or_abort};
 use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
 use crate::wait::WaitingBody;
 use crate::{request_id, stream};
+
+const ANTHROPIC_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// Serves one request. Every failure becomes an error response.
 pub(crate) async fn serve(
@@ -28,13 +34,25 @@ pub(crate) async fn serve(
     // Boxed, here and in `attempt`, so that a queued request does not carry the states of all
     // other steps with it.
     let steps = async {
-        match Box::pin(decide(&pipeline, endpoint, &id, parts, body, &mut tracker)).await {
+        let accepted = Box::pin(accept(&pipeline, endpoint, &id, parts, body, &span)).await;
+        let own = accepted.as_ref().ok();
+        let own = own.and_then(|(request, fleet)| count_tokens::estimate(request, fleet));
+        if let Some(response) = own {
+            tracker.on(Event::Served);
+            tracker.report(None);
+            return response;
+        }
+        match Box::pin(decide(&pipeline, accepted, &mut tracker)).await {
             Ok(decision) => Box::pin(respond(pipeline, decision, tracker)).await,
             Err(error) => tracker.error_response(&error),
         }
     };
-    let mut response = steps.instrument(span).await;
+    let mut response = steps.instrument(span.clone()).await;
     request_id::set(response.headers_mut(), &id);
+    if EndpointShape::for_endpoint(endpoint).errors == ErrorForm::Anthropic {
+        // The name that Anthropic's libraries read.
+        request_id::set_as(ANTHROPIC_ID, response.headers_mut(), &id);
+    }
     response
 }
 

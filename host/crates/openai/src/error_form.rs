@@ -1,8 +1,10 @@
 //! The forms of errors: each API has its own.
 
 use bytes::Bytes;
+use pointsman_domain::Endpoint;
 use serde_json::json;
 
+use crate::endpoint::EndpointShape;
 use crate::error::{ErrorBody, error_event};
 
 /// The form of the errors of an API.
@@ -20,6 +22,15 @@ pub enum ErrorForm {
 }
 
 impl ErrorForm {
+    /// Returns the form of errors below a path.
+    pub fn for_path(path: &str) -> Self {
+        let is_path = |endpoint: &Endpoint| endpoint.path() == Some(path);
+        let endpoint = Endpoint::ALL.into_iter().find(is_path);
+        let below_messages = path.strip_prefix("/v1/messages/").map(|_| Endpoint::Messages);
+        let endpoint = endpoint.or(below_messages).unwrap_or(Endpoint::Other);
+        EndpointShape::for_endpoint(endpoint).errors
+    }
+
     /// Returns the body of an error response with this status.
     pub fn body(self, error: &ErrorBody, status: u16) -> String {
         match self {

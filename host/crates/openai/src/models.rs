@@ -36,6 +36,48 @@ pub fn list(entries: &[ModelEntry<'_>], created: u64) -> String {
     json!({ "object": "list", "data": data }).to_string()
 }
 
+/// Returns the body of the list of models as Anthropic's libraries read it, with the fields of all
+/// others.
+pub fn anthropic_list(entries: &[ModelEntry<'_>], created: u64) -> String {
+    let data: Vec<Value> = entries.iter().map(|entry| anthropic_card(entry, created)).collect();
+    let id = |entry: Option<&ModelEntry<'_>>| entry.map(|entry| entry.id.to_owned());
+    let (first, last) = (id(entries.first()), id(entries.last()));
+    json!({
+        "object": "list", "data": data, "has_more": false, "first_id": first, "last_id": last,
+    })
+    .to_string()
+}
+
+/// Returns the body for one model as Anthropic's libraries read it.
+pub fn anthropic_one(entry: &ModelEntry<'_>, created: u64) -> String {
+    anthropic_card(entry, created).to_string()
+}
+
+fn anthropic_card(entry: &ModelEntry<'_>, created: u64) -> Value {
+    let mut card = card(entry, created);
+    card["type"] = "model".into();
+    card["display_name"] = entry.id.into();
+    card["created_at"] = rfc3339(created).into();
+    card
+}
+
+/// Returns a time in seconds since the Unix epoch as a date with time, in UTC.
+fn rfc3339(seconds: u64) -> String {
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Howard Hinnant's `civil_from_days`, for years that begin in March.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = 400 * era + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// Returns the body for one model.
 pub fn one(entry: &ModelEntry<'_>, created: u64) -> String {
     card(entry, created).to_string()
@@ -113,6 +155,37 @@ mod tests {
         assert_eq!(serde_json::from_str::<Value>(&one(&entry, 7)).unwrap(), expected);
         let body: Value = serde_json::from_str(&list(&[entry], 7)).unwrap();
         assert_eq!(body, json!({ "object": "list", "data": [expected] }));
+    }
+
+    #[test]
+    fn anthropics_form_has_its_fields_too() {
+        let entry = |id| ModelEntry { id, owner: "vllm", state: "ready", ..Default::default() };
+        let body: Value =
+            serde_json::from_str(&anthropic_list(&[entry("a"), entry("b")], 7)).unwrap();
+        let page = (&body["first_id"], &body["last_id"], &body["has_more"]);
+        assert_eq!(page, (&json!("a"), &json!("b"), &json!(false)));
+        assert_eq!(body["data"][1]["type"], "model");
+        assert_eq!(body["data"][1]["display_name"], "b");
+        assert_eq!(body["data"][1]["created_at"], "1970-01-01T00:00:07Z");
+        assert_eq!(body["data"][1]["object"], "model");
+        let empty: Value = serde_json::from_str(&anthropic_list(&[], 7)).unwrap();
+        assert_eq!((&empty["first_id"], &empty["data"]), (&json!(null), &json!([])));
+        let one: Value = serde_json::from_str(&anthropic_one(&entry("a"), 0)).unwrap();
+        assert_eq!(one["type"], "model");
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_795_764_387, "2026-11-27T07:26:27Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(seconds), expected);
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum Event<'a> {
     },
     /// The request is invalid, or no lane serves its model.
     Refused,
+    /// The host has answered the request itself, without a lane.
+    Served,
     /// The host has decided about the request: the result of [`Action::Advise`].
     Decided {
         /// The decision.

@@ -117,7 +117,7 @@ impl Inputs {
 
     /// Returns one of all events.
     fn arbitrary(&self, choose: &mut Choose<'_>) -> Event<'_> {
-        match choose(12) {
+        match choose(13) {
             0 => Event::Accepted { tenant: None },
             1 => Event::Refused,
             2 => arbitrary_decision(choose),
@@ -129,6 +129,7 @@ impl Inputs {
             8 => Event::Usage(TokenCounts { prompt: 5, cached: 1, output: 2 }),
             9 => self.recovered(choose),
             10 => Event::Stopping,
+            11 => Event::Served,
             _ => Event::ClientGone,
         }
     }
