@@ -86,11 +86,13 @@ impl BadRequest {
         ErrorBody { param, ..ErrorBody::invalid_request(&self.to_string()) }
     }
 
-    pub(crate) fn invalid(name: &'static str, expected: &'static str) -> Self {
+    /// Returns the error for an invalid field.
+    pub fn invalid(name: &'static str, expected: &'static str) -> Self {
         Self::Invalid { name, expected }
     }
 
-    pub(crate) fn unsupported(name: &'static str, what: &str) -> Self {
+    /// Returns the error for something that the host does not support, in the plural.
+    pub fn unsupported(name: &'static str, what: &str) -> Self {
         Self::Unsupported { name, what: what.to_owned() }
     }
 }

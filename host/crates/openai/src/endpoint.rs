@@ -5,9 +5,10 @@ use pointsman_domain::Endpoint;
 use crate::error_form::ErrorForm;
 
 /// The endpoints that the host serves. The others are known to the contract only.
-pub const SERVED: [Endpoint; 12] = [
+pub const SERVED: [Endpoint; 13] = [
     Endpoint::ChatCompletions,
     Endpoint::Completions,
+    Endpoint::Responses,
     Endpoint::Embeddings,
     Endpoint::Rerank,
     Endpoint::Score,

@@ -49,7 +49,8 @@ impl ErrorForm {
     /// (`mid_frame`), that event is terminated first.
     pub fn event(self, error: &ErrorBody, mid_frame: bool) -> Bytes {
         match self {
-            Self::OpenAi | Self::Responses => error_event(error, mid_frame),
+            Self::OpenAi => error_event(error, mid_frame),
+            Self::Responses => response_event(error, mid_frame),
             Self::Anthropic => {
                 let close = if mid_frame { "\n\n" } else { "" };
                 let body = self.body(error, error.status.unwrap_or(500));
@@ -61,6 +62,21 @@ impl ErrorForm {
             }
         }
     }
+}
+
+/// Returns the error event of the responses API. Its fields are those of the documentation; the
+/// nested error is what OpenAI's libraries recognise. The gateway counts the events.
+fn response_event(error: &ErrorBody, mid_frame: bool) -> Bytes {
+    let close = if mid_frame { "\n\n" } else { "" };
+    let event = json!({
+        "type": "error",
+        "sequence_number": 0,
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+        "error": error,
+    });
+    format!("{close}event: error\ndata: {event}\n\n").into()
 }
 
 /// Returns Anthropic's type of errors with this status.

@@ -50,7 +50,7 @@ impl Request {
     pub fn translated(&self) -> Result<Option<Translation>, BadRequest> {
         match self.endpoint() {
             Endpoint::Messages => anthropic::translate(self).map(Some),
-            Endpoint::Responses => Ok(None),
+            Endpoint::Responses => crate::responses::translate(self).map(Some),
             Endpoint::OllamaChat
             | Endpoint::OllamaGenerate
             | Endpoint::OllamaEmbed

@@ -152,7 +152,9 @@ fn what_was_flushed_survives_a_kill() {
         while lines.next().is_some_and(|line| read(line.unwrap()) < wanted) {}
         child.kill().unwrap();
         child.wait().unwrap();
-        lines.map_while(Result::ok).for_each(|line| drop(read(line)));
+        lines.map_while(Result::ok).for_each(|line| {
+            read(line);
+        });
         let (_store, table) = open(Some(&path));
         let found = table.get(&key(flushed % 50)).unwrap().unwrap();
         // A later value may have been written, but never a part of one.
