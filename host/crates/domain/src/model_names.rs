@@ -7,7 +7,8 @@
 //! 2. a path without the file of the weights and without a trailing slash:
 //!    `/models/coder/model.safetensors` is `/models/coder`;
 //! 3. without an organisation or provider in front: `Qwen/Qwen3-8B` is `Qwen3-8B`;
-//! 4. with the organisation: `Qwen3-8B` is `Qwen/Qwen3-8B`, if exactly one such name is listed.
+//! 4. with the organisation: `Qwen3-8B` is `Qwen/Qwen3-8B`, if exactly one such name is listed;
+//! 5. any of these without the tag that Ollama's clients add: `Qwen3-8B:latest` is `Qwen3-8B`.
 //!
 //! For each spelling, names of one [`NameKind`] win over those of the later kinds: a lane that
 //! lists a name is never joined by one whose folder happens to be called the same. Within a kind,
@@ -29,6 +30,9 @@ use self::derive::{model_folder, without_organisation};
 /// Length in bytes above which a name is looked up only as it is: further spellings of longer names
 /// would let clients choose texts of any length that a lane answers to.
 const MAX_SPELLED: usize = 512;
+
+/// The tag that Ollama gives to names without one.
+const DEFAULT_TAG: &str = ":latest";
 
 /// Names that a lane answers to besides its models.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +122,11 @@ impl<L: Copy + PartialEq> ModelNames<L> {
     /// Returns the name by which a lane answers to `name`, and the lanes that have it. Does not
     /// allocate.
     pub(crate) fn resolve(&self, name: &str) -> Option<(&str, &[L])> {
+        let found = self.resolve_untagged(name);
+        found.or_else(|| self.resolve_untagged(name.strip_suffix(DEFAULT_TAG)?))
+    }
+
+    fn resolve_untagged(&self, name: &str) -> Option<(&str, &[L])> {
         let exact = self.exact(name);
         if exact.is_some() || name.len() > MAX_SPELLED {
             return exact;
