@@ -296,7 +296,7 @@ lines of mine"))
 }
 
 /// Host functions that read the request, a call of each, and the expected result.
-const REQUEST_CALLS: [(&str, &str, &str); 9] = [
+const REQUEST_CALLS: [(&str, &str, &str); 10] = [
     // A range that begins or ends within a character is shortened inwards.
     ("text", "(call $ask (i32.const 0) (i64.const 3) (i32.const 3) (i32.const 3000))", "lf"),
     ("text", "(call $ask (i32.const 0) (i64.const 0) (i32.const 3) (i32.const 3000))", "zw"),
@@ -311,6 +311,7 @@ const REQUEST_CALLS: [(&str, &str, &str); 9] = [
     ("contains", "(call $ask (TEXT \"BOXER\") (i32.const 1))", "1"),
     ("contains", "(call $ask (TEXT \"BOXER\") (i32.const 0))", "0"),
     ("prefix-hashes", "(call $ask (i32.const 4) (i32.const 2) (i32.const 3000))", ""),
+    ("endpoint-kind", "(call $ask (i32.const 3000))", "chat-completions"),
 ];
 
 #[test]
@@ -329,7 +330,7 @@ fn policy_reads_parts_of_request() {
         let import = function.trim_end_matches("-too-large");
         // A text is a pair of words; the kind of a field is stored eight bytes before the text.
         let expression = match function {
-            "text" | "field" => {
+            "text" | "field" | "endpoint-kind" => {
                 format!(
                     "{call} (call $why_text (i32.load (i32.const 3000)) (i32.load (i32.const \
                      3004)))"

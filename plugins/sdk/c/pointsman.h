@@ -150,6 +150,13 @@ static inline pm_text pm_tenant(void) {
   return pointsman_policy_request_tenant(&tenant) ? tenant : PM_NO_TEXT;
 }
 
+/// Returns the name of the endpoint, such as `chat-completions`, `messages` or `rerank`.
+static inline pm_text pm_endpoint_kind(void) {
+  pm_text kind;
+  pointsman_policy_request_endpoint_kind(&kind);
+  return kind;
+}
+
 /// Returns a header of the request, or `PM_NO_TEXT`.
 static inline pm_text pm_header(const char *name) {
   pm_text key = pm_literal(name), value;

@@ -106,6 +106,8 @@ export interface RequestView {
   contains(needle: string, ignoreCase: boolean): boolean;
   /** Rounded to the precision of a number. Compare these hashes with each other only. */
   prefixHashes(blockBytes: number, maxBlocks: number): number[];
+  /** The name of the endpoint, such as `chat-completions`, `messages` or `rerank`. */
+  endpointKind(): string;
 }
 
 /** All lanes, as one snapshot for the duration of a call. */

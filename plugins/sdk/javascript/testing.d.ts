@@ -28,6 +28,7 @@ export interface FakeRequest {
   body: { model: string; messages: { role: string; content: string }[] };
   headers: Record<string, string>;
   tenant: string | null;
+  endpointKind: string;
   context: Partial<Context>;
 }
 
@@ -38,6 +39,7 @@ export function fakeRequest(
     model?: string;
     headers?: Record<string, string>;
     tenant?: string | null;
+    endpointKind?: string;
     context?: Partial<Context>;
   },
 ): FakeRequest;

@@ -13,10 +13,16 @@ export function fakeFleet(lanes, topology = 1) {
 /** Creates a chat request with these messages, or with one user message. */
 export function fakeRequest(
   content,
-  { model = "auto", headers = {}, tenant = null, context = {} } = {},
+  {
+    model = "auto",
+    headers = {},
+    tenant = null,
+    endpointKind = "chat-completions",
+    context = {},
+  } = {},
 ) {
   const messages = typeof content === "string" ? [{ role: "user", content }] : content;
-  return { body: { model, messages }, headers, tenant, context };
+  return { body: { model, messages }, headers, tenant, endpointKind, context };
 }
 
 /** Configures a policy on a fake host and returns its hooks. */
@@ -34,6 +40,9 @@ export function configure(policy, config = {}) {
     tick: (nowMs, seed) => exports.onTick.tick(nowMs, seed),
   };
 }
+
+// The endpoints that `context.endpoint` names; for all others it is `other`.
+const ENUM_ENDPOINTS = new Set(["chat-completions", "completions", "responses", "embeddings"]);
 
 class FakeHost {
   lines = [];
@@ -53,7 +62,7 @@ class FakeHost {
       ageUs: 0,
       budgetUs: 5000,
       attempt: 0,
-      endpoint: "chat-completions",
+      endpoint: ENUM_ENDPOINTS.has(request.endpointKind) ? request.endpointKind : "other",
       streaming: false,
       bodyBytes: byteLength(JSON.stringify(request.body)),
       promptTokens: Math.ceil(bytes / 4),
@@ -113,6 +122,7 @@ class FakeHost {
         ),
       prefixHashes: (blockBytes, maxBlocks) =>
         prefixHashes(this.#texts().join(""), blockBytes, maxBlocks),
+      endpointKind: () => this.#request.endpointKind,
     };
   }
 

@@ -39,7 +39,7 @@ const SCORE: u32 = 2208;
 const TEXTS: u32 = 4096;
 
 /// The host functions that guests may import, with their core types.
-const IMPORTS: [(&str, &str); 13] = [
+const IMPORTS: [(&str, &str); 14] = [
     ("state.increment", "(param i32 i32 i64 i32 i32)"),
     ("state.get", "(param i32 i32 i32)"),
     ("state.put", "(param i32 i32 i32 i32 i32 i32)"),
@@ -53,6 +53,7 @@ const IMPORTS: [(&str, &str); 13] = [
     ("request.field", "(param i32 i32 i32 i32)"),
     ("request.contains", "(param i32 i32 i32) (result i32)"),
     ("request.prefix-hashes", "(param i32 i32 i32)"),
+    ("request.endpoint-kind", "(param i32)"),
 ];
 
 /// The heads of the optional hooks: macro, interface, function and its core type.
@@ -65,7 +66,7 @@ const HOOKS: [(&str, &str, &str, &str); 3] = [
 /// The parts that every guest has.
 const PRELUDE: &str = r#"
     (memory (export "memory") 32)
-    (func (export "pointsman:policy/lifecycle@0.1.0#describe") (result i32) (i32.const 16))
+    (func (export "pointsman:policy/lifecycle@0.1.1#describe") (result i32) (i32.const 16))
     (func $why_text (param i32 i32)
       (i32.store8 (i32.const 2192) (i32.const 2))
       (i32.store (i32.const 2200) (local.get 0))
@@ -90,7 +91,7 @@ const REALLOC: &str = r#"
       (local.get $at))"#;
 /// The default `configure`, which accepts every configuration.
 const CONFIGURE: &str = r#"
-    (func (export "pointsman:policy/lifecycle@0.1.0#configure") (param i32 i32) (result i32)
+    (func (export "pointsman:policy/lifecycle@0.1.1#configure") (param i32 i32) (result i32)
       (i32.const 1024))"#;
 
 /// The texts in the memory of a guest, from the address [`TEXTS`].

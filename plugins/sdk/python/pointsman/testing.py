@@ -43,6 +43,7 @@ class FakeRequest:
     model: str = "auto"
     headers: Dict[str, str] = field(default_factory=dict)
     tenant: Optional[str] = None
+    endpoint_kind: str = "chat-completions"
     context: Dict[str, Any] = field(default_factory=dict)
 
     def messages(self) -> List[Tuple[str, str]]:
@@ -81,6 +82,15 @@ class ConfiguredPolicy:
         return self.advisor.advise(self.call(request, fleet))
 
 
+# The endpoints that `context.endpoint` names; for all others it is `other`.
+_ENUM_ENDPOINTS = {
+    "chat-completions": types.Endpoint.CHAT_COMPLETIONS,
+    "completions": types.Endpoint.COMPLETIONS,
+    "responses": types.Endpoint.RESPONSES,
+    "embeddings": types.Endpoint.EMBEDDINGS,
+}
+
+
 def _context(request: FakeRequest, fleet: FakeFleet) -> types.Context:
     prompt = sum(len(text.encode()) for _, text in request.messages())
     defaults: Dict[str, Any] = dict(
@@ -90,7 +100,7 @@ def _context(request: FakeRequest, fleet: FakeFleet) -> types.Context:
         age_us=0,
         budget_us=5_000,
         attempt=0,
-        endpoint=types.Endpoint.CHAT_COMPLETIONS,
+        endpoint=_ENUM_ENDPOINTS.get(request.endpoint_kind, types.Endpoint.OTHER),
         streaming=False,
         body_bytes=len(json.dumps(request.body())),
         prompt_tokens=-(-prompt // 4),
@@ -162,6 +172,9 @@ class _Request:
             if block_bytes and at % block_bytes == 0 and len(hashes) < max_blocks:
                 hashes.append(value)
         return hashes
+
+    def endpoint_kind(self) -> str:
+        return self._request.endpoint_kind
 
 
 class _Fleet:

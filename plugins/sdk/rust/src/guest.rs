@@ -143,6 +143,10 @@ impl RequestView for Host {
     fn prefix_hashes(&self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {
         request::prefix_hashes(block_bytes, max_blocks)
     }
+
+    fn endpoint_kind(&self) -> String {
+        request::endpoint_kind()
+    }
 }
 
 impl FleetView for Host {

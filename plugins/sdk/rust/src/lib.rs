@@ -192,6 +192,8 @@ pub trait RequestView {
     /// Returns hashes of the leading blocks of the prompt: hash `i` covers the first
     /// `(i + 1) * block_bytes` bytes.
     fn prefix_hashes(&self, block_bytes: u32, max_blocks: u32) -> Vec<u64>;
+    /// Returns the name of the endpoint, such as `chat-completions`, `messages` or `rerank`.
+    fn endpoint_kind(&self) -> String;
 }
 
 /// Read access to the lanes; see the interface `fleet` of the contract.

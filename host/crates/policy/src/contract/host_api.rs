@@ -35,6 +35,8 @@ pub(crate) trait HostApi {
     fn contains(&mut self, needle: &str, ignore_case: bool) -> bool;
     /// Returns hashes of the beginnings of the prompt.
     fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> Vec<u64>;
+    /// Returns the name of the endpoint.
+    fn endpoint_kind(&mut self) -> String;
 
     /// Returns the statistics of all lanes.
     fn stats(&mut self) -> Vec<LaneStat>;

@@ -125,6 +125,11 @@ impl<J: Journal> HostApi for JournalApi<J> {
         self.resolve("request.prefix-hashes", vec![json!(block_bytes), json!(max_blocks)], live)
     }
 
+    fn endpoint_kind(&mut self) -> String {
+        let live = self.live.endpoint_kind();
+        self.resolve("request.endpoint-kind", Vec::new(), live)
+    }
+
     // Every record has the statistics and the descriptions of the lanes, so only the calls are
     // logged, without results.
 

@@ -139,6 +139,11 @@ impl HostApi for LiveApi {
         })
     }
 
+    fn endpoint_kind(&mut self) -> String {
+        let endpoint = self.request().map(|request| request.info().endpoint);
+        endpoint.map_or_else(String::new, |endpoint| endpoint.label().to_owned())
+    }
+
     fn stats(&mut self) -> Vec<LaneStat> {
         self.fleet().map_or_else(Vec::new, |fleet| fleet.stats().collect())
     }
@@ -210,5 +215,23 @@ impl HostApi for LiveApi {
 
     fn record_metric(&mut self, name: &str, value: u64) {
         self.shared.metrics.record_value(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pointsman_domain::Endpoint;
+
+    const PAGE: &str = include_str!("../../../../docs/policies.md");
+
+    #[test]
+    fn documentation_names_all_endpoints() {
+        let (_, table) = PAGE.split_once("<!-- endpoints -->").unwrap();
+        let rows = table.trim_start().lines().take_while(|line| line.starts_with('|')).skip(2);
+        let names: Vec<String> =
+            rows.map(|row| row.split('|').take(3).collect::<Vec<_>>().join("|")).collect();
+        let expected = Endpoint::ALL
+            .map(|endpoint| format!("| `{}` | `{}` ", endpoint.label(), endpoint.path().unwrap()));
+        assert_eq!(names, expected);
     }
 }

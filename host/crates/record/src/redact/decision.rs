@@ -12,11 +12,12 @@ use super::{Redact, Rule, replace_word};
 use crate::format::{DecisionRecord, RequestRecord};
 
 /// Host calls whose results reveal nothing of a request's texts.
-const SAFE_CALLS: [&str; 7] = [
+const SAFE_CALLS: [&str; 8] = [
     "context",
     "cut",
     "failure",
     "request.contains",
+    "request.endpoint-kind",
     "request.id",
     "request.messages",
     "request.model",

@@ -333,6 +333,7 @@ fn read() -> impl Strategy<Value = Read> {
         "request.header",
         "request.tenant",
         "request.prefix-hashes",
+        "request.endpoint-kind",
         "state.get",
         "state.put",
         "a.later-one",

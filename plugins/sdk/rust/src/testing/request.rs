@@ -14,6 +14,7 @@ pub struct FakeRequest {
     text: String,
     id: String,
     body: Value,
+    endpoint_kind: String,
     headers: Vec<(String, String)>,
     tenant: Option<String>,
     /// Maximum number of bytes that one call may read in total.
@@ -61,6 +62,7 @@ impl FakeRequest {
             text: body.to_owned(),
             id: "test".to_owned(),
             body: value,
+            endpoint_kind: kind_of(endpoint).to_owned(),
             headers: Vec::new(),
             tenant: None,
             read_limit: usize::MAX,
@@ -91,6 +93,21 @@ impl FakeRequest {
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.context.seed = seed;
+        self
+    }
+
+    /// Sets the name of the endpoint, and `context.endpoint` to what hosts report for it.
+    #[must_use]
+    pub fn with_endpoint_kind(mut self, kind: &str) -> Self {
+        let named = [
+            Endpoint::ChatCompletions,
+            Endpoint::Completions,
+            Endpoint::Responses,
+            Endpoint::Embeddings,
+        ];
+        let endpoint = named.into_iter().find(|endpoint| kind_of(*endpoint) == kind);
+        self.context.endpoint = endpoint.unwrap_or(Endpoint::Other);
+        kind.clone_into(&mut self.endpoint_kind);
         self
     }
 
@@ -224,5 +241,20 @@ impl RequestView for FakeRequest {
             hash
         };
         blocks.take(if block_bytes == 0 { 0 } else { max_blocks as usize }).map(next).collect()
+    }
+
+    fn endpoint_kind(&self) -> String {
+        self.endpoint_kind.clone()
+    }
+}
+
+/// Returns the name of an endpoint.
+fn kind_of(endpoint: Endpoint) -> &'static str {
+    match endpoint {
+        Endpoint::ChatCompletions => "chat-completions",
+        Endpoint::Completions => "completions",
+        Endpoint::Responses => "responses",
+        Endpoint::Embeddings => "embeddings",
+        Endpoint::Other => "other",
     }
 }

@@ -74,6 +74,10 @@ impl request::Host for GuardedApi<'_> {
     fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> wasmtime::Result<Vec<u64>> {
         self.call(|api| api.prefix_hashes(block_bytes, max_blocks))
     }
+
+    fn endpoint_kind(&mut self) -> wasmtime::Result<String> {
+        self.call(|api| api.endpoint_kind())
+    }
 }
 
 impl fleet::Host for GuardedApi<'_> {
@@ -198,7 +202,9 @@ mod tests {
 
     impl RequestView for TestRequest {
         fn info(&self) -> RequestInfo {
-            RequestInfo { prompt_tokens: 3, body_bytes: 30 << 20, ..RequestInfo::default() }
+            let endpoint = domain::Endpoint::Rerank;
+            let (prompt_tokens, body_bytes) = (3, 30 << 20);
+            RequestInfo { endpoint, prompt_tokens, body_bytes, ..RequestInfo::default() }
         }
 
         fn id(&self) -> &str {
@@ -284,7 +290,7 @@ mod tests {
             request: id() model() tenant() header("x-class".to_owned())
                 field("/n".to_owned(), 9) field("/m".to_owned(), 9)
                 messages() text(0, 0, 4) body(0, 4) contains("secret".to_owned(), true)
-                prefix_hashes(64, 1);
+                prefix_hashes(64, 1) endpoint_kind();
             fleet: stats() stat(3) candidates() info(3) find("a".to_owned())
                 with_label("tier".to_owned(), "gpu".to_owned());
             state: put("k".to_owned(), b"v".to_vec(), 60_000) get("k".to_owned())
@@ -312,6 +318,7 @@ mod tests {
             r#"request.body[0,4] = {"hex":"ff"}"#,
             r#"request.contains["secret",true] = true"#,
             "request.prefix-hashes[64,1] = [18446744073709551615]",
+            r#"request.endpoint-kind[] = "rerank""#,
             "fleet.stats[] = null",
             "fleet.stat[3] = null",
             "fleet.candidates[] = []",
@@ -342,7 +349,7 @@ mod tests {
         let (reads, missing, differing) = log.into_parts();
         assert_eq!((reads, missing), (record, Vec::new()));
         assert!(differing.iter().all(|differing| differing.call.starts_with("request.")));
-        assert_eq!(differing.len(), 10, "all except the field that is absent in both");
+        assert_eq!(differing.len(), 11, "all except the field that is absent in both");
     }
 
     #[test]
