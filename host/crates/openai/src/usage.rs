@@ -1,5 +1,5 @@
-//! Token usage as reported by engines: in one of the last events of a stream, or near the end of a
-//! body.
+//! Token usage as reported by engines: in one of the last events of a stream, or near the end or
+//! the start of a body.
 
 use std::sync::LazyLock;
 
@@ -106,29 +106,40 @@ pub(crate) fn is_in(json: &[u8]) -> bool {
     FINDER.find_iter(json).any(|at| json[at + KEY.len()..].trim_ascii_start().starts_with(b"{"))
 }
 
-/// The last bytes of a body, which contain the usage: in the responses of all known engines, little
-/// follows it.
+/// The last bytes of a body, which contain the usage: in most responses of all known engines, little
+/// follows it. In llama.cpp's embeddings, and in ranked documents, little precedes it: the first
+/// bytes are kept too.
 #[derive(Debug, Default)]
-pub struct BodyTail(Vec<u8>);
+pub struct BodyTail {
+    start: Vec<u8>,
+    end: Vec<u8>,
+}
 
 impl BodyTail {
     /// Number of bytes that are kept.
     const MAX_BYTES: usize = 4 << 10;
+    /// Number of bytes that are kept of the start: an id and the name of a model, and the usage.
+    const MAX_START: usize = 1 << 10;
 
     /// Appends a chunk of the body.
     pub fn chunk(&mut self, chunk: &[u8]) {
+        let left = Self::MAX_START - self.start.len();
+        self.start.extend_from_slice(&chunk[..chunk.len().min(left)]);
         let new = &chunk[chunk.len().saturating_sub(Self::MAX_BYTES)..];
-        let excess = (self.0.len() + new.len()).saturating_sub(Self::MAX_BYTES);
-        self.0.drain(..excess);
-        self.0.extend_from_slice(new);
+        let excess = (self.end.len() + new.len()).saturating_sub(Self::MAX_BYTES);
+        self.end.drain(..excess);
+        self.end.extend_from_slice(new);
     }
 
-    /// Returns the usage, if the end of the body has one.
+    /// Returns the usage, if the end or the start of the body has one.
     pub fn usage(&self) -> Option<Usage> {
         static FINDER: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(KEY));
-        let at = FINDER.rfind(&self.0)?;
-        // Parse a stream of values, because other fields may follow the object.
-        serde_json::Deserializer::from_slice(&self.0[at + KEY.len()..]).into_iter().next()?.ok()
+        let find = |part: &[u8]| {
+            let at = FINDER.rfind(part)?;
+            // Parse a stream of values, because other fields may follow the object.
+            serde_json::Deserializer::from_slice(&part[at + KEY.len()..]).into_iter().next()?.ok()
+        };
+        find(&self.end).or_else(|| find(&self.start))
     }
 }
 
@@ -149,7 +160,7 @@ mod tests {
     fn usage(body: &str, size: usize) -> Option<Usage> {
         let mut tail = BodyTail::default();
         body.as_bytes().chunks(size).for_each(|chunk| tail.chunk(chunk));
-        assert!(tail.0.len() <= BodyTail::MAX_BYTES);
+        assert!(tail.start.len() + tail.end.len() <= BodyTail::MAX_START + BodyTail::MAX_BYTES);
         tail.usage()
     }
 
@@ -160,6 +171,12 @@ mod tests {
             assert_eq!(usage(BODY, size), Some(USAGE), "in pieces of {size}");
             assert_eq!(usage(&long, size), Some(USAGE), "in pieces of {size}");
         }
+        let ranked = format!(
+            r#"{{"model":"m","usage":{{"prompt_tokens":7,"total_tokens":7}},"results":[{}]}}"#,
+            "0,".repeat(BodyTail::MAX_BYTES)
+        );
+        let first = Usage { prompt_tokens: 7, cached_tokens: None, completion_tokens: 0 };
+        assert_eq!(usage(&ranked, 100), Some(first));
         let text_only =
             BODY.replace("\"usage\":{\"prompt_tokens\":7", "\"used\":{\"prompt_tokens\":7");
         for (body, found) in [
@@ -204,7 +221,7 @@ mod tests {
             pieces.iter().for_each(|piece| tail.chunk(piece));
             prop_assert_eq!(tail.usage(), None);
             let whole = pieces.concat();
-            prop_assert_eq!(&tail.0, &whole[whole.len().saturating_sub(BodyTail::MAX_BYTES)..]);
+            prop_assert_eq!(&tail.end, &whole[whole.len().saturating_sub(BodyTail::MAX_BYTES)..]);
         }
     }
 }
