@@ -414,6 +414,36 @@ fn fake_llama_server_matches_captures() {
 }
 
 #[test]
+fn fake_llama_server_for_embeddings_matches_captures() {
+    let model = ["--model", "m.gguf", "--alias", "super_reader"];
+    let embedder = Engine::start(&[&model[..], &["--embeddings"]].concat(), "");
+    let (embeddings, rerank) = ("/v1/embeddings", "/v1/rerank");
+    let requests = [
+        ("embeddings", "POST", embeddings, &[JSON][..], r#"{"input":["hello","a b"],"model":"x"}"#),
+        (
+            "embeddings-base64",
+            "POST",
+            embeddings,
+            &[JSON],
+            r#"{"input":"hello","encoding_format":"base64"}"#,
+        ),
+        ("err-embeddings-missing-input", "POST", embeddings, &[JSON], r#"{"model":"x"}"#),
+        ("embedding", "POST", "/embedding", &[JSON], r#"{"content":"hello"}"#),
+        ("tokenize", "POST", "/tokenize", &[JSON], r#"{"content":"hello world"}"#),
+        ("detokenize", "POST", "/detokenize", &[JSON], r#"{"tokens":[28120,905]}"#),
+        ("rerank-unsupported", "POST", rerank, &[JSON], r#"{"query":"q","documents":["a"]}"#),
+    ];
+    assert_matches_captures(&embedder, LLAMA, &requests);
+    let ranker = Engine::start(&[&model[..], &["--reranking"]].concat(), "");
+    let requests = [
+        ("rerank", "POST", rerank, &[JSON][..], r#"{"query":"q","documents":["a","b c"]}"#),
+        ("err-rerank-missing-query", "POST", rerank, &[JSON], r#"{"documents":["a","b c"]}"#),
+        ("err-rerank-missing-documents", "POST", rerank, &[JSON], r#"{"query":"q"}"#),
+    ];
+    assert_matches_captures(&ranker, LLAMA, &requests);
+}
+
+#[test]
 fn fake_llama_server_responds_503_while_loading() {
     let engine = Engine::llama("--load-ms 3600000");
     assert_matches_captures(&engine, LLAMA, &[("health-loading", "GET", "/health", &[], "")]);

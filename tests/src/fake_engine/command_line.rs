@@ -62,9 +62,12 @@ const LLAMA_SWITCH: &str = "metrics slots no-slots jinja no-jinja embeddings emb
     no-kv-unified cont-batching \
     cb no-cont-batching no-mmap mmap mlock no-webui no-ui verbose v props no-warmup warmup \
     log-timestamps log-prefix \
-    log-disable offline no-context-shift context-shift swa-full reranking direct-io no-kv-offload \
-    cache-prompt \
+    log-disable offline no-context-shift context-shift swa-full reranking rerank direct-io \
+    no-kv-offload cache-prompt \
     no-cache-prompt";
+
+/// Flags of [`LLAMA_SWITCH`] that are not ignored.
+const LLAMA_USED: [&str; 5] = ["metrics", "embedding", "embeddings", "rerank", "reranking"];
 
 /// An invalid command line, as the real engine reports it.
 #[derive(Debug)]
@@ -212,7 +215,8 @@ fn llama_server(arguments: &[String], flags: &mut Vec<String>) -> Result<(), Usa
         let short = !word.starts_with("--");
         if contains(LLAMA_SWITCH, &name) || (!short && own_flag(&name) == Some(false)) {
             flags.extend(
-                (name == "metrics" || !contains(LLAMA_SWITCH, &name)).then(|| word.clone()),
+                (LLAMA_USED.contains(&name.as_str()) || !contains(LLAMA_SWITCH, &name))
+                    .then(|| word.clone()),
             );
             continue;
         }

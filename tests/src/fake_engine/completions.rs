@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 
 use super::completion::{CORE_DEAD, Completion, core_dead_event};
 use super::engine::Engine;
+use super::fields::{check_model, check_needed};
 use super::options::Flavour;
 use super::response_body::{BodyEnd, ResponseBody, Step, Tails};
-use super::responses::{Reply, failure, llama_error, ok, text, vllm_error};
+use super::responses::{Reply, echo, failure, llama_error, text, vllm_error};
 use super::script::ResponseScript;
 use super::steps;
 
@@ -38,13 +39,7 @@ pub(super) async fn complete(engine: Arc<Engine>, request: Request<Incoming>) ->
         return failure(&engine, status, "as the script says");
     }
     if script.echo {
-        let headers: serde_json::Map<String, Value> = parts
-            .headers
-            .iter()
-            .map(|(name, value)| (name.to_string(), Value::from(value.to_str().unwrap_or("?"))))
-            .collect();
-        let body = String::from_utf8_lossy(&body);
-        return ok(&engine, &json!({ "path": parts.uri.path(), "headers": headers, "body": body }));
+        return echo(&engine, &parts, &body);
     }
     let state = *engine.state.borrow();
     if state.draining {
@@ -153,35 +148,15 @@ fn check_fields(
         }))
     };
     let bad = StatusCode::BAD_REQUEST;
-    let needed = if chat { "messages" } else { "prompt" };
-    if request_body[needed].is_null() {
-        let count = request_body.as_object().map_or(0, serde_json::Map::len);
-        let vllm = format!(
-            "1 validation error:\n  {{'type': 'missing', 'loc': 'body.{needed}', 'msg': 'Field \
-             required', \
-             'input': '<dict of {count} items>'}}"
-        );
-        let llama = format!("'{needed}' is required");
-        let message = if engine.options.vllm() { vllm } else { llama };
-        return reject(bad, &message, "Bad Request", &format!("body.{needed}"));
-    }
+    check_needed(engine, request_body, if chat { "messages" } else { "prompt" })?;
     if engine.options.vllm() {
         if !request_body["stream_options"].is_null() && request_body["stream"] != true {
             let message =
                 "Stream options can only be defined when `stream=True`. (parameter=stream_options)";
             return reject(bad, message, "BadRequestError", "stream_options");
         }
-        let (names, model) = (engine.options.names(), request_body["model"].as_str());
-        let is_known = |model: &&str| {
-            names.iter().any(|name| name == model)
-                || engine.options.adapters().any(|(name, _)| name == *model)
-        };
-        if let Some(model) = model.filter(|model| !is_known(model)) {
-            let message =
-                format!("The model `{model}` does not exist. Valid aliases: {}.", names.join(", "));
-            return reject(StatusCode::NOT_FOUND, &message, "NotFoundError", "model");
-        }
     }
+    check_model(engine, request_body)?;
     check_media(engine, request_body)?;
     check_tools(engine, request_body)?;
     check_length(engine, request_body, tokens)

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -12,6 +11,7 @@ use tokio::time::Instant;
 use super::completions::complete;
 use super::engine::Engine;
 use super::metrics;
+use super::pooling::{self, Task};
 use super::responses::{Reply, llama_error, llama_server_error, ok, text};
 
 /// The paths that need no API key.
@@ -65,24 +65,30 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
         (&Method::GET, "/metrics") => {
             unsupported("This server does not support metrics endpoint. Start it with `--metrics`")
         }
-        (&Method::POST, "/v1/embeddings" | "/embeddings") => {
+        (&Method::POST, "/v1/embeddings" | "/embeddings" | "/embedding")
+            if !engine.options.embeddings && !engine.options.reranking =>
+        {
             unsupported("This server does not support embeddings. Start it with `--embeddings`")
         }
-        (&Method::POST, "/tokenize") => {
-            let body =
-                request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-            let request_body: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let bytes = request_body["content"].as_str().unwrap_or("").as_bytes();
-            let tokens: Vec<usize> =
-                bytes.chunks(4).map(|chunk| chunk.iter().map(|b| usize::from(*b)).sum()).collect();
-            ok(&engine, &json!({ "tokens": tokens }))
+        (&Method::POST, "/rerank" | "/reranking" | "/v1/rerank" | "/v1/reranking")
+            if !engine.options.reranking =>
+        {
+            unsupported("This server does not support reranking. Start it with `--reranking`")
         }
         (&Method::POST, "/v1/chat/completions" | "/v1/completions") => {
             complete(engine, request).await
         }
-        _ => {
-            llama_server_error(&engine, StatusCode::NOT_FOUND, "File Not Found", "not_found_error")
-        }
+        (method, path) => match Task::of_path(path).filter(|task| task.is_llama()) {
+            Some(task) if method == Method::POST && path != "/v2/rerank" => {
+                pooling::respond(&engine, task, request).await
+            }
+            _ => llama_server_error(
+                &engine,
+                StatusCode::NOT_FOUND,
+                "File Not Found",
+                "not_found_error",
+            ),
+        },
     }
 }
 

@@ -68,6 +68,24 @@ pub struct Options {
     /// Parser of tool calls (vLLM).
     #[arg(long)]
     pub tool_call_parser: Option<String>,
+    /// What the model is used for (vLLM): `generate`, or `pooling` for embeddings and the like.
+    #[arg(long, default_value = "auto")]
+    pub runner: String,
+    /// What a pooling model does (vLLM): `embed` or `classify`.
+    #[arg(long, default_value = "auto")]
+    pub convert: String,
+    /// Embeddings may have fewer dimensions (vLLM).
+    #[arg(long)]
+    pub matryoshka: bool,
+    /// Do not describe the routes at `/openapi.json` (vLLM).
+    #[arg(long)]
+    pub disable_fastapi_docs: bool,
+    /// Serve embeddings (llama.cpp).
+    #[arg(long, alias = "embedding")]
+    pub embeddings: bool,
+    /// Rank documents (llama.cpp).
+    #[arg(long, alias = "rerank")]
+    pub reranking: bool,
     /// The model reads images, audio and video.
     #[arg(long)]
     pub vision: bool,

@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use serde_json::{Value, json};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request};
+use serde_json::{Map, Value, json};
 
 use super::engine::Engine;
 use super::options::Flavour;
@@ -80,6 +80,16 @@ pub(super) fn failure(engine: &Engine, status: StatusCode, message: &str) -> Rep
         Flavour::Vllm => vllm_error(engine, status, message, "InternalServerError", None),
         Flavour::LlamaCpp => llama_error(engine, status, message, "server_error"),
     }
+}
+
+/// Returns the headers and the body of the request.
+pub(super) fn echo(engine: &Engine, parts: &request::Parts, body: &[u8]) -> Reply {
+    let header = |(name, value): (&HeaderName, &HeaderValue)| {
+        (name.to_string(), Value::from(value.to_str().unwrap_or("?")))
+    };
+    let headers: Map<String, Value> = parts.headers.iter().map(header).collect();
+    let body = String::from_utf8_lossy(body);
+    ok(engine, &json!({ "path": parts.uri.path(), "headers": headers, "body": body }))
 }
 
 /// The request headers that determine headers of the response.

@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use super::completion::CORE_DEAD;
 use super::completions::{complete, max_tokens, parse_body, prompt};
 use super::engine::Engine;
+use super::pooling::{self, Task};
 use super::responses::{Reply, detail, empty, failure, json, ok, text};
 use super::{metrics, sleep_mode};
 
-/// The paths with their allowed methods.
-const PATHS: [(&str, &str); 12] = [
+/// The paths of all models with their allowed methods.
+const PATHS: [(&str, &str); 8] = [
     ("/health", "GET"),
     ("/version", "GET"),
     ("/load", "GET"),
@@ -22,12 +23,43 @@ const PATHS: [(&str, &str); 12] = [
     ("/v1/models", "GET"),
     ("/ping", "GET, POST"),
     ("/tokenize", "POST"),
-    ("/v1/chat/completions", "POST"),
-    ("/v1/completions", "POST"),
-    ("/v1/responses", "POST"),
-    ("/v1/messages", "POST"),
     ("/detokenize", "POST"),
 ];
+/// The paths of models that generate text; the method is POST.
+const GENERATE: [&str; 5] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+];
+/// The paths of pooling models; the method is POST.
+const POOLING: [&str; 6] =
+    ["/pooling", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"];
+
+/// Returns the paths that the model has, with their allowed methods: others do not exist.
+fn paths(engine: &Engine) -> Vec<(&'static str, &'static str)> {
+    let mut paths = PATHS.to_vec();
+    match (engine.options.runner.as_str(), engine.options.convert.as_str()) {
+        ("pooling", convert) => {
+            let own = if convert == "classify" { "/classify" } else { "/v1/embeddings" };
+            paths.extend(POOLING.into_iter().chain([own]).map(|path| (path, "POST")));
+        }
+        _ => paths.extend(GENERATE.map(|path| (path, "POST"))),
+    }
+    paths
+}
+
+/// Returns the description of the routes, as far as clients read it.
+fn openapi(engine: &Engine) -> Value {
+    let route = |(path, methods): (&str, &str)| {
+        let methods = methods.split(", ").map(|method| (method.to_lowercase(), json!({})));
+        (path.to_owned(), Value::Object(methods.collect()))
+    };
+    let paths = Value::Object(paths(engine).into_iter().map(route).collect());
+    let info = json!({ "title": "FastAPI", "version": "0.1.0" });
+    json!({ "openapi": "3.1.0", "info": info, "paths": paths })
+}
 
 /// Returns true if the request has a valid API key or does not need one.
 fn authorized(engine: &Engine, request: &Request<Incoming>) -> bool {
@@ -67,13 +99,17 @@ pub(super) async fn respond(engine: Arc<Engine>, mut request: Request<Incoming>)
         (&Method::GET, "/slots") if !engine.options.faithful() => {
             ok(&engine, &super::llama::slots(&engine))
         }
-        (&Method::POST, "/v1/chat/completions" | "/v1/completions") => {
-            complete(engine, request).await
+        (&Method::GET, "/openapi.json") if !engine.options.disable_fastapi_docs => {
+            ok(&engine, &openapi(&engine))
         }
-        (&Method::POST, "/tokenize" | "/v1/responses" | "/v1/messages") => {
-            minimal_endpoint(&engine, request).await
-        }
-        _ => match PATHS.iter().find(|(known, _)| *known == path) {
+        (method, _) => match paths(&engine).into_iter().find(|(known, _)| *known == path) {
+            Some(("/v1/chat/completions" | "/v1/completions", _)) if method == Method::POST => {
+                complete(engine, request).await
+            }
+            Some((path, "POST")) if method == Method::POST => match Task::of_path(path) {
+                Some(task) => pooling::respond(&engine, task, request).await,
+                None => minimal_endpoint(&engine, request).await,
+            },
             Some((_, methods)) => {
                 let mut reply = detail(&engine, StatusCode::METHOD_NOT_ALLOWED);
                 if let Ok(response) = &mut reply {
@@ -118,19 +154,11 @@ async fn minimal_endpoint(engine: &Engine, request: Request<Incoming>) -> Reply 
     if engine.state.borrow().core_dead {
         return failure(engine, StatusCode::INTERNAL_SERVER_ERROR, CORE_DEAD);
     }
-    let (prompt, tokens) = prompt(engine, &request_body);
-    let max_model_len = engine.options.max_model_len.unwrap_or(32_768);
+    let (_, tokens) = prompt(engine, &request_body);
     let output = max_tokens(&request_body).unwrap_or(5);
     let text: String = (0..output).map(|token| format!("word{token} ")).collect();
     match parts.uri.path() {
-        "/tokenize" => {
-            let tokens: Vec<u8> = prompt.bytes().map(|byte| byte.wrapping_sub(33)).collect();
-            ok(
-                engine,
-                &json!({ "count": tokens.len(), "max_model_len": max_model_len, "tokens": tokens,
-                    "token_strs": null }),
-            )
-        }
+        "/v1/messages/count_tokens" => ok(engine, &json!({ "input_tokens": tokens })),
         "/v1/messages" => {
             let content = json!([{ "type": "text", "text": text }]);
             ok(
