@@ -17,6 +17,13 @@ const CHAT: &str = r#"{"model": "m", "stream": false, "messages": [
 const COMPLETION: &str =
     r#"{"model": "m", "prompt": ["once", "upon"], "max_completion_tokens": 1e2, "n": null}"#;
 
+const MESSAGES: &str = r#"{"model": "m", "max_tokens": 5, "system": [{"type": "text", "text": "s"}],
+    "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url",
+    "url": "u"}}]}, {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f",
+    "input": {"a": 1.0}}]}, {"role": "user", "content": [{"type": "tool_result",
+    "tool_use_id": "t", "content": "\ud83d"}]}],
+    "tools": [{"name": "f", "input_schema": {}}], "stream": true}"#;
+
 fn parse(endpoint: Endpoint, body: &Bytes) -> Option<Request> {
     Request::parse(endpoint, body.clone(), Head::default()).ok()
 }
@@ -25,15 +32,16 @@ fn parse(endpoint: Endpoint, body: &Bytes) -> Option<Request> {
 /// what it says and nothing else.
 #[test]
 fn request_bodies() {
-    Fuzz::new("request_bodies").input(CHAT).input(COMPLETION).run(|input| {
+    Fuzz::new("request_bodies").input(CHAT).input(COMPLETION).input(MESSAGES).run(|input| {
         let body = Bytes::copy_from_slice(input);
-        let requests = [Endpoint::ChatCompletions, Endpoint::Completions]
+        let requests = [Endpoint::ChatCompletions, Endpoint::Completions, Endpoint::Messages]
             .map(|endpoint| parse(endpoint, &body));
         for request in requests.iter().flatten() {
             assert_eq!(request.body(), &body);
             assert!(request.text(0, 0, 10).chars().count() <= 10);
             assert!(request.prefix_hashes(16, 4).len() <= 4);
             assert_model_edit_changes_nothing_else(request);
+            assert_translation_is_complete(request, input);
             let edits = [
                 Edit::KeepLastMessages(1),
                 Edit::PrependSystem("s".into()),
@@ -45,6 +53,17 @@ fn request_bodies() {
         }
         requests.iter().any(Option::is_some)
     });
+}
+
+/// A translated request is one for its endpoint, and whatever the engine sends has a translation.
+fn assert_translation_is_complete(request: &Request, input: &[u8]) {
+    let Ok(Some(mut translation)) = request.translated() else { return };
+    assert!(parse(translation.request.endpoint(), translation.request.body()).is_some());
+    assert_eq!(translation.request.streaming(), request.streaming());
+    for chunk in input.chunks(7) {
+        translation.response.chunk(chunk);
+    }
+    translation.response.finish(true);
 }
 
 fn assert_model_edit_changes_nothing_else(request: &Request) {

@@ -1,3 +1,5 @@
+mod blocks;
+
 use pointsman_domain::Endpoint;
 
 use super::*;
@@ -338,6 +340,11 @@ mod one_by_one {
         "/messages/1/content/-",
         "/messages/1/content/0/text",
         "/messages/1/role/x",
+        "/messages/1/content/0/content",
+        "/messages/1/content/0/content/0",
+        "/system",
+        "/system/0",
+        "/system/-",
         "/prompt",
         "/prompt/0",
         "/prompt/-",
@@ -374,10 +381,18 @@ mod one_by_one {
         "[{\"role\":\"tool\",\"content\":\"r\"}]",
         "{\"role\":\"user\",\"role\":\"tool\"}",
         "{\"type\":\"text\",\"text\":\"t\"}",
+        "{\"type\":\"tool_result\",\"content\":[[]]}",
+        "{\"type\":\"tool_result\",\"content\":[{\"text\":\"t\"}]}",
         "[\"user\",\"x\"]",
         "{\"\\ud800\":1}",
     ];
     const BODIES: &[&str] = &[
+        r#"{"model":"a","system":[{"type":"text","text":"s"}],"messages":[{"role":"user",
+            "content":"hi"},{"role":"user","content":[{"type":"tool_result","tool_use_id":"t",
+            "content":[{"type":"text","text":"r"}]}]}]}"#,
+        r#"{"model":"a","system":"s","messages":[{"role":"assistant","content":[
+            {"type":"tool_use","id":"t"}]},{"role":"user","content":[
+            {"type":"tool_result","tool_use_id":"t","content":"r"}]}]}"#,
         r#" {"model":"a","messages":[{"role":"user","content":"hi"},
             {"role":"tool","content":[{"text":"p"}]}],"x":{ } } "#,
         r#"{ "model" : "a" , "messages" : [ ] , "max_tokens":100, "input":["i"] }"#,
@@ -444,6 +459,7 @@ mod one_by_one {
             body in prop::sample::select(BODIES),
             endpoint in prop::sample::select(&[
                 Endpoint::ChatCompletions,
+                Endpoint::Messages,
                 Endpoint::Completions,
                 Endpoint::Responses,
                 Endpoint::Embeddings,

@@ -1,3 +1,5 @@
+mod blocks;
+
 use pointsman_domain::{LaneId, PrefixIndex, Role};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -198,7 +200,7 @@ fn halves_of_surrogate_pairs_are_read_as_replacement_characters() {
 
 #[test]
 fn invalid_bodies_are_rejected_with_the_field() {
-    use Endpoint::{ChatCompletions, Completions, Responses};
+    use Endpoint::{ChatCompletions, Completions, Embeddings, Responses};
     for (body, message) in [
         // Messages of serde_json, which are to reach the client.
         ("", "EOF while parsing"),

@@ -218,6 +218,66 @@ fn typed_events_end_a_stream_of_responses() {
     assert_eq!((watch.usage(), watch.events()), (Some(usage), 1));
 }
 
+/// The events of a message: its beginning, a piece of text, and its end.
+fn message(start_usage: &str, end_usage: &str) -> [String; 4] {
+    let event =
+        |kind: &str, more: &str| format!("event: {kind}\ndata: {{\"type\":\"{kind}\",{more}}}\n\n");
+    let delta = r#""delta":{"type":"text_delta","text":"\"message_stop\" \"error\""}"#;
+    let start = format!("\"message\":{{\"model\":\"m\",\"usage\":{start_usage}}}");
+    let end = format!("\"delta\":{{\"stop_reason\":\"end_turn\"}},\"usage\":{end_usage}");
+    [
+        event("message_start", &start),
+        event("content_block_delta", delta),
+        event("message_delta", &end),
+        event("message_stop", "\"x\":1"),
+    ]
+}
+
+#[test]
+fn message_stop_ends_a_stream_of_messages() {
+    let [start, delta, end, stop] = message("{\"input_tokens\":3}", "{\"output_tokens\":5}");
+    let error = r#"data: {"type":"error","error":{"type":"overloaded_error","message":"m"}}"#;
+    let llama = r#"data: {"error":{"code":500,"message":"m","type":"server_error"}}"#;
+    let unfinished = StreamEnd::Unfinished { mid_frame: false };
+    for (stream, end) in [
+        (format!("{start}{delta}{end}{stop}"), StreamEnd::Complete),
+        (format!("{start}{delta}{end}{stop}{DONE}"), StreamEnd::Complete),
+        (format!("{start}{delta}{end}"), unfinished),
+        (format!("{start}{delta}"), unfinished),
+        (format!("{start}event: error\n{error}\n\n"), StreamEnd::Failed),
+        (format!("{start}{llama}\n\n{stop}"), StreamEnd::Failed),
+    ] {
+        for size in [1, 4096] {
+            let (_, watch) = watch_kind(StreamKind::Messages, stream.as_bytes(), size);
+            assert_eq!(watch.end(), end, "{stream}");
+        }
+    }
+}
+
+#[test]
+fn usage_of_messages_is_in_two_events() {
+    for (start, end, expected) in [
+        (r#"{"input_tokens":3,"output_tokens":0}"#, r#"{"output_tokens":5}"#, (3, None, 5)),
+        (
+            r#"{"input_tokens":3,"cache_read_input_tokens":4,"cache_creation_input_tokens":2}"#,
+            r#"{"output_tokens":5}"#,
+            (9, Some(4), 5),
+        ),
+        (
+            r#"{"input_tokens":0,"output_tokens":0}"#,
+            r#"{"input_tokens":2,"cache_read_input_tokens":7,"output_tokens":5}"#,
+            (9, Some(7), 5),
+        ),
+    ] {
+        let stream = message(start, end).concat();
+        let (_, watch) = watch_kind(StreamKind::Messages, stream.as_bytes(), 5);
+        let (prompt_tokens, cached_tokens, completion_tokens) = expected;
+        let usage = Usage { prompt_tokens, cached_tokens, completion_tokens };
+        assert_eq!(watch.usage(), Some(usage), "{start} {end}");
+        assert_eq!((watch.events(), watch.content_events()), (4, 1));
+    }
+}
+
 #[test]
 fn llama_cpp_reports_usage_in_its_timings() {
     // The end of a stream of build b11549 whose client has not asked for the usage.

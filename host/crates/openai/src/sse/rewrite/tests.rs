@@ -53,6 +53,20 @@ fn without_usage(stream: &str) -> String {
 }
 
 #[test]
+fn the_name_in_the_beginning_of_a_message_is_replaced() {
+    let stream = concat!(
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",",
+        "\"content\":[{\"model\":\"engine\"}],\"model\" : \"engine\",\"x\":1.50}}\n\n",
+        "event: content_block_delta\ndata: {\"delta\":{\"model\":\"engine\"}}\n\n",
+    );
+    let expected = stream.replace("\"model\" : \"engine\"", "\"model\" : \"asked\"");
+    for size in [1, 7, 4096] {
+        assert_eq!(rewrite(stream, size, Some("asked"), false), expected);
+        assert_eq!(rewrite(stream, size, Some("engine"), false), stream);
+    }
+}
+
+#[test]
 fn captured_streams_look_as_without_the_usage() {
     for (capture, served, moved) in
         [(VLLM, "orchestrator", "system_fingerprint"), (LLAMA, "super_reader", "timings")]
