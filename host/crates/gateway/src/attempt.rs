@@ -20,10 +20,11 @@ use tokio::time::Instant;
 use crate::decision::apply;
 use crate::engine_status::{MAX_ERROR_BODY, attempt_error, check_status, declined, is_for_client};
 use crate::failure::AttemptError;
+use crate::policy_threads::LARGE_BODY;
 use crate::request_tracker::RequestTracker;
 use crate::rewrite::{Rewrite, WantedRewrite};
 use crate::settings::ResponseModel;
-use crate::{headers, request_id};
+use crate::{headers, large_thread, request_id};
 
 /// Maximum number of bytes of a stream that are held until its first event. An event that is
 /// longer than the observer parses counts as one long before.
@@ -77,7 +78,7 @@ async fn send(
         return Err(AttemptError::Acquire(AcquireError::Closing));
     };
     let form = EndpointShape::for_endpoint(request.endpoint()).errors;
-    let (sent_request, translation) = for_engine(lease, &request)?;
+    let (sent_request, translation) = for_engine(lease, &request).await?;
     let end = Instant::now() + timeout;
     let receive = async |sent: EngineRequestBody| {
         let received = first_byte(lease, &sent_request, lane.clone(), names, sent);
@@ -96,26 +97,34 @@ async fn send(
         // Not remembered: the error may quote the client, who must not turn this off for others.
         response = receive(sent_request.body_for_engine(model, false)).await?;
     }
+    // Before the translation, which does not keep what the engine calls its errors.
+    let body = response.first.as_deref().unwrap_or_default();
+    let declined = declined(lease, response.status, body);
     if let Some(translation) = translation {
         translate(&mut response, translation, form);
     }
-    let body = response.first.as_deref().unwrap_or_default();
-    let declined = declined(lease, response.status, body);
     if declined.is_none() {
         tracker.first_byte(response.status, &request);
     }
     Ok((response, declined))
 }
 
-/// Returns the request as the engine can serve it, and what translates the response.
-fn for_engine(
+/// Returns the request as the engine can serve it, and what translates the response. The slots of
+/// the lanes limit how many large requests are translated at a time.
+async fn for_engine(
     lease: &Lease,
     request: &Request,
 ) -> Result<(Request, Option<Box<dyn Translate>>), AttemptError> {
     if lease.serving(request.endpoint()) != Serving::Translated {
         return Ok((request.clone(), None));
     }
-    match request.translated().map_err(AttemptError::Untranslatable)? {
+    let translated = if request.body().len() > LARGE_BODY {
+        let request = request.clone();
+        large_thread::run(move || request.translated()).await
+    } else {
+        request.translated()
+    };
+    match translated.map_err(AttemptError::Untranslatable)? {
         Some(translation) => Ok((translation.request, Some(translation.response))),
         None => Ok((request.clone(), None)),
     }

@@ -16,7 +16,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 const MAX_REQUESTED_HEADERS: usize = 1024;
 /// Headers that pages may read beside those that browsers always let them read, and beside those
 /// that begin with one of [`EXPOSED_PREFIXES`].
-const EXPOSED: [&str; 4] = ["x-request-id", "retry-after", "retry-after-ms", "x-should-retry"];
+const EXPOSED: [&str; 5] =
+    ["x-request-id", "request-id", "retry-after", "retry-after-ms", "x-should-retry"];
 /// Beginnings of further headers that pages may read.
 const EXPOSED_PREFIXES: [&str; 3] = ["x-pointsman-", "x-ratelimit-", "openai-"];
 
