@@ -39,7 +39,7 @@ fn start_host() -> Host {
     .wait_until_ready()
 }
 
-fn assert_succeeds(mut command: Command) {
+pub(crate) fn assert_succeeds(mut command: Command) {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));

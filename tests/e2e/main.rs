@@ -15,6 +15,7 @@ mod groups;
 mod hostile_policies;
 mod languages;
 mod listeners;
+mod messages;
 mod middleware;
 mod model_names;
 mod models;

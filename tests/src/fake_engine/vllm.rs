@@ -12,7 +12,7 @@ use super::completions::{complete, max_tokens, parse_body, prompt};
 use super::engine::Engine;
 use super::pooling::{self, Task};
 use super::responses::{Reply, detail, empty, failure, json, ok, text};
-use super::{metrics, sleep_mode};
+use super::{messages, metrics, sleep_mode};
 
 /// The paths of all models with their allowed methods.
 const PATHS: [(&str, &str); 8] = [
@@ -106,6 +106,9 @@ pub(super) async fn respond(engine: Arc<Engine>, mut request: Request<Incoming>)
             Some(("/v1/chat/completions" | "/v1/completions", _)) if method == Method::POST => {
                 complete(engine, request).await
             }
+            Some(("/v1/messages" | "/v1/messages/count_tokens", _)) if method == Method::POST => {
+                messages::respond(engine, request).await
+            }
             Some((path, "POST")) if method == Method::POST => match Task::of_path(path) {
                 Some(task) => pooling::respond(&engine, task, request).await,
                 None => minimal_endpoint(&engine, request).await,
@@ -157,20 +160,7 @@ async fn minimal_endpoint(engine: &Engine, request: Request<Incoming>) -> Reply 
     let (_, tokens) = prompt(engine, &request_body);
     let output = max_tokens(&request_body).unwrap_or(5);
     let text: String = (0..output).map(|token| format!("word{token} ")).collect();
-    match parts.uri.path() {
-        "/v1/messages/count_tokens" => ok(engine, &json!({ "input_tokens": tokens })),
-        "/v1/messages" => {
-            let content = json!([{ "type": "text", "text": text }]);
-            ok(
-                engine,
-                &json!({ "id": format!("chatcmpl-{}", engine.id(16, true)), "type": "message",
-                    "role": "assistant", "content": content, "model": engine.name(),
-                        "stop_reason": "max_tokens",
-                    "usage": { "input_tokens": tokens, "output_tokens": output } }),
-            )
-        }
-        _ => ok(engine, &response(engine, &text, tokens, output)),
-    }
+    ok(engine, &response(engine, &text, tokens, output))
 }
 
 fn response(engine: &Engine, text: &str, tokens: u64, output: u64) -> Value {
