@@ -58,7 +58,8 @@ fn agent() -> HostileEngine {
         let has_result = messages.last().is_some_and(|last| last["role"] == "tool");
         let is_call = body["tools"].is_array() && !has_result;
         let call = json!({ "index": 0, "id": "call_1", "type": "function", "function":
-            { "name": body["tools"][0]["function"]["name"], "arguments": "{\"city\": \"Rome\"}" } });
+            { "name": body["tools"][0]["function"]["name"],
+                "arguments": "{\"city\": \"Rome\"}" } });
         let said = match is_call {
             true => json!({ "role": "assistant", "content": null, "tool_calls": [call] }),
             false => json!({ "role": "assistant", "content": "sunny" }),
@@ -226,13 +227,11 @@ fn engine_stops_when_the_client_of_a_translated_stream_leaves() {
         stream.write_all(STREAM_HEAD.as_bytes())?;
         let delta = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
         let delta = chunk(delta.as_bytes());
-        loop {
-            if let Err(error) = stream.write_all(&delta) {
-                gone.send(()).ok();
-                return Err(error);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        stream.write_all(&delta)?;
+        // The host closes the connection.
+        let end = std::io::Read::read(stream, &mut [0]);
+        gone.send(()).ok();
+        end.map(|_| Next::Close)
     });
     let host = host(&external_lane("a", &["a"], &engine, CHAT_ONLY));
     let mut client = stream(host.port, MESSAGES, &message("a", json!({ "stream": true })));

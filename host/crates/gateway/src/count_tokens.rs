@@ -1,5 +1,5 @@
-//! `POST /v1/messages/count_tokens`, answered by the host: clients ask often, and a lane must not be
-//! loaded for it.
+//! `POST /v1/messages/count_tokens`, answered by the host: clients ask often, and a lane must not
+//! be loaded for it.
 
 use axum::response::Response;
 use http::{HeaderName, HeaderValue};

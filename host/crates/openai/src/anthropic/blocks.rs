@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use serde_json::Value;
 
 use super::events::{Block, Events};
+use super::reply::arguments;
 
 /// Maximum number of calls of one response.
 const MAX_CALLS: usize = 1_000;
@@ -108,12 +109,7 @@ impl Blocks {
         if let Some(id) = id {
             known.id.get_or_insert_with(|| id.to_owned());
         }
-        let arguments = match &function["arguments"] {
-            Value::String(arguments) => arguments.clone(),
-            Value::Null => String::new(),
-            // Some engines send the object itself.
-            arguments => arguments.to_string(),
-        };
+        let arguments = arguments(function);
         self.push(Channel::Call(call), &arguments, out)
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::reply::{Reply, Stop, input, reasoning, usage, usage_fields};
+use super::reply::{Reply, Stop, arguments, input, reasoning, usage, usage_fields};
 use crate::error::ErrorBody;
 use crate::error_form::ErrorForm;
 use crate::translate::Translate;
@@ -73,11 +73,7 @@ pub(super) fn message(reply: &Reply, completion: &Value) -> Option<Value> {
     let calls = message["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
     for call in calls {
         let function = &call["function"];
-        let input = match &function["arguments"] {
-            Value::String(arguments) => input(arguments),
-            Value::Null => json!({}),
-            arguments => arguments.clone(),
-        };
+        let input = input(&arguments(function));
         let (id, name) = (call["id"].as_str(), function["name"].as_str());
         let (id, name) = (id.unwrap_or_default(), name.unwrap_or_default());
         content.push(json!({ "type": "tool_use", "id": id, "name": name, "input": input }));

@@ -89,6 +89,16 @@ pub(super) fn reasoning(delta: &Value) -> Option<&str> {
     of("reasoning_content").or_else(|| of("reasoning"))
 }
 
+/// Returns the text of the arguments of a call. Some engines send the object itself.
+pub(super) fn arguments(function: &Value) -> String {
+    let arguments = &function["arguments"];
+    match arguments.as_str() {
+        Some(text) => text.to_owned(),
+        None if arguments.is_null() => String::new(),
+        None => arguments.to_string(),
+    }
+}
+
 /// Returns the `input` of a call. It has to be an object; what is none is kept as the text of a
 /// member, so that the model sees what it wrote when the client rejects the call. The name is the
 /// one that Anthropic's documentation recommends.

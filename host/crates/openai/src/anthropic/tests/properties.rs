@@ -169,7 +169,10 @@ proptest! {
 
     #[test]
     fn arbitrary_chunks_never_panic(
-        chunks in proptest::collection::vec("(data: |\n|\\{|\\}|\"choices\":|\\[|\\]|1|,|\"a\"){0,9}", 0..9),
+        chunks in proptest::collection::vec(
+            "(data: |\n|\\{|\\}|\"choices\":|\\[|\\]|1|,|\"a\"){0,9}",
+            0..9,
+        ),
         is_complete: bool,
     ) {
         let mut request = plain();

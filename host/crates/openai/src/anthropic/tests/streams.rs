@@ -76,7 +76,8 @@ fn chunks_become_the_events_of_a_message() {
 fn a_captured_stream_becomes_a_message() {
     const CAPTURE: &str = concat!(
         r#"data: {"id":"chatcmpl-9","object":"chat.completion.chunk","created":1795231981,"#,
-        r#""model":"orchestrator","choices":[{"index":0,"delta":{"role":"assistant","content":""},"#,
+        r#""model":"orchestrator","choices":[{"index":0,"#,
+        r#""delta":{"role":"assistant","content":""},"#,
         r#""logprobs":null,"finish_reason":null}],"prompt_token_ids":null}"#,
         "\n\n",
         r#"data: {"id":"chatcmpl-9","choices":[{"index":0,"delta":{"content":"hi"},"#,
