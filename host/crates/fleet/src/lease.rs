@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response};
 use pointsman_domain::{Endpoint, PromptHasher, PromptHashes, ServedPrompt, Serving, Trigger};
 
 use crate::message::Grant;
+use crate::request_body::RequestBody;
 use crate::upstream::{EngineBody, EngineError};
 
 const VLLM_PRIORITY: HeaderName = HeaderName::from_static("x-vllm-priority");
@@ -78,7 +78,7 @@ impl Lease {
         &self,
         path: &str,
         headers: HeaderMap,
-        body: Bytes,
+        body: impl Into<RequestBody>,
     ) -> Result<Response<EngineBody>, EngineError> {
         let mut headers = headers;
         let Grant { target, upstream, abort, priority, .. } = &self.grant;
@@ -87,7 +87,7 @@ impl Lease {
             // overflows.
             headers.insert(VLLM_PRIORITY, (-i64::from(*priority)).into());
         }
-        let response = upstream.post(target, path, headers, body);
+        let response = upstream.post(target, path, headers, body.into());
         match abort {
             None => response.await,
             Some(abort) => match abort.run_until_cancelled(response).await {

@@ -136,7 +136,7 @@ async fn start_fleet_with_engine(
 }
 
 async fn send(lease: &Lease) -> Result<http::Response<EngineBody>, EngineError> {
-    lease.send("/v1/chat/completions", http::HeaderMap::new(), "{}".into()).await
+    lease.send("/v1/chat/completions", http::HeaderMap::new(), bytes::Bytes::from("{}")).await
 }
 
 /// Waits until the client has closed the connection of a request.

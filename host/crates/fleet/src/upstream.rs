@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
@@ -25,6 +25,7 @@ use crate::activity::{InFlightGuard, Phase, is_data};
 use crate::content_encoding::{ContentEncoding, DecodedBody, decode};
 use crate::driver::{Driver, Target};
 use crate::proof::{Mismatch, Proof, Reuse, is_provable, names_other, names_this, set_engine_id};
+use crate::request_body::RequestBody;
 use crate::spec::Timeouts;
 use crate::tls;
 
@@ -80,9 +81,9 @@ fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 's
 #[derive(Debug)]
 pub(crate) struct Upstream {
     /// Pools connections.
-    pooled: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    pooled: Client<HttpsConnector<HttpConnector>, RequestBody>,
     /// Opens a new connection for each request.
-    fresh: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    fresh: Client<HttpsConnector<HttpConnector>, RequestBody>,
     reuse: Reuse,
     pub(crate) timeouts: Timeouts,
 }
@@ -108,7 +109,7 @@ impl Upstream {
         target: &Target,
         path: &str,
         headers: HeaderMap,
-        body: Bytes,
+        body: RequestBody,
     ) -> Result<Response<EngineBody>, EngineError> {
         let mut request = request(target, Method::POST, path, body)?;
         let key = request.headers_mut().remove(header::AUTHORIZATION);
@@ -132,7 +133,7 @@ impl Upstream {
         &self,
         target: &Target,
         path: &str,
-        mut request: Request<Full<Bytes>>,
+        mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Option<Proof>), EngineError> {
         let id = set_engine_id(request.headers_mut());
         if self.reuse != Reuse::Proven {
@@ -165,7 +166,7 @@ impl Upstream {
     /// the moment it is reused; the request was then most likely not read either.
     async fn send(
         &self,
-        request: Request<Full<Bytes>>,
+        request: Request<RequestBody>,
         pooled: bool,
     ) -> Result<Response<Incoming>, EngineError> {
         if !pooled {
@@ -193,8 +194,8 @@ impl Upstream {
         body: Option<&str>,
         timeout: Duration,
     ) -> Result<(StatusCode, Bytes), EngineError> {
-        let mut request =
-            request(target, method, path, Bytes::copy_from_slice(body.unwrap_or("").as_bytes()))?;
+        let bytes = Bytes::copy_from_slice(body.unwrap_or("").as_bytes());
+        let mut request = request(target, method, path, bytes.into())?;
         if body.is_some() {
             let json = HeaderValue::from_static("application/json");
             request.headers_mut().insert(header::CONTENT_TYPE, json);
@@ -216,8 +217,8 @@ fn request(
     target: &Target,
     method: Method,
     path: &str,
-    body: Bytes,
-) -> Result<Request<Full<Bytes>>, EngineError> {
+    body: RequestBody,
+) -> Result<Request<RequestBody>, EngineError> {
     let scheme = if target.https { "https" } else { "http" };
     let uri = format!("{scheme}://{}{}", target.authority, target.path(path));
     let mut request = Request::builder().method(method).uri(uri);
@@ -231,7 +232,7 @@ fn request(
         bearer.set_sensitive(true);
         request = request.header(header::AUTHORIZATION, bearer);
     }
-    request.body(Full::new(body)).map_err(|error| EngineError::Connect(error.into()))
+    request.body(body).map_err(|error| EngineError::Connect(error.into()))
 }
 
 /// Decodes the body of a response. Engines are asked for identity, but proxies in front of some
