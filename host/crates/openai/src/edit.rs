@@ -46,6 +46,9 @@ pub enum EditError {
         /// True if the client asked for a stream.
         requested: bool,
     },
+    /// The edit concerns a field of a form that cannot be edited.
+    #[error("only the model and the text `prompt` of a form can be edited")]
+    Form,
     /// The edit concerns messages, but the request is not a chat request.
     #[error("only chat requests have messages")]
     NotChat,
@@ -184,6 +187,9 @@ impl<'a> Draft<'a> {
 
     /// Applies one edit; if it fails, the draft is unchanged.
     fn edit(&mut self, edit: &'a Edit) -> Result<(), EditError> {
+        if self.request.head().form.is_some() {
+            check_form_edit(edit)?;
+        }
         match edit {
             Edit::SetModel(model) => {
                 let model = Value::from(model.as_str()).to_string();
@@ -338,9 +344,32 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// Checks an edit of a form. Its other fields are not in the body that is edited.
+fn check_form_edit(edit: &Edit) -> Result<(), EditError> {
+    let is_prompt = |pointer: &str| pointer == "/prompt";
+    match edit {
+        Edit::SetField(pointer, value) => {
+            let is_text = serde_json::from_str::<String>(value).is_ok();
+            if is_prompt(pointer) && is_text { Ok(()) } else { Err(EditError::Form) }
+        }
+        Edit::RemoveField(pointer) if !is_prompt(pointer) => Err(EditError::Form),
+        Edit::RemoveField(_)
+        | Edit::SetModel(_)
+        | Edit::CapOutputTokens(_)
+        | Edit::PrependSystem(_)
+        | Edit::KeepLastMessages(_)
+        | Edit::SetHeader(..)
+        | Edit::RemoveHeader(_)
+        | Edit::ReplaceBody(_) => Ok(()),
+    }
+}
+
 /// Replaces the whole body. Lanes were selected by the model, and the client expects either a
 /// stream or a single response, so neither may change.
 fn replace_body(request: &Request, body: &str) -> Result<Request, EditError> {
+    if request.head().form.is_some() {
+        return Err(EditError::Form);
+    }
     let body = Bytes::from(body.to_owned());
     let replaced = Request::parse(request.endpoint(), body, request.head().clone())?;
     if replaced.model() != request.model() {

@@ -5,7 +5,7 @@ use pointsman_domain::Endpoint;
 use crate::error_form::ErrorForm;
 
 /// The endpoints that the host serves. The others are known to the contract only.
-pub const SERVED: [Endpoint; 13] = [
+pub const SERVED: [Endpoint; 19] = [
     Endpoint::ChatCompletions,
     Endpoint::Completions,
     Endpoint::Responses,
@@ -19,6 +19,12 @@ pub const SERVED: [Endpoint; 13] = [
     Endpoint::Moderations,
     Endpoint::Messages,
     Endpoint::CountTokens,
+    Endpoint::ImageGenerations,
+    Endpoint::ImageEdits,
+    Endpoint::ImageVariations,
+    Endpoint::Transcriptions,
+    Endpoint::Translations,
+    Endpoint::Speech,
 ];
 
 /// The wire format of one endpoint.
@@ -104,6 +110,73 @@ pub enum StreamKind {
     Events,
     /// Events with a `type`, from `message_start` to `message_stop`.
     Messages,
+    /// `transcript.text.delta`, then `transcript.text.done` with the `usage`; of vLLM chunks that
+    /// end with `[DONE]` only, because each piece of the audio has a `finish_reason` of its own.
+    Transcripts,
+    /// `speech.audio.delta`, then `speech.audio.done` with the `usage`.
+    Speech,
+    /// Partial images, then an event for each whole image: `image_generation.completed` or
+    /// `image_edit.completed`.
+    Images,
+}
+
+impl StreamKind {
+    /// Returns the types of the events of which a complete stream has one for each choice.
+    pub(crate) fn last_events(self) -> &'static [&'static str] {
+        match self {
+            Self::Chunks | Self::Events | Self::Messages => &[],
+            Self::Transcripts => &["transcript.text.done"],
+            Self::Speech => &["speech.audio.done"],
+            Self::Images => &["image_generation.completed", "image_edit.completed"],
+        }
+    }
+}
+
+/// What bodies of requests are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyKind {
+    /// JSON.
+    Json,
+    /// A multipart form.
+    Form,
+    /// Either of them, as the content type says.
+    Either,
+}
+
+impl BodyKind {
+    /// Returns what the bodies of requests for an endpoint are.
+    pub fn for_endpoint(endpoint: Endpoint) -> Self {
+        match endpoint {
+            Endpoint::Transcriptions | Endpoint::Translations | Endpoint::ImageVariations => {
+                Self::Form
+            }
+            Endpoint::ImageEdits => Self::Either,
+            Endpoint::ChatCompletions
+            | Endpoint::Completions
+            | Endpoint::Responses
+            | Endpoint::Embeddings
+            | Endpoint::Messages
+            | Endpoint::CountTokens
+            | Endpoint::Rerank
+            | Endpoint::Score
+            | Endpoint::Classify
+            | Endpoint::Pooling
+            | Endpoint::Tokenize
+            | Endpoint::Detokenize
+            | Endpoint::Moderations
+            | Endpoint::ImageGenerations
+            | Endpoint::Speech
+            | Endpoint::LlamaCompletion
+            | Endpoint::LlamaInfill
+            | Endpoint::LlamaEmbedding
+            | Endpoint::LlamaApplyTemplate
+            | Endpoint::OllamaChat
+            | Endpoint::OllamaGenerate
+            | Endpoint::OllamaEmbed
+            | Endpoint::OllamaEmbeddings
+            | Endpoint::Other => Self::Json,
+        }
+    }
 }
 
 impl EndpointShape {
@@ -180,16 +253,18 @@ impl EndpointShape {
                 stream: StreamKind::Chunks,
                 errors: ErrorForm::OpenAi,
             },
-            Endpoint::ImageGenerations => &Self {
-                prompt: PromptShape::Fields(&["prompt"]),
-                output_limits: &[],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::OpenAi,
-            },
+            Endpoint::ImageGenerations | Endpoint::ImageEdits | Endpoint::ImageVariations => {
+                &Self {
+                    prompt: PromptShape::Fields(&["prompt"]),
+                    output_limits: &[],
+                    stream: StreamKind::Images,
+                    errors: ErrorForm::OpenAi,
+                }
+            }
             Endpoint::Speech => &Self {
-                prompt: PromptShape::Fields(&["input"]),
+                prompt: PromptShape::Fields(&["input", "instructions"]),
                 output_limits: &[],
-                stream: StreamKind::Chunks,
+                stream: StreamKind::Speech,
                 errors: ErrorForm::OpenAi,
             },
             Endpoint::LlamaCompletion => &Self {
@@ -245,17 +320,14 @@ impl EndpointShape {
                 stream: StreamKind::Chunks,
                 errors: ErrorForm::Ollama,
             },
-            Endpoint::Detokenize => &Self {
-                prompt: PromptShape::Fields(&["tokens"]),
+            Endpoint::Transcriptions | Endpoint::Translations => &Self {
+                prompt: PromptShape::Fields(&["prompt"]),
                 output_limits: &[],
-                stream: StreamKind::Chunks,
+                stream: StreamKind::Transcripts,
                 errors: ErrorForm::OpenAi,
             },
-            Endpoint::ImageEdits
-            | Endpoint::ImageVariations
-            | Endpoint::Transcriptions
-            | Endpoint::Translations => &Self {
-                prompt: PromptShape::Unknown,
+            Endpoint::Detokenize => &Self {
+                prompt: PromptShape::Fields(&["tokens"]),
                 output_limits: &[],
                 stream: StreamKind::Chunks,
                 errors: ErrorForm::OpenAi,

@@ -36,6 +36,11 @@ const FIELDS: [&str; 13] = [
     "keep_alive",
 ];
 
+/// Returns true if a field of a body is the operator's.
+pub(crate) fn is_operators(field: &str) -> bool {
+    FIELDS.contains(&field)
+}
+
 impl Request {
     /// Returns the request without the fields that are the operator's. A request without such
     /// fields keeps its bytes.

@@ -32,6 +32,7 @@ pub(crate) use self::shape::read_stream;
 use self::shape::{Shape, has_children, has_grammar, read_model};
 use crate::bad_request::BadRequest;
 use crate::endpoint::{EndpointShape, PromptShape};
+use crate::form::Form;
 use crate::index::Index;
 use crate::text::{append_slice, contains, estimate_tokens};
 use crate::{json, limits};
@@ -67,6 +68,8 @@ pub struct Head {
     /// What the request holds until it ends, whatever becomes of its body; all edited copies hold
     /// the same.
     pub hold: Option<Hold>,
+    /// The form that the client sent; the body has what policies see of it.
+    pub form: Option<Arc<Form>>,
 }
 
 /// Something that is held for a request, and dropped with the last copy of the request.
@@ -137,7 +140,7 @@ impl Request {
         let figures = RequestInfo {
             endpoint,
             streaming,
-            body_bytes: body.len() as u64,
+            body_bytes: head.form.as_ref().map_or(body.len() as u64, |form| form.size()),
             prompt_tokens: prompt.tokens(text),
             max_output_tokens: output_limit(&shape, format),
             messages: if is_chat { saturating_u32(messages.len()) } else { 0 },
@@ -145,7 +148,8 @@ impl Request {
                 .iter()
                 .flatten()
                 .any(|list| has_children(list.get())),
-            has_media: messages.iter().any(|message| message.media_parts > 0),
+            has_media: head.form.is_some()
+                || messages.iter().any(|message| message.media_parts > 0),
             has_grammar: has_grammar(&shape),
         };
         let choices = choices(&shape).saturating_mul(prompt.prompts() as u64);

@@ -68,6 +68,8 @@ pub struct StreamWatch {
     muted: bool,
     /// The fields of the current event say that it is an error.
     is_error_event: bool,
+    /// They say that it is the last one of a choice.
+    is_last_event: bool,
     /// The data of the error event.
     error: Option<Vec<u8>>,
     events: u64,
@@ -219,7 +221,7 @@ impl StreamWatch {
     fn line_end(&mut self) {
         if !std::mem::take(&mut self.mid_line) {
             self.mid_frame = false;
-            self.is_error_event = false;
+            (self.is_error_event, self.is_last_event) = (false, false);
             return;
         }
         self.mid_frame = true;
@@ -238,7 +240,10 @@ impl StreamWatch {
         let is_long = line.len() >= MAX_LINE_BYTES;
         let line = event::without_mark(line);
         if let Some(name) = line.strip_prefix(b"event:") {
-            self.is_error_event = name.trim_ascii() == b"error";
+            let name = name.trim_ascii();
+            self.is_error_event = name == b"error";
+            let mut last_events = self.kind.last_events().iter();
+            self.is_last_event = last_events.any(|last| last.as_bytes() == name);
         }
         // Earlier builds of llama.cpp report errors in a field of their own.
         let error = line.strip_prefix(b"error:");
@@ -250,6 +255,10 @@ impl StreamWatch {
         }
         self.events += 1;
         if is_long {
+            // The image itself is that long.
+            if self.is_last_event || event::is_last(self.kind, data) {
+                self.ended.note_next();
+            }
             return;
         }
         let seen = event::read(self.kind, data, &mut self.ended);

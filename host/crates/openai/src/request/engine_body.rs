@@ -4,9 +4,11 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use pointsman_domain::{FieldValue, RequestView as _};
 
 use super::Request;
 use crate::endpoint::{EndpointShape, StreamKind};
+use crate::form::EngineForm;
 use crate::index::Index;
 use crate::json;
 use crate::scan::Children;
@@ -19,8 +21,10 @@ const CONTINUOUS: &str = "continuous_usage_stats";
 /// The body of a request as an engine gets it.
 #[derive(Debug, Clone)]
 pub struct EngineRequestBody {
-    /// The body.
+    /// The body, unless there is a form.
     pub body: Bytes,
+    /// The form, if the client sent one.
+    pub form: Option<EngineForm>,
     /// The body asks for the usage of a stream, and the client does not.
     pub adds_usage: bool,
 }
@@ -35,6 +39,15 @@ impl Request {
     /// is one, and with a request for the usage of a stream if `asks_usage` and the client has not
     /// asked for it.
     pub fn body_for_engine(&self, model: Option<&str>, asks_usage: bool) -> EngineRequestBody {
+        if let Some(form) = &self.head.form {
+            let model = model.unwrap_or(&self.parsed.model);
+            let prompt = match self.field("/prompt", usize::MAX) {
+                FieldValue::Json(prompt) => serde_json::from_str::<String>(&prompt).ok(),
+                FieldValue::Absent | FieldValue::TooLarge(_) => None,
+            };
+            let form = Some(form.write(model, prompt.as_deref()));
+            return EngineRequestBody { body: self.body().clone(), form, adds_usage: false };
+        }
         let has_chunks = EndpointShape::for_endpoint(self.endpoint()).stream == StreamKind::Chunks;
         let usage = (asks_usage && has_chunks && self.streaming())
             .then(|| ask(&self.parsed.body, &self.parsed.index))
@@ -45,10 +58,11 @@ impl Request {
         let model = literal.map(|literal| (self.parsed.model_range.clone(), literal));
         let mut parts: Vec<(Range<usize>, String)> = usage.into_iter().chain(model).collect();
         if parts.is_empty() {
-            return EngineRequestBody { body: self.body().clone(), adds_usage };
+            return EngineRequestBody { body: self.body().clone(), form: None, adds_usage };
         }
         parts.sort_unstable_by_key(|(range, _)| range.start);
-        EngineRequestBody { body: json::splice(self.json(), &parts).into(), adds_usage }
+        let body = json::splice(self.json(), &parts).into();
+        EngineRequestBody { body, form: None, adds_usage }
     }
 }
 

@@ -60,6 +60,12 @@ impl Ended {
         self.whole || self.indices.len() >= self.choices as usize
     }
 
+    /// Notes the end of a choice that has no index.
+    pub(super) fn note_next(&mut self) {
+        self.note(u32::try_from(self.indices.len()).unwrap_or(u32::MAX));
+        self.whole |= self.is_complete();
+    }
+
     /// Notes the end of a choice. Others than those that were asked for do not count, so that an
     /// engine cannot fill the memory.
     fn note(&mut self, index: u32) {
@@ -93,6 +99,9 @@ pub(super) fn read(kind: StreamKind, data: &[u8], ended: &mut Ended) -> Seen {
         StreamKind::Chunks => chunk(data, ended),
         StreamKind::Events => typed(data, ended),
         StreamKind::Messages => message(data, ended),
+        StreamKind::Transcripts | StreamKind::Speech | StreamKind::Images => {
+            named(kind, data, ended)
+        }
     }
 }
 
@@ -249,6 +258,37 @@ fn message(data: &[u8], ended: &mut Ended) -> Seen {
         _ => return Seen { is_error: has_error || kind == ERROR_EVENT, usage: None },
     }
     Seen { is_error: false, usage: start_usage }
+/// Returns true if the data of an event, or the beginning of it, is that of an event which ends a
+/// choice.
+pub(super) fn is_last(kind: StreamKind, data: &[u8]) -> bool {
+    // As a whole string. In a text, its quotes would be escaped.
+    let is_in = |name: &&str| {
+        let quoted = [b"\"", name.as_bytes(), b"\""].concat();
+        memchr::memmem::find(data, &quoted).is_some()
+    };
+    kind.last_events().iter().any(is_in)
+}
+
+/// Reads an event of a kind that has [`StreamKind::last_events`].
+fn named(kind: StreamKind, data: &[u8], ended: &mut Ended) -> Seen {
+    static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
+    // Most events are deltas.
+    if !(is_last(kind, data) || usage::is_in(data) || ERROR.find(data).is_some()) {
+        return Seen::default();
+    }
+    let mut seen = Seen::default();
+    let mut name = String::new();
+    for_each_member(data, 0, |key, start| match key {
+        "type" => name = serde_json::from_slice(value(data, start)).unwrap_or_default(),
+        "error" => seen.is_error |= value(data, start) != b"null",
+        "usage" => seen.usage = serde_json::from_slice(value(data, start)).ok().or(seen.usage),
+        _ => {}
+    });
+    seen.is_error |= name == ERROR_EVENT;
+    if !seen.is_error && kind.last_events().contains(&name.as_str()) {
+        ended.note_next();
+    }
+    seen
 }
 
 /// Calls `read` with key and start of each member of the object that begins at `start`.

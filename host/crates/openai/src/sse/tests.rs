@@ -375,3 +375,54 @@ proptest! {
         prop_assert!(watch.end() == StreamEnd::Failed || forwarded == bytes);
     }
 }
+
+/// Returns the end of a stream of one kind, and its usage.
+fn end_of(kind: StreamKind, choices: u32, stream: &str) -> (StreamEnd, Option<u32>) {
+    let mut watch = StreamWatch::new(kind, choices);
+    watch.chunk(stream.to_owned().into());
+    (watch.end_of_body(), watch.usage().map(|usage| usage.completion_tokens))
+}
+
+#[test]
+fn streams_of_audio_and_images_end_with_an_event() {
+    let delta = "data: {\"type\":\"transcript.text.delta\",\"delta\":\"transcript.text.done\"}\n\n";
+    let done = "data: {\"type\":\"transcript.text.done\",\"text\":\"a\",\
+                \"usage\":{\"type\":\"tokens\",\"input_tokens\":3,\"output_tokens\":4}}\n\n";
+    let unfinished = StreamEnd::Unfinished { mid_frame: false };
+    let kind = StreamKind::Transcripts;
+    assert_eq!(end_of(kind, 1, delta), (unfinished, None));
+    assert_eq!(end_of(kind, 1, &[delta, done].concat()), (StreamEnd::Complete, Some(4)));
+    // vLLM: the first piece of the audio is not the last one.
+    let chunk = "data: {\"object\":\"transcription.chunk\",\"choices\":[{\"delta\":{\"content\":\
+                 \"a\"},\"finish_reason\":\"stop\"}]}\n\n";
+    assert_eq!(end_of(kind, 1, chunk).0, unfinished);
+    assert_eq!(end_of(kind, 1, &[chunk, "data: [DONE]\n\n"].concat()).0, StreamEnd::Complete);
+    let error = "data: {\"error\":{\"message\":\"m\",\"code\":500}}\n\n";
+    assert_eq!(end_of(kind, 1, &[chunk, error, "data: [DONE]\n\n"].concat()).0, StreamEnd::Failed);
+    let speech = "data: {\"type\":\"speech.audio.delta\",\"audio\":\"AAAA\"}\n\n";
+    let done = "data: {\"type\":\"speech.audio.done\",\"usage\":{\"output_tokens\":9}}\n\n";
+    assert_eq!(end_of(StreamKind::Speech, 1, speech).0, unfinished);
+    let speech = [speech, done].concat();
+    assert_eq!(end_of(StreamKind::Speech, 1, &speech), (StreamEnd::Complete, Some(9)));
+    let error = "data: {\"type\":\"error\",\"error\":{\"message\":\"m\"}}\n\n";
+    assert_eq!(end_of(StreamKind::Speech, 1, error).0, StreamEnd::Failed);
+}
+
+#[test]
+fn images_are_complete_though_they_are_longer_than_a_line_that_is_parsed() {
+    let long = "A".repeat(MAX_LINE_BYTES + 10);
+    let partial = "event: image_generation.partial_image\n\
+                   data: {\"type\":\"image_generation.partial_image\",\"b64_json\":\"AAAA\"}\n\n";
+    let named = format!("event: image_generation.completed\ndata: {{\"b64_json\":\"{long}\"}}\n\n");
+    let typed = format!("data: {{\"type\":\"image_edit.completed\",\"b64_json\":\"{long}\"}}\n\n");
+    let short = "data: {\"type\":\"image_edit.completed\",\"b64_json\":\"AA\"}\n\n";
+    let unfinished = StreamEnd::Unfinished { mid_frame: false };
+    assert_eq!(end_of(StreamKind::Images, 1, partial).0, unfinished);
+    for last in [named.as_str(), &typed, short] {
+        let stream = [partial, last].concat();
+        assert_eq!(end_of(StreamKind::Images, 1, &stream).0, StreamEnd::Complete);
+        assert_eq!(end_of(StreamKind::Images, 2, &stream).0, unfinished);
+        let stream = [partial, last, last].concat();
+        assert_eq!(end_of(StreamKind::Images, 2, &stream).0, StreamEnd::Complete);
+    }
+}
