@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::hash::{BuildHasher as _, RandomState};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,7 @@ use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
     ApiKey, ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, ResponseModel,
-    Settings, raise_descriptor_limit,
+    Settings, SpoolSettings, raise_descriptor_limit,
 };
 use pointsman_policy::{
     Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
@@ -97,7 +98,7 @@ async fn run(
         Arc::new(AdminBackend { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
     let drain = Drain::default();
     let gateway = Gateway::new(GatewayParts {
-        settings: gateway_settings(&config.server, config.queue.max_wait),
+        settings: gateway_settings(&config, spec.state_dir.as_deref()),
         keys: Keys::new(config.keys.into_iter().map(api_key)),
         fleet,
         advisor: policies.slot(),
@@ -162,7 +163,10 @@ impl Step<'_> {
     }
 }
 
-fn gateway_settings(server: &pointsman_config::Server, max_wait: Duration) -> Settings {
+fn gateway_settings(config: &Config, state_dir: Option<&Path>) -> Settings {
+    let (server, max_wait) = (&config.server, config.queue.max_wait);
+    let default = || state_dir.map_or_else(std::env::temp_dir, |dir| dir.join("spool"));
+    let spool_dir = server.spool_dir.clone().unwrap_or_else(default);
     Settings {
         connections: ConnectionSettings {
             max: raise_descriptor_limit(),
@@ -173,6 +177,12 @@ fn gateway_settings(server: &pointsman_config::Server, max_wait: Duration) -> Se
         max_body: server.max_body,
         body_timeout: server.body_timeout,
         body_memory: server.body_memory,
+        spool: SpoolSettings {
+            max_upload: server.max_upload,
+            memory: server.upload_memory,
+            folder: spool_dir,
+            max_size: server.spool_size,
+        },
         plan: PlanLimits { max_wait, max_steps: server.max_attempts },
         deadline: server.deadline,
         keep_alive: server.keep_alive.unwrap_or_default(),

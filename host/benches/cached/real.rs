@@ -129,6 +129,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
             max_body: 1 << 20,
             body_timeout: deadline,
             body_memory: 128 << 20,
+            spool: pointsman_gateway::SpoolSettings::default(),
             plan: PlanLimits { max_wait: deadline, max_steps: 1 },
             deadline,
             keep_alive: Duration::ZERO,

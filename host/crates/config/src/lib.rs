@@ -65,6 +65,14 @@ pub struct Server {
     pub max_body: usize,
     /// Maximum size of all request bodies in flight in bytes; at least that of one.
     pub body_memory: usize,
+    /// Maximum size of a multipart form in bytes.
+    pub max_upload: usize,
+    /// Bytes of the files of a form that are kept in memory; what exceeds them is spooled.
+    pub upload_memory: usize,
+    /// Folder of the spool files; `None` for the default one.
+    pub spool_dir: Option<PathBuf>,
+    /// Maximum size of all spool files in bytes; at least that of one form.
+    pub spool_size: usize,
     /// Maximum time for which a client may send nothing of a body that it has begun.
     pub body_timeout: Duration,
     /// Maximum time for which a client may take nothing of a response.
@@ -185,7 +193,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let folder = folder_of(file);
     let server = root.section("server");
     let listeners = listeners::read(root, &server, folder);
-    let server = read_server(server, listeners);
+    let server = read_server(server, listeners, folder);
     let log = read_log(root.section("log"));
     let keys =
         root.sections("keys").into_iter().filter_map(|section| read_key(section, folder)).collect();
@@ -234,7 +242,11 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     })
 }
 
-fn read_server(section: Section<'_>, listeners: Option<Vec<Listener>>) -> Option<Server> {
+fn read_server(
+    section: Section<'_>,
+    listeners: Option<Vec<Listener>>,
+    folder: &Path,
+) -> Option<Server> {
     const MAX_BODY_LIMIT: u64 = 1 << 30;
     let max_body = section.bytes("max-body").unwrap_or(32 << 20);
     if !(1..=MAX_BODY_LIMIT).contains(&max_body) {
@@ -246,6 +258,7 @@ fn read_server(section: Section<'_>, listeners: Option<Vec<Listener>>) -> Option
     if body_memory < max_body {
         section.error_at("body-memory", Code::OutOfRange.with("must be at least `max-body`"));
     }
+    let forms = read_forms(&section, folder, body_memory);
     let body_timeout = section.positive_duration("body-timeout", Duration::from_secs(30));
     let write_timeout = section.positive_duration("write-timeout", Duration::from_secs(30));
     // Longer than the 60 s for which load balancers keep idle connections by default: they must be
@@ -263,6 +276,10 @@ fn read_server(section: Section<'_>, listeners: Option<Vec<Listener>>) -> Option
         hosts,
         max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
         body_memory: usize::try_from(body_memory).unwrap_or(usize::MAX),
+        max_upload: forms.max_upload,
+        upload_memory: forms.upload_memory,
+        spool_dir: forms.spool_dir,
+        spool_size: forms.spool_size,
         body_timeout,
         write_timeout,
         idle_timeout,
@@ -272,6 +289,37 @@ fn read_server(section: Section<'_>, listeners: Option<Vec<Listener>>) -> Option
         max_attempts,
         deadline,
     })
+}
+
+/// The limits of multipart forms.
+struct Forms {
+    max_upload: usize,
+    upload_memory: usize,
+    spool_dir: Option<PathBuf>,
+    spool_size: usize,
+}
+
+fn read_forms(section: &Section<'_>, folder: &Path, body_memory: u64) -> Forms {
+    const MAX_UPLOAD_LIMIT: u64 = 64 << 30;
+    let max_upload = section.bytes("max-upload").unwrap_or(200 << 20);
+    if !(1..=MAX_UPLOAD_LIMIT).contains(&max_upload) {
+        section.error_at("max-upload", Code::OutOfRange.with("must be between 1B and 64GiB"));
+    }
+    let upload_memory = section.bytes("upload-memory").unwrap_or(1 << 20);
+    if upload_memory > body_memory {
+        section.error_at("upload-memory", Code::OutOfRange.with("must be at most `body-memory`"));
+    }
+    let spool_size = section.bytes("spool-size").unwrap_or(max_upload.max(2 << 30));
+    if spool_size < max_upload {
+        section.error_at("spool-size", Code::OutOfRange.with("must be at least `max-upload`"));
+    }
+    let to_usize = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    Forms {
+        max_upload: to_usize(max_upload),
+        upload_memory: to_usize(upload_memory),
+        spool_dir: section.string("spool-dir").map(|path| folder.join(path)),
+        spool_size: to_usize(spool_size),
+    }
 }
 
 /// Reports names that no `Host` can have, so that a typing error does not lock clients out.

@@ -49,6 +49,8 @@ fn one_lane_is_enough() {
     let config = parse(LANE).unwrap();
     assert_eq!(config.server.listeners[0].address, Address::default());
     assert_eq!(config.server.max_body, 32 << 20);
+    assert_eq!((config.server.max_upload, config.server.spool_size), (200 << 20, 2 << 30));
+    assert_eq!(config.server.spool_dir, None);
     assert_eq!(
         (config.server.keep_alive, config.server.max_attempts),
         (Some(Duration::from_secs(10)), 5)
@@ -314,6 +316,16 @@ fn errors_in_settings_of_the_host_have_key_and_code() {
         (
             format!("[server]\nbody-memory = \"31MiB\"\n{LANE}"),
             "server.body-memory",
+            Code::OutOfRange,
+        ),
+        (
+            format!("[server]\nmax-upload = \"3GiB\"\nspool-size = \"2GiB\"\n{LANE}"),
+            "server.spool-size",
+            Code::OutOfRange,
+        ),
+        (
+            format!("[server]\nupload-memory = \"1GiB\"\n{LANE}"),
+            "server.upload-memory",
             Code::OutOfRange,
         ),
         (

@@ -10,10 +10,10 @@ use http_body_util::BodyExt;
 use pointsman_domain::dispatch::AcquireError;
 use pointsman_domain::request_flow::Declined;
 use pointsman_domain::{RequestView as _, Serving, SlotRequest};
-use pointsman_fleet::{EngineBody, EngineError, Fleet, Lease};
+use pointsman_fleet::{EngineBody, EngineError, Fleet, Lease, RequestBody, Segment};
 use pointsman_openai::{
-    EndpointShape, EngineErrorBody, EngineRequestBody, ErrorBody, ErrorForm, Request, StreamEnd,
-    StreamKind, StreamWatch, Translate,
+    EndpointShape, EngineErrorBody, EngineRequestBody, ErrorBody, ErrorForm, FormContent, Request,
+    StreamEnd, StreamKind, StreamWatch, Translate,
 };
 use tokio::time::Instant;
 
@@ -169,7 +169,9 @@ async fn first_byte(
     // Engines that the host runs read nothing from it that a client should choose.
     let path = request.path(lease.is_external());
     let wanted = WantedRewrite::new(request, names, sent.adds_usage);
-    let response = lease.send(&path, headers_for_engine(request), sent.body).await?;
+    let (content_type, body) = typed_body(sent);
+    let headers = headers_for_engine(request, content_type);
+    let response = lease.send(&path, headers, body).await?;
     let (head, mut body) = check_status(lease, response).await?.into_parts();
     let (status, headers) = (head.status, head.headers);
     if status.is_success() && is_observable_stream(&headers) {
@@ -182,7 +184,11 @@ async fn first_byte(
             return first_error(lease, lane, headers, &watch);
         }
         let (watch, first, rest) = (Some(watch), Some(first), Some(body));
-        let rewrite = (kind != StreamKind::Events).then(|| wanted.of_stream()).flatten();
+        let names_model = matches!(
+            kind,
+            StreamKind::Chunks | StreamKind::Messages | StreamKind::Transcripts
+        );
+        let rewrite = names_model.then(|| wanted.of_stream()).flatten();
         return Ok(EngineResponse { lane, status, headers, watch, first, rest, rewrite });
     }
     let mut first = BytesMut::new();
@@ -277,10 +283,23 @@ fn first_error(
     Ok(EngineResponse { lane, status, headers, watch: None, first, rest: None, rewrite: None })
 }
 
+/// Returns the body that the engine gets, with its type.
+fn typed_body(sent: EngineRequestBody) -> (HeaderValue, RequestBody) {
+    let json = HeaderValue::from_static("application/json");
+    let Some(form) = sent.form else { return (json, sent.body.into()) };
+    let segment = |content| match content {
+        FormContent::Memory(bytes) => Segment::Memory(bytes),
+        FormContent::File(file, range) => Segment::File(file, range),
+    };
+    let body: Vec<Segment> = form.body.into_iter().map(segment).collect();
+    // A boundary has only characters that headers may have.
+    (HeaderValue::from_str(&form.content_type).unwrap_or(json), RequestBody::new(body))
+}
+
 /// Returns the headers of a request to an engine.
-fn headers_for_engine(request: &Request) -> HeaderMap {
+fn headers_for_engine(request: &Request, content_type: HeaderValue) -> HeaderMap {
     let mut headers = headers::for_engine(request.headers());
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, content_type);
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     request_id::set(&mut headers, request.id());
     headers

@@ -4,25 +4,37 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Buf, Bytes};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 
 use crate::activity::RequestGuard;
 use crate::unsent::Unsent;
 
+/// What is read and discarded of an upload that got its response early: bytes, and time.
+pub(crate) const MAX_DISCARDED: usize = 64 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The body of a request, which notes when all of it was read.
 pub(crate) struct RequestBody {
-    body: Incoming,
+    /// `None` once it was left unread.
+    body: Option<Incoming>,
     unread: Arc<AtomicBool>,
+    rest: Option<UnreadBody>,
 }
 
+/// What is left of the body of a request when all else of the request was dropped.
+pub(crate) type UnreadBody = Arc<Mutex<Option<Incoming>>>;
+
 impl RequestBody {
-    /// `unread` becomes false when all of the body was read.
-    pub(crate) fn new(body: Incoming, unread: Arc<AtomicBool>) -> Self {
-        Self { body, unread }
+    /// `unread` becomes false when all of the body was read; `rest` gets what is not read.
+    pub(crate) fn new(body: Incoming, unread: Arc<AtomicBool>, rest: Option<UnreadBody>) -> Self {
+        Self { body: Some(body), unread, rest }
     }
 }
 
@@ -34,8 +46,9 @@ impl http_body::Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if frame.is_none() || self.body.is_end_stream() {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        if frame.is_none() || body.is_end_stream() {
             // Relaxed: the flag guards no other memory.
             self.unread.store(false, Ordering::Relaxed);
         }
@@ -43,12 +56,41 @@ impl http_body::Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(Incoming::size_hint).unwrap_or_default()
     }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(rest) = &self.rest
+            && self.unread.load(Ordering::Relaxed)
+        {
+            *rest.lock() = self.body.take();
+        }
+    }
+}
+
+/// Reads and discards the rest of a body, within limits of size and time. Returns true if all of it
+/// was read.
+pub(crate) async fn discard(mut body: Incoming) -> bool {
+    let mut left = MAX_DISCARDED;
+    let discard = async {
+        while left > 0 {
+            match body.frame().await {
+                None => return true,
+                Some(Err(_)) => return false,
+                Some(Ok(frame)) => {
+                    left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                }
+            }
+        }
+        false
+    };
+    tokio::time::timeout(DISCARD_TIMEOUT, discard).await.unwrap_or(false)
 }
 
 /// The body of a response, with which the request ends. With HTTP/2 it only ends when the client

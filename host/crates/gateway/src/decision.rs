@@ -12,7 +12,7 @@ use pointsman_domain::{
     RequestView as _, SlotRequest,
 };
 use pointsman_fleet::Fleet;
-use pointsman_openai::{Head, Hold, ModelNames, Request};
+use pointsman_openai::{BodyKind, Head, Hold, ModelNames, Request};
 use tracing::Span;
 
 use crate::error::{DownLane, RouteError};
@@ -24,6 +24,7 @@ use crate::policy_threads::LARGE_BODY;
 use crate::recording::{self, Recording};
 use crate::request_tracker::RequestTracker;
 use crate::settings::{AdvisorHandle, ListenerSettings};
+use crate::upload::Received;
 use crate::{paths, upload};
 
 /// Large bodies that are parsed at a time. Bounds threads and memory; parsing is CPU work.
@@ -99,8 +100,14 @@ pub(crate) async fn accept(
     let identity = pipeline.keys.identity(&parts.headers)?;
     let tenant = identity.tenant;
     span.record("tenant", tenant.as_deref());
-    let received = upload::receive(&pipeline.uploads, &parts.headers, body, tenant.as_deref());
-    let (body, reservation) = received.await?;
+    let kind = BodyKind::for_endpoint(endpoint);
+    let uploads = &pipeline.uploads;
+    let received = upload::receive(uploads, kind, &parts.headers, body, tenant.as_deref());
+    let (received, reservation) = received.await?;
+    let (body, form) = match received {
+        Received::Json(body) => (body, None),
+        Received::Form(form) => (form.json(), Some(Arc::new(form))),
+    };
     let mut headers = detached(&parts.headers);
     if headers.remove(header::CONTENT_ENCODING).is_some() {
         // The body has been decoded.
@@ -113,6 +120,7 @@ pub(crate) async fn accept(
         headers,
         query: paths::query_for_engine(&parts.uri),
         hold: Some(Hold::new(reservation)),
+        form,
         ..Head::default()
     };
     let listener = parts.extensions.get::<Arc<ListenerSettings>>().cloned().unwrap_or_default();

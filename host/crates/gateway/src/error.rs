@@ -34,8 +34,14 @@ const MAX_EXCERPT: usize = 200;
 pub(crate) enum RouteError {
     #[error("missing or invalid API key; send it as `Authorization: Bearer KEY`")]
     Unauthorized,
-    #[error("expected content type `application/json`, found {}", content_type(.0.as_deref()))]
-    ContentType(Option<String>),
+    #[error("expected content type `{expected}`, found {}", content_type(.given.as_deref()))]
+    ContentType { expected: &'static str, given: Option<String> },
+    #[error("the request body is not a valid multipart form: {0}")]
+    InvalidForm(&'static str),
+    #[error("failed to store the upload: {0}")]
+    Spool(#[source] std::io::Error),
+    #[error("the host has no space for another upload of this size at the moment")]
+    SpoolFull,
     #[error(
         "unsupported content encoding `{}`: expected one of {}",
         excerpt(.0),
@@ -170,7 +176,9 @@ impl RouteError {
     pub(crate) fn code(&self) -> Option<ErrorCode> {
         Some(match self {
             Self::Unauthorized => ErrorCode::InvalidApiKey,
-            Self::ContentType(_) => ErrorCode::UnsupportedMediaType,
+            Self::ContentType { .. } => ErrorCode::UnsupportedMediaType,
+            Self::InvalidForm(_) => ErrorCode::InvalidForm,
+            Self::Spool(_) => ErrorCode::InsufficientStorage,
             Self::ContentEncoding(_) => ErrorCode::UnsupportedEncoding,
             Self::InvalidEncoding { .. } => ErrorCode::InvalidEncoding,
             Self::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
@@ -196,7 +204,7 @@ impl RouteError {
             Self::NoLane { .. } => ErrorCode::NoLaneAvailable,
             Self::Stopping => ErrorCode::Stopping,
             Self::BodyTimeout => ErrorCode::RequestTimeout,
-            Self::BodyMemory | Self::TooManyRequests => ErrorCode::HostOverloaded,
+            Self::BodyMemory | Self::SpoolFull | Self::TooManyRequests => ErrorCode::HostOverloaded,
             Self::HostNotAllowed => ErrorCode::HostNotAllowed,
             Self::Attempt { error, .. } => error.code(),
             Self::UnknownPath { .. } | Self::UnknownCommand(_) => ErrorCode::NotFound,
@@ -240,14 +248,17 @@ impl RouteError {
             Self::NoLane { retry_in, .. } => {
                 response.with_retry_after(Some((*retry_in).min(MAX_RETRY_ESTIMATE)))
             }
-            Self::Stopping | Self::BodyMemory | Self::TooManyRequests => {
-                response.with_retry_after(Some(RETRY_LOST_ENGINE))
-            }
+            Self::Stopping
+            | Self::BodyMemory
+            | Self::Spool(_)
+            | Self::SpoolFull
+            | Self::TooManyRequests => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
             Self::Attempt { lane, error } => response
                 .with_all(error.headers())
                 .with_optional(headers::LANE, to_header_value(lane))
                 .with_retry_after(error.retry_in()),
-            Self::ContentType(_)
+            Self::ContentType { .. }
+            | Self::InvalidForm(_)
             | Self::InvalidEncoding { .. }
             | Self::BodyTooLarge { .. }
             | Self::BodyTimeout
@@ -468,7 +479,7 @@ mod tests {
         let path = model.clone();
         for error in [
             RouteError::UnknownModel { model: model.clone(), hint: String::new() },
-            RouteError::ContentType(Some(model.clone())),
+            RouteError::ContentType { expected: "a", given: Some(model.clone()) },
             RouteError::UnknownPath { method: Method::GET, path },
             RouteError::UnknownCommand(model.clone()),
             RouteError::UnknownLane(model.clone()),

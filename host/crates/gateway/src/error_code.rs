@@ -78,16 +78,19 @@ error_codes! {
     /// Arrays and objects of the request body are nested too deeply.
     TooDeeplyNested = "too_deeply_nested", BAD_REQUEST, "invalid_request_error",
         retry_after: false;
-    /// The content type is not `application/json`.
+    /// The content type is not `application/json`, or `multipart/form-data` for endpoints that
+    /// take files.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE,
         "invalid_request_error", retry_after: false;
+    /// The request body is not a multipart form, ends early, or has parts with invalid headers.
+    InvalidForm = "invalid_form", BAD_REQUEST, "invalid_request_error", retry_after: false;
     /// The request body has a content encoding that the host cannot decode, or several.
     UnsupportedEncoding = "unsupported_encoding", UNSUPPORTED_MEDIA_TYPE,
         "invalid_request_error", retry_after: false;
     /// The request body is not what its content encoding says, or ends early.
     InvalidEncoding = "invalid_encoding", BAD_REQUEST, "invalid_request_error",
         retry_after: false;
-    /// The request body exceeds `server.max-body`.
+    /// The request body exceeds `server.max-body`, or a form `server.max-upload`.
     RequestTooLarge = "request_too_large", PAYLOAD_TOO_LARGE, "invalid_request_error",
         retry_after: false;
     /// The request body did not arrive in time; see `server.body-timeout`.
@@ -105,9 +108,12 @@ error_codes! {
     /// The path does not support the method.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "invalid_request_error",
         retry_after: false;
-    /// The bodies of the requests in flight use all of `server.body-memory`, or all places of
-    /// requests with HTTP/2 are taken.
+    /// The bodies of the requests in flight use all of `server.body-memory` or `server.spool-size`,
+    /// or all places of requests with HTTP/2 are taken.
     HostOverloaded = "host_overloaded", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
+    /// An upload cannot be written to `server.spool-dir`, for example because the disk is full.
+    InsufficientStorage = "insufficient_storage", INSUFFICIENT_STORAGE, "server_error",
+        retry_after: true;
     /// No lane can serve the request now.
     NoLaneAvailable = "no_lane_available", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
     /// The host shuts down, and accepts no new requests.

@@ -24,7 +24,7 @@ use crate::protocols::Protocols;
 use crate::routes;
 use crate::settings::{AdvisorSlot, ListenerSettings, Settings, StatusPart};
 use crate::status::StatusSources;
-use crate::upload::{BodyMemory, MAX_DECODERS, Uploads};
+use crate::upload::{BodyMemory, MAX_DECODERS, Spool, Uploads};
 
 /// The components that a gateway is made of.
 pub struct GatewayParts {
@@ -88,6 +88,9 @@ impl Gateway {
             timeout: settings.body_timeout,
             deadline: settings.deadline,
             memory: Arc::new(memory),
+            max_upload: settings.spool.max_upload,
+            form_memory: settings.spool.memory,
+            spool: Spool::new(&settings.spool, metrics.spool_bytes.clone()),
             decoders: FairPermits::new(MAX_DECODERS),
             stop: drain.stopping().clone(),
         };

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
 use crate::activity::{Activity, RequestGuard};
-use crate::body::{GuardedBody, RequestBody};
+use crate::body::{GuardedBody, RequestBody, UnreadBody, discard};
 use crate::connection::{ClientStream, Timeouts};
 use crate::cors::{Cors, CorsHeaders};
 use crate::drain::Drain;
@@ -137,6 +137,19 @@ async fn serve_requests(
     }
 }
 
+/// Returns true if a request uploads a file, at once: libraries for Node.js report a connection
+/// error, and not the response, if one arrives while they are still sending.
+fn is_upload(request: &Request<Incoming>) -> bool {
+    let headers = request.headers();
+    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let kind = b"multipart/form-data";
+    let is_form = content_type
+        .and_then(|given| given.get(..kind.len()))
+        .is_some_and(|given| given.eq_ignore_ascii_case(kind));
+    // A client that waits for `100 Continue` sends nothing, and HTTP/2 ends each stream by itself.
+    is_form && !headers.contains_key(header::EXPECT) && request.version() < Version::HTTP_2
+}
+
 /// Serves a request if its host name is one of the listener's.
 async fn serve(
     listener: &Listener,
@@ -145,7 +158,9 @@ async fn serve(
 ) -> Response<GuardedBody> {
     let has_place = request.version() < Version::HTTP_2 || guard.take_place(&listener.requests);
     let unread = Arc::new(AtomicBool::new(!request.body().is_end_stream()));
-    let request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&unread))));
+    let rest = is_upload(&request).then(UnreadBody::default);
+    let request =
+        request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&unread), rest.clone())));
     let (version, is_head) = (request.version(), request.method() == Method::HEAD);
     // Only then a client does not expect to keep the connection.
     let is_last = version < Version::HTTP_11 || request.headers().contains_key(header::CONNECTION);
@@ -180,6 +195,12 @@ async fn serve(
             // hyper only drops the body itself with HTTP/1.
             GuardedBody::new(if is_head { Body::empty() } else { body }, guard)
         });
+    }
+    let rest = rest.and_then(|rest| rest.lock().take());
+    if let Some(rest) = rest
+        && discard(rest).await
+    {
+        unread.store(false, Ordering::Relaxed);
     }
     // hyper closes the connection then, unless the rest has arrived by chance.
     let leaves_body_unread = unread.load(Ordering::Relaxed);

@@ -85,7 +85,7 @@ pub use self::identity::{ApiKey, Identity, Keys, Unauthorized};
 pub use self::metrics::GatewayMetrics;
 pub use self::settings::{
     AdvisorSlot, ConnectionSettings, HealthRule, ListenerSettings, ResponseModel, Settings,
-    StatusPart,
+    SpoolSettings, StatusPart,
 };
 pub use self::socket::{SocketError, SocketFile};
 pub use self::tls::{Tls, TlsError, TlsFiles};

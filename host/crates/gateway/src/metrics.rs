@@ -56,6 +56,7 @@ pub struct GatewayMetrics {
     pub(crate) in_flight: Gauge,
     pub(crate) first_byte_seconds: Histogram,
     pub(crate) body_bytes: Gauge,
+    pub(crate) spool_bytes: Gauge,
     connections: Gauge,
     refused: Family<RefusedLabels, Counter>,
     answered: Counter,
@@ -77,6 +78,7 @@ impl GatewayMetrics {
             in_flight: Gauge::default(),
             first_byte_seconds: seconds(),
             body_bytes: Gauge::default(),
+            spool_bytes: Gauge::default(),
             connections: Gauge::default(),
             refused: Family::default(),
             answered: Counter::default(),
@@ -114,6 +116,11 @@ impl GatewayMetrics {
             "pointsman_body_bytes",
             "Size of the request bodies in flight",
             self.body_bytes.clone(),
+        );
+        registry.register(
+            "pointsman_spool_bytes",
+            "Size of the uploads in spool files",
+            self.spool_bytes.clone(),
         );
     }
 

@@ -1,6 +1,7 @@
 //! Settings of the HTTP side, and types of the components that the binary provides.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,6 +105,31 @@ impl Default for ConnectionSettings {
     }
 }
 
+/// Limits of multipart forms, and where what is too large for memory goes.
+#[derive(Debug, Clone)]
+pub struct SpoolSettings {
+    /// Maximum size of a form in bytes.
+    pub max_upload: usize,
+    /// Bytes of the files of a form that are kept in memory.
+    pub memory: usize,
+    /// Folder of the spool files, which have no names.
+    pub folder: PathBuf,
+    /// Maximum size of all spool files in bytes.
+    pub max_size: usize,
+}
+
+impl Default for SpoolSettings {
+    /// Returns the defaults of the configuration, with the system's folder for temporary files.
+    fn default() -> Self {
+        Self {
+            max_upload: 200 << 20,
+            memory: 1 << 20,
+            folder: std::env::temp_dir(),
+            max_size: 2 << 30,
+        }
+    }
+}
+
 /// Settings of the HTTP side.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -115,6 +141,8 @@ pub struct Settings {
     pub body_timeout: Duration,
     /// Maximum size of all request bodies in flight in bytes.
     pub body_memory: usize,
+    /// Limits of multipart forms.
+    pub spool: SpoolSettings,
     /// Limits of every plan.
     pub plan: PlanLimits,
     /// Maximum time from a request to the first byte of its response, over all attempts.

@@ -180,6 +180,7 @@ impl TestGateway {
                 max_body: 1 << 20,
                 body_timeout: Duration::from_secs(30),
                 body_memory: 8 << 20,
+                spool: crate::settings::SpoolSettings::default(),
                 plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MAX_ATTEMPTS },
                 deadline: Duration::from_secs(30),
                 keep_alive: Duration::ZERO,

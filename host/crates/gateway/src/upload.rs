@@ -1,5 +1,8 @@
 //! Receives the bodies of requests, within limits of size, time and memory.
 
+mod multipart;
+mod spool;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::future::Future as _;
@@ -15,10 +18,13 @@ use http::{HeaderMap, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use pointsman_fleet::{ContentEncoding, UnsupportedEncoding, decode};
+use pointsman_openai::{BodyKind, Form};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::multipart::{boundary_of, receive_form};
+pub(crate) use self::spool::Spool;
 use crate::error::RouteError;
 use crate::fair_permits::FairPermits;
 use crate::pace::Pace;
@@ -45,6 +51,12 @@ pub(crate) struct Uploads {
     /// Maximum time of a request before the first byte of its response, which includes its body.
     pub(crate) deadline: Duration,
     pub(crate) memory: Arc<BodyMemory>,
+    /// Maximum size of a multipart form in bytes.
+    pub(crate) max_upload: usize,
+    /// Bytes of a form's files that are kept in memory, before they go to a spool file.
+    pub(crate) form_memory: usize,
+    /// Where what exceeds this goes.
+    pub(crate) spool: Spool,
     /// Limits the encoded bodies that are decoded at a time.
     pub(crate) decoders: FairPermits,
     /// Cancelled when the host stops: bodies that have not been received are rejected.
@@ -118,12 +130,14 @@ pub(crate) struct Reservation {
     bytes: usize,
     /// The bytes that count as the tenant's: all, once the body is large.
     tenant_bytes: usize,
+    /// The space of the spool file, which is given back together with the memory.
+    spooled: Option<Box<Self>>,
 }
 
 impl Reservation {
     fn new(memory: &Arc<BodyMemory>, tenant: Option<&str>) -> Self {
         let (memory, tenant) = (Arc::clone(memory), tenant.map(str::to_owned));
-        Self { memory, tenant, bytes: 0, tenant_bytes: 0 }
+        Self { memory, tenant, bytes: 0, tenant_bytes: 0, spooled: None }
     }
 
     /// Adds the memory of the next chunk.
@@ -163,12 +177,12 @@ impl Drop for Reservation {
 }
 
 /// A received body, which keeps its reservation while there are references to its bytes.
-struct Received {
+struct ReceivedBytes {
     data: Vec<u8>,
     _reservation: Arc<Reservation>,
 }
 
-impl AsRef<[u8]> for Received {
+impl AsRef<[u8]> for ReceivedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.data
     }
@@ -207,10 +221,10 @@ enum WireError {
 }
 
 impl Wire {
-    fn new(uploads: &Uploads, body: Body) -> Self {
+    fn new(uploads: &Uploads, body: Body, max: usize) -> Self {
         let pace = Pace::new(uploads.timeout, MIN_UPLOAD_RATE);
         let timer = Box::pin(tokio::time::sleep(uploads.timeout));
-        Self { body, pace, timer, left: uploads.max_body }
+        Self { body, pace, timer, left: max }
     }
 }
 
@@ -250,23 +264,47 @@ impl http_body::Body for Wire {
     }
 }
 
-/// Receives a whole body, which has to be JSON, and decodes it if it is encoded. The request has to
-/// keep the reservation until it ends, because its body may be replaced by an edited one. `tenant`
-/// is `None` without keys.
+/// The body of a request.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// JSON, which has not been parsed.
+    Json(Bytes),
+    /// A multipart form.
+    Form(Form),
+}
+
+/// Receives a whole body, and decodes it if it is encoded. The request has to keep the reservation
+/// until it ends, because its body may be replaced by an edited one. `tenant` is `None` without
+/// keys.
 pub(crate) async fn receive(
     uploads: &Uploads,
+    kind: BodyKind,
     headers: &HeaderMap,
     body: Body,
     tenant: Option<&str>,
-) -> Result<(Bytes, Arc<Reservation>), RouteError> {
-    check_content_type(headers)?;
+) -> Result<(Received, Arc<Reservation>), RouteError> {
+    let boundary = check_content_type(kind, headers)?;
     let encoding = ContentEncoding::of_message(headers);
     let encoding = encoding.map_err(|UnsupportedEncoding| content_encoding(headers))?;
+    let max = if boundary.is_some() { uploads.max_upload } else { uploads.max_body };
     // The announced length: known before any byte of the body is read.
-    if body.size_hint().lower() > uploads.max_body as u64 {
-        return Err(RouteError::BodyTooLarge { max: uploads.max_body });
+    if body.size_hint().lower() > max as u64 {
+        return Err(RouteError::BodyTooLarge { max });
     }
-    let receiving = receive_json(uploads, encoding, body, tenant);
+    let receiving = async {
+        match boundary {
+            None => {
+                let (body, reservation) = receive_json(uploads, encoding, body, tenant).await?;
+                Ok((Received::Json(body), reservation))
+            }
+            Some(boundary) => {
+                // Boxed: few requests have a form, and its state is large.
+                let form = Box::pin(receive_form(uploads, encoding, boundary, body, tenant));
+                let (form, reservation) = form.await?;
+                Ok((Received::Form(form), Arc::new(reservation)))
+            }
+        }
+    };
     let receiving = tokio::time::timeout(uploads.deadline, receiving);
     match uploads.stop.run_until_cancelled(receiving).await {
         Some(received) => received.unwrap_or(Err(RouteError::BodyTimeout)),
@@ -287,7 +325,7 @@ async fn receive_json(
         Some(_) => Some(uploads.decoders.acquire(tenant).await),
         None => None,
     };
-    let mut body = decode(encoding, Wire::new(uploads, body)).await;
+    let mut body = decode(encoding, Wire::new(uploads, body, uploads.max_body)).await;
     let mut reservation = Reservation::new(&uploads.memory, tenant);
     let mut data = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -301,7 +339,7 @@ async fn receive_json(
         append(&mut data, &chunk, expected);
     }
     let reservation = Arc::new(reservation);
-    let received = Received { data, _reservation: Arc::clone(&reservation) };
+    let received = ReceivedBytes { data, _reservation: Arc::clone(&reservation) };
     Ok((Bytes::from_owner(received), reservation))
 }
 
@@ -330,13 +368,22 @@ fn content_encoding(headers: &HeaderMap) -> RouteError {
     RouteError::ContentEncoding(names.join(", "))
 }
 
-fn check_content_type(headers: &HeaderMap) -> Result<(), RouteError> {
+/// Checks that a body is of this kind. Returns the boundary of a form; `None` for JSON.
+fn check_content_type(kind: BodyKind, headers: &HeaderMap) -> Result<Option<String>, RouteError> {
     let given = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let essence = given.unwrap_or("").split(';').next().unwrap_or("").trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        Ok(())
-    } else {
-        Err(RouteError::ContentType(given.map(str::to_owned)))
+    let is_form = essence.eq_ignore_ascii_case("multipart/form-data");
+    let is_json = essence.eq_ignore_ascii_case("application/json");
+    match (kind, given) {
+        (BodyKind::Form | BodyKind::Either, Some(given)) if is_form => boundary_of(given).map(Some),
+        (BodyKind::Json | BodyKind::Either, Some(_)) if is_json => Ok(None),
+        (BodyKind::Json | BodyKind::Form | BodyKind::Either, given) => {
+            let expected = match kind {
+                BodyKind::Json | BodyKind::Either => "application/json",
+                BodyKind::Form => "multipart/form-data",
+            };
+            Err(RouteError::ContentType { expected, given: given.map(str::to_owned) })
+        }
     }
 }
 
@@ -357,6 +404,9 @@ mod tests {
             deadline: Duration::from_secs(3_600),
             memory: Arc::new(BodyMemory::new(memory, max_body, Gauge::default())),
             decoders: FairPermits::new(MAX_DECODERS),
+            max_upload: max_body,
+            form_memory: MIB,
+            spool: Spool::new(&crate::settings::SpoolSettings::default(), Gauge::default()),
             stop: CancellationToken::new(),
         }
     }
@@ -372,7 +422,20 @@ mod tests {
     ) -> Result<(Bytes, Arc<Reservation>), ErrorCode> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        receive(uploads, &headers, body, tenant).await.map_err(|error| error.code().unwrap())
+        receive_as_json(uploads, &headers, body, tenant).await
+    }
+
+    async fn receive_as_json(
+        uploads: &Uploads,
+        headers: &HeaderMap,
+        body: Body,
+        tenant: Option<&str>,
+    ) -> Result<(Bytes, Arc<Reservation>), ErrorCode> {
+        match receive(uploads, BodyKind::Json, headers, body, tenant).await {
+            Ok((Received::Json(body), reservation)) => Ok((body, reservation)),
+            Ok((Received::Form(_), _)) => panic!("a form"),
+            Err(error) => Err(error.code().unwrap()),
+        }
     }
 
     fn chunks(chunk: usize, pause: Duration) -> impl futures_util::Stream<Item = Bytes> + Send {
@@ -458,8 +521,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
-        let received = receive(uploads, &headers, body, None).await;
-        received.map(|(body, _)| body).map_err(|error| error.code().unwrap())
+        receive_as_json(uploads, &headers, body, None).await.map(|(body, _)| body)
     }
 
     async fn encoded(encoding: &'static str, body: impl Into<Body>) -> Bytes {

@@ -258,6 +258,8 @@ fn message(data: &[u8], ended: &mut Ended) -> Seen {
         _ => return Seen { is_error: has_error || kind == ERROR_EVENT, usage: None },
     }
     Seen { is_error: false, usage: start_usage }
+}
+
 /// Returns true if the data of an event, or the beginning of it, is that of an event which ends a
 /// choice.
 pub(super) fn is_last(kind: StreamKind, data: &[u8]) -> bool {
