@@ -20,6 +20,7 @@ mod middleware;
 mod model_names;
 mod models;
 mod module_cycles;
+mod multipart;
 mod openai;
 mod policies;
 mod policy_cli;

@@ -38,6 +38,7 @@ mod engine;
 mod fields;
 mod llama;
 mod loading;
+mod media;
 mod memory;
 mod messages;
 mod metrics;

@@ -12,7 +12,7 @@ use super::completions::complete;
 use super::engine::Engine;
 use super::pooling::{self, Task};
 use super::responses::{Reply, llama_error, llama_server_error, ok, text};
-use super::{messages, metrics};
+use super::{media, messages, metrics};
 
 /// The paths that need no API key.
 const PUBLIC_PATHS: [&str; 6] =
@@ -81,6 +81,7 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
         (&Method::POST, "/v1/chat/completions" | "/v1/completions") => {
             complete(engine, request).await
         }
+        (&Method::POST, path) if media::has(&engine, path) => media::respond(engine, request).await,
         (method, path) => match Task::of_path(path).filter(|task| task.is_llama()) {
             Some(task) if method == Method::POST && path != "/v2/rerank" => {
                 pooling::respond(&engine, task, request).await

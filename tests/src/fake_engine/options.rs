@@ -89,6 +89,12 @@ pub struct Options {
     /// The model reads images, audio and video.
     #[arg(long)]
     pub vision: bool,
+    /// The model transcribes and speaks: the endpoints below `/v1/audio`.
+    #[arg(long)]
+    pub audio: bool,
+    /// The model generates images: the endpoints below `/v1/images`.
+    #[arg(long)]
+    pub images: bool,
     /// Enable `/metrics` (llama.cpp with a model; otherwise always enabled).
     #[arg(long)]
     pub metrics: bool,

@@ -12,7 +12,7 @@ use super::completions::{complete, max_tokens, parse_body, prompt};
 use super::engine::Engine;
 use super::pooling::{self, Task};
 use super::responses::{Reply, detail, empty, failure, json, ok, text};
-use super::{messages, metrics, sleep_mode};
+use super::{media, messages, metrics, sleep_mode};
 
 /// The paths of all models with their allowed methods.
 const PATHS: [(&str, &str); 8] = [
@@ -102,6 +102,7 @@ pub(super) async fn respond(engine: Arc<Engine>, mut request: Request<Incoming>)
         (&Method::GET, "/openapi.json") if !engine.options.disable_fastapi_docs => {
             ok(&engine, &openapi(&engine))
         }
+        (&Method::POST, path) if media::has(&engine, path) => media::respond(engine, request).await,
         (method, _) => match paths(&engine).into_iter().find(|(known, _)| *known == path) {
             Some(("/v1/chat/completions" | "/v1/completions", _)) if method == Method::POST => {
                 complete(engine, request).await
