@@ -8,14 +8,15 @@ use bytes::Bytes;
 use http::header::{InvalidHeaderName, InvalidHeaderValue};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pointsman_domain::{DroppedEdit, Edit, RequestView as _};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::conversation::Conversation;
 use crate::bad_request::BadRequest;
 use crate::document::{Container, Node};
 use crate::endpoint::{EndpointShape, PromptShape};
+use crate::error_form::ErrorForm;
 use crate::json::{self, PointerError};
-use crate::request::{Head, Limit, Request, check_field, read_stream};
+use crate::request::{Head, Limit, Request, check_field, is_streaming, lowest_limit};
 
 /// vLLM's minimum number of tokens.
 const MIN_TOKENS: &str = "min_tokens";
@@ -239,6 +240,9 @@ impl<'a> Draft<'a> {
     fn cap_output(&mut self, max: u32) -> Result<(), PointerError> {
         let limits = self.shape.output_limits;
         let Some(default) = limits.last() else { return Ok(()) };
+        if self.shape.errors == ErrorForm::Ollama {
+            return self.cap_num_predict(max);
+        }
         let mut is_limited = false;
         for limit in limits {
             is_limited |= self.lower(limit.name(), max)? && limit.is_read_by_all(self.shape.prompt);
@@ -250,6 +254,25 @@ impl<'a> Draft<'a> {
             self.body_is_edited = true;
         }
         Ok(())
+    }
+
+    /// Lowers or sets the limit that Ollama reads.
+    fn cap_num_predict(&mut self, max: u32) -> Result<(), PointerError> {
+        let path = ["options", "num_predict"].map(str::to_owned);
+        let limit = match self.body().member(&path[0])? {
+            Some(options) => options.member(&path[1])?.and_then(|limit| limit.text()),
+            None => None,
+        };
+        let is_low = |limit: u64| limit <= u64::from(max);
+        if lowest_limit(limit.into_iter()).is_some_and(is_low) {
+            return Ok(());
+        }
+        self.body_is_edited = true;
+        if self.body().set(&path, max.to_string().into()).is_ok() {
+            return Ok(());
+        }
+        // Without options, or with some that are not an object.
+        self.body().set(&path[..1], json!({ "num_predict": max }).to_string().into())
     }
 
     /// Lowers a field that is a number of tokens. Returns false if the request does not have it.
@@ -278,7 +301,7 @@ impl<'a> Draft<'a> {
         let value = value.filter(|value| *value != "null");
         if name == "stream" {
             let requested = self.request.streaming();
-            if read_stream(value)? != requested {
+            if is_streaming(self.request.endpoint(), value)? != requested {
                 return Err(EditError::StreamChanged { requested });
             }
         }

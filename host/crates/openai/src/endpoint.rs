@@ -5,7 +5,7 @@ use pointsman_domain::Endpoint;
 use crate::error_form::ErrorForm;
 
 /// The endpoints that the host serves. The others are known to the contract only.
-pub const SERVED: [Endpoint; 19] = [
+pub const SERVED: [Endpoint; 23] = [
     Endpoint::ChatCompletions,
     Endpoint::Completions,
     Endpoint::Responses,
@@ -25,6 +25,10 @@ pub const SERVED: [Endpoint; 19] = [
     Endpoint::Transcriptions,
     Endpoint::Translations,
     Endpoint::Speech,
+    Endpoint::OllamaChat,
+    Endpoint::OllamaGenerate,
+    Endpoint::OllamaEmbed,
+    Endpoint::OllamaEmbeddings,
 ];
 
 /// The wire format of one endpoint.
@@ -94,7 +98,8 @@ impl OutputLimit {
     pub(crate) fn is_read_by_all(self, prompt: PromptShape) -> bool {
         match self {
             Self::CompletionTokens => prompt == PromptShape::Messages,
-            Self::Predict => false,
+            // Endpoints of llama.cpp only.
+            Self::Predict => matches!(prompt, PromptShape::Fields(_)),
             Self::Tokens | Self::OutputTokens => true,
         }
     }
@@ -118,13 +123,16 @@ pub enum StreamKind {
     /// Partial images, then an event for each whole image: `image_generation.completed` or
     /// `image_edit.completed`.
     Images,
+    /// Objects of llama.cpp's own endpoints, of which the last one has `stop` and the counts of
+    /// tokens. There is no end marker.
+    Native,
 }
 
 impl StreamKind {
     /// Returns the types of the events of which a complete stream has one for each choice.
     pub(crate) fn last_events(self) -> &'static [&'static str] {
         match self {
-            Self::Chunks | Self::Events | Self::Messages => &[],
+            Self::Chunks | Self::Events | Self::Messages | Self::Native => &[],
             Self::Transcripts => &["transcript.text.done"],
             Self::Speech => &["speech.audio.done"],
             Self::Images => &["image_generation.completed", "image_edit.completed"],
@@ -177,6 +185,11 @@ impl BodyKind {
             | Endpoint::Other => Self::Json,
         }
     }
+}
+
+/// Returns true if a response of the endpoint is a stream unless the client says otherwise.
+pub(crate) fn streams_by_default(endpoint: Endpoint) -> bool {
+    matches!(endpoint, Endpoint::OllamaChat | Endpoint::OllamaGenerate)
 }
 
 impl EndpointShape {
@@ -269,8 +282,8 @@ impl EndpointShape {
             },
             Endpoint::LlamaCompletion => &Self {
                 prompt: PromptShape::Fields(&["prompt"]),
-                output_limits: &[OutputLimit::Predict],
-                stream: StreamKind::Chunks,
+                output_limits: &[OutputLimit::Tokens, OutputLimit::Predict],
+                stream: StreamKind::Native,
                 errors: ErrorForm::OpenAi,
             },
             Endpoint::LlamaInfill => &Self {
@@ -280,8 +293,8 @@ impl EndpointShape {
                     "input_extra",
                     "prompt",
                 ]),
-                output_limits: &[OutputLimit::Predict],
-                stream: StreamKind::Chunks,
+                output_limits: &[OutputLimit::Tokens, OutputLimit::Predict],
+                stream: StreamKind::Native,
                 errors: ErrorForm::OpenAi,
             },
             Endpoint::LlamaEmbedding => &Self {
@@ -298,13 +311,15 @@ impl EndpointShape {
             },
             Endpoint::OllamaChat => &Self {
                 prompt: PromptShape::Messages,
-                output_limits: TOKENS,
+                // Caps are set as `options.num_predict`.
+                output_limits: &[OutputLimit::Tokens],
                 stream: StreamKind::Chunks,
                 errors: ErrorForm::Ollama,
             },
             Endpoint::OllamaGenerate => &Self {
                 prompt: PromptShape::Fields(&["system", "prompt", "suffix"]),
-                output_limits: TOKENS,
+                // Caps are set as `options.num_predict`.
+                output_limits: &[OutputLimit::Tokens],
                 stream: StreamKind::Chunks,
                 errors: ErrorForm::Ollama,
             },

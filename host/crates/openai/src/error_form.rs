@@ -56,10 +56,8 @@ impl ErrorForm {
                 let body = self.body(error, error.status.unwrap_or(500));
                 format!("{close}event: error\ndata: {body}\n\n").into()
             }
-            Self::Ollama => {
-                let close = if mid_frame { "\n" } else { "" };
-                format!("{close}{}\n", self.body(error, 500)).into()
-            }
+            // The host writes whole lines, whatever the engine has ended in.
+            Self::Ollama => format!("{}\n", self.body(error, 500)).into(),
         }
     }
 }

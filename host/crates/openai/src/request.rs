@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
@@ -25,11 +26,11 @@ pub(crate) use self::check::check_field;
 pub use self::engine_body::EngineRequestBody;
 use self::names::Renamed;
 pub use self::names::{ANY_MODEL, ModelNames};
-pub(crate) use self::output::Limit;
+pub(crate) use self::output::{Limit, lowest_limit};
 use self::output::{choices, output_limit};
 use self::prompt::{Message, Prompt, saturating_u32};
-pub(crate) use self::shape::read_stream;
-use self::shape::{Shape, has_children, has_grammar, read_model};
+pub(crate) use self::shape::is_streaming;
+use self::shape::{Messages, Shape, has_children, has_grammar, read_model};
 use crate::bad_request::BadRequest;
 use crate::endpoint::{EndpointShape, PromptShape};
 use crate::form::Form;
@@ -56,6 +57,8 @@ pub struct Head {
     pub tenant: Option<String>,
     /// What distinguishes the API key from others; 0 if the host has no keys.
     pub key: u64,
+    /// When the request arrived; `None` for now.
+    pub arrived: Option<Instant>,
     /// Headers of the request. Credential headers are removed on parsing.
     pub headers: HeaderMap,
     /// The model name for responses, whatever becomes of that in the body; `None` before parsing,
@@ -128,11 +131,15 @@ impl Request {
             return Err(BadRequest::NotAnObject);
         }
         limits::check(text.as_bytes())?;
-        let shape: Shape<'_> = serde_json::from_str(text).map_err(BadRequest::Json)?;
+        let mut shape: Shape<'_> = serde_json::from_str(text).map_err(BadRequest::Json)?;
+        if endpoint == Endpoint::OllamaChat {
+            // Clients load a model by a request without messages.
+            shape.messages.get_or_insert_with(|| Messages(Vec::new()));
+        }
         let model_json = shape.model.map(RawValue::get);
         let model = read_model(model_json)?;
         let model_range = json::range_in(text, model_json.unwrap_or_default());
-        let streaming = read_stream(shape.stream.map(RawValue::get))?;
+        let streaming = is_streaming(endpoint, shape.stream.map(RawValue::get))?;
         let format = EndpointShape::for_endpoint(endpoint);
         let prompt = Prompt::read(text, format.prompt, &shape)?;
         let messages = prompt.messages();
@@ -150,7 +157,7 @@ impl Request {
                 .any(|list| has_children(list.get())),
             has_media: head.form.is_some()
                 || messages.iter().any(|message| message.media_parts > 0),
-            has_grammar: has_grammar(&shape),
+            has_grammar: has_grammar(&shape, format),
         };
         let choices = choices(&shape).saturating_mul(prompt.prompts() as u64);
         let choices = u32::try_from(choices).unwrap_or(u32::MAX);

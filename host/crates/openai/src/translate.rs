@@ -16,6 +16,7 @@ use pointsman_domain::Endpoint;
 
 use crate::anthropic;
 use crate::bad_request::BadRequest;
+use crate::ollama::{self, Api};
 use crate::request::Request;
 
 /// A request as an engine gets it that does not have the endpoint of the client.
@@ -51,10 +52,10 @@ impl Request {
         match self.endpoint() {
             Endpoint::Messages => anthropic::translate(self).map(Some),
             Endpoint::Responses => crate::responses::translate(self).map(Some),
-            Endpoint::OllamaChat
-            | Endpoint::OllamaGenerate
-            | Endpoint::OllamaEmbed
-            | Endpoint::OllamaEmbeddings => Ok(None),
+            Endpoint::OllamaChat => ollama::translated(self, Api::Chat).map(Some),
+            Endpoint::OllamaGenerate => ollama::translated(self, Api::Generate).map(Some),
+            Endpoint::OllamaEmbed => ollama::translated(self, Api::Embed).map(Some),
+            Endpoint::OllamaEmbeddings => ollama::translated(self, Api::Embeddings).map(Some),
             Endpoint::ChatCompletions
             | Endpoint::Completions
             | Endpoint::Embeddings

@@ -8,6 +8,8 @@ use serde::Deserialize;
 
 /// The JSON key of the usage. A text cannot contain it, because its quotes would be escaped.
 const KEY: &[u8] = b"\"usage\":";
+/// The JSON key of llama.cpp's timings.
+const TIMES: &[u8] = b"\"timings\":";
 
 /// Token counts of a `usage` object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -133,14 +135,20 @@ impl BodyTail {
 
     /// Returns the usage, if the end or the start of the body has one.
     pub fn usage(&self) -> Option<Usage> {
-        static FINDER: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(KEY));
-        let find = |part: &[u8]| {
-            let at = FINDER.rfind(part)?;
-            // Parse a stream of values, because other fields may follow the object.
-            serde_json::Deserializer::from_slice(&part[at + KEY.len()..]).into_iter().next()?.ok()
-        };
-        find(&self.end).or_else(|| find(&self.start))
+        static USAGE: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(KEY));
+        static TIMINGS: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(TIMES));
+        let usage = |part: &[u8]| read(part.get(USAGE.rfind(part)? + KEY.len()..)?);
+        usage(&self.end).or_else(|| usage(&self.start)).or_else(|| {
+            // llama.cpp's own endpoints.
+            let at = TIMINGS.rfind(&self.end)? + TIMES.len();
+            read::<Timings>(self.end.get(at..)?).and_then(Timings::usage)
+        })
     }
+}
+
+/// Reads the value at the beginning of `json`; other fields of the object around it may follow.
+fn read<T: for<'de> Deserialize<'de>>(json: &[u8]) -> Option<T> {
+    serde_json::Deserializer::from_slice(json).into_iter().next()?.ok()
 }
 
 #[cfg(test)]
@@ -199,6 +207,8 @@ mod tests {
             });
             assert_eq!(usage(body, 4096), found, "{body}");
         }
+        let native = r#"{"content":"","timings":{"cache_n":4,"prompt_n":3,"predicted_n":2}}"#;
+        assert_eq!(usage(native, 7), Some(USAGE));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use serde_json::value::RawValue;
 use super::prompt::saturating_u32;
 use super::shape::Shape;
 use crate::endpoint::{EndpointShape, OutputLimit};
+use crate::error_form::ErrorForm;
+use crate::index;
 
 /// The value of a field that limits the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,16 @@ impl Limit {
     }
 }
 
+/// Returns the lowest limit of those that Ollama reads, of which a policy may have added one; `None`
+/// if there is none. Numbers below 1 are not limits there.
+pub(crate) fn lowest_limit<'a>(limits: impl Iterator<Item = &'a str>) -> Option<u64> {
+    let limits = limits.filter_map(|json| match Limit::read(json)? {
+        Limit::Tokens(tokens) if tokens > 0 => Some(tokens),
+        Limit::Tokens(_) | Limit::Unlimited => None,
+    });
+    limits.min()
+}
+
 /// Saturates, as casts of floats do.
 fn round_up(number: f64) -> u64 {
     number.ceil() as u64
@@ -41,6 +53,13 @@ fn round_up(number: f64) -> u64 {
 /// vLLM ignores it. So the highest limit counts. A limit that some engines ignore counts even
 /// if it is the only one: an edit that caps the output adds one that all of them read.
 pub(super) fn output_limit(shape: &Shape<'_>, format: &EndpointShape) -> u32 {
+    if format.errors == ErrorForm::Ollama {
+        let path = ["num_predict".to_owned()];
+        let predict = shape.options.and_then(|options| index::find(options.get(), &path));
+        let others = [shape.max_tokens, shape.max_completion_tokens].map(|f| f.map(RawValue::get));
+        let lowest = lowest_limit(others.into_iter().chain([predict]).flatten()).unwrap_or(0);
+        return saturating_u32(usize::try_from(lowest).unwrap_or(usize::MAX));
+    }
     let limits = format.output_limits.iter().filter_map(|limit| {
         let field = match limit {
             OutputLimit::CompletionTokens => shape.max_completion_tokens,

@@ -122,8 +122,12 @@ impl Prompt {
                     let path = [(*field).to_owned()];
                     if let Some(json) = index::find(body, &path) {
                         read.read_field(body, json, MAX_FIELD_DEPTH)?;
+                        if *field == "prompt" {
+                            read.prompts = listed_prompts(json);
+                        }
                     }
                 }
+                read.read_images(shape.images)?;
             }
             PromptShape::Unknown => {}
         }
@@ -271,10 +275,20 @@ impl Prompt {
         };
         self.begin(role)?;
         self.set_literals(body, [shape.content, shape.tool_calls]);
-        match shape.content.map(RawValue::get) {
-            Some(content) => self.read_content(body, content),
-            None => Ok(()),
+        if let Some(content) = shape.content.map(RawValue::get) {
+            self.read_content(body, content)?;
         }
+        self.read_images(shape.images)
+    }
+
+    /// Reads a list of images, of which each is a part of the last message.
+    fn read_images(&mut self, images: Option<&RawValue>) -> Result<(), BadRequest> {
+        let images = images.and_then(|images| Children::new(images.get().as_bytes(), 0));
+        for _ in images.into_iter().flatten() {
+            self.count_item()?;
+            self.add_part(true);
+        }
+        Ok(())
     }
 
     /// Reads the content of a chat message: a string, or an array of parts.
@@ -454,6 +468,18 @@ fn is_data_url(literal: &str) -> bool {
             .get(..literal.floor_char_boundary(MAX_TYPE))
             .unwrap_or(literal)
             .contains(";base64,")
+}
+
+/// Returns the number of prompts in a list of prompts, as llama.cpp's own endpoints take it: a list
+/// with numbers is one prompt, of token ids and texts.
+fn listed_prompts(json: &str) -> usize {
+    if !json.starts_with('[') {
+        return 0;
+    }
+    let starts = Children::new(json.as_bytes(), 0).into_iter().flatten();
+    let is_number =
+        |start: usize| json.as_bytes().get(start).is_some_and(|b| b.is_ascii_digit() || *b == b'-');
+    starts.map(|child| (!is_number(child.start)).then_some(1)).sum::<Option<usize>>().unwrap_or(0)
 }
 
 pub(super) fn missing_role() -> BadRequest {

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use pointsman_domain::Endpoint;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::bad_request::BadRequest;
+use crate::endpoint::{EndpointShape, streams_by_default};
+use crate::error_form::ErrorForm;
 use crate::index;
 use crate::limits::MAX_ITEMS;
 use crate::scan::Children;
@@ -66,6 +69,13 @@ pub(super) struct Shape<'a> {
     pub(super) grammar: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) json_schema: Option<&'a RawValue>,
+    // Ollama's images, options, and format of the output.
+    #[serde(borrow, default)]
+    pub(super) images: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) options: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) format: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +86,9 @@ pub(super) struct MessageShape<'a> {
     pub(super) content: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) tool_calls: Option<&'a RawValue>,
+    // Ollama's.
+    #[serde(borrow, default)]
+    pub(super) images: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -187,12 +200,24 @@ pub(crate) fn read_stream(json: Option<&str>) -> Result<bool, BadRequest> {
     }
 }
 
+/// Reads whether the client of an endpoint asks for a stream.
+pub(crate) fn is_streaming(endpoint: Endpoint, json: Option<&str>) -> Result<bool, BadRequest> {
+    match json {
+        None => Ok(streams_by_default(endpoint)),
+        json => read_stream(json),
+    }
+}
+
 /// Returns true if the array or object has a child.
 pub(super) fn has_children(json: &str) -> bool {
     Children::new(json.as_bytes(), 0).is_some_and(|mut children| children.next().is_some())
 }
 
-pub(super) fn has_grammar(shape: &Shape<'_>) -> bool {
+pub(super) fn has_grammar(shape: &Shape<'_>, format: &EndpointShape) -> bool {
+    if format.errors == ErrorForm::Ollama {
+        return shape.format.is_some_and(|format| format.get() != "\"\"");
+    }
+
     let of = |field: Option<&RawValue>, path: &[&str]| {
         let path: Vec<String> = path.iter().map(|key| (*key).to_owned()).collect();
         let kind = field.and_then(|field| index::find(field.get(), &path));

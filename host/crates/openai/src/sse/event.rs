@@ -102,6 +102,7 @@ pub(super) fn read(kind: StreamKind, data: &[u8], ended: &mut Ended) -> Seen {
         StreamKind::Transcripts | StreamKind::Speech | StreamKind::Images => {
             named(kind, data, ended)
         }
+        StreamKind::Native => native(data, ended),
     }
 }
 
@@ -165,6 +166,39 @@ fn chunk(data: &[u8], ended: &mut Ended) -> Seen {
         _ => {}
     });
     seen.usage = seen.usage.or(timings);
+    seen
+}
+
+/// Reads an event of the kind [`StreamKind::Native`].
+fn native(data: &[u8], ended: &mut Ended) -> Seen {
+    static LAST: LazyLock<[Finder<'static>; 2]> =
+        LazyLock::new(|| [Finder::new(b"\"stop\""), Finder::new(b"\"error\"")]);
+    if !LAST.iter().any(|word| word.find(data).is_some()) {
+        return Seen::default();
+    }
+    let mut seen = Seen::default();
+    let (mut index, mut has_stopped, mut evaluated, mut predicted) = (0, false, 0, 0);
+    let mut timings = None;
+    for_each_member(data, 0, |key, start| {
+        let value = value(data, start);
+        match key {
+            "error" => seen.is_error |= value != b"null",
+            "stop" => has_stopped = value == b"true",
+            "index" => index = serde_json::from_slice(value).unwrap_or(u32::MAX),
+            "tokens_evaluated" => evaluated = serde_json::from_slice(value).unwrap_or(0),
+            "tokens_predicted" => predicted = serde_json::from_slice(value).unwrap_or(0),
+            "timings" => timings = serde_json::from_slice(value).ok().and_then(Timings::usage),
+            _ => {}
+        }
+    });
+    if has_stopped {
+        ended.note(index);
+        seen.usage = Some(timings.unwrap_or(Usage {
+            prompt_tokens: evaluated,
+            cached_tokens: None,
+            completion_tokens: predicted,
+        }));
+    }
     seen
 }
 
