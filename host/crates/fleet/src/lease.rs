@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, Response};
+use http::{HeaderMap, HeaderName, Method, Response};
 use pointsman_domain::{Endpoint, PromptHasher, PromptHashes, ServedPrompt, Serving, Trigger};
 
 use crate::message::Grant;
@@ -80,6 +80,20 @@ impl Lease {
         headers: HeaderMap,
         body: impl Into<RequestBody>,
     ) -> Result<Response<EngineBody>, EngineError> {
+        self.request(Method::POST, path, headers, body).await
+    }
+
+    /// Does the same as [`Lease::send`] with any method.
+    ///
+    /// # Errors
+    /// As [`Lease::send`].
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: impl Into<RequestBody>,
+    ) -> Result<Response<EngineBody>, EngineError> {
         let mut headers = headers;
         let Grant { target, upstream, abort, priority, .. } = &self.grant;
         if target.priorities && *priority != 0 {
@@ -87,7 +101,7 @@ impl Lease {
             // overflows.
             headers.insert(VLLM_PRIORITY, (-i64::from(*priority)).into());
         }
-        let response = upstream.post(target, path, headers, body.into());
+        let response = upstream.forward(target, method, path, headers, body.into());
         match abort {
             None => response.await,
             Some(abort) => match abort.run_until_cancelled(response).await {

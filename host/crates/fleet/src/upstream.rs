@@ -104,14 +104,15 @@ impl Upstream {
     }
 
     /// Sends a request, and returns as soon as the response head has arrived.
-    pub(crate) async fn post(
+    pub(crate) async fn forward(
         &self,
         target: &Target,
+        method: Method,
         path: &str,
         headers: HeaderMap,
         body: RequestBody,
     ) -> Result<Response<EngineBody>, EngineError> {
-        let mut request = request(target, Method::POST, path, body)?;
+        let mut request = request(target, method, path, body)?;
         let key = request.headers_mut().remove(header::AUTHORIZATION);
         *request.headers_mut() = headers;
         request.headers_mut().extend(key.map(|key| (header::AUTHORIZATION, key)));
