@@ -9,6 +9,7 @@
 //!   POST /reload                               reload changed files now
 //!   GET  /status                               more than clients see: configuration, problems, …
 //!   GET  /metrics                              as for clients
+//!   any  /upstream/{lane}/{path}               a path of the engine of a lane
 //! ```
 //!
 //! The admin API never shares a listener with clients: the permission to send requests does not
@@ -42,7 +43,7 @@ use crate::listen::Limits;
 use crate::protocols::Protocols;
 use crate::response::{error, only, unknown_path};
 use crate::socket::SocketFile;
-use crate::status::StatusSources;
+use crate::upstream_routes::{self, Access};
 use crate::{listen, request_id, response, status};
 
 /// Pause after a wrong token, for all requests of the listener: ten guesses per second.
@@ -101,12 +102,12 @@ pub struct Admin {
 impl Admin {
     /// Serves until the drain is closed.
     pub async fn serve(self, gateway: &Gateway, policies: Arc<dyn PolicyAdmin>) {
-        let (drain, host) = (gateway.drain(), gateway.status());
+        let drain = gateway.drain();
         let metrics = gateway.metrics();
         let socket = async {
             if let Some(socket) = self.socket {
                 // Without keys: the file mode restricts the socket to the host's user and root.
-                let router = router(Arc::clone(host), Arc::clone(&policies), Keys::default());
+                let router = router(gateway, Arc::clone(&policies), Keys::default());
                 let limits = limits(gateway, None);
                 listen::listen(socket, router, limits, drain.clone(), Arc::clone(metrics)).await;
             }
@@ -114,7 +115,7 @@ impl Admin {
         let port = async {
             if let Some((listener, token)) = self.port {
                 let keys = Keys::new([ApiKey::new(&token, "operator")]);
-                let router = router(Arc::clone(host), Arc::clone(&policies), keys);
+                let router = router(gateway, Arc::clone(&policies), keys);
                 let hosts = Some(gateway.allowed_hosts(address_of(&listener)));
                 let limits = limits(gateway, hosts);
                 listen::listen(listener, router, limits, drain.clone(), Arc::clone(metrics)).await;
@@ -131,12 +132,14 @@ fn limits(gateway: &Gateway, hosts: Option<AllowedHosts>) -> Limits {
 
 type Policies = Arc<dyn PolicyAdmin>;
 
-fn router(host: Arc<StatusSources>, policies: Policies, keys: Keys) -> Router {
+fn router(gateway: &Gateway, policies: Policies, keys: Keys) -> Router {
     let gate = Gate { keys, next_check: Mutex::new(Instant::now()) };
     let host_routes = Router::new()
         .route("/status", only("GET, HEAD", get(status::full_status)))
         .route("/metrics", only("GET, HEAD", get(status::metrics)))
-        .with_state(host);
+        .with_state(Arc::clone(gateway.status()));
+    let engine_routes =
+        upstream_routes::routes(Access::Operator).with_state(Arc::clone(gateway.pipeline()));
     Router::new()
         .route("/policies", only("GET, HEAD", get(list)))
         .route("/policies/{name}", only("GET, HEAD", get(show)))
@@ -144,6 +147,7 @@ fn router(host: Arc<StatusSources>, policies: Policies, keys: Keys) -> Router {
         .route("/reload", only("POST", post(reload)))
         .with_state(policies)
         .merge(host_routes)
+        .merge(engine_routes)
         .fallback(unknown_path)
         // Last, so that no route and no fallback responds without authentication.
         .layer(middleware::from_fn_with_state(Arc::new(gate), authenticate))

@@ -1,7 +1,7 @@
 //! From the bytes of a request to the routing decision: identity, facts, advice, plan, edits.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -12,7 +12,7 @@ use pointsman_domain::{
     RequestView as _, SlotRequest,
 };
 use pointsman_fleet::Fleet;
-use pointsman_openai::{BodyKind, Head, Hold, ModelNames, Request};
+use pointsman_openai::{BodyKind, EndpointShape, ErrorForm, Head, Hold, LoadRequest, ModelNames, Request};
 use tracing::Span;
 
 use crate::error::{DownLane, RouteError};
@@ -46,15 +46,20 @@ pub(crate) struct RoutingDecision {
     pub(crate) slot_request: SlotRequest,
 }
 
-/// A valid request for a model that a lane serves, and the snapshot of the fleet that the decision
-/// is based on.
-pub(crate) type Accepted = (Request, Arc<FleetView>);
+/// A valid request.
+pub(crate) enum Accepted {
+    /// A request that is sent to an engine, with the snapshot of the fleet that the decision is
+    /// based on.
+    Request(Request, Arc<FleetView>),
+    /// A request to load or unload a model, which the host answers itself.
+    Load(LoadRequest),
+}
 
 /// Decides about one request that was accepted or refused. **Every step is one line**; the tracker
 /// learns the result.
 pub(crate) async fn decide(
     pipeline: &Pipeline,
-    accepted: Result<Accepted, RouteError>,
+    accepted: Result<(Request, Arc<FleetView>), RouteError>,
     tracker: &mut RequestTracker,
 ) -> Result<RoutingDecision, RouteError> {
     if accepted.is_err() {
@@ -88,8 +93,8 @@ pub(crate) async fn decide(
     Ok(RoutingDecision { policies, advisor, reason: merged.why(), request: edited, slot_request })
 }
 
-/// Receives a request and checks it.
-pub(crate) async fn accept(
+/// Returns a valid request for a model that a lane serves.
+async fn accept(
     pipeline: &Pipeline,
     endpoint: Endpoint,
     id: &str,
@@ -100,9 +105,15 @@ pub(crate) async fn accept(
     let identity = pipeline.keys.identity(&parts.headers)?;
     let tenant = identity.tenant;
     span.record("tenant", tenant.as_deref());
-    let kind = BodyKind::for_endpoint(endpoint);
-    let uploads = &pipeline.uploads;
-    let received = upload::receive(uploads, kind, &parts.headers, body, tenant.as_deref());
+    let (uploads, headers) = (&pipeline.uploads, &parts.headers);
+    // Ollama does not look at the type, and `curl -d` sends that of forms. Browsers send that type
+    // for any page without asking, but never without an origin.
+    let is_ollama = EndpointShape::for_endpoint(endpoint).errors == ErrorForm::Ollama;
+    let kind = match is_ollama && !headers.contains_key(header::ORIGIN) {
+        true => BodyKind::AnyJson,
+        false => BodyKind::for_endpoint(endpoint),
+    };
+    let received = upload::receive(uploads, kind, headers, body, tenant.as_deref());
     let (received, reservation) = received.await?;
     let (body, form) = match received {
         Received::Json(body) => (body, None),
@@ -117,6 +128,7 @@ pub(crate) async fn accept(
         id: id.to_owned(),
         tenant,
         key: identity.key,
+        arrived: Some(Instant::now()),
         headers,
         query: paths::query_for_engine(&parts.uri),
         hold: Some(Hold::new(reservation)),
@@ -124,13 +136,13 @@ pub(crate) async fn accept(
         ..Head::default()
     };
     let listener = parts.extensions.get::<Arc<ListenerSettings>>().cloned().unwrap_or_default();
-    let request = parse(pipeline, endpoint, body, head, Arc::clone(&listener)).await?;
+    let (request, load) = parse(pipeline, endpoint, body, head, Arc::clone(&listener)).await?;
     let fleet = fleet_view(&pipeline.fleet, &request);
     check_model(&request, &fleet, &listener)?;
     // Only recorded if a lane serves the model, and as the lane spells it: other names are the
     // client's and may be long.
     span.record("model", fleet.topology.resolved(request.model()));
-    Ok((request, fleet))
+    Ok(load.map_or(Accepted::Request(request, fleet), Accepted::Load))
 }
 
 /// Parses a request, and hashes its prompt if it is large.
@@ -140,9 +152,9 @@ async fn parse(
     body: Bytes,
     head: Head,
     listener: Arc<ListenerSettings>,
-) -> Result<Request, RouteError> {
+) -> Result<(Request, Option<LoadRequest>), RouteError> {
     let fleet = pipeline.fleet.view();
-    let read = move |body, head| -> Result<Request, RouteError> {
+    let read = move |body, head| -> Result<_, RouteError> {
         // Clients of one engine name no model, and a host with one lane is not different to them.
         let only = match fleet.topology.lanes() {
             [lane] => Some(lane.name.as_str()),
@@ -151,7 +163,8 @@ async fn parse(
         let default = listener.default_model.as_deref().or(only);
         let names = ModelNames { default, targets: &listener.models };
         let request = Request::parse_with_names(endpoint, body, head, names)?;
-        Ok(request.without_operator_fields()?)
+        let load = LoadRequest::from_request(&request);
+        Ok((request.without_operator_fields()?, load))
     };
     if body.len() <= LARGE_BODY {
         return read(body, head);
@@ -161,10 +174,10 @@ async fn parse(
     let span = Span::current();
     let parse = move || {
         let parsed = span.in_scope(|| {
-            let request = read(body, head)?;
+            let (request, load) = read(body, head)?;
             // The fleet view needs them.
             request.prompt_hashes(&hasher);
-            Ok(request)
+            Ok((request, load))
         });
         drop(permit);
         parsed

@@ -79,6 +79,23 @@ pub(crate) enum RouteError {
     EndpointNotSupported { model: String, endpoint: Endpoint, hint: String },
     #[error("no lane has the name `{}`", excerpt(.0))]
     UnknownLane(String),
+    #[error("lane `{0}` is not loaded; send `X-Pointsman-Load: true` to load it")]
+    LaneNotLoaded(String),
+    #[error(
+        "this path shows or changes what all clients of an engine share: it needs a key with \
+         `engine-admin = true`, or the admin API"
+    )]
+    EngineAdminRequired,
+    #[error(
+        "`{}` would stop the engine or change its memory, which the host manages; use the admin \
+         API",
+        excerpt(.0)
+    )]
+    EnginePathRefused(String),
+    #[error("invalid path of an engine: expected segments without `.`, `..`, `%` and `\\`")]
+    InvalidEnginePath,
+    #[error("models are managed by the operator of the host, and not through this API")]
+    ModelManagement,
     #[error("rejected by policy {policy}: {}", .rejection.message)]
     Rejected { policy: String, rejection: Rejection },
     #[error("no lane is available: {reason}{}", explained(.lanes))]
@@ -200,6 +217,11 @@ impl RouteError {
             Self::UnknownModel { .. } => ErrorCode::ModelNotFound,
             Self::EndpointNotSupported { .. } => ErrorCode::EndpointNotSupported,
             Self::UnknownLane(_) => ErrorCode::LaneNotFound,
+            Self::LaneNotLoaded(_) => ErrorCode::LaneNotLoaded,
+            Self::EngineAdminRequired => ErrorCode::EngineAdminRequired,
+            Self::EnginePathRefused(_) => ErrorCode::EnginePathRefused,
+            Self::InvalidEnginePath => ErrorCode::InvalidRequest,
+            Self::ModelManagement => ErrorCode::NotSupported,
             Self::Rejected { .. } => return None,
             Self::NoLane { .. } => ErrorCode::NoLaneAvailable,
             Self::Stopping => ErrorCode::Stopping,
@@ -266,6 +288,11 @@ impl RouteError {
             | Self::HostNotAllowed
             | Self::InvalidHead(_)
             | Self::UnknownLane(_)
+            | Self::LaneNotLoaded(_)
+            | Self::EngineAdminRequired
+            | Self::EnginePathRefused(_)
+            | Self::InvalidEnginePath
+            | Self::ModelManagement
             | Self::UnknownPath { .. }
             | Self::UnknownCommand(_)
             | Self::InvalidCommandBody

@@ -103,6 +103,14 @@ error_codes! {
         retry_after: false;
     /// No lane has the name that `/health?lane=` asks for.
     LaneNotFound = "lane_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
+    /// The lane is not loaded, and the request did not ask to load it; see `X-Pointsman-Load`.
+    LaneNotLoaded = "lane_not_loaded", CONFLICT, "invalid_request_error", retry_after: false;
+    /// The path of an engine needs a key with `engine-admin`, or the admin API.
+    EngineAdminRequired = "engine_admin_required", FORBIDDEN, "invalid_request_error",
+        retry_after: false;
+    /// The path would stop an engine or change its memory, and is only served on the admin API.
+    EnginePathRefused = "engine_path_refused", FORBIDDEN, "invalid_request_error",
+        retry_after: false;
     /// The path or the admin command does not exist.
     NotFound = "not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
     /// The path does not support the method.
@@ -133,7 +141,7 @@ error_codes! {
     /// An external engine returned 429: it limits the rate of the host's requests.
     EngineRateLimited = "engine_rate_limited", TOO_MANY_REQUESTS, "rate_limit_error",
         retry_after: true;
-    /// The engine does not support what the request asks for (501).
+    /// The engine does not support what the request asks for, or the host does not (501).
     NotSupported = "not_supported", NOT_IMPLEMENTED, "invalid_request_error", retry_after: false;
     /// The engine sent no first byte in time, or stalled after it.
     EngineTimeout = "engine_timeout", GATEWAY_TIMEOUT, "timeout_error", retry_after: true;

@@ -162,7 +162,7 @@ impl Gateway {
         &self.pipeline.metrics
     }
 
-    #[cfg(test)]
+    /// Returns what the requests of clients need.
     pub(crate) fn pipeline(&self) -> &Arc<Pipeline> {
         &self.pipeline
     }

@@ -11,6 +11,9 @@ pub(crate) const REASON: HeaderName = HeaderName::from_static("x-pointsman-reaso
 /// The number of attempts, if there was more than one.
 pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-pointsman-attempts");
 
+/// Asks to load a lane for a request to a path of its engine.
+pub(crate) const LOAD: HeaderName = HeaderName::from_static("x-pointsman-load");
+
 /// The stable code of an error.
 pub(crate) const CODE: HeaderName = HeaderName::from_static("x-pointsman-code");
 /// Turns off the buffering of proxies for one response.
@@ -102,17 +105,18 @@ pub(crate) fn for_client(engine: &HeaderMap) -> HeaderMap {
             || CLIENT_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
         allowed && !named.contains(name)
     });
-    if is_event_stream(&headers) {
+    if is_stream(&headers) {
         make_unbuffered(&mut headers);
     }
     headers
 }
 
-/// Returns true if the body of a message is a stream of events.
-fn is_event_stream(headers: &HeaderMap) -> bool {
+/// Returns true if the body of a message is a stream of events, or of lines of JSON.
+fn is_stream(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
-    essence.trim().eq_ignore_ascii_case("text/event-stream")
+    let kinds = ["text/event-stream", "application/x-ndjson"];
+    kinds.iter().any(|kind| essence.trim().eq_ignore_ascii_case(kind))
 }
 
 /// Keeps proxies from collecting the events of a stream, and from storing it.
@@ -221,6 +225,7 @@ mod tests {
         for (content_type, expected) in [
             ("text/event-stream; charset=utf-8", Some("no")),
             ("Text/Event-Stream", Some("no")),
+            ("application/x-ndjson", Some("no")),
             ("application/json", None),
         ] {
             let engine = headers(&[("content-type", content_type), ("x-accel-buffering", "yes")]);

@@ -50,6 +50,8 @@ mod large_thread;
 mod listen;
 mod metrics;
 mod models;
+mod native;
+mod ollama;
 mod pace;
 mod paths;
 mod pipeline;
@@ -70,6 +72,7 @@ mod stream;
 mod tls;
 mod unsent;
 mod upload;
+mod upstream_routes;
 mod wait;
 
 pub use self::admin::{Admin, PolicyAdmin, PolicyCommand};

@@ -135,7 +135,7 @@ fn nearest<'n>(name: &str, known: &'n [String]) -> Option<&'n str> {
 
 /// Returns the names that are listed on a listener, sorted. If one of its names stands for all
 /// others, those of the lanes would all be the same model.
-fn listed_names(topology: &Topology, listener: &ListenerSettings) -> Vec<String> {
+pub(crate) fn listed_names(topology: &Topology, listener: &ListenerSettings) -> Vec<String> {
     let mut names = match listener.models.get(ANY_MODEL) {
         Some(target) => vec![target.clone()],
         None => names_of_lanes(topology),
@@ -158,15 +158,15 @@ fn names_of_lanes(topology: &Topology) -> Vec<String> {
 }
 
 /// The models of a listener at one time.
-struct Catalog {
-    view: Arc<FleetView>,
+pub(crate) struct Catalog {
+    pub(crate) view: Arc<FleetView>,
     /// The status of each lane, in the order of their ids.
-    statuses: Vec<LaneStatus>,
-    listener: Arc<ListenerSettings>,
+    pub(crate) statuses: Vec<LaneStatus>,
+    pub(crate) listener: Arc<ListenerSettings>,
 }
 
 impl Catalog {
-    fn new(pipeline: &Pipeline, request: &Request) -> Self {
+    pub(crate) fn new(pipeline: &Pipeline, request: &Request) -> Self {
         let listener = request.extensions().get::<Arc<ListenerSettings>>();
         Self {
             view: pipeline.fleet.view(),
@@ -177,7 +177,7 @@ impl Catalog {
 
     /// Returns the model with a name, which may be any that a request may have; `None` if no lane
     /// serves it.
-    fn entry<'a>(&'a self, name: &'a str) -> Option<ModelEntry<'a>> {
+    pub(crate) fn entry<'a>(&'a self, name: &'a str) -> Option<ModelEntry<'a>> {
         let model = names_of(&self.listener).target(name).unwrap_or(name);
         let topology = &self.view.topology;
         let lanes = topology.candidates(model);

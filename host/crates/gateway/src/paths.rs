@@ -17,6 +17,14 @@ const ALIASES: [(&str, Endpoint); 2] =
 /// Paths that exist without the path prefix of the listener too: load balancers and orchestrators
 /// check the host by address.
 const WITHOUT_PREFIX: [&str; 3] = ["/livez", "/readyz", "/health"];
+/// Paths of llama.cpp that are not those of the API without their `/v1`, and their routes.
+const OF_LLAMA_CPP: [(&str, &str); 5] = [
+    ("/completion", "/completion"),
+    ("/completions", "/completion"),
+    ("/embedding", "/embedding"),
+    ("/embeddings", "/embedding"),
+    ("/reranking", "/v1/rerank"),
+];
 
 /// Maximum length of a query that is passed on to engines.
 const MAX_QUERY: usize = 1024;
@@ -43,7 +51,11 @@ pub(crate) fn normalize(path: &str, prefix: &str) -> Option<String> {
     let path = with_single_slashes(path);
     let below = path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'));
     let Some(mut path) = below else {
-        return WITHOUT_PREFIX.contains(&path.as_str()).then_some(path);
+        // Clients of Ollama look for it at the root.
+        return match path.as_str() {
+            "" => Some("/".to_owned()),
+            known => WITHOUT_PREFIX.contains(&known).then_some(path),
+        };
     };
     // A client that adds `/v1` to a base URL that has it.
     while let Some(rest) = path.strip_prefix(API).filter(|rest| in_api(rest)) {
@@ -57,6 +69,13 @@ pub(crate) fn normalize(path: &str, prefix: &str) -> Option<String> {
         _ if path == "/models" || path.starts_with("/models/") => format!("{API}{path}"),
         _ => path.to_owned(),
     })
+}
+
+/// Returns the route of a path that llama.cpp serves in a way of its own; `None` for all others.
+pub(crate) fn of_llama_cpp(path: &str, prefix: &str) -> Option<&'static str> {
+    let path = with_single_slashes(path);
+    let path = path.strip_prefix(prefix)?;
+    OF_LLAMA_CPP.iter().find(|(known, _)| *known == path).map(|(_, route)| *route)
 }
 
 /// Replaces the path of a URI, and keeps its query.
@@ -182,7 +201,7 @@ mod tests {
             ("/status", None),
             ("/v1/models", None),
             ("/llmx/v1/models", None),
-            ("/", None),
+            ("/", Some("/")),
         ] {
             assert_eq!(normalize(path, "/llm").as_deref(), expected, "{path}");
         }

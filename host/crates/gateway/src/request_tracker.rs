@@ -185,6 +185,11 @@ impl RequestTracker {
         self.report = Some(Box::new(OutcomeReport { subject, observer, recording }));
     }
 
+    /// Registers the lanes of a request about which no advisor decides.
+    pub(crate) fn set_topology(&mut self, topology: &Arc<Topology>) {
+        self.topology = Some(Arc::clone(topology));
+    }
+
     /// Returns true if the token usage of the response has a receiver. Reading the usage of a
     /// response that is not a stream means to keep its tail, which is not done for the log alone.
     pub(crate) fn needs_usage(&self) -> bool {

@@ -19,7 +19,8 @@ use crate::pipeline::Pipeline;
 use crate::response::{allowed, error, only, unknown_path};
 use crate::settings::ListenerSettings;
 use crate::status::StatusSources;
-use crate::{health, paths, serve, status};
+use crate::upstream_routes::{self, Access};
+use crate::{health, native, ollama, paths, serve, status};
 
 /// Returns the routes of a listener for clients.
 pub(crate) fn for_listener(
@@ -27,12 +28,14 @@ pub(crate) fn for_listener(
     host: Arc<StatusSources>,
     settings: &Arc<ListenerSettings>,
 ) -> Router {
-    let routes = router(pipeline, host);
+    let native = native::default_lane(&pipeline.fleet.view().topology, settings);
+    let is_native = native.is_some();
+    let routes = with_native(pipeline, host, native.as_deref());
     let listener = Arc::clone(settings);
     // A fallback, because routes are chosen before middlewares could change the path.
     let all = Router::new().fallback(move |request: Request| {
         let (routes, listener) = (routes.clone(), Arc::clone(&listener));
-        async move { with_normal_path(routes, &listener, request).await }
+        async move { with_normal_path(routes, &listener, is_native, request).await }
     });
     let all = match settings.compression {
         true => all.layer(middleware::from_fn_with_state(Encoders::default(), compress)),
@@ -45,12 +48,16 @@ pub(crate) fn for_listener(
 async fn with_normal_path(
     mut routes: Router,
     listener: &ListenerSettings,
+    is_native: bool,
     mut request: Request,
 ) -> Response {
     if request.method() == Method::OPTIONS && request.uri().path() == "*" {
         return allowed("GET, HEAD, POST");
     }
-    let Some(path) = listener.route(request.uri().path()) else {
+    let given = request.uri().path();
+    let native = || paths::of_llama_cpp(given, &listener.path_prefix);
+    let native = is_native.then(native).flatten().map(str::to_owned);
+    let Some(path) = native.or_else(|| listener.route(given)) else {
         return unknown_path(request).await;
     };
     if path != request.uri().path() {
@@ -62,7 +69,13 @@ async fn with_normal_path(
     routes.call(request).await.unwrap_or_else(|never| match never {})
 }
 
+#[cfg(test)]
 pub(crate) fn router(pipeline: Arc<Pipeline>, host: Arc<StatusSources>) -> Router {
+    with_native(pipeline, host, None)
+}
+
+/// Returns the routes, with those of llama.cpp for the lane `native`.
+fn with_native(pipeline: Arc<Pipeline>, host: Arc<StatusSources>, native: Option<&str>) -> Router {
     let stop = host.stop.clone();
     let host_routes = Router::new()
         .route("/health", only("GET, HEAD", get(health::health)))
@@ -79,6 +92,9 @@ pub(crate) fn router(pipeline: Arc<Pipeline>, host: Arc<StatusSources>) -> Route
     router
         .route("/v1/models", only("GET, HEAD", get(models)))
         .route("/v1/models/{*id}", only("GET, HEAD", get(model)))
+        .merge(ollama::routes())
+        .merge(upstream_routes::routes(Access::Client))
+        .merge(native.map(native::routes).unwrap_or_default())
         .with_state(pipeline)
         .route_layer(middleware::from_fn_with_state(stop, reject_while_stopping))
         .merge(host_routes)

@@ -11,12 +11,12 @@ use pointsman_openai::{EndpointShape, ErrorForm};
 use tracing::Instrument as _;
 
 use crate::count_tokens;
-use crate::decision::{RoutingDecision, accept, decide};
+use crate::decision::{Accepted, RoutingDecision, accept, decide};
 use crate::execute::{ExecutionResult, execute_or_abort};
 use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
 use crate::wait::WaitingBody;
-use crate::{request_id, stream};
+use crate::{request_id, response, stream};
 
 const ANTHROPIC_ID: HeaderName = HeaderName::from_static("request-id");
 
@@ -35,13 +35,18 @@ pub(crate) async fn serve(
     // other steps with it.
     let steps = async {
         let accepted = Box::pin(accept(&pipeline, endpoint, &id, parts, body, &span)).await;
-        let own = accepted.as_ref().ok();
-        let own = own.and_then(|(request, fleet)| count_tokens::estimate(request, fleet));
-        if let Some(response) = own {
-            tracker.on(Event::Served);
-            tracker.report(None);
-            return response;
-        }
+        let accepted = match accepted {
+            Ok(Accepted::Load(load)) => {
+                return answered(tracker, response::json(load.to_json()));
+            }
+            Ok(Accepted::Request(request, fleet)) => {
+                match count_tokens::estimate(&request, &fleet) {
+                    Some(response) => return answered(tracker, response),
+                    None => Ok((request, fleet)),
+                }
+            }
+            Err(error) => Err(error),
+        };
         match Box::pin(decide(&pipeline, accepted, &mut tracker)).await {
             Ok(decision) => Box::pin(respond(pipeline, decision, tracker)).await,
             Err(error) => tracker.error_response(&error),
@@ -56,6 +61,13 @@ pub(crate) async fn serve(
     response
 }
 
+/// Ends a request that the host has answered itself.
+fn answered(mut tracker: Box<RequestTracker>, response: Response) -> Response {
+    tracker.on(Event::Served);
+    tracker.report(None);
+    response
+}
+
 /// Executes a decision and returns the response. A client that streams gets keep-alive comments
 /// while the wait is long; any other client gets nothing until the engine responds.
 async fn respond(
@@ -65,7 +77,9 @@ async fn respond(
 ) -> Response {
     let abort = pipeline.abort.clone();
     let interval: Duration = pipeline.settings.keep_alive;
-    if interval.is_zero() || !decision.request.streaming() {
+    // Lines of JSON have no comments, and Ollama's clients wait as long as a load takes.
+    let has_comments = tracker.error_form() != ErrorForm::Ollama;
+    if interval.is_zero() || !decision.request.streaming() || !has_comments {
         let result = execute_or_abort(&pipeline, &decision, &mut tracker).await;
         return stream::into_response(abort, ExecutionResult { result, decision, tracker });
     }

@@ -377,9 +377,10 @@ fn check_content_type(kind: BodyKind, headers: &HeaderMap) -> Result<Option<Stri
     match (kind, given) {
         (BodyKind::Form | BodyKind::Either, Some(given)) if is_form => boundary_of(given).map(Some),
         (BodyKind::Json | BodyKind::Either, Some(_)) if is_json => Ok(None),
+        (BodyKind::AnyJson, _) => Ok(None),
         (BodyKind::Json | BodyKind::Form | BodyKind::Either, given) => {
             let expected = match kind {
-                BodyKind::Json | BodyKind::Either => "application/json",
+                BodyKind::Json | BodyKind::AnyJson | BodyKind::Either => "application/json",
                 BodyKind::Form => "multipart/form-data",
             };
             Err(RouteError::ContentType { expected, given: given.map(str::to_owned) })

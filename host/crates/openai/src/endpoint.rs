@@ -145,6 +145,8 @@ impl StreamKind {
 pub enum BodyKind {
     /// JSON.
     Json,
+    /// JSON, whatever the content type says.
+    AnyJson,
     /// A multipart form.
     Form,
     /// Either of them, as the content type says.

@@ -24,6 +24,10 @@ pub enum ErrorForm {
 impl ErrorForm {
     /// Returns the form of errors below a path.
     pub fn for_path(path: &str) -> Self {
+        // Also the paths of Ollama's API that the host does not serve.
+        if path.starts_with("/api/") {
+            return Self::Ollama;
+        }
         let is_path = |endpoint: &Endpoint| endpoint.path() == Some(path);
         let endpoint = Endpoint::ALL.into_iter().find(is_path);
         let below_messages = path.strip_prefix("/v1/messages/").map(|_| Endpoint::Messages);

@@ -40,8 +40,7 @@ async fn send(
     body: &'static str,
 ) -> (StatusCode, Value) {
     let test = TestGateway::new(BuiltIn).await;
-    let mut router =
-        router(Arc::clone(test.gateway.status()), Arc::new(TestPolicies), keys.clone());
+    let mut router = router(&test.gateway, Arc::new(TestPolicies), keys.clone());
     let mut request = Request::builder().method(method).uri(path);
     if let Some(header) = header {
         request = request.header("authorization", header);

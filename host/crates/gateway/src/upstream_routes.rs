@@ -1,0 +1,368 @@
+//! `/upstream/{lane}/{path}`: any path of the engine of a lane, as the engine has it.
+//!
+//! Such a path may show or change what all clients of the engine share, so that it needs a key with
+//! `engine-admin`, or the admin API. It takes a slot of the lane like any other request and is
+//! counted and logged, but no policy decides about it, and it loads its lane only if it asks to.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::handler::Handler;
+use axum::response::Response;
+use axum::routing::{MethodRouter, get};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use pointsman_domain::request_flow::{Action, Event};
+use pointsman_domain::{
+    Decision, Endpoint, LaneId, OnTimeout, Plan, SlotRequest, Step, Switching, Triggers,
+};
+use tracing::Instrument as _;
+
+use crate::attempt::EngineResponse;
+use crate::error::RouteError;
+use crate::failure::AttemptError;
+use crate::identity::Identity;
+use crate::pipeline::Pipeline;
+use crate::request_tracker::{RequestTracker, request_span};
+use crate::response::only;
+use crate::stream::{InSpan, ResponseBody};
+use crate::{headers, paths, request_id, upload};
+
+/// The methods of the routes.
+pub(crate) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
+const ROUTE: &str = "/upstream/{*path}";
+/// The first segments of paths, below `/v1` or not, by which an engine is stopped, paused, or its
+/// memory changed: the host would not know of it.
+const REFUSED: [&str; 24] = [
+    "sleep",
+    "wake_up",
+    "collective_rpc",
+    "shutdown",
+    "pause",
+    "resume",
+    "abort_requests",
+    "load_lora_adapter",
+    "unload_lora_adapter",
+    "reset_prefix_cache",
+    "reset_mm_cache",
+    "reset_encoder_cache",
+    "scale_elastic_ep",
+    "update_weights",
+    "init_weight_transfer_engine",
+    "start_profile",
+    "stop_profile",
+    // llama.cpp and Ollama.
+    "models/load",
+    "models/unload",
+    "api/pull",
+    "api/push",
+    "api/create",
+    "api/copy",
+    "api/delete",
+];
+/// Headers with credentials of the client, which are for the host.
+const CREDENTIALS: [HeaderName; 5] = [
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    header::COOKIE,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+];
+
+/// Who uses the routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// A client, who needs a key with `engine-admin`.
+    Client,
+    /// An operator, on the admin API.
+    Operator,
+}
+
+/// Returns the routes.
+pub(crate) fn routes(access: Access) -> Router<Arc<Pipeline>> {
+    let serve = move |State(pipeline): State<Arc<Pipeline>>, request: Request| async move {
+        let path = request.uri().path().to_owned();
+        let rest = path.strip_prefix("/upstream/").unwrap_or_default();
+        let (lane, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let path = format!("/{path}");
+        self::serve(&pipeline, access, lane, &path, request).await
+    };
+    Router::new().route(ROUTE, only(METHODS, all(serve)))
+}
+
+/// Returns a route for all of [`METHODS`].
+pub(crate) fn all<H, T>(handler: H) -> MethodRouter<Arc<Pipeline>>
+where
+    H: Handler<T, Arc<Pipeline>>,
+    T: 'static,
+{
+    let handlers = get(handler.clone()).post(handler.clone()).put(handler.clone());
+    handlers.patch(handler.clone()).delete(handler)
+}
+
+/// Serves a request for a path of a lane's engine.
+pub(crate) async fn serve(
+    pipeline: &Pipeline,
+    access: Access,
+    lane: &str,
+    path: &str,
+    request: Request,
+) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let id = request_id::ensure(&mut parts);
+    let span = request_span(&id, Endpoint::Other.label());
+    let metrics = Arc::clone(&pipeline.metrics);
+    let mut tracker =
+        RequestTracker::new(metrics, Endpoint::Other, span.clone(), &pipeline.settings);
+    let steps = async {
+        let accepted = accept(pipeline, access, (lane, path), &parts, body, &mut tracker).await;
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // No effect once the request was accepted.
+                tracker.on(Event::Refused);
+                return tracker.error_response(&error);
+            }
+        };
+        match forward(pipeline, &mut tracker, accepted).await {
+            Ok(response) => passed_on(pipeline, response, tracker),
+            Err(error) => tracker.error_response(&error),
+        }
+    };
+    let mut response = steps.instrument(span).await;
+    request_id::set(response.headers_mut(), &id);
+    response
+}
+
+/// A request that has the right to be sent.
+struct Accepted {
+    slot_request: SlotRequest,
+    method: Method,
+    /// With its query.
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+    /// The memory of the body.
+    _reservation: Arc<upload::Reservation>,
+}
+
+async fn accept(
+    pipeline: &Pipeline,
+    access: Access,
+    (lane, path): (&str, &str),
+    parts: &Parts,
+    body: Body,
+    tracker: &mut RequestTracker,
+) -> Result<Accepted, RouteError> {
+    let identity = identify(pipeline, access, parts)?;
+    check_path(lane, path)?;
+    if access == Access::Client && is_refused(path) {
+        return Err(RouteError::EnginePathRefused(path.to_owned()));
+    }
+    let view = pipeline.fleet.view();
+    let unknown = || RouteError::UnknownLane(lane.to_owned());
+    let id = view.topology.find(lane).ok_or_else(unknown)?;
+    let loads = parts.headers.get(headers::LOAD).is_some_and(|value| value == "true");
+    let is_loaded = view.stat(id).is_some_and(|stat| stat.state.serving());
+    if !is_loaded && !loads {
+        return Err(RouteError::LaneNotLoaded(lane.to_owned()));
+    }
+    let tenant = identity.tenant.as_deref();
+    let received = upload::receive_any(&pipeline.uploads, &parts.headers, body, tenant);
+    let (body, reservation) = received.await?;
+    tracker.set_topology(&view.topology);
+    tracing::info!(lane, method = %parts.method, path, ?access, "engine path requested");
+    tracker.on(Event::Accepted { tenant });
+    let switching = if loads { Switching::Allow } else { Switching::Never };
+    let decision = Decision::Route(plan(pipeline, id, switching));
+    let action = tracker.on(Event::Decided { decision, has_recovery: false });
+    let Action::Acquire(slot_request) = action else {
+        // Never: a plan with a lane leads to an attempt.
+        return Err(RouteError::LaneNotLoaded(lane.to_owned()));
+    };
+    Ok(Accepted {
+        slot_request,
+        method: parts.method.clone(),
+        path: with_query(path, &parts.uri),
+        headers: for_engine(parts),
+        body,
+        _reservation: reservation,
+    })
+}
+
+/// Returns who sends the request.
+///
+/// # Errors
+/// If a client does not have the right, which clients of a host without keys never have.
+fn identify(pipeline: &Pipeline, access: Access, parts: &Parts) -> Result<Identity, RouteError> {
+    match access {
+        Access::Operator => Ok(Identity::default()),
+        Access::Client => {
+            let identity = pipeline.keys.identity(&parts.headers)?;
+            if identity.engine_admin { Ok(identity) } else { Err(RouteError::EngineAdminRequired) }
+        }
+    }
+}
+
+/// Checks that host and engine read a path in the same way. Encoded characters are refused, because
+/// they may hide any of the others.
+fn check_path(lane: &str, path: &str) -> Result<(), RouteError> {
+    let mut segments = path.split('/').skip(1).peekable();
+    let is_root = path == "/";
+    let is_plain = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && segment.bytes().all(|byte| byte.is_ascii_graphic() && !b"%\\;".contains(&byte))
+    };
+    let is_valid = path.starts_with('/') && (is_root || segments.all(is_plain));
+    if is_valid && !lane.contains('%') { Ok(()) } else { Err(RouteError::InvalidEnginePath) }
+}
+
+/// Returns true for a path that only operators may use.
+fn is_refused(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    let path = path.trim_start_matches('/');
+    let path = path.strip_prefix("v1/").unwrap_or(path);
+    let begins = |known: &str| {
+        path.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    REFUSED.iter().any(|known| begins(known))
+}
+
+fn plan(pipeline: &Pipeline, lane: LaneId, switching: Switching) -> Plan {
+    Plan {
+        steps: vec![Step { lane, edits: Vec::new(), context: 0 }],
+        on: Triggers::default(),
+        priority: 0,
+        flow: None,
+        max_wait: pipeline.settings.plan.max_wait,
+        on_timeout: OnTimeout::FallBack,
+        first_token: None,
+        switching,
+    }
+}
+
+fn with_query(path: &str, uri: &Uri) -> String {
+    match paths::query_for_engine(uri) {
+        query if query.is_empty() => path.to_owned(),
+        query => format!("{path}?{query}"),
+    }
+}
+
+fn for_engine(parts: &Parts) -> HeaderMap {
+    let mut headers = headers::for_engine(&parts.headers);
+    for name in &CREDENTIALS {
+        headers.remove(name);
+    }
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers
+}
+
+/// Waits for the slot, and sends the request. Redirects are not followed.
+async fn forward(
+    pipeline: &Pipeline,
+    tracker: &mut RequestTracker,
+    request: Accepted,
+) -> Result<EngineResponse, RouteError> {
+    let lane = tracker.lane_name().to_owned();
+    let sent = pipeline.abort.run_until_cancelled(send(pipeline, tracker, request)).await;
+    match sent {
+        Some(Ok(response)) => Ok(response),
+        Some(Err(error)) => {
+            pipeline.metrics.attempted(&lane, error.label());
+            tracker.on(error.event(|_| None));
+            Err(RouteError::Attempt { lane, error })
+        }
+        None => {
+            tracker.on(Event::Stopping);
+            Err(RouteError::Stopping)
+        }
+    }
+}
+
+async fn send(
+    pipeline: &Pipeline,
+    tracker: &mut RequestTracker,
+    request: Accepted,
+) -> Result<EngineResponse, AttemptError> {
+    let Accepted { slot_request, method, path, headers, body, _reservation } = request;
+    tracker.record_attempt();
+    let lease = pipeline.fleet.acquire(slot_request).await.map_err(AttemptError::Acquire)?;
+    let lane = lease.lane_name().to_owned();
+    let Some((lease, timeout)) = tracker.grant(lease, false) else {
+        // Never: a request that waits accepts a slot.
+        return Err(AttemptError::Acquire(pointsman_domain::dispatch::AcquireError::Closing));
+    };
+    let response = tokio::time::timeout(timeout, lease.request(method, &path, headers, body)).await;
+    let response = response.map_err(|_| AttemptError::FirstByteTimeout(timeout))??;
+    let (head, body) = response.into_parts();
+    pipeline.metrics.attempted(&lane, "ok");
+    tracker.on(Event::FirstByte { status: head.status.as_u16() });
+    Ok(EngineResponse {
+        lane,
+        status: head.status,
+        headers: head.headers,
+        watch: None,
+        first: None,
+        rest: Some(body),
+        rewrite: None,
+    })
+}
+
+/// Returns the client's response.
+fn passed_on(
+    pipeline: &Pipeline,
+    response: EngineResponse,
+    tracker: Box<RequestTracker>,
+) -> Response {
+    let mut headers = headers::for_client(&response.headers);
+    headers.extend(headers::to_header_value(&response.lane).map(|lane| (headers::LANE, lane)));
+    let (status, span) = (response.status, tracker.span().clone());
+    let body = ResponseBody::new(pipeline.abort.clone(), response, tracker);
+    let mut response = Response::new(Body::new(InSpan::new(span, body)));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_can_be_read_in_two_ways_are_refused() {
+        for (path, is_valid) in [
+            ("/", true),
+            ("/slots", true),
+            ("/v1/models/a.b", true),
+            ("/slots/0", true),
+            ("", false),
+            ("/a/../admin", false),
+            ("/..", false),
+            ("/./a", false),
+            ("/a//b", false),
+            ("//evil.example/a", false),
+            ("/a%2fb", false),
+            ("/%2e%2e/a", false),
+            ("/%73leep", false),
+            ("/a%0d%0aX: y", false),
+            ("/a\\b", false),
+            ("/sleep;x=1", false),
+        ] {
+            assert_eq!(check_path("lane", path).is_ok(), is_valid, "{path}");
+        }
+        assert!(check_path("a%2f..", "/slots").is_err());
+    }
+
+    #[test]
+    fn what_stops_an_engine_or_changes_its_memory_is_for_operators() {
+        for path in ["/sleep", "/Sleep/", "/v1/load_lora_adapter", "/wake_up", "/api/pull"] {
+            assert!(is_refused(path), "{path}");
+        }
+        for path in ["/slots/0", "/sleeping", "/props", "/v1/models", "/models", "/lora-adapters"] {
+            assert!(!is_refused(path), "{path}");
+        }
+    }
+}
