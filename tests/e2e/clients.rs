@@ -19,6 +19,18 @@ pub(crate) fn prepared_dir(variable: &str, name: &str) -> PathBuf {
     folder
 }
 
+/// Starts a host with these lanes and a key.
+pub(crate) fn start_keyed(lanes: &str) -> Host {
+    let config = format!("[[keys]]\ntenant = \"t\"\nenv = \"TEST_KEY\"\n{lanes}");
+    Host::start_in(
+        &program(FAKE_ENGINE),
+        tempfile::tempdir().unwrap(),
+        &config,
+        &[("TEST_KEY", "sesame")],
+    )
+    .wait_until_ready()
+}
+
 /// Starts a host with the lanes that the client scripts expect.
 fn start_host() -> Host {
     let with = |name: &str, script: &str| lane(name, &[name], &["--script", script]);
@@ -29,14 +41,7 @@ fn start_host() -> Host {
         with("truncated", r#"{"end-after": 2}"#),
         with("slow", r#"{"hang": true}"#) + "[lanes.timeouts]\nfirst-byte = \"300ms\"\n",
     ];
-    let config = format!("[[keys]]\ntenant = \"t\"\nenv = \"TEST_KEY\"\n{}", lanes.concat());
-    Host::start_in(
-        &program(FAKE_ENGINE),
-        tempfile::tempdir().unwrap(),
-        &config,
-        &[("TEST_KEY", "sesame")],
-    )
-    .wait_until_ready()
+    start_keyed(&lanes.concat())
 }
 
 pub(crate) fn assert_succeeds(mut command: Command) {

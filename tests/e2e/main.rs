@@ -21,6 +21,8 @@ mod model_names;
 mod models;
 mod module_cycles;
 mod multipart;
+mod native;
+mod ollama;
 mod openai;
 mod policies;
 mod policy_cli;

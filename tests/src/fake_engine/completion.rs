@@ -36,6 +36,8 @@ pub(super) struct Completion {
     pub(super) include_usage: bool,
     /// The response is a stream.
     pub(super) streamed: bool,
+    /// The response has the form of llama.cpp's own endpoints.
+    pub(super) native: bool,
 }
 
 /// Returns a JSON value as an event of a stream.
@@ -75,6 +77,7 @@ impl Completion {
         let text: String = (0..self.tokens).map(|at| self.token(at)).collect();
         let mut body = match self.flavour {
             Flavour::Vllm => self.vllm_whole(&text, finish),
+            Flavour::LlamaCpp if self.native => self.native_end(&text, finish),
             Flavour::LlamaCpp => self.llama_whole(&text, finish),
         };
         if !self.faithful
@@ -148,6 +151,17 @@ impl Completion {
             "timings": self.timings() })
     }
 
+    /// Returns a whole response of llama.cpp's own endpoints, or the last object of a stream.
+    fn native_end(&self, text: &str, finish: &str) -> Value {
+        let stop_type = if finish == "length" { "limit" } else { "eos" };
+        json!({ "index": 0, "content": text, "tokens": [], "id_slot": -1, "stop": true,
+            "model": self.model, "tokens_predicted": self.tokens,
+            "tokens_evaluated": self.prompt_tokens, "generation_settings": { "seed": 4_294_967_295_u32 },
+            "prompt": self.prompt, "has_new_line": false, "truncated": false,
+            "stop_type": stop_type, "stopping_word": "",
+            "tokens_cached": self.prompt_tokens + self.tokens, "timings": self.timings() })
+    }
+
     /// Returns a chunk of a stream with these choices.
     fn chunk(&self, choices: &Value) -> Value {
         let object = if self.chat { "chat.completion.chunk" } else { "text_completion" };
@@ -188,6 +202,13 @@ impl Completion {
     /// Returns the chunk of a piece of text. With vLLM, the chunk of the last token has the finish
     /// reason.
     pub(super) fn piece(&self, text: &str, finish: Option<&str>) -> String {
+        if self.native {
+            let piece = || {
+                json!({ "index": 0, "content": text, "tokens": [], "stop": false,
+                "id_slot": -1, "tokens_predicted": 1, "tokens_evaluated": self.prompt_tokens })
+            };
+            return event(&finish.map_or_else(piece, |finish| self.native_end("", finish)));
+        }
         let choices = match (self.flavour, self.chat) {
             (Flavour::Vllm, true) => {
                 let mut choice = json!({ "index": 0, "delta": { "content": text }, "logprobs": null,
@@ -222,6 +243,9 @@ impl Completion {
     /// Returns the events after the chunk of the last token.
     pub(super) fn last(&self) -> String {
         let mut last = String::new();
+        if self.native {
+            return last;
+        }
         if self.include_usage {
             let mut chunk = self.chunk(&json!([]));
             match self.flavour {

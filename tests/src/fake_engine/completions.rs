@@ -284,7 +284,9 @@ fn validate(
     let wanted = request_body["model"].as_str();
     let adapter =
         engine.options.adapters().map(|(name, _)| name).find(|name| Some(*name) == wanted);
-    let max_tokens = max_tokens(request_body);
+    let native = !parts.uri.path().starts_with("/v1/");
+    let own = request_body["n_predict"].as_u64().filter(|_| native);
+    let max_tokens = own.or_else(|| max_tokens(request_body));
     let garbage = script.garbage || engine.sleep_state().has_wrong_output();
     Ok(Completion {
         flavour: engine.options.flavour,
@@ -301,6 +303,7 @@ fn validate(
         finish: if max_tokens.is_some() { "length" } else { "stop" },
         include_usage: request_body["stream_options"]["include_usage"] == true,
         streamed: request_body["stream"] == true,
+        native,
     })
 }
 

@@ -12,7 +12,8 @@ pub(super) fn check_needed(
     request_body: &Value,
     needed: &str,
 ) -> Result<(), Box<Reply>> {
-    if !request_body[needed].is_null() {
+    // The parts of a text with a gap to fill are of llama.cpp only.
+    if !request_body[needed].is_null() || !request_body["input_prefix"].is_null() {
         return Ok(());
     }
     let count = request_body.as_object().map_or(0, Map::len);

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::completions::complete;
+use super::completions::{complete, prompt};
 use super::engine::Engine;
 use super::pooling::{self, Task};
 use super::responses::{Reply, llama_error, llama_server_error, ok, text};
@@ -78,9 +78,20 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
         (&Method::POST, "/v1/messages" | "/v1/messages/count_tokens") => {
             messages::respond(engine, request).await
         }
-        (&Method::POST, "/v1/chat/completions" | "/v1/completions") => {
-            complete(engine, request).await
+        (&Method::POST, "/props") => {
+            let hint = "Start it with `--props`";
+            unsupported(&format!("This server does not support changing global properties. {hint}"))
         }
+        (&Method::GET, "/lora-adapters") => ok(&engine, &json!([])),
+        (&Method::POST, "/lora-adapters") => ok(&engine, &json!({ "success": true })),
+        (&Method::POST, "/apply-template") => {
+            let body = body(request).await;
+            ok(&engine, &json!({ "prompt": prompt(&engine, &body).0 }))
+        }
+        (
+            &Method::POST,
+            "/v1/chat/completions" | "/v1/completions" | "/completion" | "/completions" | "/infill",
+        ) => complete(engine, request).await,
         (&Method::POST, path) if media::has(&engine, path) => media::respond(engine, request).await,
         (method, path) => match Task::of_path(path).filter(|task| task.is_llama()) {
             Some(task) if method == Method::POST && path != "/v2/rerank" => {
@@ -94,6 +105,12 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
             ),
         },
     }
+}
+
+/// Returns the body of a request; null if it is not JSON.
+async fn body(request: Request<Incoming>) -> Value {
+    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    serde_json::from_slice(&body).unwrap_or_default()
 }
 
 /// Returns the number of tokens of a slot.
