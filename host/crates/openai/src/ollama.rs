@@ -28,7 +28,7 @@ pub use self::load::LoadRequest;
 
 /// Bytes of an engine's response that a translation holds: of one event, of the tool calls of a
 /// stream, or of a whole JSON body.
-const MAX_HELD: usize = 64 << 20;
+const MAX_OLLAMA_RESPONSE: usize = 64 << 20;
 
 /// Ollama's endpoints that are translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

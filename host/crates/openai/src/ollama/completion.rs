@@ -7,14 +7,14 @@ use memchr::memchr;
 use serde_json::{Map, Value, json};
 
 use self::chunk::{CallPart, Chunk, Piece};
-use super::MAX_HELD;
+use super::MAX_OLLAMA_RESPONSE;
 use super::clock::{Clock, nanoseconds, timestamp};
 use crate::error::EngineErrorBody;
 use crate::translate::Translate;
 use crate::usage::Usage;
 
 /// Tool calls of one response.
-const MAX_CALLS: usize = 1024;
+const MAX_OLLAMA_CALLS: usize = 1024;
 
 /// Where a line has the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl Completion {
         let Piece { text, thinking, logprobs, calls, finish_reason } = piece;
         self.seen.finish_reason = finish_reason.or(self.seen.finish_reason.take());
         calls.into_iter().for_each(|part| self.seen.add_call(part));
-        if self.seen.calls.len() > MAX_CALLS {
+        if self.seen.calls.len() > MAX_OLLAMA_CALLS {
             return self.fail("the engine called too many tools", out);
         }
         if text.is_empty() && thinking.is_empty() && logprobs.is_empty() {
@@ -140,7 +140,7 @@ impl Completion {
     }
 
     fn check_size(&mut self, out: &mut String) {
-        if self.seen.bytes + self.held.len() > MAX_HELD {
+        if self.seen.bytes + self.held.len() > MAX_OLLAMA_RESPONSE {
             self.fail("the response of the engine is too large", out);
         }
     }
@@ -233,7 +233,7 @@ impl Seen {
     fn add_call(&mut self, part: CallPart) {
         let CallPart { index, id, name, arguments } = part;
         self.bytes += id.len() + name.len() + arguments.len();
-        let is_full = self.calls.len() > MAX_CALLS;
+        let is_full = self.calls.len() > MAX_OLLAMA_CALLS;
         match self.calls.iter_mut().find(|call| call.index == index) {
             Some(call) => {
                 call.name.push_str(&name);
@@ -275,8 +275,12 @@ impl Translate for Completion {
         if self.has_events.is_none() {
             let first = self.held.trim_ascii_start().first();
             self.has_events = first.map(|first| *first != b'{');
+            if self.has_events.is_none() {
+                self.held.clear();
+            }
         }
-        if self.has_events == Some(true) {
+        // What was held before has no line ending.
+        if self.has_events == Some(true) && memchr(b'\n', chunk).is_some() {
             self.lines(&mut out);
         }
         self.check_size(&mut out);

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::MAX_HELD;
+use super::MAX_OLLAMA_RESPONSE;
 use super::clock::Clock;
 use crate::translate::Translate;
 use crate::usage::Usage;
@@ -81,7 +81,7 @@ impl Embedding {
 
 impl Translate for Embedding {
     fn chunk(&mut self, chunk: &[u8]) -> Bytes {
-        self.is_too_large |= self.held.len() + chunk.len() > MAX_HELD;
+        self.is_too_large |= self.held.len() + chunk.len() > MAX_OLLAMA_RESPONSE;
         if !self.is_too_large {
             self.held.extend_from_slice(chunk);
         }

@@ -242,6 +242,22 @@ fn whole_responses_are_one_line() {
 }
 
 #[test]
+fn responses_are_limited() {
+    let large =
+        format!("data: {{\"choices\":[],\"x\":\"{}", "y".repeat(super::MAX_OLLAMA_RESPONSE));
+    let call = |index| {
+        format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"tool_calls\":[{{\"index\":{index}}}]}}}}]}}\n"
+        )
+    };
+    let calls: String = (0..2000).map(call).collect();
+    for engine in [large, calls] {
+        let lines = lines(chat_stream(), &format!("{engine}\ndata: [DONE]\n"), 1 << 20, true);
+        assert!(lines.len() == 1 && lines[0]["error"].is_string(), "{lines:?}");
+    }
+}
+
+#[test]
 fn embeddings_keep_their_digits() {
     let engine = br#"{"data":[{"embedding":[0.10,-2e-3],"index":0},{"embedding":[1]}],
         "usage":{"prompt_tokens":4}}"#;
