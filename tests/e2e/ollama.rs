@@ -5,6 +5,7 @@ use std::process::Command;
 use pointsman_tests::attack::{HostileEngine, external_lane};
 use pointsman_tests::client::{Response, get, post, send, stream};
 use pointsman_tests::host::Host;
+use pointsman_tests::wait_until;
 use serde_json::{Value, json};
 
 use crate::clients::{assert_succeeds, prepared_dir, start_keyed};
@@ -42,6 +43,11 @@ fn clients_that_look_for_ollama_find_it() {
     let loaded = get(host.port, "/api/ps");
     assert_eq!(names(&loaded), ["org/a", "b"]);
     assert!(loaded.json()["models"][0]["expires_at"].is_string());
+    // Learned from the engine once it is ready.
+    wait_until("the context is known", || {
+        let show = |model: &str| post(host.port, "/api/show", &json!({ "model": model })).text();
+        ["a", "b"].iter().all(|model| show(model).contains("context_length"))
+    });
     for model in ["b", "b:latest", "a"] {
         let shown = post(host.port, "/api/show", &json!({ "model": model }));
         assert_eq!(shown.status, 200, "{model}: {}", shown.text());
