@@ -141,7 +141,9 @@ impl http_body::Body for ResponseBody {
         loop {
             if let Some(first) = this.first.take() {
                 // hyper does not poll for the end of a body of known length, because it counts.
-                if this.watch.is_none() && this.rest.as_ref().is_none_or(EngineBody::is_end_stream)
+                if this.watch.is_none()
+                    && !this.may_hold()
+                    && this.rest.as_ref().is_none_or(EngineBody::is_end_stream)
                 {
                     this.complete();
                 }
@@ -179,7 +181,7 @@ impl http_body::Body for ResponseBody {
     fn size_hint(&self) -> http_body::SizeHint {
         let rest = self.rest.as_ref().map_or(Some(0), |rest| rest.size_hint().exact());
         // A stream may grow by an error event, and the rest of a body by another name.
-        if self.watch.is_some() || (self.rewrite.is_some() && rest != Some(0)) {
+        if self.watch.is_some() || self.may_hold() || (self.rewrite.is_some() && rest != Some(0)) {
             return http_body::SizeHint::default();
         }
         let first = self.first.as_ref().map_or(0, Bytes::len) as u64;
@@ -214,6 +216,12 @@ impl ResponseBody {
         // The observer has seen it already.
         body.first = first_data.and_then(|data| body.pass_on(data));
         body
+    }
+
+    /// Returns true if something may still be passed on after the engine's body: a translation
+    /// holds what it needs the rest for.
+    fn may_hold(&self) -> bool {
+        !self.is_last && matches!(self.rewrite, Some(Rewrite::Translation(_)))
     }
 
     /// Inspects a chunk and returns what of it is passed on to the client.
